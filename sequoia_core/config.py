@@ -1,0 +1,66 @@
+"""What a caller may choose about decoding: sampling parameters and the mode.
+
+Owns validation of these values; knows nothing of models, trees or devices.
+"""
+
+import math
+from dataclasses import dataclass
+from enum import StrEnum
+
+from sequoia_core.errors import ParameterError
+
+
+class Mode(StrEnum):
+    """How tokens are decided. See `sequoia_core.verify` for the acceptance rules.
+
+    Attributes:
+        SEQUOIA: a token tree, children drawn without replacement (greedy rule at temperature 0).
+        GREEDY: a token tree of the draft's top-k children; temperature is taken as 0.
+        CHAIN: the `sequoia` rule on a path-shaped tree, which is Leviathan's speculative sampling.
+        AR: plain autoregressive decoding, one target forward a token.
+    """
+
+    SEQUOIA = "sequoia"
+    GREEDY = "greedy"
+    CHAIN = "chain"
+    AR = "ar"
+
+
+@dataclass(frozen=True, slots=True)
+class SamplingParams:
+    """How the target's distribution is shaped and when the text ends.
+
+    Attributes:
+        temperature: 0 means argmax decoding; otherwise logits are divided by it.
+        top_p: nucleus mass in (0, 1]; 1 keeps every token.
+        top_k: how many most probable tokens are kept; 0 keeps every token.
+        seed: seed of the step's `torch.Generator`; None draws a fresh one.
+        max_new_tokens: most tokens emitted in one answer.
+        stop: strings that end the text; the string itself is not emitted.
+
+    Raises:
+        ParameterError: a value is outside its range.
+    """
+
+    temperature: float = 0.6
+    top_p: float = 1.0
+    top_k: int = 0
+    seed: int | None = None
+    max_new_tokens: int = 512
+    stop: tuple[str, ...] = ()
+
+    def __post_init__(self) -> None:
+        if not (math.isfinite(self.temperature) and 0.0 <= self.temperature <= 100.0):
+            raise ParameterError(
+                f"temperature is {self.temperature}; give a number from 0 (greedy) to 100"
+            )
+        if not 0.0 < self.top_p <= 1.0:
+            raise ParameterError(f"top_p is {self.top_p}; give a number above 0 and at most 1")
+        if self.top_k < 0:
+            raise ParameterError(f"top_k is {self.top_k}; give 0 (off) or a positive whole number")
+        if self.max_new_tokens < 1:
+            raise ParameterError(f"max_new_tokens is {self.max_new_tokens}; give at least 1")
+        if self.seed is not None and not 0 <= self.seed < 2**63:
+            raise ParameterError(f"seed is {self.seed}; give a whole number from 0 to 2**63 - 1")
+        if any(not stop for stop in self.stop):
+            raise ParameterError("a stop string is empty; give at least one character")

@@ -1,0 +1,274 @@
+"""What the engine tells the world: immutable events of plain Python values.
+
+An answer is `TreeChosen`, `PrefillDone`, then per decoding step at most one `TextDelta` followed
+by exactly one `Step`, and at last `Finished` or `Failed`; a `Notice` may come anywhere. A consumer
+that pauses does so after a `Step`. Events hold no tensors, so they can be recorded, sent to another
+thread and replayed. This module knows nothing of how they are produced or drawn.
+"""
+
+from dataclasses import dataclass
+from enum import StrEnum
+
+
+class Outcome(StrEnum):
+    """What the verification walk did with a tree node."""
+
+    ACCEPTED = "accepted"
+    REJECTED = "rejected"
+    NOT_REACHED = "not reached"
+
+
+class FinishReason(StrEnum):
+    """Why an answer ended."""
+
+    STOP = "stop"
+    """An end-of-sequence token or a stop string."""
+    LENGTH = "length"
+    """`max_new_tokens` was reached."""
+    CONTEXT = "context"
+    """The context window is full."""
+    CANCELLED = "cancelled"
+    """The caller asked to stop between two steps."""
+
+
+class NoticeKind(StrEnum):
+    """What a `Notice` is about."""
+
+    CONTEXT_TRIMMED = "context trimmed"
+    PLAIN_DECODING = "plain decoding"
+    PRECISION = "precision"
+    CALIBRATION = "calibration"
+
+
+@dataclass(frozen=True, slots=True)
+class Notice:
+    """One line the person should read; never needed to follow the decoding."""
+
+    kind: NoticeKind
+    message: str
+
+
+@dataclass(frozen=True, slots=True)
+class TreeChosen:
+    """The tree shape that the following steps speculate with.
+
+    Attributes:
+        mode: value of `config.Mode` that decides the tokens.
+        growmap: name of the tree shape; "" when decoding plainly.
+        nodes: tree nodes, root included; 1 when decoding plainly.
+        depth: edges on the longest path; 0 when decoding plainly.
+        expected_tokens: tokens per step the growmap was searched for, or None when not known.
+        expected_by_depth: expected probability that a step accepts at least d nodes, d = 1, 2, ...
+        expected_by_rank: the positional acceptance rates a_1, a_2, ... the growmap was made for.
+        predicted_speedup: over plain decoding, from measured times, or None when not measured.
+        reason: one line on where the choice came from.
+    """
+
+    mode: str
+    growmap: str
+    nodes: int
+    depth: int
+    expected_tokens: float | None = None
+    expected_by_depth: tuple[float, ...] = ()
+    expected_by_rank: tuple[float, ...] = ()
+    predicted_speedup: float | None = None
+    reason: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class PrefillProgress:
+    """Part of a long prompt was read. Token counts, without those found in the cache."""
+
+    done: int
+    total: int
+
+
+@dataclass(frozen=True, slots=True)
+class PrefillDone:
+    """The prompt is in the target's KV cache.
+
+    Attributes:
+        prompt_tokens: tokens of the whole prompt.
+        cached_tokens: how many of them were in the KV cache already.
+        seconds: wall time of reading the rest.
+    """
+
+    prompt_tokens: int
+    cached_tokens: int
+    seconds: float
+
+
+@dataclass(frozen=True, slots=True)
+class TreeNode:
+    """One node of a step's token tree, in growmap order (node 0 is the root).
+
+    Attributes:
+        token_id: the token at this node.
+        text: its text, not escaped; bytes that are no whole character read `<0xE2>`.
+        parent: index of the parent node; -1 for the root.
+        depth: edges from the root.
+        rank: 1 for the first child drawn at its parent, 2 for the second, ...; 0 for the root.
+        draft_prob: the draft's probability of the token at its parent, as it was drawn from.
+        target_prob: the target's at the same temperature (1 at temperature 0), before top-p and
+            top-k; None for the root.
+        outcome: what the walk did with it; the root counts as accepted.
+        accept_prob: probability with which the rule would accept when the node was tried, or None
+            when it was not.
+        draw: the uniform number it was compared with, or None when none was drawn.
+    """
+
+    token_id: int
+    text: str
+    parent: int
+    depth: int
+    rank: int
+    draft_prob: float | None
+    target_prob: float | None
+    outcome: Outcome
+    accept_prob: float | None = None
+    draw: float | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Piece:
+    """One emitted token's share of the text.
+
+    Attributes:
+        text: what became printable with this token; "" while a character is incomplete.
+        rank: child rank of the accepted node, or 0 for the target's bonus token.
+    """
+
+    text: str
+    rank: int
+
+
+@dataclass(frozen=True, slots=True)
+class TextDelta:
+    """Text that became printable in step `step`; `text` joins the texts of `pieces`."""
+
+    step: int
+    text: str
+    pieces: tuple[Piece, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class StepTimings:
+    """Milliseconds of wall time of one step. Bookkeeping is all that is no model forward."""
+
+    draft_ms: float
+    verify_ms: float
+    bookkeeping_ms: float
+
+    @property
+    def total_ms(self) -> float:
+        """Wall time of the whole step."""
+        return self.draft_ms + self.verify_ms + self.bookkeeping_ms
+
+
+@dataclass(frozen=True, slots=True)
+class Step:
+    """One speculation step: draft a tree, verify it, emit the accepted path and a bonus token.
+
+    Attributes:
+        index: 1 for the first step of the answer.
+        nodes: the tree in growmap order; one node when decoding plainly.
+        path: indices of the accepted nodes, root first.
+        bonus_token_id: the token drawn from the target at the end of the path.
+        bonus_text: its text, as in `TreeNode.text`.
+        bonus_prob: the target's probability of it, as in `TreeNode.target_prob`.
+        token_ids: tokens emitted, after cutting at a stop or at `max_new_tokens`.
+        context_length: tokens in the target's KV cache after the step.
+        timings: where the step's wall time went.
+        plain_ms: this target's own one-row forward at this context, the time a plain step takes.
+        plain_source: how `plain_ms` was measured, one line.
+    """
+
+    index: int
+    nodes: tuple[TreeNode, ...]
+    path: tuple[int, ...]
+    bonus_token_id: int
+    bonus_text: str
+    bonus_prob: float
+    token_ids: tuple[int, ...]
+    context_length: int
+    timings: StepTimings
+    plain_ms: float
+    plain_source: str
+
+    @property
+    def accepted(self) -> int:
+        """Accepted draft tokens, the root not counted."""
+        return len(self.path) - 1
+
+    @property
+    def speedup(self) -> float:
+        """Tokens emitted x plain_ms / step wall time."""
+        return len(self.token_ids) * self.plain_ms / self.timings.total_ms
+
+
+@dataclass(frozen=True, slots=True)
+class Totals:
+    """Sums over an answer. Seconds are decoding only: no prefill, no measuring of `plain_ms`.
+
+    Attributes:
+        tokens: emitted tokens.
+        steps: decoding steps.
+        seconds: sum of the steps' wall times.
+        plain_seconds: sum over steps of tokens x plain_ms: what plain decoding would have taken.
+        draft_seconds: of `seconds`, in draft forwards.
+        verify_seconds: of `seconds`, in target forwards.
+    """
+
+    tokens: int = 0
+    steps: int = 0
+    seconds: float = 0.0
+    plain_seconds: float = 0.0
+    draft_seconds: float = 0.0
+    verify_seconds: float = 0.0
+
+    def plus(self, step: Step) -> "Totals":
+        """The totals with one more step."""
+        emitted = len(step.token_ids)
+        return Totals(
+            tokens=self.tokens + emitted,
+            steps=self.steps + 1,
+            seconds=self.seconds + step.timings.total_ms / 1e3,
+            plain_seconds=self.plain_seconds + emitted * step.plain_ms / 1e3,
+            draft_seconds=self.draft_seconds + step.timings.draft_ms / 1e3,
+            verify_seconds=self.verify_seconds + step.timings.verify_ms / 1e3,
+        )
+
+    @property
+    def tokens_per_step(self) -> float:
+        """Mean tokens emitted per step; 0 before the first."""
+        return self.tokens / self.steps if self.steps else 0.0
+
+    @property
+    def tokens_per_second(self) -> float:
+        """Emitted tokens over decode seconds; 0 before the first."""
+        return self.tokens / self.seconds if self.seconds else 0.0
+
+    @property
+    def speedup(self) -> float:
+        """Plain seconds over decode seconds; 0 before the first step."""
+        return self.plain_seconds / self.seconds if self.seconds else 0.0
+
+
+@dataclass(frozen=True, slots=True)
+class Finished:
+    """The answer is complete; its tokens are in the conversation."""
+
+    reason: FinishReason
+    totals: Totals
+
+
+@dataclass(frozen=True, slots=True)
+class Failed:
+    """The answer ended by an error; `message` is one line fit to be shown."""
+
+    message: str
+
+
+Event = (
+    Notice | TreeChosen | PrefillProgress | PrefillDone | TextDelta | Step | Finished | Failed
+)

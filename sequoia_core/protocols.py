@@ -1,0 +1,160 @@
+"""The seams: what each part of the engine may assume of the others.
+
+Shape legend, for the whole package: `T` tree nodes (root included), `n` rows of one forward,
+`S` tokens in the KV cache, `V` vocabulary of the target, `L` layers, `H` query heads, `K` KV heads,
+`D` head dim. Batch is always one conversation, so no tensor has a batch dimension.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Protocol
+
+from sequoia_core.config import Mode
+
+if TYPE_CHECKING:  # a screen imports this module long before it needs torch
+    import torch
+    from torch import Tensor
+
+    from sequoia_core.config import SamplingParams
+    from sequoia_core.events import Event
+    from sequoia_core.growmap import GrowMap
+
+
+class KVCache(Protocol):
+    """Keys and values of the tokens seen so far, one conversation."""
+
+    @property
+    def length(self) -> int:
+        """Tokens held, `S`."""
+        ...
+
+    def keep(self, committed: int, rows: Sequence[int]) -> None:
+        """Keep the first `committed` tokens and, after them, the given later rows in order."""
+        ...
+
+    def truncate(self, length: int) -> None:
+        """Forget all tokens from `length` on. Memory is not cleared."""
+        ...
+
+
+class LanguageModel(Protocol):
+    """A causal language model that reads any number of rows against a cache it made.
+
+    Type-erased in the cache: a model only ever gets back what its own `new_cache` returned.
+    """
+
+    @property
+    def vocab_size(self) -> int:
+        """Columns of the logits."""
+        ...
+
+    @property
+    def context_window(self) -> int:
+        """Most tokens the model can attend over."""
+        ...
+
+    @property
+    def device(self) -> torch.device:
+        """Where inputs must lie."""
+        ...
+
+    def new_cache(self) -> KVCache:
+        """An empty cache for one conversation."""
+        ...
+
+    def forward(
+        self, token_ids: Tensor, position_ids: Tensor, mask: Tensor | None, cache: KVCache
+    ) -> Tensor:
+        """Logits of n new rows; their keys and values are appended to the cache.
+
+        Args:
+            token_ids: int64 [n].
+            position_ids: int64 [n].
+            mask: bool [n, S + n], True where a row may attend; None is causal.
+            cache: from this model's `new_cache`, holding S tokens.
+
+        Returns:
+            float32 [n, V], valid until the next call.
+
+        Raises:
+            ContextFullError: S + n exceeds the context window.
+        """
+        ...
+
+    def extend(self, token_ids: Tensor, cache: KVCache) -> None:
+        """Append n tokens after the S cached ones without computing logits."""
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class PairDescription:
+    """What is decoding, for a title bar or a report."""
+
+    target: str
+    draft: str | None
+    device: str
+    dtype: str
+    context_window: int
+
+
+@dataclass(frozen=True, slots=True)
+class TreeChoice:
+    """Which tree a person asked for; `growmap` None leaves the choice to the machine."""
+
+    mode: Mode = Mode.SEQUOIA
+    growmap: GrowMap | None = None
+
+
+class ChatEngine(Protocol):
+    """What a screen or a command needs of a conversation with a pair of models.
+
+    Called from one thread only. `Conversation` is the real one; tests and `sequoia replay` use
+    one that replays a recorded trace.
+    """
+
+    @property
+    def description(self) -> PairDescription:
+        """The pair in use."""
+        ...
+
+    @property
+    def tree_choice(self) -> TreeChoice:
+        """What the next answer will be decoded with."""
+        ...
+
+    def choose_tree(self, choice: TreeChoice) -> None:
+        """Use another mode or growmap from the next answer on."""
+        ...
+
+    def reply(
+        self, prompt: str, params: SamplingParams, should_stop: Callable[[], bool]
+    ) -> Iterator[Event]:
+        """Answer the person's next message.
+
+        Args:
+            prompt: the message; must not be blank.
+            params: how to sample.
+            should_stop: asked between steps; True ends the answer with what there is.
+
+        Raises:
+            ParameterError: the prompt is blank.
+            ContextFullError: the prompt alone is longer than the context window.
+        """
+        ...
+
+    def clear(self) -> None:
+        """Forget all turns; the system prompt stays."""
+        ...
+
+    def set_system_prompt(self, system_prompt: str | None) -> None:
+        """Start over with another system prompt; None is the chat template's own default."""
+        ...
+
+    def tune(self, should_stop: Callable[[], bool]) -> Iterator[Event]:
+        """Measure pair and machine in short slices while nobody waits; ends when nothing is left.
+
+        Yields a `Notice` or `TreeChosen` when something was learnt.
+        """
+        ...
