@@ -1,0 +1,197 @@
+"""The Llama forward pass over any number of rows, on CPU or CUDA by the same code.
+
+Owns weights and the arithmetic between token ids and logits. It knows nothing of trees, prompts or
+sampling: a tree reaches it as position ids and a mask. Shapes: `n` new rows, `S` cached tokens, `V`
+vocabulary, `H` query heads, `K` KV heads, `G = H / K`, `D` head dim.
+
+Nothing here waits for the device: no value is read back between the inputs and the logits.
+"""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+from torch.nn import functional
+
+from sequoia_core.model.config import ModelConfig
+from sequoia_core.model.kv_cache import LayeredKVCache
+from sequoia_core.model.linear import Linear, pack
+from sequoia_core.model.rope import rotary_tables, rotate
+
+PREFILL_ROWS = 256
+"""Rows read at once by `extend`: bounds the mask and the activations of a long prompt."""
+
+
+@dataclass(frozen=True, slots=True)
+class Layer:
+    """One transformer block's weights, laid out for the device."""
+
+    attention_norm: Tensor  # [hidden]
+    query_key_value: Linear  # hidden -> (H + 2 K) D
+    attention_out: Linear  # H D -> hidden
+    mlp_norm: Tensor  # [hidden]
+    gate_up: Linear  # hidden -> 2 intermediate
+    down: Linear  # intermediate -> hidden
+
+
+class Llama:
+    """A Llama-family model; see `protocols.LanguageModel`.
+
+    Args:
+        config: the model's shape.
+        weights: tensors under Hugging Face's Llama names, any dtype; `lm_head.weight` may be
+            missing when the embedding is tied.
+        device: where to compute.
+        dtype: of weights, activations and cache. Logits are float32.
+    """
+
+    def __init__(
+        self,
+        config: ModelConfig,
+        weights: Mapping[str, Tensor],
+        device: torch.device,
+        dtype: torch.dtype,
+    ) -> None:
+        def get(name: str) -> Tensor:
+            return weights[name].to(device, dtype)
+
+        self.config = config
+        self.dtype = dtype
+        self._device = device
+        self.embedding = get("model.embed_tokens.weight")
+        self._layers = [
+            _layer(get, f"model.layers.{index}") for index in range(config.num_layers)
+        ]
+        self._norm = get("model.norm.weight")
+        tied = config.tie_word_embeddings
+        self._head = pack(self.embedding if tied else get("lm_head.weight"))
+        self._cos, self._sin = rotary_tables(config, device, dtype)
+
+    @property
+    def vocab_size(self) -> int:
+        """Columns of the logits: `V`, or fewer for a draft with a trimmed head."""
+        return self.config.head_vocab_size
+
+    @property
+    def context_window(self) -> int:
+        """Most tokens the model can attend over."""
+        return self.config.context_window
+
+    @property
+    def device(self) -> torch.device:
+        """Where inputs must lie."""
+        return self._device
+
+    def new_cache(self) -> LayeredKVCache:
+        """An empty cache for one conversation."""
+        return LayeredKVCache(self.config, self._device, self.dtype)
+
+    @torch.inference_mode()
+    def forward(
+        self, token_ids: Tensor, position_ids: Tensor, mask: Tensor | None, cache: LayeredKVCache
+    ) -> Tensor:
+        """Logits of n new rows; see `protocols.LanguageModel.forward`.
+
+        Args:
+            token_ids: int64 [n].
+            position_ids: int64 [n].
+            mask: bool [n, S + n], True where a row may attend; None is causal.
+            cache: from this model's `new_cache`, holding S tokens.
+
+        Returns:
+            float32 [n, V].
+
+        Raises:
+            ContextFullError: S + n exceeds the context window.
+        """
+        hidden = self._hidden(token_ids, position_ids, mask, cache)
+        logits = self._head(self._normed(hidden, self._norm))  # [n, V]
+        return logits.float()
+
+    @torch.inference_mode()
+    def extend(self, token_ids: Tensor, cache: LayeredKVCache) -> None:
+        """Append n tokens after the S cached ones without computing logits.
+
+        Raises:
+            ContextFullError: S + n exceeds the context window; the cache is unchanged.
+        """
+        cache.reserve(token_ids.shape[0])
+        for chunk in token_ids.split(PREFILL_ROWS):
+            first = cache.length
+            position_ids = torch.arange(first, first + chunk.shape[0], device=self._device)
+            self._hidden(chunk, position_ids, None, cache)
+
+    def _hidden(
+        self, token_ids: Tensor, position_ids: Tensor, mask: Tensor | None, cache: LayeredKVCache
+    ) -> Tensor:
+        rows = token_ids.shape[0]
+        cache.reserve(rows)
+        bias = self._attention_bias(mask, rows, cache)
+        cos, sin = self._cos[position_ids], self._sin[position_ids]  # [n, 1, D]
+        hidden = functional.embedding(token_ids, self.embedding)  # [n, hidden]
+        for index, layer in enumerate(self._layers):
+            x = self._normed(hidden, layer.attention_norm)
+            queries, keys_values = self._heads(layer.query_key_value(x), cos, sin)
+            keys, values = cache.write(index, keys_values)
+            attended = self._attend(queries, keys, values, bias)
+            hidden = layer.attention_out.add(attended, hidden)
+            x = self._normed(hidden, layer.mlp_norm)
+            gate, up = layer.gate_up(x).chunk(2, dim=-1)
+            hidden = layer.down.add(functional.silu(gate) * up, hidden)
+        cache.advance(rows)
+        return hidden
+
+    def _normed(self, x: Tensor, weight: Tensor) -> Tensor:
+        return functional.rms_norm(x, (x.shape[-1],), weight, self.config.rms_norm_eps)
+
+    def _heads(self, projected: Tensor, cos: Tensor, sin: Tensor) -> tuple[Tensor, Tensor]:
+        """[n, (H + 2 K) D] -> rotated queries [1, K, G n, D] and keys and values [2, K, n, D]."""
+        config = self.config
+        rows, kv_heads, dim = projected.shape[0], config.num_kv_heads, config.head_dim
+        heads = projected.view(rows, -1, dim)  # [n, H + 2 K, D]
+        turned = rotate(heads[:, :-kv_heads], cos, sin)  # queries and keys, [n, H + K, D]
+        queries = turned[:, : config.num_heads].view(rows, kv_heads, -1, dim)
+        queries = queries.permute(1, 2, 0, 3).reshape(1, kv_heads, -1, dim)
+        keys_values = torch.stack((turned[:, config.num_heads :], heads[:, -kv_heads:]))
+        return queries, keys_values.transpose(1, 2)
+
+    def _attend(self, queries: Tensor, keys: Tensor, values: Tensor, bias: Tensor | None) -> Tensor:
+        """[1, K, G n, D] against [1, K, span, D] -> [n, H D]."""
+        mixed = functional.scaled_dot_product_attention(queries, keys, values, bias)
+        kv_heads, dim = self.config.num_kv_heads, self.config.head_dim
+        groups = self.config.num_heads // kv_heads
+        mixed = mixed.view(kv_heads, groups, -1, dim).permute(2, 0, 1, 3)  # [n, K, G, D]
+        return mixed.reshape(mixed.shape[0], -1)
+
+    def _attention_bias(
+        self, mask: Tensor | None, rows: int, cache: LayeredKVCache
+    ) -> Tensor | None:
+        """Additive mask [G n, span] in the queries' dtype, or None where every key is visible."""
+        length, span = cache.length, cache.span(rows)
+        if mask is None:
+            if rows == 1 and span == length + 1:
+                return None
+            visible = torch.arange(length, length + rows, device=self._device)
+            mask = torch.arange(span, device=self._device)[None, :] <= visible[:, None]
+        else:
+            assert mask.shape == (rows, length + rows), (mask.shape, rows, length)
+            mask = functional.pad(mask, (0, span - length - rows))
+        bias = torch.zeros(mask.shape, device=self._device, dtype=self.dtype)
+        bias.masked_fill_(~mask, float("-inf"))
+        return bias.repeat(self.config.num_heads // self.config.num_kv_heads, 1)
+
+
+def _layer(get: Callable[[str], Tensor], prefix: str) -> Layer:
+    """Fuse what reads the same input: query, key and value; gate and up."""
+    attention, mlp = f"{prefix}.self_attn", f"{prefix}.mlp"
+    projections = [get(f"{attention}.{name}_proj.weight") for name in ("q", "k", "v")]
+    gate_up = [get(f"{mlp}.{name}_proj.weight") for name in ("gate", "up")]
+    return Layer(
+        attention_norm=get(f"{prefix}.input_layernorm.weight"),
+        query_key_value=pack(torch.cat(projections)),
+        attention_out=pack(get(f"{attention}.o_proj.weight")),
+        mlp_norm=get(f"{prefix}.post_attention_layernorm.weight"),
+        gate_up=pack(torch.cat(gate_up)),
+        down=pack(get(f"{mlp}.down_proj.weight")),
+    )

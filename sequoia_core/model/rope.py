@@ -1,0 +1,54 @@
+"""Rotary position embedding: frequencies, llama3 scaling and the rotation itself.
+
+Source: Su et al., arXiv 2104.09864, in Llama's rotate-half layout; the llama3 scaling follows Meta's
+published inference code. Knows nothing of attention.
+"""
+
+import math
+
+import torch
+from torch import Tensor
+
+from sequoia_core.model.config import ModelConfig, RopeScaling
+
+
+def rotary_tables(
+    config: ModelConfig, device: torch.device, dtype: torch.dtype
+) -> tuple[Tensor, Tensor]:
+    """Cosines and signed sines of every position of the context window.
+
+    The sine of a dimension's first half is negated, so that rotating is
+    `x * cos + roll(x, D / 2) * sin`.
+
+    Returns:
+        two tensors `[context_window, 1, D]`.
+    """
+    half = torch.arange(0, config.head_dim, 2, dtype=torch.float32) / config.head_dim
+    frequencies = 1.0 / config.rope_theta**half  # [D / 2]
+    if config.rope_scaling is not None:
+        frequencies = _llama3_scaled(frequencies, config.rope_scaling)
+    positions = torch.arange(config.context_window, dtype=torch.float32) / config.rope_factor
+    angles = positions[:, None] * frequencies[None, :]  # [context_window, D / 2]
+    cos, sin = angles.cos(), angles.sin()
+    cosines = torch.cat((cos, cos), dim=-1)[:, None, :]
+    sines = torch.cat((-sin, sin), dim=-1)[:, None, :]
+    return cosines.to(device, dtype), sines.to(device, dtype)
+
+
+def rotate(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
+    """Turn each head of each row to its position.
+
+    Args:
+        x: `[n, heads, D]`.
+        cos: `[n, 1, D]`, rows of `rotary_tables` at the rows' positions.
+        sin: `[n, 1, D]`, likewise.
+    """
+    return torch.addcmul(x * cos, x.roll(x.shape[-1] // 2, -1), sin)
+
+
+def _llama3_scaled(frequencies: Tensor, scaling: RopeScaling) -> Tensor:
+    """Divide low frequencies by the factor, keep high ones, and blend in between."""
+    turns = scaling.original_context_window * frequencies / (2 * math.pi)
+    low, high = scaling.low_freq_factor, scaling.high_freq_factor
+    keep = ((turns - low) / (high - low)).clamp(0.0, 1.0)  # 1: as trained, 0: fully stretched
+    return frequencies * keep + frequencies / scaling.factor * (1.0 - keep)
