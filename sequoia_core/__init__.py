@@ -1,0 +1,65 @@
+"""Sequoia tree speculation as a library: a pair of models, a conversation, a stream of events.
+
+Owns the list of public names and loads each on first use, so that importing the package stays
+cheap. Knows nothing of terminals: the chat app builds on this package, never the reverse.
+
+    from sequoia_core import Conversation, SamplingParams, load_pair
+
+    chat = Conversation(load_pair())
+    for event in chat.reply("Why is the sky blue?", SamplingParams(), lambda: False):
+        print(event)
+"""
+
+from importlib import import_module, metadata
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from sequoia_core import events
+    from sequoia_core.config import Mode, SamplingParams
+    from sequoia_core.conversation import Conversation
+    from sequoia_core.engine import Engine
+    from sequoia_core.errors import SequoiaError
+    from sequoia_core.growmap import GrowMap
+    from sequoia_core.pair import load_pair
+    from sequoia_core.protocols import TreeChoice
+
+__all__ = [
+    "Conversation",
+    "Engine",
+    "GrowMap",
+    "Mode",
+    "SamplingParams",
+    "SequoiaError",
+    "TreeChoice",
+    "__version__",
+    "events",
+    "load_pair",
+]
+
+_HOMES = {
+    "Conversation": "conversation",
+    "Engine": "engine",
+    "GrowMap": "growmap",
+    "Mode": "config",
+    "SamplingParams": "config",
+    "SequoiaError": "errors",
+    "TreeChoice": "protocols",
+    "load_pair": "pair",
+}
+
+try:
+    __version__ = metadata.version("sequoia-chat")
+except metadata.PackageNotFoundError:  # a checkout that was never installed
+    __version__ = "0+checkout"
+
+
+def __getattr__(name: str) -> Any:
+    if name == "events":
+        return import_module("sequoia_core.events")
+    if name not in _HOMES:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(import_module(f"sequoia_core.{_HOMES[name]}"), name)
+
+
+def __dir__() -> list[str]:
+    return sorted(__all__)

@@ -1,0 +1,101 @@
+"""From lists of parents or children, in any numbering, to one breadth-first tree.
+
+Owns the checks that make a list of numbers a tree, all in linear time. Knows nothing of files or of
+what a node stands for.
+"""
+
+import operator
+from collections.abc import Sequence
+from typing import Any
+
+from sequoia_core.errors import GrowMapError
+
+MAX_NODES = 65_536
+
+
+def check_size(nodes: int) -> None:
+    """Refuse what is no tree of 1 to `MAX_NODES` nodes."""
+    if nodes < 1:
+        raise GrowMapError("empty; a tree has at least a root")
+    if nodes > MAX_NODES:
+        raise GrowMapError(f"more than {MAX_NODES:,} nodes")
+
+
+def children_from_parents(parents: Sequence[Any]) -> tuple[int, list[list[int]]]:
+    """The root, and each node's children in the order they are listed.
+
+    Raises:
+        GrowMapError: an entry is no node, or there is not exactly one root (-1).
+    """
+    check_size(len(parents))
+    roots: list[int] = []
+    children: list[list[int]] = [[] for _ in parents]
+    for node, value in enumerate(parents):
+        parent = _whole(value, f"the parent of node {node}")
+        if parent == -1:
+            roots.append(node)
+        elif 0 <= parent < len(parents):
+            children[parent].append(node)
+        else:
+            raise GrowMapError(f"the parent of node {node} is outside 0 to {len(parents) - 1}")
+    if len(roots) != 1:
+        raise GrowMapError(f"{len(roots)} roots (parent -1); a tree has one")
+    return roots[0], children
+
+
+def children_from_successors(successors: Sequence[Sequence[Any]]) -> list[list[int]]:
+    """Each node's children in rank order; node 0 is the root.
+
+    Raises:
+        GrowMapError: an entry is no node, or is the child of two, or of itself.
+    """
+    check_size(len(successors))
+    is_child = [False] * len(successors)
+    is_child[0] = True
+    children: list[list[int]] = []
+    for node, row in enumerate(successors):
+        children.append([])
+        for value in row:
+            child = _whole(value, f"a child of node {node}")
+            if not 0 <= child < len(successors):
+                raise GrowMapError(f"a child of node {node} is outside 0 to {len(successors) - 1}")
+            if is_child[child]:
+                raise GrowMapError(
+                    f"node {child}, a child of node {node}, is the root or another's"
+                )
+            is_child[child] = True
+            children[node].append(child)
+    return children
+
+
+def breadth_first_order(root: int, children: Sequence[Sequence[int]]) -> list[int]:
+    """The nodes level by level.
+
+    Raises:
+        GrowMapError: not every node hangs below the root, so that the others form a cycle.
+    """
+    order = [root]
+    for node in order:
+        order.extend(children[node])
+    if len(order) != len(children):
+        missing = len(children) - len(order)
+        raise GrowMapError(f"{missing} nodes do not hang below the root (there is a cycle)")
+    return order
+
+
+def breadth_first(root: int, children: Sequence[Sequence[int]]) -> list[int]:
+    """The tree's parents once its nodes are renumbered level by level."""
+    parents = [-1]
+    for new_index, node in enumerate(breadth_first_order(root, children)):
+        parents.extend([new_index] * len(children[node]))
+    return parents
+
+
+def _whole(value: Any, what: str) -> int:
+    """A whole number; a bool, a float or a string is none."""
+    if not isinstance(value, bool):
+        try:
+            return operator.index(value)
+        except TypeError:
+            pass
+    raise GrowMapError(f"{what} is {value!r:.40}; a whole number is expected")
