@@ -199,6 +199,8 @@ class GrowMap:
         """
         path = Path(path).expanduser()
         try:
+            if not path.is_file():
+                raise GrowMapError("not a regular file" if path.exists() else "no such file")
             if reference_files.looks_like_torch(path):
                 children = reference_files.read_growmap(path)
                 return cls.from_children(children, path.stem, source="read from a .pt file")

@@ -41,22 +41,10 @@ def read_growmap(path: Path) -> list[list[int]]:
     data = _load(path)
     if not isinstance(data, dict) or any(entry not in data for entry in _ENTRIES):
         raise GrowMapError(f"a dict with {', '.join(_ENTRIES)} is expected")
-    successors = data["Successors"]
-    if not isinstance(successors, list) or not all(isinstance(row, list) for row in successors):
-        raise GrowMapError("Successors is not a list of lists")
-    children = children_from_successors(successors)
-    depths = _depths(children)
-    levels: list[list[int]] = [[] for _ in range(max(depths) + 1)]
-    for node, depth in enumerate(depths):
-        levels[depth].append(node)
-    if data["size"] != len(children):
-        raise GrowMapError(f"size is {data['size']!r:.40} but Successors has {len(children)} nodes")
-    if data["roots"] != levels:
-        raise GrowMapError("roots disagrees with Successors")
-    if data["branches"] != [[len(children[node]) for node in level] for level in levels]:
-        raise GrowMapError("branches disagrees with Successors")
-    _check_tensors(data, children, depths)
-    return children
+    try:
+        return _checked_children(data)
+    except (RuntimeError, TypeError, ValueError):
+        raise GrowMapError("an entry is of another type than the format has") from None
 
 
 def write_growmap(
@@ -125,6 +113,23 @@ def _load(path: Path) -> Any:
             ) from None
 
 
+def _checked_children(data: dict[str, Any]) -> list[list[int]]:
+    """Children of each node, once all entries agree; raises what comparing odd types raises."""
+    children = children_from_successors(data["Successors"])
+    depths = _depths(children)
+    levels: list[list[int]] = [[] for _ in range(max(depths) + 1)]
+    for node, depth in enumerate(depths):
+        levels[depth].append(node)
+    if data["size"] != len(children):
+        raise GrowMapError(f"size is {data['size']!r:.40} but Successors has {len(children)} nodes")
+    if data["roots"] != levels:
+        raise GrowMapError("roots disagrees with Successors")
+    if data["branches"] != [[len(children[node]) for node in level] for level in levels]:
+        raise GrowMapError("branches disagrees with Successors")
+    _check_tensors(data, children, depths)
+    return children
+
+
 def _depths(children: list[list[int]]) -> list[int]:
     """Depth of each node, in the file's own numbering."""
     depths = [0] * len(children)
@@ -141,7 +146,7 @@ def _check_tensors(data: dict[str, Any], children: list[list[int]], depths: list
     depth, mask = data["depth"], data["mask"]
     if not isinstance(depth, torch.Tensor) or depth.tolist() != depths:
         raise GrowMapError("depth disagrees with Successors")
-    if not isinstance(mask, torch.Tensor) or mask.shape != (size, size) or mask.is_sparse:
+    if not isinstance(mask, torch.Tensor) or mask.shape != (size, size):
         raise GrowMapError(f"mask is not a [{size}, {size}] tensor")
     allowed = mask != 0
     if not bool((mask == allowed).all()) or not bool(allowed.diagonal().all()):

@@ -1,0 +1,235 @@
+"""The best tree shape for a positional acceptance vector, and the one that pays on a machine.
+
+Owns the dynamic programme of Sequoia (section 3.1) and the hardware-aware choice (section 3.3).
+Knows nothing of how rates and times are measured.
+"""
+
+import math
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+
+import numpy as np
+from numpy.lib.stride_tricks import sliding_window_view
+from numpy.typing import NDArray
+
+from sequoia_core.errors import ParameterError
+from sequoia_core.growmap import GrowMap
+
+MAX_SEARCH_NODES = 4096
+_MAX_SEARCH_DEPTH = 256
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class TreeTable:
+    """Expected tokens of the best tree for every budget of nodes and depth.
+
+    Attributes:
+        acceptance_rates: a_1, a_2, ... up to the most children a node may have.
+        values: float64 [N + 1, D + 1]; entry [n, d] is for at most n nodes and depth at most d
+            (edges). Row 0 is 0: no tree.
+    """
+
+    acceptance_rates: tuple[float, ...]
+    values: NDArray[np.float64]
+    # [D + 1, B + 1, N]: nodes for child k and below, of m left to children k, k + 1, ...; 0 ends.
+    _splits: NDArray[np.int32] = field(repr=False)
+
+    @property
+    def max_nodes(self) -> int:
+        """Largest budget of nodes, `N`."""
+        return int(self.values.shape[0]) - 1
+
+    @property
+    def max_depth(self) -> int:
+        """Largest depth in edges, `D`."""
+        return int(self.values.shape[1]) - 1
+
+    def tree(self, nodes: int, depth: int, name: str | None = None, source: str = "") -> GrowMap:
+        """A tree that reaches `values[nodes, depth]`; smaller where more nodes would add nothing.
+
+        Args:
+            nodes: most nodes, 1 to `max_nodes`.
+            depth: most edges on a path, 0 to `max_depth`.
+            name: the shape's name; made of its size and depth when None.
+            source: where the acceptance rates come from.
+
+        Raises:
+            ParameterError: a budget is outside the table.
+        """
+        if not (1 <= nodes <= self.max_nodes and 0 <= depth <= self.max_depth):
+            raise ParameterError(
+                f"{nodes} nodes, depth {depth}: the table holds 1 to {self.max_nodes} nodes "
+                f"and depth 0 to {self.max_depth}"
+            )
+        children: list[list[int]] = [[]]
+        pending = [(0, nodes, depth)]
+        for node, budget, depth_left in pending:
+            for share in self._shares(budget - 1, depth_left):
+                children[node].append(len(children))
+                pending.append((len(children), share, depth_left - 1))
+                children.append([])
+        shape = GrowMap.from_children(children)
+        label = name or f"searched-{shape.size}x{shape.depth}"
+        return GrowMap(shape.parents, label, self.acceptance_rates, source)
+
+    def _shares(self, left: int, depth: int) -> list[int]:
+        """Nodes given to the first child and below, to the second, ..."""
+        shares: list[int] = []
+        while depth and left and len(shares) < len(self.acceptance_rates):
+            share = int(self._splits[depth, len(shares), left])
+            if not share:
+                break
+            shares.append(share)
+            left -= share
+        return shares
+
+
+@dataclass(frozen=True, slots=True)
+class TreePlan:
+    """What the choice came to.
+
+    Attributes:
+        growmap: the shape to speculate with; None when plain decoding is predicted to win.
+        predicted_speedup: of the best tree over plain decoding, also when it loses.
+        expected_tokens: tokens per step of the best tree.
+        step_ms: predicted wall time of its step.
+    """
+
+    growmap: GrowMap | None
+    predicted_speedup: float
+    expected_tokens: float
+    step_ms: float
+
+
+def expected_tokens_table(
+    rates: Sequence[float], max_nodes: int, max_depth: int, max_branches: int
+) -> TreeTable:
+    """Exact dynamic programme over nodes and depth; time grows with nodes^2 x depth x branches.
+
+    With `F[n, d]` the best expected tokens and `C_k[m]` the best value of the children k, k + 1,
+    ... of a node when m nodes are left for them:
+    `C_k[m] = max(0, max_j a_k F[j, d - 1] + C_(k+1)[m - j])` and `F[n, d] = 1 + C_1[n - 1]`.
+    A child of rank k needs those of rank 1 to k - 1, so noisy, rising rates are handled exactly.
+
+    Args:
+        rates: a_1, a_2, ..., each in [0, 1].
+        max_nodes: `N`, 1 to 4096.
+        max_depth: `D`, edges on the longest path.
+        max_branches: most children of a node.
+
+    Raises:
+        ParameterError: a rate or budget is outside its range.
+    """
+    if not 1 <= max_nodes <= MAX_SEARCH_NODES:
+        raise ParameterError(f"max_nodes is {max_nodes}; give 1 to {MAX_SEARCH_NODES}")
+    if not 0 <= max_depth <= _MAX_SEARCH_DEPTH:
+        raise ParameterError(f"max_depth is {max_depth}; give 0 to {_MAX_SEARCH_DEPTH}")
+    if max_branches < 1:
+        raise ParameterError(f"max_branches is {max_branches}; give at least 1")
+    for rate in rates:
+        if not 0.0 <= rate <= 1.0:
+            raise ParameterError(f"acceptance rate {rate} is not a probability")
+    used = tuple(float(rate) for rate in rates[: min(max_branches, max_nodes)])
+    values = np.ones((max_nodes + 1, max_depth + 1))
+    values[0] = 0.0
+    splits = np.zeros((max_depth + 1, len(used), max_nodes), dtype=np.int32)
+    for depth in range(1, max_depth + 1):
+        below = values[:max_nodes, depth - 1]
+        values[1:, depth] = 1.0 + _children_values(used, below, splits[depth])
+    return TreeTable(used, values, splits)
+
+
+def _children_values(
+    rates: tuple[float, ...], below: NDArray[np.float64], splits: NDArray[np.int32]
+) -> NDArray[np.float64]:
+    """`C_1` from the best values one level below, both over 0 to N - 1 nodes; fills `splits`."""
+    size = len(below)
+    rows = np.arange(size)
+    # Reading this buffer through a window gives row m the values C[m], C[m - 1], ..., C[0], -inf.
+    reversed_tail = np.full(2 * size - 1, -math.inf)
+    tail = np.zeros(size)
+    for rank in reversed(range(len(rates))):
+        reversed_tail[:size] = tail[::-1]
+        shifted = sliding_window_view(reversed_tail, size)[::-1]  # [N, N]: [m, j] = C[m - j]
+        candidates = rates[rank] * below + shifted
+        candidates[:, 0] = 0.0  # no child of this rank, hence none after it
+        splits[rank] = candidates.argmax(axis=1)
+        tail = candidates[rows, splits[rank]]
+    return tail
+
+
+def choose_tree(
+    table: TreeTable,
+    target_ms: Callable[[int], float] | Mapping[int, float],
+    draft_ms_per_level: float | Callable[[int], float],
+    plain_ms: float,
+    overhead_ms: float = 0.0,
+    sizes: Iterable[int] | None = None,
+) -> TreePlan:
+    """The tree that maximises expected tokens x plain_ms / step time, or plain decoding.
+
+    Args:
+        table: best trees for the pair's acceptance rates.
+        target_ms: a target forward of n rows, as a function or per size.
+        draft_ms_per_level: one drafting pass, or a function of the rows it reads.
+        plain_ms: a target forward of one row, what a token costs without speculation.
+        overhead_ms: what else a step takes.
+        sizes: budgets of nodes to consider; None is every size that `target_ms` knows.
+
+    Raises:
+        ParameterError: no size is left to consider, or a time is not positive.
+    """
+    times = _candidate_times(table, target_ms, sizes)
+    if not all(math.isfinite(ms) and ms > 0 for ms in (plain_ms, *times.values())):
+        raise ParameterError("a measured time is not a positive number of milliseconds")
+    # Speed-up if drafting cost nothing: in this order the search may stop at the first tree that
+    # could not win even then, long before it has drawn every shape.
+    bounds = sorted(
+        (
+            (float(table.values[nodes, depth]) * plain_ms / (ms + overhead_ms), nodes, depth)
+            for nodes, ms in times.items()
+            for depth in range(1, table.max_depth + 1)
+        ),
+        key=lambda bound: (-bound[0], bound[1], bound[2]),
+    )
+    best = TreePlan(None, 0.0, 1.0, plain_ms)
+    winner = bounds[0][1:]
+    for bound, nodes, depth in bounds:
+        if bound <= best.predicted_speedup:
+            break
+        step_ms = times[nodes] + overhead_ms + _draft_ms(table, nodes, depth, draft_ms_per_level)
+        tokens = float(table.values[nodes, depth])
+        if tokens * plain_ms / step_ms > best.predicted_speedup:
+            best = TreePlan(None, tokens * plain_ms / step_ms, tokens, step_ms)
+            winner = (nodes, depth)
+    return replace(best, growmap=table.tree(*winner)) if best.predicted_speedup > 1.0 else best
+
+
+def _candidate_times(
+    table: TreeTable,
+    target_ms: Callable[[int], float] | Mapping[int, float],
+    sizes: Iterable[int] | None,
+) -> dict[int, float]:
+    """Milliseconds of each size from 2 nodes on that table and times both know."""
+    if isinstance(target_ms, Mapping):
+        wanted = set(target_ms) if sizes is None else set(sizes) & set(target_ms)
+        lookup = target_ms.__getitem__
+    else:
+        wanted = set(range(2, table.max_nodes + 1) if sizes is None else sizes)
+        lookup = target_ms
+    times = {nodes: lookup(nodes) for nodes in sorted(wanted) if 2 <= nodes <= table.max_nodes}
+    if not times or not table.max_depth:
+        raise ParameterError("no tree to choose from: give sizes from 2 nodes on and depth from 1")
+    return times
+
+
+def _draft_ms(
+    table: TreeTable, nodes: int, depth: int, per_level: float | Callable[[int], float]
+) -> float:
+    """Every level but the last is drafted from; leaves need no row."""
+    if not callable(per_level):
+        return depth * per_level
+    tree = table.tree(nodes, depth)
+    return math.fsum(
+        per_level(sum(1 for node in level if tree.children[node])) for level in tree.levels[:-1]
+    )
