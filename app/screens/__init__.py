@@ -1,0 +1,1 @@
+"""Full screens of the app: the chat and the help over it."""

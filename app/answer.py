@@ -1,0 +1,108 @@
+"""One answer as the screen remembers it: its text, its steps, and the figures at each of them.
+
+Knows the engine's events and nothing of widgets. Grows by `add`; what it holds is immutable, so a
+widget may keep any part of it.
+"""
+
+from dataclasses import dataclass, field
+
+from sequoia_core.events import (
+    Event,
+    Failed,
+    Finished,
+    FinishReason,
+    PrefillDone,
+    PrefillProgress,
+    Step,
+    TextDelta,
+    TreeChosen,
+)
+
+from .stats import Statistics
+from .visible import visible
+
+
+@dataclass(frozen=True, slots=True)
+class Span:
+    """A token's printable text, where it came from and in which step."""
+
+    text: str
+    rank: int
+    step: int
+
+
+@dataclass(slots=True)
+class Answer:
+    """The record of one answer.
+
+    Attributes:
+        prompt: what was asked.
+        tree: the tree shape it is decoded with, once chosen.
+        prefill: how far reading the prompt has come.
+        spans: the text so far, token by token, control characters made visible.
+        steps: every step so far.
+        statistics: the figures after each of `steps`.
+        finished: how it ended, or None while it runs or when it failed.
+        failure: the error it ended by.
+    """
+
+    prompt: str
+    tree: TreeChosen | None = None
+    prefill: PrefillProgress | PrefillDone | None = None
+    spans: list[Span] = field(default_factory=list)
+    steps: list[Step] = field(default_factory=list)
+    statistics: list[Statistics] = field(default_factory=list)
+    finished: Finished | None = None
+    failure: str | None = None
+
+    def add(self, event: Event) -> None:
+        """Take in the next event; a `Notice` is nothing an answer remembers."""
+        match event:
+            case TreeChosen():
+                self.tree = event
+            case PrefillProgress() | PrefillDone():
+                self.prefill = event
+            case TextDelta(step, _, pieces):
+                self.spans += [Span(visible(piece.text), piece.rank, step) for piece in pieces]
+            case Step():
+                before = self.statistics[-1] if self.statistics else Statistics()
+                self.steps.append(event)
+                self.statistics.append(before.plus(event))
+            case Finished():
+                self.finished = event
+            case Failed(message):
+                self.failure = message
+
+    @property
+    def done(self) -> bool:
+        """Whether no more events will come."""
+        return self.finished is not None or self.failure is not None
+
+    @property
+    def text(self) -> str:
+        """The visible text so far."""
+        return "".join(span.text for span in self.spans)
+
+    def footer(self) -> str:
+        """Its figures in one line; says how it ended where that is not a matter of course."""
+        parts: list[str] = []
+        if self.statistics:
+            last = self.statistics[-1]
+            parts = [
+                f"{last.totals.tokens} tokens",
+                f"{last.totals.tokens_per_second:.1f} tok/s",
+                f"{last.totals.tokens_per_step:.2f} tokens/step",
+            ]
+            if last.speedup is not None:
+                parts.append(f"{last.speedup:.2f}x plain")
+        if self.finished is not None:
+            parts += _ENDINGS[self.finished.reason]
+        return " · ".join(parts)
+
+
+_ENDINGS: dict[FinishReason, list[str]] = {
+    FinishReason.STOP: [],
+    FinishReason.LENGTH: ["cut at max_new_tokens"],
+    FinishReason.CONTEXT: ["context window full"],
+    FinishReason.CANCELLED: ["stopped"],
+}

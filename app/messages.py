@@ -1,0 +1,144 @@
+"""What the screen and the decode thread say to each other, and what a person may set in a chat.
+
+Plain values only; knows neither the thread nor any widget.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from sequoia_core.config import Mode, SamplingParams
+from sequoia_core.events import Event
+from sequoia_core.protocols import ChatEngine, PairDescription, TreeChoice
+
+LoadProgress = Callable[[str, float | None], None]
+"""Told while an engine loads: what is happening, and the fraction done where it is known."""
+
+EngineFactory = Callable[[LoadProgress], ChatEngine]
+"""Makes the engine; called in the decode thread, since it takes seconds."""
+
+
+@dataclass(frozen=True, slots=True)
+class ChatSettings:
+    """What the chat begins with and `/set` changes.
+
+    Attributes:
+        temperature: as in `SamplingParams`.
+        top_p: as in `SamplingParams`.
+        top_k: as in `SamplingParams`.
+        seed: as in `SamplingParams`.
+        max_new_tokens: as in `SamplingParams`.
+        stop: as in `SamplingParams`.
+        system: the system prompt, or None for the chat template's own default.
+        mode: how tokens are decided.
+        growmap: name or path of a tree shape, or "auto" for the one chosen for this machine.
+        theme: name of a theme.
+
+    Raises:
+        ParameterError: a sampling value is outside its range.
+    """
+
+    temperature: float = 0.6
+    top_p: float = 1.0
+    top_k: int = 0
+    seed: int | None = None
+    max_new_tokens: int = 512
+    stop: tuple[str, ...] = ()
+    system: str | None = None
+    mode: Mode = Mode.SEQUOIA
+    growmap: str = "auto"
+    theme: str = "sequoia"
+
+    def __post_init__(self) -> None:
+        self.sampling()
+
+    def sampling(self) -> SamplingParams:
+        """The part of the settings that an answer is sampled with."""
+        return SamplingParams(
+            temperature=self.temperature,
+            top_p=self.top_p,
+            top_k=self.top_k,
+            seed=self.seed,
+            max_new_tokens=self.max_new_tokens,
+            stop=self.stop,
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class Ask:
+    """Answer a prompt."""
+
+    prompt: str
+    params: SamplingParams
+
+
+@dataclass(frozen=True, slots=True)
+class ChooseTree:
+    """Use another mode or growmap from the next answer on."""
+
+    choice: TreeChoice
+
+
+@dataclass(frozen=True, slots=True)
+class Clear:
+    """Forget all turns."""
+
+
+@dataclass(frozen=True, slots=True)
+class SetSystem:
+    """Start over with another system prompt."""
+
+    system_prompt: str | None
+
+
+@dataclass(frozen=True, slots=True)
+class Shutdown:
+    """End the thread."""
+
+
+Request = Ask | ChooseTree | Clear | SetSystem | Shutdown
+
+
+@dataclass(frozen=True, slots=True)
+class Loading:
+    """The engine is being made; `fraction` is None where it is not known."""
+
+    message: str
+    fraction: float | None
+
+
+@dataclass(frozen=True, slots=True)
+class LoadFailed:
+    """There will be no engine; the thread has ended."""
+
+    message: str
+
+
+@dataclass(frozen=True, slots=True)
+class Ready:
+    """The engine takes requests."""
+
+    description: PairDescription
+
+
+@dataclass(frozen=True, slots=True)
+class Answering:
+    """An event of the answer to the last `Ask`; the last one is `Finished` or `Failed`."""
+
+    event: Event
+
+
+@dataclass(frozen=True, slots=True)
+class Tuning:
+    """An event of the measuring between answers."""
+
+    event: Event
+
+
+@dataclass(frozen=True, slots=True)
+class Refused:
+    """A request other than `Ask` could not be done, or tuning ended by an error."""
+
+    message: str
+
+
+Report = Loading | LoadFailed | Ready | Answering | Tuning | Refused

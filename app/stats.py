@@ -1,0 +1,92 @@
+"""Sums over the steps of an answer, as the statistics panel shows them.
+
+Pure values: a `Statistics` per step, each made from the one before, so that walking back through
+an answer shows the figures as they stood then. Knows nothing of how they are drawn.
+"""
+
+from dataclasses import dataclass, field
+
+from sequoia_core.events import Outcome, Step, Totals
+
+HISTORY = 120
+"""Steps that the sparklines remember; more than a terminal is wide."""
+
+
+@dataclass(frozen=True, slots=True)
+class Rate:
+    """How often something that could happen did."""
+
+    hits: int = 0
+    trials: int = 0
+
+    def plus(self, hit: bool) -> "Rate":
+        """With one more trial."""
+        return Rate(self.hits + hit, self.trials + 1)
+
+    @property
+    def value(self) -> float | None:
+        """The share of hits, or None before the first trial."""
+        return self.hits / self.trials if self.trials else None
+
+
+@dataclass(frozen=True, slots=True)
+class Statistics:
+    """Figures of an answer up to and with one of its steps.
+
+    Attributes:
+        totals: tokens, steps and seconds.
+        measured: every step's plain time was known, so the speed-ups mean something.
+        accepted: accepted draft tokens of the last steps, oldest first.
+        speedups: speed-ups of the last steps, oldest first; 0 where not measured.
+        by_depth: index d - 1: a step whose tree is at least d deep accepted at least d nodes.
+        by_rank: index k - 1: the k-th child of a visited node that has one was the accepted one.
+    """
+
+    totals: Totals = field(default_factory=Totals)
+    measured: bool = True
+    accepted: tuple[int, ...] = ()
+    speedups: tuple[float, ...] = ()
+    by_depth: tuple[Rate, ...] = ()
+    by_rank: tuple[Rate, ...] = ()
+
+    def plus(self, step: Step) -> "Statistics":
+        """The figures with one more step."""
+        speedup = step_speedup(step)
+        tree_depth = max(node.depth for node in step.nodes)
+        return Statistics(
+            totals=self.totals.plus(step),
+            measured=self.measured and speedup is not None,
+            accepted=(*self.accepted, step.accepted)[-HISTORY:],
+            speedups=(*self.speedups, speedup or 0.0)[-HISTORY:],
+            by_depth=_count(self.by_depth, [step.accepted >= d + 1 for d in range(tree_depth)]),
+            by_rank=_count_ranks(self.by_rank, step),
+        )
+
+    @property
+    def speedup(self) -> float | None:
+        """Running speed-up over plain decoding, or None where it was not measured."""
+        return self.totals.speedup if self.measured and self.totals.seconds else None
+
+
+def step_speedup(step: Step) -> float | None:
+    """The step's speed-up, or None when its plain time was not measured."""
+    return step.speedup if step.plain_ms > 0 and step.timings.total_ms > 0 else None
+
+
+def _count(rates: tuple[Rate, ...], hits: list[bool]) -> tuple[Rate, ...]:
+    """One more trial for each of `hits`; rates past its end stay."""
+    padded = rates + (Rate(),) * (len(hits) - len(rates))
+    return tuple(
+        rate.plus(hits[index]) if index < len(hits) else rate for index, rate in enumerate(padded)
+    )
+
+
+def _count_ranks(rates: tuple[Rate, ...], step: Step) -> tuple[Rate, ...]:
+    children: dict[int, list[int]] = {node: [] for node in step.path}
+    for index, node in enumerate(step.nodes):
+        if node.parent in children:
+            children[node.parent].append(index)
+    for ranked in children.values():
+        ranked.sort(key=lambda index: step.nodes[index].rank)
+        rates = _count(rates, [step.nodes[index].outcome is Outcome.ACCEPTED for index in ranked])
+    return rates

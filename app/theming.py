@@ -1,0 +1,128 @@
+"""Themes from TOML files: one file per theme, packaged ones and a person's own.
+
+Owns the file format and where packaged themes lie. Knows Textual's `Theme` and nothing of widgets.
+
+A file has `name`, `dark`, a table `colors` (Textual's names: primary, secondary, accent,
+foreground, background, surface, panel, warning, error, success) and a table `variables` (the
+app's own names, in `APP_COLORS`, and any of Textual's theme variables).
+"""
+
+import tomllib
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from textual.color import Color, ColorParseError
+from textual.theme import Theme
+
+from sequoia_core.errors import SequoiaError
+
+DEFAULT_THEME = "sequoia"
+APP_COLORS = (
+    "accepted", "rejected", "unreached", "bonus", "root",
+    "draft", "verify", "bookkeeping", "speedup", "user", "notice",
+    "rank-1", "rank-2", "rank-3",
+)  # fmt: skip
+_THEME_COLORS = (
+    "primary", "secondary", "accent", "foreground", "background", "surface", "panel",
+    "warning", "error", "success",
+)  # fmt: skip
+
+
+class ThemeError(SequoiaError):
+    """A theme file cannot be used."""
+
+
+@dataclass(frozen=True, slots=True)
+class Themes:
+    """What was found: usable themes, and one line for each file that was skipped."""
+
+    themes: tuple[Theme, ...]
+    problems: tuple[str, ...]
+
+
+def packaged_folder() -> Path:
+    """Where the themes of this package lie, installed or in a checkout."""
+    installed = Path(__file__).parent / "themes"
+    return installed if installed.is_dir() else Path(__file__).parent.parent / "themes"
+
+
+def load_themes(folders: Iterable[Path]) -> Themes:
+    """Read every `*.toml` of the folders; a later theme replaces an earlier one of its name."""
+    themes: dict[str, Theme] = {}
+    problems: list[str] = []
+    for folder in folders:
+        for path in sorted(folder.glob("*.toml")):
+            try:
+                theme = load_theme(path)
+            except ThemeError as error:
+                problems.append(str(error))
+            else:
+                themes[theme.name] = theme
+    return Themes(tuple(themes.values()), tuple(problems))
+
+
+def load_theme(path: Path) -> Theme:
+    """Read one theme file.
+
+    Raises:
+        ThemeError: it cannot be read, is no TOML, or has an unknown entry or a bad colour.
+    """
+    try:
+        table = tomllib.loads(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise ThemeError(f"theme {path}: {error.strerror}; skipped") from None
+    except UnicodeDecodeError:
+        raise ThemeError(f"theme {path}: not UTF-8 text; skipped") from None
+    except tomllib.TOMLDecodeError as error:
+        raise ThemeError(f"theme {path}: {error}; skipped") from None
+    try:
+        return _read(table)
+    except ThemeError as error:
+        raise ThemeError(f"theme {path}: {error}; skipped") from None
+
+
+def app_color_defaults(theme: Theme) -> dict[str, str]:
+    """The app's own colours for a theme that does not name them, made of those it has."""
+    success = theme.success or "#4EBF71"
+    warning = theme.warning or "#ffa62b"
+    foreground = theme.foreground or ("#e0e0e0" if theme.dark else "#202020")
+    muted = foreground + "99" if len(foreground) == 7 else foreground
+    accent = theme.accent or warning
+    own = {
+        "accepted": success, "rejected": theme.error or "#ba3c5b", "unreached": muted,
+        "bonus": accent, "root": foreground, "draft": accent, "verify": theme.primary,
+        "bookkeeping": muted, "speedup": success, "user": theme.secondary or theme.primary,
+        "notice": warning, "rank-1": success, "rank-2": theme.primary, "rank-3": warning,
+    }  # fmt: skip
+    return own
+
+
+def _read(table: dict[str, Any]) -> Theme:
+    unknown = sorted(set(table) - {"name", "dark", "colors", "variables"})
+    if unknown:
+        raise ThemeError(f"unknown entry {unknown[0]!r}")
+    name, dark = table.get("name"), table.get("dark", True)
+    if not isinstance(name, str) or not name.strip() or not isinstance(dark, bool):
+        raise ThemeError("'name' must be a text and 'dark' true or false")
+    colors, variables = _colors(table, "colors"), _colors(table, "variables")
+    unknown = sorted(set(colors) - set(_THEME_COLORS))
+    if unknown:
+        raise ThemeError(f"unknown colour {unknown[0]!r} (known: {', '.join(_THEME_COLORS)})")
+    if "primary" not in colors:
+        raise ThemeError("colour 'primary' is missing")
+    for key in {*colors, *(set(variables) & set(APP_COLORS))}:
+        value = colors.get(key) or variables[key]
+        try:
+            Color.parse(value)
+        except ColorParseError:
+            raise ThemeError(f'{key} = {value!r} is not a colour, such as "#3fa34d"') from None
+    return Theme(name=name, dark=dark, variables=variables, **colors)  # type: ignore[arg-type]
+
+
+def _colors(table: dict[str, Any], section: str) -> dict[str, str]:
+    entries = table.get(section, {})
+    if not isinstance(entries, dict) or not all(isinstance(v, str) for v in entries.values()):
+        raise ThemeError(f"[{section}] must hold names and texts only")
+    return entries
