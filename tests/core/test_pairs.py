@@ -1,0 +1,66 @@
+"""The catalogue's arithmetic gives the published parameter counts, and its names are found."""
+
+import pytest
+
+from sequoia_core.errors import ParameterError
+from sequoia_core.pairs import PairEntry, catalogue, find_pair, known_draft
+
+PUBLISHED_PARAMETERS = {
+    "SmolLM2-135M-Instruct": 134_515_008,
+    "meta-llama/Llama-2-7b-chat-hf": 6_738_415_616,
+    "meta-llama/Llama-2-13b-chat-hf": 13_015_864_320,
+    "JackFram/llama-68m": 68_030_208,
+    "lmsys/vicuna-33b-v1.3": 32_528_943_616,
+    "princeton-nlp/Sheared-LLaMA-1.3B": 1_345_423_360,
+    "meta-llama/Llama-3.1-8B-Instruct": 8_030_261_248,
+    "meta-llama/Llama-3.2-1B-Instruct": 1_235_814_400,
+    "TinyLlama/TinyLlama-1.1B-Chat-v1.0": 1_100_048_384,
+}
+
+
+def test_parameter_counts_are_those_published() -> None:
+    models = {model.name: model for pair in catalogue() for model in (pair.target, pair.draft)}
+    assert models.keys() - PUBLISHED_PARAMETERS.keys() == {"bundled draft"}
+    for name, count in PUBLISHED_PARAMETERS.items():
+        assert models[name].parameters == count
+
+
+def test_the_pairs_asked_for_are_there_smallest_first() -> None:
+    names = [entry.name for entry in catalogue()]
+    assert set(names) == {
+        "embedded", "tinyllama-1.1b", "llama-2-7b", "llama-3.1-8b", "llama-2-13b", "vicuna-33b",
+    }  # fmt: skip
+    targets = [entry.target.parameters for entry in catalogue()]
+    assert targets == sorted(targets)
+
+
+def test_llama_2_7b_needs_its_weights_and_half_a_mebibyte_a_token() -> None:
+    entry = find_pair("llama-2-7b")
+    assert entry.context == 2048
+    assert entry.target.kv_bytes(1) == 2**19
+    draft_kv = 2 * 2 * 12 * 64 * 2 * 2048
+    assert entry.memory_bytes == 2 * (6_738_415_616 + 68_030_208) + 2**30 + draft_kv
+
+
+@pytest.mark.parametrize("entry", catalogue(), ids=lambda entry: entry.name)
+def test_a_pair_fits_only_with_room_to_spare(entry: PairEntry) -> None:
+    assert not entry.fits(entry.memory_bytes)
+    assert entry.fits(2 * entry.memory_bytes)
+
+
+def test_a_pair_is_gated_when_either_model_is() -> None:
+    assert find_pair("llama-2-7b").gated
+    assert not find_pair("vicuna-33b").gated
+
+
+def test_an_unknown_pair_lists_close_names() -> None:
+    with pytest.raises(ParameterError, match="llama-2-7b"):
+        find_pair("lama-2-7b")
+    with pytest.raises(ParameterError, match="embedded, tinyllama"):
+        find_pair("zzz")
+
+
+def test_a_known_target_has_its_draft() -> None:
+    assert known_draft("meta-llama/llama-2-7B-chat-hf") == "JackFram/llama-68m"
+    assert known_draft("SmolLM2-135M-Instruct") is None
+    assert known_draft("somebody/else") is None
