@@ -61,7 +61,9 @@ class ModelConfig:
             "num_heads", "num_kv_heads", "head_dim", "context_window",
         ):  # fmt: skip
             if getattr(self, name) < 1:
-                raise ModelLoadError(f"config: {name} is {getattr(self, name)}; it must be positive")
+                raise ModelLoadError(
+                    f"config: {name} is {getattr(self, name)}; it must be positive"
+                )
         if self.num_heads % self.num_kv_heads:
             raise ModelLoadError(
                 f"config: {self.num_heads} heads cannot share {self.num_kv_heads} KV heads evenly"
@@ -79,10 +81,18 @@ class ModelConfig:
         """
         kind = config.get("model_type")
         if kind != "llama":
-            raise ModelLoadError(f"config: model_type is {kind!r}; only 'llama' models are supported")
-        for name, wanted in (("hidden_act", "silu"), ("attention_bias", False), ("mlp_bias", False)):
+            raise ModelLoadError(
+                f"config: model_type is {kind!r}; only 'llama' models are supported"
+            )
+        for name, wanted in (
+            ("hidden_act", "silu"),
+            ("attention_bias", False),
+            ("mlp_bias", False),
+        ):
             if config.get(name, wanted) != wanted:
-                raise ModelLoadError(f"config: {name} is {config[name]!r}; only {wanted!r} is supported")
+                raise ModelLoadError(
+                    f"config: {name} is {config[name]!r}; only {wanted!r} is supported"
+                )
         try:
             heads = int(config["num_attention_heads"])
             scaling, factor, theta = _rope(config)
@@ -126,4 +136,6 @@ def _rope(config: Mapping[str, Any]) -> tuple[RopeScaling | None, float, float]:
             original_context_window=int(rope["original_max_position_embeddings"]),
         )
         return scaling, 1.0, theta
-    raise ModelLoadError(f"config: rope type {kind!r} is not supported (default, linear, llama3 are)")
+    raise ModelLoadError(
+        f"config: rope type {kind!r} is not supported (default, linear, llama3 are)"
+    )

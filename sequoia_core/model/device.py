@@ -1,0 +1,89 @@
+"""Which device and number format to compute in. Knows nothing of models.
+
+`auto` takes a GPU where there is one; bfloat16 where the hardware multiplies it natively (Ampere and
+later, CPUs with AMX or AVX512-BF16), else float16 on a GPU and float32 on a CPU.
+"""
+
+import platform
+import re
+from pathlib import Path
+
+import torch
+
+from sequoia_core.errors import ParameterError
+
+DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
+AMPERE = (8, 0)
+CPU_INFO = Path("/proc/cpuinfo")
+
+
+def choose_device(name: str = "auto") -> torch.device:
+    """The device called `auto`, `cpu`, `cuda` or `cuda:N`.
+
+    Raises:
+        ParameterError: another name, or a GPU that PyTorch does not see.
+    """
+    if name == "auto":
+        name = "cuda" if torch.cuda.is_available() else "cpu"
+    if name == "cpu":
+        return torch.device("cpu")
+    match = re.fullmatch(r"cuda(?::(\d+))?", name)
+    if match is None:
+        raise ParameterError(f"device is {name!r}; give auto, cpu, cuda or cuda:N")
+    if not torch.cuda.is_available():
+        raise ParameterError(f"device is {name!r}, but PyTorch sees no GPU here; give auto or cpu")
+    index, count = int(match[1] or 0), torch.cuda.device_count()
+    if index >= count:
+        raise ParameterError(
+            f"device is {name!r}, but the GPUs here are cuda:0 to cuda:{count - 1}"
+        )
+    return torch.device("cuda", index)
+
+
+def choose_dtype(name: str, device: torch.device) -> torch.dtype:
+    """The number format called `auto`, `float32`, `bfloat16` or `float16`.
+
+    Raises:
+        ParameterError: another name.
+    """
+    if name == "auto":
+        if device.type == "cuda":
+            ampere = torch.cuda.get_device_capability(device) >= AMPERE
+            return torch.bfloat16 if ampere else torch.float16
+        return torch.bfloat16 if cpu_multiplies_bfloat16() else torch.float32
+    if name not in DTYPES:
+        raise ParameterError(f"dtype is {name!r}; give auto, {', '.join(DTYPES)}")
+    return DTYPES[name]
+
+
+def dtype_name(dtype: torch.dtype) -> str:
+    """`torch.bfloat16` -> `bfloat16`."""
+    return str(dtype).removeprefix("torch.")
+
+
+def cpu_multiplies_bfloat16() -> bool:
+    """Whether this CPU has AMX or AVX512-BF16."""
+    # not in PyTorch's public interface, so an absent probe means asking the kernel instead
+    probes = ("_is_avx512_bf16_supported", "_is_amx_tile_supported")
+    answers = [getattr(torch.cpu, probe)() for probe in probes if hasattr(torch.cpu, probe)]
+    if answers:
+        return any(answers)
+    return bool({"avx512_bf16", "amx_bf16"} & set(_cpu_info("flags").split()))
+
+
+def device_name(device: torch.device) -> str:
+    """The maker's name of the GPU or CPU, for reports and for keys of measured figures."""
+    if device.type == "cuda":
+        return torch.cuda.get_device_name(device)
+    name = _cpu_info("model name") or platform.processor() or platform.machine()
+    return f"{name}, {torch.get_num_threads()} threads"
+
+
+def _cpu_info(entry: str) -> str:
+    """First value of an entry of the kernel's CPU table; "" where there is none."""
+    try:
+        text = CPU_INFO.read_text(encoding="utf-8", errors="replace")
+    except OSError:
+        return ""
+    match = re.search(rf"^{entry}\s*:\s*(.*)$", text, re.MULTILINE)
+    return match[1].strip() if match else ""

@@ -1,0 +1,73 @@
+"""Fetching a model from the Hugging Face hub into its usual cache.
+
+Owns the choice of files and the wording of what can go wrong; `huggingface_hub` does the rest
+(`HF_TOKEN`, `HF_HOME`, `HF_ENDPOINT`, `HF_HUB_OFFLINE`). Knows nothing of what the files mean.
+"""
+
+import io
+from collections.abc import Callable
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from huggingface_hub import constants, errors, snapshot_download
+from tqdm.auto import tqdm
+
+from sequoia_core.errors import ModelLoadError
+from sequoia_core.model.weights import first_line
+
+PLAIN_FILES = ("*.json", "tokenizer.model", "*.jinja")
+SAFETENSORS, PICKLES = "model*.safetensors", "pytorch_model*.bin"
+
+Progress = Callable[[str, float | None], None]
+
+
+def download(repo_id: str, progress: Progress) -> Path:
+    """The local folder of a hub model, fetched as far as it is not there yet.
+
+    Args:
+        repo_id: `owner/name`.
+        progress: told the fraction of bytes fetched.
+
+    Raises:
+        ModelLoadError: no such model, no access to it, or no connection and no local copy.
+    """
+    folder = _fetch(repo_id, [*PLAIN_FILES, SAFETENSORS], progress)
+    if any(folder.glob(SAFETENSORS)):
+        return folder
+    return _fetch(repo_id, [*PLAIN_FILES, PICKLES], progress)
+
+
+def _fetch(repo_id: str, patterns: list[str], progress: Progress) -> Path:
+    bar = type("Bar", (_Bar,), {"report": partial(progress, f"Downloading {repo_id}")})
+    try:
+        return Path(
+            snapshot_download(
+                repo_id, allow_patterns=patterns, ignore_patterns=["*/*"], tqdm_class=bar
+            )
+        )
+    except errors.GatedRepoError:
+        problem = (
+            f"access is gated; accept its terms at {constants.ENDPOINT}/{repo_id} and set HF_TOKEN"
+        )
+    except errors.RepositoryNotFoundError:
+        problem = "no such model on the hub; check the name, or set HF_TOKEN if it is private"
+    except (errors.LocalEntryNotFoundError, errors.OfflineModeIsEnabled):
+        problem = "the hub cannot be reached and there is no complete local copy"
+    except Exception as error:  # the HTTP library below it has its own hierarchy
+        problem = f"download failed ({first_line(error)})"
+    raise ModelLoadError(f"{repo_id}: {problem}")
+
+
+class _Bar(tqdm):  # type: ignore[type-arg]
+    """Passes the bytes fetched on instead of drawing a bar."""
+
+    report: Callable[[float], None]
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **{**kwargs, "file": io.StringIO(), "disable": False})
+
+    def display(self, msg: str | None = None, pos: int | None = None) -> None:
+        """Called by tqdm whenever a bar would be drawn anew."""
+        if self.unit == "B" and self.total and self.n:
+            self.report(min(1.0, self.n / self.total))

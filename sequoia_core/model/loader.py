@@ -1,0 +1,205 @@
+"""Opening a model wherever it lies: a Hugging Face directory, a hub id, or a GGUF file.
+
+Owns the way from a name typed by a person to a checked configuration with weights still on disk. It
+knows nothing of devices or of the forward pass. A GGUF file is converted once into a directory of
+the cache and then read like any other; without a writable cache it is dequantised at every start.
+"""
+
+import json
+import re
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import save_file
+from torch import Tensor
+
+from sequoia_core.errors import ModelLoadError
+from sequoia_core.model import int8_rows
+from sequoia_core.model.config import ModelConfig
+from sequoia_core.model.convert_cache import ConvertCache, file_digest
+from sequoia_core.model.device import dtype_name
+from sequoia_core.model.tokenizer import (
+    has_tokenizer,
+    load_gguf_tokenizer,
+    load_tokenizer,
+    save_tokenizer,
+    stated_eos_ids,
+)
+from sequoia_core.model.weights import (
+    Weights,
+    check_weights,
+    open_weights,
+    read_json,
+    weight_files,
+)
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
+
+    from sequoia_core.model.gguf import GgufModel
+
+Progress = Callable[[str, float | None], None]
+"""Told what is being done and, where it is known, which part of it is done."""
+
+CONVERTER_VERSION = 1
+"""Part of a cache entry's key; counts up when the conversion writes something else."""
+
+SHARD_BYTES = 2 << 30
+HUB_ID = re.compile(r"[\w.-]+/[\w.-]+")
+
+
+@dataclass(frozen=True, slots=True)
+class Checkpoint:
+    """An opened model, checked but not yet read.
+
+    Attributes:
+        name: short name for a title bar.
+        config: its shape.
+        settings: the whole `config.json`.
+        weights: tensors under Hugging Face names, read when asked for.
+        tokenizer: loads its tokenizer, or None when it brings none.
+        eos_token_ids: ends of text as its files state them.
+        digest: changes when the weights change.
+    """
+
+    name: str
+    config: ModelConfig
+    settings: Mapping[str, Any]
+    weights: Weights
+    tokenizer: "Callable[[], PreTrainedTokenizerBase] | None"
+    eos_token_ids: frozenset[int]
+    digest: str
+
+
+def open_checkpoint(
+    source: str, dtype: torch.dtype, cache: ConvertCache, progress: Progress
+) -> Checkpoint:
+    """Open the model called `source`.
+
+    Args:
+        source: a directory, a `.gguf` file, or a hub id (`owner/name`).
+        dtype: what a GGUF file is converted to.
+        cache: where conversions are kept.
+        progress: told of downloads and conversions.
+
+    Raises:
+        ModelLoadError: there is no such model, or it is damaged or of an unknown kind.
+    """
+    path = Path(source).expanduser()
+    if path.is_dir():
+        return open_directory(path)
+    if path.is_file():
+        if path.suffix.lower() != ".gguf":
+            raise ModelLoadError(f"{path}: give the model's folder, a .gguf file or a hub id")
+        return _open_gguf(path, dtype, cache, progress)
+    if not HUB_ID.fullmatch(source) or path.suffix.lower() == ".gguf" or source[0] in "./~":
+        raise ModelLoadError(f"{source}: no such file or folder, and no hub id (owner/name)")
+    from sequoia_core.model.hub import download
+
+    return replace(open_directory(download(source, progress)), name=source.rpartition("/")[2])
+
+
+def open_directory(directory: Path) -> Checkpoint:
+    """Open a Hugging Face directory.
+
+    Raises:
+        ModelLoadError: a file is missing or damaged, or the model is of an unknown kind.
+    """
+    settings = read_json(directory / "config.json")
+    if "quantization_config" in settings:
+        raise ModelLoadError(
+            f"{directory}: quantized weights (quantization_config) are not supported"
+        )
+    try:
+        config = ModelConfig.from_hf(settings)
+    except ModelLoadError as error:
+        raise ModelLoadError(f"{directory}: {error}") from None
+    weights = open_weights(directory)
+    stored_as = (settings.get("quantization") or {}).get("format")
+    if stored_as == int8_rows.FORMAT:
+        weights = int8_rows.UnpackedWeights(weights)
+    elif stored_as is not None:
+        raise ModelLoadError(f"{directory}: weight format {stored_as!r} is unknown")
+    check_weights(config, weights)
+    generation = directory / "generation_config.json"
+    return Checkpoint(
+        name=directory.resolve().name,
+        config=config,
+        settings=settings,
+        weights=weights,
+        tokenizer=(lambda: load_tokenizer(directory)) if has_tokenizer(directory) else None,
+        eos_token_ids=stated_eos_ids(
+            settings, read_json(generation) if generation.exists() else {}
+        ),
+        digest="+".join(file_digest(file) for file in weight_files(directory)),
+    )
+
+
+def _open_gguf(
+    path: Path, dtype: torch.dtype, cache: ConvertCache, progress: Progress
+) -> Checkpoint:
+    digest = file_digest(path)
+    key = f"{digest}-{dtype_name(dtype)}-{CONVERTER_VERSION}"
+    identity = {"name": _short_name(path), "digest": digest}
+    kept = cache.find(key)
+    if kept is None:
+        from sequoia_core.model.gguf import open_gguf
+
+        progress(f"Converting {path.name} (once)", 0.0)
+        model = open_gguf(path)
+        config = ModelConfig.from_hf(model.settings)
+        check_weights(config, model.weights)
+        tokenizer = load_gguf_tokenizer(path, model.pre_tokenizer)
+        size = dtype.itemsize * sum(model.weights.shape(name)[0] for name in model.weights)
+        kept = cache.store(key, size, lambda to: _write(to, model, tokenizer, dtype, progress))
+        if kept is None:
+            return Checkpoint(
+                config=config,
+                settings=model.settings,
+                weights=model.weights,
+                tokenizer=lambda: tokenizer,
+                eos_token_ids=stated_eos_ids(model.settings),
+                **identity,
+            )
+    return replace(open_directory(kept), **identity)
+
+
+def _write(
+    directory: Path,
+    model: "GgufModel",
+    tokenizer: "PreTrainedTokenizerBase",
+    dtype: torch.dtype,
+    progress: Progress,
+) -> None:
+    """Write a converted model as a Hugging Face directory.
+
+    Raises:
+        OSError: the disk refuses.
+    """
+    settings = {**model.settings, "dtype": dtype_name(dtype)}
+    (directory / "config.json").write_text(json.dumps(settings, indent=1), encoding="utf-8")
+    save_tokenizer(tokenizer, directory)
+    shard: dict[str, Tensor] = {}
+    places: dict[str, str] = {}
+    for done, name in enumerate(model.weights, start=1):
+        shard[name] = model.weights[name].to(dtype).contiguous()
+        progress("Converting weights (once)", done / len(model.weights))
+        if done == len(model.weights) or sum(each.nbytes for each in shard.values()) >= SHARD_BYTES:
+            file = f"model-{len(set(places.values())) + 1:05}.safetensors"
+            try:
+                save_file(shard, directory / file, metadata={"format": "pt"})
+            except SafetensorError as error:
+                raise OSError(str(error)) from None
+            places.update(dict.fromkeys(shard, file))
+            shard = {}
+    index = json.dumps({"weight_map": places}, indent=1)
+    (directory / "model.safetensors.index.json").write_text(index, encoding="utf-8")
+
+
+def _short_name(path: Path) -> str:
+    """`SmolLM2-135M-Instruct.Q4_1.gguf` -> `SmolLM2-135M-Instruct`."""
+    return re.sub(r"[.-](I?Q\d\w*|B?F(16|32)|fp(16|32))$", "", path.stem, flags=re.IGNORECASE)

@@ -1,0 +1,227 @@
+"""A model's tensors by Hugging Face name, read from disk one at a time when asked for.
+
+Owns the file formats of weights (safetensors, PyTorch's pickled archive; whole or in shards) and the
+check of names and shapes against a configuration. It knows nothing of tokenizers or of the forward
+pass. Tensors are views of the mapped file where the format allows it, so that a model on its way to
+another dtype or device is never held twice.
+"""
+
+import json
+import pickle
+from abc import abstractmethod
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError, safe_open
+from torch import Tensor
+
+from sequoia_core.errors import ModelLoadError
+from sequoia_core.model.config import ModelConfig
+
+EMBEDDING = "model.embed_tokens.weight"
+HEAD = "lm_head.weight"
+DRAFT_VOCAB_IDS = "draft_vocab_ids"
+
+
+class Weights(Mapping[str, Tensor]):
+    """Tensors by name; `origin` says where they come from, for messages."""
+
+    origin: str
+
+    @abstractmethod
+    def shape(self, name: str) -> tuple[int, ...]:
+        """Shape of a tensor without reading it."""
+
+
+class SafetensorsWeights(Weights):
+    """One or several safetensors files.
+
+    Raises:
+        ModelLoadError: a file is missing, truncated or not in this format.
+    """
+
+    def __init__(self, paths: list[Path]) -> None:
+        self.origin = str(paths[0] if len(paths) == 1 else paths[0].parent)
+        self._files: dict[str, Any] = {}  # tensor name -> open file
+        for path in paths:
+            try:
+                file = safe_open(path, framework="pt")
+            except FileNotFoundError:
+                raise ModelLoadError(f"{path}: this part of the model is missing") from None
+            except (SafetensorError, OSError) as error:
+                raise ModelLoadError(
+                    f"{path}: truncated or no safetensors file ({first_line(error)}); fetch it again"
+                ) from None
+            self._files.update(dict.fromkeys(file.keys(), file))
+
+    def __getitem__(self, name: str) -> Tensor:
+        tensor: Tensor = self._files[name].get_tensor(name)
+        return tensor
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._files)
+
+    def __len__(self) -> int:
+        return len(self._files)
+
+    def shape(self, name: str) -> tuple[int, ...]:
+        """Shape of a tensor without reading it."""
+        return tuple(self._files[name].get_slice(name).get_shape())
+
+
+class LoadedWeights(Weights):
+    """Tensors that are in memory, or mapped into it, already."""
+
+    def __init__(self, tensors: Mapping[str, Tensor], origin: str) -> None:
+        self._tensors = tensors
+        self.origin = origin
+
+    @classmethod
+    def from_pickles(cls, paths: list[Path]) -> "LoadedWeights":
+        """Read `pytorch_model.bin` files; nothing but tensors is unpickled.
+
+        Raises:
+            ModelLoadError: a file is missing, truncated, or holds more than tensors.
+        """
+        tensors: dict[str, Tensor] = {}
+        for path in paths:
+            tensors.update(_unpickle(path))
+        return cls(tensors, str(paths[0] if len(paths) == 1 else paths[0].parent))
+
+    def __getitem__(self, name: str) -> Tensor:
+        return self._tensors[name]
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._tensors)
+
+    def __len__(self) -> int:
+        return len(self._tensors)
+
+    def shape(self, name: str) -> tuple[int, ...]:
+        """Shape of a tensor."""
+        return tuple(self._tensors[name].shape)
+
+
+def open_weights(directory: Path) -> Weights:
+    """The weights of a Hugging Face directory, whichever of the known files it has.
+
+    Raises:
+        ModelLoadError: no weights, or a file of them is missing or damaged.
+    """
+    for stem, suffix in (("model", ".safetensors"), ("pytorch_model", ".bin")):
+        whole = directory / f"{stem}{suffix}"
+        index = directory / f"{stem}{suffix}.index.json"
+        paths = [whole] if whole.exists() else _shards(index) if index.exists() else []
+        if paths:
+            return (
+                SafetensorsWeights(paths) if stem == "model" else LoadedWeights.from_pickles(paths)
+            )
+    raise ModelLoadError(
+        f"{directory}: no model.safetensors or pytorch_model.bin, whole or in shards with an index"
+    )
+
+
+def weight_files(directory: Path) -> list[Path]:
+    """The files that decide a directory's weights, for a fingerprint."""
+    kinds = ("model*.safetensors", "pytorch_model*.bin")
+    return next((found for kind in kinds if (found := sorted(directory.glob(kind)))), [])
+
+
+def expected_shapes(config: ModelConfig) -> dict[str, tuple[int, ...]]:
+    """Name and shape of every tensor that the forward pass reads from a file."""
+    hidden, inner = config.hidden_size, config.intermediate_size
+    queries = config.num_heads * config.head_dim
+    keys = config.num_kv_heads * config.head_dim
+    shapes: dict[str, tuple[int, ...]] = {"model.norm.weight": (hidden,)}
+    if not config.embeddings_from_target:
+        shapes[EMBEDDING] = (config.vocab_size, hidden)
+    if not config.tie_word_embeddings:
+        shapes[HEAD] = (config.head_vocab_size, hidden)
+    if config.head_vocab_size != config.vocab_size:
+        shapes[DRAFT_VOCAB_IDS] = (config.head_vocab_size,)
+    for index in range(config.num_layers):
+        layer = f"model.layers.{index}"
+        shapes |= {
+            f"{layer}.input_layernorm.weight": (hidden,),
+            f"{layer}.self_attn.q_proj.weight": (queries, hidden),
+            f"{layer}.self_attn.k_proj.weight": (keys, hidden),
+            f"{layer}.self_attn.v_proj.weight": (keys, hidden),
+            f"{layer}.self_attn.o_proj.weight": (hidden, queries),
+            f"{layer}.post_attention_layernorm.weight": (hidden,),
+            f"{layer}.mlp.gate_proj.weight": (inner, hidden),
+            f"{layer}.mlp.up_proj.weight": (inner, hidden),
+            f"{layer}.mlp.down_proj.weight": (hidden, inner),
+        }
+    return shapes
+
+
+def check_weights(config: ModelConfig, weights: Weights) -> None:
+    """Compare names and shapes with the configuration; tensors it does not know are ignored.
+
+    Raises:
+        ModelLoadError: a tensor is missing or has another shape.
+    """
+    for name, wanted in expected_shapes(config).items():
+        if name not in weights:
+            raise ModelLoadError(f"{weights.origin}: tensor {name} is missing")
+        if (shape := weights.shape(name)) != wanted:
+            raise ModelLoadError(
+                f"{weights.origin}: {name} has shape {list(shape)}, but its config.json "
+                f"means {list(wanted)}"
+            )
+
+
+def first_line(error: Exception) -> str:
+    """What a library said, cut to one line."""
+    lines = str(error).strip().splitlines()
+    return lines[0] if lines else type(error).__name__
+
+
+def read_json(path: Path) -> dict[str, Any]:
+    """A JSON object from a file.
+
+    Raises:
+        ModelLoadError: the file is missing, unreadable, or holds something else.
+    """
+    try:
+        found = json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise ModelLoadError(f"{path}: no such file") from None
+    except (OSError, ValueError, RecursionError) as error:
+        raise ModelLoadError(f"{path}: no readable JSON ({first_line(error)})") from None
+    if not isinstance(found, dict):
+        raise ModelLoadError(f"{path}: a JSON object was expected")
+    return found
+
+
+def _shards(index: Path) -> list[Path]:
+    names = read_json(index).get("weight_map")
+    if not isinstance(names, dict) or not names:
+        raise ModelLoadError(f"{index}: entry 'weight_map' is missing or empty")
+    shards = {str(name) for name in names.values()}
+    if any(Path(shard).name != shard for shard in shards):
+        raise ModelLoadError(f"{index}: a shard lies outside the model's folder")
+    return [index.parent / shard for shard in sorted(shards)]
+
+
+def _unpickle(path: Path) -> dict[str, Tensor]:
+    try:
+        found = _torch_load(path)
+    except FileNotFoundError:
+        raise ModelLoadError(f"{path}: this part of the model is missing") from None
+    except (RuntimeError, EOFError, OSError, pickle.UnpicklingError, ValueError) as error:
+        raise ModelLoadError(
+            f"{path}: truncated or no plain PyTorch weights ({first_line(error)}); fetch it again"
+        ) from None
+    if not isinstance(found, dict):
+        raise ModelLoadError(f"{path}: a dict of tensors was expected")
+    return {name: tensor for name, tensor in found.items() if isinstance(tensor, Tensor)}
+
+
+def _torch_load(path: Path) -> object:
+    with path.open("rb") as file:
+        archive = file.read(4) == b"PK\x03\x04"
+    # the format before PyTorch 1.6 is no archive and cannot be mapped
+    return torch.load(path, map_location="cpu", weights_only=True, mmap=archive)

