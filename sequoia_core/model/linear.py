@@ -47,9 +47,7 @@ class PackedLinear:
 
     def __call__(self, x: Tensor) -> Tensor:
         """[n, in] -> [n, out]."""
-        product: Tensor = torch.ops.mkldnn._linear_pointwise(
-            x, self._weight, None, "none", [], ""
-        )
+        product: Tensor = torch.ops.mkldnn._linear_pointwise(x, self._weight, None, "none", [], "")
         return product
 
     def add(self, x: Tensor, residual: Tensor) -> Tensor:

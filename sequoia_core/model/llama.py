@@ -60,9 +60,7 @@ class Llama:
         self.dtype = dtype
         self._device = device
         self.embedding = get("model.embed_tokens.weight")
-        self._layers = [
-            _layer(get, f"model.layers.{index}") for index in range(config.num_layers)
-        ]
+        self._layers = [_layer(get, f"model.layers.{index}") for index in range(config.num_layers)]
         self._norm = get("model.norm.weight")
         tied = config.tie_word_embeddings
         self._head = pack(self.embedding if tied else get("lm_head.weight"))

@@ -1,0 +1,186 @@
+"""Grow a token tree level by level with the draft model.
+
+Owns the order of draft forwards and what each row may attend to; the model is seen through
+`LanguageModel` only. Which children a node gets is the `ChildChooser`'s affair. Shapes: `T` tree
+nodes, `I` inner nodes (those with children), `S` tokens before the root, `V_draft` draft columns.
+"""
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from sequoia_core.config import SamplingParams
+from sequoia_core.errors import GrowMapError
+from sequoia_core.growmap import GrowMap
+from sequoia_core.protocols import KVCache, LanguageModel
+from sequoia_core.sampling import draft_probs, ordered_draws
+from sequoia_core.token_tree import TokenTree
+
+ChildChooser = Callable[[Tensor, int], tuple[Tensor, Tensor]]
+"""(logits [n, V_draft], count) -> draft columns [n, count] in rank order, probabilities [n, V_draft]."""
+
+
+@dataclass(frozen=True, slots=True)
+class DraftModel:
+    """A draft and how its output columns map to the target's vocabulary.
+
+    Attributes:
+        model: reads target token ids.
+        vocab_ids: int64 [V_draft], the target's id of each column; None when they agree.
+    """
+
+    model: LanguageModel
+    vocab_ids: Tensor | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class LevelPlan:
+    """Drafting one level of a tree: constant per growmap, so tensors are made once.
+
+    Attributes:
+        draws: children drawn at each inner node of the level, the most any of them needs.
+        take: int64 [children], which of the inner x draws tokens are nodes of the tree.
+        forward: int64 [m], which of those children are inner and go through the draft next.
+        depth: of the children.
+        mask: bool [m, 1 + rows], what they see of the tree's rows, from the root on.
+    """
+
+    draws: int
+    take: Tensor
+    forward: Tensor
+    depth: int
+    mask: Tensor
+
+
+@dataclass(frozen=True, slots=True)
+class GrowPlan:
+    """A growmap prepared for a device.
+
+    Attributes:
+        growmap: the shape.
+        levels: one plan per level that has children.
+        inner_rows: each inner node's row among the draft's distributions. Its row in the draft's
+            cache is the same number, counted from the root's.
+        mask: bool [T, T], ancestor-or-self.
+        depths: int64 [T].
+    """
+
+    growmap: GrowMap
+    levels: tuple[LevelPlan, ...]
+    inner_rows: Mapping[int, int]
+    mask: Tensor
+    depths: Tensor
+
+    @classmethod
+    def of(cls, growmap: GrowMap, device: torch.device) -> "GrowPlan":
+        """Prepare a growmap's index tensors and masks."""
+        inner = [node for node in range(growmap.size) if growmap.children[node]]
+        mask = growmap.ancestor_mask()
+        return cls(
+            growmap=growmap,
+            levels=tuple(
+                _level_plan(growmap, depth, mask, device) for depth in range(growmap.depth)
+            ),
+            inner_rows={node: row for row, node in enumerate(inner)},
+            mask=mask.to(device),
+            depths=torch.tensor(growmap.depths, device=device),
+        )
+
+
+def _level_plan(growmap: GrowMap, depth: int, mask: Tensor, device: torch.device) -> LevelPlan:
+    parents = [node for node in growmap.levels[depth] if growmap.children[node]]
+    draws = max(len(growmap.children[node]) for node in parents)
+    take = [
+        row * draws + rank
+        for row, node in enumerate(parents)
+        for rank in range(len(growmap.children[node]))
+    ]
+    below = growmap.levels[depth + 1]
+    inner = [node for node in below if growmap.children[node]]
+    seen = [n for n in range(growmap.size) if growmap.children[n] and growmap.depths[n] <= depth]
+    return LevelPlan(
+        draws=draws,
+        take=torch.tensor(take, device=device),
+        forward=torch.tensor([below.index(node) for node in inner], device=device).long(),
+        depth=depth + 1,
+        mask=mask[inner][:, seen + inner].to(device),
+    )
+
+
+def sampled_children(params: SamplingParams, generator: torch.Generator) -> ChildChooser:
+    """Children drawn from the draft's distribution without replacement, in order."""
+
+    def choose(logits: Tensor, count: int) -> tuple[Tensor, Tensor]:
+        probs = draft_probs(logits, params)
+        noise = torch.empty_like(probs).exponential_(generator=generator)
+        return ordered_draws(probs, noise, count), probs
+
+    return choose
+
+
+def top_children(logits: Tensor, count: int) -> tuple[Tensor, Tensor]:
+    """The draft's most probable tokens, in order: for the greedy rule."""
+    return logits.topk(count, dim=-1).indices, torch.softmax(logits, dim=-1)
+
+
+def grow(
+    draft: DraftModel, plan: GrowPlan, pending: Sequence[int], cache: KVCache, choose: ChildChooser
+) -> TokenTree:
+    """Draft one tree. The cache gets the pending tokens and the tree's inner nodes appended.
+
+    Args:
+        draft: the model.
+        plan: of the growmap to fill.
+        pending: committed tokens the draft's cache lacks; the last one is the tree's root.
+        cache: holds the tokens before them.
+        choose: picks children from logits.
+
+    Raises:
+        GrowMapError: a node has more children than the draft has tokens.
+        ContextFullError: the draft's context window is too small.
+    """
+    if plan.growmap.branching > draft.model.vocab_size:
+        raise GrowMapError(
+            f"growmap {plan.growmap.name!r} draws {plan.growmap.branching} children at a node, "
+            f"but the draft knows only {draft.model.vocab_size} tokens"
+        )
+    device = draft.model.device
+    ids = torch.tensor(list(pending), device=device)
+    first = cache.length
+    root_position = first + len(pending) - 1
+    logits = draft.model.forward(
+        ids, torch.arange(first, root_position + 1, device=device), None, cache
+    )
+    logits = _known_columns(logits[-1:], draft.vocab_ids)
+    tokens, node_probs, distributions = [ids[-1:]], [torch.ones(1, device=device)], []
+    for level in plan.levels:
+        columns, probs = choose(logits, level.draws)
+        children = columns.flatten()[level.take]
+        distributions.append(probs)
+        node_probs.append(probs.gather(1, columns).flatten()[level.take])
+        tokens.append(children if draft.vocab_ids is None else draft.vocab_ids[children])
+        rows = level.mask.shape[0]
+        if rows:
+            prefix = torch.ones((rows, root_position), dtype=torch.bool, device=device)
+            logits = draft.model.forward(
+                tokens[-1][level.forward],
+                torch.full((rows,), root_position + level.depth, device=device),
+                torch.cat((prefix, level.mask), dim=1),
+                cache,
+            )
+            logits = _known_columns(logits, draft.vocab_ids)
+    return TokenTree(
+        growmap=plan.growmap,
+        token_ids=torch.cat(tokens),
+        node_probs=torch.cat(node_probs),
+        draft_probs=torch.cat(distributions) if distributions else logits.new_empty((0, 0)),
+        inner_rows=plan.inner_rows,
+        vocab_ids=draft.vocab_ids,
+    )
+
+
+def _known_columns(logits: Tensor, vocab_ids: Tensor | None) -> Tensor:
+    """Without the padding columns that a map to the target's vocabulary leaves out."""
+    return logits if vocab_ids is None else logits[:, : vocab_ids.shape[0]]

@@ -1,0 +1,277 @@
+"""The step loop: draft a tree, verify it, emit the accepted path and a bonus token, as events.
+
+Owns the order of things and when an answer ends. Models are seen through `LanguageModel`, trees
+through an advisor; it prints nothing and keeps no statistics. Symbols as in `protocols`; a step
+follows section 3 of the Sequoia paper (arXiv 2402.12374).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, replace
+from time import perf_counter
+from typing import TYPE_CHECKING
+
+from sequoia_core.config import Mode, SamplingParams
+from sequoia_core.draft import DraftModel
+from sequoia_core.errors import ContextFullError, ParameterError
+from sequoia_core.events import (
+    Event,
+    Finished,
+    FinishReason,
+    Notice,
+    NoticeKind,
+    Piece,
+    PrefillDone,
+    PrefillProgress,
+    Step,
+    StepTimings,
+    TextDelta,
+    Totals,
+    TreeChosen,
+    TreeNode,
+)
+from sequoia_core.growmap import GrowMap
+from sequoia_core.ledger import Ledger
+from sequoia_core.plain_clock import PlainClock
+from sequoia_core.protocols import LanguageModel, TreeChoice
+from sequoia_core.speculator import Sampler, Speculator
+from sequoia_core.stopwatch import TimedModel
+from sequoia_core.text import TextCodec, TextStream
+from sequoia_core.token_tree import ScoredTree
+from sequoia_core.trees import ROOT, TreeAdvisor, choose_tree
+from sequoia_core.verify import Verdict
+
+if TYPE_CHECKING:
+    from sequoia_core.pair import Pair
+
+
+@dataclass(frozen=True, slots=True)
+class _Emission:
+    """What a verdict adds to the answer, cut at a stop or at the length limit."""
+
+    token_ids: tuple[int, ...]
+    pieces: tuple[Piece, ...]
+    finish: FinishReason | None
+
+
+class Engine:
+    """Decodes prompts with one pair of models, keeping their KV caches between calls.
+
+    Args:
+        target: decides every token.
+        draft: proposes tokens, or None to decode plainly.
+        codec: how tokens read.
+        eos_token_ids: ids that end an answer.
+        advisor: names the tree when the caller does not.
+    """
+
+    def __init__(
+        self,
+        target: LanguageModel,
+        draft: DraftModel | None,
+        *,
+        codec: TextCodec,
+        eos_token_ids: frozenset[int],
+        advisor: TreeAdvisor,
+    ) -> None:
+        self._target = TimedModel(target)
+        self._draft = TimedModel(draft.model) if draft else None
+        self._codec = codec
+        self._eos_token_ids = eos_token_ids
+        self._ledger = Ledger(target, draft.model if draft else None)
+        timed_draft = replace(draft, model=self._draft) if draft and self._draft else None
+        self._speculator = Speculator(self._target, timed_draft, self._ledger)
+        self.advisor = advisor
+        self.tree_choice = TreeChoice()
+
+    @classmethod
+    def of(cls, pair: Pair, advisor: TreeAdvisor) -> Engine:
+        """An engine for a loaded pair."""
+        from sequoia_core.codec import TokenizerCodec
+
+        return cls(
+            pair.target,
+            DraftModel(pair.draft, pair.draft_vocab_ids) if pair.draft else None,
+            codec=TokenizerCodec(pair.tokenizer),
+            eos_token_ids=pair.eos_token_ids,
+            advisor=advisor,
+        )
+
+    @property
+    def context_window(self) -> int:
+        """Most tokens of prompt and answer together."""
+        return self._target.context_window
+
+    @property
+    def token_ids(self) -> tuple[int, ...]:
+        """The last prompt and what was decoded after it."""
+        return tuple(self._ledger.token_ids)
+
+    def generate(
+        self,
+        prompt_ids: Sequence[int],
+        params: SamplingParams,
+        should_stop: Callable[[], bool] = lambda: False,
+    ) -> Iterator[Event]:
+        """Decode after a prompt; the KV of the longest prefix shared with the last call is reused.
+
+        Args:
+            prompt_ids: token ids, at least one.
+            params: how to sample and when to end.
+            should_stop: asked between steps and between chunks of the prompt.
+
+        Yields:
+            events in the order that `sequoia_core.events` states, ending with `Finished`.
+
+        Raises:
+            ParameterError: the prompt is empty.
+            ContextFullError: the prompt leaves no room for an answer.
+        """
+        if not prompt_ids:
+            raise ParameterError("the prompt is empty; give at least one token")
+        if len(prompt_ids) >= self.context_window:
+            raise ContextFullError(
+                f"the prompt has {len(prompt_ids)} tokens and the context window of "
+                f"{self.context_window} must also hold the answer; shorten it"
+            )
+        if self.tree_choice.mode is Mode.GREEDY:
+            params = replace(params, temperature=0.0)
+        growmap, chosen = self._choose(params, len(prompt_ids))
+        yield chosen
+        try:
+            yield from self._prefill(prompt_ids, should_stop)
+            yield from self._decode(growmap, params, should_stop)
+        finally:
+            self._ledger.roll_back()
+
+    def _choose(self, params: SamplingParams, context: int) -> tuple[GrowMap, TreeChosen]:
+        if self._draft is None and self.tree_choice.mode is not Mode.AR:
+            reason = "plain decoding: this target has no draft"
+            return ROOT, TreeChosen(Mode.AR.value, "", 1, 0, reason=reason)
+        return choose_tree(self.tree_choice, self.advisor, params.temperature == 0.0, context)
+
+    def _prefill(
+        self, prompt_ids: Sequence[int], should_stop: Callable[[], bool]
+    ) -> Iterator[Event]:
+        began = perf_counter()
+        cached = self._ledger.start(prompt_ids)
+        total = len(prompt_ids) - 1 - cached
+        for left in self._ledger.read_prompt():
+            if should_stop():
+                return
+            yield PrefillProgress(total - left, total)
+        yield PrefillDone(len(prompt_ids), cached, perf_counter() - began)
+
+    def _decode(
+        self, growmap: GrowMap, params: SamplingParams, should_stop: Callable[[], bool]
+    ) -> Iterator[Event]:
+        sampler = Sampler.of(params, self._target.device)
+        clock = PlainClock(self._target, self._ledger)
+        text = TextStream(self._codec, params.stop)
+        totals = Totals()
+        while True:
+            if should_stop() or self._ledger.unread:
+                finish = FinishReason.CANCELLED
+                break
+            if len(self._ledger.token_ids) >= self.context_window:
+                finish = FinishReason.CONTEXT
+                break
+            if not self._speculator.fits(growmap):
+                yield _narrowed(growmap)
+                growmap = ROOT
+            if growmap.size > 1:
+                clock.refresh()
+            self._take_clocks()
+            began = perf_counter()
+            scored, verdict = self._speculator.step(growmap, sampler)
+            emission = self._emit(scored, verdict, text, params.max_new_tokens - totals.tokens)
+            kept = verdict.path[: len(emission.token_ids) + 1]
+            self._speculator.keep(growmap, kept, emission.token_ids)
+            step = self._report(totals.steps + 1, scored, verdict, emission, clock, began)
+            totals = totals.plus(step)
+            printable = "".join(piece.text for piece in emission.pieces)
+            if printable:
+                yield TextDelta(step.index, printable, emission.pieces)
+            yield step
+            if emission.finish is not None:
+                finish = emission.finish
+                break
+        if rest := text.flush():
+            yield TextDelta(totals.steps, rest, (Piece(rest, 0),))
+        yield Finished(finish, totals)
+
+    def _emit(self, scored: ScoredTree, verdict: Verdict, text: TextStream, room: int) -> _Emission:
+        """Cut the accepted path and its bonus: a stop is looked for before the length."""
+        ranks = [scored.growmap.ranks[node] for node in verdict.path[1:]]
+        tokens = [scored.token_ids[node] for node in verdict.path[1:]]
+        emitted: list[int] = []
+        pieces: list[Piece] = []
+        for token, rank in zip((*tokens, verdict.bonus_token), (*ranks, 0), strict=True):
+            emitted.append(token)
+            pieces.append(Piece(text.push(token), rank))
+            if token in self._eos_token_ids or text.stopped:
+                return _Emission(tuple(emitted), tuple(pieces), FinishReason.STOP)
+            if len(emitted) == room:
+                return _Emission(tuple(emitted), tuple(pieces), FinishReason.LENGTH)
+        return _Emission(tuple(emitted), tuple(pieces), None)
+
+    def _report(
+        self,
+        index: int,
+        scored: ScoredTree,
+        verdict: Verdict,
+        emission: _Emission,
+        clock: PlainClock,
+        began: float,
+    ) -> Step:
+        bonus = verdict.bonus_token
+        step_nodes = self._nodes(scored, verdict)
+        bonus_prob = scored.target_prob_of(verdict.path[-1], bonus)
+        draft_ms, verify_ms = self._take_clocks()
+        total_ms = (perf_counter() - began) * 1e3
+        plain = scored.growmap.size == 1
+        return Step(
+            index=index,
+            nodes=step_nodes,
+            path=verdict.path,
+            bonus_token_id=bonus,
+            bonus_text=self._codec.token_text(bonus),
+            bonus_prob=bonus_prob,
+            token_ids=emission.token_ids,
+            context_length=self._ledger.target_cache.length,
+            timings=StepTimings(draft_ms, verify_ms, total_ms - draft_ms - verify_ms),
+            plain_ms=total_ms if plain else clock.milliseconds,
+            plain_source="this step itself decodes plainly" if plain else clock.source,
+        )
+
+    def _take_clocks(self) -> tuple[float, float]:
+        """Milliseconds of draft and target forwards since the last call."""
+        return self._draft.take_ms() if self._draft else 0.0, self._target.take_ms()
+
+    def _nodes(self, scored: ScoredTree, verdict: Verdict) -> tuple[TreeNode, ...]:
+        growmap, trials = scored.growmap, verdict.trials
+        outcomes = verdict.outcomes(growmap)
+        return tuple(
+            TreeNode(
+                token_id=scored.token_ids[node],
+                text=self._codec.token_text(scored.token_ids[node]),
+                parent=growmap.parents[node],
+                depth=growmap.depths[node],
+                rank=growmap.ranks[node],
+                draft_prob=scored.draft_prob[node] if node else None,
+                target_prob=scored.target_prob[node] if node else None,
+                outcome=outcomes[node],
+                accept_prob=trials[node].accept_prob if node in trials else None,
+                draw=trials[node].draw if node in trials else None,
+            )
+            for node in range(growmap.size)
+        )
+
+
+def _narrowed(growmap: GrowMap) -> Notice:
+    return Notice(
+        NoticeKind.PLAIN_DECODING,
+        f"a tree of {growmap.size} nodes no longer fits into the context window; "
+        "the rest of the answer is decoded plainly",
+    )

@@ -1,0 +1,72 @@
+"""What a plain step takes here and now: this target's own one-row forward.
+
+Owns the figure that speed-ups are measured against. It is timed by the same code as the steps
+themselves, on the same cache, and again as the context grows. Its own time is no part of a step.
+"""
+
+from collections import deque
+from statistics import median
+
+import torch
+
+from sequoia_core.ledger import Ledger
+from sequoia_core.stopwatch import TimedModel
+
+FIRST_SAMPLES = 3
+REFRESH_TOKENS = 64
+"""Context growth after which one more sample is taken."""
+KEPT_SAMPLES = 5
+
+
+class PlainClock:
+    """Times the target's one-row forward after the ledger's tokens.
+
+    Args:
+        target: the model, timed.
+        ledger: whose target cache is borrowed and left as it was.
+    """
+
+    def __init__(self, target: TimedModel, ledger: Ledger) -> None:
+        self._target, self._ledger = target, ledger
+        self._samples: deque[float] = deque(maxlen=KEPT_SAMPLES)
+        self._sampled_at = 0
+
+    @property
+    def milliseconds(self) -> float:
+        """Median of the latest samples."""
+        return median(self._samples)
+
+    @property
+    def source(self) -> str:
+        """How the figure came about, one line."""
+        return (
+            f"median of {len(self._samples)} one-row target forwards, "
+            f"the last at {self._sampled_at} tokens of context"
+        )
+
+    def refresh(self) -> None:
+        """Take samples if there are none yet or the context has grown."""
+        length = len(self._ledger.token_ids)
+        if not self._samples:
+            self._sample()  # the first forward after a prompt is colder than a step's
+            self._samples.clear()
+            for _ in range(FIRST_SAMPLES):
+                self._sample()
+        elif length - self._sampled_at >= REFRESH_TOKENS:
+            self._sample()
+
+    @torch.inference_mode()
+    def _sample(self) -> None:
+        cache, device = self._ledger.target_cache, self._target.device
+        root = len(self._ledger.token_ids) - 1
+        self._target.forward(
+            torch.tensor(self._ledger.token_ids[-1:], device=device),
+            torch.tensor([root], device=device),
+            None,
+            cache,
+        )
+        if device.type == "cuda":
+            torch.cuda.synchronize(device)
+        cache.truncate(root)
+        self._samples.append(self._target.take_ms())
+        self._sampled_at = root + 1

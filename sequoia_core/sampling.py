@@ -1,0 +1,127 @@
+"""From logits to probabilities, and from probabilities to tokens.
+
+Pure functions on float32 tensors; randomness comes in as noise or as a `torch.Generator`. Knows
+nothing of trees or models. Shapes: `n` rows, `V` vocabulary.
+"""
+
+import torch
+from torch import Tensor
+
+from sequoia_core.config import SamplingParams
+
+NUCLEUS_CANDIDATES = 512
+"""Top-p looks at this many most probable tokens first: sorting V costs more than a small forward."""
+
+
+def target_probs(logits: Tensor, params: SamplingParams) -> Tensor:
+    """The target's distribution after temperature, top-k and top-p.
+
+    Waits for the device when top-p is on, to see whether the partial sort was enough.
+
+    Args:
+        logits: float32 [n, V].
+        params: temperature 0 puts all mass on the argmax.
+
+    Returns:
+        float32 [n, V], rows sum to 1.
+    """
+    if params.temperature == 0.0:
+        return torch.zeros_like(logits).scatter_(1, logits.argmax(-1, keepdim=True), 1.0)
+    probs = top_k_probs(torch.softmax(logits / params.temperature, dim=-1), params.top_k)
+    if params.top_p < 1.0:
+        nucleus, complete = nucleus_probs(probs, params.top_p, NUCLEUS_CANDIDATES)
+        if not complete.all():
+            nucleus, _ = nucleus_probs(probs, params.top_p, probs.shape[-1])
+        return nucleus
+    return probs
+
+
+def draft_probs(logits: Tensor, params: SamplingParams) -> Tensor:
+    """The draft's distribution: the same shaping, without ever waiting for the device.
+
+    Any distribution is a lawful draft as long as it is the one drawn from, so a nucleus wider than
+    the candidates is simply cut there.
+
+    Args:
+        logits: float32 [n, V].
+        params: temperature must be above 0.
+
+    Returns:
+        float32 [n, V], rows sum to 1.
+    """
+    probs = top_k_probs(torch.softmax(logits / params.temperature, dim=-1), params.top_k)
+    if params.top_p < 1.0:
+        return nucleus_probs(probs, params.top_p, NUCLEUS_CANDIDATES)[0]
+    return probs
+
+
+def top_k_probs(probs: Tensor, top_k: int) -> Tensor:
+    """Keep the k most probable tokens of each row [n, V]; 0 keeps all. Ties break by index."""
+    if not 0 < top_k < probs.shape[-1]:
+        return probs
+    values, indices = probs.topk(top_k, dim=-1)
+    kept = torch.zeros_like(probs).scatter_(-1, indices, values)
+    return kept / kept.sum(-1, keepdim=True)
+
+
+def nucleus_probs(probs: Tensor, top_p: float, candidates: int) -> tuple[Tensor, Tensor]:
+    """Keep the fewest most probable tokens whose mass reaches `top_p`, among `candidates`.
+
+    Args:
+        probs: float32 [n, V].
+        top_p: mass in (0, 1).
+        candidates: how many most probable tokens are looked at.
+
+    Returns:
+        float32 [n, V] whose rows sum to 1, and bool [n]: whether the candidates' mass reached
+        `top_p`, so that the row is the true nucleus.
+    """
+    values, indices = probs.topk(min(candidates, probs.shape[-1]), dim=-1)
+    mass = values.cumsum(-1)
+    kept_values = torch.where(mass - values < top_p, values, 0.0)  # the one that crosses is kept
+    kept = torch.zeros_like(probs).scatter_(-1, indices, kept_values)
+    complete = (mass[:, -1] >= top_p) | (indices.shape[-1] == probs.shape[-1])
+    return kept / kept.sum(-1, keepdim=True), complete
+
+
+def ordered_draws(probs: Tensor, noise: Tensor, count: int) -> Tensor:
+    """Draw `count` tokens of each row without replacement, in order.
+
+    An exponential race: the k-th largest of q / e is the k-th draw. Tokens of probability 0 come
+    after all others in uniform order, which is the fallback of Sequoia's Algorithm 2.
+
+    Args:
+        probs: float32 [n, V], the draft's distribution q.
+        noise: float32 [n, V], independent draws from the unit exponential distribution.
+        count: at most V.
+
+    Returns:
+        int64 [n, count].
+    """
+    keys = torch.where(probs > 0, probs / noise, -noise)
+    return keys.topk(count, dim=-1).indices
+
+
+def draw(probs: Tensor, uniform: float) -> int:
+    """The token at which the distribution function [V] passes `uniform` in [0, 1).
+
+    The sum runs in float64: over a large vocabulary a float32 sum would shift the last tokens.
+    """
+    cumulative = probs.double().cumsum(0)
+    token = torch.searchsorted(cumulative, uniform * cumulative[-1], right=True)
+    return int(token)
+
+
+def residual_probs(target: Tensor, draft: Tensor) -> Tensor:
+    """norm(max(p - q, 0)): the target's distribution given that a draw from q was rejected.
+
+    Args:
+        target: float32 [V], p.
+        draft: float32 [V], q.
+
+    Returns:
+        float32 [V]; p itself where nothing is left, which means p = q up to rounding.
+    """
+    left = (target - draft).clamp_(min=0.0)
+    mass = left.sum()
+    return left.div_(mass) if mass > 0 else target

@@ -1,0 +1,76 @@
+"""Wall time of model forwards, on the host or on the device that runs them.
+
+Owns clocks; knows nothing of what is timed. On CUDA a forward returns before it ran, so events are
+recorded around it and read once the step's results have been.
+"""
+
+from __future__ import annotations
+
+from time import perf_counter
+from typing import TYPE_CHECKING
+
+import torch
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from sequoia_core.protocols import KVCache, LanguageModel
+
+
+class TimedModel:
+    """A language model that adds up the time its forwards take.
+
+    Args:
+        model: the one that does the work.
+    """
+
+    def __init__(self, model: LanguageModel) -> None:
+        self._model = model
+        self._seconds = 0.0
+        self._spans: list[tuple[torch.cuda.Event, torch.cuda.Event]] = []
+
+    @property
+    def vocab_size(self) -> int:
+        """Columns of the logits."""
+        return self._model.vocab_size
+
+    @property
+    def context_window(self) -> int:
+        """Most tokens the model can attend over."""
+        return self._model.context_window
+
+    @property
+    def device(self) -> torch.device:
+        """Where inputs must lie."""
+        return self._model.device
+
+    def new_cache(self) -> KVCache:
+        """An empty cache for one conversation."""
+        return self._model.new_cache()
+
+    def extend(self, token_ids: Tensor, cache: KVCache) -> None:
+        """Append tokens; not timed, since it is no part of a step."""
+        self._model.extend(token_ids, cache)
+
+    def forward(
+        self, token_ids: Tensor, position_ids: Tensor, mask: Tensor | None, cache: KVCache
+    ) -> Tensor:
+        """The model's forward, timed."""
+        if self.device.type == "cuda":
+            start = torch.cuda.Event(enable_timing=True)
+            end = torch.cuda.Event(enable_timing=True)
+            start.record()
+            logits = self._model.forward(token_ids, position_ids, mask, cache)
+            end.record()
+            self._spans.append((start, end))
+            return logits
+        before = perf_counter()
+        logits = self._model.forward(token_ids, position_ids, mask, cache)
+        self._seconds += perf_counter() - before
+        return logits
+
+    def take_ms(self) -> float:
+        """Milliseconds since the last call. On CUDA the forwards must have finished."""
+        seconds, self._seconds = self._seconds, 0.0
+        spans, self._spans = self._spans, []
+        return seconds * 1e3 + sum(start.elapsed_time(end) for start, end in spans)

@@ -1,0 +1,84 @@
+"""From token ids to text that can be shown: incrementally, and with stop strings.
+
+Owns detokenisation. A `TextStream` never lets out half a UTF-8 character, nor the beginning of a
+stop string that may still complete. Knows nothing of models or of what is done with the text.
+"""
+
+from collections.abc import Sequence
+from typing import Protocol
+
+REPLACEMENT = "\N{REPLACEMENT CHARACTER}"
+
+
+class TextCodec(Protocol):
+    """What the engine needs of a tokenizer."""
+
+    def decode(self, token_ids: Sequence[int]) -> str:
+        """Text of a token sequence, special tokens left out."""
+        ...
+
+    def token_text(self, token_id: int) -> str:
+        """Text of one token alone; bytes that are no whole character read `<0xE2>`."""
+        ...
+
+
+class TextStream:
+    """Turns one answer's tokens into text as they come.
+
+    Args:
+        codec: how tokens read.
+        stop: strings that end the text; neither they nor what follows is let out.
+    """
+
+    def __init__(self, codec: TextCodec, stop: Sequence[str] = ()) -> None:
+        self._codec = codec
+        self._stop = tuple(stop)
+        self._window: list[int] = []  # tokens since the last safe cut, the first ones already read
+        self._read = 0  # how many tokens of the window are in `_held` or let out
+        self._held = ""  # text that may be the beginning of a stop string
+        self.stopped = False
+
+    def push(self, token_id: int) -> str:
+        """Add one token and return the text that became certain; "" once a stop string came."""
+        self._window.append(token_id)
+        before = self._codec.decode(self._window[: self._read])
+        now = self._codec.decode(self._window)
+        if now.endswith(REPLACEMENT) or len(now) <= len(before):
+            return ""  # a character is incomplete, or the token is special
+        self._window = self._window[self._read :]
+        self._read = len(self._window)
+        return self._release(now[len(before) :])
+
+    def flush(self) -> str:
+        """What is still held back when the answer ends."""
+        if self.stopped:
+            return ""
+        before = self._codec.decode(self._window[: self._read])
+        rest = self._codec.decode(self._window)[len(before) :]
+        text = self._release(rest) + self._held
+        self._window, self._read, self._held = [], 0, ""
+        return "" if self.stopped else text
+
+    def _release(self, text: str) -> str:
+        if self.stopped:
+            return ""
+        text = self._held + text
+        found = [at for stop in self._stop if (at := text.find(stop)) >= 0]
+        if found:
+            self.stopped, self._held = True, ""
+            return text[: min(found)]
+        keep = max((_overlap(text, stop) for stop in self._stop), default=0)
+        self._held = text[len(text) - keep :]
+        return text[: len(text) - keep]
+
+
+def _overlap(text: str, stop: str) -> int:
+    """Length of the longest end of `text` that begins `stop` without completing it."""
+    return next(
+        (
+            size
+            for size in range(min(len(text), len(stop) - 1), 0, -1)
+            if stop.startswith(text[-size:])
+        ),
+        0,
+    )

@@ -1,0 +1,146 @@
+"""Language models for tests: tables whose distributions are known, and tiny random Llamas."""
+
+import random
+from collections.abc import Sequence
+from functools import lru_cache
+
+import torch
+from torch import Tensor
+
+from sequoia_core.model.config import ModelConfig
+from sequoia_core.model.llama import Llama
+
+
+class RowCache:
+    """Remembers which token was written at which position; a `KVCache` without keys or values."""
+
+    def __init__(self) -> None:
+        self.rows: list[tuple[int, int]] = []
+
+    @property
+    def length(self) -> int:
+        return len(self.rows)
+
+    def keep(self, committed: int, rows: Sequence[int]) -> None:
+        assert list(rows) == sorted(rows)
+        self.rows = self.rows[:committed] + [self.rows[row] for row in rows]
+
+    def truncate(self, length: int) -> None:
+        assert length <= len(self.rows)
+        del self.rows[length:]
+
+
+class TableModel:
+    """Logits are a fixed random function of the last `order` tokens a row can see.
+
+    It sees only what mask and positions let it see, so a wrong mask, position or cache row shows in
+    its output.
+    """
+
+    def __init__(
+        self, vocab_size: int, seed: int, *, order: int = 3, scale: float = 1.5, window: int = 512
+    ) -> None:
+        self.vocab_size = vocab_size
+        self.context_window = window
+        self.device = torch.device("cpu")
+        self._seed, self._order, self._scale = seed, order, scale
+        self.forwards = 0
+        self.row_logits = lru_cache(maxsize=None)(self._row_logits)
+
+    def _row_logits(self, last: tuple[int, ...]) -> Tensor:
+        rng = random.Random(repr((self._seed, last)))
+        return torch.tensor([rng.gauss(0.0, self._scale) for _ in range(self.vocab_size)])
+
+    def logits_after(self, token_ids: Sequence[int]) -> Tensor:
+        """Float32 [V] after a sequence."""
+        return self.row_logits(tuple(token_ids[-self._order :]))
+
+    def new_cache(self) -> RowCache:
+        return RowCache()
+
+    def extend(self, token_ids: Tensor, cache: RowCache) -> None:
+        first = cache.length
+        cache.rows += [(int(token), first + at) for at, token in enumerate(token_ids)]
+
+    def forward(
+        self, token_ids: Tensor, position_ids: Tensor, mask: Tensor | None, cache: RowCache
+    ) -> Tensor:
+        self.forwards += 1
+        before, rows = cache.length, len(token_ids)
+        assert before + rows <= self.context_window
+        cache.rows += list(zip(token_ids.tolist(), position_ids.tolist(), strict=True))
+        if mask is None:
+            mask = torch.ones(rows, before + rows, dtype=torch.bool).tril(before)
+        assert mask.shape == (rows, before + rows)
+        logits = []
+        for row in range(rows):
+            seen = [cache.rows[at] for at in mask[row].nonzero().flatten().tolist()]
+            tokens = [token for token, _ in sorted(seen, key=lambda entry: entry[1])]
+            positions = sorted(position for _, position in seen)
+            assert positions == list(range(len(seen))), "a row must see each position once"
+            assert seen[-1] == cache.rows[before + row], "a row must see itself last"
+            logits.append(self.logits_after(tokens))
+        return torch.stack(logits)
+
+
+class PlainCodec:
+    """Token i reads `chr(97 + i)`: enough to follow which tokens were emitted."""
+
+    def decode(self, token_ids: Sequence[int]) -> str:
+        return "".join(map(self.token_text, token_ids))
+
+    def token_text(self, token_id: int) -> str:
+        return chr(97 + token_id)
+
+
+def tiny_config(**changes: object) -> ModelConfig:
+    values: dict[str, object] = {
+        "vocab_size": 61,
+        "head_vocab_size": 61,
+        "hidden_size": 32,
+        "intermediate_size": 48,
+        "num_layers": 2,
+        "num_heads": 4,
+        "num_kv_heads": 2,
+        "head_dim": 8,
+        "rms_norm_eps": 1e-5,
+        "rope_theta": 10000.0,
+        "context_window": 256,
+        "tie_word_embeddings": False,
+    }
+    return ModelConfig(**(values | changes))  # type: ignore[arg-type]
+
+
+def random_weights(config: ModelConfig, seed: int, scale: float = 0.25) -> dict[str, Tensor]:
+    """Weights under Hugging Face names, large enough that the logits spread."""
+    generator = torch.Generator().manual_seed(seed)
+
+    def normal(*shape: int) -> Tensor:
+        return torch.randn(*shape, generator=generator) * scale
+
+    hidden, inner = config.hidden_size, config.intermediate_size
+    queries, keys = config.num_heads * config.head_dim, config.num_kv_heads * config.head_dim
+    weights = {
+        "model.embed_tokens.weight": normal(config.vocab_size, hidden) * 4,
+        "model.norm.weight": torch.ones(hidden),
+        "lm_head.weight": normal(config.head_vocab_size, hidden) * 2,
+    }
+    for layer in range(config.num_layers):
+        prefix = f"model.layers.{layer}"
+        weights |= {
+            f"{prefix}.self_attn.q_proj.weight": normal(queries, hidden),
+            f"{prefix}.self_attn.k_proj.weight": normal(keys, hidden),
+            f"{prefix}.self_attn.v_proj.weight": normal(keys, hidden),
+            f"{prefix}.self_attn.o_proj.weight": normal(hidden, queries),
+            f"{prefix}.mlp.gate_proj.weight": normal(inner, hidden),
+            f"{prefix}.mlp.up_proj.weight": normal(inner, hidden),
+            f"{prefix}.mlp.down_proj.weight": normal(hidden, inner),
+            f"{prefix}.input_layernorm.weight": torch.ones(hidden),
+            f"{prefix}.post_attention_layernorm.weight": torch.ones(hidden),
+        }
+    return weights
+
+
+def tiny_llama(seed: int = 0, **changes: object) -> Llama:
+    config = tiny_config(**changes)
+    return Llama(config, random_weights(config, seed), torch.device("cpu"), torch.float32)

@@ -1,0 +1,106 @@
+"""Temperature 0, float32: every mode and every tree gives plain greedy decoding, token for token."""
+
+from collections.abc import Sequence
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from sequoia_core.config import Mode, SamplingParams
+from sequoia_core.draft import DraftModel
+from sequoia_core.engine import Engine
+from sequoia_core.events import Finished, FinishReason, Step, TextDelta
+from sequoia_core.growmap import GrowMap
+from sequoia_core.protocols import LanguageModel, TreeChoice
+from sequoia_core.trees import BundledAdvisor
+from tests.core.models import PlainCodec, TableModel, tiny_llama
+
+PROMPT = [3, 1, 4, 1, 5, 9, 2, 6]
+GREEDY = SamplingParams(temperature=0.0, max_new_tokens=40)
+TREES = {
+    "chain": GrowMap.chain(4),
+    "wide": GrowMap.k_ary([8]),
+    "binary": GrowMap.k_ary([2, 2, 2]),
+    "ragged": GrowMap((-1, 0, 0, 0, 1, 1, 3, 4, 7), name="ragged"),
+    "root": GrowMap((-1,)),
+}
+
+
+def engine(
+    target: LanguageModel,
+    draft: DraftModel | None,
+    mode: Mode = Mode.SEQUOIA,
+    growmap: GrowMap | None = None,
+    eos: frozenset[int] = frozenset(),
+) -> Engine:
+    advisor = BundledAdvisor(GrowMap.k_ary([3, 1]), GrowMap.k_ary([2, 2]))
+    made = Engine(target, draft, codec=PlainCodec(), eos_token_ids=eos, advisor=advisor)
+    made.tree_choice = TreeChoice(mode, growmap)
+    return made
+
+
+def decode(made: Engine, prompt: Sequence[int], params: SamplingParams) -> list[int]:
+    steps = [event for event in made.generate(prompt, params) if isinstance(event, Step)]
+    return [token for step in steps for token in step.token_ids]
+
+
+def plain(target: LanguageModel, prompt: Sequence[int], count: int) -> list[int]:
+    """Greedy decoding written out without any of the engine's parts: one full pass a token."""
+    ids = list(prompt)
+    for _ in range(count):
+        if isinstance(target, TableModel):
+            ids.append(int(target.logits_after(ids).argmax()))
+            continue
+        positions = torch.arange(len(ids))
+        logits = target.forward(torch.tensor(ids), positions, None, target.new_cache())
+        ids.append(int(logits[-1].argmax()))
+    return ids[len(prompt) :]
+
+
+@pytest.mark.parametrize("tree", TREES)
+@pytest.mark.parametrize("mode", list(Mode))
+def test_llama_tokens_equal_plain_greedy(mode: Mode, tree: str) -> None:
+    target, draft = tiny_llama(1), DraftModel(tiny_llama(1, num_layers=1))
+    made = engine(target, draft, mode, TREES[tree])
+    assert decode(made, PROMPT, GREEDY) == plain(target, PROMPT, 40)
+
+
+@given(
+    parents=st.lists(st.integers(0, 30), max_size=14),
+    seed=st.integers(0, 10_000),
+    mode=st.sampled_from(list(Mode)),
+)
+@settings(max_examples=60, deadline=None)
+def test_table_tokens_equal_plain_greedy(parents: list[int], seed: int, mode: Mode) -> None:
+    growmap = GrowMap((-1, *(parent % (at + 1) for at, parent in enumerate(parents))))
+    target = TableModel(19, seed)
+    same = seed % 3 == 0  # a draft that is always right, so that whole paths are accepted
+    draft = DraftModel(TableModel(19, seed if same else seed + 1))
+    made = engine(target, draft, mode, growmap)
+    assert decode(made, PROMPT, GREEDY) == plain(target, PROMPT, 40)
+
+
+def test_a_perfect_draft_is_accepted_to_the_leaf_every_step() -> None:
+    target, draft = TableModel(19, 7), DraftModel(TableModel(19, 7))
+    made = engine(target, draft, growmap=GrowMap.chain(4))
+    steps = [event for event in made.generate(PROMPT, GREEDY) if isinstance(event, Step)]
+    assert [step.accepted for step in steps] == [4] * 8
+    assert all(len(step.token_ids) == 5 for step in steps)
+
+
+def test_a_trimmed_draft_vocabulary_changes_no_token() -> None:
+    target = TableModel(19, 3)
+    draft = DraftModel(TableModel(5, 4), vocab_ids=torch.tensor([2, 5, 9, 11, 18]))
+    made = engine(target, draft, growmap=TREES["binary"])
+    assert decode(made, PROMPT, GREEDY) == plain(target, PROMPT, 40)
+
+
+@pytest.mark.parametrize("mode", list(Mode))
+@pytest.mark.parametrize("limit", range(1, 9))
+def test_the_length_limit_cuts_inside_a_path(mode: Mode, limit: int) -> None:
+    target, draft = TableModel(19, 7), DraftModel(TableModel(19, 7))
+    made = engine(target, draft, mode, GrowMap.chain(4))
+    tokens = decode(made, PROMPT, SamplingParams(temperature=0.0, max_new_tokens=limit))
+    assert tokens == plain(target, PROMPT, limit)
+    assert list(made.token_ids) == PROMPT + tokens

@@ -1,0 +1,186 @@
+"""Temperature > 0: what is emitted follows the target's own distribution exactly.
+
+Proved twice: by enumerating every draw and every verdict of small trees, and by chi-square on many
+runs of the whole engine step.
+"""
+
+import itertools
+import math
+from collections import Counter
+from collections.abc import Sequence
+
+import pytest
+import torch
+from scipy import stats
+from torch import Tensor
+
+from sequoia_core import verify
+from sequoia_core.config import SamplingParams
+from sequoia_core.draft import DraftModel, sampled_children
+from sequoia_core.growmap import GrowMap
+from sequoia_core.ledger import Ledger
+from sequoia_core.sampling import draft_probs, ordered_draws, target_probs
+from sequoia_core.speculator import Sampler, Speculator
+from sequoia_core.token_tree import TokenTree, score
+from tests.core.models import TableModel
+
+Draws = list[tuple[tuple[int, ...], float]]
+
+
+def ordered_tuples(q: Sequence[float], support: Sequence[int], count: int) -> Draws:
+    """Every ordered draw without replacement and its probability, with the uniform fallback."""
+    found: Draws = []
+    for tokens in itertools.permutations(support, count):
+        probability, left = 1.0, dict.fromkeys(support, 0.0) | {t: q[t] for t in support}
+        for token in tokens:
+            mass = math.fsum(left.values())
+            probability *= left[token] / mass if mass > 0 else 1.0 / len(left)
+            del left[token]
+        if probability > 0:
+            found.append((tokens, probability))
+    return found
+
+
+def emitted_distribution(
+    monkeypatch: pytest.MonkeyPatch, p: Tensor, q: Tensor, count: int, vocab_ids: Tensor | None
+) -> Tensor:
+    """Distribution of the first emitted token, by running the rule on every possible draw."""
+    last: list[Tensor] = []
+    monkeypatch.setattr(verify, "draw", lambda probs, _: last.append(probs) or 0)
+    almost_one = lambda size, **_: torch.full((size,), 1.0 - 2.0**-53, dtype=torch.float64)  # noqa: E731
+    monkeypatch.setattr(verify.torch, "rand", almost_one)
+    support = list(range(len(p))) if vocab_ids is None else vocab_ids.tolist()
+    full_q = torch.zeros(len(p)).index_copy(0, torch.tensor(support), q)
+    growmap = GrowMap.k_ary([count])
+    emitted = torch.zeros(len(p), dtype=torch.float64)
+    for tokens, probability in ordered_tuples(full_q.double().tolist(), support, count):
+        tree = TokenTree(
+            growmap=growmap,
+            token_ids=torch.tensor([0, *tokens]),
+            node_probs=torch.ones(count + 1),
+            draft_probs=q[None],
+            inner_rows={0: 0},
+            vocab_ids=vocab_ids,
+        )
+        logits = p.log().clamp(min=-1e30).expand(count + 1, -1)
+        scored = score(tree, logits, SamplingParams(temperature=1.0))
+        verdict = verify.sequoia(scored, torch.Generator())
+        reach = probability
+        for node, trial in verdict.trials.items():
+            emitted[tokens[node - 1]] += reach * trial.accept_prob
+            reach *= 1.0 - trial.accept_prob
+        if len(verdict.path) == 1:
+            emitted += reach * last[-1].double()
+    return emitted
+
+
+P = torch.tensor([0.45, 0.25, 0.15, 0.1, 0.05])
+CASES = {
+    "mixed": (P, torch.tensor([0.1, 0.2, 0.3, 0.25, 0.15]), None),
+    "equal": (P, P, None),
+    "draft misses tokens, so the fallback is used": (P, torch.tensor([0.0, 0.6, 0.4, 0.0, 0.0]), None),
+    "draft is certain of a token the target excludes": (
+        torch.tensor([0.0, 0.5, 0.5, 0.0, 0.0]), torch.tensor([1.0, 0.0, 0.0, 0.0, 0.0]), None,
+    ),
+    "target is certain": (
+        torch.tensor([0.0, 0.0, 0.0, 1.0, 0.0]), torch.tensor([0.4, 0.3, 0.2, 0.05, 0.05]), None,
+    ),
+    "trimmed draft": (P, torch.tensor([0.7, 0.2, 0.1]), torch.tensor([1, 2, 4])),
+    "trimmed draft that is certain": (P, torch.tensor([0.0, 1.0, 0.0]), torch.tensor([1, 2, 4])),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("count", [1, 2, 3])
+@pytest.mark.parametrize("case", CASES)
+def test_emitted_token_has_the_targets_probability_by_enumeration(
+    monkeypatch: pytest.MonkeyPatch, case: str, count: int
+) -> None:
+    p, q, vocab_ids = CASES[case]
+    emitted = emitted_distribution(monkeypatch, p, q, count, vocab_ids)
+    torch.testing.assert_close(emitted, p.double(), atol=1e-6, rtol=0)
+
+
+@pytest.mark.parametrize("q", [CASES["mixed"][1], torch.tensor([0.0, 0.6, 0.4, 0.0, 0.0])])
+def test_children_follow_the_law_of_ordered_draws(q: Tensor) -> None:
+    runs = 200_000
+    noise = torch.empty(runs, 5).exponential_(generator=torch.Generator().manual_seed(5))
+    drawn = Counter(map(tuple, ordered_draws(q.expand(runs, -1), noise, 3).tolist()))
+    law = ordered_tuples(q.double().tolist(), range(5), 3)
+    assert set(drawn) <= {tokens for tokens, _ in law}
+    observed = [drawn[tokens] for tokens, _ in law]
+    expected = [probability * runs for _, probability in law]
+    assert stats.chisquare(observed, expected, sum_check=False).pvalue > 1e-4
+
+
+class Runs:
+    """Engine steps from one prompt, over and over, with fresh randomness each time."""
+
+    prompt = (1, 0, 2)
+
+    def __init__(self, growmap: GrowMap, params: SamplingParams, draft: DraftModel) -> None:
+        self.target = TableModel(4, 11, order=2, scale=1.0)
+        self.ledger = Ledger(self.target, draft.model)
+        self.speculator = Speculator(self.target, draft, self.ledger)
+        self.sampler = Sampler.of(params, torch.device("cpu"))
+        self.growmap, self.params = growmap, params
+
+    def first_two(self) -> tuple[int, int]:
+        self.ledger.start(self.prompt)
+        list(self.ledger.read_prompt())
+        emitted: list[int] = []
+        while len(emitted) < 2:
+            scored, verdict = self.speculator.step(self.growmap, self.sampler)
+            tokens = [scored.token_ids[node] for node in verdict.path[1:]]
+            tokens.append(verdict.bonus_token)
+            self.speculator.keep(self.growmap, verdict.path, tokens)
+            emitted += tokens
+        return emitted[0], emitted[1]
+
+    def joint(self) -> Tensor:
+        """The target's exact probability of each pair."""
+        first = target_probs(self.target.logits_after(self.prompt)[None], self.params)[0]
+        rows = [self.target.logits_after((*self.prompt, token)) for token in range(4)]
+        return first[:, None].double() * target_probs(torch.stack(rows), self.params).double()
+
+
+@pytest.mark.parametrize(
+    ("name", "runs"), [("tree", 200_000), ("chain", 30_000), ("trimmed", 30_000), ("top-p", 30_000)]
+)
+def test_first_token_and_joint_of_two_match_the_target(name: str, runs: int) -> None:
+    growmap = GrowMap.chain(2) if name == "chain" else GrowMap((-1, 0, 0, 1))
+    draft = DraftModel(TableModel(4, 12, order=2, scale=1.0))
+    if name == "trimmed":
+        draft = DraftModel(TableModel(3, 12, order=2), torch.tensor([0, 1, 3]))
+    params = SamplingParams(temperature=0.8, seed=17, top_p=0.8 if name == "top-p" else 1.0)
+    run = Runs(growmap, params, draft)
+    counts = Counter(run.first_two() for _ in range(runs))
+    joint = run.joint()
+    possible = joint > 0
+    observed = torch.zeros(4, 4, dtype=torch.float64)
+    for pair, count in counts.items():
+        observed[pair] = count
+    assert observed[~possible].sum() == 0
+    pairs = stats.chisquare(observed[possible], runs * joint[possible], sum_check=False)
+    reachable = joint.sum(1) > 0
+    first = stats.chisquare(
+        observed.sum(1)[reachable], runs * joint.sum(1)[reachable], sum_check=False
+    )
+    assert pairs.pvalue > 1e-4
+    assert first.pvalue > 1e-4
+
+
+def test_randomness_is_fresh_each_step_and_a_seed_repeats_it() -> None:
+    draft = DraftModel(TableModel(4, 12, order=2, scale=1.0))
+    params = SamplingParams(temperature=1.0, seed=3)
+    one, two = (Runs(GrowMap.k_ary([2, 1]), params, draft) for _ in range(2))
+    pairs = [one.first_two() for _ in range(40)]
+    assert len(set(pairs)) > 4
+    assert pairs == [two.first_two() for _ in range(40)]
+
+
+def test_children_are_drawn_from_the_very_tensor_that_is_verified() -> None:
+    params = SamplingParams(temperature=0.7, top_p=0.6, top_k=3)
+    logits = torch.randn(2, 9, generator=torch.Generator().manual_seed(1))
+    columns, probs = sampled_children(params, torch.Generator().manual_seed(2))(logits, 2)
+    assert torch.equal(probs, draft_probs(logits, params))
+    assert (probs.gather(1, columns[:, :1]) > 0).all()
