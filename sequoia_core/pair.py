@@ -7,10 +7,11 @@ It knows nothing of trees or of decoding.
 import hashlib
 import importlib.util
 from collections import ChainMap
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, MutableMapping
 from dataclasses import dataclass, replace
+from math import prod
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, cast
 
 import psutil
 import torch
@@ -173,15 +174,16 @@ def _load_draft(draft: Checkpoint, target: Llama) -> tuple[Llama, Tensor | None]
             )
         lent[EMBEDDING] = target.embedding
     config, fitted, ids = fit_vocabulary(config, weights, target.config.vocab_size)
-    # both are read through, never written
-    model = Llama(config, ChainMap({**lent, **fitted}, weights), target.device, target.dtype)
+    # a ChainMap writes to its first mapping only, so the others need not be mutable
+    own = cast("MutableMapping[str, Tensor]", weights)
+    model = Llama(config, ChainMap({**lent, **fitted}, own), target.device, target.dtype)
     return model, None if ids is None else ids.to(target.device)
 
 
 def _check_memory(models: list[Checkpoint], dtype: torch.dtype, device: torch.device) -> None:
     """Refuse what clearly cannot fit, before minutes are spent on it."""
-    sizes = (torch.Size(shape).numel() for each in models for shape in _shapes(each))
-    needed = dtype.itemsize * sum(sizes)
+    shapes = [shape for each in models for shape in expected_shapes(each.config).values()]
+    needed = dtype.itemsize * sum(prod(shape) for shape in shapes)
     if device.type == "cuda":
         available = torch.cuda.mem_get_info(device)[0]
     else:
@@ -192,10 +194,6 @@ def _check_memory(models: list[Checkpoint], dtype: torch.dtype, device: torch.de
             f"{names}: {needed / 2**30:.1f} GiB of {dtype_name(dtype)} weights do not fit into the "
             f"{available / 2**30:.1f} GiB free on {device}; take a smaller model or another dtype"
         )
-
-
-def _shapes(model: Checkpoint) -> list[tuple[int, ...]]:
-    return list(expected_shapes(model.config).values())
 
 
 def _fingerprint(

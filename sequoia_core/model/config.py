@@ -68,6 +68,8 @@ class ModelConfig:
             raise ModelLoadError(
                 f"config: {self.num_heads} heads cannot share {self.num_kv_heads} KV heads evenly"
             )
+        if self.tie_word_embeddings and self.head_vocab_size != self.vocab_size:
+            raise ModelLoadError("config: a head tied to the embedding cannot have fewer rows")
         if self.head_dim % 2:
             raise ModelLoadError(f"config: head_dim is {self.head_dim}; rotary needs an even one")
 
@@ -88,6 +90,7 @@ class ModelConfig:
             ("hidden_act", "silu"),
             ("attention_bias", False),
             ("mlp_bias", False),
+            ("partial_rotary_factor", 1.0),
         ):
             if config.get(name, wanted) != wanted:
                 raise ModelLoadError(
@@ -115,8 +118,8 @@ class ModelConfig:
             )
         except KeyError as error:
             raise ModelLoadError(f"config: entry {error.args[0]!r} is missing") from None
-        except (TypeError, ValueError) as error:
-            raise ModelLoadError(f"config: an entry is not a number ({error})") from None
+        except (TypeError, ValueError, AttributeError, ZeroDivisionError) as error:
+            raise ModelLoadError(f"config: an entry is of the wrong kind ({error})") from None
 
 
 def _rope(config: Mapping[str, Any]) -> tuple[RopeScaling | None, float, float]:

@@ -1,9 +1,9 @@
 """Converted models kept on disk, so that a GGUF file is dequantised once and not at every start.
 
 Owns the layout of the cache folder and its safety: an entry is written beside its place and moved
-there whole; a manifest with sizes and checksums tells a damaged entry, which then counts as absent;
-two processes that convert the same file at once both succeed. It knows nothing of models or formats:
-the caller writes an entry's files.
+there whole; a manifest with sizes and checksums tells a damaged entry, which then counts as
+absent; two processes that convert the same file at once both succeed. It knows nothing of models or
+formats: the caller writes an entry's files.
 """
 
 import json

@@ -1,7 +1,7 @@
 """Which device and number format to compute in. Knows nothing of models.
 
-`auto` takes a GPU where there is one; bfloat16 where the hardware multiplies it natively (Ampere and
-later, CPUs with AMX or AVX512-BF16), else float16 on a GPU and float32 on a CPU.
+`auto` takes a GPU where there is one; bfloat16 where the hardware multiplies it natively (Ampere
+and later, CPUs with AMX or AVX512-BF16), else float16 on a GPU and float32 on a CPU.
 """
 
 import platform

@@ -1,7 +1,7 @@
 """A Llama in a GGUF file, seen as a Hugging Face configuration and weights.
 
-Owns the translation of names, metadata and row order, and dequantisation through the `gguf` package.
-It knows nothing of caches or of the forward pass.
+Owns the translation of names, metadata and row order, and dequantisation through the `gguf`
+package. It knows nothing of caches or of the forward pass.
 
 llama.cpp rotates neighbouring elements of a head where Hugging Face rotates its two halves, so for
 architecture `llama` its converters reorder the rows of q_proj and k_proj. Every such file has that

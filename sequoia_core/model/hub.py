@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from huggingface_hub import constants, errors, snapshot_download
-from tqdm.auto import tqdm
+from huggingface_hub.utils import tqdm  # type: ignore[attr-defined]  # documented there
 
 from sequoia_core.errors import ModelLoadError
 from sequoia_core.model.weights import first_line
@@ -59,15 +59,16 @@ def _fetch(repo_id: str, patterns: list[str], progress: Progress) -> Path:
     raise ModelLoadError(f"{repo_id}: {problem}")
 
 
-class _Bar(tqdm):  # type: ignore[type-arg]
+class _Bar(tqdm):
     """Passes the bytes fetched on instead of drawing a bar."""
 
     report: Callable[[float], None]
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
-        super().__init__(*args, **{**kwargs, "file": io.StringIO(), "disable": False})
+        options = {**kwargs, "file": io.StringIO(), "disable": False}
+        super().__init__(*args, **options)  # type: ignore[no-untyped-call]
 
-    def display(self, msg: str | None = None, pos: int | None = None) -> None:
+    def display(self, *_args: Any, **_options: Any) -> None:
         """Called by tqdm whenever a bar would be drawn anew."""
         if self.unit == "B" and self.total and self.n:
             self.report(min(1.0, self.n / self.total))

@@ -1,8 +1,9 @@
 """Weights stored as int8 rows with one scale each: a quarter of float32 on disk.
 
-A matrix row r is stored as `round(r / scale)` with `scale = max|r| / 127`, so an element is off by at
-most half a scale. Owns the arithmetic and the names in the file: the matrix keeps its own, its scales
-are called `<name>_scale`. It is a storage format only; the model computes in the dtype it is given.
+A matrix row r is stored as `round(r / scale)` with `scale = max|r| / 127`, so an element is off by
+at most half a scale. Owns the arithmetic and the names in the file: the matrix keeps its own, its
+scales are called `<name>_scale`. It is a storage format only; the model computes in the dtype it is
+given.
 """
 
 from collections.abc import Iterator, Mapping

@@ -9,6 +9,7 @@ import json
 import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
+from math import prod
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -32,6 +33,7 @@ from sequoia_core.model.tokenizer import (
 from sequoia_core.model.weights import (
     Weights,
     check_weights,
+    expected_shapes,
     open_weights,
     read_json,
     weight_files,
@@ -144,28 +146,29 @@ def _open_gguf(
 ) -> Checkpoint:
     digest = file_digest(path)
     key = f"{digest}-{dtype_name(dtype)}-{CONVERTER_VERSION}"
-    identity = {"name": _short_name(path), "digest": digest}
     kept = cache.find(key)
-    if kept is None:
-        from sequoia_core.model.gguf import open_gguf
+    if kept is not None:
+        return replace(open_directory(kept), name=_short_name(path), digest=digest)
+    from sequoia_core.model.gguf import open_gguf
 
-        progress(f"Converting {path.name} (once)", 0.0)
-        model = open_gguf(path)
-        config = ModelConfig.from_hf(model.settings)
-        check_weights(config, model.weights)
-        tokenizer = load_gguf_tokenizer(path, model.pre_tokenizer)
-        size = dtype.itemsize * sum(model.weights.shape(name)[0] for name in model.weights)
-        kept = cache.store(key, size, lambda to: _write(to, model, tokenizer, dtype, progress))
-        if kept is None:
-            return Checkpoint(
-                config=config,
-                settings=model.settings,
-                weights=model.weights,
-                tokenizer=lambda: tokenizer,
-                eos_token_ids=stated_eos_ids(model.settings),
-                **identity,
-            )
-    return replace(open_directory(kept), **identity)
+    progress(f"Converting {path.name} (once)", None)
+    model = open_gguf(path)
+    config = ModelConfig.from_hf(model.settings)
+    check_weights(config, model.weights)
+    tokenizer = load_gguf_tokenizer(path, model.pre_tokenizer)
+    size = dtype.itemsize * sum(prod(shape) for shape in expected_shapes(config).values())
+    kept = cache.store(key, size, lambda to: _write(to, model, tokenizer, dtype, progress))
+    if kept is not None:
+        return replace(open_directory(kept), name=_short_name(path), digest=digest)
+    return Checkpoint(
+        name=_short_name(path),
+        config=config,
+        settings=model.settings,
+        weights=model.weights,
+        tokenizer=lambda: tokenizer,
+        eos_token_ids=stated_eos_ids(model.settings),
+        digest=digest,
+    )
 
 
 def _write(

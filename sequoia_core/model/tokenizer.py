@@ -25,6 +25,7 @@ DIGITS_SPLIT_FIRST = {"smollm"}
 """Values of `tokenizer.ggml.pre` whose tokenizer parts digits before anything else."""
 
 _MARK = "\N{BLACK SQUARE}answer\N{BLACK SQUARE}"
+"""Stands for an answer in a rendered template; no template strips or quotes it."""
 
 
 def has_tokenizer(directory: Path) -> bool:
@@ -140,6 +141,6 @@ def assert_same_tokenizer(target: PreTrainedTokenizerBase, draft: PreTrainedToke
     for index in sorted(target_tokens.keys() & draft_tokens.keys()):
         if target_tokens[index] != draft_tokens[index]:
             raise TokenizerMismatchError(
-                f"the draft has another tokenizer: token {index} is {target_tokens[index]!r} to the "
-                f"target and {draft_tokens[index]!r} to the draft; take a draft of the same family"
+                f"the draft has another tokenizer: token {index} is {target_tokens[index]!r} to "
+                f"the target and {draft_tokens[index]!r} to the draft; take one of the same family"
             )

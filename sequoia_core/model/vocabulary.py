@@ -54,7 +54,7 @@ def fit_vocabulary(
 
 
 def _check_ids(ids: Tensor, vocab_size: int, origin: str) -> None:
-    if len(ids.unique()) != len(ids):
+    if len(set(ids.tolist())) != len(ids):
         raise ModelLoadError(f"{origin}: {DRAFT_VOCAB_IDS} names a token twice")
     if int(ids.min()) < 0 or int(ids.max()) >= vocab_size:
         raise ModelLoadError(

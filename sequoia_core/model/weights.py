@@ -1,9 +1,9 @@
 """A model's tensors by Hugging Face name, read from disk one at a time when asked for.
 
-Owns the file formats of weights (safetensors, PyTorch's pickled archive; whole or in shards) and the
-check of names and shapes against a configuration. It knows nothing of tokenizers or of the forward
-pass. Tensors are views of the mapped file where the format allows it, so that a model on its way to
-another dtype or device is never held twice.
+Owns the file formats of weights (safetensors, PyTorch's pickled archive; whole or in shards) and
+the check of names and shapes against a configuration. It knows nothing of tokenizers or of the
+forward pass. Tensors are views of the mapped file where the format allows it, so that a model on
+its way to another dtype or device is never held twice.
 """
 
 import json
@@ -47,12 +47,13 @@ class SafetensorsWeights(Weights):
         self._files: dict[str, Any] = {}  # tensor name -> open file
         for path in paths:
             try:
-                file = safe_open(path, framework="pt")
+                file: Any = safe_open(path, framework="pt")
             except FileNotFoundError:
                 raise ModelLoadError(f"{path}: this part of the model is missing") from None
             except (SafetensorError, OSError) as error:
                 raise ModelLoadError(
-                    f"{path}: truncated or no safetensors file ({first_line(error)}); fetch it again"
+                    f"{path}: truncated or no safetensors file ({first_line(error)}); "
+                    "fetch it again"
                 ) from None
             self._files.update(dict.fromkeys(file.keys(), file))
 
