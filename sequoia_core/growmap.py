@@ -104,7 +104,7 @@ class GrowMap:
             mask[list(level)] |= mask[[self.parents[node] for node in level]]
         return mask
 
-    def _reach_probs(self, rates: Sequence[float]) -> list[float]:
+    def node_probs(self, rates: Sequence[float]) -> list[float]:
         """Probability that each node is accepted; a_k is `rates[k - 1]`, or 0 past the end."""
         probs = [1.0]
         for parent, rank in zip(self.parents[1:], self.ranks[1:], strict=True):
@@ -116,11 +116,11 @@ class GrowMap:
 
         The sum over nodes of the product of positional rates along the path; the root counts 1.
         """
-        return math.fsum(self._reach_probs(rates))
+        return math.fsum(self.node_probs(rates))
 
     def expected_by_depth(self, rates: Sequence[float]) -> tuple[float, ...]:
         """Probability that a step accepts at least d drafted tokens, for d = 1 to `depth`."""
-        probs = self._reach_probs(rates)
+        probs = self.node_probs(rates)
         return tuple(math.fsum(probs[node] for node in level) for level in self.levels[1:])
 
     @classmethod

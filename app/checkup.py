@@ -1,0 +1,169 @@
+"""What `sequoia doctor` looks at: machine, software, models, files, terminal.
+
+Each check is a function from settings to findings. Prints nothing.
+"""
+
+import os
+import platform
+import shutil
+import sys
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from enum import StrEnum
+from importlib import metadata
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import psutil
+
+from sequoia_core.errors import SequoiaError
+
+from . import launch, machine, paths
+
+if TYPE_CHECKING:  # pydantic is for commands that need settings
+    from .settings import Settings
+
+_PACKAGES = ("torch", "transformers", "textual", "rich", "safetensors", "gguf")
+_SMALLEST_TERMINAL = (60, 20)
+
+
+class Verdict(StrEnum):
+    """How a finding is to be taken."""
+
+    OK = "ok"
+    WARN = "warn"
+    BROKEN = "broken"
+
+
+@dataclass(frozen=True, slots=True)
+class Finding:
+    """One line of the report."""
+
+    verdict: Verdict
+    subject: str
+    detail: str
+
+
+def examine(load: Callable[[], "Settings"]) -> Iterator[Finding]:
+    """All findings; settings that cannot be loaded are one of them."""
+    yield from _machine()
+    yield from _software()
+    try:
+        settings = load()
+    except SequoiaError as error:
+        yield Finding(Verdict.BROKEN, "configuration", str(error))
+    else:
+        yield _configuration()
+        yield from _numbers(settings)
+        yield _models(settings)
+    yield from _folders()
+    yield from _terminal()
+
+
+def _machine() -> Iterator[Finding]:
+    flags = machine.fast_cpu_flags()
+    fast = ", ".join(flags) or "no wide vector instructions"
+    yield Finding(Verdict.OK, "processor", f"{machine.processor()} ({fast})")
+    memory = psutil.virtual_memory()
+    free, total = machine.size_text(memory.available), machine.size_text(memory.total)
+    cores = machine.usable_cores()
+    yield Finding(Verdict.OK, "cores, memory", f"{cores} cores, {total}, of which {free} free")
+    for gpu in machine.gpus():
+        yield Finding(Verdict.OK, "GPU", f"{gpu.place}, {machine.size_text(gpu.total)}")
+
+
+def _software() -> Iterator[Finding]:
+    yield Finding(Verdict.OK, "python", f"{platform.python_version()} at {sys.executable}")
+    for package in _PACKAGES:
+        try:
+            yield Finding(Verdict.OK, package, metadata.version(package))
+        except metadata.PackageNotFoundError:
+            yield Finding(Verdict.BROKEN, package, f"not installed; pip install {package}")
+
+
+def _configuration() -> Finding:
+    path = paths.config_file()
+    return Finding(
+        Verdict.OK, "configuration", str(path) if path.exists() else f"{path} (none yet)"
+    )
+
+
+def _numbers(settings: "Settings") -> Iterator[Finding]:
+    from sequoia_core.model.device import choose_device, choose_dtype, dtype_name
+
+    try:
+        device = choose_device(settings.device)
+        dtype = dtype_name(choose_dtype(settings.dtype, device))
+    except SequoiaError as error:
+        yield Finding(Verdict.BROKEN, "device, dtype", str(error))
+        return
+    slow = device.type == "cpu" and dtype == "float32" and settings.dtype == "auto"
+    remark = ": this processor does not multiply bfloat16, so expect half the speed" if slow else ""
+    yield Finding(
+        Verdict.WARN if slow else Verdict.OK, "device, dtype", f"{device}, {dtype}{remark}"
+    )
+
+
+def _models(settings: "Settings") -> Finding:
+    from sequoia_core.pair import embedded_target_path
+
+    try:
+        models = launch.chosen_models(settings)
+        launch.tree_choice(settings)
+        if models.target is None:
+            path = embedded_target_path()
+            size = machine.size_text(path.stat().st_size)
+            return Finding(Verdict.OK, "embedded target", f"{path} ({size})")
+    except SequoiaError as error:
+        return Finding(Verdict.BROKEN, "models", str(error))
+    return Finding(Verdict.OK, "models", f"{models.target} <- {models.draft or 'no draft'}")
+
+
+def _folders() -> Iterator[Finding]:
+    hub = Path(os.environ.get("HF_HUB_CACHE") or _hub_home() / "hub")
+    for subject, folder in (
+        ("cache", paths.cache_folder()),
+        ("hub cache", hub),
+        ("data", paths.data_folder()),
+        ("logs", paths.log_folder()),
+    ):
+        size = machine.size_text(_size_of(folder)) if folder.is_dir() else "none yet"
+        yield Finding(Verdict.OK, subject, f"{folder} ({size})")
+
+
+def _hub_home() -> Path:
+    cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
+    return Path(os.environ.get("HF_HOME") or cache / "huggingface")
+
+
+def _size_of(folder: Path) -> int:
+    """Bytes of its files; the hub's cache links to each blob, which counts once."""
+    files = (path for path in folder.rglob("*") if path.is_file() and not path.is_symlink())
+    return sum(path.stat().st_size for path in files)
+
+
+def _terminal() -> Iterator[Finding]:
+    columns, rows = shutil.get_terminal_size()
+    size = f"{columns}x{rows}"
+    if not sys.stdout.isatty():
+        yield Finding(Verdict.OK, "terminal", "none; standard output is not a terminal")
+        return
+    small = columns < _SMALLEST_TERMINAL[0] or rows < _SMALLEST_TERMINAL[1]
+    wanted = "x".join(map(str, _SMALLEST_TERMINAL))
+    yield Finding(
+        Verdict.WARN if small else Verdict.OK,
+        "terminal",
+        f"{size}; the screen wants {wanted}" if small else size,
+    )
+    true_color = os.environ.get("COLORTERM") in {"truecolor", "24bit"}
+    shown = [
+        f"{name}={os.environ[name]}"
+        for name in ("TERM", "COLORTERM", "NO_COLOR", "TMUX", "SSH_TTY")
+        if os.environ.get(name)
+    ]
+    found = " ".join(shown) or "TERM unset"
+    if true_color:
+        yield Finding(Verdict.OK, "colours", found)
+    else:
+        hint = "COLORTERM=truecolor gives the themes their own colours"
+        yield Finding(Verdict.WARN, "colours", f"{found}; {hint}")

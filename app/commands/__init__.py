@@ -1,0 +1,1 @@
+"""One module per `sequoia` subcommand. They print; what they print comes from elsewhere."""

@@ -1,0 +1,170 @@
+"""`sequoia ask`: one answer on standard output, its figures on standard error."""
+
+import json
+import sys
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from typing import Annotated, Any, TextIO
+
+import typer
+
+from sequoia_core.errors import ParameterError, SequoiaError
+from sequoia_core.events import (
+    Event,
+    Failed,
+    Finished,
+    FinishReason,
+    Notice,
+    Step,
+    TextDelta,
+    Totals,
+    TreeChosen,
+)
+
+from .. import launch
+from ..options import with_settings
+from ..progress import progress_line
+
+
+@dataclass(slots=True)
+class Answer:
+    """What an answer's events add up to."""
+
+    mode: str
+    text: str = ""
+    token_ids: list[int] = field(default_factory=list)
+    nodes: int = 1
+    depth: int = 0
+    reason: FinishReason | None = None
+    totals: Totals = field(default_factory=Totals)
+
+    def take(self, event: Event) -> None:
+        """Add one event.
+
+        Raises:
+            SequoiaError: the answer failed.
+        """
+        match event:
+            case TreeChosen(mode=mode, nodes=nodes, depth=depth):
+                self.mode, self.nodes, self.depth = mode, nodes, depth
+            case TextDelta(text=text):
+                self.text += text
+            case Step(token_ids=token_ids):
+                self.token_ids += token_ids
+            case Finished(reason=reason, totals=totals):
+                self.reason, self.totals = reason, totals
+            case Failed(message=message):
+                raise SequoiaError(message)
+
+    @property
+    def plain_ms(self) -> float:
+        """What a token costs without speculation; 0 before the first."""
+        return 1e3 * self.totals.plain_seconds / self.totals.tokens if self.totals.tokens else 0.0
+
+    def as_json(self) -> str:
+        """One object on one line."""
+        figures: dict[str, Any] = {
+            "mode": self.mode,
+            "text": self.text,
+            "token_ids": self.token_ids,
+            "finish_reason": self.reason,
+            "tokens": self.totals.tokens,
+            "steps": self.totals.steps,
+            "tokens_per_step": self.totals.tokens_per_step,
+            "seconds": self.totals.seconds,
+            "tokens_per_second": self.totals.tokens_per_second,
+            "ar_ms": self.plain_ms,
+            "speedup": self.totals.speedup,
+            "growmap": {"nodes": self.nodes, "depth": self.depth},
+        }
+        return json.dumps(figures, ensure_ascii=False, allow_nan=False)
+
+    def figures(self) -> str:
+        """One line for a person."""
+        totals = self.totals
+        tree = f"tree {self.nodes} nodes, depth {self.depth}" if self.depth else "plain decoding"
+        return (
+            f"{totals.tokens} tokens in {totals.seconds:.2f} s · "
+            f"{totals.tokens_per_second:.1f} tokens/s · {totals.tokens_per_step:.2f} tokens/step · "
+            f"{totals.speedup:.2f}x plain ({self.plain_ms:.1f} ms/token) · {tree}"
+        )
+
+
+def read_prompt(words: Iterable[str], stdin: TextIO) -> str:
+    """The words, and below them what is piped in.
+
+    Raises:
+        ParameterError: there is no text, or the pipe holds something else.
+    """
+    parts = [" ".join(words)]
+    if not stdin.isatty():
+        try:
+            parts.append(stdin.buffer.read().decode("utf-8"))
+        except UnicodeDecodeError:
+            raise ParameterError("what is piped in is not UTF-8 text") from None
+    prompt = "\n\n".join(part.strip() for part in parts if part.strip())
+    if not prompt:
+        raise ParameterError("the prompt is empty; give it as an argument or pipe it in")
+    return prompt
+
+
+@with_settings
+def ask(
+    ctx: typer.Context,  # noqa: ARG001 read by the decorator
+    flags: dict[str, Any],
+    prompt: Annotated[
+        list[str] | None,
+        typer.Argument(help="The question; a pipe adds to it.", show_default=False),
+    ] = None,
+    as_json: Annotated[
+        bool, typer.Option("--json", help="Print one JSON object instead of the text.")
+    ] = False,
+    quiet: Annotated[
+        bool, typer.Option("--quiet", "-q", help="Nothing on standard error but errors.")
+    ] = False,
+) -> None:
+    """Answer one question on standard output."""
+    from ..settings import load_settings
+
+    settings = load_settings(flags)
+    params = settings.chat().sampling()
+    text = read_prompt(prompt or [], sys.stdin)
+    say = _whisper if not quiet else _nothing
+    say(launch.chosen_models(settings).remark)
+    with progress_line(quiet) as progress:
+        chat = launch.build_chat(settings, progress)
+    answer = Answer(settings.mode)
+    try:
+        for event in chat.reply(text, params, lambda: False):
+            if isinstance(event, Notice):
+                say(event.message)
+            if isinstance(event, TextDelta) and not as_json:
+                _stream(event.text)
+            answer.take(event)
+    finally:
+        if not as_json and answer.text and not answer.text.endswith("\n"):
+            _stream("\n")
+    if as_json:
+        _stream(answer.as_json() + "\n")
+    else:
+        say(answer.figures())
+
+
+def _stream(text: str) -> None:
+    if sys.stdout.isatty():
+        from ..visible import visible
+
+        text = visible(text)
+    sys.stdout.write(text)
+    sys.stdout.flush()
+
+
+def _whisper(line: str) -> None:
+    if line:
+        from ..visible import visible
+
+        sys.stderr.write(visible(line) + "\n")
+
+
+def _nothing(_line: str) -> None:
+    """Takes the place of `_whisper`."""

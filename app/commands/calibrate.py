@@ -1,0 +1,31 @@
+"""`sequoia calibrate`: measure the pair on this machine now rather than between answers."""
+
+from typing import Any
+
+import typer
+
+from .. import launch
+from ..options import with_settings
+from ..progress import progress_line
+
+
+@with_settings
+def calibrate(ctx: typer.Context, flags: dict[str, Any]) -> None:  # noqa: ARG001 read by the decorator
+    """Measure forward times and acceptance of the pair, and keep the figures."""
+    from ..settings import load_settings
+
+    settings = load_settings(flags)
+    models = launch.chosen_models(settings)
+    with progress_line() as progress:
+        from sequoia_core import load_pair
+        from sequoia_core.measure import calibrate as measure
+
+        pair = load_pair(
+            models.target,
+            models.draft,
+            dtype=settings.dtype,
+            device=settings.device,
+            progress=progress,
+        )
+        summary = measure(pair, progress)
+    typer.echo(summary)

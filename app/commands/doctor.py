@@ -1,0 +1,35 @@
+"""`sequoia doctor`: what it found, and what is wrong with it."""
+
+import typer
+
+from ..checkup import Verdict, examine
+
+_MARKS = {
+    Verdict.OK: ("✔", "green"),
+    Verdict.WARN: ("!", "yellow"),
+    Verdict.BROKEN: ("✘", "bold red"),
+}
+
+
+def doctor() -> None:
+    """Say what machine, software, models, files and terminal there are.
+
+    Ends with 1 if something is broken.
+    """
+    from rich.console import Console
+    from rich.text import Text
+
+    from ..settings import load_settings
+    from ..visible import visible
+
+    console = Console(highlight=False)
+    broken = 0
+    for finding in examine(lambda: load_settings({})):
+        glyph, style = _MARKS[finding.verdict]
+        line = Text(f"{glyph} ", style=style)
+        line.append(f"{finding.subject:<16} ", style="bold")
+        line.append(visible(finding.detail), style="not bold")
+        console.print(line, soft_wrap=True)
+        broken += finding.verdict is Verdict.BROKEN
+    if broken:
+        raise typer.Exit(1)

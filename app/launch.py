@@ -1,0 +1,82 @@
+"""From settings to an engine that can answer.
+
+Owns which models a setting means and the order of checks before minutes are spent on loading. Knows
+no screen and no terminal.
+"""
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from sequoia_core.growmap import find_growmap
+from sequoia_core.pairs import find_pair, known_draft
+from sequoia_core.protocols import ChatEngine, TreeChoice
+
+from .messages import LoadProgress
+
+if TYPE_CHECKING:  # pydantic is for commands that need settings
+    from .settings import Settings
+
+
+@dataclass(frozen=True, slots=True)
+class Models:
+    """What to load.
+
+    Attributes:
+        target: a directory, file or hub id; None is the embedded one.
+        draft: likewise; None is the embedded one beside the embedded target, else no draft.
+        remark: what was decided for the person; "" if nothing was.
+    """
+
+    target: str | None
+    draft: str | None
+    remark: str = ""
+
+
+def chosen_models(settings: "Settings") -> Models:
+    """The models that pair, target and draft come to.
+
+    Raises:
+        ParameterError: the pair is unknown.
+    """
+    if settings.pair is not None:
+        entry = find_pair(settings.pair)
+        if entry.embedded:
+            return Models(None, settings.draft)
+        return Models(entry.target.name, settings.draft or entry.draft.name)
+    if settings.target is None or settings.draft is not None:
+        return Models(settings.target, settings.draft)
+    draft = known_draft(settings.target)
+    if draft is None:
+        return Models(
+            settings.target, None, "no draft is named, so it decodes plainly; see --draft"
+        )
+    return Models(settings.target, draft, f"draft: {draft}, from the catalogue")
+
+
+def tree_choice(settings: "Settings") -> TreeChoice:
+    """Mode and tree shape.
+
+    Raises:
+        GrowMapError: the named shape does not exist or is malformed.
+    """
+    automatic = settings.growmap == "auto"
+    return TreeChoice(settings.mode, None if automatic else find_growmap(settings.growmap))
+
+
+def build_chat(settings: "Settings", progress: LoadProgress) -> ChatEngine:
+    """Load the pair and begin a conversation.
+
+    Raises:
+        SequoiaError: a setting names something that is not there, or the models do not load.
+    """
+    models, choice = chosen_models(settings), tree_choice(settings)
+    from sequoia_core import Conversation, load_pair
+
+    pair = load_pair(
+        models.target,
+        models.draft,
+        dtype=settings.dtype,
+        device=settings.device,
+        progress=progress,
+    )
+    return Conversation(pair, system_prompt=settings.system, tree_choice=choice)

@@ -1,0 +1,97 @@
+"""Command line options that several commands share, each declared once.
+
+Owns their names and help texts. A command gets them as a mapping of those that were given, the top
+layer of the settings.
+"""
+
+import functools
+import inspect
+from collections.abc import Callable
+from enum import StrEnum
+from typing import Annotated, Any
+
+import typer
+
+from sequoia_core.config import Mode
+
+_FLAGS = "sequoia.flags"
+_DEBUG = "sequoia.debug"
+_MODELS = "Models"
+_SAMPLING = "Sampling"
+_TREE = "Tree"
+
+
+class DType(StrEnum):
+    """Number formats of the weights."""
+
+    AUTO = "auto"
+    FLOAT32 = "float32"
+    BFLOAT16 = "bfloat16"
+    FLOAT16 = "float16"
+
+
+def _option(kind: Any, text: str, panel: str, metavar: str | None = None) -> Any:
+    option = typer.Option(help=text, rich_help_panel=panel, metavar=metavar, show_default=False)
+    return Annotated[kind | None, option]
+
+
+_SETTINGS: dict[str, Any] = {
+    "pair": _option(str, "A pair of the catalogue; see `sequoia models`.", _MODELS, "NAME"),
+    "target": _option(str, "Hub id, directory or GGUF file.", _MODELS, "MODEL"),
+    "draft": _option(str, "Likewise; `none` decodes plainly.", _MODELS, "MODEL"),
+    "dtype": _option(DType, "Number format of the weights.", _MODELS),
+    "device": _option(str, "auto, cpu, cuda or cuda:N.", _MODELS, "DEVICE"),
+    "mode": _option(Mode, "How tokens are decided; ar is plain decoding.", _TREE),
+    "growmap": _option(str, "Tree shape: a file, a name, or auto.", _TREE, "FILE|NAME|auto"),
+    "temperature": _option(float, "0 is greedy.", _SAMPLING, "NUMBER"),
+    "top_p": _option(float, "Nucleus mass, above 0 and at most 1.", _SAMPLING, "NUMBER"),
+    "top_k": _option(int, "How many tokens are kept; 0 keeps all.", _SAMPLING, "NUMBER"),
+    "seed": _option(int, "Repeat the same draws.", _SAMPLING, "NUMBER"),
+    "max_new_tokens": _option(int, "Longest answer.", _SAMPLING, "NUMBER"),
+    "system": _option(str, "System prompt; default: the chat template's.", _SAMPLING, "TEXT"),
+    "stop": _option(list[str], "Text that ends the answer; may be repeated.", _SAMPLING, "TEXT"),
+}
+
+
+def _remember_debug(ctx: typer.Context, value: bool) -> None:
+    if value:
+        ctx.meta[_DEBUG] = True
+
+
+_DEBUG_OPTION = Annotated[
+    bool,
+    typer.Option("--debug", help="Show a traceback on errors.", callback=_remember_debug),
+]
+
+
+def debugging(ctx: typer.Context) -> bool:
+    """Whether `--debug` was given, before or after the command's name."""
+    return bool(ctx.meta.get(_DEBUG))
+
+
+def with_settings(command: Callable[..., None]) -> Callable[..., None]:
+    """Add the shared options to a command's own and pass what was given as the first argument.
+
+    The command's first two parameters are the `typer.Context` and the mapping. Options given before
+    the command's name count too, below its own.
+    """
+
+    @functools.wraps(command)
+    def run(ctx: typer.Context, **arguments: Any) -> None:
+        given = {name: arguments.pop(name) for name in _SETTINGS}
+        del arguments["debug"]
+        flags = ctx.meta.setdefault(_FLAGS, {})
+        flags.update({name: value for name, value in given.items() if value not in (None, [])})
+        command(ctx, flags, **arguments)
+
+    context, _, *own = inspect.signature(command).parameters.values()
+    keyword = inspect.Parameter.KEYWORD_ONLY
+    shared = [
+        inspect.Parameter(name, keyword, default=None, annotation=annotation)
+        for name, annotation in _SETTINGS.items()
+    ]
+    shared.append(inspect.Parameter("debug", keyword, default=False, annotation=_DEBUG_OPTION))
+    parameters = [context, *(each.replace(kind=keyword) for each in own), *shared]
+    run.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]
+    run.__annotations__ = {each.name: each.annotation for each in parameters}
+    return run

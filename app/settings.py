@@ -1,0 +1,136 @@
+"""What a person chose: flags over environment over configuration file over defaults.
+
+Owns the names, types and precedence of settings. Ranges are checked by `ChatSettings`; nothing here
+knows how a setting is used.
+"""
+
+import difflib
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from tomllib import TOMLDecodeError
+from typing import Annotated, Any, Literal
+
+from pydantic import BeforeValidator, ValidationError
+from pydantic_settings import (
+    BaseSettings,
+    InitSettingsSource,
+    NoDecode,
+    PydanticBaseSettingsSource,
+    SettingsConfigDict,
+    TomlConfigSettingsSource,
+)
+
+from sequoia_core.config import Mode
+from sequoia_core.errors import ParameterError, SequoiaError
+
+from .messages import ChatSettings
+from .paths import config_file
+
+_ENV_PREFIX = "SEQUOIA_"
+_DEFAULTS = ChatSettings()
+_MODEL_FIELDS = ("pair", "target", "draft")
+
+
+class SettingsError(SequoiaError):
+    """The configuration file or a setting in it, or in the environment, cannot be used."""
+
+
+def _as_list(value: object) -> object:
+    """One stop string stands for a list of one."""
+    return (value,) if isinstance(value, str) else value
+
+
+class Settings(BaseSettings):
+    """Every setting, resolved. Field names are those of `ChatSettings` and `load_pair`."""
+
+    model_config = SettingsConfigDict(env_prefix=_ENV_PREFIX, extra="forbid", frozen=True)
+
+    pair: str | None = None
+    target: str | None = None
+    draft: str | None = None
+    dtype: Literal["auto", "float32", "bfloat16", "float16"] = "auto"
+    device: str = "auto"
+    mode: Mode = _DEFAULTS.mode
+    growmap: str = _DEFAULTS.growmap
+    temperature: float = _DEFAULTS.temperature
+    top_p: float = _DEFAULTS.top_p
+    top_k: int = _DEFAULTS.top_k
+    seed: int | None = _DEFAULTS.seed
+    max_new_tokens: int = _DEFAULTS.max_new_tokens
+    system: str | None = _DEFAULTS.system
+    stop: Annotated[tuple[str, ...], NoDecode, BeforeValidator(_as_list)] = _DEFAULTS.stop
+    theme: str = _DEFAULTS.theme
+
+    @classmethod
+    def settings_customise_sources(
+        cls,
+        settings_cls: type[BaseSettings],
+        init_settings: PydanticBaseSettingsSource,
+        env_settings: PydanticBaseSettingsSource,
+        dotenv_settings: PydanticBaseSettingsSource,  # noqa: ARG003 the library's signature
+        file_secret_settings: PydanticBaseSettingsSource,  # noqa: ARG003
+    ) -> tuple[PydanticBaseSettingsSource, ...]:
+        """Flags, environment, file; whichever names a target or pair first decides the models."""
+        file_settings = TomlConfigSettingsSource(settings_cls, toml_file=config_file())
+        layers = [source() for source in (init_settings, env_settings, file_settings)]
+        decided = False
+        for layer in layers:
+            if decided:
+                for name in _MODEL_FIELDS:
+                    layer.pop(name, None)
+            if "pair" in layer and "target" in layer:
+                raise ParameterError("both a pair and a target are set; give one of them")
+            decided = decided or "pair" in layer or "target" in layer
+        return tuple(InitSettingsSource(settings_cls, layer) for layer in layers)
+
+    def chat(self) -> ChatSettings:
+        """The part that may change during a chat.
+
+        Raises:
+            ParameterError: a sampling value is outside its range.
+        """
+        return ChatSettings(
+            temperature=self.temperature,
+            top_p=self.top_p,
+            top_k=self.top_k,
+            seed=self.seed,
+            max_new_tokens=self.max_new_tokens,
+            stop=self.stop,
+            system=self.system,
+            mode=self.mode,
+            growmap=self.growmap,
+            theme=self.theme,
+        )
+
+
+def load_settings(flags: Mapping[str, Any]) -> Settings:
+    """Settings with the given flags on top.
+
+    Raises:
+        SettingsError: the configuration file or an environment variable is not understood.
+        ParameterError: a flag is not.
+    """
+    path = config_file()
+    try:
+        return Settings(**flags)
+    except (TOMLDecodeError, UnicodeDecodeError) as error:
+        raise SettingsError(f"{path}: not valid TOML: {error}") from None
+    except OSError as error:
+        raise SettingsError(f"{path}: {error.strerror or error}") from None
+    except ValidationError as error:
+        raise _explained(error, flags, path) from None
+
+
+def _explained(error: ValidationError, flags: Mapping[str, Any], path: Path) -> SequoiaError:
+    """The first of the problems, and where the value came from."""
+    first = error.errors(include_url=False)[0]
+    name = str(first["loc"][0])
+    if name in flags:
+        return ParameterError(f"--{name.replace('_', '-')}: {first['msg']}")
+    if first["type"] == "extra_forbidden":
+        close = difflib.get_close_matches(name, Settings.model_fields) or Settings.model_fields
+        return SettingsError(f"{path}: unknown setting {name!r}; there is {', '.join(close)}")
+    variable = _ENV_PREFIX + name.upper()
+    where = variable if variable in map(str.upper, os.environ) else f"{path}: {name}"
+    return SettingsError(f"{where}: {first['msg']}, not {first['input']!r:.60}")
