@@ -15,11 +15,6 @@ def config_file() -> Path:
     return platformdirs.user_config_path(_APP) / "config.toml"
 
 
-def theme_folder() -> Path:
-    """A person's own themes."""
-    return platformdirs.user_config_path(_APP) / "themes"
-
-
 def cache_folder() -> Path:
     """Converted models and measured times; may be deleted at any time."""
     return platformdirs.user_cache_path(_APP)

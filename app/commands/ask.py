@@ -57,9 +57,13 @@ class Answer:
                 raise SequoiaError(message)
 
     @property
-    def plain_ms(self) -> float:
-        """What a token costs without speculation; 0 before the first."""
-        return 1e3 * self.totals.plain_seconds / self.totals.tokens if self.totals.tokens else 0.0
+    def plain_ms(self) -> float | None:
+        """What a token costs without speculation; None where that was not measured."""
+        return 1e3 * self.totals.plain_seconds / self.totals.tokens if self._measured else None
+
+    @property
+    def _measured(self) -> bool:
+        return self.totals.tokens > 0 and self.totals.plain_seconds > 0
 
     def as_json(self) -> str:
         """One object on one line."""
@@ -74,7 +78,7 @@ class Answer:
             "seconds": self.totals.seconds,
             "tokens_per_second": self.totals.tokens_per_second,
             "ar_ms": self.plain_ms,
-            "speedup": self.totals.speedup,
+            "speedup": self.totals.speedup if self._measured else None,
             "growmap": {"nodes": self.nodes, "depth": self.depth},
         }
         return json.dumps(figures, ensure_ascii=False, allow_nan=False)
@@ -83,10 +87,13 @@ class Answer:
         """One line for a person."""
         totals = self.totals
         tree = f"tree {self.nodes} nodes, depth {self.depth}" if self.depth else "plain decoding"
+        plain = ""
+        if self.plain_ms is not None:
+            plain = f"{totals.speedup:.2f}x plain ({self.plain_ms:.1f} ms/token) · "
         return (
             f"{totals.tokens} tokens in {totals.seconds:.2f} s · "
             f"{totals.tokens_per_second:.1f} tokens/s · {totals.tokens_per_step:.2f} tokens/step · "
-            f"{totals.speedup:.2f}x plain ({self.plain_ms:.1f} ms/token) · {tree}"
+            f"{plain}{tree}"
         )
 
 
