@@ -204,8 +204,8 @@ def _fingerprint(
 
 
 def _stated_rates(draft: Checkpoint) -> dict[str, tuple[float, ...]]:
-    stated = (draft.settings.get("sequoia") or {}).get("acceptance_rates") or {}
     try:
+        stated = draft.settings.get("sequoia", {}).get("acceptance_rates", {})
         return {kind: tuple(float(rate) for rate in rates) for kind, rates in stated.items()}
     except (AttributeError, TypeError, ValueError):
         raise ModelLoadError(f"{draft.weights.origin}: acceptance_rates are no numbers") from None

@@ -6,6 +6,7 @@ the cache and then read like any other; without a writable cache it is dequantis
 """
 
 import json
+import os
 import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
@@ -34,6 +35,7 @@ from sequoia_core.model.weights import (
     Weights,
     check_weights,
     expected_shapes,
+    first_line,
     open_weights,
     read_json,
     weight_files,
@@ -91,15 +93,18 @@ def open_checkpoint(
     Raises:
         ModelLoadError: there is no such model, or it is damaged or of an unknown kind.
     """
-    path = Path(source).expanduser()
-    if path.is_dir():
-        return open_directory(path)
-    if path.is_file():
-        if path.suffix.lower() != ".gguf":
-            raise ModelLoadError(f"{path}: give the model's folder, a .gguf file or a hub id")
-        return _open_gguf(path, dtype, cache, progress)
+    path = Path(os.path.expanduser(source))  # noqa: PTH111  # Path's raises for an unknown user
+    try:
+        if source and path.is_dir():
+            return open_directory(path)
+        if path.is_file():
+            if path.suffix.lower() != ".gguf":
+                raise ModelLoadError(f"{path}: give the model's folder, a .gguf file or a hub id")
+            return _open_gguf(path, dtype, cache, progress)
+    except OSError as error:
+        raise ModelLoadError(f"{path}: {error.strerror or first_line(error)}") from None
     if not HUB_ID.fullmatch(source) or path.suffix.lower() == ".gguf" or source[0] in "./~":
-        raise ModelLoadError(f"{source}: no such file or folder, and no hub id (owner/name)")
+        raise ModelLoadError(f"{source!r}: no such file or folder, and no hub id (owner/name)")
     from sequoia_core.model.hub import download
 
     return replace(open_directory(download(source, progress)), name=source.rpartition("/")[2])
@@ -121,11 +126,10 @@ def open_directory(directory: Path) -> Checkpoint:
     except ModelLoadError as error:
         raise ModelLoadError(f"{directory}: {error}") from None
     weights = open_weights(directory)
-    stored_as = (settings.get("quantization") or {}).get("format")
-    if stored_as == int8_rows.FORMAT:
+    if (stored_as := settings.get("quantization")) == {"format": int8_rows.FORMAT}:
         weights = int8_rows.UnpackedWeights(weights)
     elif stored_as is not None:
-        raise ModelLoadError(f"{directory}: weight format {stored_as!r} is unknown")
+        raise ModelLoadError(f"{directory}: quantization {stored_as!r} is unknown")
     check_weights(config, weights)
     generation = directory / "generation_config.json"
     return Checkpoint(

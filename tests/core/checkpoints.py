@@ -41,7 +41,7 @@ def reference_logits(model: LlamaForCausalLM, token_ids: Tensor) -> Tensor:
 
 
 def tiny_tokenizer(size: int = 96, first: str = "a") -> PreTrainedTokenizerFast:
-    """Byte-level tokenizer of `size` tokens: three special ones, then characters from `first` on."""
+    """Byte-level, `size` tokens: three special ones, then characters from `first` on."""
     special = ["<|endoftext|>", "<|im_start|>", "<|im_end|>"]
     characters = [chr(ord(first) + offset) for offset in range(size - len(special))]
     vocab = {token: index for index, token in enumerate(special + characters)}

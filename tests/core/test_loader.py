@@ -1,0 +1,277 @@
+"""A loaded checkpoint computes what transformers computes; a damaged one is named in one line."""
+
+import json
+import re
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+
+from sequoia_core.errors import ModelLoadError
+from sequoia_core.model.convert_cache import ConvertCache
+from sequoia_core.model.llama import Llama
+from sequoia_core.model.loader import Checkpoint, open_checkpoint, open_directory
+from tests.core.checkpoints import TINY, reference_logits, save_model, tiny_llama
+
+TOKENS = torch.arange(3, 40)
+VARIANTS: dict[str, dict[str, Any]] = {
+    "grouped heads": {},
+    "one KV head": {"num_key_value_heads": 1},
+    "as many KV heads": {"num_key_value_heads": 4},
+    "wide heads": {"head_dim": 16},
+    "narrow heads": {"head_dim": 4},
+    "tied": {"tie_word_embeddings": True},
+    "linear rope": {
+        "rope_parameters": {"rope_type": "linear", "factor": 4.0, "rope_theta": 10000.0}
+    },
+    "llama3 rope": {
+        "rope_parameters": {
+            "rope_type": "llama3",
+            "rope_theta": 500.0,
+            "factor": 8.0,
+            "low_freq_factor": 1.0,
+            "high_freq_factor": 4.0,
+            "original_max_position_embeddings": 16,
+        }
+    },
+}
+
+
+def logits_of(model: Checkpoint) -> torch.Tensor:
+    llama = Llama(model.config, model.weights, torch.device("cpu"), torch.float32)
+    return llama.forward(TOKENS, torch.arange(len(TOKENS)), None, llama.new_cache())
+
+
+@pytest.mark.parametrize("variant", VARIANTS)
+def test_logits_equal_transformers(variant: str, tmp_path: Path) -> None:
+    model = save_model(tmp_path, **VARIANTS[variant])
+    expected = reference_logits(model, TOKENS)
+    torch.testing.assert_close(logits_of(open_directory(tmp_path)), expected, atol=2e-5, rtol=1e-4)
+
+
+def test_the_rope_variants_differ_at_all() -> None:
+    plain = reference_logits(tiny_llama(), TOKENS)
+    for variant in ("linear rope", "llama3 rope"):
+        other = reference_logits(tiny_llama(**VARIANTS[variant]), TOKENS)
+        assert (plain - other).abs().max() > 1e-2, variant
+
+
+def in_shards(directory: Path) -> None:
+    tiny_llama().save_pretrained(directory, max_shard_size="20KB")
+    assert len(list(directory.glob("*.safetensors"))) > 2
+
+
+def pickled(directory: Path, **options: Any) -> None:
+    tiny_llama().save_pretrained(directory)
+    tensors = load_file(directory / "model.safetensors")
+    (directory / "model.safetensors").unlink()
+    torch.save(tensors, directory / "pytorch_model.bin", **options)
+
+
+def pickled_before_archives(directory: Path) -> None:
+    pickled(directory, _use_new_zipfile_serialization=False)
+
+
+def pickled_in_shards(directory: Path) -> None:
+    pickled(directory)
+    tensors = torch.load(directory / "pytorch_model.bin", weights_only=True)
+    (directory / "pytorch_model.bin").unlink()
+    places = {name: f"pytorch_model-{place % 2}.bin" for place, name in enumerate(tensors)}
+    for file in set(places.values()):
+        part = {name: tensor for name, tensor in tensors.items() if places[name] == file}
+        torch.save(part, directory / file)
+    index = directory / "pytorch_model.bin.index.json"
+    index.write_text(json.dumps({"weight_map": places}))
+
+
+@pytest.mark.parametrize("write", [in_shards, pickled, pickled_before_archives, pickled_in_shards])
+def test_every_way_of_storing_weights_reads_the_same(
+    write: Callable[[Path], None], tmp_path: Path
+) -> None:
+    write(tmp_path)
+    stored = tiny_llama().state_dict()
+    weights = open_directory(tmp_path).weights
+    assert set(weights) == set(stored)
+    assert len(weights) == len(stored)
+    for name in stored:
+        assert torch.equal(weights[name], stored[name]), name
+
+
+def test_ends_of_text_come_from_both_configurations(tmp_path: Path) -> None:
+    save_model(tmp_path, eos_token_id=2)
+    (tmp_path / "generation_config.json").write_text('{"eos_token_id": [2, 7]}')
+    assert open_directory(tmp_path).eos_token_ids == {2, 7}
+
+
+def test_the_digest_follows_the_weights(tmp_path: Path) -> None:
+    save_model(tmp_path / "one")
+    save_model(tmp_path / "same")
+    save_model(tmp_path / "other", initializer_range=0.1)
+    one, same, other = (open_directory(tmp_path / name).digest for name in ("one", "same", "other"))
+    assert one == same
+    assert one != other
+
+
+def test_unknown_tensors_are_ignored(tmp_path: Path) -> None:
+    save_model(tmp_path)
+    edit_tensors(tmp_path, lambda tensors: tensors.update(inv_freq=torch.ones(3)))
+    open_directory(tmp_path)
+
+
+def edit_tensors(directory: Path, change: Callable[[dict[str, torch.Tensor]], object]) -> None:
+    tensors = load_file(directory / "model.safetensors")
+    change(tensors)
+    save_file(tensors, directory / "model.safetensors")
+
+
+def edit_settings(directory: Path, **changes: Any) -> None:
+    file = directory / "config.json"
+    file.write_text(json.dumps({**json.loads(file.read_text()), **changes}))
+
+
+def cut(file: Path) -> None:
+    file.write_bytes(file.read_bytes()[:-7])
+
+
+NORM = "model.layers.1.input_layernorm.weight"
+DAMAGE: dict[str, tuple[Callable[[Path], object], str]] = {
+    "no config": (lambda d: (d / "config.json").unlink(), r"config\.json: no such file"),
+    "config cut": (lambda d: cut(d / "config.json"), r"config\.json: no readable JSON"),
+    "config is a list": (lambda d: (d / "config.json").write_text("[]"), "object was expected"),
+    "no weights": (lambda d: (d / "model.safetensors").unlink(), r"no model\.safetensors or"),
+    "weights cut": (lambda d: cut(d / "model.safetensors"), r"model\.safetensors: truncated"),
+    "weights empty": (lambda d: (d / "model.safetensors").write_bytes(b""), "truncated"),
+    "weights are junk": (
+        lambda d: (d / "model.safetensors").write_bytes(b"\xff" * 4096),
+        "truncated",
+    ),
+    "a tensor is missing": (
+        lambda d: edit_tensors(d, lambda tensors: tensors.pop(NORM)),
+        rf"model\.safetensors: tensor {re.escape(NORM)} is missing",
+    ),
+    "a tensor has another shape": (
+        lambda d: edit_tensors(d, lambda tensors: tensors.update({NORM: torch.ones(31)})),
+        rf"model\.safetensors: {re.escape(NORM)} has shape \[31\], .* means \[32\]",
+    ),
+    "another head than stated": (
+        lambda d: edit_settings(d, draft_vocab_size=10),
+        r"(lm_head\.weight has shape \[96, 32\], .* means \[10, 32\]|draft_vocab_ids is missing)",
+    ),
+    "unsupported architecture": (
+        lambda d: edit_settings(d, model_type="mamba"),
+        "model_type is 'mamba'",
+    ),
+    "foreign quantization": (
+        lambda d: edit_settings(d, quantization_config={"quant_method": "gptq"}),
+        "quantized weights",
+    ),
+    "unknown own format": (
+        lambda d: edit_settings(d, quantization={"format": "int3"}),
+        "'int3'} is unknown",
+    ),
+    "own format is no entry": (lambda d: edit_settings(d, quantization=3), "quantization 3 is"),
+    "own format without scales": (
+        lambda d: edit_settings(d, quantization={"format": "int8-rows"}),
+        r"needs .*_scale of shape",
+    ),
+    "a generation config that is no JSON": (
+        lambda d: (d / "generation_config.json").write_text("{"),
+        r"generation_config\.json: no readable JSON",
+    ),
+}
+
+
+@pytest.mark.parametrize("damage", DAMAGE)
+def test_damage_is_named_in_one_line(damage: str, tmp_path: Path) -> None:
+    save_model(tmp_path)
+    apply, message = DAMAGE[damage]
+    apply(tmp_path)
+    with pytest.raises(ModelLoadError, match=message) as caught:
+        open_directory(tmp_path)
+    assert "\n" not in str(caught.value)
+    assert str(tmp_path) in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("damage", "message"),
+    [
+        (lambda file: file.unlink(), "this part of the model is missing"),
+        (cut, "truncated"),
+    ],
+)
+@pytest.mark.parametrize("write", [in_shards, pickled_in_shards])
+def test_a_damaged_shard_is_named(
+    write: Callable[[Path], None],
+    damage: Callable[[Path], None],
+    message: str,
+    tmp_path: Path,
+) -> None:
+    write(tmp_path)
+    shard = sorted([*tmp_path.glob("*.safetensors"), *tmp_path.glob("*.bin")])[1]
+    damage(shard)
+    with pytest.raises(ModelLoadError, match=rf"{re.escape(shard.name)}: {message}"):
+        open_directory(tmp_path)
+
+
+@pytest.mark.parametrize("index", ["{}", '{"weight_map": {}}', '{"weight_map": {"a": "../b"}}'])
+def test_a_bad_index_is_refused(index: str, tmp_path: Path) -> None:
+    in_shards(tmp_path)
+    (tmp_path / "model.safetensors.index.json").write_text(index)
+    with pytest.raises(ModelLoadError, match=r"index\.json: "):
+        open_directory(tmp_path)
+
+
+class Intruder:
+    """Runs code when it is unpickled without care."""
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return (Path.write_text, (Path("intruder-was-here"), "x"))
+
+
+@pytest.mark.parametrize("content", [Intruder(), ["no dict"]])
+def test_a_pickle_of_anything_but_tensors_is_refused(
+    content: object, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    pickled(tmp_path)
+    torch.save(content, tmp_path / "pytorch_model.bin")
+    with pytest.raises(ModelLoadError, match=r"pytorch_model\.bin: "):
+        open_directory(tmp_path)
+    assert not Path("intruder-was-here").exists()
+
+
+@pytest.mark.parametrize(
+    ("source", "message"),
+    [
+        ("{tmp}/nowhere", "no such file or folder"),
+        ("nowhere.gguf", "no such file or folder"),
+        ("models/nowhere.gguf", "no such file or folder"),
+        ("./models/nowhere", "no such file or folder"),
+        ("~/nowhere-at-all", "no such file or folder"),
+        ("~nobody-by-this-name/model", "no such file or folder"),
+        ("", "no such file or folder"),
+        ("x" * 5000, "File name too long"),
+        ("{tmp}/notes.txt", "give the model's folder"),
+    ],
+)
+def test_a_wrong_path_never_asks_the_hub(
+    source: str, message: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("sequoia_core.model.hub.download", pytest.fail)
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "notes.txt").write_text("hello")
+    with pytest.raises(ModelLoadError, match=message):
+        open_checkpoint(
+            source.format(tmp=tmp_path), torch.float32, ConvertCache(tmp_path), lambda *_: None
+        )
+
+
+def test_the_name_is_the_folders(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    save_model(tmp_path / "my-model")
+    monkeypatch.chdir(tmp_path / "my-model")
+    model = open_checkpoint(".", torch.float32, ConvertCache(tmp_path), lambda *_: None)
+    assert model.name == "my-model"
+    assert model.config.vocab_size == TINY["vocab_size"]
