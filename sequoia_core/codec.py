@@ -73,7 +73,7 @@ def _spell_bytes(raw: bytes) -> str:
 
 
 def _byte_alphabet() -> dict[str, int]:
-    """GPT-2's disguise of bytes as printable characters: visible ones stay, others move past 255."""
+    """GPT-2's bytes as printable characters: visible ones stay, the others move past 255."""
     visible = [*range(0x21, 0x7F), *range(0xA1, 0xAD), *range(0xAE, 0x100)]
     hidden = [byte for byte in range(256) if byte not in visible]
     alphabet = {chr(byte): byte for byte in visible}

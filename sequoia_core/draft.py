@@ -19,7 +19,7 @@ from sequoia_core.sampling import draft_probs, ordered_draws
 from sequoia_core.token_tree import TokenTree
 
 ChildChooser = Callable[[Tensor, int], tuple[Tensor, Tensor]]
-"""(logits [n, V_draft], count) -> draft columns [n, count] in rank order, probabilities [n, V_draft]."""
+"""(logits [n, V_draft], count) -> columns [n, count] in rank order, probabilities [n, V_draft]."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -39,7 +39,7 @@ from sequoia_core.speculator import Sampler, Speculator
 from sequoia_core.stopwatch import TimedModel
 from sequoia_core.text import TextCodec, TextStream
 from sequoia_core.token_tree import ScoredTree
-from sequoia_core.trees import ROOT, TreeAdvisor, choose_tree
+from sequoia_core.trees import ROOT, TreeAdvisor, tree_for
 from sequoia_core.verify import Verdict
 
 if TYPE_CHECKING:
@@ -149,7 +149,7 @@ class Engine:
         if self._draft is None and self.tree_choice.mode is not Mode.AR:
             reason = "plain decoding: this target has no draft"
             return ROOT, TreeChosen(Mode.AR.value, "", 1, 0, reason=reason)
-        return choose_tree(self.tree_choice, self.advisor, params.temperature == 0.0, context)
+        return tree_for(self.tree_choice, self.advisor, params.temperature == 0.0, context)
 
     def _prefill(
         self, prompt_ids: Sequence[int], should_stop: Callable[[], bool]

@@ -10,7 +10,7 @@ from torch import Tensor
 from sequoia_core.config import SamplingParams
 
 NUCLEUS_CANDIDATES = 512
-"""Top-p looks at this many most probable tokens first: sorting V costs more than a small forward."""
+"""Top-p looks at this many most probable tokens first: sorting V costs more than a forward."""
 
 
 def target_probs(logits: Tensor, params: SamplingParams) -> Tensor:

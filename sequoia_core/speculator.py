@@ -82,7 +82,7 @@ class Speculator:
 
     @torch.inference_mode()
     def step(self, growmap: GrowMap, sampler: Sampler) -> tuple[ScoredTree, Verdict]:
-        """Speculate once. The ledger's caches hold the tree's rows until it is told what to keep."""
+        """Speculate once. The caches hold all the tree's rows until `keep` says which stay."""
         plan = self._plan(growmap)
         tree = self._root_only() if growmap.size == 1 else self._grown(plan, sampler)
         scored = score(tree, self._scores(tree, plan), sampler.params)

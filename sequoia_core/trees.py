@@ -69,7 +69,7 @@ class BundledAdvisor:
         return Advice(shape, tree.acceptance_rates, None, reason)
 
 
-def choose_tree(
+def tree_for(
     choice: TreeChoice, advisor: TreeAdvisor, greedy: bool, context_length: int
 ) -> tuple[GrowMap, TreeChosen]:
     """The growmap to decode with, one node for plain decoding, and the event that says so."""

@@ -1,7 +1,7 @@
 """Acceptance rules: which drafted tokens the target keeps, and the bonus token at their end.
 
 Each rule is a pure function of a scored tree and a generator. In the formulas p is the target's
-distribution at a node and q the one its children were drawn from. Knows nothing of models or caches.
+distribution at a node and q the one its children were drawn from. Knows nothing of models.
 """
 
 from collections.abc import Mapping
@@ -68,8 +68,8 @@ class AcceptanceRule(Protocol):
 def sequoia(scored: ScoredTree, generator: torch.Generator) -> Verdict:
     """Sampling without replacement (Sequoia, Algorithm 2).
 
-    Children were drawn from q in order. Each is accepted with probability min(1, p / q); otherwise p
-    becomes the residual norm(max(p - q, 0)) and the child leaves q. When q is used up it becomes
+    Children were drawn from q in order. Each is accepted with probability min(1, p / q); otherwise
+    p becomes the residual norm(max(p - q, 0)) and the child leaves q. When q is used up it becomes
     uniform over what has not been tried. On a path this is Leviathan's speculative sampling.
     """
     uniforms = torch.rand(scored.growmap.size, generator=generator, dtype=torch.float64).tolist()

@@ -19,9 +19,9 @@ CUDA_BUCKET = 256
 class LayeredKVCache:
     """Keys and values of `length` tokens; see `protocols.KVCache` for the verbs.
 
-    The buffer is `[L, 2, K, capacity, D]`, so that dropping a rejected branch is one gather over all
-    layers. Rows past `length` hold leftovers and are never read as tokens; on CUDA attention spans a
-    whole length bucket, whose tail the mask hides, so that shapes repeat from step to step.
+    The buffer is `[L, 2, K, capacity, D]`, so that dropping a rejected branch is one gather over
+    all layers. Rows past `length` hold leftovers and are never read as tokens; on CUDA attention
+    spans a whole length bucket, whose tail the mask hides, so that shapes repeat from step to step.
     """
 
     def __init__(self, config: ModelConfig, device: torch.device, dtype: torch.dtype) -> None:

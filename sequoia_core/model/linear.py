@@ -1,8 +1,8 @@
 """Matrix products with the weights laid out for the device they run on.
 
 Owns the choice between PyTorch's own linear and oneDNN's prepacked one; knows nothing of what the
-products mean. Prepacking is chosen for bfloat16 on CPUs, where it measured faster at every row count
-(see docs/decisions).
+products mean. Prepacking is chosen for bfloat16 on CPUs, where it measured faster at every row
+count (see docs/decisions).
 """
 
 from typing import Protocol

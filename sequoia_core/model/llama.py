@@ -18,6 +18,7 @@ from sequoia_core.model.config import ModelConfig
 from sequoia_core.model.kv_cache import LayeredKVCache
 from sequoia_core.model.linear import Linear, pack
 from sequoia_core.model.rope import rotary_tables, rotate
+from sequoia_core.protocols import KVCache
 
 PREFILL_ROWS = 256
 """Rows read at once by `extend`: bounds the mask and the activations of a long prompt."""
@@ -87,7 +88,7 @@ class Llama:
 
     @torch.inference_mode()
     def forward(
-        self, token_ids: Tensor, position_ids: Tensor, mask: Tensor | None, cache: LayeredKVCache
+        self, token_ids: Tensor, position_ids: Tensor, mask: Tensor | None, cache: KVCache
     ) -> Tensor:
         """Logits of n new rows; see `protocols.LanguageModel.forward`.
 
@@ -103,17 +104,19 @@ class Llama:
         Raises:
             ContextFullError: S + n exceeds the context window.
         """
+        assert isinstance(cache, LayeredKVCache)
         hidden = self._hidden(token_ids, position_ids, mask, cache)
         logits = self._head(self._normed(hidden, self._norm))  # [n, V]
         return logits.float()
 
     @torch.inference_mode()
-    def extend(self, token_ids: Tensor, cache: LayeredKVCache) -> None:
+    def extend(self, token_ids: Tensor, cache: KVCache) -> None:
         """Append n tokens after the S cached ones without computing logits.
 
         Raises:
             ContextFullError: S + n exceeds the context window; the cache is unchanged.
         """
+        assert isinstance(cache, LayeredKVCache)
         cache.reserve(token_ids.shape[0])
         for chunk in token_ids.split(PREFILL_ROWS):
             first = cache.length

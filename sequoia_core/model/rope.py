@@ -1,7 +1,7 @@
 """Rotary position embedding: frequencies, llama3 scaling and the rotation itself.
 
-Source: Su et al., arXiv 2104.09864, in Llama's rotate-half layout; the llama3 scaling follows Meta's
-published inference code. Knows nothing of attention.
+Source: Su et al., arXiv 2104.09864, in Llama's rotate-half layout; the llama3 scaling follows
+Meta's published inference code. Knows nothing of attention.
 """
 
 import math

@@ -9,6 +9,7 @@ from torch import Tensor
 
 from sequoia_core.model.config import ModelConfig
 from sequoia_core.model.llama import Llama
+from sequoia_core.protocols import KVCache
 
 
 class RowCache:
@@ -58,13 +59,15 @@ class TableModel:
     def new_cache(self) -> RowCache:
         return RowCache()
 
-    def extend(self, token_ids: Tensor, cache: RowCache) -> None:
+    def extend(self, token_ids: Tensor, cache: KVCache) -> None:
+        assert isinstance(cache, RowCache)
         first = cache.length
         cache.rows += [(int(token), first + at) for at, token in enumerate(token_ids)]
 
     def forward(
-        self, token_ids: Tensor, position_ids: Tensor, mask: Tensor | None, cache: RowCache
+        self, token_ids: Tensor, position_ids: Tensor, mask: Tensor | None, cache: KVCache
     ) -> Tensor:
+        assert isinstance(cache, RowCache)
         self.forwards += 1
         before, rows = cache.length, len(token_ids)
         assert before + rows <= self.context_window

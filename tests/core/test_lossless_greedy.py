@@ -1,4 +1,4 @@
-"""Temperature 0, float32: every mode and every tree gives plain greedy decoding, token for token."""
+"""Temperature 0, float32: every mode and tree gives plain greedy decoding, token for token."""
 
 from collections.abc import Sequence
 
@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from sequoia_core.config import Mode, SamplingParams
 from sequoia_core.draft import DraftModel
 from sequoia_core.engine import Engine
-from sequoia_core.events import Finished, FinishReason, Step, TextDelta
+from sequoia_core.events import Step
 from sequoia_core.growmap import GrowMap
 from sequoia_core.protocols import LanguageModel, TreeChoice
 from sequoia_core.trees import BundledAdvisor

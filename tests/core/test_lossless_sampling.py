@@ -78,7 +78,9 @@ P = torch.tensor([0.45, 0.25, 0.15, 0.1, 0.05])
 CASES = {
     "mixed": (P, torch.tensor([0.1, 0.2, 0.3, 0.25, 0.15]), None),
     "equal": (P, P, None),
-    "draft misses tokens, so the fallback is used": (P, torch.tensor([0.0, 0.6, 0.4, 0.0, 0.0]), None),
+    "draft misses tokens, so the fallback is used": (
+        P, torch.tensor([0.0, 0.6, 0.4, 0.0, 0.0]), None,
+    ),
     "draft is certain of a token the target excludes": (
         torch.tensor([0.0, 0.5, 0.5, 0.0, 0.0]), torch.tensor([1.0, 0.0, 0.0, 0.0, 0.0]), None,
     ),

@@ -1,0 +1,99 @@
+"""A chat template cut into pieces, so that a conversation's token ledger only ever grows.
+
+Owns how turns become token ids. Re-rendering a whole chat could tokenize old answers differently
+from how they were generated; here a new turn is rendered as what the template adds to the turns
+before. Knows nothing of models or caches.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, NamedTuple
+
+from sequoia_core.errors import ParameterError
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
+
+_SENTINEL = "\N{SYMBOL FOR RECORD SEPARATOR}answer\N{SYMBOL FOR RECORD SEPARATOR}"
+
+PLAIN_TEMPLATE = (
+    "{% for message in messages %}"
+    "{% if message['role'] == 'system' %}{{ message['content'] + '\n\n' }}"
+    "{% elif message['role'] == 'user' %}{{ 'USER: ' + message['content'] + '\n' }}"
+    "{% else %}{{ 'ASSISTANT: ' + message['content'] + eos_token + '\n' }}{% endif %}"
+    "{% endfor %}{% if add_generation_prompt %}{{ 'ASSISTANT:' }}{% endif %}"
+)
+"""For targets that ship no template of their own; the roles are Vicuna's."""
+
+
+class Turn(NamedTuple):
+    """One exchange: what the person wrote and what was answered."""
+
+    prompt: str
+    answer: str
+
+
+class ChatTemplate:
+    """Turns a conversation into token ids piece by piece.
+
+    Args:
+        tokenizer: with its chat template, if it has one.
+        system_prompt: None leaves it to the template.
+    """
+
+    def __init__(self, tokenizer: PreTrainedTokenizerBase, system_prompt: str | None) -> None:
+        self._tokenizer = tokenizer
+        self._template = None if tokenizer.chat_template else PLAIN_TEMPLATE
+        self._system = [{"role": "system", "content": system_prompt}] if system_prompt else []
+
+    def whole(self, turns: Sequence[Turn], prompt: str) -> list[int]:
+        """Ids of a conversation rendered from scratch, up to where the answer begins.
+
+        Raises:
+            ParameterError: the template refuses the conversation.
+        """
+        return self._ids(self._render([*self._messages(turns), _user(prompt)], True))
+
+    def closing(self, turns: Sequence[Turn]) -> list[int]:
+        """Ids that the template puts after an answer: the turn's closing token and what follows."""
+        messages = [*self._messages(turns[:-1]), _user(turns[-1].prompt)]
+        text = self._render([*messages, {"role": "assistant", "content": _SENTINEL}], False)
+        return self._ids(text.rpartition(_SENTINEL)[2])
+
+    def following(self, turns: Sequence[Turn], prompt: str) -> list[int] | None:
+        """Ids of one more prompt after closed turns, up to where its answer begins.
+
+        None if this template does not extend what it rendered before; then render it whole.
+        """
+        messages = self._messages(turns)
+        before = self._render(messages, False)
+        after = self._render([*messages, _user(prompt)], True)
+        return self._ids(after[len(before) :]) if after.startswith(before) else None
+
+    def _messages(self, turns: Sequence[Turn]) -> list[dict[str, str]]:
+        messages = list(self._system)
+        for turn in turns:
+            messages += [_user(turn.prompt), {"role": "assistant", "content": turn.answer}]
+        return messages
+
+    def _render(self, messages: list[dict[str, str]], add_generation_prompt: bool) -> str:
+        from jinja2.exceptions import TemplateError
+
+        try:
+            text = self._tokenizer.apply_chat_template(
+                messages,
+                chat_template=self._template,
+                add_generation_prompt=add_generation_prompt,
+                tokenize=False,
+            )
+        except TemplateError as error:
+            raise ParameterError(f"the chat template refuses this conversation: {error}") from None
+        return str(text)
+
+    def _ids(self, text: str) -> list[int]:
+        return list(self._tokenizer.encode(text, add_special_tokens=False))
+
+
+def _user(prompt: str) -> dict[str, str]:
+    return {"role": "user", "content": prompt}

@@ -1,0 +1,171 @@
+"""Learns which tree fits a pair on this machine, in slices between answers, and advises by it.
+
+Owns the order of measuring and its prompts. What is measured is kept on disk per pair, so it is
+done once; a packaged tree serves until then.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from statistics import median
+from typing import TYPE_CHECKING
+
+from sequoia_core.chat_template import ChatTemplate
+from sequoia_core.codec import TokenizerCodec
+from sequoia_core.config import Mode, SamplingParams
+from sequoia_core.draft import DraftModel
+from sequoia_core.engine import Engine
+from sequoia_core.events import Event, Notice, NoticeKind, Step
+from sequoia_core.measure.acceptance import AcceptanceCount
+from sequoia_core.measure.calibration import Calibration, load_calibration, save_calibration
+from sequoia_core.measure.times import TimeCurve, time_forwards
+from sequoia_core.protocols import TreeChoice
+from sequoia_core.speculator import Sampler
+from sequoia_core.trees import Advice, BundledAdvisor
+
+if TYPE_CHECKING:
+    from sequoia_core.pair import Pair
+
+CONTEXT = 256
+TARGET_ROWS = (1, 2, 3, 4, 6, 8, 12, 16, 24, 32, 48, 64)
+DRAFT_ROWS = (1, 2, 4, 8, 16)
+REPEATS = 7
+WIDTH = 8
+ANSWER_TOKENS = 64
+TEMPERATURE = 0.6
+PROMPTS = (
+    "Why do the leaves of many trees turn red in autumn?",
+    "Write a short letter to a landlord who has not repaired the heating.",
+    "Explain to a beginner what a variable is in a programming language.",
+    "What should I pack for three days of walking in the mountains?",
+    "Tell me a story about a lighthouse keeper and a lost dog.",
+    "List the main differences between a virus and a bacterium.",
+)
+
+
+class Tuner:
+    """Measures a pair and names trees for it; a `trees.TreeAdvisor`.
+
+    Args:
+        pair: models to measure. Measuring uses caches of its own.
+    """
+
+    def __init__(self, pair: Pair) -> None:
+        self._pair = pair
+        self._bundled = BundledAdvisor.default()
+        self._calibration = load_calibration(pair.fingerprint)
+        self._advice: dict[tuple[bool, bool], Advice] = {}
+        self._texts: list[tuple[SamplingParams, list[int], int]] = []
+
+    def advise(self, greedy: bool, context_length: int, chain: bool) -> Advice:
+        """The measured choice, or a packaged tree while nothing has been measured."""
+        if self._calibration is None:
+            return self._bundled.advise(greedy, context_length, chain)
+        key = (greedy, chain)
+        if key not in self._advice:
+            self._advice[key] = self._calibration.advise(greedy, chain)
+        return self._advice[key]
+
+    def tune(self, should_stop: Callable[[], bool]) -> Iterator[Event]:
+        """Measure what is not known yet, as long as nobody waits.
+
+        Yields one `Notice` when the figures are complete.
+        """
+        if self._calibration is not None or self._pair.draft is None:
+            return
+        for _ in self.measure():
+            if should_stop():
+                return
+        yield Notice(NoticeKind.CALIBRATION, self.summary())
+
+    def summary(self) -> str:
+        """One line on what the figures predict."""
+        if self._calibration is None:
+            return "not measured: decoding plainly, since the target has no draft"
+        parts = []
+        for label, greedy in (("temperature 0", True), ("sampling", False)):
+            advice = self.advise(greedy, 0, False)
+            shape = advice.growmap
+            tree = f"{shape.size} nodes, depth {shape.depth}" if shape else "plain decoding"
+            parts.append(f"{label}: {tree}, predicted {advice.predicted_speedup or 1.0:.2f}x")
+        return "measured this machine; " + "; ".join(parts)
+
+    def measure(self) -> Iterator[tuple[str, float]]:
+        """Measure everything anew and keep it; yields what is being done and which part is done.
+
+        Texts already written are not written again if this is called after a broken-off run.
+        """
+        draft, draft_ids = self._pair.draft, self._pair.draft_vocab_ids
+        if draft is None:
+            return
+        subjects = [(self._pair.target, TARGET_ROWS), (draft, DRAFT_ROWS)]
+        curves: tuple[TimeCurve, ...] = ()
+        for latest in time_forwards(subjects, CONTEXT, REPEATS):
+            curves = latest
+            yield "Timing forwards of both models", 0.05
+        yield from self._write_texts()
+        greedy, stochastic = AcceptanceCount(WIDTH), AcceptanceCount(WIDTH)
+        for params, ids, prompt in self._texts:
+            counter = stochastic if params.temperature else greedy
+            sampler = Sampler.of(params, self._pair.target.device)
+            counter.count(self._pair.target, DraftModel(draft, draft_ids), (ids, prompt), sampler)
+            yield "Counting accepted tokens", 0.85
+        overhead_ms = 0.0
+        for latest_ms in self._overhead():
+            overhead_ms = latest_ms
+            yield "Timing bookkeeping", 0.95
+        self._calibration = Calibration(
+            target=curves[0],
+            draft=curves[1],
+            overhead_ms=overhead_ms,
+            context=CONTEXT,
+            greedy=greedy.rates,
+            stochastic=stochastic.rates,
+            positions=greedy.positions + stochastic.positions,
+        )
+        self._advice.clear()
+        save_calibration(self._pair.fingerprint, self._calibration)
+
+    def _write_texts(self) -> Iterator[tuple[str, float]]:
+        """Let the target answer the prompts plainly, greedily and sampled."""
+        engine = self._engine(with_draft=False)
+        wanted = [(temperature, prompt) for prompt in PROMPTS for temperature in (0.0, TEMPERATURE)]
+        for at in range(len(self._texts), len(wanted)):
+            temperature, prompt = wanted[at]
+            params = SamplingParams(temperature, seed=at, max_new_tokens=ANSWER_TOKENS)
+            ids = self._prompt_ids(prompt)
+            for _ in engine.generate(ids, params):
+                yield "Reading the target's own text", 0.1 + 0.7 * at / len(wanted)
+            if len(engine.token_ids) > len(ids):
+                self._texts.append((params, list(engine.token_ids), len(ids)))
+
+    def _overhead(self) -> Iterator[float]:
+        """Bookkeeping of a tree step beyond a plain step's, milliseconds; refined step by step."""
+        prompt = self._prompt_ids(PROMPTS[0])
+        params = SamplingParams(TEMPERATURE, seed=0, max_new_tokens=ANSWER_TOKENS)
+        costs: list[list[float]] = []
+        for mode in (Mode.AR, Mode.SEQUOIA):
+            engine = self._engine(with_draft=True)
+            tree = self._bundled.advise(False, CONTEXT, False).growmap
+            engine.tree_choice = TreeChoice(mode, tree)
+            costs.append([])
+            for event in engine.generate(prompt, params):
+                if isinstance(event, Step):
+                    costs[-1].append(event.timings.bookkeeping_ms)
+                    yield 0.0
+        plain, speculative = (median(cost) for cost in costs)
+        yield max(speculative - plain, 0.0)
+
+    def _prompt_ids(self, prompt: str) -> list[int]:
+        return ChatTemplate(self._pair.tokenizer, None).whole([], prompt)
+
+    def _engine(self, with_draft: bool) -> Engine:
+        pair = self._pair
+        draft = DraftModel(pair.draft, pair.draft_vocab_ids) if pair.draft and with_draft else None
+        return Engine(
+            pair.target,
+            draft,
+            codec=TokenizerCodec(pair.tokenizer),
+            eos_token_ids=pair.eos_token_ids,
+            advisor=self._bundled,
+        )
