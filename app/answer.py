@@ -73,6 +73,11 @@ class Answer:
             case Failed(message):
                 self.failure = message
 
+    def forget_steps(self) -> None:
+        """Keep text and final figures; the trees of a long chat would fill the memory."""
+        self.steps.clear()
+        del self.statistics[:-1]
+
     @property
     def done(self) -> bool:
         """Whether no more events will come."""

@@ -90,13 +90,12 @@ def app_color_defaults(theme: Theme) -> dict[str, str]:
     foreground = theme.foreground or ("#e0e0e0" if theme.dark else "#202020")
     muted = foreground + "99" if len(foreground) == 7 else foreground
     accent = theme.accent or warning
-    own = {
+    return {
         "accepted": success, "rejected": theme.error or "#ba3c5b", "unreached": muted,
         "bonus": accent, "root": foreground, "draft": accent, "verify": theme.primary,
         "bookkeeping": muted, "speedup": success, "user": theme.secondary or theme.primary,
         "notice": warning, "rank-1": success, "rank-2": theme.primary, "rank-3": warning,
     }  # fmt: skip
-    return own
 
 
 def _read(table: dict[str, Any]) -> Theme:

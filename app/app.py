@@ -1,0 +1,138 @@
+"""The Textual app: owns the decode thread's life, the themes and the command palette.
+
+What the chat looks like and does is the chat screen's.
+"""
+
+import asyncio
+import difflib
+import logging
+from collections.abc import Iterable
+from functools import partial
+from pathlib import Path
+
+import platformdirs
+from rich.text import Text
+from textual.app import App, SystemCommand
+from textual.screen import Screen
+
+from sequoia_core.config import Mode
+
+from .decoder import Decoder
+from .messages import ChatSettings, EngineFactory
+from .screens.chat import ChatScreen
+from .slash import SlashError
+from .theming import DEFAULT_THEME, app_color_defaults, load_themes, packaged_folder
+from .visible import visible
+
+__all__ = ["ChatSettings", "SequoiaApp"]
+
+_JOIN_SECONDS = 10.0
+
+
+class SequoiaApp(App[None]):
+    """The chat.
+
+    Args:
+        engine_factory: makes the engine; called in the decode thread with a progress callback.
+        settings: what the chat begins with.
+    """
+
+    TITLE = "Sequoia"
+    CSS_PATH = "styles/chat.tcss"
+    # Textual declares these as instance variables.
+    HORIZONTAL_BREAKPOINTS = [(0, "-narrow"), (100, "-wide")]  # noqa: RUF012
+    VERTICAL_BREAKPOINTS = [(0, "-tiny"), (12, "-short"), (30, "-tall"), (42, "-roomy")]  # noqa: RUF012
+
+    def __init__(self, engine_factory: EngineFactory, settings: ChatSettings) -> None:
+        found = load_themes(
+            [packaged_folder(), platformdirs.user_config_path("sequoia") / "themes"]
+        )
+        self._own_themes = tuple(theme.name for theme in found.themes)
+        super().__init__()
+        self._decoder = Decoder(engine_factory)
+        self._log_handler: logging.Handler | None = None
+        self._problems = list(found.problems)
+        for theme in found.themes:
+            self.register_theme(theme)
+        if settings.theme not in self.available_themes:
+            self._problems.append(f"no theme {settings.theme!r}; using {DEFAULT_THEME}")
+        else:
+            self.theme = settings.theme
+        self.chat = ChatScreen(self._decoder, settings)
+
+    def get_default_screen(self) -> Screen[None]:
+        """The chat."""
+        return self.chat
+
+    def get_theme_variable_defaults(self) -> dict[str, str]:
+        """The app's own colours, for themes that do not name them."""
+        return app_color_defaults(self.current_theme)
+
+    async def on_mount(self) -> None:
+        """Start loading the engine behind the screen."""
+        self._log_handler = _log_to_file(platformdirs.user_log_path("sequoia"))
+        self._decoder.start()
+        for problem in self._problems:
+            await self.chat.note(problem, error=True)
+
+    async def on_unmount(self) -> None:
+        """Join the decode thread, without freezing the screen while it ends its step."""
+        await asyncio.to_thread(self._decoder.shutdown, _JOIN_SECONDS)
+        if self._log_handler is not None:
+            logging.getLogger("sequoia").removeHandler(self._log_handler)
+            self._log_handler.close()
+
+    @property
+    def decoder(self) -> Decoder:
+        """The decode thread."""
+        return self._decoder
+
+    def fail(self, message: str) -> None:
+        """Quit with one line on standard error and return code 1."""
+        line = Text(f"sequoia: {visible(message)}", no_wrap=True, overflow="ignore")
+        self.exit(return_code=1, message=line)
+
+    def use_theme(self, name: str) -> None:
+        """Switch the theme.
+
+        Raises:
+            SlashError: there is no such theme.
+        """
+        if name not in self.available_themes:
+            close = difflib.get_close_matches(name, self.available_themes, n=1)
+            hint = f"did you mean {close[0]}?" if close else ", ".join(self._own_themes)
+            raise SlashError(f"no theme {name!r}; {hint}")
+        self.theme = name
+
+    def get_system_commands(self, screen: Screen[object]) -> Iterable[SystemCommand]:
+        """What the palette offers; the screen it was opened from makes no difference."""
+        del screen
+        chat = self.chat
+        yield SystemCommand(
+            "Pause or resume", "Hold the decoding between steps (F2)", chat.action_pause
+        )
+        yield SystemCommand("Stop", "End the answer; what there is stays (Esc)", chat.action_stop)
+        yield SystemCommand("Tree", "Show or hide the token tree (F4)", chat.action_tree)
+        yield SystemCommand("Tint", "Tint tokens by where they came from (F6)", chat.action_tint)
+        yield SystemCommand("Help", "Keys and commands (F1)", chat.action_help)
+        yield SystemCommand(
+            "Show settings", "Settings, pair and tree", partial(chat.run_line, "/show")
+        )
+        yield SystemCommand("Clear", "Forget the conversation", partial(chat.run_line, "/clear"))
+        for mode in Mode:
+            line = f"/set mode {mode.value}"
+            yield SystemCommand(f"Mode: {mode.value}", line, partial(chat.run_line, line))
+        for theme in self._own_themes:
+            line = f"/set theme {theme}"
+            yield SystemCommand(f"Theme: {theme}", line, partial(chat.run_line, line))
+        yield SystemCommand("Screenshot", "Save the screen as an SVG", self.action_screenshot)
+        yield SystemCommand("Quit", "Join the decode thread and leave", self.action_quit)
+
+
+def _log_to_file(folder: Path) -> logging.Handler:
+    """Tracebacks of the decode thread go to a file, which exists only once there is one."""
+    folder.mkdir(parents=True, exist_ok=True)
+    handler = logging.FileHandler(folder / "sequoia.log", encoding="utf-8", delay=True)
+    handler.setFormatter(logging.Formatter("%(asctime)s %(name)s %(levelname)s %(message)s"))
+    logging.getLogger("sequoia").addHandler(handler)
+    return handler

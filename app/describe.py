@@ -1,0 +1,49 @@
+"""What `/show` says. Pure text; knows no widget."""
+
+from sequoia_core.events import TreeChosen
+from sequoia_core.protocols import PairDescription
+
+from .messages import ChatSettings
+
+
+def describe(settings: ChatSettings, pair: PairDescription | None, tree: TreeChosen | None) -> str:
+    """Settings, pair and tree, one entry a line."""
+    seed = "random" if settings.seed is None else str(settings.seed)
+    rows = [
+        ("temperature", f"{settings.temperature:g}"),
+        ("top_p", f"{settings.top_p:g}"),
+        ("top_k", str(settings.top_k) if settings.top_k else "0 (off)"),
+        ("seed", seed),
+        ("max_new_tokens", str(settings.max_new_tokens)),
+        ("system", settings.system or "the chat template's own default"),
+        ("mode", settings.mode.value),
+        ("growmap", settings.growmap),
+        ("theme", settings.theme),
+    ]
+    return "\n".join(
+        f"{name:<15} {value}" for name, value in [*rows, *_pair_rows(pair), *_tree_rows(tree)]
+    )
+
+
+def _pair_rows(pair: PairDescription | None) -> list[tuple[str, str]]:
+    if pair is None:
+        return [("pair", "still loading")]
+    return [
+        ("target", pair.target),
+        ("draft", pair.draft or "none: plain decoding"),
+        ("device", f"{pair.device}, {pair.dtype}"),
+        ("context window", f"{pair.context_window} tokens"),
+    ]
+
+
+def _tree_rows(tree: TreeChosen | None) -> list[tuple[str, str]]:
+    if tree is None:
+        return [("tree", "chosen with the first answer")]
+    if tree.nodes <= 1:
+        return [("tree", f"none: plain decoding {tree.reason}".rstrip())]
+    text = f"{tree.growmap}: {tree.nodes} nodes, {tree.depth} deep"
+    if tree.expected_tokens is not None:
+        text += f", {tree.expected_tokens:.2f} tokens/step expected"
+    if tree.predicted_speedup is not None:
+        text += f", {tree.predicted_speedup:.2f}x predicted"
+    return [("tree", text)] + ([("", tree.reason)] if tree.reason else [])

@@ -1,0 +1,304 @@
+"""The chat screen: hands prompts to the decode thread and draws what it reports, 20 times a second.
+
+Owns the state of the chat: settings, the answer under way, and which step is looked at. All
+drawing happens in one timer, from what the mailbox holds, so a burst of steps costs one picture.
+"""
+
+from typing import TYPE_CHECKING, ClassVar
+
+from textual import on
+from textual.app import ComposeResult
+from textual.binding import Binding, BindingType
+from textual.containers import Horizontal
+from textual.screen import Screen
+
+from sequoia_core.errors import SequoiaError
+from sequoia_core.events import Event, Failed, Notice, TreeChosen
+from sequoia_core.protocols import PairDescription
+
+from ..answer import Answer
+from ..decoder import Decoder
+from ..messages import (
+    Answering,
+    Ask,
+    ChatSettings,
+    LoadFailed,
+    Loading,
+    Ready,
+    Refused,
+    Report,
+    Tuning,
+)
+from ..slash import is_command
+from ..walk import Walk
+from ..widgets import key_bar
+from ..widgets.answer_view import AnswerView
+from ..widgets.decode_panel import DecodePanel
+from ..widgets.header import Header
+from ..widgets.key_bar import KeyBar
+from ..widgets.prompt import Prompt
+from ..widgets.step_bar import StepBar
+from ..widgets.transcript import Transcript
+from .commands import run_command
+from .help import HelpScreen
+
+if TYPE_CHECKING:
+    from ..app import SequoiaApp
+
+DRAIN_SECONDS = 1 / 20
+_TEXT_TICKS = 2
+"""Markdown is laid out on every second tick only: it is the costly part of the picture."""
+
+
+class ChatScreen(Screen[None]):
+    """Transcript, tree, step bar, statistics and prompt."""
+
+    app: "SequoiaApp"
+    BINDINGS: ClassVar[list[BindingType]] = [
+        Binding("escape", "stop", "Stop the answer", show=False),
+        Binding("f1", "help", "Help", show=False, priority=True),
+        Binding("f2", "pause", "Pause or resume", show=False, priority=True),
+        Binding("space", "single_step", "One step while paused", show=False),
+        Binding("left_square_bracket", "walk('back')", "Step before", show=False),
+        Binding("right_square_bracket", "walk('forward')", "Step after", show=False),
+        Binding("home", "walk('first')", "First step", show=False),
+        Binding("end", "walk('live')", "Back to live", show=False),
+        Binding("f4", "tree", "Show or hide the tree", show=False, priority=True),
+        Binding("f6", "tint", "Tint tokens by origin", show=False, priority=True),
+        Binding("ctrl+d", "app.quit", "Quit", show=False),
+    ]
+
+    def __init__(self, decoder: Decoder, settings: ChatSettings) -> None:
+        super().__init__()
+        self.decoder = decoder
+        self.settings = settings
+        self.pair: PairDescription | None = None
+        self.chosen: TreeChosen | None = None
+        self._view: AnswerView | None = None
+        self._walk = Walk()
+        self._tinted = False
+        self._ticks = 0
+        self._header = Header()
+        self._transcript = Transcript()
+        self._panel = DecodePanel()
+        self._strip = StepBar(id="strip")
+        self._prompt = Prompt()
+        self._keys = KeyBar()
+
+    def compose(self) -> ComposeResult:
+        """Header over chat and tree over prompt over keys."""
+        yield self._header
+        with Horizontal(id="body"):
+            yield self._transcript
+            yield self._panel
+        yield self._strip
+        yield self._prompt
+        yield self._keys
+
+    def on_mount(self) -> None:
+        """Begin to draw what the decode thread reports."""
+        self._header.show_settings(self.settings)
+        self._header.show_status("loading")
+        self._prompt.focus()
+        self.set_interval(DRAIN_SECONDS, self._tick)
+
+    @property
+    def answer(self) -> Answer | None:
+        """The answer under way, or the last one."""
+        return self._walk.answer
+
+    @property
+    def busy(self) -> bool:
+        """Whether an answer is under way."""
+        return self.answer is not None and not self.answer.done
+
+    # What the decode thread reports
+
+    async def _tick(self) -> None:
+        reports = self.decoder.drain()
+        for report in reports:
+            await self._take(report)
+        self._ticks += 1
+        if self._view is not None and (self._ticks % _TEXT_TICKS == 0 or not self.busy):
+            await self._view.flush()
+        if reports:
+            self._draw()
+
+    async def _take(self, report: Report) -> None:
+        match report:
+            case Loading(message, fraction):
+                share = "" if fraction is None else f" {fraction:.0%}"
+                self._prompt.hint(f"{message}{share}")
+            case LoadFailed(message):
+                self.app.fail(message)
+            case Ready(description):
+                self.pair = description
+                self._header.show_pair(description)
+                self._prompt.hint("")
+                self._draw_status()
+            case Answering(event):
+                await self._take_event(event)
+                if self.answer is not None:
+                    self.answer.add(event)
+            case Tuning(event):
+                await self._take_event(event)
+            case Refused(message):
+                await self._transcript.add_note(message, error=True)
+
+    async def _take_event(self, event: Event) -> None:
+        match event:
+            case TreeChosen():
+                self.chosen = event
+                self._header.show_tree(event)
+                self._panel.show_expected(event)
+            case Notice(_, message):
+                await self._transcript.add_note(message)
+            case Failed(message):
+                await self._transcript.add_note(message, error=True)
+
+    def _draw(self) -> None:
+        """Draw the last step, or the one walked to, and what goes with it."""
+        walk, paused = self._walk, self.decoder.paused
+        step, statistics = walk.step, walk.statistics
+        still = walk.at is not None or paused or not self.busy
+        self._panel.show_step(step, statistics, walk.title(paused=paused), still=still)
+        self._strip.show_step(step, statistics)
+        self._header.show_statistics(statistics)
+        self._prompt.walks = step is not None
+        if self._view is not None:
+            self._view.mark(self._tinted, walk.walked_step)
+            self._view.show_figures()
+        self._draw_status()
+
+    def _draw_status(self) -> None:
+        paused = self.decoder.paused
+        self._prompt.steps_on_space = paused
+        if self.pair is None:
+            status, keys = "loading", key_bar.IDLE
+        elif self._walk.at is not None:
+            status, keys = "looking back", key_bar.WALKING
+        elif paused:
+            status, keys = "paused", key_bar.PAUSED
+        else:
+            status, keys = "", key_bar.DECODING if self.busy else key_bar.IDLE
+        self._header.show_status(f" {status} " if status else "")
+        self._keys.show_keys(keys)
+
+    # What a person asks for
+
+    @on(Prompt.Submitted)
+    async def _submit(self, message: Prompt.Submitted) -> None:
+        text = message.text.strip()
+        if not text:
+            self._prompt.hint("the prompt is empty: type a message, or /? for help")
+        elif is_command(text):
+            await self._run_command(text, message.typed)
+        elif self.busy:
+            self._prompt.hint("still answering: Esc stops it, your text stays here")
+        else:
+            self._prompt.accept(message.typed)
+            await self._ask(text)
+
+    async def _ask(self, text: str) -> None:
+        if self._view is not None:
+            self._view.mark(self._tinted, None)
+            self._view.answer.forget_steps()
+        await self._transcript.add_user(text)
+        answer = Answer(text)
+        self._walk = Walk(answer)
+        name = self.pair.target if self.pair else "Answer"
+        self._view = await self._transcript.add_answer(answer, name)
+        self.decoder.submit(Ask(text, self.settings.sampling()))
+        self._draw()
+
+    async def _run_command(self, text: str, typed: str) -> None:
+        try:
+            await run_command(self, text)
+        except SequoiaError as error:
+            self._prompt.hint(str(error))
+        else:
+            self._prompt.accept(typed)
+
+    async def note(self, text: str, *, error: bool = False) -> None:
+        """Say something in the chat that is nobody's message."""
+        await self._transcript.add_note(text, error=error)
+
+    async def forget(self) -> None:
+        """Empty the screen as the engine empties the conversation."""
+        self._walk, self._view = Walk(), None
+        await self._transcript.clear()
+        self._draw()
+
+    def change_settings(self, settings: ChatSettings) -> None:
+        """Use other settings from the next answer on."""
+        self.settings = settings
+        self._header.show_settings(settings)
+
+    @on(Prompt.Walked)
+    def _walk_asked(self, message: Prompt.Walked) -> None:
+        self.action_walk(message.where)
+
+    @on(Prompt.StepAsked)
+    def _step_asked(self) -> None:
+        self.action_single_step()
+
+    @on(Prompt.PageTurned)
+    def _page_turned(self, message: Prompt.PageTurned) -> None:
+        page = self._transcript.size.height * message.direction
+        self._transcript.scroll_relative(y=page, animate=False)
+
+    def action_stop(self) -> None:
+        """End the answer under way; what there is stays."""
+        if self.busy:
+            self.decoder.cancel()
+        elif self._walk.at is not None:
+            self.action_walk("live")
+        self._prompt.focus()
+
+    def action_pause(self) -> None:
+        """Pause or resume the decoding; while idle, the next answer pauses at its first step."""
+        if self.decoder.paused:
+            self.decoder.resume()
+        else:
+            self.decoder.pause()
+        self._draw()
+
+    def action_single_step(self) -> None:
+        """One step, while paused; looking back ends, so that the step is seen."""
+        if not self.decoder.paused:
+            return
+        if self.busy:
+            self._walk.at = None
+            self.decoder.single_step()
+        else:
+            self._prompt.hint("nothing to step: send a message, it will pause at its first step")
+        self._draw()
+
+    def action_walk(self, where: str) -> None:
+        """Look at another step of the answer.
+
+        Args:
+            where: back, forward, first or live.
+        """
+        self._walk.go(where)
+        self._draw()
+
+    def action_tree(self) -> None:
+        """Show or hide the tree; where there is no room beside the chat, instead of it."""
+        narrow = self.has_class("-narrow")
+        self.toggle_class("-tree-shown" if narrow else "-tree-hidden")
+
+    def action_tint(self) -> None:
+        """Tint each token by where it came from, or go back to Markdown."""
+        self._tinted = not self._tinted
+        for view in self.query(AnswerView):
+            view.mark(self._tinted, None)
+        self._draw()
+
+    def action_help(self) -> None:
+        """Show keys and commands."""
+        self.app.push_screen(HelpScreen())
+
+    async def run_line(self, text: str) -> None:
+        """Carry out a slash command that was chosen from the palette."""
+        await self._run_command(text, "")

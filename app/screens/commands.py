@@ -1,0 +1,67 @@
+"""Carries out slash commands on the chat screen; what they are is `slash`."""
+
+from typing import TYPE_CHECKING
+
+from sequoia_core.protocols import TreeChoice
+
+from ..describe import describe
+from ..messages import ChatSettings, ChooseTree, Clear, SetSystem
+from ..slash import Bye, ClearChat, Help, Set, Show, SlashError, parse_command
+
+if TYPE_CHECKING:
+    from .chat import ChatScreen
+
+
+async def run_command(chat: "ChatScreen", text: str) -> None:
+    """Do what a slash command says.
+
+    Raises:
+        SequoiaError: it cannot be understood or done now; nothing was changed.
+    """
+    command = parse_command(text, chat.settings)
+    starts_over = isinstance(command, ClearChat) or (
+        isinstance(command, Set) and command.name == "system"
+    )
+    if chat.busy and starts_over:
+        raise SlashError("still answering: press Esc first, your text stays here")
+    match command:
+        case Set():
+            await _set(chat, command)
+        case Show():
+            await chat.note(describe(chat.settings, chat.pair, chat.chosen))
+        case ClearChat():
+            chat.decoder.submit(Clear())
+            await chat.forget()
+        case Bye():
+            chat.app.exit()
+        case Help():
+            chat.action_help()
+
+
+async def _set(chat: "ChatScreen", command: Set) -> None:
+    settings = command.settings
+    if command.name == "theme":
+        chat.app.use_theme(settings.theme)
+    elif command.name in ("mode", "growmap"):
+        chat.decoder.submit(ChooseTree(_tree_choice(settings)))
+    elif command.name == "system":
+        chat.decoder.submit(SetSystem(settings.system))
+        await chat.forget()
+    chat.change_settings(settings)
+    value = getattr(settings, command.name)
+    if value is None:
+        value = "the chat template's own default" if command.name == "system" else "random"
+    await chat.note(f"{command.name} is now {value}")
+
+
+def _tree_choice(settings: ChatSettings) -> TreeChoice:
+    """The choice the settings stand for.
+
+    Raises:
+        GrowMapError: there is no such growmap, or it is malformed.
+    """
+    if settings.growmap == "auto":
+        return TreeChoice(settings.mode)
+    from sequoia_core.growmap import find_growmap
+
+    return TreeChoice(settings.mode, find_growmap(settings.growmap))

@@ -1,0 +1,66 @@
+"""Which step of an answer is looked at: the last one as it comes, or one walked back to. Pure."""
+
+from dataclasses import dataclass
+
+from sequoia_core.events import Step
+
+from .answer import Answer
+from .stats import Statistics
+
+
+@dataclass(slots=True)
+class Walk:
+    """A place in an answer.
+
+    Attributes:
+        answer: the answer under way or the last one.
+        at: index of the step walked to, or None while live.
+    """
+
+    answer: Answer | None = None
+    at: int | None = None
+
+    def go(self, where: str) -> None:
+        """Walk.
+
+        Args:
+            where: back, forward, first or live; forward from the last step is live.
+        """
+        if self.answer is None or not self.answer.steps:
+            return
+        last = len(self.answer.steps) - 1
+        at = last if self.at is None else self.at
+        if where == "live" or (where == "forward" and at == last):
+            self.at = None
+        else:
+            self.at = {"back": max(0, at - 1), "forward": at + 1, "first": 0}[where]
+
+    @property
+    def step(self) -> Step | None:
+        """The step on show; None before the first."""
+        if self.answer is None or not self.answer.steps:
+            return None
+        return self.answer.steps[-1 if self.at is None else self.at]
+
+    @property
+    def statistics(self) -> Statistics | None:
+        """The figures as they stood after the step on show."""
+        if self.answer is None or not self.answer.statistics:
+            return None
+        return self.answer.statistics[-1 if self.at is None else self.at]
+
+    @property
+    def walked_step(self) -> int | None:
+        """Number of the step walked to, or None while live."""
+        return self.step.index if self.step is not None and self.at is not None else None
+
+    def title(self, *, paused: bool) -> str:
+        """What is on show, in a few words."""
+        if self.answer is None or not self.answer.steps:
+            return "Tree"
+        last = self.answer.steps[-1].index
+        if self.at is not None:
+            return f"Step {self.answer.steps[self.at].index} of {last}"
+        if self.answer.done:
+            return f"Step {last}, the last"
+        return f"Step {last}, {'paused' if paused else 'live'}"

@@ -1,0 +1,104 @@
+"""The header line: the pair, device, tree and temperature; at the right the speed and speed-up."""
+
+from collections.abc import Iterable
+
+from textual.content import Content
+
+from sequoia_core.events import TreeChosen
+from sequoia_core.protocols import PairDescription
+
+from ..messages import ChatSettings
+from ..stats import Statistics
+from ..visible import visible
+from .line import Line
+
+SPEEDUP_MEANING = (
+    "Speed-up over plain decoding: tokens emitted x this target's own one-row forward, measured "
+    "by the same code on this machine at this context length, over the wall time of the steps."
+)
+_DTYPES = {"bfloat16": "bf16", "float16": "fp16", "float32": "fp32"}
+
+
+class Header(Line):
+    """One line; parts that do not fit a narrow terminal are shortened or left out."""
+
+    def __init__(self) -> None:
+        super().__init__(id="header")
+        self.tooltip = SPEEDUP_MEANING
+        self._pair: PairDescription | None = None
+        self._tree: TreeChosen | None = None
+        self._settings = ChatSettings()
+        self._statistics: Statistics | None = None
+        self._status = ""
+
+    def show_pair(self, pair: PairDescription) -> None:
+        """Name the models."""
+        self._pair = pair
+        self.refresh()
+
+    def show_tree(self, tree: TreeChosen) -> None:
+        """Name the tree shape in use."""
+        self._tree = tree
+        self.refresh()
+
+    def show_settings(self, settings: ChatSettings) -> None:
+        """Show temperature, mode and growmap."""
+        self._settings = settings
+        self.refresh()
+
+    def show_statistics(self, statistics: Statistics | None) -> None:
+        """Show the speed of the answer; None for nothing measured yet."""
+        if statistics is not self._statistics:
+            self._statistics = statistics
+            self.refresh()
+
+    def show_status(self, status: str) -> None:
+        """Show a word such as "paused" before the figures; "" for none."""
+        if status != self._status:
+            self._status = status
+            self.refresh()
+
+    def render(self) -> Content:
+        """As many parts as fit the width."""
+        right = self._right()
+        room = self.size.width - right.cell_length - 2
+        left = Content.styled(" Sequoia", "bold $primary")
+        for choices in self._left():
+            part = next((c for c in choices if left.cell_length + c.cell_length + 3 <= room), None)
+            if part is not None:
+                left = Content.assemble(left, "   ", part)
+        gap = max(1, self.size.width - left.cell_length - right.cell_length - 1)
+        return Content.assemble(left, " " * gap, right, " ")
+
+    def _left(self) -> Iterable[list[Content]]:
+        """The parts, each as the ways to write it, longest first."""
+        if self._pair is not None:
+            target = visible(self._pair.target)
+            names = [target]
+            if self._pair.draft is not None:
+                names.insert(0, f"{target} ← {visible(self._pair.draft)}")
+            yield [Content.styled(name, "$foreground") for name in names]
+            dtype = _DTYPES.get(self._pair.dtype, self._pair.dtype)
+            yield [Content.styled(f"{self._pair.device} {dtype}", "$notice")]
+        yield [Content.styled(self._tree_text(), "$notice")]
+        yield [Content.styled(f"T {self._settings.temperature:g}", "$notice")]
+
+    def _tree_text(self) -> str:
+        asked = "auto" if self._settings.growmap == "auto" else visible(self._settings.growmap)
+        if self._tree is None:
+            return f"tree {asked}"
+        if self._tree.nodes <= 1:
+            return "plain decoding"
+        return f"tree {asked} {self._tree.nodes}x{self._tree.depth}"
+
+    def _right(self) -> Content:
+        parts: list[Content] = []
+        if self._status:
+            parts.append(Content.styled(self._status, "bold reverse $bonus"))
+        if self._statistics is not None:
+            speed = self._statistics.totals.tokens_per_second
+            parts.append(Content.styled(f"{speed:.1f} tok/s", "bold $foreground"))
+            if self._statistics.speedup is not None:
+                speedup = f"{self._statistics.speedup:.2f}x plain"
+                parts.append(Content.styled(speedup, "bold $speedup"))
+        return Content("   ").join(parts)

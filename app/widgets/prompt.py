@@ -1,0 +1,179 @@
+"""The prompt: many lines, history, and keys that act on the steps while it is empty.
+
+Knows nothing of what becomes of its text: it posts messages and shows hints it is given.
+"""
+
+from typing import ClassVar
+
+from textual import events, on
+from textual.binding import Binding
+from textual.content import Content
+from textual.message import Message
+from textual.widgets import TextArea
+
+from ..visible import visible
+
+_FENCE = '"""'
+_NEW_LINE_KEYS = frozenset({"shift+enter", "ctrl+j", "newline", "alt+enter"})
+_WALK_KEYS = {
+    "left_square_bracket": "back",
+    "right_square_bracket": "forward",
+    "home": "first",
+    "end": "live",
+}
+# As bindings these would run after the characters typed behind them, when keys come in a burst.
+_EDITS = {
+    key: binding.action
+    for binding in TextArea.BINDINGS
+    if isinstance(binding, Binding)
+    for key in binding.key.split(",")
+}
+
+
+class Prompt(TextArea):
+    """A text area that sends on Enter.
+
+    Attributes:
+        steps_on_space: Space in the empty prompt asks for one step; set while paused.
+        walks: `[`, `]`, Home and End in the empty prompt walk; set while there are steps.
+    """
+
+    TITLE: ClassVar[str] = "ask something"
+    steps_on_space = False
+    walks = False
+
+    class Submitted(Message):
+        """Enter was pressed; the text is still in the prompt.
+
+        Attributes:
+            text: what to send.
+            typed: the prompt's whole text, for `accept`.
+        """
+
+        def __init__(self, text: str, typed: str) -> None:
+            super().__init__()
+            self.text = text
+            self.typed = typed
+
+    class Walked(Message):
+        """A key that walks through the steps: back, forward, first or live."""
+
+        def __init__(self, where: str) -> None:
+            super().__init__()
+            self.where = where
+
+    class StepAsked(Message):
+        """Space was pressed while paused."""
+
+    class PageTurned(Message):
+        """Page up (-1) or page down (1) was pressed; the transcript is what should scroll."""
+
+        def __init__(self, direction: int) -> None:
+            super().__init__()
+            self.direction = direction
+
+    def __init__(self) -> None:
+        super().__init__(id="prompt", compact=True, highlight_cursor_line=False)
+        self.placeholder = "type a message, or /? for help"
+        self._history: list[str] = []
+        self._at = 0
+        self._draft = ""
+        self._lines = 1
+
+    def on_mount(self) -> None:
+        """A steady cursor: a blinking one repaints while nothing happens."""
+        self.cursor_blink = False
+        self.border_title = Content(f"> {self.TITLE}")
+
+    def hint(self, text: str) -> None:
+        """Show a line on the border until the next key."""
+        self.border_subtitle = Content(visible(text))
+
+    @on(TextArea.Changed)
+    def _grow(self) -> None:
+        """Be as high as the wrapped text; the base class does not shrink by itself."""
+        if self._lines != self.wrapped_document.height:
+            self._lines = self.wrapped_document.height
+            self.refresh(layout=True)
+
+    def on_resize(self) -> None:
+        """Another width wraps otherwise."""
+        self.call_after_refresh(self._grow)
+
+    def accept(self, typed: str) -> None:
+        """Remember what was typed as history and take it out; what was typed since stays."""
+        if typed.strip() and (not self._history or self._history[-1] != typed):
+            self._history.append(typed)
+        self._at = len(self._history)
+        self._draft = ""
+        self.text = self.text.removeprefix(typed)
+        self.move_cursor(self.document.end)
+
+    async def _on_key(self, event: events.Key) -> None:
+        if self.border_subtitle:
+            self.border_subtitle = None
+        if event.key == "enter":
+            self._consume(event)
+            self._enter()
+        elif event.key in _NEW_LINE_KEYS:
+            self._consume(event)
+            self.insert("\n")
+        elif not self.text and self.steps_on_space and event.key == "space":
+            self._consume(event)
+            self.post_message(self.StepAsked())
+        elif not self.text and self.walks and event.key in _WALK_KEYS:
+            self._consume(event)
+            self.post_message(self.Walked(_WALK_KEYS[event.key]))
+        elif event.key == "ctrl+d" and not self.text:
+            self._consume(event)
+            await self.run_action("app.quit")
+        elif event.key in ("pageup", "pagedown"):
+            self._consume(event)
+            self.post_message(self.PageTurned(-1 if event.key == "pageup" else 1))
+        elif event.key in _EDITS:
+            self._consume(event)
+            await self.run_action(_EDITS[event.key])
+        else:
+            await super()._on_key(event)
+
+    async def _on_paste(self, event: events.Paste) -> None:
+        event.stop()
+        event.prevent_default()
+        text = event.text.replace("\r\n", "\n").replace("\r", "\n")
+        self.insert(visible(text))
+
+    def action_cursor_up(self, select: bool = False) -> None:
+        """Up on the first line is the message before."""
+        if self.cursor_at_first_line and not select and self._history and self._at > 0:
+            if self._at == len(self._history):
+                self._draft = self.text
+            self._recall(self._at - 1)
+        else:
+            super().action_cursor_up(select)
+
+    def action_cursor_down(self, select: bool = False) -> None:
+        """Down on the last line is the message after."""
+        if self.cursor_at_last_line and not select and self._at < len(self._history):
+            self._recall(self._at + 1)
+        else:
+            super().action_cursor_down(select)
+
+    def _recall(self, at: int) -> None:
+        self._at = at
+        self.text = self._history[at] if at < len(self._history) else self._draft
+        self.move_cursor(self.document.end)
+
+    def _enter(self) -> None:
+        text = self.text
+        if text.lstrip().startswith(_FENCE):
+            body = text.lstrip()[len(_FENCE) :]
+            if _FENCE not in body:
+                self.insert("\n")
+                self.hint(f"{_FENCE} ends the block")
+                return
+            text = body.replace(_FENCE, "", 1)
+        self.post_message(self.Submitted(text, self.text))
+
+    def _consume(self, event: events.Key) -> None:
+        event.stop()
+        event.prevent_default()

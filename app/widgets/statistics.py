@@ -1,0 +1,120 @@
+"""The statistics panel: speed, sparklines, and acceptance beside what the tree was made for."""
+
+from collections.abc import Sequence
+
+from textual.content import Content
+
+from sequoia_core.events import TreeChosen
+
+from ..stats import Rate, Statistics
+from ..visible import fit
+from .line import Line
+
+_SPARKS = "▁▂▃▄▅▆▇█"
+_EIGHTHS = " ▏▎▍▌▋▊▉█"
+_LABEL = 10
+_HEAD_LINES = 4
+
+
+class StatisticsPanel(Line):
+    """As many lines as the style sheet gives it: summary, two sparklines, then the rates."""
+
+    def __init__(self) -> None:
+        super().__init__(id="statistics")
+        self._statistics: Statistics | None = None
+        self._tree: TreeChosen | None = None
+
+    def show_statistics(self, statistics: Statistics | None) -> None:
+        """Show the figures as they stood after a step."""
+        if statistics is not self._statistics:
+            self._statistics = statistics
+            self.refresh()
+
+    def show_expected(self, tree: TreeChosen) -> None:
+        """Show what the tree shape was made for beside what happens."""
+        self._tree = tree
+        self.refresh()
+
+    def render(self) -> Content:
+        """As many lines as there is height for."""
+        statistics = self._statistics or Statistics()
+        width = self.size.width - 2
+        lines = [
+            _summary(statistics),
+            _spark_line("accepted", statistics.accepted, "$accepted", width),
+            _spark_line("speed-up", statistics.speedups, "$speedup", width),
+        ]
+        rows = self.size.height - _HEAD_LINES
+        if rows > 0:
+            lines += self._rates(statistics, width, rows)
+        return Content("\n").join(Content.assemble(" ", line) for line in lines)
+
+    def _rates(self, statistics: Statistics, width: int, rows: int) -> list[Content]:
+        expected_depth = self._tree.expected_by_depth if self._tree else ()
+        expected_rank = self._tree.expected_by_rank if self._tree else ()
+        half = (width - 2) // 2
+        left = _rate_table("by depth", statistics.by_depth, expected_depth, half, rows)
+        right = _rate_table("by child rank", statistics.by_rank, expected_rank, half, rows)
+        return [Content.assemble(a, "  ", b) for a, b in zip(left, right, strict=True)]
+
+
+def sparkline(values: Sequence[float], cells: int) -> str:
+    """The last `cells` values as bars between 0 and their maximum."""
+    shown = values[-cells:] if cells > 0 else ()
+    top = max(shown, default=0.0)
+    if top <= 0:
+        return _SPARKS[0] * len(shown)
+    return "".join(_SPARKS[round(value / top * (len(_SPARKS) - 1))] for value in shown)
+
+
+def gauge(value: float | None, cells: int) -> str:
+    """A share between 0 and 1 as a bar of exactly `cells` cells, to an eighth of a cell."""
+    eighths = round(max(0.0, min(1.0, value or 0.0)) * cells * 8)
+    whole, part = divmod(eighths, 8)
+    return ("█" * whole + (_EIGHTHS[part] if part else "")).ljust(cells)
+
+
+def _summary(statistics: Statistics) -> Content:
+    totals = statistics.totals
+    if not totals.steps:
+        return Content.styled("no step yet", "$notice")
+    parts = [
+        Content.styled(f"{totals.tokens_per_second:.1f} tokens/s", "bold $foreground"),
+        Content.styled(f"{totals.tokens_per_step:.2f} tokens/step", "bold $foreground"),
+    ]
+    if statistics.speedup is not None:
+        parts.append(Content.styled(f"{statistics.speedup:.2f}x plain", "bold $speedup"))
+    return Content("   ").join(parts)
+
+
+def _spark_line(label: str, values: Sequence[float], style: str, width: int) -> Content:
+    cells = max(0, width - _LABEL - 6)
+    last = f"{values[-1]:>5.3g}" if values else ""
+    return Content.assemble(
+        (fit(label, _LABEL), "$notice"), (fit(sparkline(values, cells), cells), style), f" {last}"
+    )
+
+
+def _rate_table(
+    title: str, rates: Sequence[Rate], expected: Sequence[float], width: int, rows: int
+) -> list[Content]:
+    """A heading and `rows` lines of exactly `width` cells: index, bar, measured, expected."""
+    lines = [Content.styled(fit(fit(title, max(0, width - 10)) + "got   exp", width), "$notice")]
+    for at in range(rows):
+        rate = rates[at].value if at < len(rates) else None
+        wanted = expected[at] if at < len(expected) else None
+        if rate is None and wanted is None:
+            lines.append(Content(" " * max(0, width)))
+            continue
+        bar = gauge(rate, max(0, width - 14))
+        style = "$accepted" if wanted is None or (rate or 0.0) >= wanted else "$bonus"
+        figures = f" {_share(rate)}  {_share(wanted)}"
+        line = Content.assemble(
+            (f"{at + 1:>2} ", "$notice"), (bar, style), (figures, "$foreground")
+        )
+        lines.append(line.truncate(width, pad=True))
+    return lines
+
+
+def _share(value: float | None) -> str:
+    return "   –" if value is None else f"{value:.2f}"

@@ -1,0 +1,84 @@
+"""One step's outcome and where its time went, in one line or three."""
+
+from textual.content import Content
+
+from sequoia_core.events import Step
+
+from ..stats import Statistics, step_speedup
+from .line import Line
+
+_LABELLED_WIDTH = 34
+
+
+class StepBar(Line):
+    """Accepted and emitted tokens, the times as one stacked bar, this and the running speed-up.
+
+    The times are told apart by glyph as well as by colour, so that they can be without colour.
+    """
+
+    def __init__(self, *, id: str) -> None:  # noqa: A002
+        super().__init__(id=id)
+        self._step: Step | None = None
+        self._statistics: Statistics | None = None
+
+    def show_step(self, step: Step | None, statistics: Statistics | None) -> None:
+        """Show a step and the figures as they stood after it."""
+        if step is not self._step:
+            self._step, self._statistics = step, statistics
+            self.refresh()
+
+    def render(self) -> Content:
+        """One line where there is height for one, else three."""
+        if self._step is None or self._statistics is None:
+            return Content.styled(" no step yet", "$notice")
+        step, width = self._step, self.size.width
+        lines = [self._outcome(step, width)]
+        if self.size.height >= 3:
+            lines += [_bar(step, width - 2), self._times(step, width)]
+        return Content("\n").join(lines)
+
+    def _outcome(self, step: Step, width: int) -> Content:
+        emitted = len(step.token_ids)
+        left = Content.assemble(
+            (f" {step.accepted}", "bold $accepted"),
+            (" accepted + ", "$notice"),
+            ("1", "bold $bonus"),
+            (" bonus = ", "$notice") if width >= _LABELLED_WIDTH else "=",
+            (_count(emitted, "token"), "bold $foreground"),
+            (f" in {step.timings.total_ms:.1f} ms", "$notice"),
+        )
+        speedup = step_speedup(step)
+        right = Content.styled(f"{speedup:.2f}x", "bold $speedup") if speedup else Content("")
+        return _spread(left, right, width)
+
+    def _times(self, step: Step, width: int) -> Content:
+        times = step.timings
+        left = Content.assemble(
+            (" █", "$draft"), (f" draft {times.draft_ms:.1f}  ", "$notice"),
+            ("▓", "$verify"), (f" verify {times.verify_ms:.1f}  ", "$notice"),
+            ("░", "$bookkeeping"), (f" rest {times.bookkeeping_ms:.1f} ms", "$notice"),
+        )  # fmt: skip
+        speedup = self._statistics.speedup if self._statistics else None
+        right = Content.styled(f"running {speedup:.2f}x", "$speedup") if speedup else Content("")
+        return _spread(left, right, width)
+
+
+def _bar(step: Step, width: int) -> Content:
+    """The three times as one bar of `width` cells; a time that is there gets at least a cell."""
+    times = step.timings
+    total = times.total_ms or 1.0
+    draft = round(width * times.draft_ms / total) or (times.draft_ms > 0)
+    rest = round(width * times.bookkeeping_ms / total) or (times.bookkeeping_ms > 0)
+    verify = max(0, width - draft - rest)
+    return Content.assemble(
+        " ", ("█" * draft, "$draft"), ("▓" * verify, "$verify"), ("░" * rest, "$bookkeeping")
+    )
+
+
+def _spread(left: Content, right: Content, width: int) -> Content:
+    gap = width - left.cell_length - right.cell_length - 1
+    return Content.assemble(left, " " * gap, right) if gap > 0 else left
+
+
+def _count(number: int, noun: str) -> str:
+    return f"{number} {noun}" if number == 1 else f"{number} {noun}s"
