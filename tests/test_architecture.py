@@ -1,0 +1,219 @@
+"""The parts know only what they may: import direction, light imports, what the wheel holds."""
+
+import ast
+import shutil
+import subprocess
+import sys
+import tomllib
+import zipfile
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+
+import pytest
+
+import sequoia_core
+
+ROOT = Path(__file__).parents[1]
+HEAVY = {"torch", "transformers", "gguf", "safetensors", "accelerate"}
+LIGHT_CORE = ["", ".events", ".config", ".errors", ".protocols", ".growmap", ".pairs", ".trace"]
+
+PUBLIC_API = [
+    "Conversation",
+    "Engine",
+    "GrowMap",
+    "Mode",
+    "SamplingParams",
+    "SequoiaError",
+    "TreeChoice",
+    "__version__",
+    "events",
+    "load_pair",
+]
+
+LEAVES = {"errors", "events", "tree_order", "config", "reference_files"}
+"""Modules of the core that know at most `errors` and `tree_order` of the others."""
+
+
+def modules() -> dict[str, Path]:
+    """Every module of the two packages by its dotted name."""
+    found = {}
+    for package in ("sequoia_core", "app"):
+        for path in sorted((ROOT / package).rglob("*.py")):
+            parts = path.relative_to(ROOT).with_suffix("").parts
+            found[".".join(part for part in parts if part != "__init__")] = path
+    return found
+
+
+def imports_on_load(path: Path) -> Iterator[str]:
+    """Names imported absolutely as soon as the module is, `TYPE_CHECKING` blocks left out."""
+    yield from _imports(ast.parse(path.read_text()).body)
+
+
+def all_imports(path: Path) -> Iterator[str]:
+    """Names imported absolutely anywhere, inside functions too."""
+    yield from _imports(ast.walk(ast.parse(path.read_text())))
+
+
+def _imports(nodes: Iterable[ast.AST]) -> Iterator[str]:
+    for node in nodes:
+        if isinstance(node, ast.Import):
+            yield from (alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom) and not node.level:
+            yield from (f"{node.module}.{alias.name}" for alias in node.names)
+
+
+def is_below(name: str, package: str) -> bool:
+    return name == package or name.startswith(package + ".")
+
+
+def core_imports(module: str) -> set[str]:
+    """Parts of the core that a module of it imports, by their first name."""
+    names = (name for name in all_imports(modules()[module]) if is_below(name, "sequoia_core"))
+    return {name.split(".")[1] for name in names if "." in name}
+
+
+def core_modules(below: str = "sequoia_core") -> list[str]:
+    return [name for name in modules() if is_below(name, below) and name != "sequoia_core"]
+
+
+@pytest.mark.parametrize("module", core_modules())
+def test_the_core_knows_no_screen(module: str) -> None:
+    screens = ("app", "sequoia_chat", "textual", "rich", "typer")
+    wrong = [
+        name
+        for name in all_imports(modules()[module])
+        if any(is_below(name, screen) for screen in screens)
+    ]
+    assert not wrong
+
+
+@pytest.mark.parametrize("module", core_modules("sequoia_core.model"))
+def test_models_know_no_trees(module: str) -> None:
+    assert core_imports(module) <= {"config", "errors", "model", "protocols"}
+
+
+@pytest.mark.parametrize("module", core_modules())
+def test_only_the_pair_knows_models_others_see_protocols(module: str) -> None:
+    if module != "sequoia_core.pair" and not is_below(module, "sequoia_core.model"):
+        assert "model" not in core_imports(module)
+
+
+@pytest.mark.parametrize("name", sorted(LEAVES))
+def test_leaves_know_next_to_nothing(name: str) -> None:
+    assert core_imports(f"sequoia_core.{name}") <= {"errors", "tree_order"}
+
+
+def test_algorithms_do_not_know_the_loop_that_runs_them() -> None:
+    for name in ("sampling", "verify", "draft", "growmap", "search", "token_tree"):
+        assert not core_imports(f"sequoia_core.{name}") & {"engine", "conversation", "pair"}
+
+
+@pytest.mark.parametrize("module", [name for name in modules() if is_below(name, "app")])
+def test_the_app_loads_models_late(module: str) -> None:
+    wrong = [
+        name
+        for name in imports_on_load(modules()[module])
+        if any(is_below(name, heavy) for heavy in HEAVY)
+    ]
+    assert not wrong
+
+
+def test_the_app_imports_its_siblings_relatively_everywhere() -> None:
+    # installed under another name, `import app` would find nothing or somebody else's package
+    wrong = [
+        f"{module} imports {name}"
+        for module, path in modules().items()
+        if is_below(module, "app")
+        for name in all_imports(path)
+        if is_below(name, "app") or is_below(name, "sequoia_chat")
+    ]
+    assert not wrong
+
+
+@pytest.mark.parametrize("module", [f"sequoia_core{name}" for name in LIGHT_CORE])
+def test_light_modules_load_nothing_heavy(module: str) -> None:
+    assert loaded_by(module, HEAVY | {"textual", "rich", "numpy"}) == set()
+
+
+def test_the_command_loads_neither_screen_nor_models() -> None:
+    assert loaded_by("app.cli", HEAVY | {"textual", "numpy"}) == set()
+
+
+def test_the_screen_loads_no_model_code() -> None:
+    assert loaded_by("app.app", HEAVY) == set()
+
+
+def loaded_by(module: str, suspects: set[str]) -> set[str]:
+    """Which of the suspects a fresh interpreter holds after importing the module."""
+    code = f"import sys, {module}; print(*({suspects!r} & set(sys.modules)))"
+    command = [sys.executable, "-c", code]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True)
+    return set(done.stdout.split())
+
+
+def test_the_public_api_is_this_and_each_name_is_there() -> None:
+    assert sorted(sequoia_core.__all__) == sorted(PUBLIC_API)
+    assert dir(sequoia_core) == sorted(PUBLIC_API)
+    for name in PUBLIC_API:
+        assert getattr(sequoia_core, name) is not None
+    with pytest.raises(AttributeError, match="no attribute 'nonsense'"):
+        _ = sequoia_core.nonsense
+
+
+def package_folders() -> dict[str, str]:
+    """Each package the wheel declares, and its folder in the checkout."""
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())
+    declared = project["tool"]["setuptools"]
+    renamed = declared["package-dir"]
+    folders = {}
+    for package in declared["packages"]:
+        head, *tail = package.split(".")
+        folders[package] = renamed.get(package, "/".join([renamed.get(head, head), *tail]))
+    return folders
+
+
+def test_the_declared_packages_are_the_folders_that_exist() -> None:
+    declared = set(package_folders().values())
+    with_code = {path.parent.relative_to(ROOT).as_posix() for path in modules().values()}
+    assert declared == with_code | {"growmaps", "themes"}
+
+
+def test_growmaps_and_themes_hold_no_code() -> None:
+    for folder in ("growmaps", "themes"):
+        assert {path.suffix for path in (ROOT / folder).rglob("*") if path.is_file()} <= {
+            ".json", ".toml", ".md",
+        }  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def wheel_names(tmp_path_factory: pytest.TempPathFactory) -> set[str]:
+    """File names in a wheel built from a copy of the checkout."""
+    source, out = tmp_path_factory.mktemp("source"), tmp_path_factory.mktemp("wheel")
+    for folder in ("sequoia_core", "app", "growmaps", "themes"):
+        ignored = shutil.ignore_patterns("__pycache__")
+        shutil.copytree(ROOT / folder, source / folder, ignore=ignored)
+    for file in ("pyproject.toml", "README.md", "LICENSE"):
+        if (ROOT / file).exists():
+            shutil.copy(ROOT / file, source)
+    build = "import setuptools.build_meta as b, sys; b.build_wheel(sys.argv[1])"
+    command = [sys.executable, "-c", build, str(out)]
+    done = subprocess.run(command, cwd=source, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    (wheel,) = out.glob("*.whl")
+    return set(zipfile.ZipFile(wheel).namelist())
+
+
+def test_the_wheel_holds_everything_the_packages_need(wheel_names: set[str]) -> None:
+    for package, folder in package_folders().items():
+        inside = package.replace(".", "/")
+        for path in (ROOT / folder).rglob("*"):
+            name = path.relative_to(ROOT / folder).as_posix()
+            if path.is_file() and "__pycache__" not in name:
+                assert f"{inside}/{name}" in wheel_names
+
+
+def test_the_wheel_takes_no_common_top_level_name(wheel_names: set[str]) -> None:
+    top_level = {name.partition("/")[0] for name in wheel_names}
+    assert {name for name in top_level if not name.endswith(".dist-info")} == {
+        "sequoia_core", "sequoia_chat",
+    }  # fmt: skip
