@@ -7,7 +7,7 @@ It knows nothing of trees or of decoding.
 import hashlib
 import importlib.util
 from collections import ChainMap
-from collections.abc import Callable, Mapping, MutableMapping
+from collections.abc import Mapping, MutableMapping
 from dataclasses import dataclass, replace
 from math import prod
 from pathlib import Path
@@ -21,7 +21,7 @@ from sequoia_core.errors import ModelLoadError, TokenizerMismatchError
 from sequoia_core.model.convert_cache import ConvertCache, default_root
 from sequoia_core.model.device import choose_device, choose_dtype, device_name, dtype_name
 from sequoia_core.model.llama import Llama
-from sequoia_core.model.loader import Checkpoint, open_checkpoint, open_directory
+from sequoia_core.model.loader import Checkpoint, Progress, open_checkpoint, open_directory
 from sequoia_core.model.tokenizer import assert_same_tokenizer, turn_closing_id
 from sequoia_core.model.vocabulary import fit_vocabulary
 from sequoia_core.model.weights import EMBEDDING, expected_shapes
@@ -85,7 +85,7 @@ def load_pair(
     *,
     dtype: str = "auto",
     device: str = "auto",
-    progress: Callable[[str, float | None], None] | None = None,
+    progress: Progress | None = None,
 ) -> Pair:
     """Load a target and a draft.
 
@@ -105,24 +105,17 @@ def load_pair(
     report = progress or (lambda _message, _fraction: None)
     place = choose_device(device)
     number = choose_dtype(dtype, place)
-    cache = ConvertCache(default_root())
-    source = target if target is not None else str(embedded_target_path())
-    big = open_checkpoint(source, number, cache, report)
-    small: Checkpoint | None = None
-    if draft is None and target is None:
-        small = replace(open_directory(BUNDLED_DRAFT), name="bundled draft")
-    elif draft is not None and draft != NO_DRAFT:
-        small = open_checkpoint(draft, number, cache, report)
+    big, small = _open(target, draft, number, report)
     _check_memory([each for each in (big, small) if each], number, place)
     report("Loading the tokenizer", None)
     tokenizer = _tokenizer(big, small)
+    closing = turn_closing_id(tokenizer)
     report(f"Loading {big.name}", None)
     target_model = Llama(big.config, big.weights, place, number)
     draft_model, ids = None, None
     if small is not None:
         report(f"Loading {small.name}", None)
         draft_model, ids = _load_draft(small, target_model)
-    closing = turn_closing_id(tokenizer)
     return Pair(
         target=target_model,
         draft=draft_model,
@@ -139,6 +132,22 @@ def load_pair(
         fingerprint=_fingerprint(big, small, number, place),
         acceptance_rates=_stated_rates(small) if small else {},
     )
+
+
+def _open(
+    target: str | None, draft: str | None, dtype: torch.dtype, report: Progress
+) -> tuple[Checkpoint, Checkpoint | None]:
+    """Target and draft by the defaults that `load_pair` documents."""
+    cache = ConvertCache(default_root())
+    source = str(embedded_target_path()) if target is None else target
+    big = open_checkpoint(source, dtype, cache, report)
+    if big.config.embeddings_from_target or big.config.head_vocab_size != big.config.vocab_size:
+        raise ModelLoadError(f"{source}: this is a draft; it cannot decide a text as a target")
+    if draft is None and target is None:
+        return big, replace(open_directory(BUNDLED_DRAFT), name="bundled draft")
+    if draft is None or draft == NO_DRAFT:
+        return big, None
+    return big, open_checkpoint(draft, dtype, cache, report)
 
 
 def _tokenizer(target: Checkpoint, draft: Checkpoint | None) -> "PreTrainedTokenizerBase":

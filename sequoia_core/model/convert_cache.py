@@ -99,6 +99,14 @@ class ConvertCache:
             if staged is not None:
                 shutil.rmtree(staged, ignore_errors=True)
 
+    def drop(self, key: str) -> None:
+        """Remove an entry that turned out to be of no use."""
+        entry = self._root / key
+        if entry.is_dir():
+            shutil.rmtree(entry, ignore_errors=True)
+        else:
+            entry.unlink(missing_ok=True)
+
     def _publish(self, staged: Path, key: str) -> Path | None:
         entry = self._root / key
         try:
@@ -107,7 +115,7 @@ class ConvertCache:
             # taken: by another process that was faster, or by the damaged entry to be replaced
             if (found := self.find(key)) is not None:
                 return found
-            shutil.rmtree(entry, ignore_errors=True)
+            self.drop(key)
             staged.replace(entry)
         return entry
 

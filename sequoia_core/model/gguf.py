@@ -42,7 +42,10 @@ END_OF_TURN_KEYS = ("eos_token_id", "eot_token_id", "eom_token_id")
 LLAMA3_BANDS = (1.0, 4.0, 8192)
 """Low and high frequency factor and original window that Llama 3.1 and later are published with."""
 
-_DAMAGE = (ValueError, IndexError, KeyError, TypeError, OverflowError, MemoryError, OSError)
+_DAMAGE = (
+    ValueError, LookupError, TypeError, AttributeError, ArithmeticError, MemoryError, OSError
+)  # fmt: skip
+"""What the `gguf` package and the reading of its fields raise over a damaged file."""
 
 
 class _StrictReader(gguf.GGUFReader):  # type: ignore[misc]  # the package ships no types

@@ -150,29 +150,37 @@ def _open_gguf(
 ) -> Checkpoint:
     digest = file_digest(path)
     key = f"{digest}-{dtype_name(dtype)}-{CONVERTER_VERSION}"
-    kept = cache.find(key)
-    if kept is not None:
-        return replace(open_directory(kept), name=_short_name(path), digest=digest)
-    from sequoia_core.model.gguf import open_gguf
+    found = _kept(cache, key)
+    if found is None:
+        from sequoia_core.model.gguf import open_gguf
 
-    progress(f"Converting {path.name} (once)", None)
-    model = open_gguf(path)
-    config = ModelConfig.from_hf(model.settings)
-    check_weights(config, model.weights)
-    tokenizer = load_gguf_tokenizer(path, model.pre_tokenizer)
-    size = dtype.itemsize * sum(prod(shape) for shape in expected_shapes(config).values())
-    kept = cache.store(key, size, lambda to: _write(to, model, tokenizer, dtype, progress))
-    if kept is not None:
-        return replace(open_directory(kept), name=_short_name(path), digest=digest)
-    return Checkpoint(
-        name=_short_name(path),
-        config=config,
-        settings=model.settings,
-        weights=model.weights,
-        tokenizer=lambda: tokenizer,
-        eos_token_ids=stated_eos_ids(model.settings),
-        digest=digest,
-    )
+        progress(f"Converting {path.name} (once)", None)
+        model = open_gguf(path)
+        config = ModelConfig.from_hf(model.settings)
+        check_weights(config, model.weights)
+        tokenizer = load_gguf_tokenizer(path, model.pre_tokenizer)
+        size = dtype.itemsize * sum(prod(shape) for shape in expected_shapes(config).values())
+        cache.store(key, size, lambda to: _write(to, model, tokenizer, dtype, progress))
+        found = _kept(cache, key) or Checkpoint(
+            name="",
+            config=config,
+            settings=model.settings,
+            weights=model.weights,
+            tokenizer=lambda: tokenizer,
+            eos_token_ids=stated_eos_ids(model.settings),
+            digest="",
+        )
+    return replace(found, name=_short_name(path), digest=digest)
+
+
+def _kept(cache: ConvertCache, key: str) -> Checkpoint | None:
+    """The cache's entry opened; one that cannot be is dropped, to be made again."""
+    entry = cache.find(key)
+    try:
+        return open_directory(entry) if entry is not None else None
+    except ModelLoadError:
+        cache.drop(key)
+        return None
 
 
 def _write(

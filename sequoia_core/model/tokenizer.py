@@ -94,7 +94,10 @@ def save_tokenizer(tokenizer: PreTrainedTokenizerBase, directory: Path) -> None:
     Raises:
         OSError: the directory cannot be written.
     """
-    tokenizer.save_pretrained(directory)
+    try:
+        tokenizer.save_pretrained(directory)
+    except Exception as error:  # as in load_tokenizer
+        raise OSError(first_line(error)) from None
     settings_file = directory / "tokenizer_config.json"
     settings = json.loads(settings_file.read_text(encoding="utf-8"))
     # the name that every version of transformers knows
@@ -103,12 +106,17 @@ def save_tokenizer(tokenizer: PreTrainedTokenizerBase, directory: Path) -> None:
 
 
 def stated_eos_ids(*settings: Mapping[str, Any]) -> frozenset[int]:
-    """The `eos_token_id` entries (a number or a list) of configurations."""
-    found: set[int] = set()
-    for each in settings:
-        ids = each.get("eos_token_id")
-        found.update(ids if isinstance(ids, list) else [] if ids is None else [ids])
-    return frozenset(found)
+    """The `eos_token_id` entries (a number or a list) of configurations.
+
+    Raises:
+        ModelLoadError: an entry is something else.
+    """
+    stated = [each["eos_token_id"] for each in settings if each.get("eos_token_id") is not None]
+    ids = [index for each in stated for index in (each if isinstance(each, list) else [each])]
+    for index in ids:
+        if type(index) is not int:  # True is an int, but no token
+            raise ModelLoadError(f"config: eos_token_id is {index!r}; a token id was expected")
+    return frozenset(ids)
 
 
 def turn_closing_id(tokenizer: PreTrainedTokenizerBase) -> int | None:

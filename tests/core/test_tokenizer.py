@@ -1,0 +1,167 @@
+"""Text comes back as it went in, turns end where the template ends them, strings are compared."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from sequoia_core.errors import ModelLoadError, TokenizerMismatchError
+from sequoia_core.model.tokenizer import (
+    assert_same_tokenizer,
+    has_tokenizer,
+    load_gguf_tokenizer,
+    load_tokenizer,
+    save_tokenizer,
+    stated_eos_ids,
+    turn_closing_id,
+)
+from tests.core.checkpoints import CHAT_TEMPLATE, save_gguf, tiny_llama, tiny_tokenizer
+
+LLAMA3_TEMPLATE = (
+    "{% for m in messages %}<|start_header_id|>{{ m.role }}<|end_header_id|>\n\n"
+    "{{ m.content | trim }}<|eot_id|>{% endfor %}"
+)
+
+
+@pytest.fixture(scope="module")
+def from_gguf(tmp_path_factory: pytest.TempPathFactory) -> Any:
+    file = tmp_path_factory.mktemp("tokenizer") / "model.gguf"
+    save_gguf(file, tiny_llama())
+    return load_gguf_tokenizer(file, "smollm")
+
+
+@given(text=st.text(alphabet="AZaz019 \n", max_size=40))
+@settings(deadline=None)
+def test_digits_are_split_off_before_white_space_is_joined(from_gguf: Any, text: str) -> None:
+    """Parting single digits first means: no token is taken over a digit's edge."""
+    pieces = [""]
+    for character in text:
+        if character.isdigit():
+            pieces += [character, ""]
+        else:
+            pieces[-1] += character
+    one_by_one = [token for piece in pieces for token in from_gguf.encode(piece)]
+    assert from_gguf.encode(text) == one_by_one
+    assert from_gguf.decode(one_by_one) == text
+
+
+def test_the_digit_rule_changes_ids_where_spaces_precede_a_digit(tmp_path: Path) -> None:
+    save_gguf(tmp_path / "model.gguf", tiny_llama())
+    split, joined = (
+        load_gguf_tokenizer(tmp_path / "model.gguf", pre).tokenize("A  1")
+        for pre in ("smollm", "gpt-2")
+    )
+    assert split == ["A", "ĠĠ", "1"]
+    assert joined == ["A", "Ġ", "Ġ", "1"]
+
+
+def test_a_saved_tokenizer_is_the_same_one(from_gguf: Any, tmp_path: Path) -> None:
+    save_tokenizer(from_gguf, tmp_path)
+    loaded = load_tokenizer(tmp_path)
+    text = "<|im_start|>A  12 B\n<|im_end|>"
+    assert loaded.encode(text) == from_gguf.encode(text)
+    assert loaded.get_vocab() == from_gguf.get_vocab()
+    assert loaded.chat_template == CHAT_TEMPLATE
+    assert loaded.all_special_tokens == from_gguf.all_special_tokens
+    assert loaded.decode(loaded.encode("  A")) == "  A"
+
+
+def test_special_tokens_are_single_ids(from_gguf: Any) -> None:
+    assert from_gguf.encode("<|im_start|>A<|im_end|>") == [1, *from_gguf.encode("A"), 2]
+
+
+def test_an_ordinary_directory_is_read_too(tmp_path: Path) -> None:
+    tiny_tokenizer().save_pretrained(tmp_path)
+    assert load_tokenizer(tmp_path).get_vocab() == tiny_tokenizer().get_vocab()
+
+
+def test_a_missing_tokenizer_is_named(tmp_path: Path) -> None:
+    assert not has_tokenizer(tmp_path)
+    with pytest.raises(ModelLoadError, match="no tokenizer"):
+        load_tokenizer(tmp_path)
+
+
+@pytest.mark.parametrize("file", ["tokenizer.json", "tokenizer_config.json"])
+@pytest.mark.parametrize("content", ["", "{", "[]"])
+def test_a_damaged_tokenizer_is_one_line(file: str, content: str, tmp_path: Path) -> None:
+    tiny_tokenizer().save_pretrained(tmp_path)
+    (tmp_path / file).write_text(content)
+    with pytest.raises(ModelLoadError) as caught:
+        load_tokenizer(tmp_path)
+    assert "\n" not in str(caught.value)
+    assert str(tmp_path) in str(caught.value)
+
+
+def test_a_gguf_file_without_tokenizer_is_one_line(tmp_path: Path) -> None:
+    save_gguf(tmp_path / "model.gguf", tiny_llama(), tokenizer__ggml__tokens=None)
+    with pytest.raises(ModelLoadError, match=r"model\.gguf: the tokenizer cannot be read"):
+        load_gguf_tokenizer(tmp_path / "model.gguf", None)
+
+
+@pytest.mark.parametrize(
+    ("entries", "expected"),
+    [
+        (({},), set()),
+        (({"eos_token_id": 2},), {2}),
+        (({"eos_token_id": [2, 7]}, {"eos_token_id": 0}), {0, 2, 7}),
+        (({"eos_token_id": None}, {"eos_token_id": [5]}), {5}),
+    ],
+)
+def test_stated_ends_are_joined(entries: tuple[dict[str, Any], ...], expected: set[int]) -> None:
+    assert stated_eos_ids(*entries) == expected
+
+
+@pytest.mark.parametrize("bad", ["</s>", [1.5], [[1]], True, {"a": 1}])
+def test_an_end_that_is_no_id_is_refused(bad: Any) -> None:
+    with pytest.raises(ModelLoadError, match="eos_token_id"):
+        stated_eos_ids({"eos_token_id": bad})
+
+
+@pytest.mark.parametrize(
+    ("template", "closing"),
+    [
+        (CHAT_TEMPLATE, "<|im_end|>"),
+        (LLAMA3_TEMPLATE, "<|eot_id|>"),
+        ("{% for m in messages %}{{ m.content }} {{ eos_token }}{% endfor %}", "<|endoftext|>"),
+        ("{% for m in messages %}{{ m.role }}: {{ m.content }}\n{% endfor %}", None),
+        ("{{ raise_exception('only one turn') }}", None),
+        ("{{ 1 / 0 }}", None),
+        ("nothing of the messages <|im_end|>", None),
+        (None, None),
+    ],
+)
+def test_the_turn_closing_token_is_read_off_the_template(
+    template: str | None, closing: str | None
+) -> None:
+    tokenizer = tiny_tokenizer()
+    tokenizer.add_special_tokens(
+        {"additional_special_tokens": ["<|start_header_id|>", "<|end_header_id|>", "<|eot_id|>"]}
+    )
+    tokenizer.chat_template = template
+    found = turn_closing_id(tokenizer)
+    assert found == (None if closing is None else tokenizer.convert_tokens_to_ids(closing))
+
+
+def test_padding_beyond_the_other_is_no_mismatch() -> None:
+    assert_same_tokenizer(tiny_tokenizer(90), tiny_tokenizer(96))
+    assert_same_tokenizer(tiny_tokenizer(96), tiny_tokenizer(90))
+
+
+def test_the_first_differing_id_and_both_strings_are_named() -> None:
+    with pytest.raises(TokenizerMismatchError, match="token 16 is 'A' to the target and 'B' to"):
+        assert_same_tokenizer(tiny_tokenizer(first="A"), tiny_tokenizer(first="B"))
+
+
+def test_added_tokens_are_compared_too(tmp_path: Path) -> None:
+    tiny_tokenizer().save_pretrained(tmp_path)
+    file = tmp_path / "tokenizer.json"
+    settings = json.loads(file.read_text())
+    settings["added_tokens"][2]["content"] = "<|eot_id|>"
+    settings["model"]["vocab"]["<|eot_id|>"] = settings["model"]["vocab"].pop("<|im_end|>")
+    file.write_text(json.dumps(settings))
+    (tmp_path / "tokenizer_config.json").write_text('{"tokenizer_class": "TokenizersBackend"}')
+    with pytest.raises(TokenizerMismatchError, match=r"token 2 is '<\|im_end\|>'"):
+        assert_same_tokenizer(tiny_tokenizer(), load_tokenizer(tmp_path))
