@@ -180,8 +180,7 @@ def choose_tree(
         ParameterError: no size is left to consider, or a time is not positive.
     """
     times = _candidate_times(table, target_ms, sizes)
-    if not all(math.isfinite(ms) and ms > 0 for ms in (plain_ms, *times.values())):
-        raise ParameterError("a measured time is not a positive number of milliseconds")
+    _check_times(plain_ms, *times.values())
     # Speed-up if drafting cost nothing: in this order the search may stop at the first tree that
     # could not win even then, long before it has drawn every shape.
     bounds = sorted(
@@ -203,6 +202,11 @@ def choose_tree(
             best = TreePlan(None, tokens * plain_ms / step_ms, tokens, step_ms)
             winner = (nodes, depth)
     return replace(best, growmap=table.tree(*winner)) if best.predicted_speedup > 1.0 else best
+
+
+def _check_times(*times: float) -> None:
+    if not all(math.isfinite(ms) and ms > 0 for ms in times):
+        raise ParameterError("a measured time is not a positive number of milliseconds")
 
 
 def _candidate_times(

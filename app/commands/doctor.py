@@ -26,9 +26,8 @@ def doctor() -> None:
     broken = 0
     for finding in examine(lambda: load_settings({})):
         glyph, style = _MARKS[finding.verdict]
-        line = Text(f"{glyph} ", style=style)
-        line.append(f"{finding.subject:<16} ", style="bold")
-        line.append(visible(finding.detail), style="not bold")
+        subject = (f"{finding.subject:<16} ", "bold")
+        line = Text.assemble((f"{glyph} ", style), subject, visible(finding.detail))
         console.print(line, soft_wrap=True)
         broken += finding.verdict is Verdict.BROKEN
     if broken:

@@ -231,6 +231,23 @@ def test_doctor_judges_the_terminal(monkeypatch: pytest.MonkeyPatch) -> None:
     assert (size.verdict, size.detail) == (checkup.Verdict.WARN, "20x5; the screen wants 60x20")
     assert colours.verdict == checkup.Verdict.WARN
     assert "TMUX=/tmp/socket" in colours.detail
+    monkeypatch.setenv("COLUMNS", "160")
+    monkeypatch.setenv("LINES", "50")
+    monkeypatch.setenv("COLORTERM", "truecolor")
+    size, colours = list(checkup.examine(lambda: load_settings({})))[-2:]
+    assert (size.verdict, size.detail) == (checkup.Verdict.OK, "160x50")
+    assert colours.verdict == checkup.Verdict.OK
+
+
+def test_doctor_misses_a_library_and_sees_a_gpu(
+    embedded_target: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(checkup, "_PACKAGES", ("no-such-library",))
+    monkeypatch.setattr(machine, "gpus", lambda: [Memory("GPU X", 2**30)])
+    result = sequoia("doctor")
+    assert result.exit_code == 1
+    assert "pip install no-such-library" in result.stdout
+    assert "GPU X, 1.0 GiB" in result.stdout
 
 
 def test_config_show_prints_toml_that_reads_back_the_same(config_home: Path) -> None:
@@ -254,7 +271,7 @@ def test_calibrate_measures_the_chosen_pair(monkeypatch: pytest.MonkeyPatch) -> 
         return f"measured {pair}"
 
     monkeypatch.setitem(vars(sequoia_core), "load_pair", load_pair)
-    monkeypatch.setattr(measure, "calibrate", measured, raising=False)
+    monkeypatch.setattr(measure, "calibrate", measured)
     result = sequoia("calibrate", "--target", "a", "--draft", "b")
     assert result.stdout == "measured the pair\n"
     assert loaded == [("a", "b")]

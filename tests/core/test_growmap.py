@@ -190,6 +190,12 @@ def test_children_lists_that_are_no_tree_are_refused(children: list[list[int]]) 
         GrowMap.from_children(children)
 
 
+@pytest.mark.parametrize("branches", [[-1], [2, -2], [300, 300]])
+def test_levels_that_make_no_tree_are_refused(branches: list[int]) -> None:
+    with pytest.raises(GrowMapError, match=r"children per node|65,536"):
+        GrowMap.k_ary(branches)
+
+
 @pytest.mark.parametrize("rate", [-0.1, 1.1, float("nan"), float("inf"), True, "0.5"])
 def test_a_rate_must_be_a_probability(rate: Any) -> None:
     with pytest.raises(GrowMapError, match="probability"):
@@ -244,6 +250,18 @@ def test_a_large_tree_is_read_whole(tmp_path: Path) -> None:
 def test_a_path_that_is_no_file_is_named(tmp_path: Path, name: str) -> None:
     with pytest.raises(GrowMapError, match=r"no such file|not a regular file"):
         GrowMap.load(tmp_path / name)
+
+
+def test_a_file_that_cannot_be_read_is_named(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(*_arguments: object, **_options: object) -> None:
+        raise PermissionError(13, "Permission denied")
+
+    (tmp_path / "mine.json").touch()
+    monkeypatch.setattr(Path, "open", refuse)
+    with pytest.raises(GrowMapError, match=r"mine\.json: Permission denied"):
+        GrowMap.load(tmp_path / "mine.json")
 
 
 def test_saving_needs_a_known_ending_and_a_folder(tmp_path: Path) -> None:
@@ -357,6 +375,13 @@ def test_an_acceptance_vector_holds_probabilities(tmp_path: Path, vector: torch.
     torch.save(vector, tmp_path / "vector.pt")
     with pytest.raises(GrowMapError, match=r"vector\.pt"):
         read_acceptance_rates(tmp_path / "vector.pt")
+
+
+def test_an_acceptance_vector_that_is_none_is_named(tmp_path: Path) -> None:
+    (tmp_path / "junk.pt").write_bytes(b"junk")
+    for name in ("junk.pt", "missing.pt"):
+        with pytest.raises(GrowMapError, match=f"acceptance vector .*{name}: "):
+            read_acceptance_rates(tmp_path / name)
 
 
 def test_the_reference_acceptance_vector_is_read(reference_folder: Path) -> None:

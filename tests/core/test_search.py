@@ -173,6 +173,22 @@ def test_a_cost_per_drafted_row_counts_the_nodes_that_have_children() -> None:
     assert plan.step_ms == pytest.approx(11.0 + 0.01 * inner)
 
 
+def test_the_early_end_of_the_search_misses_nothing() -> None:
+    table = expected_tokens_table([0.5, 0.3, 0.1], 16, 5, 3)
+
+    def speedup(nodes: int, depth: int) -> float:
+        tree = table.tree(nodes, depth)
+        drafting = sum(
+            1.0 + 0.2 * sum(1 for node in level if tree.children[node])
+            for level in tree.levels[:-1]
+        )
+        return float(table.values[nodes, depth]) * 10 / (10 + nodes / 4 + drafting)
+
+    plan = choose_tree(table, lambda nodes: 10 + nodes / 4, lambda rows: 1.0 + 0.2 * rows, 10.0)
+    everything = [speedup(nodes, depth) for nodes in range(2, 17) for depth in range(1, 6)]
+    assert plan.predicted_speedup == pytest.approx(max(everything))
+
+
 def test_only_measured_or_wanted_sizes_are_considered() -> None:
     table = expected_tokens_table([0.9], 32, 20, 1)
     times = {1: 10.0, 4: 10.0, 8: 10.0, 64: 1.0}
