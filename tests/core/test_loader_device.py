@@ -1,0 +1,140 @@
+"""Devices and number formats are chosen by what the machine has; wrong names are one line."""
+
+from pathlib import Path
+
+import pytest
+import torch
+
+from sequoia_core.errors import ParameterError
+from sequoia_core.model import device as device_module
+from sequoia_core.model.device import (
+    choose_device,
+    choose_dtype,
+    cpu_multiplies_bfloat16,
+    device_name,
+    dtype_name,
+)
+
+CPU = torch.device("cpu")
+GPU = torch.device("cuda", 0)
+CPU_INFO = "processor\t: 0\nmodel name\t: Fast CPU 9000\nflags\t\t: fpu sse {}\n"
+
+
+@pytest.fixture
+def two_gpus(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
+
+
+@pytest.fixture
+def no_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+
+
+@pytest.fixture
+def cpu_info(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A kernel table to fill in, and a PyTorch without probes of its own."""
+    for probe in ("_is_avx512_bf16_supported", "_is_amx_tile_supported"):
+        monkeypatch.delattr(torch.cpu, probe, raising=False)
+    monkeypatch.setattr(device_module, "CPU_INFO", tmp_path / "cpuinfo")
+    return tmp_path / "cpuinfo"
+
+
+@pytest.mark.parametrize(
+    ("name", "expected"),
+    [("auto", "cuda:0"), ("cpu", "cpu"), ("cuda", "cuda:0"), ("cuda:1", "cuda:1")],
+)
+def test_with_gpus(name: str, expected: str, two_gpus: None) -> None:
+    assert str(choose_device(name)) == expected
+
+
+@pytest.mark.parametrize(("name", "expected"), [("auto", "cpu"), ("cpu", "cpu")])
+def test_without_a_gpu(name: str, expected: str, no_gpu: None) -> None:
+    assert str(choose_device(name)) == expected
+
+
+@pytest.mark.parametrize("name", ["cuda", "cuda:0"])
+def test_a_gpu_that_is_not_there_is_named(name: str, no_gpu: None) -> None:
+    with pytest.raises(ParameterError, match=f"device is '{name}', but PyTorch sees no GPU"):
+        choose_device(name)
+
+
+def test_a_gpu_beyond_the_last_is_named(two_gpus: None) -> None:
+    with pytest.raises(ParameterError, match="cuda:0 to cuda:1"):
+        choose_device("cuda:2")
+
+
+@pytest.mark.parametrize("name", ["", "gpu", "cuda:", "cuda:-1", "cuda:1:2", "CPU "])
+def test_an_unknown_device_is_refused(name: str) -> None:
+    with pytest.raises(ParameterError, match="give auto, cpu, cuda or cuda:N"):
+        choose_device(name)
+
+
+@pytest.mark.parametrize(
+    ("capability", "expected"),
+    [((7, 5), torch.float16), ((8, 0), torch.bfloat16), ((9, 0), torch.bfloat16)],
+)
+def test_a_gpu_takes_bfloat16_from_ampere_on(
+    capability: tuple[int, int], expected: torch.dtype, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda _: capability)
+    assert choose_dtype("auto", GPU) is expected
+
+
+@pytest.mark.parametrize(("native", "expected"), [(True, "bfloat16"), (False, "float32")])
+def test_a_cpu_takes_bfloat16_where_it_multiplies_it(
+    native: bool, expected: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(device_module, "cpu_multiplies_bfloat16", lambda: native)
+    assert dtype_name(choose_dtype("auto", CPU)) == expected
+
+
+@pytest.mark.parametrize("name", ["float32", "bfloat16", "float16"])
+@pytest.mark.parametrize("device", [CPU, GPU])
+def test_a_named_dtype_is_taken_as_it_is(name: str, device: torch.device) -> None:
+    assert dtype_name(choose_dtype(name, device)) == name
+
+
+@pytest.mark.parametrize("name", ["", "fp32", "int8", "Float32"])
+def test_an_unknown_dtype_is_refused(name: str) -> None:
+    with pytest.raises(ParameterError, match="give auto, float32, bfloat16, float16"):
+        choose_dtype(name, CPU)
+
+
+@pytest.mark.parametrize(
+    ("flags", "expected"),
+    [("avx512_bf16", True), ("amx_tile amx_bf16", True), ("avx2 avx512f amx_tile", False)],
+)
+def test_the_kernel_is_asked_where_pytorch_does_not_say(
+    flags: str, expected: bool, cpu_info: Path
+) -> None:
+    cpu_info.write_text(CPU_INFO.format(flags))
+    assert cpu_multiplies_bfloat16() is expected
+
+
+def test_a_machine_without_a_kernel_table_counts_as_without(cpu_info: Path) -> None:
+    assert not cpu_info.exists()
+    assert cpu_multiplies_bfloat16() is False
+    assert device_name(CPU).endswith("threads")
+
+
+@pytest.mark.parametrize("answers", [(True, False), (False, True), (False, False)])
+def test_pytorchs_own_probes_are_believed(
+    answers: tuple[bool, bool], cpu_info: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    cpu_info.write_text(CPU_INFO.format("avx512_bf16"))
+    for probe, answer in zip(
+        ("_is_avx512_bf16_supported", "_is_amx_tile_supported"), answers, strict=True
+    ):
+        monkeypatch.setattr(torch.cpu, probe, lambda answer=answer: answer, raising=False)
+    assert cpu_multiplies_bfloat16() is any(answers)
+
+
+def test_a_cpu_is_called_by_its_makers_name(cpu_info: Path) -> None:
+    cpu_info.write_text(CPU_INFO.format(""))
+    assert device_name(CPU) == f"Fast CPU 9000, {torch.get_num_threads()} threads"
+
+
+def test_a_gpu_is_called_by_its_makers_name(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.cuda, "get_device_name", lambda _: "Fast GPU 9000")
+    assert device_name(GPU) == "Fast GPU 9000"
