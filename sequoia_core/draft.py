@@ -15,7 +15,7 @@ from sequoia_core.config import SamplingParams
 from sequoia_core.errors import GrowMapError
 from sequoia_core.growmap import GrowMap
 from sequoia_core.protocols import KVCache, LanguageModel
-from sequoia_core.sampling import draft_probs, ordered_draws
+from sequoia_core.sampling import draft_probs, ordered_draws, race_noise
 from sequoia_core.token_tree import TokenTree
 
 ChildChooser = Callable[[Tensor, int], tuple[Tensor, Tensor]]
@@ -63,6 +63,7 @@ class GrowPlan:
         levels: one plan per level that has children.
         inner_rows: each inner node's row among the draft's distributions. Its row in the draft's
             cache is the same number, counted from the root's.
+        parents: int64 [T], the root its own.
         mask: bool [T, T], ancestor-or-self.
         depths: int64 [T].
     """
@@ -70,6 +71,7 @@ class GrowPlan:
     growmap: GrowMap
     levels: tuple[LevelPlan, ...]
     inner_rows: Mapping[int, int]
+    parents: Tensor
     mask: Tensor
     depths: Tensor
 
@@ -84,6 +86,7 @@ class GrowPlan:
                 _level_plan(growmap, depth, mask, device) for depth in range(growmap.depth)
             ),
             inner_rows={node: row for row, node in enumerate(inner)},
+            parents=torch.tensor((0, *growmap.parents[1:]), device=device),
             mask=mask.to(device),
             depths=torch.tensor(growmap.depths, device=device),
         )
@@ -114,8 +117,7 @@ def sampled_children(params: SamplingParams, generator: torch.Generator) -> Chil
 
     def choose(logits: Tensor, count: int) -> tuple[Tensor, Tensor]:
         probs = draft_probs(logits, params)
-        noise = torch.empty_like(probs).exponential_(generator=generator)
-        return ordered_draws(probs, noise, count), probs
+        return ordered_draws(probs, race_noise(probs, generator), count), probs
 
     return choose
 
@@ -154,12 +156,14 @@ def grow(
         ids, torch.arange(first, root_position + 1, device=device), None, cache
     )
     logits = _known_columns(logits[-1:], draft.vocab_ids)
-    tokens, node_probs, distributions = [ids[-1:]], [torch.ones(1, device=device)], []
+    columns, node_probs = [ids.new_zeros(1)], [torch.ones(1, device=device)]
+    tokens, distributions = [ids[-1:]], []
     for level in plan.levels:
-        columns, probs = choose(logits, level.draws)
-        children = columns.flatten()[level.take]
+        drawn, probs = choose(logits, level.draws)  # [inner, draws], [inner, V_draft]
+        children = drawn.flatten()[level.take]
+        columns.append(children)
+        node_probs.append(probs.gather(1, drawn).flatten()[level.take])
         distributions.append(probs)
-        node_probs.append(probs.gather(1, columns).flatten()[level.take])
         tokens.append(children if draft.vocab_ids is None else draft.vocab_ids[children])
         rows = level.mask.shape[0]
         if rows:
@@ -173,7 +177,9 @@ def grow(
             logits = _known_columns(logits, draft.vocab_ids)
     return TokenTree(
         growmap=plan.growmap,
+        parents=plan.parents,
         token_ids=torch.cat(tokens),
+        columns=torch.cat(columns),
         node_probs=torch.cat(node_probs),
         draft_probs=torch.cat(distributions) if distributions else logits.new_empty((0, 0)),
         inner_rows=plan.inner_rows,

@@ -13,13 +13,19 @@ NUCLEUS_CANDIDATES = 512
 """Top-p looks at this many most probable tokens first: sorting V costs more than a forward."""
 
 
-def target_probs(logits: Tensor, params: SamplingParams) -> Tensor:
+def full_probs(logits: Tensor, temperature: float) -> Tensor:
+    """Softmax of logits [n, V] at a temperature; temperature 0, which has none, is taken as 1."""
+    return torch.softmax(logits if temperature in (0.0, 1.0) else logits / temperature, dim=-1)
+
+
+def shaped_probs(logits: Tensor, probs: Tensor, params: SamplingParams) -> Tensor:
     """The target's distribution after temperature, top-k and top-p.
 
     Waits for the device when top-p is on, to see whether the partial sort was enough.
 
     Args:
         logits: float32 [n, V].
+        probs: their `full_probs`.
         params: temperature 0 puts all mass on the argmax.
 
     Returns:
@@ -27,7 +33,7 @@ def target_probs(logits: Tensor, params: SamplingParams) -> Tensor:
     """
     if params.temperature == 0.0:
         return torch.zeros_like(logits).scatter_(1, logits.argmax(-1, keepdim=True), 1.0)
-    probs = top_k_probs(torch.softmax(logits / params.temperature, dim=-1), params.top_k)
+    probs = top_k_probs(probs, params.top_k)
     if params.top_p < 1.0:
         nucleus, complete = nucleus_probs(probs, params.top_p, NUCLEUS_CANDIDATES)
         if not complete.all():
@@ -49,7 +55,7 @@ def draft_probs(logits: Tensor, params: SamplingParams) -> Tensor:
     Returns:
         float32 [n, V], rows sum to 1.
     """
-    probs = top_k_probs(torch.softmax(logits / params.temperature, dim=-1), params.top_k)
+    probs = top_k_probs(full_probs(logits, params.temperature), params.top_k)
     if params.top_p < 1.0:
         return nucleus_probs(probs, params.top_p, NUCLEUS_CANDIDATES)[0]
     return probs
@@ -84,6 +90,15 @@ def nucleus_probs(probs: Tensor, top_p: float, candidates: int) -> tuple[Tensor,
     return kept / kept.sum(-1, keepdim=True), complete
 
 
+def race_noise(like: Tensor, generator: torch.Generator) -> Tensor:
+    """Unit exponential noise of the shape and device of `like`, for `ordered_draws`.
+
+    The logarithm of uniform numbers, several times faster than `exponential_` on a CPU.
+    """
+    uniform = torch.rand(like.shape, generator=generator, device=like.device)
+    return uniform.log_().neg_()
+
+
 def ordered_draws(probs: Tensor, noise: Tensor, count: int) -> Tensor:
     """Draw `count` tokens of each row without replacement, in order.
 
@@ -110,18 +125,3 @@ def draw(probs: Tensor, uniform: float) -> int:
     cumulative = probs.double().cumsum(0)
     token = torch.searchsorted(cumulative, uniform * cumulative[-1], right=True)
     return int(token)
-
-
-def residual_probs(target: Tensor, draft: Tensor) -> Tensor:
-    """norm(max(p - q, 0)): the target's distribution given that a draw from q was rejected.
-
-    Args:
-        target: float32 [V], p.
-        draft: float32 [V], q.
-
-    Returns:
-        float32 [V]; p itself where nothing is left, which means p = q up to rounding.
-    """
-    left = (target - draft).clamp_(min=0.0)
-    mass = left.sum()
-    return left.div_(mass) if mass > 0 else target

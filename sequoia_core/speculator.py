@@ -122,6 +122,8 @@ class Speculator:
         device = self._target.device
         return TokenTree(
             growmap=ROOT,
+            parents=torch.zeros(1, dtype=torch.int64, device=device),
+            columns=torch.zeros(1, dtype=torch.int64, device=device),
             token_ids=torch.tensor(self._ledger.token_ids[-1:], device=device),
             node_probs=torch.ones(1, device=device),
             draft_probs=torch.empty((0, 0), device=device),

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from sequoia_core.config import SamplingParams
 from sequoia_core.growmap import GrowMap
-from sequoia_core.sampling import target_probs
+from sequoia_core.sampling import full_probs, shaped_probs
 
 
 @dataclass(frozen=True, slots=True)
@@ -20,7 +20,9 @@ class TokenTree:
 
     Attributes:
         growmap: the shape, `T` nodes.
+        parents: int64 [T], parent of each node, the root's own index at the root.
         token_ids: int64 [T], the target's ids; the root is the last committed token.
+        columns: int64 [T], each node's column among the draft's; 0 at the root.
         node_probs: float32 [T], the draft's probability of each node at its parent; 1 at the root.
         draft_probs: float32 [I, V_draft], the distribution drawn from at each of the I nodes that
             have children.
@@ -29,7 +31,9 @@ class TokenTree:
     """
 
     growmap: GrowMap
+    parents: Tensor
     token_ids: Tensor
+    columns: Tensor
     node_probs: Tensor
     draft_probs: Tensor
     inner_rows: Mapping[int, int]
@@ -38,85 +42,78 @@ class TokenTree:
 
 @dataclass(frozen=True, slots=True)
 class ScoredTree:
-    """A token tree with the target's logits: everything an acceptance rule may look at.
+    """A token tree with the target's view of it: everything an acceptance rule may look at.
 
-    What every rule needs of every node was read from the device in one piece; whole distributions
-    are made only for the nodes that a walk visits.
+    What is needed of every node was read from the device in one piece; shaped distributions are
+    made only for the nodes that a walk visits.
 
     Attributes:
         tree: as drafted.
         logits: float32 [T, V], the target's.
+        probs: float32 [T, V], their softmax at the temperature (1 at temperature 0).
         params: how the target's distribution is shaped.
         token_ids: token of each node.
+        columns: draft column of each node.
         draft_prob: the draft's probability of each node at its parent.
-        target_prob: the target's, at the same temperature (1 at temperature 0), before top-p and
-            top-k; 1 at the root.
-        argmax: the target's most probable token at each node.
+        target_prob: the target's, from `probs`, so before top-p and top-k; 1 at the root.
     """
 
     tree: TokenTree
     logits: Tensor
+    probs: Tensor
     params: SamplingParams
     token_ids: tuple[int, ...]
+    columns: tuple[int, ...]
     draft_prob: tuple[float, ...]
     target_prob: tuple[float, ...]
-    argmax: tuple[int, ...]
 
     @property
     def growmap(self) -> GrowMap:
         """The shape."""
         return self.tree.growmap
 
+    def argmax(self) -> list[int]:
+        """The target's most probable token after each node, in one read."""
+        tokens: list[int] = self.logits.argmax(-1).tolist()
+        return tokens
+
     def target_prob_of(self, node: int, token_id: int) -> float:
         """The target's probability of one token after a node, in the sense of `target_prob`."""
-        row = self.logits[node] / (self.params.temperature or 1.0)
-        return float(torch.exp(row[token_id] - torch.logsumexp(row, dim=-1)))
+        return float(self.probs[node, token_id])
 
     def target_probs(self, node: int) -> Tensor:
         """The target's shaped distribution after a node, p: float32 [V] on the CPU."""
-        return target_probs(self.logits[node : node + 1], self.params)[0].cpu()
+        row = slice(node, node + 1)
+        return shaped_probs(self.logits[row], self.probs[row], self.params)[0].cpu()
 
     def draft_probs(self, node: int) -> Tensor:
-        """The distribution a node's children were drawn from, q: float32 [V] on the CPU."""
-        row = self.tree.draft_probs[self.tree.inner_rows[node]].cpu()
-        if self.tree.vocab_ids is None:
-            return row
-        scattered = torch.zeros(self.logits.shape[-1])
-        return scattered.index_copy_(0, self.tree.vocab_ids.cpu(), row)
+        """The distribution a node's children were drawn from, q: float32 [V_draft] on the CPU."""
+        return self.tree.draft_probs[self.tree.inner_rows[node]].cpu()
 
-    def support(self) -> Tensor:
-        """Bool [V] on the CPU: tokens a draw can yield; over them the fallback is uniform."""
-        vocab = self.logits.shape[-1]
-        if self.tree.vocab_ids is None:
-            return torch.ones(vocab, dtype=torch.bool)
-        support = torch.zeros(vocab, dtype=torch.bool)
-        return support.index_fill_(0, self.tree.vocab_ids.cpu(), True)
+    def vocab_ids(self) -> Tensor | None:
+        """The target's id of each draft column, on the CPU; None when they agree."""
+        return None if self.tree.vocab_ids is None else self.tree.vocab_ids.cpu()
 
 
 def score(tree: TokenTree, logits: Tensor, params: SamplingParams) -> ScoredTree:
     """Attach the target's logits [T, V] and read what every rule needs, in one transfer."""
-    parents = torch.tensor((0, *tree.growmap.parents[1:]), device=logits.device)
-    temperature = params.temperature or 1.0
-    inner = torch.tensor(list(tree.inner_rows), device=logits.device, dtype=torch.int64)
-    log_mass = logits.new_zeros(logits.shape[0])
-    log_mass[inner] = torch.logsumexp(logits[inner] / temperature, dim=-1)
-    node_logits = logits[parents, tree.token_ids] / temperature
-    target_prob = torch.exp(node_logits - log_mass[parents])
+    probs = full_probs(logits, params.temperature)
     packed = torch.stack(  # float64 holds a token id exactly
         (
             tree.token_ids.double(),
+            tree.columns.double(),
             tree.node_probs.double(),
-            target_prob.double(),
-            logits.argmax(-1).double(),
+            probs[tree.parents, tree.token_ids].double(),
         )
     )
-    token_ids, draft_prob, probs, argmax = packed.tolist()
+    token_ids, columns, draft_prob, target_prob = packed.tolist()
     return ScoredTree(
         tree=tree,
         logits=logits,
+        probs=probs,
         params=params,
         token_ids=tuple(map(int, token_ids)),
+        columns=tuple(map(int, columns)),
         draft_prob=tuple(draft_prob),
-        target_prob=(1.0, *probs[1:]),
-        argmax=tuple(map(int, argmax)),
+        target_prob=(1.0, *target_prob[1:]),
     )

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from sequoia_core.events import Outcome
 from sequoia_core.growmap import GrowMap
-from sequoia_core.sampling import draw, residual_probs
+from sequoia_core.sampling import draw
 from sequoia_core.token_tree import ScoredTree
 
 
@@ -75,30 +75,30 @@ def sequoia(scored: ScoredTree, generator: torch.Generator) -> Verdict:
     uniforms = torch.rand(scored.growmap.size, generator=generator, dtype=torch.float64).tolist()
     path, trials = [0], dict[int, Trial]()
     while True:
-        target = scored.target_probs(path[-1])
-        accepted = None
         children = scored.growmap.children[path[-1]]
-        draft = _Remaining(scored, path[-1]) if children else None
+        target = scored.target_probs(path[-1])
+        if not children:
+            return Verdict(tuple(path), draw(target, uniforms[0]), trials)
+        contest = _Contest(target, scored.draft_probs(path[-1]), scored.vocab_ids())
+        accepted = None
         for child in children:
-            assert draft is not None
-            token = scored.token_ids[child]
-            p, q = float(target[token]), float(draft.probs[token])
+            column = scored.columns[child]
+            p, q = contest.probs_of(column)
             trials[child] = Trial(min(1.0, p / q) if q > 0 else float(p > 0), uniforms[child])
             if uniforms[child] * q < p:  # r < p / q, without dividing by zero
                 accepted = child
                 break
-            target = residual_probs(target, draft.probs)
-            draft.take_out(token)
+            contest.reject(column)
         if accepted is None:
-            return Verdict(tuple(path), draw(target, uniforms[0]), trials)
+            return Verdict(tuple(path), draw(contest.residual(), uniforms[0]), trials)
         path.append(accepted)
 
 
 def greedy(scored: ScoredTree, generator: torch.Generator) -> Verdict:  # noqa: ARG001
     """Temperature 0: follow the child that is the target's argmax; the bonus is the argmax."""
-    path, trials = [0], dict[int, Trial]()
+    path, trials, argmax = [0], dict[int, Trial](), scored.argmax()
     while True:
-        wanted = scored.argmax[path[-1]]
+        wanted = argmax[path[-1]]
         accepted = None
         for child in scored.growmap.children[path[-1]]:
             matches = scored.token_ids[child] == wanted
@@ -111,21 +111,63 @@ def greedy(scored: ScoredTree, generator: torch.Generator) -> Verdict:  # noqa: 
         path.append(accepted)
 
 
-class _Remaining:
-    """q at a node as its children leave it one by one."""
+class _Contest:
+    """p and q at a node while its children are rejected one by one.
 
-    def __init__(self, scored: ScoredTree, node: int) -> None:
-        self.probs: Tensor = scored.draft_probs(node).clone()  # [V]
-        self._scored = scored
+    A trimmed draft gives no mass outside its columns, where a rejection therefore only rescales p:
+    so the arithmetic runs over V_draft columns, and V are touched once.
+
+    Args:
+        target: p, float32 [V].
+        draft: q, float32 [V_draft].
+        vocab_ids: the target's id of each draft column; None when they agree.
+    """
+
+    def __init__(self, target: Tensor, draft: Tensor, vocab_ids: Tensor | None) -> None:
+        self._vocab_ids = vocab_ids
+        self._p = target if vocab_ids is None else target[vocab_ids]  # [V_draft]
+        self._q = draft
         self._tried: list[int] = []
+        self._whole = target
+        self._outside: Tensor | None = None  # p outside the draft's columns, [V]
+        self._outside_mass = 0.0
 
-    def take_out(self, token: int) -> None:
-        self._tried.append(token)
-        self.probs[token] = 0.0
-        mass = self.probs.sum()
+    def probs_of(self, column: int) -> tuple[float, float]:
+        """p and q of a child's token as they are now."""
+        return float(self._p[column]), float(self._q[column])
+
+    def reject(self, column: int) -> None:
+        """Leave in p what q did not cover, and take the token out of q."""
+        if not self._tried:
+            self._q = self._q.clone()
+            self._split_off_outside()
+        self._tried.append(column)
+        left = (self._p - self._q).clamp_(min=0.0)
+        mass = float(left.sum()) + self._outside_mass
+        if mass > 0:  # otherwise p = q up to rounding, and p stays
+            self._p = left.div_(mass)
+            if self._outside is not None:
+                self._outside.div_(mass)
+                self._outside_mass /= mass
+        self._take_out(column)
+
+    def residual(self) -> Tensor:
+        """The target's distribution given that every child was rejected, float32 [V]."""
+        if self._outside is None or self._vocab_ids is None:
+            return self._p
+        return self._outside.index_copy(0, self._vocab_ids, self._p)
+
+    def _split_off_outside(self) -> None:
+        if self._vocab_ids is not None:
+            self._outside = self._whole.index_fill(0, self._vocab_ids, 0.0)
+            self._outside_mass = float(self._outside.sum())
+
+    def _take_out(self, column: int) -> None:
+        self._q[column] = 0.0
+        mass = float(self._q.sum())
         if mass > 0:
-            self.probs.div_(mass)
+            self._q.div_(mass)
             return
-        untried = self._scored.support()
-        untried[self._tried] = False
-        self.probs = untried.float() / untried.sum().clamp(min=1)
+        self._q.fill_(1.0)
+        self._q[self._tried] = 0.0
+        self._q.div_(max(len(self._q) - len(self._tried), 1))

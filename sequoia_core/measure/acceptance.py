@@ -64,12 +64,14 @@ class AcceptanceCount:
         self, target_row: Tensor, draft_row: Tensor, vocab_ids: Tensor | None, sampler: Sampler
     ) -> None:
         width = self._star.branching
-        columns, probs = sampler.choose(draft_row, width)
-        tokens = columns[0] if vocab_ids is None else vocab_ids[columns[0]]
+        drawn, probs = sampler.choose(draft_row, width)
+        tokens = drawn[0] if vocab_ids is None else vocab_ids[drawn[0]]
         root = tokens.new_zeros(1)  # judged children do not depend on the root's own token
         tree = TokenTree(
             growmap=self._star,
+            parents=root.expand(width + 1),
             token_ids=torch.cat((root, tokens)),
+            columns=torch.cat((root, drawn[0])),
             node_probs=torch.ones(width + 1, device=tokens.device),
             draft_probs=probs,
             inner_rows={0: 0},

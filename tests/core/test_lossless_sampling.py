@@ -19,7 +19,7 @@ from sequoia_core.config import SamplingParams
 from sequoia_core.draft import DraftModel, sampled_children
 from sequoia_core.growmap import GrowMap
 from sequoia_core.ledger import Ledger
-from sequoia_core.sampling import draft_probs, ordered_draws, target_probs
+from sequoia_core.sampling import draft_probs, full_probs, ordered_draws, race_noise, shaped_probs
 from sequoia_core.speculator import Sampler, Speculator
 from sequoia_core.token_tree import TokenTree, score
 from tests.core.models import TableModel
@@ -46,9 +46,16 @@ def emitted_distribution(
 ) -> Tensor:
     """Distribution of the first emitted token, by running the rule on every possible draw."""
     last: list[Tensor] = []
-    monkeypatch.setattr(verify, "draw", lambda probs, _: last.append(probs) or 0)
-    almost_one = lambda size, **_: torch.full((size,), 1.0 - 2.0**-53, dtype=torch.float64)  # noqa: E731
-    monkeypatch.setattr(verify.torch, "rand", almost_one)
+
+    def remember(probs: Tensor, uniform: float) -> int:
+        last.append(probs)
+        return 0
+
+    def almost_one(size: int, **options: object) -> Tensor:
+        return torch.full((size,), 1.0 - 2.0**-53, dtype=torch.float64)
+
+    monkeypatch.setattr(verify, "draw", remember)
+    monkeypatch.setattr(torch, "rand", almost_one)
     support = list(range(len(p))) if vocab_ids is None else vocab_ids.tolist()
     full_q = torch.zeros(len(p)).index_copy(0, torch.tensor(support), q)
     growmap = GrowMap.k_ary([count])
@@ -56,7 +63,9 @@ def emitted_distribution(
     for tokens, probability in ordered_tuples(full_q.double().tolist(), support, count):
         tree = TokenTree(
             growmap=growmap,
+            parents=torch.zeros(count + 1, dtype=torch.int64),
             token_ids=torch.tensor([0, *tokens]),
+            columns=torch.tensor([0, *map(support.index, tokens)]),
             node_probs=torch.ones(count + 1),
             draft_probs=q[None],
             inner_rows={0: 0},
@@ -105,7 +114,7 @@ def test_emitted_token_has_the_targets_probability_by_enumeration(
 @pytest.mark.parametrize("q", [CASES["mixed"][1], torch.tensor([0.0, 0.6, 0.4, 0.0, 0.0])])
 def test_children_follow_the_law_of_ordered_draws(q: Tensor) -> None:
     runs = 200_000
-    noise = torch.empty(runs, 5).exponential_(generator=torch.Generator().manual_seed(5))
+    noise = race_noise(torch.empty(runs, 5), torch.Generator().manual_seed(5))
     drawn = Counter(map(tuple, ordered_draws(q.expand(runs, -1), noise, 3).tolist()))
     law = ordered_tuples(q.double().tolist(), range(5), 3)
     assert set(drawn) <= {tokens for tokens, _ in law}
@@ -140,9 +149,13 @@ class Runs:
 
     def joint(self) -> Tensor:
         """The target's exact probability of each pair."""
-        first = target_probs(self.target.logits_after(self.prompt)[None], self.params)[0]
+        first = self.shaped(self.target.logits_after(self.prompt)[None])[0]
         rows = [self.target.logits_after((*self.prompt, token)) for token in range(4)]
-        return first[:, None].double() * target_probs(torch.stack(rows), self.params).double()
+        return first[:, None] * self.shaped(torch.stack(rows))
+
+    def shaped(self, logits: Tensor) -> Tensor:
+        probs = full_probs(logits, self.params.temperature)
+        return shaped_probs(logits, probs, self.params).double()
 
 
 @pytest.mark.parametrize(
