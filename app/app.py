@@ -6,6 +6,7 @@ What the chat looks like and does is the chat screen's.
 import asyncio
 import difflib
 import logging
+import sys
 from collections.abc import Iterable
 from functools import partial
 from pathlib import Path
@@ -27,6 +28,9 @@ from .visible import visible
 __all__ = ["ChatSettings", "SequoiaApp"]
 
 _JOIN_SECONDS = 10.0
+_SWITCH_SECONDS = 0.0005
+"""How long the decode thread may have to wait for the interpreter lock, many times in a step; the
+default of 5 ms cost a fifth of the tokens while the screen was drawing."""
 
 
 class SequoiaApp(App[None]):
@@ -38,7 +42,7 @@ class SequoiaApp(App[None]):
     """
 
     TITLE = "Sequoia"
-    CSS_PATH = "styles/chat.tcss"
+    CSS_PATH = Path(__file__).parent / "styles" / "chat.tcss"
     # Textual declares these as instance variables.
     HORIZONTAL_BREAKPOINTS = [(0, "-narrow"), (100, "-wide")]  # noqa: RUF012
     VERTICAL_BREAKPOINTS = [(0, "-tiny"), (12, "-short"), (30, "-tall"), (42, "-roomy")]  # noqa: RUF012
@@ -51,6 +55,7 @@ class SequoiaApp(App[None]):
         super().__init__()
         self._decoder = Decoder(engine_factory)
         self._log_handler: logging.Handler | None = None
+        self._switch_seconds = sys.getswitchinterval()
         self._problems = list(found.problems)
         for theme in found.themes:
             self.register_theme(theme)
@@ -68,16 +73,18 @@ class SequoiaApp(App[None]):
         """The app's own colours, for themes that do not name them."""
         return app_color_defaults(self.current_theme)
 
-    async def on_mount(self) -> None:
+    def on_mount(self) -> None:
         """Start loading the engine behind the screen."""
         self._log_handler = _log_to_file(platformdirs.user_log_path("sequoia"))
+        sys.setswitchinterval(_SWITCH_SECONDS)
         self._decoder.start()
         for problem in self._problems:
-            await self.chat.note(problem, error=True)
+            self.chat.note(problem, error=True)
 
     async def on_unmount(self) -> None:
         """Join the decode thread, without freezing the screen while it ends its step."""
         await asyncio.to_thread(self._decoder.shutdown, _JOIN_SECONDS)
+        sys.setswitchinterval(self._switch_seconds)
         if self._log_handler is not None:
             logging.getLogger("sequoia").removeHandler(self._log_handler)
             self._log_handler.close()

@@ -29,11 +29,12 @@ from ..messages import (
     Report,
     Tuning,
 )
+from ..pace import Pace
 from ..slash import is_command
 from ..walk import Walk
 from ..widgets import key_bar
-from ..widgets.answer_view import AnswerView
 from ..widgets.decode_panel import DecodePanel
+from ..widgets.entries import AnswerEntry
 from ..widgets.header import Header
 from ..widgets.key_bar import KeyBar
 from ..widgets.prompt import Prompt
@@ -46,8 +47,6 @@ if TYPE_CHECKING:
     from ..app import SequoiaApp
 
 DRAIN_SECONDS = 1 / 20
-_TEXT_TICKS = 2
-"""Markdown is laid out on every second tick only: it is the costly part of the picture."""
 
 
 class ChatScreen(Screen[None]):
@@ -74,10 +73,11 @@ class ChatScreen(Screen[None]):
         self.settings = settings
         self.pair: PairDescription | None = None
         self.chosen: TreeChosen | None = None
-        self._view: AnswerView | None = None
+        self._entry: AnswerEntry | None = None
         self._walk = Walk()
         self._tinted = False
-        self._ticks = 0
+        self._pace = Pace()
+        self._stale = False
         self._header = Header()
         self._transcript = Transcript()
         self._panel = DecodePanel()
@@ -96,7 +96,7 @@ class ChatScreen(Screen[None]):
         yield self._keys
 
     def on_mount(self) -> None:
-        """Begin to draw what the decode thread reports."""
+        """Begin to draw."""
         self._header.show_settings(self.settings)
         self._header.show_status("loading")
         self._prompt.focus()
@@ -114,17 +114,15 @@ class ChatScreen(Screen[None]):
 
     # What the decode thread reports
 
-    async def _tick(self) -> None:
-        reports = self.decoder.drain()
-        for report in reports:
-            await self._take(report)
-        self._ticks += 1
-        if self._view is not None and (self._ticks % _TEXT_TICKS == 0 or not self.busy):
-            await self._view.flush()
-        if reports:
+    def _tick(self) -> None:
+        for report in self.decoder.drain():
+            self._take(report)
+            self._stale = True
+        running = self.busy and not self.decoder.paused
+        if self._stale and (self._pace.due() or not running):
             self._draw()
 
-    async def _take(self, report: Report) -> None:
+    def _take(self, report: Report) -> None:
         match report:
             case Loading(message, fraction):
                 share = "" if fraction is None else f" {fraction:.0%}"
@@ -137,24 +135,24 @@ class ChatScreen(Screen[None]):
                 self._prompt.hint("")
                 self._draw_status()
             case Answering(event):
-                await self._take_event(event)
+                self._take_event(event)
                 if self.answer is not None:
                     self.answer.add(event)
             case Tuning(event):
-                await self._take_event(event)
+                self._take_event(event)
             case Refused(message):
-                await self._transcript.add_note(message, error=True)
+                self._transcript.add_note(message, error=True)
 
-    async def _take_event(self, event: Event) -> None:
+    def _take_event(self, event: Event) -> None:
         match event:
             case TreeChosen():
                 self.chosen = event
                 self._header.show_tree(event)
                 self._panel.show_expected(event)
             case Notice(_, message):
-                await self._transcript.add_note(message)
+                self._transcript.add_note(message)
             case Failed(message):
-                await self._transcript.add_note(message, error=True)
+                self._transcript.add_note(message, error=True)
 
     def _draw(self) -> None:
         """Draw the last step, or the one walked to, and what goes with it."""
@@ -165,10 +163,11 @@ class ChatScreen(Screen[None]):
         self._strip.show_step(step, statistics)
         self._header.show_statistics(statistics)
         self._prompt.walks = step is not None
-        if self._view is not None:
-            self._view.mark(self._tinted, walk.walked_step)
-            self._view.show_figures()
+        if self._entry is not None:
+            self._entry.walked_step = walk.walked_step
+        self._transcript.redraw()
         self._draw_status()
+        self._stale = False
 
     def _draw_status(self) -> None:
         paused = self.decoder.paused
@@ -187,46 +186,47 @@ class ChatScreen(Screen[None]):
     # What a person asks for
 
     @on(Prompt.Submitted)
-    async def _submit(self, message: Prompt.Submitted) -> None:
+    def _submit(self, message: Prompt.Submitted) -> None:
         text = message.text.strip()
         if not text:
             self._prompt.hint("the prompt is empty: type a message, or /? for help")
         elif is_command(text):
-            await self._run_command(text, message.typed)
+            self._run_command(text, message.typed)
         elif self.busy:
             self._prompt.hint("still answering: Esc stops it, your text stays here")
         else:
             self._prompt.accept(message.typed)
-            await self._ask(text)
+            self._ask(text)
 
-    async def _ask(self, text: str) -> None:
-        if self._view is not None:
-            self._view.mark(self._tinted, None)
-            self._view.answer.forget_steps()
-        await self._transcript.add_user(text)
+    def _ask(self, text: str) -> None:
+        if self._entry is not None:
+            self._entry.walked_step = None
+            self._entry.answer.forget_steps()
+        self._transcript.add_user(text)
         answer = Answer(text)
         self._walk = Walk(answer)
         name = self.pair.target if self.pair else "Answer"
-        self._view = await self._transcript.add_answer(answer, name)
+        self._entry = self._transcript.add_answer(answer, name)
+        self._entry.tinted = self._tinted
         self.decoder.submit(Ask(text, self.settings.sampling()))
         self._draw()
 
-    async def _run_command(self, text: str, typed: str) -> None:
+    def _run_command(self, text: str, typed: str) -> None:
         try:
-            await run_command(self, text)
+            run_command(self, text)
         except SequoiaError as error:
             self._prompt.hint(str(error))
         else:
             self._prompt.accept(typed)
 
-    async def note(self, text: str, *, error: bool = False) -> None:
+    def note(self, text: str, *, error: bool = False) -> None:
         """Say something in the chat that is nobody's message."""
-        await self._transcript.add_note(text, error=error)
+        self._transcript.add_note(text, error=error)
 
-    async def forget(self) -> None:
+    def forget(self) -> None:
         """Empty the screen as the engine empties the conversation."""
-        self._walk, self._view = Walk(), None
-        await self._transcript.clear()
+        self._walk, self._entry = Walk(), None
+        self._transcript.clear()
         self._draw()
 
     def change_settings(self, settings: ChatSettings) -> None:
@@ -275,11 +275,7 @@ class ChatScreen(Screen[None]):
         self._draw()
 
     def action_walk(self, where: str) -> None:
-        """Look at another step of the answer.
-
-        Args:
-            where: back, forward, first or live.
-        """
+        """Look at another step of the answer; `where` is as in `Walk.go`."""
         self._walk.go(where)
         self._draw()
 
@@ -291,14 +287,12 @@ class ChatScreen(Screen[None]):
     def action_tint(self) -> None:
         """Tint each token by where it came from, or go back to Markdown."""
         self._tinted = not self._tinted
-        for view in self.query(AnswerView):
-            view.mark(self._tinted, None)
-        self._draw()
+        self._transcript.tint(self._tinted)
 
     def action_help(self) -> None:
         """Show keys and commands."""
         self.app.push_screen(HelpScreen())
 
-    async def run_line(self, text: str) -> None:
+    def run_line(self, text: str) -> None:
         """Carry out a slash command that was chosen from the palette."""
-        await self._run_command(text, "")
+        self._run_command(text, "")

@@ -12,7 +12,7 @@ if TYPE_CHECKING:
     from .chat import ChatScreen
 
 
-async def run_command(chat: "ChatScreen", text: str) -> None:
+def run_command(chat: "ChatScreen", text: str) -> None:
     """Do what a slash command says.
 
     Raises:
@@ -26,19 +26,19 @@ async def run_command(chat: "ChatScreen", text: str) -> None:
         raise SlashError("still answering: press Esc first, your text stays here")
     match command:
         case Set():
-            await _set(chat, command)
+            _set(chat, command)
         case Show():
-            await chat.note(describe(chat.settings, chat.pair, chat.chosen))
+            chat.note(describe(chat.settings, chat.pair, chat.chosen))
         case ClearChat():
             chat.decoder.submit(Clear())
-            await chat.forget()
+            chat.forget()
         case Bye():
             chat.app.exit()
         case Help():
             chat.action_help()
 
 
-async def _set(chat: "ChatScreen", command: Set) -> None:
+def _set(chat: "ChatScreen", command: Set) -> None:
     settings = command.settings
     if command.name == "theme":
         chat.app.use_theme(settings.theme)
@@ -46,12 +46,12 @@ async def _set(chat: "ChatScreen", command: Set) -> None:
         chat.decoder.submit(ChooseTree(_tree_choice(settings)))
     elif command.name == "system":
         chat.decoder.submit(SetSystem(settings.system))
-        await chat.forget()
+        chat.forget()
     chat.change_settings(settings)
     value = getattr(settings, command.name)
     if value is None:
         value = "the chat template's own default" if command.name == "system" else "random"
-    await chat.note(f"{command.name} is now {value}")
+    chat.note(f"{command.name} is now {value}")
 
 
 def _tree_choice(settings: ChatSettings) -> TreeChoice:

@@ -1,66 +1,176 @@
-"""The conversation: messages one under another, held at the end until a person scrolls away."""
+"""The conversation: entries one under another, held at the end until a person scrolls away.
 
-from textual.app import ComposeResult
-from textual.containers import Vertical, VerticalScroll
-from textual.content import Content
-from textual.widgets import Static
+Drawn line by line from lines the entries keep, so that a token more costs one block of Markdown
+and a repaint of this widget; a tree of widgets per message cost half a core while text streamed.
+"""
+
+import io
+from bisect import bisect_right
+from itertools import accumulate
+from typing import ClassVar
+
+from rich.console import Console
+from rich.style import Style
+from textual.geometry import Size
+from textual.scroll_view import ScrollView
+from textual.selection import Selection
+from textual.strip import Strip
 
 from ..answer import Answer
-from ..visible import visible
-from .answer_view import AnswerView
-from .line import Line
+from ..markdown import Lines, MarkdownLook
+from .entries import AnswerEntry, Entry, Look, TextEntry
 
 WELCOME = """\
 Every step of the decoding is drawn: a small draft model grows a tree of guesses, the target \
 model reads all of them in one pass, and the path it accepts is kept, with one token of its own.
 
-  ✔ accepted   ✘ rejected   · not reached   ➜ the target's own token
+✔ accepted   ✘ rejected   · not reached   ➜ the target's own token
 
 Type a message and press Enter. F2 pauses, Space then runs one step, [ and ] walk back and \
 forth through the steps, F1 shows all keys, /? all commands."""
 
+_STYLES = (
+    "text", "user", "name", "note", "error", "figures", "heading", "code", "quiet", "fence",
+    "walked", "walked-bonus", "rank-0", "rank-1", "rank-2", "rank-3",
+)  # fmt: skip
 
-class Transcript(VerticalScroll, can_focus=True):
-    """Messages and notes in order; nothing in them is ever read as markup."""
+
+class Transcript(ScrollView, can_focus=True):
+    """Messages and notes in order."""
+
+    COMPONENT_CLASSES: ClassVar[set[str]] = {f"transcript--{name}" for name in _STYLES}
+    DEFAULT_CSS = """
+    Transcript {
+        overflow-x: hidden;
+        & .transcript--text { color: $foreground; }
+        & .transcript--user { color: $user; text-style: bold; }
+        & .transcript--name, & .transcript--heading { color: $primary; text-style: bold; }
+        & .transcript--note, & .transcript--figures, & .transcript--quiet { color: $notice; }
+        & .transcript--error { color: $error; }
+        & .transcript--code { color: $secondary; }
+        & .transcript--fence { background: $surface; }
+        & .transcript--walked { color: $accepted; background: $accepted 25%; text-style: bold; }
+        & .transcript--walked-bonus { color: $bonus; background: $bonus 25%; text-style: bold; }
+        & .transcript--rank-0 { color: $bonus; text-style: bold; }
+        & .transcript--rank-1 { color: $rank-1; }
+        & .transcript--rank-2 { color: $rank-2; text-style: underline; }
+        & .transcript--rank-3 { color: $rank-3; text-style: italic underline; }
+    }
+    """
 
     def __init__(self) -> None:
         super().__init__(id="transcript")
-        self._welcome = Static(Content(WELCOME), classes="welcome", markup=False)
-        # At least as high as the view: an anchored scroll would push less to the bottom.
-        self._messages = Vertical(self._welcome, id="messages")
-
-    def compose(self) -> ComposeResult:
-        """The messages."""
-        yield self._messages
+        self._welcome = TextEntry(WELCOME, "note", mark=" ")
+        self._entries: list[Entry] = []
+        self._look: Look | None = None
+        self._ends: list[int] = []
+        self._lines: list[Lines] = []
 
     def on_mount(self) -> None:
-        """Stay at the end while text arrives."""
+        """Show the welcome text."""
         self.border_title = "Chat"
-        self.anchor()
+        self.redraw()
 
-    async def add_user(self, text: str) -> None:
-        """A message of the person."""
-        shown = visible(text).expandtabs(4)
-        name = Line(Content.styled("You", "bold $user"))
-        await self._add(Vertical(name, Static(Content(shown), markup=False), classes="user"))
-        self.anchor()
+    def add_user(self, text: str) -> None:
+        """A message of the person; the view goes to the end."""
+        self._add(TextEntry(text, "text", name="You"))
+        self.scroll_end(animate=False)
 
-    async def add_answer(self, answer: Answer, name: str) -> AnswerView:
-        """An answer that will grow."""
-        view = AnswerView(answer, name)
-        await self._add(view)
-        return view
+    def add_answer(self, answer: Answer, name: str) -> AnswerEntry:
+        """An answer that will grow; `redraw` shows that it did."""
+        entry = AnswerEntry(answer, name)
+        self._add(entry)
+        return entry
 
-    async def add_note(self, text: str, *, error: bool = False) -> None:
+    def add_note(self, text: str, *, error: bool = False) -> None:
         """A line that is nobody's message: what a command says, a notice, an error."""
-        classes = "note error" if error else "note"
-        await self._add(Static(Content(visible(text)), classes=classes, markup=False))
+        self._add(TextEntry(text, "error" if error else "note", mark="▌ "))
 
-    async def clear(self) -> None:
+    def clear(self) -> None:
         """Back to the welcome text."""
-        await self._messages.remove_children(".user, .answer, .note")
-        self._welcome.display = True
+        self._entries = []
+        self.redraw()
 
-    async def _add(self, widget: Vertical | Static) -> None:
-        self._welcome.display = False
-        await self._messages.mount(widget)
+    def tint(self, tinted: bool) -> None:
+        """Tint the tokens of all answers, or of none."""
+        for entry in self._entries:
+            if isinstance(entry, AnswerEntry):
+                entry.tinted = tinted
+        self.redraw()
+
+    def redraw(self) -> None:
+        """Show what the entries hold now; stays at the end if it is there."""
+        width = self.scrollable_content_region.width
+        if width <= 0:
+            return
+        look = self._current_look()
+        at_end = self.scroll_offset.y >= self.max_scroll_y
+        lines = [entry.lines(width, look) for entry in self._entries or [self._welcome]]
+        self._ends = list(accumulate(len(part) for part in lines))
+        self._lines = lines
+        height = self._ends[-1]
+        if self.virtual_size != (width, height):
+            self.virtual_size = Size(width, height)
+        if at_end:
+            self.scroll_to(y=self.max_scroll_y, animate=False, force=True)
+        self.refresh()
+
+    def notify_style_update(self) -> None:
+        """Another theme: every line is drawn anew."""
+        super().notify_style_update()
+        self._look = None
+        self.redraw()
+
+    def on_resize(self) -> None:
+        """Another width wraps otherwise."""
+        self.redraw()
+
+    def render_line(self, y: int) -> Strip:
+        """One visible line."""
+        width = self.scrollable_content_region.width
+        at = y + round(self.scroll_offset.y)
+        entry = bisect_right(self._ends, at)
+        if entry >= len(self._ends):
+            return Strip.blank(width, self._current_look().styles["text"])
+        line = self._lines[entry][at - (self._ends[entry - 1] if entry else 0)]
+        strip = Strip(line).adjust_cell_length(width, self._current_look().styles["text"])
+        selection = self.text_selection
+        if selection is not None and (span := selection.get_span(at)) is not None:
+            start, end = span
+            style = self.screen.get_component_rich_style("screen--selection")
+            strip = _select(strip, start, width if end == -1 else end, style)
+        return strip.apply_offsets(0, at)
+
+    def get_selection(self, selection: Selection) -> tuple[str, str] | None:
+        """The selected text, as it is shown."""
+        lines = ["".join(s.text for s in line).rstrip() for part in self._lines for line in part]
+        return selection.extract("\n".join(lines)), "\n"
+
+    def selection_updated(self, selection: Selection | None) -> None:
+        """Show what is selected."""
+        del selection
+        self.refresh()
+
+    def _add(self, entry: Entry) -> None:
+        self._entries.append(entry)
+        self.redraw()
+
+    def _current_look(self) -> Look:
+        if self._look is None:
+            styles = {name: self._style(name) for name in _STYLES}
+            fence = self.get_component_styles("transcript--fence").background
+            markdown = MarkdownLook(
+                styles["heading"], styles["code"], styles["quiet"], fence.hex6,
+                self.app.current_theme.dark,
+            )  # fmt: skip
+            console = Console(file=io.StringIO(), color_system="truecolor", force_terminal=True)
+            self._look = Look(styles, markdown, console)
+        return self._look
+
+    def _style(self, name: str) -> Style:
+        return self.get_component_rich_style(f"transcript--{name}")
+
+
+def _select(strip: Strip, start: int, end: int, style: Style) -> Strip:
+    before, inside, after = strip.divide([start, end, strip.cell_length])
+    return Strip.join([before, inside.apply_style(style), after])

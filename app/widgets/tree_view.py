@@ -6,7 +6,6 @@ step of the same shape repaints this widget alone: nothing is laid out.
 
 from rich.cells import cell_len
 from rich.segment import Segment
-from rich.style import Style
 from textual.geometry import Size
 from textual.scroll_view import ScrollView
 from textual.strip import Strip
@@ -87,7 +86,6 @@ class TreeView(ScrollView, can_focus=True):
     def render_line(self, y: int) -> Strip:
         """One visible line: headings at the top, whatever the scrolling."""
         width = self.scrollable_content_region.width
-        base = self.rich_style
         if self._step is None:
             text = "  the token tree of each step appears here" if y == _HEADINGS else ""
             style = self.get_component_rich_style("tree-view--heading")
@@ -99,7 +97,7 @@ class TreeView(ScrollView, can_focus=True):
         at = y - _HEADINGS + round(self.scroll_offset.y)
         rows = self._current_rows(self._step)
         if at >= len(rows):
-            return Strip.blank(width, base)
+            return Strip.blank(width, self.get_component_rich_style("tree-view--guide"))
         return self._draw(rows[at], width)
 
     def _current_rows(self, step: Step) -> tuple[Row, ...]:
@@ -132,8 +130,8 @@ class TreeView(ScrollView, can_focus=True):
         columns = min(2 * _COLUMN, max(0, width - taken))
         segments.append(Segment(fit(label, width - taken - columns), style))
         figures = _probability(row.draft_prob) + _probability(row.target_prob)
-        segments.append(Segment(figures[:columns], style + Style(dim=False)))
-        return Strip(segments).adjust_cell_length(width, self.rich_style)
+        segments.append(Segment(figures[:columns], style))
+        return Strip(segments).adjust_cell_length(width, light)
 
 
 def _probability(value: float | None) -> str:
