@@ -128,7 +128,7 @@ class Conversation:
         yield from self._tuner.tune(should_stop)
 
     def _record(self, answering: _Answering) -> None:
-        if answering.tokens:
+        if answering.tokens or answering.text:  # text comes before the step that it is part of
             self._turns = [*answering.turns, Turn(answering.prompt, answering.text)]
             self._ids = list(self._engine.token_ids)
 

@@ -35,7 +35,7 @@ from sequoia_core.growmap import GrowMap
 from sequoia_core.ledger import Ledger
 from sequoia_core.plain_clock import PlainClock
 from sequoia_core.protocols import LanguageModel, TreeChoice
-from sequoia_core.speculator import Sampler, Speculator
+from sequoia_core.speculator import MOST_PENDING, Sampler, Speculator
 from sequoia_core.stopwatch import TimedModel
 from sequoia_core.text import TextCodec, TextStream
 from sequoia_core.token_tree import ScoredTree
@@ -140,7 +140,7 @@ class Engine:
         growmap, chosen = self._choose(params, len(prompt_ids))
         yield chosen
         try:
-            yield from self._prefill(prompt_ids, should_stop)
+            yield from self._prefill(growmap, prompt_ids, should_stop)
             yield from self._decode(growmap, params, should_stop)
         finally:
             self._ledger.roll_back()
@@ -152,7 +152,7 @@ class Engine:
         return tree_for(self.tree_choice, self.advisor, params.temperature == 0.0, context)
 
     def _prefill(
-        self, prompt_ids: Sequence[int], should_stop: Callable[[], bool]
+        self, growmap: GrowMap, prompt_ids: Sequence[int], should_stop: Callable[[], bool]
     ) -> Iterator[Event]:
         began = perf_counter()
         cached = self._ledger.start(prompt_ids)
@@ -161,6 +161,8 @@ class Engine:
             if should_stop():
                 return
             yield PrefillProgress(total - left, total)
+        if growmap.size > 1 and self._speculator.fits(growmap):
+            self._ledger.read_draft_prompt(MOST_PENDING)  # no step's time, as `Totals` promises
         yield PrefillDone(len(prompt_ids), cached, perf_counter() - began)
 
     def _decode(
@@ -174,9 +176,6 @@ class Engine:
             if should_stop() or self._ledger.unread:
                 finish = FinishReason.CANCELLED
                 break
-            if len(self._ledger.token_ids) >= self.context_window:
-                finish = FinishReason.CONTEXT
-                break
             if not self._speculator.fits(growmap):
                 yield _narrowed(growmap)
                 growmap = ROOT
@@ -185,7 +184,7 @@ class Engine:
             self._take_clocks()
             began = perf_counter()
             scored, verdict = self._speculator.step(growmap, sampler)
-            emission = self._emit(scored, verdict, text, params.max_new_tokens - totals.tokens)
+            emission = self._emit(scored, verdict, text, self._room(params, totals))
             kept = verdict.path[: len(emission.token_ids) + 1]
             self._speculator.keep(growmap, kept, emission.token_ids)
             step = self._report(totals.steps + 1, scored, verdict, emission, clock, began)
@@ -201,8 +200,22 @@ class Engine:
             yield TextDelta(totals.steps, rest, (Piece(rest, 0),))
         yield Finished(finish, totals)
 
-    def _emit(self, scored: ScoredTree, verdict: Verdict, text: TextStream, room: int) -> _Emission:
-        """Cut the accepted path and its bonus: a stop is looked for before the length."""
+    def _room(self, params: SamplingParams, totals: Totals) -> tuple[int, FinishReason]:
+        """Tokens that may still be emitted, and what the answer ends by when they are."""
+        allowed = params.max_new_tokens - totals.tokens
+        window = self.context_window - len(self._ledger.token_ids)
+        if allowed <= window:
+            return allowed, FinishReason.LENGTH
+        return window, FinishReason.CONTEXT
+
+    def _emit(
+        self,
+        scored: ScoredTree,
+        verdict: Verdict,
+        text: TextStream,
+        room: tuple[int, FinishReason],
+    ) -> _Emission:
+        """Cut the accepted path and its bonus: a stop is looked for before the room."""
         ranks = [scored.growmap.ranks[node] for node in verdict.path[1:]]
         tokens = [scored.token_ids[node] for node in verdict.path[1:]]
         emitted: list[int] = []
@@ -212,8 +225,8 @@ class Engine:
             pieces.append(Piece(text.push(token), rank))
             if token in self._eos_token_ids or text.stopped:
                 return _Emission(tuple(emitted), tuple(pieces), FinishReason.STOP)
-            if len(emitted) == room:
-                return _Emission(tuple(emitted), tuple(pieces), FinishReason.LENGTH)
+            if len(emitted) == room[0]:
+                return _Emission(tuple(emitted), tuple(pieces), room[1])
         return _Emission(tuple(emitted), tuple(pieces), None)
 
     def _report(

@@ -57,8 +57,7 @@ class TimedModel:
     ) -> Tensor:
         """The model's forward, timed."""
         if self.device.type == "cuda":
-            start = torch.cuda.Event(enable_timing=True)
-            end = torch.cuda.Event(enable_timing=True)
+            start, end = _event(), _event()
             start.record()
             logits = self._model.forward(token_ids, position_ids, mask, cache)
             end.record()
@@ -73,4 +72,9 @@ class TimedModel:
         """Milliseconds since the last call. On CUDA the forwards must have finished."""
         seconds, self._seconds = self._seconds, 0.0
         spans, self._spans = self._spans, []
-        return seconds * 1e3 + sum(start.elapsed_time(end) for start, end in spans)
+        on_device = sum(float(start.elapsed_time(end)) for start, end in spans)
+        return seconds * 1e3 + on_device
+
+
+def _event() -> torch.cuda.Event:
+    return torch.cuda.Event(enable_timing=True)  # type: ignore[no-untyped-call]

@@ -57,16 +57,16 @@ class TextStream:
         rest = self._codec.decode(self._window)[len(before) :]
         text = self._release(rest) + self._held
         self._window, self._read, self._held = [], 0, ""
-        return "" if self.stopped else text
+        return text
 
     def _release(self, text: str) -> str:
         if self.stopped:
             return ""
         text = self._held + text
-        found = [at for stop in self._stop if (at := text.find(stop)) >= 0]
-        if found:
+        found = [(at + len(stop), at) for stop in self._stop if (at := text.find(stop)) >= 0]
+        if found:  # the one that is complete first, however the text was cut into tokens
             self.stopped, self._held = True, ""
-            return text[: min(found)]
+            return text[: min(found)[1]]
         keep = max((_overlap(text, stop) for stop in self._stop), default=0)
         self._held = text[len(text) - keep :]
         return text[: len(text) - keep]
