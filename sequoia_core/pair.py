@@ -157,17 +157,18 @@ def _tokenizer(target: Checkpoint, draft: Checkpoint | None) -> "PreTrainedToken
     tokenizer = target.tokenizer()
     if draft is None:
         return tokenizer
-    if draft.tokenizer is not None:
-        assert_same_tokenizer(tokenizer, draft.tokenizer())
-    elif not draft.config.embeddings_from_target:
-        raise TokenizerMismatchError(
-            f"{draft.name}: the draft brings no tokenizer, so its tokens cannot be compared with "
-            "the target's; put its tokenizer.json beside its weights"
-        )
-    elif draft.config.vocab_size != target.config.vocab_size:
+    borrows = draft.config.embeddings_from_target
+    if borrows and draft.config.vocab_size != target.config.vocab_size:
         raise TokenizerMismatchError(
             f"{draft.name}: the draft was made for a vocabulary of {draft.config.vocab_size} "
             f"tokens, the target has {target.config.vocab_size}"
+        )
+    if draft.tokenizer is not None:
+        assert_same_tokenizer(tokenizer, draft.tokenizer())
+    elif not borrows:
+        raise TokenizerMismatchError(
+            f"{draft.name}: the draft brings no tokenizer, so its tokens cannot be compared with "
+            "the target's; put its tokenizer.json beside its weights"
         )
     return tokenizer
 

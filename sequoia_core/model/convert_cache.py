@@ -8,6 +8,7 @@ formats: the caller writes an entry's files.
 
 import json
 import logging
+import math
 import os
 import shutil
 import tempfile
@@ -21,6 +22,8 @@ import platformdirs
 MANIFEST = "manifest.json"
 ABANDONED_SECONDS = 3600
 CHECKED_BYTES = 1 << 30
+"""Most bytes read to recognise a model, all its files together: a fraction of a second."""
+
 BLOCK = 1 << 20
 
 _log = logging.getLogger(__name__)
@@ -31,16 +34,18 @@ def default_root() -> Path:
     return platformdirs.user_cache_path("sequoia") / "converted"
 
 
-def file_digest(path: Path) -> str:
+def file_digest(path: Path, share: float = 1.0) -> str:
     """Size and checksum of a file's content, independent of its name, place and times.
 
-    Of a file of more than 1 GiB blocks spread evenly over it are read, 1 GiB in all.
+    Args:
+        path: the file.
+        share: of `CHECKED_BYTES`; of a larger file, blocks spread evenly over it are read.
 
     Raises:
         OSError: the file cannot be read.
     """
     size = path.stat().st_size
-    step = BLOCK * max(1, -(-size // CHECKED_BYTES))
+    step = BLOCK * max(1, math.ceil(size / (CHECKED_BYTES * share)))
     checksum = 0
     with path.open("rb") as file:
         for offset in range(0, size, step):
@@ -61,7 +66,8 @@ class ConvertCache:
         try:
             manifest = json.loads((entry / MANIFEST).read_text(encoding="utf-8"))
             whole = bool(manifest) and all(
-                file_digest(entry / name) == digest for name, digest in manifest.items()
+                file_digest(entry / name, 1 / len(manifest)) == digest
+                for name, digest in manifest.items()
             )
         except FileNotFoundError:
             return None
@@ -89,7 +95,8 @@ class ConvertCache:
                 return None
             staged = Path(tempfile.mkdtemp(prefix=".writing-", dir=self._root))
             write(staged)
-            manifest = {file.name: file_digest(file) for file in sorted(staged.iterdir())}
+            files = sorted(staged.iterdir())
+            manifest = {file.name: file_digest(file, 1 / len(files)) for file in files}
             (staged / MANIFEST).write_text(json.dumps(manifest, indent=1), encoding="utf-8")
             return self._publish(staged, key)
         except OSError as error:

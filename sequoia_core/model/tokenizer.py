@@ -21,8 +21,17 @@ TOKENIZER_FILES = ("tokenizer.json", "tokenizer.model", "vocab.json")
 SELF_CONTAINED_CLASSES = {"PreTrainedTokenizerFast", "TokenizersBackend"}
 """Classes that `tokenizer.json` describes fully, so that the general loader is not needed."""
 
-DIGITS_SPLIT_FIRST = {"smollm"}
-"""Values of `tokenizer.ggml.pre` whose tokenizer parts digits before anything else."""
+DIGITS_SPLIT_FIRST = {
+    "smollm",
+    "starcoder",
+    "refact",
+    "command-r",
+    "codeshell",
+    "exaone",
+    "minerva-7b",
+}
+"""Values of `tokenizer.ggml.pre` that part digits before anything else, a rule which transformers
+leaves out when it converts them."""
 
 _MARK = "\N{BLACK SQUARE}answer\N{BLACK SQUARE}"
 """Stands for an answer in a rendered template; no template strips or quotes it."""
@@ -45,12 +54,8 @@ def load_tokenizer(directory: Path) -> PreTrainedTokenizerBase:
     kind = read_json(settings).get("tokenizer_class") if settings.exists() else None
     try:
         if kind in SELF_CONTAINED_CLASSES and (directory / "tokenizer.json").exists():
-            from transformers import PreTrainedTokenizerFast
-
-            return PreTrainedTokenizerFast.from_pretrained(directory, local_files_only=True)
-        from transformers import AutoTokenizer
-
-        return AutoTokenizer.from_pretrained(directory, local_files_only=True)
+            return _transformers().PreTrainedTokenizerFast.from_pretrained(directory)
+        return _transformers().AutoTokenizer.from_pretrained(directory, local_files_only=True)
     except Exception as error:  # the tokenizers library raises bare Exception for a bad file
         raise ModelLoadError(
             f"{directory}: the tokenizer cannot be read ({first_line(error)})"
@@ -62,15 +67,13 @@ def load_gguf_tokenizer(path: Path, pre_tokenizer: str | None) -> PreTrainedToke
 
     Args:
         path: the file.
-        pre_tokenizer: the file's `tokenizer.ggml.pre`; transformers does not look at it.
+        pre_tokenizer: the file's `tokenizer.ggml.pre`.
 
     Raises:
         ModelLoadError: it is missing or cannot be read.
     """
-    from transformers import AutoTokenizer
-
     try:
-        tokenizer = AutoTokenizer.from_pretrained(path.parent, gguf_file=path.name)
+        tokenizer = _transformers().AutoTokenizer.from_pretrained(path.parent, gguf_file=path.name)
     except Exception as error:  # as in load_tokenizer
         raise ModelLoadError(
             f"{path}: the tokenizer cannot be read ({first_line(error)})"
@@ -78,6 +81,14 @@ def load_gguf_tokenizer(path: Path, pre_tokenizer: str | None) -> PreTrainedToke
     if pre_tokenizer in DIGITS_SPLIT_FIRST:
         _split_digits_first(tokenizer)
     return tokenizer
+
+
+def _transformers() -> Any:
+    import transformers
+
+    # its warnings would be written across the screen
+    transformers.logging.set_verbosity_error()
+    return transformers
 
 
 def _split_digits_first(tokenizer: PreTrainedTokenizerBase) -> None:

@@ -99,6 +99,20 @@ def test_quantized_weights_equal_transformers(kind: str, tmp_path: Path) -> None
         assert weights.shape(name) == tuple(reference[name].shape)
 
 
+def test_a_way_of_storing_that_is_unknown_is_named(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def unknown(*_: object) -> None:
+        raise NotImplementedError("no such kind")
+
+    save_gguf(tmp_path / "model.gguf", tiny_llama(), gguf.GGMLQuantizationType.Q4_1)
+    weights = open_gguf(tmp_path / "model.gguf").weights
+    monkeypatch.setattr(gguf, "dequantize", unknown)
+    message = r"model\.gguf: model\.embed_tokens\.weight is stored as Q4_1, which cannot be read"
+    with pytest.raises(ModelLoadError, match=message):
+        weights["model.embed_tokens.weight"]
+
+
 def test_linear_rope_is_read(tmp_path: Path) -> None:
     model = tiny_llama(
         rope_parameters={"rope_type": "linear", "rope_theta": 10000.0, "factor": 4.0}

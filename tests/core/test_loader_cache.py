@@ -138,7 +138,8 @@ def test_an_entry_that_is_whole_but_unreadable_is_rebuilt(source: Path, root: Pa
     opened(source, root)
     entry = entry_of(root)
     (entry / "config.json").write_text("{}")
-    manifest = {file.name: file_digest(file) for file in entry.iterdir() if file.name != MANIFEST}
+    files = [file for file in entry.iterdir() if file.name != MANIFEST]
+    manifest = {file.name: file_digest(file, 1 / len(files)) for file in files}
     (entry / MANIFEST).write_text(json.dumps(manifest))
     assert opened(source, root)[1] == 1
     assert opened(source, root)[1] == 0
@@ -239,9 +240,9 @@ def test_the_digest_covers_size_and_samples_of_a_large_file(
     monkeypatch.setattr(convert_cache, "CHECKED_BYTES", 8)
     file = tmp_path / "file"
 
-    def digest(content: bytes) -> str:
+    def digest(content: bytes, share: float = 1.0) -> str:
         file.write_bytes(content)
-        return file_digest(file)
+        return file_digest(file, share)
 
     whole = digest(b"aaaaaaaa")
     assert digest(b"aaaaaaab") != whole
@@ -249,3 +250,4 @@ def test_the_digest_covers_size_and_samples_of_a_large_file(
     assert digest(b"aaaaxxxxaaaaxxxx") == sampled
     assert digest(b"aaaabbbbaaxabbbb") != sampled
     assert digest(b"aaaabbbbaaaabbb") != sampled
+    assert digest(b"aaaabbbb", 0.5) == digest(b"aaaaxxxx", 0.5)

@@ -179,6 +179,11 @@ def other_vocabulary(draft: Path) -> None:
     trimmed(draft, vocab_size=95)
 
 
+def other_vocabulary_with_tokenizer(draft: Path) -> None:
+    other_vocabulary(draft)
+    tokenizer_of().save_pretrained(draft)
+
+
 def other_width(draft: Path) -> None:
     save_model(draft, hidden_size=16, num_attention_heads=2)
     tensors = load_file(draft / "model.safetensors")
@@ -202,6 +207,7 @@ def rates(draft: Path, value: object) -> None:
         (no_tokenizer, TokenizerMismatchError, "the draft brings no tokenizer"),
         (other_tokenizer, TokenizerMismatchError, "token 16 is 'A' to the target and 'B'"),
         (other_vocabulary, TokenizerMismatchError, "vocabulary of 95 tokens, the target has 96"),
+        (other_vocabulary_with_tokenizer, TokenizerMismatchError, "vocabulary of 95 tokens"),
         (lambda d: rates(d, 3), ModelLoadError, "acceptance_rates are no numbers"),
         (
             lambda d: rates(d, {"acceptance_rates": {"greedy": ["x"]}}),

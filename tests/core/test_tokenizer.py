@@ -1,10 +1,14 @@
 """Text comes back as it went in, turns end where the template ends them, strings are compared."""
 
+import io
 import json
+import logging
 from pathlib import Path
 from typing import Any
 
 import pytest
+import sentencepiece
+import transformers
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -76,6 +80,45 @@ def test_special_tokens_are_single_ids(from_gguf: Any) -> None:
 def test_an_ordinary_directory_is_read_too(tmp_path: Path) -> None:
     tiny_tokenizer().save_pretrained(tmp_path)
     assert load_tokenizer(tmp_path).get_vocab() == tiny_tokenizer().get_vocab()
+
+
+def test_a_sentencepiece_model_is_read_too(tmp_path: Path) -> None:
+    """What Llama 2 and its small drafts ship."""
+    words = ["the sky is blue", "why is the sea blue", "12 birds"]
+    trained = io.BytesIO()
+    sentencepiece.SentencePieceTrainer.train(
+        sentence_iterator=iter(words * 20),
+        model_writer=trained,
+        model_type="bpe",
+        vocab_size=300,
+        byte_fallback=True,
+        minloglevel=2,
+        hard_vocab_limit=False,
+    )
+    (tmp_path / "tokenizer.model").write_bytes(trained.getvalue())
+    (tmp_path / "tokenizer_config.json").write_text('{"tokenizer_class": "LlamaTokenizer"}')
+    assert has_tokenizer(tmp_path)
+    tokenizer = load_tokenizer(tmp_path)
+    reference = sentencepiece.SentencePieceProcessor(model_proto=trained.getvalue())
+    for text in [*words, "sky \N{SNOWMAN} 2"]:
+        ids = tokenizer.encode(text, add_special_tokens=False)
+        assert ids == reference.encode(text)
+        assert tokenizer.decode(ids) == text
+
+
+def test_a_text_beyond_the_stated_maximum_is_not_warned_of_across_the_screen(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    tokenizer = tiny_tokenizer()
+    tokenizer.model_max_length = 4
+    tokenizer.save_pretrained(tmp_path)
+    transformers.logging.set_verbosity_warning()
+    monkeypatch.setattr(logging.getLogger("transformers"), "propagate", True)
+    tokenizer.encode("ABCDEFGH")
+    assert "longer than the specified maximum" in caplog.text
+    caplog.clear()
+    assert len(load_tokenizer(tmp_path).encode("ABCDEFGH")) == 8
+    assert caplog.text == ""
 
 
 def test_a_missing_tokenizer_is_named(tmp_path: Path) -> None:
