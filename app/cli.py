@@ -15,6 +15,7 @@ import sequoia_core
 from sequoia_core.errors import SequoiaError
 
 from .commands.ask import ask
+from .commands.bench import bench
 from .commands.calibrate import calibrate
 from .commands.chat import open_chat
 from .commands.config import config_app
@@ -97,6 +98,7 @@ app.command()(ask)
 app.command()(models)
 app.command()(doctor)
 app.command()(calibrate)
+app.command()(bench)
 app.add_typer(growmap_app, name="growmap")
 app.add_typer(config_app, name="config")
 

@@ -139,6 +139,8 @@ class Engine:
             params = replace(params, temperature=0.0)
         growmap, chosen = self._choose(params, len(prompt_ids))
         yield chosen
+        if growmap.size == 1 and self.tree_choice.mode is not Mode.AR:
+            yield Notice(NoticeKind.PLAIN_DECODING, chosen.reason)
         try:
             yield from self._prefill(growmap, prompt_ids, should_stop)
             yield from self._decode(growmap, params, should_stop)

@@ -58,7 +58,7 @@ class BundledAdvisor:
     def default(cls) -> "BundledAdvisor":
         """The shapes searched for the embedded pair; moderate enough for others."""
         return cls(
-            find_growmap("smollm2-135m/greedy-8x3"), find_growmap("smollm2-135m/stochastic-8x3")
+            find_growmap("smollm2-135m/greedy-6x2"), find_growmap("smollm2-135m/stochastic-6x2")
         )
 
     def advise(self, greedy: bool, context_length: int, chain: bool) -> Advice:  # noqa: ARG002

@@ -57,6 +57,11 @@ class Tuner:
         self._advice: dict[tuple[bool, bool], Advice] = {}
         self._texts: list[tuple[SamplingParams, list[int], int]] = []
 
+    @property
+    def measured(self) -> bool:
+        """Whether figures of this pair on this machine are at hand."""
+        return self._calibration is not None
+
     def advise(self, greedy: bool, context_length: int, chain: bool) -> Advice:
         """The measured choice, or a packaged tree while nothing has been measured."""
         if self._calibration is None:
