@@ -6,6 +6,7 @@ absent; two processes that convert the same file at once both succeed. It knows 
 formats: the caller writes an entry's files.
 """
 
+import contextlib
 import json
 import logging
 import math
@@ -14,7 +15,7 @@ import shutil
 import tempfile
 import time
 import zlib
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 
 import platformdirs
@@ -22,7 +23,7 @@ import platformdirs
 MANIFEST = "manifest.json"
 ABANDONED_SECONDS = 3600
 CHECKED_BYTES = 1 << 30
-"""Most bytes read to recognise a model, all its files together: a fraction of a second."""
+"""Most bytes read to recognise a model, all its files together: a fraction of a second's work."""
 
 BLOCK = 1 << 20
 
@@ -34,24 +35,29 @@ def default_root() -> Path:
     return platformdirs.user_cache_path("sequoia") / "converted"
 
 
-def file_digest(path: Path, share: float = 1.0) -> str:
-    """Size and checksum of a file's content, independent of its name, place and times.
+def file_digests(files: Sequence[Path]) -> dict[str, str]:
+    """Size and checksum of each file's content by its name, whatever its place and times.
 
-    Args:
-        path: the file.
-        share: of `CHECKED_BYTES`; of a larger file, blocks spread evenly over it are read.
+    When all together are larger than `CHECKED_BYTES`, blocks spread evenly over them are read.
 
     Raises:
-        OSError: the file cannot be read.
+        OSError: a file cannot be read.
     """
-    size = path.stat().st_size
-    step = BLOCK * max(1, math.ceil(size / (CHECKED_BYTES * share)))
+    sizes = [file.stat().st_size for file in files]
+    step = BLOCK * max(1, math.ceil(sum(sizes) / CHECKED_BYTES))
+    return {
+        file.name: f"{size:x}-{_checksum(file, range(0, size, step)):08x}"
+        for file, size in zip(files, sizes, strict=True)
+    }
+
+
+def _checksum(path: Path, offsets: Iterable[int]) -> int:
     checksum = 0
     with path.open("rb") as file:
-        for offset in range(0, size, step):
+        for offset in offsets:
             file.seek(offset)
             checksum = zlib.crc32(file.read(BLOCK), checksum)
-    return f"{size:x}-{checksum:08x}"
+    return checksum
 
 
 class ConvertCache:
@@ -65,13 +71,10 @@ class ConvertCache:
         entry = self._root / key
         try:
             manifest = json.loads((entry / MANIFEST).read_text(encoding="utf-8"))
-            whole = bool(manifest) and all(
-                file_digest(entry / name, 1 / len(manifest)) == digest
-                for name, digest in manifest.items()
-            )
+            whole = bool(manifest) and file_digests([entry / name for name in manifest]) == manifest
         except FileNotFoundError:
             return None
-        except (OSError, ValueError, AttributeError) as error:
+        except (OSError, ValueError, TypeError) as error:
             _log.info("unreadable cache entry %s: %s", entry, error)
             return None
         return entry if whole else None
@@ -95,8 +98,7 @@ class ConvertCache:
                 return None
             staged = Path(tempfile.mkdtemp(prefix=".writing-", dir=self._root))
             write(staged)
-            files = sorted(staged.iterdir())
-            manifest = {file.name: file_digest(file, 1 / len(files)) for file in files}
+            manifest = file_digests(sorted(staged.iterdir()))
             (staged / MANIFEST).write_text(json.dumps(manifest, indent=1), encoding="utf-8")
             return self._publish(staged, key)
         except OSError as error:
@@ -130,5 +132,6 @@ class ConvertCache:
         """Remove what crashed conversions left behind."""
         oldest = time.time() - ABANDONED_SECONDS
         for left in self._root.glob(".writing-*"):
-            if left.stat().st_mtime < oldest:
-                shutil.rmtree(left, ignore_errors=True)
+            with contextlib.suppress(FileNotFoundError):  # finished in this moment
+                if left.stat().st_mtime < oldest:
+                    shutil.rmtree(left, ignore_errors=True)

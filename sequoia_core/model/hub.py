@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from huggingface_hub import constants, errors, snapshot_download
-from huggingface_hub.utils import tqdm  # type: ignore[attr-defined]  # documented there
+from huggingface_hub.utils import logging, tqdm  # type: ignore[attr-defined]  # documented there
 
 from sequoia_core.errors import ModelLoadError
 from sequoia_core.model.weights import first_line
@@ -39,6 +39,8 @@ def download(repo_id: str, progress: Progress) -> Path:
 
 
 def _fetch(repo_id: str, patterns: list[str], progress: Progress) -> Path:
+    # its warnings would be written across the screen
+    logging.set_verbosity_error()  # type: ignore[no-untyped-call]
     bar = type("Bar", (_Bar,), {"report": partial(progress, f"Downloading {repo_id}")})
     try:
         return Path(

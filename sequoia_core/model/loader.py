@@ -22,7 +22,7 @@ from torch import Tensor
 from sequoia_core.errors import ModelLoadError
 from sequoia_core.model import int8_rows
 from sequoia_core.model.config import ModelConfig
-from sequoia_core.model.convert_cache import ConvertCache, file_digest
+from sequoia_core.model.convert_cache import ConvertCache, file_digests
 from sequoia_core.model.device import dtype_name
 from sequoia_core.model.tokenizer import (
     has_tokenizer,
@@ -132,7 +132,6 @@ def open_directory(directory: Path) -> Checkpoint:
         raise ModelLoadError(f"{directory}: quantization {stored_as!r} is unknown")
     check_weights(config, weights)
     generation = directory / "generation_config.json"
-    files = weight_files(directory)
     return Checkpoint(
         name=directory.resolve().name,
         config=config,
@@ -142,14 +141,14 @@ def open_directory(directory: Path) -> Checkpoint:
         eos_token_ids=stated_eos_ids(
             settings, read_json(generation) if generation.exists() else {}
         ),
-        digest="+".join(file_digest(file, 1 / len(files)) for file in files),
+        digest="+".join(file_digests(weight_files(directory)).values()),
     )
 
 
 def _open_gguf(
     path: Path, dtype: torch.dtype, cache: ConvertCache, progress: Progress
 ) -> Checkpoint:
-    digest = file_digest(path)
+    (digest,) = file_digests([path]).values()
     key = f"{digest}-{dtype_name(dtype)}-{CONVERTER_VERSION}"
     found = _kept(cache, key)
     if found is None:

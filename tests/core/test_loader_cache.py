@@ -14,7 +14,7 @@ from safetensors import SafetensorError
 
 from sequoia_core.errors import ModelLoadError
 from sequoia_core.model import convert_cache
-from sequoia_core.model.convert_cache import MANIFEST, ConvertCache, file_digest
+from sequoia_core.model.convert_cache import MANIFEST, ConvertCache, file_digests
 from sequoia_core.model.loader import Checkpoint, open_checkpoint
 from tests.core.checkpoints import save_gguf, tiny_llama
 
@@ -139,8 +139,7 @@ def test_an_entry_that_is_whole_but_unreadable_is_rebuilt(source: Path, root: Pa
     entry = entry_of(root)
     (entry / "config.json").write_text("{}")
     files = [file for file in entry.iterdir() if file.name != MANIFEST]
-    manifest = {file.name: file_digest(file, 1 / len(files)) for file in files}
-    (entry / MANIFEST).write_text(json.dumps(manifest))
+    (entry / MANIFEST).write_text(json.dumps(file_digests(files)))
     assert opened(source, root)[1] == 1
     assert opened(source, root)[1] == 0
 
@@ -233,21 +232,22 @@ def test_a_damaged_source_says_so_and_caches_nothing(source: Path, root: Path) -
     assert not root.exists()
 
 
-def test_the_digest_covers_size_and_samples_of_a_large_file(
+def test_digests_cover_sizes_and_samples_of_large_files(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(convert_cache, "BLOCK", 4)
     monkeypatch.setattr(convert_cache, "CHECKED_BYTES", 8)
-    file = tmp_path / "file"
 
-    def digest(content: bytes, share: float = 1.0) -> str:
-        file.write_bytes(content)
-        return file_digest(file, share)
+    def digests(*contents: bytes) -> list[str]:
+        files = [tmp_path / str(index) for index in range(len(contents))]
+        for file, content in zip(files, contents, strict=True):
+            file.write_bytes(content)
+        return list(file_digests(files).values())
 
-    whole = digest(b"aaaaaaaa")
-    assert digest(b"aaaaaaab") != whole
-    sampled = digest(b"aaaabbbbaaaabbbb")
-    assert digest(b"aaaaxxxxaaaaxxxx") == sampled
-    assert digest(b"aaaabbbbaaxabbbb") != sampled
-    assert digest(b"aaaabbbbaaaabbb") != sampled
-    assert digest(b"aaaabbbb", 0.5) == digest(b"aaaaxxxx", 0.5)
+    assert digests(b"aaaaaaaa") != digests(b"aaaaaaab")
+    sampled = digests(b"aaaabbbbaaaabbbb")
+    assert digests(b"aaaaxxxxaaaaxxxx") == sampled
+    assert digests(b"aaaabbbbaaxabbbb") != sampled
+    assert digests(b"aaaabbbbaaaabbb") != sampled
+    # the bound holds for all files together
+    assert digests(b"aaaabbbb", b"aaaabbbb") == digests(b"aaaaxxxx", b"aaaaxxxx")

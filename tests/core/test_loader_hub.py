@@ -143,7 +143,7 @@ def opened(environment: dict[str, str], *sources: str) -> list[dict[str, Any]]:
     done = subprocess.run(
         [sys.executable, "-c", OPEN, *sources], env=environment, capture_output=True, text=True
     )
-    assert done.returncode == 0, done.stderr
+    assert (done.returncode, done.stderr) == (0, "")
     found: list[dict[str, Any]] = json.loads(done.stdout)
     return found
 
