@@ -269,6 +269,4 @@ class Failed:
     message: str
 
 
-Event = (
-    Notice | TreeChosen | PrefillProgress | PrefillDone | TextDelta | Step | Finished | Failed
-)
+Event = Notice | TreeChosen | PrefillProgress | PrefillDone | TextDelta | Step | Finished | Failed

@@ -134,6 +134,19 @@ def load_pair(
     )
 
 
+def open_target(source: str | None, dtype: torch.dtype) -> Checkpoint:
+    """A target's configuration and weights as they lie on disk, for use by other code.
+
+    Args:
+        source: as in `load_pair`.
+        dtype: that the weights are wanted in; the cache keeps converted files per dtype.
+
+    Raises:
+        ModelLoadError: it is missing, damaged or of an unknown kind.
+    """
+    return _open(source, NO_DRAFT, dtype, lambda _message, _fraction: None)[0]
+
+
 def _open(
     target: str | None, draft: str | None, dtype: torch.dtype, report: Progress
 ) -> tuple[Checkpoint, Checkpoint | None]:

@@ -133,7 +133,7 @@ class _Contest:
         self._outside_mass = 0.0
 
     def probs_of(self, column: int) -> tuple[float, float]:
-        """p and q of a child's token as they are now."""
+        """What p and q give a child's token now."""
         return float(self._p[column]), float(self._q[column])
 
     def reject(self, column: int) -> None:

@@ -20,7 +20,7 @@ from sequoia_core.draft import DraftModel
 from sequoia_core.engine import Engine
 from sequoia_core.events import Step
 from sequoia_core.measure.tuning import Tuner
-from sequoia_core.pair import NO_DRAFT, Pair, _open
+from sequoia_core.pair import Pair, open_target
 from sequoia_core.protocols import TreeChoice
 
 if TYPE_CHECKING:
@@ -123,7 +123,7 @@ class HuggingFaceSystem:
     def __init__(self, pair: Pair, source: str | None) -> None:
         from transformers import LlamaForCausalLM
 
-        checkpoint, _ = _open(source, NO_DRAFT, pair.target.dtype, lambda *_: None)
+        checkpoint = open_target(source, pair.target.dtype)
         self._model: Any = LlamaForCausalLM(_hf_config(checkpoint.config))
         self._model.to(pair.target.dtype)
         self._model.load_state_dict(dict(checkpoint.weights), strict=False)

@@ -118,7 +118,7 @@ class Llama:
         """
         assert isinstance(cache, LayeredKVCache)
         cache.reserve(token_ids.shape[0])
-        for chunk in token_ids.split(PREFILL_ROWS):
+        for chunk in torch.split(token_ids, PREFILL_ROWS):
             first = cache.length
             position_ids = torch.arange(first, first + chunk.shape[0], device=self._device)
             self._hidden(chunk, position_ids, None, cache)
