@@ -15,6 +15,7 @@ from sequoia_core.errors import ParameterError
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
+_ANCHOR = "\n"
 _SENTINEL = "\N{SYMBOL FOR RECORD SEPARATOR}answer\N{SYMBOL FOR RECORD SEPARATOR}"
 
 PLAIN_TEMPLATE = (
@@ -55,21 +56,27 @@ class ChatTemplate:
         """
         return self._ids(self._render([*self._messages(turns), _user(prompt)], True))
 
-    def closing(self, turns: Sequence[Turn]) -> list[int]:
-        """Ids that the template puts after an answer: the turn's closing token and what follows."""
-        messages = [*self._messages(turns[:-1]), _user(turns[-1].prompt)]
-        text = self._render([*messages, {"role": "assistant", "content": _SENTINEL}], False)
-        return self._ids(text.rpartition(_SENTINEL)[2])
-
-    def following(self, turns: Sequence[Turn], prompt: str) -> list[int] | None:
-        """Ids of one more prompt after closed turns, up to where its answer begins.
+    def continuing(self, turns: Sequence[Turn], prompt: str) -> list[int] | None:
+        """Ids from the end of the last answer, its closing token first, to where the next begins.
 
         None if this template does not extend what it rendered before; then render it whole.
+
+        Raises:
+            ParameterError: the template refuses the conversation.
         """
         messages = self._messages(turns)
         before = self._render(messages, False)
         after = self._render([*messages, _user(prompt)], True)
-        return self._ids(after[len(before) :]) if after.startswith(before) else None
+        closing = self._closing(turns)
+        if after.startswith(before) and before.endswith(closing):
+            return self._ids_after_text(closing + after[len(before) :])
+        return None
+
+    def _closing(self, turns: Sequence[Turn]) -> str:
+        """What the template puts after an answer."""
+        messages = [*self._messages(turns[:-1]), _user(turns[-1].prompt)]
+        text = self._render([*messages, {"role": "assistant", "content": _SENTINEL}], False)
+        return text.rpartition(_SENTINEL)[2]
 
     def _messages(self, turns: Sequence[Turn]) -> list[dict[str, str]]:
         messages = list(self._system)
@@ -93,6 +100,12 @@ class ChatTemplate:
 
     def _ids(self, text: str) -> list[int]:
         return list(self._tokenizer.encode(text, add_special_tokens=False))
+
+    def _ids_after_text(self, text: str) -> list[int]:
+        """Ids of a text that goes on: sentencepiece would put a space before its beginning."""
+        anchor, ids = self._ids(_ANCHOR), self._ids(_ANCHOR + text)
+        merged = ids[: len(anchor)] != anchor  # then this tokenizer is of the other kind
+        return self._ids(text) if merged else ids[len(anchor) :]
 
 
 def _user(prompt: str) -> dict[str, str]:

@@ -149,13 +149,13 @@ class Conversation:
 
     def _extended(self, prompt: str) -> list[int]:
         """The ledger with the last answer closed and the prompt added."""
-        following = self._template.following(self._turns, prompt) if self._turns else None
-        if following is None:
+        added = self._template.continuing(self._turns, prompt) if self._turns else None
+        if added is None:
             return self._template.whole(self._turns, prompt)
-        ids, closing = list(self._ids), self._template.closing(self._turns)
+        ids = list(self._ids)
         if ids[-1] in self._pair.eos_token_ids:
             ids.pop()  # the template's own closing begins with it, or takes its place
-        return [*ids, *closing, *following]
+        return [*ids, *added]
 
     def _precision_notice(self, params: SamplingParams) -> Iterator[Notice]:
         greedy = params.temperature == 0.0 or self.tree_choice.mode is Mode.GREEDY
