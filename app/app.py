@@ -59,10 +59,11 @@ class SequoiaApp(App[None]):
         self._problems = list(found.problems)
         for theme in found.themes:
             self.register_theme(theme)
-        if settings.theme not in self.available_themes:
-            self._problems.append(f"no theme {settings.theme!r}; using {DEFAULT_THEME}")
-        else:
-            self.theme = settings.theme
+        chosen = settings.theme
+        if chosen not in self.available_themes:
+            self._problems.append(f"no theme {chosen!r}; using {DEFAULT_THEME}")
+            chosen = DEFAULT_THEME
+        self.theme = chosen
         self.chat = ChatScreen(self._decoder, settings)
 
     def get_default_screen(self) -> Screen[None]:
@@ -96,8 +97,8 @@ class SequoiaApp(App[None]):
 
     def fail(self, message: str) -> None:
         """Quit with one line on standard error and return code 1."""
-        line = Text(f"sequoia: {visible(message)}", no_wrap=True, overflow="ignore")
-        self.exit(return_code=1, message=line)
+        self.error_console.soft_wrap = True
+        self.exit(return_code=1, message=Text(f"sequoia: {visible(message)}"))
 
     def use_theme(self, name: str) -> None:
         """Switch the theme.

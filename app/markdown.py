@@ -19,6 +19,8 @@ from rich.syntax import Syntax
 from rich.theme import Theme
 
 Lines = list[list[Segment]]
+_LEAST_WIDTH = 8
+"""Rich cannot draw lists and code in less; narrower terminals cut the lines."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,7 +91,7 @@ class MarkdownLines:
         if not text.strip() or self._console is None:
             return []
         document = _Document(text, self._parser, look)
-        options = self._console.options.update(width=max(1, width), height=None)
+        options = self._console.options.update(width=max(_LEAST_WIDTH, width), height=None)
         lines = self._console.render_lines(document, options, pad=False)
         while lines and not any(segment.text.strip() for segment in lines[0]):
             lines.pop(0)

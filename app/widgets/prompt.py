@@ -9,6 +9,7 @@ from textual import events, on
 from textual.binding import Binding
 from textual.content import Content
 from textual.message import Message
+from textual.strip import Strip
 from textual.widgets import TextArea
 
 from ..visible import visible
@@ -84,6 +85,10 @@ class Prompt(TextArea):
         """A steady cursor: a blinking one repaints while nothing happens."""
         self.cursor_blink = False
         self.border_title = Content(f"> {self.TITLE}")
+
+    def render_line(self, y: int) -> Strip:
+        """One line; the base class cannot wrap its placeholder into no room at all."""
+        return super().render_line(y) if self.content_size.width > 0 else Strip.blank(0)
 
     def hint(self, text: str) -> None:
         """Show a line on the border until the next key."""

@@ -1,0 +1,101 @@
+"""Drives the app in tests: waits for what should happen, never for a length of time."""
+
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+
+from textual.pilot import Pilot
+
+from app.app import ChatSettings, SequoiaApp
+from app.widgets.entries import AnswerEntry
+from app.widgets.prompt import Prompt
+from app.widgets.transcript import Transcript
+from app.widgets.tree_view import TreeView
+from sequoia_core.protocols import ChatEngine
+from tests.fakes import replay
+
+
+@dataclass
+class Driver:
+    """A running app, and short names for its parts."""
+
+    app: SequoiaApp
+    pilot: Pilot[None]
+
+    @property
+    def prompt(self) -> Prompt:
+        return self.app.chat.query_one(Prompt)
+
+    @property
+    def tree(self) -> TreeView:
+        return self.app.chat.query_one(TreeView)
+
+    @property
+    def hint(self) -> str:
+        return self.prompt.border_subtitle or ""
+
+    @property
+    def steps(self) -> int:
+        answer = self.app.chat.answer
+        return len(answer.steps) if answer else 0
+
+    @property
+    def transcript(self) -> str:
+        """The whole chat as it is shown."""
+        parts = self.app.chat.query_one(Transcript)._lines
+        return "\n".join("".join(s.text for s in line).rstrip() for part in parts for line in part)
+
+    @property
+    def entry(self) -> AnswerEntry:
+        entry = self.app.chat._entry
+        assert entry is not None
+        return entry
+
+    def screen_text(self) -> str:
+        """What the terminal shows."""
+        strips = self.app.screen._compositor.render_strips()
+        return "\n".join(strip.text for strip in strips)
+
+    async def until(self, done: Callable[[], bool]) -> None:
+        for _ in range(400):
+            if done():
+                await self.pilot.pause()
+                return
+            await self.pilot.pause(0.01)
+        raise AssertionError(f"never happened; the screen:\n{self.screen_text()}")
+
+    async def type(self, text: str, *keys: str) -> None:
+        self.prompt.insert(text)
+        await self.pilot.press(*keys)
+
+    async def finish(self) -> None:
+        await self.until(lambda: self.app.chat.answer is not None and not self.app.chat.busy)
+        await self.until(lambda: not self.app.chat._stale)
+
+    async def ask(self, text: str = "Why is the sky blue?") -> None:
+        await self.type(text, "enter")
+        await self.finish()
+
+    async def pause_at(self, steps: int) -> None:
+        """Ask while paused, and run so many steps."""
+        await self.pilot.press("f2")
+        await self.type("Why is the sky blue?", "enter")
+        for count in range(1, steps + 1):
+            await self.until(lambda count=count: self.steps == count)  # type: ignore[misc]
+            if count < steps:
+                await self.pilot.press("space")
+        await self.until(lambda: not self.app.chat._stale)
+
+
+@asynccontextmanager
+async def driving(
+    engine: ChatEngine | None = None,
+    settings: ChatSettings | None = None,
+    size: tuple[int, int] = (120, 44),
+) -> AsyncIterator[Driver]:
+    """The app with an engine that is ready."""
+    app = SequoiaApp(lambda progress: engine or replay(), settings or ChatSettings())
+    async with app.run_test(size=size) as pilot:
+        driver = Driver(app, pilot)
+        await driver.until(lambda: app.chat.pair is not None)
+        yield driver

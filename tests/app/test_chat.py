@@ -1,0 +1,492 @@
+"""The chat screen under real keys: every key, every refusal, every way text could do harm."""
+
+import subprocess
+import sys
+import threading
+from pathlib import Path
+
+import pytest
+from textual.geometry import Size
+
+from app.app import ChatSettings, SequoiaApp
+from app.messages import LoadProgress
+from app.widgets.decode_panel import DecodePanel
+from app.widgets.transcript import Transcript
+from sequoia_core.config import Mode
+from sequoia_core.errors import ModelLoadError
+from sequoia_core.events import Event, Notice, NoticeKind, Step
+from sequoia_core.growmap import growmap_names
+from sequoia_core.protocols import ChatEngine
+from tests.app.driving import driving
+from tests.fakes import BrokenEngine, make_answer, replay, unmeasured
+
+LAST = sum(isinstance(event, Step) for event in make_answer())
+
+
+async def test_an_answer_is_shown_with_its_tree_and_figures() -> None:
+    async with driving() as chat:
+        await chat.ask("Why [bold]?")
+        assert "Why [bold]?" in chat.transcript
+        assert "Rayleigh scattering" in chat.transcript
+        assert "**Rayleigh" not in chat.transcript
+        shown = chat.screen_text()
+        assert f"Step {LAST}, the last" in shown
+        assert "tokens/step" in shown
+        assert "x plain" in shown
+        assert "➜" in shown
+        assert chat.prompt.text == ""
+
+
+async def test_a_speed_up_is_shown_only_once_measured() -> None:
+    async with driving(replay(unmeasured(make_answer()))) as chat:
+        await chat.ask()
+        assert "tok/s" in chat.screen_text()
+        assert "x plain" not in chat.screen_text()
+
+
+async def test_blank_prompts_are_not_sent() -> None:
+    async with driving() as chat:
+        for text in ("", "  \n "):
+            await chat.type(text, "enter")
+            assert "empty" in chat.hint
+            assert chat.app.chat.answer is None
+            chat.prompt.text = ""
+        await chat.pilot.press("x")
+        assert chat.hint == ""
+
+
+async def test_typing_while_decoding_is_kept_and_sending_is_refused() -> None:
+    async with driving() as chat:
+        await chat.pause_at(2)
+        await chat.pilot.press(*"next one", "enter")
+        assert chat.prompt.text == "next one"
+        assert "Esc" in chat.hint
+        await chat.pilot.press("escape")
+        await chat.finish()
+        await chat.pilot.press("enter")
+        await chat.finish()
+        assert "next one" in chat.transcript
+        assert chat.prompt.text == ""
+
+
+async def test_escape_stops_and_the_partial_answer_stays() -> None:
+    async with driving() as chat:
+        await chat.pause_at(3)
+        text = chat.app.chat.answer.text if chat.app.chat.answer else ""
+        await chat.pilot.press("escape")
+        await chat.finish()
+        assert chat.app.chat.answer is not None
+        assert chat.app.chat.answer.text == text != ""
+        assert "stopped" in chat.transcript
+        assert not chat.app.decoder.paused
+
+
+async def test_f2_pauses_and_space_is_exactly_one_step() -> None:
+    async with driving() as chat:
+        await chat.pause_at(1)
+        for count in range(2, 6):
+            await chat.pilot.press("space")
+            await chat.until(lambda count=count: chat.steps == count)  # type: ignore[misc]
+            await chat.pilot.pause(0.05)
+            assert chat.steps == count
+        assert "paused" in chat.screen_text()
+        await chat.pilot.press("f2")
+        await chat.finish()
+        assert chat.steps == LAST
+
+
+async def test_space_is_a_space_once_there_is_text() -> None:
+    async with driving() as chat:
+        await chat.pause_at(2)
+        await chat.pilot.press("a", "space", "b")
+        assert chat.prompt.text == "a b"
+        assert chat.steps == 2
+
+
+async def test_space_steps_with_the_tree_in_focus_and_says_so_when_there_is_nothing() -> None:
+    async with driving() as chat:
+        await chat.pilot.press("f2", "space")
+        assert "nothing to step" in chat.hint
+        await chat.pilot.press("f2")
+        await chat.pause_at(2)
+        chat.tree.focus()
+        await chat.pilot.press("space")
+        await chat.until(lambda: chat.steps == 3)
+
+
+@pytest.mark.parametrize("focus_tree", [False, True])
+async def test_brackets_home_and_end_walk_through_the_steps(focus_tree: bool) -> None:
+    async with driving() as chat:
+        await chat.ask()
+        if focus_tree:
+            chat.tree.focus()
+        assert chat.app.chat.answer is not None
+        steps = chat.app.chat.answer.steps
+        for key, at in (
+            ("left_square_bracket", -2), ("left_square_bracket", -3),
+            ("right_square_bracket", -2), ("home", 0), ("right_square_bracket", 1),
+        ):  # fmt: skip
+            await chat.pilot.press(key)
+            assert chat.tree.step is steps[at]
+            assert chat.entry.walked_step == steps[at].index
+            assert f"Step {steps[at].index} of {LAST}" in chat.screen_text()
+        assert "**Rayleigh" in chat.transcript
+        await chat.pilot.press("end")
+        assert chat.tree.step is steps[-1]
+        assert chat.entry.walked_step is None
+        assert "**Rayleigh" not in chat.transcript
+
+
+async def test_the_walked_step_is_highlighted_in_the_text() -> None:
+    async with driving() as chat:
+        await chat.ask()
+        await chat.pilot.press("home")
+        look = chat.app.chat.query_one(Transcript)._current_look()
+        lines = chat.entry.lines(60, look)
+        marked = (look.styles["walked"].bgcolor, look.styles["walked-bonus"].bgcolor)
+        text = "".join(
+            part.text
+            for line in lines
+            for part in line
+            if part.style and part.style.bgcolor in marked
+        )
+        assert chat.app.chat.answer is not None
+        assert text == "".join(s.text for s in chat.app.chat.answer.spans if s.step == 1)
+
+
+async def test_walking_while_decoding_does_not_hold_it_up() -> None:
+    async with driving() as chat:
+        await chat.pause_at(5)
+        await chat.pilot.press("left_square_bracket", "f2")
+        await chat.finish()
+        assert chat.steps == LAST
+        assert "Step 4 of" in chat.screen_text()
+        await chat.pilot.press("escape")
+        assert f"Step {LAST}, the last" in chat.screen_text()
+
+
+async def test_brackets_are_typed_once_there_is_text() -> None:
+    async with driving() as chat:
+        await chat.ask()
+        await chat.pilot.press("a", "left_square_bracket", "right_square_bracket")
+        assert chat.prompt.text == "a[]"
+        await chat.pilot.press("home", "b", "end", "c")
+        assert chat.prompt.text == "ba[]c"
+
+
+async def test_f6_tints_tokens_and_goes_back() -> None:
+    async with driving() as chat:
+        await chat.ask()
+        before = chat.transcript
+        await chat.pilot.press("f6")
+        assert "**Rayleigh" in chat.transcript
+        await chat.pilot.press("f6")
+        assert chat.transcript == before
+
+
+@pytest.mark.parametrize(("size", "shown"), [((120, 40), True), ((80, 24), False)])
+async def test_f4_toggles_the_tree(size: tuple[int, int], shown: bool) -> None:
+    async with driving(size=size) as chat:
+        panel, transcript = (
+            chat.app.chat.query_one(DecodePanel),
+            chat.app.chat.query_one(Transcript),
+        )
+        for expected in (shown, not shown, shown):
+            assert panel.display is expected
+            assert transcript.display is (size[0] >= 100 or not expected)
+            await chat.pilot.press("f4")
+
+
+async def test_f1_opens_help_and_escape_closes_it_while_decoding_goes_on() -> None:
+    async with driving() as chat:
+        await chat.pause_at(1)
+        await chat.pilot.press("f1")
+        assert "Keys" in chat.screen_text()
+        assert chat.app.screen is not chat.app.chat
+        await chat.pilot.press("escape")
+        assert chat.app.screen is chat.app.chat
+        assert chat.app.chat.busy
+
+
+async def test_the_palette_carries_out_commands() -> None:
+    async with driving() as chat:
+        await chat.pilot.press("ctrl+p")
+        await chat.pilot.press(*"theme: midnight")
+        await chat.pilot.pause(0.2)
+        await chat.pilot.press("enter")
+        await chat.until(lambda: chat.app.theme == "midnight")
+        commands = list(chat.app.get_system_commands(chat.app.screen))
+        assert {f"Mode: {mode.value}" for mode in Mode} < {command.title for command in commands}
+
+
+@pytest.mark.parametrize("key", ["ctrl+q", "ctrl+d"])
+async def test_quitting_joins_the_thread_in_mid_answer(key: str) -> None:
+    async with driving() as chat:
+        await chat.pause_at(2)
+        await chat.pilot.press(key)
+        await chat.pilot.pause()
+    assert not chat.app.decoder.alive
+    assert chat.app.return_code == 0
+
+
+async def test_ctrl_d_deletes_while_there_is_text() -> None:
+    async with driving() as chat:
+        await chat.pilot.press("a", "b", "left", "ctrl+d")
+        assert chat.prompt.text == "a"
+        assert chat.app.is_running
+
+
+async def test_new_lines_history_and_fences() -> None:
+    async with driving() as chat:
+        await chat.pilot.press("a", "ctrl+j", "b", "shift+enter", "c")
+        assert chat.prompt.text == "a\nb\nc"
+        await chat.pilot.press("enter")
+        await chat.finish()
+        await chat.type('"""one', "enter")
+        assert chat.prompt.text == '"""one\n'
+        await chat.type('two"""', "enter")
+        await chat.finish()
+        assert "  one\n  two" in chat.transcript
+        await chat.pilot.press("d", "up")
+        assert chat.prompt.text.startswith('"""one')
+        await chat.pilot.press("up", "up", "up")
+        assert chat.prompt.text == "a\nb\nc"
+        await chat.pilot.press("down", "down", "down", "down", "down")
+        assert chat.prompt.text == "d"
+
+
+async def test_what_is_typed_right_behind_enter_is_not_lost() -> None:
+    async with driving() as chat:
+        chat.prompt.insert("one")
+        await chat.pilot.press("enter", "t", "w", "x", "backspace", "o")
+        await chat.finish()
+        assert chat.prompt.text == "two"
+
+
+NONSENSE = "a\x1b[31mred\x1b]0;title\x07\x00\x9b2J\u202e\r\nb\rc\t[bold]d[/bold] {e} $f"
+
+
+async def test_pasted_nonsense_is_shown_and_harmless() -> None:
+    async with driving() as chat:
+        from textual.events import Paste
+
+        chat.prompt.post_message(Paste(NONSENSE))
+        await chat.until(lambda: bool(chat.prompt.text))
+        assert "\x1b" not in chat.prompt.text
+        assert "␛[31mred" in chat.prompt.text
+        assert chat.prompt.text.count("\n") == 2
+        await chat.pilot.press("enter")
+        await chat.finish()
+        assert "[bold]d[/bold] {e} $f" in chat.transcript
+
+
+async def test_a_huge_paste_is_taken_whole() -> None:
+    async with driving() as chat:
+        from textual.events import Paste
+
+        text = "\n".join("x" * 99 for _ in range(1000))
+        chat.prompt.post_message(Paste(text))
+        await chat.until(lambda: bool(chat.prompt.text))
+        assert chat.prompt.text == text
+        assert chat.prompt.size.height <= 10
+
+
+async def test_model_text_is_never_markup_nor_escapes() -> None:
+    text = "[bold]x[/bold] \x1b[2J<script>alert</script> \x1b]8;;http://a\x07link [/] done."
+    async with driving(replay(make_answer(text))) as chat:
+        await chat.ask()
+        for key in ("f6", "f6", "home", "end"):
+            assert "[bold]x[/bold] ␛[2J<script>alert</script>" in chat.transcript
+            await chat.pilot.press(key)
+        shown = chat.screen_text()
+        assert "\x1b" not in shown
+        assert "\x07" not in shown
+
+
+@pytest.mark.parametrize(
+    ("line", "shown"),
+    [
+        ("/set temperature 0.1", "temperature is now 0.1"),
+        ("/set seed random", "seed is now random"),
+        ("/set mode chain", "mode is now chain"),
+        ("/set theme okabe-ito", "theme is now okabe-ito"),
+        ("/set system Be brief.", "system is now Be brief."),
+        ("/show", "context window  8192 tokens"),
+    ],
+)
+async def test_commands_say_what_they_did(line: str, shown: str) -> None:
+    async with driving() as chat:
+        await chat.type(line, "enter")
+        assert shown in chat.transcript
+        assert chat.prompt.text == ""
+
+
+@pytest.mark.parametrize(
+    ("line", "hint"),
+    [
+        ("/shwo", "did you mean /show?"),
+        ("/set temperature -1", "temperature is -1"),
+        ("/set theme midnite", "did you mean midnight?"),
+        ("/set growmap no-such-tree", "no-such-tree"),
+    ],
+)
+async def test_refused_commands_stay_in_the_prompt(line: str, hint: str) -> None:
+    async with driving() as chat:
+        await chat.type(line, "enter")
+        assert hint in chat.hint
+        assert chat.prompt.text == line
+
+
+async def test_mode_and_growmap_reach_the_engine() -> None:
+    engine = replay()
+    async with driving(engine) as chat:
+        name = growmap_names()[0]
+        await chat.type(f"/set growmap {name}", "enter")
+        await chat.type("/set mode greedy", "enter")
+        await chat.until(lambda: engine.tree_choice.mode is Mode.GREEDY)
+        assert engine.tree_choice.growmap is not None
+        await chat.type("/set growmap auto", "enter")
+        await chat.until(lambda: engine.tree_choice.growmap is None)
+
+
+async def test_clear_forgets_and_is_refused_while_answering() -> None:
+    async with driving() as chat:
+        await chat.pause_at(2)
+        for line in ("/clear", "/set system x"):
+            await chat.type(line, "enter")
+            assert "Esc first" in chat.hint
+            chat.prompt.text = ""
+        await chat.pilot.press("escape")
+        await chat.finish()
+        await chat.type("/clear", "enter")
+        assert "Rayleigh" not in chat.transcript
+        assert "Every step" in chat.transcript
+        assert chat.tree.step is None
+
+
+async def test_bye_quits() -> None:
+    async with driving() as chat:
+        await chat.type("/bye", "enter")
+        await chat.pilot.pause()
+    assert not chat.app.decoder.alive
+
+
+async def test_an_error_is_a_line_and_the_chat_goes_on() -> None:
+    async with driving(BrokenEngine(RuntimeError("boom [bold]"))) as chat:
+        for _ in range(2):
+            await chat.ask()
+        assert chat.transcript.count("unexpected RuntimeError: boom [bold]") == 2
+
+
+async def test_notices_are_shown() -> None:
+    notice = Notice(NoticeKind.CONTEXT_TRIMMED, "2 old turns were dropped")
+    async with driving(replay((notice, *make_answer()))) as chat:
+        await chat.ask()
+        assert "2 old turns were dropped" in chat.transcript
+
+
+async def test_two_answers_and_only_the_trees_of_the_last() -> None:
+    async with driving(replay(make_answer(), make_answer("Short."))) as chat:
+        await chat.ask()
+        first = chat.app.chat.answer
+        await chat.ask("more")
+        assert "Rayleigh" in chat.transcript
+        assert "Short." in chat.transcript
+        assert first is not None
+        assert first.steps == []
+
+
+async def test_scrolling_up_lets_go_of_the_end_and_scrolling_down_takes_hold_again() -> None:
+    async with driving(size=(60, 20)) as chat:
+        await chat.pause_at(30)
+        transcript = chat.app.chat.query_one(Transcript)
+        assert transcript.scroll_offset.y == transcript.max_scroll_y > 0
+        await chat.pilot.press("pageup")
+        top = transcript.scroll_offset.y
+        await chat.pilot.press("space")
+        await chat.until(lambda: chat.steps == 31)
+        assert transcript.scroll_offset.y == top < transcript.max_scroll_y
+        await chat.pilot.press("pagedown", "pagedown", "f2")
+        await chat.finish()
+        assert transcript.scroll_offset.y == transcript.max_scroll_y
+
+
+async def test_resizing_survives_every_size() -> None:
+    held, release = threading.Event(), threading.Event()
+
+    def before(event: Event) -> None:
+        if isinstance(event, Step) and event.index == 20:
+            held.set()
+            release.wait(20)
+
+    async with driving(replay(before=before), size=(160, 50)) as chat:
+        await chat.type("Why?", "enter")
+        for size in [(20, 5), (1, 1), (300, 90), (60, 20), (2, 40), (200, 3), (80, 24), (160, 50)]:
+            for key in ("f4", "f4", "f6", "f6"):
+                await chat.pilot.resize_terminal(*size)
+                await chat.pilot.press(key)
+        release.set()
+        await chat.finish()
+        assert chat.app.size == Size(160, 50)
+        assert "Step 54, the last" in chat.screen_text()
+
+
+async def test_large_trees_are_scrolled_to_the_bonus_when_still() -> None:
+    parents = tuple(-1 if i == 0 else (i - 1) // 3 for i in range(768))
+    async with driving(
+        replay(make_answer("A few words, and then a few more of them.", parents=parents))
+    ) as chat:
+        await chat.ask()
+        assert chat.tree.virtual_size.height == 770
+        tops = set()
+        for _ in range(chat.steps):
+            await chat.pilot.press("left_square_bracket")
+            assert "bonus" in chat.screen_text()
+            tops.add(chat.tree.scroll_offset.y)
+        assert max(tops) > 0
+
+
+def test_a_failed_load_is_one_line_and_return_code_1(capsys: pytest.CaptureFixture[str]) -> None:
+    def factory(progress: LoadProgress) -> ChatEngine:
+        raise ModelLoadError("no such model: a/b; " + "try another " * 30)
+
+    app = SequoiaApp(factory, ChatSettings())
+    app.run(headless=True)
+    assert app.return_code == 1
+    errors = capsys.readouterr().err.strip().splitlines()
+    assert [line.startswith("sequoia: no such model: a/b") for line in errors] == [True]
+
+
+async def test_a_broken_theme_file_is_reported_and_skipped(config_home: Path) -> None:
+    folder = config_home / "themes"
+    folder.mkdir()
+    (folder / "mine.toml").write_text("name = ")
+    (folder / "good.toml").write_text('name = "good"\n[colors]\nprimary = "#123456"\n')
+    async with driving(settings=ChatSettings(theme="good")) as chat:
+        assert "mine.toml" in chat.transcript.replace("\n", "")
+        assert chat.app.theme == "good"
+        await chat.ask()
+        assert "➜" in chat.screen_text()
+
+
+async def test_an_unknown_theme_is_said_and_the_default_used() -> None:
+    async with driving(settings=ChatSettings(theme="nope")) as chat:
+        assert "no theme 'nope'" in chat.transcript
+        assert chat.app.theme == "sequoia"
+
+
+async def test_no_color_keeps_the_verdict_readable(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("NO_COLOR", "1")
+    async with driving() as chat:
+        await chat.ask()
+        shown = chat.screen_text()
+        assert all(glyph in shown for glyph in "✔✘·➜┃")
+
+
+def test_the_app_starts_without_torch_and_transformers() -> None:
+    code = (
+        "import sys, app.app, sequoia_core.trace;"
+        "sys.exit(' '.join({'torch', 'transformers'} & set(sys.modules)) or 0)"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stderr) == (0, "")

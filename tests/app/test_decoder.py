@@ -1,0 +1,315 @@
+"""The decode thread by itself: order, pausing, cancelling, failing and ending."""
+
+import threading
+from collections.abc import Callable, Iterator
+
+import pytest
+
+from app.decoder import Decoder
+from app.messages import (
+    Answering,
+    Ask,
+    ChooseTree,
+    Clear,
+    LoadFailed,
+    Loading,
+    LoadProgress,
+    Ready,
+    Refused,
+    Report,
+    SetSystem,
+    Tuning,
+)
+from sequoia_core.config import Mode, SamplingParams
+from sequoia_core.errors import ModelLoadError, ParameterError
+from sequoia_core.events import (
+    Event,
+    Failed,
+    Finished,
+    FinishReason,
+    Notice,
+    NoticeKind,
+    Step,
+)
+from sequoia_core.protocols import ChatEngine, TreeChoice
+from sequoia_core.trace import ReplayEngine, Trace
+from tests.fakes import PAIR, BrokenEngine, make_answer, replay
+
+ASK = Ask("why?", SamplingParams())
+
+
+class Driven:
+    """A decoder and everything it has reported, waited for instead of slept for."""
+
+    def __init__(self, engine: ChatEngine) -> None:
+        self.engine = engine
+        self.decoder = Decoder(lambda progress: engine)
+        self.reports: list[Report] = []
+
+    def wait(self, done: Callable[[list[Report]], bool]) -> None:
+        pause = threading.Event()
+        for _ in range(1000):
+            self.reports += self.decoder.drain()
+            if done(self.reports):
+                return
+            pause.wait(0.005)
+        raise AssertionError(f"never happened; the last of it: {self.reports[-3:]}")
+
+    def wait_answers(self, count: int = 1) -> None:
+        self.wait(
+            lambda _: sum(isinstance(event, Finished | Failed) for event in self.events) == count
+        )
+
+    def wait_steps(self, count: int) -> None:
+        self.wait(lambda _: self.steps >= count)
+
+    @property
+    def events(self) -> list[Event]:
+        return [report.event for report in self.reports if isinstance(report, Answering)]
+
+    @property
+    def steps(self) -> int:
+        return sum(isinstance(event, Step) for event in self.events)
+
+
+@pytest.fixture
+def drive() -> Iterator[Callable[[ChatEngine], Driven]]:
+    driven: list[Driven] = []
+
+    def start(engine: ChatEngine) -> Driven:
+        driven.append(Driven(engine))
+        driven[-1].decoder.start()
+        return driven[-1]
+
+    yield start
+    assert all(each.decoder.shutdown(5) for each in driven)
+
+
+Drive = Callable[[ChatEngine], Driven]
+
+
+def test_every_event_arrives_in_order(drive: Drive) -> None:
+    driven = drive(replay())
+    driven.decoder.submit(ASK)
+    driven.decoder.submit(ASK)
+    driven.wait_answers(2)
+    assert driven.reports[0] == Ready(PAIR)
+    assert tuple(driven.events) == make_answer() * 2
+
+
+def test_loading_is_reported_and_runs_in_the_thread() -> None:
+    where: list[str] = []
+
+    def factory(progress: LoadProgress) -> ChatEngine:
+        where.append(threading.current_thread().name)
+        progress("weights", 0.5)
+        return replay()
+
+    decoder = Decoder(factory)
+    driven = Driven(replay())
+    driven.decoder = decoder
+    decoder.start()
+    driven.wait(lambda reports: Ready(PAIR) in reports)
+    assert driven.reports == [Loading("weights", 0.5), Ready(PAIR)]
+    assert where == ["sequoia-decoder"]
+    assert decoder.shutdown(5)
+
+
+@pytest.mark.parametrize(
+    ("error", "message"),
+    [
+        (ModelLoadError("no such model: a/b"), "no such model: a/b"),
+        (RuntimeError("two\nlines"), "unexpected RuntimeError: two lines"),
+    ],
+)
+def test_a_failed_load_is_one_line_and_ends_the_thread(error: Exception, message: str) -> None:
+    def factory(progress: LoadProgress) -> ChatEngine:
+        raise error
+
+    driven = Driven(replay())
+    driven.decoder = Decoder(factory)
+    driven.decoder.start()
+    driven.wait(lambda reports: reports == [LoadFailed(message)])
+    assert driven.decoder.shutdown(5)
+
+
+def test_quitting_while_loading_ends_at_the_next_progress() -> None:
+    loading, go_on = threading.Event(), threading.Event()
+
+    def factory(progress: LoadProgress) -> ChatEngine:
+        loading.set()
+        go_on.wait(5)
+        progress("more", None)
+        raise AssertionError("loading went on")
+
+    decoder = Decoder(factory)
+    decoder.start()
+    assert loading.wait(5)
+    assert not decoder.shutdown(0.01)
+    go_on.set()
+    assert decoder.shutdown(5)
+
+
+def test_a_decoder_that_was_never_started_shuts_down() -> None:
+    assert Decoder(lambda progress: replay()).shutdown(1)
+
+
+def test_paused_decoding_runs_exactly_one_step_per_permit(drive: Drive) -> None:
+    driven = drive(replay())
+    driven.decoder.pause()
+    driven.decoder.submit(ASK)
+    driven.wait_steps(1)
+    for count in range(2, 7):
+        driven.decoder.single_step()
+        driven.wait_steps(count)
+        assert driven.steps == count
+    driven.decoder.resume()
+    driven.wait_answers()
+    assert tuple(driven.events) == make_answer()
+
+
+def test_permits_while_running_do_not_pile_up(drive: Drive) -> None:
+    driven = drive(replay())
+    for _ in range(20):
+        driven.decoder.single_step()
+    driven.decoder.pause()
+    driven.decoder.submit(ASK)
+    driven.wait_steps(1)
+    threading.Event().wait(0.05)
+    driven.wait_steps(1)
+    assert driven.steps == 1
+
+
+@pytest.mark.parametrize("paused", [True, False])
+def test_cancel_ends_after_a_whole_step_even_while_paused(drive: Drive, paused: bool) -> None:
+    at_third, cancelled = threading.Event(), threading.Event()
+
+    def before(event: Event) -> None:
+        if isinstance(event, Step) and event.index == 3:
+            at_third.set()
+            cancelled.wait(5)
+
+    driven = drive(replay(before=before))
+    driven.decoder.submit(ASK)
+    assert at_third.wait(5)
+    if paused:
+        driven.decoder.pause()
+    driven.decoder.cancel()
+    cancelled.set()
+    driven.wait_answers()
+    last = driven.events[-1]
+    assert isinstance(last, Finished)
+    assert last.reason is FinishReason.CANCELLED
+    assert driven.steps == 3
+    assert not driven.decoder.paused
+
+
+def test_a_cancel_does_not_reach_the_next_answer(drive: Drive) -> None:
+    driven = drive(replay())
+    driven.decoder.cancel()
+    driven.decoder.submit(ASK)
+    driven.wait_answers()
+    assert tuple(driven.events) == make_answer()
+
+
+@pytest.mark.parametrize(
+    ("error", "message"),
+    [
+        (ParameterError("the prompt is blank"), "the prompt is blank"),
+        (ZeroDivisionError("division by zero"), "unexpected ZeroDivisionError: division by zero"),
+    ],
+)
+def test_an_error_ends_the_answer_and_not_the_thread(
+    drive: Drive, error: Exception, message: str
+) -> None:
+    driven = drive(BrokenEngine(error))
+    for count in (1, 2):
+        driven.decoder.submit(ASK)
+        driven.wait_answers(count)
+        assert driven.events[-1] == Failed(message)
+    assert driven.decoder.alive
+
+
+def test_an_engine_that_just_stops_is_reported(drive: Drive) -> None:
+    class Silent(ReplayEngine):
+        def reply(
+            self, prompt: str, params: SamplingParams, should_stop: Callable[[], bool]
+        ) -> Iterator[Event]:
+            return iter(make_answer()[:3])
+
+    driven = drive(Silent(Trace(PAIR, make_answer())))
+    driven.decoder.submit(ASK)
+    driven.wait_answers()
+    assert isinstance(driven.events[-1], Failed)
+
+
+def test_other_requests_reach_the_engine_in_order(drive: Drive) -> None:
+    calls: list[object] = []
+
+    class Noting(ReplayEngine):
+        def choose_tree(self, choice: TreeChoice) -> None:
+            calls.append(choice)
+
+        def clear(self) -> None:
+            calls.append("clear")
+
+        def set_system_prompt(self, system_prompt: str | None) -> None:
+            calls.append(system_prompt)
+            raise ParameterError("too long")
+
+    driven = drive(Noting(Trace(PAIR, make_answer())))
+    choice = TreeChoice(Mode.CHAIN)
+    for request in (ChooseTree(choice), Clear(), SetSystem("be brief")):
+        driven.decoder.submit(request)
+    driven.wait(lambda reports: Refused("too long") in reports)
+    assert calls == [choice, "clear", "be brief"]
+
+
+class Tuner(ReplayEngine):
+    """Has endless measuring to do, and yields to whoever asks."""
+
+    def __init__(self, error: Exception | None = None) -> None:
+        super().__init__(Trace(PAIR, make_answer()))
+        self.rounds = 0
+        self.error = error
+
+    def tune(self, should_stop: Callable[[], bool]) -> Iterator[Event]:
+        self.rounds += 1
+        if self.error:
+            raise self.error
+        yield Notice(NoticeKind.CALIBRATION, "measured")
+        pause = threading.Event()
+        while not should_stop():
+            pause.wait(0.001)
+
+
+def test_idle_time_is_for_tuning_and_a_request_ends_it(drive: Drive) -> None:
+    engine = Tuner()
+    driven = drive(engine)
+    notice = Tuning(Notice(NoticeKind.CALIBRATION, "measured"))
+    driven.wait(lambda reports: notice in reports)
+    driven.decoder.submit(ASK)
+    driven.wait_answers()
+    driven.wait(lambda reports: reports.count(notice) == 2)
+    assert tuple(driven.events) == make_answer()
+
+
+def test_failed_tuning_is_reported_once_and_answers_go_on(drive: Drive) -> None:
+    engine = Tuner(RuntimeError("no clock"))
+    driven = drive(engine)
+    driven.decoder.submit(ASK)
+    driven.wait_answers()
+    assert tuple(driven.events) == make_answer()
+    assert [r for r in driven.reports if isinstance(r, Refused)] == [
+        Refused("unexpected RuntimeError: no clock")
+    ]
+    assert engine.rounds == 1
+
+
+def test_shutdown_joins_a_paused_answer(drive: Drive) -> None:
+    driven = drive(replay())
+    driven.decoder.pause()
+    driven.decoder.submit(ASK)
+    driven.wait_steps(1)
+    assert driven.decoder.shutdown(5)
+    assert not driven.decoder.alive

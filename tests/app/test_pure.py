@@ -1,0 +1,354 @@
+"""The pure parts of the screen: visible text, tree rows, statistics, walking, pace and Markdown."""
+
+import itertools
+import unicodedata
+from dataclasses import replace
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from rich.cells import cell_len
+from rich.style import Style
+
+from app.answer import Answer
+from app.markdown import Lines, MarkdownLines, MarkdownLook
+from app.pace import SHARE, Pace
+from app.stats import Statistics, step_speedup
+from app.tree_rows import GLYPHS, MAX_GUIDE_CELLS, Row, Verdict, guide_width, tree_rows
+from app.visible import fit, quote_token, visible
+from app.walk import Walk
+from app.widgets.statistics import gauge, sparkline
+from sequoia_core.events import Outcome, Step, Totals
+from tests.fakes import ANSWER, PARENTS_16, make_answer, make_step, unmeasured
+
+quick = settings(deadline=None, max_examples=80)
+any_text = st.text(st.characters(codec=None), max_size=40)
+wild = st.text(
+    st.sampled_from("ab \t\n\r\x1b\x00\x07\x7f\x9b\u202e\u2066\u200b\u2028\ud800\U0001f600日é"),
+    max_size=30,
+)
+
+
+# Text
+
+
+@quick
+@given(text=any_text | wild)
+def test_visible_text_holds_nothing_a_terminal_obeys(text: str) -> None:
+    shown = visible(text)
+    assert not [c for c in shown if unicodedata.category(c) in ("Cc", "Cs") and c not in "\n\t"]
+    assert not set(shown) & set("\u202a\u202b\u202c\u202d\u202e\u2066\u2067\u2068\u2069")
+    assert visible(shown) == shown
+
+
+@quick
+@given(text=st.text(st.characters(categories=["L", "N", "P", "S", "Zs"])))
+def test_harmless_text_stays_as_it_is(text: str) -> None:
+    assert visible(text) == text
+
+
+def test_an_escape_sequence_is_shown() -> None:
+    assert visible("\x1b[31mred\x1b]52;c;aGk=\x07") == "␛[31mred␛]52;c;aGk=␇"
+
+
+@quick
+@given(text=any_text | wild)
+def test_a_quoted_token_is_one_line_without_anything_invisible(text: str) -> None:
+    quoted = quote_token(text)
+    assert quoted[0] == quoted[-1] == '"'
+    assert all(c.isprintable() or unicodedata.combining(c) for c in quoted)
+    assert " " not in quoted
+
+
+def test_tokens_read_as_in_the_sketch() -> None:
+    assert quote_token(" the") == '"·the"'
+    assert quote_token('\n\t"\\') == '"\\n\\t\\"\\\\"'
+
+
+@quick
+@given(text=st.text(st.sampled_from("ab 日本😀é…"), max_size=20), cells=st.integers(0, 12))
+def test_fit_is_exactly_as_wide_as_asked(text: str, cells: int) -> None:
+    fitted = fit(text, cells)
+    assert cell_len(fitted) == cells
+    if cell_len(text) <= cells:
+        assert fitted.rstrip() == text.rstrip()
+
+
+# Rows
+
+
+@st.composite
+def trees(draw: st.DrawFn) -> Step:
+    """A step over any tree shape with any path from the root."""
+    size = draw(st.integers(1, 40))
+    parents = [-1] + [draw(st.integers(0, i - 1)) for i in range(1, size)]
+    path = [0]
+    while children := [i for i, parent in enumerate(parents) if parent == path[-1]]:
+        if draw(st.booleans()):
+            break
+        path.append(draw(st.sampled_from(children)))
+    ranks = [1 + sum(p == parents[i] for p in parents[:i]) for i in range(size)]
+    emitted = [(draw(any_text), ranks[i]) for i in path[1:]] + [(draw(any_text), 0)]
+    return make_step(1, draw(any_text), emitted, tuple(parents))
+
+
+@quick
+@given(step=trees())
+def test_rows_are_the_tree_in_preorder_with_the_bonus_under_the_leaf(step: Step) -> None:
+    rows = tree_rows(step, cells_per_level=1)
+    assert len(rows) == len(step.nodes) + 1
+    depths = [len(row.guides) for row in rows]
+    assert sorted(depths) == sorted([node.depth for node in step.nodes] + [len(step.path)])
+    assert all(after <= before + 1 for before, after in itertools.pairwise(depths))
+    assert _spine(rows, depths) == [
+        quote_token(text) for text in [step.nodes[i].text for i in step.path] + [step.bonus_text]
+    ]
+
+
+def _spine(rows: tuple[Row, ...], depths: list[int]) -> list[str]:
+    """The tokens from the root down to the bonus row, found by the guides alone."""
+    at = next(i for i, row in enumerate(rows) if row.verdict is Verdict.BONUS)
+    found = [at]
+    for i in range(at - 1, -1, -1):
+        if depths[i] < depths[found[-1]]:
+            found.append(i)
+    return [rows[i].token for i in reversed(found)]
+
+
+@quick
+@given(step=trees())
+def test_the_heavy_line_runs_unbroken_from_root_to_bonus(step: Step) -> None:
+    rows = tree_rows(step, cells_per_level=1)
+    assert all(r.guides[-1].heavy for r in rows if r.verdict in (Verdict.ACCEPTED, Verdict.BONUS))
+    for above, row in itertools.pairwise(rows):
+        for level, part in enumerate(row.guides):
+            if part.text[0] in "┃┠┡┗" and level < len(above.guides):
+                assert above.guides[level].text[0] in "┃┠"
+            elif part.text[0] in "│├└":
+                assert level >= len(above.guides) or above.guides[level].text[0] in "│├┡"
+
+
+@quick
+@given(step=trees(), cells=st.integers(1, 3))
+def test_guides_are_as_wide_as_the_depth(step: Step, cells: int) -> None:
+    for row in tree_rows(step, cells):
+        width = sum(cell_len(part.text) for part in row.guides)
+        assert width == len(row.guides) * cells or width <= MAX_GUIDE_CELLS + 1
+
+
+@quick
+@given(step=trees(), room=st.integers(0, 200))
+def test_guides_leave_half_the_room_where_they_can(step: Step, room: int) -> None:
+    deepest = 1 + max(node.depth for node in step.nodes)
+    width = guide_width(step, room)
+    assert 1 <= width <= 3
+    assert width == 1 or width * deepest <= room / 2
+
+
+def test_a_chain_deeper_than_the_recursion_limit_is_drawn() -> None:
+    size = 3000
+    step = make_step(1, "a", [("b", 0)], tuple(range(-1, size - 1)))
+    rows = tree_rows(step, cells_per_level=1)
+    assert len(rows) == size + 1
+    assert all(sum(len(p.text) for p in row.guides) <= MAX_GUIDE_CELLS + 1 for row in rows)
+
+
+def test_verdicts_are_told_apart_by_glyph_alone() -> None:
+    assert len(set(GLYPHS.values())) == len(Verdict)
+    assert all(cell_len(glyph) == 1 for glyph in GLYPHS.values())
+
+
+# Figures
+
+STEPS = [event for event in make_answer() if isinstance(event, Step)]
+
+
+def test_statistics_are_the_plain_counts() -> None:
+    statistics = Statistics()
+    for step in STEPS:
+        statistics = statistics.plus(step)
+    assert statistics.totals.tokens == sum(len(step.token_ids) for step in STEPS)
+    assert list(statistics.accepted) == [step.accepted for step in STEPS]
+    for depth, rate in enumerate(statistics.by_depth, start=1):
+        assert rate.trials == len(STEPS)
+        assert rate.hits == sum(step.accepted >= depth for step in STEPS)
+    for rank, rate in enumerate(statistics.by_rank, start=1):
+        children = [
+            node
+            for step in STEPS
+            for node in step.nodes
+            if node.parent in step.path and node.rank == rank
+        ]
+        assert rate.trials == len(children)
+        assert rate.hits == sum(node.outcome is Outcome.ACCEPTED for node in children)
+    assert sum(rate.hits for rate in statistics.by_rank) == sum(statistics.accepted)
+
+
+def test_a_speed_up_that_was_not_measured_is_not_shown() -> None:
+    answer = Answer("why?")
+    for event in unmeasured(make_answer()):
+        answer.add(event)
+    assert answer.statistics[-1].speedup is None
+    assert step_speedup(answer.steps[0]) is None
+    assert "plain" not in answer.footer()
+    assert "tokens/step" in answer.footer()
+
+
+def test_one_unmeasured_step_takes_the_running_speed_up_away() -> None:
+    statistics = Statistics().plus(STEPS[0])
+    assert statistics.speedup is not None
+    assert statistics.plus(replace(STEPS[1], plain_ms=0.0)).speedup is None
+
+
+@quick
+@given(values=st.lists(st.floats(0, 100), max_size=30), cells=st.integers(0, 20))
+def test_a_sparkline_is_one_bar_a_value_and_keeps_their_order(
+    values: list[float], cells: int
+) -> None:
+    line = sparkline(values, cells)
+    shown = values[len(values) - len(line) :]
+    assert len(line) == min(len(values), cells)
+    ordered = sorted(zip(shown, line, strict=True))
+    assert [bar for _, bar in ordered] == sorted(line)
+
+
+@quick
+@given(low=st.floats(0, 1), high=st.floats(0, 1), cells=st.integers(0, 30))
+def test_a_gauge_is_as_wide_as_asked_and_grows_with_the_value(
+    low: float, high: float, cells: int
+) -> None:
+    low, high = sorted((low, high))
+    assert len(gauge(low, cells)) == len(gauge(high, cells)) == cells
+    assert gauge(low, cells).count("█") <= gauge(high, cells).count("█")
+
+
+# Answer and walk
+
+
+def whole_answer() -> Answer:
+    answer = Answer("why?")
+    for event in make_answer():
+        answer.add(event)
+    return answer
+
+
+def test_an_answer_is_its_text_its_steps_and_its_end() -> None:
+    answer = whole_answer()
+    assert answer.text == ANSWER
+    assert answer.steps == STEPS
+    assert answer.done
+    totals = Totals()
+    for step, statistics in zip(STEPS, answer.statistics, strict=True):
+        totals = totals.plus(step)
+        assert statistics.totals == totals
+    assert answer.finished is not None
+    assert answer.finished.totals == totals
+    answer.forget_steps()
+    assert answer.statistics[-1].totals == totals
+    assert answer.text == ANSWER
+
+
+def test_walking_stays_within_the_answer_and_comes_back_to_live() -> None:
+    walk = Walk(whole_answer())
+    seen = []
+    for _ in range(len(STEPS) + 3):
+        walk.go("back")
+        seen.append(walk.walked_step)
+    assert seen[:3] == [len(STEPS) - 1, len(STEPS) - 2, len(STEPS) - 3]
+    assert seen[-1] == 1
+    walk.go("live")
+    assert walk.walked_step is None
+    assert walk.step == STEPS[-1]
+    walk.go("first")
+    assert walk.step == STEPS[0]
+    for _ in STEPS:
+        walk.go("forward")
+    assert walk.at is None
+
+
+def test_there_is_nowhere_to_walk_before_the_first_step() -> None:
+    for walk in (Walk(), Walk(Answer("why?"))):
+        for where in ("back", "forward", "first", "live"):
+            walk.go(where)
+        assert (walk.step, walk.statistics, walk.at) == (None, None, None)
+
+
+# Pace
+
+
+def test_pictures_take_their_share_and_no_more() -> None:
+    now, spent, pictures = 0.0, 0.0, 0
+    pace = Pace(lambda: now, lambda: spent)
+    for _ in range(2000):
+        now += 0.05
+        if pace.due():
+            pictures += 1
+            spent += 0.02
+    assert spent / now <= SHARE * 1.01
+    assert spent / now >= SHARE * 0.8
+
+
+def test_cheap_pictures_come_at_every_tick() -> None:
+    now, spent = 0.0, 0.0
+    pace = Pace(lambda: now, lambda: spent)
+    for _ in range(100):
+        now += 0.05
+        spent += 0.001
+        assert pace.due()
+
+
+# Markdown
+
+LOOK = MarkdownLook(Style(bold=True), Style(), Style(dim=True), "#101010", dark=True)
+
+
+def shown(lines: Lines) -> list[str]:
+    return ["".join(part.text for part in line).rstrip() for line in lines]
+
+
+@settings(deadline=None, max_examples=25)
+@given(cuts=st.lists(st.integers(0, len(ANSWER)), max_size=12), width=st.integers(12, 90))
+def test_streamed_markdown_ends_as_markdown_drawn_at_once(cuts: list[int], width: int) -> None:
+    streamed = MarkdownLines()
+    for cut in sorted(cuts):
+        streamed.lines(ANSWER[:cut], width, LOOK)
+    at_once = MarkdownLines().lines(ANSWER, width, LOOK)
+    assert shown(streamed.lines(ANSWER, width, LOOK)) == shown(at_once)
+
+
+def test_blocks_that_are_settled_are_not_parsed_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    document = MarkdownLines()
+    parsed: list[int] = []
+    original = document._parser.parse
+
+    def parse(text: str) -> object:
+        parsed.append(len(text))
+        return original(text)
+
+    monkeypatch.setattr(document._parser, "parse", parse)
+    text = ""
+    for number in range(60):
+        text += f"Paragraph {number} of a long answer.\n\n"
+        document.lines(text, 60, LOOK)
+    assert max(parsed[-6:]) < 150
+
+
+@pytest.mark.parametrize(
+    "text",
+    ["[bold]not bold[/bold]", "<div>html</div>", "a <b>tag</b>", "[link=x]y[/link]", ":smile:"],
+)
+def test_markup_and_html_are_shown_literally(text: str) -> None:
+    assert shown(MarkdownLines().lines(text, 60, LOOK)) == [text]
+
+
+def test_links_are_text_and_no_terminal_hyperlinks() -> None:
+    lines = MarkdownLines().lines("[here](http://example.org)", 60, LOOK)
+    assert all(part.style is None or part.style.link is None for line in lines for part in line)
+    assert "example.org" in shown(lines)[0]
+
+
+def test_the_fake_step_is_a_tree_like_the_engine_makes() -> None:
+    step = make_step(3, "a", [("b", 1), ("c", 2), ("d", 0)])
+    assert len(step.nodes) == len(PARENTS_16)
+    assert [step.nodes[i].outcome for i in step.path] == [Outcome.ACCEPTED] * 3
+    assert len(step.token_ids) == step.accepted + 1

@@ -1,0 +1,108 @@
+"""Slash commands: each setting can be set, and nonsense is one helpful line."""
+
+import contextlib
+from dataclasses import replace
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from app.messages import ChatSettings
+from app.slash import (
+    USAGE,
+    Bye,
+    ClearChat,
+    Help,
+    Set,
+    Show,
+    SlashError,
+    is_command,
+    parse_command,
+)
+from sequoia_core.config import Mode
+from sequoia_core.errors import ParameterError
+
+SETTINGS = ChatSettings(seed=3, system="be kind")
+
+
+@pytest.mark.parametrize(
+    ("line", "changed"),
+    [
+        ("/set temperature 0", {"temperature": 0.0}),
+        ("/set temperature  1.5 ", {"temperature": 1.5}),
+        ("/set top_p 0.9", {"top_p": 0.9}),
+        ("/set top_k 40", {"top_k": 40}),
+        ("/set seed 7", {"seed": 7}),
+        ("/set seed random", {"seed": None}),
+        ("/set max_new_tokens 64", {"max_new_tokens": 64}),
+        ("/set system You are a pirate.", {"system": "You are a pirate."}),
+        ('/set system "You are a pirate."', {"system": "You are a pirate."}),
+        ("/set system default", {"system": None}),
+        ("/set mode greedy", {"mode": Mode.GREEDY}),
+        ("/set growmap my trees/a b.json", {"growmap": "my trees/a b.json"}),
+        ("/set theme midnight", {"theme": "midnight"}),
+    ],
+)
+def test_set_changes_one_value(line: str, changed: dict[str, Any]) -> None:
+    assert parse_command(line, SETTINGS) == Set(next(iter(changed)), replace(SETTINGS, **changed))
+
+
+@pytest.mark.parametrize(
+    ("line", "command"),
+    [
+        ("/show", Show()), ("/clear", ClearChat()), ("/bye", Bye()), ("/?", Help()),
+        ("/help", Help()), ("  /show  ", Show()),
+    ],
+)  # fmt: skip
+def test_plain_commands(line: str, command: object) -> None:
+    assert parse_command(line, SETTINGS) == command
+
+
+@pytest.mark.parametrize(
+    ("line", "complaint"),
+    [
+        ("/shwo", "did you mean /show?"),
+        ("/xyzzy", "/? lists them"),
+        ("/set", "temperature"),
+        ("/set temprature 1", "did you mean temperature?"),
+        ("/set temperature", "/set temperature NUMBER"),
+        ("/set temperature warm", "'warm' is no value for temperature"),
+        ("/set temperature -1", "temperature is -1"),
+        ("/set temperature nan", "temperature is nan"),
+        ("/set top_p 0", "top_p is 0"),
+        ("/set top_k 1.5", "no value for top_k"),
+        ("/set max_new_tokens 0", "give at least 1"),
+        ("/set mode quick", "sequoia|greedy|chain|ar"),
+        ("/show me", "nothing after it"),
+    ],
+)
+def test_nonsense_is_one_helpful_line(line: str, complaint: str) -> None:
+    with pytest.raises(SlashError) as caught:
+        parse_command(line, SETTINGS)
+    assert complaint in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+@given(rest=st.text(max_size=30))
+def test_no_line_makes_a_traceback(rest: str) -> None:
+    for line in ("/" + rest, "/set " + rest, "/set temperature " + rest, "/set seed " + rest):
+        with contextlib.suppress(SlashError):
+            parse_command(line, SETTINGS)
+
+
+def test_every_setting_is_in_the_help() -> None:
+    listed = {usage.split()[1] for usage, _ in USAGE if usage.startswith("/set ")}
+    assert listed == {name for name in ChatSettings.__slots__ if name != "stop"}
+
+
+def test_what_is_a_command() -> None:
+    assert is_command("/show")
+    assert not is_command("what is /show?")
+    assert not is_command("// a comment in C")
+    assert not is_command("/usr/bin\nis a folder")
+
+
+def test_chat_settings_are_checked_like_sampling_params() -> None:
+    with pytest.raises(ParameterError):
+        ChatSettings(temperature=-1.0)

@@ -1,0 +1,167 @@
+"""A trace read back is what was written; anything else is one clear error; replay is faithful."""
+
+import io
+from pathlib import Path
+from typing import get_args
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from sequoia_core.config import SamplingParams
+from sequoia_core.errors import ParameterError, TraceError
+from sequoia_core.events import (
+    Event,
+    Finished,
+    FinishReason,
+    Piece,
+    Step,
+    StepTimings,
+    TextDelta,
+    Totals,
+    TreeNode,
+)
+from sequoia_core.trace import ReplayEngine, Trace, read_trace, write_event, write_header
+from tests.fakes import PAIR, make_answer, replay
+
+texts = st.text(st.characters(), max_size=8)
+nodes = st.builds(TreeNode, text=texts)
+steps = st.builds(
+    Step,
+    nodes=st.lists(nodes, max_size=4).map(tuple),
+    bonus_text=texts,
+    timings=st.builds(StepTimings),
+)
+events = st.one_of(
+    steps,
+    st.builds(TextDelta, text=texts, pieces=st.lists(st.builds(Piece, text=texts)).map(tuple)),
+    *(st.builds(kind) for kind in get_args(Event) if kind not in (Step, TextDelta)),
+)
+
+
+def written(recorded: list[Event]) -> str:
+    file = io.StringIO()
+    write_header(file, PAIR)
+    for event in recorded:
+        write_event(file, event)
+    return file.getvalue()
+
+
+@settings(deadline=None, max_examples=150)
+@given(recorded=st.lists(events, max_size=6))
+def test_what_was_written_is_read_back(
+    recorded: list[Event], tmp_path_factory: pytest.TempPathFactory
+) -> None:
+    path = tmp_path_factory.mktemp("trace") / "a.jsonl"
+    path.write_text(written(recorded), encoding="utf-8")
+    # By repr, since a number may be nan.
+    assert repr(read_trace(path)) == repr(Trace(PAIR, tuple(recorded)))
+
+
+@pytest.mark.parametrize("kind", get_args(Event))
+def test_the_round_trip_covers_every_event(kind: type[Event]) -> None:
+    found: list[Event] = []
+
+    @settings(deadline=None, max_examples=200, database=None, derandomize=True)
+    @given(event=events)
+    def look(event: Event) -> None:
+        found.append(event)
+
+    look()
+    assert any(isinstance(event, kind) for event in found)
+
+
+HEADER = written([]).rstrip("\n")
+
+
+@pytest.mark.parametrize(
+    ("content", "complaint"),
+    [
+        ("", "empty"),
+        ("hello", "line 1"),
+        ('{"format": "other"}', "line 1 is not a sequoia-trace header"),
+        (HEADER.replace('"version": 1', '"version": 9'), "version 9"),
+        (HEADER.replace('"target"', '"goal"'), "line 1"),
+        (HEADER + "\n[1]", "line 2"),
+        (HEADER + "\n" + "[" * 100_000, "line 2"),
+        (HEADER + '\n{"event": "Step"', "line 2"),
+        (HEADER + '\n{"event": "Explosion"}', "unknown event 'Explosion'"),
+        (HEADER + '\n{"event": []}', "unknown event"),
+        (HEADER + '\n{"event": "Failed"}', "message"),
+        (HEADER + '\n{"event": "Failed", "message": 3}', "wants str"),
+        (HEADER + '\n{"event": "Failed", "message": "a", "more": 1}', "more"),
+        (HEADER + '\n{"event": "Notice", "kind": "gossip", "message": "a"}', "gossip"),
+        (HEADER + '\n{"event": "PrefillProgress", "done": true, "total": 1}', "wants int"),
+        (HEADER + '\n{"event": "TextDelta", "step": 1, "text": "", "pieces": 4}', "wants a list"),
+        (HEADER + '\n{"event": "TextDelta", "step": 1, "text": "", "pieces": [4]}', "object"),
+    ],
+)
+def test_damage_is_one_clear_line(content: str, complaint: str, tmp_path: Path) -> None:
+    path = tmp_path / "damaged.jsonl"
+    path.write_text(content, encoding="utf-8")
+    with pytest.raises(TraceError) as caught:
+        read_trace(path)
+    message = str(caught.value)
+    assert complaint in message
+    assert str(path) in message
+    assert "\n" not in message
+
+
+def test_a_file_that_is_no_text_or_not_there_is_one_clear_line(tmp_path: Path) -> None:
+    binary = tmp_path / "binary"
+    binary.write_bytes(b"\xff\xfe\x00")
+    for path in (binary, tmp_path, tmp_path / "missing"):
+        with pytest.raises(TraceError, match=str(path)):
+            read_trace(path)
+
+
+def test_every_prefix_of_a_trace_reads_or_says_where_it_breaks(tmp_path: Path) -> None:
+    """A recorder that was killed leaves a prefix."""
+    content = written(list(make_answer("Hello there, world.")))
+    whole = read_or_complain(tmp_path, content)
+    assert whole is not None
+    for length in range(0, len(content), 97):
+        part = read_or_complain(tmp_path, content[:length])
+        assert part is None or part.events == whole.events[: len(part.events)]
+
+
+def read_or_complain(folder: Path, content: str) -> Trace | None:
+    path = folder / "part.jsonl"
+    path.write_text(content, encoding="utf-8")
+    try:
+        return read_trace(path)
+    except TraceError:
+        return None
+
+
+def ask(engine: ReplayEngine, stop_after: int = 10**6) -> list[Event]:
+    seen: list[Event] = []
+    stop = lambda: sum(isinstance(event, Step) for event in seen) >= stop_after  # noqa: E731
+    for event in engine.reply("why?", SamplingParams(), stop):
+        seen.append(event)
+    return seen
+
+
+def test_replay_gives_the_answers_in_turn_and_begins_again() -> None:
+    first, second = make_answer("One."), make_answer("Two and three.")
+    engine = replay(first, second)
+    assert [tuple(ask(engine)) for _ in range(3)] == [first, second, first]
+    engine.clear()
+    assert tuple(ask(engine)) == first
+
+
+@pytest.mark.parametrize("stop_after", [0, 1, 5])
+def test_a_stopped_replay_ends_after_whole_steps_with_their_totals(stop_after: int) -> None:
+    seen = ask(replay(), stop_after)
+    totals = Totals()
+    for event in seen:
+        totals = totals.plus(event) if isinstance(event, Step) else totals
+    assert totals.steps == stop_after
+    assert seen[-1] == Finished(FinishReason.CANCELLED, totals)
+
+
+def test_replay_refuses_blank_prompts_and_traces_without_an_answer() -> None:
+    with pytest.raises(ParameterError):
+        replay().reply(" \n", SamplingParams(), lambda: False)
+    with pytest.raises(TraceError):
+        ReplayEngine(Trace(PAIR, make_answer()[:-1]))
