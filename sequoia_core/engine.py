@@ -82,6 +82,7 @@ class Engine:
         self._ledger = Ledger(target, draft.model if draft else None)
         timed_draft = replace(draft, model=self._draft) if draft and self._draft else None
         self._speculator = Speculator(self._target, timed_draft, self._ledger)
+        self._clock = PlainClock(self._target, self._ledger)
         self.advisor = advisor
         self.tree_choice = TreeChoice()
 
@@ -171,7 +172,6 @@ class Engine:
         self, growmap: GrowMap, params: SamplingParams, should_stop: Callable[[], bool]
     ) -> Iterator[Event]:
         sampler = Sampler.of(params, self._target.device)
-        clock = PlainClock(self._target, self._ledger)
         text = TextStream(self._codec, params.stop)
         totals = Totals()
         while True:
@@ -182,14 +182,14 @@ class Engine:
                 yield _narrowed(growmap)
                 growmap = ROOT
             if growmap.size > 1:
-                clock.refresh()
+                self._clock.refresh()
             self._take_clocks()
             began = perf_counter()
             scored, verdict = self._speculator.step(growmap, sampler)
             emission = self._emit(scored, verdict, text, self._room(params, totals))
             kept = verdict.path[: len(emission.token_ids) + 1]
             self._speculator.keep(growmap, kept, emission.token_ids)
-            step = self._report(totals.steps + 1, scored, verdict, emission, clock, began)
+            step = self._report(totals.steps + 1, scored, verdict, emission, began)
             totals = totals.plus(step)
             printable = "".join(piece.text for piece in emission.pieces)
             if printable:
@@ -237,7 +237,6 @@ class Engine:
         scored: ScoredTree,
         verdict: Verdict,
         emission: _Emission,
-        clock: PlainClock,
         began: float,
     ) -> Step:
         bonus = verdict.bonus_token
@@ -256,8 +255,8 @@ class Engine:
             token_ids=emission.token_ids,
             context_length=self._ledger.target_cache.length,
             timings=StepTimings(draft_ms, verify_ms, total_ms - draft_ms - verify_ms),
-            plain_ms=total_ms if plain else clock.milliseconds,
-            plain_source="this step itself decodes plainly" if plain else clock.source,
+            plain_ms=total_ms if plain else self._clock.milliseconds,
+            plain_source="this step itself decodes plainly" if plain else self._clock.source,
         )
 
     def _take_clocks(self) -> tuple[float, float]:

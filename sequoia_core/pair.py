@@ -199,7 +199,8 @@ def _load_draft(draft: Checkpoint, target: Llama) -> tuple[Llama, Tensor | None]
     config, fitted, ids = fit_vocabulary(config, weights, target.config.vocab_size)
     # a ChainMap writes to its first mapping only, so the others need not be mutable
     own = cast("MutableMapping[str, Tensor]", weights)
-    model = Llama(config, ChainMap({**lent, **fitted}, own), target.device, target.dtype)
+    everything = ChainMap({**lent, **fitted}, own)
+    model = Llama(config, everything, target.device, target.dtype, skinny_int8=True)
     return model, None if ids is None else ids.to(target.device)
 
 

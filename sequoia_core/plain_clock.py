@@ -14,7 +14,9 @@ from sequoia_core.stopwatch import TimedModel
 
 FIRST_SAMPLES = 3
 REFRESH_TOKENS = 64
-"""Context growth after which one more sample is taken."""
+"""Change of context after which one more sample is taken."""
+FAR_TOKENS = 512
+"""Change of context after which the samples kept say nothing any more."""
 KEPT_SAMPLES = 5
 
 
@@ -45,14 +47,14 @@ class PlainClock:
         )
 
     def refresh(self) -> None:
-        """Take samples if there are none yet or the context has grown."""
-        length = len(self._ledger.token_ids)
-        if not self._samples:
+        """Take a sample if the context has moved on, several if there are none for such a one."""
+        moved = abs(len(self._ledger.token_ids) - self._sampled_at)
+        if not self._samples or moved >= FAR_TOKENS:
             self._sample()  # the first forward after a prompt is colder than a step's
             self._samples.clear()
             for _ in range(FIRST_SAMPLES):
                 self._sample()
-        elif length - self._sampled_at >= REFRESH_TOKENS:
+        elif moved >= REFRESH_TOKENS:
             self._sample()
 
     @torch.inference_mode()

@@ -45,6 +45,7 @@ class Llama:
             missing when the embedding is tied.
         device: where to compute.
         dtype: of weights, activations and cache. Logits are float32.
+        skinny_int8: allow int8 weights for few rows; for a draft, see `linear.SkinnyInt8Linear`.
     """
 
     def __init__(
@@ -53,18 +54,24 @@ class Llama:
         weights: Mapping[str, Tensor],
         device: torch.device,
         dtype: torch.dtype,
+        skinny_int8: bool = False,
     ) -> None:
         def get(name: str) -> Tensor:
-            return weights[name].to(device, dtype)
+            return weights[f"{name}.weight"].to(device, dtype)
+
+        def linear(*names: str) -> Linear:  # those that read the same input become one product
+            return pack(torch.cat([get(name) for name in names]), skinny_int8)
 
         self.config = config
         self.dtype = dtype
         self._device = device
-        self.embedding = get("model.embed_tokens.weight")
-        self._layers = [_layer(get, f"model.layers.{index}") for index in range(config.num_layers)]
-        self._norm = get("model.norm.weight")
+        self.embedding = get("model.embed_tokens")
+        self._layers = [
+            _layer(get, linear, f"model.layers.{index}") for index in range(config.num_layers)
+        ]
+        self._norm = get("model.norm")
         tied = config.tie_word_embeddings
-        self._head = pack(self.embedding if tied else get("lm_head.weight"))
+        self._head = pack(self.embedding, skinny_int8) if tied else linear("lm_head")
         self._cos, self._sin = rotary_tables(config, device, dtype)
 
     @property
@@ -183,16 +190,13 @@ class Llama:
         return bias.repeat(self.config.num_heads // self.config.num_kv_heads, 1)
 
 
-def _layer(get: Callable[[str], Tensor], prefix: str) -> Layer:
-    """Fuse what reads the same input: query, key and value; gate and up."""
+def _layer(get: Callable[[str], Tensor], linear: Callable[..., Linear], prefix: str) -> Layer:
     attention, mlp = f"{prefix}.self_attn", f"{prefix}.mlp"
-    projections = [get(f"{attention}.{name}_proj.weight") for name in ("q", "k", "v")]
-    gate_up = [get(f"{mlp}.{name}_proj.weight") for name in ("gate", "up")]
     return Layer(
-        attention_norm=get(f"{prefix}.input_layernorm.weight"),
-        query_key_value=pack(torch.cat(projections)),
-        attention_out=pack(get(f"{attention}.o_proj.weight")),
-        mlp_norm=get(f"{prefix}.post_attention_layernorm.weight"),
-        gate_up=pack(torch.cat(gate_up)),
-        down=pack(get(f"{mlp}.down_proj.weight")),
+        attention_norm=get(f"{prefix}.input_layernorm"),
+        query_key_value=linear(*(f"{attention}.{name}_proj" for name in ("q", "k", "v"))),
+        attention_out=linear(f"{attention}.o_proj"),
+        mlp_norm=get(f"{prefix}.post_attention_layernorm"),
+        gate_up=linear(f"{mlp}.gate_proj", f"{mlp}.up_proj"),
+        down=linear(f"{mlp}.down_proj"),
     )
