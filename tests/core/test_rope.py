@@ -1,0 +1,81 @@
+"""Rotary tables against transformers' own; rotations compose and keep lengths."""
+
+from typing import Any
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from transformers import LlamaConfig
+from transformers.models.llama.modeling_llama import LlamaRotaryEmbedding, apply_rotary_pos_emb
+
+from sequoia_core.model.config import ModelConfig
+from sequoia_core.model.rope import rotary_tables, rotate
+
+CPU = torch.device("cpu")
+KINDS: dict[str, dict[str, Any]] = {
+    "plain": {"rope_type": "default", "rope_theta": 10000.0},
+    "another base": {"rope_type": "default", "rope_theta": 500000.0},
+    "linear": {"rope_type": "linear", "rope_theta": 10000.0, "factor": 4.0},
+    "llama 3": {
+        "rope_type": "llama3",
+        "rope_theta": 500000.0,
+        "factor": 8.0,
+        "low_freq_factor": 1.0,
+        "high_freq_factor": 4.0,
+        "original_max_position_embeddings": 256,
+    },
+}
+
+
+def configs(kind: str) -> tuple[LlamaConfig, ModelConfig]:
+    theirs = LlamaConfig(
+        vocab_size=32,
+        hidden_size=128,
+        intermediate_size=32,
+        num_hidden_layers=1,
+        num_attention_heads=2,
+        num_key_value_heads=2,
+        max_position_embeddings=2048,
+        rope_parameters=KINDS[kind],
+    )
+    return theirs, ModelConfig.from_hf(theirs.to_dict())
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_rotated_heads_are_transformers_own(kind: str) -> None:
+    theirs, ours = configs(kind)
+    x = torch.randn(2048, 2, 64, generator=torch.Generator().manual_seed(0))
+    cos, sin = rotary_tables(ours, CPU, torch.float32)
+    positions = torch.arange(2048)
+    their_cos, their_sin = LlamaRotaryEmbedding(theirs)(x, positions[None])
+    heads = x.transpose(0, 1)[None]
+    expected, _ = apply_rotary_pos_emb(heads, heads, their_cos, their_sin)
+    actual = rotate(x, cos[positions], sin[positions])
+    torch.testing.assert_close(actual, expected[0].transpose(0, 1), atol=1e-4, rtol=1e-4)
+
+
+def test_the_kinds_differ_from_each_other() -> None:
+    tables = [rotary_tables(configs(kind)[1], CPU, torch.float32)[0] for kind in KINDS]
+    for at, one in enumerate(tables):
+        assert not any(torch.allclose(one, other, atol=1e-3) for other in tables[at + 1 :])
+
+
+@given(
+    kind=st.sampled_from(sorted(KINDS)),
+    first=st.integers(0, 1000),
+    second=st.integers(0, 1000),
+    shift=st.integers(0, 1000),
+)
+@settings(max_examples=40, deadline=None)
+def test_scores_depend_on_the_distance_only(kind: str, first: int, second: int, shift: int) -> None:
+    cos, sin = rotary_tables(configs(kind)[1], CPU, torch.float32)
+    x, y = torch.randn(2, 1, 1, 64, generator=torch.Generator().manual_seed(1))
+
+    def turned(value: torch.Tensor, position: int) -> torch.Tensor:
+        return rotate(value, cos[position][None], sin[position][None]).flatten()
+
+    near = turned(x, first) @ turned(y, second)
+    far = turned(x, first + shift) @ turned(y, second + shift)
+    torch.testing.assert_close(near, far, atol=2e-3, rtol=1e-3)
+    torch.testing.assert_close(turned(x, first).norm(), x.norm())
