@@ -107,7 +107,9 @@ class AnswerEntry:
             self._body = [*_indent(body, " " * _INDENT, look.styles["text"]), []]
         name = [Segment(self._name, look.styles["name"])]
         body = self._body if self.answer.spans else []
-        return [name, *body, [Segment("  " + self._figures(), look.styles["figures"])], []]
+        style = look.styles["figures"]
+        figures = wrap(Text(self._figures(), style=style), width - _INDENT, look)
+        return [name, *body, *_indent(figures, " " * _INDENT, style), []]
 
     def _figures(self) -> str:
         if self.answer.statistics or self.answer.done:
@@ -123,12 +125,16 @@ class AnswerEntry:
     def _marked(self, look: Look) -> Text:
         text = Text(style=look.styles["text"])
         for token in self.answer.spans:
-            style = look.styles["text"]
+            word = token.text.lstrip()
             if token.step == self.walked_step:
-                style = look.styles["walked" if token.rank else "walked-bonus"]
+                text.append(token.text, look.styles["walked" if token.rank else "walked-bonus"])
             elif self.tinted:
-                style = look.styles[f"rank-{min(token.rank, 3)}"]
-            text.append(token.text, style)
+                # Blanks stay as they are, since an underlined one reads as a character.
+                text.append(token.text[: len(token.text) - len(word)])
+                text.append(word, look.styles[f"rank-{min(token.rank, 3)}"])
+            else:
+                text.append(token.text)
+        text.rstrip()
         return text
 
 

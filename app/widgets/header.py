@@ -9,13 +9,14 @@ from sequoia_core.protocols import PairDescription
 
 from ..messages import ChatSettings
 from ..stats import Statistics
-from ..visible import visible
+from ..visible import fit, visible
 from .line import Line
 
 SPEEDUP_MEANING = (
     "Speed-up over plain decoding: tokens emitted x this target's own one-row forward, measured "
     "by the same code on this machine at this context length, over the wall time of the steps."
 )
+_SHORT_NAME = 14
 _DTYPES = {"bfloat16": "bf16", "float16": "fp16", "float32": "fp32"}
 
 
@@ -74,7 +75,7 @@ class Header(Line):
         """The parts, each as the ways to write it, longest first."""
         if self._pair is not None:
             target = visible(self._pair.target)
-            names = [target]
+            names = [target, fit(target, _SHORT_NAME).rstrip()]
             if self._pair.draft is not None:
                 names.insert(0, f"{target} ← {visible(self._pair.draft)}")
             yield [Content.styled(name, "$foreground") for name in names]

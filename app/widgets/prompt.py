@@ -23,10 +23,11 @@ _WALK_KEYS = {
     "end": "live",
 }
 # As bindings these would run after the characters typed behind them, when keys come in a burst.
+# Copying stays a binding: with nothing selected here, it copies what is selected in the chat.
 _EDITS = {
     key: binding.action
     for binding in TextArea.BINDINGS
-    if isinstance(binding, Binding)
+    if isinstance(binding, Binding) and binding.action != "copy"
     for key in binding.key.split(",")
 }
 

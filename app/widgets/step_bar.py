@@ -7,8 +7,6 @@ from sequoia_core.events import Step
 from ..stats import Statistics, step_speedup
 from .line import Line
 
-_LABELLED_WIDTH = 34
-
 
 class StepBar(Line):
     """Accepted and emitted tokens, the times as one stacked bar, this and the running speed-up.
@@ -43,7 +41,7 @@ class StepBar(Line):
             (f" {step.accepted}", "bold $accepted"),
             (" accepted + ", "$notice"),
             ("1", "bold $bonus"),
-            (" bonus = ", "$notice") if width >= _LABELLED_WIDTH else "=",
+            (" bonus = " if emitted == step.accepted + 1 else " bonus, cut to ", "$notice"),
             (_count(emitted, "token"), "bold $foreground"),
             (f" in {step.timings.total_ms:.1f} ms", "$notice"),
         )

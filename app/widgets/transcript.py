@@ -10,6 +10,7 @@ from itertools import accumulate
 from typing import ClassVar
 
 from rich.console import Console
+from rich.segment import Segment
 from rich.style import Style
 from textual.geometry import Size
 from textual.scroll_view import ScrollView
@@ -104,22 +105,44 @@ class Transcript(ScrollView, can_focus=True):
         if width <= 0:
             return
         look = self._current_look()
-        at_end = self.scroll_offset.y >= self.max_scroll_y
-        lines = [entry.lines(width, look) for entry in self._entries or [self._welcome]]
-        self._ends = list(accumulate(len(part) for part in lines))
-        self._lines = lines
-        height = self._ends[-1]
-        if self.virtual_size != (width, height):
-            self.virtual_size = Size(width, height)
+        top, before = self.scroll_offset.y, self._visible_lines()
+        at_end = top >= self.max_scroll_y
+        self._lines = [entry.lines(width, look) for entry in self._entries or [self._welcome]]
+        self._ends = list(accumulate(len(part) for part in self._lines))
+        self._grow(Size(width, self._ends[-1]))
         if at_end:
             self.scroll_to(y=self.max_scroll_y, animate=False, force=True)
-        self.refresh()
+        if self.scroll_offset.y == top:
+            for y, (old, new) in enumerate(zip(before, self._visible_lines(), strict=True)):
+                if old != new:
+                    self.refresh_line(top + y)
+
+    def _grow(self, size: Size) -> None:
+        """Take another virtual size; lays out the screen only where a scroll bar comes or goes."""
+        room = self.container_size.height
+        if (self.virtual_size.height > room) != (size.height > room):
+            self.virtual_size = size
+            return
+        self.set_reactive(Transcript.virtual_size, size)
+        if size.height > room:
+            self.vertical_scrollbar.window_virtual_size = size.height
+
+    def _visible_lines(self) -> list[list[Segment] | None]:
+        top = self.scroll_offset.y
+        return [self._line(at) for at in range(top, top + self.size.height)]
+
+    def _line(self, at: int) -> list[Segment] | None:
+        entry = bisect_right(self._ends, at)
+        if entry >= len(self._ends):
+            return None
+        return self._lines[entry][at - (self._ends[entry - 1] if entry else 0)]
 
     def notify_style_update(self) -> None:
         """Another theme: every line is drawn anew."""
         super().notify_style_update()
         self._look = None
         self.redraw()
+        self.refresh()
 
     def on_resize(self) -> None:
         """Another width wraps otherwise."""
@@ -128,12 +151,12 @@ class Transcript(ScrollView, can_focus=True):
     def render_line(self, y: int) -> Strip:
         """One visible line."""
         width = self.scrollable_content_region.width
-        at = y + round(self.scroll_offset.y)
-        entry = bisect_right(self._ends, at)
-        if entry >= len(self._ends):
-            return Strip.blank(width, self._current_look().styles["text"])
-        line = self._lines[entry][at - (self._ends[entry - 1] if entry else 0)]
-        strip = Strip(line).adjust_cell_length(width, self._current_look().styles["text"])
+        at = y + self.scroll_offset.y
+        line = self._line(at)
+        base = self._current_look().styles["text"]
+        if line is None:
+            return Strip.blank(width, base)
+        strip = Strip(line).adjust_cell_length(width, base)
         selection = self.text_selection
         if selection is not None and (span := selection.get_span(at)) is not None:
             start, end = span

@@ -69,14 +69,23 @@ class TreeView(ScrollView, can_focus=True):
         """
         if step is self._step:
             return
-        self._step = step
-        self._rows = None
+        before, self._step, self._rows = self._rows, step, None
         height = len(step.nodes) + 1 + _HEADINGS if step else 0
         if self.virtual_size.height != height:
             self.virtual_size = Size(self.size.width, height)
         if reveal and self.size:
             self._reveal_bonus()
-        self.refresh()
+        if before is None or step is None or height != len(before) + _HEADINGS:
+            self.refresh()
+        else:
+            self._refresh_changed(before, self._current_rows(step))
+
+    def _refresh_changed(self, before: tuple[Row, ...], rows: tuple[Row, ...]) -> None:
+        """Repaint only visible rows that differ; with a fixed shape, guides and blanks stay."""
+        top = self.scroll_offset.y
+        for at in range(top, min(len(rows), top + self.size.height - _HEADINGS)):
+            if rows[at] != before[at]:
+                self.refresh_line(at + _HEADINGS)
 
     def notify_style_update(self) -> None:
         """Repaint in the new theme's colours."""
@@ -94,7 +103,7 @@ class TreeView(ScrollView, can_focus=True):
             style = self.get_component_rich_style("tree-view--heading")
             text = fit("", max(0, width - 2 * _COLUMN)) + f"{'draft':>6} {'target':>6} "
             return Strip([Segment(fit(text, width), style)], width)
-        at = y - _HEADINGS + round(self.scroll_offset.y)
+        at = y - _HEADINGS + self.scroll_offset.y
         rows = self._current_rows(self._step)
         if at >= len(rows):
             return Strip.blank(width, self.get_component_rich_style("tree-view--guide"))
@@ -111,7 +120,7 @@ class TreeView(ScrollView, can_focus=True):
         rows = self._current_rows(self._step) if self._step else ()
         at = next((i for i, row in enumerate(rows) if row.verdict is Verdict.BONUS), 0)
         room = max(1, self.size.height - _HEADINGS)
-        top = round(self.scroll_offset.y)
+        top = self.scroll_offset.y
         if not top <= at < top + room:
             self.scroll_to(y=max(0, at - room // 2), animate=False, force=True)
 

@@ -32,10 +32,8 @@ class Picture:
 
 PICTURES = (
     Picture("chat", "sequoia", (160, 50), held_at=49),
-    Picture("chat-light", "sequoia-light", (120, 36)),
     Picture("looking-back", "midnight", (160, 50), ("left_square_bracket",) * 6, held_at=99),
     Picture("tints", "okabe-ito", (120, 44), ("f6",), held_at=99),
-    Picture("narrow", "redwood", (80, 24)),
     Picture("narrow-tree", "high-contrast", (80, 24), ("f4",)),
     Picture("help", "sequoia", (100, 40), ("f1",)),
 )

@@ -3,10 +3,13 @@
 import subprocess
 import sys
 import threading
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from textual.events import Paste
 from textual.geometry import Size
+from textual.selection import SELECT_ALL
 
 from app.app import ChatSettings, SequoiaApp
 from app.messages import LoadProgress
@@ -17,7 +20,7 @@ from sequoia_core.errors import ModelLoadError
 from sequoia_core.events import Event, Notice, NoticeKind, Step
 from sequoia_core.growmap import growmap_names
 from sequoia_core.protocols import ChatEngine
-from tests.app.driving import driving
+from tests.app.driving import Driver, driving
 from tests.fakes import BrokenEngine, make_answer, replay, unmeasured
 
 LAST = sum(isinstance(event, Step) for event in make_answer())
@@ -42,6 +45,45 @@ async def test_a_speed_up_is_shown_only_once_measured() -> None:
         await chat.ask()
         assert "tok/s" in chat.screen_text()
         assert "x plain" not in chat.screen_text()
+
+
+async def test_a_prompt_sent_while_loading_is_answered_when_loaded() -> None:
+    loaded = threading.Event()
+
+    def factory(progress: LoadProgress) -> ChatEngine:
+        progress("reading weights", 0.25)
+        loaded.wait(20)
+        return replay()
+
+    app = SequoiaApp(factory, ChatSettings())
+    async with app.run_test(size=(120, 44)) as pilot:
+        chat = Driver(app, pilot)
+        await chat.until(lambda: "reading weights 25%" in chat.hint)
+        assert "loading" in chat.screen_text()
+        await chat.type("Why?", "enter")
+        assert app.chat.busy
+        loaded.set()
+        await chat.finish()
+        assert "Rayleigh" in chat.transcript
+
+
+async def test_a_cut_step_does_not_claim_more_tokens_than_it_gave() -> None:
+    events = [
+        replace(e, token_ids=e.token_ids[:1]) if isinstance(e, Step) and e.accepted else e
+        for e in make_answer("A few words.")
+    ]
+    async with driving(replay(events)) as chat:
+        await chat.ask()
+        await chat.pilot.press("home")
+        assert "1 bonus, cut to 1 token in" in chat.screen_text()
+
+
+async def test_what_is_selected_in_the_chat_is_copied_from_the_prompt() -> None:
+    async with driving() as chat:
+        await chat.ask()
+        chat.app.chat.selections = {chat.app.chat.query_one(Transcript): SELECT_ALL}
+        await chat.pilot.press("ctrl+c")
+        assert "because of Rayleigh scattering." in chat.app.clipboard
 
 
 async def test_blank_prompts_are_not_sent() -> None:
@@ -268,8 +310,6 @@ NONSENSE = "a\x1b[31mred\x1b]0;title\x07\x00\x9b2J\u202e\r\nb\rc\t[bold]d[/bold]
 
 async def test_pasted_nonsense_is_shown_and_harmless() -> None:
     async with driving() as chat:
-        from textual.events import Paste
-
         chat.prompt.post_message(Paste(NONSENSE))
         await chat.until(lambda: bool(chat.prompt.text))
         assert "\x1b" not in chat.prompt.text
@@ -282,8 +322,6 @@ async def test_pasted_nonsense_is_shown_and_harmless() -> None:
 
 async def test_a_huge_paste_is_taken_whole() -> None:
     async with driving() as chat:
-        from textual.events import Paste
-
         text = "\n".join("x" * 99 for _ in range(1000))
         chat.prompt.post_message(Paste(text))
         await chat.until(lambda: bool(chat.prompt.text))
@@ -324,7 +362,7 @@ async def test_commands_say_what_they_did(line: str, shown: str) -> None:
 @pytest.mark.parametrize(
     ("line", "hint"),
     [
-        ("/shwo", "did you mean /show?"),
+        ("/shwo", "Did you mean /show?"),
         ("/set temperature -1", "temperature is -1"),
         ("/set theme midnite", "did you mean midnight?"),
         ("/set growmap no-such-tree", "no-such-tree"),

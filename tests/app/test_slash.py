@@ -62,10 +62,10 @@ def test_plain_commands(line: str, command: object) -> None:
 @pytest.mark.parametrize(
     ("line", "complaint"),
     [
-        ("/shwo", "did you mean /show?"),
-        ("/xyzzy", "/? lists them"),
+        ("/shwo", "Did you mean /show?"),
+        ("/xyzzy", "/? lists all"),
         ("/set", "temperature"),
-        ("/set temprature 1", "did you mean temperature?"),
+        ("/set temprature 1", "Did you mean temperature?"),
         ("/set temperature", "/set temperature NUMBER"),
         ("/set temperature warm", "'warm' is no value for temperature"),
         ("/set temperature -1", "temperature is -1"),
