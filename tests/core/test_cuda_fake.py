@@ -1,0 +1,207 @@
+"""The step on a CUDA device, as far as it can be seen without one.
+
+Under `FakeTensorMode` a tensor has a shape, a dtype and a device but no values: mixed devices raise
+as on the real one, and so does reading a value back, which on the real one would wait for it.
+"""
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+from torch._subclasses.fake_tensor import DataDependentOutputException, FakeTensorMode
+from torch.overrides import TorchFunctionMode
+
+from sequoia_core.config import SamplingParams
+from sequoia_core.draft import ChildChooser, DraftModel, GrowPlan, grow, top_children
+from sequoia_core.growmap import GrowMap
+from sequoia_core.model.kv_cache import CUDA_BUCKET, LayeredKVCache
+from sequoia_core.model.llama import Llama
+from sequoia_core.protocols import KVCache
+from sequoia_core.sampling import draft_probs, full_probs, ordered_draws
+from tests.core.models import random_weights, tiny_config
+
+CUDA = torch.device("cuda", 0)
+GROWMAP = GrowMap((-1, 0, 0, 0, 1, 1, 3, 4, 7))
+DTYPES = pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16, torch.float32])
+
+
+ATEN = torch.ops.aten
+
+
+def picked(x: Tensor, key: Any) -> Tensor:
+    """`x[key]` for the keys that the engine uses; a view unless a tensor is among them."""
+    keys = key if isinstance(key, tuple) else (key,)
+    tensors: list[Tensor | None] = []
+    dim = 0
+    for each in keys:
+        if isinstance(each, int):
+            x = x.select(dim, each)
+            continue
+        if each is None:
+            x = x.unsqueeze(dim)
+        elif isinstance(each, slice):
+            x = ATEN.slice.Tensor(x, dim, each.start, each.stop, each.step or 1)
+        else:
+            tensors += [None] * (dim - len(tensors)) + [each]
+        dim += 1
+    return ATEN.index.Tensor(x, tensors) if tensors else x
+
+
+OPERATORS: Mapping[object, Callable[..., Any]] = {
+    torch.Tensor.__getitem__: picked,
+    torch.Tensor.__setitem__: lambda x, key, value: ATEN.copy_.default(picked(x, key), value),
+    torch.Tensor.__invert__: ATEN.bitwise_not.default,
+    torch.Tensor.copy_: ATEN.copy_.default,
+    torch.Tensor.item: ATEN._local_scalar_dense.default,
+    torch.Tensor.float: lambda x: ATEN._to_copy.default(x, dtype=torch.float32),
+}
+
+
+class WithoutGuards(TorchFunctionMode):
+    """Takes some methods by their operators: their Python side wants a device guard of the CUDA
+    build, which CPU builds do not have.
+    """
+
+    def __torch_function__(
+        self,
+        func: Callable[..., Any],
+        types: Sequence[type],
+        args: Sequence[Any] = (),
+        kwargs: Mapping[str, Any] | None = None,
+    ) -> Any:
+        on_cuda = bool(args) and isinstance(args[0], Tensor) and args[0].is_cuda
+        return (OPERATORS.get(func, func) if on_cuda else func)(*args, **(kwargs or {}))
+
+
+@pytest.fixture(autouse=True)
+def _fake() -> Iterator[None]:
+    with FakeTensorMode(), WithoutGuards():
+        yield
+
+
+def llama(dtype: torch.dtype = torch.bfloat16, **changes: object) -> Llama:
+    config = tiny_config(context_window=1024, **changes)
+    return Llama(config, random_weights(config, 0), CUDA, dtype)
+
+
+def filled(model: Llama, length: int) -> LayeredKVCache:
+    cache = model.new_cache()
+    model.extend(torch.ones(length, dtype=torch.int64, device=CUDA), cache)
+    return cache
+
+
+def check(logits: Tensor, rows: int, columns: int) -> None:
+    assert logits.device == CUDA
+    assert logits.dtype is torch.float32
+    assert logits.shape == (rows, columns)
+
+
+@DTYPES
+@pytest.mark.parametrize("length", [1, 255, 256, 600])
+def test_a_prompt_and_a_row_pass_through(dtype: torch.dtype, length: int) -> None:
+    model = llama(dtype)
+    cache = filled(model, length)
+    row = torch.ones(1, dtype=torch.int64, device=CUDA)
+    check(model.forward(row, row * length, None, cache), 1, 61)
+    assert cache.length == length + 1
+
+
+@DTYPES
+def test_the_targets_tree_forward_passes_through(dtype: torch.dtype) -> None:
+    model, plan = llama(dtype), GrowPlan.of(GROWMAP, CUDA)
+    cache = filled(model, 40)
+    prefix = plan.mask.new_ones((GROWMAP.size, 40))
+    mask = torch.cat((prefix, plan.mask), dim=1)
+    tokens = torch.ones(GROWMAP.size, dtype=torch.int64, device=CUDA)
+    check(model.forward(tokens, plan.depths + 40, mask, cache), GROWMAP.size, 61)
+    cache.keep(40, [40, 41, 44])
+    assert cache.length == 43
+
+
+def drawn_children(params: SamplingParams) -> ChildChooser:
+    """`draft.sampled_children` with its noise given: a fake device has no generator."""
+
+    def choose(logits: Tensor, count: int) -> tuple[Tensor, Tensor]:
+        probs = draft_probs(logits, params)
+        return ordered_draws(probs, torch.ones_like(probs), count), probs
+
+    return choose
+
+
+@pytest.mark.parametrize("trimmed", [False, True])
+@pytest.mark.parametrize(
+    "choose",
+    [
+        top_children,
+        drawn_children(SamplingParams(temperature=0.6)),
+        drawn_children(SamplingParams(temperature=1.0, top_p=0.9, top_k=20)),
+    ],
+    ids=["greedy", "sampled", "nucleus"],
+)
+def test_a_whole_step_up_to_its_logits_passes_through(choose: ChildChooser, trimmed: bool) -> None:
+    vocab_ids = torch.arange(0, 60, 2, device=CUDA) if trimmed else None
+    guesser = llama(num_layers=1, head_vocab_size=30 if trimmed else 61)
+    draft = DraftModel(guesser, vocab_ids)
+    target, plan = llama(), GrowPlan.of(GROWMAP, CUDA)
+    draft_cache, target_cache = filled(guesser, 38), filled(target, 40)
+    tree = grow(draft, plan, [1, 2, 3], draft_cache, choose)
+    columns = 30 if trimmed else 61
+    assert tree.token_ids.shape == tree.node_probs.shape == (GROWMAP.size,)
+    assert tree.draft_probs.shape == (len(plan.inner_rows), columns)
+    assert {part.device for part in (tree.token_ids, tree.node_probs, tree.draft_probs)} == {CUDA}
+    mask = torch.cat((plan.mask.new_ones((GROWMAP.size, 40)), plan.mask), dim=1)
+    logits = target.forward(tree.token_ids, plan.depths + 40, mask, target_cache)
+    check(logits, GROWMAP.size, 61)
+    check(full_probs(logits, 0.6), GROWMAP.size, 61)
+
+
+@pytest.mark.parametrize(("length", "rows"), [(1, 1), (200, 9), (250, 9), (256, 1), (511, 9)])
+def test_attention_spans_whole_buckets(
+    monkeypatch: pytest.MonkeyPatch, length: int, rows: int
+) -> None:
+    """So that shapes repeat from step to step, which a captured graph will need."""
+    model = llama()
+    cache = filled(model, length)
+    spans: list[int] = []
+    real = torch.nn.functional.scaled_dot_product_attention
+
+    def spy(query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None) -> Tensor:
+        spans.append(key.shape[2])
+        assert mask is not None
+        assert mask.shape[-1] == key.shape[2]
+        return real(query, key, value, mask)
+
+    monkeypatch.setattr(torch.nn.functional, "scaled_dot_product_attention", spy)
+    tokens = torch.ones(rows, dtype=torch.int64, device=CUDA)
+    model.forward(tokens, tokens * length, None, cache)
+    assert set(spans) == {-(-(length + rows) // CUDA_BUCKET) * CUDA_BUCKET}
+
+
+class Leaky(Llama):
+    """Reads a value back, or puts one on the wrong device, between inputs and logits."""
+
+    harm = ""
+
+    def forward(
+        self, token_ids: Tensor, position_ids: Tensor, mask: Tensor | None, cache: KVCache
+    ) -> Tensor:
+        logits = super().forward(token_ids, position_ids, mask, cache)
+        if self.harm == "read":
+            return logits * logits.max().item()
+        return logits + torch.ones(logits.shape, device="cpu")
+
+
+@pytest.mark.parametrize(
+    ("harm", "error", "says"),
+    [("read", DataDependentOutputException, "item|local_scalar"), ("mix", RuntimeError, "device")],
+)
+def test_the_harness_notices_harm(harm: str, error: type[Exception], says: str) -> None:
+    config = tiny_config(context_window=1024)
+    model = Leaky(config, random_weights(config, 0), CUDA, torch.bfloat16)
+    model.harm = harm
+    cache = filled(model, 4)
+    row = torch.ones(1, dtype=torch.int64, device=CUDA)
+    with pytest.raises(error, match=says):
+        model.forward(row, row * 4, None, cache)
