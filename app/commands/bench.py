@@ -1,6 +1,7 @@
 """`sequoia bench`: ways to decode, side by side on the same prompts."""
 
 import json
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -9,6 +10,8 @@ import typer
 from .. import launch
 from ..options import with_settings
 from ..progress import progress_line
+
+SCREEN_ROUNDS = 3
 
 
 @with_settings
@@ -24,6 +27,9 @@ def bench(
     hugging_face: Annotated[
         bool, typer.Option("--hugging-face/--no-hugging-face", help="Also time generate().")
     ] = True,
+    screen: Annotated[
+        bool, typer.Option("--screen", help="Instead, time the chat with and without its screen.")
+    ] = False,
     json_file: Annotated[
         Path | None, typer.Option("--json-file", help="Write every run's figures there.")
     ] = None,
@@ -34,6 +40,9 @@ def bench(
     settings = load_settings(flags)
     models = launch.chosen_models(settings)
     params = settings.chat().sampling()
+    if screen:
+        typer.echo(_screen(prompts, count, {**flags, "max_new_tokens": tokens}))
+        return
     with progress_line() as progress:
         from sequoia_core import load_pair
         from sequoia_core.bench import BenchPlan, measure
@@ -57,3 +66,12 @@ def bench(
     typer.echo(report)
     if json_file is not None:
         json_file.write_text(json.dumps(values, indent=1) + "\n", encoding="utf-8")
+
+
+def _screen(prompts: str | None, count: int, flags: Mapping[str, Any]) -> str:
+    with progress_line() as progress:
+        from sequoia_core.bench.prompts import load_prompts
+
+        from ..screen_bench import measure_screen
+
+        return measure_screen(load_prompts(prompts, count), flags, SCREEN_ROUNDS, progress)

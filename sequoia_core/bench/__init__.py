@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    from sequoia_core.bench.runner import Comparison
     from sequoia_core.pair import Pair
 
 
@@ -56,5 +57,27 @@ def measure(
     prompt_ids = [template.whole([], text) for text in texts]
     params = SamplingParams(plan.temperature, seed=17, max_new_tokens=plan.tokens)
     comparison = compare(systems, prompt_ids, params, progress)
-    lines = [f"pair: {pair.description}", tuner.summary(), report.table(comparison)]
+    lines = [_headline(pair), tuner.summary(), report.table(comparison)]
+    if plan.temperature == 0.0:
+        lines += ["", *_partings(pair, prompt_ids, comparison)]
     return "\n".join(lines), report.as_values(comparison)
+
+
+def _headline(pair: Pair) -> str:
+    described = pair.description
+    return (
+        f"{described.target} <- {described.draft or 'no draft'}, "
+        f"{described.device} {described.dtype}"
+    )
+
+
+def _partings(pair: Pair, prompt_ids: list[list[int]], comparison: Comparison) -> Iterator[str]:
+    from sequoia_core.bench.parting import describe_partings, find_parting
+
+    baseline = next(iter(comparison.runs.values()))
+    for name, runs in list(comparison.runs.items())[1:]:
+        found = [
+            find_parting(pair.target, ids, base.token_ids, run.token_ids)
+            for ids, base, run in zip(prompt_ids, baseline, runs, strict=True)
+        ]
+        yield describe_partings(name, found)

@@ -1,0 +1,225 @@
+"""What drawing costs: the same answers with the full screen in a real terminal, and without it.
+
+Each run is a process of its own on a pseudo-terminal of 160x50 whose output is read and thrown
+away. The clock is in the decode thread: tokens and wall time from an answer's first step to its
+last.
+"""
+
+import fcntl
+import json
+import os
+import pty
+import struct
+import subprocess
+import sys
+import tempfile
+import termios
+import threading
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+from statistics import median
+from time import perf_counter
+from typing import Any
+
+from sequoia_core.config import SamplingParams
+from sequoia_core.errors import SequoiaError
+from sequoia_core.events import Event, Step
+from sequoia_core.protocols import ChatEngine, PairDescription, TreeChoice
+
+from .app import SequoiaApp
+from .launch import build_chat
+from .messages import ChatSettings, LoadProgress
+from .settings import Settings, load_settings
+from .widgets.prompt import Prompt
+
+COLUMNS, LINES = 160, 50
+POLL_SECONDS = 0.1
+NO_SCREEN = "headless"
+SCREEN = "screen"
+
+
+class TimedEngine:
+    """A chat engine that notes how fast its answers were decoded.
+
+    Args:
+        engine: the one that answers.
+    """
+
+    def __init__(self, engine: ChatEngine) -> None:
+        self._engine = engine
+        self.tokens = 0
+        self.seconds = 0.0
+
+    @property
+    def description(self) -> PairDescription:
+        """The pair in use."""
+        return self._engine.description
+
+    @property
+    def tree_choice(self) -> TreeChoice:
+        """As the engine's."""
+        return self._engine.tree_choice
+
+    def choose_tree(self, choice: TreeChoice) -> None:
+        """As the engine's."""
+        self._engine.choose_tree(choice)
+
+    def clear(self) -> None:
+        """As the engine's."""
+        self._engine.clear()
+
+    def set_system_prompt(self, system_prompt: str | None) -> None:
+        """As the engine's."""
+        self._engine.set_system_prompt(system_prompt)
+
+    def tune(self, should_stop: Callable[[], bool]) -> Iterator[Event]:
+        """Nothing: measuring must not run beside a measurement."""
+        del should_stop
+        return iter(())
+
+    def reply(
+        self, prompt: str, params: SamplingParams, should_stop: Callable[[], bool]
+    ) -> Iterator[Event]:
+        """The engine's answer, timed from its first step to its last."""
+        first = last = None
+        for event in self._engine.reply(prompt, params, should_stop):
+            if isinstance(event, Step):
+                last = perf_counter()
+                if first is None:
+                    first = last
+                else:
+                    self.tokens += len(event.token_ids)
+            yield event
+        if first is not None and last is not None:
+            self.seconds += last - first
+
+
+@dataclass(frozen=True, slots=True)
+class _Run:
+    """What a child process is told to do, and where it writes what came of it."""
+
+    kind: str
+    prompts: list[str]
+    flags: dict[str, str]
+    result: str
+
+
+class _ScriptedApp(SequoiaApp):
+    """The chat, with somebody typing the prompts one after the other."""
+
+    def __init__(self, settings: Settings, chat: ChatSettings, prompts: list[str]) -> None:
+        super().__init__(self._build, chat)
+        self._settings = settings
+        self._left = list(prompts)
+        self.timed: TimedEngine | None = None
+
+    def on_ready(self) -> None:
+        """Look for the end of each answer."""
+        self.set_interval(POLL_SECONDS, self._go_on)
+
+    def _build(self, progress: LoadProgress) -> ChatEngine:
+        self.timed = TimedEngine(build_chat(self._settings, progress))
+        return self.timed
+
+    def _go_on(self) -> None:
+        if self.chat.pair is None or self.chat.busy:
+            return
+        if not self._left:
+            self.exit()
+            return
+        prompt = self._left.pop(0)
+        self.chat.post_message(Prompt.Submitted(prompt, prompt))
+
+
+def measure_screen(
+    prompts: list[str], flags: Mapping[str, Any], rounds: int, progress: LoadProgress
+) -> str:
+    """Run both kinds in turn and say what share of the speed is left with the screen drawing.
+
+    Args:
+        prompts: asked one after the other in one chat.
+        flags: settings, as on the command line.
+        rounds: pairs of runs.
+        progress: told what runs.
+    """
+    speeds: dict[str, list[float]] = {SCREEN: [], NO_SCREEN: []}
+    for index in range(rounds):
+        kinds = list(speeds) if index % 2 == 0 else list(reversed(speeds))
+        for kind in kinds:
+            progress(f"Round {index + 1} of {rounds}: {kind}", index / rounds)
+            speeds[kind].append(_run_in_terminal(kind, prompts, flags))
+    ratios = [drawn / bare for drawn, bare in zip(speeds[SCREEN], speeds[NO_SCREEN], strict=True)]
+    return (
+        f"{len(prompts)} answers, {rounds} rounds, screen of {COLUMNS}x{LINES}; "
+        "median (lowest to highest)\n"
+        f"with the screen {_spread(speeds[SCREEN])} tokens/s, "
+        f"headless {_spread(speeds[NO_SCREEN])} tokens/s, "
+        f"ratio {_spread(ratios, 2)}"
+    )
+
+
+def _spread(values: list[float], digits: int = 1) -> str:
+    low, middle, high = min(values), median(values), max(values)
+    return f"{middle:.{digits}f} ({low:.{digits}f} to {high:.{digits}f})"
+
+
+def _run_in_terminal(kind: str, prompts: list[str], flags: Mapping[str, Any]) -> float:
+    """Tokens per second of one child process on a pseudo-terminal.
+
+    Raises:
+        SequoiaError: the child failed.
+    """
+    with tempfile.TemporaryDirectory() as folder:
+        texts = {name: str(value) for name, value in flags.items()}
+        run = _Run(kind, prompts, texts, str(Path(folder) / "result.json"))
+        order = json.dumps([run.kind, run.prompts, run.flags, run.result])
+        controller, terminal = pty.openpty()
+        fcntl.ioctl(terminal, termios.TIOCSWINSZ, struct.pack("HHHH", LINES, COLUMNS, 0, 0))
+        environment = os.environ | {"TERM": "xterm-256color", "COLORTERM": "truecolor"}
+        child = subprocess.Popen(
+            [sys.executable, "-m", __spec__.name, order],
+            stdin=terminal, stdout=terminal, stderr=terminal, env=environment,
+        )  # fmt: skip
+        os.close(terminal)
+        reader = threading.Thread(target=_throw_away, args=(controller,), daemon=True)
+        reader.start()
+        code = child.wait()
+        reader.join(timeout=1)
+        result = Path(run.result)
+        if code or not result.exists():
+            raise SequoiaError(f"the {kind} run ended with code {code}; try the chat by itself")
+        tokens, seconds = json.loads(result.read_text("utf-8"))
+        return float(tokens) / float(seconds)
+
+
+def _throw_away(controller: int) -> None:
+    try:
+        while os.read(controller, 65536):
+            pass
+    except OSError:  # how Linux says that the other end is closed
+        pass
+    finally:
+        os.close(controller)
+
+
+def _child(order: str) -> None:
+    run = _Run(*json.loads(order))
+    settings = load_settings(run.flags)
+    chat = replace(settings.chat(), theme="sequoia")
+    timed: TimedEngine | None
+    if run.kind == SCREEN:
+        app = _ScriptedApp(settings, chat, run.prompts)
+        app.run()
+        timed = app.timed
+    else:
+        timed = TimedEngine(build_chat(settings, lambda _message, _fraction: None))
+        for prompt in run.prompts:
+            for _ in timed.reply(prompt, chat.sampling(), lambda: False):
+                pass
+    assert timed is not None
+    Path(run.result).write_text(json.dumps([timed.tokens, timed.seconds]), encoding="utf-8")
+
+
+if __name__ == "__main__":
+    _child(sys.argv[1])
