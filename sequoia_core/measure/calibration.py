@@ -7,6 +7,7 @@ measured.
 from __future__ import annotations
 
 import logging
+import math
 import os
 import tempfile
 from dataclasses import dataclass
@@ -15,6 +16,7 @@ from pathlib import Path
 import platformdirs
 from pydantic import TypeAdapter, ValidationError
 
+from sequoia_core.errors import ParameterError
 from sequoia_core.growmap import GrowMap
 from sequoia_core.measure.times import TimeCurve
 from sequoia_core.search import choose_tree, expected_tokens_table
@@ -41,6 +43,9 @@ class Calibration:
         positions: how many positions the rates were counted over; 0 means they are the draft's
             own stated rates.
         version: of this format.
+
+    Raises:
+        ParameterError: a figure is none.
     """
 
     target: TimeCurve
@@ -51,6 +56,13 @@ class Calibration:
     stochastic: tuple[float, ...]
     positions: int
     version: int = VERSION
+
+    def __post_init__(self) -> None:
+        rates = (*self.greedy, *self.stochastic)
+        if not (self.greedy and self.stochastic and all(0.0 <= rate <= 1.0 for rate in rates)):
+            raise ParameterError("an acceptance rate is no probability, or there are none")
+        if not (math.isfinite(self.overhead_ms) and self.overhead_ms >= 0):
+            raise ParameterError(f"bookkeeping cannot take {self.overhead_ms} ms")
 
     def advise(self, greedy: bool, chain: bool) -> Advice:
         """The tree that these figures predict to be fastest, or none if plain decoding is."""
@@ -86,7 +98,7 @@ def load_calibration(fingerprint: str) -> Calibration | None:
         calibration = _ADAPTER.validate_json(path.read_bytes())
     except FileNotFoundError:
         return None
-    except (OSError, ValidationError) as error:
+    except (OSError, ValidationError, ParameterError) as error:
         _log.warning("%s is unreadable and will be measured again (%s)", path, type(error).__name__)
         return None
     return calibration if calibration.version == VERSION else None

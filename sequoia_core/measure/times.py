@@ -3,13 +3,16 @@
 Owns the timing protocol: warm-up, interleaved repeats, medians. Knows nothing of trees.
 """
 
+import math
 from bisect import bisect_left
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 from statistics import median
 
 import torch
 
+from sequoia_core.errors import ParameterError
 from sequoia_core.protocols import KVCache, LanguageModel
 from sequoia_core.stopwatch import TimedModel
 
@@ -20,11 +23,21 @@ class TimeCurve:
 
     Attributes:
         rows: ascending, at least two.
-        milliseconds: one per entry of `rows`.
+        milliseconds: one per entry of `rows`, positive.
+
+    Raises:
+        ParameterError: these are no such figures.
     """
 
     rows: tuple[int, ...]
     milliseconds: tuple[float, ...]
+
+    def __post_init__(self) -> None:
+        ascending = all(low < high for low, high in pairwise(self.rows))
+        if len(self.rows) < 2 or len(self.rows) != len(self.milliseconds) or not ascending:
+            raise ParameterError("a time curve needs two row counts or more, ascending, each timed")
+        if not all(math.isfinite(ms) and ms > 0 for ms in self.milliseconds):
+            raise ParameterError("a time curve has an entry that is no positive time")
 
     def __call__(self, rows: int) -> float:
         """Milliseconds of a forward of so many rows."""
