@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 STAMP := $(VENV)/.set-up
 PIP := $(BIN)/python -m pip --disable-pip-version-check
 
-.PHONY: help setup chat test lint format coverage bench screenshots clean
+.PHONY: help setup chat test lint format coverage bench bench-screen pictures clean
 
 help:  ## list the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | awk -F':.*## ' '{printf "  make %-12s %s\n", $$1, $$2}'
@@ -42,6 +42,17 @@ format: setup  ## rewrite the code in the house format
 
 coverage: setup  ## tests with branch coverage
 	$(BIN)/python -m pytest --cov --cov-report=term-missing:skip-covered
+
+bench: setup  ## side-by-side timing; PROMPTS=FILE.jsonl COUNT=10 TEMPERATURE=0
+	$(BIN)/sequoia bench $(if $(PROMPTS),--prompts $(PROMPTS)) $(if $(COUNT),--count $(COUNT)) \
+		--temperature $(or $(TEMPERATURE),0)
+
+bench-screen: setup  ## what drawing costs, in a real terminal
+	$(BIN)/sequoia bench --screen $(if $(PROMPTS),--prompts $(PROMPTS)) --count $(or $(COUNT),3) \
+		--temperature $(or $(TEMPERATURE),0)
+
+pictures: setup  ## the pictures of the documentation, from a recorded answer
+	$(BIN)/python -m tests.app.demo docs/img
 
 clean:  ## remove the virtual environment and caches of the checkout
 	rm -rf $(VENV) build dist *.egg-info .mypy_cache .pytest_cache .ruff_cache .hypothesis
