@@ -9,6 +9,7 @@ import logging
 import sys
 from collections.abc import Iterable
 from functools import partial
+from logging.handlers import RotatingFileHandler
 from pathlib import Path
 
 import platformdirs
@@ -28,6 +29,7 @@ from .visible import visible
 __all__ = ["ChatSettings", "SequoiaApp"]
 
 _JOIN_SECONDS = 10.0
+_LOG_BYTES = 1_000_000
 _SWITCH_SECONDS = 0.0005
 """How long the decode thread may have to wait for the interpreter lock, many times in a step; the
 default of 5 ms cost a fifth of the tokens while the screen was drawing."""
@@ -140,7 +142,9 @@ class SequoiaApp(App[None]):
 def _log_to_file(folder: Path) -> logging.Handler:
     """Tracebacks of the decode thread go to a file, which exists only once there is one."""
     folder.mkdir(parents=True, exist_ok=True)
-    handler = logging.FileHandler(folder / "sequoia.log", encoding="utf-8", delay=True)
+    handler = RotatingFileHandler(
+        folder / "sequoia.log", maxBytes=_LOG_BYTES, backupCount=1, encoding="utf-8", delay=True
+    )
     handler.setFormatter(logging.Formatter("%(asctime)s %(name)s %(levelname)s %(message)s"))
     logging.getLogger("sequoia").addHandler(handler)
     return handler
