@@ -12,7 +12,7 @@ import typer
 from typer.core import TyperGroup
 
 import sequoia_core
-from sequoia_core.errors import SequoiaError
+from sequoia_core.errors import ParameterError, SequoiaError
 
 from .commands.ask import ask
 from .commands.bench import bench
@@ -49,7 +49,7 @@ class _ErrorsInOneLine(TyperGroup):
         else:
             line = f"unexpected {type(error).__name__}: {error} (--debug shows where)"
         typer.echo(f"sequoia: {_one_line(line)}", err=True)
-        raise typer.Exit(1) from None
+        raise typer.Exit(2 if isinstance(error, ParameterError) else 1) from None
 
 
 def _one_line(text: str) -> str:

@@ -279,7 +279,7 @@ def test_calibrate_measures_the_chosen_pair(monkeypatch: pytest.MonkeyPatch) -> 
 
 def test_the_chat_needs_a_terminal() -> None:
     result = sequoia()
-    assert result.exit_code == 1
+    assert result.exit_code == 2
     assert "needs a terminal; `sequoia ask`" in result.stderr
 
 

@@ -159,7 +159,7 @@ def test_words_need_no_quotes_and_a_pipe_adds_to_them(stage: Stage) -> None:
 @pytest.mark.parametrize("pipe", ["", " \n\t\n", "\n" * 100])
 def test_a_blank_prompt_is_one_line_and_loads_nothing(stage: Stage, pipe: str) -> None:
     result = ask("  ", pipe=pipe)
-    assert result.exit_code == 1
+    assert result.exit_code == 2
     assert result.stderr.startswith("sequoia: the prompt is empty")
     assert result.stderr.count("\n") == 1
     assert stage.settings is None
@@ -167,7 +167,7 @@ def test_a_blank_prompt_is_one_line_and_loads_nothing(stage: Stage, pipe: str) -
 
 def test_a_pipe_of_other_bytes_is_one_line(stage: Stage) -> None:
     result = ask(pipe=b"\xff\xfe\x00")
-    assert result.exit_code == 1
+    assert result.exit_code == 2
     assert "not UTF-8" in result.stderr
 
 
@@ -212,7 +212,7 @@ def test_what_was_decided_about_the_draft_is_said(stage: Stage) -> None:
 )
 def test_a_setting_out_of_range_is_one_line(stage: Stage, arguments: list[str], words: str) -> None:
     result = ask("Why?", *arguments)
-    assert result.exit_code == 1
+    assert result.exit_code == 2
     assert result.stderr.startswith("sequoia: ")
     assert words in result.stderr
     assert result.stderr.count("\n") == 1
