@@ -5,7 +5,7 @@ from collections.abc import Sequence
 
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
@@ -189,6 +189,13 @@ def plain_rule(
     trimmed=st.booleans(),
     order=st.permutations(range(5)),
     uniforms=st.lists(st.integers(0, 96).map(lambda at: (at + 0.37) / 97), min_size=4, max_size=4),
+)
+@example(  # the fallback, twice: what was tried must not count among what is left
+    target=[0, 1, 1, 6, 12],
+    draft=[1, 0, 0, 0, 0],
+    trimmed=False,
+    order=[0, 1, 3, 2, 4],
+    uniforms=[0.5, 0.9, 0.9, 0.45],
 )
 @settings(max_examples=300, deadline=None)
 def test_the_rule_is_algorithm_2(
