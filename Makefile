@@ -52,7 +52,7 @@ bench-screen: setup  ## what drawing costs, in a real terminal
 		--temperature $(or $(TEMPERATURE),0)
 
 pictures: setup  ## the pictures of the documentation, from a recorded answer
-	$(BIN)/python -m tests.app.demo docs/img
+	$(BIN)/python -m tests.app.demo pictures
 
 clean:  ## remove the virtual environment and caches of the checkout
 	rm -rf $(VENV) build dist *.egg-info .mypy_cache .pytest_cache .ruff_cache .hypothesis

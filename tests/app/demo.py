@@ -1,7 +1,8 @@
-"""The chat with replayed events: to look at the screen without any model, and to picture it.
+"""The chat with a recorded answer: to look at the screen without any model, and to picture it.
 
-`python -m tests.app.demo` opens it at the pace of a real machine; with a folder it writes the
-pictures of the documentation there.
+`python -m tests.app.demo` opens it at the recorded pace; `... pictures` draws the pictures of
+the documentation; `... record` lets the embedded pair answer anew, so that every figure in a
+picture was measured.
 """
 
 import asyncio
@@ -15,7 +16,12 @@ from app.app import ChatSettings, SequoiaApp
 from app.messages import LoadProgress
 from sequoia_core.events import Event, Step
 from sequoia_core.protocols import ChatEngine
-from tests.fakes import replay
+from sequoia_core.trace import ReplayEngine, read_trace, write_event, write_header
+
+FOLDER = Path(__file__).parents[2] / "docs" / "img"
+RECORDING = FOLDER / "answer.jsonl"
+PROMPT = "Give me three tips for sleeping better, as a numbered list."
+SEED = 4
 
 
 @dataclass(frozen=True, slots=True)
@@ -26,14 +32,15 @@ class Picture:
     theme: str
     size: tuple[int, int]
     keys: tuple[str, ...] = ()
-    held_at: int = 31
+    held_at: int = 40
     """Step before which the replay stands still; past the end, the answer is finished."""
 
 
+END = 100_000
 PICTURES = (
-    Picture("chat", "sequoia", (160, 50), held_at=49),
-    Picture("looking-back", "midnight", (160, 50), ("left_square_bracket",) * 6, held_at=99),
-    Picture("tints", "okabe-ito", (120, 44), ("f6",), held_at=99),
+    Picture("chat", "sequoia", (160, 50), held_at=70),
+    Picture("looking-back", "midnight", (160, 50), ("left_square_bracket",) * 9, held_at=END),
+    Picture("tints", "okabe-ito", (120, 44), ("f6",), held_at=END),
     Picture("narrow-tree", "high-contrast", (80, 24), ("f4",)),
     Picture("help", "sequoia", (100, 40), ("f1",)),
 )
@@ -47,7 +54,22 @@ def _pace(event: Event) -> None:
 def paced_engine(progress: LoadProgress) -> ChatEngine:
     """Answers as fast as the recorded steps say."""
     progress("loading the recorded answer", 0.5)
-    return replay(before=_pace)
+    return ReplayEngine(read_trace(RECORDING), before=_pace)
+
+
+def record() -> None:
+    """Let the embedded pair answer the prompt and keep the events."""
+    from sequoia_core import Conversation, SamplingParams, load_pair
+
+    chat = Conversation(load_pair())
+    params = SamplingParams(temperature=0.6, seed=SEED, max_new_tokens=256)
+    for _ in chat.reply("Hello!", SamplingParams(max_new_tokens=32)):
+        pass  # warms up what the first answer of a process pays for
+    chat.clear()
+    with RECORDING.open("w", encoding="utf-8") as file:
+        write_header(file, chat.description)
+        for event in chat.reply(PROMPT, params):
+            write_event(file, event)
 
 
 async def take(picture: Picture) -> str:
@@ -60,9 +82,10 @@ async def take(picture: Picture) -> str:
             release.wait()
 
     settings = ChatSettings(theme=picture.theme)
-    app = SequoiaApp(lambda progress: replay(before=hold), settings)
+    trace = read_trace(RECORDING)
+    app = SequoiaApp(lambda progress: ReplayEngine(trace, before=hold), settings)
     async with app.run_test(size=picture.size) as pilot:
-        await pilot.press(*"Why is the sky blue?", "enter")
+        await pilot.press(*PROMPT, "enter")
         while not held.is_set() and (app.chat.busy or app.chat.answer is None):
             await pilot.pause(0.05)
         await pilot.pause(0.3)
@@ -74,13 +97,18 @@ async def take(picture: Picture) -> str:
 
 
 def main() -> None:
-    """Open the demonstration, or write the pictures into the folder given."""
-    if len(sys.argv) == 1:
-        SequoiaApp(paced_engine, ChatSettings()).run()
-        return
-    for picture in PICTURES:
-        svg = asyncio.run(take(picture))
-        Path(sys.argv[1], f"{picture.name}.svg").write_text(svg, encoding="utf-8")
+    """Open the demonstration, record the answer, or draw the pictures."""
+    match sys.argv[1:]:
+        case []:
+            SequoiaApp(paced_engine, ChatSettings()).run()
+        case ["record"]:
+            record()
+        case ["pictures"]:
+            for picture in PICTURES:
+                svg = asyncio.run(take(picture))
+                (FOLDER / f"{picture.name}.svg").write_text(svg, encoding="utf-8")
+        case _:
+            sys.exit("usage: python -m tests.app.demo [record | pictures]")
 
 
 if __name__ == "__main__":
