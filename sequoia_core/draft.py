@@ -34,6 +34,11 @@ class DraftModel:
     model: LanguageModel
     vocab_ids: Tensor | None = None
 
+    @property
+    def columns(self) -> int:
+        """Tokens that can be drawn, `V_draft`: a padded head may have more columns than that."""
+        return self.model.vocab_size if self.vocab_ids is None else self.vocab_ids.shape[0]
+
 
 @dataclass(frozen=True, slots=True)
 class LevelPlan:
@@ -143,10 +148,10 @@ def grow(
         GrowMapError: a node has more children than the draft has tokens.
         ContextFullError: the draft's context window is too small.
     """
-    if plan.growmap.branching > draft.model.vocab_size:
+    if plan.growmap.branching > draft.columns:
         raise GrowMapError(
             f"growmap {plan.growmap.name!r} draws {plan.growmap.branching} children at a node, "
-            f"but the draft knows only {draft.model.vocab_size} tokens"
+            f"but the draft knows only {draft.columns} tokens"
         )
     device = draft.model.device
     ids = torch.tensor(list(pending), device=device)

@@ -93,10 +93,12 @@ def nucleus_probs(probs: Tensor, top_p: float, candidates: int) -> tuple[Tensor,
 def race_noise(like: Tensor, generator: torch.Generator) -> Tensor:
     """Unit exponential noise of the shape and device of `like`, for `ordered_draws`.
 
-    The logarithm of uniform numbers, several times faster than `exponential_` on a CPU.
+    Uniform numbers are float64: the race is won by small noise, which float32 ones would give only
+    in multiples of 2**-24 and so draw the tail of a large vocabulary too rarely. Their logarithm is
+    faster than `exponential_` on a CPU.
     """
-    uniform = torch.rand(like.shape, generator=generator, device=like.device)
-    return uniform.log_().neg_()
+    uniform = torch.rand(like.shape, generator=generator, device=like.device, dtype=torch.float64)
+    return uniform.log_().neg_().to(like.dtype)
 
 
 def ordered_draws(probs: Tensor, noise: Tensor, count: int) -> Tensor:

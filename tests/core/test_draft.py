@@ -96,3 +96,11 @@ def test_more_children_than_tokens_is_one_clear_error() -> None:
     plan = GrowPlan.of(GrowMap.k_ary([4]), CPU)
     with pytest.raises(GrowMapError, match="4 children"):
         grow(DraftModel(model), plan, [1], model.new_cache(), top_children)
+
+
+def test_columns_that_only_pad_the_draft_are_no_tokens_to_draw() -> None:
+    model = TableModel(8, 3)
+    draft = DraftModel(model, torch.tensor([0, 1, 2, 4]))  # the last four columns mean nothing
+    plan = GrowPlan.of(GrowMap.k_ary([5]), CPU)
+    with pytest.raises(GrowMapError, match="only 4 tokens"):
+        grow(draft, plan, [1], model.new_cache(), top_children)

@@ -158,3 +158,10 @@ def test_the_noise_is_unit_exponential() -> None:
     for quantile in (0.001, 0.1, 0.5, 0.9, 0.999):
         below = float((noise < -torch.tensor(1 - quantile).log()).double().mean())
         assert abs(below - quantile) < 5 * (quantile * (1 - quantile) / 100_000) ** 0.5
+
+
+def test_small_noise_is_not_on_a_grid() -> None:
+    """What wins a race over a large vocabulary must be finer than float32's uniform numbers."""
+    noise = race_noise(torch.zeros(1_000_000), torch.Generator().manual_seed(5))
+    smallest = noise.sort().values[:50].double() * 2**24
+    assert ((smallest - smallest.round()).abs() > 0.01).sum() > 40
