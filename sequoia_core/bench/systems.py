@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from statistics import fmean
 from time import perf_counter
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import Any, Protocol
 
 import torch
 
@@ -22,9 +22,6 @@ from sequoia_core.events import Step
 from sequoia_core.measure.tuning import Tuner
 from sequoia_core.pair import Pair, open_target
 from sequoia_core.protocols import TreeChoice
-
-if TYPE_CHECKING:
-    from sequoia_core.model.config import ModelConfig
 
 
 @dataclass(frozen=True, slots=True)
@@ -124,7 +121,7 @@ class HuggingFaceSystem:
         from transformers import LlamaForCausalLM
 
         checkpoint = open_target(source, pair.target.dtype)
-        self._model: Any = LlamaForCausalLM(_hf_config(checkpoint.config))
+        self._model: Any = LlamaForCausalLM(_hf_config(pair))
         self._model.to(pair.target.dtype)
         self._model.load_state_dict(dict(checkpoint.weights), strict=False)
         self._model.tie_weights()
@@ -169,9 +166,10 @@ def own_systems(pair: Pair, tuner: Tuner, modes: Sequence[Mode]) -> list[System]
     return [OwnSystem(f"sequoia {mode.value}", pair, tuner, TreeChoice(mode)) for mode in modes]
 
 
-def _hf_config(config: ModelConfig) -> Any:
+def _hf_config(pair: Pair) -> Any:
     from transformers import LlamaConfig
 
+    config = pair.target.config
     rope: dict[str, Any] = {"rope_type": "default", "rope_theta": config.rope_theta}
     if config.rope_scaling is not None:
         scaling = config.rope_scaling
