@@ -8,7 +8,7 @@ a slow machine, pictures come less often. Knows nothing of what is drawn.
 import time
 from collections.abc import Callable
 
-SHARE = 0.12
+SHARE = 0.06
 """Of one core's time, for everything the screen's thread does while an answer is decoded."""
 
 

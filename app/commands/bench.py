@@ -11,7 +11,7 @@ from .. import launch
 from ..options import with_settings
 from ..progress import progress_line
 
-SCREEN_ROUNDS = 3
+SCREEN_ROUNDS = 7
 
 
 @with_settings
