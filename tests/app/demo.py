@@ -20,8 +20,8 @@ from sequoia_core.trace import ReplayEngine, read_trace, write_event, write_head
 
 FOLDER = Path(__file__).parents[2] / "docs" / "img"
 RECORDING = FOLDER / "answer.jsonl"
-PROMPT = "Give me three tips for sleeping better, as a numbered list."
-SEED = 4
+PROMPT = "Write a Python function that reverses a string, and explain it."
+GROWMAP = "smollm2-135m/greedy-8x3"
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,12 +36,13 @@ class Picture:
     """Step before which the replay stands still; past the end, the answer is finished."""
 
 
+SETTLE_SECONDS = 3.0
 END = 100_000
 PICTURES = (
-    Picture("chat", "sequoia", (160, 50), held_at=70),
+    Picture("chat", "sequoia", (160, 50), held_at=62),
     Picture("looking-back", "midnight", (160, 50), ("left_square_bracket",) * 9, held_at=END),
     Picture("tints", "okabe-ito", (120, 44), ("f6",), held_at=END),
-    Picture("narrow-tree", "high-contrast", (80, 24), ("f4",)),
+    Picture("narrow-tree", "high-contrast", (80, 24), ("f4",), held_at=34),
     Picture("help", "sequoia", (100, 40), ("f1",)),
 )
 
@@ -59,10 +60,12 @@ def paced_engine(progress: LoadProgress) -> ChatEngine:
 
 def record() -> None:
     """Let the embedded pair answer the prompt and keep the events."""
-    from sequoia_core import Conversation, SamplingParams, load_pair
+    from sequoia_core import Conversation, SamplingParams, TreeChoice, load_pair
+    from sequoia_core.growmap import find_growmap
 
-    chat = Conversation(load_pair())
-    params = SamplingParams(temperature=0.6, seed=SEED, max_new_tokens=256)
+    choice = TreeChoice(growmap=find_growmap(GROWMAP))
+    chat = Conversation(load_pair(), tree_choice=choice)
+    params = SamplingParams(temperature=0.0, max_new_tokens=256)
     for _ in chat.reply("Hello!", SamplingParams(max_new_tokens=32)):
         pass  # warms up what the first answer of a process pays for
     chat.clear()
@@ -81,16 +84,16 @@ async def take(picture: Picture) -> str:
             held.set()
             release.wait()
 
-    settings = ChatSettings(theme=picture.theme)
+    settings = ChatSettings(temperature=0.0, growmap=GROWMAP, theme=picture.theme)
     trace = read_trace(RECORDING)
     app = SequoiaApp(lambda progress: ReplayEngine(trace, before=hold), settings)
     async with app.run_test(size=picture.size) as pilot:
         await pilot.press(*PROMPT, "enter")
         while not held.is_set() and (app.chat.busy or app.chat.answer is None):
             await pilot.pause(0.05)
-        await pilot.pause(0.3)
+        await pilot.pause(SETTLE_SECONDS)  # pictures come only so often while an answer runs
         await pilot.press(*picture.keys)
-        await pilot.pause(0.3)
+        await pilot.pause(SETTLE_SECONDS)
         svg = app.export_screenshot(title="sequoia")
         release.set()
         return svg
@@ -100,7 +103,7 @@ def main() -> None:
     """Open the demonstration, record the answer, or draw the pictures."""
     match sys.argv[1:]:
         case []:
-            SequoiaApp(paced_engine, ChatSettings()).run()
+            SequoiaApp(paced_engine, ChatSettings(temperature=0.0, growmap=GROWMAP)).run()
         case ["record"]:
             record()
         case ["pictures"]:
