@@ -14,6 +14,8 @@ from sequoia_core.protocols import ChatEngine, TreeChoice
 from .messages import LoadProgress
 
 if TYPE_CHECKING:  # pydantic is for commands that need settings
+    from sequoia_core.pair import Pair
+
     from .settings import Settings
 
 
@@ -63,20 +65,32 @@ def tree_choice(settings: "Settings") -> TreeChoice:
     return TreeChoice(settings.mode, None if automatic else find_growmap(settings.growmap))
 
 
-def build_chat(settings: "Settings", progress: LoadProgress) -> ChatEngine:
-    """Load the pair and begin a conversation.
+def load_chosen(settings: "Settings", progress: LoadProgress) -> "Pair":
+    """Load the models that the settings mean.
 
     Raises:
         SequoiaError: a setting names something that is not there, or the models do not load.
     """
-    models, choice = chosen_models(settings), tree_choice(settings)
-    from sequoia_core import Conversation, load_pair
+    models = chosen_models(settings)
+    from sequoia_core import load_pair
 
-    pair = load_pair(
+    return load_pair(
         models.target,
         models.draft,
         dtype=settings.dtype,
         device=settings.device,
         progress=progress,
     )
+
+
+def build_chat(settings: "Settings", progress: LoadProgress) -> ChatEngine:
+    """Load the pair and begin a conversation.
+
+    Raises:
+        SequoiaError: a setting names something that is not there, or the models do not load.
+    """
+    choice = tree_choice(settings)
+    pair = load_chosen(settings, progress)
+    from sequoia_core import Conversation
+
     return Conversation(pair, system_prompt=settings.system, tree_choice=choice)

@@ -38,29 +38,21 @@ def bench(
     from ..settings import load_settings
 
     settings = load_settings(flags)
-    models = launch.chosen_models(settings)
     params = settings.chat().sampling()
     if screen:
         typer.echo(_screen(prompts, count, {**flags, "max_new_tokens": tokens}))
         return
     with progress_line() as progress:
-        from sequoia_core import load_pair
         from sequoia_core.bench import BenchPlan, measure
 
-        pair = load_pair(
-            models.target,
-            models.draft,
-            dtype=settings.dtype,
-            device=settings.device,
-            progress=progress,
-        )
+        pair = launch.load_chosen(settings, progress)
         plan = BenchPlan(
             prompts=prompts,
             count=count,
             tokens=tokens,
             temperature=params.temperature,
             hugging_face=hugging_face,
-            source=models.target,
+            source=launch.chosen_models(settings).target,
         )
         report, values = measure(pair, plan, progress)
     typer.echo(report)

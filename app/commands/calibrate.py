@@ -15,17 +15,8 @@ def calibrate(ctx: typer.Context, flags: dict[str, Any]) -> None:  # noqa: ARG00
     from ..settings import load_settings
 
     settings = load_settings(flags)
-    models = launch.chosen_models(settings)
     with progress_line() as progress:
-        from sequoia_core import load_pair
         from sequoia_core.measure import calibrate as measure
 
-        pair = load_pair(
-            models.target,
-            models.draft,
-            dtype=settings.dtype,
-            device=settings.device,
-            progress=progress,
-        )
-        summary = measure(pair, progress)
+        summary = measure(launch.load_chosen(settings, progress), progress)
     typer.echo(summary)
