@@ -3,11 +3,13 @@
 Owns validation of these values; knows nothing of models, trees or devices.
 """
 
-import math
 from dataclasses import dataclass
 from enum import StrEnum
 
 from sequoia_core.errors import ParameterError
+
+LOWEST_TEMPERATURE = 0.01
+"""Below it logits over temperature leave what float32 can tell apart; 0 itself is argmax."""
 
 
 class Mode(StrEnum):
@@ -50,9 +52,10 @@ class SamplingParams:
     stop: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
-        if not (math.isfinite(self.temperature) and 0.0 <= self.temperature <= 100.0):
+        if not (self.temperature == 0.0 or LOWEST_TEMPERATURE <= self.temperature <= 100.0):
             raise ParameterError(
-                f"temperature is {self.temperature}; give a number from 0 (greedy) to 100"
+                f"temperature is {self.temperature}; give 0 (greedy) or a number from "
+                f"{LOWEST_TEMPERATURE} to 100"
             )
         if not 0.0 < self.top_p <= 1.0:
             raise ParameterError(f"top_p is {self.top_p}; give a number above 0 and at most 1")

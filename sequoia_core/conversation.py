@@ -15,7 +15,7 @@ from sequoia_core.chat_template import ChatTemplate, Turn
 from sequoia_core.config import Mode, SamplingParams
 from sequoia_core.engine import Engine
 from sequoia_core.errors import ContextFullError, ParameterError
-from sequoia_core.events import Event, Notice, NoticeKind, Step, TextDelta
+from sequoia_core.events import Event, Notice, NoticeKind, Step, TextDelta, TreeChosen
 from sequoia_core.protocols import PairDescription, TreeChoice
 
 if TYPE_CHECKING:
@@ -58,6 +58,7 @@ class Conversation:
         self._engine = Engine.of(pair, self._tuner)
         self._engine.tree_choice = tree_choice or TreeChoice()
         self._warned_of_precision = False
+        self._answering: _Answering | None = None
         self.set_system_prompt(system_prompt)
 
     @property
@@ -86,6 +87,7 @@ class Conversation:
 
     def clear(self) -> None:
         """Forget all turns; the system prompt stays."""
+        self._answering = None
         self._turns: list[Turn] = []
         self._ids: list[int] = []
 
@@ -111,8 +113,7 @@ class Conversation:
         turns, prompt_ids = self._fit(prompt, params)
         if dropped := len(self._turns) - len(turns):
             yield _trimmed(dropped)
-        yield from self._precision_notice(params)
-        answering = _Answering(turns, prompt)
+        self._answering = answering = _Answering(turns, prompt)
         try:
             for event in self._engine.generate(prompt_ids, params, should_stop):
                 if isinstance(event, TextDelta):
@@ -120,6 +121,8 @@ class Conversation:
                 elif isinstance(event, Step):
                     answering.tokens += len(event.token_ids)
                 yield event
+                if isinstance(event, TreeChosen):
+                    yield from self._precision_notice(event, params)
         finally:  # also when the caller leaves in the middle: what was said stays said
             self._record(answering)
 
@@ -128,6 +131,8 @@ class Conversation:
         yield from self._tuner.tune(should_stop)
 
     def _record(self, answering: _Answering) -> None:
+        if answering is not self._answering:
+            return  # a newer answer was begun: the engine's tokens are its own
         if answering.tokens or answering.text:  # text comes before the step that it is part of
             self._turns = [*answering.turns, Turn(answering.prompt, answering.text)]
             self._ids = list(self._engine.token_ids)
@@ -157,9 +162,9 @@ class Conversation:
             ids.pop()  # the template's own closing begins with it, or takes its place
         return [*ids, *added]
 
-    def _precision_notice(self, params: SamplingParams) -> Iterator[Notice]:
+    def _precision_notice(self, tree: TreeChosen, params: SamplingParams) -> Iterator[Notice]:
         greedy = params.temperature == 0.0 or self.tree_choice.mode is Mode.GREEDY
-        rounds = self.description.dtype != "float32" and self.tree_choice.mode is not Mode.AR
+        rounds = self.description.dtype != "float32" and tree.nodes > 1
         if greedy and rounds and not self._warned_of_precision:
             self._warned_of_precision = True
             yield Notice(

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 
 from sequoia_core.config import Mode, SamplingParams
 from sequoia_core.draft import DraftModel
-from sequoia_core.errors import ContextFullError, ParameterError
+from sequoia_core.errors import ContextFullError, ParameterError, SequoiaError
 from sequoia_core.events import (
     Event,
     Finished,
@@ -85,6 +85,8 @@ class Engine:
         self._clock = PlainClock(self._target, self._ledger)
         self.advisor = advisor
         self.tree_choice = TreeChoice()
+        self._answers = 0
+        self._told = ""
 
     @classmethod
     def of(cls, pair: Pair, advisor: TreeAdvisor) -> Engine:
@@ -140,13 +142,21 @@ class Engine:
             params = replace(params, temperature=0.0)
         growmap, chosen = self._choose(params, len(prompt_ids))
         yield chosen
-        if growmap.size == 1 and self.tree_choice.mode is not Mode.AR:
+        plain = growmap.size == 1 and self.tree_choice.mode is not Mode.AR
+        if plain and chosen.reason != self._told:
             yield Notice(NoticeKind.PLAIN_DECODING, chosen.reason)
+        self._told = chosen.reason
+        self._answers += 1
+        answer = self._answers
         try:
             yield from self._prefill(growmap, prompt_ids, should_stop)
-            yield from self._decode(growmap, params, should_stop)
+            for event in self._decode(growmap, params, should_stop):
+                yield event
+                if answer != self._answers:
+                    raise SequoiaError("this answer was left for a newer one")
         finally:
-            self._ledger.roll_back()
+            if answer == self._answers:  # else the caches are the newer answer's
+                self._ledger.roll_back()
 
     def _choose(self, params: SamplingParams, context: int) -> tuple[GrowMap, TreeChosen]:
         if self._draft is None and self.tree_choice.mode is not Mode.AR:
@@ -166,6 +176,7 @@ class Engine:
             yield PrefillProgress(total - left, total)
         if growmap.size > 1 and self._speculator.fits(growmap):
             self._ledger.read_draft_prompt(MOST_PENDING)  # no step's time, as `Totals` promises
+        self._target.wait()
         yield PrefillDone(len(prompt_ids), cached, perf_counter() - began)
 
     def _decode(
@@ -173,7 +184,7 @@ class Engine:
     ) -> Iterator[Event]:
         sampler = Sampler.of(params, self._target.device)
         text = TextStream(self._codec, params.stop)
-        totals = Totals()
+        totals, rank = Totals(), 0
         while True:
             if should_stop() or self._ledger.unread:
                 finish = FinishReason.CANCELLED
@@ -190,7 +201,7 @@ class Engine:
             kept = verdict.path[: len(emission.token_ids) + 1]
             self._speculator.keep(growmap, kept, emission.token_ids)
             step = self._report(totals.steps + 1, scored, verdict, emission, began)
-            totals = totals.plus(step)
+            totals, rank = totals.plus(step), emission.pieces[-1].rank
             printable = "".join(piece.text for piece in emission.pieces)
             if printable:
                 yield TextDelta(step.index, printable, emission.pieces)
@@ -199,7 +210,7 @@ class Engine:
                 finish = emission.finish
                 break
         if rest := text.flush():
-            yield TextDelta(totals.steps, rest, (Piece(rest, 0),))
+            yield TextDelta(totals.steps, rest, (Piece(rest, rank),))
         yield Finished(finish, totals)
 
     def _room(self, params: SamplingParams, totals: Totals) -> tuple[int, FinishReason]:
@@ -255,7 +266,7 @@ class Engine:
             token_ids=emission.token_ids,
             context_length=self._ledger.target_cache.length,
             timings=StepTimings(draft_ms, verify_ms, total_ms - draft_ms - verify_ms),
-            plain_ms=total_ms if plain else self._clock.milliseconds,
+            plain_ms=total_ms if plain else self._clock.milliseconds(verify_ms),
             plain_source="this step itself decodes plainly" if plain else self._clock.source,
         )
 

@@ -29,5 +29,9 @@ class ParameterError(SequoiaError):
     """A sampling parameter or setting is outside its range."""
 
 
+class NumberError(SequoiaError):
+    """A model computed something that is no number."""
+
+
 class TraceError(SequoiaError):
     """A recorded trace is damaged or of an unknown version."""

@@ -6,6 +6,7 @@ themselves, on the same cache, and again as the context grows. Its own time is n
 
 from collections import deque
 from statistics import median
+from time import monotonic
 
 import torch
 
@@ -15,6 +16,8 @@ from sequoia_core.stopwatch import TimedModel
 FIRST_SAMPLES = 3
 REFRESH_TOKENS = 64
 """Change of context after which one more sample is taken."""
+STALE_SECONDS = 10.0
+"""Age of the latest sample after which the machine may have changed its speed."""
 FAR_TOKENS = 512
 """Change of context after which the samples kept say nothing any more."""
 KEPT_SAMPLES = 5
@@ -32,24 +35,33 @@ class PlainClock:
         self._target, self._ledger = target, ledger
         self._samples: deque[float] = deque(maxlen=KEPT_SAMPLES)
         self._sampled_at = 0
+        self._sampled_when = 0.0
 
-    @property
-    def milliseconds(self) -> float:
-        """Median of the latest samples."""
-        return median(self._samples)
+    def milliseconds(self, tree_ms: float) -> float:
+        """What a plain step takes: the median of the latest samples, at most what the tree took.
+
+        A forward of one row reads the same weights as one of many and does less, so samples that
+        took longer were taken while the machine was busy with something else.
+
+        Args:
+            tree_ms: the target's forward over the tree it is compared with.
+        """
+        return min(median(self._samples), tree_ms)
 
     @property
     def source(self) -> str:
         """How the figure came about, one line."""
         return (
             f"median of {len(self._samples)} one-row target forwards, "
-            f"the last at {self._sampled_at} tokens of context"
+            f"the last at {self._sampled_at} tokens of context, "
+            "at most the step's own verification"
         )
 
     def refresh(self) -> None:
-        """Take a sample if the context has moved on, several if there are none for such a one."""
+        """Take a sample if the context has moved on, several if there is none from here and now."""
         moved = abs(len(self._ledger.token_ids) - self._sampled_at)
-        if not self._samples or moved >= FAR_TOKENS:
+        stale = monotonic() - self._sampled_when >= STALE_SECONDS
+        if not self._samples or stale or moved >= FAR_TOKENS:
             self._sample()  # the first forward after a prompt is colder than a step's
             self._samples.clear()
             for _ in range(FIRST_SAMPLES):
@@ -67,8 +79,8 @@ class PlainClock:
             None,
             cache,
         )
-        if device.type == "cuda":
-            torch.cuda.synchronize(device)
+        self._target.wait()
         cache.truncate(root)
         self._samples.append(self._target.take_ms())
         self._sampled_at = root + 1
+        self._sampled_when = monotonic()

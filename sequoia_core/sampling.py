@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from sequoia_core.config import SamplingParams
+from sequoia_core.errors import NumberError
 
 NUCLEUS_CANDIDATES = 512
 """Top-p looks at this many most probable tokens first: sorting V costs more than a forward."""
@@ -123,7 +124,14 @@ def draw(probs: Tensor, uniform: float) -> int:
     """The token at which the distribution function [V] passes `uniform` in [0, 1).
 
     The sum runs in float64: over a large vocabulary a float32 sum would shift the last tokens.
+
+    Raises:
+        NumberError: a probability is not a number.
     """
     cumulative = probs.double().cumsum(0)
-    token = torch.searchsorted(cumulative, uniform * cumulative[-1], right=True)
-    return int(token)
+    token = int(torch.searchsorted(cumulative, uniform * cumulative[-1], right=True))
+    if token >= len(probs):
+        raise NumberError(
+            "the target's logits left the range of its number format; try --dtype float32"
+        )
+    return token

@@ -68,6 +68,11 @@ class TimedModel:
         self._seconds += perf_counter() - before
         return logits
 
+    def wait(self) -> None:
+        """Return when the device has done what it was given; a CPU has already."""
+        if self.device.type == "cuda":
+            torch.cuda.synchronize(self.device)
+
     def take_ms(self) -> float:
         """Milliseconds since the last call. On CUDA the forwards must have finished."""
         seconds, self._seconds = self._seconds, 0.0

@@ -3,6 +3,7 @@
 Owns the decision; measuring is `sequoia_core.measure`'s affair. Knows nothing of tokens.
 """
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -49,16 +50,26 @@ class BundledAdvisor:
     Args:
         greedy: shape for temperature 0.
         stochastic: shape for sampling.
+        rates: acceptance rates that the draft's own files state, by `greedy` and `stochastic`;
+            without them nothing is expected of a pair that was never measured.
     """
 
-    def __init__(self, greedy: GrowMap, stochastic: GrowMap) -> None:
+    def __init__(
+        self,
+        greedy: GrowMap,
+        stochastic: GrowMap,
+        rates: Mapping[str, tuple[float, ...]] | None = None,
+    ) -> None:
         self._greedy, self._stochastic = greedy, stochastic
+        self._rates = rates or {}
 
     @classmethod
-    def default(cls) -> "BundledAdvisor":
+    def default(cls, rates: Mapping[str, tuple[float, ...]]) -> "BundledAdvisor":
         """The shapes searched for the embedded pair; moderate enough for others."""
         return cls(
-            find_growmap("smollm2-135m/greedy-6x2"), find_growmap("smollm2-135m/stochastic-6x2")
+            find_growmap("smollm2-135m/greedy-6x2"),
+            find_growmap("smollm2-135m/stochastic-6x2"),
+            rates,
         )
 
     def advise(self, greedy: bool, context_length: int, chain: bool) -> Advice:  # noqa: ARG002
@@ -66,7 +77,8 @@ class BundledAdvisor:
         tree = self._greedy if greedy else self._stochastic
         shape = GrowMap.chain(DEFAULT_CHAIN) if chain else tree
         reason = "packaged tree; this machine has not been measured yet"
-        return Advice(shape, tree.acceptance_rates, None, reason)
+        rates = self._rates.get("greedy" if greedy else "stochastic", ())
+        return Advice(shape, rates, None, reason)
 
 
 def tree_for(

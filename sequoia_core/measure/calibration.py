@@ -24,7 +24,7 @@ from sequoia_core.trees import Advice
 
 MAX_NODES = 64
 MAX_DEPTH = 8
-VERSION = 1
+VERSION = 2
 
 _log = logging.getLogger(__name__)
 
@@ -40,8 +40,8 @@ class Calibration:
         context: tokens in the cache while timing.
         greedy: acceptance rates at temperature 0.
         stochastic: acceptance rates when sampling.
-        positions: how many positions the rates were counted over; 0 means they are the draft's
-            own stated rates.
+        greedy_positions: how many positions `greedy` was counted over.
+        stochastic_positions: likewise.
         version: of this format.
 
     Raises:
@@ -54,7 +54,8 @@ class Calibration:
     context: int
     greedy: tuple[float, ...]
     stochastic: tuple[float, ...]
-    positions: int
+    greedy_positions: int
+    stochastic_positions: int
     version: int = VERSION
 
     def __post_init__(self) -> None:
@@ -69,8 +70,10 @@ class Calibration:
         rates = self.greedy if greedy else self.stochastic
         table = expected_tokens_table(rates, MAX_NODES, MAX_DEPTH, 1 if chain else len(rates))
         plan = choose_tree(table, self.target, self.draft, self.target(1), self.overhead_ms)
-        counted = f"{self.positions} positions" if self.positions else "the draft's stated rates"
-        reason = f"measured here at {self.context} tokens of context, rates from {counted}"
+        counted = self.greedy_positions if greedy else self.stochastic_positions
+        reason = (
+            f"measured here at {self.context} tokens of context, rates from {counted} positions"
+        )
         if plan.growmap is None:
             reason = (
                 f"no tree is predicted to pay: the best would run at {plan.predicted_speedup:.2f}x "

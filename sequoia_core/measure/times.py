@@ -103,7 +103,6 @@ def _one(timed: TimedModel, rows: int, cache: KVCache) -> float:
         mask if rows > 1 else None,
         cache,
     )
-    if device.type == "cuda":
-        torch.cuda.synchronize(device)
+    timed.wait()
     cache.truncate(context)
     return timed.take_ms()

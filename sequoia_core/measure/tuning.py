@@ -52,7 +52,7 @@ class Tuner:
 
     def __init__(self, pair: Pair) -> None:
         self._pair = pair
-        self._bundled = BundledAdvisor.default()
+        self._bundled = BundledAdvisor.default(pair.acceptance_rates)
         self._calibration = load_calibration(pair.fingerprint)
         self._advice: dict[tuple[bool, bool], Advice] = {}
         self._texts: list[tuple[SamplingParams, list[int], int]] = []
@@ -115,10 +115,13 @@ class Tuner:
             sampler = Sampler.of(params, self._pair.target.device)
             counter.count(self._pair.target, DraftModel(draft, draft_ids), (ids, prompt), sampler)
             yield "Counting accepted tokens", 0.85
-        overhead_ms = 0.0
-        for latest_ms in self._overhead():
-            overhead_ms = latest_ms
-            yield "Timing bookkeeping", 0.95
+        costs: dict[Mode, list[float]] = {}
+        for mode in (Mode.AR, Mode.SEQUOIA):
+            costs[mode] = []
+            for step in self._steps(mode):
+                costs[mode].append(step.timings.bookkeeping_ms)
+                yield "Timing bookkeeping", 0.95
+        overhead_ms = max(median(costs[Mode.SEQUOIA]) - median(costs[Mode.AR]), 0.0)
         self._calibration = Calibration(
             target=curves[0],
             draft=curves[1],
@@ -126,7 +129,8 @@ class Tuner:
             context=CONTEXT,
             greedy=greedy.rates,
             stochastic=stochastic.rates,
-            positions=greedy.positions + stochastic.positions,
+            greedy_positions=greedy.positions,
+            stochastic_positions=stochastic.positions,
         )
         self._advice.clear()
         save_calibration(self._pair.fingerprint, self._calibration)
@@ -144,22 +148,14 @@ class Tuner:
             if len(engine.token_ids) > len(ids):
                 self._texts.append((params, list(engine.token_ids), len(ids)))
 
-    def _overhead(self) -> Iterator[float]:
-        """Bookkeeping of a tree step beyond a plain step's, milliseconds; refined step by step."""
-        prompt = self._prompt_ids(PROMPTS[0])
+    def _steps(self, mode: Mode) -> Iterator[Step]:
+        """Steps of one answer, plain or with the packaged tree."""
+        engine = self._engine(with_draft=True)
+        engine.tree_choice = TreeChoice(mode, self._bundled.advise(False, CONTEXT, False).growmap)
         params = SamplingParams(TEMPERATURE, seed=0, max_new_tokens=ANSWER_TOKENS)
-        costs: list[list[float]] = []
-        for mode in (Mode.AR, Mode.SEQUOIA):
-            engine = self._engine(with_draft=True)
-            tree = self._bundled.advise(False, CONTEXT, False).growmap
-            engine.tree_choice = TreeChoice(mode, tree)
-            costs.append([])
-            for event in engine.generate(prompt, params):
-                if isinstance(event, Step):
-                    costs[-1].append(event.timings.bookkeeping_ms)
-                    yield 0.0
-        plain, speculative = (median(cost) for cost in costs)
-        yield max(speculative - plain, 0.0)
+        for event in engine.generate(self._prompt_ids(PROMPTS[0]), params):
+            if isinstance(event, Step):
+                yield event
 
     def _prompt_ids(self, prompt: str) -> list[int]:
         return ChatTemplate(self._pair.tokenizer, None).whole([], prompt)

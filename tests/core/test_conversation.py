@@ -14,7 +14,7 @@ from transformers import PreTrainedTokenizerBase
 from sequoia_core.chat_template import ChatTemplate, Turn
 from sequoia_core.config import Mode, SamplingParams
 from sequoia_core.conversation import Conversation
-from sequoia_core.errors import ContextFullError, ParameterError
+from sequoia_core.errors import ContextFullError, ParameterError, SequoiaError
 from sequoia_core.events import (
     Event,
     FinishReason,
@@ -300,6 +300,28 @@ def test_leaving_in_the_middle_of_an_answer_keeps_what_was_said(last: type[Event
     assert chat.tokenizer.decode(chat.prompt_ids(events)) == chat.rendered(
         [Turn("hee", shown)], "tee"
     )
+
+
+def test_an_answer_left_open_cannot_undo_a_newer_one() -> None:
+    chat = Chat(byte_level())
+    stale = chat.talk.reply("hee", GREEDY)
+    while not isinstance(next(stale), Step):
+        pass
+    chat.say("tee")
+    turns, ids = chat.talk.turns, chat.talk.token_ids
+    assert [turn.prompt for turn in turns] == ["tee"]
+    with pytest.raises(SequoiaError, match="newer"):
+        next(stale)
+    assert (chat.talk.turns, chat.talk.token_ids) == (turns, ids)
+    events = chat.say("hee")
+    assert tuple(chat.prompt_ids(events)[: len(ids)]) == ids
+    assert done_of(events).cached_tokens >= len(ids) - 1
+
+
+def test_plain_decoding_for_want_of_a_draft_is_said_once() -> None:
+    chat = Chat(byte_level(), draft=False, dtype="bfloat16")
+    kinds = [kind for prompt in ("hee", "tee", "hee") for kind in notices_of(chat.say(prompt))]
+    assert kinds == [NoticeKind.PLAIN_DECODING]
 
 
 def test_an_answer_cancelled_before_its_first_token_is_no_turn() -> None:

@@ -65,7 +65,7 @@ def expected(pair: Pair) -> Iterator[dict[str, list[int]]]:
 
 @pytest.fixture(scope="module")
 def engine(pair: Pair) -> Engine:
-    return Engine.of(pair, BundledAdvisor.default())
+    return Engine.of(pair, BundledAdvisor.default({}))
 
 
 @pytest.mark.parametrize("choice", CHOICES)

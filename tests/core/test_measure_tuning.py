@@ -1,12 +1,15 @@
 """Measuring goes on in slices, stops when asked, resumes, is kept, and then decides the tree."""
 
 from collections.abc import Callable, Generator, Iterator
+from dataclasses import replace
 from itertools import count
+from types import SimpleNamespace
 from typing import cast
 
 import pytest
 
-from sequoia_core.events import Notice, NoticeKind
+from sequoia_core.config import Mode
+from sequoia_core.events import Notice, NoticeKind, StepTimings
 from sequoia_core.measure import calibrate, tuning
 from sequoia_core.measure.calibration import calibration_path, load_calibration
 from sequoia_core.measure.tuning import Tuner
@@ -50,7 +53,7 @@ def pair(draft_seed: int | None = 1) -> Pair:
 def test_measuring_ends_with_one_notice_and_figures_on_disk() -> None:
     models = pair()
     tuner = Tuner(models)
-    packaged = BundledAdvisor.default().advise(True, 0, False)
+    packaged = BundledAdvisor.default({}).advise(True, 0, False)
     assert tuner.advise(True, 0, False) == packaged
     events = list(tuner.tune(lambda: False))
     assert [type(event) for event in events] == [Notice]
@@ -59,10 +62,29 @@ def test_measuring_ends_with_one_notice_and_figures_on_disk() -> None:
     assert notice.message == tuner.summary()
     calibration = load_calibration(models.fingerprint)
     assert calibration is not None
-    assert calibration.positions == 2 * len(SHORT) * 5
+    assert calibration.greedy_positions == len(SHORT) * 5
+    assert calibration.stochastic_positions == len(SHORT) * 5
     assert calibration.greedy[0] == calibration.stochastic[0] == 1.0  # the draft is the target
     assert tuner.advise(True, 0, False) == calibration.advise(True, False)
     assert list(tuner.tune(lambda: False)) == []
+
+
+def test_bookkeeping_beyond_a_plain_steps_is_part_of_the_figures(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    def steps(_: Tuner, mode: Mode) -> list[SimpleNamespace]:
+        costs = (1.0, 2.0, 9.0) if mode is Mode.AR else (4.0, 5.0, 90.0)
+        return [SimpleNamespace(timings=StepTimings(0.0, 0.0, cost)) for cost in costs]
+
+    monkeypatch.setattr(Tuner, "_steps", steps)
+    models = pair()
+    list(Tuner(models).tune(lambda: False))
+    calibration = load_calibration(models.fingerprint)
+    assert calibration is not None
+    assert calibration.overhead_ms == 3.0
+    dearer = replace(calibration, overhead_ms=1e6)
+    assert calibration.advise(True, False).predicted_speedup != 0
+    assert dearer.advise(True, False).growmap is None
 
 
 def test_figures_are_found_again_and_not_measured_twice() -> None:
@@ -81,7 +103,7 @@ def test_damaged_figures_are_measured_again() -> None:
     list(Tuner(models).tune(lambda: False))
     calibration_path(models.fingerprint).write_text('{"version": 1, "greedy"')
     tuner = Tuner(models)
-    assert tuner.advise(True, 0, False) == BundledAdvisor.default().advise(True, 0, False)
+    assert tuner.advise(True, 0, False) == BundledAdvisor.default({}).advise(True, 0, False)
     assert len(list(tuner.tune(lambda: False))) == 1
     assert load_calibration(models.fingerprint) is not None
 
@@ -120,7 +142,8 @@ def test_what_was_written_before_a_stop_is_not_written_again() -> None:
     assert list(slices(tuner)).count(reading) < whole.count(reading) * 3 // 4
     calibration = load_calibration(models.fingerprint)
     assert calibration is not None
-    assert calibration.positions == 2 * len(SHORT) * 5
+    assert calibration.greedy_positions == len(SHORT) * 5
+    assert calibration.stochastic_positions == len(SHORT) * 5
 
 
 def test_the_share_done_only_rises() -> None:

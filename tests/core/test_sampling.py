@@ -7,7 +7,8 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from sequoia_core import sampling
-from sequoia_core.config import SamplingParams
+from sequoia_core.config import LOWEST_TEMPERATURE, SamplingParams
+from sequoia_core.errors import NumberError
 from sequoia_core.sampling import (
     draft_probs,
     draw,
@@ -165,3 +166,17 @@ def test_small_noise_is_not_on_a_grid() -> None:
     noise = race_noise(torch.zeros(1_000_000), torch.Generator().manual_seed(5))
     smallest = noise.sort().values[:50].double() * 2**24
     assert ((smallest - smallest.round()).abs() > 0.01).sum() > 40
+
+
+def test_what_is_no_number_is_an_error_and_no_token() -> None:
+    with pytest.raises(NumberError, match="float32"):
+        draw(torch.tensor([0.5, float("nan"), 0.5]), 0.3)
+
+
+@given(logits=LOGITS, temperature=st.sampled_from([LOWEST_TEMPERATURE, 0.05, 1.0, 100.0]))
+def test_every_allowed_temperature_gives_probabilities(
+    logits: list[float], temperature: float
+) -> None:
+    probs = full_probs(torch.tensor([logits]) * 100, temperature)
+    assert torch.isfinite(probs).all()
+    assert float(probs.sum()) == pytest.approx(1.0)

@@ -72,12 +72,15 @@ def test_where_no_tree_pays_the_reason_is_passed_on() -> None:
 
 
 def test_packaged_trees_serve_until_something_is_measured() -> None:
-    advisor = BundledAdvisor.default()
+    advisor = BundledAdvisor.default({})
     greedy, sampled = (advisor.advise(each, 0, False) for each in (True, False))
     packaged = [find_growmap(name) for name in growmap_names()]
     assert greedy.growmap in packaged
     assert sampled.growmap in packaged
-    assert greedy.rates
+    assert greedy.rates == ()  # nothing is expected of a pair that was never measured
+    stated = BundledAdvisor.default({"greedy": (0.5, 0.1)})
+    assert stated.advise(True, 0, False).rates == (0.5, 0.1)
+    assert stated.advise(False, 0, False).rates == ()
     assert greedy.predicted_speedup is None
     assert "not been measured" in greedy.reason
     assert advisor.advise(True, 0, True).growmap == GrowMap.chain(DEFAULT_CHAIN)
