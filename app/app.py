@@ -7,6 +7,7 @@ import asyncio
 import difflib
 import logging
 import sys
+import time
 from collections.abc import Iterable
 from functools import partial
 from logging.handlers import RotatingFileHandler
@@ -102,6 +103,16 @@ class SequoiaApp(App[None]):
         self.error_console.soft_wrap = True
         self.exit(return_code=1, message=Text(f"sequoia: {visible(message)}"))
 
+    def save_picture(self) -> None:
+        """Write the screen as an SVG into the working directory, and say where."""
+        path = Path.cwd() / f"sequoia-{time.strftime('%Y%m%d-%H%M%S')}.svg"
+        try:
+            path.write_text(self.export_screenshot(title="sequoia"), encoding="utf-8")
+        except OSError as error:
+            self.chat.note(f"no picture: {path}: {error.strerror}", error=True)
+        else:
+            self.chat.note(f"picture: {path}")
+
     def use_theme(self, name: str) -> None:
         """Switch the theme.
 
@@ -135,7 +146,7 @@ class SequoiaApp(App[None]):
         for theme in self._own_themes:
             line = f"/set theme {theme}"
             yield SystemCommand(f"Theme: {theme}", line, partial(chat.run_line, line))
-        yield SystemCommand("Screenshot", "Save the screen as an SVG", self.action_screenshot)
+        yield SystemCommand("Screenshot", "Save the screen as an SVG here", self.save_picture)
         yield SystemCommand("Quit", "Join the decode thread and leave", self.action_quit)
 
 

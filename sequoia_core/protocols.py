@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Protocol
 
 from sequoia_core.config import Mode
+from sequoia_core.errors import GrowMapError
 
 if TYPE_CHECKING:  # a screen imports this module long before it needs torch
     import torch
@@ -88,6 +89,12 @@ class LanguageModel(Protocol):
         ...
 
 
+MOST_NODES = 1024
+"""Nodes of the largest tree that is decoded with; the published trees end at 768."""
+MOST_DEPTH = 64
+"""Levels of it: each is a drafting pass that nothing can cut short."""
+
+
 @dataclass(frozen=True, slots=True)
 class PairDescription:
     """What is decoding, for a title bar or a report."""
@@ -101,10 +108,22 @@ class PairDescription:
 
 @dataclass(frozen=True, slots=True)
 class TreeChoice:
-    """Which tree a person asked for; `growmap` None leaves the choice to the machine."""
+    """Which tree a person asked for; `growmap` None leaves the choice to the machine.
+
+    Raises:
+        GrowMapError: the tree is too large to be drafted and verified in one step.
+    """
 
     mode: Mode = Mode.SEQUOIA
     growmap: GrowMap | None = None
+
+    def __post_init__(self) -> None:
+        tree = self.growmap
+        if tree is not None and (tree.size > MOST_NODES or tree.depth > MOST_DEPTH):
+            raise GrowMapError(
+                f"growmap {tree.name!r} has {tree.size} nodes and depth {tree.depth}; a step can "
+                f"speculate with at most {MOST_NODES} nodes and depth {MOST_DEPTH}"
+            )
 
 
 class ChatEngine(Protocol):

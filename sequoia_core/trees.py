@@ -90,7 +90,8 @@ def tree_for(
     chain = choice.mode is Mode.CHAIN
     if choice.growmap is not None:
         growmap = _as_chain(choice.growmap) if chain else choice.growmap
-        advice = Advice(growmap, growmap.acceptance_rates, None, "asked for by name")
+        reason = "asked for by name" if growmap.size > 1 else "plain decoding: a tree of one node"
+        advice = Advice(growmap, growmap.acceptance_rates, None, reason)
     else:
         advice = advisor.advise(greedy, context_length, chain)
     growmap = advice.growmap or ROOT

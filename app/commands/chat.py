@@ -1,5 +1,6 @@
 """`sequoia` alone: the chat screen."""
 
+import os
 import sys
 from collections.abc import Mapping
 from typing import Any
@@ -32,5 +33,10 @@ def open_chat(flags: Mapping[str, Any]) -> None:
 
     screen = SequoiaApp(lambda progress: launch.build_chat(settings, progress), chat_settings)
     screen.run()
+    if screen.decoder.alive:
+        # it is deep in a forward that outlasted the join; unwinding the interpreter under it aborts
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(screen.return_code or 0)
     if screen.return_code:
         raise typer.Exit(screen.return_code)

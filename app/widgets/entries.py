@@ -78,12 +78,14 @@ class AnswerEntry:
         answer: what is shown; it may grow between calls of `lines`.
         tinted: tokens are tinted by where they came from.
         walked_step: the step whose tokens are highlighted, or None.
+        walked_line: where they begin among the lines last made, or None.
     """
 
     def __init__(self, answer: Answer, name: str) -> None:
         self.answer = answer
         self.tinted = False
         self.walked_step: int | None = None
+        self.walked_line: int | None = None
         self._name = visible(name)
         self._markdown = MarkdownLines()
         self._key: tuple[object, ...] | None = None
@@ -98,10 +100,11 @@ class AnswerEntry:
         """Its lines; the figures are new each time, the body only when the text is."""
         key = (width, id(look), len(self.answer.spans), self.tinted, self.walked_step)
         if self._key != key:
-            self._key = key
+            self._key, self.walked_line = key, None
             room = width - _INDENT
             if self.plain:
                 body = wrap(self._marked(look), room, look)
+                self.walked_line = self._line_of_walked(room, look)
             else:
                 body = self._markdown.lines(self.answer.text, room, look.markdown)
             self._body = [*_indent(body, " " * _INDENT, look.styles["text"]), []]
@@ -110,6 +113,13 @@ class AnswerEntry:
         style = look.styles["figures"]
         figures = wrap(Text(self._figures(), style=style), width - _INDENT, look)
         return [name, *body, *_indent(figures, " " * _INDENT, style), []]
+
+    def _line_of_walked(self, room: int, look: Look) -> int | None:
+        if self.walked_step is None:
+            return None
+        before = (token.text for token in self.answer.spans if token.step < (self.walked_step or 0))
+        text = "".join(before)
+        return 1 + max(0, len(wrap(Text(text), room, look)) - 1)  # below the name
 
     def _figures(self) -> str:
         if self.answer.statistics or self.answer.done:

@@ -21,6 +21,9 @@ WALKING = (
     ("f4", "tree"), ("f6", "tint"), ("f1", "help"), ("^q", "quit"),
 )  # fmt: skip
 
+KEPT = 2
+"""Keys at the end of each row that stay when others no longer fit: help and quit."""
+
 
 class KeyBar(Line):
     """One line of key and act."""
@@ -36,11 +39,11 @@ class KeyBar(Line):
             self.refresh()
 
     def render(self) -> Content:
-        """As many keys as fit the width."""
-        line = Content("")
-        for key, act in self._keys:
-            item = Content.assemble((f" {key}", "bold $primary"), (f" {act} ", "$notice"))
-            if line.cell_length + item.cell_length > self.size.width:
-                break
-            line = line + item
-        return line
+        """As many keys as fit the width; how to get help and how to leave are the last to go."""
+        items = [
+            Content.assemble((f" {key}", "bold $primary"), (f" {act} ", "$notice"))
+            for key, act in self._keys
+        ]
+        while items and sum(item.cell_length for item in items) > self.size.width:
+            items.pop(-1 - KEPT if len(items) > KEPT else -1)
+        return Content("").join(items)

@@ -66,6 +66,7 @@ class Transcript(ScrollView, can_focus=True):
         self._look: Look | None = None
         self._ends: list[int] = []
         self._lines: list[Lines] = []
+        self._walked: tuple[int, int] | None = None
 
     def on_mount(self) -> None:
         """Show the welcome text."""
@@ -110,12 +111,29 @@ class Transcript(ScrollView, can_focus=True):
         self._lines = [entry.lines(width, look) for entry in self._entries or [self._welcome]]
         self._ends = list(accumulate(len(part) for part in self._lines))
         self._grow(Size(width, self._ends[-1]))
-        if at_end:
+        if not self._follow_walk() and at_end:
             self.scroll_to(y=self.max_scroll_y, animate=False, force=True)
         if self.scroll_offset.y == top:
             for y, (old, new) in enumerate(zip(before, self._visible_lines(), strict=True)):
                 if old != new:
                     self.refresh_line(top + y)
+
+    def _follow_walk(self) -> bool:
+        """Bring the walked step's text into view when the walk moves, the end when it is over."""
+        walked = None
+        for start, entry in zip([0, *self._ends], self._entries, strict=False):
+            if isinstance(entry, AnswerEntry) and entry.walked_line is not None:
+                walked = (entry.walked_step or 0, start + entry.walked_line)
+        moved, self._walked = walked != self._walked, walked
+        if not moved:
+            return walked is not None
+        y, height = (
+            (walked[1] if walked else self.max_scroll_y + self.size.height),
+            self.size.height,
+        )
+        if not self.scroll_offset.y <= y < self.scroll_offset.y + height:
+            self.scroll_to(y=max(0, y - height // 2), animate=False, force=True)
+        return True
 
     def _grow(self, size: Size) -> None:
         """Take another virtual size; lays out the screen only where a scroll bar comes or goes."""

@@ -102,7 +102,7 @@ def load_calibration(fingerprint: str) -> Calibration | None:
     except FileNotFoundError:
         return None
     except (OSError, ValidationError, ParameterError) as error:
-        _log.warning("%s is unreadable and will be measured again (%s)", path, type(error).__name__)
+        _log.info("%s is of another version or damaged; it is measured again: %s", path, error)
         return None
     return calibration if calibration.version == VERSION else None
 
@@ -116,4 +116,4 @@ def save_calibration(fingerprint: str, calibration: Calibration) -> None:
             file.write(_ADAPTER.dump_json(calibration, indent=1))
         os.replace(file.name, path)  # noqa: PTH105 atomic, and the name is a string
     except OSError as error:
-        _log.warning("measured figures are not kept: %s", error)
+        _log.info("measured figures are not kept: %s", error)

@@ -5,7 +5,7 @@ import json
 import subprocess
 import sys
 from pathlib import Path
-from types import ModuleType
+from types import ModuleType, SimpleNamespace
 from typing import Any
 
 import pytest
@@ -288,6 +288,7 @@ class FakeScreen:
 
     opened: list["FakeScreen"] = []  # noqa: RUF012 a log, reset by the fixture
     return_code = 0
+    decoder = SimpleNamespace(alive=False)
 
     def __init__(self, engine_factory: Any, settings: ChatSettings) -> None:
         self.engine_factory, self.settings = engine_factory, settings
@@ -338,6 +339,19 @@ def test_a_screen_that_failed_fails_the_command(
     with pytest.raises(SystemExit) as caught:
         app([])
     assert caught.value.code == 4
+
+
+def test_a_decode_thread_that_cannot_be_joined_does_not_hold_the_process(
+    screen: list[FakeScreen], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Leaving the interpreter under a thread that is deep in native code would abort it."""
+    left: list[int] = []
+    monkeypatch.setattr(FakeScreen, "decoder", SimpleNamespace(alive=True))
+    monkeypatch.setattr("app.commands.chat.os._exit", left.append)
+    sit_down(monkeypatch)
+    with pytest.raises(SystemExit):
+        app([])
+    assert left == [0]
 
 
 def test_a_bad_setting_is_found_before_the_screen_opens(

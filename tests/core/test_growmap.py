@@ -397,7 +397,7 @@ def test_every_packaged_shape_loads_under_its_name_and_says_its_source() -> None
         assert tree.source
         assert find_growmap(f"{name}.json") == tree
     assert find_growmap("chain/4").parents == GrowMap.chain(4).parents
-    assert find_growmap("k-ary/8x8").parents == GrowMap.k_ary([8] + [1] * 7).parents
+    assert find_growmap("paths/8x8").parents == GrowMap.k_ary([8] + [1] * 7).parents
 
 
 def test_the_packaged_readme_lists_every_shape_with_its_figures() -> None:

@@ -3,8 +3,9 @@
 import pytest
 
 from sequoia_core.config import Mode
+from sequoia_core.errors import GrowMapError
 from sequoia_core.growmap import GrowMap, find_growmap, growmap_names
-from sequoia_core.protocols import TreeChoice
+from sequoia_core.protocols import MOST_DEPTH, MOST_NODES, TreeChoice
 from sequoia_core.trees import DEFAULT_CHAIN, ROOT, Advice, BundledAdvisor, tree_for
 
 TREE = GrowMap((-1, 0, 0, 1, 3), name="mine", acceptance_rates=(0.5, 0.2))
@@ -84,3 +85,9 @@ def test_packaged_trees_serve_until_something_is_measured() -> None:
     assert greedy.predicted_speedup is None
     assert "not been measured" in greedy.reason
     assert advisor.advise(True, 0, True).growmap == GrowMap.chain(DEFAULT_CHAIN)
+
+
+@pytest.mark.parametrize("tree", [GrowMap.chain(MOST_DEPTH + 1), GrowMap.k_ary([MOST_NODES])])
+def test_a_tree_too_large_for_a_step_is_refused(tree: GrowMap) -> None:
+    with pytest.raises(GrowMapError, match="at most 1024 nodes and depth 64"):
+        TreeChoice(growmap=tree)
