@@ -7,16 +7,14 @@ the prompt is left out for all alike. No system stops at an end-of-sequence toke
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from statistics import fmean
 from time import perf_counter
 from typing import Any, Protocol
 
 import torch
 
-from sequoia_core.codec import TokenizerCodec
 from sequoia_core.config import Mode, SamplingParams
-from sequoia_core.draft import DraftModel
 from sequoia_core.engine import Engine
 from sequoia_core.events import Step
 from sequoia_core.measure.tuning import Tuner
@@ -77,14 +75,7 @@ class OwnSystem:
 
     def __init__(self, name: str, pair: Pair, tuner: Tuner, choice: TreeChoice) -> None:
         self.name = name
-        draft = DraftModel(pair.draft, pair.draft_vocab_ids) if pair.draft else None
-        self._engine = Engine(
-            pair.target,
-            draft,
-            codec=TokenizerCodec(pair.tokenizer),
-            eos_token_ids=frozenset(),
-            advisor=tuner,
-        )
+        self._engine = Engine.of(replace(pair, eos_token_ids=frozenset()), tuner)
         self._engine.tree_choice = choice
 
     def run(self, prompt_ids: Sequence[int], params: SamplingParams) -> Run:

@@ -11,7 +11,6 @@ from statistics import median
 from typing import TYPE_CHECKING
 
 from sequoia_core.chat_template import ChatTemplate
-from sequoia_core.codec import TokenizerCodec
 from sequoia_core.config import Mode, SamplingParams
 from sequoia_core.draft import DraftModel
 from sequoia_core.engine import Engine
@@ -137,7 +136,7 @@ class Tuner:
 
     def _write_texts(self) -> Iterator[tuple[str, float]]:
         """Let the target answer the prompts plainly, greedily and sampled."""
-        engine = self._engine(with_draft=False)
+        engine = self._engine(TreeChoice(Mode.AR))
         wanted = [(temperature, prompt) for prompt in PROMPTS for temperature in (0.0, TEMPERATURE)]
         for at in range(len(self._texts), len(wanted)):
             temperature, prompt = wanted[at]
@@ -150,8 +149,8 @@ class Tuner:
 
     def _steps(self, mode: Mode) -> Iterator[Step]:
         """Steps of one answer, plain or with the packaged tree."""
-        engine = self._engine(with_draft=True)
-        engine.tree_choice = TreeChoice(mode, self._bundled.advise(False, CONTEXT, False).growmap)
+        growmap = self._bundled.advise(False, CONTEXT, False).growmap
+        engine = self._engine(TreeChoice(mode, growmap))
         params = SamplingParams(TEMPERATURE, seed=0, max_new_tokens=ANSWER_TOKENS)
         for event in engine.generate(self._prompt_ids(PROMPTS[0]), params):
             if isinstance(event, Step):
@@ -160,13 +159,7 @@ class Tuner:
     def _prompt_ids(self, prompt: str) -> list[int]:
         return ChatTemplate(self._pair.tokenizer, None).whole([], prompt)
 
-    def _engine(self, with_draft: bool) -> Engine:
-        pair = self._pair
-        draft = DraftModel(pair.draft, pair.draft_vocab_ids) if pair.draft and with_draft else None
-        return Engine(
-            pair.target,
-            draft,
-            codec=TokenizerCodec(pair.tokenizer),
-            eos_token_ids=pair.eos_token_ids,
-            advisor=self._bundled,
-        )
+    def _engine(self, choice: TreeChoice) -> Engine:
+        engine = Engine.of(self._pair, self._bundled)
+        engine.tree_choice = choice
+        return engine
