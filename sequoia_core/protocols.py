@@ -61,8 +61,13 @@ class LanguageModel(Protocol):
         """Where inputs must lie."""
         ...
 
-    def new_cache(self) -> KVCache:
-        """An empty cache for one conversation."""
+    def new_cache(self, beside: KVCache | None = None) -> KVCache:
+        """An empty cache for one conversation.
+
+        Args:
+            beside: the target's cache of that conversation, for a draft conditioned on the target's
+                hidden states. It must be ahead of the draft's whenever the draft is run.
+        """
         ...
 
     def forward(
@@ -73,7 +78,9 @@ class LanguageModel(Protocol):
         Args:
             token_ids: int64 [n].
             position_ids: int64 [n].
-            mask: bool [n, S + n], True where a row may attend; None is causal.
+            mask: bool [n, S + n], True where a row may attend; None is causal. Rows without a mask
+                continue the text; rows with one are nodes of a tree, and the last row that such a
+                row sees before itself is its parent.
             cache: from this model's `new_cache`, holding S tokens.
 
         Returns:

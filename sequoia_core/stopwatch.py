@@ -44,9 +44,9 @@ class TimedModel:
         """Where inputs must lie."""
         return self._model.device
 
-    def new_cache(self) -> KVCache:
+    def new_cache(self, beside: KVCache | None = None) -> KVCache:
         """An empty cache for one conversation."""
-        return self._model.new_cache()
+        return self._model.new_cache(beside)
 
     def extend(self, token_ids: Tensor, cache: KVCache) -> None:
         """Append tokens; not timed, since it is no part of a step."""

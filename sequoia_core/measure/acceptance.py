@@ -13,7 +13,7 @@ from torch import Tensor
 
 from sequoia_core.draft import DraftModel
 from sequoia_core.growmap import GrowMap
-from sequoia_core.protocols import LanguageModel
+from sequoia_core.protocols import KVCache, LanguageModel
 from sequoia_core.speculator import Sampler
 from sequoia_core.token_tree import TokenTree, score
 
@@ -53,8 +53,9 @@ class AcceptanceCount:
         """
         token_ids, prompt = text
         ids = torch.tensor(list(token_ids), device=target.device)
-        target_logits = _answer_logits(target, ids, prompt)
-        draft_logits = _answer_logits(draft.model, ids, prompt)
+        cache = target.new_cache()
+        target_logits = _answer_logits(target, ids, prompt, cache)
+        draft_logits = _answer_logits(draft.model, ids, prompt, draft.model.new_cache(cache))
         if draft.vocab_ids is not None:
             draft_logits = draft_logits[:, : draft.vocab_ids.shape[0]]
         for target_row, draft_row in zip(target_logits, draft_logits, strict=True):
@@ -84,9 +85,8 @@ class AcceptanceCount:
             self._accepted[self._star.ranks[verdict.path[1]]] += 1
 
 
-def _answer_logits(model: LanguageModel, ids: Tensor, prompt: int) -> Tensor:
+def _answer_logits(model: LanguageModel, ids: Tensor, prompt: int, cache: KVCache) -> Tensor:
     """Logits [answer, V] before each answer token."""
-    cache = model.new_cache()
     model.extend(ids[: prompt - 1], cache)
     positions = torch.arange(prompt - 1, len(ids) - 1, device=model.device)
     return model.forward(ids[prompt - 1 : -1], positions, None, cache)

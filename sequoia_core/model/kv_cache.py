@@ -22,9 +22,24 @@ class LayeredKVCache:
     The buffer is `[L, 2, K, capacity, D]`, so that dropping a rejected branch is one gather over
     all layers. Rows past `length` hold leftovers and are never read as tokens; on CUDA attention
     spans a whole length bucket, whose tail the mask hides, so that shapes repeat from step to step.
+
+    Beside them it can hold features: hidden states of each token, for a draft that reads them. They
+    follow the same verbs, so a feature is always that of the token at its place.
+
+    Args:
+        config: shape of the model.
+        device: of the buffers.
+        dtype: likewise.
+        feature_slots: hidden states held per token.
     """
 
-    def __init__(self, config: ModelConfig, device: torch.device, dtype: torch.dtype) -> None:
+    def __init__(
+        self,
+        config: ModelConfig,
+        device: torch.device,
+        dtype: torch.dtype,
+        feature_slots: int = 0,
+    ) -> None:
         self._config = config
         self._bucket = CUDA_BUCKET if device.type == "cuda" else 1
         self._length = 0
@@ -35,6 +50,7 @@ class LayeredKVCache:
             device=device,
             dtype=dtype,
         )
+        self._features = self._buffer.new_zeros((capacity, feature_slots, config.hidden_size))
 
     @property
     def length(self) -> int:
@@ -70,6 +86,9 @@ class LayeredKVCache:
         larger = self._buffer.new_zeros((layers, two, heads, capacity, dim))
         larger[:, :, :, : self._length] = self._buffer[:, :, :, : self._length]
         self._buffer = larger
+        features = self._features.new_zeros((capacity, *self._features.shape[1:]))
+        features[: self._length] = self._features[: self._length]
+        self._features = features
 
     def write(self, layer: int, keys_values: Tensor) -> tuple[Tensor, Tensor]:
         """Put n rows after the S cached ones and return the keys and values to attend over.
@@ -89,6 +108,23 @@ class LayeredKVCache:
         attended = layer_buffer[:, None, :, : self.span(rows)]
         return attended[0], attended[1]
 
+    def write_features(self, slot: int, hidden: Tensor) -> None:
+        """Put hidden states [n, hidden] of n rows after the S cached ones; see `write`."""
+        self._features[self._length : self._length + hidden.shape[0], slot].copy_(hidden)
+
+    def features(self, start: int, stop: int) -> Tensor:
+        """Features of the tokens from `start` to before `stop`.
+
+        Returns:
+            `[stop - start, feature_slots, hidden]`, a view of the buffer.
+        """
+        assert 0 <= start <= stop <= self._length
+        return self._features[start:stop]
+
+    def features_at(self, rows: Tensor) -> Tensor:
+        """Features of the tokens at int64 [n] places: `[n, feature_slots, hidden]`."""
+        return self._features[rows]
+
     def advance(self, rows: int) -> None:
         """Count `rows` tokens that every layer has written."""
         self._length += rows
@@ -107,6 +143,7 @@ class LayeredKVCache:
             index = torch.tensor(list(rows), device=self._buffer.device)
             kept = self._buffer.index_select(3, index)
             self._buffer[:, :, :, committed : committed + len(rows)].copy_(kept)
+            self._features[committed : committed + len(rows)].copy_(self._features[index])
         self._length = committed + len(rows)
 
     def truncate(self, length: int) -> None:

@@ -7,7 +7,7 @@ vocabulary, `H` query heads, `K` KV heads, `G = H / K`, `D` head dim.
 Nothing here waits for the device: no value is read back between the inputs and the logits.
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -46,6 +46,7 @@ class Llama:
         device: where to compute.
         dtype: of weights, activations and cache. Logits are float32.
         skinny_int8: allow int8 weights for few rows; for a draft, see `linear.SkinnyInt8Linear`.
+        feature_layers: layers whose outputs a cache keeps, for a draft that reads them.
     """
 
     def __init__(
@@ -55,6 +56,7 @@ class Llama:
         device: torch.device,
         dtype: torch.dtype,
         skinny_int8: bool = False,
+        feature_layers: Sequence[int] = (),
     ) -> None:
         def get(name: str) -> Tensor:
             return weights[f"{name}.weight"].to(device, dtype)
@@ -65,6 +67,7 @@ class Llama:
         self.config = config
         self.dtype = dtype
         self._device = device
+        self._feature_slots = {layer: slot for slot, layer in enumerate(feature_layers)}
         self.embedding = get("model.embed_tokens")
         self._layers = [
             _layer(get, linear, f"model.layers.{index}") for index in range(config.num_layers)
@@ -89,9 +92,9 @@ class Llama:
         """Where inputs must lie."""
         return self._device
 
-    def new_cache(self) -> LayeredKVCache:
-        """An empty cache for one conversation."""
-        return LayeredKVCache(self.config, self._device, self.dtype)
+    def new_cache(self, beside: KVCache | None = None) -> LayeredKVCache:  # noqa: ARG002
+        """An empty cache for one conversation; nothing is read from another model's cache."""
+        return LayeredKVCache(self.config, self._device, self.dtype, len(self._feature_slots))
 
     @torch.inference_mode()
     def forward(
@@ -147,6 +150,8 @@ class Llama:
             x = self._normed(hidden, layer.mlp_norm)
             gate, up = layer.gate_up(x).chunk(2, dim=-1)
             hidden = layer.down.add(functional.silu(gate) * up, hidden)
+            if index in self._feature_slots:
+                cache.write_features(self._feature_slots[index], hidden)
         cache.advance(rows)
         return hidden
 

@@ -57,7 +57,7 @@ class TableModel:
         """Float32 [V] after a sequence."""
         return self.row_logits(tuple(token_ids[-self._order :]))
 
-    def new_cache(self) -> RowCache:
+    def new_cache(self, beside: KVCache | None = None) -> RowCache:
         self.caches.append(RowCache())
         return self.caches[-1]
 
