@@ -1,0 +1,1 @@
+"""Making a draft for a target out of text that the target writes itself; see `pipeline`."""

@@ -1,0 +1,260 @@
+"""Conversations as token ids, with a mark on every token that the target wrote as the assistant.
+
+Owns the file format, the split by conversation and the measure of repetition. It knows nothing of
+how the text came to be or what is learnt from it.
+"""
+
+from __future__ import annotations
+
+import os
+import tempfile
+import zipfile
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from itertools import pairwise
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from sequoia_core.chat_template import ChatTemplate
+from sequoia_core.errors import ParameterError
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
+
+GRAM = 8
+"""Tokens of a phrase that counts as repeated when it comes again."""
+
+_HASH_BASE = np.uint64(0x9E3779B97F4A7C15)
+
+
+@dataclass(frozen=True, slots=True)
+class AnswerMarks:
+    """How an answer is told from its surroundings in a row of token ids.
+
+    Attributes:
+        header: what stands right before an answer.
+        closing: tokens of which any ends it.
+    """
+
+    header: tuple[int, ...]
+    closing: frozenset[int]
+
+    @classmethod
+    def of(cls, tokenizer: PreTrainedTokenizerBase, closing: Iterable[int]) -> AnswerMarks:
+        """The marks of a tokenizer's chat template: what two prompts have in common at their ends.
+
+        Raises:
+            ParameterError: the template puts nothing there or refuses a plain question.
+        """
+        template = ChatTemplate(tokenizer, None)
+        one, other = (template.whole([], prompt)[::-1] for prompt in ("a", "2"))
+        shared = next(
+            (at for at, pair in enumerate(zip(one, other, strict=False)) if pair[0] != pair[1]), 0
+        )
+        if not shared:
+            raise ParameterError("the chat template puts nothing between a question and its answer")
+        return cls(tuple(reversed(one[:shared])), frozenset(closing))
+
+    def answers(self, token_ids: Sequence[int]) -> NDArray[np.bool_]:
+        """True where a token of this conversation belongs to an answer or closes it."""
+        marked = np.zeros(len(token_ids), dtype=np.bool_)
+        inside, width = False, len(self.header)
+        for at, token in enumerate(token_ids):
+            inside = inside or tuple(token_ids[max(at - width, 0) : at]) == self.header
+            marked[at] = inside
+            inside = inside and token not in self.closing
+        return marked
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Corpus:
+    """Conversations one after the other.
+
+    Attributes:
+        tokens: uint16 or uint32 `[n]`, token ids.
+        offsets: int64 `[conversations]`, where each begins.
+        answers: bool `[n]`, True where the target wrote the token as the assistant, the token that
+            closes the answer included.
+
+    Raises:
+        ParameterError: the arrays do not fit each other.
+    """
+
+    tokens: NDArray[np.unsignedinteger[Any]]
+    offsets: NDArray[np.int64]
+    answers: NDArray[np.bool_]
+
+    def __post_init__(self) -> None:
+        if self.tokens.dtype not in (np.uint16, np.uint32) or self.answers.dtype != np.bool_:
+            raise ParameterError("a corpus holds uint16 or uint32 tokens and boolean answers")
+        ends = [*self.offsets.tolist(), len(self.tokens)]
+        whole = ends[0] == 0 and all(low < high for low, high in pairwise(ends))
+        if self.tokens.shape != self.answers.shape or not whole:
+            raise ParameterError("a corpus's offsets and answers do not fit its tokens")
+
+    @classmethod
+    def of(
+        cls, conversations: Iterable[tuple[Sequence[int], Sequence[bool]]], vocab_size: int
+    ) -> Corpus:
+        """Put conversations, each with its answer marks, one after the other."""
+        kind = np.uint16 if vocab_size <= 1 << 16 else np.uint32
+        pairs = [(np.asarray(ids, kind), np.asarray(marks, bool)) for ids, marks in conversations]
+        lengths = np.array([0, *(len(ids) for ids, _ in pairs)], dtype=np.int64)
+        return cls(
+            tokens=np.concatenate([np.zeros(0, kind), *(ids for ids, _ in pairs)]),
+            offsets=lengths.cumsum()[:-1],
+            answers=np.concatenate([np.zeros(0, bool), *(marks for _, marks in pairs)]),
+        )
+
+    @property
+    def conversations(self) -> int:
+        """How many there are."""
+        return len(self.offsets)
+
+    def span(self, index: int) -> slice:
+        """Where conversation `index` lies in `tokens` and `answers`."""
+        end = self.offsets[index + 1] if index + 1 < self.conversations else len(self.tokens)
+        return slice(int(self.offsets[index]), int(end))
+
+    def select(self, indices: Iterable[int]) -> Corpus:
+        """These conversations in this order."""
+        return self._of_spans([self.span(index) for index in indices])
+
+    def joined(self, other: Corpus) -> Corpus:
+        """This corpus and then the other."""
+        return Corpus(
+            np.concatenate((self.tokens, other.tokens)),
+            np.concatenate((self.offsets, other.offsets + len(self.tokens))),
+            np.concatenate((self.answers, other.answers)),
+        )
+
+    def split(self, held_out: int, seed: int) -> tuple[Corpus, Corpus]:
+        """Set whole conversations apart by chance.
+
+        Returns:
+            the others and the `held_out` chosen ones, both in their old order.
+
+        Raises:
+            ParameterError: nothing would be left of one of them.
+        """
+        if not 0 < held_out < self.conversations:
+            raise ParameterError(
+                f"{held_out} of {self.conversations} conversations cannot be held out; "
+                "generate more text"
+            )
+        order = np.random.default_rng(seed).permutation(self.conversations).tolist()
+        return self.select(sorted(order[held_out:])), self.select(sorted(order[:held_out]))
+
+    def repetition(self) -> NDArray[np.float64]:
+        """Share of each conversation's 8-grams that it said before; float64 [conversations]."""
+        shares = [_shares_of_prefixes(self.tokens[self.span(at)]) for at in self._indices]
+        return np.array([each[-1] if len(each) else 0.0 for each in shares])
+
+    def without_loops(self, limit: float) -> Corpus:
+        """Cut the tails in which a conversation only repeats itself.
+
+        Of each conversation the longest beginning is kept whose share of repeated 8-grams is at
+        most `limit`. Loops stand at the end and never stop, so what is lost is their rounds but the
+        first; the text before is as good as any other. Only a conversation that has no answer left
+        is dropped.
+        """
+        spans = []
+        for at in self._indices:
+            span = self.span(at)
+            calm = np.flatnonzero(_shares_of_prefixes(self.tokens[span]) <= limit)
+            grams = int(calm[-1]) + 1 if len(calm) else 0
+            kept = slice(span.start, min(span.start + grams + GRAM - 1, span.stop))
+            if self.answers[kept].any():
+                spans.append(kept)
+        return self._of_spans(spans)
+
+    def save(self, path: Path) -> None:
+        """Write the corpus as a compressed npz, whole or not at all.
+
+        Raises:
+            OSError: the disk refuses.
+        """
+        with tempfile.NamedTemporaryFile(dir=path.parent, delete=False) as file:
+            np.savez_compressed(
+                file, tokens=self.tokens, offsets=self.offsets, answers=self.answers
+            )
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(file.name, path)  # noqa: PTH105 atomic, and the name is a string
+
+    @classmethod
+    def load(cls, path: Path) -> Corpus:
+        """Read what `save` wrote.
+
+        Raises:
+            ParameterError: it is missing, damaged or something else.
+        """
+        arrays = _read(path)
+        if "answers" not in arrays:
+            raise ParameterError(f"{path}: no marks on answers; it holds tokens only")
+        return _from_arrays(path, arrays, arrays["answers"])
+
+    @property
+    def _indices(self) -> range:
+        return range(self.conversations)
+
+    def _of_spans(self, spans: Sequence[slice]) -> Corpus:
+        lengths = np.array([0, *(span.stop - span.start for span in spans)], dtype=np.int64)
+        return Corpus(
+            np.concatenate([self.tokens[:0], *(self.tokens[span] for span in spans)]),
+            lengths.cumsum()[:-1],
+            np.concatenate([self.answers[:0], *(self.answers[span] for span in spans)]),
+        )
+
+
+def load_tokens(path: Path, marks: AnswerMarks) -> Corpus:
+    """Read a corpus, or a file with `tokens` and `offsets` only, whose answers are then looked for.
+
+    Raises:
+        ParameterError: it is missing, damaged or something else, or has no answer in it.
+    """
+    arrays = _read(path)
+    answers = arrays.get("answers")
+    if answers is None:
+        corpus = _from_arrays(path, arrays, np.zeros(len(arrays["tokens"]), bool))
+        spans = (corpus.tokens[corpus.span(at)].tolist() for at in range(corpus.conversations))
+        answers = np.concatenate([np.zeros(0, bool), *(marks.answers(each) for each in spans)])
+    if not answers.any():
+        raise ParameterError(f"{path}: no answer in it that begins as this target's would")
+    return _from_arrays(path, arrays, answers)
+
+
+def _read(path: Path) -> dict[str, NDArray[Any]]:
+    try:
+        with np.load(path, allow_pickle=False) as file:
+            arrays = dict(file) if isinstance(file, np.lib.npyio.NpzFile) else {}
+    except (OSError, ValueError, EOFError, zipfile.BadZipFile) as error:
+        raise ParameterError(f"{path} cannot be read as an npz file: {error}") from None
+    if missing := {"tokens", "offsets"} - arrays.keys():
+        raise ParameterError(f"{path}: no array called {min(missing)} in it")
+    return arrays
+
+
+def _from_arrays(path: Path, arrays: dict[str, NDArray[Any]], answers: NDArray[Any]) -> Corpus:
+    tokens, offsets = arrays["tokens"], arrays["offsets"].astype(np.int64)
+    if len(offsets) and offsets[-1] == len(tokens):  # some files name the end as well
+        offsets = offsets[:-1]
+    try:
+        return Corpus(tokens, offsets, answers)
+    except ParameterError as error:
+        raise ParameterError(f"{path}: {error}") from None
+
+
+def _shares_of_prefixes(tokens: NDArray[Any]) -> NDArray[np.float64]:
+    """Entry i: the share of repeated 8-grams among the first i + 1."""
+    count = max(len(tokens) - GRAM + 1, 0)
+    wide = tokens.astype(np.uint64)
+    hashes = np.zeros(count, np.uint64)
+    for step in range(GRAM):
+        hashes = hashes * _HASH_BASE + wide[step : step + count]
+    repeated = np.ones(count, bool)
+    repeated[np.unique(hashes, return_index=True)[1]] = False
+    return repeated.cumsum() / np.arange(1, count + 1)
