@@ -20,6 +20,9 @@ from sequoia_core.model.linear import Linear, pack
 from sequoia_core.model.rope import rotary_tables, rotate
 from sequoia_core.protocols import KVCache
 
+Attend = Callable[[int, Tensor, Tensor], Tensor]
+"""Layer index, rotated queries [1, K, G n, D], new keys and values [2, K, n, D] -> [n, H D]."""
+
 PREFILL_ROWS = 256
 """Rows read at once by `extend`: bounds the mask and the activations of a long prompt."""
 
@@ -115,9 +118,7 @@ class Llama:
             ContextFullError: S + n exceeds the context window.
         """
         assert isinstance(cache, LayeredKVCache)
-        hidden = self._hidden(token_ids, position_ids, mask, cache)
-        logits = self._head(self._normed(hidden, self._norm))  # [n, V]
-        return logits.float()
+        return self.logits(self._hidden(token_ids, position_ids, mask, cache))
 
     @torch.inference_mode()
     def extend(self, token_ids: Tensor, cache: KVCache) -> None:
@@ -133,25 +134,58 @@ class Llama:
             position_ids = torch.arange(first, first + chunk.shape[0], device=self._device)
             self._hidden(chunk, position_ids, None, cache)
 
+    def through_layers(
+        self,
+        token_ids: Tensor,
+        position_ids: Tensor,
+        attend: Attend,
+        watch: Callable[[int, Tensor], None],
+    ) -> Tensor:
+        """The layers with an attention of the caller's choice, who also keeps keys and values.
+
+        Args:
+            token_ids: int64 [n].
+            position_ids: int64 [n].
+            attend: see `Attend`.
+            watch: told every layer's index and output [n, hidden].
+
+        Returns:
+            the last layer's output [n, hidden], for `logits`.
+        """
+        cos, sin = self._cos[position_ids], self._sin[position_ids]  # [n, 1, D]
+        hidden = functional.embedding(token_ids, self.embedding)  # [n, hidden]
+        for index, layer in enumerate(self._layers):
+            x = self._normed(hidden, layer.attention_norm)
+            queries, keys_values = self._heads(layer.query_key_value(x), cos, sin)
+            attended = attend(index, queries, keys_values)
+            hidden = layer.attention_out.add(attended, hidden)
+            x = self._normed(hidden, layer.mlp_norm)
+            gate, up = layer.gate_up(x).chunk(2, dim=-1)
+            hidden = layer.down.add(functional.silu(gate) * up, hidden)
+            watch(index, hidden)
+        return hidden
+
+    def logits(self, hidden: Tensor) -> Tensor:
+        """Last layer's output [n, hidden] -> float32 [n, V]."""
+        logits: Tensor = self._head(self._normed(hidden, self._norm))
+        return logits.float()
+
     def _hidden(
         self, token_ids: Tensor, position_ids: Tensor, mask: Tensor | None, cache: LayeredKVCache
     ) -> Tensor:
         rows = token_ids.shape[0]
         cache.reserve(rows)
         bias = self._attention_bias(mask, rows, cache)
-        cos, sin = self._cos[position_ids], self._sin[position_ids]  # [n, 1, D]
-        hidden = functional.embedding(token_ids, self.embedding)  # [n, hidden]
-        for index, layer in enumerate(self._layers):
-            x = self._normed(hidden, layer.attention_norm)
-            queries, keys_values = self._heads(layer.query_key_value(x), cos, sin)
+
+        def attend(index: int, queries: Tensor, keys_values: Tensor) -> Tensor:
             keys, values = cache.write(index, keys_values)
-            attended = self._attend(queries, keys, values, bias)
-            hidden = layer.attention_out.add(attended, hidden)
-            x = self._normed(hidden, layer.mlp_norm)
-            gate, up = layer.gate_up(x).chunk(2, dim=-1)
-            hidden = layer.down.add(functional.silu(gate) * up, hidden)
+            return self._attend(queries, keys, values, bias)
+
+        def watch(index: int, hidden: Tensor) -> None:
             if index in self._feature_slots:
                 cache.write_features(self._feature_slots[index], hidden)
+
+        hidden = self.through_layers(token_ids, position_ids, attend, watch)
         cache.advance(rows)
         return hidden
 
