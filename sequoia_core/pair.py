@@ -7,7 +7,7 @@ It knows nothing of trees or of decoding.
 import hashlib
 import importlib.util
 from collections import ChainMap
-from collections.abc import Mapping, MutableMapping
+from collections.abc import Callable, Mapping, MutableMapping
 from dataclasses import dataclass, replace
 from math import prod
 from pathlib import Path
@@ -18,6 +18,7 @@ import torch
 from torch import Tensor
 
 from sequoia_core.errors import ModelLoadError, TokenizerMismatchError
+from sequoia_core.model.config import ModelConfig
 from sequoia_core.model.convert_cache import ConvertCache, default_root
 from sequoia_core.model.device import choose_device, choose_dtype, device_name, dtype_name
 from sequoia_core.model.llama import Llama
@@ -61,6 +62,23 @@ class Pair:
     description: PairDescription
     fingerprint: str
     acceptance_rates: Mapping[str, tuple[float, ...]]
+
+
+@dataclass(frozen=True, slots=True)
+class OpenedDraft:
+    """A draft fit for its target, its weights still where they lie.
+
+    Attributes:
+        name: for a report.
+        config: its shape.
+        weights: tensors under Hugging Face's Llama names, any borrowed ones among them.
+        vocab_ids: as `Pair.draft_vocab_ids`.
+    """
+
+    name: str
+    config: ModelConfig
+    weights: Mapping[str, Tensor]
+    vocab_ids: Tensor | None
 
 
 def embedded_target_path() -> Path:
@@ -147,6 +165,24 @@ def open_target(source: str | None, dtype: torch.dtype) -> Checkpoint:
     return _open(source, NO_DRAFT, dtype, lambda _message, _fraction: None)[0]
 
 
+def open_draft(target: str | None, draft: str | None, dtype: torch.dtype) -> OpenedDraft | None:
+    """The draft that `load_pair` would take, for use by other code; None where it takes none.
+
+    Args:
+        target: as in `load_pair`.
+        draft: likewise.
+        dtype: that the weights are wanted in.
+
+    Raises:
+        ModelLoadError: a model is missing, damaged or of an unknown kind.
+    """
+    big, small = _open(target, draft, dtype, lambda _message, _fraction: None)
+    if small is None:
+        return None
+    config, weights, ids = _fitted(small, big.config, lambda: big.weights[EMBEDDING])
+    return OpenedDraft(small.name, config, weights, ids)
+
+
 def _open(
     target: str | None, draft: str | None, dtype: torch.dtype, report: Progress
 ) -> tuple[Checkpoint, Checkpoint | None]:
@@ -187,21 +223,28 @@ def _tokenizer(target: Checkpoint, draft: Checkpoint | None) -> "PreTrainedToken
 
 
 def _load_draft(draft: Checkpoint, target: Llama) -> tuple[Llama, Tensor | None]:
+    config, weights, ids = _fitted(draft, target.config, lambda: target.embedding)
+    model = Llama(config, weights, target.device, target.dtype, skinny_int8=True)
+    return model, None if ids is None else ids.to(target.device)
+
+
+def _fitted(
+    draft: Checkpoint, target: ModelConfig, embedding: Callable[[], Tensor]
+) -> tuple[ModelConfig, Mapping[str, Tensor], Tensor | None]:
+    """A draft's shape, tensors and vocabulary map once it has borrowed from its target."""
     config, weights = draft.config, draft.weights
     lent: dict[str, Tensor] = {}
     if config.embeddings_from_target:
-        if config.hidden_size != target.config.hidden_size:
+        if config.hidden_size != target.hidden_size:
             raise ModelLoadError(
                 f"{draft.name}: it reads the target's embedding, but is {config.hidden_size} wide "
-                f"where the target is {target.config.hidden_size}"
+                f"where the target is {target.hidden_size}"
             )
-        lent[EMBEDDING] = target.embedding
-    config, fitted, ids = fit_vocabulary(config, weights, target.config.vocab_size)
+        lent[EMBEDDING] = embedding()
+    config, replaced, ids = fit_vocabulary(config, weights, target.vocab_size)
     # a ChainMap writes to its first mapping only, so the others need not be mutable
     own = cast("MutableMapping[str, Tensor]", weights)
-    everything = ChainMap({**lent, **fitted}, own)
-    model = Llama(config, everything, target.device, target.dtype, skinny_int8=True)
-    return model, None if ids is None else ids.to(target.device)
+    return config, ChainMap({**lent, **replaced}, own), ids
 
 
 def _check_memory(models: list[Checkpoint], dtype: torch.dtype, device: torch.device) -> None:
