@@ -39,7 +39,7 @@ from sequoia_core.speculator import MOST_PENDING, Sampler, Speculator
 from sequoia_core.stopwatch import TimedModel
 from sequoia_core.text import TextCodec, TextStream
 from sequoia_core.token_tree import ScoredTree
-from sequoia_core.trees import ROOT, TreeAdvisor, tree_for
+from sequoia_core.trees import ROOT, Advice, TreeAdvisor, as_chosen, tree_for
 from sequoia_core.verify import Verdict
 
 if TYPE_CHECKING:
@@ -162,7 +162,7 @@ class Engine:
         if self._draft is None and self.tree_choice.mode is not Mode.AR:
             reason = "plain decoding: this target has no draft"
             return ROOT, TreeChosen(Mode.AR.value, "", 1, 0, reason=reason)
-        return tree_for(self.tree_choice, self.advisor, params.temperature == 0.0, context)
+        return tree_for(self.tree_choice, self.advisor, params.temperature, context)
 
     def _prefill(
         self, growmap: GrowMap, prompt_ids: Sequence[int], should_stop: Callable[[], bool]
@@ -184,14 +184,14 @@ class Engine:
     ) -> Iterator[Event]:
         sampler = Sampler.of(params, self._target.device)
         text = TextStream(self._codec, params.stop)
-        totals, rank = Totals(), 0
+        totals, rank, narrowed = Totals(), 0, False
         while True:
             if should_stop() or self._ledger.unread:
                 finish = FinishReason.CANCELLED
                 break
             if not self._speculator.fits(growmap):
                 yield _narrowed(growmap)
-                growmap = ROOT
+                growmap, narrowed = ROOT, True
             if growmap.size > 1:
                 self._clock.refresh()
             self._take_clocks()
@@ -206,12 +206,25 @@ class Engine:
             if printable:
                 yield TextDelta(step.index, printable, emission.pieces)
             yield step
+            advice = self._learn(step, params)
             if emission.finish is not None:
                 finish = emission.finish
                 break
+            if advice is not None and not narrowed:
+                growmap, chosen = as_chosen(self.tree_choice.mode, advice)
+                yield chosen
         if rest := text.flush():
             yield TextDelta(totals.steps, rest, (Piece(rest, rank),))
         yield Finished(finish, totals)
+
+    def _learn(self, step: Step, params: SamplingParams) -> Advice | None:
+        """Hand a step to the advisor; its advice counts where the tree is left to the machine."""
+        choice = self.tree_choice
+        if self._draft is None or choice.mode is Mode.AR:
+            return None
+        chain = choice.mode is Mode.CHAIN
+        advice = self.advisor.observe(step, params.temperature, chain)
+        return advice if choice.growmap is None else None
 
     def _room(self, params: SamplingParams, totals: Totals) -> tuple[int, FinishReason]:
         """Tokens that may still be emitted, and what the answer ends by when they are."""

@@ -2,9 +2,10 @@
 
 An answer is `TreeChosen`, `PrefillDone`, then per decoding step at most one `TextDelta` followed
 by exactly one `Step`, then perhaps a `TextDelta` of text that was held back, and at last
-`Finished` or `Failed`; a `Notice` may come anywhere. A consumer that pauses does so after a
-`Step`. Events hold no tensors, so they can be recorded, sent to another thread and replayed. This
-module knows nothing of how they are produced or drawn.
+`Finished` or `Failed`; a `Notice` may come anywhere, and a `TreeChosen` between two steps when the
+next one uses another tree. A consumer that pauses does so after a `Step`. Events hold no tensors,
+so they can be recorded, sent to another thread and replayed. This module knows nothing of how they
+are produced or drawn.
 """
 
 from dataclasses import dataclass

@@ -104,23 +104,38 @@ class GrowMap:
             mask[list(level)] |= mask[[self.parents[node] for node in level]]
         return mask
 
-    def node_probs(self, rates: Sequence[float]) -> list[float]:
-        """Probability that each node is accepted; a_k is `rates[k - 1]`, or 0 past the end."""
+    def node_probs(
+        self, rates: Sequence[float], deeper: Sequence[Sequence[float]] = ()
+    ) -> list[float]:
+        """Probability that each node is accepted.
+
+        Args:
+            rates: a_1, a_2, ...; a rank past the end is never accepted.
+            deeper: rates of children at depth 2, 3, ..., the last for all below; () is `rates` at
+                every depth.
+        """
+        by_depth = (rates, *deeper)
         probs = [1.0]
-        for parent, rank in zip(self.parents[1:], self.ranks[1:], strict=True):
-            probs.append(probs[parent] * (rates[rank - 1] if rank <= len(rates) else 0.0))
+        for node in range(1, self.size):
+            parent, rank = self.parents[node], self.ranks[node]
+            here = by_depth[min(self.depths[node], len(by_depth)) - 1]
+            probs.append(probs[parent] * (here[rank - 1] if rank <= len(here) else 0.0))
         return probs
 
-    def expected_tokens(self, rates: Sequence[float]) -> float:
+    def expected_tokens(
+        self, rates: Sequence[float], deeper: Sequence[Sequence[float]] = ()
+    ) -> float:
         """Expected tokens of one step, the bonus token included (Sequoia, section 3.1).
 
         The sum over nodes of the product of positional rates along the path; the root counts 1.
         """
-        return math.fsum(self.node_probs(rates))
+        return math.fsum(self.node_probs(rates, deeper))
 
-    def expected_by_depth(self, rates: Sequence[float]) -> tuple[float, ...]:
+    def expected_by_depth(
+        self, rates: Sequence[float], deeper: Sequence[Sequence[float]] = ()
+    ) -> tuple[float, ...]:
         """Probability that a step accepts at least d drafted tokens, for d = 1 to `depth`."""
-        probs = self.node_probs(rates)
+        probs = self.node_probs(rates, deeper)
         return tuple(math.fsum(probs[node] for node in level) for level in self.levels[1:])
 
     @classmethod

@@ -3,12 +3,12 @@
 Owns the decision; measuring is `sequoia_core.measure`'s affair. Knows nothing of tokens.
 """
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Protocol
 
 from sequoia_core.config import Mode
-from sequoia_core.events import TreeChosen
+from sequoia_core.events import Step, TreeChosen
 from sequoia_core.growmap import GrowMap, find_growmap
 from sequoia_core.protocols import TreeChoice
 
@@ -28,19 +28,51 @@ class Advice:
         rates: the acceptance rates behind the prediction, () if none are known.
         predicted_speedup: over plain decoding, or None when forward times were not measured.
         reason: one line on where this comes from.
+        deeper: rates of children at depth 2, 3, ..., the last for all below; () is `rates` at
+            every depth.
     """
 
     growmap: GrowMap | None
     rates: tuple[float, ...]
     predicted_speedup: float | None
     reason: str
+    deeper: tuple[tuple[float, ...], ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class StepCosts:
+    """Milliseconds that the parts of a step take at one context, as measured and learnt.
+
+    Attributes:
+        target_ms: a target forward of n rows, and what the rest of a step does per node.
+        draft_ms: a drafting pass of n rows, sampling included.
+        overhead_ms: what else a step takes, whatever its tree.
+        plain_ms: a whole plain step.
+    """
+
+    target_ms: Callable[[int], float]
+    draft_ms: Callable[[int], float]
+    overhead_ms: float
+    plain_ms: float
 
 
 class TreeAdvisor(Protocol):
     """Knows the pair and the machine well enough to name a tree."""
 
-    def advise(self, greedy: bool, context_length: int, chain: bool) -> Advice:
-        """The best tree, or the best chain, for greedy or sampled decoding at this context."""
+    def advise(self, temperature: float, context_length: int, chain: bool) -> Advice:
+        """The best tree, or the best chain, at this temperature and context."""
+        ...
+
+    def observe(self, step: Step, temperature: float, chain: bool) -> Advice | None:
+        """Learn from a step whose tree did not depend on what the draft said.
+
+        Returns:
+            what the following steps should be decoded with, or None if nothing changes.
+        """
+        ...
+
+    def costs(self, temperature: float, context_length: int) -> StepCosts | None:
+        """What steps cost here, or None while nothing has been measured."""
         ...
 
 
@@ -72,17 +104,40 @@ class BundledAdvisor:
             rates,
         )
 
-    def advise(self, greedy: bool, context_length: int, chain: bool) -> Advice:  # noqa: ARG002
-        """The packaged shape; the context makes no difference to it."""
+    def advise(
+        self,
+        temperature: float,
+        context_length: int,  # noqa: ARG002 makes no difference to a packaged shape
+        chain: bool,
+    ) -> Advice:
+        """The packaged shape."""
+        greedy = temperature == 0.0
         tree = self._greedy if greedy else self._stochastic
         shape = GrowMap.chain(DEFAULT_CHAIN) if chain else tree
         reason = "packaged tree; this machine has not been measured yet"
         rates = self._rates.get("greedy" if greedy else "stochastic", ())
         return Advice(shape, rates, None, reason)
 
+    def observe(
+        self,
+        step: Step,  # noqa: ARG002 without the machine's times nothing follows from it
+        temperature: float,  # noqa: ARG002
+        chain: bool,  # noqa: ARG002
+    ) -> Advice | None:
+        """Learns nothing."""
+        return None
+
+    def costs(
+        self,
+        temperature: float,  # noqa: ARG002 nothing was measured at any
+        context_length: int,  # noqa: ARG002
+    ) -> StepCosts | None:
+        """Not known."""
+        return None
+
 
 def tree_for(
-    choice: TreeChoice, advisor: TreeAdvisor, greedy: bool, context_length: int
+    choice: TreeChoice, advisor: TreeAdvisor, temperature: float, context_length: int
 ) -> tuple[GrowMap, TreeChosen]:
     """The growmap to decode with, one node for plain decoding, and the event that says so."""
     if choice.mode is Mode.AR:
@@ -93,21 +148,26 @@ def tree_for(
         reason = "asked for by name" if growmap.size > 1 else "plain decoding: a tree of one node"
         advice = Advice(growmap, growmap.acceptance_rates, None, reason)
     else:
-        advice = advisor.advise(greedy, context_length, chain)
+        advice = advisor.advise(temperature, context_length, chain)
+    return as_chosen(choice.mode, advice)
+
+
+def as_chosen(mode: Mode, advice: Advice) -> tuple[GrowMap, TreeChosen]:
+    """Advice as the growmap to decode with and the event that says so."""
     growmap = advice.growmap or ROOT
     if growmap.size == 1:
         return ROOT, TreeChosen(
-            choice.mode.value, "", 1, 0,
+            mode.value, "", 1, 0,
             predicted_speedup=advice.predicted_speedup, reason=advice.reason,
         )  # fmt: skip
-    rates = advice.rates
+    rates, deeper = advice.rates, advice.deeper
     return growmap, TreeChosen(
-        mode=choice.mode.value,
+        mode=mode.value,
         growmap=growmap.name,
         nodes=growmap.size,
         depth=growmap.depth,
-        expected_tokens=growmap.expected_tokens(rates) if rates else None,
-        expected_by_depth=growmap.expected_by_depth(rates) if rates else (),
+        expected_tokens=growmap.expected_tokens(rates, deeper) if rates else None,
+        expected_by_depth=growmap.expected_by_depth(rates, deeper) if rates else (),
         expected_by_rank=rates[: growmap.branching],
         predicted_speedup=advice.predicted_speedup,
         reason=advice.reason,

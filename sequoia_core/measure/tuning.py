@@ -20,7 +20,7 @@ from sequoia_core.measure.calibration import Calibration, load_calibration, save
 from sequoia_core.measure.times import TimeCurve, time_forwards
 from sequoia_core.protocols import TreeChoice
 from sequoia_core.speculator import Sampler
-from sequoia_core.trees import Advice, BundledAdvisor
+from sequoia_core.trees import Advice, BundledAdvisor, StepCosts
 
 if TYPE_CHECKING:
     from sequoia_core.pair import Pair
@@ -61,14 +61,22 @@ class Tuner:
         """Whether figures of this pair on this machine are at hand."""
         return self._calibration is not None
 
-    def advise(self, greedy: bool, context_length: int, chain: bool) -> Advice:
+    def advise(self, temperature: float, context_length: int, chain: bool) -> Advice:
         """The measured choice, or a packaged tree while nothing has been measured."""
         if self._calibration is None:
-            return self._bundled.advise(greedy, context_length, chain)
-        key = (greedy, chain)
+            return self._bundled.advise(temperature, context_length, chain)
+        key = (temperature == 0.0, chain)
         if key not in self._advice:
-            self._advice[key] = self._calibration.advise(greedy, chain)
+            self._advice[key] = self._calibration.advise(*key)
         return self._advice[key]
+
+    def observe(self, step: Step, temperature: float, chain: bool) -> Advice | None:
+        """See `trees.TreeAdvisor`."""
+        return self._bundled.observe(step, temperature, chain)
+
+    def costs(self, temperature: float, context_length: int) -> StepCosts | None:
+        """See `trees.TreeAdvisor`."""
+        return self._bundled.costs(temperature, context_length)
 
     def tune(self, should_stop: Callable[[], bool]) -> Iterator[Event]:
         """Measure what is not known yet, as long as nobody waits.
@@ -87,8 +95,8 @@ class Tuner:
         if self._calibration is None:
             return "not measured: decoding plainly, since the target has no draft"
         parts = []
-        for label, greedy in (("temperature 0", True), ("sampling", False)):
-            advice = self.advise(greedy, 0, False)
+        for label, temperature in (("temperature 0", 0.0), ("sampling", TEMPERATURE)):
+            advice = self.advise(temperature, 0, False)
             shape = advice.growmap
             tree = f"{shape.size} nodes, depth {shape.depth}" if shape else "plain decoding"
             parts.append(f"{label}: {tree}, predicted {advice.predicted_speedup or 1.0:.2f}x")
@@ -149,7 +157,7 @@ class Tuner:
 
     def _steps(self, mode: Mode) -> Iterator[Step]:
         """Steps of one answer, plain or with the packaged tree."""
-        growmap = self._bundled.advise(False, CONTEXT, False).growmap
+        growmap = self._bundled.advise(TEMPERATURE, CONTEXT, False).growmap
         engine = self._engine(TreeChoice(mode, growmap))
         params = SamplingParams(TEMPERATURE, seed=0, max_new_tokens=ANSWER_TOKENS)
         for event in engine.generate(self._prompt_ids(PROMPTS[0]), params):

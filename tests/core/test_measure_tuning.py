@@ -53,8 +53,8 @@ def pair(draft_seed: int | None = 1) -> Pair:
 def test_measuring_ends_with_one_notice_and_figures_on_disk() -> None:
     models = pair()
     tuner = Tuner(models)
-    packaged = BundledAdvisor.default({}).advise(True, 0, False)
-    assert tuner.advise(True, 0, False) == packaged
+    packaged = BundledAdvisor.default({}).advise(0.0, 0, False)
+    assert tuner.advise(0.0, 0, False) == packaged
     events = list(tuner.tune(lambda: False))
     assert [type(event) for event in events] == [Notice]
     notice = cast("Notice", events[0])
@@ -65,7 +65,7 @@ def test_measuring_ends_with_one_notice_and_figures_on_disk() -> None:
     assert calibration.greedy_positions == len(SHORT) * 5
     assert calibration.stochastic_positions == len(SHORT) * 5
     assert calibration.greedy[0] == calibration.stochastic[0] == 1.0  # the draft is the target
-    assert tuner.advise(True, 0, False) == calibration.advise(True, False)
+    assert tuner.advise(0.0, 0, False) == calibration.advise(True, False)
     assert list(tuner.tune(lambda: False)) == []
 
 
@@ -95,7 +95,7 @@ def test_figures_are_found_again_and_not_measured_twice() -> None:
     again = Tuner(models)
     assert list(again.tune(lambda: False)) == []
     assert target.forwards == before
-    assert again.advise(True, 0, False).predicted_speedup is not None
+    assert again.advise(0.0, 0, False).predicted_speedup is not None
 
 
 def test_damaged_figures_are_measured_again() -> None:
@@ -103,7 +103,7 @@ def test_damaged_figures_are_measured_again() -> None:
     list(Tuner(models).tune(lambda: False))
     calibration_path(models.fingerprint).write_text('{"version": 1, "greedy"')
     tuner = Tuner(models)
-    assert tuner.advise(True, 0, False) == BundledAdvisor.default({}).advise(True, 0, False)
+    assert tuner.advise(0.0, 0, False) == BundledAdvisor.default({}).advise(0.0, 0, False)
     assert len(list(tuner.tune(lambda: False))) == 1
     assert load_calibration(models.fingerprint) is not None
 
@@ -170,6 +170,6 @@ def test_calibrate_reports_progress_and_a_line(tmp_path: object) -> None:
 def test_advice_is_asked_for_per_kind_of_decoding() -> None:
     tuner = Tuner(pair())
     list(tuner.measure())
-    chain = tuner.advise(True, 0, True)
+    chain = tuner.advise(0.0, 0, True)
     assert chain.growmap is None or chain.growmap.branching == 1
-    assert tuner.advise(False, 0, False).rates != ()
+    assert tuner.advise(0.6, 0, False).rates != ()
