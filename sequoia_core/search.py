@@ -24,15 +24,16 @@ class TreeTable:
     """Expected tokens of the best tree for every budget of nodes and depth.
 
     Attributes:
-        acceptance_rates: a_1, a_2, ... up to the most children a node may have.
+        acceptance_rates: a_1, a_2, ... of the root's children, up to the most a node may have.
         values: float64 [N + 1, D + 1]; entry [n, d] is for at most n nodes and depth at most d
             (edges). Row 0 is 0: no tree.
     """
 
     acceptance_rates: tuple[float, ...]
     values: NDArray[np.float64]
-    # [D + 1, B + 1, N]: nodes for child k and below, of m left to children k, k + 1, ...; 0 ends.
-    _splits: NDArray[np.int32] = field(repr=False)
+    # Per depth of the parent, the last for all below, [D + 1, B, N]: nodes for child k and below,
+    # of m left to children k, k + 1, ...; 0 ends.
+    _splits: tuple[NDArray[np.int32], ...] = field(repr=False)
 
     @property
     def max_nodes(self) -> int:
@@ -64,7 +65,8 @@ class TreeTable:
         children: list[list[int]] = [[]]
         pending = [(0, nodes, depth)]
         for node, budget, depth_left in pending:
-            for share in self._shares(budget - 1, depth_left):
+            splits = self._splits[min(depth - depth_left, len(self._splits) - 1)][depth_left]
+            for share in _shares(splits, budget - 1) if depth_left else ():
                 children[node].append(len(children))
                 pending.append((len(children), share, depth_left - 1))
                 children.append([])
@@ -72,16 +74,17 @@ class TreeTable:
         label = name or f"searched-{shape.size}x{shape.depth}"
         return GrowMap(shape.parents, label, self.acceptance_rates, source)
 
-    def _shares(self, left: int, depth: int) -> list[int]:
-        """Nodes given to the first child and below, to the second, ..."""
-        shares: list[int] = []
-        while depth and left and len(shares) < len(self.acceptance_rates):
-            share = int(self._splits[depth, len(shares), left])
-            if not share:
-                break
-            shares.append(share)
-            left -= share
-        return shares
+
+def _shares(splits: NDArray[np.int32], left: int) -> list[int]:
+    """Nodes given to the first child and below, to the second, ..."""
+    shares: list[int] = []
+    while left and len(shares) < len(splits):
+        share = int(splits[len(shares), left])
+        if not share:
+            break
+        shares.append(share)
+        left -= share
+    return shares
 
 
 @dataclass(frozen=True, slots=True)
@@ -102,7 +105,11 @@ class TreePlan:
 
 
 def expected_tokens_table(
-    rates: Sequence[float], max_nodes: int, max_depth: int, max_branches: int
+    rates: Sequence[float],
+    max_nodes: int,
+    max_depth: int,
+    max_branches: int,
+    deeper: Sequence[Sequence[float]] = (),
 ) -> TreeTable:
     """Exact dynamic programme over nodes and depth; time grows with nodes^2 x depth x branches.
 
@@ -110,33 +117,66 @@ def expected_tokens_table(
     ... of a node when m nodes are left for them:
     `C_k[m] = max(0, max_j a_k F[j, d - 1] + C_(k+1)[m - j])` and `F[n, d] = 1 + C_1[n - 1]`.
     A child of rank k needs those of rank 1 to k - 1, so noisy, rising rates are handled exactly.
+    Where rates differ by depth, so does `F`, by the depth of the subtree's root: one more table for
+    each entry of `deeper`, since from the last on all depths are alike.
 
     Args:
         rates: a_1, a_2, ..., each in [0, 1].
         max_nodes: `N`, 1 to 4096.
         max_depth: `D`, edges on the longest path.
         max_branches: most children of a node.
+        deeper: rates of children at depth 2, 3, ..., the last for all below; () is `rates` at every
+            depth, the paper's positional model.
 
     Raises:
         ParameterError: a rate or budget is outside its range.
     """
+    _check_budgets(max_nodes, max_depth, max_branches)
+    by_depth = [_checked(each)[: min(max_branches, max_nodes)] for each in (rates, *deeper)]
+    all_splits: list[NDArray[np.int32]] = []
+    below: NDArray[np.float64] | None = None
+    for used in reversed(by_depth):
+        values, splits = _tables(used, below, (max_nodes, max_depth))
+        all_splits.insert(0, splits)
+        below = values
+    return TreeTable(by_depth[0], values, tuple(all_splits))
+
+
+def _tables(
+    rates: tuple[float, ...], below: NDArray[np.float64] | None, shape: tuple[int, int]
+) -> tuple[NDArray[np.float64], NDArray[np.int32]]:
+    """Values and splits of subtrees whose root's children have these rates.
+
+    Args:
+        rates: of the children.
+        below: the values of those children's subtrees; None where they are alike.
+        shape: most nodes and most depth.
+    """
+    max_nodes, max_depth = shape
+    values = np.ones((max_nodes + 1, max_depth + 1))
+    values[0] = 0.0
+    splits = np.zeros((max_depth + 1, len(rates), max_nodes), dtype=np.int32)
+    children = values if below is None else below
+    for depth in range(1, max_depth + 1):
+        best = _children_values(rates, children[:max_nodes, depth - 1], splits[depth])
+        values[1:, depth] = 1.0 + best
+    return values, splits
+
+
+def _check_budgets(max_nodes: int, max_depth: int, max_branches: int) -> None:
     if not 1 <= max_nodes <= MAX_SEARCH_NODES:
         raise ParameterError(f"max_nodes is {max_nodes}; give 1 to {MAX_SEARCH_NODES}")
     if not 0 <= max_depth <= _MAX_SEARCH_DEPTH:
         raise ParameterError(f"max_depth is {max_depth}; give 0 to {_MAX_SEARCH_DEPTH}")
     if max_branches < 1:
         raise ParameterError(f"max_branches is {max_branches}; give at least 1")
+
+
+def _checked(rates: Sequence[float]) -> tuple[float, ...]:
     for rate in rates:
         if not 0.0 <= rate <= 1.0:
             raise ParameterError(f"acceptance rate {rate} is not a probability")
-    used = tuple(float(rate) for rate in rates[: min(max_branches, max_nodes)])
-    values = np.ones((max_nodes + 1, max_depth + 1))
-    values[0] = 0.0
-    splits = np.zeros((max_depth + 1, len(used), max_nodes), dtype=np.int32)
-    for depth in range(1, max_depth + 1):
-        below = values[:max_nodes, depth - 1]
-        values[1:, depth] = 1.0 + _children_values(used, below, splits[depth])
-    return TreeTable(used, values, splits)
+    return tuple(float(rate) for rate in rates)
 
 
 def _children_values(

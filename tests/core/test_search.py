@@ -88,6 +88,54 @@ def test_no_tree_of_up_to_seven_nodes_beats_the_table(seed: int) -> None:
             assert table.values[nodes, depth] == pytest.approx(brute, rel=1e-12)
 
 
+@functools.cache
+def trees_of(size: int) -> tuple[GrowMap, ...]:
+    """Every shape of so many nodes, some of them twice."""
+    if size == 1:
+        return (GrowMap((-1,)),)
+    smaller = (tree.parents for tree in trees_of(size - 1))
+    grown = ((*parents, up) for parents in smaller for up in range(max(parents[-1], 0), size - 1))
+    return tuple(map(GrowMap, grown))
+
+
+@pytest.mark.parametrize("levels", [1, 2, 3])
+@pytest.mark.parametrize("seed", range(4))
+def test_no_tree_beats_the_table_where_rates_differ_by_depth(seed: int, levels: int) -> None:
+    rates, deeper = (
+        random_rates(seed)[:3],
+        [random_rates(seed + at + 1)[:3] for at in range(levels)],
+    )
+    table = expected_tokens_table(rates, 7, 6, 3, deeper)
+    worth = [
+        (tree, tree.expected_tokens(rates, deeper)) for n in range(1, 8) for tree in trees_of(n)
+    ]
+    for nodes in range(1, 8):
+        for depth in range(7):
+            brute = max(
+                value
+                for tree, value in worth
+                if tree.size <= nodes and tree.depth <= depth and tree.branching <= 3
+            )
+            assert table.values[nodes, depth] == pytest.approx(brute, rel=1e-12)
+            tree = table.tree(nodes, depth)
+            assert (tree.size <= nodes, tree.depth <= depth) == (True, True)
+            assert tree.expected_tokens(rates, deeper) == pytest.approx(brute, rel=1e-12)
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_equal_rates_at_every_depth_are_the_positional_model(seed: int) -> None:
+    rates = random_rates(seed)
+    plain = expected_tokens_table(rates, 24, 6, 4)
+    deep = expected_tokens_table(rates, 24, 6, 4, [rates] * 3)
+    assert (deep.values == plain.values).all()
+    assert deep.tree(24, 6).parents == plain.tree(24, 6).parents
+
+
+def test_a_draft_that_is_never_right_below_the_first_level_gets_no_second_one() -> None:
+    table = expected_tokens_table([0.5, 0.3, 0.1], 20, 5, 8, [[0.0, 0.0]])
+    assert table.tree(20, 5).parents == (-1, 0, 0, 0)
+
+
 @pytest.mark.parametrize("seed", range(8))
 def test_the_tree_is_worth_what_the_table_says_within_its_budget(seed: int) -> None:
     rates = random_rates(seed)
