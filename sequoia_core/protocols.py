@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from enum import StrEnum
 from typing import TYPE_CHECKING, Protocol
 
 from sequoia_core.config import Mode
@@ -113,19 +114,44 @@ class PairDescription:
     context_window: int
 
 
+class Lookup(StrEnum):
+    """Whether continuations found in the conversation itself are speculated with.
+
+    Attributes:
+        ON: whenever one is found.
+        OFF: never.
+        AUTO: where they were right often enough to pay for their rows.
+    """
+
+    ON = "on"
+    OFF = "off"
+    AUTO = "auto"
+
+
 @dataclass(frozen=True, slots=True)
 class TreeChoice:
     """Which tree a person asked for; `growmap` None leaves the choice to the machine.
 
+    Attributes:
+        mode: how tokens are decided.
+        growmap: a fixed shape.
+        adaptive: grow each step's tree by the draft's own probabilities; `growmap` is then None.
+        lookup: grafts continuations into trees of the modes `sequoia` and `greedy`.
+
     Raises:
-        GrowMapError: the tree is too large to be drafted and verified in one step.
+        GrowMapError: the tree is too large to be drafted and verified in one step, or is to be
+            fixed and adaptive at once.
     """
 
     mode: Mode = Mode.SEQUOIA
     growmap: GrowMap | None = None
+    adaptive: bool = False
+    lookup: Lookup = Lookup.OFF
 
     def __post_init__(self) -> None:
         tree = self.growmap
+        if tree is not None and self.adaptive:
+            raise GrowMapError("a tree is either of a fixed shape or adaptive; choose one")
         if tree is not None and (tree.size > MOST_NODES or tree.depth > MOST_DEPTH):
             raise GrowMapError(
                 f"growmap {tree.name!r} has {tree.size} nodes and depth {tree.depth}; a step can "

@@ -15,6 +15,9 @@ from sequoia_core.protocols import TreeChoice
 ROOT = GrowMap((-1,), name="root")
 """The tree of plain decoding: nothing is drafted."""
 
+ADAPTIVE = "adaptive"
+"""What a tree is called whose shape is decided each step."""
+
 DEFAULT_CHAIN = 3
 """Drafted tokens of a chain when no growmap is named."""
 
@@ -54,6 +57,21 @@ class StepCosts:
     draft_ms: Callable[[int], float]
     overhead_ms: float
     plain_ms: float
+
+
+@dataclass(frozen=True, slots=True)
+class AdaptiveTree:
+    """Bounds of a tree whose shape is decided each step, by what the draft says.
+
+    Attributes:
+        size: most nodes, root included.
+        depth: most edges on a path.
+        branching: most children of a node; 1 is a chain.
+    """
+
+    size: int = 64
+    depth: int = 12
+    branching: int = 6
 
 
 class TreeAdvisor(Protocol):
@@ -138,11 +156,14 @@ class BundledAdvisor:
 
 def tree_for(
     choice: TreeChoice, advisor: TreeAdvisor, temperature: float, context_length: int
-) -> tuple[GrowMap, TreeChosen]:
-    """The growmap to decode with, one node for plain decoding, and the event that says so."""
+) -> tuple[GrowMap | AdaptiveTree, TreeChosen]:
+    """The tree to decode with, one node for plain decoding, and the event that says so."""
     if choice.mode is Mode.AR:
         return ROOT, TreeChosen(Mode.AR.value, "", 1, 0, reason="plain decoding was asked for")
     chain = choice.mode is Mode.CHAIN
+    if choice.adaptive:
+        measured = advisor.costs(temperature, context_length) is not None
+        return _adaptive(choice.mode, measured)
     if choice.growmap is not None:
         growmap = _as_chain(choice.growmap) if chain else choice.growmap
         reason = "asked for by name" if growmap.size > 1 else "plain decoding: a tree of one node"
@@ -150,6 +171,13 @@ def tree_for(
     else:
         advice = advisor.advise(temperature, context_length, chain)
     return as_chosen(choice.mode, advice)
+
+
+def _adaptive(mode: Mode, measured: bool) -> tuple[AdaptiveTree, TreeChosen]:
+    tree = AdaptiveTree(branching=1) if mode is Mode.CHAIN else AdaptiveTree()
+    times = "times measured here" if measured else "times assumed until they are measured"
+    reason = f"grown each step by the draft's own probabilities, at most so large; {times}"
+    return tree, TreeChosen(mode.value, ADAPTIVE, tree.size, tree.depth, reason=reason)
 
 
 def as_chosen(mode: Mode, advice: Advice) -> tuple[GrowMap, TreeChosen]:
