@@ -37,6 +37,7 @@ class ModelConfig:
         context_window: most positions the model was made for.
         tie_word_embeddings: the output head is the embedding.
         embeddings_from_target: a draft that has no embedding of its own reads the target's.
+        feature_layers: a draft conditioned on hidden states reads these of the target's layers.
     """
 
     vocab_size: int
@@ -54,6 +55,7 @@ class ModelConfig:
     rope_scaling: RopeScaling | None = None
     rope_factor: float = 1.0
     embeddings_from_target: bool = False
+    feature_layers: tuple[int, ...] = ()
 
     def __post_init__(self) -> None:
         for name in (
@@ -115,6 +117,7 @@ class ModelConfig:
                 rope_scaling=scaling,
                 rope_factor=factor,
                 embeddings_from_target=config.get("embeddings_from") == "target",
+                feature_layers=tuple(map(int, config.get("feature_layers") or ())),
             )
         except KeyError as error:
             raise ModelLoadError(f"config: entry {error.args[0]!r} is missing") from None

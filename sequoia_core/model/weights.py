@@ -23,6 +23,10 @@ from sequoia_core.model.config import ModelConfig
 EMBEDDING = "model.embed_tokens.weight"
 HEAD = "lm_head.weight"
 DRAFT_VOCAB_IDS = "draft_vocab_ids"
+TARGET_INPUT = "conditioning.target.weight"
+"""Of a conditioned draft: embedding and the target's hidden states -> its own hidden state."""
+OWN_INPUT = "conditioning.own.weight"
+"""Likewise below a tree's first level: embedding and the draft's own output -> hidden state."""
 
 
 class Weights(Mapping[str, Tensor]):
@@ -142,6 +146,9 @@ def expected_shapes(config: ModelConfig) -> dict[str, tuple[int, ...]]:
         shapes[HEAD] = (config.head_vocab_size, hidden)
     if config.head_vocab_size != config.vocab_size:
         shapes[DRAFT_VOCAB_IDS] = (config.head_vocab_size,)
+    if slots := len(config.feature_layers):
+        shapes[TARGET_INPUT] = (hidden, (slots + 1) * hidden)
+        shapes[OWN_INPUT] = (hidden, 2 * hidden)
     for index in range(config.num_layers):
         layer = f"model.layers.{index}"
         shapes |= {

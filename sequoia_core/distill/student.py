@@ -1,0 +1,229 @@
+"""The draft in training: a few Llama layers over the target's embedding, with a trimmed head.
+
+Owns the differentiable forward of both kinds of draft. An independent one reads token embeddings; a
+conditioned one reads, beside each token's embedding, the target's hidden states of the token before
+(after EAGLE, arXiv 2401.15077), or, deeper in a tree, its own output there. Training follows a tree
+downwards by reading its own outputs for some steps, as decoding will (EAGLE-3, arXiv 2503.01840).
+Knows nothing of losses or data. Shapes: `B` conversations, `t` tokens of each, `F` feature layers.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from sequoia_core.model.config import ModelConfig
+from sequoia_core.model.rope import rotary_tables, rotate
+from sequoia_core.model.weights import DRAFT_VOCAB_IDS, HEAD, OWN_INPUT, TARGET_INPUT
+
+Rows = list[tuple[Tensor, Tensor]]
+"""Keys and values [B, K, t, D] of one layer, one entry per step down the tree."""
+
+
+class Block(nn.Module):
+    """One transformer block whose rows may be nodes of a tree.
+
+    Args:
+        config: of the draft.
+    """
+
+    def __init__(self, config: ModelConfig) -> None:
+        super().__init__()
+        hidden, inner, dim = config.hidden_size, config.intermediate_size, config.head_dim
+        self._config = config
+        self.input_layernorm = nn.Parameter(torch.ones(hidden))
+        self.post_attention_layernorm = nn.Parameter(torch.ones(hidden))
+        self.q_proj = _linear(hidden, config.num_heads * dim)
+        self.k_proj = _linear(hidden, config.num_kv_heads * dim)
+        self.v_proj = _linear(hidden, config.num_kv_heads * dim)
+        self.o_proj = _linear(config.num_heads * dim, hidden)
+        self.gate_proj = _linear(hidden, inner)
+        self.up_proj = _linear(hidden, inner)
+        self.down_proj = _linear(inner, hidden)
+
+    def forward(self, hidden: Tensor, rotary: tuple[Tensor, Tensor], above: Rows) -> Tensor:
+        """Read one step's rows; appends their keys and values to `above`.
+
+        Args:
+            hidden: [B, t, hidden].
+            rotary: cosines and sines [t, 1, D].
+            above: this layer's rows of the steps before, those of committed tokens first.
+        """
+        config, eps = self._config, self._config.rms_norm_eps
+        x = functional.rms_norm(hidden, hidden.shape[-1:], self.input_layernorm, eps)
+        queries = rotate(self._heads(self.q_proj(x)), *rotary).transpose(1, 2)  # [B, H, t, D]
+        keys = rotate(self._heads(self.k_proj(x)), *rotary).transpose(1, 2)  # [B, K, t, D]
+        values = self._heads(self.v_proj(x)).transpose(1, 2)
+        groups = config.num_heads // config.num_kv_heads
+        above.append((keys.repeat_interleave(groups, 1), values.repeat_interleave(groups, 1)))
+        mixed = _attend(queries, above).transpose(1, 2).flatten(2)  # [B, t, H D]
+        hidden = hidden + self.o_proj(mixed)
+        x = functional.rms_norm(hidden, hidden.shape[-1:], self.post_attention_layernorm, eps)
+        gated = functional.silu(self.gate_proj(x)) * self.up_proj(x)
+        added: Tensor = self.down_proj(gated)
+        return hidden + added
+
+    def _heads(self, projected: Tensor) -> Tensor:
+        return projected.view(*projected.shape[:-1], -1, self._config.head_dim)
+
+
+def _attend(queries: Tensor, steps: Rows) -> Tensor:
+    """[B, H, t, D]: row i of the j-th step sees row i of its own, row i - 1 of the one above, ...
+
+    Of the first step, whose rows are committed tokens, it sees all up to its place on that path.
+    """
+    depth = len(steps) - 1
+    keys, values = steps[0]
+    if not depth:
+        return functional.scaled_dot_product_attention(queries, keys, values, is_causal=True)
+    length, scale = queries.shape[2], queries.shape[-1] ** -0.5
+    scores = queries @ keys.transpose(-1, -2)  # [B, H, t, t]
+    hidden_keys = torch.ones(length, length, dtype=torch.bool, device=queries.device)
+    scores = scores.masked_fill(hidden_keys.triu(1 - depth), float("-inf"))
+    path = [_shifted(pair, depth - at) for at, pair in enumerate(steps[1:], start=1)]
+    own = [(queries * key).sum(-1, keepdim=True) for key, _ in path]  # [B, H, t, 1] each
+    weights = torch.softmax(torch.cat((scores, *own), -1).float() * scale, -1).to(values.dtype)
+    mixed = weights[..., :length] @ values
+    for at, (_, value) in enumerate(path):
+        mixed = mixed + weights[..., length + at : length + at + 1] * value
+    return mixed
+
+
+def _shifted(pair: tuple[Tensor, Tensor], places: int) -> tuple[Tensor, Tensor]:
+    """Rows moved towards the end, so that row i is what row i - places was."""
+    keys, values = pair
+    length = keys.shape[2]
+    padding = (0, 0, places, 0)
+    return (
+        functional.pad(keys[:, :, : length - places], padding),
+        functional.pad(values[:, :, : length - places], padding),
+    )
+
+
+class Student(nn.Module):
+    """A draft with float32 weights to be trained.
+
+    Args:
+        config: of the draft; `feature_layers` tell a conditioned one from an independent one.
+        embedding: [V, hidden], the target's, which stays as it is.
+        vocab_ids: int64 [V_draft], the target's id of each row of the head.
+    """
+
+    def __init__(self, config: ModelConfig, embedding: Tensor, vocab_ids: Tensor) -> None:
+        super().__init__()
+        self.config = config
+        self.embedding, self.vocab_ids = embedding, vocab_ids
+        self.blocks = [Block(config) for _ in range(config.num_layers)]
+        self.layers = nn.ModuleList(self.blocks)  # registers them; typed, they are `blocks`
+        self.norm = nn.Parameter(torch.ones(config.hidden_size))
+        self.head = _linear(config.hidden_size, config.head_vocab_size)
+        slots = len(config.feature_layers)
+        width = config.hidden_size
+        self.target_input = _linear((slots + 1) * width, width) if slots else None
+        self.own_input = _linear(2 * width, width) if slots else None
+        self.rotary = rotary_tables(config, embedding.device, torch.float32)
+
+    def unrolled(self, tokens: Tensor, features: Tensor | None, steps: int) -> Iterator[Tensor]:
+        """Hidden states that the head reads, of each step down a tree that follows the text.
+
+        Args:
+            tokens: int64 [B, t].
+            features: [B, t, F, hidden], the target's, of the token before each; None for an
+                independent draft, which knows only one step.
+            steps: how many.
+
+        Yields:
+            [B, t, hidden]; entry [b, i] of step j guesses token i + 1 and has read the target's
+            hidden states up to token i - j only (j from 1). Its first j - 1 rows mean nothing.
+        """
+        eps, width = self.config.rms_norm_eps, self.config.hidden_size
+        embedded = functional.embedding(tokens, self.embedding).float()
+        rotary = tuple(table[: tokens.shape[1]] for table in self.rotary)
+        rows: list[Rows] = [[] for _ in self.blocks]
+        output = embedded
+        for step in range(steps):
+            hidden, project = embedded, self.own_input if step else self.target_input
+            if project is not None and features is not None:
+                read = _down(output)[:, :, None] if step else features.float()
+                inputs = torch.cat((embedded[:, :, None], read), 2)  # [B, t, F + 1, hidden]
+                hidden = project(functional.rms_norm(inputs, (width,), None, eps).flatten(2))
+            for layer, above in zip(self.blocks, rows, strict=True):
+                hidden = layer(hidden, rotary, above)
+            output = hidden
+            yield functional.rms_norm(hidden, (width,), self.norm, eps)
+
+    def tensors(self) -> dict[str, Tensor]:
+        """Weights under Hugging Face's names, as `load_pair` reads them."""
+        named = {HEAD: self.head.weight, "model.norm.weight": self.norm}
+        named[DRAFT_VOCAB_IDS] = self.vocab_ids.int()
+        for index, layer in enumerate(self.blocks):
+            for name, parameter in layer.named_parameters():
+                named[_hf_name(index, name)] = parameter
+        if self.target_input is not None and self.own_input is not None:
+            named[TARGET_INPUT] = self.target_input.weight
+            named[OWN_INPUT] = self.own_input.weight
+        return {name: tensor.detach() for name, tensor in named.items()}
+
+
+def _down(output: Tensor) -> Tensor:
+    """Outputs [B, t, hidden] as features of the token after."""
+    return functional.pad(output[:, :-1], (0, 0, 1, 0))
+
+
+def _linear(inputs: int, outputs: int) -> nn.Linear:
+    return nn.Linear(inputs, outputs, bias=False)
+
+
+def _hf_name(index: int, name: str) -> str:
+    kind = name.removesuffix(".weight")
+    part = "self_attn." if kind[0] in "qkvo" and kind.endswith("_proj") else ""
+    if kind in ("gate_proj", "up_proj", "down_proj"):
+        part = "mlp."
+    return f"model.layers.{index}.{part}{kind}.weight"
+
+
+def student_config(
+    target: ModelConfig, layers: int, head_rows: int, feature_layers: Sequence[int]
+) -> ModelConfig:
+    """The shape of a draft for this target."""
+    return replace(
+        target,
+        num_layers=layers,
+        head_vocab_size=head_rows,
+        tie_word_embeddings=False,
+        embeddings_from_target=True,
+        feature_layers=tuple(feature_layers),
+    )
+
+
+@torch.no_grad()
+def begin_from_target(
+    student: Student, weights: Mapping[str, Tensor], layers: Sequence[int], seed: int
+) -> None:
+    """Give a student the target's own layers, final norm and head rows to start from.
+
+    Args:
+        student: is changed.
+        weights: the target's, under Hugging Face's names.
+        layers: of the target, one per layer of the student.
+        seed: for what has no counterpart in the target: a conditioned draft's inputs, which begin
+            as the newest hidden state with a little noise.
+    """
+    for index, (source, layer) in enumerate(zip(layers, student.blocks, strict=True)):
+        for name, parameter in layer.named_parameters():
+            there = _hf_name(index, name).replace(f"layers.{index}.", f"layers.{source}.", 1)
+            parameter.copy_(weights[there])
+    student.norm.copy_(weights["model.norm.weight"])
+    head = weights[HEAD if HEAD in weights else "model.embed_tokens.weight"]
+    student.head.weight.copy_(head[student.vocab_ids])
+    generator = torch.Generator().manual_seed(seed)
+    width = student.config.hidden_size
+    for module in (student.target_input, student.own_input):
+        if module is not None:
+            noise = torch.randn(module.weight.shape, generator=generator)
+            module.weight.copy_(noise * (0.1 / width**0.5))
+            module.weight[:, -width:] += torch.eye(width)

@@ -1,0 +1,278 @@
+"""Train a student on a teacher's cache, resumable at any moment with the same result.
+
+Owns batches, optimiser, schedule and checkpoints. Everything random follows from the seed and the
+number of the step, so a training that was killed and resumed ends with the same weights. Knows
+neither where the text comes from nor what becomes of the student.
+"""
+
+from __future__ import annotations
+
+import math
+import os
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from time import monotonic
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.nn import functional
+
+from sequoia_core.distill.corpus import Corpus
+from sequoia_core.distill.losses import LOSSES
+from sequoia_core.distill.student import Student
+from sequoia_core.distill.teacher import TeacherCache
+
+STEP_WEIGHT = 0.8
+"""Weight of each step down the tree against the one above: fewer decodings come that far."""
+WARM_UP = 0.03
+BETAS = (0.9, 0.95)
+WEIGHT_DECAY = 0.01
+LARGEST_GRADIENT = 1.0
+
+
+@dataclass(frozen=True, slots=True)
+class TrainPlan:
+    """How to train.
+
+    Attributes:
+        steps: optimiser steps.
+        seed: of the batches' order.
+        loss: a name of `losses.LOSSES`.
+        unroll: steps down a tree that a conditioned student is trained for.
+        batch_tokens: about how many tokens a batch holds.
+        longest: tokens of a conversation beyond which its end is left out.
+        learning_rate: at its height.
+    """
+
+    steps: int
+    seed: int = 0
+    loss: str = "mix"
+    unroll: int = 1
+    batch_tokens: int = 4096
+    longest: int = 512
+    learning_rate: float = 1e-3
+
+
+@dataclass(frozen=True, slots=True)
+class Progress:
+    """After one step.
+
+    Attributes:
+        step: steps done.
+        tokens: tokens learnt from in this step.
+        loss: of this step.
+    """
+
+    step: int
+    tokens: int
+    loss: float
+
+
+@dataclass(frozen=True, slots=True)
+class Batch:
+    """Conversations of about one length, padded at the end.
+
+    Attributes:
+        tokens: int64 [B, t].
+        features: bfloat16 [B, t, F, hidden], the target's of the token before; None without.
+        columns: int64 [B, t, k].
+        probs: float32 [B, t, k].
+        learnt: bool [B, t], True where the next token is of an answer.
+    """
+
+    tokens: Tensor
+    features: Tensor | None
+    columns: Tensor
+    probs: Tensor
+    learnt: Tensor
+
+
+class Batches:
+    """Cuts a corpus into batches of conversations of similar length.
+
+    Args:
+        corpus: text.
+        cache: what the target thinks of it.
+        vocab_ids: int64 [V_draft], the target's id of each of the draft's columns.
+        plan: sizes and seed.
+    """
+
+    def __init__(
+        self, corpus: Corpus, cache: TeacherCache, vocab_ids: Tensor, plan: TrainPlan
+    ) -> None:
+        self._corpus, self._cache, self._plan = corpus, cache, plan
+        ids = vocab_ids.cpu().numpy()
+        highest = max(int(ids.max()), int(cache.top_ids.max(initial=0)))
+        self._column_of = np.full(highest + 1, -1, np.int64)
+        self._column_of[ids] = np.arange(len(ids))
+        self._epochs: dict[int, list[list[int]]] = {}
+
+    def at(self, step: int) -> Batch:
+        """The batch of one step; any step, in any order."""
+        epoch, place = 0, step
+        while place >= len(self._epoch(epoch)):
+            place -= len(self._epoch(epoch))
+            epoch += 1
+        return self.of(self._epoch(epoch)[place])
+
+    def of(self, conversations: list[int]) -> Batch:
+        """A batch of these conversations."""
+        spans = [self._corpus.span(index) for index in conversations]
+        length = min(max(span.stop - span.start for span in spans), self._plan.longest)
+        rows = [slice(span.start, min(span.stop, span.start + length)) for span in spans]
+        learnt = [_moved_up(self._corpus.answers[row]) for row in rows]
+        columns, probs = zip(*(self._teacher(row) for row in rows), strict=True)
+        features = None
+        if self._cache.shape.feature_layers:
+            features = _padded([_token_before(self._cache, row) for row in rows], length)
+        return Batch(
+            tokens=_padded([_long(self._corpus.tokens[row]) for row in rows], length),
+            features=features,
+            columns=_padded(columns, length),
+            probs=_padded(probs, length),
+            learnt=_padded([torch.from_numpy(each) for each in learnt], length),
+        )
+
+    def _teacher(self, row: slice) -> tuple[Tensor, Tensor]:
+        columns = torch.from_numpy(self._column_of[self._cache.top_ids[row]])
+        probs = torch.from_numpy(self._cache.top_probs[row].astype(np.float32))
+        known = columns >= 0
+        return columns.clamp(min=0), probs * known
+
+    def _epoch(self, epoch: int) -> list[list[int]]:
+        """Batches of one pass over the corpus, each a list of conversations."""
+        if epoch not in self._epochs:
+            order = np.random.default_rng((self._plan.seed, epoch))
+            lengths = np.diff([*self._corpus.offsets, len(self._corpus.tokens)])
+            lengths = np.minimum(lengths, self._plan.longest)
+            # lengths are blurred, so that the same conversations do not meet in every epoch
+            by_length = np.argsort(lengths * order.uniform(0.9, 1.1, len(lengths)))
+            batches: list[list[int]] = [[]]
+            for index in by_length.tolist():
+                longest = max(int(lengths[each]) for each in (*batches[-1], index))
+                if batches[-1] and longest * (len(batches[-1]) + 1) > self._plan.batch_tokens:
+                    batches.append([])
+                batches[-1].append(index)
+            self._epochs[epoch] = [batches[at] for at in order.permutation(len(batches))]
+        return self._epochs[epoch]
+
+
+class Training:
+    """A training run that can be left and taken up again.
+
+    Args:
+        student: trained in place.
+        batches: what it learns from.
+        plan: as for the batches.
+        checkpoint: file that is read if it is there, and written by `save`.
+    """
+
+    def __init__(
+        self, student: Student, batches: Batches, plan: TrainPlan, checkpoint: Path
+    ) -> None:
+        self._student, self._batches, self._plan = student, batches, plan
+        self._checkpoint = checkpoint
+        self._optimizer = torch.optim.AdamW(
+            student.parameters(), betas=BETAS, weight_decay=WEIGHT_DECAY, fused=True
+        )
+        self.step = 0
+        if checkpoint.exists():
+            state = torch.load(checkpoint, weights_only=True)
+            student.load_state_dict(state["student"])
+            self._optimizer.load_state_dict(state["optimizer"])
+            self.step = state["step"]
+
+    def run(self, save_seconds: float = 60.0) -> Iterator[Progress]:
+        """Train to the plan's last step; yields after each and saves now and then."""
+        saved = monotonic()
+        while self.step < self._plan.steps:
+            progress = self._one(self.step)
+            self.step += 1
+            if monotonic() - saved > save_seconds or self.step == self._plan.steps:
+                self.save()
+                saved = monotonic()
+            yield progress
+
+    def save(self) -> None:
+        """Write the checkpoint whole or not at all."""
+        state = {
+            "student": self._student.state_dict(),
+            "optimizer": self._optimizer.state_dict(),
+            "step": self.step,
+        }
+        partial = self._checkpoint.with_suffix(".partial")
+        torch.save(state, partial)
+        os.replace(partial, self._checkpoint)  # noqa: PTH105 atomic: a kill leaves the old one
+
+    def _one(self, step: int) -> Progress:
+        for group in self._optimizer.param_groups:
+            group["lr"] = self._plan.learning_rate * schedule(step, self._plan.steps)
+        batch = to_device(self._batches.at(step), self._student.embedding.device)
+        loss = batch_loss(self._student, batch, self._plan)
+        self._optimizer.zero_grad(set_to_none=True)
+        loss.backward()  # type: ignore[no-untyped-call]
+        torch.nn.utils.clip_grad_norm_(self._student.parameters(), LARGEST_GRADIENT)
+        self._optimizer.step()
+        return Progress(step + 1, int(batch.learnt.sum()), float(loss.detach()))
+
+
+def batch_loss(student: Student, batch: Batch, plan: TrainPlan) -> Tensor:
+    """Mean loss over the positions learnt from, weighted over the steps down the tree."""
+    total, weights = torch.zeros((), device=batch.tokens.device), 0.0
+    device = batch.tokens.device.type
+    with torch.autocast(device, torch.bfloat16):
+        states = student.unrolled(batch.tokens, batch.features, plan.unroll)
+        for depth, state in enumerate(states):
+            learnt = batch.learnt.clone()
+            learnt[:, :depth] = False
+            logits = student.head(state[learnt]).float()  # [n, V_draft]
+            losses = LOSSES[plan.loss](logits, batch.columns[learnt], batch.probs[learnt])
+            total = total + STEP_WEIGHT**depth * losses.mean()
+            weights += STEP_WEIGHT**depth
+    return total / weights
+
+
+def schedule(step: int, steps: int) -> float:
+    """Share of the learning rate: a short climb, then a cosine down to a tenth."""
+    climb = max(round(steps * WARM_UP), 1)
+    if step < climb:
+        return (step + 1) / climb
+    done = (step - climb) / max(steps - climb, 1)
+    return 0.1 + 0.9 * 0.5 * (1.0 + math.cos(math.pi * done))
+
+
+def to_device(batch: Batch, device: torch.device) -> Batch:
+    """The batch where the student is."""
+    features = None if batch.features is None else batch.features.to(device)
+    return Batch(
+        batch.tokens.to(device),
+        features,
+        batch.columns.to(device),
+        batch.probs.to(device),
+        batch.learnt.to(device),
+    )
+
+
+def _token_before(cache: TeacherCache, row: slice) -> Tensor:
+    """Features of the token before each; zeros before the first."""
+    found = cache.features(row.start, row.stop - 1)
+    return functional.pad(found, (0, 0, 0, 0, 1, 0))
+
+
+def _moved_up(answers: np.typing.NDArray[np.bool_]) -> np.typing.NDArray[np.bool_]:
+    """True where the next token is of an answer."""
+    return np.append(answers[1:], False)
+
+
+def _long(tokens: np.typing.NDArray[np.unsignedinteger]) -> Tensor:
+    return torch.from_numpy(tokens.astype(np.int64))
+
+
+def _padded(rows: list[Tensor] | tuple[Tensor, ...], length: int) -> Tensor:
+    """[B, length, ...]: each row filled up with zeros."""
+    full = rows[0].new_zeros((len(rows), length, *rows[0].shape[1:]))
+    for at, row in enumerate(rows):
+        full[at, : row.shape[0]] = row
+    return full
