@@ -54,7 +54,7 @@ class Block(nn.Module):
             above: this layer's rows of the steps before, those of committed tokens first.
         """
         config, eps = self._config, self._config.rms_norm_eps
-        x = functional.rms_norm(hidden, hidden.shape[-1:], self.input_layernorm, eps)
+        x = _normed(hidden, self.input_layernorm, eps)
         queries = rotate(self._heads(self.q_proj(x)), *rotary).transpose(1, 2)  # [B, H, t, D]
         keys = rotate(self._heads(self.k_proj(x)), *rotary).transpose(1, 2)  # [B, K, t, D]
         values = self._heads(self.v_proj(x)).transpose(1, 2)
@@ -62,7 +62,7 @@ class Block(nn.Module):
         above.append((keys.repeat_interleave(groups, 1), values.repeat_interleave(groups, 1)))
         mixed = _attend(queries, above).transpose(1, 2).flatten(2)  # [B, t, H D]
         hidden = hidden + self.o_proj(mixed)
-        x = functional.rms_norm(hidden, hidden.shape[-1:], self.post_attention_layernorm, eps)
+        x = _normed(hidden, self.post_attention_layernorm, eps)
         gated = functional.silu(self.gate_proj(x)) * self.up_proj(x)
         added: Tensor = self.down_proj(gated)
         return hidden + added
@@ -127,7 +127,9 @@ class Student(nn.Module):
         self.own_input = _linear(2 * width, width) if slots else None
         self.rotary = rotary_tables(config, embedding.device, torch.float32)
 
-    def unrolled(self, tokens: Tensor, features: Tensor | None, steps: int) -> Iterator[Tensor]:
+    def unrolled(
+        self, tokens: Tensor, features: Tensor | None, steps: int, deeper: int | None = None
+    ) -> Iterator[Tensor]:
         """Hidden states that the head reads, of each step down a tree that follows the text.
 
         Args:
@@ -135,10 +137,12 @@ class Student(nn.Module):
             features: [B, t, F, hidden], the target's, of the token before each; None for an
                 independent draft, which knows only one step.
             steps: how many.
+            deeper: conversations, the first ones, that go on below the first step; None is all.
 
         Yields:
-            [B, t, hidden]; entry [b, i] of step j guesses token i + 1 and has read the target's
-            hidden states up to token i - j only (j from 1). Its first j - 1 rows mean nothing.
+            [B, t, hidden], below the first step [deeper, t, hidden]; entry [b, i] of step j (from
+            1) guesses token i + 1 and has read the target's hidden states up to token i - j only.
+            Its first j - 1 rows mean nothing.
         """
         eps, width = self.config.rms_norm_eps, self.config.hidden_size
         embedded = functional.embedding(tokens, self.embedding).float()
@@ -153,8 +157,10 @@ class Student(nn.Module):
                 hidden = project(functional.rms_norm(inputs, (width,), None, eps).flatten(2))
             for layer, above in zip(self.blocks, rows, strict=True):
                 hidden = layer(hidden, rotary, above)
-            output = hidden
-            yield functional.rms_norm(hidden, (width,), self.norm, eps)
+            yield _normed(hidden, self.norm, eps)
+            embedded, output = embedded[:deeper], hidden[:deeper]
+            if step == 0:
+                rows = [[(keys[:deeper], values[:deeper])] for ((keys, values),) in rows]
 
     def tensors(self) -> dict[str, Tensor]:
         """Weights under Hugging Face's names, as `load_pair` reads them."""
@@ -167,6 +173,11 @@ class Student(nn.Module):
             named[TARGET_INPUT] = self.target_input.weight
             named[OWN_INPUT] = self.own_input.weight
         return {name: tensor.detach() for name, tensor in named.items()}
+
+
+def _normed(x: Tensor, weight: Tensor, eps: float) -> Tensor:
+    """RMSNorm in x's dtype: with a float32 weight PyTorch has no fused kernel for bfloat16."""
+    return functional.rms_norm(x, x.shape[-1:], weight.to(x.dtype), eps)
 
 
 def _down(output: Tensor) -> Tensor:

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import math
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from time import monotonic
@@ -20,7 +20,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from sequoia_core.distill.corpus import Corpus
-from sequoia_core.distill.losses import LOSSES
+from sequoia_core.distill.losses import LOSSES, distance
 from sequoia_core.distill.student import Student
 from sequoia_core.distill.teacher import TeacherCache
 
@@ -97,12 +97,20 @@ class Batches:
         cache: what the target thinks of it.
         vocab_ids: int64 [V_draft], the target's id of each of the draft's columns.
         plan: sizes and seed.
+        conversations: which of the corpus to learn from; None is all.
     """
 
     def __init__(
-        self, corpus: Corpus, cache: TeacherCache, vocab_ids: Tensor, plan: TrainPlan
+        self,
+        corpus: Corpus,
+        cache: TeacherCache,
+        vocab_ids: Tensor,
+        plan: TrainPlan,
+        conversations: Sequence[int] | None = None,
     ) -> None:
         self._corpus, self._cache, self._plan = corpus, cache, plan
+        everything = range(corpus.conversations)
+        self._conversations = np.array(everything if conversations is None else conversations)
         ids = vocab_ids.cpu().numpy()
         highest = max(int(ids.max()), int(cache.top_ids.max(initial=0)))
         self._column_of = np.full(highest + 1, -1, np.int64)
@@ -145,10 +153,13 @@ class Batches:
         """Batches of one pass over the corpus, each a list of conversations."""
         if epoch not in self._epochs:
             order = np.random.default_rng((self._plan.seed, epoch))
-            lengths = np.diff([*self._corpus.offsets, len(self._corpus.tokens)])
-            lengths = np.minimum(lengths, self._plan.longest)
+            ends = [*self._corpus.offsets, len(self._corpus.tokens)]
+            lengths = np.minimum(np.diff(ends), self._plan.longest)
             # lengths are blurred, so that the same conversations do not meet in every epoch
-            by_length = np.argsort(lengths * order.uniform(0.9, 1.1, len(lengths)))
+            blurred = lengths[self._conversations] * order.uniform(
+                0.9, 1.1, len(self._conversations)
+            )
+            by_length = self._conversations[np.argsort(blurred)]
             batches: list[list[int]] = [[]]
             for index in by_length.tolist():
                 longest = max(int(lengths[each]) for each in (*batches[-1], index))
@@ -219,17 +230,22 @@ class Training:
 
 
 def batch_loss(student: Student, batch: Batch, plan: TrainPlan) -> Tensor:
-    """Mean loss over the positions learnt from, weighted over the steps down the tree."""
+    """Mean loss over the positions learnt from, weighted over the steps down the tree.
+
+    Steps below the first are taken for half of the conversations: they cost as much as the first
+    and teach less.
+    """
     total, weights = torch.zeros((), device=batch.tokens.device), 0.0
-    device = batch.tokens.device.type
+    device, deeper = batch.tokens.device.type, -(-len(batch.tokens) // 2)
     with torch.autocast(device, torch.bfloat16):
-        states = student.unrolled(batch.tokens, batch.features, plan.unroll)
+        states = student.unrolled(batch.tokens, batch.features, plan.unroll, deeper)
         for depth, state in enumerate(states):
-            learnt = batch.learnt.clone()
+            learnt = batch.learnt[: state.shape[0]].clone()
             learnt[:, :depth] = False
-            logits = student.head(state[learnt]).float()  # [n, V_draft]
-            losses = LOSSES[plan.loss](logits, batch.columns[learnt], batch.probs[learnt])
-            total = total + STEP_WEIGHT**depth * losses.mean()
+            logits = student.head(state[learnt])  # [n, V_draft]
+            columns, probs = batch.columns[: len(state)], batch.probs[: len(state)]
+            loss = distance(logits, columns[learnt], probs[learnt], LOSSES[plan.loss])
+            total = total + STEP_WEIGHT**depth * loss
             weights += STEP_WEIGHT**depth
     return total / weights
 

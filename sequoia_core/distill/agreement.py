@@ -1,0 +1,83 @@
+"""How far a student agrees with the target on text it has not learnt from.
+
+Owns the counting, by child rank and by depth in a tree; all teacher-forced, so two passes over the
+text. Decoding itself is measured elsewhere. Knows nothing of training.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from sequoia_core.distill.student import Student
+from sequoia_core.distill.train import Batch, to_device
+from sequoia_core.search import expected_tokens_table
+
+WIDTH = 8
+"""Child ranks that are counted."""
+NODES = 8
+"""Nodes of the tree whose tokens per step are predicted, root included."""
+
+
+@dataclass(frozen=True, slots=True)
+class Agreement:
+    """Positional acceptance at temperature 0, and overlap at temperature 1.
+
+    Attributes:
+        rates: [depth][rank], how often the child of that rank is the target's argmax, given that
+            the tokens above it are the text's.
+        overlap: per depth, mean of sum min(p, q): the acceptance of one drawn child.
+        positions: judged, at the first depth.
+    """
+
+    rates: tuple[tuple[float, ...], ...]
+    overlap: tuple[float, ...]
+    positions: int
+
+    @property
+    def tokens_per_step(self) -> float:
+        """Predicted at temperature 0 for the best tree of 8 nodes by the first depth's rates."""
+        table = expected_tokens_table(self.rates[0], NODES, NODES - 1, WIDTH)
+        return float(table.values[NODES, NODES - 1])
+
+
+@torch.inference_mode()
+def agreement(student: Student, batches: Iterable[Batch], depths: int) -> Agreement:
+    """Judge a student on whole batches.
+
+    Args:
+        student: of either kind; an independent one is the same at every depth.
+        batches: of text it has not learnt from.
+        depths: how far down a tree.
+    """
+    ranks = torch.zeros(depths, WIDTH + 1, dtype=torch.int64)
+    overlap = torch.zeros(depths, dtype=torch.float64)
+    for given in batches:
+        batch = to_device(given, student.embedding.device)
+        with torch.autocast(batch.tokens.device.type, torch.bfloat16):
+            for depth, state in enumerate(student.unrolled(batch.tokens, batch.features, depths)):
+                learnt = batch.learnt.clone()
+                learnt[:, :depth] = False
+                logits = student.head(state[learnt]).float()
+                columns, probs = batch.columns[learnt], batch.probs[learnt]
+                ranks[depth] += _rank_counts(logits, columns[:, 0], probs[:, 0])
+                q = torch.softmax(logits, -1).gather(-1, columns)
+                overlap[depth] += torch.minimum(q, probs).sum().cpu()
+    positions = ranks.sum(-1)
+    rates = ranks[:, :WIDTH] / positions[:, None].clamp(min=1)
+    return Agreement(
+        rates=tuple(tuple(row) for row in rates.tolist()),
+        overlap=tuple((overlap / positions.clamp(min=1)).tolist()),
+        positions=int(positions[0]),
+    )
+
+
+def _rank_counts(logits: Tensor, argmax: Tensor, known: Tensor) -> Tensor:
+    """int64 [WIDTH + 1]: how often the target's argmax has each rank, the last being none."""
+    top = logits.topk(WIDTH, -1).indices  # [n, WIDTH]
+    hits = (top == argmax[:, None]) & (known > 0)[:, None]
+    found = hits.sum(0).cpu()
+    return torch.cat((found, (len(hits) - found.sum())[None]))
