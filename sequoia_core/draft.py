@@ -16,7 +16,7 @@ from sequoia_core.errors import GrowMapError
 from sequoia_core.growmap import GrowMap
 from sequoia_core.protocols import KVCache, LanguageModel
 from sequoia_core.sampling import draft_probs, ordered_draws, race_noise
-from sequoia_core.token_tree import TokenTree
+from sequoia_core.token_tree import TokenTree, TreeLayout
 
 ChildChooser = Callable[[Tensor, int], tuple[Tensor, Tensor]]
 """(logits [n, V_draft], count) -> columns [n, count] in rank order, probabilities [n, V_draft]."""
@@ -68,17 +68,15 @@ class GrowPlan:
         levels: one plan per level that has children.
         inner_rows: each inner node's row among the draft's distributions. Its row in the draft's
             cache is the same number, counted from the root's.
-        parents: int64 [T], the root its own.
-        mask: bool [T, T], ancestor-or-self.
-        depths: int64 [T].
+        layout: for the target's forward.
+        passes: rows that each drafting pass reads.
     """
 
     growmap: GrowMap
     levels: tuple[LevelPlan, ...]
     inner_rows: Mapping[int, int]
-    parents: Tensor
-    mask: Tensor
-    depths: Tensor
+    layout: TreeLayout
+    passes: tuple[int, ...]
 
     @classmethod
     def of(cls, growmap: GrowMap, device: torch.device) -> "GrowPlan":
@@ -91,9 +89,10 @@ class GrowPlan:
                 _level_plan(growmap, depth, mask, device) for depth in range(growmap.depth)
             ),
             inner_rows={node: row for row, node in enumerate(inner)},
-            parents=torch.tensor((0, *growmap.parents[1:]), device=device),
-            mask=mask.to(device),
-            depths=torch.tensor(growmap.depths, device=device),
+            layout=TreeLayout.of(growmap, device),
+            passes=tuple(
+                sum(1 for node in level if growmap.children[node]) for level in growmap.levels[:-1]
+            ),
         )
 
 
@@ -160,7 +159,7 @@ def grow(
     logits = draft.model.forward(
         ids, torch.arange(first, root_position + 1, device=device), None, cache
     )
-    logits = _known_columns(logits[-1:], draft.vocab_ids)
+    logits = known_columns(logits[-1:], draft.vocab_ids)
     columns, node_probs = [ids.new_zeros(1)], [torch.ones(1, device=device)]
     tokens, distributions = [ids[-1:]], []
     for level in plan.levels:
@@ -179,10 +178,10 @@ def grow(
                 torch.cat((prefix, level.mask), dim=1),
                 cache,
             )
-            logits = _known_columns(logits, draft.vocab_ids)
+            logits = known_columns(logits, draft.vocab_ids)
     return TokenTree(
         growmap=plan.growmap,
-        parents=plan.parents,
+        parents=plan.layout.parents,
         token_ids=torch.cat(tokens),
         columns=torch.cat(columns),
         node_probs=torch.cat(node_probs),
@@ -192,6 +191,6 @@ def grow(
     )
 
 
-def _known_columns(logits: Tensor, vocab_ids: Tensor | None) -> Tensor:
+def known_columns(logits: Tensor, vocab_ids: Tensor | None) -> Tensor:
     """Without the padding columns that a map to the target's vocabulary leaves out."""
     return logits if vocab_ids is None else logits[:, : vocab_ids.shape[0]]

@@ -199,7 +199,7 @@ class Engine:
             scored, verdict = self._speculator.step(growmap, sampler)
             emission = self._emit(scored, verdict, text, self._room(params, totals))
             kept = verdict.path[: len(emission.token_ids) + 1]
-            self._speculator.keep(growmap, kept, emission.token_ids)
+            self._speculator.keep(scored, kept, emission.token_ids)
             step = self._report(totals.steps + 1, scored, verdict, emission, began)
             totals, rank = totals.plus(step), emission.pieces[-1].rank
             printable = "".join(piece.text for piece in emission.pieces)

@@ -72,6 +72,19 @@ class GrowMap:
         self._set("acceptance_rates", _checked_rates(self.acceptance_rates))
         self._derive(breadth_first(*children_from_parents(self.parents)))
 
+    @classmethod
+    def numbered(cls, parents: Sequence[int], name: str) -> GrowMap:
+        """A shape whose nodes are known to be numbered as this class numbers them.
+
+        Nothing is checked: for shapes that are made anew every step.
+        """
+        growmap = object.__new__(cls)
+        growmap._set("name", name)
+        growmap._set("source", "")
+        growmap._set("acceptance_rates", ())
+        growmap._derive(list(parents))
+        return growmap
+
     def _set(self, name: str, value: object) -> None:
         object.__setattr__(self, name, value)
 

@@ -1,15 +1,18 @@
 """One decoding step: draft a tree, score it with the target, let a rule judge it.
 
-Owns the two models' part in a step. It knows neither events nor text; what is kept of the result is
-committed to the ledger by the engine, which knows where the answer ends.
+Owns the two models' part in a step, and what it learns from one for adaptive trees and look-ups. It
+knows neither events nor text; what is kept of the result is committed to the ledger by the engine,
+which knows where the answer ends.
 """
 
 from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
+from torch import Tensor
 
 from sequoia_core import verify
+from sequoia_core.adaptive import AdaptivePolicy, Continuation, Limits
 from sequoia_core.config import SamplingParams
 from sequoia_core.draft import (
     ChildChooser,
@@ -19,11 +22,15 @@ from sequoia_core.draft import (
     sampled_children,
     top_children,
 )
+from sequoia_core.economy import Economy
+from sequoia_core.graft import graft
 from sequoia_core.growmap import GrowMap
+from sequoia_core.growth import Drafting, Growth, grow_adaptive
 from sequoia_core.ledger import Ledger
-from sequoia_core.protocols import LanguageModel
-from sequoia_core.token_tree import ScoredTree, TokenTree, score
-from sequoia_core.trees import ROOT
+from sequoia_core.lookup import Lookups
+from sequoia_core.protocols import KVCache, LanguageModel, Lookup
+from sequoia_core.token_tree import ScoredTree, TokenTree, TreeLayout, score
+from sequoia_core.trees import ROOT, AdaptiveTree, StepCosts
 from sequoia_core.verify import AcceptanceRule, Verdict
 
 MOST_PENDING = 32
@@ -46,6 +53,11 @@ class Sampler:
     rule: AcceptanceRule
     generator: torch.Generator
 
+    @property
+    def greedy(self) -> bool:
+        """Children are the draft's most probable tokens, and at most one of them is right."""
+        return self.params.temperature == 0.0
+
     @classmethod
     def of(cls, params: SamplingParams, device: torch.device) -> "Sampler":
         """Greedy at temperature 0, sampling without replacement above.
@@ -67,56 +79,132 @@ class Sampler:
         return cls(params, sampled_children(params, noise), verify.sequoia, generator)
 
 
+@dataclass(frozen=True, slots=True)
+class _Proposal:
+    """A tree to be verified.
+
+    Attributes:
+        tree: as drafted and grafted.
+        passes: rows of each drafting pass.
+        growth: what the draft said, for a tree whose shape followed it.
+    """
+
+    tree: TokenTree
+    passes: tuple[int, ...]
+    growth: Growth | None = None
+
+
 class Speculator:
     """Runs steps of one pair of models on one ledger.
 
     Args:
         target: decides.
-        draft: proposes; None allows only the one-node tree.
+        draft: proposes; None allows only the one-node tree and what is looked up.
         ledger: both models' caches.
+        endings: tokens after which nothing follows.
     """
 
-    def __init__(self, target: LanguageModel, draft: DraftModel | None, ledger: Ledger) -> None:
+    def __init__(
+        self,
+        target: LanguageModel,
+        draft: DraftModel | None,
+        ledger: Ledger,
+        endings: frozenset[int] = frozenset(),
+    ) -> None:
         self._target, self._draft, self._ledger = target, draft, ledger
         self._plans: dict[GrowMap, GrowPlan] = {}
+        self._economy = Economy()
+        self._policies = {greedy: AdaptivePolicy(self._economy, greedy) for greedy in (True, False)}
+        self._lookups = Lookups(self._economy, endings)
+
+    def reckon(self, costs: StepCosts) -> None:
+        """Price rows and drafting passes by these times from now on."""
+        self._economy.use(costs)
 
     @torch.inference_mode()
-    def step(self, growmap: GrowMap, sampler: Sampler) -> tuple[ScoredTree, Verdict]:
+    def step(
+        self, shape: GrowMap | AdaptiveTree, sampler: Sampler, lookup: Lookup = Lookup.OFF
+    ) -> tuple[ScoredTree, Verdict]:
         """Speculate once. The caches hold all the tree's rows until `keep` says which stay."""
-        plan = self._plan(growmap)
-        tree = self._root_only() if growmap.size == 1 else self._grown(plan, sampler)
-        scored = score(tree, self._scores(tree, plan), sampler.params)
-        return scored, sampler.rule(scored, sampler.generator)
+        if isinstance(shape, AdaptiveTree):
+            proposal = self._adaptive(shape, sampler, lookup)
+        else:
+            proposal = self._fixed(shape, sampler, lookup)
+        scored = score(proposal.tree, self._scores(proposal.tree), sampler.params)
+        verdict = sampler.rule(scored, sampler.generator)
+        self._learn(proposal, scored, verdict, sampler.greedy)
+        return scored, verdict
 
-    def keep(self, growmap: GrowMap, path: Sequence[int], emitted: Sequence[int]) -> None:
+    def keep(self, scored: ScoredTree, path: Sequence[int], emitted: Sequence[int]) -> None:
         """Commit a step: the rows of `path` (root first) stay, `emitted` joins the ledger."""
-        inner_rows = self._plan(growmap).inner_rows
-        draft_rows = [inner_rows[node] for node in path if node in inner_rows]
-        self._ledger.commit(emitted, path, draft_rows)
+        read = scored.tree.inner_rows
+        self._ledger.commit(emitted, path, [read[node] for node in path if node in read])
 
-    def fits(self, growmap: GrowMap) -> bool:
-        """Whether both models' context windows have room for the tree now."""
+    def fits(self, shape: GrowMap | AdaptiveTree) -> bool:
+        """Whether both models' context windows have room for the tree now.
+
+        An adaptive tree is cut to the room there is, so it needs only that of its root.
+        """
         committed = len(self._ledger.token_ids)
-        if committed - 1 + growmap.size > self._target.context_window:
+        size = 1 if isinstance(shape, AdaptiveTree) else shape.size
+        if committed - 1 + size > self._target.context_window:
             return False
-        if growmap.size == 1:
+        if shape.size == 1:
             return True
         assert self._draft is not None
-        inner = len(self._plan(growmap).inner_rows)
-        return committed - 1 + inner <= self._draft.model.context_window
+        read = 1 if isinstance(shape, AdaptiveTree) else len(self._plan(shape).inner_rows)
+        return committed - 1 + read <= self._draft.model.context_window
+
+    def _fixed(self, growmap: GrowMap, sampler: Sampler, lookup: Lookup) -> _Proposal:
+        plan = self._plan(growmap)
+        if growmap.size == 1:
+            tree = self._root_only()
+        else:
+            assert self._draft is not None
+            pending, cache = self._draft_state()
+            tree = grow(self._draft, plan, pending, cache, sampler.choose)
+        known = self._known(lookup, self._target_room() - growmap.size, growmap.size)
+        return _Proposal(graft(tree, known.token_ids), plan.passes)
+
+    def _adaptive(self, bounds: AdaptiveTree, sampler: Sampler, lookup: Lookup) -> _Proposal:
+        assert self._draft is not None
+        room = min(bounds.size, self._target_room())
+        known = self._known(lookup, room - 1, 1)
+        pending, cache = self._draft_state()
+        draft_room = self._draft.model.context_window - len(self._ledger.token_ids) + 1
+        limits = Limits(room, bounds.depth, bounds.branching, draft_room)
+        policy = self._policies[sampler.greedy].step(limits, known)
+        drafting = Drafting(self._draft, sampler.choose, sampler.greedy, bounds.branching)
+        growth = grow_adaptive(drafting, policy, pending, cache)
+        return _Proposal(graft(growth.tree, known.token_ids), policy.passes, growth)
+
+    def _known(self, lookup: Lookup, room: int, rows: int) -> Continuation:
+        return self._lookups.propose(self._ledger.token_ids, lookup, room, rows)
+
+    def _target_room(self) -> int:
+        return self._target.context_window - len(self._ledger.token_ids) + 1
+
+    def _draft_state(self) -> tuple[list[int], KVCache]:
+        """What the draft must read before it can go on, the root last, and its cache."""
+        assert self._ledger.draft_cache is not None
+        self._ledger.read_draft_prompt(MOST_PENDING)
+        return self._ledger.draft_pending, self._ledger.draft_cache
+
+    def _learn(
+        self, proposal: _Proposal, scored: ScoredTree, verdict: Verdict, greedy: bool
+    ) -> None:
+        path = verdict.path
+        emitted = [*(scored.token_ids[node] for node in path[1:]), verdict.bonus_token]
+        self._economy.record(len(emitted), scored.growmap.size, proposal.passes)
+        self._lookups.learn(emitted)
+        if proposal.growth is not None:
+            self._policies[greedy].learn(proposal.growth.seen(scored.tree, path, emitted))
 
     def _plan(self, growmap: GrowMap) -> GrowPlan:
         plan = self._plans.get(growmap)
         if plan is None:
             plan = self._plans[growmap] = GrowPlan.of(growmap, self._target.device)
         return plan
-
-    def _grown(self, plan: GrowPlan, sampler: Sampler) -> TokenTree:
-        assert self._draft is not None
-        assert self._ledger.draft_cache is not None
-        self._ledger.read_draft_prompt(MOST_PENDING)
-        pending, cache = self._ledger.draft_pending, self._ledger.draft_cache
-        return grow(self._draft, plan, pending, cache, sampler.choose)
 
     def _root_only(self) -> TokenTree:
         device = self._target.device
@@ -131,13 +219,15 @@ class Speculator:
             vocab_ids=None,
         )
 
-    def _scores(self, tree: TokenTree, plan: GrowPlan) -> torch.Tensor:
+    def _scores(self, tree: TokenTree) -> Tensor:
         """The target's logits [T, V] under the tree mask; a node's position is S + depth."""
-        root = len(self._ledger.token_ids) - 1
+        root, size = len(self._ledger.token_ids) - 1, tree.growmap.size
+        plan = self._plans.get(tree.growmap)
+        layout = plan.layout if plan else TreeLayout.of(tree.growmap, self._target.device)
         mask = None
-        if plan.growmap.size > 1:
-            prefix = plan.mask.new_ones((plan.growmap.size, root))
-            mask = torch.cat((prefix, plan.mask), dim=1)
+        if size > 1:
+            prefix = layout.mask.new_ones((size, root))
+            mask = torch.cat((prefix, layout.mask), dim=1)
         return self._target.forward(
-            tree.token_ids, plan.depths + root, mask, self._ledger.target_cache
+            tree.token_ids, layout.depths + root, mask, self._ledger.target_cache
         )

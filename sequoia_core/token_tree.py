@@ -6,6 +6,7 @@ Immutable values. They know neither how tokens were drafted nor how they are jud
 from collections.abc import Mapping
 from dataclasses import dataclass
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -24,10 +25,12 @@ class TokenTree:
         token_ids: int64 [T], the target's ids; the root is the last committed token.
         columns: int64 [T], each node's column among the draft's; 0 at the root.
         node_probs: float32 [T], the draft's probability of each node at its parent; 1 at the root.
-        draft_probs: float32 [I, V_draft], the distribution drawn from at each of the I nodes that
-            have children.
-        inner_rows: row of `draft_probs` for each node that has children.
+        draft_probs: float32 [I, V_draft], the draft's distribution at each of the I nodes that it
+            read, which children were drawn from.
+        inner_rows: row of `draft_probs` for each node that the draft read.
         vocab_ids: int64 [V_draft], the target's id of each draft column; None when they agree.
+        grafted: nodes that were not drawn from anything: each is the last child of its parent, and
+            a proposal of that one token with certainty.
     """
 
     growmap: GrowMap
@@ -38,6 +41,34 @@ class TokenTree:
     draft_probs: Tensor
     inner_rows: Mapping[int, int]
     vocab_ids: Tensor | None
+    grafted: frozenset[int] = frozenset()
+
+
+@dataclass(frozen=True, slots=True)
+class TreeLayout:
+    """A shape as the target's forward needs it.
+
+    Attributes:
+        parents: int64 [T], the root its own.
+        mask: bool [T, T], ancestor-or-self.
+        depths: int64 [T].
+    """
+
+    parents: Tensor
+    mask: Tensor
+    depths: Tensor
+
+    @classmethod
+    def of(cls, growmap: GrowMap, device: torch.device) -> "TreeLayout":
+        """Index tensors of a shape on a device; quick, since adaptive shapes are new each step."""
+        mask = np.eye(growmap.size, dtype=np.bool_)
+        for node, parent in enumerate(growmap.parents[1:], start=1):
+            mask[node] |= mask[parent]
+        return cls(
+            parents=torch.tensor((0, *growmap.parents[1:]), device=device),
+            mask=torch.from_numpy(mask).to(device),
+            depths=torch.tensor(growmap.depths, device=device),
+        )
 
 
 @dataclass(frozen=True, slots=True)

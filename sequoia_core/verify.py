@@ -4,7 +4,7 @@ Each rule is a pure function of a scored tree and a generator. In the formulas p
 distribution at a node and q the one its children were drawn from. Knows nothing of models.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -71,27 +71,52 @@ def sequoia(scored: ScoredTree, generator: torch.Generator) -> Verdict:
     Children were drawn from q in order. Each is accepted with probability min(1, p / q); otherwise
     p becomes the residual norm(max(p - q, 0)) and the child leaves q. When q is used up it becomes
     uniform over what has not been tried. On a path this is Leviathan's speculative sampling.
+
+    A grafted child comes last. It is a draw from a distribution that is certain of it, so the same
+    rule accepts it with what p has left for it, and takes it out of p otherwise.
     """
     uniforms = torch.rand(scored.growmap.size, generator=generator, dtype=torch.float64).tolist()
     path, trials = [0], dict[int, Trial]()
     while True:
-        children = scored.growmap.children[path[-1]]
-        target = scored.target_probs(path[-1])
-        if not children:
-            return Verdict(tuple(path), draw(target, uniforms[0]), trials)
-        contest = _Contest(target, scored.draft_probs(path[-1]), scored.vocab_ids())
-        accepted = None
-        for child in children:
+        accepted, residual = _judge(scored, path[-1], uniforms, trials)
+        if accepted is None:
+            return Verdict(tuple(path), draw(residual, uniforms[0]), trials)
+        path.append(accepted)
+
+
+def _judge(
+    scored: ScoredTree, node: int, uniforms: Sequence[float], trials: dict[int, Trial]
+) -> tuple[int | None, Tensor]:
+    """Try a node's children: the accepted one, or None and what is left of p, float32 [V]."""
+    target, grafted = scored.target_probs(node), scored.tree.grafted
+    children = scored.growmap.children[node]
+    drawn = [child for child in children if child not in grafted]
+    if drawn:
+        contest = _Contest(target, scored.draft_probs(node), scored.vocab_ids())
+        for child in drawn:
             column = scored.columns[child]
             p, q = contest.probs_of(column)
             trials[child] = Trial(min(1.0, p / q) if q > 0 else float(p > 0), uniforms[child])
             if uniforms[child] * q < p:  # r < p / q, without dividing by zero
-                accepted = child
-                break
+                return child, target
             contest.reject(column)
-        if accepted is None:
-            return Verdict(tuple(path), draw(contest.residual(), uniforms[0]), trials)
-        path.append(accepted)
+        target = contest.residual()
+    for child in children[len(drawn) :]:
+        token = scored.token_ids[child]
+        p = float(target[token])
+        trials[child] = Trial(min(1.0, p), uniforms[child])
+        if uniforms[child] < p:
+            return child, target
+        target = _without(target, token)
+    return None, target
+
+
+def _without(probs: Tensor, token: int) -> Tensor:
+    """A distribution given that it is not this token; itself if it is no other."""
+    left = probs.clone()
+    left[token] = 0.0
+    mass = float(left.sum())
+    return left.div_(mass) if mass > 0 else probs
 
 
 def greedy(scored: ScoredTree, generator: torch.Generator) -> Verdict:  # noqa: ARG001

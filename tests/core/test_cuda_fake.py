@@ -112,10 +112,10 @@ def test_a_prompt_and_a_row_pass_through(dtype: torch.dtype, length: int) -> Non
 def test_the_targets_tree_forward_passes_through(dtype: torch.dtype) -> None:
     model, plan = llama(dtype), GrowPlan.of(GROWMAP, CUDA)
     cache = filled(model, 40)
-    prefix = plan.mask.new_ones((GROWMAP.size, 40))
-    mask = torch.cat((prefix, plan.mask), dim=1)
+    prefix = plan.layout.mask.new_ones((GROWMAP.size, 40))
+    mask = torch.cat((prefix, plan.layout.mask), dim=1)
     tokens = torch.ones(GROWMAP.size, dtype=torch.int64, device=CUDA)
-    check(model.forward(tokens, plan.depths + 40, mask, cache), GROWMAP.size, 61)
+    check(model.forward(tokens, plan.layout.depths + 40, mask, cache), GROWMAP.size, 61)
     cache.keep(40, [40, 41, 44])
     assert cache.length == 43
 
@@ -151,8 +151,8 @@ def test_a_whole_step_up_to_its_logits_passes_through(choose: ChildChooser, trim
     assert tree.token_ids.shape == tree.node_probs.shape == (GROWMAP.size,)
     assert tree.draft_probs.shape == (len(plan.inner_rows), columns)
     assert {part.device for part in (tree.token_ids, tree.node_probs, tree.draft_probs)} == {CUDA}
-    mask = torch.cat((plan.mask.new_ones((GROWMAP.size, 40)), plan.mask), dim=1)
-    logits = target.forward(tree.token_ids, plan.depths + 40, mask, target_cache)
+    mask = torch.cat((plan.layout.mask.new_ones((GROWMAP.size, 40)), plan.layout.mask), dim=1)
+    logits = target.forward(tree.token_ids, plan.layout.depths + 40, mask, target_cache)
     check(logits, GROWMAP.size, 61)
     check(full_probs(logits, 0.6), GROWMAP.size, 61)
 

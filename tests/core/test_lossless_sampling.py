@@ -143,7 +143,7 @@ class Runs:
             scored, verdict = self.speculator.step(self.growmap, self.sampler)
             tokens = [scored.token_ids[node] for node in verdict.path[1:]]
             tokens.append(verdict.bonus_token)
-            self.speculator.keep(self.growmap, verdict.path, tokens)
+            self.speculator.keep(scored, verdict.path, tokens)
             emitted += tokens
         return emitted[0], emitted[1]
 

@@ -1,0 +1,273 @@
+"""Decides, level by level, how wide and how deep a tree grows this step.
+
+Owns the decisions and what they learn from. The rule is that of `economy`: a node pays if its
+estimated probability of being accepted reaches the price of its row, a drafting pass if what it is
+expected to add, rows paid, reaches its own. See DySpec (arXiv 2410.11744) and OPT-Tree
+(arXiv 2406.17276) for trees that follow the draft.
+
+Lossless by construction: how many children a node gets follows from the draft's distribution there
+and from the path to it, before anything is drawn from that distribution; all that is drawn is
+verified. Works on plain numbers; knows neither models nor tensors.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from sequoia_core.confidence import Confidence, overlapping, stated
+from sequoia_core.economy import Economy
+
+PROBE_STEPS = 24
+"""Steps without drafting after which it is tried once, so that a better text is noticed."""
+_FIRST_YIELD = 0.6
+_YIELD_MEMORY = 48
+
+
+@dataclass(frozen=True, slots=True)
+class Offer:
+    """What the draft says at a node, without what will be drawn from it.
+
+    Attributes:
+        node: index in the tree.
+        peak: its largest probability.
+        probs: the probabilities of its children in order of rank, where these follow from the
+            distribution alone, as the most probable tokens do; () where children are drawn.
+        width: most children that can be drawn.
+    """
+
+    node: int
+    peak: float
+    probs: tuple[float, ...]
+    width: int
+
+
+@dataclass(frozen=True, slots=True)
+class Born:
+    """A new node of the tree.
+
+    Attributes:
+        node: its index.
+        parent: index of its parent; -1 for the root.
+        rank: among its siblings, from 1; 0 for the root.
+        token_id: the target's id.
+        prob: the draft's probability of it at its parent; 1 for the root.
+    """
+
+    node: int
+    parent: int
+    rank: int
+    token_id: int
+    prob: float
+
+
+@dataclass(frozen=True, slots=True)
+class Limits:
+    """How large this step's tree may become.
+
+    Attributes:
+        nodes: root included.
+        depth: edges.
+        branching: children of a node.
+        draft_rows: nodes that the draft may read.
+    """
+
+    nodes: int
+    depth: int
+    branching: int
+    draft_rows: int
+
+
+@dataclass(frozen=True, slots=True)
+class Continuation:
+    """Tokens expected to follow the root whatever the draft says; their rows are paid for.
+
+    Attributes:
+        token_ids: in order.
+        probs: probability that the text follows them so far; falling.
+    """
+
+    token_ids: tuple[int, ...] = ()
+    probs: tuple[float, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Seen:
+    """A node that the text went through, and what came of what the draft offered there.
+
+    Attributes:
+        offer: as it was when its children were counted.
+        depth: of its children.
+        probs: the draft's probabilities of its possible children, in order.
+        tokens: their ids.
+        count: how many of them were drawn into the tree.
+        token_id: what came next.
+        accepted: rank of the child that was accepted; 0 if none was.
+    """
+
+    offer: Offer
+    depth: int
+    probs: tuple[float, ...]
+    tokens: tuple[int, ...]
+    count: int
+    token_id: int
+    accepted: int
+
+
+class AdaptivePolicy:
+    """What was learnt of a draft at one kind of sampling; makes a `StepPolicy` for each step.
+
+    Args:
+        economy: prices.
+        greedy: children are the draft's most probable tokens, and at most one can be right.
+    """
+
+    def __init__(self, economy: Economy, greedy: bool) -> None:
+        self.economy, self.greedy = economy, greedy
+        self.offered = Confidence(stated if greedy else overlapping)
+        self.drawn = self.offered if greedy else Confidence(overlapping)
+        self._yield = _FIRST_YIELD
+        self._idle = 0
+
+    def step(self, limits: Limits, known: Continuation) -> "StepPolicy":
+        """Decisions for one step."""
+        probing = self._idle >= PROBE_STEPS
+        self._idle += 1
+        return StepPolicy(self, limits, known, probing)
+
+    def learn(self, seen: Sequence[Seen]) -> None:
+        """Compare what the draft was estimated to be worth with what happened.
+
+        Decoding by argmax, it is known of every token offered whether it came, in the tree or not.
+        """
+        for each in seen:
+            if self.greedy:
+                for rank, (prob, token) in enumerate(
+                    zip(each.probs, each.tokens, strict=True), start=1
+                ):
+                    self.offered.record(each.depth, rank, prob, token == each.token_id)
+                continue
+            for rank in range(1, each.count + 1):
+                accepted = rank == each.accepted
+                self.offered.record(each.depth, rank, each.offer.peak, accepted)
+                self.drawn.record(each.depth, rank, each.probs[rank - 1], accepted)
+
+    @property
+    def expected_yield(self) -> float:
+        """Probability that a drafted node's children hold the next token, on average lately."""
+        return self._yield
+
+    def drafted(self, yielded: float) -> None:
+        """Note what a node's offered children were estimated to hold."""
+        self._idle = 0
+        self._yield += (yielded - self._yield) / _YIELD_MEMORY
+
+
+class StepPolicy:
+    """One step's decisions, in the order in which a tree grows.
+
+    Args:
+        policy: what was learnt.
+        limits: of this step.
+        known: a continuation that is in the tree already.
+        probing: draft once, even if it does not seem to pay.
+    """
+
+    def __init__(
+        self, policy: AdaptivePolicy, limits: Limits, known: Continuation, probing: bool
+    ) -> None:
+        self._policy, self._economy = policy, policy.economy
+        self._limits, self._known, self._probing = limits, known, probing
+        self._rows = 1 + len(known.token_ids)  # of the target's forward so far
+        self._read = 0
+        self._passes: list[int] = []
+        self._weights: dict[int, float] = {}
+        """Probability that the text comes through a node and goes on as only a draft can know."""
+        self._known_at: dict[int, int] = {}
+        """How much of the continuation leads to a node, for the nodes that lie on it."""
+        self._depths: dict[int, int] = {}
+
+    @property
+    def passes(self) -> tuple[int, ...]:
+        """Rows of each drafting pass so far."""
+        return tuple(self._passes)
+
+    def read(self, born: Sequence[Born]) -> list[int]:
+        """Which of a level's nodes the draft reads next, ascending; none ends the growth."""
+        for each in born:
+            self._place(each)
+        within = [each.node for each in born if self._depths[each.node] < self._limits.depth]
+        room = min(self._limits.draft_rows - self._read, self._limits.nodes - self._rows)
+        ranked = sorted(within, key=lambda node: -self._weights[node])[: max(room, 0)]
+        chosen = ranked[: self._best_count([self._weights[node] for node in ranked])]
+        if not chosen and self._probing and ranked and not self._read:
+            chosen = ranked[:1]
+        if chosen:
+            self._passes.append(len(chosen))
+            self._read += len(chosen)
+        return sorted(chosen)
+
+    def children(self, offers: Sequence[Offer]) -> list[int]:
+        """How many children each node gets, best nodes first while they pay."""
+        candidates: list[tuple[float, int]] = []
+        for at, offer in enumerate(offers):
+            estimates = self._estimates(offer)
+            candidates += [(estimate, at) for estimate in estimates]
+        candidates.sort(key=lambda candidate: (-candidate[0], candidate[1]))
+        counts, yielded = [0] * len(offers), [0.0] * len(offers)
+        for estimate, at in candidates:
+            forced = self._probing and not any(counts) and not self._depths[offers[at].node]
+            pays = estimate >= self._economy.row_price(self._rows + 1)
+            if self._rows >= self._limits.nodes or not (pays or forced):
+                break
+            counts[at] += 1
+            yielded[at] += estimate
+            self._rows += 1
+        for at, offer in enumerate(offers):
+            weight = self._weights[offer.node]
+            self._policy.drafted(yielded[at] / weight if weight > 0 else 0.0)
+        return counts
+
+    def _estimates(self, offer: Offer) -> list[float]:
+        """Acceptance of each child that could be drawn, as far as is known before drawing."""
+        depth, weight = self._depths[offer.node] + 1, self._weights[offer.node]
+        estimates: list[float] = []
+        lowest = weight
+        for rank in range(1, min(offer.width, self._limits.branching) + 1):
+            prob = offer.probs[rank - 1] if offer.probs else offer.peak
+            share = self._policy.offered.estimate(depth, rank, prob)
+            lowest = min(lowest, weight * share)  # a later child is no better than one before it
+            estimates.append(lowest)
+        return estimates
+
+    def _place(self, born: Born) -> None:
+        """Estimate how likely the text comes through a node, now that its token is known."""
+        if born.parent < 0:
+            self._depths[born.node], self._known_at[born.node] = 0, 0
+            self._weights[born.node] = 1.0 - self._next_known(0, 1.0)
+            return
+        depth = self._depths[born.node] = self._depths[born.parent] + 1
+        led = self._known_at.get(born.parent)
+        tokens = self._known.token_ids
+        if led is not None and led < len(tokens) and tokens[led] == born.token_id:
+            reach = self._known.probs[led]
+            self._known_at[born.node] = led + 1
+            self._rows -= 1  # the continuation has paid for this row
+            self._weights[born.node] = reach * (1.0 - self._next_known(led + 1, reach))
+            return
+        share = self._policy.drawn.estimate(depth, born.rank, born.prob)
+        self._weights[born.node] = self._weights[born.parent] * share
+
+    def _next_known(self, led: int, reach: float) -> float:
+        """Probability that the continuation's next token is right, where it has been so far."""
+        probs = self._known.probs
+        return probs[led] / reach if led < len(probs) and reach > 0 else 0.0
+
+    def _best_count(self, weights: Sequence[float]) -> int:
+        """How many nodes, best first, a drafting pass should read; 0 if none pays."""
+        best, best_gain, gained = 0, 0.0, 0.0
+        expected, rows = self._policy.expected_yield, self._rows
+        for count, weight in enumerate(weights, start=1):
+            gained += max(weight * expected - self._economy.row_price(rows + count), 0.0)
+            gain = gained - self._economy.pass_price(count)
+            if gain > best_gain:
+                best, best_gain = count, gain
+        return best

@@ -1,0 +1,98 @@
+"""What a row and a drafting pass cost, in tokens: the price at which speculating more pays.
+
+Owns the marginal rule: with `rate` the tokens that a unit of time yields now, a node pays if the
+probability that it is accepted is at least rate x the time its row adds, and a drafting pass if
+what it is expected to add is at least rate x its time. Knows nothing of models or of tokens.
+"""
+
+from sequoia_core.trees import StepCosts
+
+MOST_PRICED = 1024
+"""Rows up to which prices are told apart; more cost what the last of these does."""
+_MEMORY = 64
+"""Steps over which tokens per time are averaged."""
+_FIRST_TOKENS, _FIRST_TIME, _FIRST_STEPS = 1.5, 1.25, 8
+
+
+def _assumed_target(rows: int) -> float:
+    return 1.0 + 0.035 * (rows - 1)
+
+
+def _assumed_draft(rows: int) -> float:
+    return 0.1 + 0.01 * (rows - 1)
+
+
+ASSUMED_COSTS = StepCosts(_assumed_target, _assumed_draft, overhead_ms=0.05, plain_ms=1.0)
+"""Of a machine that was not measured, in units of a plain step: moderate, as a CPU's."""
+
+
+class Economy:
+    """Prices from measured times and from the tokens that steps have yielded lately.
+
+    Args:
+        costs: of this machine.
+    """
+
+    def __init__(self, costs: StepCosts = ASSUMED_COSTS) -> None:
+        self._tokens = _FIRST_TOKENS * _FIRST_STEPS
+        self._time = _FIRST_TIME * _FIRST_STEPS
+        self.use(costs)
+
+    def use(self, costs: StepCosts) -> None:
+        """Reckon with other times from now on; what was learnt of tokens stays."""
+        self._costs, self._plain = costs, costs.plain_ms
+        self._marginal: list[float] = []
+
+    @property
+    def rate(self) -> float:
+        """Tokens per plain step's time; never below 1, which plain decoding yields."""
+        return max(self._tokens / self._time, 1.0)
+
+    def row_price(self, rows: int) -> float:
+        """Tokens that a forward's row number `rows` must be expected to yield, for 2 and more."""
+        if rows > len(self._marginal):
+            self._price_rows(rows)
+        return self.rate * self._marginal[min(rows, MOST_PRICED) - 1]
+
+    def pass_price(self, rows: int) -> float:
+        """Tokens that a drafting pass over `rows` nodes must be expected to add."""
+        return self.rate * self._costs.draft_ms(rows) / self._plain
+
+    def record(self, tokens: int, rows: int, passes: tuple[int, ...]) -> None:
+        """Learn from a step.
+
+        Times are the modelled ones: a step that the machine was slow at says nothing on trees.
+
+        Args:
+            tokens: emitted by it.
+            rows: of its target forward.
+            passes: rows of each of its drafting passes.
+        """
+        time = self._costs.target_ms(rows) + sum(map(self._costs.draft_ms, passes))
+        if rows > 1:
+            time += self._costs.overhead_ms
+        keep = 1.0 - 1.0 / _MEMORY
+        self._tokens = self._tokens * keep + tokens
+        self._time = self._time * keep + time / self._plain
+
+    def _price_rows(self, rows: int) -> None:
+        """Slopes of the greatest convex function below t(n), so that noise makes no row free."""
+        last = min(max(2 * rows, 64), MOST_PRICED)
+        times = [self._costs.target_ms(n) / self._plain for n in range(1, last + 2)]
+        hull: list[int] = []
+        for at, time in enumerate(times):
+            while len(hull) > 1 and _above(hull[-2], hull[-1], at, times):
+                hull.pop()
+            while hull and time <= times[hull[-1]]:  # more rows never take less
+                hull.pop()
+            hull.append(at)
+        self._marginal = [0.0] * (last + 1)
+        for left, right in zip([0, *hull], hull, strict=False):
+            for at in range(left + 1, right + 1):
+                self._marginal[at] = max(times[right] - times[left], 0.0) / (right - left)
+
+
+def _above(left: int, middle: int, right: int, times: list[float]) -> bool:
+    """Whether the middle point lies on or above the line between its neighbours."""
+    rise = (times[middle] - times[left]) * (right - left)
+    return rise >= (times[right] - times[left]) * (middle - left)

@@ -1,0 +1,165 @@
+"""Continuations found in the conversation itself: what followed the last time these tokens came.
+
+Owns the index of a token list and what is known of how often such continuations are right. Knows
+nothing of models or trees. A continuation costs no draft; it is right where a text repeats itself.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from sequoia_core.adaptive import Continuation
+from sequoia_core.economy import Economy
+from sequoia_core.protocols import Lookup
+
+LONGEST = 16
+"""Most tokens of a continuation."""
+_GRAM = 2
+"""Tokens that must agree before anything is proposed."""
+_CANDIDATES = 12
+"""Latest places with the same last tokens that are compared."""
+_LONGEST_MATCH = 12
+"""Matches longer than this are as good as this."""
+_CLASSES = (3, 4, 6, 9, _LONGEST_MATCH)
+_BELIEFS = (0.15, 0.3, 0.45, 0.6, 0.75, 0.85)
+"""How often a continuation is right after a match shorter than each of `_CLASSES`, to begin with:
+on the careful side."""
+_BELIEF = 4.0
+_MEMORY = 100
+
+
+@dataclass(frozen=True, slots=True)
+class Found:
+    """What followed an earlier occurrence of the last tokens.
+
+    Attributes:
+        token_ids: the continuation.
+        matched: how many tokens before it agreed, up to `_LONGEST_MATCH`.
+    """
+
+    token_ids: tuple[int, ...] = ()
+    matched: int = 0
+
+
+class TokenIndex:
+    """Where each pair of adjacent tokens occurred, kept in step with a list of tokens."""
+
+    def __init__(self) -> None:
+        self._ids: list[int] = []
+        self._places: dict[tuple[int, int], list[int]] = {}
+
+    def follow(self, token_ids: Sequence[int]) -> None:
+        """Take over a list; what it shares with the last one from the start is not read again."""
+        held = len(self._ids)
+        if self._ids != token_ids[:held]:
+            shared = zip(self._ids, token_ids, strict=False)
+            held = next((at for at, (old, new) in enumerate(shared) if old != new),
+                        min(held, len(token_ids)))  # fmt: skip
+            self._forget(held)
+        for token in token_ids[held:]:
+            self._ids.append(token)
+            end = len(self._ids)
+            if end >= _GRAM:
+                self._places.setdefault(self._gram(end), []).append(end)
+
+    def find(self, longest: int = LONGEST) -> Found:
+        """The continuation of the longest earlier match of the last tokens, the latest of equals.
+
+        One that runs into the end of the list goes on with itself, as a loop does.
+        """
+        end = len(self._ids)
+        if end <= _GRAM:
+            return Found()
+        best, matched = 0, 0
+        for place in reversed(self._places[self._gram(end)][-_CANDIDATES - 1 : -1]):
+            length = self._matched(place, end)
+            if length > matched:
+                best, matched = place, length
+            if matched == _LONGEST_MATCH:
+                break
+        if not matched:
+            return Found()
+        period = end - best
+        tokens = tuple(self._ids[best + at % period] for at in range(longest))
+        return Found(tokens, matched)
+
+    def _matched(self, place: int, end: int) -> int:
+        ids, length = self._ids, _GRAM
+        while (
+            length < min(place, _LONGEST_MATCH) and ids[place - length - 1] == ids[end - length - 1]
+        ):
+            length += 1
+        return length
+
+    def _forget(self, length: int) -> None:
+        while len(self._ids) > length:
+            if len(self._ids) >= _GRAM:
+                self._places[self._gram(len(self._ids))].pop()
+            self._ids.pop()
+
+    def _gram(self, end: int) -> tuple[int, int]:
+        return self._ids[end - 2], self._ids[end - 1]
+
+
+class Lookups:
+    """Proposes continuations of one conversation and learns how often they are right.
+
+    Args:
+        economy: prices of rows.
+        endings: tokens after which nothing follows.
+    """
+
+    def __init__(self, economy: Economy, endings: frozenset[int] = frozenset()) -> None:
+        self._economy, self._endings = economy, endings
+        self._index = TokenIndex()
+        self._hits: dict[int, tuple[float, float]] = {}
+        self._found = Found()
+
+    def propose(
+        self, token_ids: Sequence[int], use: Lookup, room: int, rows: int = 1
+    ) -> Continuation:
+        """What may follow the tokens.
+
+        Args:
+            token_ids: prompt and answer so far.
+            use: never, always, or as far as it pays.
+            room: most tokens.
+            rows: of the target's forward without it.
+        """
+        if use is Lookup.OFF:
+            self._found = Found()
+            return Continuation()
+        self._index.follow(token_ids)
+        self._found = found = self._index.find()
+        probs: list[float] = []
+        reach = 1.0
+        for at, token in enumerate(found.token_ids[: max(room, 0)]):
+            reach *= self.estimate(found.matched + at)
+            if use is Lookup.AUTO and reach < self._economy.row_price(rows + at + 1):
+                break
+            probs.append(reach)
+            if token in self._endings:
+                break
+        return Continuation(found.token_ids[: len(probs)], tuple(probs))
+
+    def learn(self, emitted: Sequence[int]) -> None:
+        """Compare what was found last with what came, whether it was speculated with or not."""
+        for at, (guess, token) in enumerate(zip(self._found.token_ids, emitted, strict=False)):
+            hits, trials = self._hits.get(_class(self._found.matched + at), (0.0, 0.0))
+            keep = 1.0 - 1.0 / _MEMORY
+            self._hits[_class(self._found.matched + at)] = (
+                hits * keep + (guess == token),
+                trials * keep + 1.0,
+            )
+            if guess != token:
+                break
+        self._found = Found()
+
+    def estimate(self, matched: int) -> float:
+        """Probability that the next token is right where so many before it agreed."""
+        kind = _class(matched)
+        hits, trials = self._hits.get(kind, (0.0, 0.0))
+        return (hits + _BELIEF * _BELIEFS[kind]) / (trials + _BELIEF)
+
+
+def _class(matched: int) -> int:
+    return next((at for at, edge in enumerate(_CLASSES) if matched < edge), len(_CLASSES))
