@@ -1,0 +1,144 @@
+"""Rows of a batch compute what they would compute alone, whoever lies beside them."""
+
+import random
+from collections.abc import Sequence
+
+import pytest
+import torch
+from torch import Tensor
+from torch._subclasses.fake_tensor import FakeTensorMode
+
+from sequoia_core.errors import ContextFullError
+from sequoia_core.model.batch import GROUP, SPAN, Batch
+from sequoia_core.model.llama import Llama
+from tests.core.models import random_weights, tiny_config, tiny_llama
+from tests.core.test_cuda_fake import CUDA, WithoutGuards
+
+BEGINNING = [3, 1, 4, 1, 5]
+MOST_MORE = 4
+
+
+def greedy_alone(model: Llama, prompt: Sequence[int], count: int) -> list[int]:
+    """Plain greedy decoding, one row at a time, through the engine's own forward."""
+    cache, ids = model.new_cache(), list(prompt)
+    model.extend(torch.tensor(ids[:-1]), cache)
+    for _ in range(count):
+        position = torch.tensor([cache.length])
+        logits = model.forward(torch.tensor(ids[-1:]), position, None, cache)
+        ids.append(int(logits.argmax()))
+    return ids
+
+
+class Texts:
+    """Rows of a batch, each greedily continued from a prompt that begins with `BEGINNING`."""
+
+    def __init__(self, batch: Batch) -> None:
+        self._batch, self._beginning = batch, batch.read(BEGINNING)
+        self.ids: dict[int, list[int]] = {}
+        self._prompts: dict[int, int] = {}
+
+    def start(self, row: int, more: Sequence[int]) -> None:
+        self._batch.start(row, self._beginning)
+        self.ids[row] = [*BEGINNING, *more]
+        self._prompts[row] = len(self.ids[row])
+
+    def step(self) -> None:
+        held = self._batch.lengths
+        due = [self.ids[row][held[row]] if row in self.ids else None for row in range(len(held))]
+        logits = self._batch.forward(due)
+        for row, ids in self.ids.items():
+            if self._batch.lengths[row] == len(ids):
+                ids.append(int(logits[row].argmax()))
+
+
+def a_prompt(rng: random.Random) -> list[int]:
+    return [rng.randrange(61) for _ in range(rng.randint(1, MOST_MORE))]
+
+
+@pytest.mark.parametrize("heads", [1, 2, 4])
+def test_ragged_rows_with_refills_decode_as_alone(heads: int) -> None:
+    model = tiny_llama(num_kv_heads=heads)
+    batch, rng = Batch(model, 2 * GROUP), random.Random(heads)
+    texts, done = Texts(batch), []
+    for row in range(0, 2 * GROUP, 2):  # every other row rests from the start
+        texts.start(row, a_prompt(rng))
+    for step in range(150):
+        texts.step()
+        if step % 5 == 4:
+            row = rng.choice([at for at in texts.ids if at])  # row 0 stays and grows long
+            done.append(texts.ids.pop(row))
+            if step % 25 == 4:
+                batch.start(row)
+            else:
+                texts.start(row, a_prompt(rng))
+    assert len(done) == 30
+    assert max(batch.lengths) > 2 * SPAN
+    for ids in [*done, *texts.ids.values()]:
+        prompt = ids[: len(BEGINNING) + MOST_MORE]
+        assert ids == greedy_alone(model, prompt, len(ids) - len(prompt))
+
+
+def logits_among(model: Llama, row: int, neighbours: int) -> Tensor:
+    """Logits of one script at a row, beside others that come and go at the word of a seed."""
+    batch, rng = Batch(model, 2 * GROUP), random.Random(neighbours)
+    batch.start(row, batch.read(BEGINNING))
+    others = [other for other in range(2 * GROUP) if other != row]
+    logits = []
+    for token in [random.Random(at).randrange(61) for at in range(150)]:
+        for other in rng.sample(others, 2 if neighbours else 0):
+            batch.start(other, batch.read(BEGINNING) if rng.random() < 0.7 else None)
+        up = [other for other in others if neighbours and rng.random() < 0.9]
+        due = {row: token} | {other: rng.randrange(61) for other in up}
+        logits.append(batch.forward([due.get(at) for at in range(2 * GROUP)])[row])
+    return torch.stack(logits)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_neighbours_do_not_change_a_bit(dtype: torch.dtype) -> None:
+    config = tiny_config(hidden_size=64, intermediate_size=96, head_dim=16)
+    model = Llama(config, random_weights(config, 1), torch.device("cpu"), dtype)
+    alone = logits_among(model, 0, 0)
+    assert alone.isfinite().all()
+    for row, neighbours in ((0, 1), (5, 2), (31, 3)):
+        assert torch.equal(logits_among(model, row, neighbours), alone)
+
+
+def test_short_rows_do_not_attend_over_the_longest() -> None:
+    batch = Batch(tiny_llama(), 4 * GROUP)
+    long, short = batch.read([1] * 200), batch.read([1] * 10)
+    for row in range(4 * GROUP):  # one long row in each group
+        batch.start(row, short if row % GROUP else long)
+    assert batch.attended == 4 * GROUP * 256
+    batch.forward([0] * 4 * GROUP)
+    assert batch.attended == GROUP * 256 + 3 * GROUP * SPAN
+    for row in range(0, 4 * GROUP, GROUP):
+        batch.start(row)
+    batch.forward([0] * 4 * GROUP)
+    assert batch.attended == 4 * GROUP * SPAN
+
+
+def test_a_full_row_is_refused_and_nothing_changes() -> None:
+    batch = Batch(tiny_llama(context_window=8), GROUP)
+    batch.start(3, batch.read([1] * 8))
+    logits = batch.forward([None] * 3 + [None] + [7] * 12)
+    assert logits.isfinite().all()
+    before = list(batch.lengths)
+    with pytest.raises(ContextFullError, match="window of 8"):
+        batch.forward([7] * GROUP)
+    assert batch.lengths == before
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])
+def test_a_batch_passes_through_on_cuda_without_a_word_read_back(dtype: torch.dtype) -> None:
+    with FakeTensorMode(), WithoutGuards():
+        config = tiny_config()
+        model = Llama(config, random_weights(config, 0), CUDA, dtype)
+        batch = Batch(model, 2 * GROUP)
+        beginning = batch.read([1] * 70)
+        batch.start(1, beginning)
+        batch.start(20, beginning)
+        for _ in range(2):
+            logits = batch.forward([7] * 30 + [None] * 2)
+            assert logits.device == CUDA
+            assert logits.dtype is torch.float32
+            assert logits.shape == (2 * GROUP, 61)
