@@ -18,6 +18,7 @@ import torch
 from torch import Tensor
 
 from sequoia_core.errors import ModelLoadError, TokenizerMismatchError
+from sequoia_core.model.conditioned import ConditionedLlama
 from sequoia_core.model.config import ModelConfig
 from sequoia_core.model.convert_cache import ConvertCache, default_root
 from sequoia_core.model.device import choose_device, choose_dtype, device_name, dtype_name
@@ -129,7 +130,8 @@ def load_pair(
     tokenizer = _tokenizer(big, small)
     closing = turn_closing_id(tokenizer)
     report(f"Loading {big.name}", None)
-    target_model = Llama(big.config, big.weights, place, number)
+    read_by_draft = small.config.feature_layers if small else ()
+    target_model = Llama(big.config, big.weights, place, number, feature_layers=read_by_draft)
     draft_model, ids = None, None
     if small is not None:
         report(f"Loading {small.name}", None)
@@ -224,8 +226,10 @@ def _tokenizer(target: Checkpoint, draft: Checkpoint | None) -> "PreTrainedToken
 
 def _load_draft(draft: Checkpoint, target: Llama) -> tuple[Llama, Tensor | None]:
     config, weights, ids = _fitted(draft, target.config, lambda: target.embedding)
-    model = Llama(config, weights, target.device, target.dtype, skinny_int8=True)
-    return model, None if ids is None else ids.to(target.device)
+    ids = None if ids is None else ids.to(target.device)
+    if config.feature_layers:
+        return ConditionedLlama(config, weights, target.device, target.dtype), ids
+    return Llama(config, weights, target.device, target.dtype, skinny_int8=True), ids
 
 
 def _fitted(
@@ -233,6 +237,11 @@ def _fitted(
 ) -> tuple[ModelConfig, Mapping[str, Tensor], Tensor | None]:
     """A draft's shape, tensors and vocabulary map once it has borrowed from its target."""
     config, weights = draft.config, draft.weights
+    if any(not 0 <= layer < target.num_layers for layer in config.feature_layers):
+        raise ModelLoadError(
+            f"{draft.name}: it reads the target's layers {list(config.feature_layers)}, but this "
+            f"target has {target.num_layers}"
+        )
     lent: dict[str, Tensor] = {}
     if config.embeddings_from_target:
         if config.hidden_size != target.hidden_size:

@@ -152,8 +152,17 @@ class Llama:
         Returns:
             the last layer's output [n, hidden], for `logits`.
         """
-        cos, sin = self._cos[position_ids], self._sin[position_ids]  # [n, 1, D]
         hidden = functional.embedding(token_ids, self.embedding)  # [n, hidden]
+        return self._through_layers(hidden, position_ids, attend, watch)
+
+    def _through_layers(
+        self,
+        hidden: Tensor,
+        position_ids: Tensor,
+        attend: Attend,
+        watch: Callable[[int, Tensor], None],
+    ) -> Tensor:
+        cos, sin = self._cos[position_ids], self._sin[position_ids]  # [n, 1, D]
         for index, layer in enumerate(self._layers):
             x = self._normed(hidden, layer.attention_norm)
             queries, keys_values = self._heads(layer.query_key_value(x), cos, sin)
@@ -185,9 +194,19 @@ class Llama:
             if index in self._feature_slots:
                 cache.write_features(self._feature_slots[index], hidden)
 
-        hidden = self.through_layers(token_ids, position_ids, attend, watch)
+        embedded = self._embedded(token_ids, mask, cache)
+        hidden = self._through_layers(embedded, position_ids, attend, watch)
         cache.advance(rows)
         return hidden
+
+    def _embedded(
+        self,
+        token_ids: Tensor,
+        mask: Tensor | None,  # noqa: ARG002
+        cache: LayeredKVCache,  # noqa: ARG002
+    ) -> Tensor:
+        """What the first layer reads, [n, hidden]."""
+        return functional.embedding(token_ids, self.embedding)
 
     def _normed(self, x: Tensor, weight: Tensor) -> Tensor:
         return functional.rms_norm(x, (x.shape[-1],), weight, self.config.rms_norm_eps)

@@ -1,0 +1,115 @@
+"""A draft that reads the target's hidden states beside the tokens.
+
+After EAGLE (arXiv 2401.15077) and EAGLE-3 (arXiv 2503.01840). A row's input is its token's
+embedding and a hidden state of the token before it: the target's, at several layers, where the
+target has read that token; in a tree, whose tokens the target has not read yet, the draft's own
+output at the row's parent. Owns where a row finds that state. Knows nothing of trees but the mask.
+"""
+
+from collections.abc import Mapping, Sequence
+
+import torch
+from torch import Tensor
+from torch.nn import functional
+
+from sequoia_core.model.config import ModelConfig
+from sequoia_core.model.kv_cache import LayeredKVCache
+from sequoia_core.model.linear import pack
+from sequoia_core.model.llama import Llama
+from sequoia_core.model.weights import OWN_INPUT, TARGET_INPUT
+from sequoia_core.protocols import KVCache
+
+
+class ConditionedCache(LayeredKVCache):
+    """A draft's cache that lies beside the target's and remembers the draft's own outputs.
+
+    Args:
+        config: of the draft.
+        device: of the buffers.
+        dtype: likewise.
+        target: the target's cache of the same conversation, ahead of this one whenever the draft is
+            run; None reads zeros, which will do for timing.
+    """
+
+    def __init__(
+        self,
+        config: ModelConfig,
+        device: torch.device,
+        dtype: torch.dtype,
+        target: LayeredKVCache | None,
+    ) -> None:
+        super().__init__(config, device, dtype, feature_slots=1)
+        self._target = target
+
+    def states_before(self, rows: int, slots: int) -> Tensor:
+        """The target's hidden states of the tokens before each of the next rows of the text.
+
+        Args:
+            rows: how many come after the cached ones.
+            slots: hidden states per token.
+
+        Returns:
+            [rows, slots, hidden]; zeros before the first token.
+        """
+        first = self.length
+        if self._target is None:
+            return self._features.new_zeros((rows, slots, self._features.shape[-1]))
+        states = self._target.features(max(first - 1, 0), first - 1 + rows)
+        return states if first else functional.pad(states, (0, 0, 0, 0, 1, 0))
+
+    def keep(self, committed: int, rows: Sequence[int]) -> None:
+        """As ever, but only the first of the rows, a tree's root, is kept.
+
+        The rows below it were made from the draft's own outputs; now that the target has read their
+        tokens, they are read again with what it thinks of them.
+        """
+        super().keep(committed, rows[:1])
+
+
+class ConditionedLlama(Llama):
+    """A draft conditioned on the target's hidden states; otherwise as `Llama`.
+
+    Args:
+        config: with `feature_layers`.
+        weights: likewise, with `TARGET_INPUT` and `OWN_INPUT`.
+        device: where to compute.
+        dtype: of weights, activations and cache.
+    """
+
+    def __init__(
+        self,
+        config: ModelConfig,
+        weights: Mapping[str, Tensor],
+        device: torch.device,
+        dtype: torch.dtype,
+    ) -> None:
+        outputs = (config.num_layers - 1,)
+        super().__init__(config, weights, device, dtype, skinny_int8=True, feature_layers=outputs)
+        self._target_input = pack(weights[TARGET_INPUT].to(device, dtype), True)
+        self._own_input = pack(weights[OWN_INPUT].to(device, dtype), True)
+
+    def new_cache(self, beside: KVCache | None = None) -> ConditionedCache:
+        """An empty cache for one conversation beside the target's."""
+        assert beside is None or isinstance(beside, LayeredKVCache)
+        return ConditionedCache(self.config, self._device, self.dtype, beside)
+
+    def _embedded(self, token_ids: Tensor, mask: Tensor | None, cache: LayeredKVCache) -> Tensor:
+        assert isinstance(cache, ConditionedCache)
+        embedded = functional.embedding(token_ids, self.embedding)[:, None]  # [n, 1, hidden]
+        if mask is None:
+            slots = len(self.config.feature_layers)
+            states, project = cache.states_before(len(token_ids), slots), self._target_input
+        else:
+            states, project = cache.features_at(_parents(mask)), self._own_input
+        inputs = torch.cat((embedded, states), 1)  # [n, F + 1, hidden]
+        width = (self.config.hidden_size,)
+        normed = functional.rms_norm(inputs, width, None, self.config.rms_norm_eps)
+        return project(normed.flatten(1))
+
+
+def _parents(mask: Tensor) -> Tensor:
+    """int64 [n]: the last row that each row of bool [n, S + n] sees before itself."""
+    rows, columns = mask.shape
+    places = torch.arange(columns, device=mask.device)
+    before = places < torch.arange(columns - rows, columns, device=mask.device)[:, None]
+    return torch.where(mask & before, places, -1).amax(-1)
