@@ -21,6 +21,7 @@ from sequoia_core.events import (
     FinishReason,
     Notice,
     NoticeKind,
+    Origin,
     Piece,
     PrefillDone,
     PrefillProgress,
@@ -29,17 +30,25 @@ from sequoia_core.events import (
     TextDelta,
     Totals,
     TreeChosen,
-    TreeNode,
 )
-from sequoia_core.growmap import GrowMap
 from sequoia_core.ledger import Ledger
 from sequoia_core.plain_clock import PlainClock
-from sequoia_core.protocols import LanguageModel, TreeChoice
+from sequoia_core.protocols import LanguageModel, Lookup, TreeChoice
 from sequoia_core.speculator import MOST_PENDING, Sampler, Speculator
+from sequoia_core.step_nodes import step_nodes
 from sequoia_core.stopwatch import TimedModel
 from sequoia_core.text import TextCodec, TextStream
 from sequoia_core.token_tree import ScoredTree
-from sequoia_core.trees import ROOT, Advice, TreeAdvisor, as_chosen, tree_for
+from sequoia_core.trees import (
+    ROOT,
+    AdaptiveTree,
+    Advice,
+    Tree,
+    TreeAdvisor,
+    as_chosen,
+    lookup_for,
+    tree_for,
+)
 from sequoia_core.verify import Verdict
 
 if TYPE_CHECKING:
@@ -81,7 +90,7 @@ class Engine:
         self._eos_token_ids = eos_token_ids
         self._ledger = Ledger(target, draft.model if draft else None)
         timed_draft = replace(draft, model=self._draft) if draft and self._draft else None
-        self._speculator = Speculator(self._target, timed_draft, self._ledger)
+        self._speculator = Speculator(self._target, timed_draft, self._ledger, eos_token_ids)
         self._clock = PlainClock(self._target, self._ledger)
         self.advisor = advisor
         self.tree_choice = TreeChoice()
@@ -140,17 +149,17 @@ class Engine:
             )
         if self.tree_choice.mode is Mode.GREEDY:
             params = replace(params, temperature=0.0)
-        growmap, chosen = self._choose(params, len(prompt_ids))
+        tree, chosen = self._choose(params, len(prompt_ids))
         yield chosen
-        plain = growmap.size == 1 and self.tree_choice.mode is not Mode.AR
+        plain = tree.size == 1 and self.tree_choice.mode is not Mode.AR
         if plain and chosen.reason != self._told:
             yield Notice(NoticeKind.PLAIN_DECODING, chosen.reason)
         self._told = chosen.reason
         self._answers += 1
         answer = self._answers
         try:
-            yield from self._prefill(growmap, prompt_ids, should_stop)
-            for event in self._decode(growmap, params, should_stop):
+            yield from self._prefill(tree, prompt_ids, should_stop)
+            for event in self._decode(tree, params, should_stop):
                 yield event
                 if answer != self._answers:
                     raise SequoiaError("this answer was left for a newer one")
@@ -158,14 +167,23 @@ class Engine:
             if answer == self._answers:  # else the caches are the newer answer's
                 self._ledger.roll_back()
 
-    def _choose(self, params: SamplingParams, context: int) -> tuple[GrowMap, TreeChosen]:
+    def _choose(self, params: SamplingParams, context: int) -> tuple[Tree, TreeChosen]:
+        costs = self.advisor.costs(params.temperature, context)
+        if costs is not None:
+            self._speculator.reckon(costs)
         if self._draft is None and self.tree_choice.mode is not Mode.AR:
             reason = "plain decoding: this target has no draft"
-            return ROOT, TreeChosen(Mode.AR.value, "", 1, 0, reason=reason)
-        return tree_for(self.tree_choice, self.advisor, params.temperature, context)
+            tree: Tree = ROOT
+            chosen = TreeChosen(Mode.AR.value, "", 1, 0, reason=reason)
+        else:
+            tree, chosen = tree_for(self.tree_choice, self.advisor, params.temperature, context)
+        return tree, self._told_of_lookup(chosen)
+
+    def _told_of_lookup(self, chosen: TreeChosen) -> TreeChosen:
+        return replace(chosen, lookup=lookup_for(self.tree_choice).value)
 
     def _prefill(
-        self, growmap: GrowMap, prompt_ids: Sequence[int], should_stop: Callable[[], bool]
+        self, tree: Tree, prompt_ids: Sequence[int], should_stop: Callable[[], bool]
     ) -> Iterator[Event]:
         began = perf_counter()
         cached = self._ledger.start(prompt_ids)
@@ -174,29 +192,30 @@ class Engine:
             if should_stop():
                 return
             yield PrefillProgress(total - left, total)
-        if growmap.size > 1 and self._speculator.fits(growmap):
+        if tree.size > 1 and self._speculator.fits(tree):
             self._ledger.read_draft_prompt(MOST_PENDING)  # no step's time, as `Totals` promises
         self._target.wait()
         yield PrefillDone(len(prompt_ids), cached, perf_counter() - began)
 
     def _decode(
-        self, growmap: GrowMap, params: SamplingParams, should_stop: Callable[[], bool]
+        self, tree: Tree, params: SamplingParams, should_stop: Callable[[], bool]
     ) -> Iterator[Event]:
         sampler = Sampler.of(params, self._target.device)
         text = TextStream(self._codec, params.stop)
+        lookup = lookup_for(self.tree_choice)
         totals, rank, narrowed = Totals(), 0, False
         while True:
             if should_stop() or self._ledger.unread:
                 finish = FinishReason.CANCELLED
                 break
-            if not self._speculator.fits(growmap):
-                yield _narrowed(growmap)
-                growmap, narrowed = ROOT, True
-            if growmap.size > 1:
+            if not self._speculator.fits(tree):
+                yield _narrowed(tree)
+                tree, narrowed = ROOT, True
+            if tree.size > 1 or lookup is not Lookup.OFF:
                 self._clock.refresh()
             self._take_clocks()
             began = perf_counter()
-            scored, verdict = self._speculator.step(growmap, sampler)
+            scored, verdict = self._speculator.step(tree, sampler, lookup)
             emission = self._emit(scored, verdict, text, self._room(params, totals))
             kept = verdict.path[: len(emission.token_ids) + 1]
             self._speculator.keep(scored, kept, emission.token_ids)
@@ -211,8 +230,8 @@ class Engine:
                 finish = emission.finish
                 break
             if advice is not None and not narrowed:
-                growmap, chosen = as_chosen(self.tree_choice.mode, advice)
-                yield chosen
+                tree, chosen = as_chosen(self.tree_choice.mode, advice)
+                yield self._told_of_lookup(chosen)
         if rest := text.flush():
             yield TextDelta(totals.steps, rest, (Piece(rest, rank),))
         yield Finished(finish, totals)
@@ -220,8 +239,10 @@ class Engine:
     def _learn(self, step: Step, params: SamplingParams) -> Advice | None:
         """Hand a step to the advisor; its advice counts where the tree is left to the machine."""
         choice = self.tree_choice
-        if self._draft is None or choice.mode is Mode.AR:
+        if self._draft is None or choice.mode is Mode.AR or choice.adaptive:
             return None
+        if any(node.origin is Origin.LOOKUP for node in step.nodes):
+            return None  # not a tree whose shape it could have advised
         chain = choice.mode is Mode.CHAIN
         advice = self.advisor.observe(step, params.temperature, chain)
         return advice if choice.growmap is None else None
@@ -264,14 +285,14 @@ class Engine:
         began: float,
     ) -> Step:
         bonus = verdict.bonus_token
-        step_nodes = self._nodes(scored, verdict)
+        nodes = step_nodes(scored, verdict, self._codec)
         bonus_prob = scored.target_prob_of(verdict.path[-1], bonus)
         draft_ms, verify_ms = self._take_clocks()
         total_ms = (perf_counter() - began) * 1e3
-        plain = scored.growmap.size == 1
+        plain = scored.growmap is ROOT
         return Step(
             index=index,
-            nodes=step_nodes,
+            nodes=nodes,
             path=verdict.path,
             bonus_token_id=bonus,
             bonus_text=self._codec.token_text(bonus),
@@ -287,29 +308,10 @@ class Engine:
         """Milliseconds of draft and target forwards since the last call."""
         return self._draft.take_ms() if self._draft else 0.0, self._target.take_ms()
 
-    def _nodes(self, scored: ScoredTree, verdict: Verdict) -> tuple[TreeNode, ...]:
-        growmap, trials = scored.growmap, verdict.trials
-        outcomes = verdict.outcomes(growmap)
-        return tuple(
-            TreeNode(
-                token_id=scored.token_ids[node],
-                text=self._codec.token_text(scored.token_ids[node]),
-                parent=growmap.parents[node],
-                depth=growmap.depths[node],
-                rank=growmap.ranks[node],
-                draft_prob=scored.draft_prob[node] if node else None,
-                target_prob=scored.target_prob[node] if node else None,
-                outcome=outcomes[node],
-                accept_prob=trials[node].accept_prob if node in trials else None,
-                draw=trials[node].draw if node in trials else None,
-            )
-            for node in range(growmap.size)
-        )
 
-
-def _narrowed(growmap: GrowMap) -> Notice:
+def _narrowed(tree: Tree) -> Notice:
+    what = "the tree" if isinstance(tree, AdaptiveTree) else f"a tree of {tree.size} nodes"
     return Notice(
         NoticeKind.PLAIN_DECODING,
-        f"a tree of {growmap.size} nodes no longer fits into the context window; "
-        "the rest of the answer is decoded plainly",
+        f"{what} no longer fits into the context window; the rest of the answer is decoded plainly",
     )

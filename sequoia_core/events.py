@@ -20,6 +20,13 @@ class Outcome(StrEnum):
     NOT_REACHED = "not reached"
 
 
+class Origin(StrEnum):
+    """Who proposed a tree node."""
+
+    DRAFT = "draft"
+    LOOKUP = "lookup"
+
+
 class FinishReason(StrEnum):
     """Why an answer ended."""
 
@@ -57,13 +64,15 @@ class TreeChosen:
     Attributes:
         mode: value of `config.Mode` that decides the tokens.
         growmap: name of the tree shape; "" when decoding plainly.
-        nodes: tree nodes, root included; 1 when decoding plainly.
-        depth: edges on the longest path; 0 when decoding plainly.
+        nodes: tree nodes, root included, what is looked up not counted; the most of them where
+            the shape is decided each step; 1 when nothing is drafted.
+        depth: edges on the longest path, likewise; 0 when nothing is drafted.
         expected_tokens: tokens per step the growmap was searched for, or None when not known.
         expected_by_depth: expected probability that a step accepts at least d nodes, d = 1, 2, ...
         expected_by_rank: the positional acceptance rates a_1, a_2, ... the growmap was made for.
         predicted_speedup: over plain decoding, from measured times, or None when not measured.
         reason: one line on where the choice came from.
+        lookup: whether continuations found in the conversation are grafted: on, off or auto.
     """
 
     mode: str
@@ -75,6 +84,7 @@ class TreeChosen:
     expected_by_rank: tuple[float, ...] = ()
     predicted_speedup: float | None = None
     reason: str = ""
+    lookup: str = "off"
 
 
 @dataclass(frozen=True, slots=True)
@@ -110,13 +120,15 @@ class TreeNode:
         parent: index of the parent node; -1 for the root.
         depth: edges from the root.
         rank: 1 for the first child drawn at its parent, 2 for the second, ...; 0 for the root.
-        draft_prob: the draft's probability of the token at its parent, as it was drawn from.
+        draft_prob: the draft's probability of the token at its parent, as it was drawn from; None
+            for the root and for what was looked up.
         target_prob: the target's at the same temperature (1 at temperature 0), before top-p and
             top-k; None for the root.
         outcome: what the walk did with it; the root counts as accepted.
         accept_prob: probability with which the rule would accept when the node was tried, or None
             when it was not.
         draw: the uniform number it was compared with, or None when none was drawn.
+        origin: who proposed it.
     """
 
     token_id: int
@@ -129,6 +141,7 @@ class TreeNode:
     outcome: Outcome
     accept_prob: float | None = None
     draw: float | None = None
+    origin: Origin = Origin.DRAFT
 
 
 @dataclass(frozen=True, slots=True)

@@ -30,7 +30,7 @@ from sequoia_core.ledger import Ledger
 from sequoia_core.lookup import Lookups
 from sequoia_core.protocols import KVCache, LanguageModel, Lookup
 from sequoia_core.token_tree import ScoredTree, TokenTree, TreeLayout, score
-from sequoia_core.trees import ROOT, AdaptiveTree, StepCosts
+from sequoia_core.trees import ROOT, AdaptiveTree, StepCosts, Tree
 from sequoia_core.verify import AcceptanceRule, Verdict
 
 MOST_PENDING = 32
@@ -123,7 +123,7 @@ class Speculator:
 
     @torch.inference_mode()
     def step(
-        self, shape: GrowMap | AdaptiveTree, sampler: Sampler, lookup: Lookup = Lookup.OFF
+        self, shape: Tree, sampler: Sampler, lookup: Lookup = Lookup.OFF
     ) -> tuple[ScoredTree, Verdict]:
         """Speculate once. The caches hold all the tree's rows until `keep` says which stay."""
         if isinstance(shape, AdaptiveTree):
@@ -140,7 +140,7 @@ class Speculator:
         read = scored.tree.inner_rows
         self._ledger.commit(emitted, path, [read[node] for node in path if node in read])
 
-    def fits(self, shape: GrowMap | AdaptiveTree) -> bool:
+    def fits(self, shape: Tree) -> bool:
         """Whether both models' context windows have room for the tree now.
 
         An adaptive tree is cut to the room there is, so it needs only that of its root.

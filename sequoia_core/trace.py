@@ -8,7 +8,7 @@ decoded and what was written survives a kill.
 import json
 import types
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import asdict, dataclass, fields, is_dataclass
+from dataclasses import MISSING, asdict, dataclass, fields, is_dataclass
 from enum import Enum
 from functools import cache
 from pathlib import Path
@@ -226,11 +226,11 @@ def _decode_fields(kind: Any, value: Any) -> Any:
     if not isinstance(value, dict):
         raise _MisfitError(f"wants an object, not {_brief(value)}")
     hints = _hints(kind)
-    names = [field.name for field in fields(kind)]
-    if set(value) != set(names):
-        odd = sorted(set(value) ^ set(names))[0]
-        raise _MisfitError(f"has entry {odd!r} missing or too many")
-    return kind(**{name: _decode(hints[name], value[name]) for name in names})
+    names = {field.name for field in fields(kind)}
+    needed = {field.name for field in fields(kind) if field.default is MISSING}
+    if odd := sorted((value.keys() - names) | (needed - value.keys())):
+        raise _MisfitError(f"has entry {odd[0]!r} missing or too many")
+    return kind(**{name: _decode(hints[name], each) for name, each in value.items()})
 
 
 def _decode_plain(kind: type, value: Any) -> Any:

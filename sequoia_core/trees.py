@@ -10,7 +10,7 @@ from typing import Protocol
 from sequoia_core.config import Mode
 from sequoia_core.events import Step, TreeChosen
 from sequoia_core.growmap import GrowMap, find_growmap
-from sequoia_core.protocols import TreeChoice
+from sequoia_core.protocols import Lookup, TreeChoice
 
 ROOT = GrowMap((-1,), name="root")
 """The tree of plain decoding: nothing is drafted."""
@@ -72,6 +72,10 @@ class AdaptiveTree:
     size: int = 64
     depth: int = 12
     branching: int = 6
+
+
+Tree = GrowMap | AdaptiveTree
+"""What steps are decoded with: the same shape each time, or bounds of one."""
 
 
 class TreeAdvisor(Protocol):
@@ -156,7 +160,7 @@ class BundledAdvisor:
 
 def tree_for(
     choice: TreeChoice, advisor: TreeAdvisor, temperature: float, context_length: int
-) -> tuple[GrowMap | AdaptiveTree, TreeChosen]:
+) -> tuple[Tree, TreeChosen]:
     """The tree to decode with, one node for plain decoding, and the event that says so."""
     if choice.mode is Mode.AR:
         return ROOT, TreeChosen(Mode.AR.value, "", 1, 0, reason="plain decoding was asked for")
@@ -200,6 +204,11 @@ def as_chosen(mode: Mode, advice: Advice) -> tuple[GrowMap, TreeChosen]:
         predicted_speedup=advice.predicted_speedup,
         reason=advice.reason,
     )
+
+
+def lookup_for(choice: TreeChoice) -> Lookup:
+    """Whether to look up: a chain stays a path, and plain decoding plain."""
+    return choice.lookup if choice.mode in (Mode.SEQUOIA, Mode.GREEDY) else Lookup.OFF
 
 
 def _as_chain(growmap: GrowMap) -> GrowMap:
