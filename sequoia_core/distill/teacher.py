@@ -18,12 +18,18 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
+from torch.nn import functional
 
+from sequoia_core.distill.corpus import Corpus
 from sequoia_core.errors import ParameterError
+from sequoia_core.model.config import ModelConfig
 from sequoia_core.model.llama import Llama
 
 TOP = 32
 """Tokens kept per position; of a small chat model's probability they hold about 95 parts in 100."""
+
+ROWS = 2048
+"""Tokens that go through the target at once."""
 
 SAVE_EVERY = 64
 """Conversations between two records of how far the pass has come."""
@@ -71,39 +77,49 @@ class TeacherCache:
             directory / "features.bf16", np.dtype(np.int16), (count, slots, shape.hidden_size)
         )
 
-    def fill(
-        self, target: Llama, tokens: NDArray[np.integer], offsets: Sequence[int]
-    ) -> Iterator[int]:
+    def fill(self, target: Llama, corpus: Corpus) -> Iterator[int]:
         """Run the target over the conversations that are missing; yields tokens done so far.
 
+        Conversations go through the layers side by side, since products of many rows are faster.
+
         Args:
-            target: made with this shape's feature layers.
-            tokens: of the corpus.
-            offsets: where each conversation begins.
+            target: any of its dtypes and devices will do.
+            corpus: of `shape.tokens` tokens. Probabilities are kept of answers only.
         """
-        ends = [*offsets[1:], len(tokens)]
-        for index in range(self.done, len(ends)):
-            self._fill_one(target, tokens, offsets[index], ends[index])
-            if (index + 1) % SAVE_EVERY == 0 or index + 1 == len(ends):
-                self._save_progress(index + 1)
-            yield ends[index]
+        saved = self.done
+        for group in _groups(corpus, self.done):
+            self._read(target, corpus, [corpus.span(index) for index in group])
+            end = group[-1] + 1
+            if end - saved >= SAVE_EVERY or end == corpus.conversations:
+                self._save_progress(end)
+                saved = end
+            yield corpus.span(group[-1]).stop
 
     def features(self, start: int, stop: int) -> Tensor:
         """Hidden states of the tokens from `start` to before `stop`: bfloat16 `[n, F, hidden]`."""
         return torch.from_numpy(self._features[start:stop]).view(torch.bfloat16)
 
     @torch.inference_mode()
-    def _fill_one(self, target: Llama, tokens: NDArray[np.integer], start: int, stop: int) -> None:
-        ids = torch.from_numpy(tokens[start:stop].astype(np.int64)).to(target.device)
-        cache = target.new_cache()
-        positions = torch.arange(stop - start, device=target.device)
-        probs = torch.softmax(target.forward(ids, positions, None, cache), dim=-1)  # [n, V]
-        top = probs.topk(self.shape.top, dim=-1)
-        self.top_ids[start:stop] = top.indices.cpu().numpy()
-        self.top_probs[start:stop] = top.values.cpu().half().numpy()
-        if self.shape.feature_layers:
-            features = cache.features(0, stop - start).to("cpu", torch.bfloat16)
-            self._features[start:stop] = features.view(torch.int16).numpy()
+    def _read(self, target: Llama, corpus: Corpus, spans: list[slice]) -> None:
+        whole = slice(spans[0].start, spans[-1].stop)
+        ids = torch.from_numpy(corpus.tokens[whole].astype(np.int64)).to(target.device)
+        positions = torch.cat([torch.arange(span.stop - span.start) for span in spans])
+        wanted = torch.from_numpy(next_is_answer(corpus, spans))
+        slots = {layer: slot for slot, layer in enumerate(self.shape.feature_layers)}
+
+        def watch(index: int, hidden: Tensor) -> None:
+            if index in slots:
+                bits = hidden.to("cpu", torch.bfloat16).view(torch.int16)
+                self._features[whole, slots[index]] = bits.numpy()
+
+        attend = _Apart(target.config, spans)
+        hidden = target.through_layers(ids, positions.to(target.device), attend, watch)
+        logits = target.logits(hidden[wanted.to(target.device)])  # [answers, V]
+        top = logits.topk(self.shape.top, dim=-1)
+        probs = (top.values - logits.logsumexp(-1, keepdim=True)).exp()
+        places = whole.start + wanted.nonzero().flatten().numpy()
+        self.top_ids[places] = top.indices.cpu().numpy()
+        self.top_probs[places] = probs.cpu().half().numpy()
 
     def _read_progress(self) -> int:
         try:
@@ -126,6 +142,55 @@ class TeacherCache:
         partial.write_text(json.dumps(record), "utf-8")
         os.replace(partial, self._progress)  # noqa: PTH105 atomic: a kill leaves the old record
         self.done = done
+
+
+class _Apart:
+    """Attention within each of several conversations that lie one after the other.
+
+    Args:
+        config: of the target.
+        spans: of the conversations in the corpus, contiguous.
+    """
+
+    def __init__(self, config: ModelConfig, spans: list[slice]) -> None:
+        self._config = config
+        start = spans[0].start
+        self._spans = [slice(span.start - start, span.stop - start) for span in spans]
+
+    def __call__(self, index: int, queries: Tensor, keys_values: Tensor) -> Tensor:  # noqa: ARG002
+        """Queries [1, K, G n, D], keys and values [2, K, n, D] -> [n, H D]; see `Attend`."""
+        kv_heads, dim = self._config.num_kv_heads, self._config.head_dim
+        groups = self._config.num_heads // kv_heads
+        heads = queries.view(kv_heads, groups, -1, dim).flatten(0, 1)  # [H, n, D]
+        keys, values = keys_values.repeat_interleave(groups, 1)  # [H, n, D] each
+        mixed = torch.cat(
+            [
+                functional.scaled_dot_product_attention(
+                    heads[None, :, span], keys[None, :, span], values[None, :, span], is_causal=True
+                )
+                for span in self._spans
+            ],
+            dim=2,
+        )  # [1, H, n, D]
+        return mixed[0].transpose(0, 1).flatten(1)
+
+
+def next_is_answer(corpus: Corpus, spans: Sequence[slice]) -> NDArray[np.bool_]:
+    """Of these conversations' tokens, True where the one after is the target's own."""
+    return np.concatenate([np.append(corpus.answers[span][1:], False) for span in spans])
+
+
+def _groups(corpus: Corpus, first: int) -> Iterator[list[int]]:
+    """Conversations from `first` on, as many at once as have about `ROWS` tokens."""
+    group: list[int] = []
+    for index in range(first, corpus.conversations):
+        span = corpus.span(index)
+        if group and span.stop - corpus.span(group[0]).start > ROWS:
+            yield group
+            group = []
+        group.append(index)
+    if group:
+        yield group
 
 
 def _mapped(path: Path, dtype: np.dtype[np.generic], shape: tuple[int, ...]) -> NDArray[Any]:

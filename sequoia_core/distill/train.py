@@ -22,7 +22,7 @@ from torch.nn import functional
 from sequoia_core.distill.corpus import Corpus
 from sequoia_core.distill.losses import LOSSES, distance
 from sequoia_core.distill.student import Student
-from sequoia_core.distill.teacher import TeacherCache
+from sequoia_core.distill.teacher import TeacherCache, next_is_answer
 
 STEP_WEIGHT = 0.8
 """Weight of each step down the tree against the one above: fewer decodings come that far."""
@@ -130,7 +130,7 @@ class Batches:
         spans = [self._corpus.span(index) for index in conversations]
         length = min(max(span.stop - span.start for span in spans), self._plan.longest)
         rows = [slice(span.start, min(span.stop, span.start + length)) for span in spans]
-        learnt = [_moved_up(self._corpus.answers[row]) for row in rows]
+        learnt = [next_is_answer(self._corpus, [row]) for row in rows]
         columns, probs = zip(*(self._teacher(row) for row in rows), strict=True)
         features = None
         if self._cache.shape.feature_layers:
@@ -275,11 +275,6 @@ def _token_before(cache: TeacherCache, row: slice) -> Tensor:
     """Features of the token before each; zeros before the first."""
     found = cache.features(row.start, row.stop - 1)
     return functional.pad(found, (0, 0, 0, 0, 1, 0))
-
-
-def _moved_up(answers: np.typing.NDArray[np.bool_]) -> np.typing.NDArray[np.bool_]:
-    """True where the next token is of an answer."""
-    return np.append(answers[1:], False)
 
 
 def _long(tokens: np.typing.NDArray[np.unsignedinteger]) -> Tensor:
