@@ -6,7 +6,7 @@ Knows nothing of how rates and times are measured.
 
 import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 
 import numpy as np
 from numpy.lib.stride_tricks import sliding_window_view
@@ -92,16 +92,21 @@ class TreePlan:
     """What the choice came to.
 
     Attributes:
-        growmap: the shape to speculate with; None when plain decoding is predicted to win.
+        tree: the best shape, also when it loses.
         predicted_speedup: of the best tree over plain decoding, also when it loses.
         expected_tokens: tokens per step of the best tree.
         step_ms: predicted wall time of its step.
     """
 
-    growmap: GrowMap | None
+    tree: GrowMap
     predicted_speedup: float
     expected_tokens: float
     step_ms: float
+
+    @property
+    def growmap(self) -> GrowMap | None:
+        """The shape to speculate with; None when plain decoding is predicted to win."""
+        return self.tree if self.predicted_speedup > 1.0 else None
 
 
 def expected_tokens_table(
@@ -231,17 +236,15 @@ def choose_tree(
         ),
         key=lambda bound: (-bound[0], bound[1], bound[2]),
     )
-    best = TreePlan(None, 0.0, 1.0, plain_ms)
-    winner = bounds[0][1:]
+    speedup, best, winner = 0.0, (1.0, plain_ms), bounds[0][1:]
     for bound, nodes, depth in bounds:
-        if bound <= best.predicted_speedup:
+        if bound <= speedup:
             break
         step_ms = times[nodes] + overhead_ms + _draft_ms(table, nodes, depth, draft_ms_per_level)
         tokens = float(table.values[nodes, depth])
-        if tokens * plain_ms / step_ms > best.predicted_speedup:
-            best = TreePlan(None, tokens * plain_ms / step_ms, tokens, step_ms)
-            winner = (nodes, depth)
-    return replace(best, growmap=table.tree(*winner)) if best.predicted_speedup > 1.0 else best
+        if tokens * plain_ms / step_ms > speedup:
+            speedup, best, winner = tokens * plain_ms / step_ms, (tokens, step_ms), (nodes, depth)
+    return TreePlan(table.tree(*winner), speedup, *best)
 
 
 def _check_times(*times: float) -> None:

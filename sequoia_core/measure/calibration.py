@@ -1,32 +1,46 @@
 """What was measured of a pair on this machine, as a value and as a file.
 
-Owns the format and the prediction that follows from the figures. Knows nothing of how they are
-measured.
+Owns the format and which figures count at a temperature. Knows nothing of how they are measured.
 """
 
 from __future__ import annotations
 
 import logging
-import math
 import os
 import tempfile
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from enum import StrEnum
 from pathlib import Path
 
 import platformdirs
 from pydantic import TypeAdapter, ValidationError
 
 from sequoia_core.errors import ParameterError
-from sequoia_core.growmap import GrowMap
-from sequoia_core.measure.times import TimeCurve
-from sequoia_core.search import choose_tree, expected_tokens_table
-from sequoia_core.trees import Advice
+from sequoia_core.measure.costs import MachineTimes
+from sequoia_core.measure.record import AcceptanceRecord
 
-MAX_NODES = 64
-MAX_DEPTH = 8
-VERSION = 2
+VERSION = 3
+BORROWED_TRIALS = 32.0
+"""What the rates of a neighbouring temperature count until there are own ones."""
 
 _log = logging.getLogger(__name__)
+
+
+class Band(StrEnum):
+    """Temperatures that share their acceptance rates, from cold to hot."""
+
+    GREEDY = "0"
+    COOL = "up to 0.4"
+    WARM = "up to 0.8"
+    HOT = "above 0.8"
+
+    @classmethod
+    def of(cls, temperature: float) -> Band:
+        """The band of a temperature."""
+        if temperature == 0.0:
+            return cls.GREEDY
+        return cls.COOL if temperature <= 0.4 else cls.WARM if temperature <= 0.8 else cls.HOT
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,56 +48,33 @@ class Calibration:
     """Measured figures of one pair on one machine.
 
     Attributes:
-        target: t(n), milliseconds of a target forward by rows.
-        draft: c, milliseconds of a drafting pass by rows.
-        overhead_ms: what else a step takes, beyond what a plain step takes.
-        context: tokens in the cache while timing.
-        greedy: acceptance rates at temperature 0.
-        stochastic: acceptance rates when sampling.
-        greedy_positions: how many positions `greedy` was counted over.
-        stochastic_positions: likewise.
+        times: what steps cost.
+        records: accepted ranks and depths by band, as far as any were decoded.
         version: of this format.
 
     Raises:
-        ParameterError: a figure is none.
+        ParameterError: no band has a record, or one is empty.
     """
 
-    target: TimeCurve
-    draft: TimeCurve
-    overhead_ms: float
-    context: int
-    greedy: tuple[float, ...]
-    stochastic: tuple[float, ...]
-    greedy_positions: int
-    stochastic_positions: int
+    times: MachineTimes
+    records: Mapping[Band, AcceptanceRecord]
     version: int = VERSION
 
     def __post_init__(self) -> None:
-        rates = (*self.greedy, *self.stochastic)
-        if not (self.greedy and self.stochastic and all(0.0 <= rate <= 1.0 for rate in rates)):
-            raise ParameterError("an acceptance rate is no probability, or there are none")
-        if not (math.isfinite(self.overhead_ms) and self.overhead_ms >= 0):
-            raise ParameterError(f"bookkeeping cannot take {self.overhead_ms} ms")
+        if not self.records or not all(record.rates for record in self.records.values()):
+            raise ParameterError("a calibration needs acceptance rates of a temperature at least")
 
-    def advise(self, greedy: bool, chain: bool) -> Advice:
-        """The tree that these figures predict to be fastest, or none if plain decoding is."""
-        rates = self.greedy if greedy else self.stochastic
-        table = expected_tokens_table(rates, MAX_NODES, MAX_DEPTH, 1 if chain else len(rates))
-        plan = choose_tree(table, self.target, self.draft, self.target(1), self.overhead_ms)
-        counted = self.greedy_positions if greedy else self.stochastic_positions
-        reason = (
-            f"measured here at {self.context} tokens of context, rates from {counted} positions"
-        )
-        if plan.growmap is None:
-            reason = (
-                f"no tree is predicted to pay: the best would run at {plan.predicted_speedup:.2f}x "
-                f"of plain decoding ({reason})"
-            )
-            return Advice(None, rates, plan.predicted_speedup, reason)
-        shape = plan.growmap
-        name = f"auto-{shape.size}x{shape.depth}"
-        growmap = GrowMap(shape.parents, name, shape.acceptance_rates, reason)
-        return Advice(growmap, rates, plan.predicted_speedup, reason)
+    def record(self, temperature: float) -> AcceptanceRecord:
+        """The record of a temperature's band, or of the nearest one, weakened."""
+        bands = list(Band)
+        wanted = bands.index(Band.of(temperature))
+        nearest = min(self.records, key=lambda band: abs(bands.index(band) - wanted))
+        found = self.records[nearest]
+        return found if nearest is bands[wanted] else found.weakened(BORROWED_TRIALS)
+
+    def with_record(self, temperature: float, record: AcceptanceRecord) -> Calibration:
+        """The same with another record of a temperature's band."""
+        return replace(self, records={**self.records, Band.of(temperature): record})
 
 
 _ADAPTER = TypeAdapter(Calibration)

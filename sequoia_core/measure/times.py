@@ -1,4 +1,4 @@
-"""How long forwards take on this machine, by number of rows.
+"""How long forwards take on this machine, by number of rows and tokens of context.
 
 Owns the timing protocol: warm-up, interleaved repeats, medians. Knows nothing of trees.
 """
@@ -9,12 +9,17 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 from statistics import median
+from time import perf_counter
 
 import torch
 
 from sequoia_core.errors import ParameterError
 from sequoia_core.protocols import KVCache, LanguageModel
 from sequoia_core.stopwatch import TimedModel
+
+_CHUNK = 256
+"""Tokens of context that are read between two chances to stop."""
+_LEAST_MS = 1e-6
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,64 +38,149 @@ class TimeCurve:
     milliseconds: tuple[float, ...]
 
     def __post_init__(self) -> None:
-        ascending = all(low < high for low, high in pairwise(self.rows))
-        if len(self.rows) < 2 or len(self.rows) != len(self.milliseconds) or not ascending:
+        if len(self.rows) < 2 or len(self.rows) != len(self.milliseconds) or _falls(self.rows):
             raise ParameterError("a time curve needs two row counts or more, ascending, each timed")
         if not all(math.isfinite(ms) and ms > 0 for ms in self.milliseconds):
             raise ParameterError("a time curve has an entry that is no positive time")
 
     def __call__(self, rows: int) -> float:
         """Milliseconds of a forward of so many rows."""
-        right = min(max(bisect_left(self.rows, rows), 1), len(self.rows) - 1)
-        low, high = self.rows[right - 1], self.rows[right]
-        start, end = self.milliseconds[right - 1], self.milliseconds[right]
-        return max(start + (end - start) * (rows - low) / (high - low), 1e-6)
+        return max(_straight(self.rows, self.milliseconds, rows), _LEAST_MS)
 
 
-def time_forwards(
-    subjects: Sequence[tuple[LanguageModel, Sequence[int]]], context: int, repeats: int
-) -> Iterator[tuple[TimeCurve, ...]]:
-    """Time forwards of several models and sizes after `context` tokens.
+@dataclass(frozen=True, slots=True)
+class TimeSurface:
+    """Time curves by context length, linear in between and past the ends.
 
-    All take turns, so that a machine that slows down slows all of them. The first round warms up
-    and is not counted, so its curves are replaced by the next.
+    Attributes:
+        contexts: tokens in the cache, ascending, at least one.
+        curves: one per context, all over the same rows.
+
+    Raises:
+        ParameterError: these are no such figures.
+    """
+
+    contexts: tuple[int, ...]
+    curves: tuple[TimeCurve, ...]
+
+    def __post_init__(self) -> None:
+        matched = len(self.contexts) == len(self.curves) > 0
+        if not matched or _falls(self.contexts):
+            raise ParameterError("a time surface needs ascending contexts, each with its curve")
+        if len({curve.rows for curve in self.curves}) > 1:
+            raise ParameterError("the curves of a time surface are not over the same rows")
+
+    def at(self, context: int) -> TimeCurve:
+        """The curve at a context length."""
+        if len(self.curves) == 1:
+            return self.curves[0]
+        columns = zip(*(curve.milliseconds for curve in self.curves), strict=True)
+        times = (max(_straight(self.contexts, each, context), _LEAST_MS) for each in columns)
+        return TimeCurve(self.curves[0].rows, tuple(times))
+
+    def scaled(self, factor: float) -> "TimeSurface":
+        """The same, every time multiplied."""
+        curves = (
+            TimeCurve(curve.rows, tuple(factor * ms for ms in curve.milliseconds))
+            for curve in self.curves
+        )
+        return TimeSurface(self.contexts, tuple(curves))
+
+
+def _falls(numbers: Sequence[int]) -> bool:
+    return any(low >= high for low, high in pairwise(numbers))
+
+
+def _straight(places: Sequence[int], values: Sequence[float], place: int) -> float:
+    """The value at a place on the line through its two neighbours, or the last two."""
+    right = min(max(bisect_left(places, place), 1), len(places) - 1)
+    low, high = places[right - 1], places[right]
+    start, end = values[right - 1], values[right]
+    return start + (end - start) * (place - low) / (high - low)
+
+
+class ForwardTimer:
+    """Times forwards of a target and its draft for several sizes and contexts.
+
+    All take turns, so that a machine that slows down slows all of them, and a draft's weights have
+    to be fetched again after a target's forward, as in decoding. The first round warms up.
 
     Args:
-        subjects: models, each with its numbers of rows, ascending.
-        context: tokens in the caches.
-        repeats: counted rounds.
-
-    Yields:
-        one curve per subject, after every round.
+        target: the model that verifies.
+        draft: the model that drafts.
+        contexts: tokens in the caches, ascending.
     """
-    benches = [_Bench(model, rows, context) for model, rows in subjects]
-    for round_index in range(repeats + 1):
-        for bench in benches:
-            bench.run_round(counted=round_index > 0)
-        yield tuple(bench.curve for bench in benches)
 
+    def __init__(
+        self, target: LanguageModel, draft: LanguageModel, contexts: Sequence[int]
+    ) -> None:
+        self._models = (TimedModel(target), TimedModel(draft))
+        self._contexts = tuple(contexts)
+        self._samples: dict[tuple[int, int, int], list[float]] = {}
+        self._done = 0
 
-class _Bench:
-    """One model's samples by number of rows."""
+    def run(
+        self, rows: tuple[Sequence[int], Sequence[int]], rounds: int, seconds: float
+    ) -> Iterator[float]:
+        """Fill the caches and time; yields the share that is done, after every piece of work.
 
-    def __init__(self, model: LanguageModel, rows: Sequence[int], context: int) -> None:
-        self._model, self._cache = TimedModel(model), model.new_cache()
-        model.extend(torch.ones(context, dtype=torch.int64, device=model.device), self._cache)
-        self._samples: dict[int, list[float]] = {size: [] for size in rows}
-        self._warm: dict[int, float] = {}
+        Called again after it was broken off, it goes on where it was.
+
+        Args:
+            rows: numbers of rows of the target and of the draft, ascending.
+            rounds: counted rounds, at least one.
+            seconds: after so many it ends, whatever `rounds` says, if one round was counted.
+        """
+        caches: list[tuple[KVCache, KVCache]] = []
+        for context in self._contexts:
+            yield from self._fill(caches, context)
+        turn = [(at, *job) for at in range(len(caches)) for job in _interleaved(rows)]
+        total, began = (rounds + 1) * len(turn), perf_counter()
+        for done in range(self._done, total):
+            if done >= 2 * len(turn) and perf_counter() - began > seconds:
+                return
+            at, which, size = turn[done % len(turn)]
+            taken = _one(self._models[which], size, caches[at][which])
+            self._samples.setdefault((which, at, size), []).append(taken)
+            self._done = done + 1
+            yield self._done / total
+
+    def _fill(self, caches: list[tuple[KVCache, KVCache]], context: int) -> Iterator[float]:
+        big = self._models[0].new_cache()
+        pair = (big, self._models[1].new_cache(big))
+        for model, cache in zip(self._models, pair, strict=True):
+            while left := context - cache.length:
+                chunk = torch.ones(min(left, _CHUNK), dtype=torch.int64, device=model.device)
+                model.extend(chunk, cache)
+                yield 0.0
+        caches.append(pair)
 
     @property
-    def curve(self) -> TimeCurve:
-        middles = [median(taken or [self._warm[n]]) for n, taken in self._samples.items()]
-        return TimeCurve(tuple(self._samples), tuple(middles))
+    def surfaces(self) -> tuple[TimeSurface, TimeSurface]:
+        """What target and draft took, medians; the first round's times until there are others."""
+        return self._surface(0), self._surface(1)
 
-    def run_round(self, counted: bool) -> None:
-        for size, taken in self._samples.items():
-            milliseconds = _one(self._model, size, self._cache)
-            if counted:
-                taken.append(milliseconds)
-            else:
-                self._warm[size] = milliseconds
+    def _surface(self, which: int) -> TimeSurface:
+        curves = []
+        for at in range(len(self._contexts)):
+            middles = {
+                size: median(samples[1:] or samples)  # the first warmed up
+                for (model, place, size), samples in self._samples.items()
+                if (model, place) == (which, at)
+            }
+            rows = tuple(sorted(middles))
+            curves.append(TimeCurve(rows, tuple(middles[size] for size in rows)))
+        return TimeSurface(self._contexts, tuple(curves))
+
+
+def _interleaved(rows: tuple[Sequence[int], Sequence[int]]) -> list[tuple[int, int]]:
+    """(model, rows), each draft forward after target forwards as far as there are enough."""
+    jobs = [
+        ((at + 0.5) / len(sizes), which, size)
+        for which, sizes in enumerate(rows)
+        for at, size in enumerate(sizes)
+    ]
+    return [(which, size) for _, which, size in sorted(jobs)]
 
 
 @torch.inference_mode()

@@ -1,45 +1,25 @@
 """Learns which tree fits a pair on this machine, in slices between answers, and advises by it.
 
-Owns the order of measuring and its prompts. What is measured is kept on disk per pair, so it is
-done once; a packaged tree serves until then.
+Owns when a pair is measured and when what was learnt is kept. What is measured is kept on disk per
+pair, so it is done once; a packaged tree serves until then.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from statistics import median
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
-from sequoia_core.chat_template import ChatTemplate
-from sequoia_core.config import Mode, SamplingParams
-from sequoia_core.draft import DraftModel
-from sequoia_core.engine import Engine
 from sequoia_core.events import Event, Notice, NoticeKind, Step
-from sequoia_core.measure.acceptance import AcceptanceCount
 from sequoia_core.measure.calibration import Calibration, load_calibration, save_calibration
-from sequoia_core.measure.times import TimeCurve, time_forwards
-from sequoia_core.protocols import TreeChoice
-from sequoia_core.speculator import Sampler
-from sequoia_core.trees import Advice, BundledAdvisor, StepCosts
+from sequoia_core.measure.online import OnlineAdvisor
+from sequoia_core.measure.survey import PROMPTS, TEMPERATURE, Survey
+from sequoia_core.trees import Advice, BundledAdvisor, StepCosts, TreeAdvisor
 
 if TYPE_CHECKING:
     from sequoia_core.pair import Pair
 
-CONTEXT = 256
-TARGET_ROWS = (1, 2, 3, 4, 6, 8, 12, 16, 24, 32, 48, 64)
-DRAFT_ROWS = (1, 2, 4, 8, 16)
-REPEATS = 7
-WIDTH = 8
-ANSWER_TOKENS = 64
-TEMPERATURE = 0.6
-PROMPTS = (
-    "Why do the leaves of many trees turn red in autumn?",
-    "Write a short letter to a landlord who has not repaired the heating.",
-    "Explain to a beginner what a variable is in a programming language.",
-    "What should I pack for three days of walking in the mountains?",
-    "Tell me a story about a lighthouse keeper and a lost dog.",
-    "List the main differences between a virus and a bacterium.",
-)
+__all__ = ["PROMPTS", "Tuner"]
 
 
 class Tuner:
@@ -52,122 +32,91 @@ class Tuner:
     def __init__(self, pair: Pair) -> None:
         self._pair = pair
         self._bundled = BundledAdvisor.default(pair.acceptance_rates)
-        self._calibration = load_calibration(pair.fingerprint)
-        self._advice: dict[tuple[bool, bool], Advice] = {}
-        self._texts: list[tuple[SamplingParams, list[int], int]] = []
+        self._kept = load_calibration(pair.fingerprint)
+        self._online = OnlineAdvisor(self._kept) if self._kept else None
+        self._survey: Survey | None = None
 
     @property
     def measured(self) -> bool:
         """Whether figures of this pair on this machine are at hand."""
-        return self._calibration is not None
+        return self._online is not None
+
+    @property
+    def online(self) -> OnlineAdvisor | None:
+        """What learns from steps; None while nothing has been measured."""
+        return self._online
+
+    @property
+    def calibration(self) -> Calibration | None:
+        """The figures as they are known now."""
+        return self._online.calibration if self._online else None
+
+    @property
+    def _advisor(self) -> TreeAdvisor:
+        return self._online or self._bundled
 
     def advise(self, temperature: float, context_length: int, chain: bool) -> Advice:
         """The measured choice, or a packaged tree while nothing has been measured."""
-        if self._calibration is None:
-            return self._bundled.advise(temperature, context_length, chain)
-        key = (temperature == 0.0, chain)
-        if key not in self._advice:
-            self._advice[key] = self._calibration.advise(*key)
-        return self._advice[key]
+        return self._advisor.advise(temperature, context_length, chain)
 
     def observe(self, step: Step, temperature: float, chain: bool) -> Advice | None:
         """See `trees.TreeAdvisor`."""
-        return self._bundled.observe(step, temperature, chain)
+        return self._advisor.observe(step, temperature, chain)
 
     def costs(self, temperature: float, context_length: int) -> StepCosts | None:
         """See `trees.TreeAdvisor`."""
-        return self._bundled.costs(temperature, context_length)
+        return self._advisor.costs(temperature, context_length)
 
     def tune(self, should_stop: Callable[[], bool]) -> Iterator[Event]:
-        """Measure what is not known yet, as long as nobody waits.
+        """Measure what is not known yet, as long as nobody waits, and keep what was learnt.
 
         Yields one `Notice` when the figures are complete.
         """
-        if self._calibration is not None or self._pair.draft is None:
+        if self.measured:
+            self.keep()
+            return
+        if self._pair.draft is None:
             return
         for _ in self.measure():
             if should_stop():
                 return
         yield Notice(NoticeKind.CALIBRATION, self.summary())
 
-    def summary(self) -> str:
-        """One line on what the figures predict."""
-        if self._calibration is None:
+    def keep(self) -> None:
+        """Write what was learnt since the last time, for later starts."""
+        if self.calibration is not None and self.calibration is not self._kept:
+            self._kept = self.calibration
+            save_calibration(self._pair.fingerprint, self._kept)
+
+    def summary(self, temperature: float = TEMPERATURE) -> str:
+        """One line on what the figures predict at temperature 0 and at another."""
+        if not self.measured:
             return "not measured: decoding plainly, since the target has no draft"
         parts = []
-        for label, temperature in (("temperature 0", 0.0), ("sampling", TEMPERATURE)):
-            advice = self.advise(temperature, 0, False)
+        for each in (0.0, temperature or TEMPERATURE):
+            advice = self.advise(each, 0, False)
             shape = advice.growmap
             tree = f"{shape.size} nodes, depth {shape.depth}" if shape else "plain decoding"
-            parts.append(f"{label}: {tree}, predicted {advice.predicted_speedup or 1.0:.2f}x")
+            predicted = advice.predicted_speedup or 1.0
+            parts.append(f"temperature {each:g}: {tree}, predicted {predicted:.2f}x")
         return "measured this machine; " + "; ".join(parts)
 
-    def measure(self) -> Iterator[tuple[str, float]]:
+    def measure(self, temperature: float = TEMPERATURE) -> Iterator[tuple[str, float]]:
         """Measure everything anew and keep it; yields what is being done and which part is done.
 
-        Texts already written are not written again if this is called after a broken-off run.
+        What was measured before a run that was broken off is not measured again. Acceptance at
+        other temperatures stays known.
+
+        Args:
+            temperature: to sample at beside greedy decoding; 0 is the usual one.
         """
-        draft, draft_ids = self._pair.draft, self._pair.draft_vocab_ids
-        if draft is None:
+        if self._pair.draft is None:
             return
-        subjects = [(self._pair.target, TARGET_ROWS), (draft, DRAFT_ROWS)]
-        curves: tuple[TimeCurve, ...] = ()
-        for latest in time_forwards(subjects, CONTEXT, REPEATS):
-            curves = latest
-            yield "Timing forwards of both models", 0.05
-        yield from self._write_texts()
-        greedy, stochastic = AcceptanceCount(WIDTH), AcceptanceCount(WIDTH)
-        for params, ids, prompt in self._texts:
-            counter = stochastic if params.temperature else greedy
-            sampler = Sampler.of(params, self._pair.target.device)
-            counter.count(self._pair.target, DraftModel(draft, draft_ids), (ids, prompt), sampler)
-            yield "Counting accepted tokens", 0.85
-        costs: dict[Mode, list[float]] = {}
-        for mode in (Mode.AR, Mode.SEQUOIA):
-            costs[mode] = []
-            for step in self._steps(mode):
-                costs[mode].append(step.timings.bookkeeping_ms)
-                yield "Timing bookkeeping", 0.95
-        overhead_ms = max(median(costs[Mode.SEQUOIA]) - median(costs[Mode.AR]), 0.0)
-        self._calibration = Calibration(
-            target=curves[0],
-            draft=curves[1],
-            overhead_ms=overhead_ms,
-            context=CONTEXT,
-            greedy=greedy.rates,
-            stochastic=stochastic.rates,
-            greedy_positions=greedy.positions,
-            stochastic_positions=stochastic.positions,
-        )
-        self._advice.clear()
-        save_calibration(self._pair.fingerprint, self._calibration)
-
-    def _write_texts(self) -> Iterator[tuple[str, float]]:
-        """Let the target answer the prompts plainly, greedily and sampled."""
-        engine = self._engine(TreeChoice(Mode.AR))
-        wanted = [(temperature, prompt) for prompt in PROMPTS for temperature in (0.0, TEMPERATURE)]
-        for at in range(len(self._texts), len(wanted)):
-            temperature, prompt = wanted[at]
-            params = SamplingParams(temperature, seed=at, max_new_tokens=ANSWER_TOKENS)
-            ids = self._prompt_ids(prompt)
-            for _ in engine.generate(ids, params):
-                yield "Reading the target's own text", 0.1 + 0.7 * at / len(wanted)
-            if len(engine.token_ids) > len(ids):
-                self._texts.append((params, list(engine.token_ids), len(ids)))
-
-    def _steps(self, mode: Mode) -> Iterator[Step]:
-        """Steps of one answer, plain or with the packaged tree."""
-        growmap = self._bundled.advise(TEMPERATURE, CONTEXT, False).growmap
-        engine = self._engine(TreeChoice(mode, growmap))
-        params = SamplingParams(TEMPERATURE, seed=0, max_new_tokens=ANSWER_TOKENS)
-        for event in engine.generate(self._prompt_ids(PROMPTS[0]), params):
-            if isinstance(event, Step):
-                yield event
-
-    def _prompt_ids(self, prompt: str) -> list[int]:
-        return ChatTemplate(self._pair.tokenizer, None).whole([], prompt)
-
-    def _engine(self, choice: TreeChoice) -> Engine:
-        engine = Engine.of(self._pair, self._bundled)
-        engine.tree_choice = choice
-        return engine
+        wanted = temperature or TEMPERATURE
+        if self._survey is None or self._survey.temperature != wanted:
+            self._survey = Survey(self._pair, wanted)
+        yield from self._survey.run()
+        found, self._survey = self._survey.calibration(), None
+        known = self.calibration.records if self.calibration else {}
+        self._online = OnlineAdvisor(replace(found, records={**known, **found.records}))
+        self.keep()

@@ -1,0 +1,140 @@
+"""How often the k-th child at a depth was the accepted one: counts of decoded steps.
+
+Owns the counting and what it says of depths that were seldom reached. Counts fade, so that a record
+follows a conversation to other text. Knows nothing of time.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from itertools import zip_longest
+
+from sequoia_core.errors import ParameterError
+from sequoia_core.events import Origin, Outcome, Step
+
+MEMORY = 192.0
+"""Visits of a depth after which an earlier one counts 1/e: noise of about 5% of a_1 = 0.5."""
+PRIOR = 24.0
+"""Trials for which a depth is taken to be like the one above it."""
+
+
+@dataclass(frozen=True, slots=True)
+class Tally:
+    """Hits and trials by rank at one depth, faded.
+
+    Raises:
+        ParameterError: these are no such counts.
+    """
+
+    hits: tuple[float, ...] = ()
+    trials: tuple[float, ...] = ()
+
+    def __post_init__(self) -> None:
+        fit = len(self.hits) == len(self.trials) and all(
+            math.isfinite(tried) and 0.0 <= hit <= tried + 1e-6
+            for hit, tried in zip(self.hits, self.trials, strict=False)
+        )
+        if not fit:
+            raise ParameterError("a record of accepted ranks holds more hits than trials")
+
+    def plus(self, tried: int, accepted: int, weight: float) -> Tally:
+        """With one more node.
+
+        Args:
+            tried: its children.
+            accepted: rank of the accepted one; 0 if none was.
+            weight: how many such nodes it stands for.
+        """
+        fading = math.exp(-weight / MEMORY)
+        ranks = range(1, max(tried, len(self.trials)) + 1)
+        old = list(zip_longest(ranks, self.hits, self.trials, fillvalue=0.0))
+        return Tally(
+            tuple(
+                hit * fading + weight * (rank == accepted) if rank <= tried else hit
+                for rank, hit, _ in old
+            ),
+            tuple(made * fading + weight if rank <= tried else made for rank, _, made in old),
+        )
+
+    def rates(self, above: tuple[float, ...] = ()) -> tuple[float, ...]:
+        """a_1, a_2, ... as counted, drawn to those of the depth above as far as trials are few."""
+        counted = next((at for at, made in enumerate(self.trials) if made <= 0), len(self.trials))
+        rates = []
+        for at in range(max(len(above), counted)):
+            hits, trials = (self.hits[at], self.trials[at]) if at < counted else (0.0, 0.0)
+            if at < len(above):
+                hits, trials = hits + PRIOR * above[at], trials + PRIOR
+            rates.append(hits / trials)
+        whole = max(1.0, math.fsum(rates))
+        return tuple(min(rate / whole, 1.0) for rate in rates)
+
+
+@dataclass(frozen=True, slots=True)
+class AcceptanceRecord:
+    """Tallies by depth of the children, and the steps they come from.
+
+    Attributes:
+        depths: of children at depth 1, 2, ...
+        steps: decoded steps that were counted, not faded.
+    """
+
+    depths: tuple[Tally, ...] = ()
+    steps: int = 0
+
+    @property
+    def rates(self) -> tuple[float, ...]:
+        """a_1, a_2, ... of the root's children; () before anything was counted."""
+        return self.depths[0].rates() if self.depths else ()
+
+    @property
+    def deeper(self) -> tuple[tuple[float, ...], ...]:
+        """Rates of children at depth 2, 3, ... as far as any were counted."""
+        above, rates = self.rates, []
+        for tally in self.depths[1:]:
+            above = tally.rates(above)
+            rates.append(above)
+        return tuple(rates)
+
+    def plus(self, step: Step, weight: float = 1.0) -> AcceptanceRecord:
+        """With one more step of a tree whose shape did not depend on the draft.
+
+        Only nodes whose verdict decided an emitted token count: what lies behind the end of an
+        answer was judged, but after a text that the target never meant to go on.
+
+        Args:
+            step: the step.
+            weight: how many such steps it stands for.
+        """
+        ranks: dict[int, dict[int, int]] = {}
+        for node, each in enumerate(step.nodes):
+            ranks.setdefault(each.parent, {})[each.rank] = node
+        depths = list(self.depths)
+        for depth, node in enumerate(step.path[: len(step.token_ids)]):
+            children = ranks.get(node)
+            if children is None or any(
+                step.nodes[each].origin is Origin.LOOKUP for each in children.values()
+            ):
+                continue
+            accepted = _accepted_rank(step, children)
+            depths += [Tally()] * (depth + 1 - len(depths))
+            depths[depth] = depths[depth].plus(len(children), accepted, weight)
+        return replace(self, depths=tuple(depths), steps=self.steps + (len(step.nodes) > 1))
+
+    def weakened(self, trials: float) -> AcceptanceRecord:
+        """The same rates as if from so few trials: what is learnt next outweighs them soon."""
+        return replace(self, depths=tuple(_capped(tally, trials) for tally in self.depths), steps=0)
+
+
+def _accepted_rank(step: Step, children: Mapping[int, int]) -> int:
+    accepted = (r for r, node in children.items() if step.nodes[node].outcome is Outcome.ACCEPTED)
+    return next(accepted, 0)
+
+
+def _capped(tally: Tally, trials: float) -> Tally:
+    shares = [min(1.0, trials / made) if made else 1.0 for made in tally.trials]
+    return Tally(
+        tuple(share * hit for share, hit in zip(shares, tally.hits, strict=True)),
+        tuple(share * made for share, made in zip(shares, tally.trials, strict=True)),
+    )

@@ -1,0 +1,172 @@
+"""Measures a pair on this machine: times of its forwards, and real decoding with a few trees.
+
+Owns the order of measuring, its prompts and trees. It runs in short slices and can be left after
+any of them; what is done is not done again.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from statistics import median
+from typing import TYPE_CHECKING
+
+from sequoia_core.chat_template import ChatTemplate
+from sequoia_core.config import Mode, SamplingParams
+from sequoia_core.engine import Engine
+from sequoia_core.events import Step
+from sequoia_core.growmap import GrowMap
+from sequoia_core.measure.calibration import Band, Calibration
+from sequoia_core.measure.costs import MachineTimes, RestCosts, drafted_rows
+from sequoia_core.measure.record import AcceptanceRecord
+from sequoia_core.measure.times import ForwardTimer, TimeSurface
+from sequoia_core.protocols import TreeChoice
+from sequoia_core.trees import ROOT, BundledAdvisor
+
+if TYPE_CHECKING:
+    from sequoia_core.pair import Pair
+
+CONTEXTS = (64, 512, 1024, 2048)
+TARGET_ROWS = (1, 2, 3, 4, 6, 8, 12, 16, 24, 32, 48, 64, 96, 128)
+DRAFT_ROWS = (1, 2, 4, 8, 16, 32)
+ROUNDS = 5
+TIMING_SECONDS = 12.0
+"""After so long no further round of timing is begun."""
+DECODING_SECONDS = 15.0
+"""After so long no further answer is decoded at a temperature."""
+ANSWER_TOKENS = 96
+SHAPE_TOKENS = 48
+"""Decoded with each tree that is there for its bookkeeping only."""
+TEMPERATURE = 0.6
+"""Sampled at unless another temperature is chosen."""
+PROMPTS = (
+    "Why do the leaves of many trees turn red in autumn?",
+    "Write a short letter to a landlord who has not repaired the heating.",
+    "Explain to a beginner what a variable is in a programming language.",
+    "What should I pack for three days of walking in the mountains?",
+    "Tell me a story about a lighthouse keeper and a lost dog.",
+    "List the main differences between a virus and a bacterium.",
+)
+WIDE = GrowMap((-1, *[0] * 8, *[1] * 4, 2, 2, 3, 9, 9, 9, 10, 13, 16, 16), "survey")
+"""Wide where most is decided, and deep enough to see whether rates hold below."""
+SHAPES = (ROOT, GrowMap.k_ary([8]), GrowMap.chain(4))
+"""Beside `WIDE`: together they tell what a level costs from what a node costs."""
+
+
+@dataclass(frozen=True, slots=True)
+class _Answer:
+    """One answer to decode for its steps."""
+
+    temperature: float
+    tree: GrowMap
+    prompt: int
+
+
+class Survey:
+    """Everything a calibration needs, measured bit by bit.
+
+    Args:
+        pair: the models, with a draft; measuring uses caches of its own.
+        temperature: to sample at, beside greedy decoding.
+    """
+
+    def __init__(self, pair: Pair, temperature: float = TEMPERATURE) -> None:
+        self.temperature = temperature
+        self._pair = pair
+        self._surfaces: tuple[TimeSurface, TimeSurface] | None = None
+        self._timer: ForwardTimer | None = None
+        self._steps: dict[_Answer, list[Step]] = {}
+
+    def run(self) -> Iterator[tuple[str, float]]:
+        """Measure what is not known yet; yields what is being done and which part is done."""
+        if self._surfaces is None:
+            yield from (("Timing forwards of both models", 0.4 * share) for share in self._time())
+        answers = self._answers()
+        for at, answer in enumerate(answers):
+            if answer not in self._steps and not self._enough(answer):
+                steps = []
+                for step in self._decode(answer):
+                    steps.append(step)
+                    yield "Decoding with several trees", 0.4 + 0.6 * at / len(answers)
+                self._steps[answer] = steps
+
+    def calibration(self) -> Calibration:
+        """What was measured; `run` must have come to its end."""
+        assert self._surfaces is not None
+        records: dict[Band, AcceptanceRecord] = {}
+        for answer, steps in self._steps.items():
+            band = Band.of(answer.temperature)
+            for step in steps if answer.tree.size > 1 else ():
+                records[band] = records.get(band, AcceptanceRecord()).plus(step)
+        target, draft = self._surfaces
+        times = MachineTimes(
+            target, draft.scaled(self._draft_ratio(draft)), self._rest(0.0),
+            self._rest(self.temperature),
+        )  # fmt: skip
+        return Calibration(times, records)
+
+    def _time(self) -> Iterator[float]:
+        assert self._pair.draft is not None
+        window = min(self._pair.target.context_window, self._pair.draft.context_window)
+        rows = tuple(
+            tuple(n for n in sizes if n <= max(window // 2, 2))
+            for sizes in (TARGET_ROWS, DRAFT_ROWS)
+        )
+        most = rows[0][-1]
+        contexts = [c for c in CONTEXTS if c + most <= window] or [window - most]
+        if self._timer is None:
+            self._timer = ForwardTimer(self._pair.target, self._pair.draft, contexts)
+        yield from self._timer.run((rows[0], rows[1]), ROUNDS, TIMING_SECONDS)
+        self._surfaces = self._timer.surfaces
+
+    def _answers(self) -> list[_Answer]:
+        return [
+            _Answer(temperature, tree, prompt)
+            for temperature in (0.0, self.temperature)
+            for tree, prompts in [*((tree, 1) for tree in SHAPES), (WIDE, len(PROMPTS))]
+            for prompt in range(prompts)
+        ]
+
+    def _enough(self, answer: _Answer) -> bool:
+        """Whether a slow pair has decoded long enough at the temperature."""
+        spent = math.fsum(
+            step.timings.total_ms
+            for done, steps in self._steps.items()
+            if done.temperature == answer.temperature
+            for step in steps
+        )
+        return answer.prompt > 0 and spent > 1e3 * DECODING_SECONDS
+
+    def _decode(self, answer: _Answer) -> Iterator[Step]:
+        engine = Engine.of(self._pair, BundledAdvisor.default({}))
+        mode = Mode.SEQUOIA if answer.tree.size > 1 else Mode.AR
+        engine.tree_choice = TreeChoice(mode, answer.tree)
+        tokens = ANSWER_TOKENS if answer.tree is WIDE else SHAPE_TOKENS
+        params = SamplingParams(answer.temperature, seed=answer.prompt, max_new_tokens=tokens)
+        ids = ChatTemplate(self._pair.tokenizer, None).whole([], PROMPTS[answer.prompt])
+        for event in engine.generate(ids, params):
+            if isinstance(event, Step):
+                yield event
+
+    def _rest(self, temperature: float) -> RestCosts:
+        by_shape: dict[tuple[int, int], list[float]] = {}
+        for answer, steps in self._steps.items():
+            if answer.temperature == temperature:
+                shape = (answer.tree.size, answer.tree.depth)
+                by_shape.setdefault(shape, []).extend(s.timings.bookkeeping_ms for s in steps)
+        medians: Mapping[tuple[int, int], float] = {
+            shape: median(taken) for shape, taken in by_shape.items()
+        }
+        trees = {shape: ms for shape, ms in medians.items() if shape[0] > 1}
+        return RestCosts.fitted(medians[(1, 0)], trees)
+
+    def _draft_ratio(self, draft: TimeSurface) -> float:
+        """Drafting between verifications over drafting alone: weights leave the caches."""
+        return median(
+            step.timings.draft_ms
+            / math.fsum(map(draft.at(step.context_length), drafted_rows(step)))
+            for answer, steps in self._steps.items()
+            if answer.tree.size > 1
+            for step in steps
+        )
