@@ -1,0 +1,54 @@
+"""Write a trained student as a directory that `load_pair(draft=...)` takes.
+
+Owns the two files that the loader reads, weights and configuration. The model card beside them is
+`card`'s affair.
+"""
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from safetensors.torch import save_file
+
+from sequoia_core.distill.student import Student
+from sequoia_core.model import int8_rows
+
+
+def write_draft(
+    directory: Path,
+    student: Student,
+    settings: Mapping[str, Any],
+    rates: Mapping[str, tuple[float, ...]],
+) -> None:
+    """Write `model.safetensors` (int8 rows) and `config.json`.
+
+    Args:
+        directory: made if missing.
+        student: trained.
+        settings: the target's own `config.json`, most of which holds for the draft.
+        rates: positional acceptance, by `greedy` and `stochastic`, for use before the pair is
+            measured.
+
+    Raises:
+        OSError: the disk refuses.
+    """
+    config = student.config
+    directory.mkdir(parents=True, exist_ok=True)
+    tensors = {name: tensor.cpu().contiguous() for name, tensor in student.tensors().items()}
+    save_file(int8_rows.pack_weights(tensors), directory / "model.safetensors", {"format": "pt"})
+    stated = {kind: [round(rate, 4) for rate in each] for kind, each in rates.items()}
+    left_out = ("quantization_config", "_name_or_path", "transformers_version")
+    changed = {
+        "num_hidden_layers": config.num_layers,
+        "tie_word_embeddings": False,
+        "draft_vocab_size": config.head_vocab_size,
+        "embeddings_from": "target",
+        "quantization": {"format": int8_rows.FORMAT},
+        "sequoia": {"acceptance_rates": stated},
+    }
+    if config.feature_layers:
+        changed["feature_layers"] = list(config.feature_layers)
+    kept = {name: value for name, value in settings.items() if name not in left_out}
+    text = json.dumps(kept | changed, indent=2) + "\n"
+    (directory / "config.json").write_text(text, encoding="utf-8")

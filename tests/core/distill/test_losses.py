@@ -1,0 +1,59 @@
+"""The losses are what their names say, and their gradients are autograd's."""
+
+import pytest
+import torch
+from torch import Tensor
+
+from sequoia_core.distill.losses import LOSSES, LossWeights, distance
+
+
+def case(seed: int) -> tuple[Tensor, Tensor, Tensor]:
+    """Logits [6, 9], and the four most probable of 12 target tokens, of which the draft knows 9."""
+    generator = torch.Generator().manual_seed(seed)
+    logits = torch.randn(6, 9, generator=generator, dtype=torch.float32)
+    target = torch.softmax(2 * torch.randn(6, 12, generator=generator), -1)
+    top = target.topk(4, -1)
+    known = top.indices < 9
+    return logits, top.indices.clamp(max=8), top.values * known
+
+
+def written_out(logits: Tensor, columns: Tensor, probs: Tensor, weights: LossWeights) -> Tensor:
+    q = torch.softmax(logits, -1)
+    total = torch.zeros(())
+    for row in range(len(q)):
+        for column, p in zip(columns[row], probs[row], strict=True):
+            total = total - weights.kl * p * q[row, column].log()
+            total = total - weights.tv * torch.minimum(p, q[row, column])
+    return total / len(q) + weights.tv
+
+
+@pytest.mark.parametrize("name", sorted(LOSSES))
+@pytest.mark.parametrize("seed", range(5))
+def test_value_and_gradient_are_those_of_the_formula(name: str, seed: int) -> None:
+    logits, columns, probs = case(seed)
+    found, expected = (logits.clone().requires_grad_() for _ in range(2))
+    loss = distance(found, columns, probs, LOSSES[name])
+    wanted = written_out(expected, columns, probs, LOSSES[name])
+    torch.testing.assert_close(loss, wanted)
+    (3 * loss).backward()  # type: ignore[no-untyped-call]
+    (3 * wanted).backward()  # type: ignore[no-untyped-call]
+    torch.testing.assert_close(found.grad, expected.grad)
+
+
+def test_total_variation_is_the_rejection_rate_and_least_where_both_agree() -> None:
+    target = torch.tensor([[0.5, 0.3, 0.2]])
+    columns = torch.tensor([[0, 1, 2]])
+    same = distance(target.log(), columns, target, LOSSES["tv"])
+    torch.testing.assert_close(same, torch.tensor(0.0))
+    other = torch.tensor([[0.2, 0.3, 0.5]])
+    apart = distance(other.log(), columns, target, LOSSES["tv"])
+    torch.testing.assert_close(apart, torch.tensor(0.3))
+
+
+def test_a_token_with_no_probability_left_gives_no_infinity() -> None:
+    logits = torch.tensor([[200.0, 0.0]], requires_grad=True)
+    loss = distance(logits, torch.tensor([[1]]), torch.tensor([[1.0]]), LOSSES["mix"])
+    loss.backward()  # type: ignore[no-untyped-call]
+    assert torch.isfinite(loss)
+    assert logits.grad is not None
+    assert torch.isfinite(logits.grad).all()

@@ -1,0 +1,196 @@
+"""Training: nothing depends on when it was interrupted, and it learns."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from sequoia_core.distill.agreement import agreement
+from sequoia_core.distill.corpus import Corpus
+from sequoia_core.distill.student import Student, begin_from_target, student_config
+from sequoia_core.distill.teacher import TeacherCache, TeacherShape, next_is_answer
+from sequoia_core.distill.train import Batches, Training, TrainPlan, schedule
+from sequoia_core.errors import ParameterError
+from sequoia_core.model.llama import Llama
+from tests.core.models import random_weights, tiny_config
+
+CPU = torch.device("cpu")
+CONFIG = tiny_config(num_layers=3, vocab_size=24, head_vocab_size=24)
+WEIGHTS = random_weights(CONFIG, 5)
+FEATURES = (0, 2)
+VOCAB_IDS = torch.tensor(sorted({*range(0, 24, 2), 3, 5, 7}))
+
+
+def made_corpus(seed: int = 0, conversations: int = 30) -> Corpus:
+    rng = np.random.default_rng(seed)
+    rows = []
+    for _ in range(conversations):
+        length = int(rng.integers(4, 40))
+        marks = np.arange(length) >= length // 3
+        rows.append((rng.integers(0, 24, length).tolist(), marks.tolist()))
+    return Corpus.of(rows, 24)
+
+
+CORPUS = made_corpus()
+
+
+def target() -> Llama:
+    return Llama(CONFIG, WEIGHTS, CPU, torch.float32)
+
+
+def teacher(folder: Path, features: tuple[int, ...] = FEATURES) -> TeacherCache:
+    shape = TeacherShape(len(CORPUS.tokens), 6, features, CONFIG.hidden_size)
+    cache = TeacherCache(folder, shape)
+    list(cache.fill(target(), CORPUS))
+    return cache
+
+
+def student(features: tuple[int, ...] = FEATURES) -> Student:
+    config = student_config(CONFIG, 1, len(VOCAB_IDS), features)
+    made = Student(config, WEIGHTS["model.embed_tokens.weight"], VOCAB_IDS)
+    begin_from_target(made, WEIGHTS, [2], seed=1)
+    return made
+
+
+def test_the_teacher_is_the_target_on_every_answer_position(tmp_path: Path) -> None:
+    cache, model = teacher(tmp_path), target()
+    reads = Llama(CONFIG, WEIGHTS, CPU, torch.float32, feature_layers=FEATURES)
+    for index in range(CORPUS.conversations):
+        span = CORPUS.span(index)
+        ids = torch.from_numpy(CORPUS.tokens[span].astype(np.int64))
+        logits = model.forward(ids, torch.arange(len(ids)), None, model.new_cache())
+        top = torch.softmax(logits, -1).topk(6)
+        wanted = next_is_answer(CORPUS, [span])
+        np.testing.assert_array_equal(cache.top_ids[span][wanted], top.indices[wanted])
+        np.testing.assert_allclose(cache.top_probs[span][wanted], top.values[wanted], rtol=2e-3)
+        assert not cache.top_probs[span][~wanted].any()
+        beside = reads.new_cache()
+        reads.extend(ids, beside)
+        states = beside.features(0, len(ids))
+        torch.testing.assert_close(
+            cache.features(span.start, span.stop).float(), states, rtol=1e-2, atol=1e-2
+        )
+
+
+def test_a_teachers_pass_that_was_broken_off_goes_on(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("sequoia_core.distill.teacher.SAVE_EVERY", 2)
+    monkeypatch.setattr("sequoia_core.distill.teacher.ROWS", 50)
+    whole = teacher(tmp_path / "whole")
+    shape = whole.shape
+    for _ in range(100):
+        cache = TeacherCache(tmp_path / "parts", shape)
+        if cache.done == CORPUS.conversations:
+            break
+        for at, _ in enumerate(cache.fill(target(), CORPUS)):
+            if at == 2:
+                break
+    np.testing.assert_array_equal(cache.top_ids, whole.top_ids)
+    assert torch.equal(cache.features(0, shape.tokens), whole.features(0, shape.tokens))
+
+
+def test_a_teacher_of_another_corpus_is_refused(tmp_path: Path) -> None:
+    teacher(tmp_path)
+    with pytest.raises(ParameterError, match="another corpus"):
+        TeacherCache(tmp_path, TeacherShape(7, 6, FEATURES, CONFIG.hidden_size))
+
+
+def test_every_conversation_comes_once_an_epoch(tmp_path: Path) -> None:
+    plan = TrainPlan(steps=1, batch_tokens=64, longest=32)
+    chosen = [at for at in range(CORPUS.conversations) if at % 4]
+    batches = Batches(CORPUS, teacher(tmp_path), VOCAB_IDS, plan, chosen)
+    for epoch in (0, 1, 2):
+        grouped = batches._epoch(epoch)
+        assert sorted(index for batch in grouped for index in batch) == chosen
+    assert batches._epoch(0) != batches._epoch(1)
+
+
+def test_a_batch_holds_what_the_target_thinks_of_answers(tmp_path: Path) -> None:
+    plan = TrainPlan(steps=1, batch_tokens=200, longest=32)
+    cache = teacher(tmp_path)
+    batch = Batches(CORPUS, cache, VOCAB_IDS, plan).of([4, 9])
+    assert batch.features is not None
+    for row, index in enumerate([4, 9]):
+        span = CORPUS.span(index)
+        length = min(span.stop - span.start, 32)
+        assert batch.tokens[row, :length].tolist() == CORPUS.tokens[span][:32].tolist()
+        assert not batch.learnt[row, length:].any()
+        assert not batch.features[row, 0].any()
+        states = cache.features(span.start, span.start + length - 1)
+        assert torch.equal(batch.features[row, 1:length], states)
+        for at in batch.learnt[row].nonzero().flatten().tolist():
+            for k in range(6):
+                token = int(cache.top_ids[span.start + at, k])
+                known = token in VOCAB_IDS.tolist()
+                assert (batch.probs[row, at, k] > 0) == known
+                if known:
+                    assert VOCAB_IDS[batch.columns[row, at, k]] == token
+
+
+@pytest.mark.parametrize("features", [(), FEATURES])
+def test_a_training_that_was_left_ends_with_the_same_weights(
+    tmp_path: Path, features: tuple[int, ...]
+) -> None:
+    plan = TrainPlan(steps=9, batch_tokens=200, unroll=2 if features else 1)
+    cache = teacher(tmp_path / "teacher", features)
+
+    def training(name: str) -> tuple[Student, Training]:
+        made = student(features)
+        batches = Batches(CORPUS, cache, VOCAB_IDS, plan)
+        return made, Training(made, batches, plan, tmp_path / name)
+
+    whole, run = training("whole.pt")
+    assert [progress.step for progress in run.run()] == list(range(1, 10))
+    _, run = training("parts.pt")
+    for progress in run.run(save_seconds=0.0):
+        if progress.step == 4:
+            break  # step 4 is done and saved; now the process dies
+    resumed, run = training("parts.pt")
+    first = run.step + 1
+    assert [progress.step for progress in run.run()] == list(range(first, 10))
+    for name, tensor in whole.tensors().items():
+        assert torch.equal(tensor, resumed.tensors()[name]), name
+
+
+@pytest.mark.parametrize("loss", ["kl", "tv", "mix"])
+def test_training_raises_agreement_with_the_target(tmp_path: Path, loss: str) -> None:
+    plan = TrainPlan(steps=60, loss=loss, unroll=2, batch_tokens=400)
+    made = student()
+    batches = Batches(CORPUS, teacher(tmp_path / "teacher"), VOCAB_IDS, plan)
+    everything = [batches.of(list(range(CORPUS.conversations)))]
+    before = agreement(made, everything, 2)
+    list(Training(made, batches, plan, tmp_path / "checkpoint.pt").run())
+    after = agreement(made, everything, 2)
+    assert after.overlap[0] > before.overlap[0] + 0.05
+    assert after.overlap[1] > before.overlap[1] + 0.05
+    assert after.tokens_per_step > before.tokens_per_step
+
+
+def test_rates_count_the_targets_choice_by_rank(tmp_path: Path) -> None:
+    plan = TrainPlan(steps=1, batch_tokens=400)
+    batches = Batches(CORPUS, teacher(tmp_path), VOCAB_IDS, plan)
+    made, batch = student(), batches.of([1, 2, 3])
+    found = agreement(made, [batch], 1)
+    (state,) = made.unrolled(batch.tokens, batch.features, 1)
+    with torch.autocast("cpu", torch.bfloat16):
+        (state,) = made.unrolled(batch.tokens, batch.features, 1)
+        logits = made.head(state).float()
+    hits = [0] * 8
+    for row, at in batch.learnt.nonzero().tolist():
+        order = logits[row, at].argsort(descending=True)[:8].tolist()
+        wanted = int(batch.columns[row, at, 0])
+        if batch.probs[row, at, 0] > 0 and wanted in order:
+            hits[order.index(wanted)] += 1
+    assert found.positions == int(batch.learnt.sum())
+    assert found.rates[0] == pytest.approx([count / found.positions for count in hits])
+
+
+def test_the_schedule_climbs_and_then_falls_to_a_tenth() -> None:
+    rates = [schedule(step, 200) for step in range(200)]
+    top = rates.index(max(rates))
+    assert rates[:top] == sorted(rates[:top])
+    assert rates[top:] == sorted(rates[top:], reverse=True)
+    assert rates[top] == 1.0
+    assert rates[-1] == pytest.approx(0.1, abs=1e-3)
