@@ -9,7 +9,7 @@ from __future__ import annotations
 import os
 import tempfile
 import zipfile
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import Path
@@ -171,19 +171,17 @@ class Corpus:
                 spans.append(kept)
         return self._of_spans(spans)
 
+    def arrays(self) -> dict[str, NDArray[Any]]:
+        """By the names they have in a file."""
+        return {"tokens": self.tokens, "offsets": self.offsets, "answers": self.answers}
+
     def save(self, path: Path) -> None:
         """Write the corpus as a compressed npz, whole or not at all.
 
         Raises:
             OSError: the disk refuses.
         """
-        with tempfile.NamedTemporaryFile(dir=path.parent, delete=False) as file:
-            np.savez_compressed(
-                file, tokens=self.tokens, offsets=self.offsets, answers=self.answers
-            )
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(file.name, path)  # noqa: PTH105 atomic, and the name is a string
+        write_arrays(path, self.arrays())
 
     @classmethod
     def load(cls, path: Path) -> Corpus:
@@ -192,7 +190,7 @@ class Corpus:
         Raises:
             ParameterError: it is missing, damaged or something else.
         """
-        arrays = _read(path)
+        arrays = read_arrays(path)
         if "answers" not in arrays:
             raise ParameterError(f"{path}: no marks on answers; it holds tokens only")
         return _from_arrays(path, arrays, arrays["answers"])
@@ -216,7 +214,7 @@ def load_tokens(path: Path, marks: AnswerMarks) -> Corpus:
     Raises:
         ParameterError: it is missing, damaged or something else, or has no answer in it.
     """
-    arrays = _read(path)
+    arrays = read_arrays(path)
     answers = arrays.get("answers")
     if answers is None:
         corpus = _from_arrays(path, arrays, np.zeros(len(arrays["tokens"]), bool))
@@ -227,7 +225,25 @@ def load_tokens(path: Path, marks: AnswerMarks) -> Corpus:
     return _from_arrays(path, arrays, answers)
 
 
-def _read(path: Path) -> dict[str, NDArray[Any]]:
+def write_arrays(path: Path, arrays: Mapping[str, NDArray[Any]]) -> None:
+    """Write a compressed npz, whole or not at all.
+
+    Raises:
+        OSError: the disk refuses.
+    """
+    with tempfile.NamedTemporaryFile(dir=path.parent, delete=False) as file:
+        np.savez_compressed(file, allow_pickle=False, **arrays)
+        file.flush()
+        os.fsync(file.fileno())
+    os.replace(file.name, path)  # noqa: PTH105 atomic, and the name is a string
+
+
+def read_arrays(path: Path) -> dict[str, NDArray[Any]]:
+    """Read an npz that holds at least `tokens` and `offsets`.
+
+    Raises:
+        ParameterError: it is missing, damaged or something else.
+    """
     try:
         with np.load(path, allow_pickle=False) as file:
             arrays = dict(file) if isinstance(file, np.lib.npyio.NpzFile) else {}
