@@ -18,5 +18,6 @@ def calibrate(ctx: typer.Context, flags: dict[str, Any]) -> None:  # noqa: ARG00
     with progress_line() as progress:
         from sequoia_core.measure import calibrate as measure
 
-        summary = measure(launch.load_chosen(settings, progress), progress)
-    typer.echo(summary)
+        temperature = settings.chat().sampling().temperature
+        tuner = measure(launch.load_chosen(settings, progress), temperature, progress)
+    typer.echo(tuner.summary(temperature))

@@ -6,14 +6,23 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    from sequoia_core.measure.tuning import Tuner
     from sequoia_core.pair import Pair
 
 
-def calibrate(pair: Pair, progress: Callable[[str, float | None], None]) -> str:
-    """Measure a pair, keep the figures for later starts, and say in a line what they predict."""
+def calibrate(
+    pair: Pair, temperature: float, progress: Callable[[str, float | None], None]
+) -> Tuner:
+    """Measure a pair and keep the figures for later starts.
+
+    Args:
+        pair: the models.
+        temperature: to sample at beside greedy decoding; 0 is the usual one.
+        progress: told what is being done and which part is done.
+    """
     from sequoia_core.measure.tuning import Tuner
 
     tuner = Tuner(pair)
-    for message, fraction in tuner.measure():
+    for message, fraction in tuner.measure(temperature):
         progress(message, fraction)
-    return tuner.summary()
+    return tuner

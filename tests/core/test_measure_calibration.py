@@ -1,4 +1,4 @@
-"""Figures survive the disk, damage is measured anew, and advice follows from the figures."""
+"""Figures survive the disk, damage is measured anew, and each temperature has its own."""
 
 import json
 from dataclasses import replace
@@ -11,24 +11,20 @@ from hypothesis import strategies as st
 
 from sequoia_core.errors import ParameterError
 from sequoia_core.measure.calibration import (
+    VERSION,
+    Band,
     Calibration,
     calibration_path,
     load_calibration,
     save_calibration,
 )
-from sequoia_core.measure.times import TimeCurve
+from sequoia_core.measure.costs import RestCosts
+from sequoia_core.measure.record import AcceptanceRecord, Tally
+from sequoia_core.measure.times import TimeCurve, TimeSurface
+from tests.core.measuring import calibration_of, record_of
 
-CALIBRATION = Calibration(
-    target=TimeCurve((1, 8, 64), (20.0, 24.0, 50.0)),
-    draft=TimeCurve((1, 16), (1.0, 1.6)),
-    overhead_ms=0.7,
-    context=256,
-    greedy=(0.6, 0.15, 0.05),
-    stochastic=(0.5, 0.2, 0.1),
-    greedy_positions=700,
-    stochastic_positions=650,
-)
-RATE = st.floats(0, 1)
+CALIBRATION = calibration_of(((0.6, 0.15, 0.05), (0.5, 0.2)))
+HITS = st.lists(st.floats(0, 50), min_size=1, max_size=8)
 
 
 @pytest.fixture(autouse=True)
@@ -37,18 +33,23 @@ def _own_cache(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
 
 
 @given(
-    rates=st.lists(RATE, min_size=1, max_size=8),
-    overhead=st.floats(0, 1e3),
+    hits=st.lists(HITS, min_size=1, max_size=4),
+    bands=st.sets(st.sampled_from(Band), min_size=1),
+    parts=st.tuples(*[st.floats(0, 1e3)] * 4),
     points=st.dictionaries(st.integers(1, 99), st.floats(1e-3, 1e4), min_size=2, max_size=6),
 )
 @settings(max_examples=30, deadline=None)
 def test_what_was_saved_is_loaded(
-    rates: list[float], overhead: float, points: dict[int, float]
+    hits: list[list[float]],
+    bands: set[Band],
+    parts: tuple[float, float, float, float],
+    points: dict[int, float],
 ) -> None:
     curve = TimeCurve(tuple(sorted(points)), tuple(points[rows] for rows in sorted(points)))
-    saved = replace(
-        CALIBRATION, target=curve, draft=curve, overhead_ms=overhead, greedy=tuple(rates)
-    )
+    surface, rest = TimeSurface((64, 512), (curve, curve)), RestCosts(*parts)
+    record = AcceptanceRecord(tuple(Tally(tuple(h), tuple(x + 60 for x in h)) for h in hits), 7)
+    times = replace(CALIBRATION.times, target=surface, draft=surface, greedy=rest, sampled=rest)
+    saved = Calibration(times, dict.fromkeys(bands, record))
     save_calibration("round-trip", saved)
     assert load_calibration("round-trip") == saved
 
@@ -63,20 +64,24 @@ def changed(**changes: Any) -> str:
     return json.dumps(data | changes)
 
 
+def curves(rows: list[int], milliseconds: list[float]) -> dict[str, Any]:
+    curve = {"rows": rows, "milliseconds": milliseconds}
+    return {"contexts": [64], "curves": [curve]}
+
+
 @pytest.mark.parametrize(
     "changes",
     [
-        {"version": 0},
-        {"greedy": [0.5, 1.5]},
-        {"greedy": []},
-        {"stochastic": [-0.1]},
-        {"stochastic": "many"},
-        {"overhead_ms": -1.0},
-        {"overhead_ms": None},
-        {"target": {"rows": [1], "milliseconds": [2.0]}},
-        {"target": {"rows": [1, 2], "milliseconds": [2.0]}},
-        {"target": {"rows": [2, 1], "milliseconds": [2.0, 3.0]}},
-        {"draft": {"rows": [1, 2], "milliseconds": [0.0, 0.0]}},
+        {"version": VERSION - 1},
+        {"version": VERSION + 1},
+        {"records": {}},
+        {"records": {"tepid": {"depths": [{"hits": [1.0], "trials": [2.0]}], "steps": 1}}},
+        {"records": {"0": {"depths": [], "steps": 1}}},
+        {"records": {"0": {"depths": [{"hits": [3.0], "trials": [2.0]}], "steps": 1}}},
+        {"records": {"0": {"depths": [{"hits": [1.0], "trials": []}], "steps": 1}}},
+        {"records": "many"},
+        {"times": None},
+        {"times": {"target": curves([1], [2.0])}},
     ],
 )
 def test_figures_that_are_none_are_measured_again(changes: dict[str, Any]) -> None:
@@ -85,7 +90,26 @@ def test_figures_that_are_none_are_measured_again(changes: dict[str, Any]) -> No
     assert load_calibration("damaged") is None
 
 
-@given(at=st.integers(0, 600), junk=st.binary(max_size=4))
+@pytest.mark.parametrize(
+    ("part", "value"),
+    [
+        ("target", curves([1], [2.0])),
+        ("target", curves([1, 2], [2.0])),
+        ("target", curves([2, 1], [2.0, 3.0])),
+        ("draft", curves([1, 2], [0.0, 0.0])),
+        ("draft", {"contexts": [], "curves": []}),
+        ("greedy", {"base_ms": -1.0, "level_ms": 0.0, "node_ms": 0.0, "plain_ms": 0.0}),
+        ("sampled", {"base_ms": None, "level_ms": 0.0, "node_ms": 0.0, "plain_ms": 0.0}),
+    ],
+)
+def test_times_that_are_none_are_measured_again(part: str, value: dict[str, Any]) -> None:
+    data = json.loads(changed())
+    data["times"][part] = value
+    calibration_path("damaged").write_text(json.dumps(data), encoding="utf-8")
+    assert load_calibration("damaged") is None
+
+
+@given(at=st.integers(0, 900), junk=st.binary(max_size=4))
 @settings(max_examples=60, deadline=None)
 def test_any_damage_is_survived(at: int, junk: bytes) -> None:
     save_calibration("cut", CALIBRATION)
@@ -94,7 +118,7 @@ def test_any_damage_is_survived(at: int, junk: bytes) -> None:
     path.write_bytes(raw[:at] + junk + raw[at + len(junk) :])
     loaded = load_calibration("cut")
     if loaded is not None:  # a digit was exchanged for another, say
-        assert loaded.advise(True, False).reason
+        assert loaded.record(0.0).rates
     path.write_bytes(raw[:at])
     assert load_calibration("cut") == (CALIBRATION if at >= len(raw) else None)
 
@@ -105,48 +129,29 @@ def test_a_folder_that_cannot_be_written_is_no_error(tmp_path: Path) -> None:
     assert load_calibration("unwritten") is None
 
 
-@pytest.mark.parametrize("chain", [False, True])
-@pytest.mark.parametrize("greedy", [False, True])
-def test_a_tree_that_pays_is_advised_with_its_reason(greedy: bool, chain: bool) -> None:
-    advice = CALIBRATION.advise(greedy, chain)
-    assert advice.growmap is not None
-    assert advice.rates == (CALIBRATION.greedy if greedy else CALIBRATION.stochastic)
-    assert advice.predicted_speedup is not None
-    assert advice.predicted_speedup > 1
-    assert "256 tokens" in advice.reason
-    assert f"{700 if greedy else 650} positions" in advice.reason
-    if chain:
-        assert advice.growmap.branching == 1
-    tree = advice.growmap
-    step_ms = CALIBRATION.target(tree.size) + CALIBRATION.overhead_ms
-    for level in tree.levels[:-1]:
-        step_ms += CALIBRATION.draft(sum(1 for node in level if tree.children[node]))
-    expected = tree.expected_tokens(advice.rates) * CALIBRATION.target(1) / step_ms
-    assert advice.predicted_speedup == pytest.approx(expected)
+@given(temperature=st.floats(0, 2, exclude_min=True))
+def test_bands_follow_each_other(temperature: float) -> None:
+    order = list(Band)
+    assert Band.of(0.0) is Band.GREEDY
+    assert order.index(Band.of(temperature)) >= 1
+    assert order.index(Band.of(temperature)) <= order.index(Band.of(temperature * 1.5))
+    assert [Band.of(t) for t in (0.4, 0.41, 0.8, 0.81)] == [
+        Band.COOL, Band.WARM, Band.WARM, Band.HOT,
+    ]  # fmt: skip
 
 
-@pytest.mark.parametrize(
-    "useless",
-    [
-        replace(CALIBRATION, greedy=(0.0, 0.0), stochastic=(0.0,)),
-        replace(CALIBRATION, draft=TimeCurve((1, 16), (40.0, 50.0))),
-        replace(CALIBRATION, overhead_ms=500.0),
-        replace(CALIBRATION, target=TimeCurve((1, 2), (20.0, 90.0))),
-    ],
-    ids=["never accepted", "draft too dear", "bookkeeping too dear", "rows too dear"],
-)
-@pytest.mark.parametrize("chain", [False, True])
-@pytest.mark.parametrize("greedy", [False, True])
-def test_where_nothing_pays_plain_decoding_is_advised(
-    useless: Calibration, greedy: bool, chain: bool
-) -> None:
-    advice = useless.advise(greedy, chain)
-    assert advice.growmap is None
-    assert "no tree is predicted to pay" in advice.reason
-    assert advice.predicted_speedup is not None
-    assert advice.predicted_speedup <= 1
+def test_a_temperature_that_was_not_measured_borrows_from_its_neighbour() -> None:
+    cold, warm = record_of(((0.8,),)), record_of(((0.3,),))
+    calibration = replace(CALIBRATION, records={Band.GREEDY: cold, Band.WARM: warm})
+    assert calibration.record(0.0) is cold
+    assert calibration.record(0.6) is warm
+    assert calibration.record(1.2).rates == pytest.approx(warm.rates)
+    assert calibration.record(1.2).steps == 0
+    own = record_of(((0.1,),))
+    assert calibration.with_record(1.2, own).record(1.2) is own
+    assert calibration.with_record(1.2, own).record(0.6) is warm
 
 
-def test_rates_must_be_probabilities() -> None:
-    with pytest.raises(ParameterError, match="probability"):
-        replace(CALIBRATION, greedy=(1.2,))
+def test_a_calibration_without_rates_is_none() -> None:
+    with pytest.raises(ParameterError, match="acceptance rates"):
+        replace(CALIBRATION, records={})

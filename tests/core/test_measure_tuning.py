@@ -1,50 +1,56 @@
 """Measuring goes on in slices, stops when asked, resumes, is kept, and then decides the tree."""
 
 from collections.abc import Callable, Generator, Iterator
-from dataclasses import replace
 from itertools import count
-from types import SimpleNamespace
+from pathlib import Path
+from statistics import median
 from typing import cast
 
 import pytest
 
-from sequoia_core.config import Mode
-from sequoia_core.events import Notice, NoticeKind, StepTimings
-from sequoia_core.measure import calibrate, tuning
-from sequoia_core.measure.calibration import calibration_path, load_calibration
+from sequoia_core.config import Mode, SamplingParams
+from sequoia_core.engine import Engine
+from sequoia_core.events import Notice, NoticeKind, Step, StepTimings
+from sequoia_core.measure import calibrate, survey
+from sequoia_core.measure.calibration import Band, calibration_path, load_calibration
+from sequoia_core.measure.costs import drafted_rows
+from sequoia_core.measure.record import AcceptanceRecord
+from sequoia_core.measure.survey import SHAPES, WIDE, Survey
 from sequoia_core.measure.tuning import Tuner
 from sequoia_core.model.llama import Llama
 from sequoia_core.pair import Pair
 from sequoia_core.protocols import PairDescription
 from sequoia_core.trees import BundledAdvisor
+from tests.core.engines import steps_of
 from tests.core.models import TableModel
 from tests.core.tiny_tokenizers import byte_level
 
 FINGERPRINTS = count()
 SHORT = ("Why?", "How so?")
+DECODING = "Decoding with several trees"
 
 
 @pytest.fixture(autouse=True)
 def _quick(monkeypatch: pytest.MonkeyPatch) -> None:
     for name, value in {
-        "PROMPTS": SHORT, "CONTEXT": 8, "REPEATS": 2, "ANSWER_TOKENS": 5,
+        "PROMPTS": SHORT, "CONTEXTS": (8, 16), "ROUNDS": 2, "ANSWER_TOKENS": 9, "SHAPE_TOKENS": 5,
         "TARGET_ROWS": (1, 2, 4), "DRAFT_ROWS": (1, 2),
     }.items():  # fmt: skip
-        monkeypatch.setattr(tuning, name, value)
+        monkeypatch.setattr(survey, name, value)
 
 
-def pair(draft_seed: int | None = 1) -> Pair:
+def pair(draft_seed: int | None = 1, window: int = 512) -> Pair:
     tokenizer = byte_level()
     size = len(tokenizer)
-    target = TableModel(size, 1, order=1)
-    draft = None if draft_seed is None else TableModel(size, draft_seed, order=1)
+    target = TableModel(size, 1, order=1, window=window)
+    draft = None if draft_seed is None else TableModel(size, draft_seed, order=1, window=window)
     return Pair(
         target=cast("Llama", target),
         draft=cast("Llama | None", draft),
         draft_vocab_ids=None,
         tokenizer=tokenizer,
         eos_token_ids=frozenset({tokenizer.eos_token_id}),
-        description=PairDescription("target", "draft", "cpu", "float32", 512),
+        description=PairDescription("target", "draft", "cpu", "float32", window),
         fingerprint=f"tuning-{next(FINGERPRINTS)}",
         acceptance_rates={},
     )
@@ -55,6 +61,7 @@ def test_measuring_ends_with_one_notice_and_figures_on_disk() -> None:
     tuner = Tuner(models)
     packaged = BundledAdvisor.default({}).advise(0.0, 0, False)
     assert tuner.advise(0.0, 0, False) == packaged
+    assert tuner.costs(0.0, 0) is None
     events = list(tuner.tune(lambda: False))
     assert [type(event) for event in events] == [Notice]
     notice = cast("Notice", events[0])
@@ -62,29 +69,75 @@ def test_measuring_ends_with_one_notice_and_figures_on_disk() -> None:
     assert notice.message == tuner.summary()
     calibration = load_calibration(models.fingerprint)
     assert calibration is not None
-    assert calibration.greedy_positions == len(SHORT) * 5
-    assert calibration.stochastic_positions == len(SHORT) * 5
-    assert calibration.greedy[0] == calibration.stochastic[0] == 1.0  # the draft is the target
-    assert tuner.advise(0.0, 0, False) == calibration.advise(True, False)
+    assert set(calibration.records) == {Band.GREEDY, Band.WARM}
+    for record in calibration.records.values():
+        assert record.rates[0] == 1.0  # the draft is the target
+        assert record.deeper[0][0] == 1.0
+        assert record.steps >= (1 + len(SHORT)) * 9 // (WIDE.depth + 1)
+    assert calibration == tuner.calibration
+    assert tuner.advise(0.0, 0, False).rates == calibration.record(0.0).rates
     assert list(tuner.tune(lambda: False)) == []
 
 
-def test_bookkeeping_beyond_a_plain_steps_is_part_of_the_figures(
+def test_times_are_of_every_context_and_size_that_fits() -> None:
+    survey_of = Survey(pair())
+    list(survey_of.run())
+    times = survey_of.calibration().times
+    assert times.target.contexts == times.draft.contexts == (8, 16)
+    assert times.target.curves[0].rows == (1, 2, 4)
+    assert times.draft.curves[0].rows == (1, 2)
+
+
+def test_a_small_window_is_measured_within_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(survey, "CONTEXTS", (64, 512, 1024))
+    monkeypatch.setattr(survey, "TARGET_ROWS", (1, 2, 4, 400))
+    survey_of = Survey(pair(window=300))
+    list(survey_of.run())
+    times = survey_of.calibration().times
+    assert times.target.contexts == (64,)
+    assert times.target.curves[0].rows == (1, 2, 4)
+
+
+def told_steps(monkeypatch: pytest.MonkeyPatch, change: Callable[[Step], StepTimings]) -> Survey:
+    """A survey whose steps took the times that `change` says."""
+    original = Engine.generate
+
+    def generate(self: Engine, *args: object) -> Iterator[object]:
+        for event in original(self, *args):  # type: ignore[arg-type]
+            if isinstance(event, Step):
+                object.__setattr__(event, "timings", change(event))
+            yield event
+
+    monkeypatch.setattr(Engine, "generate", generate)
+    survey_of = Survey(pair())
+    list(survey_of.run())
+    return survey_of
+
+
+def test_bookkeeping_is_split_into_what_levels_and_nodes_take(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    def steps(_: Tuner, mode: Mode) -> list[SimpleNamespace]:
-        costs = (1.0, 2.0, 9.0) if mode is Mode.AR else (4.0, 5.0, 90.0)
-        return [SimpleNamespace(timings=StepTimings(0.0, 0.0, cost)) for cost in costs]
+    def timings(step: Step) -> StepTimings:
+        depth = max(node.depth for node in step.nodes)
+        rest = 0.5 if depth == 0 else 2.0 + 0.25 * depth + 0.125 * len(step.nodes)
+        return StepTimings(1.0, 1.0, rest)
 
-    monkeypatch.setattr(Tuner, "_steps", steps)
-    models = pair()
-    list(Tuner(models).tune(lambda: False))
-    calibration = load_calibration(models.fingerprint)
-    assert calibration is not None
-    assert calibration.overhead_ms == 3.0
-    dearer = replace(calibration, overhead_ms=1e6)
-    assert calibration.advise(True, False).predicted_speedup != 0
-    assert dearer.advise(True, False).growmap is None
+    times = told_steps(monkeypatch, timings).calibration().times
+    for rest in (times.greedy, times.sampled):
+        assert rest.plain_ms == 0.5
+        for nodes, depth in [(tree.size, tree.depth) for tree in SHAPES[1:]] + [(64, 9)]:
+            assert rest.of(nodes, depth) == pytest.approx(2.0 + 0.25 * depth + 0.125 * nodes)
+
+
+def test_drafting_costs_what_it_does_between_verifications(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Timed alone, a draft's weights may stay in the processor's caches; in steps they cannot."""
+    survey_of = told_steps(
+        monkeypatch, lambda step: StepTimings(7.0 * len(drafted_rows(step)), 1.0, 1.0)
+    )
+    draft = survey_of.calibration().times.draft
+    taken = [draft.at(50)(rows) for rows in (1, 2)]
+    assert median(taken) == pytest.approx(7.0, rel=0.8)
+    assert min(taken) > 1.0
 
 
 def test_figures_are_found_again_and_not_measured_twice() -> None:
@@ -129,21 +182,27 @@ def test_it_stops_at_the_next_slice_when_somebody_waits() -> None:
         assert load_calibration(models.fingerprint) is None
 
 
-def test_what_was_written_before_a_stop_is_not_written_again() -> None:
+def test_what_was_decoded_before_a_stop_is_not_decoded_again() -> None:
     models = pair()
     whole = list(slices(Tuner(pair())))
-    reading = "Reading the target's own text"
     tuner = Tuner(models)
     first = cast("Generator[tuple[str, float], None, None]", tuner.measure())
     seen = 0
-    while seen < whole.count(reading) * 3 // 4:
-        seen += next(first)[0] == reading
+    while seen < whole.count(DECODING) * 3 // 4:
+        seen += next(first)[0] == DECODING
     first.close()
-    assert list(slices(tuner)).count(reading) < whole.count(reading) * 3 // 4
+    rest = list(slices(tuner))
+    assert rest.count(DECODING) < whole.count(DECODING) // 2
+    assert set(rest) == {DECODING}
     calibration = load_calibration(models.fingerprint)
     assert calibration is not None
-    assert calibration.greedy_positions == len(SHORT) * 5
-    assert calibration.stochastic_positions == len(SHORT) * 5
+    assert calibration.records[Band.GREEDY].steps == whole_record(models).steps
+
+
+def whole_record(models: Pair) -> AcceptanceRecord:
+    survey_of = Survey(models)
+    list(survey_of.run())
+    return survey_of.calibration().records[Band.GREEDY]
 
 
 def test_the_share_done_only_rises() -> None:
@@ -152,19 +211,38 @@ def test_the_share_done_only_rises() -> None:
     assert all(0 <= share <= 1 for share in shares)
 
 
+def test_a_slow_pair_decodes_no_further_answers(monkeypatch: pytest.MonkeyPatch) -> None:
+    counts = []
+    for seconds in (1e6, 0.0):
+        monkeypatch.setattr(survey, "DECODING_SECONDS", seconds)
+        counts.append(list(slices(Tuner(pair()))).count(DECODING))
+    assert 0 < counts[1] < counts[0]
+
+
 def test_a_target_without_a_draft_has_nothing_to_measure() -> None:
     tuner = Tuner(pair(None))
     assert list(tuner.measure()) == []
+    assert list(tuner.tune(lambda: False)) == []
     assert "no draft" in tuner.summary()
 
 
-def test_calibrate_reports_progress_and_a_line(tmp_path: object) -> None:
+def test_calibrate_reports_progress_and_a_line() -> None:
     told: list[tuple[str, float | None]] = []
     models = pair()
-    line = calibrate(models, lambda message, share: told.append((message, share)))
+    tuner = calibrate(models, 0.6, lambda message, share: told.append((message, share)))
     assert told
-    assert "\n" not in line
-    assert line == Tuner(models).summary()
+    assert "\n" not in tuner.summary()
+    assert tuner.summary() == Tuner(models).summary()
+
+
+def test_another_temperature_is_measured_beside_those_that_are_known() -> None:
+    models = pair()
+    list(Tuner(models).measure(0.3))
+    tuner = Tuner(models)
+    list(tuner.measure(1.0))
+    assert tuner.calibration is not None
+    assert set(tuner.calibration.records) == {Band.GREEDY, Band.COOL, Band.HOT}
+    assert "temperature 1:" in tuner.summary(1.0)
 
 
 def test_advice_is_asked_for_per_kind_of_decoding() -> None:
@@ -173,3 +251,46 @@ def test_advice_is_asked_for_per_kind_of_decoding() -> None:
     chain = tuner.advise(0.0, 0, True)
     assert chain.growmap is None or chain.growmap.branching == 1
     assert tuner.advise(0.6, 0, False).rates != ()
+    costs = tuner.costs(0.6, 20)
+    assert costs is not None
+    assert costs.plain_ms > 0
+
+
+def test_what_steps_teach_is_kept_when_nobody_waits_and_found_by_the_next_start() -> None:
+    models = pair()
+    tuner = Tuner(models)
+    list(tuner.measure())
+    engine = Engine.of(models, tuner)
+    params = SamplingParams(0.0, max_new_tokens=40)
+    events = list(engine.generate([1, 2, 3], params))
+    tree_steps = [step for step in steps_of(events) if len(step.nodes) > 1]
+    assert tuner.calibration is not None
+    before = load_calibration(models.fingerprint)
+    assert list(tuner.tune(lambda: False)) == []
+    kept = load_calibration(models.fingerprint)
+    assert before is not None
+    assert kept == tuner.calibration
+    learnt = kept.records[Band.GREEDY].steps - before.records[Band.GREEDY].steps
+    assert learnt == len(tree_steps)
+    assert Tuner(models).calibration == kept
+
+
+def test_nothing_new_is_not_written_again() -> None:
+    models = pair()
+    tuner = Tuner(models)
+    list(tuner.measure())
+    calibration_path(models.fingerprint).unlink()
+    list(tuner.tune(lambda: False))
+    assert load_calibration(models.fingerprint) is None
+
+
+@pytest.mark.parametrize("mode", [Mode.AR, Mode.SEQUOIA])
+def test_a_running_engine_learns_only_from_speculation(mode: Mode, tmp_path: Path) -> None:
+    models = pair(draft_seed=5)
+    tuner = Tuner(models)
+    list(tuner.measure())
+    known = tuner.calibration
+    engine = Engine.of(models, tuner)
+    engine.tree_choice = type(engine.tree_choice)(mode, WIDE if mode is Mode.SEQUOIA else None)
+    list(engine.generate([1, 2, 3], SamplingParams(0.0, max_new_tokens=30)))
+    assert (tuner.calibration is known) == (mode is Mode.AR)

@@ -1,0 +1,168 @@
+"""Counted rates converge to the true ones, by rank and depth, and only what was judged counts."""
+
+import random
+from dataclasses import replace
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from sequoia_core.errors import ParameterError
+from sequoia_core.events import Origin, Step
+from sequoia_core.growmap import GrowMap
+from sequoia_core.measure.costs import LearntCosts
+from sequoia_core.measure.record import MEMORY, AcceptanceRecord, Tally
+from tests.core.engines import tree_of
+from tests.core.measuring import TIMES, Rates, make_step, record_of, walk
+
+TREE = GrowMap((-1, 0, 0, 0, 1, 1, 2, 4, 4))
+COSTS = LearntCosts(TIMES).costs(0.0, 100)
+TRUTH = ((0.5, 0.2, 0.1), (0.6, 0.05), (0.2, 0.1))
+
+
+def learnt(record: AcceptanceRecord, truth: Rates, steps: int, seed: int = 1) -> AcceptanceRecord:
+    rng = random.Random(seed)
+    for _ in range(steps):
+        record = record.plus(make_step(TREE, walk(TREE, truth, rng), COSTS))
+    return record
+
+
+def averaged(record: AcceptanceRecord, truth: Rates) -> list[list[float]]:
+    """Rates as estimated on average: the noise of one estimate is what `MEMORY` leaves."""
+    snapshots = []
+    for seed in range(14):
+        record = learnt(record, truth, 300, seed)
+        snapshots.append((record.rates, *record.deeper))
+    return [
+        [sum(each[d][k] for each in snapshots[4:]) / 10 for k in range(len(snapshots[-1][d]))]
+        for d in range(3)
+    ]
+
+
+@pytest.mark.parametrize(
+    "start", [AcceptanceRecord(), record_of(((0.05, 0.5, 0.3), (0.1, 0.8), (0.9, 0.05)), MEMORY)]
+)
+def test_estimates_converge_to_the_truth_at_every_depth_and_rank(start: AcceptanceRecord) -> None:
+    means = averaged(start, TRUTH)
+    for depth, rates in enumerate(TRUTH):
+        for rank, rate in enumerate(rates):
+            tolerance = 0.05 if depth < 2 else 0.12  # a third of the steps come so deep
+            assert means[depth][rank] == pytest.approx(rate, abs=tolerance)
+
+
+@given(
+    parents=st.lists(st.integers(0, 20), max_size=14),
+    seed=st.integers(0, 999),
+    emitted=st.integers(1, 9),
+)
+def test_exactly_the_nodes_that_decided_an_emitted_token_count(
+    parents: list[int], seed: int, emitted: int
+) -> None:
+    """What a cut left of the path: a node counts if the token after it was emitted."""
+    tree = tree_of(parents)
+    path = walk(tree, ((0.4, 0.3, 0.2),), random.Random(seed))
+    step = make_step(tree, path, COSTS, emitted=min(emitted, len(path)))
+    record = AcceptanceRecord().plus(step)
+    for depth in range(tree.depth):
+        node = path[depth] if depth < len(path) else None
+        tried = len(tree.children[node]) if node is not None and depth < emitted else 0
+        trials = record.depths[depth].trials if depth < len(record.depths) else ()
+        assert trials == (1.0,) * tried
+        if tried:
+            accepted = [0.0] * tried
+            if depth + 1 < len(path):
+                accepted[tree.ranks[path[depth + 1]] - 1] = 1.0
+            assert record.depths[depth].hits == tuple(accepted)
+
+
+def test_a_step_cut_by_an_end_of_text_does_not_count_what_lies_behind() -> None:
+    whole = make_step(TREE, (0, 1, 4, 7), COSTS)
+    cut = make_step(TREE, (0, 1, 4, 7), COSTS, emitted=1)
+    assert len(AcceptanceRecord().plus(whole).depths) == 3
+    assert AcceptanceRecord().plus(cut).depths == AcceptanceRecord().plus(whole).depths[:1]
+
+
+def test_children_beside_a_looked_up_one_do_not_count() -> None:
+    step = make_step(TREE, (0, 1), COSTS)
+    nodes = [replace(node, origin=Origin.LOOKUP) if node.rank == 1 else node for node in step.nodes]
+    assert AcceptanceRecord().plus(replace(step, nodes=tuple(nodes))).depths == ()
+
+
+def test_plain_steps_tell_nothing_of_the_draft() -> None:
+    plain = make_step(GrowMap((-1,)), (0,), COSTS)
+    assert AcceptanceRecord().plus(plain) == AcceptanceRecord()
+
+
+def test_a_step_that_stands_for_several_counts_as_they_would() -> None:
+    step = make_step(TREE, (0, 2, 6), COSTS)
+    many = record_of(TRUTH, 100.0)
+    for _ in range(4):
+        many = many.plus(step)
+    once = record_of(TRUTH, 100.0).plus(step, weight=4.0)
+    for several, single in zip(many.depths, once.depths, strict=True):
+        assert several.trials == pytest.approx(single.trials, rel=0.01)
+        assert several.hits == pytest.approx(single.hits, rel=0.02)
+
+
+def test_what_is_far_back_is_forgotten() -> None:
+    wrong = record_of(((0.9, 0.0, 0.0),), MEMORY)
+    right = learnt(wrong, ((0.0, 0.0, 0.0),), round(3 * MEMORY))
+    assert right.rates[0] < 0.9 * 0.06
+
+
+def test_depths_never_reached_are_taken_to_be_like_the_one_above() -> None:
+    record = AcceptanceRecord((Tally((50.0, 10.0), (100.0, 100.0)), Tally((1.0,), (2.0,))))
+    assert record.rates == (0.5, 0.1)
+    assert record.deeper[0] == pytest.approx((0.5, 0.1))
+    seldom = AcceptanceRecord((Tally((50.0,), (100.0,)), Tally((0.0,), (1.0,))))
+    assert 0.45 < seldom.deeper[0][0] < 0.5
+
+
+@given(
+    hits=st.lists(st.floats(0, 100), min_size=1, max_size=6),
+    below=st.lists(st.floats(0, 5), max_size=6),
+)
+def test_rates_are_probabilities_that_exclude_each_other(
+    hits: list[float], below: list[float]
+) -> None:
+    tallies = (Tally(tuple(each), tuple(max(hits) + 5.0 for _ in each)) for each in (hits, below))
+    record = AcceptanceRecord(tuple(tallies))
+    for rates in (record.rates, *record.deeper):
+        assert all(0 <= rate <= 1 for rate in rates)
+        assert sum(rates) <= 1 + 1e-9
+
+
+def test_weakened_rates_are_the_same_and_learn_fast() -> None:
+    strong = record_of(TRUTH, 1000.0)
+    weak = strong.weakened(20.0)
+    assert weak.rates == pytest.approx(strong.rates)
+    assert weak.steps == 0
+    step = make_step(TREE, (0,), COSTS)
+    assert weak.plus(step).rates[0] < strong.plus(step).rates[0]
+
+
+@pytest.mark.parametrize(
+    ("hits", "trials"),
+    [((1.0,), ()), ((2.0,), (1.0,)), ((-1.0,), (1.0,)), ((0.0,), (float("nan"),))],
+)
+def test_counts_that_are_none_are_refused(
+    hits: tuple[float, ...], trials: tuple[float, ...]
+) -> None:
+    with pytest.raises(ParameterError, match="more hits than trials"):
+        Tally(hits, trials)
+
+
+def test_only_steps_of_trees_are_counted() -> None:
+    tree, plain = make_step(TREE, (0,), COSTS), make_step(GrowMap((-1,)), (0,), COSTS)
+    record = AcceptanceRecord()
+    for each in [tree, plain] * 3:
+        record = record.plus(each)
+    assert record.steps == 3
+
+
+def test_a_step_is_what_the_tests_take_it_for() -> None:
+    step: Step = make_step(TREE, (0, 1, 4), COSTS)
+    assert step.accepted == 2
+    assert [node.outcome.value for node in step.nodes[1:4]] == [
+        "accepted", "not reached", "not reached",
+    ]  # fmt: skip
