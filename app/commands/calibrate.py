@@ -1,6 +1,6 @@
 """`sequoia calibrate`: measure the pair on this machine now rather than between answers."""
 
-from typing import Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -8,16 +8,123 @@ from .. import launch
 from ..options import with_settings
 from ..progress import progress_line
 
+if TYPE_CHECKING:
+    from rich.console import RenderableType
+
+    from sequoia_core.measure.calibration import Calibration
+    from sequoia_core.measure.grid import Comparison
+
+_WIDTH, _HEIGHT = 88, 14
+
 
 @with_settings
-def calibrate(ctx: typer.Context, flags: dict[str, Any]) -> None:  # noqa: ARG001 read by the decorator
-    """Measure forward times and acceptance of the pair, and keep the figures."""
+def calibrate(
+    ctx: typer.Context,  # noqa: ARG001 read by the decorator
+    flags: dict[str, Any],
+    grid: Annotated[
+        bool,
+        typer.Option("--grid", help="Also decode with trees of many sizes, to check; minutes."),
+    ] = False,
+) -> None:
+    """Measure forward times and acceptance of the pair, and keep the figures.
+
+    Acceptance is counted at temperature 0 and at the chosen one.
+    """
     from ..settings import load_settings
 
     settings = load_settings(flags)
+    temperature = settings.chat().sampling().temperature
+    shown: list[RenderableType] = []
     with progress_line() as progress:
         from sequoia_core.measure import calibrate as measure
 
-        temperature = settings.chat().sampling().temperature
-        tuner = measure(launch.load_chosen(settings, progress), temperature, progress)
+        pair = launch.load_chosen(settings, progress)
+        tuner = measure(pair, temperature, progress)
+        if tuner.calibration is not None:
+            shown += _figures(tuner.calibration, temperature)
+        if grid and tuner.online is not None:
+            from sequoia_core.measure.grid import CONTEXT, compare
+
+            figures = tuner.online.figures(temperature, CONTEXT)
+            shown += _compared(compare(pair, figures, temperature, progress))
+    _print(shown)
     typer.echo(tuner.summary(temperature))
+
+
+def _print(shown: "list[RenderableType]") -> None:
+    from rich.console import Console
+
+    console = Console(width=_WIDTH, highlight=False)
+    for each in shown:
+        console.print(each)
+
+
+def _figures(calibration: "Calibration", temperature: float) -> "list[RenderableType]":
+    """The curve t(n), the cost of drafting, and acceptance by depth and rank."""
+    from ..plot import Series, chart
+
+    target, draft = calibration.times.target, calibration.times.draft
+    curves = zip(target.contexts, target.curves, strict=True)
+    series = [
+        Series(f"{context} tokens", list(zip(curve.rows, curve.milliseconds, strict=True)))
+        for context, curve in curves
+    ]
+    shown: list[RenderableType] = [
+        *chart(series, width=_WIDTH, height=_HEIGHT, x_name="rows of a forward", y_name="ms"),
+        "",
+    ]
+    rest = calibration.times.rest(temperature)
+    passes = ", ".join(f"{n}: {draft.at(0)(n) + rest.level_ms:.2f}" for n in draft.curves[0].rows)
+    shown.append(f"drafting pass with sampling, ms by rows   {passes}")
+    shown.append(
+        f"rest of a step, ms   {rest.base_ms:.2f} + {rest.node_ms:.3f} per node; "
+        f"of a plain step {rest.plain_ms:.2f}"
+    )
+    for each in dict.fromkeys((0.0, temperature)):
+        record = calibration.record(each)
+        for depth, rates in enumerate((record.rates, *record.deeper), start=1):
+            ranks = " ".join(f"{rate:.3f}" for rate in rates)
+            shown.append(f"accepted at temperature {each:g}, depth {depth}, by rank   {ranks}")
+    return shown
+
+
+def _compared(comparison: "Comparison") -> "list[RenderableType]":
+    """Predicted against measured, as a chart over nodes and as a table."""
+    from rich.table import Table
+
+    from ..plot import Series, chart
+
+    trees = sorted(
+        (cell for cell in comparison.cells if cell.tree.size > 1),
+        key=lambda cell: (cell.tree.size, cell.tree.depth),
+    )
+    series = []
+    for depth in sorted({cell.tree.depth for cell in trees}):
+        row = [cell for cell in trees if cell.tree.depth == depth]
+        series.append(Series(f"depth {depth}", [(c.tree.size, c.predicted) for c in row]))
+    measured = [(cell.tree.size, cell.measured) for cell in trees]
+    series.append(Series("● measured", measured, mark="●"))
+    table = Table("nodes", "depth", "predicted", "measured", "tokens/step", "step / plain step")
+    for cell in trees:
+        best = "best" if cell is comparison.best else ""
+        picked = "picked" if cell is comparison.picked else ""
+        table.add_row(
+            str(cell.tree.size),
+            str(cell.tree.depth),
+            f"{cell.predicted:.2f}x",
+            f"{cell.measured:.2f}x {best} {picked}".rstrip(),
+            f"{cell.tokens_per_step:.2f}",
+            f"{cell.step_ratio:.2f}",
+        )
+    return [
+        *chart(series, width=_WIDTH, height=_HEIGHT, x_name="nodes", y_name="speed-up"),
+        table,
+        f"the picked tree ({_shape(comparison.picked.tree.size, comparison.picked.tree.depth)}) is "
+        f"{comparison.shortfall:.1%} below the best of the grid "
+        f"({_shape(comparison.best.tree.size, comparison.best.tree.depth)}); predictions are off "
+        f"by {comparison.error:.1%} on average",
+    ]
+
+
+def _shape(nodes: int, depth: int) -> str:
+    return "plain decoding" if nodes == 1 else f"{nodes} nodes, depth {depth}"

@@ -20,7 +20,7 @@ from app.machine import Memory
 from app.messages import ChatSettings
 from app.progress import progress_line
 from app.settings import Settings, load_settings
-from sequoia_core import measure, pair
+from sequoia_core import pair
 from sequoia_core.errors import ParameterError
 from sequoia_core.growmap import GrowMap, find_growmap, growmap_names
 from sequoia_core.pairs import catalogue
@@ -258,23 +258,6 @@ def test_config_show_prints_toml_that_reads_back_the_same(config_home: Path) -> 
     file.write_text(shown)
     assert 'system = "Say \\"hi\\".\\n"' in shown
     assert sequoia("config", "show").stdout == shown
-
-
-def test_calibrate_measures_the_chosen_pair(monkeypatch: pytest.MonkeyPatch) -> None:
-    loaded: list[Any] = []
-
-    def load_pair(*names: str | None, **_options: object) -> str:
-        loaded.append(names)
-        return "the pair"
-
-    def measured(pair: str, progress: object) -> str:
-        return f"measured {pair}"
-
-    monkeypatch.setitem(vars(sequoia_core), "load_pair", load_pair)
-    monkeypatch.setattr(measure, "calibrate", measured)
-    result = sequoia("calibrate", "--target", "a", "--draft", "b")
-    assert result.stdout == "measured the pair\n"
-    assert loaded == [("a", "b")]
 
 
 def test_the_chat_needs_a_terminal() -> None:

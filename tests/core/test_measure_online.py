@@ -60,7 +60,7 @@ def advisor_of(rates: Rates, trials: float = 150.0) -> OnlineAdvisor:
 def speed(run: Iterator[tuple[float, float]]) -> float:
     """Tokens per time over plain decoding's."""
     tokens, milliseconds = (sum(each) for each in zip(*run, strict=True))
-    return tokens * COSTS.plain_ms / milliseconds
+    return float(tokens * COSTS.plain_ms / milliseconds)
 
 
 def test_the_first_advice_is_the_best_tree_of_the_figures() -> None:

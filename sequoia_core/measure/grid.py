@@ -1,0 +1,144 @@
+"""Holds what calibration predicts against what decoding with many trees measures.
+
+Owns the grid of trees, its prompts and the comparison. Every tree decodes every prompt in turn,
+next to plain decoding, so that all see the same text and the same machine. Prints nothing.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from statistics import fmean, median
+from typing import TYPE_CHECKING
+
+from sequoia_core.chat_template import ChatTemplate
+from sequoia_core.config import Mode, SamplingParams
+from sequoia_core.engine import Engine
+from sequoia_core.events import Step
+from sequoia_core.growmap import GrowMap
+from sequoia_core.measure.online import Figures
+from sequoia_core.protocols import TreeChoice
+from sequoia_core.search import expected_tokens_table
+from sequoia_core.trees import ROOT, BundledAdvisor
+
+if TYPE_CHECKING:
+    from sequoia_core.pair import Pair
+
+NODES = (2, 3, 4, 6, 8, 12, 16, 24)
+DEPTHS = (1, 2, 3, 4, 6)
+TOKENS = 96
+"""New tokens per prompt and tree."""
+CONTEXT = 96
+"""Tokens of context that predictions are for: about the middle of an answer."""
+PROMPTS = (
+    "How does a bicycle stay upright while it is moving?",
+    "Write a short speech for a friend's fiftieth birthday.",
+    "What is the difference between weather and climate?",
+    "Give me a recipe for a simple vegetable soup.",
+    "Explain how a bill becomes a law in a parliament.",
+    "Describe a walk along the sea on a stormy day.",
+)
+"""Not those that acceptance was counted on."""
+
+
+@dataclass(frozen=True, slots=True)
+class Cell:
+    """One tree: what was predicted of it and what it did.
+
+    Attributes:
+        tree: the shape.
+        predicted: speed-up over plain decoding by the figures.
+        measured: speed-up: tokens per step x the time of a plain step / the time of a step.
+        tokens_per_step: over all prompts.
+        step_ratio: time of a step over that of a plain one, the median over prompts of medians.
+    """
+
+    tree: GrowMap
+    predicted: float
+    measured: float
+    tokens_per_step: float
+    step_ratio: float
+
+
+@dataclass(frozen=True, slots=True)
+class Comparison:
+    """A measured grid.
+
+    Attributes:
+        cells: every tree, the picked one among them.
+        picked: what calibration would decode with; plain decoding is a tree of one node.
+    """
+
+    cells: tuple[Cell, ...]
+    picked: Cell
+
+    @property
+    def best(self) -> Cell:
+        """The fastest as measured; plain decoding, at 1, if nothing beats it."""
+        return max(self.cells, key=lambda cell: cell.measured)
+
+    @property
+    def shortfall(self) -> float:
+        """Part of the best tree's speed that the picked one lacks; 0 if it is the best."""
+        return 1.0 - self.picked.measured / self.best.measured
+
+    @property
+    def error(self) -> float:
+        """Mean distance of predicted from measured speed-ups, as a part of the measured ones."""
+        trees = [cell for cell in self.cells if cell.tree.size > 1]
+        return fmean(abs(cell.predicted / cell.measured - 1.0) for cell in trees)
+
+
+def grid_trees(figures: Figures) -> list[GrowMap]:
+    """The best tree of every size and depth of the grid, each shape once, and the picked one."""
+    record = figures.record
+    branching = max(map(len, (record.rates, *record.deeper)))
+    table = expected_tokens_table(record.rates, NODES[-1], DEPTHS[-1], branching, record.deeper)
+    searched = (table.tree(nodes, depth) for nodes in NODES for depth in DEPTHS)
+    picked = figures.search().growmap or ROOT
+    shapes = {tree.parents: tree for tree in (ROOT, *searched, picked)}
+    return list(shapes.values())
+
+
+def compare(
+    pair: Pair, figures: Figures, temperature: float, progress: Callable[[str, float | None], None]
+) -> Comparison:
+    """Decode with every tree of the grid; takes minutes."""
+    trees = grid_trees(figures)
+    steps: dict[tuple[int, ...], list[list[Step]]] = {tree.parents: [] for tree in trees}
+    for at, prompt in enumerate(PROMPTS):
+        for nth, tree in enumerate(trees):
+            share = (at + nth / len(trees)) / len(PROMPTS)
+            progress(f"Decoding with {len(trees)} trees", share)
+            params = SamplingParams(temperature, seed=at, max_new_tokens=TOKENS)
+            steps[tree.parents].append(list(_decode(pair, tree, prompt, params)))
+    plain = [_step_ms(answer) for answer in steps[ROOT.parents]]
+    cells = {tree.parents: _cell(tree, figures, steps[tree.parents], plain) for tree in trees}
+    return Comparison(tuple(cells.values()), cells[(figures.search().growmap or ROOT).parents])
+
+
+def _decode(pair: Pair, tree: GrowMap, prompt: str, params: SamplingParams) -> Iterator[Step]:
+    engine = Engine.of(pair, BundledAdvisor.default({}))
+    engine.tree_choice = TreeChoice(Mode.SEQUOIA if tree.size > 1 else Mode.AR, tree)
+    ids = ChatTemplate(pair.tokenizer, None).whole([], prompt)
+    for event in engine.generate(ids, params):
+        if isinstance(event, Step):
+            yield event
+
+
+def _step_ms(answer: list[Step]) -> float:
+    return median(step.timings.total_ms for step in answer)
+
+
+def _cell(tree: GrowMap, figures: Figures, answers: list[list[Step]], plain: list[float]) -> Cell:
+    steps = [step for answer in answers for step in answer]
+    tokens_per_step = fmean(len(step.token_ids) for step in steps)
+    ratios = (_step_ms(answer) / ms for answer, ms in zip(answers, plain, strict=True))
+    step_ratio = median(ratios)
+    return Cell(
+        tree=tree,
+        predicted=figures.speedup(tree),
+        measured=tokens_per_step / step_ratio,
+        tokens_per_step=tokens_per_step,
+        step_ratio=step_ratio,
+    )
