@@ -19,9 +19,11 @@ from sequoia_core.config import SamplingParams
 from sequoia_core.draft import DraftModel, sampled_children
 from sequoia_core.growmap import GrowMap
 from sequoia_core.ledger import Ledger
+from sequoia_core.protocols import Lookup
 from sequoia_core.sampling import draft_probs, full_probs, ordered_draws, race_noise, shaped_probs
 from sequoia_core.speculator import Sampler, Speculator
 from sequoia_core.token_tree import TokenTree, score
+from sequoia_core.trees import Tree
 from tests.core.models import TableModel
 
 Draws = list[tuple[tuple[int, ...], float]]
@@ -126,21 +128,29 @@ def test_children_follow_the_law_of_ordered_draws(q: Tensor) -> None:
 class Runs:
     """Engine steps from one prompt, over and over, with fresh randomness each time."""
 
-    prompt = (1, 0, 2)
+    prompt = (1, 0, 2, 1, 0, 2)
 
-    def __init__(self, growmap: GrowMap, params: SamplingParams, draft: DraftModel) -> None:
+    def __init__(
+        self,
+        growmap: Tree,
+        params: SamplingParams,
+        draft: DraftModel,
+        lookup: Lookup = Lookup.OFF,
+    ) -> None:
         self.target = TableModel(4, 11, order=2, scale=1.0)
         self.ledger = Ledger(self.target, draft.model)
         self.speculator = Speculator(self.target, draft, self.ledger)
         self.sampler = Sampler.of(params, torch.device("cpu"))
-        self.growmap, self.params = growmap, params
+        self.growmap, self.params, self.lookup = growmap, params, lookup
+        self.largest = 0
 
     def first_two(self) -> tuple[int, int]:
         self.ledger.start(self.prompt)
         list(self.ledger.read_prompt())
         emitted: list[int] = []
         while len(emitted) < 2:
-            scored, verdict = self.speculator.step(self.growmap, self.sampler)
+            scored, verdict = self.speculator.step(self.growmap, self.sampler, self.lookup)
+            self.largest = max(self.largest, scored.growmap.size)
             tokens = [scored.token_ids[node] for node in verdict.path[1:]]
             tokens.append(verdict.bonus_token)
             self.speculator.keep(scored, verdict.path, tokens)
