@@ -18,7 +18,14 @@ from torch.nn import functional
 
 from sequoia_core.model.config import ModelConfig
 from sequoia_core.model.rope import rotary_tables, rotate
-from sequoia_core.model.weights import DRAFT_VOCAB_IDS, HEAD, OWN_INPUT, TARGET_INPUT
+from sequoia_core.model.weights import (
+    DRAFT_VOCAB_IDS,
+    HEAD,
+    INPUT_SCALE,
+    INPUT_SHIFT,
+    OWN_INPUT,
+    TARGET_INPUT,
+)
 
 Rows = list[tuple[Tensor, Tensor]]
 """Keys and values [B, K, t, D] of one layer, one entry per step down the tree."""
@@ -125,6 +132,11 @@ class Student(nn.Module):
         width = config.hidden_size
         self.target_input = _linear((slots + 1) * width, width) if slots else None
         self.own_input = _linear(2 * width, width) if slots else None
+        # hidden states have a few dimensions that dwarf all others; evened out, none is lost
+        self.register_buffer("input_shift", torch.zeros(slots + 1, width))
+        self.register_buffer("input_scale", torch.ones(slots + 1, width))
+        self.input_shift: Tensor
+        self.input_scale: Tensor
         self.rotary = rotary_tables(config, embedding.device, torch.float32)
 
     def unrolled(
@@ -144,7 +156,7 @@ class Student(nn.Module):
             1) guesses token i + 1 and has read the target's hidden states up to token i - j only.
             Its first j - 1 rows mean nothing.
         """
-        eps, width = self.config.rms_norm_eps, self.config.hidden_size
+        eps = self.config.rms_norm_eps
         embedded = functional.embedding(tokens, self.embedding).float()
         rotary = tuple(table[: tokens.shape[1]] for table in self.rotary)
         rows: list[Rows] = [[] for _ in self.blocks]
@@ -152,15 +164,21 @@ class Student(nn.Module):
         for step in range(steps):
             hidden, project = embedded, self.own_input if step else self.target_input
             if project is not None and features is not None:
-                read = _down(output)[:, :, None] if step else features.float()
-                inputs = torch.cat((embedded[:, :, None], read), 2)  # [B, t, F + 1, hidden]
-                hidden = project(functional.rms_norm(inputs, (width,), None, eps).flatten(2))
+                read = _down(output) if step else self._evened(features.float(), 1).flatten(2)
+                evened = self._evened(embedded[:, :, None], 0)[:, :, 0]
+                hidden = project(torch.cat((evened, read), -1))
             for layer, above in zip(self.blocks, rows, strict=True):
                 hidden = layer(hidden, rotary, above)
-            yield _normed(hidden, self.norm, eps)
-            embedded, output = embedded[:deeper], hidden[:deeper]
+            state = _normed(hidden, self.norm, eps)
+            yield state
+            embedded, output = embedded[:deeper], state[:deeper]
             if step == 0:
                 rows = [[(keys[:deeper], values[:deeper])] for ((keys, values),) in rows]
+
+    def _evened(self, states: Tensor, first: int) -> Tensor:
+        """States [B, t, slots, hidden] with every dimension's mean and spread taken out."""
+        slots = slice(first, first + states.shape[2])
+        return (states - self.input_shift[slots]) * self.input_scale[slots]
 
     def tensors(self) -> dict[str, Tensor]:
         """Weights under Hugging Face's names, as `load_pair` reads them."""
@@ -172,6 +190,8 @@ class Student(nn.Module):
         if self.target_input is not None and self.own_input is not None:
             named[TARGET_INPUT] = self.target_input.weight
             named[OWN_INPUT] = self.own_input.weight
+            named[INPUT_SHIFT] = self.input_shift.flatten()
+            named[INPUT_SCALE] = self.input_scale.flatten()
         return {name: tensor.detach() for name, tensor in named.items()}
 
 
@@ -221,8 +241,7 @@ def begin_from_target(
         student: is changed.
         weights: the target's, under Hugging Face's names.
         layers: of the target, one per layer of the student.
-        seed: for what has no counterpart in the target: a conditioned draft's inputs, which begin
-            as the newest hidden state with a little noise.
+        seed: for what has no counterpart in the target, a conditioned draft's inputs.
     """
     for index, (source, layer) in enumerate(zip(layers, student.blocks, strict=True)):
         for name, parameter in layer.named_parameters():
@@ -232,9 +251,22 @@ def begin_from_target(
     head = weights[HEAD if HEAD in weights else "model.embed_tokens.weight"]
     student.head.weight.copy_(head[student.vocab_ids])
     generator = torch.Generator().manual_seed(seed)
-    width = student.config.hidden_size
     for module in (student.target_input, student.own_input):
         if module is not None:
             noise = torch.randn(module.weight.shape, generator=generator)
-            module.weight.copy_(noise * (0.1 / width**0.5))
-            module.weight[:, -width:] += torch.eye(width)
+            module.weight.copy_(noise / module.in_features**0.5)
+
+
+@torch.no_grad()
+def even_inputs(student: Student, tokens: Tensor, features: Tensor) -> None:
+    """Fit a conditioned student's inputs to samples of what it will read.
+
+    Args:
+        student: is changed.
+        tokens: int64 [n] of the text.
+        features: [n, F, hidden], the target's.
+    """
+    embedded = functional.embedding(tokens, student.embedding)[:, None]
+    states = torch.cat((embedded.float().cpu(), features.float()), 1)  # [n, F + 1, hidden]
+    student.input_shift.copy_(states.mean(0))
+    student.input_scale.copy_(1.0 / states.std(0).clamp(min=1e-6))

@@ -16,7 +16,7 @@ from sequoia_core.model.config import ModelConfig
 from sequoia_core.model.kv_cache import LayeredKVCache
 from sequoia_core.model.linear import pack
 from sequoia_core.model.llama import Llama
-from sequoia_core.model.weights import OWN_INPUT, TARGET_INPUT
+from sequoia_core.model.weights import INPUT_SCALE, INPUT_SHIFT, OWN_INPUT, TARGET_INPUT
 from sequoia_core.protocols import KVCache
 
 
@@ -71,7 +71,7 @@ class ConditionedLlama(Llama):
 
     Args:
         config: with `feature_layers`.
-        weights: likewise, with `TARGET_INPUT` and `OWN_INPUT`.
+        weights: likewise, with those of its inputs.
         device: where to compute.
         dtype: of weights, activations and cache.
     """
@@ -86,6 +86,9 @@ class ConditionedLlama(Llama):
         outputs = (config.num_layers - 1,)
         super().__init__(config, weights, device, dtype, skinny_int8=True, feature_layers=outputs)
         self._target_input = pack(weights[TARGET_INPUT].to(device, dtype), True)
+        # float32: a hidden state's few large dimensions have means many times their spread
+        self._shift = weights[INPUT_SHIFT].to(device, torch.float32).view(-1, config.hidden_size)
+        self._scale = weights[INPUT_SCALE].to(device, torch.float32).view(-1, config.hidden_size)
         self._own_input = pack(weights[OWN_INPUT].to(device, dtype), True)
 
     def new_cache(self, beside: KVCache | None = None) -> ConditionedCache:
@@ -97,14 +100,12 @@ class ConditionedLlama(Llama):
         assert isinstance(cache, ConditionedCache)
         embedded = functional.embedding(token_ids, self.embedding)[:, None]  # [n, 1, hidden]
         if mask is None:
-            slots = len(self.config.feature_layers)
-            states, project = cache.states_before(len(token_ids), slots), self._target_input
-        else:
-            states, project = cache.features_at(_parents(mask)), self._own_input
-        inputs = torch.cat((embedded, states), 1)  # [n, F + 1, hidden]
-        width = (self.config.hidden_size,)
-        normed = functional.rms_norm(inputs, width, None, self.config.rms_norm_eps)
-        return project(normed.flatten(1))
+            states = cache.states_before(len(token_ids), len(self.config.feature_layers))
+            inputs = (torch.cat((embedded, states), 1) - self._shift) * self._scale
+            return self._target_input(inputs.to(self.dtype).flatten(1))  # from [n, F + 1, hidden]
+        own = self._normed(cache.features_at(_parents(mask)), self._norm)
+        evened = ((embedded - self._shift[:1]) * self._scale[:1]).to(self.dtype)
+        return self._own_input(torch.cat((evened, own), 1).flatten(1))
 
 
 def _parents(mask: Tensor) -> Tensor:

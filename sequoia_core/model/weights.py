@@ -27,6 +27,10 @@ TARGET_INPUT = "conditioning.target.weight"
 """Of a conditioned draft: embedding and the target's hidden states -> its own hidden state."""
 OWN_INPUT = "conditioning.own.weight"
 """Likewise below a tree's first level: embedding and the draft's own output -> hidden state."""
+INPUT_SHIFT = "conditioning.shift"
+"""Taken from the embedding and from each hidden state of the target before they are read ..."""
+INPUT_SCALE = "conditioning.scale"
+"""... and multiplied with what is left; float32, one after the other."""
 
 
 class Weights(Mapping[str, Tensor]):
@@ -149,6 +153,7 @@ def expected_shapes(config: ModelConfig) -> dict[str, tuple[int, ...]]:
     if slots := len(config.feature_layers):
         shapes[TARGET_INPUT] = (hidden, (slots + 1) * hidden)
         shapes[OWN_INPUT] = (hidden, 2 * hidden)
+        shapes[INPUT_SHIFT] = shapes[INPUT_SCALE] = ((slots + 1) * hidden,)
     for index in range(config.num_layers):
         layer = f"model.layers.{index}"
         shapes |= {
