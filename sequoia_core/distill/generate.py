@@ -226,15 +226,17 @@ def draw_tokens(
     The sum over the vocabulary runs block by block: only the block that is hit is looked into.
 
     Args:
-        logits: float32 [B, V].
+        logits: float32 [B, V]; they are overwritten.
         temperatures: B of them; 0 takes the most probable token.
         uniforms: B numbers in [0, 1).
     """
     heat = torch.tensor(list(temperatures), device=logits.device)
-    probs = torch.softmax(logits / torch.where(heat > 0, heat, 1.0)[:, None], dim=-1)
-    vocab_size = logits.shape[-1]
-    blocks = functional.pad(probs, (0, -vocab_size % BLOCK)).view(len(heat), -1, BLOCK)
-    ends = blocks.sum(-1, dtype=torch.float64).cumsum(-1)  # [B, blocks]
+    greedy, vocab_size = logits.argmax(-1), logits.shape[-1]
+    probs = torch.softmax(logits.div_(torch.where(heat > 0, heat, 1.0)[:, None]), dim=-1)
+    if vocab_size % BLOCK:
+        probs = functional.pad(probs, (0, -vocab_size % BLOCK))
+    blocks = probs.view(len(heat), -1, BLOCK)
+    ends = blocks.sum(-1).double().cumsum(-1)  # [B, blocks]
     uniform = torch.tensor(list(uniforms), dtype=torch.float64, device=logits.device)
     goal = uniform[:, None] * ends[:, -1:]
     block = torch.searchsorted(ends, goal, right=True).clamp(max=ends.shape[1] - 1)  # [B, 1]
@@ -242,5 +244,5 @@ def draw_tokens(
     inside = blocks.gather(1, block[:, :, None].expand(-1, -1, BLOCK))[:, 0]  # [B, BLOCK]
     offset = torch.searchsorted(inside.double().cumsum(-1), goal - before, right=True)
     drawn = (block * BLOCK + offset.clamp(max=BLOCK - 1))[:, 0].clamp(max=vocab_size - 1)
-    chosen: list[int] = torch.where(heat > 0, drawn, logits.argmax(-1)).tolist()
+    chosen: list[int] = torch.where(heat > 0, drawn, greedy).tolist()
     return chosen
