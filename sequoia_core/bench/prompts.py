@@ -21,7 +21,7 @@ def load_prompts(path: str | None, count: int) -> list[str]:
     Raises:
         ParameterError: the file is unreadable, a row has none of these, or there are too few.
     """
-    prompts = list(PROMPTS) if path is None else _read(Path(path).expanduser())
+    prompts = list(PROMPTS) if path is None else read_prompts(Path(path).expanduser())
     if len(prompts) < count:
         raise ParameterError(
             f"{path or 'the built-in set'} has {len(prompts)} prompts; ask for at most as many"
@@ -29,7 +29,12 @@ def load_prompts(path: str | None, count: int) -> list[str]:
     return prompts[:count]
 
 
-def _read(path: Path) -> list[str]:
+def read_prompts(path: Path) -> list[str]:
+    """All prompts of a file; see `load_prompts`.
+
+    Raises:
+        ParameterError: the file is unreadable, or a row has no prompt.
+    """
     try:
         lines = [line for line in path.read_text("utf-8").splitlines() if line.strip()]
     except (OSError, UnicodeDecodeError) as error:
