@@ -148,7 +148,8 @@ class ChatScreen(Screen[None]):
             case TreeChosen():
                 self.chosen = event
                 self._header.show_tree(event)
-                self._panel.show_expected(event)
+                steps = len(self.answer.steps) if self.answer is not None else 0
+                self._panel.show_expected(event, steps + 1)
             case Notice(_, message):
                 self._transcript.add_note(message)
             case Failed(message):

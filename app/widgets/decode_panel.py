@@ -49,6 +49,6 @@ class DecodePanel(Vertical):
         self._bar.show_step(step, statistics)
         self._statistics.show_statistics(statistics)
 
-    def show_expected(self, tree: TreeChosen) -> None:
-        """Show what the tree shape was made for beside what happens."""
-        self._statistics.show_expected(tree)
+    def show_expected(self, tree: TreeChosen, since: int) -> None:
+        """Show what the tree shape was made for, from the step `since` on."""
+        self._statistics.show_expected(tree, since)

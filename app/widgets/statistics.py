@@ -7,22 +7,23 @@ from textual.content import Content
 from sequoia_core.events import TreeChosen
 
 from ..stats import Rate, Statistics
-from ..visible import fit
+from ..visible import fit, visible
 from .line import Line
 
 _SPARKS = "▁▂▃▄▅▆▇█"
 _EIGHTHS = " ▏▎▍▌▋▊▉█"
 _LABEL = 10
-_HEAD_LINES = 4
+_HEAD_LINES = 5
 
 
 class StatisticsPanel(Line):
-    """As many lines as the style sheet gives it: summary, two sparklines, then the rates."""
+    """As many lines as there is height for: summary, two sparklines, why this tree, the rates."""
 
     def __init__(self) -> None:
         super().__init__(id="statistics")
         self._statistics: Statistics | None = None
         self._tree: TreeChosen | None = None
+        self._since = 1
 
     def show_statistics(self, statistics: Statistics | None) -> None:
         """Show the figures as they stood after a step."""
@@ -30,9 +31,14 @@ class StatisticsPanel(Line):
             self._statistics = statistics
             self.refresh()
 
-    def show_expected(self, tree: TreeChosen) -> None:
-        """Show what the tree shape was made for beside what happens."""
-        self._tree = tree
+    def show_expected(self, tree: TreeChosen, since: int) -> None:
+        """Show what the tree shape was made for beside what happens.
+
+        Args:
+            tree: in use.
+            since: the first step that is decoded with it.
+        """
+        self._tree, self._since = tree, since
         self.refresh()
 
     def render(self) -> Content:
@@ -46,8 +52,17 @@ class StatisticsPanel(Line):
         ]
         rows = self.size.height - _HEAD_LINES
         if rows > 0:
+            lines.append(self._why(width))
             lines += self._rates(statistics, width, rows)
         return Content("\n").join(Content.assemble(" ", line) for line in lines)
+
+    def _why(self, width: int) -> Content:
+        """Where the tree comes from, and since when if it was changed within the answer."""
+        if self._tree is None:
+            return Content(" " * max(0, width))
+        since = f"step {self._since}: " if self._since > 1 else ""
+        reason = fit(f"{since}{visible(self._tree.reason)}", max(0, width - _LABEL))
+        return Content.assemble((fit("tree", _LABEL), "$notice"), (reason, "$foreground"))
 
     def _rates(self, statistics: Statistics, width: int, rows: int) -> list[Content]:
         expected_depth = self._tree.expected_by_depth if self._tree else ()

@@ -164,7 +164,7 @@ class OnlineAdvisor:
         now, best = figures.speedup(course.tree), max(plan.predicted_speedup, 1.0)
         if best > GAIN * now:
             course.tree = plan.growmap or ROOT
-            course.reason = f"{best:.2f}x predicted instead of {now:.2f}x: {_learnt(figures)}"
+            course.reason = f"predicted {best:.2f}x instead of {now:.2f}x {_learnt(figures)}"
         course.rival = plan.tree
         self._await_probe(course, plan)
 
@@ -178,10 +178,7 @@ class OnlineAdvisor:
         shape, record = course.shape, figures.record
         predicted = figures.speedup(shape if shape.size > 1 else course.rival)
         if shape.size == 1:
-            reason = (
-                f"no tree is predicted to pay: the best would run at {predicted:.2f}x of plain "
-                f"decoding ({_learnt(figures)})"
-            )
+            reason = f"no tree is predicted to pay: {predicted:.2f}x at best {_learnt(figures)}"
             return Advice(None, record.rates, predicted, reason, record.deeper)
         reason = "trying whether a tree pays by now" if course.probing else course.reason
         named = GrowMap(
@@ -197,8 +194,8 @@ def _nearby(tree: GrowMap) -> tuple[int, int]:
 
 
 def _measured(figures: Figures) -> str:
-    return f"measured here; {_learnt(figures)}"
+    return f"measured here, acceptance {_learnt(figures)}"
 
 
 def _learnt(figures: Figures) -> str:
-    return f"acceptance from {figures.record.steps} steps"
+    return f"from {figures.record.steps} steps"

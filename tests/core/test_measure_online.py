@@ -236,7 +236,7 @@ def test_a_change_says_why_and_from_how_many_steps() -> None:
     assert f"{steps} steps" in advice.reason
     list(decoding.run(GOOD, 1500))
     reason = decoding.advisor.advise(0.6, 100, False).reason
-    assert "predicted instead of" in reason
+    assert "x instead of 1.00x from" in reason
 
 
 def test_steps_of_other_trees_teach_but_change_nothing() -> None:

@@ -1,0 +1,48 @@
+"""A tree that changes within an answer shows: which, since when and why."""
+
+from dataclasses import replace
+
+import pytest
+
+from app.widgets.statistics import StatisticsPanel
+from sequoia_core.events import Event, Step
+from tests.app.driving import driving
+from tests.fakes import TREE_16, make_answer, replay
+
+PLAIN = replace(TREE_16, nodes=1, depth=0, growmap="", reason="no tree \x1b[31m pays")
+OTHER = replace(TREE_16, nodes=9, depth=2, reason="predicted 1.31x instead of 1.12x")
+
+
+def changing(after: int, *trees: Event) -> tuple[Event, ...]:
+    """The standard answer, with tree changes after a step."""
+    events = make_answer()
+    at = next(i for i, e in enumerate(events) if isinstance(e, Step) and e.index == after) + 1
+    return (*events[:at], *trees, *events[at:])
+
+
+@pytest.mark.parametrize("after", [1, 6])
+async def test_a_change_within_an_answer_tells_its_step_and_reason(after: int) -> None:
+    async with driving(replay(changing(after, PLAIN, OTHER)), size=(160, 50)) as chat:
+        await chat.ask()
+        screen = chat.screen_text()
+        assert f"step {after + 1}: predicted 1.31x instead of 1.12x" in screen
+        assert "9x2" in screen
+        assert f"{TREE_16.expected_by_rank[0]:.2f}" in screen
+
+
+async def test_a_reason_is_text_and_cut_to_its_line() -> None:
+    long = replace(PLAIN, reason=PLAIN.reason * 9)
+    async with driving(replay(changing(3, long)), size=(160, 50)) as chat:
+        await chat.ask()
+        panel = chat.app.chat.query_one(StatisticsPanel)
+        lines = panel.render().plain.splitlines()
+        assert any("step 4: no tree ␛[31m pays" in line for line in lines)
+        assert all(len(line) <= panel.size.width for line in lines)
+
+
+async def test_the_tree_an_answer_began_with_has_no_step() -> None:
+    async with driving(replay(make_answer()), size=(160, 50)) as chat:
+        await chat.ask()
+        await chat.ask("And at night?")
+        assert "searched for this machine" in chat.screen_text()
+        assert "step 1:" not in chat.screen_text()
