@@ -2,6 +2,7 @@
 
 from sequoia_core.events import TreeChosen
 from sequoia_core.protocols import PairDescription
+from sequoia_core.trees import ADAPTIVE
 
 from .messages import ChatSettings
 
@@ -18,6 +19,7 @@ def describe(settings: ChatSettings, pair: PairDescription | None, tree: TreeCho
         ("system", settings.system or "the chat template's own default"),
         ("mode", settings.mode.value),
         ("growmap", settings.growmap),
+        ("lookup", settings.lookup.value),
         ("theme", settings.theme),
     ]
     return "\n".join(
@@ -42,6 +44,8 @@ def _tree_rows(tree: TreeChosen | None) -> list[tuple[str, str]]:
     if tree.nodes <= 1:
         return [("tree", f"none: plain decoding {tree.reason}".rstrip())]
     text = f"{tree.growmap}: {tree.nodes} nodes, {tree.depth} deep"
+    if tree.growmap == ADAPTIVE:
+        text += " at most"
     if tree.expected_tokens is not None:
         text += f", {tree.expected_tokens:.2f} tokens/step expected"
     if tree.predicted_speedup is not None:

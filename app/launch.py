@@ -10,8 +10,9 @@ from typing import TYPE_CHECKING
 from sequoia_core.growmap import find_growmap
 from sequoia_core.pairs import find_pair, known_draft
 from sequoia_core.protocols import ChatEngine, TreeChoice
+from sequoia_core.trees import ADAPTIVE
 
-from .messages import LoadProgress
+from .messages import ChatSettings, LoadProgress
 
 if TYPE_CHECKING:  # pydantic is for commands that need settings
     from sequoia_core.pair import Pair
@@ -55,14 +56,19 @@ def chosen_models(settings: "Settings") -> Models:
     return Models(settings.target, draft, f"draft: {draft}, from the catalogue")
 
 
-def tree_choice(settings: "Settings") -> TreeChoice:
-    """Mode and tree shape.
+def tree_choice(settings: "Settings | ChatSettings") -> TreeChoice:
+    """Mode, tree shape and look-up.
 
     Raises:
         GrowMapError: the named shape does not exist or is malformed.
     """
-    automatic = settings.growmap == "auto"
-    return TreeChoice(settings.mode, None if automatic else find_growmap(settings.growmap))
+    named = settings.growmap not in ("auto", ADAPTIVE)
+    return TreeChoice(
+        settings.mode,
+        find_growmap(settings.growmap) if named else None,
+        adaptive=settings.growmap == ADAPTIVE,
+        lookup=settings.lookup,
+    )
 
 
 def load_chosen(settings: "Settings", progress: LoadProgress) -> "Pair":

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 from sequoia_core.config import Mode, SamplingParams
 from sequoia_core.events import Event
-from sequoia_core.protocols import ChatEngine, PairDescription, TreeChoice
+from sequoia_core.protocols import ChatEngine, Lookup, PairDescription, TreeChoice
 
 LoadProgress = Callable[[str, float | None], None]
 """Told while an engine loads: what is happening, and the fraction done where it is known."""
@@ -30,7 +30,9 @@ class ChatSettings:
         stop: as in `SamplingParams`.
         system: the system prompt, or None for the chat template's own default.
         mode: how tokens are decided.
-        growmap: name or path of a tree shape, or "auto" for the one chosen for this machine.
+        growmap: name or path of a tree shape, "auto" for the one chosen for this machine, or
+            "adaptive" for one that the draft's own probabilities decide each step.
+        lookup: whether continuations found in the conversation are speculated with.
         theme: name of a theme.
 
     Raises:
@@ -46,6 +48,7 @@ class ChatSettings:
     system: str | None = None
     mode: Mode = Mode.SEQUOIA
     growmap: str = "auto"
+    lookup: Lookup = Lookup.AUTO
     theme: str = "sequoia"
 
     def __post_init__(self) -> None:

@@ -13,6 +13,7 @@ from typing import Annotated, Any
 import typer
 
 from sequoia_core.config import Mode
+from sequoia_core.protocols import Lookup
 
 _FLAGS = "sequoia.flags"
 _DEBUG = "sequoia.debug"
@@ -42,7 +43,10 @@ _SETTINGS: dict[str, Any] = {
     "dtype": _option(DType, "Number format of the weights.", _MODELS),
     "device": _option(str, "auto, cpu, cuda or cuda:N.", _MODELS, "DEVICE"),
     "mode": _option(Mode, "How tokens are decided; ar is plain decoding.", _TREE),
-    "growmap": _option(str, "Tree shape: a file, a name, or auto.", _TREE, "FILE|NAME|auto"),
+    "growmap": _option(
+        str, "Tree shape: a file, a name, auto, or adaptive.", _TREE, "FILE|NAME|auto|adaptive"
+    ),
+    "lookup": _option(Lookup, "Speculate with what the conversation repeats.", _TREE),
     "temperature": _option(float, "0 is greedy.", _SAMPLING, "NUMBER"),
     "top_p": _option(float, "Nucleus mass, above 0 and at most 1.", _SAMPLING, "NUMBER"),
     "top_k": _option(int, "How many tokens are kept; 0 keeps all.", _SAMPLING, "NUMBER"),
@@ -73,22 +77,23 @@ def with_settings(command: Callable[..., None]) -> Callable[..., None]:
     """Add the shared options to a command's own and pass what was given as the first argument.
 
     The command's first two parameters are the `typer.Context` and the mapping. Options given before
-    the command's name count too, below its own.
+    the command's name count too, below its own. A command's own option takes the place of a shared
+    one of its name.
     """
+    context, _, *own = inspect.signature(command).parameters.values()
+    names = [name for name in _SETTINGS if name not in {each.name for each in own}]
 
     @functools.wraps(command)
     def run(ctx: typer.Context, **arguments: Any) -> None:
-        given = {name: arguments.pop(name) for name in _SETTINGS}
+        given = {name: arguments.pop(name) for name in names}
         del arguments["debug"]
         flags = ctx.meta.setdefault(_FLAGS, {})
         flags.update({name: value for name, value in given.items() if value not in (None, [])})
         command(ctx, flags, **arguments)
 
-    context, _, *own = inspect.signature(command).parameters.values()
     keyword = inspect.Parameter.KEYWORD_ONLY
     shared = [
-        inspect.Parameter(name, keyword, default=None, annotation=annotation)
-        for name, annotation in _SETTINGS.items()
+        inspect.Parameter(name, keyword, default=None, annotation=_SETTINGS[name]) for name in names
     ]
     shared.append(inspect.Parameter("debug", keyword, default=False, annotation=_DEBUG_OPTION))
     parameters = [context, *(each.replace(kind=keyword) for each in own), *shared]

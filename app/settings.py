@@ -23,6 +23,7 @@ from pydantic_settings import (
 
 from sequoia_core.config import Mode
 from sequoia_core.errors import ParameterError, SequoiaError
+from sequoia_core.protocols import Lookup
 
 from .messages import ChatSettings
 from .paths import config_file
@@ -53,6 +54,7 @@ class Settings(BaseSettings):
     device: str = "auto"
     mode: Mode = _DEFAULTS.mode
     growmap: str = _DEFAULTS.growmap
+    lookup: Lookup = _DEFAULTS.lookup
     temperature: float = _DEFAULTS.temperature
     top_p: float = _DEFAULTS.top_p
     top_k: int = _DEFAULTS.top_k
@@ -100,6 +102,7 @@ class Settings(BaseSettings):
             system=self.system,
             mode=self.mode,
             growmap=self.growmap,
+            lookup=self.lookup,
             theme=self.theme,
         )
 

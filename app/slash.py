@@ -7,6 +7,7 @@ from typing import Any
 
 from sequoia_core.config import Mode
 from sequoia_core.errors import ParameterError, SequoiaError
+from sequoia_core.protocols import Lookup
 
 from .messages import ChatSettings
 
@@ -53,7 +54,8 @@ USAGE: tuple[tuple[str, str], ...] = (
     ("/set max_new_tokens NUMBER", "longest answer"),
     ("/set system TEXT|default", "start over with another system prompt"),
     ("/set mode sequoia|greedy|chain|ar", "how tokens are decided; ar is plain decoding"),
-    ("/set growmap NAME|FILE|auto", "tree shape"),
+    ("/set growmap NAME|FILE|auto|adaptive", "tree shape"),
+    ("/set lookup on|off|auto", "speculate with what the conversation repeats"),
     ("/set theme NAME", "colours"),
     ("/show", "settings, model pair and tree"),
     ("/clear", "forget the conversation"),
@@ -135,6 +137,7 @@ _READERS: dict[str, Callable[[str], Any]] = {
     "system": _system,
     "mode": Mode,
     "growmap": str,
+    "lookup": Lookup,
     "theme": str,
 }
 

@@ -9,7 +9,7 @@ from enum import StrEnum
 
 from rich.cells import cell_len
 
-from sequoia_core.events import Outcome, Step, TreeNode
+from sequoia_core.events import Origin, Outcome, Step, TreeNode
 
 from .visible import quote_token
 
@@ -57,8 +57,9 @@ class Row:
         guides: from the left, ending at the row's own connector.
         verdict: what the walk did with the token.
         token: escaped and quoted.
-        draft_prob: None for root and bonus.
+        draft_prob: None for root and bonus, and for what was looked up.
         target_prob: None for the root.
+        looked_up: the token was found in the conversation, not drafted.
     """
 
     guides: tuple[GuidePart, ...]
@@ -66,6 +67,7 @@ class Row:
     token: str
     draft_prob: float | None
     target_prob: float | None
+    looked_up: bool = False
 
 
 def guide_width(step: Step, room: int) -> int:
@@ -142,7 +144,8 @@ def _node_row(node: TreeNode, guides: tuple[GuidePart, ...]) -> Row:
     token = quote_token(node.text)
     target_prob = None if node.parent < 0 else node.target_prob
     draft_prob = None if node.parent < 0 else node.draft_prob
-    return Row(_cut(guides), verdict, token, draft_prob, target_prob)
+    looked_up = node.origin is Origin.LOOKUP
+    return Row(_cut(guides), verdict, token, draft_prob, target_prob, looked_up)
 
 
 def _bonus_row(step: Step, guides: tuple[GuidePart, ...]) -> Row:

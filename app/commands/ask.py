@@ -15,11 +15,13 @@ from sequoia_core.events import (
     Finished,
     FinishReason,
     Notice,
+    Origin,
     Step,
     TextDelta,
     Totals,
     TreeChosen,
 )
+from sequoia_core.trees import ADAPTIVE
 
 from .. import launch
 from ..options import with_settings
@@ -35,6 +37,8 @@ class Answer:
     token_ids: list[int] = field(default_factory=list)
     nodes: int = 1
     depth: int = 0
+    adaptive: bool = False
+    looked_up: int = 0
     reason: FinishReason | None = None
     totals: Totals = field(default_factory=Totals)
 
@@ -47,10 +51,13 @@ class Answer:
         match event:
             case TreeChosen(mode=mode, nodes=nodes, depth=depth):
                 self.mode, self.nodes, self.depth = mode, nodes, depth
+                self.adaptive = event.growmap == ADAPTIVE
             case TextDelta(text=text):
                 self.text += text
             case Step(token_ids=token_ids):
                 self.token_ids += token_ids
+                kept = event.path[1 : len(token_ids) + 1]
+                self.looked_up += sum(event.nodes[at].origin is Origin.LOOKUP for at in kept)
             case Finished(reason=reason, totals=totals):
                 self.reason, self.totals = reason, totals
             case Failed(message=message):
@@ -87,6 +94,10 @@ class Answer:
         """One line for a person."""
         totals = self.totals
         tree = f"tree {self.nodes} nodes, depth {self.depth}" if self.depth else "plain decoding"
+        if self.adaptive:
+            tree = f"adaptive {tree} at most"
+        if self.looked_up:
+            tree += f" · {self.looked_up} tokens looked up"
         plain = ""
         if self.plain_ms is not None:
             plain = f"{totals.speedup:.2f}x plain ({self.plain_ms:.1f} ms/token) · "

@@ -2,10 +2,9 @@
 
 from typing import TYPE_CHECKING
 
-from sequoia_core.protocols import TreeChoice
-
 from ..describe import describe
-from ..messages import ChatSettings, ChooseTree, Clear, SetSystem
+from ..launch import tree_choice
+from ..messages import ChooseTree, Clear, SetSystem
 from ..slash import Bye, ClearChat, Help, Set, Show, SlashError, parse_command
 
 if TYPE_CHECKING:
@@ -42,8 +41,8 @@ def _set(chat: "ChatScreen", command: Set) -> None:
     settings = command.settings
     if command.name == "theme":
         chat.app.use_theme(settings.theme)
-    elif command.name in ("mode", "growmap"):
-        chat.decoder.submit(ChooseTree(_tree_choice(settings)))
+    elif command.name in ("mode", "growmap", "lookup"):
+        chat.decoder.submit(ChooseTree(tree_choice(settings)))
     elif command.name == "system":
         chat.decoder.submit(SetSystem(settings.system))
         chat.forget()
@@ -52,16 +51,3 @@ def _set(chat: "ChatScreen", command: Set) -> None:
     if value is None:
         value = "the chat template's own default" if command.name == "system" else "random"
     chat.note(f"{command.name} is now {value}")
-
-
-def _tree_choice(settings: ChatSettings) -> TreeChoice:
-    """The choice the settings stand for.
-
-    Raises:
-        GrowMapError: there is no such growmap, or it is malformed.
-    """
-    if settings.growmap == "auto":
-        return TreeChoice(settings.mode)
-    from sequoia_core.growmap import find_growmap
-
-    return TreeChoice(settings.mode, find_growmap(settings.growmap))

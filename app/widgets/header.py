@@ -6,6 +6,7 @@ from textual.content import Content
 
 from sequoia_core.events import TreeChosen
 from sequoia_core.protocols import PairDescription
+from sequoia_core.trees import ADAPTIVE
 
 from ..messages import ChatSettings
 from ..stats import Statistics
@@ -85,12 +86,14 @@ class Header(Line):
         yield [Content.styled(f"T {self._settings.temperature:g}", "$notice")]
 
     def _tree_text(self) -> str:
-        asked = "auto" if self._settings.growmap == "auto" else visible(self._settings.growmap)
+        asked = visible(self._settings.growmap)
         if self._tree is None:
             return f"tree {asked}"
+        looked_up = " + lookup" if self._tree.lookup == "on" else ""
         if self._tree.nodes <= 1:
-            return "plain decoding"
-        return f"tree {asked} {self._tree.nodes}x{self._tree.depth}"
+            return f"plain decoding{looked_up}"
+        limit = "≤" if self._tree.growmap == ADAPTIVE else ""
+        return f"tree {asked} {limit}{self._tree.nodes}x{self._tree.depth}{looked_up}"
 
     def _right(self) -> Content:
         parts: list[Content] = []

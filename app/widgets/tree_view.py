@@ -138,7 +138,8 @@ class TreeView(ScrollView, can_focus=True):
             label += " bonus"
         columns = min(2 * _COLUMN, max(0, width - taken))
         segments.append(Segment(fit(label, width - taken - columns), style))
-        figures = _probability(row.draft_prob) + _probability(row.target_prob)
+        draft = "lookup " if row.looked_up else _probability(row.draft_prob)
+        figures = draft + _probability(row.target_prob)
         segments.append(Segment(figures[:columns], style))
         return Strip(segments).adjust_cell_length(width, light)
 

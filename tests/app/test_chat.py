@@ -19,7 +19,7 @@ from sequoia_core.config import Mode
 from sequoia_core.errors import ModelLoadError
 from sequoia_core.events import Event, Notice, NoticeKind, Step
 from sequoia_core.growmap import growmap_names
-from sequoia_core.protocols import ChatEngine
+from sequoia_core.protocols import ChatEngine, Lookup, TreeChoice
 from tests.app.driving import Driver, driving
 from tests.fakes import BrokenEngine, make_answer, replay, unmeasured
 
@@ -385,6 +385,10 @@ async def test_mode_and_growmap_reach_the_engine() -> None:
         assert engine.tree_choice.growmap is not None
         await chat.type("/set growmap auto", "enter")
         await chat.until(lambda: engine.tree_choice.growmap is None)
+        await chat.type("/set growmap adaptive", "enter")
+        await chat.type("/set lookup on", "enter")
+        expected = TreeChoice(Mode.GREEDY, adaptive=True, lookup=Lookup.ON)
+        await chat.until(lambda: engine.tree_choice == expected)
 
 
 async def test_clear_forgets_and_is_refused_while_answering() -> None:

@@ -11,7 +11,7 @@ from app.settings import Settings, SettingsError, load_settings
 from sequoia_core.config import Mode
 from sequoia_core.errors import GrowMapError, ParameterError
 from sequoia_core.growmap import find_growmap
-from sequoia_core.protocols import TreeChoice
+from sequoia_core.protocols import Lookup, TreeChoice
 
 SAMPLES: dict[str, tuple[str, Any]] = {
     "pair": ("llama-2-7b", "llama-2-7b"),
@@ -21,6 +21,7 @@ SAMPLES: dict[str, tuple[str, Any]] = {
     "device": ("cpu", "cpu"),
     "mode": ("chain", Mode.CHAIN),
     "growmap": ("chain/2", "chain/2"),
+    "lookup": ("on", Lookup.ON),
     "temperature": ("1.5", 1.5),
     "top_p": ("0.5", 0.5),
     "top_k": ("3", 3),
@@ -176,7 +177,10 @@ def test_what_a_choice_of_models_comes_to(
 
 
 def test_auto_leaves_the_shape_to_the_machine() -> None:
-    assert tree_choice(load_settings({"mode": Mode.GREEDY})) == TreeChoice(Mode.GREEDY, None)
+    chosen = tree_choice(load_settings({"mode": Mode.GREEDY}))
+    assert chosen == TreeChoice(Mode.GREEDY, None, lookup=Lookup.AUTO)
+    chosen = tree_choice(load_settings({"growmap": "adaptive", "lookup": "off"}))
+    assert chosen == TreeChoice(adaptive=True, lookup=Lookup.OFF)
     chosen = tree_choice(load_settings({"growmap": "chain/2"}))
     assert chosen.growmap == find_growmap("chain/2")
     with pytest.raises(GrowMapError, match="chain/4"):
@@ -202,7 +206,7 @@ def test_the_engine_is_built_from_the_settings(monkeypatch: pytest.MonkeyPatch) 
     settings = load_settings({**flags, "device": "cpu", "growmap": "chain/2"})
     progress = calls.append
     assert build_chat(settings, progress) == "the chat"  # type: ignore[arg-type, comparison-overlap]
-    choice = TreeChoice(Mode.SEQUOIA, find_growmap("chain/2"))
+    choice = TreeChoice(Mode.SEQUOIA, find_growmap("chain/2"), lookup=Lookup.AUTO)
     assert calls == [
         (("a", "b"), {"dtype": "float32", "device": "cpu", "progress": progress}),
         ("the pair", {"system_prompt": "Brief", "tree_choice": choice}),

@@ -22,6 +22,7 @@ from app.slash import (
 )
 from sequoia_core.config import Mode
 from sequoia_core.errors import ParameterError
+from sequoia_core.protocols import Lookup
 
 SETTINGS = ChatSettings(seed=3, system="be kind")
 
@@ -41,6 +42,8 @@ SETTINGS = ChatSettings(seed=3, system="be kind")
         ("/set system default", {"system": None}),
         ("/set mode greedy", {"mode": Mode.GREEDY}),
         ("/set growmap my trees/a b.json", {"growmap": "my trees/a b.json"}),
+        ("/set growmap adaptive", {"growmap": "adaptive"}),
+        ("/set lookup off", {"lookup": Lookup.OFF}),
         ("/set theme midnight", {"theme": "midnight"}),
     ],
 )

@@ -1,13 +1,17 @@
 """What stays in view: the walked step's text, the keys that matter; and a picture of it all."""
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
+from app.messages import ChatSettings
+from app.widgets.header import Header
 from app.widgets.key_bar import KeyBar
 from app.widgets.transcript import Transcript
+from sequoia_core.events import Event, Origin, Step, TreeChosen
 from tests.app.driving import driving
-from tests.fakes import make_answer, replay
+from tests.fakes import TREE_16, make_answer, replay
 
 
 async def test_the_text_of_the_walked_step_is_brought_into_view() -> None:
@@ -39,3 +43,35 @@ async def test_help_and_quit_are_the_last_keys_to_go(width: int) -> None:
         keys = chat.app.chat.query_one(KeyBar).render().plain
         assert "f1 help" in keys
         assert "^q quit" in keys
+
+
+def looked_up(event: Event) -> Event:
+    """A step whose last node was found in the conversation."""
+    if not isinstance(event, Step):
+        return event
+    last = replace(event.nodes[-1], draft_prob=None, origin=Origin.LOOKUP)
+    return replace(event, nodes=(*event.nodes[:-1], last))
+
+
+async def test_a_node_that_was_looked_up_says_so_instead_of_a_draft_probability() -> None:
+    async with driving(replay(map(looked_up, make_answer())), size=(160, 50)) as chat:
+        await chat.pause_at(3)
+        step = chat.tree.step
+        assert step is not None
+        shown = f"lookup   {step.nodes[-1].target_prob:.2f}"
+        assert chat.screen_text().count(shown) == 1
+
+
+@pytest.mark.parametrize(
+    ("tree", "asked", "text"),
+    [
+        (TREE_16, "auto", "tree auto 16x4"),
+        (replace(TREE_16, lookup="on"), "auto", "tree auto 16x4 + lookup"),
+        (replace(TREE_16, growmap="adaptive", nodes=64), "adaptive", "tree adaptive ≤64x4"),
+        (TreeChosen("ar", "", 1, 0), "auto", "plain decoding"),
+    ],
+)
+def test_the_header_says_what_kind_of_tree_it_is(tree: TreeChosen, asked: str, text: str) -> None:
+    header = Header()
+    header._settings, header._tree = ChatSettings(growmap=asked), tree
+    assert header._tree_text() == text

@@ -19,6 +19,7 @@ from sequoia_core.events import (
     StepTimings,
     TextDelta,
     Totals,
+    TreeChosen,
     TreeNode,
 )
 from sequoia_core.trace import ReplayEngine, Trace, read_trace, write_event, write_header
@@ -105,6 +106,13 @@ def test_damage_is_one_clear_line(content: str, complaint: str, tmp_path: Path) 
     assert complaint in message
     assert str(path) in message
     assert "\n" not in message
+
+
+def test_a_trace_older_than_a_field_with_a_default_still_reads(tmp_path: Path) -> None:
+    path = tmp_path / "old.jsonl"
+    old = '{"event": "TreeChosen", "mode": "ar", "growmap": "", "nodes": 1, "depth": 0}'
+    path.write_text(f"{HEADER}\n{old}\n", encoding="utf-8")
+    assert read_trace(path).events == (TreeChosen("ar", "", 1, 0),)
 
 
 def test_a_file_that_is_no_text_or_not_there_is_one_clear_line(tmp_path: Path) -> None:
