@@ -28,6 +28,19 @@ class Mode(StrEnum):
     AR = "ar"
 
 
+class WeightFormat(StrEnum):
+    """What a model's products are computed from, on a CPU in bfloat16.
+
+    `AUTO` takes 4-bit codes where the weights were stored with them; that is the same model, as
+    near to it as bfloat16 is. `FULL` is the dtype and nothing else. `INT8` rounds to 255 levels per
+    output row: another model, near the one that was asked for.
+    """
+
+    AUTO = "auto"
+    FULL = "full"
+    INT8 = "int8"
+
+
 @dataclass(frozen=True, slots=True)
 class SamplingParams:
     """How the target's distribution is shaped and when the text ends.

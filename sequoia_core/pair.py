@@ -22,6 +22,7 @@ from sequoia_core.model.conditioned import ConditionedLlama
 from sequoia_core.model.config import ModelConfig
 from sequoia_core.model.convert_cache import ConvertCache, default_root
 from sequoia_core.model.device import choose_device, choose_dtype, device_name, dtype_name
+from sequoia_core.model.linear import FOR_DRAFTS
 from sequoia_core.model.llama import Llama
 from sequoia_core.model.loader import Checkpoint, Progress, open_checkpoint, open_directory
 from sequoia_core.model.tokenizer import assert_same_tokenizer, turn_closing_id
@@ -229,7 +230,7 @@ def _load_draft(draft: Checkpoint, target: Llama) -> tuple[Llama, Tensor | None]
     ids = None if ids is None else ids.to(target.device)
     if config.feature_layers:
         return ConditionedLlama(config, weights, target.device, target.dtype), ids
-    return Llama(config, weights, target.device, target.dtype, skinny_int8=True), ids
+    return Llama(config, weights, target.device, target.dtype, FOR_DRAFTS), ids
 
 
 def _fitted(

@@ -1,17 +1,36 @@
 """Matrix products with the weights laid out for the device they run on.
 
-Owns the choice between PyTorch's own linear and oneDNN's prepacked one; knows nothing of what the
-products mean. Prepacking is chosen for bfloat16 on CPUs, where it measured faster at every row
-count (see docs/decisions).
+Owns which kernel computes a product, by the weight's number format and the number of rows; knows
+nothing of what the products mean. The choices were measured, see docs/decisions 0002, 0008, 0012.
 """
 
+from dataclasses import dataclass
 from typing import Protocol
 
 import torch
 from torch import Tensor
 from torch.nn import functional
 
-from sequoia_core.model.int8_rows import pack_rows
+from sequoia_core.config import WeightFormat
+from sequoia_core.model.four_bit import GROUP, LEVELS, Codes, find_codes
+from sequoia_core.model.int8_rows import pack_rows, unpack_rows
+
+
+@dataclass(frozen=True, slots=True)
+class Kernels:
+    """Which kernels a model may use.
+
+    Attributes:
+        weights: what they read.
+        row_invariant: a row's product must not depend, to the last bit, on the rows beside it.
+    """
+
+    weights: WeightFormat = WeightFormat.AUTO
+    row_invariant: bool = False
+
+
+FOR_DRAFTS = Kernels(WeightFormat.INT8)
+"""A draft's distribution may be any, as long as it is the one drawn from."""
 
 
 class Linear(Protocol):
@@ -60,47 +79,141 @@ class PackedLinear:
         return total
 
 
-class SkinnyInt8Linear:
-    """Int8 rows for few rows of x, `PackedLinear` for many; CPU bfloat16.
+class Int8Linear:
+    """PyTorch's product with int8 rows, one scale each; CPU bfloat16."""
 
-    Up to `INT8_ROWS` rows a product costs what reading its weights costs, and int8 halves that. The
-    weights are rounded to 255 levels per output row: good for a draft, whose distribution may be
-    any as long as it is the one drawn from.
-    """
-
-    def __init__(self, weight: Tensor) -> None:
-        self._many = PackedLinear(weight)
-        self._values, scales = pack_rows(weight)
-        self._scales = scales.flatten().to(weight.dtype)
+    def __init__(self, values: Tensor, scales: Tensor) -> None:
+        self._values, self._scales = values, scales.flatten()
 
     def __call__(self, x: Tensor) -> Tensor:
         """[n, in] -> [n, out]."""
-        if x.shape[0] > INT8_ROWS:
-            return self._many(x)
         return torch._weight_int8pack_mm(x, self._values, self._scales)
 
     def add(self, x: Tensor, residual: Tensor) -> Tensor:
         """[n, in], [n, out] -> residual + x @ weight.T."""
-        if x.shape[0] > INT8_ROWS:
-            return self._many.add(x, residual)
-        return torch._weight_int8pack_mm(x, self._values, self._scales).add_(residual)
+        return self(x).add_(residual)
+
+
+class FourBitLinear:
+    """PyTorch's product with 4-bit codes, a step and a middle per group; CPU bfloat16."""
+
+    def __init__(self, codes: Codes) -> None:
+        pack_codes = torch.ops.aten._convert_weight_to_int4pack_for_cpu
+        self._codes = pack_codes(codes.codes, 1)  # the 1 is a tile size that CPUs ignore
+        middles = codes.lows + LEVELS // 2 * codes.steps
+        self._levels = torch.stack((codes.steps, middles), -1).transpose(0, 1).bfloat16()
+        self._levels = self._levels.contiguous()  # [in / GROUP, out, 2]
+
+    def __call__(self, x: Tensor) -> Tensor:
+        """[n, in] -> [n, out]."""
+        multiply = torch.ops.aten._weight_int4pack_mm_for_cpu
+        product: Tensor = multiply(x, self._codes, GROUP, self._levels)
+        return product
+
+    def add(self, x: Tensor, residual: Tensor) -> Tensor:
+        """[n, in], [n, out] -> residual + x @ weight.T."""
+        return self(x).add_(residual)
+
+
+class ByRows:
+    """One kernel for few rows, where reading the weights is the cost, another for many."""
+
+    def __init__(self, few: Linear, many: Linear, most_few: int) -> None:
+        self._few, self._many, self._most_few = few, many, most_few
+
+    def __call__(self, x: Tensor) -> Tensor:
+        """[n, in] -> [n, out]."""
+        return (self._few if x.shape[0] <= self._most_few else self._many)(x)
+
+    def add(self, x: Tensor, residual: Tensor) -> Tensor:
+        """[n, in], [n, out] -> residual + x @ weight.T."""
+        return (self._few if x.shape[0] <= self._most_few else self._many).add(x, residual)
+
+
+class InBlocks:
+    """A product whose rows do not depend, to the last bit, on how many there are.
+
+    Libraries choose their order of summation by the number of rows. Up to `BLOCK_ROWS` many keep to
+    one order, which is tried out once; else every block is filled up to `PADDED_ROWS`.
+
+    Args:
+        linear: computes a block.
+        width: columns of x.
+        dtype: of x.
+    """
+
+    def __init__(self, linear: Linear, width: int, dtype: torch.dtype) -> None:
+        self._linear = linear
+        self._padded = not _one_order(linear, width, dtype)
+        self._rows = PADDED_ROWS if self._padded else BLOCK_ROWS
+
+    def __call__(self, x: Tensor) -> Tensor:
+        """[n, in] -> [n, out]."""
+        if not self._padded and x.shape[0] <= self._rows:
+            return self._linear(x)
+        return torch.cat([self._block(block) for block in torch.split(x, self._rows)])
+
+    def add(self, x: Tensor, residual: Tensor) -> Tensor:
+        """[n, in], [n, out] -> residual + x @ weight.T."""
+        return self(x).add_(residual)
+
+    def _block(self, x: Tensor) -> Tensor:
+        rows = x.shape[0]
+        if self._padded:
+            x = functional.pad(x, (0, 0, 0, self._rows - rows))
+        return self._linear(x)[:rows]
 
 
 PACK_ROWS = 16
 """Row count the blocked layout is chosen for; trees of 8 to 32 nodes are the common case."""
 
-INT8_ROWS = 8
-"""Most rows for which int8 weights measured faster than bfloat16 ones (docs/decisions/0008)."""
+FOUR_BIT_ROWS = 8
+INT8_ROWS = 6
+"""Most rows for which those weights measured faster than bfloat16 ones (docs/decisions/0012)."""
+
+BLOCK_ROWS = 32
+PADDED_ROWS = 8
 
 
-def pack(weight: Tensor, skinny_int8: bool = False) -> Linear:
-    """The fastest linear for this weight's device and dtype.
+def pack(weight: Tensor, kernels: Kernels) -> Linear:
+    """The fastest linear that is allowed for this weight's device and dtype.
 
     Args:
         weight: [out, in].
-        skinny_int8: allow int8 weights for few rows, where that is faster.
+        kernels: what is allowed.
     """
     on_cpu = weight.device.type == "cpu"
-    if on_cpu and weight.dtype is torch.bfloat16 and torch.ops.mkldnn._is_mkldnn_bf16_supported():
-        return SkinnyInt8Linear(weight) if skinny_int8 else PackedLinear(weight)
-    return DenseLinear(weight)
+    fast = on_cpu and weight.dtype is torch.bfloat16
+    if fast and torch.ops.mkldnn._is_mkldnn_bf16_supported():
+        linear = _packed(weight, kernels)
+    else:
+        linear = DenseLinear(weight)
+    if kernels.row_invariant and on_cpu:
+        return InBlocks(linear, weight.shape[1], weight.dtype)
+    return linear
+
+
+def _packed(weight: Tensor, kernels: Kernels) -> Linear:
+    few: Linear
+    if kernels.weights is WeightFormat.INT8:
+        values, scales = pack_rows(weight)
+        scales = scales.to(weight.dtype)
+        few, most = Int8Linear(values, scales), INT8_ROWS
+        weight = unpack_rows(values, scales).to(weight.dtype)  # many rows read the same model
+    elif kernels.weights is WeightFormat.AUTO and (codes := find_codes(weight)) is not None:
+        few, most = FourBitLinear(codes), FOUR_BIT_ROWS
+    else:
+        return PackedLinear(weight)
+    return few if kernels.row_invariant else ByRows(few, PackedLinear(weight), most)
+
+
+def _one_order(linear: Linear, width: int, dtype: torch.dtype) -> bool:
+    """Whether up to `BLOCK_ROWS` rows come out the same whatever their number, by trial."""
+    generator = torch.Generator().manual_seed(0)
+    x = torch.randn((BLOCK_ROWS, width), generator=generator).to(dtype)
+    whole = linear(x)
+    return all(
+        torch.equal(linear(x[first:last]), whole[first:last])
+        for last in range(1, BLOCK_ROWS + 1)
+        for first in {0, last - 1}
+    )

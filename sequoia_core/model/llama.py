@@ -14,10 +14,12 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
+from sequoia_core.model.attention import Mix, additive, mix, mix_in_any_order
 from sequoia_core.model.config import ModelConfig
 from sequoia_core.model.kv_cache import LayeredKVCache
-from sequoia_core.model.linear import Linear, pack
-from sequoia_core.model.rope import rotary_tables, rotate
+from sequoia_core.model.linear import Kernels, Linear, pack
+from sequoia_core.model.norm import RmsNorm
+from sequoia_core.model.rope import rotary_tables, rotate, with_still_heads
 from sequoia_core.protocols import KVCache
 
 Attend = Callable[[int, Tensor, Tensor], Tensor]
@@ -31,10 +33,10 @@ PREFILL_ROWS = 256
 class Layer:
     """One transformer block's weights, laid out for the device."""
 
-    attention_norm: Tensor  # [hidden]
+    attention_norm: RmsNorm
     query_key_value: Linear  # hidden -> (H + 2 K) D
     attention_out: Linear  # H D -> hidden
-    mlp_norm: Tensor  # [hidden]
+    mlp_norm: RmsNorm
     gate_up: Linear  # hidden -> 2 intermediate
     down: Linear  # intermediate -> hidden
 
@@ -48,7 +50,7 @@ class Llama:
             missing when the embedding is tied.
         device: where to compute.
         dtype: of weights, activations and cache. Logits are float32.
-        skinny_int8: allow int8 weights for few rows; for a draft, see `linear.SkinnyInt8Linear`.
+        kernels: which ones may compute it; by default the fastest that leave it the same model.
         feature_layers: layers whose outputs a cache keeps, for a draft that reads them.
     """
 
@@ -58,26 +60,31 @@ class Llama:
         weights: Mapping[str, Tensor],
         device: torch.device,
         dtype: torch.dtype,
-        skinny_int8: bool = False,
+        kernels: Kernels = Kernels(),  # noqa: B008  # immutable
         feature_layers: Sequence[int] = (),
     ) -> None:
         def get(name: str) -> Tensor:
             return weights[f"{name}.weight"].to(device, dtype)
 
         def linear(*names: str) -> Linear:  # those that read the same input become one product
-            return pack(torch.cat([get(name) for name in names]), skinny_int8)
+            return pack(torch.cat([get(name) for name in names]), kernels)
+
+        def norm(name: str) -> RmsNorm:
+            return RmsNorm(get(name), config.rms_norm_eps)
 
         self.config = config
         self.dtype = dtype
         self._device = device
+        self._exact = kernels.row_invariant
+        self._mix: Mix = mix_in_any_order if self._exact else mix
         self._feature_slots = {layer: slot for slot, layer in enumerate(feature_layers)}
         self.embedding = get("model.embed_tokens")
         self._layers = [
-            _layer(get, linear, f"model.layers.{index}") for index in range(config.num_layers)
+            _layer(norm, linear, f"model.layers.{index}") for index in range(config.num_layers)
         ]
-        self._norm = get("model.norm")
+        self._norm = norm("model.norm")
         tied = config.tie_word_embeddings
-        self._head = pack(self.embedding, skinny_int8) if tied else linear("lm_head")
+        self._head = pack(self.embedding, kernels) if tied else linear("lm_head")
         self._cos, self._sin = rotary_tables(config, device, dtype)
 
     @property
@@ -162,21 +169,22 @@ class Llama:
         attend: Attend,
         watch: Callable[[int, Tensor], None],
     ) -> Tensor:
-        cos, sin = self._cos[position_ids], self._sin[position_ids]  # [n, 1, D]
+        still = self.config.num_kv_heads  # values are not rotated
+        moving = self.config.num_heads + still
+        cos, sin = with_still_heads(self._cos[position_ids], self._sin[position_ids], moving, still)
         for index, layer in enumerate(self._layers):
-            x = self._normed(hidden, layer.attention_norm)
-            queries, keys_values = self._heads(layer.query_key_value(x), cos, sin)
+            projected = layer.query_key_value(layer.attention_norm(hidden))
+            queries, keys_values = self._heads(projected, cos, sin)
             attended = attend(index, queries, keys_values)
             hidden = layer.attention_out.add(attended, hidden)
-            x = self._normed(hidden, layer.mlp_norm)
-            gate, up = layer.gate_up(x).chunk(2, dim=-1)
+            gate, up = layer.gate_up(layer.mlp_norm(hidden)).chunk(2, dim=-1)
             hidden = layer.down.add(functional.silu(gate) * up, hidden)
             watch(index, hidden)
         return hidden
 
     def logits(self, hidden: Tensor) -> Tensor:
         """Last layer's output [n, hidden] -> float32 [n, V]."""
-        logits: Tensor = self._head(self._normed(hidden, self._norm))
+        logits: Tensor = self._head(self._norm(hidden))
         return logits.float()
 
     def _hidden(
@@ -208,23 +216,19 @@ class Llama:
         """What the first layer reads, [n, hidden]."""
         return functional.embedding(token_ids, self.embedding)
 
-    def _normed(self, x: Tensor, weight: Tensor) -> Tensor:
-        return functional.rms_norm(x, (x.shape[-1],), weight, self.config.rms_norm_eps)
-
     def _heads(self, projected: Tensor, cos: Tensor, sin: Tensor) -> tuple[Tensor, Tensor]:
         """[n, (H + 2 K) D] -> rotated queries [1, K, G n, D] and keys and values [2, K, n, D]."""
         config = self.config
         rows, kv_heads, dim = projected.shape[0], config.num_kv_heads, config.head_dim
-        heads = projected.view(rows, -1, dim)  # [n, H + 2 K, D]
-        turned = rotate(heads[:, :-kv_heads], cos, sin)  # queries and keys, [n, H + K, D]
+        turned = rotate(projected.view(rows, -1, dim), cos, sin)  # [n, H + 2 K, D]
         queries = turned[:, : config.num_heads].view(rows, kv_heads, -1, dim)
         queries = queries.permute(1, 2, 0, 3).reshape(1, kv_heads, -1, dim)
-        keys_values = torch.stack((turned[:, config.num_heads :], heads[:, -kv_heads:]))
-        return queries, keys_values.transpose(1, 2)
+        keys_values = turned[:, config.num_heads :].view(rows, 2, kv_heads, dim)
+        return queries, keys_values.permute(1, 2, 0, 3)
 
     def _attend(self, queries: Tensor, keys: Tensor, values: Tensor, bias: Tensor | None) -> Tensor:
         """[1, K, G n, D] against [1, K, span, D] -> [n, H D]."""
-        mixed = functional.scaled_dot_product_attention(queries, keys, values, bias)
+        mixed = self._mix(queries, keys, values, bias)
         kv_heads, dim = self.config.num_kv_heads, self.config.head_dim
         groups = self.config.num_heads // kv_heads
         mixed = mixed.view(kv_heads, groups, -1, dim).permute(2, 0, 1, 3)  # [n, K, G, D]
@@ -233,7 +237,7 @@ class Llama:
     def _attention_bias(
         self, mask: Tensor | None, rows: int, cache: LayeredKVCache
     ) -> Tensor | None:
-        """Additive mask [G n, span] in the queries' dtype, or None where every key is visible."""
+        """Additive mask [G n, span], or None where every key is visible."""
         length, span = cache.length, cache.span(rows)
         if mask is None:
             if rows == 1 and span == length + 1:
@@ -243,18 +247,17 @@ class Llama:
         else:
             assert mask.shape == (rows, length + rows), (mask.shape, rows, length)
             mask = functional.pad(mask, (0, span - length - rows))
-        bias = torch.zeros(mask.shape, device=self._device, dtype=self.dtype)
-        bias.masked_fill_(~mask, float("-inf"))
-        return bias.repeat(self.config.num_heads // self.config.num_kv_heads, 1)
+        groups = self.config.num_heads // self.config.num_kv_heads
+        return additive(mask, groups, torch.float64 if self._exact else self.dtype)
 
 
-def _layer(get: Callable[[str], Tensor], linear: Callable[..., Linear], prefix: str) -> Layer:
+def _layer(norm: Callable[[str], RmsNorm], linear: Callable[..., Linear], prefix: str) -> Layer:
     attention, mlp = f"{prefix}.self_attn", f"{prefix}.mlp"
     return Layer(
-        attention_norm=get(f"{prefix}.input_layernorm"),
+        attention_norm=norm(f"{prefix}.input_layernorm"),
         query_key_value=linear(*(f"{attention}.{name}_proj" for name in ("q", "k", "v"))),
         attention_out=linear(f"{attention}.o_proj"),
-        mlp_norm=get(f"{prefix}.post_attention_layernorm"),
+        mlp_norm=norm(f"{prefix}.post_attention_layernorm"),
         gate_up=linear(f"{mlp}.gate_proj", f"{mlp}.up_proj"),
         down=linear(f"{mlp}.down_proj"),
     )

@@ -40,10 +40,28 @@ def rotate(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
 
     Args:
         x: `[n, heads, D]`.
-        cos: `[n, 1, D]`, rows of `rotary_tables` at the rows' positions.
-        sin: `[n, 1, D]`, likewise.
+        cos: rows of `rotary_tables` at the rows' positions, `[n, 1, D]` or a head's own.
+        sin: likewise.
     """
     return torch.addcmul(x * cos, x.roll(x.shape[-1] // 2, -1), sin)
+
+
+def with_still_heads(cos: Tensor, sin: Tensor, moving: int, still: int) -> tuple[Tensor, Tensor]:
+    """Tables that turn the first heads of a row and leave those after them as they are.
+
+    Args:
+        cos: `[n, 1, D]`.
+        sin: likewise.
+        moving: heads to turn.
+        still: heads to leave.
+
+    Returns:
+        two tensors `[n, moving + still, D]`.
+    """
+    shape = (cos.shape[0], still, cos.shape[2])
+    turned_cos, turned_sin = (each.expand(-1, moving, -1) for each in (cos, sin))
+    cosines = torch.cat((turned_cos, cos.new_ones(shape)), dim=1)
+    return cosines, torch.cat((turned_sin, sin.new_zeros(shape)), dim=1)
 
 
 def _llama3_scaled(frequencies: Tensor, scaling: RopeScaling) -> Tensor:

@@ -6,25 +6,40 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
+from sequoia_core.config import WeightFormat
+from sequoia_core.model.four_bit import GROUP, LEVELS
 from sequoia_core.model.linear import (
+    BLOCK_ROWS,
+    FOUR_BIT_ROWS,
     INT8_ROWS,
     DenseLinear,
+    InBlocks,
+    Kernels,
     Linear,
-    PackedLinear,
-    SkinnyInt8Linear,
     pack,
 )
 
 BF16_SUPPORTED = torch.ops.mkldnn._is_mkldnn_bf16_supported()
+KERNELS = [Kernels(weights, exact) for weights in WeightFormat for exact in (False, True)]
+IN, OUT = 64, 96
 
 
 def operands(rows: int, seed: int, dtype: torch.dtype) -> tuple[Tensor, Tensor, Tensor]:
     generator = torch.Generator().manual_seed(seed)
     x, weight, residual = (
         torch.randn(*shape, generator=generator).to(dtype)
-        for shape in ((rows, 64), (96, 64), (rows, 96))
+        for shape in ((rows, IN), (OUT, IN), (rows, OUT))
     )
     return x, weight, residual
+
+
+def coded_weight(seed: int) -> Tensor:
+    """A bfloat16 matrix that was stored as 4-bit codes."""
+    generator = torch.Generator().manual_seed(seed)
+    codes = torch.randint(LEVELS, (OUT, IN // GROUP, GROUP), generator=generator)
+    codes[..., 0], codes[..., 1] = 0, LEVELS - 1  # as a quantiser does: it spans what it stores
+    steps, lows = (torch.rand(OUT, IN // GROUP, 1, generator=generator) + 0.5 for _ in range(2))
+    return (steps * codes * 0.2 - lows * 1.5).flatten(1).bfloat16()
 
 
 def error(linear: Linear, x: Tensor, weight: Tensor, residual: Tensor) -> float:
@@ -35,29 +50,83 @@ def error(linear: Linear, x: Tensor, weight: Tensor, residual: Tensor) -> float:
     return max(float(plain), float(added)) / 8
 
 
-@given(rows=st.integers(1, 2 * INT8_ROWS), seed=st.integers(0, 1000))
+@given(rows=st.integers(1, 2 * BLOCK_ROWS), seed=st.integers(0, 1000))
 @settings(max_examples=40, deadline=None)
 def test_every_layout_computes_the_product(rows: int, seed: int) -> None:
     x, weight, residual = operands(rows, seed, torch.float32)
-    assert error(DenseLinear(weight), x, weight, residual) < 1e-5
-    x, weight, residual = (each.bfloat16() for each in (x, weight, residual))
-    layouts: list[Linear] = [DenseLinear(weight)]
-    if BF16_SUPPORTED:
-        layouts += [PackedLinear(weight), SkinnyInt8Linear(weight)]
-    assert max(error(layout, x, weight, residual) for layout in layouts) < 0.05
+    for kernels in KERNELS:
+        assert error(pack(weight, kernels), x, weight, residual) < 1e-5
+    x, residual = x.bfloat16(), residual.bfloat16()
+    for stored in (weight.bfloat16(), coded_weight(seed)):
+        for kernels in KERNELS:
+            most = 0.1 if kernels.weights is WeightFormat.INT8 else 0.05
+            assert error(pack(stored, kernels), x, stored, residual) < most
 
 
-def test_int8_is_for_few_rows_and_only_where_it_was_allowed() -> None:
+@pytest.mark.parametrize("kernels", [each for each in KERNELS if each.row_invariant])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@given(rows=st.integers(1, 2 * BLOCK_ROWS + 3), seed=st.integers(0, 1000))
+@settings(max_examples=15, deadline=None)
+def test_a_row_invariant_product_does_not_see_the_rows_beside(
+    kernels: Kernels, dtype: torch.dtype, rows: int, seed: int
+) -> None:
+    x, weight, residual = operands(rows, seed, dtype)
+    linear = pack(coded_weight(seed) if seed % 2 and dtype is torch.bfloat16 else weight, kernels)
+    product, total = linear(x), linear.add(x, residual)
+    for row in range(rows):
+        one = slice(row, row + 1)
+        assert torch.equal(linear(x[one]), product[one])
+        assert torch.equal(linear.add(x[one], residual[one]), total[one])
+
+
+class LastDigitsByRows:
+    """A product whose rows change with their number, as a library's may."""
+
+    def __init__(self, weight: Tensor) -> None:
+        self._weight = weight
+
+    def __call__(self, x: Tensor) -> Tensor:
+        return x @ self._weight.T + 1e-6 * len(x)
+
+    def add(self, x: Tensor, residual: Tensor) -> Tensor:
+        return residual + self(x)
+
+
+def test_a_kernel_that_sees_the_rows_beside_is_given_full_blocks() -> None:
+    x, weight, residual = operands(21, 0, torch.float32)
+    fickle = LastDigitsByRows(weight)
+    assert not torch.equal(fickle(x[:1]), fickle(x)[:1])
+    linear = InBlocks(fickle, IN, torch.float32)
+    assert torch.equal(linear(x[:1]), linear(x)[:1])
+    assert torch.equal(linear.add(x[20:], residual[20:]), linear.add(x, residual)[20:])
+
+
+@pytest.mark.skipif(not BF16_SUPPORTED, reason="this CPU does not multiply bfloat16")
+def test_few_rows_read_fewer_bytes_and_many_rows_bfloat16() -> None:
+    x, weight, _ = operands(FOUR_BIT_ROWS + 1, 3, torch.bfloat16)
+    full, auto, int8 = (
+        pack(coded_weight(3), Kernels(weights))
+        for weights in (WeightFormat.FULL, WeightFormat.AUTO, WeightFormat.INT8)
+    )
+    assert torch.equal(auto(x), full(x))
+    assert not torch.equal(auto(x[:FOUR_BIT_ROWS]), full(x[:FOUR_BIT_ROWS]))
+    assert not torch.equal(int8(x[:1]), full(x[:1]))
+    uncoded = pack(weight, Kernels(WeightFormat.AUTO))
+    assert torch.equal(uncoded(x[:1]), pack(weight, Kernels(WeightFormat.FULL))(x[:1]))
+
+
+@pytest.mark.skipif(not BF16_SUPPORTED, reason="this CPU does not multiply bfloat16")
+def test_int8_is_one_model_whatever_the_rows() -> None:
+    """Few and many rows read the same rounded weights, so they differ by rounding x W only."""
     x, weight, _ = operands(INT8_ROWS + 1, 3, torch.bfloat16)
-    if not BF16_SUPPORTED:
-        assert isinstance(pack(weight, skinny_int8=True), DenseLinear)
-        return
-    target, draft = pack(weight), pack(weight, skinny_int8=True)
-    assert not torch.equal(draft(x[:1]), target(x[:1]))
-    assert torch.equal(draft(x), target(x))
+    linear = pack(weight, Kernels(WeightFormat.INT8))
+    many, few = linear(x)[:1], linear(x[:1])
+    full = pack(weight, Kernels(WeightFormat.FULL))(x[:1])
+    assert float((many - few).abs().mean()) < 0.5 * float((full - few).abs().mean())
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float16])
 def test_other_number_formats_use_the_plain_product(dtype: torch.dtype) -> None:
     _, weight, _ = operands(1, 0, dtype)
-    assert isinstance(pack(weight, skinny_int8=True), DenseLinear)
+    for weights in WeightFormat:
+        assert isinstance(pack(weight, Kernels(weights)), DenseLinear)
