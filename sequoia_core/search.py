@@ -226,11 +226,19 @@ def choose_tree(
     """
     times = _candidate_times(table, target_ms, sizes)
     _check_times(plain_ms, *times.values())
-    # Speed-up if drafting cost nothing: in this order the search may stop at the first tree that
-    # could not win even then, long before it has drawn every shape.
+    # Speed-up if every level were the cheapest to draft: in this order the search may stop at the
+    # first tree that could not win even then, long before it has drawn every shape. One less deep
+    # than its budget is met again at the lower budget.
+    cheapest = _cheapest_pass(draft_ms_per_level, table.max_nodes)
     bounds = sorted(
         (
-            (float(table.values[nodes, depth]) * plain_ms / (ms + overhead_ms), nodes, depth)
+            (
+                float(table.values[nodes, depth])
+                * plain_ms
+                / (ms + overhead_ms + depth * cheapest),
+                nodes,
+                depth,
+            )
             for nodes, ms in times.items()
             for depth in range(1, table.max_depth + 1)
         ),
@@ -245,6 +253,12 @@ def choose_tree(
         if tokens * plain_ms / step_ms > speedup:
             speedup, best, winner = tokens * plain_ms / step_ms, (tokens, step_ms), (nodes, depth)
     return TreePlan(table.tree(*winner), speedup, *best)
+
+
+def _cheapest_pass(per_level: float | Callable[[int], float], most_rows: int) -> float:
+    if not callable(per_level):
+        return per_level
+    return min(per_level(rows) for rows in range(1, most_rows + 1))
 
 
 def _check_times(*times: float) -> None:

@@ -75,16 +75,17 @@ def _figures(calibration: "Calibration", temperature: float) -> "list[Renderable
     ]
     rest = calibration.times.rest(temperature)
     passes = ", ".join(f"{n}: {draft.at(0)(n) + rest.level_ms:.2f}" for n in draft.curves[0].rows)
-    shown.append(f"drafting pass with sampling, ms by rows   {passes}")
+    shown.append(f"drafting pass, ms by rows   {passes}")
     shown.append(
         f"rest of a step, ms   {rest.base_ms:.2f} + {rest.node_ms:.3f} per node; "
         f"of a plain step {rest.plain_ms:.2f}"
     )
+    shown.append("accepted at")
     for each in dict.fromkeys((0.0, temperature)):
         record = calibration.record(each)
         for depth, rates in enumerate((record.rates, *record.deeper), start=1):
             ranks = " ".join(f"{rate:.3f}" for rate in rates)
-            shown.append(f"accepted at temperature {each:g}, depth {depth}, by rank   {ranks}")
+            shown.append(f"temperature {each:g}, depth {depth}, by rank   {ranks}")
     return shown
 
 

@@ -20,7 +20,7 @@ import numpy as np
 from sequoia_core.errors import ParameterError
 from sequoia_core.events import Step
 from sequoia_core.growmap import GrowMap
-from sequoia_core.measure.times import TimeSurface
+from sequoia_core.measure.times import TimeSurface, straight
 from sequoia_core.trees import StepCosts
 
 KEPT = 31
@@ -144,7 +144,10 @@ class LearntCosts:
         sizes, factors = list(known) or [1], list(known.values()) or [1.0]
 
         def verify(rows: int) -> float:
-            return target(rows) * float(np.interp(rows, sizes, factors))
+            within = min(max(rows, sizes[0]), sizes[-1])
+            return target(rows) * (
+                straight(sizes, factors, within) if len(sizes) > 1 else factors[0]
+            )
 
         return StepCosts(
             target_ms=lambda rows: verify(rows) + rows * rest.node_ms * more,

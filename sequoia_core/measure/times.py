@@ -45,7 +45,7 @@ class TimeCurve:
 
     def __call__(self, rows: int) -> float:
         """Milliseconds of a forward of so many rows."""
-        return max(_straight(self.rows, self.milliseconds, rows), _LEAST_MS)
+        return max(straight(self.rows, self.milliseconds, rows), _LEAST_MS)
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,7 +75,7 @@ class TimeSurface:
         if len(self.curves) == 1:
             return self.curves[0]
         columns = zip(*(curve.milliseconds for curve in self.curves), strict=True)
-        times = (max(_straight(self.contexts, each, context), _LEAST_MS) for each in columns)
+        times = (max(straight(self.contexts, each, context), _LEAST_MS) for each in columns)
         return TimeCurve(self.curves[0].rows, tuple(times))
 
     def scaled(self, factor: float) -> "TimeSurface":
@@ -91,7 +91,7 @@ def _falls(numbers: Sequence[int]) -> bool:
     return any(low >= high for low, high in pairwise(numbers))
 
 
-def _straight(places: Sequence[int], values: Sequence[float], place: int) -> float:
+def straight(places: Sequence[int], values: Sequence[float], place: int) -> float:
     """The value at a place on the line through its two neighbours, or the last two."""
     right = min(max(bisect_left(places, place), 1), len(places) - 1)
     low, high = places[right - 1], places[right]

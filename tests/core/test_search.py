@@ -237,6 +237,33 @@ def test_the_early_end_of_the_search_misses_nothing() -> None:
     assert plan.predicted_speedup == pytest.approx(max(everything))
 
 
+@pytest.mark.parametrize("seed", range(12))
+def test_no_budget_beats_the_choice_whatever_passes_cost(seed: int) -> None:
+    """Also where three rows are cheaper to draft than two, and rates differ by depth."""
+    generator = random.Random(seed)
+    rates = random_rates(seed)[:4]
+    deeper = [random_rates(seed + at + 1)[:3] for at in range(seed % 3)]
+    row, width, overhead = (generator.random() for _ in range(3))
+    table = expected_tokens_table(rates, 16, 5, 4, deeper)
+
+    def target_ms(nodes: int) -> float:
+        return 10.0 + row * nodes
+
+    def draft_ms(rows: int) -> float:
+        return 1.0 + 0.3 * width * rows - (0.4 if rows == 3 else 0.0)
+
+    def speedup(tree: GrowMap) -> float:
+        inner = (sum(1 for node in level if tree.children[node]) for level in tree.levels[:-1])
+        step_ms = target_ms(tree.size) + overhead + sum(map(draft_ms, inner))
+        return tree.expected_tokens(rates, deeper) * 10.5 / step_ms
+
+    plan = choose_tree(table, target_ms, draft_ms, 10.5, overhead)
+    # a budget that is not used up is charged for all its rows: its tree is met at its own size
+    trees = [table.tree(nodes, depth) for nodes in range(2, 17) for depth in range(1, 6)]
+    best = max(speedup(tree) for tree in trees if tree.size > 1)
+    assert plan.predicted_speedup == pytest.approx(best)
+
+
 def test_only_measured_or_wanted_sizes_are_considered() -> None:
     table = expected_tokens_table([0.9], 32, 20, 1)
     times = {1: 10.0, 4: 10.0, 8: 10.0, 64: 1.0}
