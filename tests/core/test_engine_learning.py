@@ -1,0 +1,138 @@
+"""The tree may change between any two steps: the tokens stay the target's, every change is told."""
+
+import itertools
+from collections.abc import Sequence
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from sequoia_core.config import Mode, SamplingParams
+from sequoia_core.draft import DraftModel
+from sequoia_core.engine import Engine
+from sequoia_core.events import Event, Notice, Step, TreeChosen
+from sequoia_core.growmap import GrowMap
+from sequoia_core.protocols import TreeChoice
+from sequoia_core.speculator import MOST_PENDING
+from sequoia_core.trees import ROOT, Advice, StepCosts
+from tests.core.engines import check_caches, check_laws, steps_of, tokens_of, tree_of
+from tests.core.models import PlainCodec, TableModel
+
+VOCAB = 7
+PROMPT = [1, 2, 3]
+
+
+class Restless:
+    """Advises another tree after every so many steps, and remembers what it was shown."""
+
+    def __init__(self, trees: Sequence[GrowMap], every: int = 1) -> None:
+        self._trees = itertools.cycle(trees)
+        self._every = every
+        self.seen: list[tuple[Step, float, bool]] = []
+
+    def advise(self, temperature: float, context_length: int, chain: bool) -> Advice:
+        return self._next()
+
+    def observe(self, step: Step, temperature: float, chain: bool) -> Advice | None:
+        self.seen.append((step, temperature, chain))
+        return self._next() if len(self.seen) % self._every == 0 else None
+
+    def costs(self, temperature: float, context_length: int) -> StepCosts | None:
+        return None
+
+    def _next(self) -> Advice:
+        tree = next(self._trees)
+        return Advice(tree if tree.size > 1 else None, (), None, f"{tree.size} nodes")
+
+
+def engine_of(
+    advisor: Restless, target: TableModel, draft: TableModel, choice: TreeChoice | None = None
+) -> Engine:
+    made = Engine(
+        target,
+        DraftModel(draft),
+        codec=PlainCodec(),
+        eos_token_ids=frozenset(),
+        advisor=advisor,
+    )
+    made.tree_choice = choice or TreeChoice()
+    return made
+
+
+def answer(engine: Engine, tokens: int, temperature: float = 0.0) -> list[Event]:
+    params = SamplingParams(temperature, seed=4, max_new_tokens=tokens)
+    return list(engine.generate(PROMPT, params))
+
+
+TREES = st.lists(st.lists(st.integers(0, 9), max_size=8).map(tree_of), min_size=1, max_size=4)
+
+
+@given(trees=TREES, every=st.integers(1, 5), seed=st.integers(0, 50))
+@settings(max_examples=40, deadline=None)
+def test_whatever_tree_comes_next_the_tokens_are_plain_decodings(
+    trees: list[GrowMap], every: int, seed: int
+) -> None:
+    target, draft = TableModel(VOCAB, seed, order=2), TableModel(VOCAB, seed + 1, order=2)
+    advisor = Restless([tree for tree in trees if tree.branching <= VOCAB] or [ROOT], every)
+    engine = engine_of(advisor, target, draft)
+    events = answer(engine, 30)
+    plain = engine_of(Restless([ROOT]), target, draft, TreeChoice(Mode.AR))
+    assert tokens_of(events) == tokens_of(answer(plain, 30))
+    check_laws(events)
+    check_caches(engine, target, draft)
+
+
+def test_after_many_plain_steps_a_tree_finds_the_draft_up_to_date() -> None:
+    target, draft = TableModel(VOCAB, 1, order=2), TableModel(VOCAB, 1, order=2)
+    engine = engine_of(Restless([ROOT, GrowMap.chain(3)], 2 * MOST_PENDING), target, draft)
+    events = answer(engine, 4 * MOST_PENDING)
+    trees = [step for step in steps_of(events) if len(step.nodes) > 1]
+    assert all(step.accepted == 3 for step in trees[:-1])  # the draft is the target
+    assert trees
+    check_caches(engine, target, draft)
+
+
+def test_every_change_is_told_before_the_first_step_with_it() -> None:
+    target, draft = TableModel(VOCAB, 1), TableModel(VOCAB, 2)
+    events = answer(
+        engine_of(Restless([GrowMap.chain(2), GrowMap.k_ary([3])], 3), target, draft), 60
+    )
+    nodes = 0
+    for event in events:
+        if isinstance(event, TreeChosen):
+            nodes = event.nodes
+            assert event.reason == f"{nodes} nodes"
+        elif isinstance(event, Step):
+            assert len(event.nodes) == nodes
+    assert sum(isinstance(event, TreeChosen) for event in events) > 3
+
+
+@pytest.mark.parametrize(
+    "choice", [TreeChoice(growmap=GrowMap.chain(2)), TreeChoice(Mode.AR)], ids=["named", "ar"]
+)
+def test_what_a_person_chose_stays(choice: TreeChoice) -> None:
+    advisor = Restless([GrowMap.k_ary([4])])
+    events = answer(engine_of(advisor, TableModel(VOCAB, 1), TableModel(VOCAB, 2), choice), 20)
+    assert sum(isinstance(event, TreeChosen) for event in events) == 1
+    named = choice.mode is not Mode.AR
+    assert [step for step, _, _ in advisor.seen] == (steps_of(events) if named else [])
+
+
+@pytest.mark.parametrize(("mode", "temperature"), [(Mode.GREEDY, 0.0), (Mode.CHAIN, 0.7)])
+def test_the_advisor_sees_every_step_and_how_it_was_decoded(mode: Mode, temperature: float) -> None:
+    advisor = Restless([GrowMap.chain(2)], every=1000)
+    engine = engine_of(advisor, TableModel(VOCAB, 1), TableModel(VOCAB, 2), TreeChoice(mode))
+    events = answer(engine, 20, 0.7)
+    expected = [(step, temperature, mode is Mode.CHAIN) for step in steps_of(events)]
+    assert advisor.seen == expected
+
+
+def test_at_the_end_of_the_window_no_advice_brings_a_tree_back() -> None:
+    target, draft = TableModel(VOCAB, 1, window=40), TableModel(VOCAB, 2, window=40)
+    advisor = Restless([GrowMap.chain(9)])
+    events = answer(engine_of(advisor, target, draft), 100)
+    notices = [event for event in events if isinstance(event, Notice)]
+    assert len(notices) == 1
+    last = next(at for at, event in enumerate(events) if isinstance(event, Notice))
+    assert all(len(step.nodes) == 1 for step in steps_of(events[last:]))
+    assert len(tokens_of(events)) == 40 - len(PROMPT)
