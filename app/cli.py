@@ -19,6 +19,7 @@ from .commands.bench import bench
 from .commands.calibrate import calibrate
 from .commands.chat import open_chat
 from .commands.config import config_app
+from .commands.distill import distill
 from .commands.doctor import doctor
 from .commands.growmap import growmap_app
 from .commands.models import models
@@ -99,6 +100,7 @@ app.command()(models)
 app.command()(doctor)
 app.command()(calibrate)
 app.command()(bench)
+app.command()(distill)
 app.add_typer(growmap_app, name="growmap")
 app.add_typer(config_app, name="config")
 

@@ -62,7 +62,7 @@ def _remember_debug(ctx: typer.Context, value: bool) -> None:
         ctx.meta[_DEBUG] = True
 
 
-_DEBUG_OPTION = Annotated[
+DEBUG_OPTION = Annotated[
     bool,
     typer.Option("--debug", help="Show a traceback on errors.", callback=_remember_debug),
 ]
@@ -95,7 +95,7 @@ def with_settings(command: Callable[..., None]) -> Callable[..., None]:
     shared = [
         inspect.Parameter(name, keyword, default=None, annotation=_SETTINGS[name]) for name in names
     ]
-    shared.append(inspect.Parameter("debug", keyword, default=False, annotation=_DEBUG_OPTION))
+    shared.append(inspect.Parameter("debug", keyword, default=False, annotation=DEBUG_OPTION))
     parameters = [context, *(each.replace(kind=keyword) for each in own), *shared]
     run.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]
     run.__annotations__ = {each.name: each.annotation for each in parameters}

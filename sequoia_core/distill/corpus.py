@@ -140,13 +140,22 @@ class Corpus:
         Raises:
             ParameterError: nothing would be left of one of them.
         """
-        if not 0 < held_out < self.conversations:
+        apart = self.held_out(held_out, seed)
+        return self.select(sorted(set(self._indices) - set(apart))), self.select(apart)
+
+    def held_out(self, count: int, seed: int) -> list[int]:
+        """The conversations that `split` sets apart, ascending.
+
+        Raises:
+            ParameterError: nothing would be left, or nothing is wanted.
+        """
+        if not 0 < count < self.conversations:
             raise ParameterError(
-                f"{held_out} of {self.conversations} conversations cannot be held out; "
+                f"{count} of {self.conversations} conversations cannot be held out; "
                 "generate more text"
             )
-        order = np.random.default_rng(seed).permutation(self.conversations).tolist()
-        return self.select(sorted(order[held_out:])), self.select(sorted(order[:held_out]))
+        order = np.random.default_rng(seed).permutation(self.conversations)
+        return sorted(order[:count].tolist())
 
     def repetition(self) -> NDArray[np.float64]:
         """Share of each conversation's 8-grams that it said before; float64 [conversations]."""

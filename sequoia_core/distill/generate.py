@@ -151,6 +151,11 @@ class Writer:
             yield self._begun()
         self._store.save()
 
+    @property
+    def share(self) -> float:
+        """How much of what is wanted is finished, 0 to 1."""
+        return min(self._finished_tokens / self._plan.tokens, 1.0)
+
     def text(self) -> Corpus:
         """The conversations that were asked for, or as many as there are yet."""
         text = self._store.corpus(self._plan.first)

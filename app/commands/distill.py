@@ -1,0 +1,156 @@
+"""`sequoia distill`: make a draft for a target out of text that the target writes itself.
+
+Owns the command's options and how progress looks; what is done is `sequoia_core.distill`'s.
+"""
+
+import inspect
+import shlex
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from enum import StrEnum
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from ..options import DEBUG_OPTION
+
+if TYPE_CHECKING:
+    from sequoia_core.distill.status import Status
+
+INTERRUPTED = 130
+LINES_PER_STAGE = 10
+
+
+class Kind(StrEnum):
+    """What a draft reads."""
+
+    INDEPENDENT = "independent"
+    CONDITIONED = "conditioned"
+
+
+class Loss(StrEnum):
+    """What training makes small."""
+
+    KL = "kl"
+    TV = "tv"
+    MIX = "mix"
+
+
+def _option(kind: Any, text: str, metavar: str | None = None) -> Any:
+    return Annotated[kind | None, typer.Option(help=text, metavar=metavar, show_default=False)]
+
+
+_OPTIONS: dict[str, Any] = {
+    "target": _option(str, "Hub id, directory or GGUF file; else the embedded one.", "MODEL"),
+    "kind": _option(Kind, "Reads tokens only (default), or the target's hidden states too."),
+    "layers": _option(str, "How many of the target's, or which: 4, or 0,1,28,29.", "N|LIST"),
+    "head_vocab": _option(int, "Rows of the output head; default 8192.", "N"),
+    "tokens": _option(int, "Text to learn from; default 1500000.", "N"),
+    "steps": _option(int, "Training steps; default: six times through the text.", "N"),
+    "minutes": _option(float, "Time for everything; default: as long as it takes.", "N"),
+    "loss": _option(Loss, "Forward KL, total variation, or both (default)."),
+    "seed": _option(int, "Repeat a run; default 0.", "N"),
+    "data": _option(str, "Prompts to answer too: .jsonl (turns, prompt, text), or lines.", "FILE"),
+    "text": _option(str, "Text the target has written already; added to up to --tokens.", "FILE"),
+    "device": _option(str, "auto, cpu, cuda or cuda:N.", "DEVICE"),
+}
+"""Those that make up the plan of a run. Not given, they are left to the plan or its defaults."""
+
+
+def _with_options(command: Callable[..., None]) -> Callable[..., None]:
+    """Give a command the options of the plan, as its keyword arguments."""
+    *own, _given = inspect.signature(command).parameters.values()
+    keyword = inspect.Parameter.KEYWORD_ONLY
+    added = [
+        inspect.Parameter(name, keyword, default=None, annotation=annotation)
+        for name, annotation in _OPTIONS.items()
+    ]
+    parameters = [*(each.replace(kind=keyword) for each in own), *added]
+    command.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]
+    command.__annotations__ = {each.name: each.annotation for each in parameters}
+    return command
+
+
+@_with_options
+def distill(
+    out: Annotated[Path, typer.Option(help="Directory to make; --draft takes it.", metavar="DIR")],
+    resume: Annotated[bool, typer.Option("--resume", help="Go on with what DIR holds.")] = False,
+    debug: DEBUG_OPTION = False,  # noqa: ARG001 remembered by its callback
+    **given: Any,
+) -> None:
+    """Make a draft for any Llama-family target; no data set is needed."""
+    values = {
+        name: value.value if isinstance(value, StrEnum) else value
+        for name, value in given.items()
+        if value is not None
+    }
+    with _progress() as show:
+        from sequoia_core.distill.options import options_for
+        from sequoia_core.distill.pipeline import WORK, Distillation
+
+        out = out.expanduser()
+        run = Distillation(options_for(out / WORK, values, resume), out)
+        try:
+            for status in run.run():
+                show(status)
+        except KeyboardInterrupt:
+            again = shlex.join(["sequoia", "distill", "--out", str(out), "--resume"])
+            typer.echo(f"sequoia: stopped; go on with: {again}", err=True)
+            raise typer.Exit(INTERRUPTED) from None
+    typer.echo(f"{out}: a draft; use it with --draft {shlex.quote(str(out))}, see its README.md")
+
+
+@contextmanager
+def _progress() -> Iterator[Callable[["Status"], None]]:
+    """A bar on a terminal's standard error; a line now and then anywhere else."""
+    if not sys.stderr.isatty():
+        yield _Lines().show
+        return
+    from rich.console import Console
+    from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn
+    from rich.progress import TimeRemainingColumn as Remaining
+
+    columns = (
+        TextColumn("{task.description:<18}", markup=False),
+        BarColumn(),
+        TaskProgressColumn(),
+        Remaining(),
+        TextColumn("{task.fields[figures]}", markup=False),
+    )
+    with Progress(*columns, console=Console(stderr=True)) as bar:
+        tasks: dict[str, Any] = {}
+
+        def show(status: "Status") -> None:
+            if status.stage not in tasks:
+                tasks[status.stage] = bar.add_task(status.stage, total=1.0, figures="")
+            bar.update(tasks[status.stage], completed=status.fraction, figures=describe(status))
+
+        yield show
+
+
+class _Lines:
+    """Prints the first word of each stage and then each tenth of it."""
+
+    def __init__(self) -> None:
+        self._last: tuple[str, int] = ("", 0)
+
+    def show(self, status: "Status") -> None:
+        place = (status.stage, int(status.fraction * LINES_PER_STAGE))
+        if place != self._last:
+            self._last = place
+            line = f"{status.stage} {status.fraction:.0%}  {describe(status)}"
+            typer.echo(line.rstrip(), err=True)
+
+
+def describe(status: "Status") -> str:
+    """The figures of a status, as far as there are any."""
+    parts = []
+    if status.rate:
+        parts.append(f"{status.rate:.0f} tok/s")
+    if status.loss is not None:
+        parts.append(f"loss {status.loss:.3f}")
+    if status.tokens_per_step is not None:
+        parts.append(f"{status.tokens_per_step:.2f} tokens/step predicted")
+    return "  ".join(parts)

@@ -1,0 +1,206 @@
+"""What a distillation was asked to do, and the file that remembers it.
+
+Owns the checks of values and the refusal to go on with others than a directory was begun with.
+Knows nothing of models.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import shlex
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, fields
+from pathlib import Path
+from typing import Any
+
+from sequoia_core.errors import ParameterError
+
+KINDS = ("independent", "conditioned")
+LOSS_NAMES = ("kl", "tv", "mix")
+LEAST_TOKENS = 500
+
+PLAN = "plan.json"
+FINISHED = "finished.json"
+
+
+@dataclass(frozen=True, slots=True)
+class Options:
+    """As on the command line; see `sequoia distill --help`.
+
+    Attributes:
+        target: a directory, GGUF file or hub id; None is the embedded target.
+        layers: how many of the target's layers, or which, separated by commas.
+        head_vocab: rows of the output head.
+        tokens: of text, at least.
+        steps: of the optimiser; None follows from the text.
+        minutes: for everything; None is as long as it takes.
+        seed: of all chance.
+        data: a file with prompts of the person's own.
+        text: an npz file with text that this target has written already.
+        kind: one of `KINDS`.
+        loss: one of `LOSS_NAMES`.
+        device: see `choose_device`.
+
+    Raises:
+        ParameterError: a value is outside its range.
+    """
+
+    target: str | None = None
+    layers: str | None = None
+    head_vocab: int = 8192
+    tokens: int = 1_500_000
+    steps: int | None = None
+    minutes: float | None = None
+    seed: int = 0
+    data: str | None = None
+    text: str | None = None
+    kind: str = "independent"
+    loss: str = "mix"
+    device: str = "auto"
+
+    def __post_init__(self) -> None:
+        for name, value, least in (
+            ("tokens", self.tokens, LEAST_TOKENS),
+            ("head-vocab", self.head_vocab, 16),
+            ("steps", self.steps, 1),
+            ("seed", self.seed, 0),
+        ):
+            if value is not None and value < least:
+                raise ParameterError(f"--{name} is {value}; it must be at least {least}")
+        if self.minutes is not None and not 0 < self.minutes < float("inf"):
+            raise ParameterError(f"--minutes is {self.minutes}; it must be above 0")
+        for name, word, known in (("kind", self.kind, KINDS), ("loss", self.loss, LOSS_NAMES)):
+            if word not in known:
+                raise ParameterError(f"--{name} is {word!r}; give {' or '.join(known)}")
+
+    def command_line(self, out: Path) -> str:
+        """The command that does this anew."""
+        words = ["sequoia", "distill", "--out", str(out)]
+        for each in fields(self):
+            value = getattr(self, each.name)
+            if value != each.default:
+                words += [f"--{each.name.replace('_', '-')}", str(value)]
+        return shlex.join(words)
+
+    def chosen_layers(self, count: int, default: int) -> tuple[int, ...]:
+        """Which of the target's layers the draft begins with.
+
+        A number of layers takes half of them from the bottom and half, or one more, from the top.
+
+        Args:
+            count: of the target's layers.
+            default: how many where none were asked for.
+
+        Raises:
+            ParameterError: there are no such layers.
+        """
+        stated = self.layers or str(default)
+        try:
+            numbers = [int(part) for part in stated.split(",") if part.strip()]
+        except ValueError:
+            numbers = []
+        if "," not in stated and len(numbers) == 1:
+            wanted, numbers = numbers[0], []
+            if 1 <= wanted <= count:
+                low = wanted // 2
+                numbers = [*range(low), *range(count - wanted + low, count)]
+        if not numbers or any(not 0 <= layer < count for layer in numbers):
+            raise ParameterError(
+                f"--layers is {stated!r}; the target has {count}: give how many of them, or which, "
+                f"as in 0,1,{count - 1}"
+            )
+        return tuple(numbers)
+
+
+def options_for(work: Path, given: Mapping[str, Any], resume: bool) -> Options:
+    """The options that hold in a work directory; nothing is written yet.
+
+    Args:
+        work: inside the directory of the draft.
+        given: values given by the person, by the names of `Options`.
+        resume: go on with what is there; values not given are those it was begun with.
+
+    Raises:
+        ParameterError: a value is outside its range, there is something to resume that was not to
+            be resumed, or the other way round, or it was begun with other values.
+    """
+    plan, out = work / PLAN, work.parent
+    if resume:
+        return _resumed(plan, given)
+    if plan.exists():
+        finished = (work / FINISHED).exists()
+        raise ParameterError(
+            f"{out} holds a finished draft; choose another --out"
+            if finished
+            else f"{out} holds an unfinished distillation; go on with it by --resume, or choose "
+            "another --out"
+        )
+    if out.exists() and (not out.is_dir() or any(out.iterdir())):
+        raise ParameterError(f"{out} is there already and not empty; choose another --out")
+    options = Options(**given)
+    _digests(options)
+    return options
+
+
+def remember(work: Path, options: Options) -> None:
+    """Write the plan, unless it is there, so that the run can be gone on with.
+
+    Raises:
+        ParameterError: the directory cannot be written.
+    """
+    try:
+        work.mkdir(parents=True, exist_ok=True)
+        if not (work / PLAN).exists():
+            write_json(work / PLAN, asdict(options) | {"files": _digests(options)})
+    except OSError as error:
+        raise ParameterError(f"{work.parent} cannot be written: {error.strerror}") from None
+
+
+def write_json(path: Path, record: Mapping[str, Any]) -> None:
+    """Write a JSON object whole or not at all.
+
+    Raises:
+        OSError: the disk refuses.
+    """
+    partial = path.with_suffix(".partial")
+    partial.write_text(json.dumps(record, indent=1) + "\n", encoding="utf-8")
+    os.replace(partial, path)  # noqa: PTH105 atomic: a kill leaves the old one
+
+
+def _resumed(plan: Path, given: Mapping[str, Any]) -> Options:
+    try:
+        record = json.loads(plan.read_text("utf-8"))
+        options = Options(**{each.name: record[each.name] for each in fields(Options)})
+    except FileNotFoundError:
+        raise ParameterError(f"{plan.parent.parent} holds nothing to resume") from None
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise ParameterError(f"{plan} is damaged ({error}); begin anew") from None
+    for name, value in given.items():
+        if value != record[name]:
+            raise ParameterError(
+                f"this was begun with --{name.replace('_', '-')} {record[name]}, not {value}; "
+                "resume without it, or begin in another --out"
+            )
+    if record["files"] != _digests(options):
+        raise ParameterError(
+            "the file of --data or --text has changed since this was begun; begin in another --out"
+        )
+    return options
+
+
+def _digests(options: Options) -> dict[str, str]:
+    """Contents of the files that the options name.
+
+    Raises:
+        ParameterError: one cannot be read.
+    """
+    digests = {}
+    for name, file in (("data", options.data), ("text", options.text)):
+        if file is not None:
+            try:
+                digests[name] = hashlib.sha256(Path(file).expanduser().read_bytes()).hexdigest()
+            except OSError as error:
+                raise ParameterError(f"{file} cannot be read: {error.strerror}") from None
+    return digests

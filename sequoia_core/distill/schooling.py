@@ -1,0 +1,186 @@
+"""The stage in which a student learns: what it is made of, for how long, and how it is doing.
+
+Owns the choice of the head's rows, the number of steps and the looks at text that was held out. The
+training itself is `train`'s.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from time import monotonic
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from sequoia_core.distill.agreement import Agreement, agreement
+from sequoia_core.distill.clock import Clock
+from sequoia_core.distill.corpus import Corpus
+from sequoia_core.distill.options import Options, write_json
+from sequoia_core.distill.status import Pace, Status
+from sequoia_core.distill.student import Student, begin_from_target, student_config
+from sequoia_core.distill.subject import Subject
+from sequoia_core.distill.teacher import TeacherCache
+from sequoia_core.distill.train import Batches, Training, TrainPlan, batch_loss, to_device
+from sequoia_core.model.weights import EMBEDDING
+
+PASSES = 6
+"""Over the text, where no number of steps is given."""
+
+UNROLL = 3
+"""Steps down a tree that a conditioned draft is trained for."""
+
+END_SHARE = 0.05
+"""Of the time given, kept for measuring and writing the draft."""
+
+PROBE_STEPS = 4
+LOOKS = 20
+"""Times that text held out is looked at during training."""
+
+LOOKED_AT = 16
+"""Conversations of it."""
+
+BATCH = 8
+
+
+@dataclass(frozen=True, slots=True)
+class Lesson:
+    """What there is to learn.
+
+    Attributes:
+        corpus: all text.
+        cache: what the target thinks of it.
+        held_out: conversations that are not learnt from.
+    """
+
+    corpus: Corpus
+    cache: TeacherCache
+    held_out: tuple[int, ...]
+
+
+class Schooling:
+    """A student, its lesson and its training, in files of a folder.
+
+    Args:
+        subject: the target.
+        options: what was asked for.
+        lesson: what to learn.
+        folder: of the checkpoint.
+        clock: of the time given.
+    """
+
+    def __init__(
+        self, subject: Subject, options: Options, lesson: Lesson, folder: Path, clock: Clock
+    ) -> None:
+        self._subject, self._options, self._lesson = subject, options, lesson
+        self._folder, self._clock = folder, clock
+        self._unroll = UNROLL if subject.feature_layers else 1
+        kept = set(range(lesson.corpus.conversations)) - set(lesson.held_out)
+        self._learnt = sorted(kept)
+        self._vocab_ids = head_ids(
+            lesson.corpus.select(self._learnt),
+            subject.checkpoint.config.vocab_size,
+            options.head_vocab,
+        )
+        self.student = self._new_student()
+
+    @property
+    def checkpoint(self) -> Path:
+        """The file of the training's state."""
+        return self._folder / "training.ckpt"
+
+    def run(self, save_seconds: float) -> Iterator[Status]:
+        """Train to the end; the student is then ready."""
+        plan = self._plan(self.steps())
+        training = Training(self.student, self._batches(plan), plan, self.checkpoint)
+        pace, learnt, seen = Pace(), 0, self.predicted() if training.step else None
+        for progress in training.run(save_seconds):
+            learnt += progress.tokens
+            if progress.step % max(plan.steps // LOOKS, 1) == 0:
+                seen = self.predicted()
+            self._clock.tick()
+            yield Status(
+                "training", progress.step / plan.steps, pace.at(learnt), progress.loss, seen
+            )
+
+    def predicted(self) -> float:
+        """Tokens per step on a part of the text that was held out."""
+        return self.judged(self._lesson.held_out[:LOOKED_AT], 1).tokens_per_step
+
+    def judged(self, conversations: tuple[int, ...], depths: int) -> Agreement:
+        """How far the student agrees with the target on some conversations."""
+        batches = self._batches(self._plan(1))
+        parts = range(0, len(conversations), BATCH)
+        chosen = (list(conversations[first : first + BATCH]) for first in parts)
+        return agreement(self.student, (batches.of(each) for each in chosen), depths)
+
+    @torch.inference_mode()
+    def loss(self) -> float:
+        """On all text that was held out, each conversation counting the same."""
+        batches, plan = self._batches(self._plan(1)), self._plan(1)
+        device = self.student.embedding.device
+        losses = []
+        for index in self._lesson.held_out:
+            batch = to_device(batches.of([index]), device)
+            losses.append(float(batch_loss(self.student, batch, plan)))
+        return sum(losses) / len(losses)
+
+    @property
+    def unroll(self) -> int:
+        """Depths of a tree that the student was trained for."""
+        return self._unroll
+
+    def _plan(self, steps: int) -> TrainPlan:
+        options = self._options
+        return TrainPlan(steps, seed=options.seed, loss=options.loss, unroll=self._unroll)
+
+    def _batches(self, plan: TrainPlan) -> Batches:
+        lesson = self._lesson
+        return Batches(lesson.corpus, lesson.cache, self._vocab_ids, plan, self._learnt)
+
+    def steps(self) -> int:
+        """Steps to take in all; decided once and kept, for the schedule depends on it."""
+        file = self._folder / "steps.json"
+        if not file.exists():
+            tokens = sum(self._length(index) for index in self._learnt)
+            plan = self._plan(1)
+            usual = max(PASSES * tokens // plan.batch_tokens, 1)
+            steps = usual if self._options.steps is None else self._options.steps
+            left = self._clock.left(1.0 - END_SHARE)
+            if left < float("inf"):
+                steps = max(min(steps, int(left / self._step_seconds())), 1)
+            write_json(file, {"steps": steps})
+        return int(json.loads(file.read_text("utf-8"))["steps"])
+
+    def _length(self, index: int) -> int:
+        span = self._lesson.corpus.span(index)
+        return int(span.stop - span.start)
+
+    def _step_seconds(self) -> float:
+        """What a training step takes here, tried on a student that is then forgotten."""
+        plan, file = self._plan(PROBE_STEPS), self._folder / "probe.ckpt"
+        file.unlink(missing_ok=True)
+        training = Training(self._new_student(), self._batches(plan), plan, file)
+        ends = [monotonic() for _ in training.run(float("inf"))]
+        file.unlink()
+        return (ends[-1] - ends[0]) / (PROBE_STEPS - 1)
+
+    def _new_student(self) -> Student:
+        checkpoint, subject = self._subject.checkpoint, self._subject
+        layers, features = subject.layers, subject.feature_layers
+        rows = len(self._vocab_ids)
+        config = student_config(checkpoint.config, len(layers), rows, features)
+        embedding = checkpoint.weights[EMBEDDING].to(subject.device, torch.bfloat16)
+        student = Student(config, embedding, self._vocab_ids)
+        begin_from_target(student, checkpoint.weights, layers, self._options.seed)
+        return student.to(subject.device)
+
+
+def head_ids(text: Corpus, vocab_size: int, rows: int) -> Tensor:
+    """The most frequent tokens of the answers in a text: int64 [rows], ascending."""
+    counts = np.bincount(text.tokens[text.answers], minlength=vocab_size)
+    frequent = np.argsort(-counts, kind="stable")[: min(rows, vocab_size)]
+    return torch.from_numpy(np.sort(frequent).astype(np.int64))

@@ -1,0 +1,98 @@
+"""The target that a draft is made for, opened and checked.
+
+Owns what can be known of it before minutes are spent: that it is a target at all, its chat
+template, which of its layers a draft takes. Knows nothing of stages.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import torch
+
+from sequoia_core.bench.prompts import read_prompts
+from sequoia_core.distill.options import Options
+from sequoia_core.distill.pieces import Pieces
+from sequoia_core.errors import ModelLoadError
+from sequoia_core.model.device import choose_device, choose_dtype
+from sequoia_core.model.llama import Llama
+from sequoia_core.model.loader import Checkpoint
+from sequoia_core.model.tokenizer import turn_closing_id
+from sequoia_core.pair import open_target
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
+
+INDEPENDENT_LAYERS = 4
+CONDITIONED_LAYERS = 1
+FEATURES = 3
+"""Of the target's hidden states a conditioned draft reads so many, from evenly spread layers."""
+
+
+@dataclass(frozen=True, slots=True)
+class Subject:
+    """A target as distillation needs it.
+
+    Attributes:
+        checkpoint: its files.
+        tokenizer: its own.
+        pieces: of its chat template.
+        layers: of its layers, those that the draft begins with.
+        feature_layers: those whose outputs the draft reads; none for an independent one.
+        device: where to compute.
+        dtype: of the target.
+    """
+
+    checkpoint: Checkpoint
+    tokenizer: PreTrainedTokenizerBase
+    pieces: Pieces
+    layers: tuple[int, ...]
+    feature_layers: tuple[int, ...]
+    device: torch.device
+    dtype: torch.dtype
+
+    @classmethod
+    def of(cls, options: Options) -> Subject:
+        """Open the target that the options name.
+
+        Raises:
+            ModelLoadError: it cannot be one: not Llama-like, a draft, without a chat template.
+            ParameterError: an option does not fit it.
+        """
+        device = choose_device(options.device)
+        dtype = choose_dtype("auto", device)
+        checkpoint = open_target(options.target, dtype)
+        if checkpoint.tokenizer is None:
+            raise ModelLoadError(f"{checkpoint.name}: the target brings no tokenizer")
+        tokenizer = checkpoint.tokenizer()
+        closing = turn_closing_id(tokenizer)
+        ends = checkpoint.eos_token_ids | ({closing} if closing is not None else set())
+        prompts = read_prompts(Path(options.data).expanduser()) if options.data else []
+        count, conditioned = checkpoint.config.num_layers, options.kind == "conditioned"
+        default = CONDITIONED_LAYERS if conditioned else INDEPENDENT_LAYERS
+        return cls(
+            checkpoint=checkpoint,
+            tokenizer=tokenizer,
+            pieces=Pieces.of(tokenizer, ends, prompts, checkpoint.config.context_window // 2),
+            layers=options.chosen_layers(count, min(default, count)),
+            feature_layers=spread_layers(count) if conditioned else (),
+            device=device,
+            dtype=dtype,
+        )
+
+    @property
+    def settings(self) -> Mapping[str, object]:
+        """The target's `config.json`."""
+        return self.checkpoint.settings
+
+    def model(self) -> Llama:
+        """The target itself, loaded."""
+        return Llama(self.checkpoint.config, self.checkpoint.weights, self.device, self.dtype)
+
+
+def spread_layers(count: int) -> tuple[int, ...]:
+    """Evenly spread layers of `count`, the last one always among them."""
+    return tuple(sorted({max((at + 1) * count // FEATURES - 1, 0) for at in range(FEATURES)}))
