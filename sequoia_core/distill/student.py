@@ -20,6 +20,7 @@ from sequoia_core.model.config import ModelConfig
 from sequoia_core.model.rope import rotary_tables, rotate
 from sequoia_core.model.weights import (
     DRAFT_VOCAB_IDS,
+    EMBEDDING,
     HEAD,
     INPUT_SCALE,
     INPUT_SHIFT,
@@ -235,26 +236,37 @@ def student_config(
 def begin_from_target(
     student: Student, weights: Mapping[str, Tensor], layers: Sequence[int], seed: int
 ) -> None:
-    """Give a student the target's own layers, final norm and head rows to start from.
+    """Give a student what it can use of the target's own weights to start from.
+
+    The final norm and the head's rows serve both kinds. The layers serve an independent draft; a
+    conditioned one, which begins where the target's last layer ended, learns faster from random
+    ones (see docs/decisions).
 
     Args:
         student: is changed.
         weights: the target's, under Hugging Face's names.
         layers: of the target, one per layer of the student.
-        seed: for what has no counterpart in the target, a conditioned draft's inputs.
+        seed: for what is random.
     """
+    student.norm.copy_(weights["model.norm.weight"])
+    head = weights[HEAD if HEAD in weights else EMBEDDING]
+    student.head.weight.copy_(head[student.vocab_ids])
+    generator = torch.Generator().manual_seed(seed)
     for index, (source, layer) in enumerate(zip(layers, student.blocks, strict=True)):
         for name, parameter in layer.named_parameters():
             there = _hf_name(index, name).replace(f"layers.{index}.", f"layers.{source}.", 1)
-            parameter.copy_(weights[there])
-    student.norm.copy_(weights["model.norm.weight"])
-    head = weights[HEAD if HEAD in weights else "model.embed_tokens.weight"]
-    student.head.weight.copy_(head[student.vocab_ids])
-    generator = torch.Generator().manual_seed(seed)
+            if not student.config.feature_layers:
+                parameter.copy_(weights[there])
+            elif parameter.dim() == 2:
+                parameter.copy_(_random(parameter, generator))
     for module in (student.target_input, student.own_input):
         if module is not None:
-            noise = torch.randn(module.weight.shape, generator=generator)
-            module.weight.copy_(noise / module.in_features**0.5)
+            module.weight.copy_(_random(module.weight, generator))
+
+
+def _random(like: Tensor, generator: torch.Generator) -> Tensor:
+    """A matrix that leaves the size of what it multiplies about as it is."""
+    return torch.randn(like.shape, generator=generator) / like.shape[1] ** 0.5
 
 
 @torch.no_grad()
