@@ -9,6 +9,7 @@ from __future__ import annotations
 import os
 import tempfile
 import zipfile
+import zlib
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
@@ -254,9 +255,12 @@ def read_arrays(path: Path) -> dict[str, NDArray[Any]]:
         ParameterError: it is missing, damaged or something else.
     """
     try:
-        with np.load(path, allow_pickle=False) as file:
-            arrays = dict(file) if isinstance(file, np.lib.npyio.NpzFile) else {}
-    except (OSError, ValueError, EOFError, zipfile.BadZipFile) as error:
+        with path.open("rb") as file:
+            if not zipfile.is_zipfile(file):
+                raise ValueError("no zip archive")
+            file.seek(0)
+            arrays = dict(np.load(file, allow_pickle=False))
+    except (OSError, ValueError, EOFError, zipfile.BadZipFile, zlib.error) as error:
         raise ParameterError(f"{path} cannot be read as an npz file: {error}") from None
     if missing := {"tokens", "offsets"} - arrays.keys():
         raise ParameterError(f"{path}: no array called {min(missing)} in it")
