@@ -21,7 +21,12 @@ from sequoia_core.distill.clock import Clock
 from sequoia_core.distill.corpus import Corpus
 from sequoia_core.distill.options import Options, write_json
 from sequoia_core.distill.status import Pace, Status
-from sequoia_core.distill.student import Student, begin_from_target, student_config
+from sequoia_core.distill.student import (
+    Student,
+    begin_from_target,
+    even_inputs,
+    student_config,
+)
 from sequoia_core.distill.subject import Subject
 from sequoia_core.distill.teacher import TeacherCache
 from sequoia_core.distill.train import Batches, Training, TrainPlan, batch_loss, to_device
@@ -30,8 +35,11 @@ from sequoia_core.model.weights import EMBEDDING
 PASSES = 6
 """Over the text, where no number of steps is given."""
 
-UNROLL = 3
+UNROLL = 2
 """Steps down a tree that a conditioned draft is trained for."""
+
+EVENED = 20_000
+"""Tokens that a conditioned draft's inputs are evened out by."""
 
 END_SHARE = 0.05
 """Of the time given, kept for measuring and writing the draft."""
@@ -176,6 +184,11 @@ class Schooling:
         embedding = checkpoint.weights[EMBEDDING].to(subject.device, torch.bfloat16)
         student = Student(config, embedding, self._vocab_ids)
         begin_from_target(student, checkpoint.weights, layers, self._options.seed)
+        if features:
+            sample = slice(0, min(EVENED, len(self._lesson.corpus.tokens)))
+            tokens = torch.from_numpy(self._lesson.corpus.tokens[sample].astype(np.int64))
+            states = self._lesson.cache.features(sample.start, sample.stop)
+            even_inputs(student, tokens.to(subject.device), states)
         return student.to(subject.device)
 
 
