@@ -266,7 +266,8 @@ def begin_from_target(
 
 def _random(like: Tensor, generator: torch.Generator) -> Tensor:
     """A matrix that leaves the size of what it multiplies about as it is."""
-    return torch.randn(like.shape, generator=generator) / like.shape[1] ** 0.5
+    deviation: float = like.shape[1] ** -0.5
+    return torch.randn(like.shape, generator=generator) * deviation
 
 
 @torch.no_grad()
