@@ -92,6 +92,18 @@ class _Course:
         """What the next step should be decoded with."""
         return self.rival if self.probing else self.tree
 
+    @property
+    def patience(self) -> int:
+        """Steps after which something is to be decided."""
+        if self.probing:
+            return PROBE_STEPS
+        return LOOK_EVERY if self.tree.size > 1 else self.interval
+
+    @property
+    def weight(self) -> float:
+        """How many steps one of them stands for."""
+        return min(max(self.interval / PROBE_STEPS, 1.0), MOST_WEIGHT) if self.probing else 1.0
+
 
 class OnlineAdvisor:
     """A `trees.TreeAdvisor` that learns from the steps decoded with its advice.
@@ -121,28 +133,21 @@ class OnlineAdvisor:
     def observe(self, step: Step, temperature: float, chain: bool) -> Advice | None:
         """See `trees.TreeAdvisor`."""
         course = self._courses.get((Band.of(temperature), chain))
-        own = course is not None and len(step.nodes) == course.shape.size
-        weight = 1.0
-        if course is not None and own and course.probing:
-            weight = min(max(course.interval / PROBE_STEPS, 1.0), MOST_WEIGHT)
-        self._learn(step, temperature, weight)
-        if course is None or not own:
+        if course is None or len(step.nodes) != course.shape.size:
+            self._learn(step, temperature, 1.0)
             return None
+        self._learn(step, temperature, course.weight)
         course.steps += 1
-        probed = course.probing
-        if course.tree.size == 1 and not course.probing:
-            if course.steps < course.interval:
-                return None
-            course.probing, course.steps = True, 0
-        elif course.steps < (PROBE_STEPS if course.probing else LOOK_EVERY):
+        if course.steps < course.patience:
             return None
-        else:
-            figures = self.figures(temperature, step.context_length, chain)
-            before, course.probing, course.steps = course.shape, False, 0
-            self._look(course, figures, figures.search(*_nearby(before)))
-            if course.shape is before and not probed:
-                return None
-        return self._advice(course, self.figures(temperature, step.context_length, chain))
+        course.steps = 0
+        figures = self.figures(temperature, step.context_length, chain)
+        if course.shape.size == 1:
+            course.probing = True
+            return self._advice(course, figures)
+        before, probed, course.probing = course.shape, course.probing, False
+        self._look(course, figures, figures.search(*_nearby(before)))
+        return self._advice(course, figures) if probed or course.tree is not before else None
 
     def costs(self, temperature: float, context_length: int) -> StepCosts:
         """What steps cost now."""
@@ -198,4 +203,5 @@ def _measured(figures: Figures) -> str:
 
 
 def _learnt(figures: Figures) -> str:
-    return f"from {figures.record.steps} steps"
+    steps = figures.record.steps
+    return f"from {steps} steps" if steps else "from another temperature"
