@@ -1,17 +1,26 @@
 """`sequoia bench`: ways to decode, side by side on the same prompts."""
 
 import json
+import shlex
+import sys
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from .. import launch
+from sequoia_core.errors import ParameterError
+
+from .. import launch, machine
 from ..options import with_settings
 from ..progress import progress_line
 
+if TYPE_CHECKING:
+    from sequoia_core.bench import BenchPlan
+
 SCREEN_ROUNDS = 7
+TEMPERATURES = [0.0, 0.6]
+TREE_SIZES = "2,4,8,12,16,24,32,48,64"
 
 
 @with_settings
@@ -24,8 +33,22 @@ def bench(
     ] = None,
     count: Annotated[int, typer.Option(min=1, help="How many prompts.")] = 6,
     tokens: Annotated[int, typer.Option(min=16, help="New tokens per prompt.")] = 128,
-    hugging_face: Annotated[
-        bool, typer.Option("--hugging-face/--no-hugging-face", help="Also time generate().")
+    temperature: Annotated[
+        list[float] | None,
+        typer.Option(help="0 is greedy; may be repeated. Default: 0 and 0.6.", metavar="NUMBER"),
+    ] = None,
+    tree_sizes: Annotated[
+        str, typer.Option(help="Nodes of fixed trees to sweep over; '' for none.", metavar="LIST")
+    ] = TREE_SIZES,
+    peers: Annotated[
+        bool, typer.Option("--peers/--no-peers", help="Also time other projects' decoders.")
+    ] = True,
+    peer_draft: Annotated[
+        str | None,
+        typer.Option(help="Independent draft for them; default: the pair's.", metavar="MODEL"),
+    ] = None,
+    memory: Annotated[
+        bool, typer.Option("--memory/--no-memory", help="Also measure peak memory.")
     ] = True,
     screen: Annotated[
         bool, typer.Option("--screen", help="Instead, time the chat with and without its screen.")
@@ -33,31 +56,79 @@ def bench(
     json_file: Annotated[
         Path | None, typer.Option("--json-file", help="Write every run's figures there.")
     ] = None,
+    markdown: Annotated[
+        Path | None, typer.Option("--markdown", help="Write a document with pictures there.")
+    ] = None,
 ) -> None:
-    """Time plain decoding, the tree, a chain and Hugging Face generate side by side."""
+    """Time this engine's ways to decode and other projects' decoders side by side."""
+    if screen:
+        drawn = {**flags, "max_new_tokens": tokens}
+        if temperature:
+            drawn["temperature"] = temperature[-1]
+        typer.echo(_screen(prompts, count, drawn))
+        return
+    from sequoia_core.bench import BenchPlan
+
+    given = flags.pop("temperature", None)
+    plan = BenchPlan(
+        peer_draft=peer_draft,
+        prompts=prompts,
+        count=count,
+        tokens=tokens,
+        temperatures=tuple(temperature or (TEMPERATURES if given is None else [given])),
+        peers=peers,
+        memory=memory,
+        tree_sizes=_sizes(tree_sizes),
+    )
+    _compare(plan, flags, json_file, markdown)
+
+
+def _compare(
+    plan: "BenchPlan", flags: Mapping[str, Any], json_file: Path | None, markdown: Path | None
+) -> None:
+    from dataclasses import replace
+
     from ..settings import load_settings
 
     settings = load_settings(flags)
-    params = settings.chat().sampling()
-    if screen:
-        typer.echo(_screen(prompts, count, {**flags, "max_new_tokens": tokens}))
-        return
+    models = launch.chosen_models(settings)
+    plan = replace(plan, target=models.target, draft=models.draft)
     with progress_line() as progress:
-        from sequoia_core.bench import BenchPlan, measure
-
         pair = launch.load_chosen(settings, progress)
-        plan = BenchPlan(
-            prompts=prompts,
-            count=count,
-            tokens=tokens,
-            temperature=params.temperature,
-            hugging_face=hugging_face,
-            source=launch.chosen_models(settings).target,
-        )
-        report, values = measure(pair, plan, progress)
-    typer.echo(report)
+        from sequoia_core import bench as benchmark
+        from sequoia_core.bench import document
+
+        findings = benchmark.measure(pair, plan, progress)
+    typer.echo(document.for_terminal(findings))
+    setting = document.Setting(_machine(), shlex.join(["sequoia", *sys.argv[1:]]), _prompts(plan))
     if json_file is not None:
+        values = document.as_values(findings, setting)
         json_file.write_text(json.dumps(values, indent=1) + "\n", encoding="utf-8")
+    if markdown is not None:
+        document.write_document(findings, setting, markdown)
+
+
+def _sizes(given: str) -> tuple[int, ...]:
+    try:
+        return tuple(sorted({int(size) for size in given.split(",") if size.strip()}))
+    except ValueError:
+        raise ParameterError(
+            f"--tree-sizes: {given!r} is no list of numbers, as {TREE_SIZES} is"
+        ) from None
+
+
+def _machine() -> str:
+    memory = machine.model_memory()
+    flags = ", ".join(machine.fast_cpu_flags()) or "no vector extensions known"
+    return (
+        f"{machine.processor()}, {machine.usable_cores()} cores ({flags}), "
+        f"{machine.size_text(memory.total)} of {memory.place}"
+    )
+
+
+def _prompts(plan: "BenchPlan") -> str:
+    source = "built-in prompts" if plan.prompts is None else f"prompts of {Path(plan.prompts).name}"
+    return f"the first {plan.count} {source}"
 
 
 def _screen(prompts: str | None, count: int, flags: Mapping[str, Any]) -> str:

@@ -1,14 +1,19 @@
-"""Side-by-side timing of ways to decode: prompts, systems, an interleaving runner and a report."""
+"""Side-by-side timing of ways to decode: this engine's own and what people would use instead."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from sequoia_core.config import SamplingParams
+from sequoia_core.errors import ParameterError
+
 if TYPE_CHECKING:
-    from sequoia_core.bench.runner import Comparison
+    from sequoia_core.bench.session import Findings
     from sequoia_core.pair import Pair
+
+TREE_SIZES = (2, 4, 8, 12, 16, 24, 32, 48, 64)
 
 
 @dataclass(frozen=True, slots=True)
@@ -16,68 +21,46 @@ class BenchPlan:
     """What to measure.
 
     Attributes:
+        target: where the target's weights come from; None is the embedded one.
+        draft: as in `load_pair`.
+        peer_draft: a draft for other projects' decoders; None is the pair's own.
         prompts: a file, see `bench.prompts`; None is the built-in set.
         count: how many of its prompts.
         tokens: new tokens per prompt.
-        temperature: of all systems.
-        hugging_face: also time `generate`.
-        source: where the target's weights come from; None is the embedded target.
+        temperatures: each is measured on every prompt.
+        peers: also time other projects' decoders.
+        memory: also measure peak memory, each system in a process of its own.
+        tree_sizes: numbers of nodes of the fixed trees that are swept over.
+
+    Raises:
+        ParameterError: a tree has fewer than two nodes, or a temperature is none, is given twice
+            or is missing.
     """
 
-    prompts: str | None
-    count: int
-    tokens: int
-    temperature: float
-    hugging_face: bool
-    source: str | None
+    target: str | None = None
+    draft: str | None = None
+    peer_draft: str | None = None
+    prompts: str | None = None
+    count: int = 6
+    tokens: int = 128
+    temperatures: tuple[float, ...] = (0.0, 0.6)
+    peers: bool = True
+    memory: bool = True
+    tree_sizes: tuple[int, ...] = TREE_SIZES
+
+    def __post_init__(self) -> None:
+        if any(size < 2 for size in self.tree_sizes):
+            raise ParameterError(
+                "a tree of fewer than two nodes speculates nothing; give 2 to 1024"
+            )
+        for temperature in self.temperatures:
+            SamplingParams(temperature)
+        if not self.temperatures or len(set(self.temperatures)) < len(self.temperatures):
+            raise ParameterError("give one temperature or more, each once")
 
 
-def measure(
-    pair: Pair, plan: BenchPlan, progress: Callable[[str, float | None], None]
-) -> tuple[str, dict[str, object]]:
-    """Measure a pair; returns a table for people and values for machines."""
-    from sequoia_core.bench import report
-    from sequoia_core.bench.prompts import load_prompts
-    from sequoia_core.bench.runner import compare
-    from sequoia_core.bench.systems import HuggingFaceSystem, own_systems
-    from sequoia_core.chat_template import ChatTemplate
-    from sequoia_core.config import Mode, SamplingParams
-    from sequoia_core.measure.tuning import Tuner
+def measure(pair: Pair, plan: BenchPlan, progress: Callable[[str, float | None], None]) -> Findings:
+    """Measure a pair, loaded from the plan's target and draft, as `session` tells."""
+    from sequoia_core.bench.session import run_session
 
-    texts = load_prompts(plan.prompts, plan.count)
-    tuner = Tuner(pair)
-    if not tuner.measured:
-        for message, fraction in tuner.measure():
-            progress(message, fraction)
-    modes = [Mode.AR] if pair.draft is None else [Mode.AR, Mode.SEQUOIA, Mode.CHAIN]
-    systems = own_systems(pair, tuner, modes)
-    if plan.hugging_face:
-        systems.append(HuggingFaceSystem(pair, plan.source))
-    template = ChatTemplate(pair.tokenizer, None)
-    prompt_ids = [template.whole([], text) for text in texts]
-    params = SamplingParams(plan.temperature, seed=17, max_new_tokens=plan.tokens)
-    comparison = compare(systems, prompt_ids, params, progress)
-    lines = [_headline(pair), tuner.summary(), report.table(comparison)]
-    if plan.temperature == 0.0:
-        lines += ["", *_partings(pair, prompt_ids, comparison)]
-    return "\n".join(lines), report.as_values(comparison)
-
-
-def _headline(pair: Pair) -> str:
-    described = pair.description
-    return (
-        f"{described.target} <- {described.draft or 'no draft'}, "
-        f"{described.device} {described.dtype}"
-    )
-
-
-def _partings(pair: Pair, prompt_ids: list[list[int]], comparison: Comparison) -> Iterator[str]:
-    from sequoia_core.bench.parting import describe_partings, find_parting
-
-    baseline = next(iter(comparison.runs.values()))
-    for name, runs in list(comparison.runs.items())[1:]:
-        found = [
-            find_parting(pair.target, ids, base.token_ids, run.token_ids)
-            for ids, base, run in zip(prompt_ids, baseline, runs, strict=True)
-        ]
-        yield describe_partings(name, found)
+    return run_session(pair, plan, progress)

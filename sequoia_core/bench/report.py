@@ -3,38 +3,67 @@
 Owns the statistics: medians with spread, and ratios taken prompt by prompt. Measures nothing.
 """
 
+from collections import Counter
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from statistics import median
 
 from sequoia_core.bench.runner import Comparison
-from sequoia_core.bench.systems import Run
+from sequoia_core.bench.runs import Run, StepParts
+
+BAR_WIDTH = 40
+_EIGHTHS = " ▏▎▍▌▋▊▉"
+
+
+@dataclass(frozen=True, slots=True)
+class Spread:
+    """The middle of some figures, and how far they lie apart."""
+
+    low: float
+    middle: float
+    high: float
+
+    @classmethod
+    def of(cls, values: Sequence[float]) -> "Spread":
+        """Of one figure or more."""
+        return cls(min(values), median(values), max(values))
+
+    def text(self, digits: int, unit: str = "") -> str:
+        """`1.24x (1.10 to 1.40)`."""
+        return f"{self.middle:.{digits}f}{unit} ({self.low:.{digits}f} to {self.high:.{digits}f})"
 
 
 @dataclass(frozen=True, slots=True)
 class Row:
-    """One system's figures over all prompts; speeds are (lowest, median, highest).
+    """One system's figures over all prompts.
 
     Attributes:
         name: the system.
         tokens_per_second: decoding speed.
         ratio: its speed over the first system's on the same prompt.
         tokens_per_step: median.
-        draft_ms: median of the mean per step.
-        verify_ms: likewise.
-        bookkeeping_ms: likewise.
-        bookkeeping_share: of a step's wall time, median; None where it is not known.
+        first_ms: until the first tokens, median; no part of the speed.
+        tree: what it speculated with most often; "" where that has no name.
+        parts: of a step, each the median of its means; None where they are not known.
         same_text: prompts on which the tokens equal the first system's.
     """
 
     name: str
-    tokens_per_second: tuple[float, float, float]
-    ratio: tuple[float, float, float]
+    tokens_per_second: Spread
+    ratio: Spread
     tokens_per_step: float
-    draft_ms: float
-    verify_ms: float
-    bookkeeping_ms: float
-    bookkeeping_share: float | None
+    first_ms: float
+    tree: str
+    parts: StepParts | None
     same_text: int
+
+
+def ratio(runs: Sequence[Run], others: Sequence[Run]) -> Spread:
+    """How much faster one system decodes than another, prompt by prompt."""
+    return Spread.of([
+        run.tokens_per_second / other.tokens_per_second
+        for run, other in zip(runs, others, strict=True)
+    ])  # fmt: skip
 
 
 def rows(comparison: Comparison) -> list[Row]:
@@ -44,65 +73,73 @@ def rows(comparison: Comparison) -> list[Row]:
 
 
 def _row(name: str, runs: list[Run], baseline: list[Run]) -> Row:
-    pairs = list(zip(runs, baseline, strict=True))
     return Row(
         name=name,
-        tokens_per_second=_spread([run.tokens_per_second for run in runs]),
-        ratio=_spread([run.tokens_per_second / base.tokens_per_second for run, base in pairs]),
+        tokens_per_second=Spread.of([run.tokens_per_second for run in runs]),
+        ratio=ratio(runs, baseline),
         tokens_per_step=median(run.tokens / run.steps for run in runs),
-        draft_ms=median(run.draft_ms for run in runs),
-        verify_ms=median(run.verify_ms for run in runs),
-        bookkeeping_ms=median(run.bookkeeping_ms for run in runs),
-        bookkeeping_share=_share(runs),
-        same_text=sum(run.token_ids == base.token_ids for run, base in pairs),
+        first_ms=1e3 * median(run.first_seconds for run in runs),
+        tree=Counter(run.tree for run in runs).most_common(1)[0][0],
+        parts=_parts(runs),
+        same_text=sum(
+            run.token_ids == base.token_ids for run, base in zip(runs, baseline, strict=True)
+        ),
     )
 
 
-def _share(runs: list[Run]) -> float | None:
-    known = [run for run in runs if run.verify_ms]
+def _parts(runs: list[Run]) -> StepParts | None:
+    known = [run.parts for run in runs if run.parts is not None]
     if not known:
         return None
-    return median(
-        run.bookkeeping_ms / (run.draft_ms + run.verify_ms + run.bookkeeping_ms) for run in known
+    return StepParts(
+        draft_ms=median(parts.draft_ms for parts in known),
+        verify_ms=median(parts.verify_ms for parts in known),
+        bookkeeping_ms=median(parts.bookkeeping_ms for parts in known),
     )
 
 
-def _spread(values: list[float]) -> tuple[float, float, float]:
-    return min(values), median(values), max(values)
-
-
-def table(comparison: Comparison) -> str:
-    """Markdown."""
-    count = len(next(iter(comparison.runs.values())))
+def table(summary: Sequence[Row], prompts: int) -> str:
+    """Markdown, one line a system."""
     lines = [
-        f"{count} prompts, {comparison.params.max_new_tokens} new tokens, "
-        f"temperature {comparison.params.temperature:g}; median (lowest to highest)",
-        "",
-        "| system | tokens/s | ratio | tokens/step | draft ms | verify ms | rest ms | rest "
-        "| same text |",
-        "|---|---|---|---|---|---|---|---|---|",
+        "| system | tokens/s | ratio | tokens/step | first ms | tree | draft ms | verify ms "
+        "| rest ms | rest | same text |",
+        "|---|---|---|---|---|---|---|---|---|---|---|",
     ]
-    for row in rows(comparison):
-        low, middle, high = row.tokens_per_second
-        ratio = f"{row.ratio[1]:.2f}x ({row.ratio[0]:.2f} to {row.ratio[2]:.2f})"
-        split = ("", "", "", "")
-        if row.bookkeeping_share is not None:
-            split = (
-                f"{row.draft_ms:.2f}", f"{row.verify_ms:.2f}", f"{row.bookkeeping_ms:.2f}",
-                f"{row.bookkeeping_share:.1%}",
+    for row in summary:
+        parts = ("", "", "", "")
+        if row.parts is not None:
+            parts = (
+                f"{row.parts.draft_ms:.2f}", f"{row.parts.verify_ms:.2f}",
+                f"{row.parts.bookkeeping_ms:.2f}", f"{row.parts.bookkeeping_share:.1%}",
             )  # fmt: skip
         cells = (
-            row.name, f"{middle:.1f} ({low:.1f} to {high:.1f})", ratio,
-            f"{row.tokens_per_step:.2f}", *split, f"{row.same_text} of {count}",
+            row.name, row.tokens_per_second.text(1), row.ratio.text(2, "x"),
+            f"{row.tokens_per_step:.2f}", f"{row.first_ms:.0f}", row.tree, *parts,
+            f"{row.same_text} of {prompts}",
         )  # fmt: skip
         lines.append("| " + " | ".join(cells) + " |")
     return "\n".join(lines)
 
 
-def as_values(comparison: Comparison) -> dict[str, object]:
+def bars(speeds: Sequence[tuple[str, Spread]]) -> str:
+    """Median tokens/s as bars of characters, for a terminal."""
+    longest = max(spread.middle for _, spread in speeds)
+    width = max(len(name) for name, _ in speeds)
+    return "\n".join(
+        f"{name:<{width}}  {_bar(spread.middle / longest):<{BAR_WIDTH}}  {spread.middle:.1f}"
+        for name, spread in speeds
+    )
+
+
+def _bar(share: float) -> str:
+    eighths = round(share * BAR_WIDTH * 8)
+    return ("█" * (eighths // 8) + _EIGHTHS[eighths % 8]).strip()
+
+
+def as_values(comparison: Comparison, summary: Sequence[Row]) -> dict[str, object]:
     """For JSON."""
     return {
         "params": asdict(comparison.params),
-        "rows": [asdict(row) for row in rows(comparison)],
+        "rows": [asdict(row) for row in summary],
         "runs": {name: [asdict(run) for run in runs] for name, runs in comparison.runs.items()},
     }

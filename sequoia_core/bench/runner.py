@@ -7,10 +7,12 @@ that a machine that slows down slows all of them. Knows nothing of how results a
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
-from sequoia_core.bench.systems import Run, System
+from sequoia_core.bench.runs import PeerError, Run, System
 from sequoia_core.config import SamplingParams
 
 WARM_UP_TOKENS = 16
+
+Progress = Callable[[str, float | None], None]
 
 
 @dataclass(frozen=True, slots=True)
@@ -26,28 +28,69 @@ class Comparison:
     runs: dict[str, list[Run]]
 
 
+@dataclass(frozen=True, slots=True)
+class Outcome:
+    """What came of a session.
+
+    Attributes:
+        comparisons: one for each way of sampling.
+        broken: why a system that broke down is in none of them, by name.
+    """
+
+    comparisons: tuple[Comparison, ...]
+    broken: dict[str, str]
+
+
 def compare(
     systems: Sequence[System],
     prompts: Sequence[Sequence[int]],
-    params: SamplingParams,
-    progress: Callable[[str, float | None], None],
-) -> Comparison:
-    """Decode every prompt with every system.
+    samplings: Sequence[SamplingParams],
+    progress: Progress,
+) -> Outcome:
+    """Decode every prompt with every system in every way of sampling.
 
     Args:
         systems: in the order of the report.
         prompts: token ids.
-        params: the same for all; `max_new_tokens` are decoded exactly.
+        samplings: the same for all; `max_new_tokens` are decoded exactly.
         progress: told what runs and which part is done.
     """
-    warm_up = SamplingParams(params.temperature, max_new_tokens=WARM_UP_TOKENS)
+    session = _Session(systems)
     for system in systems:
         progress(f"Warming up {system.name}", 0.0)
-        system.run(prompts[0], warm_up)
-    runs: dict[str, list[Run]] = {system.name: [] for system in systems}
-    for index, prompt in enumerate(prompts):
-        ordered = systems if index % 2 == 0 else list(reversed(systems))
-        for system in ordered:
-            progress(f"Prompt {index + 1} of {len(prompts)}: {system.name}", index / len(prompts))
-            runs[system.name].append(system.run(prompt, params))
-    return Comparison(params, runs)
+        for sampling in samplings:
+            session.run(system, prompts[0], SamplingParams(
+                sampling.temperature, max_new_tokens=WARM_UP_TOKENS
+            ))  # fmt: skip
+    comparisons = [
+        Comparison(sampling, {system.name: [] for system in systems}) for sampling in samplings
+    ]
+    turns = [(prompt, comparison) for prompt in prompts for comparison in comparisons]
+    for turn, (prompt, comparison) in enumerate(turns):
+        done = turn / len(turns)
+        for system in systems if turn % 2 == 0 else reversed(systems):
+            progress(f"Prompt {prompts.index(prompt) + 1} of {len(prompts)}: {system.name}", done)
+            if run := session.run(system, prompt, comparison.params):
+                comparison.runs[system.name].append(run)
+    for comparison in comparisons:
+        for name in session.broken:
+            del comparison.runs[name]
+    return Outcome(tuple(comparisons), session.broken)
+
+
+class _Session:
+    """Systems that still run, and why the others do not."""
+
+    def __init__(self, systems: Sequence[System]) -> None:
+        self._systems = systems
+        self.broken: dict[str, str] = {}
+
+    def run(self, system: System, prompt: Sequence[int], sampling: SamplingParams) -> Run | None:
+        """A run, or None of a system that has broken down."""
+        if system.name in self.broken:
+            return None
+        try:
+            return system.run(prompt, sampling)
+        except PeerError as error:
+            self.broken[system.name] = str(error)
+            return None

@@ -11,30 +11,77 @@ from app import launch, screen_bench
 from app.cli import app
 from app.screen_bench import TimedEngine, measure_screen
 from sequoia_core import bench
+from sequoia_core.bench import document
 from sequoia_core.config import SamplingParams
 from sequoia_core.events import Step
 from tests.fakes import replay
 
 
-def test_bench_passes_on_its_plan_and_writes_the_values(
-    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
-) -> None:
+@pytest.fixture
+def asked(monkeypatch: pytest.MonkeyPatch) -> list[Any]:
+    """What the benchmark was asked to measure; it finds nothing."""
     asked: list[Any] = []
 
-    def measure(pair: object, plan: bench.BenchPlan, _progress: object) -> tuple[str, object]:
+    def measure(pair: object, plan: bench.BenchPlan, _progress: object) -> str:
         asked.append((pair, plan))
-        return "the table", {"rows": [1]}
+        return "findings"
 
     monkeypatch.setattr(launch, "load_chosen", lambda settings, progress: "the pair")
     monkeypatch.setattr(bench, "measure", measure)
-    file = tmp_path / "runs.json"
-    arguments = ["bench", "--count", "2", "--tokens", "32", "--temperature", "0"]
-    result = CliRunner().invoke(app, [*arguments, "--json-file", str(file)])
+    monkeypatch.setattr(document, "for_terminal", lambda findings: f"the {findings}")
+    return asked
+
+
+def test_bench_passes_on_its_plan_and_writes_what_was_found(
+    asked: list[Any], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    values, markdown = tmp_path / "runs.json", tmp_path / "bench.md"
+    settings: list[document.Setting] = []
+
+    def as_values(_findings: object, setting: document.Setting) -> dict[str, int]:
+        settings.append(setting)
+        return {"rows": 1}
+
+    monkeypatch.setattr(document, "as_values", as_values)
+    monkeypatch.setattr(
+        document, "write_document", lambda found, _, file: file.write_text(f"the {found}")
+    )
+    arguments = ["bench", "--count", "2", "--tokens", "32", "--temperature", "0.3"]
+    arguments += ["--temperature", "0", "--no-peers", "--no-memory", "--tree-sizes", "16, 8,"]
+    arguments += ["--peer-draft", "there", "--prompts", "some/where.jsonl"]
+    arguments += ["--json-file", str(values), "--markdown", str(markdown)]
+    result = CliRunner().invoke(app, arguments)
     assert result.exit_code == 0, result.output
-    assert result.stdout == "the table\n"
-    plan = bench.BenchPlan(None, 2, 32, 0.0, hugging_face=True, source=None)
+    assert result.stdout == "the findings\n"
+    plan = bench.BenchPlan(
+        peer_draft="there", prompts="some/where.jsonl", count=2, tokens=32,
+        temperatures=(0.3, 0.0), peers=False, memory=False, tree_sizes=(8, 16),
+    )  # fmt: skip
     assert asked == [("the pair", plan)]
-    assert json.loads(file.read_text()) == {"rows": [1]}
+    assert json.loads(values.read_text()) == {"rows": 1}
+    assert markdown.read_text() == "the findings"
+    assert settings[0].prompts == "the first 2 prompts of where.jsonl"
+    assert "cores" in settings[0].machine
+
+
+@pytest.mark.parametrize(
+    ("before", "temperatures"), [([], (0.0, 0.6)), (["--temperature", "0.9"], (0.9,))]
+)
+def test_bench_measures_both_temperatures_unless_told(
+    asked: list[Any], before: list[str], temperatures: tuple[float, ...]
+) -> None:
+    result = CliRunner().invoke(app, [*before, "bench"])
+    assert result.exit_code == 0, result.output
+    assert asked[0][1] == bench.BenchPlan(temperatures=temperatures)
+
+
+@pytest.mark.parametrize("wrong", [["--tree-sizes", "8,x"], ["--temperature", "-1"]])
+def test_bench_refuses_what_it_cannot_measure_before_loading(
+    asked: list[Any], wrong: list[str]
+) -> None:
+    result = CliRunner().invoke(app, ["bench", *wrong])
+    assert result.exit_code == 2
+    assert not asked
 
 
 def test_the_clock_counts_what_came_after_the_first_step(monkeypatch: pytest.MonkeyPatch) -> None:

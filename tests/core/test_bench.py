@@ -1,64 +1,72 @@
-"""The benchmark's own arithmetic: what is read, who runs when, and what the report says of it."""
+"""The benchmark's own arithmetic: what is read, who runs when, and by which clock."""
 
-import json
-from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import pytest
 
+from sequoia_core.bench import BenchPlan, runs
 from sequoia_core.bench.parting import describe_partings, find_parting
 from sequoia_core.bench.prompts import load_prompts
-from sequoia_core.bench.report import as_values, rows, table
-from sequoia_core.bench.runner import compare
-from sequoia_core.bench.systems import Run
-from sequoia_core.config import SamplingParams
+from sequoia_core.bench.runs import PeerError, StepClock
 from sequoia_core.errors import ParameterError
+from tests.core.bench_runs import FixedSystem, outcome_of
 from tests.core.models import TableModel
 
-PARAMS = SamplingParams(temperature=0.0, max_new_tokens=8)
 
-
-class FixedSystem:
-    """Takes the same time for every token, and writes down when it ran."""
-
-    def __init__(self, name: str, seconds: float, log: list[str], tokens_per_step: int = 1) -> None:
-        self.name = name
-        self._seconds, self._log, self._per_step = seconds, log, tokens_per_step
-
-    def run(self, prompt_ids: Sequence[int], params: SamplingParams) -> Run:
-        self._log.append(self.name)
-        tokens = params.max_new_tokens - 1
-        return Run(
-            token_ids=tuple(prompt_ids),
-            tokens=tokens,
-            seconds=self._seconds * tokens,
-            steps=tokens // self._per_step,
-            draft_ms=1.0,
-            verify_ms=2.0,
-            bookkeeping_ms=1.0,
-        )
-
-
-def test_systems_take_turns_in_alternating_order_after_one_warm_up() -> None:
+def test_systems_take_turns_in_alternating_order_after_a_warm_up_each() -> None:
     log: list[str] = []
-    systems = [FixedSystem("a", 0.1, log), FixedSystem("b", 0.2, log)]
-    compare(systems, [[1], [2], [3]], PARAMS, lambda _message, _fraction: None)
-    assert log == ["a", "b", "a", "b", "b", "a", "a", "b"]
+    outcome_of(FixedSystem("a", 10, log), FixedSystem("b", 5, log))
+    assert log[:4] == ["a0", "a0.6", "b0", "b0.6"]
+    assert log[4:] == ["a0", "b0", "b0.6", "a0.6", "a0", "b0", "b0.6", "a0.6"]
 
 
-def test_the_report_compares_with_the_first_system() -> None:
+def test_every_prompt_is_decoded_by_all_in_every_way_of_sampling() -> None:
     log: list[str] = []
-    systems = [FixedSystem("a", 0.1, log), FixedSystem("b", 0.05, log, tokens_per_step=7)]
-    comparison = compare(systems, [[1], [2]], PARAMS, lambda _message, _fraction: None)
-    first, second = rows(comparison)
-    assert first.ratio == (1.0, 1.0, 1.0)
-    assert second.ratio == pytest.approx((2.0, 2.0, 2.0))
-    assert second.tokens_per_second == pytest.approx((20.0, 20.0, 20.0))
-    assert second.tokens_per_step == 7
-    assert second.bookkeeping_share == 0.25
-    assert second.same_text == 2
-    assert "2.00x (2.00 to 2.00)" in table(comparison)
-    json.dumps(as_values(comparison))
+    outcome = outcome_of(FixedSystem("a", 10, log), FixedSystem("b", 5, log), prompts=3)
+    assert [each.params.temperature for each in outcome.comparisons] == [0.0, 0.6]
+    for comparison in outcome.comparisons:
+        assert [run.token_ids for run in comparison.runs["b"]] == [(0,), (1,), (2,)]
+        assert list(comparison.runs) == ["a", "b"]
+
+
+@pytest.mark.parametrize("fails_at", [0, 1, 5])
+def test_a_system_that_breaks_down_is_left_out_and_told(fails_at: int) -> None:
+    log: list[str] = []
+    broken = FixedSystem("b", 5, log, fails_at=fails_at)
+    outcome = outcome_of(FixedSystem("a", 10, log), broken, FixedSystem("c", 5, log))
+    assert outcome.broken == {"b": "it fell over"}
+    assert all(list(each.runs) == ["a", "c"] for each in outcome.comparisons)
+    assert all(len(runs) == 2 for each in outcome.comparisons for runs in each.runs.values())
+    assert log[-4:] == ["a0", "c0", "c0.6", "a0.6"]
+
+
+def test_the_clock_leaves_out_the_first_step(monkeypatch: pytest.MonkeyPatch) -> None:
+    ticks = iter([5.0, 6.5, 7.0])
+    monkeypatch.setattr(runs, "perf_counter", lambda: next(ticks))
+    clock = StepClock(began=2.0)
+    for tokens in (4, 3, 2):
+        clock.step(tokens)
+    run = clock.run([0] * 9)
+    assert (run.first_seconds, run.seconds, run.tokens, run.steps) == (3.0, 2.0, 5, 2)
+    assert run.tokens_per_second == 2.5
+
+
+def test_a_single_step_has_no_speed() -> None:
+    clock = StepClock()
+    clock.step(4)
+    with pytest.raises(PeerError, match="only 1 steps"):
+        clock.run([0] * 4)
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [{"tree_sizes": (1,)}, {"temperatures": ()}, {"temperatures": (0.6, 0.6)},
+     {"temperatures": (-1.0,)}],
+)  # fmt: skip
+def test_a_plan_that_measures_nothing_is_refused(changes: dict[str, Any]) -> None:
+    with pytest.raises(ParameterError):
+        BenchPlan(**changes)
 
 
 def test_prompts_of_every_row_format(tmp_path: Path) -> None:

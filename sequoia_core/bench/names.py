@@ -1,0 +1,12 @@
+"""What the benchmark's systems are called, in its report and between its processes."""
+
+PLAIN = "sequoia plain"
+CHAIN = "sequoia chain"
+PACKAGED = "sequoia tree, packaged shape"
+TREE = "sequoia tree"
+HF_PLAIN = "Hugging Face generate"
+HF_ASSISTED = "Hugging Face assisted"
+HF_LOOKUP = "Hugging Face prompt lookup"
+LLAMA_CPP = "llama.cpp"
+OPENVINO = "OpenVINO GenAI"
+OPENVINO_SPECULATIVE = "OpenVINO GenAI speculative"

@@ -1,0 +1,95 @@
+"""OpenVINO GenAI as systems of the benchmark, on the target's own GGUF file.
+
+Owns how it is opened and asked for tokens. Imports no library of this engine's models.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from sequoia_core.bench import names
+from sequoia_core.bench.runs import PeerError, Run, StepClock
+from sequoia_core.config import SamplingParams
+
+DRAFTED = 3
+"""Tokens drafted a step; its confidence threshold instead broke its sampling (2026.4)."""
+
+_ALL_TOKENS = 2**31 - 1
+"""Its `top_k` has no 0 for off."""
+
+
+class OpenVinoSystem:
+    """Plain decoding, or speculative with a draft.
+
+    Args:
+        gguf: the target's file.
+        threads: of both models.
+        draft: a directory with the draft in OpenVINO's format; see `openvino_draft`.
+    """
+
+    def __init__(self, gguf: str, threads: int, draft: str | None = None) -> None:
+        import openvino_genai as genai
+
+        self.name = names.OPENVINO if draft is None else names.OPENVINO_SPECULATIVE
+        self._drafted = 0 if draft is None else DRAFTED
+        properties: dict[str, Any] = {"INFERENCE_NUM_THREADS": threads}
+        speculation: dict[str, Any] = {}
+        if draft is not None:
+            speculation["draft_model"] = genai.draft_model(draft, "CPU", **properties)
+            speculation["scheduler_config"] = genai.SchedulerConfig()  # keeps no earlier prompt
+        try:
+            self._pipeline: Any = genai.LLMPipeline(gguf, "CPU", **speculation, **properties)
+        except RuntimeError as error:
+            raise PeerError(_first_line(error)) from None
+
+    def run(self, prompt_ids: Sequence[int], params: SamplingParams) -> Run:
+        """Decode one prompt."""
+        import numpy as np
+        import openvino as ov
+
+        ids = ov.Tensor(np.array([list(prompt_ids)], dtype=np.int64))
+        clock = StepClock()
+        try:
+            result = self._pipeline.generate(ids, self._config(params), _streamer(clock))
+        except RuntimeError as error:
+            raise PeerError(_first_line(error)) from None
+        return clock.run(result.tokens[0])
+
+    def _config(self, params: SamplingParams) -> Any:
+        import openvino_genai as genai
+
+        config = genai.GenerationConfig()
+        config.max_new_tokens = params.max_new_tokens
+        config.ignore_eos = True
+        config.do_sample = params.temperature > 0
+        if params.temperature:
+            config.temperature = params.temperature
+            config.top_k, config.top_p = _ALL_TOKENS, 1.0
+            config.rng_seed = params.seed or 0
+        if self._drafted:
+            config.num_assistant_tokens = self._drafted
+        return config
+
+
+def _streamer(clock: StepClock) -> Any:
+    """Told after each step which tokens it emitted."""
+    import openvino_genai as genai
+
+    class Watch(genai.StreamerBase):  # type: ignore[misc]  # the library has no types
+        """Passes every step on to the clock."""
+
+        def write(self, tokens: int | list[int]) -> Any:
+            """One token, or those of a speculative step."""
+            clock.step(1 if isinstance(tokens, int) else len(tokens))
+            return genai.StreamingStatus.RUNNING
+
+        def end(self) -> None:
+            """The answer is complete."""
+
+    return Watch()
+
+
+def _first_line(error: Exception) -> str:
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    return " ".join(lines[:2]) or type(error).__name__

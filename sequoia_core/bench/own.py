@@ -1,0 +1,135 @@
+"""This engine as systems of the benchmark: plain, chain and trees, on one loaded pair.
+
+Owns which of its ways to decode are compared and which trees the sweep over sizes takes. No run
+stops at an end-of-sequence token, and each starts with empty caches.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+from statistics import fmean
+from typing import TYPE_CHECKING
+
+from sequoia_core.bench import names
+from sequoia_core.bench.runs import Run, StepClock, StepParts
+from sequoia_core.config import Mode, SamplingParams
+from sequoia_core.engine import Engine
+from sequoia_core.events import Step, TreeChosen
+from sequoia_core.protocols import TreeChoice
+from sequoia_core.search import choose_tree, expected_tokens_table
+from sequoia_core.trees import Advice, BundledAdvisor, StepCosts, TreeAdvisor
+
+if TYPE_CHECKING:
+    from sequoia_core.pair import Pair
+
+_SIZED = "sequoia tree of {} nodes"
+
+MOST_LEVELS = 12
+"""Depth beyond which no tree of the sweep is looked for."""
+
+ASSUMED_COSTS = StepCosts(lambda _rows: 1.0, lambda _rows: 0.1, 0.0, 1.0)
+"""Decides depths until forwards have been timed: a drafting pass at a tenth of the target's."""
+
+
+class OwnSystem:
+    """This engine in one mode.
+
+    Args:
+        name: for the report.
+        pair: models.
+        advisor: names the tree when the choice does not.
+        choice: mode and growmap.
+    """
+
+    def __init__(self, name: str, pair: Pair, advisor: TreeAdvisor, choice: TreeChoice) -> None:
+        self.name = name
+        self._pair = replace(pair, eos_token_ids=frozenset())
+        self._advisor, self._choice = advisor, choice
+
+    def run(self, prompt_ids: Sequence[int], params: SamplingParams) -> Run:
+        """Decode one prompt."""
+        engine = Engine.of(self._pair, self._advisor)
+        engine.tree_choice = self._choice
+        steps: list[Step] = []
+        trees: list[str] = []
+        clock = StepClock()
+        for event in engine.generate(prompt_ids, params):
+            if isinstance(event, Step):
+                clock.step(len(event.token_ids))
+                steps.append(event)
+            elif isinstance(event, TreeChosen):
+                trees.append(f"{event.nodes}x{event.depth}" if event.depth else "plain")
+        timed = [step.timings for step in steps[1:]]
+        parts = StepParts(
+            draft_ms=fmean(timing.draft_ms for timing in timed),
+            verify_ms=fmean(timing.verify_ms for timing in timed),
+            bookkeeping_ms=fmean(timing.bookkeeping_ms for timing in timed),
+        )
+        tokens = [token for step in steps for token in step.token_ids]
+        return clock.run(tokens, trees[-1], parts)
+
+
+class SizedAdvisor:
+    """Names the best tree of a given number of nodes, whether or not it pays.
+
+    Args:
+        tuned: knows acceptance rates and what steps cost.
+        nodes: of the tree.
+    """
+
+    def __init__(self, tuned: TreeAdvisor, nodes: int) -> None:
+        self._tuned, self._nodes = tuned, nodes
+
+    def advise(
+        self,
+        temperature: float,
+        context_length: int,
+        chain: bool,  # noqa: ARG002 a sweep is over trees
+    ) -> Advice:
+        """The fastest shape of that size."""
+        known = self._tuned.advise(temperature, context_length, False)
+        costs = self._tuned.costs(temperature, context_length) or ASSUMED_COSTS
+        branching = max(map(len, (known.rates, *known.deeper)))
+        table = expected_tokens_table(
+            known.rates, self._nodes, min(self._nodes - 1, MOST_LEVELS), branching, known.deeper
+        )
+        # what plain decoding takes does not change which shape is fastest, only whether it pays
+        endless = 1e6 * costs.target_ms(self._nodes)
+        plan = choose_tree(
+            table, costs.target_ms, costs.draft_ms, endless, costs.overhead_ms, [self._nodes]
+        )
+        return replace(known, growmap=plan.growmap, predicted_speedup=None)
+
+    def observe(self, step: Step, temperature: float, chain: bool) -> Advice | None:  # noqa: ARG002
+        """Learns nothing, so that the shape stays."""
+        return None
+
+    def costs(self, temperature: float, context_length: int) -> StepCosts | None:
+        """As measured."""
+        return self._tuned.costs(temperature, context_length)
+
+
+def own_choices(pair: Pair) -> dict[str, TreeChoice]:
+    """Ways to decode a pair by name; without a draft only plainly."""
+    choices = {names.PLAIN: TreeChoice(Mode.AR)}
+    if pair.draft is not None:
+        choices[names.CHAIN] = TreeChoice(Mode.CHAIN)
+        choices[names.PACKAGED] = choices[names.TREE] = TreeChoice(Mode.SEQUOIA)
+    return choices
+
+
+def own_system(pair: Pair, tuned: TreeAdvisor, name: str) -> OwnSystem:
+    """One of `own_choices`, its tree left to the machine unless it is the packaged one."""
+    packaged = name == names.PACKAGED
+    advisor = BundledAdvisor.default(pair.acceptance_rates) if packaged else tuned
+    return OwnSystem(name, pair, advisor, own_choices(pair)[name])
+
+
+def sized_systems(pair: Pair, tuned: TreeAdvisor, sizes: Sequence[int]) -> dict[int, OwnSystem]:
+    """Fixed trees by number of nodes, for the sweep."""
+    choice = TreeChoice(Mode.SEQUOIA)
+    return {
+        size: OwnSystem(_SIZED.format(size), pair, SizedAdvisor(tuned, size), choice)
+        for size in sizes
+    }

@@ -1,0 +1,56 @@
+"""Stand-ins for the benchmark: systems of known speed, and comparisons made of them."""
+
+from collections.abc import Sequence
+
+from sequoia_core.bench.runner import Comparison, Outcome, compare
+from sequoia_core.bench.runs import PeerError, Run, StepParts
+from sequoia_core.config import SamplingParams
+
+PARAMS = SamplingParams(temperature=0.0, max_new_tokens=8)
+
+
+def run_at(speed: float, tokens: int = 7, **changes: object) -> Run:
+    """A run of so many tokens a second."""
+    values: dict[str, object] = {
+        "token_ids": (1,) * (tokens + 1),
+        "tokens": tokens,
+        "seconds": tokens / speed,
+        "steps": tokens,
+        "first_seconds": 0.05,
+    }
+    return Run(**(values | changes))  # type: ignore[arg-type]
+
+
+class FixedSystem:
+    """Takes the same time for every token, and writes down when it ran."""
+
+    def __init__(
+        self, name: str, speed: float, log: list[str], steps: int = 7, fails_at: int | None = None
+    ) -> None:
+        self.name = name
+        self._speed, self._log, self._steps, self._fails_at = speed, log, steps, fails_at
+
+    def run(self, prompt_ids: Sequence[int], params: SamplingParams) -> Run:
+        self._log.append(f"{self.name}{params.temperature:g}")
+        if self._fails_at is not None and len(self._log) > self._fails_at:
+            raise PeerError("it fell over")
+        return run_at(
+            self._speed,
+            params.max_new_tokens - 1,
+            token_ids=tuple(prompt_ids),
+            steps=self._steps,
+            tree="4x2",
+            parts=StepParts(1.0, 2.0, 1.0),
+        )
+
+
+def outcome_of(*systems: FixedSystem, prompts: int = 2) -> Outcome:
+    """Systems compared on prompts of one token, greedily and sampling."""
+    samplings = [PARAMS, SamplingParams(0.6, max_new_tokens=8)]
+    return compare(systems, [[at] for at in range(prompts)], samplings, lambda *_: None)
+
+
+def comparison_of(temperature: float, **speeds: Sequence[float]) -> Comparison:
+    """Runs at these speeds, prompt by prompt; underscores in names stand for blanks."""
+    runs = {name.replace("_", " "): [run_at(v) for v in each] for name, each in speeds.items()}
+    return Comparison(SamplingParams(temperature, max_new_tokens=8), runs)
