@@ -124,6 +124,14 @@ class Corpus:
         """These conversations in this order."""
         return self._of_spans([self.span(index) for index in indices])
 
+    def beginning(self, tokens: int) -> Corpus:
+        """The first conversations, as many as have at least so many tokens together, or all."""
+        if not self.conversations:
+            return self
+        ends = np.append(self.offsets[1:], len(self.tokens))
+        enough = int(np.searchsorted(ends, tokens)) + 1
+        return self.select(range(min(enough, self.conversations)))
+
     def joined(self, other: Corpus) -> Corpus:
         """This corpus and then the other."""
         return Corpus(

@@ -76,7 +76,7 @@ class Distillation:
         yield from self._finish(schooling, lesson)
 
     def _write_text(self, file: Path) -> Iterator[Status]:
-        """Add to the text that was given what is missing, and cut the loops of both."""
+        """Take of the text that was given as much as is wanted, add what is missing, cut loops."""
         given = self._given_text()
         missing = self._options.tokens - len(given.tokens)
         if missing > 0:
@@ -103,7 +103,7 @@ class Distillation:
         text = load_tokens(Path(self._options.text).expanduser(), marks)
         if int(text.tokens.max()) >= vocab_size:
             raise ParameterError(f"{self._options.text}: this target did not write it")
-        return text
+        return text.beginning(self._options.tokens)
 
     def _cache(self, corpus: Corpus) -> TeacherCache:
         config = self._subject.checkpoint.config

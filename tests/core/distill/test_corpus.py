@@ -174,3 +174,15 @@ def test_a_conversation_without_an_answer_left_is_dropped() -> None:
     late = [7] * 40 + list(range(40)), [False] * 60 + [True] * 20
     kept = list(range(30)), [True] * 30
     assert conversations_of(made([late, kept]).without_loops(0.1)) == [kept]
+
+
+@given(st.lists(st.integers(1, 9), min_size=1, max_size=12), st.integers(1, 60))
+def test_a_beginning_is_the_fewest_first_conversations_with_enough_tokens(
+    lengths: list[int], wanted: int
+) -> None:
+    corpus = made([([at] * length, [True] * length) for at, length in enumerate(lengths)])
+    kept = corpus.beginning(wanted)
+    assert conversations_of(kept) == conversations_of(corpus)[: kept.conversations]
+    enough = len(kept.tokens) >= wanted
+    assert enough or kept.conversations == corpus.conversations
+    assert sum(lengths[: kept.conversations - 1]) < wanted
