@@ -53,7 +53,7 @@ _OPTIONS: dict[str, Any] = {
     "loss": _option(Loss, "Forward KL, total variation, or both (default)."),
     "seed": _option(int, "Repeat a run; default 0.", "N"),
     "data": _option(str, "Prompts to answer too: .jsonl (turns, prompt, text), or lines.", "FILE"),
-    "text": _option(str, "Text the target has written already; cut or added to, up to --tokens.", "FILE"),
+    "text": _option(str, "Text the target wrote already; cut or added to, up to --tokens.", "FILE"),
     "device": _option(str, "auto, cpu, cuda or cuda:N.", "DEVICE"),
 }
 """Those that make up the plan of a run. Not given, they are left to the plan or its defaults."""
