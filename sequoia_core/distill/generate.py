@@ -158,10 +158,7 @@ class Writer:
 
     def text(self) -> Corpus:
         """The conversations that were asked for, or as many as there are yet."""
-        text = self._store.corpus(self._plan.first)
-        ends = np.append(text.offsets[1:], len(text.tokens))
-        enough = int(np.searchsorted(ends, self._plan.tokens)) + 1
-        return text.select(range(min(enough, text.conversations)))
+        return self._store.corpus(self._plan.first).beginning(self._plan.tokens)
 
     def _complete(self) -> bool:
         while self._run in self._store and self._run_tokens < self._plan.tokens:

@@ -1,0 +1,282 @@
+"""A distillation can be killed anywhere and ends the same; what cannot work is said at once."""
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from sequoia_core.config import Mode, SamplingParams
+from sequoia_core.distill.corpus import Corpus
+from sequoia_core.distill.options import Options, options_for
+from sequoia_core.distill.pipeline import WORK, Distillation
+from sequoia_core.distill.subject import Subject, spread_layers
+from sequoia_core.engine import Engine
+from sequoia_core.errors import ModelLoadError, ParameterError, SequoiaError
+from sequoia_core.growmap import GrowMap
+from sequoia_core.pair import load_pair
+from sequoia_core.protocols import TreeChoice
+from sequoia_core.trees import BundledAdvisor
+from tests.core.checkpoints import save_model, tiny_tokenizer
+from tests.core.distill.runs import TINY_RUN, run, run_until_killed, tiny_target
+
+KILLED = -9
+STAGES = ["writing text", "asking the target", "training", "measuring"]
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _one_thread() -> Any:
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(threads)
+
+
+@pytest.fixture(scope="module")
+def target(tmp_path_factory: pytest.TempPathFactory) -> str:
+    return tiny_target(tmp_path_factory.mktemp("target"))
+
+
+@pytest.fixture(scope="module", params=["independent", "conditioned"])
+def whole(
+    request: pytest.FixtureRequest, target: str, tmp_path_factory: pytest.TempPathFactory
+) -> tuple[Mapping[str, Any], Path]:
+    """What was asked for, and the directory of a run that nobody interrupted."""
+    given = {**TINY_RUN, "target": target, "kind": request.param}
+    out = tmp_path_factory.mktemp("out") / "draft"
+    assert [stage for stage, _ in run(out, given)] == STAGES
+    return given, out
+
+
+def weights(out: Path) -> dict[str, bytes]:
+    tensors = load_file(out / "model.safetensors")
+    return {name: tensor.numpy().tobytes() for name, tensor in tensors.items()}
+
+
+def corpus(out: Path) -> list[bytes]:
+    return [array.tobytes() for array in Corpus.load(out / WORK / "text.npz").arrays().values()]
+
+
+def test_killed_in_every_stage_it_ends_with_the_same_weights(
+    whole: tuple[Mapping[str, Any], Path], tmp_path: Path
+) -> None:
+    given, reference = whole
+    out, resume = tmp_path / "draft", False
+    for stage, report in zip(STAGES, (40, 1, 3, 1), strict=True):
+        assert run_until_killed(out, given, resume, (stage, report)) == KILLED
+        assert not (out / "model.safetensors").exists()
+        resume = True
+    with pytest.raises(ParameterError, match="--resume"):
+        run(out, given)
+    left = run(out, {}, resume=True)
+    assert [stage for stage, _ in left] == ["measuring"]
+    assert corpus(out) == corpus(reference)
+    assert weights(out) == weights(reference)
+    assert (out / "config.json").read_bytes() == (reference / "config.json").read_bytes()
+    assert run(out, {}, resume=True) == []
+    with pytest.raises(ParameterError, match="finished"):
+        run(out, given)
+
+
+def test_what_was_done_before_a_kill_is_not_done_again(target: str, tmp_path: Path) -> None:
+    given = {**TINY_RUN, "target": target}
+    out = tmp_path / "draft"
+    assert run_until_killed(out, given, False, ("training", 4)) == KILLED
+    # the third step was saved before the fourth was told of
+    assert run(out, {}, resume=True)[0] in {("training", 3), ("training", 2)}
+
+
+def test_a_draft_decodes_with_its_target(whole: tuple[Mapping[str, Any], Path]) -> None:
+    given, out = whole
+    pair = load_pair(given["target"], str(out), device="cpu", dtype="float32")
+    assert pair.draft is not None
+    assert pair.draft.vocab_size == given["head_vocab"]
+    assert set(pair.acceptance_rates) == {"greedy", "stochastic"}
+    engine = Engine.of(pair, BundledAdvisor.default(pair.acceptance_rates))
+    texts = []
+    for choice in (TreeChoice(Mode.SEQUOIA, GrowMap.k_ary([3, 2])), TreeChoice(Mode.AR)):
+        engine.tree_choice = choice
+        list(engine.generate([1, 20, 30], SamplingParams(0.0, max_new_tokens=40)))
+        texts.append(list(engine.token_ids))
+    assert len(texts[0]) > 10
+    assert texts[0] == texts[1]
+
+
+def test_another_seed_is_another_text_and_the_same_seed_the_same(
+    target: str, tmp_path: Path
+) -> None:
+    texts = []
+    for name, seed in (("one", 1), ("two", 2), ("again", 1)):
+        out = tmp_path / name
+        given = {**TINY_RUN, "target": target, "seed": seed}
+        stages = Distillation(options_for(out / WORK, given, False), out).run()
+        for status in stages:
+            if status.stage != "writing text":
+                break
+        texts.append(corpus(out))
+    assert texts[0] == texts[2] != texts[1]
+
+
+def test_given_text_is_learnt_from_and_added_to(target: str, tmp_path: Path) -> None:
+    out, text = tmp_path / "one", tmp_path / "text.npz"
+    run(out, {**TINY_RUN, "target": target})
+    first = Corpus.load(out / WORK / "text.npz")
+    np.savez(text, tokens=first.tokens, offsets=first.offsets)  # its answers are found again
+    more = {**TINY_RUN, "target": target, "text": str(text), "tokens": len(first.tokens) + 600}
+    run(tmp_path / "two", more)
+    second = Corpus.load(tmp_path / "two" / WORK / "text.npz")
+    begun = second.select(range(first.conversations))
+    assert np.array_equal(begun.tokens, first.tokens)
+    assert np.array_equal(begun.answers, first.answers)
+    assert len(second.tokens) >= len(first.tokens) + 400
+    firsts = {tuple(first.tokens[first.span(at)].tolist()) for at in range(first.conversations)}
+    later = range(first.conversations, second.conversations)
+    assert not firsts & {tuple(second.tokens[second.span(at)].tolist()) for at in later}
+
+
+def test_minutes_bound_text_and_training(target: str, tmp_path: Path) -> None:
+    out = tmp_path / "draft"
+    given = {**TINY_RUN, "target": target, "tokens": 10**6, "steps": 10**6, "minutes": 0.05}
+    run(out, given)
+    assert 0 < len(Corpus.load(out / WORK / "text.npz").tokens) < 10**6
+    steps = json.loads((out / WORK / "steps.json").read_text())["steps"]
+    assert 1 <= steps < 10**6
+
+
+@pytest.mark.parametrize(
+    ("changed", "says"),
+    [
+        ({"seed": 6}, "--seed 5, not 6"),
+        ({"kind": "conditioned"}, "--kind independent"),
+        ({"head_vocab": 41}, "--head-vocab 40"),
+    ],
+)
+def test_other_options_are_not_resumed_with(
+    target: str, tmp_path: Path, changed: Mapping[str, Any], says: str
+) -> None:
+    out = tmp_path / "draft"
+    given = {**TINY_RUN, "target": target}
+    next(Distillation(options_for(out / WORK, given, False), out).run())
+    with pytest.raises(ParameterError, match=says):
+        options_for(out / WORK, {**given, **changed}, True)
+    assert options_for(out / WORK, given, True) == options_for(out / WORK, {}, True)
+
+
+def test_files_that_changed_are_not_resumed_with(target: str, tmp_path: Path) -> None:
+    out, prompts = tmp_path / "draft", tmp_path / "prompts.txt"
+    prompts.write_text("abc\n")
+    given = {**TINY_RUN, "target": target, "data": str(prompts)}
+    next(Distillation(options_for(out / WORK, given, False), out).run())
+    prompts.write_text("abd\n")
+    with pytest.raises(ParameterError, match="has changed"):
+        options_for(out / WORK, {}, True)
+    prompts.unlink()
+    with pytest.raises(ParameterError, match="cannot be read"):
+        options_for(out / WORK, {}, True)
+
+
+def test_a_directory_is_never_written_over(target: str, tmp_path: Path) -> None:
+    with pytest.raises(ParameterError, match="nothing to resume"):
+        options_for(tmp_path / "none" / WORK, {}, True)
+    (tmp_path / "mine").write_text("dear diary")
+    with pytest.raises(ParameterError, match="not empty"):
+        options_for(tmp_path / WORK, {}, False)
+    with pytest.raises(ParameterError, match="not empty"):
+        options_for(tmp_path / "mine" / WORK, {}, False)
+    (tmp_path / "out" / WORK).mkdir(parents=True)
+    (tmp_path / "out" / WORK / "plan.json").write_text("{")
+    with pytest.raises(ParameterError, match="damaged"):
+        options_for(tmp_path / "out" / WORK, {}, True)
+
+
+@pytest.mark.parametrize(
+    ("given", "says"),
+    [
+        ({"tokens": 5}, "--tokens is 5"),
+        ({"steps": 0}, "--steps is 0"),
+        ({"minutes": 0.0}, "--minutes"),
+        ({"minutes": float("nan")}, "--minutes"),
+        ({"seed": -1}, "--seed"),
+        ({"head_vocab": 1}, "--head-vocab"),
+        ({"kind": "eagle"}, "independent or conditioned"),
+        ({"loss": "mse"}, "kl or tv or mix"),
+        ({"data": "/nowhere"}, "cannot be read"),
+        ({"text": "/nowhere"}, "cannot be read"),
+    ],
+)
+def test_values_out_of_range_are_refused(
+    tmp_path: Path, given: Mapping[str, Any], says: str
+) -> None:
+    with pytest.raises(ParameterError, match=says):
+        options_for(tmp_path / "out" / WORK, given, False)
+    assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize(
+    ("stated", "count", "chosen"),
+    [
+        ("4", 30, (0, 1, 28, 29)),
+        ("1", 30, (29,)),
+        ("3", 30, (0, 28, 29)),
+        ("2", 2, (0, 1)),
+        ("0,1,28,29", 30, (0, 1, 28, 29)),
+        ("7,", 30, (7,)),
+        (None, 30, (0, 1, 28, 29)),
+    ],
+)
+def test_layers_are_a_number_of_them_or_which(
+    stated: str | None, count: int, chosen: tuple[int, ...]
+) -> None:
+    assert Options(layers=stated).chosen_layers(count, 4) == chosen
+
+
+@pytest.mark.parametrize("stated", ["0", "31", "-1,2", "30,1", "a", ",", "1.5", ""])
+def test_layers_that_are_not_there_are_refused(stated: str) -> None:
+    with pytest.raises(ParameterError, match="the target has 30"):
+        Options(layers=stated or " ").chosen_layers(30, 4)
+
+
+def test_hidden_states_are_read_from_layers_spread_up_to_the_last() -> None:
+    assert spread_layers(30) == (9, 19, 29)
+    assert spread_layers(1) == (0,)
+    assert spread_layers(2) == (0, 1)
+
+
+def test_bad_targets_are_refused_before_anything_is_written(
+    whole: tuple[Mapping[str, Any], Path], tmp_path: Path
+) -> None:
+    bare = tmp_path / "bare"
+    save_model(bare)
+    mute = tmp_path / "mute"
+    tokenizer = tiny_tokenizer()
+    tokenizer.chat_template = None
+    save_model(mute, tokenizer)
+    other = tmp_path / "other"
+    save_model(other, tiny_tokenizer())
+    settings = json.loads((other / "config.json").read_text()) | {"model_type": "gpt2"}
+    (other / "config.json").write_text(json.dumps(settings))
+    for target, says in (
+        (bare, "no tokenizer"),
+        (mute, "no chat template"),
+        (other, "only 'llama'"),
+        (whole[1], "this is a draft"),
+        (tmp_path / "none", "no such file"),
+    ):
+        out = tmp_path / "out"
+        with pytest.raises(ModelLoadError, match=says) as error:
+            Distillation(options_for(out / WORK, {"target": str(target)}, False), out)
+        assert "\n" not in str(error.value)
+        assert not out.exists()
+
+
+def test_text_of_another_target_is_refused(target: str, tmp_path: Path) -> None:
+    header = list(Subject.of(Options(target=target)).pieces.header)
+    ids = np.array([1, *header, 500, 2] * 300, np.uint16)
+    np.savez(tmp_path / "text.npz", tokens=ids, offsets=np.array([0]))
+    given = {**TINY_RUN, "target": target, "text": str(tmp_path / "text.npz")}
+    with pytest.raises(SequoiaError, match="did not write it"):
+        run(tmp_path / "out", given)
