@@ -105,7 +105,7 @@ def distill(
 @contextmanager
 def _progress() -> Iterator[Callable[["Status"], None]]:
     """A bar on a terminal's standard error; a line now and then anywhere else."""
-    if not sys.stderr.isatty():
+    if not _on_terminal():
         yield _Lines().show
         return
     from rich.console import Console
@@ -130,8 +130,12 @@ def _progress() -> Iterator[Callable[["Status"], None]]:
         yield show
 
 
+def _on_terminal() -> bool:
+    return sys.stderr.isatty()
+
+
 class _Lines:
-    """Prints the first word of each stage and then each tenth of it."""
+    """Prints a line at the beginning of each stage and after each tenth of it."""
 
     def __init__(self) -> None:
         self._last: tuple[str, int] = ("", 0)
