@@ -31,13 +31,20 @@ class Goal:
     temperature: float | None = None
 
 
+def _of_tree(tree: str) -> tuple[Goal, ...]:
+    return (
+        Goal(tree, names.PLAIN, 2.0, 0.0),
+        Goal(tree, names.PLAIN, 1.6, 0.6),
+        Goal(tree, names.HF_ASSISTED, 2.5),
+        Goal(tree, names.LLAMA_CPP, 1.5),
+        Goal(tree, names.CHAIN, 1.15, 0.6),
+    )
+
+
 GOALS = (
     Goal(names.PLAIN, names.HF_PLAIN, 2.0),
-    Goal(names.TREE, names.PLAIN, 2.0, 0.0),
-    Goal(names.TREE, names.PLAIN, 1.6, 0.6),
-    Goal(names.TREE, names.HF_ASSISTED, 2.5),
-    Goal(names.TREE, names.LLAMA_CPP, 1.5),
-    Goal(names.TREE, names.CHAIN, 1.15, 0.6),
+    *_of_tree(names.TREE),
+    *_of_tree(names.ADAPTIVE),
 )
 
 

@@ -125,7 +125,12 @@ def _openvino_speculative(workshop: Workshop) -> System:
     return OpenVinoSystem(gguf, workshop.sources.threads, draft)
 
 
-OWN = tuple(map(_own, (names.PLAIN, names.CHAIN, names.PACKAGED, names.TREE)))
+OWN = tuple(
+    _own(name)
+    for name in (
+        names.PLAIN, names.CHAIN, names.PACKAGED, names.TREE, names.LOOKUP, names.ADAPTIVE,
+    )
+)  # fmt: skip
 PEERS = (
     Contender(names.HF_PLAIN, "transformers", _hugging_face),
     Contender(names.HF_ASSISTED, "transformers", _hugging_face_assisted),

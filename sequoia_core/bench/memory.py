@@ -20,6 +20,7 @@ from sequoia_core.bench.workshop import Sources, Workshop
 from sequoia_core.config import SamplingParams
 
 TOKENS = 64
+COMMAND = ("-m", "sequoia_core.bench.memory")
 _STATUS = Path("/proc/self/status")
 
 
@@ -31,7 +32,7 @@ def measure_memory(sources: Sources, name: str, prompt_ids: Sequence[int]) -> in
     """
     task = {"sources": asdict(sources), "system": name, "prompt_ids": list(prompt_ids)}
     done = subprocess.run(
-        [sys.executable, "-m", __name__],
+        [sys.executable, *COMMAND],
         input=json.dumps(task),
         capture_output=True,
         text=True,

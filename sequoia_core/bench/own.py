@@ -16,9 +16,9 @@ from sequoia_core.bench.runs import Run, StepClock, StepParts
 from sequoia_core.config import Mode, SamplingParams
 from sequoia_core.engine import Engine
 from sequoia_core.events import Step, TreeChosen
-from sequoia_core.protocols import TreeChoice
+from sequoia_core.protocols import Lookup, TreeChoice
 from sequoia_core.search import choose_tree, expected_tokens_table
-from sequoia_core.trees import Advice, BundledAdvisor, StepCosts, TreeAdvisor
+from sequoia_core.trees import ADAPTIVE, Advice, BundledAdvisor, StepCosts, TreeAdvisor
 
 if TYPE_CHECKING:
     from sequoia_core.pair import Pair
@@ -44,30 +44,41 @@ class OwnSystem:
 
     def __init__(self, name: str, pair: Pair, advisor: TreeAdvisor, choice: TreeChoice) -> None:
         self.name = name
-        self._pair = replace(pair, eos_token_ids=frozenset())
-        self._advisor, self._choice = advisor, choice
+        self._engine = Engine.of(replace(pair, eos_token_ids=frozenset()), advisor)
+        self._engine.tree_choice = choice
 
     def run(self, prompt_ids: Sequence[int], params: SamplingParams) -> Run:
-        """Decode one prompt."""
-        engine = Engine.of(self._pair, self._advisor)
-        engine.tree_choice = self._choice
+        """Decode one prompt. What was learnt of the pair stays, as it does in a chat."""
+        for _ in self._engine.generate(prompt_ids[:1], params, should_stop=lambda: True):
+            pass  # an answer that is cancelled at once empties the caches
         steps: list[Step] = []
         trees: list[str] = []
         clock = StepClock()
-        for event in engine.generate(prompt_ids, params):
+        for event in self._engine.generate(prompt_ids, params):
             if isinstance(event, Step):
                 clock.step(len(event.token_ids))
                 steps.append(event)
             elif isinstance(event, TreeChosen):
-                trees.append(f"{event.nodes}x{event.depth}" if event.depth else "plain")
-        timed = [step.timings for step in steps[1:]]
-        parts = StepParts(
-            draft_ms=fmean(timing.draft_ms for timing in timed),
-            verify_ms=fmean(timing.verify_ms for timing in timed),
-            bookkeeping_ms=fmean(timing.bookkeeping_ms for timing in timed),
-        )
+                trees.append(_tree_name(event))
         tokens = [token for step in steps for token in step.token_ids]
-        return clock.run(tokens, trees[-1], parts)
+        return clock.run(tokens, trees[-1], _parts(steps[1:]))
+
+
+def _parts(steps: Sequence[Step]) -> StepParts | None:
+    timed = [step.timings for step in steps]
+    if not timed:
+        return None
+    return StepParts(
+        draft_ms=fmean(timing.draft_ms for timing in timed),
+        verify_ms=fmean(timing.verify_ms for timing in timed),
+        bookkeeping_ms=fmean(timing.bookkeeping_ms for timing in timed),
+    )
+
+
+def _tree_name(chosen: TreeChosen) -> str:
+    if chosen.growmap == ADAPTIVE:
+        return ADAPTIVE
+    return f"{chosen.nodes}x{chosen.depth}" if chosen.depth else "plain"
 
 
 class SizedAdvisor:
@@ -75,7 +86,7 @@ class SizedAdvisor:
 
     Args:
         tuned: knows acceptance rates and what steps cost.
-        nodes: of the tree.
+        nodes: of the tree; it has fewer where they would add nothing.
     """
 
     def __init__(self, tuned: TreeAdvisor, nodes: int) -> None:
@@ -116,6 +127,8 @@ def own_choices(pair: Pair) -> dict[str, TreeChoice]:
     if pair.draft is not None:
         choices[names.CHAIN] = TreeChoice(Mode.CHAIN)
         choices[names.PACKAGED] = choices[names.TREE] = TreeChoice(Mode.SEQUOIA)
+        choices[names.ADAPTIVE] = TreeChoice(Mode.SEQUOIA, adaptive=True)
+        choices[names.LOOKUP] = TreeChoice(Mode.SEQUOIA, lookup=Lookup.AUTO)
     return choices
 
 

@@ -1,0 +1,302 @@
+"""Other projects' decoders get the same weights, the same options and the same clock."""
+
+import importlib.machinery
+import importlib.util
+import sys
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import gguf
+import pytest
+import torch
+from torch import Tensor
+
+from sequoia_core.bench import names
+from sequoia_core.bench.hugging_face import HuggingFaceSystem, rebuilt, rebuilt_draft
+from sequoia_core.bench.lineup import PEERS, build, line_up
+from sequoia_core.bench.llama_cpp_system import CONTEXT, LlamaCppSystem
+from sequoia_core.bench.openvino_draft import write_gguf
+from sequoia_core.bench.openvino_system import DRAFTED, OpenVinoSystem
+from sequoia_core.bench.runs import PeerError
+from sequoia_core.bench.workshop import Sources, Workshop
+from sequoia_core.config import SamplingParams
+from sequoia_core.model.gguf import open_gguf
+from sequoia_core.model.llama import Llama
+from sequoia_core.pair import OpenedDraft
+from tests.core.checkpoints import save_gguf
+from tests.core.checkpoints import tiny_llama as tiny_checkpoint
+from tests.core.models import random_weights, tiny_config, tiny_llama
+
+CPU = torch.device("cpu")
+KEPT = torch.tensor([60, 2, 5, 7, 11, 40, 33, 9])
+PROMPT = [3, 17, 5, 9, 3, 17]
+GREEDY = SamplingParams(temperature=0.0, seed=1, max_new_tokens=24)
+SAMPLED = SamplingParams(temperature=0.6, seed=1, max_new_tokens=24)
+
+
+def trimmed_draft(**changes: Any) -> OpenedDraft:
+    """A random draft that knows the tokens `KEPT` only."""
+    config = tiny_config(head_vocab_size=len(KEPT), num_layers=1, **changes)
+    weights: dict[str, Tensor] = random_weights(config, seed=5)
+    return OpenedDraft("tiny", config, weights, KEPT)
+
+
+@pytest.fixture(scope="module")
+def target() -> Any:
+    config = tiny_config()
+    return rebuilt(config, random_weights(config, seed=0), CPU, torch.float32)
+
+
+def logits_of(model: Llama, ids: Tensor) -> Tensor:
+    return model.forward(ids, torch.arange(len(ids)), None, model.new_cache())
+
+
+def test_a_rebuilt_model_computes_this_engines_logits(target: Any) -> None:
+    ids = torch.tensor(PROMPT)
+    with torch.inference_mode():
+        torch.testing.assert_close(target(ids[None]).logits[0], logits_of(tiny_llama(), ids))
+
+
+def test_a_trimmed_draft_has_its_own_logits_on_its_tokens_and_no_chance_elsewhere() -> None:
+    draft, ids = trimmed_draft(), torch.tensor(PROMPT)
+    own = Llama(draft.config, draft.weights, CPU, torch.float32)
+    with torch.inference_mode():
+        logits = rebuilt_draft(draft, CPU, torch.float32)(ids[None]).logits[0]
+    assert logits.shape == (len(ids), draft.config.vocab_size)
+    torch.testing.assert_close(logits[:, KEPT], logits_of(own, ids))
+    unknown = torch.ones(draft.config.vocab_size, dtype=torch.bool)
+    unknown[KEPT] = False
+    assert logits[:, unknown].eq(float("-inf")).all()
+
+
+@pytest.mark.parametrize("kind", ["trimmed draft", "the target itself", "prompt lookup"])
+def test_speculation_leaves_the_greedy_text_as_it_is(target: Any, kind: str) -> None:
+    speculation: dict[str, Any] = {
+        "trimmed draft": {"assistant_model": rebuilt_draft(trimmed_draft(), CPU, torch.float32)},
+        "the target itself": {"assistant_model": target},
+        "prompt lookup": {"prompt_lookup_num_tokens": 3},
+    }[kind]
+    plain = HuggingFaceSystem("plain", target).run(PROMPT, GREEDY)
+    fast = HuggingFaceSystem("fast", target, **speculation).run(PROMPT, GREEDY)
+    assert fast.token_ids == plain.token_ids
+    assert len(plain.token_ids) == GREEDY.max_new_tokens
+    assert plain.tokens == plain.steps == GREEDY.max_new_tokens - 1
+    assert fast.steps <= fast.tokens
+    if kind == "the target itself":
+        assert fast.steps < plain.steps
+
+
+def test_sampling_is_repeatable_and_as_long_as_asked(target: Any) -> None:
+    assistant = rebuilt_draft(trimmed_draft(), CPU, torch.float32)
+    system = HuggingFaceSystem("assisted", target, assistant_model=assistant)
+    first, second = (system.run(PROMPT, SAMPLED) for _ in range(2))
+    assert first.token_ids == second.token_ids
+    assert len(first.token_ids) == SAMPLED.max_new_tokens
+
+
+def test_what_breaks_inside_a_peer_is_told_as_its_own_failure(target: Any) -> None:
+    system = HuggingFaceSystem("broken", target, assistant_model=object())
+    with pytest.raises(PeerError, match="Error: "):
+        system.run(PROMPT, GREEDY)
+
+
+def test_a_draft_survives_the_way_through_a_gguf_file(tmp_path: Path) -> None:
+    save_gguf(tmp_path / "target.gguf", tiny_checkpoint())
+    config = tiny_config(vocab_size=96, head_vocab_size=96)
+    weights = {name: each.half() for name, each in random_weights(config, seed=3).items()}
+    draft = OpenedDraft("tiny", config, weights, None)
+    write_gguf(draft, str(tmp_path / "target.gguf"), tmp_path / "draft.gguf")
+    read = open_gguf(tmp_path / "draft.gguf")
+    assert set(read.weights) == set(weights)
+    for name, tensor in weights.items():
+        torch.testing.assert_close(read.weights[name].float(), tensor.float(), rtol=0, atol=0)
+    fields = [
+        {name: each.contents() for name, each in gguf.GGUFReader(tmp_path / file).fields.items()}
+        for file in ("target.gguf", "draft.gguf")
+    ]
+    tokenizer = {name for name in fields[0] if name.startswith("tokenizer.")}
+    assert "tokenizer.ggml.tokens" in tokenizer
+    assert all(fields[1][name] == fields[0][name] for name in tokenizer)
+
+
+def test_a_trimmed_head_stays_trimmed_in_a_gguf_file(tmp_path: Path) -> None:
+    save_gguf(tmp_path / "target.gguf", tiny_checkpoint())
+    draft = trimmed_draft(vocab_size=96)
+    write_gguf(draft, str(tmp_path / "target.gguf"), tmp_path / "draft.gguf")
+    heads = [
+        tensor.shape.tolist()
+        for tensor in gguf.GGUFReader(tmp_path / "draft.gguf").tensors
+        if tensor.name == "output.weight"
+    ]
+    assert heads == [[draft.config.hidden_size, len(KEPT)]]
+
+
+class FakeLlama:
+    """Counts up from the last token of the prompt, for ever."""
+
+    made: dict[str, Any]
+    asked: dict[str, Any]
+
+    def __init__(self, path: str, **options: Any) -> None:
+        type(self).made = {"path": path, **options}
+        self.calls: list[str] = []
+
+    def reset(self) -> None:
+        self.calls.append("reset")
+
+    def set_seed(self, seed: int) -> None:
+        self.calls.append(f"seed {seed}")
+
+    def generate(self, tokens: list[int], **options: Any) -> Iterator[int]:
+        assert self.calls[-2:] == ["reset", "seed 1"]
+        type(self).asked = options
+        token = tokens[-1]
+        while True:
+            token += 1
+            yield token
+
+
+def test_llama_cpp_decodes_exactly_as_many_tokens_unfiltered(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setitem(sys.modules, "llama_cpp", SimpleNamespace(Llama=FakeLlama))
+    system = LlamaCppSystem("some.gguf", threads=3)
+    run = system.run(PROMPT, SAMPLED)
+    assert run.token_ids == tuple(range(18, 18 + SAMPLED.max_new_tokens))
+    assert run.tokens == run.steps == SAMPLED.max_new_tokens - 1
+    assert FakeLlama.made["path"] == "some.gguf"
+    assert FakeLlama.made["n_threads"] == FakeLlama.made["n_threads_batch"] == 3
+    assert FakeLlama.asked == {
+        "temp": 0.6, "top_k": 0, "top_p": 1.0, "min_p": 0.0, "repeat_penalty": 1.0,
+    }  # fmt: skip
+    with pytest.raises(PeerError, match="longer"):
+        system.run([1] * CONTEXT, SAMPLED)
+
+
+class FakePipeline:
+    """Emits tokens one by one, or `num_assistant_tokens` and one at a time."""
+
+    made: dict[str, Any]
+
+    def __init__(self, path: str, device: str, **options: Any) -> None:
+        if path == "broken.gguf":
+            raise RuntimeError("Check failed\n  at somewhere\n  more")
+        type(self).made = {"path": path, "device": device, **options}
+        self.config: Any = None
+
+    def generate(self, ids: Any, config: Any, streamer: Any) -> Any:
+        self.config = config
+        tokens = list(range(config.max_new_tokens))
+        each = getattr(config, "num_assistant_tokens", 0) + 1
+        for at in range(0, len(tokens), each):
+            streamer.write(tokens[at] if each == 1 else tokens[at : at + each])
+        streamer.end()
+        return SimpleNamespace(tokens=[tokens])
+
+
+@pytest.fixture
+def genai(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A stand-in for OpenVINO GenAI."""
+    library = SimpleNamespace(
+        LLMPipeline=FakePipeline,
+        GenerationConfig=SimpleNamespace,
+        StreamerBase=object,
+        StreamingStatus=SimpleNamespace(RUNNING=0),
+        SchedulerConfig=lambda: "scheduler",
+        draft_model=lambda path, device, **options: (path, device, options),
+    )
+    monkeypatch.setitem(sys.modules, "openvino_genai", library)
+    monkeypatch.setitem(sys.modules, "openvino", SimpleNamespace(Tensor=lambda array: array))
+
+
+@pytest.mark.usefixtures("genai")
+def test_openvino_decodes_with_and_without_a_draft() -> None:
+    plain = OpenVinoSystem("some.gguf", threads=3).run(PROMPT, GREEDY)
+    assert FakePipeline.made == {
+        "path": "some.gguf", "device": "CPU", "INFERENCE_NUM_THREADS": 3,
+    }  # fmt: skip
+    speculative = OpenVinoSystem("some.gguf", 3, "draft")
+    run = speculative.run(PROMPT, SAMPLED)
+    assert FakePipeline.made["draft_model"] == ("draft", "CPU", {"INFERENCE_NUM_THREADS": 3})
+    assert speculative.name != OpenVinoSystem("some.gguf", 3).name
+    assert plain.token_ids == run.token_ids == tuple(range(24))
+    assert (plain.tokens, plain.steps) == (23, 23)
+    assert (run.tokens, run.steps) == (24 - DRAFTED - 1, 24 // (DRAFTED + 1) - 1)
+
+
+@pytest.mark.usefixtures("genai")
+def test_openvino_is_asked_not_to_stop_and_not_to_filter() -> None:
+    system = OpenVinoSystem("some.gguf", threads=1)
+    system.run(PROMPT, GREEDY)
+    greedy = system._pipeline.config
+    assert (greedy.ignore_eos, greedy.do_sample, greedy.max_new_tokens) == (True, False, 24)
+    system.run(PROMPT, SAMPLED)
+    sampled = system._pipeline.config
+    assert (sampled.do_sample, sampled.temperature, sampled.top_p) == (True, 0.6, 1.0)
+    assert sampled.top_k > 10**6
+    with pytest.raises(PeerError, match=r"^Check failed at somewhere$"):
+        OpenVinoSystem("broken.gguf", threads=1)
+
+
+def sources(**changes: Any) -> Sources:
+    values: dict[str, Any] = {
+        "target": None, "draft": None, "peer_draft": None, "device": "cpu", "dtype": "float32",
+        "threads": 1,
+    }  # fmt: skip
+    return Sources(**(values | changes))
+
+
+def test_every_peer_that_is_not_installed_is_named_with_how_to_install_it(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
+    lineup = line_up(Workshop(sources()), PEERS)
+    assert lineup.systems == []
+    assert list(lineup.absent) == [peer.name for peer in PEERS]
+    for peer in PEERS:
+        assert lineup.absent[peer.name] == (
+            f"{peer.module} is not installed; install it with: pip install 'sequoia-chat[peers]'"
+        )
+
+
+@pytest.mark.parametrize(
+    ("changes", "why"),
+    [({}, "GGUF files"), ({"gguf": "some.gguf", "device": "cuda:0"}, "on CPUs only")],
+)
+def test_peers_that_read_gguf_say_what_they_need(
+    monkeypatch: pytest.MonkeyPatch, changes: dict[str, Any], why: str
+) -> None:
+    found = importlib.machinery.ModuleSpec("found", None)
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: found)
+    for name in (names.LLAMA_CPP, names.OPENVINO, names.OPENVINO_SPECULATIVE):
+        with pytest.raises(PeerError, match=why):
+            build(Workshop(sources(**changes)), name)
+
+
+@pytest.mark.parametrize(
+    ("draft", "why"),
+    [(None, "has no draft"), (trimmed_draft(feature_layers=(0,)), "reads the target's hidden")],
+)
+def test_a_draft_that_peers_cannot_use_is_told_with_what_to_pass(
+    monkeypatch: pytest.MonkeyPatch, draft: OpenedDraft | None, why: str
+) -> None:
+    asked: list[Sequence[object]] = []
+
+    def open_draft(*arguments: object) -> OpenedDraft | None:
+        asked.append(arguments)
+        return draft
+
+    monkeypatch.setattr("sequoia_core.pair.open_draft", open_draft)
+    with pytest.raises(PeerError, match=why) as caught:
+        build(Workshop(sources(draft="own")), names.HF_ASSISTED)
+    assert "--peer-draft DIR" in str(caught.value)
+    assert asked == [(None, "own", torch.float32)]
+
+
+def test_a_peer_draft_takes_the_place_of_the_pairs(monkeypatch: pytest.MonkeyPatch) -> None:
+    drafts = {"theirs": trimmed_draft()}
+    monkeypatch.setattr("sequoia_core.pair.open_draft", lambda _, draft, dtype: drafts[draft])
+    workshop = Workshop(sources(draft="own", peer_draft="theirs"))
+    assert workshop.peer_draft is drafts["theirs"]

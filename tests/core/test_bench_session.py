@@ -1,0 +1,167 @@
+"""A whole benchmark on tiny models, and the processes that measure memory."""
+
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+import torch
+
+from sequoia_core.bench import BenchPlan, measure, memory, names
+from sequoia_core.bench.document import Setting, as_values, for_terminal, write_document
+from sequoia_core.bench.memory import measure_memory, weight_bytes
+from sequoia_core.bench.own import SizedAdvisor
+from sequoia_core.bench.runs import PeerError
+from sequoia_core.bench.workshop import Sources, Workshop
+from sequoia_core.growmap import GrowMap
+from sequoia_core.measure import tuning
+from sequoia_core.pair import load_pair
+from sequoia_core.trees import BundledAdvisor
+from tests.core.checkpoints import save_model, tiny_tokenizer
+
+RATES = {"greedy": (0.5, 0.2, 0.1, 0.05), "stochastic": (0.4, 0.3, 0.1, 0.05)}
+MEGABYTES = 64
+
+
+class StillTuner(BundledAdvisor):
+    """Knows rates without measuring anything."""
+
+    measured = False
+
+    def __init__(self, _pair: object) -> None:
+        super().__init__(GrowMap.k_ary([2, 1]), GrowMap.k_ary([2, 2]), RATES)
+        self.calls = 0
+
+    def measure(self) -> Iterator[tuple[str, float]]:
+        self.calls += 1
+        yield "measuring", 0.5
+
+    def summary(self) -> str:
+        return f"measured {self.calls} times"
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    """A target and a draft."""
+    wide = {"max_position_embeddings": 256}
+    save_model(tmp_path / "target", tiny_tokenizer(), **wide)
+    save_model(tmp_path / "draft", tiny_tokenizer(), num_hidden_layers=1, **wide)
+    (tmp_path / "prompts.txt").write_text("ABC\nDEF\n")
+    return tmp_path
+
+
+def plan_in(folder: Path, **changes: object) -> BenchPlan:
+    values: dict[str, object] = {
+        "target": str(folder / "target"),
+        "draft": str(folder / "draft"),
+        "prompts": str(folder / "prompts.txt"),
+        "count": 2,
+        "tokens": 16,
+        "memory": False,
+        "tree_sizes": (2, 5),
+    }
+    return BenchPlan(**(values | changes))  # type: ignore[arg-type]
+
+
+def test_a_benchmark_from_beginning_to_end(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(tuning, "Tuner", StillTuner)
+    plan, told = plan_in(folder), list[str]()
+    pair = load_pair(plan.target, plan.draft, dtype="float32")
+    findings = measure(pair, plan, lambda message, _: told.append(message))
+    assert findings.tuned == "measured 1 times"
+    assert "Prompt 2 of 2: sequoia tree" in told
+    own = [names.PLAIN, names.CHAIN, names.PACKAGED, names.TREE, names.LOOKUP, names.ADAPTIVE]
+    peers = [names.HF_PLAIN, names.HF_ASSISTED, names.HF_LOOKUP]
+    assert set(findings.absent) == {names.LLAMA_CPP, names.OPENVINO, names.OPENVINO_SPECULATIVE}
+    for comparison, sweep in zip(findings.comparisons, findings.sweeps, strict=True):
+        assert list(comparison.runs) == own + peers
+        assert list(sweep) == [1, 2, 5]
+        assert all(len(runs) == 2 for runs in comparison.runs.values())
+        for runs in comparison.runs.values():
+            assert all(len(run.token_ids) == plan.tokens for run in runs)
+    greedy, sampled = findings.comparisons
+    assert greedy.params.temperature == 0.0
+    for name, runs in greedy.runs.items():  # float32: every way to decode gives the same text
+        texts = [run.token_ids for run in runs]
+        assert texts == [run.token_ids for run in greedy.runs[names.PLAIN]], name
+    assert {run.tree for run in sampled.runs[names.TREE]} == {"7x2"}
+    assert {run.tree for run in sampled.runs[names.ADAPTIVE]} == {"adaptive"}
+    assert {run.tree for run in sampled.runs[names.PLAIN]} == {"plain"}
+    assert len(findings.partings) == len(own + peers) - 1
+    assert all("the same text" in line for line in findings.partings)
+    setting = Setting("here", "this", "those")
+    write_document(findings, setting, folder / "bench.md")
+    assert as_values(findings, setting)["threads"] == torch.get_num_threads()
+    assert names.ADAPTIVE in for_terminal(findings)
+
+
+def test_without_a_draft_plain_decoding_is_compared_alone(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(tuning, "Tuner", StillTuner)
+    plan = plan_in(folder, draft="none", peers=False, temperatures=(0.6,))
+    pair = load_pair(plan.target, plan.draft, dtype="float32")
+    findings = measure(pair, plan, lambda *_: None)
+    (comparison,) = findings.comparisons
+    assert list(comparison.runs) == [names.PLAIN]
+    assert list(findings.sweeps[0]) == [1]
+    assert "name one with --draft" in findings.absent[names.TREE]
+    assert findings.partings == ()
+
+
+@pytest.mark.parametrize("temperature", [0.0, 0.6])
+@pytest.mark.parametrize("nodes", [2, 3, 7, 16])
+def test_the_sweep_takes_trees_of_exactly_the_size_asked_for(
+    nodes: int, temperature: float
+) -> None:
+    advice = SizedAdvisor(StillTuner(None), nodes).advise(temperature, 100, False)
+    assert advice.growmap is not None
+    assert advice.growmap.size == nodes
+
+
+def sources_of(plan: BenchPlan) -> Sources:
+    return Sources(plan.target, plan.draft, None, "cpu", "float32", threads=1)
+
+
+def test_the_weights_of_both_models_are_counted_in_two_bytes_each(folder: Path) -> None:
+    plan = plan_in(folder)
+    pair = load_pair(plan.target, plan.draft, dtype="float32")
+    models = [save_model(folder / "again"), save_model(folder / "again", num_hidden_layers=1)]
+    expected = sum(each.numel() for model in models for each in model.state_dict().values())
+    assert pair.draft is not None
+    assert weight_bytes(Workshop(sources_of(plan))) == 2 * expected
+
+
+def printed(code: str) -> list[int]:
+    """Numbers that a fresh interpreter prints."""
+    code = f"from sequoia_core.bench.memory import peak_memory\n{code}"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    return [int(number) for number in done.stdout.split()]
+
+
+def test_the_peak_is_of_what_was_held_at_once_also_when_it_is_freed() -> None:
+    size = MEGABYTES << 20
+    hold = f"held = bytearray(b'x') * {size}; del held"
+    before, after = printed(f"print(peak_memory())\n{hold}\n{hold}\nprint(peak_memory())")
+    assert 0.95 * size < after - before < 1.5 * size
+
+
+def test_a_process_does_not_count_what_the_one_that_started_it_held() -> None:
+    held = bytearray(b"x") * (400 << 20)
+    assert len(held) > printed("print(peak_memory())")[0]
+
+
+def test_a_systems_memory_is_that_of_its_own_process(folder: Path) -> None:
+    prompt = [3, 17, 5]
+    used = measure_memory(sources_of(plan_in(folder)), names.PLAIN, prompt)
+    assert MEGABYTES << 20 < used < 1 << 30
+
+
+def test_why_a_memory_process_failed_is_its_last_line(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    source = "import sys; sys.stdin.read(); sys.exit('first\\nno such thing')"
+    monkeypatch.setattr(memory, "COMMAND", ("-c", source))
+    with pytest.raises(PeerError, match="could not be measured: no such thing"):
+        measure_memory(sources_of(plan_in(folder)), names.PLAIN, [1])
