@@ -7,6 +7,7 @@ no screen and no terminal.
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from sequoia_core.config import Kernels
 from sequoia_core.growmap import find_growmap
 from sequoia_core.pairs import find_pair, known_draft
 from sequoia_core.protocols import ChatEngine, TreeChoice
@@ -85,6 +86,7 @@ def load_chosen(settings: "Settings", progress: LoadProgress) -> "Pair":
         models.draft,
         dtype=settings.dtype,
         device=settings.device,
+        kernels=Kernels(settings.weights, settings.exact),
         progress=progress,
     )
 

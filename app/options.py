@@ -12,7 +12,7 @@ from typing import Annotated, Any
 
 import typer
 
-from sequoia_core.config import Mode
+from sequoia_core.config import Mode, WeightFormat
 from sequoia_core.protocols import Lookup
 
 _FLAGS = "sequoia.flags"
@@ -41,6 +41,8 @@ _SETTINGS: dict[str, Any] = {
     "target": _option(str, "Hub id, directory or GGUF file.", _MODELS, "MODEL"),
     "draft": _option(str, "Likewise; `none` decodes plainly.", _MODELS, "MODEL"),
     "dtype": _option(DType, "Number format of the weights.", _MODELS),
+    "weights": _option(WeightFormat, "Kernels on CPUs; int8 is another model.", _MODELS),
+    "exact": _option(bool, "At temperature 0, plain decoding's text bit for bit.", _MODELS),
     "device": _option(str, "auto, cpu, cuda or cuda:N.", _MODELS, "DEVICE"),
     "mode": _option(Mode, "How tokens are decided; ar is plain decoding.", _TREE),
     "growmap": _option(

@@ -21,7 +21,7 @@ from pydantic_settings import (
     TomlConfigSettingsSource,
 )
 
-from sequoia_core.config import Mode
+from sequoia_core.config import Mode, WeightFormat
 from sequoia_core.errors import ParameterError, SequoiaError
 from sequoia_core.protocols import Lookup
 
@@ -52,6 +52,8 @@ class Settings(BaseSettings):
     draft: str | None = None
     dtype: Literal["auto", "float32", "bfloat16", "float16"] = "auto"
     device: str = "auto"
+    weights: WeightFormat = WeightFormat.AUTO
+    exact: bool = False
     mode: Mode = _DEFAULTS.mode
     growmap: str = _DEFAULTS.growmap
     lookup: Lookup = _DEFAULTS.lookup

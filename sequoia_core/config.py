@@ -42,6 +42,25 @@ class WeightFormat(StrEnum):
 
 
 @dataclass(frozen=True, slots=True)
+class Kernels:
+    """How a model's forward pass may be computed.
+
+    Attributes:
+        weights: what the products read.
+        row_invariant: what a row comes to must not depend, to the last bit, on the rows beside it,
+            so that a tree's logits are those of plain decoding.
+    """
+
+    weights: WeightFormat = WeightFormat.AUTO
+    row_invariant: bool = False
+
+    def __str__(self) -> str:
+        """What differs from the default, for a title bar: "", "int8", "exact", "int8 exact"."""
+        weights = "" if self.weights is WeightFormat.AUTO else self.weights.value
+        return f"{weights} {'exact' if self.row_invariant else ''}".strip()
+
+
+@dataclass(frozen=True, slots=True)
 class SamplingParams:
     """How the target's distribution is shaped and when the text ends.
 

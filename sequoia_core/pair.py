@@ -17,12 +17,13 @@ import psutil
 import torch
 from torch import Tensor
 
-from sequoia_core.errors import ModelLoadError, TokenizerMismatchError
+from sequoia_core.config import Kernels, WeightFormat
+from sequoia_core.errors import ModelLoadError, ParameterError, TokenizerMismatchError
 from sequoia_core.model.conditioned import ConditionedLlama
 from sequoia_core.model.config import ModelConfig
 from sequoia_core.model.convert_cache import ConvertCache, default_root
 from sequoia_core.model.device import choose_device, choose_dtype, device_name, dtype_name
-from sequoia_core.model.linear import FOR_DRAFTS
+from sequoia_core.model.linear import FOR_DRAFTS, has_packed_kernels
 from sequoia_core.model.llama import Llama
 from sequoia_core.model.loader import Checkpoint, Progress, open_checkpoint, open_directory
 from sequoia_core.model.tokenizer import assert_same_tokenizer, turn_closing_id
@@ -105,6 +106,7 @@ def load_pair(
     *,
     dtype: str = "auto",
     device: str = "auto",
+    kernels: Kernels = Kernels(),  # noqa: B008  # immutable
     progress: Progress | None = None,
 ) -> Pair:
     """Load a target and a draft.
@@ -115,16 +117,18 @@ def load_pair(
             "none" is no draft.
         dtype: see `choose_dtype`.
         device: see `choose_device`.
+        kernels: how the target is computed.
         progress: told what is being done and, where known, which part of it is done.
 
     Raises:
         ModelLoadError: a model is missing, damaged, of an unknown kind, or too large.
         TokenizerMismatchError: the draft's tokens are not the target's.
-        ParameterError: an unknown device or dtype.
+        ParameterError: an unknown device or dtype, or kernels that they do not have.
     """
     report = progress or (lambda _message, _fraction: None)
     place = choose_device(device)
     number = choose_dtype(dtype, place)
+    _check_kernels(kernels, number, place)
     big, small = _open(target, draft, number, report)
     _check_memory([each for each in (big, small) if each], number, place)
     report("Loading the tokenizer", None)
@@ -132,7 +136,7 @@ def load_pair(
     closing = turn_closing_id(tokenizer)
     report(f"Loading {big.name}", None)
     read_by_draft = small.config.feature_layers if small else ()
-    target_model = Llama(big.config, big.weights, place, number, feature_layers=read_by_draft)
+    target_model = Llama(big.config, big.weights, place, number, kernels, read_by_draft)
     draft_model, ids = None, None
     if small is not None:
         report(f"Loading {small.name}", None)
@@ -147,10 +151,10 @@ def load_pair(
             target=big.name,
             draft=small.name if small else None,
             device=str(place),
-            dtype=dtype_name(number),
+            dtype=f"{dtype_name(number)} {kernels}".rstrip(),
             context_window=big.config.context_window,
         ),
-        fingerprint=_fingerprint(big, small, number, place),
+        fingerprint=_fingerprint(big, small, target_model, kernels),
         acceptance_rates=_stated_rates(small) if small else {},
     )
 
@@ -257,6 +261,21 @@ def _fitted(
     return config, ChainMap({**lent, **replaced}, own), ids
 
 
+def _check_kernels(kernels: Kernels, dtype: torch.dtype, device: torch.device) -> None:
+    """Refuse what would silently do nothing.
+
+    Raises:
+        ParameterError: the kernels are not for this dtype or device.
+    """
+    if kernels.row_invariant and device.type != "cpu":
+        raise ParameterError(f"exact decoding is for CPUs, not for {device}; leave it out")
+    if kernels.weights is WeightFormat.INT8 and not has_packed_kernels(dtype, device):
+        raise ParameterError(
+            f"int8 weights are for bfloat16 on CPUs that multiply it, not for {dtype_name(dtype)} "
+            f"on {device}; leave them out"
+        )
+
+
 def _check_memory(models: list[Checkpoint], dtype: torch.dtype, device: torch.device) -> None:
     """Refuse what clearly cannot fit, before minutes are spent on it."""
     shapes = [shape for each in models for shape in expected_shapes(each.config).values()]
@@ -274,9 +293,10 @@ def _check_memory(models: list[Checkpoint], dtype: torch.dtype, device: torch.de
 
 
 def _fingerprint(
-    target: Checkpoint, draft: Checkpoint | None, dtype: torch.dtype, device: torch.device
+    target: Checkpoint, draft: Checkpoint | None, model: Llama, kernels: Kernels
 ) -> str:
-    parts = [target.digest, draft.digest if draft else "", dtype_name(dtype), device_name(device)]
+    parts = [target.digest, draft.digest if draft else "", dtype_name(model.dtype)]
+    parts += [device_name(model.device), repr(kernels)]
     return hashlib.sha256("\n".join(parts).encode()).hexdigest()[:16]
 
 

@@ -80,7 +80,8 @@ class Header(Line):
             if self._pair.draft is not None:
                 names.insert(0, f"{target} ← {visible(self._pair.draft)}")
             yield [Content.styled(name, "$foreground") for name in names]
-            dtype = _DTYPES.get(self._pair.dtype, self._pair.dtype)
+            number, *kernels = self._pair.dtype.split()
+            dtype = " ".join((_DTYPES.get(number, number), *kernels))
             yield [Content.styled(f"{self._pair.device} {dtype}", "$notice")]
         yield [Content.styled(self._tree_text(), "$notice")]
         yield [Content.styled(f"T {self._settings.temperature:g}", "$notice")]

@@ -48,7 +48,7 @@ def find_codes(weight: Tensor) -> Codes | None:
     if weight.shape[1] % GROUP:
         return None
     groups = weight.float().reshape(weight.shape[0], -1, GROUP)  # [out, in / GROUP, GROUP]
-    low, high = groups.aminmax(dim=-1, keepdim=True)
+    low, high = groups.amin(-1, keepdim=True), groups.amax(-1, keepdim=True)
     step = ((high - low) / (LEVELS - 1)).clamp(min=torch.finfo(torch.float32).tiny)
     codes = ((groups - low) / step).round()
     centred = codes - codes.mean(-1, keepdim=True)

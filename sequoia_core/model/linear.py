@@ -4,30 +4,15 @@ Owns which kernel computes a product, by the weight's number format and the numb
 nothing of what the products mean. The choices were measured, see docs/decisions 0002, 0008, 0012.
 """
 
-from dataclasses import dataclass
 from typing import Protocol
 
 import torch
 from torch import Tensor
 from torch.nn import functional
 
-from sequoia_core.config import WeightFormat
+from sequoia_core.config import Kernels, WeightFormat
 from sequoia_core.model.four_bit import GROUP, LEVELS, Codes, find_codes
 from sequoia_core.model.int8_rows import pack_rows, unpack_rows
-
-
-@dataclass(frozen=True, slots=True)
-class Kernels:
-    """Which kernels a model may use.
-
-    Attributes:
-        weights: what they read.
-        row_invariant: a row's product must not depend, to the last bit, on the rows beside it.
-    """
-
-    weights: WeightFormat = WeightFormat.AUTO
-    row_invariant: bool = False
-
 
 FOR_DRAFTS = Kernels(WeightFormat.INT8)
 """A draft's distribution may be any, as long as it is the one drawn from."""
@@ -182,15 +167,18 @@ def pack(weight: Tensor, kernels: Kernels) -> Linear:
         weight: [out, in].
         kernels: what is allowed.
     """
-    on_cpu = weight.device.type == "cpu"
-    fast = on_cpu and weight.dtype is torch.bfloat16
-    if fast and torch.ops.mkldnn._is_mkldnn_bf16_supported():
+    linear: Linear = DenseLinear(weight)
+    if has_packed_kernels(weight.dtype, weight.device):
         linear = _packed(weight, kernels)
-    else:
-        linear = DenseLinear(weight)
-    if kernels.row_invariant and on_cpu:
+    if kernels.row_invariant:
         return InBlocks(linear, weight.shape[1], weight.dtype)
     return linear
+
+
+def has_packed_kernels(dtype: torch.dtype, device: torch.device) -> bool:
+    """Whether there are kernels for packed weights of any format: CPUs, in bfloat16."""
+    on_cpu = device.type == "cpu" and dtype is torch.bfloat16
+    return on_cpu and bool(torch.ops.mkldnn._is_mkldnn_bf16_supported())
 
 
 def _packed(weight: Tensor, kernels: Kernels) -> Linear:

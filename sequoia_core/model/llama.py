@@ -14,10 +14,11 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
+from sequoia_core.config import Kernels
 from sequoia_core.model.attention import Mix, additive, mix, mix_in_any_order
 from sequoia_core.model.config import ModelConfig
 from sequoia_core.model.kv_cache import LayeredKVCache
-from sequoia_core.model.linear import Kernels, Linear, pack
+from sequoia_core.model.linear import Linear, pack
 from sequoia_core.model.norm import RmsNorm
 from sequoia_core.model.rope import rotary_tables, rotate, with_still_heads
 from sequoia_core.protocols import KVCache

@@ -8,7 +8,7 @@ import pytest
 from app.launch import Models, build_chat, chosen_models, tree_choice
 from app.messages import ChatSettings
 from app.settings import Settings, SettingsError, load_settings
-from sequoia_core.config import Mode
+from sequoia_core.config import Kernels, Mode, WeightFormat
 from sequoia_core.errors import GrowMapError, ParameterError
 from sequoia_core.growmap import find_growmap
 from sequoia_core.protocols import Lookup, TreeChoice
@@ -19,6 +19,8 @@ SAMPLES: dict[str, tuple[str, Any]] = {
     "draft": ("c/d", "c/d"),
     "dtype": ("float32", "float32"),
     "device": ("cpu", "cpu"),
+    "weights": ("int8", WeightFormat.INT8),
+    "exact": ("true", True),
     "mode": ("chain", Mode.CHAIN),
     "growmap": ("chain/2", "chain/2"),
     "lookup": ("on", Lookup.ON),
@@ -208,7 +210,10 @@ def test_the_engine_is_built_from_the_settings(monkeypatch: pytest.MonkeyPatch) 
     assert build_chat(settings, progress) == "the chat"  # type: ignore[arg-type, comparison-overlap]
     choice = TreeChoice(Mode.SEQUOIA, find_growmap("chain/2"), lookup=Lookup.AUTO)
     assert calls == [
-        (("a", "b"), {"dtype": "float32", "device": "cpu", "progress": progress}),
+        (
+            ("a", "b"),
+            {"dtype": "float32", "device": "cpu", "kernels": Kernels(), "progress": progress},
+        ),
         ("the pair", {"system_prompt": "Brief", "tree_choice": choice}),
     ]
 

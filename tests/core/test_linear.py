@@ -6,18 +6,17 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from sequoia_core.config import WeightFormat
-from sequoia_core.model.four_bit import GROUP, LEVELS
+from sequoia_core.config import Kernels, WeightFormat
 from sequoia_core.model.linear import (
     BLOCK_ROWS,
     FOUR_BIT_ROWS,
     INT8_ROWS,
     DenseLinear,
     InBlocks,
-    Kernels,
     Linear,
     pack,
 )
+from tests.core.coded import coded
 
 BF16_SUPPORTED = torch.ops.mkldnn._is_mkldnn_bf16_supported()
 KERNELS = [Kernels(weights, exact) for weights in WeightFormat for exact in (False, True)]
@@ -35,11 +34,7 @@ def operands(rows: int, seed: int, dtype: torch.dtype) -> tuple[Tensor, Tensor, 
 
 def coded_weight(seed: int) -> Tensor:
     """A bfloat16 matrix that was stored as 4-bit codes."""
-    generator = torch.Generator().manual_seed(seed)
-    codes = torch.randint(LEVELS, (OUT, IN // GROUP, GROUP), generator=generator)
-    codes[..., 0], codes[..., 1] = 0, LEVELS - 1  # as a quantiser does: it spans what it stores
-    steps, lows = (torch.rand(OUT, IN // GROUP, 1, generator=generator) + 0.5 for _ in range(2))
-    return (steps * codes * 0.2 - lows * 1.5).flatten(1).bfloat16()
+    return coded(operands(1, seed, torch.float32)[1])
 
 
 def error(linear: Linear, x: Tensor, weight: Tensor, residual: Tensor) -> float:
@@ -59,8 +54,7 @@ def test_every_layout_computes_the_product(rows: int, seed: int) -> None:
     x, residual = x.bfloat16(), residual.bfloat16()
     for stored in (weight.bfloat16(), coded_weight(seed)):
         for kernels in KERNELS:
-            most = 0.1 if kernels.weights is WeightFormat.INT8 else 0.05
-            assert error(pack(stored, kernels), x, stored, residual) < most
+            assert error(pack(stored, kernels), x, stored, residual) < 0.1
 
 
 @pytest.mark.parametrize("kernels", [each for each in KERNELS if each.row_invariant])

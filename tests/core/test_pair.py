@@ -13,6 +13,7 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from sequoia_core import pair as pair_module
+from sequoia_core.config import Kernels, WeightFormat
 from sequoia_core.errors import (
     ModelLoadError,
     ParameterError,
@@ -27,6 +28,7 @@ from tests.core.checkpoints import tiny_tokenizer as tokenizer_of
 
 TOKENS = torch.arange(3, 40)
 KEPT = torch.tensor([2, 5, 7, 11, 40, 95])
+EXACT = Kernels(row_invariant=True)
 
 
 @pytest.fixture
@@ -257,13 +259,14 @@ def test_the_fingerprint_follows_everything_that_changes_timings(
         first,
         load(target).fingerprint,
         load(target, tmp_path / "draft", dtype="bfloat16").fingerprint,
+        load(target, tmp_path / "draft", kernels=EXACT).fingerprint,
     }
     file = tmp_path / "draft" / "model.safetensors"
     tensors = load_file(file)
     tensors["model.norm.weight"] *= 2
     save_file(tensors, file)
     prints.add(load(target, tmp_path / "draft").fingerprint)
-    assert len(prints) == 4
+    assert len(prints) == 5
 
 
 def test_what_is_being_done_is_told(target: str, tmp_path: Path) -> None:
@@ -286,6 +289,23 @@ def test_models_too_large_for_the_memory_are_refused_before_they_are_read(
 def test_unknown_devices_and_dtypes_are_refused(options: dict[str, str], target: str) -> None:
     with pytest.raises(ParameterError, match="give auto"):
         load(target, **options)
+
+
+def test_kernels_that_would_do_nothing_are_refused(
+    target: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with pytest.raises(ParameterError, match="not for float32 on cpu"):
+        load(target, kernels=Kernels(WeightFormat.INT8))
+    monkeypatch.setattr(pair_module, "choose_device", lambda _: torch.device("cuda", 0))
+    with pytest.raises(ParameterError, match="exact decoding is for CPUs, not for cuda:0"):
+        load(target, kernels=EXACT)
+
+
+@pytest.mark.parametrize(
+    ("kernels", "dtype"), [(Kernels(), "float32"), (EXACT, "float32 exact")], ids=str
+)
+def test_the_description_says_which_kernels(target: str, kernels: Kernels, dtype: str) -> None:
+    assert load(target, kernels=kernels).description.dtype == dtype
 
 
 def test_the_embedded_target_names_its_remedy_where_it_is_missing(
