@@ -43,9 +43,18 @@ format: setup  ## rewrite the code in the house format
 coverage: setup  ## tests with branch coverage
 	$(BIN)/python -m pytest --cov --cov-report=term-missing:skip-covered
 
-bench: setup  ## side-by-side timing; PROMPTS=FILE.jsonl COUNT=10 TEMPERATURE=0
-	$(BIN)/sequoia bench $(if $(PROMPTS),--prompts $(PROMPTS)) $(if $(COUNT),--count $(COUNT)) \
-		--temperature $(or $(TEMPERATURE),0)
+BENCH_STAMP := $(VENV)/.peers
+
+$(BENCH_STAMP): $(STAMP)
+	@echo "installing the decoders to compare with (llama.cpp is compiled: minutes)"
+	@$(PIP) install --quiet -c constraints.txt -e '.[peers]' || \
+		echo "sequoia: not all of them could be installed; the report names those that are missing"
+	@touch $(BENCH_STAMP)
+
+bench: $(BENCH_STAMP)  ## everything side by side; PROMPTS=FILE.jsonl COUNT=10 PEER_DRAFT=DIR TO=FILE.md
+	$(BIN)/sequoia bench $(if $(PROMPTS),--prompts $(PROMPTS)) --count $(or $(COUNT),6) \
+		$(if $(TOKENS),--tokens $(TOKENS)) $(foreach each,$(TEMPERATURE),--temperature $(each)) \
+		$(if $(PEER_DRAFT),--peer-draft $(PEER_DRAFT)) --markdown $(or $(TO),docs/benchmarks.md)
 
 bench-screen: setup  ## what drawing costs, in a real terminal
 	$(BIN)/sequoia bench --screen $(if $(PROMPTS),--prompts $(PROMPTS)) --count $(or $(COUNT),3) \
