@@ -7,7 +7,7 @@ any of them; what is done is not done again.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from dataclasses import dataclass
 from statistics import median
 from typing import TYPE_CHECKING
@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING
 from sequoia_core.chat_template import ChatTemplate
 from sequoia_core.config import Mode, SamplingParams
 from sequoia_core.engine import Engine
+from sequoia_core.errors import ParameterError
 from sequoia_core.events import Step
 from sequoia_core.growmap import GrowMap
 from sequoia_core.measure.calibration import Band, Calibration
@@ -92,13 +93,20 @@ class Survey:
                 self._steps[answer] = steps
 
     def calibration(self) -> Calibration:
-        """What was measured; `run` must have come to its end."""
+        """What was measured; `run` must have come to its end.
+
+        Raises:
+            ParameterError: a tree never fitted into the models' context windows.
+        """
         assert self._surfaces is not None
         records: dict[Band, AcceptanceRecord] = {}
         for answer, steps in self._steps.items():
             band = Band.of(answer.temperature)
-            for step in steps if answer.tree.size > 1 else ():
-                records[band] = records.get(band, AcceptanceRecord()).plus(step)
+            for step in steps:
+                if len(step.nodes) > 1:
+                    records[band] = records.get(band, AcceptanceRecord()).plus(step)
+        if not records:
+            raise ParameterError("the context windows leave no room for trees to be measured")
         target, draft = self._surfaces
         times = MachineTimes(
             target, draft.scaled(self._draft_ratio(draft)), self._rest(0.0),
@@ -150,23 +158,24 @@ class Survey:
                 yield event
 
     def _rest(self, temperature: float) -> RestCosts:
-        by_shape: dict[tuple[int, int], list[float]] = {}
+        taken: dict[tuple[int, int], list[float]] = {}
         for answer, steps in self._steps.items():
-            if answer.temperature == temperature:
-                shape = (answer.tree.size, answer.tree.depth)
-                by_shape.setdefault(shape, []).extend(s.timings.bookkeeping_ms for s in steps)
-        medians: Mapping[tuple[int, int], float] = {
-            shape: median(taken) for shape, taken in by_shape.items()
-        }
-        trees = {shape: ms for shape, ms in medians.items() if shape[0] > 1}
-        return RestCosts.fitted(medians[(1, 0)], trees)
+            for step in steps if answer.temperature == temperature else ():
+                taken.setdefault(_shape(step), []).append(step.timings.bookkeeping_ms)
+        medians = {shape: median(each) for shape, each in taken.items()}
+        plain_ms = medians.pop((1, 0))
+        return RestCosts.fitted(plain_ms, medians)
 
     def _draft_ratio(self, draft: TimeSurface) -> float:
         """Drafting between verifications over drafting alone: weights leave the caches."""
         return median(
             step.timings.draft_ms
             / math.fsum(map(draft.at(step.context_length), drafted_rows(step)))
-            for answer, steps in self._steps.items()
-            if answer.tree.size > 1
+            for steps in self._steps.values()
             for step in steps
+            if len(step.nodes) > 1
         )
+
+
+def _shape(step: Step) -> tuple[int, int]:
+    return len(step.nodes), max(node.depth for node in step.nodes)

@@ -109,6 +109,9 @@ class Tuner:
 
         Args:
             temperature: to sample at beside greedy decoding; 0 is the usual one.
+
+        Raises:
+            ParameterError: a tree never fitted into the models' context windows.
         """
         if self._pair.draft is None:
             return

@@ -8,8 +8,10 @@ from typing import cast
 
 import pytest
 
+from sequoia_core.chat_template import ChatTemplate
 from sequoia_core.config import Mode, SamplingParams
 from sequoia_core.engine import Engine
+from sequoia_core.errors import ParameterError
 from sequoia_core.events import Notice, NoticeKind, Step, StepTimings
 from sequoia_core.measure import calibrate, survey
 from sequoia_core.measure.calibration import Band, calibration_path, load_calibration
@@ -96,6 +98,13 @@ def test_a_small_window_is_measured_within_it(monkeypatch: pytest.MonkeyPatch) -
     times = survey_of.calibration().times
     assert times.target.contexts == (64,)
     assert times.target.curves[0].rows == (1, 2, 4)
+
+
+def test_windows_without_room_for_a_tree_are_called_that(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(survey, "PROMPTS", SHORT[:1])
+    prompt = ChatTemplate(byte_level(), None).whole([], SHORT[0])
+    with pytest.raises(ParameterError, match="no room"):
+        list(Tuner(pair(window=len(prompt) + 3)).measure())
 
 
 def told_steps(monkeypatch: pytest.MonkeyPatch, change: Callable[[Step], StepTimings]) -> Survey:
