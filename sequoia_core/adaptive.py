@@ -10,6 +10,7 @@ and from the path to it, before anything is drawn from that distribution; all th
 verified. Works on plain numbers; knows neither models nor tensors.
 """
 
+from collections import deque
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -18,8 +19,9 @@ from sequoia_core.economy import Economy
 
 PROBE_STEPS = 24
 """Steps without drafting after which it is tried once, so that a better text is noticed."""
-_FIRST_YIELD = 0.6
-_YIELD_MEMORY = 48
+_RECENT = 32
+"""Nodes whose offers stand for what the next one may be."""
+_FIRST_SHARES = (0.5, 0.12, 0.05)
 
 
 @dataclass(frozen=True, slots=True)
@@ -124,7 +126,7 @@ class AdaptivePolicy:
         self.economy, self.greedy = economy, greedy
         self.offered = Confidence(stated if greedy else overlapping)
         self.drawn = self.offered if greedy else Confidence(overlapping)
-        self._yield = _FIRST_YIELD
+        self._recent = deque([_FIRST_SHARES], maxlen=_RECENT)
         self._idle = 0
 
     def step(self, limits: Limits, known: Continuation) -> "StepPolicy":
@@ -150,15 +152,25 @@ class AdaptivePolicy:
                 self.offered.record(each.depth, rank, each.offer.peak, accepted)
                 self.drawn.record(each.depth, rank, each.probs[rank - 1], accepted)
 
-    @property
-    def expected_yield(self) -> float:
-        """Probability that a drafted node's children hold the next token, on average lately."""
-        return self._yield
+    def expected_gain(self, weight: float, price: float) -> float:
+        """Tokens that reading a node adds, the rows of its children paid, as offers were lately.
 
-    def drafted(self, yielded: float) -> None:
-        """Note what a node's offered children were estimated to hold."""
+        Args:
+            weight: probability that the text comes through the node.
+            price: of a row.
+        """
+        gain = 0.0
+        for shares in self._recent:
+            for share in shares:
+                if weight * share <= price:
+                    break
+                gain += weight * share - price
+        return gain / len(self._recent)
+
+    def drafted(self, shares: tuple[float, ...]) -> None:
+        """Note the acceptance of a node's possible children, falling, if the text comes there."""
         self._idle = 0
-        self._yield += (yielded - self._yield) / _YIELD_MEMORY
+        self._recent.append(shares)
 
 
 class StepPolicy:
@@ -209,34 +221,30 @@ class StepPolicy:
         """How many children each node gets, best nodes first while they pay."""
         candidates: list[tuple[float, int]] = []
         for at, offer in enumerate(offers):
-            estimates = self._estimates(offer)
-            candidates += [(estimate, at) for estimate in estimates]
+            candidates += [(estimate, at) for estimate in self._estimates(offer)]
         candidates.sort(key=lambda candidate: (-candidate[0], candidate[1]))
-        counts, yielded = [0] * len(offers), [0.0] * len(offers)
+        counts = [0] * len(offers)
         for estimate, at in candidates:
             forced = self._probing and not any(counts) and not self._depths[offers[at].node]
-            pays = estimate >= self._economy.row_price(self._rows + 1)
-            if self._rows >= self._limits.nodes or not (pays or forced):
+            price = self._economy.row_price(self._rows + 1)
+            if self._rows >= self._limits.nodes or not (estimate >= price or forced):
                 break
             counts[at] += 1
-            yielded[at] += estimate
             self._rows += 1
-        for at, offer in enumerate(offers):
-            weight = self._weights[offer.node]
-            self._policy.drafted(yielded[at] / weight if weight > 0 else 0.0)
         return counts
 
     def _estimates(self, offer: Offer) -> list[float]:
         """Acceptance of each child that could be drawn, as far as is known before drawing."""
         depth, weight = self._depths[offer.node] + 1, self._weights[offer.node]
-        estimates: list[float] = []
-        lowest = weight
+        shares: list[float] = []
+        lowest = 1.0
         for rank in range(1, min(offer.width, self._limits.branching) + 1):
             prob = offer.probs[rank - 1] if offer.probs else offer.peak
-            share = self._policy.offered.estimate(depth, rank, prob)
-            lowest = min(lowest, weight * share)  # a later child is no better than one before it
-            estimates.append(lowest)
-        return estimates
+            # a later child is no better than one before it
+            lowest = min(lowest, self._policy.offered.estimate(depth, rank, prob))
+            shares.append(lowest)
+        self._policy.drafted(tuple(shares))
+        return [weight * share for share in shares]
 
     def _place(self, born: Born) -> None:
         """Estimate how likely the text comes through a node, now that its token is known."""
@@ -262,12 +270,16 @@ class StepPolicy:
         return probs[led] / reach if led < len(probs) and reach > 0 else 0.0
 
     def _best_count(self, weights: Sequence[float]) -> int:
-        """How many nodes, best first, a drafting pass should read; 0 if none pays."""
+        """How many nodes, best first, a drafting pass should read; 0 if none pays.
+
+        The probability falls from level to level, so where one more pass does not pay, no two do.
+        """
         best, best_gain, gained = 0, 0.0, 0.0
-        expected, rows = self._policy.expected_yield, self._rows
         for count, weight in enumerate(weights, start=1):
-            gained += max(weight * expected - self._economy.row_price(rows + count), 0.0)
-            gain = gained - self._economy.pass_price(count)
+            gained += self._policy.expected_gain(
+                weight, self._economy.row_price(self._rows + count)
+            )
+            gain = gained - self._economy.pass_price(count, first=self._rows == 1)
             if gain > best_gain:
                 best, best_gain = count, gain
         return best

@@ -54,9 +54,13 @@ class Economy:
             self._price_rows(rows)
         return self.rate * self._marginal[min(rows, MOST_PRICED) - 1]
 
-    def pass_price(self, rows: int) -> float:
-        """Tokens that a drafting pass over `rows` nodes must be expected to add."""
-        return self.rate * self._costs.draft_ms(rows) / self._plain
+    def pass_price(self, rows: int, first: bool = False) -> float:
+        """Tokens that a drafting pass over `rows` nodes must be expected to add.
+
+        One without which the step would be a plain one also pays for what any tree takes.
+        """
+        time = self._costs.draft_ms(rows) + (self._costs.overhead_ms if first else 0.0)
+        return self.rate * time / self._plain
 
     def record(self, tokens: int, rows: int, passes: tuple[int, ...]) -> None:
         """Learn from a step.
@@ -69,7 +73,7 @@ class Economy:
             passes: rows of each of its drafting passes.
         """
         time = self._costs.target_ms(rows) + sum(map(self._costs.draft_ms, passes))
-        if rows > 1:
+        if passes or rows > 1:
             time += self._costs.overhead_ms
         keep = 1.0 - 1.0 / _MEMORY
         self._tokens = self._tokens * keep + tokens
