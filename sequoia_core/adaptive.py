@@ -126,7 +126,7 @@ class AdaptivePolicy:
         self.economy, self.greedy = economy, greedy
         self.offered = Confidence(stated if greedy else overlapping)
         self.drawn = self.offered if greedy else Confidence(overlapping)
-        self._recent = deque([_FIRST_SHARES], maxlen=_RECENT)
+        self._recent: deque[tuple[float, ...]] = deque([_FIRST_SHARES], maxlen=_RECENT)
         self._idle = 0
 
     def step(self, limits: Limits, known: Continuation) -> "StepPolicy":
