@@ -13,7 +13,7 @@ from sequoia_core.bench.runs import PeerError, Run, StepClock
 from sequoia_core.config import SamplingParams
 
 DRAFTED = 3
-"""Tokens drafted a step; its confidence threshold instead broke its sampling (2026.4)."""
+"""Tokens drafted a step."""
 
 _ALL_TOKENS = 2**31 - 1
 """Its `top_k` has no 0 for off."""
@@ -37,7 +37,8 @@ class OpenVinoSystem:
         speculation: dict[str, Any] = {}
         if draft is not None:
             speculation["draft_model"] = genai.draft_model(draft, "CPU", **properties)
-            speculation["scheduler_config"] = genai.SchedulerConfig()  # keeps no earlier prompt
+            # by default it keeps earlier prompts; sampling after one of them fails (2026.4)
+            speculation["scheduler_config"] = genai.SchedulerConfig()
         try:
             self._pipeline: Any = genai.LLMPipeline(gguf, "CPU", **speculation, **properties)
         except RuntimeError as error:
