@@ -18,6 +18,9 @@ OFF_LEVEL = 2.0**-7
 """Farthest that rounding to bfloat16 moves a weight from its level, as a part of the group's
 largest. In a group without levels some weight is several times as far from the nearest of 16."""
 
+ROWS_AT_ONCE = 1024
+"""Bounds the memory that the search needs beside the matrix."""
+
 
 @dataclass(frozen=True, slots=True)
 class Codes:
@@ -40,13 +43,27 @@ class Codes:
 
 
 def find_codes(weight: Tensor) -> Codes | None:
-    """The codes of a matrix `[out, in]`, or None where it has no levels.
-
-    Levels are spanned by a group's smallest and largest weight, then fitted to all 32 by least
-    squares, which averages out what rounding did to the two.
-    """
+    """The codes of a matrix `[out, in]`, or None where it has no levels."""
     if weight.shape[1] % GROUP:
         return None
+    found: list[Codes] = []
+    for rows in torch.split(weight, ROWS_AT_ONCE):
+        codes = _codes_of_rows(rows)
+        if codes is None:
+            return None
+        found.append(codes)
+    return Codes(
+        torch.cat([each.codes for each in found]),
+        torch.cat([each.steps for each in found]),
+        torch.cat([each.lows for each in found]),
+    )
+
+
+def _codes_of_rows(weight: Tensor) -> Codes | None:
+    """Levels spanned by a group's smallest and largest weight, then fitted to all by least squares.
+
+    The fit averages out what rounding did to the two.
+    """
     groups = weight.float().reshape(weight.shape[0], -1, GROUP)  # [out, in / GROUP, GROUP]
     low, high = groups.amin(-1, keepdim=True), groups.amax(-1, keepdim=True)
     step = ((high - low) / (LEVELS - 1)).clamp(min=torch.finfo(torch.float32).tiny)

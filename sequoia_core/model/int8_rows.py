@@ -28,15 +28,16 @@ def pack_rows(weight: Tensor) -> tuple[Tensor, Tensor]:
     Returns:
         int8 `[rows, columns]` and float32 scales `[rows, 1]`; an all-zero row has scale 1.
     """
-    exact = weight.float()
+    exact = weight.to(torch.float32, copy=True)
     scale = exact.abs().amax(dim=1, keepdim=True) / LARGEST
     scale[scale == 0] = 1.0
-    return (exact / scale).round().clamp(-LARGEST, LARGEST).to(torch.int8), scale
+    rows = exact.div_(scale).round_().clamp_(-LARGEST, LARGEST).to(torch.int8)
+    return rows, scale
 
 
 def unpack_rows(rows: Tensor, scale: Tensor) -> Tensor:
     """The float32 matrix that `pack_rows` stored, up to half a scale per element."""
-    return rows.float() * scale
+    return rows.float().mul_(scale)
 
 
 def pack_weights(weights: Mapping[str, Tensor]) -> dict[str, Tensor]:

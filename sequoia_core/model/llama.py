@@ -68,7 +68,8 @@ class Llama:
             return weights[f"{name}.weight"].to(device, dtype)
 
         def linear(*names: str) -> Linear:  # those that read the same input become one product
-            return pack(torch.cat([get(name) for name in names]), kernels)
+            parts = [get(name) for name in names]
+            return pack(parts[0] if len(parts) == 1 else torch.cat(parts), kernels)
 
         def norm(name: str) -> RmsNorm:
             return RmsNorm(get(name), config.rms_norm_eps)
@@ -85,7 +86,7 @@ class Llama:
         ]
         self._norm = norm("model.norm")
         tied = config.tie_word_embeddings
-        self._head = pack(self.embedding, kernels) if tied else linear("lm_head")
+        self._head = linear("model.embed_tokens" if tied else "lm_head")
         self._cos, self._sin = rotary_tables(config, device, dtype)
 
     @property

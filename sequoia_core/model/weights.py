@@ -52,21 +52,14 @@ class SafetensorsWeights(Weights):
 
     def __init__(self, paths: list[Path]) -> None:
         self.origin = str(paths[0] if len(paths) == 1 else paths[0].parent)
-        self._files: dict[str, Any] = {}  # tensor name -> open file
+        self._files: dict[str, tuple[Path, Any]] = {}  # tensor name -> where, opened
         for path in paths:
-            try:
-                file: Any = safe_open(path, framework="pt")
-            except FileNotFoundError:
-                raise ModelLoadError(f"{path}: this part of the model is missing") from None
-            except (SafetensorError, OSError) as error:
-                raise ModelLoadError(
-                    f"{path}: truncated or no safetensors file ({first_line(error)}); "
-                    "fetch it again"
-                ) from None
-            self._files.update(dict.fromkeys(file.keys(), file))
+            file = _open_safetensors(path)
+            self._files.update(dict.fromkeys(file.keys(), (path, file)))
 
     def __getitem__(self, name: str) -> Tensor:
-        tensor: Tensor = self._files[name].get_tensor(name)
+        # opened anew, since what was read stays in memory for as long as the mapping it came from
+        tensor: Tensor = _open_safetensors(self._files[name][0]).get_tensor(name)
         return tensor
 
     def __iter__(self) -> Iterator[str]:
@@ -77,7 +70,7 @@ class SafetensorsWeights(Weights):
 
     def shape(self, name: str) -> tuple[int, ...]:
         """Shape of a tensor without reading it."""
-        return tuple(self._files[name].get_slice(name).get_shape())
+        return tuple(self._files[name][1].get_slice(name).get_shape())
 
 
 class LoadedWeights(Weights):
@@ -207,6 +200,17 @@ def read_json(path: Path) -> dict[str, Any]:
     if not isinstance(found, dict):
         raise ModelLoadError(f"{path}: a JSON object was expected")
     return found
+
+
+def _open_safetensors(path: Path) -> Any:
+    try:
+        return safe_open(path, framework="pt")
+    except FileNotFoundError:
+        raise ModelLoadError(f"{path}: this part of the model is missing") from None
+    except (SafetensorError, OSError) as error:
+        raise ModelLoadError(
+            f"{path}: truncated or no safetensors file ({first_line(error)}); fetch it again"
+        ) from None
 
 
 def _shards(index: Path) -> list[Path]:
