@@ -18,6 +18,10 @@ MEMORY = 192.0
 """Visits of a depth after which an earlier one counts 1/e: noise of about 5% of a_1 = 0.5."""
 PRIOR = 24.0
 """Trials for which a depth is taken to be like the one above it."""
+RECENT = 32.0
+"""Steps over which it is watched whether rates still hold."""
+SURPRISE = 3.0
+"""Standard deviations from what was expected that chance does not explain any more."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,10 +82,14 @@ class AcceptanceRecord:
     Attributes:
         depths: of children at depth 1, 2, ...
         steps: decoded steps that were counted, not faded.
+        drift: of the latest steps, how many more accepted a child than was expected.
+        variance: of that number, if the rates hold.
     """
 
     depths: tuple[Tally, ...] = ()
     steps: int = 0
+    drift: float = 0.0
+    variance: float = 0.0
 
     @property
     def rates(self) -> tuple[float, ...]:
@@ -120,7 +128,23 @@ class AcceptanceRecord:
             accepted = _accepted_rank(step, children)
             depths += [Tally()] * (depth + 1 - len(depths))
             depths[depth] = depths[depth].plus(len(children), accepted, weight)
-        return replace(self, depths=tuple(depths), steps=self.steps + (len(step.nodes) > 1))
+        counted = replace(self, depths=tuple(depths), steps=self.steps + (len(step.nodes) > 1))
+        return counted._watched(self, ranks.get(0, {}), step)
+
+    def _watched(
+        self, before: AcceptanceRecord, children: Mapping[int, int], step: Step
+    ) -> AcceptanceRecord:
+        """Weakened if the latest steps are not what was to be expected: the text has changed."""
+        expected = math.fsum(before.rates[: len(children)])
+        if not expected or self.depths == before.depths:
+            return self
+        fading = math.exp(-1.0 / RECENT)
+        drift = self.drift * fading + (_accepted_rank(step, children) > 0) - expected
+        # as if no less than a tenth were left to chance: rates of 0 and 1 are estimates too
+        variance = self.variance * fading + max(expected * (1.0 - expected), 0.09)
+        if abs(drift) <= SURPRISE * math.sqrt(variance + 1.0):
+            return replace(self, drift=drift, variance=variance)
+        return replace(self.weakened(RECENT), steps=self.steps, drift=0.0, variance=0.0)
 
     def weakened(self, trials: float) -> AcceptanceRecord:
         """The same rates as if from so few trials: what is learnt next outweighs them soon."""

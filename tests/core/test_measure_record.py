@@ -104,6 +104,33 @@ def test_a_step_that_stands_for_several_counts_as_they_would() -> None:
         assert several.hits == pytest.approx(single.hits, rel=0.02)
 
 
+def weakenings(start: AcceptanceRecord, truth: Rates, steps: int) -> list[int]:
+    """After which steps the record trusted what it knew less than before."""
+    rng, record, found = random.Random(7), start, []
+    for at in range(1, steps + 1):
+        trials = record.depths[0].trials[0]
+        record = record.plus(make_step(TREE, walk(TREE, truth, rng), COSTS))
+        if record.depths[0].trials[0] < trials - MEMORY / 2:
+            found.append(at)
+    return found
+
+
+@pytest.mark.parametrize("truth", [TRUTH, ((0.95, 0.03),), ((0.05,),), ((0.0,),), ((1.0,),)])
+def test_chance_does_not_make_a_record_doubt_itself(truth: Rates) -> None:
+    assert weakenings(learnt(record_of(truth, MEMORY), truth, 50), truth, 1500) == []
+
+
+@pytest.mark.parametrize(
+    ("before", "after"), [(0.7, 0.0), (0.95, 0.3), (0.1, 0.8), (0.0, 0.9), (1.0, 0.4)]
+)
+def test_a_text_that_changes_is_noticed_within_a_few_steps(before: float, after: float) -> None:
+    found = weakenings(record_of(((before,),), MEMORY), ((after,),), 40)
+    assert found
+    assert found[0] <= 20
+    settled = learnt(record_of(((before,),), MEMORY), ((after,),), 120)
+    assert settled.rates[0] == pytest.approx(after, abs=0.2)
+
+
 def test_what_is_far_back_is_forgotten() -> None:
     wrong = record_of(((0.9, 0.0, 0.0),), MEMORY)
     right = learnt(wrong, ((0.0, 0.0, 0.0),), round(3 * MEMORY))
