@@ -34,13 +34,12 @@ class OpenVinoSystem:
         self.name = names.OPENVINO if draft is None else names.OPENVINO_SPECULATIVE
         self._drafted = 0 if draft is None else DRAFTED
         properties: dict[str, Any] = {"INFERENCE_NUM_THREADS": threads}
-        speculation: dict[str, Any] = {}
+        # by default it keeps earlier prompts, and then sampling with a draft fails (2026.4)
+        options: dict[str, Any] = {"scheduler_config": genai.SchedulerConfig(), **properties}
         if draft is not None:
-            speculation["draft_model"] = genai.draft_model(draft, "CPU", **properties)
-            # by default it keeps earlier prompts; sampling after one of them fails (2026.4)
-            speculation["scheduler_config"] = genai.SchedulerConfig()
+            options["draft_model"] = genai.draft_model(draft, "CPU", **properties)
         try:
-            self._pipeline: Any = genai.LLMPipeline(gguf, "CPU", **speculation, **properties)
+            self._pipeline: Any = genai.LLMPipeline(gguf, "CPU", **options)
         except RuntimeError as error:
             raise PeerError(_first_line(error)) from None
 

@@ -204,7 +204,7 @@ def genai(monkeypatch: pytest.MonkeyPatch) -> None:
         GenerationConfig=SimpleNamespace,
         StreamerBase=object,
         StreamingStatus=SimpleNamespace(RUNNING=0),
-        SchedulerConfig=lambda: "scheduler",
+        SchedulerConfig=lambda: "keeps nothing",
         draft_model=lambda path, device, **options: (path, device, options),
     )
     monkeypatch.setitem(sys.modules, "openvino_genai", library)
@@ -216,6 +216,7 @@ def test_openvino_decodes_with_and_without_a_draft() -> None:
     plain = OpenVinoSystem("some.gguf", threads=3).run(PROMPT, GREEDY)
     assert FakePipeline.made == {
         "path": "some.gguf", "device": "CPU", "INFERENCE_NUM_THREADS": 3,
+        "scheduler_config": "keeps nothing",
     }  # fmt: skip
     speculative = OpenVinoSystem("some.gguf", 3, "draft")
     run = speculative.run(PROMPT, SAMPLED)
