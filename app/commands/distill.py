@@ -86,19 +86,18 @@ def distill(
         for name, value in given.items()
         if value is not None
     }
-    with _progress() as show:
-        from sequoia_core.distill.options import options_for
-        from sequoia_core.distill.pipeline import WORK, Distillation
+    out = out.expanduser()
+    try:
+        with _progress() as show:
+            from sequoia_core.distill.options import options_for
+            from sequoia_core.distill.pipeline import WORK, Distillation
 
-        out = out.expanduser()
-        run = Distillation(options_for(out / WORK, values, resume), out)
-        try:
-            for status in run.run():
+            for status in Distillation(options_for(out / WORK, values, resume), out).run():
                 show(status)
-        except KeyboardInterrupt:
-            again = shlex.join(["sequoia", "distill", "--out", str(out), "--resume"])
-            typer.echo(f"sequoia: stopped; go on with: {again}", err=True)
-            raise typer.Exit(INTERRUPTED) from None
+    except KeyboardInterrupt:
+        again = shlex.join(["sequoia", "distill", "--out", str(out), "--resume"])
+        typer.echo(f"sequoia: stopped; once begun, it goes on with: {again}", err=True)
+        raise typer.Exit(INTERRUPTED) from None
     typer.echo(f"{out}: a draft; use it with --draft {shlex.quote(str(out))}, see its README.md")
 
 
