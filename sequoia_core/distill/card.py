@@ -27,7 +27,7 @@ class Story:
         licence: of the target, which the draft's weights come from.
         command: the command line.
         options: in full.
-        layers: of the target, those the draft began with.
+        layers: of the target, those an independent draft began with; as many as it has.
         feature_layers: those whose hidden states it reads.
         head_rows: of its output head.
         conversations: learnt from, and held out.
@@ -68,12 +68,13 @@ def _head(story: Story) -> str:
     )
     source = story.options.target
     named = "" if source is None else f"--target {source} "
+    began = "at random" if story.feature_layers else f"as the target's {_listed(story.layers)}"
     layers = f"{len(story.layers)} layer{'s' * (len(story.layers) > 1)}"
     return (
         f"# A draft for {story.target}\n\n"
         f"Use it with `sequoia {named}--draft THIS_DIRECTORY`; it is of no use without its target."
-        f"\n\nKind: {story.options.kind}. {reads} It has {layers}, which began as the target's "
-        f"{_listed(story.layers)}, the target's own embedding, and an output head of "
+        f"\n\nKind: {story.options.kind}. {reads} It has {layers}, which began {began}, the target's "
+        "own embedding, and an output head of "
         f"{story.head_rows:,} rows, the most frequent tokens of the target's answers.\n\n"
         f"Licence: its weights are derived from the target's, whose licence is: {story.licence}\n"
     )

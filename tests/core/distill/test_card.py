@@ -87,6 +87,8 @@ def test_data_cost_and_origin_are_stated(made: tuple[str, str, Pair, Corpus]) ->
     kind, card, pair, held_out = made
     assert f"Kind: {kind}." in card
     assert "whose licence is: mit" in card
+    began = "at random" if kind == "conditioned" else "as the target's 0, 1, 2, 3"
+    assert f"which began {began}, " in card
     assert row(card, "steps") == ["6"]
     assert row(card, "conversations")[0].endswith(f", {held_out.conversations:,} held out")
     assert re.search(r"--kind conditioned|--steps 6", row(card, "command")[0])
