@@ -73,9 +73,9 @@ def _head(story: Story) -> str:
     return (
         f"# A draft for {story.target}\n\n"
         f"Use it with `sequoia {named}--draft THIS_DIRECTORY`; it is of no use without its target."
-        f"\n\nKind: {story.options.kind}. {reads} It has {layers}, which began {began}, the target's "
-        "own embedding, and an output head of "
-        f"{story.head_rows:,} rows, the most frequent tokens of the target's answers.\n\n"
+        f"\n\nKind: {story.options.kind}. {reads} It has {layers}, which began {began}, "
+        f"the target's own embedding, and an output head of {story.head_rows:,} rows, the "
+        "most frequent tokens of the target's answers.\n\n"
         f"Licence: its weights are derived from the target's, whose licence is: {story.licence}\n"
     )
 
