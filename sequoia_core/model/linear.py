@@ -11,7 +11,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from sequoia_core.config import Kernels, WeightFormat
-from sequoia_core.model.four_bit import GROUP, LEVELS, Codes, find_codes
+from sequoia_core.model.four_bit import GROUP, LEVELS, ROWS_AT_ONCE, Codes, find_codes
 from sequoia_core.model.int8_rows import pack_rows, unpack_rows
 
 FOR_DRAFTS = Kernels(WeightFormat.INT8)
@@ -184,15 +184,22 @@ def has_packed_kernels(dtype: torch.dtype, device: torch.device) -> bool:
 def _packed(weight: Tensor, kernels: Kernels) -> Linear:
     few: Linear
     if kernels.weights is WeightFormat.INT8:
-        values, scales = pack_rows(weight)
-        scales = scales.to(weight.dtype)
-        few, most = Int8Linear(values, scales), INT8_ROWS
-        weight = unpack_rows(values, scales).to(weight.dtype)  # many rows read the same model
+        few, weight = _in_int8(weight)
+        most = INT8_ROWS
     elif kernels.weights is WeightFormat.AUTO and (codes := find_codes(weight)) is not None:
         few, most = FourBitLinear(codes), FOUR_BIT_ROWS
     else:
         return PackedLinear(weight)
     return few if kernels.row_invariant else ByRows(few, PackedLinear(weight), most)
+
+
+def _in_int8(weight: Tensor) -> tuple[Int8Linear, Tensor]:
+    """A matrix as int8 rows, and those rows dequantised, so that many rows read the same model."""
+    packed = [pack_rows(rows) for rows in torch.split(weight, ROWS_AT_ONCE)]
+    parts = [(values, scales.to(weight.dtype)) for values, scales in packed]
+    rounded = torch.cat([unpack_rows(*part).to(weight.dtype) for part in parts])
+    values, scales = (torch.cat(each) for each in zip(*parts, strict=True))
+    return Int8Linear(values, scales), rounded
 
 
 def _one_order(linear: Linear, width: int, dtype: torch.dtype) -> bool:
