@@ -62,8 +62,8 @@ def stated(rank: int, prob: float) -> float:  # noqa: ARG001 what is stated is o
 def overlapping(rank: int, prob: float) -> float:
     """What similar distributions share: for sampling.
 
-    A first child is accepted with the mass that target and draft have in common, which is more
-    where the draft is sure; what the children after it add falls off fast.
+    A first child is accepted with the mass that target and draft have in common, which is little
+    unless the draft is sure; what the children after it add falls off fast.
     """
-    first = 0.3 + 0.65 * prob
-    return first if rank == 1 else (1.0 - first) * 0.3 * 0.5 ** (rank - 2)
+    first = 0.05 + 0.8 * prob**2
+    return first if rank == 1 else min(first, (1.0 - first) * 0.12 * 0.6 ** (rank - 2))
