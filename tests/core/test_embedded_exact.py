@@ -19,7 +19,7 @@ pytestmark = [
 ]
 PROMPTS = ("Why is the sky blue?", "Write a haiku about rain.")
 TREES = (GrowMap.k_ary([3, 2, 1]), GrowMap.k_ary([16, 1]))
-GREEDY = SamplingParams(temperature=0.0, max_new_tokens=40)
+GREEDY = SamplingParams(temperature=0.0, max_new_tokens=24)
 
 
 @pytest.fixture(scope="module", params=[WeightFormat.AUTO, WeightFormat.FULL])
