@@ -164,7 +164,8 @@ class Conversation:
 
     def _precision_notice(self, tree: TreeChosen, params: SamplingParams) -> Iterator[Notice]:
         greedy = params.temperature == 0.0 or self.tree_choice.mode is Mode.GREEDY
-        rounds = self.description.dtype != "float32" and tree.nodes > 1
+        number, *kernels = self.description.dtype.split()
+        rounds = number != "float32" and "exact" not in kernels and tree.nodes > 1
         if greedy and rounds and not self._warned_of_precision:
             self._warned_of_precision = True
             yield Notice(

@@ -118,35 +118,22 @@ class ByRows:
 class InBlocks:
     """A product whose rows do not depend, to the last bit, on how many there are.
 
-    Libraries choose their order of summation by the number of rows. Up to `BLOCK_ROWS` many keep to
-    one order, which is tried out once; else every block is filled up to `PADDED_ROWS`.
-
-    Args:
-        linear: computes a block.
-        width: columns of x.
-        dtype: of x.
+    Libraries choose their order of summation by the number of rows, so every block is filled up to
+    the same number. PyTorch's own int8 and 4-bit kernels always keep one order and need no blocks.
     """
 
-    def __init__(self, linear: Linear, width: int, dtype: torch.dtype) -> None:
+    def __init__(self, linear: Linear) -> None:
         self._linear = linear
-        self._padded = not _one_order(linear, width, dtype)
-        self._rows = PADDED_ROWS if self._padded else BLOCK_ROWS
 
     def __call__(self, x: Tensor) -> Tensor:
         """[n, in] -> [n, out]."""
-        if not self._padded and x.shape[0] <= self._rows:
-            return self._linear(x)
-        return torch.cat([self._block(block) for block in torch.split(x, self._rows)])
+        blocks = functional.pad(x, (0, 0, 0, -x.shape[0] % BLOCK_ROWS))
+        products = [self._linear(block) for block in torch.split(blocks, BLOCK_ROWS)]
+        return torch.cat(products)[: x.shape[0]]
 
     def add(self, x: Tensor, residual: Tensor) -> Tensor:
         """[n, in], [n, out] -> residual + x @ weight.T."""
         return self(x).add_(residual)
-
-    def _block(self, x: Tensor) -> Tensor:
-        rows = x.shape[0]
-        if self._padded:
-            x = functional.pad(x, (0, 0, 0, self._rows - rows))
-        return self._linear(x)[:rows]
 
 
 PACK_ROWS = 16
@@ -156,8 +143,8 @@ FOUR_BIT_ROWS = 8
 INT8_ROWS = 6
 """Most rows for which those weights measured faster than bfloat16 ones (docs/decisions/0012)."""
 
-BLOCK_ROWS = 32
-PADDED_ROWS = 8
+BLOCK_ROWS = 8
+"""Rows of a block where their number must not matter."""
 
 
 def pack(weight: Tensor, kernels: Kernels) -> Linear:
@@ -167,12 +154,10 @@ def pack(weight: Tensor, kernels: Kernels) -> Linear:
         weight: [out, in].
         kernels: what is allowed.
     """
-    linear: Linear = DenseLinear(weight)
     if has_packed_kernels(weight.dtype, weight.device):
-        linear = _packed(weight, kernels)
-    if kernels.row_invariant:
-        return InBlocks(linear, weight.shape[1], weight.dtype)
-    return linear
+        return _packed(weight, kernels)
+    dense = DenseLinear(weight)
+    return InBlocks(dense) if kernels.row_invariant else dense
 
 
 def has_packed_kernels(dtype: torch.dtype, device: torch.device) -> bool:
@@ -189,7 +174,8 @@ def _packed(weight: Tensor, kernels: Kernels) -> Linear:
     elif kernels.weights is WeightFormat.AUTO and (codes := find_codes(weight)) is not None:
         few, most = FourBitLinear(codes), FOUR_BIT_ROWS
     else:
-        return PackedLinear(weight)
+        packed = PackedLinear(weight)
+        return InBlocks(packed) if kernels.row_invariant else packed
     return few if kernels.row_invariant else ByRows(few, PackedLinear(weight), most)
 
 
@@ -200,15 +186,3 @@ def _in_int8(weight: Tensor) -> tuple[Int8Linear, Tensor]:
     rounded = torch.cat([unpack_rows(*part).to(weight.dtype) for part in parts])
     values, scales = (torch.cat(each) for each in zip(*parts, strict=True))
     return Int8Linear(values, scales), rounded
-
-
-def _one_order(linear: Linear, width: int, dtype: torch.dtype) -> bool:
-    """Whether up to `BLOCK_ROWS` rows come out the same whatever their number, by trial."""
-    generator = torch.Generator().manual_seed(0)
-    x = torch.randn((BLOCK_ROWS, width), generator=generator).to(dtype)
-    whole = linear(x)
-    return all(
-        torch.equal(linear(x[first:last]), whole[first:last])
-        for last in range(1, BLOCK_ROWS + 1)
-        for first in {0, last - 1}
-    )
