@@ -27,9 +27,7 @@ class Ledger:
         self.token_ids: list[int] = []
         self.target_cache: KVCache = target.new_cache()
         self._draft = draft
-        self.draft_cache: KVCache | None = (
-            draft.new_cache(self.target_cache) if draft else None
-        )
+        self.draft_cache: KVCache | None = draft.new_cache(self.target_cache) if draft else None
 
     @property
     def unread(self) -> int:
