@@ -42,7 +42,7 @@ def test_both_models_fit_and_share_the_embedding() -> None:
 
 
 def test_the_bundled_files_are_small_and_documented() -> None:
-    assert sum(file.stat().st_size for file in BUNDLED_DRAFT.iterdir()) < 20_000_000
+    assert sum(file.stat().st_size for file in BUNDLED_DRAFT.iterdir()) < 12_000_000
     assert (BUNDLED_DRAFT / "README.md").exists()
     assert open_directory(BUNDLED_DRAFT).settings["quantization"] == {"format": "int8-rows"}
 
@@ -97,10 +97,11 @@ def test_the_target_answers_and_the_draft_foresees_it() -> None:
         new = torch.tensor(ids[-1:])
     assert "sky" in pair.tokenizer.decode(ids[len(prompt) :])
     read = torch.tensor(ids[:-1])
-    guesses = pair.draft.forward(read, torch.arange(len(read)), None, pair.draft.new_cache())
+    beside = pair.draft.new_cache(cache)
+    guesses = pair.draft.forward(read, torch.arange(len(read)), None, beside)
     guessed = pair.draft_vocab_ids[guesses[len(prompt) - 1 :].argmax(-1)]
     hits = int((guessed == torch.tensor(ids[len(prompt) :])).sum())
-    assert hits >= 8  # of 40; an untrained or misread draft has none
+    assert hits >= 12  # of 40; an untrained or misread draft has none
 
 
 def test_the_path_is_the_file_that_is_installed() -> None:
