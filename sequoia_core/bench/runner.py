@@ -1,11 +1,13 @@
 """Runs systems side by side on the same prompts.
 
-Systems take turns prompt by prompt and in alternating order, after one uncounted warm-up each, so
-that a machine that slows down slows all of them. Knows nothing of how results are printed.
+Systems take turns prompt by prompt, in an order that alternates from prompt to prompt in each way
+of sampling, after uncounted warm-ups, so that a machine that slows down slows all of them. Knows
+nothing of how results are printed.
 """
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from itertools import product
 
 from sequoia_core.bench.runs import PeerError, Run, System
 from sequoia_core.config import SamplingParams
@@ -65,12 +67,10 @@ def compare(
     comparisons = [
         Comparison(sampling, {system.name: [] for system in systems}) for sampling in samplings
     ]
-    turns = [(prompt, comparison) for prompt in prompts for comparison in comparisons]
-    for turn, (prompt, comparison) in enumerate(turns):
-        done = turn / len(turns)
-        for system in systems if turn % 2 == 0 else reversed(systems):
-            progress(f"Prompt {prompts.index(prompt) + 1} of {len(prompts)}: {system.name}", done)
-            if run := session.run(system, prompt, comparison.params):
+    for at, comparison in product(range(len(prompts)), comparisons):
+        for system in systems if at % 2 == 0 else reversed(systems):
+            progress(f"Prompt {at + 1} of {len(prompts)}: {system.name}", at / len(prompts))
+            if run := session.run(system, prompts[at], comparison.params):
                 comparison.runs[system.name].append(run)
     for comparison in comparisons:
         for name in session.broken:
