@@ -6,13 +6,14 @@ layer of the settings.
 
 import functools
 import inspect
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from enum import StrEnum
 from typing import Annotated, Any
 
 import typer
 
 from sequoia_core.config import Mode, WeightFormat
+from sequoia_core.errors import ParameterError
 from sequoia_core.protocols import Lookup
 
 _FLAGS = "sequoia.flags"
@@ -58,6 +59,8 @@ _SETTINGS: dict[str, Any] = {
     "stop": _option(list[str], "Text that ends the answer; may be repeated.", _SAMPLING, "TEXT"),
 }
 
+MODEL_OPTIONS = ("pair", "target", "draft", "dtype", "weights", "exact", "device")
+
 
 def _remember_debug(ctx: typer.Context, value: bool) -> None:
     if value:
@@ -82,8 +85,32 @@ def with_settings(command: Callable[..., None]) -> Callable[..., None]:
     the command's name count too, below its own. A command's own option takes the place of a shared
     one of its name.
     """
+    own = inspect.signature(command).parameters
+    return _added(command, [name for name in _SETTINGS if name not in own])
+
+
+def with_only(*names: str) -> Callable[[Callable[..., None]], Callable[..., None]]:
+    """As `with_settings`, but with these of the shared options; the others are refused.
+
+    Refused even before the command's name, where every one of them is understood. `MODEL_OPTIONS`
+    names those that say what is loaded.
+    """
+
+    def add(command: Callable[..., None]) -> Callable[..., None]:
+        @functools.wraps(command)
+        def checked(ctx: typer.Context, flags: dict[str, Any], **arguments: Any) -> None:
+            idle = [f"--{name.replace('_', '-')}" for name in flags if name not in names]
+            if idle:
+                raise ParameterError(f"{idle[0]} before {ctx.info_name} does nothing; leave it out")
+            command(ctx, flags, **arguments)
+
+        return _added(checked, names)
+
+    return add
+
+
+def _added(command: Callable[..., None], names: Sequence[str]) -> Callable[..., None]:
     context, _, *own = inspect.signature(command).parameters.values()
-    names = [name for name in _SETTINGS if name not in {each.name for each in own}]
 
     @functools.wraps(command)
     def run(ctx: typer.Context, **arguments: Any) -> None:

@@ -1,11 +1,12 @@
 """`sequoia calibrate`: measure the pair on this machine now rather than between answers."""
 
+import shutil
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from .. import launch
-from ..options import with_settings
+from ..options import MODEL_OPTIONS, with_only
 from ..progress import progress_line
 
 if TYPE_CHECKING:
@@ -14,10 +15,10 @@ if TYPE_CHECKING:
     from sequoia_core.measure.calibration import Calibration
     from sequoia_core.measure.grid import Comparison
 
-_WIDTH, _HEIGHT = 88, 14
+_WIDEST, _HEIGHT = 88, 14
 
 
-@with_settings
+@with_only(*MODEL_OPTIONS, "temperature")
 def calibrate(
     ctx: typer.Context,  # noqa: ARG001 read by the decorator
     flags: dict[str, Any],
@@ -43,9 +44,10 @@ def calibrate(
         if tuner.calibration is not None:
             shown += _figures(tuner.calibration, temperature)
         if grid and tuner.online is not None:
-            from sequoia_core.measure.grid import CONTEXT, compare
+            from sequoia_core.measure.grid import compare
+            from sequoia_core.measure.online import TYPICAL_CONTEXT
 
-            figures = tuner.online.figures(temperature, CONTEXT)
+            figures = tuner.online.figures(temperature, TYPICAL_CONTEXT)
             shown += _compared(compare(pair, figures, temperature, progress))
     _print(shown)
     typer.echo(tuner.summary(temperature))
@@ -54,9 +56,14 @@ def calibrate(
 def _print(shown: "list[RenderableType]") -> None:
     from rich.console import Console
 
-    console = Console(width=_WIDTH, highlight=False)
+    console = Console(width=_width(), highlight=False)
     for each in shown:
         console.print(each)
+
+
+def _width() -> int:
+    """Columns to draw in: those of the terminal, as far as they help."""
+    return min(_WIDEST, shutil.get_terminal_size((_WIDEST, 24)).columns)
 
 
 def _figures(calibration: "Calibration", temperature: float) -> "list[RenderableType]":
@@ -70,7 +77,7 @@ def _figures(calibration: "Calibration", temperature: float) -> "list[Renderable
         for context, curve in curves
     ]
     shown: list[RenderableType] = [
-        *chart(series, width=_WIDTH, height=_HEIGHT, x_name="rows of a forward", y_name="ms"),
+        *chart(series, width=_width(), height=_HEIGHT, x_name="rows of a forward", y_name="ms"),
         "",
     ]
     rest = calibration.times.rest(temperature)
@@ -118,7 +125,7 @@ def _compared(comparison: "Comparison") -> "list[RenderableType]":
             f"{cell.step_ratio:.2f}",
         )
     return [
-        *chart(series, width=_WIDTH, height=_HEIGHT, x_name="nodes", y_name="speed-up"),
+        *chart(series, width=_width(), height=_HEIGHT, x_name="nodes", y_name="speed-up"),
         table,
         f"the picked tree ({_shape(comparison.picked.tree.size, comparison.picked.tree.depth)}) is "
         f"{comparison.shortfall:.1%} below the best of the grid "

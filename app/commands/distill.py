@@ -6,7 +6,7 @@ Owns the command's options and how progress looks; what is done is `sequoia_core
 import inspect
 import shlex
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from enum import StrEnum
 from pathlib import Path
@@ -14,7 +14,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from ..options import DEBUG_OPTION
+from .. import launch
+from ..options import with_only
 
 if TYPE_CHECKING:
     from sequoia_core.distill.status import Status
@@ -43,7 +44,6 @@ def _option(kind: Any, text: str, metavar: str | None = None) -> Any:
 
 
 _OPTIONS: dict[str, Any] = {
-    "target": _option(str, "Hub id, directory or GGUF file; else the embedded one.", "MODEL"),
     "kind": _option(Kind, "Reads tokens only (default), or the target's hidden states too."),
     "layers": _option(str, "How many of the target's, or which: 4, or 0,1,28,29.", "N|LIST"),
     "head_vocab": _option(int, "Rows of the output head; default 8192.", "N"),
@@ -54,9 +54,8 @@ _OPTIONS: dict[str, Any] = {
     "seed": _option(int, "Repeat a run; default 0.", "N"),
     "data": _option(str, "Prompts to answer too: .jsonl (turns, prompt, text), or lines.", "FILE"),
     "text": _option(str, "Text the target wrote already; cut or added to, up to --tokens.", "FILE"),
-    "device": _option(str, "auto, cpu, cuda or cuda:N.", "DEVICE"),
 }
-"""Those that make up the plan of a run. Not given, they are left to the plan or its defaults."""
+"""With the target and the device the plan of a run. Not given, they are left to its defaults."""
 
 
 def _with_options(command: Callable[..., None]) -> Callable[..., None]:
@@ -73,15 +72,17 @@ def _with_options(command: Callable[..., None]) -> Callable[..., None]:
     return command
 
 
+@with_only("pair", "target", "device")
 @_with_options
 def distill(
+    ctx: typer.Context,  # noqa: ARG001 read by the decorator
+    flags: dict[str, Any],
     out: Annotated[Path, typer.Option(help="Directory to make; --draft takes it.", metavar="DIR")],
     resume: Annotated[bool, typer.Option("--resume", help="Go on with what DIR holds.")] = False,
-    debug: DEBUG_OPTION = False,  # noqa: ARG001 remembered by its callback
     **given: Any,
 ) -> None:
     """Make a draft for any Llama-family target; no data set is needed."""
-    values = {
+    values = _chosen(flags, resume) | {
         name: value.value if isinstance(value, StrEnum) else value
         for name, value in given.items()
         if value is not None
@@ -99,6 +100,16 @@ def distill(
         typer.echo(f"sequoia: stopped; once begun, it goes on with: {again}", err=True)
         raise typer.Exit(INTERRUPTED) from None
     typer.echo(f"{out}: a draft; use it with --draft {shlex.quote(str(out))}, see its README.md")
+
+
+def _chosen(flags: Mapping[str, Any], resume: bool) -> dict[str, Any]:
+    """Target and device by the settings; of a run that is gone on with, only if given again."""
+    from ..settings import load_settings
+
+    settings = load_settings(flags)
+    values = {"target": launch.chosen_models(settings).target, "device": settings.device}
+    given = {"target" if name == "pair" else name for name in flags}
+    return {name: value for name, value in values.items() if not resume or name in given}
 
 
 @contextmanager

@@ -4,6 +4,7 @@ from dataclasses import replace
 from typing import Any
 
 import pytest
+from rich.text import Text
 from typer.testing import CliRunner
 
 import sequoia_core
@@ -34,7 +35,10 @@ class FakeTuner:
 
 
 def calibrated(
-    monkeypatch: pytest.MonkeyPatch, *arguments: str, calibration: Calibration | None = FIGURES
+    monkeypatch: pytest.MonkeyPatch,
+    *arguments: str,
+    calibration: Calibration | None = FIGURES,
+    before: tuple[str, ...] = (),
 ) -> tuple[str, list[Any]]:
     """What the command prints, and what it loaded and measured."""
     done: list[Any] = []
@@ -59,7 +63,7 @@ def calibrated(
     monkeypatch.setitem(vars(sequoia_core), "load_pair", load_pair)
     monkeypatch.setattr(measure, "calibrate", measured)
     monkeypatch.setattr(grid, "compare", compare)
-    result = CliRunner().invoke(app, ["calibrate", *arguments])
+    result = CliRunner().invoke(app, [*before, "calibrate", *arguments])
     assert result.exit_code == 0, result.output
     return result.stdout, done
 
@@ -71,6 +75,29 @@ def test_it_measures_the_chosen_pair_at_the_chosen_temperature(
     printed, done = calibrated(monkeypatch, *flags)
     assert done == [("a", "b"), ("the pair", 0.3)]
     assert printed.splitlines()[-1] == "measured at 0.3"
+
+
+@pytest.mark.parametrize(
+    "option",
+    [
+        ("--growmap", "chain/2"),
+        ("--mode", "ar"),
+        ("--lookup", "off"),
+        ("--seed", "3"),
+        ("--top-p", "0.5"),
+        ("--max-new-tokens", "9"),
+    ],
+)
+def test_an_option_that_measuring_has_no_use_for_is_refused(option: tuple[str, str]) -> None:
+    for words in (("calibrate", *option), (*option, "calibrate")):
+        result = CliRunner().invoke(app, words)
+        assert result.exit_code == 2
+        assert option[0] in Text.from_ansi(result.stderr).plain
+
+
+def test_an_option_before_the_command_counts(monkeypatch: pytest.MonkeyPatch) -> None:
+    _, done = calibrated(monkeypatch, before=("--target", "a", "--temperature", "0.3"))
+    assert done == [("a", None), ("the pair", 0.3)]
 
 
 def test_it_prints_the_curve_and_every_rate_that_was_counted(

@@ -12,9 +12,10 @@ from app.cli import app
 from app.commands import distill as command
 from app.commands.distill import describe
 from sequoia_core.distill import pipeline
-from sequoia_core.distill.options import Options
+from sequoia_core.distill.options import Options, remember
 from sequoia_core.distill.status import Status
 from sequoia_core.errors import ModelLoadError
+from sequoia_core.pairs import catalogue
 from tests.core.distill.runs import tiny_target
 
 
@@ -65,7 +66,42 @@ def test_options_are_passed_on_and_the_others_left_to_their_defaults(
 
 
 def test_the_plans_options_and_the_commands_are_the_same() -> None:
-    assert set(command._OPTIONS) == set(Options.__dataclass_fields__)
+    shared = {"target", "device"}
+    assert set(command._OPTIONS) | shared == set(Options.__dataclass_fields__)
+    assert not set(command._OPTIONS) & shared
+
+
+def test_target_and_device_are_those_of_the_settings(
+    fake: type[Fake], config_home: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    def planned(*words: str) -> tuple[str | None, str]:
+        result = CliRunner().invoke(app, [*words, "--out", str(tmp_path / "draft")])
+        assert result.exit_code == 0, result.output
+        return Fake.asked[0].target, Fake.asked[0].device
+
+    (config_home / "config.toml").write_text('target = "in/file"\ndevice = "cuda:1"\n')
+    assert planned("distill") == ("in/file", "cuda:1")
+    monkeypatch.setenv("SEQUOIA_TARGET", "in/environment")
+    assert planned("distill") == ("in/environment", "cuda:1")
+    before = ("--target", "before/command", "--device", "cpu")
+    assert planned(*before, "distill") == ("before/command", "cpu")
+    assert planned(*before, "distill", "--target", "own/option") == ("own/option", "cpu")
+    pair = next(entry for entry in catalogue() if not entry.embedded)
+    assert planned("--pair", pair.name, "distill") == (pair.target.name, "cuda:1")
+
+
+def test_a_run_gone_on_with_keeps_its_target_unless_another_is_named(
+    fake: type[Fake], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    out = tmp_path / "draft"
+    begun = Options(target="a/b", device="cpu")
+    remember(out / pipeline.WORK, begun)
+    monkeypatch.setenv("SEQUOIA_TARGET", "since/then")
+    assert invoke("--out", str(out), "--resume").exit_code == 0
+    assert fake.asked == (begun, out)
+    refused = CliRunner().invoke(app, ["--target", "c/d", "distill", "--out", str(out), "--resume"])
+    assert refused.exit_code == 2
+    assert "begun with --target a/b, not c/d" in refused.stderr
 
 
 def test_a_command_line_on_the_card_does_the_same_again(fake: type[Fake], tmp_path: Path) -> None:
