@@ -21,7 +21,6 @@ from sequoia_core.events import (
     FinishReason,
     Notice,
     NoticeKind,
-    Origin,
     Piece,
     PrefillDone,
     PrefillProgress,
@@ -41,6 +40,7 @@ from sequoia_core.text import TextCodec, TextStream
 from sequoia_core.token_tree import ScoredTree
 from sequoia_core.trees import (
     ROOT,
+    TRYING,
     AdaptiveTree,
     Advice,
     Tree,
@@ -95,7 +95,7 @@ class Engine:
         self.advisor = advisor
         self.tree_choice = TreeChoice()
         self._answers = 0
-        self._told = ""
+        self._told: TreeChoice | None = None
 
     @classmethod
     def of(cls, pair: Pair, advisor: TreeAdvisor) -> Engine:
@@ -151,10 +151,8 @@ class Engine:
             params = replace(params, temperature=0.0)
         tree, chosen = self._choose(params, len(prompt_ids))
         yield chosen
-        plain = tree.size == 1 and self.tree_choice.mode is not Mode.AR
-        if plain and chosen.reason != self._told:
+        if self._is_news(chosen):
             yield Notice(NoticeKind.PLAIN_DECODING, chosen.reason)
-        self._told = chosen.reason
         self._answers += 1
         answer = self._answers
         try:
@@ -178,6 +176,16 @@ class Engine:
         else:
             tree, chosen = tree_for(self.tree_choice, self.advisor, params.temperature, context)
         return tree, self._told_of_lookup(chosen)
+
+    def _is_news(self, chosen: TreeChosen) -> bool:
+        """Whether decoding turns plain without having been asked to; its figures may vary."""
+        choice = self.tree_choice
+        if chosen.nodes > 1 or choice.mode is Mode.AR:
+            if chosen.reason != TRYING:  # a trial is part of decoding plainly
+                self._told = None
+            return False
+        known, self._told = self._told, choice
+        return choice != known
 
     def _told_of_lookup(self, chosen: TreeChosen) -> TreeChosen:
         return replace(chosen, lookup=lookup_for(self.tree_choice).value)
@@ -241,8 +249,6 @@ class Engine:
         choice = self.tree_choice
         if self._draft is None or choice.mode is Mode.AR or choice.adaptive:
             return None
-        if any(node.origin is Origin.LOOKUP for node in step.nodes):
-            return None  # not a tree whose shape it could have advised
         chain = choice.mode is Mode.CHAIN
         advice = self.advisor.observe(step, params.temperature, chain)
         return advice if choice.growmap is None else None

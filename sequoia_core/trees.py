@@ -18,6 +18,9 @@ ROOT = GrowMap((-1,), name="root")
 ADAPTIVE = "adaptive"
 """What a tree is called whose shape is decided each step."""
 
+TRYING = "trying whether a tree pays by now"
+"""Why a tree is decoded with for a few steps while plain decoding is the rule."""
+
 DEFAULT_CHAIN = 3
 """Drafted tokens of a chain when no growmap is named."""
 
@@ -86,7 +89,7 @@ class TreeAdvisor(Protocol):
         ...
 
     def observe(self, step: Step, temperature: float, chain: bool) -> Advice | None:
-        """Learn from a step whose tree did not depend on what the draft said.
+        """Learn from a step whose tree, but for what was looked up, did not depend on the draft.
 
         Returns:
             what the following steps should be decoded with, or None if nothing changes.

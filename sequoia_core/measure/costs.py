@@ -18,7 +18,7 @@ from statistics import median
 import numpy as np
 
 from sequoia_core.errors import ParameterError
-from sequoia_core.events import Step
+from sequoia_core.events import Origin, Step
 from sequoia_core.growmap import GrowMap
 from sequoia_core.measure.times import TimeSurface, straight
 from sequoia_core.trees import StepCosts
@@ -122,9 +122,11 @@ class LearntCosts:
         self._at(1).note(step.plain_ms / curve(1), self._steps)
         rows = drafted_rows(step)
         draft = self._times.draft.at(step.context_length)
-        self._draft.note(timings.draft_ms / math.fsum(map(draft, rows)), self._steps)
+        if rows:
+            self._draft.note(timings.draft_ms / math.fsum(map(draft, rows)), self._steps)
+        looked_up = any(node.origin is Origin.LOOKUP for node in step.nodes)
         expected = rest.of(nodes, len(rows))
-        if expected > 0:
+        if expected > 0 and not looked_up:  # grafting is no part of the rest as it was measured
             self._rest.note(timings.bookkeeping_ms / expected, self._steps)
 
     def _at(self, rows: int) -> _Ratio:
@@ -176,7 +178,7 @@ class _Ratio:
 
 def drafted_rows(step: Step) -> list[int]:
     """How many nodes went through the draft at each level."""
-    inner = {node.parent for node in step.nodes[1:]}
+    inner = {node.parent for node in step.nodes[1:] if node.origin is Origin.DRAFT}
     rows = Counter(step.nodes[node].depth for node in inner)
     return [rows[depth] for depth in sorted(rows)]
 

@@ -1,7 +1,8 @@
 """Holds what calibration predicts against what decoding with many trees measures.
 
 Owns the grid of trees, its prompts and the comparison. Every tree decodes every prompt in turn,
-next to plain decoding, so that all see the same text and the same machine. Prints nothing.
+next to plain decoding, so that all see the same text and the same machine; the order turns round
+with every prompt. Prints nothing.
 """
 
 from __future__ import annotations
@@ -28,8 +29,6 @@ NODES = (2, 3, 4, 6, 8, 12, 16, 24)
 DEPTHS = (1, 2, 3, 4, 6)
 TOKENS = 96
 """New tokens per prompt and tree."""
-CONTEXT = 96
-"""Tokens of context that predictions are for: about the middle of an answer."""
 PROMPTS = (
     "How does a bicycle stay upright while it is moving?",
     "Write a short speech for a friend's fiftieth birthday.",
@@ -107,7 +106,7 @@ def compare(
     trees = grid_trees(figures)
     steps: dict[tuple[int, ...], list[list[Step]]] = {tree.parents: [] for tree in trees}
     for at, prompt in enumerate(PROMPTS):
-        for nth, tree in enumerate(trees):
+        for nth, tree in enumerate(trees if at % 2 == 0 else trees[::-1]):
             share = (at + nth / len(trees)) / len(PROMPTS)
             progress(f"Decoding with {len(trees)} trees", share)
             params = SamplingParams(temperature, seed=at, max_new_tokens=TOKENS)

@@ -12,13 +12,13 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from sequoia_core.events import Step
+from sequoia_core.events import Origin, Step
 from sequoia_core.growmap import GrowMap
 from sequoia_core.measure.calibration import Band, Calibration
 from sequoia_core.measure.costs import LearntCosts, step_ms
 from sequoia_core.measure.record import AcceptanceRecord
 from sequoia_core.search import TreePlan, choose_tree, expected_tokens_table
-from sequoia_core.trees import ROOT, Advice, StepCosts
+from sequoia_core.trees import ROOT, TRYING, Advice, StepCosts
 
 GAIN = 1.03
 """What a change of tree must be predicted to bring."""
@@ -31,6 +31,8 @@ PROBE_STEPS = 8
 PROBE_SHARE = 0.02
 """Of the time, what probing may cost at most."""
 LEAST_INTERVAL = 32
+TYPICAL_CONTEXT = 96
+"""Tokens of context to predict for while there is no text: about the middle of an answer."""
 MOST_WEIGHT = 8.0
 """Plain steps that one probing step stands for, at most."""
 
@@ -133,7 +135,7 @@ class OnlineAdvisor:
     def observe(self, step: Step, temperature: float, chain: bool) -> Advice | None:
         """See `trees.TreeAdvisor`."""
         course = self._courses.get((Band.of(temperature), chain))
-        if course is None or len(step.nodes) != course.shape.size:
+        if course is None or _drafted(step) != course.shape.size:
             self._learn(step, temperature, 1.0)
             return None
         self._learn(step, temperature, course.weight)
@@ -160,7 +162,7 @@ class OnlineAdvisor:
 
     def _learn(self, step: Step, temperature: float, weight: float) -> None:
         self._costs.observe(step, temperature)
-        if len(step.nodes) > 1:
+        if _drafted(step) > 1:
             record = self.calibration.record(temperature).plus(step, weight)
             self.calibration = self.calibration.with_record(temperature, record)
 
@@ -183,13 +185,24 @@ class OnlineAdvisor:
         shape, record = course.shape, figures.record
         predicted = figures.speedup(shape if shape.size > 1 else course.rival)
         if shape.size == 1:
-            reason = f"no tree is predicted to pay: {predicted:.2f}x at best {_learnt(figures)}"
+            little = predicted > 1.0
+            what = (
+                "a tree is predicted to gain too little"
+                if little
+                else "no tree is predicted to pay"
+            )
+            reason = f"{what}: {predicted:.2f}x at best {_learnt(figures)}"
             return Advice(None, record.rates, predicted, reason, record.deeper)
-        reason = "trying whether a tree pays by now" if course.probing else course.reason
+        reason = TRYING if course.probing else course.reason
         named = GrowMap(
             shape.parents, f"auto-{shape.size}x{shape.depth}", record.rates, _learnt(figures)
         )
         return Advice(named, record.rates, predicted, reason, record.deeper)
+
+
+def _drafted(step: Step) -> int:
+    """Nodes of a step's tree without what was looked up; the root is one."""
+    return sum(node.origin is Origin.DRAFT for node in step.nodes)
 
 
 def _nearby(tree: GrowMap) -> tuple[int, int]:

@@ -109,7 +109,8 @@ class AcceptanceRecord:
         """With one more step of a tree whose shape did not depend on the draft.
 
         Only nodes whose verdict decided an emitted token count: what lies behind the end of an
-        answer was judged, but after a text that the target never meant to go on.
+        answer was judged, but after a text that the target never meant to go on. What was looked up
+        is no child of the draft's; it is tried after those, so it takes no hit from them.
 
         Args:
             step: the step.
@@ -117,18 +118,17 @@ class AcceptanceRecord:
         """
         ranks: dict[int, dict[int, int]] = {}
         for node, each in enumerate(step.nodes):
-            ranks.setdefault(each.parent, {})[each.rank] = node
+            if each.origin is Origin.DRAFT:
+                ranks.setdefault(each.parent, {})[each.rank] = node
         depths = list(self.depths)
         for depth, node in enumerate(step.path[: len(step.token_ids)]):
             children = ranks.get(node)
-            if children is None or any(
-                step.nodes[each].origin is Origin.LOOKUP for each in children.values()
-            ):
+            if children is None:
                 continue
             accepted = _accepted_rank(step, children)
             depths += [Tally()] * (depth + 1 - len(depths))
             depths[depth] = depths[depth].plus(len(children), accepted, weight)
-        counted = replace(self, depths=tuple(depths), steps=self.steps + (len(step.nodes) > 1))
+        counted = replace(self, depths=tuple(depths), steps=self.steps + (0 in ranks))
         return counted._watched(self, ranks.get(0, {}), step)
 
     def _watched(

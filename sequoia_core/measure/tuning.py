@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 
 from sequoia_core.events import Event, Notice, NoticeKind, Step
 from sequoia_core.measure.calibration import Calibration, load_calibration, save_calibration
-from sequoia_core.measure.online import OnlineAdvisor
+from sequoia_core.measure.online import TYPICAL_CONTEXT, OnlineAdvisor
 from sequoia_core.measure.survey import PROMPTS, TEMPERATURE, Survey
 from sequoia_core.trees import Advice, BundledAdvisor, StepCosts, TreeAdvisor
 
@@ -83,22 +83,30 @@ class Tuner:
         yield Notice(NoticeKind.CALIBRATION, self.summary())
 
     def keep(self) -> None:
-        """Write what was learnt since the last time, for later starts."""
-        if self.calibration is not None and self.calibration is not self._kept:
-            self._kept = self.calibration
-            save_calibration(self._pair.fingerprint, self._kept)
+        """Write the acceptance learnt since the last time, for later starts.
+
+        Times and bands that another process has measured meanwhile stay as it wrote them.
+        """
+        if self.calibration is None or self.calibration is self._kept:
+            return
+        before, now = self._kept.records if self._kept else {}, self.calibration
+        stored = load_calibration(self._pair.fingerprint) or now
+        learnt = {band: each for band, each in now.records.items() if each != before.get(band)}
+        save_calibration(
+            self._pair.fingerprint, replace(stored, records={**stored.records, **learnt})
+        )
+        self._kept = now
 
     def summary(self, temperature: float = TEMPERATURE) -> str:
         """One line on what the figures predict at temperature 0 and at another."""
-        if not self.measured:
+        if self._online is None:
             return "not measured: decoding plainly, since the target has no draft"
         parts = []
         for each in (0.0, temperature or TEMPERATURE):
-            advice = self.advise(each, 0, False)
-            shape = advice.growmap
+            plan = self._online.figures(each, TYPICAL_CONTEXT).search()
+            shape, predicted = plan.growmap, f"predicted {plan.predicted_speedup:.2f}x"
             tree = f"{shape.size} nodes, depth {shape.depth}" if shape else "plain decoding"
-            predicted = advice.predicted_speedup or 1.0
-            parts.append(f"temperature {each:g}: {tree}, predicted {predicted:.2f}x")
+            parts.append(f"temperature {each:g}: {tree}, {'' if shape else 'a tree '}{predicted}")
         return "measured this machine; " + "; ".join(parts)
 
     def measure(self, temperature: float = TEMPERATURE) -> Iterator[tuple[str, float]]:
@@ -121,5 +129,6 @@ class Tuner:
         yield from self._survey.run()
         found, self._survey = self._survey.calibration(), None
         known = self.calibration.records if self.calibration else {}
-        self._online = OnlineAdvisor(replace(found, records={**known, **found.records}))
-        self.keep()
+        self._kept = replace(found, records={**known, **found.records})
+        self._online = OnlineAdvisor(self._kept)
+        save_calibration(self._pair.fingerprint, self._kept)

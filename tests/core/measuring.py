@@ -2,8 +2,9 @@
 
 import random
 from collections.abc import Sequence
+from dataclasses import replace
 
-from sequoia_core.events import Outcome, Step, StepTimings, TreeNode
+from sequoia_core.events import Origin, Outcome, Step, StepTimings, TreeNode
 from sequoia_core.growmap import GrowMap
 from sequoia_core.measure.calibration import Band, Calibration
 from sequoia_core.measure.costs import MachineTimes, RestCosts, step_ms
@@ -108,6 +109,26 @@ def make_step(
         plain_ms=(costs.target_ms(1) - REST.node_ms) * slower,
         plain_source="invented",
     )
+
+
+def grafted(step: Step, at: int = 0, length: int = 2) -> Step:
+    """The same step with a continuation that was looked up below a node, and not accepted."""
+    nodes = list(step.nodes)
+    for parent in (at, *range(len(nodes), len(nodes) + length - 1)):
+        nodes.append(
+            TreeNode(
+                token_id=1,
+                text="b",
+                parent=parent,
+                depth=nodes[parent].depth + 1,
+                rank=1 + sum(node.parent == parent for node in nodes),
+                draft_prob=None,
+                target_prob=0.5,
+                outcome=Outcome.NOT_REACHED,
+                origin=Origin.LOOKUP,
+            )
+        )
+    return replace(step, nodes=tuple(nodes))
 
 
 def _outcome(tree: GrowMap, path: Sequence[int], node: int) -> Outcome:

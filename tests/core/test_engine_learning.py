@@ -2,6 +2,7 @@
 
 import itertools
 from collections.abc import Sequence
+from dataclasses import replace
 
 import pytest
 from hypothesis import given, settings
@@ -10,13 +11,13 @@ from hypothesis import strategies as st
 from sequoia_core.config import Mode, SamplingParams
 from sequoia_core.draft import DraftModel
 from sequoia_core.engine import Engine
-from sequoia_core.events import Event, Notice, Step, TreeChosen
+from sequoia_core.events import Event, Notice, Origin, Step, TreeChosen
 from sequoia_core.growmap import GrowMap
-from sequoia_core.protocols import TreeChoice
+from sequoia_core.protocols import Lookup, TreeChoice
 from sequoia_core.speculator import MOST_PENDING
-from sequoia_core.trees import ROOT, Advice, StepCosts
+from sequoia_core.trees import ROOT, TRYING, Advice, StepCosts
 from tests.core.engines import check_caches, check_laws, steps_of, tokens_of, tree_of
-from tests.core.models import PlainCodec, TableModel
+from tests.core.models import PlainCodec, ScriptModel, TableModel
 
 VOCAB = 7
 PROMPT = [1, 2, 3]
@@ -26,7 +27,7 @@ class Restless:
     """Advises another tree after every so many steps, and remembers what it was shown."""
 
     def __init__(self, trees: Sequence[GrowMap], every: int = 1) -> None:
-        self._trees = itertools.cycle(trees)
+        self.trees = itertools.cycle(trees)
         self._every = every
         self.seen: list[tuple[Step, float, bool]] = []
 
@@ -41,7 +42,7 @@ class Restless:
         return None
 
     def _next(self) -> Advice:
-        tree = next(self._trees)
+        tree = next(self.trees)
         return Advice(tree if tree.size > 1 else None, (), None, f"{tree.size} nodes")
 
 
@@ -125,6 +126,43 @@ def test_the_advisor_sees_every_step_and_how_it_was_decoded(mode: Mode, temperat
     events = answer(engine, 20, 0.7)
     expected = [(step, temperature, mode is Mode.CHAIN) for step in steps_of(events)]
     assert advisor.seen == expected
+
+
+def test_the_advisor_also_sees_steps_that_looked_something_up() -> None:
+    loop = [2, 5, 7, 1, 8, 3]
+    advisor = Restless([GrowMap.chain(2)], every=1000)
+    engine = engine_of(advisor, ScriptModel(loop), TableModel(12, 2), TreeChoice(lookup=Lookup.ON))
+    events = answer(engine, 60)
+    origins = {node.origin for step, _, _ in advisor.seen for node in step.nodes}
+    assert Origin.LOOKUP in origins
+    assert [step for step, _, _ in advisor.seen] == steps_of(events)
+
+
+def told(engine: Engine) -> int:
+    return sum(isinstance(event, Notice) for event in answer(engine, 3))
+
+
+def test_decoding_plainly_is_told_once_whatever_its_figures() -> None:
+    """A trial is part of it; after a tree that was decoded with it is news again."""
+
+    class Numbered(Restless):
+        trying = False
+
+        def _next(self) -> Advice:
+            advice = super()._next()
+            reason = TRYING if self.trying else f"predicted {len(self.seen)}x"
+            return replace(advice, reason=reason)
+
+    advisor = Numbered([ROOT], every=1000)
+    engine = engine_of(advisor, TableModel(VOCAB, 1), TableModel(VOCAB, 2))
+    assert [told(engine) for _ in range(3)] == [1, 0, 0]
+    for trying, expected in ((True, 0), (False, 1)):
+        advisor.trees, advisor.trying = itertools.cycle([GrowMap.chain(2)]), trying
+        assert told(engine) == 0
+        advisor.trees, advisor.trying = itertools.cycle([ROOT]), False
+        assert [told(engine) for _ in range(2)] == [expected, 0]
+    engine.tree_choice = TreeChoice(Mode.CHAIN)
+    assert [told(engine) for _ in range(2)] == [1, 0]
 
 
 def test_at_the_end_of_the_window_no_advice_brings_a_tree_back() -> None:

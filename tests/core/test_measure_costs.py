@@ -1,6 +1,7 @@
 """Costs follow the machine, no stray step changes them, and a step's parts add up."""
 
 import random
+from dataclasses import replace
 
 import pytest
 from hypothesis import given
@@ -11,7 +12,7 @@ from sequoia_core.growmap import GrowMap
 from sequoia_core.measure.costs import KEPT, LEAST, STALE_STEPS, LearntCosts, RestCosts, step_ms
 from sequoia_core.trees import ROOT
 from tests.core.engines import tree_of
-from tests.core.measuring import REST, TIMES, make_step
+from tests.core.measuring import REST, TIMES, grafted, make_step
 
 TREE = GrowMap.k_ary([3, 2])
 MEASURED = LearntCosts(TIMES).costs(0.6, 100)
@@ -61,6 +62,22 @@ def test_one_stray_step_changes_nothing(before: int, stray: float) -> None:
 def test_few_steps_leave_what_was_measured() -> None:
     learnt = observed(LearntCosts(TIMES), TREE, 5.0, LEAST - 1)
     assert step_ms(TREE, learnt.costs(0.6, 100)) == step_ms(TREE, MEASURED)
+
+
+@pytest.mark.parametrize("tree", [TREE, ROOT])
+def test_steps_with_something_looked_up_teach_what_their_rows_take(tree: GrowMap) -> None:
+    """The rows verified are all of them, the rows drafted only the draft's own."""
+    learnt, rows = LearntCosts(TIMES), tree.size + 4
+    for _ in range(KEPT):
+        step = grafted(make_step(tree, (0,), MEASURED), length=4)
+        timings = replace(step.timings, verify_ms=3.0 * TIMES.target.at(100)(rows))
+        learnt.observe(replace(step, timings=timings), 0.6)
+    costs = learnt.costs(0.6, 100)
+    assert costs.target_ms(rows) == pytest.approx(
+        3.0 * TIMES.target.at(100)(rows) + rows * REST.node_ms
+    )
+    assert costs.draft_ms(1) == pytest.approx(MEASURED.draft_ms(1), rel=0.05)
+    assert costs.overhead_ms == MEASURED.overhead_ms
 
 
 def test_a_machine_that_is_busy_with_something_else_slows_every_tree_alike() -> None:

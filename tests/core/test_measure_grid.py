@@ -65,6 +65,20 @@ def test_measured_is_tokens_per_step_by_the_ratio_of_step_times(
     assert comparison.best is max(comparison.cells, key=lambda cell: cell.measured)
 
 
+def test_trees_take_turns_in_both_orders(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What warms up or slows down in a round meets the first and the last tree alike."""
+    order: dict[str, list[GrowMap]] = {}
+
+    def decode(_pair: Any, tree: GrowMap, prompt: str, _params: SamplingParams) -> Iterator[Step]:
+        order.setdefault(prompt, []).append(tree)
+        return iter([make_step(tree, (0,), FIGURES.costs)])
+
+    monkeypatch.setattr(grid, "_decode", decode)
+    compare(pair(), FIGURES, 0.0, lambda _message, _share: None)
+    rounds = list(order.values())
+    assert rounds[0] == rounds[1][::-1] == rounds[2]
+
+
 def test_decoding_a_grid_really_decodes(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(grid, "PROMPTS", ("Why?",))
     monkeypatch.setattr(grid, "TOKENS", 6)

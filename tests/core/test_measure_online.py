@@ -18,9 +18,19 @@ from sequoia_core.measure.online import (
     PROBE_STEPS,
     Figures,
     OnlineAdvisor,
+    _Course,
 )
 from sequoia_core.trees import ROOT, Advice, StepCosts
-from tests.core.measuring import TIMES, Rates, calibration_of, make_step, record_of, surface, walk
+from tests.core.measuring import (
+    TIMES,
+    Rates,
+    calibration_of,
+    grafted,
+    make_step,
+    record_of,
+    surface,
+    walk,
+)
 
 GOOD: Rates = ((0.7, 0.15, 0.05), (0.7, 0.1))
 USELESS: Rates = ((0.0, 0.0, 0.0),)
@@ -32,6 +42,7 @@ class Decoding:
 
     def __init__(self, advisor: OnlineAdvisor, temperature: float = 0.6, seed: int = 1) -> None:
         self.advisor, self.temperature = advisor, temperature
+        self.looking_up = False
         self.rng = random.Random(seed)
         self.tree = self._tree(advisor.advise(temperature, 100, False))
         self.steps = 0
@@ -43,6 +54,7 @@ class Decoding:
         for _ in range(steps):
             path = walk(self.tree, rates, self.rng)
             step = make_step(self.tree, path, costs, slower=slower)
+            step = grafted(step) if self.looking_up else step
             yield float(len(step.token_ids)), step.timings.total_ms
             self.steps += 1
             advice = self.advisor.observe(step, self.temperature, False)
@@ -196,6 +208,29 @@ def test_it_falls_back_where_steps_take_longer_than_was_measured() -> None:
     dear = replace(COSTS, target_ms=lambda n: COSTS.target_ms(n) * (1 if n == 1 else 2))
     list(decoding.run(rates, LOOK_EVERY * 8, dear))
     assert decoding.advisor.advise(0.6, 100, False).growmap is None
+
+
+def test_a_tree_that_no_longer_pays_is_left_though_every_step_looks_something_up() -> None:
+    decoding = Decoding(advisor_of(GOOD))
+    decoding.looking_up = True
+    list(decoding.run(USELESS, 300))
+    assert decoding.tree.size == 1
+    assert speed(decoding.run(USELESS, 600)) > 1 - 2 * PROBE_SHARE
+    list(decoding.run(GOOD, 800))
+    assert decoding.tree.size > 1
+
+
+@pytest.mark.parametrize("gain", [0.94, 0.999, 1.001, 1.02])
+def test_plain_decoding_does_not_call_a_small_gain_none(gain: float) -> None:
+    """What is not worth a change is told apart from what would be slower."""
+    advisor = advisor_of(GOOD)
+    figures = advisor.figures(0.6, 100)
+    rival = figures.search().tree
+    costs = replace(COSTS, plain_ms=COSTS.plain_ms * gain / figures.speedup(rival))
+    advice = advisor._advice(_Course(ROOT, rival), replace(figures, costs=costs))
+    assert advice.predicted_speedup == pytest.approx(gain)
+    assert ("gain too little" in advice.reason) == (gain > 1.0)
+    assert ("no tree is predicted to pay" in advice.reason) == (gain <= 1.0)
 
 
 def test_what_probing_costs_is_bounded_however_useless_the_draft() -> None:

@@ -8,12 +8,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from sequoia_core.errors import ParameterError
-from sequoia_core.events import Origin, Step
+from sequoia_core.events import Outcome, Step
 from sequoia_core.growmap import GrowMap
 from sequoia_core.measure.costs import LearntCosts
 from sequoia_core.measure.record import MEMORY, AcceptanceRecord, Tally
 from tests.core.engines import tree_of
-from tests.core.measuring import TIMES, Rates, make_step, record_of, walk
+from tests.core.measuring import TIMES, Rates, grafted, make_step, record_of, walk
 
 TREE = GrowMap((-1, 0, 0, 0, 1, 1, 2, 4, 4))
 COSTS = LearntCosts(TIMES).costs(0.0, 100)
@@ -82,10 +82,23 @@ def test_a_step_cut_by_an_end_of_text_does_not_count_what_lies_behind() -> None:
     assert AcceptanceRecord().plus(cut).depths == AcceptanceRecord().plus(whole).depths[:1]
 
 
-def test_children_beside_a_looked_up_one_do_not_count() -> None:
-    step = make_step(TREE, (0, 1), COSTS)
-    nodes = [replace(node, origin=Origin.LOOKUP) if node.rank == 1 else node for node in step.nodes]
-    assert AcceptanceRecord().plus(replace(step, nodes=tuple(nodes))).depths == ()
+@given(seed=st.integers(0, 99), at=st.integers(0, TREE.size - 1), length=st.integers(1, 5))
+def test_what_is_looked_up_says_nothing_of_the_draft(seed: int, at: int, length: int) -> None:
+    """It is tried after the draft's children, and so leaves them what they were."""
+    step = make_step(TREE, walk(TREE, TRUTH, random.Random(seed)), COSTS)
+    known = record_of(TRUTH, 100.0)
+    assert known.plus(grafted(step, at, length)) == known.plus(step)
+
+
+def test_an_accepted_look_up_is_a_miss_of_the_draft() -> None:
+    step = grafted(make_step(TREE, (0,), COSTS), length=2)
+    path = (0, TREE.size, TREE.size + 1)
+    nodes = [replace(node, outcome=Outcome.ACCEPTED) if at in path else node
+             for at, node in enumerate(step.nodes)]  # fmt: skip
+    taken = replace(step, nodes=tuple(nodes), path=path, token_ids=(0, 0, 0))
+    assert AcceptanceRecord().plus(taken) == AcceptanceRecord().plus(step)
+    plain = grafted(make_step(GrowMap((-1,)), (0,), COSTS))
+    assert AcceptanceRecord().plus(plain) == AcceptanceRecord()
 
 
 def test_plain_steps_tell_nothing_of_the_draft() -> None:

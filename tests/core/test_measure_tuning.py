@@ -1,6 +1,7 @@
 """Measuring goes on in slices, stops when asked, resumes, is kept, and then decides the tree."""
 
 from collections.abc import Callable, Generator, Iterator
+from dataclasses import replace
 from itertools import count
 from pathlib import Path
 from statistics import median
@@ -14,8 +15,14 @@ from sequoia_core.engine import Engine
 from sequoia_core.errors import ParameterError
 from sequoia_core.events import Notice, NoticeKind, Step, StepTimings
 from sequoia_core.measure import calibrate, survey
-from sequoia_core.measure.calibration import Band, calibration_path, load_calibration
-from sequoia_core.measure.costs import drafted_rows
+from sequoia_core.measure.calibration import (
+    Band,
+    Calibration,
+    calibration_path,
+    load_calibration,
+    save_calibration,
+)
+from sequoia_core.measure.costs import LearntCosts, drafted_rows
 from sequoia_core.measure.record import AcceptanceRecord
 from sequoia_core.measure.survey import SHAPES, WIDE, Survey
 from sequoia_core.measure.tuning import Tuner
@@ -24,6 +31,7 @@ from sequoia_core.pair import Pair
 from sequoia_core.protocols import PairDescription
 from sequoia_core.trees import BundledAdvisor
 from tests.core.engines import steps_of
+from tests.core.measuring import TIMES, make_step
 from tests.core.models import TableModel
 from tests.core.tiny_tokenizers import byte_level
 
@@ -282,6 +290,29 @@ def test_what_steps_teach_is_kept_when_nobody_waits_and_found_by_the_next_start(
     learnt = kept.records[Band.GREEDY].steps - before.records[Band.GREEDY].steps
     assert learnt == len(tree_steps)
     assert Tuner(models).calibration == kept
+
+
+def test_what_another_process_measured_meanwhile_stays() -> None:
+    models = pair()
+    chat = Tuner(models)
+    list(chat.measure())
+    times = replace(measured_of(chat).times, target=measured_of(chat).times.target.scaled(2.0))
+    other = replace(measured_of(chat).records[Band.GREEDY], steps=12345)
+    records = {Band.GREEDY: other, Band.HOT: other}
+    save_calibration(models.fingerprint, Calibration(times, records))
+    step = make_step(WIDE, (0, 1), LearntCosts(TIMES).costs(0.6, 8))
+    chat.observe(step, 0.6, False)
+    chat.keep()
+    learnt = measured_of(chat).records[Band.WARM]
+    kept = load_calibration(models.fingerprint)
+    assert kept == Calibration(times, {**records, Band.WARM: learnt})
+    list(chat.measure())
+    assert load_calibration(models.fingerprint) == chat.calibration
+
+
+def measured_of(tuner: Tuner) -> Calibration:
+    assert tuner.calibration is not None
+    return tuner.calibration
 
 
 def test_nothing_new_is_not_written_again() -> None:
