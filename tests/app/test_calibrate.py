@@ -130,6 +130,16 @@ def test_a_grid_says_how_far_the_picked_tree_is_from_the_best(
     assert "1.25x best" in joined
 
 
+@pytest.mark.parametrize("columns", [60, 80, 200])
+def test_no_line_is_wider_than_the_terminal(monkeypatch: pytest.MonkeyPatch, columns: int) -> None:
+    monkeypatch.setenv("COLUMNS", str(columns))
+    printed, _ = calibrated(monkeypatch, "--grid")
+    widest = max(map(len, printed.splitlines()))
+    axis = next(line for line in printed.splitlines() if "└" in line)
+    assert widest <= min(columns, 88)
+    assert len(axis) == min(columns, 88) - 14 - 1
+
+
 def heights(lines: list[str], glyph: str) -> dict[int, int]:
     """Line of each column in which a glyph stands."""
     return {
