@@ -35,10 +35,9 @@ class Answer:
     mode: str
     text: str = ""
     token_ids: list[int] = field(default_factory=list)
-    nodes: int = 1
-    depth: int = 0
-    adaptive: bool = False
+    trees: list[dict[str, Any]] = field(default_factory=list)
     looked_up: int = 0
+    steps: int = 0
     reason: FinishReason | None = None
     totals: Totals = field(default_factory=Totals)
 
@@ -50,11 +49,14 @@ class Answer:
         """
         match event:
             case TreeChosen(mode=mode, nodes=nodes, depth=depth):
-                self.mode, self.nodes, self.depth = mode, nodes, depth
-                self.adaptive = event.growmap == ADAPTIVE
+                self.mode = mode
+                adaptive = event.growmap == ADAPTIVE
+                shape = {"nodes": nodes, "depth": depth, "adaptive": adaptive}
+                self.trees.append({"step": self.steps + 1, **shape})
             case TextDelta(text=text):
                 self.text += text
             case Step(token_ids=token_ids):
+                self.steps += 1
                 self.token_ids += token_ids
                 kept = event.path[1 : len(token_ids) + 1]
                 self.looked_up += sum(event.nodes[at].origin is Origin.LOOKUP for at in kept)
@@ -62,6 +64,12 @@ class Answer:
                 self.reason, self.totals = reason, totals
             case Failed(message=message):
                 raise SequoiaError(message)
+
+    @property
+    def tree(self) -> dict[str, Any]:
+        """The shape it ended with."""
+        last = self.trees[-1] if self.trees else {"nodes": 1, "depth": 0, "adaptive": False}
+        return {name: last[name] for name in ("nodes", "depth", "adaptive")}
 
     @property
     def plain_ms(self) -> float | None:
@@ -86,16 +94,21 @@ class Answer:
             "tokens_per_second": self.totals.tokens_per_second,
             "ar_ms": self.plain_ms,
             "speedup": self.totals.speedup if self._measured else None,
-            "growmap": {"nodes": self.nodes, "depth": self.depth},
+            "growmap": self.tree,
+            "growmaps": self.trees,
+            "looked_up": self.looked_up,
         }
         return json.dumps(figures, ensure_ascii=False, allow_nan=False)
 
     def figures(self) -> str:
         """One line for a person."""
         totals = self.totals
-        tree = f"tree {self.nodes} nodes, depth {self.depth}" if self.depth else "plain decoding"
-        if self.adaptive:
+        nodes, depth = self.tree["nodes"], self.tree["depth"]
+        tree = f"tree {nodes} nodes, depth {depth}" if depth else "plain decoding"
+        if self.tree["adaptive"]:
             tree = f"adaptive {tree} at most"
+        if len(self.trees) > 1:
+            tree += f", the last of {len(self.trees)}"
         if self.looked_up:
             tree += f" · {self.looked_up} tokens looked up"
         plain = ""

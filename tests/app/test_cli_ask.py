@@ -5,6 +5,7 @@ import json
 import os
 import sys
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -22,17 +23,19 @@ from sequoia_core.events import (
     FinishReason,
     Notice,
     NoticeKind,
+    Origin,
     Step,
     TextDelta,
     Totals,
 )
 from sequoia_core.protocols import ChatEngine
 from sequoia_core.trace import ReplayEngine
+from sequoia_core.trees import ADAPTIVE
 from tests.fakes import ANSWER, TREE_16, BrokenEngine, make_answer, replay, unmeasured
 
 JSON_KEYS = [
     "mode", "text", "token_ids", "finish_reason", "tokens", "steps", "tokens_per_step", "seconds",
-    "tokens_per_second", "ar_ms", "speedup", "growmap",
+    "tokens_per_second", "ar_ms", "speedup", "growmap", "growmaps", "looked_up",
 ]  # fmt: skip
 
 
@@ -119,7 +122,32 @@ def test_json_is_one_object_that_adds_up(stage: Stage) -> None:
     assert data["tokens_per_second"] == pytest.approx(data["tokens"] / data["seconds"])
     assert data["ar_ms"] == pytest.approx(21.0)
     assert data["speedup"] == pytest.approx(data["tokens"] * 0.021 / data["seconds"])
-    assert data["growmap"] == {"nodes": 16, "depth": 4}
+    assert data["growmap"] == {"nodes": 16, "depth": 4, "adaptive": False}
+    assert data["growmaps"] == [{"step": 1, **data["growmap"]}]
+    assert data["looked_up"] == 0
+
+
+def test_json_names_every_tree_and_what_was_looked_up(stage: Stage) -> None:
+    events = list(make_answer())
+    steps = [event for event in events if isinstance(event, Step)]
+    at, long = next((i, e) for i, e in enumerate(events) if isinstance(e, Step) and e.accepted > 1)
+    nodes = list(long.nodes)
+    for node in long.path[2:]:
+        nodes[node] = replace(nodes[node], origin=Origin.LOOKUP, draft_prob=None)
+    events[at] = replace(long, nodes=tuple(nodes))
+    events.insert(at + 1, replace(TREE_16, growmap=ADAPTIVE, nodes=9, depth=2))
+    stage.play(*events)
+    data = json.loads(ask("Why?", "--json").stdout)
+    assert data["growmap"] == {"nodes": 9, "depth": 2, "adaptive": True}
+    assert data["growmaps"] == [
+        {"step": 1, "nodes": 16, "depth": 4, "adaptive": False},
+        {"step": long.index + 1, **data["growmap"]},
+    ]
+    assert data["looked_up"] == long.accepted - 1
+    assert data["steps"] == len(steps)
+    said = ask("Why?").stderr
+    assert "adaptive tree 9 nodes, depth 2 at most, the last of 2" in said
+    assert f"{long.accepted - 1} tokens looked up" in said
 
 
 def test_a_speed_up_that_was_not_measured_is_not_stated(stage: Stage) -> None:
