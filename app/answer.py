@@ -31,13 +31,21 @@ class Span:
     step: int
 
 
+@dataclass(frozen=True, slots=True)
+class Chosen:
+    """A tree shape, and the first step that is decoded with it."""
+
+    tree: TreeChosen
+    since: int = 1
+
+
 @dataclass(slots=True)
 class Answer:
     """The record of one answer.
 
     Attributes:
         prompt: what was asked.
-        tree: the tree shape it is decoded with, once chosen.
+        trees: the tree shapes it is decoded with, in order.
         prefill: how far reading the prompt has come.
         spans: the text so far, token by token, control characters made visible.
         steps: every step so far.
@@ -47,7 +55,7 @@ class Answer:
     """
 
     prompt: str
-    tree: TreeChosen | None = None
+    trees: list[Chosen] = field(default_factory=list)
     prefill: PrefillProgress | PrefillDone | None = None
     spans: list[Span] = field(default_factory=list)
     steps: list[Step] = field(default_factory=list)
@@ -59,7 +67,7 @@ class Answer:
         """Take in the next event; a `Notice` is nothing an answer remembers."""
         match event:
             case TreeChosen():
-                self.tree = event
+                self.trees.append(Chosen(event, len(self.steps) + 1))
             case PrefillProgress() | PrefillDone():
                 self.prefill = event
             case TextDelta(step, _, pieces):
@@ -72,6 +80,10 @@ class Answer:
                 self.finished = event
             case Failed(message):
                 self.failure = message
+
+    def tree_at(self, step: int) -> Chosen | None:
+        """The tree shape that a step was decoded with, or None where that was not told."""
+        return next((each for each in reversed(self.trees) if each.since <= step), None)
 
     def forget_steps(self) -> None:
         """Keep text and final figures; the trees of a long chat would fill the memory."""

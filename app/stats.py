@@ -6,7 +6,7 @@ an answer shows the figures as they stood then. Knows nothing of how they are dr
 
 from dataclasses import dataclass, field
 
-from sequoia_core.events import Outcome, Step, Totals
+from sequoia_core.events import Origin, Outcome, Step, Totals
 
 HISTORY = 120
 """Steps that the sparklines remember; more than a terminal is wide."""
@@ -38,8 +38,11 @@ class Statistics:
         measured: every step's plain time was known, so the speed-ups mean something.
         accepted: accepted draft tokens of the last steps, oldest first.
         speedups: speed-ups of the last steps, oldest first; 0 where not measured.
-        by_depth: index d - 1: a step whose tree is at least d deep accepted at least d nodes.
-        by_rank: index k - 1: the k-th child of a visited node that has one was the accepted one.
+        by_depth: index d - 1: a step that drafted d deep or more accepted d drafted nodes or more.
+        by_rank: index k - 1: the k-th drafted child of a visited node that has one was accepted.
+
+    Nodes that were looked up count among `accepted` but not by depth and rank, which stand beside
+    what the tree shape was made for: the draft's nodes.
     """
 
     totals: Totals = field(default_factory=Totals)
@@ -52,13 +55,15 @@ class Statistics:
     def plus(self, step: Step) -> "Statistics":
         """The figures with one more step."""
         speedup = step_speedup(step)
-        tree_depth = max(node.depth for node in step.nodes)
+        drafted = [node for node in step.nodes if node.origin is Origin.DRAFT]
+        depth = max(node.depth for node in drafted)
+        reached = sum(node.outcome is Outcome.ACCEPTED for node in drafted) - 1
         return Statistics(
             totals=self.totals.plus(step),
             measured=self.measured and speedup is not None,
             accepted=(*self.accepted, step.accepted)[-HISTORY:],
             speedups=(*self.speedups, speedup or 0.0)[-HISTORY:],
-            by_depth=_count(self.by_depth, [step.accepted >= d + 1 for d in range(tree_depth)]),
+            by_depth=_count(self.by_depth, [reached > d for d in range(depth)]),
             by_rank=_count_ranks(self.by_rank, step),
         )
 
@@ -84,7 +89,7 @@ def _count(rates: tuple[Rate, ...], hits: list[bool]) -> tuple[Rate, ...]:
 def _count_ranks(rates: tuple[Rate, ...], step: Step) -> tuple[Rate, ...]:
     children: dict[int, list[int]] = {node: [] for node in step.path}
     for index, node in enumerate(step.nodes):
-        if node.parent in children:
+        if node.parent in children and node.origin is Origin.DRAFT:
             children[node.parent].append(index)
     for ranked in children.values():
         ranked.sort(key=lambda index: step.nodes[index].rank)

@@ -4,7 +4,7 @@ from dataclasses import dataclass
 
 from sequoia_core.events import Step
 
-from .answer import Answer
+from .answer import Answer, Chosen
 from .stats import Statistics
 
 
@@ -48,6 +48,13 @@ class Walk:
         if self.answer is None or not self.answer.statistics:
             return None
         return self.answer.statistics[-1 if self.at is None else self.at]
+
+    @property
+    def chosen(self) -> Chosen | None:
+        """The tree shape of the step on show; before the first, the one it will have."""
+        if self.answer is None:
+            return None
+        return self.answer.tree_at(self.step.index if self.step is not None else 1)
 
     @property
     def walked_step(self) -> int | None:

@@ -16,7 +16,7 @@ from sequoia_core.errors import SequoiaError
 from sequoia_core.events import Event, Failed, Notice, TreeChosen
 from sequoia_core.protocols import PairDescription
 
-from ..answer import Answer
+from ..answer import Answer, Chosen
 from ..decoder import Decoder
 from ..messages import (
     Answering,
@@ -148,8 +148,6 @@ class ChatScreen(Screen[None]):
             case TreeChosen():
                 self.chosen = event
                 self._header.show_tree(event)
-                steps = len(self.answer.steps) if self.answer is not None else 0
-                self._panel.show_expected(event, steps + 1)
             case Notice(_, message):
                 self._transcript.add_note(message)
             case Failed(message):
@@ -161,6 +159,8 @@ class ChatScreen(Screen[None]):
         step, statistics = walk.step, walk.statistics
         still = walk.at is not None or paused or not self.busy
         self._panel.show_step(step, statistics, walk.title(paused=paused), still=still)
+        coming = Chosen(self.chosen) if self.chosen is not None else None
+        self._panel.show_expected(walk.chosen or coming)
         self._strip.show_step(step, statistics)
         self._header.show_statistics(statistics)
         self._prompt.walks = step is not None

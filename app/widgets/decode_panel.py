@@ -4,8 +4,9 @@ from textual.app import ComposeResult
 from textual.containers import Vertical
 from textual.content import Content
 
-from sequoia_core.events import Step, TreeChosen
+from sequoia_core.events import Step
 
+from ..answer import Chosen
 from ..stats import Statistics
 from .statistics import StatisticsPanel
 from .step_bar import StepBar
@@ -49,6 +50,6 @@ class DecodePanel(Vertical):
         self._bar.show_step(step, statistics)
         self._statistics.show_statistics(statistics)
 
-    def show_expected(self, tree: TreeChosen, since: int) -> None:
-        """Show what the tree shape was made for, from the step `since` on."""
-        self._statistics.show_expected(tree, since)
+    def show_expected(self, chosen: Chosen | None) -> None:
+        """Show what the tree shape of the step was made for."""
+        self._statistics.show_expected(chosen)

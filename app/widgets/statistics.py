@@ -4,8 +4,7 @@ from collections.abc import Sequence
 
 from textual.content import Content
 
-from sequoia_core.events import TreeChosen
-
+from ..answer import Chosen
 from ..stats import Rate, Statistics
 from ..visible import fit, visible
 from .line import Line
@@ -22,8 +21,7 @@ class StatisticsPanel(Line):
     def __init__(self) -> None:
         super().__init__(id="statistics")
         self._statistics: Statistics | None = None
-        self._tree: TreeChosen | None = None
-        self._since = 1
+        self._chosen: Chosen | None = None
 
     def show_statistics(self, statistics: Statistics | None) -> None:
         """Show the figures as they stood after a step."""
@@ -31,15 +29,22 @@ class StatisticsPanel(Line):
             self._statistics = statistics
             self.refresh()
 
-    def show_expected(self, tree: TreeChosen, since: int) -> None:
-        """Show what the tree shape was made for beside what happens.
+    def show_expected(self, chosen: Chosen | None) -> None:
+        """Show what the tree shape of the step was made for beside what happened."""
+        if chosen != self._chosen:
+            self._chosen = chosen
+            self._name_reason()
+            self.refresh()
 
-        Args:
-            tree: in use.
-            since: the first step that is decoded with it.
-        """
-        self._tree, self._since = tree, since
-        self.refresh()
+    def on_resize(self) -> None:
+        """Move the reason to where there is room for it."""
+        self._name_reason()
+
+    def _name_reason(self) -> None:
+        """Write the reason into the border where there is no line for it."""
+        room = self.size.width - 2
+        shown = self._chosen is not None and self.size.height <= _HEAD_LINES
+        self.border_subtitle = Content(fit(self._reason(), room).rstrip()) if shown else None
 
     def render(self) -> Content:
         """As many lines as there is height for."""
@@ -58,15 +63,21 @@ class StatisticsPanel(Line):
 
     def _why(self, width: int) -> Content:
         """Where the tree comes from, and since when if it was changed within the answer."""
-        if self._tree is None:
+        if self._chosen is None:
             return Content(" " * max(0, width))
-        since = f"step {self._since}: " if self._since > 1 else ""
-        reason = fit(f"{since}{visible(self._tree.reason)}", max(0, width - _LABEL))
+        reason = fit(self._reason(), max(0, width - _LABEL))
         return Content.assemble((fit("tree", _LABEL), "$notice"), (reason, "$foreground"))
 
+    def _reason(self) -> str:
+        if self._chosen is None:
+            return ""
+        since = f"step {self._chosen.since}: " if self._chosen.since > 1 else ""
+        return since + visible(self._chosen.tree.reason)
+
     def _rates(self, statistics: Statistics, width: int, rows: int) -> list[Content]:
-        expected_depth = self._tree.expected_by_depth if self._tree else ()
-        expected_rank = self._tree.expected_by_rank if self._tree else ()
+        tree = self._chosen.tree if self._chosen else None
+        expected_depth = tree.expected_by_depth if tree else ()
+        expected_rank = tree.expected_by_rank if tree else ()
         half = (width - 2) // 2
         left = _rate_table("by depth", statistics.by_depth, expected_depth, half, rows)
         right = _rate_table("by child rank", statistics.by_rank, expected_rank, half, rows)

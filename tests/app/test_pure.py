@@ -18,7 +18,7 @@ from app.tree_rows import GLYPHS, MAX_GUIDE_CELLS, Row, Verdict, guide_width, tr
 from app.visible import fit, quote_token, visible
 from app.walk import Walk
 from app.widgets.statistics import gauge, sparkline
-from sequoia_core.events import Outcome, Step, Totals
+from sequoia_core.events import Origin, Outcome, Step, Totals
 from tests.fakes import ANSWER, PARENTS_16, make_answer, make_step, unmeasured
 
 quick = settings(deadline=None, max_examples=80)
@@ -182,6 +182,45 @@ def test_statistics_are_the_plain_counts() -> None:
         assert rate.trials == len(children)
         assert rate.hits == sum(node.outcome is Outcome.ACCEPTED for node in children)
     assert sum(rate.hits for rate in statistics.by_rank) == sum(statistics.accepted)
+
+
+def grafted(step: Step) -> Step:
+    """The step with a path looked up: below the deepest accepted node, its first node accepted."""
+    size, end = len(step.nodes), step.path[-1]
+    rank = 1 + sum(node.parent == end for node in step.nodes)
+    first = replace(
+        step.nodes[end],
+        parent=end,
+        depth=step.nodes[end].depth + 1,
+        rank=rank,
+        outcome=Outcome.ACCEPTED,
+        draft_prob=None,
+        origin=Origin.LOOKUP,
+    )
+    second = replace(first, parent=size, depth=first.depth + 1, rank=1, outcome=Outcome.REJECTED)
+    return replace(
+        step,
+        nodes=(*step.nodes, first, second),
+        path=(*step.path, size),
+        token_ids=(*step.token_ids, 1),
+    )
+
+
+def test_rates_beside_the_growmap_are_those_of_drafted_nodes() -> None:
+    drafted = known = Statistics()
+    for step in STEPS:
+        drafted, known = drafted.plus(step), known.plus(grafted(step))
+    assert known.by_depth == drafted.by_depth
+    assert known.by_rank == drafted.by_rank
+    assert list(known.accepted) == [count + 1 for count in drafted.accepted]
+    assert known.totals.tokens == drafted.totals.tokens + len(STEPS)
+
+
+def test_a_step_that_only_looked_up_tells_nothing_of_the_draft() -> None:
+    plain = replace(STEPS[0], nodes=STEPS[0].nodes[:1], path=(0,), token_ids=(1,))
+    statistics = Statistics().plus(grafted(plain))
+    assert (statistics.by_depth, statistics.by_rank) == ((), ())
+    assert statistics.accepted == (1,)
 
 
 def test_a_speed_up_that_was_not_measured_is_not_shown() -> None:

@@ -4,6 +4,7 @@ from dataclasses import replace
 
 import pytest
 
+from app.answer import Answer, Chosen
 from app.widgets.statistics import StatisticsPanel
 from sequoia_core.events import Event, Step
 from tests.app.driving import driving
@@ -28,6 +29,45 @@ async def test_a_change_within_an_answer_tells_its_step_and_reason(after: int) -
         assert f"step {after + 1}: predicted 1.31x instead of 1.12x" in screen
         assert "9x2" in screen
         assert f"{TREE_16.expected_by_rank[0]:.2f}" in screen
+
+
+async def test_looking_back_shows_the_tree_of_that_step() -> None:
+    async with driving(replay(changing(6, OTHER)), size=(160, 50)) as chat:
+        await chat.ask()
+        assert "step 7: predicted 1.31x" in chat.screen_text()
+        await chat.pilot.press("home")
+        await chat.until(lambda: "searched for this machine" in chat.screen_text())
+        assert "predicted 1.31x" not in chat.screen_text()
+        await chat.pilot.press(*["right_square_bracket"] * 5)
+        await chat.until(lambda: "Step 6 of" in chat.screen_text())
+        assert "searched for this machine" in chat.screen_text()
+        await chat.pilot.press("right_square_bracket")
+        await chat.until(lambda: "step 7: predicted 1.31x" in chat.screen_text())
+
+
+async def test_where_there_is_no_line_for_the_reason_the_border_has_it() -> None:
+    long = replace(PLAIN, reason=PLAIN.reason * 9)
+    async with driving(replay(changing(3, long)), size=(140, 36)) as chat:
+        await chat.ask()
+        assert chat.screen_text().count("step 4: no tree ␛[31m pays") == 1
+        assert "by depth" not in chat.screen_text()
+        await chat.pilot.press("home")
+        await chat.until(lambda: "searched for this machine" in chat.screen_text())
+        await chat.pilot.resize_terminal(160, 50)
+        await chat.until(lambda: "by depth" in chat.screen_text())
+        assert chat.screen_text().count("searched for this machine") == 1
+
+
+@pytest.mark.parametrize("steps", [1, 5])
+def test_a_step_is_shown_with_the_last_tree_chosen_before_it(steps: int) -> None:
+    answer = Answer("why?")
+    assert answer.tree_at(1) is None
+    for event in changing(steps, PLAIN, OTHER):
+        answer.add(event)
+    for step in answer.steps:
+        chosen = answer.tree_at(step.index)
+        expected = Chosen(TREE_16) if step.index <= steps else Chosen(OTHER, steps + 1)
+        assert chosen == expected
 
 
 async def test_a_reason_is_text_and_cut_to_its_line() -> None:
