@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from sequoia_core.config import Kernels
 from sequoia_core.errors import ParameterError
 
 from .. import launch, machine
@@ -92,7 +93,8 @@ def _compare(
 
     settings = load_settings(flags)
     models = launch.chosen_models(settings)
-    plan = replace(plan, target=models.target, draft=models.draft)
+    kernels = Kernels(settings.weights, settings.exact)
+    plan = replace(plan, target=models.target, draft=models.draft, kernels=kernels)
     with progress_line() as progress:
         pair = launch.load_chosen(settings, progress)
         from sequoia_core import bench as benchmark

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
-from sequoia_core.config import SamplingParams
+from sequoia_core.config import Kernels, SamplingParams
 from sequoia_core.errors import ParameterError
 
 if TYPE_CHECKING:
@@ -23,6 +23,7 @@ class BenchPlan:
     Attributes:
         target: where the target's weights come from; None is the embedded one.
         draft: as in `load_pair`.
+        kernels: of this engine's target; likewise.
         peer_draft: a draft for other projects' decoders; None is the pair's own.
         prompts: a file, see `bench.prompts`; None is the built-in set.
         count: how many of its prompts.
@@ -39,6 +40,7 @@ class BenchPlan:
 
     target: str | None = None
     draft: str | None = None
+    kernels: Kernels = field(default_factory=Kernels)
     peer_draft: str | None = None
     prompts: str | None = None
     count: int = 6
@@ -60,7 +62,7 @@ class BenchPlan:
 
 
 def measure(pair: Pair, plan: BenchPlan, progress: Callable[[str, float | None], None]) -> Findings:
-    """Measure a pair, loaded from the plan's target and draft, as `session` tells."""
+    """Measure a pair, loaded as the plan says, as `session` tells."""
     from sequoia_core.bench.session import run_session
 
     return run_session(pair, plan, progress)

@@ -80,7 +80,7 @@ def _own(name: str) -> Contender:
 
         if name not in own_choices(workshop.pair):
             raise PeerError("the target has no draft; name one with --draft")
-        return own_system(workshop.pair, workshop.tuner, name)
+        return own_system(workshop.pair, workshop.advisor(), name)
 
     return Contender(name, "sequoia_core", make)
 

@@ -6,7 +6,7 @@ stops at an end-of-sequence token, and each starts with empty caches.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from statistics import fmean
 from typing import TYPE_CHECKING
@@ -85,7 +85,7 @@ class SizedAdvisor:
     """Names the best tree of a given number of nodes, whether or not it pays.
 
     Args:
-        tuned: knows acceptance rates and what steps cost.
+        tuned: knows acceptance rates and what steps cost; this one's alone.
         nodes: of the tree; it has fewer where they would add nothing.
     """
 
@@ -139,10 +139,12 @@ def own_system(pair: Pair, tuned: TreeAdvisor, name: str) -> OwnSystem:
     return OwnSystem(name, pair, advisor, own_choices(pair)[name])
 
 
-def sized_systems(pair: Pair, tuned: TreeAdvisor, sizes: Sequence[int]) -> dict[int, OwnSystem]:
-    """Fixed trees by number of nodes, for the sweep."""
+def sized_systems(
+    pair: Pair, advisor: Callable[[], TreeAdvisor], sizes: Sequence[int]
+) -> dict[int, OwnSystem]:
+    """Fixed trees by number of nodes, for the sweep; `advisor` makes a new one for each."""
     choice = TreeChoice(Mode.SEQUOIA)
     return {
-        size: OwnSystem(_SIZED.format(size), pair, SizedAdvisor(tuned, size), choice)
+        size: OwnSystem(_SIZED.format(size), pair, SizedAdvisor(advisor(), size), choice)
         for size in sizes
     }

@@ -24,6 +24,7 @@ from sequoia_core.bench.runs import PeerError, System
 from sequoia_core.bench.workshop import Sources, Workshop
 from sequoia_core.chat_template import ChatTemplate
 from sequoia_core.config import SamplingParams
+from sequoia_core.measure.calibration import Band
 
 if TYPE_CHECKING:
     from sequoia_core.bench import BenchPlan
@@ -44,7 +45,7 @@ class Findings:
 
     Attributes:
         pair: what was decoded with.
-        tuned: what the machine's figures predict, one line.
+        tuned: what the machine's figures predicted before anything was compared, one line.
         threads: of every system.
         comparisons: one for each way of sampling; plain decoding is the first system.
         sweeps: for each of them speed by a fixed tree's nodes, 1 being plain decoding; without
@@ -70,7 +71,7 @@ def run_session(pair: Pair, plan: BenchPlan, progress: Progress) -> Findings:
     """Measure all that the plan asks for.
 
     Args:
-        pair: loaded from the plan's target and draft.
+        pair: loaded as the plan says.
         plan: what to measure.
         progress: told what runs and which part is done.
 
@@ -84,11 +85,11 @@ def run_session(pair: Pair, plan: BenchPlan, progress: Progress) -> Findings:
         for temperature in plan.temperatures
     ]
     with Workshop(_sources(pair, plan), pair) as workshop:
-        for message, fraction in () if workshop.tuner.measured else workshop.tuner.measure():
-            progress(message, fraction)
+        _calibrate(workshop, plan.temperatures, progress)
+        tuned = workshop.tuner.summary(max(plan.temperatures))
         progress("Loading the other systems", None)
         lineup = line_up(workshop, (*OWN, *PEERS) if plan.peers else OWN)
-        sized = sized_systems(pair, workshop.tuner, plan.tree_sizes if pair.draft else ())
+        sized = sized_systems(pair, workshop.advisor, plan.tree_sizes if pair.draft else ())
         outcome = compare([*lineup.systems, *sized.values()], prompts, samplings, progress)
         kept = [system for system in lineup.systems if system.name not in outcome.broken]
         comparisons = tuple(_only(each, kept) for each in outcome.comparisons)
@@ -96,7 +97,7 @@ def run_session(pair: Pair, plan: BenchPlan, progress: Progress) -> Findings:
         memory, failed = _memory(workshop, weighed, prompts[0], progress)
         return Findings(
             pair=pair.description,
-            tuned=workshop.tuner.summary(),
+            tuned=tuned,
             threads=workshop.sources.threads,
             comparisons=comparisons,
             sweeps=tuple(_sweep(each, sized) for each in outcome.comparisons),
@@ -105,6 +106,17 @@ def run_session(pair: Pair, plan: BenchPlan, progress: Progress) -> Findings:
             memory=memory,
             weights=weight_bytes(workshop),
         )
+
+
+def _calibrate(workshop: Workshop, temperatures: Sequence[float], progress: Progress) -> None:
+    """Measure the pair at every one of these temperatures that no figures are known for."""
+    if workshop.pair.draft is None:
+        return
+    for temperature in sorted(temperatures, reverse=True):  # at any, greedy decoding is measured
+        known = workshop.tuner.calibration
+        if known is None or Band.of(temperature) not in known.records:
+            for message, fraction in workshop.tuner.measure(temperature):
+                progress(message, fraction)
 
 
 def _sources(pair: Pair, plan: BenchPlan) -> Sources:
@@ -120,8 +132,10 @@ def _sources(pair: Pair, plan: BenchPlan) -> Sources:
         draft=plan.draft,
         peer_draft=plan.peer_draft,
         device=pair.description.device,
-        dtype=pair.description.dtype,
+        dtype=str(pair.target.dtype).removeprefix("torch."),
         threads=torch.get_num_threads(),
+        weights=plan.kernels.weights.value,
+        exact=plan.kernels.row_invariant,
         gguf=gguf,
     )
 

@@ -14,12 +14,14 @@ from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any
 
 from sequoia_core.bench.runs import PeerError
+from sequoia_core.config import Kernels, WeightFormat
 
 if TYPE_CHECKING:
     import torch
 
     from sequoia_core.measure.tuning import Tuner
     from sequoia_core.pair import OpenedDraft, Pair
+    from sequoia_core.trees import TreeAdvisor
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,8 +33,10 @@ class Sources:
         draft: likewise.
         peer_draft: a draft for other projects' decoders; None is the pair's own.
         device: resolved, not "auto".
-        dtype: likewise.
+        dtype: likewise; the bare number format.
         threads: of every system.
+        weights: this engine's, as in `Kernels`.
+        exact: its kernels are row-invariant.
         gguf: the target's GGUF file, None if it is none.
         openvino_draft: a directory that `openvino_draft.export_draft` has filled, if any.
     """
@@ -43,6 +47,8 @@ class Sources:
     device: str
     dtype: str
     threads: int
+    weights: str = WeightFormat.AUTO.value
+    exact: bool = False
     gguf: str | None = None
     openvino_draft: str | None = None
 
@@ -72,16 +78,31 @@ class Workshop:
         from sequoia_core.pair import load_pair
 
         known = self.sources
+        kernels = Kernels(WeightFormat(known.weights), known.exact)
         return self._pair or load_pair(
-            known.target, known.draft, dtype=known.dtype, device=known.device
+            known.target, known.draft, dtype=known.dtype, device=known.device, kernels=kernels
         )
 
     @cached_property
     def tuner(self) -> Tuner:
-        """Names trees for the pair."""
+        """Has measured the pair, or is about to; systems decode by an `advisor` of their own."""
         from sequoia_core.measure.tuning import Tuner
 
         return Tuner(self.pair)
+
+    def advisor(self) -> TreeAdvisor:
+        """A new one, by the figures as they were measured.
+
+        What it learns while a system decodes is that system's: one that all share would let the
+        systems beside it decide its tree.
+        """
+        from sequoia_core.measure.online import OnlineAdvisor
+        from sequoia_core.trees import BundledAdvisor
+
+        measured = self.tuner.calibration
+        if measured is None:
+            return BundledAdvisor.default(self.pair.acceptance_rates)
+        return OnlineAdvisor(measured)
 
     @cached_property
     def hugging_face_target(self) -> Any:

@@ -1,44 +1,52 @@
 """A whole benchmark on tiny models, and the processes that measure memory."""
 
+import json
 import subprocess
 import sys
 from collections.abc import Iterator
+from dataclasses import asdict
 from pathlib import Path
 
 import pytest
 import torch
 
-from sequoia_core.bench import BenchPlan, measure, memory, names
+from sequoia_core.bench import BenchPlan, measure, memory, names, session
 from sequoia_core.bench.document import Setting, as_values, for_terminal, write_document
+from sequoia_core.bench.lineup import OWN, line_up
 from sequoia_core.bench.memory import measure_memory, weight_bytes
-from sequoia_core.bench.own import SizedAdvisor
+from sequoia_core.bench.own import SizedAdvisor, sized_systems
 from sequoia_core.bench.runs import PeerError
+from sequoia_core.bench.session import _calibrate
 from sequoia_core.bench.workshop import Sources, Workshop
-from sequoia_core.growmap import GrowMap
+from sequoia_core.config import Kernels
 from sequoia_core.measure import tuning
+from sequoia_core.measure.calibration import Band, Calibration
+from sequoia_core.measure.online import OnlineAdvisor
 from sequoia_core.pair import load_pair
-from sequoia_core.trees import BundledAdvisor
 from tests.core.checkpoints import save_model, tiny_tokenizer
+from tests.core.measuring import TIMES, calibration_of, make_step, record_of
 
-RATES = {"greedy": (0.5, 0.2, 0.1, 0.05), "stochastic": (0.4, 0.3, 0.1, 0.05)}
+RATES = [(0.5, 0.2, 0.1, 0.05)]
 MEGABYTES = 64
 
 
-class StillTuner(BundledAdvisor):
-    """Knows rates without measuring anything."""
-
-    measured = False
+class StillTuner:
+    """Comes by its figures without measuring anything."""
 
     def __init__(self, _pair: object) -> None:
-        super().__init__(GrowMap.k_ary([2, 1]), GrowMap.k_ary([2, 2]), RATES)
-        self.calls = 0
+        self.calibration: Calibration | None = None
+        self.measured: list[float] = []
 
-    def measure(self) -> Iterator[tuple[str, float]]:
-        self.calls += 1
+    def measure(self, temperature: float) -> Iterator[tuple[str, float]]:
         yield "measuring", 0.5
+        self.measured.append(temperature)
+        known = self.calibration.records if self.calibration else {}
+        record = record_of([(0.5, 0.2, 0.1, 0.05)], trials=1e6)
+        new = dict.fromkeys((Band.GREEDY, Band.of(temperature)), record)
+        self.calibration = Calibration(TIMES, {**known, **new})
 
-    def summary(self) -> str:
-        return f"measured {self.calls} times"
+    def summary(self, temperature: float) -> str:
+        return f"measured at {self.measured}, told of {temperature}"
 
 
 @pytest.fixture
@@ -69,7 +77,7 @@ def test_a_benchmark_from_beginning_to_end(folder: Path, monkeypatch: pytest.Mon
     plan, told = plan_in(folder), list[str]()
     pair = load_pair(plan.target, plan.draft, dtype="float32")
     findings = measure(pair, plan, lambda message, _: told.append(message))
-    assert findings.tuned == "measured 1 times"
+    assert findings.tuned == "measured at [0.6], told of 0.6"
     assert "Prompt 2 of 2: sequoia tree" in told
     own = [names.PLAIN, names.CHAIN, names.PACKAGED, names.TREE, names.LOOKUP, names.ADAPTIVE]
     peers = [names.HF_PLAIN, names.HF_ASSISTED, names.HF_LOOKUP]
@@ -85,7 +93,7 @@ def test_a_benchmark_from_beginning_to_end(folder: Path, monkeypatch: pytest.Mon
     for name, runs in greedy.runs.items():  # float32: every way to decode gives the same text
         texts = [run.token_ids for run in runs]
         assert texts == [run.token_ids for run in greedy.runs[names.PLAIN]], name
-    assert {run.tree for run in sampled.runs[names.TREE]} == {"7x2"}
+    assert {run.tree for run in sampled.runs[names.PACKAGED]} == {"6x2"}
     assert {run.tree for run in sampled.runs[names.ADAPTIVE]} == {"adaptive"}
     assert {run.tree for run in sampled.runs[names.PLAIN]} == {"plain"}
     assert len(findings.partings) == len(own + peers) - 1
@@ -115,9 +123,63 @@ def test_without_a_draft_plain_decoding_is_compared_alone(
 def test_the_sweep_takes_trees_of_exactly_the_size_asked_for(
     nodes: int, temperature: float
 ) -> None:
-    advice = SizedAdvisor(StillTuner(None), nodes).advise(temperature, 100, False)
+    advice = SizedAdvisor(OnlineAdvisor(calibration_of(RATES)), nodes).advise(
+        temperature, 100, False
+    )
     assert advice.growmap is not None
     assert advice.growmap.size == nodes
+
+
+@pytest.mark.parametrize(
+    ("asked", "measured"),
+    [((0.0,), [0.0]), ((0.0, 0.6), [0.6]), ((0.3, 0.0, 1.2, 1.0), [1.2, 0.3]), ((0.5, 0.6), [0.6])],
+)
+def test_every_temperature_asked_for_is_calibrated_once(
+    folder: Path, asked: tuple[float, ...], measured: list[float]
+) -> None:
+    plan = plan_in(folder)
+    pair = load_pair(plan.target, plan.draft, dtype="float32")
+    workshop = Workshop(sources_of(plan), pair)
+    workshop.tuner = tuner = StillTuner(pair)  # type: ignore[assignment]
+    for _ in range(2):
+        _calibrate(workshop, asked, lambda *_: None)
+        assert tuner.measured == measured
+
+
+def test_what_one_system_learns_changes_no_other(folder: Path) -> None:
+    workshop = Workshop(sources_of(plan_in(folder)))
+    workshop.tuner = tuner = StillTuner(None)  # type: ignore[assignment]
+    list(tuner.measure(0.6))
+    before = tuner.calibration
+    learning, other = workshop.advisor(), workshop.advisor()
+    expected = other.advise(0.6, 100, False)
+    costs = learning.costs(0.6, 100)
+    assert expected.growmap is not None
+    assert costs is not None
+    for _ in range(40):
+        learning.observe(make_step(expected.growmap, [0], costs, slower=3.0), 0.6, False)
+    assert learning.advise(0.6, 100, False).rates != expected.rates
+    assert learning.costs(0.6, 100).plain_ms != costs.plain_ms  # type: ignore[union-attr]
+    assert other.advise(0.6, 100, False) == expected
+    assert tuner.calibration is before
+
+
+def test_no_two_systems_share_an_advisor(folder: Path) -> None:
+    plan = plan_in(folder)
+    workshop = Workshop(sources_of(plan), load_pair(plan.target, plan.draft, dtype="float32"))
+    workshop.tuner = tuner = StillTuner(None)  # type: ignore[assignment]
+    list(tuner.measure(0.6))
+    systems = line_up(workshop, OWN).systems
+    assert len({id(system._engine.advisor) for system in systems}) == len(OWN)  # type: ignore[attr-defined]
+    sized = sized_systems(workshop.pair, workshop.advisor, (2, 5)).values()
+    assert len({id(system._engine.advisor._tuned) for system in sized}) == 2  # type: ignore[attr-defined]
+
+
+def test_without_any_figures_systems_take_packaged_trees(folder: Path) -> None:
+    plan = plan_in(folder)
+    workshop = Workshop(sources_of(plan), load_pair(plan.target, plan.draft, dtype="float32"))
+    workshop.tuner = StillTuner(None)  # type: ignore[assignment]
+    assert "packaged" in workshop.advisor().advise(0.0, 0, False).reason
 
 
 def sources_of(plan: BenchPlan) -> Sources:
@@ -150,6 +212,27 @@ def test_the_peak_is_of_what_was_held_at_once_also_when_it_is_freed() -> None:
 def test_a_process_does_not_count_what_the_one_that_started_it_held() -> None:
     held = bytearray(b"x") * (400 << 20)
     assert len(held) > printed("print(peak_memory())")[0]
+
+
+def test_exact_kernels_are_compared_and_weighed_as_such(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    sent: list[Sources] = []
+
+    def weigh(sources: Sources, _name: str, _prompt: object) -> int:
+        sent.append(Sources(**json.loads(json.dumps(asdict(sources)))))
+        return MEGABYTES
+
+    monkeypatch.setattr(tuning, "Tuner", StillTuner)
+    monkeypatch.setattr(session, "measure_memory", weigh)
+    kernels = Kernels(row_invariant=True)
+    plan = plan_in(folder, kernels=kernels, count=1, temperatures=(0.0,), memory=True)
+    pair = load_pair(plan.target, plan.draft, dtype="float32", kernels=kernels)
+    findings = measure(pair, plan, lambda *_: None)
+    assert names.HF_PLAIN in findings.memory
+    for sources in sent:
+        assert (sources.dtype, sources.weights, sources.exact) == ("float32", "auto", True)
+        assert Workshop(sources).pair.fingerprint == pair.fingerprint
 
 
 def test_a_systems_memory_is_that_of_its_own_process(folder: Path) -> None:
