@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor, nn
 
-from sequoia_core.bench.runs import PeerError, Run, StepClock
+from sequoia_core.bench.runs import Run, StepClock, peer_code
 from sequoia_core.config import SamplingParams
 
 if TYPE_CHECKING:
@@ -46,20 +46,17 @@ class HuggingFaceSystem:
             torch.manual_seed(params.seed or 0)
         clock = StepClock()
         watch = _Watch(clock, len(prompt_ids))
-        try:
-            with torch.inference_mode():
-                output = self._model.generate(
-                    ids,
-                    attention_mask=torch.ones_like(ids),
-                    max_new_tokens=params.max_new_tokens,
-                    eos_token_id=None,
-                    pad_token_id=0,
-                    stopping_criteria=StoppingCriteriaList([watch]),
-                    **sampling,
-                    **self._speculation,
-                )
-        except Exception as error:  # another project's code may raise anything
-            raise PeerError(f"{type(error).__name__}: {error}") from error
+        with peer_code(), torch.inference_mode():
+            output = self._model.generate(
+                ids,
+                attention_mask=torch.ones_like(ids),
+                max_new_tokens=params.max_new_tokens,
+                eos_token_id=None,
+                pad_token_id=0,
+                stopping_criteria=StoppingCriteriaList([watch]),
+                **sampling,
+                **self._speculation,
+            )
         return clock.run(output[0, len(prompt_ids) :].tolist())
 
 

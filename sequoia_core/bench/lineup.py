@@ -8,16 +8,17 @@ from __future__ import annotations
 
 import importlib.util
 from collections.abc import Callable
+from contextlib import nullcontext
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from sequoia_core.bench import names
-from sequoia_core.bench.runs import PeerError, System
+from sequoia_core.bench.runs import PeerError, System, peer_code
 
 if TYPE_CHECKING:
     from sequoia_core.bench.workshop import Workshop
 
-INSTALL = "pip install 'sequoia-chat[peers]'"
+INSTALL = "pip install -e '.[peers]'"
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,11 +29,13 @@ class Contender:
         name: for the report.
         module: what it runs on; a name for `import`.
         make: builds it, or raises `PeerError`.
+        own: it is this engine, whose errors are nobody's absence.
     """
 
     name: str
     module: str
     make: Callable[[Workshop], System]
+    own: bool = False
 
     def build(self, workshop: Workshop) -> System:
         """The system, ready to run.
@@ -42,7 +45,8 @@ class Contender:
         """
         if importlib.util.find_spec(self.module) is None:
             raise PeerError(f"{self.module} is not installed; install it with: {INSTALL}")
-        return self.make(workshop)
+        with nullcontext() if self.own else peer_code():
+            return self.make(workshop)
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,7 +86,7 @@ def _own(name: str) -> Contender:
             raise PeerError("the target has no draft; name one with --draft")
         return own_system(workshop.pair, workshop.advisor(), name)
 
-    return Contender(name, "sequoia_core", make)
+    return Contender(name, "sequoia_core", make, own=True)
 
 
 def _hugging_face(workshop: Workshop) -> System:

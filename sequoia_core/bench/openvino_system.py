@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from sequoia_core.bench import names
-from sequoia_core.bench.runs import PeerError, Run, StepClock
+from sequoia_core.bench.runs import Run, StepClock, peer_code
 from sequoia_core.config import SamplingParams
 
 DRAFTED = 3
@@ -38,10 +38,7 @@ class OpenVinoSystem:
         options: dict[str, Any] = {"scheduler_config": genai.SchedulerConfig(), **properties}
         if draft is not None:
             options["draft_model"] = genai.draft_model(draft, "CPU", **properties)
-        try:
-            self._pipeline: Any = genai.LLMPipeline(gguf, "CPU", **options)
-        except RuntimeError as error:
-            raise PeerError(_first_line(error)) from None
+        self._pipeline: Any = genai.LLMPipeline(gguf, "CPU", **options)
 
     def run(self, prompt_ids: Sequence[int], params: SamplingParams) -> Run:
         """Decode one prompt."""
@@ -50,10 +47,8 @@ class OpenVinoSystem:
 
         ids = ov.Tensor(np.array([list(prompt_ids)], dtype=np.int64))
         clock = StepClock()
-        try:
+        with peer_code():
             result = self._pipeline.generate(ids, self._config(params), _streamer(clock))
-        except RuntimeError as error:
-            raise PeerError(_first_line(error)) from None
         return clock.run(result.tokens[0])
 
     def _config(self, params: SamplingParams) -> Any:
@@ -88,8 +83,3 @@ def _streamer(clock: StepClock) -> Any:
             """The answer is complete."""
 
     return Watch()
-
-
-def _first_line(error: Exception) -> str:
-    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
-    return " ".join(lines[:2]) or type(error).__name__

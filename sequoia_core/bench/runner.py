@@ -6,10 +6,11 @@ nothing of how results are printed.
 """
 
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from itertools import product
 
-from sequoia_core.bench.runs import PeerError, Run, System
+from sequoia_core.bench.runs import NoSpeedError, PeerError, Run, System
 from sequoia_core.config import SamplingParams
 
 WARM_UP_TOKENS = 16
@@ -61,9 +62,7 @@ def compare(
     for system in systems:
         progress(f"Warming up {system.name}", 0.0)
         for sampling in samplings:
-            session.run(system, prompts[0], SamplingParams(
-                sampling.temperature, max_new_tokens=WARM_UP_TOKENS
-            ))  # fmt: skip
+            session.warm_up(system, prompts[0], sampling.temperature)
     comparisons = [
         Comparison(sampling, {system.name: [] for system in systems}) for sampling in samplings
     ]
@@ -85,12 +84,26 @@ class _Session:
         self._systems = systems
         self.broken: dict[str, str] = {}
 
+    def warm_up(self, system: System, prompt: Sequence[int], temperature: float) -> None:
+        """A short run, for which no speed is needed."""
+        with suppress(NoSpeedError):
+            self._run(system, prompt, SamplingParams(temperature, max_new_tokens=WARM_UP_TOKENS))
+
     def run(self, system: System, prompt: Sequence[int], sampling: SamplingParams) -> Run | None:
         """A run, or None of a system that has broken down."""
+        try:
+            return self._run(system, prompt, sampling)
+        except NoSpeedError as error:
+            self.broken[system.name] = str(error)
+            return None
+
+    def _run(self, system: System, prompt: Sequence[int], sampling: SamplingParams) -> Run | None:
         if system.name in self.broken:
             return None
         try:
             return system.run(prompt, sampling)
+        except NoSpeedError:
+            raise
         except PeerError as error:
             self.broken[system.name] = str(error)
             return None

@@ -7,7 +7,8 @@ process that measures one of them pays for no other.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from time import perf_counter
 from typing import Protocol
@@ -18,6 +19,23 @@ from sequoia_core.errors import SequoiaError
 
 class PeerError(SequoiaError):
     """Another project's decoder cannot take part; the message says why, or what to install."""
+
+
+class NoSpeedError(PeerError):
+    """A run took fewer steps than a speed needs; the decoder itself works."""
+
+
+@contextmanager
+def peer_code() -> Iterator[None]:
+    """Tell whatever another project's code raises, importing it included, as a `PeerError`."""
+    try:
+        yield
+    except SequoiaError:
+        raise
+    except Exception as error:  # it may raise anything
+        lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+        told = f"{type(error).__name__}: {' '.join(lines[:2])}" if lines else type(error).__name__
+        raise PeerError(told) from error
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,6 +92,7 @@ class System(Protocol):
         """Decode exactly `params.max_new_tokens` tokens; nothing is kept of an earlier prompt.
 
         Raises:
+            NoSpeedError: it took too few steps.
             PeerError: it broke down.
         """
         ...
@@ -96,10 +115,10 @@ class StepClock:
         """What was timed; two steps or more are needed for a speed.
 
         Raises:
-            PeerError: there were fewer.
+            NoSpeedError: there were fewer.
         """
         if len(self._ends) < 2:
-            raise PeerError(f"only {len(self._ends)} steps were taken; decode more tokens")
+            raise NoSpeedError(f"only {len(self._ends)} steps were taken; decode more tokens")
         return Run(
             token_ids=tuple(token_ids),
             tokens=sum(self._tokens[1:]),

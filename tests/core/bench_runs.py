@@ -3,10 +3,8 @@
 from collections.abc import Sequence
 
 from sequoia_core.bench.runner import Comparison, Outcome, compare
-from sequoia_core.bench.runs import PeerError, Run, StepParts
+from sequoia_core.bench.runs import NoSpeedError, PeerError, Run, StepParts
 from sequoia_core.config import SamplingParams
-
-PARAMS = SamplingParams(temperature=0.0, max_new_tokens=8)
 
 
 def run_at(speed: float, tokens: int = 7, **changes: object) -> Run:
@@ -22,18 +20,27 @@ def run_at(speed: float, tokens: int = 7, **changes: object) -> Run:
 
 
 class FixedSystem:
-    """Takes the same time for every token, and writes down when it ran."""
+    """Takes the same time for every token, and writes down when it ran.
 
-    def __init__(
-        self, name: str, speed: float, log: list[str], steps: int = 7, fails_at: int | None = None
-    ) -> None:
+    Args:
+        name: for the report.
+        speed: tokens a second.
+        log: gets the name and temperature of every run.
+        **misfit: `steps` it says it takes, after how many runs of all it `fails_at`, and tokens
+            that are `most_at_once`, taken in a single step.
+    """
+
+    def __init__(self, name: str, speed: float, log: list[str], **misfit: int) -> None:
         self.name = name
-        self._speed, self._log, self._steps, self._fails_at = speed, log, steps, fails_at
+        self._speed, self._log, self._steps = speed, log, misfit.get("steps", 7)
+        self._fails_at, self._at_once = misfit.get("fails_at"), misfit.get("most_at_once", 0)
 
     def run(self, prompt_ids: Sequence[int], params: SamplingParams) -> Run:
         self._log.append(f"{self.name}{params.temperature:g}")
         if self._fails_at is not None and len(self._log) > self._fails_at:
             raise PeerError("it fell over")
+        if params.max_new_tokens <= self._at_once:
+            raise NoSpeedError("a single step")
         return run_at(
             self._speed,
             params.max_new_tokens - 1,
@@ -44,9 +51,9 @@ class FixedSystem:
         )
 
 
-def outcome_of(*systems: FixedSystem, prompts: int = 2) -> Outcome:
+def outcome_of(*systems: FixedSystem, prompts: int = 2, tokens: int = 8) -> Outcome:
     """Systems compared on prompts of one token, greedily and sampling."""
-    samplings = [PARAMS, SamplingParams(0.6, max_new_tokens=8)]
+    samplings = [SamplingParams(each, max_new_tokens=tokens) for each in (0.0, 0.6)]
     return compare(systems, [[at] for at in range(prompts)], samplings, lambda *_: None)
 
 

@@ -8,7 +8,8 @@ import pytest
 from sequoia_core.bench import BenchPlan, runs
 from sequoia_core.bench.parting import describe_partings, find_parting
 from sequoia_core.bench.prompts import load_prompts
-from sequoia_core.bench.runs import PeerError, StepClock
+from sequoia_core.bench.runner import WARM_UP_TOKENS
+from sequoia_core.bench.runs import NoSpeedError, PeerError, StepClock, peer_code
 from sequoia_core.errors import ParameterError
 from tests.core.bench_runs import FixedSystem, outcome_of
 from tests.core.models import TableModel
@@ -43,6 +44,33 @@ def test_a_system_that_breaks_down_is_left_out_and_told(fails_at: int) -> None:
     assert log[-4:] == ["c0", "a0", "c0.6", "a0.6"]
 
 
+@pytest.mark.parametrize(
+    ("error", "told"),
+    [
+        (
+            RuntimeError("Check failed\n\n  at somewhere\n  more"),
+            "RuntimeError: Check failed at some",
+        ),
+        (ImportError(), "ImportError"),
+        (PeerError("it has no draft"), "it has no draft"),
+    ],
+)
+def test_what_another_projects_code_raises_is_its_own_failure(error: Exception, told: str) -> None:
+    with pytest.raises(PeerError, match=f"^{told}") as caught, peer_code():
+        raise error
+    assert "more" not in str(caught.value)
+
+
+def test_a_warm_up_needs_no_speed_but_what_is_compared_does() -> None:
+    log: list[str] = []
+    quick = FixedSystem("quick", 10, log, most_at_once=WARM_UP_TOKENS)
+    outcome = outcome_of(FixedSystem("a", 10, log), quick, tokens=WARM_UP_TOKENS + 1)
+    assert outcome.broken == {}
+    assert all(len(each.runs["quick"]) == 2 for each in outcome.comparisons)
+    outcome = outcome_of(FixedSystem("a", 10, log), quick, tokens=WARM_UP_TOKENS)
+    assert list(outcome.broken) == ["quick"]
+
+
 def test_the_clock_leaves_out_the_first_step(monkeypatch: pytest.MonkeyPatch) -> None:
     ticks = iter([5.0, 6.5, 7.0])
     monkeypatch.setattr(runs, "perf_counter", lambda: next(ticks))
@@ -57,7 +85,7 @@ def test_the_clock_leaves_out_the_first_step(monkeypatch: pytest.MonkeyPatch) ->
 def test_a_single_step_has_no_speed() -> None:
     clock = StepClock()
     clock.step(4)
-    with pytest.raises(PeerError, match="only 1 steps"):
+    with pytest.raises(NoSpeedError, match="only 1 steps"):
         clock.run([0] * 4)
 
 

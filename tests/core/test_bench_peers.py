@@ -1,9 +1,7 @@
 """Other projects' decoders get the same weights, the same options and the same clock."""
 
-import importlib.machinery
-import importlib.util
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -13,14 +11,11 @@ import pytest
 import torch
 from torch import Tensor
 
-from sequoia_core.bench import names
 from sequoia_core.bench.hugging_face import HuggingFaceSystem, rebuilt, rebuilt_draft
-from sequoia_core.bench.lineup import PEERS, build, line_up
 from sequoia_core.bench.llama_cpp_system import CONTEXT, LlamaCppSystem
 from sequoia_core.bench.openvino_draft import write_gguf
 from sequoia_core.bench.openvino_system import DRAFTED, OpenVinoSystem
 from sequoia_core.bench.runs import PeerError
-from sequoia_core.bench.workshop import Sources, Workshop
 from sequoia_core.config import SamplingParams
 from sequoia_core.model.gguf import open_gguf
 from sequoia_core.model.llama import Llama
@@ -181,8 +176,6 @@ class FakePipeline:
     made: dict[str, Any]
 
     def __init__(self, path: str, device: str, **options: Any) -> None:
-        if path == "broken.gguf":
-            raise RuntimeError("Check failed\n  at somewhere\n  more")
         type(self).made = {"path": path, "device": device, **options}
         self.config: Any = None
 
@@ -194,6 +187,21 @@ class FakePipeline:
             streamer.write(tokens[at] if each == 1 else tokens[at : at + each])
         streamer.end()
         return SimpleNamespace(tokens=[tokens])
+
+
+class BrokenLlama(FakeLlama):
+    """Opens files and cannot decode."""
+
+    def generate(self, tokens: list[int], **options: Any) -> Iterator[int]:
+        yield tokens[0]
+        raise ValueError("llama_decode returned 1")
+
+
+def test_a_llama_cpp_that_cannot_decode_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "llama_cpp", SimpleNamespace(Llama=BrokenLlama))
+    system = LlamaCppSystem("some.gguf", threads=1)
+    with pytest.raises(PeerError, match=r"^ValueError: llama_decode returned 1$"):
+        system.run(PROMPT, GREEDY)
 
 
 @pytest.fixture
@@ -237,67 +245,3 @@ def test_openvino_is_asked_not_to_stop_and_not_to_filter() -> None:
     sampled = system._pipeline.config
     assert (sampled.do_sample, sampled.temperature, sampled.top_p) == (True, 0.6, 1.0)
     assert sampled.top_k > 10**6
-    with pytest.raises(PeerError, match=r"^Check failed at somewhere$"):
-        OpenVinoSystem("broken.gguf", threads=1)
-
-
-def sources(**changes: Any) -> Sources:
-    values: dict[str, Any] = {
-        "target": None, "draft": None, "peer_draft": None, "device": "cpu", "dtype": "float32",
-        "threads": 1,
-    }  # fmt: skip
-    return Sources(**(values | changes))
-
-
-def test_every_peer_that_is_not_installed_is_named_with_how_to_install_it(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
-    lineup = line_up(Workshop(sources()), PEERS)
-    assert lineup.systems == []
-    assert list(lineup.absent) == [peer.name for peer in PEERS]
-    for peer in PEERS:
-        assert lineup.absent[peer.name] == (
-            f"{peer.module} is not installed; install it with: pip install 'sequoia-chat[peers]'"
-        )
-
-
-@pytest.mark.parametrize(
-    ("changes", "why"),
-    [({}, "GGUF files"), ({"gguf": "some.gguf", "device": "cuda:0"}, "on CPUs only")],
-)
-def test_peers_that_read_gguf_say_what_they_need(
-    monkeypatch: pytest.MonkeyPatch, changes: dict[str, Any], why: str
-) -> None:
-    found = importlib.machinery.ModuleSpec("found", None)
-    monkeypatch.setattr(importlib.util, "find_spec", lambda name: found)
-    for name in (names.LLAMA_CPP, names.OPENVINO, names.OPENVINO_SPECULATIVE):
-        with pytest.raises(PeerError, match=why):
-            build(Workshop(sources(**changes)), name)
-
-
-@pytest.mark.parametrize(
-    ("draft", "why"),
-    [(None, "has no draft"), (trimmed_draft(feature_layers=(0,)), "reads the target's hidden")],
-)
-def test_a_draft_that_peers_cannot_use_is_told_with_what_to_pass(
-    monkeypatch: pytest.MonkeyPatch, draft: OpenedDraft | None, why: str
-) -> None:
-    asked: list[Sequence[object]] = []
-
-    def open_draft(*arguments: object) -> OpenedDraft | None:
-        asked.append(arguments)
-        return draft
-
-    monkeypatch.setattr("sequoia_core.pair.open_draft", open_draft)
-    with pytest.raises(PeerError, match=why) as caught:
-        build(Workshop(sources(draft="own")), names.HF_ASSISTED)
-    assert "--peer-draft DIR" in str(caught.value)
-    assert asked == [(None, "own", torch.float32)]
-
-
-def test_a_peer_draft_takes_the_place_of_the_pairs(monkeypatch: pytest.MonkeyPatch) -> None:
-    drafts = {"theirs": trimmed_draft()}
-    monkeypatch.setattr("sequoia_core.pair.open_draft", lambda _, draft, dtype: drafts[draft])
-    workshop = Workshop(sources(draft="own", peer_draft="theirs"))
-    assert workshop.peer_draft is drafts["theirs"]

@@ -192,7 +192,7 @@ def test_without_matplotlib_it_says_how_to_get_pictures(
     monkeypatch.setattr(plot, "can_draw", lambda: False)
     monkeypatch.setattr(plot, "draw_systems", None)
     told = say(replace(findings, absent={}))
-    assert "matplotlib is not installed; install it with: pip install 'sequoia-chat[peers]'" in told
+    assert "matplotlib is not installed; install it with: pip install -e '.[peers]'" in told
     assert "](img/" not in told
 
 

@@ -1,0 +1,122 @@
+"""Who takes part in a benchmark, and what is told of those that do not."""
+
+import importlib.machinery
+import importlib.util
+import sys
+from collections.abc import Sequence
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+import torch
+
+from sequoia_core.bench import names
+from sequoia_core.bench.lineup import PEERS, Contender, build, line_up
+from sequoia_core.bench.runs import PeerError
+from sequoia_core.bench.workshop import Sources, Workshop
+from sequoia_core.pair import OpenedDraft
+from tests.core.bench_runs import FixedSystem
+from tests.core.models import random_weights, tiny_config
+
+LINED_UP = FixedSystem("present", 1.0, [])
+
+
+def any_draft(**changes: Any) -> OpenedDraft:
+    config = tiny_config(num_layers=1, **changes)
+    return OpenedDraft("tiny", config, random_weights(config, seed=5), None)
+
+
+def sources(**changes: Any) -> Sources:
+    values: dict[str, Any] = {
+        "target": None, "draft": None, "peer_draft": None, "device": "cpu", "dtype": "float32",
+        "threads": 1,
+    }  # fmt: skip
+    return Sources(**(values | changes))
+
+
+def test_every_peer_that_is_not_installed_is_named_with_how_to_install_it(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
+    lineup = line_up(Workshop(sources()), PEERS)
+    assert lineup.systems == []
+    assert list(lineup.absent) == [peer.name for peer in PEERS]
+    for peer in PEERS:
+        assert lineup.absent[peer.name] == (
+            f"{peer.module} is not installed; install it with: pip install -e '.[peers]'"
+        )
+
+
+@pytest.mark.parametrize(
+    ("changes", "why"),
+    [({}, "GGUF files"), ({"gguf": "some.gguf", "device": "cuda:0"}, "on CPUs only")],
+)
+def test_peers_that_read_gguf_say_what_they_need(
+    monkeypatch: pytest.MonkeyPatch, changes: dict[str, Any], why: str
+) -> None:
+    found = importlib.machinery.ModuleSpec("found", None)
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: found)
+    for name in (names.LLAMA_CPP, names.OPENVINO, names.OPENVINO_SPECULATIVE):
+        with pytest.raises(PeerError, match=why):
+            build(Workshop(sources(**changes)), name)
+
+
+@pytest.mark.parametrize(
+    ("draft", "why"),
+    [(None, "has no draft"), (any_draft(feature_layers=(0,)), "reads the target's hidden")],
+)
+def test_a_draft_that_peers_cannot_use_is_told_with_what_to_pass(
+    monkeypatch: pytest.MonkeyPatch, draft: OpenedDraft | None, why: str
+) -> None:
+    asked: list[Sequence[object]] = []
+
+    def open_draft(*arguments: object) -> OpenedDraft | None:
+        asked.append(arguments)
+        return draft
+
+    monkeypatch.setattr("sequoia_core.pair.open_draft", open_draft)
+    with pytest.raises(PeerError, match=why) as caught:
+        build(Workshop(sources(draft="own")), names.HF_ASSISTED)
+    assert "--peer-draft DIR" in str(caught.value)
+    assert asked == [(None, "own", torch.float32)]
+
+
+def test_a_peer_draft_takes_the_place_of_the_pairs(monkeypatch: pytest.MonkeyPatch) -> None:
+    drafts = {"theirs": any_draft()}
+    monkeypatch.setattr("sequoia_core.pair.open_draft", lambda _, draft, dtype: drafts[draft])
+    workshop = Workshop(sources(draft="own", peer_draft="theirs"))
+    assert workshop.peer_draft is drafts["theirs"]
+
+
+def raising(error: Exception) -> Any:
+    def fail(*_: object, **__: object) -> Any:
+        raise error
+
+    return fail
+
+
+@pytest.mark.parametrize(
+    ("library", "why"),
+    [
+        (None, "ModuleNotFoundError: "),  # it is there, and something it needs is not
+        (SimpleNamespace(Llama=raising(RuntimeError("no model"))), "RuntimeError: no model"),
+        (SimpleNamespace(Llama=raising(OSError())), "OSError"),
+    ],
+)
+def test_a_peer_that_cannot_be_made_is_absent_and_takes_nobody_along(
+    monkeypatch: pytest.MonkeyPatch, library: Any, why: str
+) -> None:
+    found = importlib.machinery.ModuleSpec("found", None)
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: found)
+    monkeypatch.setitem(sys.modules, "llama_cpp", library)
+    present = Contender("present", "here", lambda _: LINED_UP)
+    contenders = tuple(peer for peer in PEERS if peer.name == names.LLAMA_CPP)
+    lineup = line_up(Workshop(sources(gguf="some.gguf")), (*contenders, present))
+    assert lineup.systems == [LINED_UP]
+    assert lineup.absent[names.LLAMA_CPP].startswith(why)
+
+
+def test_what_breaks_inside_this_engine_is_no_absence() -> None:
+    broken = Contender("own", "sequoia_core", raising(RuntimeError("a bug")), own=True)
+    with pytest.raises(RuntimeError, match="a bug"):
+        line_up(Workshop(sources()), (broken,))
