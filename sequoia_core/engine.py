@@ -247,11 +247,12 @@ class Engine:
     def _learn(self, step: Step, params: SamplingParams) -> Advice | None:
         """Hand a step to the advisor; its advice counts where the tree is left to the machine."""
         choice = self.tree_choice
-        if self._draft is None or choice.mode is Mode.AR or choice.adaptive:
+        drafted = self._draft is not None  # what is looked up without one still teaches times
+        if choice.mode is Mode.AR or (choice.adaptive and drafted):
             return None
         chain = choice.mode is Mode.CHAIN
         advice = self.advisor.observe(step, params.temperature, chain)
-        return advice if choice.growmap is None else None
+        return advice if drafted and choice.growmap is None else None
 
     def _room(self, params: SamplingParams, totals: Totals) -> tuple[int, FinishReason]:
         """Tokens that may still be emitted, and what the answer ends by when they are."""

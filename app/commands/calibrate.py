@@ -43,7 +43,7 @@ def calibrate(
         tuner = measure(pair, temperature, progress)
         if tuner.calibration is not None:
             shown += _figures(tuner.calibration, temperature)
-        if grid and tuner.online is not None:
+        if grid and tuner.online is not None and tuner.online.calibration.drafts:
             from sequoia_core.measure.grid import compare
             from sequoia_core.measure.online import TYPICAL_CONTEXT
 
@@ -80,6 +80,8 @@ def _figures(calibration: "Calibration", temperature: float) -> "list[Renderable
         *chart(series, width=_width(), height=_HEIGHT, x_name="rows of a forward", y_name="ms"),
         "",
     ]
+    if not calibration.drafts:
+        return shown[:-1]
     rest = calibration.times.rest(temperature)
     passes = ", ".join(f"{n}: {draft.at(0)(n) + rest.level_ms:.2f}" for n in draft.curves[0].rows)
     shown.append(f"drafting pass, ms by rows   {passes}")

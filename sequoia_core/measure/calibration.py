@@ -18,7 +18,7 @@ from pydantic import TypeAdapter, ValidationError
 
 from sequoia_core.errors import ParameterError
 from sequoia_core.measure.costs import MachineTimes
-from sequoia_core.measure.record import AcceptanceRecord
+from sequoia_core.measure.record import AcceptanceRecord, Tally
 
 VERSION = 3
 BORROWED_TRIALS = 32.0
@@ -51,6 +51,8 @@ class Calibration:
         times: what steps cost.
         records: accepted ranks and depths by band, as far as any were decoded.
         version: of this format.
+        drafts: whether the pair has a draft. Without one nothing is ever accepted, and the target's
+            times stand for a draft's.
 
     Raises:
         ParameterError: no band has a record, or one is empty.
@@ -59,10 +61,17 @@ class Calibration:
     times: MachineTimes
     records: Mapping[Band, AcceptanceRecord]
     version: int = VERSION
+    drafts: bool = True
 
     def __post_init__(self) -> None:
         if not self.records or not all(record.rates for record in self.records.values()):
             raise ParameterError("a calibration needs acceptance rates of a temperature at least")
+
+    @classmethod
+    def without_draft(cls, times: MachineTimes) -> Calibration:
+        """Of a target that has no draft."""
+        never = AcceptanceRecord((Tally((0.0,), (1.0,)),))
+        return cls(times, {Band.GREEDY: never}, drafts=False)
 
     def record(self, temperature: float) -> AcceptanceRecord:
         """The record of a temperature's band, or of the nearest one, weakened."""

@@ -68,7 +68,8 @@ class Survey:
     """Everything a calibration needs, measured bit by bit.
 
     Args:
-        pair: the models, with a draft; measuring uses caches of its own.
+        pair: the models; measuring uses caches of its own. Without a draft only the target's times
+            are measured, which say what looking up costs.
         temperature: to sample at, beside greedy decoding.
     """
 
@@ -82,7 +83,7 @@ class Survey:
     def run(self) -> Iterator[tuple[str, float]]:
         """Measure what is not known yet; yields what is being done and which part is done."""
         if self._surfaces is None:
-            yield from (("Timing forwards of both models", 0.4 * share) for share in self._time())
+            yield from (("Timing forwards", 0.4 * share) for share in self._time())
         answers = self._answers()
         for at, answer in enumerate(answers):
             if answer not in self._steps and not self._enough(answer):
@@ -99,6 +100,10 @@ class Survey:
             ParameterError: a tree never fitted into the models' context windows.
         """
         assert self._surfaces is not None
+        target, draft = self._surfaces
+        if self._pair.draft is None:
+            rests = (self._rest(each) for each in (0.0, self.temperature))
+            return Calibration.without_draft(MachineTimes(target, draft, *rests))
         records: dict[Band, AcceptanceRecord] = {}
         for answer, steps in self._steps.items():
             band = Band.of(answer.temperature)
@@ -107,7 +112,6 @@ class Survey:
                     records[band] = records.get(band, AcceptanceRecord()).plus(step)
         if not records:
             raise ParameterError("the context windows leave no room for trees to be measured")
-        target, draft = self._surfaces
         times = MachineTimes(
             target, draft.scaled(self._draft_ratio(draft)), self._rest(0.0),
             self._rest(self.temperature),
@@ -115,24 +119,25 @@ class Survey:
         return Calibration(times, records)
 
     def _time(self) -> Iterator[float]:
-        assert self._pair.draft is not None
-        window = min(self._pair.target.context_window, self._pair.draft.context_window)
+        target, draft = self._pair.target, self._pair.draft
+        window = min(model.context_window for model in (target, draft) if model is not None)
         rows = tuple(
             tuple(n for n in sizes if n <= max(window // 2, 2))
-            for sizes in (TARGET_ROWS, DRAFT_ROWS)
+            for sizes in (TARGET_ROWS, DRAFT_ROWS if draft else ())
         )
         most = rows[0][-1]
         contexts = [c for c in CONTEXTS if c + most <= window] or [window - most]
         if self._timer is None:
-            self._timer = ForwardTimer(self._pair.target, self._pair.draft, contexts)
+            self._timer = ForwardTimer(target, draft, contexts)
         yield from self._timer.run((rows[0], rows[1]), ROUNDS, TIMING_SECONDS)
         self._surfaces = self._timer.surfaces
 
     def _answers(self) -> list[_Answer]:
+        trees = [*((tree, 1) for tree in SHAPES), (WIDE, len(PROMPTS))]
         return [
             _Answer(temperature, tree, prompt)
             for temperature in (0.0, self.temperature)
-            for tree, prompts in [*((tree, 1) for tree in SHAPES), (WIDE, len(PROMPTS))]
+            for tree, prompts in (trees if self._pair.draft else trees[:1])
             for prompt in range(prompts)
         ]
 
@@ -164,6 +169,8 @@ class Survey:
                 taken.setdefault(_shape(step), []).append(step.timings.bookkeeping_ms)
         medians = {shape: median(each) for shape, each in taken.items()}
         plain_ms = medians.pop((1, 0))
+        if not medians:
+            return RestCosts(plain_ms, 0.0, 0.0, plain_ms)
         return RestCosts.fitted(plain_ms, medians)
 
     def _draft_ratio(self, draft: TimeSurface) -> float:

@@ -107,14 +107,14 @@ class ForwardTimer:
 
     Args:
         target: the model that verifies.
-        draft: the model that drafts.
+        draft: the model that drafts, if there is one.
         contexts: tokens in the caches, ascending.
     """
 
     def __init__(
-        self, target: LanguageModel, draft: LanguageModel, contexts: Sequence[int]
+        self, target: LanguageModel, draft: LanguageModel | None, contexts: Sequence[int]
     ) -> None:
-        self._models = (TimedModel(target), TimedModel(draft))
+        self._models = tuple(TimedModel(model) for model in (target, draft) if model is not None)
         self._contexts = tuple(contexts)
         self._samples: dict[tuple[int, int, int], list[float]] = {}
         self._done = 0
@@ -127,11 +127,11 @@ class ForwardTimer:
         Called again after it was broken off, it goes on where it was.
 
         Args:
-            rows: numbers of rows of the target and of the draft, ascending.
+            rows: numbers of rows of the target and of the draft, ascending; none where none is.
             rounds: counted rounds, at least one.
             seconds: after so many it ends, whatever `rounds` says, if one round was counted.
         """
-        caches: list[tuple[KVCache, KVCache]] = []
+        caches: list[list[KVCache]] = []
         for context in self._contexts:
             yield from self._fill(caches, context)
         turn = [(at, *job) for at in range(len(caches)) for job in _interleaved(rows)]
@@ -145,20 +145,23 @@ class ForwardTimer:
             self._done = done + 1
             yield self._done / total
 
-    def _fill(self, caches: list[tuple[KVCache, KVCache]], context: int) -> Iterator[float]:
+    def _fill(self, caches: list[list[KVCache]], context: int) -> Iterator[float]:
         big = self._models[0].new_cache()
-        pair = (big, self._models[1].new_cache(big))
-        for model, cache in zip(self._models, pair, strict=True):
+        filled = [big, *(model.new_cache(big) for model in self._models[1:])]
+        for model, cache in zip(self._models, filled, strict=True):
             while left := context - cache.length:
                 chunk = torch.ones(min(left, _CHUNK), dtype=torch.int64, device=model.device)
                 model.extend(chunk, cache)
                 yield 0.0
-        caches.append(pair)
+        caches.append(filled)
 
     @property
     def surfaces(self) -> tuple[TimeSurface, TimeSurface]:
-        """What target and draft took, medians; the first round's times until there are others."""
-        return self._surface(0), self._surface(1)
+        """What target and draft took, medians; the first round's times until there are others.
+
+        Without a draft the target's stands for both.
+        """
+        return self._surface(0), self._surface(len(self._models) - 1)
 
     def _surface(self, which: int) -> TimeSurface:
         curves = []

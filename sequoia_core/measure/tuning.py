@@ -75,8 +75,6 @@ class Tuner:
         if self.measured:
             self.keep()
             return
-        if self._pair.draft is None:
-            return
         for _ in self.measure():
             if should_stop():
                 return
@@ -100,7 +98,11 @@ class Tuner:
     def summary(self, temperature: float = TEMPERATURE) -> str:
         """One line on what the figures predict at temperature 0 and at another."""
         if self._online is None:
-            return "not measured: decoding plainly, since the target has no draft"
+            return "this machine has not been measured yet"
+        if not self._online.calibration.drafts:
+            return (
+                "measured this machine, for looking up; nothing is drafted: the target has no draft"
+            )
         parts = []
         for each in (0.0, temperature or TEMPERATURE):
             plan = self._online.figures(each, TYPICAL_CONTEXT).search()
@@ -121,8 +123,6 @@ class Tuner:
         Raises:
             ParameterError: a tree never fitted into the models' context windows.
         """
-        if self._pair.draft is None:
-            return
         wanted = temperature or TEMPERATURE
         if self._survey is None or self._survey.temperature != wanted:
             self._survey = Survey(self._pair, wanted)

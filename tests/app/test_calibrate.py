@@ -112,7 +112,17 @@ def test_it_prints_the_curve_and_every_rate_that_was_counted(
         assert f"temperature {temperature}, depth 2, by rank   0." in printed
 
 
-def test_a_pair_without_a_draft_has_nothing_to_draw(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_without_a_draft_only_the_targets_curve_is_drawn(monkeypatch: pytest.MonkeyPatch) -> None:
+    alone = Calibration.without_draft(FIGURES.times)
+    printed, done = calibrated(monkeypatch, "--grid", "--temperature", "0.5", calibration=alone)
+    assert "1024 tokens" in printed
+    assert "accepted" not in printed
+    assert "drafting" not in printed
+    assert printed.endswith("measured at 0.5\n")
+    assert len(done) == 2  # no grid of trees
+
+
+def test_without_figures_there_is_nothing_to_draw(monkeypatch: pytest.MonkeyPatch) -> None:
     printed, done = calibrated(monkeypatch, "--grid", "--temperature", "0.5", calibration=None)
     assert printed == "measured at 0.5\n"
     assert len(done) == 2

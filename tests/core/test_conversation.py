@@ -386,7 +386,9 @@ def test_rounding_is_mentioned_once_where_it_may_show(
     assert kinds.count(NoticeKind.PRECISION) == told
 
 
-def test_a_pair_without_a_draft_has_nothing_to_tune() -> None:
+def test_a_pair_without_a_draft_is_tuned_for_looking_up() -> None:
     chat = Chat(byte_level(), draft=False)
-    assert list(chat.talk.tune(lambda: False)) == []
+    (notice,) = chat.talk.tune(lambda: False)
+    assert isinstance(notice, Notice)
+    assert (notice.kind, "no draft" in notice.message) == (NoticeKind.CALIBRATION, True)
     assert {len(step.nodes) for step in steps_of(chat.say("hee"))} == {1}

@@ -5,6 +5,7 @@ from dataclasses import replace
 from itertools import count
 from pathlib import Path
 from statistics import median
+from types import SimpleNamespace
 from typing import cast
 
 import pytest
@@ -28,8 +29,8 @@ from sequoia_core.measure.survey import SHAPES, WIDE, Survey
 from sequoia_core.measure.tuning import Tuner
 from sequoia_core.model.llama import Llama
 from sequoia_core.pair import Pair
-from sequoia_core.protocols import PairDescription
-from sequoia_core.trees import BundledAdvisor
+from sequoia_core.protocols import Lookup, PairDescription, TreeChoice
+from sequoia_core.trees import Advice, BundledAdvisor, TreeAdvisor
 from tests.core.engines import steps_of
 from tests.core.measuring import TIMES, make_step
 from tests.core.models import TableModel
@@ -236,11 +237,48 @@ def test_a_slow_pair_decodes_no_further_answers(monkeypatch: pytest.MonkeyPatch)
     assert 0 < counts[1] < counts[0]
 
 
-def test_a_target_without_a_draft_has_nothing_to_measure() -> None:
-    tuner = Tuner(pair(None))
-    assert list(tuner.measure()) == []
-    assert list(tuner.tune(lambda: False)) == []
+def test_a_target_without_a_draft_is_timed_alone() -> None:
+    """What looking up costs is the target's rows."""
+    models = pair(None)
+    tuner = Tuner(models)
+    assert tuner.costs(0.0, 8) is None
+    (notice,) = tuner.tune(lambda: False)
     assert "no draft" in tuner.summary()
+    assert notice == Notice(NoticeKind.CALIBRATION, tuner.summary())
+    kept = load_calibration(models.fingerprint)
+    assert kept == tuner.calibration
+    assert kept is not None
+    assert (kept.drafts, kept.times.draft) == (False, kept.times.target)
+    assert kept.times.target.curves[0].rows == (1, 2, 4)
+    for temperature in (0.0, 0.6):
+        assert tuner.advise(temperature, 8, False).growmap is None
+        costs = tuner.costs(temperature, 8)
+        assert costs is not None
+        assert costs.target_ms(4) == pytest.approx(kept.times.target.at(8)(4))
+        assert costs.target_ms(1) + costs.overhead_ms == pytest.approx(costs.plain_ms)
+    assert list(Tuner(models).tune(lambda: False)) == []
+
+
+def test_without_a_draft_what_is_looked_up_goes_on_teaching_times() -> None:
+    models = pair(None)
+    tuner = Tuner(models)
+    list(tuner.measure())
+    known, seen = measured_of(tuner), []
+    engine = Engine.of(models, tuner)
+    engine.tree_choice = TreeChoice(lookup=Lookup.ON)
+    observe = tuner.observe
+
+    def observed(step: Step, temperature: float, chain: bool) -> Advice | None:
+        seen.append(step)
+        return observe(step, temperature, chain)
+
+    engine.advisor = cast("TreeAdvisor", SimpleNamespace(
+        advise=tuner.advise, costs=tuner.costs, observe=observed
+    ))  # fmt: skip
+    events = list(engine.generate([1, 2, 3] * 9, SamplingParams(0.0, max_new_tokens=30)))
+    assert seen == steps_of(events)
+    assert any(len(step.nodes) > 1 for step in seen)
+    assert tuner.calibration is known
 
 
 def test_calibrate_reports_progress_and_a_line() -> None:
