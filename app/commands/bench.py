@@ -1,27 +1,27 @@
 """`sequoia bench`: ways to decode, side by side on the same prompts."""
 
 import json
+import os
 import shlex
 import sys
 from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import Annotated, Any
 
 import typer
 
+from sequoia_core.bench import COUNT, TEMPERATURES, TOKENS, TREE_SIZES, BenchPlan
 from sequoia_core.config import Kernels
 from sequoia_core.errors import ParameterError
 
 from .. import launch, machine
-from ..options import with_settings
+from ..options import MODEL_OPTIONS, with_settings
 from ..progress import progress_line
 
-if TYPE_CHECKING:
-    from sequoia_core.bench import BenchPlan
-
 SCREEN_ROUNDS = 7
-TEMPERATURES = [0.0, 0.6]
-TREE_SIZES = "2,4,8,12,16,24,32,48,64"
+SIZES = ",".join(map(str, TREE_SIZES))
+COMPARED = {*MODEL_OPTIONS, "temperature"}
+"""Shared options that a comparison follows; it decodes in ways of its own."""
 
 
 @with_settings
@@ -32,15 +32,15 @@ def bench(
         str | None,
         typer.Option(help="JSON lines (turns, prompt or text) or plain lines; else built-in ones."),
     ] = None,
-    count: Annotated[int, typer.Option(min=1, help="How many prompts.")] = 6,
-    tokens: Annotated[int, typer.Option(min=16, help="New tokens per prompt.")] = 128,
+    count: Annotated[int, typer.Option(min=1, help="How many prompts.")] = COUNT,
+    tokens: Annotated[int, typer.Option(min=16, help="New tokens per prompt.")] = TOKENS,
     temperature: Annotated[
         list[float] | None,
         typer.Option(help="0 is greedy; may be repeated. Default: 0 and 0.6.", metavar="NUMBER"),
     ] = None,
     tree_sizes: Annotated[
         str, typer.Option(help="Nodes of fixed trees to sweep over; '' for none.", metavar="LIST")
-    ] = TREE_SIZES,
+    ] = SIZES,
     peers: Annotated[
         bool, typer.Option("--peers/--no-peers", help="Also time other projects' decoders.")
     ] = True,
@@ -63,20 +63,24 @@ def bench(
 ) -> None:
     """Time this engine's ways to decode and other projects' decoders side by side."""
     if screen:
+        _refuse(
+            {"peer_draft": peer_draft, "json_file": json_file, "markdown": markdown}, "--screen"
+        )
         drawn = {**flags, "max_new_tokens": tokens}
         if temperature:
             drawn["temperature"] = temperature[-1]
         typer.echo(_screen(prompts, count, drawn))
         return
-    from sequoia_core.bench import BenchPlan
-
+    idle = {name: value for name, value in flags.items() if name not in COMPARED}
+    _refuse(idle, "the comparison")
+    json_file, markdown = _to_be_written(json_file), _to_be_written(markdown)
     given = flags.pop("temperature", None)
     plan = BenchPlan(
         peer_draft=peer_draft,
         prompts=prompts,
         count=count,
         tokens=tokens,
-        temperatures=tuple(temperature or (TEMPERATURES if given is None else [given])),
+        temperatures=tuple(temperature or (TEMPERATURES if given is None else (given,))),
         peers=peers,
         memory=memory,
         tree_sizes=_sizes(tree_sizes),
@@ -85,7 +89,7 @@ def bench(
 
 
 def _compare(
-    plan: "BenchPlan", flags: Mapping[str, Any], json_file: Path | None, markdown: Path | None
+    plan: BenchPlan, flags: Mapping[str, Any], json_file: Path | None, markdown: Path | None
 ) -> None:
     from dataclasses import replace
 
@@ -110,12 +114,43 @@ def _compare(
         document.write_document(findings, setting, markdown)
 
 
+def _refuse(options: Mapping[str, object], what: str) -> None:
+    """Refuse options that would silently do nothing.
+
+    Raises:
+        ParameterError: one was given.
+    """
+    for name, value in options.items():
+        if value is not None:
+            raise ParameterError(
+                f"--{name.replace('_', '-')} does nothing for {what}; leave it out"
+            )
+
+
+def _to_be_written(given: Path | None) -> Path | None:
+    """A file in a folder that is there, so that nothing is measured for naught.
+
+    Raises:
+        ParameterError: it cannot be written.
+    """
+    if given is None:
+        return None
+    file = given.expanduser()
+    try:
+        file.parent.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise ParameterError(f"{given}: its folder cannot be made: {error.strerror}") from None
+    if file.is_dir() or not os.access(file if file.exists() else file.parent, os.W_OK):
+        raise ParameterError(f"{given}: no file can be written there")
+    return file
+
+
 def _sizes(given: str) -> tuple[int, ...]:
     try:
         return tuple(sorted({int(size) for size in given.split(",") if size.strip()}))
     except ValueError:
         raise ParameterError(
-            f"--tree-sizes: {given!r} is no list of numbers, as {TREE_SIZES} is"
+            f"--tree-sizes: {given!r} is no list of numbers, as {SIZES} is"
         ) from None
 
 
@@ -128,7 +163,7 @@ def _machine() -> str:
     )
 
 
-def _prompts(plan: "BenchPlan") -> str:
+def _prompts(plan: BenchPlan) -> str:
     source = "built-in prompts" if plan.prompts is None else f"prompts of {Path(plan.prompts).name}"
     return f"the first {plan.count} {source}"
 

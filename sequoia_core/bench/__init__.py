@@ -8,11 +8,15 @@ from typing import TYPE_CHECKING
 
 from sequoia_core.config import Kernels, SamplingParams
 from sequoia_core.errors import ParameterError
+from sequoia_core.protocols import MOST_NODES
 
 if TYPE_CHECKING:
     from sequoia_core.bench.session import Findings
     from sequoia_core.pair import Pair
 
+COUNT = 6
+TOKENS = 128
+TEMPERATURES = (0.0, 0.6)
 TREE_SIZES = (2, 4, 8, 12, 16, 24, 32, 48, 64)
 
 
@@ -34,8 +38,8 @@ class BenchPlan:
         tree_sizes: numbers of nodes of the fixed trees that are swept over.
 
     Raises:
-        ParameterError: a tree has fewer than two nodes, or a temperature is none, is given twice
-            or is missing.
+        ParameterError: a tree has fewer than two nodes or too many, or a temperature is none, is
+            given twice or is missing.
     """
 
     target: str | None = None
@@ -43,17 +47,17 @@ class BenchPlan:
     kernels: Kernels = field(default_factory=Kernels)
     peer_draft: str | None = None
     prompts: str | None = None
-    count: int = 6
-    tokens: int = 128
-    temperatures: tuple[float, ...] = (0.0, 0.6)
+    count: int = COUNT
+    tokens: int = TOKENS
+    temperatures: tuple[float, ...] = TEMPERATURES
     peers: bool = True
     memory: bool = True
     tree_sizes: tuple[int, ...] = TREE_SIZES
 
     def __post_init__(self) -> None:
-        if any(size < 2 for size in self.tree_sizes):
+        if any(not 2 <= size <= MOST_NODES for size in self.tree_sizes):
             raise ParameterError(
-                "a tree of fewer than two nodes speculates nothing; give 2 to 1024"
+                f"a tree of the sweep speculates with 2 to {MOST_NODES} nodes; give sizes of these"
             )
         for temperature in self.temperatures:
             SamplingParams(temperature)

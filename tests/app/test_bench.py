@@ -12,7 +12,7 @@ from app.cli import app
 from app.screen_bench import TimedEngine, measure_screen
 from sequoia_core import bench
 from sequoia_core.bench import document
-from sequoia_core.config import SamplingParams
+from sequoia_core.config import Kernels, SamplingParams, WeightFormat
 from sequoia_core.events import Step
 from tests.fakes import replay
 
@@ -75,13 +75,44 @@ def test_bench_measures_both_temperatures_unless_told(
     assert asked[0][1] == bench.BenchPlan(temperatures=temperatures)
 
 
-@pytest.mark.parametrize("wrong", [["--tree-sizes", "8,x"], ["--temperature", "-1"]])
-def test_bench_refuses_what_it_cannot_measure_before_loading(
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        ["--tree-sizes", "8,x"],
+        ["--tree-sizes", "8,5000"],
+        ["--temperature", "-1"],
+        ["--growmap", "adaptive"],
+        ["--lookup", "on"],
+        ["--seed", "3"],
+        ["--screen", "--json-file", "runs.json"],
+        ["--json-file", "/dev/null/none/runs.json"],
+        ["--markdown", "/"],
+    ],
+)
+def test_bench_refuses_what_it_cannot_follow_before_loading(
     asked: list[Any], wrong: list[str]
 ) -> None:
     result = CliRunner().invoke(app, ["bench", *wrong])
-    assert result.exit_code == 2
+    assert result.exit_code == 2, result.output
     assert not asked
+    assert "unexpected" not in result.output
+
+
+def test_bench_writes_into_folders_that_are_missing_and_into_the_home(
+    asked: list[Any], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setenv("HOME", str(tmp_path))
+    monkeypatch.setattr(document, "as_values", lambda _findings, _setting: {"rows": 1})
+    result = CliRunner().invoke(app, ["bench", "--json-file", "~/new/runs.json"])
+    assert result.exit_code == 0, result.output
+    assert asked
+    assert json.loads((tmp_path / "new" / "runs.json").read_text()) == {"rows": 1}
+
+
+def test_bench_tells_which_kernels_were_asked_for(asked: list[Any]) -> None:
+    result = CliRunner().invoke(app, ["bench", "--exact", "--weights", "full"])
+    assert result.exit_code == 0, result.output
+    assert asked[0][1].kernels == Kernels(WeightFormat.FULL, row_invariant=True)
 
 
 def test_the_clock_counts_what_came_after_the_first_step(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -91,8 +91,8 @@ def test_a_single_step_has_no_speed() -> None:
 
 @pytest.mark.parametrize(
     "changes",
-    [{"tree_sizes": (1,)}, {"temperatures": ()}, {"temperatures": (0.6, 0.6)},
-     {"temperatures": (-1.0,)}],
+    [{"tree_sizes": (1,)}, {"tree_sizes": (8, 1025)}, {"temperatures": ()},
+     {"temperatures": (0.6, 0.6)}, {"temperatures": (-1.0,)}],
 )  # fmt: skip
 def test_a_plan_that_measures_nothing_is_refused(changes: dict[str, Any]) -> None:
     with pytest.raises(ParameterError):
