@@ -44,12 +44,16 @@ coverage: setup  ## tests with branch coverage
 	$(BIN)/python -m pytest --cov --cov-report=term-missing:skip-covered
 
 BENCH_STAMP := $(VENV)/.peers
+PEERS = $(BIN)/python -c 'import tomllib; extras = tomllib.load(open("pyproject.toml", "rb"))["project"]["optional-dependencies"]; print(*extras["peers"], sep="\n")'
 
+# one by one, since one that does not compile would keep pip from installing the others; what failed
+# is tried again the next time
 $(BENCH_STAMP): $(STAMP)
 	@echo "installing the decoders to compare with (llama.cpp is compiled: minutes)"
-	@$(PIP) install --quiet -c constraints.txt -e '.[peers]' || \
-		echo "sequoia: not all of them could be installed; the report names those that are missing"
-	@touch $(BENCH_STAMP)
+	@peers=$$($(PEERS)) || exit 1; failed=; for each in $$peers; do \
+		$(PIP) install --quiet -c constraints.txt "$$each" || failed="$$failed $$each"; done; \
+		if test -z "$$failed"; then touch $(BENCH_STAMP); else \
+		echo "sequoia: could not be installed, the report will name it:$$failed"; fi
 
 bench: $(BENCH_STAMP)  ## everything side by side; PROMPTS=FILE.jsonl COUNT=10 PEER_DRAFT=DIR TO=FILE.md
 	$(BIN)/sequoia bench $(if $(PROMPTS),--prompts $(PROMPTS)) --count $(or $(COUNT),6) \
