@@ -16,7 +16,7 @@ from sequoia_core.config import Mode, SamplingParams
 from sequoia_core.engine import Engine
 from sequoia_core.errors import ContextFullError, ParameterError
 from sequoia_core.events import Event, Notice, NoticeKind, Step, TextDelta, TreeChosen
-from sequoia_core.protocols import PairDescription, TreeChoice
+from sequoia_core.protocols import Lookup, PairDescription, TreeChoice
 
 if TYPE_CHECKING:
     from sequoia_core.pair import Pair
@@ -165,14 +165,15 @@ class Conversation:
     def _precision_notice(self, tree: TreeChosen, params: SamplingParams) -> Iterator[Notice]:
         greedy = params.temperature == 0.0 or self.tree_choice.mode is Mode.GREEDY
         number, *kernels = self.description.dtype.split()
-        rounds = number != "float32" and "exact" not in kernels and tree.nodes > 1
+        several_rows = tree.nodes > 1 or tree.lookup != Lookup.OFF.value
+        rounds = number != "float32" and "exact" not in kernels and several_rows
         if greedy and rounds and not self._warned_of_precision:
             self._warned_of_precision = True
             yield Notice(
                 NoticeKind.PRECISION,
-                f"in {self.description.dtype} a tree's forward rounds differently from a single "
-                "row's, so near-ties may fall differently than in plain decoding; "
-                "float32 gives the same text token for token",
+                f"in {self.description.dtype} a forward of several rows rounds differently from a "
+                "single row's, so near-ties may fall differently than in plain decoding; "
+                "--exact or float32 gives the same text token for token",
             )
 
 

@@ -112,7 +112,7 @@ class Speculator:
         endings: frozenset[int] = frozenset(),
     ) -> None:
         self._target, self._draft, self._ledger = target, draft, ledger
-        self._plans: dict[GrowMap, GrowPlan] = {}
+        self._plans: dict[tuple[int, ...], GrowPlan] = {}  # a shape, whatever it is called
         self._economy = Economy()
         self._policies = {greedy: AdaptivePolicy(self._economy, greedy) for greedy in (True, False)}
         self._lookups = Lookups(self._economy, endings)
@@ -201,9 +201,9 @@ class Speculator:
             self._policies[greedy].learn(proposal.growth.seen(scored.tree, path, emitted))
 
     def _plan(self, growmap: GrowMap) -> GrowPlan:
-        plan = self._plans.get(growmap)
+        plan = self._plans.get(growmap.parents)
         if plan is None:
-            plan = self._plans[growmap] = GrowPlan.of(growmap, self._target.device)
+            plan = self._plans[growmap.parents] = GrowPlan.of(growmap, self._target.device)
         return plan
 
     def _root_only(self) -> TokenTree:
@@ -222,7 +222,7 @@ class Speculator:
     def _scores(self, tree: TokenTree) -> Tensor:
         """The target's logits [T, V] under the tree mask; a node's position is S + depth."""
         root, size = len(self._ledger.token_ids) - 1, tree.growmap.size
-        plan = self._plans.get(tree.growmap)
+        plan = self._plans.get(tree.growmap.parents)
         layout = plan.layout if plan else TreeLayout.of(tree.growmap, self._target.device)
         mask = None
         if size > 1:

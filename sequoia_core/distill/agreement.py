@@ -39,8 +39,8 @@ class Agreement:
 
     @property
     def tokens_per_step(self) -> float:
-        """Predicted at temperature 0 for the best tree of 8 nodes by the first depth's rates."""
-        table = expected_tokens_table(self.rates[0], NODES, NODES - 1, WIDTH)
+        """Predicted at temperature 0 for the best tree of 8 nodes."""
+        table = expected_tokens_table(self.rates[0], NODES, NODES - 1, WIDTH, self.rates[1:])
         return float(table.values[NODES, NODES - 1])
 
 

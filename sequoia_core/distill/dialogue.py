@@ -136,7 +136,8 @@ class Dialogue:
         self._add(before)
         self._turn_start = len(self.ids)
         self._asking = True
-        if self._rng.random() >= UNOPENED:
+        unopened = self._rng.random() < UNOPENED
+        if not unopened or not self.ids:  # a model must have something to go on from
             self._add(self._rng.choice(self._pieces.openings))
 
     def _add(self, ids: tuple[int, ...]) -> None:

@@ -127,7 +127,7 @@ class Writer:
         self._batch = Batch(model, plan.rows)
         # all but the last token, whose logits may be needed
         self._shared = pieces.beginning[:-1]
-        self._beginning = self._batch.read(self._shared)
+        self._beginning = self._batch.read(self._shared) if self._shared else None
         self._lengths = Lengths.within(model.context_window)
         self._closing = torch.tensor(sorted(pieces.closing), device=model.device)
         self._pieces, self._plan, self._store = pieces, plan, store

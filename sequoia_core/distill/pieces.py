@@ -89,12 +89,13 @@ class Pieces:
                 "half of what the target can read"
             )
         questions = [template.whole([], word)[len(beginning) :] for word in OPENINGS]
+        openings = [tuple(ids[: len(ids) - len(header)]) for ids in questions]
         return cls(
             beginning=tuple(beginning),
             header=header,
             between=_between(template, frozenset(closing)),
             closing=frozenset(closing),
-            openings=tuple(tuple(ids[: len(ids) - len(header)]) for ids in questions),
+            openings=tuple(ids for ids in openings if ids),  # "A" may be in the beginning already
             prompts=short,
         )
 

@@ -2,6 +2,7 @@
 
 import random
 from collections.abc import Iterator
+from dataclasses import replace
 from itertools import chain, islice, repeat
 from pathlib import Path
 
@@ -66,6 +67,21 @@ def test_the_text_is_the_same_whatever_breaks_it_off(tmp_path: Path, dtype: torc
     assert len(whole.select(range(whole.conversations - 1)).tokens) < 1500
     for at, breaks in enumerate(([1], [30], [60, 1, 25])):
         assert same(written(tmp_path / str(at), iter(breaks), model), whole)
+
+
+@pytest.mark.parametrize("beginning", [(), (1,)])
+def test_a_template_may_begin_with_the_users_own_words(
+    tmp_path: Path, beginning: tuple[int, ...]
+) -> None:
+    pieces = replace(PIECES, beginning=beginning)
+    plan = WritingPlan(400, seed=7, first=0, rows=16)
+    writer = Writer(target(), pieces, plan, TextStore(tmp_path, 96))
+    list(writer.run())
+    text = writer.text()
+    for at in range(text.conversations):
+        ids = tuple(text.tokens[text.span(at)].tolist())
+        assert ids[: len(beginning)] == beginning
+        assert text.answers[text.span(at)].any()
 
 
 def test_conversations_follow_from_their_number_and_the_seed(tmp_path: Path) -> None:
