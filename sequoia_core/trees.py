@@ -124,8 +124,8 @@ class BundledAdvisor:
     def default(cls, rates: Mapping[str, tuple[float, ...]]) -> "BundledAdvisor":
         """The shapes searched for the embedded pair; moderate enough for others."""
         return cls(
-            find_growmap("smollm2-135m/greedy-6x2"),
-            find_growmap("smollm2-135m/stochastic-6x2"),
+            find_growmap("smollm2-135m/greedy-3x1"),
+            find_growmap("smollm2-135m/stochastic-3x1"),
             rates,
         )
 

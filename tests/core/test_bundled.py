@@ -43,7 +43,13 @@ def test_both_models_fit_and_share_the_embedding() -> None:
 
 def test_the_bundled_files_are_small_and_documented() -> None:
     assert sum(file.stat().st_size for file in BUNDLED_DRAFT.iterdir()) < 12_000_000
-    assert (BUNDLED_DRAFT / "README.md").exists()
+    card = (BUNDLED_DRAFT / "README.md").read_text("utf-8")
+    draft = open_directory(BUNDLED_DRAFT)
+    rates = draft.settings["sequoia"]["acceptance_rates"]["greedy"]
+    assert f"head of {draft.config.head_vocab_size:,} rows" in card
+    assert f"It has {draft.config.num_layers} layer" in card
+    assert " | ".join(f"{rate:.3f}" for rate in rates) in card
+    assert ", ".join(map(str, draft.config.feature_layers)) in card
     assert open_directory(BUNDLED_DRAFT).settings["quantization"] == {"format": "int8-rows"}
 
 
