@@ -53,7 +53,12 @@ _SETTINGS: dict[str, Any] = {
     "temperature": _option(float, "0 is greedy.", _SAMPLING, "NUMBER"),
     "top_p": _option(float, "Nucleus mass, above 0 and at most 1.", _SAMPLING, "NUMBER"),
     "top_k": _option(int, "How many tokens are kept; 0 keeps all.", _SAMPLING, "NUMBER"),
-    "seed": _option(int, "Repeat the same draws.", _SAMPLING, "NUMBER"),
+    "seed": _option(
+        int,
+        "Repeat draws; answers too with a named growmap, no look-up.",
+        _SAMPLING,
+        "NUMBER",
+    ),
     "max_new_tokens": _option(int, "Longest answer.", _SAMPLING, "NUMBER"),
     "system": _option(str, "System prompt; default: the chat template's.", _SAMPLING, "TEXT"),
     "stop": _option(list[str], "Text that ends the answer; may be repeated.", _SAMPLING, "TEXT"),

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from sequoia_core.distill.student import Student
-from sequoia_core.distill.train import Batch, to_device
+from sequoia_core.distill.train import Batch, mixed_precision, to_device
 from sequoia_core.search import expected_tokens_table
 
 WIDTH = 8
@@ -57,7 +57,7 @@ def agreement(student: Student, batches: Iterable[Batch], depths: int) -> Agreem
     overlap = torch.zeros(depths, dtype=torch.float64)
     for given in batches:
         batch = to_device(given, student.embedding.device)
-        with torch.autocast(batch.tokens.device.type, torch.bfloat16):
+        with mixed_precision(batch.tokens.device):
             for depth, state in enumerate(student.unrolled(batch.tokens, batch.features, depths)):
                 learnt = batch.learnt.clone()
                 learnt[:, :depth] = False

@@ -7,6 +7,7 @@ nothing: it yields how far it has come.
 
 from __future__ import annotations
 
+import json
 import os
 import shutil
 from collections.abc import Iterator
@@ -63,6 +64,7 @@ class Distillation:
         if (self._work / FINISHED).exists():
             return
         remember(self._work, self._options)
+        self._same_target()
         file = self._work / "text.npz"
         if not file.exists():
             yield from self._write_text(file)
@@ -74,6 +76,17 @@ class Distillation:
         schooling = Schooling(self._subject, self._options, lesson, self._work, self._clock)
         yield from schooling.run(self._save_seconds)
         yield from self._finish(schooling, lesson)
+
+    def _same_target(self) -> None:
+        """Refuse to mix the text and the teacher of two targets in one draft."""
+        file, digest = self._work / "target.json", self._subject.checkpoint.digest
+        if not file.exists():
+            write_json(file, {"digest": digest})
+        elif json.loads(file.read_text("utf-8"))["digest"] != digest:
+            raise ParameterError(
+                f"{self._subject.checkpoint.name} has changed since this was begun; "
+                "begin in another --out"
+            )
 
     def _write_text(self, file: Path) -> Iterator[Status]:
         """Take of the text that was given as much as is wanted, add what is missing, cut loops."""

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -60,7 +61,7 @@ class TeacherCache:
         shape: what it holds.
 
     Raises:
-        ParameterError: the directory holds a cache of another shape.
+        ParameterError: the directory holds a cache of another shape, or its disk has no room.
     """
 
     def __init__(self, directory: Path, shape: TeacherShape) -> None:
@@ -70,6 +71,8 @@ class TeacherCache:
         self.done = self._read_progress()
         count, top = shape.tokens, shape.top
         slots = len(shape.feature_layers)
+        if not self.done:
+            _check_room(directory, count * (top * 6 + slots * shape.hidden_size * 2))
         self.top_ids = _mapped(directory / "top_ids.int32", np.dtype(np.int32), (count, top))
         self.top_probs = _mapped(directory / "top_probs.f16", np.dtype(np.float16), (count, top))
         # numpy has no bfloat16: the bits are kept
@@ -191,6 +194,16 @@ def _groups(corpus: Corpus, first: int) -> Iterator[list[int]]:
         group.append(index)
     if group:
         yield group
+
+
+def _check_room(directory: Path, needed: int) -> None:
+    """Writing to a mapped file on a full disk ends the process without a word."""
+    free = shutil.disk_usage(directory).free
+    if needed > free:
+        raise ParameterError(
+            f"{directory}: the teacher's files need {needed / 1e9:.1f} GB and {free / 1e9:.1f} GB "
+            "are free; take fewer --tokens or an --out on another disk"
+        )
 
 
 def _mapped(path: Path, dtype: np.dtype[np.generic], shape: tuple[int, ...]) -> NDArray[Any]:

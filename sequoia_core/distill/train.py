@@ -23,6 +23,7 @@ from sequoia_core.distill.corpus import Corpus
 from sequoia_core.distill.losses import LOSSES, distance
 from sequoia_core.distill.student import Student
 from sequoia_core.distill.teacher import TeacherCache, next_is_answer
+from sequoia_core.model.device import choose_dtype
 
 STEP_WEIGHT = 0.8
 """Weight of each step down the tree against the one above: fewer decodings come that far."""
@@ -236,8 +237,8 @@ def batch_loss(student: Student, batch: Batch, plan: TrainPlan) -> Tensor:
     and teach less.
     """
     total, weights = torch.zeros((), device=batch.tokens.device), 0.0
-    device, deeper = batch.tokens.device.type, -(-len(batch.tokens) // 2)
-    with torch.autocast(device, torch.bfloat16):
+    deeper = -(-len(batch.tokens) // 2)
+    with mixed_precision(batch.tokens.device):
         states = student.unrolled(batch.tokens, batch.features, plan.unroll, deeper)
         for depth, state in enumerate(states):
             learnt = batch.learnt[: state.shape[0]].clone()
@@ -248,6 +249,12 @@ def batch_loss(student: Student, batch: Batch, plan: TrainPlan) -> Tensor:
             total = total + STEP_WEIGHT**depth * loss
             weights += STEP_WEIGHT**depth
     return total / weights
+
+
+def mixed_precision(device: torch.device) -> torch.autocast:
+    """bfloat16 products where the device has them; emulated ones would be slower than float32."""
+    helps = choose_dtype("auto", device) is torch.bfloat16
+    return torch.autocast(device.type, torch.bfloat16, enabled=helps)
 
 
 def schedule(step: int, steps: int) -> float:

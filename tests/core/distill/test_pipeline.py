@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from safetensors.torch import load_file
+from safetensors.torch import load_file, save_file
 
 from sequoia_core.config import Mode, SamplingParams
 from sequoia_core.distill.corpus import Corpus
@@ -177,6 +177,18 @@ def test_files_that_changed_are_not_resumed_with(target: str, tmp_path: Path) ->
     prompts.unlink()
     with pytest.raises(ParameterError, match="cannot be read"):
         options_for(out / WORK, {}, True)
+
+
+def test_a_target_that_changed_is_not_resumed_with(tmp_path: Path) -> None:
+    out, folder = tmp_path / "draft", tmp_path / "target"
+    folder.mkdir()
+    given = {**TINY_RUN, "target": tiny_target(folder)}
+    next(Distillation(options_for(out / WORK, given, False), out).run())
+    file = next(folder.rglob("*.safetensors"))
+    tensors = load_file(file)
+    save_file({name: tensor + 1 for name, tensor in tensors.items()}, file, {"format": "pt"})
+    with pytest.raises(ParameterError, match="changed since"):
+        next(Distillation(options_for(out / WORK, {}, True), out).run())
 
 
 def test_a_directory_is_never_written_over(target: str, tmp_path: Path) -> None:

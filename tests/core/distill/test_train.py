@@ -97,6 +97,11 @@ def test_a_teacher_of_another_corpus_is_refused(tmp_path: Path) -> None:
         TeacherCache(tmp_path, TeacherShape(7, 6, FEATURES, CONFIG.hidden_size))
 
 
+def test_a_teacher_that_would_fill_the_disk_is_refused_beforehand(tmp_path: Path) -> None:
+    with pytest.raises(ParameterError, match="take fewer --tokens"):
+        TeacherCache(tmp_path, TeacherShape(10**12, 32, FEATURES, CONFIG.hidden_size))
+
+
 def test_every_conversation_comes_once_an_epoch(tmp_path: Path) -> None:
     plan = TrainPlan(steps=1, batch_tokens=64, longest=32)
     chosen = [at for at in range(CORPUS.conversations) if at % 4]
