@@ -110,12 +110,13 @@ class GrowMap:
 
     def ancestor_mask(self) -> Tensor:
         """Bool [T, T] on the CPU, True where the column is the row or an ancestor of it."""
+        import numpy as np
         import torch
 
-        mask = torch.eye(self.size, dtype=torch.bool)  # [T, T]
-        for level in self.levels[1:]:
-            mask[list(level)] |= mask[[self.parents[node] for node in level]]
-        return mask
+        mask = np.eye(self.size, dtype=np.bool_)  # rows of numpy: adaptive shapes are new each step
+        for node, parent in enumerate(self.parents[1:], start=1):
+            mask[node] |= mask[parent]
+        return torch.from_numpy(mask)
 
     def node_probs(
         self, rates: Sequence[float], deeper: Sequence[Sequence[float]] = ()

@@ -6,7 +6,6 @@ Immutable values. They know neither how tokens were drafted nor how they are jud
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-import numpy as np
 import torch
 from torch import Tensor
 
@@ -60,13 +59,10 @@ class TreeLayout:
 
     @classmethod
     def of(cls, growmap: GrowMap, device: torch.device) -> "TreeLayout":
-        """Index tensors of a shape on a device; quick, since adaptive shapes are new each step."""
-        mask = np.eye(growmap.size, dtype=np.bool_)
-        for node, parent in enumerate(growmap.parents[1:], start=1):
-            mask[node] |= mask[parent]
+        """Index tensors of a shape on a device."""
         return cls(
             parents=torch.tensor((0, *growmap.parents[1:]), device=device),
-            mask=torch.from_numpy(mask).to(device),
+            mask=growmap.ancestor_mask().to(device),
             depths=torch.tensor(growmap.depths, device=device),
         )
 

@@ -59,10 +59,8 @@ def agreement(student: Student, batches: Iterable[Batch], depths: int) -> Agreem
         batch = to_device(given, student.embedding.device)
         with mixed_precision(batch.tokens.device):
             for depth, state in enumerate(student.unrolled(batch.tokens, batch.features, depths)):
-                learnt = batch.learnt.clone()
-                learnt[:, :depth] = False
-                logits = student.head(state[learnt]).float()
-                columns, probs = batch.columns[learnt], batch.probs[learnt]
+                learnt, columns, probs = batch.learnt_at(depth, state)
+                logits = student.head(learnt).float()
                 ranks[depth] += _rank_counts(logits, columns[:, 0], probs[:, 0])
                 q = torch.softmax(logits, -1).gather(-1, columns)
                 overlap[depth] += torch.minimum(q, probs).sum().cpu()

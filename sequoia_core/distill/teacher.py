@@ -8,7 +8,6 @@ are learnt from. Shapes: `N` tokens of the corpus, `k` kept tokens, `F` feature 
 from __future__ import annotations
 
 import json
-import os
 import shutil
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
@@ -22,6 +21,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from sequoia_core.distill.corpus import Corpus
+from sequoia_core.distill.options import write_json
 from sequoia_core.errors import ParameterError
 from sequoia_core.model.config import ModelConfig
 from sequoia_core.model.llama import Llama
@@ -140,10 +140,7 @@ class TeacherCache:
         for array in (self.top_ids, self.top_probs, self._features):
             if isinstance(array, np.memmap):
                 array.flush()
-        record = {"shape": asdict(self.shape), "conversations": done}
-        partial = self._progress.with_suffix(".partial")
-        partial.write_text(json.dumps(record), "utf-8")
-        os.replace(partial, self._progress)  # noqa: PTH105 atomic: a kill leaves the old record
+        write_json(self._progress, {"shape": asdict(self.shape), "conversations": done})
         self.done = done
 
 

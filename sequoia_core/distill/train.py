@@ -89,6 +89,21 @@ class Batch:
     probs: Tensor
     learnt: Tensor
 
+    def learnt_at(self, depth: int, state: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """What is learnt from at one step down a tree, in order of the places it stands at.
+
+        Args:
+            depth: steps above it; so many of a conversation's first rows mean nothing.
+            state: [b, t, hidden], the student's there, of the first b conversations.
+
+        Returns:
+            states [n, hidden], columns [n, k] and probabilities [n, k].
+        """
+        places = self.learnt[: len(state)].clone()
+        places[:, :depth] = False
+        columns, probs = self.columns[: len(state)], self.probs[: len(state)]
+        return state[places], columns[places], probs[places]
+
 
 class Batches:
     """Cuts a corpus into batches of conversations of similar length.
@@ -241,11 +256,8 @@ def batch_loss(student: Student, batch: Batch, plan: TrainPlan) -> Tensor:
     with mixed_precision(batch.tokens.device):
         states = student.unrolled(batch.tokens, batch.features, plan.unroll, deeper)
         for depth, state in enumerate(states):
-            learnt = batch.learnt[: state.shape[0]].clone()
-            learnt[:, :depth] = False
-            logits = student.head(state[learnt])  # [n, V_draft]
-            columns, probs = batch.columns[: len(state)], batch.probs[: len(state)]
-            loss = distance(logits, columns[learnt], probs[learnt], LOSSES[plan.loss])
+            learnt, columns, probs = batch.learnt_at(depth, state)
+            loss = distance(student.head(learnt), columns, probs, LOSSES[plan.loss])
             total = total + STEP_WEIGHT**depth * loss
             weights += STEP_WEIGHT**depth
     return total / weights
