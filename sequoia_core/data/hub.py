@@ -1,0 +1,148 @@
+"""The named data sets, read from the hub row by row, and folders of `datasets` on disk.
+
+Owns which repository a name means and what becomes of the hub's errors. Rows are streamed, so that
+a set of terabytes costs its first pages.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from types import MappingProxyType
+from typing import Any
+
+from sequoia_core.data.rows import EXPECTED, Row, row_of
+from sequoia_core.errors import ParameterError, SequoiaError
+
+SPLITS = ("test", "validation", "train")
+"""Parts of a local data set, in the order in which they are preferred."""
+LOCAL = "a .jsonl or .txt file or a `datasets` folder on disk can be given instead"
+
+
+@dataclass(frozen=True, slots=True)
+class HubSet:
+    """A public data set.
+
+    Attributes:
+        repo_id: `owner/name` on the hub.
+        config: which of its configurations; None where it has one.
+        split: which of its parts.
+    """
+
+    repo_id: str
+    config: str | None
+    split: str
+
+
+NAMED: Mapping[str, HubSet] = MappingProxyType(
+    {
+        "cnn": HubSet("abisee/cnn_dailymail", "3.0.0", "test"),
+        "openwebtext": HubSet("Skylion007/openwebtext", None, "train"),
+        "c4": HubSet("allenai/c4", "en", "validation"),
+        "wiki": HubSet("Salesforce/wikitext", "wikitext-2-raw-v1", "train"),
+        "mt-bench": HubSet("HuggingFaceH4/mt_bench_prompts", None, "train"),
+    }
+)
+
+
+def named_rows(name: str) -> Iterator[Row]:
+    """Rows of a named set, fetched as they are read.
+
+    Raises:
+        ParameterError: its rows hold nothing to read.
+        SequoiaError: it cannot be fetched.
+    """
+    wanted = NAMED[name]
+    datasets = _datasets()
+    try:
+        yield from _rows(_opened(datasets, wanted), name)
+    except SequoiaError:
+        raise
+    except (
+        Exception
+    ) as error:  # datasets, fsspec and the HTTP library have hierarchies of their own
+        raise SequoiaError(f"data set {name} ({wanted.repo_id}): {_problem(error)}") from None
+
+
+def _opened(datasets: Any, wanted: HubSet) -> Any:
+    load = partial(
+        datasets.load_dataset, wanted.repo_id, wanted.config, split=wanted.split, streaming=True
+    )
+    try:
+        return load()
+    except RuntimeError as error:
+        if "scripts" not in str(error):
+            raise
+        # the repository holds a program that makes the set; the hub keeps what it made beside it
+        return load(revision="refs/convert/parquet")
+
+
+def folder_rows(folder: Path) -> Iterator[Row]:
+    """Rows of a folder that `save_to_disk` wrote, or of one with Parquet, JSON or text files.
+
+    Of several parts the first of `SPLITS` that is there is read.
+
+    Raises:
+        ParameterError: it is no data set, or its rows hold nothing to read.
+    """
+    datasets = _datasets()
+    saved = any((folder / name).exists() for name in ("state.json", "dataset_dict.json"))
+    try:
+        found = (
+            datasets.load_from_disk(str(folder))
+            if saved
+            else datasets.load_dataset(str(folder), streaming=True)
+        )
+        if isinstance(found, dict):
+            found = found[next((name for name in SPLITS if name in found), next(iter(found)))]
+        yield from _rows(found, str(folder))
+    except SequoiaError:
+        raise
+    except Exception as error:  # as in named_rows
+        raise ParameterError(f"{folder} is no data set: {_first_line(error)}") from None
+
+
+def _rows(found: Any, name: str) -> Iterator[Row]:
+    for number, values in enumerate(found):
+        row = row_of(values)
+        if row is None:
+            raise ParameterError(f"{name}, row {number}: no {EXPECTED} to read")
+        yield row
+
+
+def _datasets() -> Any:
+    import datasets
+
+    # its bars and warnings would be written across the screen
+    datasets.disable_progress_bars()
+    datasets.logging.set_verbosity_error()
+    return datasets
+
+
+def _problem(error: Exception) -> str:
+    from datasets.exceptions import DatasetNotFoundError
+
+    line = _first_line(error)
+    if isinstance(error, DatasetNotFoundError) and "gated" in line:
+        return "access is gated; accept its terms on the hub and set HF_TOKEN"
+    if isinstance(error, DatasetNotFoundError):
+        return f"not found on the hub, or private; set HF_TOKEN if it is, or {LOCAL}"
+    if _is_about_connection(error):
+        return f"the hub cannot be reached; {LOCAL}"
+    return f"it cannot be read ({line}); {LOCAL}"
+
+
+def _is_about_connection(error: BaseException | None) -> bool:
+    """Whether a failed connection is at the bottom of an error."""
+    names = ("Connect", "Timeout", "Offline", "LocalEntryNotFound", "gaierror")
+    while error is not None:
+        if any(part in type(error).__name__ for part in names):
+            return True
+        error = error.__cause__ or error.__context__
+    return False
+
+
+def _first_line(error: BaseException) -> str:
+    return (str(error).splitlines() or [type(error).__name__])[0]
