@@ -1,11 +1,12 @@
-"""Prompts to measure on: a JSON lines or text file, or a few of our own.
+"""Prompts to compare decoders on, as text: a JSON lines or text file, or a few of our own.
 
-Knows the row formats people have; knows nothing of models.
+Owns how many are wanted; which rows a file may have is `sequoia_core.data`'s. Knows nothing of
+models.
 """
 
-import json
 from pathlib import Path
 
+from sequoia_core.data.rows import json_rows, text_lines
 from sequoia_core.errors import ParameterError
 from sequoia_core.measure.tuning import PROMPTS
 
@@ -35,21 +36,6 @@ def read_prompts(path: Path) -> list[str]:
     Raises:
         ParameterError: the file is unreadable, or a row has no prompt.
     """
-    try:
-        lines = [line for line in path.read_text("utf-8").splitlines() if line.strip()]
-    except (OSError, UnicodeDecodeError) as error:
-        raise ParameterError(f"{path} cannot be read as text: {error}") from None
     if path.suffix != ".jsonl":
-        return lines
-    return [_prompt(path, number, line) for number, line in enumerate(lines, start=1)]
-
-
-def _prompt(path: Path, number: int, line: str) -> str:
-    try:
-        row = json.loads(line)
-        prompt = row["turns"][0] if "turns" in row else row.get("prompt", row.get("text"))
-    except (ValueError, TypeError, AttributeError, IndexError):
-        prompt = None
-    if not isinstance(prompt, str) or not prompt.strip():
-        raise ParameterError(f'{path}, line {number}: no "turns", "prompt" or "text" to read')
-    return prompt
+        return text_lines(path)
+    return [row.content for row in json_rows(path)]

@@ -18,6 +18,8 @@ from sequoia_core.errors import ParameterError, SequoiaError
 
 SPLITS = ("test", "validation", "train")
 """Parts of a local data set, in the order in which they are preferred."""
+LONGEST_WAIT = 10.0
+"""Seconds until the hub counts as unreachable."""
 LOCAL = "a .jsonl or .txt file or a `datasets` folder on disk can be given instead"
 
 
@@ -57,6 +59,7 @@ def named_rows(name: str) -> Iterator[Row]:
     wanted = NAMED[name]
     datasets = _datasets()
     try:
+        _look_up(wanted.repo_id)
         yield from _rows(_opened(datasets, wanted), name)
     except SequoiaError:
         raise
@@ -64,6 +67,13 @@ def named_rows(name: str) -> Iterator[Row]:
         Exception
     ) as error:  # datasets, fsspec and the HTTP library have hierarchies of their own
         raise SequoiaError(f"data set {name} ({wanted.repo_id}): {_problem(error)}") from None
+
+
+def _look_up(repo_id: str) -> None:
+    """Ask once whether it is there: `datasets` would ask an unreachable hub for half a minute."""
+    from huggingface_hub import HfApi
+
+    HfApi().dataset_info(repo_id, timeout=LONGEST_WAIT)
 
 
 def _opened(datasets: Any, wanted: HubSet) -> Any:
@@ -114,7 +124,9 @@ def _rows(found: Any, name: str) -> Iterator[Row]:
 
 def _datasets() -> Any:
     import datasets
+    from huggingface_hub.utils import logging  # type: ignore[attr-defined]  # documented there
 
+    logging.set_verbosity_error()  # type: ignore[no-untyped-call]
     # its bars and warnings would be written across the screen
     datasets.disable_progress_bars()
     datasets.logging.set_verbosity_error()
@@ -123,11 +135,12 @@ def _datasets() -> Any:
 
 def _problem(error: Exception) -> str:
     from datasets.exceptions import DatasetNotFoundError
+    from huggingface_hub.errors import GatedRepoError, RepositoryNotFoundError
 
     line = _first_line(error)
-    if isinstance(error, DatasetNotFoundError) and "gated" in line:
+    if isinstance(error, GatedRepoError) or "gated" in line:
         return "access is gated; accept its terms on the hub and set HF_TOKEN"
-    if isinstance(error, DatasetNotFoundError):
+    if isinstance(error, DatasetNotFoundError | RepositoryNotFoundError):
         return f"not found on the hub, or private; set HF_TOKEN if it is, or {LOCAL}"
     if _is_about_connection(error):
         return f"the hub cannot be reached; {LOCAL}"

@@ -1,0 +1,193 @@
+"""Data sets of one's own: what a row is, which tokens of it are a prompt, and what is refused."""
+
+import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from sequoia_core.chat_template import ChatTemplate
+from sequoia_core.data import DataSpec, load_passages, load_prompts, load_rows
+from sequoia_core.data.rows import Kind, Row, row_of
+from sequoia_core.errors import ParameterError
+from sequoia_core.measure.tuning import PROMPTS
+from tests.core.checkpoints import tiny_tokenizer
+from tests.core.tiny_tokenizers import byte_level
+
+TOKENIZER = tiny_tokenizer()  # a character is a token
+UNTAUGHT = tiny_tokenizer()
+UNTAUGHT.chat_template = None
+
+
+def text(length: int) -> str:
+    return "".join(chr(ord("A") + at % 20) for at in range(length))
+
+
+def write_rows(path: Path, rows: Sequence[Mapping[str, Any]]) -> str:
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
+    return str(path)
+
+
+@pytest.mark.parametrize(
+    ("values", "expected"),
+    [
+        ({"text": "a"}, Row("a", Kind.TEXT)),
+        ({"article": "a", "highlights": "b"}, Row("a", Kind.TEXT)),
+        ({"prompt": "a", "text": "b"}, Row("a", Kind.PROMPT)),
+        ({"prompt": ["a", "b"], "prompt_id": 1}, Row("a", Kind.TURN)),
+        ({"turns": ["a", "b"], "prompt": "c"}, Row("a", Kind.TURN)),
+        ({"turns": []}, None),
+        ({"text": 3}, None),
+        ({"title": "a"}, None),
+        (["a"], None),
+    ],
+)
+def test_what_a_row_says(values: object, expected: Row | None) -> None:
+    assert row_of(values) == expected
+
+
+@given(
+    lengths=st.lists(st.integers(1, 40), min_size=1, max_size=12),
+    start=st.integers(0, 3),
+    wanted=st.integers(1, 4),
+    prompt=st.integers(1, 30),
+    tokens=st.integers(1, 40),
+)
+def test_a_slice_counts_the_texts_that_are_long_enough(
+    tmp_path_factory: pytest.TempPathFactory,
+    lengths: list[int],
+    start: int,
+    wanted: int,
+    prompt: int,
+    tokens: int,
+) -> None:
+    path = tmp_path_factory.mktemp("data") / "set.jsonl"
+    source = write_rows(path, [{"text": text(length)} for length in lengths])
+    spec = DataSpec(source, start, start + wanted, prompt)
+    least = prompt if tokens <= prompt else prompt + 1
+    fit = [length for length in lengths if length >= least]
+    if len(fit) < start + wanted:
+        with pytest.raises(ParameterError, match=f"has {len(fit)} rows"):
+            load_rows(spec, TOKENIZER, tokens)
+        return
+    passages = load_passages(spec, TOKENIZER, tokens)
+    expected = [text(min(length, max(tokens, prompt))) for length in fit[start : start + wanted]]
+    assert [TOKENIZER.decode(passage.token_ids) for passage in passages] == expected
+    assert {passage.prompt for passage in passages} == {prompt}
+
+
+def test_a_prompt_is_the_beginning_of_a_text_with_what_the_tokenizer_puts_before_it(
+    tmp_path: Path,
+) -> None:
+    source = write_rows(tmp_path / "a.jsonl", [{"text": "the hut " * 60}])
+    tokenizer = byte_level()
+    (prompt,) = load_prompts(DataSpec(source, 0, 1, 20), tokenizer)
+    assert list(prompt) == tokenizer.encode("the hut " * 60)[:20]
+    assert len(prompt) == 20
+
+
+def test_questions_go_through_the_template_whole(tmp_path: Path) -> None:
+    rows = [{"turns": ["A" * 9, "B"]}, {"prompt": "C" * 9}, {"text": text(9)}]
+    source = write_rows(tmp_path / "a.jsonl", rows)
+    prompts = load_prompts(DataSpec(source, 0, 3, 4), TOKENIZER)
+    template = ChatTemplate(TOKENIZER, None)
+    assert list(prompts[0]) == template.whole([], "A" * 9)
+    assert list(prompts[1]) == template.whole([], "C" * 9)
+    assert TOKENIZER.decode(prompts[2]) == text(4)
+    passages = load_passages(DataSpec(source, 0, 3, 4), TOKENIZER)
+    assert [passage.prompt for passage in passages] == [len(prompts[0]), len(prompts[1]), 4]
+
+
+def test_a_prompt_is_a_plain_text_to_a_model_that_does_not_chat(tmp_path: Path) -> None:
+    source = write_rows(tmp_path / "a.jsonl", [{"prompt": text(9)}, {"prompt": text(3)}])
+    (prompt,) = load_prompts(DataSpec(source, 0, 1, 4), UNTAUGHT)
+    assert UNTAUGHT.decode(prompt) == text(4)
+    with pytest.raises(ParameterError, match=r"has 1 rows of at least 4 tokens \(1 have fewer\)"):
+        load_prompts(DataSpec(source, 0, 2, 4), UNTAUGHT)
+
+
+def test_the_built_in_questions_are_there_without_a_source() -> None:
+    template = ChatTemplate(TOKENIZER, None)
+    every = [tuple(template.whole([], prompt)) for prompt in PROMPTS]
+    assert load_prompts(DataSpec(None), TOKENIZER) == every
+    assert load_prompts(DataSpec(None, 1, 3), TOKENIZER) == every[1:3]
+    with pytest.raises(ParameterError, match=f"the built-in set has {len(PROMPTS)} rows"):
+        load_prompts(DataSpec(None, 6, 9), TOKENIZER)
+
+
+def test_a_plain_file_has_a_text_a_line(tmp_path: Path) -> None:
+    path = tmp_path / "a.txt"
+    path.write_text(f"{text(3)}\n\n{text(9)}\n{text(7)}\n")
+    prompts = load_prompts(DataSpec(str(path), 0, 2, 5), TOKENIZER)
+    assert [TOKENIZER.decode(prompt) for prompt in prompts] == [text(5), text(5)]
+
+
+def test_a_plain_file_of_short_lines_is_one_running_text(tmp_path: Path) -> None:
+    path = tmp_path / "a.txt"
+    path.write_text("ABCD\n" * 150)  # 749 tokens
+    rows = load_rows(DataSpec(str(path), 0, 2), TOKENIZER)
+    assert [len(row) for row in rows] == [256, 256]
+    assert TOKENIZER.decode(rows[0] + rows[1]) == ("ABCD\n" * 150)[:512]
+    assert len(load_rows(DataSpec(str(path), 0, 3), TOKENIZER)[2]) == 749 - 512
+    with pytest.raises(ParameterError, match="has 3 rows"):
+        load_rows(DataSpec(str(path), 0, 4), TOKENIZER)
+
+
+def test_folders_of_datasets_are_read(tmp_path: Path) -> None:
+    import datasets
+
+    rows = [{"text": text(length)} for length in (9, 3, 8)]
+    saved = datasets.Dataset.from_list(rows)
+    saved.save_to_disk(tmp_path / "saved")
+    both = datasets.DatasetDict({"train": datasets.Dataset.from_list(rows[:1]), "test": saved})
+    both.save_to_disk(tmp_path / "dict")
+    (tmp_path / "parquet").mkdir()
+    saved.to_parquet(tmp_path / "parquet" / "test.parquet")
+    (tmp_path / "json").mkdir()
+    write_rows(tmp_path / "json" / "rows.jsonl", rows)
+    for name in ("saved", "dict", "parquet", "json"):
+        prompts = load_prompts(DataSpec(str(tmp_path / name), 0, 2, 5), TOKENIZER)
+        assert [TOKENIZER.decode(prompt) for prompt in prompts] == [text(5), text(5)], name
+        with pytest.raises(ParameterError, match="has 2 rows"):
+            load_prompts(DataSpec(str(tmp_path / name), 0, 3, 5), TOKENIZER)
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        ('{"title": "a"}\n', 'line 1: no "turns", "prompt", "text" or "article" to read'),
+        ('{"text": "a"}\n{"text"', "line 2: no"),
+        (None, "cannot be read as text"),
+    ],
+)
+def test_a_bad_file_is_refused_by_its_line(
+    tmp_path: Path, content: str | None, message: str
+) -> None:
+    path = tmp_path / "a.jsonl"
+    if content is not None:
+        path.write_text(content)
+    with pytest.raises(ParameterError, match=message):
+        load_prompts(DataSpec(str(path)), TOKENIZER)
+
+
+def test_what_is_no_data_set_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(ParameterError, match="known are cnn, openwebtext, c4, wiki, mt-bench"):
+        load_prompts(DataSpec("pile"), TOKENIZER)
+    (tmp_path / "empty").mkdir()
+    (tmp_path / "odd").mkdir()
+    write_rows(tmp_path / "odd" / "a.jsonl", [{"title": "a"}])
+    for folder, message in (("empty", "is no data set"), ("odd", "row 0: no")):
+        with pytest.raises(ParameterError, match=message) as refused:
+            load_prompts(DataSpec(str(tmp_path / folder)), TOKENIZER)
+        assert "\n" not in str(refused.value)
+
+
+@pytest.mark.parametrize(
+    "values", [("",), ("a", -1), ("a", 3, 3), ("a", 0, 1, 0)], ids=["name", "start", "end", "cut"]
+)
+def test_a_slice_out_of_range_is_refused(values: tuple[Any, ...]) -> None:
+    with pytest.raises(ParameterError):
+        DataSpec(*values)
