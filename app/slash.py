@@ -53,7 +53,7 @@ USAGE: tuple[tuple[str, str], ...] = (
     ("/set seed NUMBER|random", "repeat the same draws, or fresh ones"),
     ("/set max_new_tokens NUMBER", "longest answer"),
     ("/set system TEXT|default", "start over with another system prompt"),
-    ("/set mode sequoia|greedy|chain|ar", "how tokens are decided; ar is plain decoding"),
+    ("/set mode sequoia|greedy|specinfer|topk|chain|ar", "how tokens are decided; ar: plain"),
     ("/set growmap NAME|FILE|auto|adaptive", "tree shape"),
     ("/set lookup on|off|auto", "speculate with what the conversation repeats"),
     ("/set theme NAME", "colours"),

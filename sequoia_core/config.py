@@ -15,17 +15,27 @@ LOWEST_TEMPERATURE = 0.01
 class Mode(StrEnum):
     """How tokens are decided. See `sequoia_core.verify` for the acceptance rules.
 
+    At temperature 0 every tree is drafted and judged as `GREEDY` does.
+
     Attributes:
         SEQUOIA: a token tree, children drawn without replacement (greedy rule at temperature 0).
         GREEDY: a token tree of the draft's top-k children; temperature is taken as 0.
+        SPECINFER: a token tree, children drawn with replacement (SpecInfer's rule).
+        TOPK: a token tree of the draft's top-k children, kept where the target's own draw is one.
         CHAIN: the `sequoia` rule on a path-shaped tree, which is Leviathan's speculative sampling.
         AR: plain autoregressive decoding, one target forward a token.
     """
 
     SEQUOIA = "sequoia"
     GREEDY = "greedy"
+    SPECINFER = "specinfer"
+    TOPK = "topk"
     CHAIN = "chain"
     AR = "ar"
+
+
+OTHER_CHILDREN = frozenset({Mode.SPECINFER, Mode.TOPK})
+"""Modes whose children are not those of `SEQUOIA`, so that its acceptance rates are not theirs."""
 
 
 class WeightFormat(StrEnum):

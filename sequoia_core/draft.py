@@ -15,7 +15,7 @@ from sequoia_core.config import SamplingParams
 from sequoia_core.errors import GrowMapError
 from sequoia_core.growmap import GrowMap
 from sequoia_core.protocols import KVCache, LanguageModel
-from sequoia_core.sampling import draft_probs, ordered_draws, race_noise
+from sequoia_core.sampling import draft_probs, independent_draws, ordered_draws, race_noise
 from sequoia_core.token_tree import TokenTree, TreeLayout
 
 ChildChooser = Callable[[Tensor, int], tuple[Tensor, Tensor]]
@@ -126,8 +126,21 @@ def sampled_children(params: SamplingParams, generator: torch.Generator) -> Chil
     return choose
 
 
+def replaced_children(params: SamplingParams, generator: torch.Generator) -> ChildChooser:
+    """Children drawn from the draft's distribution independently: a token may come again."""
+
+    def choose(logits: Tensor, count: int) -> tuple[Tensor, Tensor]:
+        probs = draft_probs(logits, params)
+        uniforms = torch.rand(
+            (probs.shape[0], count), generator=generator, device=probs.device, dtype=torch.float64
+        )
+        return independent_draws(probs, uniforms), probs
+
+    return choose
+
+
 def top_children(logits: Tensor, count: int) -> tuple[Tensor, Tensor]:
-    """The draft's most probable tokens, in order: for the greedy rule."""
+    """The draft's most probable tokens, in order: for the rules `greedy` and `topk`."""
     return logits.topk(count, dim=-1).indices, torch.softmax(logits, dim=-1)
 
 

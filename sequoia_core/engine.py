@@ -12,7 +12,7 @@ from dataclasses import dataclass, replace
 from time import perf_counter
 from typing import TYPE_CHECKING
 
-from sequoia_core.config import Mode, SamplingParams
+from sequoia_core.config import OTHER_CHILDREN, Mode, SamplingParams
 from sequoia_core.draft import DraftModel
 from sequoia_core.errors import ContextFullError, ParameterError, SequoiaError
 from sequoia_core.events import (
@@ -208,7 +208,7 @@ class Engine:
     def _decode(
         self, tree: Tree, params: SamplingParams, should_stop: Callable[[], bool]
     ) -> Iterator[Event]:
-        sampler = Sampler.of(params, self._target.device)
+        sampler = Sampler.of(params, self._target.device, self.tree_choice.mode)
         text = TextStream(self._codec, params.stop)
         lookup = lookup_for(self.tree_choice)
         totals, rank, narrowed = Totals(), 0, False
@@ -250,6 +250,8 @@ class Engine:
         drafted = self._draft is not None  # what is looked up without one still teaches times
         if choice.mode is Mode.AR or (choice.adaptive and drafted):
             return None
+        if choice.mode in OTHER_CHILDREN and params.temperature > 0.0:
+            return None  # what is learnt is how often children of the rule `sequoia` are accepted
         chain = choice.mode is Mode.CHAIN
         advice = self.advisor.observe(step, params.temperature, chain)
         return advice if drafted and choice.growmap is None else None

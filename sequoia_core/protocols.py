@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from enum import StrEnum
 from typing import TYPE_CHECKING, Protocol
 
-from sequoia_core.config import Mode
+from sequoia_core.config import OTHER_CHILDREN, Mode
 from sequoia_core.errors import GrowMapError
 
 if TYPE_CHECKING:  # a screen imports this module long before it needs torch
@@ -139,8 +139,8 @@ class TreeChoice:
         lookup: grafts continuations into trees of the modes `sequoia` and `greedy`.
 
     Raises:
-        GrowMapError: the tree is too large to be drafted and verified in one step, or is to be
-            fixed and adaptive at once.
+        GrowMapError: the tree is too large to be drafted and verified in one step, is to be fixed
+            and adaptive at once, or adaptive in a mode that has no such trees.
     """
 
     mode: Mode = Mode.SEQUOIA
@@ -152,6 +152,11 @@ class TreeChoice:
         tree = self.growmap
         if tree is not None and self.adaptive:
             raise GrowMapError("a tree is either of a fixed shape or adaptive; choose one")
+        if self.adaptive and self.mode in OTHER_CHILDREN:
+            raise GrowMapError(
+                f"adaptive trees are grown for the modes sequoia, greedy and chain, not for "
+                f"{self.mode.value}; name a growmap, or leave it to auto"
+            )
         if tree is not None and (tree.size > MOST_NODES or tree.depth > MOST_DEPTH):
             raise GrowMapError(
                 f"growmap {tree.name!r} has {tree.size} nodes and depth {tree.depth}; a step can "

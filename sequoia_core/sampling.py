@@ -120,6 +120,20 @@ def ordered_draws(probs: Tensor, noise: Tensor, count: int) -> Tensor:
     return keys.topk(count, dim=-1).indices
 
 
+def independent_draws(probs: Tensor, uniforms: Tensor) -> Tensor:
+    """Draw tokens of each row with replacement, where its distribution function passes `uniforms`.
+
+    Args:
+        probs: float32 [n, V], the draft's distribution q.
+        uniforms: float64 [n, count] in [0, 1).
+
+    Returns:
+        int64 [n, count]; never a token of probability 0.
+    """
+    cumulative = probs.double().cumsum(-1)
+    return torch.searchsorted(cumulative, uniforms * cumulative[:, -1:], right=True)
+
+
 def draw(probs: Tensor, uniform: float) -> int:
     """The token at which the distribution function [V] passes `uniform` in [0, 1).
 

@@ -13,12 +13,13 @@ from torch import Tensor
 
 from sequoia_core import verify
 from sequoia_core.adaptive import AdaptivePolicy, Continuation, Limits
-from sequoia_core.config import SamplingParams
+from sequoia_core.config import Mode, SamplingParams
 from sequoia_core.draft import (
     ChildChooser,
     DraftModel,
     GrowPlan,
     grow,
+    replaced_children,
     sampled_children,
     top_children,
 )
@@ -59,12 +60,15 @@ class Sampler:
         return self.params.temperature == 0.0
 
     @classmethod
-    def of(cls, params: SamplingParams, device: torch.device) -> "Sampler":
-        """Greedy at temperature 0, sampling without replacement above.
+    def of(
+        cls, params: SamplingParams, device: torch.device, mode: Mode = Mode.SEQUOIA
+    ) -> "Sampler":
+        """Greedy at temperature 0; above it as the mode says, without replacement by default.
 
         Args:
             params: a seed makes the answer repeatable on the same machine.
             device: of the draft, where its noise is drawn.
+            mode: whose children and rule are wanted.
         """
         generator = torch.Generator()
         if params.seed is None:
@@ -76,6 +80,10 @@ class Sampler:
         noise = generator
         if device.type != "cpu":
             noise = torch.Generator(device).manual_seed(generator.initial_seed())
+        if mode is Mode.TOPK:
+            return cls(params, top_children, verify.topk, generator)
+        if mode is Mode.SPECINFER:
+            return cls(params, replaced_children(params, noise), verify.specinfer, generator)
         return cls(params, sampled_children(params, noise), verify.sequoia, generator)
 
 

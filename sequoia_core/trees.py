@@ -4,10 +4,10 @@ Owns the decision; measuring is `sequoia_core.measure`'s affair. Knows nothing o
 """
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Protocol
 
-from sequoia_core.config import Mode
+from sequoia_core.config import OTHER_CHILDREN, Mode
 from sequoia_core.events import Step, TreeChosen
 from sequoia_core.growmap import GrowMap, find_growmap
 from sequoia_core.protocols import Lookup, TreeChoice
@@ -177,6 +177,8 @@ def tree_for(
         advice = Advice(growmap, growmap.acceptance_rates, None, reason)
     else:
         advice = advisor.advise(temperature, context_length, chain)
+    if choice.mode in OTHER_CHILDREN and temperature > 0.0:  # the rates are of other children
+        advice = replace(advice, rates=(), deeper=(), predicted_speedup=None)
     return as_chosen(choice.mode, advice)
 
 

@@ -4,8 +4,9 @@ Each rule is a pure function of a scored tree and a generator. In the formulas p
 distribution at a node and q the one its children were drawn from. Knows nothing of models.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Protocol
 
 import torch
@@ -75,19 +76,65 @@ def sequoia(scored: ScoredTree, generator: torch.Generator) -> Verdict:
     A grafted child comes last. It is a draw from a distribution that is certain of it, so the same
     rule accepts it with what p has left for it, and takes it out of p otherwise.
     """
+    return _walk(scored, generator, _judge)
+
+
+def specinfer(scored: ScoredTree, generator: torch.Generator) -> Verdict:
+    """Sampling with replacement (SpecInfer, arXiv 2305.09781, multi-step speculative sampling).
+
+    Children were drawn independently from q, which a rejection leaves as it is: a token may come
+    again, and is then held against what is left of p.
+    """
+    return _walk(scored, generator, partial(_judge, replaced=True))
+
+
+def topk(scored: ScoredTree, generator: torch.Generator) -> Verdict:
+    """The target's own draw, kept where it is among the draft's most probable tokens.
+
+    "GreedyS" in the reference code. Whether a token that is drawn from p is the first child, else
+    the second and so on, is told child by child: each is accepted with what p has left for it.
+    """
+    return _walk(scored, generator, _judge_certain)
+
+
+_Judge = Callable[[ScoredTree, int, Sequence[float], dict[int, Trial]], tuple[int | None, Tensor]]
+"""Tries a node's children with a uniform number for each; see `_judge`."""
+
+
+def _walk(scored: ScoredTree, generator: torch.Generator, judge: _Judge) -> Verdict:
+    """From the root to the node none of whose children is accepted, and a bonus from what is left.
+
+    The root is no child, so its uniform number draws the bonus.
+    """
     uniforms = torch.rand(scored.growmap.size, generator=generator, dtype=torch.float64).tolist()
     path, trials = [0], dict[int, Trial]()
     while True:
-        accepted, residual = _judge(scored, path[-1], uniforms, trials)
+        accepted, residual = judge(scored, path[-1], uniforms, trials)
         if accepted is None:
             return Verdict(tuple(path), draw(residual, uniforms[0]), trials)
         path.append(accepted)
 
 
 def _judge(
-    scored: ScoredTree, node: int, uniforms: Sequence[float], trials: dict[int, Trial]
+    scored: ScoredTree,
+    node: int,
+    uniforms: Sequence[float],
+    trials: dict[int, Trial],
+    *,
+    replaced: bool = False,
 ) -> tuple[int | None, Tensor]:
-    """Try a node's children: the accepted one, or None and what is left of p, float32 [V]."""
+    """Try a node's drawn children, then its grafted ones.
+
+    Args:
+        scored: the tree.
+        node: whose children are tried.
+        uniforms: a number in [0, 1) for each node.
+        trials: gets an entry for every child tried.
+        replaced: children were drawn with replacement.
+
+    Returns:
+        the accepted child, or None and what is left of p, float32 [V].
+    """
     target, grafted = scored.target_probs(node), scored.tree.grafted
     children = scored.growmap.children[node]
     drawn = [child for child in children if child not in grafted]
@@ -99,9 +146,28 @@ def _judge(
             trials[child] = Trial(min(1.0, p / q) if q > 0 else float(p > 0), uniforms[child])
             if uniforms[child] * q < p:  # r < p / q, without dividing by zero
                 return child, target
-            contest.reject(column)
+            contest.reject(column, replaced=replaced)
         target = contest.residual()
-    for child in children[len(drawn) :]:
+    return _hold_against(target, scored, children[len(drawn) :], uniforms, trials)
+
+
+def _judge_certain(
+    scored: ScoredTree, node: int, uniforms: Sequence[float], trials: dict[int, Trial]
+) -> tuple[int | None, Tensor]:
+    """As `_judge`, for children that follow from the draft without a draw."""
+    children = scored.growmap.children[node]
+    return _hold_against(scored.target_probs(node), scored, children, uniforms, trials)
+
+
+def _hold_against(
+    target: Tensor,
+    scored: ScoredTree,
+    children: Sequence[int],
+    uniforms: Sequence[float],
+    trials: dict[int, Trial],
+) -> tuple[int | None, Tensor]:
+    """Try children each of which is proposed with certainty: accept with p, else take it out."""
+    for child in children:
         token = scored.token_ids[child]
         p = float(target[token])
         trials[child] = Trial(min(1.0, p), uniforms[child])
@@ -161,8 +227,8 @@ class _Contest:
         """What p and q give a child's token now."""
         return float(self._p[column]), float(self._q[column])
 
-    def reject(self, column: int) -> None:
-        """Leave in p what q did not cover, and take the token out of q."""
+    def reject(self, column: int, *, replaced: bool) -> None:
+        """Leave in p what q did not cover, and take the token out of q unless it is replaced."""
         if not self._tried:
             self._q = self._q.clone()
             self._split_off_outside()
@@ -174,7 +240,8 @@ class _Contest:
             if self._outside is not None:
                 self._outside.div_(mass)
                 self._outside_mass /= mass
-        self._take_out(column)
+        if not replaced:
+            self._take_out(column)
 
     def residual(self) -> Tensor:
         """The target's distribution given that every child was rejected, float32 [V]."""

@@ -7,7 +7,7 @@ runs of the whole engine step.
 import itertools
 import math
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import pytest
 import torch
@@ -15,12 +15,19 @@ from scipy import stats
 from torch import Tensor
 
 from sequoia_core import verify
-from sequoia_core.config import SamplingParams
+from sequoia_core.config import Mode, SamplingParams
 from sequoia_core.draft import DraftModel, sampled_children
 from sequoia_core.growmap import GrowMap
 from sequoia_core.ledger import Ledger
 from sequoia_core.protocols import Lookup
-from sequoia_core.sampling import draft_probs, full_probs, ordered_draws, race_noise, shaped_probs
+from sequoia_core.sampling import (
+    draft_probs,
+    full_probs,
+    independent_draws,
+    ordered_draws,
+    race_noise,
+    shaped_probs,
+)
 from sequoia_core.speculator import Sampler, Speculator
 from sequoia_core.token_tree import TokenTree, score
 from sequoia_core.trees import Tree
@@ -43,10 +50,34 @@ def ordered_tuples(q: Sequence[float], support: Sequence[int], count: int) -> Dr
     return found
 
 
+def replaced_tuples(q: Sequence[float], support: Sequence[int], count: int) -> Draws:
+    """Every independent draw and its probability."""
+    every = itertools.product(support, repeat=count)
+    found = [(tokens, math.prod(q[token] for token in tokens)) for tokens in every]
+    return [(tokens, probability) for tokens, probability in found if probability > 0]
+
+
+def top_tuple(q: Sequence[float], support: Sequence[int], count: int) -> Draws:
+    """The most probable tokens, which are no matter of chance."""
+    return [(tuple(sorted(support, key=lambda token: -q[token])[:count]), 1.0)]
+
+
+RULES: dict[str, tuple[verify.AcceptanceRule, Callable[..., Draws]]] = {
+    "sequoia": (verify.sequoia, ordered_tuples),
+    "specinfer": (verify.specinfer, replaced_tuples),
+    "topk": (verify.topk, top_tuple),
+}
+
+
 def emitted_distribution(
-    monkeypatch: pytest.MonkeyPatch, p: Tensor, q: Tensor, count: int, vocab_ids: Tensor | None
+    monkeypatch: pytest.MonkeyPatch,
+    rule: str,
+    case: tuple[Tensor, Tensor, Tensor | None],
+    count: int,
 ) -> Tensor:
-    """Distribution of the first emitted token, by running the rule on every possible draw."""
+    """Distribution of the first emitted token, by running a rule on every possible draw."""
+    p, q, vocab_ids = case
+    judge, law = RULES[rule]
     last: list[Tensor] = []
 
     def remember(probs: Tensor, uniform: float) -> int:
@@ -62,7 +93,7 @@ def emitted_distribution(
     full_q = torch.zeros(len(p)).index_copy(0, torch.tensor(support), q)
     growmap = GrowMap.k_ary([count])
     emitted = torch.zeros(len(p), dtype=torch.float64)
-    for tokens, probability in ordered_tuples(full_q.double().tolist(), support, count):
+    for tokens, probability in law(full_q.double().tolist(), support, count):
         tree = TokenTree(
             growmap=growmap,
             parents=torch.zeros(count + 1, dtype=torch.int64),
@@ -75,7 +106,7 @@ def emitted_distribution(
         )
         logits = p.log().clamp(min=-1e30).expand(count + 1, -1)
         scored = score(tree, logits, SamplingParams(temperature=1.0))
-        verdict = verify.sequoia(scored, torch.Generator())
+        verdict = judge(scored, torch.Generator())
         reach = probability
         for node, trial in verdict.trials.items():
             emitted[tokens[node - 1]] += reach * trial.accept_prob
@@ -105,12 +136,18 @@ CASES = {
 
 @pytest.mark.parametrize("count", [1, 2, 3])
 @pytest.mark.parametrize("case", CASES)
+@pytest.mark.parametrize("rule", RULES)
 def test_emitted_token_has_the_targets_probability_by_enumeration(
-    monkeypatch: pytest.MonkeyPatch, case: str, count: int
+    monkeypatch: pytest.MonkeyPatch, rule: str, case: str, count: int
 ) -> None:
-    p, q, vocab_ids = CASES[case]
-    emitted = emitted_distribution(monkeypatch, p, q, count, vocab_ids)
-    torch.testing.assert_close(emitted, p.double(), atol=1e-6, rtol=0)
+    emitted = emitted_distribution(monkeypatch, rule, CASES[case], count)
+    torch.testing.assert_close(emitted, CASES[case][0].double(), atol=1e-6, rtol=0)
+
+
+def test_drawing_as_another_rule_expects_is_not_lossless(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(RULES, "mixed up", (verify.specinfer, ordered_tuples))
+    emitted = emitted_distribution(monkeypatch, "mixed up", CASES["mixed"], 3)
+    assert float((emitted - CASES["mixed"][0].double()).abs().max()) > 1e-3
 
 
 @pytest.mark.parametrize("q", [CASES["mixed"][1], torch.tensor([0.0, 0.6, 0.4, 0.0, 0.0])])
@@ -120,6 +157,17 @@ def test_children_follow_the_law_of_ordered_draws(q: Tensor) -> None:
     drawn = Counter(map(tuple, ordered_draws(q.expand(runs, -1), noise, 3).tolist()))
     law = ordered_tuples(q.double().tolist(), range(5), 3)
     assert set(drawn) <= {tokens for tokens, _ in law}
+    observed = [drawn[tokens] for tokens, _ in law]
+    expected = [probability * runs for _, probability in law]
+    assert stats.chisquare(observed, expected, sum_check=False).pvalue > 1e-4
+
+
+def test_independent_draws_follow_q_and_repeat() -> None:
+    runs, q = 200_000, torch.tensor([0.0, 0.6, 0.4, 0.0, 0.0])
+    uniforms = torch.rand(runs, 2, generator=torch.Generator().manual_seed(6), dtype=torch.float64)
+    drawn = Counter(map(tuple, independent_draws(q.expand(runs, -1), uniforms).tolist()))
+    law = replaced_tuples(q.double().tolist(), range(5), 2)
+    assert set(drawn) == {tokens for tokens, _ in law}
     observed = [drawn[tokens] for tokens, _ in law]
     expected = [probability * runs for _, probability in law]
     assert stats.chisquare(observed, expected, sum_check=False).pvalue > 1e-4
@@ -136,11 +184,12 @@ class Runs:
         params: SamplingParams,
         draft: DraftModel,
         lookup: Lookup = Lookup.OFF,
+        mode: Mode = Mode.SEQUOIA,
     ) -> None:
         self.target = TableModel(4, 11, order=2, scale=1.0)
         self.ledger = Ledger(self.target, draft.model)
         self.speculator = Speculator(self.target, draft, self.ledger)
-        self.sampler = Sampler.of(params, torch.device("cpu"))
+        self.sampler = Sampler.of(params, torch.device("cpu"), mode)
         self.growmap, self.params, self.lookup = growmap, params, lookup
         self.largest = 0
 
@@ -168,15 +217,25 @@ class Runs:
         return shaped_probs(logits, probs, self.params).double()
 
 
-@pytest.mark.parametrize("name", ["tree", "chain", "trimmed", "top-p"])
-def test_first_token_and_joint_of_two_match_the_target(name: str) -> None:
+@pytest.mark.parametrize(
+    ("mode", "name"),
+    [
+        (Mode.SEQUOIA, "tree"),
+        (Mode.SEQUOIA, "chain"),
+        (Mode.SEQUOIA, "trimmed"),
+        (Mode.SEQUOIA, "top-p"),
+        (Mode.SPECINFER, "trimmed"),
+        (Mode.TOPK, "top-p"),
+    ],
+)
+def test_first_token_and_joint_of_two_match_the_target(mode: Mode, name: str) -> None:
     runs = 200_000
     growmap = GrowMap.chain(2) if name == "chain" else GrowMap((-1, 0, 0, 1))
     draft = DraftModel(TableModel(4, 12, order=2, scale=1.0))
     if name == "trimmed":
         draft = DraftModel(TableModel(3, 12, order=2), torch.tensor([0, 1, 3]))
     params = SamplingParams(temperature=0.8, seed=17, top_p=0.8 if name == "top-p" else 1.0)
-    run = Runs(growmap, params, draft)
+    run = Runs(growmap, params, draft, mode=mode)
     counts = Counter(run.first_two() for _ in range(runs))
     joint = run.joint()
     possible = joint > 0

@@ -126,7 +126,7 @@ def test_where_p_equals_q_nothing_is_lost_and_nothing_is_nan(
     assert verdict.path == (0, 1)
     torch.testing.assert_close(bonus, torch.tensor(p))
     contest = verify._Contest(torch.tensor(p), torch.tensor(p), None)
-    contest.reject(0)
+    contest.reject(0, replaced=False)
     assert torch.equal(contest.residual(), torch.tensor(p))
 
 
