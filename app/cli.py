@@ -23,6 +23,7 @@ from .commands.distill import distill
 from .commands.doctor import doctor
 from .commands.growmap import growmap_app
 from .commands.models import models
+from .commands.reproduce import reproduce_app
 from .options import debugging, with_settings
 
 
@@ -103,6 +104,7 @@ app.command()(bench)
 app.command()(distill)
 app.add_typer(growmap_app, name="growmap")
 app.add_typer(config_app, name="config")
+app.add_typer(reproduce_app, name="reproduce")
 
 
 def main() -> None:

@@ -98,7 +98,7 @@ def with_only(*names: str) -> Callable[[Callable[..., None]], Callable[..., None
     """As `with_settings`, but with these of the shared options; the others are refused.
 
     Refused even before the command's name, where every one of them is understood. `MODEL_OPTIONS`
-    names those that say what is loaded.
+    names those that say what is loaded. A command's own option takes the place of a shared one.
     """
 
     def add(command: Callable[..., None]) -> Callable[..., None]:
@@ -109,7 +109,8 @@ def with_only(*names: str) -> Callable[[Callable[..., None]], Callable[..., None
                 raise ParameterError(f"{idle[0]} before {ctx.info_name} does nothing; leave it out")
             command(ctx, flags, **arguments)
 
-        return _added(checked, names)
+        own = inspect.signature(command).parameters
+        return _added(checked, [name for name in names if name not in own])
 
     return add
 
