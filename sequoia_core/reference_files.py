@@ -1,12 +1,15 @@
 """Files of the reference code, read so that they cannot run code.
 
-Owns the two formats: growmaps (a dict of lists and tensors) and acceptance vectors (a tensor).
+Owns the two formats: growmaps (a dict of lists and tensors) and acceptance vectors (a tensor, here
+also JSON).
 Hands over plain Python lists and knows nothing of `GrowMap`.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import json
+import math
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -17,6 +20,9 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 _MAX_BYTES = 512_000_000
+_RATES = "acceptance_rates"
+_ROUNDING = 1e-3
+"""Float16 entries of a whole vector add up to 1 no better than that."""
 _ENTRIES = ("roots", "branches", "Successors", "mask", "depth", "size")
 
 
@@ -74,28 +80,100 @@ def write_growmap(
 
 
 def read_acceptance_rates(path: str | Path) -> tuple[float, ...]:
-    """a_1, a_2, ... of a saved acceptance vector.
+    """a_1, a_2, ... of a saved acceptance vector, the reference's `.pt` or this project's JSON.
 
-    Entry 0 (always 0) and the last one (the mass that every child missed) are dropped.
+    Of a `.pt` file entry 0 (always 0) and the last one (the mass that every child missed) are
+    dropped. A measured vector is noisy: it need not fall, and is taken as it is.
 
     Raises:
         GrowMapError: one line that names the file.
     """
     path = Path(path).expanduser()
     try:
-        vector = _load(path)
+        return _json_rates(path) if path.suffix == ".json" else _torch_rates(path)
     except GrowMapError as error:
         raise GrowMapError(f"acceptance vector {path}: {error}") from None
     except OSError as error:
         raise GrowMapError(f"acceptance vector {path}: {error.strerror or error}") from None
+
+
+def _torch_rates(path: Path) -> tuple[float, ...]:
+    vector = _load(path)
     import torch
 
     if not isinstance(vector, torch.Tensor) or vector.dim() != 1 or vector.numel() < 3:
-        raise GrowMapError(f"acceptance vector {path}: a tensor [W + 2] is expected")
-    rates = vector[1:-1].to(torch.float64)
-    if not bool(((rates >= 0) & (rates <= 1)).all()):
-        raise GrowMapError(f"acceptance vector {path}: an entry is not a probability")
-    return tuple(float(rate) for rate in rates)
+        raise GrowMapError("a tensor [W + 2] is expected")
+    entries = vector.to(torch.float64).tolist()
+    if entries[0] != 0.0:
+        raise GrowMapError(f"entry 0 is {entries[0]:g}; it must be 0, and entry k is a_k")
+    _check_mass(entries)
+    return tuple(entries[1:-1])
+
+
+def _json_rates(path: Path) -> tuple[float, ...]:
+    try:
+        data = json.loads(path.read_text(encoding="utf-8"))
+    except (ValueError, RecursionError):
+        raise GrowMapError("this is not valid JSON") from None
+    rates = data.get(_RATES) if isinstance(data, dict) else None
+    if not isinstance(rates, list) or not rates or any(type(r) not in (int, float) for r in rates):
+        raise GrowMapError(f'a JSON object with a list of numbers "{_RATES}" is expected')
+    _check_mass([0.0, *rates])
+    return tuple(map(float, rates))
+
+
+def _check_mass(entries: Sequence[float]) -> None:
+    """Entry k is the mass of rank k."""
+    for rank, rate in enumerate(entries):
+        if math.isnan(rate):
+            raise GrowMapError(f"entry {rank} is not a number")
+        if not 0.0 <= rate <= 1.0:
+            raise GrowMapError(f"entry {rank} is {rate:g}, which is not a probability")
+    total = math.fsum(entries)
+    if total > 1.0 + _ROUNDING:
+        raise GrowMapError(
+            f"its entries add up to {total:.4g}; of one position at most one child is accepted, so "
+            f"they add up to at most 1"
+        )
+
+
+def write_acceptance_rates(
+    path: str | Path, rates: Sequence[float], rejected: float, about: Mapping[str, Any]
+) -> None:
+    """Write an acceptance vector, as JSON or the way the reference does, by the name's ending.
+
+    Args:
+        path: ends in `.json` or `.pt`.
+        rates: a_1 to a_W.
+        rejected: the mass that every child missed.
+        about: what else is known of it, for JSON; the reference's format has no room for it.
+
+    Raises:
+        GrowMapError: the name ends in something else, or the file cannot be written.
+    """
+    path = Path(path).expanduser()
+    check_vector_name(path)
+    try:
+        if path.suffix == ".json":
+            values = {_RATES: list(rates), "rejected": rejected, **about}
+            path.write_text(json.dumps(values, indent=1) + "\n", encoding="utf-8")
+            return
+        import torch
+
+        with path.open("wb") as file:
+            torch.save(torch.tensor([0.0, *rates, rejected], dtype=torch.float32), file)
+    except OSError as error:
+        raise GrowMapError(f"acceptance vector {path}: {error.strerror or error}") from None
+
+
+def check_vector_name(path: Path) -> None:
+    """Refuse a name from which no format follows.
+
+    Raises:
+        GrowMapError: it ends neither in `.json` nor in `.pt`.
+    """
+    if path.suffix not in (".json", ".pt"):
+        raise GrowMapError(f"acceptance vector {path}: the name must end in .json or .pt")
 
 
 def _load(path: Path) -> Any:

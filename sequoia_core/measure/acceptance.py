@@ -1,88 +1,134 @@
-"""Positional acceptance rates of a pair: how often the k-th drawn child is the accepted one.
+"""Positional acceptance rates of a pair: how likely the k-th drawn child is the accepted one.
 
-Owns the counting (Sequoia, section 3.1): at every position of a text that the target wrote,
-children are drawn from the draft and held against the target by the very rule that decodes. Knows
-nothing of time.
+Owns the arithmetic (Sequoia, section 3.1) at positions of a given text: children are drawn from the
+draft without replacement and held against the target by Algorithm 2. What the rule would decide by
+chance is summed as probability, which has the same mean as counting its decisions and less
+variance. Knows nothing of time, nor of where texts come from.
+
+Shapes: `n` positions, `W` children, `V` vocabulary, `V_draft` draft columns.
 """
 
-from collections import Counter
 from collections.abc import Sequence
 
 import torch
 from torch import Tensor
 
-from sequoia_core.draft import DraftModel
-from sequoia_core.growmap import GrowMap
+from sequoia_core.draft import DraftModel, known_columns
 from sequoia_core.protocols import KVCache, LanguageModel
+from sequoia_core.sampling import full_probs, shaped_probs
 from sequoia_core.speculator import Sampler
-from sequoia_core.token_tree import TokenTree, score
+
+CHUNK = 32
+"""Positions judged at once: each takes a few rows of the vocabulary."""
 
 
 class AcceptanceCount:
-    """Counts of accepted ranks over many positions.
+    """Acceptance by rank, added up over many positions.
 
     Args:
-        width: children drawn at each position.
+        width: children drawn at each position, `W`.
     """
 
     def __init__(self, width: int) -> None:
         self.positions = 0
-        self._star = GrowMap.k_ary([width])
-        self._accepted: Counter[int] = Counter()
+        self.accepted = (0.0,) * width
+        """Expected number of positions at which a rank was the accepted one."""
 
     @property
     def rates(self) -> tuple[float, ...]:
         """a_1 to a_width; empty before anything was counted."""
         if not self.positions:
             return ()
-        ranks = range(1, self._star.branching + 1)
-        return tuple(self._accepted[rank] / self.positions for rank in ranks)
+        return tuple(total / self.positions for total in self.accepted)
+
+    def add(self, accepted: Sequence[float], positions: int) -> None:
+        """Add what `positions` further positions came to, by rank."""
+        self.positions += positions
+        self.accepted = tuple(a + b for a, b in zip(self.accepted, accepted, strict=True))
 
     @torch.inference_mode()
     def count(
         self, target: LanguageModel, draft: DraftModel, text: tuple[Sequence[int], int],
         sampler: Sampler,
     ) -> None:  # fmt: skip
-        """Judge every position of a text by teacher forcing: two forwards in all.
+        """Judge every position of a text by teacher forcing: one pass of each model.
 
         Args:
-            target: the model that wrote the text.
+            target: the model that is to be guessed.
             draft: the model to judge.
             text: token ids, and how many of them are the prompt, which is not judged.
-            sampler: draws and judges, at the temperature the rates are for.
+            sampler: draws children in order without replacement, and shapes the target.
         """
         token_ids, prompt = text
         ids = torch.tensor(list(token_ids), device=target.device)
         cache = target.new_cache()
         target_logits = _answer_logits(target, ids, prompt, cache)
         draft_logits = _answer_logits(draft.model, ids, prompt, draft.model.new_cache(cache))
-        if draft.vocab_ids is not None:
-            draft_logits = draft_logits[:, : draft.vocab_ids.shape[0]]
-        for target_row, draft_row in zip(target_logits, draft_logits, strict=True):
-            self._judge(target_row, draft_row[None], draft.vocab_ids, sampler)
+        draft_logits = known_columns(draft_logits, draft.vocab_ids)
+        rows = zip(target_logits.split(CHUNK), draft_logits.split(CHUNK), strict=True)
+        for target_rows, draft_rows in rows:
+            found = self._judged(target_rows, draft_rows, draft.vocab_ids, sampler)
+            self.add(found.double().sum(0).tolist(), len(found))
 
-    def _judge(
-        self, target_row: Tensor, draft_row: Tensor, vocab_ids: Tensor | None, sampler: Sampler
-    ) -> None:
-        width = self._star.branching
-        drawn, probs = sampler.choose(draft_row, width)
-        tokens = drawn[0] if vocab_ids is None else vocab_ids[drawn[0]]
-        root = tokens.new_zeros(1)  # judged children do not depend on the root's own token
-        tree = TokenTree(
-            growmap=self._star,
-            parents=root.expand(width + 1),
-            token_ids=torch.cat((root, tokens)),
-            columns=torch.cat((root, drawn[0])),
-            node_probs=torch.ones(width + 1, device=tokens.device),
-            draft_probs=probs,
-            inner_rows={0: 0},
-            vocab_ids=vocab_ids,
-        )
-        scored = score(tree, target_row.expand(width + 1, -1), sampler.params)
-        verdict = sampler.rule(scored, sampler.generator)
-        self.positions += 1
-        if len(verdict.path) > 1:
-            self._accepted[self._star.ranks[verdict.path[1]]] += 1
+    def _judged(
+        self, target_rows: Tensor, draft_rows: Tensor, vocab_ids: Tensor | None, sampler: Sampler
+    ) -> Tensor:
+        """Probability that each rank is accepted, float32 [n, W]."""
+        columns, draft_probs = sampler.choose(draft_rows, len(self.accepted))
+        if sampler.greedy:
+            tokens = columns if vocab_ids is None else vocab_ids[columns]
+            return (tokens == target_rows.argmax(-1, keepdim=True)).float()
+        probs = full_probs(target_rows, sampler.params.temperature)
+        target_probs = shaped_probs(target_rows, probs, sampler.params)
+        return rank_probs(target_probs, draft_probs, columns, vocab_ids)
+
+
+def rank_probs(
+    target_probs: Tensor, draft_probs: Tensor, columns: Tensor, vocab_ids: Tensor | None
+) -> Tensor:
+    """Probability that Algorithm 2 accepts each of some drawn children, given all of them.
+
+    The k-th is accepted with min(1, p / q) if those before it were not; p and q are then what their
+    rejections left. Summed over the law of the draws this is a_k.
+
+    Args:
+        target_probs: p, float32 [n, V].
+        draft_probs: q, float32 [n, V_draft], which the children were drawn from.
+        columns: int64 [n, W], children in drawn order, none twice.
+        vocab_ids: int64 [V_draft], the target's id of each column; None where they agree.
+
+    Returns:
+        float32 [n, W]; what a row lacks of 1 is the mass that every child missed.
+    """
+    p = target_probs if vocab_ids is None else target_probs[:, vocab_ids]  # [n, V_draft]
+    outside = (target_probs.sum(-1, keepdim=True) - p.sum(-1, keepdim=True)).clamp_(min=0.0)
+    if vocab_ids is None:
+        outside = torch.zeros_like(outside)
+    q = draft_probs.clone()
+    untried = torch.ones_like(q, dtype=torch.bool)
+    reach = torch.ones_like(outside)
+    found = []
+    for rank in range(columns.shape[1]):
+        child = columns[:, rank : rank + 1]
+        p_child, q_child = p.gather(1, child), q.gather(1, child)
+        accept = torch.where(q_child > 0, p_child / q_child, (p_child > 0).float()).clamp_(max=1.0)
+        found.append(reach * accept)
+        reach = reach * (1.0 - accept)
+        left = (p - q).clamp_(min=0.0)
+        mass = left.sum(-1, keepdim=True) + outside
+        p = torch.where(mass > 0, left / mass, p)  # no mass: p = q up to rounding, and p stays
+        outside = torch.where(mass > 0, outside / mass, outside)
+        untried.scatter_(1, child, False)
+        q = _without(q, untried)
+    return torch.cat(found, dim=1)
+
+
+def _without(draft_probs: Tensor, untried: Tensor) -> Tensor:
+    """The draft's distribution over untried tokens; uniform where it has no mass left there."""
+    left = torch.where(untried, draft_probs, 0.0)
+    mass = left.sum(-1, keepdim=True)
+    even = untried / untried.sum(-1, keepdim=True).clamp(min=1)
+    return torch.where(mass > 0, left / mass, even)
 
 
 def _answer_logits(model: LanguageModel, ids: Tensor, prompt: int, cache: KVCache) -> Tensor:

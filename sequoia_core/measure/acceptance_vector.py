@@ -1,0 +1,212 @@
+"""The acceptance-rate vector of a pair over a set of prompts, with how far it can be trusted.
+
+Owns the two ways to measure it: by decoding, with a star of children at every step, and statically,
+by one pass over texts. Both estimate the same vector where both judge the same text. Knows nothing
+of files.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from sequoia_core.config import Mode, SamplingParams
+from sequoia_core.data import PROMPT_TOKENS, TOTAL_TOKENS, Passage
+from sequoia_core.draft import DraftModel
+from sequoia_core.engine import Engine
+from sequoia_core.errors import ParameterError
+from sequoia_core.events import Step
+from sequoia_core.growmap import GrowMap
+from sequoia_core.measure.acceptance import AcceptanceCount
+from sequoia_core.protocols import MOST_NODES, TreeChoice
+from sequoia_core.speculator import Sampler
+from sequoia_core.trees import BundledAdvisor
+
+if TYPE_CHECKING:
+    import torch
+
+    from sequoia_core.pair import Pair
+
+ANSWER_TOKENS = TOTAL_TOKENS - PROMPT_TOKENS
+JUDGING = 1 << 32
+"""Added to a seed."""
+RESAMPLES = 1000
+SPREAD = (2.5, 97.5)
+"""Percentiles between which a rate lies in 95 of 100 resamplings of the prompts."""
+
+
+@dataclass(frozen=True, slots=True)
+class AcceptancePlan:
+    """How a vector is measured.
+
+    Attributes:
+        width: children at every position, `W`.
+        params: temperature 0 takes the draft's most probable tokens in order; above it they are
+            drawn without replacement. The seed of prompt i is `params.seed + i`.
+        draft_top_p: of the draft, in a static pass; None shapes it as the target, as decoding does.
+        tokens: new ones decoded after each prompt.
+
+    Raises:
+        ParameterError: a value is outside its range.
+    """
+
+    width: int = 16
+    params: SamplingParams = SamplingParams(seed=17)  # noqa: RUF009  # immutable
+    draft_top_p: float | None = None
+    tokens: int = ANSWER_TOKENS
+
+    def __post_init__(self) -> None:
+        if not 1 <= self.width < MOST_NODES:
+            raise ParameterError(f"width is {self.width}; give 1 to {MOST_NODES - 1}")
+        if self.draft_top_p is not None and self.draft_top_p <= 0.0:
+            raise ParameterError(
+                f"draft top-p is {self.draft_top_p}; give a number above 0 (1 and more keep all)"
+            )
+        if self.tokens < 1:
+            raise ParameterError(f"tokens is {self.tokens}; give at least 1")
+
+    def params_of(self, prompt: int) -> SamplingParams:
+        """Sampling of one prompt, each with a seed of its own."""
+        seed = None if self.params.seed is None else self.params.seed + prompt
+        return replace(self.params, seed=seed, max_new_tokens=self.tokens)
+
+    def needed(self, passages: Sequence[Passage]) -> int:
+        """Tokens that a cache must hold to decode: the longest prompt, its answer and the tree."""
+        return self.width + self.tokens + max(each.prompt for each in passages)
+
+    def needed_statically(self, passages: Sequence[Passage]) -> int:
+        """Tokens that a cache must hold for one pass."""
+        return max(
+            len(each.token_ids) + (self.tokens if len(each.token_ids) <= each.prompt else 0)
+            for each in passages
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class AcceptanceVector:
+    """What was measured.
+
+    Attributes:
+        rates: a_1 to a_W.
+        rejected: the mass that every child missed.
+        intervals: 95 % bootstrap interval over prompts of each rate; () for a single prompt.
+        positions: at which children were judged.
+        prompts: texts they belong to.
+    """
+
+    rates: tuple[float, ...]
+    rejected: float
+    intervals: tuple[tuple[float, float], ...]
+    positions: int
+    prompts: int
+
+    @classmethod
+    def of(cls, counts: Sequence[AcceptanceCount], seed: int = 17) -> AcceptanceVector:
+        """From the counts of each prompt; those without a position are left out.
+
+        Raises:
+            ParameterError: no position was judged.
+        """
+        counts = [each for each in counts if each.positions]
+        if not counts:
+            raise ParameterError("nothing was judged: every text ends with its prompt")
+        accepted = np.array([each.accepted for each in counts])  # [prompts, W]
+        positions = np.array([each.positions for each in counts])
+        rates = accepted.sum(0) / positions.sum()
+        intervals: tuple[tuple[float, float], ...] = ()
+        if len(counts) > 1:
+            drawn = np.random.default_rng(seed).integers(len(counts), size=(RESAMPLES, len(counts)))
+            resampled = accepted[drawn].sum(1) / positions[drawn].sum(1)[:, None]
+            low, high = np.percentile(resampled, SPREAD, axis=0)
+            intervals = tuple(zip(low.tolist(), high.tolist(), strict=True))
+        rejected = max(0.0, 1.0 - float(rates.sum()))
+        return cls(tuple(rates.tolist()), rejected, intervals, int(positions.sum()), len(counts))
+
+
+def by_decoding(
+    pair: Pair, passages: Sequence[Passage], plan: AcceptancePlan
+) -> Iterator[AcceptanceCount]:
+    """Decode after every prompt with a star of `width` children; one count a prompt.
+
+    Raises:
+        ParameterError: the pair has no draft, or its context window is too small.
+        GrowMapError: the draft has fewer tokens than the star has children.
+    """
+    _check(pair, plan, plan.needed(passages))
+    engine = Engine.of(pair, BundledAdvisor.default({}))
+    star = GrowMap.k_ary([plan.width], name=f"star-{plan.width}")
+    engine.tree_choice = TreeChoice(Mode.SEQUOIA, star)
+    for at, passage in enumerate(passages):
+        prompt, count = passage.token_ids[: passage.prompt], AcceptanceCount(plan.width)
+        for event in engine.generate(prompt, plan.params_of(at)):
+            if isinstance(event, Step):
+                count.add(_accepted(event, plan.width), 1)
+        yield count
+
+
+def _accepted(step: Step, width: int) -> list[float]:
+    found = [0.0] * width
+    if len(step.path) > 1:
+        found[step.nodes[step.path[1]].rank - 1] = 1.0
+    return found
+
+
+def by_passes(
+    pair: Pair, passages: Sequence[Passage], plan: AcceptancePlan
+) -> Iterator[AcceptanceCount]:
+    """Judge every position after each prompt by one pass of each model; one count a text.
+
+    Where there is nothing after the prompt, as with a question, the target first writes an answer
+    plainly.
+
+    Raises:
+        ParameterError: the pair has no draft, or its context window is too small.
+    """
+    draft = _check(pair, plan, plan.needed_statically(passages))
+    engine = Engine.of(pair, BundledAdvisor.default({}))
+    engine.tree_choice = TreeChoice(Mode.AR)
+    for at, passage in enumerate(passages):
+        ids: Sequence[int] = passage.token_ids
+        params = plan.params_of(at)
+        if len(ids) <= passage.prompt:
+            for _ in engine.generate(ids, params):
+                pass
+            ids = engine.token_ids
+        count = AcceptanceCount(plan.width)
+        sampler = _sampler(_judging(params), plan.draft_top_p, pair.target.device)
+        count.count(pair.target, draft, (ids, passage.prompt), sampler)
+        yield count
+
+
+def _judging(params: SamplingParams) -> SamplingParams:
+    """Other random numbers than those that the text was written with."""
+    return params if params.seed is None else replace(params, seed=params.seed + JUDGING)
+
+
+def _sampler(params: SamplingParams, draft_top_p: float | None, device: torch.device) -> Sampler:
+    sampler = Sampler.of(params, device)
+    if draft_top_p is None or sampler.greedy:
+        return sampler
+    shaped = replace(params, top_p=min(draft_top_p, 1.0))
+    drawing = Sampler.of(shaped, device)
+    return replace(sampler, choose=drawing.choose)
+
+
+def _check(pair: Pair, plan: AcceptancePlan, needed: int) -> DraftModel:
+    if pair.draft is None:
+        raise ParameterError("acceptance is of a pair, and the target has no draft; name one")
+    draft = DraftModel(pair.draft, pair.draft_vocab_ids)
+    if plan.width > draft.columns:
+        raise ParameterError(
+            f"width is {plan.width}, but the draft knows only {draft.columns} tokens"
+        )
+    window = min(pair.target.context_window, pair.draft.context_window)
+    if needed > window:
+        raise ParameterError(
+            f"the longest text with all that is decoded needs {needed} tokens, but the context "
+            f"window has {window}; take shorter texts"
+        )
+    return draft
