@@ -1,30 +1,17 @@
 """Pictures of speeds: by system, and by the number of a tree's nodes.
 
-Owns their look. They are drawn by matplotlib where it is installed; a terminal gets bars of
-characters from the report instead. The text stays text in the SVG, and the same figures give the
-same file.
+Owns what they show; how they look is `sequoia_core.picture`'s. A terminal gets bars of characters
+from the report instead.
 """
 
-from __future__ import annotations
-
-import importlib.util
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from sequoia_core.bench.report import Spread
+from sequoia_core.picture import COLOURS, GREY, can_draw, save
+from sequoia_core.picture import axes as new_axes
 
-if TYPE_CHECKING:
-    from matplotlib.axes import Axes
-
-COLOURS = ("#2f6f8f", "#c8783c", "#5b8a57", "#8a5a8f")
-GREY = "#6b6b6b"
-"""Readable on white and on black alike."""
-
-
-def can_draw() -> bool:
-    """Whether matplotlib is installed."""
-    return importlib.util.find_spec("matplotlib") is not None
+__all__ = ["can_draw", "draw_sizes", "draw_systems"]
 
 
 def draw_systems(file: Path, speeds: Mapping[str, Sequence[tuple[str, Spread]]]) -> None:
@@ -36,7 +23,7 @@ def draw_systems(file: Path, speeds: Mapping[str, Sequence[tuple[str, Spread]]])
     """
     systems = list(dict.fromkeys(name for each in speeds.values() for name, _ in each))
     height = 0.8 / len(speeds)
-    axes = _axes(0.6 + len(systems) * (0.18 + 0.2 * len(speeds)))
+    axes = new_axes(0.6 + len(systems) * (0.18 + 0.2 * len(speeds)))
     for at, (label, each) in enumerate(speeds.items()):
         spreads = dict(each)
         there = [place for place, name in enumerate(systems) if name in spreads]
@@ -54,12 +41,12 @@ def draw_systems(file: Path, speeds: Mapping[str, Sequence[tuple[str, Spread]]])
     axes.set_yticklabels(systems)
     axes.invert_yaxis()
     axes.set_xlabel("tokens/s, median with lowest and highest")
-    _save(axes, file)
+    save(axes, file)
 
 
 def draw_sizes(file: Path, speeds: Mapping[str, Mapping[int, Spread]]) -> None:
     """Speed over the number of nodes, one line a way of sampling; one node is plain decoding."""
-    axes = _axes(3.4)
+    axes = new_axes(3.4)
     for at, (label, by_size) in enumerate(speeds.items()):
         sizes = sorted(by_size)
         shown = [by_size[size] for size in sizes]
@@ -73,32 +60,9 @@ def draw_sizes(file: Path, speeds: Mapping[str, Mapping[int, Spread]]) -> None:
     axes.set_ylim(bottom=0)
     axes.set_xlabel("nodes of the tree")
     axes.set_ylabel("tokens/s")
-    _save(axes, file)
+    save(axes, file)
 
 
 def _whiskers(spreads: Sequence[Spread]) -> tuple[list[float], list[float]]:
     below = [spread.middle - spread.low for spread in spreads]
     return below, [spread.high - spread.middle for spread in spreads]
-
-
-def _axes(height: float) -> Axes:
-    from matplotlib.figure import Figure
-
-    axes = Figure(figsize=(8, height), layout="constrained").subplots()
-    axes.tick_params(colors=GREY)
-    axes.xaxis.label.set_color(GREY)
-    axes.yaxis.label.set_color(GREY)
-    for side, spine in axes.spines.items():
-        spine.set_visible(side in ("left", "bottom"))
-        spine.set_color(GREY)
-    return axes
-
-
-def _save(axes: Axes, file: Path) -> None:
-    from matplotlib import rc_context
-
-    axes.legend(frameon=False, labelcolor=GREY)
-    figure = axes.get_figure(root=True)
-    assert figure is not None
-    with rc_context({"svg.fonttype": "none", "svg.hashsalt": "sequoia"}):
-        figure.savefig(file, format="svg", transparent=True, metadata={"Date": None})

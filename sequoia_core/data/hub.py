@@ -124,7 +124,7 @@ def _rows(found: Any, name: str) -> Iterator[Row]:
 
 def _datasets() -> Any:
     import datasets
-    from huggingface_hub.utils import logging  # type: ignore[attr-defined]  # documented there
+    from huggingface_hub.utils import logging
 
     logging.set_verbosity_error()  # type: ignore[no-untyped-call]
     # its bars and warnings would be written across the screen

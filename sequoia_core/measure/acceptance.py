@@ -65,7 +65,7 @@ class AcceptanceCount:
         target_logits = _answer_logits(target, ids, prompt, cache)
         draft_logits = _answer_logits(draft.model, ids, prompt, draft.model.new_cache(cache))
         draft_logits = known_columns(draft_logits, draft.vocab_ids)
-        rows = zip(target_logits.split(CHUNK), draft_logits.split(CHUNK), strict=True)
+        rows = zip(torch.split(target_logits, CHUNK), torch.split(draft_logits, CHUNK), strict=True)
         for target_rows, draft_rows in rows:
             found = self._judged(target_rows, draft_rows, draft.vocab_ids, sampler)
             self.add(found.double().sum(0).tolist(), len(found))

@@ -1,0 +1,70 @@
+"""The look of pictures, whatever they show: axes without a frame, readable on white and on black.
+
+Owns how a picture is begun and written. matplotlib draws, where it is installed; text stays text in
+an SVG, and the same figures give the same file.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from sequoia_core.errors import ParameterError
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+
+COLOURS = ("#2f6f8f", "#c8783c", "#5b8a57", "#8a5a8f")
+GREY = "#6b6b6b"
+"""Readable on white and on black alike."""
+ENDINGS = (".svg", ".png")
+
+
+def can_draw() -> bool:
+    """Whether matplotlib is installed."""
+    return importlib.util.find_spec("matplotlib") is not None
+
+
+def check_picture(file: Path) -> None:
+    """Refuse a picture that could not be drawn, before what it shows is measured.
+
+    Raises:
+        ParameterError: its name has another ending, or matplotlib is not installed.
+    """
+    if file.suffix not in ENDINGS:
+        raise ParameterError(f"{file}: a picture's name must end in {' or '.join(ENDINGS)}")
+    if not can_draw():
+        raise ParameterError(f"{file}: pictures are drawn by matplotlib; pip install matplotlib")
+
+
+def axes(height: float) -> Axes:
+    """Axes of a new picture, `height` inches high."""
+    from matplotlib.figure import Figure
+
+    made = Figure(figsize=(8, height), layout="constrained").subplots()
+    made.tick_params(colors=GREY)
+    made.xaxis.label.set_color(GREY)
+    made.yaxis.label.set_color(GREY)
+    for side, spine in made.spines.items():
+        spine.set_visible(side in ("left", "bottom"))
+        spine.set_color(GREY)
+    return made
+
+
+def save(drawn: Axes, file: Path) -> None:
+    """Write a picture with its legend, in the format of its name's ending; SVG if it has none.
+
+    Raises:
+        OSError: the file cannot be written.
+    """
+    from matplotlib import rc_context
+
+    if drawn.get_legend_handles_labels()[1]:
+        drawn.legend(frameon=False, labelcolor=GREY)
+    figure = drawn.get_figure(root=True)
+    assert figure is not None
+    kind = file.suffix.removeprefix(".") or "svg"
+    dated = {"Date": None} if kind == "svg" else {"Software": None}
+    with rc_context({"svg.fonttype": "none", "svg.hashsalt": "sequoia"}):
+        figure.savefig(file, format=kind, transparent=True, metadata=dated)

@@ -1,0 +1,278 @@
+"""A tree search as the release's `tree_search.py` is told it: its config file, and its choice.
+
+Owns the file's checks and the release's way of counting, which differs from `search` in two things.
+Its depth counts levels, the root's among them: `max_depth` 10 is 9 edges. Its step costs a drafting
+pass a level, one more than an engine runs, which drafts nothing from the last level. Knows nothing
+of how rates and times are measured; the best trees are `search`'s.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from sequoia_core.errors import GrowMapError, ParameterError
+from sequoia_core.growmap import GrowMap
+from sequoia_core.reference_files import read_acceptance_rates
+from sequoia_core.search import MAX_SEARCH_NODES, TreeTable, expected_tokens_table
+
+MOST_LEVELS = 256
+_VECTOR, _DST = "acceptance_rate_vector", "dst"
+_COUNTS = ("max_depth", "max_budget")
+_LISTS = ("valid_budget", "target_time")
+KEYS = (_VECTOR, *_COUNTS, "draft_time", *_LISTS, _DST)
+
+
+@dataclass(frozen=True, slots=True)
+class SearchConfig:
+    """What to search for.
+
+    Attributes:
+        rates: a_1, a_2, ...
+        max_depth: most levels, the root's among them.
+        max_budget: most nodes.
+        draft_time: of a drafting pass, milliseconds.
+        target_time: of a forward of each number of nodes to consider, milliseconds.
+
+    Raises:
+        ParameterError: a value is outside its range.
+    """
+
+    rates: tuple[float, ...]
+    max_depth: int
+    max_budget: int
+    draft_time: float
+    target_time: Mapping[int, float]
+
+    def __post_init__(self) -> None:
+        if not self.rates:
+            raise ParameterError("there is no acceptance rate to search with")
+        if not 1 <= self.max_depth <= MOST_LEVELS:
+            raise ParameterError(f"max_depth is {self.max_depth}; give 1 to {MOST_LEVELS} levels")
+        if not 1 <= self.max_budget <= MAX_SEARCH_NODES:
+            raise ParameterError(
+                f"max_budget is {self.max_budget}; give 1 to {MAX_SEARCH_NODES} nodes"
+            )
+        if not (math.isfinite(self.draft_time) and self.draft_time >= 0.0):
+            raise ParameterError(f"draft_time is {self.draft_time}; give milliseconds, 0 or more")
+        if not self.target_time:
+            raise ParameterError("valid_budget is empty; give the numbers of nodes to consider")
+        for nodes, ms in self.target_time.items():
+            if not 1 <= nodes <= self.max_budget:
+                raise ParameterError(
+                    f"valid_budget has {nodes} nodes, which is not from 1 to max_budget, "
+                    f"{self.max_budget}"
+                )
+            if not (math.isfinite(ms) and ms > 0.0):
+                raise ParameterError(
+                    f"target_time of {nodes} nodes is {ms}; give milliseconds above 0"
+                )
+
+    @property
+    def plain_nodes(self) -> int:
+        """Whose forward a speed-up is over: one node, or else the first budget, as there."""
+        return 1 if 1 in self.target_time else next(iter(self.target_time))
+
+
+@dataclass(frozen=True, slots=True)
+class Candidate:
+    """The best tree of exactly so many nodes and at most so many levels, and what it comes to.
+
+    Attributes:
+        nodes: root included.
+        levels: root's included, so one more than edges.
+        expected_tokens: of a step.
+        step_ms: predicted time of a step.
+    """
+
+    nodes: int
+    levels: int
+    expected_tokens: float
+    step_ms: float
+
+    @property
+    def ms_per_token(self) -> float:
+        """What the choice minimises."""
+        return self.step_ms / self.expected_tokens
+
+
+@dataclass(frozen=True, slots=True)
+class SearchResult:
+    """Everything that was considered, and the choice.
+
+    Attributes:
+        candidates: by budget in the order given, then by levels.
+        best: the first of those with the least time a token.
+        tree: its shape; nodes that would add nothing are left out.
+        plain_ms: time that a speed-up is over.
+    """
+
+    candidates: tuple[Candidate, ...]
+    best: Candidate
+    tree: GrowMap
+    plain_ms: float
+
+    def speedup(self, candidate: Candidate) -> float:
+        """Predicted over plain decoding."""
+        return self.plain_ms / candidate.ms_per_token
+
+    def best_of(self, nodes: int) -> Candidate | None:
+        """The best depth for a budget; None where no tree of so many nodes fits."""
+        own = [each for each in self.candidates if each.nodes == nodes]
+        return min(own, key=lambda each: each.ms_per_token, default=None)
+
+
+def search(config: SearchConfig, source: str = "") -> SearchResult:
+    """The release's exhaustive choice over budgets and levels.
+
+    Args:
+        config: what to search for.
+        source: where rates and times come from, for the tree's own file.
+
+    Raises:
+        ParameterError: no budget can be reached within the levels.
+    """
+    nodes = max(config.target_time)
+    table = expected_tokens_table(config.rates, nodes, config.max_depth - 1, len(config.rates))
+    candidates = tuple(_candidates(config, table))
+    if not candidates:
+        raise ParameterError(
+            f"no tree of {', '.join(map(str, config.target_time))} nodes has at most "
+            f"{config.max_depth} levels and {len(config.rates)} children a node; raise max_depth"
+        )
+    best = min(candidates, key=lambda each: each.ms_per_token)
+    tree = table.tree(best.nodes, best.levels - 1, source=source)
+    return SearchResult(candidates, best, tree, config.target_time[config.plain_nodes])
+
+
+def _candidates(config: SearchConfig, table: TreeTable) -> Iterator[Candidate]:
+    for nodes, target_ms in config.target_time.items():
+        room = 0
+        for levels in range(1, config.max_depth + 1):
+            room = min(room * len(config.rates) + 1, nodes)  # nodes of a full tree, up to enough
+            if room == nodes:
+                tokens = float(table.values[nodes, levels - 1])
+                step_ms = target_ms + levels * config.draft_time
+                yield Candidate(nodes, levels, tokens, step_ms)
+
+
+@dataclass(frozen=True, slots=True)
+class SearchFile:
+    """A config file.
+
+    Attributes:
+        config: what it says.
+        vector: the file its rates were read from.
+        dst: where the tree goes.
+    """
+
+    config: SearchConfig
+    vector: Path
+    dst: Path
+
+    @classmethod
+    def read(cls, path: Path) -> SearchFile:
+        """Read the release's config; relative paths in it start at its folder, else here.
+
+        Raises:
+            ParameterError: it is unreadable, or an entry is missing, of a wrong type or outside its
+                range.
+            GrowMapError: the acceptance vector cannot be used.
+        """
+        path = path.expanduser()
+        try:
+            return _read(path)
+        except ParameterError as error:
+            raise ParameterError(f"search config {path}: {error}") from None
+
+
+def _read(path: Path) -> SearchFile:
+    try:
+        data = json.loads(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise ParameterError(f"it cannot be read: {error.strerror or error}") from None
+    except (ValueError, RecursionError):
+        raise ParameterError("this is not valid JSON") from None
+    if not isinstance(data, dict):
+        raise ParameterError("a JSON object is expected")
+    missing = [key for key in KEYS if key not in data]
+    if missing:
+        raise ParameterError(f'"{missing[0]}" is missing; it needs {", ".join(KEYS)}')
+    _check_types(data)
+    budgets, times = (data[key] for key in _LISTS)
+    vector = _beside(path, data[_VECTOR])
+    config = SearchConfig(
+        rates=read_acceptance_rates(vector),
+        max_depth=data["max_depth"],
+        max_budget=data["max_budget"],
+        draft_time=data["draft_time"],
+        target_time=paired(budgets, times),
+    )
+    return SearchFile(config, vector, _beside(path, data[_DST], new=True))
+
+
+def _check_types(data: Mapping[str, Any]) -> None:
+    for key in (_VECTOR, _DST):
+        if not isinstance(data[key], str) or not data[key]:
+            raise ParameterError(f'"{key}" is {_shown(data[key])}; a path is expected')
+    for key in _COUNTS:
+        if type(data[key]) is not int:
+            raise ParameterError(f'"{key}" is {_shown(data[key])}; a whole number is expected')
+    if type(data["draft_time"]) not in (int, float):
+        raise ParameterError(f'"draft_time" is {_shown(data["draft_time"])}; a number is expected')
+    kinds = {"valid_budget": (int,), "target_time": (int, float)}
+    for key, kind in kinds.items():
+        entries = data[key]
+        if not isinstance(entries, list) or any(type(each) not in kind for each in entries):
+            what = "whole numbers" if kind == (int,) else "numbers"
+            raise ParameterError(f'"{key}" is {_shown(entries)}; a list of {what} is expected')
+
+
+def _shown(value: object) -> str:
+    text = json.dumps(value)
+    return text if len(text) <= 60 else text[:57] + "..."
+
+
+def paired(budgets: Sequence[int], times: Sequence[float]) -> dict[int, float]:
+    """Milliseconds by number of nodes.
+
+    Raises:
+        ParameterError: the lists do not match, or a budget comes twice.
+    """
+    if len(budgets) != len(times):
+        raise ParameterError(
+            f'"valid_budget" has {len(budgets)} entries and "target_time" {len(times)}; each '
+            f"budget needs its time"
+        )
+    twice = [nodes for at, nodes in enumerate(budgets) if nodes in budgets[:at]]
+    if twice:
+        raise ParameterError(f'"valid_budget" names {twice[0]} nodes twice')
+    return dict(zip(budgets, map(float, times), strict=True))
+
+
+def _beside(config: Path, named: str, new: bool = False) -> Path:
+    """A path of the file: beside it, else in the working folder.
+
+    Args:
+        config: the file.
+        named: what it says.
+        new: it is to be written, so that its folder counts.
+    """
+    path = Path(named).expanduser()
+    near = config.parent / path
+    there = near.parent.is_dir() if new else near.exists()
+    return near if there or path.is_absolute() else path
+
+
+def check_tree_name(path: Path) -> None:
+    """Refuse a destination before anything is searched for.
+
+    Raises:
+        GrowMapError: its name ends neither in `.json` nor in `.pt`.
+    """
+    if path.suffix not in (".json", ".pt"):
+        raise GrowMapError(f"growmap {path}: the name must end in .json or .pt")
