@@ -59,10 +59,12 @@ class Kernels:
         weights: what the products read.
         row_invariant: what a row comes to must not depend, to the last bit, on the rows beside it,
             so that a tree's logits are those of plain decoding.
+        one_copy: of low-bit weights no bfloat16 copy is kept beside for many rows.
     """
 
     weights: WeightFormat = WeightFormat.AUTO
     row_invariant: bool = False
+    one_copy: bool = False
 
     def __str__(self) -> str:
         """What differs from the default, for a title bar: "", "int8", "exact", "int8 exact"."""

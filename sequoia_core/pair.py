@@ -23,6 +23,7 @@ from sequoia_core.model.conditioned import ConditionedLlama
 from sequoia_core.model.config import ModelConfig
 from sequoia_core.model.convert_cache import ConvertCache, default_root
 from sequoia_core.model.device import choose_device, choose_dtype, device_name, dtype_name
+from sequoia_core.model.heap import return_freed_memory
 from sequoia_core.model.linear import FOR_DRAFTS, has_packed_kernels
 from sequoia_core.model.llama import Llama
 from sequoia_core.model.loader import Checkpoint, Progress, open_checkpoint, open_directory
@@ -137,10 +138,12 @@ def load_pair(
     report(f"Loading {big.name}", None)
     read_by_draft = small.config.feature_layers if small else ()
     target_model = Llama(big.config, big.weights, place, number, kernels, read_by_draft)
+    return_freed_memory()
     draft_model, ids = None, None
     if small is not None:
         report(f"Loading {small.name}", None)
         draft_model, ids = _load_draft(small, target_model)
+    return_freed_memory()
     return Pair(
         target=target_model,
         draft=draft_model,

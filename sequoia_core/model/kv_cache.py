@@ -12,7 +12,7 @@ from torch import Tensor
 from sequoia_core.errors import ContextFullError
 from sequoia_core.model.config import ModelConfig
 
-INITIAL_CAPACITY = 512
+INITIAL_CAPACITY = 256
 CUDA_BUCKET = 256
 
 

@@ -17,6 +17,9 @@ from sequoia_core.model.int8_rows import pack_rows, unpack_rows
 FOR_DRAFTS = Kernels(WeightFormat.INT8)
 """A draft's distribution may be any, as long as it is the one drawn from."""
 
+FOR_SMALL_DRAFTS = Kernels(WeightFormat.INT8, one_copy=True)
+"""Of a draft of a layer or so, reading a prompt costs little whatever the kernel."""
+
 
 class Linear(Protocol):
     """x @ weight.T, optionally with what follows it fused."""
@@ -176,7 +179,8 @@ def _packed(weight: Tensor, kernels: Kernels) -> Linear:
     else:
         packed = PackedLinear(weight)
         return InBlocks(packed) if kernels.row_invariant else packed
-    return few if kernels.row_invariant else ByRows(few, PackedLinear(weight), most)
+    one = kernels.row_invariant or kernels.one_copy
+    return few if one else ByRows(few, PackedLinear(weight), most)
 
 
 def _in_int8(weight: Tensor) -> tuple[Int8Linear, Tensor]:
