@@ -14,6 +14,7 @@ from typer.core import TyperGroup
 import sequoia_core
 from sequoia_core.errors import ParameterError, SequoiaError
 
+from .commands.accept import accept
 from .commands.ask import ask
 from .commands.bench import bench
 from .commands.calibrate import calibrate
@@ -24,6 +25,7 @@ from .commands.doctor import doctor
 from .commands.growmap import growmap_app
 from .commands.models import models
 from .commands.reproduce import reproduce_app
+from .commands.search import search
 from .options import debugging, with_settings
 
 
@@ -102,6 +104,8 @@ app.command()(doctor)
 app.command()(calibrate)
 app.command()(bench)
 app.command()(distill)
+app.command()(accept)
+app.command()(search)
 app.add_typer(growmap_app, name="growmap")
 app.add_typer(config_app, name="config")
 app.add_typer(reproduce_app, name="reproduce")

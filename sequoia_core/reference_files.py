@@ -152,7 +152,8 @@ def write_acceptance_rates(
         GrowMapError: the name ends in something else, or the file cannot be written.
     """
     path = Path(path).expanduser()
-    check_vector_name(path)
+    if path.suffix not in (".json", ".pt"):
+        raise GrowMapError(f"acceptance vector {path}: the name must end in .json or .pt")
     try:
         if path.suffix == ".json":
             values = {_RATES: list(rates), "rejected": rejected, **about}
@@ -164,16 +165,6 @@ def write_acceptance_rates(
             torch.save(torch.tensor([0.0, *rates, rejected], dtype=torch.float32), file)
     except OSError as error:
         raise GrowMapError(f"acceptance vector {path}: {error.strerror or error}") from None
-
-
-def check_vector_name(path: Path) -> None:
-    """Refuse a name from which no format follows.
-
-    Raises:
-        GrowMapError: it ends neither in `.json` nor in `.pt`.
-    """
-    if path.suffix not in (".json", ".pt"):
-        raise GrowMapError(f"acceptance vector {path}: the name must end in .json or .pt")
 
 
 def _load(path: Path) -> Any:

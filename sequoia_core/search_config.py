@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from sequoia_core.errors import GrowMapError, ParameterError
+from sequoia_core.errors import ParameterError
 from sequoia_core.growmap import GrowMap
 from sequoia_core.reference_files import read_acceptance_rates
 from sequoia_core.search import MAX_SEARCH_NODES, TreeTable, expected_tokens_table
@@ -266,13 +266,3 @@ def _beside(config: Path, named: str, new: bool = False) -> Path:
     near = config.parent / path
     there = near.parent.is_dir() if new else near.exists()
     return near if there or path.is_absolute() else path
-
-
-def check_tree_name(path: Path) -> None:
-    """Refuse a destination before anything is searched for.
-
-    Raises:
-        GrowMapError: its name ends neither in `.json` nor in `.pt`.
-    """
-    if path.suffix not in (".json", ".pt"):
-        raise GrowMapError(f"growmap {path}: the name must end in .json or .pt")

@@ -1,7 +1,6 @@
 """`sequoia bench`: ways to decode, side by side on the same prompts."""
 
 import json
-import os
 import shlex
 import sys
 from collections.abc import Mapping
@@ -15,6 +14,7 @@ from sequoia_core.config import Kernels
 from sequoia_core.errors import ParameterError
 
 from .. import launch, machine
+from ..destination import to_be_written
 from ..options import MODEL_OPTIONS, with_settings
 from ..progress import progress_line
 
@@ -73,7 +73,7 @@ def bench(
         return
     idle = {name: value for name, value in flags.items() if name not in COMPARED}
     _refuse(idle, "the comparison")
-    json_file, markdown = _to_be_written(json_file), _to_be_written(markdown)
+    json_file, markdown = to_be_written(json_file), to_be_written(markdown)
     given = flags.pop("temperature", None)
     plan = BenchPlan(
         peer_draft=peer_draft,
@@ -125,24 +125,6 @@ def _refuse(options: Mapping[str, object], what: str) -> None:
             raise ParameterError(
                 f"--{name.replace('_', '-')} does nothing for {what}; leave it out"
             )
-
-
-def _to_be_written(given: Path | None) -> Path | None:
-    """A file in a folder that is there, so that nothing is measured for naught.
-
-    Raises:
-        ParameterError: it cannot be written.
-    """
-    if given is None:
-        return None
-    file = given.expanduser()
-    try:
-        file.parent.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise ParameterError(f"{given}: its folder cannot be made: {error.strerror}") from None
-    if file.is_dir() or not os.access(file if file.exists() else file.parent, os.W_OK):
-        raise ParameterError(f"{given}: no file can be written there")
-    return file
 
 
 def _sizes(given: str) -> tuple[int, ...]:
