@@ -248,10 +248,12 @@ class Engine:
         """Hand a step to the advisor; its advice counts where the tree is left to the machine."""
         choice = self.tree_choice
         drafted = self._draft is not None  # what is looked up without one still teaches times
-        if choice.mode is Mode.AR or (choice.adaptive and drafted):
+        if choice.mode is Mode.AR:
             return None
-        if choice.mode in OTHER_CHILDREN and params.temperature > 0.0:
-            return None  # what is learnt is how often children of the rule `sequoia` are accepted
+        other = choice.mode in OTHER_CHILDREN and params.temperature > 0.0
+        if other or (choice.adaptive and drafted):  # how often children are accepted is another's
+            self.advisor.time(step, params.temperature)
+            return None
         chain = choice.mode is Mode.CHAIN
         advice = self.advisor.observe(step, params.temperature, chain)
         return advice if drafted and choice.growmap is None else None

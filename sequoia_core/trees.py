@@ -96,6 +96,10 @@ class TreeAdvisor(Protocol):
         """
         ...
 
+    def time(self, step: Step, temperature: float) -> None:
+        """Learn from any other step what it took, and nothing else."""
+        ...
+
     def costs(self, temperature: float, context_length: int) -> StepCosts | None:
         """What steps cost here, or None while nothing has been measured."""
         ...
@@ -151,6 +155,9 @@ class BundledAdvisor:
     ) -> Advice | None:
         """Learns nothing."""
         return None
+
+    def time(self, step: Step, temperature: float) -> None:
+        """Learns nothing."""
 
     def costs(
         self,

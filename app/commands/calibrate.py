@@ -130,9 +130,10 @@ def _compared(comparison: "Comparison") -> "list[RenderableType]":
         *chart(series, width=_width(), height=_HEIGHT, x_name="nodes", y_name="speed-up"),
         table,
         f"the picked tree ({_shape(comparison.picked.tree.size, comparison.picked.tree.depth)}) is "
-        f"{comparison.shortfall:.1%} below the best of the grid "
-        f"({_shape(comparison.best.tree.size, comparison.best.tree.depth)}); predictions are off "
-        f"by {comparison.error:.1%} on average",
+        f"{comparison.seeming_shortfall:.1%} below the best of the grid "
+        f"({_shape(comparison.best.tree.size, comparison.best.tree.depth)}), or "
+        f"{comparison.shortfall:.1%} below what is best on half of the prompts where both are "
+        f"judged on the other half; predictions are off by {comparison.error:.1%} on average",
     ]
 
 

@@ -116,6 +116,9 @@ class SizedAdvisor:
         """Learns nothing, so that the shape stays."""
         return None
 
+    def time(self, step: Step, temperature: float) -> None:
+        """Learns nothing."""
+
     def costs(self, temperature: float, context_length: int) -> StepCosts | None:
         """As measured."""
         return self._tuned.costs(temperature, context_length)

@@ -110,8 +110,14 @@ class LearntCosts:
         self._verify: dict[int, _Ratio] = {}
         self._draft, self._rest = _Ratio(), _Ratio()
 
-    def observe(self, step: Step, temperature: float) -> None:
-        """Take in how long the parts of a step took, whatever its tree."""
+    def observe(self, step: Step, temperature: float, adaptive: bool = False) -> None:
+        """Take in how long the parts of a step took, whatever its tree.
+
+        Args:
+            step: the step.
+            temperature: it was decoded at.
+            adaptive: its tree was grown by other code than the one whose rest was measured.
+        """
         self._steps += 1
         timings, nodes = step.timings, len(step.nodes)
         curve = self._times.target.at(step.context_length)
@@ -126,7 +132,8 @@ class LearntCosts:
             self._draft.note(timings.draft_ms / math.fsum(map(draft, rows)), self._steps)
         looked_up = any(node.origin is Origin.LOOKUP for node in step.nodes)
         expected = rest.of(nodes, len(rows))
-        if expected > 0 and not looked_up:  # grafting is no part of the rest as it was measured
+        # neither grafting nor deciding a shape is part of the rest as it was measured
+        if expected > 0 and not looked_up and not adaptive:
             self._rest.note(timings.bookkeeping_ms / expected, self._steps)
 
     def _at(self, rows: int) -> _Ratio:

@@ -151,6 +151,10 @@ class OnlineAdvisor:
         self._look(course, figures, figures.search(*_nearby(before)))
         return self._advice(course, figures) if probed or course.tree is not before else None
 
+    def time(self, step: Step, temperature: float) -> None:
+        """See `trees.TreeAdvisor`."""
+        self._costs.observe(step, temperature, adaptive=True)
+
     def costs(self, temperature: float, context_length: int) -> StepCosts:
         """What steps cost now."""
         return self._costs.costs(temperature, context_length)

@@ -16,6 +16,8 @@ from sequoia_core.events import Origin, Outcome, Step
 
 MEMORY = 192.0
 """Visits of a depth after which an earlier one counts 1/e: noise of about 5% of a_1 = 0.5."""
+FOREVER = math.inf
+"""Of a text that is one sample: every visit counts alike."""
 PRIOR = 24.0
 """Trials for which a depth is taken to be like the one above it."""
 RECENT = 32.0
@@ -43,15 +45,16 @@ class Tally:
         if not fit:
             raise ParameterError("a record of accepted ranks holds more hits than trials")
 
-    def plus(self, tried: int, accepted: int, weight: float) -> Tally:
+    def plus(self, tried: int, accepted: int, weight: float, memory: float = MEMORY) -> Tally:
         """With one more node.
 
         Args:
             tried: its children.
             accepted: rank of the accepted one; 0 if none was.
             weight: how many such nodes it stands for.
+            memory: visits after which an earlier one counts 1/e.
         """
-        fading = math.exp(-weight / MEMORY)
+        fading = math.exp(-weight / memory)
         ranks = range(1, max(tried, len(self.trials)) + 1)
         old = list(zip_longest(ranks, self.hits, self.trials, fillvalue=0.0))
         return Tally(
@@ -105,7 +108,7 @@ class AcceptanceRecord:
             rates.append(above)
         return tuple(rates)
 
-    def plus(self, step: Step, weight: float = 1.0) -> AcceptanceRecord:
+    def plus(self, step: Step, weight: float = 1.0, memory: float = MEMORY) -> AcceptanceRecord:
         """With one more step of a tree whose shape did not depend on the draft.
 
         Only nodes whose verdict decided an emitted token count: what lies behind the end of an
@@ -115,6 +118,7 @@ class AcceptanceRecord:
         Args:
             step: the step.
             weight: how many such steps it stands for.
+            memory: see `Tally.plus`; `FOREVER` also means that the text does not change.
         """
         ranks: dict[int, dict[int, int]] = {}
         for node, each in enumerate(step.nodes):
@@ -127,9 +131,9 @@ class AcceptanceRecord:
                 continue
             accepted = _accepted_rank(step, children)
             depths += [Tally()] * (depth + 1 - len(depths))
-            depths[depth] = depths[depth].plus(len(children), accepted, weight)
+            depths[depth] = depths[depth].plus(len(children), accepted, weight, memory)
         counted = replace(self, depths=tuple(depths), steps=self.steps + (0 in ranks))
-        return counted._watched(self, ranks.get(0, {}), step)
+        return counted if memory == FOREVER else counted._watched(self, ranks.get(0, {}), step)
 
     def _watched(
         self, before: AcceptanceRecord, children: Mapping[int, int], step: Step

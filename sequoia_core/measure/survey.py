@@ -20,7 +20,7 @@ from sequoia_core.events import Step
 from sequoia_core.growmap import GrowMap
 from sequoia_core.measure.calibration import Band, Calibration
 from sequoia_core.measure.costs import MachineTimes, RestCosts, drafted_rows
-from sequoia_core.measure.record import AcceptanceRecord
+from sequoia_core.measure.record import FOREVER, AcceptanceRecord
 from sequoia_core.measure.times import ForwardTimer, TimeSurface
 from sequoia_core.protocols import TreeChoice
 from sequoia_core.trees import ROOT, BundledAdvisor
@@ -48,6 +48,8 @@ PROMPTS = (
     "What should I pack for three days of walking in the mountains?",
     "Tell me a story about a lighthouse keeper and a lost dog.",
     "List the main differences between a virus and a bacterium.",
+    "Compare living in a city with living in a village.",
+    "Write a short poem about the first snow of the year.",
 )
 WIDE = GrowMap((-1, *[0] * 8, *[1] * 4, 2, 2, 3, 9, 9, 9, 10, 13, 16, 16), "survey")
 """Wide where most is decided, and deep enough to see whether rates hold below."""
@@ -109,7 +111,7 @@ class Survey:
             band = Band.of(answer.temperature)
             for step in steps:
                 if len(step.nodes) > 1:
-                    records[band] = records.get(band, AcceptanceRecord()).plus(step)
+                    records[band] = records.get(band, AcceptanceRecord()).plus(step, memory=FOREVER)
         if not records:
             raise ParameterError("the context windows leave no room for trees to be measured")
         times = MachineTimes(

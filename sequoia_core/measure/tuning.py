@@ -63,6 +63,10 @@ class Tuner:
         """See `trees.TreeAdvisor`."""
         return self._advisor.observe(step, temperature, chain)
 
+    def time(self, step: Step, temperature: float) -> None:
+        """See `trees.TreeAdvisor`."""
+        self._advisor.time(step, temperature)
+
     def costs(self, temperature: float, context_length: int) -> StepCosts | None:
         """See `trees.TreeAdvisor`."""
         return self._advisor.costs(temperature, context_length)

@@ -1,6 +1,5 @@
 """`sequoia calibrate` measures the chosen pair, draws what it found and owns up to its choice."""
 
-from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -14,7 +13,7 @@ from sequoia_core import measure
 from sequoia_core.growmap import GrowMap
 from sequoia_core.measure import grid
 from sequoia_core.measure.calibration import Calibration
-from sequoia_core.measure.grid import Cell, Comparison
+from sequoia_core.measure.grid import Answer, Cell, Comparison
 from sequoia_core.measure.online import OnlineAdvisor
 from sequoia_core.trees import ROOT
 from tests.core.measuring import calibration_of
@@ -54,9 +53,9 @@ def calibrated(
     def compare(pair: str, figures: object, temperature: float, progress: object) -> Comparison:
         done.append(("grid", pair, temperature))
         cells = (
-            Cell(ROOT, 1.0, 1.0, 1.0, 1.0),
-            Cell(TREE, 1.25, 1.2, 1.8, 1.5),
-            Cell(GrowMap.chain(2), 1.2, 1.25, 1.5, 1.2),
+            Cell(ROOT, 1.0, (Answer(10, 10, 1.0),)),
+            Cell(TREE, 1.25, (Answer(18, 10, 1.5),)),
+            Cell(GrowMap.chain(2), 1.2, (Answer(15, 10, 1.2),)),
         )
         return Comparison(cells, cells[1])
 
@@ -201,9 +200,9 @@ def test_more_names_than_lines_are_all_written() -> None:
 
 
 def test_equal_cells_do_not_confuse_best_and_picked() -> None:
-    cell = Cell(TREE, 1.2, 1.1, 1.5, 1.4)
-    worse = replace(cell, measured=1.0)
+    cell = Cell(TREE, 1.2, (Answer(11, 10, 1.0),))
+    worse = Cell(TREE, 1.2, (Answer(10, 10, 1.0),))
     both = Comparison((worse, cell), worse)
     assert both.best is cell
-    assert both.shortfall == pytest.approx(1 - 1 / 1.1)
+    assert both.seeming_shortfall == both.shortfall == pytest.approx(1 - 1 / 1.1)
     assert both.error == pytest.approx((0.2 + 0.1 / 1.1) / 2)

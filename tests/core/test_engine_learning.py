@@ -30,6 +30,7 @@ class Restless:
         self.trees = itertools.cycle(trees)
         self._every = every
         self.seen: list[tuple[Step, float, bool]] = []
+        self.timed: list[tuple[Step, float]] = []
 
     def advise(self, temperature: float, context_length: int, chain: bool) -> Advice:
         return self._next()
@@ -37,6 +38,9 @@ class Restless:
     def observe(self, step: Step, temperature: float, chain: bool) -> Advice | None:
         self.seen.append((step, temperature, chain))
         return self._next() if len(self.seen) % self._every == 0 else None
+
+    def time(self, step: Step, temperature: float) -> None:
+        self.timed.append((step, temperature))
 
     def costs(self, temperature: float, context_length: int) -> StepCosts | None:
         return None
@@ -174,3 +178,39 @@ def test_at_the_end_of_the_window_no_advice_brings_a_tree_back() -> None:
     last = next(at for at, event in enumerate(events) if isinstance(event, Notice))
     assert all(len(step.nodes) == 1 for step in steps_of(events[last:]))
     assert len(tokens_of(events)) == 40 - len(PROMPT)
+
+
+@pytest.mark.parametrize(
+    ("choice", "temperature"),
+    [
+        (TreeChoice(adaptive=True), 0.0),
+        (TreeChoice(Mode.TOPK), 0.7),
+        (TreeChoice(Mode.SPECINFER), 0.7),
+    ],
+    ids=["adaptive", "topk", "specinfer"],
+)
+def test_of_trees_with_other_children_the_advisor_learns_times_alone(
+    choice: TreeChoice, temperature: float
+) -> None:
+    advisor = Restless([GrowMap.chain(2)], every=1000)
+    engine = engine_of(advisor, TableModel(VOCAB, 1), TableModel(VOCAB, 2), choice)
+    events = answer(engine, 20, temperature)
+    assert advisor.seen == []
+    assert advisor.timed == [(step, temperature) for step in steps_of(events)]
+
+
+@pytest.mark.parametrize("mode", [Mode.TOPK, Mode.SPECINFER])
+def test_nothing_is_expected_of_children_that_were_never_counted(mode: Mode) -> None:
+    class Sure(Restless):
+        def _next(self) -> Advice:
+            return replace(super()._next(), rates=(0.5, 0.2), predicted_speedup=1.3)
+
+    def expected(temperature: float) -> tuple[float | None, float | None]:
+        advisor = Sure([GrowMap.chain(2)], every=1000)
+        engine = engine_of(advisor, TableModel(VOCAB, 1), TableModel(VOCAB, 2), TreeChoice(mode))
+        chosen = answer(engine, 3, temperature)[0]
+        assert isinstance(chosen, TreeChosen)
+        return chosen.expected_tokens, chosen.predicted_speedup
+
+    assert expected(0.7) == (None, None)
+    assert expected(0.0) == (1.75, 1.3)  # greedy children, whatever the mode

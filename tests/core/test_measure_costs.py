@@ -130,3 +130,14 @@ def test_no_part_of_a_step_takes_less_than_nothing(times: list[float]) -> None:
 def test_times_that_are_none_are_refused(wrong: float) -> None:
     with pytest.raises(ParameterError, match="bookkeeping"):
         RestCosts(wrong, 0.0, 0.0, 0.0)
+
+
+def test_adaptive_steps_teach_forwards_and_nothing_of_the_rest() -> None:
+    learnt = LearntCosts(TIMES)
+    for _ in range(KEPT):
+        learnt.observe(make_step(TREE, (0,), MEASURED, slower=2.0), 0.6, adaptive=True)
+    costs = learnt.costs(0.6, 100)
+    assert costs.overhead_ms == MEASURED.overhead_ms
+    forward = MEASURED.target_ms(TREE.size) - TREE.size * REST.node_ms
+    assert costs.target_ms(TREE.size) - TREE.size * REST.node_ms == pytest.approx(2 * forward)
+    assert costs.draft_ms(1) - REST.level_ms > 1.9 * (MEASURED.draft_ms(1) - REST.level_ms)

@@ -10,7 +10,7 @@ from sequoia_core.events import Step
 from sequoia_core.growmap import GrowMap
 from sequoia_core.measure import grid
 from sequoia_core.measure.costs import LearntCosts
-from sequoia_core.measure.grid import compare, grid_trees
+from sequoia_core.measure.grid import Answer, Cell, Comparison, compare, grid_trees
 from sequoia_core.measure.online import Figures
 from sequoia_core.trees import ROOT
 from tests.core.measuring import TIMES, make_step, record_of
@@ -87,3 +87,25 @@ def test_decoding_a_grid_really_decodes(monkeypatch: pytest.MonkeyPatch) -> None
     assert by_size[1].tokens_per_step == 1.0
     deep = max(comparison.cells, key=lambda cell: cell.tree.depth)
     assert deep.tokens_per_step > 2  # the draft is the target
+
+
+def cell(tree: GrowMap, *tokens: int) -> Cell:
+    """Ten steps of a plain step's time on each prompt."""
+    return Cell(tree, 1.0, tuple(Answer(each, 10, 1.0) for each in tokens))
+
+
+def test_a_tree_that_was_lucky_once_is_not_taken_for_the_best() -> None:
+    """Of equal trees each shines on another prompt: what seems lost is luck."""
+    picked = cell(GrowMap.chain(1), 20, 20, 20, 20)
+    lucky, other = cell(GrowMap.chain(2), 30, 18, 20, 18), cell(GrowMap.chain(3), 18, 28, 18, 20)
+    comparison = Comparison((picked, lucky, other), picked)
+    assert comparison.seeming_shortfall == pytest.approx(1 - 80 / 86)
+    # best on prompts 1 and 3: lucky, 36 tokens on the others against 40; and the other way round
+    assert comparison.shortfall == pytest.approx((1 - 40 / 36 + 1 - 40 / 36) / 2)
+
+
+def test_a_tree_that_is_better_everywhere_is_missed_by_all_of_its_lead() -> None:
+    picked, better = cell(GrowMap.chain(1), 20, 10, 30, 20), cell(GrowMap.chain(2), 25, 15, 35, 25)
+    comparison = Comparison((picked, better), picked)
+    assert comparison.shortfall == pytest.approx(((1 - 30 / 40) + (1 - 50 / 60)) / 2)
+    assert Comparison((picked, better), better).shortfall == 0.0

@@ -11,7 +11,7 @@ from sequoia_core.errors import ParameterError
 from sequoia_core.events import Outcome, Step
 from sequoia_core.growmap import GrowMap
 from sequoia_core.measure.costs import LearntCosts
-from sequoia_core.measure.record import MEMORY, AcceptanceRecord, Tally
+from sequoia_core.measure.record import FOREVER, MEMORY, AcceptanceRecord, Tally
 from tests.core.engines import tree_of
 from tests.core.measuring import TIMES, Rates, grafted, make_step, record_of, walk
 
@@ -206,3 +206,14 @@ def test_a_step_is_what_the_tests_take_it_for() -> None:
     assert [node.outcome.value for node in step.nodes[1:4]] == [
         "accepted", "not reached", "not reached",
     ]  # fmt: skip
+
+
+def test_of_one_sample_every_step_counts_alike() -> None:
+    """400 steps of which the first half accepted, as in a survey: the rate is a half, not less."""
+    hit, miss = make_step(TREE, (0, 1), COSTS), make_step(TREE, (0,), COSTS)
+    whole, fading = AcceptanceRecord(), AcceptanceRecord()
+    for step in [hit] * 200 + [miss] * 200:
+        whole, fading = whole.plus(step, memory=FOREVER), fading.plus(step)
+    assert whole.rates[0] == pytest.approx(0.5)
+    assert whole.depths[0].trials[0] == pytest.approx(400)
+    assert fading.rates[0] < 0.4

@@ -273,7 +273,7 @@ def test_without_a_draft_what_is_looked_up_goes_on_teaching_times() -> None:
         return observe(step, temperature, chain)
 
     engine.advisor = cast("TreeAdvisor", SimpleNamespace(
-        advise=tuner.advise, costs=tuner.costs, observe=observed
+        advise=tuner.advise, costs=tuner.costs, observe=observed, time=tuner.time
     ))  # fmt: skip
     events = list(engine.generate([1, 2, 3] * 9, SamplingParams(0.0, max_new_tokens=30)))
     assert seen == steps_of(events)

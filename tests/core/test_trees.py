@@ -33,6 +33,9 @@ class Adviser:
     def observe(self, step: Step, temperature: float, chain: bool) -> Advice | None:
         return self.advice
 
+    def time(self, step: Step, temperature: float) -> None:
+        pass
+
     def costs(self, temperature: float, context_length: int) -> StepCosts | None:
         return None
 
