@@ -52,6 +52,8 @@ from sequoia_core.trees import (
 from sequoia_core.verify import Verdict
 
 if TYPE_CHECKING:
+    import torch
+
     from sequoia_core.pair import Pair
 
 
@@ -73,6 +75,9 @@ class Engine:
         codec: how tokens read.
         eos_token_ids: ids that end an answer.
         advisor: names the tree when the caller does not.
+
+    Attributes:
+        make_sampler: makes an answer's sampler; an instrument may wrap what it makes.
     """
 
     def __init__(
@@ -94,6 +99,7 @@ class Engine:
         self._clock = PlainClock(self._target, self._ledger)
         self.advisor = advisor
         self.tree_choice = TreeChoice()
+        self.make_sampler: Callable[[SamplingParams, torch.device, Mode], Sampler] = Sampler.of
         self._answers = 0
         self._told: TreeChoice | None = None
 
@@ -208,7 +214,7 @@ class Engine:
     def _decode(
         self, tree: Tree, params: SamplingParams, should_stop: Callable[[], bool]
     ) -> Iterator[Event]:
-        sampler = Sampler.of(params, self._target.device, self.tree_choice.mode)
+        sampler = self.make_sampler(params, self._target.device, self.tree_choice.mode)
         text = TextStream(self._codec, params.stop)
         lookup = lookup_for(self.tree_choice)
         totals, rank, narrowed = Totals(), 0, False

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from statistics import fmean
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Protocol
 
 from sequoia_core.bench import names
 from sequoia_core.bench.runs import Run, StepClock, StepParts
@@ -21,7 +21,10 @@ from sequoia_core.search import choose_tree, expected_tokens_table
 from sequoia_core.trees import ADAPTIVE, Advice, BundledAdvisor, StepCosts, TreeAdvisor
 
 if TYPE_CHECKING:
+    import torch
+
     from sequoia_core.pair import Pair
+    from sequoia_core.speculator import Sampler
 
 _SIZED = "sequoia tree of {} nodes"
 
@@ -32,6 +35,18 @@ ASSUMED_COSTS = StepCosts(lambda _rows: 1.0, lambda _rows: 0.1, 0.0, 1.0)
 """Decides depths until forwards have been timed: a drafting pass at a tenth of the target's."""
 
 
+class StepWatch(Protocol):
+    """An instrument that looks into steps; see `reproduce.split`."""
+
+    def sampler(self, params: SamplingParams, device: torch.device, mode: Mode) -> Sampler:
+        """What `Sampler.of` makes, perhaps with a stopwatch around its parts."""
+        ...
+
+    def step(self, step: Step) -> None:
+        """A step has just ended."""
+        ...
+
+
 class OwnSystem:
     """This engine in one mode.
 
@@ -40,12 +55,23 @@ class OwnSystem:
         pair: models.
         advisor: names the tree when the choice does not.
         choice: mode and growmap.
+        watch: looks into its steps, warm-ups included.
     """
 
-    def __init__(self, name: str, pair: Pair, advisor: TreeAdvisor, choice: TreeChoice) -> None:
+    def __init__(
+        self,
+        name: str,
+        pair: Pair,
+        advisor: TreeAdvisor,
+        choice: TreeChoice,
+        watch: StepWatch | None = None,
+    ) -> None:
         self.name = name
+        self._watch = watch
         self._engine = Engine.of(replace(pair, eos_token_ids=frozenset()), advisor)
         self._engine.tree_choice = choice
+        if watch is not None:
+            self._engine.make_sampler = watch.sampler
 
     def run(self, prompt_ids: Sequence[int], params: SamplingParams) -> Run:
         """Decode one prompt. What was learnt of the pair stays, as it does in a chat."""
@@ -58,6 +84,8 @@ class OwnSystem:
             if isinstance(event, Step):
                 clock.step(len(event.token_ids))
                 steps.append(event)
+                if self._watch is not None:
+                    self._watch.step(event)
             elif isinstance(event, TreeChosen):
                 trees.append(_tree_name(event))
         tokens = [token for step in steps for token in step.token_ids]

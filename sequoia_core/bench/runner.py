@@ -44,11 +44,16 @@ class Outcome:
     broken: dict[str, str]
 
 
+def _leave(name: str, run: Run) -> None:
+    """Runs that are wanted together, at the end."""
+
+
 def compare(
     systems: Sequence[System],
     prompts: Sequence[Sequence[int]],
     samplings: Sequence[SamplingParams],
     progress: Progress,
+    keep: Callable[[str, Run], None] = _leave,
 ) -> Outcome:
     """Decode every prompt with every system in every way of sampling.
 
@@ -57,6 +62,8 @@ def compare(
         prompts: token ids.
         samplings: the same for all; `max_new_tokens` are decoded exactly.
         progress: told what runs and which part is done.
+        keep: handed every run but warm-ups as it ends, with its system's name: what there is of a
+            comparison that is interrupted.
     """
     session = _Session(systems)
     for system in systems:
@@ -71,6 +78,7 @@ def compare(
             progress(f"Prompt {at + 1} of {len(prompts)}: {system.name}", at / len(prompts))
             if run := session.run(system, prompts[at], comparison.params):
                 comparison.runs[system.name].append(run)
+                keep(system.name, run)
     for comparison in comparisons:
         for name in session.broken:
             del comparison.runs[name]
