@@ -45,36 +45,32 @@ def tokens_per_step(counts: Sequence[Counted]) -> Interval:
     Args:
         counts: one for each prompt, at least one; each with a step or more.
     """
-    tokens, steps = _columns(counts)
-    draws = _draws(len(counts))
-    return _interval(float(tokens.sum() / steps.sum()), tokens[draws].sum(1) / steps[draws].sum(1))
+    return _interval(*_tokens_per_step(counts))
 
 
-def difference(counts: Sequence[Counted], others: Sequence[Counted]) -> Interval:
+def difference(
+    counts: Sequence[Sequence[Counted]], others: Sequence[Sequence[Counted]]
+) -> Interval:
     """How many more tokens a step gives than another way's, prompts resampled in pairs.
 
     Args:
-        counts: one for each prompt.
-        others: of the same prompts in the same order.
+        counts: for one setting or more, one for each prompt; the mean over settings is taken.
+        others: of the same settings and prompts in the same order.
     """
-    assert len(counts) == len(others)
-    tokens, steps = _columns(counts)
-    other_tokens, other_steps = _columns(others)
-    draws = _draws(len(counts))
-    resampled = tokens[draws].sum(1) / steps[draws].sum(1)
-    resampled -= other_tokens[draws].sum(1) / other_steps[draws].sum(1)
-    value = tokens.sum() / steps.sum() - other_tokens.sum() / other_steps.sum()
-    return _interval(float(value), resampled)
+    ahead = [_tokens_per_step(each) for each in counts]
+    behind = [_tokens_per_step(each) for each in others]
+    both = list(zip(ahead, behind, strict=True))
+    values = [value - other for (value, _), (other, _) in both]
+    resampled = [drawn - others_drawn for (_, drawn), (_, others_drawn) in both]
+    return _interval(sum(values) / len(values), np.mean(resampled, axis=0))
 
 
-def _columns(counts: Sequence[Counted]) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+def _tokens_per_step(counts: Sequence[Counted]) -> tuple[float, NDArray[np.float64]]:
+    """As counted, and resampled [RESAMPLES]."""
     tokens = np.array([count.tokens for count in counts], dtype=np.float64)
-    return tokens, np.array([count.steps for count in counts], dtype=np.float64)
-
-
-def _draws(prompts: int) -> NDArray[np.int64]:
-    """Prompts of each resampling, [RESAMPLES, prompts]; the same ones every time."""
-    return np.random.default_rng(_SEED).integers(prompts, size=(RESAMPLES, prompts))
+    steps = np.array([count.steps for count in counts], dtype=np.float64)
+    draws = np.random.default_rng(_SEED).integers(len(counts), size=(RESAMPLES, len(counts)))
+    return float(tokens.sum() / steps.sum()), tokens[draws].sum(1) / steps[draws].sum(1)
 
 
 def _interval(value: float, resampled: NDArray[np.float64]) -> Interval:
