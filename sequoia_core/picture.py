@@ -53,14 +53,14 @@ def axes(height: float) -> Axes:
 
 
 def save(drawn: Axes, file: Path) -> None:
-    """Write a picture with its legend, in the format of its name's ending; SVG if it has none.
+    """Write a picture, with a legend if it has none yet, in the format of its name's ending.
 
     Raises:
         OSError: the file cannot be written.
     """
     from matplotlib import rc_context
 
-    if drawn.get_legend_handles_labels()[1]:
+    if drawn.get_legend() is None and drawn.get_legend_handles_labels()[1]:
         drawn.legend(frameon=False, labelcolor=GREY)
     figure = drawn.get_figure(root=True)
     assert figure is not None

@@ -1,15 +1,17 @@
 """A picture of a tree search: predicted speed-up over nodes, a line for each depth."""
 
+from collections.abc import Sequence
 from pathlib import Path
 
 from sequoia_core.picture import GREY, axes, save
-from sequoia_core.search_config import SearchResult
+from sequoia_core.search_config import Candidate, SearchResult
 
 _LINES = "viridis"
+_ROUNDING = 1e-9
 
 
 def draw_search(file: Path, result: SearchResult) -> None:
-    """Speed-up of every candidate; the choice is ringed.
+    """Speed-up of every candidate that uses its depth; the choice is ringed.
 
     Args:
         file: SVG or PNG to write.
@@ -21,10 +23,11 @@ def draw_search(file: Path, result: SearchResult) -> None:
     from matplotlib import colormaps
 
     drawn = axes(3.6)
-    levels = sorted({each.levels for each in result.candidates})
+    candidates = _as_deep_as_named(result.candidates)
+    levels = sorted({each.levels for each in candidates})
     for at, level in enumerate(levels):
         own = sorted(
-            (each for each in result.candidates if each.levels == level),
+            (each for each in candidates if each.levels == level),
             key=lambda each: each.nodes,
         )
         colour = colormaps[_LINES](at / max(len(levels) - 1, 1))
@@ -50,4 +53,16 @@ def draw_search(file: Path, result: SearchResult) -> None:
     drawn.set_ylim(bottom=0)
     drawn.set_xlabel("nodes of the tree")
     drawn.set_ylabel("predicted speed-up")
+    drawn.legend(frameon=False, labelcolor=GREY, loc="center left", bbox_to_anchor=(1.0, 0.5))
     save(drawn, file)
+
+
+def _as_deep_as_named(candidates: Sequence[Candidate]) -> list[Candidate]:
+    """Without those that another level adds nothing to: the same tree at a higher price."""
+    known: dict[int, float] = {}
+    kept = []
+    for each in sorted(candidates, key=lambda each: each.levels):
+        if each.expected_tokens > known.get(each.nodes, 0.0) * (1 + _ROUNDING):
+            known[each.nodes] = each.expected_tokens
+            kept.append(each)
+    return kept

@@ -199,12 +199,16 @@ def _print(config: "SearchConfig", result: "SearchResult", files: list[Path]) ->
     typer.echo(
         f"{tree.size} nodes, depth {tree.depth} ({best.levels} levels): "
         f"{best.expected_tokens:.3f} tokens/step, {best.ms_per_token:.3f} ms/token, "
-        f"{result.speedup(best):.3f}x of a forward of {config.plain_nodes} rows"
+        f"{result.speedup(best):.3f}x {_plain(config.plain_nodes)} ({result.plain_ms:g} ms)"
     )
     if not _pays(result):
         typer.echo("no tree is predicted to pay: decode plainly (--mode ar)")
     for file in files:
         typer.echo(f"written: {file}")
+
+
+def _plain(nodes: int) -> str:
+    return "plain decoding" if nodes == 1 else f"a forward of {nodes} rows"
 
 
 def _table(config: "SearchConfig", result: "SearchResult") -> "Table":

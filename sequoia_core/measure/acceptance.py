@@ -20,6 +20,9 @@ from sequoia_core.speculator import Sampler
 
 CHUNK = 32
 """Positions judged at once: each takes a few rows of the vocabulary."""
+ONE_PASS = 512
+"""Longest text that is read in one forward: a target on disk is then read once. Of a longer one the
+prompt is read apart, since logits of all its rows would fill the memory."""
 
 
 class AcceptanceCount:
@@ -51,7 +54,7 @@ class AcceptanceCount:
         self, target: LanguageModel, draft: DraftModel, text: tuple[Sequence[int], int],
         sampler: Sampler,
     ) -> None:  # fmt: skip
-        """Judge every position of a text by teacher forcing: one pass of each model.
+        """Judge every position of a text by teacher forcing: one pass of each model, two if long.
 
         Args:
             target: the model that is to be guessed.
@@ -133,6 +136,8 @@ def _without(draft_probs: Tensor, untried: Tensor) -> Tensor:
 
 def _answer_logits(model: LanguageModel, ids: Tensor, prompt: int, cache: KVCache) -> Tensor:
     """Logits [answer, V] before each answer token."""
-    model.extend(ids[: prompt - 1], cache)
-    positions = torch.arange(prompt - 1, len(ids) - 1, device=model.device)
-    return model.forward(ids[prompt - 1 : -1], positions, None, cache)
+    first = prompt - 1 if len(ids) > ONE_PASS else 0
+    if first:
+        model.extend(ids[:first], cache)
+    positions = torch.arange(first, len(ids) - 1, device=model.device)
+    return model.forward(ids[first:-1], positions, None, cache)[prompt - 1 - first :]
