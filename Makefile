@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 STAMP := $(VENV)/.set-up
 PIP := $(BIN)/python -m pip --disable-pip-version-check
 
-.PHONY: help setup chat test lint format coverage bench bench-screen pictures clean
+.PHONY: help setup chat test lint format coverage bench bench-screen pictures growmaps clean
 
 help:  ## list the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | awk -F':.*## ' '{printf "  make %-12s %s\n", $$1, $$2}'
@@ -63,6 +63,9 @@ bench: $(BENCH_STAMP)  ## everything side by side; PROMPTS=FILE.jsonl COUNT=10 P
 bench-screen: setup  ## what drawing costs, in a real terminal
 	$(BIN)/sequoia bench --screen $(if $(PROMPTS),--prompts $(PROMPTS)) --count $(or $(COUNT),3) \
 		--temperature $(or $(TEMPERATURE),0)
+
+growmaps: setup  ## the packaged tree shapes that follow from published figures, and their list
+	@$(BIN)/python -m sequoia_core.reproduce.make_growmaps
 
 pictures: setup  ## the pictures of the documentation, from a recorded answer
 	$(BIN)/python -m tests.app.demo pictures

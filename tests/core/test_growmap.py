@@ -400,21 +400,6 @@ def test_every_packaged_shape_loads_under_its_name_and_says_its_source() -> None
     assert find_growmap("paths/8x8").parents == GrowMap.k_ary([8] + [1] * 7).parents
 
 
-def test_the_packaged_readme_lists_every_shape_with_its_figures() -> None:
-    listed = {}
-    for line in (ROOT / "growmaps" / "README.md").read_text().splitlines():
-        if line.startswith("| `"):
-            name, *figures = [cell.strip(" `") for cell in line.strip("|").split("|")]
-            listed[name] = figures
-    assert sorted(listed) == growmap_names()
-    for name, (nodes, depth, widths, expected) in listed.items():
-        tree = find_growmap(name)
-        assert (int(nodes), int(depth)) == (tree.size, tree.depth)
-        assert widths == " ".join(str(len(level)) for level in tree.levels)
-        rates = tree.acceptance_rates
-        assert expected == (f"{tree.expected_tokens(rates):.2f}" if rates else "")
-
-
 def test_an_unknown_name_lists_close_ones() -> None:
     with pytest.raises(GrowMapError, match="smollm2-135m/greedy-16x4"):
         find_growmap("greedy-16x3")
