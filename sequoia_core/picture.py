@@ -40,16 +40,28 @@ def check_picture(file: Path) -> None:
 
 def axes(height: float) -> Axes:
     """Axes of a new picture, `height` inches high."""
+    return panels(height, 1)[0]
+
+
+def panels(height: float, count: int) -> list[Axes]:
+    """Axes of a new picture side by side, over one range of y; any of them saves the whole."""
     from matplotlib.figure import Figure
 
-    made = Figure(figsize=(8, height), layout="constrained").subplots()
+    figure = Figure(figsize=(8, height), layout="constrained")
+    made = list(figure.subplots(1, count, sharey=True, squeeze=False)[0])
+    for each in made:
+        _plain(each)
+    return made
+
+
+def _plain(made: Axes) -> None:
     made.tick_params(colors=GREY)
     made.xaxis.label.set_color(GREY)
     made.yaxis.label.set_color(GREY)
+    made.title.set_color(GREY)
     for side, spine in made.spines.items():
         spine.set_visible(side in ("left", "bottom"))
         spine.set_color(GREY)
-    return made
 
 
 def save(drawn: Axes, file: Path) -> None:

@@ -42,6 +42,7 @@ class CountFile:
             "parents": list(sweep.growmap.parents),
             "tokens": sweep.tokens,
             "seed": sweep.seed,
+            "draft_top_p": sweep.draft_top_p,
         }
         try:
             self.counts = self._opened()

@@ -13,7 +13,7 @@ from enum import StrEnum
 from statistics import median
 from typing import TYPE_CHECKING
 
-from sequoia_core.bench.own import OwnSystem
+from sequoia_core.bench.own import OwnSystem, StepWatch
 from sequoia_core.bench.report import Spread, ratio
 from sequoia_core.bench.runner import compare
 from sequoia_core.config import Mode, SamplingParams
@@ -21,6 +21,7 @@ from sequoia_core.errors import ParameterError, SequoiaError
 from sequoia_core.growmap import find_growmap
 from sequoia_core.protocols import TreeChoice
 from sequoia_core.reproduce.resampling import Counted, Interval, tokens_per_step
+from sequoia_core.reproduce.sampling import DRAFT_TOP_P, DraftNucleus
 from sequoia_core.reproduce.seeds import prompt_seed
 from sequoia_core.reproduce.split import Split, SplitClock
 from sequoia_core.trees import BundledAdvisor
@@ -62,9 +63,10 @@ class Experiment:
         measured: which systems run.
         cache_length: most tokens of text and tree in the cache, the release's `--M`; None is what
             is needed.
+        draft_top_p: nucleus mass of what children are drawn from; see `reproduce.sampling`.
 
     Raises:
-        ParameterError: there is no seed, or the tree drafts nothing.
+        ParameterError: there is no seed, a mass is none, or the tree drafts nothing.
     """
 
     rule: Mode
@@ -72,8 +74,10 @@ class Experiment:
     params: SamplingParams
     measured: Measured = Measured.TREE
     cache_length: int | None = None
+    draft_top_p: float = DRAFT_TOP_P
 
     def __post_init__(self) -> None:
+        DraftNucleus(self.draft_top_p)
         if self.params.seed is None:
             raise ParameterError("an experiment has a seed; give one")
         if self.measured is not Measured.BASELINE and self.growmap.size < 2:
@@ -187,11 +191,14 @@ class ExperimentRun:
         wanted = self.experiment
         if self.pair.draft is None and wanted.measured is not Measured.BASELINE:
             raise ParameterError(
-                "nothing is drafted: the target has no draft; name one with --model"
+                "the target has no draft, so nothing is drafted; name one with --model"
             )
         wanted.check_room(self.prompts, self.pair.target.context_window)
-        clock = SplitClock() if wanted.measured is Measured.BENCHMARK else None
-        systems = [_Seeded(self.pair, wanted, name, clock) for name in _SYSTEMS[wanted.measured]]
+        nucleus = DraftNucleus(wanted.draft_top_p)
+        clock = SplitClock(nucleus.sampler) if wanted.measured is Measured.BENCHMARK else None
+        systems = [
+            _Seeded(self.pair, wanted, name, clock or nucleus) for name in _SYSTEMS[wanted.measured]
+        ]
 
         def keep(name: str, run: Run) -> None:
             self._runs.setdefault(name, []).append(run)
@@ -226,15 +233,13 @@ _SYSTEMS = {
 class _Seeded:
     """A system that decodes each prompt with a seed of its own, the same for all systems."""
 
-    def __init__(
-        self, pair: Pair, experiment: Experiment, name: str, clock: SplitClock | None
-    ) -> None:
+    def __init__(self, pair: Pair, experiment: Experiment, name: str, watch: StepWatch) -> None:
         self.name = name
         choice = TreeChoice(Mode.AR)
         if name == TREE:
             choice = TreeChoice(experiment.rule, experiment.growmap)
         advisor = BundledAdvisor.default(pair.acceptance_rates)
-        self._system = OwnSystem(name, pair, advisor, choice, clock)
+        self._system = OwnSystem(name, pair, advisor, choice, watch)
         assert experiment.params.seed is not None
         self._seed = experiment.params.seed
 

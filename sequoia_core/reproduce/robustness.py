@@ -17,6 +17,7 @@ from sequoia_core.errors import ParameterError
 from sequoia_core.events import Step
 from sequoia_core.protocols import TreeChoice
 from sequoia_core.reproduce.resampling import Counted
+from sequoia_core.reproduce.sampling import DRAFT_TOP_P, DraftNucleus
 from sequoia_core.reproduce.seeds import prompt_digest, prompt_seed
 from sequoia_core.trees import BundledAdvisor
 
@@ -50,6 +51,7 @@ class Sweep:
         top_ps: nucleus masses.
         tokens: per prompt and cell; end-of-sequence tokens end nothing.
         seed: of all draws.
+        draft_top_p: nucleus mass of what children are drawn from; see `sampling`.
 
     Raises:
         ParameterError: a value is out of range, given twice or missing.
@@ -60,6 +62,7 @@ class Sweep:
     top_ps: tuple[float, ...] = TOP_PS
     tokens: int = TOKENS
     seed: int = 17
+    draft_top_p: float = DRAFT_TOP_P
 
     def __post_init__(self) -> None:
         for name, values in (("temperature", self.temperatures), ("top-p", self.top_ps)):
@@ -71,6 +74,7 @@ class Sweep:
             raise ParameterError(f"growmap {self.growmap.name} drafts nothing; name a larger one")
         for cell in self.cells():
             self.sampling(cell, ())
+        DraftNucleus(self.draft_top_p)
 
     def cells(self) -> list[Cell]:
         """All combinations, rules of one setting side by side."""
@@ -126,12 +130,15 @@ def count_all(
         ContextFullError: a prompt is too long.
     """
     if pair.draft is None:
-        raise ParameterError("nothing is drafted: the target has no draft; name one with --model")
+        raise ParameterError(
+            "the target has no draft, so nothing is drafted; name one with --model"
+        )
     done = {(count.cell, count.prompt) for count in known}
     cells = sweep.cells()
     engine = Engine.of(
         replace(pair, eos_token_ids=frozenset()), BundledAdvisor.default(pair.acceptance_rates)
     )
+    engine.make_sampler = DraftNucleus(sweep.draft_top_p).sampler
     for at, (ids, cell) in enumerate(product(prompts, cells)):
         digest = prompt_digest(ids)
         if (cell, digest) in done:

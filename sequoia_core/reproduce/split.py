@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING
 
 import torch
 
+from sequoia_core.config import Mode, SamplingParams
 from sequoia_core.speculator import Sampler
 
 if TYPE_CHECKING:
@@ -22,10 +23,11 @@ if TYPE_CHECKING:
 
     from torch import Tensor
 
-    from sequoia_core.config import Mode, SamplingParams
     from sequoia_core.events import Step
     from sequoia_core.token_tree import ScoredTree
     from sequoia_core.verify import Verdict
+
+MakeSampler = Callable[[SamplingParams, torch.device, Mode], Sampler]
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,15 +72,20 @@ class Split:
 
 
 class SplitClock:
-    """Times the parts of an engine's steps; a `bench.own.StepWatch`."""
+    """Times the parts of an engine's steps; a `bench.own.StepWatch`.
 
-    def __init__(self) -> None:
+    Args:
+        make: makes the samplers that are timed.
+    """
+
+    def __init__(self, make: MakeSampler = Sampler.of) -> None:
+        self._make = make
         self._sample_ms = self._accept_ms = 0.0
         self._steps: list[Split] = []
 
     def sampler(self, params: SamplingParams, device: torch.device, mode: Mode) -> Sampler:
-        """The engine's own, with a stopwatch around each of its two parts."""
-        made = Sampler.of(params, device, mode)
+        """What is made, with a stopwatch around each of its two parts."""
+        made = self._make(params, device, mode)
         wait = _waiting(device)
 
         def choose(logits: Tensor, count: int) -> tuple[Tensor, Tensor]:

@@ -1,0 +1,47 @@
+"""Whose nucleus children are drawn from: the published testbeds cut the target's alone.
+
+Owns that difference from a chat, which cuts both at the same mass. A draft that is cut at little
+mass often has a single token left; the children after it are then drawn from all others alike, and
+none of them is right. Whatever they are drawn from, the target's text has the same distribution.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING
+
+from sequoia_core.config import Mode, SamplingParams
+from sequoia_core.speculator import Sampler
+
+if TYPE_CHECKING:
+    import torch
+
+    from sequoia_core.events import Step
+
+DRAFT_TOP_P = 1.0
+"""The release's testbeds draw from the whole of the draft's distribution."""
+
+
+@dataclass(frozen=True, slots=True)
+class DraftNucleus:
+    """Makes samplers whose children come from a nucleus of their own; a `bench.own.StepWatch`.
+
+    Attributes:
+        top_p: the draft's nucleus mass.
+
+    Raises:
+        ParameterError: it is no mass.
+    """
+
+    top_p: float
+
+    def __post_init__(self) -> None:
+        SamplingParams(top_p=self.top_p)
+
+    def sampler(self, params: SamplingParams, device: torch.device, mode: Mode) -> Sampler:
+        """The engine's own, but for what children are drawn from."""
+        made = Sampler.of(replace(params, top_p=self.top_p), device, mode)
+        return replace(made, params=params)
+
+    def step(self, step: Step) -> None:
+        """Looks at none."""
