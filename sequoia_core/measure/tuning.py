@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 
 from sequoia_core.events import Event, Notice, NoticeKind, Step
 from sequoia_core.measure.calibration import Calibration, load_calibration, save_calibration
+from sequoia_core.measure.kernels import use_limits
 from sequoia_core.measure.online import TYPICAL_CONTEXT, OnlineAdvisor
 from sequoia_core.measure.survey import PROMPTS, TEMPERATURE, Survey
 from sequoia_core.trees import Advice, BundledAdvisor, StepCosts, TreeAdvisor
@@ -35,6 +36,8 @@ class Tuner:
         self._kept = load_calibration(pair.fingerprint)
         self._online = OnlineAdvisor(self._kept) if self._kept else None
         self._survey: Survey | None = None
+        if self._kept:
+            _use_kernels(pair, self._kept)
 
     @property
     def measured(self) -> bool:
@@ -136,3 +139,10 @@ class Tuner:
         self._kept = replace(found, records={**known, **found.records})
         self._online = OnlineAdvisor(self._kept)
         save_calibration(self._pair.fingerprint, self._kept)
+
+
+def _use_kernels(pair: Pair, calibration: Calibration) -> None:
+    """Decode with the kernels that the times are of."""
+    for name, model in (("target", pair.target), ("draft", pair.draft)):
+        if model is not None:
+            use_limits(model, calibration.row_limits.get(name, {}))

@@ -104,18 +104,25 @@ class FourBitLinear:
 
 
 class ByRows:
-    """One kernel for few rows, where reading the weights is the cost, another for many."""
+    """One kernel for few rows, where reading the weights is the cost, another for many.
 
-    def __init__(self, few: Linear, many: Linear, most_few: int) -> None:
-        self._few, self._many, self._most_few = few, many, most_few
+    Args:
+        few: for few rows.
+        many: for more.
+        most_few: rows up to which `few` is used; may be set anew once both were timed.
+        inputs: columns of what is multiplied.
+    """
+
+    def __init__(self, few: Linear, many: Linear, most_few: int, inputs: int) -> None:
+        self.few, self.many, self.most_few, self.inputs = few, many, most_few, inputs
 
     def __call__(self, x: Tensor) -> Tensor:
         """[n, in] -> [n, out]."""
-        return (self._few if x.shape[0] <= self._most_few else self._many)(x)
+        return (self.few if x.shape[0] <= self.most_few else self.many)(x)
 
     def add(self, x: Tensor, residual: Tensor) -> Tensor:
         """[n, in], [n, out] -> residual + x @ weight.T."""
-        return (self._few if x.shape[0] <= self._most_few else self._many).add(x, residual)
+        return (self.few if x.shape[0] <= self.most_few else self.many).add(x, residual)
 
 
 class InBlocks:
@@ -144,7 +151,10 @@ PACK_ROWS = 16
 
 FOUR_BIT_ROWS = 8
 INT8_ROWS = 6
-"""Most rows for which those weights measured faster than bfloat16 ones (docs/decisions/0012)."""
+"""Most rows for which those weights measured faster than bfloat16 ones (docs/decisions/0012).
+
+They hold until a machine has been measured; see `sequoia_core.measure.kernels`.
+"""
 
 BLOCK_ROWS = 8
 """Rows of a block where their number must not matter."""
@@ -180,7 +190,7 @@ def _packed(weight: Tensor, kernels: Kernels) -> Linear:
         packed = PackedLinear(weight)
         return InBlocks(packed) if kernels.row_invariant else packed
     one = kernels.row_invariant or kernels.one_copy
-    return few if one else ByRows(few, PackedLinear(weight), most)
+    return few if one else ByRows(few, PackedLinear(weight), most, weight.shape[1])
 
 
 def _in_int8(weight: Tensor) -> tuple[Int8Linear, Tensor]:

@@ -89,6 +89,14 @@ class Llama:
         self._head = linear("model.embed_tokens" if tied else "lm_head")
         self._cos, self._sin = rotary_tables(config, device, dtype)
 
+    def products(self) -> dict[str, list[Linear]]:
+        """Its matrix products by kind: one of each layer, and the output head."""
+        kinds = ("query_key_value", "attention_out", "gate_up", "down")
+        return {
+            **{kind: [getattr(layer, kind) for layer in self._layers] for kind in kinds},
+            "head": [self._head],
+        }
+
     @property
     def vocab_size(self) -> int:
         """Columns of the logits: `V`, or fewer for a draft with a trimmed head."""
