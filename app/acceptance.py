@@ -118,7 +118,7 @@ def _measured(
     from sequoia_core.measure.acceptance_vector import AcceptanceVector, by_decoding, by_passes
 
     progress("Reading the data", None)
-    tokens = task.data.prompt_tokens + plan.tokens
+    tokens = task.data.prompt_tokens + (plan.tokens if task.static else 0)
     passages = load_passages(task.data, pair.tokenizer, tokens)
     _check_cache(task.cache_length, plan, passages)
     counts: list[AcceptanceCount] = []

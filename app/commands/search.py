@@ -222,7 +222,7 @@ def _table(config: "SearchConfig", result: "SearchResult") -> "Table":
     for nodes in config.target_time:
         best = result.best_of(nodes)
         if best is None:
-            table.add_row(str(nodes), *"-" * 6, "too many for the levels")
+            table.add_row(str(nodes), *"-" * 6, "unreachable")
             continue
         table.add_row(
             str(nodes),

@@ -1,0 +1,177 @@
+"""`sequoia accept` and its two forms among the release's scripts, from a pair to a vector."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from typer.testing import CliRunner
+
+from app.cli import app
+from sequoia_core.errors import ModelLoadError
+from sequoia_core.measure.acceptance_picture import draw_vector
+from sequoia_core.measure.acceptance_vector import AcceptanceVector
+from sequoia_core.measure.tuning import PROMPTS
+from sequoia_core.pair import embedded_target_path
+from sequoia_core.reference_files import read_acceptance_rates
+from tests.core.checkpoints import save_model, tiny_tokenizer
+
+WIDTH = 3
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A pair, and texts of which a character is a token."""
+    folder = tmp_path_factory.mktemp("models")
+    for name, layers in (("target", 2), ("draft", 1)):
+        save_model(
+            folder / name, tiny_tokenizer(), num_hidden_layers=layers, max_position_embeddings=300,
+            eos_token_id=None,
+        )  # fmt: skip
+    letters = ["".join(chr(65 + (7 * at + row) % 26) for at in range(140)) for row in range(3)]
+    (folder / "texts.txt").write_text("\n".join(letters) + "\n")
+    return folder
+
+
+def run(folder: Path, *arguments: str, width: int = WIDTH, code: int = 0) -> str:
+    """Standard output of a command on the pair, or its one line of error."""
+    models = ("--target", str(folder / "target"), "--model", str(folder / "draft"))
+    data = ("--dataset", str(folder / "texts.txt"), "--end", "2", "--W", str(width))
+    result = CliRunner().invoke(app, [*arguments, *models, "--dtype", "float32", *data])
+    assert result.exit_code == code, result.output
+    return result.stdout if code == 0 else result.stderr
+
+
+@pytest.mark.parametrize(
+    "command",
+    [
+        ("accept",),
+        ("accept", "--static"),
+        ("accept", "--ALG", "greedy"),
+        ("reproduce", "test-accept", "--D", "1", "--Mode", "greedy", "--M", "259"),
+        ("reproduce", "fast-test", "--DP", "1.1", "--T", "1.1"),
+    ],
+    ids=" ".join,
+)
+def test_a_vector_is_measured_written_and_told(
+    folder: Path, tmp_path: Path, command: tuple[str, ...]
+) -> None:
+    dst = tmp_path / "vector.pt"
+    told = json.loads(run(folder, *command, "--P", "1", "--dst", str(dst), "--json"))
+    vector = torch.load(dst, weights_only=True)
+    rates = told["acceptance_rates"]
+    assert vector.tolist() == pytest.approx([0.0, *rates, told["rejected"]])
+    assert float(vector.sum()) == pytest.approx(1.0)
+    assert len(rates) == len(told["intervals"]) == WIDTH
+    assert 0 < rates[0] < 1
+    assert told["prompts"] == 2
+    static = "--static" in command or "fast-test" in command
+    heat = 0.0 if "--ALG" in command else 1.1 if "--T" in command else 0.6
+    assert told["method"] == ("static" if static else "decoding")
+    positions = range(24, 25) if static else range(2, 2 * 128 + 1)  # an answer may end early
+    assert told["positions"] in positions
+    assert told["dst"] == str(dst)
+    assert told["temperature"] == heat
+
+
+def test_the_same_seed_gives_the_same_vector_in_the_working_folder(
+    folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    first, second, other = (
+        json.loads(run(folder, "accept", "--json", "--seed", seed)) for seed in ("3", "3", "4")
+    )
+    assert first == second
+    assert first["acceptance_rates"] != other["acceptance_rates"]
+    assert len(read_acceptance_rates("acceptance-rate-vector.pt")) == WIDTH
+
+
+def test_a_table_and_a_picture_show_every_rank(folder: Path, tmp_path: Path) -> None:
+    dst, picture = tmp_path / "vector.json", tmp_path / "vector.svg"
+    shown = run(folder, "accept", "--static", "--dst", str(dst), "--picture", str(picture))
+    values = json.loads(dst.read_text())
+    rows = [line.split() for line in shown.splitlines()[1 : 1 + WIDTH]]
+    expected = [
+        [str(rank), f"{rate:.4f}", f"{low:.4f}", "to", f"{high:.4f}"]
+        for rank, (rate, (low, high)) in enumerate(
+            zip(values["acceptance_rates"], values["intervals"], strict=True), start=1
+        )
+    ]
+    assert [row[:5] for row in rows] == expected
+    assert f"{values['rejected']:.4f} rejected by all" in shown
+    assert "24 positions of 2 prompts" in shown
+    assert f"written: {picture}" in shown
+    assert "rank of the child" in picture.read_text()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (("accept", "--M", "258"), "--M is 258, but the smallest value that works is 259"),
+        (("accept", "--DP", "0.9"), "--DP does nothing without --static"),
+        (("accept", "--static", "--M", "300"), "--M does nothing with --static"),
+        (("reproduce", "test-accept", "--D", "2"), "--D is 2; the tree is a star"),
+        (("accept", "--W", "0"), "width is 0"),
+        (("accept", "--P", "0"), "top_p is 0.0"),
+        (("accept", "--start", "2"), "end is 2; it must be above start"),
+        (("accept", "--end", "9"), "has 3 rows; rows 0 to 9 were asked for"),
+        (("accept", "--dataset", "nowhere"), "known are cnn, openwebtext, c4, wiki, mt-bench"),
+        (("accept", "--draft", "none"), "the target has no draft"),
+        (("accept", "--dst", "vector.txt"), "must end in .json or .pt"),
+        (("accept", "--picture", "a.gif"), "must end in .svg or .png"),
+        (("accept", "--dst", "/dev/null/vector.pt"), "its folder cannot be made"),
+    ],
+    ids=lambda each: " ".join(each) if isinstance(each, tuple) else "",
+)
+def test_what_cannot_be_measured_is_one_line(
+    folder: Path, arguments: tuple[str, ...], message: str
+) -> None:
+    pair = ("--target", str(folder / "target"), "--model", str(folder / "draft"))
+    data = ("--dataset", str(folder / "texts.txt"), "--end", "2", "--W", str(WIDTH))
+    words = 2 if arguments[0] == "reproduce" else 1
+    usual = (*pair, "--dtype", "float32", *data)  # what comes later on a command line counts
+    result = CliRunner().invoke(app, [*arguments[:words], *usual, *arguments[words:]])
+    assert result.exit_code == 2, result.output
+    assert message in result.stderr
+    assert result.stderr.startswith("sequoia: ")
+    assert result.stderr.count("\n") == 1
+
+
+def test_a_window_without_room_for_text_and_tree_is_told(folder: Path) -> None:
+    line = run(folder, "accept", width=60, code=2)
+    assert "needs 316 tokens, but the context window has 300" in line
+
+
+@pytest.mark.embedded
+def test_the_embedded_pair_is_judged_on_a_text(tmp_path: Path) -> None:
+    try:
+        embedded_target_path()
+    except ModelLoadError as error:
+        pytest.skip(str(error))
+    dst, text = tmp_path / "vector.json", tmp_path / "text.txt"
+    text.write_text(" ".join(PROMPTS * 3))
+    command = ["accept", "--static", "--P", "1", "--end", "1", "--W", "4", "--dst", str(dst)]
+    result = CliRunner().invoke(app, [*command, "--dataset", str(text)])
+    assert result.exit_code == 0, result.output
+    values: dict[str, Any] = json.loads(dst.read_text())
+    assert values["prompts"] == 1
+    assert values["intervals"] == []
+    assert values["positions"] == 128
+    assert values["acceptance_rates"][0] > 0.3  # what is said thrice is easy to guess
+
+
+@pytest.mark.parametrize("name", ["a.svg", "a.png"])
+@pytest.mark.parametrize("intervals", [(), ((0.4, 0.7), (0.0, 0.0), (0.0, 0.1))])
+def test_a_vector_with_gaps_is_drawn(
+    tmp_path: Path, name: str, intervals: tuple[tuple[float, float], ...]
+) -> None:
+    vector = AcceptanceVector((0.5, 0.0, 0.02), 0.48, intervals, 50, 2)
+    draw_vector(tmp_path / name, vector)
+    begin = (tmp_path / name).read_bytes()[:8]
+    assert begin.startswith(b"<?xml" if name.endswith("svg") else b"\x89PNG")
+
+
+def test_a_vector_of_nothing_is_drawn(tmp_path: Path) -> None:
+    draw_vector(tmp_path / "a.svg", AcceptanceVector((0.0, 0.0), 1.0, (), 50, 1))
+    assert (tmp_path / "a.svg").stat().st_size > 0
