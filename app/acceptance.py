@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import typer
 
-from sequoia_core.data import DataSpec
+from sequoia_core.data import DataSpec, check_source
 from sequoia_core.errors import ParameterError
 
 from . import launch
@@ -39,7 +39,7 @@ class Sampling:
     width: int
     temperature: float
     top_p: float
-    draft_top_p: float | None
+    draft_top_p: float
     seed: int
 
     def plan(self) -> "AcceptancePlan":
@@ -91,6 +91,7 @@ def measure(flags: Mapping[str, Any], task: Task, results: Results) -> None:
 
     dst = result_to_be_written(results.dst or DST)
     picture = picture_to_be_written(results.picture)
+    check_source(task.data.source)
     settings = load_settings(flags)
     with progress_line() as progress:
         plan = task.sampling.plan()
@@ -168,7 +169,7 @@ def _print(vector: "AcceptanceVector", task: Task, files: list[Path]) -> None:
     shape = "greedy" if sampling.temperature == 0.0 else f"temperature {sampling.temperature:g}"
     if sampling.temperature and sampling.top_p < 1.0:
         shape += f", top-p {sampling.top_p:g}"
-    if sampling.temperature and sampling.draft_top_p is not None:
+    if sampling.temperature and sampling.draft_top_p < 1.0:
         shape += f", the draft's {sampling.draft_top_p:g}"
     typer.echo(
         f"{vector.rejected:.4f} rejected by all · {vector.positions} positions of "

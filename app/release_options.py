@@ -61,13 +61,16 @@ TopP = Annotated[
     _flag("--P --top-p", "Nucleus mass, above 0 and at most 1; default 0.9.", _SAMPLING, "NUMBER"),
 ]
 DraftTopP = Annotated[
-    float | None,
+    float,
     _flag(
         "--DP --draft-top-p",
-        "The draft's nucleus mass; default: the target's.",
+        "The draft's nucleus mass; default: the target's, in testbeds 1.",
         _SAMPLING,
         "NUMBER",
     ),
+]
+Tokens = Annotated[
+    int, _flag("--tokens", "Decoded after each prompt; default 128.", _DATA, "NUMBER")
 ]
 Seed = Annotated[int, _flag("--seed", "Of all draws; default 17.", _SAMPLING)]
 Growmap = Annotated[

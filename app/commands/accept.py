@@ -18,6 +18,8 @@ from ..release_options import SEED, TEMPERATURE, TOP_P, with_models
 
 WIDTH = 16
 """The release's."""
+DRAFT_TOP_P = 1.0
+"""Children are drawn from all of the draft's distribution, as there."""
 
 
 class Algorithm(StrEnum):
@@ -43,7 +45,7 @@ _Algorithm = Annotated[
 ]
 _Static = Annotated[
     bool,
-    typer.Option("--static", help="One pass over each text instead of decoding; see also --DP."),
+    typer.Option("--static", help="One pass over each text instead of decoding."),
 ]
 
 
@@ -56,7 +58,7 @@ def accept(
     end: release_options.End = 200,
     temperature: release_options.Temperature = TEMPERATURE,
     top_p: release_options.TopP = TOP_P,
-    draft_top_p: release_options.DraftTopP = None,
+    draft_top_p: release_options.DraftTopP = DRAFT_TOP_P,
     width: release_options.Width = WIDTH,
     algorithm: _Algorithm = Algorithm.STOCHASTIC,
     static: _Static = False,
@@ -70,8 +72,6 @@ def accept(
 
     By decoding with a star of children at every step, or with --static by one pass over each text.
     """
-    if draft_top_p is not None and not static:
-        raise ParameterError("--DP does nothing without --static: decoding shapes the draft by --P")
     if cache_length is not None and static:
         raise ParameterError("--M does nothing with --static: one pass drafts no tree")
     heat = 0.0 if algorithm is Algorithm.GREEDY else temperature
@@ -103,7 +103,7 @@ def accept_by_decoding(
     if depth != 1:
         raise ParameterError(f"--D is {depth}; the tree is a star, whose depth is 1")
     heat = 0.0 if algorithm is Algorithm.GREEDY else temperature
-    sampling = Sampling(width, heat, top_p, None, seed)
+    sampling = Sampling(width, heat, top_p, DRAFT_TOP_P, seed)
     task = Task(DataSpec(dataset, start, end), sampling, static=False, cache_length=cache_length)
     measure(flags, task, Results(dst, as_json, picture))
 
@@ -117,7 +117,7 @@ def accept_statically(
     end: release_options.End = 200,
     temperature: release_options.Temperature = TEMPERATURE,
     top_p: release_options.TopP = TOP_P,
-    draft_top_p: release_options.DraftTopP = None,
+    draft_top_p: release_options.DraftTopP = DRAFT_TOP_P,
     width: release_options.Width = WIDTH,
     seed: release_options.Seed = SEED,
     dst: release_options.Destination = None,

@@ -4,7 +4,7 @@ Owns what a row of a data set is and which tokens of it are a prompt. Knows toke
 template; knows nothing of models, and imports `datasets` only where a set is read with it.
 """
 
-from sequoia_core.data.passages import Passage, load_passages, load_prompts, load_rows
+from sequoia_core.data.passages import Passage, check_source, load_passages, load_prompts, load_rows
 from sequoia_core.data.spec import PROMPT_TOKENS, TOTAL_TOKENS, DataSpec
 
 __all__ = [
@@ -12,6 +12,7 @@ __all__ = [
     "TOTAL_TOKENS",
     "DataSpec",
     "Passage",
+    "check_source",
     "load_passages",
     "load_prompts",
     "load_rows",

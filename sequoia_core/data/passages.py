@@ -23,6 +23,9 @@ if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
 
+FILE_ENDINGS = (".jsonl", ".txt")
+
+
 @dataclass(frozen=True, slots=True)
 class Passage:
     """Tokens of one row.
@@ -96,7 +99,12 @@ class _Reader:
     def passages(self) -> Iterator[Passage]:
         """All there are."""
         source = self.spec.source
-        if source is not None and source not in NAMED and Path(source).suffix == ".txt":
+        check_source(source)
+        if (
+            source is not None
+            and Path(source).suffix == ".txt"
+            and Path(source).expanduser().is_file()
+        ):
             yield from self._of_plain_file(Path(source).expanduser())
             return
         for row in _rows_of(source):
@@ -150,20 +158,32 @@ class _Reader:
         yield from kept
 
 
+def check_source(source: str | None) -> None:
+    """Refuse what is no data set before minutes are spent on loading models.
+
+    Raises:
+        ParameterError: it is neither a known name nor there.
+    """
+    if source is None or source in NAMED:
+        return
+    path = Path(source).expanduser()
+    if path.is_dir() or (path.is_file() and path.suffix in FILE_ENDINGS):
+        return
+    kinds = f"a {' or '.join(FILE_ENDINGS)} file or a `datasets` folder"
+    if path.is_file():
+        raise ParameterError(f"data set {source}: rows are read from {kinds}")
+    raise ParameterError(
+        f"data set {source}: no such name, file or folder; known are {', '.join(NAMED)}, and "
+        f"{kinds} by path"
+    )
+
+
 def _rows_of(source: str | None) -> Iterator[Row]:
     if source is None:
         from sequoia_core.measure.tuning import PROMPTS
 
         return (Row(prompt, Kind.TURN) for prompt in PROMPTS)
-    path = Path(source).expanduser()
     if source in NAMED:
         return named_rows(source)
-    if path.is_dir():
-        return folder_rows(path)
-    if path.suffix == ".jsonl":
-        return json_rows(path)
-    known = ", ".join(NAMED)
-    raise ParameterError(
-        f"data set {source}: no such name, file or folder; known are {known}, and a .jsonl or .txt "
-        f"file or a `datasets` folder by path"
-    )
+    path = Path(source).expanduser()
+    return folder_rows(path) if path.is_dir() else json_rows(path)

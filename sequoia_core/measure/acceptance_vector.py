@@ -22,12 +22,10 @@ from sequoia_core.events import Step
 from sequoia_core.growmap import GrowMap
 from sequoia_core.measure.acceptance import AcceptanceCount
 from sequoia_core.protocols import MOST_NODES, TreeChoice
-from sequoia_core.speculator import Sampler
+from sequoia_core.reproduce.sampling import DRAFT_TOP_P, DraftNucleus
 from sequoia_core.trees import BundledAdvisor
 
 if TYPE_CHECKING:
-    import torch
-
     from sequoia_core.pair import Pair
 
 ANSWER_TOKENS = TOTAL_TOKENS - PROMPT_TOKENS
@@ -46,7 +44,8 @@ class AcceptancePlan:
         width: children at every position, `W`.
         params: temperature 0 takes the draft's most probable tokens in order; above it they are
             drawn without replacement. The seed of prompt i is `params.seed + i`.
-        draft_top_p: of the draft, in a static pass; None shapes it as the target, as decoding does.
+        draft_top_p: nucleus mass of what children are drawn from, 1 and more for all of it, as the
+            release has it; see `reproduce.sampling`.
         tokens: new ones decoded after each prompt.
 
     Raises:
@@ -55,18 +54,23 @@ class AcceptancePlan:
 
     width: int = 16
     params: SamplingParams = SamplingParams(seed=17)  # noqa: RUF009  # immutable
-    draft_top_p: float | None = None
+    draft_top_p: float = DRAFT_TOP_P
     tokens: int = ANSWER_TOKENS
 
     def __post_init__(self) -> None:
         if not 1 <= self.width < MOST_NODES:
             raise ParameterError(f"width is {self.width}; give 1 to {MOST_NODES - 1}")
-        if self.draft_top_p is not None and self.draft_top_p <= 0.0:
+        if not self.draft_top_p > 0.0:
             raise ParameterError(
                 f"draft top-p is {self.draft_top_p}; give a number above 0 (1 and more keep all)"
             )
         if self.tokens < 1:
             raise ParameterError(f"tokens is {self.tokens}; give at least 1")
+
+    @property
+    def nucleus(self) -> DraftNucleus:
+        """Makes samplers that draw children as wanted."""
+        return DraftNucleus(min(self.draft_top_p, 1.0))
 
     def params_of(self, prompt: int) -> SamplingParams:
         """Sampling of one prompt, each with a seed of its own."""
@@ -139,6 +143,7 @@ def by_decoding(
     engine = Engine.of(pair, BundledAdvisor.default({}))
     star = GrowMap.k_ary([plan.width], name=f"star-{plan.width}")
     engine.tree_choice = TreeChoice(Mode.SEQUOIA, star)
+    engine.make_sampler = plan.nucleus.sampler
     for at, passage in enumerate(passages):
         prompt, count = passage.token_ids[: passage.prompt], AcceptanceCount(plan.width)
         for event in engine.generate(prompt, plan.params_of(at)):
@@ -176,7 +181,7 @@ def by_passes(
                 pass
             ids = engine.token_ids
         count = AcceptanceCount(plan.width)
-        sampler = _sampler(_judging(params), plan.draft_top_p, pair.target.device)
+        sampler = plan.nucleus.sampler(_judging(params), pair.target.device, Mode.SEQUOIA)
         count.count(pair.target, draft, (ids, passage.prompt), sampler)
         yield count
 
@@ -184,15 +189,6 @@ def by_passes(
 def _judging(params: SamplingParams) -> SamplingParams:
     """Other random numbers than those that the text was written with."""
     return params if params.seed is None else replace(params, seed=params.seed + JUDGING)
-
-
-def _sampler(params: SamplingParams, draft_top_p: float | None, device: torch.device) -> Sampler:
-    sampler = Sampler.of(params, device)
-    if draft_top_p is None or sampler.greedy:
-        return sampler
-    shaped = replace(params, top_p=min(draft_top_p, 1.0))
-    drawing = Sampler.of(shaped, device)
-    return replace(sampler, choose=drawing.choose)
 
 
 def _check(pair: Pair, plan: AcceptancePlan, needed: int) -> DraftModel:

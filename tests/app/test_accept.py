@@ -46,7 +46,7 @@ def run(folder: Path, *arguments: str, width: int = WIDTH, code: int = 0) -> str
 @pytest.mark.parametrize(
     "command",
     [
-        ("accept",),
+        ("accept", "--DP", "0.9"),
         ("accept", "--static"),
         ("accept", "--ALG", "greedy"),
         ("reproduce", "test-accept", "--D", "1", "--Mode", "greedy", "--M", "259"),
@@ -109,7 +109,7 @@ def test_a_table_and_a_picture_show_every_rank(folder: Path, tmp_path: Path) -> 
     ("arguments", "message"),
     [
         (("accept", "--M", "258"), "--M is 258, but the smallest value that works is 259"),
-        (("accept", "--DP", "0.9"), "--DP does nothing without --static"),
+        (("accept", "--DP", "0"), "draft top-p is 0.0"),
         (("accept", "--static", "--M", "300"), "--M does nothing with --static"),
         (("reproduce", "test-accept", "--D", "2"), "--D is 2; the tree is a star"),
         (("accept", "--W", "0"), "width is 0"),

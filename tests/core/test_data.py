@@ -26,7 +26,7 @@ def text(length: int) -> str:
     return "".join(chr(ord("A") + at % 20) for at in range(length))
 
 
-def write_rows(path: Path, rows: Sequence[Mapping[str, Any]]) -> str:
+def write_rows(path: Path, rows: Sequence[Mapping[str, object]]) -> str:
     path.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
     return str(path)
 
@@ -90,7 +90,11 @@ def test_a_prompt_is_the_beginning_of_a_text_with_what_the_tokenizer_puts_before
 
 
 def test_questions_go_through_the_template_whole(tmp_path: Path) -> None:
-    rows = [{"turns": ["A" * 9, "B"]}, {"prompt": "C" * 9}, {"text": text(9)}]
+    rows: list[dict[str, object]] = [
+        {"turns": ["A" * 9, "B"]},
+        {"prompt": "C" * 9},
+        {"text": text(9)},
+    ]
     source = write_rows(tmp_path / "a.jsonl", rows)
     prompts = load_prompts(DataSpec(source, 0, 3, 4), TOKENIZER)
     template = ChatTemplate(TOKENIZER, None)
@@ -115,7 +119,7 @@ def test_the_built_in_questions_are_there_without_a_source() -> None:
     assert load_prompts(DataSpec(None), TOKENIZER) == every
     assert load_prompts(DataSpec(None, 1, 3), TOKENIZER) == every[1:3]
     with pytest.raises(ParameterError, match=f"the built-in set has {len(PROMPTS)} rows"):
-        load_prompts(DataSpec(None, 6, 9), TOKENIZER)
+        load_prompts(DataSpec(None, len(PROMPTS), len(PROMPTS) + 3), TOKENIZER)
 
 
 def test_a_plain_file_has_a_text_a_line(tmp_path: Path) -> None:
@@ -160,22 +164,25 @@ def test_folders_of_datasets_are_read(tmp_path: Path) -> None:
     [
         ('{"title": "a"}\n', 'line 1: no "turns", "prompt", "text" or "article" to read'),
         ('{"text": "a"}\n{"text"', "line 2: no"),
-        (None, "cannot be read as text"),
+        (b"\xff", "cannot be read as text"),
     ],
 )
 def test_a_bad_file_is_refused_by_its_line(
-    tmp_path: Path, content: str | None, message: str
+    tmp_path: Path, content: str | bytes, message: str
 ) -> None:
     path = tmp_path / "a.jsonl"
-    if content is not None:
-        path.write_text(content)
+    path.write_bytes(content if isinstance(content, bytes) else content.encode())
     with pytest.raises(ParameterError, match=message):
         load_prompts(DataSpec(str(path)), TOKENIZER)
 
 
 def test_what_is_no_data_set_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(ParameterError, match="known are cnn, openwebtext, c4, wiki, mt-bench"):
-        load_prompts(DataSpec("pile"), TOKENIZER)
+    for name in ("pile", str(tmp_path / "none.jsonl")):
+        with pytest.raises(ParameterError, match="known are cnn, openwebtext, c4, wiki, mt-bench"):
+            load_prompts(DataSpec(name), TOKENIZER)
+    (tmp_path / "a.csv").write_text("text\n")
+    with pytest.raises(ParameterError, match=r"rows are read from a \.jsonl or \.txt file"):
+        load_prompts(DataSpec(str(tmp_path / "a.csv")), TOKENIZER)
     (tmp_path / "empty").mkdir()
     (tmp_path / "odd").mkdir()
     write_rows(tmp_path / "odd" / "a.jsonl", [{"title": "a"}])

@@ -83,23 +83,23 @@ def test_a_text_is_judged_after_its_prompt_and_nothing_is_decoded() -> None:
     assert target.forwards == draft.forwards == 1
 
 
-def test_the_draft_may_be_shaped_apart_in_a_pass() -> None:
-    passage = Passage(tuple(at % VOCAB for at in range(400)), 10)
-    pair = pair_of(SameModel(P), SameModel(Q))
+@pytest.mark.parametrize("way", [by_decoding, by_passes])
+def test_the_draft_has_a_nucleus_of_its_own(way: Any) -> None:
+    pair, passages = pair_of(SameModel(P), SameModel(Q)), [PROMPT] * 2
 
-    def first_rate(top_p: float, draft_top_p: float | None) -> float:
-        plan = plan_of(1, top_p=top_p, draft_top_p=draft_top_p)
-        (count,) = by_passes(pair, [passage], plan)
-        return count.rates[0]
+    def rates(top_p: float, draft_top_p: float) -> tuple[float, ...]:
+        plan = plan_of(400, top_p=top_p, draft_top_p=draft_top_p)
+        return AcceptanceVector.of(list(way(pair, passages, plan))).rates
 
-    kept = [0.4, 0.0, 0.0, 0.3, 0.0]  # the draft's nucleus of 0.6
-    narrow = [each / 0.7 for each in kept]
-    assert first_rate(1.0, 0.6) == pytest.approx(rates_at(P, narrow, range(VOCAB))[0], abs=0.05)
-    assert first_rate(1.0, 1.1) == first_rate(1.0, 1.0) == first_rate(1.0, None)
-    nucleus = [each / 0.6 if each == 0.3 else 0.0 for each in P]
-    both = rates_at(nucleus, narrow, range(VOCAB))[0]
-    assert first_rate(0.6, None) == pytest.approx(both, abs=0.05)
-    assert first_rate(0.6, 1.0) != first_rate(0.6, None)
+    def expected(p: Sequence[float], q: Sequence[float]) -> Any:
+        return pytest.approx(rates_at(p, q, range(VOCAB)), abs=0.08)
+
+    cut_p = [0.0, 0.5, 0.0, 0.0, 0.5]  # the target's nucleus of 0.55
+    cut_q = [4 / 7, 0.0, 0.0, 3 / 7, 0.0]  # the draft's of 0.6
+    assert rates(1.0, 1.1) == rates(1.0, 1.0) == expected(P, Q)
+    assert rates(1.0, 0.6) == expected(P, cut_q)
+    assert rates(0.55, 1.0) == expected(cut_p, Q)
+    assert rates(0.55, 0.6) == expected(cut_p, cut_q)
 
 
 def test_greedy_decoding_counts_the_rank_of_the_targets_choice() -> None:
