@@ -117,7 +117,7 @@ def with_models(command: Callable[..., None]) -> Callable[..., None]:
         if draft is not None:
             flags["draft"] = draft
         if offloading and "offload" not in flags:
-            flags["offload"] = _offload_place(flags)
+            flags["offload"] = offload_place(flags)
         command(ctx, flags, **arguments)
 
     own = list(inspect.signature(command).parameters.values())
@@ -131,7 +131,7 @@ def with_models(command: Callable[..., None]) -> Callable[..., None]:
     return with_only(*MODEL_OPTIONS)(folded)
 
 
-def _offload_place(flags: dict[str, Any]) -> str:
+def offload_place(flags: dict[str, Any]) -> str:
     """Where a target's layers wait: beside a GPU in memory, beside a CPU on disk."""
     from sequoia_core.model.device import choose_device
 

@@ -29,13 +29,17 @@ class CountFile:
         sweep: what is decoded.
         fingerprint: of the pair.
 
+    Attributes:
+        path: of the file.
+        counts: what it holds.
+
     Raises:
         ParameterError: the file is of another sweep or pair, or none of this kind.
         SequoiaError: it cannot be read or written.
     """
 
     def __init__(self, path: Path, sweep: Sweep, fingerprint: str) -> None:
-        self._path = path
+        self.path = path
         self._head = {
             "version": _VERSION,
             "pair": fingerprint,
@@ -64,19 +68,19 @@ class CountFile:
 
     def _append(self, values: Mapping[str, object]) -> None:
         try:
-            with self._path.open("a", encoding="utf-8") as file:
+            with self.path.open("a", encoding="utf-8") as file:
                 file.write(json.dumps(values) + "\n")
         except OSError as error:
-            raise SequoiaError(f"{self._path}: {error.strerror or error}") from None
+            raise SequoiaError(f"{self.path}: {error.strerror or error}") from None
 
     def _opened(self) -> list[Count]:
-        text = self._path.read_text("utf-8") if self._path.exists() else ""
+        text = self.path.read_text("utf-8") if self.path.exists() else ""
         whole = text[: text.rfind("\n") + 1]
         if whole != text:  # a line that was being written when the run was killed
-            self._path.write_text(whole, encoding="utf-8")
+            self.path.write_text(whole, encoding="utf-8")
         lines = whole.splitlines()
         if not lines:
-            self._path.parent.mkdir(parents=True, exist_ok=True)
+            self.path.parent.mkdir(parents=True, exist_ok=True)
             self._append(self._head)
             return []
         self._check(self._values(lines[0], 1))
@@ -89,7 +93,7 @@ class CountFile:
                     name, f"{name} {head.get(name)!r:.40}, not {value!r}"
                 )
                 raise ParameterError(
-                    f"{self._path} was begun with {shown}; go on with the same options or name "
+                    f"{self.path} was begun with {shown}; go on with the same options or name "
                     "another --dst"
                 )
 
@@ -113,5 +117,5 @@ class CountFile:
 
     def _no_result(self, number: int) -> ParameterError:
         return ParameterError(
-            f"{self._path}, line {number}: no result of this command; name another --dst"
+            f"{self.path}, line {number}: no result of this command; name another --dst"
         )

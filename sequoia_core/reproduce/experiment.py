@@ -86,6 +86,11 @@ class Experiment:
                 "baseline alone"
             )
 
+    @property
+    def systems(self) -> tuple[str, ...]:
+        """Which of `PLAIN` and `TREE` run, in the order of the first prompt."""
+        return _SYSTEMS[self.measured]
+
     def check_room(self, prompts: Sequence[Sequence[int]], context_window: int) -> None:
         """Refuse what the cache or the models have no room for, before anything is decoded.
 
@@ -196,9 +201,7 @@ class ExperimentRun:
         wanted.check_room(self.prompts, self.pair.target.context_window)
         nucleus = DraftNucleus(wanted.draft_top_p)
         clock = SplitClock(nucleus.sampler) if wanted.measured is Measured.BENCHMARK else None
-        systems = [
-            _Seeded(self.pair, wanted, name, clock or nucleus) for name in _SYSTEMS[wanted.measured]
-        ]
+        systems = [_Seeded(self.pair, wanted, name, clock or nucleus) for name in wanted.systems]
 
         def keep(name: str, run: Run) -> None:
             self._runs.setdefault(name, []).append(run)
@@ -215,7 +218,7 @@ class ExperimentRun:
         Raises:
             SequoiaError: there is none yet.
         """
-        names = _SYSTEMS[self.experiment.measured]
+        names = self.experiment.systems
         done = min(len(self._runs.get(name, ())) for name in names)
         if not done:
             raise SequoiaError("nothing was measured: the first prompt was not decoded to its end")
