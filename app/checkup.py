@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING
 
 import psutil
 
+from sequoia_core.config import Kernels, Offload
 from sequoia_core.errors import SequoiaError
 
 from . import launch, machine, paths
@@ -90,10 +91,14 @@ def _configuration() -> Finding:
 
 def _numbers(settings: "Settings") -> Iterator[Finding]:
     from sequoia_core.model.device import choose_device, choose_dtype, dtype_name
+    from sequoia_core.model.offload import Placement, check_offload
 
     try:
         device = choose_device(settings.device)
         dtype = dtype_name(choose_dtype(settings.dtype, device))
+        check_offload(
+            Placement(device, settings.offload), Kernels(settings.weights, settings.exact)
+        )
     except SequoiaError as error:
         yield Finding(Verdict.BROKEN, "device, dtype", str(error))
         return
@@ -102,6 +107,9 @@ def _numbers(settings: "Settings") -> Iterator[Finding]:
     yield Finding(
         Verdict.WARN if slow else Verdict.OK, "device, dtype", f"{device}, {dtype}{remark}"
     )
+    if settings.offload is not Offload.NONE:
+        kept = "two layers at a time are in memory"
+        yield Finding(Verdict.OK, "offload", f"{settings.offload.value}: {kept}")
 
 
 def _models(settings: "Settings") -> Finding:

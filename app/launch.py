@@ -87,6 +87,7 @@ def load_chosen(settings: "Settings", progress: LoadProgress) -> "Pair":
         dtype=settings.dtype,
         device=settings.device,
         kernels=Kernels(settings.weights, settings.exact),
+        offload=settings.offload,
         progress=progress,
     )
 

@@ -12,7 +12,7 @@ from typing import Annotated, Any
 
 import typer
 
-from sequoia_core.config import Mode, WeightFormat
+from sequoia_core.config import Mode, Offload, WeightFormat
 from sequoia_core.errors import ParameterError
 from sequoia_core.protocols import Lookup
 
@@ -45,6 +45,7 @@ _SETTINGS: dict[str, Any] = {
     "weights": _option(WeightFormat, "Kernels on CPUs; int8 is another model.", _MODELS),
     "exact": _option(bool, "At temperature 0, plain decoding's text bit for bit.", _MODELS),
     "device": _option(str, "auto, cpu, cuda or cuda:N.", _MODELS, "DEVICE"),
+    "offload": _option(Offload, "Where the target's layers stay meanwhile.", _MODELS),
     "mode": _option(Mode, "How tokens are decided; ar is plain decoding.", _TREE),
     "growmap": _option(
         str, "Tree shape: a file, a name, auto, or adaptive.", _TREE, "FILE|NAME|auto|adaptive"
@@ -64,7 +65,7 @@ _SETTINGS: dict[str, Any] = {
     "stop": _option(list[str], "Text that ends the answer; may be repeated.", _SAMPLING, "TEXT"),
 }
 
-MODEL_OPTIONS = ("pair", "target", "draft", "dtype", "weights", "exact", "device")
+MODEL_OPTIONS = ("pair", "target", "draft", "dtype", "weights", "exact", "device", "offload")
 
 
 def _remember_debug(ctx: typer.Context, value: bool) -> None:

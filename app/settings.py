@@ -21,7 +21,7 @@ from pydantic_settings import (
     TomlConfigSettingsSource,
 )
 
-from sequoia_core.config import Mode, WeightFormat
+from sequoia_core.config import Mode, Offload, WeightFormat
 from sequoia_core.errors import ParameterError, SequoiaError
 from sequoia_core.protocols import Lookup
 
@@ -54,6 +54,7 @@ class Settings(BaseSettings):
     device: str = "auto"
     weights: WeightFormat = WeightFormat.AUTO
     exact: bool = False
+    offload: Offload = Offload.NONE
     mode: Mode = _DEFAULTS.mode
     growmap: str = _DEFAULTS.growmap
     lookup: Lookup = _DEFAULTS.lookup

@@ -51,6 +51,20 @@ class WeightFormat(StrEnum):
     INT8 = "int8"
 
 
+class Offload(StrEnum):
+    """Where the target's layers stay while the model decodes; see `sequoia_core.model.offload`.
+
+    Attributes:
+        NONE: on the device that computes.
+        CPU: in the main memory beside a GPU.
+        DISK: in the model's files.
+    """
+
+    NONE = "none"
+    CPU = "cpu"
+    DISK = "disk"
+
+
 @dataclass(frozen=True, slots=True)
 class Kernels:
     """How a model's forward pass may be computed.

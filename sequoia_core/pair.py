@@ -7,7 +7,7 @@ It knows nothing of trees or of decoding.
 import hashlib
 import importlib.util
 from collections import ChainMap
-from collections.abc import Callable, Mapping, MutableMapping
+from collections.abc import Callable, Mapping, MutableMapping, Sequence
 from dataclasses import dataclass, replace
 from math import prod
 from pathlib import Path
@@ -17,7 +17,7 @@ import psutil
 import torch
 from torch import Tensor
 
-from sequoia_core.config import Kernels, WeightFormat
+from sequoia_core.config import Kernels, Offload, WeightFormat
 from sequoia_core.errors import ModelLoadError, ParameterError, TokenizerMismatchError
 from sequoia_core.model.conditioned import ConditionedLlama
 from sequoia_core.model.config import ModelConfig
@@ -27,6 +27,8 @@ from sequoia_core.model.heap import return_freed_memory
 from sequoia_core.model.linear import FOR_DRAFTS, has_packed_kernels
 from sequoia_core.model.llama import Llama
 from sequoia_core.model.loader import Checkpoint, Progress, open_checkpoint, open_directory
+from sequoia_core.model.offload import Placement, check_offload, load_offloaded, resident_bytes
+from sequoia_core.model.offload_layout import LayerLayout
 from sequoia_core.model.tokenizer import assert_same_tokenizer, turn_closing_id
 from sequoia_core.model.vocabulary import fit_vocabulary
 from sequoia_core.model.weights import EMBEDDING, expected_shapes
@@ -108,6 +110,7 @@ def load_pair(
     dtype: str = "auto",
     device: str = "auto",
     kernels: Kernels = Kernels(),  # noqa: B008  # immutable
+    offload: Offload = Offload.NONE,
     progress: Progress | None = None,
 ) -> Pair:
     """Load a target and a draft.
@@ -119,25 +122,29 @@ def load_pair(
         dtype: see `choose_dtype`.
         device: see `choose_device`.
         kernels: how the target is computed.
+        offload: where the target's layers stay while it decodes.
         progress: told what is being done and, where known, which part of it is done.
 
     Raises:
         ModelLoadError: a model is missing, damaged, of an unknown kind, or too large.
         TokenizerMismatchError: the draft's tokens are not the target's.
-        ParameterError: an unknown device or dtype, or kernels that they do not have.
+        ParameterError: an unknown device or dtype, or kernels or an offloading that they do not
+            have.
     """
     report = progress or (lambda _message, _fraction: None)
     place = choose_device(device)
     number = choose_dtype(dtype, place)
     _check_kernels(kernels, number, place)
+    placement = Placement(place, offload)
+    check_offload(placement, kernels)
     big, small = _open(target, draft, number, report)
-    _check_memory([each for each in (big, small) if each], number, place)
+    _check_memory(big, small, number, placement)
     report("Loading the tokenizer", None)
     tokenizer = _tokenizer(big, small)
     closing = turn_closing_id(tokenizer)
     report(f"Loading {big.name}", None)
     read_by_draft = small.config.feature_layers if small else ()
-    target_model = Llama(big.config, big.weights, place, number, kernels, read_by_draft)
+    target_model = _load_target(big, number, placement, kernels, read_by_draft)
     return_freed_memory()
     draft_model, ids = None, None
     if small is not None:
@@ -154,10 +161,10 @@ def load_pair(
             target=big.name,
             draft=small.name if small else None,
             device=str(place),
-            dtype=f"{dtype_name(number)} {kernels}".rstrip(),
+            dtype=" ".join(filter(None, (dtype_name(number), str(kernels), _told(offload)))),
             context_window=big.config.context_window,
         ),
-        fingerprint=_fingerprint(big, small, target_model, kernels),
+        fingerprint=_fingerprint(big, small, target_model, f"{kernels!r}{_told(offload)}"),
         acceptance_rates=_stated_rates(small) if small else {},
     )
 
@@ -232,6 +239,20 @@ def _tokenizer(target: Checkpoint, draft: Checkpoint | None) -> "PreTrainedToken
     return tokenizer
 
 
+def _load_target(
+    target: Checkpoint,
+    dtype: torch.dtype,
+    placement: Placement,
+    kernels: Kernels,
+    feature_layers: Sequence[int],
+) -> Llama:
+    config, weights = target.config, target.weights
+    if placement.offload is Offload.NONE:
+        return Llama(config, weights, placement.device, dtype, kernels, feature_layers)
+    layout = LayerLayout(config, dtype)
+    return load_offloaded(layout, weights, placement, kernels, feature_layers)
+
+
 def _load_draft(draft: Checkpoint, target: Llama) -> tuple[Llama, Tensor | None]:
     config, weights, ids = _fitted(draft, target.config, lambda: target.embedding)
     ids = None if ids is None else ids.to(target.device)
@@ -279,27 +300,43 @@ def _check_kernels(kernels: Kernels, dtype: torch.dtype, device: torch.device) -
         )
 
 
-def _check_memory(models: list[Checkpoint], dtype: torch.dtype, device: torch.device) -> None:
+def _check_memory(
+    target: Checkpoint, draft: Checkpoint | None, dtype: torch.dtype, placement: Placement
+) -> None:
     """Refuse what clearly cannot fit, before minutes are spent on it."""
-    shapes = [shape for each in models for shape in expected_shapes(each.config).values()]
-    needed = dtype.itemsize * sum(prod(shape) for shape in shapes)
+    whole = [dtype.itemsize * _values(each.config) for each in (target, draft) if each]
+    names = " and ".join(each.name for each in (target, draft) if each)
+    needed = list(whole)
+    if placement.offload is not Offload.NONE:
+        needed[0] = resident_bytes(LayerLayout(target.config, dtype))
+    device, main = placement.device, psutil.virtual_memory().available
     if device.type == "cuda":
-        available = torch.cuda.mem_get_info(device)[0]
+        _check_fit(names, sum(needed), dtype, torch.cuda.mem_get_info(device)[0], str(device))
+        if placement.offload is Offload.CPU:
+            _check_fit(target.name, whole[0], dtype, main, "cpu")
     else:
-        available = psutil.virtual_memory().available
+        _check_fit(names, sum(needed), dtype, main, str(device))
+
+
+def _check_fit(names: str, needed: int, dtype: torch.dtype, available: int, place: str) -> None:
     if needed > available:
-        names = " and ".join(each.name for each in models)
         raise ModelLoadError(
             f"{names}: {needed / 2**30:.1f} GiB of {dtype_name(dtype)} weights do not fit into the "
-            f"{available / 2**30:.1f} GiB free on {device}; take a smaller model or another dtype"
+            f"{available / 2**30:.1f} GiB free on {place}; take a smaller model or another dtype"
         )
 
 
-def _fingerprint(
-    target: Checkpoint, draft: Checkpoint | None, model: Llama, kernels: Kernels
-) -> str:
+def _values(config: ModelConfig) -> int:
+    return sum(prod(shape) for shape in expected_shapes(config).values())
+
+
+def _told(offload: Offload) -> str:
+    return "" if offload is Offload.NONE else f"offload {offload.value}"
+
+
+def _fingerprint(target: Checkpoint, draft: Checkpoint | None, model: Llama, manner: str) -> str:
     parts = [target.digest, draft.digest if draft else "", dtype_name(model.dtype)]
-    parts += [device_name(model.device), repr(kernels)]
+    parts += [device_name(model.device), manner]
     return hashlib.sha256("\n".join(parts).encode()).hexdigest()[:16]
 
 

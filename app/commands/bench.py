@@ -99,6 +99,7 @@ def _compare(
     models = launch.chosen_models(settings)
     kernels = Kernels(settings.weights, settings.exact)
     plan = replace(plan, target=models.target, draft=models.draft, kernels=kernels)
+    plan = replace(plan, offload=settings.offload)
     with progress_line() as progress:
         pair = launch.load_chosen(settings, progress)
         from sequoia_core import bench as benchmark

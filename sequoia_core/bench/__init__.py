@@ -6,7 +6,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
-from sequoia_core.config import Kernels, SamplingParams
+from sequoia_core.config import Kernels, Offload, SamplingParams
 from sequoia_core.errors import ParameterError
 from sequoia_core.protocols import MOST_NODES
 
@@ -28,6 +28,7 @@ class BenchPlan:
         target: where the target's weights come from; None is the embedded one.
         draft: as in `load_pair`.
         kernels: of this engine's target; likewise.
+        offload: likewise.
         peer_draft: a draft for other projects' decoders; None is the pair's own.
         prompts: a file, see `bench.prompts`; None is the built-in set.
         count: how many of its prompts.
@@ -45,6 +46,7 @@ class BenchPlan:
     target: str | None = None
     draft: str | None = None
     kernels: Kernels = field(default_factory=Kernels)
+    offload: Offload = Offload.NONE
     peer_draft: str | None = None
     prompts: str | None = None
     count: int = COUNT

@@ -136,6 +136,7 @@ def _sources(pair: Pair, plan: BenchPlan) -> Sources:
         threads=torch.get_num_threads(),
         weights=plan.kernels.weights.value,
         exact=plan.kernels.row_invariant,
+        offload=plan.offload.value,
         gguf=gguf,
     )
 

@@ -14,7 +14,7 @@ from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any
 
 from sequoia_core.bench.runs import PeerError
-from sequoia_core.config import Kernels, WeightFormat
+from sequoia_core.config import Kernels, Offload, WeightFormat
 
 if TYPE_CHECKING:
     import torch
@@ -37,6 +37,7 @@ class Sources:
         threads: of every system.
         weights: this engine's, as in `Kernels`.
         exact: its kernels are row-invariant.
+        offload: where its target's layers stay.
         gguf: the target's GGUF file, None if it is none.
         openvino_draft: a directory that `openvino_draft.export_draft` has filled, if any.
     """
@@ -49,6 +50,7 @@ class Sources:
     threads: int
     weights: str = WeightFormat.AUTO.value
     exact: bool = False
+    offload: str = Offload.NONE.value
     gguf: str | None = None
     openvino_draft: str | None = None
 
@@ -80,7 +82,12 @@ class Workshop:
         known = self.sources
         kernels = Kernels(WeightFormat(known.weights), known.exact)
         return self._pair or load_pair(
-            known.target, known.draft, dtype=known.dtype, device=known.device, kernels=kernels
+            known.target,
+            known.draft,
+            dtype=known.dtype,
+            device=known.device,
+            kernels=kernels,
+            offload=Offload(known.offload),
         )
 
     @cached_property

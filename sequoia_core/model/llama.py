@@ -7,7 +7,7 @@ vocabulary, `H` query heads, `K` KV heads, `G = H / K`, `D` head dim.
 Nothing here waits for the device: no value is read back between the inputs and the logits.
 """
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -25,6 +25,14 @@ from sequoia_core.protocols import KVCache
 
 Attend = Callable[[int, Tensor, Tensor], Tensor]
 """Layer index, rotated queries [1, K, G n, D], new keys and values [2, K, n, D] -> [n, H D]."""
+
+PRODUCTS = {
+    "query_key_value": ("self_attn.q_proj", "self_attn.k_proj", "self_attn.v_proj"),
+    "attention_out": ("self_attn.o_proj",),
+    "gate_up": ("mlp.gate_proj", "mlp.up_proj"),
+    "down": ("mlp.down_proj",),
+}
+"""A layer's products and their matrices; those that read the same input become one product."""
 
 PREFILL_ROWS = 256
 """Rows read at once by `extend`: bounds the mask and the activations of a long prompt."""
@@ -67,9 +75,8 @@ class Llama:
         def get(name: str) -> Tensor:
             return weights[f"{name}.weight"].to(device, dtype)
 
-        def linear(*names: str) -> Linear:  # those that read the same input become one product
-            parts = [get(name) for name in names]
-            return pack(parts[0] if len(parts) == 1 else torch.cat(parts), kernels)
+        def linear(*names: str) -> Linear:
+            return self._product(names, get, kernels)
 
         def norm(name: str) -> RmsNorm:
             return RmsNorm(get(name), config.rms_norm_eps)
@@ -182,7 +189,7 @@ class Llama:
         still = self.config.num_kv_heads  # values are not rotated
         moving = self.config.num_heads + still
         cos, sin = with_still_heads(self._cos[position_ids], self._sin[position_ids], moving, still)
-        for index, layer in enumerate(self._layers):
+        for index, layer in enumerate(self._in_turn()):
             projected = layer.query_key_value(layer.attention_norm(hidden))
             queries, keys_values = self._heads(projected, cos, sin)
             attended = attend(index, queries, keys_values)
@@ -191,6 +198,17 @@ class Llama:
             hidden = layer.down.add(functional.silu(gate) * up, hidden)
             watch(index, hidden)
         return hidden
+
+    def _in_turn(self) -> Iterable[Layer]:
+        """The layers, each with its weights in place while it is the one at hand."""
+        return self._layers
+
+    def _product(
+        self, names: Sequence[str], get: Callable[[str], Tensor], kernels: Kernels
+    ) -> Linear:
+        """The product with the matrices of these names, one above the other."""
+        parts = [get(name) for name in names]
+        return pack(parts[0] if len(parts) == 1 else torch.cat(parts), kernels)
 
     def logits(self, hidden: Tensor) -> Tensor:
         """Last layer's output [n, hidden] -> float32 [n, V]."""
@@ -262,12 +280,11 @@ class Llama:
 
 
 def _layer(norm: Callable[[str], RmsNorm], linear: Callable[..., Linear], prefix: str) -> Layer:
-    attention, mlp = f"{prefix}.self_attn", f"{prefix}.mlp"
     return Layer(
         attention_norm=norm(f"{prefix}.input_layernorm"),
-        query_key_value=linear(*(f"{attention}.{name}_proj" for name in ("q", "k", "v"))),
-        attention_out=linear(f"{attention}.o_proj"),
         mlp_norm=norm(f"{prefix}.post_attention_layernorm"),
-        gate_up=linear(f"{mlp}.gate_proj", f"{mlp}.up_proj"),
-        down=linear(f"{mlp}.down_proj"),
+        **{
+            kind: linear(*(f"{prefix}.{name}" for name in names))
+            for kind, names in PRODUCTS.items()
+        },
     )

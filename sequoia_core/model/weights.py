@@ -54,7 +54,9 @@ class SafetensorsWeights(Weights):
         self.origin = str(paths[0] if len(paths) == 1 else paths[0].parent)
         self._files: dict[str, tuple[Path, Any]] = {}  # tensor name -> where, opened
         for path in paths:
-            file = _open_safetensors(path)
+            # only names and shapes are asked of it, and mapped for torch the whole file would count
+            # as this process's data
+            file = _open_safetensors(path, "numpy")
             self._files.update(dict.fromkeys(file.keys(), (path, file)))
 
     def __getitem__(self, name: str) -> Tensor:
@@ -71,6 +73,10 @@ class SafetensorsWeights(Weights):
     def shape(self, name: str) -> tuple[int, ...]:
         """Shape of a tensor without reading it."""
         return tuple(self._files[name][1].get_slice(name).get_shape())
+
+    def path(self, name: str) -> Path:
+        """The file that holds a tensor."""
+        return self._files[name][0]
 
 
 class LoadedWeights(Weights):
@@ -202,9 +208,9 @@ def read_json(path: Path) -> dict[str, Any]:
     return found
 
 
-def _open_safetensors(path: Path) -> Any:
+def _open_safetensors(path: Path, framework: str = "pt") -> Any:
     try:
-        return safe_open(path, framework="pt")
+        return safe_open(path, framework=framework)
     except FileNotFoundError:
         raise ModelLoadError(f"{path}: this part of the model is missing") from None
     except (SafetensorError, OSError) as error:

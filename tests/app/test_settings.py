@@ -8,7 +8,7 @@ import pytest
 from app.launch import Models, build_chat, chosen_models, tree_choice
 from app.messages import ChatSettings
 from app.settings import Settings, SettingsError, load_settings
-from sequoia_core.config import Kernels, Mode, WeightFormat
+from sequoia_core.config import Kernels, Mode, Offload, WeightFormat
 from sequoia_core.errors import GrowMapError, ParameterError
 from sequoia_core.growmap import find_growmap
 from sequoia_core.protocols import Lookup, TreeChoice
@@ -21,6 +21,7 @@ SAMPLES: dict[str, tuple[str, Any]] = {
     "device": ("cpu", "cpu"),
     "weights": ("int8", WeightFormat.INT8),
     "exact": ("true", True),
+    "offload": ("disk", Offload.DISK),
     "mode": ("chain", Mode.CHAIN),
     "growmap": ("chain/2", "chain/2"),
     "lookup": ("on", Lookup.ON),
@@ -212,7 +213,13 @@ def test_the_engine_is_built_from_the_settings(monkeypatch: pytest.MonkeyPatch) 
     assert calls == [
         (
             ("a", "b"),
-            {"dtype": "float32", "device": "cpu", "kernels": Kernels(), "progress": progress},
+            {
+                "dtype": "float32",
+                "device": "cpu",
+                "kernels": Kernels(),
+                "offload": Offload.NONE,
+                "progress": progress,
+            },
         ),
         ("the pair", {"system_prompt": "Brief", "tree_choice": choice}),
     ]

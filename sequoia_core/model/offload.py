@@ -1,0 +1,184 @@
+"""A Llama whose layers stay on disk or in main memory and pass through two buffers.
+
+Owns which parts of a model stay on the device: embedding, norms and output head do, and the two
+buffers that each layer's matrices are in while they are wanted. Products are PyTorch's own over
+those buffers: a kernel's own format would have to be made anew for every layer of every forward.
+"""
+
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from math import prod
+
+import torch
+from torch import Tensor
+
+from sequoia_core.config import Kernels, Offload, WeightFormat
+from sequoia_core.errors import ParameterError
+from sequoia_core.model.linear import DenseLinear, InBlocks, Linear
+from sequoia_core.model.llama import PRODUCTS, Layer, Llama
+from sequoia_core.model.offload_carriers import FromFiles, InMemory, ToGpu
+from sequoia_core.model.offload_files import TensorFiles
+from sequoia_core.model.offload_layout import LayerLayout
+from sequoia_core.model.offload_ring import SLOTS, LayerRing
+from sequoia_core.model.weights import Weights, expected_shapes
+
+
+class StreamedLinear:
+    """A product with whichever buffer holds the layer at hand.
+
+    Args:
+        ring: says which.
+        products: with each of the buffers.
+    """
+
+    def __init__(self, ring: LayerRing, products: Sequence[Linear]) -> None:
+        self._ring, self._products = ring, products
+
+    def __call__(self, x: Tensor) -> Tensor:
+        """[n, in] -> [n, out]."""
+        return self._products[self._ring.slot](x)
+
+    def add(self, x: Tensor, residual: Tensor) -> Tensor:
+        """[n, in], [n, out] -> residual + x @ weight.T."""
+        return self._products[self._ring.slot].add(x, residual)
+
+
+@dataclass(frozen=True, slots=True)
+class Placement:
+    """Where a model computes and where its layers stay meanwhile."""
+
+    device: torch.device
+    offload: Offload
+
+
+@dataclass(frozen=True, slots=True)
+class LayerStream:
+    """What layers pass through.
+
+    Attributes:
+        ring: hands them out in turn.
+        buffers: on the device, one for each of its slots.
+    """
+
+    ring: LayerRing
+    buffers: Sequence[Tensor]
+
+
+class OffloadedLlama(Llama):
+    """A `Llama` whose layers are brought while it computes; otherwise the same.
+
+    Args:
+        layout: of a layer in its buffer; has the model's shape and number format.
+        weights: those that stay on the device.
+        stream: of the layers' matrices.
+        kernels: plain or row-invariant ones; see `check_offload`.
+        feature_layers: as in `Llama`.
+
+    Attributes:
+        ring: may be watched, and closed.
+    """
+
+    def __init__(
+        self,
+        layout: LayerLayout,
+        weights: Mapping[str, Tensor],
+        stream: LayerStream,
+        kernels: Kernels,
+        feature_layers: Sequence[int] = (),
+    ) -> None:
+        self.ring = stream.ring
+        views = [layout.products(buffer) for buffer in stream.buffers]
+        self._streamed = {
+            names[0]: StreamedLinear(self.ring, [_plain(each[kind], kernels) for each in views])
+            for kind, names in PRODUCTS.items()
+        }
+        device = stream.buffers[0].device
+        super().__init__(layout.config, weights, device, layout.dtype, kernels, feature_layers)
+
+    def _in_turn(self) -> Iterable[Layer]:
+        return self.ring.through(self._layers)
+
+    def _product(
+        self, names: Sequence[str], get: Callable[[str], Tensor], kernels: Kernels
+    ) -> Linear:
+        in_layer = ".".join(names[0].split(".")[3:])  # of model.layers.N.
+        if in_layer in self._streamed:
+            return self._streamed[in_layer]
+        tied = names[0] == "model.embed_tokens"
+        return _plain(self.embedding if tied else get(names[0]), kernels)
+
+
+def load_offloaded(
+    layout: LayerLayout,
+    weights: Weights,
+    placement: Placement,
+    kernels: Kernels,
+    feature_layers: Sequence[int] = (),
+) -> OffloadedLlama:
+    """A model that leaves its layers where the placement says.
+
+    Args:
+        layout: the model's shape and number format.
+        weights: of the model, opened.
+        placement: neither on the device alone nor what `check_offload` refuses.
+        kernels: likewise.
+        feature_layers: as in `Llama`.
+
+    Raises:
+        ModelLoadError: the layers are to stay on disk, but are not stored as safetensors.
+    """
+    device = placement.device
+    on_gpu = device.type != "cpu"
+    carrier: FromFiles | ToGpu
+    if placement.offload is Offload.DISK:
+        weights = TensorFiles(weights)
+        carrier = FromFiles(weights, layout, pinned=on_gpu)
+        buffers = carrier.buffers
+        if on_gpu:
+            buffers = _buffers(layout, device)
+            carrier = ToGpu(carrier, buffers)
+    else:
+        buffers = _buffers(layout, device)
+        carrier = ToGpu(InMemory(weights, layout), buffers)
+    stream = LayerStream(LayerRing(carrier, layout.config.num_layers), buffers)
+    return OffloadedLlama(layout, weights, stream, kernels, feature_layers)
+
+
+def check_offload(placement: Placement, kernels: Kernels) -> None:
+    """Refuse what cannot be done or would do nothing.
+
+    Raises:
+        ParameterError: the layers are where they should be brought from, or the kernels want
+            weights in a format of their own.
+    """
+    offload = placement.offload
+    if offload is Offload.CPU and placement.device.type == "cpu":
+        raise ParameterError(
+            "offload is cpu, but the model computes on the CPU, whose memory holds it anyway; "
+            "give --offload disk, or leave it out"
+        )
+    if offload is not Offload.NONE and kernels.weights is WeightFormat.INT8:
+        raise ParameterError(
+            "int8 weights are made once at loading, but an offloaded layer is read for every "
+            "forward; leave one of the two out"
+        )
+
+
+def resident_bytes(layout: LayerLayout) -> int:
+    """What an offloaded model keeps on the device: two layers, and what is no layer's matrix."""
+    streamed = {f"{name}.weight" for names in PRODUCTS.values() for name in names}
+    kept = sum(
+        prod(shape)
+        for name, shape in expected_shapes(layout.config).items()
+        if ".".join(name.split(".")[3:]) not in streamed
+    )
+    return SLOTS * layout.nbytes + layout.dtype.itemsize * kept
+
+
+def _buffers(layout: LayerLayout, device: torch.device) -> list[Tensor]:
+    return [torch.empty(layout.nbytes, dtype=torch.uint8, device=device) for _ in range(SLOTS)]
+
+
+def _plain(weight: Tensor, kernels: Kernels) -> Linear:
+    dense = DenseLinear(weight)
+    return InBlocks(dense) if kernels.row_invariant else dense

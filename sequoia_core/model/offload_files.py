@@ -1,0 +1,147 @@
+"""Tensors of safetensors files, read by position into memory that the caller owns.
+
+Owns the places of tensors in the files. It knows nothing of layers. A mapping of the file would do
+as well, but is slower to read from and its pages count as this process's memory while it lasts
+(docs/decisions/0020).
+"""
+
+import json
+import os
+from collections.abc import Iterator
+from contextlib import ExitStack
+from dataclasses import dataclass
+from math import prod
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from sequoia_core.errors import ModelLoadError
+from sequoia_core.model.weights import SafetensorsWeights, Weights
+
+STORED_DTYPES = {
+    "F64": torch.float64,
+    "F32": torch.float32,
+    "F16": torch.float16,
+    "BF16": torch.bfloat16,
+    "I64": torch.int64,
+    "I32": torch.int32,
+}
+CONVERTED_AT_ONCE = 1 << 20
+"""Values of another number format that are read before they are converted; bounds the memory."""
+
+
+@dataclass(frozen=True, slots=True)
+class _Place:
+    """Where a tensor lies."""
+
+    path: Path
+    file: int  # descriptor
+    offset: int  # bytes
+    dtype: torch.dtype
+    shape: tuple[int, ...]
+
+
+class TensorFiles(Weights):
+    """The same tensors as `weights` has, none of them mapped.
+
+    Args:
+        weights: an opened model.
+
+    Raises:
+        ModelLoadError: it is not stored as safetensors, or in a number format that is unknown here.
+    """
+
+    def __init__(self, weights: Weights) -> None:
+        if not isinstance(weights, SafetensorsWeights):
+            raise ModelLoadError(
+                f"{weights.origin}: layers are read from safetensors files while it decodes, and "
+                "this model is not stored in them as it is used; save it as safetensors, or leave "
+                "--offload out"
+            )
+        self.origin = weights.origin
+        self._files = ExitStack()
+        self._places: dict[str, _Place] = {}
+        try:
+            for path in {weights.path(name) for name in weights}:
+                self._places.update(self._found(path))
+        except BaseException:
+            self.close()
+            raise
+
+    def close(self) -> None:
+        """Close the files; nothing can be read any more."""
+        self._files.close()
+
+    def read(self, name: str, into: Tensor) -> None:
+        """Fill a contiguous tensor of the CPU, of any number format, with a stored one.
+
+        Raises:
+            ModelLoadError: the file cannot be read any more.
+        """
+        place = self._places[name]
+        flat = into.view(-1)
+        assert flat.shape[0] == prod(place.shape)
+        if into.dtype is place.dtype:
+            _read(place, place.offset, flat)
+            return
+        staging = torch.empty(min(CONVERTED_AT_ONCE, flat.shape[0]), dtype=place.dtype)
+        for first in range(0, flat.shape[0], CONVERTED_AT_ONCE):
+            part = flat[first : first + CONVERTED_AT_ONCE]
+            _read(place, place.offset + first * place.dtype.itemsize, staging[: part.shape[0]])
+            part.copy_(staging[: part.shape[0]])
+
+    def __getitem__(self, name: str) -> Tensor:
+        place = self._places[name]
+        tensor = torch.empty(place.shape, dtype=place.dtype)
+        self.read(name, tensor)
+        return tensor
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._places)
+
+    def __len__(self) -> int:
+        return len(self._places)
+
+    def shape(self, name: str) -> tuple[int, ...]:
+        """Shape of a tensor without reading it."""
+        return self._places[name].shape
+
+    def _found(self, path: Path) -> Iterator[tuple[str, _Place]]:
+        """The tensors of a file, whose header the library has checked already.
+
+        The library does not say where they lie; its format does: eight bytes for the length of a
+        JSON object, that object, then the tensors.
+        """
+        try:
+            file = os.open(path, os.O_RDONLY | getattr(os, "O_CLOEXEC", 0))
+            self._files.callback(os.close, file)
+            length = int.from_bytes(os.pread(file, 8, 0), "little")
+            header = json.loads(os.pread(file, length, 8))
+        except (OSError, ValueError) as error:
+            raise ModelLoadError(f"{path}: unreadable ({error})") from None
+        header.pop("__metadata__", None)
+        for name, entry in header.items():
+            dtype = STORED_DTYPES.get(entry["dtype"])
+            if dtype is None:
+                raise ModelLoadError(
+                    f"{path}: {name} is stored as {entry['dtype']}, which cannot be read while it "
+                    "decodes; leave --offload out"
+                )
+            offset = 8 + length + entry["data_offsets"][0]
+            yield name, _Place(path, file, offset, dtype, tuple(entry["shape"]))
+
+
+def _read(place: _Place, offset: int, into: Tensor) -> None:
+    """Fill a contiguous tensor with the bytes from `offset` on."""
+    left = into.view(torch.uint8).numpy().data
+    try:
+        while left:
+            count = os.preadv(place.file, [left], offset)
+            if count == 0:
+                raise ModelLoadError(
+                    f"{place.path}: it has become shorter since it was opened; load the model again"
+                )
+            left, offset = left[count:], offset + count
+    except OSError as error:
+        raise ModelLoadError(f"{place.path}: {error.strerror or error}") from None

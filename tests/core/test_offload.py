@@ -1,0 +1,270 @@
+"""A model whose layers are read while it decodes is the same model, in the memory of two layers."""
+
+import gc
+import threading
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from safetensors.torch import save_file
+from torch import Tensor
+
+from sequoia_core.config import Kernels, Mode, Offload, SamplingParams, WeightFormat
+from sequoia_core.errors import ModelLoadError, ParameterError
+from sequoia_core.growmap import GrowMap
+from sequoia_core.model import linear
+from sequoia_core.model.config import ModelConfig
+from sequoia_core.model.llama import Llama
+from sequoia_core.model.offload import (
+    OffloadedLlama,
+    Placement,
+    check_offload,
+    load_offloaded,
+    resident_bytes,
+)
+from sequoia_core.model.offload_layout import LayerLayout
+from sequoia_core.model.offload_ring import SLOTS, THREAD
+from sequoia_core.model.weights import SafetensorsWeights
+from tests.core.engines import make_engine, tokens_of
+from tests.core.models import random_weights, tiny_config
+
+CPU = torch.device("cpu")
+ON_DISK = Placement(CPU, Offload.DISK)
+PLAIN = Kernels()
+EXACT = Kernels(row_invariant=True)
+DTYPES = [torch.float32, torch.bfloat16, torch.float16]
+TOKENS = torch.arange(3, 20)
+
+Offloaded = Callable[..., OffloadedLlama]
+
+
+@pytest.fixture
+def offloaded(tmp_path: Path) -> Iterator[Offloaded]:
+    """Makes models of random weights that lie in two files."""
+    made: list[OffloadedLlama] = []
+
+    def make(
+        config: ModelConfig, dtype: torch.dtype = torch.float32, kernels: Kernels = PLAIN
+    ) -> OffloadedLlama:
+        weights = random_weights(config, 0)
+        if config.tie_word_embeddings:
+            del weights["lm_head.weight"]
+        names = sorted(weights, key=hash)
+        for part in range(2):
+            shard = {name: weights[name] for name in names[part::2]}
+            save_file(shard, tmp_path / f"{part}.safetensors")
+        files = SafetensorsWeights([tmp_path / "0.safetensors", tmp_path / "1.safetensors"])
+        made.append(load_offloaded(LayerLayout(config, dtype), files, ON_DISK, kernels, (0,)))
+        return made[-1]
+
+    yield make
+    for each in made:
+        each.ring.close()
+
+
+def resident(
+    config: ModelConfig, dtype: torch.dtype = torch.float32, kernels: Kernels = PLAIN
+) -> Llama:
+    return Llama(config, random_weights(config, 0), CPU, dtype, kernels, (0,))
+
+
+def three_passes(model: Llama) -> list[Tensor]:
+    """Logits of a prompt, a row and a tree in turn, and what the cache holds afterwards."""
+    cache = model.new_cache()
+    logits = [model.forward(TOKENS, torch.arange(17), None, cache)]
+    logits.append(model.forward(torch.tensor([5]), torch.tensor([17]), None, cache))
+    growmap = GrowMap((-1, 0, 0, 1, 1, 3))
+    mask = torch.cat((torch.ones(6, 18, dtype=torch.bool), growmap.ancestor_mask()), dim=1)
+    positions = torch.tensor(growmap.depths) + 18
+    logits.append(model.forward(torch.arange(6), positions, mask, cache))
+    return [*logits, cache.features(0, cache.length)]
+
+
+@pytest.fixture
+def plain_kernels(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Makes resident models of bfloat16 use the kernels that offloaded ones do."""
+    monkeypatch.setattr(linear, "has_packed_kernels", lambda *_: False)
+
+
+@pytest.mark.usefixtures("plain_kernels")
+@pytest.mark.parametrize("kernels", [Kernels(), EXACT], ids=repr)
+@pytest.mark.parametrize("dtype", DTYPES, ids=str)
+@pytest.mark.parametrize(
+    "changes", [{"num_layers": 1}, {}, {"num_layers": 3}, {"tie_word_embeddings": True}], ids=str
+)
+def test_logits_are_those_of_the_resident_model_bit_for_bit(
+    changes: dict[str, Any], dtype: torch.dtype, kernels: Kernels, offloaded: Offloaded
+) -> None:
+    config = tiny_config(**changes)
+    weights = random_weights(config, 0)
+    if config.tie_word_embeddings:
+        weights["lm_head.weight"] = weights["model.embed_tokens.weight"]
+    whole = Llama(config, weights, CPU, dtype, kernels, (0,))
+    streamed = offloaded(config, dtype, kernels)
+    for expected, found in zip(three_passes(whole), three_passes(streamed), strict=True):
+        assert torch.equal(expected, found)
+
+
+def test_the_default_kernels_of_bfloat16_round_otherwise_at_most(offloaded: Offloaded) -> None:
+    """Those of a resident model have a layout of their own."""
+    config = tiny_config(num_layers=3)
+    whole = resident(config, torch.bfloat16, Kernels(WeightFormat.FULL))
+    found = three_passes(offloaded(config, torch.bfloat16))
+    for expected, each in zip(three_passes(whole), found, strict=True):
+        torch.testing.assert_close(expected, each, atol=0.3, rtol=0.05)
+
+
+@pytest.mark.parametrize("mode", list(Mode))
+@pytest.mark.parametrize("temperature", [0.0, 0.8])
+def test_answers_are_those_of_the_resident_model(
+    mode: Mode, temperature: float, offloaded: Offloaded
+) -> None:
+    config = tiny_config(num_layers=3)
+    params = SamplingParams(temperature, seed=3, max_new_tokens=40)
+    draft = resident(tiny_config(num_layers=1))
+    answers = [
+        tokens_of(
+            list(
+                make_engine(target, draft, GrowMap.k_ary([2, 2, 1]), mode).generate(
+                    [3, 1, 4], params
+                )
+            )
+        )
+        for target in (resident(config), offloaded(config))
+    ]
+    assert len(answers[0]) == 40
+    assert answers[0] == answers[1]
+
+
+def tensor_bytes() -> int:
+    """Of all storages that any living tensor holds, each counted once."""
+    gc.collect()
+    held: dict[int, int] = {}
+    for each in gc.get_objects():
+        if type(each) is Tensor:
+            storage = each.untyped_storage()
+            held[storage.data_ptr()] = storage.nbytes()
+    return sum(held.values())
+
+
+@pytest.mark.parametrize(("dtype", "tied"), [(torch.float32, True), (torch.bfloat16, False)])
+def test_only_two_layers_are_ever_in_memory(
+    dtype: torch.dtype, tied: bool, offloaded: Offloaded, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    config = tiny_config(
+        num_layers=12, hidden_size=64, intermediate_size=256, tie_word_embeddings=tied
+    )
+    before = tensor_bytes()
+    model = offloaded(config, dtype)
+    counted = []
+    for layer in model.ring.through(range(config.num_layers)):
+        if layer in (1, 11):
+            counted.append(tensor_bytes() - before)
+    small = 4 * (2 * config.num_layers + 1) * (config.hidden_size + 16)  # float32 norms, and eps
+    rotary = 2 * config.context_window * config.head_dim * 4
+    allowed = resident_bytes(LayerLayout(config, dtype)) + small + rotary
+    assert max(counted) <= allowed
+    nbytes = LayerLayout(config, dtype).nbytes
+    assert allowed < SLOTS * nbytes + 2.5 * nbytes, "the bound would not notice three more layers"
+    assert min(counted) >= SLOTS * nbytes, "nothing was counted"
+
+
+def test_what_stays_is_all_that_is_no_layers_matrix() -> None:
+    config = tiny_config(num_layers=5)
+    layout = LayerLayout(config, torch.float32)
+    matrices = {name for layer in range(5) for name, _ in layout.matrices(blank(layout), layer)}
+    assert len(matrices) == 5 * 7
+    weights = random_weights(config, 0)
+    kept = sum(4 * tensor.numel() for name, tensor in weights.items() if name not in matrices)
+    assert resident_bytes(layout) == kept + SLOTS * layout.nbytes
+
+
+def blank(layout: LayerLayout) -> Tensor:
+    return torch.zeros(layout.nbytes, dtype=torch.uint8)
+
+
+@pytest.mark.parametrize("dtype", DTYPES, ids=str)
+@pytest.mark.parametrize("changes", [{}, {"hidden_size": 8, "head_dim": 2, "intermediate_size": 3}])
+def test_a_layers_matrices_lie_apart_and_fill_their_products(
+    dtype: torch.dtype, changes: dict[str, Any]
+) -> None:
+    config = tiny_config(**changes)
+    layout = LayerLayout(config, dtype)
+    buffer = blank(layout)
+    weights = random_weights(config, 0)
+    for name, place in layout.matrices(buffer, 1):
+        assert place.shape == weights[name].shape
+        place.copy_(weights[name])
+    for name, place in layout.matrices(buffer, 1):
+        assert torch.equal(place, weights[name].to(dtype)), "another matrix was written over it"
+    products = layout.products(buffer)
+    prefix = "model.layers.1."
+    assert torch.equal(
+        products["query_key_value"],
+        torch.cat([weights[f"{prefix}self_attn.{x}_proj.weight"] for x in "qkv"]).to(dtype),
+    )
+    assert all(product.is_contiguous() for product in products.values())
+    assert all(product.storage_offset() * dtype.itemsize % 64 == 0 for product in products.values())
+
+
+def test_a_file_that_is_damaged_while_decoding_is_one_error_and_then_heals(
+    offloaded: Offloaded, tmp_path: Path
+) -> None:
+    config = tiny_config(num_layers=4)
+    model, expected = offloaded(config), three_passes(resident(config))
+    files = [tmp_path / "0.safetensors", tmp_path / "1.safetensors"]
+    whole = [file.read_bytes() for file in files]
+    for file, content in zip(files, whole, strict=True):
+        with file.open("r+b") as opened:
+            opened.truncate(len(content) // 4)
+    for _ in range(2):
+        with pytest.raises(ModelLoadError, match="it has become shorter"):
+            three_passes(model)
+    for file, content in zip(files, whole, strict=True):
+        with file.open("r+b") as opened:
+            opened.write(content)
+    for wanted, found in zip(expected, three_passes(model), strict=True):
+        assert torch.equal(wanted, found)
+
+
+def test_a_model_that_nobody_holds_ends_its_thread(tmp_path: Path) -> None:
+    config = tiny_config()
+    save_file(random_weights(config, 0), tmp_path / "a.safetensors")
+    files = SafetensorsWeights([tmp_path / "a.safetensors"])
+    model = load_offloaded(LayerLayout(config, torch.float32), files, ON_DISK, Kernels())
+    model.extend(TOKENS, model.new_cache())
+    reading = [each for each in threading.enumerate() if each.name.startswith(THREAD)]
+    assert len(reading) == 1
+    del model
+    gc.collect()
+    assert not reading[0].is_alive()
+
+
+@pytest.mark.parametrize(
+    ("placement", "kernels", "message"),
+    [
+        (Placement(CPU, Offload.CPU), Kernels(), "offload is cpu, .* give --offload disk"),
+        (ON_DISK, Kernels(WeightFormat.INT8), "int8 weights .* leave one of the two out"),
+        (Placement(torch.device("cuda", 0), Offload.CPU), Kernels(WeightFormat.INT8), "int8"),
+    ],
+)
+def test_what_cannot_be_is_refused(placement: Placement, kernels: Kernels, message: str) -> None:
+    with pytest.raises(ParameterError, match=message) as caught:
+        check_offload(placement, kernels)
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("placement", "kernels"),
+    [
+        (Placement(CPU, Offload.NONE), Kernels(WeightFormat.INT8)),
+        (ON_DISK, EXACT),
+        (ON_DISK, Kernels(WeightFormat.FULL)),
+        (Placement(torch.device("cuda", 0), Offload.CPU), Kernels()),
+        (Placement(torch.device("cuda", 0), Offload.DISK), Kernels()),
+    ],
+)
+def test_what_can_be_is_not(placement: Placement, kernels: Kernels) -> None:
+    check_offload(placement, kernels)
