@@ -211,6 +211,6 @@ def _summary(run: "ExperimentRun", findings: "Findings") -> str:
     parts.append(f"seed {params.seed}")
     return (
         " · ".join(parts) + "\n"
-        "tokens/step with its 95 % interval over prompts; times: median, lowest and highest prompt\n"
+        "tokens/step with its 95 % interval over prompts; times: median, lowest and highest\n"
         "the first step, which reads the prompt, is apart; no end-of-sequence token ends an answer"
     )

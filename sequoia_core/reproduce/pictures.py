@@ -46,7 +46,8 @@ def _draw_split(file: Path, findings: Findings) -> None:
         drawn.barh(0, milliseconds, 0.5, left=reached, color=colour, label=label)
         reached += milliseconds
     drawn.set_yticks([])
-    drawn.set_ylim(-0.4, 1.2)
+    drawn.set_ylim(-0.3, 0.8)
+    drawn.legend(ncols=len(colours), loc="upper left", frameon=False, labelcolor=GREY)
     drawn.set_xlabel(f"milliseconds of a step, medians over {findings.prompts} prompts")
     save(drawn, file)
 

@@ -1,0 +1,261 @@
+"""The published testbeds: the same span for tree and plain decoding, and parts that make a step."""
+
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from sequoia_core.bench.runs import Run
+from sequoia_core.config import Mode, SamplingParams
+from sequoia_core.errors import ParameterError, SequoiaError
+from sequoia_core.growmap import GrowMap, find_growmap
+from sequoia_core.pair import Pair
+from sequoia_core.reproduce import split
+from sequoia_core.reproduce.experiment import (
+    PLAIN,
+    TREE,
+    Experiment,
+    ExperimentRun,
+    Measured,
+    pairs_growmap,
+)
+from sequoia_core.reproduce.pictures import draw_experiment
+from sequoia_core.reproduce.sampling import DraftNucleus
+from sequoia_core.reproduce.split import Split, SplitClock
+from sequoia_core.reproduce.values import experiment_values
+from sequoia_core.sampling import shaped_probs
+from sequoia_core.speculator import Sampler
+from tests.core.engines import make_engine, tokens_of
+from tests.core.models import TableModel
+from tests.core.reproducing import PROMPTS, load_tiny, save_pair
+
+TREE_OF_SEVEN = GrowMap.k_ary([2, 2])
+TOKENS = 24
+
+
+@pytest.fixture(scope="module")
+def pair(tmp_path_factory: pytest.TempPathFactory) -> Pair:
+    folder = tmp_path_factory.mktemp("pair")
+    save_pair(folder)
+    return load_tiny(folder)
+
+
+def experiment(rule: Mode = Mode.SEQUOIA, temperature: float = 0.6, **changes: Any) -> Experiment:
+    params = SamplingParams(temperature, seed=17, max_new_tokens=TOKENS)
+    return Experiment(**{"rule": rule, "growmap": TREE_OF_SEVEN, "params": params, **changes})
+
+
+def decoded(pair: Pair, wanted: Experiment, prompts: Any = PROMPTS) -> ExperimentRun:
+    run = ExperimentRun(pair, wanted, prompts)
+    run.decode(lambda _message, _fraction: None)
+    return run
+
+
+def runs_of(run: ExperimentRun, name: str) -> list[Run]:
+    return run.findings().runs[name]
+
+
+@pytest.mark.parametrize("rule", [Mode.SEQUOIA, Mode.GREEDY, Mode.SPECINFER, Mode.TOPK])
+def test_at_temperature_0_every_testbed_writes_plain_decodings_text(pair: Pair, rule: Mode) -> None:
+    run = decoded(pair, experiment(rule, 0.0))
+    plain, tree = runs_of(run, PLAIN), runs_of(run, TREE)
+    assert [each.token_ids for each in tree] == [each.token_ids for each in plain]
+    assert all(len(each.token_ids) == TOKENS for each in plain)
+    assert all(each.steps == each.tokens == TOKENS - 1 for each in plain)
+    assert sum(each.steps for each in tree) < sum(each.steps for each in plain)
+
+
+def test_a_prompt_is_decoded_alike_wherever_it_stands(pair: Pair) -> None:
+    whole, part = decoded(pair, experiment()), decoded(pair, experiment(), PROMPTS[1:])
+    for name in (PLAIN, TREE):
+        texts = [each.token_ids for each in runs_of(whole, name)]
+        assert texts[1:] == [each.token_ids for each in runs_of(part, name)]
+    other = experiment(params=SamplingParams(0.6, seed=18, max_new_tokens=TOKENS))
+    texts = [each.token_ids for each in runs_of(whole, TREE)]
+    assert texts != [each.token_ids for each in runs_of(decoded(pair, other), TREE)]
+
+
+def test_figures_are_those_of_the_runs(pair: Pair) -> None:
+    findings = decoded(pair, experiment(Mode.SPECINFER)).findings()
+    plain, tree = findings.figures(PLAIN), findings.figures(TREE)
+    assert plain.tokens_per_step.value == 1.0
+    assert plain.speedup is None
+    assert tree.speedup is not None
+    runs = findings.runs[TREE]
+    pooled = sum(each.tokens for each in runs) / sum(each.steps for each in runs)
+    assert tree.tokens_per_step.value == pytest.approx(pooled)
+    speeds = [
+        own.tokens_per_second / base.tokens_per_second
+        for own, base in zip(runs, findings.runs[PLAIN], strict=True)
+    ]
+    assert (tree.speedup.low, tree.speedup.high) == (min(speeds), max(speeds))
+
+
+def test_the_baseline_needs_no_draft_and_a_tree_does(tmp_path: Path) -> None:
+    save_pair(tmp_path)
+    alone = load_tiny(tmp_path, draft=False)
+    run = decoded(alone, experiment(measured=Measured.BASELINE))
+    assert list(run.findings().runs) == [PLAIN]
+    assert experiment_values(run, run.findings())["growmap"] is None
+    with pytest.raises(ParameterError, match="has no draft"):
+        decoded(alone, experiment())
+
+
+def test_the_parts_of_a_step_add_up_to_it(pair: Pair) -> None:
+    run = decoded(pair, experiment(measured=Measured.BENCHMARK))
+    findings = run.findings()
+    assert list(findings.runs) == [TREE]
+    assert findings.split is not None
+    assert all(part > 0 for part in findings.split.parts.values())
+    values = experiment_values(run, findings)
+    assert list(values["split_ms"]) == ["draft", "sample", "verify", "accept", "rest"]
+    for each in run._splits:
+        assert each.total == pytest.approx(sum(asdict(each).values()))
+
+
+def test_stopwatches_time_what_chooses_and_what_judges(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A clock that moves only inside the two: by 2 ms a level and by 5 ms a walk."""
+    now = 0.0
+
+    def passing(seconds: float) -> None:
+        nonlocal now
+        now += seconds
+
+    def slow(*arguments: Any) -> Sampler:
+        made = Sampler.of(*arguments)
+
+        def choose(logits: torch.Tensor, count: int) -> tuple[torch.Tensor, torch.Tensor]:
+            passing(0.002)
+            return made.choose(logits, count)
+
+        def rule(scored: Any, generator: torch.Generator) -> Any:
+            passing(0.005)
+            return made.rule(scored, generator)
+
+        return Sampler(made.params, choose, rule, made.generator)
+
+    monkeypatch.setattr(split, "perf_counter", lambda: now)
+    clock = SplitClock(slow)
+    engine = make_engine(TableModel(11, 1), TableModel(11, 2), TREE_OF_SEVEN)
+    engine.make_sampler = clock.sampler
+    for event in engine.generate([1, 2], SamplingParams(1.0, seed=3, max_new_tokens=12)):
+        if type(event).__name__ == "Step":
+            clock.step(event)  # type: ignore[arg-type]
+    found = clock.answer()
+    assert found.sample == pytest.approx(2 * 2.0)
+    assert found.accept == pytest.approx(5.0)
+
+
+def test_what_was_decoded_before_a_stop_is_not_lost(pair: Pair) -> None:
+    run = ExperimentRun(pair, experiment(), PROMPTS)
+    with pytest.raises(SequoiaError, match="nothing was measured"):
+        run.findings()
+
+    def stop(message: str, _fraction: float | None) -> None:
+        if message == f"Prompt 3 of 3: {TREE}":  # `plain` has decoded this one
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        run.decode(stop)
+    findings = run.findings()
+    assert findings.prompts == 2
+    assert all(len(runs) == 2 for runs in findings.runs.values())
+    assert findings.figures(TREE).speedup is not None
+
+
+@pytest.mark.parametrize(
+    ("measured", "nodes"), [(Measured.TREE, 7), (Measured.BENCHMARK, 7), (Measured.BASELINE, 0)]
+)
+def test_the_smallest_cache_that_works_is_named_and_works(measured: Measured, nodes: int) -> None:
+    needed = max(map(len, PROMPTS)) + TOKENS + nodes
+    experiment(measured=measured, cache_length=needed).check_room(PROMPTS, needed)
+    short = experiment(measured=measured, cache_length=needed - 1)
+    with pytest.raises(ParameterError, match=rf"smallest value that works is {needed}:"):
+        short.check_room(PROMPTS, needed)
+    with pytest.raises(ParameterError, match=rf"context window of {needed - 1}"):
+        experiment(measured=measured).check_room(PROMPTS, needed - 1)
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"growmap": GrowMap((-1,))},
+        {"params": SamplingParams(0.6)},
+        {"draft_top_p": 0.0},
+    ],
+)
+def test_an_experiment_that_cannot_be_is_refused(changes: dict[str, Any]) -> None:
+    with pytest.raises(ParameterError):
+        experiment(**changes)
+
+
+def test_too_few_tokens_for_a_speed_are_told(pair: Pair) -> None:
+    params = SamplingParams(0.0, seed=1, max_new_tokens=1)
+    with pytest.raises(ParameterError, match="decode more tokens"):
+        decoded(pair, experiment(params=params))
+
+
+def test_children_come_from_the_drafts_nucleus_and_text_from_the_targets() -> None:
+    params = SamplingParams(0.7, 0.5, seed=5, max_new_tokens=200)
+    logits = torch.randn(4, 9, generator=torch.Generator().manual_seed(1))
+    made = DraftNucleus(1.0).sampler(params, torch.device("cpu"), Mode.SEQUOIA)
+    assert made.params == params
+    _, probs = made.choose(logits, 3)
+    assert torch.equal(probs, torch.softmax(logits / 0.7, -1))
+    target = TableModel(9, 1)
+    engine = make_engine(target, TableModel(9, 2), TREE_OF_SEVEN)
+    engine.make_sampler = DraftNucleus(1.0).sampler
+    text = [1, 2]
+    for token in tokens_of(list(engine.generate([1, 2], params))):
+        row = target.logits_after(text)[None]
+        nucleus = shaped_probs(row, torch.softmax(row / 0.7, -1), params)[0]
+        assert nucleus[token] > 0
+        text.append(token)
+
+
+def test_a_whole_draft_does_not_run_out_of_tokens() -> None:
+    """Its second child is its second guess, where a nucleus of one token leaves it to chance."""
+    logits = torch.tensor([[9.0, 7.0, 5.0, *[0.0] * 60]])
+    params = SamplingParams(0.2, 0.8, seed=3)
+    second = {
+        top_p: [
+            int(made.choose(logits, 2)[0][0, 1])
+            for made in [DraftNucleus(top_p).sampler(params, torch.device("cpu"), Mode.SEQUOIA)]
+            for _ in range(40)
+        ]
+        for top_p in (0.8, 1.0)
+    }
+    assert second[1.0].count(1) >= 39
+    assert second[0.8].count(1) <= 10
+
+
+def test_a_tree_is_named_packaged_or_measured(pair: Pair) -> None:
+    assert pairs_growmap(pair, "chain/4", 0.6) == find_growmap("chain/4")
+    packaged = [pairs_growmap(pair, None, heat).name for heat in (0.0, 0.6)]
+    assert packaged == ["smollm2-135m/greedy-3x1", "smollm2-135m/stochastic-3x1"]
+    with pytest.raises(ParameterError, match="sequoia calibrate"):
+        pairs_growmap(pair, "auto", 0.6)
+
+
+@pytest.mark.parametrize("measured", Measured)
+def test_every_kind_of_findings_has_a_picture(
+    pair: Pair, measured: Measured, tmp_path: Path
+) -> None:
+    file = tmp_path / "picture.svg"
+    findings = decoded(pair, experiment(measured=measured), PROMPTS[:2]).findings()
+    draw_experiment(file, findings)
+    shown = {
+        Measured.TREE: ["tokens per step"],
+        Measured.BASELINE: ["milliseconds per token"],
+        Measured.BENCHMARK: ["draft", "sample", "verify", "accept", "rest"],
+    }
+    assert all(name in file.read_text() for name in shown[measured])
+
+
+def test_a_split_is_summed_and_averaged_part_by_part() -> None:
+    one, two, far = Split(1, 2, 3, 4, 5), Split(3, 2, 1, 0, 1), Split(9, 9, 9, 9, 9)
+    assert one.total == 15
+    assert Split.mean([one, two]) == Split(2, 2, 2, 2, 3)
+    assert Split.middle([one, two, far]) == Split(3, 2, 3, 4, 5)

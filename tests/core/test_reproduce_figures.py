@@ -1,0 +1,107 @@
+"""How sure a figure over prompts is, and which seed a prompt gets."""
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from sequoia_core.config import Mode, SamplingParams
+from sequoia_core.errors import SequoiaError
+from sequoia_core.growmap import GrowMap
+from sequoia_core.reproduce.resampling import Counted, difference, tokens_per_step
+from sequoia_core.reproduce.robustness import RULES, Count, Sweep
+from sequoia_core.reproduce.seeds import prompt_digest, prompt_seed
+from sequoia_core.reproduce.standing import Study
+
+COUNTS = st.lists(
+    st.builds(Counted, tokens=st.integers(1, 200), steps=st.integers(1, 60)), min_size=1, max_size=9
+)
+SWEEP = Sweep(GrowMap.k_ary([2]), temperatures=(0.4, 1.0), top_ps=(1.0,))
+
+
+@given(COUNTS)
+def test_an_interval_lies_between_the_lowest_and_the_highest_prompt(counts: list[Counted]) -> None:
+    found = tokens_per_step(counts)
+    ratios = [count.tokens / count.steps for count in counts]
+    assert found.value == pytest.approx(
+        sum(count.tokens for count in counts) / sum(count.steps for count in counts)
+    )
+    slack = 1e-9 * max(ratios)
+    assert min(ratios) - slack <= found.low <= found.high <= max(ratios) + slack
+
+
+@given(COUNTS)
+def test_nothing_leads_over_itself(counts: list[Counted]) -> None:
+    found = difference([counts, counts], [counts, counts])
+    assert (found.low, found.value, found.high) == (0.0, 0.0, 0.0)
+
+
+@given(COUNTS, st.integers(1, 5))
+def test_a_lead_that_all_prompts_share_is_certain(counts: list[Counted], more: int) -> None:
+    """However much the prompts differ, since the two ways are resampled in pairs."""
+    ahead = [Counted(each.tokens + more * each.steps, each.steps) for each in counts]
+    found = difference([ahead], [counts])
+    assert found.low == pytest.approx(more)
+    assert found.value == pytest.approx(more)
+    assert found.high == pytest.approx(more)
+
+
+def test_an_interval_narrows_with_the_root_of_the_prompts() -> None:
+    few = [Counted(tokens, 20) for tokens in (24, 30, 36, 40, 44, 60)]
+    small, large = tokens_per_step(few), tokens_per_step(few * 16)
+    assert (large.high - large.low) / (small.high - small.low) == pytest.approx(1 / 4, rel=0.15)
+
+
+def test_an_interval_has_the_width_that_the_normal_law_gives() -> None:
+    counts = [Counted(tokens, 1) for tokens in (10, 20) * 50]  # a mean of deviation 0.5
+    found = tokens_per_step(counts)
+    assert found.low == pytest.approx(15 - 1.96 * 0.5, abs=0.1)
+    assert found.high == pytest.approx(15 + 1.96 * 0.5, abs=0.1)
+
+
+@given(
+    st.lists(st.lists(st.integers(0, 60000), min_size=1), min_size=2, max_size=6, unique_by=tuple),
+    st.integers(0, 2**40),
+)
+def test_every_prompt_and_every_experiment_has_a_seed_of_its_own(
+    prompts: list[list[int]], seed: int
+) -> None:
+    seeds = [prompt_seed(each, ids) for each in (seed, seed + 1) for ids in prompts]
+    assert len(set(seeds)) == len(seeds)
+    assert seeds == [prompt_seed(each, tuple(ids)) for each in (seed, seed + 1) for ids in prompts]
+    for each in seeds:
+        SamplingParams(seed=each)  # in the range that is allowed
+    assert len({prompt_digest(ids) for ids in prompts}) == len(prompts)
+
+
+def study_of(rates: dict[Mode, tuple[int, ...]]) -> Study:
+    """Prompts that give so many tokens in ten steps, in every setting."""
+    counts = [
+        Count(cell, str(at), Counted(tokens, 10))
+        for cell in SWEEP.cells()
+        for at, tokens in enumerate(rates[cell.rule])
+    ]
+    return Study.of(SWEEP, counts)
+
+
+def test_a_rule_stands_above_or_below_only_beyond_the_noise() -> None:
+    first, second, third = RULES
+    study = study_of({first: (20, 24, 28), second: (25, 29, 33), third: (26, 20, 26)})
+    assert [(each.temperature, rule) for each, rule in study.behind] == [
+        (0.4, second), (1.0, second),
+    ]  # fmt: skip
+    assert (study.leads, study.comparisons) == (0, 4)
+    assert study.overall[second].value == pytest.approx(-0.5)
+    level = study.overall[third]
+    assert level.low < 0 < level.high
+    study = study_of({first: (30, 34), second: (25, 29), third: (20, 24)})
+    assert (study.leads, study.behind) == (4, [])
+
+
+def test_a_prompt_that_is_not_decoded_in_every_way_does_not_count() -> None:
+    counts = [Count(cell, "whole", Counted(20, 10)) for cell in SWEEP.cells()]
+    partly = [Count(cell, "partly", Counted(60, 10)) for cell in SWEEP.cells()[:-1]]
+    study = Study.of(SWEEP, [*partly, *counts])
+    assert study.prompts == 1
+    assert {rate.value for each in study.settings for rate in each.rates.values()} == {2.0}
+    with pytest.raises(SequoiaError, match="no prompt"):
+        Study.of(SWEEP, partly)
