@@ -1,0 +1,155 @@
+"""A pair whose target's layers stay on disk: loaded from any format, told, and checked to fit."""
+
+import re
+from pathlib import Path
+from types import SimpleNamespace
+
+import psutil
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from sequoia_core import pair as pair_module
+from sequoia_core.config import Kernels, Offload, WeightFormat
+from sequoia_core.errors import ModelLoadError, ParameterError
+from sequoia_core.model.loader import open_directory
+from sequoia_core.model.offload import OffloadedLlama, resident_bytes
+from sequoia_core.model.offload_layout import LayerLayout
+from sequoia_core.pair import Pair, load_pair
+from tests.core.checkpoints import save_gguf, save_model, tiny_llama
+from tests.core.checkpoints import tiny_tokenizer as tokenizer_of
+
+TOKENS = torch.arange(3, 40)
+LAYERS = 6
+
+
+@pytest.fixture
+def target(tmp_path: Path) -> str:
+    save_model(tmp_path / "target", tokenizer_of(), num_hidden_layers=LAYERS)
+    return str(tmp_path / "target")
+
+
+def load(target: str, draft: str | None = None, offload: Offload = Offload.DISK) -> Pair:
+    return load_pair(target, draft, dtype="float32", device="cpu", offload=offload)
+
+
+def logits_of(pair: Pair) -> torch.Tensor:
+    model = pair.target
+    return model.forward(TOKENS, torch.arange(len(TOKENS)), None, model.new_cache())
+
+
+def same_logits(target: str) -> bool:
+    return torch.equal(logits_of(load(target)), logits_of(load(target, offload=Offload.NONE)))
+
+
+def test_it_computes_what_the_resident_pair_computes(target: str) -> None:
+    assert isinstance(load(target).target, OffloadedLlama)
+    assert same_logits(target)
+
+
+def test_shards_are_streamed_alike(tmp_path: Path) -> None:
+    model = tiny_llama(num_hidden_layers=LAYERS)
+    model.save_pretrained(tmp_path, max_shard_size="20KB")
+    tokenizer_of().save_pretrained(tmp_path)
+    assert len(list(tmp_path.glob("*.safetensors"))) > 2
+    assert same_logits(str(tmp_path))
+
+
+def test_a_gguf_file_is_streamed_from_its_conversion(tmp_path: Path) -> None:
+    save_gguf(tmp_path / "model.gguf", tiny_llama(num_hidden_layers=4))
+    assert same_logits(str(tmp_path / "model.gguf"))
+
+
+def test_pickled_weights_are_refused(target: str) -> None:
+    directory = Path(target)
+    torch.save(load_file(directory / "model.safetensors"), directory / "pytorch_model.bin")
+    (directory / "model.safetensors").unlink()
+    assert logits_of(load(target, offload=Offload.NONE)).isfinite().all()
+    with pytest.raises(ModelLoadError, match="save it as safetensors, or leave --offload out"):
+        load(target)
+
+
+def test_only_the_target_is_streamed(target: str) -> None:
+    pair = load(target, target)
+    assert isinstance(pair.target, OffloadedLlama)
+    assert not isinstance(pair.draft, OffloadedLlama)
+
+
+def test_the_description_says_so(target: str) -> None:
+    assert load(target).description.dtype == "float32 offload disk"
+    exact = Kernels(row_invariant=True)
+    pair = load_pair(target, dtype="float32", device="cpu", kernels=exact, offload=Offload.DISK)
+    assert pair.description.dtype == "float32 exact offload disk"
+
+
+def test_the_fingerprint_follows_it(target: str) -> None:
+    prints = {load(target, offload=each).fingerprint for each in (Offload.NONE, Offload.DISK)}
+    assert len(prints) == 2
+    assert load(target).fingerprint in prints
+
+
+def test_what_is_refused_is_refused_before_anything_is_read(
+    target: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(pair_module, "open_checkpoint", pytest.fail)
+    with pytest.raises(ParameterError, match="give --offload disk"):
+        load(target, offload=Offload.CPU)
+    with pytest.raises(ParameterError, match="int8"):
+        load_pair(
+            target,
+            dtype="bfloat16",
+            device="cpu",
+            kernels=Kernels(WeightFormat.INT8),
+            offload=Offload.DISK,
+        )
+
+
+def test_only_what_stays_must_fit_into_the_memory(
+    target: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    config = load(target).target.config
+    kept = resident_bytes(LayerLayout(config, torch.float32))
+    monkeypatch.setattr(psutil, "virtual_memory", lambda: SimpleNamespace(available=kept))
+    load(target)
+    with pytest.raises(ModelLoadError, match="do not fit"):
+        load(target, offload=Offload.NONE)
+    monkeypatch.setattr(psutil, "virtual_memory", lambda: SimpleNamespace(available=kept - 1))
+    with pytest.raises(ModelLoadError, match="do not fit"):
+        load(target)
+
+
+@pytest.mark.parametrize(
+    ("offload", "on_gpu", "in_main", "message"),
+    [
+        (Offload.NONE, 1 << 40, 0, None),
+        (Offload.NONE, 0, 1 << 40, "free on cuda:0"),
+        (Offload.CPU, 100_000, 1 << 40, None),
+        (Offload.CPU, 100_000, 100_000, "free on cpu"),
+        (Offload.CPU, 10_000, 1 << 40, "free on cuda:0"),
+        (Offload.DISK, 200_000, 0, None),
+    ],
+)
+def test_a_gpu_needs_room_for_two_layers_and_main_memory_for_all(
+    offload: Offload,
+    on_gpu: int,
+    in_main: int,
+    message: str | None,
+    target: str,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    class EnoughError(Exception):
+        """The check was passed."""
+
+    def enough(*_: object) -> None:
+        raise EnoughError
+
+    monkeypatch.setattr(pair_module, "choose_device", lambda _: torch.device("cuda", 0))
+    monkeypatch.setattr(torch.cuda, "mem_get_info", lambda _: (on_gpu, 0))
+    monkeypatch.setattr(psutil, "virtual_memory", lambda: SimpleNamespace(available=in_main))
+    monkeypatch.setattr(pair_module, "_tokenizer", enough)
+    config = open_directory(Path(target)).config
+    layout = LayerLayout(config, torch.float32)
+    assert 10_000 < resident_bytes(layout) <= 100_000 < LAYERS * layout.nbytes
+    expected = ModelLoadError if message else EnoughError
+    with pytest.raises(expected, match=message and re.escape(message)):
+        load_pair(target, dtype="float32", offload=offload)
