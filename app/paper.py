@@ -170,7 +170,7 @@ def fill_table(
         check_source(dataset)
     models = PaperModels(flags, choice)
     cells = models.cells(choice)
-    kept = ResultLines(file, _head(models.settings, choice, options))
+    kept = ResultLines(file, head_of(models.settings, choice, options))
     run = PaperRun(cells, kept, models.load, options)
     outcomes = _outcomes(run)
     if models.own is not None and all(each.result is None for each in outcomes):
@@ -185,7 +185,7 @@ def fill_table(
         _print(run, choice, outcomes)
 
 
-def _head(settings: "Settings", choice: "Choice", options: "PaperOptions") -> dict[str, object]:
+def head_of(settings: "Settings", choice: "Choice", options: "PaperOptions") -> dict[str, object]:
     """What every cell of a file has in common."""
     from sequoia_core.model.device import choose_device, device_name
 

@@ -40,6 +40,17 @@ _Datasets = Annotated[
         show_default=False,
     ),
 ]
+_TopP = Annotated[
+    float,
+    typer.Option(
+        "--P",
+        "--top-p",
+        help="Nucleus mass, above 0 and at most 1; default 1.",
+        rich_help_panel="Sampling",
+        metavar="NUMBER",
+        show_default=False,
+    ),
+]
 _Folder = Annotated[
     Path | None,
     typer.Option(
@@ -60,7 +71,7 @@ def paper(
     datasets: _Datasets = None,
     start: release_options.Start = 0,
     end: release_options.End = 200,
-    top_p: release_options.TopP = TOP_P,
+    top_p: _TopP = TOP_P,
     growmap: release_options.Growmap = None,
     cache_length: release_options.CacheLength = None,
     seed: release_options.Seed = SEED,

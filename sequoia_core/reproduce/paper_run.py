@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from functools import partial
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, TypeVar
 
 from sequoia_core.config import Mode, SamplingParams
 from sequoia_core.data import PROMPT_TOKENS, TOTAL_TOKENS, DataSpec, load_prompts
@@ -94,7 +94,7 @@ class PaperRun:
             ParameterError: a kept result is none of this command, or an option cannot be used.
             SequoiaError: a result cannot be written.
         """
-        done = dict(map(self._kept, self.kept.results))
+        done = dict(map(self._kept, range(len(self.kept.results))))
         for at, cell in enumerate(self.cells):
             if cell.key in done:
                 yield Outcome(cell, done[cell.key])
@@ -154,15 +154,13 @@ class PaperRun:
             self._failed[what] = str(error)
             raise
 
-    def _kept(self, values: dict[str, Any]) -> tuple[tuple[str, str, float], CellResult]:
+    def _kept(self, at: int) -> tuple[tuple[str, str, float], CellResult]:
+        values = self.kept.results[at]
         try:
-            pair, dataset = str(values["pair"]), str(values["dataset"])
-            key = (pair, dataset, float(values["temperature"]))
+            key = (str(values["pair"]), str(values["dataset"]), float(values["temperature"]))
             return key, CellResult.from_values(values["result"])
         except (KeyError, TypeError, ValueError):
-            raise ParameterError(
-                f"{self.kept.path} holds what is no result of this command; name another --dst"
-            ) from None
+            raise self.kept.no_result(at) from None
 
 
 def _values(cell: PaperCell, result: CellResult) -> dict[str, object]:

@@ -10,6 +10,7 @@ import json
 import os
 from collections.abc import Mapping
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 from sequoia_core.errors import ParameterError, SequoiaError
@@ -21,6 +22,7 @@ class ResultLines:
     Args:
         path: is made where it is missing, with its folder.
         head: values that must be the same whenever the file is gone on with.
+        unsaid: what to say of a head value that would tell a person nothing, by its name.
 
     Attributes:
         path: of the file.
@@ -31,8 +33,14 @@ class ResultLines:
         SequoiaError: it cannot be read or written.
     """
 
-    def __init__(self, path: Path, head: Mapping[str, object]) -> None:
+    def __init__(
+        self,
+        path: Path,
+        head: Mapping[str, object],
+        unsaid: Mapping[str, str] = MappingProxyType({}),
+    ) -> None:
         self.path = path
+        self._unsaid = unsaid
         try:
             self.results = self._opened(head)
         except (OSError, UnicodeDecodeError) as error:
@@ -66,13 +74,25 @@ class ResultLines:
         if not lines:
             self._append(head)
             return []
-        for name, value in head.items():
-            if lines[0].get(name) != value:
-                raise ParameterError(
-                    f"{self.path} was begun with {name} {lines[0].get(name)!r:.80}, not "
-                    f"{value!r:.80}; go on with the same options or name another --dst"
-                )
+        self._check(lines[0], head)
         return lines[1:]
+
+    def _check(self, begun: Mapping[str, Any], head: Mapping[str, object]) -> None:
+        for name, value in head.items():
+            if begun.get(name) != value:
+                said = f"{name} {begun.get(name)!r:.80}, not {value!r:.80}"
+                raise ParameterError(
+                    f"{self.path} was begun with {self._unsaid.get(name, said)}; go on with the "
+                    "same options or name another --dst"
+                )
+
+    def no_result(self, at: int) -> ParameterError:
+        """What to raise where a result's values are not this command's.
+
+        Args:
+            at: its place in `results`.
+        """
+        return self._no_result(at + 2)  # after the head, counted from 1
 
     def _values(self, line: str, number: int) -> dict[str, Any]:
         try:
@@ -80,7 +100,10 @@ class ResultLines:
         except (ValueError, RecursionError):
             values = None
         if not isinstance(values, dict):
-            raise ParameterError(
-                f"{self.path}, line {number}: no result of this command; name another --dst"
-            )
+            raise self._no_result(number)
         return values
+
+    def _no_result(self, number: int) -> ParameterError:
+        return ParameterError(
+            f"{self.path}, line {number}: no result of this command; name another --dst"
+        )

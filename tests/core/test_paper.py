@@ -1,0 +1,298 @@
+"""The published table: its cells and trees, what cannot be held, and that nothing done is lost."""
+
+import json
+from collections.abc import Callable
+from dataclasses import replace
+from itertools import pairwise
+from pathlib import Path
+
+import pytest
+
+from sequoia_core.bench.report import Spread
+from sequoia_core.errors import ModelLoadError, ParameterError, SequoiaError
+from sequoia_core.growmap import find_growmap
+from sequoia_core.pair import Pair, load_pair
+from sequoia_core.reproduce import paper_report
+from sequoia_core.reproduce.paper_facts import TEMPERATURES, paper_facts
+from sequoia_core.reproduce.paper_limits import Room, needed_bytes, why_not
+from sequoia_core.reproduce.paper_run import NEW_TOKENS, PaperOptions, PaperRun
+from sequoia_core.reproduce.paper_table import (
+    CellResult,
+    Choice,
+    Outcome,
+    PaperCell,
+    other_cells,
+    published_cells,
+)
+from sequoia_core.reproduce.resampling import Interval
+from sequoia_core.reproduce.result_lines import ResultLines
+from tests.core.checkpoints import save_model, tiny_tokenizer
+
+FACTS = paper_facts()
+OPTIONS = PaperOptions(start=0, end=1, top_p=1.0, seed=17)
+RESULT = CellResult(
+    prompts=4,
+    tree="128x9",
+    tokens_per_step=Interval(2.0, 2.25, 2.5),
+    tree_ms=Spread(7.0, 8.0, 9.0),
+    plain_ms=Spread(10.0, 12.0, 13.0),
+    speedup=Spread(1.25, 1.5, 1.75),
+)
+
+
+def quiet(_message: str, _fraction: float | None) -> None:
+    """Watches nothing."""
+
+
+@pytest.mark.parametrize(("hardware", "pairs", "cells"), [("a100", 4, 32), ("l40", 5, 28)])
+def test_the_table_has_every_pair_data_set_and_temperature_once(
+    hardware: str, pairs: int, cells: int
+) -> None:
+    table = list(published_cells(FACTS, Choice(hardware)))
+    assert len({cell.pair for cell in table}) == pairs
+    assert len({cell.key for cell in table}) == len(table) == cells
+    figures = [figure for figure in FACTS.figures if figure.hardware == hardware]
+    assert [cell.figure for cell in table if cell.figure] == figures
+    # a pair is loaded once: its cells stand together
+    changes = sum(first.pair != second.pair for first, second in pairwise(table))
+    assert changes == pairs - 1
+
+
+@pytest.mark.parametrize("hardware", sorted(FACTS.hardware))
+def test_every_cell_has_a_packaged_tree_its_own_where_there_is_one(hardware: str) -> None:
+    for cell in published_cells(FACTS, Choice(hardware)):
+        assert cell.growmap is not None
+        assert find_growmap(cell.growmap).size > 1
+        kind = "greedy" if cell.temperature == 0 else "stochastic"
+        if cell.figure is not None:
+            assert cell.growmap == f"{hardware}/{cell.pair}/{cell.dataset}-{kind}"
+
+
+@pytest.mark.parametrize(
+    ("place", "tree"),
+    [
+        (("68m-7b", "cnn", 0.6), "l40/68m-7b/cnn-stochastic"),
+        (("68m-13b", "cnn", 0.6), "l40/68m-13b/c4-stochastic"),
+        (("160m-13b", "cnn", 0.0), "l40/68m-13b/c4-greedy"),
+        (("7b-70b", "mt-bench", 0.6), "l40/7b-70b/mt-bench-greedy"),
+    ],
+)
+def test_the_nearest_tree_stands_in(place: tuple[str, str, float], tree: str) -> None:
+    cells = {cell.key: cell for cell in published_cells(FACTS, Choice("l40"))}
+    assert cells[place].growmap == tree
+
+
+def test_pairs_data_sets_and_the_tree_may_be_chosen() -> None:
+    choice = Choice("a100", ("68m-13b",), ("mine.txt",), "chain/4")
+    cells = list(published_cells(FACTS, choice))
+    assert [cell.key for cell in cells] == [("68m-13b", "mine.txt", t) for t in TEMPERATURES]
+    assert {cell.growmap for cell in cells} == {"chain/4"}
+    own = list(other_cells(FACTS, Choice("a100"), "mine"))
+    assert [cell.figure.tokens for cell in own[:2] if cell.figure] == [5.08, 3.92]
+    assert {(cell.pair, cell.growmap) for cell in own} == {("mine", None)}
+
+
+def test_hardware_and_pairs_that_nothing_is_published_for_are_refused() -> None:
+    with pytest.raises(ParameterError, match="there are figures for a100, l40"):
+        list(published_cells(FACTS, Choice("h100")))
+    with pytest.raises(ParameterError, match="there are figures for a100, l40"):
+        list(other_cells(FACTS, Choice("h100"), "mine"))
+    with pytest.raises(ParameterError, match="on the l40 there are 68m-7b"):
+        list(published_cells(FACTS, Choice("l40", ("1.3b-33b",))))
+
+
+def machine(**changes: object) -> Room:
+    """One that holds everything, but for the changes."""
+    room = Room("cpu", 10**13, 10**13, 2, token=True, fetched=lambda _name: False)
+    return replace(room, **changes)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("name", sorted(FACTS.pairs))
+def test_a_pair_is_held_back_from_the_very_byte_that_is_missing(name: str) -> None:
+    pair = FACTS.pairs[name]
+    needed = needed_bytes(pair, 2, 384)
+    assert why_not(pair, machine(memory=needed), 384) == ""
+    assert "GiB are free on cpu" in why_not(pair, machine(memory=needed - 1), 384)
+    fetched = 2 * (pair.target.parameters + pair.draft.parameters)
+    assert why_not(pair, machine(disk=fetched), 384) == ""
+    assert "would be fetched" in why_not(pair, machine(disk=fetched - 1), 384)
+    there = machine(disk=0, token=False, fetched=lambda _name: True)
+    assert why_not(pair, there, 384) == ""
+    gated = pair.target.gated or pair.draft.gated
+    assert ("gated and there is no HF_TOKEN" in why_not(pair, machine(token=False), 384)) == gated
+
+
+def test_streaming_leaves_two_layers_of_the_target_in_memory() -> None:
+    pair = FACTS.pairs["7b-70b"]
+    layer = (
+        pair.target.parameters - replace(pair.target, num_layers=0).parameters
+    ) // pair.target.num_layers
+    resident = needed_bytes(replace(pair, offload=False), 2, 384)
+    assert needed_bytes(pair, 2, 384) == resident - 2 * 78 * layer
+    assert needed_bytes(pair, 4, 384) > needed_bytes(pair, 2, 384)
+
+
+@pytest.fixture(scope="module")
+def pair(tmp_path_factory: pytest.TempPathFactory) -> Pair:
+    """Two random models of one tokenizer, a character a token."""
+    folder = tmp_path_factory.mktemp("models")
+    for name, layers in (("target", 2), ("draft", 1)):
+        save_model(
+            folder / name, tiny_tokenizer(), num_hidden_layers=layers, max_position_embeddings=400,
+            eos_token_id=None,
+        )  # fmt: skip
+    return load_pair(str(folder / "target"), str(folder / "draft"), dtype="float32")
+
+
+@pytest.fixture(scope="module")
+def texts(tmp_path_factory: pytest.TempPathFactory) -> str:
+    """A file of two texts that are long enough."""
+    path = tmp_path_factory.mktemp("texts") / "texts.txt"
+    letters = ["".join(chr(65 + (7 * at + row) % 26) for at in range(140)) for row in range(2)]
+    path.write_text("\n".join(letters) + "\n")
+    return str(path)
+
+
+class Shelf:
+    """Hands out the pair under some names and counts how often."""
+
+    def __init__(self, pair: Pair, *names: str) -> None:
+        self._pair, self._names = pair, names
+        self.asked: list[str] = []
+
+    def load(self, name: str, _progress: Callable[[str, float | None], None]) -> Pair:
+        """The pair, or that there is none."""
+        self.asked.append(name)
+        if name not in self._names:
+            raise ModelLoadError(f"{name}: too large")
+        return self._pair
+
+
+def cells_of(texts: str, *pairs: str) -> list[PaperCell]:
+    """Both temperatures of each pair on the texts, with a small tree."""
+    return [
+        PaperCell(pair, texts, temperature, "k-ary/2x2", None)
+        for pair in pairs
+        for temperature in TEMPERATURES
+    ]
+
+
+def test_cells_are_decoded_kept_and_not_decoded_again(
+    pair: Pair, texts: str, tmp_path: Path
+) -> None:
+    shelf, cells = Shelf(pair, "small"), cells_of(texts, "large", "small")
+    kept = ResultLines(tmp_path / "cells.jsonl", {})
+    outcomes = list(PaperRun(cells, kept, shelf.load, OPTIONS).outcomes(quiet))
+    assert [each.cell for each in outcomes] == cells
+    assert [each.skipped for each in outcomes] == ["large: too large"] * 2 + [""] * 2
+    for each in outcomes[2:]:
+        assert each.result is not None
+        assert each.result.prompts == 1
+        assert each.result.tree == "7x2"
+        assert 1.0 <= each.result.tokens_per_step.value <= 3.0
+        assert each.result.speedup.middle > 0
+    assert shelf.asked == ["large", "small"]
+    again = ResultLines(tmp_path / "cells.jsonl", {})
+    later = Shelf(pair)
+    resumed = list(PaperRun(cells, again, later.load, OPTIONS).outcomes(quiet))
+    assert [each.result for each in resumed] == [each.result for each in outcomes]
+    assert later.asked == ["large"]
+
+
+def test_a_killed_run_goes_on_after_its_last_whole_cell(
+    pair: Pair, texts: str, tmp_path: Path
+) -> None:
+    cells, path = cells_of(texts, "small"), tmp_path / "cells.jsonl"
+    run = PaperRun(cells, ResultLines(path, {}), Shelf(pair, "small").load, OPTIONS)
+    first = next(run.outcomes(quiet))  # what comes after is never run
+    with path.open("a") as file:
+        file.write('{"pair": "small", "data')
+    going_on = PaperRun(cells, ResultLines(path, {}), Shelf(pair, "small").load, OPTIONS)
+    outcomes = list(going_on.outcomes(quiet))
+    assert outcomes[0].result == first.result
+    assert all(outcome.result for outcome in outcomes)
+    assert len(path.read_text().splitlines()) == 1 + len(cells)
+
+
+def test_a_data_set_that_cannot_be_had_costs_its_cells_alone(
+    pair: Pair, texts: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def unreachable(_name: str) -> object:
+        raise SequoiaError("data set c4: the hub cannot be reached")
+
+    monkeypatch.setattr("sequoia_core.data.passages.named_rows", unreachable)
+    cells = [replace(cell, dataset="c4") for cell in cells_of(texts, "small")]
+    cells += cells_of(texts, "small")
+    kept = ResultLines(tmp_path / "cells.jsonl", {})
+    outcomes = list(PaperRun(cells, kept, Shelf(pair, "small").load, OPTIONS).outcomes(quiet))
+    assert ["cannot be reached" in each.skipped for each in outcomes] == [True] * 2 + [False] * 2
+
+
+def test_too_few_rows_end_the_run_and_what_was_done_is_kept(
+    pair: Pair, texts: str, tmp_path: Path
+) -> None:
+    path, short = tmp_path / "cells.jsonl", tmp_path / "short.txt"
+    short.write_text(Path(texts).read_text().splitlines()[0] + "\n")
+    cells = cells_of(texts, "small") + cells_of(str(short), "small")
+    options = replace(OPTIONS, end=2)
+    run = PaperRun(cells, ResultLines(path, {}), Shelf(pair, "small").load, options)
+    with pytest.raises(ParameterError, match="has 1 rows"):
+        list(run.outcomes(quiet))
+    assert len(path.read_text().splitlines()) == 1 + 2
+
+
+def test_too_small_a_cache_says_what_would_do(pair: Pair, texts: str, tmp_path: Path) -> None:
+    needed = 128 + NEW_TOKENS + 7
+    kept = ResultLines(tmp_path / "cells.jsonl", {})
+    options = replace(OPTIONS, cache_length=needed - 1)
+    run = PaperRun(cells_of(texts, "small"), kept, Shelf(pair, "small").load, options)
+    with pytest.raises(ParameterError, match=f"the smallest value that works is {needed}"):
+        list(run.outcomes(quiet))
+
+
+def test_a_set_that_is_known_to_be_short_is_read_to_its_end() -> None:
+    options = PaperOptions(0, 200, 1.0, 17)
+    assert options.data("mt-bench").end == 80
+    assert options.data("c4").end == 200
+    assert replace(options, end=3).data("mt-bench").end == 3
+
+
+@pytest.mark.parametrize("wrong", [{"end": 0}, {"top_p": 0.0}, {"seed": -1}])
+def test_options_out_of_range_are_refused(wrong: dict[str, float]) -> None:
+    with pytest.raises(ParameterError):
+        replace(OPTIONS, **wrong)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("line", [{}, {"pair": "a", "dataset": "b", "temperature": 0.0}])
+def test_a_kept_line_of_another_kind_is_named(tmp_path: Path, line: dict[str, object]) -> None:
+    kept = ResultLines(tmp_path / "cells.jsonl", {})
+    kept.add(line)
+    run = PaperRun([], kept, lambda _name, _progress: pytest.fail("nothing to load"), OPTIONS)
+    with pytest.raises(ParameterError, match="line 2: no result"):
+        list(run.outcomes(quiet))
+
+
+def test_a_result_survives_json() -> None:
+    assert CellResult.from_values(json.loads(json.dumps(RESULT.as_values()))) == RESULT
+
+
+def test_a_cell_is_worded_with_what_was_measured_and_what_is_published(tmp_path: Path) -> None:
+    cell = next(published_cells(FACTS, Choice("a100")))
+    done, skipped = Outcome(cell, RESULT), Outcome(cell, None, "too large")
+    assert paper_report.here_text(done) == (
+        "2.25 (2.00 to 2.50) · 1.50x (1.25 to 1.75) · 8.0 ms, plain 12.0"
+    )
+    assert paper_report.here_text(skipped) == "skipped: too large"
+    assert paper_report.paper_text(cell.figure) == "5.08 · 4.04x · 6.0 ms"
+    assert paper_report.paper_text(None) == "-"
+    assert paper_report.tree_text(cell, RESULT) == "68m-7b/c4-greedy 128x9"
+    assert paper_report.tree_text(replace(cell, growmap=None), None) == "-"
+    assert paper_report.outcome_values(done)["result"]["tree"] == "128x9"
+    assert paper_report.outcome_values(done)["skipped"] is None
+    assert paper_report.outcome_values(skipped)["paper"]["tokens"] == 5.08
+    pytest.importorskip("matplotlib")
+    paper_report.draw_paper(tmp_path / "paper.svg", [done, skipped])
+    drawn = (tmp_path / "paper.svg").read_text()
+    assert "published" in drawn
+    assert "here" in drawn
+    assert "68m-7b, c4, T=0" in drawn
