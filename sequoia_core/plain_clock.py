@@ -18,6 +18,10 @@ REFRESH_TOKENS = 64
 """Change of context after which one more sample is taken."""
 STALE_SECONDS = 10.0
 """Age of the latest sample after which the machine may have changed its speed."""
+STALE_FORWARDS = 30
+"""Likewise in forwards, where so many take longer: of a model read from disk one takes seconds."""
+SLOW_MS = 1000.0
+"""A forward of this length is sampled once: what would be averaged is small beside it."""
 FAR_TOKENS = 512
 """Change of context after which the samples kept say nothing any more."""
 KEPT_SAMPLES = 5
@@ -60,12 +64,17 @@ class PlainClock:
     def refresh(self) -> None:
         """Take a sample if the context has moved on, several if there is none from here and now."""
         moved = abs(len(self._ledger.token_ids) - self._sampled_at)
-        stale = monotonic() - self._sampled_when >= STALE_SECONDS
+        known_ms = median(self._samples) if self._samples else 0.0
+        lasting = max(STALE_SECONDS, STALE_FORWARDS * known_ms / 1e3)
+        stale = monotonic() - self._sampled_when >= lasting
         if not self._samples or stale or moved >= FAR_TOKENS:
-            self._sample()  # the first forward after a prompt is colder than a step's
+            if known_ms < SLOW_MS:
+                self._sample()  # the first forward after a prompt is colder than a step's
             self._samples.clear()
-            for _ in range(FIRST_SAMPLES):
+            while len(self._samples) < FIRST_SAMPLES:
                 self._sample()
+                if self._samples[-1] >= SLOW_MS:
+                    break
         elif moved >= REFRESH_TOKENS:
             self._sample()
 

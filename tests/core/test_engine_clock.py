@@ -13,6 +13,7 @@ from sequoia_core.plain_clock import (
     FIRST_SAMPLES,
     KEPT_SAMPLES,
     REFRESH_TOKENS,
+    STALE_FORWARDS,
     STALE_SECONDS,
     PlainClock,
 )
@@ -80,6 +81,26 @@ def test_samples_of_an_earlier_time_are_dropped(monkeypatch: pytest.MonkeyPatch)
     time.now += STALE_SECONDS
     clock.refresh()
     assert clock.milliseconds(1e6) == pytest.approx(1)
+
+
+def test_slow_forwards_are_sampled_seldom(monkeypatch: pytest.MonkeyPatch) -> None:
+    """One at a time, and again only when many more have passed."""
+    time = FakeTime()
+    monkeypatch.setattr(stopwatch, "perf_counter", time)
+    monkeypatch.setattr(plain_clock, "monotonic", time)
+    time.now = 100.0
+    model = SlowModel(time, [9.0, 4.0, 2.0])
+    clock, _ = clock_of(model, 10)
+    clock.refresh()
+    assert model.forwards == 2
+    assert clock.milliseconds(1e6) == pytest.approx(4000)
+    time.now += STALE_FORWARDS * 4.0 - 1.0
+    clock.refresh()
+    assert model.forwards == 2
+    time.now += 1.0
+    clock.refresh()
+    assert model.forwards == 3
+    assert clock.milliseconds(1e6) == pytest.approx(2000)
 
 
 def test_it_is_refreshed_as_the_context_grows_and_not_otherwise() -> None:
