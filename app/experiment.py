@@ -11,13 +11,14 @@ from typing import TYPE_CHECKING, Any
 
 import typer
 
-from sequoia_core.config import OTHER_CHILDREN, Mode, SamplingParams
+from sequoia_core.config import Mode, SamplingParams
 from sequoia_core.data import DataSpec
 from sequoia_core.errors import ParameterError, SequoiaError
 
 from . import launch
 from .destination import picture_to_be_written
 from .progress import progress_line
+from .release_options import DRAFT_TOP_P
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -28,6 +29,8 @@ if TYPE_CHECKING:
     from .messages import LoadProgress
 
 INTERRUPTED = 130
+DRAWN = frozenset({Mode.SEQUOIA, Mode.SPECINFER})
+"""Rules whose children are a matter of chance."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,18 +40,17 @@ class TreeAsked:
     Attributes:
         rule: of children and acceptance.
         growmap: None is the pair's own.
-        draft_top_p: None is the testbeds' default.
+        draft_top_p: nucleus mass of what children are drawn from.
         cache_length: None is what is needed.
     """
 
     rule: Mode
     growmap: str | None
-    draft_top_p: float | None
+    draft_top_p: float
     cache_length: int | None
 
     def __post_init__(self) -> None:
-        drawn = self.rule in {Mode.SEQUOIA, Mode.SPECINFER}
-        if self.draft_top_p is not None and not drawn:
+        if self.draft_top_p != DRAFT_TOP_P and self.rule not in DRAWN:
             raise ParameterError(
                 "--DP does nothing here: children are the draft's most probable tokens"
             )
@@ -78,16 +80,15 @@ class Task:
             ParameterError: a value is out of range.
         """
         from sequoia_core.reproduce.experiment import Experiment, Measured, pairs_growmap
-        from sequoia_core.reproduce.sampling import DRAFT_TOP_P
 
-        asked, nucleus = self.tree, self.tree.draft_top_p
+        asked = self.tree
         return Experiment(
             asked.rule,
             pairs_growmap(pair, asked.growmap, self.params.temperature),
             self.params,
             Measured(self.measured),
             asked.cache_length,
-            DRAFT_TOP_P if nucleus is None else nucleus,
+            asked.draft_top_p,
         )
 
 
@@ -206,7 +207,7 @@ def _summary(run: "ExperimentRun", findings: "Findings") -> str:
     parts.append(f"temperature {params.temperature:g}")
     if params.temperature and params.top_p < 1.0:
         parts.append(f"top-p {params.top_p:g}")
-    if params.temperature and wanted.rule not in OTHER_CHILDREN and wanted.draft_top_p < 1.0:
+    if params.temperature and wanted.rule in DRAWN and wanted.draft_top_p < 1.0:
         parts.append(f"the draft's {wanted.draft_top_p:g}")
     parts.append(f"seed {params.seed}")
     return (

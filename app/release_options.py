@@ -19,6 +19,8 @@ SEED = 17
 TEMPERATURE = 0.6
 TOP_P = 0.9
 """The release's; its README passes 1."""
+DRAFT_TOP_P = 1.0
+"""The release's testbeds draw children from the whole of the draft's distribution."""
 
 _MODELS = "Models"
 _DATA = "Data"

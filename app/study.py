@@ -32,7 +32,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True)
 class Task:
-    """One study; values as on the command line, () and None for the sweep's own."""
+    """One study; values as on the command line, () for the sweep's own."""
 
     data: DataSpec
     growmap: str
@@ -40,7 +40,7 @@ class Task:
     top_ps: tuple[float, ...]
     tokens: int
     seed: int
-    draft_top_p: float | None
+    draft_top_p: float
 
     def sweep(self) -> "Sweep":
         """As it is counted.
@@ -51,7 +51,6 @@ class Task:
         """
         from sequoia_core.growmap import find_growmap
         from sequoia_core.reproduce.robustness import TEMPERATURES, TOP_PS, Sweep
-        from sequoia_core.reproduce.sampling import DRAFT_TOP_P
 
         return Sweep(
             find_growmap(self.growmap),
@@ -59,7 +58,7 @@ class Task:
             self.top_ps or TOP_PS,
             self.tokens,
             self.seed,
-            DRAFT_TOP_P if self.draft_top_p is None else self.draft_top_p,
+            self.draft_top_p,
         )
 
 

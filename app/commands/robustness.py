@@ -9,7 +9,7 @@ from sequoia_core.data import DataSpec
 
 from .. import release_options
 from ..experiment import Results
-from ..release_options import SEED, with_models
+from ..release_options import DRAFT_TOP_P, SEED, with_models
 from ..study import Task, run_study
 
 GROWMAP = "smollm2-135m/stochastic-16x4"
@@ -77,7 +77,7 @@ def robustness(
     tokens: _Tokens = TOKENS,
     temperature: _Temperatures = None,
     top_p: _TopPs = None,
-    draft_top_p: release_options.DraftTopP = None,
+    draft_top_p: release_options.DraftTopP = DRAFT_TOP_P,
     seed: release_options.Seed = SEED,
     growmap: _Growmap = GROWMAP,
     dst: release_options.Destination = None,

@@ -12,7 +12,7 @@ from sequoia_core.data.spec import PROMPT_TOKENS
 
 from .. import release_options
 from ..experiment import Results, Task, TreeAsked, run_testbed
-from ..release_options import SEED, TEMPERATURE, TOP_P, with_models
+from ..release_options import DRAFT_TOP_P, SEED, TEMPERATURE, TOP_P, with_models
 
 NEW_TOKENS = TOTAL_TOKENS - PROMPT_TOKENS
 
@@ -57,7 +57,7 @@ def decoding_by(rule: Mode) -> Callable[..., None]:
         tokens: release_options.Tokens = NEW_TOKENS,
         temperature: release_options.Temperature = TEMPERATURE,
         top_p: release_options.TopP = TOP_P,
-        draft_top_p: release_options.DraftTopP = None,
+        draft_top_p: release_options.DraftTopP = DRAFT_TOP_P,
         seed: release_options.Seed = SEED,
         growmap: release_options.Growmap = None,
         cache_length: release_options.CacheLength = None,
