@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 STAMP := $(VENV)/.set-up
 PIP := $(BIN)/python -m pip --disable-pip-version-check
 
-.PHONY: help setup chat test lint format coverage bench bench-screen pictures growmaps clean
+.PHONY: help setup chat test lint format coverage bench bench-screen pictures growmaps robustness clean
 
 help:  ## list the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | awk -F':.*## ' '{printf "  make %-12s %s\n", $$1, $$2}'
@@ -66,6 +66,11 @@ bench-screen: setup  ## what drawing costs, in a real terminal
 
 growmaps: setup  ## the packaged tree shapes that follow from published figures, and their list
 	@$(BIN)/python -m sequoia_core.reproduce.make_growmaps
+
+robustness: setup  ## rules over temperature and top-p, an hour; goes on where it stopped; PROMPTS=FILE.jsonl
+	$(BIN)/sequoia reproduce robustness $(if $(PROMPTS),--dataset $(PROMPTS)) \
+		$(if $(COUNT),--end $(COUNT)) --dst build/robustness.jsonl \
+		--picture $(or $(TO),docs/img/robustness.svg)
 
 pictures: setup  ## the pictures of the documentation, from a recorded answer
 	$(BIN)/python -m tests.app.demo pictures
