@@ -6,12 +6,13 @@ Owns the order of checks, files and printing; `sequoia_core.reproduce` fills the
 import json
 import shutil
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import typer
 
+from sequoia_core.config import Offload
 from sequoia_core.errors import ParameterError, SequoiaError
 from sequoia_core.pairs import catalogue
 
@@ -118,8 +119,11 @@ class PaperModels:
         from sequoia_core.data import TOTAL_TOKENS
         from sequoia_core.reproduce.paper_limits import why_not
 
+        pair = self._facts.pairs[name]
+        if self.settings.offload is not Offload.NONE:
+            pair = replace(pair, offload=True)
         nodes = max(setup.nodes for setup in self._facts.setups if setup.pair == name)
-        return why_not(self._facts.pairs[name], room(self.settings), TOTAL_TOKENS + nodes)
+        return why_not(pair, room(self.settings), TOTAL_TOKENS + nodes)
 
 
 def room(settings: "Settings") -> "Room":
@@ -201,6 +205,7 @@ def head_of(settings: "Settings", choice: "Choice", options: "PaperOptions") -> 
         "dtype": settings.dtype,
         "weights": settings.weights.value,
         "exact": settings.exact,
+        "offload": settings.offload.value,
     }
 
 

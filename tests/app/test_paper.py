@@ -54,10 +54,10 @@ def run(*arguments: str, code: int = 0) -> str:
 
 @pytest.fixture
 def small_machine(monkeypatch: pytest.MonkeyPatch) -> None:
-    """4 GiB of memory, enough disk, nothing fetched, no token."""
+    """6 GiB of memory, enough disk, nothing fetched, no token."""
 
     def room(_settings: object) -> Room:
-        return Room("cpu", 4 * 2**30, 10**13, 2, token=False, fetched=lambda _name: False)
+        return Room("cpu", 6 * 2**30, 10**13, 2, token=False, fetched=lambda _name: False)
 
     monkeypatch.setattr(paper, "room", room)
 
@@ -114,11 +114,25 @@ def test_what_cannot_be_held_is_skipped_with_the_reason(tmp_path: Path) -> None:
     shown = run(*COMMAND, "a100", "--dst", str(tmp_path))
     lines = [line for line in shown.splitlines() if "skipped: " in line]
     assert len(lines) == 32
-    assert all("4.0 GiB are free on cpu" in line for line in lines)
+    assert all("6.0 GiB are free on cpu" in line for line in lines)
     assert any(line.endswith("5.08 · 4.04x · 6.0 ms") for line in map(str.strip, lines))
     assert "paper, NVIDIA A100" in shown
     assert "0 of 32 cells measured, 32 skipped" in shown
     assert (tmp_path / "cells.jsonl").read_text().count("\n") == 1
+
+
+@pytest.mark.usefixtures("small_machine")
+def test_a_target_whose_layers_are_streamed_needs_less(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def load(_settings: object, _progress: object) -> object:
+        raise ModelLoadError("not fetched here")
+
+    monkeypatch.setattr(launch, "load_chosen", load)
+    wanted = (*COMMAND, "a100", "--pairs", "1.3b-33b", "--json", "--dst")
+    for more, reason in (((), "needs 63.6 GiB"), (("--offload", "disk"), "not fetched here")):
+        values = json.loads(run(*wanted, str(tmp_path / reason), *more))
+        assert all(reason in cell["skipped"] for cell in values["cells"])
 
 
 def test_a_published_pair_is_loaded_by_its_names_and_streamed_where_it_was(
