@@ -171,8 +171,9 @@ def _verdict(sweep: "Sweep", study: "Study") -> str:
     )
     return "\n".join([
         f"tokens/step of {tree.name}, {study.prompts} prompts of {sweep.tokens} tokens; leads of "
-        "sequoia on the same prompts and seeds, 95 % intervals over prompts",
+        "sequoia on the same prompts and seeds, with intervals that all hold at once with 95 %",
         f"mean lead over all settings: {overall}",
         f"sequoia is above in {study.leads} of {study.comparisons} comparisons beyond the noise, "
-        + (f"below {behind}" if behind else "below in none"),
+        + (f"below {behind}" if behind else "below in none")
+        + f"; its figure is the lower one in {study.lower}",
     ])  # fmt: skip

@@ -65,6 +65,33 @@ def difference(
     return _interval(sum(values) / len(values), np.mean(resampled, axis=0))
 
 
+def differences(
+    counts: Sequence[Sequence[Counted]], others: Sequence[Sequence[Counted]]
+) -> list[Interval]:
+    """As `difference`, setting by setting, with intervals that all hold at once.
+
+    Of many intervals that hold one by one some do not hold by chance. These are as wide, in
+    standard errors, as the resampled figures' largest deviation of all seldom is.
+
+    Args:
+        counts: for one setting or more, one for each prompt; the prompts are the same.
+        others: of the same settings and prompts in the same order.
+    """
+    ahead = [_tokens_per_step(each) for each in counts]
+    behind = [_tokens_per_step(each) for each in others]
+    both = list(zip(ahead, behind, strict=True))
+    values = np.array([value - other for (value, _), (other, _) in both])
+    resampled = np.stack([drawn - others_drawn for (_, drawn), (_, others_drawn) in both])
+    errors = resampled.std(axis=1)  # [settings]
+    deviations = np.abs(resampled - values[:, None])
+    scaled = deviations / np.where(errors > 0, errors, 1.0)[:, None]
+    widths = errors * np.quantile(scaled.max(axis=0), LEVEL)
+    return [
+        Interval(float(value - width), float(value), float(value + width))
+        for value, width in zip(values, widths, strict=True)
+    ]
+
+
 def _tokens_per_step(counts: Sequence[Counted]) -> tuple[float, NDArray[np.float64]]:
     """As counted, and resampled [RESAMPLES]."""
     tokens = np.array([count.tokens for count in counts], dtype=np.float64)

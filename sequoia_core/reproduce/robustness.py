@@ -7,19 +7,19 @@ rules decode the same prompts with the same seeds, and results are kept by the c
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from itertools import product
 from typing import TYPE_CHECKING
 
 from sequoia_core.config import Mode, SamplingParams
-from sequoia_core.engine import Engine
+from sequoia_core.draft import DraftModel
 from sequoia_core.errors import ParameterError
-from sequoia_core.events import Step
-from sequoia_core.protocols import TreeChoice
+from sequoia_core.ledger import Ledger
+from sequoia_core.protocols import LanguageModel
 from sequoia_core.reproduce.resampling import Counted
 from sequoia_core.reproduce.sampling import DRAFT_TOP_P, DraftNucleus
 from sequoia_core.reproduce.seeds import prompt_digest, prompt_seed
-from sequoia_core.trees import BundledAdvisor
+from sequoia_core.speculator import Speculator
 
 if TYPE_CHECKING:
     from sequoia_core.growmap import GrowMap
@@ -126,19 +126,17 @@ def count_all(
         each result as soon as there is one.
 
     Raises:
-        ParameterError: the target has no draft.
-        ContextFullError: a prompt is too long.
+        ParameterError: the target has no draft, or a prompt is too long.
     """
     if pair.draft is None:
         raise ParameterError(
             "the target has no draft, so nothing is drafted; name one with --model"
         )
+    counter = Counter(
+        pair.target, DraftModel(pair.draft, pair.draft_vocab_ids), sweep, _most(prompts)
+    )
     done = {(count.cell, count.prompt) for count in known}
     cells = sweep.cells()
-    engine = Engine.of(
-        replace(pair, eos_token_ids=frozenset()), BundledAdvisor.default(pair.acceptance_rates)
-    )
-    engine.make_sampler = DraftNucleus(sweep.draft_top_p).sampler
     for at, (ids, cell) in enumerate(product(prompts, cells)):
         digest = prompt_digest(ids)
         if (cell, digest) in done:
@@ -148,19 +146,58 @@ def count_all(
             f"temperature {cell.temperature:g}, top-p {cell.top_p:g}",
             at / (len(prompts) * len(cells)),
         )
-        yield Count(cell, digest, _count(engine, sweep, cell, ids))
+        yield Count(cell, digest, counter.count(cell, ids))
 
 
-def _count(engine: Engine, sweep: Sweep, cell: Cell, prompt_ids: Sequence[int]) -> Counted:
-    """Whole paths are counted, the last one's part beyond the limit too.
+def _most(prompts: Sequence[Sequence[int]]) -> int:
+    return max(map(len, prompts), default=0)
 
-    Whether a step is the last is known before it is drawn, so the mean over whole steps is that of
-    a step; cut at the limit it would lie below.
+
+class Counter:
+    """Decodes without events, text or clocks, which would cost more than they tell here.
+
+    Args:
+        target: decides.
+        draft: proposes.
+        sweep: what is decoded.
+        prompt_tokens: of the longest prompt.
+
+    Raises:
+        ParameterError: text and tree do not fit into a context window.
     """
-    engine.tree_choice = TreeChoice(cell.rule, sweep.growmap)
-    tokens = steps = 0
-    for event in engine.generate(prompt_ids, sweep.sampling(cell, prompt_ids)):
-        if isinstance(event, Step):
-            tokens += len(event.path)  # without the root, with the bonus token
+
+    def __init__(
+        self, target: LanguageModel, draft: DraftModel, sweep: Sweep, prompt_tokens: int
+    ) -> None:
+        window = min(target.context_window, draft.model.context_window)
+        needed = prompt_tokens + sweep.tokens + sweep.growmap.size
+        if needed > window:
+            raise ParameterError(
+                f"{prompt_tokens} tokens of prompt, {sweep.tokens} after it and a tree of "
+                f"{sweep.growmap.size} nodes are more than the context window of {window}"
+            )
+        self._device, self._sweep = target.device, sweep
+        self._nucleus = DraftNucleus(sweep.draft_top_p)
+        self._ledger = Ledger(target, draft.model)
+        self._speculator = Speculator(target, draft, self._ledger)
+
+    def count(self, cell: Cell, prompt_ids: Sequence[int]) -> Counted:
+        """Decode one prompt in one cell.
+
+        Whole paths are counted, the last one's part beyond the limit too. Whether a step is the
+        last is known before it is drawn, so the mean over whole steps is that of a step; cut at the
+        limit it would lie below.
+        """
+        params = self._sweep.sampling(cell, prompt_ids)
+        sampler = self._nucleus.sampler(params, self._device, cell.rule)
+        self._ledger.start(prompt_ids)
+        for _ in self._ledger.read_prompt():
+            pass
+        tokens = steps = 0
+        while tokens < self._sweep.tokens:
+            scored, verdict = self._speculator.step(self._sweep.growmap, sampler)
+            drafted = [scored.token_ids[node] for node in verdict.path[1:]]
+            self._speculator.keep(scored, verdict.path, [*drafted, verdict.bonus_token])
+            tokens += len(drafted) + 1
             steps += 1
-    return Counted(tokens, steps)
+        return Counted(tokens, steps)

@@ -11,7 +11,12 @@ from itertools import product
 from typing import TYPE_CHECKING
 
 from sequoia_core.errors import SequoiaError
-from sequoia_core.reproduce.resampling import Counted, Interval, difference, tokens_per_step
+from sequoia_core.reproduce.resampling import (
+    Interval,
+    difference,
+    differences,
+    tokens_per_step,
+)
 from sequoia_core.reproduce.robustness import RULES, Cell, Count
 
 if TYPE_CHECKING:
@@ -29,7 +34,8 @@ class Setting:
         temperature: of target and draft.
         top_p: likewise.
         rates: tokens per step of each rule.
-        ahead: how many more of them the first rule has than each other, on the same prompts.
+        ahead: how many more of them the first rule has than each other, on the same prompts; the
+            intervals of all settings hold at once.
     """
 
     temperature: float
@@ -70,16 +76,23 @@ class Study:
             raise SequoiaError("no prompt was decoded in every way yet; run it again to go on")
         by_cell = {cell: [by_place[cell, prompt] for prompt in prompts] for cell in cells}
         places = list(product(sweep.top_ps, sweep.temperatures))
+        by_rule = {
+            rule: [by_cell[Cell(rule, heat, top_p)] for top_p, heat in places] for rule in RULES
+        }
+        firsts = by_rule[FIRST] * len(OTHERS)
+        leads = differences(firsts, [each for rule in OTHERS for each in by_rule[rule]])
         return cls(
             prompts=len(prompts),
-            settings=tuple(_setting(by_cell, heat, top_p) for top_p, heat in places),
-            overall={
-                other: difference(
-                    [by_cell[Cell(FIRST, heat, top_p)] for top_p, heat in places],
-                    [by_cell[Cell(other, heat, top_p)] for top_p, heat in places],
+            settings=tuple(
+                Setting(
+                    heat,
+                    top_p,
+                    {rule: tokens_per_step(by_rule[rule][at]) for rule in RULES},
+                    dict(zip(OTHERS, leads[at :: len(places)], strict=True)),
                 )
-                for other in OTHERS
-            },
+                for at, (top_p, heat) in enumerate(places)
+            ),
+            overall={rule: difference(by_rule[FIRST], by_rule[rule]) for rule in OTHERS},
         )
 
     @property
@@ -98,16 +111,11 @@ class Study:
         return sum(lead.low > 0 for each in self.settings for lead in each.ahead.values())
 
     @property
+    def lower(self) -> int:
+        """In how many the first rule's figure is the lower one, noise or not."""
+        return sum(lead.value < 0 for each in self.settings for lead in each.ahead.values())
+
+    @property
     def comparisons(self) -> int:
         """Settings by other rules."""
         return len(self.settings) * len(OTHERS)
-
-
-def _setting(by_cell: dict[Cell, list[Counted]], temperature: float, top_p: float) -> Setting:
-    counts = {rule: by_cell[Cell(rule, temperature, top_p)] for rule in RULES}
-    return Setting(
-        temperature,
-        top_p,
-        {rule: tokens_per_step(each) for rule, each in counts.items()},
-        {other: difference([counts[FIRST]], [counts[other]]) for other in OTHERS},
-    )

@@ -202,7 +202,7 @@ def test_the_study_compares_draws_and_does_not_count_twice(
     assert "temperature" in picture.read_text()
     lines = dst.read_text().splitlines()
     assert len(lines) == 1 + 2 * 2 * len(RULES)
-    monkeypatch.delattr(robustness, "_count")  # nothing is left to be decoded
+    monkeypatch.delattr(robustness.Counter, "count")  # nothing is left to be decoded
     again = study(folder, dst, "--json")
     assert again.exit_code == 0, again.output
     told = json.loads(again.stdout)
@@ -217,7 +217,7 @@ def test_a_study_that_is_stopped_goes_on(
 ) -> None:
     whole, dst = tmp_path / "whole.jsonl", tmp_path / "counts.jsonl"
     study(folder, whole)
-    count = robustness._count
+    count = robustness.Counter.count
     left = [None] * 5
 
     def stopping(*arguments: Any) -> Any:
@@ -226,11 +226,11 @@ def test_a_study_that_is_stopped_goes_on(
         left.pop()
         return count(*arguments)
 
-    monkeypatch.setattr(robustness, "_count", stopping)
+    monkeypatch.setattr(robustness.Counter, "count", stopping)
     result = study(folder, dst)
     assert result.exit_code == 130
     assert f"interrupted; 5 results are kept in {dst}" in result.stderr
-    monkeypatch.setattr(robustness, "_count", count)
+    monkeypatch.setattr(robustness.Counter, "count", count)
     result = study(folder, dst)
     assert result.exit_code == 0, result.output
     assert dst.read_text() == whole.read_text()

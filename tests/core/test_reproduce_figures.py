@@ -1,5 +1,6 @@
 """How sure a figure over prompts is, and which seed a prompt gets."""
 
+import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -7,7 +8,7 @@ from hypothesis import strategies as st
 from sequoia_core.config import Mode, SamplingParams
 from sequoia_core.errors import SequoiaError
 from sequoia_core.growmap import GrowMap
-from sequoia_core.reproduce.resampling import Counted, difference, tokens_per_step
+from sequoia_core.reproduce.resampling import Counted, difference, differences, tokens_per_step
 from sequoia_core.reproduce.robustness import RULES, Count, Sweep
 from sequoia_core.reproduce.seeds import prompt_digest, prompt_seed
 from sequoia_core.reproduce.standing import Study
@@ -56,6 +57,33 @@ def test_an_interval_has_the_width_that_the_normal_law_gives() -> None:
     found = tokens_per_step(counts)
     assert found.low == pytest.approx(15 - 1.96 * 0.5, abs=0.1)
     assert found.high == pytest.approx(15 + 1.96 * 0.5, abs=0.1)
+
+
+@given(COUNTS, st.lists(st.integers(0, 4), min_size=1, max_size=5))
+def test_intervals_that_hold_at_once_are_around_every_setting(
+    counts: list[Counted], more: list[int]
+) -> None:
+    ahead = [
+        [Counted(each.tokens + extra * each.steps, each.steps) for each in counts] for extra in more
+    ]
+    found = differences(ahead, [counts] * len(more))
+    for extra, each in zip(more, found, strict=True):
+        assert (each.low, each.value, each.high) == pytest.approx((extra, extra, extra))
+
+
+def test_hardly_any_study_of_equal_ways_finds_one_ahead() -> None:
+    """Of twelve settings one by one many a study does, held at once about one in twenty."""
+    rng = np.random.default_rng(5)
+    prompts, settings, studies = 30, 12, 60
+    one_by_one = at_once = 0
+    for _ in range(studies):
+        tokens = rng.poisson(60, (2, settings, prompts)).tolist()
+        both = [[[Counted(each, 30) for each in row] for row in way] for way in tokens]
+        alone = [difference([own], [other]) for own, other in zip(*both, strict=True)]
+        one_by_one += any(each.low > 0 or each.high < 0 for each in alone)
+        at_once += any(each.low > 0 or each.high < 0 for each in differences(*both))
+    assert one_by_one > studies / 4
+    assert at_once < studies / 8
 
 
 @given(

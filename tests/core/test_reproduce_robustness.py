@@ -8,17 +8,21 @@ from typing import Any
 import pytest
 
 from sequoia_core.config import Mode, SamplingParams
+from sequoia_core.draft import DraftModel
+from sequoia_core.engine import Engine
 from sequoia_core.errors import ParameterError, SequoiaError
 from sequoia_core.growmap import GrowMap
 from sequoia_core.pair import Pair
-from sequoia_core.reproduce import robustness
+from sequoia_core.protocols import TreeChoice
 from sequoia_core.reproduce.count_file import CountFile
 from sequoia_core.reproduce.pictures import draw_study
 from sequoia_core.reproduce.resampling import Counted
-from sequoia_core.reproduce.robustness import RULES, Cell, Count, Sweep, count_all
+from sequoia_core.reproduce.robustness import RULES, Cell, Count, Counter, Sweep, count_all
+from sequoia_core.reproduce.sampling import DraftNucleus
 from sequoia_core.reproduce.seeds import prompt_digest, prompt_seed
 from sequoia_core.reproduce.standing import Study
 from sequoia_core.reproduce.values import study_values
+from sequoia_core.trees import BundledAdvisor
 from tests.core.engines import make_engine, steps_of, tokens_of
 from tests.core.models import TableModel
 from tests.core.reproducing import PROMPTS, load_tiny, save_pair
@@ -73,12 +77,32 @@ def test_a_study_that_was_stopped_comes_to_the_same(
 def test_whole_steps_are_counted_so_that_their_mean_is_that_of_a_step() -> None:
     """Wald's identity, on a pair whose every step gives three tokens: 10 of them are 4 steps."""
     model = TableModel(9, 1, scale=40.0)
-    engine = make_engine(model, TableModel(9, 1, scale=40.0))
     sweep = Sweep(GrowMap.chain(2), tokens=10)
-    found = robustness._count(engine, sweep, Cell(Mode.SEQUOIA, 0.2, 1.0), [1, 2, 3])
-    assert found == Counted(tokens=12, steps=4)
+    counter = Counter(model, DraftModel(model), sweep, prompt_tokens=3)
+    assert counter.count(Cell(Mode.SEQUOIA, 0.2, 1.0), [1, 2, 3]) == Counted(tokens=12, steps=4)
+    engine = make_engine(model, model, sweep.growmap)
     events = list(engine.generate([1, 2, 3], SamplingParams(0.2, seed=1, max_new_tokens=10)))
     assert (len(tokens_of(events)), len(steps_of(events))) == (10, 4)
+
+
+@pytest.mark.parametrize("rule", RULES)
+def test_the_engine_decodes_the_same_steps(pair: Pair, whole: list[Count], rule: Mode) -> None:
+    engine = Engine.of(pair, BundledAdvisor.default({}))
+    engine.tree_choice = TreeChoice(rule, SWEEP.growmap)
+    engine.make_sampler = DraftNucleus(SWEEP.draft_top_p).sampler
+    cell = Cell(rule, 1.0, 0.9)
+    for ids in PROMPTS:
+        steps = steps_of(list(engine.generate(ids, SWEEP.sampling(cell, ids))))
+        counted = Counted(sum(len(step.path) for step in steps), len(steps))
+        assert Count(cell, prompt_digest(ids), counted) in whole
+
+
+def test_what_the_models_have_no_room_for_is_told(pair: Pair) -> None:
+    long = [3] * (300 - SWEEP.tokens - SWEEP.growmap.size)
+    assert pair.draft is not None
+    Counter(pair.target, DraftModel(pair.draft), SWEEP, len(long))
+    with pytest.raises(ParameterError, match="context window of 300"):
+        next(count_all(pair, SWEEP, [[*long, 3]], [], lambda *_: None))
 
 
 def test_a_line_that_was_being_written_is_decoded_again(tmp_path: Path) -> None:
