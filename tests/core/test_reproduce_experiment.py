@@ -148,6 +148,15 @@ def test_stopwatches_time_what_chooses_and_what_judges(monkeypatch: pytest.Monke
     assert found.accept == pytest.approx(5.0)
 
 
+def test_on_a_gpu_a_part_is_over_when_the_device_is_done(monkeypatch: pytest.MonkeyPatch) -> None:
+    order: list[str] = []
+    monkeypatch.setattr(torch.cuda, "synchronize", lambda device: order.append(str(device)))
+    monkeypatch.setattr(split, "perf_counter", lambda: order.append("read"))
+    split._waiting(torch.device("cuda", 0))()
+    split._waiting(torch.device("cpu"))()
+    assert order == ["cuda:0", "read", "read"]
+
+
 def test_what_was_decoded_before_a_stop_is_not_lost(pair: Pair) -> None:
     run = ExperimentRun(pair, experiment(), PROMPTS)
     with pytest.raises(SequoiaError, match="nothing was measured"):
