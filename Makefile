@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 STAMP := $(VENV)/.set-up
 PIP := $(BIN)/python -m pip --disable-pip-version-check
 
-.PHONY: help setup chat test lint format coverage bench bench-screen pictures growmaps robustness clean
+.PHONY: help setup chat test lint format coverage bench bench-screen offload-proof pictures growmaps robustness clean
 
 help:  ## list the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | awk -F':.*## ' '{printf "  make %-12s %s\n", $$1, $$2}'
@@ -71,6 +71,10 @@ robustness: setup  ## rules over temperature and top-p, an hour; goes on where i
 	$(BIN)/sequoia reproduce robustness $(if $(PROMPTS),--dataset $(PROMPTS)) \
 		$(if $(COUNT),--end $(COUNT)) --dst build/robustness.jsonl \
 		--picture $(or $(TO),docs/img/robustness.svg)
+
+offload-proof: setup  ## decode a model larger than the memory it may have; minutes; LIMIT=1024 (MiB) FOLDER=DIR
+	$(BIN)/python -m sequoia_core.bench.offload_proof $(if $(LIMIT),--limit $(LIMIT)) \
+		$(if $(FOLDER),--folder $(FOLDER))
 
 pictures: setup  ## the pictures of the documentation, from a recorded answer
 	$(BIN)/python -m tests.app.demo pictures

@@ -89,7 +89,9 @@ class OffloadedLlama(Llama):
         self.ring = stream.ring
         views = [layout.products(buffer) for buffer in stream.buffers]
         self._streamed = {
-            names[0]: StreamedLinear(self.ring, [_plain(each[kind], kernels) for each in views])
+            names[0]: StreamedLinear(
+                self.ring, [plain_product(each[kind], kernels) for each in views]
+            )
             for kind, names in PRODUCTS.items()
         }
         device = stream.buffers[0].device
@@ -105,7 +107,7 @@ class OffloadedLlama(Llama):
         if in_layer in self._streamed:
             return self._streamed[in_layer]
         tied = names[0] == "model.embed_tokens"
-        return _plain(self.embedding if tied else get(names[0]), kernels)
+        return plain_product(self.embedding if tied else get(names[0]), kernels)
 
 
 def load_offloaded(
@@ -179,6 +181,7 @@ def _buffers(layout: LayerLayout, device: torch.device) -> list[Tensor]:
     return [torch.empty(layout.nbytes, dtype=torch.uint8, device=device) for _ in range(SLOTS)]
 
 
-def _plain(weight: Tensor, kernels: Kernels) -> Linear:
+def plain_product(weight: Tensor, kernels: Kernels) -> Linear:
+    """PyTorch's own product with a matrix [out, in], row-invariant where that is asked for."""
     dense = DenseLinear(weight)
     return InBlocks(dense) if kernels.row_invariant else dense
