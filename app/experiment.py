@@ -88,7 +88,7 @@ class Task:
             self.params,
             Measured(self.measured),
             asked.cache_length,
-            asked.draft_top_p,
+            min(asked.draft_top_p, 1.0),  # above 1 the release cuts nothing
         )
 
 

@@ -58,7 +58,7 @@ class Task:
             self.top_ps or TOP_PS,
             self.tokens,
             self.seed,
-            self.draft_top_p,
+            min(self.draft_top_p, 1.0),  # above 1 the release cuts nothing
         )
 
 

@@ -137,7 +137,7 @@ def test_the_same_seed_gives_the_same_tokens(folder: Path, loaded: list[Any]) ->
         (("--start", "5"), "end is 2"),
         (("--T", "-1"), "temperature is -1"),
         (("--P", "0"), "top_p is 0"),
-        (("--DP", "2"), "top_p is 2"),
+        (("--DP", "0"), "top_p is 0"),
         (("--seed", "-1"), "seed is -1"),
         (("--picture", "picture.pdf"), "must end in .svg or .png"),
     ],
@@ -150,6 +150,11 @@ def test_wrong_usage_is_told_in_one_line(
     assert result.stdout == ""
     assert told in result.stderr
     assert len(result.stderr.splitlines()) == 1
+
+
+def test_a_drafts_nucleus_above_1_cuts_nothing(folder: Path, loaded: list[Any]) -> None:
+    told = json.loads(run(folder, "testbed", "--DP", "1.1", "--json").stdout)
+    assert told["draft_top_p"] == 1.0
 
 
 @pytest.mark.parametrize("command", ["testbed-greedy", "test-greedys"])
