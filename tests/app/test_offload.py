@@ -1,0 +1,85 @@
+"""`--offload` reaches the models from every command that loads some, and doctor tells of it."""
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+from typer.testing import CliRunner
+
+import sequoia_core
+from app import checkup
+from app.checkup import Finding, Verdict
+from app.cli import app
+from app.options import MODEL_OPTIONS
+from app.settings import load_settings
+from sequoia_core.config import Offload
+from sequoia_core.errors import SequoiaError
+from tests.core.checkpoints import save_model, tiny_tokenizer
+
+
+class LoadedError(SequoiaError):
+    """Nothing more is needed of a command once it loads."""
+
+
+@pytest.mark.parametrize(
+    "command",
+    [["ask", "hello"], ["calibrate"], ["bench"], ["accept"], ["reproduce", "testbed"]],
+    ids=" ".join,
+)
+def test_it_reaches_the_models(command: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    loaded: list[dict[str, Any]] = []
+
+    def load_pair(*_models: str | None, **options: object) -> None:
+        loaded.append(options)
+        raise LoadedError("loaded")
+
+    monkeypatch.setitem(vars(sequoia_core), "load_pair", load_pair)
+    result = CliRunner().invoke(app, [*command, "--offload", "disk"])
+    assert [options["offload"] for options in loaded] == [Offload.DISK], result.output
+
+
+def test_it_is_one_of_the_options_that_say_what_is_loaded() -> None:
+    assert "offload" in MODEL_OPTIONS
+
+
+def test_an_answer_is_decoded_from_disk(tmp_path: Path) -> None:
+    save_model(tmp_path, tiny_tokenizer(), num_hidden_layers=5)
+    asked = ["ask", "--target", str(tmp_path), "--dtype", "float32", "--temperature", "0"]
+    asked += ["--device", "cpu", "--max-new-tokens", "8", "--system", "", "hi"]
+    resident, streamed = (
+        CliRunner().invoke(app, [*asked, "--offload", place]) for place in ("none", "disk")
+    )
+    assert resident.exit_code == streamed.exit_code == 0, streamed.output
+    assert streamed.stdout == resident.stdout != ""
+
+
+@pytest.mark.parametrize(
+    ("options", "code", "message"),
+    [
+        (["--offload", "cpu", "--device", "cpu"], 2, "give --offload disk"),
+        (["--offload", "disk", "--weights", "int8"], 2, "leave one of the two out"),
+        (["--offload", "tape"], 2, "tape"),
+    ],
+)
+def test_what_cannot_be_is_one_line(options: list[str], code: int, message: str) -> None:
+    result = CliRunner().invoke(app, ["ask", *options, "hi"])
+    assert result.exit_code == code
+    assert message in result.output
+    assert "Traceback" not in result.output
+
+
+def findings(**flags: str) -> list[Finding]:
+    return list(checkup._numbers(load_settings({"device": "cpu", **flags})))
+
+
+def test_doctor_tells_of_it() -> None:
+    assert all(finding.subject != "offload" for finding in findings())
+    told = findings(offload="disk")[-1]
+    assert (told.subject, told.verdict) == ("offload", Verdict.OK)
+    assert told.detail == "disk: two layers at a time are in memory"
+
+
+def test_doctor_finds_one_that_cannot_be() -> None:
+    (broken,) = findings(offload="cpu")
+    assert broken.verdict is Verdict.BROKEN
+    assert "give --offload disk" in broken.detail
