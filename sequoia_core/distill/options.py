@@ -11,7 +11,7 @@ import json
 import os
 import shlex
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +23,10 @@ LEAST_TOKENS = 500
 
 PLAN = "plan.json"
 FINISHED = "finished.json"
+TRAINING_PLANNED = "steps.json"
+"""Is there once training has begun."""
+OF_TRAINING = ("steps", "loss")
+"""Options that no earlier stage looks at."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -120,7 +124,8 @@ def options_for(work: Path, given: Mapping[str, Any], resume: bool) -> Options:
     Args:
         work: inside the directory of the draft.
         given: values given by the person, by the names of `Options`.
-        resume: go on with what is there; values not given are those it was begun with.
+        resume: go on with what is there; values not given are those it was begun with. Those of
+            training may be others as long as it has not begun.
 
     Raises:
         ParameterError: a value is outside its range, there is something to resume that was not to
@@ -145,15 +150,14 @@ def options_for(work: Path, given: Mapping[str, Any], resume: bool) -> Options:
 
 
 def remember(work: Path, options: Options) -> None:
-    """Write the plan, unless it is there, so that the run can be gone on with.
+    """Write the plan, so that the run can be gone on with.
 
     Raises:
         ParameterError: the directory cannot be written.
     """
     try:
         work.mkdir(parents=True, exist_ok=True)
-        if not (work / PLAN).exists():
-            write_json(work / PLAN, asdict(options) | {"files": _digests(options)})
+        write_json(work / PLAN, asdict(options) | {"files": _digests(options)})
     except OSError as error:
         raise ParameterError(f"{work.parent} cannot be written: {error.strerror}") from None
 
@@ -177,8 +181,9 @@ def _resumed(plan: Path, given: Mapping[str, Any]) -> Options:
         raise ParameterError(f"{plan.parent.parent} holds nothing to resume") from None
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise ParameterError(f"{plan} is damaged ({error}); begin anew") from None
+    free = () if (plan.parent / TRAINING_PLANNED).exists() else OF_TRAINING
     for name, value in given.items():
-        if value != record[name]:
+        if value != record[name] and name not in free:
             raise ParameterError(
                 f"this was begun with --{name.replace('_', '-')} {record[name]}, not {value}; "
                 "resume without it, or begin in another --out"
@@ -187,7 +192,7 @@ def _resumed(plan: Path, given: Mapping[str, Any]) -> Options:
         raise ParameterError(
             "the file of --data or --text has changed since this was begun; begin in another --out"
         )
-    return options
+    return replace(options, **{name: given[name] for name in free if name in given})
 
 
 def _digests(options: Options) -> dict[str, str]:

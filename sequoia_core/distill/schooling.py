@@ -19,7 +19,7 @@ from torch import Tensor
 from sequoia_core.distill.agreement import Agreement, agreement
 from sequoia_core.distill.clock import Clock
 from sequoia_core.distill.corpus import Corpus
-from sequoia_core.distill.options import Options, write_json
+from sequoia_core.distill.options import TRAINING_PLANNED, Options, write_json
 from sequoia_core.distill.status import Pace, Status
 from sequoia_core.distill.student import (
     Student,
@@ -151,7 +151,7 @@ class Schooling:
 
     def steps(self) -> int:
         """Steps to take in all; decided once and kept, for the schedule depends on it."""
-        file = self._folder / "steps.json"
+        file = self._folder / TRAINING_PLANNED
         if not file.exists():
             tokens = sum(self._length(index) for index in self._learnt)
             plan = self._plan(1)

@@ -166,6 +166,20 @@ def test_other_options_are_not_resumed_with(
     assert options_for(out / WORK, given, True) == options_for(out / WORK, {}, True)
 
 
+def test_how_to_train_may_be_changed_until_training_begins(target: str, tmp_path: Path) -> None:
+    out = tmp_path / "draft"
+    given = {**TINY_RUN, "target": target}
+    assert run_until_killed(out, given, False, ("asking the target", 1)) == KILLED
+    assert run_until_killed(out, {"steps": 2}, True, ("training", 1)) == KILLED
+    for steps in (6, 3):
+        with pytest.raises(ParameterError, match=f"--steps 2, not {steps}"):
+            options_for(out / WORK, {"steps": steps}, True)
+    run(out, {}, resume=True)
+    anew = tmp_path / "anew"
+    run(anew, {**given, "steps": 2})
+    assert weights(out) == weights(anew)
+
+
 def test_files_that_changed_are_not_resumed_with(target: str, tmp_path: Path) -> None:
     out, prompts = tmp_path / "draft", tmp_path / "prompts.txt"
     prompts.write_text("abc\n")
