@@ -96,7 +96,7 @@ class Experiment:
 
         Args:
             prompts: token ids.
-            context_window: of the pair.
+            context_window: of the models that run, the smallest.
 
         Raises:
             ParameterError: says the smallest cache that works.
@@ -193,12 +193,14 @@ class ExperimentRun:
         Raises:
             ParameterError: there is no draft, too little room, or too few tokens for a speed.
         """
-        wanted = self.experiment
-        if self.pair.draft is None and wanted.measured is not Measured.BASELINE:
-            raise ParameterError(
-                "the target has no draft, so nothing is drafted; name one with --model"
-            )
-        wanted.check_room(self.prompts, self.pair.target.context_window)
+        wanted, window = self.experiment, self.pair.target.context_window
+        if wanted.measured is not Measured.BASELINE:
+            if self.pair.draft is None:
+                raise ParameterError(
+                    "the target has no draft, so nothing is drafted; name one with --model"
+                )
+            window = min(window, self.pair.draft.context_window)
+        wanted.check_room(self.prompts, window)
         nucleus = DraftNucleus(wanted.draft_top_p)
         clock = SplitClock(nucleus.sampler) if wanted.measured is Measured.BENCHMARK else None
         systems = [_Seeded(self.pair, wanted, name, clock or nucleus) for name in wanted.systems]
