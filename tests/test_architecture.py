@@ -14,7 +14,7 @@ import pytest
 import sequoia_core
 
 ROOT = Path(__file__).parents[1]
-HEAVY = {"torch", "transformers", "gguf", "safetensors", "accelerate"}
+HEAVY = {"torch", "transformers", "gguf", "safetensors", "accelerate", "datasets"}
 LIGHT_CORE = ["", ".events", ".config", ".errors", ".protocols", ".growmap", ".pairs", ".trace"]
 
 PUBLIC_API = [

@@ -14,12 +14,10 @@ from sequoia_core.errors import ParameterError
 
 from .. import release_options
 from ..acceptance import Results, Sampling, Task, measure
-from ..release_options import SEED, TEMPERATURE, TOP_P, with_models
+from ..release_options import DRAFT_TOP_P, SEED, TEMPERATURE, TOP_P, with_models
 
 WIDTH = 16
 """The release's."""
-DRAFT_TOP_P = 1.0
-"""Children are drawn from all of the draft's distribution, as there."""
 
 
 class Algorithm(StrEnum):

@@ -13,11 +13,15 @@ import threading
 from collections.abc import Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 from urllib.parse import urlsplit
 
 import pytest
 
+from sequoia_core.data.hub import HubSet, _opened
+
+WANTED = HubSet("owner/name", "config", "train")
 COMMIT = "0123456789abcdef0123456789abcdef01234567"
 READ = r"""
 import json, sys
@@ -172,3 +176,23 @@ def test_without_a_network_one_line_names_the_local_option(tmp_path: Path) -> No
     )
     assert read("http://127.0.0.1:9", tmp_path, "cnn") == [expected]
     assert read("http://127.0.0.1:9", tmp_path, "cnn", HF_HUB_OFFLINE="1") == [expected]
+
+
+def test_of_a_repository_with_a_program_the_hubs_own_conversion_is_read() -> None:
+    asked: list[dict[str, Any]] = []
+
+    def load_dataset(*names: str | None, **options: Any) -> str:
+        asked.append({"names": names, **options})
+        if "revision" not in options:
+            raise RuntimeError("Dataset scripts are no longer supported, but found name.py")
+        return "rows"
+
+    assert _opened(SimpleNamespace(load_dataset=load_dataset), WANTED) == "rows"
+    usual = {"names": ("owner/name", "config"), "split": "train", "streaming": True}
+    assert asked == [usual, {**usual, "revision": "refs/convert/parquet"}]
+
+    def broken(*_names: str | None, **_options: Any) -> str:
+        raise RuntimeError("something else")
+
+    with pytest.raises(RuntimeError, match="something else"):
+        _opened(SimpleNamespace(load_dataset=broken), WANTED)
