@@ -47,12 +47,10 @@ def data_text(cell: PaperCell) -> str:
 
 
 def tree_text(cell: PaperCell, result: CellResult | None) -> str:
-    """Which tree, and how large it was where it was decoded with."""
-    size = result.tree if result else ""
-    if cell.growmap is None:
-        return size or NOTHING
-    name = "/".join(Path(cell.growmap).parts[-2:])
-    return f"{name} {size}".strip()
+    """The size of the tree that was decoded with; the name of one that was not."""
+    if result is not None:
+        return result.tree
+    return NOTHING if cell.growmap is None else "/".join(Path(cell.growmap).parts[-2:])
 
 
 def outcome_values(outcome: Outcome) -> dict[str, Any]:

@@ -285,7 +285,8 @@ def test_a_cell_is_worded_with_what_was_measured_and_what_is_published(tmp_path:
     assert paper_report.here_text(skipped) == "skipped: too large"
     assert paper_report.paper_text(cell.figure) == "5.08 · 4.04x · 6.0 ms"
     assert paper_report.paper_text(None) == "-"
-    assert paper_report.tree_text(cell, RESULT) == "68m-7b/c4-greedy 128x9"
+    assert paper_report.tree_text(cell, RESULT) == "128x9"
+    assert paper_report.tree_text(cell, None) == "68m-7b/c4-greedy"
     assert paper_report.tree_text(replace(cell, growmap=None), None) == "-"
     assert paper_report.outcome_values(done)["result"]["tree"] == "128x9"
     assert paper_report.outcome_values(done)["skipped"] is None
