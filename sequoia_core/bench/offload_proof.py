@@ -68,6 +68,7 @@ class Proven:
         refused: the model in memory under the limit, which must not do.
         cold: offloaded under the limit, every page read from the disk.
         warm: likewise, pages kept by the system where it has room.
+        usual: as `cold`, but with the kernels of plain decoding's own choice; the first prompt.
     """
 
     weights: int
@@ -76,6 +77,7 @@ class Proven:
     refused: Outcome
     cold: Outcome
     warm: Outcome
+    usual: Outcome
 
     @property
     def failures(self) -> list[str]:
@@ -88,6 +90,7 @@ class Proven:
                 ("its usual kernels", self.packed),
                 ("from disk", self.cold),
                 ("from the page cache", self.warm),
+                ("without --exact", self.usual),
             )
             if outcome.error is not None
         ]
@@ -140,9 +143,12 @@ def prove(proof: Proof, directory: Path, report: Callable[[str], None]) -> Prove
     )
     report("offloaded, under the limit, from the disk")
     cold = work(replace(offloaded, cold=True))
+    report("offloaded, under the limit, from the disk, without --exact")
+    first = replace(limited, offload=Offload.DISK.value, prompts=prompts[:1])
+    usual = work(replace(first, cold=True, exact=False))
     report("offloaded, under the limit, from the page cache")
     warm = work(offloaded)
-    return Proven(weights, resident, packed, refused, cold, warm)
+    return Proven(weights, resident, packed, refused, cold, warm, usual)
 
 
 def lines_of(proof: Proof, proven: Proven) -> Iterator[str]:
@@ -158,6 +164,10 @@ def lines_of(proof: Proof, proven: Proven) -> Iterator[str]:
         yield ""
         yield from _outcome_lines(name, outcome, proven.resident.plain.answers)
     yield ""
+    if proven.usual.error is None and proven.cold.error is None:
+        usual = proven.usual.plain
+        yield f"without --exact, from the disk, plain: {_speed(usual)}"
+        yield f"the tree against that: {usual.per_token / proven.cold.tree.per_token:.2f}"
     yield from proven.failures or ["all of it holds"]
 
 

@@ -41,7 +41,6 @@ from sequoia_core.search import choose_tree, expected_tokens_table
 from sequoia_core.trees import BundledAdvisor
 
 COMMAND = ("-m", "sequoia_core.bench.offload_worker")
-EXACT = Kernels(row_invariant=True)
 DEPTH = 10
 DRAFT_MS = 1.0
 """Of a drafting pass; the draft that stands for a trained one takes about that."""
@@ -56,6 +55,7 @@ class Task:
         prompts: token ids, one list per answer.
         tokens: of each answer.
         offload: an `Offload`.
+        exact: with row-invariant kernels, so that a tree's tokens are plain decoding's.
         packed: a resident model uses its usual kernels, not those of an offloaded one.
         texts: what plain decoding is known to answer; decodes with a tree too.
         rates: acceptance of the draft for it.
@@ -68,6 +68,7 @@ class Task:
     prompts: list[list[int]]
     tokens: int
     offload: str = Offload.NONE.value
+    exact: bool = True
     packed: bool = False
     texts: list[list[int]] = field(default_factory=list)
     rates: list[float] = field(default_factory=list)
@@ -204,19 +205,19 @@ class Worker:
     def _loaded(self) -> Llama:
         from sequoia_core.pair import load_pair
 
-        task = self._task
+        task, kernels = self._task, Kernels(row_invariant=self._task.exact)
         if task.packed or task.offload != Offload.NONE:
             pair = load_pair(
                 task.directory,
                 dtype="bfloat16",
                 device="cpu",
-                kernels=EXACT,
+                kernels=kernels,
                 offload=Offload(task.offload),
             )
             return pair.target
         model = open_directory(Path(task.directory))
         cpu = torch.device("cpu")
-        return PlainResident(model.config, model.weights, cpu, torch.bfloat16, EXACT)
+        return PlainResident(model.config, model.weights, cpu, torch.bfloat16, kernels)
 
     def _choose(self, outcome: Outcome) -> GrowMap:
         """The tree that the measured forwards make fastest."""

@@ -130,15 +130,19 @@ class InBlocks:
 
     Libraries choose their order of summation by the number of rows, so every block is filled up to
     the same number. PyTorch's own int8 and 4-bit kernels always keep one order and need no blocks.
+
+    Args:
+        linear: computes a block.
+        rows: of a block; None is `BLOCK_ROWS`.
     """
 
-    def __init__(self, linear: Linear) -> None:
-        self._linear = linear
+    def __init__(self, linear: Linear, rows: int | None = None) -> None:
+        self._linear, self._rows = linear, rows or BLOCK_ROWS
 
     def __call__(self, x: Tensor) -> Tensor:
         """[n, in] -> [n, out]."""
-        blocks = functional.pad(x, (0, 0, 0, -x.shape[0] % BLOCK_ROWS))
-        products = [self._linear(block) for block in torch.split(blocks, BLOCK_ROWS)]
+        blocks = functional.pad(x, (0, 0, 0, -x.shape[0] % self._rows))
+        products = [self._linear(block) for block in torch.split(blocks, self._rows)]
         return torch.cat(products)[: x.shape[0]]
 
     def add(self, x: Tensor, residual: Tensor) -> Tensor:

@@ -22,6 +22,10 @@ from sequoia_core.model.offload_layout import LayerLayout
 from sequoia_core.model.offload_ring import SLOTS, LayerRing
 from sequoia_core.model.weights import Weights, expected_shapes
 
+BLOCK_ROWS = 32
+"""Rows of a block where their number must not matter: more than a resident model's, since computing
+them hides behind reading the layer, and a second block does not (docs/decisions/0020)."""
+
 
 class StreamedLinear:
     """A product with whichever buffer holds the layer at hand.
@@ -184,4 +188,4 @@ def _buffers(layout: LayerLayout, device: torch.device) -> list[Tensor]:
 def plain_product(weight: Tensor, kernels: Kernels) -> Linear:
     """PyTorch's own product with a matrix [out, in], row-invariant where that is asked for."""
     dense = DenseLinear(weight)
-    return InBlocks(dense) if kernels.row_invariant else dense
+    return InBlocks(dense, BLOCK_ROWS) if kernels.row_invariant else dense

@@ -14,7 +14,7 @@ from torch import Tensor
 from sequoia_core.config import Kernels, Mode, Offload, SamplingParams, WeightFormat
 from sequoia_core.errors import ModelLoadError, ParameterError
 from sequoia_core.growmap import GrowMap
-from sequoia_core.model import linear
+from sequoia_core.model import linear, offload
 from sequoia_core.model.config import ModelConfig
 from sequoia_core.model.llama import Llama
 from sequoia_core.model.offload import (
@@ -84,8 +84,9 @@ def three_passes(model: Llama) -> list[Tensor]:
 
 @pytest.fixture
 def plain_kernels(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Makes resident models of bfloat16 use the kernels that offloaded ones do."""
+    """Makes resident models use the kernels and blocks that offloaded ones do."""
     monkeypatch.setattr(linear, "has_packed_kernels", lambda *_: False)
+    monkeypatch.setattr(linear, "BLOCK_ROWS", offload.BLOCK_ROWS)
 
 
 @pytest.mark.usefixtures("plain_kernels")
@@ -105,6 +106,20 @@ def test_logits_are_those_of_the_resident_model_bit_for_bit(
     streamed = offloaded(config, dtype, kernels)
     for expected, found in zip(three_passes(whole), three_passes(streamed), strict=True):
         assert torch.equal(expected, found)
+
+
+@pytest.mark.parametrize("dtype", DTYPES, ids=str)
+@pytest.mark.parametrize("size", [2, 31, 32, 33, 70])
+def test_with_exact_kernels_a_row_does_not_depend_on_those_beside_it(
+    size: int, dtype: torch.dtype, offloaded: Offloaded
+) -> None:
+    model = offloaded(tiny_config(num_layers=3), dtype, EXACT)
+    ids, positions = torch.arange(size) % 61, torch.arange(size)
+    together = model.forward(ids, positions, None, model.new_cache())
+    cache = model.new_cache()
+    for row in range(size):
+        alone = model.forward(ids[row : row + 1], positions[row : row + 1], None, cache)
+        assert torch.equal(alone[0], together[row])
 
 
 def test_the_default_kernels_of_bfloat16_round_otherwise_at_most(offloaded: Offloaded) -> None:
@@ -143,7 +158,7 @@ def tensor_bytes() -> int:
     gc.collect()
     held: dict[int, int] = {}
     for each in gc.get_objects():
-        if type(each) is Tensor:
+        if type(each) is Tensor and each.layout is torch.strided:
             storage = each.untyped_storage()
             held[storage.data_ptr()] = storage.nbytes()
     return sum(held.values())

@@ -94,6 +94,7 @@ GOOD = Proven(
     refused=outcome([], error="no memory"),
     cold=outcome([[1, 2]]),
     warm=outcome([[1, 2]]),
+    usual=outcome([[1, 2]]),
 )
 
 
