@@ -63,9 +63,7 @@ def named_rows(name: str) -> Iterator[Row]:
         yield from _rows(_opened(datasets, wanted), name)
     except SequoiaError:
         raise
-    except (
-        Exception
-    ) as error:  # datasets, fsspec and the HTTP library have hierarchies of their own
+    except Exception as error:  # datasets, fsspec and HTTP have hierarchies of their own
         raise SequoiaError(f"data set {name} ({wanted.repo_id}): {_problem(error)}") from None
 
 

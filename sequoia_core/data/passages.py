@@ -22,7 +22,6 @@ from sequoia_core.errors import ParameterError
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
-
 FILE_ENDINGS = (".jsonl", ".txt")
 
 
@@ -100,12 +99,9 @@ class _Reader:
         """All there are."""
         source = self.spec.source
         check_source(source)
-        if (
-            source is not None
-            and Path(source).suffix == ".txt"
-            and Path(source).expanduser().is_file()
-        ):
-            yield from self._of_plain_file(Path(source).expanduser())
+        plain = Path(source or "").expanduser()
+        if plain.suffix == ".txt" and plain.is_file():
+            yield from self._of_plain_file(plain)
             return
         for row in _rows_of(source):
             passage = self._passage(row)
