@@ -85,7 +85,7 @@ def fitted_factor(exponent: float, nodes: int, depth: int, tokens: float) -> flo
         table = _table(PowerLaw(factor, exponent), nodes, depth)
         return float(table.values[nodes, depth]) - tokens
 
-    if depth + 1 < tokens or excess(_LEAST) < 0 or excess(1.0) > 0:
+    if depth + 1 < tokens:
         return None
     before, factor = _START
     excess_before = excess(before)
@@ -97,6 +97,8 @@ def fitted_factor(exponent: float, nodes: int, depth: int, tokens: float) -> flo
         slope = (here - excess_before) / math.log(factor / before)
         before, excess_before = factor, here
         factor = min(max(factor * math.exp(-here / slope), _LEAST), 1.0)
+        if factor == before:
+            return None  # at an end of the family, and still not there
     raise AssertionError(f"no factor found for {tokens} tokens with {nodes} nodes, depth {depth}")
 
 

@@ -12,9 +12,8 @@ from sequoia_core.reference_files import read_acceptance_rates
 from sequoia_core.reproduce.make_growmaps import (
     FAMILIES,
     listed,
-    made_growmaps,
+    main,
     rewrite_readme,
-    write,
 )
 from sequoia_core.reproduce.paper_facts import DATASETS, TEMPERATURES, Figure, paper_facts
 from sequoia_core.reproduce.paper_trees import (
@@ -30,11 +29,15 @@ NOT_MADE = ("smollm2-135m", "k-ary")
 FACTS = paper_facts()
 
 
-def test_making_them_anew_gives_the_packaged_files_byte_for_byte(tmp_path: Path) -> None:
-    made = write(made_growmaps(FACTS), tmp_path)
+def test_making_them_anew_gives_the_packaged_files_byte_for_byte(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr("sys.argv", ["make_growmaps", str(tmp_path)])
+    main()
     families = [family for family in FAMILIES if family not in NOT_MADE]
     packaged = [path for family in families for path in (GROWMAPS / family).rglob("*.json")]
-    assert made == len(packaged) > 0
+    assert f"{len(packaged)} shapes written" in capsys.readouterr().out
+    assert len(list(tmp_path.rglob("*.json"))) == len(packaged) > 0
     for path in packaged:
         again = tmp_path / path.relative_to(GROWMAPS)
         assert again.read_bytes() == path.read_bytes(), path
