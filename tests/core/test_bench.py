@@ -11,6 +11,7 @@ from sequoia_core.bench.prompts import load_prompts
 from sequoia_core.bench.runner import WARM_UP_TOKENS
 from sequoia_core.bench.runs import NoSpeedError, PeerError, StepClock, peer_code
 from sequoia_core.errors import ParameterError
+from sequoia_core.measure.tuning import PROMPTS
 from tests.core.bench_runs import FixedSystem, outcome_of
 from tests.core.models import TableModel
 
@@ -120,8 +121,8 @@ def test_a_row_without_a_prompt_is_named(tmp_path: Path, row: str) -> None:
 def test_a_missing_file_and_too_few_prompts_are_told(tmp_path: Path) -> None:
     with pytest.raises(ParameterError, match="cannot be read"):
         load_prompts(str(tmp_path / "none.jsonl"), 1)
-    with pytest.raises(ParameterError, match="has 6 prompts"):
-        load_prompts(None, 7)
+    with pytest.raises(ParameterError, match=f"has {len(PROMPTS)} prompts"):
+        load_prompts(None, len(PROMPTS) + 1)
 
 
 def test_a_parting_gives_the_margin_of_the_one_row_forward() -> None:
