@@ -7,10 +7,10 @@ Shape legend, for the whole package: `T` tree nodes (root included), `n` rows of
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, Protocol, runtime_checkable
 
 from sequoia_core.config import OTHER_CHILDREN, Mode
 from sequoia_core.errors import GrowMapError
@@ -94,6 +94,31 @@ class LanguageModel(Protocol):
 
     def extend(self, token_ids: Tensor, cache: KVCache) -> None:
         """Append n tokens after the S cached ones without computing logits."""
+        ...
+
+
+class TwoKernels(Protocol):
+    """A matrix product that one kernel computes for few rows and another for many.
+
+    Attributes:
+        few: bfloat16 [n, inputs] -> [n, out], for few rows.
+        many: likewise for more.
+        most_few: rows up to which `few` is used.
+        inputs: columns of what is multiplied.
+    """
+
+    few: Callable[[Tensor], Tensor]
+    many: Callable[[Tensor], Tensor]
+    most_few: int
+    inputs: int
+
+
+@runtime_checkable
+class KernelChoices(Protocol):
+    """A language model whose products leave a choice of kernels."""
+
+    def kernel_choices(self) -> Mapping[str, Sequence[TwoKernels]]:
+        """Those products, by kind; layers of one kind in their order."""
         ...
 
 

@@ -15,9 +15,7 @@ from time import perf_counter
 
 import torch
 
-from sequoia_core.model.linear import ByRows, Linear
-from sequoia_core.model.llama import Llama
-from sequoia_core.protocols import LanguageModel
+from sequoia_core.protocols import KernelChoices, LanguageModel, TwoKernels
 
 ROWS = (1, 2, 3, 4, 5, 6, 7, 8, 10, 12, 16)
 ROUNDS = 5
@@ -29,7 +27,7 @@ class _Job:
     """Both kernels of one kind of product, for one number of rows."""
 
     kind: str
-    products: Sequence[ByRows]
+    products: Sequence[TwoKernels]
     rows: int
 
 
@@ -74,11 +72,9 @@ class KernelTimer:
         return math.log(many / few)
 
 
-def choices(model: LanguageModel) -> dict[str, list[ByRows]]:
+def choices(model: LanguageModel) -> Mapping[str, Sequence[TwoKernels]]:
     """The products of a model for which there is something to choose, by kind."""
-    kinds = model.products() if isinstance(model, Llama) else {}
-    chosen = {kind: _with_two_kernels(products) for kind, products in kinds.items()}
-    return {kind: products for kind, products in chosen.items() if products}
+    return model.kernel_choices() if isinstance(model, KernelChoices) else {}
 
 
 def use_limits(model: LanguageModel, limits: Mapping[str, int]) -> None:
@@ -86,10 +82,6 @@ def use_limits(model: LanguageModel, limits: Mapping[str, int]) -> None:
     for kind, products in choices(model).items():
         for product in products if kind in limits else ():
             product.most_few = limits[kind]
-
-
-def _with_two_kernels(products: Sequence[Linear]) -> list[ByRows]:
-    return [product for product in products if isinstance(product, ByRows)]
 
 
 @torch.inference_mode()

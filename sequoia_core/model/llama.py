@@ -18,7 +18,7 @@ from sequoia_core.config import Kernels
 from sequoia_core.model.attention import Mix, additive, mix, mix_in_any_order
 from sequoia_core.model.config import ModelConfig
 from sequoia_core.model.kv_cache import LayeredKVCache
-from sequoia_core.model.linear import Linear, pack
+from sequoia_core.model.linear import ByRows, Linear, pack
 from sequoia_core.model.norm import RmsNorm
 from sequoia_core.model.rope import rotary_tables, rotate, with_still_heads
 from sequoia_core.protocols import KVCache
@@ -96,13 +96,15 @@ class Llama:
         self._head = linear("model.embed_tokens" if tied else "lm_head")
         self._cos, self._sin = rotary_tables(config, device, dtype)
 
-    def products(self) -> dict[str, list[Linear]]:
-        """Its matrix products by kind: one of each layer, and the output head."""
-        kinds = ("query_key_value", "attention_out", "gate_up", "down")
-        return {
-            **{kind: [getattr(layer, kind) for layer in self._layers] for kind in kinds},
-            "head": [self._head],
+    def kernel_choices(self) -> dict[str, list[ByRows]]:
+        """See `protocols.KernelChoices`."""
+        products = {kind: [getattr(layer, kind) for layer in self._layers] for kind in PRODUCTS}
+        products["head"] = [self._head]
+        chosen = {
+            kind: [each for each in linears if isinstance(each, ByRows)]
+            for kind, linears in products.items()
         }
+        return {kind: linears for kind, linears in chosen.items() if linears}
 
     @property
     def vocab_size(self) -> int:
