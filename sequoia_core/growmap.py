@@ -12,6 +12,7 @@ import json
 import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
+from itertools import groupby
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -29,6 +30,7 @@ if TYPE_CHECKING:
 
 _MAX_JSON_BYTES = 4_000_000
 _MAX_LABEL = 500
+_LONG_RUN = 5
 _JSON_VERSION = 1
 _JSON_KEYS = ("version", "name", "source", "acceptance_rates", "parents")
 
@@ -151,6 +153,14 @@ class GrowMap:
         """Probability that a step accepts at least d drafted tokens, for d = 1 to `depth`."""
         probs = self.node_probs(rates, deeper)
         return tuple(math.fsum(probs[node] for node in level) for level in self.levels[1:])
+
+    def widths(self) -> str:
+        """Nodes per level as a line of text; a long run of equal levels as, say, `8 (x16)`."""
+        parts: list[str] = []
+        for width, run in groupby(map(len, self.levels)):
+            count = len(list(run))
+            parts += [f"{width} (x{count})"] if count >= _LONG_RUN else [str(width)] * count
+        return " ".join(parts)
 
     @classmethod
     def chain(cls, length: int) -> GrowMap:

@@ -10,6 +10,7 @@ if TYPE_CHECKING:
     from rich.tree import Tree
 
 _DRAWN_WHOLE = 128
+_LIST_WIDTH = 120  # a name or a shape cut off would be of no use
 
 growmap_app = typer.Typer(help="Draw and list tree shapes.", no_args_is_help=True)
 
@@ -43,14 +44,17 @@ def list_names() -> None:
     from rich.table import Table
 
     table = Table(box=None, pad_edge=False, header_style="bold")
-    for heading in ("name", "nodes", "depth", "per level", "expected"):
-        table.add_column(heading, justify="right" if heading in {"nodes", "depth"} else "left")
+    for heading in ("name", "nodes", "depth", "expected", "per level"):
+        right = heading in {"nodes", "depth", "expected"}
+        table.add_column(heading, justify="right" if right else "left", no_wrap=True)
     for name in growmap_names():
         tree = find_growmap(name)
         rates = tree.acceptance_rates
         expected = f"{tree.expected_tokens(rates):.2f}" if rates else "-"
-        table.add_row(name, str(tree.size), str(tree.depth), _widths(tree), expected)
-    Console(highlight=False).print(table)
+        table.add_row(name, str(tree.size), str(tree.depth), expected, tree.widths())
+    console = Console(highlight=False)
+    console.width = max(console.width, _LIST_WIDTH)
+    console.print(table)
 
 
 def summary(growmap: GrowMap) -> list[str]:
@@ -59,7 +63,7 @@ def summary(growmap: GrowMap) -> list[str]:
         growmap.name,
         f"nodes       {growmap.size}",
         f"depth       {growmap.depth}",
-        f"per level   {_widths(growmap)}",
+        f"per level   {growmap.widths()}",
         f"children    at most {growmap.branching} per node",
     ]
     if growmap.acceptance_rates:
@@ -89,7 +93,3 @@ def drawing(growmap: GrowMap) -> "Tree":
             label.append(f"  {reach[node]:.3f}", style="green")
         branches.append(branches[growmap.parents[node]].add(label))
     return branches[0]
-
-
-def _widths(growmap: GrowMap) -> str:
-    return " ".join(str(len(level)) for level in growmap.levels)

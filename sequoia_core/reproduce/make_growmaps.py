@@ -8,7 +8,6 @@ trees, byte for byte the same each time, and the table of the growmaps' README. 
 import argparse
 import re
 from collections.abc import Iterator
-from itertools import groupby
 from pathlib import Path
 
 from sequoia_core.growmap import GrowMap
@@ -31,7 +30,6 @@ PATHS = {
 }
 """Lengths by number of paths: those that the release has under these names."""
 _HEADER = "| name | nodes | depth | nodes per level | expected tokens per step |\n|"
-_RUN = 5
 
 
 def made_growmaps(facts: PaperFacts) -> Iterator[GrowMap]:
@@ -95,17 +93,8 @@ def _order(name: str) -> tuple[object, ...]:
 def _row(name: str, growmap: GrowMap) -> str:
     rates = growmap.acceptance_rates
     expected = f" {growmap.expected_tokens(rates):.2f} " if rates else "  "
-    cells = f"`{name}` | {growmap.size} | {growmap.depth} | {widths(growmap)} |{expected}|"
+    cells = f"`{name}` | {growmap.size} | {growmap.depth} | {growmap.widths()} |{expected}|"
     return f"| {cells}\n"
-
-
-def widths(growmap: GrowMap) -> str:
-    """Nodes per level; a long run of equal levels as, for instance, `8 (x16)`."""
-    parts = []
-    for width, run in groupby(map(len, growmap.levels)):
-        count = len(list(run))
-        parts += [f"{width} (x{count})"] if count >= _RUN else [str(width)] * count
-    return " ".join(parts)
 
 
 def rewrite_readme(folder: Path) -> None:

@@ -2,6 +2,7 @@
 
 import json
 import pickle
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -146,6 +147,16 @@ def test_reference_files_survive_the_round_trip_bit_for_bit(
             assert torch.equal(copy[key], value)
         else:
             assert copy[key] == value
+
+
+@settings(deadline=None)
+@given(st.lists(st.integers(1, 3), max_size=9))
+def test_widths_say_how_many_nodes_each_level_has(branches: list[int]) -> None:
+    tree = GrowMap.k_ary([*branches, *[1] * 7])
+    said = re.findall(r"(\d+)(?: \(x(\d+)\))?", tree.widths())
+    levels = [int(width) for width, times in said for _ in range(int(times or 1))]
+    assert levels == [len(level) for level in tree.levels]
+    assert len(said) <= len(branches) + 1
 
 
 def test_a_chain_drafts_its_length() -> None:
