@@ -12,6 +12,8 @@ from app.checkup import Finding, Verdict
 from app.cli import app
 from app.options import MODEL_OPTIONS
 from app.settings import load_settings
+from sequoia_core import pair
+from sequoia_core.bench.workshop import Sources, Workshop
 from sequoia_core.config import Offload
 from sequoia_core.errors import SequoiaError
 from tests.core.checkpoints import save_model, tiny_tokenizer
@@ -36,6 +38,20 @@ def test_it_reaches_the_models(command: list[str], monkeypatch: pytest.MonkeyPat
     monkeypatch.setitem(vars(sequoia_core), "load_pair", load_pair)
     result = CliRunner().invoke(app, [*command, "--offload", "disk"])
     assert [options["offload"] for options in loaded] == [Offload.DISK], result.output
+
+
+def test_a_system_that_is_weighed_in_a_process_of_its_own_is_offloaded_too(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    given: list[object] = []
+
+    def load_pair(*_models: str | None, **options: object) -> None:
+        given.append(options["offload"])
+
+    monkeypatch.setattr(pair, "load_pair", load_pair)
+    sources = Sources("target", None, None, "cpu", "float32", threads=1, offload="disk")
+    assert Workshop(Workshop(sources).for_a_process()).pair is None
+    assert given == [Offload.DISK]
 
 
 def test_it_is_one_of_the_options_that_say_what_is_loaded() -> None:
