@@ -122,6 +122,24 @@ class KernelChoices(Protocol):
         ...
 
 
+class Activity(StrEnum):
+    """What a span of time was spent on while an offloaded model computed."""
+
+    READ = "read"
+    WAIT = "wait"
+    COMPUTE = "compute"
+
+
+@dataclass(frozen=True, slots=True)
+class Span:
+    """What happened to one layer from when until when, seconds of `time.perf_counter`."""
+
+    activity: Activity
+    layer: int
+    began: float
+    ended: float
+
+
 MOST_NODES = 1024
 """Nodes of the largest tree that is decoded with; the published trees end at 768."""
 MOST_DEPTH = 64

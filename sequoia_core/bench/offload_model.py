@@ -14,9 +14,8 @@ import torch
 from safetensors.torch import save_file
 from torch import Tensor
 
-from sequoia_core.model.config import ModelConfig
-from sequoia_core.model.weights import EMBEDDING, HEAD, expected_shapes
-
+EMBEDDING = "model.embed_tokens.weight"
+HEAD = "lm_head.weight"
 HEAD_SPREAD = 2.0
 """Standard deviation of the logits: likely tokens stand out as in a trained model."""
 
@@ -60,6 +59,30 @@ class RandomLlama:
             "dtype": "bfloat16",
         }
 
+    @property
+    def shapes(self) -> dict[str, tuple[int, ...]]:
+        """Of its tensors, by Hugging Face's names."""
+        keys = self.hidden // 4
+        shapes: dict[str, tuple[int, ...]] = {
+            EMBEDDING: (self.vocab, self.hidden),
+            HEAD: (self.vocab, self.hidden),
+            "model.norm.weight": (self.hidden,),
+        }
+        for layer in range(self.layers):
+            prefix = f"model.layers.{layer}"
+            shapes |= {
+                f"{prefix}.input_layernorm.weight": (self.hidden,),
+                f"{prefix}.self_attn.q_proj.weight": (self.hidden, self.hidden),
+                f"{prefix}.self_attn.k_proj.weight": (keys, self.hidden),
+                f"{prefix}.self_attn.v_proj.weight": (keys, self.hidden),
+                f"{prefix}.self_attn.o_proj.weight": (self.hidden, self.hidden),
+                f"{prefix}.post_attention_layernorm.weight": (self.hidden,),
+                f"{prefix}.mlp.gate_proj.weight": (self.inner, self.hidden),
+                f"{prefix}.mlp.up_proj.weight": (self.inner, self.hidden),
+                f"{prefix}.mlp.down_proj.weight": (self.hidden, self.inner),
+            }
+        return shapes
+
     def write(self, directory: Path, seed: int = 0) -> int:
         """Write weights in bfloat16, a file per layer, and a tokenizer of numbered words.
 
@@ -70,7 +93,7 @@ class RandomLlama:
             OSError: the disk refuses.
         """
         (directory / "config.json").write_text(json.dumps(self.settings), encoding="utf-8")
-        shapes = expected_shapes(ModelConfig.from_hf(self.settings))
+        shapes = self.shapes
         generator = torch.Generator().manual_seed(seed)
         places: dict[str, str] = {}
         for part in range(self.layers + 1):

@@ -19,24 +19,18 @@ from statistics import median
 from time import perf_counter
 
 import torch
-from torch import Tensor
 
 from sequoia_core.bench.agreeing_draft import AgreeingDraft
 from sequoia_core.bench.memory import peak_memory
 from sequoia_core.bench.offload_timeline import Overlap, draw
-from sequoia_core.config import Kernels, Mode, Offload, SamplingParams
+from sequoia_core.config import Kernels, Mode, Offload, SamplingParams, WeightFormat
 from sequoia_core.draft import DraftModel
 from sequoia_core.engine import Engine
 from sequoia_core.errors import SequoiaError
 from sequoia_core.events import Step
 from sequoia_core.growmap import GrowMap
-from sequoia_core.model.linear import Linear
-from sequoia_core.model.llama import Llama
-from sequoia_core.model.loader import open_directory
-from sequoia_core.model.offload import OffloadedLlama, plain_product
-from sequoia_core.model.offload_ring import Span
-from sequoia_core.model.weights import weight_files
-from sequoia_core.protocols import TreeChoice
+from sequoia_core.pair import Pair, load_pair
+from sequoia_core.protocols import Span, TreeChoice
 from sequoia_core.search import choose_tree, expected_tokens_table
 from sequoia_core.trees import BundledAdvisor
 
@@ -155,15 +149,6 @@ def work(task: Task) -> Outcome:
     return Outcome.of(json.loads(done.stdout.splitlines()[-1]))
 
 
-class PlainResident(Llama):
-    """A resident model with the kernels of an offloaded one."""
-
-    def _product(self, names: Sequence[str], get: object, kernels: Kernels) -> Linear:
-        assert callable(get)
-        parts: list[Tensor] = [get(name) for name in names]
-        return plain_product(torch.cat(parts), kernels)
-
-
 class Numbers:
     """A `TextCodec` for tokens that mean nothing."""
 
@@ -185,10 +170,10 @@ class Worker:
 
     def __init__(self, task: Task) -> None:
         self._task = task
-        self._files = weight_files(Path(task.directory))
-        self._target = self._loaded()
+        self._files = sorted(Path(task.directory).glob("*.safetensors"))
+        self._target = self._loaded().target
         self._spans: list[Span] = []
-        if isinstance(self._target, OffloadedLlama):
+        if self._target.ring is not None:
             self._target.ring.watcher = self._spans.append
 
     def run(self) -> Outcome:
@@ -202,22 +187,18 @@ class Worker:
         outcome.peak, outcome.data = peak_memory(), _data_bytes()
         return outcome
 
-    def _loaded(self) -> Llama:
-        from sequoia_core.pair import load_pair
-
-        task, kernels = self._task, Kernels(row_invariant=self._task.exact)
-        if task.packed or task.offload != Offload.NONE:
-            pair = load_pair(
-                task.directory,
-                dtype="bfloat16",
-                device="cpu",
-                kernels=kernels,
-                offload=Offload(task.offload),
-            )
-            return pair.target
-        model = open_directory(Path(task.directory))
-        cpu = torch.device("cpu")
-        return PlainResident(model.config, model.weights, cpu, torch.bfloat16, kernels)
+    def _loaded(self) -> Pair:
+        task = self._task
+        resident = Offload(task.offload) is Offload.NONE
+        plain = resident and not task.packed
+        weights = WeightFormat.PLAIN if plain else WeightFormat.AUTO
+        return load_pair(
+            task.directory,
+            dtype="bfloat16",
+            device="cpu",
+            kernels=Kernels(weights, task.exact),
+            offload=Offload(task.offload),
+        )
 
     def _choose(self, outcome: Outcome) -> GrowMap:
         """The tree that the measured forwards make fastest."""

@@ -133,11 +133,11 @@ class InBlocks:
 
     Args:
         linear: computes a block.
-        rows: of a block; None is `BLOCK_ROWS`.
+        rows: of a block.
     """
 
-    def __init__(self, linear: Linear, rows: int | None = None) -> None:
-        self._linear, self._rows = linear, rows or BLOCK_ROWS
+    def __init__(self, linear: Linear, rows: int) -> None:
+        self._linear, self._rows = linear, rows
 
     def __call__(self, x: Tensor) -> Tensor:
         """[n, in] -> [n, out]."""
@@ -163,6 +163,10 @@ They hold until a machine has been measured; see `sequoia_core.measure.kernels`.
 BLOCK_ROWS = 8
 """Rows of a block where their number must not matter."""
 
+PLAIN_BLOCK_ROWS = 32
+"""Likewise of plain weights: an offloaded model's, where computing one block hides behind reading
+the layer, and a second one does not (docs/decisions/0020)."""
+
 
 def pack(weight: Tensor, kernels: Kernels) -> Linear:
     """The fastest linear that is allowed for this weight's device and dtype.
@@ -171,10 +175,12 @@ def pack(weight: Tensor, kernels: Kernels) -> Linear:
         weight: [out, in].
         kernels: what is allowed.
     """
-    if has_packed_kernels(weight.dtype, weight.device):
+    plain = kernels.weights is WeightFormat.PLAIN
+    if has_packed_kernels(weight.dtype, weight.device) and not plain:
         return _packed(weight, kernels)
     dense = DenseLinear(weight)
-    return InBlocks(dense) if kernels.row_invariant else dense
+    rows = PLAIN_BLOCK_ROWS if plain else BLOCK_ROWS
+    return InBlocks(dense, rows) if kernels.row_invariant else dense
 
 
 def has_packed_kernels(dtype: torch.dtype, device: torch.device) -> bool:
@@ -192,7 +198,7 @@ def _packed(weight: Tensor, kernels: Kernels) -> Linear:
         few, most = FourBitLinear(codes), FOUR_BIT_ROWS
     else:
         packed = PackedLinear(weight)
-        return InBlocks(packed) if kernels.row_invariant else packed
+        return InBlocks(packed, BLOCK_ROWS) if kernels.row_invariant else packed
     one = kernels.row_invariant or kernels.one_copy
     return few if one else ByRows(few, PackedLinear(weight), most, weight.shape[1])
 

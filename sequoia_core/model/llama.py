@@ -20,6 +20,7 @@ from sequoia_core.model.config import ModelConfig
 from sequoia_core.model.kv_cache import LayeredKVCache
 from sequoia_core.model.linear import ByRows, Linear, pack
 from sequoia_core.model.norm import RmsNorm
+from sequoia_core.model.offload_ring import LayerRing
 from sequoia_core.model.rope import rotary_tables, rotate, with_still_heads
 from sequoia_core.protocols import KVCache
 
@@ -61,7 +62,12 @@ class Llama:
         dtype: of weights, activations and cache. Logits are float32.
         kernels: which ones may compute it; by default the fastest that leave it the same model.
         feature_layers: layers whose outputs a cache keeps, for a draft that reads them.
+
+    Attributes:
+        ring: hands out the layers of an offloaded model; None where they are resident.
     """
+
+    ring: LayerRing | None = None
 
     def __init__(
         self,

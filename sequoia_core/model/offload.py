@@ -6,7 +6,7 @@ those buffers: a kernel's own format would have to be made anew for every layer 
 """
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from math import prod
 
 import torch
@@ -14,17 +14,13 @@ from torch import Tensor
 
 from sequoia_core.config import Kernels, Offload, WeightFormat
 from sequoia_core.errors import ParameterError
-from sequoia_core.model.linear import DenseLinear, InBlocks, Linear
+from sequoia_core.model.linear import Linear, pack
 from sequoia_core.model.llama import PRODUCTS, Layer, Llama
 from sequoia_core.model.offload_carriers import FromFiles, InMemory, ToGpu
 from sequoia_core.model.offload_files import TensorFiles
 from sequoia_core.model.offload_layout import LayerLayout
 from sequoia_core.model.offload_ring import SLOTS, LayerRing
 from sequoia_core.model.weights import Weights, expected_shapes
-
-BLOCK_ROWS = 32
-"""Rows of a block where their number must not matter: more than a resident model's, since computing
-them hides behind reading the layer, and a second block does not (docs/decisions/0020)."""
 
 
 class StreamedLinear:
@@ -82,6 +78,8 @@ class OffloadedLlama(Llama):
         ring: may be watched, and closed.
     """
 
+    ring: LayerRing
+
     def __init__(
         self,
         layout: LayerLayout,
@@ -91,11 +89,10 @@ class OffloadedLlama(Llama):
         feature_layers: Sequence[int] = (),
     ) -> None:
         self.ring = stream.ring
+        kernels = replace(kernels, weights=WeightFormat.PLAIN)
         views = [layout.products(buffer) for buffer in stream.buffers]
         self._streamed = {
-            names[0]: StreamedLinear(
-                self.ring, [plain_product(each[kind], kernels) for each in views]
-            )
+            names[0]: StreamedLinear(self.ring, [pack(each[kind], kernels) for each in views])
             for kind, names in PRODUCTS.items()
         }
         device = stream.buffers[0].device
@@ -111,7 +108,7 @@ class OffloadedLlama(Llama):
         if in_layer in self._streamed:
             return self._streamed[in_layer]
         tied = names[0] == "model.embed_tokens"
-        return plain_product(self.embedding if tied else get(names[0]), kernels)
+        return pack(self.embedding if tied else get(names[0]), kernels)
 
 
 def load_offloaded(
@@ -183,9 +180,3 @@ def resident_bytes(layout: LayerLayout) -> int:
 
 def _buffers(layout: LayerLayout, device: torch.device) -> list[Tensor]:
     return [torch.empty(layout.nbytes, dtype=torch.uint8, device=device) for _ in range(SLOTS)]
-
-
-def plain_product(weight: Tensor, kernels: Kernels) -> Linear:
-    """PyTorch's own product with a matrix [out, in], row-invariant where that is asked for."""
-    dense = DenseLinear(weight)
-    return InBlocks(dense, BLOCK_ROWS) if kernels.row_invariant else dense

@@ -10,9 +10,10 @@ from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor, wait
 from dataclasses import dataclass
-from enum import StrEnum
 from time import perf_counter
 from typing import Protocol, TypeVar
+
+from sequoia_core.protocols import Activity, Span
 
 Item = TypeVar("Item")
 
@@ -41,24 +42,6 @@ class Carrier(Protocol):
     def close(self) -> None:
         """No layer is wanted any more."""
         ...
-
-
-class Activity(StrEnum):
-    """What a span of time was spent on."""
-
-    READ = "read"
-    WAIT = "wait"
-    COMPUTE = "compute"
-
-
-@dataclass(frozen=True, slots=True)
-class Span:
-    """What happened to one layer from when until when, seconds of `time.perf_counter`."""
-
-    activity: Activity
-    layer: int
-    began: float
-    ended: float
 
 
 @dataclass(frozen=True, slots=True)

@@ -91,7 +91,7 @@ def test_a_kernel_that_sees_the_rows_beside_is_given_full_blocks() -> None:
     x, weight, residual = operands(21, 0, torch.float32)
     fickle = LastDigitsByRows(weight)
     assert not torch.equal(fickle(x[:1]), fickle(x)[:1])
-    linear = InBlocks(fickle)
+    linear = InBlocks(fickle, BLOCK_ROWS)
     assert torch.equal(linear(x[:1]), linear(x)[:1])
     assert torch.equal(linear.add(x[20:], residual[20:]), linear.add(x, residual)[20:])
 
