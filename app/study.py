@@ -150,10 +150,7 @@ def _table(study: "Study") -> "Table":
             f"{each.top_p:g}",
             f"{each.temperature:g}",
             *(f"{rate.value:.2f}" for rate in each.rates.values()),
-            *(
-                f"{lead.value:+.2f} ({lead.low:+.2f} to {lead.high:+.2f})"
-                for lead in each.ahead.values()
-            ),
+            *(f"{lead.value:+.2f} ± {lead.high - lead.value:.2f}" for lead in each.ahead.values()),
         )
     return table
 
@@ -170,8 +167,8 @@ def _verdict(sweep: "Sweep", study: "Study") -> str:
         for each, rule in study.behind
     )
     return "\n".join([
-        f"tokens/step of {tree.name}, {study.prompts} prompts of {sweep.tokens} tokens; leads of "
-        "sequoia on the same prompts and seeds, with intervals that all hold at once with 95 %",
+        f"tokens/step of {tree.name}, {study.prompts} prompts of {sweep.tokens} tokens",
+        "leads of sequoia on the same prompts and seeds; all intervals hold at once with 95 %",
         f"mean lead over all settings: {overall}",
         f"sequoia is above in {study.leads} of {study.comparisons} comparisons beyond the noise, "
         + (f"below {behind}" if behind else "below in none")
