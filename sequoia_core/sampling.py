@@ -13,6 +13,10 @@ from sequoia_core.errors import NumberError
 NUCLEUS_CANDIDATES = 512
 """Top-p looks at this many most probable tokens first: sorting V costs more than a forward."""
 
+UNCUT = 1e-4
+"""Part of the draft's distribution that no cut touches. A nucleus often holds a single token; the
+children after it then come in the draft's own order instead of any (docs/decisions/0021)."""
+
 
 def full_probs(logits: Tensor, temperature: float) -> Tensor:
     """Softmax of logits [n, V] at a temperature; temperature 0, which has none, is taken as 1."""
@@ -44,10 +48,10 @@ def shaped_probs(logits: Tensor, probs: Tensor, params: SamplingParams) -> Tenso
 
 
 def draft_probs(logits: Tensor, params: SamplingParams) -> Tensor:
-    """The draft's distribution: the same shaping, without ever waiting for the device.
+    """The draft's distribution: nearly the same shaping, without ever waiting for the device.
 
     Any distribution is a lawful draft as long as it is the one drawn from, so a nucleus wider than
-    the candidates is simply cut there.
+    the candidates is simply cut there, and a part of `UNCUT` stays whole.
 
     Args:
         logits: float32 [n, V].
@@ -56,10 +60,11 @@ def draft_probs(logits: Tensor, params: SamplingParams) -> Tensor:
     Returns:
         float32 [n, V], rows sum to 1.
     """
-    probs = top_k_probs(full_probs(logits, params.temperature), params.top_k)
+    whole = full_probs(logits, params.temperature)
+    probs = top_k_probs(whole, params.top_k)
     if params.top_p < 1.0:
-        return nucleus_probs(probs, params.top_p, NUCLEUS_CANDIDATES)[0]
-    return probs
+        probs = nucleus_probs(probs, params.top_p, NUCLEUS_CANDIDATES)[0]
+    return whole if probs is whole else torch.lerp(probs, whole, UNCUT)
 
 
 def top_k_probs(probs: Tensor, top_k: int) -> Tensor:

@@ -1,8 +1,8 @@
 """Whose nucleus children are drawn from: the published testbeds cut the target's alone.
 
-Owns that difference from a chat, which cuts both at the same mass. A draft that is cut at little
-mass often has a single token left; the children after it are then drawn from all others alike, and
-none of them is right. Whatever they are drawn from, the target's text has the same distribution.
+Owns that difference from a chat, which cuts both at the same mass, but for a small part of the
+draft's (`sequoia_core.sampling.UNCUT`). Whatever children are drawn from, the target's text has the
+same distribution.
 """
 
 from __future__ import annotations

@@ -81,8 +81,20 @@ def test_a_nucleus_wider_than_the_candidates_is_still_exact_for_the_target() -> 
         expected = plain_nucleus(probs[row], 0.9)
         torch.testing.assert_close(target[row], expected, atol=1e-7, rtol=1e-3)
     drafted = draft_probs(logits, params)
-    assert int((drafted[0] > 0).sum()) == width
+    assert int((drafted[0] > sampling.UNCUT / 10).sum()) == width
     torch.testing.assert_close(drafted.sum(-1), torch.ones(2))
+
+
+@pytest.mark.parametrize(
+    "params", [SamplingParams(0.5, top_p=0.3), SamplingParams(0.5, top_k=1)], ids=["top-p", "top-k"]
+)
+def test_a_cut_draft_goes_on_in_its_own_order(params: SamplingParams) -> None:
+    """One token is left; all others keep their proportions, or every child after it is wasted."""
+    logits = torch.tensor([[3.0, 2.0, 1.0, 0.0, -1.0]])
+    whole, drafted = (logits / 0.5).softmax(-1)[0], draft_probs(logits, params)[0]
+    assert float(drafted[0]) > 1 - sampling.UNCUT
+    torch.testing.assert_close(drafted[1:] / drafted[1], whole[1:] / whole[1])
+    torch.testing.assert_close(drafted.sum(), torch.tensor(1.0))
 
 
 @given(logits=LOGITS, top_k=st.integers(0, 30))
