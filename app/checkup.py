@@ -90,22 +90,23 @@ def _configuration() -> Finding:
 
 
 def _numbers(settings: "Settings") -> Iterator[Finding]:
-    from sequoia_core.model.device import choose_device, choose_dtype, dtype_name
+    from sequoia_core.model.device import choose_devices, choose_dtype, devices_name, dtype_name
     from sequoia_core.model.offload import Placement, check_offload
 
     try:
-        device = choose_device(settings.device)
-        dtype = dtype_name(choose_dtype(settings.dtype, device))
-        check_offload(
-            Placement(device, settings.offload), Kernels(settings.weights, settings.exact)
-        )
+        device, *others = choose_devices(settings.device)
+        dtype = dtype_name(choose_dtype(settings.dtype, device, others))
+        placement = Placement(device, settings.offload, tuple(others))
+        check_offload(placement, Kernels(settings.weights, settings.exact))
     except SequoiaError as error:
         yield Finding(Verdict.BROKEN, "device, dtype", str(error))
         return
     slow = device.type == "cpu" and dtype == "float32" and settings.dtype == "auto"
     remark = ": this processor does not multiply bfloat16, so expect half the speed" if slow else ""
     yield Finding(
-        Verdict.WARN if slow else Verdict.OK, "device, dtype", f"{device}, {dtype}{remark}"
+        Verdict.WARN if slow else Verdict.OK,
+        "device, dtype",
+        f"{devices_name(placement.devices)}, {dtype}{remark}",
     )
     if settings.offload is not Offload.NONE:
         kept = "two layers at a time are in memory"

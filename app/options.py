@@ -44,7 +44,9 @@ _SETTINGS: dict[str, Any] = {
     "dtype": _option(DType, "Number format of the weights.", _MODELS),
     "weights": _option(WeightFormat, "Kernels on CPUs; int8 is another model.", _MODELS),
     "exact": _option(bool, "At temperature 0, plain decoding's text bit for bit.", _MODELS),
-    "device": _option(str, "auto, cpu, cuda or cuda:N.", _MODELS, "DEVICE"),
+    "device": _option(
+        str, "auto, cpu, cuda, cuda:N; a list spreads the target.", _MODELS, "DEVICE[,DEVICE...]"
+    ),
     "offload": _option(Offload, "Where the target's layers stay meanwhile.", _MODELS),
     "mode": _option(Mode, "How tokens are decided; ar is plain decoding.", _TREE),
     "growmap": _option(

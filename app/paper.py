@@ -111,9 +111,15 @@ class PaperModels:
         if why:
             raise SequoiaError(why)
         flags = {**self._flags, "target": pair.target.name, "draft": pair.draft.name}
-        if pair.offload and "offload" not in flags:
+        if pair.offload and "offload" not in flags and not self._spread():
             flags["offload"] = offload_place(flags)
         return launch.load_chosen(load_settings(flags), progress)
+
+    def _spread(self) -> bool:
+        """Whether several devices hold a target's layers, which are then not streamed."""
+        from sequoia_core.model.device import choose_devices
+
+        return len(choose_devices(self.settings.device)) > 1
 
     def _why_not(self, name: str) -> str:
         from sequoia_core.data import TOTAL_TOKENS
@@ -122,6 +128,8 @@ class PaperModels:
         pair = self._facts.pairs[name]
         if self.settings.offload is not Offload.NONE:
             pair = replace(pair, offload=True)
+        elif self._spread():
+            pair = replace(pair, offload=False)
         nodes = max(setup.nodes for setup in self._facts.setups if setup.pair == name)
         return why_not(pair, room(self.settings), TOTAL_TOKENS + nodes)
 
@@ -136,20 +144,20 @@ def room(settings: "Settings") -> "Room":
     import torch
     from huggingface_hub import constants, get_token, try_to_load_from_cache
 
-    from sequoia_core.model.device import choose_device, choose_dtype
+    from sequoia_core.model.device import choose_devices, choose_dtype, devices_name
     from sequoia_core.reproduce.paper_limits import Room
 
-    device = choose_device(settings.device)
+    devices = choose_devices(settings.device)
     free = psutil.virtual_memory().available
-    if device.type == "cuda":
-        free = torch.cuda.mem_get_info(device)[0]
+    if devices[0].type == "cuda":
+        free = sum(torch.cuda.mem_get_info(device)[0] for device in devices)
     cache = Path(constants.HF_HUB_CACHE)
     there = next(folder for folder in (cache, *cache.parents) if folder.exists())
     return Room(
-        place=str(device),
+        place=devices_name(devices),
         memory=free,
         disk=shutil.disk_usage(there).free,
-        value_bytes=choose_dtype(settings.dtype, device).itemsize,
+        value_bytes=choose_dtype(settings.dtype, devices[0], devices[1:]).itemsize,
         token=get_token() is not None,
         fetched=lambda model: isinstance(try_to_load_from_cache(model, "config.json"), str),
     )
@@ -191,7 +199,7 @@ def fill_table(
 
 def head_of(settings: "Settings", choice: "Choice", options: "PaperOptions") -> dict[str, object]:
     """What every cell of a file has in common."""
-    from sequoia_core.model.device import choose_device, device_name
+    from sequoia_core.model.device import choose_devices, device_name
 
     return {
         "version": _VERSION,
@@ -201,7 +209,7 @@ def head_of(settings: "Settings", choice: "Choice", options: "PaperOptions") -> 
         "top-p": options.top_p,
         "seed": options.seed,
         "growmap": choice.growmap,
-        "machine": device_name(choose_device(settings.device)),
+        "machine": " and ".join(map(device_name, choose_devices(settings.device))),
         "dtype": settings.dtype,
         "weights": settings.weights.value,
         "exact": settings.exact,

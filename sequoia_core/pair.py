@@ -7,7 +7,7 @@ It knows nothing of trees or of decoding.
 import hashlib
 import importlib.util
 from collections import ChainMap
-from collections.abc import Callable, Mapping, MutableMapping, Sequence
+from collections.abc import Callable, Mapping, MutableMapping
 from dataclasses import dataclass, replace
 from math import prod
 from pathlib import Path
@@ -22,13 +22,20 @@ from sequoia_core.errors import ModelLoadError, ParameterError, TokenizerMismatc
 from sequoia_core.model.conditioned import ConditionedLlama
 from sequoia_core.model.config import ModelConfig
 from sequoia_core.model.convert_cache import ConvertCache, default_root
-from sequoia_core.model.device import choose_device, choose_dtype, device_name, dtype_name
+from sequoia_core.model.device import (
+    choose_devices,
+    choose_dtype,
+    device_name,
+    devices_name,
+    dtype_name,
+)
 from sequoia_core.model.heap import return_freed_memory
 from sequoia_core.model.linear import FOR_DRAFTS, has_packed_kernels
 from sequoia_core.model.llama import Llama
 from sequoia_core.model.loader import Checkpoint, Progress, open_checkpoint, open_directory
 from sequoia_core.model.offload import Placement, check_offload, load_offloaded, resident_bytes
 from sequoia_core.model.offload_layout import LayerLayout
+from sequoia_core.model.pipeline import PipelinedLlama, Stage, even_stages
 from sequoia_core.model.tokenizer import assert_same_tokenizer, turn_closing_id
 from sequoia_core.model.vocabulary import fit_vocabulary
 from sequoia_core.model.weights import EMBEDDING, expected_shapes
@@ -120,7 +127,8 @@ def load_pair(
         draft: likewise; None is the bundled draft for the embedded target and no draft for others;
             "none" is no draft.
         dtype: see `choose_dtype`.
-        device: see `choose_device`.
+        device: see `choose_devices`. Several hold the target's layers in turn; the draft is on the
+            first.
         kernels: how the target is computed.
         offload: where the target's layers stay while it decodes.
         progress: told what is being done and, where known, which part of it is done.
@@ -128,14 +136,14 @@ def load_pair(
     Raises:
         ModelLoadError: a model is missing, damaged, of an unknown kind, or too large.
         TokenizerMismatchError: the draft's tokens are not the target's.
-        ParameterError: an unknown device or dtype, or kernels or an offloading that they do not
-            have.
+        ParameterError: an unknown device or dtype, kernels or an offloading that they do not have,
+            or more devices than the target has layers.
     """
     report = progress or (lambda _message, _fraction: None)
-    place = choose_device(device)
-    number = choose_dtype(dtype, place)
+    place, *others = choose_devices(device)
+    number = choose_dtype(dtype, place, others)
     _check_kernels(kernels, number, place)
-    placement = Placement(place, offload)
+    placement = Placement(place, offload, tuple(others))
     check_offload(placement, kernels)
     big, small = _open(target, draft, number, report)
     _check_memory(big, small, number, placement)
@@ -143,8 +151,7 @@ def load_pair(
     tokenizer = _tokenizer(big, small)
     closing = turn_closing_id(tokenizer)
     report(f"Loading {big.name}", None)
-    read_by_draft = small.config.feature_layers if small else ()
-    target_model = _load_target(big, number, placement, kernels, read_by_draft)
+    target_model = _load_target(big, small, number, placement, kernels)
     return_freed_memory()
     draft_model, ids = None, None
     if small is not None:
@@ -160,11 +167,11 @@ def load_pair(
         description=PairDescription(
             target=big.name,
             draft=small.name if small else None,
-            device=str(place),
+            device=devices_name(placement.devices),
             dtype=" ".join(filter(None, (dtype_name(number), str(kernels), _told(offload)))),
             context_window=big.config.context_window,
         ),
-        fingerprint=_fingerprint(big, small, target_model, f"{kernels!r}{_told(offload)}"),
+        fingerprint=_fingerprint(big, small, number, placement, f"{kernels!r}{_told(offload)}"),
         acceptance_rates=_stated_rates(small) if small else {},
     )
 
@@ -241,16 +248,28 @@ def _tokenizer(target: Checkpoint, draft: Checkpoint | None) -> "PreTrainedToken
 
 def _load_target(
     target: Checkpoint,
+    draft: Checkpoint | None,
     dtype: torch.dtype,
     placement: Placement,
     kernels: Kernels,
-    feature_layers: Sequence[int],
 ) -> Llama:
     config, weights = target.config, target.weights
+    read_by_draft = draft.config.feature_layers if draft else ()
+    if placement.others:
+        stages = _stages(target, draft, placement)
+        return PipelinedLlama(config, weights, stages, dtype, kernels, read_by_draft)
     if placement.offload is Offload.NONE:
-        return Llama(config, weights, placement.device, dtype, kernels, feature_layers)
+        return Llama(config, weights, placement.device, dtype, kernels, read_by_draft)
     layout = LayerLayout(config, dtype)
-    return load_offloaded(layout, weights, placement, kernels, feature_layers)
+    return load_offloaded(layout, weights, placement, kernels, read_by_draft)
+
+
+def _stages(
+    target: Checkpoint, draft: Checkpoint | None, placement: Placement
+) -> tuple[Stage, ...]:
+    """Which of the target's layers each device holds; the draft is on the first."""
+    beside = _values(draft.config) if draft else 0
+    return even_stages(target.config, placement.devices, beside)
 
 
 def _load_draft(draft: Checkpoint, target: Llama) -> tuple[Llama, Tensor | None]:
@@ -304,25 +323,27 @@ def _check_memory(
     target: Checkpoint, draft: Checkpoint | None, dtype: torch.dtype, placement: Placement
 ) -> None:
     """Refuse what clearly cannot fit, before minutes are spent on it."""
-    whole = [dtype.itemsize * _values(each.config) for each in (target, draft) if each]
-    names = " and ".join(each.name for each in (target, draft) if each)
-    needed = list(whole)
+    needed = dict.fromkeys(placement.devices, 0)
+    for stage in _stages(target, draft, placement):
+        needed[stage.device] += dtype.itemsize * stage.values
+    whole = sum(needed.values())
     if placement.offload is not Offload.NONE:
-        needed[0] = resident_bytes(LayerLayout(target.config, dtype))
-    device, main = placement.device, psutil.virtual_memory().available
-    if device.type == "cuda":
-        _check_fit(names, sum(needed), dtype, torch.cuda.mem_get_info(device)[0], str(device))
-        if placement.offload is Offload.CPU:
-            _check_fit(target.name, whole[0], dtype, main, "cpu")
-    else:
-        _check_fit(names, sum(needed), dtype, main, str(device))
+        needed[placement.device] = resident_bytes(LayerLayout(target.config, dtype))
+    needed[placement.device] += dtype.itemsize * _values(draft.config) if draft else 0
+    both = " and ".join(each.name for each in (target, draft) if each)
+    for device, size in needed.items():
+        _check_fit(both if device == placement.device else target.name, size, dtype, device)
+    if placement.offload is Offload.CPU:
+        _check_fit(target.name, whole, dtype, torch.device("cpu"))
 
 
-def _check_fit(names: str, needed: int, dtype: torch.dtype, available: int, place: str) -> None:
-    if needed > available:
+def _check_fit(names: str, needed: int, dtype: torch.dtype, place: torch.device) -> None:
+    on_gpu = place.type == "cuda"
+    free = torch.cuda.mem_get_info(place)[0] if on_gpu else psutil.virtual_memory().available
+    if needed > free:
         raise ModelLoadError(
             f"{names}: {needed / 2**30:.1f} GiB of {dtype_name(dtype)} weights do not fit into the "
-            f"{available / 2**30:.1f} GiB free on {place}; take a smaller model or another dtype"
+            f"{free / 2**30:.1f} GiB free on {place}; take a smaller model or another dtype"
         )
 
 
@@ -334,9 +355,15 @@ def _told(offload: Offload) -> str:
     return "" if offload is Offload.NONE else f"offload {offload.value}"
 
 
-def _fingerprint(target: Checkpoint, draft: Checkpoint | None, model: Llama, manner: str) -> str:
-    parts = [target.digest, draft.digest if draft else "", dtype_name(model.dtype)]
-    parts += [device_name(model.device), manner]
+def _fingerprint(
+    target: Checkpoint,
+    draft: Checkpoint | None,
+    dtype: torch.dtype,
+    placement: Placement,
+    manner: str,
+) -> str:
+    parts = [target.digest, draft.digest if draft else "", dtype_name(dtype)]
+    parts += [*map(device_name, placement.devices), manner]
     return hashlib.sha256("\n".join(parts).encode()).hexdigest()[:16]
 
 

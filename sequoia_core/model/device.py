@@ -6,6 +6,7 @@ and later, CPUs with AMX or AVX512-BF16), else float16 on a GPU and float32 on a
 
 import platform
 import re
+from collections.abc import Sequence
 from pathlib import Path
 
 import torch
@@ -40,15 +41,60 @@ def choose_device(name: str = "auto") -> torch.device:
     return torch.device("cuda", index)
 
 
-def choose_dtype(name: str, device: torch.device) -> torch.dtype:
+def choose_devices(name: str = "auto") -> tuple[torch.device, ...]:
+    """One device as `choose_device` takes it, or several, separated by commas.
+
+    A CPU may be named more than once, which only divides the work: a way to see whether it can be.
+
+    Raises:
+        ParameterError: another name, a GPU that PyTorch does not see or that is named twice, or
+            CPU and GPU in one list.
+    """
+    if "," not in name:
+        return (choose_device(name),)
+    parts = [part.strip() for part in name.split(",")]
+    if any(not re.fullmatch(r"cpu|cuda(:\d+)?", part) for part in parts):
+        raise ParameterError(
+            f"device is {name!r}; give auto, cpu, cuda or cuda:N, or several GPUs as in "
+            "cuda:0,cuda:1"
+        )
+    devices = tuple(map(choose_device, parts))
+    if len({device.type for device in devices}) > 1:
+        raise ParameterError(
+            f"device is {name!r}, but a model lies on GPUs or on the CPU; for layers in main "
+            "memory beside a GPU give one device and --offload cpu"
+        )
+    twice = [part for at, part in enumerate(parts) if devices[at] in devices[:at]]
+    if twice and devices[0].type == "cuda":
+        raise ParameterError(f"device is {name!r}, which names {twice[0]} twice; name it once")
+    return devices
+
+
+def devices_name(devices: Sequence[torch.device]) -> str:
+    """`cuda:0` of one, `cuda:0+1` of several of a type."""
+    first, *others = devices
+    return "+".join(
+        [str(first), *(str(each if each.index is None else each.index) for each in others)]
+    )
+
+
+def choose_dtype(
+    name: str, device: torch.device, others: Sequence[torch.device] = ()
+) -> torch.dtype:
     """The number format called `auto`, `float32`, `bfloat16` or `float16`.
+
+    Args:
+        name: `auto` is what the device is fast in.
+        device: where it is computed.
+        others: where else.
 
     Raises:
         ParameterError: another name.
     """
     if name == "auto":
         if device.type == "cuda":
-            ampere = torch.cuda.get_device_capability(device) >= AMPERE
+            capabilities = map(torch.cuda.get_device_capability, (device, *others))
+            ampere = min(capabilities) >= AMPERE
             return torch.bfloat16 if ampere else torch.float16
         return torch.bfloat16 if cpu_multiplies_bfloat16() else torch.float32
     if name not in DTYPES:

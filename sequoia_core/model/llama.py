@@ -79,7 +79,7 @@ class Llama:
         feature_layers: Sequence[int] = (),
     ) -> None:
         def get(name: str) -> Tensor:
-            return weights[f"{name}.weight"].to(device, dtype)
+            return weights[f"{name}.weight"].to(self._place(name), dtype)
 
         def linear(*names: str) -> Linear:
             return self._product(names, get, kernels)
@@ -194,10 +194,21 @@ class Llama:
         attend: Attend,
         watch: Callable[[int, Tensor], None],
     ) -> Tensor:
+        turns = self._cos[position_ids], self._sin[position_ids]
+        return self._through(enumerate(self._in_turn()), hidden, turns, attend, watch)
+
+    def _through(
+        self,
+        layers: Iterable[tuple[int, Layer]],
+        hidden: Tensor,
+        turns: tuple[Tensor, Tensor],
+        attend: Attend,
+        watch: Callable[[int, Tensor], None],
+    ) -> Tensor:
+        """Numbered layers of one device; `turns` are the rows' of `rotary_tables`."""
         still = self.config.num_kv_heads  # values are not rotated
-        moving = self.config.num_heads + still
-        cos, sin = with_still_heads(self._cos[position_ids], self._sin[position_ids], moving, still)
-        for index, layer in enumerate(self._in_turn()):
+        cos, sin = with_still_heads(*turns, self.config.num_heads + still, still)
+        for index, layer in layers:
             projected = layer.query_key_value(layer.attention_norm(hidden))
             queries, keys_values = self._heads(projected, cos, sin)
             attended = attend(index, queries, keys_values)
@@ -210,6 +221,10 @@ class Llama:
     def _in_turn(self) -> Iterable[Layer]:
         """The layers, each with its weights in place while it is the one at hand."""
         return self._layers
+
+    def _place(self, name: str) -> torch.device:  # noqa: ARG002
+        """Where the tensor of this name lies while the model computes."""
+        return self._device
 
     def _product(
         self, names: Sequence[str], get: Callable[[str], Tensor], kernels: Kernels
@@ -228,11 +243,11 @@ class Llama:
     ) -> Tensor:
         rows = token_ids.shape[0]
         cache.reserve(rows)
-        bias = self._attention_bias(mask, rows, cache)
+        biases = self._biases(mask, rows, cache)
 
         def attend(index: int, queries: Tensor, keys_values: Tensor) -> Tensor:
             keys, values = cache.write(index, keys_values)
-            return self._attend(queries, keys, values, bias)
+            return self._attend(queries, keys, values, biases[index])
 
         def watch(index: int, hidden: Tensor) -> None:
             if index in self._feature_slots:
@@ -270,16 +285,22 @@ class Llama:
         mixed = mixed.view(kv_heads, groups, -1, dim).permute(2, 0, 1, 3)  # [n, K, G, D]
         return mixed.reshape(mixed.shape[0], -1)
 
-    def _attention_bias(
+    def _biases(
         self, mask: Tensor | None, rows: int, cache: LayeredKVCache
+    ) -> Sequence[Tensor | None]:
+        """The additive mask of every layer, where it computes."""
+        return [self._attention_bias(mask, rows, cache, self._device)] * self.config.num_layers
+
+    def _attention_bias(
+        self, mask: Tensor | None, rows: int, cache: LayeredKVCache, device: torch.device
     ) -> Tensor | None:
         """Additive mask [G n, span], or None where every key is visible."""
         length, span = cache.length, cache.span(rows)
         if mask is None:
             if rows == 1 and span == length + 1:
                 return None
-            visible = torch.arange(length, length + rows, device=self._device)
-            mask = torch.arange(span, device=self._device)[None, :] <= visible[:, None]
+            visible = torch.arange(length, length + rows, device=device)
+            mask = torch.arange(span, device=device)[None, :] <= visible[:, None]
         else:
             assert mask.shape == (rows, length + rows), (mask.shape, rows, length)
             mask = functional.pad(mask, (0, span - length - rows))

@@ -45,10 +45,22 @@ class StreamedLinear:
 
 @dataclass(frozen=True, slots=True)
 class Placement:
-    """Where a model computes and where its layers stay meanwhile."""
+    """Where a model computes and where its layers stay meanwhile.
+
+    Attributes:
+        device: has inputs and logits; the only one where nothing else is said.
+        offload: where the layers stay.
+        others: devices that hold layers beside the first.
+    """
 
     device: torch.device
     offload: Offload
+    others: tuple[torch.device, ...] = ()
+
+    @property
+    def devices(self) -> tuple[torch.device, ...]:
+        """All of them, in the order of their layers."""
+        return (self.device, *self.others)
 
 
 @dataclass(frozen=True, slots=True)
@@ -151,10 +163,15 @@ def check_offload(placement: Placement, kernels: Kernels) -> None:
     """Refuse what cannot be done or would do nothing.
 
     Raises:
-        ParameterError: the layers are where they should be brought from, or the kernels want
-            weights in a format of their own.
+        ParameterError: the layers are where they should be brought from, several devices are to
+            hold them, or the kernels want weights in a format of their own.
     """
     offload = placement.offload
+    if offload is not Offload.NONE and placement.others:
+        raise ParameterError(
+            f"offload is {offload.value}, which brings layers to one device, but "
+            f"{len(placement.devices)} devices are named; name one of them or leave --offload out"
+        )
     if offload is Offload.CPU and placement.device.type == "cpu":
         raise ParameterError(
             "offload is cpu, but the model computes on the CPU, whose memory holds it anyway; "

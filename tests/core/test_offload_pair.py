@@ -143,7 +143,7 @@ def test_a_gpu_needs_room_for_two_layers_and_main_memory_for_all(
     def enough(*_: object) -> None:
         raise EnoughError
 
-    monkeypatch.setattr(pair_module, "choose_device", lambda _: torch.device("cuda", 0))
+    monkeypatch.setattr(pair_module, "choose_devices", lambda _: (torch.device("cuda", 0),))
     monkeypatch.setattr(torch.cuda, "mem_get_info", lambda _: (on_gpu, 0))
     monkeypatch.setattr(psutil, "virtual_memory", lambda: SimpleNamespace(available=in_main))
     monkeypatch.setattr(pair_module, "_tokenizer", enough)

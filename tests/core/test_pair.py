@@ -296,7 +296,7 @@ def test_kernels_that_would_do_nothing_are_refused(
 ) -> None:
     with pytest.raises(ParameterError, match="not for float32 on cpu"):
         load(target, kernels=Kernels(WeightFormat.INT8))
-    monkeypatch.setattr(pair_module, "choose_device", lambda _: torch.device("cuda", 0))
+    monkeypatch.setattr(pair_module, "choose_devices", lambda _: (torch.device("cuda", 0),))
     with pytest.raises(ParameterError, match="exact decoding is for CPUs, not for cuda:0"):
         load(target, kernels=EXACT)
 

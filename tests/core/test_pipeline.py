@@ -1,0 +1,384 @@
+"""A model whose layers lie on several devices is the same model.
+
+A CPU named several times stands for the devices here: what is divided is divided all the same. What
+only real devices can get wrong is in `test_pipeline_cuda`.
+"""
+
+import re
+from collections.abc import Sequence
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import psutil
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from torch import Tensor
+
+from sequoia_core import pair as pair_module
+from sequoia_core.config import Kernels, Mode, Offload, SamplingParams
+from sequoia_core.errors import ContextFullError, ModelLoadError, ParameterError
+from sequoia_core.growmap import GrowMap
+from sequoia_core.model.conditioned import ConditionedLlama
+from sequoia_core.model.device import choose_devices, choose_dtype, devices_name
+from sequoia_core.model.llama import Llama
+from sequoia_core.model.loader import open_directory
+from sequoia_core.model.pipeline import PipelinedLlama, even_stages
+from sequoia_core.model.weights import (
+    INPUT_SCALE,
+    INPUT_SHIFT,
+    OWN_INPUT,
+    TARGET_INPUT,
+    expected_shapes,
+)
+from sequoia_core.pair import Pair, load_pair
+from sequoia_core.protocols import KernelChoices
+from tests.core.checkpoints import save_model
+from tests.core.checkpoints import tiny_tokenizer as tokenizer_of
+from tests.core.engines import make_engine, tokens_of
+from tests.core.models import random_weights, tiny_config, tiny_llama
+
+CPU = torch.device("cpu")
+LAYERS = 5
+TOKENS = torch.arange(3, 20)
+FEATURES = (0, 3, 4)
+COUNTS = pytest.mark.parametrize("count", [2, 3, LAYERS])
+
+
+def whole(dtype: torch.dtype = torch.float32, **changes: Any) -> Llama:
+    config = tiny_config(num_layers=LAYERS, **changes)
+    return Llama(config, random_weights(config, 0), CPU, dtype, feature_layers=FEATURES)
+
+
+def spread(
+    count: int, dtype: torch.dtype = torch.float32, beside: int = 0, **changes: Any
+) -> PipelinedLlama:
+    config = tiny_config(num_layers=LAYERS, **changes)
+    stages = even_stages(config, [CPU] * count, beside)
+    weights = random_weights(config, 0)
+    return PipelinedLlama(config, weights, stages, dtype, feature_layers=FEATURES)
+
+
+def passes(model: Llama) -> list[Tensor]:
+    """Logits of a prompt, a row, a tree and, once a branch of it was kept, another row; the
+    features that are held then.
+    """
+    cache = model.new_cache()
+    logits = [model.forward(TOKENS, torch.arange(17), None, cache)]
+    logits.append(model.forward(torch.tensor([5]), torch.tensor([17]), None, cache))
+    growmap = GrowMap((-1, 0, 0, 1, 1, 3))
+    mask = torch.cat((torch.ones(6, 18, dtype=torch.bool), growmap.ancestor_mask()), dim=1)
+    positions = torch.tensor(growmap.depths) + 18
+    logits.append(model.forward(torch.arange(6), positions, mask, cache))
+    cache.keep(18, [18, 19, 22])
+    assert cache.length == 21
+    logits.append(model.forward(torch.tensor([7]), torch.tensor([21]), None, cache))
+    cache.truncate(9)
+    model.extend(torch.arange(30), cache)
+    assert cache.length == 39
+    logits.append(model.forward(torch.tensor([7]), torch.tensor([39]), None, cache))
+    return [*logits, cache.features(0, cache.length)]
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
+@pytest.mark.parametrize("tied", [False, True])
+@COUNTS
+def test_logits_and_features_are_those_of_one_device_bit_for_bit(
+    count: int, tied: bool, dtype: torch.dtype
+) -> None:
+    expected = passes(whole(dtype, tie_word_embeddings=tied))
+    found = passes(spread(count, dtype, tie_word_embeddings=tied))
+    assert len({float(each.float().sum()) for each in expected}) == len(expected)
+    for one, several in zip(expected, found, strict=True):
+        assert torch.equal(one, several)
+
+
+def test_the_first_device_may_hold_no_layer() -> None:
+    model = spread(2, beside=10**6)
+    assert [len(stage.layers) for stage in even_stages(model.config, [CPU] * 2, 10**6)] == [0, 5]
+    for one, several in zip(passes(whole()), passes(model), strict=True):
+        assert torch.equal(one, several)
+
+
+@pytest.mark.parametrize("exact", [False, True])
+def test_kernels_are_passed_on(exact: bool) -> None:
+    config = tiny_config(num_layers=LAYERS)
+    weights, kernels = random_weights(config, 0), Kernels(row_invariant=exact)
+    one = Llama(config, weights, CPU, torch.float32, kernels, FEATURES)
+    stages = even_stages(config, [CPU] * 2)
+    several = PipelinedLlama(config, weights, stages, torch.float32, kernels, FEATURES)
+    for expected, found in zip(passes(one), passes(several), strict=True):
+        assert torch.equal(expected, found)
+
+
+def test_choices_of_kernels_are_those_of_one_device() -> None:
+    one, several = whole(torch.bfloat16), spread(3, torch.bfloat16)
+    assert isinstance(several, KernelChoices)
+    counts = {kind: len(each) for kind, each in one.kernel_choices().items()}
+    assert {kind: len(each) for kind, each in several.kernel_choices().items()} == counts
+
+
+def test_the_cache_grows_on_every_device() -> None:
+    config = tiny_config(num_layers=LAYERS, context_window=900)
+    weights = random_weights(config, 0)
+    several = PipelinedLlama(config, weights, even_stages(config, [CPU] * 3), torch.float32)
+    one = Llama(config, weights, CPU, torch.float32)
+    text, row = torch.arange(700) % 61, (torch.tensor([3]), torch.tensor([700]), None)
+    logits = []
+    for model in (one, several):
+        cache = model.new_cache()
+        model.extend(text, cache)
+        logits.append(model.forward(*row, cache))
+    assert torch.equal(*logits)
+
+
+def test_a_full_context_leaves_the_cache_as_it_was() -> None:
+    model = spread(2, context_window=20)
+    cache = model.new_cache()
+    model.extend(TOKENS, cache)
+    before = cache.features(0, 17).clone()
+    with pytest.raises(ContextFullError):
+        model.extend(TOKENS, cache)
+    assert cache.length == 17
+    assert torch.equal(cache.features(0, 17), before)
+    model.extend(TOKENS[:3], cache)
+    assert cache.length == 20
+
+
+@pytest.mark.parametrize("count", [2, 3])
+def test_the_engine_writes_the_same_text(count: int) -> None:
+    params = SamplingParams(temperature=0.0, max_new_tokens=24)
+    texts = []
+    for target in (whole(), spread(count)):
+        engine = make_engine(target, tiny_llama(1), GrowMap.k_ary([3, 2, 1]), Mode.GREEDY)
+        texts.append(tokens_of(list(engine.generate(TOKENS.tolist(), params))))
+    assert len(texts[0]) == 24
+    assert texts[0] == texts[1]
+
+
+def conditioned_draft() -> ConditionedLlama:
+    config = tiny_config(num_layers=1, feature_layers=FEATURES)
+    generator = torch.Generator().manual_seed(3)
+    own = {
+        name: torch.randn(shape, generator=generator) * 0.2
+        for name, shape in expected_shapes(config).items()
+        if name in (INPUT_SCALE, INPUT_SHIFT, OWN_INPUT, TARGET_INPUT)
+    }
+    return ConditionedLlama(config, random_weights(config, 1) | own, CPU, torch.float32)
+
+
+@COUNTS
+def test_a_draft_reads_the_same_hidden_states(count: int) -> None:
+    draft, logits = conditioned_draft(), []
+    for target in (whole(), spread(count)):
+        beside = target.new_cache()
+        target.extend(TOKENS, beside)
+        cache = draft.new_cache(beside)
+        logits.append(draft.forward(TOKENS, torch.arange(17), None, cache))
+    assert torch.equal(*logits)
+    blind = draft.forward(TOKENS, torch.arange(17), None, draft.new_cache())
+    assert not torch.equal(blind, logits[0])
+
+
+@given(
+    layers=st.integers(1, 30),
+    count=st.integers(1, 6),
+    beside=st.integers(0, 200_000),
+    tied=st.booleans(),
+)
+def test_stages_hold_every_layer_once_and_are_as_even_as_can_be(
+    layers: int, count: int, beside: int, tied: bool
+) -> None:
+    config = tiny_config(num_layers=layers, tie_word_embeddings=tied)
+    if layers < count:
+        with pytest.raises(ParameterError, match=f"has {layers} layers, too few for the {count}"):
+            even_stages(config, [CPU] * count, beside)
+        return
+    stages = even_stages(config, [CPU] * count, beside)
+    assert [layer for stage in stages for layer in stage.layers] == list(range(layers))
+    sizes = expected_shapes(config).values()
+    assert sum(stage.values for stage in stages) == sum(torch.Size(each).numel() for each in sizes)
+    held = [stages[0].values + beside, *(stage.values for stage in stages[1:])]
+    lengths = [len(stage.layers) for stage in stages]
+    assert all(lengths[1:])
+    assert max(lengths[1:], default=0) - min(lengths[1:], default=0) <= 1
+    a_layer = (sum(stage.values for stage in stages) - rest_of(config)) // layers
+    assert fullest(layers, count, a_layer, rest_of(config) + beside) == max(held)
+
+
+def rest_of(config: Any) -> int:
+    """Values in no layer."""
+    shapes = expected_shapes(config)
+    return sum(torch.Size(shape).numel() for name, shape in shapes.items() if "layers" not in name)
+
+
+def fullest(layers: int, count: int, layer: int, rest: int) -> int:
+    """What the fullest device holds of the best split, by trying bounds from below."""
+    for bound in sorted([rest + n * layer for n in range(layers + 1)] + [
+        n * layer for n in range(layers + 1)
+    ]):  # fmt: skip
+        room = (bound - rest) // layer if bound >= rest else -1
+        others = (count - 1) * (bound // layer)
+        if room >= 0 and min(room, layers) + others >= layers:
+            return bound
+    raise AssertionError
+
+
+@pytest.fixture
+def two_gpus(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
+
+
+@pytest.mark.parametrize(
+    ("name", "places", "told"),
+    [
+        ("cuda:0,cuda:1", ["cuda:0", "cuda:1"], "cuda:0+1"),
+        ("cuda:1, cuda", ["cuda:1", "cuda:0"], "cuda:1+0"),
+        ("cpu,cpu", ["cpu", "cpu"], "cpu+cpu"),
+        ("cuda:1", ["cuda:1"], "cuda:1"),
+        ("auto", ["cuda:0"], "cuda:0"),
+        ("cpu", ["cpu"], "cpu"),
+    ],
+)
+def test_devices_are_named_in_order(
+    name: str, places: list[str], told: str, two_gpus: None
+) -> None:
+    devices = choose_devices(name)
+    assert list(map(str, devices)) == places
+    assert devices_name(devices) == told
+
+
+@pytest.mark.parametrize(
+    ("name", "message"),
+    [
+        ("cuda:0,cuda:2", "device is 'cuda:2', but the GPUs here are cuda:0 to cuda:1"),
+        ("cuda:0,cuda", "names cuda twice"),
+        ("cuda:1,cuda:0,cuda:1", "names cuda:1 twice"),
+        ("cpu,cuda:0", "a model lies on GPUs or on the CPU"),
+        ("auto,cuda:1", "give auto, cpu, cuda or cuda:N, or several GPUs as in cuda:0,cuda:1"),
+        ("cuda:0,", "give auto"),
+        (",", "give auto"),
+        ("0,1", "give auto"),
+    ],
+)
+def test_lists_that_cannot_be_meant_are_refused(name: str, message: str, two_gpus: None) -> None:
+    with pytest.raises(ParameterError, match=re.escape(message)) as caught:
+        choose_devices(name)
+    assert "\n" not in str(caught.value)
+
+
+def test_gpus_that_are_not_there_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    with pytest.raises(ParameterError, match="PyTorch sees no GPU here"):
+        choose_devices("cuda:0,cuda:1")
+
+
+@pytest.mark.parametrize(("older", "expected"), [((7, 5), torch.float16), ((8, 6), torch.bfloat16)])
+def test_the_number_format_is_one_that_every_device_is_fast_in(
+    older: tuple[int, int], expected: torch.dtype, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    devices = [torch.device("cuda", index) for index in range(2)]
+    monkeypatch.setattr(
+        torch.cuda, "get_device_capability", lambda device: older if device.index else (9, 0)
+    )
+    assert choose_dtype("auto", devices[0], devices[1:]) is expected
+    assert choose_dtype("auto", devices[0]) is torch.bfloat16
+
+
+@pytest.fixture
+def target(tmp_path: Path) -> str:
+    save_model(tmp_path / "target", tokenizer_of(), num_hidden_layers=LAYERS)
+    return str(tmp_path / "target")
+
+
+def load(target: str, device: str, draft: str | None = None, **options: Any) -> Pair:
+    return load_pair(target, draft, dtype="float32", device=device, **options)
+
+
+def test_a_pair_loads_onto_several_devices(target: str) -> None:
+    one, several = load(target, "cpu", target), load(target, "cpu,cpu,cpu", target)
+    assert isinstance(several.target, PipelinedLlama)
+    assert not isinstance(several.draft, PipelinedLlama)
+    logits = []
+    for pair in (one, several):
+        cache = pair.target.new_cache()
+        logits.append(pair.target.forward(TOKENS, torch.arange(17), None, cache))
+    assert torch.equal(*logits)
+    assert several.description.device == "cpu+cpu+cpu"
+    assert len({one.fingerprint, several.fingerprint, load(target, "cpu,cpu").fingerprint}) == 3
+
+
+def test_layers_that_are_brought_to_one_device_are_not_spread(
+    target: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(pair_module, "open_checkpoint", pytest.fail)
+    for offload in (Offload.DISK, Offload.CPU):
+        with pytest.raises(ParameterError, match="2 devices are named; name one of them or leave"):
+            load(target, "cpu,cpu", offload=offload)
+
+
+def test_more_devices_than_layers_are_refused(target: str) -> None:
+    with pytest.raises(ParameterError, match="has 5 layers, too few for the 6 devices"):
+        load(target, ",".join(["cpu"] * 6))
+
+
+def test_exact_decoding_is_refused_on_several_gpus(
+    target: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    devices = torch.device("cuda", 0), torch.device("cuda", 1)
+    monkeypatch.setattr(pair_module, "choose_devices", lambda _: devices)
+    with pytest.raises(ParameterError, match="exact decoding is for CPUs"):
+        load(target, "", kernels=Kernels(row_invariant=True))
+
+
+class EnoughError(Exception):
+    """The check was passed."""
+
+
+def stop(*_: object) -> None:
+    raise EnoughError
+
+
+def gpus_with(free: Sequence[int], monkeypatch: pytest.MonkeyPatch) -> None:
+    devices = tuple(torch.device("cuda", index) for index in range(len(free)))
+    monkeypatch.setattr(pair_module, "choose_devices", lambda _: devices)
+    monkeypatch.setattr(torch.cuda, "mem_get_info", lambda device: (free[device.index], 0))
+    monkeypatch.setattr(psutil, "virtual_memory", lambda: SimpleNamespace(available=0))
+    monkeypatch.setattr(pair_module, "_tokenizer", stop)
+
+
+@pytest.mark.parametrize("drafted", [False, True])
+def test_each_device_needs_room_for_its_own_part(
+    drafted: bool, target: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    config = open_directory(Path(target)).config
+    size = sum(torch.Size(shape).numel() for shape in expected_shapes(config).values())
+    beside = size if drafted else 0
+    stages = even_stages(config, [torch.device("cuda", index) for index in range(2)], beside)
+    needed = [4 * stage.values for stage in stages]
+    needed[0] += 4 * beside
+    draft = target if drafted else None
+    gpus_with(needed, monkeypatch)
+    with pytest.raises(EnoughError):
+        load(target, "", draft)
+    for short in range(2):
+        gpus_with([have - (at == short) for at, have in enumerate(needed)], monkeypatch)
+        with pytest.raises(ModelLoadError, match=f"target: .* free on cuda:{short};") as caught:
+            load(target, "", draft)
+        assert "\n" not in str(caught.value)
+
+
+def test_one_memory_named_twice_needs_room_for_everything(
+    target: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    config = open_directory(Path(target)).config
+    size = 4 * sum(torch.Size(shape).numel() for shape in expected_shapes(config).values())
+    for have, expected in ((size, EnoughError), (size - 1, ModelLoadError)):
+        free = SimpleNamespace(available=have)
+        monkeypatch.setattr(psutil, "virtual_memory", lambda free=free: free)
+        monkeypatch.setattr(pair_module, "_tokenizer", stop)
+        with pytest.raises(expected):
+            load(target, "cpu,cpu")
