@@ -203,11 +203,12 @@ def test_an_interrupted_run_says_how_to_go_on(
     assert "the same command goes on" in told
 
 
-def test_the_machine_is_asked_for_what_there_is() -> None:
+@pytest.mark.parametrize(("device", "place"), [("cpu", "cpu"), ("cpu,cpu", "cpu+cpu")])
+def test_the_machine_is_asked_for_what_there_is(device: str, place: str) -> None:
     from app.settings import load_settings
 
-    room = paper.room(load_settings({"device": "cpu", "dtype": "float32"}))
-    assert (room.place, room.value_bytes) == ("cpu", 4)
+    room = paper.room(load_settings({"device": device, "dtype": "float32"}))
+    assert (room.place, room.value_bytes) == (place, 4)
     assert room.memory > 0
     assert room.disk > 0
     assert not room.fetched("nobody/nothing")
