@@ -17,6 +17,8 @@ if TYPE_CHECKING:
 
 NOTHING = "-"
 _HALF = 0.19  # between the middles of the two bars of a cell, halved
+_LONGEST_NAME = 40
+"""Characters of a pair's name in a picture; of a longer one, as paths make it, the end is shown."""
 
 
 def here_text(outcome: Outcome) -> str:
@@ -44,6 +46,11 @@ def paper_text(figure: Figure | None) -> str:
 def data_text(cell: PaperCell) -> str:
     """A data set's name; of a file or folder the last part."""
     return Path(cell.dataset).name
+
+
+def _label(cell: PaperCell) -> str:
+    name = cell.pair if len(cell.pair) <= _LONGEST_NAME else f"…{cell.pair[-_LONGEST_NAME:]}"
+    return f"{name}, {data_text(cell)}, T={cell.temperature:g}"
 
 
 def tree_text(cell: PaperCell, result: CellResult | None) -> str:
@@ -96,8 +103,7 @@ def draw_paper(file: Path, outcomes: Sequence[Outcome]) -> None:
         places = [at + _HALF for at, _ in published]
         tokens = [figure.tokens for _, figure in published]
         drawn.barh(places, tokens, 1.8 * _HALF, color=COLOURS[1], label="published")
-    labels = [f"{o.cell.pair}, {data_text(o.cell)}, T={o.cell.temperature:g}" for o in outcomes]
-    drawn.set_yticks(range(len(outcomes)), labels)
+    drawn.set_yticks(range(len(outcomes)), [_label(each.cell) for each in outcomes])
     drawn.invert_yaxis()
     drawn.set_xlim(left=0)
     drawn.set_xlabel("tokens per step")

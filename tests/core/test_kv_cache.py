@@ -111,6 +111,8 @@ def test_past_the_window_is_refused_and_the_cache_is_unchanged(extra: int) -> No
 
 def test_the_buffer_never_outgrows_the_window() -> None:
     cache = LayeredKVCache(tiny_config(context_window=1100), CPU, torch.float32)
+    assert cache.capacity == 256
+    cache.reserve(257)
     assert cache.capacity == 512
     cache.reserve(513)
     assert cache.capacity == 1024
