@@ -20,6 +20,7 @@ from sequoia_core.measure.acceptance_vector import (
 )
 from sequoia_core.pair import Pair
 from sequoia_core.protocols import PairDescription
+from sequoia_core.sampling import UNCUT
 from tests.core.checkpoints import tiny_tokenizer
 from tests.core.models import ScriptModel, TableModel
 from tests.core.test_measure_acceptance import VOCAB, WIDTH, P, Q, rates_at
@@ -95,7 +96,8 @@ def test_the_draft_has_a_nucleus_of_its_own(way: Any) -> None:
         return pytest.approx(rates_at(p, q, range(VOCAB)), abs=0.08)
 
     cut_p = [0.0, 0.5, 0.0, 0.0, 0.5]  # the target's nucleus of 0.55
-    cut_q = [4 / 7, 0.0, 0.0, 3 / 7, 0.0]  # the draft's of 0.6
+    nucleus = [4 / 7, 0.0, 0.0, 3 / 7, 0.0]  # the draft's of 0.6
+    cut_q = [(1 - UNCUT) * kept + UNCUT * q for kept, q in zip(nucleus, Q, strict=True)]
     assert rates(1.0, 1.1) == rates(1.0, 1.0) == expected(P, Q)
     assert rates(1.0, 0.6) == expected(P, cut_q)
     assert rates(0.55, 1.0) == expected(cut_p, Q)

@@ -224,8 +224,8 @@ def test_children_come_from_the_drafts_nucleus_and_text_from_the_targets() -> No
         text.append(token)
 
 
-def test_a_whole_draft_does_not_run_out_of_tokens() -> None:
-    """Its second child is its second guess, where a nucleus of one token leaves it to chance."""
+def test_neither_a_whole_draft_nor_a_cut_one_runs_out_of_tokens() -> None:
+    """The second child is the second guess, although the nucleus holds one token."""
     logits = torch.tensor([[9.0, 7.0, 5.0, *[0.0] * 60]])
     params = SamplingParams(0.2, 0.8, seed=3)
     second = {
@@ -237,7 +237,7 @@ def test_a_whole_draft_does_not_run_out_of_tokens() -> None:
         for top_p in (0.8, 1.0)
     }
     assert second[1.0].count(1) >= 39
-    assert second[0.8].count(1) <= 10
+    assert second[0.8].count(1) >= 39
 
 
 def test_a_tree_is_named_packaged_or_measured(pair: Pair) -> None:
