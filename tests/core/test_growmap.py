@@ -150,7 +150,7 @@ def test_reference_files_survive_the_round_trip_bit_for_bit(
 
 
 @settings(deadline=None)
-@given(st.lists(st.integers(1, 3), max_size=9))
+@given(st.lists(st.integers(1, 3), max_size=6))
 def test_widths_say_how_many_nodes_each_level_has(branches: list[int]) -> None:
     tree = GrowMap.k_ary([*branches, *[1] * 7])
     said = re.findall(r"(\d+)(?: \(x(\d+)\))?", tree.widths())
