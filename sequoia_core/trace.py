@@ -6,15 +6,13 @@ decoded and what was written survives a kill.
 """
 
 import json
-import types
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import MISSING, asdict, dataclass, fields, is_dataclass
-from enum import Enum
-from functools import cache
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, TextIO, Union, get_args, get_origin, get_type_hints
+from typing import Any, TextIO, get_args
 
 from sequoia_core.config import SamplingParams
+from sequoia_core.encoding import MisfitError, decode, encode
 from sequoia_core.errors import ParameterError, TraceError
 from sequoia_core.events import Event, Failed, Finished, FinishReason, Step, Totals
 from sequoia_core.protocols import PairDescription, TreeChoice
@@ -34,13 +32,13 @@ class Trace:
 
 def write_header(file: TextIO, description: PairDescription) -> None:
     """Begin a trace; must be the first line of the file."""
-    header = {"format": FORMAT, "version": VERSION, "pair": asdict(description)}
+    header = {"format": FORMAT, "version": VERSION, "pair": encode(description)}
     file.write(json.dumps(header) + "\n")
 
 
 def write_event(file: TextIO, event: Event) -> None:
     """Append one event as one line."""
-    file.write(json.dumps({"event": type(event).__name__, **asdict(event)}) + "\n")
+    file.write(json.dumps({"event": type(event).__name__, **encode(event)}) + "\n")
 
 
 def read_trace(path: Path) -> Trace:
@@ -163,8 +161,8 @@ def _read_header(path: Path, line: str) -> PairDescription:
             f"{path} is a trace of version {header.get('version')}; this program reads {VERSION}"
         )
     try:
-        description: PairDescription = _decode(PairDescription, header.get("pair"))
-    except _MisfitError as error:
+        description: PairDescription = decode(PairDescription, header.get("pair"))
+    except MisfitError as error:
         raise TraceError(f"{path} is damaged at line 1: {error}") from None
     return description
 
@@ -176,8 +174,8 @@ def _read_event(path: Path, number: int, line: str) -> Event:
     if kind is None:
         raise TraceError(f"{path} is damaged at line {number}: unknown event {name!r}")
     try:
-        event: Event = _decode(kind, record)
-    except _MisfitError as error:
+        event: Event = decode(kind, record)
+    except MisfitError as error:
         raise TraceError(f"{path} is damaged at line {number}: {name} {error}") from None
     return event
 
@@ -190,60 +188,3 @@ def _parse(path: Path, number: int, line: str) -> dict[str, Any]:
     if not isinstance(record, dict):
         raise TraceError(f"{path} is damaged at line {number}: not a JSON object")
     return record
-
-
-class _MisfitError(Exception):
-    """A JSON value does not fit the type it should have."""
-
-
-@cache
-def _hints(kind: type) -> dict[str, Any]:
-    return get_type_hints(kind)
-
-
-def _decode(kind: Any, value: Any) -> Any:
-    """The value of type `kind` that `value`, from `json.loads`, stands for."""
-    origin = get_origin(kind)
-    if origin in (Union, types.UnionType):
-        if value is None:
-            return None
-        return _decode(next(arm for arm in get_args(kind) if arm is not type(None)), value)
-    if origin is tuple:
-        if not isinstance(value, list):
-            raise _MisfitError(f"wants a list, not {_brief(value)}")
-        return tuple(_decode(get_args(kind)[0], item) for item in value)
-    if is_dataclass(kind):
-        return _decode_fields(kind, value)
-    if isinstance(kind, type) and issubclass(kind, Enum):
-        try:
-            return kind(value)
-        except ValueError:
-            raise _MisfitError(f"knows no {kind.__name__} {_brief(value)}") from None
-    return _decode_plain(kind, value)
-
-
-def _decode_fields(kind: Any, value: Any) -> Any:
-    if not isinstance(value, dict):
-        raise _MisfitError(f"wants an object, not {_brief(value)}")
-    hints = _hints(kind)
-    names = {field.name for field in fields(kind)}
-    needed = {field.name for field in fields(kind) if field.default is MISSING}
-    if odd := sorted((value.keys() - names) | (needed - value.keys())):
-        raise _MisfitError(f"has entry {odd[0]!r} missing or too many")
-    return kind(**{name: _decode(hints[name], each) for name, each in value.items()})
-
-
-def _decode_plain(kind: type, value: Any) -> Any:
-    if kind is float and isinstance(value, int | float) and not isinstance(value, bool):
-        try:
-            return float(value)
-        except OverflowError:
-            raise _MisfitError("has a number out of range") from None
-    if type(value) is not kind:
-        raise _MisfitError(f"wants {kind.__name__}, not {_brief(value)}")
-    return value
-
-
-def _brief(value: Any) -> str:
-    text = repr(value)
-    return text if len(text) <= 40 else text[:39] + "…"
