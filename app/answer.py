@@ -48,6 +48,8 @@ class Answer:
         trees: the tree shapes it is decoded with, in order.
         prefill: how far reading the prompt has come.
         spans: the text so far, token by token, control characters made visible.
+        parts: the text so far as the model wrote it, control characters and all.
+        token_ids: of the text so far, as they were decoded.
         steps: every step so far.
         statistics: the figures after each of `steps`.
         finished: how it ended, or None while it runs or when it failed.
@@ -58,6 +60,8 @@ class Answer:
     trees: list[Chosen] = field(default_factory=list)
     prefill: PrefillProgress | PrefillDone | None = None
     spans: list[Span] = field(default_factory=list)
+    parts: list[str] = field(default_factory=list)
+    token_ids: list[int] = field(default_factory=list)
     steps: list[Step] = field(default_factory=list)
     statistics: list[Statistics] = field(default_factory=list)
     finished: Finished | None = None
@@ -70,11 +74,13 @@ class Answer:
                 self.trees.append(Chosen(event, len(self.steps) + 1))
             case PrefillProgress() | PrefillDone():
                 self.prefill = event
-            case TextDelta(step, _, pieces):
+            case TextDelta(step, text, pieces):
+                self.parts.append(text)
                 self.spans += [Span(visible(piece.text), piece.rank, step) for piece in pieces]
             case Step():
                 before = self.statistics[-1] if self.statistics else Statistics()
                 self.steps.append(event)
+                self.token_ids += event.token_ids
                 self.statistics.append(before.plus(event))
             case Finished():
                 self.finished = event
@@ -99,6 +105,11 @@ class Answer:
     def text(self) -> str:
         """The visible text so far."""
         return "".join(span.text for span in self.spans)
+
+    @property
+    def verbatim(self) -> str:
+        """The text so far as the model wrote it; for the engine and for files, not for a screen."""
+        return "".join(self.parts)
 
     def footer(self) -> str:
         """Its figures in one line; says how it ended where that is not a matter of course."""

@@ -29,10 +29,18 @@ PLAIN_TEMPLATE = (
 
 
 class Turn(NamedTuple):
-    """One exchange: what the person wrote and what was answered."""
+    """One exchange: what the person wrote and what was answered.
+
+    Attributes:
+        prompt: what the person wrote.
+        answer: the text of the answer.
+        answer_ids: the answer's tokens as they were decoded, an end-of-sequence token included;
+            empty where they are not known, then the text is tokenized again.
+    """
 
     prompt: str
     answer: str
+    answer_ids: tuple[int, ...] = ()
 
 
 class ChatTemplate:
