@@ -170,7 +170,7 @@ class Decoder:
             self._mail.put(LoadFailed(str(error)))
             return
         except Exception as error:
-            self._mail.put(LoadFailed(_unexpected(error)))
+            self._mail.put(LoadFailed(unexpected(error)))
             return
         self._mail.put(Ready(engine.description))
         tuning = True
@@ -199,7 +199,7 @@ class Decoder:
         except SequoiaError as error:
             ended = self._fail(str(error))
         except Exception as error:
-            ended = self._fail(_unexpected(error))
+            ended = self._fail(unexpected(error))
         if not ended:
             self._fail("the engine ended the answer without a result")
 
@@ -219,7 +219,7 @@ class Decoder:
         except SequoiaError as error:
             self._mail.put(Refused(str(error)))
         except Exception as error:
-            self._mail.put(Refused(_unexpected(error)))
+            self._mail.put(Refused(unexpected(error)))
 
     def _tune(self, engine: ChatEngine) -> bool:
         """Measure until a request arrives; False when it failed and must not be tried again."""
@@ -231,12 +231,12 @@ class Decoder:
             self._mail.put(Refused(str(error)))
             return False
         except Exception as error:
-            self._mail.put(Refused(_unexpected(error)))
+            self._mail.put(Refused(unexpected(error)))
             return False
         return True
 
 
-def _unexpected(error: Exception) -> str:
+def unexpected(error: Exception) -> str:
     """One line for the person; the traceback goes to the log."""
     _log.error("unexpected error in the decode thread", exc_info=error)
     text = " ".join(str(error).split())
