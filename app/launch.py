@@ -4,6 +4,7 @@ Owns which models a setting means and the order of checks before minutes are spe
 no screen and no terminal.
 """
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -92,8 +93,8 @@ def load_chosen(settings: "Settings", progress: LoadProgress) -> "Pair":
     )
 
 
-def build_chat(settings: "Settings", progress: LoadProgress) -> ChatEngine:
-    """Load the pair and begin a conversation.
+def load_for_many(settings: "Settings", progress: LoadProgress) -> Callable[[], ChatEngine]:
+    """Load the pair once; what is returned begins a conversation with it.
 
     Raises:
         SequoiaError: a setting names something that is not there, or the models do not load.
@@ -102,4 +103,13 @@ def build_chat(settings: "Settings", progress: LoadProgress) -> ChatEngine:
     pair = load_chosen(settings, progress)
     from sequoia_core import Conversation
 
-    return Conversation(pair, system_prompt=settings.system, tree_choice=choice)
+    return lambda: Conversation(pair, system_prompt=settings.system, tree_choice=choice)
+
+
+def build_chat(settings: "Settings", progress: LoadProgress) -> ChatEngine:
+    """Load the pair and begin a conversation.
+
+    Raises:
+        SequoiaError: a setting names something that is not there, or the models do not load.
+    """
+    return load_for_many(settings, progress)()

@@ -47,6 +47,7 @@ class NoticeKind(StrEnum):
     PLAIN_DECODING = "plain decoding"
     PRECISION = "precision"
     CALIBRATION = "calibration"
+    WAITING = "waiting"
 
 
 @dataclass(frozen=True, slots=True)
