@@ -32,6 +32,10 @@ INPUT_SHIFT = "conditioning.shift"
 INPUT_SCALE = "conditioning.scale"
 """... and multiplied with what is left; float32, one after the other."""
 
+COPIED_BYTES = 1 << 20
+"""Tensors up to this size are copied out of the mapped file: with one page touched the kernel maps up
+to 2 MiB around it, so that 61 norms of 1 kB held 100 MB."""
+
 
 class Weights(Mapping[str, Tensor]):
     """Tensors by name; `origin` says where they come from, for messages."""
@@ -62,7 +66,7 @@ class SafetensorsWeights(Weights):
     def __getitem__(self, name: str) -> Tensor:
         # opened anew, since what was read stays in memory for as long as the mapping it came from
         tensor: Tensor = _open_safetensors(self._files[name][0]).get_tensor(name)
-        return tensor
+        return tensor.clone() if tensor.nbytes <= COPIED_BYTES else tensor
 
     def __iter__(self) -> Iterator[str]:
         return iter(self._files)

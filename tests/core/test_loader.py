@@ -14,6 +14,7 @@ from sequoia_core.errors import ModelLoadError
 from sequoia_core.model.convert_cache import ConvertCache
 from sequoia_core.model.llama import Llama
 from sequoia_core.model.loader import Checkpoint, open_checkpoint, open_directory
+from sequoia_core.model.weights import COPIED_BYTES, SafetensorsWeights
 from tests.core.checkpoints import TINY, reference_logits, save_model, tiny_llama
 
 TOKENS = torch.arange(3, 40)
@@ -275,3 +276,21 @@ def test_the_name_is_the_folders(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     model = open_checkpoint(".", torch.float32, ConvertCache(tmp_path), lambda *_: None)
     assert model.name == "my-model"
     assert model.config.vocab_size == TINY["vocab_size"]
+
+
+@pytest.mark.skipif(not Path("/proc/self/maps").exists(), reason="needs Linux's list of mappings")
+def test_small_tensors_do_not_keep_their_file_mapped(tmp_path: Path) -> None:
+    file = tmp_path / "model.safetensors"
+    norms = {f"norm{index}": torch.rand(8) for index in range(20)}
+    save_file({**norms, "large": torch.rand(COPIED_BYTES)}, file)
+    weights = SafetensorsWeights([file])
+    kept = [weights[name] for name in norms]
+    assert all(torch.equal(tensor, norms[name]) for tensor, name in zip(kept, norms, strict=True))
+    assert _mappings(file) <= 1  # the weights' own, of the file's head
+    large = weights["large"]
+    assert _mappings(file) >= 1
+    del large
+
+
+def _mappings(file: Path) -> int:
+    return Path("/proc/self/maps").read_text(encoding="utf-8").count(str(file))
