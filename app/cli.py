@@ -26,6 +26,7 @@ from .commands.growmap import growmap_app
 from .commands.models import models
 from .commands.reproduce import reproduce_app
 from .commands.search import search
+from .commands.web import web
 from .options import debugging, with_settings
 
 
@@ -106,6 +107,7 @@ app.command()(bench)
 app.command()(distill)
 app.command()(accept)
 app.command()(search)
+app.command()(web)
 app.add_typer(growmap_app, name="growmap")
 app.add_typer(config_app, name="config")
 app.add_typer(reproduce_app, name="reproduce")

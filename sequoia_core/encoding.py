@@ -26,7 +26,7 @@ def encode(value: Any) -> Any:
     if value is None or isinstance(value, str | int | float):
         return value  # an enum that is a string is written as one
     if is_dataclass(value):
-        return {name: encode(getattr(value, name)) for name in _written(type(value))}
+        return {name: encode(getattr(value, name)) for name in _written(value.__class__)}
     if isinstance(value, tuple):
         names = getattr(value, "_fields", None)
         if names is not None:
@@ -55,22 +55,26 @@ def _written(kind: Any) -> tuple[str, ...]:
     return tuple(field.name for field in fields(kind) if field.init)
 
 
+def _needed(kind: Any) -> set[str]:
+    """The fields without a default."""
+    return {
+        field.name
+        for field in fields(kind)
+        if field.init and field.default is MISSING and field.default_factory is MISSING
+    }
+
+
 @cache
 def _reader(kind: Any) -> Reader:
     """The reader of a type; made once, since a step is made of hundreds of values."""
+    if isinstance(kind, type) and is_dataclass(kind):
+        return _fields(kind, _written(kind), _needed(kind))
     origin = get_origin(kind)
     if origin in (Union, types.UnionType):
         (arm,) = (arm for arm in get_args(kind) if arm is not types.NoneType)
         return _optional(_reader(arm))
     if origin is tuple:
         return _tuple(_reader(get_args(kind)[0]))
-    if is_dataclass(kind):
-        needed = {
-            field.name
-            for field in fields(kind)
-            if field.init and field.default is MISSING and field.default_factory is MISSING
-        }
-        return _fields(kind, _written(kind), needed)
     if hasattr(kind, "_fields"):
         return _fields(kind, kind._fields, set(kind._fields) - set(kind._field_defaults))
     if isinstance(kind, type) and issubclass(kind, Enum):

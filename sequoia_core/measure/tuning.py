@@ -33,11 +33,10 @@ class Tuner:
     def __init__(self, pair: Pair) -> None:
         self._pair = pair
         self._bundled = BundledAdvisor.default(pair.acceptance_rates)
-        self._kept = load_calibration(pair.fingerprint)
-        self._online = OnlineAdvisor(self._kept) if self._kept else None
+        self._kept: Calibration | None = None
+        self._online: OnlineAdvisor | None = None
         self._survey: Survey | None = None
-        if self._kept:
-            _use_kernels(pair, self._kept)
+        self._take_up()
 
     @property
     def measured(self) -> bool:
@@ -79,6 +78,8 @@ class Tuner:
 
         Yields one `Notice` when the figures are complete.
         """
+        if not self.measured:
+            self._take_up()  # another conversation with this pair may have measured meanwhile
         if self.measured:
             self.keep()
             return
@@ -101,6 +102,13 @@ class Tuner:
             self._pair.fingerprint, replace(stored, records={**stored.records, **learnt})
         )
         self._kept = now
+
+    def _take_up(self) -> None:
+        """Begin with what is kept on disk, if it is there."""
+        self._kept = load_calibration(self._pair.fingerprint)
+        if self._kept:
+            self._online = OnlineAdvisor(self._kept)
+            _use_kernels(self._pair, self._kept)
 
     def summary(self, temperature: float = TEMPERATURE) -> str:
         """One line on what the figures predict at temperature 0 and at another."""

@@ -90,6 +90,16 @@ def test_measuring_ends_with_one_notice_and_figures_on_disk() -> None:
     assert list(tuner.tune(lambda: False)) == []
 
 
+def test_what_another_conversation_measured_is_not_measured_again() -> None:
+    models = pair()
+    first, second = Tuner(models), Tuner(models)
+    assert len(list(first.tune(lambda: False))) == 1
+    assert not second.measured
+    assert list(second.tune(lambda: False)) == []
+    assert second.measured
+    assert second.calibration == first.calibration
+
+
 def test_times_are_of_every_context_and_size_that_fits() -> None:
     survey_of = Survey(pair())
     list(survey_of.run())

@@ -1,0 +1,106 @@
+"""`sequoia web`: the chat in a browser."""
+
+from collections.abc import Mapping
+from contextlib import ExitStack
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from .. import launch
+from ..messages import LoadFailed, Loading
+from ..options import with_settings
+from ..progress import progress_line
+from ..wire import Done
+
+if TYPE_CHECKING:
+    from ..web.processes import EngineProcess
+    from ..web.server import Address
+
+_PORT = 8000
+_WINDOWS = 4
+_LOOPBACK = ("127.0.0.1", "localhost", "::1")
+
+
+@with_settings
+def web(
+    ctx: typer.Context,  # noqa: ARG001 read by the decorator
+    flags: dict[str, Any],
+    port: Annotated[
+        int, typer.Option(min=0, max=65535, help="Where to listen; 0 is any free port.")
+    ] = _PORT,
+    host: Annotated[
+        str, typer.Option(help="Address to listen at; others than loopback are open to others.")
+    ] = _LOOPBACK[0],
+    sessions: Annotated[int, typer.Option(min=1, help="Windows open at once.")] = _WINDOWS,
+) -> None:
+    """Chat in a browser: windows of their own, one engine process behind them all.
+
+    The address that is printed is the key: who knows it may chat, and read and write files as the
+    chat does.
+    """
+    import asyncio
+
+    from ..settings import load_settings
+    from ..web.server import Address
+
+    settings = load_settings(flags)
+    settings.chat()
+    launch.tree_choice(settings)
+    if remark := launch.chosen_models(settings).remark:
+        typer.echo(remark, err=True)
+    if host not in _LOOPBACK:
+        typer.echo(
+            f"listening at {host}: what goes over the network is not encrypted, the key neither",
+            err=True,
+        )
+    asyncio.run(_serve(Address(host, port), sessions, flags))
+
+
+async def _serve(address: "Address", sessions: int, flags: Mapping[str, Any]) -> None:
+    """Until somebody ends it, or the engine process ends.
+
+    Raises:
+        SequoiaError: the address is taken, the models do not load, or the engine process has gone.
+    """
+    import asyncio
+
+    from ..web.processes import EngineProcess, window_command
+    from ..web.server import WebServer, until_asked_to_end
+
+    engine = EngineProcess()
+    server = WebServer(address, sessions, window_command(engine.path, flags))
+    try:
+        where = await server.start()
+        await engine.start(flags)
+        typer.echo(f"Sequoia in the browser: {where}")
+        most = "one window" if sessions == 1 else f"at most {sessions} windows"
+        typer.echo(f"{most} at once; Ctrl+C ends everything", err=True)
+        asked = asyncio.create_task(until_asked_to_end())
+        watching = asyncio.create_task(_watch(engine))
+        await asyncio.wait((asked, watching), return_when=asyncio.FIRST_COMPLETED)
+        asked.cancel()
+        if watching.done():
+            watching.result()
+        watching.cancel()
+        typer.echo("ending the windows and the engine process", err=True)
+    finally:
+        await server.close()
+        await engine.stop()
+
+
+async def _watch(engine: "EngineProcess") -> None:
+    """Show how loading goes, then wait for an end that should not come.
+
+    Raises:
+        SequoiaError: the engine process has ended.
+    """
+    with ExitStack() as line:
+        progress = line.enter_context(progress_line())
+
+        def report(message: Loading | LoadFailed | Done) -> None:
+            if isinstance(message, Loading):
+                progress(message.message, message.fraction)
+            else:
+                line.close()
+
+        await engine.watch(report)

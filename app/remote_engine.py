@@ -1,0 +1,188 @@
+"""The engine as a window sees it whose models are in another process; see `engine_server`.
+
+Owns the order of a conversation over the connection. Knows nothing of models or scheduling.
+"""
+
+import select
+import socket
+from collections import deque
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+from sequoia_core.chat_template import Turn
+from sequoia_core.config import SamplingParams
+from sequoia_core.errors import ModelLoadError, SequoiaError
+from sequoia_core.events import Event
+from sequoia_core.protocols import PairDescription, TreeChoice
+
+from .messages import LoadFailed, Loading, LoadProgress
+from .wire import (
+    Choose,
+    ClearTurns,
+    Done,
+    Go,
+    Held,
+    Leave,
+    Link,
+    Opened,
+    Rejected,
+    Reply,
+    Request,
+    RestoreTurns,
+    Stop,
+    Tune,
+    UseSystem,
+    WireError,
+)
+
+POLL_SECONDS = 0.05
+"""How often it is asked whether to stop while nothing comes."""
+_GONE = "the engine process has ended; start `sequoia web` again"
+
+
+class RemoteEngine:
+    """A `ChatEngine` whose conversation is held by the engine process.
+
+    Nothing is decoded ahead of the reader: the next step is asked for when the caller takes the
+    next event, so that a pause here is a pause there.
+
+    Args:
+        path: the engine process's socket.
+        choice: the tree that it begins with.
+        progress: told what is being loaded.
+
+    Raises:
+        ModelLoadError: the engine process is not there or could not load.
+    """
+
+    def __init__(self, path: Path, choice: TreeChoice, progress: LoadProgress) -> None:
+        connection = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+        try:
+            connection.connect(str(path))
+        except OSError as error:
+            connection.close()
+            raise ModelLoadError(f"no engine process: {error.strerror}") from None
+        self._link = Link(connection)
+        self._arrived: deque[Any] = deque()
+        self._choice = choice
+        self._description = self._wait_until_loaded(progress)
+
+    @property
+    def description(self) -> PairDescription:
+        """The pair in use."""
+        return self._description
+
+    @property
+    def tree_choice(self) -> TreeChoice:
+        """What the next answer will be decoded with."""
+        return self._choice
+
+    def choose_tree(self, choice: TreeChoice) -> None:
+        """Use another mode or growmap from the next answer on."""
+        self._carry_out(Choose.of(choice))
+        self._choice = choice
+
+    def clear(self) -> None:
+        """Forget all turns; the system prompt stays."""
+        self._carry_out(ClearTurns())
+
+    def set_system_prompt(self, system_prompt: str | None) -> None:
+        """Start over with another system prompt."""
+        self._carry_out(UseSystem(system_prompt))
+
+    def restore(self, turns: Sequence[Turn]) -> None:
+        """The conversation is now exactly these turns."""
+        self._carry_out(RestoreTurns(tuple(turns)))
+
+    def reply(
+        self, prompt: str, params: SamplingParams, should_stop: Callable[[], bool]
+    ) -> Iterator[Event]:
+        """Answer the person's next message; see `ChatEngine.reply`.
+
+        Raises:
+            SequoiaError: what the engine raised there, or it has gone.
+        """
+        return self._stream(Reply(prompt, params), should_stop)
+
+    def tune(self, should_stop: Callable[[], bool]) -> Iterator[Event]:
+        """Measure while nobody waits, in this window or another."""
+        return self._stream(Tune(), should_stop)
+
+    def close(self) -> None:
+        """End the conversation."""
+        self._link.close()
+
+    def _carry_out(self, request: Request) -> None:
+        for _ in self._stream(request, lambda: False):
+            pass
+
+    def _stream(self, request: Request, should_stop: Callable[[], bool]) -> Iterator[Event]:
+        """The events that a request brings.
+
+        Raises:
+            SequoiaError: the engine raised one, or has gone.
+        """
+        try:
+            self._link.send(request)
+            stopping, ended = False, False
+            try:
+                while not ended:
+                    if not stopping and should_stop():
+                        self._link.send(Stop())
+                        stopping = True
+                    match self._receive(POLL_SECONDS):
+                        case None:
+                            pass
+                        case Held():
+                            self._link.send(*([Stop()] if should_stop() else []), Go())
+                        case Done():
+                            ended = True
+                        case Rejected(message):
+                            ended = True
+                            raise SequoiaError(message)
+                        case event:
+                            yield event
+            finally:
+                if not ended:
+                    self._leave()
+        except WireError:
+            raise SequoiaError(_GONE) from None
+
+    def _leave(self) -> None:
+        """Bring a stream to its end that nobody reads on."""
+        self._link.send(Leave())
+        while not isinstance(self._receive(None), Done | Rejected):
+            pass
+
+    def _wait_until_loaded(self, progress: LoadProgress) -> PairDescription:
+        said: tuple[str, float | None] = ("waiting for the engine process", None)
+        try:
+            while True:
+                progress(*said)
+                match self._receive(POLL_SECONDS):
+                    case Opened(description):
+                        return description
+                    case LoadFailed(message):
+                        raise ModelLoadError(message)
+                    case Loading(message, fraction):
+                        said = message, fraction
+        except WireError:
+            raise ModelLoadError(_GONE) from None
+        except BaseException:
+            self._link.close()
+            raise
+
+    def _receive(self, timeout: float | None) -> Any:
+        """The next message, or None if there is none in time.
+
+        Raises:
+            WireError: the engine process has gone.
+        """
+        if not self._arrived:
+            writable = [self._link] if self._link.unsent else []
+            ready, _, _ = select.select([self._link], writable, [], timeout)
+            self._link.flush()
+            if ready:
+                self._arrived += self._link.receive()
+        return self._arrived.popleft() if self._arrived else None

@@ -1,0 +1,48 @@
+"""What the browser is shown where there is no window: one sentence, and what to do.
+
+Texts of its own only; nothing of a request is repeated.
+"""
+
+from html import escape
+
+from aiohttp import web
+
+_PAGE = """<!doctype html>
+<html lang="en">
+<meta charset="utf-8">
+<meta name="viewport" content="width=device-width, initial-scale=1">
+<title>Sequoia: {title}</title>
+<style>
+body {{ background: #101511; color: #d7ded6; font: 16px/1.5 monospace; margin: 15vh auto;
+  max-width: 38em; padding: 0 1em; }}
+h1 {{ color: #8fbf8f; font-size: 1.2em; }}
+</style>
+<h1>{title}</h1>
+<p>{text}</p>
+</html>
+"""
+
+
+def page(status: int, title: str, text: str) -> web.Response:
+    """A page that says one thing."""
+    html = _PAGE.format(title=escape(title), text=escape(text))
+    return web.Response(status=status, text=html, content_type="text/html")
+
+
+def forbidden() -> web.Response:
+    """For whoever does not know the key."""
+    return page(
+        403,
+        "This address lacks the key",
+        "Open the whole address that `sequoia web` printed; it is another one at each start.",
+    )
+
+
+def full(windows: int) -> web.Response:
+    """For one window too many."""
+    open_ones = "The one window is" if windows == 1 else f"All {windows} windows are"
+    return page(
+        503,
+        f"{open_ones} open",
+        "Close one and load this page again. `sequoia web --sessions N` allows more.",
+    )

@@ -1,0 +1,245 @@
+"""The HTTP side of `sequoia web`: who may come in, how many at once, and how all of it ends.
+
+Owns addresses, the key in them and the count of windows. What happens in a window is its app's.
+"""
+
+import asyncio
+import errno
+import os
+import secrets
+import signal
+import socket
+from collections.abc import AsyncIterator, Sequence
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+from aiohttp import WSCloseCode, web
+from aiohttp.typedefs import Handler
+from textual_serve.server import Server, to_int
+
+from sequoia_core.errors import ParameterError, SequoiaError
+
+from .pages import forbidden, full
+from .processes import PATIENCE_SECONDS, Window
+
+_FOLDER = Path(__file__).parent
+_HEARTBEAT_SECONDS = 15.0
+_SLOT_SECONDS = 3.0
+"""How long a window waits for another to close: the one before it, when a page is loaded again."""
+_SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+_LONGEST_SIDE = 1000
+_HEADERS = {
+    # the address is the key, so that no page it leads to may learn it
+    "Referrer-Policy": "no-referrer",
+    "Cross-Origin-Opener-Policy": "same-origin",
+    "Cache-Control": "no-store",
+    "X-Content-Type-Options": "nosniff",
+    "Content-Security-Policy": (
+        "default-src 'self'; style-src 'self' 'unsafe-inline'; img-src 'self' data: blob:; "
+        "font-src 'self' data:; connect-src 'self' ws: wss:; frame-ancestors 'none'; "
+        "base-uri 'none'; form-action 'none'"
+    ),
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Address:
+    """Where the server listens; port 0 is any free one.
+
+    Attributes:
+        host: name or number of an address of this machine.
+        port: 0 to 65535.
+    """
+
+    host: str
+    port: int
+
+
+class Slots:
+    """Counts the windows that are open.
+
+    Args:
+        limit: how many may be.
+    """
+
+    def __init__(self, limit: int) -> None:
+        self.limit = limit
+        self._open = 0
+        self._changed = asyncio.Condition()
+
+    async def wait(self) -> bool:
+        """Whether there is room for another, perhaps after a moment."""
+        try:
+            async with asyncio.timeout(_SLOT_SECONDS), self._changed:
+                await self._changed.wait_for(lambda: self._open < self.limit)
+                return True
+        except TimeoutError:
+            return False
+
+    @asynccontextmanager
+    async def taken(self) -> AsyncIterator[bool]:
+        """Take one for as long as the block runs; yields whether there was one."""
+        if not await self.wait() or self._open >= self.limit:
+            yield False
+            return
+        self._open += 1
+        try:
+            yield True
+        finally:
+            self._open -= 1
+            async with self._changed:
+                self._changed.notify_all()
+
+
+class WebServer(Server):
+    """Serves the chat to browsers that know the key.
+
+    Args:
+        address: where to listen.
+        windows: how many may be open at once.
+        command: a window's app.
+
+    Attributes:
+        key: first part of every path that is answered.
+    """
+
+    def __init__(self, address: Address, windows: int, command: Sequence[str]) -> None:
+        super().__init__("sequoia", host=address.host, port=address.port, title="Sequoia")
+        self.key = secrets.token_urlsafe(24)
+        self._command = tuple(command)
+        self._slots = Slots(windows)
+        self._sockets: set[web.WebSocketResponse] = set()
+        self._runner: web.AppRunner | None = None
+
+    async def start(self) -> str:
+        """Begin to listen; returns the address for the browser, key included.
+
+        Raises:
+            SequoiaError: the address cannot be listened at.
+        """
+        self._runner = web.AppRunner(
+            await self.outer_app(),
+            access_log=None,  # it would show the key
+            shutdown_timeout=4 * PATIENCE_SECONDS,
+        )
+        await self._runner.setup()
+        try:
+            await web.TCPSite(self._runner, self.host, self.port).start()
+        except socket.gaierror:
+            await self.close()
+            raise ParameterError(f"--host: no address {self.host!r} on this machine") from None
+        except OSError as error:
+            await self.close()
+            raise SequoiaError(
+                f"cannot listen at {self.host}, port {self.port}: {_reason(error)}; "
+                "choose another with --port, or any free one with --port 0"
+            ) from None
+        port = self._runner.addresses[0][1]
+        return f"http://{_for_browser(self.host)}:{port}/{self.key}/"
+
+    async def close(self) -> None:
+        """End all windows and their processes, then stop listening."""
+        if self._runner is not None:
+            await self._runner.cleanup()
+
+    async def outer_app(self) -> web.Application:
+        """The library's application behind the key."""
+        outer = web.Application(middlewares=[self._gate])
+        inner = await self._make_app()
+        for name in ("window.js", "window.css"):
+            inner.router.add_get(f"/{name}", _file(name))
+        outer.add_subapp(f"/{self.key}/", inner)
+        outer.on_response_prepare.append(_add_headers)
+        return outer
+
+    @web.middleware
+    async def _gate(self, request: web.Request, handler: Handler) -> web.StreamResponse:
+        """Let in who knows the key. How long that takes says nothing about it."""
+        given = request.path.split("/", 2)[1].encode("utf-8", "replace")
+        if not secrets.compare_digest(given, self.key.encode()):
+            return forbidden()
+        return await handler(request)
+
+    async def on_startup(self, app: web.Application) -> None:
+        """Nothing: the command says where to go."""
+
+    async def on_shutdown(self, app: web.Application) -> None:
+        """Close the windows; their handlers then end the processes."""
+        del app
+        closing = [each.close(code=WSCloseCode.GOING_AWAY) for each in self._sockets]
+        await asyncio.gather(*closing, return_exceptions=True)
+
+    async def handle_index(self, request: web.Request) -> web.StreamResponse:
+        """The page of a window, or that there are enough of them."""
+        if not await self._slots.wait():
+            return full(self._slots.limit)
+        return await _file("window.html")(request)
+
+    async def handle_websocket(self, request: web.Request) -> web.WebSocketResponse:
+        """A window: its app runs as long as the browser keeps the connection."""
+        async with self._slots.taken() as free:
+            if not free:
+                raise web.HTTPServiceUnavailable
+            websocket = web.WebSocketResponse(heartbeat=_HEARTBEAT_SECONDS)
+            await websocket.prepare(request)
+            self._sockets.add(websocket)
+            window = Window(self._command, websocket)
+            try:
+                await window.start(_side(request, "width", 80), _side(request, "height", 24))
+                await self._process_messages(websocket, window)
+            except (LookupError, TypeError, ValueError, AssertionError):
+                # the page never sends what cannot be read
+                await websocket.close(code=WSCloseCode.POLICY_VIOLATION)
+            finally:
+                await window.stop()
+                self._sockets.discard(websocket)
+        return websocket
+
+    async def handle_download(self, request: web.Request) -> web.StreamResponse:
+        """The app delivers no files."""
+        del request
+        raise web.HTTPNotFound
+
+
+async def until_asked_to_end() -> None:
+    """Wait for Ctrl+C, the end of the terminal, or a request to terminate."""
+    asked = asyncio.Event()
+    loop = asyncio.get_running_loop()
+    for number in _SIGNALS:
+        loop.add_signal_handler(number, asked.set)
+    try:
+        await asked.wait()
+    finally:
+        for number in _SIGNALS:
+            loop.remove_signal_handler(number)
+
+
+async def _add_headers(request: web.Request, response: web.StreamResponse) -> None:
+    del request
+    response.headers.update(_HEADERS)
+
+
+def _file(name: str) -> Handler:
+    async def serve(request: web.Request) -> web.StreamResponse:
+        del request
+        return web.FileResponse(_FOLDER / name)
+
+    return serve
+
+
+def _side(request: web.Request, name: str, default: int) -> int:
+    return min(max(to_int(request.query.get(name, ""), default), 1), _LONGEST_SIDE)
+
+
+def _for_browser(host: str) -> str:
+    """What a browser is told to go to for an address that was listened at."""
+    if host in ("0.0.0.0", "::"):
+        return socket.gethostname()
+    return f"[{host}]" if ":" in host else host
+
+
+def _reason(error: OSError) -> str:
+    if error.errno == errno.EADDRINUSE:
+        return "it is in use"
+    return os.strerror(error.errno) if error.errno else str(error)

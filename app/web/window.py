@@ -1,0 +1,52 @@
+"""One window's process: the chat, drawn for a browser, its models in the engine process.
+
+Run by the server as a module. It ends when the browser's window does, or the server.
+"""
+
+import json
+import os
+import sys
+import threading
+import time
+from contextlib import suppress
+from pathlib import Path
+
+from ..app import SequoiaApp
+from ..launch import tree_choice
+from ..remote_engine import RemoteEngine
+from ..settings import load_settings
+
+_LOOK_SECONDS = 1.0
+_QUIT_SECONDS = 10.0
+
+
+def main(engine: str, flags: str) -> None:
+    """Open the chat.
+
+    Args:
+        engine: path of the engine process's socket.
+        flags: settings as on the command line, JSON.
+    """
+    settings = load_settings(json.loads(flags))
+    choice = tree_choice(settings)
+    path = Path(engine)
+    app = SequoiaApp(lambda progress: RemoteEngine(path, choice, progress), settings.chat())
+    watch = threading.Thread(target=_end_with_parent, args=(app, os.getppid()), daemon=True)
+    watch.start()
+    with suppress(BrokenPipeError):  # a server that was killed reads nothing
+        app.run()
+    # the decode thread may be waiting for the engine process
+    os._exit(app.return_code or 0)
+
+
+def _end_with_parent(app: SequoiaApp, parent: int) -> None:
+    """A server that was killed says nothing, and its pipes are read by nobody any more."""
+    while os.getppid() == parent:
+        time.sleep(_LOOK_SECONDS)
+    app.call_later(app.exit)
+    time.sleep(_QUIT_SECONDS)
+    os._exit(1)
+
+
+if __name__ == "__main__":
+    main(*sys.argv[1:])

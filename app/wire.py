@@ -1,0 +1,223 @@
+"""What a window's process and the engine process say to each other: JSON, a message a line.
+
+Owns the messages and a connection that carries them. An event is written as it is in a trace. Knows
+neither the engine nor who draws what it says.
+"""
+
+import json
+import socket
+from dataclasses import dataclass
+from typing import Any, get_args
+
+from sequoia_core.chat_template import Turn
+from sequoia_core.config import Mode, SamplingParams
+from sequoia_core.encoding import MisfitError, brief, decode, encode
+from sequoia_core.errors import SequoiaError
+from sequoia_core.events import Event
+from sequoia_core.growmap import GrowMap
+from sequoia_core.protocols import Lookup, PairDescription, TreeChoice
+
+from .messages import LoadFailed, Loading
+
+_RECEIVED = 65536
+_KIND = "is"
+
+
+class WireError(SequoiaError):
+    """The other end has gone, or says what is not understood."""
+
+
+@dataclass(frozen=True, slots=True)
+class Reply:
+    """Answer a prompt, as `ChatEngine.reply`; the events follow, held after each step."""
+
+    prompt: str
+    params: SamplingParams
+
+
+@dataclass(frozen=True, slots=True)
+class Choose:
+    """Use another tree; the fields are those of `TreeChoice`."""
+
+    mode: Mode
+    growmap: GrowMap | None
+    adaptive: bool
+    lookup: Lookup
+
+    @classmethod
+    def of(cls, choice: TreeChoice) -> "Choose":
+        """The message that asks for it."""
+        return cls(choice.mode, choice.growmap, choice.adaptive, choice.lookup)
+
+    @property
+    def choice(self) -> TreeChoice:
+        """What is asked for."""
+        return TreeChoice(self.mode, self.growmap, adaptive=self.adaptive, lookup=self.lookup)
+
+
+@dataclass(frozen=True, slots=True)
+class ClearTurns:
+    """Forget all turns."""
+
+
+@dataclass(frozen=True, slots=True)
+class UseSystem:
+    """Start over with another system prompt."""
+
+    system_prompt: str | None
+
+
+@dataclass(frozen=True, slots=True)
+class RestoreTurns:
+    """The conversation is now exactly these turns."""
+
+    turns: tuple[Turn, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Tune:
+    """Measure while nobody waits, until `Stop`."""
+
+
+@dataclass(frozen=True, slots=True)
+class Go:
+    """Run on, after `Held`."""
+
+
+@dataclass(frozen=True, slots=True)
+class Stop:
+    """End what is under way; what there is stays."""
+
+
+@dataclass(frozen=True, slots=True)
+class Leave:
+    """Nobody listens to what is under way any more."""
+
+
+@dataclass(frozen=True, slots=True)
+class Opened:
+    """The models are loaded and a conversation has begun."""
+
+    description: PairDescription
+
+
+@dataclass(frozen=True, slots=True)
+class Held:
+    """There is more to come after `Go`; until then nothing is decoded."""
+
+
+@dataclass(frozen=True, slots=True)
+class Done:
+    """The request was carried out."""
+
+
+@dataclass(frozen=True, slots=True)
+class Rejected:
+    """The request could not be carried out; `message` is one line fit to be shown."""
+
+    message: str
+
+
+Request = Reply | Choose | ClearTurns | UseSystem | RestoreTurns | Tune
+"""What a window asks for, one at a time; `Done` or `Rejected` ends each."""
+
+ToEngine = Request | Go | Stop | Leave
+ToWindow = Loading | LoadFailed | Opened | Held | Done | Rejected | Event
+
+_KINDS: dict[str, Any] = {
+    kind.__name__: kind for union in (ToEngine, ToWindow) for kind in get_args(union)
+}
+
+
+def to_line(message: ToEngine | ToWindow) -> bytes:
+    """The message as one line."""
+    record = {_KIND: type(message).__name__, **encode(message)}
+    return json.dumps(record, separators=(",", ":")).encode() + b"\n"
+
+
+def from_line(line: bytes) -> Any:
+    """The message of a line.
+
+    Raises:
+        WireError: it is none.
+    """
+    try:
+        record = json.loads(line)
+        kind = _KINDS[record.pop(_KIND)]
+    except (ValueError, RecursionError, LookupError, TypeError, AttributeError):
+        raise WireError(f"not a message: {brief(line)}") from None
+    try:
+        return decode(kind, record)
+    except MisfitError as error:
+        raise WireError(f"not a message: {kind.__name__} {error}") from None
+
+
+class Link:
+    """One end of a connection. Sending never waits: what the other end is slow to take is kept.
+
+    Args:
+        connection: becomes this object's own.
+    """
+
+    def __init__(self, connection: socket.socket) -> None:
+        connection.setblocking(False)
+        self._socket = connection
+        self._coming = bytearray()
+        self._leaving = bytearray()
+
+    def fileno(self) -> int:
+        """For a selector."""
+        return self._socket.fileno()
+
+    @property
+    def unsent(self) -> bool:
+        """Whether something waits for the other end to read."""
+        return bool(self._leaving)
+
+    def send(self, *messages: ToEngine | ToWindow) -> None:
+        """Send these, in order, behind what waits already.
+
+        Raises:
+            WireError: the other end has gone.
+        """
+        for message in messages:
+            self._leaving += to_line(message)
+        self.flush()
+
+    def flush(self) -> None:
+        """Send as much of what waits as the other end takes now.
+
+        Raises:
+            WireError: the other end has gone.
+        """
+        try:
+            while self._leaving:
+                del self._leaving[: self._socket.send(self._leaving)]
+        except BlockingIOError:
+            pass
+        except OSError as error:
+            raise WireError(f"the connection broke: {error.strerror}") from None
+
+    def receive(self) -> list[Any]:
+        """The messages that have arrived whole.
+
+        Raises:
+            WireError: the other end has gone, or says what is no message.
+        """
+        try:
+            while part := self._socket.recv(_RECEIVED):
+                self._coming += part
+        except BlockingIOError:
+            pass
+        except OSError as error:
+            raise WireError(f"the connection broke: {error.strerror}") from None
+        else:
+            if b"\n" not in self._coming:
+                raise WireError("the other end has gone")
+        *lines, rest = self._coming.split(b"\n")
+        self._coming = rest
+        return [from_line(bytes(line)) for line in lines]
+
+    def close(self) -> None:
+        """End the connection."""
+        self._socket.close()
