@@ -94,12 +94,12 @@ class Llama:
         self._mix: Mix = mix_in_any_order if self._exact else mix
         self._feature_slots = {layer: slot for slot, layer in enumerate(feature_layers)}
         self.embedding = get("model.embed_tokens")
+        # first, since packing the largest matrix takes as much again for a while
+        self._head = linear("model.embed_tokens" if config.tie_word_embeddings else "lm_head")
         self._layers = [
             _layer(norm, linear, f"model.layers.{index}") for index in range(config.num_layers)
         ]
         self._norm = norm("model.norm")
-        tied = config.tie_word_embeddings
-        self._head = linear("model.embed_tokens" if tied else "lm_head")
         self._cos, self._sin = rotary_tables(config, device, dtype)
 
     def kernel_choices(self) -> dict[str, list[ByRows]]:
