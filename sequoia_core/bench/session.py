@@ -109,14 +109,15 @@ def run_session(pair: Pair, plan: BenchPlan, progress: Progress) -> Findings:
 
 
 def _calibrate(workshop: Workshop, temperatures: Sequence[float], progress: Progress) -> None:
-    """Measure the pair at every one of these temperatures that no figures are known for."""
+    """Measure the pair at these temperatures now: older figures may be of a busier machine."""
     if workshop.pair.draft is None:
         return
-    for temperature in sorted(temperatures, reverse=True):  # at any, greedy decoding is measured
-        known = workshop.tuner.calibration
-        if known is None or Band.of(temperature) not in known.records:
-            for message, fraction in workshop.tuner.measure(temperature):
-                progress(message, fraction)
+    wanted = {Band.of(each): each for each in sorted(temperatures)}
+    if len(wanted) > 1:
+        wanted.pop(Band.GREEDY, None)  # measured at any other too
+    for temperature in reversed(wanted.values()):
+        for message, fraction in workshop.tuner.measure(temperature):
+            progress(message, fraction)
 
 
 def _sources(pair: Pair, plan: BenchPlan) -> Sources:

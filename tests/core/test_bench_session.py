@@ -134,16 +134,16 @@ def test_the_sweep_takes_trees_of_exactly_the_size_asked_for(
     ("asked", "measured"),
     [((0.0,), [0.0]), ((0.0, 0.6), [0.6]), ((0.3, 0.0, 1.2, 1.0), [1.2, 0.3]), ((0.5, 0.6), [0.6])],
 )
-def test_every_temperature_asked_for_is_calibrated_once(
+def test_every_temperature_band_asked_for_is_measured_now(
     folder: Path, asked: tuple[float, ...], measured: list[float]
 ) -> None:
     plan = plan_in(folder)
     pair = load_pair(plan.target, plan.draft, dtype="float32")
     workshop = Workshop(sources_of(plan), pair)
     workshop.tuner = tuner = StillTuner(pair)  # type: ignore[assignment]
-    for _ in range(2):
+    for times in (1, 2):  # whatever is known already: it may be of a busier machine
         _calibrate(workshop, asked, lambda *_: None)
-        assert tuner.measured == measured
+        assert tuner.measured == times * measured
 
 
 def test_what_one_system_learns_changes_no_other(folder: Path) -> None:
