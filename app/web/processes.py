@@ -116,15 +116,15 @@ class Window(AppService):
 
     async def stop(self) -> None:
         """Ask the app to quit; end it if it does not."""
-        process, self._process = self._process, None
-        if process is None:
+        if self._process is None:
             return
         try:
             async with asyncio.timeout(PATIENCE_SECONDS):
                 await super().stop()
         except TimeoutError:
             pass
-        await end(process)
+        finally:
+            await end(self._process)
 
 
 def window_command(engine: Path, flags: Mapping[str, Any]) -> tuple[str, ...]:

@@ -110,6 +110,7 @@ class WebServer(Server):
         self._command = tuple(command)
         self._slots = Slots(windows)
         self._sockets: set[web.WebSocketResponse] = set()
+        self._running: set[asyncio.Task[None]] = set()
         self._runner: web.AppRunner | None = None
 
     async def start(self) -> str:
@@ -142,6 +143,7 @@ class WebServer(Server):
         """End all windows and their processes, then stop listening."""
         if self._runner is not None:
             await self._runner.cleanup()
+        await asyncio.gather(*self._running, return_exceptions=True)
 
     async def outer_app(self) -> web.Application:
         """The library's application behind the key."""
@@ -181,20 +183,32 @@ class WebServer(Server):
         async with self._slots.taken() as free:
             if not free:
                 raise web.HTTPServiceUnavailable
-            websocket = web.WebSocketResponse(heartbeat=_HEARTBEAT_SECONDS)
+            websocket = web.WebSocketResponse(
+                timeout=PATIENCE_SECONDS, heartbeat=_HEARTBEAT_SECONDS
+            )
             await websocket.prepare(request)
             self._sockets.add(websocket)
-            window = Window(self._command, websocket)
+            sides = _side(request, "width", 80), _side(request, "height", 24)
+            # a task of its own: when the server ends, the library breaks off this one
+            running = asyncio.create_task(self._run_window(websocket, *sides))
+            self._running.add(running)
+            running.add_done_callback(self._running.discard)
             try:
-                await window.start(_side(request, "width", 80), _side(request, "height", 24))
-                await self._process_messages(websocket, window)
-            except (LookupError, TypeError, ValueError, AssertionError):
-                # the page never sends what cannot be read
-                await websocket.close(code=WSCloseCode.POLICY_VIOLATION)
+                await asyncio.shield(running)
             finally:
-                await window.stop()
                 self._sockets.discard(websocket)
         return websocket
+
+    async def _run_window(self, websocket: web.WebSocketResponse, width: int, height: int) -> None:
+        window = Window(self._command, websocket)
+        try:
+            await window.start(width, height)
+            await self._process_messages(websocket, window)
+        except (LookupError, TypeError, ValueError, AssertionError):
+            # the page never sends what cannot be read
+            await websocket.close(code=WSCloseCode.POLICY_VIOLATION)
+        finally:
+            await window.stop()
 
     async def handle_download(self, request: web.Request) -> web.StreamResponse:
         """The app delivers no files."""

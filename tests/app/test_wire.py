@@ -64,7 +64,8 @@ def test_a_message_is_read_as_it_was_written(message: Any) -> None:
 def test_cuts_of_the_stream_change_nothing(said: Sequence[Any], cuts: Sequence[int]) -> None:
     stream = b"".join(to_line(message) for message in said)
     here, there = socket.socketpair()
-    link, heard = Link(there), []
+    link = Link(there)
+    heard: list[Any] = []
     for size in (*cuts, len(stream)):
         here.sendall(stream[:size])
         stream = stream[size:]
