@@ -31,7 +31,7 @@ from sequoia_core.events import (
     TreeChosen,
 )
 from sequoia_core.ledger import Ledger
-from sequoia_core.plain_clock import PlainClock
+from sequoia_core.plain_clock import PlainClock, StepClock
 from sequoia_core.protocols import LanguageModel, Lookup, TreeChoice
 from sequoia_core.speculator import MOST_PENDING, Sampler, Speculator
 from sequoia_core.step_nodes import step_nodes
@@ -78,6 +78,7 @@ class Engine:
 
     Attributes:
         make_sampler: makes an answer's sampler; an instrument may wrap what it makes.
+        clock: says what a plain step takes; whoever decodes plainly as well may know better.
     """
 
     def __init__(
@@ -96,7 +97,7 @@ class Engine:
         self._ledger = Ledger(target, draft.model if draft else None)
         timed_draft = replace(draft, model=self._draft) if draft and self._draft else None
         self._speculator = Speculator(self._target, timed_draft, self._ledger, eos_token_ids)
-        self._clock = PlainClock(self._target, self._ledger)
+        self.clock: StepClock = PlainClock(self._target, self._ledger)
         self.advisor = advisor
         self.tree_choice = TreeChoice()
         self.make_sampler: Callable[[SamplingParams, torch.device, Mode], Sampler] = Sampler.of
@@ -226,7 +227,7 @@ class Engine:
                 yield _narrowed(tree)
                 tree, narrowed = ROOT, True
             if tree.size > 1 or lookup is not Lookup.OFF:
-                self._clock.refresh()
+                self.clock.refresh()
             self._take_clocks()
             began = perf_counter()
             scored, verdict = self._speculator.step(tree, sampler, lookup)
@@ -317,8 +318,8 @@ class Engine:
             token_ids=emission.token_ids,
             context_length=self._ledger.target_cache.length,
             timings=StepTimings(draft_ms, verify_ms, total_ms - draft_ms - verify_ms),
-            plain_ms=total_ms if plain else self._clock.milliseconds(verify_ms),
-            plain_source="this step itself decodes plainly" if plain else self._clock.source,
+            plain_ms=total_ms if plain else self.clock.milliseconds(verify_ms),
+            plain_source="this step itself decodes plainly" if plain else self.clock.source,
         )
 
     def _take_clocks(self) -> tuple[float, float]:

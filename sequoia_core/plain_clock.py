@@ -7,6 +7,7 @@ themselves, on the same cache, and again as the context grows. Its own time is n
 from collections import deque
 from statistics import median
 from time import monotonic
+from typing import Protocol
 
 import torch
 
@@ -25,6 +26,23 @@ SLOW_MS = 1000.0
 FAR_TOKENS = 512
 """Change of context after which the samples kept say nothing any more."""
 KEPT_SAMPLES = 5
+
+
+class StepClock(Protocol):
+    """Knows what a plain step takes."""
+
+    def refresh(self) -> None:
+        """Look again if what is known may be out of date; called before a step that drafts."""
+        ...
+
+    def milliseconds(self, tree_ms: float) -> float:
+        """What a plain step takes beside a target forward of `tree_ms` over a tree."""
+        ...
+
+    @property
+    def source(self) -> str:
+        """How the figure came about, one line."""
+        ...
 
 
 class PlainClock:

@@ -1,0 +1,147 @@
+"""Plain and speculative decoding of one prompt, raced: their steps interleaved, a clock for each.
+
+Owns whose turn it is and what the clocks count. A lane is an answer like any other; how it is
+decoded is not known here. Both run in one thread, so that each has the whole machine while it is
+its turn, and what slows the machine down for a while slows both.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from enum import StrEnum
+from statistics import median
+from time import perf_counter
+
+from sequoia_core.events import (
+    Event,
+    Failed,
+    Finished,
+    PrefillDone,
+    PrefillProgress,
+    Step,
+)
+
+KEPT_STEPS = 9
+
+
+class Lane(StrEnum):
+    """How a lane decodes."""
+
+    PLAIN = "plain"
+    SPECULATIVE = "speculative"
+
+
+@dataclass(frozen=True, slots=True)
+class RaceTerms:
+    """What both lanes have in common; the first event of a race.
+
+    Attributes:
+        temperature: of both; 0 also where the mode decodes greedily whatever is set.
+        threads: that a forward is computed with, the same for both.
+        exact: one row rounds like many, so that at temperature 0 the texts must be equal.
+    """
+
+    temperature: float
+    threads: int
+    exact: bool
+
+    @property
+    def must_agree(self) -> bool:
+        """Whether the two texts have to be the same."""
+        return self.exact and self.temperature == 0.0
+
+
+@dataclass(frozen=True, slots=True)
+class Raced:
+    """An event of one lane's answer.
+
+    Attributes:
+        lane: whose.
+        event: as in any answer; `Finished` or `Failed` is the lane's last.
+        seconds: on the lane's clock after it. The clock starts when the prompt has been read and
+            stands still while the other lane has its turn.
+    """
+
+    lane: Lane
+    event: Event
+    seconds: float
+
+
+RaceEvent = RaceTerms | Raced
+
+
+class LaneClock:
+    """What a plain step takes, for the speculative lane: as the plain one shows it, not sampled.
+
+    Sampling takes forwards that no clock of a race should pay for.
+    """
+
+    def __init__(self) -> None:
+        self._forwards: deque[float] = deque(maxlen=KEPT_STEPS)
+
+    def note(self, event: Event) -> None:
+        """Learn from an event of the plain lane."""
+        if isinstance(event, Step):
+            self._forwards.append(event.timings.verify_ms)
+
+    def refresh(self) -> None:
+        """Nothing is sampled."""
+
+    def milliseconds(self, tree_ms: float) -> float:
+        """The plain lane's forward lately, at most the tree's own; see `PlainClock`."""
+        return min(median(self._forwards), tree_ms) if self._forwards else tree_ms
+
+    @property
+    def source(self) -> str:
+        """How the figure came about, one line."""
+        return f"median of the plain lane's last {len(self._forwards)} forwards in this race"
+
+
+class _Runner:
+    """A lane under way."""
+
+    def __init__(self, lane: Lane, events: Iterator[Event], settle: Callable[[], None]) -> None:
+        self.lane, self._events, self._settle = lane, events, settle
+        self.reading, self.over, self.seconds = True, False, 0.0
+
+    def turn(self) -> Iterator[Raced]:
+        """Its events up to the end of a step, or of a part of the prompt."""
+        while not self.over:
+            began = perf_counter()
+            event = next(self._events, None)
+            if not self.reading:
+                self.seconds += perf_counter() - began
+            self.over = event is None or isinstance(event, Finished | Failed)
+            self.reading = self.reading and not isinstance(event, PrefillDone)
+            if event is not None:
+                yield Raced(self.lane, event, self.seconds)
+            if isinstance(event, Step | PrefillProgress | PrefillDone):
+                began = perf_counter()
+                self._settle()
+                self.seconds += 0.0 if self.reading else perf_counter() - began
+                return
+
+
+def race(
+    lanes: Mapping[Lane, Iterator[Event]], settle: Callable[[], None] = lambda: None
+) -> Iterator[Raced]:
+    """Run the lanes against each other until all have ended.
+
+    Prompts are read first, one after the other. Then the next step is that of the lane whose clock
+    is behind, so that at any time both have had the same wall time, and the bars of a picture stand
+    as they would if each had a machine of its own.
+
+    Args:
+        lanes: the events of each lane's answer; nothing may have been taken from them.
+        settle: returns when the device has done what it was given, so that no lane pays for what
+            the other left.
+
+    Yields:
+        the events of both, in the order they came about.
+    """
+    runners = [_Runner(lane, events, settle) for lane, events in lanes.items()]
+    while running := [each for each in runners if not each.over]:
+        behind = min(running, key=lambda each: (not each.reading, each.seconds))
+        yield from behind.turn()
