@@ -13,6 +13,7 @@ from collections.abc import Callable, Iterator
 from sequoia_core.errors import SequoiaError
 from sequoia_core.events import Event, Failed, Finished, Step
 from sequoia_core.protocols import ChatEngine
+from sequoia_core.race import Raced
 
 from .messages import (
     Answering,
@@ -22,6 +23,9 @@ from .messages import (
     EngineFactory,
     LoadFailed,
     Loading,
+    Race,
+    RaceEnded,
+    Racing,
     Ready,
     Refused,
     Report,
@@ -113,8 +117,8 @@ class Decoder:
         return self._gate.paused
 
     def submit(self, request: Request) -> None:
-        """Queue a request; an `Ask` forgets an earlier `cancel`."""
-        if isinstance(request, Ask):
+        """Queue a request; an `Ask` or a `Race` forgets an earlier `cancel`."""
+        if isinstance(request, Ask | Race):
             self._cancel.clear()
         self._requests.put(request)
 
@@ -179,6 +183,8 @@ class Decoder:
             request = self._requests.get()
             if isinstance(request, Ask):
                 self._answer(engine, request)
+            elif isinstance(request, Race):
+                self._mail.put(RaceEnded(self._race(engine, request)))
             else:
                 self._serve(engine, request)
 
@@ -206,6 +212,21 @@ class Decoder:
     def _fail(self, message: str) -> bool:
         self._mail.put(Answering(Failed(message)))
         return True
+
+    def _race(self, engine: ChatEngine, request: Race) -> str | None:
+        """Run a race to its end; the error it ended by."""
+        try:
+            for event in engine.race(
+                request.turns, request.prompt, request.params, self._cancel.is_set
+            ):
+                self._mail.put(Racing(event))
+                if isinstance(event, Raced) and isinstance(event.event, Step):
+                    self._gate.wait(self._cancel.is_set)
+        except SequoiaError as error:
+            return str(error)
+        except Exception as error:
+            return unexpected(error)
+        return None
 
     def _serve(self, engine: ChatEngine, request: Request) -> None:
         try:

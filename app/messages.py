@@ -6,9 +6,11 @@ Plain values only; knows neither the thread nor any widget.
 from collections.abc import Callable
 from dataclasses import dataclass
 
+from sequoia_core.chat_template import Turn
 from sequoia_core.config import Mode, SamplingParams
 from sequoia_core.events import Event
 from sequoia_core.protocols import ChatEngine, Lookup, PairDescription, TreeChoice
+from sequoia_core.race import RaceEvent
 
 LoadProgress = Callable[[str, float | None], None]
 """Told while an engine loads: what is happening, and the fraction done where it is known."""
@@ -75,6 +77,21 @@ class Ask:
 
 
 @dataclass(frozen=True, slots=True)
+class Race:
+    """Answer a prompt plainly and speculatively at once, beside the conversation.
+
+    Attributes:
+        turns: what comes before the prompt.
+        prompt: what is asked.
+        params: how to sample, for both.
+    """
+
+    turns: tuple[Turn, ...]
+    prompt: str
+    params: SamplingParams
+
+
+@dataclass(frozen=True, slots=True)
 class ChooseTree:
     """Use another mode or growmap from the next answer on."""
 
@@ -98,7 +115,7 @@ class Shutdown:
     """End the thread."""
 
 
-Request = Ask | ChooseTree | Clear | SetSystem | Shutdown
+Request = Ask | Race | ChooseTree | Clear | SetSystem | Shutdown
 
 
 @dataclass(frozen=True, slots=True)
@@ -131,6 +148,20 @@ class Answering:
 
 
 @dataclass(frozen=True, slots=True)
+class Racing:
+    """An event of the race under way."""
+
+    event: RaceEvent
+
+
+@dataclass(frozen=True, slots=True)
+class RaceEnded:
+    """The race is over; `message` is the error it ended by, or None."""
+
+    message: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
 class Tuning:
     """An event of the measuring between answers."""
 
@@ -144,4 +175,4 @@ class Refused:
     message: str
 
 
-Report = Loading | LoadFailed | Ready | Answering | Tuning | Refused
+Report = Loading | LoadFailed | Ready | Answering | Racing | RaceEnded | Tuning | Refused
