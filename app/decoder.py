@@ -30,6 +30,7 @@ from .messages import (
     Refused,
     Report,
     Request,
+    Restore,
     SetSystem,
     Shutdown,
     Tuning,
@@ -237,6 +238,8 @@ class Decoder:
                     engine.set_system_prompt(system_prompt)
                 case Clear():
                     engine.clear()
+                case Restore(turns):
+                    engine.restore(turns)
         except SequoiaError as error:
             self._mail.put(Refused(str(error)))
         except Exception as error:

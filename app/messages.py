@@ -104,6 +104,13 @@ class Clear:
 
 
 @dataclass(frozen=True, slots=True)
+class Restore:
+    """Go on from exactly these turns."""
+
+    turns: tuple[Turn, ...]
+
+
+@dataclass(frozen=True, slots=True)
 class SetSystem:
     """Start over with another system prompt."""
 
@@ -115,7 +122,7 @@ class Shutdown:
     """End the thread."""
 
 
-Request = Ask | Race | ChooseTree | Clear | SetSystem | Shutdown
+Request = Ask | Race | ChooseTree | Clear | Restore | SetSystem | Shutdown
 
 
 @dataclass(frozen=True, slots=True)

@@ -15,13 +15,14 @@ import sys
 import tempfile
 import termios
 import threading
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from statistics import median
 from time import perf_counter
 from typing import Any
 
+from sequoia_core.chat_template import Turn
 from sequoia_core.config import SamplingParams
 from sequoia_core.errors import SequoiaError
 from sequoia_core.events import Event, Step
@@ -68,6 +69,10 @@ class TimedEngine:
     def clear(self) -> None:
         """As the engine's."""
         self._engine.clear()
+
+    def restore(self, turns: Sequence[Turn]) -> None:
+        """As the engine's."""
+        self._engine.restore(turns)
 
     def set_system_prompt(self, system_prompt: str | None) -> None:
         """As the engine's."""

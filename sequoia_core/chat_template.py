@@ -8,7 +8,8 @@ before. Knows nothing of models or caches.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, NamedTuple
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 from sequoia_core.errors import ParameterError
 
@@ -28,7 +29,8 @@ PLAIN_TEMPLATE = (
 """For targets that ship no template of their own; the roles are Vicuna's."""
 
 
-class Turn(NamedTuple):
+@dataclass(frozen=True, slots=True)
+class Turn:
     """One exchange: what the person wrote and what was answered.
 
     Attributes:
@@ -80,16 +82,64 @@ class ChatTemplate:
             return self._ids_after_text(closing + after[len(before) :])
         return None
 
+    def ledger(self, turns: Sequence[Turn], eos_token_ids: frozenset[int]) -> list[int]:
+        """Ids up to the end of the last answer, as they would have grown turn by turn.
+
+        Args:
+            turns: their `answer_ids` are taken as they are; without them the text is tokenized.
+            eos_token_ids: such an id at the end of an answer gives way to the template's closing.
+
+        Raises:
+            ParameterError: the template refuses the conversation.
+        """
+        if not turns:
+            return []
+        spacing = self._spacing(turns[0].prompt)
+        texts = self._texts_before(turns, spacing)
+        if texts is None:  # then the past is rendered anew for each answer
+            last = turns[-1]
+            return [*self.whole(turns[:-1], last.prompt), *self._answer_ids(last, spacing)]
+        ids: list[int] = []
+        for text, turn in zip(texts, turns, strict=True):
+            if ids and ids[-1] in eos_token_ids:
+                ids.pop()
+            ids += self._ids_after_text(text) if ids else self._ids(text)
+            ids += self._answer_ids(turn, spacing)
+        return ids
+
+    def _answer_ids(self, turn: Turn, spacing: str) -> Sequence[int]:
+        return turn.answer_ids or self._ids_after_text(spacing + turn.answer)
+
+    def _spacing(self, prompt: str) -> str:
+        """What the template puts between where an answer begins and its text."""
+        messages = [*self._system, _user(prompt)]
+        asked = self._render(messages, True)
+        answered = self._render([*messages, _assistant(_SENTINEL)], False).partition(_SENTINEL)[0]
+        return answered[len(asked) :] if answered.startswith(asked) else ""
+
+    def _texts_before(self, turns: Sequence[Turn], spacing: str) -> list[str] | None:
+        """The text before each answer, from the end of the one before; None if it is not fixed.
+
+        One rendering for all turns: extending turn by turn takes time that grows with the square.
+        """
+        hidden = [Turn(turn.prompt, _SENTINEL) for turn in turns]
+        *texts, _ = self._render(self._messages(hidden), False).split(_SENTINEL)
+        last = self._render([*self._messages(hidden[:-1]), _user(turns[-1].prompt)], True)
+        whole = _SENTINEL.join(texts)
+        if len(texts) != len(turns) or whole != last + spacing:
+            return None
+        return [text.removesuffix(spacing) for text in texts]
+
     def _closing(self, turns: Sequence[Turn]) -> str:
         """What the template puts after an answer."""
         messages = [*self._messages(turns[:-1]), _user(turns[-1].prompt)]
-        text = self._render([*messages, {"role": "assistant", "content": _SENTINEL}], False)
+        text = self._render([*messages, _assistant(_SENTINEL)], False)
         return text.rpartition(_SENTINEL)[2]
 
     def _messages(self, turns: Sequence[Turn]) -> list[dict[str, str]]:
         messages = list(self._system)
         for turn in turns:
-            messages += [_user(turn.prompt), {"role": "assistant", "content": turn.answer}]
+            messages += [_user(turn.prompt), _assistant(turn.answer)]
         return messages
 
     def _render(self, messages: list[dict[str, str]], add_generation_prompt: bool) -> str:
@@ -118,3 +168,7 @@ class ChatTemplate:
 
 def _user(prompt: str) -> dict[str, str]:
     return {"role": "user", "content": prompt}
+
+
+def _assistant(answer: str) -> dict[str, str]:
+    return {"role": "assistant", "content": answer}

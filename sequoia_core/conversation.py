@@ -7,16 +7,24 @@ on.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from bisect import bisect_left
+from collections.abc import Callable, Iterator, Sequence
+from copy import copy
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
+import torch
+
 from sequoia_core.chat_template import ChatTemplate, Turn
+from sequoia_core.codec import TokenizerCodec
 from sequoia_core.config import Mode, SamplingParams
 from sequoia_core.engine import Engine
 from sequoia_core.errors import ContextFullError, ParameterError
 from sequoia_core.events import Event, Notice, NoticeKind, Step, TextDelta, TreeChosen
 from sequoia_core.protocols import Lookup, PairDescription, TreeChoice
+from sequoia_core.race import Lane, LaneClock, RaceEvent, RaceTerms, race
+from sequoia_core.stopwatch import TimedModel
+from sequoia_core.trees import lookup_for
 
 if TYPE_CHECKING:
     from sequoia_core.pair import Pair
@@ -31,6 +39,7 @@ class _Answering:
 
     turns: list[Turn]
     prompt: str
+    prompt_ids: list[int]
     text: str = ""
     tokens: int = 0
 
@@ -54,6 +63,7 @@ class Conversation:
         from sequoia_core.measure.tuning import Tuner
 
         self._pair = pair
+        self._codec = TokenizerCodec(pair.tokenizer)
         self._tuner = Tuner(pair)
         self._engine = Engine.of(pair, self._tuner)
         self._engine.tree_choice = tree_choice or TreeChoice()
@@ -91,6 +101,13 @@ class Conversation:
         self._turns: list[Turn] = []
         self._ids: list[int] = []
 
+    def restore(self, turns: Sequence[Turn]) -> None:
+        """Go on from exactly these turns; see `protocols.ChatEngine.restore`."""
+        restored = [self._recognized(turn) for turn in turns]
+        ids = self._template.ledger(restored, self._pair.eos_token_ids)
+        self._answering = None
+        self._turns, self._ids = restored, ids
+
     def set_system_prompt(self, system_prompt: str | None) -> None:
         """Start over with another system prompt; None is the chat template's own default."""
         self._template = ChatTemplate(self._pair.tokenizer, system_prompt)
@@ -113,7 +130,7 @@ class Conversation:
         turns, prompt_ids = self._fit(prompt, params)
         if dropped := len(self._turns) - len(turns):
             yield _trimmed(dropped)
-        self._answering = answering = _Answering(turns, prompt)
+        self._answering = answering = _Answering(turns, prompt, prompt_ids)
         try:
             for event in self._engine.generate(prompt_ids, params, should_stop):
                 if isinstance(event, TextDelta):
@@ -130,20 +147,79 @@ class Conversation:
         """Measure pair and machine in slices while nobody waits; see `protocols.ChatEngine`."""
         yield from self._tuner.tune(should_stop)
 
+    def race(
+        self,
+        turns: Sequence[Turn],
+        prompt: str,
+        params: SamplingParams,
+        should_stop: Callable[[], bool] = lambda: False,
+    ) -> Iterator[RaceEvent]:
+        """Answer a prompt plainly and speculatively at once; see `protocols.ChatEngine.race`.
+
+        Both lanes have caches of their own, freed at the end: this conversation is not touched.
+
+        Raises:
+            ParameterError: the prompt is blank, or there is nothing to speculate with.
+            ContextFullError: the prompt alone is longer than the context window.
+        """
+        choice = self.tree_choice
+        if choice.mode is Mode.AR:
+            raise ParameterError("nothing to race: the mode is ar, which is plain decoding already")
+        if self._pair.draft is None and lookup_for(choice) is Lookup.OFF:
+            raise ParameterError("nothing to race: there is no draft and looking up is off")
+        if choice.mode is Mode.GREEDY:
+            params = replace(params, temperature=0.0)
+        clock = LaneClock()
+        plain, trees = self._beside(TreeChoice(Mode.AR), turns), self._beside(choice, turns)
+        trees._engine.clock = clock
+        device = TimedModel(self._pair.target)
+        yield RaceTerms(params.temperature, torch.get_num_threads(), not self._rounds)
+        lanes = {
+            Lane.PLAIN: plain.reply(prompt, params, should_stop),
+            Lane.SPECULATIVE: trees.reply(prompt, params, should_stop),
+        }
+        for event in race(lanes, device.wait):
+            if event.lane is Lane.PLAIN:
+                clock.note(event.event)
+            yield event
+
+    def _beside(self, choice: TreeChoice, turns: Sequence[Turn]) -> Conversation:
+        """Another conversation on the same models, with what was learnt of them."""
+        other = copy(self)
+        other._engine = Engine.of(self._pair, self._tuner)
+        other._engine.tree_choice = choice
+        other.restore(turns)
+        return other
+
+    def _recognized(self, turn: Turn) -> Turn:
+        """The turn without ids that do not read as its answer: another pair's, or incomplete."""
+        known = all(0 <= token < self._pair.target.vocab_size for token in turn.answer_ids)
+        text = self._codec.decode(turn.answer_ids) if known else ""
+        # the tokens say more than the text where a stop string cut it
+        reads = text.startswith(turn.answer) if turn.answer else known and not text
+        return turn if reads else replace(turn, answer_ids=())
+
     def _record(self, answering: _Answering) -> None:
         if answering is not self._answering:
             return  # a newer answer was begun: the engine's tokens are its own
         if answering.tokens or answering.text:  # text comes before the step that it is part of
-            self._turns = [*answering.turns, Turn(answering.prompt, answering.text)]
             self._ids = list(self._engine.token_ids)
+            answer_ids = tuple(self._ids[len(answering.prompt_ids) :])
+            turn = Turn(answering.prompt, answering.text, answer_ids)
+            self._turns = [*answering.turns, turn]
 
     def _fit(self, prompt: str, params: SamplingParams) -> tuple[list[Turn], list[int]]:
         """The turns that fit before this prompt, and all ids up to where its answer begins."""
         window = self._engine.context_window
         room = min(params.max_new_tokens, window // ANSWER_SHARE)
         turns, ids = list(self._turns), self._extended(prompt)
-        while turns and len(ids) + room > window:
-            turns = turns[1:]
+        if turns and len(ids) + room > window:
+
+            def fits(dropped: int) -> bool:
+                return len(self._template.whole(turns[dropped:], prompt)) + room <= window
+
+            # a long chat that was taken up again may have to lose hundreds of turns at once
+            turns = turns[1 + bisect_left(range(1, len(turns)), True, key=fits) :]
             ids = self._template.whole(turns, prompt)
         if len(ids) >= window:
             raise ContextFullError(
@@ -162,12 +238,16 @@ class Conversation:
             ids.pop()  # the template's own closing begins with it, or takes its place
         return [*ids, *added]
 
+    @property
+    def _rounds(self) -> bool:
+        """Whether a row's logits depend on how many rows are beside it, by a rounding."""
+        number, *kernels = self.description.dtype.split()
+        return number != "float32" and "exact" not in kernels
+
     def _precision_notice(self, tree: TreeChosen, params: SamplingParams) -> Iterator[Notice]:
         greedy = params.temperature == 0.0 or self.tree_choice.mode is Mode.GREEDY
-        number, *kernels = self.description.dtype.split()
         several_rows = tree.nodes > 1 or tree.lookup != Lookup.OFF.value
-        rounds = number != "float32" and "exact" not in kernels and several_rows
-        if greedy and rounds and not self._warned_of_precision:
+        if greedy and self._rounds and several_rows and not self._warned_of_precision:
             self._warned_of_precision = True
             yield Notice(
                 NoticeKind.PRECISION,

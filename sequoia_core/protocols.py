@@ -19,9 +19,11 @@ if TYPE_CHECKING:  # a screen imports this module long before it needs torch
     import torch
     from torch import Tensor
 
+    from sequoia_core.chat_template import Turn
     from sequoia_core.config import SamplingParams
     from sequoia_core.events import Event
     from sequoia_core.growmap import GrowMap
+    from sequoia_core.race import RaceEvent
 
 
 class KVCache(Protocol):
@@ -248,8 +250,45 @@ class ChatEngine(Protocol):
         """Forget all turns; the system prompt stays."""
         ...
 
+    def restore(self, turns: Sequence[Turn]) -> None:
+        """Go on from exactly these turns: another branch, or a chat of an earlier day.
+
+        What they share with the turns before is not read again by the next answer.
+
+        Args:
+            turns: all of them, the oldest first; the system prompt stays as it is.
+
+        Raises:
+            ParameterError: the chat template refuses them; nothing was changed.
+        """
+        ...
+
     def set_system_prompt(self, system_prompt: str | None) -> None:
         """Start over with another system prompt; None is the chat template's own default."""
+        ...
+
+    def race(
+        self,
+        turns: Sequence[Turn],
+        prompt: str,
+        params: SamplingParams,
+        should_stop: Callable[[], bool],
+    ) -> Iterator[RaceEvent]:
+        """Answer a prompt plainly and speculatively at once; the conversation is not touched.
+
+        Args:
+            turns: what comes before the prompt, as in `restore`.
+            prompt: the message; must not be blank.
+            params: how to sample, for both.
+            should_stop: as in `reply`.
+
+        Yields:
+            `RaceTerms`, then the events of both lanes, each ending with `Finished`.
+
+        Raises:
+            ParameterError: the prompt is blank, or there is nothing to race with.
+            ContextFullError: the prompt alone is longer than the context window.
+        """
         ...
 
     def tune(self, should_stop: Callable[[], bool]) -> Iterator[Event]:

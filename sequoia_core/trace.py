@@ -1,44 +1,41 @@
-"""Record and replay of events: one JSON object per line after a versioned header line.
+"""A recorded chat as a value, and an engine that replays it; how it is written is `trace_file`'s.
 
-Owns the file format and an engine that replays it. Knows nothing of models, files' whereabouts or
-screens: recording is writing lines to an open text file, so a trace grows while an answer is
-decoded and what was written survives a kill.
+Knows nothing of models, files' whereabouts or screens.
 """
 
-import json
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, TextIO, get_args
 
+from sequoia_core.chat_template import Turn
 from sequoia_core.config import SamplingParams
-from sequoia_core.encoding import MisfitError, decode, encode
 from sequoia_core.errors import ParameterError, TraceError
 from sequoia_core.events import Event, Failed, Finished, FinishReason, Step, Totals
 from sequoia_core.protocols import PairDescription, TreeChoice
+from sequoia_core.race import RaceEvent
+from sequoia_core.trace_file import Asked, Entry, TraceReader, write_event, write_header
 
-FORMAT = "sequoia-trace"
-VERSION = 1
-_KINDS: dict[str, type[Event]] = {kind.__name__: kind for kind in get_args(Event)}
+__all__ = ["Asked", "ReplayEngine", "Trace", "read_trace", "write_event", "write_header"]
 
 
 @dataclass(frozen=True, slots=True)
 class Trace:
-    """A recorded conversation: who decoded, and every event in order."""
+    """A recorded chat.
+
+    Attributes:
+        description: who decoded.
+        entries: every event in order, where they are known with the prompts before their answers.
+        note: one line about what was forgiven in the file; "" when nothing was.
+    """
 
     description: PairDescription
-    events: tuple[Event, ...]
+    entries: tuple[Entry, ...]
+    note: str = ""
 
-
-def write_header(file: TextIO, description: PairDescription) -> None:
-    """Begin a trace; must be the first line of the file."""
-    header = {"format": FORMAT, "version": VERSION, "pair": encode(description)}
-    file.write(json.dumps(header) + "\n")
-
-
-def write_event(file: TextIO, event: Event) -> None:
-    """Append one event as one line."""
-    file.write(json.dumps({"event": type(event).__name__, **encode(event)}) + "\n")
+    @property
+    def events(self) -> tuple[Event, ...]:
+        """The entries without the prompts."""
+        return tuple(entry for entry in self.entries if not isinstance(entry, Asked))
 
 
 def read_trace(path: Path) -> Trace:
@@ -47,17 +44,9 @@ def read_trace(path: Path) -> Trace:
     Raises:
         TraceError: the file is missing, damaged, or of an unknown version.
     """
-    try:
-        lines = path.read_text(encoding="utf-8").splitlines()
-    except OSError as error:
-        raise TraceError(f"cannot read the trace {path}: {error.strerror}") from None
-    except UnicodeDecodeError:
-        raise TraceError(f"{path} is not a trace: it is not UTF-8 text") from None
-    if not lines:
-        raise TraceError(f"{path} is not a trace: it is empty")
-    description = _read_header(path, lines[0])
-    events = [_read_event(path, number, line) for number, line in enumerate(lines[1:], start=2)]
-    return Trace(description, tuple(events))
+    reader = TraceReader(path)
+    entries = tuple(reader)
+    return Trace(reader.description, entries, reader.note)
 
 
 class ReplayEngine:
@@ -76,7 +65,7 @@ class ReplayEngine:
 
     def __init__(self, trace: Trace, before: Callable[[Event], None] | None = None) -> None:
         self._description = trace.description
-        self._answers = _split_answers(trace.events)
+        self._answers = _split_answers(trace.entries)
         self._before = before
         self._next = 0
         self._choice = TreeChoice()
@@ -114,10 +103,29 @@ class ReplayEngine:
         """Begin again with the first recorded answer."""
         self._next = 0
 
+    def restore(self, turns: Sequence[Turn]) -> None:
+        """Go on with the next recorded answer: they do not depend on what came before."""
+        del turns
+
     def set_system_prompt(self, system_prompt: str | None) -> None:
         """Start over; the recorded answers do not depend on the system prompt."""
         del system_prompt
         self.clear()
+
+    def race(
+        self,
+        turns: Sequence[Turn],
+        prompt: str,
+        params: SamplingParams,
+        should_stop: Callable[[], bool],
+    ) -> Iterator[RaceEvent]:
+        """A recording has no models to race.
+
+        Raises:
+            ParameterError: always.
+        """
+        del turns, prompt, params, should_stop
+        raise ParameterError("nothing to race: this is a recording, no model is loaded")
 
     def tune(self, should_stop: Callable[[], bool]) -> Iterator[Event]:
         """There is nothing to measure."""
@@ -139,52 +147,18 @@ class ReplayEngine:
             yield event
 
 
-def _split_answers(events: Sequence[Event]) -> list[tuple[Event, ...]]:
+def _split_answers(entries: Sequence[Entry]) -> list[tuple[Event, ...]]:
+    """The complete answers; a recorder that was killed leaves one that is not."""
     answers: list[tuple[Event, ...]] = []
     answer: list[Event] = []
-    for event in events:
-        answer.append(event)
-        if isinstance(event, Finished | Failed):
+    for entry in entries:
+        if isinstance(entry, Asked):
+            answer = []
+            continue
+        answer.append(entry)
+        if isinstance(entry, Finished | Failed):
             answers.append(tuple(answer))
             answer = []
     if not answers:
         raise TraceError("the trace holds no complete answer; record one to its end")
     return answers
-
-
-def _read_header(path: Path, line: str) -> PairDescription:
-    header = _parse(path, 1, line)
-    if header.get("format") != FORMAT:
-        raise TraceError(f"{path} is not a trace: line 1 is not a {FORMAT} header")
-    if header.get("version") != VERSION:
-        raise TraceError(
-            f"{path} is a trace of version {header.get('version')}; this program reads {VERSION}"
-        )
-    try:
-        description: PairDescription = decode(PairDescription, header.get("pair"))
-    except MisfitError as error:
-        raise TraceError(f"{path} is damaged at line 1: {error}") from None
-    return description
-
-
-def _read_event(path: Path, number: int, line: str) -> Event:
-    record = _parse(path, number, line)
-    name = record.pop("event", None)
-    kind = _KINDS.get(name) if isinstance(name, str) else None
-    if kind is None:
-        raise TraceError(f"{path} is damaged at line {number}: unknown event {name!r}")
-    try:
-        event: Event = decode(kind, record)
-    except MisfitError as error:
-        raise TraceError(f"{path} is damaged at line {number}: {name} {error}") from None
-    return event
-
-
-def _parse(path: Path, number: int, line: str) -> dict[str, Any]:
-    try:
-        record = json.loads(line)
-    except (ValueError, RecursionError):
-        raise TraceError(f"{path} is damaged at line {number}: not a JSON object") from None
-    if not isinstance(record, dict):
-        raise TraceError(f"{path} is damaged at line {number}: not a JSON object")
-    return record
