@@ -1,6 +1,7 @@
 """A trace read back is what was written; anything else is one clear error; replay is faithful."""
 
 import io
+from collections.abc import Sequence
 from pathlib import Path
 from typing import get_args
 
@@ -22,7 +23,9 @@ from sequoia_core.events import (
     TreeChosen,
     TreeNode,
 )
-from sequoia_core.trace import ReplayEngine, Trace, read_trace, write_event, write_header
+from sequoia_core.protocols import PairDescription
+from sequoia_core.trace import Asked, ReplayEngine, Trace, read_trace, write_event, write_header
+from sequoia_core.trace_file import Entry, TraceReader
 from tests.fakes import PAIR, make_answer, replay
 
 texts = st.text(st.characters(), max_size=8)
@@ -33,14 +36,15 @@ steps = st.builds(
     bonus_text=texts,
     timings=st.builds(StepTimings),
 )
-events = st.one_of(
+events: st.SearchStrategy[Entry] = st.one_of(
     steps,
+    st.builds(Asked, prompt=texts, id=texts),
     st.builds(TextDelta, text=texts, pieces=st.lists(st.builds(Piece, text=texts)).map(tuple)),
     *(st.builds(kind) for kind in get_args(Event) if kind not in (Step, TextDelta)),
 )
 
 
-def written(recorded: list[Event]) -> str:
+def written(recorded: Sequence[Entry]) -> str:
     file = io.StringIO()
     write_header(file, PAIR)
     for event in recorded:
@@ -51,7 +55,7 @@ def written(recorded: list[Event]) -> str:
 @settings(deadline=None, max_examples=150)
 @given(recorded=st.lists(events, max_size=6))
 def test_what_was_written_is_read_back(
-    recorded: list[Event], tmp_path_factory: pytest.TempPathFactory
+    recorded: list[Entry], tmp_path_factory: pytest.TempPathFactory
 ) -> None:
     path = tmp_path_factory.mktemp("trace") / "a.jsonl"
     path.write_text(written(recorded), encoding="utf-8")
@@ -81,11 +85,15 @@ HEADER = written([]).rstrip("\n")
         ("", "empty"),
         ("hello", "line 1"),
         ('{"format": "other"}', "line 1 is not a sequoia-trace header"),
-        (HEADER.replace('"version": 1', '"version": 9'), "version 9"),
+        (HEADER.replace('"version": 2', '"version": 9'), "version 9; this program reads 1 and 2"),
+        (HEADER.replace('"version": 2', '"version": "' + "9" * 999 + '"'), "version '99"),
+        (HEADER[:40], "line 1"),
         (HEADER.replace('"target"', '"goal"'), "line 1"),
         (HEADER + "\n[1]", "line 2"),
         (HEADER + "\n" + "[" * 100_000, "line 2"),
-        (HEADER + '\n{"event": "Step"', "line 2"),
+        (HEADER + '\n{"event": "Step"\n', "line 2"),
+        (HEADER + '\n{"event": "Step"\n{"event": "Fai', "line 2"),
+        (HEADER + '\n{"event": "Asked", "prompt": "a"}', "id"),
         (HEADER + '\n{"event": "Explosion"}', "unknown event 'Explosion'"),
         (HEADER + '\n{"event": []}', "unknown event"),
         (HEADER + '\n{"event": "Failed"}', "message"),
@@ -123,23 +131,48 @@ def test_a_file_that_is_no_text_or_not_there_is_one_clear_line(tmp_path: Path) -
             read_trace(path)
 
 
-def test_every_prefix_of_a_trace_reads_or_says_where_it_breaks(tmp_path: Path) -> None:
+def test_every_prefix_of_a_trace_is_read_as_far_as_its_lines_are_whole(tmp_path: Path) -> None:
     """A recorder that was killed leaves a prefix."""
-    content = written(list(make_answer("Hello there, world.")))
-    whole = read_or_complain(tmp_path, content)
-    assert whole is not None
-    for length in range(0, len(content), 97):
-        part = read_or_complain(tmp_path, content[:length])
-        assert part is None or part.events == whole.events[: len(part.events)]
+    recorded = [Asked("Say hello.", "1", None, 12.5, 0.0), *make_answer("Hello there, world.")]
+    content = written(recorded)
+    path = tmp_path / "part.jsonl"
+    for length in range(len(HEADER), len(content) + 1, 61):
+        path.write_text(content[:length], encoding="utf-8")
+        trace = read_trace(path)
+        assert list(trace.entries) == recorded[: len(trace.entries)]
+        # All that is missing at most is the line that the cut went through.
+        whole = content[:length].count("\n") - 1
+        assert len(trace.entries) in (max(0, whole), whole + 1)
+        left = length - len(content[:length].rpartition("\n")[0]) - 1
+        torn = whole >= 0 and left > 0 and len(trace.entries) == whole
+        assert bool(trace.note) == torn
+        assert not torn or f"line {whole + 2}," in trace.note
 
 
-def read_or_complain(folder: Path, content: str) -> Trace | None:
-    path = folder / "part.jsonl"
-    path.write_text(content, encoding="utf-8")
-    try:
-        return read_trace(path)
-    except TraceError:
-        return None
+def test_a_trace_of_version_1_reads_as_it_did(tmp_path: Path) -> None:
+    path = tmp_path / "old.jsonl"
+    answer = make_answer("Hello.")
+    path.write_text(written(answer).replace('"version": 2', '"version": 1'), encoding="utf-8")
+    assert read_trace(path) == Trace(PAIR, answer)
+    assert TraceReader(path).version == 1
+
+
+def test_events_are_the_entries_without_prompts_and_a_torn_answer_is_no_answer() -> None:
+    torn, whole = make_answer("One.")[:-1], make_answer("Two.")
+    trace = Trace(PAIR, (Asked("a", "1"), *torn, Asked("b", "2", "1"), *whole))
+    assert trace.events == (*torn, *whole)
+    assert tuple(ask(ReplayEngine(trace))) == whole
+
+
+def test_a_reader_tells_how_far_it_is_and_who_decoded(tmp_path: Path) -> None:
+    path = tmp_path / "a.jsonl"
+    path.write_text(written(make_answer("Hello.")), encoding="utf-8")
+    reader = TraceReader(path)
+    description: PairDescription = reader.description
+    assert description == PAIR
+    places = [reader.done for _ in reader]
+    assert places == sorted(set(places))
+    assert places[-1] == reader.size == path.stat().st_size
 
 
 def ask(engine: ReplayEngine, stop_after: int = 10**6) -> list[Event]:

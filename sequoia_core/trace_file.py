@@ -1,0 +1,174 @@
+"""The file that a chat is recorded in: JSON lines, a header first, then prompts and events in order.
+
+Owns the format and its versions. A line is written whole and nothing is ever changed, so a trace
+grows while an answer is decoded and what was written survives a kill; of the last line only a part
+may be there. Knows nothing of models, screens, or who reads.
+
+Version 1 held events alone; version 2 adds `Asked` before each answer, so that prompts, the time
+of each, and which answer follows which are known.
+"""
+
+import json
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, TextIO, get_args
+
+from sequoia_core.encoding import MisfitError, brief, decode, encode
+from sequoia_core.errors import TraceError
+from sequoia_core.events import Event
+from sequoia_core.protocols import PairDescription
+
+FORMAT = "sequoia-trace"
+VERSION = 2
+VERSIONS_READ = (1, 2)
+_LONGEST_HEADER = 1_000_000
+
+
+@dataclass(frozen=True, slots=True)
+class Asked:
+    """A prompt; the events behind it, up to the next prompt, are its answer.
+
+    Attributes:
+        prompt: what was asked.
+        id: names the prompt with its answer within the chat.
+        parent: id of the one that it follows, or None at the start; two with the same parent are
+            branches.
+        started: seconds since the epoch, or None where that is not known.
+        temperature: as in `SamplingParams`, or None where that is not known.
+    """
+
+    prompt: str
+    id: str
+    parent: str | None = None
+    started: float | None = None
+    temperature: float | None = None
+
+
+Entry = Asked | Event
+"""What a line of a trace says."""
+
+_KINDS: dict[str, Any] = {kind.__name__: kind for kind in get_args(Entry)}
+
+
+def write_header(file: TextIO, description: PairDescription) -> None:
+    """Begin a trace; must be the first line of the file."""
+    header = {"format": FORMAT, "version": VERSION, "pair": encode(description)}
+    file.write(json.dumps(header) + "\n")
+
+
+def write_event(file: TextIO, event: Entry) -> None:
+    """Append one event, or the prompt that the next ones answer, as one line."""
+    file.write(json.dumps({"event": type(event).__name__, **encode(event)}) + "\n")
+
+
+class TraceReader:
+    """Reads a trace line by line, so that the first can be shown before the last is read.
+
+    Iterate once. The file is open until it has been read to its end, or `close`.
+
+    Args:
+        path: of the trace.
+
+    Attributes:
+        path: of the trace.
+        description: the pair that decoded.
+        version: of the format.
+        size: of the file in bytes.
+        done: bytes read so far.
+        note: one line about what was forgiven, after the end; "" when nothing was.
+
+    Raises:
+        TraceError: there is no such file, it is no trace, or of an unknown version.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self.note = ""
+        try:
+            self._file = path.open("rb")
+            self.size = path.stat().st_size
+            line = self._file.readline(_LONGEST_HEADER)
+        except OSError as error:
+            raise TraceError(f"cannot read the trace {path}: {error.strerror}") from None
+        self.done = len(line)
+        try:
+            self.version, self.description = self._header(line)
+        except TraceError:
+            self.close()
+            raise
+
+    def __iter__(self) -> Iterator[Entry]:
+        """The entries in order.
+
+        Raises:
+            TraceError: a line is damaged.
+        """
+        with self._file:
+            for number, line in enumerate(self._lines(), start=2):
+                self.done += len(line)
+                try:
+                    record = self._parse(number, line)
+                except TraceError:
+                    if not line.startswith(b"{") or line.endswith(b"\n"):
+                        raise
+                    self.note = (
+                        f"line {number}, the last, was only half written; all before it is here"
+                    )
+                    return
+                yield self._entry(number, record)
+
+    def close(self) -> None:
+        """Read no further."""
+        self._file.close()
+
+    def _lines(self) -> Iterator[bytes]:
+        try:
+            yield from self._file
+        except OSError as error:
+            raise TraceError(f"cannot read the trace {self.path}: {error.strerror}") from None
+
+    def _header(self, line: bytes) -> tuple[int, PairDescription]:
+        if not line:
+            raise TraceError(f"{self.path} is not a trace: it is empty")
+        header = self._parse(1, line)
+        if header.get("format") != FORMAT:
+            raise TraceError(f"{self.path} is not a trace: line 1 is not a {FORMAT} header")
+        version = header.get("version")
+        if version not in VERSIONS_READ:
+            known = " and ".join(map(str, VERSIONS_READ))
+            raise TraceError(
+                f"{self.path} is a trace of version {brief(version)}; this program reads {known}, "
+                "a later one may read it"
+            )
+        try:
+            return version, decode(PairDescription, header.get("pair"))
+        except MisfitError as error:
+            raise TraceError(f"{self.path} is damaged at line 1: {error}") from None
+
+    def _entry(self, number: int, record: dict[str, Any]) -> Entry:
+        name = record.pop("event", None)
+        kind = _KINDS.get(name) if isinstance(name, str) else None
+        if kind is None:
+            raise self._damage(number, f"unknown event {brief(name)}")
+        try:
+            entry: Entry = decode(kind, record)
+        except MisfitError as error:
+            raise self._damage(number, f"{name} {error}") from None
+        return entry
+
+    def _parse(self, number: int, line: bytes) -> dict[str, Any]:
+        try:
+            record = json.loads(line.decode("utf-8"))
+        except UnicodeDecodeError:
+            if number == 1:
+                raise TraceError(f"{self.path} is not a trace: it is not UTF-8 text") from None
+            raise self._damage(number, "not UTF-8 text") from None
+        except (ValueError, RecursionError):
+            raise self._damage(number, "not a JSON object") from None
+        if not isinstance(record, dict):
+            raise self._damage(number, "not a JSON object")
+        return record
+
+    def _damage(self, number: int, what: str) -> TraceError:
+        return TraceError(f"{self.path} is damaged at line {number}: {what}")
