@@ -35,6 +35,13 @@ class ClearChat:
 
 
 @dataclass(frozen=True, slots=True)
+class RaceAsked:
+    """`/race [PROMPT]`: plain and speculative decoding side by side; "" is the last prompt."""
+
+    prompt: str
+
+
+@dataclass(frozen=True, slots=True)
 class Bye:
     """`/bye`: quit."""
 
@@ -44,7 +51,7 @@ class Help:
     """`/?`: keys and commands."""
 
 
-Command = Set | Show | ClearChat | Bye | Help
+Command = Set | Show | ClearChat | RaceAsked | Bye | Help
 
 USAGE: tuple[tuple[str, str], ...] = (
     ("/set temperature NUMBER", "0 is greedy; from the next answer on"),
@@ -58,6 +65,7 @@ USAGE: tuple[tuple[str, str], ...] = (
     ("/set lookup on|off|auto", "speculate with what the conversation repeats"),
     ("/set theme NAME", "colours"),
     ("/show", "settings, model pair and tree"),
+    ("/race [PROMPT]", "plain and speculative decoding side by side (F3)"),
     ("/clear", "forget the conversation"),
     ("/bye", "quit"),
     ("/?", "keys and commands"),
@@ -93,9 +101,11 @@ def parse_command(text: str, settings: ChatSettings) -> Command:
     word, _, rest = text.strip().partition(" ")
     if word == "/set":
         return _parse_set(rest.strip(), settings)
+    if word == "/race":
+        return RaceAsked(rest.strip())
     command = _PLAIN.get(word)
     if command is None:
-        raise SlashError(f"no command {word}.{_closest(word, ['/set', *_PLAIN])} /? lists all")
+        raise SlashError(f"no command {word}.{_closest(word, ['/set', '/race', *_PLAIN])} /? lists all")
     if rest.strip():
         raise SlashError(f"{word} takes nothing after it")
     return command

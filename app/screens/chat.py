@@ -24,12 +24,15 @@ from ..messages import (
     ChatSettings,
     LoadFailed,
     Loading,
+    RaceEnded,
+    Racing,
     Ready,
     Refused,
     Report,
     Tuning,
 )
 from ..pace import Pace
+from ..race import RaceRun
 from ..slash import is_command
 from ..walk import Walk
 from ..widgets import key_bar
@@ -42,6 +45,7 @@ from ..widgets.step_bar import StepBar
 from ..widgets.transcript import Transcript
 from .commands import run_command
 from .help import HelpScreen
+from .race import take_report
 
 if TYPE_CHECKING:
     from ..app import SequoiaApp
@@ -62,6 +66,7 @@ class ChatScreen(Screen[None]):
         Binding("right_square_bracket", "walk('forward')", "Step after", show=False),
         Binding("home", "walk('first')", "First step", show=False),
         Binding("end", "walk('live')", "Back to live", show=False),
+        Binding("f3", "race", "Race the prompt", show=False, id="chat.race"),
         Binding("f4", "tree", "Show or hide the tree", show=False, priority=True),
         Binding("f6", "tint", "Tint tokens by origin", show=False, priority=True),
         Binding("ctrl+d", "app.quit", "Quit", show=False),
@@ -73,6 +78,7 @@ class ChatScreen(Screen[None]):
         self.settings = settings
         self.pair: PairDescription | None = None
         self.chosen: TreeChosen | None = None
+        self.race: RaceRun | None = None
         self._entry: AnswerEntry | None = None
         self._walk = Walk()
         self._tinted = False
@@ -138,6 +144,8 @@ class ChatScreen(Screen[None]):
                 self._take_event(event)
                 if self.answer is not None:
                     self.answer.add(event)
+            case Racing() | RaceEnded():
+                take_report(self, report)
             case Tuning(event):
                 self._take_event(event)
             case Refused(message):
@@ -289,6 +297,11 @@ class ChatScreen(Screen[None]):
         """Tint each token by where it came from, or go back to Markdown."""
         self._tinted = not self._tinted
         self._transcript.tint(self._tinted)
+
+    def action_race(self) -> None:
+        """Race what stands in the prompt, or the last prompt of the chat."""
+        words = self._prompt.text.strip()
+        self.run_line(f"/race {'' if is_command(words) else words}")
 
     def action_help(self) -> None:
         """Show keys and commands."""

@@ -5,7 +5,8 @@ from typing import TYPE_CHECKING
 from ..describe import describe
 from ..launch import tree_choice
 from ..messages import ChooseTree, Clear, SetSystem
-from ..slash import Bye, ClearChat, Help, Set, Show, SlashError, parse_command
+from ..slash import Bye, ClearChat, Help, RaceAsked, Set, Show, SlashError, parse_command
+from .race import start_race
 
 if TYPE_CHECKING:
     from .chat import ChatScreen
@@ -31,6 +32,8 @@ def run_command(chat: "ChatScreen", text: str) -> None:
         case ClearChat():
             chat.decoder.submit(Clear())
             chat.forget()
+        case RaceAsked(prompt):
+            start_race(chat, prompt)
         case Bye():
             chat.app.exit()
         case Help():

@@ -22,6 +22,7 @@ KEYS = (
     ("Space", "exactly one step, while paused and the prompt is empty"),
     ("[  ]", "walk back and forth through the steps, while the prompt is empty"),
     ("Home, End", "first step; back to live"),
+    ("F3", "race: plain and speculative decoding of a prompt, side by side"),
     ("F4", "show or hide the tree (under 100 columns: chat or tree)"),
     ("F6", "tint each token by where it came from"),
     ("Tab", "move between prompt, chat and tree"),

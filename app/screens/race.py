@@ -1,0 +1,301 @@
+"""The race: plain and speculative decoding of one prompt side by side, as the clocks stand.
+
+Owns how a race is begun, watched and brought into the chat. The chat's own conversation is not
+touched; whose turn it is and what the clocks count is `sequoia_core.race`'s.
+"""
+
+from typing import TYPE_CHECKING, ClassVar
+
+from textual.app import ComposeResult
+from textual.binding import Binding, BindingType
+from textual.containers import Horizontal
+from textual.content import Content
+from textual.screen import Screen
+
+from sequoia_core.events import PrefillDone
+from sequoia_core.race import Lane
+
+from ..messages import Race, RaceEnded, Racing
+from ..pace import Pace
+from ..race import Agreement, LaneRun, RaceRun, agreement_told
+from ..slash import SlashError
+from ..visible import fit, visible
+from ..widgets.key_bar import KeyBar
+from ..widgets.lane_text import LaneText
+from ..widgets.line import Line
+from ..widgets.race_bars import RaceBars
+
+if TYPE_CHECKING:
+    from ..app import SequoiaApp
+    from .chat import ChatScreen
+
+_DRAW_SECONDS = 1 / 20
+_RUNNING = (
+    ("esc", "stop"), ("f2", "pause"), ("up down", "scroll"), ("^q", "quit"),
+)  # fmt: skip
+_PAUSED = (
+    ("space", "one step"), ("f2", "resume"), ("esc", "stop"), ("up down", "scroll"), ("^q", "quit"),
+)  # fmt: skip
+_OVER = (
+    ("esc", "back to the chat"), ("r", "race again"), ("up down", "scroll"), ("^q", "quit"),
+)  # fmt: skip
+_TITLES = {Lane.PLAIN: "plain decoding", Lane.SPECULATIVE: "speculative"}
+
+
+def start_race(chat: "ChatScreen", words: str = "") -> None:
+    """Race a prompt and show it.
+
+    Args:
+        chat: whose engine races.
+        words: the prompt, as the next message of the chat; blank for the last one of the chat,
+            after what came before it.
+
+    Raises:
+        SlashError: it cannot begin now.
+    """
+    if chat.pair is None:
+        raise SlashError("the models are still loading: race in a moment")
+    if chat.busy:
+        raise SlashError("still answering: press Esc first, then race")
+    if chat.race is not None and not chat.race.ended:
+        raise SlashError("a race is on already")
+    request, exchange = _question(chat, words.strip())
+    chat.app.push_screen(RaceScreen(chat, request, exchange))
+
+
+def take_report(chat: "ChatScreen", report: Racing | RaceEnded) -> None:
+    """Follow the race under way; at its end the result goes into the chat."""
+    run = chat.race
+    if run is None:
+        return
+    if isinstance(report, Racing):
+        run.add(report.event)
+        return
+    run.end(report.message)
+    result = run.result()
+    if result is not None:
+        chat.note(result.note())
+
+
+def _question(chat: "ChatScreen", words: str) -> tuple[Race, str | None]:
+    """What to race, and the exchange it was asked in."""
+    if words:
+        return Race((), words, chat.settings.sampling()), None
+    if chat.answer is None:
+        raise SlashError("nothing to race yet: type a prompt, then F3, or /race PROMPT")
+    return Race((), chat.answer.prompt, chat.settings.sampling()), None
+
+
+class RaceScreen(Screen[None]):
+    """Two texts, their bars, and what they come to.
+
+    Args:
+        chat: the chat, which takes the decode thread's reports.
+        request: what is raced.
+        exchange: id of the exchange whose prompt it is, or None.
+    """
+
+    app: "SequoiaApp"
+    BINDINGS: ClassVar[list[BindingType]] = [
+        Binding("escape", "leave", "Stop, then back to the chat", show=False, id="race.leave"),
+        Binding("f2", "pause", "Pause or resume", show=False, id="race.pause"),
+        Binding("space", "single_step", "One step while paused", show=False, id="race.step"),
+        Binding("r,f3", "again", "Race again", show=False, id="race.again"),
+        Binding("up", "scroll(-1)", "Scroll both texts up", show=False, id="race.up"),
+        Binding("down", "scroll(1)", "Scroll both texts down", show=False, id="race.down"),
+        Binding("pageup", "scroll(-10)", "Page up", show=False, id="race.page_up"),
+        Binding("pagedown", "scroll(10)", "Page down", show=False, id="race.page_down"),
+        Binding("home", "scroll_to(0)", "To the beginning", show=False, id="race.home"),
+        Binding("end", "scroll_to(1)", "To the end", show=False, id="race.end"),
+    ]
+
+    def __init__(self, chat: "ChatScreen", request: Race, exchange: str | None) -> None:
+        super().__init__()
+        self._chat, self._request, self._exchange = chat, request, exchange
+        self._run = RaceRun(request.prompt, exchange)
+        self._seen: tuple[object, ...] = ()
+        self._pace = Pace()
+        self._title = Line(id="race-title")
+        self._texts = {lane: LaneText(id=f"race-{lane.value}") for lane in Lane}
+        self._bars = RaceBars()
+        self._verdict = Line(id="race-verdict")
+        self._terms = Line(id="race-terms")
+        self._keys = KeyBar()
+
+    def compose(self) -> ComposeResult:
+        """Title over texts over bars over what it comes to."""
+        yield self._title
+        with Horizontal(id="race-lanes"):
+            yield from self._texts.values()
+        yield self._bars
+        yield self._verdict
+        yield self._terms
+        yield self._keys
+
+    def on_mount(self) -> None:
+        """Begin."""
+        self._begin()
+        self.set_interval(_DRAW_SECONDS, self._tick)
+
+    def on_resize(self) -> None:
+        """Lines are cut to the width."""
+        self._draw()
+
+    def _begin(self) -> None:
+        self._run = self._chat.race = RaceRun(self._request.prompt, self._exchange)
+        self._chat.decoder.submit(self._request)
+        self._draw()
+
+    def _tick(self) -> None:
+        """Draw what has changed, as often as the decode thread can spare."""
+        run = self._run
+        seen = (
+            run.ended, self._chat.decoder.paused, run.terms, *(
+                (each.tokens, each.answer.prefill, each.answer.done) for each in run.lanes.values()
+            ),
+        )  # fmt: skip
+        running = not run.ended and not self._chat.decoder.paused
+        if seen != self._seen and (self._pace.due() or not running):
+            self._seen = seen
+            self._draw()
+
+    def _draw(self) -> None:
+        run, width = self._run, self.size.width
+        plain, trees = run.plain.answer.text, run.speculative.answer.text
+        own = _shared(plain, trees) if run.parted and _greedy(run) else None
+        for lane, each in run.lanes.items():
+            text = self._texts[lane]
+            text.show(each.answer.text, own)
+            text.border_title = Content(_TITLES[lane] if lane is Lane.PLAIN else visible(run.tree))
+            text.border_subtitle = Content(_state(each, run))
+        self._bars.show_race(run)
+        self._title.show(self._titled(width))
+        self._verdict.show(self._told(width))
+        self._terms.show(Content.styled(_terms(run), "$notice"))
+        if run.ended:
+            self._keys.show_keys(_OVER)
+        else:
+            self._keys.show_keys(_PAUSED if self._chat.decoder.paused else _RUNNING)
+
+    def _titled(self, width: int) -> Content:
+        run = self._run
+        state = "" if run.ended else " paused " if self._chat.decoder.paused else ""
+        temperature = run.terms.temperature if run.terms else self._request.params.temperature
+        right = Content.assemble(
+            (state, "bold reverse $bonus"), (f"  T {temperature:g}", "$notice"), " "
+        )
+        room = max(0, width - right.cell_length - 8)
+        prompt = " ".join(visible(run.prompt).split())
+        left = Content.assemble((" Race  ", "bold $primary"), (fit(prompt, room), "$foreground"))
+        return Content.assemble(left, " ", right)
+
+    def _told(self, width: int) -> Content:
+        """The figure, and what became of the texts."""
+        run = self._run
+        lines = [_figure(run)]
+        style, text = _agreement(run)
+        lines.append(Content.styled(f" {text}", style))
+        if run.parted and _greedy(run):
+            lines.append(Content.styled(f"   there: {run.parting()}", "$notice"))
+        elif run.notices and not run.ended:
+            lines.append(Content.styled(f" {visible(run.notices[-1])}", "$notice"))
+        return Content("\n").join(line.truncate(width, ellipsis=True) for line in lines)
+
+    def action_leave(self) -> None:
+        """Stop the race; when it is over, go back."""
+        if self._run.ended:
+            self.dismiss()
+        else:
+            self._chat.decoder.cancel()
+
+    def action_pause(self) -> None:
+        """Pause or resume; a pause comes after the step under way."""
+        self._chat.action_pause()
+        self._draw()
+
+    def action_single_step(self) -> None:
+        """One step of whichever lane's turn it is."""
+        if self._chat.decoder.paused and not self._run.ended:
+            self._chat.decoder.single_step()
+
+    def action_again(self) -> None:
+        """The same once more."""
+        if self._run.ended:
+            self._begin()
+
+    def action_scroll(self, lines: int) -> None:
+        """Scroll both texts."""
+        for text in self._texts.values():
+            text.scroll_relative(y=lines, animate=False)
+
+    def action_scroll_to(self, end: int) -> None:
+        """Go to the beginning or the end of both texts."""
+        for text in self._texts.values():
+            text.scroll_to(y=text.max_scroll_y * end, animate=False)
+
+
+def _shared(left: str, right: str) -> int:
+    """Characters from the start that are the same."""
+    pairs = enumerate(zip(left, right, strict=False))
+    return next((at for at, (a, b) in pairs if a != b), min(len(left), len(right)))
+
+
+def _greedy(run: RaceRun) -> bool:
+    return run.terms is not None and run.terms.temperature == 0.0
+
+
+def _state(each: LaneRun, run: RaceRun) -> str:
+    """How far a lane is."""
+    answer = each.answer
+    if answer.finished is not None:
+        return answer.finished.reason.value if not each.tokens else f"ended: {_ending(each)}"
+    if run.ended:
+        return "ended"
+    if not isinstance(answer.prefill, PrefillDone):
+        return "reading the prompt" if run.terms else "waiting"
+    return ""
+
+
+def _ending(each: LaneRun) -> str:
+    assert each.answer.finished is not None
+    return f"{each.answer.finished.reason.value}, {each.tokens} tokens in {each.seconds:.2f} s"
+
+
+def _figure(run: RaceRun) -> Content:
+    """The speed-up so far, or at the end."""
+    if run.failure is not None:
+        return Content.styled(f" {visible(run.failure)}", "$error")
+    plain, trees = run.plain, run.speculative
+    if not plain.tokens or not trees.tokens:
+        return Content.styled(" each reads the prompt, then they decode", "$notice")
+    ratio = trees.tokens_per_second / plain.tokens_per_second
+    figure = Content.styled(f" {ratio:.2f}x plain", "bold $speedup")
+    if run.ended and plain.tokens == trees.tokens:
+        told = f"{trees.seconds:.2f} s against {plain.seconds:.2f} s for {plain.tokens} tokens"
+    else:
+        told = f"{trees.tokens_per_second:.1f} against {plain.tokens_per_second:.1f} tokens/s"
+    return Content.assemble(figure, (f"   {told}, wall clock", "$foreground"))
+
+
+def _agreement(run: RaceRun) -> tuple[str, str]:
+    """Style and text on whether both texts are equal."""
+    result = run.result()
+    if result is not None:
+        glyph = {Agreement.EQUAL: "✔ ", Agreement.PARTED: "✘ "}.get(result.agreement, "")
+        style = "bold $accepted" if result.agreement is Agreement.EQUAL else "$foreground"
+        return style, glyph + agreement_told(result)
+    if run.ended or not run.common:
+        return "$notice", ""
+    if not _greedy(run):
+        return "$notice", "above temperature 0 each lane draws its own text"
+    if run.parted:
+        return "$foreground", f"✘ the texts parted after {run.common} tokens"
+    return "$accepted", f"✔ equal so far: {run.common} tokens, one for one"
+
+
+def _terms(run: RaceRun) -> str:
+    threads = "" if run.terms is None else f" on {run.terms.threads} threads each"
+    return (
+        f" Interleaved{threads}: the next step goes to the lane whose clock is behind, and a clock "
+        "runs only in its own lane's steps. Reading the prompt is not counted."
+    )
