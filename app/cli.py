@@ -24,6 +24,7 @@ from .commands.distill import distill
 from .commands.doctor import doctor
 from .commands.growmap import growmap_app
 from .commands.models import models
+from .commands.replay import replay
 from .commands.reproduce import reproduce_app
 from .commands.search import search
 from .commands.web import web
@@ -100,6 +101,7 @@ def chat(
 
 
 app.command()(ask)
+app.command()(replay)
 app.command()(models)
 app.command()(doctor)
 app.command()(calibrate)

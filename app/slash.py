@@ -42,6 +42,13 @@ class RaceAsked:
 
 
 @dataclass(frozen=True, slots=True)
+class Export:
+    """`/export FILE`: write the chat into a file."""
+
+    file: str
+
+
+@dataclass(frozen=True, slots=True)
 class Bye:
     """`/bye`: quit."""
 
@@ -51,7 +58,7 @@ class Help:
     """`/?`: keys and commands."""
 
 
-Command = Set | Show | ClearChat | RaceAsked | Bye | Help
+Command = Set | Show | ClearChat | RaceAsked | Export | Bye | Help
 
 USAGE: tuple[tuple[str, str], ...] = (
     ("/set temperature NUMBER", "0 is greedy; from the next answer on"),
@@ -67,6 +74,7 @@ USAGE: tuple[tuple[str, str], ...] = (
     ("/show", "settings, model pair and tree"),
     ("/race [PROMPT]", "plain and speculative decoding side by side (F3)"),
     ("/clear", "forget the conversation"),
+    ("/export FILE.md|.json|.jsonl|.svg", "to read, for programs, to replay, as a picture"),
     ("/bye", "quit"),
     ("/?", "keys and commands"),
 )
@@ -103,9 +111,14 @@ def parse_command(text: str, settings: ChatSettings) -> Command:
         return _parse_set(rest.strip(), settings)
     if word == "/race":
         return RaceAsked(rest.strip())
+    if word == "/export":
+        if not rest.strip():
+            raise SlashError("a file is missing: /export FILE.md|.json|.jsonl|.svg")
+        return Export(rest.strip())
     command = _PLAIN.get(word)
     if command is None:
-        raise SlashError(f"no command {word}.{_closest(word, ['/set', '/race', *_PLAIN])} /? lists all")
+        known = ["/set", "/race", "/export", *_PLAIN]
+        raise SlashError(f"no command {word}.{_closest(word, known)} /? lists all")
     if rest.strip():
         raise SlashError(f"{word} takes nothing after it")
     return command

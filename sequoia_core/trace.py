@@ -3,7 +3,7 @@
 Knows nothing of models, files' whereabouts or screens.
 """
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -15,7 +15,15 @@ from sequoia_core.protocols import PairDescription, TreeChoice
 from sequoia_core.race import RaceEvent
 from sequoia_core.trace_file import Asked, Entry, TraceReader, write_event, write_header
 
-__all__ = ["Asked", "ReplayEngine", "Trace", "read_trace", "write_event", "write_header"]
+__all__ = [
+    "Asked",
+    "ReplayEngine",
+    "Trace",
+    "read_trace",
+    "recorded",
+    "write_event",
+    "write_header",
+]
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,6 +55,32 @@ def read_trace(path: Path) -> Trace:
     reader = TraceReader(path)
     entries = tuple(reader)
     return Trace(reader.description, entries, reader.note)
+
+
+def recorded(
+    path: Path, description: PairDescription, asked: Asked, events: Iterable[Event]
+) -> Iterator[Event]:
+    """Pass the events of an answer on as they come, each written into a trace before.
+
+    Args:
+        path: of the trace; what was there is replaced.
+        description: of the pair that decodes.
+        asked: the prompt.
+        events: of its answer.
+
+    Raises:
+        TraceError: the file cannot be written.
+    """
+    try:
+        with path.open("w", encoding="utf-8") as file:
+            write_header(file, description)
+            write_event(file, asked)
+            for event in events:
+                write_event(file, event)
+                file.flush()
+                yield event
+    except OSError as error:
+        raise TraceError(f"cannot write the trace {path}: {error.strerror}") from None
 
 
 class ReplayEngine:

@@ -1,4 +1,4 @@
-"""The file that a chat is recorded in: JSON lines, a header first, then prompts and events in order.
+"""The file that a chat is recorded in: JSON lines, a header, then prompts and events in order.
 
 Owns the format and its versions. A line is written whole and nothing is ever changed, so a trace
 grows while an answer is decoded and what was written survives a kill; of the last line only a part

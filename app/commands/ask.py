@@ -2,9 +2,12 @@
 
 import json
 import sys
+import time
 from collections.abc import Iterable
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Annotated, Any, TextIO
+from uuid import uuid4
 
 import typer
 
@@ -21,9 +24,11 @@ from sequoia_core.events import (
     Totals,
     TreeChosen,
 )
+from sequoia_core.trace import Asked, recorded
 from sequoia_core.trees import ADAPTIVE
 
 from .. import launch
+from ..destination import to_be_written
 from ..options import with_settings
 from ..progress import progress_line
 
@@ -153,6 +158,10 @@ def ask(
     quiet: Annotated[
         bool, typer.Option("--quiet", "-q", help="Nothing on standard error but errors.")
     ] = False,
+    trace: Annotated[
+        Path | None,
+        typer.Option("--trace", metavar="FILE", help="Record it there, for `sequoia replay`."),
+    ] = None,
 ) -> None:
     """Answer one question on standard output."""
     from ..settings import load_settings
@@ -162,11 +171,16 @@ def ask(
     text = read_prompt(prompt or [], sys.stdin)
     say = _whisper if not quiet else _nothing
     say(launch.chosen_models(settings).remark)
+    file = to_be_written(trace)
     with progress_line(quiet) as progress:
         chat = launch.build_chat(settings, progress)
     answer = Answer(settings.mode)
     try:
-        for event in chat.reply(text, params, lambda: False):
+        events = chat.reply(text, params, lambda: False)
+        if file is not None:
+            asked = Asked(text, uuid4().hex, None, time.time(), params.temperature)
+            events = recorded(file, chat.description, asked, events)
+        for event in events:
             if isinstance(event, Notice):
                 say(event.message)
             if isinstance(event, TextDelta) and not as_json:

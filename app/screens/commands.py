@@ -5,7 +5,8 @@ from typing import TYPE_CHECKING
 from ..describe import describe
 from ..launch import tree_choice
 from ..messages import ChooseTree, Clear, SetSystem
-from ..slash import Bye, ClearChat, Help, RaceAsked, Set, Show, SlashError, parse_command
+from ..slash import Bye, ClearChat, Export, Help, RaceAsked, Set, Show, SlashError, parse_command
+from .exporting import begin_export
 from .race import start_race
 
 if TYPE_CHECKING:
@@ -34,6 +35,8 @@ def run_command(chat: "ChatScreen", text: str) -> None:
             chat.forget()
         case RaceAsked(prompt):
             start_race(chat, prompt)
+        case Export(file):
+            begin_export(chat, file)
         case Bye():
             chat.app.exit()
         case Help():

@@ -1,0 +1,200 @@
+"""Playing a recorded chat: where in it one is, how fast it goes, and reading it meanwhile.
+
+Knows timelines and the trace file; no model, no screen, and the clock only by what it is told.
+"""
+
+import queue
+import threading
+from collections.abc import Iterable, Iterator
+from itertools import islice
+
+from sequoia_core.errors import TraceError
+from sequoia_core.trace_file import Entry, TraceReader
+
+from .timeline import Timeline
+
+SPEEDS = (0.1, 0.25, 0.5, 1.0, 2.0, 4.0, 8.0, 16.0)
+SKIP_SECONDS = 2.0
+_AT_ONCE = 200
+"""Entries read before anything is shown: what is wrong with them is told instead of it."""
+_PER_DRAIN = 400
+"""Entries taken over at a time, so that a long trace does not freeze the keyboard."""
+
+
+class Player:
+    """A place on a timeline that moves.
+
+    Args:
+        timeline: may still be growing.
+
+    Attributes:
+        timeline: what is played.
+        at: index of the moment on show.
+        playing: whether time passes.
+        growing: there will be more moments than there are now.
+    """
+
+    def __init__(self, timeline: Timeline) -> None:
+        self.timeline = timeline
+        self.at = 0
+        self.playing = False
+        self.growing = False
+        self._seconds = 0.0
+        self._speed = SPEEDS.index(1.0)
+
+    @property
+    def speed(self) -> float:
+        """Seconds of the recording in a second."""
+        return SPEEDS[self._speed]
+
+    @speed.setter
+    def speed(self, wanted: float) -> None:
+        near = min(SPEEDS, key=lambda each: abs(each - wanted))
+        self._speed = SPEEDS.index(near)
+
+    @property
+    def seconds(self) -> float:
+        """Where in the recording it is."""
+        return self._seconds
+
+    @property
+    def ended(self) -> bool:
+        """Whether the last moment is on show and no more will come."""
+        return not self.growing and self.at == len(self.timeline.moments) - 1
+
+    def advance(self, seconds: float) -> None:
+        """Let real time pass."""
+        if not self.playing:
+            return
+        self._seconds = min(self._seconds + seconds * self.speed, self.timeline.seconds)
+        self.at = self.timeline.at(self._seconds)
+        self.playing = not self.ended
+
+    def toggle(self) -> None:
+        """Play or pause; at the end, play again from the beginning."""
+        if self.ended:
+            self._show(0)
+        self.playing = not self.playing and not self.ended
+
+    def faster(self, steps: int) -> None:
+        """To the next speed of the list, or back by a negative number."""
+        self._speed = max(0, min(len(SPEEDS) - 1, self._speed + steps))
+
+    def go(self, where: str) -> None:
+        """Move.
+
+        Args:
+            where: `back` or `forward` a moment, which pauses; `earlier` or `later` by two seconds;
+                `first`, `last`; `answer back` to where this answer begins, or the one before;
+                `answer forward` to the next one.
+        """
+        last = len(self.timeline.moments) - 1
+        match where:
+            case "back" | "forward":
+                self.playing = False
+                self._show(self.at - 1 if where == "back" else self.at + 1)
+            case "earlier" | "later":
+                moved = SKIP_SECONDS if where == "later" else -SKIP_SECONDS
+                self.seek(self._seconds + moved)
+            case "first" | "last":
+                self._show(0 if where == "first" else last)
+            case "answer back" | "answer forward":
+                self._go_answer(1 if where == "answer forward" else -1)
+        self.playing = self.playing and not self.ended
+
+    def seek(self, seconds: float) -> None:
+        """Go to a time."""
+        self._seconds = max(0.0, min(seconds, self.timeline.seconds))
+        self.at = self.timeline.at(self._seconds)
+
+    def _show(self, at: int) -> None:
+        self.at = max(0, min(at, len(self.timeline.moments) - 1))
+        self._seconds = self.timeline.moments[self.at].seconds
+
+    def _go_answer(self, direction: int) -> None:
+        answer = self.timeline.moments[self.at].answer
+        begins = self.timeline.first_of(answer)
+        if direction < 0 and self.at > begins:
+            self._show(begins)
+        elif 0 <= answer + direction < len(self.timeline.recorded):
+            self._show(self.timeline.first_of(answer + direction))
+        elif direction > 0:
+            self._show(len(self.timeline.moments) - 1)
+
+
+class Loading:
+    """Fills a timeline from a trace: its beginning at once, the rest from a thread.
+
+    Args:
+        reader: of the trace.
+
+    Attributes:
+        timeline: grows with each `drain`.
+        note: one line about what was forgiven or is wrong with the rest; "" so far.
+
+    Raises:
+        TraceError: the beginning is damaged, or there is nothing to play.
+    """
+
+    def __init__(self, reader: TraceReader) -> None:
+        self.timeline = Timeline()
+        self.note = ""
+        self._reader = reader
+        self._read: queue.SimpleQueue[Entry | None] = queue.SimpleQueue()
+        self._closing = threading.Event()
+        self._done = False
+        entries = iter(reader)
+        for entry in islice(entries, _AT_ONCE):
+            self.timeline.add(entry)
+        if not self.timeline.moments:
+            raise TraceError(f"{reader.path} holds no answer; record one to its end")
+        self._thread = threading.Thread(
+            target=self._run, args=(entries,), name="sequoia-trace", daemon=True
+        )
+        self._thread.start()
+
+    @property
+    def done(self) -> bool:
+        """Whether the timeline has everything."""
+        return self._done
+
+    @property
+    def share(self) -> float:
+        """How much of the file was read."""
+        return min(1.0, self._reader.done / max(1, self._reader.size))
+
+    def drain(self) -> bool:
+        """Take over what was read; whether that changed anything."""
+        taken = 0
+        for entry in self._arrived():
+            taken += 1
+            if entry is None:
+                self._done = True
+                self.note = self.note or self._reader.note
+            else:
+                self.timeline.add(entry)
+        return taken > 0
+
+    def close(self) -> None:
+        """Read no further."""
+        self._closing.set()
+        self._thread.join()
+
+    def _arrived(self) -> Iterator[Entry | None]:
+        for _ in range(_PER_DRAIN):
+            try:
+                yield self._read.get_nowait()
+            except queue.Empty:
+                return
+
+    def _run(self, entries: Iterable[Entry]) -> None:
+        try:
+            for entry in entries:
+                if self._closing.is_set():
+                    break
+                self._read.put(entry)
+        except TraceError as error:
+            self.note = f"{error}; what comes before it is here"
+        finally:
+            self._reader.close()
+            self._read.put(None)

@@ -1,0 +1,141 @@
+"""Writes the chat into a file, for `/export`.
+
+Owns which file is written how, and that it is there whole or not at all. What it says is
+`export`'s; a picture is the screen's own.
+"""
+
+import asyncio
+import time
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, TextIO
+
+from sequoia_core.errors import SequoiaError
+from sequoia_core.events import Step
+from sequoia_core.trace_file import Entry, write_event, write_header
+
+from ..destination import to_be_written
+from ..export import Chat, answer_events, as_json, as_markdown, asked
+from ..history import Exchange
+
+if TYPE_CHECKING:
+    from .chat import ChatScreen
+
+ENDINGS = {
+    ".md": "to read",
+    ".json": "for programs",
+    ".jsonl": "a trace for sequoia replay",
+    ".svg": "a picture of the screen",
+}
+
+
+class ExportError(SequoiaError):
+    """The chat cannot be written there."""
+
+
+def begin_export(chat: "ChatScreen", given: str) -> None:
+    """Write the chat into a file; the chat says when it is there.
+
+    Args:
+        chat: the screen.
+        given: name of the file; the ending says what it will be.
+
+    Raises:
+        SequoiaError: it cannot be written; nothing was.
+    """
+    path = _checked(given)
+    export = Chat(chat.pair, chat.branching.history, time.time())
+    if path.suffix == ".svg":
+        # Once more is drawn the command is no longer in the prompt.
+        chat.call_after_refresh(lambda: _picture(chat, path))
+        return
+    if not export.history.exchanges:
+        raise ExportError("nothing to export yet: send a message first")
+    if path.suffix == ".jsonl" and export.pair is None:
+        raise ExportError("the models are still loading, and a trace names them; try again then")
+    chat.run_worker(_write(chat, export, path), group="export", exit_on_error=False)
+
+
+def _checked(given: str) -> Path:
+    path = Path(given)
+    if path.suffix not in ENDINGS:
+        known = ", ".join(f"{ending} ({what})" for ending, what in ENDINGS.items())
+        raise ExportError(f"{given}: the name must end in {known}")
+    file = to_be_written(path)
+    assert file is not None
+    if file.exists():
+        raise ExportError(f"{given} is there already; give another name, or remove it first")
+    return file
+
+
+async def _write(chat: "ChatScreen", export: Chat, path: Path) -> None:
+    try:
+        with _whole(path) as file:
+            if path.suffix == ".jsonl":
+                said = await _write_trace(chat, export, file)
+            else:
+                text = as_json(export) if path.suffix == ".json" else as_markdown(export)
+                await asyncio.to_thread(file.write, text)
+                said = ""
+    except OSError as error:
+        chat.note(f"no export: {path}: {error.strerror}", error=True)
+    else:
+        chat.note(f"exported: {path}{said}")
+
+
+async def _write_trace(chat: "ChatScreen", export: Chat, file: TextIO) -> str:
+    """Write prompts and events, an exchange at a time, so that the keyboard stays alive.
+
+    Returns:
+        what is missing, in words.
+    """
+    assert export.pair is not None
+    write_header(file, export.pair)
+    steps, missing = 0, 0
+    for exchange in list(export.history.exchanges.values()):
+        known = _steps(chat, exchange)
+        answer = exchange.answer
+        count = answer.statistics[-1].totals.steps if answer.statistics else 0
+        steps, missing = steps + len(known), missing + (len(known) < count)
+        entries = [asked(exchange), *answer_events(answer, known)]
+        await asyncio.to_thread(_write_entries, file, entries)
+    gone = f"; of {missing} answers the trees are no longer known" if missing else ""
+    return f" ({len(export.history.exchanges)} answers, {steps} steps{gone})"
+
+
+def _steps(chat: "ChatScreen", exchange: Exchange) -> Sequence[Step]:
+    """All steps of an answer: the chat holds those of the last ones, the record the others."""
+    answer = exchange.answer
+    if not answer.done or not answer.statistics:
+        return tuple(answer.steps)
+    if len(answer.steps) == answer.statistics[-1].totals.steps:
+        return tuple(answer.steps)
+    return ()
+
+
+def _write_entries(file: TextIO, entries: Iterable[Entry]) -> None:
+    for entry in entries:
+        write_event(file, entry)
+
+
+def _picture(chat: "ChatScreen", path: Path) -> None:
+    try:
+        with _whole(path) as file:
+            file.write(chat.app.export_screenshot(title="sequoia"))
+    except OSError as error:
+        chat.note(f"no picture: {path}: {error.strerror}", error=True)
+    else:
+        chat.note(f"picture: {path}")
+
+
+@contextmanager
+def _whole(path: Path) -> Iterator[TextIO]:
+    """A file to write that is there whole afterwards, or not at all."""
+    part = path.with_name(f".{path.name}.part")
+    try:
+        with part.open("w", encoding="utf-8") as file:
+            yield file
+        part.replace(path)
+    finally:
+        part.unlink(missing_ok=True)

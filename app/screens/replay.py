@@ -1,0 +1,229 @@
+"""The replay screen: a recorded chat as it was on the screen then, played, paused and scrubbed.
+
+Owns what of the recording is drawn. Time, speed and place are the player's; nothing is decoded
+here and no model is known.
+"""
+
+from collections.abc import Sequence
+from time import monotonic
+from typing import ClassVar
+
+from textual import on
+from textual.app import ComposeResult
+from textual.binding import Binding, BindingType
+from textual.containers import Horizontal
+from textual.screen import Screen
+
+from sequoia_core.protocols import PairDescription
+
+from ..answer import Answer
+from ..replay import Loading, Player
+from ..timeline import Item, ItemKind, View
+from ..widgets.decode_panel import DecodePanel
+from ..widgets.entries import AnswerEntry
+from ..widgets.key_bar import KeyBar
+from ..widgets.replay_header import ReplayHeader
+from ..widgets.seek_bar import Place, SeekBar
+from ..widgets.step_bar import StepBar
+from ..widgets.transcript import Transcript
+from .replay_help import ReplayHelp
+
+TICK_SECONDS = 1 / 20
+WIDE = 100
+NO_PROMPT = "(the prompt was not recorded)"
+PLAYING = (
+    ("space", "pause"), ("[ ]", "step"), ("← →", "2 s"), ("+ -", "speed"), ("n p", "answer"),
+    ("f4", "tree"), ("f6", "tint"), ("f1", "help"), ("q", "quit"),
+)  # fmt: skip
+PAUSED = (("space", "play"), *PLAYING[1:])
+
+
+class ReplayScreen(Screen[None]):
+    """Transcript, tree, step bar, statistics and a line of time.
+
+    Args:
+        loading: where the recording comes from.
+        pair: who decoded.
+        player: of the loading's timeline.
+    """
+
+    BINDINGS: ClassVar[list[BindingType]] = [
+        Binding("space", "play", "Play or pause", show=False, priority=True),
+        Binding("left_square_bracket", "go('back')", "Step before", show=False, priority=True),
+        Binding("right_square_bracket", "go('forward')", "Step after", show=False, priority=True),
+        Binding("left", "go('earlier')", "Two seconds back", show=False, priority=True),
+        Binding("right", "go('later')", "Two seconds on", show=False, priority=True),
+        Binding("home", "go('first')", "Beginning", show=False, priority=True),
+        Binding("end", "go('last')", "End", show=False, priority=True),
+        Binding("p", "go('answer back')", "Answer before", show=False, priority=True),
+        Binding("n", "go('answer forward')", "Answer after", show=False, priority=True),
+        Binding("plus,equals_sign", "faster(1)", "Faster", show=False, priority=True),
+        Binding("minus", "faster(-1)", "Slower", show=False, priority=True),
+        Binding("f1,question_mark", "help", "Help", show=False, priority=True),
+        Binding("f4", "tree", "Show or hide the tree", show=False, priority=True),
+        Binding("f6", "tint", "Tint tokens by origin", show=False, priority=True),
+        Binding("q,ctrl+d", "app.quit", "Quit", show=False),
+    ]
+
+    def __init__(self, loading: Loading, pair: PairDescription, player: Player) -> None:
+        super().__init__()
+        self.player = player
+        self._loading = loading
+        self._pair = pair
+        self._then = monotonic()
+        self._shown: tuple[int, int, bool, bool] | None = None
+        self._items: list[Item] = []
+        self._entry = AnswerEntry(Answer(""), "")
+        self._tinted = False
+        self._note = ""
+        self._header = ReplayHeader()
+        self._transcript = Transcript()
+        self._panel = DecodePanel()
+        self._strip = StepBar(id="strip")
+        self._seek = SeekBar()
+        self._keys = KeyBar()
+
+    def compose(self) -> ComposeResult:
+        """Header over chat and tree over the line of time over keys."""
+        yield self._header
+        with Horizontal(id="body"):
+            yield self._transcript
+            yield self._panel
+        yield self._strip
+        yield self._seek
+        yield self._keys
+
+    def on_mount(self) -> None:
+        """Begin to play."""
+        self._header.show_pair(self._pair)
+        self._header.show_status(" replay ")
+        self._transcript.focus()
+        self._then = monotonic()
+        self._tick()
+        self.set_interval(TICK_SECONDS, self._tick)
+
+    @property
+    def view(self) -> View:
+        """What is on show."""
+        return self.player.timeline.view(self.player.at)
+
+    def _tick(self) -> None:
+        """Let the time pass that passed, and draw where that leads."""
+        now = monotonic()
+        if not self._loading.done:
+            self._loading.drain()
+            self.player.growing = not self._loading.done
+        self.player.advance(now - self._then)
+        self._then = now
+        self.draw()
+
+    def draw(self) -> None:
+        """Draw the moment on show, where it is another than before."""
+        view, still = self.view, not self.player.playing
+        if self._note != self._loading.note:
+            self._note = self._loading.note
+            self.notify(self._note, severity="warning", timeout=10, markup=False)
+        now = (self.player.at, len(view.answer.steps), view.answer.done, still)
+        if now != self._shown:
+            self._shown = now
+            self._draw_chat(view, still=still)
+            self._draw_step(view, still=still)
+        self._draw_place(view)
+        self._keys.show_keys(PLAYING if self.player.playing else PAUSED)
+
+    def _draw_chat(self, view: View, *, still: bool) -> None:
+        """Bring the transcript to this moment: mostly it only grew."""
+        self._put(view.items)
+        entry, answer = self._entry, view.answer
+        if entry.answer is not answer:
+            if len(answer.spans) < len(entry.answer.spans):
+                entry.release()
+            entry.answer = answer
+        held = still and answer.steps and not answer.done
+        entry.walked_step = answer.steps[-1].index if held else None
+        self._transcript.redraw()
+
+    def _put(self, items: Sequence[Item]) -> None:
+        """Put these into the transcript, on top of what is there if that is how they begin."""
+        known = len(self._items)
+        if list(items[:known]) != self._items:
+            known = 0
+            self._transcript.clear()
+        for item in items[known:]:
+            match item.kind:
+                case ItemKind.PROMPT:
+                    self._transcript.add_user(item.text or NO_PROMPT)
+                case ItemKind.ANSWER:
+                    self._entry.walked_step = None
+                    answer = self.player.timeline.answer(item.exchange)
+                    self._entry = self._transcript.add_answer(answer, self._pair.target)
+                case ItemKind.NOTE | ItemKind.ERROR:
+                    self._transcript.add_note(item.text, error=item.kind is ItemKind.ERROR)
+        self._items = list(items)
+
+    def _draw_step(self, view: View, *, still: bool) -> None:
+        answer = view.answer
+        step = answer.steps[-1] if answer.steps else None
+        statistics = answer.statistics[-1] if answer.statistics else None
+        chosen = answer.tree_at(step.index if step else 1)
+        title = f"Step {step.index} of {self._steps(view)}" if step else "Tree"
+        self._panel.show_step(step, statistics, title, still=still)
+        self._panel.show_expected(chosen)
+        self._strip.show_step(step, statistics)
+        self._header.show_statistics(statistics)
+        if chosen is not None:
+            self._header.show_tree(chosen.tree)
+        asked = view.recorded.asked
+        self._header.show_temperature(asked.temperature if asked else None)
+
+    def _draw_place(self, view: View) -> None:
+        player, timeline = self.player, self.player.timeline
+        answers = len(timeline.recorded)
+        at = timeline.moments[player.at].answer + 1
+        where = f"answer {at} of {answers}" if answers > 1 else ""
+        if self.size.width >= WIDE:
+            where += f"  step {len(view.answer.steps)} of {self._steps(view)}"
+        share = 1.0 if self._loading.done else self._loading.share
+        self._seek.show_place(
+            Place(
+                player.seconds, timeline.seconds, player.playing, player.speed, where.strip(), share
+            )
+        )
+
+    @staticmethod
+    def _steps(view: View) -> int:
+        return len(view.recorded.exchange.answer.steps)
+
+    @on(SeekBar.Sought)
+    def _sought(self, message: SeekBar.Sought) -> None:
+        self.player.seek(message.share * self.player.timeline.seconds)
+        self.draw()
+
+    def action_play(self) -> None:
+        """Play or pause; from the end, play again."""
+        self.player.toggle()
+        self.draw()
+
+    def action_go(self, where: str) -> None:
+        """Move; `where` is as in `Player.go`."""
+        self.player.go(where)
+        self.draw()
+
+    def action_faster(self, steps: int) -> None:
+        """To the next speed, or the one before."""
+        self.player.faster(steps)
+        self.draw()
+
+    def action_tree(self) -> None:
+        """Show or hide the tree; where there is no room beside the chat, instead of it."""
+        narrow = self.has_class("-narrow")
+        self.toggle_class("-tree-shown" if narrow else "-tree-hidden")
+
+    def action_tint(self) -> None:
+        """Tint each token by where it came from, or go back to Markdown."""
+        self._tinted = not self._tinted
+        self._transcript.tint(self._tinted)
+
+    def action_help(self) -> None:
+        """Show the keys."""
+        self.app.push_screen(ReplayHelp())

@@ -1,0 +1,237 @@
+"""A recorded chat as moments on a line of time: what was on the screen, and when.
+
+Owns the order of moments, their times, and the answers as they stood at each. Grows entry by entry,
+so that the first moments can be looked at while the rest is read. Pure: knows no file, no clock
+and no widget.
+
+A moment is a prompt with what came before its first step, or one step. Steps take the time they
+took; the rest before the next prompt stands for whatever time the person let pass.
+"""
+
+from bisect import bisect_right
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from enum import StrEnum
+from uuid import uuid4
+
+from sequoia_core.events import Event, Failed, Finished, Notice, PrefillDone, Step, TextDelta
+from sequoia_core.trace import Asked
+from sequoia_core.trace_file import Entry
+
+from .answer import Answer
+from .history import Exchange, History
+
+REST_SECONDS = 1.5
+"""Between an answer and the next prompt."""
+READ_SECONDS = 0.8
+"""That a prompt stands alone at least, so that it can be read."""
+
+
+@dataclass(frozen=True, slots=True)
+class Moment:
+    """Something to look at.
+
+    Attributes:
+        answer: which of the recorded answers, counted from 0.
+        steps: how many of its steps are done; 0 for the prompt alone.
+        seconds: into the recording, when it appears.
+    """
+
+    answer: int
+    steps: int
+    seconds: float
+
+
+@dataclass(frozen=True, slots=True)
+class _Mark:
+    """How much of an answer was there after one of its steps."""
+
+    spans: int = 0
+    trees: int = 0
+    notes: int = 0
+
+
+@dataclass(slots=True)
+class Recorded:
+    """A recorded answer, whole or as far as it is known.
+
+    Attributes:
+        exchange: prompt and answer.
+        asked: what is known of the prompt; None in a trace of version 1.
+        notes: notices in order.
+    """
+
+    exchange: Exchange
+    asked: Asked | None
+    notes: list[str] = field(default_factory=list)
+    marks: list[_Mark] = field(default_factory=list)
+
+
+class ItemKind(StrEnum):
+    """What kind of thing stands in a transcript."""
+
+    PROMPT = "prompt"
+    ANSWER = "answer"
+    NOTE = "note"
+    ERROR = "error"
+
+
+@dataclass(frozen=True, slots=True)
+class Item:
+    """Something in the transcript.
+
+    Attributes:
+        kind: of it.
+        exchange: id of the exchange that it belongs to.
+        text: of it; "" for an answer, whose text may grow.
+    """
+
+    kind: ItemKind
+    exchange: str
+    text: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class View:
+    """An answer as it stood at a moment, and what leads to it.
+
+    Attributes:
+        items: the transcript; only the last answer in it may not be whole.
+        recorded: the answer on show.
+        answer: as it stood.
+    """
+
+    items: Sequence[Item]
+    recorded: Recorded
+    answer: Answer
+
+
+class Timeline:
+    """The moments of a trace."""
+
+    def __init__(self) -> None:
+        self._recorded: list[Recorded] = []
+        self._by_id: dict[str, Recorded] = {}
+        self._moments: list[Moment] = []
+        self._times: list[float] = []
+        self._firsts: list[int] = []
+        self._history = History()
+        self._open = False
+        self._waited = 0.0
+
+    @property
+    def moments(self) -> Sequence[Moment]:
+        """All that are known, in order."""
+        return self._moments
+
+    @property
+    def recorded(self) -> Sequence[Recorded]:
+        """The answers in the order they were given."""
+        return self._recorded
+
+    @property
+    def seconds(self) -> float:
+        """When the last moment appears."""
+        return self._times[-1] if self._times else 0.0
+
+    def add(self, entry: Entry) -> None:
+        """Take in the next entry of the trace."""
+        if isinstance(entry, Asked):
+            self._begin(entry)
+            return
+        # Only where prompts are not recorded does an answer begin by itself.
+        if not self._recorded or not (self._open or self._recorded[-1].asked):
+            self._begin(None)
+        self._take(entry)
+
+    def at(self, seconds: float) -> int:
+        """Index of the last moment that has appeared by then; 0 before the first."""
+        return max(0, bisect_right(self._times, seconds) - 1)
+
+    def answer(self, exchange: str) -> Answer:
+        """The whole answer of an exchange, as far as it is known."""
+        return self._by_id[exchange].exchange.answer
+
+    def first_of(self, answer: int) -> int:
+        """Index of the moment at which an answer's prompt appears."""
+        return self._firsts[answer]
+
+    def view(self, at: int) -> View:
+        """What is on the screen at a moment."""
+        moment = self._moments[at]
+        recorded = self._recorded[moment.answer]
+        exchange = recorded.exchange
+        whole = moment.steps == len(recorded.marks) - 1
+        answer = exchange.answer if whole else _as_of(recorded, moment.steps)
+        notes = recorded.notes if whole else recorded.notes[: recorded.marks[moment.steps].notes]
+        items = [
+            item
+            for each in self._history.before(exchange)
+            for item in self._items(self._by_id[each.id], each.answer, self._by_id[each.id].notes)
+        ]
+        return View((*items, *self._items(recorded, answer, notes)), recorded, answer)
+
+    def _items(self, recorded: Recorded, answer: Answer, notes: Sequence[str]) -> Iterator[Item]:
+        exchange = recorded.exchange
+        place = self._history.siblings(exchange).index(exchange) + 1
+        if place > 1:
+            text = f"answer {place} in this place: the chat went back and on from here again"
+            yield Item(ItemKind.NOTE, exchange.id, text)
+        yield Item(ItemKind.PROMPT, exchange.id, exchange.prompt)
+        yield Item(ItemKind.ANSWER, exchange.id)
+        for note in notes:
+            yield Item(ItemKind.NOTE, exchange.id, note)
+        if answer.failure is not None:
+            yield Item(ItemKind.ERROR, exchange.id, answer.failure)
+
+    def _begin(self, asked: Asked | None) -> None:
+        last = self._recorded[-1].exchange.id if self._recorded else None
+        parent = asked.parent if asked else last
+        if parent not in self._by_id:
+            parent = None
+        name = asked.id if asked and asked.id not in self._by_id else uuid4().hex
+        prompt = asked.prompt if asked else ""
+        started = (asked.started if asked else None) or 0.0
+        recorded = Recorded(Exchange(name, parent, prompt, Answer(prompt), started), asked)
+        recorded.marks.append(_Mark())
+        self._history.add(recorded.exchange)
+        self._by_id[name] = recorded
+        self._recorded.append(recorded)
+        self._firsts.append(len(self._moments))
+        self._open, self._waited = True, READ_SECONDS
+        self._appear(Moment(len(self._recorded) - 1, 0, 0.0), REST_SECONDS)
+
+    def _take(self, event: Event) -> None:
+        recorded = self._recorded[-1]
+        answer = recorded.exchange.answer
+        answer.add(event)
+        if isinstance(event, Notice):
+            recorded.notes.append(event.message)
+        if isinstance(event, PrefillDone):
+            self._waited = max(self._waited, event.seconds)
+        if isinstance(event, Step):
+            took = self._waited + event.timings.total_ms / 1e3
+            self._waited = 0.0
+            self._appear(Moment(len(self._recorded) - 1, len(answer.steps), 0.0), took)
+            recorded.marks.append(_Mark(len(answer.spans), len(answer.trees), len(recorded.notes)))
+        elif not answer.steps and not isinstance(event, TextDelta):
+            recorded.marks[0] = _Mark(0, len(answer.trees), len(recorded.notes))
+        self._open = not isinstance(event, Finished | Failed)
+
+    def _appear(self, moment: Moment, after: float) -> None:
+        seconds = self.seconds + after if self._moments else 0.0
+        self._moments.append(Moment(moment.answer, moment.steps, seconds))
+        self._times.append(seconds)
+
+
+def _as_of(recorded: Recorded, steps: int) -> Answer:
+    """The answer as it stood after so many steps."""
+    whole, mark = recorded.exchange.answer, recorded.marks[steps]
+    return Answer(
+        whole.prompt,
+        trees=whole.trees[: mark.trees],
+        prefill=whole.prefill,
+        spans=list(whole.spans[: mark.spans]),
+        steps=whole.steps[:steps],
+        statistics=whole.statistics[:steps],
+    )
