@@ -1,0 +1,20 @@
+"""When something was, in as few words as a person needs today. Pure."""
+
+from datetime import datetime, timedelta
+
+_WEEK_DAYS = 7
+
+
+def when(then: float, now: float) -> str:
+    """A moment as seen from another, both in seconds since the epoch: "today 14:03", "3 Nov"."""
+    past, present = datetime.fromtimestamp(then), datetime.fromtimestamp(now)
+    days = (present.date() - past.date()).days
+    if days == 0:
+        return f"today {past:%H:%M}"
+    if days == 1:
+        return f"yesterday {past:%H:%M}"
+    if 0 < days < _WEEK_DAYS:
+        return f"{past:%a %H:%M}"
+    if past.year == present.year or present - past < timedelta(days=90):
+        return f"{past.day} {past:%b}"
+    return f"{past.day} {past:%b %Y}"

@@ -1,0 +1,193 @@
+"""Full text search over all sessions, as one types.
+
+Owns how hits look and the keys. Searching is the archive's, in a thread; opening is whoever asked.
+"""
+
+import asyncio
+import time
+from dataclasses import dataclass
+from typing import ClassVar
+
+from textual import on, work
+from textual.app import ComposeResult
+from textual.binding import Binding, BindingType
+from textual.containers import Vertical
+from textual.content import Content
+from textual.screen import ModalScreen
+from textual.widgets import Input, OptionList
+from textual.widgets.option_list import Option
+
+from ..dates import when
+from ..excerpt import excerpt
+from ..store.archive import Found
+from ..store.matching import Term, terms
+from ..store.recorder import DatabaseRecorder
+from ..store.trouble import StoreError
+from ..visible import fit, visible
+from ..widgets.line import Line
+
+MOST = 200
+"""Hits that are shown; more than a person reads."""
+
+_PATIENCE_SECONDS = 0.12
+_KEYS = 'up down choose   enter open   esc close   "in quotes" stands together'
+_HIT = "bold underline $bonus"
+
+
+@dataclass(frozen=True, slots=True)
+class Place:
+    """What a search is left with: an exchange of a session."""
+
+    session: str
+    exchange: str
+
+
+class SearchScreen(ModalScreen[Place | None]):
+    """Over the chat; ends with the place to open, or None.
+
+    Args:
+        record: the record of the chats.
+        words: what to search for at first.
+    """
+
+    BINDINGS: ClassVar[list[BindingType]] = [
+        Binding("escape", "leave", "Close", show=False, id="search.close"),
+        Binding("down", "move('down')", "Next hit", show=False, priority=True, id="search.next"),
+        Binding("up", "move('up')", "Hit before", show=False, priority=True, id="search.before"),
+        Binding("pagedown", "move('page_down')", "Next page", show=False, priority=True,
+                id="search.page_down"),
+        Binding("pageup", "move('page_up')", "Page before", show=False, priority=True,
+                id="search.page_up"),
+    ]  # fmt: skip
+    DEFAULT_CSS = """
+    SearchScreen {
+        align: center middle;
+        background: $background 60%;
+        & > Vertical {
+            width: 120;
+            max-width: 98%;
+            height: 94%;
+            padding: 0 1;
+            border: round $primary;
+            border-title-color: $primary;
+            border-subtitle-color: $bonus;
+            background: $surface;
+        }
+        & Input { border: none; height: 1; padding: 0; margin: 0 0 1 0; background: $panel; }
+        & OptionList {
+            height: 1fr;
+            border: none;
+            padding: 0;
+            background: $surface;
+            scrollbar-size-vertical: 1;
+        }
+        & OptionList > .option-list--option-highlighted { background: $primary 25%; }
+        & Line { color: $notice; dock: bottom; }
+    }
+    """
+
+    def __init__(self, record: DatabaseRecorder, words: str = "") -> None:
+        super().__init__()
+        self._record = record
+        self._found: list[Found] = []
+        self._wanted: tuple[Term, ...] = ()
+        self._frame = Vertical()
+        self._input = Input(words, placeholder="words, or their beginnings", select_on_focus=False)
+        self._list = OptionList(markup=False)
+        self._list.can_focus = False
+        self._keys = Line(_KEYS)
+
+    def compose(self) -> ComposeResult:
+        """What is searched for, what was found, and the keys."""
+        with self._frame:
+            yield self._input
+            yield self._list
+            yield self._keys
+
+    def on_mount(self) -> None:
+        """Search at once if there are words."""
+        self._frame.border_title = Content("Search all sessions")
+        self._input.focus()
+        self._input.cursor_position = len(self._input.value)
+
+    def on_resize(self) -> None:
+        """Another width cuts the excerpts otherwise."""
+        self.call_after_refresh(self._show)
+
+    @property
+    def chosen(self) -> Found | None:
+        """The highlighted hit."""
+        at = self._list.highlighted
+        return self._found[at] if at is not None and at < len(self._found) else None
+
+    @on(Input.Changed)
+    def _changed(self, message: Input.Changed) -> None:
+        self._search(message.value)
+
+    @work(exclusive=True)
+    async def _search(self, words: str) -> None:
+        await asyncio.sleep(_PATIENCE_SECONDS)  # a word that is still being typed
+        wanted = terms(words)
+        try:
+            found = await asyncio.to_thread(self._record.archive.search, wanted, MOST + 1)
+        except StoreError as error:
+            self._found, self._wanted = [], ()
+            self._say(str(error))
+        else:
+            self._found, self._wanted = found[:MOST], wanted
+            self._say(self._told(len(found)) if wanted else "")
+        self._show()
+
+    @staticmethod
+    def _told(count: int) -> str:
+        if count > MOST:
+            return f"the newest {MOST} hits"
+        return f"{count} hit{'s' if count != 1 else ''}" if count else "no hit"
+
+    def _show(self) -> None:
+        room = max(20, self._list.scrollable_content_region.width)
+        self._list.clear_options()
+        self._list.add_options(Option(self._entry(found, room)) for found in self._found)
+        if self._found:
+            self._list.highlighted = 0
+
+    def _entry(self, found: Found, room: int) -> Content:
+        date = f"  {when(found.started, time.time())} "
+        title = fit(f" {visible(found.label)}", max(8, room - len(date)))
+        lines = [Content.assemble((title, "bold"), (date, "$notice"))]
+        for name, text in (("you", found.prompt), ("answer", found.answer)):
+            part = excerpt(text, self._wanted, room - 16)
+            if part is not None:
+                pieces = [(piece, _HIT if hit else "") for piece, hit in part.parts]
+                lines.append(Content.assemble((f"   {name:<7} ", "$notice"), *pieces))
+        return Content("\n").join(lines)
+
+    def _say(self, text: str) -> None:
+        self._frame.border_subtitle = Content(visible(text))
+
+    @on(Input.Submitted)
+    def _open(self, message: Input.Submitted) -> None:
+        message.stop()
+        self._leave_to(self.chosen)
+
+    @on(OptionList.OptionSelected)
+    def _clicked(self, message: OptionList.OptionSelected) -> None:
+        self._leave_to(self._found[message.option_index])
+
+    def _leave_to(self, found: Found | None) -> None:
+        if found is not None:
+            self.dismiss(Place(found.session, found.exchange))
+
+    def action_move(self, how: str) -> None:
+        """Move among the hits while the words keep the keyboard."""
+        moves = {
+            "down": self._list.action_cursor_down,
+            "up": self._list.action_cursor_up,
+            "page_down": self._list.action_page_down,
+            "page_up": self._list.action_page_up,
+        }
+        moves[how]()
+
+    def action_leave(self) -> None:
+        """Close."""
+        self.dismiss(None)

@@ -1,0 +1,255 @@
+"""The list of sessions: open, rename, delete and bring back.
+
+Owns how the list looks and its keys. What is in it comes from the record's archive, in a thread,
+since the disk may be slow; what changes goes through the recorder. Opening is whoever asked.
+"""
+
+import asyncio
+import time
+from typing import ClassVar
+
+from textual import on, work
+from textual.app import ComposeResult
+from textual.binding import Binding, BindingType
+from textual.containers import Vertical
+from textual.content import Content
+from textual.screen import ModalScreen
+from textual.widgets import Input, OptionList
+from textual.widgets.option_list import Option
+
+from ..dates import when
+from ..store.archive import SessionInfo
+from ..store.recorder import DatabaseRecorder
+from ..store.trouble import StoreError
+from ..visible import fit, visible
+from ..widgets.line import Line
+
+SEARCH = "/search"
+"""What the screen is dismissed with when a search is wanted instead of a session."""
+
+_KEYS = "enter open   r rename   d delete   u undo   / search   esc close"
+_NAMING = "enter keeps the name, empty takes it away   esc leaves it as it was"
+_DATE_CELLS = 16
+_NARROW_CELLS = 64
+
+
+class SessionsScreen(ModalScreen[str | None]):
+    """Over the chat; ends with the id of the session to open, or None.
+
+    Args:
+        record: the record of the chats.
+        busy: an answer is under way, so that the open session cannot be deleted.
+    """
+
+    BINDINGS: ClassVar[list[BindingType]] = [
+        Binding("escape", "leave", "Close", show=False, id="sessions.close"),
+        Binding("r", "rename", "Rename", show=False, id="sessions.rename"),
+        Binding("d,delete", "delete", "Delete", show=False, id="sessions.delete"),
+        Binding("u", "undo", "Undo", show=False, id="sessions.undo"),
+        Binding("slash", "search", "Search", show=False, id="sessions.search"),
+    ]
+    DEFAULT_CSS = """
+    SessionsScreen {
+        align: center middle;
+        background: $background 60%;
+        & > Vertical {
+            width: 110;
+            max-width: 98%;
+            height: auto;
+            max-height: 94%;
+            padding: 0 1;
+            border: round $primary;
+            border-title-color: $primary;
+            border-subtitle-color: $bonus;
+            background: $surface;
+        }
+        & OptionList {
+            height: auto;
+            max-height: 100%;
+            min-height: 1;
+            border: none;
+            padding: 0;
+            background: $surface;
+            scrollbar-size-vertical: 1;
+        }
+        & OptionList > .option-list--option-highlighted {
+            background: $primary 25%;
+            text-style: bold;
+        }
+        & Input { border: none; height: 1; padding: 0; display: none; background: $panel; }
+        & Line { color: $notice; dock: bottom; }
+    }
+    """
+
+    def __init__(self, record: DatabaseRecorder, *, busy: bool) -> None:
+        super().__init__()
+        self._record = record
+        self._busy = busy
+        self._infos: list[SessionInfo] = []
+        self._deleted: list[str] = []
+        self._renamed: str | None = None
+        self._frame = Vertical()
+        self._list = OptionList(markup=False)
+        self._name = Input(placeholder="a name for this session", select_on_focus=False)
+        self._keys = Line(_KEYS)
+
+    def compose(self) -> ComposeResult:
+        """The list, a line for a new name, and the keys."""
+        with self._frame:
+            yield self._list
+            yield self._name
+            yield self._keys
+
+    def on_mount(self) -> None:
+        """Read the list."""
+        self._frame.border_title = Content("Sessions")
+        self._list.focus()
+        self._read()
+
+    def on_resize(self) -> None:
+        """Another width cuts the titles otherwise."""
+        self.call_after_refresh(self._show)
+
+    @property
+    def chosen(self) -> SessionInfo | None:
+        """The highlighted session."""
+        at = self._list.highlighted
+        return self._infos[at] if at is not None and at < len(self._infos) else None
+
+    @property
+    def deleted_open_session(self) -> bool:
+        """Whether the session under way was deleted here and not brought back."""
+        return self._record.session in self._deleted
+
+    @work(exclusive=True)
+    async def _read(self) -> None:
+        try:
+            self._infos = await asyncio.to_thread(self._current)
+        except StoreError as error:
+            self._infos = []
+            self._say(str(error))
+        self._show()
+
+    def _current(self) -> list[SessionInfo]:
+        self._record.settle(0.2)
+        return self._record.archive.sessions()
+
+    def _show(self) -> None:
+        chosen = self.chosen.id if self.chosen is not None else None
+        self._list.clear_options()
+        if self._infos:
+            room = max(10, self._list.scrollable_content_region.width or self._frame.size.width - 2)
+            self._list.add_options(Option(self._row(info, room)) for info in self._infos)
+            ids = [info.id for info in self._infos]
+            self._list.highlighted = ids.index(chosen) if chosen in ids else 0
+        else:
+            nothing = Content("  no session yet: the first message begins one")
+            self._list.add_option(Option(nothing, disabled=True))
+
+    def _row(self, info: SessionInfo, room: int) -> Content:
+        remarks = self._remarks(info)
+        figures = f"{info.exchanges} message{'s' if info.exchanges != 1 else ''}"
+        date = when(info.changed, time.time())
+        right = f"{date:>{_DATE_CELLS}} "
+        if room >= _NARROW_CELLS:
+            right = f"  {figures:>13}{right}"
+        remark = f"  {remarks}" if remarks else ""
+        label = f" {visible(info.label)}"
+        left = fit(label, max(8, room - len(right) - len(remark)))
+        style = "strike $notice" if info.deleted else "bold" if info.name else ""
+        return Content.assemble((left, style), (remark, "$bonus"), (right, "$notice"))
+
+    def _remarks(self, info: SessionInfo) -> str:
+        if info.deleted:
+            return "deleted, u brings it back"
+        here = info.id == self._record.session
+        others = info.windows - here
+        words = ["open here"] * here + ["open in another window"] * (others > 0)
+        return " · ".join([*words, *["cut off"] * (info.cut_off > 0)])
+
+    def _say(self, text: str) -> None:
+        self._frame.border_subtitle = Content(visible(text))
+
+    @on(OptionList.OptionSelected)
+    def _open(self) -> None:
+        info = self.chosen
+        if info is not None and not info.deleted:
+            self.dismiss(info.id)
+        elif info is not None:
+            self._say("deleted: u brings it back")
+
+    def action_leave(self) -> None:
+        """Leave the naming, or the list."""
+        if self._renamed is not None:
+            self._end_naming()
+        else:
+            self.dismiss(None)
+
+    def action_search(self) -> None:
+        """Search instead."""
+        self.dismiss(SEARCH)
+
+    def action_rename(self) -> None:
+        """Ask for a name for the highlighted session."""
+        info = self.chosen
+        if info is None or info.deleted:
+            return
+        self._renamed = info.id
+        self._name.value = info.name or ""
+        self._name.display = True
+        self._keys.show(_NAMING)
+        self._name.focus()
+
+    @on(Input.Submitted)
+    async def _name_given(self, message: Input.Submitted) -> None:
+        message.stop()
+        session, name = self._renamed, " ".join(message.value.split()) or None
+        self._end_naming()
+        if session is None:
+            return
+        try:
+            await asyncio.wrap_future(self._record.rename(session, name))
+        except StoreError as error:
+            self._say(str(error))
+        self._read()
+
+    def _end_naming(self) -> None:
+        self._renamed = None
+        self._name.display = False
+        self._keys.show(_KEYS)
+        self._list.focus()
+
+    async def action_delete(self) -> None:
+        """Delete the highlighted session; it stays in the list until the window is closed."""
+        info = self.chosen
+        if info is None or info.deleted:
+            return
+        if self._busy and info.id == self._record.session:
+            self._say("an answer is being written in it: Esc, stop it, then delete")
+            return
+        try:
+            await asyncio.wrap_future(self._record.delete(info.id))
+        except StoreError as error:
+            self._say(str(error))
+        else:
+            self._deleted.append(info.id)
+            self._say("deleted: u brings it back, until this window is closed")
+        self._read()
+
+    async def action_undo(self) -> None:
+        """Bring back the highlighted session if it is deleted, else the one deleted last."""
+        info = self.chosen
+        session = info.id if info is not None and info.deleted else None
+        if session is None and self._deleted:
+            session = self._deleted[-1]
+        if session is None:
+            self._say("nothing was deleted")
+            return
+        try:
+            await asyncio.wrap_future(self._record.undelete(session))
+        except StoreError as error:
+            self._say(str(error))
+        else:
+            self._deleted = [each for each in self._deleted if each != session]
+            self._say("it is back")
+        self._read()

@@ -1,0 +1,349 @@
+"""Reads the record: lists of sessions, whole sessions, steps of old answers, and searches.
+
+Every call opens a connection of its own, so any thread may call and none waits for the writer.
+Owns the SQL that only reads. Knows no screen.
+"""
+
+import sqlite3
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import overload
+
+from sequoia_core.events import Event, Step
+
+from ..answer import Answer
+from ..history import Exchange, History
+from .matching import Term, index_query
+from .packing import digest_of, plain_digest, unpack_digest, unpack_events
+from .schema import reading
+from .trouble import DamagedError, LaterVersionError, StoreError, explain
+
+_GROWING_ELSEWHERE = "this answer was still being written in another window"
+_KEPT_CHUNKS = 8
+
+
+@dataclass(frozen=True, slots=True)
+class SessionInfo:
+    """A line of the list of sessions.
+
+    Attributes:
+        id: of the session.
+        name: what a person called it, or None.
+        title: its first prompt, on one line.
+        created: seconds since the epoch.
+        changed: likewise, when something was last said.
+        exchanges: how many.
+        cut_off: how many of its answers were cut off.
+        windows: how many windows have it open.
+        deleted: it is about to be gone.
+    """
+
+    id: str
+    name: str | None
+    title: str
+    created: float
+    changed: float
+    exchanges: int
+    cut_off: int
+    windows: int
+    deleted: bool
+
+    @property
+    def label(self) -> str:
+        """Its name, or its title."""
+        return self.name or self.title
+
+
+@dataclass(frozen=True, slots=True)
+class StoredSession:
+    """A session as it was left.
+
+    Attributes:
+        info: what the list says of it.
+        target: name of the model that answered.
+        system: the system prompt, or None for the chat template's own default.
+        history: what was said; the branch runs where it ran.
+    """
+
+    info: SessionInfo
+    target: str
+    system: str | None
+    history: History
+
+
+@dataclass(frozen=True, slots=True)
+class Found:
+    """An exchange that answers a search."""
+
+    session: str
+    label: str
+    exchange: str
+    started: float
+    prompt: str
+    answer: str
+
+
+class Archive:
+    """The record, for reading.
+
+    Args:
+        path: the database; it need not exist.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+
+    @property
+    def path(self) -> Path:
+        """Where the record lies."""
+        return self._path
+
+    def sessions(self) -> list[SessionInfo]:
+        """All sessions, the last used first; those about to be gone are among them.
+
+        Raises:
+            StoreError: the record cannot be read.
+        """
+        with self._reading() as connection:
+            return _infos(connection, "")
+
+    def find(self, wanted: str) -> SessionInfo:
+        """The session of this name, or the only one whose name or title begins so.
+
+        Raises:
+            StoreError: there is none, or more than one, or the record cannot be read.
+        """
+        with self._reading() as connection:
+            infos = [info for info in _infos(connection, "") if not info.deleted]
+        wanted = wanted.strip().casefold()
+        named = [info for info in infos if (info.name or "").casefold() == wanted]
+        begun = [info for info in infos if info.label.casefold().startswith(wanted)]
+        chosen = named or begun
+        if not chosen:
+            raise StoreError(f"no session begins with {wanted!r}; /sessions lists all")
+        if len(chosen) > 1:
+            raise StoreError(
+                f"{len(chosen)} sessions begin with {wanted!r}; say more, or choose in /sessions"
+            )
+        return chosen[0]
+
+    def load(self, session: str) -> StoredSession:
+        """A whole session.
+
+        Raises:
+            StoreError: it is not there, or the record cannot be read.
+        """
+        with self._reading() as connection:
+            infos = _infos(connection, "WHERE s.id = ?", session)
+            if not infos:
+                raise StoreError("that session is not in the record any more")
+            target, system, selected = connection.execute(
+                "SELECT target, system, selected FROM session WHERE id = ?", (session,)
+            ).fetchone()
+            history = _history(connection, session)
+        exchanges = history.exchanges
+        if exchanges:
+            history.select(exchanges.get(selected) or list(exchanges.values())[-1])
+        return StoredSession(infos[0], target, system, history)
+
+    def search(self, wanted: Sequence[Term], limit: int) -> list[Found]:
+        """Exchanges in which all terms occur, the newest first.
+
+        Raises:
+            StoreError: the record cannot be read.
+        """
+        if not wanted:
+            return []
+        index = index_query(wanted)
+        exact = [term for term in wanted if term.exact]
+        conditions = ["s.deleted IS NULL"]
+        values: list[str | int] = []
+        if index:
+            conditions.append("e.place IN (SELECT rowid FROM said WHERE said MATCH ?)")
+            values.append(index)
+        for term in exact:
+            conditions.append("instr(fold(e.prompt || char(10) || e.answer), ?)")
+            values.append(term.exact)
+        with self._reading() as connection:
+            rows = connection.execute(
+                "SELECT e.session, coalesce(s.name, s.title), e.id, e.started, e.prompt, e.answer "
+                "FROM exchange e JOIN session s ON s.id = e.session "
+                f"WHERE {' AND '.join(conditions)} ORDER BY e.started DESC LIMIT ?",
+                (*values, limit),
+            ).fetchall()
+        return [Found(*row) for row in rows]
+
+    def steps(self, exchange: str) -> "RecordedSteps":
+        """The steps of an exchange as far as they are written.
+
+        Raises:
+            StoreError: the record cannot be read.
+        """
+        chunks = self.chunks(exchange)
+        return RecordedSteps([chunks[number] for number in sorted(chunks)])
+
+    def chunks(self, exchange: str) -> dict[int, tuple[int, bytes]]:
+        """Events of an exchange as they were packed: by number, how many steps, and the events.
+
+        Raises:
+            StoreError: the record cannot be read.
+        """
+        with self._reading() as connection:
+            rows = connection.execute(
+                "SELECT c.number, c.steps, c.events FROM chunk c "
+                "JOIN exchange e ON e.place = c.exchange WHERE e.id = ? ORDER BY c.number",
+                (exchange,),
+            ).fetchall()
+        return {number: (steps, events) for number, steps, events in rows}
+
+    def events(self, exchange: str) -> list[Event]:
+        """Every event of an exchange as far as it is written.
+
+        Raises:
+            StoreError: there is no such exchange, or the record cannot be read.
+        """
+        with self._reading() as connection:
+            row = connection.execute(
+                "SELECT place FROM exchange WHERE id = ?", (exchange,)
+            ).fetchone()
+            if row is None:
+                raise StoreError("that exchange is not in the record")
+            return list(events_of(connection, row[0]))
+
+    def count_steps(self, session: str) -> int:
+        """How many steps of a session are written.
+
+        Raises:
+            StoreError: the record cannot be read.
+        """
+        with self._reading() as connection:
+            (count,) = connection.execute(
+                "SELECT coalesce(sum(c.steps), 0) FROM chunk c "
+                "JOIN exchange e ON e.place = c.exchange WHERE e.session = ?",
+                (session,),
+            ).fetchone()
+        return int(count)
+
+    def races(self, session: str) -> list[str]:
+        """Results of a session's races, as JSON, the oldest first.
+
+        Raises:
+            StoreError: the record cannot be read.
+        """
+        with self._reading() as connection:
+            rows = connection.execute(
+                "SELECT result FROM race WHERE session = ? ORDER BY id", (session,)
+            ).fetchall()
+        return [str(result) for (result,) in rows]
+
+    @contextmanager
+    def _reading(self) -> Iterator[sqlite3.Connection]:
+        try:
+            if not self._path.exists():
+                raise StoreError(f"there is no record yet at {self._path}")
+            with reading(self._path) as connection:
+                yield connection
+        except LaterVersionError:
+            raise
+        except (sqlite3.Error, OSError, DamagedError) as error:
+            raise StoreError(explain(error, self._path).message) from None
+
+
+class RecordedSteps(Sequence[Step]):
+    """The steps of an answer, unpacked as they are looked at.
+
+    Args:
+        chunks: how many steps each holds, and its events, packed.
+    """
+
+    def __init__(self, chunks: Sequence[tuple[int, bytes]]) -> None:
+        self._chunks = [blob for count, blob in chunks if count]
+        self._places = [
+            (number, at)
+            for number, count in enumerate(count for count, _ in chunks if count)
+            for at in range(count)
+        ]
+        self._unpacked: dict[int, list[Step]] = {}
+
+    def __len__(self) -> int:
+        return len(self._places)
+
+    @overload
+    def __getitem__(self, at: int) -> Step: ...
+
+    @overload
+    def __getitem__(self, at: slice) -> Sequence[Step]: ...
+
+    def __getitem__(self, at: int | slice) -> Step | Sequence[Step]:
+        if isinstance(at, slice):
+            return [self._step(*place) for place in self._places[at]]
+        return self._step(*self._places[at])
+
+    def _step(self, number: int, at: int) -> Step:
+        steps = self._unpacked.get(number)
+        if steps is None:
+            events = unpack_events(self._chunks[number])
+            steps = [event for event in events if isinstance(event, Step)]
+            while len(self._unpacked) >= _KEPT_CHUNKS:
+                del self._unpacked[next(iter(self._unpacked))]
+            self._unpacked[number] = steps
+        return steps[at]
+
+
+def events_of(connection: sqlite3.Connection, place: int) -> Iterator[Event]:
+    """Events of an exchange as far as they are written.
+
+    Raises:
+        DamagedError: a part of them cannot be read.
+    """
+    rows = connection.execute(
+        "SELECT events FROM chunk WHERE exchange = ? ORDER BY number", (place,)
+    ).fetchall()
+    for (blob,) in rows:
+        yield from unpack_events(blob)
+
+
+def _infos(connection: sqlite3.Connection, where: str, *values: str) -> list[SessionInfo]:
+    rows = connection.execute(
+        "SELECT s.id, s.name, s.title, s.created, s.changed, "
+        "(SELECT count(*) FROM exchange e WHERE e.session = s.id), "
+        "(SELECT count(*) FROM exchange e WHERE e.session = s.id AND e.ending = 'cut off'), "
+        "(SELECT count(*) FROM window w WHERE w.session = s.id), "
+        f"s.deleted IS NOT NULL FROM session s {where} ORDER BY s.changed DESC, s.id",
+        values,
+    ).fetchall()
+    return [SessionInfo(*row[:-1], deleted=bool(row[-1])) for row in rows]
+
+
+def _history(connection: sqlite3.Connection, session: str) -> History:
+    rows = connection.execute(
+        "SELECT place, id, parent, prompt, started, answer, ending, digest FROM exchange "
+        "WHERE session = ? ORDER BY place",
+        (session,),
+    ).fetchall()
+    history = History()
+    for place, exchange, parent, prompt, started, text, ending, blob in rows:
+        # what was said before it may have been deleted for good in another window
+        known = parent if parent in history.exchanges else None
+        answer = _answer(connection, place, prompt, (text, ending, blob))
+        history.add(Exchange(exchange, known, prompt, answer, started))
+    return history
+
+
+def _answer(
+    connection: sqlite3.Connection, place: int, prompt: str, kept: tuple[str, str | None, bytes]
+) -> Answer:
+    """The answer from its digest, else from its events, else its text alone."""
+    text, ending, blob = kept
+    try:
+        if ending is not None and blob is not None:
+            return unpack_digest(blob).answer(prompt)
+        if ending is None:
+            return digest_of(events_of(connection, place), _GROWING_ELSEWHERE).answer(prompt)
+    except DamagedError:
+        pass
+    return plain_digest(text, ending or "not ended").answer(prompt)
+
+

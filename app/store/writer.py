@@ -1,0 +1,371 @@
+"""The one thread that writes: takes what it is handed, packs it, and commits a few times a second.
+
+What cannot be written is kept and tried again, so that a locked file or a full disk costs nothing
+but memory. Whoever hands something over never waits. Knows the order of things and nothing of what
+is written; that is `operations`.
+"""
+
+import logging
+import os
+import queue
+import sqlite3
+import threading
+import time
+from collections.abc import Sequence
+from concurrent.futures import Future
+from dataclasses import dataclass, field
+from pathlib import Path
+from uuid import uuid4
+
+from sequoia_core.events import Event, Failed, Finished, Step
+
+from ..stats import Statistics
+from .operations import Ended, LeftOpen, Opened, Operation, Told, leave, now, recover
+from .packing import Digesting, pack_events
+from .schema import open_to_write, transaction
+from .trouble import StoreError, Trouble, explain
+from .windows import Window
+
+FLUSH_SECONDS = 0.04
+"""Between two commits. With what the screen takes to hand an event over, a kill costs less than
+100 ms of text."""
+RETRY_SECONDS = 2.0
+CLOSED = "stopped: the program was closed in the middle of this answer"
+
+_log = logging.getLogger("sequoia.store")
+_log.addHandler(logging.NullHandler())
+
+
+@dataclass(frozen=True, slots=True)
+class Troubled:
+    """Nothing can be written for now; the person should know."""
+
+    message: str
+
+
+@dataclass(frozen=True, slots=True)
+class Relieved:
+    """All that waited is written."""
+
+    message: str
+
+
+@dataclass(frozen=True, slots=True)
+class Recovered:
+    """Sessions that killed windows had open, the one last used first."""
+
+    sessions: tuple[LeftOpen, ...]
+
+
+News = Troubled | Relieved | Recovered
+
+
+@dataclass(frozen=True, slots=True)
+class Happened:
+    """An event of an answer; `statistics` as of the last step, with the event that ends it."""
+
+    exchange: str
+    event: Event
+    statistics: Statistics | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class _Asked:
+    """Something that a person waits for: it is done now or not at all."""
+
+    operation: Operation
+    done: "Future[None]"
+
+
+@dataclass(frozen=True, slots=True)
+class _Marker:
+    """Set when all that was handed over before it is packed, and written if that is possible."""
+
+    reached: threading.Event
+
+
+@dataclass(frozen=True, slots=True)
+class _Closing:
+    """The last thing that is handed over."""
+
+
+@dataclass(slots=True)
+class _Growing:
+    """An answer that is being written."""
+
+    digesting: Digesting = field(default_factory=Digesting)
+    chunks: int = 0
+    events: list[Event] = field(default_factory=list)
+
+
+_Item = Operation | Happened | _Asked | _Marker | _Closing
+
+
+class Writer:
+    """Handle of the writer thread.
+
+    Args:
+        path: the database.
+
+    Attributes:
+        window: id of this window.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self.window = uuid4().hex
+        self._path = path
+        self._folder = path.parent / "windows"
+        self._inbox: queue.SimpleQueue[_Item] = queue.SimpleQueue()
+        self._news: queue.SimpleQueue[News] = queue.SimpleQueue()
+        self._growing: dict[str, _Growing] = {}
+        self._pending: list[Operation] = []
+        self._pending_lock = threading.Lock()
+        self._connection: sqlite3.Connection | None = None
+        self._identity: tuple[int, int] | None = None
+        self._lock_file: Window | None = None
+        self._trouble: Trouble | None = None
+        self._retry_at = 0.0
+        self._flushed_at = float("-inf")
+        self._opened_session: str | None = None
+        self._thread = threading.Thread(target=self._run, name="sequoia-writer", daemon=True)
+
+    def start(self) -> None:
+        """Begin to write."""
+        self._thread.start()
+
+    @property
+    def alive(self) -> bool:
+        """Whether the thread runs."""
+        return self._thread.is_alive()
+
+    def put(self, item: Operation | Happened) -> None:
+        """Hand something over; it is written as soon as that is possible."""
+        self._inbox.put(item)
+
+    def ask(self, operation: Operation) -> "Future[None]":
+        """Hand over what a person waits for.
+
+        Returns:
+            Ends when it is written, with a `StoreError` when it cannot be.
+        """
+        asked = _Asked(operation, Future())
+        if not self.alive:
+            asked.done.set_exception(StoreError("the record is closed"))
+        else:
+            self._inbox.put(asked)
+        return asked.done
+
+    def news(self) -> list[News]:
+        """What there is to tell since the last call, in order."""
+        news: list[News] = []
+        while True:
+            try:
+                news.append(self._news.get_nowait())
+            except queue.Empty:
+                return news
+
+    def settle(self, timeout: float) -> None:
+        """Wait until what was handed over so far is packed, for at most so many seconds."""
+        marker = _Marker(threading.Event())
+        self._inbox.put(marker)
+        if self.alive:
+            marker.reached.wait(timeout)
+
+    def waiting(self, exchange: str) -> list[Told]:
+        """Packed events of an exchange that are not written yet."""
+        with self._pending_lock:
+            told = [each for each in self._pending if isinstance(each, Told)]
+        return [each for each in told if each.exchange == exchange]
+
+    def close(self, timeout: float) -> str:
+        """Write what is left and end the thread.
+
+        Returns:
+            Why something is left over, in one line; "" if nothing is.
+        """
+        if self._thread.ident is None:
+            return ""
+        self._inbox.put(_Closing())
+        self._thread.join(timeout)
+        if self._thread.is_alive():
+            return f"the disk takes too long to write {self._path}; the last messages may be lost"
+        if self._pending and self._trouble is not None:
+            return f"{self._trouble.message}; what was said since then is not saved"
+        return ""
+
+    # In the thread
+
+    def _run(self) -> None:
+        try:
+            self._work()
+        except Exception as error:  # the chat must never end for the record's sake
+            _log.exception("unexpected error in the writer thread")
+            message = f"the record failed unexpectedly: {error}; nothing is saved from now on"
+            self._news.put(Troubled(message))
+        finally:
+            if self._connection is not None:
+                self._connection.close()
+            if self._lock_file is not None:
+                self._lock_file.close()
+
+    def _work(self) -> None:
+        self._attempt()
+        closing = False
+        while not closing:
+            items = self._collect()
+            closing = any(isinstance(item, _Closing) for item in items)
+            for item in items:
+                self._take(item)
+            if closing:
+                self._end_all()
+            self._pack()
+            self._attempt(last=closing)
+            self._answer(items)
+        if self._connection is not None and self._trouble is None:
+            self._leave(self._connection)
+
+    def _collect(self) -> list[_Item]:
+        """What was handed over, once it is time to write again; nothing if it is time to retry."""
+        items: list[_Item] = []
+        retries = self._trouble is not None and self._trouble.passes
+        try:
+            patience = max(0.0, self._retry_at - time.monotonic()) if retries else None
+            items.append(self._inbox.get(timeout=patience))
+            while not isinstance(items[-1], _Asked | _Marker | _Closing):
+                room = self._flushed_at + FLUSH_SECONDS - time.monotonic()
+                items.append(self._inbox.get(block=room > 0, timeout=max(0.0, room)))
+        except queue.Empty:
+            pass
+        return items
+
+    def _take(self, item: _Item) -> None:
+        match item:
+            case Happened(exchange, event, statistics):
+                growing = self._growing.setdefault(exchange, _Growing())
+                growing.events.append(event)
+                growing.digesting.add(event)
+                if isinstance(event, Finished | Failed):
+                    self._end(exchange, statistics)
+            case _Asked() | _Marker() | _Closing():
+                pass
+            case _:
+                if isinstance(item, Opened):
+                    self._opened_session = item.session
+                self._keep(item)
+
+    def _end(
+        self, exchange: str, statistics: Statistics | None, failure: str | None = None
+    ) -> None:
+        self._pack_one(exchange)
+        digest = self._growing.pop(exchange).digesting.digest(statistics, failure)
+        self._keep(Ended(exchange, digest, now()))
+
+    def _end_all(self) -> None:
+        """End what the closing of the app leaves unfinished."""
+        for exchange in list(self._growing):
+            self._end(exchange, None, CLOSED)
+
+    def _pack(self) -> None:
+        for exchange in self._growing:
+            self._pack_one(exchange)
+
+    def _pack_one(self, exchange: str) -> None:
+        growing = self._growing[exchange]
+        if growing.events:
+            steps = sum(isinstance(event, Step) for event in growing.events)
+            blob = pack_events(growing.events)
+            self._keep(Told(exchange, growing.chunks, steps, blob))
+            growing.chunks += 1
+            growing.events = []
+
+    def _keep(self, operation: Operation) -> None:
+        with self._pending_lock:
+            self._pending.append(operation)
+
+    def _attempt(self, *, last: bool = False) -> None:
+        """Write what waits, unless that failed a moment ago."""
+        if self._trouble is not None:
+            due = time.monotonic() >= self._retry_at or last
+            if not (self._trouble.passes and due):
+                return
+        try:
+            if self._connection is None:
+                self._open()
+            self._write(self._pending)
+        except (sqlite3.Error, OSError, StoreError) as error:
+            self._fail(error)
+            return
+        with self._pending_lock:
+            self._pending = []
+        self._flushed_at = time.monotonic()
+        if self._trouble is not None:
+            self._trouble = None
+            self._news.put(Relieved("the record can be written again; everything is saved"))
+
+    def _open(self) -> None:
+        if self._lock_file is None:
+            self._path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
+            self._lock_file = Window(self._folder, self.window)
+        connection = open_to_write(self._path)
+        try:
+            with transaction(connection):
+                left = recover(connection, self._folder)
+                Opened(self.window, self._opened_session).carry_out(connection)
+            self._identity = _identity(self._path)
+        except BaseException:
+            connection.close()
+            raise
+        self._connection = connection
+        if left:
+            self._news.put(Recovered(left))
+
+    def _write(self, operations: Sequence[Operation]) -> None:
+        assert self._connection is not None
+        if not operations:
+            return
+        if _identity(self._path) != self._identity:
+            raise StoreError(f"{self._path} was moved away or replaced while it was open")
+        with transaction(self._connection):
+            for operation in operations:
+                operation.carry_out(self._connection)
+
+    def _fail(self, error: Exception) -> None:
+        trouble = explain(error, self._path)
+        if self._trouble is None or self._trouble.message != trouble.message:
+            _log.warning("%s: %s", type(error).__name__, error)
+            self._news.put(Troubled(trouble.line))
+        self._trouble = trouble
+        self._retry_at = time.monotonic() + RETRY_SECONDS
+
+    def _answer(self, items: Sequence[_Item]) -> None:
+        """Do what is waited for, after all that was handed over before it."""
+        for item in items:
+            if isinstance(item, _Marker):
+                item.reached.set()
+            elif isinstance(item, _Asked):
+                self._do(item)
+
+    def _do(self, asked: _Asked) -> None:
+        if self._trouble is not None:
+            asked.done.set_exception(StoreError(self._trouble.message))
+            return
+        try:
+            self._write([asked.operation])
+        except StoreError as error:
+            asked.done.set_exception(error)
+        except (sqlite3.Error, OSError) as error:
+            asked.done.set_exception(StoreError(explain(error, self._path).message))
+        else:
+            asked.done.set_result(None)
+
+    def _leave(self, connection: sqlite3.Connection) -> None:
+        try:
+            with transaction(connection):
+                leave(connection, self.window)
+        except sqlite3.Error as error:
+            _log.warning("leaving: %s", error)  # the next start puts it in order
+
+
+def _identity(path: Path) -> tuple[int, int]:
+    status = os.stat(path)  # noqa: PTH116 as cheap as it gets, many times a second
+    return status.st_dev, status.st_ino

@@ -1,0 +1,49 @@
+"""Chats for the tests of the record: exchanges told to a recorder as the screen tells them."""
+
+import time
+from collections.abc import Iterable
+from pathlib import Path
+from uuid import uuid4
+
+from app.answer import Answer
+from app.history import Exchange
+from app.recording import Recorder
+from app.store.recorder import DatabaseRecorder
+from sequoia_core.events import Event
+from tests.fakes import make_answer
+
+PATIENCE_SECONDS = 20.0
+"""Longest wait for the writer; it never takes so long."""
+
+
+def exchange(prompt: str, parent: str | None = None, started: float | None = None) -> Exchange:
+    """An exchange that nothing was answered to yet."""
+    now = time.time() if started is None else started
+    return Exchange(uuid4().hex, parent, prompt, Answer(prompt), now)
+
+
+def tell(recorder: Recorder, asked: Exchange, events: Iterable[Event]) -> Exchange:
+    """Record an exchange as the screen does."""
+    recorder.begin(asked)
+    for event in events:
+        recorder.event(asked.id, event)
+        asked.answer.add(event)
+    return asked
+
+
+def say(
+    recorder: Recorder, prompt: str, answer: str = "Because.", parent: str | None = None
+) -> Exchange:
+    """Record a whole exchange."""
+    return tell(recorder, exchange(prompt, parent), make_answer(answer))
+
+
+def record_chats(path: Path, *chats: tuple[str, str]) -> None:
+    """Record chats of one exchange each, the last one the newest, and close the record."""
+    recorder = DatabaseRecorder(path)
+    for at, (prompt, answer) in enumerate(chats):
+        asked = exchange(prompt, started=1_700_000_000.0 + 60 * at)
+        tell(recorder, asked, make_answer(answer))
+        recorder.clear()
+    recorder.close()
+    assert recorder.unsaved == ""

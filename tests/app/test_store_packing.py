@@ -1,0 +1,92 @@
+"""What is packed for the database is unpacked as it was."""
+
+import zlib
+from dataclasses import replace
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from app.answer import Answer
+from app.store.packing import (
+    CUT_OFF,
+    Digesting,
+    digest_of,
+    pack_digest,
+    pack_events,
+    unpack_digest,
+    unpack_events,
+)
+from app.store.trouble import DamagedError
+from sequoia_core.events import Event, Failed, Finished, Notice, NoticeKind, Piece, TextDelta
+from tests.fakes import make_answer
+
+ODD = "\x1b[31m\u2028\ud800 \x00 ✔"
+
+
+def events_of(text: str) -> tuple[Event, ...]:
+    return (Notice(NoticeKind.WAITING, ODD), *make_answer(text))
+
+
+@settings(deadline=None, max_examples=25)
+@given(text=st.text(alphabet=st.characters(), min_size=1, max_size=80))
+def test_events_and_digests_are_unpacked_as_they_were(text: str) -> None:
+    events = events_of(text)
+    assert tuple(unpack_events(pack_events(events))) == events
+    digest = digest_of(events)
+    assert unpack_digest(pack_digest(digest)) == digest
+    assert digest.text == text
+
+
+def test_a_digest_is_the_answer_without_its_steps() -> None:
+    answer = Answer("why?")
+    for event in (*make_answer(), ):
+        answer.add(event)
+    answer.forget_steps()
+    again = digest_of(make_answer()).answer("why?")
+    assert again.text == answer.text
+    assert again.verbatim == answer.verbatim
+    assert list(again.token_ids) == list(answer.token_ids)
+    assert [span.rank for span in again.spans] == [span.rank for span in answer.spans]
+    assert again.trees == answer.trees
+    assert again.statistics == answer.statistics
+    assert again.finished == answer.finished
+    assert again.footer() == answer.footer()
+    assert again.done
+
+
+def test_an_answer_that_does_not_end_was_cut_off() -> None:
+    events = make_answer()[:9]
+    digest = digest_of(events)
+    assert digest.ending == "cut off"
+    assert digest.answer("why?").failure == CUT_OFF
+    assert digest.answer("why?").done
+    assert digest_of([*events, Failed("no memory")]).ending == "failed"
+    assert digest_of(make_answer()).ending == "stop"
+
+
+def test_statistics_may_come_from_elsewhere() -> None:
+    growing = Digesting()
+    for event in make_answer():
+        growing.add(event)
+    assert growing.digest(None) == replace(digest_of(make_answer()), statistics=None)
+
+
+@pytest.mark.parametrize(
+    "blob",
+    [b"", b"nonsense", zlib.compress(b"[]"), zlib.compress(b'{"event":"Nonsense"}'),
+     zlib.compress(b'{"event":"Finished"}'), zlib.compress(b"\xff"), None,
+     zlib.compress(b'{"event":"Step","node_names":["a"],"nodes":[[1,2]]}')],
+)  # fmt: skip
+def test_what_is_damaged_is_told_so(blob: bytes) -> None:
+    with pytest.raises(DamagedError):
+        list(unpack_events(blob))
+    with pytest.raises(DamagedError):
+        unpack_digest(blob)
+
+
+def test_text_that_is_all_pieces_survives() -> None:
+    delta = TextDelta(1, ODD, (Piece(ODD, 2),))
+    (again,) = unpack_events(pack_events([delta]))
+    assert again == delta
+    assert isinstance(digest_of([delta, *make_answer()[-1:]]).finished, Finished)
