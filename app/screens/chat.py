@@ -58,18 +58,20 @@ class ChatScreen(Screen[None]):
 
     app: "SequoiaApp"
     BINDINGS: ClassVar[list[BindingType]] = [
-        Binding("escape", "stop", "Stop the answer", show=False),
-        Binding("f1", "help", "Help", show=False, priority=True),
-        Binding("f2", "pause", "Pause or resume", show=False, priority=True),
-        Binding("space", "single_step", "One step while paused", show=False),
-        Binding("left_square_bracket", "walk('back')", "Step before", show=False),
-        Binding("right_square_bracket", "walk('forward')", "Step after", show=False),
-        Binding("home", "walk('first')", "First step", show=False),
-        Binding("end", "walk('live')", "Back to live", show=False),
+        Binding("escape", "stop", "Stop the answer", show=False, id="chat.stop"),
+        Binding("f1", "help", "Help", show=False, priority=True, id="chat.help"),
+        Binding("f2", "pause", "Pause or resume", show=False, priority=True, id="chat.pause"),
+        Binding("space", "single_step", "One step while paused", show=False, id="chat.step"),
+        Binding("left_square_bracket", "walk('back')", "Step before", show=False,
+                id="chat.step_before"),
+        Binding("right_square_bracket", "walk('forward')", "Step after", show=False,
+                id="chat.step_after"),
+        Binding("home", "walk('first')", "First step", show=False, id="chat.first_step"),
+        Binding("end", "walk('live')", "Back to live", show=False, id="chat.live"),
         Binding("f3", "race", "Race the prompt", show=False, id="chat.race"),
-        Binding("f4", "tree", "Show or hide the tree", show=False, priority=True),
-        Binding("f6", "tint", "Tint tokens by origin", show=False, priority=True),
-        Binding("ctrl+d", "app.quit", "Quit", show=False),
+        Binding("f4", "tree", "Show or hide the tree", show=False, priority=True, id="chat.tree"),
+        Binding("f6", "tint", "Tint tokens by origin", show=False, priority=True, id="chat.tint"),
+        Binding("ctrl+d", "app.quit", "Quit", show=False, id="chat.leave"),
     ]
 
     def __init__(self, decoder: Decoder, settings: ChatSettings) -> None:

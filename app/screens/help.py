@@ -43,7 +43,7 @@ class HelpScreen(ModalScreen[None]):
     """Over the chat, which goes on decoding behind it."""
 
     BINDINGS: ClassVar[list[BindingType]] = [
-        Binding("escape,f1,q,enter", "dismiss", "Close", show=False)
+        Binding("escape,f1,q,enter", "dismiss", "Close", show=False, id="help.close")
     ]
 
     def compose(self) -> ComposeResult:

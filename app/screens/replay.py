@@ -48,22 +48,29 @@ class ReplayScreen(Screen[None]):
     """
 
     BINDINGS: ClassVar[list[BindingType]] = [
-        Binding("space", "play", "Play or pause", show=False, priority=True),
-        Binding("left_square_bracket", "go('back')", "Step before", show=False, priority=True),
-        Binding("right_square_bracket", "go('forward')", "Step after", show=False, priority=True),
-        Binding("left", "go('earlier')", "Two seconds back", show=False, priority=True),
-        Binding("right", "go('later')", "Two seconds on", show=False, priority=True),
-        Binding("home", "go('first')", "Beginning", show=False, priority=True),
-        Binding("end", "go('last')", "End", show=False, priority=True),
-        Binding("p", "go('answer back')", "Answer before", show=False, priority=True),
-        Binding("n", "go('answer forward')", "Answer after", show=False, priority=True),
-        Binding("plus,equals_sign", "faster(1)", "Faster", show=False, priority=True),
-        Binding("minus", "faster(-1)", "Slower", show=False, priority=True),
-        Binding("f1,question_mark", "help", "Help", show=False, priority=True),
-        Binding("f4", "tree", "Show or hide the tree", show=False, priority=True),
-        Binding("f6", "tint", "Tint tokens by origin", show=False, priority=True),
-        Binding("q,ctrl+d", "app.quit", "Quit", show=False),
-    ]
+        Binding("space", "play", "Play or pause", show=False, priority=True, id="replay.play"),
+        Binding("left_square_bracket", "go('back')", "Step before", show=False, priority=True,
+                id="replay.step_before"),
+        Binding("right_square_bracket", "go('forward')", "Step after", show=False, priority=True,
+                id="replay.step_after"),
+        Binding("left", "go('earlier')", "Two seconds back", show=False, priority=True,
+                id="replay.earlier"),
+        Binding("right", "go('later')", "Two seconds on", show=False, priority=True,
+                id="replay.later"),
+        Binding("home", "go('first')", "Beginning", show=False, priority=True, id="replay.first"),
+        Binding("end", "go('last')", "End", show=False, priority=True, id="replay.last"),
+        Binding("p", "go('answer back')", "Answer before", show=False, priority=True,
+                id="replay.answer_before"),
+        Binding("n", "go('answer forward')", "Answer after", show=False, priority=True,
+                id="replay.answer_after"),
+        Binding("plus,equals_sign", "faster(1)", "Faster", show=False, priority=True,
+                id="replay.faster"),
+        Binding("minus", "faster(-1)", "Slower", show=False, priority=True, id="replay.slower"),
+        Binding("f1,question_mark", "help", "Help", show=False, priority=True, id="replay.help"),
+        Binding("f4", "tree", "Show or hide the tree", show=False, priority=True, id="replay.tree"),
+        Binding("f6", "tint", "Tint tokens by origin", show=False, priority=True, id="replay.tint"),
+        Binding("q,ctrl+d", "app.quit", "Quit", show=False, id="replay.leave"),
+    ]  # fmt: skip
 
     def __init__(self, loading: Loading, pair: PairDescription, player: Player) -> None:
         super().__init__()

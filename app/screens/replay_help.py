@@ -36,8 +36,9 @@ class ReplayHelp(ModalScreen[None]):
     """Over the recording, which goes on behind it."""
 
     BINDINGS: ClassVar[list[BindingType]] = [
-        Binding("escape,f1,q,enter,question_mark", "dismiss", "Close", show=False)
-    ]
+        Binding("escape,f1,q,enter,question_mark", "dismiss", "Close", show=False,
+                id="help.close"),
+    ]  # fmt: skip
 
     def compose(self) -> ComposeResult:
         """One scrolling text."""
