@@ -1,8 +1,8 @@
 """How long until there is something on the screen: the chat's prompt, a replay's first picture.
 
 `python -m tests.app.start_bench [ROUNDS]` starts the installed command again and again on a
-pseudo-terminal of 160x50 and waits for the words that belong to the first picture. The chat's models
-load behind its prompt; a replay has none.
+pseudo-terminal of 160x50 and waits for words of the first picture. The chat's models load behind
+its prompt; a replay has none.
 """
 
 import fcntl
@@ -68,9 +68,7 @@ def main() -> None:
     rounds = int(sys.argv[1]) if len(sys.argv) > 1 else 7
     for name, (arguments, words) in WAYS.items():
         took = [seconds_until(arguments, words) for _ in range(rounds)]
-        print(
-            f"{name:<16} {median(took):5.2f} s ({min(took):.2f} to {max(took):.2f})", flush=True
-        )
+        print(f"{name:<16} {median(took):5.2f} s ({min(took):.2f} to {max(took):.2f})", flush=True)
 
 
 if __name__ == "__main__":

@@ -154,7 +154,9 @@ def test_a_trace_of_version_1_reads_as_it_did(tmp_path: Path) -> None:
     answer = make_answer("Hello.")
     path.write_text(written(answer).replace('"version": 2', '"version": 1'), encoding="utf-8")
     assert read_trace(path) == Trace(PAIR, answer)
-    assert TraceReader(path).version == 1
+    reader = TraceReader(path)
+    reader.close()
+    assert reader.version == 1
 
 
 def test_events_are_the_entries_without_prompts_and_a_torn_answer_is_no_answer() -> None:
