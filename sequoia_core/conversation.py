@@ -51,6 +51,7 @@ class Conversation:
         pair: from `load_pair`.
         system_prompt: None is the chat template's own default.
         tree_choice: mode and growmap; see `TreeChoice`.
+        insight: steps say why they came out as they did; see `Step.insight`.
     """
 
     def __init__(
@@ -59,6 +60,7 @@ class Conversation:
         *,
         system_prompt: str | None = None,
         tree_choice: TreeChoice | None = None,
+        insight: bool = False,
     ) -> None:
         from sequoia_core.measure.tuning import Tuner
 
@@ -67,6 +69,7 @@ class Conversation:
         self._tuner = Tuner(pair)
         self._engine = Engine.of(pair, self._tuner)
         self._engine.tree_choice = tree_choice or TreeChoice()
+        self._engine.insight = insight
         self._warned_of_precision = False
         self._answering: _Answering | None = None
         self.set_system_prompt(system_prompt)

@@ -30,6 +30,7 @@ from sequoia_core.events import (
     Totals,
     TreeChosen,
 )
+from sequoia_core.explain import explain
 from sequoia_core.ledger import Ledger
 from sequoia_core.plain_clock import PlainClock, StepClock
 from sequoia_core.protocols import LanguageModel, Lookup, TreeChoice
@@ -79,6 +80,7 @@ class Engine:
     Attributes:
         make_sampler: makes an answer's sampler; an instrument may wrap what it makes.
         clock: says what a plain step takes; whoever decodes plainly as well may know better.
+        insight: steps say why they came out as they did; no token depends on it.
     """
 
     def __init__(
@@ -101,6 +103,7 @@ class Engine:
         self.advisor = advisor
         self.tree_choice = TreeChoice()
         self.make_sampler: Callable[[SamplingParams, torch.device, Mode], Sampler] = Sampler.of
+        self.insight = False
         self._answers = 0
         self._told: TreeChoice | None = None
 
@@ -305,6 +308,7 @@ class Engine:
         bonus = verdict.bonus_token
         nodes = step_nodes(scored, verdict, self._codec)
         bonus_prob = scored.target_prob_of(verdict.path[-1], bonus)
+        insight = explain(scored, verdict, self._codec) if self.insight else None
         draft_ms, verify_ms = self._take_clocks()
         total_ms = (perf_counter() - began) * 1e3
         plain = scored.growmap is ROOT
@@ -320,6 +324,7 @@ class Engine:
             timings=StepTimings(draft_ms, verify_ms, total_ms - draft_ms - verify_ms),
             plain_ms=total_ms if plain else self.clock.milliseconds(verify_ms),
             plain_source="this step itself decodes plainly" if plain else self.clock.source,
+            insight=insight,
         )
 
     def _take_clocks(self) -> tuple[float, float]:

@@ -11,6 +11,8 @@ are produced or drawn.
 from dataclasses import dataclass
 from enum import StrEnum
 
+from sequoia_core.insight import Insight
+
 
 class Outcome(StrEnum):
     """What the verification walk did with a tree node."""
@@ -197,6 +199,7 @@ class Step:
         timings: where the step's wall time went.
         plain_ms: this target's own one-row forward at this context, the time a plain step takes.
         plain_source: how `plain_ms` was measured, one line.
+        insight: why it came out so, or None where that was not asked for.
     """
 
     index: int
@@ -210,6 +213,7 @@ class Step:
     timings: StepTimings
     plain_ms: float
     plain_source: str
+    insight: Insight | None = None
 
     @property
     def accepted(self) -> int:

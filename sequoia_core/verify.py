@@ -5,7 +5,7 @@ distribution at a node and q the one its children were drawn from. Knows nothing
 """
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import partial
 from typing import Protocol
 
@@ -25,10 +25,31 @@ class Trial:
     Attributes:
         accept_prob: probability with which the rule accepts it here.
         draw: the uniform number, or None where the rule is deterministic.
+        p: the target's probability of it then, after the rejections before.
+        q: the draft's then; 1 where the child was proposed with certainty.
     """
 
     accept_prob: float
     draw: float | None
+    p: float
+    q: float
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Residual:
+    """What a rejection left of the target's distribution, on the CPU.
+
+    Attributes:
+        inside: float32 [V_draft], at the draft's columns; [V] where they are all there is.
+        vocab_ids: the target's id of each of these columns; None when they agree.
+        outside: float32 [V], in proportion to what is left outside them, 0 at them.
+        outside_mass: how much that is.
+    """
+
+    inside: Tensor
+    vocab_ids: Tensor | None = None
+    outside: Tensor | None = None
+    outside_mass: float = 0.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,11 +60,13 @@ class Verdict:
         path: accepted nodes, root first.
         bonus_token: the target's own token after the path.
         trials: every child that was tried, in order.
+        residuals: what is left after each that was rejected, where probabilities are compared.
     """
 
     path: tuple[int, ...]
     bonus_token: int
     trials: Mapping[int, Trial]
+    residuals: Mapping[int, Residual] = field(default_factory=dict)
 
     def outcomes(self, growmap: GrowMap) -> tuple[Outcome, ...]:
         """What became of each node."""
@@ -97,7 +120,15 @@ def topk(scored: ScoredTree, generator: torch.Generator) -> Verdict:
     return _walk(scored, generator, _judge_certain)
 
 
-_Judge = Callable[[ScoredTree, int, Sequence[float], dict[int, Trial]], tuple[int | None, Tensor]]
+@dataclass(frozen=True, slots=True)
+class _Log:
+    """What a walk came by."""
+
+    trials: dict[int, Trial] = field(default_factory=dict)
+    residuals: dict[int, Residual] = field(default_factory=dict)
+
+
+_Judge = Callable[[ScoredTree, int, Sequence[float], _Log], tuple[int | None, Tensor]]
 """Tries a node's children with a uniform number for each; see `_judge`."""
 
 
@@ -107,11 +138,12 @@ def _walk(scored: ScoredTree, generator: torch.Generator, judge: _Judge) -> Verd
     The root is no child, so its uniform number draws the bonus.
     """
     uniforms = torch.rand(scored.growmap.size, generator=generator, dtype=torch.float64).tolist()
-    path, trials = [0], dict[int, Trial]()
+    path, log = [0], _Log()
     while True:
-        accepted, residual = judge(scored, path[-1], uniforms, trials)
+        accepted, residual = judge(scored, path[-1], uniforms, log)
         if accepted is None:
-            return Verdict(tuple(path), draw(residual, uniforms[0]), trials)
+            bonus = draw(residual, uniforms[0])
+            return Verdict(tuple(path), bonus, log.trials, log.residuals)
         path.append(accepted)
 
 
@@ -119,7 +151,7 @@ def _judge(
     scored: ScoredTree,
     node: int,
     uniforms: Sequence[float],
-    trials: dict[int, Trial],
+    log: _Log,
     *,
     replaced: bool = False,
 ) -> tuple[int | None, Tensor]:
@@ -129,7 +161,7 @@ def _judge(
         scored: the tree.
         node: whose children are tried.
         uniforms: a number in [0, 1) for each node.
-        trials: gets an entry for every child tried.
+        log: gets an entry for every child tried.
         replaced: children were drawn with replacement.
 
     Returns:
@@ -143,20 +175,22 @@ def _judge(
         for child in drawn:
             column = scored.columns[child]
             p, q = contest.probs_of(column)
-            trials[child] = Trial(min(1.0, p / q) if q > 0 else float(p > 0), uniforms[child])
+            accept_prob = min(1.0, p / q) if q > 0 else float(p > 0)
+            log.trials[child] = Trial(accept_prob, uniforms[child], p, q)
             if uniforms[child] * q < p:  # r < p / q, without dividing by zero
                 return child, target
             contest.reject(column, replaced=replaced)
+            log.residuals[child] = contest.left()
         target = contest.residual()
-    return _hold_against(target, scored, children[len(drawn) :], uniforms, trials)
+    return _hold_against(target, scored, children[len(drawn) :], uniforms, log)
 
 
 def _judge_certain(
-    scored: ScoredTree, node: int, uniforms: Sequence[float], trials: dict[int, Trial]
+    scored: ScoredTree, node: int, uniforms: Sequence[float], log: _Log
 ) -> tuple[int | None, Tensor]:
     """As `_judge`, for children that follow from the draft without a draw."""
     children = scored.growmap.children[node]
-    return _hold_against(scored.target_probs(node), scored, children, uniforms, trials)
+    return _hold_against(scored.target_probs(node), scored, children, uniforms, log)
 
 
 def _hold_against(
@@ -164,16 +198,17 @@ def _hold_against(
     scored: ScoredTree,
     children: Sequence[int],
     uniforms: Sequence[float],
-    trials: dict[int, Trial],
+    log: _Log,
 ) -> tuple[int | None, Tensor]:
     """Try children each of which is proposed with certainty: accept with p, else take it out."""
     for child in children:
         token = scored.token_ids[child]
         p = float(target[token])
-        trials[child] = Trial(min(1.0, p), uniforms[child])
+        log.trials[child] = Trial(min(1.0, p), uniforms[child], p, 1.0)
         if uniforms[child] < p:
             return child, target
         target = _without(target, token)
+        log.residuals[child] = Residual(target)
     return None, target
 
 
@@ -193,7 +228,7 @@ def greedy(scored: ScoredTree, generator: torch.Generator) -> Verdict:  # noqa: 
         accepted = None
         for child in scored.growmap.children[path[-1]]:
             matches = scored.token_ids[child] == wanted
-            trials[child] = Trial(float(matches), None)
+            trials[child] = Trial(float(matches), None, float(matches), 1.0)
             if matches:
                 accepted = child
                 break
@@ -242,6 +277,10 @@ class _Contest:
                 self._outside_mass /= mass
         if not replaced:
             self._take_out(column)
+
+    def left(self) -> Residual:
+        """What the rejections so far have left of p; nothing later changes it but for a scale."""
+        return Residual(self._p, self._vocab_ids, self._outside, self._outside_mass)
 
     def residual(self) -> Tensor:
         """The target's distribution given that every child was rejected, float32 [V]."""

@@ -1,0 +1,285 @@
+"""What a step says about itself is true, and asking for it changes nothing else."""
+
+import json
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
+from typing import Any
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch import Tensor
+from torch.overrides import TorchFunctionMode
+
+from sequoia_core import explain as explaining
+from sequoia_core import verify
+from sequoia_core.config import Mode, SamplingParams
+from sequoia_core.draft import DraftModel
+from sequoia_core.encoding import decode, encode
+from sequoia_core.events import Outcome, Step
+from sequoia_core.explain import TOP, explain, explained_nodes
+from sequoia_core.growmap import GrowMap
+from sequoia_core.insight import Ranking
+from sequoia_core.token_tree import ScoredTree, TokenTree, score
+from tests.core.engines import make_engine, steps_of
+from tests.core.models import PlainCodec, TableModel
+
+VOCAB = 24
+CLOSE = 2e-6
+KEPT = (0, 2, 3, 5, 8, 9, 11, 13, 14, 17, 20, 22, 23)
+"""The target's ids that a trimmed draft knows."""
+
+
+def answer(
+    mode: Mode, params: SamplingParams, *, insight: bool, trimmed: bool = False
+) -> list[Step]:
+    columns = len(KEPT) if trimmed else VOCAB
+    vocab_ids = torch.tensor(KEPT) if trimmed else None
+    draft = DraftModel(TableModel(columns, 5, order=2), vocab_ids)
+    tree = GrowMap.chain(4) if mode is Mode.CHAIN else GrowMap.k_ary([3, 2, 2])
+    engine = make_engine(TableModel(VOCAB, 4), draft, tree, mode)
+    engine.insight = insight
+    return steps_of(list(engine.generate([1, 2, 3], params)))
+
+
+MODES = pytest.mark.parametrize("mode", list(Mode))
+TRIMMED = pytest.mark.parametrize("trimmed", [False, True], ids=["whole", "trimmed"])
+SHAPES = pytest.mark.parametrize(
+    "params",
+    [
+        SamplingParams(temperature=0.0, max_new_tokens=24),
+        SamplingParams(temperature=0.9, seed=11, max_new_tokens=24),
+        SamplingParams(temperature=1.0, top_p=0.8, top_k=9, seed=12, max_new_tokens=24),
+    ],
+    ids=["greedy", "sampled", "nucleus"],
+)
+
+
+@MODES
+@SHAPES
+@TRIMMED
+def test_an_answer_is_the_same_with_and_without(
+    mode: Mode, params: SamplingParams, trimmed: bool
+) -> None:
+    def decoded(insight: bool) -> list[tuple[object, ...]]:
+        steps = answer(mode, params, insight=insight, trimmed=trimmed)
+        assert all((step.insight is not None) == insight for step in steps)
+        return [(s.nodes, s.path, s.bonus_token_id, s.bonus_prob, s.token_ids) for s in steps]
+
+    assert decoded(insight=True) == decoded(insight=False)
+
+
+@MODES
+@SHAPES
+@TRIMMED
+def test_a_step_agrees_with_itself(mode: Mode, params: SamplingParams, trimmed: bool) -> None:
+    for step in answer(mode, params, insight=True, trimmed=trimmed):
+        assert step.insight is not None
+        parents = {node.parent for node in step.nodes if node.parent >= 0}
+        assert {each.node for each in step.insight.opinions} == parents | set(step.path)
+        for index, node in enumerate(step.nodes):
+            trial = step.insight.trial(index)
+            assert (trial is not None) == (node.draw is not None)
+            opinion = step.insight.opinion(node.parent)
+            if node.parent >= 0 and opinion is not None:
+                check_listed(node.token_id, node.target_prob, opinion.target)
+            if trial is None:
+                continue
+            assert node.accept_prob is not None
+            assert node.draw is not None
+            assert node.accept_prob == pytest.approx(
+                min(1.0, trial.p / trial.q) if trial.q else float(trial.p > 0)
+            )
+            assert (trial.residual is None) == (node.outcome is Outcome.ACCEPTED)
+            assert (node.draw * trial.q < trial.p) == (node.outcome is Outcome.ACCEPTED)
+
+
+def check_listed(token_id: int, prob: float | None, ranking: Ranking) -> None:
+    """A token is in a ranking with its probability, or less probable than all of it."""
+    assert prob is not None
+    if token_id in ranking.token_ids:
+        assert ranking.probs[ranking.token_ids.index(token_id)] == pytest.approx(prob, abs=CLOSE)
+    else:
+        assert prob <= min(ranking.probs) + CLOSE or prob < CLOSE
+
+
+def check_ranking(ranking: Ranking, probs: Sequence[float]) -> None:
+    """It is the top of a distribution over the target's ids."""
+    best = sorted(probs, reverse=True)[:TOP]
+    assert ranking.probs == pytest.approx([p for p in best if round(p, 6) > 0], abs=CLOSE)
+    for token, prob in zip(ranking.token_ids, ranking.probs, strict=True):
+        assert prob == pytest.approx(probs[token], abs=CLOSE)
+    assert len(set(ranking.token_ids)) == len(ranking.token_ids)
+    assert ranking.texts == tuple(map(PlainCodec().token_text, ranking.token_ids))
+
+
+def residuals(
+    p: Sequence[float], q: Sequence[float], tokens: Sequence[int], *, replaced: bool
+) -> list[list[float]]:
+    """Algorithm 2 written out: what is left of p after each of the tokens was rejected."""
+    left, q, tried, found = list(p), list(q), set[int](), []
+    for token in tokens:
+        rest = [max(a - b, 0.0) for a, b in zip(left, q, strict=True)]
+        left = [each / sum(rest) for each in rest] if sum(rest) > 0 else left
+        found.append(left)
+        tried.add(token)
+        if not replaced:
+            q[token] = 0.0
+            if sum(q) > 0:
+                q = [each / sum(q) for each in q]
+    return found
+
+
+def distribution(weights: Sequence[int]) -> list[float]:
+    return [each / sum(weights) for each in weights]
+
+
+WEIGHTS = st.lists(st.integers(1, 50), min_size=VOCAB, max_size=VOCAB).map(distribution)
+DRAFT_WEIGHTS = st.lists(st.integers(1, 50), min_size=len(KEPT), max_size=len(KEPT))
+RULES: Mapping[str, Callable[[ScoredTree, torch.Generator], verify.Verdict]] = {
+    "sequoia": verify.sequoia,
+    "specinfer": verify.specinfer,
+}
+
+
+def star(
+    p: Sequence[float], q: Sequence[float], columns: Sequence[int], trimmed: bool
+) -> ScoredTree:
+    """A root with children at these draft columns."""
+    growmap = GrowMap.k_ary([len(columns)])
+    ids = KEPT if trimmed else range(VOCAB)
+    tree = TokenTree(
+        growmap=growmap,
+        parents=torch.zeros(growmap.size, dtype=torch.int64),
+        token_ids=torch.tensor([0, *(ids[column] for column in columns)]),
+        columns=torch.tensor([0, *columns]),
+        node_probs=torch.ones(growmap.size),
+        draft_probs=torch.tensor([q]),
+        inner_rows={0: 0},
+        vocab_ids=torch.tensor(KEPT) if trimmed else None,
+    )
+    return score(tree, torch.tensor([p] * growmap.size).log(), SamplingParams(temperature=1.0))
+
+
+@given(
+    p=WEIGHTS,
+    weights=DRAFT_WEIGHTS,
+    columns=st.permutations(range(len(KEPT))),
+    seed=st.integers(0, 2**20),
+    trimmed=st.booleans(),
+    rule=st.sampled_from(sorted(RULES)),
+)
+@settings(max_examples=150, deadline=None)
+def test_residuals_are_those_of_algorithm_2(
+    p: list[float],
+    weights: list[int],
+    columns: list[int],
+    seed: int,
+    trimmed: bool,
+    rule: str,
+) -> None:
+    known = distribution(weights)
+    q = known if trimmed else known + [0.0] * (VOCAB - len(known))
+    scored = star(p, q, columns[:4], trimmed)
+    verdict = RULES[rule](scored, torch.Generator().manual_seed(seed))
+    insight = explain(scored, verdict, PlainCodec())
+    spread = [0.0] * VOCAB
+    for column, prob in enumerate(known):
+        spread[KEPT[column] if trimmed else column] = prob
+    wanted = residuals(p, spread, scored.token_ids[1:], replaced=rule == "specinfer")
+    rejected = [each for each in insight.trials if each.residual is not None]
+    for at, trial in enumerate(rejected):
+        assert trial.node == at + 1
+        assert trial.residual is not None
+        if min(sum(w) for w in wanted[: at + 1]) > 0.99:
+            check_ranking(trial.residual, wanted[at])
+    root = insight.opinion(0)
+    assert root is not None
+    assert root.draft is not None
+    check_ranking(root.target, p)
+    check_ranking(root.draft, spread)
+
+
+def test_the_last_residual_is_what_the_bonus_is_drawn_from(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    drawn: list[list[float]] = []
+
+    def spy(probs: Tensor, uniform: float) -> int:
+        drawn.append(probs.tolist())
+        return 0
+
+    monkeypatch.setattr(verify, "draw", spy)
+    p, q = distribution(range(1, VOCAB + 1)), distribution(range(len(KEPT) + 2, 2, -1))
+    seen = 0
+    for seed in range(40):
+        scored = star(p, q, (0, 1, 2), trimmed=True)
+        verdict = verify.sequoia(scored, torch.Generator().manual_seed(seed))
+        if verdict.path != (0,):
+            continue
+        seen += 1
+        last = explain(scored, verdict, PlainCodec()).trials[-1]
+        assert last.residual is not None
+        check_ranking(last.residual, drawn[-1])
+    assert seen > 3
+
+
+def test_a_large_tree_explains_its_path_first(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(explaining, "MOST_NODES", 5)
+    for step in answer(Mode.SEQUOIA, SamplingParams(seed=3, max_new_tokens=24), insight=True):
+        assert step.insight is not None
+        kept = [opinion.node for opinion in step.insight.opinions]
+        assert len(kept) == 5
+        assert set(step.path) <= set(kept)
+        assert kept == sorted(kept)
+
+
+class Reads(TorchFunctionMode):
+    """Counts tensors whose values the host asks for: on a GPU it would wait each time."""
+
+    CALLS = frozenset(
+        {Tensor.tolist, Tensor.item, Tensor.cpu, Tensor.numpy, Tensor.__float__, Tensor.__bool__}
+    )
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.count = 0
+
+    def __torch_function__(
+        self,
+        func: Callable[..., Any],
+        types: Sequence[type],
+        args: Sequence[Any] = (),
+        kwargs: Mapping[str, Any] | None = None,
+    ) -> Any:
+        self.count += func in self.CALLS
+        return func(*args, **(kwargs or {}))
+
+
+@pytest.mark.parametrize("rule", [verify.greedy, verify.sequoia])
+def test_the_device_is_read_once_whatever_the_tree(
+    rule: Callable[[ScoredTree, torch.Generator], verify.Verdict],
+) -> None:
+    """What a walk left is on the host already; all else comes in one piece."""
+    p, q = distribution(range(1, VOCAB + 1)), distribution(range(1, len(KEPT) + 1))
+    scored = star(p, q, (0, 1, 2, 3), trimmed=True)
+    verdict = rule(scored, torch.Generator().manual_seed(1))
+    host = [left.outside for left in verdict.residuals.values()]
+    with Reads() as reads:
+        explain(scored, verdict, PlainCodec())
+    assert reads.count == 1 + len(host) + bool(host)
+
+
+def test_it_survives_json_and_a_step_without_it_is_read() -> None:
+    step = answer(Mode.SEQUOIA, SamplingParams(seed=3, max_new_tokens=8), insight=True)[0]
+    assert decode(Step, json.loads(json.dumps(encode(step)))) == step
+    older = encode(replace(step, insight=None))
+    del older["insight"]
+    assert decode(Step, older) == replace(step, insight=None)
+
+
+def test_explained_nodes_are_the_inner_ones_and_the_end() -> None:
+    scored = star(distribution([1] * VOCAB), distribution([1] * len(KEPT)), (0, 1), trimmed=True)
+    assert explained_nodes(scored, verify.Verdict((0, 2), 0, {})) == [0, 2]
+    assert explained_nodes(scored, verify.Verdict((0,), 0, {})) == [0]
