@@ -7,6 +7,7 @@ program it is the engine process of `sequoia web`; it ends with the process that
 
 import json
 import logging
+import os
 import selectors
 import socket
 import sys
@@ -177,7 +178,9 @@ def main(descriptor: str, flags: str) -> None:
     from .settings import load_settings
 
     logging.basicConfig(format="sequoia engine: %(message)s")
-    out = sys.stdout.buffer
+    # libraries may print; what they print must not come between the reports
+    out = os.fdopen(os.dup(sys.stdout.fileno()), "wb")
+    os.dup2(sys.stderr.fileno(), sys.stdout.fileno())
 
     def report(message: Loading | LoadFailed | Done) -> None:
         out.write(to_line(message))

@@ -11,6 +11,7 @@ from typing import Any
 from sequoia_core.errors import SequoiaError
 from sequoia_core.events import Event, Notice, NoticeKind, PrefillProgress, Step
 from sequoia_core.protocols import ChatEngine
+from sequoia_core.race import Raced, RaceEvent
 
 from .decoder import unexpected
 from .messages import LoadFailed
@@ -27,6 +28,7 @@ from .wire import (
     Reply,
     Request,
     RestoreTurns,
+    RunRace,
     Stop,
     ToWindow,
     Tune,
@@ -59,7 +61,7 @@ class Session:
         self.turn = 0
         self.gone = False
         self._requests: deque[Request] = deque()
-        self._answer: Iterator[Event] | None = None
+        self._answer: Iterator[Event] | Iterator[RaceEvent] | None = None
         self._tuning = self._held = self._stopping = self._leaving = False
         self._told_of_waiting = False
 
@@ -182,6 +184,10 @@ class Session:
                 self._held = False
                 self._answer = engine.reply(prompt, params, lambda: self._stopping)
                 return
+            case RunRace(turns, prompt, params):
+                self._held = False
+                self._answer = engine.race(turns, prompt, params, lambda: self._stopping)
+                return
             case Tune():
                 self._tuning = True
                 return
@@ -195,13 +201,14 @@ class Session:
                 engine.restore(turns)
         self._finish(Done())
 
-    def _decode(self, answer: Iterator[Event], waited: bool) -> None:
+    def _decode(self, answer: Iterator[Event] | Iterator[RaceEvent], waited: bool) -> None:
         """Up to the next event after which the reader may hold the decoding."""
         if waited and not self._told_of_waiting:
             self._told_of_waiting = True
             self.send(WAITING)
         for event in answer:
-            if isinstance(event, Step | PrefillProgress):
+            decoded = event.event if isinstance(event, Raced) else event
+            if isinstance(decoded, Step | PrefillProgress):
                 self._held = True
                 self.send(event, Held())
                 return

@@ -15,6 +15,7 @@ from sequoia_core.config import SamplingParams
 from sequoia_core.errors import ModelLoadError, SequoiaError
 from sequoia_core.events import Event
 from sequoia_core.protocols import PairDescription, TreeChoice
+from sequoia_core.race import RaceEvent
 
 from .messages import LoadFailed, Loading, LoadProgress
 from .wire import (
@@ -30,6 +31,7 @@ from .wire import (
     Reply,
     Request,
     RestoreTurns,
+    RunRace,
     Stop,
     Tune,
     UseSystem,
@@ -38,6 +40,8 @@ from .wire import (
 
 POLL_SECONDS = 0.05
 """How often it is asked whether to stop while nothing comes."""
+LOADING_SECONDS = 0.25
+"""How often the same is told again while models load, so that quitting is noticed."""
 _GONE = "the engine process has ended; start `sequoia web` again"
 
 
@@ -105,6 +109,20 @@ class RemoteEngine:
         """
         return self._stream(Reply(prompt, params), should_stop)
 
+    def race(
+        self,
+        turns: Sequence[Turn],
+        prompt: str,
+        params: SamplingParams,
+        should_stop: Callable[[], bool],
+    ) -> Iterator[RaceEvent]:
+        """Answer a prompt plainly and speculatively at once; see `ChatEngine.race`.
+
+        Raises:
+            SequoiaError: as `reply`.
+        """
+        return self._stream(RunRace(tuple(turns), prompt, params), should_stop)
+
     def tune(self, should_stop: Callable[[], bool]) -> Iterator[Event]:
         """Measure while nobody waits, in this window or another."""
         return self._stream(Tune(), should_stop)
@@ -117,7 +135,7 @@ class RemoteEngine:
         for _ in self._stream(request, lambda: False):
             pass
 
-    def _stream(self, request: Request, should_stop: Callable[[], bool]) -> Iterator[Event]:
+    def _stream(self, request: Request, should_stop: Callable[[], bool]) -> Iterator[Any]:
         """The events that a request brings.
 
         Raises:
@@ -160,7 +178,7 @@ class RemoteEngine:
         try:
             while True:
                 progress(*said)
-                match self._receive(POLL_SECONDS):
+                match self._receive(LOADING_SECONDS):
                     case Opened(description):
                         return description
                     case LoadFailed(message):

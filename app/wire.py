@@ -1,6 +1,6 @@
 """What a window's process and the engine process say to each other: JSON, a message a line.
 
-Owns the messages and a connection that carries them. An event is written as it is in a trace. Knows
+Owns the messages and a connection that carries them. The line of an event is that of a trace. Knows
 neither the engine nor who draws what it says.
 """
 
@@ -16,11 +16,13 @@ from sequoia_core.errors import SequoiaError
 from sequoia_core.events import Event
 from sequoia_core.growmap import GrowMap
 from sequoia_core.protocols import Lookup, PairDescription, TreeChoice
+from sequoia_core.race import Lane, Raced, RaceEvent
 
 from .messages import LoadFailed, Loading
 
 _RECEIVED = 65536
-_KIND = "is"
+_EVENT = "event"
+_OTHER = "is"
 
 
 class WireError(SequoiaError):
@@ -31,6 +33,15 @@ class WireError(SequoiaError):
 class Reply:
     """Answer a prompt, as `ChatEngine.reply`; the events follow, held after each step."""
 
+    prompt: str
+    params: SamplingParams
+
+
+@dataclass(frozen=True, slots=True)
+class RunRace:
+    """Race a prompt, as `ChatEngine.race`; held after each step of either lane."""
+
+    turns: tuple[Turn, ...]
     prompt: str
     params: SamplingParams
 
@@ -118,11 +129,11 @@ class Rejected:
     message: str
 
 
-Request = Reply | Choose | ClearTurns | UseSystem | RestoreTurns | Tune
+Request = Reply | RunRace | Choose | ClearTurns | UseSystem | RestoreTurns | Tune
 """What a window asks for, one at a time; `Done` or `Rejected` ends each."""
 
 ToEngine = Request | Go | Stop | Leave
-ToWindow = Loading | LoadFailed | Opened | Held | Done | Rejected | Event
+ToWindow = Loading | LoadFailed | Opened | Held | Done | Rejected | Event | RaceEvent
 
 _KINDS: dict[str, Any] = {
     kind.__name__: kind for union in (ToEngine, ToWindow) for kind in get_args(union)
@@ -131,8 +142,7 @@ _KINDS: dict[str, Any] = {
 
 def to_line(message: ToEngine | ToWindow) -> bytes:
     """The message as one line."""
-    record = {_KIND: type(message).__name__, **encode(message)}
-    return json.dumps(record, separators=(",", ":")).encode() + b"\n"
+    return json.dumps(_record(message), separators=(",", ":")).encode() + b"\n"
 
 
 def from_line(line: bytes) -> Any:
@@ -142,14 +152,27 @@ def from_line(line: bytes) -> Any:
         WireError: it is none.
     """
     try:
-        record = json.loads(line)
-        kind = _KINDS[record.pop(_KIND)]
+        return _message(json.loads(line))
+    except MisfitError as error:
+        raise WireError(f"not a message: {error}: {brief(line)}") from None
     except (ValueError, RecursionError, LookupError, TypeError, AttributeError):
         raise WireError(f"not a message: {brief(line)}") from None
-    try:
-        return decode(kind, record)
-    except MisfitError as error:
-        raise WireError(f"not a message: {kind.__name__} {error}") from None
+
+
+def _record(message: ToEngine | ToWindow) -> dict[str, Any]:
+    name = type(message).__name__
+    if isinstance(message, Raced):
+        lane, event = message.lane, _record(message.event)
+        return {_OTHER: name, "lane": lane, "raced": event, "seconds": message.seconds}
+    return {_EVENT if isinstance(message, Event) else _OTHER: name, **encode(message)}
+
+
+def _message(record: dict[str, Any]) -> Any:
+    kind = _KINDS[record.pop(_EVENT if _EVENT in record else _OTHER)]
+    if kind is Raced:
+        seconds = decode(float, record["seconds"])
+        return Raced(Lane(record["lane"]), _message(record["raced"]), seconds)
+    return decode(kind, record)
 
 
 class Link:

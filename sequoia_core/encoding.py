@@ -1,4 +1,4 @@
-"""Plain values as JSON values, and back: frozen dataclasses, named tuples, enums and tuples.
+"""Plain values as JSON values, and back: frozen dataclasses, enums and tuples.
 
 Owns how such a value is written and what is told when a JSON value does not fit. Knows no file, no
 format and no kind of value in particular: the type hints say what is expected.
@@ -28,9 +28,6 @@ def encode(value: Any) -> Any:
     if is_dataclass(value):
         return {name: encode(getattr(value, name)) for name in _written(value.__class__)}
     if isinstance(value, tuple):
-        names = getattr(value, "_fields", None)
-        if names is not None:
-            return {name: encode(item) for name, item in zip(names, value, strict=True)}
         return [encode(item) for item in value]
     raise TypeError(f"{type(value).__name__} is no plain value")
 
@@ -39,8 +36,8 @@ def decode(kind: Any, value: Any) -> Any:
     """The value of type `kind` that `value`, from `json.loads`, stands for.
 
     Args:
-        kind: str, int, float, bool, an enum, a dataclass or named tuple of such, a tuple of any
-            number of them, or one of these or None.
+        kind: str, int, float, bool, an enum, a dataclass of such, a tuple of any number of
+            them, or one of these or None.
         value: what was read.
 
     Raises:
@@ -75,8 +72,6 @@ def _reader(kind: Any) -> Reader:
         return _optional(_reader(arm))
     if origin is tuple:
         return _tuple(_reader(get_args(kind)[0]))
-    if hasattr(kind, "_fields"):
-        return _fields(kind, kind._fields, set(kind._fields) - set(kind._field_defaults))
     if isinstance(kind, type) and issubclass(kind, Enum):
         return _enum(kind)
     return _float if kind is float else _plain(kind)

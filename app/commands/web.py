@@ -53,10 +53,10 @@ def web(
             f"listening at {host}: what goes over the network is not encrypted, the key neither",
             err=True,
         )
-    asyncio.run(_serve(Address(host, port), sessions, flags))
+    asyncio.run(serve(Address(host, port), sessions, flags))
 
 
-async def _serve(address: "Address", sessions: int, flags: Mapping[str, Any]) -> None:
+async def serve(address: "Address", sessions: int, flags: Mapping[str, Any]) -> None:
     """Until somebody ends it, or the engine process ends.
 
     Raises:
@@ -102,5 +102,7 @@ async def _watch(engine: "EngineProcess") -> None:
                 progress(message.message, message.fraction)
             else:
                 line.close()
+            if isinstance(message, Done):
+                typer.echo("the models are loaded", err=True)
 
         await engine.watch(report)

@@ -2,6 +2,7 @@
 
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -20,6 +21,7 @@ from app.wire import (
     Rejected,
     Reply,
     RestoreTurns,
+    RunRace,
     Stop,
     Tune,
 )
@@ -29,6 +31,7 @@ from sequoia_core.errors import ModelLoadError, ParameterError, SequoiaError
 from sequoia_core.events import Event, Finished, FinishReason, Notice, NoticeKind, Step, TextDelta
 from sequoia_core.growmap import GrowMap
 from sequoia_core.protocols import ChatEngine, TreeChoice
+from sequoia_core.race import Lane, RaceEvent, RaceTerms, race
 from sequoia_core.trace import ReplayEngine, Trace
 from tests.app.serving import Played, loads, making, remote, running, served
 from tests.fakes import PAIR, BrokenEngine, make_answer, replay
@@ -125,6 +128,39 @@ def test_an_error_is_the_windows_own_and_the_next_answer_comes(
             with pytest.raises(SequoiaError, match=f"^{message}$"):
                 list(broken.reply("why?", PARAMS, never))
         assert tuple(other.reply("why?", PARAMS, never)) == make_answer()
+
+
+class Racing(Counting):
+    """Races the standard answer against itself; remembers what it was asked."""
+
+    asked: tuple[object, ...] = ()
+
+    def race(
+        self,
+        turns: Sequence[Turn],
+        prompt: str,
+        params: SamplingParams,
+        should_stop: Callable[[], bool],
+    ) -> Iterator[RaceEvent]:
+        self.asked = (turns, prompt, params)
+        yield RaceTerms(0.0, 2, exact=True)
+        lanes = {lane: self.reply(prompt, params, should_stop) for lane in Lane}
+        for raced in race(lanes):
+            yield replace(raced, seconds=1.5)
+
+
+def test_a_race_is_held_after_each_step_of_either_lane() -> None:
+    turns = (Turn("a", "b", (1, 2)),)
+    with served(loads(Racing())) as at:
+        window = at.window()
+        window.link.send(RunRace(turns, "why?", PARAMS))
+        finish(window)
+        assert window.heard.count(Held()) == 2 * STEPS
+    behind = Racing()
+    with running(loads(behind)) as server, remote(server) as engine:
+        heard = list(engine.race(turns, "why?", PARAMS, never))
+    assert heard == list(Racing().race(turns, "why?", PARAMS, never))
+    assert behind.asked == (turns, "why?", PARAMS)
 
 
 def test_stopping_ends_the_answer_after_its_step() -> None:

@@ -1,6 +1,8 @@
 """The browser's side: who may come in, how many, that a window works, and that all of it ends."""
 
 import asyncio
+import os
+import signal
 import sys
 from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import asynccontextmanager
@@ -11,7 +13,10 @@ import aiohttp
 import psutil
 import pytest
 from aiohttp import WSMsgType, WSServerHandshakeError
+from typer.testing import CliRunner
 
+from app.cli import app
+from app.commands.web import serve
 from app.messages import LoadFailed, Loading
 from app.web.processes import EngineProcess, window_command
 from app.web.server import Address, Slots, WebServer
@@ -19,6 +24,7 @@ from app.wire import Done
 from sequoia_core.errors import ParameterError, SequoiaError
 from tests.app.serving import making, running
 from tests.fakes import replay
+from tests.test_architecture import HEAVY, loaded_by
 
 LOOPBACK = Address("127.0.0.1", 0)
 PATHS = ("", "ws", "window.js", "static/js/textual.js", "static/", "download/key", "../etc", "?a=b")
@@ -275,3 +281,74 @@ async def test_a_window_ends_when_its_server_is_killed(engine_path: Path, tmp_pa
         server.kill()
         await server.wait()
     await until(lambda: not window.is_running() or window.status() == psutil.STATUS_ZOMBIE)
+
+
+@pytest.mark.parametrize("module", ["app.web.server", "app.web.window"])
+def test_neither_server_nor_windows_load_models(module: str) -> None:
+    assert loaded_by(module, HEAVY) == set()
+
+
+# The command
+
+
+async def printed(capsys: pytest.CaptureFixture[str]) -> str:
+    """The address that the command prints."""
+    for _ in range(1000):
+        for word in capsys.readouterr().out.split():
+            if word.startswith("http://"):
+                return word
+        await asyncio.sleep(0.01)
+    raise AssertionError("no address")
+
+
+def with_engine(*command: str) -> Callable[[], EngineProcess]:
+    return lambda: EngineProcess((sys.executable, *command))
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
+async def test_the_command_serves_until_it_is_told_to_end(
+    number: signal.Signals, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    engine = with_engine("-m", "tests.app.fake_engine_process")
+    monkeypatch.setattr("app.web.processes.EngineProcess", engine)
+    before = children()
+    command = asyncio.create_task(serve(LOOPBACK, 1, {}))
+    where = await printed(capsys)
+    async with aiohttp.ClientSession() as session:
+        socket = await session.ws_connect(where + "ws")
+        await Browser(socket).until("SmolLM2")
+        assert len(children() - before) == 2
+        os.kill(os.getpid(), number)
+        while (message := await asyncio.wait_for(socket.receive(), 20)).type is WSMsgType.BINARY:
+            pass
+        assert message.type is WSMsgType.CLOSE
+        await command
+    assert children() == before
+
+
+async def test_the_command_ends_with_its_engine_process(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr("app.web.processes.EngineProcess", with_engine("-c", "raise SystemExit(3)"))
+    with pytest.raises(SequoiaError, match="the engine process ended with code 3"):
+        await serve(LOOPBACK, 1, {})
+    assert "Ctrl+C" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("arguments", "complaint"),
+    [
+        (["--growmap", "no/such/tree"], "no/such/tree"),
+        (["--temperature", "-1"], "temperature"),
+        (["--pair", "nonsense"], "nonsense"),
+        (["--sessions", "0"], "--sessions"),
+        (["--port", "70000"], "--port"),
+    ],
+)
+def test_what_cannot_work_is_told_before_anything_is_started(
+    arguments: list[str], complaint: str
+) -> None:
+    result = CliRunner().invoke(app, ["web", *arguments])
+    assert result.exit_code in (1, 2)
+    assert complaint in result.output
+    assert "http" not in result.output

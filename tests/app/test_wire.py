@@ -1,5 +1,7 @@
 """What is said over the connection arrives as it was said, in order, however it was cut."""
 
+import io
+import json
 import socket
 from collections.abc import Sequence
 from typing import Any, get_args
@@ -13,6 +15,7 @@ from app.wire import (
     Link,
     Reply,
     RestoreTurns,
+    RunRace,
     ToEngine,
     ToWindow,
     WireError,
@@ -22,8 +25,11 @@ from app.wire import (
 from sequoia_core.chat_template import Turn
 from sequoia_core.config import SamplingParams
 from sequoia_core.errors import GrowMapError
+from sequoia_core.events import Event
 from sequoia_core.growmap import GrowMap
 from sequoia_core.protocols import Lookup, TreeChoice
+from sequoia_core.race import Raced, RaceTerms
+from sequoia_core.trace import write_event
 from tests.core.test_trace import events
 
 KINDS = (*get_args(ToEngine), *get_args(ToWindow))
@@ -45,9 +51,11 @@ special = {
     Reply: st.builds(Reply, texts, params),
     Choose: st.builds(Choose, growmap=st.none() | growmaps),
     RestoreTurns: st.builds(RestoreTurns, st.lists(turns, max_size=3).map(tuple)),
+    RunRace: st.builds(RunRace, st.lists(turns, max_size=3).map(tuple), texts, params),
 }
+raced = st.builds(Raced, event=events)
 messages = st.one_of(
-    events, *(special.get(kind, st.builds(kind)) for kind in KINDS if kind.__module__ == "app.wire")
+    events, raced, st.builds(RaceTerms), *(special.get(kind, st.builds(kind)) for kind in KINDS if kind.__module__ == "app.wire")
 )
 
 
@@ -58,6 +66,13 @@ def test_a_message_is_read_as_it_was_written(message: Any) -> None:
     assert line.count(b"\n") == 1
     # by repr, since a number may be nan
     assert repr(from_line(line)) == repr(message)
+
+
+@given(event=events)
+def test_the_line_of_an_event_is_that_of_a_trace(event: Event) -> None:
+    file = io.StringIO()
+    write_event(file, event)
+    assert repr(json.loads(to_line(event))) == repr(json.loads(file.getvalue()))
 
 
 @given(said=st.lists(messages, max_size=5), cuts=st.lists(st.integers(1, 400), max_size=20))

@@ -1,0 +1,20 @@
+"""An engine process without models: `python -m tests.app.fake_engine_process DESCRIPTOR FLAGS`."""
+
+import socket
+import sys
+
+from app.engine_server import EngineServer
+from app.messages import LoadFailed, Loading
+from app.wire import Done, to_line
+from tests.app.serving import making
+from tests.fakes import replay
+
+
+def report(message: Loading | LoadFailed | Done) -> None:
+    sys.stdout.buffer.write(to_line(message))
+    sys.stdout.buffer.flush()
+
+
+if __name__ == "__main__":
+    listener = socket.socket(fileno=int(sys.argv[1]))
+    EngineServer(listener, sys.stdin.buffer, report).serve(making(replay))
