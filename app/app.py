@@ -22,6 +22,8 @@ from sequoia_core.config import Mode
 
 from .decoder import Decoder
 from .messages import ChatSettings, EngineFactory
+from .recording import Recorder
+from .screens.branching import BRANCH_COMMANDS
 from .screens.chat import ChatScreen
 from .slash import SlashError
 from .theming import DEFAULT_THEME, app_color_defaults, load_themes, packaged_folder
@@ -42,6 +44,7 @@ class SequoiaApp(App[None]):
     Args:
         engine_factory: makes the engine; called in the decode thread with a progress callback.
         settings: what the chat begins with.
+        recorder: told everything that happens in the chat; it is closed with the app.
     """
 
     TITLE = "Sequoia"
@@ -50,12 +53,18 @@ class SequoiaApp(App[None]):
     HORIZONTAL_BREAKPOINTS = [(0, "-narrow"), (100, "-wide")]  # noqa: RUF012
     VERTICAL_BREAKPOINTS = [(0, "-tiny"), (12, "-short"), (30, "-tall"), (42, "-roomy")]  # noqa: RUF012
 
-    def __init__(self, engine_factory: EngineFactory, settings: ChatSettings) -> None:
+    def __init__(
+        self,
+        engine_factory: EngineFactory,
+        settings: ChatSettings,
+        recorder: Recorder | None = None,
+    ) -> None:
         found = load_themes(
             [packaged_folder(), platformdirs.user_config_path("sequoia") / "themes"]
         )
         self._own_themes = tuple(theme.name for theme in found.themes)
         super().__init__()
+        self.animation_level = "none"
         self._decoder = Decoder(engine_factory)
         self._log_handler: logging.Handler | None = None
         self._switch_seconds = sys.getswitchinterval()
@@ -67,7 +76,7 @@ class SequoiaApp(App[None]):
             self._problems.append(f"no theme {chosen!r}; using {DEFAULT_THEME}")
             chosen = DEFAULT_THEME
         self.theme = chosen
-        self.chat = ChatScreen(self._decoder, settings)
+        self.chat = ChatScreen(self._decoder, settings, recorder)
 
     def get_default_screen(self) -> Screen[None]:
         """The chat."""
@@ -88,6 +97,7 @@ class SequoiaApp(App[None]):
     async def on_unmount(self) -> None:
         """Join the decode thread, without freezing the screen while it ends its step."""
         await asyncio.to_thread(self._decoder.shutdown, _JOIN_SECONDS)
+        await asyncio.to_thread(self.chat.keeping.finish, self._decoder.drain())
         sys.setswitchinterval(self._switch_seconds)
         if self._log_handler is not None:
             logging.getLogger("sequoia").removeHandler(self._log_handler)
@@ -133,13 +143,19 @@ class SequoiaApp(App[None]):
             "Pause or resume", "Hold the decoding between steps (F2)", chat.action_pause
         )
         yield SystemCommand("Stop", "End the answer; what there is stays (Esc)", chat.action_stop)
+        for title, told, what in BRANCH_COMMANDS:
+            yield SystemCommand(title, told, partial(chat.action_branch, what))
         yield SystemCommand("Tree", "Show or hide the token tree (F4)", chat.action_tree)
         yield SystemCommand("Tint", "Tint tokens by where they came from (F6)", chat.action_tint)
         yield SystemCommand("Help", "Keys and commands (F1)", chat.action_help)
         yield SystemCommand(
             "Show settings", "Settings, pair and tree", partial(chat.run_line, "/show")
         )
-        yield SystemCommand("Clear", "Forget the conversation", partial(chat.run_line, "/clear"))
+        yield SystemCommand("Clear", "Begin another chat", partial(chat.run_line, "/clear"))
+        yield SystemCommand("Sessions", "Open, rename, delete a chat (Ctrl+O)",
+                            partial(chat.run_line, "/sessions"))
+        yield SystemCommand("Search", "In everything that was ever said",
+                            partial(chat.run_line, "/search"))
         for mode in Mode:
             line = f"/set mode {mode.value}"
             yield SystemCommand(f"Mode: {mode.value}", line, partial(chat.run_line, line))

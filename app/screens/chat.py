@@ -16,8 +16,9 @@ from sequoia_core.errors import SequoiaError
 from sequoia_core.events import Event, Failed, Notice, TreeChosen
 from sequoia_core.protocols import PairDescription
 
-from ..answer import Answer, Chosen
+from ..answer import Answer
 from ..decoder import Decoder
+from ..history import Exchange
 from ..messages import (
     Answering,
     Ask,
@@ -33,18 +34,17 @@ from ..messages import (
 )
 from ..pace import Pace
 from ..race import RaceRun
+from ..recording import NoRecord, Recorder
 from ..slash import is_command
 from ..walk import Walk
-from ..widgets import key_bar
-from ..widgets.decode_panel import DecodePanel
 from ..widgets.entries import AnswerEntry
-from ..widgets.header import Header
-from ..widgets.key_bar import KeyBar
 from ..widgets.prompt import Prompt
-from ..widgets.step_bar import StepBar
 from ..widgets.transcript import Transcript
+from .branching import Branching
 from .commands import run_command
+from .dashboard import Activity, Dashboard
 from .help import HelpScreen
+from .keeping import Keeping
 from .race import take_report
 
 if TYPE_CHECKING:
@@ -68,13 +68,24 @@ class ChatScreen(Screen[None]):
                 id="chat.step_after"),
         Binding("home", "walk('first')", "First step", show=False, id="chat.first_step"),
         Binding("end", "walk('live')", "Back to live", show=False, id="chat.live"),
+        Binding("ctrl+e", "branch('edit')", "Edit a message", show=False, priority=True,
+                id="chat.edit"),
+        Binding("ctrl+r", "branch('again')", "Ask again", show=False, priority=True,
+                id="chat.again"),
+        Binding("alt+left", "branch('before')", "Branch before", show=False, priority=True,
+                id="chat.branch_before"),
+        Binding("alt+right", "branch('after')", "Branch after", show=False, priority=True,
+                id="chat.branch_after"),
+        Binding("ctrl+o", "sessions", "Sessions", show=False, priority=True, id="chat.sessions"),
         Binding("f3", "race", "Race the prompt", show=False, id="chat.race"),
         Binding("f4", "tree", "Show or hide the tree", show=False, priority=True, id="chat.tree"),
         Binding("f6", "tint", "Tint tokens by origin", show=False, priority=True, id="chat.tint"),
         Binding("ctrl+d", "app.quit", "Quit", show=False, id="chat.leave"),
-    ]
+    ]  # fmt: skip
 
-    def __init__(self, decoder: Decoder, settings: ChatSettings) -> None:
+    def __init__(
+        self, decoder: Decoder, settings: ChatSettings, recorder: Recorder | None = None
+    ) -> None:
         super().__init__()
         self.decoder = decoder
         self.settings = settings
@@ -86,34 +97,39 @@ class ChatScreen(Screen[None]):
         self._tinted = False
         self._pace = Pace()
         self._stale = False
-        self._header = Header()
-        self._transcript = Transcript()
-        self._panel = DecodePanel()
-        self._strip = StepBar(id="strip")
-        self._prompt = Prompt()
-        self._keys = KeyBar()
+        self.transcript = Transcript()
+        self.prompt = Prompt()
+        self.dashboard = Dashboard()
+        self.branching = Branching(self)
+        self.keeping = Keeping(self, recorder or NoRecord())
 
     def compose(self) -> ComposeResult:
         """Header over chat and tree over prompt over keys."""
-        yield self._header
+        yield self.dashboard.header
         with Horizontal(id="body"):
-            yield self._transcript
-            yield self._panel
-        yield self._strip
-        yield self._prompt
-        yield self._keys
+            yield self.transcript
+            yield self.dashboard.panel
+        yield self.dashboard.strip
+        yield self.prompt
+        yield self.dashboard.keys
 
     def on_mount(self) -> None:
         """Begin to draw."""
-        self._header.show_settings(self.settings)
-        self._header.show_status("loading")
-        self._prompt.focus()
+        self.dashboard.header.show_settings(self.settings)
+        self.dashboard.header.show_status("loading")
+        self.prompt.focus()
         self.set_interval(DRAIN_SECONDS, self._tick)
+        self.keeping.start()
 
     @property
     def answer(self) -> Answer | None:
         """The answer under way, or the last one."""
         return self._walk.answer
+
+    @property
+    def answerer(self) -> str:
+        """The name over an answer."""
+        return self.pair.target if self.pair else "Answer"
 
     @property
     def busy(self) -> bool:
@@ -134,15 +150,16 @@ class ChatScreen(Screen[None]):
         match report:
             case Loading(message, fraction):
                 share = "" if fraction is None else f" {fraction:.0%}"
-                self._prompt.hint(f"{message}{share}")
+                self.prompt.hint(f"{message}{share}")
             case LoadFailed(message):
                 self.app.fail(message)
             case Ready(description):
                 self.pair = description
-                self._header.show_pair(description)
-                self._prompt.hint("")
+                self.dashboard.header.show_pair(description)
+                self.prompt.hint("")
                 self._draw_status()
             case Answering(event):
+                self.keeping.event(event)
                 self._take_event(event)
                 if self.answer is not None:
                     self.answer.add(event)
@@ -151,48 +168,36 @@ class ChatScreen(Screen[None]):
             case Tuning(event):
                 self._take_event(event)
             case Refused(message):
-                self._transcript.add_note(message, error=True)
+                self.branching.pages.note(message, error=True)
 
     def _take_event(self, event: Event) -> None:
         match event:
             case TreeChosen():
                 self.chosen = event
-                self._header.show_tree(event)
+                self.dashboard.header.show_tree(event)
             case Notice(_, message):
-                self._transcript.add_note(message)
+                self.branching.pages.note(message)
             case Failed(message):
-                self._transcript.add_note(message, error=True)
+                self.branching.pages.note(message, error=True)
 
     def _draw(self) -> None:
         """Draw the last step, or the one walked to, and what goes with it."""
-        walk, paused = self._walk, self.decoder.paused
-        step, statistics = walk.step, walk.statistics
-        still = walk.at is not None or paused or not self.busy
-        self._panel.show_step(step, statistics, walk.title(paused=paused), still=still)
-        coming = Chosen(self.chosen) if self.chosen is not None else None
-        self._panel.show_expected(walk.chosen or coming)
-        self._strip.show_step(step, statistics)
-        self._header.show_statistics(statistics)
-        self._prompt.walks = step is not None
+        self.dashboard.show_step(self._walk, self.chosen, self._activity)
+        self.prompt.walks = self._walk.step is not None
         if self._entry is not None:
-            self._entry.walked_step = walk.walked_step
-        self._transcript.redraw()
+            self._entry.walked_step = self._walk.walked_step
+        self.transcript.redraw()
         self._draw_status()
         self._stale = False
 
     def _draw_status(self) -> None:
-        paused = self.decoder.paused
-        self._prompt.steps_on_space = paused
-        if self.pair is None:
-            status, keys = "loading", key_bar.IDLE
-        elif self._walk.at is not None:
-            status, keys = "looking back", key_bar.WALKING
-        elif paused:
-            status, keys = "paused", key_bar.PAUSED
-        else:
-            status, keys = "", key_bar.DECODING if self.busy else key_bar.IDLE
-        self._header.show_status(f" {status} " if status else "")
-        self._keys.show_keys(keys)
+        self.prompt.steps_on_space = self.decoder.paused
+        editing = self.branching.editing
+        self.dashboard.show_activity(self._walk, self._activity, editing=editing)
+
+    @property
+    def _activity(self) -> Activity:
+        return Activity(self.pair is not None, self.busy, self.decoder.paused)
 
     # What a person asks for
 
@@ -200,50 +205,65 @@ class ChatScreen(Screen[None]):
     def _submit(self, message: Prompt.Submitted) -> None:
         text = message.text.strip()
         if not text:
-            self._prompt.hint("the prompt is empty: type a message, or /? for help")
+            self.prompt.hint("the prompt is empty: type a message, or /? for help")
         elif is_command(text):
             self._run_command(text, message.typed)
         elif self.busy:
-            self._prompt.hint("still answering: Esc stops it, your text stays here")
+            self.prompt.hint("still answering: Esc stops it, your text stays here")
         else:
-            self._prompt.accept(message.typed)
-            self._ask(text)
+            self.prompt.accept(message.typed)
+            self.ask(text)
 
-    def _ask(self, text: str) -> None:
+    def ask(self, text: str, beside: Exchange | None = None) -> None:
+        """Send a prompt.
+
+        Args:
+            text: of the prompt.
+            beside: the exchange it is to be a sibling of; else it follows what is on show, or is
+                a sibling of the message that is edited.
+        """
+        self.look_at(self.branching.begin(text, beside))
+        self.keeping.begin(self.branching.last)
+        self.decoder.submit(Ask(text, self.settings.sampling()))
+
+    def look_at(self, entry: AnswerEntry | None) -> None:
+        """Show the steps of another answer, or of none."""
         if self._entry is not None:
             self._entry.walked_step = None
-            self._entry.answer.forget_steps()
-        self._transcript.add_user(text)
-        answer = Answer(text)
-        self._walk = Walk(answer)
-        name = self.pair.target if self.pair else "Answer"
-        self._entry = self._transcript.add_answer(answer, name)
-        self._entry.tinted = self._tinted
-        self.decoder.submit(Ask(text, self.settings.sampling()))
+        self._entry = entry
+        self._walk = Walk(entry.answer if entry is not None else None)
         self._draw()
 
     def _run_command(self, text: str, typed: str) -> None:
         try:
             run_command(self, text)
         except SequoiaError as error:
-            self._prompt.hint(str(error))
+            self.prompt.hint(str(error))
         else:
-            self._prompt.accept(typed)
+            self.prompt.accept(typed)
+            if typed:
+                self.branching.put_back()
 
     def note(self, text: str, *, error: bool = False) -> None:
         """Say something in the chat that is nobody's message."""
-        self._transcript.add_note(text, error=error)
+        self.branching.pages.note(text, error=error)
 
     def forget(self) -> None:
         """Empty the screen as the engine empties the conversation."""
-        self._walk, self._entry = Walk(), None
-        self._transcript.clear()
-        self._draw()
+        self.keeping.recorder.clear()
+        self.branching.clear()
+        self.transcript.clear()
+        self.look_at(None)
 
     def change_settings(self, settings: ChatSettings) -> None:
         """Use other settings from the next answer on."""
         self.settings = settings
-        self._header.show_settings(settings)
+        self.dashboard.header.show_settings(settings)
+
+    @on(Prompt.EditMoved)
+    def _edit_moved(self, message: Prompt.EditMoved) -> None:
+        self.branching.edit(message.direction)
+        self._draw_status()
 
     @on(Prompt.Walked)
     def _walk_asked(self, message: Prompt.Walked) -> None:
@@ -255,16 +275,19 @@ class ChatScreen(Screen[None]):
 
     @on(Prompt.PageTurned)
     def _page_turned(self, message: Prompt.PageTurned) -> None:
-        page = self._transcript.size.height * message.direction
-        self._transcript.scroll_relative(y=page, animate=False)
+        page = self.transcript.size.height * message.direction
+        self.transcript.scroll_relative(y=page, animate=False)
 
     def action_stop(self) -> None:
         """End the answer under way; what there is stays."""
         if self.busy:
             self.decoder.cancel()
+        elif self.branching.editing:
+            self.branching.leave_editing()
+            self._draw_status()
         elif self._walk.at is not None:
             self.action_walk("live")
-        self._prompt.focus()
+        self.prompt.focus()
 
     def action_pause(self) -> None:
         """Pause or resume the decoding; while idle, the next answer pauses at its first step."""
@@ -282,12 +305,14 @@ class ChatScreen(Screen[None]):
             self._walk.at = None
             self.decoder.single_step()
         else:
-            self._prompt.hint("nothing to step: send a message, it will pause at its first step")
+            self.prompt.hint("nothing to step: send a message, it will pause at its first step")
         self._draw()
 
     def action_walk(self, where: str) -> None:
         """Look at another step of the answer; `where` is as in `Walk.go`."""
         self._walk.go(where)
+        if where == "live":
+            self.transcript.follow()
         self._draw()
 
     def action_tree(self) -> None:
@@ -298,12 +323,22 @@ class ChatScreen(Screen[None]):
     def action_tint(self) -> None:
         """Tint each token by where it came from, or go back to Markdown."""
         self._tinted = not self._tinted
-        self._transcript.tint(self._tinted)
+        self.transcript.tint(self._tinted)
 
     def action_race(self) -> None:
         """Race what stands in the prompt, or the last prompt of the chat."""
-        words = self._prompt.text.strip()
+        words = self.prompt.text.strip()
         self.run_line(f"/race {'' if is_command(words) else words}")
+
+    def action_branch(self, what: str) -> None:
+        """Edit a message, ask again, or go to another branch; `what` is as in `Branching.act`."""
+        self.branching.act(what)
+        self.prompt.focus()
+        self._draw_status()
+
+    def action_sessions(self) -> None:
+        """Continue the chat that was cut off, if that is offered, or choose a session."""
+        self.run_line("/continue")
 
     def action_help(self) -> None:
         """Show keys and commands."""

@@ -52,20 +52,26 @@ class TextEntry:
         style: of the text.
         name: over the text, in the style of the same name.
         mark: in front of every line.
+
+    Attributes:
+        remark: said beside the name.
     """
 
     def __init__(self, text: str, style: str, *, name: str = "", mark: str = "  ") -> None:
         self._text = visible(text).expandtabs(4)
         self._style, self._name, self._mark = style, name, mark
-        self._key: tuple[int, int] | None = None
+        self.remark = ""
+        self._key: tuple[int, int, str] | None = None
         self._lines: Lines = []
 
     def lines(self, width: int, look: Look) -> Lines:
         """Its lines."""
-        if self._key != (width, id(look)):
-            self._key = (width, id(look))
+        if self._key != (width, id(look), self.remark):
+            self._key = (width, id(look), self.remark)
             style = look.styles[self._style]
-            name = [[Segment(self._name, look.styles["user"])]] if self._name else []
+            name: Lines = [[Segment(self._name, look.styles["user"])]] if self._name else []
+            if self.remark:
+                name[0].append(Segment(f"  {self.remark}", look.styles["figures"]))
             body = wrap(Text(self._text, style=style), width - len(self._mark), look)
             self._lines = [*name, *_indent(body, self._mark, style), []]
         return self._lines

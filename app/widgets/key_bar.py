@@ -5,8 +5,8 @@ from textual.content import Content
 from .line import Line
 
 IDLE = (
-    ("enter", "send"), ("f2", "pause"), ("[ ]", "steps"), ("f4", "tree"), ("f6", "tint"),
-    ("^p", "palette"), ("f1", "help"), ("^q", "quit"),
+    ("enter", "send"), ("f2", "pause"), ("[ ]", "steps"), ("f4", "tree"), ("^e", "edit"),
+    ("^r", "again"), ("f6", "tint"), ("^p", "palette"), ("f1", "help"), ("^q", "quit"),
 )  # fmt: skip
 DECODING = (
     ("esc", "stop"), ("f2", "pause"), ("[ ]", "steps"), ("f4", "tree"), ("f6", "tint"),
@@ -19,6 +19,10 @@ PAUSED = (
 WALKING = (
     ("[ ]", "back and forth"), ("home", "first step"), ("end", "live"), ("f2", "pause"),
     ("f4", "tree"), ("f6", "tint"), ("f1", "help"), ("^q", "quit"),
+)  # fmt: skip
+EDITING = (
+    ("enter", "send as another branch"), ("esc", "leave"), ("up down", "other message"),
+    ("alt+left right", "other branch"), ("^r", "ask again"), ("f1", "help"), ("^q", "quit"),
 )  # fmt: skip
 
 KEPT = 2

@@ -38,11 +38,13 @@ class Prompt(TextArea):
     Attributes:
         steps_on_space: Space in the empty prompt asks for one step; set while paused.
         walks: `[`, `]`, Home and End in the empty prompt walk; set while there are steps.
+        edits: it holds an earlier message: Up and Down choose another one.
     """
 
     TITLE: ClassVar[str] = "ask something"
     steps_on_space = False
     walks = False
+    edits = False
 
     class Submitted(Message):
         """Enter was pressed; the text is still in the prompt.
@@ -67,6 +69,13 @@ class Prompt(TextArea):
     class StepAsked(Message):
         """Space was pressed while paused."""
 
+    class EditMoved(Message):
+        """While editing, Up on the first line (-1) or Down on the last (1) was pressed."""
+
+        def __init__(self, direction: int) -> None:
+            super().__init__()
+            self.direction = direction
+
     class PageTurned(Message):
         """Page up (-1) or page down (1) was pressed; the transcript is what should scroll."""
 
@@ -85,11 +94,21 @@ class Prompt(TextArea):
     def on_mount(self) -> None:
         """A steady cursor: a blinking one repaints while nothing happens."""
         self.cursor_blink = False
-        self.border_title = Content(f"> {self.TITLE}")
+        self.retitle(self.TITLE)
 
     def render_line(self, y: int) -> Strip:
         """One line; the base class cannot wrap its placeholder into no room at all."""
         return super().render_line(y) if self.content_size.width > 0 else Strip.blank(0)
+
+    def retitle(self, title: str) -> None:
+        """Say on the border what the text is for."""
+        self.border_title = Content(f"> {title}")
+
+    def put(self, text: str) -> None:
+        """Hold another text, with the cursor at its end."""
+        self.text = text
+        self._at = len(self._history)
+        self.move_cursor(self.document.end)
 
     def hint(self, text: str) -> None:
         """Show a line on the border until the next key."""
@@ -150,7 +169,9 @@ class Prompt(TextArea):
 
     def action_cursor_up(self, select: bool = False) -> None:
         """Up on the first line is the message before."""
-        if self.cursor_at_first_line and not select and self._history and self._at > 0:
+        if self.cursor_at_first_line and not select and self.edits:
+            self.post_message(self.EditMoved(-1))
+        elif self.cursor_at_first_line and not select and self._history and self._at > 0:
             if self._at == len(self._history):
                 self._draft = self.text
             self._recall(self._at - 1)
@@ -159,7 +180,9 @@ class Prompt(TextArea):
 
     def action_cursor_down(self, select: bool = False) -> None:
         """Down on the last line is the message after."""
-        if self.cursor_at_last_line and not select and self._at < len(self._history):
+        if self.cursor_at_last_line and not select and self.edits:
+            self.post_message(self.EditMoved(1))
+        elif self.cursor_at_last_line and not select and self._at < len(self._history):
             self._recall(self._at + 1)
         else:
             super().action_cursor_down(select)

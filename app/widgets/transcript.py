@@ -6,6 +6,7 @@ and a repaint of this widget; a tree of widgets per message cost half a core whi
 
 import io
 from bisect import bisect_right
+from collections.abc import Sequence
 from itertools import accumulate
 from typing import ClassVar
 
@@ -63,6 +64,7 @@ class Transcript(ScrollView, can_focus=True):
         super().__init__(id="transcript")
         self._welcome = TextEntry(WELCOME, "note", mark=" ")
         self._entries: list[Entry] = []
+        self._tinted = False
         self._look: Look | None = None
         self._ends: list[int] = []
         self._lines: list[Lines] = []
@@ -73,20 +75,42 @@ class Transcript(ScrollView, can_focus=True):
         self.border_title = "Chat"
         self.redraw()
 
-    def add_user(self, text: str) -> None:
+    def add_user(self, text: str) -> TextEntry:
         """A message of the person; the view goes to the end."""
-        self._add(TextEntry(text, "text", name="You"))
+        entry = TextEntry(text, "text", name="You")
+        self._add(entry)
         self.scroll_end(animate=False)
+        return entry
 
     def add_answer(self, answer: Answer, name: str) -> AnswerEntry:
         """An answer that will grow; `redraw` shows that it did."""
         entry = AnswerEntry(answer, name)
+        entry.tinted = self._tinted
         self._add(entry)
         return entry
 
-    def add_note(self, text: str, *, error: bool = False) -> None:
+    def add_note(self, text: str, *, error: bool = False) -> TextEntry:
         """A line that is nobody's message: what a command says, a notice, an error."""
-        self._add(TextEntry(text, "error" if error else "note", mark="▌ "))
+        entry = TextEntry(text, "error" if error else "note", mark="▌ ")
+        self._add(entry)
+        return entry
+
+    def show(self, entries: Sequence[Entry]) -> None:
+        """Show these entries instead of what is there, from the end."""
+        self._entries, self._walked = list(entries), None
+        self.tint(self._tinted)
+        self.follow()
+
+    def follow(self) -> None:
+        """Go to the end."""
+        self.scroll_end(animate=False)
+
+    def reveal(self, entry: Entry) -> None:
+        """Bring the beginning of an entry into view."""
+        self.redraw()
+        if self._ends:
+            start = [0, *self._ends][self._entries.index(entry)]
+            self.scroll_to(y=start, animate=False, force=True)
 
     def clear(self) -> None:
         """Back to the welcome text."""
@@ -95,6 +119,7 @@ class Transcript(ScrollView, can_focus=True):
 
     def tint(self, tinted: bool) -> None:
         """Tint the tokens of all answers, or of none."""
+        self._tinted = tinted
         for entry in self._entries:
             if isinstance(entry, AnswerEntry):
                 entry.tinted = tinted

@@ -1,0 +1,240 @@
+"""Branches of the chat: edit an earlier message, ask again, go to another answer.
+
+Owns the chat's history, which branch of it is on show, and the editing of a message. The engine is
+told of another branch before anything is asked on it. Drawing and asking are the chat screen's.
+"""
+
+import time
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING
+
+from ..answer import Answer
+from ..editing import Editing
+from ..history import Exchange, History, turns
+from ..messages import Restore
+from ..widgets.entries import AnswerEntry
+from .pages import Pages
+
+if TYPE_CHECKING:
+    from .chat import ChatScreen
+
+BRANCH_COMMANDS = (
+    ("Edit a message", "Change an earlier message; the old branch stays (Ctrl+E)", "edit"),
+    ("Ask again", "Another answer beside the one there is (Ctrl+R)", "again"),
+    ("Branch before", "At the last message that has several (Alt+Left)", "before"),
+    ("Branch after", "At the last message that has several (Alt+Right)", "after"),
+)
+"""For the command palette: name, what it does, and what it is for `Branching.act`."""
+
+ANSWERING = "still answering: Esc stops it, then this works"
+
+
+class Branching:
+    """The branches of one chat screen.
+
+    Args:
+        chat: the screen.
+
+    Attributes:
+        history: every exchange of the chat.
+        pages: shows exchanges and notes.
+    """
+
+    def __init__(self, chat: "ChatScreen") -> None:
+        self._chat = chat
+        self.history = History()
+        self.pages = Pages(chat.transcript)
+        self._editing: Editing | None = None
+        self._engine_after: str | None = None
+
+    @property
+    def last(self) -> Exchange | None:
+        """The end of the branch on show."""
+        return self.history.branch[-1] if self.history.branch else None
+
+    @property
+    def editing(self) -> bool:
+        """Whether the prompt holds an earlier message."""
+        return self._editing is not None
+
+    def clear(self) -> None:
+        """Begin a new chat; the engine is told by whoever asks for it."""
+        self.leave_editing()
+        self.history = History()
+        self.pages.clear()
+        self._engine_after = None
+
+    def open(self, history: History) -> None:
+        """Go on with a chat of an earlier day, where it was left."""
+        self.clear()
+        self._chat.forget()
+        self.history = history
+        self._show()
+
+    # Asking
+
+    def begin(self, prompt: str, beside: Exchange | None = None) -> AnswerEntry:
+        """Begin an exchange; the engine is on the right branch when it is asked after this.
+
+        Args:
+            prompt: of the exchange.
+            beside: makes it a sibling of this one; else of the one whose prompt is edited, or
+                else it follows the end of the branch.
+        """
+        if beside is None and self._editing is not None:
+            beside = self._editing.exchange
+        self.leave_editing(keep_text=True)
+        for earlier in self.history.exchanges.values():
+            earlier.answer.forget_steps()
+        return self._begin(prompt, beside)
+
+    def _begin(self, prompt: str, beside: Exchange | None) -> AnswerEntry:
+        history = self.history
+        path = history.branch if beside is None else history.before(beside)
+        parent = path[-1].id if path else None
+        if len(path) < len(history.branch):
+            self.pages.show(path, self._chat.answerer)
+        self._tell_engine(path)
+        exchange = history.begin(prompt, Answer(prompt), time.time(), parent=parent)
+        self._engine_after = exchange.id
+        entry = self.pages.begin(exchange, self._chat.answerer)
+        self._remark()
+        return entry
+
+    def _tell_engine(self, path: Sequence[Exchange]) -> None:
+        end = path[-1].id if path else None
+        if end != self._engine_after:
+            self._chat.decoder.submit(Restore(turns(path)))
+            self._engine_after = end
+
+    # What a person asks for
+
+    def act(self, what: str) -> None:
+        """Carry out a key.
+
+        Args:
+            what: edit (the last message; while editing, the one before), again (ask the same
+                once more), before or after (go to the sibling before or after).
+        """
+        acts: dict[str, Callable[[], None]] = {
+            "edit": lambda: self.edit(-1),
+            "again": self.ask_again,
+            "before": lambda: self._turn(-1),
+            "after": lambda: self._turn(1),
+        }
+        acts[what]()
+
+    def edit(self, by: int) -> None:
+        """Put the last message into the prompt; while editing, the one before or after.
+
+        Going past the last message ends the editing.
+        """
+        prompt, editing = self._chat.prompt, self._editing
+        if editing is None:
+            if not self.history.branch:
+                prompt.hint("nothing to edit yet: send a message first")
+                return
+            self._editing = editing = Editing(self.history.branch, prompt.text)
+        elif not editing.move(by, prompt.text):
+            if by > 0:
+                self.leave_editing()
+            else:
+                prompt.hint("that is the first message")
+            return
+        self._show_editing(editing)
+
+    def leave_editing(self, *, keep_text: bool = False) -> None:
+        """Back to what was being typed before, unless the text is wanted."""
+        editing, self._editing = self._editing, None
+        if editing is None:
+            return
+        prompt = self._chat.prompt
+        prompt.edits = False
+        prompt.retitle(prompt.TITLE)
+        if not keep_text:
+            prompt.put(editing.draft)
+        self._remark()
+        self._chat.transcript.follow()
+
+    def put_back(self) -> None:
+        """After a command was typed over it, the message that is edited."""
+        if self._editing is not None:
+            self._chat.prompt.put(self._editing.text)
+
+    def ask_again(self) -> None:
+        """Ask the last message, or the one that is edited, once more."""
+        chat = self._chat
+        exchange = self._editing.exchange if self._editing is not None else self.last
+        if exchange is None:
+            chat.prompt.hint("nothing to ask again yet: send a message first")
+        elif chat.busy:
+            chat.prompt.hint(ANSWERING)
+        else:
+            self.leave_editing()
+            chat.ask(exchange.prompt, exchange)
+            if chat.settings.temperature == 0.0 or chat.settings.seed is not None:
+                what = "temperature 0" if chat.settings.temperature == 0.0 else "a fixed seed"
+                chat.prompt.hint(f"with {what} and the same settings, the same answer comes again")
+
+    # Siblings
+
+    def _turn(self, by: int) -> None:
+        """Go to the sibling before or after: of the message that is edited, or of the last fork."""
+        chat, editing = self._chat, self._editing
+        exchange = editing.exchange if editing is not None else self._last_fork()
+        siblings = self.history.siblings(exchange) if exchange is not None else ()
+        if exchange is None or len(siblings) < 2:
+            chat.prompt.hint("no other branch: Ctrl+R asks again, Ctrl+E edits a message")
+            return
+        if chat.busy:
+            chat.prompt.hint(ANSWERING)
+            return
+        at = siblings.index(exchange) + by
+        if not 0 <= at < len(siblings):
+            chat.prompt.hint(f"that is the {'first' if by < 0 else 'last'} of {len(siblings)}")
+            return
+        self.select(siblings[at])
+        if editing is not None:
+            branch = self.history.branch
+            editing.turn_to(branch, branch.index(siblings[at]), chat.prompt.text)
+            self._show_editing(editing)
+
+    def select(self, exchange: Exchange) -> None:
+        """Show the branch that runs through an exchange, down to where it was left."""
+        self.history.select(exchange)
+        self._show()
+        if exchange is not self.last:
+            self._chat.transcript.reveal(self.pages.prompt(exchange))
+
+    def _last_fork(self) -> Exchange | None:
+        branch = self.history.branch
+        return next((e for e in reversed(branch) if len(self.history.siblings(e)) > 1), None)
+
+    # Showing
+
+    def _show(self) -> None:
+        branch = self.history.branch
+        self.pages.show(branch, self._chat.answerer)
+        self._remark()
+        self._tell_engine(branch)
+        last = self.last
+        self._chat.look_at(self.pages.answer(last) if last is not None else None)
+
+    def _show_editing(self, editing: Editing) -> None:
+        prompt = self._chat.prompt
+        prompt.edits = True
+        prompt.put(editing.text)
+        prompt.retitle(f"edit message {editing.at + 1} of {len(editing.branch)}")
+        prompt.hint("Enter sends it as another branch, Esc leaves it")
+        self._remark()
+        self._chat.transcript.reveal(self.pages.prompt(editing.exchange))
+
+    def _remark(self) -> None:
+        """Say beside each message which of its siblings it is, and which one is edited."""
+        edited = self._editing.exchange if self._editing is not None else None
+        for exchange in self.history.branch:
+            siblings = self.history.siblings(exchange)
+            parts = [f"{siblings.index(exchange) + 1} of {len(siblings)}"][: len(siblings) - 1]
+            parts += ["editing"] if exchange is edited else []
+            self.pages.prompt(exchange).remark = " · ".join(parts)
+        self._chat.transcript.redraw()

@@ -1,0 +1,72 @@
+"""What the chat screen shows of the decoding: header, tree, step bar and the keys that matter now.
+
+Owns what is drawn of a step and of the state the chat is in. Knows neither the transcript nor what
+a key does.
+"""
+
+from dataclasses import dataclass
+
+from sequoia_core.events import TreeChosen
+
+from ..answer import Chosen
+from ..walk import Walk
+from ..widgets import key_bar
+from ..widgets.decode_panel import DecodePanel
+from ..widgets.header import Header
+from ..widgets.key_bar import KeyBar
+from ..widgets.step_bar import StepBar
+
+
+@dataclass(frozen=True, slots=True)
+class Activity:
+    """What the chat is at.
+
+    Attributes:
+        loaded: the engine is there.
+        busy: an answer is under way.
+        paused: decoding is held after each step.
+    """
+
+    loaded: bool
+    busy: bool
+    paused: bool
+
+
+class Dashboard:
+    """The widgets around the transcript and the prompt."""
+
+    def __init__(self) -> None:
+        self.header = Header()
+        self.panel = DecodePanel()
+        self.strip = StepBar(id="strip")
+        self.keys = KeyBar()
+
+    def show_step(self, walk: Walk, coming: TreeChosen | None, now: Activity) -> None:
+        """Draw the last step, or the one walked to.
+
+        Args:
+            walk: the place in the answer.
+            coming: the tree shape the next answer begins with, as far as it is known.
+            now: what the chat is at.
+        """
+        step, statistics = walk.step, walk.statistics
+        still = walk.at is not None or now.paused or not now.busy
+        self.panel.show_step(step, statistics, walk.title(paused=now.paused), still=still)
+        self.panel.show_expected(walk.chosen or (Chosen(coming) if coming is not None else None))
+        self.strip.show_step(step, statistics)
+        self.header.show_statistics(statistics)
+
+    def show_activity(self, walk: Walk, now: Activity, *, editing: bool) -> None:
+        """Say what the chat is at, and which keys matter."""
+        if not now.loaded:
+            status, keys = "loading", key_bar.IDLE
+        elif editing:
+            status, keys = "editing", key_bar.EDITING
+        elif walk.at is not None:
+            status, keys = "looking back", key_bar.WALKING
+        elif now.paused:
+            status, keys = "paused", key_bar.PAUSED
+        else:
+            status, keys = "", key_bar.DECODING if now.busy else key_bar.IDLE
+        self.header.show_status(f" {status} " if status else "")
+        self.keys.show_keys(keys)

@@ -1,0 +1,423 @@
+"""Branches: nothing is lost, the engine follows, and every key does what it says."""
+
+import itertools
+from collections.abc import AsyncIterator, Callable, Iterator, Sequence
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from app.answer import Answer
+from app.editing import Editing
+from app.history import Exchange, History, HistoryError, turns
+from sequoia_core.chat_template import Turn
+from sequoia_core.config import SamplingParams
+from sequoia_core.events import Event, Failed, Step, TextDelta
+from sequoia_core.trace import ReplayEngine, Trace
+from tests.app.driving import Driver, driving
+from tests.fakes import PAIR, BrokenEngine, make_answer
+
+# The history
+
+
+class Told:
+    """What a tree of exchanges should be, kept the simple way: every path is a list."""
+
+    def __init__(self) -> None:
+        self.history = History()
+        self.paths: dict[str, list[str]] = {}
+        self.visited: list[str] = []
+
+    def begin(self, parent: Exchange | None) -> None:
+        names = itertools.count(len(self.paths))
+        made = self.history.begin(
+            f"prompt {next(names)}", Answer(""), 0.0, parent=parent.id if parent else None
+        )
+        before = self.paths[parent.id] if parent else []
+        self.paths[made.id] = [*before, made.id]
+        self.visited.append(made.id)
+
+    def select(self, exchange: Exchange) -> None:
+        self.history.select(exchange)
+        self.visited.append(exchange.id)
+
+    def leaf(self, at: str) -> list[str]:
+        """The path to the leaf last visited below an exchange."""
+        while children := [e for e, path in self.paths.items() if path[:-1] == self.paths[at]]:
+            passed = [e for e in self.visited if any(c in self.paths[e] for c in children)]
+            at = next(c for c in children if c in self.paths[passed[-1]])
+        return self.paths[at]
+
+
+@given(st.lists(st.tuples(st.booleans(), st.integers(0, 100)), min_size=1, max_size=30))
+def test_nothing_is_ever_lost_and_the_branch_is_where_it_was_left(
+    moves: Sequence[tuple[bool, int]],
+) -> None:
+    told = Told()
+    for adds, number in moves:
+        known = list(told.history.exchanges.values())
+        before = set(told.history.exchanges)
+        chosen = [None, *known][number % (len(known) + 1)]
+        if adds or chosen is None:
+            told.begin(chosen)
+        else:
+            told.select(chosen)
+        assert before <= set(told.history.exchanges)
+        branch = [exchange.id for exchange in told.history.branch]
+        assert branch == told.leaf(told.visited[-1])
+        for exchange in told.history.exchanges.values():
+            assert [e.id for e in told.history.before(exchange)] == told.paths[exchange.id][:-1]
+            siblings = told.history.siblings(exchange)
+            assert exchange in siblings
+            assert {e.id for e in siblings} == {
+                e for e, path in told.paths.items() if path[:-1] == told.paths[exchange.id][:-1]
+            }
+    again = History(told.history.exchanges.values())
+    again.select(again.exchanges[told.history.branch[-1].id])
+    assert [e.id for e in again.branch] == [e.id for e in told.history.branch]
+
+
+def test_without_a_parent_an_exchange_follows_the_branch() -> None:
+    history = History()
+    made = [history.begin(prompt, Answer(prompt), 1.0) for prompt in "abc"]
+    assert [e.prompt for e in history.branch] == ["a", "b", "c"]
+    assert [e.parent for e in made] == [None, made[0].id, made[1].id]
+
+
+def test_what_does_not_fit_is_refused_in_words() -> None:
+    history = History()
+    first = history.begin("a", Answer("a"), 1.0)
+    with pytest.raises(HistoryError, match="already"):
+        history.add(first)
+    with pytest.raises(HistoryError, match="nowhere, which is not in this chat"):
+        history.add(Exchange("x", "nowhere", "b", Answer("b"), 1.0))
+    assert list(history.exchanges) == [first.id]
+
+
+def test_turns_are_the_models_own_words_and_tokens() -> None:
+    events = make_answer("one \x1b[31m two.")
+    answer, unanswered = Answer("p"), Answer("q")
+    for event in events:
+        answer.add(event)
+    unanswered.add(Failed("no room"))
+    history = History()
+    history.begin("p", answer, 0.0)
+    history.begin("q", unanswered, 0.0)
+    (turn,) = turns(history.branch)
+    ids = tuple(i for event in events if isinstance(event, Step) for i in event.token_ids)
+    assert turn == Turn("p", "one \x1b[31m two.", ids)
+    answer.forget_steps()
+    assert turns(history.branch) == (turn,)
+
+
+def test_editing_keeps_what_was_typed_for_each_message() -> None:
+    history = History()
+    for prompt in ("first", "second", "third"):
+        history.begin(prompt, Answer(prompt), 0.0)
+    editing = Editing(history.branch, "a draft")
+    assert editing.text == "third"
+    assert not editing.move(1, "third, changed")
+    assert editing.move(-1, "third, changed")
+    assert editing.text == "second"
+    assert editing.move(1, "second")
+    assert editing.text == "third, changed"
+    assert editing.move(-1, "third")
+    assert editing.move(1, "second")
+    assert editing.text == "third"
+
+
+# The keys
+
+
+class Remembering(ReplayEngine):
+    """Answers from a recording, and remembers as a conversation does what it is to follow.
+
+    Attributes:
+        turns: what the next prompt follows.
+        asked: the prompts before each prompt, and the prompt.
+    """
+
+    def __init__(self, *texts: str) -> None:
+        recorded = [event for text in texts for event in make_answer(text)]
+        super().__init__(Trace(PAIR, tuple(recorded)))
+        self.turns: tuple[Turn, ...] = ()
+        self.asked: list[tuple[str, ...]] = []
+
+    def restore(self, turns: Sequence[Turn]) -> None:
+        self.turns = tuple(turns)
+
+    def clear(self) -> None:
+        self.turns = ()
+
+    def reply(
+        self, prompt: str, params: SamplingParams, should_stop: Callable[[], bool]
+    ) -> Iterator[Event]:
+        self.asked.append((*(turn.prompt for turn in self.turns), prompt))
+        text, ids = "", tuple[int, ...]()
+        for event in super().reply(prompt, params, should_stop):
+            if isinstance(event, TextDelta):
+                text += event.text
+            elif isinstance(event, Step):
+                ids += event.token_ids
+            yield event
+        if text:
+            self.turns = (*self.turns, Turn(prompt, text, ids))
+
+
+TEXTS = ("Alpha.", "Beta.", "Gamma.", "Delta.", "Epsilon.")
+
+
+@dataclass
+class Scene:
+    """A chat of three exchanges, and the engine that it is held with."""
+
+    engine: Remembering
+    chat: Driver
+
+    async def press(self, *keys: str) -> None:
+        await self.chat.pilot.press(*keys)
+        await self.chat.finish()
+
+    @property
+    def shown(self) -> list[str]:
+        """Which answers are on show, and the prompts before them."""
+        words = (*(text.rstrip(".") for text in TEXTS), "first", "second", "third", "other")
+        lines = self.chat.transcript.splitlines()
+        return [word for line in lines for word in words if line.strip(" .") == word]
+
+    @property
+    def titles(self) -> list[str]:
+        """What stands over the messages."""
+        return [line for line in self.chat.transcript.splitlines() if line.startswith("You")]
+
+
+@asynccontextmanager
+async def holding(prompts: Sequence[str] = ("first", "second", "third")) -> AsyncIterator[Scene]:
+    engine = Remembering(*TEXTS)
+    async with driving(engine, size=(120, 44)) as chat:
+        for prompt in prompts:
+            await chat.ask(prompt)
+        yield Scene(engine, chat)
+
+
+async def test_ctrl_r_asks_again_and_keeps_the_answer_there_is() -> None:
+    async with holding() as scene:
+        await scene.press("x", "ctrl+r")
+        assert scene.engine.asked[-1] == ("first", "second", "third")
+        assert scene.shown == ["first", "Alpha", "second", "Beta", "third", "Delta"]
+        assert scene.titles == ["You", "You", "You  2 of 2"]
+        assert scene.chat.prompt.text == "x"
+        await scene.press("alt+left")
+        assert scene.shown == ["first", "Alpha", "second", "Beta", "third", "Gamma"]
+        assert scene.titles == ["You", "You", "You  1 of 2"]
+        await scene.press("alt+right")
+        assert scene.shown[-1] == "Delta"
+
+
+async def test_ctrl_e_edits_the_last_message_and_both_branches_stay() -> None:
+    async with holding() as scene:
+        chat = scene.chat
+        await chat.pilot.press("d", "ctrl+e")
+        assert chat.prompt.text == "third"
+        assert "edit message 3 of 3" in chat.screen_text()
+        assert scene.titles == ["You", "You", "You  editing"]
+        chat.prompt.text = "other"
+        await scene.press("enter")
+        assert scene.engine.asked[-1] == ("first", "second", "other")
+        assert scene.shown == ["first", "Alpha", "second", "Beta", "other", "Delta"]
+        assert scene.titles == ["You", "You", "You  2 of 2"]
+        assert "ask something" in chat.screen_text()
+        await scene.press("alt+left")
+        assert scene.shown == ["first", "Alpha", "second", "Beta", "third", "Gamma"]
+        await chat.ask("after that")
+        assert scene.engine.asked[-1] == ("first", "second", "third", "after that")
+
+
+@pytest.mark.parametrize("key", ["ctrl+e", "up"])
+async def test_an_earlier_message_is_chosen_with_the_same_key_or_up(key: str) -> None:
+    async with holding() as scene:
+        chat = scene.chat
+        await chat.pilot.press("ctrl+e", key)
+        assert (chat.prompt.text, scene.titles[1]) == ("second", "You  editing")
+        await chat.pilot.press(key)
+        assert chat.prompt.text == "first"
+        await chat.pilot.press(key)
+        assert "first message" in chat.hint
+        chat.prompt.text = "other"
+        await scene.press("enter")
+        assert scene.engine.asked[-1] == ("other",)
+        assert scene.shown == ["other", "Delta"]
+        await scene.press("alt+left")
+        assert scene.shown == ["first", "Alpha", "second", "Beta", "third", "Gamma"]
+        assert [turn.prompt for turn in scene.engine.turns] == ["first", "second", "third"]
+
+
+async def test_escape_leaves_the_editing_and_the_draft_comes_back() -> None:
+    async with holding() as scene:
+        chat = scene.chat
+        await chat.pilot.press(*"draft", "ctrl+e", "z", "up", "escape")
+        assert chat.prompt.text == "draft"
+        assert scene.titles == ["You", "You", "You"]
+        await chat.pilot.press("ctrl+e", "up", "down", "down")
+        assert chat.prompt.text == "draft"
+        await scene.press("enter")
+        assert scene.engine.asked[-1] == ("first", "second", "third", "draft")
+
+
+async def test_what_was_typed_for_a_message_waits_until_one_comes_back_to_it() -> None:
+    async with holding() as scene:
+        await scene.chat.pilot.press("ctrl+e", "z", "up", "down")
+        assert scene.chat.prompt.text == "thirdz"
+
+
+async def test_up_inside_an_edited_message_of_many_lines_moves_the_cursor() -> None:
+    async with holding(["first", "one\ntwo"]) as scene:
+        await scene.chat.pilot.press("ctrl+e", "up")
+        assert scene.chat.prompt.text == "one\ntwo"
+        await scene.chat.pilot.press("up")
+        assert scene.chat.prompt.text == "first"
+
+
+async def test_siblings_of_the_edited_message_are_reached_from_where_it_stands() -> None:
+    async with holding() as scene:
+        chat = scene.chat
+        await chat.pilot.press("ctrl+e", "up", "up")
+        chat.prompt.text = "other"
+        await scene.press("enter")
+        await scene.press("alt+left")
+        await chat.pilot.press("ctrl+e", "up", "up", "alt+right")
+        assert scene.shown == ["other", "Delta"]
+        assert (chat.prompt.text, scene.titles) == ("other", ["You  2 of 2 · editing"])
+        await chat.pilot.press("q", "alt+left")  # what was typed is not left behind
+        assert chat.prompt.text == "otherq"
+        assert scene.titles == ["You  1 of 2 · editing", "You", "You"]
+        await scene.press("enter")
+        assert scene.engine.asked[-1] == ("otherq",)
+        assert scene.titles == ["You  3 of 3"]
+
+
+async def test_a_command_typed_while_editing_is_carried_out_and_the_editing_goes_on() -> None:
+    async with holding() as scene:
+        chat = scene.chat
+        await chat.pilot.press("ctrl+e")
+        chat.prompt.text = "/set temperature 0"
+        await chat.pilot.press("enter")
+        assert "temperature is now 0" in chat.transcript
+        assert chat.prompt.text == "third"
+        await scene.press("ctrl+r")
+        assert "the same answer comes again" in chat.hint
+        assert scene.engine.asked[-1] == ("first", "second", "third")
+        assert "temperature is now 0" not in chat.transcript  # it was said on the other branch
+        await scene.press("alt+left")
+        assert "temperature is now 0" in chat.transcript
+
+
+@pytest.mark.parametrize("key", ["ctrl+r", "ctrl+e", "alt+left", "alt+right"])
+async def test_with_nothing_to_branch_from_the_keys_say_so(key: str) -> None:
+    async with driving() as chat:
+        await chat.pilot.press(key)
+        assert "yet" in chat.hint or "no other branch" in chat.hint
+        assert chat.app.chat.answer is None
+
+
+async def test_at_the_ends_of_the_siblings_the_keys_say_so() -> None:
+    async with holding() as scene:
+        await scene.press("ctrl+r")
+        await scene.press("alt+right")
+        assert "last of 2" in scene.chat.hint
+        await scene.press("alt+left", "alt+left")
+        assert "first of 2" in scene.chat.hint
+        assert scene.shown[-1] == "Gamma"
+
+
+async def test_while_answering_branches_wait_and_editing_is_prepared() -> None:
+    async with driving(Remembering("Alpha, and a few words more of it.")) as chat:
+        await chat.ask("first")
+        await chat.pause_at(1)
+        for key in ("ctrl+r", "alt+left"):
+            await chat.pilot.press(key)
+            assert "still answering" in chat.hint or "no other branch" in chat.hint
+        await chat.pilot.press("ctrl+e", "up", "x", "enter")
+        assert "still answering" in chat.hint
+        assert chat.prompt.text == "firstx"
+        await chat.pilot.press("escape")
+        await chat.finish()
+        assert chat.prompt.text == "firstx"
+        await chat.pilot.press("enter")
+        await chat.finish()
+        assert len(chat.app.chat.branching.history.exchanges) == 3
+        assert [e.prompt for e in chat.app.chat.branching.history.branch] == ["firstx"]
+
+
+async def test_a_branch_goes_on_where_it_was_left() -> None:
+    """Back at a fork, the branch runs down to the leaf last visited below it."""
+    async with holding() as scene:
+        await scene.chat.pilot.press("ctrl+e", "up")
+        scene.chat.prompt.text = "other"
+        await scene.press("enter")
+        assert scene.shown == ["first", "Alpha", "other", "Delta"]
+        await scene.press("alt+left")
+        assert scene.shown == ["first", "Alpha", "second", "Beta", "third", "Gamma"]
+
+
+async def test_clearing_forgets_every_branch() -> None:
+    async with holding() as scene:
+        await scene.press("ctrl+r")
+        await scene.chat.pilot.press("ctrl+e")
+        scene.chat.prompt.text = "/clear"
+        await scene.chat.pilot.press("enter")
+        assert scene.shown == []
+        assert scene.chat.prompt.text == ""
+        await scene.chat.pilot.press("alt+left")
+        assert "no other branch" in scene.chat.hint
+        await scene.chat.ask("second")
+        assert scene.engine.asked[-1] == ("second",)
+
+
+async def test_a_failed_answer_can_be_asked_again() -> None:
+    async with driving(BrokenEngine(RuntimeError("boom"))) as chat:
+        await chat.ask("first")
+        await chat.pilot.press("ctrl+r")
+        await chat.finish()
+        assert chat.transcript.count("boom") == 1
+        assert "You  2 of 2" in chat.transcript
+
+
+async def test_a_chat_of_another_day_is_opened_where_it_was_left() -> None:
+    history = History()
+    first = history.begin("first", done("Alpha."), 0.0)
+    history.begin("second", done("Beta."), 0.0)
+    history.begin("other", done("Gamma."), 0.0, parent=None)
+    history.select(first)
+    async with holding([]) as scene:
+        scene.chat.app.chat.branching.open(history)
+        await scene.chat.pilot.pause()
+        assert scene.shown == ["first", "Alpha", "second", "Beta"]
+        await scene.chat.ask("third")
+        assert scene.engine.asked == [("first", "second", "third")]
+        assert scene.engine.turns[0].answer_ids
+
+
+def done(text: str) -> Answer:
+    """A complete answer, as a record gives it back: without its steps."""
+    answer = Answer(text)
+    for event in make_answer(text):
+        answer.add(event)
+    answer.forget_steps()
+    return answer
+
+
+async def test_the_palette_has_the_branches() -> None:
+    async with holding() as scene:
+        commands = {c.title: c for c in scene.chat.app.get_system_commands(scene.chat.app.screen)}
+        commands["Ask again"].callback()
+        await scene.chat.finish()
+        assert scene.titles[-1] == "You  2 of 2"
+        commands["Branch before"].callback()
+        await scene.chat.pilot.pause()
+        assert scene.titles[-1] == "You  1 of 2"
+        commands["Edit a message"].callback()
+        await scene.chat.pilot.pause()
+        assert scene.titles[-1] == "You  1 of 2 · editing"
