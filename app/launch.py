@@ -93,8 +93,15 @@ def load_chosen(settings: "Settings", progress: LoadProgress) -> "Pair":
     )
 
 
-def load_for_many(settings: "Settings", progress: LoadProgress) -> Callable[[], ChatEngine]:
+def load_for_many(
+    settings: "Settings", progress: LoadProgress, *, insight: bool = False
+) -> Callable[[], ChatEngine]:
     """Load the pair once; what is returned begins a conversation with it.
+
+    Args:
+        settings: which models, and how conversations begin.
+        progress: told what is being loaded.
+        insight: steps say why they came out as they did; see `Step.insight`.
 
     Raises:
         SequoiaError: a setting names something that is not there, or the models do not load.
@@ -103,13 +110,17 @@ def load_for_many(settings: "Settings", progress: LoadProgress) -> Callable[[], 
     pair = load_chosen(settings, progress)
     from sequoia_core import Conversation
 
-    return lambda: Conversation(pair, system_prompt=settings.system, tree_choice=choice)
+    return lambda: Conversation(
+        pair, system_prompt=settings.system, tree_choice=choice, insight=insight
+    )
 
 
-def build_chat(settings: "Settings", progress: LoadProgress) -> ChatEngine:
-    """Load the pair and begin a conversation.
+def build_chat(
+    settings: "Settings", progress: LoadProgress, *, insight: bool = False
+) -> ChatEngine:
+    """Load the pair and begin a conversation; see `load_for_many`.
 
     Raises:
         SequoiaError: a setting names something that is not there, or the models do not load.
     """
-    return load_for_many(settings, progress)()
+    return load_for_many(settings, progress, insight=insight)()

@@ -221,7 +221,7 @@ def test_the_engine_is_built_from_the_settings(monkeypatch: pytest.MonkeyPatch) 
                 "progress": progress,
             },
         ),
-        ("the pair", {"system_prompt": "Brief", "tree_choice": choice}),
+        ("the pair", {"system_prompt": "Brief", "tree_choice": choice, "insight": False}),
     ]
 
 
