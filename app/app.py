@@ -15,11 +15,12 @@ from pathlib import Path
 
 import platformdirs
 from rich.text import Text
-from textual.app import App, SystemCommand
+from textual.app import SystemCommand
 from textual.screen import Screen
 
 from sequoia_core.config import Mode
 
+from .copying_app import CopyingApp
 from .decoder import Decoder
 from .messages import ChatSettings, EngineFactory
 from .recording import Recorder
@@ -38,7 +39,7 @@ _SWITCH_SECONDS = 0.0005
 default of 5 ms cost a fifth of the tokens while the screen was drawing."""
 
 
-class SequoiaApp(App[None]):
+class SequoiaApp(CopyingApp):
     """The chat.
 
     Args:
@@ -145,6 +146,12 @@ class SequoiaApp(App[None]):
         yield SystemCommand("Stop", "End the answer; what there is stays (Esc)", chat.action_stop)
         for title, told, what in BRANCH_COMMANDS:
             yield SystemCommand(title, told, partial(chat.action_branch, what))
+        yield SystemCommand("Race", "Plain and speculative decoding side by side (F3)",
+                            chat.action_race)
+        yield SystemCommand("Copy the answer", "Into the clipboard (Ctrl+Y)",
+                            chat.action_copy_answer)
+        yield SystemCommand("Copy code", "The last code block of the last answer that has one",
+                            partial(chat.run_line, "/copy code"))
         yield SystemCommand("Tree", "Show or hide the token tree (F4)", chat.action_tree)
         yield SystemCommand("Tint", "Tint tokens by where they came from (F6)", chat.action_tint)
         yield SystemCommand("Help", "Keys and commands (F1)", chat.action_help)

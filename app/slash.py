@@ -49,6 +49,27 @@ class Export:
 
 
 @dataclass(frozen=True, slots=True)
+class Sessions:
+    """`/sessions`, `/search WORDS`, `/save NAME`, `/load NAME`, `/continue`."""
+
+    act: str
+    words: str
+
+
+@dataclass(frozen=True, slots=True)
+class CopyAsked:
+    """`/copy`, `/copy N`, `/copy code [N]`, `/copy selection`.
+
+    Attributes:
+        what: answer, code or selection.
+        number: which, or None where it was left out.
+    """
+
+    what: str
+    number: int | None
+
+
+@dataclass(frozen=True, slots=True)
 class Bye:
     """`/bye`: quit."""
 
@@ -58,7 +79,7 @@ class Help:
     """`/?`: keys and commands."""
 
 
-Command = Set | Show | ClearChat | RaceAsked | Export | Bye | Help
+Command = Set | Show | ClearChat | RaceAsked | Export | Sessions | CopyAsked | Bye | Help
 
 USAGE: tuple[tuple[str, str], ...] = (
     ("/set temperature NUMBER", "0 is greedy; from the next answer on"),
@@ -73,8 +94,16 @@ USAGE: tuple[tuple[str, str], ...] = (
     ("/set theme NAME", "colours"),
     ("/show", "settings, model pair and tree"),
     ("/race [PROMPT]", "plain and speculative decoding side by side (F3)"),
-    ("/clear", "forget the conversation"),
+    ("/clear", "begin another chat; this one stays in the list of sessions"),
+    ("/sessions", "open, rename or delete a chat (Ctrl+O)"),
+    ("/search WORDS", "in everything that was ever said"),
+    ("/save NAME", "call this chat something; it is saved as it grows"),
+    ("/load NAME", "open a chat by its name or how it begins"),
+    ("/continue", "go on with the chat that the program was killed in"),
     ("/export FILE.md|.json|.jsonl|.svg", "to read, for programs, to replay, as a picture"),
+    ("/copy [N]", "the last answer, or the N-th from the end (Ctrl+Y)"),
+    ("/copy code [N]", "a code block of the last answer that has any; the last, or the N-th"),
+    ("/copy selection", "what is selected with the mouse (Ctrl+C)"),
     ("/bye", "quit"),
     ("/?", "keys and commands"),
 )
@@ -87,7 +116,10 @@ _PLAIN: dict[str, Command] = {
     "/quit": Bye(),
     "/?": Help(),
     "/help": Help(),
+    "/sessions": Sessions("sessions", ""),
+    "/continue": Sessions("continue", ""),
 }
+_WITH_WORDS = ("/search", "/save", "/load")
 
 
 def is_command(text: str) -> bool:
@@ -111,17 +143,30 @@ def parse_command(text: str, settings: ChatSettings) -> Command:
         return _parse_set(rest.strip(), settings)
     if word == "/race":
         return RaceAsked(rest.strip())
+    if word == "/copy":
+        return _parse_copy(rest.split())
     if word == "/export":
         if not rest.strip():
             raise SlashError("a file is missing: /export FILE.md|.json|.jsonl|.svg")
         return Export(rest.strip())
+    if word in _WITH_WORDS:
+        return Sessions(word[1:], rest.strip())
     command = _PLAIN.get(word)
     if command is None:
-        known = ["/set", "/race", "/export", *_PLAIN]
+        known = ["/set", "/race", "/copy", "/export", *_WITH_WORDS, *_PLAIN]
         raise SlashError(f"no command {word}.{_closest(word, known)} /? lists all")
     if rest.strip():
         raise SlashError(f"{word} takes nothing after it")
     return command
+
+
+def _parse_copy(words: list[str]) -> CopyAsked:
+    named = words[0] if words and words[0] in ("code", "selection") else "answer"
+    rest = words if named == "answer" else words[1:]
+    most = 0 if named == "selection" else 1
+    if len(rest) > most or not all(word.isdecimal() and int(word) > 0 for word in rest):
+        raise SlashError("copy what? /copy, /copy N, /copy code, /copy code N or /copy selection")
+    return CopyAsked(named, int(rest[0]) if rest else None)
 
 
 def _parse_set(rest: str, settings: ChatSettings) -> Set:

@@ -76,6 +76,8 @@ class ChatScreen(Screen[None]):
                 id="chat.branch_before"),
         Binding("alt+right", "branch('after')", "Branch after", show=False, priority=True,
                 id="chat.branch_after"),
+        Binding("ctrl+y", "copy_answer", "Copy the last answer", show=False, priority=True,
+                id="chat.copy"),
         Binding("ctrl+o", "sessions", "Sessions", show=False, priority=True, id="chat.sessions"),
         Binding("f3", "race", "Race the prompt", show=False, id="chat.race"),
         Binding("f4", "tree", "Show or hide the tree", show=False, priority=True, id="chat.tree"),
@@ -324,6 +326,10 @@ class ChatScreen(Screen[None]):
         """Tint each token by where it came from, or go back to Markdown."""
         self._tinted = not self._tinted
         self.transcript.tint(self._tinted)
+
+    def action_copy_answer(self) -> None:
+        """Copy the last answer."""
+        self.run_line("/copy")
 
     def action_race(self) -> None:
         """Race what stands in the prompt, or the last prompt of the chat."""

@@ -5,7 +5,20 @@ from typing import TYPE_CHECKING
 from ..describe import describe
 from ..launch import tree_choice
 from ..messages import ChooseTree, Clear, SetSystem
-from ..slash import Bye, ClearChat, Export, Help, RaceAsked, Set, Show, SlashError, parse_command
+from ..slash import (
+    Bye,
+    ClearChat,
+    CopyAsked,
+    Export,
+    Help,
+    RaceAsked,
+    Sessions,
+    Set,
+    Show,
+    SlashError,
+    parse_command,
+)
+from .copying import copy_asked
 from .exporting import begin_export
 from .race import start_race
 
@@ -37,6 +50,10 @@ def run_command(chat: "ChatScreen", text: str) -> None:
             start_race(chat, prompt)
         case Export(file):
             begin_export(chat, file)
+        case Sessions(act, words):
+            chat.keeping.act(act, words)
+        case CopyAsked():
+            copy_asked(chat, command)
         case Bye():
             chat.app.exit()
         case Help():

@@ -26,6 +26,7 @@ KEYS = (
     ("Ctrl+R", "ask the last message again, beside the answer there is"),
     ("Alt+Left, Alt+Right", "the branch before or after, at the message that says 2 of 3"),
     ("F3", "race: plain and speculative decoding of a prompt, side by side"),
+    ("Ctrl+Y", "copy the last answer; Ctrl+C what is selected; /copy code a block of code"),
     ("F4", "show or hide the tree (under 100 columns: chat or tree)"),
     ("F6", "tint each token by where it came from"),
     ("Tab", "move between prompt, chat and tree"),

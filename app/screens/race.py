@@ -15,6 +15,7 @@ from textual.screen import Screen
 from sequoia_core.events import PrefillDone
 from sequoia_core.race import Lane
 
+from ..history import turns
 from ..messages import Race, RaceEnded, Racing
 from ..pace import Pace
 from ..race import Agreement, LaneRun, RaceRun, agreement_told
@@ -74,16 +75,19 @@ def take_report(chat: "ChatScreen", report: Racing | RaceEnded) -> None:
     run.end(report.message)
     result = run.result()
     if result is not None:
+        chat.keeping.recorder.race(run.exchange, result)
         chat.note(result.note())
 
 
 def _question(chat: "ChatScreen", words: str) -> tuple[Race, str | None]:
     """What to race, and the exchange it was asked in."""
+    history, params = chat.branching.history, chat.settings.sampling()
     if words:
-        return Race((), words, chat.settings.sampling()), None
-    if chat.answer is None:
+        return Race(turns(history.branch), words, params), None
+    last = chat.branching.last
+    if last is None:
         raise SlashError("nothing to race yet: type a prompt, then F3, or /race PROMPT")
-    return Race((), chat.answer.prompt, chat.settings.sampling()), None
+    return Race(turns(history.before(last)), last.prompt, params), last.id
 
 
 class RaceScreen(Screen[None]):

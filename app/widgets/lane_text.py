@@ -34,7 +34,7 @@ class LaneText(ScrollView, can_focus=False):
         self._key: tuple[object, ...] = ()
         self._paragraphs: list[Paragraph] = []
         self._lines: Paragraph = []
-        self._console = Console(file=io.StringIO(), color_system="truecolor", force_terminal=True)
+        self._wrapper = Console(file=io.StringIO(), color_system="truecolor", force_terminal=True)
 
     def show(self, text: str, own_from: int | None) -> None:
         """Draw a text.
@@ -85,8 +85,8 @@ class LaneText(ScrollView, can_focus=False):
             style = self.get_component_rich_style("lane-text--own")
             line.stylize(style, max(0, self._own_from - start))
         line.expand_tabs(4)
-        parts = line.wrap(self._console, width, overflow="fold", no_wrap=False)
-        return [list(part.render(self._console)) for part in parts] or [[]]
+        parts = line.wrap(self._wrapper, width, overflow="fold", no_wrap=False)
+        return [list(part.render(self._wrapper)) for part in parts] or [[]]
 
     def render_line(self, y: int) -> Strip:
         """One visible line."""

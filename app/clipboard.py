@@ -1,0 +1,115 @@
+"""Getting text into the clipboard of the machine that a person sits at.
+
+Owns the terminal's own way (the escape sequence OSC 52, which works over SSH), how it gets through
+tmux, and the programs that do it locally. Knows no screen. Whether a terminal obeyed is never
+answered, so what was tried is told and not that it worked.
+"""
+
+import base64
+import shutil
+import subprocess
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+MOST_BYTES = 74_994
+"""Of text: what fits the 100,000 bytes that terminals take in one sequence, base64 and all."""
+_PROGRAM_SECONDS = 3.0
+
+
+@dataclass(frozen=True, slots=True)
+class Program:
+    """A program that puts its standard input into a clipboard.
+
+    Attributes:
+        command: with its arguments.
+        needs: environment variable without which it cannot reach one; "" if it always can.
+        over_ssh: whether it is the person's clipboard then too.
+    """
+
+    command: tuple[str, ...]
+    needs: str
+    over_ssh: bool
+
+    @property
+    def name(self) -> str:
+        """Of the program."""
+        return self.command[0]
+
+
+PROGRAMS = (
+    Program(("tmux", "load-buffer", "-w", "-"), "TMUX", over_ssh=True),
+    Program(("wl-copy",), "WAYLAND_DISPLAY", over_ssh=False),
+    Program(("xclip", "-selection", "clipboard"), "DISPLAY", over_ssh=True),
+    Program(("xsel", "--clipboard", "--input"), "DISPLAY", over_ssh=True),
+    Program(("pbcopy",), "", over_ssh=False),
+    Program(("clip.exe",), "WSL_DISTRO_NAME", over_ssh=False),
+)
+"""The first two kinds that are there are used: tmux's own, and one of the desktop's."""
+
+
+def terminal_sequence(text: str, environ: Mapping[str, str]) -> str | None:
+    """What to write to the terminal; None where the text is longer than terminals take.
+
+    In tmux it is wrapped, so that it reaches the terminal around tmux where the session's option
+    `allow-passthrough` is on.
+    """
+    raw = text.encode("utf-8", "replace")
+    if len(raw) > MOST_BYTES:
+        return None
+    sequence = f"\x1b]52;c;{base64.b64encode(raw).decode('ascii')}\x07"
+    if environ.get("TMUX"):
+        return "\x1bPtmux;" + sequence.replace("\x1b", "\x1b\x1b") + "\x1b\\"
+    return sequence
+
+
+def local_programs(environ: Mapping[str, str]) -> tuple[Program, ...]:
+    """Programs that reach the person's clipboard from here: tmux's, and the best of the others."""
+    remote = bool(environ.get("SSH_CONNECTION") or environ.get("SSH_TTY"))
+    usable = [
+        each
+        for each in PROGRAMS
+        if (not each.needs or environ.get(each.needs))
+        and (each.over_ssh or not remote)
+        and shutil.which(each.name, path=environ.get("PATH"))
+    ]
+    inside = [each for each in usable if each.needs == "TMUX"]
+    outside = [each for each in usable if each.needs != "TMUX"]
+    return (*inside, *outside[:1])
+
+
+def copy_with(program: Program, text: str) -> bool:
+    """Hand a text to a program; whether it took it.
+
+    Its output goes nowhere: some stay behind to serve the text, and would keep a pipe open.
+    """
+    try:
+        done = subprocess.run(
+            program.command,
+            input=text.encode("utf-8", "replace"),
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.DEVNULL,
+            timeout=_PROGRAM_SECONDS,
+            check=False,
+        )
+    except (OSError, subprocess.TimeoutExpired):
+        return False
+    return done.returncode == 0
+
+
+def told(text: str, what: str, *, sent: bool, took: tuple[str, ...]) -> str:
+    """One line on what became of a text.
+
+    Args:
+        text: that was to be copied.
+        what: it is, such as "the answer"; "" for a selection.
+        sent: it went to the terminal.
+        took: names of the programs that took it.
+    """
+    size = f"{len(text)} character{'s' if len(text) != 1 else ''}"
+    ways = [*(["the terminal (OSC 52)"] if sent else []), *took]
+    if ways:
+        return f"copied {what or 'the selection'}, {size}: {' and '.join(ways)}"
+    return (
+        f"not copied: {size} are more than a terminal takes ({MOST_BYTES} bytes), and no clipboard "
+        "program is here; /export FILE.md writes a file"
+    )
