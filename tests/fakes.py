@@ -4,10 +4,13 @@ No torch, no clock, no randomness: the same answer each time, so screens can be 
 """
 
 import math
-from collections.abc import Callable, Iterable, Iterator
+import zlib
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import replace
 
+from sequoia_core.chat_template import Turn
 from sequoia_core.config import SamplingParams
+from sequoia_core.errors import ParameterError
 from sequoia_core.events import (
     Event,
     Finished,
@@ -23,6 +26,7 @@ from sequoia_core.events import (
     TreeNode,
 )
 from sequoia_core.protocols import PairDescription
+from sequoia_core.race import Lane, Raced, RaceEvent, RaceTerms
 from sequoia_core.trace import ReplayEngine, Trace
 
 PAIR = PairDescription(
@@ -189,6 +193,77 @@ def replay(
     """An engine that gives these answers, or the standard one."""
     events = [event for answer in answers or (make_answer(),) for event in answer]
     return ReplayEngine(Trace(PAIR, tuple(events)), before)
+
+
+class RacingEngine(ReplayEngine):
+    """Races the standard answer: plainly a token a step, or as it was recorded.
+
+    Args:
+        plain: tokens of the plain lane; by default those of the answer.
+        exact: as in `RaceTerms`.
+        before: called before each event of a lane.
+    """
+
+    def __init__(
+        self,
+        plain: str = ANSWER,
+        *,
+        exact: bool = True,
+        before: Callable[[Event], None] | None = None,
+    ) -> None:
+        super().__init__(Trace(PAIR, make_answer()))
+        self._plain, self._exact, self._before_race = plain, exact, before
+        self.asked: list[tuple[tuple[Turn, ...], str]] = []
+
+    def race(
+        self,
+        turns: Sequence[Turn],
+        prompt: str,
+        params: SamplingParams,
+        should_stop: Callable[[], bool],
+    ) -> Iterator[RaceEvent]:
+        self.asked.append((tuple(turns), prompt))
+        if not prompt.strip():
+            raise ParameterError("the prompt is blank; type a message first")
+        yield RaceTerms(params.temperature, 2, self._exact)
+        lanes = {
+            Lane.PLAIN: self._replay(_numbered(plain_answer(self._plain)), should_stop),
+            Lane.SPECULATIVE: self._replay(_numbered(make_answer()), should_stop),
+        }
+        clocks = dict.fromkeys(lanes, 0.0)
+        while lanes:
+            lane = min(lanes, key=lambda each: clocks[each])
+            for event in lanes[lane]:
+                if self._before_race is not None:
+                    self._before_race(event)
+                if isinstance(event, Step):
+                    clocks[lane] += event.timings.total_ms / 1e3
+                yield Raced(lane, event, clocks[lane])
+                if isinstance(event, Step):
+                    break
+            else:
+                del lanes[lane]
+
+
+def plain_answer(text: str) -> tuple[Event, ...]:
+    """An answer decoded a token a step."""
+    tree = TreeChosen("ar", "", 1, 0, reason="plain decoding was asked for")
+    events = list(make_answer(text, tree, parents=(-1,)))
+    return tuple(
+        replace(event, timings=StepTimings(0.0, 20.0, 1.0)) if isinstance(event, Step) else event
+        for event in events
+    )
+
+
+def _numbered(answer: Iterable[Event]) -> tuple[Event, ...]:
+    """Every word of an answer gets an id that only its text decides."""
+    events: list[Event] = []
+    ids: tuple[int, ...] = ()
+    for event in answer:
+        if isinstance(event, TextDelta):
+            ids = tuple(zlib.crc32(piece.text.encode()) for piece in event.pieces)
+        events.append(replace(event, token_ids=ids) if isinstance(event, Step) else event)
+    return tuple(events)
 
 
 class BrokenEngine(ReplayEngine):
