@@ -113,11 +113,13 @@ class Branching:
         """Carry out a key.
 
         Args:
-            what: edit (the last message; while editing, the one before), again (ask the same
-                once more), before or after (go to the sibling before or after).
+            what: edit (the last message; while editing, the one before), later (while editing,
+                the message after), again (ask the same once more), before or after (go to the
+                sibling before or after).
         """
         acts: dict[str, Callable[[], None]] = {
             "edit": lambda: self.edit(-1),
+            "later": lambda: self.edit(1),
             "again": self.ask_again,
             "before": lambda: self._turn(-1),
             "after": lambda: self._turn(1),
@@ -203,6 +205,8 @@ class Branching:
         """Show the branch that runs through an exchange, down to where it was left."""
         self.history.select(exchange)
         self._show()
+        if self.last is not None:
+            self._chat.keeping.recorder.select(self.last.id)
         if exchange is not self.last:
             self._chat.transcript.reveal(self.pages.prompt(exchange))
 

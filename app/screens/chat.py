@@ -45,6 +45,7 @@ from .commands import run_command
 from .dashboard import Activity, Dashboard
 from .help import HelpScreen
 from .keeping import Keeping
+from .preferring import open_settings
 from .race import take_report
 
 if TYPE_CHECKING:
@@ -81,6 +82,7 @@ class ChatScreen(Screen[None]):
         Binding("ctrl+o", "sessions", "Sessions", show=False, priority=True, id="chat.sessions"),
         Binding("f3", "race", "Race the prompt", show=False, id="chat.race"),
         Binding("f4", "tree", "Show or hide the tree", show=False, priority=True, id="chat.tree"),
+        Binding("f5", "settings", "Settings", show=False, priority=True, id="chat.settings"),
         Binding("f6", "tint", "Tint tokens by origin", show=False, priority=True, id="chat.tint"),
         Binding("ctrl+d", "app.quit", "Quit", show=False, id="chat.leave"),
     ]  # fmt: skip
@@ -262,23 +264,9 @@ class ChatScreen(Screen[None]):
         self.settings = settings
         self.dashboard.header.show_settings(settings)
 
-    @on(Prompt.EditMoved)
-    def _edit_moved(self, message: Prompt.EditMoved) -> None:
-        self.branching.edit(message.direction)
-        self._draw_status()
-
-    @on(Prompt.Walked)
-    def _walk_asked(self, message: Prompt.Walked) -> None:
-        self.action_walk(message.where)
-
-    @on(Prompt.StepAsked)
-    def _step_asked(self) -> None:
-        self.action_single_step()
-
-    @on(Prompt.PageTurned)
-    def _page_turned(self, message: Prompt.PageTurned) -> None:
-        page = self.transcript.size.height * message.direction
-        self.transcript.scroll_relative(y=page, animate=False)
+    def action_page(self, direction: int) -> None:
+        """Scroll the transcript a page up (-1) or down (1)."""
+        self.transcript.scroll_relative(y=self.transcript.size.height * direction, animate=False)
 
     def action_stop(self) -> None:
         """End the answer under way; what there is stays."""
@@ -345,6 +333,16 @@ class ChatScreen(Screen[None]):
     def action_sessions(self) -> None:
         """Continue the chat that was cut off, if that is offered, or choose a session."""
         self.run_line("/continue")
+
+    def action_settings(self) -> None:
+        """Show and change the settings."""
+        open_settings(self)
+
+    def redraw(self) -> None:
+        """Draw everything anew, since it looks otherwise now."""
+        self.dashboard.redraw()
+        self.transcript.notify_style_update()
+        self._draw()
 
     def action_help(self) -> None:
         """Show keys and commands."""

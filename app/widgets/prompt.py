@@ -1,6 +1,7 @@
 """The prompt: many lines, history, and keys that act on the steps while it is empty.
 
-Knows nothing of what becomes of its text: it posts messages and shows hints it is given.
+Knows nothing of what becomes of its text: it posts it and shows hints it is given. Keys that are
+not for the text are actions of the screen it is on.
 """
 
 from typing import ClassVar
@@ -22,6 +23,7 @@ _WALK_KEYS = {
     "home": "first",
     "end": "live",
 }
+_PAGE_KEYS = {"pageup": -1, "pagedown": 1}
 # As bindings these would run after the characters typed behind them, when keys come in a burst.
 # Copying stays a binding: with nothing selected here, it copies what is selected in the chat.
 _EDITS = {
@@ -58,30 +60,6 @@ class Prompt(TextArea):
             super().__init__()
             self.text = text
             self.typed = typed
-
-    class Walked(Message):
-        """A key that walks through the steps: back, forward, first or live."""
-
-        def __init__(self, where: str) -> None:
-            super().__init__()
-            self.where = where
-
-    class StepAsked(Message):
-        """Space was pressed while paused."""
-
-    class EditMoved(Message):
-        """While editing, Up on the first line (-1) or Down on the last (1) was pressed."""
-
-        def __init__(self, direction: int) -> None:
-            super().__init__()
-            self.direction = direction
-
-    class PageTurned(Message):
-        """Page up (-1) or page down (1) was pressed; the transcript is what should scroll."""
-
-        def __init__(self, direction: int) -> None:
-            super().__init__()
-            self.direction = direction
 
     def __init__(self) -> None:
         super().__init__(id="prompt", compact=True, highlight_cursor_line=False)
@@ -143,23 +121,30 @@ class Prompt(TextArea):
         elif event.key in _NEW_LINE_KEYS:
             self._consume(event)
             self.insert("\n")
-        elif not self.text and self.steps_on_space and event.key == "space":
+        elif action := self._meant(event.key):
             self._consume(event)
-            self.post_message(self.StepAsked())
-        elif not self.text and self.walks and event.key in _WALK_KEYS:
-            self._consume(event)
-            self.post_message(self.Walked(_WALK_KEYS[event.key]))
-        elif event.key == "ctrl+d" and not self.text:
-            self._consume(event)
-            await self.run_action("app.quit")
-        elif event.key in ("pageup", "pagedown"):
-            self._consume(event)
-            self.post_message(self.PageTurned(-1 if event.key == "pageup" else 1))
+            await self.run_action(action)
         elif event.key in _EDITS:
             self._consume(event)
             await self.run_action(_EDITS[event.key])
         else:
             await super()._on_key(event)
+
+    def _meant(self, key: str) -> str:
+        """The action that a key is for, here and now; "" where it writes or moves the cursor."""
+        if key in _PAGE_KEYS:
+            return f"screen.page({_PAGE_KEYS[key]})"
+        if self.edits and key == "up" and self.cursor_at_first_line:
+            return "screen.branch('edit')"
+        if self.edits and key == "down" and self.cursor_at_last_line:
+            return "screen.branch('later')"
+        if self.text:
+            return ""
+        if key == "space" and self.steps_on_space:
+            return "screen.single_step"
+        if key in _WALK_KEYS and self.walks:
+            return f"screen.walk('{_WALK_KEYS[key]}')"
+        return "app.quit" if key == "ctrl+d" else ""
 
     async def _on_paste(self, event: events.Paste) -> None:
         event.stop()
@@ -169,9 +154,7 @@ class Prompt(TextArea):
 
     def action_cursor_up(self, select: bool = False) -> None:
         """Up on the first line is the message before."""
-        if self.cursor_at_first_line and not select and self.edits:
-            self.post_message(self.EditMoved(-1))
-        elif self.cursor_at_first_line and not select and self._history and self._at > 0:
+        if self.cursor_at_first_line and not select and self._history and self._at > 0:
             if self._at == len(self._history):
                 self._draft = self.text
             self._recall(self._at - 1)
@@ -180,9 +163,7 @@ class Prompt(TextArea):
 
     def action_cursor_down(self, select: bool = False) -> None:
         """Down on the last line is the message after."""
-        if self.cursor_at_last_line and not select and self.edits:
-            self.post_message(self.EditMoved(1))
-        elif self.cursor_at_last_line and not select and self._at < len(self._history):
+        if self.cursor_at_last_line and not select and self._at < len(self._history):
             self._recall(self._at + 1)
         else:
             super().action_cursor_down(select)
