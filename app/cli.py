@@ -14,25 +14,24 @@ from typer.core import TyperGroup
 import sequoia_core
 from sequoia_core.errors import ParameterError, SequoiaError
 
-from .commands.accept import accept
-from .commands.ask import ask
-from .commands.bench import bench
-from .commands.calibrate import calibrate
 from .commands.chat import open_chat
-from .commands.config import config_app
-from .commands.distill import distill
-from .commands.doctor import doctor
-from .commands.growmap import growmap_app
-from .commands.models import models
-from .commands.replay import replay
-from .commands.reproduce import reproduce_app
-from .commands.search import search
-from .commands.web import web
 from .options import debugging, with_settings
+from .subcommands import NAMES, add_commands
 
 
-class _ErrorsInOneLine(TyperGroup):
-    """Errors become one line on standard error; a traceback only with `--debug`."""
+class _Commands(TyperGroup):
+    """Commands that are imported when asked for, and errors of theirs in one line.
+
+    The line goes to standard error; a traceback is there only with `--debug`.
+    """
+
+    def list_commands(self, ctx: Any) -> list[str]:  # noqa: ARG002 the library's signature
+        return list(NAMES)
+
+    def get_command(self, ctx: Any, cmd_name: str) -> Any:
+        # for a name that does not exist the nearest of all of them is suggested
+        add_commands(self, *([cmd_name] if cmd_name in NAMES else NAMES))
+        return super().get_command(ctx, cmd_name)
 
     def invoke(self, ctx: Any) -> Any:
         # an answer may hold characters that the terminal's encoding lacks
@@ -66,7 +65,7 @@ def _one_line(text: str) -> str:
 
 app = typer.Typer(
     name="sequoia",
-    cls=_ErrorsInOneLine,
+    cls=_Commands,
     no_args_is_help=False,
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
@@ -98,21 +97,6 @@ def chat(
     """
     if ctx.invoked_subcommand is None:
         open_chat(flags)
-
-
-app.command()(ask)
-app.command()(replay)
-app.command()(models)
-app.command()(doctor)
-app.command()(calibrate)
-app.command()(bench)
-app.command()(distill)
-app.command()(accept)
-app.command()(search)
-app.command()(web)
-app.add_typer(growmap_app, name="growmap")
-app.add_typer(config_app, name="config")
-app.add_typer(reproduce_app, name="reproduce")
 
 
 def main() -> None:

@@ -8,6 +8,7 @@ import typer
 
 from sequoia_core.errors import ParameterError
 
+from ..imports import quick_imports
 from ..options import DEBUG_OPTION
 
 
@@ -23,10 +24,11 @@ def replay(
     debug: DEBUG_OPTION = False,  # noqa: ARG001 remembered by its callback
 ) -> None:
     """Play a recorded chat: text, trees and figures as they were."""
-    from sequoia_core.trace_file import TraceReader
+    with quick_imports():
+        from sequoia_core.trace_file import TraceReader
 
-    from ..replay import Loading, Player
-    from ..settings import load_settings
+        from ..replay import Loading, Player
+        from ..settings import load_settings
 
     settings = load_settings({})
     reader = TraceReader(file)
@@ -37,7 +39,8 @@ def replay(
     player = Player(loading.timeline)
     player.speed = speed
     player.playing = not paused
-    from ..replay_app import ReplayApp
+    with quick_imports():
+        from ..replay_app import ReplayApp
 
     app = ReplayApp(loading, reader.description, player, settings.theme)
     app.run()

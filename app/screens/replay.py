@@ -187,14 +187,15 @@ class ReplayScreen(Screen[None]):
         player, timeline = self.player, self.player.timeline
         answers = len(timeline.recorded)
         at = timeline.moments[player.at].answer + 1
-        where = f"answer {at} of {answers}" if answers > 1 else ""
+        steps, of = len(view.answer.steps), self._steps(view)
         if self.size.width >= WIDE:
-            where += f"  step {len(view.answer.steps)} of {self._steps(view)}"
+            where = f"answer {at} of {answers}  " if answers > 1 else ""
+            where += f"step {steps} of {of}"
+        else:
+            where = f"{at}/{answers}  {steps}/{of}" if answers > 1 else f"{steps}/{of}"
         share = 1.0 if self._loading.done else self._loading.share
         self._seek.show_place(
-            Place(
-                player.seconds, timeline.seconds, player.playing, player.speed, where.strip(), share
-            )
+            Place(player.seconds, timeline.seconds, player.playing, player.speed, where, share)
         )
 
     @staticmethod

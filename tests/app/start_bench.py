@@ -24,8 +24,8 @@ LONGEST_SECONDS = 60.0
 QUIT = b"\x11"
 WAYS = {
     "python alone": ([sys.executable, "-c", "print('ready')"], b"ready"),
-    "sequoia --help": ([COMMAND, "--help"], b"--version"),
-    "sequoia": ([COMMAND], b"ask something"),
+    "sequoia --help": ([COMMAND, "--help"], b"Usage"),
+    "sequoia": ([COMMAND], b"ask"),
     "sequoia replay": ([COMMAND, "replay", str(RECORDING)], b"Statistics"),
 }
 
