@@ -5,16 +5,23 @@ from collections.abc import Sequence
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from torch import Tensor
 
 from sequoia_core.chat_template import ChatTemplate, Turn
 from sequoia_core.config import SamplingParams
+from sequoia_core.conversation import Conversation
 from sequoia_core.errors import ParameterError
 from sequoia_core.events import FinishReason, NoticeKind
+from sequoia_core.growmap import GrowMap
+from sequoia_core.pair import Pair
+from sequoia_core.protocols import KVCache, PairDescription, TreeChoice
 from tests.core.engines import finish_of, text_of, tokens_of
+from tests.core.models import tiny_llama
 from tests.core.test_chat_template import EXTENDABLE, WORDS, Maker
 from tests.core.test_conversation import (
     CLOSING,
     FAMILIES,
+    FINGERPRINTS,
     MAKERS,
     Chat,
     done_of,
@@ -212,3 +219,68 @@ def test_a_chat_longer_than_the_window_is_restored_and_loses_its_oldest_turns(
     more = chat.rendered(turns[count - len(kept) :], "tee")
     tokens = len(chat.tokenizer.encode(more, add_special_tokens=False))
     assert tokens + min(60, window // 4) > window
+
+
+class Counting:
+    """A real conversation of two small models, and how many prompt tokens the target has read."""
+
+    def __init__(self) -> None:
+        tokenizer = byte_level()
+        target, draft = (tiny_llama(seed, **_sizes(len(tokenizer))) for seed in (1, 2))
+        self.read = 0
+        extend = target.extend
+
+        def counted(token_ids: Tensor, cache: KVCache) -> None:
+            self.read += len(token_ids)
+            extend(token_ids, cache)  # type: ignore[arg-type]
+
+        target.extend = counted  # type: ignore[assignment, method-assign]
+        self.talk = Conversation(
+            Pair(
+                target=target,
+                draft=draft,
+                draft_vocab_ids=None,
+                tokenizer=tokenizer,
+                eos_token_ids=frozenset({int(tokenizer.convert_tokens_to_ids("<|eot_id|>"))}),
+                description=PairDescription("tiny", "tiny", "cpu", "float32", 512),
+                fingerprint=f"restore-{next(FINGERPRINTS)}",
+                acceptance_rates={},
+            ),
+            tree_choice=TreeChoice(growmap=GrowMap.k_ary([2, 2])),
+        )
+
+
+def _sizes(vocabulary: int) -> dict[str, int]:
+    return {
+        "vocab_size": vocabulary, "head_vocab_size": vocabulary, "context_window": 512,
+    }  # fmt: skip
+
+
+@given(st.lists(st.tuples(st.integers(0, 9), st.text("the ", min_size=1).filter(str.strip)),
+                min_size=1, max_size=5))  # fmt: skip
+@settings(max_examples=12, deadline=None)
+def test_on_every_branch_a_real_model_answers_as_if_it_had_never_been_elsewhere(
+    moves: list[tuple[int, str]],
+) -> None:
+    """Greedy in float32, tree and all; the target reads each prompt token once, if it must."""
+    chat, branches = Counting(), [tuple[Turn, ...]()]
+    held = tuple[int, ...]()
+    params = SamplingParams(temperature=0.0, max_new_tokens=7)
+    for number, prompt in moves:
+        turns = branches[number % len(branches)]
+        chat.talk.restore(turns)
+        before = chat.read
+        events = list(chat.talk.reply(prompt, params))
+        fresh = Counting()
+        fresh.talk.restore(turns)
+        assert tokens_of(events) == tokens_of(list(fresh.talk.reply(prompt, params)))
+        assert chat.talk.token_ids == fresh.talk.token_ids
+        ids = chat.talk.token_ids
+        done = done_of(events)
+        asked = ids[: done.prompt_tokens - 1]
+        common = next((at for at, (a, b) in enumerate(zip(asked, held, strict=False)) if a != b),
+                      min(len(asked), len(held)))  # fmt: skip
+        assert done.cached_tokens == common
+        assert chat.read - before == done.prompt_tokens - 1 - done.cached_tokens
+        held = ids[:-1]  # the last token is not read yet
+        branches.append(chat.talk.turns)
