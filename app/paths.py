@@ -25,6 +25,11 @@ def data_folder() -> Path:
     return platformdirs.user_data_path(_APP)
 
 
+def record_file() -> Path:
+    """The record of all chats."""
+    return data_folder() / "sessions.db"
+
+
 def log_folder() -> Path:
     """Logs."""
     return platformdirs.user_log_path(_APP)

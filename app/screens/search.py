@@ -73,10 +73,10 @@ class SearchScreen(ModalScreen[Place | None]):
             border-subtitle-color: $bonus;
             background: $surface;
         }
-        & Input { border: none; height: 1; padding: 0; margin: 0 0 1 0; background: $panel; }
+        & Input { border: none !important; height: 1; padding: 0; margin: 0 0 1 0; background: $panel; }
         & OptionList {
             height: 1fr;
-            border: none;
+            border: none !important;
             padding: 0;
             background: $surface;
             scrollbar-size-vertical: 1;

@@ -67,7 +67,7 @@ class SessionsScreen(ModalScreen[str | None]):
             height: auto;
             max-height: 100%;
             min-height: 1;
-            border: none;
+            border: none !important;
             padding: 0;
             background: $surface;
             scrollbar-size-vertical: 1;
@@ -76,7 +76,7 @@ class SessionsScreen(ModalScreen[str | None]):
             background: $primary 25%;
             text-style: bold;
         }
-        & Input { border: none; height: 1; padding: 0; display: none; background: $panel; }
+        & Input { border: none !important; height: 1; padding: 0; display: none; background: $panel; }
         & Line { color: $notice; dock: bottom; }
     }
     """
@@ -196,6 +196,7 @@ class SessionsScreen(ModalScreen[str | None]):
             return
         self._renamed = info.id
         self._name.value = info.name or ""
+        self._name.cursor_position = len(self._name.value)
         self._name.display = True
         self._keys.show(_NAMING)
         self._name.focus()

@@ -16,9 +16,9 @@ from sequoia_core.events import Event, Step
 from ..answer import Answer
 from ..history import Exchange, History
 from .matching import Term, index_query
-from .packing import digest_of, plain_digest, unpack_digest, unpack_events
+from .packing import check_blob, digest_of, plain_digest, unpack_digest, unpack_events
 from .schema import reading
-from .trouble import DamagedError, LaterVersionError, StoreError, explain
+from .trouble import DamagedError, StoreError, explain
 
 _GROWING_ELSEWHERE = "this answer was still being written in another window"
 _KEPT_CHUNKS = 8
@@ -245,9 +245,7 @@ class Archive:
                 raise StoreError(f"there is no record yet at {self._path}")
             with reading(self._path) as connection:
                 yield connection
-        except LaterVersionError:
-            raise
-        except (sqlite3.Error, OSError, DamagedError) as error:
+        except (sqlite3.Error, OSError, ValueError, TypeError, StoreError) as error:
             raise StoreError(explain(error, self._path).message) from None
 
 
@@ -266,6 +264,15 @@ class RecordedSteps(Sequence[Step]):
             for at in range(count)
         ]
         self._unpacked: dict[int, list[Step]] = {}
+
+    def check(self) -> None:
+        """Look whether all of them can be unpacked.
+
+        Raises:
+            DamagedError: one cannot.
+        """
+        for blob in self._chunks:
+            check_blob(blob)
 
     def __len__(self) -> int:
         return len(self._places)
@@ -345,5 +352,3 @@ def _answer(
     except DamagedError:
         pass
     return plain_digest(text, ending or "not ended").answer(prompt)
-
-

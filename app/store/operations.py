@@ -283,9 +283,11 @@ def _purge(to: sqlite3.Connection, of: Callable[[str], bool]) -> None:
         "SELECT id, deleted_by FROM session WHERE deleted IS NOT NULL "
         "AND id NOT IN (SELECT session FROM window WHERE session IS NOT NULL)"
     ).fetchall()
-    for session, window in deleted:
-        if of(window):
-            to.execute("DELETE FROM session WHERE id = ?", (session,))
+    gone = [session for session, window in deleted if of(window)]
+    for session in gone:
+        to.execute("DELETE FROM session WHERE id = ?", (session,))
+    if gone:  # until its parts are merged, the index holds the words of what was taken out of it
+        to.execute("INSERT INTO said (said) VALUES ('optimize')")
 
 
 def now() -> float:

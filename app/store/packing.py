@@ -188,6 +188,15 @@ def unpack_events(blob: bytes) -> Iterator[Event]:
         yield event
 
 
+def check_blob(blob: bytes) -> None:
+    """Look whether a blob is as it was written; it carries a sum of its bytes.
+
+    Raises:
+        DamagedError: it is not.
+    """
+    _unpack(blob)
+
+
 def _line(event: Event) -> str:
     if not isinstance(event, Step):
         record = {"event": type(event).__name__, **encode(event)}

@@ -131,7 +131,12 @@ class DatabaseRecorder:
         except StoreError:
             written = {}
         chunks = written | {each.number: (each.steps, each.events) for each in waiting}
-        return RecordedSteps([chunks[number] for number in sorted(chunks)])
+        steps = RecordedSteps([chunks[number] for number in sorted(chunks)])
+        try:
+            steps.check()
+        except StoreError:
+            return ()
+        return steps
 
     def rename(self, session: str, name: str | None) -> "Future[None]":
         """Call a session something; ends with a `StoreError` where that cannot be written."""

@@ -191,6 +191,7 @@ def _probed(place: str) -> sqlite3.Connection | None:
     connection = sqlite3.connect(
         place, uri=True, timeout=READ_PATIENCE_SECONDS, isolation_level=None
     )
+    connection.text_factory = _lenient
     try:
         connection.execute("SELECT count(*) FROM sqlite_schema").fetchone()
     except sqlite3.Error as error:
@@ -199,6 +200,11 @@ def _probed(place: str) -> sqlite3.Connection | None:
             return None
         raise
     return connection
+
+
+def _lenient(text: bytes) -> str:
+    """Damaged text is better than none."""
+    return text.decode(errors="replace")
 
 
 def _fold_or_none(text: str | None) -> str | None:

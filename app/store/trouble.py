@@ -52,7 +52,7 @@ _IN_MEMORY = "the chat goes on in memory only, nothing of it will be saved"
 
 def explain(error: Exception, path: Path) -> Trouble:
     """What an error of the database or of the file system means for the chat."""
-    if isinstance(error, LaterVersionError):
+    if isinstance(error, StoreError) and not isinstance(error, DamagedError):
         return Trouble(str(error), _IN_MEMORY, passes=False)
     if isinstance(error, OSError):
         return Trouble(f"{path}: {error.strerror or error}", _MEANWHILE, passes=True)
@@ -64,9 +64,10 @@ def explain(error: Exception, path: Path) -> Trouble:
     if name.startswith(_BARRED):
         barred = f"{path} cannot be written: the file or its folder is read-only"
         return Trouble(barred, _MEANWHILE, passes=True)
-    if name.startswith(_DAMAGED) or isinstance(error, DamagedError):
+    # SQLite quotes what it stumbles over in its messages, which then need not be text
+    if name.startswith(_DAMAGED) or isinstance(error, DamagedError | ValueError):
         return Trouble(
-            f"{path} is damaged ({error})",
+            f"{path} is damaged ({_reason(error)})",
             f"{_IN_MEMORY} and the file is left as it is: move it away to begin a new record",
             passes=False,
         )
@@ -74,6 +75,10 @@ def explain(error: Exception, path: Path) -> Trouble:
         refused = f"the disk refuses to read or write {path} ({error})"
         return Trouble(refused, _MEANWHILE, passes=True)
     return Trouble(f"{path}: {error}", _IN_MEMORY, passes=False)
+
+
+def _reason(error: Exception) -> str:
+    return "unreadable" if isinstance(error, ValueError) else str(error)
 
 
 def error_name(error: Exception) -> str:

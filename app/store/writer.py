@@ -292,7 +292,7 @@ class Writer:
             if self._connection is None:
                 self._open()
             self._write(self._pending)
-        except (sqlite3.Error, OSError, StoreError) as error:
+        except Exception as error:  # the thread must live on, whatever is in the file
             self._fail(error)
             return
         with self._pending_lock:
@@ -353,7 +353,7 @@ class Writer:
             self._write([asked.operation])
         except StoreError as error:
             asked.done.set_exception(error)
-        except (sqlite3.Error, OSError) as error:
+        except Exception as error:  # somebody waits for it
             asked.done.set_exception(StoreError(explain(error, self._path).message))
         else:
             asked.done.set_result(None)
@@ -366,6 +366,10 @@ class Writer:
             _log.warning("leaving: %s", error)  # the next start puts it in order
 
 
-def _identity(path: Path) -> tuple[int, int]:
-    status = os.stat(path)  # noqa: PTH116 as cheap as it gets, many times a second
+def _identity(path: Path) -> tuple[int, int] | None:
+    """Which file is there; None for none."""
+    try:
+        status = os.stat(path)  # noqa: PTH116 as cheap as it gets, many times a second
+    except FileNotFoundError:
+        return None
     return status.st_dev, status.st_ino

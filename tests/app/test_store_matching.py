@@ -64,7 +64,8 @@ def indexed(texts: list[str], query: str) -> set[int]:
         if not query:
             return set()
         return {
-            row for (row,) in connection.execute("SELECT rowid FROM said WHERE said MATCH ?", (query,))
+            row
+            for (row,) in connection.execute("SELECT rowid FROM said WHERE said MATCH ?", (query,))
         }
     finally:
         connection.close()
@@ -100,6 +101,6 @@ def test_an_excerpt_is_one_line_that_shows_a_hit(text: str, query: str, length: 
 
 
 def test_an_excerpt_lets_no_control_character_through() -> None:
-    part = excerpt("a \x1b[31mblue\x07 sky", terms("blue"), 40)
+    part = excerpt("a \x1b[31m blue\x07 sky", terms("blue"), 40)
     assert part is not None
     assert part.text.isprintable()

@@ -40,7 +40,7 @@ def test_events_and_digests_are_unpacked_as_they_were(text: str) -> None:
 
 def test_a_digest_is_the_answer_without_its_steps() -> None:
     answer = Answer("why?")
-    for event in (*make_answer(), ):
+    for event in (*make_answer(),):
         answer.add(event)
     answer.forget_steps()
     again = digest_of(make_answer()).answer("why?")

@@ -1,0 +1,377 @@
+"""Sessions on the screen: what was said comes back, in the list, by search, and after a kill."""
+
+import threading
+from collections.abc import AsyncIterator, Callable, Iterator
+from contextlib import asynccontextmanager, contextmanager
+from pathlib import Path
+
+import pytest
+from textual.widgets import Input, OptionList
+
+from app.app import ChatSettings, SequoiaApp
+from app.screens.search import SearchScreen
+from app.screens.sessions import SessionsScreen
+from app.store.archive import Archive
+from app.store.recorder import DatabaseRecorder
+from sequoia_core.events import Event, Step
+from sequoia_core.protocols import ChatEngine
+from tests.app.driving import Driver
+from tests.app.records import PATIENCE_SECONDS, exchange, record_chats, say
+from tests.fakes import ANSWER, make_answer, replay
+
+
+@pytest.fixture
+def path(tmp_path: Path) -> Path:
+    return tmp_path / "data" / "sessions.db"
+
+
+@asynccontextmanager
+async def chatting(
+    path: Path, engine: ChatEngine | None = None, size: tuple[int, int] = (120, 44)
+) -> AsyncIterator[Driver]:
+    """The app with a record."""
+    recorder = DatabaseRecorder(path)
+    app = SequoiaApp(lambda progress: engine or replay(), ChatSettings(), recorder)
+    async with app.run_test(size=size) as pilot:
+        chat = Driver(app, pilot)
+        await chat.until(lambda: app.chat.pair is not None)
+        yield chat
+
+
+def record_of(chat: Driver) -> DatabaseRecorder:
+    recorder = chat.app.chat.keeping.recorder
+    assert isinstance(recorder, DatabaseRecorder)
+    return recorder
+
+
+def rows(chat: Driver) -> list[str]:
+    """The lines of the list on show."""
+    if not chat.app.screen.query(OptionList):
+        return []  # it is still being made
+    options = chat.app.screen.query_one(OptionList)
+    return [str(options.get_option_at_index(at).prompt) for at in range(options.option_count)]
+
+
+async def listed(chat: Driver, *wanted: str) -> None:
+    """Wait until the list shows these, in this order and no others."""
+
+    def shown() -> bool:
+        lines = rows(chat) if isinstance(chat.app.screen, SessionsScreen | SearchScreen) else []
+        return len(lines) == len(wanted) and all(
+            want in line for want, line in zip(wanted, lines, strict=True)
+        )
+
+    await chat.until(shown)
+
+
+async def told(chat: Driver, words: str) -> None:
+    await chat.until(lambda: words in chat.transcript.replace("\n▌", ""))
+
+
+def said(text: str) -> str:
+    """Text on one line, as wrapping makes no difference."""
+    return " ".join(text.replace("▌", " ").split())
+
+
+async def test_what_is_said_is_in_the_record_when_the_app_is_closed(path: Path) -> None:
+    async with chatting(path) as chat:
+        await chat.ask("Why is the sky blue?")
+        await chat.ask("And the sea?")
+    (info,) = Archive(path).sessions()
+    first, second = Archive(path).load(info.id).history.branch
+    assert (first.prompt, second.prompt) == ("Why is the sky blue?", "And the sea?")
+    assert second.parent == first.id
+    assert first.answer.verbatim == second.answer.verbatim == ANSWER
+    steps = [event for event in make_answer() if isinstance(event, Step)]
+    assert list(Archive(path).steps(second.id)) == steps
+
+
+async def test_quitting_in_the_middle_of_an_answer_keeps_it(path: Path) -> None:
+    async with chatting(path) as chat:
+        await chat.pause_at(5)
+    (info,) = Archive(path).sessions()
+    (only,) = Archive(path).load(info.id).history.branch
+    assert only.answer.text
+    assert ANSWER.startswith(only.answer.verbatim)
+    assert len(Archive(path).steps(only.id)) >= 5
+    assert only.answer.done
+
+
+async def test_a_session_is_opened_from_the_list_and_goes_on(path: Path) -> None:
+    record_chats(path, ("old question", "old **answer**"), ("newer question", "newer"))
+    async with chatting(path) as chat:
+        await chat.pilot.press("ctrl+o")
+        await listed(chat, "newer question", "old question")
+        await chat.pilot.press("down", "enter")
+        await told(chat, "old answer")
+        assert "newer" not in chat.transcript
+        await chat.ask("a third question")
+    stored = Archive(path).find("old question")
+    history = Archive(path).load(stored.id).history
+    assert [each.prompt for each in history.branch] == ["old question", "a third question"]
+
+
+async def test_slash_commands_open_the_list_and_load(path: Path) -> None:
+    record_chats(path, ("one", "first answer"), ("two", "second answer"))
+    async with chatting(path) as chat:
+        await chat.type("/sessions", "enter")
+        await listed(chat, "two", "one")
+        await chat.pilot.press("escape")
+        await chat.type("/load one", "enter")
+        await told(chat, "first answer")
+        await chat.type("/load nonsense", "enter")
+        await chat.until(lambda: "no session begins with" in chat.hint)
+        assert "first answer" in chat.transcript
+
+
+async def test_a_name_is_given_and_opens_the_session(path: Path) -> None:
+    async with chatting(path) as chat:
+        await chat.type("/save early", "enter")
+        assert "nothing to save yet" in chat.hint
+        await chat.pilot.press("ctrl+u")
+        chat.prompt.clear()
+        await chat.ask("Why?")
+        await chat.type("/save my chat", "enter")
+        await told(chat, "called my chat")
+        await chat.type("/save", "enter")
+        assert "a name is missing" in chat.hint
+    assert Archive(path).find("MY CHAT").title == "Why?"
+
+
+async def test_renaming_in_the_list(path: Path) -> None:
+    record_chats(path, ("one", "a"), ("two", "b"))
+    async with chatting(path) as chat:
+        await chat.pilot.press("ctrl+o")
+        await listed(chat, "two", "one")
+        await chat.pilot.press("r", *"rud", "enter")
+        await listed(chat, "rud", "one")
+        await chat.pilot.press("down", "r", *"RUD", "enter")
+        await chat.until(lambda: "another session is called" in chat.screen_text())
+        await chat.pilot.press("r", "x", "escape")
+        await listed(chat, "rud", "one")
+        await chat.pilot.press("up", "r", *["backspace"] * 3, "enter")
+        await listed(chat, "two", "one")
+        await chat.pilot.press("escape")
+        assert chat.app.screen is chat.app.chat
+
+
+async def test_deleting_and_bringing_back(path: Path) -> None:
+    record_chats(path, ("one", "a"), ("two", "b"), ("three", "c"))
+    async with chatting(path) as chat:
+        await chat.pilot.press("ctrl+o")
+        await listed(chat, "three", "two", "one")
+        await chat.pilot.press("d")
+        await chat.until(lambda: "deleted, u brings" in rows(chat)[0])
+        await chat.pilot.press("enter")
+        assert isinstance(chat.app.screen, SessionsScreen)
+        await chat.pilot.press("down", "delete")
+        await chat.until(lambda: "deleted, u brings" in rows(chat)[1])
+        await chat.pilot.press("down", "u")
+        await chat.until(lambda: "deleted, u brings" not in rows(chat)[1])
+        await chat.pilot.press("u")
+        await chat.until(lambda: "deleted, u brings" not in rows(chat)[0])
+        await chat.pilot.press("u")
+        await chat.until(lambda: "nothing was deleted" in chat.screen_text())
+        await chat.pilot.press("d")
+        await chat.until(lambda: "deleted, u brings" in "".join(rows(chat)))
+    assert [info.title for info in Archive(path).sessions()] == ["three", "two"]
+
+
+async def test_deleting_the_open_session_begins_another(path: Path) -> None:
+    async with chatting(path) as chat:
+        await chat.ask("first")
+        await chat.pilot.press("ctrl+o")
+        await listed(chat, "open here")
+        await chat.pilot.press("d")
+        await chat.until(lambda: "deleted, u brings" in rows(chat)[0])
+        await chat.pilot.press("escape")
+        await chat.until(lambda: "first" not in chat.transcript)
+        await chat.ask("second")
+    assert [info.title for info in Archive(path).sessions()] == ["second"]
+
+
+async def test_clear_begins_another_session(path: Path) -> None:
+    async with chatting(path) as chat:
+        await chat.ask("first")
+        await chat.type("/clear", "enter")
+        await chat.ask("second")
+    assert [info.title for info in Archive(path).sessions()] == ["second", "first"]
+
+
+async def test_searching_shows_hits_as_one_types_and_opens_them(path: Path) -> None:
+    record_chats(
+        path,
+        ("Why is the sky blue?", "Rayleigh scattering."),
+        ("And the sea?", "It mirrors the **blue** [b]sky[/b]."),
+    )
+    async with chatting(path) as chat:
+        await chat.type("/search sky", "enter")
+        await listed(chat, "And the sea?", "Why is the sky blue?")
+        assert "[b]sky[/b]" in rows(chat)[0]
+        prompt = chat.app.screen.query_one(OptionList).get_option_at_index(1).prompt
+        marked = [
+            str(prompt)[span.start : span.end]
+            for span in prompt.spans
+            if "underline" in str(span.style)
+        ]  # type: ignore[union-attr]
+        assert marked == ["sky", "sky"] or marked == ["sky"]
+        await chat.pilot.press(*" ray")
+        await listed(chat, "Why is the sky blue?")
+        await chat.pilot.press("enter")
+        await told(chat, "Rayleigh scattering.")
+        await chat.type("/search", "enter")
+        await chat.until(lambda: isinstance(chat.app.screen, SearchScreen))
+        await chat.pilot.press(*"nothing at all")
+        await chat.until(lambda: "no hit" in chat.screen_text())
+        await chat.pilot.press("down", "up", "pagedown", "pageup", "enter", "escape")
+        assert chat.app.screen is chat.app.chat
+
+
+async def test_the_list_leads_to_the_search(path: Path) -> None:
+    record_chats(path, ("one", "a"))
+    async with chatting(path) as chat:
+        await chat.pilot.press("ctrl+o", "slash")
+        await chat.until(lambda: isinstance(chat.app.screen, SearchScreen))
+        await chat.pilot.press("o")
+        await listed(chat, "one")
+        assert chat.app.screen.query_one(Input).value == "o"
+
+
+async def test_hundreds_of_sessions_are_searched_and_listed(path: Path) -> None:
+    record_chats(path, *((f"question {at}", f"answer number {at}") for at in range(300)))
+    async with chatting(path) as chat:
+        await chat.pilot.press("ctrl+o")
+        await chat.until(
+            lambda: isinstance(chat.app.screen, SessionsScreen) and len(rows(chat)) == 300
+        )
+        await chat.pilot.press("escape")
+        await chat.type("/search answer", "enter")
+        await chat.until(lambda: "the newest 200 hits" in chat.screen_text())
+        await chat.pilot.press(*" 17")
+        await listed(chat, *[f"question {at}" for at in (*range(179, 169, -1), 17)])
+
+
+@contextmanager
+def killed_window(path: Path) -> Iterator[DatabaseRecorder]:
+    """What a killed window leaves: nothing is ended, and its lock is let go."""
+    recorder = DatabaseRecorder(path)
+    first = say(recorder, "first question")
+    asked = exchange("second question", first.id)
+    recorder.begin(asked)
+    for event in make_answer()[:9]:
+        recorder.event(asked.id, event)
+    recorder.settle(PATIENCE_SECONDS)
+    lock = recorder._writer._lock_file
+    assert lock is not None
+    lock.close()
+    recorder._writer._lock_file = None
+    yield recorder
+    recorder._writer._growing.clear()
+    recorder._writer._pending.clear()
+    recorder.close()
+
+
+async def test_after_a_kill_the_next_start_offers_to_continue(path: Path) -> None:
+    with killed_window(path):
+        async with chatting(path) as chat:
+            await chat.until(lambda: "cut off in the middle of an answer" in said(chat.transcript))
+            assert "first question" in chat.transcript
+            await chat.pilot.press("ctrl+o")
+            await chat.until(lambda: "second question" in chat.transcript)
+            text = said(chat.transcript)
+            assert "The sky is blue" in text
+            assert "Ctrl+R asks again" in text
+            await chat.ask("third question")
+    (info,) = Archive(path).sessions()
+    branch = Archive(path).load(info.id).history.branch
+    assert [each.prompt for each in branch] == [
+        "first question", "second question", "third question",
+    ]  # fmt: skip
+
+
+async def test_an_offer_may_be_left_alone(path: Path) -> None:
+    with killed_window(path):
+        async with chatting(path) as chat:
+            await chat.until(lambda: "cut off in the middle of an answer" in said(chat.transcript))
+            await chat.ask("something else")
+            await chat.pilot.press("ctrl+o")
+            await listed(chat, "something else", "cut off")
+    assert len(Archive(path).sessions()) == 2
+
+
+async def test_while_an_answer_is_under_way_nothing_else_is_opened(path: Path) -> None:
+    record_chats(path, ("one", "a"))
+    async with chatting(path) as chat:
+        await chat.pause_at(2)
+        await chat.pilot.press("ctrl+o")
+        await listed(chat, "Why is the sky blue?", "one")
+        await chat.pilot.press("d")
+        await chat.until(lambda: "an answer is being written in it" in chat.screen_text())
+        await chat.pilot.press("down", "enter")
+        await chat.until(lambda: "still answering" in chat.hint)
+        await chat.type("/load one", "enter")
+        assert "still answering" in chat.hint
+
+
+async def test_a_damaged_record_is_told_and_the_chat_goes_on(path: Path) -> None:
+    path.parent.mkdir()
+    path.write_bytes(b"no database " * 500)
+    async with chatting(path) as chat:
+        await chat.until(lambda: "is damaged" in said(chat.transcript))
+        await chat.ask("anyway")
+        assert "Rayleigh" in chat.transcript
+        await chat.pilot.press("ctrl+o")
+        await chat.until(lambda: "is damaged" in chat.screen_text())
+
+
+async def test_without_a_record_the_commands_say_so() -> None:
+    app = SequoiaApp(lambda progress: replay(), ChatSettings())
+    async with app.run_test(size=(120, 44)) as pilot:
+        chat = Driver(app, pilot)
+        await chat.until(lambda: app.chat.pair is not None)
+        await chat.ask("Why?")
+        await chat.type("/sessions", "enter")
+        assert "nothing is recorded" in chat.hint
+        await chat.pilot.press("ctrl+o")
+        assert app.screen is app.chat
+
+
+@pytest.mark.parametrize("size", [(160, 50), (80, 24), (60, 20), (20, 5)])
+@pytest.mark.parametrize("key", ["ctrl+o", "search"])
+async def test_the_screens_fit_any_terminal(path: Path, size: tuple[int, int], key: str) -> None:
+    odd = "a\x1b[31m title [bold]with[/bold] 天空天空天空天空天空天空天空天空天空天空 " * 3
+    record_chats(path, (odd, odd), ("two", "b"))
+    async with chatting(path, size=size) as chat:
+        if key == "search":
+            chat.app.chat.run_line("/search title")
+        else:
+            await chat.pilot.press(key)
+        await chat.until(lambda: chat.app.screen is not chat.app.chat and bool(rows(chat)))
+        await chat.pilot.resize_terminal(30, 8)
+        await chat.pilot.resize_terminal(*size)
+        await chat.pilot.press("escape")
+        assert chat.app.screen is chat.app.chat
+
+
+def holding(at: int) -> tuple[Callable[[Event], None], threading.Event]:
+    """Stops a replay before a step until the event is set."""
+    release = threading.Event()
+
+    def hold(event: Event) -> None:
+        if isinstance(event, Step) and event.index == at:
+            release.wait(PATIENCE_SECONDS)
+
+    return hold, release
+
+
+async def test_the_answer_under_way_is_in_the_record_as_it_grows(path: Path) -> None:
+    hold, release = holding(6)
+    async with chatting(path, replay(before=hold)) as chat:
+        await chat.type("Why is the sky blue?", "enter")
+        await chat.until(lambda: chat.steps == 5)
+        record = record_of(chat)
+        record.settle(PATIENCE_SECONDS)
+        (info,) = record.archive.sessions()
+        assert record.archive.count_steps(info.id) == 5
+        release.set()
+        await chat.finish()
