@@ -6,6 +6,7 @@ import os
 import sys
 from collections.abc import Callable, Iterator
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -28,8 +29,8 @@ from sequoia_core.events import (
     TextDelta,
     Totals,
 )
-from sequoia_core.protocols import ChatEngine
-from sequoia_core.trace import ReplayEngine
+from sequoia_core.protocols import ChatEngine, PairDescription
+from sequoia_core.trace import Asked, ReplayEngine, read_trace
 from sequoia_core.trees import ADAPTIVE
 from tests.fakes import ANSWER, TREE_16, BrokenEngine, make_answer, replay, unmeasured
 
@@ -56,6 +57,10 @@ class Stage:
         self.settings = settings
         progress("Loading", 0.5)
         return self
+
+    @property
+    def description(self) -> PairDescription:
+        return self.engine.description
 
     def reply(
         self, prompt: str, params: SamplingParams, should_stop: Callable[[], bool]
@@ -294,6 +299,34 @@ def test_ctrl_c_exits_130_and_keeps_the_text(stage: Stage) -> None:
     assert result.exit_code == 130
     assert result.stdout == "Half\n"
     assert result.stderr == ""
+
+
+def test_trace_records_what_can_be_replayed(stage: Stage, tmp_path: Path) -> None:
+    path = tmp_path / "new" / "answer.jsonl"
+    result = ask("Why?", "--trace", str(path), "--temperature", "0.3")
+    assert result.exit_code == 0
+    trace = read_trace(path)
+    assert trace.events == make_answer()
+    asked = trace.entries[0]
+    assert isinstance(asked, Asked)
+    assert (asked.prompt, asked.parent, asked.temperature) == ("Why?", None, 0.3)
+    assert asked.started is not None
+
+
+def test_what_was_decoded_before_an_error_is_in_the_trace(stage: Stage, tmp_path: Path) -> None:
+    path = tmp_path / "torn.jsonl"
+    stage.engine = BrokenEngine(ContextFullError("the context is full"))
+    assert ask("Why?", "--trace", str(path)).exit_code == 1
+    assert sum(isinstance(event, Step) for event in read_trace(path).events) == 2
+
+
+def test_a_trace_that_cannot_be_written_is_told_before_models_are_loaded(
+    stage: Stage, tmp_path: Path
+) -> None:
+    result = ask("Why?", "--trace", str(tmp_path))
+    assert result.exit_code == 2
+    assert "no file can be written there" in result.stderr
+    assert stage.settings is None
 
 
 def replay_trace() -> Any:
