@@ -1,4 +1,4 @@
-"""The Textual app: owns the decode thread's life, the themes and the command palette.
+"""The Textual app: owns the decode thread's life, the log and the command palette.
 
 What the chat looks like and does is the chat screen's.
 """
@@ -8,7 +8,7 @@ import difflib
 import logging
 import sys
 import time
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from functools import partial
 from logging.handlers import RotatingFileHandler
 from pathlib import Path
@@ -20,14 +20,16 @@ from textual.screen import Screen
 
 from sequoia_core.config import Mode
 
-from .copying_app import CopyingApp
+from .base_app import BaseApp
 from .decoder import Decoder
 from .messages import ChatSettings, EngineFactory
+from .preferences import Preferences
 from .recording import Recorder
+from .screens.all_keys import all_bindings
 from .screens.branching import BRANCH_COMMANDS
 from .screens.chat import ChatScreen
+from .screens.preferring import follow_keys
 from .slash import SlashError
-from .theming import DEFAULT_THEME, app_color_defaults, load_themes, packaged_folder
 from .visible import visible
 
 __all__ = ["ChatSettings", "SequoiaApp"]
@@ -39,61 +41,61 @@ _SWITCH_SECONDS = 0.0005
 default of 5 ms cost a fifth of the tokens while the screen was drawing."""
 
 
-class SequoiaApp(CopyingApp):
+class SequoiaApp(BaseApp):
     """The chat.
 
     Args:
         engine_factory: makes the engine; called in the decode thread with a progress callback.
         settings: what the chat begins with.
         recorder: told everything that happens in the chat; it is closed with the app.
+        preferences: where changed settings are kept.
     """
 
     TITLE = "Sequoia"
     CSS_PATH = Path(__file__).parent / "styles" / "chat.tcss"
-    # Textual declares these as instance variables.
-    HORIZONTAL_BREAKPOINTS = [(0, "-narrow"), (100, "-wide")]  # noqa: RUF012
-    VERTICAL_BREAKPOINTS = [(0, "-tiny"), (12, "-short"), (30, "-tall"), (42, "-roomy")]  # noqa: RUF012
 
     def __init__(
         self,
         engine_factory: EngineFactory,
         settings: ChatSettings,
         recorder: Recorder | None = None,
+        preferences: Preferences | None = None,
     ) -> None:
-        found = load_themes(
-            [packaged_folder(), platformdirs.user_config_path("sequoia") / "themes"]
-        )
-        self._own_themes = tuple(theme.name for theme in found.themes)
         super().__init__()
-        self.animation_level = "none"
+        self.preferences = preferences or Preferences()
         self._decoder = Decoder(engine_factory)
         self._log_handler: logging.Handler | None = None
         self._switch_seconds = sys.getswitchinterval()
-        self._problems = list(found.problems)
-        for theme in found.themes:
-            self.register_theme(theme)
-        chosen = settings.theme
-        if chosen not in self.available_themes:
-            self._problems.append(f"no theme {chosen!r}; using {DEFAULT_THEME}")
-            chosen = DEFAULT_THEME
-        self.theme = chosen
+        self._no_theme = self.begin_with_theme(settings.theme)
+        self.key_problems: tuple[str, ...] = ()
         self.chat = ChatScreen(self._decoder, settings, recorder)
 
     def get_default_screen(self) -> Screen[None]:
         """The chat."""
         return self.chat
 
-    def get_theme_variable_defaults(self) -> dict[str, str]:
-        """The app's own colours, for themes that do not name them."""
-        return app_color_defaults(self.current_theme)
-
     def on_mount(self) -> None:
         """Start loading the engine behind the screen."""
         self._log_handler = _log_to_file(platformdirs.user_log_path("sequoia"))
         sys.setswitchinterval(_SWITCH_SECONDS)
         self._decoder.start()
-        for problem in self._problems:
+        self.use_accessible(self.chat.settings.accessible)
+        self.key_problems = self.change_keys(self.chat.settings.keys)
+        themes = [*self.theme_problems, *([self._no_theme] if self._no_theme else [])]
+        for problem in (*themes, *self.key_problems):
             self.chat.note(problem, error=True)
+        self.watch_themes()
+
+    def change_keys(self, wanted: Mapping[str, tuple[str, ...]]) -> tuple[str, ...]:
+        """Give actions other keys; those of the replay are no business of the chat.
+
+        Returns:
+            One line for each wish that could not be granted.
+        """
+        own = {name: keys for name, keys in wanted.items() if not name.startswith("replay.")}
+        problems = self.use_keys(all_bindings(), own)
+        follow_keys(self.chat)
+        return problems
 
     async def on_unmount(self) -> None:
         """Join the decode thread, without freezing the screen while it ends its step."""
@@ -132,7 +134,7 @@ class SequoiaApp(CopyingApp):
         """
         if name not in self.available_themes:
             close = difflib.get_close_matches(name, self.available_themes, n=1)
-            hint = f"did you mean {close[0]}?" if close else ", ".join(self._own_themes)
+            hint = f"did you mean {close[0]}?" if close else ", ".join(self.own_themes)
             raise SlashError(f"no theme {name!r}; {hint}")
         self.theme = name
 
@@ -146,27 +148,35 @@ class SequoiaApp(CopyingApp):
         yield SystemCommand("Stop", "End the answer; what there is stays (Esc)", chat.action_stop)
         for title, told, what in BRANCH_COMMANDS:
             yield SystemCommand(title, told, partial(chat.action_branch, what))
-        yield SystemCommand("Race", "Plain and speculative decoding side by side (F3)",
-                            chat.action_race)
-        yield SystemCommand("Copy the answer", "Into the clipboard (Ctrl+Y)",
-                            chat.action_copy_answer)
-        yield SystemCommand("Copy code", "The last code block of the last answer that has one",
-                            partial(chat.run_line, "/copy code"))
+        yield SystemCommand(
+            "Race", "Plain and speculative decoding side by side (F3)", chat.action_race
+        )
+        yield SystemCommand(
+            "Copy the answer", "Into the clipboard (Ctrl+Y)", chat.action_copy_answer
+        )
+        yield SystemCommand(
+            "Copy code",
+            "The last code block of the last answer that has one",
+            partial(chat.run_line, "/copy code"),
+        )
         yield SystemCommand("Tree", "Show or hide the token tree (F4)", chat.action_tree)
         yield SystemCommand("Tint", "Tint tokens by where they came from (F6)", chat.action_tint)
         yield SystemCommand("Help", "Keys and commands (F1)", chat.action_help)
+        yield SystemCommand("Settings", "Change and keep them (F5)", chat.action_settings)
         yield SystemCommand(
             "Show settings", "Settings, pair and tree", partial(chat.run_line, "/show")
         )
         yield SystemCommand("Clear", "Begin another chat", partial(chat.run_line, "/clear"))
-        yield SystemCommand("Sessions", "Open, rename, delete a chat (Ctrl+O)",
-                            partial(chat.run_line, "/sessions"))
-        yield SystemCommand("Search", "In everything that was ever said",
-                            partial(chat.run_line, "/search"))
+        yield SystemCommand(
+            "Sessions", "Open, rename, delete a chat (Ctrl+O)", partial(chat.run_line, "/sessions")
+        )
+        yield SystemCommand(
+            "Search", "In everything that was ever said", partial(chat.run_line, "/search")
+        )
         for mode in Mode:
             line = f"/set mode {mode.value}"
             yield SystemCommand(f"Mode: {mode.value}", line, partial(chat.run_line, line))
-        for theme in self._own_themes:
+        for theme in self.own_themes:
             line = f"/set theme {theme}"
             yield SystemCommand(f"Theme: {theme}", line, partial(chat.run_line, line))
         yield SystemCommand("Screenshot", "Save the screen as an SVG here", self.save_picture)

@@ -3,8 +3,8 @@
 Plain values only; knows neither the thread nor any widget.
 """
 
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
 
 from sequoia_core.chat_template import Turn
 from sequoia_core.config import Mode, SamplingParams
@@ -36,6 +36,8 @@ class ChatSettings:
             "adaptive" for one that the draft's own probabilities decide each step.
         lookup: whether continuations found in the conversation are speculated with.
         theme: name of a theme.
+        accessible: no box drawing, no motion, linear text, verdicts in words.
+        keys: keys by the id of what they do, where a person changed them.
 
     Raises:
         ParameterError: a sampling value is outside its range.
@@ -52,6 +54,8 @@ class ChatSettings:
     growmap: str = "auto"
     lookup: Lookup = Lookup.AUTO
     theme: str = "sequoia"
+    accessible: bool = False
+    keys: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         self.sampling()

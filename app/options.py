@@ -21,6 +21,7 @@ _DEBUG = "sequoia.debug"
 _MODELS = "Models"
 _SAMPLING = "Sampling"
 _TREE = "Tree"
+_LOOKS = "Looks"
 
 
 class DType(StrEnum):
@@ -64,6 +65,7 @@ _SETTINGS: dict[str, Any] = {
     ),
     "max_new_tokens": _option(int, "Longest answer.", _SAMPLING, "NUMBER"),
     "system": _option(str, "System prompt; default: the chat template's.", _SAMPLING, "TEXT"),
+    "accessible": _option(bool, "No frames, no motion, linear text, verdicts in words.", _LOOKS),
     "stop": _option(list[str], "Text that ends the answer; may be repeated.", _SAMPLING, "TEXT"),
 }
 

@@ -28,7 +28,8 @@ from sequoia_core.protocols import Lookup
 from .messages import ChatSettings
 from .paths import config_file
 
-_ENV_PREFIX = "SEQUOIA_"
+ENV_PREFIX = "SEQUOIA_"
+"""Of environment variables."""
 _DEFAULTS = ChatSettings()
 _MODEL_FIELDS = ("pair", "target", "draft")
 
@@ -42,10 +43,29 @@ def _as_list(value: object) -> object:
     return (value,) if isinstance(value, str) else value
 
 
+def _as_keys(value: object) -> object:
+    """`chat.tree = "f9, ctrl+t"`, a list of keys, or a table of the context."""
+    if not isinstance(value, Mapping):
+        return value
+    keys: dict[str, object] = {}
+    for name, given in value.items():
+        if isinstance(given, Mapping):
+            keys |= {f"{name}.{inner}": _key_list(each) for inner, each in given.items()}
+        else:
+            keys[name] = _key_list(given)
+    return keys
+
+
+def _key_list(value: object) -> object:
+    if not isinstance(value, str) or len(value) == 1:
+        return _as_list(value)
+    return tuple(key.strip() for key in value.split(",") if key.strip())
+
+
 class Settings(BaseSettings):
     """Every setting, resolved. Field names are those of `ChatSettings` and `load_pair`."""
 
-    model_config = SettingsConfigDict(env_prefix=_ENV_PREFIX, extra="forbid", frozen=True)
+    model_config = SettingsConfigDict(env_prefix=ENV_PREFIX, extra="forbid", frozen=True)
 
     pair: str | None = None
     target: str | None = None
@@ -66,6 +86,8 @@ class Settings(BaseSettings):
     system: str | None = _DEFAULTS.system
     stop: Annotated[tuple[str, ...], NoDecode, BeforeValidator(_as_list)] = _DEFAULTS.stop
     theme: str = _DEFAULTS.theme
+    accessible: bool = _DEFAULTS.accessible
+    keys: Annotated[dict[str, tuple[str, ...]], BeforeValidator(_as_keys)] = {}
 
     @classmethod
     def settings_customise_sources(
@@ -107,6 +129,8 @@ class Settings(BaseSettings):
             growmap=self.growmap,
             lookup=self.lookup,
             theme=self.theme,
+            accessible=self.accessible,
+            keys=self.keys,
         )
 
 
@@ -137,6 +161,6 @@ def _explained(error: ValidationError, flags: Mapping[str, Any], path: Path) -> 
     if first["type"] == "extra_forbidden":
         close = difflib.get_close_matches(name, Settings.model_fields) or Settings.model_fields
         return SettingsError(f"{path}: unknown setting {name!r}; there is {', '.join(close)}")
-    variable = _ENV_PREFIX + name.upper()
+    variable = ENV_PREFIX + name.upper()
     where = variable if variable in map(str.upper, os.environ) else f"{path}: {name}"
     return SettingsError(f"{where}: {first['msg']}, not {first['input']!r:.60}")

@@ -30,6 +30,11 @@ class Show:
 
 
 @dataclass(frozen=True, slots=True)
+class ShowSettings:
+    """`/settings`: change settings, and keep them."""
+
+
+@dataclass(frozen=True, slots=True)
 class ClearChat:
     """`/clear`: forget the conversation."""
 
@@ -79,7 +84,9 @@ class Help:
     """`/?`: keys and commands."""
 
 
-Command = Set | Show | ClearChat | RaceAsked | Export | Sessions | CopyAsked | Bye | Help
+Command = (
+    Set | Show | ShowSettings | ClearChat | RaceAsked | Export | Sessions | CopyAsked | Bye | Help
+)
 
 USAGE: tuple[tuple[str, str], ...] = (
     ("/set temperature NUMBER", "0 is greedy; from the next answer on"),
@@ -92,6 +99,8 @@ USAGE: tuple[tuple[str, str], ...] = (
     ("/set growmap NAME|FILE|auto|adaptive", "tree shape"),
     ("/set lookup on|off|auto", "speculate with what the conversation repeats"),
     ("/set theme NAME", "colours"),
+    ("/set accessible on|off", "no frames, no motion, linear text, verdicts in words"),
+    ("/settings", "change and keep all settings and keys (F5)"),
     ("/show", "settings, model pair and tree"),
     ("/race [PROMPT]", "plain and speculative decoding side by side (F3)"),
     ("/clear", "begin another chat; this one stays in the list of sessions"),
@@ -110,6 +119,7 @@ USAGE: tuple[tuple[str, str], ...] = (
 
 _PLAIN: dict[str, Command] = {
     "/show": Show(),
+    "/settings": ShowSettings(),
     "/clear": ClearChat(),
     "/bye": Bye(),
     "/exit": Bye(),
@@ -196,6 +206,12 @@ def _system(value: str) -> str | None:
     return None if value == "default" else value.strip('"').strip()
 
 
+def _switch(value: str) -> bool:
+    if value not in ("on", "off"):
+        raise ValueError(value)
+    return value == "on"
+
+
 _READERS: dict[str, Callable[[str], Any]] = {
     "temperature": float,
     "top_p": float,
@@ -207,6 +223,7 @@ _READERS: dict[str, Callable[[str], Any]] = {
     "growmap": str,
     "lookup": Lookup,
     "theme": str,
+    "accessible": _switch,
 }
 
 

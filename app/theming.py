@@ -2,9 +2,10 @@
 
 Owns the file format and where packaged themes lie. Knows Textual's `Theme` and nothing of widgets.
 
-A file has `name`, `dark`, a table `colors` (Textual's names: primary, secondary, accent,
-foreground, background, surface, panel, warning, error, success) and a table `variables` (the
-app's own names, in `APP_COLORS`, and any of Textual's theme variables).
+A file has `name`, `dark`, perhaps `ansi` (true: its colours are the terminal's own), a table
+`colors` (Textual's names: primary, secondary, accent, foreground, background, surface, panel,
+warning, error, success) and a table `variables` (the app's own names, in `APP_COLORS`, and any of
+Textual's theme variables).
 """
 
 import tomllib
@@ -28,6 +29,8 @@ _THEME_COLORS = (
     "primary", "secondary", "accent", "foreground", "background", "surface", "panel",
     "warning", "error", "success",
 )  # fmt: skip
+TERMINAL_THEME = "terminal"
+"""Made of the terminal's own sixteen colours, for terminals that have no others."""
 
 
 class ThemeError(SequoiaError):
@@ -42,6 +45,45 @@ class Themes:
     problems: tuple[str, ...]
 
 
+class ThemeFolders:
+    """Folders of themes, read again when a file in them changes.
+
+    Args:
+        folders: a theme of a later one replaces one of its name.
+    """
+
+    def __init__(self, folders: Iterable[Path]) -> None:
+        self._folders = tuple(folders)
+        self._seen: dict[Path, tuple[int, int]] = {}
+
+    def load(self) -> Themes:
+        """All themes as they are now."""
+        self._seen = self._stamps()
+        return load_themes(self._folders)
+
+    def changes(self) -> Themes | None:
+        """The themes whose files are new or changed since the last look; None if there are none.
+
+        A file that is broken now is among the problems only, so that the theme it held before may
+        stay.
+        """
+        before, self._seen = self._seen, self._stamps()
+        fresh = [path for path, stamp in self._seen.items() if before.get(path) != stamp]
+        return _load(fresh) if fresh else None
+
+    def _stamps(self) -> dict[Path, tuple[int, int]]:
+        stamps = {}
+        for folder in self._folders:
+            for path in sorted(folder.glob("*.toml")):
+                try:
+                    stat = path.stat()
+                except OSError:  # gone since, or a link to nowhere: reading it says so
+                    stamps[path] = (0, 0)
+                else:
+                    stamps[path] = (stat.st_mtime_ns, stat.st_size)
+        return stamps
+
+
 def packaged_folder() -> Path:
     """Where the themes of this package lie, installed or in a checkout."""
     installed = Path(__file__).parent / "themes"
@@ -50,16 +92,19 @@ def packaged_folder() -> Path:
 
 def load_themes(folders: Iterable[Path]) -> Themes:
     """Read every `*.toml` of the folders; a later theme replaces an earlier one of its name."""
+    return _load([path for folder in folders for path in sorted(folder.glob("*.toml"))])
+
+
+def _load(paths: Iterable[Path]) -> Themes:
     themes: dict[str, Theme] = {}
     problems: list[str] = []
-    for folder in folders:
-        for path in sorted(folder.glob("*.toml")):
-            try:
-                theme = load_theme(path)
-            except ThemeError as error:
-                problems.append(str(error))
-            else:
-                themes[theme.name] = theme
+    for path in paths:
+        try:
+            theme = load_theme(path)
+        except ThemeError as error:
+            problems.append(str(error))
+        else:
+            themes[theme.name] = theme
     return Themes(tuple(themes.values()), tuple(problems))
 
 
@@ -99,12 +144,14 @@ def app_color_defaults(theme: Theme) -> dict[str, str]:
 
 
 def _read(table: dict[str, Any]) -> Theme:
-    unknown = sorted(set(table) - {"name", "dark", "colors", "variables"})
+    unknown = sorted(set(table) - {"name", "dark", "ansi", "colors", "variables"})
     if unknown:
         raise ThemeError(f"unknown entry {unknown[0]!r}")
-    name, dark = table.get("name"), table.get("dark", True)
+    name, dark, ansi = table.get("name"), table.get("dark", True), table.get("ansi", False)
     if not isinstance(name, str) or not name.strip() or not isinstance(dark, bool):
         raise ThemeError("'name' must be a text and 'dark' true or false")
+    if not isinstance(ansi, bool):
+        raise ThemeError("'ansi' must be true or false")
     colors, variables = _colors(table, "colors"), _colors(table, "variables")
     unknown = sorted(set(colors) - set(_THEME_COLORS))
     if unknown:
@@ -117,7 +164,7 @@ def _read(table: dict[str, Any]) -> Theme:
             Color.parse(value)
         except ColorParseError:
             raise ThemeError(f'{key} = {value!r} is not a colour, such as "#3fa34d"') from None
-    return Theme(name=name, dark=dark, variables=variables, **colors)  # type: ignore[arg-type]
+    return Theme(name=name, dark=dark, ansi=ansi, variables=variables, **colors)  # type: ignore[arg-type]
 
 
 def _colors(table: dict[str, Any], section: str) -> dict[str, str]:

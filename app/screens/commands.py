@@ -3,8 +3,7 @@
 from typing import TYPE_CHECKING
 
 from ..describe import describe
-from ..launch import tree_choice
-from ..messages import ChooseTree, Clear, SetSystem
+from ..messages import Clear
 from ..slash import (
     Bye,
     ClearChat,
@@ -15,11 +14,13 @@ from ..slash import (
     Sessions,
     Set,
     Show,
+    ShowSettings,
     SlashError,
     parse_command,
 )
 from .copying import copy_asked
 from .exporting import begin_export
+from .preferring import open_settings, use_setting
 from .race import start_race
 
 if TYPE_CHECKING:
@@ -54,6 +55,8 @@ def run_command(chat: "ChatScreen", text: str) -> None:
             chat.keeping.act(act, words)
         case CopyAsked():
             copy_asked(chat, command)
+        case ShowSettings():
+            open_settings(chat)
         case Bye():
             chat.app.exit()
         case Help():
@@ -61,16 +64,8 @@ def run_command(chat: "ChatScreen", text: str) -> None:
 
 
 def _set(chat: "ChatScreen", command: Set) -> None:
-    settings = command.settings
-    if command.name == "theme":
-        chat.app.use_theme(settings.theme)
-    elif command.name in ("mode", "growmap", "lookup"):
-        chat.decoder.submit(ChooseTree(tree_choice(settings)))
-    elif command.name == "system":
-        chat.decoder.submit(SetSystem(settings.system))
-        chat.forget()
-    chat.change_settings(settings)
-    value = getattr(settings, command.name)
+    use_setting(chat, command.name, command.settings)
+    value = getattr(command.settings, command.name)
     if value is None:
         value = "the chat template's own default" if command.name == "system" else "random"
     chat.note(f"{command.name} is now {value}")

@@ -1,6 +1,6 @@
 """The help screen: every key, every command, and what the figures mean."""
 
-from typing import ClassVar
+from typing import TYPE_CHECKING, ClassVar
 
 from textual.app import ComposeResult
 from textual.binding import Binding, BindingType
@@ -12,29 +12,35 @@ from textual.widgets import Static
 from ..slash import USAGE
 from ..widgets.header import SPEEDUP_MEANING
 
-KEYS = (
-    ("Enter", "send"),
-    ("Shift+Enter, Ctrl+J", "new line"),
+if TYPE_CHECKING:
+    from ..app import SequoiaApp
+
+KEYS = (  # ids of actions, so that changed keys are told, and keys that cannot be changed
+    ("prompt.send", "send"),
+    ("prompt.new_line", "new line"),
     ('"""', "begins and ends a message of many lines"),
     ("Up, Down", "earlier messages, on the first and last line"),
-    ("Esc", "stop the answer; what there is stays"),
-    ("F2", "pause or resume the decoding"),
-    ("Space", "exactly one step, while paused and the prompt is empty"),
-    ("[  ]", "walk back and forth through the steps, while the prompt is empty"),
-    ("Home, End", "first step; back to live"),
-    ("Ctrl+E", "edit the last message, pressed again or Up the one before; Enter branches off"),
-    ("Ctrl+R", "ask the last message again, beside the answer there is"),
-    ("Alt+Left, Alt+Right", "the branch before or after, at the message that says 2 of 3"),
-    ("F3", "race: plain and speculative decoding of a prompt, side by side"),
-    ("Ctrl+Y", "copy the last answer; Ctrl+C what is selected; /copy code a block of code"),
-    ("F4", "show or hide the tree (under 100 columns: chat or tree)"),
-    ("F6", "tint each token by where it came from"),
+    ("chat.stop", "stop the answer; what there is stays"),
+    ("chat.pause", "pause or resume the decoding"),
+    ("chat.step", "exactly one step, while paused and the prompt is empty"),
+    ("chat.step_before chat.step_after",
+     "walk back and forth through the steps, while the prompt is empty"),
+    ("chat.first_step, chat.live", "first step; back to live"),
+    ("chat.edit", "edit the last message, pressed again or Up the one before; Enter branches off"),
+    ("chat.again", "ask the last message again, beside the answer there is"),
+    ("chat.branch_before, chat.branch_after",
+     "the branch before or after, at the message that says 2 of 3"),
+    ("chat.race", "race: plain and speculative decoding of a prompt, side by side"),
+    ("chat.copy", "copy the last answer; Ctrl+C what is selected; /copy code a block of code"),
+    ("chat.tree", "show or hide the tree (under 100 columns: chat or tree)"),
+    ("chat.settings", "settings, which are kept; keys can be changed there"),
+    ("chat.tint", "tint each token by where it came from"),
     ("Tab", "move between prompt, chat and tree"),
     ("Page up, Page down", "scroll the chat"),
-    ("Ctrl+P", "command palette"),
-    ("F1", "this help"),
-    ("Ctrl+Q, Ctrl+D", "quit (Ctrl+D: while the prompt is empty)"),
-)
+    ("app.palette", "command palette"),
+    ("chat.help", "this help"),
+    ("app.quit, chat.leave", "quit (the latter while the prompt is empty)"),
+)  # fmt: skip
 _TINTS = (
     ("bold $bonus", "bonus: drawn by the target itself"),
     ("$rank-1", "the draft's first guess"),
@@ -46,6 +52,7 @@ _TINTS = (
 class HelpScreen(ModalScreen[None]):
     """Over the chat, which goes on decoding behind it."""
 
+    app: "SequoiaApp"
     BINDINGS: ClassVar[list[BindingType]] = [
         Binding("escape,f1,q,enter", "dismiss", "Close", show=False, id="help.close")
     ]
@@ -61,10 +68,15 @@ class HelpScreen(ModalScreen[None]):
         """The arrows scroll at once."""
         self.query_one("#help").focus()
 
+    def _keys(self) -> tuple[tuple[str, str], ...]:
+        keys = self.app.keys
+        return tuple((keys.shown(names), told) for names, told in KEYS)
+
     def _text(self) -> Content:
-        lines = [Content.styled("Keys", "bold $primary"), *_entries(KEYS)]
+        lines = [Content.styled("Keys", "bold $primary"), *_entries(self._keys())]
         lines += [Content(""), Content.styled("Commands", "bold $primary"), *_entries(USAGE)]
-        lines += [Content(""), Content.styled("Tints (F6)", "bold $primary")]
+        tints = self.app.keys.shown("Tints, chat.tint")
+        lines += [Content(""), Content.styled(tints, "bold $primary")]
         lines += [Content.assemble("  ", (text, style)) for style, text in _TINTS]
         lines += [Content(""), Content.styled("x plain", "bold $primary")]
         lines.append(Content("  " + SPEEDUP_MEANING))

@@ -2,28 +2,36 @@
 
 from textual.content import Content
 
+from ..keys import Keys
 from .line import Line
 
 IDLE = (
-    ("enter", "send"), ("f2", "pause"), ("[ ]", "steps"), ("f4", "tree"), ("^e", "edit"),
-    ("^r", "again"), ("f6", "tint"), ("^p", "palette"), ("f1", "help"), ("^q", "quit"),
+    ("prompt.send", "send"), ("chat.pause", "pause"), ("chat.step_before chat.step_after", "steps"),
+    ("chat.tree", "tree"), ("chat.edit", "edit"), ("chat.again", "again"), ("chat.tint", "tint"),
+    ("chat.settings", "settings"), ("app.palette", "palette"), ("chat.help", "help"),
+    ("app.quit", "quit"),
 )  # fmt: skip
 DECODING = (
-    ("esc", "stop"), ("f2", "pause"), ("[ ]", "steps"), ("f4", "tree"), ("f6", "tint"),
-    ("^p", "palette"), ("f1", "help"), ("^q", "quit"),
+    ("chat.stop", "stop"), ("chat.pause", "pause"), ("chat.step_before chat.step_after", "steps"),
+    ("chat.tree", "tree"), ("chat.tint", "tint"), ("app.palette", "palette"),
+    ("chat.help", "help"), ("app.quit", "quit"),
 )  # fmt: skip
 PAUSED = (
-    ("space", "one step"), ("f2", "resume"), ("esc", "stop"), ("[ ]", "steps"), ("f4", "tree"),
-    ("f6", "tint"), ("f1", "help"), ("^q", "quit"),
+    ("chat.step", "one step"), ("chat.pause", "resume"), ("chat.stop", "stop"),
+    ("chat.step_before chat.step_after", "steps"), ("chat.tree", "tree"), ("chat.tint", "tint"),
+    ("chat.help", "help"), ("app.quit", "quit"),
 )  # fmt: skip
 WALKING = (
-    ("[ ]", "back and forth"), ("home", "first step"), ("end", "live"), ("f2", "pause"),
-    ("f4", "tree"), ("f6", "tint"), ("f1", "help"), ("^q", "quit"),
+    ("chat.step_before chat.step_after", "back and forth"), ("chat.first_step", "first step"),
+    ("chat.live", "live"), ("chat.pause", "pause"), ("chat.tree", "tree"), ("chat.tint", "tint"),
+    ("chat.help", "help"), ("app.quit", "quit"),
 )  # fmt: skip
 EDITING = (
-    ("enter", "send as another branch"), ("esc", "leave"), ("up down", "other message"),
-    ("alt+left right", "other branch"), ("^r", "ask again"), ("f1", "help"), ("^q", "quit"),
+    ("prompt.send", "send as another branch"), ("chat.stop", "leave"), ("up down", "other message"),
+    ("chat.branch_before chat.branch_after", "other branch"), ("chat.again", "ask again"),
+    ("chat.help", "help"), ("app.quit", "quit"),
 )  # fmt: skip
+"""Ids of actions, or keys that cannot be changed, and what they do."""
 
 KEPT = 2
 """Keys at the end of each row that stay when others no longer fit: help and quit."""
@@ -35,6 +43,12 @@ class KeyBar(Line):
     def __init__(self) -> None:
         super().__init__(id="keys")
         self._keys: tuple[tuple[str, str], ...] = IDLE
+        self._in_use = Keys()
+
+    def use_keys(self, keys: Keys) -> None:
+        """Call the actions by the keys that a person chose."""
+        self._in_use = keys
+        self.refresh()
 
     def show_keys(self, keys: tuple[tuple[str, str], ...]) -> None:
         """Show another set of keys."""
@@ -45,7 +59,9 @@ class KeyBar(Line):
     def render(self) -> Content:
         """As many keys as fit the width; how to get help and how to leave are the last to go."""
         items = [
-            Content.assemble((f" {key}", "bold $primary"), (f" {act} ", "$notice"))
+            Content.assemble(
+                (f" {self._in_use.shown(key)}", "bold $primary"), (f" {act} ", "$notice")
+            )
             for key, act in self._keys
         ]
         while items and sum(item.cell_length for item in items) > self.size.width:

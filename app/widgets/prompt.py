@@ -7,22 +7,36 @@ not for the text are actions of the screen it is on.
 from typing import ClassVar
 
 from textual import events, on
-from textual.binding import Binding
+from textual.binding import Binding, BindingType
 from textual.content import Content
 from textual.message import Message
 from textual.strip import Strip
 from textual.widgets import TextArea
 
+from ..keys import Keys
 from ..visible import visible
 
 _FENCE = '"""'
-_NEW_LINE_KEYS = frozenset({"shift+enter", "ctrl+j", "newline", "alt+enter"})
-_WALK_KEYS = {
-    "left_square_bracket": "back",
-    "right_square_bracket": "forward",
-    "home": "first",
-    "end": "live",
+_WALKS = {
+    "chat.step_before": "back",
+    "chat.step_after": "forward",
+    "chat.first_step": "first",
+    "chat.live": "live",
 }
+_ACTS = {
+    "enter": "prompt.send",
+    "shift+enter": "prompt.new_line",
+    "ctrl+j": "prompt.new_line",
+    "newline": "prompt.new_line",
+    "alt+enter": "prompt.new_line",
+    "space": "chat.step",
+    "left_square_bracket": "chat.step_before",
+    "right_square_bracket": "chat.step_after",
+    "home": "chat.first_step",
+    "end": "chat.live",
+    "ctrl+d": "chat.leave",
+}
+"""What keys do here, as long as nobody changed them."""
 _PAGE_KEYS = {"pageup": -1, "pagedown": 1}
 # As bindings these would run after the characters typed behind them, when keys come in a burst.
 # Copying stays a binding: with nothing selected here, it copies what is selected in the chat.
@@ -44,6 +58,12 @@ class Prompt(TextArea):
     """
 
     TITLE: ClassVar[str] = "ask something"
+    SENDING: ClassVar[list[BindingType]] = [
+        Binding("enter", "send", "Send", id="prompt.send"),
+        Binding("shift+enter,ctrl+j,newline,alt+enter", "new_line", "New line",
+                id="prompt.new_line"),
+    ]  # fmt: skip
+    """Declared to be changed; why these are no bindings says `_EDITS`."""
     steps_on_space = False
     walks = False
     edits = False
@@ -68,6 +88,11 @@ class Prompt(TextArea):
         self._at = 0
         self._draft = ""
         self._lines = 1
+        self._acts = _ACTS
+
+    def use_keys(self, keys: Keys) -> None:
+        """Follow the keys that a person chose."""
+        self._acts = keys.by_key(dict.fromkeys(_ACTS.values()))
 
     def on_mount(self) -> None:
         """A steady cursor: a blinking one repaints while nothing happens."""
@@ -115,10 +140,11 @@ class Prompt(TextArea):
     async def _on_key(self, event: events.Key) -> None:
         if self.border_subtitle:
             self.border_subtitle = None
-        if event.key == "enter":
+        act = self._acts.get(event.key)
+        if act == "prompt.send":
             self._consume(event)
             self._enter()
-        elif event.key in _NEW_LINE_KEYS:
+        elif act == "prompt.new_line":
             self._consume(event)
             self.insert("\n")
         elif action := self._meant(event.key):
@@ -140,11 +166,12 @@ class Prompt(TextArea):
             return "screen.branch('later')"
         if self.text:
             return ""
-        if key == "space" and self.steps_on_space:
+        act = self._acts.get(key)
+        if act == "chat.step" and self.steps_on_space:
             return "screen.single_step"
-        if key in _WALK_KEYS and self.walks:
-            return f"screen.walk('{_WALK_KEYS[key]}')"
-        return "app.quit" if key == "ctrl+d" else ""
+        if act in _WALKS and self.walks:
+            return f"screen.walk('{_WALKS[act]}')"
+        return "app.quit" if act == "chat.leave" else ""
 
     async def _on_paste(self, event: events.Paste) -> None:
         event.stop()

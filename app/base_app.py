@@ -1,0 +1,158 @@
+"""What the chat and the replay have in common as apps: themes, keys, and modes of looking.
+
+Owns the folders of themes and that they are watched, the keys in use, accessible mode, and what
+becomes of colours where there are few or none. Knows no screen.
+"""
+
+from collections.abc import Iterable, Mapping, Sequence
+from typing import ClassVar
+
+import platformdirs
+from textual import events
+from textual.binding import Binding, BindingType
+from textual.filter import LineFilter, NoColor
+from textual.theme import Theme
+
+from .accessible import ACCESSIBLE
+from .copying_app import CopyingApp
+from .keys import Action, Keys, declared, remapped
+from .theming import (
+    DEFAULT_THEME,
+    TERMINAL_THEME,
+    ThemeFolders,
+    app_color_defaults,
+    packaged_folder,
+)
+
+WATCH_SECONDS = 1.0
+_WIDE = 100
+_NEVER = 100_000
+"""More columns than a terminal has."""
+
+
+class BaseApp(CopyingApp):
+    """An app with themes from files and keys that can be changed."""
+
+    BINDINGS: ClassVar[list[BindingType]] = [
+        Binding("ctrl+q", "quit", "Quit", show=False, priority=True, id="app.quit"),
+        Binding("ctrl+p", "command_palette", "Command palette", show=False, priority=True,
+                id="app.palette"),
+    ]  # fmt: skip
+    VERTICAL_BREAKPOINTS = [(0, "-tiny"), (12, "-short"), (30, "-tall"), (42, "-roomy")]  # noqa: RUF012
+
+    def __init__(self) -> None:
+        self._theme_folders = ThemeFolders(
+            [packaged_folder(), platformdirs.user_config_path("sequoia") / "themes"]
+        )
+        found = self._theme_folders.load()
+        self._no_color_filter = NoColor()
+        super().__init__()
+        self.animation_level = "none"
+        self.keys = Keys()
+        self.theme_problems = found.problems
+        self._own_themes = {theme.name: theme for theme in found.themes}
+        for theme in found.themes:
+            self.register_theme(theme)
+        self.use_accessible(False)
+
+    # Colours
+
+    @property
+    def own_themes(self) -> Sequence[str]:
+        """Names of the themes that come from files."""
+        return tuple(self._own_themes)
+
+    @property
+    def few_colors(self) -> bool:
+        """Whether the terminal has sixteen colours at most."""
+        return self.console.color_system not in ("256", "truecolor")
+
+    def begin_with_theme(self, name: str) -> str | None:
+        """Use a theme if there is one of this name.
+
+        Without a theme of the person's own choice, a terminal of few colours gets the theme that
+        is made of them.
+
+        Returns:
+            A line that says so if there is none.
+        """
+        problem = None
+        if name not in self.available_themes:
+            problem = f"no theme {name!r}; using {DEFAULT_THEME}"
+            name = DEFAULT_THEME
+        if name == DEFAULT_THEME and self.few_colors and TERMINAL_THEME in self.available_themes:
+            name = TERMINAL_THEME
+        self.theme = name
+        return problem
+
+    def get_theme_variable_defaults(self) -> dict[str, str]:
+        """The app's own colours, for themes that do not name them."""
+        return app_color_defaults(self.current_theme)
+
+    def get_line_filters(self) -> Sequence[LineFilter]:
+        """With NO_COLOR, no colour at all; Textual's own would leave shades of grey."""
+        return [self._no_color_filter] if self.no_color else super().get_line_filters()
+
+    def watch_themes(self) -> None:
+        """From now on, take over what is edited in the folders of themes."""
+        self.set_interval(WATCH_SECONDS, self.look_at_themes)
+
+    def look_at_themes(self) -> None:
+        """Take over themes whose files changed; a broken file is told and the old theme stays."""
+        changes = self._theme_folders.changes()
+        if changes is None:
+            return
+        for theme in changes.themes:
+            self._take_theme(theme)
+        for problem in changes.problems:
+            self.tell_of_theme(problem.replace("; skipped", "; the one before stays"), bad=True)
+
+    def _take_theme(self, theme: Theme) -> None:
+        before = self._own_themes.get(theme.name)
+        if before == theme:
+            return
+        self._own_themes[theme.name] = theme
+        self.register_theme(theme)
+        if theme.name == self.theme:
+            self.mutate_reactive(BaseApp.theme)
+            self.tell_of_theme(f"theme {theme.name}: read again")
+
+    def tell_of_theme(self, told: str, *, bad: bool = False) -> None:
+        """Say what became of an edited theme."""
+        self.notify(told, severity="warning" if bad else "information", markup=False)
+
+    # Keys
+
+    def use_keys(
+        self, bindings: Iterable[BindingType], wanted: Mapping[str, Sequence[str]]
+    ) -> tuple[str, ...]:
+        """Give actions the keys that a person wants.
+
+        Args:
+            bindings: of all screens, as they are declared.
+            wanted: keys by the id of an action.
+
+        Returns:
+            One line for each wish that could not be granted.
+        """
+        actions: dict[str, Action] = {**declared(BaseApp.BINDINGS), **declared(bindings)}
+        self.keys, problems = remapped(actions, wanted)
+        self.set_keymap(self.keys.keymap())
+        return problems
+
+    # Accessible mode
+
+    @property
+    def accessible(self) -> bool:
+        """Whether frames, motion and signs are left out."""
+        return self.has_class(ACCESSIBLE)
+
+    def use_accessible(self, on: bool) -> None:
+        """Turn accessible mode on or off; columns side by side cannot be read aloud."""
+        self.set_class(on, ACCESSIBLE)
+        self.HORIZONTAL_BREAKPOINTS = [(0, "-narrow"), (_NEVER if on else _WIDE, "-wide")]
+        for screen in self.screen_stack if self.is_running else ():
+            screen.post_message(events.Resize(self.size, self.size))
+            for widget in screen.walk_children():
+                widget.notify_style_update()
+                widget.refresh()

@@ -1,0 +1,25 @@
+"""The bindings of all screens of the chat in one place, to be remapped and told of.
+
+Who adds a screen with bindings adds it here; a test walks the screens.
+"""
+
+from textual.binding import BindingType
+
+from ..widgets.prompt import Prompt
+from .chat import ChatScreen
+from .help import HelpScreen
+from .race import RaceScreen
+from .search import SearchScreen
+from .sessions import SessionsScreen
+from .settings import ChoiceScreen, KeyScreen, SettingsScreen
+
+OWNERS = (
+    ChatScreen, HelpScreen, RaceScreen, SearchScreen, SessionsScreen, SettingsScreen,
+    ChoiceScreen, KeyScreen,
+)  # fmt: skip
+"""Classes whose `BINDINGS` have ids."""
+
+
+def all_bindings() -> list[BindingType]:
+    """Every binding, in the order of the help."""
+    return [*Prompt.SENDING, *(each for owner in OWNERS for each in owner.BINDINGS)]

@@ -1,0 +1,395 @@
+"""The settings screen: every setting, what it is set to and where from; changes go into the file.
+
+Owns how the list looks and its keys. What there is to set and how it is kept is `preferences`; how
+the chat follows is whoever opened the screen.
+"""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
+from textual import events, on
+from textual.app import ComposeResult
+from textual.binding import Binding, BindingType
+from textual.containers import Vertical
+from textual.content import Content
+from textual.screen import ModalScreen
+from textual.widgets import Input, OptionList
+from textual.widgets.option_list import Option
+
+from sequoia_core.errors import SequoiaError
+
+from ..keys import Action, Keys, key_name
+from ..messages import ChatSettings
+from ..preferences import GROUPS, Preferences, Spec, shown
+from ..settings import Settings
+from ..visible import fit, visible
+from ..widgets.line import Line
+
+_KEYS = "settings.change change   settings.before settings.after other value   " \
+    "settings.default default   settings.close close"  # fmt: skip
+_TYPING = "enter keeps it, empty is the default   esc leaves it as it was"
+_NAME_CELLS = 20
+_SOURCE_CELLS = 12
+_KEY_NAME_CELLS = 24
+_FRAME = """
+    {screen} {{
+        align: center middle;
+        background: $background 60%;
+        & > Vertical {{
+            width: {width};
+            max-width: 98%;
+            height: auto;
+            max-height: 94%;
+            padding: 0 1;
+            border: round $primary;
+            border-title-color: $primary;
+            border-subtitle-color: $bonus;
+            background: $surface;
+        }}
+        & OptionList {{
+            height: auto;
+            max-height: 100%;
+            min-height: 1;
+            border: none;
+            padding: 0;
+            background: $surface;
+            scrollbar-size-vertical: 1;
+        }}
+        & OptionList > .option-list--option-highlighted {{
+            background: $primary 25%;
+            text-style: bold;
+        }}
+        & OptionList > .option-list--option-disabled {{ color: $primary; text-style: bold; }}
+        & Input {{ border: none; height: 1; padding: 0; display: none; background: $panel; }}
+        & Line {{ color: $notice; }}
+    }}
+"""
+
+
+@dataclass(frozen=True, slots=True)
+class Follower:
+    """How the chat is asked and told.
+
+    Attributes:
+        settings: of the chat, now.
+        keys: in use, now.
+        allowed: raises a `SequoiaError` if a setting cannot be changed now.
+        change: takes a setting's name and value.
+        preview: shows a theme for a while.
+        try_keys: takes the keys wanted by id of an action; returns what was wrong.
+    """
+
+    settings: Callable[[], ChatSettings]
+    keys: Callable[[], Keys]
+    allowed: Callable[[str], None]
+    change: Callable[[str, Any], None]
+    preview: Callable[[str], None]
+    try_keys: Callable[[dict[str, tuple[str, ...]]], Sequence[str]]
+
+
+class SettingsScreen(ModalScreen[None]):
+    """Over the chat, which goes on behind it.
+
+    Args:
+        preferences: the settings.
+        follower: the chat.
+        themes: names of all themes.
+    """
+
+    BINDINGS: ClassVar[list[BindingType]] = [
+        Binding("escape,f5", "leave", "Close", show=False, id="settings.close"),
+        Binding("enter", "change", "Change", show=False, id="settings.change"),
+        Binding("left", "turn(-1)", "Value before", show=False, id="settings.before"),
+        Binding("right", "turn(1)", "Value after", show=False, id="settings.after"),
+        Binding("d,delete", "default", "Back to the default", show=False, id="settings.default"),
+    ]
+    DEFAULT_CSS = _FRAME.format(screen="SettingsScreen", width=104)
+
+    def __init__(self, preferences: Preferences, follower: Follower, themes: Sequence[str]) -> None:
+        super().__init__()
+        self._preferences, self._follower, self._themes = preferences, follower, themes
+        self._loaded: Settings | None = None
+        self._items: list[Spec | Action | None] = []
+        self._frame = Vertical()
+        self._list = OptionList(markup=False)
+        self._told = Line()
+        self._input = Input(select_on_focus=False)
+        self._keys = Line()
+
+    def compose(self) -> ComposeResult:
+        """The list, what the highlighted one is, a line to type in, and the keys."""
+        with self._frame:
+            yield self._list
+            yield self._told
+            yield self._input
+            yield self._keys
+
+    def on_mount(self) -> None:
+        """Read everything."""
+        self._frame.border_title = Content("Settings")
+        self._say(str(self._preferences.path))
+        self._keys.show(self._follower.keys().shown(_KEYS))
+        self._list.focus()
+        self.call_after_refresh(self._show)
+
+    def on_resize(self) -> None:
+        """Another width cuts the values otherwise."""
+        self.call_after_refresh(self._show)
+
+    @property
+    def chosen(self) -> Spec | Action | None:
+        """The highlighted setting or action."""
+        at = self._list.highlighted
+        return self._items[at] if at is not None and at < len(self._items) else None
+
+    def _show(self) -> None:
+        try:
+            self._loaded = self._preferences.load()
+        except SequoiaError as error:
+            self._loaded = None
+            self._say(str(error))
+        at = self._list.highlighted
+        rows = self._rows()
+        self._items = [item for item, _ in rows]
+        self._list.clear_options()
+        self._list.add_options(Option(row, disabled=item is None) for item, row in rows)
+        self._list.highlighted = at if at is not None else 1
+
+    def _rows(self) -> list[tuple[Spec | Action | None, Content]]:
+        room = max(20, self._list.scrollable_content_region.width or self.size.width - 6)
+        rows: list[tuple[Spec | Action | None, Content]] = []
+        for heading, specs in GROUPS:
+            rows.append((None, Content(heading)))
+            rows += [(spec, self._setting(spec, room)) for spec in specs]
+        rows.append((None, Content("Keys")))
+        keys = self._follower.keys()
+        for action in keys.actions.values():
+            names = ", ".join(map(key_name, action.keys))
+            mark = "yours" if action.id in keys.changed else ""
+            left = f"  {fit(action.id, _KEY_NAME_CELLS)}{visible(names)}"
+            rows.append((action, _row(left, mark, room)))
+        return rows
+
+    def _setting(self, spec: Spec, room: int) -> Content:
+        value, source = self._value(spec), ""
+        if self._loaded is not None:
+            chat = self._follower.settings()
+            source = str(self._preferences.source(spec.name, self._loaded, chat))
+        told = visible(shown(value)).replace("\n", " ") or "-"
+        return _row(f"  {fit(spec.name, _NAME_CELLS)}{told}", source, room)
+
+    def _value(self, spec: Spec) -> Any:
+        settings = self._follower.settings() if spec.live else self._loaded
+        return getattr(settings, spec.name, None)
+
+    def _say(self, text: str) -> None:
+        self._frame.border_subtitle = Content(visible(text))
+
+    @on(OptionList.OptionHighlighted)
+    def _tell(self) -> None:
+        item = self.chosen
+        self._told.show(f" {item.told}" if item is not None else "")
+
+    # Changing
+
+    @on(OptionList.OptionSelected)
+    def _selected(self, message: OptionList.OptionSelected) -> None:
+        message.stop()
+        self.action_change()
+
+    def action_change(self) -> None:
+        """Ask for another value of the highlighted one."""
+        item = self.chosen
+        if isinstance(item, Action):
+            self.app.push_screen(KeyScreen(item), lambda key: self._take_key(item, key))
+        elif item is not None and self._choices(item):
+            self._choose(item)
+        elif item is not None:
+            self._input.value = shown(self._value(item))
+            self._input.cursor_position = len(self._input.value)
+            self._input.display = True
+            self._keys.show(_TYPING)
+            self._input.focus()
+
+    def _choices(self, spec: Spec) -> Sequence[str]:
+        return self._themes if spec.name == "theme" else spec.choices
+
+    def _choose(self, spec: Spec) -> None:
+        preview = self._follower.preview if spec.name == "theme" else None
+        now = shown(self._value(spec))
+        screen = ChoiceScreen(spec, self._choices(spec), now, preview)
+        self.app.push_screen(screen, lambda value: self._chosen(spec, value))
+
+    def _chosen(self, spec: Spec, value: str | None) -> None:
+        if value is not None:
+            self._keep(spec, value)
+        elif spec.name == "theme":
+            self._follower.preview(self._follower.settings().theme)
+
+    def action_turn(self, by: int) -> None:
+        """Take the next or the last of few values."""
+        item = self.chosen
+        if isinstance(item, Spec) and (choices := self._choices(item)):
+            now = shown(self._value(item))
+            at = choices.index(now) + by if now in choices else 0
+            self._keep(item, choices[at % len(choices)])
+
+    def action_default(self) -> None:
+        """Take the highlighted one out of the file."""
+        item = self.chosen
+        if isinstance(item, Action):
+            self._take_key(item, ())
+        elif item is not None:
+            self._keep(item, "")
+
+    @on(Input.Submitted)
+    def _typed(self, message: Input.Submitted) -> None:
+        message.stop()
+        item = self.chosen
+        if isinstance(item, Spec) and self._keep(item, message.value.strip()):
+            self._end_typing()
+
+    def action_leave(self) -> None:
+        """Leave the typing, or the screen."""
+        if self._input.display:
+            self._end_typing()
+            self._say(str(self._preferences.path))
+        else:
+            self.dismiss(None)
+
+    def _end_typing(self) -> None:
+        self._input.display = False
+        self._keys.show(self._follower.keys().shown(_KEYS))
+        self._list.focus()
+
+    def _keep(self, spec: Spec, text: str) -> bool:
+        """Write a value and let the chat follow; say how it went."""
+        try:
+            if spec.live:
+                self._follower.allowed(spec.name)
+            changed = self._preferences.write(spec.name, text)
+            if spec.live:
+                self._follower.change(spec.name, changed.value)
+        except SequoiaError as error:
+            self._say(str(error).removeprefix(f"--{spec.name.replace('_', '-')}: "))
+            return False
+        self._say(changed.remark or f"{spec.name}: {'written' if text else 'back to the default'}")
+        self._show()
+        return True
+
+    def _take_key(self, action: Action, keys: tuple[str, ...] | None) -> None:
+        if keys is None:
+            return
+        wanted = dict(self._follower.settings().keys)
+        wanted.pop(action.id, None)
+        if keys:
+            wanted[action.id] = keys
+        problems = self._follower.try_keys(wanted)
+        mine = next((line for line in problems if action.id in line), None)
+        if mine is not None:
+            self._say(mine.removeprefix("keys: "))
+            return
+        try:
+            remark = self._preferences.write_key(action.id, keys or None)
+        except SequoiaError as error:
+            self._say(str(error))
+            return
+        names = ", ".join(map(key_name, self._follower.keys().of(action.id)))
+        self._say(remark or f"{action.id} is {names}")
+        self._keys.show(self._follower.keys().shown(_KEYS))
+        self._show()
+
+
+class ChoiceScreen(ModalScreen[str | None]):
+    """The values of a setting; ends with the chosen one, or None.
+
+    Args:
+        spec: the setting.
+        choices: its values.
+        now: the one in use.
+        preview: shows a value while it is highlighted.
+    """
+
+    BINDINGS: ClassVar[list[BindingType]] = [
+        Binding("escape", "dismiss(None)", "Leave it", show=False, id="choice.close")
+    ]
+    DEFAULT_CSS = _FRAME.format(screen="ChoiceScreen", width=44)
+
+    def __init__(
+        self,
+        spec: Spec,
+        choices: Sequence[str],
+        now: str,
+        preview: Callable[[str], None] | None = None,
+    ) -> None:
+        super().__init__()
+        self._spec, self._choices, self._now, self._preview = spec, choices, now, preview
+        self._list = OptionList(*(Option(Content(f" {each}")) for each in choices), markup=False)
+
+    def compose(self) -> ComposeResult:
+        """One list."""
+        with Vertical() as frame:
+            frame.border_title = Content(self._spec.name)
+            yield self._list
+            yield Line(" enter keeps it   esc leaves it")
+
+    def on_mount(self) -> None:
+        """Begin at the value in use."""
+        if self._now in self._choices:
+            self._list.highlighted = self._choices.index(self._now)
+        self._list.focus()
+
+    @on(OptionList.OptionHighlighted)
+    def _show(self, message: OptionList.OptionHighlighted) -> None:
+        message.stop()
+        if self._preview is not None:
+            self._preview(self._choices[message.option_index])
+
+    @on(OptionList.OptionSelected)
+    def _take(self, message: OptionList.OptionSelected) -> None:
+        message.stop()
+        self.dismiss(self._choices[message.option_index])
+
+
+class KeyScreen(ModalScreen[tuple[str, ...] | None]):
+    """Waits for a key; ends with it, with none for the default, or None.
+
+    Args:
+        action: what the key is for.
+    """
+
+    BINDINGS: ClassVar[list[BindingType]] = [
+        Binding("escape", "dismiss(None)", "Leave it", show=False, priority=True, id="key.close"),
+        Binding("backspace", "default", "The default", show=False, priority=True, id="key.default"),
+    ]
+    DEFAULT_CSS = _FRAME.format(screen="KeyScreen", width=64)
+
+    def __init__(self, action: Action) -> None:
+        super().__init__()
+        self._action = action
+
+    def compose(self) -> ComposeResult:
+        """What is waited for."""
+        now = ", ".join(map(key_name, self._action.keys))
+        with Vertical() as frame:
+            frame.border_title = Content(self._action.id)
+            yield Line(f" press the key for: {self._action.told.lower()}")
+            yield Line(f" now {now}   esc leaves it   backspace is the default")
+
+    def action_default(self) -> None:
+        """The keys that it has by default."""
+        self.dismiss(())
+
+    def on_key(self, event: events.Key) -> None:
+        """The key."""
+        event.stop()
+        event.prevent_default()
+        if event.key not in ("escape", "backspace"):
+            self.dismiss((event.key,))
+
+
+def _row(left: str, right: str, room: int) -> Content:
+    """A line with a remark at its end."""
+    cells = max(8, room - _SOURCE_CELLS - 1)
+    return Content.assemble(fit(left, cells), " ", (right.rjust(_SOURCE_CELLS), "$notice"))
