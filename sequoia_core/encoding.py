@@ -28,6 +28,8 @@ def encode(value: Any) -> Any:
     if is_dataclass(value):
         return {name: encode(getattr(value, name)) for name in _written(value.__class__)}
     if isinstance(value, tuple):
+        if value and isinstance(value[0], str | int | float):
+            return list(value)  # a step has hundreds of these, and all items are of one type
         return [encode(item) for item in value]
     raise TypeError(f"{type(value).__name__} is no plain value")
 
@@ -71,7 +73,8 @@ def _reader(kind: Any) -> Reader:
         (arm,) = (arm for arm in get_args(kind) if arm is not types.NoneType)
         return _optional(_reader(arm))
     if origin is tuple:
-        return _tuple(_reader(get_args(kind)[0]))
+        item = get_args(kind)[0]
+        return _tuple(_reader(item), item)
     if isinstance(kind, type) and issubclass(kind, Enum):
         return _enum(kind)
     return _float if kind is float else _plain(kind)
@@ -81,11 +84,15 @@ def _optional(read: Reader) -> Reader:
     return lambda value: None if value is None else read(value)
 
 
-def _tuple(read: Reader) -> Reader:
+def _tuple(read: Reader, item: Any) -> Reader:
+    as_they_are = {item} & {str, int, float, bool}
+
     def read_all(value: Any) -> Any:
         if not isinstance(value, list):
             raise MisfitError(f"wants a list, not {brief(value)}")
-        return tuple([read(item) for item in value])
+        if set(map(type, value)) == as_they_are:
+            return tuple(value)
+        return tuple([read(each) for each in value])
 
     return read_all
 

@@ -4,6 +4,7 @@ import io
 import json
 import socket
 from collections.abc import Sequence
+from contextlib import closing
 from typing import Any, get_args
 
 import pytest
@@ -30,9 +31,10 @@ from sequoia_core.growmap import GrowMap
 from sequoia_core.protocols import Lookup, TreeChoice
 from sequoia_core.race import Raced, RaceTerms
 from sequoia_core.trace import write_event
-from tests.core.test_trace import events
+from tests.core.test_trace import events as entries
 
 KINDS = (*get_args(ToEngine), *get_args(ToWindow))
+events = entries.filter(lambda entry: isinstance(entry, Event))
 texts = st.text(st.characters(), max_size=12)
 params = st.builds(
     SamplingParams,
@@ -55,7 +57,10 @@ special = {
 }
 raced = st.builds(Raced, event=events)
 messages = st.one_of(
-    events, raced, st.builds(RaceTerms), *(special.get(kind, st.builds(kind)) for kind in KINDS if kind.__module__ == "app.wire")
+    events,
+    raced,
+    st.builds(RaceTerms),
+    *(special.get(kind, st.builds(kind)) for kind in KINDS if kind.__module__ == "app.wire"),
 )
 
 
@@ -79,17 +84,16 @@ def test_the_line_of_an_event_is_that_of_a_trace(event: Event) -> None:
 def test_cuts_of_the_stream_change_nothing(said: Sequence[Any], cuts: Sequence[int]) -> None:
     stream = b"".join(to_line(message) for message in said)
     here, there = socket.socketpair()
-    link = Link(there)
     heard: list[Any] = []
-    for size in (*cuts, len(stream)):
-        here.sendall(stream[:size])
-        stream = stream[size:]
-        heard += link.receive()
-    assert repr(heard) == repr(list(said))
-    here.close()
-    with pytest.raises(WireError, match="gone"):
-        link.receive()
-    link.close()
+    with closing(Link(there)) as link, here:
+        for size in (*cuts, len(stream)):
+            here.sendall(stream[:size])
+            stream = stream[size:]
+            heard += link.receive()
+        assert repr(heard) == repr(list(said))
+        here.close()
+        with pytest.raises(WireError, match="gone"):
+            link.receive()
 
 
 def test_a_reader_that_is_slow_makes_nobody_wait() -> None:
