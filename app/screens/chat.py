@@ -45,6 +45,7 @@ from .commands import run_command
 from .dashboard import Activity, Dashboard
 from .help import HelpScreen
 from .keeping import Keeping
+from .preferring import open_settings
 from .race import take_report
 
 if TYPE_CHECKING:
@@ -81,6 +82,7 @@ class ChatScreen(Screen[None]):
         Binding("ctrl+o", "sessions", "Sessions", show=False, priority=True, id="chat.sessions"),
         Binding("f3", "race", "Race the prompt", show=False, id="chat.race"),
         Binding("f4", "tree", "Show or hide the tree", show=False, priority=True, id="chat.tree"),
+        Binding("f5", "settings", "Settings", show=False, priority=True, id="chat.settings"),
         Binding("f6", "tint", "Tint tokens by origin", show=False, priority=True, id="chat.tint"),
         Binding("ctrl+d", "app.quit", "Quit", show=False, id="chat.leave"),
     ]  # fmt: skip
@@ -331,6 +333,16 @@ class ChatScreen(Screen[None]):
     def action_sessions(self) -> None:
         """Continue the chat that was cut off, if that is offered, or choose a session."""
         self.run_line("/continue")
+
+    def action_settings(self) -> None:
+        """Show and change the settings."""
+        open_settings(self)
+
+    def redraw(self) -> None:
+        """Draw everything anew, since it looks otherwise now."""
+        self.dashboard.redraw()
+        self.transcript.notify_style_update()
+        self._draw()
 
     def action_help(self) -> None:
         """Show keys and commands."""
