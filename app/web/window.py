@@ -13,8 +13,10 @@ from pathlib import Path
 
 from ..app import SequoiaApp
 from ..launch import tree_choice
+from ..paths import record_file
 from ..remote_engine import RemoteEngine
 from ..settings import load_settings
+from ..store.recorder import DatabaseRecorder
 
 _LOOK_SECONDS = 1.0
 _QUIT_SECONDS = 10.0
@@ -30,11 +32,21 @@ def main(engine: str, flags: str) -> None:
     settings = load_settings(json.loads(flags))
     choice = tree_choice(settings)
     path = Path(engine)
-    app = SequoiaApp(lambda progress: RemoteEngine(path, choice, progress), settings.chat())
+    recorder = DatabaseRecorder(record_file())
+    app = SequoiaApp(
+        lambda progress: RemoteEngine(path, choice, progress), settings.chat(), recorder
+    )
     watch = threading.Thread(target=_end_with_parent, args=(app, os.getppid()), daemon=True)
     watch.start()
-    with suppress(BrokenPipeError):  # a server that was killed reads nothing
-        app.run()
+    try:
+        with suppress(BrokenPipeError):  # a server that was killed reads nothing
+            app.run()
+    finally:
+        recorder.close()
+    if recorder.unsaved:
+        with suppress(BrokenPipeError):
+            sys.stderr.write(f"sequoia: {recorder.unsaved}\n")
+            sys.stderr.flush()
     # the decode thread may be waiting for the engine process
     os._exit(app.return_code or 0)
 
