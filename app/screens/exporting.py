@@ -111,7 +111,7 @@ def _steps(chat: "ChatScreen", exchange: Exchange) -> Sequence[Step]:
         return tuple(answer.steps)
     if len(answer.steps) == answer.statistics[-1].totals.steps:
         return tuple(answer.steps)
-    return ()
+    return chat.keeping.recorder.steps(exchange.id)
 
 
 def _write_entries(file: TextIO, entries: Iterable[Entry]) -> None:
