@@ -17,6 +17,10 @@ MAX_GUIDE_CELLS = 40
 """Deeper guides are cut at the left, so that a deep chain still shows its tokens."""
 
 
+BONUS_NODE = -1
+"""Stands for the bonus token where a node's index is wanted."""
+
+
 class Verdict(StrEnum):
     """What a row is, beyond the outcomes of a node."""
 
@@ -60,6 +64,7 @@ class Row:
         draft_prob: None for root and bonus, and for what was looked up.
         target_prob: None for the root.
         looked_up: the token was found in the conversation, not drafted.
+        node: index of the node, or `BONUS_NODE`.
     """
 
     guides: tuple[GuidePart, ...]
@@ -68,6 +73,7 @@ class Row:
     draft_prob: float | None
     target_prob: float | None
     looked_up: bool = False
+    node: int = BONUS_NODE
 
 
 def guide_width(step: Step, room: int) -> int:
@@ -94,7 +100,7 @@ def tree_rows(step: Step, cells_per_level: int = 3) -> tuple[Row, ...]:
         if index < 0:
             rows.append(_bonus_row(step, guides))
             continue
-        rows.append(_node_row(step.nodes[index], guides))
+        rows.append(_node_row(step.nodes[index], index, guides))
         branch = [*children[index], -1] if index == leaf else children[index]
         heavy_at = next(
             (at for at, child in enumerate(branch) if child < 0 or child in on_path), -1
@@ -133,19 +139,34 @@ def _connector(chosen: bool, passed: bool, last: bool, cells: int) -> GuidePart:
     return GuidePart(text, heavy=chosen or passed)
 
 
+def light_connector(last: bool, cells: int) -> GuidePart:
+    """The corner in front of a row in a tree without a path."""
+    return _connector(False, False, last, cells)
+
+
+def light_rail(last: bool, cells: int) -> GuidePart:
+    """The line beside the descendants of a row in such a tree."""
+    return _rail(False, last, cells)
+
+
 def _rail(passed: bool, last: bool, cells: int) -> GuidePart:
     """The line beside the descendants of a row, down to its next sibling."""
     rail = "┃" if passed else " " if last else "│"
     return GuidePart(rail.ljust(cells), heavy=passed)
 
 
-def _node_row(node: TreeNode, guides: tuple[GuidePart, ...]) -> Row:
-    verdict = Verdict.ROOT if node.parent < 0 else _OUTCOMES[node.outcome]
+def verdict_of(node: TreeNode) -> Verdict:
+    """What the walk did with a node."""
+    return Verdict.ROOT if node.parent < 0 else _OUTCOMES[node.outcome]
+
+
+def _node_row(node: TreeNode, index: int, guides: tuple[GuidePart, ...]) -> Row:
+    verdict = verdict_of(node)
     token = quote_token(node.text)
     target_prob = None if node.parent < 0 else node.target_prob
     draft_prob = None if node.parent < 0 else node.draft_prob
     looked_up = node.origin is Origin.LOOKUP
-    return Row(_cut(guides), verdict, token, draft_prob, target_prob, looked_up)
+    return Row(_cut(guides), verdict, token, draft_prob, target_prob, looked_up, index)
 
 
 def _bonus_row(step: Step, guides: tuple[GuidePart, ...]) -> Row:

@@ -15,10 +15,12 @@ class Walk:
     Attributes:
         answer: the answer under way or the last one.
         at: index of the step walked to, or None while live.
+        place: which answer that is, for the title; "" for the last one.
     """
 
     answer: Answer | None = None
     at: int | None = None
+    place: str = ""
 
     def go(self, where: str) -> None:
         """Walk.
@@ -67,7 +69,7 @@ class Walk:
             return "Tree"
         last = self.answer.steps[-1].index
         if self.at is not None:
-            return f"Step {self.answer.steps[self.at].index} of {last}"
+            return f"Step {self.answer.steps[self.at].index} of {last}{self.place}"
         if self.answer.done:
             return f"Step {last}, the last"
         return f"Step {last}, {'paused' if paused else 'live'}"

@@ -36,14 +36,15 @@ from ..pace import Pace
 from ..race import RaceRun
 from ..recording import NoRecord, Recorder
 from ..slash import is_command
-from ..walk import Walk
 from ..widgets.entries import AnswerEntry
 from ..widgets.prompt import Prompt
 from ..widgets.transcript import Transcript
+from ..widgets.tree_view import TreeView
 from .branching import Branching
 from .commands import run_command
 from .dashboard import Activity, Dashboard
 from .help import HelpScreen
+from .inspecting import Inspector
 from .keeping import Keeping
 from .preferring import open_settings
 from .race import take_report
@@ -81,7 +82,7 @@ class ChatScreen(Screen[None]):
                 id="chat.copy"),
         Binding("ctrl+o", "sessions", "Sessions", show=False, priority=True, id="chat.sessions"),
         Binding("f3", "race", "Race the prompt", show=False, id="chat.race"),
-        Binding("f4", "tree", "Show or hide the tree", show=False, priority=True, id="chat.tree"),
+        Binding("f4", "tree", "Tree, heat map or none", show=False, priority=True, id="chat.tree"),
         Binding("f5", "settings", "Settings", show=False, priority=True, id="chat.settings"),
         Binding("f6", "tint", "Tint tokens by origin", show=False, priority=True, id="chat.tint"),
         Binding("ctrl+d", "app.quit", "Quit", show=False, id="chat.leave"),
@@ -97,7 +98,6 @@ class ChatScreen(Screen[None]):
         self.chosen: TreeChosen | None = None
         self.race: RaceRun | None = None
         self._entry: AnswerEntry | None = None
-        self._walk = Walk()
         self._tinted = False
         self._pace = Pace()
         self._stale = False
@@ -105,6 +105,7 @@ class ChatScreen(Screen[None]):
         self.prompt = Prompt()
         self.dashboard = Dashboard()
         self.branching = Branching(self)
+        self.inspector = Inspector(self)
         self.keeping = Keeping(self, recorder or NoRecord())
 
     def compose(self) -> ComposeResult:
@@ -113,6 +114,7 @@ class ChatScreen(Screen[None]):
         with Horizontal(id="body"):
             yield self.transcript
             yield self.dashboard.panel
+            yield self.inspector.panel
         yield self.dashboard.strip
         yield self.prompt
         yield self.dashboard.keys
@@ -128,7 +130,7 @@ class ChatScreen(Screen[None]):
     @property
     def answer(self) -> Answer | None:
         """The answer under way, or the last one."""
-        return self._walk.answer
+        return self._entry.answer if self._entry is not None else None
 
     @property
     def answerer(self) -> str:
@@ -186,10 +188,9 @@ class ChatScreen(Screen[None]):
 
     def _draw(self) -> None:
         """Draw the last step, or the one walked to, and what goes with it."""
-        self.dashboard.show_step(self._walk, self.chosen, self._activity)
-        self.prompt.walks = self._walk.step is not None
-        if self._entry is not None:
-            self._entry.walked_step = self._walk.walked_step
+        self.dashboard.show_step(self.inspector.walk, self.chosen, self._activity)
+        self.prompt.walks = self.inspector.walks
+        self.inspector.draw()
         self.transcript.redraw()
         self._draw_status()
         self._stale = False
@@ -197,7 +198,7 @@ class ChatScreen(Screen[None]):
     def _draw_status(self) -> None:
         self.prompt.steps_on_space = self.decoder.paused
         editing = self.branching.editing
-        self.dashboard.show_activity(self._walk, self._activity, editing=editing)
+        self.dashboard.show_activity(self.inspector.walk, self._activity, editing=editing)
 
     @property
     def _activity(self) -> Activity:
@@ -232,10 +233,8 @@ class ChatScreen(Screen[None]):
 
     def look_at(self, entry: AnswerEntry | None) -> None:
         """Show the steps of another answer, or of none."""
-        if self._entry is not None:
-            self._entry.walked_step = None
         self._entry = entry
-        self._walk = Walk(entry.answer if entry is not None else None)
+        self.inspector.look_at(entry)
         self._draw()
 
     def _run_command(self, text: str, typed: str) -> None:
@@ -269,13 +268,15 @@ class ChatScreen(Screen[None]):
         self.transcript.scroll_relative(y=self.transcript.size.height * direction, animate=False)
 
     def action_stop(self) -> None:
-        """End the answer under way; what there is stays."""
-        if self.busy:
+        """Close what explains a node; else end the answer under way; what there is stays."""
+        if self.inspector.explain(explains=False):
+            pass
+        elif self.busy:
             self.decoder.cancel()
         elif self.branching.editing:
             self.branching.leave_editing()
             self._draw_status()
-        elif self._walk.at is not None:
+        elif self.inspector.walk.at is not None:
             self.action_walk("live")
         self.prompt.focus()
 
@@ -292,28 +293,31 @@ class ChatScreen(Screen[None]):
         if not self.decoder.paused:
             return
         if self.busy:
-            self._walk.at = None
+            self.inspector.go("live")
             self.decoder.single_step()
         else:
             self.prompt.hint("nothing to step: send a message, it will pause at its first step")
         self._draw()
 
     def action_walk(self, where: str) -> None:
-        """Look at another step of the answer; `where` is as in `Walk.go`."""
-        self._walk.go(where)
+        """Look at another step of the chat; `where` is as in `Inspector.go`."""
+        self.inspector.go(where)
         if where == "live":
             self.transcript.follow()
         self._draw()
 
     def action_tree(self) -> None:
-        """Show or hide the tree; where there is no room beside the chat, instead of it."""
-        narrow = self.has_class("-narrow")
-        self.toggle_class("-tree-shown" if narrow else "-tree-hidden")
+        """Tree, heat map or neither; where there is no room beside the chat, instead of it."""
+        self.inspector.next_view()
 
     def action_tint(self) -> None:
         """Tint each token by where it came from, or go back to Markdown."""
         self._tinted = not self._tinted
-        self.transcript.tint(self._tinted)
+        self.inspector.tint(self._tinted)
+
+    @on(TreeView.Pointed)
+    def _node_pointed(self, message: TreeView.Pointed) -> None:
+        self.inspector.pointed(asked=message.asked)
 
     def action_copy_answer(self) -> None:
         """Copy the last answer."""
@@ -337,12 +341,6 @@ class ChatScreen(Screen[None]):
     def action_settings(self) -> None:
         """Show and change the settings."""
         open_settings(self)
-
-    def redraw(self) -> None:
-        """Draw everything anew, since it looks otherwise now."""
-        self.dashboard.redraw()
-        self.transcript.notify_style_update()
-        self._draw()
 
     def action_help(self) -> None:
         """Show keys and commands."""

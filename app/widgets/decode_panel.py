@@ -7,30 +7,39 @@ from textual.content import Content
 from sequoia_core.events import Step
 
 from ..answer import Chosen
+from ..heat import HeatMap
 from ..stats import Statistics
+from .heat_view import HeatView
 from .statistics import StatisticsPanel
 from .step_bar import StepBar
 from .tree_view import TreeView
 
 
 class DecodePanel(Vertical):
-    """Shows one step at a time; the style sheet gives every part a fixed height."""
+    """Shows one step at a time; the style sheet gives every part a fixed height.
+
+    Attributes:
+        token_tree: the step's token tree.
+    """
 
     def __init__(self) -> None:
         super().__init__(id="decoding")
-        self._tree = TreeView()
+        self.token_tree = TreeView()
+        self._heat = HeatView()
         self._bar = StepBar(id="step")
         self._statistics = StatisticsPanel()
 
     def compose(self) -> ComposeResult:
-        """Tree over bar over statistics."""
-        yield self._tree
+        """Tree, or the heat map in its place, over bar over statistics."""
+        yield self.token_tree
+        yield self._heat
         yield self._bar
         yield self._statistics
 
     def on_mount(self) -> None:
         """Name the parts."""
-        self._tree.border_title = "Tree"
+        self.token_tree.border_title = "Tree"
+        self._heat.border_title = "Acceptance by place"
         self._statistics.border_title = "Statistics"
 
     def show_step(
@@ -44,11 +53,15 @@ class DecodePanel(Vertical):
             title: of the tree.
             still: the picture will stay a while, so the tree may scroll to the end of the path.
         """
-        if str(self._tree.border_title or "") != title:
-            self._tree.border_title = Content(title)
-        self._tree.show(step, reveal=still)
+        if str(self.token_tree.border_title or "") != title:
+            self.token_tree.border_title = Content(title)
+        self.token_tree.show(step, reveal=still)
         self._bar.show_step(step, statistics)
         self._statistics.show_statistics(statistics)
+
+    def show_heat(self, heat: HeatMap) -> None:
+        """Draw how often each place of the tree was accepted."""
+        self._heat.show(heat)
 
     def show_expected(self, chosen: Chosen | None) -> None:
         """Show what the tree shape of the step was made for."""

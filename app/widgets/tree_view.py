@@ -1,18 +1,24 @@
 """The token tree of one step, a row per node, drawn line by line.
 
-Owns how rows look; what they say is `tree_rows`. Only the visible rows are ever drawn, and a new
-step of the same shape repaints this widget alone: nothing is laid out.
+Owns how rows look and which node is pointed at; what they say is `tree_rows`. Only the visible rows
+are ever drawn, and a new step of the same shape repaints this widget alone: nothing is laid out.
 """
+
+from typing import ClassVar
 
 from rich.cells import cell_len
 from rich.segment import Segment
+from rich.style import Style
+from textual import events
+from textual.binding import Binding, BindingType
 from textual.geometry import Size
+from textual.message import Message
 from textual.scroll_view import ScrollView
 from textual.strip import Strip
 
 from sequoia_core.events import Step
 
-from ..tree_rows import GLYPHS, Row, Verdict, guide_width, tree_rows
+from ..tree_rows import BONUS_NODE, GLYPHS, Row, Verdict, guide_width, tree_rows
 from ..visible import fit
 
 _COLUMN = 7
@@ -26,13 +32,25 @@ _CLASSES = {
 }
 
 
-class TreeView(ScrollView, can_focus=True):
-    """Rows in preorder with draft and target probabilities in columns at the right."""
+class TreeView(ScrollView, can_focus=True, inherit_bindings=False):
+    """Rows in preorder with draft and target probabilities in columns at the right.
+
+    Attributes:
+        pinned: the node pointed at is marked without the focus too, since something tells of it.
+    """
 
     ALLOW_SELECT = False
-    COMPONENT_CLASSES = {"tree-view--heading", "tree-view--path", "tree-view--guide"} | set(
-        _CLASSES.values()
-    )
+    BINDINGS: ClassVar[list[BindingType]] = [
+        Binding("up", "point(-1)", "Node before", show=False, id="tree.up"),
+        Binding("down", "point(1)", "Node after", show=False, id="tree.down"),
+        Binding("pageup", "page(-1)", "Page up", show=False, id="tree.page_up"),
+        Binding("pagedown", "page(1)", "Page down", show=False, id="tree.page_down"),
+        Binding("enter", "explain", "Why this node", show=False, id="tree.why"),
+    ]
+    COMPONENT_CLASSES: ClassVar[set[str]] = {
+        "tree-view--heading", "tree-view--path", "tree-view--guide", "tree-view--pointed",
+        *_CLASSES.values(),
+    }  # fmt: skip
     DEFAULT_CSS = """
     TreeView {
         overflow-x: hidden;
@@ -45,11 +63,27 @@ class TreeView(ScrollView, can_focus=True):
         & .tree-view--rejected { color: $rejected; }
         & .tree-view--unreached { color: $unreached; }
         & .tree-view--bonus { color: $bonus; text-style: bold; background: $bonus 12%; }
+        & .tree-view--pointed { background: $primary 35%; }
     }
     """
 
+    class Pointed(Message):
+        """Another node is pointed at.
+
+        Attributes:
+            node: index in the step, or `BONUS_NODE`.
+            asked: the person wants to know why it came out so.
+        """
+
+        def __init__(self, node: int, *, asked: bool) -> None:
+            super().__init__()
+            self.node = node
+            self.asked = asked
+
     def __init__(self) -> None:
         super().__init__(id="tree")
+        self._node: int | None = None
+        self._pinned = False
         self._step: Step | None = None
         self._rows: tuple[Row, ...] | None = None
         self._rows_width = 0
@@ -58,6 +92,74 @@ class TreeView(ScrollView, can_focus=True):
     def step(self) -> Step | None:
         """The step on show."""
         return self._step
+
+    @property
+    def node(self) -> int:
+        """The node pointed at: as long as there is none such, the end of the accepted path."""
+        if self._step is None:
+            return BONUS_NODE
+        known = self._node is not None and self._node < len(self._step.nodes)
+        return self._node if known and self._node is not None else self._step.path[-1]
+
+    @property
+    def pinned(self) -> bool:
+        """See the class."""
+        return self._pinned
+
+    @pinned.setter
+    def pinned(self, pinned: bool) -> None:
+        if pinned != self._pinned:
+            self._pinned = pinned
+            self.refresh()
+
+    def point(self, node: int, *, asked: bool = False) -> None:
+        """Point at a node and bring it into view."""
+        if self._step is None:
+            return
+        self._node = node
+        at, room = self._row_of(node), max(1, self.size.height - _HEADINGS)
+        top = self.scroll_offset.y
+        if not top <= at < top + room:
+            self.scroll_to(y=at if at < top else at - room + 1, animate=False, force=True)
+        self.refresh()
+        self.post_message(self.Pointed(node, asked=asked))
+
+    def action_point(self, by: int) -> None:
+        """Point at a row so many below."""
+        if self._step is not None:
+            rows = self._current_rows(self._step)
+            at = min(max(0, self._row_of(self.node) + by), len(rows) - 1)
+            self.point(rows[at].node)
+
+    def action_page(self, by: int) -> None:
+        """Point at a row a page below."""
+        self.action_point(by * max(1, self.size.height - _HEADINGS - 1))
+
+    def action_explain(self) -> None:
+        """Ask why the node came out so."""
+        self.point(self.node, asked=True)
+
+    def on_click(self, event: events.Click) -> None:
+        """Point at the row; at the row pointed at already, ask why."""
+        place = event.get_content_offset(self)
+        if place is None or self._step is None or place.y < _HEADINGS:
+            return
+        at = place.y - _HEADINGS + self.scroll_offset.y
+        rows = self._current_rows(self._step)
+        if at < len(rows):
+            self.point(rows[at].node, asked=rows[at].node == self._node)
+
+    def on_focus(self) -> None:
+        """Mark the node pointed at."""
+        self.refresh()
+
+    def on_blur(self) -> None:
+        """Mark it no more."""
+        self.refresh()
+
+    def _row_of(self, node: int) -> int:
+        rows = self._current_rows(self._step) if self._step is not None else ()
+        return next((at for at, row in enumerate(rows) if row.node == node), 0)
 
     def show(self, step: Step | None, *, reveal: bool = False) -> None:
         """Draw another step's tree.
@@ -107,7 +209,8 @@ class TreeView(ScrollView, can_focus=True):
         rows = self._current_rows(self._step)
         if at >= len(rows):
             return Strip.blank(width, self.get_component_rich_style("tree-view--guide"))
-        return self._draw(rows[at], width)
+        marked = (self.has_focus or self._pinned) and rows[at].node == self.node
+        return self._draw(rows[at], width, marked=marked)
 
     def _current_rows(self, step: Step) -> tuple[Row, ...]:
         width = self.scrollable_content_region.width
@@ -124,11 +227,11 @@ class TreeView(ScrollView, can_focus=True):
         if not top <= at < top + room:
             self.scroll_to(y=max(0, at - room // 2), animate=False, force=True)
 
-    def _draw(self, row: Row, width: int) -> Strip:
+    def _draw(self, row: Row, width: int, *, marked: bool) -> Strip:
         style = self.get_component_rich_style(_CLASSES[row.verdict])
         path = self.get_component_rich_style("tree-view--path")
         light = self.get_component_rich_style("tree-view--guide")
-        segments = [Segment(" ", light)]
+        segments = [Segment("▸" if marked else " ", light)]
         taken = 1
         for part in row.guides:
             segments.append(Segment(part.text, path if part.heavy else light))
@@ -141,7 +244,11 @@ class TreeView(ScrollView, can_focus=True):
         draft = "lookup " if row.looked_up else _probability(row.draft_prob)
         figures = draft + _probability(row.target_prob)
         segments.append(Segment(figures[:columns], style))
-        return Strip(segments).adjust_cell_length(width, light)
+        strip = Strip(segments).adjust_cell_length(width, light)
+        if not marked:
+            return strip
+        pointed = self.get_component_rich_style("tree-view--pointed")
+        return Strip(Segment.apply_style(strip, post_style=Style(bgcolor=pointed.bgcolor)))
 
 
 def _probability(value: float | None) -> str:

@@ -1,0 +1,197 @@
+"""Looking into the steps: which one is on show, over the whole chat, and why a node came out so.
+
+Owns the walk through the steps of every answer on the branch, the panel that explains a node, the
+heat map, and which of tree and map is on show. What is asked and answered is the chat screen's.
+"""
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+from textual.content import Content
+from textual.screen import Screen
+
+from ..answer import Answer
+from ..heat import HeatMap
+from ..history import Exchange
+from ..stats import Statistics
+from ..walk import Walk
+from ..why import why
+from ..widgets.entries import AnswerEntry
+from ..widgets.why_panel import WhyPanel
+
+if TYPE_CHECKING:
+    from .chat import ChatScreen
+
+LEGEND = Content.assemble(
+    "Chat, tinted: ", ("bonus", "bold $bonus"), " · draft's ", ("1st", "$rank-1"), " ",
+    ("2nd", "underline $rank-2"), " ", ("3rd or later", "underline italic $rank-3"), " guess",
+)  # fmt: skip
+"""On the transcript's border while its tokens are tinted."""
+NOT_KEPT = "the steps of the answer {} are not on record"
+
+
+def next_view(screen: Screen[object]) -> None:
+    """Tree, heat map, neither; where there is no room beside the chat, they stand in its place."""
+    narrow = screen.has_class("-narrow")
+    shown = screen.has_class("-tree-shown") if narrow else not screen.has_class("-tree-hidden")
+    heat = screen.has_class("-heat")
+    screen.set_class(shown and not heat, "-heat")
+    if not shown or heat:
+        screen.set_class(not shown, "-tree-shown") if narrow else screen.set_class(
+            shown, "-tree-hidden"
+        )
+
+
+class Inspector:
+    """The steps of one chat screen.
+
+    Args:
+        chat: the screen.
+
+    Attributes:
+        walk: the place in the answer that is looked at.
+        panel: tells why.
+    """
+
+    def __init__(self, chat: "ChatScreen") -> None:
+        self._chat = chat
+        self.walk = Walk()
+        self.panel = WhyPanel()
+        self._entry: AnswerEntry | None = None
+        self._recalled: Answer | None = None
+        self._heat = HeatMap()
+
+    # Which step
+
+    def look_at(self, entry: AnswerEntry | None) -> None:
+        """Look at another answer, live."""
+        self._enter(entry)
+        self.walk = Walk(entry.answer if entry is not None else None)
+
+    def go(self, where: str) -> None:
+        """Walk through the steps of all answers on the branch.
+
+        Args:
+            where: back, forward, first or live; from the first step of an answer, back leads to
+                the last of the answer before, first to its first; from the last step of an
+                answer, forward leads to the first of the next.
+        """
+        branch = self._chat.branching.history.branch
+        at = next((i for i, e in enumerate(branch) if e.answer is self.walk.answer), None)
+        if at is None:
+            return
+        last = at == len(branch) - 1
+        if where == "live":
+            if not last:
+                self._visit(branch, len(branch) - 1, None)
+            self.walk.at = None
+            return
+        fresh = self._recall(branch[at])
+        steps = len(branch[at].answer.steps)
+        here = self.walk.at if self.walk.at is not None else steps - 1
+        if where in ("back", "first") and (here <= 0 or not steps):
+            self._visit(branch, at - 1, -1 if where == "back" else 0)
+        elif where == "forward" and not last and here >= steps - 1:
+            self._visit(branch, at + 1, 0)
+        elif fresh and where == "back":
+            self.walk.at = steps - 1  # nothing was on show
+        else:
+            self.walk.go(where)
+
+    def _visit(self, branch: Sequence[Exchange], at: int, step: int | None) -> None:
+        """Look at a step of another answer on the branch; -1 is its last, None is live."""
+        if not 0 <= at < len(branch):
+            if at < 0:
+                self._chat.prompt.hint("that is the first step of the chat")
+            return
+        exchange = branch[at]
+        self._recall(exchange)
+        steps = exchange.answer.steps
+        if not steps and step is not None:
+            self._chat.prompt.hint(NOT_KEPT.format(f"{at + 1} of {len(branch)}"))
+            return
+        self._enter(self._chat.branching.pages.answer(exchange))
+        place = f", answer {at + 1} of {len(branch)}" if at < len(branch) - 1 else ""
+        self.walk = Walk(exchange.answer, step if step != -1 else len(steps) - 1, place)
+
+    def _enter(self, entry: AnswerEntry | None) -> None:
+        """Highlight in another answer's text, and let the old steps go."""
+        if self._entry is not None and self._entry is not entry:
+            self._entry.walked_step = None
+        self._entry = entry
+        recalled = self._recalled
+        if recalled is not None and (entry is None or entry.answer is not recalled):
+            recalled.forget_steps()
+            self._recalled = None
+
+    def _recall(self, exchange: Exchange) -> bool:
+        """Take the steps of an old answer from the record; whether that was needed."""
+        answer = exchange.answer
+        if answer.steps or not answer.done:
+            return False
+        steps = list(self._chat.keeping.recorder.steps(exchange.id))
+        if not steps:
+            return False
+        statistics, figures = list[Statistics](), Statistics()
+        for step in steps:
+            figures = figures.plus(step)
+            statistics.append(figures)
+        answer.steps[:], answer.statistics[:] = steps, statistics
+        if self._recalled is not None and self._recalled is not answer:
+            self._recalled.forget_steps()
+        self._recalled = answer
+        return True
+
+    @property
+    def walks(self) -> bool:
+        """Whether there are steps to walk through."""
+        return self.walk.step is not None or any(
+            exchange.answer.statistics for exchange in self._chat.branching.history.branch
+        )
+
+    # What is seen of it
+
+    def draw(self) -> None:
+        """Show the step on show: its text, the node that is explained, the map up to it."""
+        if self._entry is not None:
+            self._entry.walked_step = self.walk.walked_step
+        chat = self._chat
+        if self.explains:
+            step = self.walk.step
+            tree = chat.dashboard.panel.token_tree
+            told = why(step, tree.node) if step is not None else None
+            self.panel.tell(told, self.walk.title(paused=chat.decoder.paused).lower())
+        if chat.has_class("-heat") and self._heat.follow(
+            self.walk.answer, self.walk.at, self.walk.chosen
+        ):
+            chat.dashboard.panel.show_heat(self._heat)
+
+    @property
+    def explains(self) -> bool:
+        """Whether the panel is on show."""
+        return self._chat.has_class("-why")
+
+    def pointed(self, *, asked: bool) -> None:
+        """Another node is pointed at; explain it if that is asked, or asked already."""
+        if asked:
+            self.explain(not self.explains)
+        self.draw()
+
+    def explain(self, explains: bool) -> bool:
+        """Show or hide the panel; whether that changed anything."""
+        if explains == self.explains:
+            return False
+        self._chat.set_class(explains, "-why")
+        self._chat.dashboard.panel.token_tree.pinned = explains
+        return True
+
+    def next_view(self) -> None:
+        """Tree, heat map, neither."""
+        next_view(self._chat)
+        self.explain(explains=False)
+        self.draw()
+
+    def tint(self, tinted: bool) -> None:
+        """Tint the tokens of all answers by where they came from, and say what a tint means."""
+        self._chat.transcript.tint(tinted)
+        self._chat.transcript.border_title = LEGEND if tinted else "Chat"
