@@ -1,49 +1,47 @@
-"""The app around the replay screen: themes, palette, pictures. Knows no engine."""
+"""The app around the replay screen: palette, keys of its own, pictures. Knows no engine."""
 
 import time
 from collections.abc import Iterable
 from functools import partial
 from pathlib import Path
 
-import platformdirs
-from textual.app import App, SystemCommand
+from textual.app import SystemCommand
 from textual.screen import Screen
 
 from sequoia_core.protocols import PairDescription
 
+from .base_app import BaseApp
+from .messages import ChatSettings
 from .replay import Loading, Player
 from .screens.replay import ReplayScreen
-from .theming import DEFAULT_THEME, app_color_defaults, load_themes, packaged_folder
+from .screens.replay_help import ReplayHelp
+
+_CONTEXT = "replay"
 
 
-class ReplayApp(App[None]):
+class ReplayApp(BaseApp):
     """Plays a recorded chat.
 
     Args:
         loading: where the recording comes from.
         pair: who decoded.
         player: of the loading's timeline.
-        theme: name of a theme; another one is used where there is none of that name.
+        settings: theme, accessible mode and keys are those of the chat.
     """
 
     TITLE = "Sequoia replay"
     CSS_PATH = Path(__file__).parent / "styles" / "chat.tcss"
-    # Textual declares these as instance variables.
-    HORIZONTAL_BREAKPOINTS = [(0, "-narrow"), (100, "-wide")]  # noqa: RUF012
-    VERTICAL_BREAKPOINTS = [(0, "-tiny"), (12, "-short"), (30, "-tall"), (42, "-roomy")]  # noqa: RUF012
 
     def __init__(
-        self, loading: Loading, pair: PairDescription, player: Player, theme: str = DEFAULT_THEME
+        self,
+        loading: Loading,
+        pair: PairDescription,
+        player: Player,
+        settings: ChatSettings | None = None,
     ) -> None:
-        found = load_themes(
-            [packaged_folder(), platformdirs.user_config_path("sequoia") / "themes"]
-        )
         super().__init__()
-        self.animation_level = "none"
-        self._own_themes = tuple(each.name for each in found.themes)
-        for each in found.themes:
-            self.register_theme(each)
-        self.theme = theme if theme in self.available_themes else DEFAULT_THEME
+        self._settings = settings or ChatSettings()
+        self._no_theme = self.begin_with_theme(self._settings.theme)
         self._loading = loading
         self.replay = ReplayScreen(loading, pair, player)
 
@@ -51,9 +49,21 @@ class ReplayApp(App[None]):
         """The replay."""
         return self.replay
 
-    def get_theme_variable_defaults(self) -> dict[str, str]:
-        """The app's own colours, for themes that do not name them."""
-        return app_color_defaults(self.current_theme)
+    def on_mount(self) -> None:
+        """Look as the chat does."""
+        self.use_accessible(self._settings.accessible)
+        own = [*ReplayScreen.BINDINGS, *ReplayHelp.BINDINGS]
+        wanted = {
+            name: keys
+            for name, keys in self._settings.keys.items()
+            if name.partition(".")[0] in (_CONTEXT, "app")
+        }
+        problems = self.use_keys(own, wanted)
+        self.replay.use_keys(self.keys)
+        no_theme = [self._no_theme] if self._no_theme else []
+        for problem in (*self.theme_problems, *no_theme, *problems):
+            self.notify(problem, severity="warning", markup=False)
+        self.watch_themes()
 
     def on_unmount(self) -> None:
         """Read no further."""
@@ -72,14 +82,16 @@ class ReplayApp(App[None]):
     def get_system_commands(self, screen: Screen[object]) -> Iterable[SystemCommand]:
         """What the palette offers; the screen it was opened from makes no difference."""
         del screen
-        replay = self.replay
-        yield SystemCommand("Play or pause", "Space", replay.action_play)
-        yield SystemCommand("Beginning", "Home", partial(replay.action_go, "first"))
-        yield SystemCommand("End", "End", partial(replay.action_go, "last"))
-        yield SystemCommand("Tree", "Show or hide the token tree (F4)", replay.action_tree)
-        yield SystemCommand("Tint", "Tint tokens by where they came from (F6)", replay.action_tint)
-        yield SystemCommand("Help", "Keys (F1)", replay.action_help)
-        for theme in self._own_themes:
+        replay, shown = self.replay, self.keys.shown
+        yield SystemCommand("Play or pause", shown("replay.play"), replay.action_play)
+        for name, where in (("Beginning", "first"), ("End", "last")):
+            yield SystemCommand(name, shown(f"replay.{where}"), partial(replay.action_go, where))
+        tree = shown("Show or hide the token tree: replay.tree")
+        yield SystemCommand("Tree", tree, replay.action_tree)
+        tint = shown("Tint tokens by where they came from: replay.tint")
+        yield SystemCommand("Tint", tint, replay.action_tint)
+        yield SystemCommand("Help", shown("Keys: replay.help"), replay.action_help)
+        for theme in self.own_themes:
             yield SystemCommand(
                 f"Theme: {theme}", "Colours", partial(setattr, self, "theme", theme)
             )

@@ -30,7 +30,7 @@ def replay(
         from ..replay import Loading, Player
         from ..settings import load_settings
 
-    settings = load_settings({})
+    settings = load_settings({}).chat()
     reader = TraceReader(file)
     loading = Loading(reader)
     if not (sys.stdin.isatty() and sys.stdout.isatty()):
@@ -42,7 +42,7 @@ def replay(
     with quick_imports():
         from ..replay_app import ReplayApp
 
-    app = ReplayApp(loading, reader.description, player, settings.theme)
+    app = ReplayApp(loading, reader.description, player, settings)
     app.run()
     if app.return_code:
         raise typer.Exit(app.return_code)

@@ -17,6 +17,7 @@ from textual.screen import Screen
 from sequoia_core.protocols import PairDescription
 
 from ..answer import Answer
+from ..keys import Keys
 from ..replay import Loading, Player
 from ..timeline import Item, ItemKind, View
 from ..widgets.decode_panel import DecodePanel
@@ -32,10 +33,13 @@ TICK_SECONDS = 1 / 20
 WIDE = 100
 NO_PROMPT = "(the prompt was not recorded)"
 PLAYING = (
-    ("space", "pause"), ("[ ]", "step"), ("← →", "2 s"), ("+ -", "speed"), ("n p", "answer"),
-    ("f4", "tree"), ("f6", "tint"), ("f1", "help"), ("q", "quit"),
+    ("replay.play", "pause"), ("replay.step_before replay.step_after", "step"),
+    ("replay.earlier replay.later", "2 s"), ("replay.faster replay.slower", "speed"),
+    ("replay.answer_before replay.answer_after", "answer"), ("replay.tree", "tree"),
+    ("replay.tint", "tint"), ("replay.help", "help"), ("replay.leave", "quit"),
 )  # fmt: skip
-PAUSED = (("space", "play"), *PLAYING[1:])
+"""Ids of actions, and what they do."""
+PAUSED = (("replay.play", "play"), *PLAYING[1:])
 
 
 class ReplayScreen(Screen[None]):
@@ -108,6 +112,10 @@ class ReplayScreen(Screen[None]):
         self._then = monotonic()
         self._tick()
         self.set_interval(TICK_SECONDS, self._tick)
+
+    def use_keys(self, keys: Keys) -> None:
+        """Call the actions by the keys that a person chose."""
+        self._keys.use_keys(keys)
 
     @property
     def view(self) -> View:

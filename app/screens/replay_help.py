@@ -1,6 +1,6 @@
 """The keys of the replay screen."""
 
-from typing import ClassVar
+from typing import TYPE_CHECKING, ClassVar
 
 from textual.app import ComposeResult
 from textual.binding import Binding, BindingType
@@ -11,20 +11,23 @@ from textual.widgets import Static
 
 from ..widgets.header import SPEEDUP_MEANING
 
-KEYS = (
-    ("Space", "play or pause; at the end, play again"),
-    ("[  ]", "one step back or on; pauses"),
-    ("Left, Right", "two seconds of the recording back or on"),
-    ("Home, End", "to the beginning; to the end"),
-    ("p, n", "where this answer begins, the one before; the next one"),
-    ("+  -", "faster, slower"),
+if TYPE_CHECKING:
+    from ..base_app import BaseApp
+
+KEYS = (  # ids of actions, so that changed keys are told, and keys that cannot be changed
+    ("replay.play", "play or pause; at the end, play again"),
+    ("replay.step_before replay.step_after", "one step back or on; pauses"),
+    ("replay.earlier, replay.later", "two seconds of the recording back or on"),
+    ("replay.first, replay.last", "to the beginning; to the end"),
+    ("replay.answer_before replay.answer_after", "where this answer begins, the one before; next"),
+    ("replay.faster replay.slower", "faster, slower"),
     ("click", "on the line of time goes there"),
-    ("F4", "show or hide the tree (under 100 columns: chat or tree)"),
-    ("F6", "tint each token by where it came from"),
+    ("replay.tree", "show or hide the tree (under 100 columns: chat or tree)"),
+    ("replay.tint", "tint each token by where it came from"),
     ("Tab", "move between chat and tree; Up, Down, Page up, Page down scroll"),
-    ("Ctrl+P", "command palette: themes, a picture"),
-    ("F1, ?", "this help"),
-    ("q, Ctrl+Q", "quit"),
+    ("app.palette", "command palette: themes, a picture"),
+    ("replay.help", "this help"),
+    ("replay.leave, app.quit", "quit"),
 )
 ABOUT = (
     "At 1x every step takes the time it took when it was recorded, reading the prompt included. "
@@ -35,6 +38,7 @@ ABOUT = (
 class ReplayHelp(ModalScreen[None]):
     """Over the recording, which goes on behind it."""
 
+    app: "BaseApp"
     BINDINGS: ClassVar[list[BindingType]] = [
         Binding("escape,f1,q,enter,question_mark", "dismiss", "Close", show=False,
                 id="help.close"),
@@ -42,9 +46,10 @@ class ReplayHelp(ModalScreen[None]):
 
     def compose(self) -> ComposeResult:
         """One scrolling text."""
-        width = max(len(name) for name, _ in KEYS) + 2
+        named = [(self.app.keys.shown(names), act) for names, act in KEYS]
+        width = max(len(name) for name, _ in named) + 2
         lines = [Content.styled("Keys", "bold $primary")]
-        lines += [Content.assemble("  ", (name.ljust(width), "bold"), act) for name, act in KEYS]
+        lines += [Content.assemble("  ", (name.ljust(width), "bold"), act) for name, act in named]
         lines += [Content(""), Content.styled("Time", "bold $primary"), Content("  " + ABOUT)]
         lines += [Content(""), Content.styled("x plain", "bold $primary")]
         lines.append(Content("  " + SPEEDUP_MEANING))

@@ -9,6 +9,7 @@ from textual import events
 from textual.content import Content
 from textual.message import Message
 
+from ..accessible import is_accessible
 from .line import Line
 
 _LEAST_BAR = 8
@@ -66,6 +67,8 @@ class SeekBar(Line):
 
     def render(self) -> Content:
         """Sign, time, bar, speed, and where in words, as far as there is room."""
+        if is_accessible(self):
+            return self._in_words()
         left, right = self._parts()
         _, cells = self._bar()
         if cells <= 0:
@@ -86,8 +89,14 @@ class SeekBar(Line):
     def on_click(self, event: events.Click) -> None:
         """Say where on the bar it was."""
         start, cells = self._bar()
-        if cells > 0 and start <= event.x <= start + cells:
+        if cells > 0 and not is_accessible(self) and start <= event.x <= start + cells:
             self.post_message(self.Sought((event.x - start) / cells))
+
+    def _in_words(self) -> Content:
+        place = self._place
+        state = "playing" if place.playing else "paused"
+        times = f"{clock(place.seconds)} of {clock(place.total)}"
+        return Content(f"{state}, {times}, {place.speed:g} times the pace, {place.where}")
 
     def _parts(self) -> tuple[Content, Content]:
         place = self._place
