@@ -10,6 +10,8 @@ import typer
 from sequoia_core.errors import ParameterError
 
 from .. import launch
+from ..imports import quick_imports
+from ..paths import record_file
 
 
 def open_chat(flags: Mapping[str, Any]) -> None:
@@ -19,7 +21,8 @@ def open_chat(flags: Mapping[str, Any]) -> None:
         SequoiaError: a setting cannot be used, or there is no terminal.
         typer.Exit: the screen ended by an error.
     """
-    from ..settings import load_settings
+    with quick_imports():
+        from ..settings import load_settings
 
     settings = load_settings(flags)
     chat_settings = settings.chat()
@@ -29,10 +32,22 @@ def open_chat(flags: Mapping[str, Any]) -> None:
         raise ParameterError("the chat needs a terminal; `sequoia ask` works with pipes")
     if remark:
         sys.stderr.write(remark + "\n")
-    from ..app import SequoiaApp
+    with quick_imports():
+        from ..app import SequoiaApp
+        from ..preferences import Preferences
+    from ..store.recorder import DatabaseRecorder
 
-    screen = SequoiaApp(lambda progress: launch.build_chat(settings, progress), chat_settings)
-    screen.run()
+    recorder = DatabaseRecorder(record_file())
+    try:
+        screen = SequoiaApp(
+            lambda progress: launch.build_chat(settings, progress, insight=True), chat_settings, recorder,
+            Preferences(flags),
+        )  # fmt: skip
+        screen.run()
+    finally:
+        recorder.close()
+    if recorder.unsaved:
+        sys.stderr.write(f"sequoia: {recorder.unsaved}\n")
     if screen.decoder.alive:
         # it is deep in a forward that outlasted the join; unwinding the interpreter under it aborts
         sys.stdout.flush()

@@ -73,7 +73,8 @@ class SearchScreen(ModalScreen[Place | None]):
             border-subtitle-color: $bonus;
             background: $surface;
         }
-        & Input { border: none !important; height: 1; padding: 0; margin: 0 0 1 0; background: $panel; }
+        & Input { border: none !important; height: 1; padding: 0; background: $panel; }
+        & Input { margin: 0 0 1 0; }
         & OptionList {
             height: 1fr;
             border: none !important;

@@ -76,7 +76,8 @@ class SessionsScreen(ModalScreen[str | None]):
             background: $primary 25%;
             text-style: bold;
         }
-        & Input { border: none !important; height: 1; padding: 0; display: none; background: $panel; }
+        & Input { border: none !important; height: 1; padding: 0; background: $panel; }
+        & Input { display: none; }
         & Line { color: $notice; dock: bottom; }
     }
     """

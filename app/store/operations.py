@@ -21,17 +21,24 @@ _TITLE_CHARACTERS = 200
 
 @dataclass(frozen=True, slots=True)
 class Opened:
-    """This window has a session open, or none."""
+    """This window has a session open, or none.
+
+    Attributes:
+        window: id of the window.
+        session: id of the session.
+        offered: a session that the person is asked about, or None.
+    """
 
     window: str
     session: str | None
+    offered: str | None = None
 
     def carry_out(self, to: sqlite3.Connection) -> None:
         """Write it."""
         to.execute(
-            "INSERT INTO window (id, session) VALUES (?, ?) "
-            "ON CONFLICT (id) DO UPDATE SET session = excluded.session",
-            (self.window, self.session),
+            "INSERT INTO window (id, session, offered) VALUES (?, ?, ?) "
+            "ON CONFLICT (id) DO UPDATE SET session = excluded.session, offered = excluded.offered",
+            (self.window, self.session, self.offered),
         )
 
 
@@ -212,7 +219,7 @@ class LeftOpen:
 
     Attributes:
         session: its id.
-        cut_off: an answer was being written.
+        cut_off: the answer at the end of its branch was being written.
     """
 
     session: str
@@ -231,10 +238,12 @@ def recover(to: sqlite3.Connection, folder: Path) -> tuple[LeftOpen, ...]:
     known = [row[0] for row in to.execute("SELECT id FROM window")]
     dead = [window for window in known if not windows.is_open(folder, window)]
     alive = set(known) - set(dead)
-    cut_off = _complete(to, alive)
+    _complete(to, alive)
     marks = ", ".join("?" * len(dead))
     rows = to.execute(
-        "SELECT DISTINCT s.id FROM window w JOIN session s ON s.id = w.session "
+        "SELECT DISTINCT s.id, EXISTS (SELECT 1 FROM exchange e WHERE e.id = s.selected "
+        "AND e.ending = 'cut off') FROM window w "
+        "JOIN session s ON s.id = coalesce(w.session, w.offered) "
         f"WHERE w.id IN ({marks}) AND s.deleted IS NULL ORDER BY s.changed DESC",
         dead,
     ).fetchall()
@@ -242,7 +251,7 @@ def recover(to: sqlite3.Connection, folder: Path) -> tuple[LeftOpen, ...]:
     to.execute(f"DELETE FROM window WHERE id IN ({marks})", dead)
     for window in dead:
         windows.forget(folder, window)
-    return tuple(LeftOpen(session, session in cut_off) for (session,) in rows)
+    return tuple(LeftOpen(session, bool(cut_off)) for session, cut_off in rows)
 
 
 def leave(to: sqlite3.Connection, window: str) -> None:
@@ -256,18 +265,14 @@ def storable(text: str) -> str:
     return text.encode("utf-8", "replace").decode()
 
 
-def _complete(to: sqlite3.Connection, alive: set[str]) -> set[str]:
-    """End the answers that nobody goes on writing; the sessions they are of."""
+def _complete(to: sqlite3.Connection, alive: set[str]) -> None:
+    """End the answers that nobody goes on writing."""
     growing = to.execute(
-        "SELECT id, session, place, started, window FROM exchange WHERE ending IS NULL"
+        "SELECT id, place, started, window FROM exchange WHERE ending IS NULL"
     ).fetchall()
-    sessions: set[str] = set()
-    for exchange, session, place, started, window in growing:
-        if window in alive:
-            continue
-        Ended(exchange, _what_is_left(to, place), started).carry_out(to)
-        sessions.add(session)
-    return sessions
+    for exchange, place, started, window in growing:
+        if window not in alive:
+            Ended(exchange, _what_is_left(to, place), started).carry_out(to)
 
 
 def _what_is_left(connection: sqlite3.Connection, place: int) -> Digest:

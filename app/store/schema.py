@@ -85,7 +85,13 @@ _FIRST = (
     END""",
 )
 
-MIGRATIONS: tuple[tuple[str, ...], ...] = (_FIRST,)
+_OFFERED = (
+    # a session that this window was told of because the one before it was killed; if this one is
+    # killed before anybody answers, the next one tells it again
+    "ALTER TABLE window ADD COLUMN offered TEXT",
+)
+
+MIGRATIONS: tuple[tuple[str, ...], ...] = (_FIRST, _OFFERED)
 """Statements that lead from version n to n + 1. One that was released is never changed."""
 
 VERSION = len(MIGRATIONS)

@@ -310,7 +310,8 @@ class Writer:
         try:
             with transaction(connection):
                 left = recover(connection, self._folder)
-                Opened(self.window, self._opened_session).carry_out(connection)
+                offered = left[0].session if left else None
+                Opened(self.window, self._opened_session, offered).carry_out(connection)
             self._identity = _identity(self._path)
         except BaseException:
             connection.close()
