@@ -1,10 +1,13 @@
 """Accessible mode: no box drawing, no motion, linear text, verdicts in words.
 
-Owns how a widget finds out about the mode, and the words in place of signs. Whether it is on is the
-app's; where frames go is the style sheet's (`.-accessible`).
+Owns how a widget finds out about the mode, the words in place of signs, and that no frame whatever
+is drawn. Whether it is on is the app's; what stands in place of frames is the style sheet's.
 """
 
+from rich.segment import Segment
+from textual.color import Color
 from textual.dom import DOMNode
+from textual.filter import LineFilter
 
 from sequoia_core.events import Step
 
@@ -14,10 +17,33 @@ from .tree_rows import Row, Verdict
 ACCESSIBLE = "-accessible"
 """Class of the app while the mode is on."""
 
+_BOXES, _BLOCKS, _AFTER = 0x2500, 0x2580, 0x25A0
+_PLAIN = (
+    dict.fromkeys(range(_BOXES, _BLOCKS), "+")
+    | dict.fromkeys(range(_BLOCKS, _AFTER), "#")
+    | dict.fromkeys(map(ord, "─━┄┅┈┉╌╍═╴╶╸╺╼╾"), "-")
+    | dict.fromkeys(map(ord, "│┃┆┇┊┋╎╏║╵╷╹╻╽╿"), "|")
+)
+"""ASCII in place of box drawing and block elements."""
+
 
 def is_accessible(node: DOMNode) -> bool:
     """Whether the app around a widget is in accessible mode."""
     return node.app.has_class(ACCESSIBLE)
+
+
+class PlainFrames(LineFilter):
+    """Writes lines and blocks that are drawn anywhere, an answer's tables too, as ASCII."""
+
+    def apply(self, segments: list[Segment], background: Color) -> list[Segment]:
+        """The segments without box drawing."""
+        del background
+        return [
+            segment
+            if segment.text.isascii()
+            else Segment(segment.text.translate(_PLAIN), segment.style, segment.control)
+            for segment in segments
+        ]
 
 
 def row_in_words(row: Row, depth: int) -> str:

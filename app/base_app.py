@@ -5,6 +5,7 @@ becomes of colours where there are few or none. Knows no screen.
 """
 
 from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
 from typing import ClassVar
 
 import platformdirs
@@ -13,7 +14,7 @@ from textual.binding import Binding, BindingType
 from textual.filter import LineFilter, NoColor
 from textual.theme import Theme
 
-from .accessible import ACCESSIBLE
+from .accessible import ACCESSIBLE, PlainFrames
 from .copying_app import CopyingApp
 from .keys import Action, Keys, declared, remapped
 from .theming import (
@@ -38,6 +39,7 @@ class BaseApp(CopyingApp):
         Binding("ctrl+p", "command_palette", "Command palette", show=False, priority=True,
                 id="app.palette"),
     ]  # fmt: skip
+    CSS = (Path(__file__).parent / "styles" / "looks.tcss").read_text(encoding="utf-8")
     VERTICAL_BREAKPOINTS = [(0, "-tiny"), (12, "-short"), (30, "-tall"), (42, "-roomy")]  # noqa: RUF012
 
     def __init__(self) -> None:
@@ -45,7 +47,7 @@ class BaseApp(CopyingApp):
             [packaged_folder(), platformdirs.user_config_path("sequoia") / "themes"]
         )
         found = self._theme_folders.load()
-        self._no_color_filter = NoColor()
+        self._no_color, self._plain_frames = NoColor(), PlainFrames()
         super().__init__()
         self.animation_level = "none"
         self.keys = Keys()
@@ -65,7 +67,7 @@ class BaseApp(CopyingApp):
     @property
     def few_colors(self) -> bool:
         """Whether the terminal has sixteen colours at most."""
-        return self.console.color_system not in ("256", "truecolor")
+        return self.console.color_system == "standard"
 
     def begin_with_theme(self, name: str) -> str | None:
         """Use a theme if there is one of this name.
@@ -91,7 +93,8 @@ class BaseApp(CopyingApp):
 
     def get_line_filters(self) -> Sequence[LineFilter]:
         """With NO_COLOR, no colour at all; Textual's own would leave shades of grey."""
-        return [self._no_color_filter] if self.no_color else super().get_line_filters()
+        filters = [self._no_color] if self.no_color else super().get_line_filters()
+        return [*filters, self._plain_frames] if self.accessible else filters
 
     def watch_themes(self) -> None:
         """From now on, take over what is edited in the folders of themes."""

@@ -26,6 +26,8 @@ _BASES = frozenset(key.value.rpartition("+")[2] for key in KnownKeys) | {
     "enter",
     "newline",
 }
+_UNTOLD = frozenset({"newline"})
+"""What some terminals send for another key."""
 _NAMES = {
     "escape": "esc", "left_square_bracket": "[", "right_square_bracket": "]", "slash": "/",
     "question_mark": "?", "plus": "+", "minus": "-", "equals_sign": "=", "comma": ",",
@@ -88,7 +90,8 @@ class Keys:
         keys = self.of(bare)
         if not keys:
             return word
-        return ", ".join(map(key_name, keys if every else keys[:1])) + word[len(bare) :]
+        told = [key_name(key) for key in keys if key not in _UNTOLD] or [key_name(keys[0])]
+        return ", ".join(told if every else told[:1]) + word[len(bare) :]
 
     def keymap(self) -> dict[str, str]:
         """For `App.set_keymap`."""

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 
 from sequoia_core.events import TreeChosen
 
+from ..accessible import is_accessible
 from ..answer import Chosen
 from ..walk import Walk
 from ..widgets import key_bar
@@ -51,6 +52,8 @@ class Dashboard:
         """
         step, statistics = walk.step, walk.statistics
         still = walk.at is not None or now.paused or not now.busy
+        if is_accessible(self.panel) and not still:
+            return  # nothing moves but the text; the figures come with its end
         self.panel.show_step(step, statistics, walk.title(paused=now.paused), still=still)
         self.panel.show_expected(walk.chosen or (Chosen(coming) if coming is not None else None))
         self.strip.show_step(step, statistics)

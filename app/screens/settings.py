@@ -39,7 +39,7 @@ _FRAME = """
         & > Vertical {{
             width: {width};
             max-width: 98%;
-            height: auto;
+            height: {height};
             max-height: 94%;
             padding: 0 1;
             border: round $primary;
@@ -48,10 +48,10 @@ _FRAME = """
             background: $surface;
         }}
         & OptionList {{
-            height: auto;
+            height: {list_height};
             max-height: 100%;
             min-height: 1;
-            border: none;
+            border: none !important;
             padding: 0;
             background: $surface;
             scrollbar-size-vertical: 1;
@@ -61,7 +61,13 @@ _FRAME = """
             text-style: bold;
         }}
         & OptionList > .option-list--option-disabled {{ color: $primary; text-style: bold; }}
-        & Input {{ border: none; height: 1; padding: 0; display: none; background: $panel; }}
+        & Input {{
+            border: none !important;
+            height: 1;
+            padding: 0;
+            display: none;
+            background: $panel;
+        }}
         & Line {{ color: $notice; }}
     }}
 """
@@ -104,7 +110,7 @@ class SettingsScreen(ModalScreen[None]):
         Binding("right", "turn(1)", "Value after", show=False, id="settings.after"),
         Binding("d,delete", "default", "Back to the default", show=False, id="settings.default"),
     ]
-    DEFAULT_CSS = _FRAME.format(screen="SettingsScreen", width=104)
+    DEFAULT_CSS = _FRAME.format(screen="SettingsScreen", width=104, height="94%", list_height="1fr")
 
     def __init__(self, preferences: Preferences, follower: Follower, themes: Sequence[str]) -> None:
         super().__init__()
@@ -112,7 +118,7 @@ class SettingsScreen(ModalScreen[None]):
         self._loaded: Settings | None = None
         self._items: list[Spec | Action | None] = []
         self._frame = Vertical()
-        self._list = OptionList(markup=False)
+        self._list = OptionList(markup=False, compact=True)
         self._told = Line()
         self._input = Input(select_on_focus=False)
         self._keys = Line()
@@ -157,7 +163,7 @@ class SettingsScreen(ModalScreen[None]):
         self._list.highlighted = at if at is not None else 1
 
     def _rows(self) -> list[tuple[Spec | Action | None, Content]]:
-        room = max(20, self._list.scrollable_content_region.width or self.size.width - 6)
+        room = max(20, self._list.scrollable_content_region.width - 2)
         rows: list[tuple[Spec | Action | None, Content]] = []
         for heading, specs in GROUPS:
             rows.append((None, Content(heading)))
@@ -165,7 +171,7 @@ class SettingsScreen(ModalScreen[None]):
         rows.append((None, Content("Keys")))
         keys = self._follower.keys()
         for action in keys.actions.values():
-            names = ", ".join(map(key_name, action.keys))
+            names = keys.shown(action.id, every=True)
             mark = "yours" if action.id in keys.changed else ""
             left = f"  {fit(action.id, _KEY_NAME_CELLS)}{visible(names)}"
             rows.append((action, _row(left, mark, room)))
@@ -314,7 +320,7 @@ class ChoiceScreen(ModalScreen[str | None]):
     BINDINGS: ClassVar[list[BindingType]] = [
         Binding("escape", "dismiss(None)", "Leave it", show=False, id="choice.close")
     ]
-    DEFAULT_CSS = _FRAME.format(screen="ChoiceScreen", width=44)
+    DEFAULT_CSS = _FRAME.format(screen="ChoiceScreen", width=44, height="auto", list_height="auto")
 
     def __init__(
         self,
@@ -325,7 +331,8 @@ class ChoiceScreen(ModalScreen[str | None]):
     ) -> None:
         super().__init__()
         self._spec, self._choices, self._now, self._preview = spec, choices, now, preview
-        self._list = OptionList(*(Option(Content(f" {each}")) for each in choices), markup=False)
+        rows = (Option(Content(f" {each}")) for each in choices)
+        self._list = OptionList(*rows, markup=False, compact=True)
 
     def compose(self) -> ComposeResult:
         """One list."""
@@ -363,7 +370,7 @@ class KeyScreen(ModalScreen[tuple[str, ...] | None]):
         Binding("escape", "dismiss(None)", "Leave it", show=False, priority=True, id="key.close"),
         Binding("backspace", "default", "The default", show=False, priority=True, id="key.default"),
     ]
-    DEFAULT_CSS = _FRAME.format(screen="KeyScreen", width=64)
+    DEFAULT_CSS = _FRAME.format(screen="KeyScreen", width=64, height="auto", list_height="auto")
 
     def __init__(self, action: Action) -> None:
         super().__init__()

@@ -4,6 +4,7 @@ from collections.abc import Sequence
 
 from textual.content import Content
 
+from ..accessible import is_accessible, rates_in_words, statistics_in_words
 from ..answer import Chosen
 from ..stats import Rate, Statistics
 from ..visible import fit, visible
@@ -50,6 +51,8 @@ class StatisticsPanel(Line):
         """As many lines as there is height for."""
         statistics = self._statistics or Statistics()
         width = self.size.width - 2
+        if is_accessible(self):
+            return self._in_words(statistics)
         lines = [
             _summary(statistics),
             _spark_line("accepted", statistics.accepted, "$accepted", width),
@@ -60,6 +63,18 @@ class StatisticsPanel(Line):
             lines.append(self._why(width))
             lines += self._rates(statistics, width, rows)
         return Content("\n").join(Content.assemble(" ", line) for line in lines)
+
+    def _in_words(self, statistics: Statistics) -> Content:
+        tree = self._chosen.tree if self._chosen else None
+        depth, rank = (tree.expected_by_depth, tree.expected_by_rank) if tree else ((), ())
+        lines = [
+            statistics_in_words(statistics),
+            f"tree {self._reason()}",
+            rates_in_words("by depth", statistics.by_depth, depth),
+            rates_in_words("by child rank", statistics.by_rank, rank),
+        ]
+        width = max(1, self.size.width - 1)
+        return Content("\n").join(row for line in lines for row in Content(f" {line}").wrap(width))
 
     def _why(self, width: int) -> Content:
         """Where the tree comes from, and since when if it was changed within the answer."""

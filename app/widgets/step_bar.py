@@ -4,6 +4,7 @@ from textual.content import Content
 
 from sequoia_core.events import Step
 
+from ..accessible import is_accessible, step_in_words
 from ..stats import Statistics, step_speedup
 from .line import Line
 
@@ -30,6 +31,8 @@ class StepBar(Line):
         if self._step is None or self._statistics is None:
             return Content.styled(" no step yet", "$notice")
         step, width = self._step, self.size.width
+        if is_accessible(self):
+            return Content("\n").join(Content(f" {step_in_words(step)}").wrap(max(1, width)))
         lines = [self._outcome(step, width)]
         if self.size.height >= 3:
             lines += [_bar(step, width - 2), self._times(step, width)]

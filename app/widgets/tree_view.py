@@ -18,6 +18,7 @@ from textual.strip import Strip
 
 from sequoia_core.events import Step
 
+from ..accessible import is_accessible, row_in_words
 from ..tree_rows import BONUS_NODE, GLYPHS, Row, Verdict, guide_width, tree_rows
 from ..visible import fit
 
@@ -201,6 +202,8 @@ class TreeView(ScrollView, can_focus=True, inherit_bindings=False):
             text = "  the token tree of each step appears here" if y == _HEADINGS else ""
             style = self.get_component_rich_style("tree-view--heading")
             return Strip([Segment(fit(text, width), style)], width)
+        if y < _HEADINGS and is_accessible(self):
+            return Strip.blank(width, self.get_component_rich_style("tree-view--heading"))
         if y < _HEADINGS:
             style = self.get_component_rich_style("tree-view--heading")
             text = fit("", max(0, width - 2 * _COLUMN)) + f"{'draft':>6} {'target':>6} "
@@ -210,6 +213,8 @@ class TreeView(ScrollView, can_focus=True, inherit_bindings=False):
         if at >= len(rows):
             return Strip.blank(width, self.get_component_rich_style("tree-view--guide"))
         marked = (self.has_focus or self._pinned) and rows[at].node == self.node
+        if is_accessible(self):
+            return self._tell(self._step, rows[at], width, marked=marked)
         return self._draw(rows[at], width, marked=marked)
 
     def _current_rows(self, step: Step) -> tuple[Row, ...]:
@@ -226,6 +231,14 @@ class TreeView(ScrollView, can_focus=True, inherit_bindings=False):
         top = self.scroll_offset.y
         if not top <= at < top + room:
             self.scroll_to(y=max(0, at - room // 2), animate=False, force=True)
+
+    def _tell(self, step: Step, row: Row, width: int, *, marked: bool) -> Strip:
+        """A row in words."""
+        style = self.get_component_rich_style(_CLASSES[row.verdict])
+        at = step.path[-1] if row.node == BONUS_NODE else row.node
+        depth = step.nodes[at].depth + (row.node == BONUS_NODE)
+        text = ("> " if marked else "  ") + row_in_words(row, depth)
+        return Strip([Segment(fit(text, width), style)], width)
 
     def _draw(self, row: Row, width: int, *, marked: bool) -> Strip:
         style = self.get_component_rich_style(_CLASSES[row.verdict])
