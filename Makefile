@@ -29,7 +29,7 @@ chat: setup  ## open the chat
 	@$(BIN)/sequoia
 
 test: setup lint  ## lint, types and tests
-	@$(BIN)/python -m pytest
+	@$(BIN)/python -m pytest $(WORKERS)
 
 lint: setup
 	$(BIN)/ruff check .

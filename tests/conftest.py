@@ -1,15 +1,20 @@
 """Fixtures shared by all tests."""
 
+import os
 from collections.abc import Iterator
 
 import pytest
+
+if "PYTEST_XDIST_WORKER" in os.environ:  # workers that compute side by side have a core each
+    os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 
 @pytest.fixture(scope="session", autouse=True)
 def private_folders(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
     """Keep the user's files out of the tests, and the tests out of the user's files.
 
-    One set of folders for the whole session, so that the embedded target is converted once.
+    One set of folders for the whole session, so that the embedded target is converted once (by each
+    worker).
     """
     with pytest.MonkeyPatch.context() as patch:
         for kind in ("CACHE", "CONFIG", "DATA", "STATE"):
