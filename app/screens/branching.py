@@ -26,7 +26,9 @@ BRANCH_COMMANDS = (
 )
 """For the command palette: name, what it does, and what it is for `Branching.act`."""
 
-ANSWERING = "still answering: Esc stops it, then this works"
+ANSWERING = "still answering: chat.stop stops it, then this works"
+NO_SIBLING = "no other branch: chat.again asks again, chat.edit edits a message"
+EDITING = "prompt.send sends it as another branch, chat.stop leaves it"
 
 
 class Branching:
@@ -134,14 +136,14 @@ class Branching:
         prompt, editing = self._chat.prompt, self._editing
         if editing is None:
             if not self.history.branch:
-                prompt.hint("nothing to edit yet: send a message first")
+                self._hint("nothing to edit yet: send a message first")
                 return
             self._editing = editing = Editing(self.history.branch, prompt.text)
         elif not editing.move(by, prompt.text):
             if by > 0:
                 self.leave_editing()
             else:
-                prompt.hint("that is the first message")
+                self._hint("that is the first message")
             return
         self._show_editing(editing)
 
@@ -168,15 +170,15 @@ class Branching:
         chat = self._chat
         exchange = self._editing.exchange if self._editing is not None else self.last
         if exchange is None:
-            chat.prompt.hint("nothing to ask again yet: send a message first")
+            self._hint("nothing to ask again yet: send a message first")
         elif chat.busy:
-            chat.prompt.hint(ANSWERING)
+            self._hint(ANSWERING)
         else:
             self.leave_editing()
             chat.ask(exchange.prompt, exchange)
             if chat.settings.temperature == 0.0 or chat.settings.seed is not None:
                 what = "temperature 0" if chat.settings.temperature == 0.0 else "a fixed seed"
-                chat.prompt.hint(f"with {what} and the same settings, the same answer comes again")
+                self._hint(f"with {what} and the same settings, the same answer comes again")
 
     # Siblings
 
@@ -186,14 +188,14 @@ class Branching:
         exchange = editing.exchange if editing is not None else self._last_fork()
         siblings = self.history.siblings(exchange) if exchange is not None else ()
         if exchange is None or len(siblings) < 2:
-            chat.prompt.hint("no other branch: Ctrl+R asks again, Ctrl+E edits a message")
+            self._hint(NO_SIBLING)
             return
         if chat.busy:
-            chat.prompt.hint(ANSWERING)
+            self._hint(ANSWERING)
             return
         at = siblings.index(exchange) + by
         if not 0 <= at < len(siblings):
-            chat.prompt.hint(f"that is the {'first' if by < 0 else 'last'} of {len(siblings)}")
+            self._hint(f"that is the {'first' if by < 0 else 'last'} of {len(siblings)}")
             return
         self.select(siblings[at])
         if editing is not None:
@@ -229,9 +231,13 @@ class Branching:
         prompt.edits = True
         prompt.put(editing.text)
         prompt.retitle(f"edit message {editing.at + 1} of {len(editing.branch)}")
-        prompt.hint("Enter sends it as another branch, Esc leaves it")
+        self._hint(EDITING)
         self._remark()
         self._chat.transcript.reveal(self.pages.prompt(editing.exchange))
+
+    def _hint(self, text: str) -> None:
+        """Show a line at the prompt; ids of actions in it read as their keys."""
+        self._chat.prompt.hint(self._chat.app.keys.shown(text))
 
     def _remark(self) -> None:
         """Say beside each message which of its siblings it is, and which one is edited."""

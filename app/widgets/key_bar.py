@@ -5,33 +5,35 @@ from textual.content import Content
 from ..keys import Keys
 from .line import Line
 
-IDLE = (
+KeyRow = tuple[tuple[str, str], ...]
+"""Ids of actions, or keys that cannot be changed, and what they do."""
+
+IDLE: KeyRow = (
     ("prompt.send", "send"), ("chat.pause", "pause"), ("chat.step_before chat.step_after", "steps"),
     ("chat.tree", "tree"), ("chat.edit", "edit"), ("chat.again", "again"), ("chat.tint", "tint"),
     ("chat.settings", "settings"), ("app.palette", "palette"), ("chat.help", "help"),
     ("app.quit", "quit"),
 )  # fmt: skip
-DECODING = (
+DECODING: KeyRow = (
     ("chat.stop", "stop"), ("chat.pause", "pause"), ("chat.step_before chat.step_after", "steps"),
     ("chat.tree", "tree"), ("chat.tint", "tint"), ("app.palette", "palette"),
     ("chat.help", "help"), ("app.quit", "quit"),
 )  # fmt: skip
-PAUSED = (
+PAUSED: KeyRow = (
     ("chat.step", "one step"), ("chat.pause", "resume"), ("chat.stop", "stop"),
     ("chat.step_before chat.step_after", "steps"), ("chat.tree", "tree"), ("chat.tint", "tint"),
     ("chat.help", "help"), ("app.quit", "quit"),
 )  # fmt: skip
-WALKING = (
+WALKING: KeyRow = (
     ("chat.step_before chat.step_after", "back and forth"), ("chat.first_step", "first step"),
     ("chat.live", "live"), ("chat.pause", "pause"), ("chat.tree", "tree"), ("chat.tint", "tint"),
     ("chat.help", "help"), ("app.quit", "quit"),
 )  # fmt: skip
-EDITING = (
-    ("prompt.send", "send as another branch"), ("chat.stop", "leave"), ("up down", "other message"),
+EDITING: KeyRow = (
+    ("prompt.send", "branch off"), ("chat.stop", "leave"), ("up down", "other message"),
     ("chat.branch_before chat.branch_after", "other branch"), ("chat.again", "ask again"),
     ("chat.help", "help"), ("app.quit", "quit"),
 )  # fmt: skip
-"""Ids of actions, or keys that cannot be changed, and what they do."""
 
 KEPT = 2
 """Keys at the end of each row that stay when others no longer fit: help and quit."""
@@ -42,7 +44,7 @@ class KeyBar(Line):
 
     def __init__(self) -> None:
         super().__init__(id="keys")
-        self._keys: tuple[tuple[str, str], ...] = IDLE
+        self._keys = IDLE
         self._in_use = Keys()
 
     def use_keys(self, keys: Keys) -> None:
@@ -50,7 +52,7 @@ class KeyBar(Line):
         self._in_use = keys
         self.refresh()
 
-    def show_keys(self, keys: tuple[tuple[str, str], ...]) -> None:
+    def show_keys(self, keys: KeyRow) -> None:
         """Show another set of keys."""
         if keys is not self._keys:
             self._keys = keys
