@@ -28,7 +28,10 @@ $(STAMP): pyproject.toml constraints.txt Makefile
 chat: setup  ## open the chat
 	@$(BIN)/sequoia
 
-test: setup lint  ## lint, types and tests
+# a worker per processor, with one thread each; one may take 1.5 GB
+WORKERS ?= -n logical --maxprocesses 4 --dist worksteal
+
+test: setup lint  ## lint, types and tests; WORKERS= runs them one after another
 	@$(BIN)/python -m pytest $(WORKERS)
 
 lint: setup
