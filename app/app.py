@@ -9,6 +9,7 @@ import logging
 import sys
 import time
 from collections.abc import Iterable, Mapping
+from dataclasses import replace
 from functools import partial
 from logging.handlers import RotatingFileHandler
 from pathlib import Path
@@ -68,6 +69,7 @@ class SequoiaApp(BaseApp):
         self._switch_seconds = sys.getswitchinterval()
         self._no_theme = self.begin_with_theme(settings.theme)
         self.key_problems: tuple[str, ...] = ()
+        settings = replace(settings, theme=self.theme)
         self.chat = ChatScreen(self._decoder, settings, recorder)
 
     def get_default_screen(self) -> Screen[None]:

@@ -185,7 +185,7 @@ def _first_clash(
     actions: Mapping[str, Action], changed: Mapping[str, Action]
 ) -> tuple[str, Action, str] | None:
     """A changed action, the one that has its key already, and the key."""
-    for name in reversed(changed):
+    for name in reversed(list(changed)):
         for other in actions.values():
             if other.id != name and _meet(changed[name], other):
                 for key in changed[name].keys:
