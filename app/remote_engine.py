@@ -174,7 +174,7 @@ class RemoteEngine:
             pass
 
     def _wait_until_loaded(self, progress: LoadProgress) -> PairDescription:
-        said: tuple[str, float | None] = ("waiting for the engine process", None)
+        said: tuple[str, float | None] = ("loading the models", None)
         try:
             while True:
                 progress(*said)

@@ -27,6 +27,8 @@ from ..wire import Done, from_line
 
 PATIENCE_SECONDS = 5.0
 """How long a process may take to end by itself."""
+_SERVERS_OWN = frozenset({"TMUX", "TMUX_PANE", "STY", "DISPLAY", "WAYLAND_DISPLAY"})
+"""A browser's clipboard is the browser's: nothing goes through tmux or to another desktop."""
 _PACKAGE = __package__.rpartition(".")[0]
 
 
@@ -103,6 +105,11 @@ class Window(AppService):
             download_manager=DownloadManager(),
         )
         self._argv = tuple(command)
+
+    def _build_environment(self, width: int = 80, height: int = 24) -> dict[str, str]:
+        """As the base class, without what tells of the terminal and desktop of the server."""
+        built = super()._build_environment(width, height)
+        return {name: value for name, value in built.items() if name not in _SERVERS_OWN}
 
     async def _open_app_process(self, width: int = 80, height: int = 24) -> Process:
         """As the base class, but without a shell and out of reach of the terminal's Ctrl+C."""

@@ -14,6 +14,7 @@ from pathlib import Path
 from ..app import SequoiaApp
 from ..launch import tree_choice
 from ..paths import record_file
+from ..preferences import Preferences
 from ..remote_engine import RemoteEngine
 from ..settings import load_settings
 from ..store.recorder import DatabaseRecorder
@@ -29,13 +30,15 @@ def main(engine: str, flags: str) -> None:
         engine: path of the engine process's socket.
         flags: settings as on the command line, JSON.
     """
-    settings = load_settings(json.loads(flags))
+    given = json.loads(flags)
+    settings = load_settings(given)
     choice = tree_choice(settings)
     path = Path(engine)
     recorder = DatabaseRecorder(record_file())
     app = SequoiaApp(
-        lambda progress: RemoteEngine(path, choice, progress), settings.chat(), recorder
-    )
+        lambda progress: RemoteEngine(path, choice, progress), settings.chat(), recorder,
+        Preferences(given),
+    )  # fmt: skip
     watch = threading.Thread(target=_end_with_parent, args=(app, os.getppid()), daemon=True)
     watch.start()
     try:

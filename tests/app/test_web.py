@@ -1,6 +1,7 @@
 """The browser's side: who may come in, how many, that a window works, and that all of it ends."""
 
 import asyncio
+import json
 import os
 import signal
 import sys
@@ -281,6 +282,24 @@ async def test_a_window_ends_when_its_server_is_killed(engine_path: Path, tmp_pa
         server.kill()
         await server.wait()
     await until(lambda: not window.is_running() or window.status() == psutil.STATUS_ZOMBIE)
+
+
+async def test_a_window_knows_nothing_of_the_terminal_of_the_server(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setenv("TMUX", "/tmp/tmux")
+    monkeypatch.setenv("DISPLAY", ":0")
+    script = "import json, os, sys; print('__GANGLION__', flush=True); data = json.dumps("
+    script += "dict(os.environ)).encode(); sys.stdout.buffer.write(b'D' + len(data).to_bytes(4, "
+    script += "'big') + data); sys.stdout.flush(); sys.stdin.buffer.read(1)"
+    command = (sys.executable, "-c", script)
+    async with serving(command=command) as where, aiohttp.ClientSession() as session:
+        socket = await session.ws_connect(where + "ws?width=33&height=99999999")
+        environment = json.loads(await socket.receive_bytes())
+        await socket.close()
+    assert environment["COLUMNS"] == "33"
+    assert int(environment["ROWS"]) <= 1000
+    assert not {"TMUX", "DISPLAY"} & environment.keys()
 
 
 @pytest.mark.parametrize("module", ["app.web.server", "app.web.window"])
