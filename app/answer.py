@@ -4,6 +4,8 @@ Knows the engine's events and nothing of widgets. Grows by `add`; what it holds 
 widget may keep any part of it.
 """
 
+from array import array
+from collections.abc import MutableSequence, Sequence
 from dataclasses import dataclass, field
 
 from sequoia_core.events import (
@@ -18,17 +20,11 @@ from sequoia_core.events import (
     TreeChosen,
 )
 
+from .spans import PackedSpans, Span, text_of
 from .stats import Statistics
 from .visible import visible
 
-
-@dataclass(frozen=True, slots=True)
-class Span:
-    """A token's printable text, where it came from and in which step."""
-
-    text: str
-    rank: int
-    step: int
+__all__ = ["Answer", "Chosen", "Span"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,9 +55,9 @@ class Answer:
     prompt: str
     trees: list[Chosen] = field(default_factory=list)
     prefill: PrefillProgress | PrefillDone | None = None
-    spans: list[Span] = field(default_factory=list)
+    spans: Sequence[Span] = field(default_factory=list)
     parts: list[str] = field(default_factory=list)
-    token_ids: list[int] = field(default_factory=list)
+    token_ids: MutableSequence[int] = field(default_factory=list)
     steps: list[Step] = field(default_factory=list)
     statistics: list[Statistics] = field(default_factory=list)
     finished: Finished | None = None
@@ -76,11 +72,12 @@ class Answer:
                 self.prefill = event
             case TextDelta(step, text, pieces):
                 self.parts.append(text)
+                self.spans = self.spans if isinstance(self.spans, list) else list(self.spans)
                 self.spans += [Span(visible(piece.text), piece.rank, step) for piece in pieces]
             case Step():
                 before = self.statistics[-1] if self.statistics else Statistics()
                 self.steps.append(event)
-                self.token_ids += event.token_ids
+                self.token_ids.extend(event.token_ids)
                 self.statistics.append(before.plus(event))
             case Finished():
                 self.finished = event
@@ -92,9 +89,15 @@ class Answer:
         return next((each for each in reversed(self.trees) if each.since <= step), None)
 
     def forget_steps(self) -> None:
-        """Keep text and final figures; the trees of a long chat would fill the memory."""
+        """Keep text and final figures, in little room; a long chat would fill the memory."""
         self.steps.clear()
         del self.statistics[:-1]
+        if self.done and not isinstance(self.spans, PackedSpans):
+            packed = PackedSpans(self.spans)
+            verbatim = self.verbatim
+            self.spans = packed
+            self.parts = [packed.text if packed.text == verbatim else verbatim]
+            self.token_ids = array("L", self.token_ids)
 
     @property
     def done(self) -> bool:
@@ -104,7 +107,7 @@ class Answer:
     @property
     def text(self) -> str:
         """The visible text so far."""
-        return "".join(span.text for span in self.spans)
+        return text_of(self.spans)
 
     @property
     def verbatim(self) -> str:

@@ -1,8 +1,6 @@
-"""Markdown as lines of a terminal, with only the last block drawn anew while text streams in.
+"""Markdown as lines of a terminal: one chunk of a document at a time.
 
-Owns parsing and drawing; knows no widget. Blocks before the last one cannot change any more (the
-parser says where the last one begins), so their lines are kept and a long answer costs no more per
-token than a short one. HTML is not parsed: a model's `<tag>` must be seen, not swallowed.
+Owns how blocks look; where a document is cut into chunks is `chunks`. Knows no widget.
 """
 
 import io
@@ -17,6 +15,8 @@ from rich.segment import Segment
 from rich.style import Style
 from rich.syntax import Syntax
 from rich.theme import Theme
+
+from .chunks import markdown_parser
 
 Lines = list[list[Segment]]
 _LEAST_WIDTH = 8
@@ -57,47 +57,42 @@ class MarkdownLook:
         )  # fmt: skip
 
 
-class MarkdownLines:
-    """The lines of one growing document."""
+class MarkdownPen:
+    """Draws Markdown in the styles of one theme.
 
-    def __init__(self) -> None:
-        self._parser = MarkdownIt("commonmark", {"html": False}).enable(["strikethrough", "table"])
-        self._key: tuple[int, MarkdownLook] | None = None
-        self._settled: Lines = []
-        self._settled_chars = 0
-        self._console: Console | None = None
+    Args:
+        look: styles.
+    """
 
-    def lines(self, text: str, width: int, look: MarkdownLook) -> Lines:
-        """All lines of the document.
+    def __init__(self, look: MarkdownLook) -> None:
+        self._look = look
+        self._parser = markdown_parser()
+        self._console = look.console()
+
+    def draw(self, source: str, width: int) -> Lines:
+        """The lines of a document or a chunk, none blank at either end.
 
         Args:
-            text: the document; while width and look stay, the last one with something appended.
+            source: Markdown.
             width: in cells.
-            look: styles.
         """
-        if self._console is None or self._key != (width, look):
-            self._key, self._settled, self._settled_chars = (width, look), [], 0
-            self._console = look.console()
-        tail = text[self._settled_chars :]
-        last = _last_block_line(self._parser, tail)
-        if last:
-            settled = "".join(tail.splitlines(keepends=True)[:last])
-            self._settled += [*self._draw(settled, width, look), []]
-            self._settled_chars += len(settled)
-            tail = tail[len(settled) :]
-        return self._settled + self._draw(tail, width, look)
-
-    def _draw(self, text: str, width: int, look: MarkdownLook) -> Lines:
-        if not text.strip() or self._console is None:
+        if not source.strip():
             return []
-        document = _Document(text, self._parser, look)
+        document = _Document(source, self._parser, self._look)
         options = self._console.options.update(width=max(_LEAST_WIDTH, width), height=None)
         lines = self._console.render_lines(document, options, pad=False)
-        while lines and not any(segment.text.strip() for segment in lines[0]):
+        while lines and _blank(lines[0]):
             lines.pop(0)
-        while lines and not any(segment.text.strip() for segment in lines[-1]):
+        while lines and _blank(lines[-1]):
             lines.pop()
         return lines
+
+
+def _blank(line: list[Segment]) -> bool:
+    """Whether nothing is seen of a line; a blank line of code has a background."""
+    return not any(
+        part.text.strip() or (part.style is not None and part.style.bgcolor) for part in line
+    )
 
 
 class _LeftHeading(Heading):
@@ -143,13 +138,9 @@ class _Document(Markdown):
 
     def __init__(self, text: str, parser: MarkdownIt, look: MarkdownLook) -> None:
         code_theme = "github-dark" if look.dark else "friendly"
+        if look.code_background == "default":  # the terminal's own colours
+            code_theme = "ansi_dark" if look.dark else "ansi_light"
         super().__init__("", code_theme=code_theme, hyperlinks=False)
         self.look = look
         self.markup = text
         self.parsed = parser.parse(text)
-
-
-def _last_block_line(parser: MarkdownIt, text: str) -> int:
-    """The line on which the last top-level block begins; 0 when there is but one."""
-    starts = [token.map[0] for token in parser.parse(text) if token.level == 0 and token.map]
-    return starts[-1] if starts else 0

@@ -1,50 +1,60 @@
-"""What stands in the transcript: messages, answers and notes, each as lines of a given width.
+"""What stands in the transcript: messages, answers and notes, each as blocks of lines.
 
-An entry keeps its lines until its text, the width or the theme changes. Nothing here is ever read
-as markup of the terminal's or the widget library's; only answers are read as Markdown.
+An entry makes blocks of its text when it is looked at and gives them up when told to; then it is
+no more than its text. Only answers are read as Markdown.
 """
 
-from dataclasses import dataclass, field
-from typing import Protocol
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import partial
 
-from rich.console import Console
 from rich.segment import Segment
-from rich.style import Style
 from rich.text import Text
 
 from sequoia_core.events import PrefillDone, PrefillProgress
 
 from ..answer import Answer
-from ..markdown import Lines, MarkdownLines, MarkdownLook
+from ..chunks import Chunk, Chunks
+from ..markdown import Lines
+from ..spans import Span, text_of
 from ..visible import visible
+from .blocks import Block, Look, guess, indent, wrap
 
 _INDENT = 2
+_TEXT_LINES = 100
+"""Of a block of plain text."""
+_LEAST_TOKENS = 60
+_MOST_TOKENS = 1500
+"""Of a block of marked tokens; cut at a new line where there is one."""
 
 
-@dataclass(frozen=True, slots=True)
-class Look:
-    """Styles of a theme, and the console that wraps text.
-
-    Attributes:
-        styles: by name; see `Transcript.COMPONENT_CLASSES`.
-        markdown: of answers.
-        console: wraps plain text.
-    """
-
-    styles: dict[str, Style] = field(hash=False)
-    markdown: MarkdownLook
-    console: Console = field(hash=False, compare=False)
-
-
-class Entry(Protocol):
+class Entry(ABC):
     """Something in the transcript."""
 
+    @property
+    def growing(self) -> bool:
+        """Whether it may change by itself."""
+        return False
+
+    @abstractmethod
+    def blocks(self) -> Sequence[Block]:
+        """What it consists of now, a blank line at the end; the same objects while unchanged."""
+
+    @abstractmethod
+    def guess(self, width: int) -> int:
+        """About how many lines it takes, without making its blocks."""
+
+    @abstractmethod
+    def release(self) -> None:
+        """Give up all blocks."""
+
     def lines(self, width: int, look: Look) -> Lines:
-        """Its lines, with a blank one at the end."""
-        ...
+        """All its lines."""
+        return [line for block in self.blocks() for line in block.lines(width, look)]
 
 
-class TextEntry:
+class TextEntry(Entry):
     """Plain text under a name, or without one: what a person wrote, or a note.
 
     Args:
@@ -52,80 +62,218 @@ class TextEntry:
         style: of the text.
         name: over the text, in the style of the same name.
         mark: in front of every line.
-
-    Attributes:
-        remark: said beside the name.
     """
 
     def __init__(self, text: str, style: str, *, name: str = "", mark: str = "  ") -> None:
         self._text = visible(text).expandtabs(4)
         self._style, self._name, self._mark = style, name, mark
-        self.remark = ""
-        self._key: tuple[int, int, str] | None = None
-        self._lines: Lines = []
+        self._remark = ""
+        self._blocks: list[Block] = []
 
-    def lines(self, width: int, look: Look) -> Lines:
-        """Its lines."""
-        if self._key != (width, id(look), self.remark):
-            self._key = (width, id(look), self.remark)
-            style = look.styles[self._style]
-            name: Lines = [[Segment(self._name, look.styles["user"])]] if self._name else []
-            if self.remark:
-                name[0].append(Segment(f"  {self.remark}", look.styles["figures"]))
-            body = wrap(Text(self._text, style=style), width - len(self._mark), look)
-            self._lines = [*name, *_indent(body, self._mark, style), []]
-        return self._lines
+    @property
+    def remark(self) -> str:
+        """What is said beside the name."""
+        return self._remark
+
+    @remark.setter
+    def remark(self, remark: str) -> None:
+        if remark != self._remark:
+            self._remark = remark
+            for block in self._blocks[:1]:
+                block.release()
+
+    def guess(self, width: int) -> int:
+        """About how many lines it takes."""
+        return guess(self._text, width) + bool(self._name)
+
+    def release(self) -> None:
+        """Give up all blocks."""
+        self._blocks = []
+
+    def blocks(self) -> Sequence[Block]:
+        """A name, and a block per hundred lines."""
+        if not self._blocks:
+            rows = self._text.split("\n")
+            parts = [rows[at : at + _TEXT_LINES] for at in range(0, len(rows), _TEXT_LINES)]
+            blocks = [Block("\n".join(part), partial(self._draw, part)) for part in parts]
+            name = [Block(self._name, self._draw_name)] if self._name else []
+            self._blocks = [*name, *blocks, Block("", _blank)]
+        return self._blocks
+
+    def _draw_name(self, width: int, look: Look) -> Lines:
+        line = Text.assemble((self._name, look.styles["user"]))
+        if self._remark:
+            line.append(f"  {self._remark}", look.styles["figures"])
+        return wrap(line, width, look)[:1]
+
+    def _draw(self, rows: list[str], width: int, look: Look) -> Lines:
+        style = look.styles[self._style]
+        body = wrap(Text("\n".join(rows), style=style), width - len(self._mark), look)
+        return indent(body, self._mark, style)
 
 
-class AnswerEntry:
+@dataclass(frozen=True, slots=True)
+class _Stretch:
+    """Tokens `start` to `end` of an answer, as they are marked in one block."""
+
+    start: int
+    end: int
+    tinted: bool
+    walked: int | None
+    last: bool
+
+
+class AnswerEntry(Entry):
     """An answer: Markdown, or its plain text with tokens marked, and its figures.
 
     Attributes:
-        answer: what is shown; it may grow between calls of `lines`.
+        answer: what is shown; it may grow between calls of `blocks`.
         tinted: tokens are tinted by where they came from.
         walked_step: the step whose tokens are highlighted, or None.
-        walked_line: where they begin among the lines last made, or None.
     """
 
     def __init__(self, answer: Answer, name: str) -> None:
         self.answer = answer
         self.tinted = False
         self.walked_step: int | None = None
-        self.walked_line: int | None = None
         self._name = visible(name)
-        self._markdown = MarkdownLines()
-        self._key: tuple[object, ...] | None = None
-        self._body: Lines = []
+        self.release()
+
+    def release(self) -> None:
+        """Give up all blocks."""
+        self._heading = Block(self._name, self._draw_name)
+        self._figures_shown = ""
+        self._footing = Block("", partial(self._draw_figures, ""))
+        self._chunks, self._taken = Chunks(), 0
+        self._markdown: list[Block] = []
+        self._tail_source, self._tail = "", Block("", _nothing)
+        self._cuts, self._seen = [0], 0
+        self._stretches: list[_Stretch] = []
+        self._marked: list[Block] = []
+
+    @property
+    def growing(self) -> bool:
+        """Whether the answer is under way."""
+        return not self.answer.done
 
     @property
     def plain(self) -> bool:
         """Whether the text is shown plainly, with tokens marked."""
         return self.tinted or self.walked_step is not None
 
-    def lines(self, width: int, look: Look) -> Lines:
-        """Its lines; the figures are new each time, the body only when the text is."""
-        key = (width, id(look), len(self.answer.spans), self.tinted, self.walked_step)
-        if self._key != key:
-            self._key, self.walked_line = key, None
-            room = width - _INDENT
-            if self.plain:
-                body = wrap(self._marked(look), room, look)
-                self.walked_line = self._line_of_walked(room, look)
-            else:
-                body = self._markdown.lines(self.answer.text, room, look.markdown)
-            self._body = [*_indent(body, " " * _INDENT, look.styles["text"]), []]
-        name = [Segment(self._name, look.styles["name"])]
-        body = self._body if self.answer.spans else []
-        style = look.styles["figures"]
-        figures = wrap(Text(self._figures(), style=style), width - _INDENT, look)
-        return [name, *body, *_indent(figures, " " * _INDENT, style), []]
+    def guess(self, width: int) -> int:
+        """About how many lines it takes."""
+        return 3 + guess(self.answer.text, width)
 
-    def _line_of_walked(self, room: int, look: Look) -> int | None:
-        if self.walked_step is None:
+    def blocks(self) -> Sequence[Block]:
+        """Name, text and figures."""
+        figures = self._figures()
+        if figures != self._figures_shown:
+            self._figures_shown = figures
+            self._footing.become(figures, partial(self._draw_figures, figures))
+        body = self._marked_blocks() if self.plain else self._markdown_blocks()
+        return [self._heading, *body, self._footing]
+
+    def walked_place(self, width: int, look: Look) -> tuple[int, int] | None:
+        """Index of the block where the walked step's text begins, and the line in it."""
+        if self.walked_step is None or not self.answer.spans:
             return None
-        before = (token.text for token in self.answer.spans if token.step < (self.walked_step or 0))
-        text = "".join(before)
-        return 1 + max(0, len(wrap(Text(text), room, look)) - 1)  # below the name
+        self._marked_blocks()
+        at = next((i for i, each in enumerate(self._stretches) if each.walked is not None), None)
+        if at is None:
+            return 0, 0
+        spans = self.answer.spans[self._stretches[at].start : self._stretches[at].end]
+        before = "".join(span.text for span in spans if span.step < self.walked_step)
+        return 1 + at, max(0, len(wrap(Text(before), width - _INDENT, look)) - 1)
+
+    # Markdown
+
+    def _markdown_blocks(self) -> list[Block]:
+        spans = self.answer.spans
+        if len(spans) > self._taken:
+            self._chunks.add(text_of(spans[self._taken :] if self._taken else spans))
+            self._taken = len(spans)
+            for chunk in self._chunks.final[len(self._markdown) :]:
+                self._markdown.append(Block(chunk.source, partial(self._draw_chunk, chunk)))
+            tail = self._chunks.tail
+            if tail != self._tail_source:
+                self._tail_source = tail
+                self._tail.become(tail, partial(self._draw_chunk, Chunk(tail)))
+        return [*self._markdown, self._tail]
+
+    def _draw_chunk(self, chunk: Chunk, width: int, look: Look) -> Lines:
+        lines = look.markdown.draw(chunk.source, width - _INDENT)
+        gap: Lines = [[]] if lines and chunk.ends_block else []
+        return indent(lines, " " * _INDENT, look.styles["text"]) + gap
+
+    # Tokens
+
+    def _marked_blocks(self) -> list[Block]:
+        self._cut()
+        ends = [*self._cuts[1:], len(self.answer.spans)]
+        stretches = [
+            self._stretch(start, end)
+            for start, end in zip(self._cuts, ends, strict=True)
+            if end > start
+        ]
+        for at, stretch in enumerate(stretches):
+            if at == len(self._stretches):
+                self._stretches.append(stretch)
+                self._marked.append(Block("", _nothing))
+            elif self._stretches[at] == stretch:
+                continue
+            self._stretches[at] = stretch
+            text = text_of(self.answer.spans[stretch.start : stretch.end])
+            self._marked[at].become(text, partial(self._draw_tokens, stretch))
+        return self._marked
+
+    def _stretch(self, start: int, end: int) -> _Stretch:
+        first, last = self.answer.spans[start].step, self.answer.spans[end - 1].step
+        step = self.walked_step
+        walked = step if step is not None and first <= step <= last else None
+        return _Stretch(start, end, self.tinted, walked, end == len(self.answer.spans))
+
+    def _cut(self) -> None:
+        """Find where tokens that came since can be parted."""
+        for at, span in enumerate(self.answer.spans[self._seen :], self._seen + 1):
+            length = at - self._cuts[-1]
+            if length >= _MOST_TOKENS or (length >= _LEAST_TOKENS and span.text.endswith("\n")):
+                self._cuts.append(at)
+        self._seen = len(self.answer.spans)
+
+    def _draw_tokens(self, stretch: _Stretch, width: int, look: Look) -> Lines:
+        text = self._mark(self.answer.spans[stretch.start : stretch.end], look)
+        if stretch.last:
+            text.rstrip()
+        elif text.plain.endswith("\n"):
+            text.right_crop(1)
+        lines = indent(wrap(text, width - _INDENT, look), " " * _INDENT, look.styles["text"])
+        return [*lines, []] if stretch.last else lines
+
+    def _mark(self, spans: Sequence[Span], look: Look) -> Text:
+        text = Text(style=look.styles["text"])
+        for token in spans:
+            word = token.text.lstrip()
+            if token.step == self.walked_step:
+                text.append(token.text, look.styles["walked" if token.rank else "walked-bonus"])
+            elif self.tinted:
+                # Blanks stay as they are, since an underlined one reads as a character.
+                text.append(token.text[: len(token.text) - len(word)])
+                text.append(word, look.styles[f"rank-{min(token.rank, 3)}"])
+            else:
+                text.append(token.text)
+        return text
+
+    # Name and figures
+
+    def _draw_name(self, width: int, look: Look) -> Lines:
+        del width
+        return [[Segment(self._name, look.styles["name"])]]
+
+    def _draw_figures(self, figures: str, width: int, look: Look) -> Lines:
+        style = look.styles["figures"]
+        lines = wrap(Text(figures, style=style), width - _INDENT, look)
+        return [*indent(lines, " " * _INDENT, style), []]
 
     def _figures(self) -> str:
         if self.answer.statistics or self.answer.done:
@@ -138,28 +286,12 @@ class AnswerEntry:
                 return f"read {fresh} prompt tokens in {seconds:.2f} s, {cached_tokens} cached"
         return "reading the prompt"
 
-    def _marked(self, look: Look) -> Text:
-        text = Text(style=look.styles["text"])
-        for token in self.answer.spans:
-            word = token.text.lstrip()
-            if token.step == self.walked_step:
-                text.append(token.text, look.styles["walked" if token.rank else "walked-bonus"])
-            elif self.tinted:
-                # Blanks stay as they are, since an underlined one reads as a character.
-                text.append(token.text[: len(token.text) - len(word)])
-                text.append(word, look.styles[f"rank-{min(token.rank, 3)}"])
-            else:
-                text.append(token.text)
-        text.rstrip()
-        return text
+
+def _blank(width: int, look: Look) -> Lines:
+    del width, look
+    return [[]]
 
 
-def wrap(text: Text, width: int, look: Look) -> Lines:
-    """The text's lines, none wider than `width` cells."""
-    text.expand_tabs(4)
-    lines = text.wrap(look.console, max(1, width), overflow="fold", no_wrap=False)
-    return [list(line.render(look.console)) for line in lines]
-
-
-def _indent(lines: Lines, mark: str, style: Style) -> Lines:
-    return [[Segment(mark, style), *Segment.apply_style(line, style)] for line in lines]
+def _nothing(width: int, look: Look) -> Lines:
+    del width, look
+    return []

@@ -1,26 +1,27 @@
 """The conversation: entries one under another, held at the end until a person scrolls away.
 
-Drawn line by line from lines the entries keep, so that a token more costs one block of Markdown
-and a repaint of this widget; a tree of widgets per message cost half a core while text streamed.
+Drawn line by line, and only where it is looked at, so that a token more costs one block of
+Markdown and a repaint of the lines that changed, however long the chat is; a tree of widgets per
+message cost half a core while text streamed. Which row is whose, and what is kept, is `rows`.
 """
 
 import io
-from bisect import bisect_right
 from collections.abc import Sequence
-from itertools import accumulate
 from typing import ClassVar
 
 from rich.console import Console
-from rich.segment import Segment
 from rich.style import Style
-from textual.geometry import Size
+from textual.content import Content
+from textual.geometry import Offset, Size
 from textual.scroll_view import ScrollView
 from textual.selection import Selection
 from textual.strip import Strip
 
 from ..answer import Answer
-from ..markdown import Lines, MarkdownLook
-from .entries import AnswerEntry, Entry, Look, TextEntry
+from ..markdown import MarkdownLook, MarkdownPen
+from .blocks import Look
+from .entries import AnswerEntry, Entry, TextEntry
+from .rows import Anchor, Row, Rows
 
 WELCOME = """\
 Every step of the decoding is drawn: a small draft model grows a tree of guesses, the target \
@@ -62,13 +63,21 @@ class Transcript(ScrollView, can_focus=True):
 
     def __init__(self) -> None:
         super().__init__(id="transcript")
-        self._welcome = TextEntry(WELCOME, "note", mark=" ")
-        self._entries: list[Entry] = []
+        self._rows = Rows()
+        self._rows.replace([self._welcome()])
+        self._empty = True
         self._tinted = False
         self._look: Look | None = None
-        self._ends: list[int] = []
-        self._lines: list[Lines] = []
+        self._window: list[Row] = []
+        self._window_top = 0
+        self._follows = True
+        self._placing = False
+        self._stale = False
         self._walked: tuple[int, int] | None = None
+
+    @staticmethod
+    def _welcome() -> Entry:
+        return TextEntry(WELCOME, "note", mark=" ")
 
     def on_mount(self) -> None:
         """Show the welcome text."""
@@ -77,9 +86,9 @@ class Transcript(ScrollView, can_focus=True):
 
     def add_user(self, text: str) -> TextEntry:
         """A message of the person; the view goes to the end."""
+        self._follows = True
         entry = TextEntry(text, "text", name="You")
         self._add(entry)
-        self.scroll_end(animate=False)
         return entry
 
     def add_answer(self, answer: Answer, name: str) -> AnswerEntry:
@@ -97,68 +106,138 @@ class Transcript(ScrollView, can_focus=True):
 
     def show(self, entries: Sequence[Entry]) -> None:
         """Show these entries instead of what is there, from the end."""
-        self._entries, self._walked = list(entries), None
-        self.tint(self._tinted)
-        self.follow()
-
-    def follow(self) -> None:
-        """Go to the end."""
-        self.scroll_end(animate=False)
+        for entry in entries:
+            if isinstance(entry, AnswerEntry):
+                entry.tinted = self._tinted
+        self._rows.replace(entries or [self._welcome()])
+        self._empty, self._follows, self._walked = not entries, True, None
+        self.redraw()
 
     def reveal(self, entry: Entry) -> None:
         """Bring the beginning of an entry into view."""
         self.redraw()
-        if self._ends:
-            start = [0, *self._ends][self._entries.index(entry)]
-            self.scroll_to(y=start, animate=False, force=True)
+        if self._width > 0:
+            self._follows = False
+            place = Anchor(self._rows.entries.index(entry), 0, 0)
+            self._place(self._rows.reveal(place, 0, self.scroll_offset.y, self._room))
 
     def clear(self) -> None:
         """Back to the welcome text."""
-        self._entries = []
+        self._rows.replace([self._welcome()])
+        self._empty = self._follows = True
+        self._walked = None
         self.redraw()
 
     def tint(self, tinted: bool) -> None:
         """Tint the tokens of all answers, or of none."""
         self._tinted = tinted
-        for entry in self._entries:
+        for entry in self._rows.entries:
             if isinstance(entry, AnswerEntry):
                 entry.tinted = tinted
+        top = self.scroll_offset.y
+        place = self._rows.place(top)
+        self._rows.measure()
+        self._show(self._rows.anchor(self._rows.row_of(place), self._room))
+
+    def follow(self) -> None:
+        """Go to the end and stay there."""
+        self._follows = True
         self.redraw()
+
+    @property
+    def follows(self) -> bool:
+        """Whether the view stays at the end as the chat grows."""
+        return self._follows
+
+    def text(self) -> str:
+        """The whole chat as it is shown, drawn for once."""
+        return "\n".join(self._rows.text())
 
     def redraw(self) -> None:
         """Show what the entries hold now; stays at the end if it is there."""
-        width = self.scrollable_content_region.width
-        if width <= 0:
+        self._stale = False
+        if self._width <= 0:
             return
-        look = self._current_look()
-        top, before = self.scroll_offset.y, self._visible_lines()
-        at_end = top >= self.max_scroll_y
-        self._lines = [entry.lines(width, look) for entry in self._entries or [self._welcome]]
-        self._ends = list(accumulate(len(part) for part in self._lines))
-        self._grow(Size(width, self._ends[-1]))
-        if not self._follow_walk() and at_end:
-            self.scroll_to(y=self.max_scroll_y, animate=False, force=True)
-        if self.scroll_offset.y == top:
-            for y, (old, new) in enumerate(zip(before, self._visible_lines(), strict=True)):
-                if old != new:
-                    self.refresh_line(top + y)
+        look, place = self._current_look(), self._rows.place(self.scroll_offset.y)
+        anchor = self._rows.anchor(self.scroll_offset.y, self._room)
+        if self._rows.use(self._width, look):
+            anchor = self._rows.anchor(self._rows.row_of(place), self._room)
+        self._rows.refresh()
+        self._show(anchor)
 
-    def _follow_walk(self) -> bool:
-        """Bring the walked step's text into view when the walk moves, the end when it is over."""
-        walked = None
-        for start, entry in zip([0, *self._ends], self._entries, strict=False):
-            if isinstance(entry, AnswerEntry) and entry.walked_line is not None:
-                walked = (entry.walked_step or 0, start + entry.walked_line)
-        moved, self._walked = walked != self._walked, walked
-        if not moved:
-            return walked is not None
-        y, height = (
-            (walked[1] if walked else self.max_scroll_y + self.size.height),
-            self.size.height,
+    @property
+    def _width(self) -> int:
+        return self.scrollable_content_region.width
+
+    @property
+    def _room(self) -> int:
+        return self.size.height
+
+    def _show(self, anchor: Anchor | None) -> None:
+        """Draw what is in view, with the anchor where it was, and repaint what changed."""
+        top = self._follow_walk()
+        if top is None:
+            top = self._rows.settle(None if self._follows else anchor, self._room)
+        self._place(top)
+
+    def _place(self, top: int) -> None:
+        """Take the size and the place that were found out, and repaint the lines that changed."""
+        before, moved = self._window, self._window_top != top
+        self._placing = True
+        self._grow(Size(self._width, self._rows.height))
+        if self.scroll_offset.y != top or self.scroll_target_y != top:
+            self.scroll_to(y=top, animate=False, force=True)
+        self._placing = False
+        if self._walked is None and top + self._room >= self._rows.height:
+            self._follows = True
+        self._window, self._window_top = self._rows.window(top, self._room), top
+        if moved or len(before) != len(self._window):
+            self.refresh()
+        else:
+            for y, (old, new) in enumerate(zip(before, self._window, strict=True)):
+                if old is not new and old != new:
+                    self.refresh_line(top + y)
+        self._hint(self._rows.height - top - self._room)
+
+    def _hint(self, below: int) -> None:
+        """Say on the border how much there is below the view."""
+        lines = f"▼ {below} more line{'s' if below > 1 else ''}: End"
+        hint = lines if below > 0 and not self._follows else ""
+        if str(self.border_subtitle or "") != hint:
+            self.border_subtitle = Content(hint)
+
+    def watch_scroll_y(self, old_value: float, new_value: float) -> None:
+        """A person scrolled: let go of the end, or take hold of it again."""
+        super().watch_scroll_y(old_value, new_value)
+        if self._placing or self._width <= 0 or round(old_value) == round(new_value):
+            return
+        top = round(new_value)
+        self._follows = top >= self._rows.height - self._room
+        anchor = None if self._follows else self._rows.anchor(top, self._room)
+        self._place(self._rows.settle(anchor, self._room))
+
+    def _follow_walk(self) -> int | None:
+        """Where the view goes as the walk moves: to the walked step's text, at last to the end."""
+        walked = next(
+            (
+                (at, entry)
+                for at, entry in enumerate(self._rows.entries)
+                if isinstance(entry, AnswerEntry) and entry.walked_step is not None
+            ),
+            None,
         )
-        if not self.scroll_offset.y <= y < self.scroll_offset.y + height:
-            self.scroll_to(y=max(0, y - height // 2), animate=False, force=True)
-        return True
+        now = (walked[0], walked[1].walked_step or 0) if walked else None
+        moved, self._walked = now != self._walked, now
+        if not moved:
+            return None
+        if walked is None:
+            self._follows = True
+            return None
+        self._follows = False
+        at, entry = walked
+        block, line = entry.walked_place(self._width, self._current_look()) or (0, 0)
+        top, room = self.scroll_offset.y, self._room
+        return self._rows.reveal(Anchor(at, block, room // 2), line, top, room)
 
     def _grow(self, size: Size) -> None:
         """Take another virtual size; lays out the screen only where a scroll bar comes or goes."""
@@ -170,15 +249,9 @@ class Transcript(ScrollView, can_focus=True):
         if size.height > room:
             self.vertical_scrollbar.window_virtual_size = size.height
 
-    def _visible_lines(self) -> list[list[Segment] | None]:
-        top = self.scroll_offset.y
-        return [self._line(at) for at in range(top, top + self.size.height)]
-
-    def _line(self, at: int) -> list[Segment] | None:
-        entry = bisect_right(self._ends, at)
-        if entry >= len(self._ends):
-            return None
-        return self._lines[entry][at - (self._ends[entry - 1] if entry else 0)]
+    def _line(self, at: int) -> Row:
+        place = at - self._window_top
+        return self._window[place] if 0 <= place < len(self._window) else None
 
     def notify_style_update(self) -> None:
         """Another theme: every line is drawn anew."""
@@ -209,8 +282,10 @@ class Transcript(ScrollView, can_focus=True):
 
     def get_selection(self, selection: Selection) -> tuple[str, str] | None:
         """The selected text, as it is shown."""
-        lines = ["".join(s.text for s in line).rstrip() for part in self._lines for line in part]
-        return selection.extract("\n".join(lines)), "\n"
+        first = selection.start.y if selection.start is not None else 0
+        lines = self._rows.text(first, selection.end.y if selection.end is not None else None)
+        start, end = (at if at is None else Offset(at.x, at.y - first) for at in selection)
+        return Selection(start, end).extract("\n".join(lines)), "\n"
 
     def selection_updated(self, selection: Selection | None) -> None:
         """Show what is selected."""
@@ -218,19 +293,30 @@ class Transcript(ScrollView, can_focus=True):
         self.refresh()
 
     def _add(self, entry: Entry) -> None:
-        self._entries.append(entry)
-        self.redraw()
+        if self._empty:
+            self._rows.replace([])
+            self._empty = False
+        self._rows.append(entry)
+        if not self._stale:
+            self._stale = True
+            self.call_later(self._redraw_stale)
+
+    def _redraw_stale(self) -> None:
+        """Draw what was added, all of it at once: an opened session may be long."""
+        if self._stale:
+            self.redraw()
 
     def _current_look(self) -> Look:
         if self._look is None:
             styles = {name: self._style(name) for name in _STYLES}
             fence = self.get_component_styles("transcript--fence").background
             markdown = MarkdownLook(
-                styles["heading"], styles["code"], styles["quiet"], fence.hex6,
+                styles["heading"], styles["code"], styles["quiet"],
+                "default" if self.app.native_ansi_color else fence.hex6,
                 self.app.current_theme.dark,
             )  # fmt: skip
             console = Console(file=io.StringIO(), color_system="truecolor", force_terminal=True)
-            self._look = Look(styles, markdown, console)
+            self._look = Look(styles, MarkdownPen(markdown), console)
         return self._look
 
     def _style(self, name: str) -> Style:

@@ -42,8 +42,7 @@ class Driver:
     @property
     def transcript(self) -> str:
         """The whole chat as it is shown."""
-        parts = self.app.chat.query_one(Transcript)._lines
-        return "\n".join("".join(s.text for s in line).rstrip() for part in parts for line in part)
+        return self.app.chat.query_one(Transcript).text()
 
     @property
     def entry(self) -> AnswerEntry:

@@ -11,7 +11,7 @@ from rich.cells import cell_len
 from rich.style import Style
 
 from app.answer import Answer
-from app.markdown import Lines, MarkdownLines, MarkdownLook
+from app.markdown import Lines, MarkdownLook, MarkdownPen
 from app.pace import SHARE, Pace
 from app.stats import Statistics, step_speedup
 from app.tree_rows import GLYPHS, MAX_GUIDE_CELLS, Row, Verdict, guide_width, tree_rows
@@ -345,43 +345,16 @@ def shown(lines: Lines) -> list[str]:
     return ["".join(part.text for part in line).rstrip() for line in lines]
 
 
-@settings(deadline=None, max_examples=25)
-@given(cuts=st.lists(st.integers(0, len(ANSWER)), max_size=12), width=st.integers(12, 90))
-def test_streamed_markdown_ends_as_markdown_drawn_at_once(cuts: list[int], width: int) -> None:
-    streamed = MarkdownLines()
-    for cut in sorted(cuts):
-        streamed.lines(ANSWER[:cut], width, LOOK)
-    at_once = MarkdownLines().lines(ANSWER, width, LOOK)
-    assert shown(streamed.lines(ANSWER, width, LOOK)) == shown(at_once)
-
-
-def test_blocks_that_are_settled_are_not_parsed_again(monkeypatch: pytest.MonkeyPatch) -> None:
-    document = MarkdownLines()
-    parsed: list[int] = []
-    original = document._parser.parse
-
-    def parse(text: str) -> object:
-        parsed.append(len(text))
-        return original(text)
-
-    monkeypatch.setattr(document._parser, "parse", parse)
-    text = ""
-    for number in range(60):
-        text += f"Paragraph {number} of a long answer.\n\n"
-        document.lines(text, 60, LOOK)
-    assert max(parsed[-6:]) < 150
-
-
 @pytest.mark.parametrize(
     "text",
     ["[bold]not bold[/bold]", "<div>html</div>", "a <b>tag</b>", "[link=x]y[/link]", ":smile:"],
 )
 def test_markup_and_html_are_shown_literally(text: str) -> None:
-    assert shown(MarkdownLines().lines(text, 60, LOOK)) == [text]
+    assert shown(MarkdownPen(LOOK).draw(text, 60)) == [text]
 
 
 def test_links_are_text_and_no_terminal_hyperlinks() -> None:
-    lines = MarkdownLines().lines("[here](http://example.org)", 60, LOOK)
+    lines = MarkdownPen(LOOK).draw("[here](http://example.org)", 60)
     assert all(part.style is None or part.style.link is None for line in lines for part in line)
     assert "example.org" in shown(lines)[0]
 

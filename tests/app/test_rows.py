@@ -1,0 +1,316 @@
+"""Long chats as rows: what is drawn and kept does not grow, what is read stays in place."""
+
+from collections.abc import Sequence
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from rich.console import Console
+from rich.style import Style
+
+from app.answer import Answer
+from app.markdown import Lines, MarkdownLook, MarkdownPen
+from app.spans import PackedSpans, Span
+from app.widgets.blocks import Look
+from app.widgets.entries import AnswerEntry, Entry, TextEntry
+from app.widgets.rows import KEPT_ENTRIES, KEPT_LINES, Anchor, Rows
+from app.widgets.transcript import _STYLES
+from sequoia_core.events import Piece, TextDelta
+from tests.fakes import ANSWER, make_answer, words
+
+ROOM = 12
+WIDTH = 60
+
+
+class CountingPen(MarkdownPen):
+    """Counts the characters it draws."""
+
+    def __init__(self) -> None:
+        super().__init__(
+            MarkdownLook(Style(bold=True), Style(), Style(dim=True), "#101010", dark=True)
+        )
+        self.drawn = 0
+
+    def draw(self, source: str, width: int) -> Lines:
+        self.drawn += len(source)
+        return super().draw(source, width)
+
+
+def make_look() -> tuple[Look, CountingPen]:
+    pen = CountingPen()
+    return Look({name: Style() for name in _STYLES}, pen, Console()), pen
+
+
+def answered(text: str) -> AnswerEntry:
+    """An answer that is done."""
+    answer = Answer("?")
+    for event in make_answer(text):
+        answer.add(event)
+    answer.forget_steps()
+    return AnswerEntry(answer, "Model")
+
+
+def chat(turns: int) -> list[Entry]:
+    """Messages, answers of several lengths, and notes."""
+    entries: list[Entry] = []
+    for turn in range(turns):
+        entries.append(TextEntry(f"Question {turn}\n" * (1 + turn % 4), "text", name="You"))
+        paragraphs = [f"Part {part} of answer {turn}. " * 9 for part in range(1 + turn % 5)]
+        entries.append(answered("\n\n".join(paragraphs)))
+        if turn % 7 == 3:
+            entries.append(TextEntry(f"note {turn}", "note", mark="▌ "))
+    return entries
+
+
+def texts(rows: Rows, top: int, room: int = ROOM) -> list[str | None]:
+    return [
+        line if line is None else "".join(part.text for part in line).rstrip()
+        for line in rows.window(top, room)
+    ]
+
+
+def whole(entries: list[Entry], width: int) -> list[str | None]:
+    """All lines, as an empty memory would draw them."""
+    fresh, (look, _) = Rows(), make_look()
+    fresh.use(width, look)
+    fresh.replace(entries)
+    return list(fresh.text())
+
+
+def scrolled(rows: Rows, top: int, room: int = ROOM) -> int:
+    """Where the view is after a person scrolled to a row."""
+    return rows.settle(rows.anchor(top, room), room)
+
+
+# Rows
+
+
+@settings(deadline=None, max_examples=12)
+@given(turns=st.integers(1, 14), width=st.integers(24, 90), step=st.integers(1, ROOM - 1))
+def test_scrolling_up_from_the_end_shows_every_line_once(turns: int, width: int, step: int) -> None:
+    entries = chat(turns)
+    rows, (look, _) = Rows(), make_look()
+    rows.replace(entries)
+    rows.use(width, look)
+    top = rows.settle(None, ROOM)
+    seen = texts(rows, top)
+    while top > 0:
+        asked = min(step, top)
+        before = texts(rows, top)
+        top = scrolled(rows, top - asked)
+        now = texts(rows, top)
+        if top > 0:
+            assert now[asked:] == before[: ROOM - asked]
+            seen = now[:asked] + seen
+        else:  # the beginning came sooner or later than was guessed
+            fresh = next(at for at in range(ROOM + 1) if now[at:] == before[: ROOM - at])
+            seen = now[:fresh] + seen
+    assert [line for line in seen if line is not None] == whole(entries, width)
+
+
+@settings(deadline=None, max_examples=12)
+@given(turns=st.integers(1, 12), jumps=st.lists(st.floats(0, 1), min_size=1, max_size=12))
+def test_wherever_one_jumps_the_view_is_a_stretch_of_the_chat(
+    turns: int, jumps: list[float]
+) -> None:
+    entries = chat(turns)
+    rows, (look, _) = Rows(), make_look()
+    rows.replace(entries)
+    rows.use(WIDTH, look)
+    lines = whole(entries, WIDTH)
+    for jump in jumps:
+        seen = texts(rows, scrolled(rows, int(jump * max(0, rows.height - ROOM))))
+        shown = [line for line in seen if line is not None]
+        assert len(shown) == min(ROOM, len(lines))
+        assert any(
+            lines[at : at + len(shown)] == shown for at in range(len(lines) - len(shown) + 1)
+        )
+
+
+@pytest.mark.parametrize("place", [0.0, 0.3, 0.8])
+def test_what_grows_below_does_not_move_what_is_read(place: float) -> None:
+    events = make_answer(ANSWER + "\n```python\n" + "x = 1\n" * 400)
+    growing = AnswerEntry(Answer("?"), "Model")
+    rows, (look, _) = Rows(), make_look()
+    rows.replace([*chat(6), growing])
+    rows.use(WIDTH, look)
+    for event in events[: len(events) // 2]:
+        growing.answer.add(event)
+    rows.refresh()
+    end = rows.settle(None, ROOM)
+    top = scrolled(rows, int(place * end))
+    read = texts(rows, top)
+    for event in events[len(events) // 2 :]:
+        growing.answer.add(event)
+        anchor = rows.anchor(top, ROOM)
+        rows.refresh()
+        top = rows.settle(anchor, ROOM)
+        assert texts(rows, top) == read
+    assert rows.height > end + ROOM
+
+
+def test_a_reader_within_a_growing_code_block_keeps_the_place() -> None:
+    growing = AnswerEntry(Answer("?"), "Model")
+    rows, (look, _) = Rows(), make_look()
+    rows.replace([growing])
+    rows.use(WIDTH, look)
+    events = make_answer("```python\n" + "".join(f"x = {at}\n" for at in range(400)))
+    top, read = 0, []
+    for event in events:
+        growing.answer.add(event)
+        anchor = rows.anchor(top, ROOM)
+        rows.refresh()
+        top = rows.settle(anchor, ROOM)
+        if not read and rows.height > 3 * ROOM:
+            top = scrolled(rows, rows.height - 2 * ROOM - 2)
+            read = texts(rows, top)[: ROOM - 4]
+        if read:
+            assert texts(rows, top)[: ROOM - 4] == read
+
+
+def test_the_same_place_is_found_at_another_width() -> None:
+    entries = chat(30)
+    rows, (look, _) = Rows(), make_look()
+    rows.replace(entries)
+    rows.use(90, look)
+    for top in range(rows.settle(None, ROOM), 0, -ROOM):
+        scrolled(rows, top)
+    top = scrolled(rows, rows.height // 2)
+    place = rows.place(top)
+    for width in (20, 200, 7, 41, 90):
+        assert rows.use(width, look)
+        top = rows.settle(rows.anchor(rows.row_of(place), ROOM), ROOM)
+        assert rows.place(top).entry == place.entry
+
+
+def test_what_was_looked_at_is_given_up_again() -> None:
+    entries = chat(200)
+    rows, (look, _) = Rows(), make_look()
+    rows.replace(entries)
+    rows.use(WIDTH, look)
+    top = rows.settle(None, ROOM)
+    while top > 0:
+        top = scrolled(rows, max(0, top - ROOM + 1))
+        texts(rows, top)
+        held = sum(len(block.lines(WIDTH, look)) for block in rows._drawn)
+        assert held == rows.drawn_lines <= KEPT_LINES + 2 * ROOM
+        assert len(rows._open) <= KEPT_ENTRIES + ROOM
+    assert rows.height > 2 * KEPT_LINES / 3
+    kept = [entry for entry in entries if isinstance(entry, AnswerEntry) and entry._markdown]
+    assert len(kept) <= KEPT_ENTRIES + ROOM
+
+
+def test_reading_all_of_a_chat_keeps_no_more_of_it() -> None:
+    entries = chat(60)
+    rows, (look, _) = Rows(), make_look()
+    rows.replace(entries)
+    rows.use(WIDTH, look)
+    texts(rows, rows.settle(None, ROOM))
+    before = rows.drawn_lines
+    assert rows.text() == rows.text()
+    assert rows.drawn_lines == before
+    assert sum(block._lines is not None for b in rows._open.values() for block in b) < 2 * ROOM
+
+
+def test_text_of_some_lines_is_a_stretch_of_all() -> None:
+    rows, (look, _) = Rows(), make_look()
+    rows.replace(chat(5))
+    rows.use(WIDTH, look)
+    lines = rows.text()
+    assert [rows.text(at, at + 6) for at in range(20)] == [lines[at : at + 7] for at in range(20)]
+
+
+# Work
+
+
+def streaming_work(turns: int, pieces: Sequence[str]) -> list[int]:
+    """Characters of Markdown drawn as each piece comes to an answer after so many turns."""
+    growing = AnswerEntry(Answer("?"), "Model")
+    rows, (look, pen) = Rows(), make_look()
+    rows.replace([*chat(turns), growing])
+    rows.use(WIDTH, look)
+    texts(rows, rows.settle(None, ROOM))
+    work: list[int] = []
+    for at, piece in enumerate(pieces, start=1):
+        growing.answer.add(TextDelta(at, piece, (Piece(piece, 1),)))
+        pen.drawn = 0
+        rows.refresh()
+        texts(rows, rows.settle(None, ROOM))
+        work.append(pen.drawn)
+    return work
+
+
+def test_an_answer_costs_the_same_after_two_hundred_turns() -> None:
+    pieces = words(ANSWER)
+    assert streaming_work(200, pieces) == streaming_work(2, pieces)
+
+
+@pytest.mark.parametrize(
+    ("opening", "piece"),
+    [
+        ("```python\n", "value = total(1, 2)\n" * 20),
+        ("", "- the item\n" * 10),
+        ("", "and so on " * 20),
+    ],
+    ids=["code", "list", "paragraph"],
+)
+def test_a_long_block_is_not_quadratic(opening: str, piece: str) -> None:
+    work = streaming_work(0, [opening, *[piece] * 100])
+    late = work[75:]
+    assert max(late) <= 1.5 * max(work[:25])
+    assert sum(late) <= 1.5 * sum(work) / 4
+
+
+def test_a_resize_of_a_long_chat_draws_what_is_in_view() -> None:
+    rows, (look, pen) = Rows(), make_look()
+    rows.replace(chat(200))
+    for width in range(20, 120, 20):
+        pen.drawn = 0
+        rows.use(width, look)
+        texts(rows, rows.settle(None, ROOM))
+        assert 0 < pen.drawn < 5000
+
+
+def test_an_anchor_past_the_last_block_is_the_end_of_its_entry() -> None:
+    rows, (look, _) = Rows(), make_look()
+    rows.replace(chat(3))
+    rows.use(WIDTH, look)
+    assert rows.settle(Anchor(0, 10_000, 0), ROOM) <= rows.height
+
+
+# Spans
+
+
+@settings(deadline=None, max_examples=40)
+@given(
+    spans=st.lists(
+        st.builds(Span, st.text(max_size=4), st.integers(0, 40), st.integers(1, 10**6)),
+        max_size=12,
+    ),
+    start=st.integers(-14, 14),
+    end=st.integers(-14, 14),
+)
+def test_packed_spans_are_the_same_spans(spans: list[Span], start: int, end: int) -> None:
+    packed = PackedSpans(spans)
+    assert list(packed) == spans
+    assert packed[start:end] == spans[start:end]
+    assert packed.text == "".join(span.text for span in spans)
+    if -len(spans) <= start < len(spans):
+        assert packed[start] == spans[start]
+    else:
+        with pytest.raises(IndexError):
+            packed[start]
+
+
+def test_a_forgotten_answer_keeps_all_that_was_said() -> None:
+    answer, kept = Answer("?"), Answer("?")
+    for event in make_answer("before \x1b[31m after, 日本"):
+        answer.add(event)
+        kept.add(event)
+    answer.forget_steps()
+    assert (answer.text, answer.verbatim, answer.footer()) == (
+        kept.text, kept.verbatim, kept.footer(),
+    )  # fmt: skip
+    assert list(answer.token_ids) == list(kept.token_ids)
+    assert list(answer.spans) == list(kept.spans)
+    assert answer.steps == []
