@@ -16,10 +16,11 @@ from textual.screen import Screen
 
 from sequoia_core.protocols import PairDescription
 
-from ..answer import Answer
+from ..heat import HeatMap
 from ..keys import Keys
 from ..replay import Loading, Player
 from ..timeline import Item, ItemKind, View
+from ..why import why
 from ..widgets.decode_panel import DecodePanel
 from ..widgets.entries import AnswerEntry
 from ..widgets.key_bar import KeyBar
@@ -27,6 +28,9 @@ from ..widgets.replay_header import ReplayHeader
 from ..widgets.seek_bar import Place, SeekBar
 from ..widgets.step_bar import StepBar
 from ..widgets.transcript import Transcript
+from ..widgets.tree_view import TreeView
+from ..widgets.why_panel import WhyPanel
+from .inspecting import LEGEND, next_view
 from .replay_help import ReplayHelp
 
 TICK_SECONDS = 1 / 20
@@ -71,8 +75,9 @@ class ReplayScreen(Screen[None]):
                 id="replay.faster"),
         Binding("minus", "faster(-1)", "Slower", show=False, priority=True, id="replay.slower"),
         Binding("f1,question_mark", "help", "Help", show=False, priority=True, id="replay.help"),
-        Binding("f4", "tree", "Show or hide the tree", show=False, priority=True, id="replay.tree"),
+        Binding("f4", "tree", "Tree, heat map, none", show=False, priority=True, id="replay.tree"),
         Binding("f6", "tint", "Tint tokens by origin", show=False, priority=True, id="replay.tint"),
+        Binding("escape", "close", "Close what explains a node", show=False, id="replay.close"),
         Binding("q,ctrl+d", "app.quit", "Quit", show=False, id="replay.leave"),
     ]  # fmt: skip
 
@@ -84,12 +89,14 @@ class ReplayScreen(Screen[None]):
         self._then = monotonic()
         self._shown: tuple[int, int, bool, bool] | None = None
         self._items: list[Item] = []
-        self._entry = AnswerEntry(Answer(""), "")
+        self._entries: dict[str, AnswerEntry] = {}
         self._tinted = False
         self._note = ""
         self._header = ReplayHeader()
         self._transcript = Transcript()
         self._panel = DecodePanel()
+        self._why = WhyPanel()
+        self._heat = HeatMap()
         self._strip = StepBar(id="strip")
         self._seek = SeekBar()
         self._keys = KeyBar()
@@ -100,6 +107,7 @@ class ReplayScreen(Screen[None]):
         with Horizontal(id="body"):
             yield self._transcript
             yield self._panel
+            yield self._why
         yield self._strip
         yield self._seek
         yield self._keys
@@ -149,29 +157,31 @@ class ReplayScreen(Screen[None]):
     def _draw_chat(self, view: View, *, still: bool) -> None:
         """Bring the transcript to this moment: mostly it only grew."""
         self._put(view.items)
-        entry, answer = self._entry, view.answer
-        if entry.answer is not answer:
-            if len(answer.spans) < len(entry.answer.spans):
-                entry.release()
-            entry.answer = answer
-        held = still and answer.steps and not answer.done
-        entry.walked_step = answer.steps[-1].index if held else None
+        shown = view.recorded.exchange.id
+        for exchange, entry in self._entries.items():
+            answer = view.answer if exchange == shown else self.player.timeline.answer(exchange)
+            held = still and exchange == shown and answer.steps and not answer.done
+            entry.walked_step = answer.steps[-1].index if held else None
+            if entry.answer is not answer:
+                if len(answer.spans) < len(entry.answer.spans):
+                    entry.release()
+                entry.answer = answer
         self._transcript.redraw()
 
     def _put(self, items: Sequence[Item]) -> None:
         """Put these into the transcript, on top of what is there if that is how they begin."""
         known = len(self._items)
         if list(items[:known]) != self._items:
-            known = 0
+            known, self._entries = 0, {}
             self._transcript.clear()
         for item in items[known:]:
             match item.kind:
                 case ItemKind.PROMPT:
                     self._transcript.add_user(item.text or NO_PROMPT)
                 case ItemKind.ANSWER:
-                    self._entry.walked_step = None
                     answer = self.player.timeline.answer(item.exchange)
-                    self._entry = self._transcript.add_answer(answer, self._pair.target)
+                    entry = self._transcript.add_answer(answer, self._pair.target)
+                    self._entries[item.exchange] = entry
                 case ItemKind.NOTE | ItemKind.ERROR:
                     self._transcript.add_note(item.text, error=item.kind is ItemKind.ERROR)
         self._items = list(items)
@@ -188,6 +198,14 @@ class ReplayScreen(Screen[None]):
         self._header.show_statistics(statistics)
         if chosen is not None:
             self._header.show_tree(chosen.tree)
+        whole = view.recorded.exchange.answer
+        if self.has_class("-heat") and self._heat.follow(
+            whole if step else None, len(answer.steps) - 1 if step else None, chosen
+        ):
+            self._panel.show_heat(self._heat)
+        if self.has_class("-why"):
+            told = why(step, self._panel.token_tree.node) if step else None
+            self._why.tell(told, title.lower())
         asked = view.recorded.asked
         self._header.show_temperature(asked.temperature if asked else None)
 
@@ -230,15 +248,38 @@ class ReplayScreen(Screen[None]):
         self.player.faster(steps)
         self.draw()
 
+    @on(TreeView.Pointed)
+    def _node_pointed(self, message: TreeView.Pointed) -> None:
+        """Explain the node; time stands still for that."""
+        if message.asked:
+            self.player.playing = False
+            self._explain(not self.has_class("-why"))
+        self._redraw()
+
+    def _explain(self, explains: bool) -> None:
+        self.set_class(explains, "-why")
+        self._panel.token_tree.pinned = explains
+
+    def _redraw(self) -> None:
+        """Draw the same moment once more, since it is looked at in another way."""
+        self._shown = None
+        self.draw()
+
+    def action_close(self) -> None:
+        """Close what explains a node."""
+        self._explain(False)
+
     def action_tree(self) -> None:
-        """Show or hide the tree; where there is no room beside the chat, instead of it."""
-        narrow = self.has_class("-narrow")
-        self.toggle_class("-tree-shown" if narrow else "-tree-hidden")
+        """Tree, heat map or neither; where there is no room beside the chat, instead of it."""
+        next_view(self)
+        self._explain(False)
+        self._redraw()
 
     def action_tint(self) -> None:
         """Tint each token by where it came from, or go back to Markdown."""
         self._tinted = not self._tinted
         self._transcript.tint(self._tinted)
+        self._transcript.border_title = LEGEND if self._tinted else "Chat"
 
     def action_help(self) -> None:
         """Show the keys."""

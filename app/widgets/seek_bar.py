@@ -13,7 +13,7 @@ from ..accessible import is_accessible
 from .line import Line
 
 _LEAST_BAR = 8
-_SIGNS = {True: "▶", False: "⏸"}
+_SIGNS = {True: "►", False: "‖"}
 
 
 @dataclass(frozen=True, slots=True)

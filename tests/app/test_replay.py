@@ -17,13 +17,17 @@ from typer.testing import CliRunner
 
 from app import cli
 from app.answer import Answer
+from app.messages import ChatSettings
 from app.replay import SPEEDS, Loading, Player
 from app.replay_app import ReplayApp
 from app.screens.replay_help import ReplayHelp
 from app.timeline import READ_SECONDS, REST_SECONDS, ItemKind, Timeline
+from app.widgets.heat_view import HeatView
+from app.widgets.key_bar import KeyBar
 from app.widgets.seek_bar import SeekBar, clock
 from app.widgets.transcript import Transcript
 from app.widgets.tree_view import TreeView
+from app.widgets.why_panel import WhyPanel
 from sequoia_core.errors import TraceError
 from sequoia_core.events import Event, Failed, Finished, Notice, NoticeKind, PrefillDone, Step
 from sequoia_core.trace import Asked, write_event, write_header
@@ -361,6 +365,7 @@ async def test_end_shows_all_and_home_begins_again(tmp_path: Path) -> None:
     async with replaying(tmp_path) as replay:
         await replay.press("end")
         assert "Black, but for the moon." in replay.chat
+        assert "At sunset the light crosses more air" in replay.chat
         assert "answer 2 in this place" in replay.chat
         assert SHORT not in replay.chat
         assert "answer 3 of 3" in replay.bar
@@ -370,8 +375,9 @@ async def test_end_shows_all_and_home_begins_again(tmp_path: Path) -> None:
         await replay.press("home")
         assert SECOND.prompt not in replay.chat
         assert FIRST.prompt in replay.chat
-        await replay.press("n")
+        await replay.press("right_square_bracket", "n")
         assert SECOND.prompt in replay.chat
+        assert "At sunset the light crosses more air" in replay.chat
 
 
 async def test_space_plays_to_the_end_and_plus_makes_it_faster(tmp_path: Path) -> None:
@@ -386,8 +392,9 @@ async def test_space_plays_to_the_end_and_plus_makes_it_faster(tmp_path: Path) -
         await replay.pilot.pause()
         assert not replay.player.playing
         assert "Black, but for the moon." in replay.chat
-        await replay.press("space")
+        await replay.press(*["minus"] * 9, "space")
         assert replay.player.playing
+        assert FIRST.prompt in replay.chat
         await replay.press("space")
         assert not replay.player.playing
 
@@ -426,6 +433,61 @@ async def test_help_tree_and_tint_have_their_keys(tmp_path: Path) -> None:
         assert replay.app.replay.query_one(Transcript)._tinted
         await replay.press("q")
     assert not replay.app.is_running
+
+
+async def test_a_node_is_explained_and_time_stands_still_for_it(tmp_path: Path) -> None:
+    async with replaying(tmp_path) as replay:
+        await replay.press(*["right_square_bracket"] * 4, "space")
+        replay.app.replay.query_one(TreeView).focus()
+        await replay.press("enter")
+        assert not replay.player.playing
+        assert replay.app.replay.has_class("-why")
+        told = replay.app.replay.query_one(WhyPanel).shown
+        assert told is not None
+        await replay.press("down")
+        assert replay.app.replay.query_one(WhyPanel).shown != told
+        await replay.press("escape")
+        assert not replay.app.replay.has_class("-why")
+
+
+async def test_the_heat_map_counts_up_to_the_step_on_show(tmp_path: Path) -> None:
+    async with replaying(tmp_path) as replay:
+        await replay.press("f4", *["right_square_bracket"] * 4)
+        assert replay.app.replay.query_one(HeatView).display
+        assert replay.app.replay._heat.steps == 4
+        await replay.press("left_square_bracket")
+        assert replay.app.replay._heat.steps == 3
+        await replay.press("f4")
+        assert replay.app.replay.has_class("-tree-hidden")
+
+
+async def test_keys_are_those_that_a_person_chose(tmp_path: Path) -> None:
+    reader = TraceReader(recording(tmp_path))
+    loading = Loading(reader)
+    wanted = {"replay.play": ("f9",), "chat.pause": ("f8",)}
+    app = ReplayApp(
+        loading, reader.description, Player(loading.timeline), ChatSettings(keys=wanted)
+    )
+    async with app.run_test(size=(120, 44)) as pilot:
+        await pilot.press("space")
+        assert not app.replay.player.playing
+        await pilot.press("f9")
+        assert app.replay.player.playing
+        bar = app.replay.query_one(KeyBar)
+        assert "f9 pause" in bar.render().plain
+
+
+async def test_accessible_it_tells_its_place_in_words(tmp_path: Path) -> None:
+    reader = TraceReader(recording(tmp_path))
+    loading = Loading(reader)
+    settings = ChatSettings(accessible=True)
+    app = ReplayApp(loading, reader.description, Player(loading.timeline), settings)
+    async with app.run_test(size=(120, 44)) as pilot:
+        await pilot.press("end")
+        await pilot.pause()
+        told = app.replay.query_one(SeekBar).render().plain
+        assert told.startswith("paused, 0:0")
+        assert told.isascii()
 
 
 async def test_nothing_recorded_is_obeyed(tmp_path: Path) -> None:
