@@ -33,9 +33,9 @@ CONTEXTS = (64, 512, 1024, 2048)
 TARGET_ROWS = (1, 2, 3, 4, 6, 8, 12, 16, 24, 32, 48, 64, 128)
 DRAFT_ROWS = (1, 2, 4, 8, 16, 32)
 ROUNDS = 5
-TIMING_SECONDS = 10.0
+TIMING_SECONDS = 9.0
 """After so long no further round of timing is begun."""
-DECODING_SECONDS = 13.0
+DECODING_SECONDS = 12.0
 """After so long no further answer is decoded at a temperature."""
 ANSWER_TOKENS = 96
 SHAPE_TOKENS = 48
