@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 from app.answer import Answer
 from app.editing import Editing
 from app.history import Exchange, History, HistoryError, turns
+from app.recording import NoRecord
 from sequoia_core.chat_template import Turn
 from sequoia_core.config import SamplingParams
 from sequoia_core.events import Event, Failed, Step, TextDelta
@@ -360,6 +361,30 @@ async def test_a_branch_goes_on_where_it_was_left() -> None:
         assert scene.shown == ["first", "Alpha", "other", "Delta"]
         await scene.press("alt+left")
         assert scene.shown == ["first", "Alpha", "second", "Beta", "third", "Gamma"]
+
+
+class Noting(NoRecord):
+    """Remembers what a record is told of branches."""
+
+    def __init__(self) -> None:
+        self.told: list[tuple[str, str]] = []
+
+    def begin(self, exchange: Exchange) -> None:
+        self.told.append(("begin", exchange.prompt))
+
+    def select(self, exchange: str) -> None:
+        self.told.append(("select", exchange))
+
+
+async def test_the_record_is_told_which_branch_is_on_show() -> None:
+    async with holding(["first", "second"]) as scene:
+        screen = scene.chat.app.chat
+        screen.keeping.recorder = told = Noting()
+        leaf = screen.branching.history.branch[-1].id
+        await scene.chat.pilot.press("ctrl+e", "ctrl+e", "z", "enter")
+        await scene.chat.finish()
+        await scene.press("alt+left")
+        assert told.told == [("begin", "firstz"), ("select", leaf)]
 
 
 async def test_clearing_forgets_every_branch() -> None:

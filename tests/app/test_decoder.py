@@ -1,7 +1,7 @@
 """The decode thread by itself: order, pausing, cancelling, failing and ending."""
 
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 
 import pytest
 
@@ -17,9 +17,11 @@ from app.messages import (
     Ready,
     Refused,
     Report,
+    Restore,
     SetSystem,
     Tuning,
 )
+from sequoia_core.chat_template import Turn
 from sequoia_core.config import Mode, SamplingParams
 from sequoia_core.errors import ModelLoadError, ParameterError
 from sequoia_core.events import (
@@ -253,16 +255,20 @@ def test_other_requests_reach_the_engine_in_order(drive: Drive) -> None:
         def clear(self) -> None:
             calls.append("clear")
 
+        def restore(self, turns: Sequence[Turn]) -> None:
+            calls.append(turns)
+
         def set_system_prompt(self, system_prompt: str | None) -> None:
             calls.append(system_prompt)
             raise ParameterError("too long")
 
     driven = drive(Noting(Trace(PAIR, make_answer())))
     choice = TreeChoice(Mode.CHAIN)
-    for request in (ChooseTree(choice), Clear(), SetSystem("be brief")):
+    turns = (Turn("a", "b", (1, 2)),)
+    for request in (ChooseTree(choice), Clear(), Restore(turns), SetSystem("be brief")):
         driven.decoder.submit(request)
     driven.wait(lambda reports: Refused("too long") in reports)
-    assert calls == [choice, "clear", "be brief"]
+    assert calls == [choice, "clear", turns, "be brief"]
 
 
 class Tuner(ReplayEngine):
