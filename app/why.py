@@ -117,7 +117,12 @@ def _why_bonus(step: Step) -> Why:
         reason = f"{_all_of(len(tried))} rejected: drawn from what that left of the target."
     left = _left_after(step, tried[-1], "drawn from this") if tried else None
     heading, columns = _columns(step, end, left)
-    shown = Figure("p", "target's probability", _number(step.bonus_prob), "before any rejection")
+    shown = Figure(
+        "p",
+        "target's probability",
+        _number(step.bonus_prob),
+        "at first" if tried and not greedy else "",
+    )
     return Why(
         verdict=Verdict.BONUS,
         token=quote_token(step.bonus_text),
@@ -153,14 +158,14 @@ def _figures(node: TreeNode, trial: TrialRecord | None) -> tuple[Figure, ...]:
             found.append(Figure("q", "draft's probability", _number(node.draft_prob)))
     else:
         same = first_p is None or first_p == _number(trial.p)
-        told = "" if same else f"{first_p} before shaping and rejections"
+        told = "" if same else f"at first {first_p}"
         certain = "proposed with certainty" if trial.q == 1.0 else ""
         before = None if lookup or node.draft_prob is None else _number(node.draft_prob)
         moved = before is not None and before != _number(trial.q) and not certain
         found = [
             Figure("p", "target's probability", _number(trial.p), told),
             Figure("q", "draft's probability", _number(trial.q),
-                   f"{before} before rejections" if moved else certain),
+                   f"at first {before}" if moved else certain),
         ]  # fmt: skip
     if node.draw is None or node.accept_prob is None:
         return tuple(found)

@@ -114,7 +114,7 @@ class ChatScreen(Screen[None]):
         with Horizontal(id="body"):
             yield self.transcript
             yield self.dashboard.panel
-            yield self.inspector.panel
+            yield from self.inspector.widgets
         yield self.dashboard.strip
         yield self.prompt
         yield self.dashboard.keys

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 
 from textual.content import Content
 from textual.screen import Screen
+from textual.widget import Widget
 
 from ..answer import Answer
 from ..heat import HeatMap
@@ -60,6 +61,11 @@ class Inspector:
         self._entry: AnswerEntry | None = None
         self._recalled: Answer | None = None
         self._heat = HeatMap()
+
+    @property
+    def widgets(self) -> Sequence[Widget]:
+        """For the body of the screen: the panel, and what keeps it off the tree."""
+        return self.panel, Widget(id="beside-why")
 
     # Which step
 

@@ -5,6 +5,7 @@ Drawn line by line like the tree it stands in for. What is counted is `heat`.
 
 from typing import ClassVar
 
+from rich.color import Color as RichColor
 from rich.segment import Segment
 from rich.style import Style
 from textual.binding import Binding, BindingType
@@ -40,7 +41,7 @@ class HeatView(ScrollView, can_focus=True, inherit_bindings=False):
     ]
     COMPONENT_CLASSES: ClassVar[set[str]] = {
         "heat-view--heading", "heat-view--guide", "heat-view--text", "heat-view--hot",
-        "heat-view--more", "heat-view--less",
+        "heat-view--mark", "heat-view--more", "heat-view--less",
     }  # fmt: skip
     DEFAULT_CSS = """
     HeatView {
@@ -50,6 +51,7 @@ class HeatView(ScrollView, can_focus=True, inherit_bindings=False):
         & .heat-view--guide { color: $unreached; }
         & .heat-view--text { color: $foreground; }
         & .heat-view--hot { color: $accepted; }
+        & .heat-view--mark { color: $bonus; }
         & .heat-view--more { color: $accepted; text-style: bold; }
         & .heat-view--less { color: $bonus; }
     }
@@ -105,7 +107,7 @@ class HeatView(ScrollView, can_focus=True, inherit_bindings=False):
         return f"accepted in {steps}, {name or 'this tree'}"
 
     def _draw(self, row: HeatRow, width: int) -> Strip:
-        guide, shade = self.get_component_rich_style("heat-view--guide"), self._shade(row.got)
+        guide = self.get_component_rich_style("heat-view--guide")
         guides = row.guides[-_MOST_GUIDES:]
         segments = [Segment(" ", guide), *(Segment(part.text, guide) for part in guides)]
         taken = sum(segment.cell_length for segment in segments)
@@ -113,10 +115,24 @@ class HeatView(ScrollView, can_focus=True, inherit_bindings=False):
         label = _ORDINALS.get(rank, f"{rank}th")
         # All bars begin at one column, so that they can be compared.
         before = max(taken, min(self._deepest, width - _FIGURES - _LEAST_BAR)) + _LABEL
-        segments.append(Segment(fit(f"{label} ", max(0, before - taken)), guide))
         room = max(0, width - before - _FIGURES)
-        segments += [Segment(gauge(row.got, room), shade), *self._figures(row)]
+        segments += [
+            Segment(fit(label, min(len(label), max(0, before - taken))), self._shade(row.got)),
+            Segment(" " * (before - taken - len(label)), guide),
+            *self._bar(row, room),
+            *self._figures(row),
+        ]
         return Strip(segments).adjust_cell_length(width, guide)
+
+    def _bar(self, row: HeatRow, room: int) -> list[Segment]:
+        """How often it was accepted as a bar, and a mark where that was expected to end."""
+        hot = self.get_component_rich_style("heat-view--hot")
+        bar = gauge(row.got, room)
+        if row.expected is None or not room:
+            return [Segment(bar, hot)]
+        at = min(room - 1, round(row.expected * room))
+        mark = self.get_component_rich_style("heat-view--mark")
+        return [Segment(bar[:at], hot), Segment("┃", mark), Segment(bar[at + 1 :], hot)]
 
     def _figures(self, row: HeatRow) -> list[Segment]:
         """What happened, what was expected, and which is more."""
@@ -131,14 +147,15 @@ class HeatView(ScrollView, can_focus=True, inherit_bindings=False):
         """The hotter, the more of the accepted colour in the background."""
         if not self._shades:
             hot = self.get_component_styles("heat-view--hot").color
+            front = self.get_component_rich_style("heat-view--text").color
             cold = self.background_colors[1]
-            front = self.get_component_rich_style("heat-view--hot").color
+            mixes = hot.ansi is None and cold.ansi is None  # a terminal's own colours do not
             self._shades = [
-                Style(color=front, bgcolor=_mixed(cold, hot, at / (_SHADES - 1)).rich_color)
+                Style(color=front, bgcolor=_mixed(cold, hot, at / (_SHADES - 1)) if mixes else None)
                 for at in range(_SHADES)
             ]
         return self._shades[round(share * (_SHADES - 1))]
 
 
-def _mixed(cold: Color, hot: Color, share: float) -> Color:
-    return cold.blend(hot, share * _HOTTEST, alpha=1.0)
+def _mixed(cold: Color, hot: Color, share: float) -> RichColor:
+    return cold.blend(hot, share * _HOTTEST, alpha=1.0).rich_color

@@ -64,7 +64,10 @@ class TreeView(ScrollView, can_focus=True, inherit_bindings=False):
         & .tree-view--rejected { color: $rejected; }
         & .tree-view--unreached { color: $unreached; }
         & .tree-view--bonus { color: $bonus; text-style: bold; background: $bonus 12%; }
-        & .tree-view--pointed { background: $primary 35%; }
+        & .tree-view--pointed {
+            color: $block-cursor-foreground;
+            background: $block-cursor-background;
+        }
     }
     """
 
@@ -261,7 +264,8 @@ class TreeView(ScrollView, can_focus=True, inherit_bindings=False):
         if not marked:
             return strip
         pointed = self.get_component_rich_style("tree-view--pointed")
-        return Strip(Segment.apply_style(strip, post_style=Style(bgcolor=pointed.bgcolor)))
+        colors = Style(color=pointed.color, bgcolor=pointed.bgcolor)
+        return Strip(Segment.apply_style(strip, post_style=colors))
 
 
 def _probability(value: float | None) -> str:
