@@ -264,6 +264,10 @@ class Transcript(ScrollView, can_focus=True):
         """Another width wraps otherwise."""
         self.redraw()
 
+    def watch_show_vertical_scrollbar(self) -> None:
+        """A scroll bar takes a column; no resize tells of it."""
+        self.call_after_refresh(self.redraw)
+
     def render_line(self, y: int) -> Strip:
         """One visible line."""
         width = self.scrollable_content_region.width

@@ -501,6 +501,14 @@ async def test_nothing_recorded_is_obeyed(tmp_path: Path) -> None:
         assert "[bold]red[/]" in shown
 
 
+async def test_no_letter_is_under_the_scroll_bar_that_a_jump_brings(tmp_path: Path) -> None:
+    async with replaying(tmp_path, size=(80, 24)) as replay:
+        await replay.press("end")
+        transcript = replay.app.replay.query_one(Transcript)
+        assert transcript.show_vertical_scrollbar
+        assert transcript._rows._width == transcript.scrollable_content_region.width
+
+
 @pytest.mark.parametrize("size", [(20, 5), (40, 10), (60, 20)])
 async def test_a_small_terminal_has_room_for_it(tmp_path: Path, size: tuple[int, int]) -> None:
     async with replaying(tmp_path, size=size) as replay:
