@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 STAMP := $(VENV)/.set-up
 PIP := $(BIN)/python -m pip --disable-pip-version-check
 
-.PHONY: help setup chat test lint format coverage bench bench-screen offload-proof pictures growmaps robustness clean
+.PHONY: help setup chat test lint format coverage bench bench-screen soak offload-proof pictures growmaps robustness clean
 
 help:  ## list the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | awk -F':.*## ' '{printf "  make %-12s %s\n", $$1, $$2}'
@@ -66,6 +66,9 @@ bench: $(BENCH_STAMP)  ## everything side by side; PROMPTS=FILE.jsonl COUNT=10 P
 bench-screen: setup  ## what drawing costs, in a real terminal
 	$(BIN)/sequoia bench --screen $(if $(PROMPTS),--prompts $(PROMPTS)) --count $(or $(COUNT),3) \
 		--temperature $(or $(TEMPERATURE),0)
+
+soak: setup  ## 10,000 steps while somebody types: nothing lost, memory flat, keys seen; minutes
+	$(BIN)/python -m tests.app.soak
 
 growmaps: setup  ## the packaged tree shapes that follow from published figures, and their list
 	@$(BIN)/python -m sequoia_core.reproduce.make_growmaps

@@ -2,21 +2,17 @@
 
 Each run is a process of its own on a pseudo-terminal of 160x50 whose output is read and thrown
 away. The clock is in the decode thread: tokens and wall time from an answer's first step to its
-last.
+last. In a run of its own somebody types, and the clock is at the terminal's other end.
 """
 
-import fcntl
 import json
-import os
-import pty
-import struct
-import subprocess
+import random
 import sys
 import tempfile
-import termios
-import threading
+import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from contextlib import contextmanager
+from dataclasses import astuple, dataclass, replace
 from pathlib import Path
 from statistics import median
 from time import perf_counter
@@ -32,12 +28,15 @@ from .app import SequoiaApp
 from .launch import build_chat
 from .messages import ChatSettings, LoadProgress
 from .settings import Settings, load_settings
+from .store.recorder import DatabaseRecorder
+from .terminal import Terminal, TerminalError, percentile, typing_latencies
 from .widgets.prompt import Prompt
 
 COLUMNS, LINES = 160, 50
 POLL_SECONDS = 0.1
 NO_SCREEN = "headless"
 SCREEN = "screen"
+_END_SECONDS = 30.0
 
 
 class TimedEngine:
@@ -102,21 +101,32 @@ class TimedEngine:
 
 @dataclass(frozen=True, slots=True)
 class _Run:
-    """What a child process is told to do, and where it writes what came of it."""
+    """What a child process is told to do, and where it writes what came of it.
+
+    Attributes:
+        kind: with the screen or without it.
+        prompts: to be asked one after the other.
+        flags: settings.
+        result: file for tokens and seconds.
+        asked: file that is there once the first prompt was asked.
+    """
 
     kind: str
     prompts: list[str]
     flags: dict[str, str]
     result: str
+    asked: str
 
 
 class _ScriptedApp(SequoiaApp):
     """The chat, with somebody typing the prompts one after the other."""
 
-    def __init__(self, settings: Settings, chat: ChatSettings, prompts: list[str]) -> None:
-        super().__init__(self._build, chat)
+    def __init__(self, settings: Settings, chat: ChatSettings, run: _Run) -> None:
+        record = DatabaseRecorder(Path(run.result).with_name("chats.db"))  # as a person's chat has
+        super().__init__(self._build, chat, record)
         self._settings = settings
-        self._left = list(prompts)
+        self._left = list(run.prompts)
+        self._asked = Path(run.asked)
         self.timed: TimedEngine | None = None
 
     def on_ready(self) -> None:
@@ -134,13 +144,14 @@ class _ScriptedApp(SequoiaApp):
             self.exit()
             return
         prompt = self._left.pop(0)
+        self._asked.touch()
         self.chat.post_message(Prompt.Submitted(prompt, prompt))
 
 
 def measure_screen(
     prompts: list[str], flags: Mapping[str, Any], rounds: int, progress: LoadProgress
 ) -> str:
-    """Run both kinds in turn and say what share of the speed is left with the screen drawing.
+    """Run both kinds in turn: what share of the speed is left, and how soon a key is seen.
 
     Args:
         prompts: asked one after the other in one chat.
@@ -155,12 +166,16 @@ def measure_screen(
             progress(f"Round {index + 1} of {rounds}: {kind}", index / rounds)
             speeds[kind].append(_run_in_terminal(kind, prompts, flags))
     ratios = [drawn / bare for drawn, bare in zip(speeds[SCREEN], speeds[NO_SCREEN], strict=True)]
+    progress("Typing while it decodes", 1.0)
+    typed = [seconds * 1e3 for seconds in _type_meanwhile(prompts, flags)]
     return (
         f"{len(prompts)} answers, {rounds} rounds, screen of {COLUMNS}x{LINES}; "
         "median (lowest to highest)\n"
         f"with the screen {_spread(speeds[SCREEN])} tokens/s, "
         f"headless {_spread(speeds[NO_SCREEN])} tokens/s, "
-        f"ratio {_spread(ratios, 2)}"
+        f"ratio {_spread(ratios, 2)}\n"
+        f"key to echo while it decodes {median(typed):.1f} ms, 99% within "
+        f"{percentile(typed, 0.99):.1f} ms, {len(typed)} keys"
     )
 
 
@@ -175,22 +190,8 @@ def _run_in_terminal(kind: str, prompts: list[str], flags: Mapping[str, Any]) ->
     Raises:
         SequoiaError: the child failed.
     """
-    with tempfile.TemporaryDirectory() as folder:
-        texts = {name: str(value) for name, value in flags.items()}
-        run = _Run(kind, prompts, texts, str(Path(folder) / "result.json"))
-        order = json.dumps([run.kind, run.prompts, run.flags, run.result])
-        controller, terminal = pty.openpty()
-        fcntl.ioctl(terminal, termios.TIOCSWINSZ, struct.pack("HHHH", LINES, COLUMNS, 0, 0))
-        environment = os.environ | {"TERM": "xterm-256color", "COLORTERM": "truecolor"}
-        child = subprocess.Popen(
-            [sys.executable, "-m", __spec__.name, order],
-            stdin=terminal, stdout=terminal, stderr=terminal, env=environment,
-        )  # fmt: skip
-        os.close(terminal)
-        reader = threading.Thread(target=_throw_away, args=(controller,), daemon=True)
-        reader.start()
-        code = child.wait()
-        reader.join(timeout=1)
+    with _started(kind, prompts, flags) as (terminal, run):
+        code = terminal.wait()
         result = Path(run.result)
         if code or not result.exists():
             raise SequoiaError(f"the {kind} run ended with code {code}; try the chat by itself")
@@ -198,14 +199,38 @@ def _run_in_terminal(kind: str, prompts: list[str], flags: Mapping[str, Any]) ->
         return float(tokens) / float(seconds)
 
 
-def _throw_away(controller: int) -> None:
-    try:
-        while os.read(controller, 65536):
-            pass
-    except OSError:  # how Linux says that the other end is closed
-        pass
-    finally:
-        os.close(controller)
+def _type_meanwhile(prompts: list[str], flags: Mapping[str, Any]) -> list[float]:
+    """Seconds from key to echo, of keys pressed one by one until the answers are there.
+
+    Raises:
+        SequoiaError: the child failed, or did not show a key.
+    """
+    chance, latencies = random.Random(1), list[float]()
+    with _started(SCREEN, prompts, flags) as (terminal, run):
+        while terminal.running and not Path(run.asked).exists():
+            time.sleep(POLL_SECONDS)
+        try:
+            while terminal.running:
+                latencies += typing_latencies(terminal, 1, chance)
+        except TerminalError:
+            terminal.wait(_END_SECONDS)  # an error of its own, unless the chat was ending
+    if not latencies:
+        raise SequoiaError("the answers were over before a key was pressed; ask for more of them")
+    return latencies
+
+
+@contextmanager
+def _started(
+    kind: str, prompts: list[str], flags: Mapping[str, Any]
+) -> Iterator[tuple[Terminal, _Run]]:
+    """A child process on a terminal of its own."""
+    with tempfile.TemporaryDirectory() as folder:
+        texts = {name: str(value) for name, value in flags.items()}
+        place = Path(folder)
+        run = _Run(kind, prompts, texts, str(place / "result.json"), str(place / "asked"))
+        command = [sys.executable, "-m", __spec__.name, json.dumps(astuple(run))]
+        with Terminal(command, (COLUMNS, LINES)) as terminal:
+            yield terminal, run
 
 
 def _child(order: str) -> None:
@@ -214,7 +239,7 @@ def _child(order: str) -> None:
     chat = replace(settings.chat(), theme="sequoia")
     timed: TimedEngine | None
     if run.kind == SCREEN:
-        app = _ScriptedApp(settings, chat, run.prompts)
+        app = _ScriptedApp(settings, chat, run)
         app.run()
         timed = app.timed
     else:

@@ -103,8 +103,8 @@ class Terminal:
                 raise TerminalError(f"{keys!r} was pressed, {awaited!r} never shown")
             return self._seen_at - begun
 
-    def wait(self, timeout: float) -> int:
-        """The program's exit code.
+    def wait(self, timeout: float | None = None) -> int:
+        """The program's exit code; without a timeout, however long it takes.
 
         Raises:
             TerminalError: it did not end in time.
@@ -112,7 +112,7 @@ class Terminal:
         try:
             return self._child.wait(timeout)
         except subprocess.TimeoutExpired:
-            raise TerminalError(f"the program did not end within {timeout:.0f} s") from None
+            raise TerminalError(f"the program did not end within {timeout} s") from None
 
     def close(self) -> None:
         """End the program if it still runs, and let go of the terminal."""

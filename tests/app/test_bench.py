@@ -137,6 +137,8 @@ def test_runs_alternate_and_the_ratio_is_taken_pair_by_pair(
         return 90.0 if kind == "screen" else 100.0
 
     monkeypatch.setattr(screen_bench, "_run_in_terminal", run)
+    monkeypatch.setattr(screen_bench, "_type_meanwhile", lambda *_: [0.002, 0.001, 0.004])
     report = measure_screen(["a"], {}, 2, lambda _message, _fraction: None)
     assert order == ["screen", "headless", "headless", "screen"]
     assert "ratio 0.90 (0.90 to 0.90)" in report
+    assert "key to echo while it decodes 2.0 ms, 99% within 4.0 ms, 3 keys" in report
