@@ -33,6 +33,8 @@ SAMPLES: dict[str, tuple[str, Any]] = {
     "system": ("You are terse.", "You are terse."),
     "stop": ("END", ("END",)),
     "theme": ("paper", "paper"),
+    "accessible": ("true", True),
+    "keys": ('{"chat.tree": "f9"}', {"chat.tree": ("f9",)}),
 }
 
 
@@ -55,6 +57,8 @@ def test_each_setting_is_read_from_each_place(
     text, value = SAMPLES[name]
     defaults = load_settings({})
     quoted = text if isinstance(value, (int, float)) else f'"{text}"'
+    if isinstance(value, dict):
+        quoted = text.replace(":", " =")
     write_config(config_home, f"{name} = {quoted}\n")
     from_file = load_settings({})
     (config_home / "config.toml").unlink()
@@ -231,3 +235,30 @@ def test_a_missing_shape_is_found_out_before_models_load(monkeypatch: pytest.Mon
     monkeypatch.setitem(vars(sequoia_core), "load_pair", pytest.fail)
     with pytest.raises(GrowMapError):
         build_chat(load_settings({"growmap": "nowhere"}), lambda _message, _fraction: None)
+
+
+@pytest.mark.parametrize(
+    ("table", "keys"),
+    [
+        ('[keys]\n"chat.tree" = "f9"\n', {"chat.tree": ("f9",)}),
+        ('[keys]\nchat.tree = "f9, ctrl+t"\n', {"chat.tree": ("f9", "ctrl+t")}),
+        ('[keys.chat]\ntree = ["f9", ","]\n', {"chat.tree": ("f9", ",")}),
+        ('[keys]\nchat.step = ","\n', {"chat.step": (",",)}),
+        ("[keys]\n", {}),
+    ],
+)
+def test_keys_are_written_in_any_way_toml_has(
+    config_home: Path, table: str, keys: dict[str, tuple[str, ...]]
+) -> None:
+    write_config(config_home, table)
+    settings = load_settings({})
+    assert settings.keys == keys
+    assert settings.chat().keys == keys
+
+
+@pytest.mark.parametrize("table", ["keys = 3", "[keys]\nchat.tree = 3", "keys = ['f9']"])
+def test_keys_of_another_kind_are_one_line(config_home: Path, table: str) -> None:
+    write_config(config_home, table)
+    with pytest.raises(SettingsError, match="keys: ") as caught:
+        load_settings({})
+    assert "\n" not in str(caught.value)

@@ -1,6 +1,8 @@
 """Every packaged theme is whole and readable; a broken file is named and skipped."""
 
+import os
 import tomllib
+from itertools import combinations
 from pathlib import Path
 
 import pytest
@@ -9,14 +11,31 @@ from textual.color import Color
 from app.theming import (
     APP_COLORS,
     DEFAULT_THEME,
+    TERMINAL_THEME,
     ThemeError,
+    ThemeFolders,
     app_color_defaults,
     load_theme,
     load_themes,
     packaged_folder,
 )
+from tests.app.color_vision import (
+    DEUTERANOPIA,
+    PLAIN,
+    PROTANOPIA,
+    Matrix,
+    contrast,
+    difference,
+)
 
 PACKAGED = sorted(packaged_folder().glob("*.toml"))
+MIXED = [path for path in PACKAGED if path.stem != TERMINAL_THEME]
+"""All but the one whose colours are the terminal's own."""
+WRITTEN = ("foreground", "primary", "secondary", "accent", "warning", "error", "success")
+COLOR_BLIND_SAFE = ("okabe-ito", "tol-light")
+VERDICTS = ("accepted", "rejected", "unreached", "bonus")
+TINTS = ("rank-1", "rank-2", "rank-3", "bonus")
+TIMES = ("draft", "verify", "bookkeeping")
 
 
 def test_packaged_themes_load_and_the_default_is_among_them() -> None:
@@ -29,33 +48,70 @@ def test_packaged_themes_load_and_the_default_is_among_them() -> None:
 @pytest.mark.parametrize("path", PACKAGED, ids=lambda path: path.stem)
 def test_a_packaged_theme_names_every_colour_of_the_app(path: Path) -> None:
     table = tomllib.loads(path.read_text(encoding="utf-8"))
-    assert set(table["variables"]) == set(APP_COLORS)
+    assert set(table["variables"]) >= set(APP_COLORS)
+    assert table.get("ansi") or set(table["variables"]) == set(APP_COLORS)
     assert table["name"] == path.stem
 
 
-@pytest.mark.parametrize("path", PACKAGED, ids=lambda path: path.stem)
+@pytest.mark.parametrize("path", MIXED, ids=lambda path: path.stem)
 def test_what_is_written_can_be_read_on_its_background(path: Path) -> None:
     theme = load_theme(path)
-    assert theme.background is not None
-    background = Color.parse(theme.background)
-    least = 7.0 if theme.name == "high-contrast" else 4.5
-    colors = {name: theme.variables[name] for name in APP_COLORS}
-    colors["foreground"] = theme.foreground or ""
-    for name, value in colors.items():
-        wanted = 3.0 if name in ("unreached", "bookkeeping") and least < 7 else least
-        assert contrast(Color.parse(value), background) >= wanted, name
+    least = 7.0 if "contrast" in theme.name else 4.5
+    colors = {name: Color.parse(theme.variables[name]) for name in APP_COLORS}
+    colors |= {name: Color.parse(getattr(theme, name) or "") for name in WRITTEN}
+    for ground in ("background", "surface", "panel"):
+        behind = Color.parse(getattr(theme, ground))
+        for name, color in colors.items():
+            assert contrast(color, behind) >= least, (name, ground)
 
 
-def contrast(first: Color, second: Color) -> float:
-    """WCAG 2 contrast ratio."""
-    dark, light = sorted((luminance(first), luminance(second)))
-    return (light + 0.05) / (dark + 0.05)
+@pytest.mark.parametrize("path", MIXED, ids=lambda path: path.stem)
+def test_what_lies_on_its_own_shade_can_be_read(path: Path) -> None:
+    theme = load_theme(path)
+    background = Color.parse(theme.background or "")
+    for name in ("accepted", "bonus"):
+        color = Color.parse(theme.variables[name])
+        for share in (0.12, 0.25):  # of the tree's rows, and of the text of a step
+            assert contrast(color, background.blend(color, share)) >= 4.5, (name, share)
 
 
-def luminance(color: Color) -> float:
-    parts = [part / 12.92 if part <= 0.03928 else ((part + 0.055) / 1.055) ** 2.4
-             for part in color.normalized]  # fmt: skip
-    return 0.2126 * parts[0] + 0.7152 * parts[1] + 0.0722 * parts[2]
+@pytest.mark.parametrize("vision", [PLAIN, PROTANOPIA, DEUTERANOPIA])
+@pytest.mark.parametrize("path", MIXED, ids=lambda path: path.stem)
+def test_verdicts_tints_and_times_are_told_apart(path: Path, vision: Matrix) -> None:
+    theme = load_theme(path)
+    least = 15.0 if theme.name in COLOR_BLIND_SAFE else 10.0
+    for together in (VERDICTS, TINTS, TIMES):
+        for first, second in combinations(together, 2):
+            apart = difference(
+                Color.parse(theme.variables[first]), Color.parse(theme.variables[second]), vision
+            )
+            assert apart >= least, (first, second, apart)
+
+
+def test_a_simulated_dichromat_cannot_tell_what_others_can() -> None:
+    """The simulation itself: red and green of one lightness are far apart for most, not for all."""
+    red, green = Color.parse("#c06000"), Color.parse("#708000")
+    assert difference(red, green, PLAIN) > 3 * difference(red, green, DEUTERANOPIA)
+    blue, yellow = Color.parse("#3060ff"), Color.parse("#c0b000")
+    assert difference(blue, yellow, DEUTERANOPIA) > 60
+    assert contrast(Color.parse("#000000"), Color.parse("#ffffff")) == pytest.approx(21)
+
+
+def test_there_is_a_theme_for_everybody() -> None:
+    themes = [load_theme(path) for path in PACKAGED]
+    assert len(themes) >= 8
+    assert {theme.dark for theme in themes if "contrast" in theme.name} == {True, False}
+    safe = [theme for theme in themes if theme.name in COLOR_BLIND_SAFE]
+    assert {theme.dark for theme in safe} == {True, False}
+    assert [theme.name for theme in themes if theme.ansi] == [TERMINAL_THEME]
+
+
+def test_the_terminals_own_theme_mixes_nothing() -> None:
+    """A colour that is not one of the sixteen would be guessed at by the terminal."""
+    theme = load_theme(packaged_folder() / "terminal.toml")
+    colors = [value for name, value in theme.variables.items() if name != "input-cursor-text-style"]
+    colors += [getattr(theme, name) for name in (*WRITTEN, "background", "surface", "panel")]
+    assert all(Color.parse(color).ansi is not None for color in colors)
 
 
 @pytest.mark.parametrize(
@@ -95,3 +151,35 @@ def test_a_person_may_replace_a_packaged_theme_and_name_few_colours(tmp_path: Pa
     themes = {theme.name: theme for theme in load_themes([packaged_folder(), tmp_path]).themes}
     assert themes["sequoia"].primary == "#ff0000"
     assert set(app_color_defaults(themes["sequoia"])) == set(APP_COLORS)
+
+
+def test_only_changed_files_are_read_again(tmp_path: Path) -> None:
+    path, other = tmp_path / "a.toml", tmp_path / "b.toml"
+    path.write_text('name = "a"\n[colors]\nprimary = "red"\n')
+    other.write_text('name = "b"\n[colors]\nprimary = "red"\n')
+    folders = ThemeFolders([tmp_path, tmp_path / "missing"])
+    assert len(folders.load().themes) == 2
+    assert folders.changes() is None
+    path.write_text('name = "a"\n[colors]\nprimary = "#0000ff"\n')
+    changes = folders.changes()
+    assert changes is not None
+    assert [(theme.name, theme.primary) for theme in changes.themes] == [("a", "#0000ff")]
+    assert folders.changes() is None
+    other.write_text("name = ")
+    changes = folders.changes()
+    assert changes is not None
+    assert (changes.themes, len(changes.problems)) == ((), 1)
+    other.unlink()
+    assert folders.changes() is None
+
+
+def test_a_file_of_the_same_length_is_seen_to_change(tmp_path: Path) -> None:
+    path = tmp_path / "a.toml"
+    path.write_text('name = "a"\n[colors]\nprimary = "red"\n')
+    folders = ThemeFolders([tmp_path])
+    folders.load()
+    path.write_text('name = "a"\n[colors]\nprimary = "tan"\n')
+    os.utime(path, ns=(1, 1))
+    changes = folders.changes()
+    assert changes is not None
+    assert changes.themes[0].primary == "tan"

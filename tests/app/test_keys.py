@@ -1,0 +1,169 @@
+"""Keys can be changed, never so that one does two things at once; the screen tells the new ones."""
+
+import importlib
+import pkgutil
+from itertools import combinations
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from textual.binding import Binding
+from textual.screen import Screen
+
+import app.screens
+from app.base_app import BaseApp
+from app.keys import Action, Keys, declared, key_name, remapped
+from app.messages import ChatSettings
+from app.screens.all_keys import OWNERS, all_bindings
+from app.widgets.prompt import _ACTS, Prompt
+from tests.app.driving import driving
+
+ACTIONS = {**declared(BaseApp.BINDINGS), **declared(all_bindings())}
+KEYS = ["f1", "f2", "f4", "f9", "f10", "ctrl+t", "ctrl+q", "escape", "a", "[", "space", "enter"]
+
+
+def meet(one: Action, other: Action) -> bool:
+    contexts = {one.context, other.context}
+    return len(contexts) == 1 or "app" in contexts or contexts == {"chat", "prompt"}
+
+
+def test_every_binding_of_every_screen_has_an_id_and_can_be_changed() -> None:
+    for module in pkgutil.iter_modules(app.screens.__path__):
+        importlib.import_module(f"app.screens.{module.name}")
+    screens = [
+        each
+        for each in Screen.__subclasses__() + [c for s in Screen.__subclasses__() for c in
+                                               s.__subclasses__()]
+        if each.__module__.startswith("app.screens.") and "replay" not in each.__module__
+    ]  # fmt: skip
+    assert len(screens) >= 5
+    for screen in screens:
+        own = vars(screen).get("BINDINGS", [])
+        assert all(isinstance(each, Binding) and each.id for each in own), screen
+        assert not own or screen in OWNERS, f"{screen.__name__} is missing in all_keys"
+
+
+def test_by_default_no_key_does_two_things_at_once() -> None:
+    for one, other in combinations(ACTIONS.values(), 2):
+        if meet(one, other):
+            assert not set(one.keys) & set(other.keys), (one, other)
+
+
+def test_the_prompt_knows_the_same_keys_as_the_bindings() -> None:
+    """Its table is what holds until a person's keys are known."""
+    assert Keys(ACTIONS).by_key(dict.fromkeys(_ACTS.values())) == _ACTS
+    assert declared(Prompt.SENDING).keys() == {"prompt.send", "prompt.new_line"}
+
+
+@given(
+    st.dictionaries(
+        st.sampled_from(sorted(ACTIONS)), st.lists(st.sampled_from(KEYS), min_size=1, max_size=2)
+    )
+)
+def test_whatever_is_wished_no_key_does_two_things(wanted: dict[str, list[str]]) -> None:
+    keys, problems = remapped(ACTIONS, wanted)
+    assert len(problems) == len(wanted) - len(keys.changed)
+    for one in map(keys.actions.__getitem__, keys.changed):
+        for other in keys.actions.values():
+            if other.id != one.id and meet(one, other):
+                assert not set(one.keys) & set(other.keys)
+    for name, action in keys.actions.items():
+        if name not in keys.changed:
+            assert action == ACTIONS[name]
+
+
+def test_two_actions_may_swap_their_keys() -> None:
+    keys, problems = remapped(ACTIONS, {"chat.tree": ["f2"], "chat.pause": ["f4"]})
+    assert problems == ()
+    assert keys.keymap() == {"chat.pause": "f4", "chat.tree": "f2"}
+
+
+@pytest.mark.parametrize(
+    ("name", "key", "words"),
+    [
+        ("chat.tre", "f9", "no action 'chat.tre'; did you mean chat.tree?"),
+        ("zzz", "f9", "F5 lists them"),
+        ("chat.tree", "f2", "chat.tree cannot have f2, chat.pause has it (pause or resume); it "
+                            "keeps f4"),
+        ("app.quit", "d", "needed for writing"),
+        ("chat.tree", "space", "needed for writing"),
+        ("chat.tree", "left_square_bracket", "needed for writing"),
+        ("chat.tree", "hyperspace", "no key 'hyperspace'"),
+        ("chat.tree", "", "no key ''"),
+        ("chat.tree", "foo+a", "no key 'foo+a'"),
+        ("app.palette", "r", "needed for writing"),
+    ],
+)  # fmt: skip
+def test_a_wish_that_cannot_be_granted_is_one_line(name: str, key: str, words: str) -> None:
+    keys, problems = remapped(ACTIONS, {name: [key]})
+    assert keys.changed == frozenset()
+    assert len(problems) == 1
+    assert words in problems[0]
+    assert "\n" not in problems[0]
+
+
+def test_no_key_at_all_is_refused() -> None:
+    assert "needs a key" in remapped(ACTIONS, {"chat.tree": []})[1][0]
+
+
+@pytest.mark.parametrize(
+    ("given", "known", "shown"),
+    [
+        ("F9", "f9", "f9"),
+        (",", "comma", ","),
+        ("[", "left_square_bracket", "["),
+        ("ctrl+T", "ctrl+t", "^t"),
+        ("Esc", "escape", "esc"),
+        ("alt+[", "alt+left_square_bracket", "alt+["),
+        ("n", "n", "n"),
+    ],
+)
+def test_keys_may_be_written_as_people_do(given: str, known: str, shown: str) -> None:
+    keys, problems = remapped(
+        {"race.again": Action("race.again", ("r",), "")}, {"race.again": [given]}
+    )
+    assert problems == ()
+    assert keys.of("race.again") == (known,)
+    assert key_name(known) == shown
+
+
+def test_texts_name_the_keys_in_use() -> None:
+    keys, _ = remapped(ACTIONS, {"chat.step_before": ["n"], "chat.live": ["f12", "ctrl+l"]})
+    assert keys.shown("chat.step_before chat.step_after") == "n ]"
+    assert keys.shown("chat.first_step, chat.live") == "home, f12"
+    assert keys.shown("chat.live", every=True) == "f12, ^l"
+    assert keys.shown("up down") == "up down"
+
+
+async def test_changed_keys_work_and_are_told() -> None:
+    wanted = {"chat.tree": ("f9",), "chat.step_before": ("n",), "prompt.send": ("ctrl+s",)}
+    async with driving(settings=ChatSettings(keys=wanted)) as driver:
+        await driver.type("Why is the sky blue?", "ctrl+s")
+        await driver.finish()
+        last = driver.steps
+        await driver.pilot.press("n")
+        await driver.until(lambda: f"Step {last - 1} of {last}" in driver.screen_text())
+        assert "f9 tree" in driver.screen_text()
+        assert "n ] back and forth" in driver.screen_text()
+        await driver.pilot.press("f1")
+        await driver.until(lambda: "f9 " in driver.screen_text() and "^s " in driver.screen_text())
+
+
+async def test_the_old_key_does_nothing_any_more() -> None:
+    wanted = {"chat.settings": ("f9",), "prompt.send": ("ctrl+s",)}
+    async with driving(settings=ChatSettings(keys=wanted)) as driver:
+        await driver.pilot.press("f5")
+        assert driver.app.screen is driver.app.chat
+        await driver.type("hello", "enter")
+        assert driver.app.chat.answer is None
+        assert driver.prompt.text == "hello\n"  # where it does not send, it writes
+        await driver.pilot.press("f9")
+        assert driver.app.screen is not driver.app.chat
+
+
+async def test_a_clash_is_told_in_one_line_and_the_rest_holds() -> None:
+    wanted = {"chat.tree": ("f2",), "chat.tint": ("f9",)}
+    async with driving(settings=ChatSettings(keys=wanted)) as driver:
+        await driver.until(lambda: "chat.tree cannot have f2" in driver.transcript)
+        assert driver.app.keys.of("chat.tint") == ("f9",)
+        assert driver.app.keys.of("chat.tree") == ("f4",)
