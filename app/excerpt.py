@@ -1,5 +1,6 @@
 """The part of a text around what was searched for, with the hits marked. Pure."""
 
+from bisect import bisect_right
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -27,7 +28,7 @@ class Excerpt:
 
 
 def excerpt(text: str, wanted: Sequence[Term], length: int) -> Excerpt | None:
-    """The text around its first hits on one line, control characters made visible.
+    """The part of a text with the most hits on one line, control characters made visible.
 
     Args:
         text: as a person or a model wrote it.
@@ -40,14 +41,17 @@ def excerpt(text: str, wanted: Sequence[Term], length: int) -> Excerpt | None:
     spans = hits(text, wanted)
     if not spans:
         return None
-    start = max(0, spans[0][0] - _BEFORE)
+    first_hit = _fullest(spans, length - _BEFORE)
+    start = max(0, first_hit - _BEFORE)
     if start:
-        blank = text.find(" ", start, spans[0][0])
+        blank = text.find(" ", start, first_hit)
         start = blank + 1 if blank >= 0 else start
     end = min(len(text), start + length)
     parts = [("… ", False)] if start else []
     at = start
     for first, last in spans:
+        if last <= start:
+            continue
         if first >= end:
             break
         parts += [(text[at:first], False), (text[first : min(last, end)], True)]
@@ -56,6 +60,15 @@ def excerpt(text: str, wanted: Sequence[Term], length: int) -> Excerpt | None:
     if end < len(text):
         parts.append((" …", False))
     return Excerpt(tuple((_one_line(part), hit) for part, hit in parts if part))
+
+
+def _fullest(spans: Sequence[tuple[int, int]], length: int) -> int:
+    """Where the part of so many characters begins that holds the most hits; the first of them."""
+    beginnings = [start for start, _ in spans]
+    counts = [
+        bisect_right(beginnings, start + max(0, length)) - at for at, start in enumerate(beginnings)
+    ]
+    return beginnings[counts.index(max(counts))]
 
 
 def _one_line(text: str) -> str:

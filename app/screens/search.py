@@ -5,6 +5,7 @@ Owns how hits look and the keys. Searching is the archive's, in a thread; openin
 
 import asyncio
 import time
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import ClassVar
 
@@ -18,7 +19,7 @@ from textual.widgets import Input, OptionList
 from textual.widgets.option_list import Option
 
 from ..dates import when
-from ..excerpt import excerpt
+from ..excerpt import Excerpt, excerpt
 from ..store.archive import Found
 from ..store.matching import Term, terms
 from ..store.recorder import DatabaseRecorder
@@ -32,6 +33,8 @@ MOST = 200
 _PATIENCE_SECONDS = 0.12
 _KEYS = 'up down choose   enter open   esc close   "in quotes" stands together'
 _HIT = "bold underline $bonus"
+_EXCERPT_MARGIN = 17
+"""Cells beside an excerpt: who said it, and the dots where it is cut."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,6 +43,15 @@ class Place:
 
     session: str
     exchange: str
+
+
+@dataclass(frozen=True, slots=True)
+class _Hit:
+    """An exchange, and where in it the words are."""
+
+    found: Found
+    prompt: Excerpt | None
+    answer: Excerpt | None
 
 
 class SearchScreen(ModalScreen[Place | None]):
@@ -61,8 +73,6 @@ class SearchScreen(ModalScreen[Place | None]):
     ]  # fmt: skip
     DEFAULT_CSS = """
     SearchScreen {
-        align: center middle;
-        background: $background 60%;
         & > Vertical {
             width: 120;
             max-width: 98%;
@@ -82,7 +92,11 @@ class SearchScreen(ModalScreen[Place | None]):
             background: $surface;
             scrollbar-size-vertical: 1;
         }
-        & OptionList > .option-list--option-highlighted { background: $primary 25%; }
+        & OptionList > .option-list--option-highlighted,
+        & OptionList:focus > .option-list--option-highlighted {
+            background: $primary 25%;
+            color: $foreground;
+        }
         & Line { color: $notice; dock: bottom; }
     }
     """
@@ -90,8 +104,7 @@ class SearchScreen(ModalScreen[Place | None]):
     def __init__(self, record: DatabaseRecorder, words: str = "") -> None:
         super().__init__()
         self._record = record
-        self._found: list[Found] = []
-        self._wanted: tuple[Term, ...] = ()
+        self._hits: list[_Hit] = []
         self._frame = Vertical()
         self._input = Input(words, placeholder="words, or their beginnings", select_on_focus=False)
         self._list = OptionList(markup=False)
@@ -113,13 +126,13 @@ class SearchScreen(ModalScreen[Place | None]):
 
     def on_resize(self) -> None:
         """Another width cuts the excerpts otherwise."""
-        self.call_after_refresh(self._show)
+        self.call_after_refresh(lambda: self._search(self._input.value))
 
     @property
     def chosen(self) -> Found | None:
         """The highlighted hit."""
         at = self._list.highlighted
-        return self._found[at] if at is not None and at < len(self._found) else None
+        return self._hits[at].found if at is not None and at < len(self._hits) else None
 
     @on(Input.Changed)
     def _changed(self, message: Input.Changed) -> None:
@@ -128,16 +141,31 @@ class SearchScreen(ModalScreen[Place | None]):
     @work(exclusive=True)
     async def _search(self, words: str) -> None:
         await asyncio.sleep(_PATIENCE_SECONDS)  # a word that is still being typed
-        wanted = terms(words)
+        wanted, room = terms(words), self._room
         try:
-            found = await asyncio.to_thread(self._record.archive.search, wanted, MOST + 1)
+            hits = await asyncio.to_thread(self._look_for, wanted, room)
         except StoreError as error:
-            self._found, self._wanted = [], ()
+            self._hits = []
             self._say(str(error))
         else:
-            self._found, self._wanted = found[:MOST], wanted
-            self._say(self._told(len(found)) if wanted else "")
-        self._show()
+            self._hits = hits[:MOST]
+            self._say(self._told(len(hits)) if wanted else "")
+        self._show(room)
+
+    def _look_for(self, wanted: tuple[Term, ...], room: int) -> list[_Hit]:
+        length = room - _EXCERPT_MARGIN
+        return [
+            _Hit(
+                found,
+                excerpt(found.prompt, wanted, length),
+                excerpt(found.answer, wanted, length),
+            )
+            for found in self._record.archive.search(wanted, MOST + 1)
+        ]
+
+    @property
+    def _room(self) -> int:
+        return max(20, self._list.scrollable_content_region.width)
 
     @staticmethod
     def _told(count: int) -> str:
@@ -145,19 +173,17 @@ class SearchScreen(ModalScreen[Place | None]):
             return f"the newest {MOST} hits"
         return f"{count} hit{'s' if count != 1 else ''}" if count else "no hit"
 
-    def _show(self) -> None:
-        room = max(20, self._list.scrollable_content_region.width)
+    def _show(self, room: int) -> None:
         self._list.clear_options()
-        self._list.add_options(Option(self._entry(found, room)) for found in self._found)
-        if self._found:
+        self._list.add_options(Option(self._entry(hit, room)) for hit in self._hits)
+        if self._hits:
             self._list.highlighted = 0
 
-    def _entry(self, found: Found, room: int) -> Content:
-        date = f"  {when(found.started, time.time())} "
-        title = fit(f" {visible(found.label)}", max(8, room - len(date)))
+    def _entry(self, hit: _Hit, room: int) -> Content:
+        date = f"  {when(hit.found.started, time.time())} "
+        title = fit(f" {visible(hit.found.label)}", max(8, room - len(date)))
         lines = [Content.assemble((title, "bold"), (date, "$notice"))]
-        for name, text in (("you", found.prompt), ("answer", found.answer)):
-            part = excerpt(text, self._wanted, room - 16)
+        for name, part in (("you", hit.prompt), ("answer", hit.answer)):
             if part is not None:
                 pieces = [(piece, _HIT if hit else "") for piece, hit in part.parts]
                 lines.append(Content.assemble((f"   {name:<7} ", "$notice"), *pieces))
@@ -173,7 +199,7 @@ class SearchScreen(ModalScreen[Place | None]):
 
     @on(OptionList.OptionSelected)
     def _clicked(self, message: OptionList.OptionSelected) -> None:
-        self._leave_to(self._found[message.option_index])
+        self._leave_to(self._hits[message.option_index].found)
 
     def _leave_to(self, found: Found | None) -> None:
         if found is not None:
@@ -181,7 +207,7 @@ class SearchScreen(ModalScreen[Place | None]):
 
     def action_move(self, how: str) -> None:
         """Move among the hits while the words keep the keyboard."""
-        moves = {
+        moves: dict[str, Callable[[], object]] = {
             "down": self._list.action_cursor_down,
             "up": self._list.action_cursor_up,
             "page_down": self._list.action_page_down,

@@ -6,7 +6,7 @@ since the disk may be slow; what changes goes through the recorder. Opening is w
 
 import asyncio
 import time
-from typing import ClassVar
+from typing import TYPE_CHECKING, ClassVar
 
 from textual import on, work
 from textual.app import ComposeResult
@@ -24,13 +24,16 @@ from ..store.trouble import StoreError
 from ..visible import fit, visible
 from ..widgets.line import Line
 
+if TYPE_CHECKING:
+    from ..app import SequoiaApp
+
 SEARCH = "/search"
 """What the screen is dismissed with when a search is wanted instead of a session."""
 
-_KEYS = "enter open   r rename   d delete   u undo   / search   esc close"
 _NAMING = "enter keeps the name, empty takes it away   esc leaves it as it was"
-_DATE_CELLS = 16
+_DATE_CELLS = 17
 _NARROW_CELLS = 64
+_FRAME_CELLS = 8
 
 
 class SessionsScreen(ModalScreen[str | None]):
@@ -41,6 +44,7 @@ class SessionsScreen(ModalScreen[str | None]):
         busy: an answer is under way, so that the open session cannot be deleted.
     """
 
+    app: "SequoiaApp"
     BINDINGS: ClassVar[list[BindingType]] = [
         Binding("escape", "leave", "Close", show=False, id="sessions.close"),
         Binding("r", "rename", "Rename", show=False, id="sessions.rename"),
@@ -50,8 +54,6 @@ class SessionsScreen(ModalScreen[str | None]):
     ]
     DEFAULT_CSS = """
     SessionsScreen {
-        align: center middle;
-        background: $background 60%;
         & > Vertical {
             width: 110;
             max-width: 98%;
@@ -72,8 +74,10 @@ class SessionsScreen(ModalScreen[str | None]):
             background: $surface;
             scrollbar-size-vertical: 1;
         }
-        & OptionList > .option-list--option-highlighted {
+        & OptionList > .option-list--option-highlighted,
+        & OptionList:focus > .option-list--option-highlighted {
             background: $primary 25%;
+            color: $foreground;
             text-style: bold;
         }
         & Input { border: none !important; height: 1; padding: 0; background: $panel; }
@@ -91,14 +95,14 @@ class SessionsScreen(ModalScreen[str | None]):
         self._renamed: str | None = None
         self._frame = Vertical()
         self._list = OptionList(markup=False)
-        self._name = Input(placeholder="a name for this session", select_on_focus=False)
-        self._keys = Line(_KEYS)
+        self._naming = Input(placeholder="a name for this session", select_on_focus=False)
+        self._keys = Line()
 
     def compose(self) -> ComposeResult:
         """The list, a line for a new name, and the keys."""
         with self._frame:
             yield self._list
-            yield self._name
+            yield self._naming
             yield self._keys
 
     def on_mount(self) -> None:
@@ -109,7 +113,15 @@ class SessionsScreen(ModalScreen[str | None]):
 
     def on_resize(self) -> None:
         """Another width cuts the titles otherwise."""
+        if self._renamed is None:
+            self._keys.show(self._key_line())
         self.call_after_refresh(self._show)
+
+    def _key_line(self) -> str:
+        acts = ("rename", "delete", "undo", "search", "close")
+        shown = [f"{self.app.keys.shown(f'sessions.{act}')} {act}" for act in acts]
+        line = "   ".join(["enter open", *shown])
+        return line if len(line) <= self.app.size.width - _FRAME_CELLS else "  ".join(shown)
 
     @property
     def chosen(self) -> SessionInfo | None:
@@ -196,11 +208,11 @@ class SessionsScreen(ModalScreen[str | None]):
         if info is None or info.deleted:
             return
         self._renamed = info.id
-        self._name.value = info.name or ""
-        self._name.cursor_position = len(self._name.value)
-        self._name.display = True
+        self._naming.value = info.name or ""
+        self._naming.cursor_position = len(self._naming.value)
+        self._naming.display = True
         self._keys.show(_NAMING)
-        self._name.focus()
+        self._naming.focus()
 
     @on(Input.Submitted)
     async def _name_given(self, message: Input.Submitted) -> None:
@@ -217,8 +229,8 @@ class SessionsScreen(ModalScreen[str | None]):
 
     def _end_naming(self) -> None:
         self._renamed = None
-        self._name.display = False
-        self._keys.show(_KEYS)
+        self._naming.display = False
+        self._keys.show(self._key_line())
         self._list.focus()
 
     async def action_delete(self) -> None:
@@ -235,7 +247,7 @@ class SessionsScreen(ModalScreen[str | None]):
             self._say(str(error))
         else:
             self._deleted.append(info.id)
-            self._say("deleted: u brings it back, until this window is closed")
+            self._say("deleted for good when this window closes")
         self._read()
 
     async def action_undo(self) -> None:

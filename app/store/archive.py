@@ -321,7 +321,8 @@ def _infos(connection: sqlite3.Connection, where: str, *values: str) -> list[Ses
         f"s.deleted IS NOT NULL FROM session s {where} ORDER BY s.changed DESC, s.id",
         values,
     ).fetchall()
-    return [SessionInfo(*row[:-1], deleted=bool(row[-1])) for row in rows]
+    # whether it is deleted is 0 or 1
+    return [SessionInfo(*(*row[:-1], bool(row[-1]))) for row in rows]
 
 
 def _history(connection: sqlite3.Connection, session: str) -> History:

@@ -401,7 +401,7 @@ def test_a_full_disk_is_told_and_all_is_written_when_there_is_room(
         return opened[-1]
 
     monkeypatch.setattr(writer, "open_to_write", open_to_write)
-    monkeypatch.setattr(schema.sqlite3, "connect", unbound(sqlite3.connect))
+    monkeypatch.setattr(sqlite3, "connect", unbound(sqlite3.connect))
     with recording(path) as recorder:
         say(recorder, "before")
         recorder.settle(PATIENCE_SECONDS)
