@@ -8,12 +8,59 @@ from typing import ClassVar
 
 from rich.console import Console
 from rich.segment import Segment
+from rich.style import Style
 from rich.text import Text
 from textual.geometry import Size
 from textual.scroll_view import ScrollView
 from textual.strip import Strip
 
-Paragraph = list[list[Segment]]
+_Lines = list[list[Segment]]
+
+
+class GrowingLines:
+    """Wraps a text that grows.
+
+    Args:
+        style: of the text.
+        own_style: of the part that the other lane's text has not.
+    """
+
+    def __init__(self, style: Style, own_style: Style) -> None:
+        self._style, self._own_style = style, own_style
+        self._console = Console(file=io.StringIO(), color_system="truecolor", force_terminal=True)
+        self._key: tuple[int, int | None] = (0, None)
+        self._text = ""
+        self._paragraphs: list[_Lines] = []
+
+    def wrap(self, text: str, own_from: int | None, width: int) -> _Lines:
+        """The lines of the text before with more at its end, or of another one.
+
+        Args:
+            text: control characters made visible already.
+            own_from: index of the first character that the other lane's text has not, or None.
+            width: of the lines, at least 1.
+        """
+        key = (width, own_from)
+        if key != self._key or not text.startswith(self._text):
+            self._paragraphs = []
+        self._key, self._text = key, text
+        texts = text.split("\n")
+        kept = max(0, len(self._paragraphs) - 1)
+        del self._paragraphs[kept:]
+        start = sum(len(each) + 1 for each in texts[:kept])
+        for each in texts[kept:]:
+            self._paragraphs.append(self._wrapped(each, start))
+            start += len(each) + 1
+        return [line for paragraph in self._paragraphs for line in paragraph]
+
+    def _wrapped(self, text: str, start: int) -> _Lines:
+        width, own_from = self._key
+        line = Text(text, style=self._style)
+        if own_from is not None and start + len(text) > own_from:
+            line.stylize(self._own_style, max(0, own_from - start))
+        line.expand_tabs(4)
+        parts = line.wrap(self._console, width, overflow="fold", no_wrap=False)
+        return [list(part.render(self._console)) for part in parts] or [[]]
 
 
 class LaneText(ScrollView, can_focus=False):
@@ -31,22 +78,19 @@ class LaneText(ScrollView, can_focus=False):
         super().__init__(id=id)
         self._text = ""
         self._own_from: int | None = None
-        self._key: tuple[object, ...] = ()
-        self._paragraphs: list[Paragraph] = []
-        self._lines: Paragraph = []
-        self._wrapper = Console(file=io.StringIO(), color_system="truecolor", force_terminal=True)
+        self._growing: GrowingLines | None = None
+        self._lines: _Lines = []
 
     def show(self, text: str, own_from: int | None) -> None:
-        """Draw a text.
-
-        Args:
-            text: control characters made visible already.
-            own_from: index of the first character that the other lane's text has not, or None.
-        """
+        """Draw a text; the parameters are those of `GrowingLines.wrap`."""
         if text != self._text or own_from != self._own_from:
-            self._paragraphs = self._paragraphs if text.startswith(self._text) else []
             self._text, self._own_from = text, own_from
             self._draw()
+
+    @property
+    def own(self) -> str:
+        """The part of the text that is marked as not the other lane's."""
+        return "" if self._own_from is None else self._text[self._own_from :]
 
     def on_resize(self) -> None:
         """Another width wraps otherwise."""
@@ -55,38 +99,22 @@ class LaneText(ScrollView, can_focus=False):
     def notify_style_update(self) -> None:
         """Another theme: every line is drawn anew."""
         super().notify_style_update()
-        self._paragraphs = []
+        self._growing = None
         self._draw()
 
     def _draw(self) -> None:
         width = self.scrollable_content_region.width
         if width <= 0:
             return
+        if self._growing is None:
+            own_style = self.get_component_rich_style("lane-text--own")
+            self._growing = GrowingLines(self.rich_style, own_style)
         at_end = self.scroll_offset.y >= self.max_scroll_y
-        key = (width, self._own_from)
-        if key != self._key:
-            self._key, self._paragraphs = key, []
-        texts = self._text.split("\n")
-        kept = max(0, min(len(self._paragraphs) - 1, len(texts)))
-        del self._paragraphs[kept:]
-        start = sum(len(text) + 1 for text in texts[:kept])
-        for text in texts[kept:]:
-            self._paragraphs.append(self._wrapped(text, start, width))
-            start += len(text) + 1
-        self._lines = [line for paragraph in self._paragraphs for line in paragraph]
+        self._lines = self._growing.wrap(self._text, self._own_from, width)
         self.virtual_size = Size(width, len(self._lines))
         if at_end:
             self.scroll_end(animate=False)
         self.refresh()
-
-    def _wrapped(self, text: str, start: int, width: int) -> Paragraph:
-        line = Text(text, style=self.rich_style)
-        if self._own_from is not None and start + len(text) > self._own_from:
-            style = self.get_component_rich_style("lane-text--own")
-            line.stylize(style, max(0, self._own_from - start))
-        line.expand_tabs(4)
-        parts = line.wrap(self._wrapper, width, overflow="fold", no_wrap=False)
-        return [list(part.render(self._wrapper)) for part in parts] or [[]]
 
     def render_line(self, y: int) -> Strip:
         """One visible line."""
