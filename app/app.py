@@ -80,7 +80,8 @@ class SequoiaApp(BaseApp):
         """Start loading the engine behind the screen."""
         self._log_handler = _log_to_file(platformdirs.user_log_path("sequoia"))
         sys.setswitchinterval(_SWITCH_SECONDS)
-        self._decoder.start()
+        # importing what decodes holds the interpreter lock: the prompt is drawn first
+        self.chat.call_after_refresh(self._decoder.start)
         self.use_accessible(self.chat.settings.accessible)
         self.key_problems = self.change_keys(self.chat.settings.keys)
         themes = [*self.theme_problems, *([self._no_theme] if self._no_theme else [])]
@@ -161,7 +162,10 @@ class SequoiaApp(BaseApp):
             "The last code block of the last answer that has one",
             partial(chat.run_line, "/copy code"),
         )
-        yield SystemCommand("Tree", "Show or hide the token tree (F4)", chat.action_tree)
+        yield SystemCommand(
+            "Tree", "Tree, heat map of acceptance, or neither (F4)", chat.action_tree
+        )
+        yield SystemCommand("Why", "Explain the node pointed at in the tree", chat.action_why)
         yield SystemCommand("Tint", "Tint tokens by where they came from (F6)", chat.action_tint)
         yield SystemCommand("Help", "Keys and commands (F1)", chat.action_help)
         yield SystemCommand("Settings", "Change and keep them (F5)", chat.action_settings)
