@@ -201,6 +201,8 @@ def _section(chat: Chat, exchange: Exchange, heading: str) -> list[str]:
     parts.append(_closed(answer.text.strip()) or "*(no text)*")
     if answer.failure is not None:
         parts.append(f"*failed: {_inline(answer.failure)}*")
+    if not answer.done:
+        parts.append("*(still being written when this was exported)*")
     if footer := answer.footer():
         parts.append(f"*{footer}*")
     return parts

@@ -49,14 +49,18 @@ def seconds_until(arguments: list[str], words: bytes) -> tuple[float, float]:
         while words not in seen:
             if not select.select([controller], [], [], LONGEST_SECONDS)[0]:
                 raise TimeoutError(f"{arguments} did not show {words!r}")
-            seen += os.read(controller, 65536)
+            try:
+                seen += os.read(controller, 65536)
+            except OSError:  # how Linux says that the other end is closed
+                text = seen.decode(errors="replace")
+                raise SystemExit(f"{arguments} ended without {words!r}: {text}") from None
         took = perf_counter() - begun, processor_seconds(child.pid)
         os.write(controller, QUIT)
         while child.poll() is None:
             if select.select([controller], [], [], 0.1)[0]:
                 try:
                     os.read(controller, 65536)
-                except OSError:  # how Linux says that the other end is closed
+                except OSError:
                     break
         child.wait(LONGEST_SECONDS)
         return took
