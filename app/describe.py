@@ -21,6 +21,7 @@ def describe(settings: ChatSettings, pair: PairDescription | None, tree: TreeCho
         ("growmap", settings.growmap),
         ("lookup", settings.lookup.value),
         ("theme", settings.theme),
+        ("accessible", "on" if settings.accessible else "off"),
     ]
     return "\n".join(
         f"{name:<15} {value}" for name, value in [*rows, *_pair_rows(pair), *_tree_rows(tree)]

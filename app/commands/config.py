@@ -1,7 +1,5 @@
 """`sequoia config`: where the settings come from and what they come to."""
 
-import json
-
 import typer
 
 from ..paths import config_file
@@ -18,8 +16,9 @@ def show_path() -> None:
 @config_app.command("show")
 def show_settings() -> None:
     """Print every setting as TOML, after file and environment."""
+    import tomlkit
+
     from ..settings import load_settings
 
-    # strings, numbers and lists of strings are written alike in JSON and TOML
-    for name, value in load_settings({}).model_dump(mode="json", exclude_none=True).items():
-        typer.echo(f"{name} = {json.dumps(value, ensure_ascii=False)}")
+    values = load_settings({}).model_dump(mode="json", exclude_none=True)
+    typer.echo(tomlkit.dumps(values).rstrip())

@@ -68,4 +68,6 @@ def _set(chat: "ChatScreen", command: Set) -> None:
     value = getattr(command.settings, command.name)
     if value is None:
         value = "the chat template's own default" if command.name == "system" else "random"
+    elif isinstance(value, bool):
+        value = "on" if value else "off"
     chat.note(f"{command.name} is now {value}")
