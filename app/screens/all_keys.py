@@ -5,7 +5,9 @@ Who adds a screen with bindings adds it here; a test walks the screens.
 
 from textual.binding import BindingType
 
+from ..widgets.heat_view import HeatView
 from ..widgets.prompt import Prompt
+from ..widgets.tree_view import TreeView
 from .chat import ChatScreen
 from .help import HelpScreen
 from .race import RaceScreen
@@ -15,7 +17,7 @@ from .settings import ChoiceScreen, KeyScreen, SettingsScreen
 
 OWNERS = (
     ChatScreen, HelpScreen, RaceScreen, SearchScreen, SessionsScreen, SettingsScreen,
-    ChoiceScreen, KeyScreen,
+    ChoiceScreen, KeyScreen, TreeView, HeatView,
 )  # fmt: skip
 """Classes whose `BINDINGS` have ids."""
 

@@ -6,7 +6,7 @@ drawing happens in one timer, from what the mailbox holds, so a burst of steps c
 
 from typing import TYPE_CHECKING, ClassVar
 
-from textual import on
+from textual import events, on
 from textual.app import ComposeResult
 from textual.binding import Binding, BindingType
 from textual.containers import Horizontal
@@ -310,10 +310,18 @@ class ChatScreen(Screen[None]):
         """Tree, heat map or neither; where there is no room beside the chat, instead of it."""
         self.inspector.next_view()
 
+    def action_why(self) -> None:
+        """Explain the node pointed at in the tree, which takes the keys."""
+        self.inspector.ask_why()
+
     def action_tint(self) -> None:
         """Tint each token by where it came from, or go back to Markdown."""
         self._tinted = not self._tinted
         self.inspector.tint(self._tinted)
+
+    @on(events.DescendantFocus)
+    def _focus_moved(self) -> None:
+        self._draw_status()
 
     @on(TreeView.Pointed)
     def _node_pointed(self, message: TreeView.Pointed) -> None:

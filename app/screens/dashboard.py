@@ -72,4 +72,6 @@ class Dashboard:
         else:
             status, keys = "", key_bar.DECODING if now.busy else key_bar.IDLE
         self.header.show_status(f" {status} " if status else "")
+        if self.panel.token_tree.has_focus and now.loaded:
+            keys = key_bar.NODES
         self.keys.show_keys(keys)

@@ -33,7 +33,7 @@ KEYS = (  # ids of actions, so that changed keys are told, and keys that cannot 
     ("chat.sessions", "all chats: open, rename, delete; after a kill, go on where it was"),
     ("chat.race", "race: plain and speculative decoding of a prompt, side by side"),
     ("chat.copy", "copy the last answer; Ctrl+C what is selected; /copy code a block of code"),
-    ("chat.tree", "tree, heat map of acceptance, or neither (under 100 columns: in the chat's place)"),
+    ("chat.tree", "tree, heat map of acceptance, or neither (under 100 columns: for the chat)"),
     ("chat.settings", "settings, which are kept; keys can be changed there"),
     ("chat.tint", "tint each token by where it came from"),
     ("Tab", "move between prompt, chat and tree"),

@@ -191,6 +191,20 @@ class Inspector:
         self._chat.dashboard.panel.token_tree.pinned = explains
         return True
 
+    def ask_why(self) -> None:
+        """Go to the tree and explain the node pointed at."""
+        chat = self._chat
+        tree = chat.dashboard.panel.token_tree
+        if tree.step is None:
+            chat.prompt.hint("no tree yet: send a message first")
+            return
+        chat.set_class(False, "-heat")
+        chat.set_class(False, "-tree-hidden")
+        chat.set_class(chat.has_class("-narrow"), "-tree-shown")
+        tree.focus()
+        if not self.explains:
+            tree.action_explain()
+
     def next_view(self) -> None:
         """Tree, heat map, neither."""
         next_view(self._chat)

@@ -14,6 +14,7 @@ from textual.geometry import Size
 from textual.scroll_view import ScrollView
 from textual.strip import Strip
 
+from ..accessible import is_accessible
 from ..heat import HeatMap, HeatRow
 from ..tree_rows import MAX_GUIDE_CELLS
 from ..visible import fit
@@ -87,6 +88,8 @@ class HeatView(ScrollView, can_focus=True, inherit_bindings=False):
         heading = self.get_component_rich_style("heat-view--heading")
         if y == 0:
             return Strip([Segment(fit(f" {self._told()}", width), heading)], width)
+        if y == 1 and is_accessible(self):
+            return Strip.blank(width, heading)
         if y == 1:
             text = fit(" child rank", max(0, width - _FIGURES)) + f"{'got':>5} {'expected':>9}   "
             return Strip([Segment(fit(text, width), heading)], width)
@@ -107,6 +110,9 @@ class HeatView(ScrollView, can_focus=True, inherit_bindings=False):
         return f"accepted in {steps}, {name or 'this tree'}"
 
     def _draw(self, row: HeatRow, width: int) -> Strip:
+        if is_accessible(self):
+            text = self.get_component_rich_style("heat-view--text")
+            return Strip([Segment(fit(f" {_in_words(row)}", width), text)], width)
         guide = self.get_component_rich_style("heat-view--guide")
         guides = row.guides[-_MOST_GUIDES:]
         segments = [Segment(" ", guide), *(Segment(part.text, guide) for part in guides)]
@@ -155,6 +161,13 @@ class HeatView(ScrollView, can_focus=True, inherit_bindings=False):
                 for at in range(_SHADES)
             ]
         return self._shades[round(share * (_SHADES - 1))]
+
+
+def _in_words(row: HeatRow) -> str:
+    """A row as a sentence that needs neither guides nor columns."""
+    place = ", ".join(_ORDINALS.get(rank, f"{rank}th") for rank in row.place)
+    wanted = "" if row.expected is None else f", expected {row.expected:.2f}"
+    return f"child {place}: accepted {row.got:.2f}{wanted}"
 
 
 def _mixed(cold: Color, hot: Color, share: float) -> RichColor:

@@ -34,6 +34,11 @@ EDITING: KeyRow = (
     ("chat.branch_before chat.branch_after", "other branch"), ("chat.again", "ask again"),
     ("chat.help", "help"), ("app.quit", "quit"),
 )  # fmt: skip
+NODES: KeyRow = (
+    ("tree.up tree.down", "node"), ("tree.why", "why"), ("chat.stop", "close"),
+    ("chat.step_before chat.step_after", "steps"), ("chat.pause", "pause"), ("chat.tree", "tree"),
+    ("chat.help", "help"), ("app.quit", "quit"),
+)  # fmt: skip
 
 KEPT = 2
 """Keys at the end of each row that stay when others no longer fit: help and quit."""
