@@ -181,6 +181,10 @@ class Scene:
         await self.chat.pilot.press(*keys)
         await self.chat.finish()
 
+    def asked(self) -> tuple[str, ...]:
+        """What was asked last, and what before it on that branch."""
+        return self.engine.asked[-1]
+
     @property
     def shown(self) -> list[str]:
         """Which answers are on show, and the prompts before them."""
@@ -206,7 +210,7 @@ async def holding(prompts: Sequence[str] = ("first", "second", "third")) -> Asyn
 async def test_ctrl_r_asks_again_and_keeps_the_answer_there_is() -> None:
     async with holding() as scene:
         await scene.press("x", "ctrl+r")
-        assert scene.engine.asked[-1] == ("first", "second", "third")
+        assert scene.asked() == ("first", "second", "third")
         assert scene.shown == ["first", "Alpha", "second", "Beta", "third", "Delta"]
         assert scene.titles == ["You", "You", "You  2 of 2"]
         assert scene.chat.prompt.text == "x"
@@ -226,14 +230,14 @@ async def test_ctrl_e_edits_the_last_message_and_both_branches_stay() -> None:
         assert scene.titles == ["You", "You", "You  editing"]
         chat.prompt.text = "other"
         await scene.press("enter")
-        assert scene.engine.asked[-1] == ("first", "second", "other")
+        assert scene.asked() == ("first", "second", "other")
         assert scene.shown == ["first", "Alpha", "second", "Beta", "other", "Delta"]
         assert scene.titles == ["You", "You", "You  2 of 2"]
         assert "ask something" in chat.screen_text()
         await scene.press("alt+left")
         assert scene.shown == ["first", "Alpha", "second", "Beta", "third", "Gamma"]
         await chat.ask("after that")
-        assert scene.engine.asked[-1] == ("first", "second", "third", "after that")
+        assert scene.asked() == ("first", "second", "third", "after that")
 
 
 @pytest.mark.parametrize("key", ["ctrl+e", "up"])
@@ -248,7 +252,7 @@ async def test_an_earlier_message_is_chosen_with_the_same_key_or_up(key: str) ->
         assert "first message" in chat.hint
         chat.prompt.text = "other"
         await scene.press("enter")
-        assert scene.engine.asked[-1] == ("other",)
+        assert scene.asked() == ("other",)
         assert scene.shown == ["other", "Delta"]
         await scene.press("alt+left")
         assert scene.shown == ["first", "Alpha", "second", "Beta", "third", "Gamma"]
@@ -264,7 +268,7 @@ async def test_escape_leaves_the_editing_and_the_draft_comes_back() -> None:
         await chat.pilot.press("ctrl+e", "up", "down", "down")
         assert chat.prompt.text == "draft"
         await scene.press("enter")
-        assert scene.engine.asked[-1] == ("first", "second", "third", "draft")
+        assert scene.asked() == ("first", "second", "third", "draft")
 
 
 async def test_what_was_typed_for_a_message_waits_until_one_comes_back_to_it() -> None:
@@ -295,7 +299,7 @@ async def test_siblings_of_the_edited_message_are_reached_from_where_it_stands()
         assert chat.prompt.text == "otherq"
         assert scene.titles == ["You  1 of 2 · editing", "You", "You"]
         await scene.press("enter")
-        assert scene.engine.asked[-1] == ("otherq",)
+        assert scene.asked() == ("otherq",)
         assert scene.titles == ["You  3 of 3"]
 
 
@@ -309,7 +313,7 @@ async def test_a_command_typed_while_editing_is_carried_out_and_the_editing_goes
         assert chat.prompt.text == "third"
         await scene.press("ctrl+r")
         assert "the same answer comes again" in chat.hint
-        assert scene.engine.asked[-1] == ("first", "second", "third")
+        assert scene.asked() == ("first", "second", "third")
         assert "temperature is now 0" not in chat.transcript  # it was said on the other branch
         await scene.press("alt+left")
         assert "temperature is now 0" in chat.transcript
@@ -398,7 +402,7 @@ async def test_clearing_forgets_every_branch() -> None:
         await scene.chat.pilot.press("alt+left")
         assert "no other branch" in scene.chat.hint
         await scene.chat.ask("second")
-        assert scene.engine.asked[-1] == ("second",)
+        assert scene.asked() == ("second",)
 
 
 async def test_a_failed_answer_can_be_asked_again() -> None:

@@ -52,7 +52,10 @@ def shared(one: Sequence[int], other: Sequence[int]) -> int:
 def test_another_branch_reads_only_what_it_does_not_share(family: str, kept: int) -> None:
     """The KV prefix of the shared turns is reused to the token, and what follows is the same."""
     chat = chat_of(family)
-    ledgers = [()] + [chat.say(prompt) and chat.talk.token_ids for prompt in PROMPTS]
+    ledgers = [chat.talk.token_ids]
+    for prompt in PROMPTS:
+        chat.say(prompt)
+        ledgers.append(chat.talk.token_ids)
     turns = chat.talk.turns
     chat.talk.restore(turns[:kept])
     assert (chat.talk.turns, chat.talk.token_ids) == (turns[:kept], ledgers[kept])
@@ -232,9 +235,9 @@ class Counting:
 
         def counted(token_ids: Tensor, cache: KVCache) -> None:
             self.read += len(token_ids)
-            extend(token_ids, cache)  # type: ignore[arg-type]
+            extend(token_ids, cache)
 
-        target.extend = counted  # type: ignore[assignment, method-assign]
+        target.extend = counted  # type: ignore[method-assign]
         self.talk = Conversation(
             Pair(
                 target=target,
