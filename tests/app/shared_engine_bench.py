@@ -1,7 +1,7 @@
 """What the engine process costs a window, and what two windows cost each other.
 
-`python -m tests.app.shared_engine_bench [ROUNDS]` decodes the same prompts in this process, through an
-engine process, and in two windows at once, in turn, with the embedded pair at temperature 0.
+`python -m tests.app.shared_engine_bench [ROUNDS]` decodes the same prompts in this process, through
+an engine process, and in two windows at once, in turn, with the embedded pair at temperature 0.
 """
 
 import asyncio
@@ -25,7 +25,7 @@ PROMPTS = (
     "Why is the sky blue?",
 )
 FLAGS = {"temperature": 0.0, "growmap": "smollm2-135m/greedy-8x3", "lookup": "off"}
-PARAMS = SamplingParams(temperature=0.0, max_new_tokens=192)
+PARAMS = SamplingParams(temperature=0.0, max_new_tokens=96)
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,10 +71,11 @@ def timed(engine: ChatEngine) -> Run:
 def together(engines: list[RemoteEngine]) -> Run:
     """All at once; the wall time is that of the whole, the tokens are everybody's."""
     runs: list[Run] = []
-    threads = [
-        threading.Thread(target=lambda engine=engine: runs.append(timed(engine)))  # type: ignore[misc]
-        for engine in engines
-    ]
+
+    def run(engine: RemoteEngine) -> None:
+        runs.append(timed(engine))
+
+    threads = [threading.Thread(target=run, args=(engine,)) for engine in engines]
     began = perf_counter()
     for thread in threads:
         thread.start()

@@ -102,7 +102,7 @@ def test_a_reader_that_is_slow_makes_nobody_wait() -> None:
     said = [Reply("x" * 100_000, SamplingParams(seed=index)) for index in range(20)]
     sender.send(*said)
     assert sender.unsent
-    heard = []
+    heard: list[Any] = []
     while len(heard) < len(said):
         heard += reader.receive()
         sender.flush()
