@@ -114,6 +114,13 @@ class SequoiaApp(BaseApp):
         """The decode thread."""
         return self._decoder
 
+    def tell_copied(self, line: str) -> None:
+        """Say it at the prompt, where it gives way to the next key."""
+        if self.screen is self.chat:
+            self.chat.prompt.hint(line)
+        else:
+            super().tell_copied(line)
+
     def fail(self, message: str) -> None:
         """Quit with one line on standard error and return code 1."""
         self.error_console.soft_wrap = True

@@ -39,6 +39,8 @@ class CopyingApp(App[None]):
         for program in local_programs(os.environ):
             if await asyncio.to_thread(copy_with, program, text):
                 took.append(program.name)
-        line = told(text, what, sent=sent, took=tuple(took))
-        severity = "information" if sent or took else "error"
-        self.notify(line, severity=severity, markup=False, timeout=_TOLD_SECONDS)  # type: ignore[arg-type]
+        self.tell_copied(told(text, what, sent=sent, took=tuple(took)))
+
+    def tell_copied(self, line: str) -> None:
+        """Say what became of a copy."""
+        self.notify(line, markup=False, timeout=_TOLD_SECONDS)

@@ -148,6 +148,7 @@ class RaceScreen(Screen[None]):
     def _begin(self) -> None:
         self._run = self._chat.race = RaceRun(self._request.prompt, self._exchange)
         self._chat.decoder.submit(self._request)
+        self._seen = ()  # a race soon over looks just like the one before
         self._draw()
 
     def _tick(self) -> None:
