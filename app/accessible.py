@@ -21,6 +21,7 @@ _BOXES, _BLOCKS, _AFTER = 0x2500, 0x2580, 0x25A0
 _PLAIN = (
     dict.fromkeys(range(_BOXES, _BLOCKS), "+")
     | dict.fromkeys(range(_BLOCKS, _AFTER), "#")
+    | dict.fromkeys(map(ord, "▌▍▎▏▐▕"), " ")  # marks beside notes
     | dict.fromkeys(map(ord, "─━┄┅┈┉╌╍═╴╶╸╺╼╾"), "-")
     | dict.fromkeys(map(ord, "│┃┆┇┊┋╎╏║╵╷╹╻╽╿"), "|")
 )

@@ -44,7 +44,8 @@ class StatisticsPanel(Line):
     def _name_reason(self) -> None:
         """Write the reason into the border where there is no line for it."""
         room = self.size.width - 2
-        shown = self._chosen is not None and self.size.height <= _HEAD_LINES
+        told = is_accessible(self)  # in words, in a line of its own
+        shown = self._chosen is not None and self.size.height <= _HEAD_LINES and not told
         self.border_subtitle = Content(fit(self._reason(), room).rstrip()) if shown else None
 
     def render(self) -> Content:

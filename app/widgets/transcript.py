@@ -257,6 +257,11 @@ class Transcript(ScrollView, can_focus=True):
         """Another theme: every line is drawn anew."""
         super().notify_style_update()
         self._look = None
+        self.call_later(self._redraw_in_look)
+
+    def _redraw_in_look(self) -> None:
+        """The styles of parts are taken over only after the widget was told."""
+        self._look = None
         self.redraw()
         self.refresh()
 

@@ -210,3 +210,29 @@ def test_both_apps_are_of_one_kind() -> None:
 
     assert issubclass(SequoiaApp, BaseApp)
     assert issubclass(ReplayApp, BaseApp)
+
+
+async def test_another_theme_colours_the_whole_transcript_at_once() -> None:
+    async with driving() as driver:
+        await driver.ask()
+        await driver.type("/set theme redwood", "enter")
+        await driver.until(lambda: driver.app.theme == "redwood")
+        notice = Color.parse(driver.app.theme_variables["notice"]).rich_color.triplet
+        await driver.until(
+            lambda: any(
+                segment.style.color is not None and segment.style.color.triplet == notice
+                for strip in driver.app.screen._compositor.render_strips()
+                for segment in strip
+                if segment.style is not None and "theme is now redwood" in segment.text
+            )
+        )
+        await driver.type("/set theme midnight", "enter")
+        user = Color.parse(str(driver.app.available_themes["midnight"].variables["user"]))
+        await driver.until(
+            lambda: any(
+                segment.style.color.triplet == user.rich_color.triplet
+                for strip in driver.app.screen._compositor.render_strips()
+                for segment in strip
+                if segment.style is not None and segment.style.color and segment.text == "You"
+            )
+        )
