@@ -35,8 +35,7 @@ def web(
 ) -> None:
     """Chat in a browser: windows of their own, one engine process behind them all.
 
-    The address that is printed is the key: who knows it may chat, and read and write files as the
-    chat does.
+    The address is the key: whoever knows it may chat, and write files as you.
     """
     import asyncio
 
