@@ -32,13 +32,16 @@ if TYPE_CHECKING:
 
 _DRAW_SECONDS = 1 / 20
 _RUNNING = (
-    ("esc", "stop"), ("f2", "pause"), ("up down", "scroll"), ("^q", "quit"),
+    ("race.leave", "stop"), ("race.pause", "pause"), ("race.up race.down", "scroll"),
+    ("app.quit", "quit"),
 )  # fmt: skip
 _PAUSED = (
-    ("space", "one step"), ("f2", "resume"), ("esc", "stop"), ("up down", "scroll"), ("^q", "quit"),
+    ("race.step", "one step"), ("race.pause", "resume"), ("race.leave", "stop"),
+    ("race.up race.down", "scroll"), ("app.quit", "quit"),
 )  # fmt: skip
 _OVER = (
-    ("esc", "back to the chat"), ("r", "race again"), ("up down", "scroll"), ("^q", "quit"),
+    ("race.leave", "back to the chat"), ("race.again", "race again"),
+    ("race.up race.down", "scroll"), ("app.quit", "quit"),
 )  # fmt: skip
 _TITLES = {Lane.PLAIN: "plain decoding", Lane.SPECULATIVE: "speculative"}
 
@@ -138,6 +141,7 @@ class RaceScreen(Screen[None]):
 
     def on_mount(self) -> None:
         """Begin."""
+        self._keys.use_keys(self.app.keys)
         self._begin()
         self.set_interval(_DRAW_SECONDS, self._tick)
 

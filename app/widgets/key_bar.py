@@ -10,7 +10,7 @@ KeyRow = tuple[tuple[str, str], ...]
 
 IDLE: KeyRow = (
     ("prompt.send", "send"), ("chat.pause", "pause"), ("chat.step_before chat.step_after", "steps"),
-    ("chat.tree", "tree"), ("chat.edit", "edit"), ("chat.again", "again"), ("chat.tint", "tint"),
+    ("chat.race", "race"), ("chat.tree", "tree"), ("chat.edit", "edit"), ("chat.again", "again"), ("chat.tint", "tint"),
     ("chat.settings", "settings"), ("app.palette", "palette"), ("chat.help", "help"),
     ("app.quit", "quit"),
 )  # fmt: skip

@@ -73,4 +73,5 @@ def _time(run: LaneRun) -> str:
     told = f"{run.seconds:>6.2f} s"
     if steps is None:
         return told
-    return f"{told}  {steps.steps} steps, {steps.tokens_per_step:.2f} each"
+    plural = "" if steps.steps == 1 else "s"
+    return f"{told}  {steps.steps} step{plural}, {steps.tokens_per_step:.2f} each"
