@@ -12,7 +12,7 @@ from textual.containers import Horizontal
 from textual.content import Content
 from textual.screen import Screen
 
-from sequoia_core.events import PrefillDone
+from sequoia_core.events import FinishReason, PrefillDone
 from sequoia_core.race import Lane
 
 from ..history import turns
@@ -43,6 +43,12 @@ _OVER = (
     ("race.leave", "back to the chat"), ("race.again", "race again"),
     ("race.up race.down", "scroll"), ("app.quit", "quit"),
 )  # fmt: skip
+_ENDINGS = {
+    FinishReason.STOP: "",
+    FinishReason.LENGTH: ", cut at max_new_tokens",
+    FinishReason.CONTEXT: ", context window full",
+    FinishReason.CANCELLED: ", stopped",
+}
 _TITLES = {Lane.PLAIN: "plain decoding", Lane.SPECULATIVE: "speculative"}
 
 
@@ -257,17 +263,12 @@ def _state(each: LaneRun, run: RaceRun) -> str:
     """How far a lane is."""
     answer = each.answer
     if answer.finished is not None:
-        return answer.finished.reason.value if not each.tokens else f"ended: {_ending(each)}"
+        return f"{each.tokens} tokens in {each.seconds:.2f} s{_ENDINGS[answer.finished.reason]}"
     if run.ended:
         return "ended"
     if not isinstance(answer.prefill, PrefillDone):
         return "reading the prompt" if run.terms else "waiting"
     return ""
-
-
-def _ending(each: LaneRun) -> str:
-    assert each.answer.finished is not None
-    return f"{each.answer.finished.reason.value}, {each.tokens} tokens in {each.seconds:.2f} s"
 
 
 def _figure(run: RaceRun) -> Content:

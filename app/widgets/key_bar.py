@@ -10,9 +10,9 @@ KeyRow = tuple[tuple[str, str], ...]
 
 IDLE: KeyRow = (
     ("prompt.send", "send"), ("chat.pause", "pause"), ("chat.step_before chat.step_after", "steps"),
-    ("chat.race", "race"), ("chat.tree", "tree"), ("chat.edit", "edit"), ("chat.again", "again"), ("chat.tint", "tint"),
-    ("chat.settings", "settings"), ("app.palette", "palette"), ("chat.help", "help"),
-    ("app.quit", "quit"),
+    ("chat.race", "race"), ("chat.tree", "tree"), ("chat.edit", "edit"), ("chat.again", "again"),
+    ("chat.tint", "tint"), ("chat.settings", "settings"), ("app.palette", "palette"),
+    ("chat.help", "help"), ("app.quit", "quit"),
 )  # fmt: skip
 DECODING: KeyRow = (
     ("chat.stop", "stop"), ("chat.pause", "pause"), ("chat.step_before chat.step_after", "steps"),
