@@ -68,7 +68,8 @@ def explain(error: Exception, path: Path) -> Trouble:
     if name.startswith(_DAMAGED) or isinstance(error, DamagedError | ValueError):
         return Trouble(
             f"{path} is damaged ({_reason(error)})",
-            f"{_IN_MEMORY} and the file is left as it is: move it away to begin a new record",
+            "the file is left as it is, and the chat goes on in memory only: move the file away to "
+            "begin a new record",
             passes=False,
         )
     if name.startswith("SQLITE_IOERR"):

@@ -223,6 +223,21 @@ def test_a_kill_costs_nothing_that_was_written_and_the_next_start_knows(path: Pa
     assert list((path.parent / "windows").iterdir()) == []
 
 
+def test_an_offer_is_made_again_if_the_window_that_made_it_is_killed_too(path: Path) -> None:
+    killed_in_the_middle(path)
+    first = DatabaseRecorder(path)
+    first.settle(PATIENCE_SECONDS)
+    (offered,) = first.news()
+    lock = first._writer._lock_file
+    assert lock is not None
+    lock.close()  # what is left of a window that was killed
+    first._writer._lock_file = None
+    with recording(path) as second:
+        second.settle(PATIENCE_SECONDS)
+        assert second.news() == [offered]
+    first.close()
+
+
 def test_an_answer_that_another_window_is_writing_is_not_cut_off(path: Path) -> None:
     with recording(path) as recorder:
         asked = exchange("still going")

@@ -1,5 +1,6 @@
 """What is packed for the database is unpacked as it was."""
 
+import json
 import zlib
 from dataclasses import replace
 
@@ -18,7 +19,7 @@ from app.store.packing import (
     unpack_events,
 )
 from app.store.trouble import DamagedError
-from sequoia_core.events import Event, Failed, Finished, Notice, NoticeKind, Piece, TextDelta
+from sequoia_core.events import Event, Failed, Finished, Notice, NoticeKind, Piece, Step, TextDelta
 from tests.fakes import make_answer
 
 ODD = "\x1b[31m\u2028\ud800 \x00 ✔"
@@ -36,6 +37,20 @@ def test_events_and_digests_are_unpacked_as_they_were(text: str) -> None:
     digest = digest_of(events)
     assert unpack_digest(pack_digest(digest)) == digest
     assert digest.text == text
+
+
+def test_steps_of_another_version_are_read_by_the_names_of_their_fields() -> None:
+    (step,) = [event for event in make_answer("one") if isinstance(event, Step)]
+    line = json.loads(zlib.decompress(pack_events([step])))
+    order = sorted(range(len(line["node_names"])), key=lambda at: line["node_names"][at])
+    line["node_names"] = [line["node_names"][at] for at in order]
+    line["nodes"] = [[row[at] for at in order] for row in line["nodes"]]
+    del line["plain_source"]
+    with pytest.raises(DamagedError, match="plain_source"):
+        list(unpack_events(zlib.compress(json.dumps(line).encode())))
+    line["plain_source"] = step.plain_source
+    (again,) = unpack_events(zlib.compress(json.dumps(line).encode()))
+    assert again == step
 
 
 def test_a_digest_is_the_answer_without_its_steps() -> None:
