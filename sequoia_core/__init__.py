@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from sequoia_core import events
+    from sequoia_core.chat_template import Turn
     from sequoia_core.config import Mode, SamplingParams
     from sequoia_core.conversation import Conversation
     from sequoia_core.engine import Engine
@@ -31,6 +32,7 @@ __all__ = [
     "SamplingParams",
     "SequoiaError",
     "TreeChoice",
+    "Turn",
     "__version__",
     "events",
     "load_pair",
@@ -44,6 +46,7 @@ _HOMES = {
     "SamplingParams": "config",
     "SequoiaError": "errors",
     "TreeChoice": "protocols",
+    "Turn": "chat_template",
     "load_pair": "pair",
 }
 

@@ -25,6 +25,7 @@ PUBLIC_API = [
     "SamplingParams",
     "SequoiaError",
     "TreeChoice",
+    "Turn",
     "__version__",
     "events",
     "load_pair",

@@ -106,6 +106,8 @@ class Transcript(ScrollView, can_focus=True):
 
     def show(self, entries: Sequence[Entry]) -> None:
         """Show these entries instead of what is there, from the end."""
+        for left in {*self._rows.entries}.difference(entries):
+            left.release()  # another branch may never be looked at again
         for entry in entries:
             if isinstance(entry, AnswerEntry):
                 entry.tinted = self._tinted
