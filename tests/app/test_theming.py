@@ -75,6 +75,14 @@ def test_what_lies_on_its_own_shade_can_be_read(path: Path) -> None:
             assert contrast(color, background.blend(color, share)) >= 4.5, (name, share)
 
 
+@pytest.mark.parametrize("path", MIXED, ids=lambda path: path.stem)
+def test_a_highlighted_row_and_its_remark_can_be_read(path: Path) -> None:
+    theme = load_theme(path)
+    row = Color.parse(theme.surface or "").blend(Color.parse(theme.primary), 0.15)
+    for color in (theme.foreground or "", theme.variables["notice"], theme.variables["bonus"]):
+        assert contrast(Color.parse(color), row) >= 4.5, color
+
+
 @pytest.mark.parametrize("vision", [PLAIN, PROTANOPIA, DEUTERANOPIA])
 @pytest.mark.parametrize("path", MIXED, ids=lambda path: path.stem)
 def test_verdicts_tints_and_times_are_told_apart(path: Path, vision: Matrix) -> None:
