@@ -9,19 +9,18 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import overload
 
-from sequoia_core.events import Event, Step
+from sequoia_core.events import Event
 
 from ..answer import Answer
 from ..history import Exchange, History
 from .matching import Term, index_query
-from .packing import check_blob, digest_of, plain_digest, unpack_digest, unpack_events
+from .packing import digest_of, plain_digest, unpack_digest, unpack_events
+from .recorded_steps import RecordedSteps
 from .schema import reading
 from .trouble import DamagedError, StoreError, explain
 
 _GROWING_ELSEWHERE = "this answer was still being written in another window"
-_KEPT_CHUNKS = 8
 
 
 @dataclass(frozen=True, slots=True)
@@ -175,7 +174,7 @@ class Archive:
             ).fetchall()
         return [Found(*row) for row in rows]
 
-    def steps(self, exchange: str) -> "RecordedSteps":
+    def steps(self, exchange: str) -> RecordedSteps:
         """The steps of an exchange as far as they are written.
 
         Raises:
@@ -247,56 +246,6 @@ class Archive:
                 yield connection
         except (sqlite3.Error, OSError, ValueError, TypeError, StoreError) as error:
             raise StoreError(explain(error, self._path).message) from None
-
-
-class RecordedSteps(Sequence[Step]):
-    """The steps of an answer, unpacked as they are looked at.
-
-    Args:
-        chunks: how many steps each holds, and its events, packed.
-    """
-
-    def __init__(self, chunks: Sequence[tuple[int, bytes]]) -> None:
-        self._chunks = [blob for count, blob in chunks if count]
-        self._places = [
-            (number, at)
-            for number, count in enumerate(count for count, _ in chunks if count)
-            for at in range(count)
-        ]
-        self._unpacked: dict[int, list[Step]] = {}
-
-    def check(self) -> None:
-        """Look whether all of them can be unpacked.
-
-        Raises:
-            DamagedError: one cannot.
-        """
-        for blob in self._chunks:
-            check_blob(blob)
-
-    def __len__(self) -> int:
-        return len(self._places)
-
-    @overload
-    def __getitem__(self, at: int) -> Step: ...
-
-    @overload
-    def __getitem__(self, at: slice) -> Sequence[Step]: ...
-
-    def __getitem__(self, at: int | slice) -> Step | Sequence[Step]:
-        if isinstance(at, slice):
-            return [self._step(*place) for place in self._places[at]]
-        return self._step(*self._places[at])
-
-    def _step(self, number: int, at: int) -> Step:
-        steps = self._unpacked.get(number)
-        if steps is None:
-            events = unpack_events(self._chunks[number])
-            steps = [event for event in events if isinstance(event, Step)]
-            while len(self._unpacked) >= _KEPT_CHUNKS:
-                del self._unpacked[next(iter(self._unpacked))]
-            self._unpacked[number] = steps
-        return steps[at]
 
 
 def events_of(connection: sqlite3.Connection, place: int) -> Iterator[Event]:

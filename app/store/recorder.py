@@ -16,7 +16,8 @@ from sequoia_core.events import Event, Failed, Finished, Step
 
 from ..history import Exchange
 from ..recording import About
-from .archive import Archive, RecordedSteps
+from .archive import Archive
+from .growing import Happened
 from .operations import (
     Begun,
     Deleted,
@@ -27,8 +28,9 @@ from .operations import (
     Undeleted,
     now,
 )
+from .recorded_steps import RecordedSteps
 from .trouble import StoreError
-from .writer import Happened, News, Writer
+from .writer import News, Writer
 
 CLOSE_SECONDS = 5.0
 _SETTLE_SECONDS = 0.3

@@ -13,15 +13,12 @@ import threading
 import time
 from collections.abc import Sequence
 from concurrent.futures import Future
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from uuid import uuid4
 
-from sequoia_core.events import Event, Failed, Finished, Step
-
-from ..stats import Statistics
-from .operations import Ended, LeftOpen, Opened, Operation, Told, leave, now, recover
-from .packing import Digesting, pack_events
+from .growing import Growing, Happened
+from .operations import LeftOpen, Opened, Operation, Told, leave, recover
 from .schema import open_to_write, transaction
 from .trouble import StoreError, Trouble, explain
 from .windows import Window
@@ -30,7 +27,6 @@ FLUSH_SECONDS = 0.04
 """Between two commits. With what the screen takes to hand an event over, a kill costs less than
 100 ms of text."""
 RETRY_SECONDS = 2.0
-CLOSED = "stopped: the program was closed in the middle of this answer"
 
 _log = logging.getLogger("sequoia.store")
 _log.addHandler(logging.NullHandler())
@@ -61,15 +57,6 @@ News = Troubled | Relieved | Recovered
 
 
 @dataclass(frozen=True, slots=True)
-class Happened:
-    """An event of an answer; `statistics` as of the last step, with the event that ends it."""
-
-    exchange: str
-    event: Event
-    statistics: Statistics | None = None
-
-
-@dataclass(frozen=True, slots=True)
 class _Asked:
     """Something that a person waits for: it is done now or not at all."""
 
@@ -87,15 +74,6 @@ class _Marker:
 @dataclass(frozen=True, slots=True)
 class _Closing:
     """The last thing that is handed over."""
-
-
-@dataclass(slots=True)
-class _Growing:
-    """An answer that is being written."""
-
-    digesting: Digesting = field(default_factory=Digesting)
-    chunks: int = 0
-    events: list[Event] = field(default_factory=list)
 
 
 _Item = Operation | Happened | _Asked | _Marker | _Closing
@@ -117,7 +95,7 @@ class Writer:
         self._folder = path.parent / "windows"
         self._inbox: queue.SimpleQueue[_Item] = queue.SimpleQueue()
         self._news: queue.SimpleQueue[News] = queue.SimpleQueue()
-        self._growing: dict[str, _Growing] = {}
+        self._growing = Growing()
         self._pending: list[Operation] = []
         self._pending_lock = threading.Lock()
         self._connection: sqlite3.Connection | None = None
@@ -216,9 +194,7 @@ class Writer:
             closing = any(isinstance(item, _Closing) for item in items)
             for item in items:
                 self._take(item)
-            if closing:
-                self._end_all()
-            self._pack()
+            self._keep(*(self._growing.end() if closing else self._growing.pack()))
             self._attempt(last=closing)
             self._answer(items)
         if self._connection is not None and self._trouble is None:
@@ -240,12 +216,8 @@ class Writer:
 
     def _take(self, item: _Item) -> None:
         match item:
-            case Happened(exchange, event, statistics):
-                growing = self._growing.setdefault(exchange, _Growing())
-                growing.events.append(event)
-                growing.digesting.add(event)
-                if isinstance(event, Finished | Failed):
-                    self._end(exchange, statistics)
+            case Happened():
+                self._keep(*self._growing.add(item))
             case _Asked() | _Marker() | _Closing():
                 pass
             case _:
@@ -253,34 +225,9 @@ class Writer:
                     self._opened_session = item.session
                 self._keep(item)
 
-    def _end(
-        self, exchange: str, statistics: Statistics | None, failure: str | None = None
-    ) -> None:
-        self._pack_one(exchange)
-        digest = self._growing.pop(exchange).digesting.digest(statistics, failure)
-        self._keep(Ended(exchange, digest, now()))
-
-    def _end_all(self) -> None:
-        """End what the closing of the app leaves unfinished."""
-        for exchange in list(self._growing):
-            self._end(exchange, None, CLOSED)
-
-    def _pack(self) -> None:
-        for exchange in self._growing:
-            self._pack_one(exchange)
-
-    def _pack_one(self, exchange: str) -> None:
-        growing = self._growing[exchange]
-        if growing.events:
-            steps = sum(isinstance(event, Step) for event in growing.events)
-            blob = pack_events(growing.events)
-            self._keep(Told(exchange, growing.chunks, steps, blob))
-            growing.chunks += 1
-            growing.events = []
-
-    def _keep(self, operation: Operation) -> None:
+    def _keep(self, *operations: Operation) -> None:
         with self._pending_lock:
-            self._pending.append(operation)
+            self._pending += operations
 
     def _attempt(self, *, last: bool = False) -> None:
         """Write what waits, unless that failed a moment ago."""

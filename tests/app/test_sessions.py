@@ -13,6 +13,7 @@ from app.app import ChatSettings, SequoiaApp
 from app.screens.search import SearchScreen
 from app.screens.sessions import SessionsScreen
 from app.store.archive import Archive
+from app.store.growing import Growing
 from app.store.recorder import DatabaseRecorder
 from sequoia_core.events import Event, Step
 from sequoia_core.protocols import ChatEngine
@@ -268,7 +269,7 @@ def killed_window(path: Path) -> Iterator[DatabaseRecorder]:
     lock.close()
     recorder._writer._lock_file = None
     yield recorder
-    recorder._writer._growing.clear()
+    recorder._writer._growing = Growing()
     recorder._writer._pending.clear()
     recorder.close()
 

@@ -16,6 +16,7 @@ from app.answer import Answer
 from app.recording import About
 from app.store import schema, writer
 from app.store.archive import Archive
+from app.store.growing import CLOSED
 from app.store.matching import terms
 from app.store.packing import CUT_OFF
 from app.store.recorder import DatabaseRecorder
@@ -268,7 +269,7 @@ def test_closing_in_the_middle_of_an_answer_keeps_what_there_is(path: Path) -> N
             recorder.event(asked.id, event)
     answer = Archive(path).load(recorder.session or "").history.branch[0].answer
     assert answer.text
-    assert answer.failure == writer.CLOSED
+    assert answer.failure == CLOSED
     assert Archive(path).sessions()[0].cut_off == 0
 
 
