@@ -6,7 +6,6 @@ Knows timelines and the trace file; no model, no screen, and the clock only by w
 import queue
 import threading
 from collections.abc import Iterable, Iterator
-from itertools import islice
 
 from sequoia_core.errors import TraceError
 from sequoia_core.trace_file import Entry, TraceReader
@@ -15,8 +14,8 @@ from .timeline import Timeline
 
 SPEEDS = (0.1, 0.25, 0.5, 1.0, 2.0, 4.0, 8.0, 16.0)
 SKIP_SECONDS = 2.0
-_AT_ONCE = 200
-"""Entries read before anything is shown: what is wrong with them is told instead of it."""
+_AT_ONCE = 300_000
+"""Bytes read before anything is shown: what is wrong with them is told instead of it."""
 _PER_DRAIN = 400
 """Entries taken over at a time, so that a long trace does not freeze the keyboard."""
 
@@ -144,8 +143,10 @@ class Loading:
         self._closing = threading.Event()
         self._done = False
         entries = iter(reader)
-        for entry in islice(entries, _AT_ONCE):
+        for entry in entries:
             self.timeline.add(entry)
+            if reader.done >= _AT_ONCE:
+                break
         if not self.timeline.moments:
             raise TraceError(f"{reader.path} holds no answer; record one to its end")
         self._thread = threading.Thread(

@@ -273,7 +273,9 @@ class FakeScreen:
     return_code = 0
     decoder = SimpleNamespace(alive=False)
 
-    def __init__(self, engine_factory: Any, settings: ChatSettings) -> None:
+    def __init__(
+        self, engine_factory: Any, settings: ChatSettings, recorder: Any, preferences: Any
+    ) -> None:
         self.engine_factory, self.settings = engine_factory, settings
 
     def run(self) -> None:
@@ -302,7 +304,8 @@ def sit_down(monkeypatch: pytest.MonkeyPatch) -> Terminal:
 def test_sequoia_alone_opens_the_chat_with_its_settings(
     screen: list[FakeScreen], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def build(settings: Settings, progress: object) -> tuple[object, ...]:
+    def build(settings: Settings, progress: object, *, insight: bool) -> tuple[object, ...]:
+        assert insight
         return settings.target, progress
 
     monkeypatch.setattr(launch, "build_chat", build)
