@@ -1,17 +1,18 @@
 """What a step's insight costs on the embedded pair: `python -m tests.core.insight_bench [SHAPE..]`.
 
 Every answer is decoded twice with the same seed, once with insight and once without, in turns, so
-both decode the same steps on the same machine. Prints medians over the steps, and what the quietest
-tenth of them took: on a machine that does other things too the medians are of those as well.
+both decode the same steps on the same machine. Prints medians over the steps, of the wall clock and
+of the processor time of all threads, which other work on the machine changes little.
 """
 
 import json
 import statistics
 import sys
+import time
 
 from sequoia_core import Conversation, SamplingParams, TreeChoice, load_pair
 from sequoia_core.encoding import encode
-from sequoia_core.events import Event, Step
+from sequoia_core.events import Step
 from sequoia_core.growmap import GrowMap, find_growmap
 from sequoia_core.protocols import Lookup
 
@@ -22,6 +23,7 @@ PROMPTS = (
     "Name five animals that live in the sea, and what they eat.",
 )
 ROUNDS = 2
+TOKENS = 32
 NAMES = ("chain-1", "smollm2-135m/greedy-8x3", "smollm2-135m/greedy-16x4")
 
 
@@ -31,48 +33,51 @@ def shape(name: str) -> GrowMap:
     return GrowMap.chain(int(depth)) if kind == "chain" else find_growmap(name)
 
 
-def steps_of(chat: Conversation, prompt: str, params: SamplingParams, insight: bool) -> list[Step]:
-    """The steps of one answer from an empty conversation."""
+def steps_of(
+    chat: Conversation, prompt: str, params: SamplingParams, insight: bool
+) -> list[tuple[Step, float]]:
+    """The steps of one answer from an empty conversation, and processor milliseconds of each."""
     chat.clear()
     chat._engine.insight = insight
-    events: list[Event] = list(chat.reply(prompt, params))
-    return [event for event in events if isinstance(event, Step)]
+    found: list[tuple[Step, float]] = []
+    before = time.process_time()
+    for event in chat.reply(prompt, params):
+        if isinstance(event, Step):
+            now = time.process_time()
+            found.append((event, (now - before) * 1e3))
+            before = now
+    return found[1:]  # the first one's time holds the prompt's
 
 
 def measure(chat: Conversation, name: str, temperature: float) -> str:
     """One line of figures."""
     chat.choose_tree(TreeChoice(growmap=shape(name), lookup=Lookup.OFF))
-    times: list[float] = []
-    differences: list[float] = []
-    bookkeeping: dict[bool, list[float]] = {True: [], False: []}
-    sizes: list[tuple[int, int]] = []
+    wall: list[tuple[float, float]] = []
+    processor: list[tuple[float, float]] = []
+    sizes: list[tuple[float, float]] = []
     for turn in range(ROUNDS):
         for at, prompt in enumerate(PROMPTS):
-            params = SamplingParams(temperature=temperature, seed=at, max_new_tokens=64)
+            params = SamplingParams(temperature=temperature, seed=at, max_new_tokens=TOKENS)
             order = (True, False) if (turn + at) % 2 else (False, True)
             runs = {insight: steps_of(chat, prompt, params, insight) for insight in order}
-            assert [s.token_ids for s in runs[True]] == [s.token_ids for s in runs[False]]
-            for told, untold in zip(runs[True][1:], runs[False][1:], strict=True):
-                times.append(untold.timings.total_ms)
-                differences.append(told.timings.bookkeeping_ms - untold.timings.bookkeeping_ms)
-                bookkeeping[True].append(told.timings.bookkeeping_ms)
-                bookkeeping[False].append(untold.timings.bookkeeping_ms)
-                if turn == 0:
-                    whole = len(json.dumps(encode(told)))
-                    sizes.append((whole, whole - len(json.dumps(encode(untold)))))
-    step, cost = statistics.median(times), statistics.median(differences)
-    quiet = {insight: _tenth(values) for insight, values in bookkeeping.items()}
-    quiet_step, quiet_cost = _tenth(times), quiet[True] - quiet[False]
-    size = [statistics.median(column) for column in zip(*sizes, strict=True)]
+            for (told, told_ms), (untold, untold_ms) in zip(runs[True], runs[False], strict=True):
+                assert told.token_ids == untold.token_ids
+                cost = told.timings.bookkeeping_ms - untold.timings.bookkeeping_ms
+                wall.append((untold.timings.total_ms, cost))
+                processor.append((untold_ms, told_ms - untold_ms))
+                whole = len(json.dumps(encode(told)))
+                sizes.append((whole / 1e3, (whole - len(json.dumps(encode(untold)))) / 1e3))
+    told_sizes = [statistics.median(column) for column in zip(*sizes, strict=True)]
     return (
-        f"{name:28} T={temperature:g} {len(times)} steps: {step:.2f} ms, insight {cost:.3f} ms "
-        f"= {cost / step:.2%}; quietest tenth {quiet_step:.2f} ms, insight {quiet_cost:.3f} ms = "
-        f"{quiet_cost / quiet_step:.2%}; JSON {size[1] / 1e3:.1f} of {size[0] / 1e3:.1f} kB"
+        f"{name:28} T={temperature:g} {len(wall)} steps: wall {_share(wall)}; "
+        f"processor {_share(processor)}; JSON {told_sizes[1]:.1f} of {told_sizes[0]:.1f} kB"
     )
 
 
-def _tenth(values: list[float]) -> float:
-    return statistics.quantiles(values, n=10)[0]
+def _share(pairs: list[tuple[float, float]]) -> str:
+    """The medians of what a step takes and of what insight adds."""
+    step, cost = (statistics.median(column) for column in zip(*pairs, strict=True))
+    return f"{step:.2f} + {cost:.3f} ms = {cost / step:.2%}"
 
 
 def main() -> None:

@@ -18,7 +18,7 @@ from sequoia_core.config import Mode, SamplingParams
 from sequoia_core.draft import DraftModel
 from sequoia_core.encoding import decode, encode
 from sequoia_core.events import Outcome, Step
-from sequoia_core.explain import TOP, explain, explained_nodes
+from sequoia_core.explain import TOP, explain, explained_nodes, most_probable
 from sequoia_core.growmap import GrowMap
 from sequoia_core.insight import Ranking
 from sequoia_core.token_tree import ScoredTree, TokenTree, score
@@ -265,10 +265,29 @@ def test_the_device_is_read_once_whatever_the_tree(
     p, q = distribution(range(1, VOCAB + 1)), distribution(range(1, len(KEPT) + 1))
     scored = star(p, q, (0, 1, 2, 3), trimmed=True)
     verdict = rule(scored, torch.Generator().manual_seed(1))
-    host = [left.outside for left in verdict.residuals.values()]
     with Reads() as reads:
         explain(scored, verdict, PlainCodec())
-    assert reads.count == 1 + len(host) + bool(host)
+    on_host = 2 if verdict.residuals else 0  # inside and outside the draft's columns
+    assert reads.count == 1 + on_host
+
+
+@given(
+    width=st.integers(1, 3000),
+    rows=st.lists(st.integers(0, 6), min_size=1, max_size=7),
+    coarse=st.booleans(),
+    seed=st.integers(0, 2**20),
+)
+@settings(max_examples=150, deadline=None)
+def test_the_most_probable_are_those_of_topk(
+    width: int, rows: list[int], coarse: bool, seed: int
+) -> None:
+    probs = torch.rand((7, width), generator=torch.Generator().manual_seed(seed))
+    probs = (probs * 8).round() if coarse else probs  # many equal ones
+    values, columns = most_probable(probs, rows, TOP)
+    wanted = probs[rows].topk(min(TOP, width)).values
+    assert torch.equal(values, wanted)
+    assert torch.equal(probs[rows].gather(1, columns), wanted)
+    assert all(len(set(row)) == len(row) for row in columns.tolist())
 
 
 def test_it_survives_json_and_a_step_without_it_is_read() -> None:
