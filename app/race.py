@@ -36,6 +36,8 @@ class LaneResult:
         seconds: wall time of decoding, on the lane's own clock.
         reading_seconds: wall time of reading the prompt, which is not in `seconds`.
         ended: how, or None where it failed.
+        raced_tokens: of `tokens`, those while the other lane was running too.
+        raced_seconds: of `seconds`, likewise.
     """
 
     text: str
@@ -44,11 +46,13 @@ class LaneResult:
     seconds: float
     reading_seconds: float
     ended: FinishReason | None
+    raced_tokens: int
+    raced_seconds: float
 
     @property
     def tokens_per_second(self) -> float:
-        """0 before the first step."""
-        return self.tokens / self.seconds if self.seconds else 0.0
+        """While both lanes ran; 0 before the first step."""
+        return self.raced_tokens / self.raced_seconds if self.raced_seconds else 0.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,7 +83,10 @@ class RaceResult:
 
     @property
     def speedup(self) -> float | None:
-        """Tokens a second over plain decoding's, wall clock against wall clock."""
+        """Tokens a second over plain decoding's, wall clock both, while both lanes ran.
+
+        What slows the machine down after one has ended would slow only the other.
+        """
         if not self.plain.tokens_per_second or not self.speculative.tokens_per_second:
             return None
         return self.speculative.tokens_per_second / self.plain.tokens_per_second
@@ -87,13 +94,11 @@ class RaceResult:
     def note(self) -> str:
         """Two lines for the transcript."""
         plain, trees = self.plain, self.speculative
-        speedup = f"{self.speedup:.2f}x: " if self.speedup is not None else ""
-        if plain.tokens == trees.tokens:
-            times = f"{trees.seconds:.2f} s against {plain.seconds:.2f} s for {_tokens(plain)}"
-        else:
-            times = f"{_rate(trees)} against {_rate(plain)}"
+        speedup = f"{self.speedup:.2f}x, " if self.speedup is not None else ""
+        rates = f"{trees.tokens_per_second:.1f} against {plain.tokens_per_second:.1f} tokens/s"
         return (
-            f"Race, {self.tree} against plain decoding: {speedup}{times}.\n{agreement_told(self)}"
+            f"Race, {self.tree} against plain decoding: {speedup}{rates}; {_whole(trees)} against "
+            f"{_whole(plain)}.\n{agreement_told(self)}"
         )
 
 
@@ -104,10 +109,14 @@ class LaneRun:
     Attributes:
         answer: so far.
         seconds: on its clock.
+        raced_tokens: tokens while the other lane was running too.
+        raced_seconds: on its clock, likewise.
     """
 
     answer: Answer
     seconds: float = 0.0
+    raced_tokens: int = 0
+    raced_seconds: float = 0.0
 
     @property
     def tokens(self) -> int:
@@ -116,8 +125,8 @@ class LaneRun:
 
     @property
     def tokens_per_second(self) -> float:
-        """0 before the first step."""
-        return self.tokens / self.seconds if self.seconds else 0.0
+        """While both lanes ran; 0 before the first step."""
+        return self.raced_tokens / self.raced_seconds if self.raced_seconds else 0.0
 
     def result(self) -> LaneResult:
         """What it came to."""
@@ -129,6 +138,8 @@ class LaneRun:
             seconds=self.seconds,
             reading_seconds=prefill.seconds if isinstance(prefill, PrefillDone) else 0.0,
             ended=answer.finished.reason if answer.finished else None,
+            raced_tokens=self.raced_tokens,
+            raced_seconds=self.raced_seconds,
         )
 
 
@@ -170,6 +181,8 @@ class RaceRun:
         run, event = self.lanes[lane], raced.event
         run.answer.add(event)
         run.seconds = raced.seconds
+        if not any(each.answer.done for each in self.lanes.values() if each is not run):
+            run.raced_tokens, run.raced_seconds = run.tokens, run.seconds
         if isinstance(event, Notice) and event.message not in self.notices:
             self.notices.append(event.message)
         ours, theirs = (self.lanes[each].answer.token_ids for each in Lane)
@@ -268,7 +281,7 @@ def agreement_told(result: RaceResult) -> str:
             place = f"The texts part after {result.common_tokens} tokens"
             if result.must_agree:
                 return f"{place}, which these numbers do not allow: please report it."
-            return f"{place}: rounding decided a near-tie; --exact or --dtype float32 prevents it."
+            return f"{place}: rounding decided a near-tie; --exact prevents it."
 
 
 def _complete(answer: Answer) -> bool:
@@ -291,5 +304,5 @@ def _tokens(lane: LaneResult) -> str:
     return f"{lane.tokens} tokens" if lane.tokens != 1 else "1 token"
 
 
-def _rate(lane: LaneResult) -> str:
-    return f"{lane.tokens_per_second:.1f} tok/s ({_tokens(lane)} in {lane.seconds:.2f} s)"
+def _whole(lane: LaneResult) -> str:
+    return f"{_tokens(lane)} in {lane.seconds:.2f} s"

@@ -31,6 +31,8 @@ if TYPE_CHECKING:
     from .chat import ChatScreen
 
 _DRAW_SECONDS = 1 / 20
+_WIDE = 100
+"""Columns for the whole sentence on how it is run."""
 _RUNNING = (
     ("race.leave", "stop"), ("race.pause", "pause"), ("race.up race.down", "scroll"),
     ("app.quit", "quit"),
@@ -40,8 +42,8 @@ _PAUSED = (
     ("race.up race.down", "scroll"), ("app.quit", "quit"),
 )  # fmt: skip
 _OVER = (
-    ("race.leave", "back to the chat"), ("race.again", "race again"),
-    ("race.up race.down", "scroll"), ("app.quit", "quit"),
+    ("race.leave", "back to the chat"), ("race.up race.down", "scroll"),
+    ("race.again", "race again"), ("app.quit", "quit"),
 )  # fmt: skip
 _ENDINGS = {
     FinishReason.STOP: "",
@@ -185,8 +187,8 @@ class RaceScreen(Screen[None]):
             text.border_subtitle = Content(_state(each, run))
         self._bars.show_race(run)
         self._title.show(self._titled(width))
-        self._verdict.show(self._told(width))
-        self._terms.show(Content.styled(_terms(run), "$notice"))
+        self._verdict.show(self._told())
+        self._terms.show(Content.styled(_terms(run, width), "$notice"))
         if run.ended:
             self._keys.show_keys(_OVER)
         else:
@@ -204,17 +206,17 @@ class RaceScreen(Screen[None]):
         left = Content.assemble((" Race  ", "bold $primary"), (fit(prompt, room), "$foreground"))
         return Content.assemble(left, " ", right)
 
-    def _told(self, width: int) -> Content:
+    def _told(self) -> Content:
         """The figure, and what became of the texts."""
         run = self._run
         lines = [_figure(run)]
         style, text = _agreement(run)
         lines.append(Content.styled(f" {text}", style))
         if run.parted and _greedy(run):
-            lines.append(Content.styled(f"   there: {run.parting()}", "$notice"))
+            lines.append(Content.styled(f" there: {run.parting()}", "$notice"))
         elif run.notices and not run.ended:
             lines.append(Content.styled(f" {visible(run.notices[-1])}", "$notice"))
-        return Content("\n").join(line.truncate(width, ellipsis=True) for line in lines)
+        return Content("\n").join(lines)
 
     def action_leave(self) -> None:
         """Stop the race; when it is over, go back."""
@@ -280,11 +282,10 @@ def _figure(run: RaceRun) -> Content:
         return Content.styled(" each reads the prompt, then they decode", "$notice")
     ratio = trees.tokens_per_second / plain.tokens_per_second
     figure = Content.styled(f" {ratio:.2f}x plain", "bold $speedup")
-    if run.ended and plain.tokens == trees.tokens:
-        told = f"{trees.seconds:.2f} s against {plain.seconds:.2f} s for {plain.tokens} tokens"
-    else:
-        told = f"{trees.tokens_per_second:.1f} against {plain.tokens_per_second:.1f} tokens/s"
-    return Content.assemble(figure, (f"   {told}, wall clock", "$foreground"))
+    told = f"{trees.tokens_per_second:.1f} against {plain.tokens_per_second:.1f} tokens/s"
+    ended = any(each.answer.done for each in run.lanes.values())
+    while_both = ", while both ran" if ended else ", wall clock"
+    return Content.assemble(figure, (f"   {told}{while_both}", "$foreground"))
 
 
 def _agreement(run: RaceRun) -> tuple[str, str]:
@@ -303,9 +304,14 @@ def _agreement(run: RaceRun) -> tuple[str, str]:
     return "$accepted", f"✔ equal so far: {run.common} tokens, one for one"
 
 
-def _terms(run: RaceRun) -> str:
-    threads = "" if run.terms is None else f" on {run.terms.threads} threads each"
+def _terms(run: RaceRun, width: int) -> str:
+    threads = "" if run.terms is None else f" on {run.terms.threads} threads"
+    if width < _WIDE:
+        return (
+            f" Interleaved{threads}: the clock behind steps next;\n each counts its own steps, "
+            "not the reading of prompts."
+        )
     return (
-        f" Interleaved{threads}: the next step goes to the lane whose clock is behind, and a clock "
-        "runs only in its own lane's steps. Reading the prompt is not counted."
+        f" Interleaved{threads}: the lane whose clock is behind has the next step; a clock counts "
+        "its own lane's\n steps only, and no reading of the prompt."
     )

@@ -80,6 +80,7 @@ class LaneText(ScrollView, can_focus=False):
         self._own_from: int | None = None
         self._growing: GrowingLines | None = None
         self._lines: _Lines = []
+        self._following = True
 
     def show(self, text: str, own_from: int | None) -> None:
         """Draw a text; the parameters are those of `GrowingLines.wrap`."""
@@ -109,12 +110,17 @@ class LaneText(ScrollView, can_focus=False):
         if self._growing is None:
             own_style = self.get_component_rich_style("lane-text--own")
             self._growing = GrowingLines(self.rich_style, own_style)
-        at_end = self.scroll_offset.y >= self.max_scroll_y
+        following = self._following
         self._lines = self._growing.wrap(self._text, self._own_from, width)
         self.virtual_size = Size(width, len(self._lines))
-        if at_end:
-            self.scroll_end(animate=False)
+        if following:
+            self.scroll_to(y=self.max_scroll_y, animate=False, force=True)
         self.refresh()
+
+    def watch_scroll_y(self, old_value: float, new_value: float) -> None:
+        """Whoever scrolls away from the end is not carried along."""
+        super().watch_scroll_y(old_value, new_value)
+        self._following = new_value >= self.max_scroll_y
 
     def render_line(self, y: int) -> Strip:
         """One visible line."""

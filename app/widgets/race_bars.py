@@ -12,6 +12,9 @@ _FIRST_SCALE = 16
 """Tokens that a bar is wide for at first; doubled whenever a lane outgrows it."""
 _STYLES = {Lane.PLAIN: "$verify", Lane.SPECULATIVE: "$speedup"}
 _LABELS = 22
+_FIGURES, _FEW_FIGURES = 30, 18
+"""Cells of what stands behind a bar; the fewer ones end before the tokens of a step."""
+_ROOMY = 76
 
 
 class RaceBars(Line):
@@ -48,8 +51,8 @@ class RaceBars(Line):
         """A label, the bar, and as much of the figures as is of use."""
         name = what if lane is Lane.PLAIN else ""
         label = Content.assemble((f" {name:<8}", "$notice"), (f"{lane.value:<13}", "$foreground"))
-        width = min(34, max(14, self.size.width // 3))
-        told = Content.styled(figures, "$foreground").truncate(width, ellipsis=True, pad=True)
+        width = _FIGURES if self.size.width >= _ROOMY else _FEW_FIGURES
+        told = Content.styled(figures[:width].ljust(width), "$foreground")
         cells = max(0, self.size.width - _LABELS - width - 2)
         return Content.assemble(label, (gauge(share, cells), _STYLES[lane]), " ", told)
 
@@ -74,4 +77,4 @@ def _time(run: LaneRun) -> str:
     if steps is None:
         return told
     plural = "" if steps.steps == 1 else "s"
-    return f"{told}  {steps.steps} step{plural}, {steps.tokens_per_step:.2f} each"
+    return f"{told}  {f'{steps.steps} step{plural}':<9} {steps.tokens_per_step:.2f} each"

@@ -38,11 +38,14 @@ def raced(
     run = RaceRun("why?")
     run.add(RaceTerms(temperature, 2, exact))
     reason = FinishReason.CANCELLED if stopped else FinishReason.STOP
-    for lane, ids in ((Lane.PLAIN, plain), (Lane.SPECULATIVE, trees)):
-        for at, token in enumerate(ids):
-            step = make_step(at + 1, "a", [("b", 0)], parents=(-1,))
-            run.add(Raced(lane, replace(step, token_ids=(token,)), 0.1 * (at + 1)))
-        run.add(Raced(lane, Finished(reason, Totals()), 0.1 * len(ids)))
+    lanes = ((Lane.PLAIN, plain), (Lane.SPECULATIVE, trees))
+    for at in range(max(len(plain), len(trees)) + 1):
+        for lane, ids in lanes:
+            if at < len(ids):
+                step = make_step(at + 1, "a", [("b", 0)], parents=(-1,))
+                run.add(Raced(lane, replace(step, token_ids=(ids[at],)), 0.1 * (at + 1)))
+            elif at == len(ids):
+                run.add(Raced(lane, Finished(reason, Totals()), 0.1 * at))
     run.end(None)
     return run
 
@@ -100,6 +103,25 @@ def test_a_result_survives_being_kept() -> None:
     assert slower.speedup is None
 
 
+def test_the_speed_up_is_that_of_the_time_in_which_both_ran() -> None:
+    run = RaceRun("why?")
+    run.add(RaceTerms(0.0, 2, True))
+    step = make_step(1, "a", [("b", 0)], parents=(-1,))
+    run.add(Raced(Lane.PLAIN, replace(step, token_ids=(1,)), 1.0))
+    run.add(Raced(Lane.SPECULATIVE, replace(step, token_ids=(1, 2, 3)), 1.5))
+    run.add(Raced(Lane.SPECULATIVE, Finished(FinishReason.STOP, Totals()), 1.5))
+    # from here on the machine is busy with something else, which only the plain lane suffers
+    run.add(Raced(Lane.PLAIN, replace(step, token_ids=(2, 3)), 99.0))
+    run.add(Raced(Lane.PLAIN, Finished(FinishReason.STOP, Totals()), 99.0))
+    run.end(None)
+    result = run.result()
+    assert result is not None
+    assert result.speedup == pytest.approx(2.0)
+    assert result.plain.seconds == 99.0
+    assert result.agreement is Agreement.EQUAL
+    assert "3 tokens in 1.50 s against 3 tokens in 99.00 s" in result.note()
+
+
 def test_both_tokens_at_a_parting_are_named_with_their_probabilities() -> None:
     run = RaceRun("why?")
     run.add(RaceTerms(0.0, 2, False))
@@ -145,8 +167,9 @@ async def test_f3_races_what_stands_in_the_prompt_and_leaves_it_there() -> None:
         text = chat.screen_text()
         assert "Rayleigh" in text
         assert "2 threads" in text
-        assert "clock is behind" in text
+        assert "clock is behind has the next step" in text
         assert "equal, token for token" in text
+        assert "while both ran" in text
         assert "x plain" in text
         assert engine.asked == [((), "Why is the sky blue?")]
         await chat.pilot.press("escape")
