@@ -98,10 +98,11 @@ class Keeping:
             return  # the person has begun something else; the list has it
         self._offer = left
         how = "cut off in the middle of an answer" if left.cut_off else "not closed"
+        key = self._chat.app.keys.shown("chat.sessions")
         self._chat.note(
             f'The last chat, "{_brief(stored.info.label)}", was {how}; nothing that was on the '
-            "screen is lost. Ctrl+O continues it, or type a message to begin another; "
-            "/sessions lists all."
+            f"screen is lost. {key} or /continue goes on with it; a message begins another, "
+            "and /sessions lists all."
         )
 
     # What a person asks for
@@ -260,9 +261,8 @@ class Keeping:
         remarks = []
         last = stored.history.branch[-1] if stored.history.branch else None
         if last is not None and last.answer.failure is not None:
-            remarks.append(
-                f"{last.answer.failure}. Ctrl+R asks again, keeping this one; or just go on."
-            )
+            key = self._chat.app.keys.shown("chat.again")
+            remarks.append(f"{last.answer.failure}. {key} asks again, beside it; or just go on.")
         if shared:
             remarks.append(
                 "This session is open in another window too: what is said there is saved beside "

@@ -24,7 +24,11 @@ class Window:
         folder.mkdir(parents=True, exist_ok=True, mode=0o700)
         self._path = _file(folder, window)
         self._descriptor = os.open(self._path, os.O_RDWR | os.O_CREAT | os.O_EXCL, 0o600)
-        fcntl.flock(self._descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        try:
+            fcntl.flock(self._descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError:
+            self.close()
+            raise
 
     def close(self) -> None:
         """The window is no more."""

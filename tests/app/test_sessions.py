@@ -283,7 +283,7 @@ async def test_after_a_kill_the_next_start_offers_to_continue(path: Path) -> Non
             await chat.until(lambda: "second question" in chat.transcript)
             text = said(chat.transcript)
             assert "The sky is blue" in text
-            assert "Ctrl+R asks again" in text
+            assert "^r asks again" in text
             await chat.ask("third question")
     (info,) = Archive(path).sessions()
     branch = Archive(path).load(info.id).history.branch

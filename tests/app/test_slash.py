@@ -14,6 +14,7 @@ from app.slash import (
     Bye,
     ClearChat,
     Help,
+    Sessions,
     Set,
     Show,
     SlashError,
@@ -56,6 +57,9 @@ def test_set_changes_one_value(line: str, changed: dict[str, Any]) -> None:
     [
         ("/show", Show()), ("/clear", ClearChat()), ("/bye", Bye()), ("/?", Help()),
         ("/help", Help()), ("  /show  ", Show()),
+        ("/sessions", Sessions("sessions", "")), ("/continue", Sessions("continue", "")),
+        ("/search  blue sky ", Sessions("search", "blue sky")), ("/load x", Sessions("load", "x")),
+        ("/save my chat", Sessions("save", "my chat")), ("/search", Sessions("search", "")),
     ],
 )  # fmt: skip
 def test_plain_commands(line: str, command: object) -> None:
@@ -67,6 +71,8 @@ def test_plain_commands(line: str, command: object) -> None:
     [
         ("/shwo", "Did you mean /show?"),
         ("/xyzzy", "/? lists all"),
+        ("/serach sky", "Did you mean /search?"),
+        ("/sessions all", "takes nothing after it"),
         ("/set", "temperature"),
         ("/set temprature 1", "Did you mean temperature?"),
         ("/set temperature", "/set temperature NUMBER"),
