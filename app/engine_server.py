@@ -190,7 +190,7 @@ def main(descriptor: str, flags: str) -> None:
     server = EngineServer(listener, sys.stdin.buffer, report)
     try:
         settings = load_settings(json.loads(flags))
-        server.serve(lambda progress: load_for_many(settings, progress, insight=True))
+        server.serve(lambda progress: load_for_many(settings, progress, insight=settings.insight))
     except (SequoiaError, BrokenPipeError):
         sys.exit(1)
 

@@ -49,6 +49,7 @@ _SETTINGS: dict[str, Any] = {
         str, "auto, cpu, cuda, cuda:N; a list spreads the target.", _MODELS, "DEVICE[,DEVICE...]"
     ),
     "offload": _option(Offload, "Where the target's layers stay meanwhile.", _MODELS),
+    "insight": _option(bool, "Keep why each step came out so, to be asked later.", _TREE),
     "mode": _option(Mode, "How tokens are decided; ar is plain decoding.", _TREE),
     "growmap": _option(
         str, "Tree shape: a file, a name, auto, or adaptive.", _TREE, "FILE|NAME|auto|adaptive"

@@ -86,6 +86,8 @@ GROUPS: tuple[tuple[str, tuple[Spec, ...]], ...] = (
         Spec("exact", "at temperature 0, plain decoding's text bit for bit", _SWITCH, live=False),
         Spec("device", "auto, cpu, cuda or cuda:N", live=False),
         Spec("offload", "where the target's layers stay meanwhile", _values(Offload), live=False),
+        Spec("insight", "keep why each step came out so; costs a little time and room", _SWITCH,
+             live=False),
     )),
 )  # fmt: skip
 """Headings and what is under them; keys come after these."""

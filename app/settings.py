@@ -75,6 +75,7 @@ class Settings(BaseSettings):
     weights: WeightFormat = WeightFormat.AUTO
     exact: bool = False
     offload: Offload = Offload.NONE
+    insight: bool = True
     mode: Mode = _DEFAULTS.mode
     growmap: str = _DEFAULTS.growmap
     lookup: Lookup = _DEFAULTS.lookup

@@ -40,8 +40,8 @@ def open_chat(flags: Mapping[str, Any]) -> None:
     recorder = DatabaseRecorder(record_file())
     try:
         screen = SequoiaApp(
-            lambda progress: launch.build_chat(settings, progress, insight=True), chat_settings, recorder,
-            Preferences(flags),
+            lambda progress: launch.build_chat(settings, progress, insight=settings.insight),
+            chat_settings, recorder, Preferences(flags),
         )  # fmt: skip
         screen.run()
     finally:

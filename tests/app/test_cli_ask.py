@@ -46,6 +46,7 @@ class Stage:
     def __init__(self) -> None:
         self.engine: ChatEngine = replay()
         self.settings: Settings | None = None
+        self.insight = False
         self.prompt = ""
         self.params: SamplingParams | None = None
 
@@ -53,7 +54,10 @@ class Stage:
         """Answer with these events instead."""
         self.engine = ScriptedEngine(events)
 
-    def build(self, settings: Settings, progress: Callable[[str, float | None], None]) -> Any:
+    def build(
+        self, settings: Settings, progress: Callable[[str, float | None], None], *, insight: bool
+    ) -> Any:
+        self.insight = insight
         self.settings = settings
         progress("Loading", 0.5)
         return self
@@ -307,6 +311,7 @@ def test_trace_records_what_can_be_replayed(stage: Stage, tmp_path: Path) -> Non
     assert result.exit_code == 0
     trace = read_trace(path)
     assert trace.events == make_answer()
+    assert stage.insight, "what is recorded can be asked why"
     asked = trace.entries[0]
     assert isinstance(asked, Asked)
     assert (asked.prompt, asked.parent, asked.temperature) == ("Why?", None, 0.3)

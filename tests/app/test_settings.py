@@ -22,6 +22,7 @@ SAMPLES: dict[str, tuple[str, Any]] = {
     "weights": ("int8", WeightFormat.INT8),
     "exact": ("true", True),
     "offload": ("disk", Offload.DISK),
+    "insight": ("false", False),
     "mode": ("chain", Mode.CHAIN),
     "growmap": ("chain/2", "chain/2"),
     "lookup": ("on", Lookup.ON),
