@@ -13,6 +13,7 @@ from textual.app import ComposeResult
 from textual.binding import Binding, BindingType
 from textual.containers import Horizontal
 from textual.screen import Screen
+from textual.widget import Widget
 
 from sequoia_core.protocols import PairDescription
 
@@ -108,6 +109,7 @@ class ReplayScreen(Screen[None]):
             yield self._transcript
             yield self._panel
             yield self._why
+            yield Widget(id="beside-why")
         yield self._strip
         yield self._seek
         yield self._keys
