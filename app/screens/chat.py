@@ -13,25 +13,13 @@ from textual.containers import Horizontal
 from textual.screen import Screen
 
 from sequoia_core.errors import SequoiaError
-from sequoia_core.events import Event, Failed, Notice, TreeChosen
+from sequoia_core.events import TreeChosen
 from sequoia_core.protocols import PairDescription
 
 from ..answer import Answer
 from ..decoder import Decoder
 from ..history import Exchange
-from ..messages import (
-    Answering,
-    Ask,
-    ChatSettings,
-    LoadFailed,
-    Loading,
-    RaceEnded,
-    Racing,
-    Ready,
-    Refused,
-    Report,
-    Tuning,
-)
+from ..messages import Ask, ChatSettings
 from ..pace import Pace
 from ..race import RaceRun
 from ..recording import NoRecord, Recorder
@@ -47,7 +35,7 @@ from .help import HelpScreen
 from .inspecting import Inspector
 from .keeping import Keeping
 from .preferring import open_settings
-from .race import take_report
+from .reports import take
 
 if TYPE_CHECKING:
     from ..app import SequoiaApp
@@ -146,45 +134,11 @@ class ChatScreen(Screen[None]):
 
     def _tick(self) -> None:
         for report in self.decoder.drain():
-            self._take(report)
+            take(self, report)
             self._stale = True
         running = self.busy and not self.decoder.paused
         if self._stale and (self._pace.due() or not running):
             self._draw()
-
-    def _take(self, report: Report) -> None:
-        match report:
-            case Loading(message, fraction):
-                share = "" if fraction is None else f" {fraction:.0%}"
-                self.prompt.hint(f"{message}{share}")
-            case LoadFailed(message):
-                self.app.fail(message)
-            case Ready(description):
-                self.pair = description
-                self.dashboard.header.show_pair(description)
-                self.prompt.hint("")
-                self._draw_status()
-            case Answering(event):
-                self.keeping.event(event)
-                self._take_event(event)
-                if self.answer is not None:
-                    self.answer.add(event)
-            case Racing() | RaceEnded():
-                take_report(self, report)
-            case Tuning(event):
-                self._take_event(event)
-            case Refused(message):
-                self.branching.pages.note(message, error=True)
-
-    def _take_event(self, event: Event) -> None:
-        match event:
-            case TreeChosen():
-                self.chosen = event
-                self.dashboard.header.show_tree(event)
-            case Notice(_, message):
-                self.branching.pages.note(message)
-            case Failed(message):
-                self.branching.pages.note(message, error=True)
 
     def _draw(self) -> None:
         """Draw the last step, or the one walked to, and what goes with it."""

@@ -1,0 +1,57 @@
+"""What becomes of the decode thread's reports on the chat screen; drawing comes later, at once."""
+
+from typing import TYPE_CHECKING
+
+from sequoia_core.events import Event, Failed, Notice, TreeChosen
+
+from ..messages import (
+    Answering,
+    LoadFailed,
+    Loading,
+    RaceEnded,
+    Racing,
+    Ready,
+    Refused,
+    Report,
+    Tuning,
+)
+from .race import take_report
+
+if TYPE_CHECKING:
+    from .chat import ChatScreen
+
+
+def take(chat: "ChatScreen", report: Report) -> None:
+    """Take in the next report."""
+    match report:
+        case Loading(message, fraction):
+            share = "" if fraction is None else f" {fraction:.0%}"
+            chat.prompt.hint(f"{message}{share}")
+        case LoadFailed(message):
+            chat.app.fail(message)
+        case Ready(description):
+            chat.pair = description
+            chat.dashboard.header.show_pair(description)
+            chat.prompt.hint("")
+        case Answering(event):
+            chat.keeping.event(event)
+            _take_event(chat, event)
+            if chat.answer is not None:
+                chat.answer.add(event)
+        case Racing() | RaceEnded():
+            take_report(chat, report)
+        case Tuning(event):
+            _take_event(chat, event)
+        case Refused(message):
+            chat.note(message, error=True)
+
+
+def _take_event(chat: "ChatScreen", event: Event) -> None:
+    match event:
+        case TreeChosen():
+            chat.chosen = event
+            chat.dashboard.header.show_tree(event)
+        case Notice(_, message):
+            chat.note(message)
+        case Failed(message):
+            chat.note(message, error=True)
