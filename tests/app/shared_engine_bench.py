@@ -30,20 +30,22 @@ PARAMS = SamplingParams(temperature=0.0, max_new_tokens=96)
 
 @dataclass(frozen=True, slots=True)
 class Run:
-    """Answers from their first step to their last: tokens, wall time, and the steps' own time."""
+    """Answers from their first step to their last.
+
+    Attributes:
+        tokens: decoded in that time.
+        wall: that time, in seconds.
+        between: for each step, milliseconds from the end of the one before that are not its own.
+    """
 
     tokens: int
     wall: float
-    steps: float
+    between: tuple[float, ...]
 
     @property
     def speed(self) -> float:
+        """Tokens per second."""
         return self.tokens / self.wall
-
-    @property
-    def between_ms(self) -> float:
-        """Wall time that is no step's, per token."""
-        return (self.wall - self.steps) / self.tokens * 1e3
 
 
 def nothing(message: str, fraction: float | None) -> None:
@@ -51,21 +53,19 @@ def nothing(message: str, fraction: float | None) -> None:
 
 
 def timed(engine: ChatEngine) -> Run:
-    tokens, wall, steps = 0, 0.0, 0.0
+    tokens, wall, between = 0, 0.0, []
     for prompt in PROMPTS:
         engine.clear()
-        began = None
+        last = None
         for event in engine.reply(prompt, PARAMS, lambda: False):
             if isinstance(event, Step):
                 now = perf_counter()
-                if began is None:
-                    began = last = now
-                    continue
-                tokens += len(event.token_ids)
-                steps += event.timings.total_ms / 1e3
-                wall += now - last
+                if last is not None:
+                    tokens += len(event.token_ids)
+                    wall += now - last
+                    between.append((now - last) * 1e3 - event.timings.total_ms)
                 last = now
-    return Run(tokens, wall, steps)
+    return Run(tokens, wall, tuple(between))
 
 
 def together(engines: list[RemoteEngine]) -> Run:
@@ -82,7 +82,8 @@ def together(engines: list[RemoteEngine]) -> Run:
     for thread in threads:
         thread.join()
     wall = perf_counter() - began
-    return Run(sum(run.tokens for run in runs), wall, sum(run.steps for run in runs))
+    between = tuple(each for run in runs for each in run.between)
+    return Run(sum(run.tokens for run in runs), wall, between)
 
 
 def measure(path: Path, rounds: int) -> None:
@@ -97,10 +98,10 @@ def measure(path: Path, rounds: int) -> None:
         runs["two windows"].append(together(windows))
     for name, each in runs.items():
         speeds = sorted(run.speed for run in each)
-        between = median(run.between_ms for run in each)
+        between = median(gap for run in each for gap in run.between)
         print(
             f"{name:16} {median(speeds):6.1f} tokens/s ({speeds[0]:.1f} to {speeds[-1]:.1f}), "
-            f"{between:.2f} ms a token between steps"
+            f"{between:.2f} ms between steps"
         )
 
 
