@@ -38,8 +38,8 @@ _RUNNING = (
     ("app.quit", "quit"),
 )  # fmt: skip
 _PAUSED = (
-    ("race.step", "one step"), ("race.pause", "resume"), ("race.leave", "stop"),
-    ("race.up race.down", "scroll"), ("app.quit", "quit"),
+    ("race.step", "one step"), ("race.pause", "resume"), ("race.up race.down", "scroll"),
+    ("race.leave", "stop"), ("app.quit", "quit"),
 )  # fmt: skip
 _OVER = (
     ("race.leave", "back to the chat"), ("race.up race.down", "scroll"),

@@ -66,10 +66,12 @@ class GrowingLines:
 class LaneText(ScrollView, can_focus=False):
     """One lane of a race."""
 
-    COMPONENT_CLASSES: ClassVar[set[str]] = {"lane-text--own"}
+    COMPONENT_CLASSES: ClassVar[set[str]] = {"lane-text--text", "lane-text--own"}
     DEFAULT_CSS = """
     LaneText {
         overflow-x: hidden;
+        scrollbar-gutter: stable;
+        & .lane-text--text { color: $foreground; }
         & .lane-text--own { color: $bonus; text-style: bold; }
     }
     """
@@ -109,7 +111,7 @@ class LaneText(ScrollView, can_focus=False):
             return
         if self._growing is None:
             own_style = self.get_component_rich_style("lane-text--own")
-            self._growing = GrowingLines(self.rich_style, own_style)
+            self._growing = GrowingLines(self._text_style, own_style)
         following = self._following
         self._lines = self._growing.wrap(self._text, self._own_from, width)
         self.virtual_size = Size(width, len(self._lines))
@@ -122,9 +124,13 @@ class LaneText(ScrollView, can_focus=False):
         super().watch_scroll_y(old_value, new_value)
         self._following = new_value >= self.max_scroll_y
 
+    @property
+    def _text_style(self) -> Style:
+        return self.get_component_rich_style("lane-text--text")
+
     def render_line(self, y: int) -> Strip:
         """One visible line."""
         width, at = self.scrollable_content_region.width, y + self.scroll_offset.y
         if at >= len(self._lines):
-            return Strip.blank(width, self.rich_style)
-        return Strip(self._lines[at]).adjust_cell_length(width, self.rich_style)
+            return Strip.blank(width, self._text_style)
+        return Strip(self._lines[at]).adjust_cell_length(width, self._text_style)
