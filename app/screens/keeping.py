@@ -23,7 +23,7 @@ from ..store.trouble import StoreError
 from ..store.writer import Recovered, Relieved, Troubled
 from ..visible import fit
 from .search import Place, SearchScreen
-from .sessions import SEARCH, SessionsScreen
+from .sessions import SessionsScreen
 
 if TYPE_CHECKING:
     from .chat import ChatScreen
@@ -144,7 +144,7 @@ class Keeping:
         Raises:
             SlashError: nothing is recorded.
         """
-        self._chat.app.push_screen(SearchScreen(self._record(), words), self._left_search)
+        self._chat.app.push_screen(SearchScreen(self._record(), words), self._open_place)
 
     def go_on(self) -> None:
         """Continue what the program was killed in, or choose from the list.
@@ -203,22 +203,17 @@ class Keeping:
         if self._chat.busy:
             raise SlashError(ANSWERING)
 
-    def _left_list(self, screen: SessionsScreen, session: str | None) -> None:
+    def _left_list(self, screen: SessionsScreen, place: Place | None) -> None:
         if screen.deleted_open_session:
             self._chat.decoder.submit(Clear())
             self._chat.forget()
-        if session == SEARCH:
-            self.open_search()
-        elif session is not None:
-            self._try_to_open(session)
+        self._open_place(place)
 
-    def _left_search(self, place: Place | None) -> None:
-        if place is not None:
-            self._try_to_open(place.session, place.exchange)
-
-    def _try_to_open(self, session: str, exchange: str | None = None) -> None:
+    def _open_place(self, place: Place | None) -> None:
+        if place is None:
+            return
         try:
-            self.open(session, exchange)
+            self.open(place.session, place.exchange)
         except SlashError as error:
             self._chat.prompt.hint(str(error))
 

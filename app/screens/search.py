@@ -7,9 +7,9 @@ import asyncio
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import TYPE_CHECKING, ClassVar
 
-from textual import on, work
+from textual import events, on, work
 from textual.app import ComposeResult
 from textual.binding import Binding, BindingType
 from textual.containers import Vertical
@@ -27,11 +27,14 @@ from ..store.trouble import StoreError
 from ..visible import fit, visible
 from ..widgets.line import Line
 
+if TYPE_CHECKING:
+    from ..app import SequoiaApp
+
 MOST = 200
 """Hits that are shown; more than a person reads."""
 
 _PATIENCE_SECONDS = 0.12
-_KEYS = 'up down choose   enter open   esc close   "in quotes" stands together'
+_KEYS = 'up down choose   enter open   search.close close   "in quotes" stands together'
 _HIT = "bold underline $bonus"
 _EXCERPT_MARGIN = 17
 """Cells beside an excerpt: who said it, and the dots where it is cut."""
@@ -39,10 +42,10 @@ _EXCERPT_MARGIN = 17
 
 @dataclass(frozen=True, slots=True)
 class Place:
-    """What a search is left with: an exchange of a session."""
+    """What is to be opened: a session where it was left, or at one of its exchanges."""
 
     session: str
-    exchange: str
+    exchange: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,6 +65,7 @@ class SearchScreen(ModalScreen[Place | None]):
         words: what to search for at first.
     """
 
+    app: "SequoiaApp"
     BINDINGS: ClassVar[list[BindingType]] = [
         Binding("escape", "leave", "Close", show=False, id="search.close"),
         Binding("down", "move('down')", "Next hit", show=False, priority=True, id="search.next"),
@@ -109,7 +113,7 @@ class SearchScreen(ModalScreen[Place | None]):
         self._input = Input(words, placeholder="words, or their beginnings", select_on_focus=False)
         self._list = OptionList(markup=False)
         self._list.can_focus = False
-        self._keys = Line(_KEYS)
+        self._keys = Line()
 
     def compose(self) -> ComposeResult:
         """What is searched for, what was found, and the keys."""
@@ -121,6 +125,7 @@ class SearchScreen(ModalScreen[Place | None]):
     def on_mount(self) -> None:
         """Search at once if there are words."""
         self._frame.border_title = Content("Search all sessions")
+        self._keys.show(self.app.keys.shown(_KEYS))
         self._input.focus()
         self._input.cursor_position = len(self._input.value)
 
@@ -133,6 +138,12 @@ class SearchScreen(ModalScreen[Place | None]):
         """The highlighted hit."""
         at = self._list.highlighted
         return self._hits[at].found if at is not None and at < len(self._hits) else None
+
+    def on_key(self, event: events.Key) -> None:
+        """What is typed before the line is there is part of the words."""
+        if event.is_printable and event.character and not self._input.has_focus:
+            event.stop()
+            self._input.value += event.character
 
     @on(Input.Changed)
     def _changed(self, message: Input.Changed) -> None:

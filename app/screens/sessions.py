@@ -23,12 +23,10 @@ from ..store.recorder import DatabaseRecorder
 from ..store.trouble import StoreError
 from ..visible import fit, visible
 from ..widgets.line import Line
+from .search import Place, SearchScreen
 
 if TYPE_CHECKING:
     from ..app import SequoiaApp
-
-SEARCH = "/search"
-"""What the screen is dismissed with when a search is wanted instead of a session."""
 
 _NAMING = "enter keeps the name, empty takes it away   esc leaves it as it was"
 _DATE_CELLS = 17
@@ -36,8 +34,8 @@ _NARROW_CELLS = 64
 _FRAME_CELLS = 8
 
 
-class SessionsScreen(ModalScreen[str | None]):
-    """Over the chat; ends with the id of the session to open, or None.
+class SessionsScreen(ModalScreen[Place | None]):
+    """Over the chat; ends with the session to open, or None.
 
     Args:
         record: the record of the chats.
@@ -187,7 +185,7 @@ class SessionsScreen(ModalScreen[str | None]):
     def _open(self) -> None:
         info = self.chosen
         if info is not None and not info.deleted:
-            self.dismiss(info.id)
+            self.dismiss(Place(info.id))
         elif info is not None:
             self._say("deleted: u brings it back")
 
@@ -199,13 +197,18 @@ class SessionsScreen(ModalScreen[str | None]):
             self.dismiss(None)
 
     def action_search(self) -> None:
-        """Search instead."""
-        self.dismiss(SEARCH)
+        """Search in them; without a hit, back to the list."""
+        if self.is_current:
+            self.app.push_screen(SearchScreen(self._record), self._searched)
+
+    def _searched(self, place: Place | None) -> None:
+        if place is not None:
+            self.dismiss(place)
 
     def action_rename(self) -> None:
         """Ask for a name for the highlighted session."""
         info = self.chosen
-        if info is None or info.deleted:
+        if info is None or info.deleted or not self.is_current:
             return
         self._renamed = info.id
         self._naming.value = info.name or ""
@@ -236,8 +239,8 @@ class SessionsScreen(ModalScreen[str | None]):
     async def action_delete(self) -> None:
         """Delete the highlighted session; it stays in the list until the window is closed."""
         info = self.chosen
-        if info is None or info.deleted:
-            return
+        if info is None or info.deleted or not self.is_current:
+            return  # also when a key comes late, after the list was left
         if self._busy and info.id == self._record.session:
             self._say("an answer is being written in it: Esc, stop it, then delete")
             return

@@ -6,6 +6,7 @@ from contextlib import asynccontextmanager, contextmanager
 from pathlib import Path
 
 import pytest
+from textual import events
 from textual.content import Content
 from textual.widgets import Input, OptionList
 
@@ -230,14 +231,32 @@ async def test_searching_shows_hits_as_one_types_and_opens_them(path: Path) -> N
         assert chat.app.screen is chat.app.chat
 
 
-async def test_the_list_leads_to_the_search(path: Path) -> None:
-    record_chats(path, ("one", "a"))
+async def test_the_list_leads_to_the_search_and_back(path: Path) -> None:
+    record_chats(path, ("one", "a"), ("two", "b"))
     async with chatting(path) as chat:
-        await chat.pilot.press("ctrl+o", "slash")
-        await chat.until(lambda: isinstance(chat.app.screen, SearchScreen))
-        await chat.pilot.press("o")
+        await chat.pilot.press("ctrl+o")
+        await listed(chat, "two", "one")
+        await chat.pilot.press("slash", "o", "n", "e")  # while the search is still being made
         await listed(chat, "one")
-        assert chat.app.screen.query_one(Input).value == "o"
+        assert chat.app.screen.query_one(Input).value == "one"
+        await chat.pilot.press("escape")
+        await listed(chat, "two", "one")
+        await chat.pilot.press("slash", "t", "w")
+        await listed(chat, "two")
+        await chat.pilot.press("enter")
+        await told(chat, "two")
+        assert chat.app.screen is chat.app.chat
+        assert "one" not in chat.transcript
+
+
+async def test_what_is_typed_before_the_search_is_there_is_searched_for(path: Path) -> None:
+    record_chats(path, ("one", "a"), ("two", "b"))
+    async with chatting(path) as chat:
+        screen = SearchScreen(record_of(chat))
+        for character in "two":
+            screen.on_key(events.Key(character, character))
+        chat.app.push_screen(screen)
+        await listed(chat, "two")
 
 
 async def test_hundreds_of_sessions_are_searched_and_listed(path: Path) -> None:
