@@ -17,6 +17,7 @@ from textual.widget import Widget
 
 from sequoia_core.protocols import PairDescription
 
+from ..accessible import is_accessible
 from ..heat import HeatMap
 from ..keys import Keys
 from ..replay import Loading, Player
@@ -216,8 +217,8 @@ class ReplayScreen(Screen[None]):
         answers = len(timeline.recorded)
         at = timeline.moments[player.at].answer + 1
         steps, of = len(view.answer.steps), self._steps(view)
-        if self.size.width >= WIDE:
-            where = f"answer {at} of {answers}  " if answers > 1 else ""
+        if self.size.width >= WIDE or is_accessible(self):
+            where = f"answer {at} of {answers}, " if answers > 1 else ""
             where += f"step {steps} of {of}"
         else:
             where = f"{at}/{answers}  {steps}/{of}" if answers > 1 else f"{steps}/{of}"
