@@ -16,7 +16,7 @@ from pygments.lexer import Lexer
 from pygments.lexers import get_lexer_by_name
 from pygments.util import ClassNotFound
 
-LEAST_LINES = 40
+LEAST_LINES = 30
 """Of a part of a long block."""
 MOST_LINES = 2 * LEAST_LINES
 MOST_CHARACTERS = 6000

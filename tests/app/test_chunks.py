@@ -24,9 +24,9 @@ def total_{at}(values: list[float]) -> float:
     return result
 
 '''
-CODE = "".join(PYTHON.replace("{at}", str(at)) for at in range(60))
-ITEMS = "".join(f"{at}. the {at}th\n\n   more of it\n" for at in range(1, 200))
-TABLE = "| a | b |\n|---|---|\n" + "".join(f"| {at} | {at * at} |\n" for at in range(400))
+CODE = "".join(PYTHON.replace("{at}", str(at)) for at in range(24))
+ITEMS = "".join(f"{at}. the {at}th\n\n   more of it\n" for at in range(1, 120))
+TABLE = "| a | b |\n|---|---|\n" + "".join(f"| {at} | {at * at} |\n" for at in range(250))
 ENDLESS = "and so on " * 2000
 LONG = {
     "code": f"Look:\n\n```python\n{CODE}```\n\nThat is all.\n",
