@@ -151,18 +151,24 @@ class SequoiaApp(BaseApp):
     def get_system_commands(self, screen: Screen[object]) -> Iterable[SystemCommand]:
         """What the palette offers; the screen it was opened from makes no difference."""
         del screen
+        for title, told, act, *_ in self._commands():
+            yield SystemCommand(title, self.keys.shown(told), act)
+
+    def _commands(self) -> Iterable[SystemCommand]:
         chat = self.chat
         yield SystemCommand(
-            "Pause or resume", "Hold the decoding between steps (F2)", chat.action_pause
+            "Pause or resume", "Hold the decoding between steps (chat.pause)", chat.action_pause
         )
-        yield SystemCommand("Stop", "End the answer; what there is stays (Esc)", chat.action_stop)
+        yield SystemCommand(
+            "Stop", "End the answer; what there is stays (chat.stop)", chat.action_stop
+        )
         for title, told, what in BRANCH_COMMANDS:
             yield SystemCommand(title, told, partial(chat.action_branch, what))
         yield SystemCommand(
-            "Race", "Plain and speculative decoding side by side (F3)", chat.action_race
+            "Race", "Plain and speculative decoding side by side (chat.race)", chat.action_race
         )
         yield SystemCommand(
-            "Copy the answer", "Into the clipboard (Ctrl+Y)", chat.action_copy_answer
+            "Copy the answer", "Into the clipboard (chat.copy)", chat.action_copy_answer
         )
         yield SystemCommand(
             "Copy code",
@@ -170,18 +176,24 @@ class SequoiaApp(BaseApp):
             partial(chat.run_line, "/copy code"),
         )
         yield SystemCommand(
-            "Tree", "Tree, heat map of acceptance, or neither (F4)", chat.action_tree
+            "Tree", "Tree, heat map of acceptance, or neither (chat.tree)", chat.action_tree
         )
         yield SystemCommand("Why", "Explain the node pointed at in the tree", chat.action_why)
-        yield SystemCommand("Tint", "Tint tokens by where they came from (F6)", chat.action_tint)
-        yield SystemCommand("Help", "Keys and commands (F1)", chat.action_help)
-        yield SystemCommand("Settings", "Change and keep them (F5)", chat.action_settings)
+        yield SystemCommand(
+            "Tint", "Tint tokens by where they came from (chat.tint)", chat.action_tint
+        )
+        yield SystemCommand("Help", "Keys and commands (chat.help)", chat.action_help)
+        yield SystemCommand(
+            "Settings", "Change and keep them (chat.settings)", chat.action_settings
+        )
         yield SystemCommand(
             "Show settings", "Settings, pair and tree", partial(chat.run_line, "/show")
         )
         yield SystemCommand("Clear", "Begin another chat", partial(chat.run_line, "/clear"))
         yield SystemCommand(
-            "Sessions", "Open, rename, delete a chat (Ctrl+O)", partial(chat.run_line, "/sessions")
+            "Sessions",
+            "Open, rename, delete a chat (chat.sessions)",
+            partial(chat.run_line, "/sessions"),
         )
         yield SystemCommand(
             "Search", "In everything that was ever said", partial(chat.run_line, "/search")

@@ -6,6 +6,7 @@ file.
 """
 
 import difflib
+import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
@@ -26,6 +27,7 @@ _BASES = frozenset(key.value.rpartition("+")[2] for key in KnownKeys) | {
     "enter",
     "newline",
 }
+_ID = re.compile(r"\b[a-z]+\.[a-z_]+\b")
 _UNTOLD = frozenset({"newline"})
 """What some terminals send for another key."""
 _NAMES = {
@@ -83,15 +85,14 @@ class Keys:
             text: ids and other words.
             every: all keys of an action and not only the first.
         """
-        return " ".join(self._named(word, every) for word in text.split(" "))
+        return _ID.sub(lambda found: self._named(found.group(), every), text)
 
     def _named(self, word: str, every: bool) -> str:
-        bare = word.rstrip(",")
-        keys = self.of(bare)
+        keys = self.of(word)
         if not keys:
             return word
         told = [key_name(key) for key in keys if key not in _UNTOLD] or [key_name(keys[0])]
-        return ", ".join(told if every else told[:1]) + word[len(bare) :]
+        return ", ".join(told if every else told[:1])
 
     def keymap(self) -> dict[str, str]:
         """For `App.set_keymap`."""

@@ -19,10 +19,10 @@ if TYPE_CHECKING:
     from .chat import ChatScreen
 
 BRANCH_COMMANDS = (
-    ("Edit a message", "Change an earlier message; the old branch stays (Ctrl+E)", "edit"),
-    ("Ask again", "Another answer beside the one there is (Ctrl+R)", "again"),
-    ("Branch before", "At the last message that has several (Alt+Left)", "before"),
-    ("Branch after", "At the last message that has several (Alt+Right)", "after"),
+    ("Edit a message", "Change an earlier message; the old branch stays (chat.edit)", "edit"),
+    ("Ask again", "Another answer beside the one there is (chat.again)", "again"),
+    ("Branch before", "At the last message that has several (chat.branch_before)", "before"),
+    ("Branch after", "At the last message that has several (chat.branch_after)", "after"),
 )
 """For the command palette: name, what it does, and what it is for `Branching.act`."""
 

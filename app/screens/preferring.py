@@ -74,6 +74,7 @@ def follow_keys(chat: "ChatScreen") -> None:
     keys = chat.app.keys
     chat.prompt.use_keys(keys)
     chat.dashboard.keys.use_keys(keys)
+    chat.transcript.use_keys(keys)
 
 
 def _try_keys(chat: "ChatScreen", wanted: Mapping[str, tuple[str, ...]]) -> Sequence[str]:

@@ -18,6 +18,7 @@ from textual.selection import Selection
 from textual.strip import Strip
 
 from ..answer import Answer
+from ..keys import Keys
 from ..markdown import MarkdownLook, MarkdownPen
 from .blocks import Look
 from .entries import AnswerEntry, Entry, TextEntry
@@ -29,8 +30,12 @@ model reads all of them in one pass, and the path it accepts is kept, with one t
 
 ✔ accepted   ✘ rejected   · not reached   ➜ the target's own token
 
-Type a message and press Enter. F2 pauses, Space then runs one step, [ and ] walk back and \
-forth through the steps, F1 shows all keys, /? all commands."""
+Type a message; """
+_WELCOME_KEYS = (
+    "prompt.send sends it, chat.pause pauses, chat.step then runs one step, chat.step_before and "
+    "chat.step_after walk back and forth through the steps, chat.help or "
+)
+_WELCOME_END = "/? shows all keys and commands."
 
 _STYLES = (
     "text", "user", "name", "note", "error", "figures", "heading", "code", "quiet", "fence",
@@ -63,6 +68,7 @@ class Transcript(ScrollView, can_focus=True):
 
     def __init__(self) -> None:
         super().__init__(id="transcript")
+        self._keys = Keys()
         self._rows = Rows()
         self._rows.replace([self._welcome()])
         self._empty = True
@@ -75,9 +81,16 @@ class Transcript(ScrollView, can_focus=True):
         self._stale = False
         self._walked: tuple[int, int] | None = None
 
-    @staticmethod
-    def _welcome() -> Entry:
-        return TextEntry(WELCOME, "note", mark=" ")
+    def use_keys(self, keys: Keys) -> None:
+        """Call actions by the keys that a person chose."""
+        self._keys = keys
+        if self._empty:
+            self._rows.replace([self._welcome()])
+            self.redraw()
+
+    def _welcome(self) -> Entry:
+        keys = self._keys.shown(_WELCOME_KEYS) if self._keys.actions else ""
+        return TextEntry(WELCOME + keys + _WELCOME_END, "note", mark=" ")
 
     def on_mount(self) -> None:
         """Show the welcome text."""

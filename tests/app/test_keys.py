@@ -167,3 +167,13 @@ async def test_a_clash_is_told_in_one_line_and_the_rest_holds() -> None:
         await driver.until(lambda: "chat.tree cannot have f2" in driver.transcript)
         assert driver.app.keys.of("chat.tint") == ("f9",)
         assert driver.app.keys.of("chat.tree") == ("f4",)
+
+
+async def test_every_text_that_names_a_key_names_the_one_in_use() -> None:
+    wanted = {"chat.tree": ("f9",), "chat.pause": ("f10",)}
+    async with driving(settings=ChatSettings(keys=wanted)) as driver:
+        assert "f10 pauses" in driver.transcript
+        palette = [each.help for each in driver.app.get_system_commands(driver.app.screen)]
+        assert any("(f9)" in each for each in palette)
+        told = "\n".join([*palette, driver.transcript])
+        assert not [name for name in driver.app.keys.actions if name in told]

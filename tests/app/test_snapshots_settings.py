@@ -50,6 +50,6 @@ def test_accessible(snap_compare: Compare, size: tuple[int, int]) -> None:
         await driver.ask()
         if size != (160, 50):
             await pilot.press("f4")
-        app.chat.query_one("#prompt").blur()  # type: ignore[attr-defined]
+        app.chat.query_one("#prompt").blur()
 
     assert snap_compare(app, run_before=before, terminal_size=size)
