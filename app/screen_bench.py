@@ -23,6 +23,7 @@ from sequoia_core.config import SamplingParams
 from sequoia_core.errors import SequoiaError
 from sequoia_core.events import Event, Step
 from sequoia_core.protocols import ChatEngine, PairDescription, TreeChoice
+from sequoia_core.race import RaceEvent
 
 from .app import SequoiaApp
 from .launch import build_chat
@@ -76,6 +77,16 @@ class TimedEngine:
     def set_system_prompt(self, system_prompt: str | None) -> None:
         """As the engine's."""
         self._engine.set_system_prompt(system_prompt)
+
+    def race(
+        self,
+        turns: Sequence[Turn],
+        prompt: str,
+        params: SamplingParams,
+        should_stop: Callable[[], bool],
+    ) -> Iterator[RaceEvent]:
+        """As the engine's; nothing of it is timed."""
+        return self._engine.race(turns, prompt, params, should_stop)
 
     def tune(self, should_stop: Callable[[], bool]) -> Iterator[Event]:
         """Nothing: measuring must not run beside a measurement."""

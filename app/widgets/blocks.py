@@ -45,6 +45,8 @@ class Block:
     __slots__ = ("_draw", "_height", "_lines", "_look", "_text", "_width")
 
     def __init__(self, text: str, draw: Draw) -> None:
+        self._lines: Lines | None = None
+        self._look: Look | None = None
         self.become(text, draw)
 
     def become(self, text: str, draw: Draw) -> None:
@@ -63,15 +65,16 @@ class Block:
 
     def lines(self, width: int, look: Look) -> Lines:
         """The lines, drawn now if need be."""
-        if self._lines is None or self._width != width or self._look is not look:
-            self._lines, self._look = self._draw(width, look), look
-            self._width, self._height = width, len(self._lines)
-        return self._lines
+        if self._lines is not None and self._width == width and self._look is look:
+            return self._lines
+        lines = self._draw(width, look)
+        self._lines, self._look = lines, look
+        self._width, self._height = width, len(lines)
+        return lines
 
     def release(self) -> None:
         """Give up the lines; the height stays known."""
-        self._lines: Lines | None = None
-        self._look: Look | None = None
+        self._lines = self._look = None
 
 
 def guess(text: str, width: int) -> int:

@@ -155,7 +155,8 @@ def test_a_reader_within_a_growing_code_block_keeps_the_place() -> None:
     rows.replace([growing])
     rows.use(WIDTH, look)
     events = make_answer("```python\n" + "".join(f"x = {at}\n" for at in range(250)))
-    top, read = 0, []
+    top = 0
+    read: list[str | None] = []
     for event in events:
         growing.answer.add(event)
         anchor = rows.anchor(top, ROOM)
