@@ -137,7 +137,9 @@ def _why_bonus(step: Step) -> Why:
 
 
 def _all_of(count: int) -> str:
-    return "The only child was" if count == 1 else f"All {count} children were"
+    return {1: "The only child was", 2: "Both children were"}.get(
+        count, f"All {count} children were"
+    )
 
 
 def _place(step: Step, node: TreeNode) -> str:

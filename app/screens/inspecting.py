@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from textual.content import Content
-from textual.screen import Screen
+from textual.dom import DOMNode
 from textual.widget import Widget
 
 from ..answer import Answer
@@ -31,16 +31,15 @@ LEGEND = Content.assemble(
 NOT_KEPT = "the steps of the answer {} are not on record"
 
 
-def next_view(screen: Screen[object]) -> None:
+def next_view(screen: DOMNode) -> None:
     """Tree, heat map, neither; where there is no room beside the chat, they stand in its place."""
-    narrow = screen.has_class("-narrow")
-    shown = screen.has_class("-tree-shown") if narrow else not screen.has_class("-tree-hidden")
-    heat = screen.has_class("-heat")
-    screen.set_class(shown and not heat, "-heat")
+    name, meaning = (
+        ("-tree-shown", True) if screen.has_class("-narrow") else ("-tree-hidden", False)
+    )
+    shown, heat = screen.has_class(name) is meaning, screen.has_class("-heat")
     if not shown or heat:
-        screen.set_class(not shown, "-tree-shown") if narrow else screen.set_class(
-            shown, "-tree-hidden"
-        )
+        screen.toggle_class(name)
+    screen.set_class(shown and not heat, "-heat")
 
 
 class Inspector:

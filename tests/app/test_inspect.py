@@ -231,14 +231,14 @@ async def test_enter_on_a_node_explains_it_and_escape_closes() -> None:
         await chat.pilot.press("enter")
         panel = chat.app.chat.inspector.panel
         assert panel.shown is not None
-        assert panel.shown.verdict is Verdict.ACCEPTED
+        assert panel.shown.headline == "accepted"
         screen = chat.screen_text()
         assert "their ratio" in screen
         assert "random number" in screen
         await chat.pilot.press("down")
-        assert panel.shown.verdict is Verdict.BONUS
+        assert panel.shown.headline == "the target's own token"
         await chat.pilot.press(*["up"] * 20)
-        assert panel.shown.verdict is Verdict.ROOT
+        assert panel.shown.place == "the root of this step's tree"
         await chat.pilot.press("escape")
         assert not chat.app.chat.inspector.explains
         assert chat.prompt.has_focus
@@ -409,13 +409,13 @@ async def test_every_step_of_the_chat_is_visited_once_each_way() -> None:
         wanted = [(first, at) for at in range(counts[0])]
         wanted += [(second, at) for at in range(counts[1])]
         await chat.pilot.press("home", "home")
-        seen = []
+        seen: list[tuple[Answer | None, int | None]] = []
         for _ in wanted:
             seen.append((walk.walk.answer, walk.walk.at))
             await chat.pilot.press("right_square_bracket")
         assert seen == wanted
         assert walk.walk.at is None
-        back = []
+        back: list[tuple[Answer | None, int | None]] = []
         for _ in wanted[1:]:
             await chat.pilot.press("left_square_bracket")
             back.append((walk.walk.answer, walk.walk.at))
