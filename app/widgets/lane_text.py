@@ -23,10 +23,13 @@ class GrowingLines:
     Args:
         style: of the text.
         own_style: of the part that the other lane's text has not.
+
+    Attributes:
+        styles: these two.
     """
 
     def __init__(self, style: Style, own_style: Style) -> None:
-        self._style, self._own_style = style, own_style
+        self.styles = style, own_style
         self._console = Console(file=io.StringIO(), color_system="truecolor", force_terminal=True)
         self._key: tuple[int, int | None] = (0, None)
         self._text = ""
@@ -55,12 +58,15 @@ class GrowingLines:
 
     def _wrapped(self, text: str, start: int) -> _Lines:
         width, own_from = self._key
-        line = Text(text, style=self._style)
+        style, own_style = self.styles
+        line = Text(text)
         if own_from is not None and start + len(text) > own_from:
-            line.stylize(self._own_style, max(0, own_from - start))
+            line.stylize(own_style, max(0, own_from - start))
         line.expand_tabs(4)
         parts = line.wrap(self._console, width, overflow="fold", no_wrap=False)
-        return [list(part.render(self._console)) for part in parts] or [[]]
+        # text without spans is rendered without any style
+        styled = [Segment.apply_style(part.render(self._console), style) for part in parts]
+        return [list(each) for each in styled] or [[]]
 
 
 class LaneText(ScrollView, can_focus=False):
@@ -109,8 +115,8 @@ class LaneText(ScrollView, can_focus=False):
         width = self.scrollable_content_region.width
         if width <= 0:
             return
-        if self._growing is None:
-            own_style = self.get_component_rich_style("lane-text--own")
+        own_style = self.get_component_rich_style("lane-text--own")
+        if self._growing is None or self._growing.styles != (self._text_style, own_style):
             self._growing = GrowingLines(self._text_style, own_style)
         following = self._following
         self._lines = self._growing.wrap(self._text, self._own_from, width)
