@@ -140,10 +140,11 @@ class SearchScreen(ModalScreen[Place | None]):
         return self._hits[at].found if at is not None and at < len(self._hits) else None
 
     def on_key(self, event: events.Key) -> None:
-        """What is typed before the line is there is part of the words."""
-        if event.is_printable and event.character and not self._input.has_focus:
+        """What is typed before the line has the keyboard is part of the words."""
+        if event.is_printable and event.character:
             event.stop()
             self._input.value += event.character
+            self._input.cursor_position = len(self._input.value)
 
     @on(Input.Changed)
     def _changed(self, message: Input.Changed) -> None:

@@ -8,7 +8,7 @@ import asyncio
 import time
 from typing import TYPE_CHECKING, ClassVar
 
-from textual import on, work
+from textual import events, on, work
 from textual.app import ComposeResult
 from textual.binding import Binding, BindingType
 from textual.containers import Vertical
@@ -91,6 +91,7 @@ class SessionsScreen(ModalScreen[Place | None]):
         self._infos: list[SessionInfo] = []
         self._deleted: list[str] = []
         self._renamed: str | None = None
+        self._search: SearchScreen | None = None
         self._frame = Vertical()
         self._list = OptionList(markup=False)
         self._naming = Input(placeholder="a name for this session", select_on_focus=False)
@@ -120,6 +121,18 @@ class SessionsScreen(ModalScreen[Place | None]):
         shown = [f"{self.app.keys.shown(f'sessions.{act}')} {act}" for act in acts]
         line = "   ".join(["enter open", *shown])
         return line if len(line) <= self.app.size.width - _FRAME_CELLS else "  ".join(shown)
+
+    def on_key(self, event: events.Key) -> None:
+        """Keys may come in a burst: what is typed behind the key of the search is for the search.
+
+        As a binding the search would open after the keys behind it had come here.
+        """
+        if self._search is not None:
+            event.stop()
+            self._search.on_key(event)
+        elif event.key in self.app.keys.of("sessions.search"):
+            event.stop()
+            self.action_search()
 
     @property
     def chosen(self) -> SessionInfo | None:
@@ -199,9 +212,11 @@ class SessionsScreen(ModalScreen[Place | None]):
     def action_search(self) -> None:
         """Search in them; without a hit, back to the list."""
         if self.is_current:
-            self.app.push_screen(SearchScreen(self._record), self._searched)
+            self._search = SearchScreen(self._record)
+            self.app.push_screen(self._search, self._searched)
 
     def _searched(self, place: Place | None) -> None:
+        self._search = None
         if place is not None:
             self.dismiss(place)
 
@@ -257,6 +272,8 @@ class SessionsScreen(ModalScreen[Place | None]):
         """Bring back the highlighted session if it is deleted, else the one deleted last."""
         info = self.chosen
         session = info.id if info is not None and info.deleted else None
+        if not self.is_current:
+            return
         if session is None and self._deleted:
             session = self._deleted[-1]
         if session is None:

@@ -249,14 +249,17 @@ async def test_the_list_leads_to_the_search_and_back(path: Path) -> None:
         assert "one" not in chat.transcript
 
 
-async def test_what_is_typed_before_the_search_is_there_is_searched_for(path: Path) -> None:
-    record_chats(path, ("one", "a"), ("two", "b"))
+async def test_keys_that_come_in_a_burst_reach_the_search(path: Path) -> None:
+    record_chats(path, ("one", "a"), ("udder", "b"))
     async with chatting(path) as chat:
-        screen = SearchScreen(record_of(chat))
-        for character in "two":
-            screen.on_key(events.Key(character, character))
-        chat.app.push_screen(screen)
-        await listed(chat, "two")
+        await chat.pilot.press("ctrl+o")
+        await listed(chat, "udder", "one")
+        for key, character in (("slash", "/"), ("u", "u"), ("d", "d"), ("d", "d")):
+            chat.app.post_message(events.Key(key, character))
+        await listed(chat, "udder")
+        assert chat.app.screen.query_one(Input).value == "udd"
+        await chat.pilot.press("escape", "escape")
+    assert len(Archive(path).sessions()) == 2
 
 
 async def test_hundreds_of_sessions_are_searched_and_listed(path: Path) -> None:
