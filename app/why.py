@@ -137,9 +137,8 @@ def _why_bonus(step: Step) -> Why:
 
 
 def _all_of(count: int) -> str:
-    return {1: "The only child was", 2: "Both children were"}.get(
-        count, f"All {count} children were"
-    )
+    whole = {1: "The only child was", 2: "Both children were"}
+    return whole.get(count, f"All {count} children were")
 
 
 def _place(step: Step, node: TreeNode) -> str:

@@ -1,5 +1,6 @@
 """The panel that tells why a node came out as it did; what it says is `why`."""
 
+import textwrap
 from collections.abc import Sequence
 
 from textual.content import Content
@@ -64,9 +65,8 @@ def _head(why: Why, width: int) -> list[Content]:
         Content.styled(fit(why.place, width), "$notice"),
     ]
     lines += [_figure(figure, width) for figure in why.figures]
-    if why.reason:
-        lines.append(Content.styled(fit(why.reason, width), "$foreground"))
-    return lines
+    reason = textwrap.wrap(why.reason, max(1, width))
+    return lines + [Content.styled(fit(line, width), "$foreground") for line in reason]
 
 
 def _figure(figure: Figure, width: int) -> Content:
