@@ -3,9 +3,11 @@
 Owns what may be said of two answers to one prompt. Grows by `add`; knows no widget and no thread.
 """
 
+import json
 from dataclasses import dataclass, field
 from enum import StrEnum
 
+from sequoia_core.encoding import MisfitError, decode
 from sequoia_core.events import FinishReason, Notice, PrefillDone, TreeChosen
 from sequoia_core.race import Lane, Raced, RaceEvent, RaceTerms
 
@@ -253,6 +255,15 @@ class RaceRun:
             if (found := _token_at(run.answer, self.common)) is not None
             for text, prob in [found]
         )
+
+
+def kept_note(kept: str) -> str:
+    """What is said of a race that was kept as JSON; "" where it cannot be read."""
+    try:
+        result: RaceResult = decode(RaceResult, json.loads(kept))
+    except (ValueError, MisfitError):  # of another version
+        return ""
+    return result.note()
 
 
 def tree_name(tree: TreeChosen) -> str:

@@ -14,6 +14,7 @@ from sequoia_core.events import Event
 
 from ..history import Exchange
 from ..messages import Answering, Clear, Report, SetSystem
+from ..race import kept_note
 from ..recording import About, Recorder
 from ..slash import SlashError
 from ..store.archive import StoredSession
@@ -229,6 +230,7 @@ class Keeping:
         chat, record = self._chat, self._record()
         try:
             stored = await asyncio.to_thread(self._load, session)
+            races = await asyncio.to_thread(record.archive.races, session)
         except StoreError as error:
             chat.note(str(error), error=True)
             return
@@ -244,6 +246,8 @@ class Keeping:
         record.resume(session)
         if exchange is not None and exchange in stored.history.exchanges:
             chat.branching.select(stored.history.exchanges[exchange])
+        for note in filter(None, map(kept_note, races)):
+            chat.note(note)
         for remark in self._remarks(stored, shared=stored.info.windows > here):
             chat.note(remark)
 

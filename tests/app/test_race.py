@@ -12,7 +12,7 @@ from rich.style import Style
 
 from app.app import ChatSettings
 from app.history import Exchange
-from app.race import Agreement, RaceResult, RaceRun, agreement_told
+from app.race import Agreement, RaceResult, RaceRun, agreement_told, kept_note
 from app.recording import NoRecord
 from app.screens.race import RaceScreen
 from app.widgets.lane_text import GrowingLines, LaneText
@@ -93,7 +93,11 @@ def test_what_is_said_of_the_texts_is_what_is_known() -> None:
 def test_a_result_survives_being_kept() -> None:
     result = raced([1, 2, 3], [1, 2, 3]).result()
     assert result is not None
-    assert decode(RaceResult, json.loads(json.dumps(encode(result)))) == result
+    kept = json.dumps(encode(result))
+    assert decode(RaceResult, json.loads(kept)) == result
+    assert kept_note(kept) == result.note()
+    for damaged in ("", "[]", kept[:-5], kept.replace("threads", "cores")):
+        assert kept_note(damaged) == ""
     assert result.speedup == pytest.approx(1.0)
     assert "1.00x" in result.note()
     assert raced([], []).result() is None
