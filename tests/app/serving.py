@@ -115,7 +115,7 @@ class Running:
     def stop(self) -> bool:
         """Whether it ends when its parent does."""
         self.served.end()
-        self._thread.join(10)
+        self._thread.join(60)
         self.served.close()
         self._folder.cleanup()
         return not self._thread.is_alive()

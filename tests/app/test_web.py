@@ -31,6 +31,8 @@ LOOPBACK = Address("127.0.0.1", 0)
 PATHS = ("", "ws", "window.js", "static/js/textual.js", "static/", "download/key", "../etc", "?a=b")
 QUIET_WINDOW = (sys.executable, "-c", "import sys; sys.stdin.buffer.read(1)")
 """A process that says nothing and ends at the first thing it is told."""
+PATIENCE = 60.0
+"""Seconds for what should happen at once: the machine may be busy."""
 
 
 @asynccontextmanager
@@ -159,7 +161,7 @@ def children() -> set[int]:
 
 
 async def until(done: Callable[[], bool]) -> None:
-    for _ in range(1000):
+    for _ in range(round(PATIENCE * 100)):
         if done():
             return
         await asyncio.sleep(0.01)
@@ -230,9 +232,16 @@ class Browser:
         """Read on until the text was drawn since the last time."""
         self.seen = ""
         while text not in self.seen:
-            message = await asyncio.wait_for(self._socket.receive(), 20)
+            message = await asyncio.wait_for(self._socket.receive(), PATIENCE)
             assert message.type is WSMsgType.BINARY, (message, self.seen)
             self.seen += message.data.decode()
+
+    async def until_closed(self) -> None:
+        """Read on until the server ends the window."""
+        kind = WSMsgType.BINARY
+        while kind is WSMsgType.BINARY:
+            kind = (await asyncio.wait_for(self._socket.receive(), PATIENCE)).type
+        assert kind is WSMsgType.CLOSE
 
     async def type(self, text: str) -> None:
         await self._socket.send_json(["stdin", text])
@@ -245,17 +254,14 @@ async def test_a_window_chats_resizes_and_ends(engine_path: Path) -> None:
     before = children()
     command = window_command(engine_path, {"temperature": 0.0})
     async with serving(command=command) as where, aiohttp.ClientSession() as session:
-        socket = await session.ws_connect(where + "ws?width=110&height=40")
-        browser = Browser(socket)
+        browser = Browser(await session.ws_connect(where + "ws?width=110&height=40"))
         await browser.until("SmolLM2-135M-Instruct")
         await browser.type("Why is the sky blue?\r")
         await browser.until("Rayleigh")
         await browser.send("resize", {"width": 60, "height": 20})
         await browser.until("help")
         await browser.type("\x11")  # Ctrl+Q
-        while (message := await asyncio.wait_for(socket.receive(), 20)).type is WSMsgType.BINARY:
-            pass
-        assert message.type is WSMsgType.CLOSE
+        await browser.until_closed()
         await until(lambda: children() == before)
 
 
@@ -312,7 +318,7 @@ def test_neither_server_nor_windows_load_models(module: str) -> None:
 
 async def printed(capsys: pytest.CaptureFixture[str]) -> str:
     """The address that the command prints."""
-    for _ in range(1000):
+    for _ in range(round(PATIENCE * 100)):
         for word in capsys.readouterr().out.split():
             if word.startswith("http://"):
                 return word
@@ -334,13 +340,11 @@ async def test_the_command_serves_until_it_is_told_to_end(
     command = asyncio.create_task(serve(LOOPBACK, 1, {}))
     where = await printed(capsys)
     async with aiohttp.ClientSession() as session:
-        socket = await session.ws_connect(where + "ws")
-        await Browser(socket).until("SmolLM2")
+        browser = Browser(await session.ws_connect(where + "ws"))
+        await browser.until("SmolLM2")
         assert len(children() - before) == 2
         os.kill(os.getpid(), number)
-        while (message := await asyncio.wait_for(socket.receive(), 20)).type is WSMsgType.BINARY:
-            pass
-        assert message.type is WSMsgType.CLOSE
+        await browser.until_closed()
         await command
     assert children() == before
 
