@@ -26,8 +26,10 @@ from ..settings import Settings
 from ..visible import fit, visible
 from ..widgets.line import Line
 
-_KEYS = "settings.change change   settings.before settings.after other value   " \
-    "settings.default default   settings.close close"  # fmt: skip
+_KEYS = (
+    "settings.change change  settings.before settings.after turn  settings.default default  "
+    "settings.close close"
+)
 _TYPING = "enter keeps it, empty is the default   esc leaves it as it was"
 _NAME_CELLS = 20
 _SOURCE_CELLS = 12
