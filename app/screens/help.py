@@ -1,5 +1,6 @@
 """The help screen: every key, every command, and what the figures mean."""
 
+from textwrap import wrap
 from typing import TYPE_CHECKING, ClassVar
 
 from textual.app import ComposeResult
@@ -43,6 +44,11 @@ KEYS = (  # ids of actions, so that changed keys are told, and keys that cannot 
     ("chat.help", "this help"),
     ("app.quit, chat.leave", "quit (the latter while the prompt is empty)"),
 )  # fmt: skip
+_WIDEST = 92
+"""Columns, as the style sheet has it."""
+_FRAME_CELLS = 8
+"""Frame, padding and scroll bar."""
+_LEAST_ROOM = 28
 _TINTS = (
     ("bold $bonus", "bonus: drawn by the target itself"),
     ("$rank-1", "the draft's first guess"),
@@ -64,19 +70,25 @@ class HelpScreen(ModalScreen[None]):
         with VerticalScroll(id="help") as scroll:
             scroll.border_title = "Help"
             scroll.border_subtitle = "esc closes"
-            yield Static(self._text(), markup=False)
+            yield Static("", markup=False)
 
     def on_mount(self) -> None:
         """The arrows scroll at once."""
         self.query_one("#help").focus()
 
+    def on_resize(self) -> None:
+        """Another width wraps otherwise."""
+        room = min(_WIDEST, self.size.width * 96 // 100) - _FRAME_CELLS
+        self.query_one(Static).update(self._text(max(_LEAST_ROOM, room)))
+
     def _keys(self) -> tuple[tuple[str, str], ...]:
         keys = self.app.keys
         return tuple((keys.shown(names), told) for names, told in KEYS)
 
-    def _text(self) -> Content:
-        lines = [Content.styled("Keys", "bold $primary"), *_entries(self._keys())]
-        lines += [Content(""), Content.styled("Commands", "bold $primary"), *_entries(USAGE)]
+    def _text(self, width: int) -> Content:
+        lines = [Content.styled("Keys", "bold $primary"), *_entries(self._keys(), width)]
+        lines += [Content(""), Content.styled("Commands", "bold $primary")]
+        lines += _entries(USAGE, width)
         tints = self.app.keys.shown("Tints, chat.tint")
         lines += [Content(""), Content.styled(tints, "bold $primary")]
         lines += [Content.assemble("  ", (text, style)) for style, text in _TINTS]
@@ -85,7 +97,23 @@ class HelpScreen(ModalScreen[None]):
         return Content("\n").join(lines)
 
 
-def _entries(entries: tuple[tuple[str, str], ...]) -> list[Content]:
-    """Names in a column as wide as the longest, and what they do."""
-    width = max(len(name) for name, _ in entries) + 2
-    return [Content.assemble("  ", (name.ljust(width), "bold"), text) for name, text in entries]
+def _entries(entries: tuple[tuple[str, str], ...], width: int) -> list[Content]:
+    """Names in a column as wide as the longest, and what they do beside it or below.
+
+    Args:
+        entries: names and what they do.
+        width: in cells.
+    """
+    column = max(len(name) for name, _ in entries) + 4
+    beside = width - column >= _LEAST_ROOM
+    indent = column if beside else 6
+    lines: list[Content] = []
+    for name, told in entries:
+        first, *rest = wrap(told, max(1, width - indent)) or [""]
+        if not beside:
+            lines.append(Content.assemble("  ", (name, "bold")))
+            rest = [first, *rest]
+        else:
+            lines.append(Content.assemble("  ", (name.ljust(column - 2), "bold"), first))
+        lines += [Content(" " * indent + line) for line in rest]
+    return lines
