@@ -50,6 +50,7 @@ class Transcript(ScrollView, can_focus=True):
     DEFAULT_CSS = """
     Transcript {
         overflow-x: hidden;
+        border-subtitle-color: $primary;
         & .transcript--text { color: $foreground; }
         & .transcript--user { color: $user; text-style: bold; }
         & .transcript--name, & .transcript--heading { color: $primary; text-style: bold; }
