@@ -1,14 +1,12 @@
 """What a step's insight costs on the embedded pair: `python -m tests.core.insight_bench [SHAPE..]`.
 
 Every answer is decoded twice with the same seed, once with insight and once without, in turns, so
-both decode the same steps on the same machine. Prints medians over the steps, of the wall clock and
-of the processor time of all threads, which other work on the machine changes little.
+both decode the same steps on the same machine. Prints medians over the steps.
 """
 
 import json
 import statistics
 import sys
-import time
 
 from sequoia_core import Conversation, SamplingParams, TreeChoice, load_pair
 from sequoia_core.encoding import encode
@@ -33,44 +31,33 @@ def shape(name: str) -> GrowMap:
     return GrowMap.chain(int(depth)) if kind == "chain" else find_growmap(name)
 
 
-def steps_of(
-    chat: Conversation, prompt: str, params: SamplingParams, insight: bool
-) -> list[tuple[Step, float]]:
-    """The steps of one answer from an empty conversation, and processor milliseconds of each."""
+def steps_of(chat: Conversation, prompt: str, params: SamplingParams, insight: bool) -> list[Step]:
+    """The steps of one answer from an empty conversation, but for the first."""
     chat.clear()
     chat._engine.insight = insight
-    found: list[tuple[Step, float]] = []
-    before = time.process_time()
-    for event in chat.reply(prompt, params):
-        if isinstance(event, Step):
-            now = time.process_time()
-            found.append((event, (now - before) * 1e3))
-            before = now
-    return found[1:]  # the first one's time holds the prompt's
+    return [event for event in chat.reply(prompt, params) if isinstance(event, Step)][1:]
 
 
 def measure(chat: Conversation, name: str, temperature: float) -> str:
     """One line of figures."""
     chat.choose_tree(TreeChoice(growmap=shape(name), lookup=Lookup.OFF))
     wall: list[tuple[float, float]] = []
-    processor: list[tuple[float, float]] = []
     sizes: list[tuple[float, float]] = []
     for turn in range(ROUNDS):
         for at, prompt in enumerate(PROMPTS):
             params = SamplingParams(temperature=temperature, seed=at, max_new_tokens=TOKENS)
             order = (True, False) if (turn + at) % 2 else (False, True)
             runs = {insight: steps_of(chat, prompt, params, insight) for insight in order}
-            for (told, told_ms), (untold, untold_ms) in zip(runs[True], runs[False], strict=True):
+            for told, untold in zip(runs[True], runs[False], strict=True):
                 assert told.token_ids == untold.token_ids
                 cost = told.timings.bookkeeping_ms - untold.timings.bookkeeping_ms
                 wall.append((untold.timings.total_ms, cost))
-                processor.append((untold_ms, told_ms - untold_ms))
                 whole = len(json.dumps(encode(told)))
                 sizes.append((whole / 1e3, (whole - len(json.dumps(encode(untold)))) / 1e3))
     told_sizes = [statistics.median(column) for column in zip(*sizes, strict=True)]
     return (
-        f"{name:28} T={temperature:g} {len(wall)} steps: wall {_share(wall)}; "
-        f"processor {_share(processor)}; JSON {told_sizes[1]:.1f} of {told_sizes[0]:.1f} kB"
+        f"{name:28} T={temperature:g} {len(wall)} steps: {_share(wall)}; "
+        f"JSON {told_sizes[1]:.1f} of {told_sizes[0]:.1f} kB"
     )
 
 
