@@ -16,7 +16,7 @@ from typing import Any, TextIO, get_args
 
 from sequoia_core.encoding import MisfitError, brief, decode, encode
 from sequoia_core.errors import TraceError
-from sequoia_core.events import Event
+from sequoia_core.events import Event, Step
 from sequoia_core.protocols import PairDescription
 
 FORMAT = "sequoia-trace"
@@ -155,6 +155,8 @@ class TraceReader:
             entry: Entry = decode(kind, record)
         except MisfitError as error:
             raise self._damage(number, f"{name} {error}") from None
+        if isinstance(entry, Step) and not _has_tree(entry):
+            raise self._damage(number, "Step has nodes that are no tree with a path")
         return entry
 
     def _parse(self, number: int, line: bytes) -> dict[str, Any]:
@@ -172,3 +174,12 @@ class TraceReader:
 
     def _damage(self, number: int, what: str) -> TraceError:
         return TraceError(f"{self.path} is damaged at line {number}: {what}")
+
+
+def _has_tree(step: Step) -> bool:
+    """Whether parents come before children, and the path leads down from the root."""
+    parents = [node.parent for node in step.nodes]
+    tree = parents[:1] == [-1] and all(0 <= each < at for at, each in enumerate(parents[1:], 1))
+    ends = zip(step.path, step.path[1:], strict=False)
+    known = step.path[:1] == (0,) and all(0 <= node < len(parents) for node in step.path)
+    return tree and known and all(parents[node] == above for above, node in ends)

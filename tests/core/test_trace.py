@@ -2,6 +2,7 @@
 
 import io
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import get_args
 
@@ -30,9 +31,19 @@ from tests.fakes import PAIR, make_answer, replay
 
 texts = st.text(st.characters(), max_size=8)
 nodes = st.builds(TreeNode, text=texts)
+
+
+def tree_of(drawn: list[TreeNode]) -> tuple[TreeNode, ...]:
+    """The nodes with parents that come before them."""
+    return tuple(
+        replace(node, parent=node.parent % at if at else -1) for at, node in enumerate(drawn)
+    )
+
+
 steps = st.builds(
     Step,
-    nodes=st.lists(nodes, max_size=4).map(tuple),
+    nodes=st.lists(nodes, min_size=1, max_size=4).map(tree_of),
+    path=st.just((0,)),
     bonus_text=texts,
     timings=st.builds(StepTimings),
 )
@@ -114,6 +125,27 @@ def test_damage_is_one_clear_line(content: str, complaint: str, tmp_path: Path) 
     assert complaint in message
     assert str(path) in message
     assert "\n" not in message
+
+
+@pytest.mark.parametrize(
+    "changed",
+    [
+        {"nodes": ()},
+        {"path": ()},
+        {"path": (1,)},
+        {"path": (0, 99)},
+        {"path": (0, -1)},
+        {"path": (0, 0)},
+    ],
+)
+def test_a_step_without_a_tree_is_one_clear_line(
+    changed: dict[str, tuple[int, ...]], tmp_path: Path
+) -> None:
+    step = next(event for event in make_answer("a b c") if isinstance(event, Step))
+    path = tmp_path / "damaged.jsonl"
+    path.write_text(written([replace(step, **changed)]), encoding="utf-8")
+    with pytest.raises(TraceError, match="line 2: Step has nodes that are no tree"):
+        read_trace(path)
 
 
 def test_a_trace_older_than_a_field_with_a_default_still_reads(tmp_path: Path) -> None:
