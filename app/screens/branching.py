@@ -85,7 +85,10 @@ class Branching:
         """
         if beside is None and self._editing is not None:
             beside = self._editing.exchange
-        self.leave_editing(keep_text=True)
+        typed_since = self._chat.prompt.text if self.editing else ""
+        self.leave_editing()
+        if typed_since:
+            self._chat.prompt.put(self._chat.prompt.text + typed_since)
         for earlier in self.history.exchanges.values():
             earlier.answer.forget_steps()
         return self._begin(prompt, beside)
@@ -147,16 +150,15 @@ class Branching:
             return
         self._show_editing(editing)
 
-    def leave_editing(self, *, keep_text: bool = False) -> None:
-        """Back to what was being typed before, unless the text is wanted."""
+    def leave_editing(self) -> None:
+        """Back to what was being typed before."""
         editing, self._editing = self._editing, None
         if editing is None:
             return
         prompt = self._chat.prompt
         prompt.edits = False
         prompt.retitle(prompt.TITLE)
-        if not keep_text:
-            prompt.put(editing.draft)
+        prompt.put(editing.draft)
         self._remark()
         self._chat.transcript.follow()
 

@@ -234,6 +234,8 @@ async def test_ctrl_e_edits_the_last_message_and_both_branches_stay() -> None:
         assert scene.shown == ["first", "Alpha", "second", "Beta", "other", "Delta"]
         assert scene.titles == ["You", "You", "You  2 of 2"]
         assert "ask something" in chat.screen_text()
+        assert chat.prompt.text == "d"  # what was typed before is back
+        chat.prompt.text = ""
         await scene.press("alt+left")
         assert scene.shown == ["first", "Alpha", "second", "Beta", "third", "Gamma"]
         await chat.ask("after that")
