@@ -20,7 +20,7 @@ from ..slash import (
 )
 from .copying import copy_asked
 from .exporting import begin_export
-from .preferring import open_settings, use_setting
+from .preferring import ANSWERING, open_settings, use_setting
 from .race import start_race
 
 if TYPE_CHECKING:
@@ -34,11 +34,8 @@ def run_command(chat: "ChatScreen", text: str) -> None:
         SequoiaError: it cannot be understood or done now; nothing was changed.
     """
     command = parse_command(text, chat.settings)
-    starts_over = isinstance(command, ClearChat) or (
-        isinstance(command, Set) and command.name == "system"
-    )
-    if chat.busy and starts_over:
-        raise SlashError("still answering: press Esc first, your text stays here")
+    if chat.busy and isinstance(command, ClearChat):
+        raise SlashError(ANSWERING)
     match command:
         case Set():
             _set(chat, command)

@@ -23,6 +23,7 @@ from ..store.recorder import DatabaseRecorder
 from ..store.trouble import StoreError
 from ..store.writer import Recovered, Relieved, Troubled
 from ..visible import fit
+from .preferring import ANSWERING
 from .search import Place, SearchScreen
 from .sessions import SessionsScreen
 
@@ -31,7 +32,7 @@ if TYPE_CHECKING:
 
 NEWS_SECONDS = 0.25
 NOTHING_KEPT = "nothing is recorded in this chat"
-ANSWERING = "still answering: press Esc first, your text stays here"
+BEHIND = "the record is behind this chat, which stays as it is here"
 
 
 class Keeping:
@@ -72,8 +73,9 @@ class Keeping:
     def finish(self, reports: Iterable[Report]) -> None:
         """Record what the decode thread reported last, and close the record."""
         for report in reports:
-            if isinstance(report, Answering):
+            if isinstance(report, Answering) and self._exchange is not None:
                 self.event(report.event)
+                self._exchange.answer.add(report.event)  # its last figures are recorded too
         self.recorder.close()
 
     # What the record has to tell
@@ -237,11 +239,15 @@ class Keeping:
         if chat.busy:  # asked in the meantime
             chat.prompt.hint(ANSWERING)
             return
+        here = record.session == session
+        known = chat.branching.history.exchanges
+        if here and known.keys() - stored.history.exchanges.keys():
+            chat.prompt.hint(BEHIND)
+            return
         self._offer = None
         if stored.system != chat.settings.system:
             chat.decoder.submit(SetSystem(stored.system))
             chat.change_settings(replace(chat.settings, system=stored.system))
-        here = record.session == session
         chat.branching.open(stored.history)
         record.resume(session)
         if exchange is not None and exchange in stored.history.exchanges:

@@ -16,6 +16,9 @@ if TYPE_CHECKING:
     from .chat import ChatScreen
 
 
+ANSWERING = "still answering: press Esc first, your text stays here"
+
+
 def open_settings(chat: "ChatScreen") -> None:
     """Show the settings over the chat."""
     app = chat.app
@@ -66,7 +69,7 @@ def refuse_while_busy(chat: "ChatScreen", name: str) -> None:
         SlashError: an answer is under way.
     """
     if chat.busy and name == "system":
-        raise SlashError("still answering: press Esc first, your text stays here")
+        raise SlashError(ANSWERING)
 
 
 def follow_keys(chat: "ChatScreen") -> None:

@@ -100,6 +100,31 @@ async def test_quitting_in_the_middle_of_an_answer_keeps_it(path: Path) -> None:
     assert only.answer.done
 
 
+async def test_an_answer_that_quitting_ends_has_the_figures_of_all_its_steps(path: Path) -> None:
+    async with chatting(path) as chat:
+        await chat.pause_at(5)
+        chat.app.chat.decoder.single_step()  # nobody draws it any more
+        await chat.app.action_quit()
+    (info,) = Archive(path).sessions()
+    (only,) = Archive(path).load(info.id).history.branch
+    assert only.answer.statistics[-1].totals.steps == len(Archive(path).steps(only.id))
+
+
+async def test_a_chat_that_its_record_is_behind_stays_as_it_is(
+    path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async with chatting(path) as chat:
+        await chat.ask("first question")
+        record = record_of(chat)
+        record.settle(PATIENCE_SECONDS)
+        stored = record.archive.load(record.session or "")
+        await chat.ask("second question")
+        monkeypatch.setattr(record.archive, "load", lambda session: stored)
+        chat.app.chat.keeping.open(stored.info.id)
+        await chat.until(lambda: "the record is behind" in chat.hint)
+        assert "second question" in chat.transcript
+
+
 async def test_a_session_is_opened_from_the_list_and_goes_on(path: Path) -> None:
     record_chats(path, ("old question", "old **answer**"), ("newer question", "newer"))
     async with chatting(path) as chat:
