@@ -7,7 +7,6 @@ import asyncio
 import difflib
 import logging
 import sys
-import time
 from collections.abc import Iterable, Mapping
 from dataclasses import replace
 from functools import partial
@@ -126,15 +125,9 @@ class SequoiaApp(BaseApp):
         self.error_console.soft_wrap = True
         self.exit(return_code=1, message=Text(f"sequoia: {visible(message)}"))
 
-    def save_picture(self) -> None:
-        """Write the screen as an SVG into the working directory, and say where."""
-        path = Path.cwd() / f"sequoia-{time.strftime('%Y%m%d-%H%M%S')}.svg"
-        try:
-            path.write_text(self.export_screenshot(title="sequoia"), encoding="utf-8")
-        except OSError as error:
-            self.chat.note(f"no picture: {path}: {error.strerror}", error=True)
-        else:
-            self.chat.note(f"picture: {path}")
+    def tell_of_picture(self, told: str, *, bad: bool = False) -> None:
+        """Say it in the chat."""
+        self.chat.note(told, error=bad)
 
     def use_theme(self, name: str) -> None:
         """Switch the theme.
@@ -149,12 +142,12 @@ class SequoiaApp(BaseApp):
         self.theme = name
 
     def get_system_commands(self, screen: Screen[object]) -> Iterable[SystemCommand]:
-        """What the palette offers; the screen it was opened from makes no difference."""
-        del screen
-        for title, told, act, *_ in self._commands():
+        """What the palette offers; over a list or a race, nothing that changes the chat below."""
+        chat = self._chat_commands() if screen is self.chat else ()
+        for title, told, act, *_ in (*chat, *self._commands()):
             yield SystemCommand(title, self.keys.shown(told), act)
 
-    def _commands(self) -> Iterable[SystemCommand]:
+    def _chat_commands(self) -> Iterable[SystemCommand]:
         chat = self.chat
         yield SystemCommand(
             "Pause or resume", "Hold the decoding between steps (chat.pause)", chat.action_pause
@@ -182,7 +175,6 @@ class SequoiaApp(BaseApp):
         yield SystemCommand(
             "Tint", "Tint tokens by where they came from (chat.tint)", chat.action_tint
         )
-        yield SystemCommand("Help", "Keys and commands (chat.help)", chat.action_help)
         yield SystemCommand(
             "Settings", "Change and keep them (chat.settings)", chat.action_settings
         )
@@ -201,6 +193,10 @@ class SequoiaApp(BaseApp):
         for mode in Mode:
             line = f"/set mode {mode.value}"
             yield SystemCommand(f"Mode: {mode.value}", line, partial(chat.run_line, line))
+
+    def _commands(self) -> Iterable[SystemCommand]:
+        chat = self.chat
+        yield SystemCommand("Help", "Keys and commands (chat.help)", chat.action_help)
         for theme in self.own_themes:
             line = f"/set theme {theme}"
             yield SystemCommand(f"Theme: {theme}", line, partial(chat.run_line, line))

@@ -1,9 +1,10 @@
 """What the chat and the replay have in common as apps: themes, keys, and modes of looking.
 
-Owns the folders of themes and that they are watched, the keys in use, accessible mode, and what
-becomes of colours where there are few or none. Knows no screen.
+Owns the folders of themes and that they are watched, the keys in use, accessible mode, pictures of
+the screen, and what becomes of colours where there are few or none. Knows no screen.
 """
 
+import time
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import ClassVar
@@ -123,6 +124,22 @@ class BaseApp(CopyingApp):
     def tell_of_theme(self, told: str, *, bad: bool = False) -> None:
         """Say what became of an edited theme."""
         self.notify(told, severity="warning" if bad else "information", markup=False)
+
+    # Pictures
+
+    def save_picture(self) -> None:
+        """Write the screen as an SVG into the working directory, and say where."""
+        path = Path.cwd() / f"sequoia-{time.strftime('%Y%m%d-%H%M%S')}.svg"
+        try:
+            path.write_text(self.export_screenshot(title=self.TITLE.lower()), encoding="utf-8")
+        except OSError as error:
+            self.tell_of_picture(f"no picture: {path}: {error.strerror}", bad=True)
+        else:
+            self.tell_of_picture(f"picture: {path}")
+
+    def tell_of_picture(self, told: str, *, bad: bool = False) -> None:
+        """Say where a picture is, or why there is none."""
+        self.notify(told, severity="error" if bad else "information", markup=False)
 
     # Keys
 

@@ -1,6 +1,5 @@
 """The app around the replay screen: palette, keys of its own, pictures. Knows no engine."""
 
-import time
 from collections.abc import Iterable
 from functools import partial
 from pathlib import Path
@@ -68,16 +67,6 @@ class ReplayApp(BaseApp):
     def on_unmount(self) -> None:
         """Read no further."""
         self._loading.close()
-
-    def save_picture(self) -> None:
-        """Write the screen as an SVG into the working directory, and say where."""
-        path = Path.cwd() / f"sequoia-{time.strftime('%Y%m%d-%H%M%S')}.svg"
-        try:
-            path.write_text(self.export_screenshot(title="sequoia replay"), encoding="utf-8")
-        except OSError as error:
-            self.notify(f"no picture: {path}: {error.strerror}", severity="error", markup=False)
-        else:
-            self.notify(f"picture: {path}", markup=False)
 
     def get_system_commands(self, screen: Screen[object]) -> Iterable[SystemCommand]:
         """What the palette offers; the screen it was opened from makes no difference."""

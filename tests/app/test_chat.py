@@ -263,7 +263,18 @@ async def test_the_palette_carries_out_commands() -> None:
         await chat.pilot.press("enter")
         await chat.until(lambda: chat.app.theme == "midnight")
         commands = list(chat.app.get_system_commands(chat.app.screen))
-        assert {f"Mode: {mode.value}" for mode in Mode} < {command.title for command in commands}
+        titles = {command.title for command in commands}
+        assert {f"Mode: {mode.value}" for mode in Mode} < titles
+
+
+async def test_over_another_screen_the_palette_changes_nothing_of_the_chat() -> None:
+    async with driving() as chat:
+        everywhere = {"Help", "Screenshot", "Quit", *(f"Theme: {n}" for n in chat.app.own_themes)}
+        await chat.pilot.press("f1")
+        over = {command.title for command in chat.app.get_system_commands(chat.app.screen)}
+        assert over == everywhere
+        below = {command.title for command in chat.app.get_system_commands(chat.app.chat)}
+        assert {"Clear", "Ask again", "Sessions", "Race"} <= below - everywhere
 
 
 @pytest.mark.parametrize("key", ["ctrl+q", "ctrl+d"])
