@@ -80,6 +80,8 @@ async def _write(chat: "ChatScreen", export: Chat, path: Path) -> None:
                 said = ""
     except OSError as error:
         chat.note(f"no export: {path}: {error.strerror}", error=True)
+    except SequoiaError as error:  # steps in the record that another version wrote
+        chat.note(f"no export: {path}: {error}", error=True)
     else:
         chat.note(f"exported: {path}{said}")
 

@@ -66,6 +66,16 @@ async def test_without_the_key_nothing_is_answered(path: str, key: str) -> None:
         assert await status(session, f"{root}/{path}") == 403
 
 
+async def test_a_request_for_no_path_needs_the_key_too() -> None:
+    async with serving() as where:
+        host, port = where.split("/")[2].split(":")
+        reader, writer = await asyncio.open_connection(host, int(port))
+        writer.write(b"OPTIONS * HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n")
+        assert b" 403 " in await reader.readline()
+        writer.close()
+        await writer.wait_closed()
+
+
 async def test_the_websocket_needs_the_key_too() -> None:
     async with serving() as where, aiohttp.ClientSession() as session:
         root, own, _ = where.rsplit("/", 2)
