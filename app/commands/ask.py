@@ -173,9 +173,7 @@ def ask(
     say(launch.chosen_models(settings).remark)
     file = to_be_written(trace)
     with progress_line(quiet) as progress:
-        chat = launch.build_chat(
-            settings, progress, insight=settings.insight and file is not None
-        )
+        chat = launch.build_chat(settings, progress, insight=settings.insight and file is not None)
     answer = Answer(settings.mode)
     try:
         events = chat.reply(text, params, lambda: False)

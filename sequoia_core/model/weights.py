@@ -33,8 +33,8 @@ INPUT_SCALE = "conditioning.scale"
 """... and multiplied with what is left; float32, one after the other."""
 
 COPIED_BYTES = 1 << 20
-"""Tensors up to this size are copied out of the mapped file: with one page touched the kernel maps up
-to 2 MiB around it, so that 61 norms of 1 kB held 100 MB."""
+"""Tensors up to this size are copied out of the mapped file: with one page touched the kernel maps
+up to 2 MiB around it, so that 61 norms of 1 kB held 100 MB."""
 
 
 class Weights(Mapping[str, Tensor]):
