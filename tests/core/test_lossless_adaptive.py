@@ -103,11 +103,11 @@ def every_growth(draft: DraftModel, seed: int, depth: int) -> Iterator[tuple[Gro
 
 def judged(scored: ScoredTree, node: int) -> tuple[dict[int, float], Tensor]:
     """Probability that each child of a node is accepted, and what is emitted otherwise [V]."""
-    trials: dict[int, verify.Trial] = {}
+    log = verify._Log()
     uniforms = [1.0 - 2.0**-53] * scored.growmap.size
-    _, residual = verify._judge(scored, node, uniforms, trials)
+    _, residual = verify._judge(scored, node, uniforms, log)
     accepted, reach = {}, 1.0
-    for child, trial in trials.items():
+    for child, trial in log.trials.items():
         accepted[child] = reach * trial.accept_prob
         reach *= 1.0 - trial.accept_prob
     return accepted, reach * residual.double()
