@@ -34,7 +34,7 @@ from .dashboard import Activity, Dashboard
 from .help import HelpScreen
 from .inspecting import Inspector
 from .keeping import Keeping
-from .preferring import open_settings
+from .preferring import ANSWERING, open_settings
 from .reports import take
 
 if TYPE_CHECKING:
@@ -168,7 +168,7 @@ class ChatScreen(Screen[None]):
         elif is_command(text):
             self._run_command(text, message.typed)
         elif self.busy:
-            self.prompt.hint("still answering: Esc stops it, your text stays here")
+            self.prompt.hint(self.app.keys.shown(ANSWERING))
         else:
             self.prompt.accept(message.typed)
             self.ask(text)

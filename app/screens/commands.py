@@ -15,12 +15,11 @@ from ..slash import (
     Set,
     Show,
     ShowSettings,
-    SlashError,
     parse_command,
 )
 from .copying import copy_asked
 from .exporting import begin_export
-from .preferring import ANSWERING, open_settings, use_setting
+from .preferring import open_settings, refuse_while_busy, use_setting
 from .race import start_race
 
 if TYPE_CHECKING:
@@ -34,14 +33,13 @@ def run_command(chat: "ChatScreen", text: str) -> None:
         SequoiaError: it cannot be understood or done now; nothing was changed.
     """
     command = parse_command(text, chat.settings)
-    if chat.busy and isinstance(command, ClearChat):
-        raise SlashError(ANSWERING)
     match command:
         case Set():
             _set(chat, command)
         case Show():
             chat.note(describe(chat.settings, chat.pair, chat.chosen))
         case ClearChat():
+            refuse_while_busy(chat)
             chat.decoder.submit(Clear())
             chat.forget()
         case RaceAsked(prompt):

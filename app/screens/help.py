@@ -85,10 +85,14 @@ class HelpScreen(ModalScreen[None]):
         keys = self.app.keys
         return tuple((keys.shown(names), told) for names, told in KEYS)
 
+    def _commands(self) -> tuple[tuple[str, str], ...]:
+        keys = self.app.keys
+        return tuple((usage, keys.shown(told)) for usage, told in USAGE)
+
     def _text(self, width: int) -> Content:
         lines = [Content.styled("Keys", "bold $primary"), *_entries(self._keys(), width)]
         lines += [Content(""), Content.styled("Commands", "bold $primary")]
-        lines += _entries(USAGE, width)
+        lines += _entries(self._commands(), width)
         tints = self.app.keys.shown("Tints, chat.tint")
         lines += [Content(""), Content.styled(tints, "bold $primary")]
         lines += [Content.assemble("  ", (text, style)) for style, text in _TINTS]

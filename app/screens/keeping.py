@@ -23,7 +23,7 @@ from ..store.recorder import DatabaseRecorder
 from ..store.trouble import StoreError
 from ..store.writer import Recovered, Relieved, Troubled
 from ..visible import fit
-from .preferring import ANSWERING
+from .preferring import ANSWERING, refuse_while_busy
 from .search import Place, SearchScreen
 from .sessions import SessionsScreen
 
@@ -203,8 +203,7 @@ class Keeping:
 
     def _ready_to_open(self) -> None:
         self._record()
-        if self._chat.busy:
-            raise SlashError(ANSWERING)
+        refuse_while_busy(self._chat)
 
     def _left_list(self, screen: SessionsScreen, place: Place | None) -> None:
         if screen.deleted_open_session:
@@ -237,7 +236,7 @@ class Keeping:
             chat.note(str(error), error=True)
             return
         if chat.busy:  # asked in the meantime
-            chat.prompt.hint(ANSWERING)
+            chat.prompt.hint(chat.app.keys.shown(ANSWERING))
             return
         here = record.session == session
         known = chat.branching.history.exchanges

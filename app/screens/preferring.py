@@ -16,7 +16,9 @@ if TYPE_CHECKING:
     from .chat import ChatScreen
 
 
-ANSWERING = "still answering: press Esc first, your text stays here"
+ANSWERING = "still answering: press chat.stop first, your text stays here"
+"""Ids of actions in it read as their keys."""
+_STARTING_OVER = frozenset({"system"})
 
 
 def open_settings(chat: "ChatScreen") -> None:
@@ -27,7 +29,8 @@ def open_settings(chat: "ChatScreen") -> None:
         use_setting(chat, name, replace(chat.settings, **{name: value}))
 
     def allowed(name: str) -> None:
-        refuse_while_busy(chat, name)
+        if name in _STARTING_OVER:
+            refuse_while_busy(chat)
 
     def preview(theme: str) -> None:
         app.theme = theme
@@ -49,7 +52,8 @@ def use_setting(chat: "ChatScreen", name: str, settings: ChatSettings) -> None:
     Raises:
         SequoiaError: it cannot be done now, or names something that is not there.
     """
-    refuse_while_busy(chat, name)
+    if name in _STARTING_OVER:
+        refuse_while_busy(chat)
     if name == "theme":
         chat.app.use_theme(settings.theme)
     elif name == "accessible":
@@ -62,14 +66,14 @@ def use_setting(chat: "ChatScreen", name: str, settings: ChatSettings) -> None:
     chat.change_settings(settings)
 
 
-def refuse_while_busy(chat: "ChatScreen", name: str) -> None:
-    """Refuse what would start the chat over in the middle of an answer.
+def refuse_while_busy(chat: "ChatScreen") -> None:
+    """Refuse what cannot be done in the middle of an answer, such as starting the chat over.
 
     Raises:
         SlashError: an answer is under way.
     """
-    if chat.busy and name == "system":
-        raise SlashError(ANSWERING)
+    if chat.busy:
+        raise SlashError(chat.app.keys.shown(ANSWERING))
 
 
 def follow_keys(chat: "ChatScreen") -> None:

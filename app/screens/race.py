@@ -25,11 +25,13 @@ from ..widgets.key_bar import KeyBar
 from ..widgets.lane_text import LaneText
 from ..widgets.line import Line
 from ..widgets.race_bars import RaceBars
+from .preferring import refuse_while_busy
 
 if TYPE_CHECKING:
     from ..app import SequoiaApp
     from .chat import ChatScreen
 
+NOTHING = "nothing to race yet: type a prompt, then chat.race, or /race PROMPT"
 _DRAW_SECONDS = 1 / 20
 _WIDE = 100
 """Columns for the whole sentence on how it is run."""
@@ -67,8 +69,7 @@ def start_race(chat: "ChatScreen", words: str = "") -> None:
     """
     if chat.pair is None:
         raise SlashError("the models are still loading: race in a moment")
-    if chat.busy:
-        raise SlashError("still answering: press Esc first, then race")
+    refuse_while_busy(chat)
     if chat.race is not None and not chat.race.ended:
         raise SlashError("a race is on already")
     request, exchange = _question(chat, words.strip())
@@ -97,7 +98,7 @@ def _question(chat: "ChatScreen", words: str) -> tuple[Race, str | None]:
         return Race(turns(history.branch), words, params), None
     last = chat.branching.last
     if last is None:
-        raise SlashError("nothing to race yet: type a prompt, then F3, or /race PROMPT")
+        raise SlashError(chat.app.keys.shown(NOTHING))
     return Race(turns(history.before(last)), last.prompt, params), last.id
 
 

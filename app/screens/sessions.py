@@ -185,7 +185,7 @@ class SessionsScreen(ModalScreen[Place | None]):
 
     def _remarks(self, info: SessionInfo) -> str:
         if info.deleted:
-            return "deleted, u brings it back"
+            return self.app.keys.shown("deleted, sessions.undo brings it back")
         here = info.id == self._record.session
         others = info.windows - here
         words = ["open here"] * here + ["open in another window"] * (others > 0)
@@ -200,7 +200,7 @@ class SessionsScreen(ModalScreen[Place | None]):
         if info is not None and not info.deleted:
             self.dismiss(Place(info.id))
         elif info is not None:
-            self._say("deleted: u brings it back")
+            self._say(self.app.keys.shown("deleted: sessions.undo brings it back"))
 
     def action_leave(self) -> None:
         """Leave the naming, or the list."""

@@ -412,7 +412,7 @@ async def test_clear_forgets_and_is_refused_while_answering() -> None:
         await chat.pause_at(2)
         for line in ("/clear", "/set system x"):
             await chat.type(line, "enter")
-            assert "Esc first" in chat.hint
+            assert "esc first" in chat.hint
             chat.prompt.text = ""
         await chat.pilot.press("escape")
         await chat.finish()

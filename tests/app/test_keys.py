@@ -9,6 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from textual.binding import Binding
 from textual.screen import Screen
+from textual.widgets import Static
 
 import app.screens
 from app.base_app import BaseApp
@@ -176,4 +177,19 @@ async def test_every_text_that_names_a_key_names_the_one_in_use() -> None:
         palette = [each.help for each in driver.app.get_system_commands(driver.app.screen)]
         assert any("(f9)" in each for each in palette)
         told = "\n".join([*palette, driver.transcript])
+        assert not [name for name in driver.app.keys.actions if name in told]
+
+
+async def test_help_and_refusals_name_the_keys_in_use() -> None:
+    wanted = {"chat.settings": ("f9",), "chat.stop": ("f10",), "chat.race": ("f11",)}
+    async with driving(settings=ChatSettings(keys=wanted)) as driver:
+        await driver.type("/race", "enter")
+        assert "then f11" in driver.hint
+        driver.prompt.text = ""
+        await driver.pause_at(1)
+        await driver.type("more", "enter")
+        assert "press f10 first" in driver.hint
+        await driver.pilot.press("f1")
+        told = " ".join(str(driver.app.screen.query_one("#help Static", Static).content).split())
+        assert "all settings and keys (f9)" in told
         assert not [name for name in driver.app.keys.actions if name in told]

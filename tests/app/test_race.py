@@ -317,7 +317,8 @@ async def asked_while_answering(chat: Driver) -> None:
 
 
 @pytest.mark.parametrize(
-    ("act", "told"), [(asked_nothing, "nothing to race"), (asked_while_answering, "Esc")]
+    ("act", "told"),
+    [(asked_nothing, "nothing to race"), (asked_while_answering, "esc first")],
 )
 async def test_what_cannot_be_raced_now_is_said_on_the_chat(
     act: Callable[[Driver], Any], told: str
