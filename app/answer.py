@@ -24,7 +24,7 @@ from .spans import PackedSpans, Span, text_of
 from .stats import Statistics
 from .visible import visible
 
-__all__ = ["Answer", "Chosen", "Span"]
+__all__ = ["ENDINGS", "Answer", "Chosen", "Span"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -127,13 +127,14 @@ class Answer:
             if last.speedup is not None:
                 parts.append(f"{last.speedup:.2f}x plain")
         if self.finished is not None:
-            parts += _ENDINGS[self.finished.reason]
+            parts += ENDINGS[self.finished.reason]
         return " · ".join(parts)
 
 
-_ENDINGS: dict[FinishReason, list[str]] = {
+ENDINGS: dict[FinishReason, list[str]] = {
     FinishReason.STOP: [],
     FinishReason.LENGTH: ["cut at max_new_tokens"],
     FinishReason.CONTEXT: ["context window full"],
     FinishReason.CANCELLED: ["stopped"],
 }
+"""What is said of how an answer ended; nothing where that is a matter of course."""

@@ -12,9 +12,10 @@ from textual.containers import Horizontal
 from textual.content import Content
 from textual.screen import Screen
 
-from sequoia_core.events import FinishReason, PrefillDone
+from sequoia_core.events import PrefillDone
 from sequoia_core.race import Lane
 
+from ..answer import ENDINGS
 from ..history import turns
 from ..messages import Race, RaceEnded, Racing
 from ..pace import Pace
@@ -47,12 +48,6 @@ _OVER = (
     ("race.leave", "back to the chat"), ("race.up race.down", "scroll"),
     ("race.again", "race again"), ("app.quit", "quit"),
 )  # fmt: skip
-_ENDINGS = {
-    FinishReason.STOP: "",
-    FinishReason.LENGTH: ", cut at max_new_tokens",
-    FinishReason.CONTEXT: ", context window full",
-    FinishReason.CANCELLED: ", stopped",
-}
 _TITLES = {Lane.PLAIN: "plain decoding", Lane.SPECULATIVE: "speculative"}
 
 
@@ -266,7 +261,8 @@ def _state(each: LaneRun, run: RaceRun) -> str:
     """How far a lane is."""
     answer = each.answer
     if answer.finished is not None:
-        return f"{each.tokens} tokens in {each.seconds:.2f} s{_ENDINGS[answer.finished.reason]}"
+        ended = ENDINGS[answer.finished.reason]
+        return ", ".join([f"{each.tokens} tokens in {each.seconds:.2f} s", *ended])
     if run.ended:
         return "ended"
     if not isinstance(answer.prefill, PrefillDone):
