@@ -131,7 +131,7 @@ class BaseApp(CopyingApp):
         """Write the screen as an SVG into the working directory, and say where."""
         path = Path.cwd() / f"sequoia-{time.strftime('%Y%m%d-%H%M%S')}.svg"
         try:
-            path.write_text(self.export_screenshot(title=self.TITLE.lower()), encoding="utf-8")
+            path.write_text(self.export_screenshot(title=self.title.lower()), encoding="utf-8")
         except OSError as error:
             self.tell_of_picture(f"no picture: {path}: {error.strerror}", bad=True)
         else:

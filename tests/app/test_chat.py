@@ -273,7 +273,8 @@ async def test_over_another_screen_the_palette_changes_nothing_of_the_chat() -> 
         await chat.pilot.press("f1")
         over = {command.title for command in chat.app.get_system_commands(chat.app.screen)}
         assert over == everywhere
-        below = {command.title for command in chat.app.get_system_commands(chat.app.chat)}
+        await chat.pilot.press("escape")
+        below = {command.title for command in chat.app.get_system_commands(chat.app.screen)}
         assert {"Clear", "Ask again", "Sessions", "Race"} <= below - everywhere
 
 

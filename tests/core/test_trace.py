@@ -4,6 +4,7 @@ import io
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 from typing import get_args
 
 import pytest
@@ -138,9 +139,7 @@ def test_damage_is_one_clear_line(content: str, complaint: str, tmp_path: Path) 
         {"path": (0, 0)},
     ],
 )
-def test_a_step_without_a_tree_is_one_clear_line(
-    changed: dict[str, tuple[int, ...]], tmp_path: Path
-) -> None:
+def test_a_step_without_a_tree_is_one_clear_line(changed: dict[str, Any], tmp_path: Path) -> None:
     step = next(event for event in make_answer("a b c") if isinstance(event, Step))
     path = tmp_path / "damaged.jsonl"
     path.write_text(written([replace(step, **changed)]), encoding="utf-8")
