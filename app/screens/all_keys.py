@@ -9,11 +9,12 @@ from ..widgets.heat_view import HeatView
 from ..widgets.prompt import Prompt
 from ..widgets.tree_view import TreeView
 from .chat import ChatScreen
+from .choosing import ChoiceScreen, KeyScreen
 from .help import HelpScreen
 from .race import RaceScreen
 from .search import SearchScreen
 from .sessions import SessionsScreen
-from .settings import ChoiceScreen, KeyScreen, SettingsScreen
+from .settings import SettingsScreen
 
 OWNERS = (
     ChatScreen, HelpScreen, RaceScreen, SearchScreen, SessionsScreen, SettingsScreen,

@@ -8,7 +8,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
-from textual import events, on
+from textual import on
 from textual.app import ComposeResult
 from textual.binding import Binding, BindingType
 from textual.containers import Vertical
@@ -25,6 +25,7 @@ from ..preferences import GROUPS, Preferences, Spec, shown
 from ..settings import Settings
 from ..visible import fit, visible
 from ..widgets.line import Line
+from .choosing import FRAME, ChoiceScreen, KeyScreen
 
 _KEYS = (
     "settings.change change  settings.before settings.after turn  settings.default default  "
@@ -34,45 +35,6 @@ _TYPING = "enter keeps it, empty is the default   esc leaves it as it was"
 _NAME_CELLS = 20
 _SOURCE_CELLS = 12
 _KEY_NAME_CELLS = 24
-_FRAME = """
-    {screen} {{
-        align: center middle;
-        background: $background 60%;
-        & > Vertical {{
-            width: {width};
-            max-width: 98%;
-            height: {height};
-            max-height: 94%;
-            padding: 0 1;
-            border: round $primary;
-            border-title-color: $primary;
-            border-subtitle-color: $bonus;
-            background: $surface;
-        }}
-        & OptionList {{
-            height: {list_height};
-            max-height: 100%;
-            min-height: 1;
-            border: none !important;
-            padding: 0;
-            background: $surface;
-            scrollbar-size-vertical: 1;
-        }}
-        & OptionList > .option-list--option-highlighted {{
-            background: $primary 25%;
-            text-style: bold;
-        }}
-        & OptionList > .option-list--option-disabled {{ color: $primary; text-style: bold; }}
-        & Input {{
-            border: none !important;
-            height: 1;
-            padding: 0;
-            display: none;
-            background: $panel;
-        }}
-        & Line {{ color: $notice; }}
-    }}
-"""
 
 
 @dataclass(frozen=True, slots=True)
@@ -112,7 +74,7 @@ class SettingsScreen(ModalScreen[None]):
         Binding("right", "turn(1)", "Value after", show=False, id="settings.after"),
         Binding("d,delete", "default", "Back to the default", show=False, id="settings.default"),
     ]
-    DEFAULT_CSS = _FRAME.format(screen="SettingsScreen", width=104, height="94%", list_height="1fr")
+    DEFAULT_CSS = FRAME.format(screen="SettingsScreen", width=104, height="94%", list_height="1fr")
 
     def __init__(self, preferences: Preferences, follower: Follower, themes: Sequence[str]) -> None:
         super().__init__()
@@ -230,9 +192,8 @@ class SettingsScreen(ModalScreen[None]):
         self.app.push_screen(screen, lambda value: self._chosen(spec, value))
 
     def _chosen(self, spec: Spec, value: str | None) -> None:
-        if value is not None:
-            self._keep(spec, value)
-        elif spec.name == "theme":
+        kept = value is not None and self._keep(spec, value)
+        if not kept and spec.name == "theme":
             self._follower.preview(self._follower.settings().theme)
 
     def action_turn(self, by: int) -> None:
@@ -307,95 +268,6 @@ class SettingsScreen(ModalScreen[None]):
         self._say(remark or f"{action.id} is {names}")
         self._keys.show(self._follower.keys().shown(_KEYS))
         self._show()
-
-
-class ChoiceScreen(ModalScreen[str | None]):
-    """The values of a setting; ends with the chosen one, or None.
-
-    Args:
-        spec: the setting.
-        choices: its values.
-        now: the one in use.
-        preview: shows a value while it is highlighted.
-    """
-
-    BINDINGS: ClassVar[list[BindingType]] = [
-        Binding("escape", "dismiss(None)", "Leave it", show=False, id="choice.close")
-    ]
-    DEFAULT_CSS = _FRAME.format(screen="ChoiceScreen", width=44, height="auto", list_height="auto")
-
-    def __init__(
-        self,
-        spec: Spec,
-        choices: Sequence[str],
-        now: str,
-        preview: Callable[[str], None] | None = None,
-    ) -> None:
-        super().__init__()
-        self._spec, self._choices, self._now, self._preview = spec, choices, now, preview
-        rows = (Option(Content(f" {each}")) for each in choices)
-        self._list = OptionList(*rows, markup=False, compact=True)
-
-    def compose(self) -> ComposeResult:
-        """One list."""
-        with Vertical() as frame:
-            frame.border_title = Content(self._spec.name)
-            yield self._list
-            yield Line(" enter keeps it   esc leaves it")
-
-    def on_mount(self) -> None:
-        """Begin at the value in use."""
-        if self._now in self._choices:
-            self._list.highlighted = self._choices.index(self._now)
-        self._list.focus()
-
-    @on(OptionList.OptionHighlighted)
-    def _show(self, message: OptionList.OptionHighlighted) -> None:
-        message.stop()
-        if self._preview is not None:
-            self._preview(self._choices[message.option_index])
-
-    @on(OptionList.OptionSelected)
-    def _take(self, message: OptionList.OptionSelected) -> None:
-        message.stop()
-        self.dismiss(self._choices[message.option_index])
-
-
-class KeyScreen(ModalScreen[tuple[str, ...] | None]):
-    """Waits for a key; ends with it, with none for the default, or None.
-
-    Args:
-        action: what the key is for.
-    """
-
-    BINDINGS: ClassVar[list[BindingType]] = [
-        Binding("escape", "dismiss(None)", "Leave it", show=False, priority=True, id="key.close"),
-        Binding("backspace", "default", "The default", show=False, priority=True, id="key.default"),
-    ]
-    DEFAULT_CSS = _FRAME.format(screen="KeyScreen", width=64, height="auto", list_height="auto")
-
-    def __init__(self, action: Action) -> None:
-        super().__init__()
-        self._action = action
-
-    def compose(self) -> ComposeResult:
-        """What is waited for."""
-        now = ", ".join(map(key_name, self._action.keys))
-        with Vertical() as frame:
-            frame.border_title = Content(self._action.id)
-            yield Line(f" press the key for: {self._action.told.lower()}")
-            yield Line(f" now {now}   esc leaves it   backspace is the default")
-
-    def action_default(self) -> None:
-        """The keys that it has by default."""
-        self.dismiss(())
-
-    def on_key(self, event: events.Key) -> None:
-        """The key."""
-        event.stop()
-        event.prevent_default()
-        if event.key not in ("escape", "backspace"):
-            self.dismiss((event.key,))
 
 
 def _row(left: str, right: str, room: int) -> Content:

@@ -11,10 +11,11 @@ from textual.widgets import Input, OptionList
 from app.messages import ChatSettings
 from app.preferences import GROUPS, Preferences, Source, shown
 from app.screens.chat import ChatScreen
-from app.screens.settings import ChoiceScreen, KeyScreen, SettingsScreen
+from app.screens.choosing import ChoiceScreen, KeyScreen
+from app.screens.settings import SettingsScreen
 from app.settings import Settings, SettingsError, load_settings
 from sequoia_core.config import Mode
-from sequoia_core.errors import GrowMapError, ParameterError
+from sequoia_core.errors import GrowMapError, ParameterError, SequoiaError
 from tests.app.driving import Driver, driving
 
 FILE = "# mine\ntemperature = 0.5  # warm\n"
@@ -127,6 +128,22 @@ async def test_a_theme_is_shown_before_it_is_taken(file: Path) -> None:
         await driver.pilot.press("enter", "home", "enter")
         await driver.until(lambda: "contrast-light" in file.read_text())
         assert driver.app.theme == driver.app.chat.settings.theme == "contrast-light"
+
+
+async def test_a_theme_that_cannot_be_kept_is_not_left_on_show(
+    file: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(self: Preferences, name: str, text: str) -> None:
+        raise SequoiaError("the disk is full")
+
+    async with settings_open(temperature=0.5) as driver:
+        await go_to(driver, "theme")
+        monkeypatch.setattr(Preferences, "write", refuse)
+        await driver.pilot.press("enter")
+        await driver.until(lambda: isinstance(driver.app.screen, ChoiceScreen))
+        await driver.pilot.press("home", "enter")
+        await driver.until(lambda: "the disk is full" in told(driver))
+        assert driver.app.theme == driver.app.chat.settings.theme == "sequoia"
 
 
 async def test_the_default_comes_back(file: Path) -> None:
