@@ -155,6 +155,12 @@ def _rail(passed: bool, last: bool, cells: int) -> GuidePart:
     return GuidePart(rail.ljust(cells), heavy=passed)
 
 
+def ordinal(rank: int) -> str:
+    """A child rank as it is said: 1st, 2nd, 11th, 21st."""
+    ending = "th" if rank // 10 % 10 == 1 else {1: "st", 2: "nd", 3: "rd"}.get(rank % 10, "th")
+    return f"{rank}{ending}"
+
+
 def verdict_of(node: TreeNode) -> Verdict:
     """What the walk did with a node."""
     return Verdict.ROOT if node.parent < 0 else _OUTCOMES[node.outcome]

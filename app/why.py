@@ -9,10 +9,8 @@ from dataclasses import dataclass
 from sequoia_core.events import Origin, Outcome, Step, TreeNode
 from sequoia_core.insight import Opinion, Ranking, TrialRecord
 
-from .tree_rows import BONUS_NODE, Verdict, verdict_of
+from .tree_rows import BONUS_NODE, Verdict, ordinal, verdict_of
 from .visible import quote_token
-
-_ORDINALS = {1: "1st", 2: "2nd", 3: "3rd"}
 
 
 @dataclass(frozen=True, slots=True)
@@ -143,10 +141,9 @@ def _all_of(count: int) -> str:
 
 def _place(step: Step, node: TreeNode) -> str:
     siblings = _children(step, node.parent)
-    ordinal = _ORDINALS.get(node.rank, f"{node.rank}th")
     who = "looked up in the conversation" if node.origin is Origin.LOOKUP else "drafted"
     parent = quote_token(step.nodes[node.parent].text)
-    return f"{ordinal} of {len(siblings)} after {parent}, depth {node.depth}, {who}"
+    return f"{ordinal(node.rank)} of {len(siblings)} after {parent}, depth {node.depth}, {who}"
 
 
 def _figures(node: TreeNode, trial: TrialRecord | None) -> tuple[Figure, ...]:

@@ -15,6 +15,7 @@ from ..answer import Answer
 from ..heat import HeatMap
 from ..history import Exchange
 from ..stats import Statistics
+from ..store.trouble import StoreError
 from ..walk import Walk
 from ..why import why
 from ..widgets.entries import AnswerEntry
@@ -134,7 +135,10 @@ class Inspector:
         answer = exchange.answer
         if answer.steps or not answer.done:
             return False
-        steps = list(self._chat.keeping.recorder.steps(exchange.id))
+        try:
+            steps = list(self._chat.keeping.recorder.steps(exchange.id))
+        except StoreError:  # another version of the program wrote them
+            return False
         if not steps:
             return False
         statistics, figures = list[Statistics](), Statistics()

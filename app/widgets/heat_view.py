@@ -16,13 +16,12 @@ from textual.strip import Strip
 
 from ..accessible import is_accessible
 from ..heat import HeatMap, HeatRow
-from ..tree_rows import MAX_GUIDE_CELLS
+from ..tree_rows import MAX_GUIDE_CELLS, ordinal
 from ..visible import fit
 from .statistics import gauge
 
 _HEADINGS = 2
 _FIGURES = 18
-_ORDINALS = {1: "1st", 2: "2nd", 3: "3rd"}
 _LABEL, _LEAST_BAR = 5, 6
 _MOST_GUIDES = MAX_GUIDE_CELLS // 3
 _SHADES = 16
@@ -117,8 +116,7 @@ class HeatView(ScrollView, can_focus=True, inherit_bindings=False):
         guides = row.guides[-_MOST_GUIDES:]
         segments = [Segment(" ", guide), *(Segment(part.text, guide) for part in guides)]
         taken = sum(segment.cell_length for segment in segments)
-        rank = row.place[-1]
-        label = _ORDINALS.get(rank, f"{rank}th")
+        label = ordinal(row.place[-1])
         # All bars begin at one column, so that they can be compared.
         before = max(taken, min(self._deepest, width - _FIGURES - _LEAST_BAR)) + _LABEL
         room = max(0, width - before - _FIGURES)
@@ -165,7 +163,7 @@ class HeatView(ScrollView, can_focus=True, inherit_bindings=False):
 
 def _in_words(row: HeatRow) -> str:
     """A row as a sentence that needs neither guides nor columns."""
-    place = ", ".join(_ORDINALS.get(rank, f"{rank}th") for rank in row.place)
+    place = ", ".join(map(ordinal, row.place))
     wanted = "" if row.expected is None else f", expected {row.expected:.2f}"
     return f"child {place}: accepted {row.got:.2f}{wanted}"
 

@@ -1,6 +1,6 @@
 """Looking into the steps: why a node came out so, the heat map, the walk over the whole chat."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from math import prod
 
@@ -12,7 +12,8 @@ from rich.cells import cell_len
 from app.answer import Answer, Chosen
 from app.heat import HeatMap, expected
 from app.screens.inspecting import LEGEND
-from app.tree_rows import BONUS_NODE, Verdict, tree_rows
+from app.store.trouble import DamagedError
+from app.tree_rows import BONUS_NODE, Verdict, ordinal, tree_rows
 from app.why import why
 from sequoia_core.events import (
     Event,
@@ -466,6 +467,34 @@ async def test_steps_that_nobody_kept_are_said_to_be_gone() -> None:
         await chat.pilot.press("home", "left_square_bracket")
         assert "answer 1 of 2 are not on record" in chat.hint
         assert chat.app.chat.inspector.walk.answer is chat.app.chat.answer
+
+
+async def test_steps_that_cannot_be_read_are_said_to_be_gone(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    def damaged(self: MemoryRecord, exchange: str) -> Iterator[Step]:
+        raise DamagedError(exchange)
+        yield
+
+    async with driving(recorded(FIRST, SECOND), size=(160, 50)) as chat:
+        await two_answers(chat)
+        monkeypatch.setattr(MemoryRecord, "steps", damaged)
+        await chat.pilot.press("home", "left_square_bracket")
+        assert "answer 1 of 2 are not on record" in chat.hint
+
+
+def test_ordinals_are_said_as_people_say_them() -> None:
+    said = {
+        1: "1st",
+        2: "2nd",
+        3: "3rd",
+        4: "4th",
+        11: "11th",
+        12: "12th",
+        21: "21st",
+        113: "113th",
+    }
+    assert {rank: ordinal(rank) for rank in said} == said
 
 
 async def test_a_tint_comes_with_its_legend() -> None:
