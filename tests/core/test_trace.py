@@ -4,8 +4,7 @@ import io
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
-from typing import get_args
+from typing import Any, get_args
 
 import pytest
 from hypothesis import given, settings
