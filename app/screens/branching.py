@@ -59,6 +59,11 @@ class Branching:
         """Whether the prompt holds an earlier message."""
         return self._editing is not None
 
+    @property
+    def edited(self) -> Exchange | None:
+        """The exchange whose message the prompt holds."""
+        return self._editing.exchange if self._editing is not None else None
+
     def clear(self) -> None:
         """Begin a new chat; the engine is told by whoever asks for it."""
         self.leave_editing()
@@ -83,8 +88,7 @@ class Branching:
             beside: makes it a sibling of this one; else of the one whose prompt is edited, or
                 else it follows the end of the branch.
         """
-        if beside is None and self._editing is not None:
-            beside = self._editing.exchange
+        beside = beside or self.edited
         typed_since = self._chat.prompt.text if self.editing else ""
         self.leave_editing()
         if typed_since:
@@ -170,7 +174,7 @@ class Branching:
     def ask_again(self) -> None:
         """Ask the last message, or the one that is edited, once more."""
         chat = self._chat
-        exchange = self._editing.exchange if self._editing is not None else self.last
+        exchange = self.edited or self.last
         if exchange is None:
             self._hint("nothing to ask again yet: send a message first")
         elif chat.busy:
@@ -243,7 +247,7 @@ class Branching:
 
     def _remark(self) -> None:
         """Say beside each message which of its siblings it is, and which one is edited."""
-        edited = self._editing.exchange if self._editing is not None else None
+        edited = self.edited
         for exchange in self.history.branch:
             siblings = self.history.siblings(exchange)
             parts = [f"{siblings.index(exchange) + 1} of {len(siblings)}"][: len(siblings) - 1]

@@ -56,8 +56,8 @@ def start_race(chat: "ChatScreen", words: str = "") -> None:
 
     Args:
         chat: whose engine races.
-        words: the prompt, as the next message of the chat; blank for the last one of the chat,
-            after what came before it.
+        words: the prompt, as the next message of the chat, or in the place of the one that is
+            edited; blank for the last one of the chat, after what came before it.
 
     Raises:
         SlashError: it cannot begin now.
@@ -90,7 +90,9 @@ def _question(chat: "ChatScreen", words: str) -> tuple[Race, str | None]:
     """What to race, and the exchange it was asked in."""
     history, params = chat.branching.history, chat.settings.sampling()
     if words:
-        return Race(turns(history.branch), words, params), None
+        edited = chat.branching.edited
+        path = history.branch if edited is None else history.before(edited)
+        return Race(turns(path), words, params), None
     last = chat.branching.last
     if last is None:
         raise SlashError(chat.app.keys.shown(NOTHING))

@@ -208,6 +208,18 @@ async def test_with_an_empty_prompt_the_last_message_is_raced_in_its_place() -> 
         assert result.plain.text == result.speculative.text
 
 
+async def test_a_message_that_is_edited_is_raced_where_it_stands() -> None:
+    engine = RacingEngine()
+    async with driving(engine, GREEDY) as chat:
+        for prompt in ("first?", "second?", "third?"):
+            await chat.ask(prompt)
+        await chat.pilot.press("ctrl+e", "up", "x", "f3")
+        await over(chat)
+        ((turns, prompt),) = engine.asked
+        assert prompt == "second?x"
+        assert [turn.prompt for turn in turns] == ["first?"]
+
+
 async def test_where_the_texts_part_is_shown_in_both() -> None:
     async with driving(RacingEngine(OTHER, exact=False), GREEDY) as chat:
         await chat.type("why?", "f3")
