@@ -22,6 +22,7 @@ from sequoia_core.config import Mode
 
 from .base_app import BaseApp
 from .decoder import Decoder
+from .garbage import Rests
 from .messages import ChatSettings, EngineFactory
 from .preferences import Preferences
 from .recording import Recorder
@@ -64,6 +65,7 @@ class SequoiaApp(BaseApp):
         super().__init__()
         self.preferences = preferences or Preferences()
         self._decoder = Decoder(engine_factory)
+        self.rests = Rests()
         self._log_handler: logging.Handler | None = None
         self._switch_seconds = sys.getswitchinterval()
         self._no_theme = self.begin_with_theme(settings.theme)
@@ -79,6 +81,8 @@ class SequoiaApp(BaseApp):
         """Start loading the engine behind the screen."""
         self._log_handler = _log_to_file(platformdirs.user_log_path("sequoia"))
         sys.setswitchinterval(_SWITCH_SECONDS)
+        if not self.is_headless:  # a process with other work decides for itself
+            self.rests.begin()
         # importing what decodes holds the interpreter lock: the prompt is drawn first
         self.chat.call_after_refresh(self._decoder.start)
         self.use_accessible(self.chat.settings.accessible)
@@ -103,6 +107,7 @@ class SequoiaApp(BaseApp):
         """Join the decode thread, without freezing the screen while it ends its step."""
         await asyncio.to_thread(self._decoder.shutdown, _JOIN_SECONDS)
         await asyncio.to_thread(self.chat.keeping.finish, self._decoder.drain())
+        self.rests.end()
         sys.setswitchinterval(self._switch_seconds)
         if self._log_handler is not None:
             logging.getLogger("sequoia").removeHandler(self._log_handler)

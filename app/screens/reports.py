@@ -2,7 +2,7 @@
 
 from typing import TYPE_CHECKING
 
-from sequoia_core.events import Event, Failed, Notice, TreeChosen
+from sequoia_core.events import Event, Failed, Finished, Notice, TreeChosen
 
 from ..messages import (
     Answering,
@@ -33,11 +33,14 @@ def take(chat: "ChatScreen", report: Report) -> None:
             chat.pair = description
             chat.dashboard.header.show_pair(description)
             chat.prompt.hint("")
+            chat.app.rests.rest()
         case Answering(event):
             chat.keeping.event(event)
             _take_event(chat, event)
             if chat.answer is not None:
                 chat.answer.add(event)
+            if isinstance(event, Finished | Failed):
+                chat.app.rests.rest()
         case Racing() | RaceEnded():
             take_report(chat, report)
         case Tuning(event):

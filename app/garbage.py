@@ -1,0 +1,43 @@
+"""When the interpreter searches everything for unreachable cycles: between answers only.
+
+A full search of a long chat, or of the libraries that decode, stops every thread for a tenth of a
+second and comes every second or two while steps stream in. What the young generations find goes on
+being freed at once.
+"""
+
+import gc
+
+NEVER = 1_000_000_000
+SEARCHED_AGAIN = 128
+"""Rests between two looks at what was set aside: cycles among it are found only then."""
+
+
+class Rests:
+    """Full searches at times of one's own choosing; one per process."""
+
+    def __init__(self) -> None:
+        self._usual: tuple[int, int, int] | None = None
+        self._rests = 0
+
+    def begin(self) -> None:
+        """From now on everything is searched only in `rest`."""
+        self._usual = gc.get_threshold()
+        young, middle, _ = self._usual
+        gc.set_threshold(young, middle, NEVER)
+
+    def rest(self) -> None:
+        """Search what has come since the last time, and set aside what is left of it."""
+        if self._usual is None:
+            return
+        self._rests += 1
+        if self._rests % SEARCHED_AGAIN == 0:
+            gc.unfreeze()
+        gc.collect()
+        gc.freeze()
+
+    def end(self) -> None:
+        """As it was before `begin`."""
+        if self._usual is not None:
+            gc.set_threshold(*self._usual)
+            gc.unfreeze()
+            self._usual = None
