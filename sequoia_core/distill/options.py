@@ -91,7 +91,7 @@ class Options:
     def chosen_layers(self, count: int, default: int) -> tuple[int, ...]:
         """Which of the target's layers the draft begins with.
 
-        A number of layers takes half of them from the bottom and half, or one more, from the top.
+        A number of layers takes that many from the bottom (measured: docs/decisions/0018).
 
         Args:
             count: of the target's layers.
@@ -108,8 +108,7 @@ class Options:
         if "," not in stated and len(numbers) == 1:
             wanted, numbers = numbers[0], []
             if 1 <= wanted <= count:
-                low = wanted // 2
-                numbers = [*range(low), *range(count - wanted + low, count)]
+                numbers = [*range(wanted)]
         if not numbers or any(not 0 <= layer < count for layer in numbers):
             raise ParameterError(
                 f"--layers is {stated!r}; the target has {count}: give how many of them, or which, "
