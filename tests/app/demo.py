@@ -6,6 +6,7 @@ picture was measured.
 """
 
 import asyncio
+import os
 import sys
 import threading
 import time
@@ -37,13 +38,17 @@ class Picture:
 
 
 SETTLE_SECONDS = 3.0
+_POINTED = ("tab", "tab", *("up",) * 6, "enter")
+"""To the tree, to a node of it, and why it came out so."""
 END = 100_000
 PICTURES = (
-    Picture("chat", "sequoia", (160, 50), held_at=62),
+    Picture("chat", "sequoia", (160, 50), held_at=38),
     Picture("looking-back", "midnight", (160, 50), ("left_square_bracket",) * 9, held_at=END),
     Picture("tints", "okabe-ito", (120, 44), ("f6",), held_at=END),
     Picture("narrow-tree", "high-contrast", (80, 24), ("f4",), held_at=34),
-    Picture("help", "sequoia", (100, 40), ("f1",)),
+    Picture("why", "sequoia", (160, 50), ("left_square_bracket",) * 12 + _POINTED, held_at=END),
+    Picture("heat-map", "fjord", (160, 50), ("f4",), held_at=END),
+    Picture("help", "sequoia", (100, 44), ("f1",)),
 )
 
 
@@ -64,7 +69,7 @@ def record() -> None:
     from sequoia_core.growmap import find_growmap
 
     choice = TreeChoice(growmap=find_growmap(GROWMAP))
-    chat = Conversation(load_pair(), tree_choice=choice)
+    chat = Conversation(load_pair(), tree_choice=choice, insight=True)
     params = SamplingParams(temperature=0.0, max_new_tokens=256)
     for _ in chat.reply("Hello!", SamplingParams(max_new_tokens=32)):
         pass  # warms up what the first answer of a process pays for
@@ -107,6 +112,7 @@ def main() -> None:
         case ["record"]:
             record()
         case ["pictures"]:
+            os.environ["COLORTERM"] = "truecolor"  # whatever terminal they are drawn from
             for picture in PICTURES:
                 svg = asyncio.run(take(picture))
                 (FOLDER / f"{picture.name}.svg").write_text(svg, encoding="utf-8")
