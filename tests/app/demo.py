@@ -38,7 +38,7 @@ class Picture:
 
 
 SETTLE_SECONDS = 3.0
-_POINTED = ("tab", "tab", *("up",) * 6, "enter")
+_POINTED = ("tab", "tab", *("up",) * 5, "enter")
 """To the tree, to a node of it, and why it came out so."""
 END = 100_000
 PICTURES = (
