@@ -186,6 +186,7 @@ class RemoteEngine:
                     case Loading(message, fraction):
                         said = message, fraction
         except WireError:
+            self._link.close()
             raise ModelLoadError(_GONE) from None
         except BaseException:
             self._link.close()
