@@ -8,8 +8,8 @@ being freed at once.
 import gc
 
 NEVER = 1_000_000_000
-SEARCHED_AGAIN = 128
-"""Rests between two looks at what was set aside: cycles among it are found only then."""
+RESTS = 4
+"""Of so many rests one searches: a search at each would stop a fast chat as often as before."""
 
 
 class Rests:
@@ -26,14 +26,14 @@ class Rests:
         gc.set_threshold(young, middle, NEVER)
 
     def rest(self) -> None:
-        """Search what has come since the last time, and set aside what is left of it."""
+        """Search now if it is time; what there is at the first rest, libraries, is set aside."""
         if self._usual is None:
             return
+        if self._rests % RESTS == 0:
+            gc.collect()
+        if self._rests == 0:
+            gc.freeze()
         self._rests += 1
-        if self._rests % SEARCHED_AGAIN == 0:
-            gc.unfreeze()
-        gc.collect()
-        gc.freeze()
 
     def end(self) -> None:
         """As it was before `begin`."""
