@@ -14,10 +14,9 @@ from sequoia_core.protocols import ChatEngine
 from sequoia_core.race import Raced, RaceEvent
 
 from .decoder import unexpected
-from .messages import LoadFailed
+from .messages import Ask, Clear, LoadFailed, Race, Restore, SetSystem
 from .wire import (
     Choose,
-    ClearTurns,
     Done,
     Go,
     Held,
@@ -25,14 +24,10 @@ from .wire import (
     Link,
     Opened,
     Rejected,
-    Reply,
     Request,
-    RestoreTurns,
-    RunRace,
     Stop,
     ToWindow,
     Tune,
-    UseSystem,
     WireError,
 )
 
@@ -180,11 +175,11 @@ class Session:
         engine = self.engine
         assert engine is not None
         match request:
-            case Reply(prompt, params):
+            case Ask(prompt, params):
                 self._held = False
                 self._answer = engine.reply(prompt, params, lambda: self._stopping)
                 return
-            case RunRace(turns, prompt, params):
+            case Race(turns, prompt, params):
                 self._held = False
                 self._answer = engine.race(turns, prompt, params, lambda: self._stopping)
                 return
@@ -193,11 +188,11 @@ class Session:
                 return
             case Choose():
                 engine.choose_tree(request.choice)
-            case ClearTurns():
+            case Clear():
                 engine.clear()
-            case UseSystem(system_prompt):
+            case SetSystem(system_prompt):
                 engine.set_system_prompt(system_prompt)
-            case RestoreTurns(turns):
+            case Restore(turns):
                 engine.restore(turns)
         self._finish(Done())
 

@@ -17,10 +17,9 @@ from sequoia_core.events import Event
 from sequoia_core.protocols import PairDescription, TreeChoice
 from sequoia_core.race import RaceEvent
 
-from .messages import LoadFailed, Loading, LoadProgress
+from .messages import Ask, Clear, LoadFailed, Loading, LoadProgress, Race, Restore, SetSystem
 from .wire import (
     Choose,
-    ClearTurns,
     Done,
     Go,
     Held,
@@ -28,13 +27,9 @@ from .wire import (
     Link,
     Opened,
     Rejected,
-    Reply,
     Request,
-    RestoreTurns,
-    RunRace,
     Stop,
     Tune,
-    UseSystem,
     WireError,
 )
 
@@ -89,15 +84,15 @@ class RemoteEngine:
 
     def clear(self) -> None:
         """Forget all turns; the system prompt stays."""
-        self._carry_out(ClearTurns())
+        self._carry_out(Clear())
 
     def set_system_prompt(self, system_prompt: str | None) -> None:
         """Start over with another system prompt."""
-        self._carry_out(UseSystem(system_prompt))
+        self._carry_out(SetSystem(system_prompt))
 
     def restore(self, turns: Sequence[Turn]) -> None:
         """The conversation is now exactly these turns."""
-        self._carry_out(RestoreTurns(tuple(turns)))
+        self._carry_out(Restore(tuple(turns)))
 
     def reply(
         self, prompt: str, params: SamplingParams, should_stop: Callable[[], bool]
@@ -107,7 +102,7 @@ class RemoteEngine:
         Raises:
             SequoiaError: what the engine raised there, or it has gone.
         """
-        return self._stream(Reply(prompt, params), should_stop)
+        return self._stream(Ask(prompt, params), should_stop)
 
     def race(
         self,
@@ -121,7 +116,7 @@ class RemoteEngine:
         Raises:
             SequoiaError: as `reply`.
         """
-        return self._stream(RunRace(tuple(turns), prompt, params), should_stop)
+        return self._stream(Race(tuple(turns), prompt, params), should_stop)
 
     def tune(self, should_stop: Callable[[], bool]) -> Iterator[Event]:
         """Measure while nobody waits, in this window or another."""

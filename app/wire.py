@@ -9,8 +9,7 @@ import socket
 from dataclasses import dataclass
 from typing import Any, get_args
 
-from sequoia_core.chat_template import Turn
-from sequoia_core.config import Mode, SamplingParams
+from sequoia_core.config import Mode
 from sequoia_core.encoding import MisfitError, brief, decode, encode
 from sequoia_core.errors import SequoiaError
 from sequoia_core.events import Event
@@ -18,7 +17,7 @@ from sequoia_core.growmap import GrowMap
 from sequoia_core.protocols import Lookup, PairDescription, TreeChoice
 from sequoia_core.race import Lane, Raced, RaceEvent
 
-from .messages import LoadFailed, Loading
+from .messages import Ask, Clear, LoadFailed, Loading, Race, Restore, SetSystem
 
 _RECEIVED = 65536
 _EVENT = "event"
@@ -27,23 +26,6 @@ _OTHER = "is"
 
 class WireError(SequoiaError):
     """The other end has gone, or says what is not understood."""
-
-
-@dataclass(frozen=True, slots=True)
-class Reply:
-    """Answer a prompt, as `ChatEngine.reply`; the events follow, held after each step."""
-
-    prompt: str
-    params: SamplingParams
-
-
-@dataclass(frozen=True, slots=True)
-class RunRace:
-    """Race a prompt, as `ChatEngine.race`; held after each step of either lane."""
-
-    turns: tuple[Turn, ...]
-    prompt: str
-    params: SamplingParams
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,25 +46,6 @@ class Choose:
     def choice(self) -> TreeChoice:
         """What is asked for."""
         return TreeChoice(self.mode, self.growmap, adaptive=self.adaptive, lookup=self.lookup)
-
-
-@dataclass(frozen=True, slots=True)
-class ClearTurns:
-    """Forget all turns."""
-
-
-@dataclass(frozen=True, slots=True)
-class UseSystem:
-    """Start over with another system prompt."""
-
-    system_prompt: str | None
-
-
-@dataclass(frozen=True, slots=True)
-class RestoreTurns:
-    """The conversation is now exactly these turns."""
-
-    turns: tuple[Turn, ...]
 
 
 @dataclass(frozen=True, slots=True)
@@ -129,8 +92,9 @@ class Rejected:
     message: str
 
 
-Request = Reply | RunRace | Choose | ClearTurns | UseSystem | RestoreTurns | Tune
-"""What a window asks for, one at a time; `Done` or `Rejected` ends each."""
+Request = Ask | Race | Choose | Clear | SetSystem | Restore | Tune
+"""What a window asks for, one at a time; `Done` or `Rejected` ends each. The events of an answer or a
+race are held after each step."""
 
 ToEngine = Request | Go | Stop | Leave
 ToWindow = Loading | LoadFailed | Opened | Held | Done | Rejected | Event | RaceEvent

@@ -9,18 +9,14 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from app.engine_session import WAITING
-from app.messages import LoadFailed, Loading, LoadProgress
+from app.messages import Ask, Clear, LoadFailed, Loading, LoadProgress, Race, Restore
 from app.wire import (
-    ClearTurns,
     Done,
     Go,
     Held,
     Leave,
     Opened,
     Rejected,
-    Reply,
-    RestoreTurns,
-    RunRace,
     Stop,
     Tune,
 )
@@ -36,7 +32,7 @@ from tests.app.serving import Played, loads, making, remote, running, served
 from tests.fakes import PAIR, BrokenEngine, make_answer, replay
 
 PARAMS = SamplingParams()
-ASK = Reply("why?", PARAMS)
+ASK = Ask("why?", PARAMS)
 STEPS = sum(isinstance(event, Step) for event in make_answer())
 
 
@@ -152,7 +148,7 @@ def test_a_race_is_held_after_each_step_of_either_lane() -> None:
     turns = (Turn("a", "b", (1, 2)),)
     with served(loads(Racing())) as at:
         window = at.window()
-        window.link.send(RunRace(turns, "why?", PARAMS))
+        window.link.send(Race(turns, "why?", PARAMS))
         finish(window)
         assert window.heard.count(Held()) == 2 * STEPS
     behind = Racing()
@@ -297,7 +293,7 @@ def test_a_window_that_goes_away_ends_its_answer_and_nobody_elses() -> None:
 
     with served(making(Ending)) as at:
         going, staying = at.window(), at.window()
-        going.link.send(Reply("mine", PARAMS))
+        going.link.send(Ask("mine", PARAMS))
         going.until(Held)
         staying.link.send(ASK)
         staying.until(Held)
@@ -364,7 +360,7 @@ def test_a_request_interrupts_the_measuring_of_another_window() -> None:
         def tune(self, should_stop: Callable[[], bool]) -> Iterator[Event]:
             if not self.asked:
                 self.asked = True
-                two.link.send(ClearTurns())
+                two.link.send(Clear())
             yield from super().tune(should_stop)
 
     first, second = Asking(2, measured), Measuring(0, measured)
@@ -459,8 +455,8 @@ def test_a_request_restores_exactly_the_turns(  # also those without ids
     engine = Counting()
     with served(loads(engine)) as at:
         window = at.window()
-        window.link.send(RestoreTurns((Turn("a", "b"),)))
+        window.link.send(Restore((Turn("a", "b"),)))
         window.until(Done)
         assert engine.restored == (Turn("a", "b", ()),)
-        window.link.send(Reply(" ", PARAMS))
+        window.link.send(Ask(" ", PARAMS))
         assert isinstance(window.until(Done, Rejected), Rejected)

@@ -11,12 +11,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from app.messages import Ask, Race, Restore
 from app.wire import (
     Choose,
     Link,
-    Reply,
-    RestoreTurns,
-    RunRace,
     ToEngine,
     ToWindow,
     WireError,
@@ -50,10 +48,10 @@ growmaps = st.lists(st.integers(0, 9), max_size=9).map(
 )
 turns = st.builds(Turn, texts, texts, st.lists(st.integers(0, 99), max_size=3).map(tuple))
 special = {
-    Reply: st.builds(Reply, texts, params),
+    Ask: st.builds(Ask, texts, params),
     Choose: st.builds(Choose, growmap=st.none() | growmaps),
-    RestoreTurns: st.builds(RestoreTurns, st.lists(turns, max_size=3).map(tuple)),
-    RunRace: st.builds(RunRace, st.lists(turns, max_size=3).map(tuple), texts, params),
+    Restore: st.builds(Restore, st.lists(turns, max_size=3).map(tuple)),
+    Race: st.builds(Race, st.lists(turns, max_size=3).map(tuple), texts, params),
 }
 raced = st.builds(Raced, event=events)
 messages = st.one_of(
@@ -99,7 +97,7 @@ def test_cuts_of_the_stream_change_nothing(said: Sequence[Any], cuts: Sequence[i
 def test_a_reader_that_is_slow_makes_nobody_wait() -> None:
     here, there = socket.socketpair()
     sender, reader = Link(here), Link(there)
-    said = [Reply("x" * 100_000, SamplingParams(seed=index)) for index in range(20)]
+    said = [Ask("x" * 100_000, SamplingParams(seed=index)) for index in range(20)]
     sender.send(*said)
     assert sender.unsent
     heard: list[Any] = []
@@ -114,7 +112,7 @@ def test_a_reader_that_is_slow_makes_nobody_wait() -> None:
 
 @pytest.mark.parametrize(
     "line",
-    [b"", b"hello", b"[1]", b"{}", b'{"is":"Nonsense"}', b'{"is":[]}', b'{"is":"Reply"}',
+    [b"", b"hello", b"[1]", b"{}", b'{"is":"Nonsense"}', b'{"is":[]}', b'{"is":"Ask"}',
      b'{"is":"Go","more":1}', b"\xff\xfe"],
 )  # fmt: skip
 def test_what_is_no_message_is_one_error(line: bytes) -> None:
