@@ -93,8 +93,10 @@ class Rejected:
 
 
 Request = Ask | Race | Choose | Clear | SetSystem | Restore | Tune
-"""What a window asks for, one at a time; `Done` or `Rejected` ends each. The events of an answer or a
-race are held after each step."""
+"""What a window asks for, one at a time; `Done` or `Rejected` ends each.
+
+The events of an answer or a race are held after each step.
+"""
 
 ToEngine = Request | Go | Stop | Leave
 ToWindow = Loading | LoadFailed | Opened | Held | Done | Rejected | Event | RaceEvent

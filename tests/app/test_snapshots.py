@@ -4,18 +4,12 @@ After a change that is meant, look at `snapshot_report.html` and run pytest with
 `--snapshot-update`.
 """
 
-from collections.abc import Awaitable, Callable
-from typing import Any
-
 import pytest
-from textual.pilot import Pilot
 
 from app.app import ChatSettings, SequoiaApp
 from tests.app.driving import Driver
+from tests.app.picturing import Act, Compare, case_id, once_ready
 from tests.fakes import replay
-
-Compare = Callable[..., bool]
-Act = Callable[[Driver], Awaitable[None]]
 
 
 async def welcome(chat: Driver) -> None:
@@ -68,19 +62,8 @@ async def helped(chat: Driver) -> None:
         (welcome, "sequoia", (60, 20)),
         (helped, "sequoia", (80, 24)),
     ],
-    ids=lambda value: (
-        getattr(value, "__name__", None) or "x".join(map(str, value))
-        if not isinstance(value, str)
-        else value
-    ),
+    ids=case_id,
 )
 def test_screen(snap_compare: Compare, act: Act, theme: str, size: tuple[int, int]) -> None:
     app = SequoiaApp(lambda progress: replay(), ChatSettings(theme=theme))
-
-    async def before(pilot: Pilot[Any]) -> None:
-        chat = Driver(app, pilot)
-        await chat.until(lambda: app.chat.pair is not None)
-        await act(chat)
-        await pilot.pause()
-
-    assert snap_compare(app, terminal_size=size, run_before=before)
+    assert snap_compare(app, terminal_size=size, run_before=once_ready(app, act))

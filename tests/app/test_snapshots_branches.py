@@ -1,17 +1,12 @@
 """Pictures of a chat with branches that a person has looked at."""
 
-from collections.abc import Awaitable, Callable
-from typing import Any
-
 import pytest
-from textual.pilot import Pilot
 
 from app.app import ChatSettings, SequoiaApp
 from tests.app.driving import Driver
+from tests.app.picturing import Act, Compare, once_ready
 from tests.fakes import make_answer, replay
 
-Compare = Callable[..., bool]
-Act = Callable[[Driver], Awaitable[None]]
 ANSWERS = (
     "Rayleigh scattering: air scatters **blue** light more than red.",
     "Light crosses more air then, and the blue is gone.",
@@ -45,11 +40,4 @@ async def editing(chat: Driver) -> None:
 def test_branches(snap_compare: Compare, act: Act, theme: str, size: tuple[int, int]) -> None:
     engine = replay(*(make_answer(text) for text in ANSWERS))
     app = SequoiaApp(lambda progress: engine, ChatSettings(theme=theme))
-
-    async def before(pilot: Pilot[Any]) -> None:
-        chat = Driver(app, pilot)
-        await chat.until(lambda: app.chat.pair is not None)
-        await act(chat)
-        await pilot.pause()
-
-    assert snap_compare(app, terminal_size=size, run_before=before)
+    assert snap_compare(app, terminal_size=size, run_before=once_ready(app, act))

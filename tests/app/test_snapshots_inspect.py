@@ -1,6 +1,5 @@
 """Pictures of what looks into the steps, that a person has looked at; see `test_snapshots`."""
 
-from collections.abc import Callable
 from typing import Any
 
 import pytest
@@ -9,9 +8,9 @@ from textual.pilot import Pilot
 from app.app import ChatSettings, SequoiaApp
 from tests.app.driving import Driver
 from tests.app.insights import told
+from tests.app.picturing import Compare
 from tests.fakes import replay
 
-Compare = Callable[..., bool]
 REJECTED = ("up", "up", "up", "up", "up", "up", "up", "enter")
 
 

@@ -1,16 +1,11 @@
 """Pictures of the race that a person has looked at: three sizes, three themes, each state."""
 
-from collections.abc import Awaitable, Callable
-from typing import Any
-
 import pytest
-from textual.pilot import Pilot
 
 from app.app import ChatSettings, SequoiaApp
 from tests.app.driving import Driver
+from tests.app.picturing import Act, Compare, once_ready
 from tests.fakes import ANSWER, RacingEngine
-
-Compare = Callable[..., bool]
 
 
 async def over(chat: Driver) -> None:
@@ -45,18 +40,11 @@ async def paused(chat: Driver) -> None:
 )
 def test_screen(
     snap_compare: Compare,
-    act: Callable[[Driver], Awaitable[None]],
+    act: Act,
     plain: str,
     theme: str,
     size: tuple[int, int],
 ) -> None:
     settings = ChatSettings(theme=theme, temperature=0.0)
     app = SequoiaApp(lambda progress: RacingEngine(plain, exact=plain == ANSWER), settings)
-
-    async def before(pilot: Pilot[Any]) -> None:
-        chat = Driver(app, pilot)
-        await chat.until(lambda: app.chat.pair is not None)
-        await act(chat)
-        await pilot.pause()
-
-    assert snap_compare(app, terminal_size=size, run_before=before)
+    assert snap_compare(app, terminal_size=size, run_before=once_ready(app, act))

@@ -1,6 +1,5 @@
 """Pictures of the replay that a person has looked at; see `test_snapshots`."""
 
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -11,9 +10,9 @@ from app.messages import ChatSettings
 from app.replay import Loading, Player
 from app.replay_app import ReplayApp
 from sequoia_core.trace_file import TraceReader
+from tests.app.picturing import Compare
 from tests.app.test_replay import recording
 
-Compare = Callable[..., bool]
 STEP = "right_square_bracket"
 
 

@@ -1,22 +1,17 @@
 """Pictures of the list of sessions and of the search, in three sizes and themes."""
 
-from collections.abc import Awaitable, Callable
 from pathlib import Path
-from typing import Any
 
 import pytest
-from textual.pilot import Pilot
 from textual.widgets import OptionList
 
 from app.app import ChatSettings, SequoiaApp
 from app.screens import search, sessions
 from app.store.recorder import DatabaseRecorder
 from tests.app.driving import Driver
+from tests.app.picturing import Act, Compare, case_id, once_ready
 from tests.app.records import PATIENCE_SECONDS, record_chats
 from tests.fakes import ANSWER, replay
-
-Compare = Callable[..., bool]
-Act = Callable[[Driver], Awaitable[None]]
 
 CHATS = (
     ("What is [bold]markup[/bold] to a terminal?\x1b[31m", "Nothing here."),
@@ -65,11 +60,7 @@ async def searched(chat: Driver) -> None:
         (searched, "sequoia", (80, 24)),
         (searched, "high-contrast", (60, 20)),
     ],
-    ids=lambda value: (
-        getattr(value, "__name__", None) or "x".join(map(str, value))
-        if not isinstance(value, str)
-        else value
-    ),
+    ids=case_id,
 )
 def test_screen(
     snap_compare: Compare,
@@ -85,11 +76,4 @@ def test_screen(
     record_chats(path, *CHATS)
     recorder = DatabaseRecorder(path)
     app = SequoiaApp(lambda progress: replay(), ChatSettings(theme=theme), recorder)
-
-    async def before(pilot: Pilot[Any]) -> None:
-        chat = Driver(app, pilot)
-        await chat.until(lambda: app.chat.pair is not None)
-        await act(chat)
-        await pilot.pause()
-
-    assert snap_compare(app, terminal_size=size, run_before=before)
+    assert snap_compare(app, terminal_size=size, run_before=once_ready(app, act))

@@ -1,6 +1,5 @@
 """Pictures of the settings and of accessible mode that a person has looked at."""
 
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -10,9 +9,8 @@ from textual.pilot import Pilot
 from app.app import ChatSettings, SequoiaApp
 from app.preferences import Preferences
 from tests.app.driving import Driver
+from tests.app.picturing import Compare
 from tests.fakes import replay
-
-Compare = Callable[..., bool]
 
 
 @pytest.mark.parametrize(
