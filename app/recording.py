@@ -29,7 +29,7 @@ class About:
 
 
 class Recorder(Protocol):
-    """Told by the screen's thread; never blocks it, never raises."""
+    """Told by the screen's thread; never blocks it, never raises, but for `steps`."""
 
     def about(self, about: About) -> None:
         """From the next chat that begins, this is what it is held with."""
@@ -56,7 +56,11 @@ class Recorder(Protocol):
         ...
 
     def steps(self, exchange: str) -> Sequence[Step]:
-        """The steps of a finished exchange; empty where they are not in the record."""
+        """The steps of a finished exchange; empty where they are not in the record.
+
+        May be called, and what it returns read, in any one thread; it waits for the disk. Reading
+        on raises a `StoreError` where another version of the program wrote them.
+        """
         ...
 
     def close(self) -> None:

@@ -7,6 +7,9 @@ from sequoia_core.events import Step
 from .answer import Answer, Chosen
 from .stats import Statistics
 
+READING = "reading the steps ..."
+"""Over the tree while what is to be shown is not there yet."""
+
 
 @dataclass(slots=True)
 class Walk:
@@ -16,11 +19,13 @@ class Walk:
         answer: the answer under way or the last one.
         at: index of the step walked to, or None while live.
         place: which answer that is, for the title; "" for the last one.
+        reading: steps that are to be shown are still being read from the record.
     """
 
     answer: Answer | None = None
     at: int | None = None
     place: str = ""
+    reading: bool = False
 
     def go(self, where: str) -> None:
         """Walk.
@@ -65,6 +70,8 @@ class Walk:
 
     def title(self, *, paused: bool) -> str:
         """What is on show, in a few words."""
+        if self.reading:
+            return READING
         if self.answer is None or not self.answer.steps:
             return "Tree"
         last = self.answer.steps[-1].index

@@ -96,7 +96,7 @@ async def _write_trace(chat: "ChatScreen", export: Chat, file: TextIO) -> str:
     write_header(file, export.pair)
     steps, missing = 0, 0
     for exchange in list(export.history.exchanges.values()):
-        known = _steps(chat, exchange)
+        known = await _steps(chat, exchange)
         answer = exchange.answer
         count = answer.statistics[-1].totals.steps if answer.statistics else 0
         steps, missing = steps + len(known), missing + (len(known) < count)
@@ -106,14 +106,14 @@ async def _write_trace(chat: "ChatScreen", export: Chat, file: TextIO) -> str:
     return f" ({len(export.history.exchanges)} answers, {steps} steps{gone})"
 
 
-def _steps(chat: "ChatScreen", exchange: Exchange) -> Sequence[Step]:
+async def _steps(chat: "ChatScreen", exchange: Exchange) -> Sequence[Step]:
     """All steps of an answer: the chat holds those of the last ones, the record the others."""
-    answer = exchange.answer
+    answer, recorder = exchange.answer, chat.keeping.recorder
     if not answer.done or not answer.statistics:
         return tuple(answer.steps)
     if len(answer.steps) == answer.statistics[-1].totals.steps:
         return tuple(answer.steps)
-    return chat.keeping.recorder.steps(exchange.id)
+    return await asyncio.to_thread(lambda: tuple(recorder.steps(exchange.id)))
 
 
 def _write_entries(file: TextIO, entries: Iterable[Entry]) -> None:

@@ -4,6 +4,7 @@ Owns the walk through the steps of every answer on the branch, the panel that ex
 heat map, and which of tree and map is on show. What is asked and answered is the chat screen's.
 """
 
+from collections import deque
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
@@ -11,15 +12,13 @@ from textual.content import Content
 from textual.dom import DOMNode
 from textual.widget import Widget
 
-from ..answer import Answer
 from ..heat import HeatMap
 from ..history import Exchange
-from ..stats import Statistics
-from ..store.trouble import StoreError
 from ..walk import Walk
 from ..why import why
 from ..widgets.entries import AnswerEntry
 from ..widgets.why_panel import WhyPanel
+from .recalling import Recalling
 
 if TYPE_CHECKING:
     from .chat import ChatScreen
@@ -59,7 +58,9 @@ class Inspector:
         self.walk = Walk()
         self.panel = WhyPanel()
         self._entry: AnswerEntry | None = None
-        self._recalled: Answer | None = None
+        self._recalling = Recalling(chat, self._recalled)
+        self._keys: deque[str] = deque()
+        self._gone: set[str] = set()
         self._heat = HeatMap()
 
     @property
@@ -70,18 +71,40 @@ class Inspector:
     # Which step
 
     def look_at(self, entry: AnswerEntry | None) -> None:
-        """Look at another answer, live."""
+        """Look at another answer, live; the steps of an old one come when they are read."""
+        self._wait_no_more()
         self._enter(entry)
         self.walk = Walk(entry.answer if entry is not None else None)
+        self._show_last()
+        self.walk.reading = self.reading
 
     def go(self, where: str) -> None:
         """Walk through the steps of all answers on the branch.
 
+        While steps are read from the record, keys wait for them and are then carried out in their
+        order; live waits for nothing and takes the place of what waits.
+
         Args:
             where: back, forward, first or live; from the first step of an answer, back leads to
                 the last of the answer before, first to its first; from the last step of an
-                answer, forward leads to the first of the next.
+                answer, forward leads to the first of the next. Or on: with what has waited.
         """
+        if where == "live":
+            self._wait_no_more()
+        elif not self._keys and not self.reading and where != "on":
+            self._gone.clear()  # the disk may be there again
+        if where != "on":
+            self._keys.append(where)
+        while self._keys and not self.reading:
+            self._go(self._keys.popleft())
+        self.walk.reading = self.reading
+
+    @property
+    def reading(self) -> bool:
+        """Whether steps are being read from the record."""
+        return self._recalling.under_way
+
+    def _go(self, where: str) -> None:
         branch = self._chat.branching.history.branch
         at = next((i for i, e in enumerate(branch) if e.answer is self.walk.answer), None)
         if at is None:
@@ -89,67 +112,74 @@ class Inspector:
         last = at == len(branch) - 1
         if where == "live":
             if not last:
-                self._visit(branch, len(branch) - 1, None)
+                self._enter(self._chat.branching.pages.answer(branch[-1]))
+                self.walk = Walk(branch[-1].answer)
             self.walk.at = None
+            self._show_last()
             return
-        fresh = self._recall(branch[at])
+        if self._waits(where, branch[at]):
+            return
         steps = len(branch[at].answer.steps)
         here = self.walk.at if self.walk.at is not None else steps - 1
         if where in ("back", "first") and (here <= 0 or not steps):
-            self._visit(branch, at - 1, -1 if where == "back" else 0)
+            self._visit(branch, at - 1, where)
         elif where == "forward" and not last and here >= steps - 1:
-            self._visit(branch, at + 1, 0)
-        elif fresh and where == "back":
-            self.walk.at = steps - 1  # nothing was on show
+            self._visit(branch, at + 1, where)
         else:
             self.walk.go(where)
 
-    def _visit(self, branch: Sequence[Exchange], at: int, step: int | None) -> None:
-        """Look at a step of another answer on the branch; -1 is its last, None is live."""
-        if not 0 <= at < len(branch):
-            if at < 0:
-                self._chat.prompt.hint("that is the first step of the chat")
+    def _visit(self, branch: Sequence[Exchange], at: int, where: str) -> None:
+        """Go on in another answer on the branch: back to its last step, else to its first."""
+        if at < 0:
+            self._chat.prompt.hint("that is the first step of the chat")
             return
         exchange = branch[at]
-        self._recall(exchange)
+        if self._waits(where, exchange):
+            return
         steps = exchange.answer.steps
-        if not steps and step is not None:
+        if not steps:
             self._chat.prompt.hint(NOT_KEPT.format(f"{at + 1} of {len(branch)}"))
             return
         self._enter(self._chat.branching.pages.answer(exchange))
         place = f", answer {at + 1} of {len(branch)}" if at < len(branch) - 1 else ""
-        self.walk = Walk(exchange.answer, step if step != -1 else len(steps) - 1, place)
+        self.walk = Walk(exchange.answer, len(steps) - 1 if where == "back" else 0, place)
 
     def _enter(self, entry: AnswerEntry | None) -> None:
         """Highlight in another answer's text, and let the old steps go."""
         if self._entry is not None and self._entry is not entry:
             self._entry.walked_step = None
         self._entry = entry
-        recalled = self._recalled
-        if recalled is not None and (entry is None or entry.answer is not recalled):
-            recalled.forget_steps()
-            self._recalled = None
+        self._recalling.hold(entry.answer if entry is not None else None)
 
-    def _recall(self, exchange: Exchange) -> bool:
-        """Take the steps of an old answer from the record; whether that was needed."""
-        answer = exchange.answer
-        if answer.steps or not answer.done:
+    # Steps that are in the record only
+
+    def _waits(self, where: str, exchange: Exchange) -> bool:
+        """Let a key wait for the steps of an answer, if they have to be read first."""
+        if not self._forgotten(exchange):
             return False
-        try:
-            steps = list(self._chat.keeping.recorder.steps(exchange.id))
-        except StoreError:  # another version of the program wrote them
-            return False
-        if not steps:
-            return False
-        statistics, figures = list[Statistics](), Statistics()
-        for step in steps:
-            figures = figures.plus(step)
-            statistics.append(figures)
-        answer.steps[:], answer.statistics[:] = steps, statistics
-        if self._recalled is not None and self._recalled is not answer:
-            self._recalled.forget_steps()
-        self._recalled = answer
+        self._keys.appendleft(where)
+        self._recalling.begin(exchange)
         return True
+
+    def _show_last(self) -> None:
+        """Read the steps of the answer on show, if need be, so that its last one is seen."""
+        branch = self._chat.branching.history.branch
+        if branch and branch[-1].answer is self.walk.answer and self._forgotten(branch[-1]):
+            self._recalling.begin(branch[-1])
+
+    def _forgotten(self, exchange: Exchange) -> bool:
+        answer = exchange.answer
+        return answer.done and not answer.steps and exchange.id not in self._gone
+
+    def _recalled(self, exchange: Exchange) -> None:
+        if not exchange.answer.steps:
+            self._gone.add(exchange.id)
+        self._chat.action_walk("on")
+
+    def _wait_no_more(self) -> None:
+        self._recalling.leave()
+        self._keys.clear()
+        self._gone.clear()
 
     @property
     def walks(self) -> bool:

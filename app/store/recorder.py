@@ -1,6 +1,6 @@
 """The recorder that writes the database: what the chat screen tells, as operations for the writer.
 
-Owns which session is under way. Everything here is called from the screen's thread.
+Owns which session is under way. Called from the screen's thread, but for what only reads.
 """
 
 import json

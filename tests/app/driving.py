@@ -75,6 +75,11 @@ class Driver:
         await self.type(text, "enter")
         await self.finish()
 
+    async def walk(self, *keys: str) -> None:
+        """Press keys, and wait until the steps they lead to are there."""
+        await self.pilot.press(*keys)
+        await self.until(lambda: not self.app.chat.inspector.reading)
+
     async def pause_at(self, steps: int) -> None:
         """Ask while paused, and run so many steps."""
         await self.pilot.press("f2")

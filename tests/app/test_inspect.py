@@ -372,7 +372,7 @@ async def test_back_from_the_first_step_leads_into_the_answer_before() -> None:
         first, second = await two_answers(chat)
         assert not first.steps
         inspector = chat.app.chat.inspector
-        await chat.pilot.press("home", "left_square_bracket")
+        await chat.walk("home", "left_square_bracket")
         assert inspector.walk.answer is first
         of = len(first.steps)
         assert f"Step {of} of {of}, answer 1 of 2" in chat.screen_text()
@@ -380,7 +380,7 @@ async def test_back_from_the_first_step_leads_into_the_answer_before() -> None:
         entries = [e for e in (chat.app.chat.inspector._entry,) if e is not None]
         assert [e.walked_step for e in entries] == [of]
         assert chat.entry.walked_step is None
-        await chat.pilot.press("right_square_bracket")
+        await chat.walk("right_square_bracket")
         assert inspector.walk.answer is second
         assert inspector.walk.at == 0
         assert not first.steps, "old steps are let go"
@@ -390,14 +390,14 @@ async def test_home_twice_is_the_first_step_of_the_chat_and_end_returns() -> Non
     async with driving(recorded(FIRST, SECOND), size=(160, 50)) as chat:
         first, second = await two_answers(chat)
         walk = chat.app.chat.inspector
-        await chat.pilot.press("home", "home")
+        await chat.walk("home", "home")
         assert (walk.walk.answer, walk.walk.at) == (first, 0)
         statistics = walk.walk.statistics
         assert statistics is not None
         assert statistics.totals.steps == 1
-        await chat.pilot.press("home")
+        await chat.walk("home")
         assert "first step of the chat" in chat.hint
-        await chat.pilot.press("end")
+        await chat.walk("end")
         assert (walk.walk.answer, walk.walk.at) == (second, None)
         assert len(first.statistics) == 1
 
@@ -409,16 +409,16 @@ async def test_every_step_of_the_chat_is_visited_once_each_way() -> None:
         counts = [sum(isinstance(e, Step) for e in events) for events in (FIRST, SECOND)]
         wanted = [(first, at) for at in range(counts[0])]
         wanted += [(second, at) for at in range(counts[1])]
-        await chat.pilot.press("home", "home")
+        await chat.walk("home", "home")
         seen: list[tuple[Answer | None, int | None]] = []
         for _ in wanted:
             seen.append((walk.walk.answer, walk.walk.at))
-            await chat.pilot.press("right_square_bracket")
+            await chat.walk("right_square_bracket")
         assert seen == wanted
         assert walk.walk.at is None
         back: list[tuple[Answer | None, int | None]] = []
         for _ in wanted[1:]:
-            await chat.pilot.press("left_square_bracket")
+            await chat.walk("left_square_bracket")
             back.append((walk.walk.answer, walk.walk.at))
         assert back == wanted[-2::-1]
 
@@ -430,7 +430,7 @@ async def test_an_answer_under_way_goes_on_while_an_old_one_is_looked_at() -> No
         await chat.pilot.press("f2")
         await chat.type("the second", "enter")
         await chat.until(lambda: chat.steps == 1)
-        await chat.pilot.press("home", "left_square_bracket")
+        await chat.walk("home", "left_square_bracket")
         old = chat.app.chat.inspector.walk.answer
         assert old is not None
         assert old is not chat.app.chat.answer
@@ -454,7 +454,8 @@ async def test_one_step_while_an_old_answer_is_looked_at_returns_to_live() -> No
         await chat.pilot.press("f2")
         await chat.type("the second", "enter")
         await chat.until(lambda: chat.steps == 1)
-        await chat.pilot.press("home", "left_square_bracket", "space")
+        await chat.walk("home", "left_square_bracket")
+        await chat.pilot.press("space")
         await chat.until(lambda: chat.steps == 2)
         assert chat.app.chat.inspector.walk.answer is chat.app.chat.answer
         assert chat.app.chat.inspector.walk.at is None
@@ -464,7 +465,7 @@ async def test_steps_that_nobody_kept_are_said_to_be_gone() -> None:
     async with driving(recorded(FIRST, SECOND), size=(160, 50)) as chat:
         await chat.ask("the first")
         await chat.ask("the second")
-        await chat.pilot.press("home", "left_square_bracket")
+        await chat.walk("home", "left_square_bracket")
         assert "answer 1 of 2 are not on record" in chat.hint
         assert chat.app.chat.inspector.walk.answer is chat.app.chat.answer
 
@@ -479,7 +480,7 @@ async def test_steps_that_cannot_be_read_are_said_to_be_gone(
     async with driving(recorded(FIRST, SECOND), size=(160, 50)) as chat:
         await two_answers(chat)
         monkeypatch.setattr(MemoryRecord, "steps", damaged)
-        await chat.pilot.press("home", "left_square_bracket")
+        await chat.walk("home", "left_square_bracket")
         assert "answer 1 of 2 are not on record" in chat.hint
 
 
