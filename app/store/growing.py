@@ -61,7 +61,7 @@ class Growing:
     def _end(self, exchange: str, statistics: Statistics | None) -> Iterator[Operation]:
         yield from self._pack(exchange)
         digest = self._answers.pop(exchange).digesting.digest(statistics, CLOSED)
-        yield Ended(exchange, digest, now())
+        yield Ended.of(exchange, digest, now())
 
     def _pack(self, exchange: str) -> Iterator[Operation]:
         answer = self._answers[exchange]

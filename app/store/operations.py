@@ -96,19 +96,39 @@ class Told:
 
 
 @dataclass(frozen=True, slots=True)
-class Ended:
-    """An answer is complete."""
+class StepsLost:
+    """Steps of an exchange are missing, so that none is to be shown."""
 
     exchange: str
-    digest: Digest
+
+    def carry_out(self, to: sqlite3.Connection) -> None:
+        """Write it."""
+        to.execute(
+            "UPDATE chunk SET steps = 0 WHERE exchange = (SELECT place FROM exchange WHERE id = ?)",
+            (self.exchange,),
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class Ended:
+    """An answer is complete; what is left of it is packed, for it may have to wait."""
+
+    exchange: str
+    text: str
+    ending: str
+    digest: bytes
     at: float
+
+    @classmethod
+    def of(cls, exchange: str, digest: Digest, at: float) -> "Ended":
+        """With what is left of the answer."""
+        return cls(exchange, storable(digest.text), digest.ending, pack_digest(digest), at)
 
     def carry_out(self, to: sqlite3.Connection) -> None:
         """Write it; from now on it is found by its words."""
-        digest = self.digest
         to.execute(
             "UPDATE exchange SET answer = ?, ending = ?, digest = ?, window = NULL WHERE id = ?",
-            (storable(digest.text), digest.ending, pack_digest(digest), self.exchange),
+            (self.text, self.ending, self.digest, self.exchange),
         )
         to.execute(
             "UPDATE session SET changed = max(changed, ?) "
@@ -210,7 +230,9 @@ class Undeleted:
             raise StoreError("that session is gone for good")
 
 
-Operation = Opened | Begun | Told | Ended | Selected | Raced | Renamed | Deleted | Undeleted
+Operation = (
+    Opened | Begun | Told | StepsLost | Ended | Selected | Raced | Renamed | Deleted | Undeleted
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -272,7 +294,7 @@ def _complete(to: sqlite3.Connection, alive: set[str]) -> None:
     ).fetchall()
     for exchange, place, started, window in growing:
         if window not in alive:
-            Ended(exchange, _what_is_left(to, place), started).carry_out(to)
+            Ended.of(exchange, _what_is_left(to, place), started).carry_out(to)
 
 
 def _what_is_left(connection: sqlite3.Connection, place: int) -> Digest:

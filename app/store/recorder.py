@@ -128,6 +128,8 @@ class DatabaseRecorder:
         self._writer.settle(_SETTLE_SECONDS)
         # asked first: what is written between the two is then there twice and not missing
         waiting = self._writer.waiting(exchange)
+        if waiting is None:
+            return ()
         try:
             written = self.archive.chunks(exchange)
         except StoreError:

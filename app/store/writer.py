@@ -1,8 +1,8 @@
 """The one thread that writes: takes what it is handed, packs it, and commits a few times a second.
 
 What cannot be written is kept and tried again, so that a locked file or a full disk costs nothing
-but memory. Whoever hands something over never waits. Knows the order of things and nothing of what
-is written; that is `operations`.
+but memory, and of that so much as `pending` gives. Whoever hands something over never waits. Knows
+the order of things and nothing of what is written; that is `operations`.
 """
 
 import logging
@@ -18,7 +18,9 @@ from pathlib import Path
 from uuid import uuid4
 
 from .growing import Growing, Happened
+from .inbox import Asked, Closing, Inbox, Item, Marker
 from .operations import LeftOpen, Opened, Operation, Told, leave, recover
+from .pending import MOST_BYTES, Pending
 from .schema import open_to_write, transaction
 from .trouble import StoreError, Trouble, explain
 from .windows import Window
@@ -56,29 +58,6 @@ class Recovered:
 News = Troubled | Relieved | Recovered
 
 
-@dataclass(frozen=True, slots=True)
-class _Asked:
-    """Something that a person waits for: it is done now or not at all."""
-
-    operation: Operation
-    done: "Future[None]"
-
-
-@dataclass(frozen=True, slots=True)
-class _Marker:
-    """Set when all that was handed over before it is packed, and written if that is possible."""
-
-    reached: threading.Event
-
-
-@dataclass(frozen=True, slots=True)
-class _Closing:
-    """The last thing that is handed over."""
-
-
-_Item = Operation | Happened | _Asked | _Marker | _Closing
-
-
 class Writer:
     """Handle of the writer thread.
 
@@ -93,11 +72,12 @@ class Writer:
         self.window = uuid4().hex
         self._path = path
         self._folder = path.parent / "windows"
-        self._inbox: queue.SimpleQueue[_Item] = queue.SimpleQueue()
+        self._inbox = Inbox()
         self._news: queue.SimpleQueue[News] = queue.SimpleQueue()
         self._growing = Growing()
-        self._pending: list[Operation] = []
-        self._pending_lock = threading.Lock()
+        self._pending = Pending()
+        self._items: list[Item] = []
+        self._failure = ""
         self._connection: sqlite3.Connection | None = None
         self._identity: tuple[int, int] | None = None
         self._lock_file: Window | None = None
@@ -118,7 +98,7 @@ class Writer:
 
     def put(self, item: Operation | Happened) -> None:
         """Hand something over; it is written as soon as that is possible."""
-        self._inbox.put(item)
+        self._inbox.hand(item)
 
     def ask(self, operation: Operation) -> "Future[None]":
         """Hand over what a person waits for.
@@ -126,11 +106,9 @@ class Writer:
         Returns:
             Ends when it is written, with a `StoreError` when it cannot be.
         """
-        asked = _Asked(operation, Future())
-        if not self.alive:
-            asked.done.set_exception(StoreError("the record is closed"))
-        else:
-            self._inbox.put(asked)
+        asked = Asked(operation, Future())
+        if not self._inbox.hand(asked):
+            asked.end(StoreError(self._inbox.refusal))
         return asked.done
 
     def news(self) -> list[News]:
@@ -144,16 +122,13 @@ class Writer:
 
     def settle(self, timeout: float) -> None:
         """Wait until what was handed over so far is packed, for at most so many seconds."""
-        marker = _Marker(threading.Event())
-        self._inbox.put(marker)
-        if self.alive:
+        marker = Marker(threading.Event())
+        if self._inbox.hand(marker):
             marker.reached.wait(timeout)
 
-    def waiting(self, exchange: str) -> list[Told]:
-        """Packed events of an exchange that are not written yet."""
-        with self._pending_lock:
-            told = [each for each in self._pending if isinstance(each, Told)]
-        return [each for each in told if each.exchange == exchange]
+    def waiting(self, exchange: str) -> list[Told] | None:
+        """Packed events of an exchange that are not written yet; None where some were let go."""
+        return self._pending.told(exchange)
 
     def close(self, timeout: float) -> str:
         """Write what is left and end the thread.
@@ -163,13 +138,14 @@ class Writer:
         """
         if self._thread.ident is None:
             return ""
-        self._inbox.put(_Closing())
+        self._inbox.hand(Closing())
         self._thread.join(timeout)
         if self._thread.is_alive():
             return f"the disk takes too long to write {self._path}; the last messages may be lost"
-        if self._pending and self._trouble is not None:
-            return f"{self._trouble.message}; what was said since then is not saved"
-        return ""
+        why = self._failure
+        if self._pending.operations and self._trouble is not None:
+            why = self._trouble.message
+        return f"{why}; what was said since then is not saved" if why else ""
 
     # In the thread
 
@@ -178,76 +154,102 @@ class Writer:
             self._work()
         except Exception as error:  # the chat must never end for the record's sake
             _log.exception("unexpected error in the writer thread")
-            message = f"the record failed unexpectedly: {error}; nothing is saved from now on"
-            self._news.put(Troubled(message))
+            self._failure = f"the record failed unexpectedly: {' '.join(str(error).split())}"
+            self._news.put(Troubled(f"{self._failure}; nothing is saved from now on"))
         finally:
+            self._refuse(self._failure or "the record is closed")
             if self._connection is not None:
                 self._connection.close()
             if self._lock_file is not None:
                 self._lock_file.close()
 
+    def _refuse(self, why: str) -> None:
+        """Take nothing from now on; whoever waits learns why."""
+        self._items += self._inbox.refuse(why)
+        for item in self._items:
+            if isinstance(item, Marker):
+                item.reached.set()
+            elif isinstance(item, Asked):
+                item.end(StoreError(why))
+        self._items = []
+        if self._failure:
+            self._pending.clear()
+            self._growing = Growing()
+
     def _work(self) -> None:
         self._attempt()
         closing = False
         while not closing:
-            items = self._collect()
-            closing = any(isinstance(item, _Closing) for item in items)
-            for item in items:
+            self._items = self._collect()
+            closing = any(isinstance(item, Closing) for item in self._items)
+            for item in self._items:
                 self._take(item)
-            self._keep(*(self._growing.end() if closing else self._growing.pack()))
+            self._pending.add(*(self._growing.end() if closing else self._growing.pack()))
             self._attempt(last=closing)
-            self._answer(items)
+            self._answer(self._items)
+            self._items = []
         if self._connection is not None and self._trouble is None:
             self._leave(self._connection)
 
-    def _collect(self) -> list[_Item]:
+    def _collect(self) -> list[Item]:
         """What was handed over, once it is time to write again; nothing if it is time to retry."""
-        items: list[_Item] = []
+        items: list[Item] = []
         retries = self._trouble is not None and self._trouble.passes
         try:
             patience = max(0.0, self._retry_at - time.monotonic()) if retries else None
             items.append(self._inbox.get(timeout=patience))
-            while not isinstance(items[-1], _Asked | _Marker | _Closing):
+            while not isinstance(items[-1], Asked | Marker | Closing):
                 room = self._flushed_at + FLUSH_SECONDS - time.monotonic()
                 items.append(self._inbox.get(block=room > 0, timeout=max(0.0, room)))
         except queue.Empty:
             pass
         return items
 
-    def _take(self, item: _Item) -> None:
+    def _take(self, item: Item) -> None:
         match item:
             case Happened():
-                self._keep(*self._growing.add(item))
-            case _Asked() | _Marker() | _Closing():
+                self._pending.add(*self._growing.add(item))
+            case Asked() | Marker() | Closing():
                 pass
             case _:
                 if isinstance(item, Opened):
                     self._opened_session = item.session
-                self._keep(item)
-
-    def _keep(self, *operations: Operation) -> None:
-        with self._pending_lock:
-            self._pending += operations
+                self._pending.add(item)
 
     def _attempt(self, *, last: bool = False) -> None:
         """Write what waits, unless that failed a moment ago."""
         if self._trouble is not None:
             due = time.monotonic() >= self._retry_at or last
             if not (self._trouble.passes and due):
+                self._save_memory(self._trouble)
                 return
         try:
             if self._connection is None:
                 self._open()
-            self._write(self._pending)
+            self._write(self._pending.operations)
         except Exception as error:  # the thread must live on, whatever is in the file
-            self._fail(error)
+            self._save_memory(self._fail(error))
             return
-        with self._pending_lock:
-            self._pending = []
+        lost = self._pending.lost
+        self._pending.clear()
         self._flushed_at = time.monotonic()
         if self._trouble is not None:
             self._trouble = None
-            self._news.put(Relieved("the record can be written again; everything is saved"))
+            answers = "an answer" if lost == 1 else f"{lost} answers"
+            but = f" but the steps of {answers}" if lost else ""
+            self._news.put(Relieved(f"the record can be written again; everything is saved{but}"))
+
+    def _save_memory(self, trouble: Trouble) -> None:
+        """Keep no more than the memory is given; said once, where what waits may yet be saved."""
+        first = not self._pending.lost
+        if self._pending.shorten() and first and trouble.passes:
+            most = MOST_BYTES >> 20
+            self._news.put(
+                Troubled(
+                    f"{trouble.message}, and more than {most} MiB wait to be saved: the steps of "
+                    "the oldest answers are let go, the texts are kept"
+                )
+            )
 
     def _open(self) -> None:
         if self._lock_file is None:
@@ -277,34 +279,35 @@ class Writer:
             for operation in operations:
                 operation.carry_out(self._connection)
 
-    def _fail(self, error: Exception) -> None:
+    def _fail(self, error: Exception) -> Trouble:
         trouble = explain(error, self._path)
         if self._trouble is None or self._trouble.message != trouble.message:
             _log.warning("%s: %s", type(error).__name__, error)
             self._news.put(Troubled(trouble.line))
         self._trouble = trouble
         self._retry_at = time.monotonic() + RETRY_SECONDS
+        return trouble
 
-    def _answer(self, items: Sequence[_Item]) -> None:
+    def _answer(self, items: Sequence[Item]) -> None:
         """Do what is waited for, after all that was handed over before it."""
         for item in items:
-            if isinstance(item, _Marker):
+            if isinstance(item, Marker):
                 item.reached.set()
-            elif isinstance(item, _Asked):
+            elif isinstance(item, Asked):
                 self._do(item)
 
-    def _do(self, asked: _Asked) -> None:
+    def _do(self, asked: Asked) -> None:
         if self._trouble is not None:
-            asked.done.set_exception(StoreError(self._trouble.message))
+            asked.end(StoreError(self._trouble.message))
             return
         try:
             self._write([asked.operation])
         except StoreError as error:
-            asked.done.set_exception(error)
+            asked.end(error)
         except Exception as error:  # somebody waits for it
-            asked.done.set_exception(StoreError(explain(error, self._path).message))
+            asked.end(StoreError(explain(error, self._path).message))
         else:
-            asked.done.set_result(None)
+            asked.end()
 
     def _leave(self, connection: sqlite3.Connection) -> None:
         try:

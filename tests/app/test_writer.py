@@ -1,0 +1,253 @@
+"""The writer when things go wrong for long: the memory is bounded, and nobody waits for ever."""
+
+import sqlite3
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import closing, contextmanager
+from pathlib import Path
+
+import pytest
+
+from app.store import pending, schema, writer
+from app.store.archive import Archive
+from app.store.growing import Growing, Happened
+from app.store.operations import Operation, Renamed, Told
+from app.store.recorder import DatabaseRecorder
+from app.store.trouble import StoreError
+from app.store.writer import Relieved, Troubled
+from sequoia_core.events import Step
+from tests.app.records import PATIENCE_SECONDS, exchange, say, tell
+from tests.fakes import make_answer
+
+LONG = "word and so on. " * 100
+STEPS = [event for event in make_answer(LONG) if isinstance(event, Step)]
+
+
+@pytest.fixture
+def path(tmp_path: Path) -> Path:
+    return tmp_path / "data" / "sessions.db"
+
+
+@contextmanager
+def recording(path: Path) -> Iterator[DatabaseRecorder]:
+    recorder = DatabaseRecorder(path)
+    try:
+        yield recorder
+    finally:
+        recorder.close()
+
+
+# A writer that has ended by an error of its own
+
+
+class Broken(Growing):
+    """Fails at the first event, once it is let go on."""
+
+    let_go: threading.Event
+
+    def add(self, happened: Happened) -> Iterator[Operation]:
+        assert self.let_go.wait(PATIENCE_SECONDS)
+        raise RuntimeError("no such\nthing")
+        yield
+
+
+@pytest.fixture
+def breaks(monkeypatch: pytest.MonkeyPatch) -> threading.Event:
+    """The writers made from now on end at the first event, once this is set."""
+    monkeypatch.setattr(Broken, "let_go", threading.Event(), raising=False)
+    monkeypatch.setattr(writer, "Growing", Broken)
+    return Broken.let_go
+
+
+def ended(recorder: DatabaseRecorder) -> None:
+    recorder._writer._thread.join(PATIENCE_SECONDS)
+    assert not recorder._writer.alive
+
+
+def test_what_waits_for_a_writer_that_ends_is_answered(path: Path, breaks: threading.Event) -> None:
+    with recording(path) as recorder:
+        say(recorder, "one")
+        waiting = recorder.rename("some session", "a name")
+        settled = threading.Thread(target=recorder.settle, args=(PATIENCE_SECONDS,))
+        settled.start()
+        later = recorder.delete("some session")
+        breaks.set()
+        for future in (waiting, later):
+            with pytest.raises(StoreError, match="failed unexpectedly: no such thing"):
+                future.result(PATIENCE_SECONDS)
+        settled.join(PATIENCE_SECONDS / 2)
+        assert not settled.is_alive()
+
+
+def test_a_writer_that_has_ended_keeps_nothing_and_says_so(
+    path: Path, breaks: threading.Event
+) -> None:
+    breaks.set()
+    with recording(path) as recorder:
+        say(recorder, "one")
+        ended(recorder)
+        for _ in range(100):
+            say(recorder, "more")
+        assert recorder._writer._inbox.empty
+        assert not recorder._writer._pending.operations
+        with pytest.raises(StoreError, match="failed unexpectedly"):
+            recorder.rename("some session", "a name").result(0)
+        recorder.settle(PATIENCE_SECONDS)
+        (news,) = recorder.news()
+        assert isinstance(news, Troubled)
+        assert "nothing is saved from now on" in news.message
+    assert "failed unexpectedly: no such thing" in recorder.unsaved
+    assert "is not saved" in recorder.unsaved
+    assert "\n" not in recorder.unsaved
+
+
+def test_a_record_that_is_closed_takes_nothing_more(path: Path) -> None:
+    with recording(path) as recorder:
+        say(recorder, "one")
+    say(recorder, "two")
+    assert recorder._writer._inbox.empty
+    with pytest.raises(StoreError, match="closed"):
+        recorder.rename("some session", "a name").result(0)
+    assert recorder.unsaved == ""
+
+
+def test_whoever_asked_may_have_gone(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    begun, let_go = threading.Event(), threading.Event()
+    carry_out = Renamed.carry_out
+
+    def slow(self: Renamed, to: sqlite3.Connection) -> None:
+        begun.set()
+        assert let_go.wait(PATIENCE_SECONDS)
+        carry_out(self, to)
+
+    with recording(path) as recorder:
+        say(recorder, "one")
+        monkeypatch.setattr(Renamed, "carry_out", slow)
+        asked = recorder.rename(recorder.session or "", "a name")
+        assert begun.wait(PATIENCE_SECONDS)
+        assert asked.cancel()
+        let_go.set()
+        say(recorder, "two")
+    (info,) = Archive(path).sessions()
+    assert (info.name, info.exchanges) == ("a name", 2)
+    assert recorder.unsaved == ""
+
+
+# A file that cannot be written for long
+
+
+@pytest.fixture
+def scarce(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Room for the steps of two long answers, and trying again soon."""
+    monkeypatch.setattr(writer, "RETRY_SECONDS", 0.02)
+    monkeypatch.setattr(schema, "WRITE_PATIENCE_SECONDS", 0.02)
+    monkeypatch.setattr(schema, "READ_PATIENCE_SECONDS", 0.02)
+    monkeypatch.setattr(pending, "MOST_BYTES", 2 * packed_bytes())
+
+
+def packed_bytes() -> int:
+    """Of a long answer's events, as they come in one piece."""
+    growing = Growing()
+    happened = [Happened("x", event) for event in make_answer(LONG)]
+    told = [each for one in happened for each in growing.add(one)]
+    return sum(len(each.events) for each in told if isinstance(each, Told)) + 1
+
+
+@contextmanager
+def locked(path: Path) -> Iterator[Callable[[], object]]:
+    """Another program locks the file; call what is given to free it."""
+    with closing(sqlite3.connect(path, isolation_level=None)) as other:
+        other.execute("BEGIN EXCLUSIVE")
+        yield lambda: other.execute("ROLLBACK")
+
+
+def waiting_bytes(recorder: DatabaseRecorder) -> int:
+    operations = recorder._writer._pending.operations
+    return sum(len(each.events) for each in operations if isinstance(each, Told))
+
+
+def relief(recorder: DatabaseRecorder) -> str:
+    """Waits until the record can be written again, and what it says then."""
+    for _ in range(1000):
+        recorder.settle(PATIENCE_SECONDS)
+        for news in recorder.news():
+            if isinstance(news, Relieved):
+                return news.message
+        threading.Event().wait(0.01)
+    raise AssertionError("never relieved")
+
+
+def test_steps_of_the_oldest_answers_are_let_go_and_texts_are_kept(
+    path: Path, scarce: None
+) -> None:
+    with recording(path) as recorder:
+        say(recorder, "before")
+        recorder.settle(PATIENCE_SECONDS)
+        with locked(path) as free:
+            asked = []
+            for at in range(6):
+                asked.append(tell(recorder, exchange(f"meanwhile {at}"), make_answer(LONG)))
+                recorder.settle(PATIENCE_SECONDS)
+                assert waiting_bytes(recorder) <= pending.MOST_BYTES
+            messages = [news.message for news in recorder.news() if isinstance(news, Troubled)]
+            (told,) = [message for message in messages if "let go" in message]
+            assert "the texts are kept" in told
+            kept = [len(recorder.steps(each.id)) for each in asked]
+            assert kept == [0] * kept.count(0) + [len(STEPS)] * (6 - kept.count(0))
+            assert 1 <= 6 - kept.count(0) <= 2
+            free()
+        assert f"but the steps of {kept.count(0)} answers" in relief(recorder)
+        history = recorder.archive.load(recorder.session or "").history
+        assert len(history.exchanges) == 7
+        for each, count in zip(asked, kept, strict=True):
+            read = history.exchanges[each.id].answer
+            assert read.verbatim == LONG
+            assert list(read.token_ids) == list(each.answer.token_ids)
+            assert read.footer() == each.answer.footer()
+            assert len(recorder.steps(each.id)) == count
+    assert recorder.unsaved == ""
+
+
+def test_an_answer_whose_steps_are_let_go_as_it_grows_has_none_of_them(
+    path: Path, scarce: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(pending, "MOST_BYTES", packed_bytes() // 3)
+    events = make_answer(LONG)
+    with recording(path) as recorder:
+        asked = exchange("long")
+        recorder.begin(asked)
+        for event in events[:20]:
+            recorder.event(asked.id, event)
+        recorder.settle(PATIENCE_SECONDS)
+        assert len(recorder.steps(asked.id)) > 0
+        with locked(path) as free:
+            for event in events[20:-20]:
+                recorder.event(asked.id, event)
+            recorder.settle(PATIENCE_SECONDS)
+            assert len(recorder.steps(asked.id)) == 0
+            free()
+        relief(recorder)
+        for event in events[-20:]:
+            recorder.event(asked.id, event)
+        recorder.settle(PATIENCE_SECONDS)
+        assert len(recorder.steps(asked.id)) == 0
+        assert recorder.archive.load(recorder.session or "").history.branch[0].answer.text == LONG
+        another = tell(recorder, exchange("another"), make_answer("Short."))
+        assert len(recorder.steps(another.id)) > 0
+
+
+def test_a_file_that_is_never_written_again_takes_no_more_memory_either(
+    path: Path, scarce: None
+) -> None:
+    path.parent.mkdir()
+    path.write_bytes(b"this is no database at all\n" * 200)
+    with recording(path) as recorder:
+        for at in range(6):
+            last = tell(recorder, exchange(f"in memory {at}"), make_answer(LONG))
+            recorder.settle(PATIENCE_SECONDS)
+            assert waiting_bytes(recorder) <= pending.MOST_BYTES
+        (news,) = recorder.news()
+        assert isinstance(news, Troubled)
+        assert "is damaged" in news.message
+        assert len(recorder.steps(last.id)) == len(STEPS)
+    assert "is damaged" in recorder.unsaved
