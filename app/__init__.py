@@ -1,1 +1,7 @@
 """The terminal app and the `sequoia` command. Installed under the name `sequoia_chat`."""
+
+import os
+
+# Textual reads it once. How often answers are drawn is `pace`; this is how long a key that came
+# right after a picture waits to be shown.
+os.environ.setdefault("TEXTUAL_FPS", "120")

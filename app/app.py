@@ -15,6 +15,7 @@ from pathlib import Path
 
 import platformdirs
 from rich.text import Text
+from textual import events
 from textual.app import SystemCommand
 from textual.screen import Screen
 
@@ -91,6 +92,12 @@ class SequoiaApp(BaseApp):
         for problem in (*themes, *self.key_problems):
             self.chat.note(problem, error=True)
         self.watch_themes()
+
+    async def on_event(self, event: events.Event) -> None:
+        """Take note that a person does something."""
+        if isinstance(event, events.InputEvent | events.Paste):
+            self.rests.touched()
+        await super().on_event(event)
 
     def change_keys(self, wanted: Mapping[str, tuple[str, ...]]) -> tuple[str, ...]:
         """Give actions other keys; those of the replay are no business of the chat.

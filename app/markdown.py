@@ -65,8 +65,8 @@ class MarkdownPen:
     """
 
     def __init__(self, look: MarkdownLook) -> None:
-        self._look = look
-        self._parser = markdown_parser()
+        # one for all: Rich makes a parser for each, which takes longer than most chunks
+        self._document = _Document(markdown_parser(), look)
         self._console = look.console()
 
     def draw(self, source: str, width: int) -> Lines:
@@ -78,9 +78,9 @@ class MarkdownPen:
         """
         if not source.strip():
             return []
-        document = _Document(source, self._parser, self._look)
+        self._document.read(source)
         options = self._console.options.update(width=max(_LEAST_WIDTH, width), height=None)
-        lines = self._console.render_lines(document, options, pad=False)
+        lines = self._console.render_lines(self._document, options, pad=False)
         while lines and _blank(lines[0]):
             lines.pop(0)
         while lines and _blank(lines[-1]):
@@ -136,11 +136,15 @@ class _Document(Markdown):
         "code_block": _Fence,
     }
 
-    def __init__(self, text: str, parser: MarkdownIt, look: MarkdownLook) -> None:
+    def __init__(self, parser: MarkdownIt, look: MarkdownLook) -> None:
         code_theme = "github-dark" if look.dark else "friendly"
         if look.code_background == "default":  # the terminal's own colours
             code_theme = "ansi_dark" if look.dark else "ansi_light"
         super().__init__("", code_theme=code_theme, hyperlinks=False)
         self.look = look
+        self._parser = parser
+
+    def read(self, text: str) -> None:
+        """Be this document from now on."""
         self.markup = text
-        self.parsed = parser.parse(text)
+        self.parsed = self._parser.parse(text)

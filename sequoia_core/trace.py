@@ -166,7 +166,7 @@ class ReplayEngine:
         del should_stop
         return iter(())
 
-    def _replay(self, answer: Sequence[Event], should_stop: Callable[[], bool]) -> Iterator[Event]:
+    def _replay(self, answer: Iterable[Event], should_stop: Callable[[], bool]) -> Iterator[Event]:
         totals = Totals()
         between_steps = True
         for event in answer:

@@ -158,8 +158,19 @@ def make_answer(
     reason: FinishReason = FinishReason.STOP,
 ) -> tuple[Event, ...]:
     """A whole answer: the text cut into tokens and decoded by trees of the given shape."""
+    return tuple(answer_events(text, tree, parents, reason))
+
+
+def answer_events(
+    text: str = ANSWER,
+    tree: TreeChosen = TREE_16,
+    parents: tuple[int, ...] = PARENTS_16,
+    reason: FinishReason = FinishReason.STOP,
+) -> Iterator[Event]:
+    """The events of `make_answer`, each made when it is asked for."""
     tokens = words(text)
-    events: list[Event] = [tree, PrefillDone(prompt_tokens=38, cached_tokens=0, seconds=0.12)]
+    yield tree
+    yield PrefillDone(prompt_tokens=38, cached_tokens=0, seconds=0.12)
     totals, root, index = Totals(), "<|im_start|>", 0
     while tokens:
         index += 1
@@ -169,8 +180,9 @@ def make_answer(
         step = make_step(index, root, emitted, parents)
         root, totals = taken[-1], totals.plus(step)
         pieces = tuple(Piece(piece, rank) for piece, rank in emitted)
-        events += [TextDelta(index, "".join(taken), pieces), step]
-    return (*events, Finished(reason, totals))
+        yield TextDelta(index, "".join(taken), pieces)
+        yield step
+    yield Finished(reason, totals)
 
 
 def _path_ranks(parents: tuple[int, ...], wanted: int, turn: int) -> list[int]:

@@ -20,7 +20,6 @@ from ..answer import Answer
 from ..decoder import Decoder
 from ..history import Exchange
 from ..messages import Ask, ChatSettings
-from ..pace import Pace
 from ..race import RaceRun
 from ..recording import NoRecord, Recorder
 from ..slash import is_command
@@ -31,6 +30,7 @@ from ..widgets.tree_view import TreeView
 from .branching import Branching
 from .commands import run_command
 from .dashboard import Activity, Dashboard
+from .drawing import Drawing
 from .help import HelpScreen
 from .inspecting import Inspector
 from .keeping import Keeping
@@ -87,14 +87,17 @@ class ChatScreen(Screen[None]):
         self.race: RaceRun | None = None
         self._entry: AnswerEntry | None = None
         self._tinted = False
-        self._pace = Pace()
-        self._stale = False
         self.transcript = Transcript()
         self.prompt = Prompt()
         self.dashboard = Dashboard()
         self.branching = Branching(self)
         self.inspector = Inspector(self)
         self.keeping = Keeping(self, recorder or NoRecord())
+        self.drawing = Drawing(
+            self,
+            (self._draw_text, self._draw_tree, self._draw_figures),
+            lambda seconds: self.app.rests.touched_within(seconds),
+        )
 
     def compose(self) -> ComposeResult:
         """Header over chat and tree over prompt over keys."""
@@ -132,22 +135,24 @@ class ChatScreen(Screen[None]):
 
     # What the decode thread reports
 
-    def _tick(self) -> None:
+    async def _tick(self) -> None:
         for report in self.decoder.drain():
             take(self, report)
-            self._stale = True
-        running = self.busy and not self.decoder.paused
-        if self._stale and (self._pace.due() or not running):
-            self._draw()
+            self.drawing.changed()
+        await self.drawing.go_on(running=self.busy and not self.decoder.paused)
+        self.app.rests.go_on()
 
-    def _draw(self) -> None:
-        """Draw the last step, or the one walked to, and what goes with it."""
-        self.dashboard.show_step(self.inspector.walk, self.chosen, self._activity)
-        self.prompt.walks = self.inspector.walks
+    def _draw_text(self) -> None:
         self.inspector.draw()
         self.transcript.redraw()
+
+    def _draw_tree(self) -> None:
+        self.dashboard.show_tree(self.inspector.walk, self._activity)
+
+    def _draw_figures(self) -> None:
+        self.dashboard.show_figures(self.inspector.walk, self.chosen, self._activity)
+        self.prompt.walks = self.inspector.walks
         self._draw_status()
-        self._stale = False
 
     def _draw_status(self) -> None:
         self.prompt.steps_on_space = self.decoder.paused
@@ -189,7 +194,8 @@ class ChatScreen(Screen[None]):
         """Show the steps of another answer, or of none."""
         self._entry = entry
         self.inspector.look_at(entry)
-        self._draw()
+        self._draw_text()
+        self.drawing.changed(urgent=True)
 
     def _run_command(self, text: str, typed: str) -> None:
         try:
@@ -240,7 +246,7 @@ class ChatScreen(Screen[None]):
             self.decoder.resume()
         else:
             self.decoder.pause()
-        self._draw()
+        self.drawing.now()
 
     def action_single_step(self) -> None:
         """One step, while paused; looking back ends, so that the step is seen."""
@@ -251,14 +257,14 @@ class ChatScreen(Screen[None]):
             self.decoder.single_step()
         else:
             self.prompt.hint("nothing to step: send a message, it will pause at its first step")
-        self._draw()
+        self.drawing.now()
 
     def action_walk(self, where: str) -> None:
         """Look at another step of the chat; `where` is as in `Inspector.go`."""
         self.inspector.go(where)
         if where == "live":
             self.transcript.follow()
-        self._draw()
+        self.drawing.now()
 
     def action_tree(self) -> None:
         """Tree, heat map or neither; where there is no room beside the chat, instead of it."""

@@ -42,22 +42,29 @@ class Dashboard:
         self.strip = StepBar(id="strip")
         self.keys = KeyBar()
 
-    def show_step(self, walk: Walk, coming: TreeChosen | None, now: Activity) -> None:
-        """Draw the last step, or the one walked to.
+    def show_tree(self, walk: Walk, now: Activity) -> None:
+        """Draw the tree of the last step, or of the one walked to."""
+        if self._moves(walk, now):
+            still = _still(walk, now)
+            self.panel.show_tree(walk.step, walk.title(paused=now.paused), still=still)
+
+    def show_figures(self, walk: Walk, coming: TreeChosen | None, now: Activity) -> None:
+        """Draw what goes with that tree.
 
         Args:
             walk: the place in the answer.
             coming: the tree shape the next answer begins with, as far as it is known.
             now: what the chat is at.
         """
-        step, statistics = walk.step, walk.statistics
-        still = walk.at is not None or now.paused or not now.busy
-        if is_accessible(self.panel) and not still:
-            return  # nothing moves but the text; the figures come with its end
-        self.panel.show_step(step, statistics, walk.title(paused=now.paused), still=still)
-        self.panel.show_expected(walk.chosen or (Chosen(coming) if coming is not None else None))
-        self.strip.show_step(step, statistics)
-        self.header.show_statistics(statistics)
+        if self._moves(walk, now):
+            expected = walk.chosen or (Chosen(coming) if coming is not None else None)
+            self.panel.show_figures(walk.step, walk.statistics, expected)
+            self.strip.show_step(walk.step, walk.statistics)
+            self.header.show_statistics(walk.statistics)
+
+    def _moves(self, walk: Walk, now: Activity) -> bool:
+        """In accessible mode only the text moves; the figures come with its end."""
+        return _still(walk, now) or not is_accessible(self.panel)
 
     def show_activity(self, walk: Walk, now: Activity, *, editing: bool) -> None:
         """Say what the chat is at, and which keys matter."""
@@ -75,3 +82,7 @@ class Dashboard:
         if self.panel.token_tree.has_focus and now.loaded:
             keys = key_bar.NODES
         self.keys.show_keys(keys)
+
+
+def _still(walk: Walk, now: Activity) -> bool:
+    return walk.at is not None or now.paused or not now.busy

@@ -195,8 +195,8 @@ class ReplayScreen(Screen[None]):
         statistics = answer.statistics[-1] if answer.statistics else None
         chosen = answer.tree_at(step.index if step else 1)
         title = f"Step {step.index} of {self._steps(view)}" if step else "Tree"
-        self._panel.show_step(step, statistics, title, still=still)
-        self._panel.show_expected(chosen)
+        self._panel.show_tree(step, title, still=still)
+        self._panel.show_figures(step, statistics, chosen)
         self._strip.show_step(step, statistics)
         self._header.show_statistics(statistics)
         if chosen is not None:

@@ -42,27 +42,26 @@ class DecodePanel(Vertical):
         self._heat.border_title = "Acceptance by place"
         self._statistics.border_title = "Statistics"
 
-    def show_step(
-        self, step: Step | None, statistics: Statistics | None, title: str, *, still: bool
-    ) -> None:
-        """Draw a step, the figures as they stood after it, and how it is looked at.
+    def show_tree(self, step: Step | None, title: str, *, still: bool) -> None:
+        """Draw a step's tree, and how it is looked at.
 
         Args:
-            step: the step, or None for empty panels.
-            statistics: as of the step.
+            step: the step, or None for an empty panel.
             title: of the tree.
             still: the picture will stay a while, so the tree may scroll to the end of the path.
         """
         if str(self.token_tree.border_title or "") != title:
             self.token_tree.border_title = Content(title)
         self.token_tree.show(step, reveal=still)
+
+    def show_figures(
+        self, step: Step | None, statistics: Statistics | None, expected: Chosen | None
+    ) -> None:
+        """Draw the figures as they stood after a step, and what its tree shape was made for."""
         self._bar.show_step(step, statistics)
         self._statistics.show_statistics(statistics)
+        self._statistics.show_expected(expected)
 
     def show_heat(self, heat: HeatMap) -> None:
         """Draw how often each place of the tree was accepted."""
         self._heat.show(heat)
-
-    def show_expected(self, chosen: Chosen | None) -> None:
-        """Show what the tree shape of the step was made for."""
-        self._statistics.show_expected(chosen)

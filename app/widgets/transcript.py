@@ -12,7 +12,7 @@ from typing import ClassVar
 from rich.console import Console
 from rich.style import Style
 from textual.content import Content
-from textual.geometry import Offset, Size
+from textual.geometry import Offset, Region, Size
 from textual.scroll_view import ScrollView
 from textual.selection import Selection
 from textual.strip import Strip
@@ -22,6 +22,7 @@ from ..keys import Keys
 from ..markdown import MarkdownLook, MarkdownPen
 from .blocks import Look
 from .entries import AnswerEntry, Entry, TextEntry
+from .painted import Painted
 from .rows import Anchor, Row, Rows
 
 WELCOME = """\
@@ -79,6 +80,8 @@ class Transcript(ScrollView, can_focus=True):
         self._window_top = 0
         self._follows = True
         self._placing = False
+        self._painting = False
+        self._painted = Painted()
         self._stale = False
         self._walked: tuple[int, int] | None = None
 
@@ -289,8 +292,42 @@ class Transcript(ScrollView, can_focus=True):
         """A scroll bar takes a column; no resize tells of it."""
         self.call_after_refresh(self.redraw)
 
+    def render_lines(self, crop: Region) -> list[Strip]:
+        """What is painted: the lines without their places in the text."""
+        self._painting = True
+        try:
+            if self.text_selection is not None:
+                return super().render_lines(crop)
+            return self._painted_lines(crop)
+        finally:
+            self._painting = False
+
+    def _painted_lines(self, crop: Region) -> list[Strip]:
+        width, height = self.outer_size
+        look = (
+            width, self.styles.border, self.background_colors, self.opacity,
+            self._current_look(), tuple(self.get_line_filters()),
+        )  # fmt: skip
+        # the first and the last lines belong to the frame
+        first, end = max(crop.y, self.gutter.top), min(crop.bottom, height - self.gutter.bottom)
+        at = self.scroll_offset.y - self.gutter.top
+        rows = [(y, self._line(y + at)) for y in range(first, end)]
+        strips = [
+            *self._paint(crop.y, min(crop.bottom, first) - crop.y),
+            *self._painted.lines(look, rows, self._paint),
+            *self._paint(max(crop.y, end), crop.bottom - max(crop.y, end)),
+        ]
+        if crop.column_span != (0, width):
+            strips = [strip.crop(*crop.column_span) for strip in strips]
+        return strips
+
+    def _paint(self, first: int, count: int) -> list[Strip]:
+        if count <= 0:
+            return []
+        return super().render_lines(Region(0, first, self.outer_size.width, count))
+
     def render_line(self, y: int) -> Strip:
-        """One visible line."""
+        """One visible line; whoever asks where the mouse is finds places in the text in it."""
         width = self.scrollable_content_region.width
         at = y + self.scroll_offset.y
         line = self._line(at)
@@ -303,7 +340,8 @@ class Transcript(ScrollView, can_focus=True):
             start, end = span
             style = self.screen.get_component_rich_style("screen--selection")
             strip = _select(strip, start, width if end == -1 else end, style)
-        return strip.apply_offsets(0, at)
+        # a place is part of a segment's style: painted, each line would fill the caches of styles
+        return strip if self._painting else strip.apply_offsets(0, at)
 
     def get_selection(self, selection: Selection) -> tuple[str, str] | None:
         """The selected text, as it is shown."""

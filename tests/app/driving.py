@@ -69,7 +69,7 @@ class Driver:
 
     async def finish(self) -> None:
         await self.until(lambda: self.app.chat.answer is not None and not self.app.chat.busy)
-        await self.until(lambda: not self.app.chat._stale)
+        await self.until(lambda: self.app.chat.drawing.done)
 
     async def ask(self, text: str = "Why is the sky blue?") -> None:
         await self.type(text, "enter")
@@ -88,7 +88,7 @@ class Driver:
             await self.until(lambda count=count: self.steps == count)  # type: ignore[misc]
             if count < steps:
                 await self.pilot.press("space")
-        await self.until(lambda: not self.app.chat._stale)
+        await self.until(lambda: self.app.chat.drawing.done)
 
 
 @asynccontextmanager

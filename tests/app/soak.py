@@ -31,7 +31,7 @@ from sequoia_core.config import SamplingParams
 from sequoia_core.events import Event, Step
 from sequoia_core.protocols import ChatEngine
 from sequoia_core.trace import ReplayEngine, Trace
-from tests.fakes import ANSWER, PAIR, make_answer
+from tests.fakes import ANSWER, PAIR, answer_events, make_answer
 
 SIZE = (160, 50)
 SIZES = [(20, 5), (60, 20), (80, 24), (33, 9), (200, 60), (1, 1), (100, 12)]
@@ -101,9 +101,8 @@ class MadeUpEngine(ReplayEngine):
         """Prose, a list and code, of another length each time."""
         self.turns += 1
         text = (ANSWER + f"\n## Turn {self.turns}\n\n") * (1 + self.turns % 3)
-        engine = ReplayEngine(Trace(PAIR, make_answer(text)))
         self._due = time.monotonic()
-        for event in engine.reply(prompt, params, should_stop):
+        for event in self._replay(answer_events(text), should_stop):
             if isinstance(event, Step):
                 self.given += 1
                 self._pace()

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from app.garbage import NEVER, RESTS, Rests
+from app.garbage import CALM_SECONDS, NEVER, PATIENCE, RESTS, Rests
 
 
 class Knot:
@@ -16,10 +16,25 @@ class Knot:
         self.itself = self
 
 
+class Clock:
+    """Seconds that a test sets."""
+
+    now = 0.0
+
+    def __call__(self) -> float:
+        return self.now
+
+
 @pytest.fixture
-def rests() -> Iterator[Rests]:
-    rests = Rests()
+def clock() -> Clock:
+    return Clock()
+
+
+@pytest.fixture
+def rests(clock: Clock) -> Iterator[Rests]:
+    rests = Rests(clock)
     rests.begin()
+    rests.rest()
     yield rests
     rests.end()
 
@@ -28,11 +43,38 @@ def knot() -> "weakref.ref[Knot]":
     return weakref.ref(Knot())
 
 
-def test_a_cycle_is_found_within_so_many_rests(rests: Rests) -> None:
-    rests.rest()
-    lost = knot()
-    for _ in range(RESTS):
+def wait(rests: Rests, count: int) -> None:
+    for _ in range(count):
         rests.rest()
+        rests.go_on()
+
+
+def test_a_cycle_is_found_within_so_many_rests(rests: Rests) -> None:
+    lost = knot()
+    wait(rests, RESTS - 1)
+    assert lost() is not None
+    wait(rests, 1)
+    assert lost() is None
+
+
+def test_the_search_waits_until_nobody_types(rests: Rests, clock: Clock) -> None:
+    lost = knot()
+    rests.touched()
+    wait(rests, RESTS)
+    clock.now += CALM_SECONDS / 2
+    rests.go_on()
+    assert lost() is not None
+    clock.now += CALM_SECONDS
+    rests.go_on()
+    assert lost() is None
+
+
+def test_somebody_who_never_stops_typing_puts_it_off_only_so_long(rests: Rests) -> None:
+    lost = knot()
+    rests.touched()
+    wait(rests, PATIENCE - 1)
+    assert lost() is not None
+    wait(rests, 1)
     assert lost() is None
 
 

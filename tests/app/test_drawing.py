@@ -1,0 +1,83 @@
+"""Pictures come in parts, and a key goes first."""
+
+import asyncio
+from collections.abc import Callable
+
+import pytest
+
+from app.screens.drawing import Drawing
+
+
+class Canvas:
+    """A screen that is painted as soon as it is asked; or never."""
+
+    def __init__(self, *, paints: bool = True) -> None:
+        self._paints = paints
+
+    def call_after_refresh(self, callback: Callable[[], object]) -> None:
+        if self._paints:
+            callback()
+
+
+def make(canvas: Canvas, typed: list[bool]) -> tuple[Drawing, list[str]]:
+    drawn: list[str] = []
+    parts = [lambda part=part: drawn.append(part) for part in ("text", "tree", "figures")]
+    drawing = Drawing(canvas, parts, lambda seconds: bool(typed and typed.pop()))  # type: ignore[arg-type]
+    return drawing, drawn
+
+
+async def test_each_part_is_painted_before_the_next() -> None:
+    drawing, drawn = make(Canvas(), [])
+    drawing.changed()
+    seen: list[int] = []
+
+    async def watch() -> None:
+        while not drawing.done:
+            seen.append(len(drawn))
+            await asyncio.sleep(0)
+
+    await asyncio.gather(drawing.go_on(running=False), watch())
+    assert drawn == ["text", "tree", "figures"]
+    assert {1, 2, 3} <= {*seen}
+
+
+async def test_a_key_is_shown_before_the_next_part() -> None:
+    drawing, drawn = make(Canvas(), [True])
+    drawing.changed()
+    task = asyncio.create_task(drawing.go_on(running=False))
+    await asyncio.sleep(0)
+    assert drawn == []
+    await task
+    assert len(drawn) == 3
+
+
+async def test_nothing_new_draws_nothing() -> None:
+    drawing, drawn = make(Canvas(), [])
+    await drawing.go_on(running=False)
+    assert drawn == []
+    assert drawing.done
+
+
+async def test_while_running_the_pace_decides_but_for_what_is_urgent() -> None:
+    drawing, drawn = make(Canvas(), [])
+    drawing.changed()
+    await drawing.go_on(running=True)  # the first picture is always due
+    sum(range(300_000))  # what was spent has to be earned by waiting
+    drawing.changed()
+    await drawing.go_on(running=True)
+    assert len(drawn) == 3
+    assert not drawing.done
+    drawing.changed(urgent=True)
+    await drawing.go_on(running=True)
+    assert len(drawn) == 6
+    assert drawing.done
+
+
+async def test_a_screen_that_is_not_painted_does_not_stop_it(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr("app.screens.drawing.PAINTING_SECONDS", 0.01)
+    drawing, drawn = make(Canvas(paints=False), [])
+    drawing.changed()
+    await drawing.go_on(running=False)
+    assert len(drawn) == 3
