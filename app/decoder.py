@@ -18,6 +18,7 @@ from sequoia_core.race import Raced
 from .messages import (
     Answering,
     Ask,
+    Astray,
     ChooseTree,
     Clear,
     EngineFactory,
@@ -100,6 +101,7 @@ class Decoder:
         self._mail: queue.SimpleQueue[Report] = queue.SimpleQueue()
         self._cancel = threading.Event()
         self._closing = threading.Event()
+        self._astray = ""
         self._gate = Gate()
         self._thread = threading.Thread(target=self._run, name="sequoia-decoder", daemon=True)
 
@@ -171,11 +173,8 @@ class Decoder:
             engine = self._factory(self._report_loading)
         except _ShuttingDownError:
             return
-        except SequoiaError as error:
-            self._mail.put(LoadFailed(str(error)))
-            return
         except Exception as error:
-            self._mail.put(LoadFailed(unexpected(error)))
+            self._mail.put(LoadFailed(_told(error)))
             return
         self._mail.put(Ready(engine.description))
         tuning = True
@@ -195,6 +194,9 @@ class Decoder:
         self._mail.put(Loading(message, fraction))
 
     def _answer(self, engine: ChatEngine, request: Ask) -> None:
+        if self._astray:
+            self._fail(f"not answered: {astray(self._astray)}; ask again to try once more")
+            return
         ended = False
         try:
             events = engine.reply(request.prompt, request.params, self._cancel.is_set)
@@ -203,10 +205,8 @@ class Decoder:
                 self._mail.put(Answering(event))
                 if isinstance(event, Step):
                     self._gate.wait(self._cancel.is_set)
-        except SequoiaError as error:
-            ended = self._fail(str(error))
         except Exception as error:
-            ended = self._fail(unexpected(error))
+            ended = self._fail(_told(error))
         if not ended:
             self._fail("the engine ended the answer without a result")
 
@@ -223,10 +223,8 @@ class Decoder:
                 self._mail.put(Racing(event))
                 if isinstance(event, Raced) and isinstance(event.event, Step):
                     self._gate.wait(self._cancel.is_set)
-        except SequoiaError as error:
-            return str(error)
         except Exception as error:
-            return unexpected(error)
+            return _told(error)
         return None
 
     def _serve(self, engine: ChatEngine, request: Request) -> None:
@@ -240,10 +238,20 @@ class Decoder:
                     engine.clear()
                 case Restore(turns):
                     engine.restore(turns)
-        except SequoiaError as error:
-            self._mail.put(Refused(str(error)))
         except Exception as error:
-            self._mail.put(Refused(unexpected(error)))
+            self._refuse(engine, request, _told(error))
+        else:
+            if not isinstance(request, ChooseTree):
+                self._astray = ""
+
+    def _refuse(self, engine: ChatEngine, request: Request, message: str) -> None:
+        if isinstance(request, Clear | Restore):
+            self._astray = message
+            self._mail.put(Astray(message))
+            return
+        if isinstance(request, SetSystem):  # the screen has begun another chat all the same
+            self._serve(engine, Clear())
+        self._mail.put(Refused(message))
 
     def _tune(self, engine: ChatEngine) -> bool:
         """Measure until a request arrives; False when it failed and must not be tried again."""
@@ -251,13 +259,19 @@ class Decoder:
             events: Iterator[Event] = engine.tune(lambda: not self._requests.empty())
             for event in events:
                 self._mail.put(Tuning(event))
-        except SequoiaError as error:
-            self._mail.put(Refused(str(error)))
-            return False
         except Exception as error:
-            self._mail.put(Refused(unexpected(error)))
+            self._mail.put(Refused(_told(error)))
             return False
         return True
+
+
+def astray(message: str) -> str:
+    """What `Astray` means, in words."""
+    return f"the model could not be taken to this branch: {message}"
+
+
+def _told(error: Exception) -> str:
+    return str(error) if isinstance(error, SequoiaError) else unexpected(error)
 
 
 def unexpected(error: Exception) -> str:

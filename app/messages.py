@@ -186,4 +186,15 @@ class Refused:
     message: str
 
 
-Report = Loading | LoadFailed | Ready | Answering | Racing | RaceEnded | Tuning | Refused
+@dataclass(frozen=True, slots=True)
+class Astray:
+    """The engine could not be taken to the turns it was to go on from.
+
+    It answers nothing until it is on turns that the screen knows of: every `Ask` fails before a
+    `Restore` or a `Clear` has succeeded.
+    """
+
+    message: str
+
+
+Report = Loading | LoadFailed | Ready | Answering | Racing | RaceEnded | Tuning | Refused | Astray

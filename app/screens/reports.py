@@ -4,8 +4,10 @@ from typing import TYPE_CHECKING
 
 from sequoia_core.events import Event, Failed, Finished, Notice, TreeChosen
 
+from ..decoder import astray
 from ..messages import (
     Answering,
+    Astray,
     LoadFailed,
     Loading,
     RaceEnded,
@@ -47,6 +49,11 @@ def take(chat: "ChatScreen", report: Report) -> None:
             _take_event(chat, event)
         case Refused(message):
             chat.note(message, error=True)
+        case Astray(message):
+            chat.branching.engine_astray()
+            if not chat.busy:  # else the question behind it fails by the same reason
+                told = f"{astray(message)}; the next question tries again"
+                chat.note(told, error=True)
 
 
 def _take_event(chat: "ChatScreen", event: Event) -> None:

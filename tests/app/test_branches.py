@@ -15,6 +15,7 @@ from app.history import Exchange, History, HistoryError, turns
 from app.recording import NoRecord
 from sequoia_core.chat_template import Turn
 from sequoia_core.config import SamplingParams
+from sequoia_core.errors import ContextFullError
 from sequoia_core.events import Event, Failed, Step, TextDelta
 from sequoia_core.trace import ReplayEngine, Trace
 from tests.app.driving import Driver, driving
@@ -138,6 +139,7 @@ class Remembering(ReplayEngine):
     Attributes:
         turns: what the next prompt follows.
         asked: the prompts before each prompt, and the prompt.
+        refusing: so many times more it goes to no other branch.
     """
 
     def __init__(self, *texts: str) -> None:
@@ -145,8 +147,12 @@ class Remembering(ReplayEngine):
         super().__init__(Trace(PAIR, tuple(recorded)))
         self.turns: tuple[Turn, ...] = ()
         self.asked: list[tuple[str, ...]] = []
+        self.refusing = 0
 
     def restore(self, turns: Sequence[Turn]) -> None:
+        if self.refusing:
+            self.refusing -= 1
+            raise ContextFullError("no room")
         self.turns = tuple(turns)
 
     def clear(self) -> None:
@@ -367,6 +373,54 @@ async def test_a_branch_goes_on_where_it_was_left() -> None:
         assert scene.shown == ["first", "Alpha", "other", "Delta"]
         await scene.press("alt+left")
         assert scene.shown == ["first", "Alpha", "second", "Beta", "third", "Gamma"]
+
+
+async def refused(scene: Scene) -> None:
+    """Go to the branch before, to which the engine does not come."""
+    await scene.press("ctrl+r")
+    scene.engine.refusing = 1
+    await scene.press("alt+left")
+
+
+async def test_a_branch_that_the_engine_refuses_is_asked_for_again_with_the_next_question() -> None:
+    async with holding() as scene:
+        chat = scene.chat
+        await refused(scene)
+        await chat.until(lambda: "could not be taken to this branch" in chat.transcript)
+        assert chat.transcript.count("no room") == 1
+        assert "the next question tries again" in chat.transcript.replace("\n▌", "")
+        await chat.ask("after that")
+        assert scene.asked() == ("first", "second", "third", "after that")
+        assert scene.shown[-3:] == ["third", "Gamma", "Epsilon"]
+
+
+async def test_a_question_is_not_answered_on_another_branch_than_its_own() -> None:
+    async with holding() as scene:
+        chat = scene.chat
+        await refused(scene)
+        scene.engine.refusing = 1
+        before = len(scene.engine.asked)
+        await chat.ask("after that")
+        assert len(scene.engine.asked) == before
+        assert "not answered" in chat.transcript
+        failed = chat.app.chat.branching.last
+        assert failed is not None
+        assert failed.answer.failure is not None
+        assert "no room" in failed.answer.failure
+        await scene.press("ctrl+r")
+        assert scene.asked() == ("first", "second", "third", "after that")
+        assert chat.app.chat.branching.last is not failed
+        await chat.ask("and then")
+        assert scene.asked()[-2:] == ("after that", "and then")
+
+
+async def test_one_line_tells_of_a_question_that_the_engine_could_not_follow() -> None:
+    async with holding() as scene:
+        chat = scene.chat
+        scene.engine.refusing = 1
+        await scene.press("ctrl+r")
+        assert chat.transcript.count("no room") == 1
+        assert chat.transcript.count("could not be taken") == 1
 
 
 class Noting(NoRecord):

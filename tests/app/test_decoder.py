@@ -9,6 +9,7 @@ from app.decoder import Decoder
 from app.messages import (
     Answering,
     Ask,
+    Astray,
     ChooseTree,
     Clear,
     LoadFailed,
@@ -17,6 +18,7 @@ from app.messages import (
     Ready,
     Refused,
     Report,
+    Request,
     Restore,
     SetSystem,
     Tuning,
@@ -268,7 +270,46 @@ def test_other_requests_reach_the_engine_in_order(drive: Drive) -> None:
     for request in (ChooseTree(choice), Clear(), Restore(turns), SetSystem("be brief")):
         driven.decoder.submit(request)
     driven.wait(lambda reports: Refused("too long") in reports)
-    assert calls == [choice, "clear", turns, "be brief"]
+    # without its system prompt, the new chat begins all the same
+    assert calls == [choice, "clear", turns, "be brief", "clear"]
+
+
+class Stubborn(ReplayEngine):
+    """Goes to no turns as long as it is told not to."""
+
+    def __init__(self) -> None:
+        super().__init__(Trace(PAIR, make_answer()))
+        self.refuses = True
+
+    def restore(self, turns: Sequence[Turn]) -> None:
+        if self.refuses:
+            raise ParameterError("too long")
+
+    def clear(self) -> None:
+        if self.refuses:
+            raise RuntimeError("gone")
+
+
+@pytest.mark.parametrize("request_", [Restore((Turn("a", "b", ()),)), Clear()])
+def test_nothing_is_answered_after_turns_that_nobody_chose(drive: Drive, request_: Request) -> None:
+    engine = Stubborn()
+    driven = drive(engine)
+    driven.decoder.submit(request_)
+    driven.decoder.submit(ChooseTree(TreeChoice(Mode.CHAIN)))
+    driven.decoder.submit(ASK)
+    driven.wait_answers()
+    (failed,) = driven.events
+    reason = "too long" if isinstance(request_, Restore) else "unexpected RuntimeError: gone"
+    assert failed == Failed(
+        f"not answered: the model could not be taken to this branch: {reason}; "
+        "ask again to try once more"
+    )
+    assert Astray(reason) in driven.reports
+    engine.refuses = False
+    driven.decoder.submit(request_)
+    driven.decoder.submit(ASK)
+    driven.wait_answers(2)
+    assert tuple(driven.events[1:]) == make_answer()
 
 
 class Tuner(ReplayEngine):
