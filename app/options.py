@@ -22,6 +22,7 @@ _MODELS = "Models"
 _SAMPLING = "Sampling"
 _TREE = "Tree"
 _LOOKS = "Looks"
+_RECORD = "Record"
 
 
 class DType(StrEnum):
@@ -67,6 +68,7 @@ _SETTINGS: dict[str, Any] = {
     "max_new_tokens": _option(int, "Longest answer.", _SAMPLING, "NUMBER"),
     "system": _option(str, "System prompt; default: the chat template's.", _SAMPLING, "TEXT"),
     "accessible": _option(bool, "No frames, no motion, linear text, verdicts in words.", _LOOKS),
+    "record": _option(bool, "Keep chats; without, they are gone with the window.", _RECORD),
     "stop": _option(list[str], "Text that ends the answer; may be repeated.", _SAMPLING, "TEXT"),
 }
 

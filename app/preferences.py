@@ -89,6 +89,9 @@ GROUPS: tuple[tuple[str, tuple[Spec, ...]], ...] = (
         Spec("insight", "keep why each step came out so; costs a little time and room", _SWITCH,
              live=False),
     )),
+    ("Record, from the next start on", (
+        Spec("record", "keep chats; without, they are gone with the window", _SWITCH, live=False),
+    )),
 )  # fmt: skip
 """Headings and what is under them; keys come after these."""
 

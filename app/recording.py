@@ -69,7 +69,13 @@ class Recorder(Protocol):
 
 
 class NoRecord:
-    """Keeps nothing."""
+    """Keeps nothing.
+
+    Attributes:
+        unsaved: nothing that was to be saved is not.
+    """
+
+    unsaved = ""
 
     def about(self, about: About) -> None:
         """Nothing."""

@@ -76,6 +76,7 @@ class Settings(BaseSettings):
     exact: bool = False
     offload: Offload = Offload.NONE
     insight: bool = True
+    record: bool = True
     mode: Mode = _DEFAULTS.mode
     growmap: str = _DEFAULTS.growmap
     lookup: Lookup = _DEFAULTS.lookup

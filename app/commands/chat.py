@@ -35,9 +35,9 @@ def open_chat(flags: Mapping[str, Any]) -> None:
     with quick_imports():
         from ..app import SequoiaApp
         from ..preferences import Preferences
-    from ..store.recorder import DatabaseRecorder
+    from ..store.recorder import open_record
 
-    recorder = DatabaseRecorder(record_file())
+    recorder = open_record(record_file(), record=settings.record)
     try:
         screen = SequoiaApp(
             lambda progress: launch.build_chat(settings, progress, insight=settings.insight),

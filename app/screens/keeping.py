@@ -31,7 +31,7 @@ if TYPE_CHECKING:
     from .chat import ChatScreen
 
 NEWS_SECONDS = 0.25
-NOTHING_KEPT = "nothing is recorded in this chat"
+NOTHING_KEPT = "recording is off (setting record): a chat is gone with its window"
 BEHIND = "the record is behind this chat, which stays as it is here"
 
 

@@ -15,7 +15,7 @@ from sequoia_core.encoding import encode
 from sequoia_core.events import Event, Failed, Finished, Step
 
 from ..history import Exchange
-from ..recording import About
+from ..recording import About, NoRecord
 from .archive import Archive
 from .growing import Happened
 from .operations import (
@@ -35,6 +35,16 @@ from .writer import News, Writer
 CLOSE_SECONDS = 5.0
 _SETTLE_SECONDS = 0.3
 _log = logging.getLogger("sequoia.store")
+
+
+def open_record(path: Path, *, record: bool) -> "DatabaseRecorder | NoRecord":
+    """The recorder of a window; where nothing is to be recorded, the database is left alone.
+
+    Args:
+        path: the database.
+        record: whether anything is.
+    """
+    return DatabaseRecorder(path) if record else NoRecord()
 
 
 class DatabaseRecorder:

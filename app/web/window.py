@@ -17,7 +17,7 @@ from ..paths import record_file
 from ..preferences import Preferences
 from ..remote_engine import RemoteEngine
 from ..settings import load_settings
-from ..store.recorder import DatabaseRecorder
+from ..store.recorder import open_record
 
 _LOOK_SECONDS = 1.0
 _QUIT_SECONDS = 10.0
@@ -34,7 +34,7 @@ def main(engine: str, flags: str) -> None:
     settings = load_settings(given)
     choice = tree_choice(settings)
     path = Path(engine)
-    recorder = DatabaseRecorder(record_file())
+    recorder = open_record(record_file(), record=settings.record)
     app = SequoiaApp(
         lambda progress: RemoteEngine(path, choice, progress), settings.chat(), recorder,
         Preferences(given),

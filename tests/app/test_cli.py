@@ -19,7 +19,9 @@ from app.commands.growmap import drawing
 from app.machine import Memory
 from app.messages import ChatSettings
 from app.progress import progress_line
+from app.recording import NoRecord
 from app.settings import Settings, load_settings
+from app.store.recorder import DatabaseRecorder
 from sequoia_core import pair
 from sequoia_core.errors import ParameterError
 from sequoia_core.growmap import GrowMap, find_growmap, growmap_names
@@ -277,6 +279,7 @@ class FakeScreen:
         self, engine_factory: Any, settings: ChatSettings, recorder: Any, preferences: Any
     ) -> None:
         self.engine_factory, self.settings = engine_factory, settings
+        self.recorder = recorder
 
     def run(self) -> None:
         self.opened.append(self)
@@ -315,6 +318,19 @@ def test_sequoia_alone_opens_the_chat_with_its_settings(
     assert opened.settings == ChatSettings(temperature=0.1)
     assert opened.engine_factory("progress") == ("some/model", "progress")
     assert "decodes plainly" in errors.getvalue()
+
+
+@pytest.mark.parametrize("records", [True, False])
+def test_nothing_is_recorded_where_a_person_wants_that(
+    screen: list[FakeScreen], monkeypatch: pytest.MonkeyPatch, tmp_path: Path, records: bool
+) -> None:
+    monkeypatch.setenv("XDG_DATA_HOME", str(tmp_path / "data"))
+    sit_down(monkeypatch)
+    with pytest.raises(SystemExit) as caught:
+        app(["--record" if records else "--no-record"])
+    assert caught.value.code == 0
+    assert isinstance(screen[0].recorder, DatabaseRecorder if records else NoRecord)
+    assert (tmp_path / "data").exists() is records
 
 
 def test_a_screen_that_failed_fails_the_command(

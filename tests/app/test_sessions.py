@@ -380,8 +380,11 @@ async def test_without_a_record_the_commands_say_so() -> None:
         chat = Driver(app, pilot)
         await chat.until(lambda: app.chat.pair is not None)
         await chat.ask("Why?")
-        await chat.type("/sessions", "enter")
-        assert "nothing is recorded" in chat.hint
+        for command in ("/sessions", "/search sky", "/save blue", "/load blue", "/continue"):
+            chat.prompt.text = ""
+            await chat.type(command, "enter")
+            assert "recording is off" in chat.hint, command
+        chat.prompt.text = ""
         await chat.pilot.press("ctrl+o")
         assert app.screen is app.chat
 

@@ -23,6 +23,7 @@ SAMPLES: dict[str, tuple[str, Any]] = {
     "exact": ("true", True),
     "offload": ("disk", Offload.DISK),
     "insight": ("false", False),
+    "record": ("false", False),
     "mode": ("chain", Mode.CHAIN),
     "growmap": ("chain/2", "chain/2"),
     "lookup": ("on", Lookup.ON),

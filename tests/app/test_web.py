@@ -275,6 +275,24 @@ async def test_a_window_chats_resizes_and_ends(engine_path: Path) -> None:
         await until(lambda: children() == before)
 
 
+@pytest.mark.parametrize("records", [True, False])
+async def test_a_window_records_unless_a_person_wants_otherwise(
+    engine_path: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, records: bool
+) -> None:
+    monkeypatch.setenv("XDG_DATA_HOME", str(tmp_path / "data"))
+    before = children()
+    command = window_command(engine_path, {"record": records})
+    async with serving(command=command) as where, aiohttp.ClientSession() as session:
+        browser = Browser(await session.ws_connect(where + "ws?width=110&height=40"))
+        await browser.until("SmolLM2-135M-Instruct")
+        await browser.type("Why is the sky blue?\r")
+        await browser.until("Rayleigh")
+        await browser.type("\x11")  # Ctrl+Q
+        await browser.until_closed()
+        await until(lambda: children() == before)
+    assert (tmp_path / "data").exists() is records
+
+
 async def test_a_window_ends_when_its_server_is_killed(engine_path: Path, tmp_path: Path) -> None:
     script = (
         "import asyncio, sys\n"
