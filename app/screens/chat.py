@@ -279,6 +279,23 @@ class ChatScreen(Screen[None]):
         self._tinted = not self._tinted
         self.inspector.tint(self._tinted)
 
+    def on_key(self, event: events.Key) -> None:
+        """What is typed while another part has the focus, and means nothing there, is a message."""
+        character = event.character
+        if character is None or not event.is_printable or self.focused is self.prompt:
+            return
+        if event.key not in self.active_bindings:
+            event.stop()
+            self.prompt.focus()
+            self.prompt.insert(character)
+
+    def on_paste(self, event: events.Paste) -> None:
+        """So is what is pasted."""
+        if self.focused is not self.prompt:
+            event.stop()
+            self.prompt.focus()
+            self.prompt.post_message(events.Paste(event.text))
+
     @on(events.DescendantFocus)
     def _focus_moved(self) -> None:
         self._draw_status()

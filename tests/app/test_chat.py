@@ -86,6 +86,22 @@ async def test_what_is_selected_in_the_chat_is_copied_from_the_prompt() -> None:
         assert "because of Rayleigh scattering." in chat.app.clipboard
 
 
+@pytest.mark.parametrize("part", ["transcript", "tree"])
+async def test_typing_goes_to_the_prompt_wherever_the_focus_is(part: str) -> None:
+    async with driving() as chat:
+        await chat.ask()
+        where = chat.app.chat.transcript if part == "transcript" else chat.tree
+        where.focus()
+        await chat.pilot.press("left_square_bracket", *"why?")
+        assert chat.prompt.text == "why?"
+        assert chat.app.focused is chat.prompt
+        where.focus()
+        await chat.pilot.pause()
+        where.post_message(Paste(" And\nhow?"))
+        await chat.until(lambda: chat.prompt.text == "why? And\nhow?")
+        assert chat.app.focused is chat.prompt
+
+
 async def test_blank_prompts_are_not_sent() -> None:
     async with driving() as chat:
         for text in ("", "  \n "):
