@@ -280,20 +280,24 @@ class ChatScreen(Screen[None]):
         self.inspector.tint(self._tinted)
 
     def on_key(self, event: events.Key) -> None:
-        """What is typed while another part has the focus, and means nothing there, is a message."""
+        """What is typed where it means nothing else is a message.
+
+        Nothing has the focus just after a terminal or browser window got it.
+        """
         character = event.character
-        if character is None or not event.is_printable or self.focused is self.prompt:
+        if character is None or not event.is_printable:
             return
-        if event.key not in self.active_bindings:
+        begun = self.focused in (self.prompt, None) and self.prompt.text
+        if begun or event.key not in self.active_bindings:
             event.stop()
-            self.prompt.focus()
+            self.set_focus(self.prompt)
             self.prompt.insert(character)
 
     def on_paste(self, event: events.Paste) -> None:
         """So is what is pasted."""
         if self.focused is not self.prompt:
             event.stop()
-            self.prompt.focus()
+            self.set_focus(self.prompt)
             self.prompt.post_message(events.Paste(event.text))
 
     @on(events.DescendantFocus)

@@ -7,7 +7,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from textual.events import Paste
+from textual.events import Key, Paste
 from textual.geometry import Size
 from textual.selection import SELECT_ALL
 
@@ -99,6 +99,16 @@ async def test_typing_goes_to_the_prompt_wherever_the_focus_is(part: str) -> Non
         await chat.pilot.pause()
         where.post_message(Paste(" And\nhow?"))
         await chat.until(lambda: chat.prompt.text == "why? And\nhow?")
+        assert chat.app.focused is chat.prompt
+
+
+async def test_a_burst_of_keys_loses_none_while_nothing_has_the_focus() -> None:
+    async with driving() as chat:
+        chat.app.chat.set_focus(None)
+        for key in "why is it so?":
+            chat.app.chat.post_message(Key("space" if key == " " else key, key))
+        await chat.until(lambda: len(chat.prompt.text) >= 13)
+        assert chat.prompt.text == "why is it so?"
         assert chat.app.focused is chat.prompt
 
 
