@@ -145,11 +145,13 @@ class Inspector:
         self.walk = Walk(exchange.answer, len(steps) - 1 if where == "back" else 0, place)
 
     def _enter(self, entry: AnswerEntry | None) -> None:
-        """Highlight in another answer's text, and let the old steps go."""
+        """Highlight in another answer's text; let steps go but its own and the last answer's."""
         if self._entry is not None and self._entry is not entry:
             self._entry.walked_step = None
         self._entry = entry
-        self._recalling.hold(entry.answer if entry is not None else None)
+        last = self._chat.branching.history.branch[-1:]
+        held = [each.answer for each in last]
+        self._recalling.hold(*held, *([entry.answer] if entry is not None else []))
 
     # Steps that are in the record only
 

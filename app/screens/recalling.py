@@ -79,16 +79,16 @@ class Recalling:
             self._reading.end()
             self._reading = None
 
-    def hold(self, answer: Answer | None) -> None:
-        """Let all steps go that were read, but for those of this answer."""
+    def hold(self, *answers: Answer) -> None:
+        """Let all steps go that were read, but for those of these answers."""
         dropped = list[Step]()
         for recalled in self._recalled:
-            if recalled is not answer:
+            if not any(recalled is each for each in answers):
                 dropped += recalled.steps
                 recalled.forget_steps()
         if dropped:
             self._chat.run_worker(_free(dropped), group="steps")
-        self._recalled = [each for each in self._recalled if each is answer]
+        self._recalled = [each for each in self._recalled if each.steps]
 
     async def _read(self, reading: _Reading) -> None:
         try:

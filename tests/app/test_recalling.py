@@ -13,7 +13,7 @@ from app.walk import READING
 from sequoia_core.events import Step
 from tests.app.driving import Driver, driving
 from tests.app.insights import MemoryRecord
-from tests.app.records import PATIENCE_SECONDS, record_chats
+from tests.app.records import PATIENCE_SECONDS, record_chats, say
 from tests.fakes import make_answer, replay
 
 ONE = "One two three four five six seven eight nine ten eleven twelve thirteen."
@@ -192,6 +192,26 @@ async def test_a_session_that_is_opened_shows_the_last_step_of_its_answer(tmp_pa
         assert statistics.totals.steps == STEPS_OF_ONE
         await chat.walk("home")
         assert title(chat) == f"Step 1 of {STEPS_OF_ONE}"
+
+
+async def test_the_last_answers_steps_are_read_once(tmp_path: Path) -> None:
+    path = tmp_path / "sessions.db"
+    recorder = DatabaseRecorder(path)
+    one = say(recorder, "old question", ONE)
+    say(recorder, "newer question", TWO, one.id)
+    recorder.close()
+    app = SequoiaApp(lambda progress: replay(), ChatSettings(), DatabaseRecorder(path))
+    async with app.run_test(size=(160, 50)) as pilot:
+        chat = Driver(app, pilot)
+        await chat.until(lambda: app.chat.pair is not None)
+        await chat.type("/load old", "enter")
+        await chat.until(lambda: title(chat).endswith(", the last"))
+        await chat.walk("home", "left_square_bracket")
+        assert title(chat).endswith("answer 1 of 2")
+        await chat.pilot.press("end")
+        assert not app.chat.inspector.reading
+        assert title(chat).endswith(", the last")
+        assert not first(chat).steps
 
 
 async def test_steps_that_are_read_when_the_app_is_closed_are_dropped() -> None:
