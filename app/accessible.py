@@ -70,8 +70,9 @@ def step_in_words(step: Step) -> str:
     """A step's outcome and times."""
     speedup = step_speedup(step)
     times = step.timings
+    emitted = f"{len(step.token_ids)} token{'s' if len(step.token_ids) != 1 else ''}"
     told = (
-        f"{step.accepted} accepted and 1 bonus: {len(step.token_ids)} tokens in "
+        f"{step.accepted} accepted and 1 bonus: {emitted} in "
         f"{times.total_ms:.1f} ms: draft {times.draft_ms:.1f}, verify {times.verify_ms:.1f}, "
         f"rest {times.bookkeeping_ms:.1f}"
     )

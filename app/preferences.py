@@ -58,7 +58,7 @@ BETWEEN_TEXTS = " | "
 """Between the texts that end an answer, where there are several."""
 GROUPS: tuple[tuple[str, tuple[Spec, ...]], ...] = (
     ("Looks", (
-        Spec("theme", "colours; own ones go into the folder themes beside the file"),
+        Spec("theme", "colours; own ones go into themes/ beside the file"),
         Spec("accessible", "no frames, no motion, linear text, verdicts in words", _SWITCH),
     )),
     ("Sampling, from the next answer on", (
@@ -68,7 +68,7 @@ GROUPS: tuple[tuple[str, tuple[Spec, ...]], ...] = (
         Spec("seed", "repeats the same draws; empty for fresh ones"),
         Spec("max_new_tokens", "longest answer"),
         Spec("stop", "text that ends the answer; several with | between"),
-        Spec("system", "system prompt; starts the chat over; empty for the template's own"),
+        Spec("system", "starts the chat over; empty: the template's own"),
     )),
     ("Tree, from the next answer on", (
         Spec("mode", "how tokens are decided; ar is plain decoding", _values(Mode)),
@@ -86,7 +86,7 @@ GROUPS: tuple[tuple[str, tuple[Spec, ...]], ...] = (
         Spec("exact", "at temperature 0, plain decoding's text bit for bit", _SWITCH, live=False),
         Spec("device", "auto, cpu, cuda or cuda:N", live=False),
         Spec("offload", "where the target's layers stay meanwhile", _values(Offload), live=False),
-        Spec("insight", "keep why each step came out so; costs a little time and room", _SWITCH,
+        Spec("insight", "keep why steps came out so; costs some time and room", _SWITCH,
              live=False),
     )),
     ("Record, from the next start on", (

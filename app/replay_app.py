@@ -72,17 +72,19 @@ class ReplayApp(BaseApp):
         """What the palette offers; the screen it was opened from makes no difference."""
         del screen
         replay, shown = self.replay, self.keys.shown
-        yield SystemCommand("Play or pause", shown("replay.play"), replay.action_play)
-        for name, where in (("Beginning", "first"), ("End", "last")):
-            yield SystemCommand(name, shown(f"replay.{where}"), partial(replay.action_go, where))
-        tree = shown("Show or hide the token tree: replay.tree")
-        yield SystemCommand("Tree", tree, replay.action_tree)
-        tint = shown("Tint tokens by where they came from: replay.tint")
-        yield SystemCommand("Tint", tint, replay.action_tint)
-        yield SystemCommand("Help", shown("Keys: replay.help"), replay.action_help)
+        acts = (
+            ("Play or pause", "At the end, play again (replay.play)", replay.action_play),
+            ("Beginning", "To the first step (replay.first)", partial(replay.action_go, "first")),
+            ("End", "To the last step (replay.last)", partial(replay.action_go, "last")),
+            ("Tree", "Tree, heat map of acceptance, or neither (replay.tree)", replay.action_tree),
+            ("Tint", "Tint tokens by where they came from (replay.tint)", replay.action_tint),
+            ("Help", "Keys (replay.help)", replay.action_help),
+        )
+        for title, told, act in acts:
+            yield SystemCommand(title, shown(told), act)
         for theme in self.own_themes:
             yield SystemCommand(
                 f"Theme: {theme}", "Colours", partial(setattr, self, "theme", theme)
             )
         yield SystemCommand("Screenshot", "Save the screen as an SVG here", self.save_picture)
-        yield SystemCommand("Quit", "Leave", self.action_quit)
+        yield SystemCommand("Quit", shown("Leave (replay.leave)"), self.action_quit)

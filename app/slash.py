@@ -164,7 +164,7 @@ def parse_command(text: str, settings: ChatSettings) -> Command:
     command = _PLAIN.get(word)
     if command is None:
         known = ["/set", "/race", "/copy", "/export", *_WITH_WORDS, *_PLAIN]
-        raise SlashError(f"no command {word}.{_closest(word, known)} /? lists all")
+        raise SlashError(f"no command {word}.{_closest(word, known)}")
     if rest.strip():
         raise SlashError(f"{word} takes nothing after it")
     return command
@@ -185,7 +185,7 @@ def _parse_set(rest: str, settings: ChatSettings) -> Set:
         raise SlashError(f"/set what? One of {', '.join(_READERS)}")
     reader = _READERS.get(name)
     if reader is None:
-        raise SlashError(f"no setting {name!r}.{_closest(name, list(_READERS))} /? lists all")
+        raise SlashError(f"no setting {name!r}.{_closest(name, list(_READERS))}")
     if not value.strip():
         usage = next(usage for usage, _ in USAGE if usage.startswith(f"/set {name} "))
         raise SlashError(f"a value is missing: {usage}")
@@ -229,4 +229,4 @@ _READERS: dict[str, Callable[[str], Any]] = {
 
 def _closest(word: str, known: list[str]) -> str:
     matches = difflib.get_close_matches(word, known, n=1, cutoff=0.5)
-    return f" Did you mean {matches[0]}?" if matches else ""
+    return f" Did you mean {matches[0]}?" if matches else " /? lists all"

@@ -21,8 +21,6 @@ from ..widgets.line import Line
 
 FRAME = """
     {screen} {{
-        align: center middle;
-        background: $background 60%;
         & > Vertical {{
             width: {width};
             max-width: 98%;
@@ -136,7 +134,8 @@ class KeyScreen(ModalScreen[tuple[str, ...] | None]):
         with Vertical() as frame:
             frame.border_title = Content(self._action.id)
             yield Line(f" press the key for: {self._action.told.lower()}")
-            yield Line(f" now {now}   esc leaves it   backspace is the default")
+            yield Line(f" now {now}")
+            yield Line(" esc leaves it   backspace is the default")
 
     def action_default(self) -> None:
         """The keys that it has by default."""

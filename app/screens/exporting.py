@@ -22,12 +22,8 @@ from ..history import Exchange
 if TYPE_CHECKING:
     from .chat import ChatScreen
 
-ENDINGS = {
-    ".md": "to read",
-    ".json": "for programs",
-    ".jsonl": "a trace for sequoia replay",
-    ".svg": "a picture of the screen",
-}
+ENDINGS = (".md", ".json", ".jsonl", ".svg")
+"""To read, for programs, a trace to replay, a picture of the screen."""
 
 
 class ExportError(SequoiaError):
@@ -60,8 +56,8 @@ def begin_export(chat: "ChatScreen", given: str) -> None:
 def _checked(given: str) -> Path:
     path = Path(given)
     if path.suffix not in ENDINGS:
-        known = ", ".join(f"{ending} ({what})" for ending, what in ENDINGS.items())
-        raise ExportError(f"{given}: the name must end in {known}")
+        *some, last = ENDINGS
+        raise ExportError(f"the name must end in {', '.join(some)} or {last}")
     file = to_be_written(path)
     assert file is not None
     if file.exists():
@@ -103,7 +99,8 @@ async def _write_trace(chat: "ChatScreen", export: Chat, file: TextIO) -> str:
         entries = [asked(exchange), *answer_events(answer, known)]
         await asyncio.to_thread(_write_entries, file, entries)
     gone = f"; of {missing} answers the trees are no longer known" if missing else ""
-    return f" ({len(export.history.exchanges)} answers, {steps} steps{gone})"
+    answers = len(export.history.exchanges)
+    return f" ({answers} answer{'s' if answers != 1 else ''}, {steps} steps{gone})"
 
 
 async def _steps(chat: "ChatScreen", exchange: Exchange) -> Sequence[Step]:

@@ -44,7 +44,7 @@ KEYS = (  # ids of actions, so that changed keys are told, and keys that cannot 
     ("chat.help", "this help"),
     ("app.quit, chat.leave", "quit (the latter while the prompt is empty)"),
 )  # fmt: skip
-_WIDEST = 92
+_WIDEST = 120
 """Columns, as the style sheet has it."""
 _FRAME_CELLS = 8
 """Frame, padding and scroll bar."""
@@ -78,8 +78,7 @@ class HelpScreen(ModalScreen[None]):
 
     def on_resize(self) -> None:
         """Another width wraps otherwise."""
-        room = min(_WIDEST, self.size.width * 96 // 100) - _FRAME_CELLS
-        self.query_one(Static).update(self._text(max(_LEAST_ROOM, room)))
+        self.query_one(Static).update(self._text(room_for_help(self.size.width)))
 
     def _keys(self) -> tuple[tuple[str, str], ...]:
         keys = self.app.keys
@@ -90,29 +89,39 @@ class HelpScreen(ModalScreen[None]):
         return tuple((usage, keys.shown(told)) for usage, told in USAGE)
 
     def _text(self, width: int) -> Content:
-        lines = [Content.styled("Keys", "bold $primary"), *_entries(self._keys(), width)]
+        lines = [Content.styled("Keys", "bold $primary"), *entries(self._keys(), width)]
         lines += [Content(""), Content.styled("Commands", "bold $primary")]
-        lines += _entries(self._commands(), width)
+        lines += entries(self._commands(), width)
         tints = self.app.keys.shown("Tints, chat.tint")
         lines += [Content(""), Content.styled(tints, "bold $primary")]
         lines += [Content.assemble("  ", (text, style)) for style, text in _TINTS]
-        lines += [Content(""), Content.styled("x plain", "bold $primary")]
-        lines.append(Content("  " + SPEEDUP_MEANING))
+        lines += [Content(""), *paragraph("x plain", SPEEDUP_MEANING, width)]
         return Content("\n").join(lines)
 
 
-def _entries(entries: tuple[tuple[str, str], ...], width: int) -> list[Content]:
+def room_for_help(columns: int) -> int:
+    """Cells for its text in a terminal of so many columns."""
+    return max(_LEAST_ROOM, min(_WIDEST, columns * 96 // 100) - _FRAME_CELLS)
+
+
+def paragraph(heading: str, text: str, width: int) -> list[Content]:
+    """A heading, and a text under it, of lines at most `width` cells wide."""
+    lines = [Content("  " + line) for line in wrap(text, max(1, width - 2))]
+    return [Content.styled(heading, "bold $primary"), *lines]
+
+
+def entries(named: tuple[tuple[str, str], ...], width: int) -> list[Content]:
     """Names in a column as wide as the longest, and what they do beside it or below.
 
     Args:
-        entries: names and what they do.
+        named: names and what they do.
         width: in cells.
     """
-    column = max(len(name) for name, _ in entries) + 4
+    column = max(len(name) for name, _ in named) + 4
     beside = width - column >= _LEAST_ROOM
     indent = column if beside else 6
     lines: list[Content] = []
-    for name, told in entries:
+    for name, told in named:
         first, *rest = wrap(told, max(1, width - indent)) or [""]
         if not beside:
             lines.append(Content.assemble("  ", (name, "bold")))

@@ -209,11 +209,11 @@ class RaceScreen(Screen[None]):
         run = self._run
         lines = [_figure(run)]
         style, text = _agreement(run)
-        lines.append(Content.styled(f" {text}", style))
+        lines.append(Content.styled(text, style))
         if run.parted and _greedy(run):
-            lines.append(Content.styled(f" there: {run.parting()}", "$notice"))
+            lines.append(Content.styled(f"there: {run.parting()}", "$notice"))
         elif run.notices and not run.ended:
-            lines.append(Content.styled(f" {visible(run.notices[-1])}", "$notice"))
+            lines.append(Content.styled(visible(run.notices[-1]), "$notice"))
         return Content("\n").join(lines)
 
     def action_leave(self) -> None:
@@ -275,12 +275,12 @@ def _state(each: LaneRun, run: RaceRun) -> str:
 def _figure(run: RaceRun) -> Content:
     """The speed-up so far, or at the end."""
     if run.failure is not None:
-        return Content.styled(f" {visible(run.failure)}", "$error")
+        return Content.styled(visible(run.failure), "$error")
     plain, trees = run.plain, run.speculative
     if not plain.tokens or not trees.tokens:
-        return Content.styled(" each reads the prompt, then they decode", "$notice")
+        return Content.styled("each reads the prompt, then they decode", "$notice")
     ratio = trees.tokens_per_second / plain.tokens_per_second
-    figure = Content.styled(f" {ratio:.2f}x plain", "bold $speedup")
+    figure = Content.styled(f"{ratio:.2f}x plain", "bold $speedup")
     told = f"{trees.tokens_per_second:.1f} against {plain.tokens_per_second:.1f} tokens/s"
     ended = any(each.answer.done for each in run.lanes.values())
     while_both = ", while both ran" if ended else ", wall clock"
@@ -307,10 +307,10 @@ def _terms(run: RaceRun, width: int) -> str:
     threads = "" if run.terms is None else f" on {run.terms.threads} threads"
     if width < _WIDE:
         return (
-            f" Interleaved{threads}: the clock behind steps next;\n each counts its own steps, "
+            f"Interleaved{threads}: the clock behind steps next;\neach counts its own steps, "
             "not the reading of prompts."
         )
     return (
-        f" Interleaved{threads}: the lane whose clock is behind has the next step; a clock counts "
-        "its own lane's\n steps only, and no reading of the prompt."
+        f"Interleaved{threads}: the lane whose clock is behind has the next step; a clock counts "
+        "its own lane's\nsteps only, and no reading of the prompt."
     )

@@ -10,6 +10,7 @@ from textual.screen import ModalScreen
 from textual.widgets import Static
 
 from ..widgets.header import SPEEDUP_MEANING
+from .help import entries, paragraph, room_for_help
 
 if TYPE_CHECKING:
     from ..base_app import BaseApp
@@ -22,10 +23,7 @@ KEYS = (  # ids of actions, so that changed keys are told, and keys that cannot 
     ("replay.answer_before replay.answer_after", "where this answer begins, the one before; next"),
     ("replay.faster replay.slower", "faster, slower"),
     ("click", "on the line of time goes there"),
-    (
-        "replay.tree",
-        "tree, heat map of acceptance or neither",
-    ),
+    ("replay.tree", "tree, heat map of acceptance or neither"),
     ("replay.tint", "tint each token by where it came from"),
     ("Tab", "to the chat or the tree; Up, Down move there"),
     ("Enter", "on a node of the tree: why it came out so"),
@@ -50,18 +48,22 @@ class ReplayHelp(ModalScreen[None]):
 
     def compose(self) -> ComposeResult:
         """One scrolling text."""
-        named = [(self.app.keys.shown(names), act) for names, act in KEYS]
-        width = max(len(name) for name, _ in named) + 2
-        lines = [Content.styled("Keys", "bold $primary")]
-        lines += [Content.assemble("  ", (name.ljust(width), "bold"), act) for name, act in named]
-        lines += [Content(""), Content.styled("Time", "bold $primary"), Content("  " + ABOUT)]
-        lines += [Content(""), Content.styled("x plain", "bold $primary")]
-        lines.append(Content("  " + SPEEDUP_MEANING))
         with VerticalScroll(id="help") as scroll:
             scroll.border_title = "Help"
             scroll.border_subtitle = "esc closes"
-            yield Static(Content("\n").join(lines), markup=False)
+            yield Static("", markup=False)
 
     def on_mount(self) -> None:
         """The arrows scroll at once."""
         self.query_one("#help").focus()
+
+    def on_resize(self) -> None:
+        """Another width wraps otherwise."""
+        self.query_one(Static).update(self._text(room_for_help(self.size.width)))
+
+    def _text(self, width: int) -> Content:
+        named = tuple((self.app.keys.shown(names), act) for names, act in KEYS)
+        lines = [Content.styled("Keys", "bold $primary"), *entries(named, width)]
+        lines += [Content(""), *paragraph("Time", ABOUT, width)]
+        lines += [Content(""), *paragraph("x plain", SPEEDUP_MEANING, width)]
+        return Content("\n").join(lines)

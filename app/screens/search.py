@@ -34,7 +34,7 @@ MOST = 200
 """Hits that are shown; more than a person reads."""
 
 _PATIENCE_SECONDS = 0.12
-_KEYS = 'up down choose   enter open   search.close close   "in quotes" stands together'
+_KEYS = "up down choose   enter open   search.close close"
 _HIT = "bold underline $bonus"
 _EXCERPT_MARGIN = 17
 """Cells beside an excerpt: who said it, and the dots where it is cut."""
@@ -110,7 +110,11 @@ class SearchScreen(ModalScreen[Place | None]):
         self._record = record
         self._hits: list[_Hit] = []
         self._frame = Vertical()
-        self._input = Input(words, placeholder="words, or their beginnings", select_on_focus=False)
+        self._input = Input(
+            words,
+            placeholder='words or their beginnings; "in quotes" together',
+            select_on_focus=False,
+        )
         self._list = OptionList(markup=False)
         self._list.can_focus = False
         self._keys = Line()

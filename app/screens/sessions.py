@@ -28,7 +28,7 @@ from .search import Place, SearchScreen
 if TYPE_CHECKING:
     from ..app import SequoiaApp
 
-_NAMING = "enter keeps the name, empty takes it away   esc leaves it as it was"
+_NAMING = "enter keeps it, empty takes it away   esc leaves it"
 _DATE_CELLS = 17
 _NARROW_CELLS = 64
 _FRAME_CELLS = 8
@@ -78,6 +78,7 @@ class SessionsScreen(ModalScreen[Place | None]):
             color: $foreground;
             text-style: bold;
         }
+        & OptionList > .option-list--option-disabled { color: $notice; }
         & Input { border: none !important; height: 1; padding: 0; background: $panel; }
         & Input { display: none; }
         & Line { color: $notice; dock: bottom; }
@@ -178,10 +179,12 @@ class SessionsScreen(ModalScreen[Place | None]):
         if room >= _NARROW_CELLS:
             right = f"  {figures:>13}{right}"
         remark = f"  {remarks}" if remarks else ""
-        label = f" {visible(info.label)}"
-        left = fit(label, max(8, room - len(right) - len(remark)))
+        left = fit(visible(info.label), max(7, room - 1 - len(right) - len(remark)))
+        label = left.rstrip()
         style = "strike $notice" if info.deleted else "bold" if info.name else ""
-        return Content.assemble((left, style), (remark, "$bonus"), (right, "$notice"))
+        return Content.assemble(
+            " ", (label, style), left[len(label) :], (remark, "$bonus"), (right, "$notice")
+        )
 
     def _remarks(self, info: SessionInfo) -> str:
         if info.deleted:

@@ -31,7 +31,7 @@ _KEYS = (
     "settings.change change  settings.before settings.after turn  settings.default default  "
     "settings.close close"
 )
-_TYPING = "enter keeps it, empty is the default   esc leaves it as it was"
+_TYPING = "enter keeps it, empty: the default   esc leaves it"
 _NAME_CELLS = 20
 _SOURCE_CELLS = 12
 _KEY_NAME_CELLS = 24

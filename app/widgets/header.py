@@ -17,7 +17,7 @@ SPEEDUP_MEANING = (
     "Speed-up over plain decoding: tokens emitted x this target's own one-row forward, measured "
     "by the same code on this machine at this context length, over the wall time of the steps."
 )
-_SHORT_NAME = 14
+_SHORT_NAMES = 14, 10
 _DTYPES = {"bfloat16": "bf16", "float16": "fp16", "float32": "fp32"}
 
 
@@ -63,7 +63,7 @@ class Header(Line):
     def render(self) -> Content:
         """As many parts as fit the width."""
         right = self._right()
-        room = self.size.width - right.cell_length - 2
+        room = self.size.width - right.cell_length - 3
         left = Content.styled(" Sequoia", "bold $primary")
         for choices in self._left():
             part = next((c for c in choices if left.cell_length + c.cell_length + 3 <= room), None)
@@ -76,7 +76,7 @@ class Header(Line):
         """The parts, each as the ways to write it, longest first."""
         if self._pair is not None:
             target = visible(self._pair.target)
-            names = [target, fit(target, _SHORT_NAME).rstrip()]
+            names = [target, *(fit(target, cells).rstrip() for cells in _SHORT_NAMES)]
             if self._pair.draft is not None:
                 names.insert(0, f"{target} ← {visible(self._pair.draft)}")
             yield [Content.styled(name, "$foreground") for name in names]

@@ -25,8 +25,9 @@ PAUSED: KeyRow = (
     ("chat.help", "help"), ("app.quit", "quit"),
 )  # fmt: skip
 WALKING: KeyRow = (
-    ("chat.step_before chat.step_after", "back and forth"), ("chat.first_step", "first step"),
-    ("chat.live", "live"), ("chat.pause", "pause"), ("chat.tree", "tree"), ("chat.tint", "tint"),
+    ("chat.step_before chat.step_after", "steps"), ("chat.live", "live"),
+    ("chat.first_step", "first step"), ("chat.pause", "pause"), ("chat.tree", "tree"),
+    ("chat.tint", "tint"),
     ("chat.help", "help"), ("app.quit", "quit"),
 )  # fmt: skip
 EDITING: KeyRow = (

@@ -108,8 +108,7 @@ class LaneText(ScrollView, can_focus=False):
     def notify_style_update(self) -> None:
         """Another theme: every line is drawn anew."""
         super().notify_style_update()
-        self._growing = None
-        self._draw()
+        self.call_later(self._draw)  # the styles of parts are taken over only after this
 
     def _draw(self) -> None:
         width = self.scrollable_content_region.width
@@ -129,6 +128,11 @@ class LaneText(ScrollView, can_focus=False):
         """Whoever scrolls away from the end is not carried along."""
         super().watch_scroll_y(old_value, new_value)
         self._following = new_value >= self.max_scroll_y
+
+    def watch_show_vertical_scrollbar(self) -> None:
+        """A bar that comes knows nothing of how far the text was scrolled before."""
+        if self.show_vertical_scrollbar:
+            self.vertical_scrollbar.position = self.scroll_y
 
     @property
     def _text_style(self) -> Style:

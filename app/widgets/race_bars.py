@@ -1,9 +1,13 @@
-"""Both lanes of a race as bars: how many tokens each has, and what its clock says."""
+"""Both lanes of a race as bars: how many tokens each has, and what its clock says.
+
+In accessible mode without bars, since a row of signs is read aloud sign by sign.
+"""
 
 from textual.content import Content
 
 from sequoia_core.race import Lane
 
+from ..accessible import is_accessible
 from ..race import LaneRun, RaceRun
 from .line import Line
 from .statistics import gauge
@@ -12,7 +16,7 @@ _FIRST_SCALE = 16
 """Tokens that a bar is wide for at first; doubled whenever a lane outgrows it."""
 _STYLES = {Lane.PLAIN: "$verify", Lane.SPECULATIVE: "$speedup"}
 _LABELS = 22
-_FIGURES, _FEW_FIGURES = 30, 18
+_FIGURES, _FEW_FIGURES = 30, 19
 """Cells of what stands behind a bar; the fewer ones end before the tokens of a step."""
 _ROOMY = 76
 
@@ -53,6 +57,8 @@ class RaceBars(Line):
         label = Content.assemble((f" {name:<8}", "$notice"), (f"{lane.value:<13}", "$foreground"))
         width = _FIGURES if self.size.width >= _ROOMY else _FEW_FIGURES
         told = Content.styled(figures[:width].ljust(width), "$foreground")
+        if is_accessible(self):
+            return Content.assemble(label, told)
         cells = max(0, self.size.width - _LABELS - width - 2)
         return Content.assemble(label, (gauge(share, cells), _STYLES[lane]), " ", told)
 

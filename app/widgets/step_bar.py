@@ -32,7 +32,7 @@ class StepBar(Line):
             return Content.styled(" no step yet", "$notice")
         step, width = self._step, self.size.width
         if is_accessible(self):
-            return Content("\n").join(Content(f" {step_in_words(step)}").wrap(max(1, width)))
+            return Content("\n").join(Content(step_in_words(step)).wrap(max(1, width)))
         lines = [self._outcome(step, width)]
         if self.size.height >= 3:
             lines += [_bar(step, width - 2), self._times(step, width)]

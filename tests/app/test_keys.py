@@ -145,7 +145,7 @@ async def test_changed_keys_work_and_are_told() -> None:
         await driver.pilot.press("n")
         await driver.until(lambda: f"Step {last - 1} of {last}" in driver.screen_text())
         assert "f9 tree" in driver.screen_text()
-        assert "n ] back and forth" in driver.screen_text()
+        assert "n ] steps" in driver.screen_text()
         await driver.pilot.press("f1")
         await driver.until(lambda: "f9 " in driver.screen_text() and "^s " in driver.screen_text())
 
