@@ -4,6 +4,9 @@ import os
 from pathlib import Path
 
 import pytest
+from syrupy.assertion import SnapshotAssertion
+
+from tests.app.picturing import SIZES, Stage
 
 
 @pytest.fixture(autouse=True)
@@ -17,3 +20,12 @@ def config_home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     folder = tmp_path / "config" / "sequoia"
     folder.mkdir(parents=True)
     return folder
+
+
+@pytest.fixture(params=SIZES, ids=lambda size: "x".join(map(str, size)))
+def stage(
+    request: pytest.FixtureRequest, snapshot: SnapshotAssertion, monkeypatch: pytest.MonkeyPatch
+) -> Stage:
+    """Where a screen is brought about and pictured; makes a test one for each size."""
+    monkeypatch.setattr("app.pace.SHARE", 1e6)  # nothing is decoded that drawing could slow down
+    return Stage(request.param, snapshot)

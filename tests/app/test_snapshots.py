@@ -1,69 +1,132 @@
-"""Pictures of the screen that a person has looked at: three sizes, several themes, each state.
+"""Pictures of the chat that a person has looked at; how they are taken is told by `picturing`."""
 
-After a change that is meant, look at `snapshot_report.html` and run pytest with
-`--snapshot-update`.
-"""
+from pathlib import Path
 
 import pytest
+from syrupy.assertion import SnapshotAssertion
 
 from app.app import ChatSettings, SequoiaApp
+from app.theming import load_themes, packaged_folder
 from tests.app.driving import Driver
-from tests.app.picturing import Act, Compare, case_id, once_ready
-from tests.fakes import replay
+from tests.app.insights import MemoryRecord, told
+from tests.app.picturing import Stage
+from tests.fakes import BrokenEngine, make_answer, replay
+
+SHORT = "At dusk the blue has been scattered away; what is left is red."
 
 
-async def welcome(chat: Driver) -> None:
-    pass
+async def test_loading(stage: Stage) -> None:
+    app = SequoiaApp(stage.load, ChatSettings())
+    async with stage.shown(app) as pilot:
+        chat = Driver(app, pilot)
+        await chat.until(lambda: "loading the target 42%" in chat.hint)
 
 
-async def finished(chat: Driver) -> None:
-    await chat.ask()
+async def test_welcome(stage: Stage) -> None:
+    async with stage.chat():
+        pass
 
 
-async def paused(chat: Driver) -> None:
-    await chat.pause_at(17)
+async def decode(chat: Driver, steps: int = 17) -> None:
+    """Ask an engine that stands still after so many steps."""
+    await chat.type("Why is the sky blue?", "enter")
+    await chat.until(lambda: chat.steps == steps and chat.app.chat.drawing.done)
 
 
-async def paused_tree(chat: Driver) -> None:
-    await chat.pause_at(17)
-    await chat.pilot.press("f4")
+async def test_decoding(stage: Stage) -> None:
+    async with stage.chat(replay(before=stage.hold(17))) as chat:
+        await decode(chat)
 
 
-async def walking(chat: Driver) -> None:
-    await chat.ask()
-    await chat.pilot.press(*["left_square_bracket"] * 7)
+async def test_paused(stage: Stage) -> None:
+    async with stage.chat(replay(before=stage.hold(17))) as chat:
+        await decode(chat)
+        await chat.pilot.press("f2")
 
 
-async def tinted(chat: Driver) -> None:
-    await chat.ask()
-    await chat.pilot.press("f6")
+async def test_paused_in_the_second_view(stage: Stage) -> None:
+    """The heat map; where there is no room beside the chat, the tree in its place."""
+    async with stage.chat(replay(told(), before=stage.hold(17))) as chat:
+        await decode(chat)
+        await chat.pilot.press("f2", "f4")
 
 
-async def shown_settings(chat: Driver) -> None:
-    await chat.type("/show", "enter")
-    await chat.type("/set temprature 1", "enter")
+async def test_third_view(stage: Stage) -> None:
+    """The chat alone; where there is no room beside it, the heat map in its place."""
+    async with stage.chat(replay(told())) as chat:
+        await chat.ask()
+        await chat.pilot.press("f4", "f4")
 
 
-async def helped(chat: Driver) -> None:
-    await chat.pilot.press("f1")
+async def test_finished(stage: Stage) -> None:
+    async with stage.chat() as chat:
+        await chat.ask()
 
 
-@pytest.mark.parametrize(
-    ("act", "theme", "size"),
-    [
-        (finished, "sequoia", (160, 50)),
-        (walking, "sequoia-light", (160, 50)),
-        (paused, "sequoia", (80, 24)),
-        (paused_tree, "midnight", (80, 24)),
-        (tinted, "okabe-ito", (100, 30)),
-        (paused, "high-contrast", (60, 20)),
-        (paused_tree, "redwood", (60, 20)),
-        (shown_settings, "sequoia-light", (80, 24)),
-        (welcome, "sequoia", (60, 20)),
-        (helped, "sequoia", (80, 24)),
-    ],
-    ids=case_id,
-)
-def test_screen(snap_compare: Compare, act: Act, theme: str, size: tuple[int, int]) -> None:
-    app = SequoiaApp(lambda progress: replay(), ChatSettings(theme=theme))
-    assert snap_compare(app, terminal_size=size, run_before=once_ready(app, act))
+async def test_walking(stage: Stage) -> None:
+    async with stage.chat() as chat:
+        await chat.ask()
+        await chat.pilot.press(*["left_square_bracket"] * 8)
+
+
+async def test_looking_back_at_the_answer_before(stage: Stage) -> None:
+    engine = replay(make_answer(), make_answer(SHORT))
+    async with stage.chat(engine, recorder=MemoryRecord()) as chat:
+        await chat.ask()
+        await chat.ask("And at dusk?")
+        await chat.pilot.press("home", "home")
+        await chat.until(
+            lambda: "answer 1 of 2" in chat.app.chat.inspector.walk.title(paused=False)
+        )
+
+
+async def test_tinted(stage: Stage) -> None:
+    async with stage.chat(replay(told())) as chat:
+        await chat.ask()
+        await chat.pilot.press("f6")
+
+
+async def test_told_and_refused(stage: Stage) -> None:
+    async with stage.chat() as chat:
+        await chat.type("/show", "enter")
+        await chat.type("/set temprature 1", "enter")
+
+
+async def test_failed(stage: Stage) -> None:
+    async with stage.chat(BrokenEngine(RuntimeError("out of memory"))) as chat:
+        await chat.ask()
+
+
+async def test_exported(stage: Stage, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    async with stage.chat() as chat:
+        await chat.ask()
+        for name in ("chat.md", "chat.jsonl", "chat.svg"):
+            await chat.type(f"/export {name}", "enter")
+            await chat.until(lambda name=name: f": {name}" in chat.transcript)  # type: ignore[misc]
+        await chat.type("/export chat.txt", "enter")
+
+
+async def test_help(stage: Stage) -> None:
+    async with stage.chat() as chat:
+        await chat.ask()
+        await chat.pilot.press("f1")
+
+
+async def test_end_of_help(stage: Stage) -> None:
+    async with stage.chat() as chat:
+        await chat.pilot.press("f1", "end")
+
+
+async def test_palette(stage: Stage) -> None:
+    async with stage.chat() as chat:
+        await chat.ask()
+        await chat.pilot.press("ctrl+p")
+        await chat.until(lambda: "Ask again" in chat.screen_text())
+
+
+async def test_every_theme(snapshot: SnapshotAssertion) -> None:
+    themes = [theme.name for theme in load_themes([packaged_folder()]).themes]
+    async with Stage((100, 30), snapshot, themes).chat(replay(told())) as chat:
+        await chat.ask()
+        await chat.pilot.press("f6", "left_square_bracket")

@@ -1,50 +1,59 @@
-"""Pictures of the race that a person has looked at: three sizes, three themes, each state."""
+"""Pictures of the race that a person has looked at, in each state."""
 
 import pytest
 
-from app.app import ChatSettings, SequoiaApp
+from app.messages import ChatSettings
+from app.race import RaceRun
 from tests.app.driving import Driver
-from tests.app.picturing import Act, Compare, once_ready
+from tests.app.picturing import Stage
 from tests.fakes import ANSWER, RacingEngine
 
+GREEDY = ChatSettings(temperature=0.0)
 
-async def over(chat: Driver) -> None:
+
+async def begin(chat: Driver) -> RaceRun:
     await chat.type("Why is the sky blue?", "f3")
     run = chat.app.chat.race
     assert run is not None
+    return run
+
+
+async def underway(chat: Driver) -> None:
+    run = await begin(chat)
+    await chat.until(lambda: sum(len(each.answer.steps) for each in run.lanes.values()) == 24)
+    await chat.until(lambda: "so far" in chat.screen_text())
+
+
+async def end(chat: Driver) -> None:
+    run = await begin(chat)
     await chat.until(lambda: run.ended and "race again" in chat.screen_text())
 
 
-async def paused(chat: Driver) -> None:
-    await chat.pilot.press("f2")
-    await chat.type("Why is the sky blue?", "f3")
-    run = chat.app.chat.race
-    assert run is not None
+async def test_racing(stage: Stage) -> None:
+    async with stage.chat(RacingEngine(before=stage.hold(24)), GREEDY) as chat:
+        await underway(chat)
 
-    def steps() -> int:
-        return sum(len(each.answer.steps) for each in run.lanes.values())
 
-    for count in range(1, 25):
-        await chat.until(lambda count=count: steps() == count)  # type: ignore[misc]
-        await chat.pilot.press(*["space"] * (count < 24))
+async def test_paused(stage: Stage) -> None:
+    async with stage.chat(RacingEngine(before=stage.hold(24)), GREEDY) as chat:
+        await underway(chat)
+        await chat.pilot.press("f2")
 
 
 @pytest.mark.parametrize(
-    ("act", "plain", "theme", "size"),
-    [
-        (over, ANSWER, "sequoia", (160, 50)),
-        (over, ANSWER.replace("Sunlight", "Daylight"), "sequoia-light", (80, 24)),
-        (paused, ANSWER, "okabe-ito", (60, 20)),
-    ],
-    ids=["equal", "parted", "paused"],
+    "plain", [ANSWER, ANSWER.replace("Sunlight", "Daylight")], ids=["equal", "parted"]
 )
-def test_screen(
-    snap_compare: Compare,
-    act: Act,
-    plain: str,
-    theme: str,
-    size: tuple[int, int],
-) -> None:
-    settings = ChatSettings(theme=theme, temperature=0.0)
-    app = SequoiaApp(lambda progress: RacingEngine(plain, exact=plain == ANSWER), settings)
-    assert snap_compare(app, terminal_size=size, run_before=once_ready(app, act))
+async def test_over(stage: Stage, plain: str) -> None:
+    async with stage.chat(RacingEngine(plain, exact=plain == ANSWER), GREEDY) as chat:
+        await end(chat)
+
+
+async def test_drawn_at_a_temperature(stage: Stage) -> None:
+    async with stage.chat(RacingEngine(), ChatSettings(temperature=0.7)) as chat:
+        await end(chat)
+
+
+async def test_back_in_the_chat(stage: Stage) -> None:
+    async with stage.chat(RacingEngine(), GREEDY) as chat:
+        await end(chat)
+        await chat.pilot.press("escape")

@@ -1,5 +1,7 @@
-"""Pictures of the replay that a person has looked at; see `test_snapshots`."""
+"""Pictures of the replay that a person has looked at."""
 
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
 
@@ -9,41 +11,65 @@ from textual.pilot import Pilot
 from app.messages import ChatSettings
 from app.replay import Loading, Player
 from app.replay_app import ReplayApp
+from sequoia_core.events import Step
 from sequoia_core.trace_file import TraceReader
-from tests.app.picturing import Compare
-from tests.app.test_replay import recording
+from tests.app.insights import with_insight
+from tests.app.picturing import Stage
+from tests.app.test_replay import chat, recording
 
-STEP = "right_square_bracket"
+STEPS = ("right_square_bracket",) * 12
+
+
+@asynccontextmanager
+async def replaying(
+    stage: Stage, folder: Path, settings: ChatSettings | None = None
+) -> AsyncIterator[Pilot[Any]]:
+    """The replay of a chat with two answers and a branch, whose steps say why."""
+    entries = [with_insight(each) if isinstance(each, Step) else each for each in chat()]
+    reader = TraceReader(recording(folder, entries))
+    loading = Loading(reader)
+    app = ReplayApp(loading, reader.description, Player(loading.timeline), settings)
+    async with stage.shown(app) as pilot:
+        while not loading.done:
+            await pilot.pause(0.01)
+        yield pilot
 
 
 @pytest.mark.parametrize(
-    ("name", "keys", "theme", "size"),
+    "keys",
     [
-        ("paused", (STEP,) * 12, "sequoia", (160, 50)),
-        ("explained", (*(STEP,) * 12, "tab", "down", "enter"), "midnight", (160, 50)),
-        ("branch", ("end",), "sequoia-light", (80, 24)),
-        ("tree", (*(STEP,) * 12, "f4"), "high-contrast", (60, 20)),
-        ("help", ("f1",), "sequoia", (80, 24)),
+        STEPS,
+        (*STEPS, "tab", "down", "enter"),
+        (*STEPS, "f4"),
+        (*STEPS, "f4", "f4"),
+        ("end",),
+        ("end", "f6"),
+        ("f1",),
+        ("f1", "end"),
     ],
-    ids=lambda value: value if isinstance(value, str) else "",
+    ids=[
+        "paused",
+        "explained",
+        "second_view",
+        "third_view",
+        "branch",
+        "tinted",
+        "help",
+        "end_of_help",
+    ],
 )
-def test_replay(
-    snap_compare: Compare,
-    tmp_path: Path,
-    name: str,
-    keys: tuple[str, ...],
-    theme: str,
-    size: tuple[int, int],
-) -> None:
-    reader = TraceReader(recording(tmp_path))
-    loading = Loading(reader)
-    settings = ChatSettings(theme=theme)
-    app = ReplayApp(loading, reader.description, Player(loading.timeline), settings)
-
-    async def before(pilot: Pilot[Any]) -> None:
-        while not loading.done:
-            await pilot.pause(0.01)
+async def test_replay(stage: Stage, tmp_path: Path, keys: tuple[str, ...]) -> None:
+    async with replaying(stage, tmp_path) as pilot:
         await pilot.press(*keys)
-        await pilot.pause()
 
-    assert snap_compare(app, terminal_size=size, run_before=before)
+
+async def test_playing(stage: Stage, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("app.screens.replay.monotonic", lambda: 0.0)
+    async with replaying(stage, tmp_path) as pilot:
+        await pilot.press("n", "right", "plus")
+
+
+async def test_palette(stage: Stage, tmp_path: Path) -> None:
+    async with replaying(stage, tmp_path) as pilot:
+        await pilot.press(*STEPS, "ctrl+p")
+        await pilot.pause(0.5)
