@@ -95,7 +95,7 @@ class SequoiaApp(BaseApp):
 
     async def on_event(self, event: events.Event) -> None:
         """Take note that a person does something."""
-        if isinstance(event, events.InputEvent | events.Paste):
+        if isinstance(event, events.Key | events.Paste | events.MouseDown):
             self.rests.touched()
         await super().on_event(event)
 

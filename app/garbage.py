@@ -57,9 +57,9 @@ class Rests:
         else:
             self._waited += 1
 
-    def go_on(self) -> None:
-        """Search now if that is due and nobody types."""
-        calm = not self.touched_within(CALM_SECONDS)
+    def go_on(self, *, idle: bool) -> None:
+        """Search now if that is due, nothing is under way and nobody types."""
+        calm = idle and not self.touched_within(CALM_SECONDS)
         if self._waited >= RESTS and (calm or self._waited >= PATIENCE):
             self._waited = 0
             gc.collect()

@@ -116,6 +116,7 @@ class ChatScreen(Screen[None]):
         self.dashboard.header.show_status("loading")
         self.prompt.focus()
         self.set_interval(DRAIN_SECONDS, self._tick)
+        self.set_interval(DRAIN_SECONDS, self._go_on_drawing)
         self.keeping.start()
 
     @property
@@ -135,12 +136,19 @@ class ChatScreen(Screen[None]):
 
     # What the decode thread reports
 
-    async def _tick(self) -> None:
+    def _tick(self) -> None:
+        # draws nothing: what is recorded must not wait for pictures
         for report in self.decoder.drain():
             take(self, report)
             self.drawing.changed()
-        await self.drawing.go_on(running=self.busy and not self.decoder.paused)
-        self.app.rests.go_on()
+        self.app.rests.go_on(idle=not self._decoding)
+
+    async def _go_on_drawing(self) -> None:
+        await self.drawing.go_on(running=self._decoding and not self.decoder.paused)
+
+    @property
+    def _decoding(self) -> bool:
+        return self.busy or (self.race is not None and not self.race.ended)
 
     def _draw_text(self) -> None:
         self.inspector.draw()
@@ -279,6 +287,14 @@ class ChatScreen(Screen[None]):
         self._tinted = not self._tinted
         self.inspector.tint(self._tinted)
 
+    def check_action(self, action: str, parameters: tuple[object, ...]) -> bool | None:
+        """Keys that mean nothing for now are what they write."""
+        if action == "single_step":
+            return self.decoder.paused
+        if action == "walk":
+            return self.inspector.walks
+        return super().check_action(action, parameters)
+
     def on_key(self, event: events.Key) -> None:
         """What is typed where it means nothing else is a message.
 
@@ -287,11 +303,12 @@ class ChatScreen(Screen[None]):
         character = event.character
         if character is None or not event.is_printable:
             return
+        # with the prompt in focus only keys come here that were pressed before it got it
         begun = self.focused in (self.prompt, None) and self.prompt.text
         if begun or event.key not in self.active_bindings:
             event.stop()
             self.set_focus(self.prompt)
-            self.prompt.insert(character)
+            self.prompt.write(character)
 
     def on_paste(self, event: events.Paste) -> None:
         """So is what is pasted."""

@@ -60,13 +60,15 @@ class Drawing:
         if not (self._stale and (self._pace.due() or self._urgent or not running)):
             return
         self._stale, self._urgent, self._drawing = False, False, True
-        for part in self._parts:
-            if self._typed_within(KEY_SECONDS):
+        try:
+            for part in self._parts:
+                if self._typed_within(KEY_SECONDS):
+                    await asyncio.sleep(KEY_SECONDS)
+                part()
+                painted = asyncio.Event()
+                self._screen.call_after_refresh(painted.set)
+                with suppress(TimeoutError):
+                    await asyncio.wait_for(painted.wait(), PAINTING_SECONDS)
                 await asyncio.sleep(KEY_SECONDS)
-            part()
-            painted = asyncio.Event()
-            self._screen.call_after_refresh(painted.set)
-            with suppress(TimeoutError):
-                await asyncio.wait_for(painted.wait(), PAINTING_SECONDS)
-            await asyncio.sleep(KEY_SECONDS)
-        self._drawing = False
+        finally:
+            self._drawing = False

@@ -113,6 +113,11 @@ class Prompt(TextArea):
         self._at = len(self._history)
         self.move_cursor(self.document.end)
 
+    def write(self, text: str) -> None:
+        """As if it were typed: what is selected gives way, and so does the hint."""
+        self.border_subtitle = None
+        self.replace(text, *self.selection, maintain_selection_offset=False)
+
     def hint(self, text: str) -> None:
         """Show a line on the border until the next key."""
         self.border_subtitle = Content(visible(text))
@@ -177,7 +182,7 @@ class Prompt(TextArea):
         event.stop()
         event.prevent_default()
         text = event.text.replace("\r\n", "\n").replace("\r", "\n")
-        self.insert(visible(text))
+        self.write(visible(text))
 
     def action_cursor_up(self, select: bool = False) -> None:
         """Up on the first line is the message before."""

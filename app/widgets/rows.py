@@ -164,7 +164,9 @@ class Rows:
         blocks = self._opened(anchor.entry)
         row = self._row(anchor) - top
         if self._look is not None:
-            blocks[anchor.block].lines(self._width, self._look)
+            block = blocks[anchor.block]
+            self._drawn[block] = len(block.lines(self._width, self._look))
+            self._measure(anchor.entry)
         if not 0 <= row + line < room:
             row = anchor.row - line
         return self.settle(Anchor(anchor.entry, anchor.block, row), room)

@@ -305,7 +305,8 @@ class Transcript(ScrollView, can_focus=True):
     def _painted_lines(self, crop: Region) -> list[Strip]:
         width, height = self.outer_size
         look = (
-            width, self.styles.border, self.background_colors, self.opacity,
+            width, self.scrollable_content_region.width, self.styles.border,
+            self.background_colors, self.opacity,
             self._current_look(), tuple(self.get_line_filters()),
         )  # fmt: skip
         # the first and the last lines belong to the frame

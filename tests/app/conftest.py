@@ -22,6 +22,12 @@ def config_home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return folder
 
 
+@pytest.fixture(autouse=True)
+def nobody_waits_for_keys(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Between the parts of a picture."""
+    monkeypatch.setattr("app.screens.drawing.KEY_SECONDS", 0)
+
+
 @pytest.fixture(params=SIZES, ids=lambda size: "x".join(map(str, size)))
 def stage(
     request: pytest.FixtureRequest, snapshot: SnapshotAssertion, monkeypatch: pytest.MonkeyPatch

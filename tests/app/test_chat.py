@@ -102,6 +102,20 @@ async def test_typing_goes_to_the_prompt_wherever_the_focus_is(part: str) -> Non
         assert chat.app.focused is chat.prompt
 
 
+async def test_typing_over_what_is_selected_from_elsewhere() -> None:
+    async with driving() as chat:
+        chat.prompt.put("hello")
+        chat.app.chat.transcript.focus()
+        await chat.pilot.press("space", "w")
+        assert chat.prompt.text == "hello w"
+        chat.prompt.select_all()
+        chat.prompt.hint("a hint")
+        chat.app.chat.transcript.focus()
+        await chat.pilot.press("n")
+        assert chat.prompt.text == "n"
+        assert not chat.prompt.border_subtitle
+
+
 async def test_a_burst_of_keys_loses_none_while_nothing_has_the_focus() -> None:
     async with driving() as chat:
         chat.app.chat.set_focus(None)

@@ -6,6 +6,8 @@ from collections.abc import Callable
 import pytest
 
 from app.screens.drawing import Drawing
+from tests.app.driving import driving
+from tests.fakes import replay
 
 
 class Canvas:
@@ -49,6 +51,16 @@ async def test_a_key_is_shown_before_the_next_part() -> None:
     assert drawn == []
     await task
     assert len(drawn) == 3
+
+
+async def test_what_happens_is_taken_in_while_a_picture_is_drawn(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr("app.screens.drawing.KEY_SECONDS", 1.0)
+    async with driving(replay()) as chat:
+        await chat.type("Why is the sky blue?", "enter")
+        await chat.until(lambda: chat.app.chat.answer is not None and not chat.app.chat.busy)
+        assert not chat.app.chat.drawing.done
 
 
 async def test_nothing_new_draws_nothing() -> None:

@@ -46,7 +46,7 @@ def knot() -> "weakref.ref[Knot]":
 def wait(rests: Rests, count: int) -> None:
     for _ in range(count):
         rests.rest()
-        rests.go_on()
+        rests.go_on(idle=True)
 
 
 def test_a_cycle_is_found_within_so_many_rests(rests: Rests) -> None:
@@ -62,10 +62,20 @@ def test_the_search_waits_until_nobody_types(rests: Rests, clock: Clock) -> None
     rests.touched()
     wait(rests, RESTS)
     clock.now += CALM_SECONDS / 2
-    rests.go_on()
+    rests.go_on(idle=True)
     assert lost() is not None
     clock.now += CALM_SECONDS
-    rests.go_on()
+    rests.go_on(idle=True)
+    assert lost() is None
+
+
+def test_no_search_stops_an_answer(rests: Rests) -> None:
+    lost = knot()
+    wait(rests, RESTS - 1)
+    rests.rest()
+    rests.go_on(idle=False)
+    assert lost() is not None
+    rests.go_on(idle=True)
     assert lost() is None
 
 
