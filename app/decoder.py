@@ -34,6 +34,7 @@ from .messages import (
     Restore,
     SetSystem,
     Shutdown,
+    SystemRefused,
     Tuning,
 )
 
@@ -232,7 +233,7 @@ class Decoder:
             match request:
                 case ChooseTree(choice):
                     engine.choose_tree(choice)
-                case SetSystem(system_prompt):
+                case SetSystem(system_prompt, _):
                     engine.set_system_prompt(system_prompt)
                 case Clear():
                     engine.clear()
@@ -251,6 +252,8 @@ class Decoder:
             return
         if isinstance(request, SetSystem):  # the screen has begun another chat all the same
             self._serve(engine, Clear())
+            self._mail.put(SystemRefused(message, request.before))
+            return
         self._mail.put(Refused(message))
 
     def _tune(self, engine: ChatEngine) -> bool:

@@ -116,9 +116,15 @@ class Restore:
 
 @dataclass(frozen=True, slots=True)
 class SetSystem:
-    """Start over with another system prompt."""
+    """Start over with another system prompt.
+
+    Attributes:
+        system_prompt: the other one.
+        before: the one that goes on being used where the engine refuses it.
+    """
 
     system_prompt: str | None
+    before: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -181,9 +187,22 @@ class Tuning:
 
 @dataclass(frozen=True, slots=True)
 class Refused:
-    """A request other than `Ask` could not be done, or tuning ended by an error."""
+    """A tree could not be chosen, or tuning ended by an error."""
 
     message: str
+
+
+@dataclass(frozen=True, slots=True)
+class SystemRefused:
+    """A `SetSystem` could not be done.
+
+    Attributes:
+        message: why.
+        system_prompt: the one in use.
+    """
+
+    message: str
+    system_prompt: str | None
 
 
 @dataclass(frozen=True, slots=True)
@@ -197,4 +216,15 @@ class Astray:
     message: str
 
 
-Report = Loading | LoadFailed | Ready | Answering | Racing | RaceEnded | Tuning | Refused | Astray
+Report = (
+    Loading
+    | LoadFailed
+    | Ready
+    | Answering
+    | Racing
+    | RaceEnded
+    | Tuning
+    | Refused
+    | SystemRefused
+    | Astray
+)

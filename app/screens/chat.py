@@ -151,6 +151,7 @@ class ChatScreen(Screen[None]):
         return self.busy or (self.race is not None and not self.race.ended)
 
     def _draw_text(self) -> None:
+        self.prompt.walks = self.inspector.walks
         self.inspector.draw()
         self.transcript.redraw()
 
@@ -159,7 +160,6 @@ class ChatScreen(Screen[None]):
 
     def _draw_figures(self) -> None:
         self.dashboard.show_figures(self.inspector.walk, self.chosen, self._activity)
-        self.prompt.walks = self.inspector.walks
         self._draw_status()
 
     def _draw_status(self) -> None:

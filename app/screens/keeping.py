@@ -245,7 +245,7 @@ class Keeping:
             return
         self._offer = None
         if stored.system != chat.settings.system:
-            chat.decoder.submit(SetSystem(stored.system))
+            chat.decoder.submit(SetSystem(stored.system, chat.settings.system))
             chat.change_settings(replace(chat.settings, system=stored.system))
         chat.branching.open(stored.history)
         record.resume(session)

@@ -61,7 +61,7 @@ def use_setting(chat: "ChatScreen", name: str, settings: ChatSettings) -> None:
     elif name in ("mode", "growmap", "lookup"):
         chat.decoder.submit(ChooseTree(tree_choice(settings)))
     elif name == "system" and settings.system != chat.settings.system:
-        chat.decoder.submit(SetSystem(settings.system))
+        chat.decoder.submit(SetSystem(settings.system, chat.settings.system))
         chat.forget()
     chat.change_settings(settings)
 

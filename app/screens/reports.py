@@ -1,5 +1,6 @@
 """What becomes of the decode thread's reports on the chat screen; drawing comes later, at once."""
 
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from sequoia_core.events import Event, Failed, Finished, Notice, TreeChosen
@@ -15,6 +16,7 @@ from ..messages import (
     Ready,
     Refused,
     Report,
+    SystemRefused,
     Tuning,
 )
 from .race import take_report
@@ -49,6 +51,9 @@ def take(chat: "ChatScreen", report: Report) -> None:
             _take_event(chat, event)
         case Refused(message):
             chat.note(message, error=True)
+        case SystemRefused(message, system_prompt):
+            chat.change_settings(replace(chat.settings, system=system_prompt))
+            chat.note(f"{message}; the system prompt stays what it was", error=True)
         case Astray(message):
             chat.branching.engine_astray()
             if not chat.busy:  # else the question behind it fails by the same reason

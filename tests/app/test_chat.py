@@ -16,12 +16,13 @@ from app.messages import LoadProgress
 from app.widgets.decode_panel import DecodePanel
 from app.widgets.transcript import Transcript
 from sequoia_core.config import Mode
-from sequoia_core.errors import ModelLoadError
+from sequoia_core.errors import ModelLoadError, ParameterError
 from sequoia_core.events import Event, Notice, NoticeKind, Step
 from sequoia_core.growmap import growmap_names
 from sequoia_core.protocols import ChatEngine, Lookup, TreeChoice
+from sequoia_core.trace import ReplayEngine, Trace
 from tests.app.driving import Driver, driving
-from tests.fakes import BrokenEngine, make_answer, replay, unmeasured
+from tests.fakes import PAIR, BrokenEngine, make_answer, replay, unmeasured
 
 LAST = sum(isinstance(event, Step) for event in make_answer())
 
@@ -461,6 +462,19 @@ async def test_clear_forgets_and_is_refused_while_answering() -> None:
         assert "Rayleigh" not in chat.transcript
         assert "Every step" in chat.transcript
         assert chat.tree.step is None
+
+
+async def test_a_refused_system_prompt_is_not_said_to_be_in_use() -> None:
+    class Narrow(ReplayEngine):
+        def set_system_prompt(self, system_prompt: str | None) -> None:
+            raise ParameterError(f"no room for {system_prompt!r}")
+
+    engine = Narrow(Trace(PAIR, make_answer()))
+    async with driving(engine, ChatSettings(system="be kind")) as chat:
+        await chat.type("/set system you are a pirate", "enter")
+        await chat.until(lambda: "no room" in chat.screen_text())
+        assert "the system prompt stays" in chat.screen_text()
+        assert chat.app.chat.settings.system == "be kind"
 
 
 async def test_bye_quits() -> None:

@@ -21,6 +21,7 @@ from app.messages import (
     Request,
     Restore,
     SetSystem,
+    SystemRefused,
     Tuning,
 )
 from sequoia_core.chat_template import Turn
@@ -267,9 +268,9 @@ def test_other_requests_reach_the_engine_in_order(drive: Drive) -> None:
     driven = drive(Noting(Trace(PAIR, make_answer())))
     choice = TreeChoice(Mode.CHAIN)
     turns = (Turn("a", "b", (1, 2)),)
-    for request in (ChooseTree(choice), Clear(), Restore(turns), SetSystem("be brief")):
+    for request in (ChooseTree(choice), Clear(), Restore(turns), SetSystem("be brief", "hi")):
         driven.decoder.submit(request)
-    driven.wait(lambda reports: Refused("too long") in reports)
+    driven.wait(lambda reports: SystemRefused("too long", "hi") in reports)
     # without its system prompt, the new chat begins all the same
     assert calls == [choice, "clear", turns, "be brief", "clear"]
 
