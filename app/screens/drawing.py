@@ -67,8 +67,10 @@ class Drawing:
                 part()
                 painted = asyncio.Event()
                 self._screen.call_after_refresh(painted.set)
+                # not wait_for, which may swallow the cancellation by which the app ends
                 with suppress(TimeoutError):
-                    await asyncio.wait_for(painted.wait(), PAINTING_SECONDS)
+                    async with asyncio.timeout(PAINTING_SECONDS):
+                        await painted.wait()
                 await asyncio.sleep(KEY_SECONDS)
         finally:
             self._drawing = False

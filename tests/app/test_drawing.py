@@ -63,6 +63,25 @@ async def test_what_happens_is_taken_in_while_a_picture_is_drawn(
         assert not chat.app.chat.drawing.done
 
 
+async def test_it_ends_when_it_is_cancelled_just_as_a_part_is_painted() -> None:
+    painted: list[Callable[[], object]] = []
+
+    class Slow(Canvas):
+        def call_after_refresh(self, callback: Callable[[], object]) -> None:
+            painted.append(callback)
+
+    drawing, drawn = make(Slow(), [])
+    drawing.changed()
+    task = asyncio.create_task(drawing.go_on(running=False))
+    while not painted:
+        await asyncio.sleep(0)
+    painted[0]()
+    task.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await task
+    assert drawn == ["text"]
+
+
 async def test_nothing_new_draws_nothing() -> None:
     drawing, drawn = make(Canvas(), [])
     await drawing.go_on(running=False)
