@@ -1,7 +1,8 @@
 """Chats for the tests of the record: exchanges told to a recorder as the screen tells them."""
 
 import time
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from uuid import uuid4
 
@@ -36,6 +37,16 @@ def say(
 ) -> Exchange:
     """Record a whole exchange."""
     return tell(recorder, exchange(prompt, parent), make_answer(answer))
+
+
+@contextmanager
+def recording(path: Path) -> Iterator[DatabaseRecorder]:
+    """A record that is open meanwhile."""
+    recorder = DatabaseRecorder(path)
+    try:
+        yield recorder
+    finally:
+        recorder.close()
 
 
 def record_chats(path: Path, *chats: tuple[str, str]) -> None:

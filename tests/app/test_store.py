@@ -4,8 +4,8 @@ import sqlite3
 import subprocess
 import sys
 import threading
-from collections.abc import Callable, Iterator
-from contextlib import closing, contextmanager, suppress
+from collections.abc import Callable
+from contextlib import closing, suppress
 from pathlib import Path
 
 import pytest
@@ -23,7 +23,14 @@ from app.store.recorder import DatabaseRecorder
 from app.store.trouble import StoreError
 from app.store.writer import Recovered, Relieved, Troubled
 from sequoia_core.events import Event, Step
-from tests.app.records import PATIENCE_SECONDS, exchange, record_chats, say, tell
+from tests.app.records import (
+    PATIENCE_SECONDS,
+    exchange,
+    record_chats,
+    recording,
+    say,
+    tell,
+)
 from tests.fakes import make_answer
 
 ROOT = Path(__file__).parents[2]
@@ -32,15 +39,6 @@ ROOT = Path(__file__).parents[2]
 @pytest.fixture
 def path(tmp_path: Path) -> Path:
     return tmp_path / "data" / "sessions.db"
-
-
-@contextmanager
-def recording(path: Path) -> Iterator[DatabaseRecorder]:
-    recorder = DatabaseRecorder(path)
-    try:
-        yield recorder
-    finally:
-        recorder.close()
 
 
 @pytest.fixture

@@ -16,7 +16,7 @@ from app.store.recorder import DatabaseRecorder
 from app.store.trouble import StoreError
 from app.store.writer import Relieved, Troubled
 from sequoia_core.events import Step
-from tests.app.records import PATIENCE_SECONDS, exchange, say, tell
+from tests.app.records import PATIENCE_SECONDS, exchange, recording, say, tell
 from tests.fakes import make_answer
 
 LONG = "word and so on. " * 100
@@ -26,15 +26,6 @@ STEPS = [event for event in make_answer(LONG) if isinstance(event, Step)]
 @pytest.fixture
 def path(tmp_path: Path) -> Path:
     return tmp_path / "data" / "sessions.db"
-
-
-@contextmanager
-def recording(path: Path) -> Iterator[DatabaseRecorder]:
-    recorder = DatabaseRecorder(path)
-    try:
-        yield recorder
-    finally:
-        recorder.close()
 
 
 # A writer that has ended by an error of its own
