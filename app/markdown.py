@@ -19,6 +19,8 @@ from rich.theme import Theme
 from .chunks import markdown_parser
 
 Lines = list[list[Segment]]
+CODE_STYLES = {True: "lightbulb", False: "xcode"}
+"""For dark themes and for light ones: of Pygments' those whose palest colour is read best."""
 _LEAST_WIDTH = 8
 """Rich cannot draw lists and code in less; narrower terminals cut the lines."""
 
@@ -137,7 +139,7 @@ class _Document(Markdown):
     }
 
     def __init__(self, parser: MarkdownIt, look: MarkdownLook) -> None:
-        code_theme = "github-dark" if look.dark else "friendly"
+        code_theme = CODE_STYLES[look.dark]
         if look.code_background == "default":  # the terminal's own colours
             code_theme = "ansi_dark" if look.dark else "ansi_light"
         super().__init__("", code_theme=code_theme, hyperlinks=False)

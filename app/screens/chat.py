@@ -10,7 +10,6 @@ from textual import events, on
 from textual.app import ComposeResult
 from textual.binding import Binding, BindingType
 from textual.containers import Horizontal
-from textual.screen import Screen
 
 from sequoia_core.errors import SequoiaError
 from sequoia_core.events import TreeChosen
@@ -35,6 +34,7 @@ from .help import HelpScreen
 from .inspecting import Inspector
 from .keeping import Keeping
 from .preferring import ANSWERING, open_settings
+from .prompted import PromptedScreen
 from .reports import take
 
 if TYPE_CHECKING:
@@ -43,7 +43,7 @@ if TYPE_CHECKING:
 DRAIN_SECONDS = 1 / 20
 
 
-class ChatScreen(Screen[None]):
+class ChatScreen(PromptedScreen):
     """Transcript, tree, step bar, statistics and prompt."""
 
     app: "SequoiaApp"
@@ -88,7 +88,6 @@ class ChatScreen(Screen[None]):
         self._entry: AnswerEntry | None = None
         self._tinted = False
         self.transcript = Transcript()
-        self.prompt = Prompt()
         self.dashboard = Dashboard()
         self.branching = Branching(self)
         self.inspector = Inspector(self)
@@ -294,28 +293,6 @@ class ChatScreen(Screen[None]):
         if action == "walk":
             return self.inspector.walks
         return super().check_action(action, parameters)
-
-    def on_key(self, event: events.Key) -> None:
-        """What is typed where it means nothing else is a message.
-
-        Nothing has the focus just after a terminal or browser window got it.
-        """
-        character = event.character
-        if character is None or not event.is_printable:
-            return
-        # with the prompt in focus only keys come here that were pressed before it got it
-        begun = self.focused in (self.prompt, None) and self.prompt.text
-        if begun or event.key not in self.active_bindings:
-            event.stop()
-            self.set_focus(self.prompt)
-            self.prompt.write(character)
-
-    def on_paste(self, event: events.Paste) -> None:
-        """So is what is pasted."""
-        if self.focused is not self.prompt:
-            event.stop()
-            self.set_focus(self.prompt)
-            self.prompt.post_message(events.Paste(event.text))
 
     @on(events.DescendantFocus)
     def _focus_moved(self) -> None:

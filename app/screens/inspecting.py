@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from .chat import ChatScreen
 
 LEGEND = Content.assemble(
-    "Chat, tinted: ", ("bonus", "bold $bonus"), " · draft's ", ("1st", "$rank-1"), " ",
+    "Tinted: ", ("bonus", "bold $bonus"), " · draft's ", ("1st", "$rank-1"), " ",
     ("2nd", "underline $rank-2"), " ", ("3rd or later", "underline italic $rank-3"), " guess",
 )  # fmt: skip
 """On the transcript's border while its tokens are tinted."""

@@ -6,30 +6,29 @@ message cost half a core while text streamed. Which row is whose, and what is ke
 """
 
 import io
-from collections.abc import Sequence
+from collections.abc import Hashable, Sequence
 from typing import ClassVar
 
 from rich.console import Console
 from rich.style import Style
 from textual.content import Content
-from textual.geometry import Offset, Region, Size
-from textual.scroll_view import ScrollView
+from textual.geometry import Offset, Size
 from textual.selection import Selection
-from textual.strip import Strip
 
 from ..answer import Answer
 from ..keys import Keys
 from ..markdown import MarkdownLook, MarkdownPen
 from .blocks import Look
 from .entries import AnswerEntry, Entry, TextEntry
-from .painted import Painted
+from .line_view import LineView
 from .rows import Anchor, Row, Rows
 
 WELCOME = """\
 Every step of the decoding is drawn: a small draft model grows a tree of guesses, the target \
 model reads all of them in one pass, and the path it accepts is kept, with one token of its own.
 
-✔ accepted   ✘ rejected   · not reached   ➜ the target's own token
+✔ accepted   ✘ rejected   · not reached
+➜ the target's own token
 
 Type a message; """
 _WELCOME_KEYS = (
@@ -44,7 +43,7 @@ _STYLES = (
 )  # fmt: skip
 
 
-class Transcript(ScrollView, can_focus=True):
+class Transcript(LineView, can_focus=True):
     """Messages and notes in order."""
 
     COMPONENT_CLASSES: ClassVar[set[str]] = {f"transcript--{name}" for name in _STYLES}
@@ -69,7 +68,7 @@ class Transcript(ScrollView, can_focus=True):
     """
 
     def __init__(self) -> None:
-        super().__init__(id="transcript")
+        super().__init__("transcript")
         self._keys = Keys()
         self._rows = Rows()
         self._rows.replace([self._welcome()])
@@ -80,8 +79,6 @@ class Transcript(ScrollView, can_focus=True):
         self._window_top = 0
         self._follows = True
         self._placing = False
-        self._painting = False
-        self._painted = Painted()
         self._stale = False
         self._walked: tuple[int, int] | None = None
 
@@ -268,9 +265,20 @@ class Transcript(ScrollView, can_focus=True):
         if size.height > room:
             self.vertical_scrollbar.window_virtual_size = size.height
 
-    def _line(self, at: int) -> Row:
+    def line(self, at: int) -> Row:
+        """As `LineView` has it."""
         place = at - self._window_top
         return self._window[place] if 0 <= place < len(self._window) else None
+
+    @property
+    def look(self) -> Hashable:
+        """As `LineView` has it."""
+        return self._current_look()
+
+    @property
+    def blank(self) -> Style:
+        """As `LineView` has it."""
+        return self._current_look().styles["text"]
 
     def notify_style_update(self) -> None:
         """Another theme: every line is drawn anew."""
@@ -292,69 +300,12 @@ class Transcript(ScrollView, can_focus=True):
         """A scroll bar takes a column; no resize tells of it."""
         self.call_after_refresh(self.redraw)
 
-    def render_lines(self, crop: Region) -> list[Strip]:
-        """What is painted: the lines without their places in the text."""
-        self._painting = True
-        try:
-            if self.text_selection is not None:
-                return super().render_lines(crop)
-            return self._painted_lines(crop)
-        finally:
-            self._painting = False
-
-    def _painted_lines(self, crop: Region) -> list[Strip]:
-        width, height = self.outer_size
-        look = (
-            width, self.scrollable_content_region.width, self.styles.border,
-            self.background_colors, self.opacity,
-            self._current_look(), tuple(self.get_line_filters()),
-        )  # fmt: skip
-        # the first and the last lines belong to the frame
-        first, end = max(crop.y, self.gutter.top), min(crop.bottom, height - self.gutter.bottom)
-        at = self.scroll_offset.y - self.gutter.top
-        rows = [(y, self._line(y + at)) for y in range(first, end)]
-        strips = [
-            *self._paint(crop.y, min(crop.bottom, first) - crop.y),
-            *self._painted.lines(look, rows, self._paint),
-            *self._paint(max(crop.y, end), crop.bottom - max(crop.y, end)),
-        ]
-        if crop.column_span != (0, width):
-            strips = [strip.crop(*crop.column_span) for strip in strips]
-        return strips
-
-    def _paint(self, first: int, count: int) -> list[Strip]:
-        if count <= 0:
-            return []
-        return super().render_lines(Region(0, first, self.outer_size.width, count))
-
-    def render_line(self, y: int) -> Strip:
-        """One visible line; whoever asks where the mouse is finds places in the text in it."""
-        width = self.scrollable_content_region.width
-        at = y + self.scroll_offset.y
-        line = self._line(at)
-        base = self._current_look().styles["text"]
-        if line is None:
-            return Strip.blank(width, base)
-        strip = Strip(line).adjust_cell_length(width, base)
-        selection = self.text_selection
-        if selection is not None and (span := selection.get_span(at)) is not None:
-            start, end = span
-            style = self.screen.get_component_rich_style("screen--selection")
-            strip = _select(strip, start, width if end == -1 else end, style)
-        # a place is part of a segment's style: painted, each line would fill the caches of styles
-        return strip if self._painting else strip.apply_offsets(0, at)
-
     def get_selection(self, selection: Selection) -> tuple[str, str] | None:
         """The selected text, as it is shown."""
         first = selection.start.y if selection.start is not None else 0
         lines = self._rows.text(first, selection.end.y if selection.end is not None else None)
         start, end = (at if at is None else Offset(at.x, at.y - first) for at in selection)
         return Selection(start, end).extract("\n".join(lines)), "\n"
-
-    def selection_updated(self, selection: Selection | None) -> None:
-        """Show what is selected."""
-        del selection
-        self.refresh()
 
     def _add(self, entry: Entry) -> None:
         if self._empty:
@@ -385,8 +336,3 @@ class Transcript(ScrollView, can_focus=True):
 
     def _style(self, name: str) -> Style:
         return self.get_component_rich_style(f"transcript--{name}")
-
-
-def _select(strip: Strip, start: int, end: int, style: Style) -> Strip:
-    before, inside, after = strip.divide([start, end, strip.cell_length])
-    return Strip.join([before, inside.apply_style(style), after])

@@ -19,12 +19,11 @@ from sequoia_core.stopwatch import TimedModel
 
 _CHUNK = 256
 """Tokens of context that are read between two chances to stop."""
-_LEAST_MS = 1e-6
 
 
 @dataclass(frozen=True, slots=True)
 class TimeCurve:
-    """Milliseconds of a forward by rows, linear in between and past the ends.
+    """Milliseconds of a forward by rows, linear in between; past the ends see `_rising`.
 
     Attributes:
         rows: ascending, at least two.
@@ -45,12 +44,12 @@ class TimeCurve:
 
     def __call__(self, rows: int) -> float:
         """Milliseconds of a forward of so many rows."""
-        return max(straight(self.rows, self.milliseconds, rows), _LEAST_MS)
+        return _rising(self.rows, self.milliseconds, rows)
 
 
 @dataclass(frozen=True, slots=True)
 class TimeSurface:
-    """Time curves by context length, linear in between and past the ends.
+    """Time curves by context length, linear in between; past the ends see `_rising`.
 
     Attributes:
         contexts: tokens in the cache, ascending, at least one.
@@ -75,7 +74,7 @@ class TimeSurface:
         if len(self.curves) == 1:
             return self.curves[0]
         columns = zip(*(curve.milliseconds for curve in self.curves), strict=True)
-        times = (max(straight(self.contexts, each, context), _LEAST_MS) for each in columns)
+        times = (_rising(self.contexts, each, context) for each in columns)
         return TimeCurve(self.curves[0].rows, tuple(times))
 
     def scaled(self, factor: float) -> "TimeSurface":
@@ -97,6 +96,18 @@ def straight(places: Sequence[int], values: Sequence[float], place: int) -> floa
     low, high = places[right - 1], places[right]
     start, end = values[right - 1], values[right]
     return start + (end - start) * (place - low) / (high - low)
+
+
+def _rising(places: Sequence[int], times: Sequence[float], place: int) -> float:
+    """A time on the line through its two neighbours; past an end never below the end's own time.
+
+    No forward gets cheaper with more rows or a longer context, so a line that falls past the last
+    place is noise, and what is before the first place costs hardly less than the first.
+    """
+    if place <= places[0]:
+        return times[0]
+    time = straight(places, times, place)
+    return max(time, times[-1]) if place > places[-1] else time
 
 
 class ForwardTimer:

@@ -6,8 +6,10 @@ from itertools import combinations
 from pathlib import Path
 
 import pytest
+from pygments.styles import get_style_by_name
 from textual.color import Color
 
+from app.markdown import CODE_STYLES
 from app.theming import (
     APP_COLORS,
     DEFAULT_THEME,
@@ -73,6 +75,17 @@ def test_what_lies_on_its_own_shade_can_be_read(path: Path) -> None:
         color = Color.parse(theme.variables[name])
         for share in (0.12, 0.25):  # of the tree's rows, and of the text of a step
             assert contrast(color, background.blend(color, share)) >= 4.5, (name, share)
+
+
+@pytest.mark.parametrize("path", MIXED, ids=lambda path: path.stem)
+def test_all_of_a_code_block_can_be_read(path: Path) -> None:
+    theme = load_theme(path)
+    behind = Color.parse(theme.surface or "")
+    style = get_style_by_name(CODE_STYLES[theme.dark])
+    colors = {part["color"] for _, part in style if part["color"]}
+    assert len(colors) >= 8
+    for color in colors:
+        assert contrast(Color.parse(f"#{color}"), behind) >= 4.1, color
 
 
 @pytest.mark.parametrize("path", MIXED, ids=lambda path: path.stem)

@@ -1,8 +1,10 @@
 """Language models for tests: tables whose distributions are known, and tiny random Llamas."""
 
+import itertools
 import random
 from collections.abc import Sequence
 from functools import lru_cache
+from operator import itemgetter
 
 import torch
 from torch import Tensor
@@ -75,15 +77,17 @@ class TableModel:
         assert before + rows <= self.context_window
         cache.rows += list(zip(token_ids.tolist(), position_ids.tolist(), strict=True))
         if mask is None:
-            mask = torch.ones(rows, before + rows, dtype=torch.bool).tril(before)
-        assert mask.shape == (rows, before + rows)
+            visible = [[True] * (before + row + 1) for row in range(rows)]
+        else:
+            assert mask.shape == (rows, before + rows)
+            visible = mask.tolist()
         logits = []
-        for row in range(rows):
-            seen = [cache.rows[at] for at in mask[row].nonzero().flatten().tolist()]
-            tokens = [token for token, _ in sorted(seen, key=lambda entry: entry[1])]
-            positions = sorted(position for _, position in seen)
-            assert positions == list(range(len(seen))), "a row must see each position once"
+        for row, sees in enumerate(visible):
+            seen = list(itertools.compress(cache.rows, sees))
             assert seen[-1] == cache.rows[before + row], "a row must see itself last"
+            seen.sort(key=itemgetter(1))
+            tokens, positions = zip(*seen, strict=True)
+            assert positions == tuple(range(len(seen))), "a row must see each position once"
             logits.append(self.logits_after(tokens))
         return torch.stack(logits)
 

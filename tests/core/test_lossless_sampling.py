@@ -217,19 +217,24 @@ class Runs:
         return shaped_probs(logits, probs, self.params).double()
 
 
+MANY, FEWER = 200_000, 40_000
+"""A rule's runs where most of it is at work, and its runs with other trees and shapes of p."""
+
+
 @pytest.mark.parametrize(
-    ("mode", "name"),
+    ("mode", "name", "runs"),
     [
-        (Mode.SEQUOIA, "tree"),
-        (Mode.SEQUOIA, "chain"),
-        (Mode.SEQUOIA, "trimmed"),
-        (Mode.SEQUOIA, "top-p"),
-        (Mode.SPECINFER, "trimmed"),
-        (Mode.TOPK, "top-p"),
+        (Mode.SEQUOIA, "trimmed", MANY),
+        (Mode.SEQUOIA, "tree", FEWER),
+        (Mode.SEQUOIA, "chain", FEWER),
+        (Mode.SEQUOIA, "top-p", FEWER),
+        (Mode.SPECINFER, "trimmed", MANY),
+        (Mode.SPECINFER, "top-p", FEWER),
+        (Mode.TOPK, "trimmed", MANY),
+        (Mode.TOPK, "top-p", FEWER),
     ],
 )
-def test_first_token_and_joint_of_two_match_the_target(mode: Mode, name: str) -> None:
-    runs = 200_000
+def test_first_token_and_joint_of_two_match_the_target(mode: Mode, name: str, runs: int) -> None:
     growmap = GrowMap.chain(2) if name == "chain" else GrowMap((-1, 0, 0, 1))
     draft = DraftModel(TableModel(4, 12, order=2, scale=1.0))
     if name == "trimmed":

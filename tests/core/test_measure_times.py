@@ -40,12 +40,15 @@ def test_in_between_it_is_straight(curve: TimeCurve, rows: int) -> None:
             assert curve(rows) == pytest.approx((1 - share) * start + share * end)
 
 
-def test_past_its_ends_it_goes_on_straight_and_never_below_nothing() -> None:
+def test_past_its_ends_it_goes_on_straight_and_never_below_them() -> None:
     curve = TimeCurve((2, 4, 8), (10.0, 12.0, 20.0))
-    assert curve(1) == pytest.approx(9.0)
+    assert curve(1) == 10.0
     assert curve(10) == pytest.approx(24.0)
     falling = TimeCurve((2, 4), (10.0, 1.0))
-    assert 0 < falling(100) < 1
+    assert falling(100) == 1.0
+    surface = TimeSurface((8, 16), (TimeCurve((1, 2), (5.0, 1.0)), TimeCurve((1, 2), (4.0, 3.0))))
+    assert surface.at(2000).milliseconds == pytest.approx((4.0, 3.0 + 0.25 * 1984))
+    assert surface.at(0).milliseconds == (5.0, 1.0)
 
 
 @given(surface=surfaces())

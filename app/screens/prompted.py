@@ -1,0 +1,41 @@
+"""A screen with a prompt, to which all goes that is typed or pasted and means nothing else.
+
+Nothing has the focus just after a terminal or browser window got it, and what a person clicked on
+last may have no use for letters.
+"""
+
+from textual import events
+from textual.screen import Screen
+
+from ..widgets.prompt import Prompt
+
+
+class PromptedScreen(Screen[None]):
+    """Has a prompt.
+
+    Attributes:
+        prompt: gets what is typed, wherever the focus is.
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.prompt = Prompt()
+
+    def on_key(self, event: events.Key) -> None:
+        """What is typed where it means nothing else is a message."""
+        character = event.character
+        if character is None or not event.is_printable:
+            return
+        # with the prompt in focus only keys come here that were pressed before it got it
+        begun = self.focused in (self.prompt, None) and self.prompt.text
+        if begun or event.key not in self.active_bindings:
+            event.stop()
+            self.set_focus(self.prompt)
+            self.prompt.write(character)
+
+    def on_paste(self, event: events.Paste) -> None:
+        """So is what is pasted."""
+        if self.focused is not self.prompt:
+            event.stop()
+            self.set_focus(self.prompt)
+            self.prompt.post_message(events.Paste(event.text))
