@@ -34,6 +34,7 @@ from .messages import (
     Restore,
     SetSystem,
     Shutdown,
+    Start,
     SystemRefused,
     Tuning,
 )
@@ -102,7 +103,9 @@ class Decoder:
         self._mail: queue.SimpleQueue[Report] = queue.SimpleQueue()
         self._cancel = threading.Event()
         self._closing = threading.Event()
+        self._latest: Start | None = None
         self._astray = ""
+        self._systems: list[str | None] = []
         self._gate = Gate()
         self._thread = threading.Thread(target=self._run, name="sequoia-decoder", daemon=True)
 
@@ -124,7 +127,13 @@ class Decoder:
         """Queue a request; an `Ask` or a `Race` forgets an earlier `cancel`."""
         if isinstance(request, Ask | Race):
             self._cancel.clear()
+        if isinstance(request, Start):
+            self._latest = request
         self._requests.put(request)
+
+    def superseded(self, request: Start) -> bool:
+        """Whether the engine was told since to go on from something else."""
+        return request is not self._latest
 
     def cancel(self) -> None:
         """End the answer under way after its step; also ends a pause."""
@@ -233,8 +242,10 @@ class Decoder:
             match request:
                 case ChooseTree(choice):
                     engine.choose_tree(choice)
-                case SetSystem(system_prompt, _):
+                case SetSystem(system_prompt, before):
+                    self._systems = self._systems or [before]
                     engine.set_system_prompt(system_prompt)
+                    self._systems = [system_prompt]
                 case Clear():
                     engine.clear()
                 case Restore(turns):
@@ -242,19 +253,26 @@ class Decoder:
         except Exception as error:
             self._refuse(engine, request, _told(error))
         else:
-            if not isinstance(request, ChooseTree):
+            if isinstance(request, Start):
                 self._astray = ""
 
     def _refuse(self, engine: ChatEngine, request: Request, message: str) -> None:
-        if isinstance(request, Clear | Restore):
-            self._astray = message
-            self._mail.put(Astray(message))
-            return
-        if isinstance(request, SetSystem):  # the screen has begun another chat all the same
-            self._serve(engine, Clear())
-            self._mail.put(SystemRefused(message, request.before))
-            return
-        self._mail.put(Refused(message))
+        if isinstance(request, SetSystem):
+            self._mail.put(SystemRefused(message, self._systems[0]))
+            try:  # the screen has begun another chat all the same
+                engine.clear()
+            except Exception as error:
+                self._lose(request, _told(error))
+            else:
+                self._astray = ""
+        elif isinstance(request, Start):
+            self._lose(request, message)
+        else:
+            self._mail.put(Refused(message))
+
+    def _lose(self, request: Start, message: str) -> None:
+        self._astray = message
+        self._mail.put(Astray(message, request))
 
     def _tune(self, engine: ChatEngine) -> bool:
         """Measure until a request arrives; False when it failed and must not be tried again."""

@@ -120,7 +120,7 @@ class SetSystem:
 
     Attributes:
         system_prompt: the other one.
-        before: the one that goes on being used where the engine refuses it.
+        before: the one in use when nothing else was asked for yet.
     """
 
     system_prompt: str | None
@@ -132,7 +132,10 @@ class Shutdown:
     """End the thread."""
 
 
-Request = Ask | Race | ChooseTree | Clear | Restore | SetSystem | Shutdown
+Start = Clear | Restore | SetSystem
+"""Says what the engine goes on from."""
+
+Request = Ask | Race | ChooseTree | Start | Shutdown
 
 
 @dataclass(frozen=True, slots=True)
@@ -211,9 +214,14 @@ class Astray:
 
     It answers nothing until it is on turns that the screen knows of: every `Ask` fails before a
     `Restore` or a `Clear` has succeeded.
+
+    Attributes:
+        message: why.
+        request: what could not be done.
     """
 
     message: str
+    request: Start
 
 
 Report = (

@@ -54,7 +54,7 @@ def take(chat: "ChatScreen", report: Report) -> None:
         case SystemRefused(message, system_prompt):
             chat.change_settings(replace(chat.settings, system=system_prompt))
             chat.note(f"{message}; the system prompt stays what it was", error=True)
-        case Astray(message):
+        case Astray(message, request) if not chat.decoder.superseded(request):
             chat.branching.engine_astray()
             if not chat.busy:  # else the question behind it fails by the same reason
                 told = f"{astray(message)}; the next question tries again"

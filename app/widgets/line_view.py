@@ -8,19 +8,19 @@ from collections.abc import Hashable
 
 from rich.style import Style
 from textual.geometry import Region
-from textual.scroll_view import ScrollView
 from textual.selection import Selection
 from textual.strip import Strip
 
+from .framed import FramedView
 from .painted import Painted
 from .rows import Row
 
 
-class LineView(ScrollView, can_focus=True):
+class LineView(FramedView):
     """Paints the lines that a subclass has."""
 
     def __init__(self, name: str) -> None:
-        super().__init__(id=name)
+        super().__init__(name)
         self._painting = False
         self._painted = Painted()
 
@@ -31,7 +31,7 @@ class LineView(ScrollView, can_focus=True):
     @property
     @abstractmethod
     def look(self) -> Hashable:
-        """All that the painted lines depend on beside themselves and the widget's own styles."""
+        """What the painted lines depend on beside themselves and the frame."""
 
     @property
     @abstractmethod
@@ -44,43 +44,23 @@ class LineView(ScrollView, can_focus=True):
         try:
             if self.text_selection is not None:
                 return super().render_lines(crop)
-            return self._painted_lines(crop)
+            return self.framed(crop, self._lines)
         finally:
             self._painting = False
 
-    def _painted_lines(self, crop: Region) -> list[Strip]:
-        width, height = self.outer_size
-        look = (
-            width, self.scrollable_content_region.width, self.styles.border,
-            self.background_colors, self.opacity,
-            self.look, tuple(self.get_line_filters()),
-        )  # fmt: skip
-        # the first and the last lines belong to the frame
-        first, end = max(crop.y, self.gutter.top), min(crop.bottom, height - self.gutter.bottom)
-        at = self.scroll_offset.y - self.gutter.top
-        rows = [(y, self.line(y + at)) for y in range(first, end)]
-        strips = [
-            *self._paint(crop.y, min(crop.bottom, first) - crop.y),
-            *self._painted.lines(look, rows, self._paint),
-            *self._paint(max(crop.y, end), crop.bottom - max(crop.y, end)),
-        ]
-        if crop.column_span != (0, width):
-            strips = [strip.crop(*crop.column_span) for strip in strips]
-        return strips
-
-    def _paint(self, first: int, count: int) -> list[Strip]:
-        if count <= 0:
-            return []
-        return super().render_lines(Region(0, first, self.outer_size.width, count))
+    def _lines(self, at: range) -> list[Strip]:
+        brush, blank, top = self.brush, self.blank, self.scroll_offset.y
+        rows = (self.line(top + y) for y in at)
+        look = (brush.look, self.look)
+        return self._painted.lines(look, rows, lambda row: brush.paint(row or (), blank))
 
     def render_line(self, y: int) -> Strip:
         """One visible line; whoever asks where the mouse is finds places in the text in it."""
-        width = self.scrollable_content_region.width
-        at = y + self.scroll_offset.y
-        line = self.line(at)
-        if line is None:
+        width, at = self.scrollable_content_region.width, y + self.scroll_offset.y
+        row = self.line(at)
+        if row is None:
             return Strip.blank(width, self.blank)
-        strip = Strip(line).adjust_cell_length(width, self.blank)
+        strip = Strip(row).adjust_cell_length(width, self.blank)
         selection = self.text_selection
         if selection is not None and (span := selection.get_span(at)) is not None:
             start, end = span

@@ -11,9 +11,8 @@ from rich.segment import Segment
 from rich.style import Style
 from textual import events
 from textual.binding import Binding, BindingType
-from textual.geometry import Size
+from textual.geometry import Region, Size
 from textual.message import Message
-from textual.scroll_view import ScrollView
 from textual.strip import Strip
 
 from sequoia_core.events import Step
@@ -21,6 +20,7 @@ from sequoia_core.events import Step
 from ..accessible import is_accessible, row_in_words
 from ..tree_rows import BONUS_NODE, GLYPHS, Row, Verdict, guide_width, tree_rows
 from ..visible import fit
+from .framed import FramedView
 
 _COLUMN = 7
 _HEADINGS = 1
@@ -33,7 +33,7 @@ _CLASSES = {
 }
 
 
-class TreeView(ScrollView, can_focus=True, inherit_bindings=False):
+class TreeView(FramedView, can_focus=True, inherit_bindings=False):
     """Rows in preorder with draft and target probabilities in columns at the right.
 
     Attributes:
@@ -85,7 +85,7 @@ class TreeView(ScrollView, can_focus=True, inherit_bindings=False):
             self.asked = asked
 
     def __init__(self) -> None:
-        super().__init__(id="tree")
+        super().__init__("tree")
         self._node: int | None = None
         self._pinned = False
         self._step: Step | None = None
@@ -197,6 +197,11 @@ class TreeView(ScrollView, can_focus=True, inherit_bindings=False):
         """Repaint in the new theme's colours."""
         super().notify_style_update()
         self.refresh()
+
+    def render_lines(self, crop: Region) -> list[Strip]:
+        """What is painted."""
+        brush, blank = self.brush, self.get_component_rich_style("tree-view--guide")
+        return self.framed(crop, lambda at: [brush.paint(self.render_line(y), blank) for y in at])
 
     def render_line(self, y: int) -> Strip:
         """One visible line: headings at the top, whatever the scrolling."""

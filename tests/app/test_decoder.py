@@ -18,9 +18,9 @@ from app.messages import (
     Ready,
     Refused,
     Report,
-    Request,
     Restore,
     SetSystem,
+    Start,
     SystemRefused,
     Tuning,
 )
@@ -291,8 +291,32 @@ class Stubborn(ReplayEngine):
             raise RuntimeError("gone")
 
 
+def test_refused_again_the_system_prompt_is_still_the_one_before_both(drive: Drive) -> None:
+    class Fussy(ReplayEngine):
+        def set_system_prompt(self, system_prompt: str | None) -> None:
+            if system_prompt != "fine":
+                raise ParameterError("too long")
+
+    driven = drive(Fussy(Trace(PAIR, make_answer())))
+    for wanted, before in (("x", "hi"), ("y", "x"), ("fine", "y"), ("z", "fine")):
+        driven.decoder.submit(SetSystem(wanted, before))
+    driven.wait(lambda reports: SystemRefused("too long", "fine") in reports)
+    refused = [report for report in driven.reports if isinstance(report, SystemRefused)]
+    assert [report.system_prompt for report in refused] == ["hi", "hi", "fine"]
+
+
+def test_what_could_not_be_gone_on_from_is_past_once_there_is_something_else(drive: Drive) -> None:
+    driven = drive(Stubborn())
+    first, then = Restore(()), Restore(())
+    driven.decoder.submit(first)
+    driven.wait(lambda reports: Astray("too long", first) in reports)
+    driven.decoder.submit(then)
+    assert driven.decoder.superseded(first)
+    assert not driven.decoder.superseded(then)
+
+
 @pytest.mark.parametrize("request_", [Restore((Turn("a", "b", ()),)), Clear()])
-def test_nothing_is_answered_after_turns_that_nobody_chose(drive: Drive, request_: Request) -> None:
+def test_nothing_is_answered_after_turns_that_nobody_chose(drive: Drive, request_: Start) -> None:
     engine = Stubborn()
     driven = drive(engine)
     driven.decoder.submit(request_)
@@ -305,7 +329,8 @@ def test_nothing_is_answered_after_turns_that_nobody_chose(drive: Drive, request
         f"not answered: the model could not be taken to this branch: {reason}; "
         "ask again to try once more"
     )
-    assert Astray(reason) in driven.reports
+    assert Astray(reason, request_) in driven.reports
+    assert not driven.decoder.superseded(request_)
     engine.refuses = False
     driven.decoder.submit(request_)
     driven.decoder.submit(ASK)

@@ -4,74 +4,106 @@ import random
 
 import pytest
 from rich.segment import Segment
+from rich.style import Style
 from textual.geometry import Offset, Region
+from textual.scroll_view import ScrollView
 from textual.selection import Selection
 from textual.strip import Strip
 
+from app.widgets.framed import FramedView
+from app.widgets.line_view import LineView
 from app.widgets.painted import Painted
-from tests.app.driving import Driver, driving
+from app.widgets.rows import Row
+from app.widgets.tree_view import TreeView
+from tests.app.driving import driving
 from tests.fakes import ANSWER, make_answer, replay
 
 
-class Brush:
-    """Paints lines and counts them."""
+class Painter:
+    """Paints rows and counts them."""
 
     def __init__(self) -> None:
-        self.painted: list[int] = []
+        self.painted: list[str] = []
 
-    def __call__(self, first: int, count: int) -> list[Strip]:
-        lines = range(first, first + count)
-        self.painted += lines
-        return [Strip([Segment(str(line))]) for line in lines]
+    def __call__(self, row: Row) -> Strip:
+        assert row is not None
+        self.painted += [segment.text for segment in row]
+        return Strip(row)
 
 
-def rows(*texts: str) -> list[list[Segment]]:
+def rows(texts: str) -> list[list[Segment]]:
     return [[Segment(text)] for text in texts]
 
 
 def test_a_line_that_only_moved_is_not_painted() -> None:
-    painted, brush = Painted(), Brush()
-    a, b, c, d = rows("a", "b", "c", "d")
-    painted.lines("look", [(1, a), (2, b), (3, c)], brush)
-    moved = painted.lines("look", [(1, b), (2, d), (3, c), (4, a)], brush)
-    assert brush.painted == [1, 2, 3, 2]
-    assert [strip.text for strip in moved] == ["2", "2", "3", "1"]
+    painted, painter = Painted(), Painter()
+    a, b, c, d = rows("abcd")
+    painted.lines("look", [a, b, c], painter)
+    moved = painted.lines("look", [b, d, c, a], painter)
+    assert painter.painted == ["a", "b", "c", "d"]
+    assert [strip.text for strip in moved] == ["b", "d", "c", "a"]
 
 
 def test_another_look_paints_everything() -> None:
-    painted, brush = Painted(), Brush()
+    painted, painter = Painted(), Painter()
     (row,) = rows("a")
     for look in ("dark", "dark", "light"):
-        painted.lines(look, [(0, row)], brush)
-    assert brush.painted == [0, 0]
+        painted.lines(look, [row], painter)
+    assert painter.painted == ["a", "a"]
 
 
 def test_what_is_kept_has_a_limit() -> None:
-    painted, brush = Painted(limit=10), Brush()
-    for row in rows(*"abcdefghijklmnopqrstuvwxyz"):
-        painted.lines("look", [(0, row)], brush)
+    painted, painter = Painted(limit=10), Painter()
+    for row in rows("abcdefghijklmnopqrstuvwxyz"):
+        painted.lines("look", [row], painter)
         assert len(painted) <= 11
-    assert len(brush.painted) == 26
+    assert len(painter.painted) == 26
 
 
-def lines(chat: Driver, *, anew: bool) -> list[Strip]:
-    """What the transcript paints, from what it kept or not."""
-    transcript = chat.app.chat.transcript
-    if anew:
-        transcript._painted = Painted()
-        transcript._styles_cache.clear()
-    return transcript.render_lines(transcript.outer_size.region)
+Cell = tuple[str, object]
+
+
+def cells(strips: list[Strip]) -> list[list[Cell]]:
+    """Characters with their looks, however they are cut into segments."""
+    return [
+        [(c, seen(s.style) if c == " " else s.style) for s in strip for c in s.text]
+        for strip in strips
+    ]
+
+
+def seen(style: Style | None) -> object:
+    """What a blank shows of its style."""
+    return style and (style.bgcolor, style.color if style.underline or style.reverse else None)
+
+
+def textuals(view: FramedView) -> list[list[Cell]]:
+    """The lines of a view as Textual would paint them."""
+    view._styles_cache.clear()
+    if isinstance(view, LineView):
+        view._painting = True
+    try:
+        return cells(ScrollView.render_lines(view, view.outer_size.region))
+    finally:
+        if isinstance(view, LineView):
+            view._painting = False
+
+
+def ours(view: FramedView) -> list[list[Cell]]:
+    """The lines that are painted."""
+    return cells(view.render_lines(view.outer_size.region))
 
 
 @pytest.mark.parametrize("seed", range(3))
-async def test_whatever_happens_the_lines_are_those_painted_anew(seed: int) -> None:
+async def test_whatever_happens_the_lines_are_those_that_textual_would_paint(seed: int) -> None:
     chance = random.Random(seed)
     async with driving(replay(make_answer(ANSWER * 3)), size=(120, 30)) as chat:
         await chat.ask()
         screen, transcript = chat.app.chat, chat.app.chat.transcript
+        tree = screen.query_one(TreeView)
         doings = {
             "scroll": lambda: transcript.scroll_to(y=chance.randrange(60), animate=False),
-            "focus": lambda: (screen.prompt, transcript)[chance.randrange(2)].focus(),
+            "focus": lambda: (screen.prompt, transcript, tree)[chance.randrange(3)].focus(),
+            "walk": lambda: screen.action_walk("back"),
             "theme": lambda: setattr(
                 chat.app, "theme", chance.choice(("sequoia", "sequoia-light", "high-contrast"))
             ),
@@ -85,12 +117,12 @@ async def test_whatever_happens_the_lines_are_those_painted_anew(seed: int) -> N
         for name in chance.choices(list(doings), k=14):
             doings[name]()
             if chance.random() < 0.3:
-                await chat.pilot.resize_terminal(chance.choice((60, 90, 120)), 30)
+                await chat.pilot.resize_terminal(
+                    chance.choice((60, 90, 120)), chance.choice((2, 5, 30))
+                )
             await chat.pilot.pause()
-            kept = lines(chat, anew=False)
-            assert [list(strip) for strip in kept] == [
-                list(strip) for strip in lines(chat, anew=True)
-            ], name
+            for view in (transcript, tree):
+                assert ours(view) == textuals(view), name
 
 
 async def test_no_line_has_a_style_of_its_own_but_the_mouse_finds_its_place() -> None:
