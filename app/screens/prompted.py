@@ -1,7 +1,7 @@
 """A screen with a prompt, to which all goes that is typed or pasted and means nothing else.
 
-Nothing has the focus just after a terminal or browser window got it, and what a person clicked on
-last may have no use for letters.
+What is typed is shown before anything else that changed. Nothing has the focus just after a
+terminal or browser window got it, and what a person clicked on last may have no use for letters.
 """
 
 from textual import events
@@ -20,6 +20,20 @@ class PromptedScreen(Screen[None]):
     def __init__(self) -> None:
         super().__init__()
         self.prompt = Prompt()
+
+    def _on_timer_update(self) -> None:
+        # Textual paints all that changed in one go; the rest may take longer than a person notices
+        rest = self._dirty_widgets - {self.prompt}
+        everything = self._layout_required or self._scroll_required or self._repaint_required
+        if everything or not rest or self.prompt not in self._dirty_widgets:
+            super()._on_timer_update()
+            return
+        waiting, self._callbacks = self._callbacks, []  # for the rest to be painted
+        self._dirty_widgets &= {self.prompt}
+        super()._on_timer_update()
+        self._callbacks = [*waiting, *self._callbacks]
+        self._dirty_widgets |= rest
+        self._update_timer.resume()
 
     def on_key(self, event: events.Key) -> None:
         """What is typed where it means nothing else is a message."""

@@ -22,7 +22,7 @@ class LineView(FramedView):
     def __init__(self, name: str) -> None:
         super().__init__(name)
         self._painting = False
-        self._painted = Painted()
+        self._painted = Painted[Row]()
 
     @abstractmethod
     def line(self, at: int) -> Row:
@@ -50,9 +50,12 @@ class LineView(FramedView):
 
     def _lines(self, at: range) -> list[Strip]:
         brush, blank, top = self.brush, self.blank, self.scroll_offset.y
-        rows = (self.line(top + y) for y in at)
-        look = (brush.look, self.look)
-        return self._painted.lines(look, rows, lambda row: brush.paint(row or (), blank))
+        self._painted.use((brush.look, self.look))
+
+        def paint(row: Row) -> Strip:
+            return brush.paint(row or (), blank)
+
+        return [self._painted.line(self.line(top + y), paint) for y in at]
 
     def render_line(self, y: int) -> Strip:
         """One visible line; whoever asks where the mouse is finds places in the text in it."""

@@ -1,14 +1,15 @@
 """Lines that were painted, kept so that those that only moved are not made anew."""
 
-from collections.abc import Callable, Hashable, Iterable
+from collections.abc import Callable, Hashable
+from typing import Generic, TypeVar
 
 from textual.strip import Strip
 
-from .rows import Row
+Row = TypeVar("Row")
 
 
-class Painted:
-    """Finished lines by the row they show.
+class Painted(Generic[Row]):
+    """Finished lines by the object that they show.
 
     Args:
         limit: of the lines kept; beyond it, all are let go.
@@ -19,26 +20,18 @@ class Painted:
         self._look: Hashable = None
         self._kept: dict[int, tuple[Row, Strip]] = {}
 
-    def lines(
-        self, look: Hashable, rows: Iterable[Row], paint: Callable[[Row], Strip]
-    ) -> list[Strip]:
-        """The lines of some rows.
-
-        Args:
-            look: all that a line depends on but its row.
-            rows: from the top down.
-            paint: makes a line.
-        """
+    def use(self, look: Hashable) -> None:
+        """Lines look like this from now on: it is all that they depend on but what they show."""
         if look != self._look or len(self._kept) > self._limit:
             self._look = look
             self._kept = {}
-        strips = []
-        for row in rows:
-            held = self._kept.get(id(row))
-            if held is None:
-                held = self._kept[id(row)] = row, paint(row)  # held, so that none gets its id
-            strips.append(held[1])
-        return strips
+
+    def line(self, row: Row, paint: Callable[[Row], Strip]) -> Strip:
+        """The line of a row."""
+        held = self._kept.get(id(row))
+        if held is None:
+            held = self._kept[id(row)] = row, paint(row)  # held, so that no other row gets its id
+        return held[1]
 
     def __len__(self) -> int:
         """How many lines are kept."""

@@ -21,6 +21,7 @@ from ..accessible import is_accessible, row_in_words
 from ..tree_rows import BONUS_NODE, GLYPHS, Row, Verdict, guide_width, tree_rows
 from ..visible import fit
 from .framed import FramedView
+from .painted import Painted
 
 _COLUMN = 7
 _HEADINGS = 1
@@ -91,6 +92,7 @@ class TreeView(FramedView, can_focus=True, inherit_bindings=False):
         self._step: Step | None = None
         self._rows: tuple[Row, ...] | None = None
         self._rows_width = 0
+        self._painted = Painted[Row]()
 
     @property
     def step(self) -> Step | None:
@@ -196,34 +198,53 @@ class TreeView(FramedView, can_focus=True, inherit_bindings=False):
     def notify_style_update(self) -> None:
         """Repaint in the new theme's colours."""
         super().notify_style_update()
+        self._painted = Painted()
         self.refresh()
 
     def render_lines(self, crop: Region) -> list[Strip]:
         """What is painted."""
+        return self.framed(crop, self._lines)
+
+    def _lines(self, at: range) -> list[Strip]:
         brush, blank = self.brush, self.get_component_rich_style("tree-view--guide")
-        return self.framed(crop, lambda at: [brush.paint(self.render_line(y), blank) for y in at])
+        self._painted.use((brush.look, self._marked, is_accessible(self)))
+
+        def paint(row: Row) -> Strip:
+            return brush.paint(self._draw(row, brush.text_width), blank)
+
+        def line(y: int) -> Strip:
+            row = self._row_at(y)
+            if row is None:
+                return brush.paint(self.render_line(y), blank)
+            return self._painted.line(row, paint)
+
+        return [line(y) for y in at]
 
     def render_line(self, y: int) -> Strip:
         """One visible line: headings at the top, whatever the scrolling."""
         width = self.scrollable_content_region.width
+        row = self._row_at(y)
+        if row is not None:
+            return self._draw(row, width)
+        style = self.get_component_rich_style("tree-view--heading")
         if self._step is None:
             text = "  the token tree of each step appears here" if y == _HEADINGS else ""
-            style = self.get_component_rich_style("tree-view--heading")
-            return Strip([Segment(fit(text, width), style)], width)
-        if y < _HEADINGS and is_accessible(self):
-            return Strip.blank(width, self.get_component_rich_style("tree-view--heading"))
-        if y < _HEADINGS:
-            style = self.get_component_rich_style("tree-view--heading")
+        elif y >= _HEADINGS or is_accessible(self):
+            text = ""
+        else:
             text = fit("", max(0, width - 2 * _COLUMN)) + f"{'draft':>6} {'target':>6} "
-            return Strip([Segment(fit(text, width), style)], width)
-        at = y - _HEADINGS + self.scroll_offset.y
-        rows = self._current_rows(self._step)
-        if at >= len(rows):
-            return Strip.blank(width, self.get_component_rich_style("tree-view--guide"))
-        marked = (self.has_focus or self._pinned) and rows[at].node == self.node
-        if is_accessible(self):
-            return self._tell(self._step, rows[at], width, marked=marked)
-        return self._draw(rows[at], width, marked=marked)
+        return Strip([Segment(fit(text, width), style)], width)
+
+    @property
+    def _marked(self) -> int | None:
+        """The node that is marked as pointed at."""
+        return self.node if self.has_focus or self._pinned else None
+
+    def _row_at(self, y: int) -> Row | None:
+        if self._step is None or y < _HEADINGS:
+            return None
+        rows, at = self._current_rows(self._step), y - _HEADINGS + self.scroll_offset.y
+        return rows[at] if at < len(rows) else None
 
     def _current_rows(self, step: Step) -> tuple[Row, ...]:
         width = self.scrollable_content_region.width
@@ -240,15 +261,19 @@ class TreeView(FramedView, can_focus=True, inherit_bindings=False):
         if not top <= at < top + room:
             self.scroll_to(y=max(0, at - room // 2), animate=False, force=True)
 
-    def _tell(self, step: Step, row: Row, width: int, *, marked: bool) -> Strip:
+    def _tell(self, row: Row, width: int, *, marked: bool) -> Strip:
         """A row in words."""
+        assert self._step is not None
         style = self.get_component_rich_style(_CLASSES[row.verdict])
-        at = step.path[-1] if row.node == BONUS_NODE else row.node
-        depth = step.nodes[at].depth + (row.node == BONUS_NODE)
+        at = self._step.path[-1] if row.node == BONUS_NODE else row.node
+        depth = self._step.nodes[at].depth + (row.node == BONUS_NODE)
         text = ("> " if marked else "  ") + row_in_words(row, depth)
         return Strip([Segment(fit(text, width), style)], width)
 
-    def _draw(self, row: Row, width: int, *, marked: bool) -> Strip:
+    def _draw(self, row: Row, width: int) -> Strip:
+        marked = row.node == self._marked
+        if is_accessible(self):
+            return self._tell(row, width, marked=marked)
         style = self.get_component_rich_style(_CLASSES[row.verdict])
         path = self.get_component_rich_style("tree-view--path")
         light = self.get_component_rich_style("tree-view--guide")

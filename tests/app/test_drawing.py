@@ -4,6 +4,8 @@ import asyncio
 from collections.abc import Callable
 
 import pytest
+from textual._compositor import ChopsUpdate
+from textual.screen import Screen
 
 from app.screens.drawing import Drawing
 from tests.app.driving import driving
@@ -112,3 +114,23 @@ async def test_a_screen_that_is_not_painted_does_not_stop_it(
     drawing.changed()
     await drawing.go_on(running=False)
     assert len(drawn) == 3
+
+
+async def test_what_is_typed_is_painted_before_all_else_that_changed(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    async with driving(replay()) as chat:
+        await chat.ask()
+        screen = chat.app.chat
+        happened: list[object] = []
+
+        def display(on: Screen[object], update: object) -> None:
+            if isinstance(update, ChopsUpdate):
+                happened.append({y in screen.prompt.region.line_range for y, _, _ in update.spans})
+
+        monkeypatch.setattr(chat.app, "_display", display)
+        screen.transcript.refresh()
+        screen.prompt.refresh()
+        screen.call_after_refresh(lambda: happened.append("all painted"))
+        await chat.until(lambda: "all painted" in happened)
+        assert happened == [{True}, {False}, "all painted"]

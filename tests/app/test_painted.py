@@ -36,26 +36,28 @@ def rows(texts: str) -> list[list[Segment]]:
 
 
 def test_a_line_that_only_moved_is_not_painted() -> None:
-    painted, painter = Painted(), Painter()
+    painted, painter = Painted[Row](), Painter()
     a, b, c, d = rows("abcd")
-    painted.lines("look", [a, b, c], painter)
-    moved = painted.lines("look", [b, d, c, a], painter)
+    painted.use("look")
+    lines = [painted.line(row, painter).text for row in (a, b, c, b, d, c, a)]
     assert painter.painted == ["a", "b", "c", "d"]
-    assert [strip.text for strip in moved] == ["b", "d", "c", "a"]
+    assert lines == ["a", "b", "c", "b", "d", "c", "a"]
 
 
 def test_another_look_paints_everything() -> None:
-    painted, painter = Painted(), Painter()
+    painted, painter = Painted[Row](), Painter()
     (row,) = rows("a")
     for look in ("dark", "dark", "light"):
-        painted.lines(look, [row], painter)
+        painted.use(look)
+        painted.line(row, painter)
     assert painter.painted == ["a", "a"]
 
 
 def test_what_is_kept_has_a_limit() -> None:
-    painted, painter = Painted(limit=10), Painter()
+    painted, painter = Painted[Row](limit=10), Painter()
     for row in rows("abcdefghijklmnopqrstuvwxyz"):
-        painted.lines("look", [row], painter)
+        painted.use("look")
+        painted.line(row, painter)
         assert len(painted) <= 11
     assert len(painter.painted) == 26
 
