@@ -9,6 +9,11 @@ if "PYTEST_XDIST_WORKER" in os.environ:  # workers that compute side by side hav
     os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Begin with what takes minutes: at the end one worker would wait for another."""
+    items.sort(key=lambda item: item.get_closest_marker("long") is None)
+
+
 @pytest.fixture(scope="session", autouse=True)
 def private_folders(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
     """Keep the user's files out of the tests, and the tests out of the user's files.

@@ -221,6 +221,7 @@ MANY, FEWER = 200_000, 40_000
 """A rule's runs where most of it is at work, and its runs with other trees and shapes of p."""
 
 
+@pytest.mark.long
 @pytest.mark.parametrize(
     ("mode", "name", "runs"),
     [
