@@ -20,12 +20,19 @@ class PromptedScreen(Screen[None]):
     def __init__(self) -> None:
         super().__init__()
         self.prompt = Prompt()
+        self._rest_waits = False
 
     def _on_timer_update(self) -> None:
         # Textual paints all that changed in one go; the rest may take longer than a person notices
         rest = self._dirty_widgets - {self.prompt}
         everything = self._layout_required or self._scroll_required or self._repaint_required
-        if everything or not rest or self.prompt not in self._dirty_widgets:
+        self._rest_waits = (
+            self.prompt in self._dirty_widgets
+            and bool(rest)
+            and not everything
+            and not self._rest_waits  # a second time, however fast somebody types
+        )
+        if not self._rest_waits:
             super()._on_timer_update()
             return
         waiting, self._callbacks = self._callbacks, []  # for the rest to be painted

@@ -8,7 +8,7 @@ from textual._compositor import ChopsUpdate
 from textual.screen import Screen
 
 from app.screens.drawing import Drawing
-from tests.app.driving import driving
+from tests.app.driving import Driver, driving
 from tests.fakes import replay
 
 
@@ -116,21 +116,40 @@ async def test_a_screen_that_is_not_painted_does_not_stop_it(
     assert len(drawn) == 3
 
 
+def watch_painting(chat: Driver, monkeypatch: pytest.MonkeyPatch) -> list[object]:
+    """Whether each update that is painted from now on shows lines of the prompt, and others."""
+    painted: list[object] = []
+    lines = chat.app.chat.prompt.region.line_range
+
+    def display(screen: Screen[object], update: object) -> None:
+        if isinstance(update, ChopsUpdate):
+            painted.append({y in lines for y, _, _ in update.spans})
+
+    monkeypatch.setattr(chat.app, "_display", display)
+    return painted
+
+
 async def test_what_is_typed_is_painted_before_all_else_that_changed(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     async with driving(replay()) as chat:
         await chat.ask()
-        screen = chat.app.chat
-        happened: list[object] = []
-
-        def display(on: Screen[object], update: object) -> None:
-            if isinstance(update, ChopsUpdate):
-                happened.append({y in screen.prompt.region.line_range for y, _, _ in update.spans})
-
-        monkeypatch.setattr(chat.app, "_display", display)
+        screen, happened = chat.app.chat, watch_painting(chat, monkeypatch)
         screen.transcript.refresh()
         screen.prompt.refresh()
         screen.call_after_refresh(lambda: happened.append("all painted"))
         await chat.until(lambda: "all painted" in happened)
         assert happened == [{True}, {False}, "all painted"]
+
+
+async def test_however_fast_somebody_types_the_rest_is_painted(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    async with driving(replay()) as chat:
+        await chat.ask()
+        screen, happened = chat.app.chat, watch_painting(chat, monkeypatch)
+        screen.transcript.refresh()
+        while len(happened) < 2:
+            screen.prompt.refresh()
+            await asyncio.sleep(0)
+        assert happened == [{True}, {True, False}]
