@@ -13,14 +13,12 @@ from rich.console import Console, ConsoleOptions, RenderResult
 from rich.markdown import CodeBlock, Heading, Markdown, MarkdownElement
 from rich.segment import Segment
 from rich.style import Style
-from rich.syntax import Syntax
+from rich.syntax import Syntax, SyntaxTheme
 from rich.theme import Theme
 
 from .chunks import markdown_parser
 
 Lines = list[list[Segment]]
-CODE_STYLES = {True: "lightbulb", False: "xcode"}
-"""For dark themes and for light ones: of Pygments' those whose palest colour is read best."""
 _LEAST_WIDTH = 8
 """Rich cannot draw lists and code in less; narrower terminals cut the lines."""
 
@@ -33,15 +31,15 @@ class MarkdownLook:
         strong: headings, list numbers and bullets.
         code: code within text.
         quiet: rules, quotes and links' addresses.
-        code_background: of code blocks.
-        dark: whether the theme is dark.
+        code_background: of code blocks; "default" is the terminal's own.
+        code_theme: their colours, or the name of some.
     """
 
     strong: Style
     code: Style
     quiet: Style
     code_background: str
-    dark: bool
+    code_theme: SyntaxTheme | str
 
     def console(self) -> Console:
         """A console that draws nothing by itself and knows the styles."""
@@ -109,22 +107,21 @@ class _LeftHeading(Heading):
 class _Fence(CodeBlock):
     """A code block on the theme's own background, which Rich takes from the code theme."""
 
-    def __init__(self, lexer_name: str, theme: str, background: str) -> None:
-        super().__init__(lexer_name, theme)
-        self._background = background
+    def __init__(self, lexer_name: str, look: MarkdownLook) -> None:
+        super().__init__(lexer_name, "default")
+        self._look = look
 
     @classmethod
     def create(cls, markdown: Markdown, token: Token) -> "_Fence":
-        """One for a token; the document knows the background."""
-        background = markdown.look.code_background if isinstance(markdown, _Document) else "default"
-        lexer = token.info.partition(" ")[0] or "text"
-        return cls(lexer, markdown.code_theme, background)
+        """One for a token, in the look of the document."""
+        assert isinstance(markdown, _Document)
+        return cls(token.info.partition(" ")[0] or "text", markdown.look)
 
     def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
         del console, options
         yield Syntax(
-            str(self.text).rstrip(), self.lexer_name, theme=self.theme, word_wrap=True,
-            padding=(0, 1), background_color=self._background,
+            str(self.text).rstrip(), self.lexer_name, theme=self._look.code_theme, word_wrap=True,
+            padding=(0, 1), background_color=self._look.code_background,
         )  # fmt: skip
 
 
@@ -139,10 +136,7 @@ class _Document(Markdown):
     }
 
     def __init__(self, parser: MarkdownIt, look: MarkdownLook) -> None:
-        code_theme = CODE_STYLES[look.dark]
-        if look.code_background == "default":  # the terminal's own colours
-            code_theme = "ansi_dark" if look.dark else "ansi_light"
-        super().__init__("", code_theme=code_theme, hyperlinks=False)
+        super().__init__("", hyperlinks=False)
         self.look = look
         self._parser = parser
 

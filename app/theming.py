@@ -33,6 +33,11 @@ TERMINAL_THEME = "terminal"
 """Made of the terminal's own sixteen colours, for terminals that have no others."""
 
 
+def least_contrast(theme: Theme) -> float:
+    """Contrast ratio that text of a theme has: 7 where the theme is called after its contrast."""
+    return 7.0 if "contrast" in theme.name else 4.5
+
+
 class ThemeError(SequoiaError):
     """A theme file cannot be used."""
 

@@ -11,13 +11,16 @@ from typing import ClassVar
 
 from rich.console import Console
 from rich.style import Style
+from rich.syntax import SyntaxTheme
 from textual.content import Content
 from textual.geometry import Offset, Size
 from textual.selection import Selection
 
 from ..answer import Answer
+from ..code_colors import STYLES, ReadableCode
 from ..keys import Keys
 from ..markdown import MarkdownLook, MarkdownPen
+from ..theming import least_contrast
 from .blocks import Look
 from .entries import AnswerEntry, Entry, TextEntry
 from .line_view import LineView
@@ -324,15 +327,21 @@ class Transcript(LineView, can_focus=True):
     def _current_look(self) -> Look:
         if self._look is None:
             styles = {name: self._style(name) for name in _STYLES}
-            fence = self.get_component_styles("transcript--fence").background
             markdown = MarkdownLook(
-                styles["heading"], styles["code"], styles["quiet"],
-                "default" if self.app.native_ansi_color else fence.hex6,
-                self.app.current_theme.dark,
-            )  # fmt: skip
+                styles["heading"], styles["code"], styles["quiet"], *self._code_look()
+            )
             console = Console(file=io.StringIO(), color_system="truecolor", force_terminal=True)
             self._look = Look(styles, MarkdownPen(markdown), console)
         return self._look
+
+    def _code_look(self) -> tuple[str, SyntaxTheme | str]:
+        """Ground and colours of code blocks."""
+        theme = self.app.current_theme
+        if self.app.native_ansi_color:
+            return "default", "ansi_dark" if theme.dark else "ansi_light"
+        fence = self.get_component_styles("transcript--fence").background
+        ink = self.get_component_styles("transcript--text").color
+        return fence.hex6, ReadableCode(STYLES[theme.dark], fence, ink, least_contrast(theme))
 
     def _style(self, name: str) -> Style:
         return self.get_component_rich_style(f"transcript--{name}")

@@ -10,7 +10,7 @@ from app.chunks import LEAST_LINES, MOST_CHARACTERS, MOST_LINES, Chunk, Chunks
 from app.markdown import Lines, MarkdownLook, MarkdownPen
 from tests.fakes import ANSWER
 
-LOOK = MarkdownLook(Style(bold=True), Style(), Style(dim=True), "#101010", dark=True)
+LOOK = MarkdownLook(Style(bold=True), Style(), Style(dim=True), "#101010", "lightbulb")
 PYTHON = '''\
 def total_{at}(values: list[float]) -> float:
     """The sum of values.

@@ -338,7 +338,7 @@ def test_cheap_pictures_come_at_every_tick() -> None:
 
 # Markdown
 
-LOOK = MarkdownLook(Style(bold=True), Style(), Style(dim=True), "#101010", dark=True)
+LOOK = MarkdownLook(Style(bold=True), Style(), Style(dim=True), "#101010", "lightbulb")
 
 
 def shown(lines: Lines) -> list[str]:

@@ -27,7 +27,7 @@ class CountingPen(MarkdownPen):
 
     def __init__(self) -> None:
         super().__init__(
-            MarkdownLook(Style(bold=True), Style(), Style(dim=True), "#101010", dark=True)
+            MarkdownLook(Style(bold=True), Style(), Style(dim=True), "#101010", "lightbulb")
         )
         self.drawn = 0
 

@@ -6,10 +6,10 @@ from itertools import combinations
 from pathlib import Path
 
 import pytest
-from pygments.styles import get_style_by_name
+from pygments.token import STANDARD_TYPES
 from textual.color import Color
 
-from app.markdown import CODE_STYLES
+from app.code_colors import STYLES, ReadableCode, readable
 from app.theming import (
     APP_COLORS,
     DEFAULT_THEME,
@@ -17,6 +17,7 @@ from app.theming import (
     ThemeError,
     ThemeFolders,
     app_color_defaults,
+    least_contrast,
     load_theme,
     load_themes,
     packaged_folder,
@@ -80,12 +81,22 @@ def test_what_lies_on_its_own_shade_can_be_read(path: Path) -> None:
 @pytest.mark.parametrize("path", MIXED, ids=lambda path: path.stem)
 def test_all_of_a_code_block_can_be_read(path: Path) -> None:
     theme = load_theme(path)
-    behind = Color.parse(theme.surface or "")
-    style = get_style_by_name(CODE_STYLES[theme.dark])
-    colors = {part["color"] for _, part in style if part["color"]}
-    assert len(colors) >= 8
+    ground, ink = Color.parse(theme.surface or ""), Color.parse(theme.foreground or "")
+    least = 7.0 if "contrast" in theme.name else 4.5
+    code = ReadableCode(STYLES[theme.dark], ground, ink, least_contrast(theme))
+    colors = {code.get_style_for_token(kind).color for kind in STANDARD_TYPES}
+    assert len(colors) >= 6
     for color in colors:
-        assert contrast(Color.parse(f"#{color}"), behind) >= 4.1, color
+        assert color is not None
+        assert color.triplet is not None
+        assert contrast(Color(*color.triplet), ground) >= least - 0.01, color
+
+
+def test_a_colour_that_can_be_read_stays_what_it_is() -> None:
+    black, white, grey = (Color.parse(name) for name in ("#000000", "#ffffff", "#555555"))
+    assert readable(grey, black, white, 2.0) == grey
+    assert contrast(readable(grey, black, white, 7.0), black) >= 7.0
+    assert readable(grey, black, Color.parse("#666666"), 7.0) == Color.parse("#666666")
 
 
 @pytest.mark.parametrize("path", MIXED, ids=lambda path: path.stem)
