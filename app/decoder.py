@@ -43,6 +43,9 @@ _log = logging.getLogger("sequoia.decoder")
 _log.addHandler(logging.NullHandler())
 
 
+Tell = Callable[[Event], None]
+
+
 class _ShuttingDownError(Exception):
     """Raised out of the load progress call, so that quitting need not wait for a load."""
 
@@ -99,7 +102,7 @@ class Decoder:
 
     def __init__(self, factory: EngineFactory) -> None:
         self._factory = factory
-        self._requests: queue.SimpleQueue[Request] = queue.SimpleQueue()
+        self._requests: queue.SimpleQueue[tuple[Request, Tell | None]] = queue.SimpleQueue()
         self._mail: queue.SimpleQueue[Report] = queue.SimpleQueue()
         self._cancel = threading.Event()
         self._closing = threading.Event()
@@ -123,13 +126,18 @@ class Decoder:
         """Whether decoding stops after each step."""
         return self._gate.paused
 
-    def submit(self, request: Request) -> None:
-        """Queue a request; an `Ask` or a `Race` forgets an earlier `cancel`."""
+    def submit(self, request: Request, tell: Tell | None = None) -> None:
+        """Queue a request; an `Ask` or a `Race` forgets an earlier `cancel`.
+
+        Args:
+            request: what is wanted.
+            tell: called with each event of an answer in the decode thread, before it is reported.
+        """
         if isinstance(request, Ask | Race):
             self._cancel.clear()
         if isinstance(request, Start):
             self._latest = request
-        self._requests.put(request)
+        self._requests.put((request, tell))
 
     def superseded(self, request: Start) -> bool:
         """Whether the engine was told since to go on from something else."""
@@ -173,7 +181,7 @@ class Decoder:
         self._closing.set()
         self._cancel.set()
         self._gate.wake()
-        self._requests.put(Shutdown())
+        self._requests.put((Shutdown(), None))
         if self._thread.ident is not None:
             self._thread.join(timeout)
         return not self._thread.is_alive()
@@ -190,9 +198,9 @@ class Decoder:
         tuning = True
         while not self._closing.is_set():
             tuning = tuning and self._tune(engine)
-            request = self._requests.get()
+            request, tell = self._requests.get()
             if isinstance(request, Ask):
-                self._answer(engine, request)
+                self._answer(engine, request, tell)
             elif isinstance(request, Race):
                 self._mail.put(RaceEnded(self._race(engine, request)))
             else:
@@ -203,7 +211,7 @@ class Decoder:
             raise _ShuttingDownError
         self._mail.put(Loading(message, fraction))
 
-    def _answer(self, engine: ChatEngine, request: Ask) -> None:
+    def _answer(self, engine: ChatEngine, request: Ask, tell: Tell | None) -> None:
         if self._astray:
             self._fail(f"not answered: {astray(self._astray)}; ask again to try once more")
             return
@@ -212,6 +220,8 @@ class Decoder:
             events = engine.reply(request.prompt, request.params, self._cancel.is_set)
             for event in events:
                 ended = isinstance(event, Finished | Failed)
+                if tell is not None:
+                    tell(event)
                 self._mail.put(Answering(event))
                 if isinstance(event, Step):
                     self._gate.wait(self._cancel.is_set)
@@ -258,7 +268,7 @@ class Decoder:
 
     def _refuse(self, engine: ChatEngine, request: Request, message: str) -> None:
         if isinstance(request, SetSystem):
-            self._mail.put(SystemRefused(message, self._systems[0]))
+            self._mail.put(SystemRefused(message, request.system_prompt, self._systems[0]))
             try:  # the screen has begun another chat all the same
                 engine.clear()
             except Exception as error:

@@ -201,10 +201,12 @@ class SystemRefused:
 
     Attributes:
         message: why.
+        refused: the one that was wanted.
         system_prompt: the one in use.
     """
 
     message: str
+    refused: str | None
     system_prompt: str | None
 
 

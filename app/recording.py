@@ -29,7 +29,7 @@ class About:
 
 
 class Recorder(Protocol):
-    """Told by the screen's thread; never blocks it, never raises, but for `steps`."""
+    """Told by the screen's thread, but for `event` and `steps`; only `steps` blocks or raises."""
 
     def about(self, about: About) -> None:
         """From the next chat that begins, this is what it is held with."""
@@ -40,7 +40,10 @@ class Recorder(Protocol):
         ...
 
     def event(self, exchange: str, event: Event) -> None:
-        """An event of an exchange's answer; all of them are told, in order."""
+        """An event of an exchange's answer; all of them are told, in order.
+
+        May be called in any one thread at a time; the last one by the screen's.
+        """
         ...
 
     def select(self, exchange: str) -> None:

@@ -195,7 +195,7 @@ class ChatScreen(PromptedScreen):
         """
         self.look_at(self.branching.begin(text, beside))
         self.keeping.begin(self.branching.last)
-        self.decoder.submit(Ask(text, self.settings.sampling()))
+        self.decoder.submit(Ask(text, self.settings.sampling()), self.keeping.tell())
 
     def look_at(self, entry: AnswerEntry | None) -> None:
         """Show the steps of another answer, or of none."""

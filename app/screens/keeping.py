@@ -5,12 +5,12 @@ screen; what is kept and how is the store's.
 """
 
 import asyncio
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import replace
 from functools import partial
 from typing import TYPE_CHECKING
 
-from sequoia_core.events import Event
+from sequoia_core.events import Event, Failed, Finished
 
 from ..history import Exchange
 from ..messages import Answering, Clear, Report, SetSystem
@@ -65,9 +65,22 @@ class Keeping:
             self.recorder.about(About(target, draft, chat.settings.system))
             self.recorder.begin(exchange)
 
+    def tell(self) -> Callable[[Event], None]:
+        """Records what happens in the answer that was begun, up to its end.
+
+        It is called in the decode thread: the record does not wait for a screen that is painting.
+        """
+        recorder, exchange = self.recorder, self._exchange
+
+        def record(event: Event) -> None:
+            if exchange is not None and not isinstance(event, Finished | Failed):
+                recorder.event(exchange.id, event)
+
+        return record
+
     def event(self, event: Event) -> None:
-        """An event of the answer under way."""
-        if self._exchange is not None:
+        """An event of the answer under way; its end is recorded with the figures it has then."""
+        if self._exchange is not None and isinstance(event, Finished | Failed):
             self.recorder.event(self._exchange.id, event)
 
     def finish(self, reports: Iterable[Report]) -> None:

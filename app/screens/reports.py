@@ -51,9 +51,10 @@ def take(chat: "ChatScreen", report: Report) -> None:
             _take_event(chat, event)
         case Refused(message):
             chat.note(message, error=True)
-        case SystemRefused(message, system_prompt):
-            chat.change_settings(replace(chat.settings, system=system_prompt))
-            chat.note(f"{message}; the system prompt stays what it was", error=True)
+        case SystemRefused(message, refused, system_prompt):
+            if chat.settings.system == refused:  # else another one was asked for since
+                chat.change_settings(replace(chat.settings, system=system_prompt))
+            chat.note(f"the system prompt is not used: {message}", error=True)
         case Astray(message, request) if not chat.decoder.superseded(request):
             chat.branching.engine_astray()
             if not chat.busy:  # else the question behind it fails by the same reason

@@ -26,8 +26,8 @@ from .trouble import StoreError, Trouble, explain
 from .windows import Window
 
 FLUSH_SECONDS = 0.04
-"""Between two commits. With what the screen takes to hand an event over, a kill costs less than
-100 ms of text."""
+"""Between two commits. The decode thread hands events over itself, so that a kill costs less than
+100 ms of text whatever the screen is at."""
 RETRY_SECONDS = 2.0
 
 _log = logging.getLogger("sequoia.store")

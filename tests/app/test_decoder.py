@@ -270,7 +270,7 @@ def test_other_requests_reach_the_engine_in_order(drive: Drive) -> None:
     turns = (Turn("a", "b", (1, 2)),)
     for request in (ChooseTree(choice), Clear(), Restore(turns), SetSystem("be brief", "hi")):
         driven.decoder.submit(request)
-    driven.wait(lambda reports: SystemRefused("too long", "hi") in reports)
+    driven.wait(lambda reports: SystemRefused("too long", "be brief", "hi") in reports)
     # without its system prompt, the new chat begins all the same
     assert calls == [choice, "clear", turns, "be brief", "clear"]
 
@@ -300,7 +300,7 @@ def test_refused_again_the_system_prompt_is_still_the_one_before_both(drive: Dri
     driven = drive(Fussy(Trace(PAIR, make_answer())))
     for wanted, before in (("x", "hi"), ("y", "x"), ("fine", "y"), ("z", "fine")):
         driven.decoder.submit(SetSystem(wanted, before))
-    driven.wait(lambda reports: SystemRefused("too long", "fine") in reports)
+    driven.wait(lambda reports: SystemRefused("too long", "z", "fine") in reports)
     refused = [report for report in driven.reports if isinstance(report, SystemRefused)]
     assert [report.system_prompt for report in refused] == ["hi", "hi", "fine"]
 
