@@ -71,8 +71,8 @@ class Conversation:
         self._engine.tree_choice = tree_choice or TreeChoice()
         self._engine.insight = insight
         self._warned_of_precision = False
-        self._answering: _Answering | None = None
-        self.set_system_prompt(system_prompt)
+        self._template = ChatTemplate(pair.tokenizer, system_prompt)
+        self.clear()
 
     @property
     def description(self) -> PairDescription:
@@ -100,7 +100,7 @@ class Conversation:
 
     def clear(self) -> None:
         """Forget all turns; the system prompt stays."""
-        self._answering = None
+        self._answering: _Answering | None = None
         self._turns: list[Turn] = []
         self._ids: list[int] = []
 
@@ -112,8 +112,20 @@ class Conversation:
         self._turns, self._ids = restored, ids
 
     def set_system_prompt(self, system_prompt: str | None) -> None:
-        """Start over with another system prompt; None is the chat template's own default."""
-        self._template = ChatTemplate(self._pair.tokenizer, system_prompt)
+        """Start over with another system prompt; None is the chat template's own default.
+
+        Raises:
+            ParameterError: the template takes none.
+            ContextFullError: it leaves no room for a message.
+        """
+        template = ChatTemplate(self._pair.tokenizer, system_prompt)
+        tokens, window = len(template.whole((), "?")), self._engine.context_window
+        if tokens >= window:
+            raise ContextFullError(
+                f"the system prompt makes any message {tokens} tokens long, but the context window "
+                f"holds {window}; shorten it"
+            )
+        self._template = template
         self.clear()
 
     def reply(

@@ -264,7 +264,12 @@ class ChatEngine(Protocol):
         ...
 
     def set_system_prompt(self, system_prompt: str | None) -> None:
-        """Start over with another system prompt; None is the chat template's own default."""
+        """Start over with another system prompt; None is the chat template's own default.
+
+        Raises:
+            ParameterError: the template takes none; what was in use stays, and so do the turns.
+            ContextFullError: it leaves no room for a message; likewise.
+        """
         ...
 
     def race(

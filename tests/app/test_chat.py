@@ -12,7 +12,8 @@ from textual.geometry import Size
 from textual.selection import SELECT_ALL
 
 from app.app import ChatSettings, SequoiaApp
-from app.messages import LoadProgress
+from app.messages import LoadProgress, SystemRefused
+from app.screens.reports import take
 from app.widgets.decode_panel import DecodePanel
 from app.widgets.transcript import Transcript
 from sequoia_core.config import Mode
@@ -473,7 +474,15 @@ async def test_a_refused_system_prompt_is_not_said_to_be_in_use() -> None:
     async with driving(engine, ChatSettings(system="be kind")) as chat:
         await chat.type("/set system you are a pirate", "enter")
         await chat.until(lambda: "no room" in chat.screen_text())
-        assert "the system prompt stays" in chat.screen_text()
+        assert "the system prompt is not used" in chat.screen_text()
+        assert chat.app.chat.settings.system == "be kind"
+
+
+async def test_a_late_refusal_changes_no_newer_system_prompt() -> None:
+    async with driving(settings=ChatSettings(system="fine")) as chat:
+        take(chat.app.chat, SystemRefused("too long", refused="x", system_prompt="be kind"))
+        assert chat.app.chat.settings.system == "fine"
+        take(chat.app.chat, SystemRefused("too long", refused="fine", system_prompt="be kind"))
         assert chat.app.chat.settings.system == "be kind"
 
 

@@ -102,6 +102,14 @@ def test_every_event_arrives_in_order(drive: Drive) -> None:
     assert tuple(driven.events) == make_answer() * 2
 
 
+def test_each_event_is_told_in_the_thread_whoever_drains(drive: Drive) -> None:
+    told: list[tuple[str, Event]] = []
+    driven = drive(replay())
+    driven.decoder.submit(ASK, lambda event: told.append((threading.current_thread().name, event)))
+    driven.wait_answers()
+    assert told == [("sequoia-decoder", event) for event in make_answer()]
+
+
 def test_loading_is_reported_and_runs_in_the_thread() -> None:
     where: list[str] = []
 

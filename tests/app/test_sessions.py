@@ -428,3 +428,21 @@ async def test_the_answer_under_way_is_in_the_record_as_it_grows(path: Path) -> 
         assert record.archive.count_steps(info.id) == 5
         release.set()
         await chat.finish()
+
+
+async def test_the_record_does_not_wait_for_a_screen_that_is_busy(
+    path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async with chatting(path) as chat:
+        monkeypatch.setattr(chat.app.decoder, "drain", list)
+        await chat.type("Why is the sky blue?", "enter")
+        record = record_of(chat)
+        wanted = len([event for event in make_answer() if isinstance(event, Step)])
+
+        def recorded() -> int:
+            return sum(record.archive.count_steps(info.id) for info in record.archive.sessions())
+
+        await chat.until(lambda: recorded() == wanted)
+        assert chat.steps == 0
+        monkeypatch.undo()
+        await chat.finish()

@@ -33,6 +33,8 @@ from tests.core.models import TableModel
 from tests.core.test_chat_template import read_back, rendered
 from tests.core.tiny_tokenizers import (
     COUNTING_TEMPLATE,
+    LLAMA3_TEMPLATE,
+    NO_SYSTEM_TEMPLATE,
     byte_level,
     embedded_tokenizer,
     sentencepiece_like,
@@ -274,6 +276,25 @@ def test_another_system_prompt_starts_over() -> None:
     text = chat.tokenizer.decode(chat.prompt_ids(chat.say("hee")))
     assert "be the second" in text
     assert "first" not in text
+
+
+@pytest.mark.parametrize(
+    ("template", "wanted", "error", "reason"),
+    [
+        (NO_SYSTEM_TEMPLATE, "be brief", ParameterError, "no system role"),
+        (LLAMA3_TEMPLATE, "be brief " * 200, ContextFullError, "shorten it"),
+    ],
+)
+def test_a_system_prompt_that_cannot_be_used_changes_nothing(
+    template: str, wanted: str, error: type[SequoiaError], reason: str
+) -> None:
+    chat = Chat(byte_level(template))
+    said = done_of(chat.say("hee")).prompt_tokens
+    turns = chat.talk.turns
+    with pytest.raises(error, match=reason):
+        chat.talk.set_system_prompt(wanted)
+    assert chat.talk.turns == turns
+    assert done_of(chat.say("tee")).prompt_tokens > said
 
 
 @pytest.mark.embedded

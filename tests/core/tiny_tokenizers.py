@@ -31,6 +31,10 @@ LLAMA3_TEMPLATE = (
     "{% if add_generation_prompt %}"
     "{{ '<|start_header_id|>assistant<|end_header_id|>\n\n' }}{% endif %}"
 )
+NO_SYSTEM_TEMPLATE = (
+    "{% if messages[0]['role'] == 'system' %}{{ raise_exception('no system role') }}{% endif %}"
+    + LLAMA3_TEMPLATE
+)
 COUNTING_TEMPLATE = (
     "{{ bos_token }}{{ messages | length }} messages. {% for message in messages %}"
     "{{ message['role'] + ': ' + message['content'] + '<|eot_id|>' }}{% endfor %}"
