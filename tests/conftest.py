@@ -10,8 +10,9 @@ if "PYTEST_XDIST_WORKER" in os.environ:  # workers that compute side by side hav
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Begin with what takes minutes: at the end one worker would wait for another."""
-    items.sort(key=lambda item: item.get_closest_marker("long") is None)
+    """Workers begin with what takes minutes: at the end one would wait for another."""
+    if "PYTEST_XDIST_WORKER" in os.environ:
+        items.sort(key=lambda item: item.get_closest_marker("long") is None)
 
 
 @pytest.fixture(scope="session", autouse=True)

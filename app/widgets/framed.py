@@ -56,7 +56,10 @@ class Brush:
 
 
 class FramedView(ScrollView):
-    """Has a brush, and the lines that Textual paints at the top and at the bottom."""
+    """Has a brush, and the lines that Textual paints at the top and at the bottom.
+
+    What Textual does to a widget's text (opacity, tint, hatch) it does not do to these lines.
+    """
 
     def __init__(self, name: str) -> None:
         super().__init__(id=name)
