@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 STAMP := $(VENV)/.set-up
 PIP := $(BIN)/python -m pip --disable-pip-version-check
 
-.PHONY: help setup chat test lint format coverage bench bench-screen soak offload-proof pictures growmaps robustness clean
+.PHONY: help setup chat test lint format coverage bench bench-screen soak lossless offload-proof pictures growmaps robustness clean
 
 help:  ## list the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | awk -F':.*## ' '{printf "  make %-12s %s\n", $$1, $$2}'
@@ -70,6 +70,9 @@ bench-screen: setup  ## what drawing costs, in a real terminal; seven rounds, mi
 
 soak: setup  ## 10,000 steps while somebody types: nothing lost, memory flat, keys seen; minutes
 	$(BIN)/python -m tests.app.soak
+
+lossless: setup  ## 200,000 runs of every rule, tree and shape of the target by chi-square; half an hour
+	$(BIN)/python -m pytest $(WORKERS) --timeout 3000 --least-runs 200000 tests/core/test_lossless_sampling.py
 
 growmaps: setup  ## the packaged tree shapes that follow from published figures, and their list
 	@$(BIN)/python -m sequoia_core.reproduce.make_growmaps

@@ -9,6 +9,11 @@ if "PYTEST_XDIST_WORKER" in os.environ:  # workers that compute side by side hav
     os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 
+def pytest_addoption(parser: pytest.Parser) -> None:
+    """What `make lossless` asks for."""
+    parser.addoption("--least-runs", type=int, default=0, help="of each test by chi-square")
+
+
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Workers begin with what takes minutes: at the end one would wait for another."""
     if "PYTEST_XDIST_WORKER" in os.environ:
