@@ -6,6 +6,7 @@ since the disk may be slow; what changes goes through the recorder. Opening is w
 
 import asyncio
 import time
+from collections.abc import Callable
 from typing import TYPE_CHECKING, ClassVar
 
 from textual import events, on, work
@@ -39,7 +40,7 @@ class SessionsScreen(ModalScreen[Place | None]):
 
     Args:
         record: the record of the chats.
-        busy: an answer is under way, so that the open session cannot be deleted.
+        busy: whether an answer is under way: then the open session cannot be deleted.
     """
 
     app: "SequoiaApp"
@@ -85,7 +86,7 @@ class SessionsScreen(ModalScreen[Place | None]):
     }
     """
 
-    def __init__(self, record: DatabaseRecorder, *, busy: bool) -> None:
+    def __init__(self, record: DatabaseRecorder, busy: Callable[[], bool]) -> None:
         super().__init__()
         self._record = record
         self._busy = busy
@@ -259,7 +260,7 @@ class SessionsScreen(ModalScreen[Place | None]):
         info = self.chosen
         if info is None or info.deleted or not self.is_current:
             return  # also when a key comes late, after the list was left
-        if self._busy and info.id == self._record.session:
+        if self._busy() and info.id == self._record.session:
             self._say("an answer is being written in it: Esc, stop it, then delete")
             return
         try:

@@ -115,12 +115,13 @@ class Prompt(TextArea):
 
     def write(self, text: str) -> None:
         """As if it were typed: what is selected gives way, and so does the hint."""
-        self.border_subtitle = None
+        self.hint("")
         self.replace(text, *self.selection, maintain_selection_offset=False)
 
     def hint(self, text: str) -> None:
         """Show a line on the border until the next key."""
-        self.border_subtitle = Content(visible(text))
+        self.border_subtitle = Content(visible(text)) if text else None
+        self.set_class(bool(text), "-hinted")  # where there is no border, it gets one
 
     @on(TextArea.Changed)
     def _grow(self) -> None:
@@ -144,7 +145,7 @@ class Prompt(TextArea):
 
     async def _on_key(self, event: events.Key) -> None:
         if self.border_subtitle:
-            self.border_subtitle = None
+            self.hint("")
         act = self._acts.get(event.key)
         if act == "prompt.send":
             self._consume(event)

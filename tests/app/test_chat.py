@@ -465,6 +465,17 @@ async def test_clear_forgets_and_is_refused_while_answering() -> None:
         assert chat.tree.step is None
 
 
+@pytest.mark.parametrize("size", [(80, 11), (60, 8), (20, 5)])
+async def test_a_hint_is_seen_where_the_prompt_has_no_frame(size: tuple[int, int]) -> None:
+    async with driving(size=size) as chat:
+        await chat.type("/foo", "enter")
+        await chat.until(lambda: "no command" in chat.screen_text())
+        assert "/foo" in chat.screen_text().splitlines()[size[1] - 2]
+        await chat.pilot.press("backspace")
+        await chat.until(lambda: "no command" not in chat.screen_text())
+        assert "/fo" in chat.screen_text().splitlines()[size[1] - 1]
+
+
 async def test_a_refused_system_prompt_is_not_said_to_be_in_use() -> None:
     class Narrow(ReplayEngine):
         def set_system_prompt(self, system_prompt: str | None) -> None:

@@ -363,6 +363,21 @@ async def test_while_an_answer_is_under_way_nothing_else_is_opened(path: Path) -
         assert "still answering" in chat.hint
 
 
+async def test_the_open_session_can_be_deleted_once_its_answer_is_over(path: Path) -> None:
+    hold, release = holding(6)
+    async with chatting(path, replay(before=hold)) as chat:
+        await chat.type("Why is the sky blue?", "enter")
+        await chat.until(lambda: chat.steps == 5)
+        await chat.type("/sessions", "enter")
+        await listed(chat, "Why is the sky blue?")
+        await chat.pilot.press("d")
+        await chat.until(lambda: "an answer is being written in it" in chat.screen_text())
+        release.set()
+        await chat.until(lambda: not chat.app.chat.busy)
+        await chat.pilot.press("d")
+        await chat.until(lambda: "deleted for good" in chat.screen_text())
+
+
 async def test_a_damaged_record_is_told_and_the_chat_goes_on(path: Path) -> None:
     path.parent.mkdir()
     path.write_bytes(b"no database " * 500)
