@@ -41,7 +41,7 @@ def excerpt(text: str, wanted: Sequence[Term], length: int) -> Excerpt | None:
     spans = hits(text, wanted)
     if not spans:
         return None
-    first_hit = _fullest(spans, length - _BEFORE)
+    first_hit = fullest(spans, length - _BEFORE)
     start = max(0, first_hit - _BEFORE)
     if start:
         blank = text.find(" ", start, first_hit)
@@ -62,8 +62,13 @@ def excerpt(text: str, wanted: Sequence[Term], length: int) -> Excerpt | None:
     return Excerpt(tuple((_one_line(part), hit) for part, hit in parts if part))
 
 
-def _fullest(spans: Sequence[tuple[int, int]], length: int) -> int:
-    """Where the part of so many characters begins that holds the most hits; the first of them."""
+def fullest(spans: Sequence[tuple[int, int]], length: int) -> int:
+    """Where the part of so many characters begins that holds the most hits; the first of them.
+
+    Args:
+        spans: beginnings and ends of at least one hit, in order.
+        length: of the part.
+    """
     beginnings = [start for start, _ in spans]
     counts = [
         bisect_right(beginnings, start + max(0, length)) - at for at, start in enumerate(beginnings)

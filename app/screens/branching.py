@@ -5,13 +5,14 @@ told of another branch before anything is asked on it. Drawing and asking are th
 """
 
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import TYPE_CHECKING
 
 from ..answer import Answer
 from ..editing import Editing
 from ..history import Exchange, History, turns
 from ..messages import Restore
+from ..store.matching import Term
 from ..widgets.entries import AnswerEntry
 from .pages import Pages
 
@@ -72,10 +73,16 @@ class Branching:
         self.pages.clear()
         self._engine_after = None
 
-    def open(self, history: History) -> None:
-        """Go on with a chat of an earlier day, where it was left."""
+    def open(self, history: History, notes: Iterable[tuple[str | None, str]] = ()) -> None:
+        """Go on with a chat of an earlier day, where it was left.
+
+        Args:
+            history: the chat.
+            notes: as `Pages.file` takes them.
+        """
         self.clear()
         self._chat.forget()
+        self.pages.file(notes)
         self.history = history
         self._show()
 
@@ -222,6 +229,16 @@ class Branching:
             self._chat.keeping.recorder.select(self.last.id)
         if exchange is not self.last:
             self._chat.transcript.reveal(self.pages.prompt(exchange))
+
+    def find(self, exchange: Exchange, wanted: tuple[Term, ...]) -> None:
+        """Bring into view where the words of a search stand in an exchange on show.
+
+        Args:
+            exchange: on the branch.
+            wanted: the words; where there are none, its prompt is revealed.
+        """
+        entries = self.pages.prompt(exchange), self.pages.answer(exchange)
+        self._chat.transcript.seek(entries, wanted)
 
     def _last_fork(self) -> Exchange | None:
         branch = self.history.branch

@@ -151,7 +151,7 @@ class Keeping:
         Raises:
             SlashError: nothing is recorded.
         """
-        screen = SessionsScreen(self._record(), busy=self._chat.busy)
+        screen = SessionsScreen(self._record(), lambda: self._chat.busy)
         self._chat.app.push_screen(screen, partial(self._left_list, screen))
 
     def open_search(self, words: str = "") -> None:
@@ -199,14 +199,22 @@ class Keeping:
         self._ready_to_open()
         self._chat.run_worker(self._find(name), exclusive=True, group="open session")
 
-    def open(self, session: str, exchange: str | None = None) -> None:
-        """Go on with a session where it was left, or at one of its exchanges.
+    def open(self, session: str) -> None:
+        """Go on with a session where it was left.
+
+        Raises:
+            SlashError: nothing is recorded, or an answer is under way.
+        """
+        self.open_at(Place(session))
+
+    def open_at(self, place: Place) -> None:
+        """Go on with a session at a place.
 
         Raises:
             SlashError: nothing is recorded, or an answer is under way.
         """
         self._ready_to_open()
-        work = self._open(session, exchange)
+        work = self._open(place)
         self._chat.run_worker(work, exclusive=True, group="open session")
 
     def _record(self) -> DatabaseRecorder:
@@ -228,7 +236,7 @@ class Keeping:
         if place is None:
             return
         try:
-            self.open(place.session, place.exchange)
+            self.open_at(place)
         except SlashError as error:
             self._chat.prompt.hint(str(error))
 
@@ -238,10 +246,10 @@ class Keeping:
         except StoreError as error:
             self._chat.prompt.hint(str(error))
         else:
-            await self._open(info.id, None)
+            await self._open(Place(info.id))
 
-    async def _open(self, session: str, exchange: str | None) -> None:
-        chat, record = self._chat, self._record()
+    async def _open(self, place: Place) -> None:
+        chat, record, session = self._chat, self._record(), place.session
         try:
             stored = await asyncio.to_thread(self._load, session)
             races = await asyncio.to_thread(record.archive.races, session)
@@ -260,14 +268,16 @@ class Keeping:
         if stored.system != chat.settings.system:
             chat.decoder.submit(SetSystem(stored.system, chat.settings.system))
             chat.change_settings(replace(chat.settings, system=stored.system))
-        chat.branching.open(stored.history)
+        notes = [(each.after, note) for each in races if (note := kept_note(each.result))]
+        chat.branching.open(stored.history, notes)
         record.resume(session)
-        if exchange is not None and exchange in stored.history.exchanges:
-            chat.branching.select(stored.history.exchanges[exchange])
-        for note in filter(None, map(kept_note, races)):
-            chat.note(note)
+        found = stored.history.exchanges.get(place.exchange or "")
+        if found is not None:
+            chat.branching.select(found)
         for remark in self._remarks(stored, shared=stored.info.windows > here):
             chat.note(remark)
+        if found is not None:
+            chat.branching.find(found, place.wanted)
 
     def _load(self, session: str) -> StoredSession:
         self._record().settle(0.3)

@@ -4,7 +4,7 @@ Owns the filing: a note belongs to the exchange it came after, and comes and goe
 nothing of how entries look, nor which branch is the right one.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 
 from ..history import Exchange
@@ -47,7 +47,20 @@ class Pages:
         """Forget all pages; the transcript is somebody else's to empty."""
         self._pages: dict[str, _Page] = {}
         self._notes: list[Entry] = []  # from before the first exchange
+        self._filed: dict[str, list[str]] = {}
         self._last: str | None = None
+
+    def file(self, notes: Iterable[tuple[str | None, str]]) -> None:
+        """Take in the notes of an earlier day, before there is any page.
+
+        Args:
+            notes: id of the exchange that each belongs to, None for before the first; and its text.
+        """
+        for after, text in notes:
+            if after is None:
+                self.note(text)
+            else:
+                self._filed.setdefault(after, []).append(text)
 
     def begin(self, exchange: Exchange, name: str) -> AnswerEntry:
         """Add an exchange at the end; what is noted from now on belongs to it.
@@ -61,6 +74,8 @@ class Pages:
             self._transcript.add_answer(exchange.answer, name),
         )
         self._pages[exchange.id], self._last = page, exchange.id
+        for text in self._filed.pop(exchange.id, ()):
+            self.note(text)
         return page.answer
 
     def note(self, text: str, *, error: bool = False) -> None:

@@ -42,10 +42,17 @@ _EXCERPT_MARGIN = 17
 
 @dataclass(frozen=True, slots=True)
 class Place:
-    """What is to be opened: a session where it was left, or at one of its exchanges."""
+    """What is to be opened.
+
+    Attributes:
+        session: id of the session.
+        exchange: id of one of its exchanges, or None for where it was left.
+        wanted: what is to be looked for in the exchange.
+    """
 
     session: str
     exchange: str | None = None
+    wanted: tuple[Term, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -109,6 +116,7 @@ class SearchScreen(ModalScreen[Place | None]):
         super().__init__()
         self._record = record
         self._hits: list[_Hit] = []
+        self._wanted: tuple[Term, ...] = ()
         self._frame = Vertical()
         self._input = Input(
             words,
@@ -164,7 +172,7 @@ class SearchScreen(ModalScreen[Place | None]):
             self._hits = []
             self._say(str(error))
         else:
-            self._hits = hits[:MOST]
+            self._hits, self._wanted = hits[:MOST], wanted
             self._say(self._told(len(hits)) if wanted else "")
         self._show(room)
 
@@ -219,7 +227,7 @@ class SearchScreen(ModalScreen[Place | None]):
 
     def _leave_to(self, found: Found | None) -> None:
         if found is not None:
-            self.dismiss(Place(found.session, found.exchange))
+            self.dismiss(Place(found.session, found.exchange, self._wanted))
 
     def action_move(self, how: str) -> None:
         """Move among the hits while the words keep the keyboard."""

@@ -84,6 +84,19 @@ class Found:
     answer: str
 
 
+@dataclass(frozen=True, slots=True)
+class KeptRace:
+    """A race of a session.
+
+    Attributes:
+        after: id of the exchange it was run after, or None before the first.
+        result: as JSON.
+    """
+
+    after: str | None
+    result: str
+
+
 class Archive:
     """The record, for reading.
 
@@ -225,17 +238,21 @@ class Archive:
             ).fetchone()
         return int(count)
 
-    def races(self, session: str) -> list[str]:
-        """Results of a session's races, as JSON, the oldest first.
+    def races(self, session: str) -> list[KeptRace]:
+        """A session's races, the oldest first.
 
         Raises:
             StoreError: the record cannot be read.
         """
         with self._reading() as connection:
             rows = connection.execute(
-                "SELECT result FROM race WHERE session = ? ORDER BY id", (session,)
+                "SELECT coalesce(r.exchange, (SELECT e.id FROM exchange e "
+                "WHERE e.session = r.session AND e.started < r.run "
+                "ORDER BY e.started DESC LIMIT 1)), r.result "
+                "FROM race r WHERE r.session = ? ORDER BY r.id",
+                (session,),
             ).fetchall()
-        return [str(result) for (result,) in rows]
+        return [KeptRace(*row) for row in rows]
 
     @contextmanager
     def _reading(self) -> Iterator[sqlite3.Connection]:

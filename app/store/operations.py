@@ -154,19 +154,27 @@ class Selected:
 
 @dataclass(frozen=True, slots=True)
 class Raced:
-    """A race was run."""
+    """A race was run.
 
-    session: str | None
+    Attributes:
+        session: in which it was run, or that began next.
+        exchange: whose prompt was raced, or None for a prompt that was not asked before.
+        run: seconds since the epoch.
+        result: as JSON.
+    """
+
+    session: str
     exchange: str | None
     run: float
     result: str
 
     def carry_out(self, to: sqlite3.Connection) -> None:
-        """Write it; without a session where that is not in the record."""
+        """Write it, after an exchange or before the first; it is lost without its session."""
         to.execute(
             "INSERT INTO race (session, exchange, run, result) "
-            "VALUES ((SELECT id FROM session WHERE id = ?), ?, ?, ?)",
-            (self.session, self.exchange, self.run, self.result),
+            "SELECT id, coalesce(?, CASE WHEN created < ? THEN selected END), ?, ? "
+            "FROM session WHERE id = ?",
+            (self.exchange, self.run, self.run, self.result, self.session),
         )
 
 

@@ -65,6 +65,7 @@ class DatabaseRecorder:
         self._about = About()
         self._session: str | None = None
         self._growing: dict[str, Exchange] = {}
+        self._raced: list[tuple[float, str]] = []
         self._closed = False
         self._writer.start()
 
@@ -83,7 +84,8 @@ class DatabaseRecorder:
         self._about = about
 
     def begin(self, exchange: Exchange) -> None:
-        """A prompt was sent; the first one begins a session."""
+        """A prompt was sent; the first one begins a session, which has the races before it."""
+        raced, self._raced = self._raced, []
         if self._session is None:
             self.resume(uuid4().hex)
         assert self._session is not None
@@ -99,6 +101,8 @@ class DatabaseRecorder:
                 started=exchange.started,
             )
         )
+        for run, result in raced:
+            self._writer.put(Raced(self._session, None, run, result))
 
     def event(self, exchange: str, event: Event) -> None:
         """An event of an exchange's answer."""
@@ -115,23 +119,27 @@ class DatabaseRecorder:
 
     def clear(self) -> None:
         """The session is over; the next exchange begins another."""
+        self._raced = []
         if self._session is not None:
             self._session = None
             self._writer.put(Opened(self._writer.window, None))
 
     def resume(self, session: str) -> None:
         """The session under way is this one from now on."""
-        self._session = session
+        self._session, self._raced = session, []
         self._writer.put(Opened(self._writer.window, session))
 
     def race(self, exchange: str | None, result: Any) -> None:
-        """A race was run."""
+        """A race was run; before the first message it waits for it."""
         try:
             text = json.dumps(encode(result))
         except (TypeError, ValueError):
             _log.exception("a race's result is no plain value")
             return
-        self._writer.put(Raced(self._session, exchange, now(), text))
+        if self._session is None:  # one without a message would be listed, with nothing to open
+            self._raced.append((now(), text))
+        else:
+            self._writer.put(Raced(self._session, exchange, now(), text))
 
     def steps(self, exchange: str) -> Sequence[Step]:
         """The steps of a finished exchange, also where they still wait to be written."""

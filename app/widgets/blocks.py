@@ -38,7 +38,7 @@ class Block:
     """A stretch of the transcript.
 
     Args:
-        text: by which the height is guessed.
+        text: what it holds, by which the height is guessed.
         draw: makes the lines.
     """
 
@@ -48,6 +48,11 @@ class Block:
         self._lines: Lines | None = None
         self._look: Look | None = None
         self.become(text, draw)
+
+    @property
+    def text(self) -> str:
+        """What it holds, as it was written."""
+        return self._text
 
     def become(self, text: str, draw: Draw) -> None:
         """Hold something else from now on."""

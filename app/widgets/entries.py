@@ -18,8 +18,10 @@ from ..answer import Answer
 from ..chunks import Chunk, Chunks
 from ..markdown import Lines
 from ..spans import Span, text_of
+from ..store.matching import Term
 from ..visible import visible
 from .blocks import Block, Look, guess, indent, wrap
+from .sought import line_of, mark, spot
 
 _INDENT = 2
 _TEXT_LINES = 100
@@ -31,6 +33,10 @@ _MOST_TOKENS = 1500
 
 class Entry(ABC):
     """Something in the transcript."""
+
+    _heads = 1
+    """Blocks before those of its text, which one more follows."""
+    _sought: tuple[Term, ...] = ()
 
     @property
     def growing(self) -> bool:
@@ -48,6 +54,39 @@ class Entry(ABC):
     @abstractmethod
     def release(self) -> None:
         """Give up all blocks."""
+
+    @abstractmethod
+    def _drawn(self) -> Sequence[Block]:
+        """The blocks of its text that it has made so far."""
+
+    @property
+    def sought(self) -> tuple[Term, ...]:
+        """What is marked in its text."""
+        return self._sought
+
+    @sought.setter
+    def sought(self, wanted: tuple[Term, ...]) -> None:
+        if wanted != self._sought:
+            self._sought = wanted
+            for block in self._drawn():
+                block.release()
+
+    @property
+    def said(self) -> str:
+        """Its text as it was written."""
+        return "\n".join(block.text for block in self.blocks()[self._heads : -1])
+
+    def sought_place(self, width: int, look: Look) -> tuple[int, int] | None:
+        """Index of the block where most of what is marked stands together, and the line in it."""
+        blocks = self.blocks()[self._heads : -1]
+        found = spot([block.text for block in blocks], self._sought)
+        if found is None:
+            return None
+        at, share = found
+        return self._heads + at, line_of(blocks[at].lines(width, look), self._sought, share)
+
+    def _marked_in(self, lines: Lines, look: Look) -> Lines:
+        return mark(lines, self._sought, look.styles["sought"]) if self._sought else lines
 
     def lines(self, width: int, look: Look) -> Lines:
         """All its lines."""
@@ -67,6 +106,7 @@ class TextEntry(Entry):
     def __init__(self, text: str, style: str, *, name: str = "", mark: str = "  ") -> None:
         self._text = visible(text).expandtabs(4)
         self._style, self._name, self._mark = style, name, mark
+        self._heads = int(bool(name))
         self._remark = ""
         self._blocks: list[Block] = []
 
@@ -84,7 +124,10 @@ class TextEntry(Entry):
 
     def guess(self, width: int) -> int:
         """About how many lines it takes."""
-        return guess(self._text, width) + bool(self._name)
+        return guess(self._text, width) + self._heads
+
+    def _drawn(self) -> Sequence[Block]:
+        return self._blocks[self._heads : -1]
 
     def release(self) -> None:
         """Give up all blocks."""
@@ -109,7 +152,7 @@ class TextEntry(Entry):
     def _draw(self, rows: list[str], width: int, look: Look) -> Lines:
         style = look.styles[self._style]
         body = wrap(Text("\n".join(rows), style=style), width - len(self._mark), look)
-        return indent(body, self._mark, style)
+        return indent(self._marked_in(body, look), self._mark, style)
 
 
 @dataclass(frozen=True, slots=True)
@@ -165,6 +208,9 @@ class AnswerEntry(Entry):
         """About how many lines it takes."""
         return 3 + guess(self.answer.text, width)
 
+    def _drawn(self) -> Sequence[Block]:
+        return [*self._markdown, self._tail, *self._marked]
+
     def blocks(self) -> Sequence[Block]:
         """Name, text and figures."""
         figures = self._figures()
@@ -202,7 +248,7 @@ class AnswerEntry(Entry):
         return [*self._markdown, self._tail]
 
     def _draw_chunk(self, chunk: Chunk, width: int, look: Look) -> Lines:
-        lines = look.markdown.draw(chunk.source, width - _INDENT)
+        lines = self._marked_in(look.markdown.draw(chunk.source, width - _INDENT), look)
         gap: Lines = [[]] if lines and chunk.ends_block else []
         return indent(lines, " " * _INDENT, look.styles["text"]) + gap
 
@@ -247,7 +293,8 @@ class AnswerEntry(Entry):
             text.rstrip()
         elif text.plain.endswith("\n"):
             text.right_crop(1)
-        lines = indent(wrap(text, width - _INDENT, look), " " * _INDENT, look.styles["text"])
+        lines = self._marked_in(wrap(text, width - _INDENT, look), look)
+        lines = indent(lines, " " * _INDENT, look.styles["text"])
         return [*lines, []] if stretch.last else lines
 
     def _mark(self, spans: Sequence[Span], look: Look) -> Text:

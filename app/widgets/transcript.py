@@ -20,29 +20,18 @@ from ..answer import Answer
 from ..code_colors import STYLES, ReadableCode
 from ..keys import Keys
 from ..markdown import MarkdownLook, MarkdownPen
+from ..store.matching import Term
 from ..theming import least_contrast
 from .blocks import Look
 from .entries import AnswerEntry, Entry, TextEntry
 from .line_view import LineView
 from .rows import Anchor, Row, Rows
-
-WELCOME = """\
-Every step of the decoding is drawn: a small draft model grows a tree of guesses, the target \
-model reads all of them in one pass, and the path it accepts is kept, with one token of its own.
-
-✔ accepted   ✘ rejected   · not reached
-➜ the target's own token
-
-Type a message; """
-_WELCOME_KEYS = (
-    "prompt.send sends it, chat.pause pauses, chat.step then runs one step, chat.step_before and "
-    "chat.step_after walk back and forth through the steps, chat.help or "
-)
-_WELCOME_END = "/? shows all keys and commands."
+from .sought import occurring
+from .welcome import welcome
 
 _STYLES = (
     "text", "user", "name", "note", "error", "figures", "heading", "code", "quiet", "fence",
-    "walked", "walked-bonus", "rank-0", "rank-1", "rank-2", "rank-3",
+    "walked", "walked-bonus", "sought", "rank-0", "rank-1", "rank-2", "rank-3",
 )  # fmt: skip
 
 
@@ -63,6 +52,7 @@ class Transcript(LineView, can_focus=True):
         & .transcript--fence { background: $surface; }
         & .transcript--walked { color: $accepted; background: $accepted 25%; text-style: bold; }
         & .transcript--walked-bonus { color: $bonus; background: $bonus 25%; text-style: bold; }
+        & .transcript--sought { color: $bonus; text-style: bold underline; }
         & .transcript--rank-0 { color: $bonus; text-style: bold; }
         & .transcript--rank-1 { color: $rank-1; }
         & .transcript--rank-2 { color: $rank-2; text-style: underline; }
@@ -74,7 +64,7 @@ class Transcript(LineView, can_focus=True):
         super().__init__("transcript")
         self._keys = Keys()
         self._rows = Rows()
-        self._rows.replace([self._welcome()])
+        self._rows.replace([welcome(self._keys)])
         self._empty = True
         self._tinted = False
         self._look: Look | None = None
@@ -84,17 +74,16 @@ class Transcript(LineView, can_focus=True):
         self._placing = False
         self._stale = False
         self._walked: tuple[int, int] | None = None
+        self._marked: Sequence[Entry] = ()
+        self._revealed: Sequence[Entry] = ()
+        self._due = False
 
     def use_keys(self, keys: Keys) -> None:
         """Call actions by the keys that a person chose."""
         self._keys = keys
         if self._empty:
-            self._rows.replace([self._welcome()])
+            self._rows.replace([welcome(self._keys)])
             self.redraw()
-
-    def _welcome(self) -> Entry:
-        keys = self._keys.shown(_WELCOME_KEYS) if self._keys.actions else ""
-        return TextEntry(WELCOME + keys + _WELCOME_END, "note", mark=" ")
 
     def on_mount(self) -> None:
         """Show the welcome text."""
@@ -103,6 +92,7 @@ class Transcript(LineView, can_focus=True):
 
     def add_user(self, text: str) -> TextEntry:
         """A message of the person; the view goes to the end."""
+        self._unmark()
         self._follows = True
         entry = TextEntry(text, "text", name="You")
         self._add(entry)
@@ -123,26 +113,45 @@ class Transcript(LineView, can_focus=True):
 
     def show(self, entries: Sequence[Entry]) -> None:
         """Show these entries instead of what is there, from the end."""
+        self._unmark()
         for left in {*self._rows.entries}.difference(entries):
             left.release()  # another branch may never be looked at again
         for entry in entries:
             if isinstance(entry, AnswerEntry):
                 entry.tinted = self._tinted
-        self._rows.replace(entries or [self._welcome()])
+        self._rows.replace(entries or [welcome(self._keys)])
         self._empty, self._follows, self._walked = not entries, True, None
         self.redraw()
 
     def reveal(self, entry: Entry) -> None:
         """Bring the beginning of an entry into view."""
+        self.seek([entry], ())
+
+    def seek(self, entries: Sequence[Entry], wanted: tuple[Term, ...]) -> None:
+        """Bring into view where the words of a search stand, and the beginning if it is near.
+
+        They are marked until something else is sought, shown or said.
+
+        Args:
+            entries: in which they stand, one after another.
+            wanted: the words; where there are none, the beginning of the first entry is revealed.
+        """
+        self._unmark()
+        for entry in entries:
+            entry.sought = wanted
+        self._marked = self._revealed = entries
+        self._due, self._follows = True, False
         self.redraw()
-        if self._width > 0:
-            self._follows = False
-            place = Anchor(self._rows.entries.index(entry), 0, 0)
-            self._place(self._rows.reveal(place, 0, self.scroll_offset.y, self._room))
+
+    def _unmark(self) -> None:
+        for entry in self._marked:
+            entry.sought = ()
+        self._marked = self._revealed = ()
 
     def clear(self) -> None:
         """Back to the welcome text."""
-        self._rows.replace([self._welcome()])
+        self._unmark()
+        self._rows.replace([welcome(self._keys)])
         self._empty = self._follows = True
         self._walked = None
         self.redraw()
@@ -160,7 +169,7 @@ class Transcript(LineView, can_focus=True):
 
     def follow(self) -> None:
         """Go to the end and stay there."""
-        self._follows = True
+        self._follows, self._revealed = True, ()
         self.redraw()
 
     @property
@@ -179,10 +188,14 @@ class Transcript(LineView, can_focus=True):
             return
         look, place = self._current_look(), self._rows.place(self.scroll_offset.y)
         anchor = self._rows.anchor(self.scroll_offset.y, self._room)
-        if self._rows.use(self._width, look):
+        wrapped = self._rows.use(self._width, look)
+        if wrapped:
             anchor = self._rows.anchor(self._rows.row_of(place), self._room)
         self._rows.refresh()
-        self._show(anchor)
+        if self._revealed and (wrapped or self._due):
+            self._place(self._bring(self._rows.height if wrapped else self.scroll_offset.y))
+        else:
+            self._show(anchor)
 
     @property
     def _width(self) -> int:
@@ -198,6 +211,18 @@ class Transcript(LineView, can_focus=True):
         if top is None:
             top = self._rows.settle(None if self._follows else anchor, self._room)
         self._place(top)
+
+    def _bring(self, top: int) -> int:
+        """Where the view goes from a row so that what was revealed is in it."""
+        self._due = False
+        entries, room = self._rows.entries, self._room
+        top = self._rows.reveal(Anchor(entries.index(self._revealed[0]), 0, 0), 0, top, room)
+        found = max(self._revealed, key=lambda entry: occurring(entry.said, entry.sought))
+        place = found.sought_place(self._width, self._current_look())
+        if place is None:
+            return top
+        block, line = place
+        return self._rows.reveal(Anchor(entries.index(found), block, room // 3), line, top, room)
 
     def _place(self, top: int) -> None:
         """Take the size and the place that were found out, and repaint the lines that changed."""
@@ -230,7 +255,7 @@ class Transcript(LineView, can_focus=True):
         super().watch_scroll_y(old_value, new_value)
         if self._placing or self._width <= 0 or round(old_value) == round(new_value):
             return
-        top = round(new_value)
+        top, self._revealed = round(new_value), ()
         self._follows = top >= self._rows.height - self._room
         anchor = None if self._follows else self._rows.anchor(top, self._room)
         self._place(self._rows.settle(anchor, self._room))
@@ -249,6 +274,7 @@ class Transcript(LineView, can_focus=True):
         moved, self._walked = now != self._walked, now
         if not moved:
             return None
+        self._revealed = ()
         if walked is None:
             self._follows = True
             return None

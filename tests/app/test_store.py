@@ -6,6 +6,7 @@ import sys
 import threading
 from collections.abc import Callable
 from contextlib import closing, suppress
+from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
@@ -157,6 +158,68 @@ def test_a_session_of_yesterday_goes_on(path: Path) -> None:
     (info,) = Archive(path).sessions()
     assert info.exchanges == 2
     assert Archive(path).load(info.id).history.branch[-1].id == second.id
+
+
+@dataclass(frozen=True)
+class Result:
+    """Stands for what a race came to."""
+
+    name: str
+
+
+def test_races_are_kept_after_the_exchange_they_were_run_after(path: Path) -> None:
+    with recording(path) as recorder:
+        recorder.race(None, Result("before the first"))
+        recorder.race(None, Result("once more"))
+        first = say(recorder, "one")
+        recorder.race(first.id, Result("the message"))
+        second = say(recorder, "two", parent=first.id)
+        say(recorder, "three", parent=first.id)
+        recorder.select(second.id)
+        recorder.race(None, Result("a prompt on a branch"))
+        session = recorder.session or ""
+    with sqlite3.connect(path) as old:  # as it was written when only the message raced was noted
+        old.execute(
+            "INSERT INTO race (session, run, result) VALUES (?, ?, 'old')",
+            (session, second.started - 1e-6),
+        )
+    old.close()
+    kept = [(race.after, race.result) for race in Archive(path).races(session)]
+    assert kept == [
+        (None, '{"name": "before the first"}'),
+        (None, '{"name": "once more"}'),
+        (first.id, '{"name": "the message"}'),
+        (second.id, '{"name": "a prompt on a branch"}'),
+        (first.id, "old"),
+    ]
+
+
+def leave(recorder: DatabaseRecorder) -> None:
+    del recorder
+
+
+def clear(recorder: DatabaseRecorder) -> None:
+    recorder.clear()
+    say(recorder, "another chat")
+
+
+def go_on_with_another(recorder: DatabaseRecorder) -> None:
+    recorder.resume("of another day")
+    say(recorder, "another chat")
+
+
+@pytest.mark.parametrize("act", [leave, clear, go_on_with_another])
+def test_a_race_without_a_message_after_it_is_kept_nowhere(
+    path: Path, act: Callable[[DatabaseRecorder], None]
+) -> None:
+    with recording(path) as recorder:
+        recorder.race(None, Result("alone"))
+        act(recorder)
+    titles = [info.title for info in Archive(path).sessions()]
+    assert titles == ([] if act is leave else ["another chat"])
+    with sqlite3.connect(path) as connection:
+        assert connection.execute("SELECT count(*) FROM race").fetchone() == (0,)
+    connection.close()
 
 
 # Killed
