@@ -51,11 +51,15 @@ def answered(text: str) -> AnswerEntry:
 
 
 def chat(turns: int) -> list[Entry]:
-    """Messages, answers of several lengths, and notes."""
+    """Messages, answers of several lengths, and notes; what stands in a line tells which it is."""
     entries: list[Entry] = []
     for turn in range(turns):
-        entries.append(TextEntry(f"Question {turn}\n" * (1 + turn % 4), "text", name="You"))
-        paragraphs = [f"Part {part} of answer {turn}. " * 9 for part in range(1 + turn % 5)]
+        question = "".join(f"Question {turn}, line {line}\n" for line in range(1 + turn % 4))
+        entries.append(TextEntry(question, "text", name="You"))
+        paragraphs = [
+            "".join(f"Part {part}.{line} of answer {turn}. " for line in range(9))
+            for part in range(1 + turn % 5)
+        ]
         entries.append(answered("\n\n".join(paragraphs)))
         if turn % 7 == 3:
             entries.append(TextEntry(f"note {turn}", "note", mark="▌ "))
