@@ -476,6 +476,26 @@ async def test_a_hint_is_seen_where_the_prompt_has_no_frame(size: tuple[int, int
         assert "/fo" in chat.screen_text().splitlines()[size[1] - 1]
 
 
+@pytest.mark.parametrize("size", [(80, 11), (20, 5)])
+@pytest.mark.parametrize("look", ["no colour", "accessible"])
+async def test_no_look_hides_what_is_typed_where_there_is_no_room_for_a_frame(
+    size: tuple[int, int], look: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    if look == "no colour":
+        monkeypatch.setenv("NO_COLOR", "1")
+    settings = ChatSettings(accessible=look == "accessible")
+    async with driving(settings=settings, size=size) as chat:
+        await chat.type("/foo")
+        await chat.until(lambda: "/foo" in chat.screen_text().splitlines()[size[1] - 1])
+        await chat.pilot.press("enter")
+        await chat.until(lambda: "no command" in chat.screen_text().splitlines()[size[1] - 1])
+        assert "/foo" in chat.screen_text().splitlines()[size[1] - 2]
+        assert look != "accessible" or not set("─-") & set(chat.screen_text().splitlines()[-1])
+        chat.app.chat.transcript.focus()
+        await chat.pilot.pause()
+        assert "/foo" in chat.screen_text()
+
+
 async def test_a_refused_system_prompt_is_not_said_to_be_in_use() -> None:
     class Narrow(ReplayEngine):
         def set_system_prompt(self, system_prompt: str | None) -> None:
