@@ -71,7 +71,7 @@ bench-screen: setup  ## what drawing costs, in a real terminal; seven rounds, mi
 soak: setup  ## 10,000 steps while somebody types: nothing lost, memory flat, keys seen; minutes
 	$(BIN)/python -m tests.app.soak
 
-lossless: setup  ## 200,000 runs of every rule, tree and shape of the target by chi-square; half an hour
+lossless: setup  ## chi-square tests with 200,000 runs of every rule, tree and shape; half an hour
 	$(BIN)/python -m pytest $(WORKERS) --timeout 3000 --least-runs 200000 tests/core/test_lossless_sampling.py
 
 growmaps: setup  ## the packaged tree shapes that follow from published figures, and their list
