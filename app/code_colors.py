@@ -4,7 +4,7 @@ from rich.style import Style
 from rich.syntax import PygmentsSyntaxTheme
 from textual.color import Color
 
-STYLES = {True: "lightbulb", False: "xcode"}
+CODE_STYLES = {True: "lightbulb", False: "xcode"}
 """For dark themes and for light ones: of Pygments' those whose palest colour is read best."""
 _STEPS = 20
 

@@ -108,7 +108,7 @@ class Decoder:
         self._closing = threading.Event()
         self._latest: Start | None = None
         self._astray = ""
-        self._systems: list[str | None] = []
+        self._systems: list[str | None] = []  # the one in use; empty until it is known
         self._gate = Gate()
         self._thread = threading.Thread(target=self._run, name="sequoia-decoder", daemon=True)
 

@@ -17,7 +17,7 @@ from textual.geometry import Offset, Size
 from textual.selection import Selection
 
 from ..answer import Answer
-from ..code_colors import STYLES, ReadableCode
+from ..code_colors import CODE_STYLES, ReadableCode
 from ..keys import Keys
 from ..markdown import MarkdownLook, MarkdownPen
 from ..store.matching import Term
@@ -367,7 +367,7 @@ class Transcript(LineView, can_focus=True):
             return "default", "ansi_dark" if theme.dark else "ansi_light"
         fence = self.get_component_styles("transcript--fence").background
         ink = self.get_component_styles("transcript--text").color
-        return fence.hex6, ReadableCode(STYLES[theme.dark], fence, ink, least_contrast(theme))
+        return fence.hex6, ReadableCode(CODE_STYLES[theme.dark], fence, ink, least_contrast(theme))
 
     def _style(self, name: str) -> Style:
         return self.get_component_rich_style(f"transcript--{name}")

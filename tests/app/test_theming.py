@@ -9,7 +9,7 @@ import pytest
 from pygments.token import STANDARD_TYPES
 from textual.color import Color
 
-from app.code_colors import STYLES, ReadableCode, readable
+from app.code_colors import CODE_STYLES, ReadableCode, readable
 from app.theming import (
     APP_COLORS,
     DEFAULT_THEME,
@@ -83,7 +83,7 @@ def test_all_of_a_code_block_can_be_read(path: Path) -> None:
     theme = load_theme(path)
     ground, ink = Color.parse(theme.surface or ""), Color.parse(theme.foreground or "")
     least = 7.0 if "contrast" in theme.name else 4.5
-    code = ReadableCode(STYLES[theme.dark], ground, ink, least_contrast(theme))
+    code = ReadableCode(CODE_STYLES[theme.dark], ground, ink, least_contrast(theme))
     colors = {code.get_style_for_token(kind).color for kind in STANDARD_TYPES}
     assert len(colors) >= 6
     for color in colors:
