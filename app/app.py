@@ -12,6 +12,7 @@ from dataclasses import replace
 from functools import partial
 from logging.handlers import RotatingFileHandler
 from pathlib import Path
+from typing import Any
 
 import platformdirs
 from rich.text import Text
@@ -20,6 +21,7 @@ from textual.app import SystemCommand
 from textual.screen import Screen
 
 from sequoia_core.config import Mode
+from sequoia_core.files import make_private_folder, private_file
 
 from .base_app import BaseApp
 from .decoder import Decoder
@@ -216,10 +218,17 @@ class SequoiaApp(BaseApp):
         yield SystemCommand("Quit", "Join the decode thread and leave", self.action_quit)
 
 
+class _PrivateLog(RotatingFileHandler):
+    """A traceback may quote what was said, so a new log is its owner's alone."""
+
+    def _open(self) -> Any:
+        return open(self.baseFilename, self.mode, encoding=self.encoding, opener=private_file)
+
+
 def _log_to_file(folder: Path) -> logging.Handler:
     """Tracebacks of the decode thread go to a file, which exists only once there is one."""
-    folder.mkdir(parents=True, exist_ok=True)
-    handler = RotatingFileHandler(
+    make_private_folder(folder)
+    handler = _PrivateLog(
         folder / "sequoia.log", maxBytes=_LOG_BYTES, backupCount=1, encoding="utf-8", delay=True
     )
     handler.setFormatter(logging.Formatter("%(asctime)s %(name)s %(levelname)s %(message)s"))

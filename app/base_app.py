@@ -15,9 +15,12 @@ from textual.binding import Binding, BindingType
 from textual.filter import LineFilter, NoColor
 from textual.theme import Theme
 
+from sequoia_core.files import write_whole
+
 from .accessible import ACCESSIBLE, PlainFrames
 from .copying_app import CopyingApp
 from .keys import Action, Keys, declared, remapped
+from .svg import with_local_fonts
 from .theming import (
     DEFAULT_THEME,
     TERMINAL_THEME,
@@ -127,11 +130,15 @@ class BaseApp(CopyingApp):
 
     # Pictures
 
+    def export_screenshot(self, *, title: str | None = None, simplify: bool = False) -> str:
+        """As the base class, but fonts are those of the machine that shows it."""
+        return with_local_fonts(super().export_screenshot(title=title, simplify=simplify))
+
     def save_picture(self) -> None:
         """Write the screen as an SVG into the working directory, and say where."""
         path = Path.cwd() / f"sequoia-{time.strftime('%Y%m%d-%H%M%S')}.svg"
         try:
-            path.write_text(self.export_screenshot(title=self.title.lower()), encoding="utf-8")
+            write_whole(path, self.export_screenshot(title=self.title.lower()), private=True)
         except OSError as error:
             self.tell_of_picture(f"no picture: {path}: {error.strerror}", bad=True)
         else:

@@ -8,7 +8,6 @@ import difflib
 import os
 from collections.abc import Mapping
 from pathlib import Path
-from tomllib import TOMLDecodeError
 from typing import Annotated, Any, Literal
 
 from pydantic import BeforeValidator, ValidationError
@@ -18,11 +17,11 @@ from pydantic_settings import (
     NoDecode,
     PydanticBaseSettingsSource,
     SettingsConfigDict,
-    TomlConfigSettingsSource,
 )
 
 from sequoia_core.config import Mode, Offload, WeightFormat
 from sequoia_core.errors import ParameterError, SequoiaError
+from sequoia_core.files import parse_toml, read_text
 from sequoia_core.protocols import Lookup
 
 from .messages import ChatSettings
@@ -31,6 +30,7 @@ from .paths import config_file
 ENV_PREFIX = "SEQUOIA_"
 """Of environment variables."""
 _DEFAULTS = ChatSettings()
+_MOST_BYTES = 1_000_000
 _MODEL_FIELDS = ("pair", "target", "draft")
 
 
@@ -101,7 +101,7 @@ class Settings(BaseSettings):
         file_secret_settings: PydanticBaseSettingsSource,  # noqa: ARG003
     ) -> tuple[PydanticBaseSettingsSource, ...]:
         """Flags, environment, file; whichever names a target or pair first decides the models."""
-        file_settings = TomlConfigSettingsSource(settings_cls, toml_file=config_file())
+        file_settings = InitSettingsSource(settings_cls, _from_file(config_file()))
         layers = [source() for source in (init_settings, env_settings, file_settings)]
         decided = False
         for layer in layers:
@@ -136,6 +136,22 @@ class Settings(BaseSettings):
         )
 
 
+def _from_file(path: Path) -> dict[str, Any]:
+    """What the configuration file says; nothing where there is none.
+
+    Raises:
+        SettingsError: it cannot be read, or is no TOML.
+    """
+    try:
+        return parse_toml(read_text(path, _MOST_BYTES))
+    except FileNotFoundError:
+        return {}
+    except OSError as error:
+        raise SettingsError(f"{path}: {error.strerror or error}") from None
+    except ValueError as error:
+        raise SettingsError(f"{path}: not valid TOML: {error}") from None
+
+
 def load_settings(flags: Mapping[str, Any]) -> Settings:
     """Settings with the given flags on top.
 
@@ -146,10 +162,6 @@ def load_settings(flags: Mapping[str, Any]) -> Settings:
     path = config_file()
     try:
         return Settings(**flags)
-    except (TOMLDecodeError, UnicodeDecodeError) as error:
-        raise SettingsError(f"{path}: not valid TOML: {error}") from None
-    except OSError as error:
-        raise SettingsError(f"{path}: {error.strerror or error}") from None
     except ValidationError as error:
         raise _explained(error, flags, path) from None
 

@@ -8,7 +8,6 @@ warning, error, success) and a table `variables` (the app's own names, in `APP_C
 Textual's theme variables).
 """
 
-import tomllib
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,8 +17,10 @@ from textual.color import Color, ColorParseError
 from textual.theme import Theme
 
 from sequoia_core.errors import SequoiaError
+from sequoia_core.files import parse_toml, read_text
 
 DEFAULT_THEME = "sequoia"
+_MOST_BYTES = 1_000_000
 APP_COLORS = (
     "accepted", "rejected", "unreached", "bonus", "root",
     "draft", "verify", "bookkeeping", "speedup", "user", "notice",
@@ -120,12 +121,12 @@ def load_theme(path: Path) -> Theme:
         ThemeError: it cannot be read, is no TOML, or has an unknown entry or a bad colour.
     """
     try:
-        table = tomllib.loads(path.read_text(encoding="utf-8"))
+        table = parse_toml(read_text(path, _MOST_BYTES))
     except OSError as error:
         raise ThemeError(f"theme {path}: {error.strerror}; skipped") from None
     except UnicodeDecodeError:
         raise ThemeError(f"theme {path}: not UTF-8 text; skipped") from None
-    except tomllib.TOMLDecodeError as error:
+    except ValueError as error:
         raise ThemeError(f"theme {path}: {error}; skipped") from None
     try:
         return _read(table)

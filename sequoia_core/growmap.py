@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Any
 
 from sequoia_core import reference_files
 from sequoia_core.errors import GrowMapError
+from sequoia_core.files import parse_json, read_text, write_whole
 from sequoia_core.tree_order import (
     breadth_first,
     check_size,
@@ -209,9 +210,9 @@ class GrowMap:
             GrowMapError: it is no JSON, or no tree shape.
         """
         try:
-            data = json.loads(text)
-        except (ValueError, RecursionError):
-            raise GrowMapError("this is not valid JSON") from None
+            data = parse_json(text)
+        except ValueError as error:
+            raise GrowMapError(f"this is not valid JSON: {error}") from None
         if not isinstance(data, dict) or not isinstance(data.get("parents"), list):
             raise GrowMapError('a JSON object with a list "parents" is expected')
         unknown = sorted(data.keys() - set(_JSON_KEYS))
@@ -245,7 +246,7 @@ class GrowMap:
                 return cls.from_children(children, path.stem, source="read from a .pt file")
             if path.stat().st_size > _MAX_JSON_BYTES:
                 raise GrowMapError(f"larger than {_MAX_JSON_BYTES:,} bytes; no tree shape is")
-            return cls.from_json(path.read_text(encoding="utf-8"))
+            return cls.from_json(read_text(path))
         except GrowMapError as error:
             raise GrowMapError(f"growmap {path}: {error}") from None
         except UnicodeDecodeError:
@@ -262,8 +263,13 @@ class GrowMap:
         path = Path(path).expanduser()
         try:
             if path.suffix == ".json":
-                path.write_text(self.to_json(), encoding="utf-8")
+                write_whole(path, self.to_json())
             elif path.suffix == ".pt":
+                if self.size > reference_files.MAX_NODES_WRITTEN:
+                    raise GrowMapError(
+                        f"growmap {path}: a .pt file holds a mask of nodes x nodes, too large for "
+                        f"{self.size:,} nodes; give a name that ends in .json"
+                    )
                 reference_files.write_growmap(
                     path, self.levels, self.children, self.ancestor_mask()
                 )

@@ -4,10 +4,17 @@ Owns detokenisation. A `TextStream` never lets out half a UTF-8 character, nor t
 stop string that may still complete. Knows nothing of models or of what is done with the text.
 """
 
+import re
 from collections.abc import Sequence
 from typing import Protocol
 
 REPLACEMENT = "\N{REPLACEMENT CHARACTER}"
+_SURROGATE = re.compile("[\ud800-\udfff]")
+
+
+def well_formed(text: str) -> str:
+    """The text with each lone surrogate, which is no character, as U+FFFD."""
+    return text if text.isascii() else _SURROGATE.sub(REPLACEMENT, text)
 
 
 class TextCodec(Protocol):

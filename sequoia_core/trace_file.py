@@ -17,12 +17,15 @@ from typing import Any, TextIO, get_args
 from sequoia_core.encoding import MisfitError, brief, decode, encode
 from sequoia_core.errors import TraceError
 from sequoia_core.events import Event, Step
+from sequoia_core.files import parse_json
 from sequoia_core.protocols import PairDescription
 
 FORMAT = "sequoia-trace"
 VERSION = 2
 VERSIONS_READ = (1, 2)
 _LONGEST_HEADER = 1_000_000
+LONGEST_LINE = 32_000_000
+"""Bytes; a step of 768 nodes has a hundredth of it, and no model reads a prompt that long."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -107,6 +110,8 @@ class TraceReader:
         with self._file:
             for number, line in enumerate(self._lines(), start=2):
                 self.done += len(line)
+                if len(line) > LONGEST_LINE:
+                    raise self._damage(number, f"it has more than {LONGEST_LINE:,} bytes")
                 try:
                     record = self._parse(number, line)
                 except TraceError:
@@ -124,7 +129,8 @@ class TraceReader:
 
     def _lines(self) -> Iterator[bytes]:
         try:
-            yield from self._file
+            while line := self._file.readline(LONGEST_LINE + 1):
+                yield line
         except OSError as error:
             raise TraceError(f"cannot read the trace {self.path}: {error.strerror}") from None
 
@@ -155,19 +161,21 @@ class TraceReader:
             entry: Entry = decode(kind, record)
         except MisfitError as error:
             raise self._damage(number, f"{name} {error}") from None
-        if isinstance(entry, Step) and not _has_tree(entry):
+        if isinstance(entry, Step) and not has_tree(entry):
             raise self._damage(number, "Step has nodes that are no tree with a path")
         return entry
 
     def _parse(self, number: int, line: bytes) -> dict[str, Any]:
         try:
-            record = json.loads(line.decode("utf-8"))
+            record = parse_json(line)
         except UnicodeDecodeError:
             if number == 1:
                 raise TraceError(f"{self.path} is not a trace: it is not UTF-8 text") from None
             raise self._damage(number, "not UTF-8 text") from None
-        except (ValueError, RecursionError):
+        except json.JSONDecodeError:
             raise self._damage(number, "not a JSON object") from None
+        except ValueError as error:
+            raise self._damage(number, f"not a JSON object: {error}") from None
         if not isinstance(record, dict):
             raise self._damage(number, "not a JSON object")
         return record
@@ -176,7 +184,7 @@ class TraceReader:
         return TraceError(f"{self.path} is damaged at line {number}: {what}")
 
 
-def _has_tree(step: Step) -> bool:
+def has_tree(step: Step) -> bool:
     """Whether parents come before children, and the path leads down from the root."""
     parents = [node.parent for node in step.nodes]
     tree = parents[:1] == [-1] and all(0 <= each < at for at, each in enumerate(parents[1:], 1))

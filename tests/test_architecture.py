@@ -31,8 +31,8 @@ PUBLIC_API = [
     "load_pair",
 ]
 
-LEAVES = {"errors", "events", "insight", "tree_order", "config", "reference_files"}
-"""Modules of the core that know at most `errors`, `insight` and `tree_order` of the others."""
+LEAVES = {"errors", "events", "files", "insight", "tree_order", "config", "reference_files"}
+"""Modules of the core that know at most `errors`, `files`, `insight` and `tree_order`."""
 
 
 def modules() -> dict[str, Path]:
@@ -102,7 +102,7 @@ def test_only_pair_and_distillation_know_models_others_see_protocols(module: str
 
 @pytest.mark.parametrize("name", sorted(LEAVES))
 def test_leaves_know_next_to_nothing(name: str) -> None:
-    assert core_imports(f"sequoia_core.{name}") <= {"errors", "insight", "tree_order"}
+    assert core_imports(f"sequoia_core.{name}") <= {"errors", "files", "insight", "tree_order"}
 
 
 def test_algorithms_do_not_know_the_loop_that_runs_them() -> None:

@@ -171,7 +171,7 @@ def ask(
     text = read_prompt(prompt or [], sys.stdin)
     say = _whisper if not quiet else _nothing
     say(launch.chosen_models(settings).remark)
-    file = to_be_written(trace)
+    file = to_be_written(trace, private=True)
     with progress_line(quiet) as progress:
         chat = launch.build_chat(settings, progress, insight=settings.insight and file is not None)
     answer = Answer(settings.mode)
