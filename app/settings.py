@@ -5,6 +5,7 @@ knows how a setting is used.
 """
 
 import difflib
+import json
 import os
 from collections.abc import Mapping
 from pathlib import Path
@@ -164,6 +165,17 @@ def load_settings(flags: Mapping[str, Any]) -> Settings:
         return Settings(**flags)
     except ValidationError as error:
         raise _explained(error, flags, path) from None
+
+
+def read_flags(descriptor: str) -> dict[str, Any]:
+    """The flags that the server of `sequoia web` hands over to a process.
+
+    Args:
+        descriptor: number of an inherited one, which is closed.
+    """
+    with os.fdopen(int(descriptor), "rb") as file:
+        flags: dict[str, Any] = json.loads(file.read())
+    return flags
 
 
 def _explained(error: ValidationError, flags: Mapping[str, Any], path: Path) -> SequoiaError:

@@ -28,7 +28,7 @@ from sequoia_core.events import (
     TreeNode,
 )
 from sequoia_core.files import parse_json
-from sequoia_core.trace_file import has_tree
+from sequoia_core.trace_file import check_event
 
 from ..answer import Answer, Chosen
 from ..stats import Statistics
@@ -51,6 +51,7 @@ _NODE_TYPES = tuple(
 )  # fmt: skip
 """As JSON has them; outcome and origin are names there."""
 _FAST = 1
+_MOST_IDS = 1 << 31
 _MOST_BYTES = 64_000_000
 """Of one blob, unpacked."""
 
@@ -176,6 +177,10 @@ def unpack_digest(blob: bytes) -> Digest:
     """
     try:
         digest: Digest = decode(Digest, parse_json(_unpack(blob)))
+        for delta in digest.deltas:
+            check_event(delta)
+        if any(not 0 <= token_id < _MOST_IDS for token_id in digest.token_ids):
+            raise MisfitError("has a token id out of range")
     except (ValueError, MisfitError) as error:
         raise DamagedError(f"an answer's figures are damaged: {error}") from None
     return digest
@@ -197,6 +202,7 @@ def unpack_events(blob: bytes) -> Iterator[Event]:
             record = parse_json(line)
             kind = _KINDS[record.pop("event")]
             event: Event = _step(record) if kind is Step else decode(kind, record)
+            check_event(event)
         except (ValueError, KeyError, TypeError, AttributeError, IndexError, MisfitError) as error:
             raise DamagedError(f"an event in the record is damaged: {error}") from None
         yield event
@@ -211,10 +217,8 @@ def _step(record: dict[str, Any]) -> Step:
         nodes = tuple([TreeNode(*row) for row in rows])
     else:  # of another version of the program, or damaged
         nodes = tuple(decode(TreeNode, dict(zip(names, row, strict=True))) for row in rows)
-    step: Step = replace(decode(Step, record | {"nodes": []}), nodes=nodes)
-    if not has_tree(step):
-        raise MisfitError("Step has nodes that are no tree with a path")
-    return step
+    step: Step = decode(Step, record | {"nodes": []})
+    return replace(step, nodes=nodes)
 
 
 def _fit(rows: list[list[Any]]) -> bool:

@@ -3,7 +3,6 @@
 Run by the server as a module. It ends when the browser's window does, or the server.
 """
 
-import json
 import os
 import sys
 import threading
@@ -16,7 +15,7 @@ from ..launch import tree_choice
 from ..paths import record_file
 from ..preferences import Preferences
 from ..remote_engine import RemoteEngine
-from ..settings import load_settings
+from ..settings import load_settings, read_flags
 from ..store.recorder import open_record
 
 _LOOK_SECONDS = 1.0
@@ -28,9 +27,9 @@ def main(engine: str, flags: str) -> None:
 
     Args:
         engine: path of the engine process's socket.
-        flags: settings as on the command line, JSON.
+        flags: descriptor of the settings, as on the command line.
     """
-    given = json.loads(flags)
+    given = read_flags(flags)
     settings = load_settings(given)
     choice = tree_choice(settings)
     path = Path(engine)

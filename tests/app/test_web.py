@@ -5,7 +5,7 @@ import json
 import os
 import signal
 import sys
-from collections.abc import AsyncIterator, Callable, Iterator
+from collections.abc import AsyncIterator, Callable, Iterator, Mapping
 from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
@@ -36,9 +36,11 @@ PATIENCE = 60.0
 
 
 @asynccontextmanager
-async def serving(windows: int = 2, command: tuple[str, ...] = QUIET_WINDOW) -> AsyncIterator[str]:
+async def serving(
+    windows: int = 2, command: tuple[str, ...] = QUIET_WINDOW, flags: Mapping[str, Any] = {}
+) -> AsyncIterator[str]:
     """A server; yields the address it would print."""
-    server = WebServer(LOOPBACK, windows, command)
+    server = WebServer(LOOPBACK, windows, command, flags)
     where = await server.start()
     try:
         yield where
@@ -262,8 +264,8 @@ class Browser:
 
 async def test_a_window_chats_resizes_and_ends(engine_path: Path) -> None:
     before = children()
-    command = window_command(engine_path, {"temperature": 0.0})
-    async with serving(command=command) as where, aiohttp.ClientSession() as session:
+    command, flags = window_command(engine_path), {"temperature": 0.0}
+    async with serving(command=command, flags=flags) as where, aiohttp.ClientSession() as session:
         browser = Browser(await session.ws_connect(where + "ws?width=110&height=40"))
         await browser.until("SmolLM2-135M-Instruct")
         await browser.type("Why is the sky blue?\r")
@@ -281,8 +283,8 @@ async def test_a_window_records_unless_a_person_wants_otherwise(
 ) -> None:
     monkeypatch.setenv("XDG_DATA_HOME", str(tmp_path / "data"))
     before = children()
-    command = window_command(engine_path, {"record": records})
-    async with serving(command=command) as where, aiohttp.ClientSession() as session:
+    command, flags = window_command(engine_path), {"record": records}
+    async with serving(command=command, flags=flags) as where, aiohttp.ClientSession() as session:
         browser = Browser(await session.ws_connect(where + "ws?width=110&height=40"))
         await browser.until("SmolLM2-135M-Instruct")
         await browser.type("Why is the sky blue?\r")
@@ -299,7 +301,7 @@ async def test_a_window_ends_when_its_server_is_killed(engine_path: Path, tmp_pa
         "from app.web.processes import window_command\n"
         "from app.web.server import Address, WebServer\n"
         "async def main():\n"
-        "    command = window_command(sys.argv[1], {})\n"
+        "    command = window_command(sys.argv[1])\n"
         "    print(await WebServer(Address('127.0.0.1', 0), 1, command).start(), flush=True)\n"
         "    await asyncio.sleep(60)\n"
         "asyncio.run(main())\n"

@@ -1,4 +1,4 @@
-"""Files of others are read by one rule; files of ours are whole, and their owner's where they must."""
+"""How files of others are read, and that files of ours are whole and, where wanted, private."""
 
 import os
 import stat
@@ -97,9 +97,14 @@ def test_a_file_that_is_there_keeps_its_mode(tmp_path: Path, before: int) -> Non
 def test_nothing_is_written_where_the_block_fails(tmp_path: Path) -> None:
     path = tmp_path / "a"
     path.write_text("old")
-    with pytest.raises(RuntimeError), text_written_whole(path) as file:
-        file.write("half of the new one")
-        raise RuntimeError
+
+    def fail() -> None:
+        with text_written_whole(path) as file:
+            file.write("half of the new one")
+            raise RuntimeError
+
+    with pytest.raises(RuntimeError):
+        fail()
     assert path.read_text() == "old"
     assert list(tmp_path.iterdir()) == [path]
 
