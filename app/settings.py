@@ -11,7 +11,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import BeforeValidator, ValidationError
+from pydantic import BeforeValidator, ValidationError, field_validator
 from pydantic_settings import (
     BaseSettings,
     InitSettingsSource,
@@ -24,6 +24,7 @@ from sequoia_core.config import Mode, Offload, WeightFormat
 from sequoia_core.errors import ParameterError, SequoiaError
 from sequoia_core.files import parse_toml, read_text
 from sequoia_core.protocols import Lookup
+from sequoia_core.text import well_formed
 
 from .messages import ChatSettings
 from .paths import config_file
@@ -114,6 +115,15 @@ class Settings(BaseSettings):
             decided = decided or "pair" in layer or "target" in layer
         return tuple(InitSettingsSource(settings_cls, layer) for layer in layers)
 
+    @field_validator("system", "theme", "stop")
+    @classmethod
+    def _is_text(cls, value: Any) -> Any:
+        """Bytes of a command line or variable that are no UTF-8 arrive as lone surrogates."""
+        texts = value if isinstance(value, tuple) else (value or "",)
+        if any(well_formed(text) != text for text in texts):
+            raise ValueError("a byte in it is not UTF-8")
+        return value
+
     def chat(self) -> ChatSettings:
         """The part that may change during a chat.
 
@@ -181,12 +191,12 @@ def read_flags(descriptor: str) -> dict[str, Any]:
 def _explained(error: ValidationError, flags: Mapping[str, Any], path: Path) -> SequoiaError:
     """The first of the problems, and where the value came from."""
     first = error.errors(include_url=False)[0]
-    name = str(first["loc"][0])
+    name, problem = str(first["loc"][0]), first["msg"].removeprefix("Value error, ")
     if name in flags:
-        return ParameterError(f"--{name.replace('_', '-')}: {first['msg']}")
+        return ParameterError(f"--{name.replace('_', '-')}: {problem}")
     if first["type"] == "extra_forbidden":
         close = difflib.get_close_matches(name, Settings.model_fields) or Settings.model_fields
         return SettingsError(f"{path}: unknown setting {name!r}; there is {', '.join(close)}")
     variable = ENV_PREFIX + name.upper()
     where = variable if variable in map(str.upper, os.environ) else f"{path}: {name}"
-    return SettingsError(f"{where}: {first['msg']}, not {first['input']!r:.60}")
+    return SettingsError(f"{where}: {problem}, not {first['input']!r:.60}")

@@ -64,7 +64,8 @@ class Begun:
         to.execute(
             "INSERT INTO session (id, title, created, changed, target, draft, system) "
             "VALUES (?, ?, ?, ?, ?, ?, ?) ON CONFLICT (id) DO NOTHING",
-            (self.session, title, self.started, self.started, about.target, about.draft,
+            (self.session, title, self.started, self.started, well_formed(about.target),
+             about.draft and well_formed(about.draft),
              None if about.system is None else well_formed(about.system)),
         )  # fmt: skip
         to.execute(

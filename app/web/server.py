@@ -150,7 +150,7 @@ class WebServer(Server):
             self._listener = await asyncio.get_running_loop().create_server(
                 self._connect, self.host, self.port
             )
-        except socket.gaierror:
+        except (socket.gaierror, UnicodeError):
             await self.close()
             raise ParameterError(f"--host: no address {self.host!r} on this machine") from None
         except OSError as error:

@@ -17,7 +17,7 @@ from app.app import ChatSettings, SequoiaApp
 from app.messages import LoadProgress
 from sequoia_core.events import Event, Step
 from sequoia_core.protocols import ChatEngine
-from sequoia_core.trace import ReplayEngine, read_trace, write_event, write_header
+from sequoia_core.trace import Asked, ReplayEngine, read_trace, recorded
 
 FOLDER = Path(__file__).parents[2] / "docs" / "img"
 RECORDING = FOLDER / "answer.jsonl"
@@ -74,10 +74,9 @@ def record() -> None:
     for _ in chat.reply("Hello!", SamplingParams(max_new_tokens=32)):
         pass  # warms up what the first answer of a process pays for
     chat.clear()
-    with RECORDING.open("w", encoding="utf-8") as file:
-        write_header(file, chat.description)
-        for event in chat.reply(PROMPT, params):
-            write_event(file, event)
+    asked = Asked(PROMPT, "demo", started=time.time(), temperature=params.temperature)
+    for _ in recorded(RECORDING, chat.description, asked, chat.reply(PROMPT, params)):
+        pass
 
 
 async def take(picture: Picture) -> str:
