@@ -3,12 +3,12 @@
 Owns what may be said of two answers to one prompt. Grows by `add`; knows no widget and no thread.
 """
 
-import json
 from dataclasses import dataclass, field
 from enum import StrEnum
 
 from sequoia_core.encoding import MisfitError, decode
 from sequoia_core.events import FinishReason, Notice, PrefillDone, TreeChosen
+from sequoia_core.files import parse_json
 from sequoia_core.race import Lane, Raced, RaceEvent, RaceTerms
 
 from .answer import Answer
@@ -260,7 +260,7 @@ class RaceRun:
 def kept_note(kept: str) -> str:
     """What is said of a race that was kept as JSON; "" where it cannot be read."""
     try:
-        result: RaceResult = decode(RaceResult, json.loads(kept))
+        result: RaceResult = decode(RaceResult, parse_json(kept))
     except (ValueError, MisfitError):  # of another version
         return ""
     return result.note()

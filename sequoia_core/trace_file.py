@@ -25,6 +25,7 @@ FORMAT = "sequoia-trace"
 VERSION = 2
 VERSIONS_READ = (1, 2)
 _NO_TREE = "has nodes that are no tree with a path"
+_MOST_STEPS = 1 << 31
 MOST_STEP_NODES = 4_096
 """Nodes of a step; several times what an engine drafts."""
 _LONGEST_HEADER = 1_000_000
@@ -195,10 +196,11 @@ def check_event(event: Entry) -> None:
     """
     if isinstance(event, Step):
         _check_step(event)
-    if isinstance(event, TextDelta) and any(
-        not 0 <= piece.rank <= MOST_STEP_NODES for piece in event.pieces
-    ):
-        raise MisfitError("has a piece without a rank")
+    if isinstance(event, TextDelta):
+        if not 0 <= event.step < _MOST_STEPS:
+            raise MisfitError("has a step out of range")
+        if any(not 0 <= piece.rank <= MOST_STEP_NODES for piece in event.pieces):
+            raise MisfitError("has a piece without a rank")
 
 
 def _check_step(step: Step) -> None:

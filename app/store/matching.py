@@ -36,8 +36,8 @@ class Term:
 
 
 def terms(query: str) -> tuple[Term, ...]:
-    """What a query asks for; empty where it asks for nothing."""
-    found: list[Term] = []
+    """What a query asks for, each thing once; empty where it asks for nothing."""
+    found: dict[Term, None] = {}
     for match in _TERM.finditer(well_formed(query)):
         text = (match.group(1) if match.group(2) is None else match.group(2)).strip()
         words = tuple(_WORD.findall(unicodedata.normalize("NFC", text)))
@@ -45,11 +45,11 @@ def terms(query: str) -> tuple[Term, ...]:
         if not exact:
             continue
         if not words or _UNSEGMENTED.search(text):
-            found.append(Term((), exact))
+            found[Term((), exact)] = None
         elif _WORD.sub("", exact).strip():
-            found.append(Term(words, exact))
+            found[Term(words, exact)] = None
         else:
-            found.append(Term(words))
+            found[Term(words)] = None
     return tuple(found)
 
 

@@ -54,7 +54,7 @@ steps = st.builds(
 events: st.SearchStrategy[Entry] = st.one_of(
     steps,
     st.builds(Asked, prompt=texts, id=texts),
-    st.builds(TextDelta, text=texts, pieces=st.lists(pieces).map(tuple)),
+    st.builds(TextDelta, step=st.integers(0, 99), text=texts, pieces=st.lists(pieces).map(tuple)),
     *(st.builds(kind) for kind in get_args(Event) if kind not in (Step, TextDelta)),
 )
 
