@@ -4,6 +4,7 @@ Owns the folders of themes and that they are watched, the keys in use, accessibl
 the screen, and what becomes of colours where there are few or none. Knows no screen.
 """
 
+import logging
 import time
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
@@ -12,11 +13,13 @@ from typing import ClassVar
 import platformdirs
 from textual import events
 from textual.binding import Binding, BindingType
+from textual.driver import Driver
 from textual.filter import LineFilter, NoColor
 from textual.theme import Theme
 
 from .accessible import ACCESSIBLE, PlainFrames
 from .copying_app import CopyingApp
+from .drivers import driver_for
 from .keys import Action, Keys, declared, remapped
 from .theming import (
     DEFAULT_THEME,
@@ -57,6 +60,22 @@ class BaseApp(CopyingApp):
         for theme in found.themes:
             self.register_theme(theme)
         self.use_accessible(False)
+
+    # The terminal, and errors that nobody foresaw
+
+    def get_driver_class(self) -> type[Driver]:
+        """Textual's choice, with an input that nothing ends."""
+        return driver_for(super().get_driver_class())
+
+    @property
+    def failure(self) -> Exception | None:
+        """What ended the app, to be raised by who ran it; None if nothing did."""
+        return self._exception
+
+    def _fatal_error(self) -> None:
+        """End in order; the traceback goes to the log and not onto the terminal."""
+        logging.getLogger("sequoia").error("unexpected", exc_info=self._exception)
+        self._close_messages_no_wait()
 
     # Colours
 

@@ -388,6 +388,15 @@ async def test_a_huge_paste_is_taken_whole() -> None:
         assert chat.prompt.size.height <= 10
 
 
+async def test_a_paste_that_is_no_message_is_refused_and_the_draft_stays() -> None:
+    async with driving() as chat:
+        await chat.pilot.press("a")
+        chat.prompt.post_message(Paste("x" * 1_000_001))
+        await chat.until(lambda: bool(chat.hint))
+        assert chat.prompt.text == "a"
+        assert "1,000,001 characters" in str(chat.hint)
+
+
 async def test_model_text_is_never_markup_nor_escapes() -> None:
     text = "[bold]x[/bold] \x1b[2J<script>alert</script> \x1b]8;;http://a\x07link [/] done."
     async with driving(replay(make_answer(text))) as chat:
