@@ -8,16 +8,20 @@ import logging
 import time
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import platformdirs
+from rich.console import RenderableType
 from textual import events
+from textual._compositor import CompositorUpdate
 from textual.binding import Binding, BindingType
 from textual.driver import Driver
 from textual.filter import LineFilter, NoColor
+from textual.screen import Screen
 from textual.theme import Theme
 
 from .accessible import ACCESSIBLE, PlainFrames
+from .columns import hold_columns
 from .copying_app import CopyingApp
 from .drivers import driver_for
 from .keys import Action, Keys, declared, remapped
@@ -71,6 +75,12 @@ class BaseApp(CopyingApp):
     def failure(self) -> Exception | None:
         """What ended the app, to be raised by who ran it; None if nothing did."""
         return self._exception
+
+    def _display(self, screen: Screen[Any], renderable: RenderableType | None) -> None:
+        """As the base class; frames stay in their columns."""
+        if isinstance(renderable, CompositorUpdate) and not self.is_headless:
+            hold_columns(renderable, self.console)
+        super()._display(screen, renderable)
 
     def _fatal_error(self) -> None:
         """End in order; the traceback goes to the log and not onto the terminal."""

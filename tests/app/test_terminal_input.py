@@ -4,7 +4,7 @@ import math
 from itertools import pairwise
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from textual import events
 from textual.message import Message
@@ -259,6 +259,7 @@ PIECES = st.one_of(
 )
 
 
+@settings(deadline=None)
 @given(st.lists(PIECES, max_size=12))
 def test_nothing_that_a_terminal_sends_ends_the_input_or_swallows_it(
     pieces: list[bytes | float],
@@ -269,6 +270,7 @@ def test_nothing_that_a_terminal_sends_ends_the_input_or_swallows_it(
     assert line.told[-1] == "ctrl+q"
 
 
+@settings(deadline=None)
 @given(st.lists(PIECES.filter(lambda piece: isinstance(piece, bytes)), max_size=6), st.data())
 def test_how_bytes_are_split_makes_no_difference(pieces: list[bytes], data: st.DataObject) -> None:
     whole = b"".join(pieces)

@@ -287,7 +287,8 @@ async def test_messages_that_a_page_never_sends_change_nothing(
     async with serving(command=command) as where, aiohttp.ClientSession() as session:
         browser = Browser(await session.ws_connect(where + "ws?width=110&height=40"))
         await browser.until("SmolLM2-135M-Instruct")
-        for side in ("x", None, -1, 0, 1e9, 10**9, [], {}, 2.5):
+        sides: tuple[object, ...] = ("x", None, -1, 0, 1e9, 10**9, [], {}, 2.5)
+        for side in sides:
             await browser.send("resize", {"width": side, "height": side})
         await browser.type("\x1b[<32;NaN;NaNM\x1b[48;9999;9999;0;0t\x1b[97;1:3u\x1b[1114112u")
         await browser.type("Why is the sky blue?\r")
