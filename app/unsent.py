@@ -5,6 +5,7 @@ Owns the file. A chat that a person leaves keeps nothing here.
 
 import os
 import sys
+from contextlib import suppress
 
 from .paths import data_folder
 from .visible import visible
@@ -21,14 +22,13 @@ def keep_unsent(text: str, *, record: bool) -> None:
     """
     if not text.strip():
         return
-    try:
-        if record:
+    told = f"this was not sent:\n{visible(text)}"
+    if record:
+        with suppress(OSError):
             _append(text)
-            sys.stderr.write("sequoia: what was not sent is in the prompt of the next chat\n")
-            return
-    except OSError:
-        pass
-    sys.stderr.write(f"sequoia: this was not sent:\n{visible(text)}\n")
+            told = "what was not sent is in the prompt of the next chat"
+    with suppress(OSError):  # the terminal may be gone
+        sys.stderr.write(f"sequoia: {told}\n")
 
 
 def take_unsent() -> str:

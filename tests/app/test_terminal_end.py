@@ -1,14 +1,19 @@
 """The chat on a real terminal: what is typed is kept whatever ends it, and exit codes say so."""
 
 import os
+import pty
 import signal
+import subprocess
 import sys
+import time
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
+from app.drivers import GONE
 from app.terminal import Terminal
+from app.unsent import keep_unsent, take_unsent
 
 PATIENCE = 30.0
 CHAT = """
@@ -82,3 +87,46 @@ def test_what_was_typed_outlives_the_chat(
         chat.type("\x11")
         assert chat.wait(PATIENCE) == 0
     assert not kept.exists()
+
+
+def test_what_was_typed_outlives_the_terminal(data: Path) -> None:
+    ours, theirs = pty.openpty()
+    environment = {"XDG_DATA_HOME": str(data), "PYTHONPATH": str(Path.cwd()), "TERM": "xterm"}
+    chat = subprocess.Popen(
+        (sys.executable, "-c", CHAT),
+        stdin=theirs, stdout=theirs, stderr=theirs, env=os.environ | environment,
+    )  # fmt: skip
+    os.close(theirs)
+    shown, typed = b"", False
+    deadline = time.monotonic() + PATIENCE
+    while b"draft" not in shown and time.monotonic() < deadline:
+        shown += os.read(ours, 65536)
+        if not typed and b"message, or" in shown:
+            typed = os.write(ours, b"my draft") > 0
+    os.close(ours)
+    assert chat.wait(PATIENCE) == GONE
+    assert (data / "sequoia" / "unsent.txt").read_text() == "my draft\n"
+
+
+def test_texts_of_several_chats_are_kept_and_taken_once(
+    data: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("XDG_DATA_HOME", str(data))
+    assert take_unsent() == ""
+    for text in ("one", "  ", "two\nlines \udc80"):
+        keep_unsent(text, record=True)
+    assert take_unsent() == "one\ntwo\nlines ?"
+    assert take_unsent() == ""
+
+
+@pytest.mark.parametrize("record", [True, False])
+def test_where_nothing_can_be_kept_the_text_is_printed(
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    record: bool,
+) -> None:
+    (tmp_path / "data").write_text("no folder" if record else "")
+    monkeypatch.setenv("XDG_DATA_HOME", str(tmp_path / "data"))
+    keep_unsent("my \x1b[31mdraft", record=record)
+    assert "this was not sent:\nmy ␛[31mdraft\n" in capsys.readouterr().err
