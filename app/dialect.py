@@ -13,24 +13,21 @@ from markdown_it.rules_inline import StateInline
 from markdown_it.rules_inline.escape import escape
 from markdown_it.token import Token
 
-_FORMULA = re.compile(
-    r"\\\(.+?\\\)"
-    r"|\\\[.+?\\\]"
-    r"|\$\$(?!\$).+?\$\$"
-    r"|\$(?![\s$])(?:\\[^\n]|\*(?!\*)|[^$\\\n`*])+?(?<!\s)\$(?![\w$])",
-    re.DOTALL,
-)
+_ENDS = {"\\(": "\\)", "\\[": "\\]", "$$": "$$"}
+"""Openings of formulas, and their ends."""
+_DOLLARS = re.compile(r"\$(?![\s$])(?:\\[^\n]|\*(?!\*)|[^$\\\n`*])+?(?<!\s)\$(?![\d$])")
 _ESCAPABLE = frozenset("*_`#~|<>+-.$\n")
 """What a backslash is taken from; before others it is TeX, or a path."""
-_FENCES = {"$$": "$$", "\\[": "\\]"}
-"""Openings of formulas of several lines, and their ends."""
 _DEEPEST = 30
 """Of nested blocks, a list being two; each takes frames of the interpreter's stack."""
-_TIMES = re.compile(
-    r"(?<=[0-9A-Za-z)\]])\*(?=[0-9A-Za-z])|(?<=[0-9)])\*(?=[(\\])"
-    r"|(?<=[0-9A-Za-z)\]])\*\*(?=[0-9])"
+_LITERAL = re.compile(
+    r"(?<=[0-9A-Za-z)\]])\*(?=[0-9A-Za-z])|(?<=[0-9)])\*(?=[(\\])"  # a*b
+    r"|(?<=[0-9A-Za-z)\]])\*\*(?=[0-9])"  # a**2
+    r"|(?<=[(\[{<,/\\'\"=:])[*_](?=[)\]}>,./\\'\"=:])"  # COUNT(*), src/*.py, Some(_)
+    r"|(?<=/)\*+(?=\s)|(?<=\s)\*+(?=/)"  # /* comment */
+    r"|\*{1,2}(?:kw)?args\b|__[a-z][a-z0-9_]*__"  # **kwargs, __init__
 )
-"""Asterisks that multiply."""
+"""Asterisks and underscores that emphasise nothing."""
 
 
 def markdown_parser() -> MarkdownIt:
@@ -41,7 +38,7 @@ def markdown_parser() -> MarkdownIt:
     parser.normalizeLink = str  # type: ignore[assignment,method-assign]  # as written
     parser.inline.ruler.before("escape", "formula", _formula)
     parser.inline.ruler.at("escape", _escape)
-    parser.inline.ruler.before("emphasis", "times", _times)
+    parser.inline.ruler.before("emphasis", "literal", _literal)
     parser.options["maxNesting"] = 2 * _DEEPEST
     parser.block.ruler.before("table", "deep", _deep)
     parser.block.ruler.before(
@@ -53,12 +50,19 @@ def markdown_parser() -> MarkdownIt:
 
 def _formula(state: StateInline, silent: bool) -> bool:
     """A formula within a line: text as it stands."""
-    found = _FORMULA.match(state.src, state.pos, state.posMax)
-    if found is None:
+    start = state.pos
+    closing = _ENDS.get(state.src[start : start + 2])
+    if closing is None:
+        found = _DOLLARS.match(state.src, start, state.posMax)
+        end = found.end() if found is not None else -1
+    else:
+        end = state.src.find(closing, start + 3, state.posMax)
+        end += 2 * (end > 0)
+    if end < 0:
         return False
     if not silent:
-        state.pending += found.group()
-    state.pos = found.end()
+        state.pending += state.src[start:end]
+    state.pos = end
     return True
 
 
@@ -76,9 +80,9 @@ def _escape(state: StateInline, silent: bool) -> bool:
     return True
 
 
-def _times(state: StateInline, silent: bool) -> bool:
-    """An asterisk between numbers or names is no emphasis."""
-    found = _TIMES.match(state.src, state.pos, state.posMax)
+def _literal(state: StateInline, silent: bool) -> bool:
+    """What CommonMark would take for emphasis, and models mean as it stands."""
+    found = _LITERAL.match(state.src, state.pos, state.posMax)
     if found is None:
         return False
     if not silent:
@@ -93,8 +97,8 @@ def _formula_block(state: StateBlock, start: int, end: int, silent: bool) -> boo
         return False
     line = _line(state, start)
     opening = line[:2]
-    closing = _FENCES.get(opening)
-    if closing is None or closing in line[2:] or line.startswith("$$$"):
+    closing = _ENDS.get(opening)
+    if closing is None or closing in line[2:] or line.startswith(("$$$", "\\(")):
         return False
     if silent:
         return True

@@ -34,20 +34,22 @@ def words(text: str, width: int = 60) -> str:
         r"a path C:\\dir\[new\] and \alpha",
         "2*3*4 = 24, a*b*c, x**2 + y**2, f(x)*g(x), 2*(3+4)*5",
         "costs $5 and $10 or 5$",
+        "the $n$th of $x_1 * y_1$ and $x_2$",
+        "COUNT(*) and SUM(*), src/*.py and test/*.py, a[*] and b[*], Some(_) and None(_)",
+        "f(*args, **kwargs), __init__.py, __name__ and /* c */",
         "&lt;b&gt; &amp; &nbsp; &copy; &#x202e; &#0;",
         "<think>so</think> <b>x</b> <br> <!-- c -->",
         "a footnote[^1] and [^2]",
         "[^1]: http://example.org",
         "[label]: http://example.org 'title'",
         "[text][label] and [other]",
-        "a [ ] b and snake_case_name and __init__.py",
+        "a [ ] b and snake_case_name",
         "#hashtag and #1",
         "1986",
     ],
 )
 def test_text_that_is_no_markup_stands_as_it_was_written(text: str) -> None:
-    shown = text if "__init__" not in text else text.replace("__init__.py", "init.py")
-    assert words(text) in (text, shown)
+    assert words(text) == text
 
 
 @pytest.mark.parametrize(
@@ -56,6 +58,7 @@ def test_text_that_is_no_markup_stands_as_it_was_written(text: str) -> None:
         (r"\*a\* \_b\_ \# \`c\` \| \~ 1\. \- \+ \$5", "*a* _b_ # `c` | ~ 1. - + $5"),
         ("**bold** *em* ~~gone~~ `code`", "bold em gone code"),
         ("这是**重点**内容", "这是重点内容"),
+        ("(**a**) *b*, __C d__ _e_ **$f** and **$g**", "(a) b, C d e $f and $g"),
         ('[a](http://x.org "why")', 'a (http://x.org "why")'),
         ("[a](http://x.org/ü_b)", "a (http://x.org/ü_b)"),
         ("<http://x.org>", "http://x.org"),
