@@ -6,6 +6,7 @@ Owns which characters are uncertain; what is drawn is others' choice.
 """
 
 import re
+import unicodedata
 from collections.abc import Callable, Iterator
 
 from rich.cells import cell_len, get_character_cell_size, split_graphemes
@@ -43,9 +44,28 @@ def hold_columns(update: CompositorUpdate, console: Console) -> None:
         update: what is about to be written.
         console: whose colours it is written in.
     """
-    for strip in _strips(update):
-        if strip._render_cache is None and UNCERTAIN.search(strip.text):
-            strip._render_cache = steady(strip, console._color_system or ColorSystem.TRUECOLOR)
+    colors = console._color_system or ColorSystem.TRUECOLOR
+    if isinstance(update, LayoutUpdate):
+        for line in update.strips:
+            for strip in line:
+                _hold(strip, colors)
+    elif isinstance(update, ChopsUpdate):
+        for at, (y, x1, x2) in enumerate(update.spans):
+            held = x2
+            for end, (x, strip) in zip(update.chop_ends[y], update.chops[y].items(), strict=False):
+                # cells that the terminal may have drawn elsewhere cannot be painted by themselves
+                if strip is not None and x < x2 and end > x1 and _hold(strip, colors):
+                    held = max(held, end)
+            update.spans[at] = y, x1, held
+
+
+def _hold(strip: Strip, colors: ColorSystem) -> bool:
+    """Prepare a line if it holds uncertain characters; whether it does."""
+    if UNCERTAIN.search(strip.text) is None:
+        return False
+    if strip._render_cache is None:
+        strip._render_cache = steady(strip, colors)
+    return True
 
 
 def steady(strip: Strip, colors: ColorSystem) -> str:
@@ -56,20 +76,6 @@ def steady(strip: Strip, colors: ColorSystem) -> str:
         colors: of the terminal.
     """
     return "".join(_Line(strip, colors).written())
-
-
-def _strips(update: CompositorUpdate) -> Iterator[Strip]:
-    """What will be rendered; Textual crops a line only where it is written."""
-    if isinstance(update, LayoutUpdate):
-        for line in update.strips:
-            yield from line
-    elif isinstance(update, ChopsUpdate):
-        for y, x1, x2 in update.spans:
-            for end, (x, strip) in zip(update.chop_ends[y], update.chops[y].items(), strict=False):
-                if strip is None or x > x2 or end <= x1:
-                    continue
-                whole = x1 <= x < x2 and end <= x2
-                yield strip if whole else strip.crop(0, min(end, x2) - x)
 
 
 class _Line:
@@ -84,18 +90,34 @@ class _Line:
     def written(self) -> Iterator[str]:
         """Escape sequences and text."""
         at = 0
-        for found in _STRETCH.finditer(self._text):
-            if UNCERTAIN.search(found[1]):
-                yield self._render(self._cut(at, found.start()))
-                room = self._cells - _width(self._cut(0, found.start()))
-                text, gap = self._cut(*found.span(1)), self._cut(*found.span(2))
-                if sum(map(_most, found[1])) <= room:
-                    yield self._anchored(text, gap)
-                else:
-                    yield from self._one_by_one(text, room)
-                    yield self._render(gap)
-                at = found.end()
+        for start, end, after in self._stretches():
+            yield self._render(self._cut(at, start))
+            room = self._cells - _width(self._cut(0, start))
+            text, gap = self._cut(start, end), self._cut(end, after)
+            if sum(map(_most, self._text[start:end])) <= room:
+                yield self._anchored(text, gap)
+            else:
+                yield from self._one_by_one(text, room)
+                yield self._render(gap)
+            at = after
         yield self._render(self._cut(at, len(self._text)))
+
+    def _stretches(self) -> Iterator[tuple[int, int, int]]:
+        """Where uncertain text begins and ends, and where the gap behind it ends.
+
+        A gap that is too small to run into is text too, unless a frame stands behind it.
+        """
+        begun: int | None = None
+        for found in _STRETCH.finditer(self._text):
+            if begun is None and UNCERTAIN.search(found[1]) is None:
+                continue
+            begun = found.start() if begun is None else begun
+            runs_over = sum(map(_most, self._text[begun : found.end(1)]))
+            runs_over -= _width(self._cut(begun, found.end(1)))
+            framed = _STRETCH.match(self._text, found.end()) is None
+            if framed or len(found[2]) >= runs_over:
+                yield begun, *found.span(2)
+                begun = None
 
     def _one_by_one(self, text: list[Piece], room: int) -> Iterator[str]:
         """Text that could run into what stands beside the line: each character in its place."""
@@ -140,4 +162,6 @@ def _most(character: str) -> int:
     """The most cells that a terminal gives to a character."""
     if UNCERTAIN.match(character) is None:
         return get_character_cell_size(character)
+    if unicodedata.category(character) in ("Mn", "Me") and character != "\ufe0f":
+        return 0
     return 2 if ord(character) >= _WIDE_FROM else max(1, get_character_cell_size(character))

@@ -16,6 +16,8 @@ from textual._keyboard_protocol import FUNCTIONAL_KEYS
 from textual._xterm_parser import XTermParser
 from textual.message import Message
 
+from .visible import visible
+
 SEQUENCE_SECONDS = 1.0
 """For how long the rest of an escape sequence, or of a character, is waited for."""
 PASTE_SECONDS = 1.0
@@ -26,7 +28,7 @@ KEY_SECONDS = 0.3
 _ESC = "\x1b"
 _PASTE, _PASTE_END = "\x1b[200~", "\x1b[201~"
 _FOCUS = ("\x1b[I", "\x1b[O")
-_LONGEST = 65536
+_LONGEST = 1 << 20
 """Characters of an escape sequence."""
 _LONGEST_SIDE = 3000
 """Columns and rows of a screen that are believed."""
@@ -180,6 +182,8 @@ class TerminalInput:
 
     def _pasted(self, parts: Iterable[str]) -> list[Message]:
         text = "".join(parts).replace(_PASTE, "").replace("\x00", "")
+        # Textual's one-line inputs write an escape sequence to the terminal as it is
+        text = visible(text.replace("\r\n", "\n").replace("\r", "\n"))
         return [events.Paste(text)] if text else []
 
 

@@ -101,6 +101,8 @@ def broad(character: str) -> int:
     """A terminal that draws each part of a sequence by itself."""
     if UNCERTAIN.match(character) is None:
         return get_character_cell_size(character)
+    if unicodedata.category(character) in ("Mn", "Me") and character != "\ufe0f":
+        return 0
     return 2 if ord(character) >= 0x1F000 else 1
 
 
@@ -117,6 +119,15 @@ def test_what_stands_behind_a_cluster_stays_in_its_column(
     assert screen.frames == [0, strip.cell_length - 1]
     assert screen.row[-4:] == ["?"] * 4
     assert "?" not in screen.row[:-4]  # nothing is left of what was there before
+    assert "b" in screen.row
+
+
+@pytest.mark.parametrize("width", WIDTHS)
+def test_blanks_between_words_are_no_columns(width: Callable[[str], int]) -> None:
+    strip = line("│ ", "या" * 4 + "  b", " " * 20, "│")
+    screen = shown(strip, width)
+    assert screen.frames == [0, strip.cell_length - 1]
+    assert "".join(screen.row).count("य") == 4
     assert "b" in screen.row
 
 
@@ -145,14 +156,24 @@ def test_a_line_without_uncertain_characters_is_left_to_textual() -> None:
     assert odd._render_cache == steady(odd, ColorSystem.TRUECOLOR)
 
 
-@pytest.mark.parametrize("end", [12, 40])
-def test_parts_of_a_picture_are_held_too_when_they_are_cut(end: int) -> None:
+@pytest.mark.parametrize("span", [(0, 12), (5, 6), (0, 40)])
+def test_a_line_with_uncertain_characters_is_painted_whole(span: tuple[int, int]) -> None:
     strip = line("│ odd ❤\ufe0f ", "text and more of it", " │")
-    update = ChopsUpdate([{0: strip}], [(0, 0, end)], [[strip.cell_length]])
+    beside = line("another widget")
+    ends = [strip.cell_length, strip.cell_length + beside.cell_length]
+    update = ChopsUpdate([{0: strip, ends[0]: beside}], [(0, *span)], [ends])
     console = Console(color_system="truecolor", force_terminal=True)
     hold_columns(update, console)
-    written = update.render_segments(console).partition("H")[2]
-    assert written == steady(strip.crop(0, end), ColorSystem.TRUECOLOR)
+    written = update.render_segments(console)
+    assert steady(strip, ColorSystem.TRUECOLOR) in written
+    assert ("another" in written) == (span[1] > ends[0])
+
+
+def test_parts_of_other_lines_are_painted_as_before() -> None:
+    strip = line("│ plain ", "text and more of it", " │")
+    update = ChopsUpdate([{0: strip}], [(0, 5, 6)], [[strip.cell_length]])
+    hold_columns(update, Console(color_system="truecolor", force_terminal=True))
+    assert update.spans == [(0, 5, 6)]
 
 
 def test_uncertain_are_all_whose_width_changed_or_depends_on_others() -> None:

@@ -227,13 +227,13 @@ def test_a_paste_without_an_end_swallows_no_key(
 
 def test_what_a_slow_line_brings_late_of_a_paste_is_not_read_as_keys_that_send() -> None:
     told = sent(START + b"one\r", 3.0, b"two\rthree\r" + END, b"x")
-    assert told == ["paste 'one\\r'", "paste 'two\\rthree\\r'", "x"]
+    assert told == ["paste 'one\\n'", "paste 'two\\nthree\\n'", "x"]
 
 
-def test_what_a_paste_holds_is_its_text_but_for_nul_and_marks_of_its_own() -> None:
+def test_what_a_paste_holds_is_its_text_made_visible_without_nul_and_its_own_marks() -> None:
     inside = b"a\x00b\x1b[31mc\x1b[Ad\x1b]0;t\x07" + START + b"e\xff"
     assert sent(START + inside + END, b"f") == [
-        "paste 'ab\\x1b[31mc\\x1b[Ad\\x1b]0;t\\x07e�'",
+        "paste 'ab␛[31mc␛[Ad␛]0;t␇e�'",
         "f",
     ]
     assert sent(END, START + END, b"f") == ["f"]
