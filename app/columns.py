@@ -47,8 +47,8 @@ def hold_columns(update: CompositorUpdate, console: Console) -> None:
     colors = console._color_system or ColorSystem.TRUECOLOR
     if isinstance(update, LayoutUpdate):
         for line in update.strips:
-            for strip in line:
-                _hold(strip, colors)
+            for whole in line:
+                _hold(whole, colors)
     elif isinstance(update, ChopsUpdate):
         for at, (y, x1, x2) in enumerate(update.spans):
             held = x2
