@@ -34,6 +34,7 @@ from .screens.branching import BRANCH_COMMANDS
 from .screens.chat import ChatScreen
 from .screens.preferring import follow_keys
 from .slash import SlashError
+from .unsent import TOLD
 from .visible import visible
 
 __all__ = ["ChatSettings", "SequoiaApp"]
@@ -53,6 +54,7 @@ class SequoiaApp(BaseApp):
         settings: what the chat begins with.
         recorder: told everything that happens in the chat; it is closed with the app.
         preferences: where changed settings are kept.
+        unsent: what the prompt holds at first.
     """
 
     TITLE = "Sequoia"
@@ -64,8 +66,10 @@ class SequoiaApp(BaseApp):
         settings: ChatSettings,
         recorder: Recorder | None = None,
         preferences: Preferences | None = None,
+        unsent: str = "",
     ) -> None:
         super().__init__()
+        self._unsent = unsent
         self.preferences = preferences or Preferences()
         self._decoder = Decoder(engine_factory)
         self.rests = Rests()
@@ -93,6 +97,9 @@ class SequoiaApp(BaseApp):
         themes = [*self.theme_problems, *([self._no_theme] if self._no_theme else [])]
         for problem in (*themes, *self.key_problems):
             self.chat.note(problem, error=True)
+        if self._unsent:
+            self.chat.prompt.put(self._unsent)
+            self.chat.prompt.hint(TOLD)
         self.watch_themes()
 
     async def on_event(self, event: events.Event) -> None:
@@ -121,6 +128,12 @@ class SequoiaApp(BaseApp):
         if self._log_handler is not None:
             logging.getLogger("sequoia").removeHandler(self._log_handler)
             self._log_handler.close()
+
+    @property
+    def unsent(self) -> str:
+        """What was typed and not sent, also what waits for the editing of a message to end."""
+        typed = (self.chat.branching.waiting, self.chat.prompt.text)
+        return "\n".join(text for text in typed if text.strip())
 
     @property
     def decoder(self) -> Decoder:

@@ -4,21 +4,28 @@ Owns the folders of themes and that they are watched, the keys in use, accessibl
 the screen, and what becomes of colours where there are few or none. Knows no screen.
 """
 
+import logging
 import time
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import platformdirs
+from rich.console import RenderableType
 from textual import events
+from textual._compositor import CompositorUpdate
 from textual.binding import Binding, BindingType
+from textual.driver import Driver
 from textual.filter import LineFilter, NoColor
+from textual.screen import Screen
 from textual.theme import Theme
 
 from sequoia_core.files import write_whole
 
 from .accessible import ACCESSIBLE, PlainFrames
+from .columns import hold_columns
 from .copying_app import CopyingApp
+from .drivers import driver_for
 from .keys import Action, Keys, declared, remapped
 from .svg import with_local_fonts
 from .theming import (
@@ -60,6 +67,28 @@ class BaseApp(CopyingApp):
         for theme in found.themes:
             self.register_theme(theme)
         self.use_accessible(False)
+
+    # The terminal, and errors that nobody foresaw
+
+    def get_driver_class(self) -> type[Driver]:
+        """Textual's choice, with an input that nothing ends."""
+        return driver_for(super().get_driver_class())
+
+    @property
+    def failure(self) -> Exception | None:
+        """What ended the app, to be raised by who ran it; None if nothing did."""
+        return self._exception
+
+    def _display(self, screen: Screen[Any], renderable: RenderableType | None) -> None:
+        """As the base class; frames stay in their columns."""
+        if isinstance(renderable, CompositorUpdate) and not self.is_headless:
+            hold_columns(renderable, self.console)
+        super()._display(screen, renderable)
+
+    def _fatal_error(self) -> None:
+        """End in order; the traceback goes to the log and not onto the terminal."""
+        logging.getLogger("sequoia").error("unexpected", exc_info=self._exception)
+        self._close_messages_no_wait()
 
     # Colours
 

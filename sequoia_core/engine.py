@@ -250,7 +250,7 @@ class Engine:
             if advice is not None and not narrowed:
                 tree, chosen = as_chosen(self.tree_choice.mode, advice)
                 yield self._told_of_lookup(chosen)
-        if rest := text.flush():
+        if rest := text.flush(cut_off=finish is not FinishReason.STOP):
             yield TextDelta(totals.steps, rest, (Piece(rest, rank),))
         yield Finished(finish, totals)
 

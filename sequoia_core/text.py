@@ -56,12 +56,18 @@ class TextStream:
         self._read = len(self._window)
         return self._release(now[len(before) :])
 
-    def flush(self) -> str:
-        """What is still held back when the answer ends."""
+    def flush(self, *, cut_off: bool = False) -> str:
+        """What is still held back when the answer ends.
+
+        Args:
+            cut_off: the model did not end it: an incomplete character at its end is left out.
+        """
         if self.stopped:
             return ""
         before = self._codec.decode(self._window[: self._read])
         rest = self._codec.decode(self._window)[len(before) :]
+        if cut_off:
+            rest = rest.rstrip(REPLACEMENT)
         text = self._release(rest) + self._held
         self._window, self._read, self._held = [], 0, ""
         return text

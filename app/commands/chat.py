@@ -36,22 +36,29 @@ def open_chat(flags: Mapping[str, Any]) -> None:
         from ..app import SequoiaApp
         from ..preferences import Preferences
     from ..store.recorder import open_record
+    from ..unsent import keep_unsent, take_unsent
 
     recorder = open_record(record_file(), record=settings.record)
     try:
         screen = SequoiaApp(
             lambda progress: launch.build_chat(settings, progress, insight=settings.insight),
-            chat_settings, recorder, Preferences(flags),
+            chat_settings, recorder, Preferences(flags), take_unsent() if settings.record else "",
         )  # fmt: skip
         screen.run()
     finally:
         recorder.close()
     if recorder.unsaved:
         sys.stderr.write(f"sequoia: {recorder.unsaved}\n")
+    if screen.return_code:
+        keep_unsent(screen.unsent, record=settings.record)
     if screen.decoder.alive:
         # it is deep in a forward that outlasted the join; unwinding the interpreter under it aborts
+        if screen.failure is not None:
+            sys.stderr.write(f"sequoia: unexpected {screen.failure!r}\n")
         sys.stdout.flush()
         sys.stderr.flush()
         os._exit(screen.return_code or 0)
+    if screen.failure is not None:
+        raise screen.failure
     if screen.return_code:
         raise typer.Exit(screen.return_code)

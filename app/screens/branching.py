@@ -166,6 +166,11 @@ class Branching:
             return
         self._show_editing(editing)
 
+    @property
+    def waiting(self) -> str:
+        """What was being typed before a message is edited; "" while none is."""
+        return self._editing.draft if self._editing is not None else ""
+
     def leave_editing(self) -> None:
         """Back to what was being typed before."""
         editing, self._editing = self._editing, None

@@ -16,6 +16,8 @@ from textual.widgets import TextArea
 from ..keys import Keys
 from ..visible import visible
 
+MOST_PASTED = 1_000_000
+"""Characters; more are no message, and each key behind them would take seconds."""
 _FENCE = '"""'
 _WALKS = {
     "chat.step_before": "back",
@@ -183,7 +185,10 @@ class Prompt(TextArea):
         event.stop()
         event.prevent_default()
         text = event.text.replace("\r\n", "\n").replace("\r", "\n")
-        self.write(visible(text))
+        if len(text) > MOST_PASTED:
+            self.hint(f"{len(text):,} characters: the prompt takes {MOST_PASTED:,} at once")
+        else:
+            self.write(visible(text))
 
     def action_cursor_up(self, select: bool = False) -> None:
         """Up on the first line is the message before."""

@@ -8,8 +8,8 @@ from pathlib import Path
 
 import pytest
 from textual.events import Key, Paste
-from textual.geometry import Size
-from textual.selection import SELECT_ALL
+from textual.geometry import Offset, Region, Size
+from textual.selection import SELECT_ALL, Selection
 
 from app.app import ChatSettings, SequoiaApp
 from app.messages import LoadProgress, SystemRefused
@@ -86,6 +86,52 @@ async def test_what_is_selected_in_the_chat_is_copied_from_the_prompt() -> None:
         chat.app.chat.selections = {chat.app.chat.query_one(Transcript): SELECT_ALL}
         await chat.pilot.press("ctrl+c")
         assert "because of Rayleigh scattering." in chat.app.clipboard
+
+
+@pytest.mark.parametrize("look", ["sequoia", "sequoia-light", "terminal", "no colour"])
+async def test_what_is_selected_in_the_chat_looks_selected(
+    monkeypatch: pytest.MonkeyPatch, look: str
+) -> None:
+    if look == "no colour":
+        monkeypatch.setenv("NO_COLOR", "1")
+    async with driving(settings=ChatSettings(theme=look)) as chat:
+        await chat.ask()
+        transcript = chat.app.chat.query_one(Transcript)
+        whole = Region(0, 0, transcript.outer_size.width, transcript.outer_size.height)
+        strips = transcript.render_lines(whole)
+        row = next(at for at, strip in enumerate(strips) if "Rayleigh" in strip.text)
+        first = transcript.scroll_offset.y + row - transcript.gutter.top
+        chat.app.chat.selections = {transcript: Selection(Offset(0, first), Offset(8, first))}
+        await chat.pilot.pause()
+        marked = transcript.render_lines(whole)[row]
+        assert marked.text == strips[row].text
+        looks = [style for text, style, _ in marked for _ in text]
+        before = [style for text, style, _ in strips[row] for _ in text]
+        left = transcript.gutter.left
+        same = [look == old for look, old in zip(looks, before, strict=True)]
+        assert same == [not left <= at < left + 8 for at in range(len(same))]
+        chosen = {(style.bgcolor, style.reverse) for style in looks[left : left + 8] if style}
+        assert len(chosen) == 1
+        colors = [(style.color, style.bgcolor) for style in looks if style]
+        assert not [ink for ink, ground in colors if ink == ground and ink and not ink.is_default]
+        assert chosen.isdisjoint((style.bgcolor, style.reverse) for style in before if style)
+
+
+async def test_without_colour_only_the_token_of_a_rejected_node_is_struck_out(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setenv("NO_COLOR", "1")
+    async with driving(size=(160, 50)) as chat:
+        await chat.ask()
+        await chat.pilot.press("left_square_bracket", "left_square_bracket")
+        whole = Region(0, 0, chat.tree.outer_size.width, chat.tree.outer_size.height)
+        struck = []
+        for strip in chat.tree.render_lines(whole):
+            parts = [text for text, style, _ in strip if style and style.strike]
+            assert bool(parts) == ("✘" in strip.text)
+            struck += parts
+        assert struck
+        assert all(text == text.strip() and text.startswith('"') for text in struck)
 
 
 @pytest.mark.parametrize("part", ["transcript", "tree"])
@@ -386,6 +432,15 @@ async def test_a_huge_paste_is_taken_whole() -> None:
         await chat.until(lambda: bool(chat.prompt.text))
         assert chat.prompt.text == text
         assert chat.prompt.size.height <= 10
+
+
+async def test_a_paste_that_is_no_message_is_refused_and_the_draft_stays() -> None:
+    async with driving() as chat:
+        await chat.pilot.press("a")
+        chat.prompt.post_message(Paste("x" * 1_000_001))
+        await chat.until(lambda: bool(chat.hint))
+        assert chat.prompt.text == "a"
+        assert "1,000,001 characters" in str(chat.hint)
 
 
 async def test_model_text_is_never_markup_nor_escapes() -> None:

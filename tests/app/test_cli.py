@@ -273,10 +273,11 @@ class FakeScreen:
 
     opened: list["FakeScreen"] = []  # noqa: RUF012 a log, reset by the fixture
     return_code = 0
+    failure, unsent = None, ""
     decoder = SimpleNamespace(alive=False)
 
     def __init__(
-        self, engine_factory: Any, settings: ChatSettings, recorder: Any, preferences: Any
+        self, engine_factory: Any, settings: ChatSettings, recorder: Any, *_: object
     ) -> None:
         self.engine_factory, self.settings = engine_factory, settings
         self.recorder = recorder

@@ -255,6 +255,9 @@ class Browser:
             kind = (await asyncio.wait_for(self._socket.receive(), PATIENCE)).type
         assert kind is WSMsgType.CLOSE
 
+    async def close(self) -> None:
+        await self._socket.close()
+
     async def type(self, text: str) -> None:
         await self._socket.send_json(["stdin", text])
 
@@ -275,6 +278,29 @@ async def test_a_window_chats_resizes_and_ends(engine_path: Path) -> None:
         await browser.type("\x11")  # Ctrl+Q
         await browser.until_closed()
         await until(lambda: children() == before)
+
+
+async def test_messages_that_a_page_never_sends_change_nothing(
+    engine_path: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("XDG_DATA_HOME", str(tmp_path / "data"))
+    before = children()
+    command = window_command(engine_path, {})
+    async with serving(command=command) as where, aiohttp.ClientSession() as session:
+        browser = Browser(await session.ws_connect(where + "ws?width=110&height=40"))
+        await browser.until("SmolLM2-135M-Instruct")
+        sides: tuple[object, ...] = ("x", None, -1, 0, 1e9, 10**9, [], {}, 2.5)
+        for side in sides:
+            await browser.send("resize", {"width": side, "height": side})
+        await browser.type("\x1b[<32;NaN;NaNM\x1b[48;9999;9999;0;0t\x1b[97;1:3u\x1b[1114112u")
+        await browser.type("Why is the sky blue?\r")
+        await browser.until("Rayleigh")
+        await browser.type("my draft")
+        await browser.until("draft")
+        await browser.close()
+        await until(lambda: children() == before)
+        browser = Browser(await session.ws_connect(where + "ws?width=110&height=40"))
+        await browser.until("my draft")
 
 
 @pytest.mark.parametrize("records", [True, False])
