@@ -1,8 +1,8 @@
 """Several turns with one pair: the token ledger, the context window and what may be forgotten.
 
-Owns which tokens the next prompt consists of. The KV cache is reused because the ledger is only
-ever extended; the engine finds the common prefix. Knows nothing of trees beyond passing the choice
-on.
+Owns which turns the next prompt follows. The chat template makes the prompt's tokens of them, and
+the engine reuses the KV of the longest common prefix. Knows nothing of trees beyond passing the
+choice on.
 """
 
 from __future__ import annotations
@@ -65,13 +65,13 @@ class Conversation:
         from sequoia_core.measure.tuning import Tuner
 
         self._pair = pair
-        self._codec = TokenizerCodec(pair.tokenizer)
+        self._codec = TokenizerCodec(pair.tokenizer, pair.eos_token_ids)
         self._tuner = Tuner(pair)
         self._engine = Engine.of(pair, self._tuner)
         self._engine.tree_choice = tree_choice or TreeChoice()
         self._engine.insight = insight
         self._warned_of_precision = False
-        self._template = ChatTemplate(pair.tokenizer, system_prompt)
+        self._template = ChatTemplate(pair.tokenizer, system_prompt, pair.eos_token_ids)
         self.clear()
 
     @property
@@ -107,7 +107,7 @@ class Conversation:
     def restore(self, turns: Sequence[Turn]) -> None:
         """Go on from exactly these turns; see `protocols.ChatEngine.restore`."""
         restored = [self._recognized(turn) for turn in turns]
-        ids = self._template.ledger(restored, self._pair.eos_token_ids)
+        ids = self._template.ledger(restored)
         self._answering = None
         self._turns, self._ids = restored, ids
 
@@ -118,7 +118,7 @@ class Conversation:
             ParameterError: the template takes none.
             ContextFullError: it leaves no room for a message.
         """
-        template = ChatTemplate(self._pair.tokenizer, system_prompt)
+        template = ChatTemplate(self._pair.tokenizer, system_prompt, self._pair.eos_token_ids)
         tokens, window = len(template.whole((), "?")), self._engine.context_window
         if tokens >= window:
             raise ContextFullError(
@@ -227,7 +227,8 @@ class Conversation:
         """The turns that fit before this prompt, and all ids up to where its answer begins."""
         window = self._engine.context_window
         room = min(params.max_new_tokens, window // ANSWER_SHARE)
-        turns, ids = list(self._turns), self._extended(prompt)
+        turns = list(self._turns)
+        ids = self._template.whole(turns, prompt)
         if turns and len(ids) + room > window:
 
             def fits(dropped: int) -> bool:
@@ -242,16 +243,6 @@ class Conversation:
                 f"holds {window}; shorten it"
             )
         return turns, ids
-
-    def _extended(self, prompt: str) -> list[int]:
-        """The ledger with the last answer closed and the prompt added."""
-        added = self._template.continuing(self._turns, prompt) if self._turns else None
-        if added is None:
-            return self._template.whole(self._turns, prompt)
-        ids = list(self._ids)
-        if ids[-1] in self._pair.eos_token_ids:
-            ids.pop()  # the template's own closing begins with it, or takes its place
-        return [*ids, *added]
 
     @property
     def _rounds(self) -> bool:

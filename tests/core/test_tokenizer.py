@@ -12,15 +12,16 @@ import transformers
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from sequoia_core.chat_template import ChatTemplate
 from sequoia_core.errors import ModelLoadError, TokenizerMismatchError
+from sequoia_core.model.gguf import open_gguf
 from sequoia_core.model.tokenizer import (
     assert_same_tokenizer,
+    gguf_tokenizer,
     has_tokenizer,
-    load_gguf_tokenizer,
     load_tokenizer,
     save_tokenizer,
     stated_eos_ids,
-    turn_closing_id,
 )
 from tests.core.checkpoints import CHAT_TEMPLATE, save_gguf, tiny_llama, tiny_tokenizer
 
@@ -30,11 +31,15 @@ LLAMA3_TEMPLATE = (
 )
 
 
+def read_gguf(file: Path, **entries: Any) -> Any:
+    """The tokenizer of a tiny model's GGUF file, written with these entries."""
+    save_gguf(file, tiny_llama(), **entries)
+    return gguf_tokenizer(open_gguf(file).tokenizer, str(file))
+
+
 @pytest.fixture(scope="module")
 def from_gguf(tmp_path_factory: pytest.TempPathFactory) -> Any:
-    file = tmp_path_factory.mktemp("tokenizer") / "model.gguf"
-    save_gguf(file, tiny_llama())
-    return load_gguf_tokenizer(file, "smollm")
+    return read_gguf(tmp_path_factory.mktemp("tokenizer") / "model.gguf")
 
 
 @given(text=st.text(alphabet="AZaz019 \n", max_size=40))
@@ -53,9 +58,8 @@ def test_digits_are_split_off_before_white_space_is_joined(from_gguf: Any, text:
 
 
 def test_the_digit_rule_changes_ids_where_spaces_precede_a_digit(tmp_path: Path) -> None:
-    save_gguf(tmp_path / "model.gguf", tiny_llama())
     split, joined = (
-        load_gguf_tokenizer(tmp_path / "model.gguf", pre).tokenize("A  1")
+        read_gguf(tmp_path / "model.gguf", tokenizer__ggml__pre=pre).tokenize("A  1")
         for pre in ("smollm", "gpt-2")
     )
     assert split == ["A", "ĠĠ", "1"]
@@ -139,9 +143,8 @@ def test_a_damaged_tokenizer_is_one_line(file: str, content: str, tmp_path: Path
 
 
 def test_a_gguf_file_without_tokenizer_is_one_line(tmp_path: Path) -> None:
-    save_gguf(tmp_path / "model.gguf", tiny_llama(), tokenizer__ggml__tokens=None)
     with pytest.raises(ModelLoadError, match=r"model\.gguf: the tokenizer cannot be read"):
-        load_gguf_tokenizer(tmp_path / "model.gguf", None)
+        read_gguf(tmp_path / "model.gguf", tokenizer__ggml__tokens=None)
 
 
 @pytest.mark.parametrize(
@@ -184,7 +187,7 @@ def test_the_turn_closing_token_is_read_off_the_template(
         {"additional_special_tokens": ["<|start_header_id|>", "<|end_header_id|>", "<|eot_id|>"]}
     )
     tokenizer.chat_template = template
-    found = turn_closing_id(tokenizer)
+    found = ChatTemplate(tokenizer, None).closing_id()
     assert found == (None if closing is None else tokenizer.convert_tokens_to_ids(closing))
 
 
