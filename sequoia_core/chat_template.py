@@ -24,6 +24,9 @@ _ANCHOR = "\n"
 _SENTINEL = "\N{SYMBOL FOR RECORD SEPARATOR}answer\N{SYMBOL FOR RECORD SEPARATOR}"
 """Stands for an answer in a rendered template; no template strips or quotes it."""
 
+_HALF_CHARACTER = re.compile("[\ud800-\udfff]")
+"""A surrogate: what input that is no UTF-8 becomes, and no tokenizer reads."""
+
 _MARKUP = re.compile(r"<.+>|\[.+\]")
 """A token that looks like this right after an answer ends it, also where nothing marks it so."""
 
@@ -171,7 +174,7 @@ class ChatTemplate:
         return [*parts, (before,)]
 
     def _own_ids(self, turn: Turn, answer: str) -> tuple[list[int], str]:
-        """As many of an answer's own ids as read like its rendered text, and the text after them."""
+        """As many of an answer's own ids as read like its rendered text, and the text left."""
         ids = list(turn.answer_ids)
         if ids and ids[-1] in self._eos_token_ids:
             ids.pop()
@@ -243,13 +246,13 @@ class ChatTemplate:
         return self._ids(_ANCHOR)
 
     def _ids(self, text: str) -> list[int]:
+        half = _HALF_CHARACTER.search(text)
+        if half is not None:
+            raise ParameterError(
+                f"the text holds U+{ord(half[0]):04X}, which is half a character; take it out"
+            )
         try:
             return list(self._tokenizer.encode(text, add_special_tokens=False))
-        except UnicodeEncodeError as error:
-            raise ParameterError(
-                f"the text holds U+{ord(text[error.start]):04X}, which is half a character; take "
-                "it out"
-            ) from None
         except Exception as error:  # the tokenizers library raises bare Exception
             reason = " ".join(str(error).split())
             raise ParameterError(f"the model's tokenizer cannot read this text: {reason}") from None

@@ -14,6 +14,7 @@ import signal
 import subprocess
 import sys
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
 from threading import Lock
 from time import monotonic
@@ -134,10 +135,8 @@ class TemplateRenderer:
             return None
         for pipe in (process.stdin, process.stdout):
             if pipe is not None:
-                try:
+                with suppress(OSError):  # what was not sent is lost with the process
                     pipe.close()
-                except OSError:
-                    pass  # what was not sent is lost with the process
         try:
             return process.wait(timeout=1.0)
         except subprocess.TimeoutExpired:

@@ -25,8 +25,8 @@ from sequoia_core.model.config import ModelConfig
 from sequoia_core.model.convert_cache import ConvertCache, file_digests
 from sequoia_core.model.device import dtype_name
 from sequoia_core.model.tokenizer import (
-    has_tokenizer,
     gguf_tokenizer,
+    has_tokenizer,
     load_tokenizer,
     save_tokenizer,
     stated_eos_ids,

@@ -17,6 +17,8 @@ from sequoia_core.errors import ModelLoadError
 
 if TYPE_CHECKING:
     from tokenizers import AddedToken, Tokenizer
+    from tokenizers.decoders import Decoder
+    from tokenizers.normalizers import Normalizer
 
 SPACE = "\N{LOWER ONE EIGHTH BLOCK}"
 
@@ -94,9 +96,9 @@ class SentencePieces:
             ModelLoadError: its kind or one of its rules is not supported.
             Exception: the file is damaged.
         """
-        from sentencepiece import sentencepiece_model_pb2
+        from sentencepiece import sentencepiece_model_pb2 as protobuf
 
-        model = sentencepiece_model_pb2.ModelProto()
+        model = protobuf.ModelProto()  # type: ignore[attr-defined]  # made when it is imported
         model.ParseFromString(file.read_bytes())
         training, rules = model.trainer_spec, model.normalizer_spec
         if training.model_type != training.BPE:
@@ -122,7 +124,7 @@ class SentencePieces:
         from tokenizers import Tokenizer, models, pre_tokenizers
 
         vocab = {piece.text: token for token, piece in enumerate(self.pieces)}
-        merges = self._merges_by_score(vocab) if self.merges is None else list(self.merges)
+        merges = self._merges_by_score() if self.merges is None else list(self.merges)
         unknown = [piece.text for piece in self.pieces if piece.type is PieceType.UNKNOWN]
         backend = Tokenizer(
             models.BPE(
@@ -142,10 +144,10 @@ class SentencePieces:
         backend.add_tokens([each for piece in self.pieces if (each := piece.added())])
         return backend
 
-    def _normalizer(self) -> object | None:
+    def _normalizer(self) -> Normalizer | None:
         from tokenizers import Regex, normalizers
 
-        steps: list[object] = []
+        steps: list[Normalizer] = []
         if self.charsmap:
             steps.append(normalizers.Precompiled(self.charsmap))
         if self.squeeze:
@@ -155,7 +157,7 @@ class SentencePieces:
             steps.append(normalizers.Replace(" ", SPACE))
         return normalizers.Sequence(steps) if steps else None
 
-    def _decoder(self) -> object:
+    def _decoder(self) -> Decoder:
         from tokenizers import decoders
 
         steps = [decoders.Replace(SPACE, " "), decoders.ByteFallback(), decoders.Fuse()]
@@ -163,7 +165,7 @@ class SentencePieces:
             [*steps, decoders.Strip(" ", 1, 0)] if self.space_prefix else steps
         )
 
-    def _merges_by_score(self, vocab: dict[str, int]) -> list[tuple[str, str]]:
+    def _merges_by_score(self) -> list[tuple[str, str]]:
         """All pairs of pieces that make a piece; those of the highest score come first."""
         merged = {piece.text for piece in self.pieces if piece.type in MERGED}
         scores: dict[float, str] = {}

@@ -235,7 +235,7 @@ def _add_tokens(backend: Tokenizer, stated: Mapping[int, AddedToken]) -> None:
             backend.add_tokens([added])
         if (found := backend.token_to_id(added.content)) != token:
             raise ModelLoadError(
-                f"{added.content!r} is stated as token {token}, but the vocabulary has it as {found}"
+                f"{added.content!r} is stated as token {token}, but the vocabulary has {found}"
             )
 
 
