@@ -45,6 +45,7 @@ class TemplateRenderer:
     def __init__(self) -> None:
         self._process: subprocess.Popen[bytes] | None = None
         self._lock = Lock()
+        self._stopped: dict[str, int] = {}  # size of a request that a template took too long for
 
     def start(self) -> None:
         """Start the process, so that the first rendering does not wait for it."""
@@ -63,15 +64,15 @@ class TemplateRenderer:
                 or memory.
         """
         request = json.dumps({"template": template, "variables": variables}).encode() + b"\n"
+        if len(request) >= self._stopped.get(template, sys.maxsize):
+            raise _too_slow()
         try:
             with self._lock:
                 reply = json.loads(self._exchanged(request))
         except _StoppedError as error:
             if error.status == -signal.SIGPROF:
-                raise ParameterError(
-                    "the model's chat template takes too much time and was stopped; take another "
-                    "model, or another chat template for this one"
-                ) from None
+                self._stopped[template] = len(request)
+                raise _too_slow() from None
             raise ParameterError(
                 "the model's chat template was stopped: the process that renders it ended "
                 f"({'no answer' if error.status is None else f'status {error.status}'})"
@@ -143,6 +144,13 @@ class TemplateRenderer:
             process.kill()
             process.wait()
             return None
+
+
+def _too_slow() -> ParameterError:
+    return ParameterError(
+        "the model's chat template takes too much time and was stopped; take another model, or "
+        "another chat template for this one"
+    )
 
 
 def _shortened(reason: str) -> str:

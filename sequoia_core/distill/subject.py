@@ -21,6 +21,7 @@ from sequoia_core.errors import ModelLoadError
 from sequoia_core.model.device import choose_device, choose_dtype
 from sequoia_core.model.llama import Llama
 from sequoia_core.model.loader import Checkpoint
+from sequoia_core.model.tokenizer import check_embedding_fit
 from sequoia_core.pair import open_target
 
 if TYPE_CHECKING:
@@ -68,6 +69,7 @@ class Subject:
         if checkpoint.tokenizer is None:
             raise ModelLoadError(f"{checkpoint.name}: the target brings no tokenizer")
         tokenizer = checkpoint.tokenizer()
+        check_embedding_fit(tokenizer, checkpoint.config.vocab_size, (), checkpoint.name)
         ends = turn_ends(tokenizer, checkpoint.eos_token_ids)
         prompts = read_prompts(Path(options.data).expanduser()) if options.data else []
         count, conditioned = checkpoint.config.num_layers, options.kind == "conditioned"

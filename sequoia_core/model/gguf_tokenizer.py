@@ -193,7 +193,11 @@ def _pieces(stated: Mapping[str, Any]) -> list[Piece]:
     scores = stated.get("scores", [0.0] * len(texts))
     for key in _ENDS:
         token = stated.get(key)
-        if token is not None and token < len(types) and types[token] is PieceType.NORMAL:
+        if token is None:
+            continue
+        if token >= len(types):
+            raise ModelLoadError(f"{_PREFIX}{key} is {token}, but there are {len(types)} tokens")
+        if types[token] is PieceType.NORMAL:
             types[token] = PieceType.CONTROL
     known: dict[str, int] = {}
     for token, text in enumerate(texts):

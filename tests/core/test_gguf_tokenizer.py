@@ -20,7 +20,7 @@ from sequoia_core.errors import ModelLoadError
 from sequoia_core.model.convert_cache import ConvertCache
 from sequoia_core.model.gguf_tokenizer import SPLIT_RULES
 from sequoia_core.model.loader import open_checkpoint
-from sequoia_core.model.tokenizer import gguf_tokenizer
+from sequoia_core.model.tokenizer import gguf_tokenizer, load_tokenizer, save_tokenizer
 from tests.core.checkpoints import save_gguf, tiny_llama, tiny_tokenizer
 
 CONTROL, USER_DEFINED, NORMAL = 3, 4, 1
@@ -227,6 +227,7 @@ def test_an_end_that_is_stated_is_special_whatever_its_type(kind: str) -> None:
         ({"merges": ["x"]}, "cannot be read"),
         ({"merges": ["no such"]}, "cannot be read"),
         ({"token_type": [9] * 9}, "cannot be read"),
+        ({"eos_token_id": 10**6}, r"tokenizer\.ggml\.eos_token_id is 1000000, but there are"),
     ],
     ids=str,
 )
@@ -268,6 +269,11 @@ def test_a_whole_text_is_marked_as_the_file_says(
     tokenizer = read(entries_of(original(pre), pre, **stated))
     tokens = tokenizer.convert_ids_to_tokens(tokenizer.encode("a"))
     assert [token for token in tokens if token != "a"] == marked
+
+
+def test_a_padding_token_that_is_not_there_is_left_out() -> None:
+    entries = entries_of(original("gpt-2"), "gpt-2", padding_token_id=10**6)
+    assert read(entries).pad_token is None
 
 
 def test_the_default_template_is_taken_else_the_first() -> None:
@@ -357,6 +363,23 @@ def test_scores_that_do_not_order_the_merges_are_refused() -> None:
         read(scored_entries(model, scores=same))
     with pytest.raises(ModelLoadError, match=r"tokenizer\.ggml\.scores is missing"):
         read(scored_entries(model, scores=None))
+
+
+@pytest.mark.parametrize("kind", ["byte-level", "composed", "sentencepiece", "no prefix"])
+def test_a_converted_tokenizer_is_read_back_the_same(kind: str, tmp_path: Path) -> None:
+    made = {
+        "byte-level": lambda: byte_level_pair("llama-bpe")[1],
+        "composed": lambda: byte_level_pair("qwen2")[1],
+        "sentencepiece": lambda: scored_pair(True)[1],
+        "no prefix": lambda: scored_pair(False)[1],
+    }[kind]()
+    save_tokenizer(made, tmp_path)
+    loaded = load_tokenizer(tmp_path)
+    for text in BITS:
+        assert ids_of(loaded, text) == ids_of(made, text)
+        assert loaded.encode(text + "x") == made.encode(text + "x")
+    names = [(each.bos_token, each.eos_token, each.unk_token) for each in (loaded, made)]
+    assert names[0] == names[1]
 
 
 def test_files_beside_a_gguf_file_do_not_count(tmp_path: Path) -> None:

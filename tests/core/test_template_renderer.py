@@ -135,6 +135,23 @@ def test_a_process_that_is_gone_is_started_again() -> None:
     assert chat_text("{{ eos_token }}", MESSAGES, TOKENS, True) == "</s>"
 
 
+def test_a_template_that_was_stopped_is_not_tried_with_more(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """What fewer messages were enough for to stop it."""
+    loops = (
+        "{% for m in messages %}{% for i in range(90000) %}{% for j in range(900) %}{% endfor %}"
+    )
+    template = loops + "{% endfor %}{% endfor %}done"
+    with pytest.raises(ParameterError, match="takes too much time"):
+        chat_text(template, MESSAGES[:1], TOKENS, True)
+    assert chat_text(template, [], TOKENS, True) == "done"
+    with monkeypatch.context() as patch:
+        patch.setattr(RENDERER, "_exchanged", lambda request: pytest.fail("it was tried"))
+        with pytest.raises(ParameterError, match="takes too much time"):
+            chat_text(template, MESSAGES, TOKENS, True)
+
+
 def test_long_chats_are_rendered() -> None:
     """More than a pipe holds, both ways."""
     messages: list[dict[str, Any]] = [{"role": "user", "content": "é" * 50_000}] * 40

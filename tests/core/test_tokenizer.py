@@ -340,7 +340,12 @@ def test_no_code_of_a_folder_runs_whatever_is_answered(
         byte_level().backend_tokenizer.model.save(str(tmp_path))
         (tmp_path / "vocab.json").rename(tmp_path / files)
     asked: list[str] = []
-    monkeypatch.setattr("builtins.input", lambda question="": asked.append(question) or "y")
+
+    def agree(question: str = "") -> str:
+        asked.append(question)
+        return "y"
+
+    monkeypatch.setattr("builtins.input", agree)
     monkeypatch.setattr("sys.stdin", io.StringIO("y\ny\n"))
     with contextlib.suppress(ModelLoadError):
         load_tokenizer(tmp_path)
