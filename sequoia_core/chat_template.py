@@ -180,9 +180,12 @@ class ChatTemplate:
             ids.pop()
         if not ids:
             return [], answer
+        text = self._text_of(ids)
+        if answer.startswith(text):
+            return ids, answer[len(text) :]
         # the longest beginning that is no longer than what the texts share, then back to where a
         # character is whole
-        shared = _shared(self._text_of(ids), answer)
+        shared = _shared(text, answer)
         low, high = 0, len(ids)
         while low < high:
             middle = (low + high + 1) // 2

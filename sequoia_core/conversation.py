@@ -35,8 +35,9 @@ ANSWER_SHARE = 4
 
 @dataclass(slots=True)
 class _Answering:
-    """The turn being decoded."""
+    """The turn being decoded, after `turns` and without the `dropped` ones before them."""
 
+    dropped: list[Turn]
     turns: list[Turn]
     prompt: str
     prompt_ids: list[int]
@@ -101,6 +102,7 @@ class Conversation:
     def clear(self) -> None:
         """Forget all turns; the system prompt stays."""
         self._answering: _Answering | None = None
+        self._dropped: list[Turn] = []
         self._turns: list[Turn] = []
         self._ids: list[int] = []
 
@@ -109,7 +111,7 @@ class Conversation:
         restored = [self._recognized(turn) for turn in turns]
         ids = self._template.ledger(restored)
         self._answering = None
-        self._turns, self._ids = restored, ids
+        self._dropped, self._turns, self._ids = [], restored, ids
 
     def set_system_prompt(self, system_prompt: str | None) -> None:
         """Start over with another system prompt; None is the chat template's own default.
@@ -142,10 +144,10 @@ class Conversation:
         """
         if not prompt.strip():
             raise ParameterError("the message is empty; type something first")
-        turns, prompt_ids = self._fit(prompt, params)
-        if dropped := len(self._turns) - len(turns):
-            yield _trimmed(dropped)
-        self._answering = answering = _Answering(turns, prompt, prompt_ids)
+        dropped, turns, prompt_ids = self._fit(prompt, params)
+        if len(dropped) > len(self._dropped):
+            yield _trimmed(len(dropped) - len(self._dropped))
+        self._answering = answering = _Answering(dropped, turns, prompt, prompt_ids)
         try:
             for event in self._engine.generate(prompt_ids, params, should_stop):
                 if isinstance(event, TextDelta):
@@ -221,28 +223,32 @@ class Conversation:
             self._ids = list(self._engine.token_ids)
             answer_ids = tuple(self._ids[len(answering.prompt_ids) :])
             turn = Turn(answering.prompt, answering.text, answer_ids)
-            self._turns = [*answering.turns, turn]
+            self._dropped, self._turns = answering.dropped, [*answering.turns, turn]
 
-    def _fit(self, prompt: str, params: SamplingParams) -> tuple[list[Turn], list[int]]:
-        """The turns that fit before this prompt, and all ids up to where its answer begins."""
+    def _fit(self, prompt: str, params: SamplingParams) -> tuple[list[Turn], list[Turn], list[int]]:
+        """The turns that do not fit before this prompt, those that do, and the prompt's ids.
+
+        Chosen from all turns for each prompt, so that a chat that is opened again drops the same.
+        """
         window = self._engine.context_window
         room = min(params.max_new_tokens, window // ANSWER_SHARE)
-        turns = list(self._turns)
+        turns = [*self._dropped, *self._turns]
         ids = self._template.whole(turns, prompt)
+        left_out = 0
         if turns and len(ids) + room > window:
 
             def fits(dropped: int) -> bool:
                 return len(self._template.whole(turns[dropped:], prompt)) + room <= window
 
             # a long chat that was taken up again may have to lose hundreds of turns at once
-            turns = turns[1 + bisect_left(range(1, len(turns)), True, key=fits) :]
-            ids = self._template.whole(turns, prompt)
+            left_out = 1 + bisect_left(range(1, len(turns)), True, key=fits)
+            ids = self._template.whole(turns[left_out:], prompt)
         if len(ids) >= window:
             raise ContextFullError(
                 f"the message has {len(ids)} tokens with its surroundings, but the context window "
                 f"holds {window}; shorten it"
             )
-        return turns, ids
+        return turns[:left_out], turns[left_out:], ids
 
     @property
     def _rounds(self) -> bool:

@@ -128,6 +128,20 @@ def test_the_prompt_is_the_templates_whether_the_chat_went_on_or_was_opened_agai
         assert done_of(events).cached_tokens == min(alike, max(len(before) - 1, 0))
 
 
+def test_a_full_window_drops_the_same_turns_in_a_chat_that_was_opened_again() -> None:
+    """Also after a long message, which leaves room for fewer turns than the next one."""
+    params = SamplingParams(temperature=0.0, max_new_tokens=20)
+    grown, said = Chat(byte_level(), window=200), list[Turn]()
+    for number, prompt in enumerate(("a", "b", "c", "d" * 70, "e", "f" * 40, "g", "h")):
+        opened = Chat(byte_level(), window=200)
+        opened.talk.restore(said)
+        events, again = grown.say(prompt, params), opened.say(prompt, params)
+        assert opened.prompt_ids(again) == grown.prompt_ids(events)
+        assert opened.talk.turns == grown.talk.turns
+        said.append(grown.talk.turns[-1])
+        assert (len(grown.talk.turns) < len(said)) == (number > 2)
+
+
 def test_reasoning_that_the_template_drops_is_not_read_again() -> None:
     chat = chat_of("r1", ["em</think>OZ"])
     for prompt in ("one", "two"):
