@@ -27,7 +27,7 @@ _SENTINEL = "\N{SYMBOL FOR RECORD SEPARATOR}answer\N{SYMBOL FOR RECORD SEPARATOR
 _HALF_CHARACTER = re.compile("[\ud800-\udfff]")
 """A surrogate: what input that is no UTF-8 becomes, and no tokenizer reads."""
 
-_MARKUP = re.compile(r"<.+>|\[.+\]")
+_MARKUP = re.compile(r"<[^<>\s]+>|\[[^\[\]\s]+\]")
 """A token that looks like this right after an answer ends it, also where nothing marks it so."""
 
 PLAIN_TEMPLATE = (
@@ -136,15 +136,16 @@ class ChatTemplate:
         if not self._tokenizer.chat_template:
             return None
         try:
-            text = self._closing([Turn("?", _SENTINEL)]).lstrip()
-            ids = self._ids_after_text(text)
+            text = self._render([_user("?"), _assistant(_SENTINEL)], False)
+            after = text.partition(_SENTINEL)[2].lstrip()
+            ids = self._ids_after_text(after)
         except ParameterError:
             return None
-        if not ids:
-            return None
-        token = str(self._tokenizer.convert_ids_to_tokens(ids[0]))
-        added = ids[0] in self._tokenizer.added_tokens_decoder
-        return ids[0] if added or _MARKUP.fullmatch(token) else None
+        if ids and ids[0] in self._tokenizer.added_tokens_decoder:
+            return ids[0]
+        # a model can write such a token also where its tokenizer cuts the text into pieces
+        markup = _MARKUP.match(after)
+        return self._tokenizer.get_vocab().get(markup[0]) if markup else None
 
     def _parts(self, turns: Sequence[Turn], prompt: str, text: str) -> list[tuple[str, ...]] | None:
         """The rendered text cut at its answers: (before, answer) for each, and what is left.

@@ -133,10 +133,10 @@ def check_embedding_fit(
         ModelLoadError: names the first such token.
     """
     backend = tokenizer.backend_tokenizer
-    ids = {*backend.get_vocab(with_added_tokens=False).values(), *needed}
+    ordinary = set(backend.get_vocab(with_added_tokens=False).values())
     # an added token may be listed in the vocabulary as well
-    unused = {token for token in backend.get_added_tokens_decoder() if token not in set(needed)}
-    if past := sorted(token for token in ids - unused if token >= vocab_size):
+    ids = (ordinary - backend.get_added_tokens_decoder().keys()) | set(needed)
+    if past := sorted(token for token in ids if token >= vocab_size):
         raise ModelLoadError(
             f"{origin}: the tokenizer has token {past[0]} ({backend.id_to_token(past[0])!r}), but "
             f"the embedding has {vocab_size} rows; take the tokenizer that belongs to the weights"

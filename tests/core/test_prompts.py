@@ -1,10 +1,11 @@
 """What a model reads is what its template renders, in a chat that went on or was opened again."""
 
+import json
 from collections.abc import Sequence
 from typing import Any
 
 import pytest
-from tokenizers import AddedToken
+from tokenizers import AddedToken, Tokenizer
 from transformers import PreTrainedTokenizerFast
 
 from sequoia_core.chat_template import ChatTemplate, Turn, turn_ends
@@ -273,6 +274,22 @@ def test_the_templates_closing_is_an_end_and_no_text(special: bool) -> None:
     assert ends == {5, token}
     ids = tokenizer.encode("the", add_special_tokens=False)
     assert TokenizerCodec(tokenizer, ends).decode([*ids, token]) == "the"
+
+
+def test_a_closing_that_is_an_ordinary_token_is_an_end() -> None:
+    """A model can write it, although its tokenizer never does."""
+    state = json.loads(byte_level().backend_tokenizer.to_str())
+    state["added_tokens"] = []
+    token = state["model"]["vocab"]["<end_of_turn>"] = len(state["model"]["vocab"])
+    tokenizer = PreTrainedTokenizerFast(tokenizer_object=Tokenizer.from_str(json.dumps(state)))
+    tokenizer.chat_template = LLAMA3_TEMPLATE.replace("<|eot_id|>", "<end_of_turn>")
+    assert turn_ends(tokenizer, frozenset()) == {token}
+    assert TokenizerCodec(tokenizer, frozenset({token})).decode([token]) == ""
+
+
+@pytest.mark.parametrize("template", ["<|eot_id|> of no message", "{{ 1 // 0 }}<|eot_id|>"])
+def test_without_an_answer_there_is_no_closing(template: str) -> None:
+    assert ChatTemplate(byte_level(template), None).closing_id() is None
 
 
 def test_a_closing_that_is_spelt_out_is_no_token() -> None:
