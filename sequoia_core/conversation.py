@@ -139,7 +139,7 @@ class Conversation:
         """Answer the person's next message; see `protocols.ChatEngine.reply`.
 
         Raises:
-            ParameterError: the prompt is blank.
+            ParameterError: the prompt is blank, or the chat template or the tokenizer refuses it.
             ContextFullError: the prompt alone is longer than the context window.
         """
         if not prompt.strip():

@@ -382,7 +382,7 @@ def test_a_converted_tokenizer_is_read_back_the_same(kind: str, tmp_path: Path) 
     assert names[0] == names[1]
 
 
-def test_files_beside_a_gguf_file_do_not_count(tmp_path: Path) -> None:
+def test_other_files_in_the_folder_of_a_gguf_file_do_not_count(tmp_path: Path) -> None:
     save_gguf(tmp_path / "model.gguf", tiny_llama())
     tiny_tokenizer(first="B").save_pretrained(tmp_path)
     checkpoint = open_checkpoint(

@@ -246,7 +246,7 @@ def test_of_several_templates_the_default_is_taken_else_the_first(
     assert load_tokenizer(tmp_path).chat_template == expected
 
 
-def test_a_template_beside_the_tokenizer_in_the_oldest_place_is_found(tmp_path: Path) -> None:
+def test_a_template_in_the_oldest_place_is_found(tmp_path: Path) -> None:
     folder_of(tmp_path, byte_level().backend_tokenizer)
     (tmp_path / "chat_template.json").write_text('{"chat_template": "OLDER"}')
     assert load_tokenizer(tmp_path).chat_template == "OLDER"
