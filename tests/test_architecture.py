@@ -110,6 +110,19 @@ def test_algorithms_do_not_know_the_loop_that_runs_them() -> None:
         assert not core_imports(f"sequoia_core.{name}") & {"engine", "conversation", "pair"}
 
 
+@pytest.mark.parametrize("module", modules())
+def test_no_library_is_let_run_code_of_a_models_folder(module: str) -> None:
+    """Unless it is forbidden, transformers asks on the terminal, and pickles run what they hold."""
+    needed = {"from_pretrained": ("trust_remote_code", False), "torch.load": ("weights_only", True)}
+    for call in ast.walk(ast.parse(modules()[module].read_text())):
+        if isinstance(call, ast.Call) and isinstance(call.func, ast.Attribute):
+            whole = ast.unparse(call.func)
+            for name, (keyword, value) in needed.items():
+                if call.func.attr == name or whole == name:
+                    given = {each.arg: ast.unparse(each.value) for each in call.keywords}
+                    assert given.get(keyword) == str(value), ast.unparse(call)
+
+
 @pytest.mark.parametrize("module", [name for name in modules() if is_below(name, "app")])
 def test_the_app_loads_models_late(module: str) -> None:
     wrong = [

@@ -97,12 +97,12 @@ class GgufModel:
     Attributes:
         settings: what a Hugging Face `config.json` would say; `eos_token_id` is a list.
         weights: read and dequantised when asked for.
-        pre_tokenizer: how the tokenizer splits text first, `tokenizer.ggml.pre`.
+        tokenizer: the entries whose names begin with `tokenizer.`.
     """
 
     settings: dict[str, Any]
     weights: GgufWeights
-    pre_tokenizer: str | None
+    tokenizer: dict[str, Any]
 
 
 def open_gguf(path: Path) -> GgufModel:
@@ -122,7 +122,11 @@ def open_gguf(path: Path) -> GgufModel:
     stored = {tensor.name: tensor for tensor in reader.tensors}
     try:
         settings = _settings(reader, stored)
-        pre_tokenizer = _Entries(reader).optional("tokenizer.ggml.pre")
+        tokenizer = {
+            name: _Entries(reader).entry(name)
+            for name in reader.fields
+            if name.startswith("tokenizer.")
+        }
     except KeyError as error:
         raise ModelLoadError(f"{path}: {error.args[0]} is missing") from None
     except _DAMAGE as error:
@@ -134,7 +138,7 @@ def open_gguf(path: Path) -> GgufModel:
         "k_proj": settings["num_key_value_heads"],
     }
     weights = GgufWeights(_renamed(stored), heads, str(path))
-    return GgufModel(settings, weights, pre_tokenizer)
+    return GgufModel(settings, weights, tokenizer)
 
 
 def halves_from_pairs(weight: Tensor, heads: int) -> Tensor:

@@ -16,7 +16,7 @@ from huggingface_hub.utils import logging, tqdm  # type: ignore[attr-defined]  #
 from sequoia_core.errors import ModelLoadError
 from sequoia_core.model.weights import first_line
 
-PLAIN_FILES = ("*.json", "tokenizer.model", "*.jinja")
+PLAIN_FILES = ("*.json", "tokenizer.model", "merges.txt", "*.jinja")
 SAFETENSORS, PICKLES = "model*.safetensors", "pytorch_model*.bin"
 
 Progress = Callable[[str, float | None], None]

@@ -25,8 +25,8 @@ from sequoia_core.model.config import ModelConfig
 from sequoia_core.model.convert_cache import ConvertCache, file_digests
 from sequoia_core.model.device import dtype_name
 from sequoia_core.model.tokenizer import (
+    gguf_tokenizer,
     has_tokenizer,
-    load_gguf_tokenizer,
     load_tokenizer,
     save_tokenizer,
     stated_eos_ids,
@@ -49,7 +49,7 @@ if TYPE_CHECKING:
 Progress = Callable[[str, float | None], None]
 """Told what is being done and, where it is known, which part of it is done."""
 
-CONVERTER_VERSION = 1
+CONVERTER_VERSION = 2
 """Part of a cache entry's key; counts up when the conversion writes something else."""
 
 SHARD_BYTES = 2 << 30
@@ -158,7 +158,7 @@ def _open_gguf(
         model = open_gguf(path)
         config = ModelConfig.from_hf(model.settings)
         check_weights(config, model.weights)
-        tokenizer = load_gguf_tokenizer(path, model.pre_tokenizer)
+        tokenizer = gguf_tokenizer(model.tokenizer, str(path))
         size = dtype.itemsize * sum(prod(shape) for shape in expected_shapes(config).values())
         cache.store(key, size, lambda to: _write(to, model, tokenizer, dtype, progress))
         found = _kept(cache, key) or Checkpoint(

@@ -13,7 +13,7 @@ import torch
 from safetensors import SafetensorError
 
 from sequoia_core.errors import ModelLoadError
-from sequoia_core.model import convert_cache
+from sequoia_core.model import convert_cache, loader
 from sequoia_core.model.convert_cache import MANIFEST, ConvertCache, file_digests
 from sequoia_core.model.loader import Checkpoint, open_checkpoint
 from tests.core.checkpoints import save_gguf, tiny_llama
@@ -63,6 +63,18 @@ def test_the_second_start_converts_nothing(source: Path, root: Path) -> None:
     assert converted == 0
     assert first.digest == second.digest
     assert first.config == second.config
+
+
+def test_what_an_older_converter_wrote_is_not_used(
+    source: Path, root: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The first one wrote tokenizers that cut special tokens into pieces."""
+    assert loader.CONVERTER_VERSION > 1
+    with monkeypatch.context() as patch:
+        patch.setattr(loader, "CONVERTER_VERSION", 1)
+        assert opened(source, root)[1] == 1
+    assert opened(source, root)[1] == 1
+    assert opened(source, root)[1] == 0
 
 
 def test_each_dtype_is_rounded_from_the_file_itself(source: Path, root: Path) -> None:
