@@ -60,6 +60,16 @@ class Weights(Mapping[str, Tensor]):
     def shape(self, name: str) -> tuple[int, ...]:
         """Shape of a tensor without reading it."""
 
+    def __contains__(self, name: object) -> bool:
+        # a mapping's own would read the tensor
+        if not isinstance(name, str):
+            return False
+        try:
+            self.shape(name)
+        except KeyError:
+            return False
+        return True
+
     def is_floating(self, name: str) -> bool:  # noqa: ARG002
         """Whether a tensor holds floating numbers, without reading it."""
         return True
@@ -163,7 +173,7 @@ def open_weights(directory: Path) -> Weights:
     for stem, suffix in (("model", ".safetensors"), ("pytorch_model", ".bin")):
         whole = directory / f"{stem}{suffix}"
         index = directory / f"{stem}{suffix}.index.json"
-        paths = [whole] if whole.exists() else _shards(index) if index.exists() else []
+        paths = [whole] if whole.exists() else shards(index) if index.exists() else []
         if paths:
             return (
                 SafetensorsWeights(paths) if stem == "model" else LoadedWeights.from_pickles(paths)
@@ -305,16 +315,21 @@ def _open_safetensors(path: Path, framework: str = "pt") -> Any:
         ) from None
 
 
-def _shards(index: Path) -> list[Path]:
+def shards(index: Path) -> list[Path]:
+    """The files that an index names.
+
+    Raises:
+        ModelLoadError: it is damaged, or names what is no file of its folder.
+    """
     names = read_json(index).get("weight_map")
     if not isinstance(names, dict) or not names:
         raise ModelLoadError(f"{index}: entry 'weight_map' is missing or empty")
     if not all(isinstance(name, str) for name in names.values()):
         raise ModelLoadError(f"{index}: entry 'weight_map' names something that is no file")
-    shards = set(names.values())
-    if any(Path(shard).name != shard or "\0" in shard for shard in shards):
+    files = set(names.values())
+    if any(Path(file).name != file or "\0" in file for file in files):
         raise ModelLoadError(f"{index}: a shard lies outside the model's folder")
-    return [index.parent / shard for shard in sorted(shards)]
+    return [index.parent / file for file in sorted(files)]
 
 
 def _unpickle(path: Path) -> dict[str, Tensor]:
