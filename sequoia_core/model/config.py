@@ -27,10 +27,11 @@ READ = frozenset({
 NO_EFFECT = frozenset({
     # names, dates, versions and code that is never run
     "_attn_implementation", "_attn_implementation_autoset", "_attn_implementation_internal",
-    "_commit_hash", "_from_model_config", "_name_or_path", "architectures", "auto_map",
-    "base_model", "finetuning_task", "id2label", "is_llama_config", "label2id", "license",
-    "model_name", "problem_type", "task_specific_params", "tokenizer_class",
-    "transformers.js_config", "transformers_version", "unsloth_fixed", "unsloth_version",
+    "_commit_hash", "_flash_attn_2_enabled", "_from_model_config", "_name_or_path", "architectures",
+    "attn_implementation", "auto_map", "base_model", "finetuning_task", "flash_attn", "id2label",
+    "is_llama_config", "label2id", "license", "model_name", "problem_type", "task_specific_params",
+    "tokenizer_class", "transformers.js_config", "transformers_version", "unsloth_fixed",
+    "unsloth_version", "use_flash_attention", "use_flash_attn",
     # how weights are stored or sliced, and caches
     "dtype", "pretraining_tp", "tf_legacy_loss", "torch_dtype", "torchscript", "use_bfloat16",
     "use_cache",
@@ -41,7 +42,8 @@ NO_EFFECT = frozenset({
     # training, and lengths of its sequences
     "attention_dropout", "attn_pdrop", "dropout", "embd_pdrop", "gradient_checkpointing",
     "hidden_dropout", "hidden_dropout_prob", "initializer_range", "max_seq_len", "max_seq_length",
-    "max_sequence_length", "model_max_length", "num_labels", "resid_pdrop", "seq_length",
+    "max_sequence_length", "model_max_length", "neftune_noise_alpha", "num_labels", "resid_pdrop",
+    "seq_length",
     # what the library returns and how it generates
     "bad_words_ids", "begin_suppress_tokens", "chunk_size_feed_forward",
     "cross_attention_hidden_size", "diversity_penalty", "do_sample", "early_stopping",
@@ -73,6 +75,7 @@ ONLY_VALUES: Mapping[str, tuple[Any, ...]] = {
     "qkv_bias": (False,),
     "residual_multiplier": (1.0,),
     "rope_interleaved": (False,),
+    "rope_traditional": (False,),
     "rotary_pct": (1.0,),
     "use_qk_norm": (False,),
 }

@@ -1,5 +1,6 @@
 """A configuration is read as transformers reads it, or refused with one clear line."""
 
+import contextlib
 import copy
 from dataclasses import replace
 from typing import Any
@@ -10,7 +11,7 @@ from transformers import LlamaConfig
 from transformers.models.llama.modeling_llama import LlamaRotaryEmbedding
 
 from sequoia_core.errors import ModelLoadError
-from sequoia_core.model.config import ModelConfig, RopeScaling
+from sequoia_core.model.config import ONLY_VALUES, READ, ModelConfig, RopeScaling
 from sequoia_core.model.rope import RotaryEmbedding
 
 PLAIN: dict[str, Any] = {
@@ -153,6 +154,17 @@ def test_what_the_forward_pass_cannot_compute_is_refused(
 def test_a_changed_copy_is_checked_too() -> None:
     with pytest.raises(ModelLoadError, match="vocab_size is 0"):
         replace(ModelConfig.from_hf(PLAIN), vocab_size=0)
+
+
+ODD = [None, True, -1, 0, 10**400, 1e308, float("nan"), "x", "", [], [1], {}, {"a": [None]}]
+
+
+@pytest.mark.parametrize("name", sorted(READ | ONLY_VALUES.keys() | {"layer_types", "unknown"}))
+def test_entries_of_any_kind_give_a_config_or_one_line(name: str) -> None:
+    for value in ODD:
+        for stated in ({name: value}, {"rope_scaling": {"rope_type": "llama3", name: value}}):
+            with contextlib.suppress(ModelLoadError):  # anything else would be a traceback
+                ModelConfig.from_hf({**PLAIN, **stated})
 
 
 TRANSFORMERS = {"_name_or_path": "x", "architectures": ["LlamaForCausalLM"], "use_cache": True}
