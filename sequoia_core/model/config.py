@@ -221,7 +221,7 @@ def _check_entries(config: Mapping[str, Any]) -> None:
     for name, value in config.items():
         if value is None or name in READ or name in NO_EFFECT:
             continue  # null states nothing
-        stated = f"config: {_shown(name)} is {reprlib.repr(value)}"
+        stated = f"config: {shown(name)} is {reprlib.repr(value)}"
         if name == "layer_types":
             if not isinstance(value, list) or any(kind != "full_attention" for kind in value):
                 raise ModelLoadError(f"{stated}; only 'full_attention' layers are supported")
@@ -246,7 +246,7 @@ def _check_entries(config: Mapping[str, Any]) -> None:
         )
 
 
-def _shown(name: str) -> str:
+def shown(name: str) -> str:
     """A name from a stranger's file, short and without control characters."""
     return name if name.isprintable() and len(name) < 80 else reprlib.repr(name)
 
@@ -303,7 +303,7 @@ def _check_rope_entries(name: str, rope: Mapping[str, Any], kind: str) -> None:
         neutral = 1.0 if entry in ("factor", "attention_factor", "partial_rotary_factor") else None
         if rope[entry] not in (None, neutral):
             raise ModelLoadError(
-                f"config: {name} states {_shown(entry)} {reprlib.repr(rope[entry])}, "
+                f"config: {name} states {shown(entry)} {reprlib.repr(rope[entry])}, "
                 f"which is not supported for rope type {kind!r}"
             )
 

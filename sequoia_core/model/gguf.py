@@ -10,7 +10,6 @@ order (also those made from weights that had it from the start), hence it is alw
 """
 
 import math
-import reprlib
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -22,6 +21,7 @@ import torch
 from torch import Tensor
 
 from sequoia_core.errors import ModelLoadError
+from sequoia_core.model.gguf_file import StrictReader, check_entries
 from sequoia_core.model.weights import EMBEDDING, HEAD, Weights, first_line
 
 OUTER_NAMES = {
@@ -52,50 +52,8 @@ BIASED = {
 Those of them that have none get zeros.
 """
 
-READ = frozenset({
-    "attention.head_count", "attention.head_count_kv", "attention.key_length",
-    "attention.layer_norm_rms_epsilon", "attention.scale", "attention.sliding_window",
-    "attention.value_length", "block_count", "context_length", "embedding_length", "expert_count",
-    "feed_forward_length", "rope.dimension_count", "rope.freq_base", "rope.scale_linear",
-    "rope.scaling.factor", "rope.scaling.type", "vocab_size",
-})  # fmt: skip
-"""Entries below `llama.` that are computed or compared with the tensors."""
-
-NO_EFFECT = frozenset({
-    # read by llama.cpp for the yarn and longrope types only, which are refused
-    "rope.scaling.original_context_length", "rope.scaling.finetuned",
-    "rope.scaling.yarn_beta_fast", "rope.scaling.yarn_beta_slow",
-})  # fmt: skip
-
-ONLY_VALUES: dict[str, tuple[Any, ...]] = {
-    "attention.causal": (True,),
-    "attention.max_alibi_bias": (0.0,),
-    "attention.clamp_kqv": (0.0,),
-    "embedding_scale": (0.0, 1.0),
-    "expert_used_count": (0,),
-    "logit_scale": (0.0, 1.0),
-    "pooling_type": (0,),
-    "residual_scale": (0.0, 1.0),
-    "rope.scaling.attn_factor": (1.0,),
-    "rope.scaling.yarn_attn_factor": (1.0,),
-    "rope.scaling.yarn_ext_factor": (0.0, -1.0),
-    "rope.scaling.yarn_log_multiplier": (0.0,),
-    "tensor_data_layout": ("Meta AI original pth",),  # the order of rows that every file has
-    "use_parallel_residual": (False,),
-}
-"""Entries below `llama.` of other forward passes, with the values that a Llama computes."""
-
-OTHER_PREFIXES = {"rope", "attention", *gguf.MODEL_ARCH_NAMES.values()} - {"llama"}
-"""Of entries about a model of another architecture, or of no architecture."""
-
 ROTARY_BUFFER = "attn_rot_embd"
 """Of each layer in old files: made from the metadata, ignored by llama.cpp."""
-
-MOST_ENTRIES = 1 << 16
-"""Of metadata and of tensors; the largest Llama has about 1,200."""
-
-MOST_ITEMS = 1 << 21
-"""Items of all arrays together, other than numbers; a vocabulary of 256k has under a million."""
 
 END_OF_TURN_KEYS = ("eos_token_id", "eot_token_id", "eom_token_id")
 LLAMA3_BANDS = (1.0, 4.0, 8192)
@@ -105,48 +63,6 @@ _DAMAGE = (
     ValueError, LookupError, TypeError, AttributeError, ArithmeticError, MemoryError, OSError
 )  # fmt: skip
 """What the `gguf` package and the reading of its fields raise over a damaged file."""
-
-
-class _StrictReader(gguf.GGUFReader):  # type: ignore[misc]  # the package ships no types
-    """Refuses to read past the end, and counts that no file of a model has.
-
-    The package would go on with empty arrays past the end, and keeps two objects per item.
-    """
-
-    items = 0
-
-    def _get(self, offset: int, dtype: Any, count: int = 1, override_order: Any = None) -> Any:
-        found = super()._get(offset, dtype, count, override_order)
-        if len(found) < count:
-            raise ValueError("it ends too early")
-        return found
-
-    def _get_field_parts(self, orig_offs: int, raw_type: int) -> Any:
-        if raw_type != gguf.GGUFValueType.ARRAY:
-            return super()._get_field_parts(orig_offs, raw_type)
-        kind, length = self._get(orig_offs, np.uint32), self._get(orig_offs + 4, np.uint64)
-        if kind[0] == gguf.GGUFValueType.ARRAY:
-            raise ValueError("an array of arrays, which no model's file has")
-        if (number := self.gguf_scalar_to_np.get(kind[0])) is not None:
-            values = self._get(orig_offs + 12, number, length[0])
-            types = [gguf.GGUFValueType.ARRAY, gguf.GGUFValueType(kind[0])]
-            return 12 + values.nbytes, [kind, length, values], [2], types
-        self.items += int(length[0])
-        if self.items > MOST_ITEMS:
-            raise ValueError(f"more than {MOST_ITEMS} strings, which no model's file has")
-        return super()._get_field_parts(orig_offs, raw_type)
-
-    def _build_fields(self, offs: int, count: int) -> Any:
-        return super()._build_fields(offs, _few(count))
-
-    def _build_tensor_info(self, offs: int, count: int) -> Any:
-        return super()._build_tensor_info(offs, _few(count))
-
-
-def _few(count: int) -> int:
-    if count > MOST_ENTRIES:
-        raise ValueError(f"{count} entries, where no model has more than {MOST_ENTRIES}")
-    return int(count)
 
 
 class GgufWeights(Weights):
@@ -215,7 +131,7 @@ def open_gguf(path: Path) -> GgufModel:
         ModelLoadError: the file is damaged, or is no Llama.
     """
     try:
-        reader = _StrictReader(path)
+        reader = StrictReader(path)
     except FileNotFoundError:
         raise ModelLoadError(f"{path}: no such file") from None
     except _DAMAGE as error:
@@ -274,23 +190,6 @@ class _Entries:
             return value[0]
         return value
 
-    def check(self) -> None:
-        """Refuse every entry about the model that is not read and could change it.
-
-        Entries outside `llama.` and `rope.` are about the file, the tokenizer or how it was made.
-        """
-        for key in self._fields:
-            prefix, _, name = key.partition(".")
-            if prefix in OTHER_PREFIXES:
-                raise ModelLoadError(f"{key!r:.80} is unknown; such entries begin with llama.")
-            if prefix == "adapter":
-                raise ModelLoadError("a LoRA adapter; merge it into its base model")
-            if prefix != "llama" or name in READ or name in NO_EFFECT:
-                continue
-            value = self.entry(key)
-            if name not in ONLY_VALUES or value not in ONLY_VALUES[name]:
-                raise ModelLoadError(f"{key:.80} is {reprlib.repr(value)}, which is not supported")
-
 
 def _check_tensors(reader: Any) -> None:
     """Refuse sizes that overflow, and a byte order in which quantised blocks are not read."""
@@ -312,7 +211,7 @@ def _settings(reader: Any, stored: dict[str, Any]) -> dict[str, Any]:
     architecture = entry("general.architecture")
     if architecture != "llama" or optional("llama.expert_count", 0):
         raise ModelLoadError(f"architecture is {architecture!r}; only dense 'llama' is supported")
-    entries.check()
+    check_entries(reader)
     heads, hidden = (
         entries.number_per_layer("llama.attention.head_count"),
         entry("llama.embedding_length"),

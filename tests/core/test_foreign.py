@@ -42,6 +42,14 @@ def files(*names: str) -> Folder:
     return make
 
 
+def both(*makers: Folder) -> Folder:
+    def make(folder: Path) -> None:
+        for maker in makers:
+            maker(folder)
+
+    return make
+
+
 def two_ggufs(folder: Path) -> None:
     for name in ("b.Q8_0.gguf", "a.Q4_K_M.gguf"):
         save_gguf(folder / name, tiny_llama())
@@ -85,7 +93,7 @@ FOREIGN: dict[str, tuple[Folder, str]] = {
         "a LoRA or other PEFT adapter, not a whole model; merge it",
     ),
     "a LoRA adapter beside a model": (
-        lambda folder: (save_model(folder), files("adapter_config.json")(folder)),
+        both(save_model, files("adapter_config.json")),
         "a LoRA or other PEFT adapter",
     ),
     "LoRA by its tensors": (
@@ -94,7 +102,7 @@ FOREIGN: dict[str, tuple[Folder, str]] = {
     ),
     "only GGUF files": (two_ggufs, "give the file itself: a.Q4_K_M.gguf, b.Q8_0.gguf"),
     "GGUF files and a config": (
-        lambda folder: (two_ggufs(folder), files("config.json")(folder)),
+        both(two_ggufs, files("config.json")),
         "give the file itself: a.Q4_K_M.gguf",
     ),
     "only a tokenizer": (

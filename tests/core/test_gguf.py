@@ -166,7 +166,10 @@ def test_linear_rope_is_read(entries: dict[str, Any], tmp_path: Path) -> None:
 
 
 def test_a_factor_of_no_scaling_is_none(tmp_path: Path) -> None:
-    entries = {"llama__rope__scaling__type": "none", "llama__rope__scaling__factor": 4.0}
+    entries: dict[str, Any] = {
+        "llama__rope__scaling__type": "none",
+        "llama__rope__scaling__factor": 4.0,
+    }
     save_gguf(tmp_path / "model.gguf", tiny_llama(), **entries)
     expected = reference_logits(tiny_llama(), TOKENS)
     torch.testing.assert_close(gguf_logits(tmp_path / "model.gguf"), expected, atol=2e-5, rtol=1e-4)
@@ -227,6 +230,7 @@ def test_every_stated_end_is_kept_and_sorted(tmp_path: Path) -> None:
         ({"llama__block_count": 10**9}, "block_count is 1000000000, but 2 layers are stored"),
         ({"llama__block_count": 1}, "block_count is 1, but 2 layers are stored"),
         ({"llama__an_entry_of_tomorrow": 1}, r"llama\.an_entry_of_tomorrow is 1"),
+        ({"llama__x\n\x1b[31m": 1}, r"'llama\.x\\n\\x1b\[31m' is 1"),
         ({"llama__tensor_data_layout": "another"}, "tensor_data_layout is 'another'"),
         ({"rope__freq_scale": 0.5}, r"rope\.freq_scale' is unknown"),
         ({"qwen2__rope__freq_base": 1e6}, r"qwen2\.rope\.freq_base' is unknown"),
