@@ -36,7 +36,7 @@ class RotaryEmbedding:
     def to(self, device: torch.device) -> "RotaryEmbedding":
         """The same for positions on another device."""
         other = copy.copy(self)
-        other._frequencies = self._frequencies.to(device)
+        other._frequencies = self._frequencies.to(device, non_blocking=True)
         return other
 
     def __call__(self, position_ids: Tensor) -> tuple[Tensor, Tensor]:

@@ -346,6 +346,8 @@ def _unpickle(path: Path) -> dict[str, Tensor]:
     for name, tensor in found.items():
         if not isinstance(name, str) or not isinstance(tensor, Tensor):
             raise ModelLoadError(f"{path}: entry {name!r:.80} is no tensor")
+        if tensor.untyped_storage().nbytes() < tensor.numel() * tensor.itemsize:
+            raise ModelLoadError(f"{path}: {name!r:.80} is larger than what is stored of it")
     return found
 
 

@@ -397,6 +397,17 @@ def test_a_pickle_of_anything_but_tensors_is_refused(
     assert not Path("intruder-was-here").exists()
 
 
+def test_a_tensor_that_repeats_what_is_stored_is_refused(tmp_path: Path) -> None:
+    """A few bytes could stand for a terabyte."""
+    pickled(tmp_path)
+    tensors = torch.load(tmp_path / "pytorch_model.bin", weights_only=True)
+    tensors["lm_head.weight"] = torch.ones(1, 1).expand(10**6, 10**6)
+    torch.save(tensors, tmp_path / "pytorch_model.bin")
+    assert (tmp_path / "pytorch_model.bin").stat().st_size < 200_000
+    with pytest.raises(ModelLoadError, match="'lm_head.weight' is larger than what is stored"):
+        open_directory(tmp_path)
+
+
 def test_a_compressed_archive_is_refused(tmp_path: Path) -> None:
     """Mapped, its bytes would be read as they are."""
     pickled(tmp_path)
