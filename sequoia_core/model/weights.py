@@ -344,11 +344,18 @@ def _unpickle(path: Path) -> dict[str, Tensor]:
     if not isinstance(found, dict):
         raise ModelLoadError(f"{path}: a dict of tensors was expected")
     for name, tensor in found.items():
-        if not isinstance(name, str) or not isinstance(tensor, Tensor):
-            raise ModelLoadError(f"{path}: entry {name!r:.80} is no tensor")
+        if not isinstance(name, str) or not _is_plain(tensor):
+            raise ModelLoadError(f"{path}: entry {name!r:.80} is no plain tensor")
         if tensor.untyped_storage().nbytes() < tensor.numel() * tensor.itemsize:
             raise ModelLoadError(f"{path}: {name!r:.80} is larger than what is stored of it")
     return found
+
+
+def _is_plain(tensor: object) -> bool:
+    """Whether it is a tensor of numbers that are all there."""
+    if not isinstance(tensor, Tensor):
+        return False
+    return tensor.layout is torch.strided and not tensor.is_quantized and not tensor.is_meta
 
 
 def _torch_load(path: Path) -> object:
