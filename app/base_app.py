@@ -4,6 +4,8 @@ Owns the folders of themes and that they are watched, the keys in use, accessibl
 the screen, and what becomes of colours where there are few or none. Knows no screen.
 """
 
+import asyncio
+import signal
 import time
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
@@ -14,6 +16,8 @@ from textual import events
 from textual.binding import Binding, BindingType
 from textual.filter import LineFilter, NoColor
 from textual.theme import Theme
+
+from sequoia_core.suggest import suggest
 
 from .accessible import ACCESSIBLE, PlainFrames
 from .copying_app import CopyingApp
@@ -30,6 +34,9 @@ WATCH_SECONDS = 1.0
 _WIDE = 100
 _NEVER = 100_000
 """More columns than a terminal has."""
+_ENDING = (signal.SIGTERM, signal.SIGHUP)
+_SIGNALLED = 128
+"""Added to a signal's number, it is the exit code of a process that the signal ended."""
 
 
 class BaseApp(CopyingApp):
@@ -58,6 +65,16 @@ class BaseApp(CopyingApp):
             self.register_theme(theme)
         self.use_accessible(False)
 
+    # Signals
+
+    def on_mount(self) -> None:
+        """Leave as by the key when the process is asked to end or its window is closed."""
+        if self.is_headless:  # a process with other work decides for itself
+            return
+        loop = asyncio.get_running_loop()
+        for number in _ENDING:
+            loop.add_signal_handler(number, self.exit, None, _SIGNALLED + number)
+
     # Colours
 
     @property
@@ -81,12 +98,16 @@ class BaseApp(CopyingApp):
         """
         problem = None
         if name not in self.available_themes:
-            problem = f"no theme {name!r}; using {DEFAULT_THEME}"
+            problem = f"{self.no_theme(name)}; using {DEFAULT_THEME}"
             name = DEFAULT_THEME
         if name == DEFAULT_THEME and self.few_colors and TERMINAL_THEME in self.available_themes:
             name = TERMINAL_THEME
         self.theme = name
         return problem
+
+    def no_theme(self, name: str) -> str:
+        """Say that there is no such theme, and which one may have been meant."""
+        return f"no theme {name!r}; {suggest(name, self.own_themes)}"
 
     def get_theme_variable_defaults(self) -> dict[str, str]:
         """The app's own colours, for themes that do not name them."""

@@ -49,9 +49,17 @@ def open_chat(flags: Mapping[str, Any]) -> None:
     if recorder.unsaved:
         sys.stderr.write(f"sequoia: {recorder.unsaved}\n")
     if screen.decoder.alive:
-        # it is deep in a forward that outlasted the join; unwinding the interpreter under it aborts
-        sys.stdout.flush()
-        sys.stderr.flush()
-        os._exit(screen.return_code or 0)
+        leave(screen.return_code or 0)
     if screen.return_code:
         raise typer.Exit(screen.return_code)
+
+
+def leave(code: int) -> None:
+    """End the process at once; everything is saved by now.
+
+    To unwind the interpreter takes a second with the libraries that decode, and aborts under a
+    forward that outlasted the join.
+    """
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(code)

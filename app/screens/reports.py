@@ -36,6 +36,8 @@ def take(chat: "ChatScreen", report: Report) -> None:
         case Ready(description):
             chat.pair = description
             chat.dashboard.header.show_pair(description)
+            chat.branching.pages.name_answers(chat.answerer)
+            chat.keeping.describe()
             chat.prompt.hint("")
             chat.app.rests.rest()
         case Answering(event):
@@ -66,7 +68,6 @@ def _take_event(chat: "ChatScreen", event: Event) -> None:
     match event:
         case TreeChosen():
             chat.chosen = event
-            chat.dashboard.header.show_tree(event)
         case Notice(_, message):
             chat.note(message)
         case Failed(message):

@@ -4,8 +4,9 @@ from collections.abc import Iterable
 
 from textual.content import Content
 
+from sequoia_core.config import Mode
 from sequoia_core.events import TreeChosen
-from sequoia_core.protocols import PairDescription
+from sequoia_core.protocols import Lookup, PairDescription
 from sequoia_core.trees import ADAPTIVE
 
 from ..messages import ChatSettings
@@ -17,6 +18,9 @@ SPEEDUP_MEANING = (
     "Speed-up over plain decoding: tokens emitted x this target's own one-row forward, measured "
     "by the same code on this machine at this context length, over the wall time of the steps."
 )
+_AUTO = "auto"
+_PLAIN = "plain decoding"
+_LOOKUP = " + lookup"
 _SHORT_NAMES = 14, 10
 _DTYPES = {"bfloat16": "bf16", "float16": "fp16", "float32": "fp32"}
 
@@ -29,6 +33,7 @@ class Header(Line):
         self.tooltip = SPEEDUP_MEANING
         self._pair: PairDescription | None = None
         self._tree: TreeChosen | None = None
+        self._outdated: TreeChosen | None = None
         self._settings = ChatSettings()
         self._statistics: Statistics | None = None
         self._status = ""
@@ -38,14 +43,20 @@ class Header(Line):
         self._pair = pair
         self.refresh()
 
-    def show_tree(self, tree: TreeChosen) -> None:
-        """Name the tree shape in use."""
-        self._tree = tree
-        self.refresh()
+    def show_tree(self, tree: TreeChosen | None) -> None:
+        """Name the tree shape of the step on show; None before anything was decoded."""
+        if tree is not self._tree:
+            self._tree = tree
+            self.refresh()
 
     def show_settings(self, settings: ChatSettings) -> None:
         """Show temperature, mode and growmap."""
         self._settings = settings
+        self.refresh()
+
+    def expect_tree(self) -> None:
+        """From now on trees are chosen for other settings than the one on show."""
+        self._outdated = self._tree
         self.refresh()
 
     def show_statistics(self, statistics: Statistics | None) -> None:
@@ -83,18 +94,22 @@ class Header(Line):
             number, *kernels = self._pair.dtype.split()
             dtype = " ".join((_DTYPES.get(number, number), *kernels))
             yield [Content.styled(f"{self._pair.device} {dtype}", "$notice")]
-        yield [Content.styled(self._tree_text(), "$notice")]
+        tree = self._tree_text()
+        choices = dict.fromkeys((tree, tree.removesuffix(_LOOKUP)))
+        yield [Content.styled(text, "$notice") for text in choices]
         yield [Content.styled(f"T {self._settings.temperature:g}", "$notice")]
 
     def _tree_text(self) -> str:
-        asked = visible(self._settings.growmap)
-        if self._tree is None:
-            return f"tree {asked}"
-        looked_up = " + lookup" if self._tree.lookup == "on" else ""
-        if self._tree.nodes <= 1:
-            return f"plain decoding{looked_up}"
-        limit = "≤" if self._tree.growmap == ADAPTIVE else ""
-        return f"tree {asked} {limit}{self._tree.nodes}x{self._tree.depth}{looked_up}"
+        asked, tree = self._settings.growmap, self._tree
+        if tree is None or tree is self._outdated:
+            return _PLAIN if self._settings.mode is Mode.AR else f"tree {visible(asked)}"
+        looks_up = tree.lookup != Lookup.OFF
+        if tree.nodes <= 1:
+            return "tree lookup only" if looks_up else _PLAIN
+        adaptive = tree.growmap == ADAPTIVE
+        name = asked if asked == _AUTO and not adaptive else visible(tree.growmap)
+        limit = "≤" if adaptive else ""
+        return f"tree {name} {limit}{tree.nodes}x{tree.depth}{_LOOKUP if looks_up else ''}"
 
     def _right(self) -> Content:
         parts: list[Content] = []

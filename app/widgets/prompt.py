@@ -23,6 +23,7 @@ _WALKS = {
     "chat.first_step": "first",
     "chat.live": "live",
 }
+_STEPS = ("chat.step_before", "chat.step_after")
 _ACTS = {
     "enter": "prompt.send",
     "shift+enter": "prompt.new_line",
@@ -30,13 +31,16 @@ _ACTS = {
     "newline": "prompt.new_line",
     "alt+enter": "prompt.new_line",
     "space": "chat.step",
+    "left": "chat.step_before",
     "left_square_bracket": "chat.step_before",
+    "right": "chat.step_after",
     "right_square_bracket": "chat.step_after",
     "home": "chat.first_step",
     "end": "chat.live",
     "ctrl+d": "chat.leave",
 }
 """What keys do here, as long as nobody changed them."""
+_WALKING = "this writes while the newest step is on show; chat.step_before, chat.first_step walk"
 _PAGE_KEYS = {"pageup": -1, "pagedown": 1}
 # As bindings these would run after the characters typed behind them, when keys come in a burst.
 # Copying stays a binding: with nothing selected here, it copies what is selected in the chat.
@@ -53,7 +57,8 @@ class Prompt(TextArea):
 
     Attributes:
         steps_on_space: Space in the empty prompt asks for one step; set while paused.
-        walks: `[`, `]`, Home and End in the empty prompt walk; set while there are steps.
+        walks: keys in the empty prompt walk through the steps; set while there are steps.
+        held: an earlier step is on show, or the decoding is paused: keys that write walk too.
         edits: it holds an earlier message: Up and Down choose another one.
     """
 
@@ -66,6 +71,7 @@ class Prompt(TextArea):
     """Declared to be changed; why these are no bindings says `_EDITS`."""
     steps_on_space = False
     walks = False
+    held = False
     edits = False
 
     class Submitted(Message):
@@ -89,9 +95,12 @@ class Prompt(TextArea):
         self._draft = ""
         self._lines = 1
         self._acts = _ACTS
+        self._keys = Keys()
+        self._stepping = False
 
     def use_keys(self, keys: Keys) -> None:
         """Follow the keys that a person chose."""
+        self._keys = keys
         self._acts = keys.by_key(dict.fromkeys(_ACTS.values()))
 
     def on_mount(self) -> None:
@@ -147,23 +156,29 @@ class Prompt(TextArea):
         if self.border_subtitle:
             self.hint("")
         act = self._acts.get(event.key)
+        action = self._meant(event)
+        self._stepping = bool(action) and act in _STEPS
         if act == "prompt.send":
             self._consume(event)
             self._enter()
         elif act == "prompt.new_line":
             self._consume(event)
             self.insert("\n")
-        elif action := self._meant(event.key):
+        elif action:
             self._consume(event)
             await self.run_action(action)
         elif event.key in _EDITS:
             self._consume(event)
             await self.run_action(_EDITS[event.key])
         else:
+            wrote = not self.text and self.walks and act in _WALKS
             await super()._on_key(event)
+            if wrote:
+                self.hint(self._keys.shown(_WALKING))
 
-    def _meant(self, key: str) -> str:
+    def _meant(self, event: events.Key) -> str:
         """The action that a key is for, here and now; "" where it writes or moves the cursor."""
+        key = event.key
         if key in _PAGE_KEYS:
             return f"screen.page({_PAGE_KEYS[key]})"
         if self.edits and key == "up" and self.cursor_at_first_line:
@@ -175,9 +190,18 @@ class Prompt(TextArea):
         act = self._acts.get(key)
         if act == "chat.step" and self.steps_on_space:
             return "screen.single_step"
-        if act in _WALKS and self.walks:
+        if act in _WALKS and self.walks and not self._writes(act, event):
             return f"screen.walk('{_WALKS[act]}')"
         return "app.quit" if act == "chat.leave" else ""
+
+    def _writes(self, act: str, event: events.Key) -> bool:
+        """Whether a key that would walk writes: a message may begin with it.
+
+        It walks where a person chose it for that, and on from a step that it led to: pressed once
+        too often at the newest one, it leaves nothing in the prompt.
+        """
+        walks = self.held or self._stepping or act in self._keys.changed
+        return event.is_printable and not walks
 
     async def _on_paste(self, event: events.Paste) -> None:
         event.stop()
