@@ -201,6 +201,10 @@ class ChatScreen(PromptedScreen):
             self.prompt.accept(message.typed)
             self.ask(text)
 
+    @on(Prompt.HintCut)
+    def _hint_cut(self, message: Prompt.HintCut) -> None:
+        self.note(message.text)
+
     def ask(self, text: str, beside: Exchange | None = None) -> None:
         """Send a prompt.
 
@@ -246,12 +250,6 @@ class ChatScreen(PromptedScreen):
         self.settings = settings
         self.dashboard.header.show_settings(settings)
 
-    def expect_tree(self) -> None:
-        """The next answer's tree is not known; the one under way keeps its own."""
-        self.chosen = None
-        if not self.busy:
-            self.dashboard.header.expect_tree()
-
     def action_page(self, direction: int) -> None:
         """Scroll the transcript a page up (-1) or down (1)."""
         self.transcript.scroll_relative(y=self.transcript.size.height * direction, animate=False)
@@ -288,7 +286,7 @@ class ChatScreen(PromptedScreen):
             self.inspector.go("live")
             self.decoder.single_step()
         else:
-            self.prompt.hint("nothing to step: send a message, it will pause at its first step")
+            self.prompt.hint("nothing to step: send a message first")
         self.drawing.now()
 
     def action_walk(self, where: str) -> None:

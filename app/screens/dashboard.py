@@ -62,7 +62,9 @@ class Dashboard:
             self.panel.show_figures(walk.step, walk.statistics, expected, waiting)
             self.strip.show_step(walk.step, walk.statistics, waiting)
             self.header.show_statistics(walk.statistics)
-            self.header.show_tree(expected.tree if expected is not None else None)
+            # with other settings since, the next answer's is not known
+            known = coming is not None or walk.at is not None or now.busy
+            self.header.show_tree(expected.tree if expected is not None and known else None)
 
     def _moves(self, walk: Walk, now: Activity) -> bool:
         """In accessible mode only the text moves; the figures come with its end."""

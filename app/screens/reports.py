@@ -30,7 +30,7 @@ def take(chat: "ChatScreen", report: Report) -> None:
     match report:
         case Loading(message, fraction):
             share = "" if fraction is None else f" {fraction:.0%}"
-            chat.prompt.hint(f"{message}{share}")
+            chat.prompt.hint(f"{message}{share}", passing=True)
         case LoadFailed(message):
             chat.app.fail(message)
         case Ready(description):

@@ -33,7 +33,6 @@ class Header(Line):
         self.tooltip = SPEEDUP_MEANING
         self._pair: PairDescription | None = None
         self._tree: TreeChosen | None = None
-        self._outdated: TreeChosen | None = None
         self._settings = ChatSettings()
         self._statistics: Statistics | None = None
         self._status = ""
@@ -44,7 +43,7 @@ class Header(Line):
         self.refresh()
 
     def show_tree(self, tree: TreeChosen | None) -> None:
-        """Name the tree shape of the step on show; None before anything was decoded."""
+        """Name the tree shape in use; None where it is yet to be chosen."""
         if tree is not self._tree:
             self._tree = tree
             self.refresh()
@@ -52,11 +51,6 @@ class Header(Line):
     def show_settings(self, settings: ChatSettings) -> None:
         """Show temperature, mode and growmap."""
         self._settings = settings
-        self.refresh()
-
-    def expect_tree(self) -> None:
-        """From now on trees are chosen for other settings than the one on show."""
-        self._outdated = self._tree
         self.refresh()
 
     def show_statistics(self, statistics: Statistics | None) -> None:
@@ -95,13 +89,15 @@ class Header(Line):
             dtype = " ".join((_DTYPES.get(number, number), *kernels))
             yield [Content.styled(f"{self._pair.device} {dtype}", "$notice")]
         tree = self._tree_text()
-        choices = dict.fromkeys((tree, tree.removesuffix(_LOOKUP)))
+        choices = [tree, tree.removesuffix(_LOOKUP)]
+        if self._tree is not None and self._tree.nodes > 1:
+            choices.append(f"tree {choices[-1].rpartition(' ')[2]}")  # without its name
         yield [Content.styled(text, "$notice") for text in choices]
         yield [Content.styled(f"T {self._settings.temperature:g}", "$notice")]
 
     def _tree_text(self) -> str:
         asked, tree = self._settings.growmap, self._tree
-        if tree is None or tree is self._outdated:
+        if tree is None:
             return _PLAIN if self._settings.mode is Mode.AR else f"tree {visible(asked)}"
         looks_up = tree.lookup != Lookup.OFF
         if tree.nodes <= 1:

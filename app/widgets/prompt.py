@@ -6,6 +6,7 @@ not for the text are actions of the screen it is on.
 
 from typing import ClassVar
 
+from rich.cells import cell_len
 from textual import events, on
 from textual.binding import Binding, BindingType
 from textual.content import Content
@@ -40,7 +41,9 @@ _ACTS = {
     "ctrl+d": "chat.leave",
 }
 """What keys do here, as long as nobody changed them."""
-_WALKING = "this writes while the newest step is on show; chat.step_before, chat.first_step walk"
+_WALKING = "chat.step_before, chat.first_step walk; this key writes here"
+_BORDER = 2
+"""Cells of the border beside what is written on it."""
 _PAGE_KEYS = {"pageup": -1, "pagedown": 1}
 # As bindings these would run after the characters typed behind them, when keys come in a burst.
 # Copying stays a binding: with nothing selected here, it copies what is selected in the chat.
@@ -87,6 +90,17 @@ class Prompt(TextArea):
             self.text = text
             self.typed = typed
 
+    class HintCut(Message):
+        """A hint is too long for the border.
+
+        Attributes:
+            text: the whole hint.
+        """
+
+        def __init__(self, text: str) -> None:
+            super().__init__()
+            self.text = text
+
     def __init__(self) -> None:
         super().__init__(id="prompt", compact=True, highlight_cursor_line=False)
         self.placeholder = "type a message, or /? for help"
@@ -127,8 +141,15 @@ class Prompt(TextArea):
         self.hint("")
         self.replace(text, *self.selection, maintain_selection_offset=False)
 
-    def hint(self, text: str) -> None:
-        """Show a line on the border until the next key."""
+    def hint(self, text: str, *, passing: bool = False) -> None:
+        """Show a line on the border until the next key.
+
+        Args:
+            text: the line; `HintCut` is posted where the border is too short for it.
+            passing: another one follows, so that it may be cut.
+        """
+        if not passing and cell_len(visible(text)) > max(0, self.size.width - _BORDER):
+            self.post_message(self.HintCut(text))
         self.border_subtitle = Content(visible(text)) if text else None
         self.set_class(bool(text), "-hinted")  # where there is no border, it gets one
 

@@ -30,7 +30,7 @@ from sequoia_core.growmap import growmap_names
 from sequoia_core.protocols import ChatEngine, Lookup, TreeChoice
 from sequoia_core.trace import ReplayEngine, Trace
 from tests.app.driving import Driver, driving
-from tests.fakes import PAIR, BrokenEngine, make_answer, replay, unmeasured
+from tests.fakes import PAIR, TREE_16, BrokenEngine, make_answer, replay, unmeasured
 
 LAST = sum(isinstance(event, Step) for event in make_answer())
 
@@ -289,7 +289,7 @@ async def test_the_way_back_from_the_tree_is_shown_where_it_takes_the_room_of_th
         assert row in chat.screen_text()
         await chat.pilot.press("escape")
         assert row not in chat.screen_text()
-        assert "You" in chat.screen_text()
+        assert "─ Chat ─" in chat.screen_text()
 
 
 async def test_reading_the_prompt_is_seen_with_the_tree_on_show() -> None:
@@ -317,8 +317,11 @@ async def test_the_header_names_the_tree_of_the_step_on_show() -> None:
         await chat.ask()
         assert "tree auto 16x4 " in chat.screen_text()
         await chat.type("/set growmap chain/4", "enter")
-        assert "tree chain/4 " in chat.screen_text()
+        await chat.until(lambda: "tree chain/4 " in chat.screen_text())
         assert "16x4" not in chat.screen_text().splitlines()[0]
+        await chat.pilot.press("left")
+        assert f"tree {TREE_16.growmap} 16x4" in chat.screen_text()
+        await chat.pilot.press("end")
         await chat.ask()
         assert "tree auto" not in chat.screen_text().splitlines()[0]
         assert "16x4" in chat.screen_text().splitlines()[0]
@@ -528,8 +531,8 @@ async def test_commands_say_what_they_did(line: str, shown: str) -> None:
         ("/set temperature -1", "temperature is -1"),
         ("/set theme midnite", "did you mean midnight?"),
         ("/set growmap no-such-tree", "no-such-tree"),
-        ("/tree", "F4 shows and hides it; /set growmap"),
-        ("/pause", "F2 pauses"),
+        ("/tree", "f4 shows and hides it; /set growmap"),
+        ("/pause", "f2 pauses"),
     ],
 )
 async def test_refused_commands_stay_in_the_prompt(line: str, hint: str) -> None:
@@ -537,6 +540,17 @@ async def test_refused_commands_stay_in_the_prompt(line: str, hint: str) -> None
         await chat.type(line, "enter")
         assert hint in chat.hint
         assert chat.prompt.text == line
+
+
+async def test_a_refusal_that_the_border_is_too_short_for_is_said_in_the_chat() -> None:
+    async with driving(size=(60, 20)) as chat:
+        await chat.type("/set growmap nope", "enter")
+        whole = "there is auto, adaptive and what `sequoia growmap list` names"
+        await chat.until(lambda: whole in " ".join(chat.transcript.replace("▌", "").split()))
+        before, chat.prompt.text = chat.transcript, ""
+        await chat.pilot.press("enter")
+        assert "the prompt is empty" in chat.hint
+        assert chat.transcript == before
 
 
 async def test_mode_and_growmap_reach_the_engine() -> None:
