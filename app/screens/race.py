@@ -167,7 +167,7 @@ class RaceScreen(Screen[None]):
         """Draw what has changed, as often as the decode thread can spare."""
         run = self._run
         seen = (
-            run.ended, self._chat.decoder.paused, run.terms, *(
+            run.ended, self._chat.decoder.paused, run.terms, len(run.notices), *(
                 (each.tokens, each.answer.prefill, each.answer.done) for each in run.lanes.values()
             ),
         )  # fmt: skip

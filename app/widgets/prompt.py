@@ -173,6 +173,11 @@ class Prompt(TextArea):
         self.text = self.text.removeprefix(typed)
         self.move_cursor(self.document.end)
 
+    async def take_early(self, event: events.Key) -> None:
+        """Send, or begin a line, by a key that was pressed before this had the focus."""
+        if self._acts.get(event.key) in ("prompt.send", "prompt.new_line"):
+            await self._on_key(event)
+
     async def _on_key(self, event: events.Key) -> None:
         if self.border_subtitle:
             self.hint("")

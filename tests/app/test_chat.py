@@ -234,6 +234,17 @@ async def test_brackets_home_and_end_walk_through_the_steps(focus_tree: bool) ->
         assert "**Rayleigh" not in chat.transcript
 
 
+async def test_enter_sends_while_nothing_has_the_focus() -> None:
+    async with driving() as chat:
+        chat.app.chat.set_focus(None)
+        for key, character in (("h", "h"), ("i", "i"), ("enter", "\r"), ("n", "n")):
+            chat.app.chat.post_message(Key(key, character))
+        await chat.until(lambda: chat.prompt.text == "n")
+        await chat.finish()
+        assert chat.app.chat.answer is not None
+        assert chat.app.chat.answer.prompt == "hi"
+
+
 @pytest.mark.parametrize("text", ["[x] done", "]", "[[wiki]]"])
 async def test_a_message_may_begin_with_a_bracket(text: str) -> None:
     keys = [{"[": "left_square_bracket", "]": "right_square_bracket", " ": "space"}.get(c, c)
