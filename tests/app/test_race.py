@@ -13,7 +13,7 @@ from rich.style import Style
 
 from app.app import ChatSettings
 from app.history import Exchange
-from app.race import Agreement, RaceResult, RaceRun, agreement_told, kept_note
+from app.race import Agreement, RaceResult, RaceRun, agreement_told, kept_note, tree_name
 from app.recording import NoRecord
 from app.screens.race import RaceScreen
 from app.widgets.lane_text import GrowingLines, LaneText
@@ -26,10 +26,11 @@ from sequoia_core.events import (
     NoticeKind,
     TextDelta,
     Totals,
+    TreeChosen,
 )
 from sequoia_core.race import Lane, Raced, RaceEvent, RaceTerms
 from tests.app.driving import Driver, driving
-from tests.fakes import ANSWER, RacingEngine, make_step, plain_answer, replay
+from tests.fakes import ANSWER, TREE_16, RacingEngine, make_step, plain_answer, replay
 
 GREEDY = ChatSettings(temperature=0.0)
 OTHER = ANSWER.replace("Sunlight", "Daylight")
@@ -68,6 +69,19 @@ async def test_a_notice_is_read_whole_while_a_race_runs(
         await chat.until(lambda: NOTICE in " ".join(chat.screen_text().split()))
         engine.go_on.set()
         await chat.until(lambda: chat.app.chat.race is not None and chat.app.chat.race.ended)
+
+
+@pytest.mark.parametrize(
+    ("tree", "name"),
+    [
+        (TREE_16, "sequoia tree 16x4"),
+        (replace(TREE_16, lookup="auto"), "sequoia tree 16x4 + lookup"),
+        (replace(TREE_16, nodes=1, depth=0, lookup="auto"), "lookup only"),
+        (replace(TREE_16, nodes=1, depth=0), "plain decoding"),
+    ],
+)
+def test_a_lane_is_called_by_what_it_decodes_with(tree: TreeChosen, name: str) -> None:
+    assert tree_name(tree) == name
 
 
 def raced(
