@@ -7,7 +7,7 @@ from typing import Any
 from typer.core import TyperGroup
 from typer.exceptions import TyperException
 
-from sequoia_core.suggest import suggest
+from sequoia_core.suggest import close_names, suggest
 
 _COMMANDS = {
     "serve": "web", "server": "web", "browser": "web", "benchmark": "bench", "train": "distill",
@@ -48,9 +48,11 @@ class CommandGroup(TyperGroup):
         name = args[0]
         if not name.startswith("-") and self.get_command(ctx, name) is None:
             root = ctx.parent is None
-            hint = (_IN_CHAT.get(name) if root else None) or suggest(
-                name, self.list_commands(ctx), also=_COMMANDS if root else None
-            )
+            known = self.list_commands(ctx)
+            close = close_names(name, known, _COMMANDS if root else None)
+            hint = f"did you mean {close[0]!r}?" if close else f"there is {', '.join(known)}"
+            if root:
+                hint = _IN_CHAT.get(name, hint)
             ctx.fail(f"No such command {name!r}; {hint}")
         return super().resolve_command(ctx, args)
 

@@ -3,6 +3,7 @@
 import os
 import sys
 from collections.abc import Mapping
+from contextlib import suppress
 from typing import Any
 
 import typer
@@ -60,6 +61,7 @@ def leave(code: int) -> None:
     To unwind the interpreter takes a second with the libraries that decode, and aborts under a
     forward that outlasted the join.
     """
-    sys.stdout.flush()
-    sys.stderr.flush()
+    with suppress(OSError):  # a terminal that was closed
+        sys.stdout.flush()
+        sys.stderr.flush()
     os._exit(code)

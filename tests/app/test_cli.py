@@ -60,13 +60,13 @@ def test_version_is_the_packages() -> None:
 @pytest.mark.parametrize(
     ("arguments", "hint"),
     [
-        ("modles", "did you mean models?"),
-        ("serve", "did you mean web?"),
+        ("modles", "did you mean 'models'?"),
+        ("serve", "did you mean 'web'?"),
         ("chat", "`sequoia` alone opens the chat"),
         ("theme", "/set theme in the chat"),
         ("nonsense", "there is ask, replay, models,"),
         ("growmap nonsense", "there is show, list"),
-        ("config pth", "did you mean path?"),
+        ("config pth", "did you mean 'path'?"),
         ("--tempratur 1", "did you mean --temperature?"),
         ("--theme nope", "/set theme in the chat, theme = NAME in config.toml"),
         ("--model x", "did you mean --target?"),
