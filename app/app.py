@@ -4,7 +4,6 @@ What the chat looks like and does is the chat screen's.
 """
 
 import asyncio
-import difflib
 import logging
 import sys
 from collections.abc import Iterable, Mapping
@@ -15,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import platformdirs
+from rich.console import RenderableType
 from rich.text import Text
 from textual import events
 from textual.app import SystemCommand
@@ -39,7 +39,8 @@ from .visible import visible
 
 __all__ = ["ChatSettings", "SequoiaApp"]
 
-_JOIN_SECONDS = 10.0
+_JOIN_SECONDS = 0.2
+"""For the step that is under way; a longer one is given up, and what it would have said with it."""
 _LOG_BYTES = 1_000_000
 _SWITCH_SECONDS = 0.0005
 """How long the decode thread may have to wait for the interpreter lock, many times in a step; the
@@ -119,8 +120,18 @@ class SequoiaApp(BaseApp):
         follow_keys(self.chat)
         return problems
 
+    def exit(
+        self,
+        result: None = None,
+        return_code: int = 0,
+        message: RenderableType | None = None,
+    ) -> None:
+        """End the app; the decode thread ends meanwhile."""
+        self._decoder.close()
+        super().exit(result, return_code, message)
+
     async def on_unmount(self) -> None:
-        """Join the decode thread, without freezing the screen while it ends its step."""
+        """Join the decode thread, then close the record of the chat."""
         await asyncio.to_thread(self._decoder.shutdown, _JOIN_SECONDS)
         await asyncio.to_thread(self.chat.keeping.finish, self._decoder.drain())
         self.rests.end()
@@ -163,9 +174,7 @@ class SequoiaApp(BaseApp):
             SlashError: there is no such theme.
         """
         if name not in self.available_themes:
-            close = difflib.get_close_matches(name, self.available_themes, n=1)
-            hint = f"did you mean {close[0]}?" if close else ", ".join(self.own_themes)
-            raise SlashError(f"no theme {name!r}; {hint}")
+            raise SlashError(self.no_theme(name))
         self.theme = name
 
     def get_system_commands(self, screen: Screen[object]) -> Iterable[SystemCommand]:

@@ -21,6 +21,7 @@ from textual.screen import Screen
 from textual.theme import Theme
 
 from sequoia_core.files import write_whole
+from sequoia_core.suggest import suggest
 
 from .accessible import ACCESSIBLE, PlainFrames
 from .columns import hold_columns
@@ -113,12 +114,16 @@ class BaseApp(CopyingApp):
         """
         problem = None
         if name not in self.available_themes:
-            problem = f"no theme {name!r}; using {DEFAULT_THEME}"
+            problem = f"{self.no_theme(name)}; using {DEFAULT_THEME}"
             name = DEFAULT_THEME
         if name == DEFAULT_THEME and self.few_colors and TERMINAL_THEME in self.available_themes:
             name = TERMINAL_THEME
         self.theme = name
         return problem
+
+    def no_theme(self, name: str) -> str:
+        """Say that there is no such theme, and which one may have been meant."""
+        return f"no theme {name!r}; {suggest(name, self.own_themes)}"
 
     def get_theme_variable_defaults(self) -> dict[str, str]:
         """The app's own colours, for themes that do not name them."""

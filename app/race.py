@@ -9,6 +9,7 @@ from enum import StrEnum
 from sequoia_core.encoding import MisfitError, decode
 from sequoia_core.events import FinishReason, Notice, PrefillDone, TreeChosen
 from sequoia_core.files import parse_json
+from sequoia_core.protocols import Lookup
 from sequoia_core.race import Lane, Raced, RaceEvent, RaceTerms
 
 from .answer import Answer
@@ -268,10 +269,10 @@ def kept_note(kept: str) -> str:
 
 def tree_name(tree: TreeChosen) -> str:
     """A tree shape in a few words."""
-    looked_up = " + lookup" if tree.lookup == "on" else ""
+    looks_up = tree.lookup != Lookup.OFF
     if tree.nodes <= 1:
-        return f"plain decoding{looked_up}"
-    return f"{tree.mode} tree {tree.nodes}x{tree.depth}{looked_up}"
+        return "lookup only" if looks_up else "plain decoding"
+    return f"{tree.mode} tree {tree.nodes}x{tree.depth}{' + lookup' if looks_up else ''}"
 
 
 def agreement_told(result: RaceResult) -> str:

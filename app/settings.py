@@ -4,7 +4,6 @@ Owns the names, types and precedence of settings. Ranges are checked by `ChatSet
 knows how a setting is used.
 """
 
-import difflib
 import json
 import os
 from collections.abc import Mapping
@@ -24,6 +23,7 @@ from sequoia_core.config import Mode, Offload, WeightFormat
 from sequoia_core.errors import ParameterError, SequoiaError
 from sequoia_core.files import parse_toml, read_text
 from sequoia_core.protocols import Lookup
+from sequoia_core.suggest import close_names
 from sequoia_core.text import well_formed
 
 from .messages import ChatSettings
@@ -195,7 +195,7 @@ def _explained(error: ValidationError, flags: Mapping[str, Any], path: Path) -> 
     if name in flags:
         return ParameterError(f"--{name.replace('_', '-')}: {problem}")
     if first["type"] == "extra_forbidden":
-        close = difflib.get_close_matches(name, Settings.model_fields) or Settings.model_fields
+        close = close_names(name, Settings.model_fields, most=3) or Settings.model_fields
         return SettingsError(f"{path}: unknown setting {name!r}; there is {', '.join(close)}")
     variable = ENV_PREFIX + name.upper()
     where = variable if variable in map(str.upper, os.environ) else f"{path}: {name}"

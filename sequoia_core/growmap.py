@@ -7,7 +7,6 @@ code's `.pt` format lives in `reference_files`.
 
 from __future__ import annotations
 
-import difflib
 import json
 import math
 from collections.abc import Iterable, Sequence
@@ -19,6 +18,7 @@ from typing import TYPE_CHECKING, Any
 from sequoia_core import reference_files
 from sequoia_core.errors import GrowMapError
 from sequoia_core.files import parse_json, read_text, write_whole
+from sequoia_core.suggest import suggest
 from sequoia_core.tree_order import (
     breadth_first,
     check_size,
@@ -287,8 +287,12 @@ def growmap_names() -> list[str]:
     )
 
 
-def find_growmap(name_or_path: str) -> GrowMap:
+def find_growmap(name_or_path: str, others: tuple[str, ...] = ()) -> GrowMap:
     """A packaged shape by name, or else a file by path.
+
+    Args:
+        name_or_path: of the shape.
+        others: what else may be given where the shape was named, for the error.
 
     Raises:
         GrowMapError: neither exists (similar names are listed), or the file is malformed.
@@ -300,11 +304,10 @@ def find_growmap(name_or_path: str) -> GrowMap:
     path = Path(name_or_path).expanduser()
     if path.exists() or path.suffix in {".json", ".pt"}:
         return GrowMap.load(path)
-    by_stem = {known.rpartition("/")[2]: known for known in names}
-    close = difflib.get_close_matches(name, names, cutoff=0.4)
-    close += [by_stem[stem] for stem in difflib.get_close_matches(name, by_stem, cutoff=0.6)]
-    hint = ", ".join(dict.fromkeys(close)) or "see `sequoia growmap list`"
-    raise GrowMapError(f"growmap {name_or_path}: no such file or name; similar: {hint}")
+    also = f"{', '.join(others)} and " if others else ""
+    every = f"there is {also}what `sequoia growmap list` names"
+    hint = suggest(name, [*others, *names], otherwise=every, most=3)
+    raise GrowMapError(f"growmap {name_or_path}: no such file or name; {hint}")
 
 
 def _packaged_folder() -> Path:

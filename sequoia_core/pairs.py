@@ -4,13 +4,13 @@ Owns `pairs.toml` and the arithmetic from a model's shape to bytes. Knows nothin
 and loads no model.
 """
 
-import difflib
 import functools
 import tomllib
 from dataclasses import dataclass
 from pathlib import Path
 
 from sequoia_core.errors import ParameterError
+from sequoia_core.suggest import suggest
 
 _CONTEXT = 4096
 _BYTES_PER_VALUE = 2
@@ -122,8 +122,8 @@ def find_pair(name: str) -> PairEntry:
     by_name = {entry.name: entry for entry in catalogue()}
     if name in by_name:
         return by_name[name]
-    close = difflib.get_close_matches(name, by_name, cutoff=0.5) or list(by_name)
-    raise ParameterError(f"pair {name!r} is not in the catalogue; there is {', '.join(close)}")
+    hint = suggest(name, by_name, most=3)
+    raise ParameterError(f"pair {name!r} is not in the catalogue; {hint}")
 
 
 def known_draft(target: str) -> str | None:

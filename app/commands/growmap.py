@@ -6,13 +6,15 @@ import typer
 
 from sequoia_core.growmap import GrowMap, find_growmap, growmap_names
 
+from ..command_group import CommandGroup
+
 if TYPE_CHECKING:
     from rich.tree import Tree
 
 _DRAWN_WHOLE = 128
 _LIST_WIDTH = 120  # a name or a shape cut off would be of no use
 
-growmap_app = typer.Typer(help="Draw and list tree shapes.", no_args_is_help=True)
+growmap_app = typer.Typer(cls=CommandGroup, help="Draw and list tree shapes.", no_args_is_help=True)
 
 
 @growmap_app.command("show")

@@ -201,7 +201,7 @@ class Branching:
             chat.ask(exchange.prompt, exchange)
             if chat.settings.temperature == 0.0 or chat.settings.seed is not None:
                 what = "temperature 0" if chat.settings.temperature == 0.0 else "a fixed seed"
-                self._hint(f"with {what} and the same settings, the same answer comes again")
+                self._hint(f"with {what}, the same answer comes again")
 
     # Siblings
 

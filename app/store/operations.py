@@ -81,6 +81,21 @@ class Begun:
 
 
 @dataclass(frozen=True, slots=True)
+class HeldWith:
+    """The models of a session that began before they were known."""
+
+    session: str
+    about: About
+
+    def carry_out(self, to: sqlite3.Connection) -> None:
+        """Write them; what is known stays."""
+        to.execute(
+            "UPDATE session SET target = ?, draft = ? WHERE id = ? AND target = ''",
+            (self.about.target, self.about.draft, self.session),
+        )
+
+
+@dataclass(frozen=True, slots=True)
 class Told:
     """Events of a growing answer, packed."""
 
@@ -242,7 +257,17 @@ class Undeleted:
 
 
 Operation = (
-    Opened | Begun | Told | StepsLost | Ended | Selected | Raced | Renamed | Deleted | Undeleted
+    Opened
+    | Begun
+    | HeldWith
+    | Told
+    | StepsLost
+    | Ended
+    | Selected
+    | Raced
+    | Renamed
+    | Deleted
+    | Undeleted
 )
 
 

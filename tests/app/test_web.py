@@ -285,7 +285,7 @@ async def test_messages_that_a_page_never_sends_change_nothing(
 ) -> None:
     monkeypatch.setenv("XDG_DATA_HOME", str(tmp_path / "data"))
     before = children()
-    command = window_command(engine_path, {})
+    command = window_command(engine_path)
     async with serving(command=command) as where, aiohttp.ClientSession() as session:
         browser = Browser(await session.ws_connect(where + "ws?width=110&height=40"))
         await browser.until("SmolLM2-135M-Instruct")
