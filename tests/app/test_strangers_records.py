@@ -268,3 +268,12 @@ def test_a_system_prompt_that_cannot_be_read_is_one_line(
     result = CliRunner().invoke(cli.app, ["ask", *arguments, "Why?"])
     assert result.exit_code == 2
     assert complaint in result.output
+
+
+def test_a_tree_that_no_screen_holds_is_not_drawn(tmp_path: Path) -> None:
+    path = tmp_path / "deep.json"
+    path.write_text(json.dumps({"parents": [-1, *range(65_535)]}))
+    result = CliRunner().invoke(cli.app, ["growmap", "show", "--all", str(path)])
+    assert result.exit_code == 0
+    assert "(too large to draw: 65536 nodes)" in result.output
+    assert len(result.output) < 2000
