@@ -26,7 +26,7 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 def pytest_make_parametrize_id(val: object) -> str | None:
     """Long values are named by their beginning; pytest numbers those that begin alike."""
     if isinstance(val, str | bytes) and len(val) > LONGEST_ID:
-        return f"{ascii(val[:LONGEST_ID])}..."
+        return f"{val[:LONGEST_ID]!a}..."
     return None
 
 
