@@ -17,7 +17,7 @@ from sequoia_core.bench.prompts import read_prompts
 from sequoia_core.distill.options import Options
 from sequoia_core.distill.pieces import Pieces
 from sequoia_core.errors import ModelLoadError
-from sequoia_core.model.device import choose_device, choose_dtype
+from sequoia_core.model.device import choose_device, choose_dtype, prepare
 from sequoia_core.model.llama import Llama
 from sequoia_core.model.loader import Checkpoint
 from sequoia_core.model.tokenizer import turn_closing_id
@@ -65,6 +65,7 @@ class Subject:
         device = choose_device(options.device)
         dtype = choose_dtype("auto", device)
         checkpoint = open_target(options.target, dtype)
+        dtype = choose_dtype("auto", device, stored=checkpoint.stored_dtype)
         if checkpoint.tokenizer is None:
             raise ModelLoadError(f"{checkpoint.name}: the target brings no tokenizer")
         tokenizer = checkpoint.tokenizer()
@@ -90,6 +91,7 @@ class Subject:
 
     def model(self) -> Llama:
         """The target itself, loaded."""
+        prepare((self.device,))
         return Llama(self.checkpoint.config, self.checkpoint.weights, self.device, self.dtype)
 
 

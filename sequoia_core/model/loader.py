@@ -23,7 +23,7 @@ from sequoia_core.errors import ModelLoadError
 from sequoia_core.model import int8_rows
 from sequoia_core.model.config import ModelConfig
 from sequoia_core.model.convert_cache import ConvertCache, file_digests
-from sequoia_core.model.device import dtype_name
+from sequoia_core.model.device import DTYPES, dtype_name
 from sequoia_core.model.tokenizer import (
     has_tokenizer,
     load_gguf_tokenizer,
@@ -68,6 +68,8 @@ class Checkpoint:
         tokenizer: loads its tokenizer, or None when it brings none.
         eos_token_ids: ends of text as its files state them.
         digest: changes when the weights change.
+        stored_dtype: the number format that its files state or hold; None where there is none, as
+            of quantised weights.
     """
 
     name: str
@@ -77,6 +79,7 @@ class Checkpoint:
     tokenizer: "Callable[[], PreTrainedTokenizerBase] | None"
     eos_token_ids: frozenset[int]
     digest: str
+    stored_dtype: torch.dtype | None = None
 
 
 def open_checkpoint(
@@ -142,7 +145,21 @@ def open_directory(directory: Path) -> Checkpoint:
             settings, read_json(generation) if generation.exists() else {}
         ),
         digest="+".join(file_digests(weight_files(directory)).values()),
+        stored_dtype=stored_dtype(settings, weights),
     )
+
+
+def stored_dtype(settings: Mapping[str, Any], weights: Weights) -> torch.dtype | None:
+    """What config.json says, in the newer or the older spelling, else what the tensors are in.
+
+    None is a format that cannot be computed in.
+    """
+    stated = settings.get("dtype") or settings.get("torch_dtype")
+    if isinstance(stated, str):
+        return DTYPES.get(stated.removeprefix("torch."))
+    matrix = next((name for name in weights if len(weights.shape(name)) > 1), None)
+    found = weights.dtype(matrix) if matrix is not None else None
+    return found if found in DTYPES.values() else None
 
 
 def _open_gguf(
