@@ -12,6 +12,15 @@ from torch import Tensor
 from sequoia_core.model.config import ModelConfig, RopeScaling
 
 
+def inverse_frequencies(config: ModelConfig) -> Tensor:
+    """Radians per position of each rotary pair, float32 `[D / 2]`, scaling included."""
+    half = torch.arange(0, config.head_dim, 2, dtype=torch.float32) / config.head_dim
+    frequencies = 1.0 / config.rope_theta**half
+    if config.rope_scaling is not None:
+        frequencies = _llama3_scaled(frequencies, config.rope_scaling)
+    return frequencies
+
+
 def rotary_tables(
     config: ModelConfig, device: torch.device, dtype: torch.dtype
 ) -> tuple[Tensor, Tensor]:
@@ -23,10 +32,7 @@ def rotary_tables(
     Returns:
         two tensors `[context_window, 1, D]`.
     """
-    half = torch.arange(0, config.head_dim, 2, dtype=torch.float32) / config.head_dim
-    frequencies = 1.0 / config.rope_theta**half  # [D / 2]
-    if config.rope_scaling is not None:
-        frequencies = _llama3_scaled(frequencies, config.rope_scaling)
+    frequencies = inverse_frequencies(config)
     positions = torch.arange(config.context_window, dtype=torch.float32) / config.rope_factor
     angles = positions[:, None] * frequencies[None, :]  # [context_window, D / 2]
     cos, sin = angles.cos(), angles.sin()
