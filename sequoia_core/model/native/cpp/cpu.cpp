@@ -3,6 +3,11 @@
 #include <string>
 #include <vector>
 
+#if defined(__aarch64__)
+#include <asm/hwcap.h>
+#include <sys/auxv.h>
+#endif
+
 #include "kernels.hpp"
 
 namespace sequoia {
@@ -11,6 +16,8 @@ namespace sequoia {
 namespace avx512_vnni { extern const Kernels KERNELS; }
 namespace avx_vnni { extern const Kernels KERNELS; }
 namespace avx2 { extern const Kernels KERNELS; }
+#elif defined(__aarch64__)
+namespace neon_dotprod { extern const Kernels KERNELS; }
 #endif
 
 namespace {
@@ -25,6 +32,8 @@ std::vector<const Kernels*> supported() {
         found.push_back(&avx512_vnni::KERNELS);
     if (avx2 && __builtin_cpu_supports("avxvnni")) found.push_back(&avx_vnni::KERNELS);
     if (avx2) found.push_back(&avx2::KERNELS);
+#elif defined(__aarch64__)
+    if (getauxval(AT_HWCAP) & HWCAP_ASIMDDP) found.push_back(&neon_dotprod::KERNELS);
 #endif
     return found;
 }
