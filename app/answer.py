@@ -114,6 +114,19 @@ class Answer:
         """The text so far as the model wrote it; for the engine and for files, not for a screen."""
         return "".join(self.parts)
 
+    @property
+    def waiting(self) -> str:
+        """What goes on before the first step, in one line; "" from then on."""
+        if self.statistics or self.done:
+            return ""
+        match self.prefill:
+            case PrefillProgress(done, total):
+                return f"reading the prompt: {done} of {total} tokens"
+            case PrefillDone(prompt_tokens, cached_tokens, seconds):
+                fresh = prompt_tokens - cached_tokens
+                return f"read {fresh} prompt tokens in {seconds:.2f} s, {cached_tokens} cached"
+        return "reading the prompt" if self.trees else "waiting for the model"
+
     def footer(self) -> str:
         """Its figures in one line; says how it ended where that is not a matter of course."""
         parts: list[str] = []

@@ -4,7 +4,6 @@ What the chat looks like and does is the chat screen's.
 """
 
 import asyncio
-import difflib
 import logging
 import sys
 from collections.abc import Iterable, Mapping
@@ -12,14 +11,17 @@ from dataclasses import replace
 from functools import partial
 from logging.handlers import RotatingFileHandler
 from pathlib import Path
+from typing import Any
 
 import platformdirs
+from rich.console import RenderableType
 from rich.text import Text
 from textual import events
 from textual.app import SystemCommand
 from textual.screen import Screen
 
 from sequoia_core.config import Mode
+from sequoia_core.files import make_private_folder, private_file
 
 from .base_app import BaseApp
 from .decoder import Decoder
@@ -32,11 +34,13 @@ from .screens.branching import BRANCH_COMMANDS
 from .screens.chat import ChatScreen
 from .screens.preferring import follow_keys
 from .slash import SlashError
+from .unsent import TOLD
 from .visible import visible
 
 __all__ = ["ChatSettings", "SequoiaApp"]
 
-_JOIN_SECONDS = 10.0
+_JOIN_SECONDS = 0.2
+"""For the step that is under way; a longer one is given up, and what it would have said with it."""
 _LOG_BYTES = 1_000_000
 _SWITCH_SECONDS = 0.0005
 """How long the decode thread may have to wait for the interpreter lock, many times in a step; the
@@ -51,6 +55,7 @@ class SequoiaApp(BaseApp):
         settings: what the chat begins with.
         recorder: told everything that happens in the chat; it is closed with the app.
         preferences: where changed settings are kept.
+        unsent: what the prompt holds at first.
     """
 
     TITLE = "Sequoia"
@@ -62,8 +67,10 @@ class SequoiaApp(BaseApp):
         settings: ChatSettings,
         recorder: Recorder | None = None,
         preferences: Preferences | None = None,
+        unsent: str = "",
     ) -> None:
         super().__init__()
+        self._unsent = unsent
         self.preferences = preferences or Preferences()
         self._decoder = Decoder(engine_factory)
         self.rests = Rests()
@@ -91,6 +98,9 @@ class SequoiaApp(BaseApp):
         themes = [*self.theme_problems, *([self._no_theme] if self._no_theme else [])]
         for problem in (*themes, *self.key_problems):
             self.chat.note(problem, error=True)
+        if self._unsent:
+            self.chat.prompt.put(self._unsent)
+            self.chat.prompt.hint(TOLD)
         self.watch_themes()
 
     async def on_event(self, event: events.Event) -> None:
@@ -110,8 +120,18 @@ class SequoiaApp(BaseApp):
         follow_keys(self.chat)
         return problems
 
+    def exit(
+        self,
+        result: None = None,
+        return_code: int = 0,
+        message: RenderableType | None = None,
+    ) -> None:
+        """End the app; the decode thread ends meanwhile."""
+        self._decoder.close()
+        super().exit(result, return_code, message)
+
     async def on_unmount(self) -> None:
-        """Join the decode thread, without freezing the screen while it ends its step."""
+        """Join the decode thread, then close the record of the chat."""
         await asyncio.to_thread(self._decoder.shutdown, _JOIN_SECONDS)
         await asyncio.to_thread(self.chat.keeping.finish, self._decoder.drain())
         self.rests.end()
@@ -119,6 +139,12 @@ class SequoiaApp(BaseApp):
         if self._log_handler is not None:
             logging.getLogger("sequoia").removeHandler(self._log_handler)
             self._log_handler.close()
+
+    @property
+    def unsent(self) -> str:
+        """What was typed and not sent, also what waits for the editing of a message to end."""
+        typed = (self.chat.branching.waiting, self.chat.prompt.text)
+        return "\n".join(text for text in typed if text.strip())
 
     @property
     def decoder(self) -> Decoder:
@@ -148,9 +174,7 @@ class SequoiaApp(BaseApp):
             SlashError: there is no such theme.
         """
         if name not in self.available_themes:
-            close = difflib.get_close_matches(name, self.available_themes, n=1)
-            hint = f"did you mean {close[0]}?" if close else ", ".join(self.own_themes)
-            raise SlashError(f"no theme {name!r}; {hint}")
+            raise SlashError(self.no_theme(name))
         self.theme = name
 
     def get_system_commands(self, screen: Screen[object]) -> Iterable[SystemCommand]:
@@ -216,10 +240,17 @@ class SequoiaApp(BaseApp):
         yield SystemCommand("Quit", "Join the decode thread and leave", self.action_quit)
 
 
+class _PrivateLog(RotatingFileHandler):
+    """A traceback may quote what was said, so a new log is its owner's alone."""
+
+    def _open(self) -> Any:
+        return open(self.baseFilename, self.mode, encoding=self.encoding, opener=private_file)
+
+
 def _log_to_file(folder: Path) -> logging.Handler:
     """Tracebacks of the decode thread go to a file, which exists only once there is one."""
-    folder.mkdir(parents=True, exist_ok=True)
-    handler = RotatingFileHandler(
+    make_private_folder(folder)
+    handler = _PrivateLog(
         folder / "sequoia.log", maxBytes=_LOG_BYTES, backupCount=1, encoding="utf-8", delay=True
     )
     handler.setFormatter(logging.Formatter("%(asctime)s %(name)s %(levelname)s %(message)s"))

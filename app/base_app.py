@@ -4,20 +4,31 @@ Owns the folders of themes and that they are watched, the keys in use, accessibl
 the screen, and what becomes of colours where there are few or none. Knows no screen.
 """
 
+import logging
 import time
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import platformdirs
+from rich.console import RenderableType
 from textual import events
+from textual._compositor import CompositorUpdate
 from textual.binding import Binding, BindingType
+from textual.driver import Driver
 from textual.filter import LineFilter, NoColor
+from textual.screen import Screen
 from textual.theme import Theme
 
+from sequoia_core.files import write_whole
+from sequoia_core.suggest import suggest
+
 from .accessible import ACCESSIBLE, PlainFrames
+from .columns import hold_columns
 from .copying_app import CopyingApp
+from .drivers import driver_for
 from .keys import Action, Keys, declared, remapped
+from .svg import with_local_fonts
 from .theming import (
     DEFAULT_THEME,
     TERMINAL_THEME,
@@ -58,6 +69,28 @@ class BaseApp(CopyingApp):
             self.register_theme(theme)
         self.use_accessible(False)
 
+    # The terminal, and errors that nobody foresaw
+
+    def get_driver_class(self) -> type[Driver]:
+        """Textual's choice, with an input that nothing ends."""
+        return driver_for(super().get_driver_class())
+
+    @property
+    def failure(self) -> Exception | None:
+        """What ended the app, to be raised by who ran it; None if nothing did."""
+        return self._exception
+
+    def _display(self, screen: Screen[Any], renderable: RenderableType | None) -> None:
+        """As the base class; frames stay in their columns."""
+        if isinstance(renderable, CompositorUpdate) and not self.is_headless:
+            hold_columns(renderable, self.console)
+        super()._display(screen, renderable)
+
+    def _fatal_error(self) -> None:
+        """End in order; the traceback goes to the log and not onto the terminal."""
+        logging.getLogger("sequoia").error("unexpected", exc_info=self._exception)
+        self._close_messages_no_wait()
+
     # Colours
 
     @property
@@ -81,12 +114,16 @@ class BaseApp(CopyingApp):
         """
         problem = None
         if name not in self.available_themes:
-            problem = f"no theme {name!r}; using {DEFAULT_THEME}"
+            problem = f"{self.no_theme(name)}; using {DEFAULT_THEME}"
             name = DEFAULT_THEME
         if name == DEFAULT_THEME and self.few_colors and TERMINAL_THEME in self.available_themes:
             name = TERMINAL_THEME
         self.theme = name
         return problem
+
+    def no_theme(self, name: str) -> str:
+        """Say that there is no such theme, and which one may have been meant."""
+        return f"no theme {name!r}; {suggest(name, self.own_themes)}"
 
     def get_theme_variable_defaults(self) -> dict[str, str]:
         """The app's own colours, for themes that do not name them."""
@@ -127,11 +164,15 @@ class BaseApp(CopyingApp):
 
     # Pictures
 
+    def export_screenshot(self, *, title: str | None = None, simplify: bool = False) -> str:
+        """As the base class, but fonts are those of the machine that shows it."""
+        return with_local_fonts(super().export_screenshot(title=title, simplify=simplify))
+
     def save_picture(self) -> None:
         """Write the screen as an SVG into the working directory, and say where."""
         path = Path.cwd() / f"sequoia-{time.strftime('%Y%m%d-%H%M%S')}.svg"
         try:
-            path.write_text(self.export_screenshot(title=self.title.lower()), encoding="utf-8")
+            write_whole(path, self.export_screenshot(title=self.title.lower()), private=True)
         except OSError as error:
             self.tell_of_picture(f"no picture: {path}: {error.strerror}", bad=True)
         else:

@@ -16,6 +16,8 @@ from pygments.lexer import Lexer
 from pygments.lexers import get_lexer_by_name
 from pygments.util import ClassNotFound
 
+from .dialect import markdown_parser
+
 LEAST_LINES = 30
 """Of a part of a long block."""
 MOST_LINES = 2 * LEAST_LINES
@@ -111,11 +113,6 @@ class Chunks:
         yield "".join(lines[begun:])
 
 
-def markdown_parser() -> MarkdownIt:
-    """The dialect of answers. HTML is not parsed: a model's `<tag>` must be seen."""
-    return MarkdownIt("commonmark", {"html": False}).enable(["strikethrough", "table"])
-
-
 @lru_cache(maxsize=1)
 def _block_parser() -> MarkdownIt:
     """Blocks only: what stands within a line makes no difference to where one ends.
@@ -154,9 +151,9 @@ def _fence_parts(fence: Token, lines: list[str]) -> Iterator[str]:
     opening = lines[0] if lines[0].endswith("\n") else lines[0] + "\n"
     written = fence.content.count("\n")
     body, after = lines[1 : 1 + written], lines[1 + written :]
-    lexer = _lexer(fence.info.partition(" ")[0])
+    known = lexer(fence.info.partition(" ")[0])
     while len(body) > MOST_LINES:
-        cut = _code_cut(body[:MOST_LINES], lexer)
+        cut = _code_cut(body[:MOST_LINES], known)
         yield f"{opening}{''.join(body[:cut])}{fence.markup}\n"
         body = body[cut:]
     yield opening + "".join(body) + "".join(after)
@@ -184,7 +181,8 @@ def _code_cut(lines: list[str], lexer: Lexer | None) -> int:
 
 
 @lru_cache(maxsize=32)
-def _lexer(name: str) -> Lexer | None:
+def lexer(name: str) -> Lexer | None:
+    """What colours a language; None if there is no such language."""
     try:
         return get_lexer_by_name(name, stripnl=False) if name else None
     except ClassNotFound:

@@ -9,17 +9,17 @@ import sys
 from typing import Annotated, Any
 
 import typer
-from typer.core import TyperGroup
 
 import sequoia_core
 from sequoia_core.errors import ParameterError, SequoiaError
 
-from .commands.chat import open_chat
+from .command_group import CommandGroup
+from .commands.chat import leave, open_chat
 from .options import debugging, with_settings
 from .subcommands import NAMES, add_commands
 
 
-class _Commands(TyperGroup):
+class _Commands(CommandGroup):
     """Commands that are imported when asked for, and errors of theirs in one line.
 
     The line goes to standard error; a traceback is there only with `--debug`.
@@ -29,8 +29,8 @@ class _Commands(TyperGroup):
         return list(NAMES)
 
     def get_command(self, ctx: Any, cmd_name: str) -> Any:
-        # for a name that does not exist the nearest of all of them is suggested
-        add_commands(self, *([cmd_name] if cmd_name in NAMES else NAMES))
+        if cmd_name in NAMES:
+            add_commands(self, cmd_name)
         return super().get_command(ctx, cmd_name)
 
     def invoke(self, ctx: Any) -> Any:
@@ -101,4 +101,9 @@ def chat(
 
 def main() -> None:
     """Entry point of the `sequoia` command."""
-    app(prog_name="sequoia")
+    try:
+        app(prog_name="sequoia")
+    except SystemExit as ended:
+        if f"{__package__}.app" in sys.modules and isinstance(ended.code, int):
+            leave(ended.code)
+        raise

@@ -3,6 +3,14 @@
 from datetime import datetime, timedelta
 
 _WEEK_DAYS = 7
+_LAST = 253_000_000_000.0
+"""In the year 9987."""
+
+
+def moment(value: object) -> float:
+    """Seconds since the epoch that a calendar has; 0 for anything else that a file says."""
+    known = isinstance(value, int | float) and 0.0 <= value <= _LAST
+    return float(value) if known else 0.0  # type: ignore[arg-type]
 
 
 def when(then: float, now: float) -> str:

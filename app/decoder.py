@@ -169,6 +169,13 @@ class Decoder:
             except queue.Empty:
                 return reports
 
+    def close(self) -> None:
+        """Ask the thread to end: loading, an answer, a race and measuring stop where they can."""
+        self._closing.set()
+        self._cancel.set()
+        self._gate.wake()
+        self._requests.put((Shutdown(), None))
+
     def shutdown(self, timeout: float) -> bool:
         """End the thread and join it.
 
@@ -178,10 +185,7 @@ class Decoder:
         Returns:
             Whether it ended; if not, being a daemon, it dies with the process.
         """
-        self._closing.set()
-        self._cancel.set()
-        self._gate.wake()
-        self._requests.put((Shutdown(), None))
+        self.close()
         if self._thread.ident is not None:
             self._thread.join(timeout)
         return not self._thread.is_alive()

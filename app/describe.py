@@ -41,9 +41,9 @@ def _pair_rows(pair: PairDescription | None) -> list[tuple[str, str]]:
 
 def _tree_rows(tree: TreeChosen | None) -> list[tuple[str, str]]:
     if tree is None:
-        return [("tree", "chosen with the first answer")]
+        return [("tree", "chosen with the next answer")]
     if tree.nodes <= 1:
-        return [("tree", f"none: plain decoding {tree.reason}".rstrip())]
+        return [("tree", f"none: {tree.reason or 'plain decoding'}")]
     text = f"{tree.growmap}: {tree.nodes} nodes, {tree.depth} deep"
     if tree.growmap == ADAPTIVE:
         text += " at most"

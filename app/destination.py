@@ -4,10 +4,15 @@ import os
 from pathlib import Path
 
 from sequoia_core.errors import ParameterError
+from sequoia_core.files import is_file_name, make_private_folder
 
 
-def to_be_written(given: Path | None) -> Path | None:
+def to_be_written(given: Path | None, *, private: bool = False) -> Path | None:
     """A file in a folder that is there, so that nothing is measured for naught.
+
+    Args:
+        given: what a person named, or None.
+        private: folders that are made for it are their owner's alone.
 
     Raises:
         ParameterError: it cannot be written.
@@ -15,13 +20,25 @@ def to_be_written(given: Path | None) -> Path | None:
     if given is None:
         return None
     file = given.expanduser()
+    if not is_file_name(str(file)):
+        raise ParameterError(f"{str(given)!r} is no name of a file")
     try:
-        file.parent.mkdir(parents=True, exist_ok=True)
+        if private:
+            make_private_folder(file.parent)
+        else:
+            file.parent.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise ParameterError(f"{given}: its folder cannot be made: {error.strerror}") from None
-    if file.is_dir() or not os.access(file if file.exists() else file.parent, os.W_OK):
+    if _is_folder(file) or not os.access(file if file.exists() else file.parent, os.W_OK):
         raise ParameterError(f"{given}: no file can be written there")
     return file
+
+
+def _is_folder(file: Path) -> bool:
+    try:
+        return file.is_dir()
+    except OSError as error:
+        raise ParameterError(f"{file}: no file can be written there: {error.strerror}") from None
 
 
 def picture_to_be_written(given: Path | None) -> Path | None:

@@ -5,7 +5,6 @@ is ever touched by two, and what they are slow to read is kept, so nobody waits 
 program it is the engine process of `sequoia web`; it ends with the process that started it.
 """
 
-import json
 import logging
 import os
 import selectors
@@ -172,10 +171,10 @@ def main(descriptor: str, flags: str) -> None:
 
     Args:
         descriptor: of the listening socket, inherited.
-        flags: settings as on the command line, JSON.
+        flags: descriptor of the settings, as on the command line.
     """
     from .launch import load_for_many
-    from .settings import load_settings
+    from .settings import load_settings, read_flags
 
     logging.basicConfig(format="sequoia engine: %(message)s")
     # libraries may print; what they print must not come between the reports
@@ -189,7 +188,7 @@ def main(descriptor: str, flags: str) -> None:
     listener = socket.socket(fileno=int(descriptor))
     server = EngineServer(listener, sys.stdin.buffer, report)
     try:
-        settings = load_settings(json.loads(flags))
+        settings = load_settings(read_flags(flags))
         server.serve(lambda progress: load_for_many(settings, progress, insight=settings.insight))
     except (SequoiaError, BrokenPipeError):
         sys.exit(1)

@@ -5,13 +5,14 @@ before the dot is its context, the screen on which it acts. Knows no screen and 
 file.
 """
 
-import difflib
 import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
 from textual.binding import Binding, BindingType
 from textual.keys import Keys as KnownKeys
+
+from sequoia_core.suggest import suggest
 
 _EVERYWHERE = "app"
 _TYPED = frozenset({"app", "chat", "prompt", "search"})
@@ -151,8 +152,7 @@ def key_name(key: str) -> str:
 def _changed(actions: Mapping[str, Action], name: str, keys: Sequence[str]) -> Action:
     action = actions.get(name)
     if action is None:
-        close = difflib.get_close_matches(name, actions, n=1, cutoff=0.5)
-        hint = f"did you mean {close[0]}?" if close else "F5 lists them"
+        hint = suggest(name, actions, otherwise="F5 lists them")
         raise ValueError(f"there is no action {name!r}; {hint}")
     if not keys:
         raise ValueError(f"{name} needs a key")

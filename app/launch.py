@@ -64,10 +64,11 @@ def tree_choice(settings: "Settings | ChatSettings") -> TreeChoice:
     Raises:
         GrowMapError: the named shape does not exist or is malformed.
     """
-    named = settings.growmap not in ("auto", ADAPTIVE)
+    others = ("auto", ADAPTIVE)
+    named = settings.growmap not in others
     return TreeChoice(
         settings.mode,
-        find_growmap(settings.growmap) if named else None,
+        find_growmap(settings.growmap, others) if named else None,
         adaptive=settings.growmap == ADAPTIVE,
         lookup=settings.lookup,
     )

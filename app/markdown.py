@@ -4,6 +4,7 @@ Owns how blocks look; where a document is cut into chunks is `chunks`. Knows no 
 """
 
 import io
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from typing import ClassVar
 
@@ -14,13 +15,15 @@ from rich.markdown import CodeBlock, Heading, Markdown, MarkdownElement
 from rich.segment import Segment
 from rich.style import Style
 from rich.syntax import Syntax, SyntaxTheme
+from rich.text import Text
 from rich.theme import Theme
 
-from .chunks import markdown_parser
+from .chunks import lexer
+from .dialect import markdown_parser
+from .markdown_parts import LEAST_WIDTH, Cells, Formula, Item, Items, Quote
+from .visible import visible
 
 Lines = list[list[Segment]]
-_LEAST_WIDTH = 8
-"""Rich cannot draw lists and code in less; narrower terminals cut the lines."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,7 +82,7 @@ class MarkdownPen:
         if not source.strip():
             return []
         self._document.read(source)
-        options = self._console.options.update(width=max(_LEAST_WIDTH, width), height=None)
+        options = self._console.options.update(width=max(LEAST_WIDTH, width), height=None)
         lines = self._console.render_lines(self._document, options, pad=False)
         while lines and _blank(lines[0]):
             lines.pop(0)
@@ -105,20 +108,28 @@ class _LeftHeading(Heading):
 
 
 class _Fence(CodeBlock):
-    """A code block on the theme's own background, which Rich takes from the code theme."""
+    """A code block on the theme's own background, which Rich takes from the code theme.
 
-    def __init__(self, lexer_name: str, look: MarkdownLook) -> None:
-        super().__init__(lexer_name, "default")
+    Args:
+        info: what stands behind the fence; shown unless it is but the name of a language.
+        look: of the document.
+    """
+
+    def __init__(self, info: str, look: MarkdownLook) -> None:
+        super().__init__(info.partition(" ")[0] or "text", "default")
+        self._info = "" if lexer(info) is not None else info
         self._look = look
 
     @classmethod
     def create(cls, markdown: Markdown, token: Token) -> "_Fence":
         """One for a token, in the look of the document."""
         assert isinstance(markdown, _Document)
-        return cls(token.info.partition(" ")[0] or "text", markdown.look)
+        return cls(visible(token.info).strip(), markdown.look)
 
     def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
         del console, options
+        if self._info:
+            yield Text(self._info, self._look.quiet, overflow="fold")
         yield Syntax(
             str(self.text).rstrip(), self.lexer_name, theme=self._look.code_theme, word_wrap=True,
             padding=(0, 1), background_color=self._look.code_background,
@@ -133,7 +144,14 @@ class _Document(Markdown):
         "heading_open": _LeftHeading,
         "fence": _Fence,
         "code_block": _Fence,
+        "formula": Formula,
+        "list_item_open": Item,
+        "bullet_list_open": Items,
+        "ordered_list_open": Items,
+        "blockquote_open": Quote,
+        "table_open": Cells,
     }
+    inlines = Markdown.inlines | {"link", "link_url"}
 
     def __init__(self, parser: MarkdownIt, look: MarkdownLook) -> None:
         super().__init__("", hyperlinks=False)
@@ -144,3 +162,47 @@ class _Document(Markdown):
         """Be this document from now on."""
         self.markup = text
         self.parsed = self._parser.parse(text)
+        for token in self.parsed:
+            if token.children:
+                token.children = list(_with_addresses(token.children))
+
+
+def _with_addresses(tokens: Iterable[Token]) -> Iterator[Token]:
+    """Links and images as text, their addresses and titles behind them.
+
+    Rich draws images before the text that they stand in, and leaves titles out.
+    """
+    opened: list[tuple[Token, str]] = []
+    for token in tokens:
+        if opened:
+            link, text = opened[-1]
+            opened[-1] = link, text + token.content
+        if token.type == "image":
+            yield _text("🌆 ")
+            yield from _with_addresses(token.children or [])
+            yield from _address(token, "src", "")
+        elif token.type == "link_open":
+            opened.append((token, ""))
+            yield Token("anchor_open", "link", 1)
+        elif token.type == "link_close":
+            yield Token("anchor_close", "link", -1)
+            yield from _address(opened[-1][0], "href", opened.pop()[1])
+        else:
+            yield token
+
+
+def _address(token: Token, name: str, text: str) -> Iterator[Token]:
+    """Where a link leads, and its title; not once more what its text says."""
+    where, title = (visible(str(token.attrs.get(each, ""))) for each in (name, "title"))
+    parts = [where] if where and where != text else []
+    parts += [f'"{title}"'] if title else []
+    if parts:
+        yield _text(" (")
+        yield Token("address_open", "link_url", 1)
+        yield _text(" ".join(parts))
+        yield Token("address_close", "link_url", -1)
+        yield _text(")")
+
+
+def _text(content: str) -> Token:
+    return Token("text", "", 0, content=content)

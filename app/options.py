@@ -8,12 +8,14 @@ import functools
 import inspect
 from collections.abc import Callable, Sequence
 from enum import StrEnum
+from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 
 from sequoia_core.config import Mode, Offload, WeightFormat
 from sequoia_core.errors import ParameterError
+from sequoia_core.files import read_text
 from sequoia_core.protocols import Lookup
 
 _FLAGS = "sequoia.flags"
@@ -23,6 +25,8 @@ _SAMPLING = "Sampling"
 _TREE = "Tree"
 _LOOKS = "Looks"
 _RECORD = "Record"
+_LONGEST_SYSTEM = 10_000_000
+"""Bytes; no model reads more."""
 
 
 class DType(StrEnum):
@@ -66,7 +70,12 @@ _SETTINGS: dict[str, Any] = {
         "NUMBER",
     ),
     "max_new_tokens": _option(int, "Longest answer.", _SAMPLING, "NUMBER"),
-    "system": _option(str, "System prompt; default: the chat template's.", _SAMPLING, "TEXT"),
+    "system": _option(
+        str, "System prompt, which `ps` lists; default: the chat template's.", _SAMPLING, "TEXT"
+    ),
+    "system_file": _option(
+        Path, "System prompt from a file, which `ps` does not list.", _SAMPLING, "FILE"
+    ),
     "accessible": _option(bool, "No frames, no motion, linear text, verdicts in words.", _LOOKS),
     "record": _option(bool, "Keep chats; without, they are gone with the window.", _RECORD),
     "stop": _option(list[str], "Text that ends the answer; may be repeated.", _SAMPLING, "TEXT"),
@@ -123,6 +132,25 @@ def with_only(*names: str) -> Callable[[Callable[..., None]], Callable[..., None
     return add
 
 
+def _read_system(flags: dict[str, Any]) -> None:
+    """Put what `--system-file` names in the place of `--system`.
+
+    Raises:
+        ParameterError: both are given, or the file cannot be read as text.
+    """
+    file = flags.pop("system_file", None)
+    if file is None:
+        return
+    if "system" in flags:
+        raise ParameterError("both --system and --system-file are given; give one of them")
+    try:
+        flags["system"] = read_text(file.expanduser(), _LONGEST_SYSTEM).removesuffix("\n")
+    except OSError as error:
+        raise ParameterError(f"--system-file {file}: {error.strerror or error}") from None
+    except ValueError as error:
+        raise ParameterError(f"--system-file {file}: not a text: {error}") from None
+
+
 def _added(command: Callable[..., None], names: Sequence[str]) -> Callable[..., None]:
     context, _, *own = inspect.signature(command).parameters.values()
 
@@ -132,6 +160,7 @@ def _added(command: Callable[..., None], names: Sequence[str]) -> Callable[..., 
         del arguments["debug"]
         flags = ctx.meta.setdefault(_FLAGS, {})
         flags.update({name: value for name, value in given.items() if value not in (None, [])})
+        _read_system(flags)
         command(ctx, flags, **arguments)
 
     keyword = inspect.Parameter.KEYWORD_ONLY

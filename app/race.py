@@ -3,12 +3,13 @@
 Owns what may be said of two answers to one prompt. Grows by `add`; knows no widget and no thread.
 """
 
-import json
 from dataclasses import dataclass, field
 from enum import StrEnum
 
 from sequoia_core.encoding import MisfitError, decode
 from sequoia_core.events import FinishReason, Notice, PrefillDone, TreeChosen
+from sequoia_core.files import parse_json
+from sequoia_core.protocols import Lookup
 from sequoia_core.race import Lane, Raced, RaceEvent, RaceTerms
 
 from .answer import Answer
@@ -260,7 +261,7 @@ class RaceRun:
 def kept_note(kept: str) -> str:
     """What is said of a race that was kept as JSON; "" where it cannot be read."""
     try:
-        result: RaceResult = decode(RaceResult, json.loads(kept))
+        result: RaceResult = decode(RaceResult, parse_json(kept))
     except (ValueError, MisfitError):  # of another version
         return ""
     return result.note()
@@ -268,10 +269,10 @@ def kept_note(kept: str) -> str:
 
 def tree_name(tree: TreeChosen) -> str:
     """A tree shape in a few words."""
-    looked_up = " + lookup" if tree.lookup == "on" else ""
+    looks_up = tree.lookup != Lookup.OFF
     if tree.nodes <= 1:
-        return f"plain decoding{looked_up}"
-    return f"{tree.mode} tree {tree.nodes}x{tree.depth}{looked_up}"
+        return "lookup only" if looks_up else "plain decoding"
+    return f"{tree.mode} tree {tree.nodes}x{tree.depth}{' + lookup' if looks_up else ''}"
 
 
 def agreement_told(result: RaceResult) -> str:

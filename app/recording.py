@@ -32,7 +32,7 @@ class Recorder(Protocol):
     """Told by the screen's thread, but for `event` and `steps`; only `steps` blocks or raises."""
 
     def about(self, about: About) -> None:
-        """From the next chat that begins, this is what it is held with."""
+        """This is what chats are held with, one that began before it was known too."""
         ...
 
     def begin(self, exchange: Exchange) -> None:

@@ -239,13 +239,15 @@ def _started(
         texts = {name: str(value) for name, value in flags.items()}
         place = Path(folder)
         run = _Run(kind, prompts, texts, str(place / "result.json"), str(place / "asked"))
-        command = [sys.executable, "-m", __spec__.name, json.dumps(astuple(run))]
+        order = place / "order.json"  # prompts are nothing for the list of processes
+        order.write_text(json.dumps(astuple(run)), encoding="utf-8")
+        command = [sys.executable, "-m", __spec__.name, str(order)]
         with Terminal(command, (COLUMNS, LINES)) as terminal:
             yield terminal, run
 
 
 def _child(order: str) -> None:
-    run = _Run(*json.loads(order))
+    run = _Run(*json.loads(Path(order).read_text("utf-8")))
     settings = load_settings(run.flags)
     chat = replace(settings.chat(), theme="sequoia")
     timed: TimedEngine | None

@@ -4,26 +4,27 @@ Owns the names, types and precedence of settings. Ranges are checked by `ChatSet
 knows how a setting is used.
 """
 
-import difflib
+import json
 import os
 from collections.abc import Mapping
 from pathlib import Path
-from tomllib import TOMLDecodeError
 from typing import Annotated, Any, Literal
 
-from pydantic import BeforeValidator, ValidationError
+from pydantic import BeforeValidator, ValidationError, field_validator
 from pydantic_settings import (
     BaseSettings,
     InitSettingsSource,
     NoDecode,
     PydanticBaseSettingsSource,
     SettingsConfigDict,
-    TomlConfigSettingsSource,
 )
 
 from sequoia_core.config import Mode, Offload, WeightFormat
 from sequoia_core.errors import ParameterError, SequoiaError
+from sequoia_core.files import parse_toml, read_text
 from sequoia_core.protocols import Lookup
+from sequoia_core.suggest import close_names
+from sequoia_core.text import well_formed
 
 from .messages import ChatSettings
 from .paths import config_file
@@ -31,6 +32,7 @@ from .paths import config_file
 ENV_PREFIX = "SEQUOIA_"
 """Of environment variables."""
 _DEFAULTS = ChatSettings()
+_MOST_BYTES = 1_000_000
 _MODEL_FIELDS = ("pair", "target", "draft")
 
 
@@ -101,7 +103,7 @@ class Settings(BaseSettings):
         file_secret_settings: PydanticBaseSettingsSource,  # noqa: ARG003
     ) -> tuple[PydanticBaseSettingsSource, ...]:
         """Flags, environment, file; whichever names a target or pair first decides the models."""
-        file_settings = TomlConfigSettingsSource(settings_cls, toml_file=config_file())
+        file_settings = InitSettingsSource(settings_cls, _from_file(config_file()))
         layers = [source() for source in (init_settings, env_settings, file_settings)]
         decided = False
         for layer in layers:
@@ -112,6 +114,15 @@ class Settings(BaseSettings):
                 raise ParameterError("both a pair and a target are set; give one of them")
             decided = decided or "pair" in layer or "target" in layer
         return tuple(InitSettingsSource(settings_cls, layer) for layer in layers)
+
+    @field_validator("system", "theme", "stop")
+    @classmethod
+    def _is_text(cls, value: Any) -> Any:
+        """Bytes of a command line or variable that are no UTF-8 arrive as lone surrogates."""
+        texts = value if isinstance(value, tuple) else (value or "",)
+        if any(well_formed(text) != text for text in texts):
+            raise ValueError("a byte in it is not UTF-8")
+        return value
 
     def chat(self) -> ChatSettings:
         """The part that may change during a chat.
@@ -136,6 +147,22 @@ class Settings(BaseSettings):
         )
 
 
+def _from_file(path: Path) -> dict[str, Any]:
+    """What the configuration file says; nothing where there is none.
+
+    Raises:
+        SettingsError: it cannot be read, or is no TOML.
+    """
+    try:
+        return parse_toml(read_text(path, _MOST_BYTES))
+    except FileNotFoundError:
+        return {}
+    except OSError as error:
+        raise SettingsError(f"{path}: {error.strerror or error}") from None
+    except ValueError as error:
+        raise SettingsError(f"{path}: not valid TOML: {error}") from None
+
+
 def load_settings(flags: Mapping[str, Any]) -> Settings:
     """Settings with the given flags on top.
 
@@ -146,23 +173,30 @@ def load_settings(flags: Mapping[str, Any]) -> Settings:
     path = config_file()
     try:
         return Settings(**flags)
-    except (TOMLDecodeError, UnicodeDecodeError) as error:
-        raise SettingsError(f"{path}: not valid TOML: {error}") from None
-    except OSError as error:
-        raise SettingsError(f"{path}: {error.strerror or error}") from None
     except ValidationError as error:
         raise _explained(error, flags, path) from None
+
+
+def read_flags(descriptor: str) -> dict[str, Any]:
+    """The flags that the server of `sequoia web` hands over to a process.
+
+    Args:
+        descriptor: number of an inherited one, which is closed.
+    """
+    with os.fdopen(int(descriptor), "rb") as file:
+        flags: dict[str, Any] = json.loads(file.read())
+    return flags
 
 
 def _explained(error: ValidationError, flags: Mapping[str, Any], path: Path) -> SequoiaError:
     """The first of the problems, and where the value came from."""
     first = error.errors(include_url=False)[0]
-    name = str(first["loc"][0])
+    name, problem = str(first["loc"][0]), first["msg"].removeprefix("Value error, ")
     if name in flags:
-        return ParameterError(f"--{name.replace('_', '-')}: {first['msg']}")
+        return ParameterError(f"--{name.replace('_', '-')}: {problem}")
     if first["type"] == "extra_forbidden":
-        close = difflib.get_close_matches(name, Settings.model_fields) or Settings.model_fields
+        close = close_names(name, Settings.model_fields, most=3) or Settings.model_fields
         return SettingsError(f"{path}: unknown setting {name!r}; there is {', '.join(close)}")
     variable = ENV_PREFIX + name.upper()
     where = variable if variable in map(str.upper, os.environ) else f"{path}: {name}"
-    return SettingsError(f"{where}: {first['msg']}, not {first['input']!r:.60}")
+    return SettingsError(f"{where}: {problem}, not {first['input']!r:.60}")

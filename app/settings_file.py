@@ -4,9 +4,6 @@ Owns comments, order and layout of the file being kept, and that it is never lef
 Knows no setting's meaning.
 """
 
-import contextlib
-import os
-import tempfile
 from collections.abc import Callable, MutableMapping
 from pathlib import Path
 from typing import Any
@@ -14,6 +11,8 @@ from typing import Any
 import tomlkit
 from tomlkit.exceptions import TOMLKitError
 from tomlkit.items import AoT, Comment, Table, Whitespace
+
+from sequoia_core.files import read_text, write_whole
 
 from .settings import SettingsError
 
@@ -100,32 +99,14 @@ def _rewrite(path: Path, change: Callable[[MutableMapping[str, Any]], None]) -> 
     """Read, change and replace a file; a link goes on to point where it did."""
     path = path.resolve()
     try:
-        text = path.read_text(encoding="utf-8") if path.exists() else ""
+        text = read_text(path) if path.exists() else ""
         document = tomlkit.parse(text)
         change(document)
         fresh = document.as_string()
         if fresh != text:
             path.parent.mkdir(parents=True, exist_ok=True)
-            _replace(path, fresh)
+            write_whole(path, fresh)
     except (TOMLKitError, UnicodeDecodeError) as error:
         raise SettingsError(f"{path}: not valid TOML, so nothing was written: {error}") from None
     except OSError as error:
         raise SettingsError(f"{path}: {error.strerror or error}; nothing was written") from None
-
-
-def _replace(path: Path, text: str) -> None:
-    handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
-    try:
-        with open(handle, "w", encoding="utf-8", newline="") as file:  # noqa: PTH123 a descriptor
-            file.write(text)
-            file.flush()
-            os.fsync(file.fileno())
-        if path.exists():
-            Path(name).chmod(path.stat().st_mode & 0o777)
-        else:
-            Path(name).chmod(0o644)
-        Path(name).replace(path)
-    except OSError:
-        with contextlib.suppress(OSError):
-            Path(name).unlink()
-        raise

@@ -1,6 +1,5 @@
 """Slash commands: text in, a command or one clear line out. Pure; carries nothing out."""
 
-import difflib
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import Any
@@ -8,6 +7,7 @@ from typing import Any
 from sequoia_core.config import Mode
 from sequoia_core.errors import ParameterError, SequoiaError
 from sequoia_core.protocols import Lookup
+from sequoia_core.suggest import suggest
 
 from .messages import ChatSettings
 
@@ -130,6 +130,33 @@ _PLAIN: dict[str, Command] = {
     "/continue": Sessions("continue", ""),
 }
 _WITH_WORDS = ("/search", "/save", "/load")
+_COMMANDS = ("/set", "/race", "/copy", "/export", *_WITH_WORDS)
+_ALSO = {
+    "/new": "/clear", "/reset": "/clear", "/restart": "/clear", "/history": "/sessions",
+    "/list": "/sessions", "/chats": "/sessions", "/find": "/search", "/open": "/load",
+    "/rename": "/save", "/config": "/settings", "/info": "/show", "/status": "/show",
+    "/colors": "/set theme", "/leave": "/bye", "/end": "/bye", "/commands": "/?",
+    "/keys": "/?", "/compare": "/race", "/write": "/export", "/resume": "/continue",
+}  # fmt: skip
+"""What other programs call them."""
+_INSTEAD = {
+    "/tree": "chat.tree shows and hides it; /set growmap changes its shape",
+    "/heat": "chat.tree shows the heat map after the tree",
+    "/map": "chat.tree shows the heat map after the tree",
+    "/tint": "chat.tint tints the tokens",
+    "/pause": "chat.pause pauses and resumes",
+    "/stop": "chat.stop stops the answer",
+    "/edit": "chat.edit edits the last message",
+    "/again": "chat.again asks the last message again",
+    "/retry": "chat.again asks the last message again",
+    "/regenerate": "chat.again asks the last message again",
+    "/branch": "chat.branch_before and chat.branch_after go to other branches",
+    "/why": "tab goes to the tree, tree.why there explains a node",
+} | dict.fromkeys(
+    ("/models", "/model", "/pair", "/pairs"),
+    "a chat keeps its pair; `sequoia models` in a shell lists others",
+)
+"""What does it where no command does; ids of actions read as their keys."""
 
 
 def is_command(text: str) -> bool:
@@ -163,8 +190,7 @@ def parse_command(text: str, settings: ChatSettings) -> Command:
         return Sessions(word[1:], rest.strip())
     command = _PLAIN.get(word)
     if command is None:
-        known = ["/set", "/race", "/copy", "/export", *_WITH_WORDS, *_PLAIN]
-        raise SlashError(f"no command {word}.{_closest(word, known)}")
+        raise _no_command(word)
     if rest.strip():
         raise SlashError(f"{word} takes nothing after it")
     return command
@@ -185,7 +211,8 @@ def _parse_set(rest: str, settings: ChatSettings) -> Set:
         raise SlashError(f"/set what? One of {', '.join(_READERS)}")
     reader = _READERS.get(name)
     if reader is None:
-        raise SlashError(f"no setting {name!r}.{_closest(name, list(_READERS))}")
+        hint = suggest(name, _READERS, also={"tree": "growmap", "colors": "theme"})
+        raise SlashError(f"no setting {name!r}. {hint[0].upper()}{hint[1:]}")
     if not value.strip():
         usage = next(usage for usage, _ in USAGE if usage.startswith(f"/set {name} "))
         raise SlashError(f"a value is missing: {usage}")
@@ -227,6 +254,10 @@ _READERS: dict[str, Callable[[str], Any]] = {
 }
 
 
-def _closest(word: str, known: list[str]) -> str:
-    matches = difflib.get_close_matches(word, known, n=1, cutoff=0.5)
-    return f" Did you mean {matches[0]}?" if matches else " /? lists all"
+def _no_command(word: str) -> SlashError:
+    known = [*_COMMANDS, *_PLAIN, *(f"/set {name}" for name in _READERS)]
+    also = _ALSO | {f"/{name}": f"/set {name}" for name in _READERS}
+    if word in _INSTEAD:
+        return SlashError(f"no command {word}; {_INSTEAD[word]}")
+    hint = suggest(word, known, also=also, otherwise="/? lists all")
+    return SlashError(f"no command {word}. {hint[0].upper()}{hint[1:]}")

@@ -8,18 +8,25 @@ warning, error, success) and a table `variables` (the app's own names, in `APP_C
 Textual's theme variables).
 """
 
-import tomllib
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from textual.color import Color, ColorParseError
+from textual.css.errors import StylesheetError
+from textual.css.stylesheet import Stylesheet
+from textual.css.tokenizer import TokenError
 from textual.theme import Theme
 
 from sequoia_core.errors import SequoiaError
+from sequoia_core.files import parse_toml, read_text
 
 DEFAULT_THEME = "sequoia"
+_MOST_BYTES = 1_000_000
+_LONGEST_NAME = 60
+_STYLE = "style"
+"""In the names of variables that are no colours."""
 APP_COLORS = (
     "accepted", "rejected", "unreached", "bonus", "root",
     "draft", "verify", "bookkeeping", "speedup", "user", "notice",
@@ -120,12 +127,12 @@ def load_theme(path: Path) -> Theme:
         ThemeError: it cannot be read, is no TOML, or has an unknown entry or a bad colour.
     """
     try:
-        table = tomllib.loads(path.read_text(encoding="utf-8"))
+        table = parse_toml(read_text(path, _MOST_BYTES))
     except OSError as error:
         raise ThemeError(f"theme {path}: {error.strerror}; skipped") from None
     except UnicodeDecodeError:
         raise ThemeError(f"theme {path}: not UTF-8 text; skipped") from None
-    except tomllib.TOMLDecodeError as error:
+    except ValueError as error:
         raise ThemeError(f"theme {path}: {error}; skipped") from None
     try:
         return _read(table)
@@ -169,7 +176,43 @@ def _read(table: dict[str, Any]) -> Theme:
             Color.parse(value)
         except ColorParseError:
             raise ThemeError(f'{key} = {value!r} is not a colour, such as "#3fa34d"') from None
-    return Theme(name=name, dark=dark, ansi=ansi, variables=variables, **colors)  # type: ignore[arg-type]
+    if not name.isprintable() or len(name) > _LONGEST_NAME:
+        raise ThemeError(f"'name' must be one printable line of at most {_LONGEST_NAME} characters")
+    theme = Theme(name=name, dark=dark, ansi=ansi, variables=variables, **colors)  # type: ignore[arg-type]
+    _check_variables(theme)
+    return theme
+
+
+def _check_variables(theme: Theme) -> None:
+    """Look whether each variable makes a rule; one that does not ends the app that uses it.
+
+    Raises:
+        ThemeError: one does not.
+    """
+    odd = {key: value for key, value in theme.variables.items() if not _is_plain(key, value)}
+    if not odd:
+        return
+    known = app_color_defaults(theme)
+    known |= replace(theme, variables={}).to_color_system().generate()
+    for key, value in odd.items():
+        if key not in known:
+            continue  # nothing uses it
+        kind = "text-style" if _STYLE in key else "color"
+        sheet = Stylesheet(variables=known | {key: value})
+        sheet.add_source(f"Screen {{ {kind}: ${key}; }}")
+        try:
+            sheet.parse()
+        except (StylesheetError, TokenError, ColorParseError, ValueError):
+            raise ThemeError(f"{key} = {value!r:.60} is no {kind}") from None
+
+
+def _is_plain(key: str, value: str) -> bool:
+    """Whether it is a colour where one is wanted, as most are: a rule would cost milliseconds."""
+    try:
+        Color.parse(value)
+    except ColorParseError:
+        return False
+    return _STYLE not in key
 
 
 def _colors(table: dict[str, Any], section: str) -> dict[str, str]:

@@ -23,6 +23,8 @@ from .history import Exchange, History
 
 REST_SECONDS = 1.5
 """Between an answer and the next prompt."""
+_LONGEST_SECONDS = 1e6
+"""Of a step; a recording that says otherwise is damaged, and its step takes no time."""
 READ_SECONDS = 0.8
 """That a prompt stands alone at least, so that it can be read."""
 
@@ -211,6 +213,8 @@ class Timeline:
             self._waited = max(self._waited, event.seconds)
         if isinstance(event, Step):
             took = self._waited + event.timings.total_ms / 1e3
+            if not 0.0 <= took <= _LONGEST_SECONDS:
+                took = 0.0
             self._waited = 0.0
             self._appear(Moment(len(self._recorded) - 1, len(answer.steps), 0.0), took)
             recorded.marks.append(_Mark(len(answer.spans), len(answer.trees), len(recorded.notes)))

@@ -1,23 +1,34 @@
-"""A chat template cut into pieces, so that a conversation's token ledger only ever grows.
+"""A conversation as the token ids that the model reads.
 
-Owns how turns become token ids. Re-rendering a whole chat could tokenize old answers differently
-from how they were generated; here a new turn is rendered as what the template adds to the turns
-before. Knows nothing of models or caches.
+What the model reads is always what its chat template renders for the turns so far. Where an answer
+stands in that text as the model wrote it, its own token ids are kept: text can be tokenized
+otherwise than it was generated, and then the KV cache would end there. Knows nothing of models or
+caches.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import re
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from functools import cached_property
+from typing import TYPE_CHECKING, Any
 
 from sequoia_core.errors import ParameterError
+from sequoia_core.template_renderer import chat_text
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
 _ANCHOR = "\n"
 _SENTINEL = "\N{SYMBOL FOR RECORD SEPARATOR}answer\N{SYMBOL FOR RECORD SEPARATOR}"
+"""Stands for an answer in a rendered template; no template strips or quotes it."""
+
+_HALF_CHARACTER = re.compile("[\ud800-\udfff]")
+"""A surrogate: what input that is no UTF-8 becomes, and no tokenizer reads."""
+
+_MARKUP = re.compile(r"<[^<>\s]+>|\[[^\[\]\s]+\]")
+"""A token that looks like this right after an answer ends it, also where nothing marks it so."""
 
 PLAIN_TEMPLATE = (
     "{{ bos_token }}{% for message in messages %}"
@@ -46,30 +57,64 @@ class Turn:
 
 
 class ChatTemplate:
-    """Turns a conversation into token ids piece by piece.
+    """Turns a conversation into token ids.
 
     Args:
         tokenizer: with its chat template, if it has one.
         system_prompt: None leaves it to the template.
+        eos_token_ids: such an id at the end of an answer gives way to the template's closing.
     """
 
-    def __init__(self, tokenizer: PreTrainedTokenizerBase, system_prompt: str | None) -> None:
+    def __init__(
+        self,
+        tokenizer: PreTrainedTokenizerBase,
+        system_prompt: str | None,
+        eos_token_ids: frozenset[int] = frozenset(),
+    ) -> None:
         self._tokenizer = tokenizer
-        self._template = None if tokenizer.chat_template else PLAIN_TEMPLATE
         self._system = [{"role": "system", "content": system_prompt}] if system_prompt else []
+        self._eos_token_ids = eos_token_ids
 
     def whole(self, turns: Sequence[Turn], prompt: str) -> list[int]:
-        """Ids of a conversation rendered from scratch, up to where the answer begins.
+        """Ids of a conversation up to where the answer to `prompt` begins.
 
         Raises:
-            ParameterError: the template refuses the conversation.
+            ParameterError: the template refuses the conversation, leaves the message or the system
+                prompt out, or is faulty; or a text cannot be tokenized.
         """
-        return self._ids(self._render([*self._messages(turns), _user(prompt)], True))
+        text = self._render([*self._messages(turns), _user(prompt)], True)
+        self._check_holds(text, prompt)
+        parts = self._parts(turns, prompt, text)
+        if parts is None:
+            return self._ids(text)
+        # cut where answers begin and end, as the ids came to be when the chat went on turn by turn
+        answers, (after,) = parts[:-1], parts[-1]
+        ids: list[int] = []
+        for (before, answer), turn in zip(answers, turns, strict=True):
+            own, rest = self._own_ids(turn, answer)
+            ids += self._ids_after_text(before) if ids else self._ids(before)
+            ids += [*own, *self._ids_after_text(rest)]
+        return [*ids, *(self._ids_after_text(after) if ids else self._ids(after))]
+
+    def ledger(self, turns: Sequence[Turn]) -> list[int]:
+        """Ids up to the end of the last answer, which are in the cache once it was given.
+
+        Args:
+            turns: the `answer_ids` of the last one are taken as they are.
+
+        Raises:
+            ParameterError: as `whole`.
+        """
+        if not turns:
+            return []
+        last = turns[-1]
+        said = last.answer_ids or self._ids_after_text(self._spacing + last.answer)
+        return [*self.whole(turns[:-1], last.prompt), *said]
 
     def continuing(self, turns: Sequence[Turn], prompt: str) -> list[int] | None:
         """Ids from the end of the last answer, its closing token first, to where the next begins.
 
-        None if this template does not extend what it rendered before; then render it whole.
+        None if this template does not extend what it rendered before.
 
         Raises:
             ParameterError: the template refuses the conversation.
@@ -82,53 +127,92 @@ class ChatTemplate:
             return self._ids_after_text(closing + after[len(before) :])
         return None
 
-    def ledger(self, turns: Sequence[Turn], eos_token_ids: frozenset[int]) -> list[int]:
-        """Ids up to the end of the last answer, as they would have grown turn by turn.
+    def closing_id(self) -> int | None:
+        """The token that the template puts right after an answer, if it puts one.
 
-        Args:
-            turns: their `answer_ids` are taken as they are; without them the text is tokenized.
-            eos_token_ids: such an id at the end of an answer gives way to the template's closing.
+        It is special or added to the vocabulary, or it looks like markup. None also where the
+        template cannot be rendered, which the first message will report.
+        """
+        if not self._tokenizer.chat_template:
+            return None
+        try:
+            text = self._render([_user("?"), _assistant(_SENTINEL)], False)
+            after = text.partition(_SENTINEL)[2].lstrip()
+            ids = self._ids_after_text(after)
+        except ParameterError:
+            return None
+        if ids and ids[0] in self._tokenizer.added_tokens_decoder:
+            return ids[0]
+        # a model can write such a token also where its tokenizer cuts the text into pieces
+        markup = _MARKUP.match(after)
+        return self._tokenizer.get_vocab().get(markup[0]) if markup else None
 
-        Raises:
-            ParameterError: the template refuses the conversation.
+    def _parts(self, turns: Sequence[Turn], prompt: str, text: str) -> list[tuple[str, ...]] | None:
+        """The rendered text cut at its answers: (before, answer) for each, and what is left.
+
+        What surrounds the answers is found by rendering a sentinel in place of each, so a template
+        may change an answer, or drop a part of it. None where the surroundings depend on answers.
         """
         if not turns:
-            return []
-        spacing = self._spacing(turns[0].prompt)
-        texts = self._texts_before(turns, spacing)
-        if texts is None:  # then the past is rendered anew for each answer
-            last = turns[-1]
-            return [*self.whole(turns[:-1], last.prompt), *self._answer_ids(last, spacing)]
-        ids: list[int] = []
-        for text, turn in zip(texts, turns, strict=True):
-            if ids and ids[-1] in eos_token_ids:
-                ids.pop()
-            ids += self._ids_after_text(text) if ids else self._ids(text)
-            ids += self._answer_ids(turn, spacing)
-        return ids
-
-    def _answer_ids(self, turn: Turn, spacing: str) -> Sequence[int]:
-        return turn.answer_ids or self._ids_after_text(spacing + turn.answer)
-
-    def _spacing(self, prompt: str) -> str:
-        """What the template puts between where an answer begins and its text."""
-        messages = [*self._system, _user(prompt)]
-        asked = self._render(messages, True)
-        answered = self._render([*messages, _assistant(_SENTINEL)], False).partition(_SENTINEL)[0]
-        return answered[len(asked) :] if answered.startswith(asked) else ""
-
-    def _texts_before(self, turns: Sequence[Turn], spacing: str) -> list[str] | None:
-        """The text before each answer, from the end of the one before; None if it is not fixed.
-
-        One rendering for all turns: extending turn by turn takes time that grows with the square.
-        """
+            return [(text,)]
         hidden = [Turn(turn.prompt, _SENTINEL) for turn in turns]
-        *texts, _ = self._render(self._messages(hidden), False).split(_SENTINEL)
-        last = self._render([*self._messages(hidden[:-1]), _user(turns[-1].prompt)], True)
-        whole = _SENTINEL.join(texts)
-        if len(texts) != len(turns) or whole != last + spacing:
+        shown = self._render([*self._messages(hidden), _user(prompt)], True)
+        first, *surroundings = shown.split(_SENTINEL)
+        if len(surroundings) != len(turns) or not text.startswith(first):
             return None
-        return [text.removesuffix(spacing) for text in texts]
+        parts: list[tuple[str, ...]] = []
+        before, at = first, len(first)
+        for number, (turn, after) in enumerate(zip(turns, surroundings, strict=True), start=1):
+            if number == len(turns):
+                end = len(text) - len(after) if text.endswith(after, at) else -1
+            else:
+                end = _end_of_answer(text, at, turn.answer, after)
+            if end < 0:
+                return None
+            space = self._spacing if before.endswith(self._spacing) else ""
+            parts.append((before.removesuffix(space), space + text[at:end]))
+            before, at = after, end + len(after)
+        return [*parts, (before,)]
+
+    def _own_ids(self, turn: Turn, answer: str) -> tuple[list[int], str]:
+        """As many of an answer's own ids as read like its rendered text, and the text left."""
+        ids = list(turn.answer_ids)
+        if ids and ids[-1] in self._eos_token_ids:
+            ids.pop()
+        if not ids:
+            return [], answer
+        text = self._text_of(ids)
+        if answer.startswith(text):
+            return ids, answer[len(text) :]
+        # the longest beginning that is no longer than what the texts share, then back to where a
+        # character is whole
+        shared = _shared(text, answer)
+        low, high = 0, len(ids)
+        while low < high:
+            middle = (low + high + 1) // 2
+            if len(self._text_of(ids[:middle])) <= shared:
+                low = middle
+            else:
+                high = middle - 1
+        while low and not answer.startswith(self._text_of(ids[:low])):
+            low -= 1
+        return ids[:low], answer[len(self._text_of(ids[:low])) :]
+
+    def _text_of(self, token_ids: Sequence[int]) -> str:
+        """Text of ids that go on after other text, special tokens spelt out."""
+        anchor = self._anchor_ids
+        text = str(self._tokenizer.decode([*anchor, *token_ids]))
+        return text[len(str(self._tokenizer.decode(anchor))) :]
+
+    @cached_property
+    def _spacing(self) -> str:
+        """What the template puts between where an answer begins and its text."""
+        messages = [*self._system, _user("?")]
+        asked = self._render(messages, True)
+        answered, mark, _ = self._render([*messages, _assistant(_SENTINEL)], False).partition(
+            _SENTINEL
+        )
+        return answered[len(asked) :] if mark and answered.startswith(asked) else ""
 
     def _closing(self, turns: Sequence[Turn]) -> str:
         """What the template puts after an answer."""
@@ -142,28 +226,80 @@ class ChatTemplate:
             messages += [_user(turn.prompt), _assistant(turn.answer)]
         return messages
 
-    def _render(self, messages: list[dict[str, str]], add_generation_prompt: bool) -> str:
-        from jinja2.exceptions import TemplateError
+    def _check_holds(self, text: str, prompt: str) -> None:
+        """Refuse a rendering in which a message is missing: the model would not see it."""
+        for message in [*self._system, _user(prompt)]:
+            if message["content"].strip() not in text:
+                what = "system prompt" if message["role"] == "system" else "message"
+                raise ParameterError(
+                    f"the model's chat template leaves the {what} out, so the model would not see "
+                    "it; the template is not made for plain text in this role"
+                )
 
-        try:
-            text = self._tokenizer.apply_chat_template(
-                messages,
-                chat_template=self._template,
-                add_generation_prompt=add_generation_prompt,
-                tokenize=False,
-            )
-        except TemplateError as error:
-            raise ParameterError(f"the chat template refuses this conversation: {error}") from None
-        return str(text)
+    def _render(self, messages: list[dict[str, str]], add_generation_prompt: bool) -> str:
+        template = self._tokenizer.chat_template or PLAIN_TEMPLATE
+        return chat_text(template, messages, self._token_texts, add_generation_prompt)
+
+    @property
+    def _token_texts(self) -> Mapping[str, Any]:
+        """The named tokens as a template may use them; those that do not exist are empty text."""
+        return {"bos_token": "", "eos_token": "", **_plain(self._tokenizer.special_tokens_map)}
+
+    @cached_property
+    def _anchor_ids(self) -> list[int]:
+        return self._ids(_ANCHOR)
 
     def _ids(self, text: str) -> list[int]:
-        return list(self._tokenizer.encode(text, add_special_tokens=False))
+        half = _HALF_CHARACTER.search(text)
+        if half is not None:
+            raise ParameterError(
+                f"the text holds U+{ord(half[0]):04X}, which is half a character; take it out"
+            )
+        try:
+            return list(self._tokenizer.encode(text, add_special_tokens=False))
+        except Exception as error:  # the tokenizers library raises bare Exception
+            reason = " ".join(str(error).split())
+            raise ParameterError(f"the model's tokenizer cannot read this text: {reason}") from None
 
     def _ids_after_text(self, text: str) -> list[int]:
         """Ids of a text that goes on: sentencepiece would put a space before its beginning."""
-        anchor, ids = self._ids(_ANCHOR), self._ids(_ANCHOR + text)
+        if not text:
+            return []
+        anchor, ids = self._anchor_ids, self._ids(_ANCHOR + text)
         merged = ids[: len(anchor)] != anchor  # then this tokenizer is of the other kind
         return self._ids(text) if merged else ids[len(anchor) :]
+
+
+def turn_ends(tokenizer: PreTrainedTokenizerBase, stated: frozenset[int]) -> frozenset[int]:
+    """Tokens that end an answer.
+
+    Args:
+        tokenizer: names one end, and its chat template shows another.
+        stated: by the model's configurations.
+    """
+    named = {tokenizer.eos_token_id, ChatTemplate(tokenizer, None).closing_id()}
+    return stated | {token for token in named if token is not None}
+
+
+def _end_of_answer(text: str, start: int, answer: str, after: str) -> int:
+    """Where an answer that begins at `start` ends and `after` begins; -1 if nowhere."""
+    for shown in (answer, answer.strip()):
+        if text.startswith(shown + after, start):
+            return start + len(shown)
+    return text.find(after, start)
+
+
+def _shared(one: str, other: str) -> int:
+    """Length of what two texts begin with alike."""
+    pairs = enumerate(zip(one, other, strict=False))
+    return next((at for at, (a, b) in pairs if a != b), min(len(one), len(other)))
+
+
+def _plain(tokens: Mapping[str, Any]) -> dict[str, Any]:
+    return {
+        name: [str(each) for each in token] if isinstance(token, list | tuple) else str(token)
+        for name, token in tokens.items()
+    }
 
 
 def _user(prompt: str) -> dict[str, str]:

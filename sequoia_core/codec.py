@@ -21,23 +21,29 @@ class TokenizerCodec:
 
     Args:
         tokenizer: fast ones are asked directly, past transformers' per-call overhead.
+        eos_token_ids: ends of an answer, which are left out of a text also where the tokenizer does
+            not mark them as special.
     """
 
-    def __init__(self, tokenizer: PreTrainedTokenizerBase) -> None:
+    def __init__(
+        self, tokenizer: PreTrainedTokenizerBase, eos_token_ids: frozenset[int] = frozenset()
+    ) -> None:
         self._tokenizer = tokenizer
+        self._eos_token_ids = eos_token_ids
         self._backend = getattr(tokenizer, "backend_tokenizer", None)
         self._byte_level = "ByteLevel" in repr(getattr(self._backend, "decoder", None))
         self._texts: dict[int, str] = {}
 
     def decode(self, token_ids: Sequence[int]) -> str:
         """Text of a token sequence, special tokens left out."""
-        if not token_ids:
+        ids = [token for token in token_ids if token not in self._eos_token_ids]
+        if not ids:
             return ""
         if self._backend is not None:
-            return str(self._backend.decode(list(token_ids), skip_special_tokens=True))
+            return str(self._backend.decode(ids, skip_special_tokens=True))
         return str(
             self._tokenizer.decode(
-                list(token_ids), skip_special_tokens=True, clean_up_tokenization_spaces=False
+                ids, skip_special_tokens=True, clean_up_tokenization_spaces=False
             )
         )
 

@@ -1,8 +1,8 @@
 """Several turns with one pair: the token ledger, the context window and what may be forgotten.
 
-Owns which tokens the next prompt consists of. The KV cache is reused because the ledger is only
-ever extended; the engine finds the common prefix. Knows nothing of trees beyond passing the choice
-on.
+Owns which turns the next prompt follows. The chat template makes the prompt's tokens of them, and
+the engine reuses the KV of the longest common prefix. Knows nothing of trees beyond passing the
+choice on.
 """
 
 from __future__ import annotations
@@ -35,8 +35,9 @@ ANSWER_SHARE = 4
 
 @dataclass(slots=True)
 class _Answering:
-    """The turn being decoded."""
+    """The turn being decoded, after `turns` and without the `dropped` ones before them."""
 
+    dropped: list[Turn]
     turns: list[Turn]
     prompt: str
     prompt_ids: list[int]
@@ -65,13 +66,13 @@ class Conversation:
         from sequoia_core.measure.tuning import Tuner
 
         self._pair = pair
-        self._codec = TokenizerCodec(pair.tokenizer)
+        self._codec = TokenizerCodec(pair.tokenizer, pair.eos_token_ids)
         self._tuner = Tuner(pair)
         self._engine = Engine.of(pair, self._tuner)
         self._engine.tree_choice = tree_choice or TreeChoice()
         self._engine.insight = insight
         self._warned_of_precision = False
-        self._template = ChatTemplate(pair.tokenizer, system_prompt)
+        self._template = ChatTemplate(pair.tokenizer, system_prompt, pair.eos_token_ids)
         self.clear()
 
     @property
@@ -101,15 +102,16 @@ class Conversation:
     def clear(self) -> None:
         """Forget all turns; the system prompt stays."""
         self._answering: _Answering | None = None
+        self._dropped: list[Turn] = []
         self._turns: list[Turn] = []
         self._ids: list[int] = []
 
     def restore(self, turns: Sequence[Turn]) -> None:
         """Go on from exactly these turns; see `protocols.ChatEngine.restore`."""
         restored = [self._recognized(turn) for turn in turns]
-        ids = self._template.ledger(restored, self._pair.eos_token_ids)
+        ids = self._template.ledger(restored)
         self._answering = None
-        self._turns, self._ids = restored, ids
+        self._dropped, self._turns, self._ids = [], restored, ids
 
     def set_system_prompt(self, system_prompt: str | None) -> None:
         """Start over with another system prompt; None is the chat template's own default.
@@ -118,7 +120,7 @@ class Conversation:
             ParameterError: the template takes none.
             ContextFullError: it leaves no room for a message.
         """
-        template = ChatTemplate(self._pair.tokenizer, system_prompt)
+        template = ChatTemplate(self._pair.tokenizer, system_prompt, self._pair.eos_token_ids)
         tokens, window = len(template.whole((), "?")), self._engine.context_window
         if tokens >= window:
             raise ContextFullError(
@@ -137,15 +139,15 @@ class Conversation:
         """Answer the person's next message; see `protocols.ChatEngine.reply`.
 
         Raises:
-            ParameterError: the prompt is blank.
+            ParameterError: the prompt is blank, or the chat template or the tokenizer refuses it.
             ContextFullError: the prompt alone is longer than the context window.
         """
         if not prompt.strip():
             raise ParameterError("the message is empty; type something first")
-        turns, prompt_ids = self._fit(prompt, params)
-        if dropped := len(self._turns) - len(turns):
-            yield _trimmed(dropped)
-        self._answering = answering = _Answering(turns, prompt, prompt_ids)
+        dropped, turns, prompt_ids = self._fit(prompt, params)
+        if len(dropped) > len(self._dropped):
+            yield _trimmed(len(dropped) - len(self._dropped))
+        self._answering = answering = _Answering(dropped, turns, prompt, prompt_ids)
         try:
             for event in self._engine.generate(prompt_ids, params, should_stop):
                 if isinstance(event, TextDelta):
@@ -221,37 +223,32 @@ class Conversation:
             self._ids = list(self._engine.token_ids)
             answer_ids = tuple(self._ids[len(answering.prompt_ids) :])
             turn = Turn(answering.prompt, answering.text, answer_ids)
-            self._turns = [*answering.turns, turn]
+            self._dropped, self._turns = answering.dropped, [*answering.turns, turn]
 
-    def _fit(self, prompt: str, params: SamplingParams) -> tuple[list[Turn], list[int]]:
-        """The turns that fit before this prompt, and all ids up to where its answer begins."""
+    def _fit(self, prompt: str, params: SamplingParams) -> tuple[list[Turn], list[Turn], list[int]]:
+        """The turns that do not fit before this prompt, those that do, and the prompt's ids.
+
+        Chosen from all turns for each prompt, so that a chat that is opened again drops the same.
+        """
         window = self._engine.context_window
         room = min(params.max_new_tokens, window // ANSWER_SHARE)
-        turns, ids = list(self._turns), self._extended(prompt)
+        turns = [*self._dropped, *self._turns]
+        ids = self._template.whole(turns, prompt)
+        left_out = 0
         if turns and len(ids) + room > window:
 
             def fits(dropped: int) -> bool:
                 return len(self._template.whole(turns[dropped:], prompt)) + room <= window
 
             # a long chat that was taken up again may have to lose hundreds of turns at once
-            turns = turns[1 + bisect_left(range(1, len(turns)), True, key=fits) :]
-            ids = self._template.whole(turns, prompt)
+            left_out = 1 + bisect_left(range(1, len(turns)), True, key=fits)
+            ids = self._template.whole(turns[left_out:], prompt)
         if len(ids) >= window:
             raise ContextFullError(
                 f"the message has {len(ids)} tokens with its surroundings, but the context window "
                 f"holds {window}; shorten it"
             )
-        return turns, ids
-
-    def _extended(self, prompt: str) -> list[int]:
-        """The ledger with the last answer closed and the prompt added."""
-        added = self._template.continuing(self._turns, prompt) if self._turns else None
-        if added is None:
-            return self._template.whole(self._turns, prompt)
-        ids = list(self._ids)
-        if ids[-1] in self._pair.eos_token_ids:
-            ids.pop()  # the template's own closing begins with it, or takes its place
-        return [*ids, *added]
+        return turns[:left_out], turns[left_out:], ids
 
     @property
     def _rounds(self) -> bool:

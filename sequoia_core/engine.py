@@ -115,7 +115,7 @@ class Engine:
         return cls(
             pair.target,
             DraftModel(pair.draft, pair.draft_vocab_ids) if pair.draft else None,
-            codec=TokenizerCodec(pair.tokenizer),
+            codec=TokenizerCodec(pair.tokenizer, pair.eos_token_ids),
             eos_token_ids=pair.eos_token_ids,
             advisor=advisor,
         )
@@ -147,7 +147,7 @@ class Engine:
             events in the order that `sequoia_core.events` states, ending with `Finished`.
 
         Raises:
-            ParameterError: the prompt is empty.
+            ParameterError: the prompt is empty, or the embedding has no row for one of its tokens.
             ContextFullError: the prompt leaves no room for an answer.
         """
         if not prompt_ids:
@@ -157,6 +157,7 @@ class Engine:
                 f"the prompt has {len(prompt_ids)} tokens and the context window of "
                 f"{self.context_window} must also hold the answer; shorten it"
             )
+        self._check_rows(prompt_ids)
         if self.tree_choice.mode is Mode.GREEDY:
             params = replace(params, temperature=0.0)
         tree, chosen = self._choose(params, len(prompt_ids))
@@ -174,6 +175,14 @@ class Engine:
         finally:
             if answer == self._answers:  # else the caches are the newer answer's
                 self._ledger.roll_back()
+
+    def _check_rows(self, prompt_ids: Sequence[int]) -> None:
+        highest, rows = max(prompt_ids), self._target.vocab_size
+        if highest >= rows:
+            raise ParameterError(
+                f"the prompt has token {highest} ({self._codec.token_text(highest)!r}), but the "
+                f"model's embedding has {rows} rows; leave that text out"
+            )
 
     def _choose(self, params: SamplingParams, context: int) -> tuple[Tree, TreeChosen]:
         costs = self.advisor.costs(params.temperature, context)
@@ -250,7 +259,7 @@ class Engine:
             if advice is not None and not narrowed:
                 tree, chosen = as_chosen(self.tree_choice.mode, advice)
                 yield self._told_of_lookup(chosen)
-        if rest := text.flush():
+        if rest := text.flush(cut_off=finish is not FinishReason.STOP):
             yield TextDelta(totals.steps, rest, (Piece(rest, rank),))
         yield Finished(finish, totals)
 

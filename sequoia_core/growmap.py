@@ -7,7 +7,6 @@ code's `.pt` format lives in `reference_files`.
 
 from __future__ import annotations
 
-import difflib
 import json
 import math
 from collections.abc import Iterable, Sequence
@@ -18,6 +17,8 @@ from typing import TYPE_CHECKING, Any
 
 from sequoia_core import reference_files
 from sequoia_core.errors import GrowMapError
+from sequoia_core.files import parse_json, read_text, write_whole
+from sequoia_core.suggest import suggest
 from sequoia_core.tree_order import (
     breadth_first,
     check_size,
@@ -209,9 +210,9 @@ class GrowMap:
             GrowMapError: it is no JSON, or no tree shape.
         """
         try:
-            data = json.loads(text)
-        except (ValueError, RecursionError):
-            raise GrowMapError("this is not valid JSON") from None
+            data = parse_json(text)
+        except ValueError as error:
+            raise GrowMapError(f"this is not valid JSON: {error}") from None
         if not isinstance(data, dict) or not isinstance(data.get("parents"), list):
             raise GrowMapError('a JSON object with a list "parents" is expected')
         unknown = sorted(data.keys() - set(_JSON_KEYS))
@@ -245,7 +246,7 @@ class GrowMap:
                 return cls.from_children(children, path.stem, source="read from a .pt file")
             if path.stat().st_size > _MAX_JSON_BYTES:
                 raise GrowMapError(f"larger than {_MAX_JSON_BYTES:,} bytes; no tree shape is")
-            return cls.from_json(path.read_text(encoding="utf-8"))
+            return cls.from_json(read_text(path))
         except GrowMapError as error:
             raise GrowMapError(f"growmap {path}: {error}") from None
         except UnicodeDecodeError:
@@ -262,8 +263,13 @@ class GrowMap:
         path = Path(path).expanduser()
         try:
             if path.suffix == ".json":
-                path.write_text(self.to_json(), encoding="utf-8")
+                write_whole(path, self.to_json())
             elif path.suffix == ".pt":
+                if self.size > reference_files.MAX_NODES_WRITTEN:
+                    raise GrowMapError(
+                        f"growmap {path}: a .pt file holds a mask of nodes x nodes, too large for "
+                        f"{self.size:,} nodes; give a name that ends in .json"
+                    )
                 reference_files.write_growmap(
                     path, self.levels, self.children, self.ancestor_mask()
                 )
@@ -281,8 +287,12 @@ def growmap_names() -> list[str]:
     )
 
 
-def find_growmap(name_or_path: str) -> GrowMap:
+def find_growmap(name_or_path: str, others: tuple[str, ...] = ()) -> GrowMap:
     """A packaged shape by name, or else a file by path.
+
+    Args:
+        name_or_path: of the shape.
+        others: what else may be given where the shape was named, for the error.
 
     Raises:
         GrowMapError: neither exists (similar names are listed), or the file is malformed.
@@ -294,11 +304,10 @@ def find_growmap(name_or_path: str) -> GrowMap:
     path = Path(name_or_path).expanduser()
     if path.exists() or path.suffix in {".json", ".pt"}:
         return GrowMap.load(path)
-    by_stem = {known.rpartition("/")[2]: known for known in names}
-    close = difflib.get_close_matches(name, names, cutoff=0.4)
-    close += [by_stem[stem] for stem in difflib.get_close_matches(name, by_stem, cutoff=0.6)]
-    hint = ", ".join(dict.fromkeys(close)) or "see `sequoia growmap list`"
-    raise GrowMapError(f"growmap {name_or_path}: no such file or name; similar: {hint}")
+    also = f"{', '.join(others)} and " if others else ""
+    every = f"there is {also}what `sequoia growmap list` names"
+    hint = suggest(name, [*others, *names], otherwise=every, most=3)
+    raise GrowMapError(f"growmap {name_or_path}: no such file or name; {hint}")
 
 
 def _packaged_folder() -> Path:

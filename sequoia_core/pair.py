@@ -17,6 +17,7 @@ import psutil
 import torch
 from torch import Tensor
 
+from sequoia_core.chat_template import ChatTemplate, turn_ends
 from sequoia_core.config import Kernels, Offload, WeightFormat
 from sequoia_core.errors import ModelLoadError, ParameterError, TokenizerMismatchError
 from sequoia_core.model.conditioned import ConditionedLlama
@@ -36,10 +37,11 @@ from sequoia_core.model.loader import Checkpoint, Progress, open_checkpoint, ope
 from sequoia_core.model.offload import Placement, check_offload, load_offloaded, resident_bytes
 from sequoia_core.model.offload_layout import LayerLayout
 from sequoia_core.model.pipeline import PipelinedLlama, Stage, even_stages
-from sequoia_core.model.tokenizer import assert_same_tokenizer, turn_closing_id
+from sequoia_core.model.tokenizer import assert_same_tokenizer, check_embedding_fit
 from sequoia_core.model.vocabulary import fit_vocabulary
 from sequoia_core.model.weights import EMBEDDING, expected_shapes
 from sequoia_core.protocols import PairDescription
+from sequoia_core.template_renderer import RENDERER
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -140,6 +142,7 @@ def load_pair(
             or more devices than the target has layers.
     """
     report = progress or (lambda _message, _fraction: None)
+    RENDERER.start()
     place, *others = choose_devices(device)
     number = choose_dtype(dtype, place, others)
     _check_kernels(kernels, number, place)
@@ -149,7 +152,7 @@ def load_pair(
     _check_memory(big, small, number, placement)
     report("Loading the tokenizer", None)
     tokenizer = _tokenizer(big, small)
-    closing = turn_closing_id(tokenizer)
+    ends = turn_ends(tokenizer, big.eos_token_ids)
     report(f"Loading {big.name}", None)
     target_model = _load_target(big, small, number, placement, kernels)
     return_freed_memory()
@@ -163,7 +166,7 @@ def load_pair(
         draft=draft_model,
         draft_vocab_ids=ids,
         tokenizer=tokenizer,
-        eos_token_ids=big.eos_token_ids | ({closing} if closing is not None else set()),
+        eos_token_ids=ends,
         description=PairDescription(
             target=big.name,
             draft=small.name if small else None,
@@ -228,6 +231,7 @@ def _tokenizer(target: Checkpoint, draft: Checkpoint | None) -> "PreTrainedToken
     if target.tokenizer is None:
         raise ModelLoadError(f"{target.weights.origin}: the target brings no tokenizer")
     tokenizer = target.tokenizer()
+    check_embedding_fit(tokenizer, target.config.vocab_size, _chat_tokens(tokenizer), target.name)
     if draft is None:
         return tokenizer
     borrows = draft.config.embeddings_from_target
@@ -237,13 +241,23 @@ def _tokenizer(target: Checkpoint, draft: Checkpoint | None) -> "PreTrainedToken
             f"tokens, the target has {target.config.vocab_size}"
         )
     if draft.tokenizer is not None:
-        assert_same_tokenizer(tokenizer, draft.tokenizer())
+        own = draft.tokenizer()
+        check_embedding_fit(own, draft.config.vocab_size, (), draft.name)
+        assert_same_tokenizer(tokenizer, own)
     elif not borrows:
         raise TokenizerMismatchError(
             f"{draft.name}: the draft brings no tokenizer, so its tokens cannot be compared with "
             "the target's; put its tokenizer.json beside its weights"
         )
     return tokenizer
+
+
+def _chat_tokens(tokenizer: "PreTrainedTokenizerBase") -> set[int]:
+    """Tokens that every chat has; none where the template refuses, which a message will report."""
+    try:
+        return set(ChatTemplate(tokenizer, None).whole((), "?"))
+    except ParameterError:
+        return set()
 
 
 def _load_target(

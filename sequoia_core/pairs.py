@@ -4,13 +4,13 @@ Owns `pairs.toml` and the arithmetic from a model's shape to bytes. Knows nothin
 and loads no model.
 """
 
-import difflib
 import functools
 import tomllib
 from dataclasses import dataclass
 from pathlib import Path
 
 from sequoia_core.errors import ParameterError
+from sequoia_core.suggest import suggest
 
 _CONTEXT = 4096
 _BYTES_PER_VALUE = 2
@@ -20,7 +20,8 @@ _BYTES_PER_VALUE = 2
 class ModelShape:
     """A model's name on the Hugging Face hub and the sizes that decide its memory.
 
-    Attributes are named as in `model.config.ModelConfig`.
+    Attributes are named as in `model.config.ModelConfig`. `vocab_size` is the rows of the output
+    head; `feature_layers` is how many hidden states of its target a conditioned draft reads.
     """
 
     name: str
@@ -34,6 +35,7 @@ class ModelShape:
     context_window: int
     tie_word_embeddings: bool = False
     gated: bool = False
+    feature_layers: int = 0
 
     @property
     def parameters(self) -> int:
@@ -42,7 +44,16 @@ class ModelShape:
         mlp = 3 * self.hidden_size * self.intermediate_size
         norms = 2 * self.hidden_size
         embeddings = self.vocab_size * self.hidden_size * (1 if self.tie_word_embeddings else 2)
-        return self.num_layers * (attention + mlp + norms) + embeddings + self.hidden_size
+        layers = self.num_layers * (attention + mlp + norms)
+        return layers + embeddings + self.hidden_size + self._conditioning
+
+    @property
+    def _conditioning(self) -> int:
+        """Weights of a conditioned draft's inputs, with their shifts and scales."""
+        if not self.feature_layers:
+            return 0
+        inputs = self.feature_layers + 1
+        return self.hidden_size * ((inputs + 2) * self.hidden_size + 2 * inputs)
 
     def kv_bytes(self, context: int) -> int:
         """Keys and values of `context` tokens in 16 bits."""
@@ -111,8 +122,8 @@ def find_pair(name: str) -> PairEntry:
     by_name = {entry.name: entry for entry in catalogue()}
     if name in by_name:
         return by_name[name]
-    close = difflib.get_close_matches(name, by_name, cutoff=0.5) or list(by_name)
-    raise ParameterError(f"pair {name!r} is not in the catalogue; there is {', '.join(close)}")
+    hint = suggest(name, by_name, most=3)
+    raise ParameterError(f"pair {name!r} is not in the catalogue; {hint}")
 
 
 def known_draft(target: str) -> str | None:

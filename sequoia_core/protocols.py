@@ -241,7 +241,7 @@ class ChatEngine(Protocol):
             should_stop: asked between steps; True ends the answer with what there is.
 
         Raises:
-            ParameterError: the prompt is blank.
+            ParameterError: the prompt is blank, or the chat template or the tokenizer refuses it.
             ContextFullError: the prompt alone is longer than the context window.
         """
         ...

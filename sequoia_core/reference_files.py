@@ -7,19 +7,32 @@ Hands over plain Python lists and knows nothing of `GrowMap`.
 
 from __future__ import annotations
 
+import io
 import json
 import math
+import operator
+import pickletools
+import zipfile
+import zlib
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import IO, TYPE_CHECKING, Any, TypeGuard
 
 from sequoia_core.errors import GrowMapError
-from sequoia_core.tree_order import breadth_first_order, children_from_successors
+from sequoia_core.files import parse_json, read_text, write_whole, written_whole
+from sequoia_core.tree_order import MAX_NODES, breadth_first_order, children_from_successors
 
 if TYPE_CHECKING:
     from torch import Tensor
 
 _MAX_BYTES = 512_000_000
+_MAX_JSON_BYTES = 4_000_000
+_MAX_RATES = 65_536
+MAX_NODES_WRITTEN = 7_900
+"""The mask of more has more than `_MAX_BYTES`, so that the file could not be read again."""
+_ARCHIVE, _PICKLED = b"PK\x03\x04", "data.pkl"
+_CALLABLES = frozenset({"torch._utils _rebuild_tensor_v2", "collections OrderedDict"})
+"""All that the two formats call; the storage types are names only."""
 _RATES = "acceptance_rates"
 _ROUNDING = 1e-3
 """Float16 entries of a whole vector add up to 1 no better than that."""
@@ -75,7 +88,7 @@ def write_growmap(
         "depth": torch.tensor(depth, dtype=torch.int64),
         "size": len(children),
     }
-    with path.open("wb") as file:
+    with written_whole(path) as file:
         torch.save(data, file)
 
 
@@ -101,8 +114,8 @@ def _torch_rates(path: Path) -> tuple[float, ...]:
     vector = _load(path)
     import torch
 
-    if not isinstance(vector, torch.Tensor) or vector.dim() != 1 or vector.numel() < 3:
-        raise GrowMapError("a tensor [W + 2] is expected")
+    if not _is_plain(vector) or vector.dim() != 1 or not 3 <= vector.numel() <= _MAX_RATES:
+        raise GrowMapError(f"a tensor [W + 2] of at most {_MAX_RATES:,} real numbers is expected")
     entries = vector.to(torch.float64).tolist()
     if entries[0] != 0.0:
         raise GrowMapError(f"entry 0 is {entries[0]:g}; it must be 0, and entry k is a_k")
@@ -112,9 +125,9 @@ def _torch_rates(path: Path) -> tuple[float, ...]:
 
 def _json_rates(path: Path) -> tuple[float, ...]:
     try:
-        data = json.loads(path.read_text(encoding="utf-8"))
-    except (ValueError, RecursionError):
-        raise GrowMapError("this is not valid JSON") from None
+        data = parse_json(read_text(path, _MAX_JSON_BYTES))
+    except ValueError as error:
+        raise GrowMapError(f"this is not valid JSON: {error}") from None
     rates = data.get(_RATES) if isinstance(data, dict) else None
     if not isinstance(rates, list) or not rates or any(type(r) not in (int, float) for r in rates):
         raise GrowMapError(f'a JSON object with a list of numbers "{_RATES}" is expected')
@@ -157,46 +170,132 @@ def write_acceptance_rates(
     try:
         if path.suffix == ".json":
             values = {_RATES: list(rates), "rejected": rejected, **about}
-            path.write_text(json.dumps(values, indent=1) + "\n", encoding="utf-8")
+            write_whole(path, json.dumps(values, indent=1) + "\n")
             return
         import torch
 
-        with path.open("wb") as file:
+        with written_whole(path) as file:
             torch.save(torch.tensor([0.0, *rates, rejected], dtype=torch.float32), file)
     except OSError as error:
         raise GrowMapError(f"acceptance vector {path}: {error.strerror or error}") from None
 
 
 def _load(path: Path) -> Any:
+    """The content of a `.pt` file; nothing is built from it that the file is not large enough for.
+
+    Tensors are not larger than what is stored for them only where `_is_plain`.
+    """
     if path.stat().st_size > _MAX_BYTES:
         raise GrowMapError(f"larger than {_MAX_BYTES:,} bytes")
+    with path.open("rb") as file:
+        if file.read(4) != _ARCHIVE:
+            raise _not_plain()
+        checked = _checked_archive(file)
     import torch
 
-    with path.open("rb") as file:
-        try:
-            return torch.load(file, map_location="cpu", weights_only=True)
-        # Damaged bytes surface as almost any exception type from inside the unpickler.
-        except Exception:
-            raise GrowMapError(
-                "not a PyTorch file of plain tensors and numbers (damaged, or it would run code)"
-            ) from None
+    try:
+        return torch.load(checked, map_location="cpu", weights_only=True)
+    # Damaged bytes surface as almost any exception type from inside the unpickler.
+    except Exception:
+        raise _not_plain() from None
+
+
+def _checked_archive(file: IO[bytes]) -> io.BytesIO:
+    """A copy of the archive, of stored members and calls that make tensors only.
+
+    torch reads the copy, so that no second reader of zip files can see something else in it.
+    """
+    copy = io.BytesIO()
+    try:
+        with zipfile.ZipFile(file) as archive, zipfile.ZipFile(copy, "w") as made:
+            members = archive.infolist()
+            if any(each.compress_type != zipfile.ZIP_STORED for each in members):
+                raise GrowMapError("compressed; PyTorch stores its files as they are")
+            if sum(each.file_size for each in members) > _MAX_BYTES:
+                raise GrowMapError(f"it declares more than {_MAX_BYTES:,} bytes")
+            for each in members:
+                content = archive.read(each)
+                if each.filename.endswith(_PICKLED):
+                    _check_calls(content)
+                made.writestr(each.filename, content)
+    except (zipfile.BadZipFile, zlib.error, RuntimeError, OSError, EOFError, ValueError) as error:
+        if isinstance(error, OSError) and error.errno:
+            raise
+        raise _not_plain() from None
+    copy.seek(0)
+    return copy
+
+
+def _check_calls(pickled: bytes) -> None:
+    """Refuse a pickle that calls anything but what makes a tensor."""
+    for opcode, argument, _ in pickletools.genops(pickled):
+        if opcode.name in ("INST", "OBJ", "NEWOBJ", "NEWOBJ_EX", "STACK_GLOBAL", "BUILD"):
+            raise _not_plain()
+        if opcode.name == "GLOBAL" and argument not in _CALLABLES:
+            module, _, name = str(argument).partition(" ")
+            if module != "torch" or not name.endswith("Storage"):
+                raise _not_plain()
+
+
+def _not_plain() -> GrowMapError:
+    return GrowMapError(
+        "not a PyTorch file of plain tensors and numbers (damaged, saved before PyTorch 1.6, or it "
+        "would run code)"
+    )
+
+
+def _is_plain(value: object) -> TypeGuard[Tensor]:
+    """Whether it is a tensor of which every number is stored."""
+    import torch
+
+    return (
+        isinstance(value, torch.Tensor)
+        and value.layout == torch.strided
+        and not value.is_complex()
+        and value.device.type == "cpu"
+        and value.numel() * value.element_size() <= value.untyped_storage().nbytes()
+    )
 
 
 def _checked_children(data: dict[str, Any]) -> list[list[int]]:
     """Children of each node, once all entries agree; raises what comparing odd types raises."""
-    children = children_from_successors(data["Successors"])
+    children = children_from_successors(_rows(data, "Successors"))
     depths = _depths(children)
     levels: list[list[int]] = [[] for _ in range(max(depths) + 1)]
     for node, depth in enumerate(depths):
         levels[depth].append(node)
-    if data["size"] != len(children):
-        raise GrowMapError(f"size is {data['size']!r:.40} but Successors has {len(children)} nodes")
-    if data["roots"] != levels:
+    size = _whole(data["size"], "size")
+    if size != len(children):
+        raise GrowMapError(f"size is {size!r:.40} but Successors has {len(children)} nodes")
+    if _rows(data, "roots") != levels:
         raise GrowMapError("roots disagrees with Successors")
-    if data["branches"] != [[len(children[node]) for node in level] for level in levels]:
+    if _rows(data, "branches") != [[len(children[node]) for node in level] for level in levels]:
         raise GrowMapError("branches disagrees with Successors")
     _check_tensors(data, children, depths)
     return children
+
+
+def _rows(data: dict[str, Any], entry: str) -> list[list[int]]:
+    """An entry that is a list of lists of whole numbers, no more of them than a tree can have.
+
+    A pickle can name one list a million times, so lengths are looked at before what is in them.
+    """
+    rows = data[entry]
+    if type(rows) is not list or any(type(row) is not list for row in rows):
+        raise GrowMapError(f"{entry} is not a list of lists")
+    if max(len(rows), sum(map(len, rows))) > MAX_NODES:
+        raise GrowMapError(f"{entry} has more than {MAX_NODES:,} nodes")
+    return [[_whole(value, entry) for value in row] for row in rows]
+
+
+def _whole(value: object, entry: str) -> int:
+    import torch
+
+    if type(value) is int:
+        return value
+    if isinstance(value, torch.Tensor) and value.dim() == 0:
+        return operator.index(value)
+    raise GrowMapError(f"{entry}: whole numbers are expected")
 
 
 def _depths(children: list[list[int]]) -> list[int]:
@@ -213,9 +312,9 @@ def _check_tensors(data: dict[str, Any], children: list[list[int]], depths: list
 
     size = len(children)
     depth, mask = data["depth"], data["mask"]
-    if not isinstance(depth, torch.Tensor) or depth.tolist() != depths:
+    if not _is_plain(depth) or depth.shape != (size,) or depth.tolist() != depths:
         raise GrowMapError("depth disagrees with Successors")
-    if not isinstance(mask, torch.Tensor) or mask.shape != (size, size):
+    if not _is_plain(mask) or mask.shape != (size, size):
         raise GrowMapError(f"mask is not a [{size}, {size}] tensor")
     allowed = mask != 0
     if not bool((mask == allowed).all()) or not bool(allowed.diagonal().all()):

@@ -16,11 +16,13 @@ from pathlib import Path
 from typing import Any
 
 from sequoia_core.errors import ParameterError
+from sequoia_core.files import is_file_name, parse_json, read_text
 from sequoia_core.growmap import GrowMap
 from sequoia_core.reference_files import read_acceptance_rates
 from sequoia_core.search import MAX_SEARCH_NODES, TreeTable, expected_tokens_table
 
 MOST_LEVELS = 256
+_MAX_BYTES = 4_000_000
 _VECTOR, _DST = "acceptance_rate_vector", "dst"
 _COUNTS = ("max_depth", "max_budget")
 _LISTS = ("valid_budget", "target_time")
@@ -192,11 +194,11 @@ class SearchFile:
 
 def _read(path: Path) -> SearchFile:
     try:
-        data = json.loads(path.read_text(encoding="utf-8"))
+        data = parse_json(read_text(path, _MAX_BYTES))
     except OSError as error:
         raise ParameterError(f"it cannot be read: {error.strerror or error}") from None
-    except (ValueError, RecursionError):
-        raise ParameterError("this is not valid JSON") from None
+    except ValueError as error:
+        raise ParameterError(f"this is not valid JSON: {error}") from None
     if not isinstance(data, dict):
         raise ParameterError("a JSON object is expected")
     missing = [key for key in KEYS if key not in data]
@@ -217,7 +219,7 @@ def _read(path: Path) -> SearchFile:
 
 def _check_types(data: Mapping[str, Any]) -> None:
     for key in (_VECTOR, _DST):
-        if not isinstance(data[key], str) or not data[key]:
+        if not isinstance(data[key], str) or not data[key] or not is_file_name(data[key]):
             raise ParameterError(f'"{key}" is {_shown(data[key])}; a path is expected')
     for key in _COUNTS:
         if type(data[key]) is not int:
@@ -264,5 +266,8 @@ def _beside(config: Path, named: str, new: bool = False) -> Path:
     """
     path = Path(named).expanduser()
     near = config.parent / path
-    there = near.parent.is_dir() if new else near.exists()
+    try:
+        there = near.parent.is_dir() if new else near.exists()
+    except OSError as error:
+        raise ParameterError(f"{_shown(named)}: {error.strerror or error}") from None
     return near if there or path.is_absolute() else path

@@ -4,10 +4,17 @@ Owns detokenisation. A `TextStream` never lets out half a UTF-8 character, nor t
 stop string that may still complete. Knows nothing of models or of what is done with the text.
 """
 
+import re
 from collections.abc import Sequence
 from typing import Protocol
 
 REPLACEMENT = "\N{REPLACEMENT CHARACTER}"
+_SURROGATE = re.compile("[\ud800-\udfff]")
+
+
+def well_formed(text: str) -> str:
+    """The text with each lone surrogate, which is no character, as U+FFFD."""
+    return text if text.isascii() else _SURROGATE.sub(REPLACEMENT, text)
 
 
 class TextCodec(Protocol):
@@ -49,12 +56,18 @@ class TextStream:
         self._read = len(self._window)
         return self._release(now[len(before) :])
 
-    def flush(self) -> str:
-        """What is still held back when the answer ends."""
+    def flush(self, *, cut_off: bool = False) -> str:
+        """What is still held back when the answer ends.
+
+        Args:
+            cut_off: the model did not end it: an incomplete character at its end is left out.
+        """
         if self.stopped:
             return ""
         before = self._codec.decode(self._window[: self._read])
         rest = self._codec.decode(self._window)[len(before) :]
+        if cut_off:
+            rest = rest.rstrip(REPLACEMENT)
         text = self._release(rest) + self._held
         self._window, self._read, self._held = [], 0, ""
         return text

@@ -11,6 +11,7 @@ from sequoia_core.chat_template import Turn
 from sequoia_core.config import SamplingParams
 from sequoia_core.errors import ParameterError, TraceError
 from sequoia_core.events import Event, Failed, Finished, FinishReason, Step, Totals
+from sequoia_core.files import private_file
 from sequoia_core.protocols import PairDescription, TreeChoice
 from sequoia_core.race import RaceEvent
 from sequoia_core.trace_file import Asked, Entry, TraceReader, write_event, write_header
@@ -72,7 +73,8 @@ def recorded(
         TraceError: the file cannot be written.
     """
     try:
-        with path.open("w", encoding="utf-8") as file:
+        # what is said in a chat is not for other users of the machine
+        with open(path, "w", encoding="utf-8", opener=private_file) as file:
             write_header(file, description)
             write_event(file, asked)
             for event in events:

@@ -11,18 +11,26 @@ of each, and which answer follows which are known.
 import json
 from collections.abc import Iterator
 from dataclasses import dataclass
+from itertools import pairwise
 from pathlib import Path
 from typing import Any, TextIO, get_args
 
 from sequoia_core.encoding import MisfitError, brief, decode, encode
 from sequoia_core.errors import TraceError
-from sequoia_core.events import Event, Step
+from sequoia_core.events import Event, Step, TextDelta
+from sequoia_core.files import parse_json
 from sequoia_core.protocols import PairDescription
 
 FORMAT = "sequoia-trace"
 VERSION = 2
 VERSIONS_READ = (1, 2)
+_NO_TREE = "has nodes that are no tree with a path"
+_MOST_STEPS = 1 << 31
+MOST_STEP_NODES = 4_096
+"""Nodes of a step; several times what an engine drafts."""
 _LONGEST_HEADER = 1_000_000
+LONGEST_LINE = 32_000_000
+"""Bytes; a step of 768 nodes has a hundredth of it, and no model reads a prompt that long."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -107,6 +115,8 @@ class TraceReader:
         with self._file:
             for number, line in enumerate(self._lines(), start=2):
                 self.done += len(line)
+                if len(line) > LONGEST_LINE:
+                    raise self._damage(number, f"it has more than {LONGEST_LINE:,} bytes")
                 try:
                     record = self._parse(number, line)
                 except TraceError:
@@ -124,7 +134,8 @@ class TraceReader:
 
     def _lines(self) -> Iterator[bytes]:
         try:
-            yield from self._file
+            while line := self._file.readline(LONGEST_LINE + 1):
+                yield line
         except OSError as error:
             raise TraceError(f"cannot read the trace {self.path}: {error.strerror}") from None
 
@@ -153,21 +164,22 @@ class TraceReader:
             raise self._damage(number, f"unknown event {brief(name)}")
         try:
             entry: Entry = decode(kind, record)
+            check_event(entry)
         except MisfitError as error:
             raise self._damage(number, f"{name} {error}") from None
-        if isinstance(entry, Step) and not _has_tree(entry):
-            raise self._damage(number, "Step has nodes that are no tree with a path")
         return entry
 
     def _parse(self, number: int, line: bytes) -> dict[str, Any]:
         try:
-            record = json.loads(line.decode("utf-8"))
+            record = parse_json(line)
         except UnicodeDecodeError:
             if number == 1:
                 raise TraceError(f"{self.path} is not a trace: it is not UTF-8 text") from None
             raise self._damage(number, "not UTF-8 text") from None
-        except (ValueError, RecursionError):
+        except json.JSONDecodeError:
             raise self._damage(number, "not a JSON object") from None
+        except ValueError as error:
+            raise self._damage(number, f"not a JSON object: {error}") from None
         if not isinstance(record, dict):
             raise self._damage(number, "not a JSON object")
         return record
@@ -176,10 +188,33 @@ class TraceReader:
         return TraceError(f"{self.path} is damaged at line {number}: {what}")
 
 
-def _has_tree(step: Step) -> bool:
-    """Whether parents come before children, and the path leads down from the root."""
-    parents = [node.parent for node in step.nodes]
-    tree = parents[:1] == [-1] and all(0 <= each < at for at, each in enumerate(parents[1:], 1))
-    ends = zip(step.path, step.path[1:], strict=False)
-    known = step.path[:1] == (0,) and all(0 <= node < len(parents) for node in step.path)
-    return tree and known and all(parents[node] == above for above, node in ends)
+def check_event(event: Entry) -> None:
+    """Look at what the types of an event do not say: that a step is a tree, and ranks are some.
+
+    Raises:
+        MisfitError: it is not, or there are more nodes than a recording has.
+    """
+    if isinstance(event, Step):
+        _check_step(event)
+    if isinstance(event, TextDelta):
+        if not 0 <= event.step < _MOST_STEPS:
+            raise MisfitError("has a step out of range")
+        if any(not 0 <= piece.rank <= MOST_STEP_NODES for piece in event.pieces):
+            raise MisfitError("has a piece without a rank")
+
+
+def _check_step(step: Step) -> None:
+    nodes, path = step.nodes, step.path
+    if len(nodes) > MOST_STEP_NODES:
+        raise MisfitError(f"has {len(nodes):,} nodes, more than {MOST_STEP_NODES:,}")
+    rooted = bool(nodes) and (nodes[0].parent, nodes[0].depth) == (-1, 0)
+    if not rooted or not all(
+        0 <= node.parent < at and node.depth == nodes[node.parent].depth + 1
+        for at, node in enumerate(nodes[1:], 1)
+    ):
+        raise MisfitError(_NO_TREE)
+    if any(not 0 <= node.rank <= MOST_STEP_NODES for node in nodes):
+        raise MisfitError("has a node without a rank")
+    known = path[:1] == (0,) and all(0 <= node < len(nodes) for node in path)
+    if not known or any(nodes[node].parent != above for above, node in pairwise(path)):
+        raise MisfitError(_NO_TREE)

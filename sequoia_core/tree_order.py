@@ -5,6 +5,7 @@ what a node stands for.
 """
 
 import operator
+import reprlib
 from collections.abc import Sequence
 from typing import Any
 
@@ -98,4 +99,4 @@ def _whole(value: Any, what: str) -> int:
             return operator.index(value)
         except TypeError:
             pass
-    raise GrowMapError(f"{what} is {value!r:.40}; a whole number is expected")
+    raise GrowMapError(f"{what} is {reprlib.repr(value):.40}; a whole number is expected")

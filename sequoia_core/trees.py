@@ -143,7 +143,7 @@ class BundledAdvisor:
         greedy = temperature == 0.0
         tree = self._greedy if greedy else self._stochastic
         shape = GrowMap.chain(DEFAULT_CHAIN) if chain else tree
-        reason = "packaged tree; this machine has not been measured yet"
+        reason = "packaged tree: this machine had not been measured"
         rates = self._rates.get("greedy" if greedy else "stochastic", ())
         return Advice(shape, rates, None, reason)
 

@@ -31,8 +31,8 @@ PUBLIC_API = [
     "load_pair",
 ]
 
-LEAVES = {"errors", "events", "insight", "tree_order", "config", "reference_files"}
-"""Modules of the core that know at most `errors`, `insight` and `tree_order` of the others."""
+LEAVES = {"errors", "events", "files", "insight", "tree_order", "config", "reference_files"}
+"""Modules of the core that know at most `errors`, `files`, `insight` and `tree_order`."""
 
 
 def modules() -> dict[str, Path]:
@@ -102,12 +102,25 @@ def test_only_pair_and_distillation_know_models_others_see_protocols(module: str
 
 @pytest.mark.parametrize("name", sorted(LEAVES))
 def test_leaves_know_next_to_nothing(name: str) -> None:
-    assert core_imports(f"sequoia_core.{name}") <= {"errors", "insight", "tree_order"}
+    assert core_imports(f"sequoia_core.{name}") <= {"errors", "files", "insight", "tree_order"}
 
 
 def test_algorithms_do_not_know_the_loop_that_runs_them() -> None:
     for name in ("sampling", "verify", "draft", "growmap", "search", "token_tree"):
         assert not core_imports(f"sequoia_core.{name}") & {"engine", "conversation", "pair"}
+
+
+@pytest.mark.parametrize("module", modules())
+def test_no_library_is_let_run_code_of_a_models_folder(module: str) -> None:
+    """Unless it is forbidden, transformers asks on the terminal, and pickles run what they hold."""
+    needed = {"from_pretrained": ("trust_remote_code", False), "torch.load": ("weights_only", True)}
+    for call in ast.walk(ast.parse(modules()[module].read_text())):
+        if isinstance(call, ast.Call) and isinstance(call.func, ast.Attribute):
+            whole = ast.unparse(call.func)
+            for name, (keyword, value) in needed.items():
+                if call.func.attr == name or whole == name:
+                    given = {each.arg: ast.unparse(each.value) for each in call.keywords}
+                    assert given.get(keyword) == str(value), ast.unparse(call)
 
 
 @pytest.mark.parametrize("module", [name for name in modules() if is_below(name, "app")])

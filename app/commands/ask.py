@@ -24,6 +24,7 @@ from sequoia_core.events import (
     Totals,
     TreeChosen,
 )
+from sequoia_core.text import well_formed
 from sequoia_core.trace import Asked, recorded
 from sequoia_core.trees import ADAPTIVE
 
@@ -133,9 +134,11 @@ def read_prompt(words: Iterable[str], stdin: TextIO) -> str:
         ParameterError: there is no text, or the pipe holds something else.
     """
     parts = [" ".join(words)]
+    if well_formed(parts[0]) != parts[0]:
+        raise ParameterError("the prompt has a byte that is not UTF-8")
     if not stdin.isatty():
         try:
-            parts.append(stdin.buffer.read().decode("utf-8"))
+            parts.append(stdin.buffer.read().decode("utf-8-sig"))
         except UnicodeDecodeError:
             raise ParameterError("what is piped in is not UTF-8 text") from None
     prompt = "\n\n".join(part.strip() for part in parts if part.strip())
@@ -171,7 +174,7 @@ def ask(
     text = read_prompt(prompt or [], sys.stdin)
     say = _whisper if not quiet else _nothing
     say(launch.chosen_models(settings).remark)
-    file = to_be_written(trace)
+    file = to_be_written(trace, private=True)
     with progress_line(quiet) as progress:
         chat = launch.build_chat(settings, progress, insight=settings.insight and file is not None)
     answer = Answer(settings.mode)

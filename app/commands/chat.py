@@ -3,6 +3,7 @@
 import os
 import sys
 from collections.abc import Mapping
+from contextlib import suppress
 from typing import Any
 
 import typer
@@ -36,22 +37,38 @@ def open_chat(flags: Mapping[str, Any]) -> None:
         from ..app import SequoiaApp
         from ..preferences import Preferences
     from ..store.recorder import open_record
+    from ..unsent import keep_unsent, take_unsent
 
     recorder = open_record(record_file(), record=settings.record)
     try:
         screen = SequoiaApp(
             lambda progress: launch.build_chat(settings, progress, insight=settings.insight),
-            chat_settings, recorder, Preferences(flags),
+            chat_settings, recorder, Preferences(flags), take_unsent() if settings.record else "",
         )  # fmt: skip
         screen.run()
     finally:
         recorder.close()
     if recorder.unsaved:
         sys.stderr.write(f"sequoia: {recorder.unsaved}\n")
+    if screen.return_code:
+        keep_unsent(screen.unsent, record=settings.record)
     if screen.decoder.alive:
-        # it is deep in a forward that outlasted the join; unwinding the interpreter under it aborts
-        sys.stdout.flush()
-        sys.stderr.flush()
-        os._exit(screen.return_code or 0)
+        if screen.failure is not None:
+            sys.stderr.write(f"sequoia: unexpected {screen.failure!r}\n")
+        leave(screen.return_code or 0)
+    if screen.failure is not None:
+        raise screen.failure
     if screen.return_code:
         raise typer.Exit(screen.return_code)
+
+
+def leave(code: int) -> None:
+    """End the process at once; everything is saved by now.
+
+    To unwind the interpreter takes a second with the libraries that decode, and aborts under a
+    forward that outlasted the join.
+    """
+    with suppress(OSError):  # a terminal that was closed
+        sys.stdout.flush()
+        sys.stderr.flush()
+    os._exit(code)

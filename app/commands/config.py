@@ -2,9 +2,10 @@
 
 import typer
 
+from ..command_group import CommandGroup
 from ..paths import config_file
 
-config_app = typer.Typer(help="Show the configuration.", no_args_is_help=True)
+config_app = typer.Typer(cls=CommandGroup, help="Show the configuration.", no_args_is_help=True)
 
 
 @config_app.command("path")

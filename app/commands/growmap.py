@@ -6,13 +6,17 @@ import typer
 
 from sequoia_core.growmap import GrowMap, find_growmap, growmap_names
 
+from ..command_group import CommandGroup
+
 if TYPE_CHECKING:
     from rich.tree import Tree
 
 _DRAWN_WHOLE = 128
+_DRAWN_AT_MOST, _DEEPEST_DRAWN = 10_000, 200
+"""With `--all`; what is drawn for a node is as long as it is deep."""
 _LIST_WIDTH = 120  # a name or a shape cut off would be of no use
 
-growmap_app = typer.Typer(help="Draw and list tree shapes.", no_args_is_help=True)
+growmap_app = typer.Typer(cls=CommandGroup, help="Draw and list tree shapes.", no_args_is_help=True)
 
 
 @growmap_app.command("show")
@@ -31,7 +35,9 @@ def show(
     console = Console(highlight=False)
     for line in summary(growmap):
         console.print(line, markup=False, soft_wrap=True)
-    if growmap.size <= _DRAWN_WHOLE or draw_all:
+    if growmap.size > _DRAWN_AT_MOST or growmap.depth > _DEEPEST_DRAWN:
+        console.print(f"(too large to draw: {growmap.size} nodes)", markup=False)
+    elif growmap.size <= _DRAWN_WHOLE or draw_all:
         console.print(drawing(growmap))
     else:
         console.print(f"(--all draws its {growmap.size} nodes)", markup=False)

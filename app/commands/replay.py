@@ -44,5 +44,7 @@ def replay(
 
     app = ReplayApp(loading, reader.description, player, settings)
     app.run()
+    if app.failure is not None:
+        raise app.failure
     if app.return_code:
         raise typer.Exit(app.return_code)

@@ -4,6 +4,7 @@ import typer
 
 from sequoia_core.config import Mode
 
+from ..command_group import CommandGroup
 from .accept import accept_by_decoding, accept_statically
 from .paper import paper
 from .robustness import robustness
@@ -11,7 +12,9 @@ from .search import tree_search
 from .testbed import SUMMARIES, decoding_by
 
 reproduce_app = typer.Typer(
-    help="What the published Sequoia release does, with its flags.", no_args_is_help=True
+    cls=CommandGroup,
+    help="What the published Sequoia release does, with its flags.",
+    no_args_is_help=True,
 )
 
 

@@ -67,7 +67,7 @@ async def serve(address: "Address", sessions: int, flags: Mapping[str, Any]) -> 
     from ..web.server import WebServer, until_asked_to_end
 
     engine = EngineProcess()
-    server = WebServer(address, sessions, window_command(engine.path, flags))
+    server = WebServer(address, sessions, window_command(engine.path), flags)
     try:
         where = await server.start()
         await engine.start(flags)

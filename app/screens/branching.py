@@ -166,6 +166,11 @@ class Branching:
             return
         self._show_editing(editing)
 
+    @property
+    def waiting(self) -> str:
+        """What was being typed before a message is edited; "" while none is."""
+        return self._editing.draft if self._editing is not None else ""
+
     def leave_editing(self) -> None:
         """Back to what was being typed before."""
         editing, self._editing = self._editing, None
@@ -196,7 +201,7 @@ class Branching:
             chat.ask(exchange.prompt, exchange)
             if chat.settings.temperature == 0.0 or chat.settings.seed is not None:
                 what = "temperature 0" if chat.settings.temperature == 0.0 else "a fixed seed"
-                self._hint(f"with {what} and the same settings, the same answer comes again")
+                self._hint(f"with {what}, the same answer comes again")
 
     # Siblings
 

@@ -10,6 +10,7 @@ from textual import events, on
 from textual.app import ComposeResult
 from textual.binding import Binding, BindingType
 from textual.containers import Horizontal
+from textual.widget import Widget
 
 from sequoia_core.errors import SequoiaError
 from sequoia_core.events import TreeChosen
@@ -52,9 +53,9 @@ class ChatScreen(PromptedScreen):
         Binding("f1", "help", "Help", show=False, priority=True, id="chat.help"),
         Binding("f2", "pause", "Pause or resume", show=False, priority=True, id="chat.pause"),
         Binding("space", "single_step", "One step while paused", show=False, id="chat.step"),
-        Binding("left_square_bracket", "walk('back')", "Step before", show=False,
+        Binding("left,left_square_bracket", "walk('back')", "Step before", show=False,
                 id="chat.step_before"),
-        Binding("right_square_bracket", "walk('forward')", "Step after", show=False,
+        Binding("right,right_square_bracket", "walk('forward')", "Step after", show=False,
                 id="chat.step_after"),
         Binding("home", "walk('first')", "First step", show=False, id="chat.first_step"),
         Binding("end", "walk('live')", "Back to live", show=False, id="chat.live"),
@@ -109,6 +110,11 @@ class ChatScreen(PromptedScreen):
         yield self.prompt
         yield self.dashboard.keys
 
+    @property
+    def focus_chain(self) -> list[Widget]:
+        """From the prompt on, Tab leads to the tree first."""
+        return super().focus_chain[::-1]
+
     def on_mount(self) -> None:
         """Begin to draw."""
         self.dashboard.header.show_settings(self.settings)
@@ -151,6 +157,8 @@ class ChatScreen(PromptedScreen):
 
     def _draw_text(self) -> None:
         self.prompt.walks = self.inspector.walks
+        paused = self.busy and self.decoder.paused
+        self.prompt.held = paused or self.inspector.walk.at is not None
         self.inspector.draw()
         self.transcript.redraw()
 
@@ -165,6 +173,14 @@ class ChatScreen(PromptedScreen):
         self.prompt.steps_on_space = self.decoder.paused
         editing = self.branching.editing
         self.dashboard.show_activity(self.inspector.walk, self._activity, editing=editing)
+        self.dashboard.keys.show_way_back(self._way_back)
+
+    @property
+    def _way_back(self) -> str:
+        """What the key of the tree does next where the tree is on show instead of the chat."""
+        if not (self.has_class("-narrow") and self.has_class("-tree-shown")):
+            return ""
+        return "chat" if self.has_class("-heat") else "map, chat"
 
     @property
     def _activity(self) -> Activity:
@@ -184,6 +200,10 @@ class ChatScreen(PromptedScreen):
         else:
             self.prompt.accept(message.typed)
             self.ask(text)
+
+    @on(Prompt.HintCut)
+    def _hint_cut(self, message: Prompt.HintCut) -> None:
+        self.note(message.text)
 
     def ask(self, text: str, beside: Exchange | None = None) -> None:
         """Send a prompt.
@@ -208,7 +228,7 @@ class ChatScreen(PromptedScreen):
         try:
             run_command(self, text)
         except SequoiaError as error:
-            self.prompt.hint(str(error))
+            self.prompt.hint(self.app.keys.shown(str(error)))
         else:
             self.prompt.accept(typed)
             if typed:
@@ -245,7 +265,10 @@ class ChatScreen(PromptedScreen):
             self._draw_status()
         elif self.inspector.walk.at is not None:
             self.action_walk("live")
+        elif self._way_back:
+            self.set_class(False, "-tree-shown", "-heat")
         self.prompt.focus()
+        self._draw_status()
 
     def action_pause(self) -> None:
         """Pause or resume the decoding; while idle, the next answer pauses at its first step."""
@@ -263,7 +286,7 @@ class ChatScreen(PromptedScreen):
             self.inspector.go("live")
             self.decoder.single_step()
         else:
-            self.prompt.hint("nothing to step: send a message, it will pause at its first step")
+            self.prompt.hint("nothing to step: send a message first")
         self.drawing.now()
 
     def action_walk(self, where: str) -> None:
@@ -276,10 +299,12 @@ class ChatScreen(PromptedScreen):
     def action_tree(self) -> None:
         """Tree, heat map or neither; where there is no room beside the chat, instead of it."""
         self.inspector.next_view()
+        self._draw_status()
 
     def action_why(self) -> None:
         """Explain the node pointed at in the tree, which takes the keys."""
         self.inspector.ask_why()
+        self._draw_status()
 
     def action_tint(self) -> None:
         """Tint each token by where it came from, or go back to Markdown."""
@@ -295,6 +320,7 @@ class ChatScreen(PromptedScreen):
         return super().check_action(action, parameters)
 
     @on(events.DescendantFocus)
+    @on(events.Resize)
     def _focus_moved(self) -> None:
         self._draw_status()
 

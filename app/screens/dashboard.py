@@ -58,9 +58,13 @@ class Dashboard:
         """
         if self._moves(walk, now):
             expected = walk.chosen or (Chosen(coming) if coming is not None else None)
-            self.panel.show_figures(walk.step, walk.statistics, expected)
-            self.strip.show_step(walk.step, walk.statistics)
+            waiting = walk.answer.waiting if walk.answer is not None else ""
+            self.panel.show_figures(walk.step, walk.statistics, expected, waiting)
+            self.strip.show_step(walk.step, walk.statistics, waiting)
             self.header.show_statistics(walk.statistics)
+            # with other settings since, the next answer's is not known
+            known = coming is not None or walk.at is not None or now.busy
+            self.header.show_tree(expected.tree if expected is not None and known else None)
 
     def _moves(self, walk: Walk, now: Activity) -> bool:
         """In accessible mode only the text moves; the figures come with its end."""
@@ -69,7 +73,7 @@ class Dashboard:
     def show_activity(self, walk: Walk, now: Activity, *, editing: bool) -> None:
         """Say what the chat is at, and which keys matter."""
         if not now.loaded:
-            status, keys = "loading", key_bar.IDLE
+            status, keys = "loading", key_bar.DECODING if now.busy else key_bar.IDLE
         elif editing:
             status, keys = "editing", key_bar.EDITING
         elif walk.at is not None:

@@ -6,13 +6,13 @@ Owns which file is written how, and that it is there whole or not at all. What i
 
 import asyncio
 import time
-from collections.abc import Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, TextIO
 
 from sequoia_core.errors import SequoiaError
 from sequoia_core.events import Step
+from sequoia_core.files import text_written_whole, write_whole
 from sequoia_core.trace_file import Entry, write_event, write_header
 
 from ..destination import to_be_written
@@ -58,7 +58,7 @@ def _checked(given: str) -> Path:
     if path.suffix not in ENDINGS:
         *some, last = ENDINGS
         raise ExportError(f"the name must end in {', '.join(some)} or {last}")
-    file = to_be_written(path)
+    file = to_be_written(path, private=True)
     assert file is not None
     if file.exists():
         raise ExportError(f"{given} is there already; give another name, or remove it first")
@@ -67,7 +67,7 @@ def _checked(given: str) -> Path:
 
 async def _write(chat: "ChatScreen", export: Chat, path: Path) -> None:
     try:
-        with _whole(path) as file:
+        with text_written_whole(path, private=True) as file:
             if path.suffix == ".jsonl":
                 said = await _write_trace(chat, export, file)
             else:
@@ -120,21 +120,8 @@ def _write_entries(file: TextIO, entries: Iterable[Entry]) -> None:
 
 def _picture(chat: "ChatScreen", path: Path) -> None:
     try:
-        with _whole(path) as file:
-            file.write(chat.app.export_screenshot(title="sequoia"))
+        write_whole(path, chat.app.export_screenshot(title="sequoia"), private=True)
     except OSError as error:
         chat.note(f"no picture: {path}: {error.strerror}", error=True)
     else:
         chat.note(f"picture: {path}")
-
-
-@contextmanager
-def _whole(path: Path) -> Iterator[TextIO]:
-    """A file to write that is there whole afterwards, or not at all."""
-    part = path.with_name(f".{path.name}.part")
-    try:
-        with part.open("w", encoding="utf-8") as file:
-            yield file
-        part.replace(path)
-    finally:
-        part.unlink(missing_ok=True)

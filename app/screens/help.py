@@ -16,6 +16,7 @@ from ..widgets.header import SPEEDUP_MEANING
 if TYPE_CHECKING:
     from ..app import SequoiaApp
 
+_WALKING = "chat.step_before and chat.step_after"
 KEYS = (  # ids of actions, so that changed keys are told, and keys that cannot be changed
     ("prompt.send", "send"),
     ("prompt.new_line", "new line"),
@@ -24,8 +25,8 @@ KEYS = (  # ids of actions, so that changed keys are told, and keys that cannot 
     ("chat.stop", "stop the answer; what there is stays"),
     ("chat.pause", "pause or resume the decoding"),
     ("chat.step", "exactly one step, while paused and the prompt is empty"),
-    ("chat.step_before chat.step_after",
-     "walk through the steps of all answers, while the prompt is empty"),
+    (_WALKING, "walk through the steps of all answers, while the prompt is empty; those that "
+     "write do so in the tree, while paused, and while an earlier step is on show"),
     ("chat.first_step, chat.live", "first step, pressed again the answer before; back to live"),
     ("chat.edit", "edit the last message, pressed again or Up the one before; Enter branches off"),
     ("chat.again", "ask the last message again, beside the answer there is"),
@@ -37,7 +38,7 @@ KEYS = (  # ids of actions, so that changed keys are told, and keys that cannot 
     ("chat.tree", "tree, heat map of acceptance, or neither (under 100 columns: for the chat)"),
     ("chat.settings", "settings, which are kept; keys can be changed there"),
     ("chat.tint", "tint each token by where it came from"),
-    ("Tab", "move between prompt, chat and tree"),
+    ("Tab", "from the prompt to the tree, then to the chat"),
     ("tree.up tree.down, tree.why", "in the tree: another node; why it came out so (or click)"),
     ("Page up, Page down", "scroll the chat"),
     ("app.palette", "command palette"),
@@ -82,7 +83,7 @@ class HelpScreen(ModalScreen[None]):
 
     def _keys(self) -> tuple[tuple[str, str], ...]:
         keys = self.app.keys
-        return tuple((keys.shown(names), told) for names, told in KEYS)
+        return tuple((keys.shown(names, every=names == _WALKING), told) for names, told in KEYS)
 
     def _commands(self) -> tuple[tuple[str, str], ...]:
         keys = self.app.keys

@@ -24,8 +24,8 @@ if TYPE_CHECKING:
     from .chat import ChatScreen
 
 LEGEND = Content.assemble(
-    "Tinted: ", ("bonus", "bold $bonus"), " · draft's ", ("1st", "$rank-1"), " ",
-    ("2nd", "underline $rank-2"), " ", ("3rd or later", "underline italic $rank-3"), " guess",
+    "Tints: ", ("bonus", "bold $bonus"), " · draft's ", ("1st", "$rank-1"), " ",
+    ("2nd", "underline $rank-2"), " ", ("3rd+", "underline italic $rank-3"), " guess",
 )  # fmt: skip
 """On the transcript's border while its tokens are tinted."""
 NOT_KEPT = "the steps of the answer {} are not on record"

@@ -10,7 +10,7 @@ from dataclasses import replace
 from functools import partial
 from typing import TYPE_CHECKING
 
-from sequoia_core.events import Event, Failed, Finished
+from sequoia_core.events import Event, Failed, Finished, FinishReason, Totals
 
 from ..history import Exchange
 from ..messages import Answering, Clear, Report, SetSystem
@@ -58,12 +58,16 @@ class Keeping:
 
     def begin(self, exchange: Exchange | None) -> None:
         """A prompt was sent; an offer to continue stands no longer."""
-        chat = self._chat
         self._offer, self._exchange = None, exchange
         if exchange is not None:
-            target, draft = (chat.pair.target, chat.pair.draft) if chat.pair else ("", None)
-            self.recorder.about(About(target, draft, chat.settings.system))
+            self.describe()
             self.recorder.begin(exchange)
+
+    def describe(self) -> None:
+        """Say what the chat is held with, as far as it is known."""
+        pair = self._chat.pair
+        target, draft = (pair.target, pair.draft) if pair else ("", None)
+        self.recorder.about(About(target, draft, self._chat.settings.system))
 
     def tell(self) -> Callable[[Event], None]:
         """Records what happens in the answer that was begun, up to its end.
@@ -84,11 +88,19 @@ class Keeping:
             self.recorder.event(self._exchange.id, event)
 
     def finish(self, reports: Iterable[Report]) -> None:
-        """Record what the decode thread reported last, and close the record."""
-        for report in reports:
-            if isinstance(report, Answering) and self._exchange is not None:
-                self.event(report.event)
-                self._exchange.answer.add(report.event)  # its last figures are recorded too
+        """Record what the decode thread reported last, and close the record.
+
+        An answer whose end was not waited for is recorded as stopped.
+        """
+        if self._exchange is not None:
+            answer = self._exchange.answer
+            for report in reports:
+                if isinstance(report, Answering):
+                    self.event(report.event)
+                    answer.add(report.event)  # its last figures are recorded too
+            if not answer.done:
+                totals = answer.statistics[-1].totals if answer.statistics else Totals()
+                self.event(Finished(FinishReason.CANCELLED, totals))
         self.recorder.close()
 
     # What the record has to tell

@@ -78,6 +78,11 @@ class Pages:
             self.note(text)
         return page.answer
 
+    def name_answers(self, name: str) -> None:
+        """Write another name over every answer."""
+        for page in self._pages.values():
+            page.answer.name = name
+
     def note(self, text: str, *, error: bool = False) -> None:
         """Add a line that is nobody's message."""
         entry = self._transcript.add_note(text, error=error)

@@ -60,6 +60,8 @@ def use_setting(chat: "ChatScreen", name: str, settings: ChatSettings) -> None:
         chat.app.use_accessible(settings.accessible)
     elif name in ("mode", "growmap", "lookup"):
         chat.decoder.submit(ChooseTree(tree_choice(settings)))
+        chat.chosen = None  # it is of the settings before
+        chat.drawing.changed()
     elif name == "system" and settings.system != chat.settings.system:
         chat.decoder.submit(SetSystem(settings.system, chat.settings.system))
         chat.forget()

@@ -42,10 +42,12 @@ class PromptedScreen(Screen[None]):
         self._dirty_widgets |= rest
         self._update_timer.resume()
 
-    def on_key(self, event: events.Key) -> None:
+    async def on_key(self, event: events.Key) -> None:
         """What is typed where it means nothing else is a message."""
         character = event.character
         if character is None or not event.is_printable:
+            if self.focused in (self.prompt, None):
+                await self.prompt.take_early(event)
             return
         # with the prompt in focus only keys come here that were pressed before it got it
         begun = self.focused in (self.prompt, None) and self.prompt.text

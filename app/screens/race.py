@@ -152,12 +152,14 @@ class RaceScreen(Screen[None]):
         self.set_interval(_DRAW_SECONDS, self._tick)
 
     def on_resize(self) -> None:
-        """Lines are cut to the width."""
+        """Lines are wrapped to the width."""
+        self._verdict.styles.height = None
         self._draw()
 
     def _begin(self) -> None:
         self._run = self._chat.race = RaceRun(self._request.prompt, self._exchange)
         self._chat.decoder.submit(self._request)
+        self._verdict.styles.height = None
         self._seen = ()  # a race soon over looks just like the one before
         self._draw()
 
@@ -165,7 +167,7 @@ class RaceScreen(Screen[None]):
         """Draw what has changed, as often as the decode thread can spare."""
         run = self._run
         seen = (
-            run.ended, self._chat.decoder.paused, run.terms, *(
+            run.ended, self._chat.decoder.paused, run.terms, len(run.notices), *(
                 (each.tokens, each.answer.prefill, each.answer.done) for each in run.lanes.values()
             ),
         )  # fmt: skip
@@ -182,15 +184,22 @@ class RaceScreen(Screen[None]):
             text = self._texts[lane]
             text.show(each.answer.text, own)
             text.border_title = Content(_TITLES[lane] if lane is Lane.PLAIN else visible(run.tree))
-            text.border_subtitle = Content(_state(each, run))
+            text.border_subtitle = Content(_state(each, run, text.size.width))
         self._bars.show_race(run)
         self._title.show(self._titled(width))
-        self._verdict.show(self._told())
+        self._show_verdict(self._told())
         self._terms.show(Content.styled(_terms(run, width), "$notice"))
         if run.ended:
             self._keys.show_keys(_OVER)
         else:
             self._keys.show_keys(_PAUSED if self._chat.decoder.paused else _RUNNING)
+
+    def _show_verdict(self, told: Content) -> None:
+        """Give it the lines it takes; fewer again only with another race or another size."""
+        lines = len(told.wrap(max(1, self._verdict.size.width)))
+        if lines > self._verdict.size.height > 0 and not self.has_class("-tiny"):
+            self._verdict.styles.height = lines
+        self._verdict.show(told)
 
     def _titled(self, width: int) -> Content:
         run = self._run
@@ -259,12 +268,13 @@ def _greedy(run: RaceRun) -> bool:
     return run.terms is not None and run.terms.temperature == 0.0
 
 
-def _state(each: LaneRun, run: RaceRun) -> str:
-    """How far a lane is."""
+def _state(each: LaneRun, run: RaceRun, width: int) -> str:
+    """How far a lane is; where there is no room, of what the bars do not say."""
     answer = each.answer
     if answer.finished is not None:
         ended = ENDINGS[answer.finished.reason]
-        return ", ".join([f"{each.tokens} tokens in {each.seconds:.2f} s", *ended])
+        told = ", ".join([f"{each.tokens} tokens in {each.seconds:.2f} s", *ended])
+        return told if len(told) <= width else ", ".join(ended)
     if run.ended:
         return "ended"
     if not isinstance(answer.prefill, PrefillDone):

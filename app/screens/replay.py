@@ -199,8 +199,7 @@ class ReplayScreen(Screen[None]):
         self._panel.show_figures(step, statistics, chosen)
         self._strip.show_step(step, statistics)
         self._header.show_statistics(statistics)
-        if chosen is not None:
-            self._header.show_tree(chosen.tree)
+        self._header.show_tree(chosen.tree if chosen is not None else None)
         whole = view.recorded.exchange.answer
         if self.has_class("-heat") and self._heat.follow(
             whole if step else None, len(answer.steps) - 1 if step else None, chosen

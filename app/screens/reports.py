@@ -30,12 +30,14 @@ def take(chat: "ChatScreen", report: Report) -> None:
     match report:
         case Loading(message, fraction):
             share = "" if fraction is None else f" {fraction:.0%}"
-            chat.prompt.hint(f"{message}{share}")
+            chat.prompt.hint(f"{message}{share}", passing=True)
         case LoadFailed(message):
             chat.app.fail(message)
         case Ready(description):
             chat.pair = description
             chat.dashboard.header.show_pair(description)
+            chat.branching.pages.name_answers(chat.answerer)
+            chat.keeping.describe()
             chat.prompt.hint("")
             chat.app.rests.rest()
         case Answering(event):
@@ -66,7 +68,6 @@ def _take_event(chat: "ChatScreen", event: Event) -> None:
     match event:
         case TreeChosen():
             chat.chosen = event
-            chat.dashboard.header.show_tree(event)
         case Notice(_, message):
             chat.note(message)
         case Failed(message):

@@ -13,6 +13,7 @@ from pathlib import Path
 from sequoia_core.events import Event
 
 from ..answer import Answer
+from ..dates import moment
 from ..history import Exchange, History
 from .matching import Term, index_query
 from .packing import digest_of, plain_digest, unpack_digest, unpack_events
@@ -20,6 +21,9 @@ from .recorded_steps import RecordedSteps
 from .schema import reading
 from .trouble import DamagedError, StoreError, explain
 
+_MOST_CHUNK_STEPS = 10_000
+_MOST_TERMS, _MOST_LETTERS = 200, 10_000
+"""Of a search: SQLite takes expressions up to a depth, and a long phrase takes seconds."""
 _GROWING_ELSEWHERE = "this answer was still being written in another window"
 
 
@@ -158,16 +162,21 @@ class Archive:
         exchanges = history.exchanges
         if exchanges:
             history.select(exchanges.get(selected) or list(exchanges.values())[-1])
-        return StoredSession(infos[0], target, system, history)
+        known = None if system is None else _text(system)
+        return StoredSession(infos[0], _text(target), known, history)
 
     def search(self, wanted: Sequence[Term], limit: int) -> list[Found]:
         """Exchanges in which all terms occur, the newest first.
 
         Raises:
-            StoreError: the record cannot be read.
+            StoreError: the search is too long, or the record cannot be read.
         """
         if not wanted:
             return []
+        if sum(len(term.exact) + sum(map(len, term.written)) for term in wanted) > _MOST_LETTERS:
+            raise StoreError(f"the search has more than {_MOST_LETTERS:,} letters; give fewer")
+        if len(wanted) > _MOST_TERMS:
+            raise StoreError(f"the search has more than {_MOST_TERMS} words; give fewer")
         index = index_query(wanted)
         exact = [term for term in wanted if term.exact]
         conditions = ["s.deleted IS NULL"]
@@ -185,7 +194,13 @@ class Archive:
                 f"WHERE {' AND '.join(conditions)} ORDER BY e.started DESC LIMIT ?",
                 (*values, limit),
             ).fetchall()
-        return [Found(*row) for row in rows]
+        return [
+            Found(
+                _text(session), _text(label), _text(exchange), moment(started), _text(prompt),
+                _text(answer),
+            )
+            for session, label, exchange, started, prompt, answer in rows
+        ]  # fmt: skip
 
     def steps(self, exchange: str) -> RecordedSteps:
         """The steps of an exchange as far as they are written.
@@ -208,7 +223,11 @@ class Archive:
                 "JOIN exchange e ON e.place = c.exchange WHERE e.id = ? ORDER BY c.number",
                 (exchange,),
             ).fetchall()
-        return {number: (steps, events) for number, steps, events in rows}
+        # a count that no blob can have would be a list of as many places
+        return {
+            number: (steps if type(steps) is int and 0 <= steps <= _MOST_CHUNK_STEPS else 0, events)
+            for number, steps, events in rows
+        }
 
     def events(self, exchange: str) -> list[Event]:
         """Every event of an exchange as far as it is written.
@@ -287,8 +306,13 @@ def _infos(connection: sqlite3.Connection, where: str, *values: str) -> list[Ses
         f"s.deleted IS NOT NULL FROM session s {where} ORDER BY s.changed DESC, s.id",
         values,
     ).fetchall()
-    # whether it is deleted is 0 or 1
-    return [SessionInfo(*(*row[:-1], bool(row[-1]))) for row in rows]
+    return [
+        SessionInfo(
+            _text(session), None if name is None else _text(name), _text(title),
+            moment(created), moment(changed), exchanges, cut_off, windows, bool(deleted),
+        )
+        for session, name, title, created, changed, exchanges, cut_off, windows, deleted in rows
+    ]  # fmt: skip
 
 
 def _history(connection: sqlite3.Connection, session: str) -> History:
@@ -298,12 +322,21 @@ def _history(connection: sqlite3.Connection, session: str) -> History:
         (session,),
     ).fetchall()
     history = History()
-    for place, exchange, parent, prompt, started, text, ending, blob in rows:
+    for place, exchange, parent, asked, started, text, ending, blob in rows:
+        prompt = _text(asked)
         # what was said before it may have been deleted for good in another window
         known = parent if parent in history.exchanges else None
-        answer = _answer(connection, place, prompt, (text, ending, blob))
-        history.add(Exchange(exchange, known, prompt, answer, started))
+        kept = _text(text), None if ending is None else _text(ending), blob
+        answer = _answer(connection, place, prompt, kept)
+        history.add(Exchange(_text(exchange), known, prompt, answer, moment(started)))
     return history
+
+
+def _text(value: object) -> str:
+    """A text of the database; it may be of another machine, and a column takes any value."""
+    if isinstance(value, bytes):
+        return value.decode(errors="replace")
+    return "" if value is None else str(value)
 
 
 def _answer(

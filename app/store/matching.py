@@ -11,6 +11,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 
+from sequoia_core.text import well_formed
+
 _TERM = re.compile(r'"([^"]*)"?|(\S+)')
 _WORD = re.compile(r"[^\W_]+")
 _UNSEGMENTED = re.compile(
@@ -34,20 +36,20 @@ class Term:
 
 
 def terms(query: str) -> tuple[Term, ...]:
-    """What a query asks for; empty where it asks for nothing."""
-    found: list[Term] = []
-    for match in _TERM.finditer(query):
+    """What a query asks for, each thing once; empty where it asks for nothing."""
+    found: dict[Term, None] = {}
+    for match in _TERM.finditer(well_formed(query)):
         text = (match.group(1) if match.group(2) is None else match.group(2)).strip()
         words = tuple(_WORD.findall(unicodedata.normalize("NFC", text)))
         exact = fold(text)
         if not exact:
             continue
         if not words or _UNSEGMENTED.search(text):
-            found.append(Term((), exact))
+            found[Term((), exact)] = None
         elif _WORD.sub("", exact).strip():
-            found.append(Term(words, exact))
+            found[Term(words, exact)] = None
         else:
-            found.append(Term(words))
+            found[Term(words)] = None
     return tuple(found)
 
 

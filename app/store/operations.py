@@ -10,6 +10,8 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
+from sequoia_core.text import well_formed
+
 from ..recording import About
 from . import windows
 from .archive import events_of
@@ -56,14 +58,15 @@ class Begun:
 
     def carry_out(self, to: sqlite3.Connection) -> None:
         """Write it; a session that was deleted meanwhile is there again."""
-        prompt = storable(self.prompt)
+        prompt = well_formed(self.prompt)
         title = " ".join(prompt.split())[:_TITLE_CHARACTERS]
         about = self.about
         to.execute(
             "INSERT INTO session (id, title, created, changed, target, draft, system) "
             "VALUES (?, ?, ?, ?, ?, ?, ?) ON CONFLICT (id) DO NOTHING",
-            (self.session, title, self.started, self.started, about.target, about.draft,
-             None if about.system is None else storable(about.system)),
+            (self.session, title, self.started, self.started, well_formed(about.target),
+             about.draft and well_formed(about.draft),
+             None if about.system is None else well_formed(about.system)),
         )  # fmt: skip
         to.execute(
             "INSERT INTO exchange (id, session, parent, prompt, started, window) "
@@ -74,6 +77,21 @@ class Begun:
             "UPDATE session SET changed = max(changed, ?), selected = ?, deleted = NULL, "
             "deleted_by = NULL WHERE id = ?",
             (self.started, self.exchange, self.session),
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class HeldWith:
+    """The models of a session that began before they were known."""
+
+    session: str
+    about: About
+
+    def carry_out(self, to: sqlite3.Connection) -> None:
+        """Write them; what is known stays."""
+        to.execute(
+            "UPDATE session SET target = ?, draft = ? WHERE id = ? AND target = ''",
+            (self.about.target, self.about.draft, self.session),
         )
 
 
@@ -122,7 +140,7 @@ class Ended:
     @classmethod
     def of(cls, exchange: str, digest: Digest, at: float) -> "Ended":
         """With what is left of the answer."""
-        return cls(exchange, storable(digest.text), digest.ending, pack_digest(digest), at)
+        return cls(exchange, well_formed(digest.text), digest.ending, pack_digest(digest), at)
 
     def carry_out(self, to: sqlite3.Connection) -> None:
         """Write it; from now on it is found by its words."""
@@ -191,7 +209,7 @@ class Renamed:
         Raises:
             StoreError: there is no such session, or another one has this name.
         """
-        name = storable(self.name) if self.name else None
+        name = well_formed(self.name) if self.name else None
         taken = to.execute(
             "SELECT 1 FROM session WHERE fold(name) = fold(?) AND id <> ? AND deleted IS NULL",
             (name, self.session),
@@ -239,7 +257,17 @@ class Undeleted:
 
 
 Operation = (
-    Opened | Begun | Told | StepsLost | Ended | Selected | Raced | Renamed | Deleted | Undeleted
+    Opened
+    | Begun
+    | HeldWith
+    | Told
+    | StepsLost
+    | Ended
+    | Selected
+    | Raced
+    | Renamed
+    | Deleted
+    | Undeleted
 )
 
 
@@ -288,11 +316,6 @@ def leave(to: sqlite3.Connection, window: str) -> None:
     """This window is closed; what it deleted is gone for good."""
     _purge(to, lambda deleted_by: deleted_by == window)
     to.execute("DELETE FROM window WHERE id = ?", (window,))
-
-
-def storable(text: str) -> str:
-    """Text as a database takes it: half a surrogate pair is no character."""
-    return text.encode("utf-8", "replace").decode()
 
 
 def _complete(to: sqlite3.Connection, alive: set[str]) -> None:

@@ -10,7 +10,8 @@ import zlib
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, fields, replace
 from operator import attrgetter
-from typing import Any, get_args
+from types import NoneType
+from typing import Any, get_args, get_type_hints
 
 from sequoia_core.encoding import MisfitError, decode, encode
 from sequoia_core.events import (
@@ -26,6 +27,8 @@ from sequoia_core.events import (
     TreeChosen,
     TreeNode,
 )
+from sequoia_core.files import parse_json
+from sequoia_core.trace_file import check_event
 
 from ..answer import Answer, Chosen
 from ..stats import Statistics
@@ -40,7 +43,17 @@ _STEP_NAMES = [field.name for field in fields(Step) if field.init and field.name
 _OUTCOME, _ORIGIN = _NODE_NAMES.index("outcome"), _NODE_NAMES.index("origin")
 _OUTCOMES = {outcome.value: outcome for outcome in Outcome}
 _ORIGINS = {origin.value: origin for origin in Origin}
+_NODE_TYPES = tuple(
+    frozenset({int}) if kind is int
+    else frozenset({int, float, NoneType}) if kind == float | None
+    else frozenset({str})
+    for kind in (get_type_hints(TreeNode)[name] for name in _NODE_NAMES)
+)  # fmt: skip
+"""As JSON has them; outcome and origin are names there."""
 _FAST = 1
+_MOST_IDS = 1 << 31
+_MOST_BYTES = 64_000_000
+"""Of one blob, unpacked."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -163,7 +176,11 @@ def unpack_digest(blob: bytes) -> Digest:
         DamagedError: it is none.
     """
     try:
-        digest: Digest = decode(Digest, json.loads(_unpack(blob)))
+        digest: Digest = decode(Digest, parse_json(_unpack(blob)))
+        for delta in digest.deltas:
+            check_event(delta)
+        if any(not 0 <= token_id < _MOST_IDS for token_id in digest.token_ids):
+            raise MisfitError("has a token id out of range")
     except (ValueError, MisfitError) as error:
         raise DamagedError(f"an answer's figures are damaged: {error}") from None
     return digest
@@ -182,9 +199,10 @@ def unpack_events(blob: bytes) -> Iterator[Event]:
     """
     for line in _unpack(blob).split("\n"):
         try:
-            record = json.loads(line)
+            record = parse_json(line)
             kind = _KINDS[record.pop("event")]
             event: Event = _step(record) if kind is Step else decode(kind, record)
+            check_event(event)
         except (ValueError, KeyError, TypeError, AttributeError, IndexError, MisfitError) as error:
             raise DamagedError(f"an event in the record is damaged: {error}") from None
         yield event
@@ -192,15 +210,23 @@ def unpack_events(blob: bytes) -> Iterator[Event]:
 
 def _step(record: dict[str, Any]) -> Step:
     names, rows = record.pop("node_names"), record.pop("nodes")
-    if names == _NODE_NAMES:
-        # hundreds of values a step, and a blob carries a sum of its bytes: they are as written
+    if names == _NODE_NAMES and _fit(rows):
+        # hundreds of values a step: types are looked at by column
         for row in rows:
             row[_OUTCOME], row[_ORIGIN] = _OUTCOMES[row[_OUTCOME]], _ORIGINS[row[_ORIGIN]]
         nodes = tuple([TreeNode(*row) for row in rows])
-    else:  # of another version of the program
+    else:  # of another version of the program, or damaged
         nodes = tuple(decode(TreeNode, dict(zip(names, row, strict=True))) for row in rows)
     step: Step = decode(Step, record | {"nodes": []})
     return replace(step, nodes=nodes)
+
+
+def _fit(rows: list[list[Any]]) -> bool:
+    columns = zip(*rows, strict=True)
+    return all(
+        types.issuperset(map(type, column))
+        for column, types in zip(columns, _NODE_TYPES, strict=True)
+    )
 
 
 def check_blob(blob: bytes) -> None:
@@ -229,7 +255,13 @@ def _pack(text: str) -> bytes:
 
 
 def _unpack(blob: Any) -> str:
+    # a few bytes can stand for gigabytes: no more is unpacked than is ever packed
+    unpacking = zlib.decompressobj()
     try:
-        return zlib.decompress(blob).decode()
-    except (zlib.error, UnicodeDecodeError, TypeError) as error:
+        text = unpacking.decompress(blob, _MOST_BYTES)
+        if not unpacking.eof:
+            large = len(text) == _MOST_BYTES
+            raise ValueError(f"more than {_MOST_BYTES:,} bytes" if large else "it is cut off")
+        return text.decode()
+    except (zlib.error, ValueError, TypeError) as error:
         raise DamagedError(f"a part of the record is damaged: {error}") from None

@@ -6,6 +6,7 @@ from typing import overload
 from sequoia_core.events import Step
 
 from .packing import check_blob, unpack_events
+from .trouble import DamagedError
 
 _KEPT_CHUNKS = 8
 
@@ -15,6 +16,9 @@ class RecordedSteps(Sequence[Step]):
 
     Args:
         chunks: how many steps each holds, and its events, packed.
+
+    Raises:
+        DamagedError: by any access, a step cannot be unpacked.
     """
 
     def __init__(self, chunks: Sequence[tuple[int, bytes]]) -> None:
@@ -57,4 +61,6 @@ class RecordedSteps(Sequence[Step]):
             while len(self._unpacked) >= _KEPT_CHUNKS:
                 del self._unpacked[next(iter(self._unpacked))]
             self._unpacked[number] = steps
+        if at >= len(steps):
+            raise DamagedError("steps of an answer are missing in the record")
         return steps[at]

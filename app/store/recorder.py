@@ -21,6 +21,7 @@ from .growing import Happened
 from .operations import (
     Begun,
     Deleted,
+    HeldWith,
     Opened,
     Raced,
     Renamed,
@@ -80,7 +81,9 @@ class DatabaseRecorder:
         return self._writer.window
 
     def about(self, about: About) -> None:
-        """From the next session that begins, this is what it is held with."""
+        """This is what sessions are held with, one that began before it was known too."""
+        if self._session is not None and about.target and not self._about.target:
+            self._writer.put(HeldWith(self._session, about))
         self._about = about
 
     def begin(self, exchange: Exchange) -> None:

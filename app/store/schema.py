@@ -4,11 +4,14 @@ Owns the SQL of the schema and its migrations. What is written into the tables i
 what is read from them `archive`.
 """
 
+import os
 import sqlite3
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from urllib.parse import quote
+
+from sequoia_core.files import make_private_folder, private_file
 
 from .matching import fold
 from .trouble import LaterVersionError, error_name
@@ -105,12 +108,12 @@ def open_to_write(path: Path) -> sqlite3.Connection:
         sqlite3.Error: it cannot be opened or written.
         LaterVersionError: it is of a version that this program does not know.
     """
-    path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
-    new = not path.exists()
+    make_private_folder(path.parent)
+    # SQLite would make it as the umask says, and its companions take over its mode
+    with suppress(OSError):  # it is there, or cannot be made, which SQLite explains
+        os.close(private_file(path, os.O_RDWR | os.O_CREAT | os.O_EXCL))
     connection = sqlite3.connect(path, timeout=WRITE_PATIENCE_SECONDS, isolation_level=None)
     try:
-        if new:
-            path.chmod(0o600)
         connection.create_function("fold", 1, _fold_or_none, deterministic=True)
         if _version(connection) > VERSION:  # before anything is changed
             raise _later(path, connection)

@@ -6,7 +6,14 @@ killed is told from one that is open without asking for process numbers, which a
 
 import fcntl
 import os
+import re
+from contextlib import suppress
 from pathlib import Path
+
+from sequoia_core.files import make_private_folder
+
+_NAME = re.compile(r"[\w-]+")
+"""Names of windows come from the database, which may be of another machine: none is a path."""
 
 
 class Window:
@@ -21,7 +28,7 @@ class Window:
     """
 
     def __init__(self, folder: Path, window: str) -> None:
-        folder.mkdir(parents=True, exist_ok=True, mode=0o700)
+        make_private_folder(folder)
         self._path = _file(folder, window)
         self._descriptor = os.open(self._path, os.O_RDWR | os.O_CREAT | os.O_EXCL, 0o600)
         try:
@@ -56,8 +63,11 @@ def is_open(folder: Path, window: str) -> bool:
 
 def forget(folder: Path, window: str) -> None:
     """Take away the file of a window that was killed."""
-    _file(folder, window).unlink(missing_ok=True)
+    with suppress(FileNotFoundError):
+        _file(folder, window).unlink()
 
 
 def _file(folder: Path, window: str) -> Path:
+    if not _NAME.fullmatch(window):
+        raise FileNotFoundError(f"{window!r} names no window")
     return folder / f"{window}.lock"

@@ -17,6 +17,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from uuid import uuid4
 
+from sequoia_core.files import make_private_folder
+
 from .growing import Growing, Happened
 from .inbox import Asked, Closing, Inbox, Item, Marker
 from .operations import LeftOpen, Opened, Operation, Told, leave, recover
@@ -253,7 +255,7 @@ class Writer:
 
     def _open(self) -> None:
         if self._lock_file is None:
-            self._path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
+            make_private_folder(self._path.parent)
             self._lock_file = Window(self._folder, self.window)
         connection = open_to_write(self._path)
         try:

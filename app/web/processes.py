@@ -11,7 +11,8 @@ import socket
 import sys
 import tempfile
 from asyncio.subprocess import PIPE, Process
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -36,7 +37,8 @@ class EngineProcess:
     """The process that holds the models, and the socket at which windows reach it.
 
     Args:
-        command: what to run; the listening socket's descriptor and the flags are added to it.
+        command: what to run; two descriptors are added to it, of the listening socket and of what
+            `read_flags` reads.
     """
 
     def __init__(
@@ -54,13 +56,14 @@ class EngineProcess:
         with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as listener:
             listener.bind(str(self.path))
             listener.listen()
-            descriptor = listener.fileno()
-            order = (str(descriptor), json.dumps(flags, default=str))
-            # a session of its own: Ctrl+C is for the server, which then ends the others in order
-            self._process = await asyncio.create_subprocess_exec(
-                *self._command, *order,
-                stdin=PIPE, stdout=PIPE, pass_fds=(descriptor,), start_new_session=True,
-            )  # fmt: skip
+            with handed_over(flags) as given:
+                descriptors = (listener.fileno(), given)
+                # a session of its own: Ctrl+C is for the server, which then ends the others in
+                # order
+                self._process = await asyncio.create_subprocess_exec(
+                    *self._command, *map(str, descriptors),
+                    stdin=PIPE, stdout=PIPE, pass_fds=descriptors, start_new_session=True,
+                )  # fmt: skip
 
     async def watch(self, report: Report) -> None:
         """Pass on what it says until it ends, which it does not do by itself.
@@ -92,11 +95,14 @@ class Window(AppService):
     """The app's process behind one window of the browser.
 
     Args:
-        command: what to run.
+        command: what to run; the descriptor of what `read_flags` reads is added to it.
+        flags: settings as on the command line.
         websocket: the connection to the browser.
     """
 
-    def __init__(self, command: Sequence[str], websocket: WebSocketResponse) -> None:
+    def __init__(
+        self, command: Sequence[str], flags: Mapping[str, Any], websocket: WebSocketResponse
+    ) -> None:
         super().__init__(
             shlex.join(command),
             write_bytes=websocket.send_bytes,
@@ -105,6 +111,7 @@ class Window(AppService):
             download_manager=DownloadManager(),
         )
         self._argv = tuple(command)
+        self._flags = flags
 
     def _build_environment(self, width: int = 80, height: int = 24) -> dict[str, str]:
         """As the base class, without what tells of the terminal and desktop of the server."""
@@ -113,11 +120,12 @@ class Window(AppService):
 
     async def _open_app_process(self, width: int = 80, height: int = 24) -> Process:
         """As the base class, but without a shell and out of reach of the terminal's Ctrl+C."""
-        self._process = await asyncio.create_subprocess_exec(
-            *self._argv,
-            stdin=PIPE, stdout=PIPE, stderr=PIPE, start_new_session=True,
-            env=self._build_environment(width, height),
-        )  # fmt: skip
+        with handed_over(self._flags) as given:
+            self._process = await asyncio.create_subprocess_exec(
+                *self._argv, str(given),
+                stdin=PIPE, stdout=PIPE, stderr=PIPE, pass_fds=(given,), start_new_session=True,
+                env=self._build_environment(width, height),
+            )  # fmt: skip
         self._stdin = self._process.stdin
         return self._process
 
@@ -134,15 +142,25 @@ class Window(AppService):
             await end(self._process)
 
 
-def window_command(engine: Path, flags: Mapping[str, Any]) -> tuple[str, ...]:
+def window_command(engine: Path) -> tuple[str, ...]:
     """What a window's process runs.
 
     Args:
         engine: the engine process's socket.
-        flags: settings as on the command line.
     """
-    order = (str(engine), json.dumps(flags, default=str))
-    return (sys.executable, "-m", f"{_PACKAGE}.web.window", *order)
+    return (sys.executable, "-m", f"{_PACKAGE}.web.window", str(engine))
+
+
+@contextmanager
+def handed_over(flags: Mapping[str, Any]) -> Iterator[int]:
+    """A descriptor from which a child reads settings: a command line is there for all to read.
+
+    It is of a file without a name, since a pipe that nobody reads yet has room for little.
+    """
+    with tempfile.TemporaryFile() as file:
+        file.write(json.dumps(dict(flags), default=str).encode())
+        file.seek(0)
+        yield file.fileno()
 
 
 async def end(process: Process) -> None:

@@ -9,17 +9,21 @@ import os
 import secrets
 import signal
 import socket
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from types import MappingProxyType
+from typing import Any
 
-from aiohttp import WSCloseCode, web
+from aiohttp import WSCloseCode, WSMsgType, web
 from aiohttp.typedefs import Handler
 from textual_serve.server import Server, to_int
 
 from sequoia_core.errors import ParameterError, SequoiaError
+from sequoia_core.files import parse_json
 
+from .connections import Connections
 from .pages import forbidden, full
 from .processes import PATIENCE_SECONDS, Window
 
@@ -29,6 +33,12 @@ _SLOT_SECONDS = 3.0
 """How long a window waits for another to close: the one before it, when a page is loaded again."""
 _SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 _LONGEST_SIDE = 1000
+_IDLE_SECONDS = 15.0
+"""How long a connection is kept for another request."""
+_LINGERING_SECONDS = 2.0
+"""How long what follows a request that was answered is read, so that the answer arrives."""
+_SPARE_CONNECTIONS, _WINDOW_CONNECTIONS = 16, 8
+"""A browser loads a page through up to six connections."""
 _HEADERS = {
     # the address is the key, so that no page it leads to may learn it
     "Referrer-Policy": "no-referrer",
@@ -99,19 +109,28 @@ class WebServer(Server):
         address: where to listen.
         windows: how many may be open at once.
         command: a window's app.
+        flags: what it is to know of settings, as on the command line.
 
     Attributes:
         key: first part of every path that is answered.
     """
 
-    def __init__(self, address: Address, windows: int, command: Sequence[str]) -> None:
+    def __init__(
+        self,
+        address: Address,
+        windows: int,
+        command: Sequence[str],
+        flags: Mapping[str, Any] = MappingProxyType({}),
+    ) -> None:
         super().__init__("sequoia", host=address.host, port=address.port, title="Sequoia")
         self.key = secrets.token_urlsafe(24)
-        self._command = tuple(command)
+        self._command, self._flags = tuple(command), flags
         self._slots = Slots(windows)
+        self._connections = Connections(_SPARE_CONNECTIONS + _WINDOW_CONNECTIONS * windows)
         self._sockets: set[web.WebSocketResponse] = set()
         self._running: set[asyncio.Task[None]] = set()
         self._runner: web.AppRunner | None = None
+        self._listener: asyncio.Server | None = None
 
     async def start(self) -> str:
         """Begin to listen; returns the address for the browser, key included.
@@ -123,11 +142,15 @@ class WebServer(Server):
             await self.outer_app(),
             access_log=None,  # it would show the key
             shutdown_timeout=4 * PATIENCE_SECONDS,
+            keepalive_timeout=_IDLE_SECONDS,
+            lingering_time=_LINGERING_SECONDS,
         )
         await self._runner.setup()
         try:
-            await web.TCPSite(self._runner, self.host, self.port).start()
-        except socket.gaierror:
+            self._listener = await asyncio.get_running_loop().create_server(
+                self._connect, self.host, self.port
+            )
+        except (socket.gaierror, UnicodeError):
             await self.close()
             raise ParameterError(f"--host: no address {self.host!r} on this machine") from None
         except OSError as error:
@@ -136,14 +159,21 @@ class WebServer(Server):
                 f"cannot listen at {self.host}, port {self.port}: {_reason(error)}; "
                 "choose another with --port, or any free one with --port 0"
             ) from None
-        port = self._runner.addresses[0][1]
+        port = self._listener.sockets[0].getsockname()[1]
         return f"http://{_for_browser(self.host)}:{port}/{self.key}/"
 
     async def close(self) -> None:
-        """End all windows and their processes, then stop listening."""
+        """Stop listening, then end all windows and their processes."""
+        if self._listener is not None:
+            self._listener.close()
         if self._runner is not None:
             await self._runner.cleanup()
         await asyncio.gather(*self._running, return_exceptions=True)
+
+    def _connect(self) -> asyncio.Protocol:
+        assert self._runner is not None
+        assert self._runner.server is not None
+        return self._connections.guard(self._runner.server())
 
     async def outer_app(self) -> web.Application:
         """The library's application behind the key."""
@@ -157,11 +187,17 @@ class WebServer(Server):
 
     @web.middleware
     async def _gate(self, request: web.Request, handler: Handler) -> web.StreamResponse:
-        """Let in who knows the key. How long that takes says nothing about it."""
+        """Let in who knows the key. How long that takes says nothing about it.
+
+        The key is what no page of another site can know, whatever name it calls this address by.
+        """
+        self._connections.asked(request.transport)
         # `OPTIONS *` has a path without a slash
         given = request.path.removeprefix("/").partition("/")[0].encode("utf-8", "replace")
         if not secrets.compare_digest(given, self.key.encode()):
-            return forbidden()
+            refused = forbidden()
+            refused.force_close()  # who has no key keeps no connection either
+            return refused
         return await handler(request)
 
     async def on_startup(self, app: web.Application) -> None:
@@ -201,11 +237,13 @@ class WebServer(Server):
         return websocket
 
     async def _run_window(self, websocket: web.WebSocketResponse, width: int, height: int) -> None:
-        window = Window(self._command, websocket)
+        window = Window(self._command, self._flags, websocket)
         try:
             await window.start(width, height)
-            await self._process_messages(websocket, window)
-        except (LookupError, TypeError, ValueError, AssertionError):
+            async for message in websocket:
+                if message.type is WSMsgType.TEXT:
+                    await _take(window, message.data, websocket)
+        except (LookupError, TypeError, ValueError):
             # the page never sends what cannot be read
             await websocket.close(code=WSCloseCode.POLICY_VIOLATION)
         finally:
@@ -243,8 +281,35 @@ def _file(name: str) -> Handler:
     return serve
 
 
+async def _take(window: Window, text: str, websocket: web.WebSocketResponse) -> None:
+    """Carry out what the page says.
+
+    Raises:
+        LookupError, TypeError, ValueError: it says what the page never says.
+    """
+    kind, *rest = parse_json(text)
+    match kind, *rest:
+        case "stdin", str(typed):
+            # half a surrogate pair, which a script can send, is no character
+            await window.send_bytes(typed.encode("utf-8", "replace"))
+        case "resize", {"width": int(width), "height": int(height)}:
+            await window.set_terminal_size(_within(width), _within(height))
+        case "ping", number:
+            await websocket.send_json(["pong", number])
+        case "blur", *_:
+            await window.blur()
+        case "focus", *_:
+            await window.focus()
+        case _:
+            raise ValueError(f"nothing that a page says: {kind!r:.40}")
+
+
 def _side(request: web.Request, name: str, default: int) -> int:
-    return min(max(to_int(request.query.get(name, ""), default), 1), _LONGEST_SIDE)
+    return _within(to_int(request.query.get(name, ""), default))
+
+
+def _within(side: int) -> int:
+    return min(max(side, 1), _LONGEST_SIDE)
 
 
 def _for_browser(host: str) -> str:

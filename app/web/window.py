@@ -3,7 +3,6 @@
 Run by the server as a module. It ends when the browser's window does, or the server.
 """
 
-import json
 import os
 import sys
 import threading
@@ -12,12 +11,14 @@ from contextlib import suppress
 from pathlib import Path
 
 from ..app import SequoiaApp
+from ..drivers import GONE, leave
 from ..launch import tree_choice
 from ..paths import record_file
 from ..preferences import Preferences
 from ..remote_engine import RemoteEngine
-from ..settings import load_settings
+from ..settings import load_settings, read_flags
 from ..store.recorder import open_record
+from ..unsent import keep_unsent, take_unsent
 
 _LOOK_SECONDS = 1.0
 _QUIT_SECONDS = 10.0
@@ -28,16 +29,16 @@ def main(engine: str, flags: str) -> None:
 
     Args:
         engine: path of the engine process's socket.
-        flags: settings as on the command line, JSON.
+        flags: descriptor of the settings, as on the command line.
     """
-    given = json.loads(flags)
+    given = read_flags(flags)
     settings = load_settings(given)
     choice = tree_choice(settings)
     path = Path(engine)
     recorder = open_record(record_file(), record=settings.record)
     app = SequoiaApp(
         lambda progress: RemoteEngine(path, choice, progress), settings.chat(), recorder,
-        Preferences(given),
+        Preferences(given), take_unsent() if settings.record else "",
     )  # fmt: skip
     watch = threading.Thread(target=_end_with_parent, args=(app, os.getppid()), daemon=True)
     watch.start()
@@ -50,6 +51,12 @@ def main(engine: str, flags: str) -> None:
         with suppress(BrokenPipeError):
             sys.stderr.write(f"sequoia: {recorder.unsaved}\n")
             sys.stderr.flush()
+    with suppress(BrokenPipeError):
+        if app.failure is not None:
+            sys.stderr.write(f"sequoia: unexpected {app.failure!r}\n")
+        if app.return_code and settings.record:
+            keep_unsent(app.unsent, record=True)
+        sys.stderr.flush()
     # the decode thread may be waiting for the engine process
     os._exit(app.return_code or 0)
 
@@ -58,7 +65,7 @@ def _end_with_parent(app: SequoiaApp, parent: int) -> None:
     """A server that was killed says nothing, and its pipes are read by nobody any more."""
     while os.getppid() == parent:
         time.sleep(_LOOK_SECONDS)
-    app.call_later(app.exit)
+    app.call_later(leave, app, GONE)
     time.sleep(_QUIT_SECONDS)
     os._exit(1)
 

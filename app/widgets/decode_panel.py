@@ -55,10 +55,21 @@ class DecodePanel(Vertical):
         self.token_tree.show(step, reveal=still)
 
     def show_figures(
-        self, step: Step | None, statistics: Statistics | None, expected: Chosen | None
+        self,
+        step: Step | None,
+        statistics: Statistics | None,
+        expected: Chosen | None,
+        waiting: str = "",
     ) -> None:
-        """Draw the figures as they stood after a step, and what its tree shape was made for."""
-        self._bar.show_step(step, statistics)
+        """Draw the figures as they stood after a step, and what its tree shape was made for.
+
+        Args:
+            step: the step, or None before the first.
+            statistics: after it.
+            expected: its tree shape.
+            waiting: what goes on before the first step.
+        """
+        self._bar.show_step(step, statistics, waiting)
         self._statistics.show_statistics(statistics)
         self._statistics.show_expected(expected)
 

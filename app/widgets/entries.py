@@ -12,8 +12,6 @@ from functools import partial
 from rich.segment import Segment
 from rich.text import Text
 
-from sequoia_core.events import PrefillDone, PrefillProgress
-
 from ..answer import Answer
 from ..chunks import Chunk, Chunks
 from ..markdown import Lines
@@ -182,6 +180,16 @@ class AnswerEntry(Entry):
         self._name = visible(name)
         self.release()
 
+    @property
+    def name(self) -> str:
+        """Who answers, as it stands over the text."""
+        return self._name
+
+    @name.setter
+    def name(self, name: str) -> None:
+        self._name = visible(name)
+        self._heading.become(self._name, self._draw_name)
+
     def release(self) -> None:
         """Give up all blocks."""
         self._heading = Block(self._name, self._draw_name)
@@ -323,15 +331,7 @@ class AnswerEntry(Entry):
         return [*indent(lines, " " * _INDENT, style), []]
 
     def _figures(self) -> str:
-        if self.answer.statistics or self.answer.done:
-            return self.answer.footer()
-        match self.answer.prefill:
-            case PrefillProgress(done, total):
-                return f"reading the prompt: {done} of {total} tokens"
-            case PrefillDone(prompt_tokens, cached_tokens, seconds):
-                fresh = prompt_tokens - cached_tokens
-                return f"read {fresh} prompt tokens in {seconds:.2f} s, {cached_tokens} cached"
-        return "reading the prompt"
+        return self.answer.waiting or self.answer.footer()
 
 
 def _blank(width: int, look: Look) -> Lines:

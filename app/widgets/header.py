@@ -4,8 +4,9 @@ from collections.abc import Iterable
 
 from textual.content import Content
 
+from sequoia_core.config import Mode
 from sequoia_core.events import TreeChosen
-from sequoia_core.protocols import PairDescription
+from sequoia_core.protocols import Lookup, PairDescription
 from sequoia_core.trees import ADAPTIVE
 
 from ..messages import ChatSettings
@@ -17,6 +18,9 @@ SPEEDUP_MEANING = (
     "Speed-up over plain decoding: tokens emitted x this target's own one-row forward, measured "
     "by the same code on this machine at this context length, over the wall time of the steps."
 )
+_AUTO = "auto"
+_PLAIN = "plain decoding"
+_LOOKUP = " + lookup"
 _SHORT_NAMES = 14, 10
 _DTYPES = {"bfloat16": "bf16", "float16": "fp16", "float32": "fp32"}
 
@@ -38,10 +42,11 @@ class Header(Line):
         self._pair = pair
         self.refresh()
 
-    def show_tree(self, tree: TreeChosen) -> None:
-        """Name the tree shape in use."""
-        self._tree = tree
-        self.refresh()
+    def show_tree(self, tree: TreeChosen | None) -> None:
+        """Name the tree shape in use; None where it is yet to be chosen."""
+        if tree is not self._tree:
+            self._tree = tree
+            self.refresh()
 
     def show_settings(self, settings: ChatSettings) -> None:
         """Show temperature, mode and growmap."""
@@ -83,18 +88,24 @@ class Header(Line):
             number, *kernels = self._pair.dtype.split()
             dtype = " ".join((_DTYPES.get(number, number), *kernels))
             yield [Content.styled(f"{self._pair.device} {dtype}", "$notice")]
-        yield [Content.styled(self._tree_text(), "$notice")]
+        tree = self._tree_text()
+        choices = [tree, tree.removesuffix(_LOOKUP)]
+        if self._tree is not None and self._tree.nodes > 1:
+            choices.append(f"tree {choices[-1].rpartition(' ')[2]}")  # without its name
+        yield [Content.styled(text, "$notice") for text in choices]
         yield [Content.styled(f"T {self._settings.temperature:g}", "$notice")]
 
     def _tree_text(self) -> str:
-        asked = visible(self._settings.growmap)
-        if self._tree is None:
-            return f"tree {asked}"
-        looked_up = " + lookup" if self._tree.lookup == "on" else ""
-        if self._tree.nodes <= 1:
-            return f"plain decoding{looked_up}"
-        limit = "≤" if self._tree.growmap == ADAPTIVE else ""
-        return f"tree {asked} {limit}{self._tree.nodes}x{self._tree.depth}{looked_up}"
+        asked, tree = self._settings.growmap, self._tree
+        if tree is None:
+            return _PLAIN if self._settings.mode is Mode.AR else f"tree {visible(asked)}"
+        looks_up = tree.lookup != Lookup.OFF
+        if tree.nodes <= 1:
+            return "tree lookup only" if looks_up else _PLAIN
+        adaptive = tree.growmap == ADAPTIVE
+        name = asked if asked == _AUTO and not adaptive else visible(tree.growmap)
+        limit = "≤" if adaptive else ""
+        return f"tree {name} {limit}{tree.nodes}x{tree.depth}{_LOOKUP if looks_up else ''}"
 
     def _right(self) -> Content:
         parts: list[Content] = []

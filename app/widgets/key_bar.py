@@ -41,6 +41,7 @@ NODES: KeyRow = (
     ("chat.help", "help"), ("app.quit", "quit"),
 )  # fmt: skip
 
+_TREE = "chat.tree"
 KEPT = 2
 """Keys at the end of each row that stay when others no longer fit: help and quit."""
 
@@ -51,6 +52,7 @@ class KeyBar(Line):
     def __init__(self) -> None:
         super().__init__(id="keys")
         self._keys = IDLE
+        self._way_back = ""
         self._in_use = Keys()
 
     def use_keys(self, keys: Keys) -> None:
@@ -64,13 +66,26 @@ class KeyBar(Line):
             self._keys = keys
             self.refresh()
 
+    def show_way_back(self, act: str) -> None:
+        """Show early what the key of the tree does; "" leaves it where the others have it."""
+        if act != self._way_back:
+            self._way_back = act
+            self.refresh()
+
+    @property
+    def _row(self) -> KeyRow:
+        if not self._way_back:
+            return self._keys
+        first, *others = (each for each in self._keys if each[0] != _TREE)
+        return first, (_TREE, self._way_back), *others
+
     def render(self) -> Content:
         """As many keys as fit the width; how to get help and how to leave are the last to go."""
         items = [
             Content.assemble(
                 (f" {self._in_use.shown(key)}", "bold $primary"), (f" {act} ", "$notice")
             )
-            for key, act in self._keys
+            for key, act in self._row
         ]
         while items and sum(item.cell_length for item in items) > self.size.width:
             items.pop(-1 - KEPT if len(items) > KEPT else -1)

@@ -6,6 +6,7 @@ Owns painting and selection; which lines there are, and how they scroll, is the 
 from abc import abstractmethod
 from collections.abc import Hashable
 
+from rich.segment import Segment
 from rich.style import Style
 from textual.geometry import Region
 from textual.selection import Selection
@@ -80,4 +81,7 @@ class LineView(FramedView):
 
 def _select(strip: Strip, start: int, end: int, style: Style) -> Strip:
     before, inside, after = strip.divide([start, end, strip.cell_length])
-    return Strip.join([before, inside.apply_style(style), after])
+    # over the text's own style, whose background would hide the selection's; its colour stays
+    ground = Style(bgcolor=style.bgcolor, reverse=style.reverse)
+    chosen = Strip(Segment.apply_style(inside, post_style=ground), inside.cell_length)
+    return Strip.join([before, chosen, after])

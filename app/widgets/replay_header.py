@@ -15,9 +15,10 @@ class ReplayHeader(Header):
 
     _temperature: float | None = None
 
-    def show_tree(self, tree: TreeChosen) -> None:
+    def show_tree(self, tree: TreeChosen | None) -> None:
         """Name the tree shape in use; what was asked for is not recorded."""
-        self.show_settings(replace(self._settings, growmap=tree.growmap))
+        if tree is not None:
+            self.show_settings(replace(self._settings, growmap=tree.growmap))
         super().show_tree(tree)
 
     def show_temperature(self, temperature: float | None) -> None:

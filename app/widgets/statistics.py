@@ -1,7 +1,9 @@
 """The statistics panel: speed, sparklines, and acceptance beside what the tree was made for."""
 
+import textwrap
 from collections.abc import Sequence
 
+from rich.cells import cell_len
 from textual.content import Content
 
 from ..accessible import is_accessible, rates_in_words, statistics_in_words
@@ -13,7 +15,9 @@ from .line import Line
 _SPARKS = "▁▂▃▄▅▆▇█"
 _EIGHTHS = " ▏▎▍▌▋▊▉█"
 _LABEL = 10
-_HEAD_LINES = 5
+_FIGURE = 5
+_FRAMED_LINES = 5
+"""Of the panel in its frame, where there is no room for rates."""
 
 
 class StatisticsPanel(Line):
@@ -42,11 +46,13 @@ class StatisticsPanel(Line):
         self._name_reason()
 
     def _name_reason(self) -> None:
-        """Write the reason into the border where there is no line for it."""
-        room = self.size.width - 2
-        told = is_accessible(self)  # in words, in a line of its own
-        shown = self._chosen is not None and self.size.height <= _HEAD_LINES and not told
-        self.border_subtitle = Content(fit(self._reason(), room).rstrip()) if shown else None
+        """Write the reason into the border where there is no line for it, or make lines for it."""
+        roomy = is_accessible(self) or self.screen.has_class("-roomy")
+        reason = "" if roomy else self._reason()
+        fits = cell_len(reason) <= self.size.width - 2
+        self.border_subtitle = Content(reason) if reason and fits else None
+        lines = 0 if fits else len(self._why(self.size.width - 2))
+        self.styles.height = _FRAMED_LINES + lines if lines else None
 
     def render(self) -> Content:
         """As many lines as there is height for."""
@@ -59,9 +65,10 @@ class StatisticsPanel(Line):
             _spark_line("accepted", statistics.accepted, "$accepted", width),
             _spark_line("speed-up", statistics.speedups, "$speedup", width),
         ]
-        rows = self.size.height - _HEAD_LINES
+        room = self.size.height - len(lines)
+        lines += self._why(width)[:room]
+        rows = self.size.height - len(lines) - 1
         if rows > 0:
-            lines.append(self._why(width))
             lines += self._rates(statistics, width, rows)
         return Content("\n").join(Content.assemble(" ", line) for line in lines)
 
@@ -77,12 +84,14 @@ class StatisticsPanel(Line):
         width = max(1, self.size.width - 1)
         return Content("\n").join(row for line in lines for row in Content(f" {line}").wrap(width))
 
-    def _why(self, width: int) -> Content:
+    def _why(self, width: int) -> list[Content]:
         """Where the tree comes from, and since when if it was changed within the answer."""
-        if self._chosen is None:
-            return Content(" " * max(0, width))
-        reason = fit(self._reason(), max(0, width - _LABEL))
-        return Content.assemble((fit("tree", _LABEL), "$notice"), (reason, "$foreground"))
+        lines = textwrap.wrap(self._reason(), max(1, width - _LABEL)) or [""]
+        label = ["tree" if lines[0] else "", *[""] * (len(lines) - 1)]
+        return [
+            Content.assemble((fit(name, _LABEL), "$notice"), (line, "$foreground"))
+            for name, line in zip(label, lines, strict=True)
+        ]
 
     def _reason(self) -> str:
         if self._chosen is None:
@@ -130,11 +139,17 @@ def _summary(statistics: Statistics) -> Content:
 
 
 def _spark_line(label: str, values: Sequence[float], style: str, width: int) -> Content:
-    cells = max(0, width - _LABEL - 6)
-    last = f"{values[-1]:>5.3g}" if values else ""
+    cells = max(0, width - _LABEL - _FIGURE - 1)
+    last = f"{_figure(values[-1]):>{_FIGURE}}" if values else ""
     return Content.assemble(
         (fit(label, _LABEL), "$notice"), (fit(sparkline(values, cells), cells), style), f" {last}"
     )
+
+
+def _figure(value: float) -> str:
+    """Three digits, fewer where they do not fit into the column."""
+    forms = (f"{value:.3g}", f"{value:.2f}", f"{value:.0f}")
+    return next((form for form in forms if len(form) <= _FIGURE), forms[-1])
 
 
 def _rate_table(

@@ -6,6 +6,7 @@ from sequoia_core.events import Step
 
 from ..accessible import is_accessible, step_in_words
 from ..stats import Statistics, step_speedup
+from ..visible import fit
 from .line import Line
 
 
@@ -19,17 +20,21 @@ class StepBar(Line):
         super().__init__(id=id)
         self._step: Step | None = None
         self._statistics: Statistics | None = None
+        self._waiting = ""
 
-    def show_step(self, step: Step | None, statistics: Statistics | None) -> None:
-        """Show a step and the figures as they stood after it."""
-        if step is not self._step:
-            self._step, self._statistics = step, statistics
+    def show_step(
+        self, step: Step | None, statistics: Statistics | None, waiting: str = ""
+    ) -> None:
+        """Show a step and the figures as they stood after it, or what goes on before the first."""
+        if step is not self._step or waiting != self._waiting:
+            self._step, self._statistics, self._waiting = step, statistics, waiting
             self.refresh()
 
     def render(self) -> Content:
         """One line where there is height for one, else three."""
         if self._step is None or self._statistics is None:
-            return Content.styled(" no step yet", "$notice")
+            waiting = fit(f" {self._waiting or 'no step yet'}", self.size.width)
+            return Content.styled(waiting, "$notice")
         step, width = self._step, self.size.width
         if is_accessible(self):
             return Content("\n").join(Content(step_in_words(step)).wrap(max(1, width)))

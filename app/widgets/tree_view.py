@@ -24,6 +24,8 @@ from .framed import FramedView
 from .painted import Painted
 
 _COLUMN = 7
+_GLYPH = 2
+"""Cells of a verdict's sign and the blank behind it."""
 _HEADINGS = 1
 _CLASSES = {
     Verdict.ROOT: "tree-view--root",
@@ -286,7 +288,13 @@ class TreeView(FramedView, can_focus=True, inherit_bindings=False):
         if row.verdict is Verdict.BONUS:
             label += " bonus"
         columns = min(2 * _COLUMN, max(0, width - taken))
-        segments.append(Segment(fit(label, width - taken - columns), style))
+        label = fit(label, width - taken - columns)
+        if style.strike:  # the token alone: figures that are struck out cannot be read
+            token, style = style, style + Style(strike=False)
+            glyph, text = label[:_GLYPH], label[_GLYPH:].rstrip()
+            segments += [Segment(glyph, style), Segment(text, token)]
+            label = label[_GLYPH + len(text) :]
+        segments.append(Segment(label, style))
         draft = "lookup " if row.looked_up else _probability(row.draft_prob)
         figures = draft + _probability(row.target_prob)
         segments.append(Segment(figures[:columns], style))

@@ -13,7 +13,7 @@ model reads all of them in one pass, and the path it accepts is kept, with one t
 Type a message; """
 _KEYS = (
     "prompt.send sends it, chat.pause pauses, chat.step then runs one step, chat.step_before and "
-    "chat.step_after walk back and forth through the steps, chat.help or "
+    "chat.step_after walk through the steps, chat.help or "
 )
 _END = "/? shows all keys and commands."
 

@@ -155,5 +155,7 @@ def llama_config(config: Any) -> Any:
         rms_norm_eps=config.rms_norm_eps,
         max_position_embeddings=config.context_window,
         tie_word_embeddings=config.tie_word_embeddings,
+        attention_bias=config.attention_bias,
+        mlp_bias=config.mlp_bias,
         rope_parameters=rope,
     )

@@ -30,14 +30,16 @@ def export_draft(draft: OpenedDraft, target_gguf: str, directory: Path) -> None:
         directory: exists and is empty.
 
     Raises:
-        PeerError: the library cannot read the result, or the draft's rotary embedding is scaled,
-            which its reader of GGUF files leaves out.
+        PeerError: the library cannot read the result, or the draft has biases or a scaled rotary
+            embedding, which its reader of GGUF files leaves out.
     """
     import openvino_genai as genai
 
     config = draft.config
     if config.rope_scaling is not None or config.rope_factor != 1.0:
         raise PeerError("the draft's rotary embedding is scaled, which its GGUF reader leaves out")
+    if config.attention_bias or config.mlp_bias:
+        raise PeerError("the draft has biases, which its GGUF reader leaves out")
     file = directory / "draft.gguf"
     write_gguf(draft, target_gguf, file)
     try:

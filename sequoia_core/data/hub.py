@@ -20,6 +20,7 @@ SPLITS = ("test", "validation", "train")
 """Parts of a local data set, in the order in which they are preferred."""
 LONGEST_WAIT = 10.0
 """Seconds until the hub counts as unreachable."""
+_LONGEST_PROBLEM = 200
 LOCAL = "a .jsonl or .txt file or a `datasets` folder on disk can be given instead"
 
 
@@ -156,4 +157,5 @@ def _is_about_connection(error: BaseException | None) -> bool:
 
 
 def _first_line(error: BaseException) -> str:
-    return (str(error).splitlines() or [type(error).__name__])[0]
+    line = (str(error).splitlines() or [type(error).__name__])[0]
+    return line if len(line) <= _LONGEST_PROBLEM else f"{line[: _LONGEST_PROBLEM - 1]}…"

@@ -3,7 +3,6 @@
 Owns the names that rows have for it. Knows nothing of files or tokens.
 """
 
-import json
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from enum import Enum
@@ -11,6 +10,8 @@ from pathlib import Path
 from typing import Any
 
 from sequoia_core.errors import ParameterError
+from sequoia_core.files import parse_json, read_text, split_lines
+from sequoia_core.text import well_formed
 
 EXPECTED = '"turns", "prompt", "text" or "article"'
 
@@ -40,7 +41,8 @@ class Row:
 def row_of(values: object) -> Row | None:
     """What an entry of a data set says; None if it has nothing of that kind.
 
-    `turns` is a list of which the first counts, and so is `prompt` where it is a list.
+    `turns` is a list of which the first counts, and so is `prompt` where it is a list. Half a
+    surrogate pair, which JSON can spell, becomes U+FFFD: no tokenizer takes it.
     """
     if not isinstance(values, Mapping):
         return None
@@ -50,14 +52,14 @@ def row_of(values: object) -> Row | None:
     if isinstance(prompt, list):
         return _first_turn(prompt)
     if isinstance(prompt, str):
-        return Row(prompt, Kind.PROMPT)
+        return Row(well_formed(prompt), Kind.PROMPT)
     text = values.get("text", values.get("article"))
-    return Row(text, Kind.TEXT) if isinstance(text, str) else None
+    return Row(well_formed(text), Kind.TEXT) if isinstance(text, str) else None
 
 
 def _first_turn(turns: Any) -> Row | None:
     first = turns[0] if isinstance(turns, list) and turns else None
-    return Row(first, Kind.TURN) if isinstance(first, str) else None
+    return Row(well_formed(first), Kind.TURN) if isinstance(first, str) else None
 
 
 def json_rows(path: Path) -> Iterator[Row]:
@@ -66,11 +68,13 @@ def json_rows(path: Path) -> Iterator[Row]:
     Raises:
         ParameterError: it is unreadable, or a line holds nothing to read.
     """
-    for number, line in enumerate(text_lines(path), start=1):
+    for number, line in enumerate(_lines(path), start=1):
+        if not line.strip():
+            continue
         try:
-            row = row_of(json.loads(line))
-        except (ValueError, RecursionError):
-            row = None
+            row = row_of(parse_json(line))
+        except ValueError as error:
+            raise ParameterError(f"{path}, line {number}: not a JSON object: {error}") from None
         if row is None or not row.content.strip():
             raise ParameterError(f"{path}, line {number}: no {EXPECTED} to read")
         yield row
@@ -82,7 +86,11 @@ def text_lines(path: Path) -> list[str]:
     Raises:
         ParameterError: it is no readable text.
     """
+    return [line for line in _lines(path) if line.strip()]
+
+
+def _lines(path: Path) -> list[str]:
     try:
-        return [line for line in path.read_text("utf-8").splitlines() if line.strip()]
-    except (OSError, UnicodeDecodeError) as error:
+        return split_lines(read_text(path))
+    except (OSError, ValueError) as error:
         raise ParameterError(f"{path} cannot be read as text: {error}") from None

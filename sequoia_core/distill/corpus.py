@@ -6,8 +6,6 @@ how the text came to be or what is learnt from it.
 
 from __future__ import annotations
 
-import os
-import tempfile
 import zipfile
 import zlib
 from collections.abc import Iterable, Mapping, Sequence
@@ -21,6 +19,7 @@ from numpy.typing import NDArray
 
 from sequoia_core.chat_template import ChatTemplate
 from sequoia_core.errors import ParameterError
+from sequoia_core.files import written_whole
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -28,6 +27,9 @@ if TYPE_CHECKING:
 GRAM = 8
 """Tokens of a phrase that counts as repeated when it comes again."""
 
+_MOST_RATIO = 200
+_ALWAYS_BYTES = 256_000_000
+"""An archive may declare these, or so many times its own size: tokens compress a few times."""
 _HASH_BASE = np.uint64(0x9E3779B97F4A7C15)
 
 
@@ -249,11 +251,8 @@ def write_arrays(path: Path, arrays: Mapping[str, NDArray[Any]]) -> None:
     Raises:
         OSError: the disk refuses.
     """
-    with tempfile.NamedTemporaryFile(dir=path.parent, delete=False) as file:
+    with written_whole(path) as file:
         np.savez_compressed(file, allow_pickle=False, **arrays)
-        file.flush()
-        os.fsync(file.fileno())
-    os.replace(file.name, path)  # noqa: PTH105 atomic, and the name is a string
 
 
 def read_arrays(path: Path) -> dict[str, NDArray[Any]]:
@@ -266,9 +265,13 @@ def read_arrays(path: Path) -> dict[str, NDArray[Any]]:
         with path.open("rb") as file:
             if not zipfile.is_zipfile(file):
                 raise ValueError("no zip archive")
+            with zipfile.ZipFile(file) as archive:
+                declared = sum(each.file_size for each in archive.infolist())
+            if declared > max(_ALWAYS_BYTES, _MOST_RATIO * path.stat().st_size):
+                raise ValueError(f"it declares {declared:,} bytes, far more than are in it")
             file.seek(0)
             arrays = dict(np.load(file, allow_pickle=False))
-    except (OSError, ValueError, EOFError, zipfile.BadZipFile, zlib.error) as error:
+    except (OSError, ValueError, EOFError, zipfile.BadZipFile, zlib.error, MemoryError) as error:
         raise ParameterError(f"{path} cannot be read as an npz file: {error}") from None
     if missing := {"tokens", "offsets"} - arrays.keys():
         raise ParameterError(f"{path}: no array called {min(missing)} in it")

@@ -38,7 +38,10 @@ def write_draft(
     tensors = {name: tensor.cpu().contiguous() for name, tensor in student.tensors().items()}
     save_file(int8_rows.pack_weights(tensors), directory / "model.safetensors", {"format": "pt"})
     stated = {kind: [round(rate, 4) for rate in each] for kind, each in rates.items()}
-    left_out = ("quantization_config", "_name_or_path", "transformers_version")
+    left_out = (
+        "quantization_config", "_name_or_path", "transformers_version", "attention_bias",
+        "mlp_bias",
+    )  # fmt: skip
     changed = {
         "num_hidden_layers": config.num_layers,
         "tie_word_embeddings": False,

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 import shlex
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, fields, replace
@@ -16,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from sequoia_core.errors import ParameterError
+from sequoia_core.files import write_whole
 
 KINDS = ("independent", "conditioned")
 LOSS_NAMES = ("kl", "tv", "mix")
@@ -167,9 +167,7 @@ def write_json(path: Path, record: Mapping[str, Any]) -> None:
     Raises:
         OSError: the disk refuses.
     """
-    partial = path.with_suffix(".partial")
-    partial.write_text(json.dumps(record, indent=1) + "\n", encoding="utf-8")
-    os.replace(partial, path)  # noqa: PTH105 atomic: a kill leaves the old one
+    write_whole(path, json.dumps(record, indent=1) + "\n")
 
 
 def _resumed(plan: Path, given: Mapping[str, Any]) -> Options:

@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from sequoia_core.model.config import ModelConfig
-from sequoia_core.model.rope import rotary_tables, rotate
+from sequoia_core.model.rope import RotaryEmbedding, rotate
 from sequoia_core.model.weights import (
     DRAFT_VOCAB_IDS,
     EMBEDDING,
@@ -138,7 +138,7 @@ class Student(nn.Module):
         self.register_buffer("input_scale", torch.ones(slots + 1, width))
         self.input_shift: Tensor
         self.input_scale: Tensor
-        self.rotary = rotary_tables(config, embedding.device, torch.float32)
+        self.rotary = RotaryEmbedding(config, embedding.device, torch.float32)
 
     def unrolled(
         self, tokens: Tensor, features: Tensor | None, steps: int, deeper: int | None = None
@@ -159,7 +159,7 @@ class Student(nn.Module):
         """
         eps = self.config.rms_norm_eps
         embedded = functional.embedding(tokens, self.embedding).float()
-        rotary = tuple(table[: tokens.shape[1]] for table in self.rotary)
+        rotary = self.rotary(torch.arange(tokens.shape[1], device=tokens.device))
         rows: list[Rows] = [[] for _ in self.blocks]
         output = embedded
         for step in range(steps):
@@ -228,6 +228,8 @@ def student_config(
         head_vocab_size=head_rows,
         tie_word_embeddings=False,
         embeddings_from_target=True,
+        attention_bias=False,
+        mlp_bias=False,
         feature_layers=tuple(feature_layers),
     )
 

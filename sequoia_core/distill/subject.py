@@ -14,13 +14,14 @@ from typing import TYPE_CHECKING
 import torch
 
 from sequoia_core.bench.prompts import read_prompts
+from sequoia_core.chat_template import turn_ends
 from sequoia_core.distill.options import Options
 from sequoia_core.distill.pieces import Pieces
 from sequoia_core.errors import ModelLoadError
 from sequoia_core.model.device import choose_device, choose_dtype
 from sequoia_core.model.llama import Llama
 from sequoia_core.model.loader import Checkpoint
-from sequoia_core.model.tokenizer import turn_closing_id
+from sequoia_core.model.tokenizer import check_embedding_fit
 from sequoia_core.pair import open_target
 
 if TYPE_CHECKING:
@@ -68,8 +69,8 @@ class Subject:
         if checkpoint.tokenizer is None:
             raise ModelLoadError(f"{checkpoint.name}: the target brings no tokenizer")
         tokenizer = checkpoint.tokenizer()
-        closing = turn_closing_id(tokenizer)
-        ends = checkpoint.eos_token_ids | ({closing} if closing is not None else set())
+        check_embedding_fit(tokenizer, checkpoint.config.vocab_size, (), checkpoint.name)
+        ends = turn_ends(tokenizer, checkpoint.eos_token_ids)
         prompts = read_prompts(Path(options.data).expanduser()) if options.data else []
         count, conditioned = checkpoint.config.num_layers, options.kind == "conditioned"
         default = CONDITIONED_LAYERS if conditioned else INDEPENDENT_LAYERS

@@ -8,7 +8,6 @@ neither where the text comes from nor what becomes of the student.
 from __future__ import annotations
 
 import math
-import os
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -23,6 +22,7 @@ from sequoia_core.distill.corpus import Corpus
 from sequoia_core.distill.losses import LOSSES, distance
 from sequoia_core.distill.student import Student
 from sequoia_core.distill.teacher import TeacherCache, next_is_answer
+from sequoia_core.files import written_whole
 from sequoia_core.model.device import choose_dtype
 
 STEP_WEIGHT = 0.8
@@ -229,9 +229,8 @@ class Training:
             "optimizer": self._optimizer.state_dict(),
             "step": self.step,
         }
-        partial = self._checkpoint.with_suffix(".partial")
-        torch.save(state, partial)
-        os.replace(partial, self._checkpoint)  # noqa: PTH105 atomic: a kill leaves the old one
+        with written_whole(self._checkpoint) as file:
+            torch.save(state, file)
 
     def _one(self, step: int) -> Progress:
         for group in self._optimizer.param_groups:

@@ -6,8 +6,6 @@ Owns the format and which figures count at a temperature. Knows nothing of how t
 from __future__ import annotations
 
 import logging
-import os
-import tempfile
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from enum import StrEnum
@@ -17,6 +15,7 @@ import platformdirs
 from pydantic import TypeAdapter, ValidationError
 
 from sequoia_core.errors import ParameterError
+from sequoia_core.files import written_whole
 from sequoia_core.measure.costs import MachineTimes
 from sequoia_core.measure.record import AcceptanceRecord, Tally
 
@@ -115,8 +114,7 @@ def save_calibration(fingerprint: str, calibration: Calibration) -> None:
     path = calibration_path(fingerprint)
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        with tempfile.NamedTemporaryFile(dir=path.parent, delete=False) as file:
+        with written_whole(path) as file:
             file.write(_ADAPTER.dump_json(calibration, indent=1))
-        os.replace(file.name, path)  # noqa: PTH105 atomic, and the name is a string
     except OSError as error:
         _log.info("measured figures are not kept: %s", error)

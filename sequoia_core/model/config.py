@@ -1,10 +1,92 @@
-"""The shape of a Llama-family model. Owns validation; knows nothing of weights or devices."""
+"""The shape of a Llama-family model, read from a `config.json` of which nothing is passed over.
 
+Every entry is computed (`READ`), cannot change what the model computes (`NO_EFFECT`), has the one
+value that a Llama has (`ONLY_VALUES`), or is refused by its name.
+"""
+
+import math
+import reprlib
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
 from sequoia_core.errors import ModelLoadError
+
+READ = frozenset({
+    "attention_bias", "draft_vocab_size", "embeddings_from", "feature_layers", "head_dim",
+    "hidden_size", "intermediate_size", "max_position_embeddings", "mlp_bias", "model_type",
+    "num_attention_heads", "num_hidden_layers", "num_key_value_heads",
+    "original_max_position_embeddings", "quantization", "rms_norm_eps", "rope_parameters",
+    "rope_scaling", "rope_theta", "sequoia", "sliding_window", "tie_word_embeddings",
+    "use_sliding_window", "vocab_size",
+    # by the tokenizer and the end of a text
+    "eos_token_id",
+})  # fmt: skip
+"""Entries that are computed."""
+
+NO_EFFECT = frozenset({
+    # names, dates, versions and code that is never run
+    "_attn_implementation", "_attn_implementation_autoset", "_attn_implementation_internal",
+    "_commit_hash", "_flash_attn_2_enabled", "_from_model_config", "_name_or_path", "architectures",
+    "attn_implementation", "auto_map", "base_model", "finetuning_task", "flash_attn", "id2label",
+    "is_llama_config", "label2id", "license", "model_name", "problem_type", "task_specific_params",
+    "tokenizer_class", "transformers.js_config", "transformers_version", "unsloth_fixed",
+    "unsloth_version", "use_flash_attention", "use_flash_attn",
+    # how weights are stored or sliced, and caches
+    "dtype", "pretraining_tp", "tf_legacy_loss", "torch_dtype", "torchscript", "use_bfloat16",
+    "use_cache",
+    # special tokens, which the tokenizer states
+    "additional_special_tokens", "bos_token", "bos_token_id", "cls_token_id",
+    "decoder_start_token_id", "eos_token", "mask_token_id", "pad_token", "pad_token_id",
+    "sep_token_id", "unk_token_id",
+    # training, and lengths of its sequences
+    "attention_dropout", "attn_pdrop", "dropout", "embd_pdrop", "gradient_checkpointing",
+    "hidden_dropout", "hidden_dropout_prob", "initializer_range", "max_seq_len", "max_seq_length",
+    "max_sequence_length", "model_max_length", "neftune_noise_alpha", "num_labels", "resid_pdrop",
+    "seq_length",
+    # what the library returns and how it generates
+    "bad_words_ids", "begin_suppress_tokens", "chunk_size_feed_forward",
+    "cross_attention_hidden_size", "diversity_penalty", "do_sample", "early_stopping",
+    "encoder_no_repeat_ngram_size", "exponential_decay_length_penalty", "forced_bos_token_id",
+    "forced_eos_token_id", "is_decoder", "length_penalty", "max_length", "max_new_tokens",
+    "min_length", "no_repeat_ngram_size", "num_beam_groups", "num_beams", "num_return_sequences",
+    "output_attentions", "output_hidden_states", "output_scores", "prefix", "remove_invalid_values",
+    "repetition_penalty", "return_dict", "return_dict_in_generate", "suppress_tokens",
+    "temperature", "tie_encoder_decoder", "top_k", "top_p", "typical_p",
+})  # fmt: skip
+"""Entries of published files that cannot change what a Llama computes."""
+
+ONLY_VALUES: Mapping[str, tuple[Any, ...]] = {
+    "add_cross_attention": (False,),
+    "attention_multiplier": (),
+    "attn_logit_softcapping": (),
+    "bias": (False,),
+    "embedding_multiplier": (1.0,),
+    "final_logit_softcapping": (),
+    "hidden_act": ("silu", "swish"),
+    "is_encoder_decoder": (False,),
+    "logit_scale": (1.0,),
+    "logits_scaling": (1.0,),
+    "num_experts": (0,),
+    "num_local_experts": (0,),
+    "partial_rotary_factor": (1.0,),
+    "pruned_heads": ({},),
+    "qk_layernorm": (False,),
+    "qkv_bias": (False,),
+    "residual_multiplier": (1.0,),
+    "rope_interleaved": (False,),
+    "rope_traditional": (False,),
+    "rotary_pct": (1.0,),
+    "use_qk_norm": (False,),
+}
+"""Entries of other forward passes, with the values that a Llama computes."""
+
+ROPE_ENTRIES: Mapping[str, tuple[str, ...]] = {
+    "default": (),
+    "linear": ("factor",),
+    "llama3": ("factor", "low_freq_factor", "high_freq_factor"),
+}
+"""What each rope type reads; any states its type, base and original window."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,6 +120,8 @@ class ModelConfig:
         tie_word_embeddings: the output head is the embedding.
         embeddings_from_target: a draft that has no embedding of its own reads the target's.
         feature_layers: a draft conditioned on hidden states reads these of the target's layers.
+        attention_bias: the four products of attention add a bias.
+        mlp_bias: the three products of the MLP do.
     """
 
     vocab_size: int
@@ -56,6 +140,8 @@ class ModelConfig:
     rope_factor: float = 1.0
     embeddings_from_target: bool = False
     feature_layers: tuple[int, ...] = ()
+    attention_bias: bool = False
+    mlp_bias: bool = False
 
     def __post_init__(self) -> None:
         for name in (
@@ -74,74 +160,170 @@ class ModelConfig:
             raise ModelLoadError("config: a head tied to the embedding cannot have fewer rows")
         if self.head_dim % 2:
             raise ModelLoadError(f"config: head_dim is {self.head_dim}; rotary needs an even one")
+        for name in ("rms_norm_eps", "rope_theta", "rope_factor"):
+            if not 0.0 < getattr(self, name) < math.inf:
+                raise ModelLoadError(
+                    f"config: {name} is {getattr(self, name)}; it must be positive and finite"
+                )
+
+    def has_bias(self, module: str) -> bool:
+        """Whether a module of a layer, by its name in the files, adds a bias to its product."""
+        return (self.attention_bias and ".self_attn." in module) or (
+            self.mlp_bias and ".mlp." in module
+        )
 
     @classmethod
     def from_hf(cls, config: Mapping[str, Any]) -> "ModelConfig":
         """Read a Hugging Face `config.json` of a Llama-family model.
 
         Raises:
-            ModelLoadError: the architecture is not Llama's, or a needed entry is missing or of a
-                kind this forward pass does not compute (biases, another activation or rope type).
+            ModelLoadError: the architecture is not Llama's, a needed entry is missing, or an entry
+                is unknown or states what this forward pass does not compute.
         """
         kind = config.get("model_type")
         if kind != "llama":
             raise ModelLoadError(
                 f"config: model_type is {kind!r}; only 'llama' models are supported"
             )
-        for name, wanted in (
-            ("hidden_act", "silu"),
-            ("attention_bias", False),
-            ("mlp_bias", False),
-            ("partial_rotary_factor", 1.0),
-        ):
-            if config.get(name, wanted) != wanted:
-                raise ModelLoadError(
-                    f"config: {name} is {config[name]!r}; only {wanted!r} is supported"
-                )
+        _check_entries(config)
         try:
-            heads = int(config["num_attention_heads"])
+            heads = _whole(config, "num_attention_heads")
             scaling, factor, theta = _rope(config)
+            vocab_size, hidden_size = _whole(config, "vocab_size"), _whole(config, "hidden_size")
             return cls(
-                vocab_size=int(config["vocab_size"]),
-                head_vocab_size=int(config.get("draft_vocab_size") or config["vocab_size"]),
-                hidden_size=int(config["hidden_size"]),
-                intermediate_size=int(config["intermediate_size"]),
-                num_layers=int(config["num_hidden_layers"]),
+                vocab_size=vocab_size,
+                head_vocab_size=_whole(config, "draft_vocab_size", vocab_size),
+                hidden_size=hidden_size,
+                intermediate_size=_whole(config, "intermediate_size"),
+                num_layers=_whole(config, "num_hidden_layers"),
                 num_heads=heads,
-                num_kv_heads=int(config.get("num_key_value_heads") or heads),
-                head_dim=int(config.get("head_dim") or config["hidden_size"] // heads),
+                num_kv_heads=_whole(config, "num_key_value_heads", heads),
+                head_dim=_whole(config, "head_dim", hidden_size // heads),
                 rms_norm_eps=float(config["rms_norm_eps"]),
                 rope_theta=theta,
-                context_window=int(config["max_position_embeddings"]),
-                tie_word_embeddings=bool(config.get("tie_word_embeddings", False)),
+                context_window=_whole(config, "max_position_embeddings"),
+                tie_word_embeddings=_flag(config, "tie_word_embeddings"),
                 rope_scaling=scaling,
                 rope_factor=factor,
-                embeddings_from_target=config.get("embeddings_from") == "target",
+                embeddings_from_target=config.get("embeddings_from") is not None,
                 feature_layers=tuple(map(int, config.get("feature_layers") or ())),
+                attention_bias=_flag(config, "attention_bias"),
+                mlp_bias=_flag(config, "mlp_bias"),
             )
         except KeyError as error:
             raise ModelLoadError(f"config: entry {error.args[0]!r} is missing") from None
-        except (TypeError, ValueError, AttributeError, ZeroDivisionError) as error:
+        except (TypeError, ValueError, AttributeError, ArithmeticError) as error:
             raise ModelLoadError(f"config: an entry is of the wrong kind ({error})") from None
 
 
+def _check_entries(config: Mapping[str, Any]) -> None:
+    """Refuse every entry that could change the forward pass and is not computed."""
+    for name, value in config.items():
+        if value is None or name in READ or name in NO_EFFECT:
+            continue  # null states nothing
+        stated = f"config: {shown(name)} is {reprlib.repr(value)}"
+        if name == "layer_types":
+            if not isinstance(value, list) or any(kind != "full_attention" for kind in value):
+                raise ModelLoadError(f"{stated}; only 'full_attention' layers are supported")
+        elif name not in ONLY_VALUES:
+            raise ModelLoadError(
+                f"{stated}; this entry is unknown here and could change what the model computes "
+                "(if it does not, take it out of config.json)"
+            )
+        elif value not in ONLY_VALUES[name]:
+            allowed = " or ".join(map(repr, ONLY_VALUES[name])) or "null"
+            raise ModelLoadError(f"{stated}; only {allowed} is supported")
+    if config.get("embeddings_from") not in (None, "target"):
+        raise ModelLoadError(
+            f"config: embeddings_from is {config['embeddings_from']!r}; only 'target' is supported"
+        )
+    window, longest = config.get("sliding_window"), config.get("max_position_embeddings")
+    whole = isinstance(window, int) and isinstance(longest, int) and window >= longest
+    if window is not None and config.get("use_sliding_window", True) and not whole:
+        raise ModelLoadError(
+            f"config: sliding_window is {reprlib.repr(window)}, less than the context window; "
+            "only attention over the whole context is supported"
+        )
+
+
+def shown(name: str) -> str:
+    """A name from a stranger's file, short and without control characters."""
+    return name if name.isprintable() and len(name) < 80 else reprlib.repr(name)
+
+
+def _whole(config: Mapping[str, Any], name: str, default: int | None = None) -> int:
+    """An entry that is a whole number.
+
+    Raises:
+        KeyError: it is missing and there is no default.
+        TypeError: it is something else.
+    """
+    value = config[name] if default is None else config.get(name)
+    if value is None and default is not None:
+        return default
+    if type(value) is not int:  # True is an int, but no size
+        raise TypeError(f"{name} is {reprlib.repr(value)}")
+    return value
+
+
+def _flag(config: Mapping[str, Any], name: str) -> bool:
+    value = config.get(name)
+    if value not in (None, True, False):
+        raise TypeError(f"{name} is {reprlib.repr(value)}")
+    return bool(value)
+
+
 def _rope(config: Mapping[str, Any]) -> tuple[RopeScaling | None, float, float]:
-    """Scaling, linear factor and theta, in the older (`rope_scaling`) or newer spelling."""
-    rope = config.get("rope_parameters") or config.get("rope_scaling") or {}
-    theta = float(rope.get("rope_theta") or config.get("rope_theta") or 10000.0)
-    kind = rope.get("rope_type") or rope.get("type") or "default"
-    if kind == "default":
-        return None, 1.0, theta
+    """Scaling, linear factor and theta as transformers takes them.
+
+    `rope_scaling`, the older spelling, wins over `rope_parameters`. Neither is read for what the
+    other leaves out.
+    """
+    name = "rope_scaling" if config.get("rope_scaling") else "rope_parameters"
+    rope = config.get(name) or {}
+    theta = rope["rope_theta"] if "rope_theta" in rope else config.get("rope_theta")
+    theta = 10000.0 if theta is None else float(theta)
+    kind = rope["rope_type"] if "rope_type" in rope else rope.get("type", "default")
+    if kind not in ROPE_ENTRIES:
+        raise ModelLoadError(
+            f"config: rope type {reprlib.repr(kind)} is not supported "
+            f"({', '.join(ROPE_ENTRIES)} are)"
+        )
+    _check_rope_entries(name, rope, kind)
     if kind == "linear":
         return None, float(rope["factor"]), theta
     if kind == "llama3":
-        scaling = RopeScaling(
-            factor=float(rope["factor"]),
-            low_freq_factor=float(rope["low_freq_factor"]),
-            high_freq_factor=float(rope["high_freq_factor"]),
-            original_context_window=int(rope["original_max_position_embeddings"]),
-        )
-        return scaling, 1.0, theta
-    raise ModelLoadError(
-        f"config: rope type {kind!r} is not supported (default, linear, llama3 are)"
+        return _llama3(config, rope), 1.0, theta
+    return None, 1.0, theta
+
+
+def _check_rope_entries(name: str, rope: Mapping[str, Any], kind: str) -> None:
+    stated = {"rope_type", "type", "rope_theta", "original_max_position_embeddings", "finetuned"}
+    for entry in rope.keys() - stated - set(ROPE_ENTRIES[kind]):
+        neutral = 1.0 if entry in ("factor", "attention_factor", "partial_rotary_factor") else None
+        if rope[entry] not in (None, neutral):
+            raise ModelLoadError(
+                f"config: {name} states {shown(entry)} {reprlib.repr(rope[entry])}, "
+                f"which is not supported for rope type {kind!r}"
+            )
+
+
+def _llama3(config: Mapping[str, Any], rope: Mapping[str, Any]) -> RopeScaling:
+    window = config.get("original_max_position_embeddings")
+    if window is None:
+        window = rope.get("original_max_position_embeddings", config["max_position_embeddings"])
+    scaling = RopeScaling(
+        factor=float(rope["factor"]),
+        low_freq_factor=float(rope["low_freq_factor"]),
+        high_freq_factor=float(rope["high_freq_factor"]),
+        original_context_window=_whole(
+            {"original_max_position_embeddings": window}, "original_max_position_embeddings"
+        ),
     )
+    low, high = scaling.low_freq_factor, scaling.high_freq_factor
+    if not (0 < scaling.factor < math.inf and 0 < low < high < math.inf):
+        raise ModelLoadError(
+            f"config: rope factor {scaling.factor}, low {low}, high {high} scale nothing; "
+            "all must be positive, and low less than high"
+        )
+    return scaling

@@ -1,31 +1,33 @@
 """Converted models kept on disk, so that a GGUF file is dequantised once and not at every start.
 
 Owns the layout of the cache folder and its safety: an entry is written beside its place and moved
-there whole; a manifest with sizes and checksums tells a damaged entry, which then counts as
-absent; two processes that convert the same file at once both succeed. It knows nothing of models or
-formats: the caller writes an entry's files.
+there whole; a manifest with digests shows a damaged entry, which then counts as absent; two
+processes that convert the same file at once both succeed. It knows nothing of models or formats:
+the caller writes an entry's files.
 """
 
 import contextlib
+import hashlib
 import json
 import logging
-import math
 import os
 import shutil
 import tempfile
 import time
-import zlib
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import platformdirs
 
 MANIFEST = "manifest.json"
 ABANDONED_SECONDS = 3600
-CHECKED_BYTES = 1 << 30
-"""Most bytes read to recognise a model, all its files together: a fraction of a second's work."""
+REMEMBERED_BYTES = 16 << 20
+"""Digests of files from this size on are remembered; smaller ones are read in milliseconds."""
 
-BLOCK = 1 << 20
+SETTLED_NS = 2 * 10**9
+"""A file that changed less than this ago may change again without its times showing it."""
+
+BLOCK = 16 << 20
 
 _log = logging.getLogger(__name__)
 
@@ -35,29 +37,91 @@ def default_root() -> Path:
     return platformdirs.user_cache_path("sequoia") / "converted"
 
 
-def file_digests(files: Sequence[Path]) -> dict[str, str]:
-    """Size and checksum of each file's content by its name, whatever its place and times.
+def digest_root() -> Path:
+    """Where digests of large files are remembered."""
+    return platformdirs.user_cache_path("sequoia") / "digests"
 
-    When all together are larger than `CHECKED_BYTES`, blocks spread evenly over them are read.
+
+def file_digests(
+    files: Sequence[Path], progress: Callable[[float], None] = lambda _fraction: None
+) -> dict[str, str]:
+    """SHA-256 of each file's whole content by its name, whatever its place and times.
+
+    A large file is read once; its digest is remembered with its size, inode and times.
+
+    Args:
+        files: in one folder.
+        progress: receives the part of all bytes that has been read, while a large file is.
 
     Raises:
         OSError: a file cannot be read.
     """
     sizes = [file.stat().st_size for file in files]
-    step = BLOCK * max(1, math.ceil(sum(sizes) / CHECKED_BYTES))
-    return {
-        file.name: f"{size:x}-{_checksum(file, range(0, size, step)):08x}"
-        for file, size in zip(files, sizes, strict=True)
-    }
+    digests: dict[str, str] = {}
+    done = 0
+    for file, size in zip(files, sizes, strict=True):
+
+        def read(count: int, before: int = done) -> None:
+            progress(min(1.0, (before + count) / sum(sizes)))
+
+        digests[file.name] = _digest(file, read)
+        done += size
+    return digests
 
 
-def _checksum(path: Path, offsets: Iterable[int]) -> int:
-    checksum = 0
-    with path.open("rb") as file:
-        for offset in offsets:
-            file.seek(offset)
-            checksum = zlib.crc32(file.read(BLOCK), checksum)
-    return checksum
+def _digest(file: Path, read: Callable[[int], None]) -> str:
+    with file.open("rb") as content:
+        state = os.fstat(content.fileno())
+        large = state.st_size >= REMEMBERED_BYTES
+        record = digest_root() / f"{state.st_dev:x}-{state.st_ino:x}"
+        if large and (known := _remembered(record, state)) is not None:
+            return known
+        digest = hashlib.sha256()
+        while block := content.read(BLOCK):
+            digest.update(block)
+            if large:
+                read(content.tell())
+        after = os.fstat(content.fileno())
+    settled = time.time_ns() - max(state.st_mtime_ns, state.st_ctime_ns) > SETTLED_NS
+    if large and settled and _times(after) == _times(state):
+        _remember(record, [*_times(state), digest.hexdigest()])
+    return digest.hexdigest()
+
+
+def _times(state: os.stat_result) -> list[int]:
+    return [state.st_size, state.st_mtime_ns, state.st_ctime_ns]
+
+
+def _remembered(record: Path, state: os.stat_result) -> str | None:
+    """A digest that this user wrote down for a file in this state."""
+    try:
+        with record.open(encoding="utf-8") as file:
+            written = os.fstat(file.fileno())
+            if written.st_mode & 0o022 or written.st_uid != _own_user():
+                return None
+            *times, digest = json.load(file)
+    except (OSError, ValueError, TypeError):
+        return None
+    return digest if times == _times(state) and isinstance(digest, str) else None
+
+
+def _own_user() -> int:
+    """The user that this process's files belong to; 0 where there are no users."""
+    return os.geteuid() if hasattr(os, "geteuid") else 0
+
+
+def _remember(record: Path, values: list[int | str]) -> None:
+    with contextlib.suppress(OSError):  # it is read again, then
+        _private_folder(record.parent)
+        handle, staged = tempfile.mkstemp(dir=record.parent)  # readable by this user alone
+        with os.fdopen(handle, "w", encoding="utf-8") as file:
+            json.dump(values, file)
+        Path(staged).replace(record)
+
+
+def _private_folder(folder: Path) -> None:
+    folder.mkdir(parents=True, exist_ok=True, mode=0o700)
+    folder.chmod(0o700)
 
 
 class ConvertCache:
@@ -92,7 +156,7 @@ class ConvertCache:
         """
         staged: Path | None = None
         try:
-            self._root.mkdir(parents=True, exist_ok=True)
+            _private_folder(self._root)
             self._sweep()
             if shutil.disk_usage(self._root).free < 2 * size:
                 return None
@@ -100,6 +164,8 @@ class ConvertCache:
             write(staged)
             manifest = file_digests(sorted(staged.iterdir()))
             (staged / MANIFEST).write_text(json.dumps(manifest, indent=1), encoding="utf-8")
+            for file in staged.iterdir():
+                file.chmod(0o600)
             return self._publish(staged, key)
         except OSError as error:
             _log.info("nothing was cached under %s: %s", self._root, error)

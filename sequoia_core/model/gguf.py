@@ -1,7 +1,8 @@
 """A Llama in a GGUF file, seen as a Hugging Face configuration and weights.
 
 Owns the translation of names, metadata and row order, and dequantisation through the `gguf`
-package. It knows nothing of caches or of the forward pass.
+package. It knows nothing of caches or of the forward pass. Every tensor and every entry about the
+model is translated, can change nothing, or is refused by its name.
 
 llama.cpp rotates neighbouring elements of a head where Hugging Face rotates its two halves, so for
 architecture `llama` its converters reorder the rows of q_proj and k_proj. Every such file has that
@@ -20,6 +21,7 @@ import torch
 from torch import Tensor
 
 from sequoia_core.errors import ModelLoadError
+from sequoia_core.model.gguf_file import StrictReader, check_entries
 from sequoia_core.model.weights import EMBEDDING, HEAD, Weights, first_line
 
 OUTER_NAMES = {
@@ -27,6 +29,9 @@ OUTER_NAMES = {
     "output_norm.weight": "model.norm.weight",
     "output.weight": HEAD,
 }
+OUTSIDE_FORWARD = ("rope_freqs.weight",)
+"""Tensors that become a part of the configuration."""
+
 LAYER_NAMES = {
     "attn_norm": "input_layernorm",
     "attn_q": "self_attn.q_proj",
@@ -38,6 +43,18 @@ LAYER_NAMES = {
     "ffn_up": "mlp.up_proj",
     "ffn_down": "mlp.down_proj",
 }
+BIASED = {
+    "attention_bias": ("attn_q", "attn_k", "attn_v", "attn_output"),
+    "mlp_bias": ("ffn_gate", "ffn_up", "ffn_down"),
+}
+"""Products that may have a bias, by the entry of `config.json` that stands for all of them.
+
+Those of them that have none get zeros.
+"""
+
+ROTARY_BUFFER = "attn_rot_embd"
+"""Of each layer in old files: made from the metadata, ignored by llama.cpp."""
+
 END_OF_TURN_KEYS = ("eos_token_id", "eot_token_id", "eom_token_id")
 LLAMA3_BANDS = (1.0, 4.0, 8192)
 """Low and high frequency factor and original window that Llama 3.1 and later are published with."""
@@ -48,26 +65,25 @@ _DAMAGE = (
 """What the `gguf` package and the reading of its fields raise over a damaged file."""
 
 
-class _StrictReader(gguf.GGUFReader):  # type: ignore[misc]  # the package ships no types
-    """Refuses to read past the end, where the package would go on with empty arrays."""
-
-    def _get(self, offset: int, dtype: Any, count: int = 1, override_order: Any = None) -> Any:
-        found = super()._get(offset, dtype, count, override_order)
-        if len(found) < count:
-            raise ValueError("it ends too early")
-        return found
-
-
 class GgufWeights(Weights):
-    """Tensors of a GGUF file under Hugging Face names, dequantised to float32 when asked for."""
+    """Tensors of a GGUF file under Hugging Face names, dequantised to float32 when asked for.
 
-    def __init__(self, tensors: dict[str, Any], heads: dict[str, int], origin: str) -> None:
+    Args:
+        tensors: by Hugging Face name; a number where there is none in the file, and so many zeros
+            take its place.
+        heads: by the last part of a module's name, of those whose rows are reordered.
+        path: of the file.
+    """
+
+    def __init__(self, tensors: dict[str, Any], heads: dict[str, int], path: Path) -> None:
         self._tensors = tensors
-        self._heads = heads  # by name of the last part of a module whose rows are reordered
-        self.origin = origin
+        self._heads = heads
+        self.origin, self.files = str(path), (path,)
 
     def __getitem__(self, name: str) -> Tensor:
         stored = self._tensors[name]
+        if isinstance(stored, int):
+            return torch.zeros(stored)
         try:
             values = gguf.dequantize(stored.data, stored.tensor_type)
         except (NotImplementedError, ValueError) as error:
@@ -91,7 +107,10 @@ class GgufWeights(Weights):
 
     def shape(self, name: str) -> tuple[int, ...]:
         """Shape of a tensor without reading it."""
-        return tuple(int(size) for size in reversed(self._tensors[name].shape))
+        stored = self._tensors[name]
+        if isinstance(stored, int):
+            return (stored,)
+        return tuple(int(size) for size in reversed(stored.shape))
 
 
 @dataclass(frozen=True, slots=True)
@@ -101,12 +120,12 @@ class GgufModel:
     Attributes:
         settings: what a Hugging Face `config.json` would say; `eos_token_id` is a list.
         weights: read and dequantised when asked for.
-        pre_tokenizer: how the tokenizer splits text first, `tokenizer.ggml.pre`.
+        tokenizer: the entries whose names begin with `tokenizer.`.
     """
 
     settings: dict[str, Any]
     weights: GgufWeights
-    pre_tokenizer: str | None
+    tokenizer: dict[str, Any]
 
 
 def open_gguf(path: Path) -> GgufModel:
@@ -116,7 +135,7 @@ def open_gguf(path: Path) -> GgufModel:
         ModelLoadError: the file is damaged, or is no Llama.
     """
     try:
-        reader = _StrictReader(path)
+        reader = StrictReader(path)
     except FileNotFoundError:
         raise ModelLoadError(f"{path}: no such file") from None
     except _DAMAGE as error:
@@ -125,8 +144,14 @@ def open_gguf(path: Path) -> GgufModel:
         ) from None
     stored = {tensor.name: tensor for tensor in reader.tensors}
     try:
+        _check_tensors(reader)
         settings = _settings(reader, stored)
-        pre_tokenizer = _Entries(reader).optional("tokenizer.ggml.pre")
+        renamed = _renamed(stored, settings)
+        tokenizer = {
+            name: _Entries(reader).entry(name)
+            for name in reader.fields
+            if name.startswith("tokenizer.")
+        }
     except KeyError as error:
         raise ModelLoadError(f"{path}: {error.args[0]} is missing") from None
     except _DAMAGE as error:
@@ -137,13 +162,18 @@ def open_gguf(path: Path) -> GgufModel:
         "q_proj": settings["num_attention_heads"],
         "k_proj": settings["num_key_value_heads"],
     }
-    weights = GgufWeights(_renamed(stored), heads, str(path))
-    return GgufModel(settings, weights, pre_tokenizer)
+    weights = GgufWeights(renamed, heads, path)
+    return GgufModel(settings, weights, tokenizer)
 
 
 def halves_from_pairs(weight: Tensor, heads: int) -> Tensor:
-    """Rows of rotary pairs (0, 1), (2, 3), ... of each head -> rows of two rotary halves."""
-    pairs = weight.view(heads, -1, 2, weight.shape[1])  # [heads, D / 2, 2, hidden]
+    """Rows of rotary pairs (0, 1), (2, 3), ... of each head -> rows of two rotary halves.
+
+    Args:
+        weight: [heads D, hidden], or a bias [heads D].
+        heads: how many.
+    """
+    pairs = weight.view(heads, -1, 2, *weight.shape[1:])  # [heads, D / 2, 2, hidden]
     return pairs.transpose(1, 2).reshape(weight.shape)
 
 
@@ -159,6 +189,27 @@ class _Entries:
     def optional(self, key: str, default: Any = None) -> Any:
         return self.entry(key) if key in self._fields else default
 
+    def number_per_layer(self, key: str, *default: Any) -> Any:
+        """An entry that may be stated for each layer, where all layers have the same."""
+        value = self.optional(key, *default) if default else self.entry(key)
+        if isinstance(value, list):
+            if len(set(value)) != 1:
+                raise ModelLoadError(f"{key} differs from layer to layer, which is not supported")
+            return value[0]
+        return value
+
+
+def _check_tensors(reader: Any) -> None:
+    """Refuse sizes that overflow, and a byte order in which quantised blocks are not read."""
+    if reader.byte_order != "I":
+        raise ModelLoadError("the file is of the other byte order; convert it again")
+    for tensor in reader.tensors:
+        if math.prod(map(int, tensor.shape)) != tensor.n_elements:
+            raise ModelLoadError(f"{tensor.name!r:.80} has a shape that cannot be")
+    version = _Entries(reader).optional("general.quantization_version", 2)
+    if version != 2:
+        raise ModelLoadError(f"general.quantization_version is {version!r}; only 2 is supported")
+
 
 def _settings(reader: Any, stored: dict[str, Any]) -> dict[str, Any]:
     entries = _Entries(reader)
@@ -168,26 +219,39 @@ def _settings(reader: Any, stored: dict[str, Any]) -> dict[str, Any]:
     architecture = entry("general.architecture")
     if architecture != "llama" or optional("llama.expert_count", 0):
         raise ModelLoadError(f"architecture is {architecture!r}; only dense 'llama' is supported")
-    heads, hidden = entry("llama.attention.head_count"), entry("llama.embedding_length")
+    check_entries(reader)
+    heads, hidden = (
+        entries.number_per_layer("llama.attention.head_count"),
+        entry("llama.embedding_length"),
+    )
     head_dim = optional("llama.attention.key_length", hidden // heads)
-    if optional("llama.rope.dimension_count", head_dim) != head_dim:
-        raise ModelLoadError("rotary embedding of a part of each head is not supported")
+    _check_attention(optional, head_dim)
+    vocab_size = int(stored["token_embd.weight"].shape[-1])
+    if (stated := optional("llama.vocab_size", vocab_size)) != vocab_size:
+        raise ModelLoadError(
+            f"llama.vocab_size is {stated}, but token_embd.weight has {vocab_size} rows"
+        )
     rope_theta = optional("llama.rope.freq_base", 10000.0)
     stops = [optional(f"tokenizer.ggml.{key}") for key in END_OF_TURN_KEYS]
     return {
         "model_type": "llama",
         "architectures": ["LlamaForCausalLM"],
-        "vocab_size": int(stored["token_embd.weight"].shape[-1]),
+        "vocab_size": vocab_size,
         "hidden_size": hidden,
-        "intermediate_size": entry("llama.feed_forward_length"),
+        "intermediate_size": entries.number_per_layer("llama.feed_forward_length"),
         "num_hidden_layers": entry("llama.block_count"),
         "num_attention_heads": heads,
-        "num_key_value_heads": optional("llama.attention.head_count_kv", heads),
+        "num_key_value_heads": entries.number_per_layer("llama.attention.head_count_kv", heads),
         "head_dim": head_dim,
         "hidden_act": "silu",
         "rms_norm_eps": entry("llama.attention.layer_norm_rms_epsilon"),
         "max_position_embeddings": entry("llama.context_length"),
+        "sliding_window": optional("llama.attention.sliding_window") or None,
         "tie_word_embeddings": "output.weight" not in stored,
+        **{
+            name: any(_bias_of(tensor) in parts for tensor in stored)
+            for name, parts in BIASED.items()
+        },
         "rope_parameters": {
             "rope_theta": rope_theta,
             **_rope_scaling(optional, stored, rope_theta, head_dim),
@@ -197,16 +261,45 @@ def _settings(reader: Any, stored: dict[str, Any]) -> dict[str, Any]:
     }
 
 
+def _check_attention(optional: Any, head_dim: int) -> None:
+    if optional("llama.rope.dimension_count", head_dim) != head_dim:
+        raise ModelLoadError("rotary embedding of a part of each head is not supported")
+    if (width := optional("llama.attention.value_length", head_dim)) != head_dim:
+        raise ModelLoadError(
+            f"llama.attention.value_length is {width}, but keys have {head_dim}; "
+            "only equal ones are supported"
+        )
+    scale = optional("llama.attention.scale", 0.0)
+    if scale and not math.isclose(scale, head_dim**-0.5, rel_tol=1e-6):
+        raise ModelLoadError(
+            f"llama.attention.scale is {scale}; only 1 / sqrt({head_dim}) is supported"
+        )
+
+
+def _bias_of(name: str) -> str | None:
+    """The product that a tensor of this name is the bias of."""
+    match name.split("."):
+        case ["blk", _, part, "bias"]:
+            return part
+    return None
+
+
 def _rope_scaling(
     optional: Any, stored: dict[str, Any], theta: float, head_dim: int
 ) -> dict[str, Any]:
-    kind = optional("llama.rope.scaling.type", "none")
-    if kind == "linear":
-        return {"rope_type": "linear", "factor": optional("llama.rope.scaling.factor", 1.0)}
-    if kind != "none":
+    """As llama.cpp reads it: a factor without a type is linear, and type none has no factor."""
+    kind = optional("llama.rope.scaling.type", "linear")
+    factor = optional("llama.rope.scaling.factor", 0.0)
+    factor = factor or optional("llama.rope.scale_linear", 0.0) or 1.0
+    if kind not in ("none", "linear"):
         raise ModelLoadError(f"rope scaling {kind!r} is not supported (linear, llama3 are)")
+    linear = kind == "linear" and factor != 1.0
     if "rope_freqs.weight" not in stored:
-        return {"rope_type": "default"}
+        return {"rope_type": "linear", "factor": factor} if linear else {"rope_type": "default"}
+    if linear:
+        raise ModelLoadError(
+            f"rope scaling by {factor} and rope_freqs.weight; only one of them is supported"
+        )
     # llama.cpp keeps the divisors of Llama 3's frequencies, not the numbers they were made from
     divisors = np.asarray(stored["rope_freqs.weight"].data, dtype=np.float64)
     low, high, window = LLAMA3_BANDS
@@ -226,11 +319,37 @@ def _rope_scaling(
     }
 
 
-def _renamed(stored: dict[str, Any]) -> dict[str, Any]:
-    """Tensors under Hugging Face names; those without one (rotary tables) are left out."""
-    found = {OUTER_NAMES[name]: tensor for name, tensor in stored.items() if name in OUTER_NAMES}
+def _renamed(stored: dict[str, Any], settings: dict[str, Any]) -> dict[str, Any]:
+    """Tensors under Hugging Face names, and the length of each bias that is none in the file.
+
+    Raises:
+        ModelLoadError: a tensor has no such name.
+    """
+    layers = {name.split(".")[1] for name in stored if name.startswith("blk.")}
+    if (stated := settings["num_hidden_layers"]) != len(layers):
+        raise ModelLoadError(
+            f"llama.block_count is {stated!r:.80}, but {len(layers)} layers are stored"
+        )
+    found: dict[str, Any] = {}
     for name, tensor in stored.items():
         match name.split("."):
+            case _ if name in OUTER_NAMES:
+                found[OUTER_NAMES[name]] = tensor
             case ["blk", index, part, "weight"] if part in LAYER_NAMES:
                 found[f"model.layers.{index}.{LAYER_NAMES[part]}.weight"] = tensor
+            case ["blk", index, part, "bias"] if any(part in parts for parts in BIASED.values()):
+                found[f"model.layers.{index}.{LAYER_NAMES[part]}.bias"] = tensor
+            case ["blk", _, part, "weight"] if part == ROTARY_BUFFER:
+                pass
+            case _ if name not in OUTSIDE_FORWARD:
+                raise ModelLoadError(
+                    f"tensor {name!r:.80} is stored, but a Llama computes nothing with it; "
+                    "the model is of another kind"
+                )
+    biased = [part for name, parts in BIASED.items() if settings[name] for part in parts]
+    for module in (
+        f"model.layers.{index}.{LAYER_NAMES[part]}" for index in sorted(layers) for part in biased
+    ):
+        if f"{module}.bias" not in found and f"{module}.weight" in found:
+            found[f"{module}.bias"] = int(found[f"{module}.weight"].shape[-1])
     return found

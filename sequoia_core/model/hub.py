@@ -14,9 +14,9 @@ from huggingface_hub import constants, errors, snapshot_download
 from huggingface_hub.utils import logging, tqdm  # type: ignore[attr-defined]  # documented there
 
 from sequoia_core.errors import ModelLoadError
-from sequoia_core.model.weights import first_line
+from sequoia_core.model.weights import first_line, shards
 
-PLAIN_FILES = ("*.json", "tokenizer.model", "*.jinja")
+PLAIN_FILES = ("*.json", "tokenizer.model", "merges.txt", "*.jinja")
 SAFETENSORS, PICKLES = "model*.safetensors", "pytorch_model*.bin"
 
 Progress = Callable[[str, float | None], None]
@@ -33,6 +33,9 @@ def download(repo_id: str, progress: Progress) -> Path:
         ModelLoadError: no such model, no access to it, or no connection and no local copy.
     """
     folder = _fetch(repo_id, [*PLAIN_FILES, SAFETENSORS], progress)
+    index = folder / "model.safetensors.index.json"
+    if index.exists():  # its parts may have any names
+        return _fetch(repo_id, [*PLAIN_FILES, *(part.name for part in shards(index))], progress)
     if any(folder.glob(SAFETENSORS)):
         return folder
     return _fetch(repo_id, [*PLAIN_FILES, PICKLES], progress)

@@ -61,8 +61,9 @@ class UnpackedWeights(Weights):
 
     def __init__(self, stored: Weights) -> None:
         self._stored = stored
-        self.origin = stored.origin
-        self._names = [name for name in stored if not name.endswith(SCALE_SUFFIX)]
+        self.origin, self.files = stored.origin, stored.files
+        scales = {name + SCALE_SUFFIX for name in stored if len(stored.shape(name)) == 2}
+        self._names = [name for name in stored if name not in scales]
         for name in self._names:
             shape, scale = stored.shape(name), name + SCALE_SUFFIX
             if len(shape) == 2 and (scale not in stored or stored.shape(scale) != (shape[0], 1)):

@@ -67,14 +67,24 @@ class PackedLinear:
         return total
 
 
+INT8_WIDTH = 16
+"""Values that the int8 kernel reads at a time.
+
+It does not stop at the end of a row, so rows of another width are filled up with zeros.
+"""
+
+
 class Int8Linear:
     """PyTorch's product with int8 rows, one scale each; CPU bfloat16."""
 
     def __init__(self, values: Tensor, scales: Tensor) -> None:
-        self._values, self._scales = values, scales.flatten()
+        self._padding = (0, -values.shape[1] % INT8_WIDTH)
+        self._values, self._scales = functional.pad(values, self._padding), scales.flatten()
 
     def __call__(self, x: Tensor) -> Tensor:
         """[n, in] -> [n, out]."""
+        if self._padding[1]:
+            x = functional.pad(x, self._padding)
         return torch._weight_int8pack_mm(x, self._values, self._scales)
 
     def add(self, x: Tensor, residual: Tensor) -> Tensor:
@@ -82,8 +92,15 @@ class Int8Linear:
         return self(x).add_(residual)
 
 
+FOUR_BIT_OUT = 16
+"""The 4-bit kernel computes so many columns of the product at a time and takes no other number."""
+
+
 class FourBitLinear:
-    """PyTorch's product with 4-bit codes, a step and a middle per group; CPU bfloat16."""
+    """PyTorch's product with 4-bit codes, a step and a middle per group; CPU bfloat16.
+
+    The number of rows of the weight is a multiple of `FOUR_BIT_OUT`.
+    """
 
     def __init__(self, codes: Codes) -> None:
         pack_codes = torch.ops.aten._convert_weight_to_int4pack_for_cpu
@@ -123,6 +140,27 @@ class ByRows:
     def add(self, x: Tensor, residual: Tensor) -> Tensor:
         """[n, in], [n, out] -> residual + x @ weight.T."""
         return (self.few if x.shape[0] <= self.most_few else self.many).add(x, residual)
+
+
+class BiasedLinear:
+    """x @ weight.T + bias.
+
+    Args:
+        product: x @ weight.T.
+        bias: [out].
+    """
+
+    def __init__(self, product: Linear, bias: Tensor) -> None:
+        self.product = product
+        self._bias = bias
+
+    def __call__(self, x: Tensor) -> Tensor:
+        """[n, in] -> [n, out]."""
+        return self.product(x) + self._bias
+
+    def add(self, x: Tensor, residual: Tensor) -> Tensor:
+        """[n, in], [n, out] -> residual + x @ weight.T + bias."""
+        return self.product.add(x, residual) + self._bias
 
 
 class InBlocks:
@@ -194,13 +232,18 @@ def _packed(weight: Tensor, kernels: Kernels) -> Linear:
     if kernels.weights is WeightFormat.INT8:
         few, weight = _in_int8(weight)
         most = INT8_ROWS
-    elif kernels.weights is WeightFormat.AUTO and (codes := find_codes(weight)) is not None:
+    elif kernels.weights is WeightFormat.AUTO and (codes := _codes(weight)) is not None:
         few, most = FourBitLinear(codes), FOUR_BIT_ROWS
     else:
         packed = PackedLinear(weight)
         return InBlocks(packed, BLOCK_ROWS) if kernels.row_invariant else packed
     one = kernels.row_invariant or kernels.one_copy
     return few if one else ByRows(few, PackedLinear(weight), most, weight.shape[1])
+
+
+def _codes(weight: Tensor) -> Codes | None:
+    """The codes of a matrix that the 4-bit kernel can multiply, or None."""
+    return None if weight.shape[0] % FOUR_BIT_OUT else find_codes(weight)
 
 
 def _in_int8(weight: Tensor) -> tuple[Int8Linear, Tensor]:

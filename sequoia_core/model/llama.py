@@ -18,10 +18,10 @@ from sequoia_core.config import Kernels
 from sequoia_core.model.attention import Mix, additive, mix, mix_in_any_order
 from sequoia_core.model.config import ModelConfig
 from sequoia_core.model.kv_cache import LayeredKVCache
-from sequoia_core.model.linear import ByRows, Linear, pack
+from sequoia_core.model.linear import BiasedLinear, ByRows, Linear, pack
 from sequoia_core.model.norm import RmsNorm
 from sequoia_core.model.offload_ring import LayerRing
-from sequoia_core.model.rope import rotary_tables, rotate, with_still_heads
+from sequoia_core.model.rope import RotaryEmbedding, rotate, with_still_heads
 from sequoia_core.protocols import KVCache
 
 Attend = Callable[[int, Tensor, Tensor], Tensor]
@@ -78,11 +78,14 @@ class Llama:
         kernels: Kernels = Kernels(),  # noqa: B008  # immutable
         feature_layers: Sequence[int] = (),
     ) -> None:
-        def get(name: str) -> Tensor:
-            return weights[f"{name}.weight"].to(self._place(name), dtype)
+        def get(name: str, kind: str = "weight") -> Tensor:
+            return weights[f"{name}.{kind}"].to(self._place(name), dtype)
 
         def linear(*names: str) -> Linear:
-            return self._product(names, get, kernels)
+            product = self._product(names, get, kernels)
+            if not config.has_bias(names[0]):
+                return product
+            return BiasedLinear(product, torch.cat([get(name, "bias") for name in names]))
 
         def norm(name: str) -> RmsNorm:
             return RmsNorm(get(name), config.rms_norm_eps)
@@ -100,14 +103,14 @@ class Llama:
             _layer(norm, linear, f"model.layers.{index}") for index in range(config.num_layers)
         ]
         self._norm = norm("model.norm")
-        self._cos, self._sin = rotary_tables(config, device, dtype)
+        self._rotary = RotaryEmbedding(config, device, dtype)
 
     def kernel_choices(self) -> dict[str, list[ByRows]]:
         """See `protocols.KernelChoices`."""
         products = {kind: [getattr(layer, kind) for layer in self._layers] for kind in PRODUCTS}
         products["head"] = [self._head]
         chosen = {
-            kind: [each for each in linears if isinstance(each, ByRows)]
+            kind: [each for each in map(_unbiased, linears) if isinstance(each, ByRows)]
             for kind, linears in products.items()
         }
         return {kind: linears for kind, linears in chosen.items() if linears}
@@ -194,7 +197,7 @@ class Llama:
         attend: Attend,
         watch: Callable[[int, Tensor], None],
     ) -> Tensor:
-        turns = self._cos[position_ids], self._sin[position_ids]
+        turns = self._rotary(position_ids)
         return self._through(enumerate(self._in_turn()), hidden, turns, attend, watch)
 
     def _through(
@@ -205,7 +208,7 @@ class Llama:
         attend: Attend,
         watch: Callable[[int, Tensor], None],
     ) -> Tensor:
-        """Numbered layers of one device; `turns` are the rows' of `rotary_tables`."""
+        """Numbered layers of one device; `turns` are the rows' of `RotaryEmbedding`."""
         still = self.config.num_kv_heads  # values are not rotated
         cos, sin = with_still_heads(*turns, self.config.num_heads + still, still)
         for index, layer in layers:
@@ -306,6 +309,10 @@ class Llama:
             mask = functional.pad(mask, (0, span - length - rows))
         groups = self.config.num_heads // self.config.num_kv_heads
         return additive(mask, groups, torch.float64 if self._exact else self.dtype)
+
+
+def _unbiased(linear: Linear) -> Linear:
+    return linear.product if isinstance(linear, BiasedLinear) else linear
 
 
 def _layer(norm: Callable[[str], RmsNorm], linear: Callable[..., Linear], prefix: str) -> Layer:

@@ -5,10 +5,11 @@ knows nothing of devices or of the forward pass. A GGUF file is converted once i
 the cache and then read like any other; without a writable cache it is dequantised at every start.
 """
 
+import hashlib
 import json
 import os
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from math import prod
 from pathlib import Path
@@ -24,9 +25,14 @@ from sequoia_core.model import int8_rows
 from sequoia_core.model.config import ModelConfig
 from sequoia_core.model.convert_cache import ConvertCache, file_digests
 from sequoia_core.model.device import dtype_name
+from sequoia_core.model.foreign import (
+    refuse_foreign_files,
+    refuse_foreign_settings,
+    refuse_foreign_tensors,
+)
 from sequoia_core.model.tokenizer import (
+    gguf_tokenizer,
     has_tokenizer,
-    load_gguf_tokenizer,
     load_tokenizer,
     save_tokenizer,
     stated_eos_ids,
@@ -36,9 +42,9 @@ from sequoia_core.model.weights import (
     check_weights,
     expected_shapes,
     first_line,
+    head_is_stored,
     open_weights,
     read_json,
-    weight_files,
 )
 
 if TYPE_CHECKING:
@@ -49,7 +55,7 @@ if TYPE_CHECKING:
 Progress = Callable[[str, float | None], None]
 """Told what is being done and, where it is known, which part of it is done."""
 
-CONVERTER_VERSION = 1
+CONVERTER_VERSION = 3
 """Part of a cache entry's key; counts up when the conversion writes something else."""
 
 SHARD_BYTES = 2 << 30
@@ -67,7 +73,7 @@ class Checkpoint:
         weights: tensors under Hugging Face names, read when asked for.
         tokenizer: loads its tokenizer, or None when it brings none.
         eos_token_ids: ends of text as its files state them.
-        digest: changes when the weights change.
+        digest: changes when the weights or the configuration change.
     """
 
     name: str
@@ -96,7 +102,7 @@ def open_checkpoint(
     path = Path(os.path.expanduser(source))  # noqa: PTH111  # Path's raises for an unknown user
     try:
         if source and path.is_dir():
-            return open_directory(path)
+            return open_directory(path, progress)
         if path.is_file():
             if path.suffix.lower() != ".gguf":
                 raise ModelLoadError(f"{path}: give the model's folder, a .gguf file or a hub id")
@@ -107,29 +113,36 @@ def open_checkpoint(
         raise ModelLoadError(f"{source!r}: no such file or folder, and no hub id (owner/name)")
     from sequoia_core.model.hub import download
 
-    return replace(open_directory(download(source, progress)), name=source.rpartition("/")[2])
+    return replace(
+        open_directory(download(source, progress), progress), name=source.rpartition("/")[2]
+    )
 
 
-def open_directory(directory: Path) -> Checkpoint:
+def open_directory(directory: Path, progress: Progress = lambda *_: None) -> Checkpoint:
     """Open a Hugging Face directory.
+
+    Args:
+        directory: with `config.json` and weights.
+        progress: called while large files are read for their digest.
 
     Raises:
         ModelLoadError: a file is missing or damaged, or the model is of an unknown kind.
     """
+    refuse_foreign_files(directory)
     settings = read_json(directory / "config.json")
-    if "quantization_config" in settings:
-        raise ModelLoadError(
-            f"{directory}: quantized weights (quantization_config) are not supported"
-        )
-    try:
-        config = ModelConfig.from_hf(settings)
-    except ModelLoadError as error:
-        raise ModelLoadError(f"{directory}: {error}") from None
+    refuse_foreign_settings(directory, settings)
     weights = open_weights(directory)
     if (stored_as := settings.get("quantization")) == {"format": int8_rows.FORMAT}:
         weights = int8_rows.UnpackedWeights(weights)
     elif stored_as is not None:
         raise ModelLoadError(f"{directory}: quantization {stored_as!r} is unknown")
+    refuse_foreign_tensors(weights.origin, weights)
+    try:
+        config = ModelConfig.from_hf(settings)
+    except ModelLoadError as error:
+        raise ModelLoadError(f"{directory}: {error}") from None
+    if head_is_stored(config, weights):
+        config = replace(config, tie_word_embeddings=False)
     check_weights(config, weights)
     generation = directory / "generation_config.json"
     return Checkpoint(
@@ -141,14 +154,22 @@ def open_directory(directory: Path) -> Checkpoint:
         eos_token_ids=stated_eos_ids(
             settings, read_json(generation) if generation.exists() else {}
         ),
-        digest="+".join(file_digests(weight_files(directory)).values()),
+        digest=_digest(config, weights.files, progress),
     )
+
+
+def _digest(config: ModelConfig, files: Sequence[Path], progress: Progress) -> str:
+    """Of the files that hold the weights, and of what the configuration makes of them."""
+    message = f"Reading {files[0].name} (once)"
+    digests = file_digests(files, lambda fraction: progress(message, fraction))
+    return hashlib.sha256("\n".join([*digests.values(), repr(config)]).encode()).hexdigest()
 
 
 def _open_gguf(
     path: Path, dtype: torch.dtype, cache: ConvertCache, progress: Progress
 ) -> Checkpoint:
-    (digest,) = file_digests([path]).values()
+    read = f"Reading {path.name} (once)"
+    (digest,) = file_digests([path], lambda fraction: progress(read, fraction)).values()
     key = f"{digest}-{dtype_name(dtype)}-{CONVERTER_VERSION}"
     found = _kept(cache, key)
     if found is None:
@@ -156,9 +177,12 @@ def _open_gguf(
 
         progress(f"Converting {path.name} (once)", None)
         model = open_gguf(path)
-        config = ModelConfig.from_hf(model.settings)
+        try:
+            config = ModelConfig.from_hf(model.settings)
+        except ModelLoadError as error:
+            raise ModelLoadError(f"{path}: {error}") from None
         check_weights(config, model.weights)
-        tokenizer = load_gguf_tokenizer(path, model.pre_tokenizer)
+        tokenizer = gguf_tokenizer(model.tokenizer, str(path))
         size = dtype.itemsize * sum(prod(shape) for shape in expected_shapes(config).values())
         cache.store(key, size, lambda to: _write(to, model, tokenizer, dtype, progress))
         found = _kept(cache, key) or Checkpoint(

@@ -176,9 +176,7 @@ class PipelinedLlama(Llama):
         self._stages = tuple(stages)
         self._places = [stage.device for stage in stages for _ in stage.layers]
         super().__init__(config, weights, stages[0].device, dtype, kernels, feature_layers)
-        self._tables = [
-            (moved(self._cos, stage.device), moved(self._sin, stage.device)) for stage in stages
-        ]
+        self._rotaries = [self._rotary.to(stage.device) for stage in stages]
 
     def new_cache(self, beside: KVCache | None = None) -> PipelinedKVCache:  # noqa: ARG002
         """An empty cache for one conversation, a part of it on each device."""
@@ -197,11 +195,11 @@ class PipelinedLlama(Llama):
         attend: Attend,
         watch: Callable[[int, Tensor], None],
     ) -> Tensor:
-        for stage, (cos, sin) in zip(self._stages, self._tables, strict=True):
+        for stage, rotary in zip(self._stages, self._rotaries, strict=True):
             there = moved(position_ids, stage.device)
             layers = ((index, self._layers[index]) for index in stage.layers)
-            turns = cos[there], sin[there]
-            hidden = self._through(layers, moved(hidden, stage.device), turns, attend, watch)
+            placed = moved(hidden, stage.device)
+            hidden = self._through(layers, placed, rotary(there), attend, watch)
         return moved(hidden, self._device)
 
     def _biases(

@@ -4,6 +4,7 @@ Source: Su et al., arXiv 2104.09864, in Llama's rotate-half layout; the llama3 s
 Meta's published inference code. Knows nothing of attention.
 """
 
+import copy
 import math
 
 import torch
@@ -13,7 +14,7 @@ from sequoia_core.model.config import ModelConfig, RopeScaling
 
 
 def inverse_frequencies(config: ModelConfig) -> Tensor:
-    """Radians per position of each rotary pair, float32 `[D / 2]`, scaling included."""
+    """Radians per position of each rotary pair, float32 `[D / 2]`, llama3 scaling included."""
     half = torch.arange(0, config.head_dim, 2, dtype=torch.float32) / config.head_dim
     frequencies = 1.0 / config.rope_theta**half
     if config.rope_scaling is not None:
@@ -21,24 +22,46 @@ def inverse_frequencies(config: ModelConfig) -> Tensor:
     return frequencies
 
 
-def rotary_tables(
-    config: ModelConfig, device: torch.device, dtype: torch.dtype
-) -> tuple[Tensor, Tensor]:
-    """Cosines and signed sines of every position of the context window.
+class RotaryEmbedding:
+    """Cosines and sines of positions, computed when they are asked for.
 
-    The sine of a dimension's first half is negated, so that rotating is
-    `x * cos + roll(x, D / 2) * sin`.
+    A table of the whole context window would take gigabytes where that is a million tokens.
 
-    Returns:
-        two tensors `[context_window, 1, D]`.
+    Args:
+        config: of the model.
+        device: where positions lie.
+        dtype: of the cosines and sines; they are computed in float32.
     """
-    frequencies = inverse_frequencies(config)
-    positions = torch.arange(config.context_window, dtype=torch.float32) / config.rope_factor
-    angles = positions[:, None] * frequencies[None, :]  # [context_window, D / 2]
-    cos, sin = angles.cos(), angles.sin()
-    cosines = torch.cat((cos, cos), dim=-1)[:, None, :]
-    sines = torch.cat((-sin, sin), dim=-1)[:, None, :]
-    return cosines.to(device, dtype), sines.to(device, dtype)
+
+    def __init__(self, config: ModelConfig, device: torch.device, dtype: torch.dtype) -> None:
+        frequencies = inverse_frequencies(config)
+        # sin(-x) is -sin(x) to the last bit, so the sign of the first half costs nothing
+        self._frequencies = torch.cat((-frequencies, frequencies)).to(device)
+        self._factor, self._dtype = config.rope_factor, dtype
+
+    def to(self, device: torch.device) -> "RotaryEmbedding":
+        """The same for positions on another device."""
+        other = copy.copy(self)
+        other._frequencies = self._frequencies.to(device, non_blocking=True)
+        return other
+
+    def __call__(self, position_ids: Tensor) -> tuple[Tensor, Tensor]:
+        """Cosines and signed sines of positions.
+
+        The sine of a dimension's first half is negated, so that rotating is
+        `x * cos + roll(x, D / 2) * sin`.
+
+        Args:
+            position_ids: int64 [n].
+
+        Returns:
+            two tensors `[n, 1, D]`.
+        """
+        positions = position_ids[:, None, None].to(torch.float32)
+        if self._factor != 1.0:
+            positions = positions / self._factor
+        angles = positions * self._frequencies  # [n, 1, D]
+        return angles.cos().to(self._dtype), angles.sin().to(self._dtype)
 
 
 def rotate(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
@@ -46,7 +69,7 @@ def rotate(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
 
     Args:
         x: `[n, heads, D]`.
-        cos: rows of `rotary_tables` at the rows' positions, `[n, 1, D]` or a head's own.
+        cos: of `RotaryEmbedding` at the rows' positions, `[n, 1, D]` or a head's own.
         sin: likewise.
     """
     return torch.addcmul(x * cos, x.roll(x.shape[-1] // 2, -1), sin)

@@ -1,40 +1,33 @@
-"""Tokenizers: loading, saving, where a turn ends, and whether two of them agree.
+"""Tokenizers: loading, saving, whether they fit an embedding, and whether two of them agree.
 
 Owns what the engine must know of a tokenizer beyond encoding and decoding. Uses transformers, whose
 import takes most of the time here; it is imported where it is needed and as narrowly as possible.
+A tokenizer is always one of transformers' own classes around a backend of the `tokenizers` library:
+no class is chosen by a file, and no code of a model's folder is run.
 """
 
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from sequoia_core.errors import ModelLoadError, TokenizerMismatchError
+from sequoia_core.model.gguf_tokenizer import read_gguf_tokenizer
+from sequoia_core.model.sentencepiece_bpe import SentencePieces
 from sequoia_core.model.weights import first_line, read_json
 
 if TYPE_CHECKING:
+    from tokenizers import AddedToken, Tokenizer
     from transformers import PreTrainedTokenizerBase
 
 TOKENIZER_FILES = ("tokenizer.json", "tokenizer.model", "vocab.json")
-SELF_CONTAINED_CLASSES = {"PreTrainedTokenizerFast", "TokenizersBackend"}
-"""Classes that `tokenizer.json` describes fully, so that the general loader is not needed."""
 
-DIGITS_SPLIT_FIRST = {
-    "smollm",
-    "starcoder",
-    "refact",
-    "command-r",
-    "codeshell",
-    "exaone",
-    "minerva-7b",
-}
-"""Values of `tokenizer.ggml.pre` that part digits before anything else, a rule which transformers
-leaves out when it converts them."""
-
-_MARK = "\N{BLACK SQUARE}answer\N{BLACK SQUARE}"
-"""Stands for an answer in a rendered template; no template strips or quotes it."""
+NAMED_TOKENS = (
+    "bos_token", "eos_token", "unk_token", "pad_token", "sep_token", "cls_token", "mask_token",
+)  # fmt: skip
+DEFAULT_TEMPLATE = "default"
 
 
 def has_tokenizer(directory: Path) -> bool:
@@ -45,58 +38,49 @@ def has_tokenizer(directory: Path) -> bool:
 def load_tokenizer(directory: Path) -> PreTrainedTokenizerBase:
     """The tokenizer of a Hugging Face directory.
 
+    `tokenizer.json` is taken as it stands: the class, `add_bos_token`, `add_prefix_space` and
+    `legacy` of `tokenizer_config.json` say how to make one, not how to change one. They count where
+    only `tokenizer.model` or `vocab.json` and `merges.txt` are there.
+
     Raises:
-        ModelLoadError: it is missing or cannot be read.
+        ModelLoadError: it is missing, cannot be read, or states what is not supported.
     """
     if not has_tokenizer(directory):
         raise ModelLoadError(f"{directory}: no tokenizer ({', '.join(TOKENIZER_FILES)} expected)")
-    settings = directory / "tokenizer_config.json"
-    kind = read_json(settings).get("tokenizer_class") if settings.exists() else None
     try:
-        if kind in SELF_CONTAINED_CLASSES and (directory / "tokenizer.json").exists():
-            return _transformers().PreTrainedTokenizerFast.from_pretrained(directory)
-        return _transformers().AutoTokenizer.from_pretrained(directory, local_files_only=True)
+        settings = _settings(directory)
+        tokenizer = _folder_tokenizer(directory, settings)
+        _add_tokens(tokenizer.backend_tokenizer, _stated_tokens(directory, settings))
+        _name_tokens(tokenizer, settings)
+        tokenizer.chat_template = _chosen(_folder_templates(directory, settings))
     except Exception as error:  # the tokenizers library raises bare Exception for a bad file
         raise ModelLoadError(
             f"{directory}: the tokenizer cannot be read ({first_line(error)})"
         ) from None
-
-
-def load_gguf_tokenizer(path: Path, pre_tokenizer: str | None) -> PreTrainedTokenizerBase:
-    """The tokenizer inside a GGUF file; takes seconds.
-
-    Args:
-        path: the file.
-        pre_tokenizer: the file's `tokenizer.ggml.pre`.
-
-    Raises:
-        ModelLoadError: it is missing or cannot be read.
-    """
-    try:
-        tokenizer = _transformers().AutoTokenizer.from_pretrained(path.parent, gguf_file=path.name)
-    except Exception as error:  # as in load_tokenizer
-        raise ModelLoadError(
-            f"{path}: the tokenizer cannot be read ({first_line(error)})"
-        ) from None
-    if pre_tokenizer in DIGITS_SPLIT_FIRST:
-        _split_digits_first(tokenizer)
     return tokenizer
 
 
-def _transformers() -> Any:
-    import transformers
+def gguf_tokenizer(entries: Mapping[str, Any], origin: str) -> PreTrainedTokenizerBase:
+    """The tokenizer inside a GGUF file.
 
-    # its warnings would be written across the screen
-    transformers.logging.set_verbosity_error()
-    return transformers
+    Args:
+        entries: of the file, those whose names begin with `tokenizer.`.
+        origin: the file, for messages.
 
-
-def _split_digits_first(tokenizer: PreTrainedTokenizerBase) -> None:
-    from tokenizers import pre_tokenizers
-
-    digits = pre_tokenizers.Digits(individual_digits=True)
-    byte_level = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=True)
-    tokenizer.backend_tokenizer.pre_tokenizer = pre_tokenizers.Sequence([digits, byte_level])
+    Raises:
+        ModelLoadError: an entry is missing, damaged, or states what is not supported.
+    """
+    try:
+        found = read_gguf_tokenizer(entries)
+        tokenizer = _wrapped(found.backend)
+        _name_tokens(tokenizer, found.names)
+        _mark_ends(tokenizer, found.begins, found.ends)
+        tokenizer.chat_template = _chosen(found.chat_templates)
+    except Exception as error:  # as in load_tokenizer
+        raise ModelLoadError(
+            f"{origin}: the tokenizer cannot be read ({first_line(error)})"
+        ) from None
+    return tokenizer
 
 
 def save_tokenizer(tokenizer: PreTrainedTokenizerBase, directory: Path) -> None:
@@ -130,21 +114,33 @@ def stated_eos_ids(*settings: Mapping[str, Any]) -> frozenset[int]:
     return frozenset(ids)
 
 
-def turn_closing_id(tokenizer: PreTrainedTokenizerBase) -> int | None:
-    """The special token that the chat template puts right after an answer, if it puts one."""
-    if not tokenizer.chat_template:
-        return None
-    turns = [{"role": "user", "content": "?"}, {"role": "assistant", "content": _MARK}]
-    try:
-        rendered = tokenizer.apply_chat_template(turns, tokenize=False)
-    except Exception:  # a template is a program and may raise anything
-        return None
-    after = str(rendered).rpartition(_MARK)[2].lstrip()
-    special = [token for token in tokenizer.all_special_tokens if after.startswith(token)]
-    for token, entry in tokenizer.added_tokens_decoder.items():
-        if entry.special and after.startswith(entry.content):
-            return int(token)
-    return int(tokenizer.convert_tokens_to_ids(special[0])) if special else None
+def check_embedding_fit(
+    tokenizer: PreTrainedTokenizerBase, vocab_size: int, needed: Iterable[int], origin: str
+) -> None:
+    """Refuse a tokenizer whose ordinary text has tokens that the embedding has no row for.
+
+    An embedding with more rows than tokens is padded, which is common. Tokens that were added to
+    the vocabulary may lie past it as long as nothing needs them: many models name a padding token
+    that they have no row for.
+
+    Args:
+        tokenizer: to check.
+        vocab_size: rows of the embedding.
+        needed: ids of added tokens that every chat uses.
+        origin: the model, for the message.
+
+    Raises:
+        ModelLoadError: names the first such token.
+    """
+    backend = tokenizer.backend_tokenizer
+    ordinary = set(backend.get_vocab(with_added_tokens=False).values())
+    # an added token may be listed in the vocabulary as well
+    ids = (ordinary - backend.get_added_tokens_decoder().keys()) | set(needed)
+    if past := sorted(token for token in ids if token >= vocab_size):
+        raise ModelLoadError(
+            f"{origin}: the tokenizer has token {past[0]} ({backend.id_to_token(past[0])!r}), but "
+            f"the embedding has {vocab_size} rows; take the tokenizer that belongs to the weights"
+        )
 
 
 def assert_same_tokenizer(target: PreTrainedTokenizerBase, draft: PreTrainedTokenizerBase) -> None:
@@ -163,3 +159,138 @@ def assert_same_tokenizer(target: PreTrainedTokenizerBase, draft: PreTrainedToke
                 f"the draft has another tokenizer: token {index} is {target_tokens[index]!r} to "
                 f"the target and {draft_tokens[index]!r} to the draft; take one of the same family"
             )
+
+
+def _transformers() -> Any:
+    import transformers
+
+    # its warnings would be written across the screen
+    transformers.logging.set_verbosity_error()
+    return transformers
+
+
+def _settings(directory: Path) -> dict[str, Any]:
+    """What the folder says of its tokenizer, `tokenizer.json` apart."""
+    read = [
+        read_json(directory / name) if (directory / name).exists() else {}
+        for name in ("tokenizer_config.json", "special_tokens_map.json")
+    ]
+    settings, special = read
+    if settings.get("split_special_tokens"):
+        raise ModelLoadError("split_special_tokens is not supported")
+    # transformers' order: the newer files list added tokens in the configuration
+    newer = "added_tokens_decoder" in settings
+    return {**special, **settings} if newer else {**settings, **special}
+
+
+def _folder_tokenizer(directory: Path, settings: Mapping[str, Any]) -> PreTrainedTokenizerBase:
+    kind = _transformers().PreTrainedTokenizerFast
+    serialized = directory / "tokenizer.json"
+    if serialized.exists():
+        tokenizer: PreTrainedTokenizerBase = kind(tokenizer_file=str(serialized), **_PLAIN)
+        return tokenizer
+    pieces = directory / "tokenizer.model"
+    if pieces.exists():
+        backend = SentencePieces.read(pieces, legacy=settings.get("legacy") is not False).backend()
+        tokenizer = _wrapped(backend)
+        _name_tokens(tokenizer, settings)
+        begins, ends = settings.get("add_bos_token"), settings.get("add_eos_token")
+        _mark_ends(tokenizer, begins is not False, ends is True)
+        return tokenizer
+    # these files leave the rule for splitting text to a class of transformers
+    found = _transformers().AutoTokenizer.from_pretrained(
+        directory, local_files_only=True, trust_remote_code=False
+    )
+    return _wrapped(found.backend_tokenizer)
+
+
+_PLAIN = {"clean_up_tokenization_spaces": False}
+"""Text is what the ids state; spaces before punctuation stay."""
+
+
+def _wrapped(backend: Tokenizer) -> PreTrainedTokenizerBase:
+    tokenizer: PreTrainedTokenizerBase = _transformers().PreTrainedTokenizerFast(
+        tokenizer_object=backend, **_PLAIN
+    )
+    return tokenizer
+
+
+def _stated_tokens(directory: Path, settings: Mapping[str, Any]) -> dict[int, AddedToken]:
+    """Added tokens that are listed outside `tokenizer.json`, by id."""
+    from tokenizers import AddedToken
+
+    listed = settings.get("added_tokens_decoder") or {}
+    if listed:
+        return {int(token): AddedToken(**entry) for token, entry in listed.items()}
+    older = directory / "added_tokens.json"
+    found = read_json(older) if older.exists() else {}
+    return {int(token): AddedToken(text, normalized=False) for text, token in found.items()}
+
+
+def _add_tokens(backend: Tokenizer, stated: Mapping[int, AddedToken]) -> None:
+    """Add the tokens that the backend lacks, each under the id that is stated for it."""
+    known = {str(token) for token in backend.get_added_tokens_decoder().values()}
+    for token, added in sorted(stated.items()):
+        if added.content not in known:
+            backend.add_tokens([added])
+        if (found := backend.token_to_id(added.content)) != token:
+            raise ModelLoadError(
+                f"{added.content!r} is stated as token {token}, but the vocabulary has {found}"
+            )
+
+
+def _name_tokens(tokenizer: PreTrainedTokenizerBase, names: Mapping[str, Any]) -> None:
+    """Set the named tokens; a name without a token in the vocabulary is left out."""
+    backend = tokenizer.backend_tokenizer
+    texts = {name: _text(names[name]) for name in NAMED_TOKENS if names.get(name)}
+    found = {name: text for name, text in texts.items() if backend.token_to_id(text) is not None}
+    more = names.get("additional_special_tokens") or names.get("extra_special_tokens") or []
+    listed = [text for text in map(_text, more) if backend.token_to_id(text) is not None]
+    tokenizer.add_special_tokens({**found, "additional_special_tokens": listed})
+
+
+def _mark_ends(tokenizer: PreTrainedTokenizerBase, begins: bool, ends: bool) -> None:
+    """Let `encode` mark the beginning and the end of a whole text."""
+    from tokenizers import processors
+
+    first = [tokenizer.bos_token] if begins and tokenizer.bos_token else []
+    last = [tokenizer.eos_token] if ends and tokenizer.eos_token else []
+    marks = [(text, tokenizer.convert_tokens_to_ids(text)) for text in {*first, *last}]
+    tokenizer.backend_tokenizer.post_processor = processors.TemplateProcessing(
+        single=[*first, "$A", *last], special_tokens=marks
+    )
+
+
+def _text(token: Any) -> str:
+    """A token as text, from either of the forms that configurations write it in."""
+    text = token["content"] if isinstance(token, dict) else token
+    if not isinstance(text, str):
+        raise ModelLoadError(f"{text!r} was expected to be a token's text")
+    return text
+
+
+def _folder_templates(directory: Path, settings: Mapping[str, Any]) -> dict[str, str]:
+    """Chat templates by name; a file of its own goes before an entry in a configuration."""
+    files = {file.stem: file for file in sorted((directory / "chat_templates").glob("*.jinja"))}
+    if (main := directory / "chat_template.jinja").exists():
+        files = {DEFAULT_TEMPLATE: main, **files}
+    if files:
+        return {name: file.read_text(encoding="utf-8") for name, file in files.items()}
+    stated = settings.get("chat_template")
+    if not stated and (other := directory / "chat_template.json").exists():
+        stated = read_json(other).get("chat_template")
+    if not stated:
+        return {}
+    if isinstance(stated, list):
+        return {each["name"]: each["template"] for each in stated}
+    return stated if isinstance(stated, dict) else {DEFAULT_TEMPLATE: stated}
+
+
+def _chosen(templates: Mapping[str, str]) -> str | None:
+    """The template called `default`, else the first one."""
+    if not templates:
+        return None
+    chosen = templates.get(DEFAULT_TEMPLATE, next(iter(templates.values())))
+    if not isinstance(chosen, str):
+        raise ModelLoadError("a chat template was expected to be text")
+    return chosen

@@ -7,9 +7,10 @@ its way to another dtype or device is never held twice.
 """
 
 import json
-import pickle
+import re
+import zipfile
 from abc import abstractmethod
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -37,14 +38,41 @@ COPIED_BYTES = 1 << 20
 up to 2 MiB around it, so that 61 norms of 1 kB held 100 MB."""
 
 
+ROTARY_BUFFER = re.compile(r".*\brotary_emb\.(inv_freq|cos_cached|sin_cached)")
+"""Stored by old versions of transformers and ignored by all later ones: made from the config."""
+
+MOST_JSON_BYTES = 64 << 20
+"""An index of a thousand shards takes a few megabytes."""
+
+
 class Weights(Mapping[str, Tensor]):
-    """Tensors by name; `origin` says where they come from, for messages."""
+    """Tensors by name.
+
+    Attributes:
+        origin: where they come from, for messages.
+        files: those that hold them.
+    """
 
     origin: str
+    files: Sequence[Path] = ()
 
     @abstractmethod
     def shape(self, name: str) -> tuple[int, ...]:
         """Shape of a tensor without reading it."""
+
+    def __contains__(self, name: object) -> bool:
+        # a mapping's own would read the tensor
+        if not isinstance(name, str):
+            return False
+        try:
+            self.shape(name)
+        except KeyError:
+            return False
+        return True
+
+    def is_floating(self, name: str) -> bool:  # noqa: ARG002
+        """Whether a tensor holds floating numbers, without reading it."""
+        return True
 
 
 class SafetensorsWeights(Weights):
@@ -56,12 +84,18 @@ class SafetensorsWeights(Weights):
 
     def __init__(self, paths: list[Path]) -> None:
         self.origin = str(paths[0] if len(paths) == 1 else paths[0].parent)
+        self.files = paths
         self._files: dict[str, tuple[Path, Any]] = {}  # tensor name -> where, opened
         for path in paths:
             # only names and shapes are asked of it, and mapped for torch the whole file would count
             # as this process's data
             file = _open_safetensors(path, "numpy")
-            self._files.update(dict.fromkeys(file.keys(), (path, file)))
+            for name in file.keys():  # noqa: SIM118  # no mapping
+                if name in self._files:
+                    raise ModelLoadError(
+                        f"{path}: tensor {name!r:.80} is also in {self._files[name][0].name}"
+                    )
+                self._files[name] = (path, file)
 
     def __getitem__(self, name: str) -> Tensor:
         # opened anew, since what was read stays in memory for as long as the mapping it came from
@@ -78,6 +112,10 @@ class SafetensorsWeights(Weights):
         """Shape of a tensor without reading it."""
         return tuple(self._files[name][1].get_slice(name).get_shape())
 
+    def is_floating(self, name: str) -> bool:
+        """Whether a tensor holds floating numbers, without reading it."""
+        return str(self._files[name][1].get_slice(name).get_dtype()).startswith(("F", "BF"))
+
     def path(self, name: str) -> Path:
         """The file that holds a tensor."""
         return self._files[name][0]
@@ -86,9 +124,12 @@ class SafetensorsWeights(Weights):
 class LoadedWeights(Weights):
     """Tensors that are in memory, or mapped into it, already."""
 
-    def __init__(self, tensors: Mapping[str, Tensor], origin: str) -> None:
+    def __init__(
+        self, tensors: Mapping[str, Tensor], origin: str, files: Sequence[Path] = ()
+    ) -> None:
         self._tensors = tensors
         self.origin = origin
+        self.files = files
 
     @classmethod
     def from_pickles(cls, paths: list[Path]) -> "LoadedWeights":
@@ -99,8 +140,11 @@ class LoadedWeights(Weights):
         """
         tensors: dict[str, Tensor] = {}
         for path in paths:
-            tensors.update(_unpickle(path))
-        return cls(tensors, str(paths[0] if len(paths) == 1 else paths[0].parent))
+            for name, tensor in _unpickle(path).items():
+                if name in tensors:
+                    raise ModelLoadError(f"{path}: tensor {name!r:.80} is also in another part")
+                tensors[name] = tensor
+        return cls(tensors, str(paths[0] if len(paths) == 1 else paths[0].parent), paths)
 
     def __getitem__(self, name: str) -> Tensor:
         return self._tensors[name]
@@ -115,6 +159,10 @@ class LoadedWeights(Weights):
         """Shape of a tensor."""
         return tuple(self._tensors[name].shape)
 
+    def is_floating(self, name: str) -> bool:
+        """Whether a tensor holds floating numbers."""
+        return self._tensors[name].is_floating_point()
+
 
 def open_weights(directory: Path) -> Weights:
     """The weights of a Hugging Face directory, whichever of the known files it has.
@@ -125,7 +173,7 @@ def open_weights(directory: Path) -> Weights:
     for stem, suffix in (("model", ".safetensors"), ("pytorch_model", ".bin")):
         whole = directory / f"{stem}{suffix}"
         index = directory / f"{stem}{suffix}.index.json"
-        paths = [whole] if whole.exists() else _shards(index) if index.exists() else []
+        paths = [whole] if whole.exists() else shards(index) if index.exists() else []
         if paths:
             return (
                 SafetensorsWeights(paths) if stem == "model" else LoadedWeights.from_pickles(paths)
@@ -133,12 +181,6 @@ def open_weights(directory: Path) -> Weights:
     raise ModelLoadError(
         f"{directory}: no model.safetensors or pytorch_model.bin, whole or in shards with an index"
     )
-
-
-def weight_files(directory: Path) -> list[Path]:
-    """The files that decide a directory's weights, for a fingerprint."""
-    kinds = ("model*.safetensors", "pytorch_model*.bin")
-    return next((found for kind in kinds if (found := sorted(directory.glob(kind)))), [])
 
 
 def expected_shapes(config: ModelConfig) -> dict[str, tuple[int, ...]]:
@@ -159,6 +201,19 @@ def expected_shapes(config: ModelConfig) -> dict[str, tuple[int, ...]]:
         shapes[INPUT_SHIFT] = shapes[INPUT_SCALE] = ((slots + 1) * hidden,)
     for index in range(config.num_layers):
         layer = f"model.layers.{index}"
+        if config.attention_bias:
+            shapes |= {
+                f"{layer}.self_attn.q_proj.bias": (queries,),
+                f"{layer}.self_attn.k_proj.bias": (keys,),
+                f"{layer}.self_attn.v_proj.bias": (keys,),
+                f"{layer}.self_attn.o_proj.bias": (hidden,),
+            }
+        if config.mlp_bias:
+            shapes |= {
+                f"{layer}.mlp.gate_proj.bias": (inner,),
+                f"{layer}.mlp.up_proj.bias": (inner,),
+                f"{layer}.mlp.down_proj.bias": (hidden,),
+            }
         shapes |= {
             f"{layer}.input_layernorm.weight": (hidden,),
             f"{layer}.self_attn.q_proj.weight": (queries, hidden),
@@ -174,12 +229,20 @@ def expected_shapes(config: ModelConfig) -> dict[str, tuple[int, ...]]:
 
 
 def check_weights(config: ModelConfig, weights: Weights) -> None:
-    """Compare names and shapes with the configuration; tensors it does not know are ignored.
+    """Compare what is stored with what the forward pass reads.
 
     Raises:
-        ModelLoadError: a tensor is missing or has another shape.
+        ModelLoadError: a tensor is missing, has another shape, holds no floating numbers, or is
+            stored and not read.
     """
-    for name, wanted in expected_shapes(config).items():
+    layers = {name.split(".")[2] for name in weights if name.startswith("model.layers.")}
+    if config.num_layers > max(len(layers), 1):  # before anything is made for each of them
+        raise ModelLoadError(
+            f"{weights.origin}: its config.json states {config.num_layers} layers, "
+            f"but {len(layers)} are stored"
+        )
+    expected = expected_shapes(config)
+    for name, wanted in expected.items():
         if name not in weights:
             raise ModelLoadError(f"{weights.origin}: tensor {name} is missing")
         if (shape := weights.shape(name)) != wanted:
@@ -187,12 +250,39 @@ def check_weights(config: ModelConfig, weights: Weights) -> None:
                 f"{weights.origin}: {name} has shape {list(shape)}, but its config.json "
                 f"means {list(wanted)}"
             )
+        if name != DRAFT_VOCAB_IDS and not weights.is_floating(name):
+            raise ModelLoadError(f"{weights.origin}: {name} is stored as whole numbers")
+    unread = [name for name in weights if name not in expected and not _needless(name, config)]
+    if unread:
+        more = f" and {len(unread) - 1} more" if len(unread) > 1 else ""
+        raise ModelLoadError(
+            f"{weights.origin}: tensor {unread[0]!r:.80}{more} stored, but a Llama of this "
+            "config.json computes nothing with it; the model is of another kind"
+        )
+
+
+def head_is_stored(config: ModelConfig, weights: Weights) -> bool:
+    """Whether an output head is stored that differs from the embedding it is said to be.
+
+    transformers takes the stored one then.
+    """
+    stored = config.tie_word_embeddings and HEAD in weights and EMBEDDING in weights
+    return stored and (
+        weights.shape(HEAD) != weights.shape(EMBEDDING)
+        or not torch.equal(weights[HEAD], weights[EMBEDDING])
+    )
+
+
+def _needless(name: str, config: ModelConfig) -> bool:
+    """A rotary buffer, or a second copy of the embedding."""
+    return bool(ROTARY_BUFFER.fullmatch(name)) or (name == HEAD and config.tie_word_embeddings)
 
 
 def first_line(error: Exception) -> str:
-    """What a library said, cut to one line."""
+    """What a library said, cut to one line without control characters."""
     lines = str(error).strip().splitlines()
-    return lines[0] if lines else type(error).__name__
+    line = lines[0] if lines else type(error).__name__
+    return "".join(character if character.isprintable() else "?" for character in line)
 
 
 def read_json(path: Path) -> dict[str, Any]:
@@ -202,6 +292,8 @@ def read_json(path: Path) -> dict[str, Any]:
         ModelLoadError: the file is missing, unreadable, or holds something else.
     """
     try:
+        if path.stat().st_size > MOST_JSON_BYTES:
+            raise ModelLoadError(f"{path}: larger than {MOST_JSON_BYTES >> 20} MiB")
         found = json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
         raise ModelLoadError(f"{path}: no such file") from None
@@ -223,14 +315,21 @@ def _open_safetensors(path: Path, framework: str = "pt") -> Any:
         ) from None
 
 
-def _shards(index: Path) -> list[Path]:
+def shards(index: Path) -> list[Path]:
+    """The files that an index names.
+
+    Raises:
+        ModelLoadError: it is damaged, or names what is no file of its folder.
+    """
     names = read_json(index).get("weight_map")
     if not isinstance(names, dict) or not names:
         raise ModelLoadError(f"{index}: entry 'weight_map' is missing or empty")
-    shards = {str(name) for name in names.values()}
-    if any(Path(shard).name != shard for shard in shards):
+    if not all(isinstance(name, str) for name in names.values()):
+        raise ModelLoadError(f"{index}: entry 'weight_map' names something that is no file")
+    files = set(names.values())
+    if any(Path(file).name != file or "\0" in file for file in files):
         raise ModelLoadError(f"{index}: a shard lies outside the model's folder")
-    return [index.parent / shard for shard in sorted(shards)]
+    return [index.parent / file for file in sorted(files)]
 
 
 def _unpickle(path: Path) -> dict[str, Tensor]:
@@ -238,17 +337,34 @@ def _unpickle(path: Path) -> dict[str, Tensor]:
         found = _torch_load(path)
     except FileNotFoundError:
         raise ModelLoadError(f"{path}: this part of the model is missing") from None
-    except (RuntimeError, EOFError, OSError, pickle.UnpicklingError, ValueError) as error:
+    except Exception as error:  # a damaged pickle may raise anything
         raise ModelLoadError(
             f"{path}: truncated or no plain PyTorch weights ({first_line(error)}); fetch it again"
         ) from None
     if not isinstance(found, dict):
         raise ModelLoadError(f"{path}: a dict of tensors was expected")
-    return {name: tensor for name, tensor in found.items() if isinstance(tensor, Tensor)}
+    for name, tensor in found.items():
+        if not isinstance(name, str) or not _is_plain(tensor):
+            raise ModelLoadError(f"{path}: entry {name!r:.80} is no plain tensor")
+        if tensor.untyped_storage().nbytes() < tensor.numel() * tensor.itemsize:
+            raise ModelLoadError(f"{path}: {name!r:.80} is larger than what is stored of it")
+    return found
+
+
+def _is_plain(tensor: object) -> bool:
+    """Whether it is a tensor of numbers that are all there."""
+    if not isinstance(tensor, Tensor):
+        return False
+    return tensor.layout is torch.strided and not tensor.is_quantized and not tensor.is_meta
 
 
 def _torch_load(path: Path) -> object:
     with path.open("rb") as file:
         archive = file.read(4) == b"PK\x03\x04"
+    if archive:
+        with zipfile.ZipFile(path) as entries:
+            # mapped, a compressed entry would be read as if it were not
+            if any(entry.compress_type != zipfile.ZIP_STORED for entry in entries.infolist()):
+                raise ValueError("its entries are compressed")
     # the format before PyTorch 1.6 is no archive and cannot be mapped
     return torch.load(path, map_location="cpu", weights_only=True, mmap=archive)

@@ -14,6 +14,7 @@ from types import MappingProxyType
 from typing import Any
 
 from sequoia_core.errors import ParameterError, SequoiaError
+from sequoia_core.files import parse_json, read_text, split_lines, write_whole
 
 
 class ResultLines:
@@ -66,11 +67,11 @@ class ResultLines:
 
     def _opened(self, head: Mapping[str, object]) -> list[dict[str, Any]]:
         self.path.parent.mkdir(parents=True, exist_ok=True)
-        text = self.path.read_text("utf-8") if self.path.exists() else ""
+        text = read_text(self.path) if self.path.exists() else ""
         whole = text[: text.rfind("\n") + 1]
         if whole != text:  # a line that was being written when the run was killed
-            self.path.write_text(whole, encoding="utf-8")
-        lines = [self._values(line, number) for number, line in enumerate(whole.splitlines(), 1)]
+            write_whole(self.path, whole)
+        lines = [self._values(line, number) for number, line in enumerate(split_lines(whole), 1)]
         if not lines:
             self._append(head)
             return []
@@ -96,8 +97,8 @@ class ResultLines:
 
     def _values(self, line: str, number: int) -> dict[str, Any]:
         try:
-            values = json.loads(line)
-        except (ValueError, RecursionError):
+            values = parse_json(line)
+        except ValueError:
             values = None
         if not isinstance(values, dict):
             raise self._no_result(number)

@@ -17,7 +17,7 @@ from app.app import ChatSettings, SequoiaApp
 from app.messages import LoadProgress
 from sequoia_core.events import Event, Step
 from sequoia_core.protocols import ChatEngine
-from sequoia_core.trace import ReplayEngine, read_trace, write_event, write_header
+from sequoia_core.trace import Asked, ReplayEngine, read_trace, recorded
 
 FOLDER = Path(__file__).parents[2] / "docs" / "img"
 RECORDING = FOLDER / "answer.jsonl"
@@ -38,15 +38,15 @@ class Picture:
 
 
 SETTLE_SECONDS = 3.0
-_POINTED = ("tab", "tab", *("up",) * 5, "enter")
+_POINTED = ("tab", *("up",) * 5, "enter")
 """To the tree, to a node of it, and why it came out so."""
 END = 100_000
 PICTURES = (
     Picture("chat", "sequoia", (160, 50), held_at=38),
-    Picture("looking-back", "midnight", (160, 50), ("left_square_bracket",) * 9, held_at=END),
+    Picture("looking-back", "midnight", (160, 50), ("left",) * 9, held_at=END),
     Picture("tints", "okabe-ito", (120, 44), ("f6",), held_at=END),
     Picture("narrow-tree", "high-contrast", (80, 24), ("f4",), held_at=34),
-    Picture("why", "sequoia", (160, 50), ("left_square_bracket",) * 12 + _POINTED, held_at=END),
+    Picture("why", "sequoia", (160, 50), ("left",) * 12 + _POINTED, held_at=END),
     Picture("heat-map", "fjord", (160, 50), ("f4",), held_at=END),
     Picture("help", "sequoia", (100, 44), ("f1",)),
 )
@@ -74,10 +74,9 @@ def record() -> None:
     for _ in chat.reply("Hello!", SamplingParams(max_new_tokens=32)):
         pass  # warms up what the first answer of a process pays for
     chat.clear()
-    with RECORDING.open("w", encoding="utf-8") as file:
-        write_header(file, chat.description)
-        for event in chat.reply(PROMPT, params):
-            write_event(file, event)
+    asked = Asked(PROMPT, "demo", started=time.time(), temperature=params.temperature)
+    for _ in recorded(RECORDING, chat.description, asked, chat.reply(PROMPT, params)):
+        pass
 
 
 async def take(picture: Picture) -> str:

@@ -26,6 +26,8 @@ from rich.segment import Segment
 from rich.style import Style
 from rich.text import Text
 
+from app.svg import with_local_fonts
+
 STORED = Path(__file__).parent / "__snapshots__"
 _LETTERS = "." + string.ascii_letters + string.digits + "!#$%&*+,-/:;<=>?@^_~'\"()[]{}\\`"
 _BETWEEN = " | "
@@ -212,7 +214,7 @@ def drawn(shown: Picture, theme: str) -> str:
             text.append(part + " " * (end - cell - cell_len(part)), look)
             cell = end
         console.print(text)
-    return console.export_svg(title=theme)
+    return with_local_fonts(console.export_svg(title=theme))
 
 
 def main() -> None:

@@ -8,8 +8,8 @@ from pathlib import Path
 
 import pytest
 from textual.events import Key, Paste
-from textual.geometry import Size
-from textual.selection import SELECT_ALL
+from textual.geometry import Offset, Region, Size
+from textual.selection import SELECT_ALL, Selection
 
 from app.app import ChatSettings, SequoiaApp
 from app.messages import LoadProgress, SystemRefused
@@ -18,12 +18,19 @@ from app.widgets.decode_panel import DecodePanel
 from app.widgets.transcript import Transcript
 from sequoia_core.config import Mode
 from sequoia_core.errors import ModelLoadError, ParameterError
-from sequoia_core.events import Event, Notice, NoticeKind, Step
+from sequoia_core.events import (
+    Event,
+    Notice,
+    NoticeKind,
+    PrefillDone,
+    PrefillProgress,
+    Step,
+)
 from sequoia_core.growmap import growmap_names
 from sequoia_core.protocols import ChatEngine, Lookup, TreeChoice
 from sequoia_core.trace import ReplayEngine, Trace
 from tests.app.driving import Driver, driving
-from tests.fakes import PAIR, BrokenEngine, make_answer, replay, unmeasured
+from tests.fakes import PAIR, TREE_16, BrokenEngine, make_answer, replay, unmeasured
 
 LAST = sum(isinstance(event, Step) for event in make_answer())
 
@@ -64,9 +71,15 @@ async def test_a_prompt_sent_while_loading_is_answered_when_loaded() -> None:
         assert "loading" in chat.screen_text()
         await chat.type("Why?", "enter")
         assert app.chat.busy
+        await chat.until(lambda: chat.screen_text().count("waiting for the model") == 2)
+        assert "esc stop" in chat.screen_text()
+        assert chat.entry.name == "Answer"
         loaded.set()
         await chat.finish()
         assert "Rayleigh" in chat.transcript
+        assert chat.entry.name == PAIR.target
+        assert f"{PAIR.target}\n" in chat.transcript
+        assert "Answer\n" not in chat.transcript
 
 
 async def test_a_cut_step_does_not_claim_more_tokens_than_it_gave() -> None:
@@ -86,6 +99,52 @@ async def test_what_is_selected_in_the_chat_is_copied_from_the_prompt() -> None:
         chat.app.chat.selections = {chat.app.chat.query_one(Transcript): SELECT_ALL}
         await chat.pilot.press("ctrl+c")
         assert "because of Rayleigh scattering." in chat.app.clipboard
+
+
+@pytest.mark.parametrize("look", ["sequoia", "sequoia-light", "terminal", "no colour"])
+async def test_what_is_selected_in_the_chat_looks_selected(
+    monkeypatch: pytest.MonkeyPatch, look: str
+) -> None:
+    if look == "no colour":
+        monkeypatch.setenv("NO_COLOR", "1")
+    async with driving(settings=ChatSettings(theme=look)) as chat:
+        await chat.ask()
+        transcript = chat.app.chat.query_one(Transcript)
+        whole = Region(0, 0, transcript.outer_size.width, transcript.outer_size.height)
+        strips = transcript.render_lines(whole)
+        row = next(at for at, strip in enumerate(strips) if "Rayleigh" in strip.text)
+        first = transcript.scroll_offset.y + row - transcript.gutter.top
+        chat.app.chat.selections = {transcript: Selection(Offset(0, first), Offset(8, first))}
+        await chat.pilot.pause()
+        marked = transcript.render_lines(whole)[row]
+        assert marked.text == strips[row].text
+        looks = [style for text, style, _ in marked for _ in text]
+        before = [style for text, style, _ in strips[row] for _ in text]
+        left = transcript.gutter.left
+        same = [look == old for look, old in zip(looks, before, strict=True)]
+        assert same == [not left <= at < left + 8 for at in range(len(same))]
+        chosen = {(style.bgcolor, style.reverse) for style in looks[left : left + 8] if style}
+        assert len(chosen) == 1
+        colors = [(style.color, style.bgcolor) for style in looks if style]
+        assert not [ink for ink, ground in colors if ink == ground and ink and not ink.is_default]
+        assert chosen.isdisjoint((style.bgcolor, style.reverse) for style in before if style)
+
+
+async def test_without_colour_only_the_token_of_a_rejected_node_is_struck_out(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setenv("NO_COLOR", "1")
+    async with driving(size=(160, 50)) as chat:
+        await chat.ask()
+        await chat.pilot.press("left_square_bracket", "left_square_bracket")
+        whole = Region(0, 0, chat.tree.outer_size.width, chat.tree.outer_size.height)
+        struck = []
+        for strip in chat.tree.render_lines(whole):
+            parts = [text for text, style, _ in strip if style and style.strike]
+            assert bool(parts) == ("✘" in strip.text)
+            struck += parts
+        assert struck
+        assert all(text == text.strip() and text.startswith('"') for text in struck)
 
 
 @pytest.mark.parametrize("part", ["transcript", "tree"])
@@ -207,7 +266,7 @@ async def test_brackets_home_and_end_walk_through_the_steps(focus_tree: bool) ->
         assert chat.app.chat.answer is not None
         steps = chat.app.chat.answer.steps
         for key, at in (
-            ("left_square_bracket", -2), ("left_square_bracket", -3),
+            ("left", -2), ("left_square_bracket", -3),
             ("right_square_bracket", -2), ("home", 0), ("right_square_bracket", 1),
         ):  # fmt: skip
             await chat.pilot.press(key)
@@ -219,6 +278,110 @@ async def test_brackets_home_and_end_walk_through_the_steps(focus_tree: bool) ->
         assert chat.tree.step is steps[-1]
         assert chat.entry.walked_step is None
         assert "**Rayleigh" not in chat.transcript
+
+
+async def test_enter_sends_while_nothing_has_the_focus() -> None:
+    async with driving() as chat:
+        chat.app.chat.set_focus(None)
+        for key, character in (("h", "h"), ("i", "i"), ("enter", "\r"), ("n", "n")):
+            chat.app.chat.post_message(Key(key, character))
+        await chat.until(lambda: chat.prompt.text == "n")
+        await chat.finish()
+        assert chat.app.chat.answer is not None
+        assert chat.app.chat.answer.prompt == "hi"
+
+
+@pytest.mark.parametrize("text", ["[x] done", "]", "[[wiki]]"])
+async def test_a_message_may_begin_with_a_bracket(text: str) -> None:
+    keys = [{"[": "left_square_bracket", "]": "right_square_bracket", " ": "space"}.get(c, c)
+            for c in text]  # fmt: skip
+    async with driving() as chat:
+        await chat.ask()
+        await chat.pilot.press(keys[0])
+        assert "left, home walk" in chat.hint
+        await chat.pilot.press(*keys[1:])
+        assert chat.prompt.text == text
+        assert chat.tree.step is chat.app.chat.answer.steps[-1]  # type: ignore[union-attr]
+        chat.prompt.text = ""
+        await chat.pilot.press("left", "left_square_bracket", "end", *keys)
+        assert chat.prompt.text == text
+        chat.prompt.text = ""
+        chat.prompt.post_message(Paste(text))
+        await chat.until(lambda: chat.prompt.text == text)
+
+
+async def test_a_bracket_pressed_once_too_often_leaves_nothing_in_the_prompt() -> None:
+    async with driving() as chat:
+        await chat.ask()
+        await chat.pilot.press("left", *["right_square_bracket"] * 3)
+        assert "the last" in chat.screen_text()
+        assert chat.prompt.text == ""
+        await chat.pilot.press("escape", "right_square_bracket")
+        assert chat.prompt.text == "]"
+
+
+async def test_brackets_walk_while_paused() -> None:
+    async with driving() as chat:
+        await chat.pause_at(3)
+        await chat.pilot.press("left_square_bracket")
+        assert "Step 2 of 3" in chat.screen_text()
+        assert chat.prompt.text == ""
+
+
+@pytest.mark.parametrize(
+    ("presses", "row"),
+    [
+        (1, "f4 map, chat"), (2, "f4 chat"),
+    ],
+)  # fmt: skip
+async def test_the_way_back_from_the_tree_is_shown_where_it_takes_the_room_of_the_chat(
+    presses: int, row: str
+) -> None:
+    async with driving(size=(60, 20)) as chat:
+        assert row not in chat.screen_text()
+        await chat.ask()
+        await chat.pilot.press(*["f4"] * presses)
+        assert row in chat.screen_text()
+        await chat.pilot.press("tab")
+        assert row in chat.screen_text()
+        await chat.pilot.press("escape")
+        assert row not in chat.screen_text()
+        assert "─ Chat ─" in chat.screen_text()
+
+
+async def test_reading_the_prompt_is_seen_with_the_tree_on_show() -> None:
+    read = threading.Event()
+    begun, *rest = make_answer()
+    events = [begun, PrefillProgress(256, 2048), *rest]
+
+    def hold(event: Event) -> None:
+        if isinstance(event, PrefillDone):
+            read.wait(20)
+
+    async with driving(replay(events, before=hold), size=(60, 20)) as chat:
+        await chat.pilot.press("f4")
+        await chat.type("Why?", "enter")
+        await chat.until(lambda: "reading the prompt: 256 of 2048 tokens" in chat.screen_text())
+        await chat.pilot.press("f4", "f4")
+        assert chat.screen_text().count("reading the prompt: 256 of 2048 tokens") == 2
+        read.set()
+        await chat.finish()
+        assert "reading" not in chat.screen_text()
+
+
+async def test_the_header_names_the_tree_of_the_step_on_show() -> None:
+    async with driving(size=(160, 50)) as chat:
+        await chat.ask()
+        assert "tree auto 16x4 " in chat.screen_text()
+        await chat.type("/set growmap chain/4", "enter")
+        await chat.until(lambda: "tree chain/4 " in chat.screen_text())
+        assert "16x4" not in chat.screen_text().splitlines()[0]
+        await chat.pilot.press("left")
+        assert f"tree {TREE_16.growmap} 16x4" in chat.screen_text()
+        await chat.pilot.press("end")
+        await chat.ask()
+        assert "tree auto" not in chat.screen_text().splitlines()[0]
+        assert "16x4" in chat.screen_text().splitlines()[0]
 
 
 async def test_the_walked_step_is_highlighted_in_the_text() -> None:
@@ -388,6 +551,15 @@ async def test_a_huge_paste_is_taken_whole() -> None:
         assert chat.prompt.size.height <= 10
 
 
+async def test_a_paste_that_is_no_message_is_refused_and_the_draft_stays() -> None:
+    async with driving() as chat:
+        await chat.pilot.press("a")
+        chat.prompt.post_message(Paste("x" * 1_000_001))
+        await chat.until(lambda: bool(chat.hint))
+        assert chat.prompt.text == "a"
+        assert "1,000,001 characters" in str(chat.hint)
+
+
 async def test_model_text_is_never_markup_nor_escapes() -> None:
     text = "[bold]x[/bold] \x1b[2J<script>alert</script> \x1b]8;;http://a\x07link [/] done."
     async with driving(replay(make_answer(text))) as chat:
@@ -425,6 +597,8 @@ async def test_commands_say_what_they_did(line: str, shown: str) -> None:
         ("/set temperature -1", "temperature is -1"),
         ("/set theme midnite", "did you mean midnight?"),
         ("/set growmap no-such-tree", "no-such-tree"),
+        ("/tree", "f4 shows and hides it; /set growmap"),
+        ("/pause", "f2 pauses"),
     ],
 )
 async def test_refused_commands_stay_in_the_prompt(line: str, hint: str) -> None:
@@ -432,6 +606,17 @@ async def test_refused_commands_stay_in_the_prompt(line: str, hint: str) -> None
         await chat.type(line, "enter")
         assert hint in chat.hint
         assert chat.prompt.text == line
+
+
+async def test_a_refusal_that_the_border_is_too_short_for_is_said_in_the_chat() -> None:
+    async with driving(size=(60, 20)) as chat:
+        await chat.type("/set growmap nope", "enter")
+        whole = "there is auto, adaptive and what `sequoia growmap list` names"
+        await chat.until(lambda: whole in " ".join(chat.transcript.replace("▌", "").split()))
+        before, chat.prompt.text = chat.transcript, ""
+        await chat.pilot.press("enter")
+        assert "the prompt is empty" in chat.hint
+        assert chat.transcript == before
 
 
 async def test_mode_and_growmap_reach_the_engine() -> None:
@@ -593,7 +778,7 @@ async def test_large_trees_are_scrolled_to_the_bonus_when_still() -> None:
         assert chat.tree.virtual_size.height == 770
         tops = set()
         for _ in range(chat.steps):
-            await chat.pilot.press("left_square_bracket")
+            await chat.pilot.press("left")
             assert "bonus" in chat.screen_text()
             tops.add(chat.tree.scroll_offset.y)
         assert max(tops) > 0

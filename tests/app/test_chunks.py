@@ -62,7 +62,8 @@ blocks = st.lists(
         [
             "plain words\n", "\n", "# heading\n", "- item\n", "  more\n", "1. one\n", "> quote\n",
             "```python\n", "```\n", "x = 1\n", "    code\n", "***bold***\n", "---\n", "no end",
-            "| a | b |\n|---|---|\n", "| 1 | 2 |\n",
+            "| a | b |\n|---|---|\n", "| 1 | 2 |\n", "| 1 | 2 | 3 |\n", "$$\n", "\\[\n", "\\]\n",
+            "\\[ x \\]\n", "$$x$$ y\n", "[a]: b\n",
         ]
     ),
     max_size=40,

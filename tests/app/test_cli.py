@@ -2,6 +2,7 @@
 
 import io
 import json
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -23,7 +24,7 @@ from app.recording import NoRecord
 from app.settings import Settings, load_settings
 from app.store.recorder import DatabaseRecorder
 from sequoia_core import pair
-from sequoia_core.errors import ParameterError
+from sequoia_core.errors import GrowMapError, ParameterError
 from sequoia_core.growmap import GrowMap, find_growmap, growmap_names
 from sequoia_core.pairs import catalogue
 
@@ -54,6 +55,43 @@ def test_help_loads_nothing_heavy(arguments: str) -> None:
 
 def test_version_is_the_packages() -> None:
     assert sequoia("--version").stdout == f"sequoia {sequoia_core.__version__}\n"
+
+
+@pytest.mark.parametrize(
+    ("arguments", "hint"),
+    [
+        ("modles", "did you mean 'models'?"),
+        ("serve", "did you mean 'web'?"),
+        ("chat", "`sequoia` alone opens the chat"),
+        ("theme", "/set theme in the chat"),
+        ("nonsense", "there is ask, replay, models,"),
+        ("growmap nonsense", "there is show, list"),
+        ("config pth", "did you mean 'path'?"),
+        ("--tempratur 1", "did you mean --temperature?"),
+        ("--theme nope", "/set theme in the chat, theme = NAME in config.toml"),
+        ("--model x", "did you mean --target?"),
+        ("ask --temp 1 hi", "did you mean --temperature?"),
+        ("models --nonsense", "`sequoia models --help` lists all"),
+    ],
+)
+def test_a_wrong_command_or_option_names_the_right_one(arguments: str, hint: str) -> None:
+    refused = sequoia(*arguments.split())
+    assert refused.exit_code == 2
+    told = " ".join(refused.stderr.replace("│", " ").split())
+    assert hint in told
+
+
+@pytest.mark.parametrize(
+    ("name", "hint"),
+    [
+        ("nope", "there is auto, adaptive and what `sequoia growmap list` names"),
+        ("atuo", "did you mean auto?"),
+        ("gredy-16x4", "did you mean smollm2-135m/greedy-16x4"),
+    ],
+)
+def test_a_wrong_growmap_names_the_right_one(name: str, hint: str) -> None:
+    with pytest.raises(GrowMapError, match=re.escape(hint)):
+        launch.tree_choice(ChatSettings(growmap=name))
 
 
 def test_completion_is_offered() -> None:
@@ -273,10 +311,11 @@ class FakeScreen:
 
     opened: list["FakeScreen"] = []  # noqa: RUF012 a log, reset by the fixture
     return_code = 0
+    failure, unsent = None, ""
     decoder = SimpleNamespace(alive=False)
 
     def __init__(
-        self, engine_factory: Any, settings: ChatSettings, recorder: Any, preferences: Any
+        self, engine_factory: Any, settings: ChatSettings, recorder: Any, *_: object
     ) -> None:
         self.engine_factory, self.settings = engine_factory, settings
         self.recorder = recorder

@@ -130,7 +130,7 @@ def test_keys_may_be_written_as_people_do(given: str, known: str, shown: str) ->
 
 def test_texts_name_the_keys_in_use() -> None:
     keys, _ = remapped(ACTIONS, {"chat.step_before": ["n"], "chat.live": ["f12", "ctrl+l"]})
-    assert keys.shown("chat.step_before chat.step_after") == "n ]"
+    assert keys.shown("chat.step_before chat.step_after") == "n right"
     assert keys.shown("chat.first_step, chat.live") == "home, f12"
     assert keys.shown("chat.live", every=True) == "f12, ^l"
     assert keys.shown("up down") == "up down"
@@ -145,7 +145,7 @@ async def test_changed_keys_work_and_are_told() -> None:
         await driver.pilot.press("n")
         await driver.until(lambda: f"Step {last - 1} of {last}" in driver.screen_text())
         assert "f9 tree" in driver.screen_text()
-        assert "n ] steps" in driver.screen_text()
+        assert "n right steps" in driver.screen_text()
         await driver.pilot.press("f1")
         await driver.until(lambda: "f9 " in driver.screen_text() and "^s " in driver.screen_text())
 

@@ -88,7 +88,7 @@ async def test_a_terminal_of_sixteen_colours_gets_its_own(
     async with driving() as driver:
         assert driver.app.theme == TERMINAL_THEME
         await driver.ask()
-        await driver.pilot.press("f6", "[")
+        await driver.pilot.press("f6", "left")
         for style in styles(driver):
             for color in (style.color, style.bgcolor):
                 assert color is None or color.triplet is None, style

@@ -115,7 +115,7 @@ Show = Callable[[str], AbstractAsyncContextManager[Driver]]
 async def answered(theme: str) -> AsyncIterator[Driver]:
     async with driving(replay(told()), ChatSettings(theme=theme), size=(160, 50)) as chat:
         await chat.ask()
-        await chat.pilot.press("f6", "left_square_bracket")
+        await chat.pilot.press("f6", "left")
         yield chat
 
 

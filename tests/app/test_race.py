@@ -1,7 +1,8 @@
 """The race on the screen: what may be said of two texts, every key, and what stays in the chat."""
 
 import json
-from collections.abc import Callable, Sequence
+import threading
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -12,18 +13,75 @@ from rich.style import Style
 
 from app.app import ChatSettings
 from app.history import Exchange
-from app.race import Agreement, RaceResult, RaceRun, agreement_told, kept_note
+from app.race import Agreement, RaceResult, RaceRun, agreement_told, kept_note, tree_name
 from app.recording import NoRecord
 from app.screens.race import RaceScreen
 from app.widgets.lane_text import GrowingLines, LaneText
 from sequoia_core.encoding import decode, encode
-from sequoia_core.events import Event, Finished, FinishReason, TextDelta, Totals
-from sequoia_core.race import Lane, Raced, RaceTerms
+from sequoia_core.events import (
+    Event,
+    Finished,
+    FinishReason,
+    Notice,
+    NoticeKind,
+    TextDelta,
+    Totals,
+    TreeChosen,
+)
+from sequoia_core.race import Lane, Raced, RaceEvent, RaceTerms
 from tests.app.driving import Driver, driving
-from tests.fakes import ANSWER, RacingEngine, make_step, plain_answer, replay
+from tests.fakes import ANSWER, TREE_16, RacingEngine, make_step, plain_answer, replay
 
 GREEDY = ChatSettings(temperature=0.0)
 OTHER = ANSWER.replace("Sunlight", "Daylight")
+
+
+NOTICE = (
+    "in bfloat16 a forward of several rows rounds differently from a single row's, so near-ties "
+    "may fall differently than in plain decoding; --exact or float32 gives the same text token "
+    "for token"
+)
+
+
+class NoticingEngine(RacingEngine):
+    """Has something to say about the lane with trees before it begins, and then waits."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.go_on = threading.Event()
+
+    def race(self, *asked: Any) -> Iterator[RaceEvent]:
+        for event in super().race(*asked):
+            yield event
+            if isinstance(event, RaceTerms):
+                yield Raced(Lane.SPECULATIVE, Notice(NoticeKind.PRECISION, NOTICE), 0.0)
+                self.go_on.wait(20)
+
+
+@pytest.mark.parametrize("size", [(160, 50), (100, 30), (80, 24), (60, 20)])
+async def test_a_notice_is_read_whole_while_a_race_runs(
+    size: tuple[int, int], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("app.pace.SHARE", 1e6)
+    engine = NoticingEngine()
+    async with driving(engine, GREEDY, size=size) as chat:
+        await chat.type("Why is the sky blue?", "f3")
+        await chat.until(lambda: NOTICE in " ".join(chat.screen_text().split()))
+        engine.go_on.set()
+        await chat.until(lambda: chat.app.chat.race is not None and chat.app.chat.race.ended)
+
+
+@pytest.mark.parametrize(
+    ("tree", "name"),
+    [
+        (TREE_16, "sequoia tree 16x4"),
+        (replace(TREE_16, lookup="auto"), "sequoia tree 16x4 + lookup"),
+        (replace(TREE_16, nodes=1, depth=0, lookup="auto"), "lookup only"),
+        (replace(TREE_16, nodes=1, depth=0), "plain decoding"),
+    ],
+)
+def test_a_lane_is_called_by_what_it_decodes_with(tree: TreeChosen, name: str) -> None:
+    assert tree_name(tree) == name
 
 
 def raced(

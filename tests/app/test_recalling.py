@@ -144,7 +144,7 @@ async def test_another_branch_shows_the_last_step_of_its_answer() -> None:
         assert chat.tree.step == steps[-1]
         await chat.pilot.press("alt+left")
         await chat.until(lambda: title(chat) == f"Step {STEPS_OF_ONE}, the last")
-        await chat.walk("left_square_bracket")
+        await chat.walk("left")
         assert title(chat) == f"Step {STEPS_OF_ONE - 1} of {STEPS_OF_ONE}"
         await chat.walk("end")
         assert title(chat) == f"Step {STEPS_OF_ONE}, the last"
@@ -158,7 +158,7 @@ async def test_what_is_not_on_record_leaves_the_tree_empty() -> None:
         await chat.pilot.press("alt+left")
         await chat.until(lambda: title(chat) == "Tree")
         assert chat.tree.step is None
-        await chat.walk("left_square_bracket")
+        await chat.walk("left")
         assert "first step of the chat" in chat.hint
 
 

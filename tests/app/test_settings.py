@@ -131,7 +131,7 @@ def test_an_unreadable_file_is_named(config_home: Path, monkeypatch: pytest.Monk
     def refuse(*_arguments: object, **_options: object) -> None:
         raise PermissionError(13, "Permission denied")
 
-    monkeypatch.setattr("app.settings.TomlConfigSettingsSource", refuse)
+    monkeypatch.setattr("app.settings.read_text", refuse)
     with pytest.raises(SettingsError, match=r"config\.toml: Permission denied"):
         load_settings({})
 

@@ -66,7 +66,7 @@ async def test_finished(stage: Stage) -> None:
 async def test_walking(stage: Stage) -> None:
     async with stage.chat() as chat:
         await chat.ask()
-        await chat.pilot.press(*["left_square_bracket"] * 8)
+        await chat.pilot.press(*["left"] * 8)
 
 
 async def test_looking_back_at_the_answer_before(stage: Stage) -> None:
@@ -129,4 +129,4 @@ async def test_every_theme(snapshot: SnapshotAssertion) -> None:
     themes = [theme.name for theme in load_themes([packaged_folder()]).themes]
     async with Stage((100, 30), snapshot, themes).chat(replay(told())) as chat:
         await chat.ask()
-        await chat.pilot.press("f6", "left_square_bracket")
+        await chat.pilot.press("f6", "left")

@@ -149,6 +149,16 @@ def test_a_chat_that_is_over_is_followed_by_another_session(path: Path) -> None:
     assert [info.title for info in Archive(path).sessions()] == ["two", "one"]
 
 
+def test_a_chat_that_began_before_the_models_were_known_is_held_with_them(path: Path) -> None:
+    with recording(path) as recorder:
+        recorder.about(About(system="be brief"))
+        say(recorder, "why?")
+        recorder.about(About("target", "draft", "be brief"))
+        recorder.about(About("another", None, "be brief"))
+    stored = Archive(path).load(recorder.session or "")
+    assert (stored.target, stored.system) == ("target", "be brief")
+
+
 def test_a_session_of_yesterday_goes_on(path: Path) -> None:
     with recording(path) as recorder:
         first = say(recorder, "one")

@@ -1,5 +1,6 @@
 """Every packaged theme is whole and readable; a broken file is named and skipped."""
 
+import json
 import os
 import tomllib
 from itertools import combinations
@@ -215,3 +216,42 @@ def test_a_file_of_the_same_length_is_seen_to_change(tmp_path: Path) -> None:
     changes = folders.changes()
     assert changes is not None
     assert changes.themes[0].primary == "tan"
+
+
+@pytest.mark.parametrize(
+    ("variable", "value"),
+    [
+        ("primary-lighten-1", "}}}"), ("block-cursor-foreground", "notacolor"), ("border", "7"),
+        ("scrollbar", "$nope"), ("text-muted", "\x1b[31m"), ("foreground", ""),
+        ("footer-background", "rgb(1,2"), ("link-style", "bold blinky"), ("link-style", "red"),
+        ("input-selection-background", "$primary 50000%"),
+    ],
+)  # fmt: skip
+def test_a_variable_that_makes_no_rule_is_named(tmp_path: Path, variable: str, value: str) -> None:
+    path = tmp_path / "odd.toml"
+    path.write_text(
+        f'name = "odd"\n[colors]\nprimary = "red"\n[variables]\n{variable} = {json.dumps(value)}\n'
+    )
+    with pytest.raises(ThemeError, match=f"{variable} = "):
+        load_theme(path)
+
+
+@pytest.mark.parametrize(
+    ("variable", "value"),
+    [("text-muted", "auto 50%"), ("border", "red 40%"), ("link-style", "bold not underline"),
+     ("mine", "}}}")],
+)  # fmt: skip
+def test_a_variable_may_be_whatever_makes_a_rule(tmp_path: Path, variable: str, value: str) -> None:
+    path = tmp_path / "fine.toml"
+    path.write_text(
+        f'name = "fine"\n[colors]\nprimary = "red"\n[variables]\n{variable} = "{value}"\n'
+    )
+    assert load_theme(path).variables[variable] == value
+
+
+@pytest.mark.parametrize("name", ["a\\nb", "\\u202e", "\\u001b[31m", "x" * 61])
+def test_the_name_of_a_theme_is_one_printable_line(tmp_path: Path, name: str) -> None:
+    path = tmp_path / "odd.toml"
+    path.write_text(f'name = "{name}"\n[colors]\nprimary = "red"\n')
+    with pytest.raises(ThemeError, match="one printable line"):
+        load_theme(path)

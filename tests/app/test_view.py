@@ -8,6 +8,7 @@ import pytest
 from app.messages import ChatSettings
 from app.widgets.header import Header
 from app.widgets.key_bar import KeyBar
+from app.widgets.statistics import StatisticsPanel, _spark_line
 from app.widgets.transcript import Transcript
 from sequoia_core.events import Event, Origin, Step, TreeChosen
 from tests.app.driving import driving
@@ -25,6 +26,37 @@ async def test_the_text_of_the_walked_step_is_brought_into_view() -> None:
         await chat.until(lambda: transcript.scroll_offset.y == 0)
         await chat.pilot.press("end")
         await chat.until(lambda: transcript.scroll_offset.y == transcript.max_scroll_y)
+
+
+@pytest.mark.parametrize("size", [(160, 50), (100, 30), (120, 36), (100, 44)])
+@pytest.mark.parametrize("repeats", [1, 2])
+async def test_why_this_tree_is_read_whole(size: tuple[int, int], repeats: int) -> None:
+    reason = "; ".join(["grown by the draft's own probabilities, at most so large"] * repeats)
+    events = [
+        replace(event, reason=reason) if isinstance(event, TreeChosen) else event
+        for event in make_answer()
+    ]
+    async with driving(replay(events), size=size) as chat:
+        await chat.ask()
+        panel = chat.app.chat.query_one(StatisticsPanel)
+
+        def shown() -> str:
+            rows = [row[panel.region.x :] for row in chat.screen_text().splitlines()]
+            rows = rows[panel.region.y : panel.region.bottom]
+            return " ".join(
+                " ".join(rows).translate(dict.fromkeys(map(ord, "│╭╮╰╯─"), " ")).split()
+            )
+
+        await chat.until(lambda: reason in shown().removeprefix("tree "))
+
+
+@pytest.mark.parametrize(
+    ("value", "shown"), [(0.0671, "0.07"), (1.14, "1.14"), (3, "3"), (0.5, "0.5"), (12345, "12345")]
+)
+def test_the_last_figure_of_a_sparkline_keeps_to_its_column(value: float, shown: str) -> None:
+    line = _spark_line("speed-up", (1.0, value), "$speedup", 40)
+    assert line.plain.endswith(f" {shown}")
+    assert line.cell_length == 40
 
 
 async def test_a_picture_is_saved_where_one_works_and_its_place_is_said(
@@ -68,7 +100,10 @@ async def test_a_node_that_was_looked_up_says_so_instead_of_a_draft_probability(
         (TREE_16, "auto", "tree auto 16x4"),
         (replace(TREE_16, lookup="on"), "auto", "tree auto 16x4 + lookup"),
         (replace(TREE_16, growmap="adaptive", nodes=64), "adaptive", "tree adaptive ≤64x4"),
+        (replace(TREE_16, lookup="auto"), "auto", "tree auto 16x4 + lookup"),
+        (TREE_16, "adaptive", f"tree {TREE_16.growmap} 16x4"),
         (TreeChosen("ar", "", 1, 0), "auto", "plain decoding"),
+        (TreeChosen("sequoia", "", 1, 0, lookup="auto"), "auto", "tree lookup only"),
     ],
 )
 def test_the_header_says_what_kind_of_tree_it_is(tree: TreeChosen, asked: str, text: str) -> None:

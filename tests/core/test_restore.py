@@ -17,7 +17,7 @@ from sequoia_core.pair import Pair
 from sequoia_core.protocols import KVCache, PairDescription, TreeChoice
 from tests.core.engines import finish_of, text_of, tokens_of
 from tests.core.models import tiny_llama
-from tests.core.test_chat_template import EXTENDABLE, WORDS, Maker
+from tests.core.test_chat_template import EXTENDABLE, WORDS, Maker, answer_ids, rendered
 from tests.core.test_conversation import (
     CLOSING,
     FAMILIES,
@@ -118,7 +118,10 @@ def test_an_answer_that_was_cut_short_is_restored_as_it_was_decoded(family: str,
     assert (chat.talk.turns, chat.talk.token_ids) == ((), ())
     chat.talk.restore(turns)
     assert (chat.talk.turns, chat.talk.token_ids) == (turns, ids)
-    assert done_of(chat.say("tee")).cached_tokens == len(ids) - 1
+    events = chat.say("tee")
+    assert chat.tokenizer.decode(chat.prompt_ids(events)) == chat.rendered(bare(turns), "tee")
+    if how != "stop string":  # its tokens are not in the answer's text, so they are not read again
+        assert done_of(events).cached_tokens == len(ids) - 1
 
 
 @FAMILIES
@@ -165,16 +168,21 @@ def test_tokens_that_do_not_read_as_the_answer_are_another_pairs(
 def test_a_ledger_made_at_once_is_the_one_that_grew(
     make: Maker, prompts: list[str], answer: str, system: str | None
 ) -> None:
+    """Also where the answers are known as text only, if they are tokenized as they were decoded."""
     tokenizer = make()
     template = ChatTemplate(tokenizer, system)
     grown, turns = list[int](), list[Turn]()
-    said = tuple(tokenizer.encode(answer, add_special_tokens=False))
     for prompt in prompts:
         added = template.continuing(turns, prompt) if turns else template.whole([], prompt)
         assert added is not None
-        grown += [*added, *said]
-        turns.append(Turn(prompt, answer, said))
-        assert template.ledger(turns, frozenset()) == grown
+        asked = rendered(tokenizer, system, turns, prompt)
+        answered = rendered(tokenizer, system, [*turns, Turn(prompt, answer)], "?")
+        said = answer_ids(tokenizer, answered[len(asked) :].partition(answer)[0] + answer)
+        grown += added
+        assert template.whole(turns, prompt) == template.whole(bare(turns), prompt) == grown
+        grown += said
+        turns.append(Turn(prompt, answer, tuple(said)))
+        assert template.ledger(turns) == template.ledger(bare(turns)) == grown
 
 
 @pytest.mark.parametrize("known", [True, False])

@@ -125,6 +125,11 @@ def test_a_stop_found_in_the_last_held_text_keeps_what_precedes_it() -> None:
     assert "".join(stream(tokens, ["abcX", "c" + REPLACEMENT])) == "ab"
 
 
+def test_half_a_character_at_the_end_of_an_answer_that_was_cut_off_is_left_out() -> None:
+    made = TextStream(ByteCodec([b"a", "😀".encode()[:3]]))
+    assert made.push(0) + made.push(1) + made.flush(cut_off=True) == "a"
+
+
 @pytest.mark.parametrize("stops", [(), ("zzz",)])
 def test_half_a_character_at_the_end_is_shown_as_a_replacement(stops: tuple[str, ...]) -> None:
     assert stream([b"a", "€".encode()[:2]], stops) == ["a", "", REPLACEMENT]

@@ -31,13 +31,17 @@ from tests.fakes import PAIR, make_answer, replay
 
 texts = st.text(st.characters(), max_size=8)
 nodes = st.builds(TreeNode, text=texts)
+pieces = st.builds(Piece, text=texts, rank=st.integers(0, 9))
 
 
 def tree_of(drawn: list[TreeNode]) -> tuple[TreeNode, ...]:
     """The nodes with parents that come before them."""
-    return tuple(
-        replace(node, parent=node.parent % at if at else -1) for at, node in enumerate(drawn)
-    )
+    made: list[TreeNode] = []
+    for at, node in enumerate(drawn):
+        parent = node.parent % at if at else -1
+        depth = made[parent].depth + 1 if at else 0
+        made.append(replace(node, parent=parent, depth=depth, rank=node.rank % 4))
+    return tuple(made)
 
 
 steps = st.builds(
@@ -50,7 +54,7 @@ steps = st.builds(
 events: st.SearchStrategy[Entry] = st.one_of(
     steps,
     st.builds(Asked, prompt=texts, id=texts),
-    st.builds(TextDelta, text=texts, pieces=st.lists(st.builds(Piece, text=texts)).map(tuple)),
+    st.builds(TextDelta, step=st.integers(0, 99), text=texts, pieces=st.lists(pieces).map(tuple)),
     *(st.builds(kind) for kind in get_args(Event) if kind not in (Step, TextDelta)),
 )
 

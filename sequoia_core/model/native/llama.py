@@ -140,7 +140,7 @@ class NativeLlama:
         conditioned = bool(config.feature_layers)
         kept = (config.num_layers - 1,) if conditioned else tuple(feature_layers)
         matrices = self._matrices(weights)
-        frequencies = inverse_frequencies(config)
+        frequencies = inverse_frequencies(config) / config.rope_factor
         shape = ModelShapeStruct(
             size=ctypes.sizeof(ModelShapeStruct),
             layers=config.num_layers,

@@ -1,0 +1,166 @@
+"""The Markdown that models write, read so that nothing of it is lost.
+
+CommonMark with tables and strikethrough, but formulas, entities and definitions of links stay as
+they were written: models write TeX and name HTML in their answers. Knows nothing of drawing.
+"""
+
+import re
+
+from markdown_it import MarkdownIt
+from markdown_it.rules_block import StateBlock
+from markdown_it.rules_block.table import escapedSplit, getLine, table
+from markdown_it.rules_inline import StateInline
+from markdown_it.rules_inline.escape import escape
+from markdown_it.token import Token
+
+_ENDS = {"\\(": "\\)", "\\[": "\\]", "$$": "$$"}
+"""Openings of formulas, and their ends."""
+_DOLLARS = re.compile(r"\$(?![\s$])(?:\\[^\n]|\*(?!\*)|[^$\\\n`*])+?(?<!\s)\$(?![\d$])")
+_ESCAPABLE = frozenset("*_`#~|<>+-.$\n")
+"""What a backslash is taken from; before others it is TeX, or a path."""
+_DEEPEST = 30
+"""Of nested blocks, a list being two; each takes frames of the interpreter's stack."""
+_LITERAL = re.compile(
+    r"(?<=[0-9A-Za-z)\]])\*(?=[0-9A-Za-z])|(?<=[0-9)])\*(?=[(\\])"  # a*b
+    r"|(?<=[0-9A-Za-z)\]])\*\*(?=[0-9])"  # a**2
+    r"|(?<=[(\[{<,/\\'\"=:])[*_](?=[)\]}>,./\\'\"=:])"  # COUNT(*), src/*.py, Some(_)
+    r"|(?<=/)\*+(?=\s)|(?<=\s)\*+(?=/)"  # /* comment */
+    r"|\*{1,2}(?:kw)?args\b|__[a-z][a-z0-9_]*__"  # **kwargs, __init__
+)
+"""Asterisks and underscores that emphasise nothing."""
+
+
+def markdown_parser() -> MarkdownIt:
+    """The dialect of answers. HTML is not parsed: a model's `<tag>` must be seen."""
+    parser = MarkdownIt("commonmark", {"html": False}).enable(["strikethrough", "table"])
+    # a decoded entity may be invisible, or reorder what stands beside it
+    parser.disable(["entity", "reference"])
+    parser.normalizeLink = str  # type: ignore[assignment,method-assign]  # as written
+    parser.inline.ruler.before("escape", "formula", _formula)
+    parser.inline.ruler.at("escape", _escape)
+    parser.inline.ruler.before("emphasis", "literal", _literal)
+    parser.options["maxNesting"] = 2 * _DEEPEST
+    parser.block.ruler.before("table", "deep", _deep)
+    parser.block.ruler.before(
+        "fence", "formula", _formula_block, {"alt": ["paragraph", "blockquote", "list"]}
+    )
+    parser.block.ruler.at("table", _table, {"alt": ["paragraph"]})
+    return parser
+
+
+def _formula(state: StateInline, silent: bool) -> bool:
+    """A formula within a line: text as it stands."""
+    start = state.pos
+    closing = _ENDS.get(state.src[start : start + 2])
+    if closing is None:
+        found = _DOLLARS.match(state.src, start, state.posMax)
+        end = found.end() if found is not None else -1
+    else:
+        end = state.src.find(closing, start + 3, state.posMax)
+        end += 2 * (end > 0)
+    if end < 0:
+        return False
+    if not silent:
+        state.pending += state.src[start:end]
+    state.pos = end
+    return True
+
+
+def _escape(state: StateInline, silent: bool) -> bool:
+    """A backslash that is none of Markdown's is text."""
+    if state.src[state.pos] != "\\":
+        return False
+    after = state.src[state.pos + 1 : state.pos + 2]
+    if after in _ESCAPABLE and after:
+        return escape(state, silent)
+    text = "\\\\" if after == "\\" else "\\"
+    if not silent:
+        state.pending += text
+    state.pos += len(text)
+    return True
+
+
+def _literal(state: StateInline, silent: bool) -> bool:
+    """What CommonMark would take for emphasis, and models mean as it stands."""
+    found = _LITERAL.match(state.src, state.pos, state.posMax)
+    if found is None:
+        return False
+    if not silent:
+        state.pending += found.group()
+    state.pos = found.end()
+    return True
+
+
+def _formula_block(state: StateBlock, start: int, end: int, silent: bool) -> bool:
+    """A formula of several lines; like a fence it needs no end, and a blank line ends it too."""
+    if state.is_code_block(start):
+        return False
+    line = _line(state, start)
+    opening = line[:2]
+    closing = _ENDS.get(opening)
+    if closing is None or closing in line[2:] or line.startswith(("$$$", "\\(")):
+        return False
+    if silent:
+        return True
+    last = start + 1
+    while last < end and _line(state, last).strip() and state.sCount[last] >= state.blkIndent:
+        last += 1
+        if closing in _line(state, last - 1):
+            break
+    token = state.push("formula", "formula", 0)
+    token.content = state.getLines(start, last, state.sCount[start], False)
+    token.map = [start, last]
+    state.line = last
+    return True
+
+
+def _deep(state: StateBlock, start: int, end: int, silent: bool) -> bool:
+    """What is nested too deep stands as it was written; the library would leave it out."""
+    if silent or state.level < _DEEPEST:
+        return False
+    token = state.push("formula", "formula", 0)
+    token.content = state.getLines(start, end, state.blkIndent, False).strip("\n")
+    token.map = [start, end]
+    state.line = end
+    return True
+
+
+def _line(state: StateBlock, at: int) -> str:
+    return state.src[state.bMarks[at] + state.tShift[at] : state.eMarks[at]]
+
+
+def _table(state: StateBlock, start: int, end: int, silent: bool) -> bool:
+    """A table whose rows keep the cells that have no heading."""
+    before = len(state.tokens)
+    if not table(state, start, end, silent):
+        return False
+    tokens, state.tokens[before:] = state.tokens[before:], []
+    headings = sum(token.type == "th_open" for token in tokens)
+    row = start
+    for token in tokens:
+        if token.type == "tr_open" and token.map:
+            row = token.map[0]
+        elif token.type == "tr_close" and row > start:
+            for cell in _cells(getLine(state, row))[headings:]:
+                state.tokens += _cell(cell, row, token.level + 1)
+        state.tokens.append(token)
+    return True
+
+
+def _cells(line: str) -> list[str]:
+    cells = escapedSplit(line.strip())
+    if cells and not cells[0]:
+        cells.pop(0)
+    if cells and not cells[-1]:
+        cells.pop()
+    return cells
+
+
+def _cell(text: str, row: int, level: int) -> list[Token]:
+    inline = Token("inline", "", 0, content=text.strip(), level=level + 1, children=[])
+    inline.map = [row, row + 1]
+    return [
+        Token("td_open", "td", 1, level=level, block=True),
+        inline,
+        Token("td_close", "td", -1, level=level, block=True),
+    ]

@@ -1,0 +1,287 @@
+"""What a terminal sends, cut into keys, pastes and reports before Textual gives them a meaning.
+
+Textual 8.2 reads character by character and types what it does not understand into the focused
+widget; a few reports end its input thread. Here every escape sequence is cut out whole, and one
+that means nothing is dropped. Owns no thread and no descriptor.
+"""
+
+import re
+import time
+from codecs import getincrementaldecoder
+from collections.abc import Callable, Iterable
+
+from textual import constants, events
+from textual._ansi_sequences import ANSI_SEQUENCES_KEYS, IGNORE_SEQUENCE
+from textual._keyboard_protocol import FUNCTIONAL_KEYS
+from textual._xterm_parser import XTermParser
+from textual.message import Message
+
+from .visible import visible
+
+SEQUENCE_SECONDS = 1.0
+"""For how long the rest of an escape sequence, or of a character, is waited for."""
+PASTE_SECONDS = 1.0
+"""After how long a silence a paste without an end is handed over as far as it came."""
+KEY_SECONDS = 0.3
+"""After a longer silence within a paste, what reads like one key is one."""
+
+_ESC = "\x1b"
+_PASTE, _PASTE_END = "\x1b[200~", "\x1b[201~"
+_FOCUS = ("\x1b[I", "\x1b[O")
+_LONGEST = 1 << 20
+"""Characters of an escape sequence."""
+_LONGEST_SIDE = 3000
+"""Columns and rows of a screen that are believed."""
+
+_WORD = r"(?<=[;<+\-])(?:[Nn]a[Nn]|[Ii]nf(?:inity)?(?!i))"
+"""How programs print numbers that are none."""
+_PARAMETERS = rf"(?:[0-?.+\-]|{_WORD})*"
+_CSI = (
+    r"\x1b\[(?:"
+    r"M[^\x1b]{3}"  # mouse report of the oldest kind
+    r"|\[[^\x1b]"  # function key of the Linux console
+    r"|<[^\x00-\x1f\x7fMm]*[Mm]"  # mouse report
+    r"|\d+\$(?![a-z])"  # shifted key of rxvt
+    rf"|(?![M\[<]){_PARAMETERS}[ -/]*(?:(?<![;+\-])[@-~]|(?<=[;+\-])[@-HJ-MO-hj-mo-~])"
+    r")"
+)
+_SEQUENCE = re.compile(
+    rf"{_CSI}"
+    r"|\x1bO[ -~]"
+    r"|\x1b\][^\x00-\x1f]*(?:\x07|\x1b\\)"  # replies that are strings
+    r"|\x1b[PX^_][^\x00-\x1f]*\x1b\\"
+    r"|\x1b(?=\x1b)"
+    r"|\x1b[^\[\]OPX^_\x1b]"
+)
+_BEGUN = re.compile(
+    r"\x1b(?:\[(?:M[^\x1b]{0,2}|\[|<[^\x00-\x1f\x7fMm]*|[0-?.+\-NaInfity]*[ -/]*)"
+    r"|O|[\]PX^_][^\x00-\x1f]*(?:\x1b\Z)?)?"
+)
+_LATE = re.compile(r"\[(?=[<\d])")
+_ONE_KEY = re.compile(rf"(?:{_CSI}|\x1bO[ -~])+|[^\r\n]|\x1b[^\x1b]")
+_LOOSE_KEYS = re.compile(r"[^\r\n]{1,64}|[\r\n]")
+_KEY_REPORT = re.compile(r"\x1b\[([\d:;]*)([u~A-FHPQRS])")
+_MODE_REPORT = re.compile(r"\x1b\[\?\d{1,5};\d\$y")
+_SIZE_REPORT = re.compile(r"\x1b\[48;(\d{1,5})(?::\d*)*;(\d{1,5})(?::\d*)*;([\d:]*);([\d:]*)t")
+_MOUSE_REPORT = re.compile(r"\x1b\[<\d{1,4};-?\d{1,7};-?\d{1,7}[Mm]")
+
+_SHIFT, _LOCKS = 1, 0b11000000
+_RELEASE_LESS = ("", "1", "2")
+"""Kinds of key events that are a key: pressed, or held."""
+
+
+class TerminalInput:
+    """Reads bytes as messages of Textual.
+
+    Args:
+        clock: seconds.
+    """
+
+    def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
+        self._clock = clock
+        self._decoder = getincrementaldecoder("utf-8")("replace")
+        self._meanings = _Meanings()
+        self._held = ""
+        self._since = self._heard = clock()
+        self._escaped = False
+        self._paste: list[str] | None = None
+        self._overdue = False
+
+    def feed(self, data: bytes) -> list[Message]:
+        """What was read from the terminal; a byte that is no UTF-8 reads as U+FFFD."""
+        now = self._clock()
+        silence, self._heard = now - self._heard, now
+        text = self._decoder.decode(data)
+        messages: list[Message] = []
+        if self._paste is not None and self._is_key(text, silence):
+            messages += self._end_paste()
+        if self._escaped and _LATE.match(text) and _SEQUENCE.match(_ESC + text):
+            text = _ESC + text  # the rest of a sequence whose first byte was read as Escape
+        self._escaped = False
+        return messages + self._read(text, now)
+
+    def tick(self) -> list[Message]:
+        """Nothing was read for a moment: what is incomplete may have to be given up."""
+        now = self._clock()
+        if self._paste is not None:
+            if now - self._heard < PASTE_SECONDS or not self._paste:
+                return []
+            # it stays open: what a slow line brings later must not be read as keys that send
+            self._overdue = True
+            messages, self._paste = self._pasted(self._paste), []
+            return messages
+        if not self._held:
+            late = now - self._heard >= SEQUENCE_SECONDS
+            return self._read(self._decoder.decode(b"", final=True), now) if late else []
+        short = len(self._held) <= 2 and self._held != "\x1b["
+        if now - self._since < (constants.ESCAPE_DELAY if short else SEQUENCE_SECONDS):
+            return []
+        held, self._held = self._held, ""
+        self._escaped = held == _ESC
+        return [events.Key("escape", held)] if self._escaped else []
+
+    def close(self) -> list[Message]:
+        """The terminal is gone: what is left of its input."""
+        messages = self._read(self._decoder.decode(b"", final=True), self._clock())
+        return messages + self._end_paste()
+
+    def _read(self, text: str, now: float) -> list[Message]:
+        before = len(self._held)
+        held, self._held = self._held + text, ""
+        messages: list[Message] = []
+        at = 0
+        while at < len(held):
+            if self._paste is not None:
+                at = self._read_paste(held, at, messages)
+            elif held[at] != _ESC:
+                end = held.find(_ESC, at)
+                end = len(held) if end < 0 else end
+                messages += self._meanings.characters(held[at:end])
+                at = end
+            elif found := _SEQUENCE.match(held, at):
+                at = found.end()
+                if found.group() == _PASTE:
+                    self._paste, self._overdue = [], False
+                else:
+                    messages += self._meanings.sequence(found.group())
+            else:
+                begun = _BEGUN.match(held, at)
+                assert begun is not None
+                if begun.end() == len(held) and len(held) - at < _LONGEST:
+                    self._since = self._since if at < before else now
+                    self._held = held[at:]
+                    break
+                at = begun.end()  # no sequence goes on like this
+        return messages
+
+    def _read_paste(self, held: str, at: int, messages: list[Message]) -> int:
+        """Take in a paste up to its end, or to what may be the beginning of it."""
+        assert self._paste is not None
+        end = held.find(_PASTE_END, at)
+        if end >= 0:
+            self._paste.append(held[at:end])
+            messages += self._end_paste()
+            return end + len(_PASTE_END)
+        last = held.rfind(_ESC, max(at, len(held) - len(_PASTE_END)))
+        kept = last if last >= 0 and _PASTE_END.startswith(held[last:]) else len(held)
+        self._paste.append(held[at:kept])
+        self._held = held[kept:]
+        return len(held)
+
+    def _is_key(self, text: str, silence: float) -> bool:
+        """Whether what comes within a paste is typed: its end was lost."""
+        if not text or (self._held and _PASTE_END.startswith((self._held + text)[:6])):
+            return False
+        if self._overdue and _LOOSE_KEYS.fullmatch(text) and _PASTE_END not in text:
+            return True
+        return silence >= KEY_SECONDS and _ONE_KEY.fullmatch(text) is not None
+
+    def _end_paste(self) -> list[Message]:
+        parts, self._paste, self._held = self._paste or [], None, ""
+        return self._pasted(parts)
+
+    def _pasted(self, parts: Iterable[str]) -> list[Message]:
+        text = "".join(parts).replace(_PASTE, "").replace("\x00", "")
+        # Textual's one-line inputs write an escape sequence to the terminal as it is
+        text = visible(text.replace("\r\n", "\n").replace("\r", "\n"))
+        return [events.Paste(text)] if text else []
+
+
+class _Meanings(XTermParser):
+    """What keys and reports mean to Textual; only whole ones are asked for."""
+
+    def characters(self, text: str) -> list[Message]:
+        """Of typed characters."""
+        return [key for each in text for key in self._keys(each)]
+
+    def sequence(self, sequence: str) -> list[Message]:
+        """Of an escape sequence; nothing of one that is not known."""
+        if sequence in _FOCUS or _MODE_REPORT.fullmatch(sequence):
+            return list(self.feed(sequence))
+        if _MOUSE_REPORT.fullmatch(sequence):
+            message = self.parse_mouse_code(sequence)
+            return [message] if message is not None else []
+        if size := _SIZE_REPORT.fullmatch(sequence):
+            return self._size(*(each.partition(":")[0] for each in size.groups()))
+        if report := _KEY_REPORT.fullmatch(sequence):
+            reports = _plain_reports(*report.groups())
+            if reports is not None:
+                return [key for each in reports for key in self._keys(each)]
+        if sequence in ANSI_SEQUENCES_KEYS:
+            return _table_keys(sequence)
+        # a key with Alt
+        return (
+            list(self._sequence_to_key_events(sequence[1], alt=True)) if len(sequence) == 2 else []
+        )
+
+    def _keys(self, sequence: str) -> list[Message]:
+        found = self._sequence_to_key_events(sequence)
+        return [key for key in found if key.key != "<ignore>"]
+
+    def _size(self, rows: str, columns: str, height: str, width: str) -> list[Message]:
+        if not 0 < int(rows) <= _LONGEST_SIDE or not 0 < int(columns) <= _LONGEST_SIDE:
+            return []
+        # pixels that cannot be would make mouse reports fail later
+        pixels = [each if 0 < _number(each) < 10**6 else "" for each in (height, width)]
+        height, width = pixels if all(pixels) else (rows, columns)
+        return list(self.feed(f"\x1b[48;{rows};{columns};{height};{width}t"))
+
+
+def _table_keys(sequence: str) -> list[Message]:
+    """Keys of a sequence that Textual has in a table."""
+    keys = ANSI_SEQUENCES_KEYS[sequence]
+    if keys is IGNORE_SEQUENCE or not isinstance(keys, tuple):
+        return []
+    return [events.Key(key.value, None) for key in keys]
+
+
+def _plain_reports(codes: str, end: str) -> list[str] | None:
+    """A key's report as Textual can read it: no event type, no alternates, one text each.
+
+    Args:
+        codes: between `CSI` and the last letter.
+        end: the letter.
+
+    Returns:
+        Reports; none for a key that is let go; None if it is no report of this kind.
+    """
+    fields = [field.split(":") for field in codes.split(";")]
+    if end == "~" and len(fields) == 3 and fields[0] == ["27"]:  # xterm's modifyOtherKeys
+        fields, end = [fields[2], fields[1]], "u"
+    if len(fields) > 3 or any(len(each) > 7 for field in fields for each in field):
+        return None
+    keys, states, texts = [*fields, [""], [""]][:3]
+    if (states[1] if len(states) > 1 else "") not in _RELEASE_LESS:
+        return []
+    code = keys[0] or ("" if end in "u~" else "1")
+    if end == "R":
+        code, end = {"1": "13"}.get(code, code), "~"  # else it reads as a place of the cursor
+    modifiers = max(0, _number(states[0]) - 1) & 0xFF & ~_LOCKS
+    texts = [each for each in texts if _printable(each)]
+    state = str(modifiers + 1) if modifiers else ""
+    if f"{code}{end}" not in FUNCTIONAL_KEYS:
+        if end != "u":
+            return None
+        if not texts and not _printable(code):
+            return []
+        if not texts and modifiers == _SHIFT:
+            texts = [_shifted(keys)]
+    return [f"\x1b[{code};{state};{text}{end}" for text in texts or [""]]
+
+
+def _shifted(keys: list[str]) -> str:
+    """Code point of what a key with Shift writes."""
+    if len(keys) > 1 and _printable(keys[1]):
+        return keys[1]
+    upper = chr(int(keys[0])).upper()
+    return str(ord(upper)) if len(upper) == 1 else keys[0]
+
+
+def _number(digits: str) -> int:
+    return int(digits) if digits.isdecimal() and len(digits) < 8 else 0
+
+
+def _printable(digits: str) -> bool:
+    """Whether a code point is a character that can be written."""
+    code = _number(digits)
+    return code <= 0x10FFFF and code > 0 and chr(code).isprintable()

@@ -1,0 +1,53 @@
+"""What was typed and not sent when a chat ended without being asked to: the next chat has it.
+
+Owns the file. A chat that a person leaves keeps nothing here.
+"""
+
+import os
+import sys
+from contextlib import suppress
+
+from .paths import data_folder
+from .visible import visible
+
+TOLD = "this was not sent when the last chat ended"
+
+
+def keep_unsent(text: str, *, record: bool) -> None:
+    """Keep what was typed, or print it where nothing is to be recorded or nothing can be written.
+
+    Args:
+        text: of the prompt.
+        record: whether chats are recorded.
+    """
+    if not text.strip():
+        return
+    told = f"this was not sent:\n{visible(text)}"
+    if record:
+        with suppress(OSError):
+            _append(text)
+            told = "what was not sent is in the prompt of the next chat"
+    with suppress(OSError):  # the terminal may be gone
+        sys.stderr.write(f"sequoia: {told}\n")
+
+
+def take_unsent() -> str:
+    """What is kept, which is then forgotten; "" if there is nothing."""
+    path = data_folder() / "unsent.txt"
+    taken = path.with_name(f"unsent-{os.getpid()}.txt")
+    try:
+        path.rename(taken)  # of two chats that begin now, only one has it
+        text = taken.read_text(encoding="utf-8", errors="replace")
+        taken.unlink()
+    except OSError:
+        return ""
+    return text.removesuffix("\n")
+
+
+def _append(text: str) -> None:
+    """Several chats may end at once, with the terminal that they are in."""
+    data_folder().mkdir(parents=True, exist_ok=True)
+    flags = os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_NOFOLLOW
+    descriptor = os.open(data_folder() / "unsent.txt", flags, 0o600)
+    with os.fdopen(descriptor, "a", encoding="utf-8", errors="replace") as file:
+        file.write(text + "\n")

@@ -1,0 +1,262 @@
+"""The tokenizer inside a GGUF file, built from the file's own entries and from nothing else.
+
+Byte-level vocabularies name the rule by which text is split before anything is merged
+(`tokenizer.ggml.pre`); the rules are those of llama.cpp's `llama-vocab.cpp`, which quotes them from
+the models' own `tokenizer.json`. A rule that is not in the table is refused: read by another one,
+a prompt would be cut into other tokens than the model was trained with, and nobody would notice.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from sequoia_core.errors import ModelLoadError
+from sequoia_core.model.sentencepiece_bpe import Piece, PieceType, SentencePieces
+
+if TYPE_CHECKING:
+    from tokenizers import Tokenizer
+
+_PREFIX = "tokenizer.ggml."
+_TEMPLATE = "tokenizer.chat_template"
+
+_CONTRACTIONS = r"(?i:'s|'t|'re|'ve|'m|'ll|'d)"
+_LINES_AND_SPACES = r"\s*[\r\n]+|\s+(?!\S)|\s+"
+_GPT2 = r"'s|'t|'re|'ve|'m|'ll|'d| ?\p{L}+| ?\p{N}+| ?[^\s\p{L}\p{N}]+|\s+(?!\S)|\s+"
+_LLAMA3 = (
+    _CONTRACTIONS
+    + r"|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}{1,3}| ?[^\s\p{L}\p{N}]+[\r\n]*|"
+    + _LINES_AND_SPACES
+)
+_QWEN2 = _LLAMA3.replace(r"\p{N}{1,3}", r"\p{N}")
+_UPPER, _LOWER = r"[\p{Lu}\p{Lt}\p{Lm}\p{Lo}\p{M}]", r"[\p{Ll}\p{Lm}\p{Lo}\p{M}]"
+_TEKKEN = (
+    rf"[^\r\n\p{{L}}\p{{N}}]?{_UPPER}*{_LOWER}+|[^\r\n\p{{L}}\p{{N}}]?{_UPPER}+{_LOWER}*"
+    + r"|\p{N}| ?[^\s\p{L}\p{N}]+[\r\n/]*|"
+    + _LINES_AND_SPACES
+)
+_DEEPSEEK_CJK = "[\u4e00-\u9fa5\u0800-\u4e00\uac00-\ud7ff]+"
+_DEEPSEEK3 = (
+    r"[!\"#$%&'()*+,\-./:;<=>?@\[\\\]^_`{|}~][A-Za-z]+"
+    r"|[^\r\n\p{L}\p{P}\p{S}]?[\p{L}\p{M}]+| ?[\p{P}\p{S}]+[\r\n]*|" + _LINES_AND_SPACES
+)
+
+
+@dataclass(frozen=True, slots=True)
+class SplitRule:
+    """How text is split before it is merged.
+
+    Attributes:
+        patterns: applied one after the other; each match and each rest becomes a piece.
+        whole_words: a piece that is a token is taken whole, whatever the merges would make of it.
+        begins: the beginning of a text is marked with BOS unless the file says otherwise.
+        composed: text is brought into Unicode's composed form (NFC) first.
+    """
+
+    patterns: tuple[str, ...]
+    whole_words: bool = False
+    begins: bool = False
+    composed: bool = False
+
+
+_DIGITS_FIRST = SplitRule((r"\p{N}", _GPT2))
+_LLAMA3_RULE = SplitRule((_LLAMA3,), whole_words=True, begins=True)
+
+SPLIT_RULES: Mapping[str, SplitRule] = {
+    "gpt-2": SplitRule((_GPT2,)),
+    "olmo": SplitRule((_GPT2,), composed=True),
+    "mpt": SplitRule((_GPT2,), composed=True),
+    "smollm": _DIGITS_FIRST,
+    "starcoder": _DIGITS_FIRST,
+    "refact": _DIGITS_FIRST,
+    "codeshell": _DIGITS_FIRST,
+    "exaone": _DIGITS_FIRST,
+    "minerva-7b": _DIGITS_FIRST,
+    "command-r": SplitRule(_DIGITS_FIRST.patterns, composed=True),
+    "llama-bpe": _LLAMA3_RULE,
+    "llama3": _LLAMA3_RULE,
+    "llama-v3": _LLAMA3_RULE,
+    "falcon3": _LLAMA3_RULE,
+    "pixtral": _LLAMA3_RULE,
+    "smaug-bpe": SplitRule((_LLAMA3,)),
+    "dbrx": SplitRule((_LLAMA3,)),
+    "qwen2": SplitRule((_QWEN2,), composed=True),
+    "tekken": SplitRule((_TEKKEN,), whole_words=True, begins=True),
+    "deepseek-coder": SplitRule((r"[\r\n]", r"\s?\p{L}+", r"\s?\p{P}+", _DEEPSEEK_CJK, r"\p{N}")),
+    "deepseek-v3": SplitRule(
+        (r"\p{N}{1,3}", "[\u4e00-\u9fa5\u3040-\u309f\u30a0-\u30ff]+", _DEEPSEEK3)
+    ),
+}
+"""Values of `tokenizer.ggml.pre` that are known."""
+
+_NAMED = {
+    "bos_token": "bos_token_id",
+    "eos_token": "eos_token_id",
+    "unk_token": "unknown_token_id",
+    "pad_token": "padding_token_id",
+    "sep_token": "seperator_token_id",
+    "cls_token": "cls_token_id",
+    "mask_token": "mask_token_id",
+}
+"""Names of transformers, and llama.cpp's keys for their ids."""
+
+_ENDS = ("bos_token_id", "eos_token_id", "eot_token_id", "eom_token_id")
+"""Ids of tokens that are special whatever type the file gives them."""
+
+_READ = {
+    "model", "pre", "tokens", "token_type", "scores", "merges", "add_bos_token", "add_eos_token",
+    "add_sep_token", "add_space_prefix", "remove_extra_whitespaces", "precompiled_charsmap",
+    *_NAMED.values(), *_ENDS,
+}  # fmt: skip
+
+_WITHOUT_EFFECT = {
+    # ids of tokens for filling in code, which a chat does not write
+    "prefix_token_id", "suffix_token_id", "middle_token_id", "fim_pre_token_id",
+    "fim_suf_token_id", "fim_mid_token_id", "fim_pad_token_id", "fim_rep_token_id",
+    "fim_sep_token_id",
+    # how many segments a BERT tells apart; others have one
+    "token_type_count",
+}  # fmt: skip
+
+
+@dataclass(frozen=True, slots=True)
+class GgufTokenizer:
+    """What to build a tokenizer from.
+
+    Attributes:
+        backend: splits and merges text.
+        names: text of the named tokens (`bos_token`, `eos_token`, ...).
+        begins: a whole text begins with `bos_token`.
+        ends: a whole text ends with `eos_token`.
+        chat_templates: by name; the only or main one is `default`.
+    """
+
+    backend: Tokenizer
+    names: Mapping[str, str]
+    begins: bool
+    ends: bool
+    chat_templates: Mapping[str, str]
+
+
+def read_gguf_tokenizer(entries: Mapping[str, Any]) -> GgufTokenizer:
+    """Build the tokenizer that a GGUF file describes.
+
+    Args:
+        entries: of the file, all whose names begin with `tokenizer.`.
+
+    Raises:
+        ModelLoadError: an entry is missing or states what is not supported.
+        Exception: an entry is damaged.
+    """
+    stated = {
+        key.removeprefix(_PREFIX): value
+        for key, value in entries.items()
+        if key.startswith(_PREFIX)
+    }
+    if unknown := sorted(stated.keys() - _READ - _WITHOUT_EFFECT):
+        raise ModelLoadError(f"{_PREFIX}{unknown[0]} is not supported")
+    if stated.get("add_sep_token"):
+        raise ModelLoadError(f"{_PREFIX}add_sep_token is not supported")
+    pieces = _pieces(stated)
+    match stated.get("model"):
+        case "gpt2":
+            backend, begins = _byte_level(stated, pieces)
+        case "llama":
+            backend, begins = _scored(stated, pieces), True
+        case other:
+            raise ModelLoadError(
+                f"{_PREFIX}model is {other!r}; only 'gpt2' (byte-level BPE) and 'llama' "
+                "(sentencepiece BPE) are supported"
+            )
+    for token, piece in enumerate(pieces):
+        if backend.token_to_id(piece.text) != token:
+            raise ModelLoadError(f"token {token} ({piece.text!r}) has no place in the vocabulary")
+    named = {name: stated[key] for name, key in _NAMED.items() if key in stated}
+    names = {name: pieces[token].text for name, token in named.items() if token < len(pieces)}
+    return GgufTokenizer(
+        backend,
+        names,
+        begins=stated.get("add_bos_token", begins),
+        ends=stated.get("add_eos_token", False),
+        chat_templates=_chat_templates(entries),
+    )
+
+
+def _pieces(stated: Mapping[str, Any]) -> list[Piece]:
+    for key in ("tokens", "token_type"):
+        if key not in stated:
+            raise ModelLoadError(f"{_PREFIX}{key} is missing")
+    # llama.cpp gives a token without text this name
+    texts = [text or f"[EMPTY_{token}]" for token, text in enumerate(stated["tokens"])]
+    types = [PieceType(number) for number in stated["token_type"]]
+    scores = stated.get("scores", [0.0] * len(texts))
+    for key in _ENDS:
+        token = stated.get(key)
+        if token is None:
+            continue
+        if token >= len(types):
+            raise ModelLoadError(f"{_PREFIX}{key} is {token}, but there are {len(types)} tokens")
+        if types[token] is PieceType.NORMAL:
+            types[token] = PieceType.CONTROL
+    known: dict[str, int] = {}
+    for token, text in enumerate(texts):
+        if known.setdefault(text, token) != token:
+            raise ModelLoadError(f"the tokens {known[text]} and {token} are both {text!r}")
+    return [Piece(*each) for each in zip(texts, scores, types, strict=True)]
+
+
+def _byte_level(stated: Mapping[str, Any], pieces: Sequence[Piece]) -> tuple[Tokenizer, bool]:
+    from tokenizers import Regex, Tokenizer, decoders, models, normalizers, pre_tokenizers
+
+    name = stated.get("pre")
+    rule = SPLIT_RULES.get(name) if isinstance(name, str) else None
+    if rule is None:
+        raise ModelLoadError(
+            f"{_PREFIX}pre is {name!r}, a way of splitting text that is not known; take a file "
+            f"converted by a current llama.cpp, with one of {', '.join(sorted(SPLIT_RULES))}"
+        )
+    for key in ("add_space_prefix", "remove_extra_whitespaces"):
+        if stated.get(key):
+            raise ModelLoadError(f"{_PREFIX}{key} is not supported in a byte-level vocabulary")
+    if "merges" not in stated:
+        raise ModelLoadError(f"{_PREFIX}merges is missing")
+    vocab = {piece.text: token for token, piece in enumerate(pieces)}
+    merges = [_pair(merge) for merge in stated["merges"]]
+    backend = Tokenizer(models.BPE(vocab, merges, ignore_merges=rule.whole_words))
+    if rule.composed:
+        backend.normalizer = normalizers.NFC()
+    splits = [pre_tokenizers.Split(Regex(pattern), "isolated") for pattern in rule.patterns]
+    bytes_as_characters = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)
+    backend.pre_tokenizer = pre_tokenizers.Sequence([*splits, bytes_as_characters])
+    backend.decoder = decoders.ByteLevel()
+    backend.add_tokens([each for piece in pieces if (each := piece.added())])
+    return backend, rule.begins
+
+
+def _pair(merge: str) -> tuple[str, str]:
+    at = merge.index(" ", 1)  # the first part may be a space
+    return merge[:at], merge[at + 1 :]
+
+
+def _scored(stated: Mapping[str, Any], pieces: Sequence[Piece]) -> Tokenizer:
+    if "scores" not in stated and "merges" not in stated:
+        raise ModelLoadError(f"{_PREFIX}scores is missing")
+    merges = stated.get("merges")
+    return SentencePieces(
+        pieces,
+        merges=None if merges is None else [_pair(merge) for merge in merges],
+        space_prefix=stated.get("add_space_prefix", True),
+        squeeze=stated.get("remove_extra_whitespaces", False),
+        charsmap=bytes(stated.get("precompiled_charsmap", b"")),
+    ).backend()
+
+
+def _chat_templates(entries: Mapping[str, Any]) -> dict[str, str]:
+    named = {
+        key.removeprefix(_TEMPLATE + "."): text
+        for key, text in entries.items()
+        if key.startswith(_TEMPLATE + ".")
+    }
+    main = {"default": entries[_TEMPLATE]} if _TEMPLATE in entries else {}
+    return {**main, **named}

@@ -1,0 +1,159 @@
+"""Templates render as transformers renders them; hostile and faulty ones are one line, soon."""
+
+import json
+import threading
+from datetime import datetime
+from typing import Any
+
+import pytest
+
+from sequoia_core.errors import ParameterError
+from sequoia_core.template_renderer import LONGEST_REASON, RENDERER, chat_text
+from tests.core.tiny_tokenizers import LLAMA2_TEMPLATE, LLAMA3_TEMPLATE, byte_level
+
+MESSAGES = [
+    {"role": "user", "content": "  hé 東 <b>\n"},
+    {"role": "assistant", "content": "it's\t\N{GRINNING FACE}"},
+    {"role": "user", "content": "and \ud800?"},
+]
+TOKENS = {"bos_token": "<s>", "eos_token": "</s>"}
+
+FEATURES = {
+    "loop controls": "{% for m in messages %}{% if loop.index > 1 %}{% break %}{% endif %}"
+    "{{ m.role }}{% endfor %}",
+    "tojson": "{{ messages[:2] | tojson }}{{ messages[0] | tojson(indent=2) }}",
+    "blocks are trimmed": "a\n  {% if true %}\nb\n  {% endif %}\nc",
+    "namespace": "{% set ns = namespace(at=0) %}{% for m in messages %}{% set ns.at = ns.at + 1 %}"
+    "{% endfor %}{{ ns.at }}",
+    "no tools": "{% if tools is none and not documents %}plain{% endif %}",
+    "undefined": "{% if enable_thinking is defined %}x{% endif %}{{ nothing }}y",
+    "generation": "{% for m in messages %}{% generation %}{{ m.role }}{% endgeneration %}"
+    "{% endfor %}",
+    "macros": "{% macro show(m) %}[{{ m.role }}]{% endmacro %}{{ show(messages[0]) }}",
+    "strings": "{{ messages[0]['content'].strip().split('>')[-1] | trim | upper }}",
+    "generation prompt": "{{ 'yes' if add_generation_prompt else 'no' }}",
+    "dictionaries": "{{ dict(a=1) | tojson }}",
+    "llama 2": LLAMA2_TEMPLATE,
+    "llama 3": LLAMA3_TEMPLATE,
+}
+
+
+@pytest.mark.parametrize("name", FEATURES)
+@pytest.mark.parametrize("asking", [True, False])
+def test_a_template_renders_as_in_transformers(name: str, asking: bool) -> None:
+    template, tokenizer = FEATURES[name], byte_level()
+    expected = tokenizer.apply_chat_template(
+        MESSAGES,
+        chat_template=template,
+        tokenize=False,
+        add_generation_prompt=asking,
+        **TOKENS,
+    )
+    assert chat_text(template, MESSAGES, TOKENS, asking) == expected
+
+
+def test_the_time_is_now() -> None:
+    before = datetime.now().year
+    year = int(chat_text("{{ strftime_now('%Y') }}", MESSAGES, {}, True))
+    assert before <= year <= datetime.now().year
+
+
+@pytest.mark.parametrize(
+    "template",
+    [
+        "{{ 'a' * 10**10 }}",
+        "{{ 'a' | center(10**10) }}",
+        "{{ 'a'.ljust(10**10) }}",
+        "{{ '%010000000000d' % 1 }}",
+        "{{ '{:>10000000000}'.format(1) }}",
+        "{% set ns = namespace(x='aaaa') %}{% for i in range(99) %}{% set ns.x = ns.x + ns.x %}"
+        "{% endfor %}",
+        "{% set ns = namespace(x=[1]) %}{% for i in range(99) %}{% set ns.x = ns.x + ns.x %}"
+        "{% endfor %}",
+        "{{ 'aaaaaaaa' * (3 * 10**6) }}",
+        "{{ range(10**9) | list }}",
+        "{% for i in range(90000) %}{% for j in range(90000) %}{% endfor %}{% endfor %}",
+        "{% for i in range(90000) %}{% for j in range(90000) %}aaaaaaaa{% endfor %}{% endfor %}",
+        "{{ 7 ** (10 ** 9) }}",
+        "{{ lipsum(10 ** 7) }}",
+        "{% macro m() %}{{ m() }}{% endmacro %}{{ m() }}",
+        "{{ " + "(" * 5000 + "1" + ")" * 5000 + " }}",
+        "{{ ''.__class__.__mro__[1].__subclasses__() }}",
+        "{{ messages.append(1) }}",
+        "{{ messages.__init__.__globals__ }}",
+        "{% set ns = namespace() %}{% set ns._x = 1 %}",
+        "{% include '/etc/passwd' %}",
+        "{% import 'os' as os %}",
+        "{{ 1 // 0 }}",
+        "{{ tools | length }}",
+        "{{ 'x' + 1 }}",
+        "{{ int('x') }}",
+        "{{ messages[9].content }}",
+        "{{ 10.0 ** 400 }}",
+        "{% if %}",
+        "{% nonsense %}",
+    ],
+)
+def test_a_hostile_or_faulty_template_is_one_line(template: str) -> None:
+    with pytest.raises(ParameterError, match="the model's chat template") as caught:
+        chat_text(template, MESSAGES, TOKENS, True)
+    assert "\n" not in str(caught.value)
+    assert len(str(caught.value)) < LONGEST_REASON + 100
+    assert chat_text("{{ bos_token }}", MESSAGES, TOKENS, True) == "<s>"
+
+
+def test_what_the_template_itself_refuses_is_in_its_words() -> None:
+    with pytest.raises(ParameterError, match=r"refuses this conversation: only one turn$"):
+        chat_text("{{ raise_exception('only\n one turn') }}", MESSAGES, TOKENS, True)
+
+
+def test_a_refusal_of_any_length_is_one_line() -> None:
+    with pytest.raises(ParameterError) as caught:
+        chat_text("{{ raise_exception('word\n' * 10**5) }}", MESSAGES, TOKENS, True)
+    assert len(str(caught.value)) < LONGEST_REASON + 100
+
+
+def test_threads_get_their_own_texts() -> None:
+    """As the decode threads of several windows do."""
+    found: dict[int, set[str]] = {}
+
+    def render(number: int) -> None:
+        template = "{{ bos_token }}" * (number + 1)
+        found[number] = {chat_text(template, MESSAGES, {"bos_token": "x"}, True) for _ in range(20)}
+
+    threads = [threading.Thread(target=render, args=(number,)) for number in range(4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert found == {number: {"x" * (number + 1)} for number in range(4)}
+
+
+def test_a_process_that_is_gone_is_started_again() -> None:
+    assert chat_text("{{ bos_token }}", MESSAGES, TOKENS, True) == "<s>"
+    RENDERER.close()
+    assert chat_text("{{ eos_token }}", MESSAGES, TOKENS, True) == "</s>"
+
+
+def test_a_template_that_was_stopped_is_not_tried_with_more(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """What fewer messages were enough for to stop it."""
+    loops = (
+        "{% for m in messages %}{% for i in range(90000) %}{% for j in range(900) %}{% endfor %}"
+    )
+    template = loops + "{% endfor %}{% endfor %}done"
+    with pytest.raises(ParameterError, match="takes too much time"):
+        chat_text(template, MESSAGES[:1], TOKENS, True)
+    assert chat_text(template, [], TOKENS, True) == "done"
+    with monkeypatch.context() as patch:
+        patch.setattr(RENDERER, "_exchanged", lambda request: pytest.fail("it was tried"))
+        with pytest.raises(ParameterError, match="takes too much time"):
+            chat_text(template, MESSAGES, TOKENS, True)
+
+
+def test_long_chats_are_rendered() -> None:
+    """More than a pipe holds, both ways."""
+    messages: list[dict[str, Any]] = [{"role": "user", "content": "é" * 50_000}] * 40
+    text = chat_text("{{ messages | tojson }}", messages, {}, True)
+    assert json.loads(text) == messages
