@@ -303,12 +303,24 @@ class NativeLlama:
                 )
         for layer in range(self.config.num_layers):
             prefix = f"model.layers.{layer}"
+            for part, name in enumerate(LAYER_PARTS):
+                if self.config.has_bias(module := f"{prefix}.{name}"):
+                    self._bias(layer, part, weights[f"{module}.bias"])
             self._vector(layer, ATTENTION_NORM, weights[f"{prefix}.input_layernorm.weight"])
             self._vector(layer, MLP_NORM, weights[f"{prefix}.post_attention_layernorm.weight"])
         self._vector(0, FINAL_NORM, weights["model.norm.weight"])
         if self.config.feature_layers:
             self._vector(0, SHIFT, weights[INPUT_SHIFT])
             self._vector(0, SCALE, weights[INPUT_SCALE])
+
+    def _bias(self, layer: int, part: int, values: Tensor) -> None:
+        # in the order of Hugging Face's files, whatever order the matrix has
+        flat = values.float().contiguous()
+        check(
+            self._library.sequoia_model_set_bias(
+                self.handle, layer, part, flat.data_ptr(), flat.numel(), 0
+            )
+        )
 
     def _vector(self, layer: int, vector: int, values: Tensor) -> None:
         flat = values.float().contiguous()

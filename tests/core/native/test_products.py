@@ -37,6 +37,8 @@ def native_logits(model: NativeLlama, ids: Tensor) -> Tensor:
         {"head_dim": 10, "num_heads": 3, "num_kv_heads": 1, "hidden_size": 30},
         {"head_dim": 64, "num_heads": 2, "num_kv_heads": 2, "hidden_size": 33},
         {"tie_word_embeddings": True},
+        {"attention_bias": True, "mlp_bias": True, "head_dim": 12},
+        {"rope_factor": 4.0},
         {"vocab_size": 37, "head_vocab_size": 37, "intermediate_size": 17},
     ],
     ids=lambda changes: " ".join(f"{key}={value}" for key, value in changes.items()) or "plain",
