@@ -22,6 +22,8 @@ from sequoia_core.errors import SequoiaError
 from . import launch, machine, paths
 
 if TYPE_CHECKING:  # pydantic is for commands that need settings
+    import torch
+
     from .settings import Settings
 
 _PACKAGES = ("torch", "transformers", "textual", "rich", "safetensors", "gguf")
@@ -57,6 +59,7 @@ def examine(load: Callable[[], "Settings"]) -> Iterator[Finding]:
         yield _configuration()
         yield from _numbers(settings)
         yield _models(settings)
+        yield from _memory(settings)
     yield from _folders()
     yield from _terminal()
 
@@ -95,13 +98,16 @@ def _numbers(settings: "Settings") -> Iterator[Finding]:
 
     try:
         device, *others = choose_devices(settings.device)
-        dtype = dtype_name(choose_dtype(settings.dtype, device, others))
+        stored = _stored_dtype(settings)
+        number = choose_dtype(settings.dtype, device, others, stored)
+        dtype = dtype_name(number)
         placement = Placement(device, settings.offload, tuple(others))
         check_offload(placement, Kernels(settings.weights, settings.exact))
     except SequoiaError as error:
         yield Finding(Verdict.BROKEN, "device, dtype", str(error))
         return
-    slow = device.type == "cpu" and dtype == "float32" and settings.dtype == "auto"
+    wanted = settings.dtype != "auto" or number is stored
+    slow = device.type == "cpu" and dtype == "float32" and not wanted
     remark = ": this processor does not multiply bfloat16, so expect half the speed" if slow else ""
     yield Finding(
         Verdict.WARN if slow else Verdict.OK,
@@ -126,6 +132,55 @@ def _models(settings: "Settings") -> Finding:
     except SequoiaError as error:
         return Finding(Verdict.BROKEN, "models", str(error))
     return Finding(Verdict.OK, "models", f"{models.target} <- {models.draft or 'no draft'}")
+
+
+def _memory(settings: "Settings") -> Iterator[Finding]:
+    """What the models will take, device by device; nothing where a finding above says why not."""
+    from sequoia_core.model.device import choose_devices, choose_dtype, free_bytes
+    from sequoia_core.model.offload import Placement
+    from sequoia_core.model.planning import memory_plans
+    from sequoia_core.pair import BUNDLED_DRAFT, NO_DRAFT, known_model
+
+    try:
+        models = launch.chosen_models(settings)
+        target = known_model(models.target)
+        source = str(BUNDLED_DRAFT) if models.target is None else NO_DRAFT
+        source = models.draft or source
+        draft = known_model(source) if source != NO_DRAFT else None
+        device, *others = choose_devices(settings.device)
+        if target is None or (draft is None and source != NO_DRAFT):
+            detail = "planned at loading, when the shapes of the models are known"
+            yield Finding(Verdict.OK, "memory", detail)
+            return
+        dtype = choose_dtype(settings.dtype, device, others, target[1])
+        placement = Placement(device, settings.offload, tuple(others))
+        plans = memory_plans(target[0], draft[0] if draft else None, dtype, placement)
+    except SequoiaError:
+        return
+    for place, plan in plans.items():
+        free = free_bytes(place)
+        context, window = plan.context_in(free), plan.window
+        has = f"{place} has {machine.size_text(free)} free"
+        if plan.least > free:
+            yield Finding(
+                Verdict.WARN, "memory", f"{plan.words(window)}; {has}, which is too little"
+            )
+        elif context < window:
+            few = f"the context will be {context:,} of {window:,} tokens"
+            yield Finding(Verdict.OK, "memory", f"{plan.words(context)}; {has}, so {few}")
+        else:
+            yield Finding(Verdict.OK, "memory", f"{plan.words(window)}; {has}")
+
+
+def _stored_dtype(settings: "Settings") -> "torch.dtype | None":
+    """The number format of the target's files, where they are there to be looked at."""
+    from sequoia_core.pair import known_model
+
+    try:
+        known = known_model(launch.chosen_models(settings).target)
+    except SequoiaError:  # a finding of its own says so
+        return None
+    return known[1] if known else None
 
 
 def _folders() -> Iterator[Finding]:

@@ -7,7 +7,10 @@ from pathlib import Path
 
 import psutil
 
+from sequoia_core.memory import size_text as size_text
+
 _CPU_INFO = Path("/proc/cpuinfo")
+_RAM = "RAM"
 _GPU_DRIVERS = (Path("/dev/nvidiactl"), Path("/dev/dxg"), Path("/dev/kfd"))
 _FAST_FLAGS = ("amx_bf16", "avx512_bf16", "avx512f", "avx2", "asimd")
 
@@ -18,6 +21,11 @@ class Memory:
 
     place: str
     total: int
+
+    @property
+    def on_gpu(self) -> bool:
+        """Whether it is a GPU's."""
+        return self.place != _RAM
 
 
 def processor() -> str:
@@ -50,15 +58,7 @@ def gpus() -> list[Memory]:
 
 def model_memory() -> Memory:
     """The first GPU's memory, or RAM where there is none."""
-    return next(iter(gpus()), Memory("RAM", psutil.virtual_memory().total))
-
-
-def size_text(size: int) -> str:
-    """Bytes as a person reads them, in binary units."""
-    for unit, factor in (("GiB", 2**30), ("MiB", 2**20), ("KiB", 2**10)):
-        if size >= factor:
-            return f"{size / factor:.1f} {unit}"
-    return f"{size} B"
+    return next(iter(gpus()), Memory(_RAM, psutil.virtual_memory().total))
 
 
 def _cpu_info() -> str:

@@ -105,6 +105,7 @@ class Conversation:
         self._dropped: list[Turn] = []
         self._turns: list[Turn] = []
         self._ids: list[int] = []
+        self._engine.release()
 
     def restore(self, turns: Sequence[Turn]) -> None:
         """Go on from exactly these turns; see `protocols.ChatEngine.restore`."""

@@ -6,7 +6,7 @@ nodes, `I` inner nodes (those with children), `S` tokens before the root, `V_dra
 """
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor
@@ -29,10 +29,16 @@ class DraftModel:
     Attributes:
         model: reads target token ids.
         vocab_ids: int64 [V_draft], the target's id of each column; None when they agree.
+        host_vocab_ids: the same on the CPU, for the walk over a tree.
     """
 
     model: LanguageModel
     vocab_ids: Tensor | None = None
+    host_vocab_ids: Tensor | None = field(init=False, repr=False)
+
+    def __post_init__(self) -> None:
+        host = None if self.vocab_ids is None else self.vocab_ids.cpu()
+        object.__setattr__(self, "host_vocab_ids", host)
 
     @property
     def columns(self) -> int:
@@ -201,6 +207,7 @@ def grow(
         draft_probs=torch.cat(distributions) if distributions else logits.new_empty((0, 0)),
         inner_rows=plan.inner_rows,
         vocab_ids=draft.vocab_ids,
+        host_vocab_ids=draft.host_vocab_ids,
     )
 
 

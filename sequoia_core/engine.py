@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 
 from sequoia_core.config import OTHER_CHILDREN, Mode, SamplingParams
 from sequoia_core.draft import DraftModel
-from sequoia_core.errors import ContextFullError, ParameterError, SequoiaError
+from sequoia_core.errors import ContextFullError, MemoryFullError, ParameterError, SequoiaError
 from sequoia_core.events import (
     Event,
     Finished,
@@ -32,6 +32,7 @@ from sequoia_core.events import (
 )
 from sequoia_core.explain import explain
 from sequoia_core.ledger import Ledger
+from sequoia_core.memory import is_out_of_memory, memory_errors
 from sequoia_core.plain_clock import PlainClock, StepClock
 from sequoia_core.protocols import LanguageModel, Lookup, TreeChoice
 from sequoia_core.speculator import MOST_PENDING, Sampler, Speculator
@@ -48,6 +49,7 @@ from sequoia_core.trees import (
     TreeAdvisor,
     as_chosen,
     lookup_for,
+    smaller,
     tree_for,
 )
 from sequoia_core.verify import Verdict
@@ -55,6 +57,7 @@ from sequoia_core.verify import Verdict
 if TYPE_CHECKING:
     import torch
 
+    from sequoia_core.insight import Insight
     from sequoia_core.pair import Pair
 
 
@@ -65,6 +68,15 @@ class _Emission:
     token_ids: tuple[int, ...]
     pieces: tuple[Piece, ...]
     finish: FinishReason | None
+
+
+@dataclass(frozen=True, slots=True)
+class _Way:
+    """How a step is decoded."""
+
+    tree: Tree
+    sampler: Sampler
+    lookup: Lookup
 
 
 class Engine:
@@ -99,7 +111,8 @@ class Engine:
         self._ledger = Ledger(target, draft.model if draft else None)
         timed_draft = replace(draft, model=self._draft) if draft and self._draft else None
         self._speculator = Speculator(self._target, timed_draft, self._ledger, eos_token_ids)
-        self.clock: StepClock = PlainClock(self._target, self._ledger)
+        self._plain_clock = PlainClock(self._target, self._ledger, self._calibrated_ms)
+        self.clock: StepClock = self._plain_clock
         self.advisor = advisor
         self.tree_choice = TreeChoice()
         self.make_sampler: Callable[[SamplingParams, torch.device, Mode], Sampler] = Sampler.of
@@ -149,6 +162,8 @@ class Engine:
         Raises:
             ParameterError: the prompt is empty, or the embedding has no row for one of its tokens.
             ContextFullError: the prompt leaves no room for an answer.
+            MemoryFullError: not even a plain step fits into the memory. What was decoded before is
+                kept, and the next prompt can be decoded.
         """
         if not prompt_ids:
             raise ParameterError("the prompt is empty; give at least one token")
@@ -167,11 +182,12 @@ class Engine:
         self._answers += 1
         answer = self._answers
         try:
-            yield from self._prefill(tree, prompt_ids, should_stop)
-            for event in self._decode(tree, params, should_stop):
-                yield event
-                if answer != self._answers:
-                    raise SequoiaError("this answer was left for a newer one")
+            with memory_errors(self._speculator.memory_full):
+                yield from self._prefill(tree, prompt_ids, should_stop)
+                for event in self._decode(tree, params, should_stop):
+                    yield event
+                    if answer != self._answers:
+                        raise SequoiaError("this answer was left for a newer one")
         finally:
             if answer == self._answers:  # else the caches are the newer answer's
                 self._ledger.roll_back()
@@ -183,6 +199,11 @@ class Engine:
                 f"the prompt has token {highest} ({self._codec.token_text(highest)!r}), but the "
                 f"model's embedding has {rows} rows; leave that text out"
             )
+
+    def release(self) -> None:
+        """Return memory that a long text took; the next prompt is read anew but for its start."""
+        self._ledger.release()
+        self._target.forget_unused()
 
     def _choose(self, params: SamplingParams, context: int) -> tuple[Tree, TreeChosen]:
         costs = self.advisor.costs(params.temperature, context)
@@ -238,15 +259,19 @@ class Engine:
             if not self._speculator.fits(tree):
                 yield _narrowed(tree)
                 tree, narrowed = ROOT, True
-            if tree.size > 1 or lookup is not Lookup.OFF:
-                self.clock.refresh()
-            self._take_clocks()
-            began = perf_counter()
-            scored, verdict = self._speculator.step(tree, sampler, lookup)
-            emission = self._emit(scored, verdict, text, self._room(params, totals))
-            kept = verdict.path[: len(emission.token_ids) + 1]
-            self._speculator.keep(scored, kept, emission.token_ids)
-            step = self._report(totals.steps + 1, scored, verdict, emission, began)
+            try:
+                found = self._step(totals, _Way(tree, sampler, lookup), text, params)
+            except MemoryFullError:
+                if tree.size == 1 and lookup is Lookup.OFF:
+                    raise
+                found = None
+            if found is None:  # here what the failed step held is free again
+                self._ledger.roll_back()
+                self._target.forget_unused()
+                tree, lookup, narrowed = smaller(tree), Lookup.OFF, True
+                yield _cut(tree)
+                continue
+            step, emission = found
             totals, rank = totals.plus(step), emission.pieces[-1].rank
             printable = "".join(piece.text for piece in emission.pieces)
             if printable:
@@ -262,6 +287,32 @@ class Engine:
         if rest := text.flush(cut_off=finish is not FinishReason.STOP):
             yield TextDelta(totals.steps, rest, (Piece(rest, rank),))
         yield Finished(finish, totals)
+
+    def _step(
+        self, before: Totals, way: _Way, text: TextStream, params: SamplingParams
+    ) -> tuple[Step, _Emission]:
+        """One step, committed; the tensors that it made are free when it returns.
+
+        Raises:
+            MemoryFullError: the tree does not fit into the memory; nothing was judged yet.
+        """
+        if way.tree.size > 1 or way.lookup is not Lookup.OFF:
+            with memory_errors(self._speculator.memory_full):
+                self.clock.refresh()
+        self._take_clocks()
+        began = perf_counter()
+        scored, verdict = self._speculator.step(way.tree, way.sampler, way.lookup)
+        emission = self._emit(scored, verdict, text, self._room(params, before))
+        kept = verdict.path[: len(emission.token_ids) + 1]
+        self._speculator.keep(scored, kept, emission.token_ids)
+        step = self._report(before.steps + 1, scored, verdict, emission, began)
+        self._plain_clock.observe(step)
+        return step, emission
+
+    def _calibrated_ms(self, context: int) -> float | None:
+        """The target's one-row forward as this machine's calibration has it."""
+        costs = self.advisor.costs(0.0, context)
+        return None if costs is None else costs.row_ms
 
     def _learn(self, step: Step, params: SamplingParams) -> Advice | None:
         """Hand a step to the advisor; its advice counts where the tree is left to the machine."""
@@ -317,7 +368,7 @@ class Engine:
         bonus = verdict.bonus_token
         nodes = step_nodes(scored, verdict, self._codec)
         bonus_prob = scored.target_prob_of(verdict.path[-1], bonus)
-        insight = explain(scored, verdict, self._codec) if self.insight else None
+        insight = self._explained(scored, verdict) if self.insight else None
         draft_ms, verify_ms = self._take_clocks()
         total_ms = (perf_counter() - began) * 1e3
         plain = scored.growmap is ROOT
@@ -336,6 +387,15 @@ class Engine:
             insight=insight,
         )
 
+    def _explained(self, scored: ScoredTree, verdict: Verdict) -> Insight | None:
+        """Why the step came out so; None where memory does not suffice, for the step stands."""
+        try:
+            return explain(scored, verdict, self._codec)
+        except (MemoryError, RuntimeError) as error:
+            if not is_out_of_memory(error):
+                raise
+            return None
+
     def _take_clocks(self) -> tuple[float, float]:
         """Milliseconds of draft and target forwards since the last call."""
         return self._draft.take_ms() if self._draft else 0.0, self._target.take_ms()
@@ -346,4 +406,12 @@ def _narrowed(tree: Tree) -> Notice:
     return Notice(
         NoticeKind.PLAIN_DECODING,
         f"{what} no longer fits into the context window; the rest of the answer is decoded plainly",
+    )
+
+
+def _cut(tree: Tree) -> Notice:
+    rest = "plainly" if tree.size == 1 else f"with at most {tree.size} nodes a tree"
+    return Notice(
+        NoticeKind.MEMORY,
+        f"the memory is too full for the tree; the rest of the answer is decoded {rest}",
     )

@@ -25,6 +25,10 @@ class ContextFullError(SequoiaError):
     """More tokens than the model's context window holds were asked for."""
 
 
+class MemoryFullError(SequoiaError):
+    """The memory of a device does not suffice for what was to be computed or loaded."""
+
+
 class ParameterError(SequoiaError):
     """A sampling parameter or setting is outside its range."""
 

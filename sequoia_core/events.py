@@ -50,6 +50,7 @@ class NoticeKind(StrEnum):
     PRECISION = "precision"
     CALIBRATION = "calibration"
     WAITING = "waiting"
+    MEMORY = "memory"
 
 
 @dataclass(frozen=True, slots=True)

@@ -221,15 +221,18 @@ def grow_adaptive(
 def _finished(sketch: _Sketch, distributions: list[Tensor], draft: DraftModel) -> Growth:
     device = draft.model.device
     probs = torch.tensor(sketch.probs, device=device)
+    numbers = [[0, *sketch.parents[1:]], sketch.tokens, sketch.columns]
+    parents, token_ids, columns = torch.tensor(numbers, device=device)  # [3, T], one copy
     tree = TokenTree(
         growmap=GrowMap.numbered(sketch.parents, ADAPTIVE),
-        parents=torch.tensor([0, *sketch.parents[1:]], device=device),
-        token_ids=torch.tensor(sketch.tokens, device=device),
-        columns=torch.tensor(sketch.columns, device=device),
+        parents=parents,
+        token_ids=token_ids,
+        columns=columns,
         node_probs=probs,
         draft_probs=torch.cat(distributions) if distributions else probs.new_empty((0, 0)),
         inner_rows=sketch.rows,
         vocab_ids=draft.vocab_ids,
+        host_vocab_ids=draft.host_vocab_ids,
     )
     return Growth(
         tree=tree,

@@ -13,6 +13,9 @@ from sequoia_core.protocols import KVCache, LanguageModel
 CHUNK = 256
 """Prompt tokens read between two chances to cancel."""
 
+KEPT = 256
+"""Tokens that stay when memory is returned: about a system prompt, which the next chat has too."""
+
 
 class Ledger:
     """Committed token ids, the last of which is not in the target's cache while decoding.
@@ -92,6 +95,12 @@ class Ledger:
         self.target_cache.truncate(min(self.target_cache.length, max(committed - 1, 0)))
         if self.draft_cache is not None:
             self.draft_cache.truncate(min(self.draft_cache.length, max(committed - 1, 0)))
+
+    def release(self) -> None:
+        """Return memory of the caches; of what they hold, the first `KEPT` tokens stay."""
+        for cache in filter(None, (self.target_cache, self.draft_cache)):
+            cache.truncate(min(cache.length, KEPT))
+            cache.release()
 
     def _extend(self, model: LanguageModel, cache: KVCache, end: int) -> None:
         ids = torch.tensor(self.token_ids[cache.length : end], device=model.device)

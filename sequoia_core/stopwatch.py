@@ -1,7 +1,8 @@
 """Wall time of model forwards, on the host or on the device that runs them.
 
 Owns clocks; knows nothing of what is timed. On CUDA a forward returns before it ran, so events are
-recorded around it and read once the step's results have been.
+recorded around it, in the stream of the model's own device, and read once the step's results have
+been.
 """
 
 from __future__ import annotations
@@ -57,10 +58,11 @@ class TimedModel:
     ) -> Tensor:
         """The model's forward, timed."""
         if self.device.type == "cuda":
-            start, end = _event(), _event()
-            start.record()
+            # what the model computes is issued there, whichever device is the current one
+            stream, start, end = _stream(self.device), _event(), _event()
+            start.record(stream)
             logits = self._model.forward(token_ids, position_ids, mask, cache)
-            end.record()
+            end.record(stream)
             self._spans.append((start, end))
             return logits
         before = perf_counter()
@@ -73,12 +75,23 @@ class TimedModel:
         if self.device.type == "cuda":
             torch.cuda.synchronize(self.device)
 
+    def forget_unused(self) -> None:
+        """Return memory that PyTorch keeps for later requests to the GPU; a CPU's is returned."""
+        if self.device.type == "cuda":
+            torch.cuda.empty_cache()
+
     def take_ms(self) -> float:
         """Milliseconds since the last call. On CUDA the forwards must have finished."""
         seconds, self._seconds = self._seconds, 0.0
         spans, self._spans = self._spans, []
         on_device = sum(float(start.elapsed_time(end)) for start, end in spans)
         return seconds * 1e3 + on_device
+
+
+def _stream(device: torch.device) -> torch.cuda.Stream | None:
+    """The stream that work on a device is issued in; None before there is any."""
+    initialized = torch.cuda.is_initialized()  # type: ignore[no-untyped-call]
+    return torch.cuda.current_stream(device) if initialized else None
 
 
 def _event() -> torch.cuda.Event:

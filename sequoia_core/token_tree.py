@@ -11,6 +11,7 @@ from torch import Tensor
 
 from sequoia_core.config import SamplingParams
 from sequoia_core.growmap import GrowMap
+from sequoia_core.memory import SCORED_ROWS
 from sequoia_core.sampling import full_probs, shaped_probs
 
 
@@ -30,6 +31,7 @@ class TokenTree:
         vocab_ids: int64 [V_draft], the target's id of each draft column; None when they agree.
         grafted: nodes that were not drawn from anything: each is the last child of its parent, and
             a proposal of that one token with certainty.
+        host_vocab_ids: `vocab_ids` on the CPU where it lies there too.
     """
 
     growmap: GrowMap
@@ -41,6 +43,7 @@ class TokenTree:
     inner_rows: Mapping[int, int]
     vocab_ids: Tensor | None
     grafted: frozenset[int] = frozenset()
+    host_vocab_ids: Tensor | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,23 +74,24 @@ class TreeLayout:
 class ScoredTree:
     """A token tree with the target's view of it: everything an acceptance rule may look at.
 
-    What is needed of every node was read from the device in one piece; shaped distributions are
-    made only for the nodes that a walk visits.
+    What is needed of every node was read from the device in one piece; distributions are made only
+    for the nodes that are asked for.
 
     Attributes:
         tree: as drafted.
         logits: float32 [T, V], the target's.
-        probs: float32 [T, V], their softmax at the temperature (1 at temperature 0).
+        probs: float32 [T, V], their softmax at the temperature (1 at temperature 0); None of a
+            large tree, whose rows become probabilities when they are asked for.
         params: how the target's distribution is shaped.
         token_ids: token of each node.
         columns: draft column of each node.
         draft_prob: the draft's probability of each node at its parent.
-        target_prob: the target's, from `probs`, so before top-p and top-k; 1 at the root.
+        target_prob: the target's, before top-p and top-k; 1 at the root.
     """
 
     tree: TokenTree
     logits: Tensor
-    probs: Tensor
+    probs: Tensor | None
     params: SamplingParams
     token_ids: tuple[int, ...]
     columns: tuple[int, ...]
@@ -106,12 +110,12 @@ class ScoredTree:
 
     def target_prob_of(self, node: int, token_id: int) -> float:
         """The target's probability of one token after a node, in the sense of `target_prob`."""
-        return float(self.probs[node, token_id])
+        return float(self.some_probs(slice(node, node + 1))[0, token_id])
 
     def target_probs(self, node: int) -> Tensor:
         """The target's shaped distribution after a node, p: float32 [V] on the CPU."""
         row = slice(node, node + 1)
-        return shaped_probs(self.logits[row], self.probs[row], self.params)[0].cpu()
+        return shaped_probs(self.logits[row], self.some_probs(row), self.params)[0].cpu()
 
     def draft_probs(self, node: int) -> Tensor:
         """The distribution a node's children were drawn from, q: float32 [V_draft] on the CPU."""
@@ -119,18 +123,31 @@ class ScoredTree:
 
     def vocab_ids(self) -> Tensor | None:
         """The target's id of each draft column, on the CPU; None when they agree."""
-        return None if self.tree.vocab_ids is None else self.tree.vocab_ids.cpu()
+        ids, on_host = self.tree.vocab_ids, self.tree.host_vocab_ids
+        return ids.cpu() if ids is not None and on_host is None else on_host
+
+    def some_probs(self, rows: slice | Tensor) -> Tensor:
+        """Rows of the softmax at the temperature: float32 [n, V] on the device."""
+        if self.probs is not None:
+            return self.probs[rows]
+        return full_probs(self.logits[rows], self.params.temperature)
 
 
 def score(tree: TokenTree, logits: Tensor, params: SamplingParams) -> ScoredTree:
     """Attach the target's logits [T, V] and read what every rule needs, in one transfer."""
-    probs = full_probs(logits, params.temperature)
+    temperature = params.temperature
+    small = tree.growmap.size <= SCORED_ROWS
+    probs = full_probs(logits, temperature) if small else None
+    if probs is not None:
+        node_probs = probs[tree.parents, tree.token_ids]
+    else:
+        node_probs = _probs_in_blocks(tree, logits, temperature)
     packed = torch.stack(  # float64 holds a token id exactly
         (
             tree.token_ids.double(),
             tree.columns.double(),
             tree.node_probs.double(),
-            probs[tree.parents, tree.token_ids].double(),
+            node_probs.double(),
         )
     )
     token_ids, columns, draft_prob, target_prob = packed.tolist()
@@ -144,3 +161,20 @@ def score(tree: TokenTree, logits: Tensor, params: SamplingParams) -> ScoredTree
         draft_prob=tuple(draft_prob),
         target_prob=(1.0, *target_prob[1:]),
     )
+
+
+def _probs_in_blocks(tree: TokenTree, logits: Tensor, temperature: float) -> Tensor:
+    """The target's probability of each node at its parent: float32 [T].
+
+    Only a block of rows is made into probabilities at a time: those of a large tree over a large
+    vocabulary take hundreds of megabytes.
+    """
+    found = torch.zeros_like(tree.node_probs)
+    rows = max(tree.growmap.parents) + 1  # later ones have no children
+    for first in range(0, rows, SCORED_ROWS):
+        probs = full_probs(logits[first : min(first + SCORED_ROWS, rows)], temperature)
+        at = tree.parents - first
+        inside = (at >= 0) & (at < len(probs))
+        in_block = probs[at.clamp(0, len(probs) - 1), tree.token_ids]
+        found = torch.where(inside, in_block, found)
+    return found

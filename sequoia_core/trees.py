@@ -54,12 +54,14 @@ class StepCosts:
         draft_ms: a drafting pass of n rows, sampling included.
         overhead_ms: what else a step takes, whatever its tree.
         plain_ms: a whole plain step.
+        row_ms: a target forward of one row alone; None where it was not measured.
     """
 
     target_ms: Callable[[int], float]
     draft_ms: Callable[[int], float]
     overhead_ms: float
     plain_ms: float
+    row_ms: float | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -216,6 +218,16 @@ def as_chosen(mode: Mode, advice: Advice) -> tuple[GrowMap, TreeChosen]:
         predicted_speedup=advice.predicted_speedup,
         reason=advice.reason,
     )
+
+
+def smaller(tree: Tree) -> Tree:
+    """A tree of half the nodes, the upper ones; of fewer than four only the root."""
+    size = tree.size // 2
+    if size < 2:
+        return ROOT
+    if isinstance(tree, AdaptiveTree):
+        return replace(tree, size=size)
+    return GrowMap(tree.parents[:size], f"{tree.name}, first {size}")
 
 
 def lookup_for(choice: TreeChoice) -> Lookup:

@@ -5,6 +5,9 @@ from collections.abc import Iterator
 
 import pytest
 
+LONGEST_ID = 60
+"""Characters of a value in the name of a test."""
+
 if "PYTEST_XDIST_WORKER" in os.environ:  # workers that compute side by side have a core each
     os.environ.setdefault("OMP_NUM_THREADS", "1")
 
@@ -18,6 +21,13 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Workers begin with what takes minutes: at the end one would wait for another."""
     if "PYTEST_XDIST_WORKER" in os.environ:
         items.sort(key=lambda item: item.get_closest_marker("long") is None)
+
+
+def pytest_make_parametrize_id(val: object) -> str | None:
+    """Long values are named by their beginning; pytest numbers those that begin alike."""
+    if isinstance(val, str | bytes) and len(val) > LONGEST_ID:
+        return f"{val[:LONGEST_ID]!a}..."
+    return None
 
 
 @pytest.fixture(scope="session", autouse=True)

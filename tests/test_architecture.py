@@ -31,7 +31,16 @@ PUBLIC_API = [
     "load_pair",
 ]
 
-LEAVES = {"errors", "events", "files", "insight", "tree_order", "config", "reference_files"}
+LEAVES = {
+    "errors",
+    "events",
+    "files",
+    "insight",
+    "memory",
+    "tree_order",
+    "config",
+    "reference_files",
+}
 """Modules of the core that know at most `errors`, `files`, `insight` and `tree_order`."""
 
 
@@ -90,7 +99,7 @@ def test_the_core_knows_no_screen(module: str) -> None:
 
 @pytest.mark.parametrize("module", core_modules("sequoia_core.model"))
 def test_models_know_no_trees(module: str) -> None:
-    assert core_imports(module) <= {"config", "errors", "model", "protocols"}
+    assert core_imports(module) <= {"config", "errors", "memory", "model", "protocols"}
 
 
 @pytest.mark.parametrize("module", core_modules())

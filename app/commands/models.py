@@ -26,16 +26,18 @@ def models(
     for heading in ("pair", "target and draft", "size", "memory", "fits", "access"):
         table.add_column(heading, justify="right" if heading in {"size", "memory"} else "left")
     for entry in catalogue():
-        fits = "[green]yes[/]" if entry.fits(memory.total) else "[red]no[/]"
+        fits = "[green]yes[/]" if entry.fits(memory.total, memory.on_gpu) else "[red]no[/]"
+        needed = entry.plan(memory.on_gpu).needed(entry.context)
         names = f"{entry.target.name}\n{entry.draft.name}"
         counts = f"{_short(entry.target)}\n{_short(entry.draft)}"
         access = "gated" if entry.gated else "open"
-        table.add_row(entry.name, names, counts, size_text(entry.memory_bytes), fits, access)
+        table.add_row(entry.name, names, counts, size_text(needed), fits, access)
     console = Console(highlight=False)
     console.print(table)
     console.print(
-        f"\nMemory: weights of both models in bfloat16 or float16 and their KV caches at "
-        f"{catalogue()[0].context} tokens (or the smaller window). "
+        f"\nMemory: weights of both models in bfloat16 or float16, their KV caches and masks at "
+        f"{catalogue()[0].context} tokens (or the smaller window), logits and activations"
+        f"{', and what CUDA itself takes' if memory.on_gpu else ''}. "
         f"Here: {memory.place}, {size_text(memory.total)}.\n"
         "Choose one with --pair NAME; any two Llama-family models with one tokenizer work "
         "with --target and --draft.\n"
@@ -50,6 +52,7 @@ def _short(model: ModelShape) -> str:
 
 
 def _as_dict(entry: PairEntry, memory: Memory) -> dict[str, Any]:
+    plan = entry.plan(memory.on_gpu)
     return {
         "name": entry.name,
         "target": entry.target.name,
@@ -57,8 +60,15 @@ def _as_dict(entry: PairEntry, memory: Memory) -> dict[str, Any]:
         "target_parameters": entry.target.parameters,
         "draft_parameters": entry.draft.parameters,
         "context": entry.context,
-        "memory_bytes": entry.memory_bytes,
-        "fits": entry.fits(memory.total),
+        "memory_bytes": plan.needed(entry.context),
+        "memory": {
+            "weights": plan.weights,
+            "context": plan.token * entry.context,
+            "logits": plan.logits,
+            "activations": plan.activations,
+            "cuda": plan.runtime,
+        },
+        "fits": entry.fits(memory.total, memory.on_gpu),
         "gated": entry.gated,
         "embedded": entry.embedded,
     }

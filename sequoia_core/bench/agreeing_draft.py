@@ -28,6 +28,9 @@ class Positions:
         """Keep the first `committed` tokens and as many more as there are rows."""
         self.length = committed + len(rows)
 
+    def release(self) -> None:
+        """Holds no memory of its own to return."""
+
     def truncate(self, length: int) -> None:
         """Forget all tokens from `length` on."""
         self.length = length

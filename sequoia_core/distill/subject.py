@@ -18,7 +18,7 @@ from sequoia_core.chat_template import turn_ends
 from sequoia_core.distill.options import Options
 from sequoia_core.distill.pieces import Pieces
 from sequoia_core.errors import ModelLoadError
-from sequoia_core.model.device import choose_device, choose_dtype
+from sequoia_core.model.device import choose_device, choose_dtype, prepare
 from sequoia_core.model.llama import Llama
 from sequoia_core.model.loader import Checkpoint
 from sequoia_core.model.tokenizer import check_embedding_fit
@@ -66,6 +66,7 @@ class Subject:
         device = choose_device(options.device)
         dtype = choose_dtype("auto", device)
         checkpoint = open_target(options.target, dtype)
+        dtype = choose_dtype("auto", device, stored=checkpoint.stored_dtype)
         if checkpoint.tokenizer is None:
             raise ModelLoadError(f"{checkpoint.name}: the target brings no tokenizer")
         tokenizer = checkpoint.tokenizer()
@@ -91,6 +92,7 @@ class Subject:
 
     def model(self) -> Llama:
         """The target itself, loaded."""
+        prepare((self.device,))
         return Llama(self.checkpoint.config, self.checkpoint.weights, self.device, self.dtype)
 
 

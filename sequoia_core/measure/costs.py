@@ -163,6 +163,7 @@ class LearntCosts:
             draft_ms=lambda rows: draft(rows) * slower + rest.level_ms * more,
             overhead_ms=rest.base_ms * more,
             plain_ms=verify(1) + rest.plain_ms,
+            row_ms=verify(1),
         )
 
 

@@ -19,6 +19,25 @@ def mix(queries: Tensor, keys: Tensor, values: Tensor, bias: Tensor | None) -> T
     return functional.scaled_dot_product_attention(queries, keys, values, bias)
 
 
+def mix_from_start(queries: Tensor, keys: Tensor, values: Tensor) -> Tensor:
+    """Causal attention of the first rows of a text: no mask is made, and no later key is read.
+
+    Args:
+        queries: [1, K, G n, D].
+        keys: [1, K, n, D].
+        values: as `keys`.
+
+    Returns:
+        [1, K, G n, D].
+    """
+    rows, dim = keys.shape[2], keys.shape[3]
+    heads = queries.reshape(1, -1, rows, dim)  # [1, H, n, D]
+    mixed = functional.scaled_dot_product_attention(
+        heads, keys, values, is_causal=True, enable_gqa=heads.shape[1] > keys.shape[1]
+    )
+    return mixed.reshape(queries.shape)
+
+
 def mix_in_any_order(queries: Tensor, keys: Tensor, values: Tensor, bias: Tensor | None) -> Tensor:
     """Attention that comes out the same whatever the rows beside and the masked keys between.
 

@@ -1,7 +1,7 @@
 """Which device and number format to compute in. Knows nothing of models.
 
-`auto` takes a GPU where there is one; bfloat16 where the hardware multiplies it natively (Ampere
-and later, CPUs with AMX or AVX512-BF16), else float16 on a GPU and float32 on a CPU.
+`auto` takes a GPU where there is one, and the number format that a checkpoint is stored in where
+the device is fast in it; see `choose_dtype`.
 """
 
 import platform
@@ -9,6 +9,7 @@ import re
 from collections.abc import Sequence
 from pathlib import Path
 
+import psutil
 import torch
 
 from sequoia_core.errors import ParameterError
@@ -79,27 +80,68 @@ def devices_name(devices: Sequence[torch.device]) -> str:
 
 
 def choose_dtype(
-    name: str, device: torch.device, others: Sequence[torch.device] = ()
+    name: str,
+    device: torch.device,
+    others: Sequence[torch.device] = (),
+    stored: torch.dtype | None = None,
 ) -> torch.dtype:
     """The number format called `auto`, `float32`, `bfloat16` or `float16`.
 
+    `auto` is the format that the checkpoint is stored in. Where the device is slow in that one, or
+    nothing is known of it, it is the device's own: bfloat16 where the hardware multiplies it
+    (Ampere and later, CPUs with AMX or AVX512-BF16), else float16 on a GPU and float32 on a CPU.
+    CPUs are slow in float16 (docs/decisions/0040).
+
     Args:
-        name: `auto` is what the device is fast in.
+        name: of the format.
         device: where it is computed.
         others: where else.
+        stored: of the target's weights on disk.
 
     Raises:
         ParameterError: another name.
     """
     if name == "auto":
-        if device.type == "cuda":
-            capabilities = map(torch.cuda.get_device_capability, (device, *others))
-            ampere = min(capabilities) >= AMPERE
-            return torch.bfloat16 if ampere else torch.float16
-        return torch.bfloat16 if cpu_multiplies_bfloat16() else torch.float32
+        own = _own_dtype(device, others)
+        # every device computes float32, and a GPU float16
+        well = {torch.float32, own} | ({torch.float16} if device.type == "cuda" else set())
+        return stored if stored in well else own
     if name not in DTYPES:
         raise ParameterError(f"dtype is {name!r}; give auto, {', '.join(DTYPES)}")
     return DTYPES[name]
+
+
+def _own_dtype(device: torch.device, others: Sequence[torch.device]) -> torch.dtype:
+    """The format of 16 bits that the devices multiply fast; float32 on a CPU without one."""
+    if device.type == "cuda":
+        ampere = min(map(torch.cuda.get_device_capability, (device, *others))) >= AMPERE
+        return torch.bfloat16 if ampere else torch.float16
+    return torch.bfloat16 if cpu_multiplies_bfloat16() else torch.float32
+
+
+def prepare(devices: Sequence[torch.device]) -> None:
+    """Make PyTorch compute on GPUs as the engine wants it; on CPUs there is nothing to do.
+
+    For the whole process: sums of products stay in float32, so that they depend less on the number
+    of rows, and cuDNN's attention is off, which builds a plan for every new shape.
+    """
+    if devices[0].type != "cuda":
+        return
+    torch.cuda.set_device(devices[0])
+    torch.set_float32_matmul_precision("highest")
+    products = torch.backends.cuda.matmul
+    products.allow_fp16_reduced_precision_reduction = False
+    products.allow_bf16_reduced_precision_reduction = False
+    products.allow_fp16_accumulation = False
+    torch.backends.cuda.allow_fp16_bf16_reduction_math_sdp(False)
+    torch.backends.cuda.enable_cudnn_sdp(False)
+
+
+def free_bytes(device: torch.device) -> int:
+    """Memory that is free on a device."""
+    if device.type == "cuda":
+        return torch.cuda.mem_get_info(device)[0]
+    return int(psutil.virtual_memory().available)
 
 
 def dtype_name(dtype: torch.dtype) -> str:

@@ -1,4 +1,4 @@
-"""Keys and values of one conversation, in one preallocated tensor.
+"""Keys and values of one conversation, in a few preallocated tensors.
 
 Owns the memory, its growth and the rollback of speculated rows. It knows nothing of trees: which
 rows survive is said by the caller. Every in-place write of the engine's state is in this file.
@@ -10,18 +10,30 @@ import torch
 from torch import Tensor
 
 from sequoia_core.errors import ContextFullError
+from sequoia_core.memory import kv_token_bytes
 from sequoia_core.model.config import ModelConfig
+from sequoia_core.model.device import free_bytes
 
 INITIAL_CAPACITY = 256
 CUDA_BUCKET = 256
+
+PART_LAYERS = 8
+"""Layers of one buffer. While a cache grows, one buffer is held twice and not all of them."""
+
+DOUBLED_CAPACITY = 1024
+"""Up to this capacity a cache doubles; from then on it grows by a quarter."""
+
+RESERVED_SHARE = 0.25
+"""Of the free memory of a GPU: where the whole window takes no more, it is reserved at once."""
 
 
 class LayeredKVCache:
     """Keys and values of `length` tokens; see `protocols.KVCache` for the verbs.
 
-    The buffer is `[L, 2, K, capacity, D]`, so that dropping a rejected branch is one gather over
-    all layers. Rows past `length` hold leftovers and are never read as tokens; on CUDA attention
-    spans a whole length bucket, whose tail the mask hides, so that shapes repeat from step to step.
+    The buffers are `[PART_LAYERS, 2, K, capacity, D]`, so that dropping a rejected branch is one
+    gather over several layers, and growing needs room for one more buffer only. Rows past `length`
+    hold leftovers and are never read as tokens; on CUDA attention under a mask spans a whole length
+    bucket, whose tail the mask hides, so that shapes repeat from step to step.
 
     Beside them it can hold features: hidden states of each token, for a draft that reads them. They
     follow the same verbs, so a feature is always that of the token at its place.
@@ -43,14 +55,21 @@ class LayeredKVCache:
         self._config = config
         self._bucket = CUDA_BUCKET if device.type == "cuda" else 1
         self._length = 0
-        capacity = min(INITIAL_CAPACITY, self._rounded(config.context_window))
+        window = self._rounded(config.context_window)
+        whole = window * kv_token_bytes(config, dtype.itemsize, feature_slots)
+        self._least = min(INITIAL_CAPACITY, window)
+        if device.type == "cuda" and torch.cuda.is_available():
+            self._least = window if whole <= RESERVED_SHARE * free_bytes(device) else self._least
         # zeros, not empty: a masked tail is multiplied by zero weights, and 0 x NaN is NaN
-        self._buffer = torch.zeros(
-            (config.num_layers, 2, config.num_kv_heads, capacity, config.head_dim),
-            device=device,
-            dtype=dtype,
-        )
-        self._features = self._buffer.new_zeros((capacity, feature_slots, config.hidden_size))
+        self._parts = [
+            torch.zeros(
+                (layers, 2, config.num_kv_heads, self._least, config.head_dim),
+                device=device,
+                dtype=dtype,
+            )
+            for layers in _split(config.num_layers)
+        ]
+        self._features = self._parts[0].new_zeros((self._least, feature_slots, config.hidden_size))
 
     @property
     def length(self) -> int:
@@ -59,15 +78,17 @@ class LayeredKVCache:
 
     @property
     def capacity(self) -> int:
-        """Tokens the present buffer has room for."""
-        return self._buffer.shape[3]
+        """Tokens that every buffer has room for."""
+        return min(self._features.shape[0], *(part.shape[3] for part in self._parts))
 
     def span(self, rows: int) -> int:
         """Tokens that attention runs over when `rows` more are written: S + rows, or its bucket."""
         return self._rounded(self._length + rows)
 
     def reserve(self, rows: int) -> None:
-        """Make room for `rows` more tokens, moving to a larger buffer if need be.
+        """Make room for `rows` more tokens, moving to larger buffers if need be.
+
+        Where memory does not suffice for all of them, the tokens held stay as they are.
 
         Raises:
             ContextFullError: they would not fit into the model's context window.
@@ -81,16 +102,24 @@ class LayeredKVCache:
             )
         if self._rounded(needed) <= self.capacity:
             return
-        capacity = min(max(2 * self.capacity, self._rounded(needed)), self._rounded(window))
-        layers, two, heads, _, dim = self._buffer.shape
-        larger = self._buffer.new_zeros((layers, two, heads, capacity, dim))
-        larger[:, :, :, : self._length] = self._buffer[:, :, :, : self._length]
-        self._buffer = larger
-        features = self._features.new_zeros((capacity, *self._features.shape[1:]))
-        features[: self._length] = self._features[: self._length]
-        self._features = features
+        present = self.capacity
+        grown = present * 2 if present < DOUBLED_CAPACITY else self._rounded(present + present // 4)
+        self._resize(min(max(grown, self._rounded(needed)), self._rounded(window)))
 
-    def write(self, layer: int, keys_values: Tensor) -> tuple[Tensor, Tensor]:
+    def release(self) -> None:
+        """Return memory that the tokens held do not need; what was reserved at first stays."""
+        needed = max(self._least, self._rounded(self._length))
+        self._resize(min(needed, self.capacity))
+
+    def _resize(self, capacity: int) -> None:
+        """One buffer after the other, so that only one of them is held twice."""
+        for at in range(len(self._parts)):
+            self._parts[at] = _resized(self._parts[at], 3, capacity, self._length)
+        self._features = _resized(self._features, 0, capacity, self._length)
+
+    def write(
+        self, layer: int, keys_values: Tensor, span: int | None = None
+    ) -> tuple[Tensor, Tensor]:
         """Put n rows after the S cached ones and return the keys and values to attend over.
 
         Room must have been reserved; `advance` counts the rows once every layer is written.
@@ -98,14 +127,15 @@ class LayeredKVCache:
         Args:
             layer: index of the layer.
             keys_values: `[2, K, n, D]`.
+            span: tokens to attend over; None is `span(n)`.
 
         Returns:
-            keys and values `[1, K, span(n), D]`, views of the buffer.
+            keys and values `[1, K, span, D]`, views of the buffer.
         """
         rows = keys_values.shape[2]
-        layer_buffer = self._buffer[layer]
+        layer_buffer = self._parts[layer // PART_LAYERS][layer % PART_LAYERS]
         layer_buffer[:, :, self._length : self._length + rows].copy_(keys_values)
-        attended = layer_buffer[:, None, :, : self.span(rows)]
+        attended = layer_buffer[:, None, :, : self.span(rows) if span is None else span]
         return attended[0], attended[1]
 
     def write_features(self, slot: int, hidden: Tensor) -> None:
@@ -140,9 +170,10 @@ class LayeredKVCache:
         assert 0 <= committed <= self._length
         assert all(committed <= row < self._length for row in rows)
         if any(row != committed + offset for offset, row in enumerate(rows)):
-            index = torch.tensor(list(rows), device=self._buffer.device)
-            kept = self._buffer.index_select(3, index)
-            self._buffer[:, :, :, committed : committed + len(rows)].copy_(kept)
+            index = torch.tensor(list(rows), device=self._features.device)
+            for part in self._parts:
+                kept = part.index_select(3, index)
+                part[:, :, :, committed : committed + len(rows)].copy_(kept)
             self._features[committed : committed + len(rows)].copy_(self._features[index])
         self._length = committed + len(rows)
 
@@ -153,3 +184,19 @@ class LayeredKVCache:
 
     def _rounded(self, length: int) -> int:
         return -(-length // self._bucket) * self._bucket
+
+
+def _split(layers: int) -> list[int]:
+    """Layers of each buffer."""
+    return [min(PART_LAYERS, layers - first) for first in range(0, layers, PART_LAYERS)]
+
+
+def _resized(buffer: Tensor, axis: int, size: int, kept: int) -> Tensor:
+    """A buffer of another size with the first `kept` entries of an axis; itself where it fits."""
+    if buffer.shape[axis] == size:
+        return buffer
+    shape = list(buffer.shape)
+    shape[axis] = size
+    resized = buffer.new_zeros(shape)
+    resized.narrow(axis, 0, kept).copy_(buffer.narrow(axis, 0, kept))
+    return resized

@@ -15,7 +15,8 @@ from torch import Tensor
 from torch.nn import functional
 
 from sequoia_core.config import Kernels
-from sequoia_core.model.attention import Mix, additive, mix, mix_in_any_order
+from sequoia_core.memory import PREFILL_ROWS
+from sequoia_core.model.attention import Mix, additive, mix, mix_from_start, mix_in_any_order
 from sequoia_core.model.config import ModelConfig
 from sequoia_core.model.kv_cache import LayeredKVCache
 from sequoia_core.model.linear import BiasedLinear, ByRows, Linear, pack
@@ -34,9 +35,6 @@ PRODUCTS = {
     "down": ("mlp.down_proj",),
 }
 """A layer's products and their matrices; those that read the same input become one product."""
-
-PREFILL_ROWS = 256
-"""Rows read at once by `extend`: bounds the mask and the activations of a long prompt."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -97,8 +95,10 @@ class Llama:
         self._mix: Mix = mix_in_any_order if self._exact else mix
         self._feature_slots = {layer: slot for slot, layer in enumerate(feature_layers)}
         self.embedding = get("model.embed_tokens")
-        # first, since packing the largest matrix takes as much again for a while
-        self._head = linear("model.embed_tokens" if config.tie_word_embeddings else "lm_head")
+        # first, since packing the largest matrix takes as much again for a while; a tied head is
+        # the embedding itself, which then lies on the device once
+        tied = config.tie_word_embeddings
+        self._head = pack(self.embedding, kernels) if tied else linear("lm_head")
         self._layers = [
             _layer(norm, linear, f"model.layers.{index}") for index in range(config.num_layers)
         ]
@@ -247,9 +247,11 @@ class Llama:
         rows = token_ids.shape[0]
         cache.reserve(rows)
         biases = self._biases(mask, rows, cache)
+        # without a mask only the keys of the text itself may be read
+        span = cache.length + rows if biases[0] is None else cache.span(rows)
 
         def attend(index: int, queries: Tensor, keys_values: Tensor) -> Tensor:
-            keys, values = cache.write(index, keys_values)
+            keys, values = cache.write(index, keys_values, span)
             return self._attend(queries, keys, values, biases[index])
 
         def watch(index: int, hidden: Tensor) -> None:
@@ -282,9 +284,12 @@ class Llama:
 
     def _attend(self, queries: Tensor, keys: Tensor, values: Tensor, bias: Tensor | None) -> Tensor:
         """[1, K, G n, D] against [1, K, span, D] -> [n, H D]."""
-        mixed = self._mix(queries, keys, values, bias)
         kv_heads, dim = self.config.num_kv_heads, self.config.head_dim
         groups = self.config.num_heads // kv_heads
+        if bias is None and queries.shape[2] > groups:
+            mixed = mix_from_start(queries, keys, values)
+        else:
+            mixed = self._mix(queries, keys, values, bias)
         mixed = mixed.view(kv_heads, groups, -1, dim).permute(2, 0, 1, 3)  # [n, K, G, D]
         return mixed.reshape(mixed.shape[0], -1)
 
@@ -297,10 +302,14 @@ class Llama:
     def _attention_bias(
         self, mask: Tensor | None, rows: int, cache: LayeredKVCache, device: torch.device
     ) -> Tensor | None:
-        """Additive mask [G n, span], or None where every key is visible."""
+        """Additive mask [G n, span]; None where a kernel without one reads the S + n keys alone.
+
+        Kernels without a mask are the fastest there are: on CUDA only they divide a long context
+        among the multiprocessors. On a CPU the rows of a prompt keep the masked kernel.
+        """
         length, span = cache.length, cache.span(rows)
         if mask is None:
-            if rows == 1 and span == length + 1:
+            if rows == 1 or (length == 0 and device.type == "cuda"):
                 return None
             visible = torch.arange(length, length + rows, device=device)
             mask = torch.arange(span, device=device)[None, :] <= visible[:, None]

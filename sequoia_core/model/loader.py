@@ -24,7 +24,7 @@ from sequoia_core.errors import ModelLoadError
 from sequoia_core.model import int8_rows
 from sequoia_core.model.config import ModelConfig
 from sequoia_core.model.convert_cache import ConvertCache, file_digests
-from sequoia_core.model.device import dtype_name
+from sequoia_core.model.device import DTYPES, dtype_name
 from sequoia_core.model.foreign import (
     refuse_foreign_files,
     refuse_foreign_settings,
@@ -74,6 +74,8 @@ class Checkpoint:
         tokenizer: loads its tokenizer, or None when it brings none.
         eos_token_ids: ends of text as its files state them.
         digest: changes when the weights or the configuration change.
+        stored_dtype: the number format that its files state or hold; None where there is none, as
+            of quantised weights.
     """
 
     name: str
@@ -83,6 +85,7 @@ class Checkpoint:
     tokenizer: "Callable[[], PreTrainedTokenizerBase] | None"
     eos_token_ids: frozenset[int]
     digest: str
+    stored_dtype: torch.dtype | None = None
 
 
 def open_checkpoint(
@@ -155,6 +158,7 @@ def open_directory(directory: Path, progress: Progress = lambda *_: None) -> Che
             settings, read_json(generation) if generation.exists() else {}
         ),
         digest=_digest(config, weights.files, progress),
+        stored_dtype=stored_dtype(settings, weights),
     )
 
 
@@ -163,6 +167,19 @@ def _digest(config: ModelConfig, files: Sequence[Path], progress: Progress) -> s
     message = f"Reading {files[0].name} (once)"
     digests = file_digests(files, lambda fraction: progress(message, fraction))
     return hashlib.sha256("\n".join([*digests.values(), repr(config)]).encode()).hexdigest()
+
+
+def stored_dtype(settings: Mapping[str, Any], weights: Weights) -> torch.dtype | None:
+    """What config.json says, in the newer or the older spelling, else what the tensors are in.
+
+    None is a format that cannot be computed in.
+    """
+    stated = settings.get("dtype") or settings.get("torch_dtype")
+    if isinstance(stated, str):
+        return DTYPES.get(stated.removeprefix("torch."))
+    matrix = next((name for name in weights if len(weights.shape(name)) > 1), None)
+    found = weights.dtype(matrix) if matrix is not None else None
+    return found if found in DTYPES.values() else None
 
 
 def _open_gguf(

@@ -119,8 +119,7 @@ class OffloadedLlama(Llama):
         in_layer = ".".join(names[0].split(".")[3:])  # of model.layers.N.
         if in_layer in self._streamed:
             return self._streamed[in_layer]
-        tied = names[0] == "model.embed_tokens"
-        return pack(self.embedding if tied else get(names[0]), kernels)
+        return pack(get(names[0]), kernels)
 
 
 def load_offloaded(

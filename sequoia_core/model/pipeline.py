@@ -118,12 +118,20 @@ class PipelinedKVCache(LayeredKVCache):
         for each in self._later:
             each.reserve(rows)
 
-    def write(self, layer: int, keys_values: Tensor) -> tuple[Tensor, Tensor]:
+    def release(self) -> None:
+        """Return memory of every run's buffers; see `LayeredKVCache.release`."""
+        super().release()
+        for each in self._later:
+            each.release()
+
+    def write(
+        self, layer: int, keys_values: Tensor, span: int | None = None
+    ) -> tuple[Tensor, Tensor]:
         """Write to the layer's own device; see `LayeredKVCache.write`."""
         if layer < self._own:
-            return super().write(layer, keys_values)
+            return super().write(layer, keys_values, span)
         cache, at = self._elsewhere[layer - self._own]
-        return cache.write(at, keys_values)
+        return cache.write(at, keys_values, span)
 
     def write_features(self, slot: int, hidden: Tensor) -> None:
         """Bring hidden states to the first device; see `LayeredKVCache.write_features`."""

@@ -33,6 +33,9 @@ INPUT_SHIFT = "conditioning.shift"
 INPUT_SCALE = "conditioning.scale"
 """... and multiplied with what is left; float32, one after the other."""
 
+STORED_DTYPES = {"F32": torch.float32, "BF16": torch.bfloat16, "F16": torch.float16}
+"""Number formats that can be computed in, by their names in safetensors files."""
+
 COPIED_BYTES = 1 << 20
 """Tensors up to this size are copied out of the mapped file: with one page touched the kernel maps
 up to 2 MiB around it, so that 61 norms of 1 kB held 100 MB."""
@@ -73,6 +76,10 @@ class Weights(Mapping[str, Tensor]):
     def is_floating(self, name: str) -> bool:  # noqa: ARG002
         """Whether a tensor holds floating numbers, without reading it."""
         return True
+
+    def dtype(self, name: str) -> torch.dtype | None:  # noqa: ARG002
+        """Number format of a tensor as it is stored; None where it is none of PyTorch's."""
+        return None
 
 
 class SafetensorsWeights(Weights):
@@ -115,6 +122,10 @@ class SafetensorsWeights(Weights):
     def is_floating(self, name: str) -> bool:
         """Whether a tensor holds floating numbers, without reading it."""
         return str(self._files[name][1].get_slice(name).get_dtype()).startswith(("F", "BF"))
+
+    def dtype(self, name: str) -> torch.dtype | None:
+        """Number format of a tensor without reading it."""
+        return STORED_DTYPES.get(self._files[name][1].get_slice(name).get_dtype())
 
     def path(self, name: str) -> Path:
         """The file that holds a tensor."""
@@ -162,6 +173,10 @@ class LoadedWeights(Weights):
     def is_floating(self, name: str) -> bool:
         """Whether a tensor holds floating numbers."""
         return self._tensors[name].is_floating_point()
+
+    def dtype(self, name: str) -> torch.dtype | None:
+        """Number format of a tensor."""
+        return self._tensors[name].dtype
 
 
 def open_weights(directory: Path) -> Weights:

@@ -33,6 +33,9 @@ class RowCache:
         assert length <= len(self.rows)
         del self.rows[length:]
 
+    def release(self) -> None:
+        """Holds nothing that could be returned."""
+
 
 class TableModel:
     """Logits are a fixed random function of the last `order` tokens a row can see.

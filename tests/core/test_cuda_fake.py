@@ -157,8 +157,8 @@ def test_a_whole_step_up_to_its_logits_passes_through(choose: ChildChooser, trim
     check(full_probs(logits, 0.6), GROWMAP.size, 61)
 
 
-@pytest.mark.parametrize(("length", "rows"), [(1, 1), (200, 9), (250, 9), (256, 1), (511, 9)])
-def test_attention_spans_whole_buckets(
+@pytest.mark.parametrize(("length", "rows"), [(1, 2), (200, 9), (250, 9), (256, 2), (511, 9)])
+def test_attention_under_a_mask_spans_whole_buckets(
     monkeypatch: pytest.MonkeyPatch, length: int, rows: int
 ) -> None:
     """So that shapes repeat from step to step, which a captured graph will need."""

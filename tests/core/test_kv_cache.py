@@ -7,10 +7,11 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
+from torch._subclasses.fake_tensor import FakeTensorMode
 
 from sequoia_core.errors import ContextFullError
 from sequoia_core.model import kv_cache
-from sequoia_core.model.kv_cache import CUDA_BUCKET, LayeredKVCache
+from sequoia_core.model.kv_cache import CUDA_BUCKET, PART_LAYERS, LayeredKVCache
 from tests.core.engines import tree_of
 from tests.core.models import tiny_config, tiny_llama
 
@@ -87,7 +88,8 @@ def test_leftovers_past_the_end_do_not_matter() -> None:
     """The tail is never cleared: even NaN in it must not show."""
     cache = MODEL.new_cache()
     MODEL.extend(torch.tensor([1, 2, 3, 4]), cache)
-    cache._buffer[:, :, :, 2:] = torch.nan
+    for part in cache._parts:
+        part[:, :, :, 2:] = torch.nan
     cache.truncate(2)
     close(next_logits([5, 6], cache), fresh_logits([1, 2, 5, 6])[2:])
 
@@ -134,3 +136,89 @@ def test_on_cuda_attention_spans_whole_buckets(rows: int) -> None:
     assert cache.span(rows) % CUDA_BUCKET == 0
     assert rows <= cache.span(rows) < rows + CUDA_BUCKET
     assert cache.span(rows) <= cache.capacity
+
+
+def grown_buffers(monkeypatch: pytest.MonkeyPatch, allowed: int) -> list[int]:
+    """Sizes asked for while caches grow; after so many buffers memory is full."""
+    sizes: list[int] = []
+    real = kv_cache._resized
+
+    def resized(buffer: Tensor, axis: int, size: int, kept: int) -> Tensor:
+        if buffer.shape[axis] != size:
+            if len(sizes) == allowed:
+                raise MemoryError
+            sizes.append(buffer.nbytes * size // max(buffer.shape[axis], 1))
+        return real(buffer, axis, size, kept)
+
+    monkeypatch.setattr(kv_cache, "_resized", resized)
+    return sizes
+
+
+LAYERS = 2 * PART_LAYERS + 1
+
+
+def test_a_cache_grows_one_buffer_after_the_other(monkeypatch: pytest.MonkeyPatch) -> None:
+    """So that never more is held than what it grows to, and one buffer as it was."""
+    cache = LayeredKVCache(tiny_config(num_layers=LAYERS, context_window=1024), CPU, torch.float32)
+    before = sum(part.nbytes for part in cache._parts)
+    sizes = grown_buffers(monkeypatch, 99)
+    cache.reserve(257)
+    assert cache.capacity == 512
+    assert sizes[:3] == [2 * before * layers // LAYERS for layers in (8, 8, 1)]
+
+
+@pytest.mark.parametrize("allowed", [0, 1, 2])
+def test_where_memory_ends_while_it_grows_the_tokens_stay(
+    allowed: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    model = tiny_llama(3, num_layers=LAYERS, context_window=1024)
+    tokens = torch.arange(300) % 61
+    cache = model.new_cache()
+    model.extend(tokens[:250], cache)
+    with monkeypatch.context() as patch:
+        grown_buffers(patch, allowed)
+        with pytest.raises(MemoryError):
+            model.extend(tokens[250:], cache)
+    assert (cache.length, cache.capacity) == (250, 256)
+    model.extend(tokens[250:], cache)
+    assert (cache.length, cache.capacity) == (300, 512)
+    whole = model.new_cache()
+    model.extend(tokens, whole)
+    row = torch.tensor([5])
+    expected = model.forward(row, row * 60, None, whole)
+    close(model.forward(row, row * 60, None, cache), expected)
+
+
+@pytest.mark.parametrize(("held", "left"), [(0, 256), (100, 256), (700, 700), (900, 900)])
+def test_memory_is_returned_but_for_what_the_tokens_need(held: int, left: int) -> None:
+    cache = LayeredKVCache(tiny_config(context_window=4000), CPU, torch.float32, feature_slots=1)
+    cache.reserve(2000)
+    cache.advance(held)
+    cache.release()
+    assert cache.capacity == left
+    assert {part.shape[3] for part in cache._parts} == {left}
+
+
+@pytest.mark.parametrize(("share", "capacity"), [(4, 2048), (3, 256)])
+def test_on_cuda_the_window_is_reserved_where_it_takes_a_quarter(
+    share: int, capacity: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """And it stays reserved: 2 layers of 2 KV heads of 8 numbers take 256 bytes a token."""
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "mem_get_info", lambda _: (share * 2048 * 256, 0))
+    with FakeTensorMode():
+        gpu = torch.device("cuda", 0)
+        cache = LayeredKVCache(tiny_config(context_window=2000), gpu, torch.float32)
+        cache.release()
+        assert cache.capacity == capacity
+
+
+def test_large_caches_grow_by_a_quarter() -> None:
+    cache = LayeredKVCache(tiny_config(context_window=9000), torch.device("meta"), torch.float32)
+    grown = []
+    for needed in (1025, 1281, 1602):
+        cache.reserve(needed)
+        grown.append(cache.capacity)
+    assert grown == [1025, 1281, 1602]
+    cache.reserve(1603)
+    assert cache.capacity == 2002

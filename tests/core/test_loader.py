@@ -370,6 +370,7 @@ def test_a_damaged_shard_is_named(
         '{"weight_map": {"a": "b\\u0000c"}}',
         '{"weight_map": ' + "[" * 100_000,
     ],
+    ids=["empty", "no shards", "outside", "number", "list", "null byte", "nested too deep"],
 )
 def test_a_bad_index_is_refused(index: str, tmp_path: Path) -> None:
     in_shards(tmp_path)
@@ -395,7 +396,7 @@ class Intruder:
         {"sparse": torch.eye(3).to_sparse()},
         {"without numbers": torch.ones(3, device="meta")},
     ],
-    ids=str,
+    ids=["code", "list", "number", "number as name", "sparse", "meta"],
 )
 def test_a_pickle_of_anything_but_tensors_is_refused(
     content: object, tmp_path: Path, monkeypatch: pytest.MonkeyPatch

@@ -1,5 +1,6 @@
 """Devices and number formats are chosen by what the machine has; wrong names are one line."""
 
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -13,6 +14,7 @@ from sequoia_core.model.device import (
     cpu_multiplies_bfloat16,
     device_name,
     dtype_name,
+    prepare,
 )
 
 CPU = torch.device("cpu")
@@ -138,3 +140,78 @@ def test_a_cpu_is_called_by_its_makers_name(cpu_info: Path) -> None:
 def test_a_gpu_is_called_by_its_makers_name(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(torch.cuda, "get_device_name", lambda _: "Fast GPU 9000")
     assert device_name(GPU) == "Fast GPU 9000"
+
+
+F32, BF16, F16 = torch.float32, torch.bfloat16, torch.float16
+
+
+@pytest.mark.parametrize(
+    ("device", "native", "stored", "expected"),
+    [
+        (GPU, True, F16, F16),
+        (GPU, True, BF16, BF16),
+        (GPU, True, F32, F32),
+        (GPU, True, None, BF16),
+        (GPU, False, BF16, F16),
+        (GPU, False, F16, F16),
+        (CPU, True, F32, F32),
+        (CPU, True, BF16, BF16),
+        (CPU, True, F16, BF16),
+        (CPU, False, BF16, F32),
+        (CPU, False, F16, F32),
+        (CPU, True, torch.float64, BF16),
+    ],
+)
+def test_a_checkpoint_is_computed_as_it_is_stored_where_that_is_fast(
+    device: torch.device,
+    native: bool,
+    stored: torch.dtype | None,
+    expected: torch.dtype,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    capability = (9, 0) if native else (7, 5)
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda _: capability)
+    monkeypatch.setattr(device_module, "cpu_multiplies_bfloat16", lambda: native)
+    assert choose_dtype("auto", device, stored=stored) is expected
+    assert choose_dtype("float32", device, stored=stored) is F32
+
+
+@pytest.fixture
+def as_it_was() -> Iterator[None]:
+    """What PyTorch is told for the whole process is taken back."""
+    products, cuda = torch.backends.cuda.matmul, torch.backends.cuda
+    names = [
+        "allow_fp16_reduced_precision_reduction",
+        "allow_bf16_reduced_precision_reduction",
+        "allow_fp16_accumulation",
+    ]
+    before = {name: getattr(products, name) for name in names}
+    precision, cudnn = torch.get_float32_matmul_precision(), torch._C._get_cudnn_sdp_enabled()
+    yield
+    for name, value in before.items():
+        setattr(products, name, value)
+    torch.set_float32_matmul_precision(precision)
+    cuda.enable_cudnn_sdp(cudnn)
+
+
+@pytest.mark.usefixtures("as_it_was")
+def test_a_gpu_sums_in_full_and_plans_no_kernel_for_each_shape(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    current: list[torch.device] = []
+    monkeypatch.setattr(torch.cuda, "set_device", current.append)
+    products = torch.backends.cuda.matmul
+    products.allow_fp16_reduced_precision_reduction = True
+    products.allow_bf16_reduced_precision_reduction = True
+    torch.set_float32_matmul_precision("high")
+    torch.backends.cuda.enable_cudnn_sdp(True)
+    prepare((CPU,))
+    assert not current
+    assert torch._C._get_cudnn_sdp_enabled()
+    prepare((torch.device("cuda", 1), GPU))
+    assert current == [torch.device("cuda", 1)]
+    assert products.allow_fp16_reduced_precision_reduction is False
+    assert products.allow_bf16_reduced_precision_reduction is False
+    assert products.allow_fp16_accumulation is False
+    assert torch.get_float32_matmul_precision() == "highest"
+    assert torch._C._get_cudnn_sdp_enabled() is False

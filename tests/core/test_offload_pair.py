@@ -13,14 +13,17 @@ from sequoia_core import pair as pair_module
 from sequoia_core.config import Kernels, Offload, WeightFormat
 from sequoia_core.errors import ModelLoadError, ParameterError
 from sequoia_core.model.loader import open_directory
-from sequoia_core.model.offload import OffloadedLlama, resident_bytes
+from sequoia_core.model.offload import OffloadedLlama, Placement, resident_bytes
 from sequoia_core.model.offload_layout import LayerLayout
+from sequoia_core.model.planning import memory_plans
 from sequoia_core.pair import Pair, load_pair
 from tests.core.checkpoints import save_gguf, save_model, tiny_llama
 from tests.core.checkpoints import tiny_tokenizer as tokenizer_of
 
 TOKENS = torch.arange(3, 40)
 LAYERS = 6
+BESIDE = 64 * 3072 + 147_456 + 409_600 + (512 << 20)
+"""Bytes beside the weights: caches of 64 tokens, logits, activations, and what CUDA takes."""
 
 
 @pytest.fixture
@@ -108,7 +111,11 @@ def test_only_what_stays_must_fit_into_the_memory(
     target: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     config = load(target).target.config
-    kept = resident_bytes(LayerLayout(config, torch.float32))
+    resident = resident_bytes(LayerLayout(config, torch.float32))
+    cpu = torch.device("cpu")
+    plan = memory_plans(config, None, torch.float32, Placement(cpu, Offload.DISK))[cpu]
+    assert plan.weights == resident
+    kept = plan.least
     monkeypatch.setattr(psutil, "virtual_memory", lambda: SimpleNamespace(available=kept))
     load(target)
     with pytest.raises(ModelLoadError, match="do not fit"):
@@ -123,10 +130,10 @@ def test_only_what_stays_must_fit_into_the_memory(
     [
         (Offload.NONE, 1 << 40, 0, None),
         (Offload.NONE, 0, 1 << 40, "free on cuda:0"),
-        (Offload.CPU, 100_000, 1 << 40, None),
-        (Offload.CPU, 100_000, 100_000, "free on cpu"),
-        (Offload.CPU, 10_000, 1 << 40, "free on cuda:0"),
-        (Offload.DISK, 200_000, 0, None),
+        (Offload.CPU, BESIDE + 100_000, 1 << 40, None),
+        (Offload.CPU, BESIDE + 100_000, 100_000, "free on cpu"),
+        (Offload.CPU, BESIDE + 10_000, 1 << 40, "free on cuda:0"),
+        (Offload.DISK, BESIDE + 200_000, 0, None),
     ],
 )
 def test_a_gpu_needs_room_for_two_layers_and_main_memory_for_all(
@@ -149,6 +156,9 @@ def test_a_gpu_needs_room_for_two_layers_and_main_memory_for_all(
     monkeypatch.setattr(pair_module, "_tokenizer", enough)
     config = open_directory(Path(target)).config
     layout = LayerLayout(config, torch.float32)
+    placement = Placement(torch.device("cuda", 0), Offload.CPU)
+    plan = memory_plans(config, None, torch.float32, placement)[placement.device]
+    assert plan.least - plan.weights == BESIDE
     assert 10_000 < resident_bytes(layout) <= 100_000 < LAYERS * layout.nbytes
     expected = ModelLoadError if message else EnoughError
     with pytest.raises(expected, match=message and re.escape(message)):

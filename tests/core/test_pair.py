@@ -362,3 +362,37 @@ def test_a_template_that_cannot_be_used_does_not_stop_the_loading(
     tokenizer.chat_template = template
     save_model(tmp_path / "model", tokenizer)
     assert load(str(tmp_path / "model")).eos_token_ids == {2}
+
+
+@pytest.mark.parametrize("native", [True, False])
+@pytest.mark.parametrize(
+    ("stated", "held", "expected"),
+    [
+        ({"dtype": "float32", "torch_dtype": None}, torch.bfloat16, "float32"),
+        ({"dtype": None, "torch_dtype": "bfloat16"}, torch.float32, "bfloat16"),
+        ({"dtype": None, "torch_dtype": None}, torch.float32, "float32"),
+        ({"dtype": None, "torch_dtype": None}, torch.bfloat16, "bfloat16"),
+        ({"dtype": "float16", "torch_dtype": None}, torch.float16, "bfloat16"),
+        ({"dtype": "float8_e4m3fn", "torch_dtype": None}, torch.bfloat16, "bfloat16"),
+    ],
+)
+def test_the_targets_files_decide_the_number_format(
+    stated: dict[str, str | None],
+    held: torch.dtype,
+    expected: str,
+    native: bool,
+    target: str,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Of both models; a CPU that is slow in 16 bits computes in 32."""
+    monkeypatch.setattr("sequoia_core.model.device.cpu_multiplies_bfloat16", lambda: native)
+    file = tmp_path / "target" / "model.safetensors"
+    save_file({name: each.to(held) for name, each in load_file(file).items()}, file)
+    edit_settings(tmp_path / "target", **stated)
+    save_model(tmp_path / "draft", tokenizer_of(), num_hidden_layers=1)
+    edit_settings(tmp_path / "draft", dtype="float16")
+    pair = load(target, tmp_path / "draft", dtype="auto", device="cpu")
+    wanted = getattr(torch, expected) if native else torch.float32
+    assert pair.draft is not None
+    assert (pair.target.dtype, pair.draft.dtype) == (wanted, wanted)

@@ -67,17 +67,25 @@ def test_the_pairs_asked_for_are_there_smallest_first() -> None:
 
 
 def test_llama_2_7b_needs_its_weights_and_half_a_mebibyte_a_token() -> None:
+    """And 768 B of mask a token, logits of 128 nodes, activations of 256 rows, CUDA's own."""
     entry = find_pair("llama-2-7b")
     assert entry.context == 2048
     assert entry.target.kv_bytes(1) == 2**19
     draft_kv = 2 * 2 * 12 * 64 * 2 * 2048
-    assert entry.memory_bytes == 2 * (6_738_415_616 + 68_030_208) + 2**30 + draft_kv
+    weights = 2 * (6_738_415_616 + 68_030_208)
+    masks = 256 * 3 * 2048
+    logits = 128 * 32_000 * (6 + 10) + 2 * 64 * 32_000 * 4
+    activations = 256 * 2 * (3 * 11_008 + 2 * 96 * 128 + 4 * 4_096)
+    needed = weights + 2**30 + draft_kv + masks + logits + activations
+    assert entry.plan(on_gpu=False).needed(2048) == needed
+    assert entry.plan(on_gpu=True).needed(2048) == needed + 2**29
 
 
 @pytest.mark.parametrize("entry", catalogue(), ids=lambda entry: entry.name)
 def test_a_pair_fits_only_with_room_to_spare(entry: PairEntry) -> None:
-    assert not entry.fits(entry.memory_bytes)
-    assert entry.fits(2 * entry.memory_bytes)
+    needed = entry.plan(on_gpu=True).needed(entry.context)
+    assert not entry.fits(needed, on_gpu=True)
+    assert entry.fits(2 * needed, on_gpu=True)
 
 
 def test_a_pair_is_gated_when_either_model_is() -> None:

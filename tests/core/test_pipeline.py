@@ -25,7 +25,9 @@ from sequoia_core.model.conditioned import ConditionedLlama
 from sequoia_core.model.device import choose_devices, choose_dtype, devices_name
 from sequoia_core.model.llama import Llama
 from sequoia_core.model.loader import open_directory
+from sequoia_core.model.offload import Placement
 from sequoia_core.model.pipeline import PipelinedLlama, even_stages
+from sequoia_core.model.planning import memory_plans
 from sequoia_core.model.weights import (
     INPUT_SCALE,
     INPUT_SHIFT,
@@ -355,11 +357,17 @@ def test_each_device_needs_room_for_its_own_part(
     drafted: bool, target: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     config = open_directory(Path(target)).config
+    devices = tuple(torch.device("cuda", index) for index in range(2))
+    placement = Placement(devices[0], Offload.NONE, devices[1:])
+    plans = memory_plans(config, config if drafted else None, torch.float32, placement)
     size = sum(torch.Size(shape).numel() for shape in expected_shapes(config).values())
     beside = size if drafted else 0
-    stages = even_stages(config, [torch.device("cuda", index) for index in range(2)], beside)
-    needed = [4 * stage.values for stage in stages]
-    needed[0] += 4 * beside
+    stages = even_stages(config, devices, beside)
+    assert [plans[stage.device].weights for stage in stages] == [
+        4 * (stages[0].values + beside), 4 * stages[1].values,
+    ]  # fmt: skip
+    assert plans[devices[1]].logits == 0 < plans[devices[0]].logits
+    needed = [plans[device].least for device in devices]
     draft = target if drafted else None
     gpus_with(needed, monkeypatch)
     with pytest.raises(EnoughError):
@@ -375,8 +383,12 @@ def test_one_memory_named_twice_needs_room_for_everything(
     target: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     config = open_directory(Path(target)).config
+    place = torch.device("cpu")
+    placement = Placement(place, Offload.NONE, (place,))
+    plan = memory_plans(config, None, torch.float32, placement)[place]
     size = 4 * sum(torch.Size(shape).numel() for shape in expected_shapes(config).values())
-    for have, expected in ((size, EnoughError), (size - 1, ModelLoadError)):
+    assert plan.weights == size
+    for have, expected in ((plan.least, EnoughError), (plan.least - 1, ModelLoadError)):
         free = SimpleNamespace(available=have)
         monkeypatch.setattr(psutil, "virtual_memory", lambda free=free: free)
         monkeypatch.setattr(pair_module, "_tokenizer", stop)

@@ -12,6 +12,7 @@ from torch import Tensor
 from sequoia_core import sampling, verify
 from sequoia_core.config import SamplingParams
 from sequoia_core.growmap import GrowMap
+from sequoia_core.memory import SCORED_ROWS
 from sequoia_core.token_tree import ScoredTree, TokenTree, score
 
 SAMPLED = SamplingParams(temperature=1.0)
@@ -260,3 +261,31 @@ def test_greedy_follows_the_argmax_as_far_as_the_tree_goes(parents: list[int], s
     assert verdict.path == tuple(path)
     assert verdict.bonus_token == wanted
     assert all(trial.draw is None for trial in verdict.trials.values())
+
+
+@pytest.mark.parametrize("temperature", [0.0, 0.7])
+@pytest.mark.parametrize("nodes", [SCORED_ROWS, SCORED_ROWS + 1, 3 * SCORED_ROWS])
+def test_a_large_tree_is_scored_in_blocks_to_the_same_bits(nodes: int, temperature: float) -> None:
+    """Nodes whose parents lie in other blocks among them; whole distributions are not kept."""
+    growmap = GrowMap((-1, *(at // 3 if at % 2 else at for at in range(nodes - 1))))
+    generator = torch.Generator().manual_seed(nodes)
+    logits = torch.randn(nodes, 40, generator=generator) * 3
+    tokens = torch.randint(40, (nodes,), generator=generator)
+    tree = TokenTree(
+        growmap=growmap,
+        parents=torch.tensor((0, *growmap.parents[1:])),
+        token_ids=tokens,
+        columns=tokens,
+        node_probs=torch.ones(nodes),
+        draft_probs=torch.empty((0, 0)),
+        inner_rows={},
+        vocab_ids=None,
+    )
+    scored = score(tree, logits, SamplingParams(temperature))
+    probs = torch.softmax(logits / (temperature or 1.0), -1)
+    expected = [float(probs[growmap.parents[node], tokens[node]]) for node in range(1, nodes)]
+    assert scored.target_prob == (1.0, *expected)
+    assert (scored.probs is None) == (nodes > SCORED_ROWS)
+    assert scored.target_prob_of(nodes - 1, 5) == float(probs[-1, 5])
+    if temperature:
+        assert torch.equal(scored.target_probs(7), probs[7])

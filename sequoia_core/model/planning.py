@@ -1,0 +1,120 @@
+"""The memory that a pair takes on each of its devices, and whether it is there.
+
+Owns the way from two configurations and a placement to `MemoryPlan`s, and the refusal of what does
+not fit. It reads no weights.
+"""
+
+from collections.abc import Mapping
+from dataclasses import replace
+from math import prod
+
+import torch
+
+from sequoia_core.config import Offload
+from sequoia_core.errors import ModelLoadError
+from sequoia_core.memory import (
+    LEAST_CONTEXT,
+    Held,
+    MemoryPlan,
+    kv_token_bytes,
+    plan_memory,
+    size_text,
+)
+from sequoia_core.model.config import ModelConfig
+from sequoia_core.model.device import dtype_name, free_bytes
+from sequoia_core.model.offload import Placement, resident_bytes
+from sequoia_core.model.offload_layout import LayerLayout
+from sequoia_core.model.pipeline import Stage, even_stages
+from sequoia_core.model.weights import expected_shapes
+
+WINDOW_STEP = 256
+"""A context window that has to be cut is a multiple of so many tokens."""
+
+
+def stages_of(
+    target: ModelConfig, draft: ModelConfig | None, placement: Placement
+) -> tuple[Stage, ...]:
+    """Which of the target's layers each device holds; the draft is on the first."""
+    beside = weight_values(draft) if draft else 0
+    return even_stages(target, placement.devices, beside)
+
+
+def weight_values(config: ModelConfig) -> int:
+    """Numbers that a model's weights consist of."""
+    return sum(prod(shape) for shape in expected_shapes(config).values())
+
+
+def memory_plans(
+    target: ModelConfig, draft: ModelConfig | None, dtype: torch.dtype, placement: Placement
+) -> dict[torch.device, MemoryPlan]:
+    """What each device must have room for.
+
+    Args:
+        target: the model whose window and layers count.
+        draft: on the first device.
+        dtype: of weights, activations and caches.
+        placement: which devices, and where the target's layers stay.
+    """
+    size, first = dtype.itemsize, placement.device
+    slots = len(draft.feature_layers) if draft else 0
+    layer_token = kv_token_bytes(target, size) // target.num_layers
+    held: dict[torch.device, Held] = dict.fromkeys(placement.devices, Held(0, 0))
+    for stage in stages_of(target, draft, placement):
+        held[stage.device] += Held(size * stage.values, layer_token * len(stage.layers))
+    whole = sum(each.weights for each in held.values())
+    if placement.offload is not Offload.NONE:
+        held[first] = replace(held[first], weights=resident_bytes(LayerLayout(target, dtype)))
+    held[first] += Held(0, size * slots * target.hidden_size)
+    if draft:
+        token = kv_token_bytes(draft, size, feature_slots=min(slots, 1))
+        held[first] += Held(size * weight_values(draft), token)
+    plans = {}
+    for device, each in held.items():
+        plan = plan_memory(
+            target,
+            draft.head_vocab_size if draft else 0,
+            each,
+            value_bytes=size,
+            on_gpu=device.type == "cuda",
+        )
+        plans[device] = plan if device == first else replace(plan, logits=0)
+    if placement.offload is Offload.CPU:
+        window = target.context_window
+        plans[torch.device("cpu")] = MemoryPlan(whole, 0, 0, 0, 0, window)
+    return plans
+
+
+def fitting_window(
+    names: Mapping[torch.device, str], plans: Mapping[torch.device, MemoryPlan], dtype: torch.dtype
+) -> int:
+    """Tokens of context that fit into the memory that is free now.
+
+    Args:
+        names: of the models on each device, for a message.
+        plans: by device.
+        dtype: for a message.
+
+    Raises:
+        ModelLoadError: the weights do not fit, or leave too little room for a context.
+    """
+    window = min(plan.window for plan in plans.values())
+    for device, plan in plans.items():
+        free = free_bytes(device)
+        if plan.least > free:
+            raise ModelLoadError(
+                f"{names[device]}: {plan.weights / 2**30:.1f} GiB of {dtype_name(dtype)} weights "
+                f"do not fit into the {free / 2**30:.1f} GiB free on {device}; {_more(plan)}take a "
+                "smaller model or another dtype, or leave layers elsewhere with --offload"
+            )
+        fitting = plan.context_in(free)
+        if fitting < plan.window:
+            least = min(LEAST_CONTEXT, plan.window)
+            window = min(window, max(fitting // WINDOW_STEP * WINDOW_STEP, least))
+    return window
+
+
+def _more(plan: MemoryPlan) -> str:
+    rest, context = plan.least - plan.weights, min(LEAST_CONTEXT, plan.window)
+    if rest == 0:
+        return ""
+    return f"{context} tokens of context, logits and activations take {size_text(rest)} more; "

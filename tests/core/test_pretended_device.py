@@ -1,0 +1,242 @@
+"""Whole answers on a device that is pretended: the tokens are the CPU's, and no more copies, masks
+and forwards are asked for than a step needs. See `tests.pretended_device`.
+"""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+
+from sequoia_core.config import Mode, SamplingParams
+from sequoia_core.draft import DraftModel
+from sequoia_core.events import PrefillDone, Step
+from sequoia_core.growmap import GrowMap
+from sequoia_core.model.conditioned import ConditionedLlama
+from sequoia_core.model.kv_cache import CUDA_BUCKET
+from sequoia_core.model.linear import DenseLinear
+from sequoia_core.model.llama import Llama
+from sequoia_core.model.weights import (
+    INPUT_SCALE,
+    INPUT_SHIFT,
+    OWN_INPUT,
+    TARGET_INPUT,
+    expected_shapes,
+)
+from sequoia_core.protocols import Lookup, TreeChoice
+from tests.core.engines import make_engine
+from tests.core.models import random_weights, tiny_config
+from tests.pretended_device import CUDA, HOST, MixedDevicesError, Traffic, pretended_device
+
+TREE = GrowMap.k_ary([2, 2])
+PROMPT = (1, 2, 3, 4, 5, 1, 2, 3)
+LENGTH = 8
+KEPT = range(0, 60, 2)
+FEATURES = (0, 1)
+GREEDY = SamplingParams(temperature=0.0, max_new_tokens=LENGTH)
+SAMPLED = SamplingParams(temperature=0.8, seed=1, max_new_tokens=LENGTH)
+FIXED = TreeChoice(Mode.SEQUOIA, TREE)
+CHOICES = {
+    "plain": TreeChoice(Mode.AR),
+    "tree": FIXED,
+    "large tree": TreeChoice(Mode.SEQUOIA, GrowMap.k_ary([4, 4, 4])),
+    "chain": TreeChoice(Mode.CHAIN, GrowMap.chain(3)),
+    "adaptive": TreeChoice(adaptive=True),
+    "look-up": TreeChoice(Mode.SEQUOIA, TREE, lookup=Lookup.ON),
+}
+
+
+class NumberCodec:
+    """Token 7 reads `7 `."""
+
+    def decode(self, token_ids: Any) -> str:
+        return "".join(map(self.token_text, token_ids))
+
+    def token_text(self, token_id: int) -> str:
+        return f"{token_id} "
+
+
+class NoClock:
+    """Times no plain steps, so that every forward counted is a step's."""
+
+    source = ""
+
+    def refresh(self) -> None:
+        """Nothing to look at."""
+
+    def milliseconds(self, tree_ms: float) -> float:
+        return tree_ms
+
+
+@dataclass(frozen=True, slots=True)
+class Counted:
+    """A step, and what the device was asked for during it."""
+
+    step: Step
+    to_device: int
+    to_host: int
+    operators: int
+
+
+def models(kind: str, device: torch.device) -> tuple[Llama, DraftModel]:
+    """A target, and a draft that is whole, trimmed, or conditioned on the target."""
+    config = tiny_config(context_window=1024)
+    features = FEATURES if kind == "conditioned" else ()
+    target = Llama(
+        config, random_weights(config, 0), device, torch.float32, feature_layers=features
+    )
+    columns = len(KEPT) if kind == "trimmed" else 61
+    small = tiny_config(
+        context_window=1024, num_layers=1, head_vocab_size=columns, feature_layers=features
+    )
+    weights = random_weights(small, 1)
+    if kind != "conditioned":
+        draft = Llama(small, weights, device, torch.float32)
+        ids = torch.tensor(list(KEPT), device=device) if kind == "trimmed" else None
+        return target, DraftModel(draft, ids)
+    generator = torch.Generator().manual_seed(2)
+    for name, shape in expected_shapes(small).items():
+        if name in (INPUT_SCALE, INPUT_SHIFT, OWN_INPUT, TARGET_INPUT):
+            weights[name] = torch.rand(shape, generator=generator)
+    return target, DraftModel(ConditionedLlama(small, weights, device, torch.float32))
+
+
+def decoded(
+    choice: TreeChoice,
+    params: SamplingParams,
+    traffic: Traffic | None = None,
+    kind: str = "whole",
+    insight: bool = False,
+) -> list[Counted]:
+    """The steps of an answer, on the pretended device where its traffic is given."""
+    target, draft = models(kind, HOST if traffic is None else CUDA)
+    engine = make_engine(target, draft, codec=NumberCodec())
+    engine.clock, engine.tree_choice, engine.insight = NoClock(), choice, insight
+    traffic = traffic or Traffic()
+    counted = []
+    for event in engine.generate(PROMPT, params):
+        if isinstance(event, Step):
+            operators = sum(traffic.operators.values())
+            counted.append(Counted(event, traffic.to_device, traffic.to_host, operators))
+        if isinstance(event, Step | PrefillDone):
+            traffic.forget()
+    return counted
+
+
+def tokens_of(counted: list[Counted]) -> list[int]:
+    return [token for each in counted for token in each.step.token_ids]
+
+
+@pytest.fixture
+def traffic() -> Iterator[Traffic]:
+    with pretended_device() as seen:
+        yield seen
+
+
+@pytest.mark.parametrize(
+    ("name", "kind"),
+    [*((name, "whole") for name in CHOICES), ("tree", "trimmed"), ("tree", "conditioned")],
+)
+def test_a_greedy_answer_is_the_cpus(name: str, kind: str) -> None:
+    expected = tokens_of(decoded(CHOICES[name], GREEDY, kind=kind))
+    with pretended_device() as seen:
+        found = decoded(CHOICES[name], GREEDY, seen, kind)
+    assert tokens_of(found) == expected
+    assert all(each.operators > 0 for each in found)
+
+
+@pytest.mark.parametrize("name", CHOICES)
+def test_no_sampled_answer_mixes_devices(name: str, traffic: Traffic) -> None:
+    """Not where everything is on: a cut distribution, a trimmed draft, reports of the steps."""
+    params = SamplingParams(0.8, top_p=0.9, top_k=20, seed=1, max_new_tokens=LENGTH)
+    found = decoded(CHOICES[name], params, traffic, "trimmed", insight=True)
+    assert len(tokens_of(found)) == LENGTH
+    assert all(each.step.insight is not None for each in found)
+
+
+@pytest.mark.parametrize("name", ["plain", "tree", "chain"])
+def test_a_greedy_step_waits_three_times(name: str, traffic: Traffic) -> None:
+    """For the tree's values, the argmax, and the probability of the bonus token; up go the pending
+    tokens and, where a branch is kept, its rows in both caches.
+    """
+    for each in decoded(CHOICES[name], GREEDY, traffic)[1:]:
+        assert each.to_host == 3
+        assert each.to_device <= 1 + 2 * (len(each.step.path) > 1)
+
+
+@pytest.mark.parametrize("kind", ["whole", "trimmed"])
+def test_a_sampled_step_waits_for_two_rows_of_each_visited_node(
+    kind: str, traffic: Traffic
+) -> None:
+    """The target's and the draft's; which columns a trimmed draft has is known on the host."""
+    for each in decoded(FIXED, SAMPLED, traffic, kind)[1:]:
+        assert each.to_host <= 2 + 2 * len(each.step.path)
+        assert each.to_device <= 1 + 2 * (len(each.step.path) > 1)
+
+
+def test_an_adaptive_tree_goes_up_in_two_pieces_beside_its_levels(traffic: Traffic) -> None:
+    """Numbers and probabilities; a level takes its tokens and its mask, the target's layout three
+    pieces, the pending tokens and the kept rows one each.
+    """
+    for each in decoded(CHOICES["adaptive"], SAMPLED, traffic)[1:]:
+        depth = max(node.depth for node in each.step.nodes)
+        assert each.to_device <= 2 + 2 * depth + 3 + 2
+
+
+def test_plain_decoding_takes_attention_without_a_mask(traffic: Traffic) -> None:
+    """Over the text's own keys: that is the kernel that divides a long context."""
+    target, _ = models("whole", CUDA)
+    cache = target.new_cache()
+    target.extend(torch.ones(40, dtype=torch.int64, device=CUDA), cache)
+    assert {(seen.keys, seen.masked, seen.causal) for seen in traffic.attention} == {
+        (40, False, True)
+    }
+    traffic.forget()
+    row = torch.ones(1, dtype=torch.int64, device=CUDA)
+    target.forward(row, row * 40, None, cache)
+    assert {(seen.keys, seen.masked, seen.causal) for seen in traffic.attention} == {
+        (41, False, False)
+    }
+    traffic.forget()
+    mask = torch.ones((3, 44), dtype=torch.bool, device=CUDA)
+    target.forward(row.repeat(3), row.repeat(3) * 41, mask, cache)
+    assert {(seen.keys, seen.masked) for seen in traffic.attention} == {(CUDA_BUCKET, True)}
+
+
+@pytest.mark.parametrize("kv_heads", [1, 2, 4])
+def test_a_prompt_read_without_a_mask_is_read_as_on_the_cpu(kv_heads: int) -> None:
+    """Also where several query heads share the keys of one, and in more than one chunk."""
+    config = tiny_config(context_window=1024, num_kv_heads=kv_heads)
+    ids = torch.arange(300) % 61
+    logits: list[Tensor] = []
+    for device in (HOST, CUDA):
+        with pretended_device() as seen:
+            model = Llama(config, random_weights(config, 0), device, torch.float32)
+            cache = model.new_cache()
+            model.extend(ids.to(device), cache)
+            row = torch.tensor([7], device=device)
+            logits.append(model.forward(row, row * 0 + 300, None, cache).cpu())
+            assert any(each.causal for each in seen.attention) == (device == CUDA)
+    torch.testing.assert_close(logits[1], logits[0], atol=1e-4, rtol=1e-4)
+
+
+def test_a_tied_embedding_lies_on_the_device_once(traffic: Traffic) -> None:
+    config = tiny_config(tie_word_embeddings=True)
+    model = Llama(config, random_weights(config, 0), CUDA, torch.float32)
+    assert isinstance(model._head, DenseLinear)
+    assert model._head._weight is model.embedding
+    assert traffic.to_device == len(expected_shapes(config)) + 2 + 2 * config.num_layers + 1
+
+
+@pytest.mark.parametrize("harm", ["mix", "read"])
+def test_the_device_notices_harm(harm: str, traffic: Traffic) -> None:
+    there, here = torch.ones(3, device=CUDA), torch.ones(3)
+    traffic.forget()
+    if harm == "mix":
+        with pytest.raises(MixedDevicesError, match="add"):
+            there + here
+        return
+    assert float(there.sum()) == 3.0
+    assert (traffic.to_host, traffic.to_device) == (1, 0)
