@@ -36,6 +36,7 @@ from sequoia_core.model.weights import (
 
 if TYPE_CHECKING:
     from sequoia_core.model.config import ModelConfig
+    from sequoia_core.model.offload_ring import LayerRing
     from sequoia_core.model.weights import Weights
     from sequoia_core.protocols import KVCache
 
@@ -62,7 +63,7 @@ class Pool:
 
     def __init__(self, threads: int) -> None:
         library = load_library()
-        self.handle = made(library.sequoia_pool_new(threads))
+        self.handle: int = made(library.sequoia_pool_new(threads))
         self.threads = threads
         weakref.finalize(self, library.sequoia_pool_free, self.handle)
 
@@ -77,7 +78,7 @@ class NativeCache:
 
     def __init__(self, model: NativeLlama, target: NativeCache | None = None) -> None:
         self._library = load_library()
-        self.handle = made(self._library.sequoia_cache_new(model.handle))
+        self.handle: int = made(self._library.sequoia_cache_new(model.handle))
         self.target = target
         self._first_row_only = model.config.feature_layers != ()
         weakref.finalize(self, self._library.sequoia_cache_free, self.handle)
@@ -103,8 +104,12 @@ class NativeCache:
         check(self._library.sequoia_cache_keep(self.handle, committed, array, len(kept)))
 
     def truncate(self, length: int) -> None:
-        """Forget all tokens from `length` on."""
+        """Forget all tokens from `length` on; pages that are not needed are freed."""
         check(self._library.sequoia_cache_truncate(self.handle, length))
+
+    def release(self) -> None:
+        """Return memory that the tokens held do not need."""
+        self.truncate(self.length)
 
 
 class NativeLlama:
@@ -123,6 +128,10 @@ class NativeLlama:
     """
 
     device = torch.device("cpu")
+    dtype = torch.float32
+    """Of what the layers pass on; products with quantised weights read it in 8 bits."""
+    ring: LayerRing | None = None
+    """As of `Llama`; layers are always resident."""
 
     def __init__(
         self,
@@ -160,7 +169,9 @@ class NativeLlama:
         )
         name = instruction_set.encode() if instruction_set else None
         lender = embedding_of.handle if embedding_of else None
-        self.handle = made(self._library.sequoia_model_new(byref(shape), pool.handle, name, lender))
+        self.handle: int = made(
+            self._library.sequoia_model_new(byref(shape), pool.handle, name, lender)
+        )
         weakref.finalize(self, self._library.sequoia_model_free, self.handle)
         self._fill(matrices, weights)
 

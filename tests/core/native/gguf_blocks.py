@@ -1,7 +1,8 @@
 """Random tensors in the block formats of GGUF files."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import gguf
@@ -29,9 +30,10 @@ class Stored:
     shape: tuple[int, ...]
 
 
-def random_blocks(name: str, rows: int, columns: int, seed: int) -> Stored:
+def random_blocks(name: str, shape: Sequence[int], seed: int) -> Stored:
     """A matrix of random codes whose values are about as large as a small model's weights."""
     kind = gguf.GGMLQuantizationType[name]
+    rows, columns = shape
     values, size = gguf.GGML_QUANT_SIZES[kind]
     rng = np.random.default_rng(seed)
     if name in ("F32", "F16", "BF16"):
@@ -53,7 +55,7 @@ def _scale_of(name: str) -> float:
 
 def gguf_weights(stored: Mapping[str, Stored], heads: Mapping[str, int]) -> GgufWeights:
     """Tensors as a GGUF file gives them, under Hugging Face names."""
-    return GgufWeights(dict(stored), dict(heads), "random blocks")
+    return GgufWeights(dict(stored), dict(heads), Path("random blocks"))
 
 
 def as_stored(tensor: Tensor) -> Stored:

@@ -43,7 +43,7 @@ def mixed_model(pool: Pool, instruction_set: str, **changes: object) -> NativeLl
     for index, (name, tensor) in enumerate(random_weights(config, seed=7).items()):
         kind = MIXED[index % len(MIXED)]
         fits = tensor.dim() == 2 and tensor.shape[1] % 256 == 0
-        stored[name] = random_blocks(kind, *tensor.shape, index) if fits else as_stored(tensor)
+        stored[name] = random_blocks(kind, tensor.shape, index) if fits else as_stored(tensor)
     weights = gguf_weights(stored, {"q_proj": 6, "k_proj": 2})
     return NativeLlama(config, weights, pool, instruction_set=instruction_set)
 

@@ -77,7 +77,7 @@ def blocks_model(name: str) -> tuple[ModelConfig, GgufWeights]:
     stored = {}
     for seed, (key, tensor) in enumerate(exact.items()):
         matrix = tensor.dim() == 2
-        stored[key] = random_blocks(name, *tensor.shape, seed) if matrix else as_stored(tensor)
+        stored[key] = random_blocks(name, tensor.shape, seed) if matrix else as_stored(tensor)
     return config, gguf_weights(stored, {"q_proj": 4, "k_proj": 2})
 
 
