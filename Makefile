@@ -5,14 +5,14 @@ BIN := $(VENV)/bin
 STAMP := $(VENV)/.set-up
 PIP := $(BIN)/python -m pip --disable-pip-version-check
 
-.PHONY: help setup chat test lint format coverage bench bench-screen soak lossless offload-proof pictures growmaps robustness clean
+.PHONY: help setup chat test lint native format coverage bench bench-screen soak lossless offload-proof pictures growmaps robustness clean
 
 help:  ## list the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | awk -F':.*## ' '{printf "  make %-12s %s\n", $$1, $$2}'
 
 setup: $(STAMP)  ## virtual environment, dependencies and the embedded target
 
-$(STAMP): pyproject.toml constraints.txt Makefile
+$(STAMP): pyproject.toml setup.py constraints.txt Makefile
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
 		{ echo "sequoia: $(PYTHON) is older than 3.11; try: make PYTHON=python3.12 $(MAKECMDGOALS)"; exit 1; }
 	@test -x $(BIN)/python || { echo "creating $(VENV)"; $(PYTHON) -m venv $(VENV) || \
@@ -38,6 +38,9 @@ lint: setup
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
+
+native: setup  ## compile the native library anew
+	@$(BIN)/python setup.py --quiet build_ext --inplace
 
 format: setup  ## rewrite the code in the house format
 	$(BIN)/ruff check --fix .

@@ -44,13 +44,15 @@ class WeightFormat(StrEnum):
     `AUTO` takes 4-bit codes where the weights were stored with them; that is the same model, as
     near to it as bfloat16 is. `FULL` is the dtype and nothing else. `INT8` rounds to 255 levels per
     output row: another model, near the one that was asked for. `PLAIN` is `FULL` without a layout
-    of its own, as the layers of an offloaded model are computed.
+    of its own, as the layers of an offloaded model are computed. `NATIVE` is what the files store,
+    computed by the native library, whatever the dtype.
     """
 
     AUTO = "auto"
     FULL = "full"
     INT8 = "int8"
     PLAIN = "plain"
+    NATIVE = "native"
 
 
 class Offload(StrEnum):

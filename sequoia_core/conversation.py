@@ -255,7 +255,7 @@ class Conversation:
     def _rounds(self) -> bool:
         """Whether a row's logits depend on how many rows are beside it, by a rounding."""
         number, *kernels = self.description.dtype.split()
-        return number != "float32" and "exact" not in kernels
+        return number not in ("float32", "native") and "exact" not in kernels
 
     def _precision_notice(self, tree: TreeChosen, params: SamplingParams) -> Iterator[Notice]:
         greedy = params.temperature == 0.0 or self.tree_choice.mode is Mode.GREEDY

@@ -40,6 +40,8 @@ from sequoia_core.model.loader import (
     open_directory,
     stored_dtype,
 )
+from sequoia_core.model.native.llama import NativeLlama
+from sequoia_core.model.native.loading import check_native, native_draft, native_target
 from sequoia_core.model.offload import Placement, check_offload, load_offloaded
 from sequoia_core.model.offload_layout import LayerLayout
 from sequoia_core.model.pipeline import PipelinedLlama
@@ -85,8 +87,8 @@ class Pair:
             `stochastic`; may be empty.
     """
 
-    target: Llama
-    draft: Llama | None
+    target: Llama | NativeLlama
+    draft: Llama | NativeLlama | None
     draft_vocab_ids: Tensor | None
     tokenizer: "PreTrainedTokenizerBase"
     eos_token_ids: frozenset[int]
@@ -164,6 +166,8 @@ def load_pair(
     _check_kernels(kernels, own, place)
     placement = Placement(place, offload, tuple(others))
     check_offload(placement, kernels)
+    if kernels.weights is WeightFormat.NATIVE:
+        check_native(placement)
     big = _open_target(target, own, report)
     # int8 weights are a choice of speed, and have kernels in the device's own format only
     stored = None if kernels.weights is WeightFormat.INT8 else big.stored_dtype
@@ -196,7 +200,7 @@ def load_pair(
             target=big.name,
             draft=small.name if small else None,
             device=devices_name(placement.devices),
-            dtype=" ".join(filter(None, (dtype_name(number), str(kernels), _told(offload)))),
+            dtype=_number_format(number, kernels, offload),
             context_window=big.config.context_window,
         ),
         fingerprint=_fingerprint(big, small, number, placement, f"{kernels!r}{_told(offload)}"),
@@ -232,7 +236,7 @@ def open_draft(target: str | None, draft: str | None, dtype: torch.dtype) -> Ope
     if small is None:
         return None
     big = _open_target(target, dtype, _say_nothing)
-    config, weights, ids = _fitted(small, big.config, lambda: big.weights[EMBEDDING])
+    config, weights, ids = _fitted_weights(small, big.config, lambda: big.weights[EMBEDDING])
     return OpenedDraft(small.name, config, weights, ids)
 
 
@@ -345,9 +349,11 @@ def _load_target(
     dtype: torch.dtype,
     placement: Placement,
     kernels: Kernels,
-) -> Llama:
+) -> Llama | NativeLlama:
     config, weights = target.config, target.weights
     read_by_draft = draft.config.feature_layers if draft else ()
+    if kernels.weights is WeightFormat.NATIVE:
+        return native_target(target, read_by_draft)
     if placement.others:
         stages = stages_of(config, draft.config if draft else None, placement)
         return PipelinedLlama(config, weights, stages, dtype, kernels, read_by_draft)
@@ -357,18 +363,39 @@ def _load_target(
     return load_offloaded(layout, weights, placement, kernels, read_by_draft)
 
 
-def _load_draft(draft: Checkpoint, target: Llama) -> tuple[Llama, Tensor | None]:
-    config, weights, ids = _fitted(draft, target.config, lambda: target.embedding)
+def _load_draft(
+    draft: Checkpoint, target: Llama | NativeLlama
+) -> tuple[Llama | NativeLlama, Tensor | None]:
+    if isinstance(target, NativeLlama):
+        config, replaced, ids = _fitted(draft, target.config, None)
+        return native_draft(draft, config, replaced, target), ids
+    config, weights, ids = _fitted_weights(draft, target.config, lambda: target.embedding)
     ids = None if ids is None else ids.to(target.device)
     if config.feature_layers:
         return ConditionedLlama(config, weights, target.device, target.dtype), ids
     return Llama(config, weights, target.device, target.dtype, FOR_DRAFTS), ids
 
 
-def _fitted(
+def _fitted_weights(
     draft: Checkpoint, target: ModelConfig, embedding: Callable[[], Tensor]
 ) -> tuple[ModelConfig, Mapping[str, Tensor], Tensor | None]:
     """A draft's shape, tensors and vocabulary map once it has borrowed from its target."""
+    config, replaced, ids = _fitted(draft, target, embedding)
+    # a ChainMap writes to its first mapping only, so the others need not be mutable
+    own = cast("MutableMapping[str, Tensor]", draft.weights)
+    return config, ChainMap(dict(replaced), own), ids
+
+
+def _fitted(
+    draft: Checkpoint, target: ModelConfig, embedding: Callable[[], Tensor] | None
+) -> tuple[ModelConfig, Mapping[str, Tensor], Tensor | None]:
+    """A draft's shape, the tensors that replace its own, and its vocabulary map.
+
+    Args:
+        draft: as opened.
+        target: the shape of the target.
+        embedding: reads the target's, for a draft that has none; None where the models share it.
+    """
     config, weights = draft.config, draft.weights
     if any(not 0 <= layer < target.num_layers for layer in config.feature_layers):
         raise ModelLoadError(
@@ -382,11 +409,10 @@ def _fitted(
                 f"{draft.name}: it reads the target's embedding, but is {config.hidden_size} wide "
                 f"where the target is {target.hidden_size}"
             )
-        lent[EMBEDDING] = embedding()
+        if embedding is not None:
+            lent[EMBEDDING] = embedding()
     config, replaced, ids = fit_vocabulary(config, weights, target.vocab_size)
-    # a ChainMap writes to its first mapping only, so the others need not be mutable
-    own = cast("MutableMapping[str, Tensor]", weights)
-    return config, ChainMap({**lent, **replaced}, own), ids
+    return config, {**lent, **replaced}, ids
 
 
 def _check_kernels(kernels: Kernels, dtype: torch.dtype, device: torch.device) -> None:
@@ -402,6 +428,13 @@ def _check_kernels(kernels: Kernels, dtype: torch.dtype, device: torch.device) -
             f"int8 weights are for bfloat16 on CPUs that multiply it, not for {dtype_name(dtype)} "
             f"on {device}; leave them out"
         )
+
+
+def _number_format(dtype: torch.dtype, kernels: Kernels, offload: Offload) -> str:
+    """For a title bar: what the weights are, and how they are computed."""
+    if kernels.weights is WeightFormat.NATIVE:
+        return WeightFormat.NATIVE.value
+    return " ".join(filter(None, (dtype_name(dtype), str(kernels), _told(offload))))
 
 
 def _told(offload: Offload) -> str:

@@ -45,8 +45,9 @@ def run(*command: str | Path, cwd: Path, **environment: str) -> str:
 
 
 def sources(folder: Path) -> list[Path]:
-    files = [file for file in folder.rglob("*") if file.is_file()]
-    return [file for file in files if "__pycache__" not in file.parts]
+    """What is installed as it lies; the native library is compiled."""
+    files = [file for file in folder.rglob("*") if file.is_file() and file.suffix != ".so"]
+    return [file for file in files if not {"__pycache__", "cpp"} & set(file.parts)]
 
 
 @pytest.fixture(scope="module")
@@ -54,8 +55,8 @@ def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Built from a copy, so that the checkout stays clean."""
     copy = tmp_path_factory.mktemp("sources")
     for name in MAPPED:
-        shutil.copytree(ROOT / name, copy / name, ignore=shutil.ignore_patterns("__pycache__"))
-    for name in ("pyproject.toml", "README.md"):
+        shutil.copytree(ROOT / name, copy / name, ignore=shutil.ignore_patterns("__pycache__", "*.so"))
+    for name in ("pyproject.toml", "setup.py", "README.md"):
         shutil.copy(ROOT / name, copy / name)
     run(sys.executable, "-m", "build", "--wheel", "--no-isolation", cwd=copy)
     (built,) = (copy / "dist").glob("*.whl")
@@ -92,7 +93,14 @@ def test_every_file_travels(folder: str, wheel: Path) -> None:
 def test_nothing_else_travels(wheel: Path) -> None:
     count = sum(len(sources(ROOT / folder)) for folder in MAPPED)
     packed = [name for name in ZipFile(wheel).namelist() if ".dist-info/" not in name]
-    assert len(packed) <= count
+    compiled = [name for name in packed if name.endswith(".so")]
+    assert compiled == ["sequoia_core/model/native/libsequoia_native.so"]
+    assert len(packed) <= count + len(compiled)
+
+
+def test_it_is_for_any_python_on_this_kind_of_machine(wheel: Path) -> None:
+    assert wheel.name.startswith("sequoia_chat-")
+    assert "-py3-none-linux_" in wheel.name
 
 
 def test_it_works_outside_the_checkout(installed: Path, tmp_path: Path) -> None:

@@ -95,6 +95,10 @@ class GgufWeights(Weights):
         heads = self._heads.get(name.split(".")[-2])
         return tensor if heads is None else halves_from_pairs(tensor, heads)
 
+    def stored(self, name: str) -> Any:
+        """The `gguf` package's view of a tensor, its blocks as they lie in the file."""
+        return self._tensors[name]
+
     def __iter__(self) -> Iterator[str]:
         return iter(self._tensors)
 

@@ -77,6 +77,10 @@ class UnpackedWeights(Weights):
             unpack_rows(tensor, self._stored[name + SCALE_SUFFIX]) if tensor.dim() == 2 else tensor
         )
 
+    def packed(self, name: str) -> tuple[Tensor, Tensor]:
+        """A matrix as it is stored: int8 `[rows, columns]` and float32 scales `[rows, 1]`."""
+        return self._stored[name], self._stored[name + SCALE_SUFFIX]
+
     def __iter__(self) -> Iterator[str]:
         return iter(self._names)
 

@@ -76,6 +76,7 @@ class Checkpoint:
         digest: changes when the weights or the configuration change.
         stored_dtype: the number format that its files state or hold; None where there is none, as
             of quantised weights.
+        gguf: the GGUF file that the weights were converted from.
     """
 
     name: str
@@ -86,6 +87,7 @@ class Checkpoint:
     eos_token_ids: frozenset[int]
     digest: str
     stored_dtype: torch.dtype | None = None
+    gguf: Path | None = None
 
 
 def open_checkpoint(
@@ -211,7 +213,7 @@ def _open_gguf(
             eos_token_ids=stated_eos_ids(model.settings),
             digest="",
         )
-    return replace(found, name=_short_name(path), digest=digest)
+    return replace(found, name=_short_name(path), digest=digest, gguf=path)
 
 
 def _kept(cache: ConvertCache, key: str) -> Checkpoint | None:

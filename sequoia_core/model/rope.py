@@ -13,6 +13,15 @@ from torch import Tensor
 from sequoia_core.model.config import ModelConfig, RopeScaling
 
 
+def inverse_frequencies(config: ModelConfig) -> Tensor:
+    """Radians per position of each rotary pair, float32 `[D / 2]`, llama3 scaling included."""
+    half = torch.arange(0, config.head_dim, 2, dtype=torch.float32) / config.head_dim
+    frequencies = 1.0 / config.rope_theta**half
+    if config.rope_scaling is not None:
+        frequencies = _llama3_scaled(frequencies, config.rope_scaling)
+    return frequencies
+
+
 class RotaryEmbedding:
     """Cosines and sines of positions, computed when they are asked for.
 
@@ -25,10 +34,7 @@ class RotaryEmbedding:
     """
 
     def __init__(self, config: ModelConfig, device: torch.device, dtype: torch.dtype) -> None:
-        half = torch.arange(0, config.head_dim, 2, dtype=torch.float32) / config.head_dim
-        frequencies = 1.0 / config.rope_theta**half  # [D / 2]
-        if config.rope_scaling is not None:
-            frequencies = _llama3_scaled(frequencies, config.rope_scaling)
+        frequencies = inverse_frequencies(config)
         # sin(-x) is -sin(x) to the last bit, so the sign of the first half costs nothing
         self._frequencies = torch.cat((-frequencies, frequencies)).to(device)
         self._factor, self._dtype = config.rope_factor, dtype

@@ -11,6 +11,7 @@ from torch import Tensor
 
 from sequoia_core.model.config import ModelConfig
 from sequoia_core.model.llama import Llama
+from sequoia_core.model.weights import expected_shapes
 from sequoia_core.protocols import KVCache
 
 
@@ -163,7 +164,8 @@ def random_weights(config: ModelConfig, seed: int, scale: float = 0.25) -> dict[
             f"{prefix}.input_layernorm.weight": torch.ones(hidden),
             f"{prefix}.post_attention_layernorm.weight": torch.ones(hidden),
         }
-    return weights
+    biases = [name for name in expected_shapes(config) if name.endswith(".bias")]
+    return weights | {name: normal(*expected_shapes(config)[name]) for name in biases}
 
 
 def tiny_llama(seed: int = 0, **changes: object) -> Llama:

@@ -7,6 +7,7 @@ from functools import cache
 import pytest
 import torch
 
+from sequoia_core.model.llama import Llama
 from sequoia_core.model.loader import open_directory
 from sequoia_core.pair import BUNDLED_DRAFT, Pair, embedded_target_path, load_pair
 
@@ -30,7 +31,8 @@ def test_the_target_is_found_without_importing_its_distribution() -> None:
 
 def test_both_models_fit_and_share_the_embedding() -> None:
     pair = embedded_pair()
-    assert pair.draft is not None
+    assert isinstance(pair.target, Llama)
+    assert isinstance(pair.draft, Llama)
     assert pair.draft_vocab_ids is not None
     assert pair.draft_vocab_ids.shape == (pair.draft.vocab_size,)
     assert pair.draft.vocab_size == 6144
@@ -90,7 +92,8 @@ def test_digits_are_split_as_the_models_own_tokenizer_does() -> None:
 def test_the_target_answers_and_the_draft_foresees_it() -> None:
     """Greedy text of the target, then the draft's guesses along it, teacher-forced."""
     pair = embedded_pair()
-    assert pair.draft is not None
+    assert isinstance(pair.target, Llama)
+    assert isinstance(pair.draft, Llama)
     assert pair.draft_vocab_ids is not None
     prompt = pair.tokenizer.apply_chat_template(
         QUESTION, add_generation_prompt=True, return_dict=False

@@ -24,6 +24,7 @@ from sequoia_core.errors import (
 from sequoia_core.model.int8_rows import pack_weights
 from sequoia_core.model.llama import Llama
 from sequoia_core.pair import Pair, embedded_target_path, load_pair
+from sequoia_core.protocols import LanguageModel
 from tests.core.checkpoints import (
     CHAT_TEMPLATE,
     reference_logits,
@@ -50,7 +51,7 @@ def load(target: str, draft: str | Path | None = None, **options: Any) -> Pair:
     )
 
 
-def logits_of(model: Llama | None) -> torch.Tensor:
+def logits_of(model: LanguageModel | None) -> torch.Tensor:
     assert model is not None
     return model.forward(TOKENS, torch.arange(len(TOKENS)), None, model.new_cache())
 
@@ -119,7 +120,8 @@ def test_a_trimmed_draft_borrows_the_embedding_and_maps_its_rows(
 ) -> None:
     head = trimmed(tmp_path / "draft")
     pair = load(target, tmp_path / "draft")
-    assert pair.draft is not None
+    assert isinstance(pair.target, Llama)
+    assert isinstance(pair.draft, Llama)
     assert pair.draft.embedding.data_ptr() == pair.target.embedding.data_ptr()
     assert pair.draft_vocab_ids is not None
     assert pair.draft_vocab_ids.tolist() == KEPT.tolist()

@@ -1,0 +1,1 @@
+"""The native forward pass for CPUs: a C++ library and what loads, fills and calls it."""

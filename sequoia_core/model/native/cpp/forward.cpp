@@ -1,0 +1,383 @@
+#include "forward.hpp"
+
+#include <algorithm>
+#include <cmath>
+#include <cstring>
+
+namespace sequoia {
+namespace {
+
+// Weights read ahead into the second-level cache; from 2 to 16 kB are much alike.
+constexpr std::size_t PREFETCH_BYTES = 8192;
+
+constexpr int parts(int items, int size) { return (items + size - 1) / size; }
+
+}  // namespace
+
+Forward::Forward(Model& model, const Request& request)
+    : model_(model), request_(request), kernels_(model.kernels()) {
+    int total = 0;
+    for (const Segment& segment : request.segments) {
+        first_rows_.push_back(total);
+        total += segment.rows;
+    }
+    tiles_ = RowTiles(total, kernels_.tile_rows);
+    rows_.resize(static_cast<std::size_t>(total));
+    const int heads_each = model.shape().heads / model.shape().kv_heads;
+    for (std::size_t s = 0; s < request.segments.size(); ++s) {
+        const Segment& segment = request.segments[s];
+        for (int index = 0; index < segment.rows; ++index) {
+            rows_[static_cast<std::size_t>(first_rows_[s] + index)].segment = static_cast<int>(s);
+            see(segment, index, first_rows_[s]);
+        }
+        longest_ = std::max(longest_, segment.cache->length() + segment.rows);
+        const int queries = segment.rows * heads_each;
+        // whole rows where they fit, since queries of a row share the keys that it sees
+        const int most = kernels_.query_tile;
+        const int tile = segment.rows < 4 ? std::min(heads_each, most) : std::max(most / heads_each * heads_each, std::min(most, heads_each));
+        for (int head = 0; head < model.shape().kv_heads; ++head)
+            for (int first = 0; first < queries; first += tile)
+                query_tiles_.push_back({static_cast<int>(s), head, first, std::min(first + tile, queries)});
+    }
+    unshared_keys_.resize(static_cast<std::size_t>(model.pool_->threads()));
+    for (auto& keys : unshared_keys_) keys.reserve(static_cast<std::size_t>(longest_));
+    list_stages();
+}
+
+void Forward::see(const Segment& segment, int index, int first_row) {
+    Row& row = rows_[static_cast<std::size_t>(first_row + index)];
+    const int length = segment.cache->length(), width = length + segment.rows;
+    row.slot = length + index;
+    row.visible.leading = row.slot + 1;
+    if (!segment.mask) return;
+    const std::uint8_t* sees = segment.mask + static_cast<std::size_t>(index) * static_cast<std::size_t>(width);
+    row.visible.leading = static_cast<int>(std::find(sees, sees + width, 0) - sees);
+    for (int key = row.visible.leading; key < width; ++key)
+        if (sees[key]) row.visible.listed.push_back(key);
+}
+
+void Forward::list_stages() {
+    const bool gathers = model_.shape().head_dim % GROUP != 0;
+    stages_.push_back({StageKind::EMBED, 0});
+    if (model_.shape().target_features) stages_.push_back({StageKind::INPUT, 0});
+    for (int layer = 0; layer < model_.shape().layers; ++layer) {
+        for (const StageKind kind : {StageKind::ATTENTION_NORM, StageKind::PROJECT, StageKind::ATTEND})
+            stages_.push_back({kind, layer});
+        if (gathers) stages_.push_back({StageKind::COLLECT, layer});
+        for (const StageKind kind : {StageKind::ATTENTION_OUT, StageKind::MLP_NORM, StageKind::GATE_UP, StageKind::DOWN})
+            stages_.push_back({kind, layer});
+    }
+    if (request_.logits) {
+        stages_.push_back({StageKind::FINAL_NORM, 0});
+        stages_.push_back({StageKind::HEAD, 0});
+    }
+    for (const Stage& stage : stages_) chunk_counts_.push_back(parts(items(stage), items_per_chunk(stage)));
+}
+
+int Forward::items(const Stage& stage) const {
+    const ModelShape& shape = model_.shape();
+    switch (stage.kind) {
+        case StageKind::INPUT:
+        case StageKind::ATTENTION_OUT:
+        case StageKind::DOWN: return parts(shape.hidden, BLOCK);
+        case StageKind::PROJECT: return shape.heads + 2 * shape.kv_heads;
+        case StageKind::ATTEND: return static_cast<int>(query_tiles_.size());
+        case StageKind::GATE_UP: return parts(shape.inner, GROUP);
+        case StageKind::HEAD: return parts(shape.head_rows, BLOCK);
+        default: return tiles_.rows();
+    }
+}
+
+// So many that taking a chunk costs little compared with computing it.
+int Forward::items_per_chunk(const Stage& stage) const {
+    const int rows = tiles_.rows(), few = rows < 4 ? 4 : rows < 16 ? 2 : 1;
+    switch (stage.kind) {
+        case StageKind::INPUT:
+        case StageKind::ATTENTION_OUT: return few;
+        case StageKind::PROJECT:
+        case StageKind::GATE_UP:
+        case StageKind::DOWN: return (few + 1) / 2;
+        case StageKind::ATTEND: return 1;
+        case StageKind::HEAD: return 12 * few;
+        default: return (rows + 3) / 4;
+    }
+}
+
+void Forward::prepare() {
+    const auto half = static_cast<std::size_t>(model_.shape().head_dim / 2);
+    for (int row = 0; row < tiles_.rows(); ++row)
+        for (std::size_t i = 0; i < half; ++i) {
+            const float angle = static_cast<float>(request_.position_ids[row]) * model_.inverse_frequencies_[i];
+            model_.cosines_[static_cast<std::size_t>(row) * half + i] = static_cast<float>(std::cos(static_cast<double>(angle)));
+            model_.sines_[static_cast<std::size_t>(row) * half + i] = static_cast<float>(std::sin(static_cast<double>(angle)));
+        }
+}
+
+void Forward::compute(int stage, int chunk, int thread) noexcept {
+    const Stage& at = stages_[static_cast<std::size_t>(stage)];
+    const int size = items_per_chunk(at), last = std::min(items(at), (chunk + 1) * size);
+    for (int item = chunk * size; item < last; ++item) compute_item(at, item, thread);
+}
+
+void Forward::compute_item(const Stage& stage, int item, int thread) {
+    const Layer& layer = model_.layers_[static_cast<std::size_t>(stage.layer)];
+    switch (stage.kind) {
+        case StageKind::EMBED: return embed(item, thread);
+        case StageKind::INPUT: {
+            const bool tree = request_.segments.front().mask != nullptr;
+            const int stride = model_.padded_hidden();
+            return product(tree ? model_.own_input_ : model_.target_input_, model_.inputs_, item,
+                           model_.states_.get() + item * BLOCK, stride);
+        }
+        case StageKind::ATTENTION_NORM: return norm(layer.attention_norm, item, thread);
+        case StageKind::PROJECT: return project(stage.layer, item, thread);
+        case StageKind::ATTEND: return attend(stage.layer, item, thread);
+        case StageKind::COLLECT: return collect(item);
+        case StageKind::ATTENTION_OUT: return add_product(layer.part(Part::ATTENTION_OUT), model_.attended_, item, thread);
+        case StageKind::MLP_NORM: return norm(layer.mlp_norm, item, thread);
+        case StageKind::GATE_UP: return gate_up(stage.layer, item, thread);
+        case StageKind::DOWN: {
+            add_product(layer.part(Part::DOWN), model_.inner_, item, thread);
+            const auto& kept = model_.shape().feature_layers;
+            const auto found = std::find(kept.begin(), kept.end(), stage.layer);
+            if (found == kept.end()) return;
+            const int slot = static_cast<int>(found - kept.begin()), first = item * BLOCK;
+            const int width = std::min(BLOCK, model_.shape().hidden - first);
+            for (int row = 0; row < tiles_.rows(); ++row) {
+                const Row& at = rows_[static_cast<std::size_t>(row)];
+                const KvCache& cache = *request_.segments[static_cast<std::size_t>(at.segment)].cache;
+                std::memcpy(cache.feature(at.slot, slot) + first,
+                            model_.states_.get() + static_cast<std::size_t>(row) * static_cast<std::size_t>(model_.padded_hidden()) + first,
+                            static_cast<std::size_t>(width) * sizeof(float));
+            }
+            return;
+        }
+        case StageKind::FINAL_NORM: return norm(model_.final_norm_, item, thread);
+        case StageKind::HEAD: {
+            const Linear& head = model_.head_.matrix.empty() ? model_.embedding_ : model_.head_;
+            const int width = model_.shape().head_rows, first = item * BLOCK;
+            if (first + BLOCK <= width) return product(head, model_.hidden_, item, request_.logits + first, width);
+            float* own = model_.scratch_[static_cast<std::size_t>(thread)].get();
+            product(head, model_.hidden_, item, own, BLOCK);
+            for (int row = 0; row < tiles_.rows(); ++row)
+                std::copy_n(own + row * BLOCK, width - first,
+                            request_.logits + static_cast<std::size_t>(row) * static_cast<std::size_t>(width) + first);
+        }
+    }
+}
+
+void Forward::product(const Linear& linear, const Activations& inputs, int block, float* out, int stride) {
+    for (int tile = 0; tile < tiles_.count(); ++tile)
+        kernels_.product(linear.matrix, block, inputs.tile(tiles_, tile),
+                         out + static_cast<std::size_t>(tiles_.first(tile)) * static_cast<std::size_t>(stride),
+                         static_cast<std::size_t>(stride), tile ? 0 : PREFETCH_BYTES);
+    if (linear.scale.empty() && linear.bias.empty()) return;
+    const auto first = static_cast<std::size_t>(block * BLOCK);
+    for (int row = 0; row < tiles_.rows(); ++row) {
+        float* to = out + static_cast<std::size_t>(row) * static_cast<std::size_t>(stride);
+        for (std::size_t i = 0; i < BLOCK; ++i) {
+            if (!linear.scale.empty()) to[i] *= linear.scale[first + i];
+            if (!linear.bias.empty()) to[i] += linear.bias[first + i];
+        }
+    }
+}
+
+void Forward::add_product(const Linear& linear, const Activations& inputs, int block, int thread) {
+    float* own = model_.scratch_[static_cast<std::size_t>(thread)].get();
+    product(linear, inputs, block, own, BLOCK);
+    for (int row = 0; row < tiles_.rows(); ++row)
+        kernels_.add(model_.states_.get() + static_cast<std::size_t>(row) * static_cast<std::size_t>(model_.padded_hidden()) + block * BLOCK,
+                     own + row * BLOCK, BLOCK);
+}
+
+void Forward::embed(int row, int thread) {
+    float* to = model_.states_.get() + static_cast<std::size_t>(row) * static_cast<std::size_t>(model_.padded_hidden());
+    const auto token = static_cast<int>(request_.token_ids[row]);
+    if (!model_.shape().target_features) return model_.embedding().get(token, to);
+    float* own = model_.scratch_[static_cast<std::size_t>(thread)].get();
+    model_.embedding().get(token, own);
+    condition(row, own, thread);
+}
+
+// After the token's embedding: hidden states of the token before it, shifted and scaled. In a tree, whose
+// tokens the target has not read, the normed output of this model at the row's parent instead.
+void Forward::condition(int row, float* inputs, int) {
+    const ModelShape& shape = model_.shape();
+    const Row& at = rows_[static_cast<std::size_t>(row)];
+    const Segment& segment = request_.segments[static_cast<std::size_t>(at.segment)];
+    const int hidden = shape.hidden;
+    int width = (shape.target_features + 1) * hidden;
+    if (segment.mask) {
+        width = 2 * hidden;
+        const auto& visible = at.visible;
+        // the last key that a row sees is its own; the one before is its parent's
+        const int seen = visible.count() - 2;
+        const int parent = seen < visible.leading ? seen : visible.listed[static_cast<std::size_t>(seen - visible.leading)];
+        for (int i = 0; i < hidden; ++i)
+            inputs[i] = (inputs[i] - model_.input_shift_[static_cast<std::size_t>(i)]) * model_.input_scale_[static_cast<std::size_t>(i)];
+        float* normed = inputs + width;  // the norm reads and writes whole groups
+        std::fill_n(normed, model_.padded_hidden(), 0.f);
+        std::copy_n(segment.cache->feature(std::max(parent, 0), 0), hidden, normed);
+        kernels_.rms_norm(normed, model_.final_norm_.data(), hidden, model_.padded_hidden(), shape.norm_epsilon, normed);
+        std::copy_n(normed, hidden, inputs + hidden);
+    } else {
+        for (int slot = 0; slot < shape.target_features; ++slot) {
+            float* to = inputs + (slot + 1) * hidden;
+            if (segment.target_cache && at.slot > 0) std::copy_n(segment.target_cache->feature(at.slot - 1, slot), hidden, to);
+            else std::fill_n(to, hidden, 0.f);
+        }
+        for (int i = 0; i < width; ++i)
+            inputs[i] = (inputs[i] - model_.input_shift_[static_cast<std::size_t>(i)]) * model_.input_scale_[static_cast<std::size_t>(i)];
+    }
+    const int groups = parts(width, GROUP);
+    std::fill_n(inputs + width, groups * GROUP - width, 0.f);
+    for (int group = 0; group < groups; ++group) model_.inputs_.put(kernels_, tiles_, row, group, inputs + group * GROUP);
+}
+
+void Forward::norm(const std::vector<float>& weight, int row, int thread) {
+    float* normed = model_.scratch_[static_cast<std::size_t>(thread)].get();
+    const int padded = model_.padded_hidden();
+    const float* states = model_.states_.get() + static_cast<std::size_t>(row) * static_cast<std::size_t>(padded);
+    kernels_.rms_norm(states, weight.data(), model_.shape().hidden, padded, model_.shape().norm_epsilon, normed);
+    for (int group = 0; group < padded / GROUP; ++group)
+        model_.hidden_.put(kernels_, tiles_, row, group, normed + group * GROUP);
+}
+
+void Forward::rotate(float* values, int row) const {
+    const int half = model_.shape().head_dim / 2;
+    const float* cosines = model_.cosines_.get() + static_cast<std::size_t>(row * half);
+    const float* sines = model_.sines_.get() + static_cast<std::size_t>(row * half);
+    for (int i = 0; i < half; ++i) {
+        const float first = values[i], second = values[i + half];
+        values[i] = first * cosines[i] - second * sines[i];
+        values[i + half] = second * cosines[i] + first * sines[i];
+    }
+}
+
+// A head of all rows: rotated queries stay in working memory, keys and values go to the cache.
+void Forward::project(int layer, int index, int thread) {
+    const ModelShape& shape = model_.shape();
+    const int dim = model_.padded_dim();
+    const bool is_query = index < shape.heads, is_key = !is_query && index < shape.heads + shape.kv_heads;
+    const Part part = is_query ? Part::QUERY : is_key ? Part::KEY : Part::VALUE;
+    const int head = is_query ? index : is_key ? index - shape.heads : index - shape.heads - shape.kv_heads;
+    const Linear& linear = model_.layers_[static_cast<std::size_t>(layer)].part(part);
+    float* own = model_.scratch_[static_cast<std::size_t>(thread)].get();
+    for (int block = 0; block < dim / BLOCK; ++block)
+        product(linear, model_.hidden_, head * (dim / BLOCK) + block, own + block * BLOCK, dim);
+    const float scale = 1.f / std::sqrt(static_cast<float>(shape.head_dim));
+    for (int row = 0; row < tiles_.rows(); ++row) {
+        float* values = own + static_cast<std::size_t>(row) * static_cast<std::size_t>(dim);
+        if (part != Part::VALUE) rotate(values, row);
+        const Row& at = rows_[static_cast<std::size_t>(row)];
+        const KvCache& cache = *request_.segments[static_cast<std::size_t>(at.segment)].cache;
+        if (is_query) {
+            kernels_.multiply(values, scale, dim);
+            std::copy_n(values, dim, model_.queries_.get() + (static_cast<std::size_t>(row) * static_cast<std::size_t>(shape.heads) + static_cast<std::size_t>(head)) * static_cast<std::size_t>(dim));
+        } else if (!cache.shape().halves) {
+            if (is_key) {
+                auto* to = reinterpret_cast<float*>(cache.key(layer, head, at.slot));
+                for (int d = 0; d < shape.head_dim; ++d) to[d * BLOCK] = values[d];
+            } else {
+                std::copy_n(values, dim, reinterpret_cast<float*>(cache.value(layer, head, at.slot)));
+            }
+        } else if (is_key) {
+            std::uint16_t halves[BLOCK];
+            auto* to = reinterpret_cast<std::uint16_t*>(cache.key(layer, head, at.slot));
+            for (int first = 0; first < shape.head_dim; first += BLOCK) {
+                kernels_.to_halves(values + first, BLOCK, halves);
+                for (int d = first; d < std::min(first + BLOCK, shape.head_dim); ++d) to[d * BLOCK] = halves[d - first];
+            }
+        } else {
+            kernels_.to_halves(values, dim, reinterpret_cast<std::uint16_t*>(cache.value(layer, head, at.slot)));
+        }
+    }
+}
+
+// Sums run over the visible keys in ascending order, so hidden keys between them leave no trace.
+void Forward::attend(int layer, int item, int thread) {
+    const ModelShape& shape = model_.shape();
+    const QueryTile& tile = query_tiles_[static_cast<std::size_t>(item)];
+    const Segment& segment = request_.segments[static_cast<std::size_t>(tile.segment)];
+    const HeadMemory memory = segment.cache->head(layer, tile.kv_head);
+    const int each = shape.heads / shape.kv_heads, count = tile.last - tile.first, dim = model_.padded_dim();
+    const auto stride = static_cast<std::size_t>(model_.key_capacity_);
+    float* scores = model_.scores_[static_cast<std::size_t>(thread)].get();
+    float* mixed = scores + MOST_QUERIES * stride;
+    const float* queries[MOST_QUERIES];
+    int rows[MOST_QUERIES], heads[MOST_QUERIES], common = longest_, last_slot = 0;
+    for (int i = 0; i < count; ++i) {
+        rows[i] = first_rows_[static_cast<std::size_t>(tile.segment)] + (tile.first + i) / each;
+        heads[i] = tile.kv_head * each + (tile.first + i) % each;
+        queries[i] = model_.queries_.get() + (static_cast<std::size_t>(rows[i]) * static_cast<std::size_t>(shape.heads) + static_cast<std::size_t>(heads[i])) * static_cast<std::size_t>(dim);
+        const Row& row = rows_[static_cast<std::size_t>(rows[i])];
+        common = std::min(common, row.visible.leading);
+        last_slot = std::max(last_slot, std::max(row.slot, row.visible.leading - 1));
+    }
+    kernels_.scores(memory, queries, count, last_slot / BLOCK + 1, scores, stride);
+    float inverse[MOST_QUERIES];
+    for (int i = 0; i < count; ++i) {
+        const VisibleKeys& visible = rows_[static_cast<std::size_t>(rows[i])].visible;
+        float* own = scores + static_cast<std::size_t>(i) * stride;
+        for (int j = 0; j < static_cast<int>(visible.listed.size()); ++j) own[visible.leading + j] = own[visible.listed[static_cast<std::size_t>(j)]];
+        inverse[i] = kernels_.softmax(own, visible.count());
+    }
+    std::fill_n(mixed, count * dim, 0.f);
+    kernels_.values(memory, scores, stride, count, common, mixed);
+    std::vector<std::int32_t>& rest = unshared_keys_[static_cast<std::size_t>(thread)];
+    for (int i = 0; i < count; ++i) {
+        const VisibleKeys& visible = rows_[static_cast<std::size_t>(rows[i])].visible;
+        float* own = mixed + i * dim;
+        rest.clear();
+        for (int key = common; key < visible.leading; ++key) rest.push_back(key);
+        rest.insert(rest.end(), visible.listed.begin(), visible.listed.end());
+        kernels_.listed_values(memory, scores + static_cast<std::size_t>(i) * stride + common, rest.data(), static_cast<int>(rest.size()), own);
+        kernels_.multiply(own, inverse[i], dim);
+        if (shape.head_dim % GROUP) {
+            std::copy_n(own, shape.head_dim, model_.mixed_.get() + static_cast<std::size_t>(rows[i]) * static_cast<std::size_t>(model_.attended_.groups() * GROUP) + static_cast<std::size_t>(heads[i] * shape.head_dim));
+            continue;
+        }
+        for (int group = 0; group < shape.head_dim / GROUP; ++group)
+            model_.attended_.put(kernels_, tiles_, rows[i], heads[i] * (shape.head_dim / GROUP) + group, own + group * GROUP);
+    }
+}
+
+void Forward::collect(int row) {
+    const int groups = model_.attended_.groups();
+    const float* from = model_.mixed_.get() + static_cast<std::size_t>(row) * static_cast<std::size_t>(groups * GROUP);
+    for (int group = 0; group < groups; ++group) model_.attended_.put(kernels_, tiles_, row, group, from + group * GROUP);
+}
+
+void Forward::gate_up(int layer, int group, int thread) {
+    const Layer& at = model_.layers_[static_cast<std::size_t>(layer)];
+    float* own = model_.scratch_[static_cast<std::size_t>(thread)].get();
+    constexpr int stride = 2 * GROUP;
+    for (int half = 0; half < GROUP / BLOCK; ++half) {
+        const int block = group * (GROUP / BLOCK) + half;
+        for (const Part part : {Part::GATE, Part::UP}) {
+            float* to = own + (part == Part::UP ? GROUP : 0) + half * BLOCK;
+            if (block < at.part(part).matrix.blocks()) {
+                product(at.part(part), model_.hidden_, block, to, stride);
+            } else {
+                for (int row = 0; row < tiles_.rows(); ++row) std::fill_n(to + row * stride, BLOCK, 0.f);
+            }
+        }
+    }
+    for (int row = 0; row < tiles_.rows(); ++row) {
+        float* gate = own + row * stride;
+        kernels_.swiglu(gate, gate + GROUP, GROUP);
+        model_.inner_.put(kernels_, tiles_, row, group, gate);
+    }
+}
+
+void Model::forward(const Request& request) {
+    const std::lock_guard<std::mutex> lock(busy_);
+    Forward pass(*this, request);
+    reserve(pass.rows(), pass.longest());
+    for (const Segment& segment : request.segments) segment.cache->reserve(segment.rows);
+    pass.prepare();
+    pool_->run(pass);
+    for (const Segment& segment : request.segments) segment.cache->advance(segment.rows);
+}
+
+}  // namespace sequoia

@@ -1,0 +1,78 @@
+// One forward pass: its stages, how each is divided into chunks, and what a chunk computes.
+#pragma once
+
+#include <vector>
+
+#include "model.hpp"
+
+namespace sequoia {
+
+enum class StageKind { EMBED, INPUT, ATTENTION_NORM, PROJECT, ATTEND, COLLECT, ATTENTION_OUT, MLP_NORM, GATE_UP, DOWN, FINAL_NORM, HEAD };
+
+struct Stage {
+    StageKind kind;
+    int layer;
+};
+
+// Keys that a row sees, ascending: 0 to leading - 1, then those listed.
+struct VisibleKeys {
+    int leading = 0;
+    std::vector<std::int32_t> listed;
+    int count() const { return leading + static_cast<int>(listed.size()); }
+};
+
+struct Row {
+    int segment;
+    int slot;  // of the cache, where its keys and values are written
+    VisibleKeys visible;
+};
+
+class Forward final : public Job {
+   public:
+    Forward(Model& model, const Request& request);
+
+    int stages() const override { return static_cast<int>(stages_.size()); }
+    int chunks(int stage) const override { return chunk_counts_[static_cast<std::size_t>(stage)]; }
+    void compute(int stage, int chunk, int thread) noexcept override;
+    int longest() const { return longest_; }
+    int rows() const { return tiles_.rows(); }
+    // Tables of the rows' positions; called once the model's working memory has room.
+    void prepare();
+
+   private:
+    void see(const Segment& segment, int index, int first_row);
+    void list_stages();
+    int items(const Stage& stage) const;
+    int items_per_chunk(const Stage& stage) const;
+    void compute_item(const Stage& stage, int item, int thread);
+
+    void embed(int row, int thread);
+    void condition(int row, float* embedded, int thread);
+    void norm(const std::vector<float>& weight, int row, int thread);
+    void project(int layer, int head, int thread);
+    void rotate(float* values, int row) const;
+    void attend(int layer, int item, int thread);
+    void collect(int row);
+    void gate_up(int layer, int group, int thread);
+    void add_product(const Linear& linear, const Activations& inputs, int block, int thread);
+    // 16 outputs of all rows, with scale and bias -> out[row * stride]
+    void product(const Linear& linear, const Activations& inputs, int block, float* out, int stride);
+
+    struct QueryTile {  // queries of one KV head: query = row * heads per KV head + head
+        int segment, kv_head, first, last;
+    };
+
+    Model& model_;
+    const Request& request_;
+    const Kernels& kernels_;
+    RowTiles tiles_;
+    std::vector<Stage> stages_;
+    std::vector<int> chunk_counts_;
+    std::vector<Row> rows_;
+    std::vector<int> first_rows_;  // of each segment
+    std::vector<QueryTile> query_tiles_;
+    std::vector<std::vector<std::int32_t>> unshared_keys_;  // of a query tile, one per thread
+    int longest_ = 0;
+};
+
+}  // namespace sequoia

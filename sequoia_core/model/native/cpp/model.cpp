@@ -1,0 +1,174 @@
+#include "model.hpp"
+
+#include <algorithm>
+#include <stdexcept>
+#include <utility>
+
+namespace sequoia {
+namespace {
+
+// Read beyond the last matrix by prefetching.
+constexpr std::size_t PREFETCH_SLACK = 16384;
+
+int padded(int count, int to) { return (count + to - 1) / to * to; }
+
+std::vector<float> padded_copy(const float* values, int count, int to) {
+    std::vector<float> copy(static_cast<std::size_t>(padded(count, to)), 0.f);
+    std::copy_n(values, count, copy.begin());
+    return copy;
+}
+
+bool any_quantized(std::initializer_list<const Linear*> linears) {
+    return std::any_of(linears.begin(), linears.end(), [](const Linear* each) {
+        return !each->matrix.empty() && is_quantized(each->matrix.layout());
+    });
+}
+
+bool any_floats(std::initializer_list<const Linear*> linears) {
+    return std::any_of(linears.begin(), linears.end(), [](const Linear* each) {
+        return !each->matrix.empty() && !is_quantized(each->matrix.layout());
+    });
+}
+
+}  // namespace
+
+Model::Model(ModelShape shape, std::shared_ptr<Pool> pool, const Kernels& kernels, std::shared_ptr<Model> embedding_of,
+             std::vector<float> inverse_frequencies)
+    : shape_(std::move(shape)), pool_(std::move(pool)), kernels_(kernels), embedding_of_(std::move(embedding_of)),
+      inverse_frequencies_(std::move(inverse_frequencies)), layers_(static_cast<std::size_t>(shape_.layers)) {
+    scratch_.resize(static_cast<std::size_t>(pool_->threads()));
+    scores_.resize(static_cast<std::size_t>(pool_->threads()));
+}
+
+CacheShape Model::cache_shape() const {
+    return {shape_.layers, shape_.kv_heads, shape_.head_dim, shape_.half_cache,
+            static_cast<int>(shape_.feature_layers.size()), shape_.hidden};
+}
+
+const Matrix& Model::embedding() const { return embedding_of_ ? embedding_of_->embedding() : embedding_.matrix; }
+
+Linear& Model::linear(int layer, Part part) {
+    switch (part) {
+        case Part::EMBEDDING: return embedding_;
+        case Part::HEAD: return head_;
+        case Part::TARGET_INPUT: return target_input_;
+        case Part::OWN_INPUT: return own_input_;
+        default: return layers_.at(static_cast<std::size_t>(layer)).part(part);
+    }
+}
+
+// Heads begin at multiples of 16 rows. llama.cpp's files rotate neighbours of a head, we rotate its halves.
+int Model::output_row(Part part, int row, bool interleaved_rotary) const {
+    if (part != Part::QUERY && part != Part::KEY && part != Part::VALUE) return row;
+    const int dim = shape_.head_dim, head = row / dim;
+    int within = row % dim;
+    if (interleaved_rotary && part != Part::VALUE) within = within % 2 * (dim / 2) + within / 2;
+    return head * padded_dim() + within;
+}
+
+void Model::declare(int layer, Part part, FileFormat format, int rows, int columns) {
+    const bool heads = part == Part::QUERY || part == Part::KEY || part == Part::VALUE;
+    const int stored = heads ? rows / shape_.head_dim * padded_dim() : rows;
+    linear(layer, part).matrix.shape(format, stored, columns, kernels_.code_flip);
+}
+
+void Model::allocate_weights() {
+    std::vector<Matrix*> order;
+    for (Linear* each : {&target_input_, &own_input_}) order.push_back(&each->matrix);
+    for (Layer& layer : layers_)
+        for (Linear& each : layer.parts) order.push_back(&each.matrix);
+    for (Linear* each : {&head_, &embedding_}) order.push_back(&each->matrix);
+    weight_bytes_ = 0;
+    for (const Matrix* each : order) weight_bytes_ += each->bytes();
+    weights_ = allocate<std::uint8_t>(weight_bytes_ + PREFETCH_SLACK);
+    std::uint8_t* next = weights_.get();
+    for (Matrix* each : order) {
+        each->place(next);
+        next += each->bytes();
+    }
+    const Layer& first = layers_.front();
+    const Linear* head = head_.matrix.empty() ? &embedding_ : &head_;
+    bool codes = any_quantized({head}), floats = any_floats({head});
+    bool attended_codes = false, attended_floats = false, inner_codes = false, inner_floats = false;
+    for (const Layer& layer : layers_) {
+        for (const Part part : {Part::QUERY, Part::KEY, Part::VALUE, Part::GATE, Part::UP}) {
+            codes |= any_quantized({&layer.part(part)});
+            floats |= any_floats({&layer.part(part)});
+        }
+        attended_codes |= any_quantized({&layer.part(Part::ATTENTION_OUT)});
+        attended_floats |= any_floats({&layer.part(Part::ATTENTION_OUT)});
+        inner_codes |= any_quantized({&layer.part(Part::DOWN)});
+        inner_floats |= any_floats({&layer.part(Part::DOWN)});
+    }
+    hidden_.shape(shape_.hidden, codes, floats);
+    attended_.shape(first.part(Part::ATTENTION_OUT).matrix.columns(), attended_codes, attended_floats);
+    inner_.shape(shape_.inner, inner_codes, inner_floats);
+    if (shape_.target_features)
+        inputs_.shape((shape_.target_features + 1) * shape_.hidden, any_quantized({&target_input_, &own_input_}),
+                      any_floats({&target_input_, &own_input_}));
+}
+
+void Model::fill(int layer, Part part, const std::uint8_t* rows, std::size_t row_bytes, bool interleaved_rotary) {
+    Matrix& matrix = linear(layer, part).matrix;
+    const bool heads = part == Part::QUERY || part == Part::KEY || part == Part::VALUE;
+    const int stored = heads ? matrix.rows() / padded_dim() * shape_.head_dim : matrix.rows();
+    for (int row = 0; row < stored; ++row, rows += row_bytes)
+        matrix.put(output_row(part, row, interleaved_rotary), rows);
+}
+
+void Model::set_scale(int layer, Part part, const float* values, int count) {
+    Linear& to = linear(layer, part);
+    to.scale.assign(static_cast<std::size_t>(to.matrix.blocks() * BLOCK), 0.f);
+    for (int row = 0; row < count; ++row)
+        to.scale[static_cast<std::size_t>(output_row(part, row, false))] = values[row];
+}
+
+void Model::set_bias(int layer, Part part, const float* values, int count, bool interleaved_rotary) {
+    Linear& to = linear(layer, part);
+    to.bias.assign(static_cast<std::size_t>(to.matrix.blocks() * BLOCK), 0.f);
+    for (int row = 0; row < count; ++row)
+        to.bias[static_cast<std::size_t>(output_row(part, row, interleaved_rotary))] = values[row];
+}
+
+void Model::set_vector(int layer, Vector vector, const float* values, int count) {
+    std::vector<float> copy = padded_copy(values, count, GROUP);
+    switch (vector) {
+        case Vector::ATTENTION_NORM: layers_.at(static_cast<std::size_t>(layer)).attention_norm = std::move(copy); break;
+        case Vector::MLP_NORM: layers_.at(static_cast<std::size_t>(layer)).mlp_norm = std::move(copy); break;
+        case Vector::FINAL_NORM: final_norm_ = std::move(copy); break;
+        case Vector::INPUT_SHIFT: input_shift_ = std::move(copy); break;
+        case Vector::INPUT_SCALE: input_scale_ = std::move(copy); break;
+    }
+}
+
+void Model::reserve(int rows, int longest) {
+    if (rows > row_capacity_) {
+        row_capacity_ = std::max(rows, 16);
+        const auto capacity = static_cast<std::size_t>(row_capacity_);
+        for (Activations* each : {&inputs_, &hidden_, &attended_, &inner_}) each->reserve(row_capacity_);
+        states_ = allocate<float>(capacity * static_cast<std::size_t>(padded_hidden()));
+        queries_ = allocate<float>(capacity * static_cast<std::size_t>(shape_.heads * padded_dim()));
+        mixed_ = allocate<float>(capacity * static_cast<std::size_t>(attended_.groups() * GROUP));
+        cosines_ = allocate<float>(capacity * static_cast<std::size_t>(shape_.head_dim / 2));
+        sines_ = allocate<float>(capacity * static_cast<std::size_t>(shape_.head_dim / 2));
+        // a head, or gate and up of a group, of all rows; and a row of any width
+        const std::size_t block = capacity * static_cast<std::size_t>(std::max(padded_dim(), 2 * GROUP));
+        const auto row = static_cast<std::size_t>(std::max({padded_hidden(), inputs_.groups() * GROUP, padded_dim()}));
+        for (auto& each : scratch_) each = allocate<float>(std::max(block, 2 * row));
+    }
+    if (longest > key_capacity_) {
+        key_capacity_ = padded(longest + 4 * BLOCK, PAGE_KEYS);
+        const auto mixed = static_cast<std::size_t>(MOST_QUERIES * padded_dim());
+        for (auto& each : scores_)
+            each = allocate<float>(static_cast<std::size_t>(MOST_QUERIES) * static_cast<std::size_t>(key_capacity_) + mixed);
+    }
+}
+
+std::size_t Model::working_bytes() const {
+    std::size_t total = hidden_.bytes() + attended_.bytes() + inner_.bytes() + inputs_.bytes();
+    const auto rows = static_cast<std::size_t>(row_capacity_);
+    total += rows * static_cast<std::size_t>(padded_hidden() + shape_.heads * padded_dim() + shape_.head_dim) * sizeof(float);
+    return total;
+}
+
+}  // namespace sequoia

@@ -1,0 +1,109 @@
+// A Llama's weights, its working memory, and the rows that a forward pass computes.
+#pragma once
+
+#include <cstdint>
+#include <memory>
+#include <mutex>
+#include <vector>
+
+#include "activations.hpp"
+#include "kv_cache.hpp"
+#include "matrix.hpp"
+#include "pool.hpp"
+
+namespace sequoia {
+
+struct ModelShape {
+    int layers, hidden, heads, kv_heads, head_dim, inner, vocab, head_rows;
+    float norm_epsilon;
+    bool half_cache;
+    std::vector<int> feature_layers;     // whose outputs a cache keeps
+    int target_features = 0;             // hidden states of the target that a conditioned draft reads
+};
+
+// A matrix with what is applied to its products.
+struct Linear {
+    Matrix matrix;
+    std::vector<float> scale, bias;  // of each output, in blocks of 16; empty for none
+};
+
+enum class Part : std::int32_t { QUERY, KEY, VALUE, ATTENTION_OUT, GATE, UP, DOWN, EMBEDDING, HEAD, TARGET_INPUT, OWN_INPUT };
+constexpr int LAYER_PARTS = 7;
+enum class Vector : std::int32_t { ATTENTION_NORM, MLP_NORM, FINAL_NORM, INPUT_SHIFT, INPUT_SCALE };
+
+struct Layer {
+    Linear parts[LAYER_PARTS];
+    std::vector<float> attention_norm, mlp_norm;  // padded to groups
+    Linear& part(Part which) { return parts[static_cast<int>(which)]; }
+    const Linear& part(Part which) const { return parts[static_cast<int>(which)]; }
+};
+
+// Consecutive rows of one conversation.
+struct Segment {
+    KvCache* cache;
+    const KvCache* target_cache;  // whose features a conditioned draft reads; null reads zeros
+    int rows;
+    const std::uint8_t* mask;     // [rows, length + rows], nonzero where a row may attend; null is causal
+};
+
+struct Request {
+    std::vector<Segment> segments;
+    const std::int64_t* token_ids;
+    const std::int64_t* position_ids;
+    float* logits;  // [rows, head_rows]; null computes none
+};
+
+class Model {
+   public:
+    Model(ModelShape shape, std::shared_ptr<Pool> pool, const Kernels& kernels, std::shared_ptr<Model> embedding_of,
+          std::vector<float> inverse_frequencies);
+
+    const ModelShape& shape() const { return shape_; }
+    const Kernels& kernels() const { return kernels_; }
+    CacheShape cache_shape() const;
+
+    void declare(int layer, Part part, FileFormat format, int rows, int columns);
+    // Places all declared matrices in one piece of memory, in the order of use.
+    void allocate_weights();
+    void fill(int layer, Part part, const std::uint8_t* rows, std::size_t row_bytes, bool interleaved_rotary);
+    void set_scale(int layer, Part part, const float* values, int count);
+    void set_bias(int layer, Part part, const float* values, int count, bool interleaved_rotary);
+    void set_vector(int layer, Vector vector, const float* values, int count);
+
+    void forward(const Request& request);
+    std::size_t weight_bytes() const { return weight_bytes_; }
+    std::size_t working_bytes() const;
+
+   private:
+    friend class Forward;
+    Linear& linear(int layer, Part part);
+    const Linear& linear(int layer, Part part) const { return const_cast<Model*>(this)->linear(layer, part); }
+    int output_row(Part part, int row, bool interleaved_rotary) const;
+    void reserve(int rows, int longest);
+    const Matrix& embedding() const;
+    int padded_dim() const { return (shape_.head_dim + BLOCK - 1) / BLOCK * BLOCK; }
+    int padded_hidden() const { return (shape_.hidden + GROUP - 1) / GROUP * GROUP; }
+
+    ModelShape shape_;
+    std::shared_ptr<Pool> pool_;
+    const Kernels& kernels_;
+    std::shared_ptr<Model> embedding_of_;
+    std::vector<float> inverse_frequencies_;
+    std::vector<Layer> layers_;
+    Linear embedding_, head_, target_input_, own_input_;
+    std::vector<float> final_norm_, input_shift_, input_scale_;
+    Buffer<std::uint8_t> weights_;
+    std::size_t weight_bytes_ = 0;
+
+    // working memory of a forward, kept between calls
+    std::mutex busy_;
+    int row_capacity_ = 0, key_capacity_ = 0;
+    Activations inputs_, hidden_, attended_, inner_;
+    Buffer<float> states_;     // [rows, padded hidden], the residual stream
+    Buffer<float> queries_;    // [rows, heads, padded_dim]
+    Buffer<float> mixed_;      // [rows, heads * head_dim padded to groups], where heads do not fill groups
+    Buffer<float> cosines_, sines_;  // [rows, head_dim / 2]
+    std::vector<Buffer<float>> scratch_, scores_;  // one per thread
+};
+
+}  // namespace sequoia

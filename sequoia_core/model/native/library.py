@@ -1,0 +1,147 @@
+"""Finding and calling the compiled library; sizes are checked here, before pointers are passed.
+
+The library is optional: without it models are computed by PyTorch.
+"""
+
+import ctypes
+import os
+from collections.abc import Sequence
+from ctypes import (
+    POINTER,
+    Structure,
+    c_char_p,
+    c_float,
+    c_int32,
+    c_size_t,
+    c_uint8,
+    c_uint32,
+    c_void_p,
+)
+from functools import lru_cache
+from pathlib import Path
+from typing import Any
+
+from sequoia_core.errors import ModelLoadError
+
+ABI_VERSION = 1
+LIBRARY_NAME = "libsequoia_native.so"
+
+
+class ModelShapeStruct(Structure):
+    """`sequoia_model_shape` of abi.h."""
+
+    _fields_ = (
+        ("size", c_uint32),
+        *((name, c_int32) for name in (
+            "layers", "hidden", "heads", "kv_heads", "head_dim", "inner", "vocab", "head_rows",
+        )),
+        ("norm_epsilon", c_float),
+        ("half_cache", c_int32),
+        ("feature_count", c_int32),
+        ("feature_layers", POINTER(c_int32)),
+        ("target_features", c_int32),
+        ("inverse_frequencies", POINTER(c_float)),
+    )  # fmt: skip
+
+
+class SegmentStruct(Structure):
+    """`sequoia_segment` of abi.h."""
+
+    _fields_ = (
+        ("size", c_uint32),
+        ("rows", c_int32),
+        ("cache", c_void_p),
+        ("target_cache", c_void_p),
+        ("mask", c_void_p),
+    )
+
+
+_SIGNATURES: dict[str, tuple[Any, Sequence[Any]]] = {
+    "sequoia_abi_version": (c_int32, ()),
+    "sequoia_error": (c_char_p, ()),
+    "sequoia_instruction_sets": (c_char_p, ()),
+    "sequoia_pool_new": (c_void_p, (c_int32,)),
+    "sequoia_pool_free": (None, (c_void_p,)),
+    "sequoia_model_new": (c_void_p, (POINTER(ModelShapeStruct), c_void_p, c_char_p, c_void_p)),
+    "sequoia_model_free": (None, (c_void_p,)),
+    "sequoia_model_declare": (c_int32, (c_void_p, *(c_int32,) * 5)),
+    "sequoia_model_allocate": (c_int32, (c_void_p,)),
+    "sequoia_model_fill": (c_int32, (c_void_p, c_int32, c_int32, c_void_p, c_size_t, c_int32)),
+    "sequoia_model_set_scale": (c_int32, (c_void_p, c_int32, c_int32, c_void_p, c_int32)),
+    "sequoia_model_set_bias": (c_int32, (c_void_p, c_int32, c_int32, c_void_p, c_int32, c_int32)),
+    "sequoia_model_set_vector": (c_int32, (c_void_p, c_int32, c_int32, c_void_p, c_int32)),
+    "sequoia_model_bytes": (c_size_t, (c_void_p,)),
+    "sequoia_cache_new": (c_void_p, (c_void_p,)),
+    "sequoia_cache_free": (None, (c_void_p,)),
+    "sequoia_cache_length": (c_int32, (c_void_p,)),
+    "sequoia_cache_bytes": (c_size_t, (c_void_p,)),
+    "sequoia_cache_truncate": (c_int32, (c_void_p, c_int32)),
+    "sequoia_cache_keep": (c_int32, (c_void_p, c_int32, c_void_p, c_int32)),
+    "sequoia_forward": (
+        c_int32,
+        (c_void_p, POINTER(SegmentStruct), c_int32, c_void_p, c_void_p, c_void_p),
+    ),
+}
+
+
+def find_library() -> Path | None:
+    """The compiled library beside this file, or None where it was not built."""
+    path = Path(os.environ.get("SEQUOIA_NATIVE_LIBRARY") or Path(__file__).parent / LIBRARY_NAME)
+    return path if path.exists() else None
+
+
+@lru_cache(maxsize=1)
+def load_library() -> ctypes.CDLL:
+    """The library with its functions' signatures.
+
+    Raises:
+        ModelLoadError: it was not built, cannot be loaded, or is of another version.
+    """
+    path = find_library()
+    if path is None:
+        raise ModelLoadError("the native forward was not built; run: make native")
+    try:
+        library = ctypes.CDLL(str(path))
+        for name, (result, arguments) in _SIGNATURES.items():
+            function = getattr(library, name)
+            function.restype, function.argtypes = result, arguments
+    except (OSError, AttributeError) as error:
+        raise ModelLoadError(f"{path}: cannot be loaded ({error})") from None
+    if (found := library.sequoia_abi_version()) != ABI_VERSION:
+        raise ModelLoadError(f"{path}: version {found} of the interface, {ABI_VERSION} is expected")
+    return library
+
+
+def check(result: int | None) -> Any:
+    """Return what a function made, or raise the library's message.
+
+    Args:
+        result: 0 or a status of functions that return one.
+
+    Raises:
+        ModelLoadError: the call failed.
+    """
+    if result:
+        raise ModelLoadError(f"native forward: {load_library().sequoia_error().decode()}")
+
+
+def made(pointer: int | None) -> int:
+    """A pointer that a constructor returned.
+
+    Raises:
+        ModelLoadError: it is null.
+    """
+    if not pointer:
+        raise ModelLoadError(f"native forward: {load_library().sequoia_error().decode()}")
+    return pointer
+
+
+def instruction_sets() -> list[str]:
+    """Instruction sets that were compiled in and that this processor runs, best first."""
+    return str(load_library().sequoia_instruction_sets().decode()).split()
+
+
+__all__ = [
+    "ModelShapeStruct", "SegmentStruct", "c_uint8", "check", "find_library", "instruction_sets",
+    "load_library", "made",
+]  # fmt: skip

@@ -1,0 +1,345 @@
+"""A Llama computed by the native library; see `protocols.LanguageModel`.
+
+A row's logits have the same bits whatever rows are computed with it and however its context was
+read, so decoding with a tree at temperature 0 gives the text of plain decoding.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import weakref
+from collections.abc import Mapping, Sequence
+from ctypes import byref, c_float, c_int32
+from typing import TYPE_CHECKING
+
+import torch
+from torch import Tensor
+
+from sequoia_core.errors import ContextFullError, ModelLoadError
+from sequoia_core.model.native.library import (
+    ModelShapeStruct,
+    SegmentStruct,
+    check,
+    load_library,
+    made,
+)
+from sequoia_core.model.native.matrices import StoredMatrix, stored_matrix
+from sequoia_core.model.rope import inverse_frequencies
+from sequoia_core.model.weights import (
+    EMBEDDING,
+    HEAD,
+    INPUT_SCALE,
+    INPUT_SHIFT,
+    OWN_INPUT,
+    TARGET_INPUT,
+)
+
+if TYPE_CHECKING:
+    from sequoia_core.model.config import ModelConfig
+    from sequoia_core.model.offload_ring import LayerRing
+    from sequoia_core.model.weights import Weights
+    from sequoia_core.protocols import KVCache
+
+PREFILL_ROWS = 128
+"""Rows read at once by `extend`: bounds the working memory of a long prompt."""
+
+LAYER_PARTS = (
+    "self_attn.q_proj", "self_attn.k_proj", "self_attn.v_proj", "self_attn.o_proj",
+    "mlp.gate_proj", "mlp.up_proj", "mlp.down_proj",
+)  # fmt: skip
+"""Matrices of a layer in the order of `Part` in model.hpp."""
+
+EMBEDDING_PART, HEAD_PART, TARGET_INPUT_PART, OWN_INPUT_PART = 7, 8, 9, 10
+ATTENTION_NORM, MLP_NORM, FINAL_NORM, SHIFT, SCALE = range(5)
+HALF_CACHE_FROM = {torch.bfloat16, torch.float16}
+
+
+class Pool:
+    """Threads that all models of a process share.
+
+    Args:
+        threads: how many compute, the caller's among them.
+    """
+
+    def __init__(self, threads: int) -> None:
+        library = load_library()
+        self.handle: int = made(library.sequoia_pool_new(threads))
+        self.threads = threads
+        weakref.finalize(self, library.sequoia_pool_free, self.handle)
+
+
+class NativeCache:
+    """Keys and values of one conversation; see `protocols.KVCache`.
+
+    Args:
+        model: whose rows it keeps.
+        target: of a conditioned draft, the target's cache; None reads zeros.
+    """
+
+    def __init__(self, model: NativeLlama, target: NativeCache | None = None) -> None:
+        self._library = load_library()
+        self.handle: int = made(self._library.sequoia_cache_new(model.handle))
+        self.target = target
+        self._first_row_only = model.config.feature_layers != ()
+        weakref.finalize(self, self._library.sequoia_cache_free, self.handle)
+
+    @property
+    def length(self) -> int:
+        """Tokens held, `S`."""
+        return int(self._library.sequoia_cache_length(self.handle))
+
+    @property
+    def nbytes(self) -> int:
+        """Memory of its pages."""
+        return int(self._library.sequoia_cache_bytes(self.handle))
+
+    def keep(self, committed: int, rows: Sequence[int]) -> None:
+        """Keep the first `committed` tokens and, after them, the given later rows in order.
+
+        A conditioned draft keeps only the first: the rows below a tree's root were made from its
+        own outputs, and are read again with the target's hidden states.
+        """
+        kept = list(rows[:1] if self._first_row_only else rows)
+        array = (c_int32 * len(kept))(*kept)
+        check(self._library.sequoia_cache_keep(self.handle, committed, array, len(kept)))
+
+    def truncate(self, length: int) -> None:
+        """Forget all tokens from `length` on; pages that are not needed are freed."""
+        check(self._library.sequoia_cache_truncate(self.handle, length))
+
+    def release(self) -> None:
+        """Return memory that the tokens held do not need."""
+        self.truncate(self.length)
+
+
+class NativeLlama:
+    """A Llama whose forward is one call of the native library.
+
+    Args:
+        config: the model's shape.
+        weights: tensors as their file stores them.
+        pool: threads to compute with.
+        feature_layers: layers whose outputs a cache keeps, for a draft that reads them.
+        embedding_of: a model that lends its embedding, for a draft that has none.
+        instruction_set: a name out of `library.instruction_sets`; None is the best.
+
+    Raises:
+        ModelLoadError: the library is missing, or a tensor is of a format it does not read.
+    """
+
+    device = torch.device("cpu")
+    dtype = torch.float32
+    """Of what the layers pass on; products with quantised weights read it in 8 bits."""
+    ring: LayerRing | None = None
+    """As of `Llama`; layers are always resident."""
+
+    def __init__(
+        self,
+        config: ModelConfig,
+        weights: Mapping[str, Tensor] | Weights,
+        pool: Pool,
+        *,
+        feature_layers: Sequence[int] = (),
+        embedding_of: NativeLlama | None = None,
+        instruction_set: str | None = None,
+    ) -> None:
+        self.config = config
+        self._library = load_library()
+        self._pool, self._embedding_of = pool, embedding_of  # kept alive
+        conditioned = bool(config.feature_layers)
+        kept = (config.num_layers - 1,) if conditioned else tuple(feature_layers)
+        matrices = self._matrices(weights)
+        frequencies = inverse_frequencies(config) / config.rope_factor
+        shape = ModelShapeStruct(
+            size=ctypes.sizeof(ModelShapeStruct),
+            layers=config.num_layers,
+            hidden=config.hidden_size,
+            heads=config.num_heads,
+            kv_heads=config.num_kv_heads,
+            head_dim=config.head_dim,
+            inner=config.intermediate_size,
+            vocab=config.vocab_size,
+            head_rows=config.head_vocab_size,
+            norm_epsilon=config.rms_norm_eps,
+            half_cache=int(all(each.half_precision for _, _, each in matrices)),
+            feature_count=len(kept),
+            feature_layers=(c_int32 * len(kept))(*kept),
+            target_features=len(config.feature_layers),
+            inverse_frequencies=(c_float * len(frequencies))(*frequencies.tolist()),
+        )
+        name = instruction_set.encode() if instruction_set else None
+        lender = embedding_of.handle if embedding_of else None
+        self.handle: int = made(
+            self._library.sequoia_model_new(byref(shape), pool.handle, name, lender)
+        )
+        weakref.finalize(self, self._library.sequoia_model_free, self.handle)
+        self._fill(matrices, weights)
+
+    @property
+    def vocab_size(self) -> int:
+        """Columns of the logits: `V`, or fewer for a draft with a trimmed head."""
+        return self.config.head_vocab_size
+
+    @property
+    def context_window(self) -> int:
+        """Most tokens the model can attend over."""
+        return self.config.context_window
+
+    @property
+    def weight_bytes(self) -> int:
+        """Memory of its matrices."""
+        return int(self._library.sequoia_model_bytes(self.handle))
+
+    def new_cache(self, beside: KVCache | None = None) -> NativeCache:
+        """An empty cache; `beside` is the target's, for a conditioned draft."""
+        reads_target = bool(self.config.feature_layers)
+        assert beside is None or isinstance(beside, NativeCache)
+        return NativeCache(self, beside if reads_target else None)
+
+    def forward(
+        self, token_ids: Tensor, position_ids: Tensor, mask: Tensor | None, cache: KVCache
+    ) -> Tensor:
+        """Logits of n new rows; see `protocols.LanguageModel.forward`.
+
+        Raises:
+            ContextFullError: S + n exceeds the context window.
+        """
+        assert isinstance(cache, NativeCache)
+        logits = torch.empty((len(token_ids), self.vocab_size))
+        self._run(token_ids, position_ids, mask, cache, logits)
+        return logits
+
+    def extend(self, token_ids: Tensor, cache: KVCache) -> None:
+        """Append n tokens after the S cached ones without computing logits.
+
+        Raises:
+            ContextFullError: S + n exceeds the context window; the cache is unchanged.
+        """
+        assert isinstance(cache, NativeCache)
+        self._check_room(cache.length + len(token_ids))
+        for chunk in torch.split(token_ids, PREFILL_ROWS):
+            first = cache.length
+            positions = torch.arange(first, first + len(chunk))
+            self._run(chunk, positions, None, cache, None)
+
+    def _run(
+        self,
+        token_ids: Tensor,
+        position_ids: Tensor,
+        mask: Tensor | None,
+        cache: NativeCache,
+        logits: Tensor | None,
+    ) -> None:
+        rows, length = len(token_ids), cache.length
+        self._check_room(length + rows)
+        ids, places = token_ids.contiguous(), position_ids.contiguous()
+        assert ids.dtype == places.dtype == torch.int64
+        assert len(places) == rows
+        seen = None
+        if mask is not None:
+            assert mask.dtype == torch.bool
+            assert mask.shape == (rows, length + rows), (mask.shape, rows, length)
+            seen = mask.contiguous()
+        segment = SegmentStruct(
+            size=ctypes.sizeof(SegmentStruct),
+            rows=rows,
+            cache=cache.handle,
+            target_cache=cache.target.handle if cache.target else None,
+            mask=seen.data_ptr() if seen is not None else None,
+        )
+        check(
+            self._library.sequoia_forward(
+                self.handle,
+                byref(segment),
+                1,
+                ids.data_ptr(),
+                places.data_ptr(),
+                None if logits is None else logits.data_ptr(),
+            )
+        )
+
+    def _check_room(self, needed: int) -> None:
+        if needed > self.context_window:
+            raise ContextFullError(
+                f"{needed} tokens do not fit into the model's context window of "
+                f"{self.context_window}; shorten the prompt or clear the chat"
+            )
+
+    def _matrices(
+        self, weights: Mapping[str, Tensor] | Weights
+    ) -> list[tuple[int, int, StoredMatrix]]:
+        """Layer, part and content of each matrix."""
+        config = self.config
+        named = [
+            (layer, part, f"model.layers.{layer}.{name}.weight")
+            for layer in range(config.num_layers)
+            for part, name in enumerate(LAYER_PARTS)
+        ]
+        if not config.embeddings_from_target:
+            named.append((0, EMBEDDING_PART, EMBEDDING))
+        if not config.tie_word_embeddings:
+            named.append((0, HEAD_PART, HEAD))
+        if config.feature_layers:
+            named += [(0, TARGET_INPUT_PART, TARGET_INPUT), (0, OWN_INPUT_PART, OWN_INPUT)]
+        return [(layer, part, stored_matrix(weights, name)) for layer, part, name in named]
+
+    def _fill(
+        self,
+        matrices: Sequence[tuple[int, int, StoredMatrix]],
+        weights: Mapping[str, Tensor] | Weights,
+    ) -> None:
+        library, handle = self._library, self.handle
+        for layer, part, matrix in matrices:
+            rows, columns = matrix.shape
+            check(
+                library.sequoia_model_declare(
+                    handle, layer, part, matrix.file_format, rows, columns
+                )
+            )
+        check(library.sequoia_model_allocate(handle))
+        for layer, part, matrix in matrices:
+            rotary = int(matrix.interleaved_rotary)
+            data = matrix.data()
+            check(
+                library.sequoia_model_fill(
+                    handle, layer, part, data.ctypes.data, data.shape[1], rotary
+                )
+            )
+            if matrix.row_scales is not None:
+                scales = matrix.row_scales
+                check(
+                    library.sequoia_model_set_scale(
+                        handle, layer, part, scales.ctypes.data, len(scales)
+                    )
+                )
+        for layer in range(self.config.num_layers):
+            prefix = f"model.layers.{layer}"
+            for part, name in enumerate(LAYER_PARTS):
+                if self.config.has_bias(module := f"{prefix}.{name}"):
+                    self._bias(layer, part, weights[f"{module}.bias"])
+            self._vector(layer, ATTENTION_NORM, weights[f"{prefix}.input_layernorm.weight"])
+            self._vector(layer, MLP_NORM, weights[f"{prefix}.post_attention_layernorm.weight"])
+        self._vector(0, FINAL_NORM, weights["model.norm.weight"])
+        if self.config.feature_layers:
+            self._vector(0, SHIFT, weights[INPUT_SHIFT])
+            self._vector(0, SCALE, weights[INPUT_SCALE])
+
+    def _bias(self, layer: int, part: int, values: Tensor) -> None:
+        # in the order of Hugging Face's files, whatever order the matrix has
+        flat = values.float().contiguous()
+        check(
+            self._library.sequoia_model_set_bias(
+                self.handle, layer, part, flat.data_ptr(), flat.numel(), 0
+            )
+        )
+
+    def _vector(self, layer: int, vector: int, values: Tensor) -> None:
+        flat = values.float().contiguous()
+        check(
+            self._library.sequoia_model_set_vector(
+                self.handle, layer, vector, flat.data_ptr(), flat.numel()
+            )
+        )
+
+
+__all__ = ["ModelLoadError", "NativeCache", "NativeLlama", "Pool"]
