@@ -54,8 +54,9 @@ def sources(folder: Path) -> list[Path]:
 def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Built from a copy, so that the checkout stays clean."""
     copy = tmp_path_factory.mktemp("sources")
+    built_here = shutil.ignore_patterns("__pycache__", "*.so")
     for name in MAPPED:
-        shutil.copytree(ROOT / name, copy / name, ignore=shutil.ignore_patterns("__pycache__", "*.so"))
+        shutil.copytree(ROOT / name, copy / name, ignore=built_here)
     for name in ("pyproject.toml", "setup.py", "README.md"):
         shutil.copy(ROOT / name, copy / name)
     run(sys.executable, "-m", "build", "--wheel", "--no-isolation", cwd=copy)
