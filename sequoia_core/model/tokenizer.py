@@ -240,13 +240,22 @@ def _add_tokens(backend: Tokenizer, stated: Mapping[int, AddedToken]) -> None:
 
 
 def _name_tokens(tokenizer: PreTrainedTokenizerBase, names: Mapping[str, Any]) -> None:
-    """Set the named tokens; a name without a token in the vocabulary is left out."""
+    """Set the named tokens; a name without a token in the vocabulary is left out.
+
+    A token that is already added keeps its rules for the white space and the words around it.
+    """
     backend = tokenizer.backend_tokenizer
+    added = {str(token): token for token in backend.get_added_tokens_decoder().values()}
     texts = {name: _text(names[name]) for name in NAMED_TOKENS if names.get(name)}
-    found = {name: text for name, text in texts.items() if backend.token_to_id(text) is not None}
     more = names.get("additional_special_tokens") or names.get("extra_special_tokens") or []
-    listed = [text for text in map(_text, more) if backend.token_to_id(text) is not None]
-    tokenizer.add_special_tokens({**found, "additional_special_tokens": listed})
+    listed = [_text(token) for token in (more.values() if isinstance(more, dict) else more)]
+
+    def known(text: str) -> bool:
+        return backend.token_to_id(text) is not None
+
+    found = {name: added.get(text, text) for name, text in texts.items() if known(text)}
+    special = [added.get(text, text) for text in listed if known(text)]
+    tokenizer.add_special_tokens({**found, "additional_special_tokens": special})
 
 
 def _mark_ends(tokenizer: PreTrainedTokenizerBase, begins: bool, ends: bool) -> None:

@@ -12,7 +12,7 @@ import sentencepiece
 import transformers
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from tokenizers import Tokenizer, pre_tokenizers
+from tokenizers import AddedToken, Tokenizer, normalizers, pre_tokenizers
 
 from sequoia_core.chat_template import ChatTemplate
 from sequoia_core.errors import ModelLoadError, TokenizerMismatchError
@@ -193,6 +193,43 @@ def test_named_tokens_come_from_either_file_and_only_if_they_exist(tmp_path: Pat
     assert (tokenizer.bos_token, tokenizer.eos_token) == ("<|begin_of_text|>", "<|eot_id|>")
     assert tokenizer.pad_token is None
     assert len(tokenizer) == backend.get_vocab_size()
+
+
+@pytest.mark.parametrize(
+    "rules",
+    [
+        {"lstrip": True, "rstrip": True},
+        {"lstrip": True},
+        {"rstrip": True},
+        {"single_word": True},
+        {"normalized": True},
+        {"special": False, "lstrip": True},
+    ],
+    ids=str,
+)
+@pytest.mark.parametrize(
+    "names",
+    [
+        {"eos_token": "<end>"},
+        {"eos_token": {"content": "<end>", "lstrip": False, "rstrip": False}},
+        {"additional_special_tokens": ["<end>"]},
+        {"extra_special_tokens": {"closing_token": "<end>"}},
+    ],
+    ids=str,
+)
+def test_a_named_token_keeps_its_rules(
+    rules: dict[str, bool], names: dict[str, Any], tmp_path: Path
+) -> None:
+    backend = Tokenizer.from_str(byte_level().backend_tokenizer.to_str())
+    backend.normalizer = normalizers.Lowercase()
+    backend.add_tokens([AddedToken("<end>", **{"special": True, "normalized": False, **rules})])
+    tokenizer = load_tokenizer(folder_of(tmp_path, backend, **names))
+    saved = tmp_path / "saved"
+    save_tokenizer(tokenizer, saved)
+    for text in ("the <end> the", "the<end>the", "  <end>\n", "<END>", "a<end> <end>b"):
+        expected = backend.encode(text, add_special_tokens=False).ids
+        assert tokenizer.encode(text, add_special_tokens=False) == expected, text
+        assert load_tokenizer(saved).encode(text, add_special_tokens=False) == expected, text
 
 
 def test_tokens_that_only_the_configuration_lists_are_added_under_their_ids(tmp_path: Path) -> None:
