@@ -289,17 +289,17 @@ def pieces(**options: Any) -> tuple[sentencepiece.SentencePieceProcessor, Any]:
     """A trained sentencepiece model of kind BPE, and its pieces."""
     trained = io.BytesIO()
     words = [*READ_ABOUT, "aaaa aaaaaaa ==== ======   x    y", "[INST] hello [/INST] the the"]
+    kind = {
+        "model_type": "bpe",
+        "vocab_size": 420,
+        "byte_fallback": True,
+        "normalization_rule_name": "identity",
+        "remove_extra_whitespaces": False,
+        "minloglevel": 2,
+        "hard_vocab_limit": False,
+    }
     sentencepiece.SentencePieceTrainer.train(
-        sentence_iterator=iter(words * 20),
-        model_writer=trained,
-        model_type="bpe",
-        vocab_size=420,
-        byte_fallback=True,
-        normalization_rule_name="identity",
-        remove_extra_whitespaces=False,
-        minloglevel=2,
-        hard_vocab_limit=False,
-        **options,
+        sentence_iterator=iter(words * 20), model_writer=trained, **{**kind, **options}
     )
     model = protobuf.ModelProto()  # type: ignore[attr-defined]
     model.ParseFromString(trained.getvalue())
@@ -348,6 +348,15 @@ def test_text_after_a_special_token_begins_with_a_space_as_at_the_start(
     processor, tokenizer = scored_pair(True)
     expected = [token for part in parts for token in (1, *processor.encode(part), 2)]
     assert ids_of(tokenizer, "".join(f"<s>{part}</s>" for part in parts)) == expected
+
+
+@pytest.mark.parametrize(
+    "text", ["  hello  the ", "\t 12", "a\n  b  \n c", " the\t x ", "x  \n", "   ", "\n"]
+)
+def test_only_spaces_are_extra_white_space(text: str) -> None:
+    processor, model = pieces(remove_extra_whitespaces=True)
+    tokenizer = read(scored_entries(model, remove_extra_whitespaces=True))
+    assert ids_of(tokenizer, text) == processor.encode(text)
 
 
 def test_merges_that_the_file_lists_are_used() -> None:
