@@ -207,6 +207,28 @@ def test_an_end_that_is_stated_is_special_whatever_its_type(kind: str) -> None:
     assert tokenizer.decode([token], skip_special_tokens=True) == ""
 
 
+@pytest.mark.parametrize("scored", [True, False], ids=["sentencepiece", "byte-level"])
+def test_an_end_of_turn_of_ordinary_type_is_one_token(scored: bool) -> None:
+    """As llama.cpp takes it, whatever the file's keys say; its neighbours stay ordinary."""
+    texts = ["<|im_start|>", "<|im_end|>"]
+    if scored:
+        _, model = pieces()
+        known = [(each.piece, each.score, each.type) for each in model.pieces]
+        tokens, scores, types = zip(*known, *((text, -1e3, NORMAL) for text in texts), strict=True)
+        entries = scored_entries(
+            model, tokens=list(tokens), scores=list(scores), token_type=list(types)
+        )
+    else:
+        entries = entries_of(original("llama-bpe"), "llama-bpe")
+        tokens = entries["tokenizer.ggml.tokens"]
+        entries["tokenizer.ggml.token_type"] = [NORMAL] * len(tokens)
+    tokenizer = read(entries)
+    start, end = map(tokens.index, texts)
+    ids = ids_of(tokenizer, "the<|im_end|>\n<|im_start|>")
+    assert end in ids
+    assert start not in ids
+
+
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
@@ -363,6 +385,7 @@ def test_merges_that_the_file_lists_are_used() -> None:
     _, model = pieces()
     assert read(scored_entries(model)).tokenize("hello") == ["▁hello"]
     assert read(scored_entries(model, scores=None, merges=[])).tokenize("hello") == [*"▁hello"]
+    assert read(scored_entries(model, merges=[])).tokenize("hello") == ["▁hello"]
 
 
 def test_scores_that_do_not_order_the_merges_are_refused() -> None:
