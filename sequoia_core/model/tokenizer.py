@@ -28,6 +28,8 @@ NAMED_TOKENS = (
     "bos_token", "eos_token", "unk_token", "pad_token", "sep_token", "cls_token", "mask_token",
 )  # fmt: skip
 DEFAULT_TEMPLATE = "default"
+TEMPLATE_FOLDERS = ("chat_templates", "additional_chat_templates")
+"""Of named chat templates; the second is transformers' own."""
 
 
 def has_tokenizer(directory: Path) -> bool:
@@ -100,8 +102,12 @@ def save_tokenizer(tokenizer: PreTrainedTokenizerBase, directory: Path) -> None:
     settings_file.write_text(json.dumps(settings, indent=1), encoding="utf-8")
 
 
-def stated_eos_ids(*settings: Mapping[str, Any]) -> frozenset[int]:
+def stated_eos_ids(*settings: Mapping[str, Any], origin: object = "config") -> frozenset[int]:
     """The `eos_token_id` entries (a number or a list) of configurations.
+
+    Args:
+        settings: the configurations.
+        origin: where they come from, for the message.
 
     Raises:
         ModelLoadError: an entry is something else.
@@ -110,7 +116,9 @@ def stated_eos_ids(*settings: Mapping[str, Any]) -> frozenset[int]:
     ids = [index for each in stated for index in (each if isinstance(each, list) else [each])]
     for index in ids:
         if type(index) is not int:  # True is an int, but no token
-            raise ModelLoadError(f"config: eos_token_id is {index!r}; a token id was expected")
+            raise ModelLoadError(
+                f"{origin}: eos_token_id is {index!r:.80}; a token id was expected"
+            )
     return frozenset(ids)
 
 
@@ -280,7 +288,8 @@ def _text(token: Any) -> str:
 
 def _folder_templates(directory: Path, settings: Mapping[str, Any]) -> dict[str, str]:
     """Chat templates by name; a file of its own goes before an entry in a configuration."""
-    files = {file.stem: file for file in sorted((directory / "chat_templates").glob("*.jinja"))}
+    folders = [directory / name for name in TEMPLATE_FOLDERS]
+    files = {file.stem: file for folder in folders for file in sorted(folder.glob("*.jinja"))}
     if (main := directory / "chat_template.jinja").exists():
         files = {DEFAULT_TEMPLATE: main, **files}
     if files:
@@ -291,6 +300,10 @@ def _folder_templates(directory: Path, settings: Mapping[str, Any]) -> dict[str,
     if not stated:
         return {}
     if isinstance(stated, list):
+        if not all(
+            isinstance(each, dict) and {"name", "template"} <= each.keys() for each in stated
+        ):
+            raise ModelLoadError("a chat template of a list has no name or no template")
         return {each["name"]: each["template"] for each in stated}
     return stated if isinstance(stated, dict) else {DEFAULT_TEMPLATE: stated}
 

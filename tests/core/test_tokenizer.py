@@ -252,14 +252,16 @@ def test_tokens_that_only_the_configuration_lists_are_added_under_their_ids(tmp_
         ({"chat_template.jinja": "FILE"}, "FILE"),
         ({"chat_templates/rag.jinja": "RAG", "chat_templates/tool_use.jinja": "TOOL"}, "RAG"),
         ({"chat_templates/rag.jinja": "RAG", "chat_template.jinja": "FILE"}, "FILE"),
+        ({"additional_chat_templates/default.jinja": "OTHER"}, "OTHER"),
+        ({"additional_chat_templates/rag.jinja": "RAG", "chat_template.jinja": "FILE"}, "FILE"),
     ],
 )
 def test_the_chat_template_is_found_where_it_may_lie(
     files: dict[str, str], expected: str, tmp_path: Path
 ) -> None:
     folder_of(tmp_path, byte_level().backend_tokenizer, chat_template="CONFIG")
-    (tmp_path / "chat_templates").mkdir()
     for name, text in files.items():
+        (tmp_path / name).parent.mkdir(exist_ok=True)
         (tmp_path / name).write_text(text)
     assert load_tokenizer(tmp_path).chat_template == expected
 
@@ -295,7 +297,7 @@ def test_a_template_in_the_oldest_place_is_found(tmp_path: Path) -> None:
         ({"split_special_tokens": True}, "split_special_tokens is not supported"),
         ({"eos_token": 7}, "7 was expected to be a token's text"),
         ({"chat_template": [{"name": "a", "template": 5}]}, "a chat template was expected"),
-        ({"chat_template": [{}]}, "cannot be read"),
+        ({"chat_template": [{}]}, "has no name or no template"),
         ({"added_tokens_decoder": {"x": {}}}, "cannot be read"),
     ],
 )
