@@ -62,7 +62,7 @@ class ChatTemplate:
     Args:
         tokenizer: with its chat template, if it has one.
         system_prompt: None leaves it to the template.
-        eos_token_ids: such an id at the end of an answer gives way to the template's closing.
+        eos_token_ids: such an id at the end of an answer is replaced by the template's closing.
     """
 
     def __init__(
