@@ -62,7 +62,7 @@ class ChatTemplate:
     Args:
         tokenizer: with its chat template, if it has one.
         system_prompt: None leaves it to the template.
-        eos_token_ids: such an id at the end of an answer gives way to the template's closing.
+        eos_token_ids: such an id at the end of an answer is replaced by the template's closing.
     """
 
     def __init__(
@@ -229,12 +229,23 @@ class ChatTemplate:
     def _check_holds(self, text: str, prompt: str) -> None:
         """Refuse a rendering in which a message is missing: the model would not see it."""
         for message in [*self._system, _user(prompt)]:
-            if message["content"].strip() not in text:
+            if message["role"] not in self._shown_roles or message["content"].strip() not in text:
                 what = "system prompt" if message["role"] == "system" else "message"
                 raise ParameterError(
                     f"the model's chat template leaves the {what} out, so the model would not see "
                     "it; the template is not made for plain text in this role"
                 )
+
+    @cached_property
+    def _shown_roles(self) -> set[str]:
+        """Roles whose messages the template shows, up to the first answer.
+
+        A short message may stand in the template's own words where it is left out itself.
+        """
+        roles = [message["role"] for message in [*self._system, _user("?")]]
+        marked = [{"role": role, "content": _SENTINEL + role} for role in roles]
+        text = self._render(marked, True)
+        return {role for role in roles if _SENTINEL + role in text}
 
     def _render(self, messages: list[dict[str, str]], add_generation_prompt: bool) -> str:
         template = self._tokenizer.chat_template or PLAIN_TEMPLATE

@@ -1,6 +1,6 @@
 """How files are read that others made, and how files are written.
 
-Text is UTF-8; a byte order mark is passed over, and only LF and CR LF end a line, so that U+2028
+Text is UTF-8; a byte order mark is skipped, and only LF and CR LF end a line, so that U+2028
 and the other separators of `str.splitlines` stay where they are. JSON is read strictly. A file is
 written whole or not at all, through a new file that no link can stand for.
 """
@@ -62,8 +62,8 @@ def split_lines(text: str) -> list[str]:
 def parse_json(text: str | bytes) -> Any:
     """The value of a JSON text.
 
-    NaN and infinities are taken, as `json` writes them; who needs a finite number looks. A whole
-    number always fits into a float.
+    NaN and infinities are accepted, as `json` writes them; a caller that needs a finite number
+    checks it. A whole number always fits into a float.
 
     Raises:
         ValueError: it is no JSON, is nested too deep, or has a whole number that is out of range.
@@ -131,7 +131,7 @@ def written_whole(path: Path, *, private: bool = False) -> Iterator[BinaryIO]:
         with path.open("wb") as file:
             yield file
         return
-    # the name cannot be foreseen, and O_EXCL refuses whatever stands there, links among it
+    # the name is random, and O_EXCL refuses an existing file, a link as well
     part = path.with_name(f".{path.name[:200]}.{secrets.token_hex(8)}.part")
     descriptor = os.open(part, _NEW, _PRIVATE if private or before is not None else _PUBLIC)
     try:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import atexit
 import json
 import os
-import select
+import selectors
 import signal
 import subprocess
 import sys
@@ -116,17 +116,24 @@ class TemplateRenderer:
             return self._line(process)
         except (OSError, _StoppedError):
             raise _StoppedError(self._end()) from None
+        except (
+            BaseException
+        ):  # such as Ctrl-C: its answer would be read as that to the next request
+            self._end()
+            raise
 
     def _line(self, process: subprocess.Popen[bytes]) -> bytes:
         assert process.stdout is not None
         pipe, until = process.stdout.fileno(), monotonic() + LONGEST_WAIT
         reply = bytearray()
-        while not reply.endswith(b"\n"):
-            ready, _, _ = select.select([pipe], [], [], max(until - monotonic(), 0.0))
-            block = os.read(pipe, _BLOCK) if ready else b""
-            if not block:
-                raise _StoppedError(None)
-            reply += block
+        with selectors.DefaultSelector() as selector:
+            selector.register(pipe, selectors.EVENT_READ)
+            while not reply.endswith(b"\n"):
+                ready = selector.select(max(until - monotonic(), 0.0))
+                block = os.read(pipe, _BLOCK) if ready else b""
+                if not block:
+                    raise _StoppedError(None)
+                reply += block
         return bytes(reply)
 
     def _end(self) -> int | None:

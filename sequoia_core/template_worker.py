@@ -127,6 +127,7 @@ def main() -> None:
     """Answer requests until stdin ends."""
     with suppress(ValueError, OSError):  # a system without this limit
         resource.setrlimit(resource.RLIMIT_AS, (MEMORY_BYTES, MEMORY_BYTES))
+    signal.signal(signal.SIGPROF, signal.SIG_DFL)  # a parent that ignores it hands that on
     for line in sys.stdin:
         sys.stdout.buffer.write(_with_time_limit(_answered, line))
         sys.stdout.buffer.flush()

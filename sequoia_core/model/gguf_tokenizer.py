@@ -104,6 +104,11 @@ _NAMED = {
 _ENDS = ("bos_token_id", "eos_token_id", "eot_token_id", "eom_token_id")
 """Ids of tokens that are special whatever type the file gives them."""
 
+_END_TEXTS = {
+    "<|eot_id|>", "<|im_end|>", "<|end|>", "<end_of_turn>", "<|endoftext|>", "<|eom_id|>", "<EOT>",
+}  # fmt: skip
+"""Texts of tokens that llama.cpp takes whole even where their type is that of an ordinary one."""
+
 _READ = {
     "model", "pre", "tokens", "token_type", "scores", "merges", "add_bos_token", "add_eos_token",
     "add_sep_token", "add_space_prefix", "remove_extra_whitespaces", "precompiled_charsmap",
@@ -191,14 +196,15 @@ def _pieces(stated: Mapping[str, Any]) -> list[Piece]:
     texts = [text or f"[EMPTY_{token}]" for token, text in enumerate(stated["tokens"])]
     types = [PieceType(number) for number in stated["token_type"]]
     scores = stated.get("scores", [0.0] * len(texts))
-    for key in _ENDS:
-        token = stated.get(key)
-        if token is None:
-            continue
+    ends = {key: stated[key] for key in _ENDS if stated.get(key) is not None}
+    for key, token in ends.items():
         if token >= len(types):
             raise ModelLoadError(f"{_PREFIX}{key} is {token}, but there are {len(types)} tokens")
-        if types[token] is PieceType.NORMAL:
-            types[token] = PieceType.CONTROL
+    special = {*ends.values(), *(at for at, text in enumerate(texts) if text in _END_TEXTS)}
+    types = [
+        PieceType.CONTROL if kind is PieceType.NORMAL and token in special else kind
+        for token, kind in enumerate(types)
+    ]
     known: dict[str, int] = {}
     for token, text in enumerate(texts):
         if known.setdefault(text, token) != token:
@@ -243,6 +249,8 @@ def _scored(stated: Mapping[str, Any], pieces: Sequence[Piece]) -> Tokenizer:
     if "scores" not in stated and "merges" not in stated:
         raise ModelLoadError(f"{_PREFIX}scores is missing")
     merges = stated.get("merges")
+    if not merges and "scores" in stated:
+        merges = None  # an empty list next to scores says nothing
     return SentencePieces(
         pieces,
         merges=None if merges is None else [_pair(merge) for merge in merges],

@@ -157,7 +157,7 @@ def open_directory(directory: Path, progress: Progress = lambda *_: None) -> Che
         weights=weights,
         tokenizer=(lambda: load_tokenizer(directory)) if has_tokenizer(directory) else None,
         eos_token_ids=stated_eos_ids(
-            settings, read_json(generation) if generation.exists() else {}
+            settings, read_json(generation) if generation.exists() else {}, origin=directory
         ),
         digest=_digest(config, weights.files, progress),
         stored_dtype=stored_dtype(settings, weights),

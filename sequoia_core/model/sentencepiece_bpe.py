@@ -151,7 +151,9 @@ class SentencePieces:
         if self.charsmap:
             steps.append(normalizers.Precompiled(self.charsmap))
         if self.squeeze:
-            steps += [normalizers.Strip(), normalizers.Replace(Regex(" {2,}"), " ")]
+            # spaces alone: sentencepiece keeps tabs and line ends
+            squeezed = {r"\A +| +\z": "", " {2,}": " "}
+            steps += [normalizers.Replace(Regex(each), by) for each, by in squeezed.items()]
         if self.legacy:
             steps += [normalizers.Prepend(SPACE)] if self.space_prefix else []
             steps.append(normalizers.Replace(" ", SPACE))

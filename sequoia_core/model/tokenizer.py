@@ -28,6 +28,8 @@ NAMED_TOKENS = (
     "bos_token", "eos_token", "unk_token", "pad_token", "sep_token", "cls_token", "mask_token",
 )  # fmt: skip
 DEFAULT_TEMPLATE = "default"
+TEMPLATE_FOLDERS = ("chat_templates", "additional_chat_templates")
+"""Of named chat templates; the second is transformers' own."""
 
 
 def has_tokenizer(directory: Path) -> bool:
@@ -100,8 +102,12 @@ def save_tokenizer(tokenizer: PreTrainedTokenizerBase, directory: Path) -> None:
     settings_file.write_text(json.dumps(settings, indent=1), encoding="utf-8")
 
 
-def stated_eos_ids(*settings: Mapping[str, Any]) -> frozenset[int]:
+def stated_eos_ids(*settings: Mapping[str, Any], origin: object = "config") -> frozenset[int]:
     """The `eos_token_id` entries (a number or a list) of configurations.
+
+    Args:
+        settings: the configurations.
+        origin: where they come from, for the message.
 
     Raises:
         ModelLoadError: an entry is something else.
@@ -110,7 +116,9 @@ def stated_eos_ids(*settings: Mapping[str, Any]) -> frozenset[int]:
     ids = [index for each in stated for index in (each if isinstance(each, list) else [each])]
     for index in ids:
         if type(index) is not int:  # True is an int, but no token
-            raise ModelLoadError(f"config: eos_token_id is {index!r}; a token id was expected")
+            raise ModelLoadError(
+                f"{origin}: eos_token_id is {index!r:.80}; a token id was expected"
+            )
     return frozenset(ids)
 
 
@@ -240,13 +248,22 @@ def _add_tokens(backend: Tokenizer, stated: Mapping[int, AddedToken]) -> None:
 
 
 def _name_tokens(tokenizer: PreTrainedTokenizerBase, names: Mapping[str, Any]) -> None:
-    """Set the named tokens; a name without a token in the vocabulary is left out."""
+    """Set the named tokens; a name without a token in the vocabulary is left out.
+
+    A token that is already added keeps its rules for the white space and the words around it.
+    """
     backend = tokenizer.backend_tokenizer
+    added = {str(token): token for token in backend.get_added_tokens_decoder().values()}
     texts = {name: _text(names[name]) for name in NAMED_TOKENS if names.get(name)}
-    found = {name: text for name, text in texts.items() if backend.token_to_id(text) is not None}
     more = names.get("additional_special_tokens") or names.get("extra_special_tokens") or []
-    listed = [text for text in map(_text, more) if backend.token_to_id(text) is not None]
-    tokenizer.add_special_tokens({**found, "additional_special_tokens": listed})
+    listed = [_text(token) for token in (more.values() if isinstance(more, dict) else more)]
+
+    def known(text: str) -> bool:
+        return backend.token_to_id(text) is not None
+
+    found = {name: added.get(text, text) for name, text in texts.items() if known(text)}
+    special = [added.get(text, text) for text in listed if known(text)]
+    tokenizer.add_special_tokens({**found, "additional_special_tokens": special})
 
 
 def _mark_ends(tokenizer: PreTrainedTokenizerBase, begins: bool, ends: bool) -> None:
@@ -271,7 +288,8 @@ def _text(token: Any) -> str:
 
 def _folder_templates(directory: Path, settings: Mapping[str, Any]) -> dict[str, str]:
     """Chat templates by name; a file of its own goes before an entry in a configuration."""
-    files = {file.stem: file for file in sorted((directory / "chat_templates").glob("*.jinja"))}
+    folders = [directory / name for name in TEMPLATE_FOLDERS]
+    files = {file.stem: file for folder in folders for file in sorted(folder.glob("*.jinja"))}
     if (main := directory / "chat_template.jinja").exists():
         files = {DEFAULT_TEMPLATE: main, **files}
     if files:
@@ -282,6 +300,10 @@ def _folder_templates(directory: Path, settings: Mapping[str, Any]) -> dict[str,
     if not stated:
         return {}
     if isinstance(stated, list):
+        if not all(
+            isinstance(each, dict) and {"name", "template"} <= each.keys() for each in stated
+        ):
+            raise ModelLoadError("a chat template of a list has no name or no template")
         return {each["name"]: each["template"] for each in stated}
     return stated if isinstance(stated, dict) else {DEFAULT_TEMPLATE: stated}
 

@@ -44,6 +44,9 @@ up to 2 MiB around it, so that 61 norms of 1 kB held 100 MB."""
 ROTARY_BUFFER = re.compile(r".*\brotary_emb\.(inv_freq|cos_cached|sin_cached)")
 """Stored by old versions of transformers and ignored by all later ones: made from the config."""
 
+_FOREIGN_CLASS = re.compile(r"Unsupported (?:global|class): GLOBAL (?P<name>[\w.]+)")
+"""What torch says of a pickle that names anything but its own tensors."""
+
 MOST_JSON_BYTES = 64 << 20
 """An index of a thousand shards takes a few megabytes."""
 
@@ -353,6 +356,11 @@ def _unpickle(path: Path) -> dict[str, Tensor]:
     except FileNotFoundError:
         raise ModelLoadError(f"{path}: this part of the model is missing") from None
     except Exception as error:  # a damaged pickle may raise anything
+        if (other := _FOREIGN_CLASS.search(str(error))) is not None:
+            raise ModelLoadError(
+                f"{path}: it holds more than tensors ({other[1]}), which is not loaded since it "
+                "could run code; save the tensors alone, best as safetensors"
+            ) from None
         raise ModelLoadError(
             f"{path}: truncated or no plain PyTorch weights ({first_line(error)}); fetch it again"
         ) from None

@@ -207,6 +207,28 @@ def test_an_end_that_is_stated_is_special_whatever_its_type(kind: str) -> None:
     assert tokenizer.decode([token], skip_special_tokens=True) == ""
 
 
+@pytest.mark.parametrize("scored", [True, False], ids=["sentencepiece", "byte-level"])
+def test_an_end_of_turn_of_ordinary_type_is_one_token(scored: bool) -> None:
+    """As llama.cpp takes it, whatever the file's keys say; its neighbours stay ordinary."""
+    texts = ["<|im_start|>", "<|im_end|>"]
+    if scored:
+        _, model = pieces()
+        known = [(each.piece, each.score, each.type) for each in model.pieces]
+        tokens, scores, types = zip(*known, *((text, -1e3, NORMAL) for text in texts), strict=True)
+        entries = scored_entries(
+            model, tokens=list(tokens), scores=list(scores), token_type=list(types)
+        )
+    else:
+        entries = entries_of(original("llama-bpe"), "llama-bpe")
+        tokens = entries["tokenizer.ggml.tokens"]
+        entries["tokenizer.ggml.token_type"] = [NORMAL] * len(tokens)
+    tokenizer = read(entries)
+    start, end = map(tokens.index, texts)
+    ids = ids_of(tokenizer, "the<|im_end|>\n<|im_start|>")
+    assert end in ids
+    assert start not in ids
+
+
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
@@ -289,17 +311,17 @@ def pieces(**options: Any) -> tuple[sentencepiece.SentencePieceProcessor, Any]:
     """A trained sentencepiece model of kind BPE, and its pieces."""
     trained = io.BytesIO()
     words = [*READ_ABOUT, "aaaa aaaaaaa ==== ======   x    y", "[INST] hello [/INST] the the"]
+    kind = {
+        "model_type": "bpe",
+        "vocab_size": 420,
+        "byte_fallback": True,
+        "normalization_rule_name": "identity",
+        "remove_extra_whitespaces": False,
+        "minloglevel": 2,
+        "hard_vocab_limit": False,
+    }
     sentencepiece.SentencePieceTrainer.train(
-        sentence_iterator=iter(words * 20),
-        model_writer=trained,
-        model_type="bpe",
-        vocab_size=420,
-        byte_fallback=True,
-        normalization_rule_name="identity",
-        remove_extra_whitespaces=False,
-        minloglevel=2,
-        hard_vocab_limit=False,
-        **options,
+        sentence_iterator=iter(words * 20), model_writer=trained, **{**kind, **options}
     )
     model = protobuf.ModelProto()  # type: ignore[attr-defined]
     model.ParseFromString(trained.getvalue())
@@ -350,10 +372,20 @@ def test_text_after_a_special_token_begins_with_a_space_as_at_the_start(
     assert ids_of(tokenizer, "".join(f"<s>{part}</s>" for part in parts)) == expected
 
 
+@pytest.mark.parametrize(
+    "text", ["  hello  the ", "\t 12", "a\n  b  \n c", " the\t x ", "x  \n", "   ", "\n"]
+)
+def test_only_spaces_are_extra_white_space(text: str) -> None:
+    processor, model = pieces(remove_extra_whitespaces=True)
+    tokenizer = read(scored_entries(model, remove_extra_whitespaces=True))
+    assert ids_of(tokenizer, text) == processor.encode(text)
+
+
 def test_merges_that_the_file_lists_are_used() -> None:
     _, model = pieces()
     assert read(scored_entries(model)).tokenize("hello") == ["▁hello"]
     assert read(scored_entries(model, scores=None, merges=[])).tokenize("hello") == [*"▁hello"]
+    assert read(scored_entries(model, merges=[])).tokenize("hello") == ["▁hello"]
 
 
 def test_scores_that_do_not_order_the_merges_are_refused() -> None:

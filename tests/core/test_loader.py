@@ -1,5 +1,6 @@
 """A loaded checkpoint computes what transformers computes; a damaged one is named in one line."""
 
+import argparse
 import json
 import random
 import re
@@ -10,6 +11,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
@@ -407,6 +409,34 @@ def test_a_pickle_of_anything_but_tensors_is_refused(
     with pytest.raises(ModelLoadError, match=r"pytorch_model\.bin: "):
         open_directory(tmp_path)
     assert not Path("intruder-was-here").exists()
+
+
+@pytest.mark.parametrize(
+    ("content", "named"),
+    [
+        ({"step": np.float64(3.0)}, "numpy._core.multiarray.scalar"),
+        ({"lm_head.weight": np.ones(3)}, "numpy._core.multiarray._reconstruct"),
+        ({"args": argparse.Namespace(lr=1)}, "argparse.Namespace"),
+    ],
+    ids=["number of numpy", "array of numpy", "arguments of a training"],
+)
+def test_what_a_pickle_holds_beyond_tensors_is_named(
+    content: object, named: str, tmp_path: Path
+) -> None:
+    """Fetching it again does not help, and nobody is advised to trust it."""
+    pickled(tmp_path)
+    torch.save(content, tmp_path / "pytorch_model.bin")
+    with pytest.raises(ModelLoadError, match=rf"more than tensors \({named}\)") as caught:
+        open_directory(tmp_path)
+    assert str(caught.value).isprintable()
+    assert "fetch it again" not in str(caught.value)
+
+
+def test_a_generation_config_with_an_end_that_is_no_id_is_named(tmp_path: Path) -> None:
+    save_model(tmp_path)
+    (tmp_path / "generation_config.json").write_text('{"eos_token_id": "</s>"}')
+    with pytest.raises(ModelLoadError, match=rf"^{tmp_path}: eos_token_id is '</s>'"):
+        open_directory(tmp_path)
 
 
 def test_a_tensor_that_repeats_what_is_stored_is_refused(tmp_path: Path) -> None:

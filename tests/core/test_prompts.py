@@ -193,6 +193,18 @@ def test_a_template_that_leaves_the_message_out_is_refused(template: str) -> Non
     assert (chat.talk.turns, chat.talk.token_ids) == (turns, ids)
 
 
+def test_a_message_in_the_templates_own_words_is_not_the_message() -> None:
+    """Llama-Guard's own text holds many a short message."""
+    own = "Check the user's message for S1: hi and hello.<|eot_id|>"
+    refused = ChatTemplate(byte_level(own), None)
+    for prompt in ("hi", "S1", "?", "e"):
+        with pytest.raises(ParameterError, match="leaves the message out"):
+            refused.whole((), prompt)
+    only_last = "{{ messages[-1].content }} is what the user said<|eot_id|>"
+    with pytest.raises(ParameterError, match="leaves the system prompt out"):
+        ChatTemplate(byte_level(only_last), "user").whole((), "hi")
+
+
 def test_a_template_that_leaves_the_system_prompt_out_is_refused() -> None:
     chat = Chat(byte_level(R1_TEMPLATE.replace("{{ c }}", "")))
     chat.say("hee")

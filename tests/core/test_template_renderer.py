@@ -1,7 +1,9 @@
 """Templates render as transformers renders them; hostile and faulty ones are one line, soon."""
 
 import json
+import resource
 import threading
+from contextlib import ExitStack
 from datetime import datetime
 from typing import Any
 
@@ -133,6 +135,37 @@ def test_a_process_that_is_gone_is_started_again() -> None:
     assert chat_text("{{ bos_token }}", MESSAGES, TOKENS, True) == "<s>"
     RENDERER.close()
     assert chat_text("{{ eos_token }}", MESSAGES, TOKENS, True) == "</s>"
+
+
+def test_an_interrupted_rendering_does_not_answer_the_next(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Ctrl-C while a template renders: its text stays unread in the pipe."""
+    RENDERER.start()
+
+    def interrupted(process: object) -> bytes:
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(RENDERER, "_line", interrupted)
+        with pytest.raises(KeyboardInterrupt):
+            chat_text("the one before", MESSAGES, TOKENS, True)
+    assert chat_text("the next", MESSAGES, TOKENS, True) == "the next"
+
+
+def test_many_open_files_are_no_hindrance() -> None:
+    """As a server with many windows has; `select` takes no descriptor past 1023."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if hard != resource.RLIM_INFINITY and hard < 2048:
+        pytest.skip("this system allows too few open files")
+    RENDERER.close()
+    resource.setrlimit(resource.RLIMIT_NOFILE, (max(soft, 2048), hard))
+    try:
+        with ExitStack() as files:
+            for _ in range(1100):
+                files.enter_context(open("/dev/null"))  # noqa: PTH123
+            assert chat_text("{{ bos_token }}", MESSAGES, TOKENS, True) == "<s>"
+    finally:
+        RENDERER.close()
+        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
 
 
 def test_a_template_that_was_stopped_is_not_tried_with_more(

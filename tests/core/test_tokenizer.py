@@ -12,7 +12,7 @@ import sentencepiece
 import transformers
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from tokenizers import Tokenizer, pre_tokenizers
+from tokenizers import AddedToken, Tokenizer, normalizers, pre_tokenizers
 
 from sequoia_core.chat_template import ChatTemplate
 from sequoia_core.errors import ModelLoadError, TokenizerMismatchError
@@ -195,6 +195,43 @@ def test_named_tokens_come_from_either_file_and_only_if_they_exist(tmp_path: Pat
     assert len(tokenizer) == backend.get_vocab_size()
 
 
+@pytest.mark.parametrize(
+    "rules",
+    [
+        {"lstrip": True, "rstrip": True},
+        {"lstrip": True},
+        {"rstrip": True},
+        {"single_word": True},
+        {"normalized": True},
+        {"special": False, "lstrip": True},
+    ],
+    ids=str,
+)
+@pytest.mark.parametrize(
+    "names",
+    [
+        {"eos_token": "<end>"},
+        {"eos_token": {"content": "<end>", "lstrip": False, "rstrip": False}},
+        {"additional_special_tokens": ["<end>"]},
+        {"extra_special_tokens": {"closing_token": "<end>"}},
+    ],
+    ids=str,
+)
+def test_a_named_token_keeps_its_rules(
+    rules: dict[str, bool], names: dict[str, Any], tmp_path: Path
+) -> None:
+    backend = Tokenizer.from_str(byte_level().backend_tokenizer.to_str())
+    backend.normalizer = normalizers.Lowercase()
+    backend.add_tokens([AddedToken("<end>", **{"special": True, "normalized": False, **rules})])
+    tokenizer = load_tokenizer(folder_of(tmp_path, backend, **names))
+    saved = tmp_path / "saved"
+    save_tokenizer(tokenizer, saved)
+    for text in ("the <end> the", "the<end>the", "  <end>\n", "<END>", "a<end> <end>b"):
+        expected = backend.encode(text, add_special_tokens=False).ids
+        assert tokenizer.encode(text, add_special_tokens=False) == expected, text
+        assert load_tokenizer(saved).encode(text, add_special_tokens=False) == expected, text
+
+
 def test_tokens_that_only_the_configuration_lists_are_added_under_their_ids(tmp_path: Path) -> None:
     backend = byte_level().backend_tokenizer
     size = backend.get_vocab_size()
@@ -215,14 +252,16 @@ def test_tokens_that_only_the_configuration_lists_are_added_under_their_ids(tmp_
         ({"chat_template.jinja": "FILE"}, "FILE"),
         ({"chat_templates/rag.jinja": "RAG", "chat_templates/tool_use.jinja": "TOOL"}, "RAG"),
         ({"chat_templates/rag.jinja": "RAG", "chat_template.jinja": "FILE"}, "FILE"),
+        ({"additional_chat_templates/default.jinja": "OTHER"}, "OTHER"),
+        ({"additional_chat_templates/rag.jinja": "RAG", "chat_template.jinja": "FILE"}, "FILE"),
     ],
 )
 def test_the_chat_template_is_found_where_it_may_lie(
     files: dict[str, str], expected: str, tmp_path: Path
 ) -> None:
     folder_of(tmp_path, byte_level().backend_tokenizer, chat_template="CONFIG")
-    (tmp_path / "chat_templates").mkdir()
     for name, text in files.items():
+        (tmp_path / name).parent.mkdir(exist_ok=True)
         (tmp_path / name).write_text(text)
     assert load_tokenizer(tmp_path).chat_template == expected
 
@@ -258,7 +297,7 @@ def test_a_template_in_the_oldest_place_is_found(tmp_path: Path) -> None:
         ({"split_special_tokens": True}, "split_special_tokens is not supported"),
         ({"eos_token": 7}, "7 was expected to be a token's text"),
         ({"chat_template": [{"name": "a", "template": 5}]}, "a chat template was expected"),
-        ({"chat_template": [{}]}, "cannot be read"),
+        ({"chat_template": [{}]}, "has no name or no template"),
         ({"added_tokens_decoder": {"x": {}}}, "cannot be read"),
     ],
 )
