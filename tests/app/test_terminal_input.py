@@ -239,6 +239,17 @@ def test_what_a_paste_holds_is_its_text_made_visible_without_nul_and_its_own_mar
     assert sent(END, START + END, b"f") == ["f"]
 
 
+def test_a_long_text_at_once_is_a_paste_although_it_is_not_marked() -> None:
+    line = "x" * 99 + "\r"
+    pasted = sent(line.encode() * 4)
+    assert pasted == [f"paste {(line * 4)[:-1].replace(chr(13), chr(10))!r}", "enter"]
+    assert sent(line.encode() * 4 + b"a\rb\r", b"c\rd\r", b"\r")[1:] == [
+        "enter", "paste 'c\\nd'", "enter", "enter",
+    ]  # fmt: skip
+    assert sent(line.encode() * 4, 0.3, b"ab\r")[2:] == ["a", "b", "enter"]
+    assert sent(b"ab\rc\r") == ["a", "b", "enter", "c", "enter"]
+
+
 def test_a_paste_of_megabytes_comes_in_one_piece() -> None:
     text = b"0123456789abcde\n" * 250_000
     line = Line()
