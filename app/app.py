@@ -34,7 +34,7 @@ from .screens.branching import BRANCH_COMMANDS
 from .screens.chat import ChatScreen
 from .screens.preferring import follow_keys
 from .slash import SlashError
-from .unsent import TOLD
+from .unsent import NOT_SENT
 from .visible import visible
 
 __all__ = ["ChatSettings", "SequoiaApp"]
@@ -100,7 +100,7 @@ class SequoiaApp(BaseApp):
             self.chat.note(problem, error=True)
         if self._unsent:
             self.chat.prompt.put(self._unsent)
-            self.chat.prompt.hint(TOLD)
+            self.chat.prompt.hint(NOT_SENT)
         self.watch_themes()
 
     async def on_event(self, event: events.Event) -> None:
