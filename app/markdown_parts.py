@@ -11,6 +11,7 @@ from markdown_it.token import Token
 from rich import box
 from rich.cells import cell_len
 from rich.console import Console, ConsoleOptions, RenderableType, RenderResult
+from rich.containers import Renderables
 from rich.markdown import (
     BlockQuote,
     ListElement,
@@ -61,7 +62,7 @@ class Items(ListElement):
         style = console.get_style(kind, default="none")
         width = max((len(item.number) for item in items), default=0) + 2 if ordered else 3
         for item in items:
-            if not list(item.elements):  # an answer may be no more than "-" or "1."
+            if _is_empty(item.elements):  # an answer may be no more than "-" or "1."
                 yield from (Segment(f" {item.number}{item.mark}", style), Segment.line())
                 continue
             mark = f"{item.number.rjust(width - 1)} " if ordered else " • "
@@ -70,12 +71,16 @@ class Items(ListElement):
             )
 
 
+def _is_empty(elements: Renderables) -> bool:
+    return not any(True for _ in elements.__iter__())  # Rich types it as no iterator
+
+
 class Quote(BlockQuote):
     """A quote behind a bar."""
 
     def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
         bar = ("▌ ", "▌ ")
-        if not list(self.elements):
+        if _is_empty(self.elements):
             yield from (Segment("▌", self.style), Segment.line())
         yield from _indented((console, options), self.elements, self.style, bar, self.style)
 
