@@ -7,6 +7,7 @@ import asyncio
 import logging
 import sys
 from collections.abc import Iterable, Mapping
+from contextlib import suppress
 from dataclasses import replace
 from functools import partial
 from logging.handlers import RotatingFileHandler
@@ -34,7 +35,7 @@ from .screens.branching import BRANCH_COMMANDS
 from .screens.chat import ChatScreen
 from .screens.preferring import follow_keys
 from .slash import SlashError
-from .unsent import TOLD
+from .unsent import NOT_SENT
 from .visible import visible
 
 __all__ = ["ChatSettings", "SequoiaApp"]
@@ -100,7 +101,7 @@ class SequoiaApp(BaseApp):
             self.chat.note(problem, error=True)
         if self._unsent:
             self.chat.prompt.put(self._unsent)
-            self.chat.prompt.hint(TOLD)
+            self.chat.prompt.hint(NOT_SENT)
         self.watch_themes()
 
     async def on_event(self, event: events.Event) -> None:
@@ -138,7 +139,8 @@ class SequoiaApp(BaseApp):
         sys.setswitchinterval(self._switch_seconds)
         if self._log_handler is not None:
             logging.getLogger("sequoia").removeHandler(self._log_handler)
-            self._log_handler.close()
+            with suppress(OSError):  # the disk may be full, which must not lose what was typed
+                self._log_handler.close()
 
     @property
     def unsent(self) -> str:
@@ -246,10 +248,16 @@ class _PrivateLog(RotatingFileHandler):
     def _open(self) -> Any:
         return open(self.baseFilename, self.mode, encoding=self.encoding, opener=private_file)
 
+    def handleError(self, record: logging.LogRecord) -> None:  # noqa: N802 the library's name
+        """Nothing: a full disk is no reason to write over the screen."""
+
 
 def _log_to_file(folder: Path) -> logging.Handler:
     """Tracebacks of the decode thread go to a file, which exists only once there is one."""
-    make_private_folder(folder)
+    try:
+        make_private_folder(folder)
+    except OSError:  # the chat needs no log
+        return logging.NullHandler()
     handler = _PrivateLog(
         folder / "sequoia.log", maxBytes=_LOG_BYTES, backupCount=1, encoding="utf-8", delay=True
     )

@@ -120,7 +120,7 @@ class _Line:
                 begun = None
 
     def _one_by_one(self, text: list[Piece], room: int) -> Iterator[str]:
-        """Text that could run into what stands beside the line: each character in its place."""
+        """Text that could run into what stands next to the line: each character in its place."""
         for piece, style in text:
             for start, end, cells in split_graphemes(piece)[0]:
                 cluster = piece[start:end]

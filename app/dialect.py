@@ -15,9 +15,13 @@ from markdown_it.token import Token
 
 _ENDS = {"\\(": "\\)", "\\[": "\\]", "$$": "$$"}
 """Openings of formulas, and their ends."""
+_BEGIN = re.compile(r"\\begin(\{[A-Za-z]+\*?\})")
 _DOLLARS = re.compile(r"\$(?![\s$])(?:\\[^\n]|\*(?!\*)|[^$\\\n`*])+?(?<!\s)\$(?![\d$])")
-_ESCAPABLE = frozenset("*_`#~|<>+-.$\n")
-"""What a backslash is taken from; before others it is TeX, or a path."""
+_ESCAPED = re.compile(r"\\(?:[*_`#~|<>$\n]|(?<=[0-9]\\)\.(?=\s|$)|(?<!\S\\)[+-](?=\s|$))")
+"""What a backslash is taken from; before others it is TeX, a path or a regular expression.
+
+Points, pluses and dashes are escaped where they would begin a list.
+"""
 _DEEPEST = 30
 """Of nested blocks, a list being two; each takes frames of the interpreter's stack."""
 _LITERAL = re.compile(
@@ -26,14 +30,15 @@ _LITERAL = re.compile(
     r"|(?<=[(\[{<,/\\'\"=:])[*_](?=[)\]}>,./\\'\"=:])"  # COUNT(*), src/*.py, Some(_)
     r"|(?<=/)\*+(?=\s)|(?<=\s)\*+(?=/)"  # /* comment */
     r"|\*{1,2}(?:kw)?args\b|__[a-z][a-z0-9_]*__"  # **kwargs, __init__
+    r"|(?<=[0-9A-Za-z_)\]])\[|\[(?=[&=]?\]\()"  # handlers[name](event), [](){ return 1; }
 )
-"""Asterisks and underscores that emphasise nothing."""
+"""Asterisks, underscores and brackets that are no markup."""
 
 
 def markdown_parser() -> MarkdownIt:
     """The dialect of answers. HTML is not parsed: a model's `<tag>` must be seen."""
     parser = MarkdownIt("commonmark", {"html": False}).enable(["strikethrough", "table"])
-    # a decoded entity may be invisible, or reorder what stands beside it
+    # a decoded entity may be invisible, or reorder its neighbours
     parser.disable(["entity", "reference"])
     parser.normalizeLink = str  # type: ignore[assignment,method-assign]  # as written
     parser.inline.ruler.before("escape", "formula", _formula)
@@ -51,13 +56,13 @@ def markdown_parser() -> MarkdownIt:
 def _formula(state: StateInline, silent: bool) -> bool:
     """A formula within a line: text as it stands."""
     start = state.pos
-    closing = _ENDS.get(state.src[start : start + 2])
+    closing = _closing(state.src, start)
     if closing is None:
         found = _DOLLARS.match(state.src, start, state.posMax)
         end = found.end() if found is not None else -1
     else:
         end = state.src.find(closing, start + 3, state.posMax)
-        end += 2 * (end > 0)
+        end += len(closing) * (end > 0)
     if end < 0:
         return False
     if not silent:
@@ -66,14 +71,20 @@ def _formula(state: StateInline, silent: bool) -> bool:
     return True
 
 
+def _closing(text: str, at: int = 0) -> str | None:
+    """What ends a formula that begins there; None if none does."""
+    if begun := _BEGIN.match(text, at):
+        return f"\\end{begun[1]}"
+    return _ENDS.get(text[at : at + 2])
+
+
 def _escape(state: StateInline, silent: bool) -> bool:
     """A backslash that is none of Markdown's is text."""
     if state.src[state.pos] != "\\":
         return False
-    after = state.src[state.pos + 1 : state.pos + 2]
-    if after in _ESCAPABLE and after:
+    if _ESCAPED.match(state.src, state.pos):
         return escape(state, silent)
-    text = "\\\\" if after == "\\" else "\\"
+    text = "\\\\" if state.src.startswith("\\\\", state.pos) else "\\"
     if not silent:
         state.pending += text
     state.pos += len(text)
@@ -96,8 +107,7 @@ def _formula_block(state: StateBlock, start: int, end: int, silent: bool) -> boo
     if state.is_code_block(start):
         return False
     line = _line(state, start)
-    opening = line[:2]
-    closing = _ENDS.get(opening)
+    closing = _closing(line)
     if closing is None or closing in line[2:] or line.startswith(("$$$", "\\(")):
         return False
     if silent:

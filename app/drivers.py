@@ -54,6 +54,12 @@ class TerminalDriver(LinuxDriver):
         super().start_application_mode()  # type: ignore[no-untyped-call]
         _leave_on_signals(self._app)
 
+    def _sigcont_application(self, *given: Any) -> None:
+        """Go on after SIGSTOP too, which leaves no time to give the terminal back before."""
+        if self._auto_restart and not self._must_signal_resume:
+            self.suspend_application_mode()  # else a second thread would read the terminal
+        super()._sigcont_application(*given)
+
     def _run_input_thread(self) -> None:
         try:
             self.run_input_thread()
@@ -102,7 +108,7 @@ class BrowserDriver(WebDriver):
             for kind, payload in packets.feed(data) if data else ():
                 if kind == "D":
                     _process(self, reader.feed(payload))
-                elif self._told_to_end(payload):
+                elif self._asked_to_end(payload):
                     return
             if not data:
                 _process(self, reader.tick())
@@ -110,13 +116,13 @@ class BrowserDriver(WebDriver):
             _process(self, reader.close())
             self._app.call_later(leave, self._app, GONE)
 
-    def _told_to_end(self, payload: bytes) -> bool:
-        """Act on what the server says; what it cannot mean is passed over."""
+    def _asked_to_end(self, payload: bytes) -> bool:
+        """Act on what the server says; what has no meaning is passed over."""
         try:
-            told = json.loads(payload)
+            request = json.loads(payload)
         except ValueError:
             return False
-        match told:
+        match request:
             case {"type": "resize", "width": int(width), "height": int(height)}:
                 if 0 < width <= _LONGEST_SIDE and 0 < height <= _LONGEST_SIDE:
                     size = Size(width, height)

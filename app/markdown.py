@@ -104,7 +104,8 @@ class _LeftHeading(Heading):
     def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
         del console, options
         self.text.justify = "left"
-        yield self.text
+        # an answer may be no more than its mark
+        yield self.text if self.text else Text("#" * int(self.tag[1:]), self.text.style)
 
 
 class _Fence(CodeBlock):
@@ -168,9 +169,10 @@ class _Document(Markdown):
 
 
 def _with_addresses(tokens: Iterable[Token]) -> Iterator[Token]:
-    """Links and images as text, their addresses and titles behind them.
+    """Links and images as text, their addresses and titles behind them; lines end as written.
 
-    Rich draws images before the text that they stand in, and leaves titles out.
+    Rich draws images before the text that they stand in, and leaves titles out. Models write poems
+    and addresses as lines of one paragraph.
     """
     opened: list[tuple[Token, str]] = []
     for token in tokens:
@@ -187,6 +189,8 @@ def _with_addresses(tokens: Iterable[Token]) -> Iterator[Token]:
         elif token.type == "link_close":
             yield Token("anchor_close", "link", -1)
             yield from _address(opened[-1][0], "href", opened.pop()[1])
+        elif token.type == "softbreak":
+            yield Token("hardbreak", "br", 0)
         else:
             yield token
 
@@ -194,7 +198,7 @@ def _with_addresses(tokens: Iterable[Token]) -> Iterator[Token]:
 def _address(token: Token, name: str, text: str) -> Iterator[Token]:
     """Where a link leads, and its title; not once more what its text says."""
     where, title = (visible(str(token.attrs.get(each, ""))) for each in (name, "title"))
-    parts = [where] if where and where != text else []
+    parts = [where] if where and text not in (where, where.removeprefix("mailto:")) else []
     parts += [f'"{title}"'] if title else []
     if parts:
         yield _text(" (")

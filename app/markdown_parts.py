@@ -11,6 +11,7 @@ from markdown_it.token import Token
 from rich import box
 from rich.cells import cell_len
 from rich.console import Console, ConsoleOptions, RenderableType, RenderResult
+from rich.containers import Renderables
 from rich.markdown import (
     BlockQuote,
     ListElement,
@@ -36,17 +37,19 @@ class Item(ListItem):
 
     Args:
         number: as it was written; "" in a bullet list.
+        mark: what stands behind the number, or the bullet that was written.
     """
 
-    def __init__(self, number: str) -> None:
+    def __init__(self, number: str, mark: str) -> None:
         super().__init__()
         self.number = number
+        self.mark = mark
 
     @classmethod
     def create(cls, markdown: Markdown, token: Token) -> "Item":
         """One for a token."""
         del markdown
-        return cls(token.info)
+        return cls(token.info, token.markup)
 
 
 class Items(ListElement):
@@ -59,10 +62,17 @@ class Items(ListElement):
         style = console.get_style(kind, default="none")
         width = max((len(item.number) for item in items), default=0) + 2 if ordered else 3
         for item in items:
+            if _is_empty(item.elements):  # an answer may be no more than "-" or "1."
+                yield from (Segment(f" {item.number}{item.mark}", style), Segment.line())
+                continue
             mark = f"{item.number.rjust(width - 1)} " if ordered else " • "
             yield from _indented(
                 (console, options), item.elements, item.style, (mark, " " * width), style
             )
+
+
+def _is_empty(elements: Renderables) -> bool:
+    return not any(True for _ in elements.__iter__())  # Rich types it as no iterator
 
 
 class Quote(BlockQuote):
@@ -70,6 +80,8 @@ class Quote(BlockQuote):
 
     def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
         bar = ("▌ ", "▌ ")
+        if _is_empty(self.elements):
+            yield from (Segment("▌", self.style), Segment.line())
         yield from _indented((console, options), self.elements, self.style, bar, self.style)
 
 
@@ -80,7 +92,7 @@ def _indented(
     marks: tuple[str, str],
     mark_style: Style,
 ) -> Iterator[Segment]:
-    """Something behind a mark; below the mark where there is no room beside it.
+    """Something behind a mark; below the mark where there is no room after it.
 
     Args:
         where: it is drawn.

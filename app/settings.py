@@ -115,6 +115,14 @@ class Settings(BaseSettings):
             decided = decided or "pair" in layer or "target" in layer
         return tuple(InitSettingsSource(settings_cls, layer) for layer in layers)
 
+    @field_validator("temperature", "top_p", "top_k", "seed", "max_new_tokens", mode="before")
+    @classmethod
+    def _is_number(cls, value: Any) -> Any:
+        """Python counts true and false among the numbers."""
+        if isinstance(value, bool):
+            raise ValueError("Input should be a valid number")
+        return value
+
     @field_validator("system", "theme", "stop")
     @classmethod
     def _is_text(cls, value: Any) -> Any:

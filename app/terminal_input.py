@@ -25,6 +25,14 @@ PASTE_SECONDS = 1.0
 KEY_SECONDS = 0.3
 """After a longer silence within a paste, what reads like one key is one."""
 
+_MOST_TYPED = 256
+"""Characters at once; more are a paste of a terminal that does not mark it.
+
+As keys, each newline of it would send a message, and a long one would take minutes.
+"""
+_BURST_SECONDS = 0.1
+"""For how long the rest of such a paste is waited for."""
+
 _ESC = "\x1b"
 _PASTE, _PASTE_END = "\x1b[200~", "\x1b[201~"
 _FOCUS = ("\x1b[I", "\x1b[O")
@@ -60,6 +68,7 @@ _BEGUN = re.compile(
 _LATE = re.compile(r"\[(?=[<\d])")
 _ONE_KEY = re.compile(rf"(?:{_CSI}|\x1bO[ -~])+|[^\r\n]|\x1b[^\x1b]")
 _LOOSE_KEYS = re.compile(r"[^\r\n]{1,64}|[\r\n]")
+_TEXT = re.compile(r"[^\x00-\x08\x0b\x0c\x0e-\x1f\x7f]+(?<![\r\n])")
 _KEY_REPORT = re.compile(r"\x1b\[([\d:;]*)([u~A-FHPQRS])")
 _MODE_REPORT = re.compile(r"\x1b\[\?\d{1,5};\d\$y")
 _SIZE_REPORT = re.compile(r"\x1b\[48;(\d{1,5})(?::\d*)*;(\d{1,5})(?::\d*)*;([\d:]*);([\d:]*)t")
@@ -86,6 +95,7 @@ class TerminalInput:
         self._escaped = False
         self._paste: list[str] | None = None
         self._overdue = False
+        self._burst = -_BURST_SECONDS
 
     def feed(self, data: bytes) -> list[Message]:
         """What was read from the terminal; a byte that is no UTF-8 reads as U+FFFD."""
@@ -136,6 +146,7 @@ class TerminalInput:
             elif held[at] != _ESC:
                 end = held.find(_ESC, at)
                 end = len(held) if end < 0 else end
+                at = self._read_burst(held[:end], at, messages)
                 messages += self._meanings.characters(held[at:end])
                 at = end
             elif found := _SEQUENCE.match(held, at):
@@ -153,6 +164,16 @@ class TerminalInput:
                     break
                 at = begun.end()  # no sequence goes on like this
         return messages
+
+    def _read_burst(self, text: str, at: int, messages: list[Message]) -> int:
+        """Take in a paste that is not marked, but for the newline at its end, which is a key."""
+        found = _TEXT.match(text, at)
+        bursting = self._heard - self._burst < _BURST_SECONDS
+        if found is None or len(found.group()) < (2 if bursting else _MOST_TYPED):
+            return at
+        self._burst = self._heard
+        messages += self._pasted([found.group()])
+        return found.end()
 
     def _read_paste(self, held: str, at: int, messages: list[Message]) -> int:
         """Take in a paste up to its end, or to what may be the beginning of it."""

@@ -10,7 +10,7 @@ from contextlib import suppress
 from .paths import data_folder
 from .visible import visible
 
-TOLD = "this was not sent when the last chat ended"
+NOT_SENT = "this was not sent when the last chat ended"
 
 
 def keep_unsent(text: str, *, record: bool) -> None:
@@ -22,13 +22,13 @@ def keep_unsent(text: str, *, record: bool) -> None:
     """
     if not text.strip():
         return
-    told = f"this was not sent:\n{visible(text)}"
+    notice = f"this was not sent:\n{visible(text)}"
     if record:
         with suppress(OSError):
             _append(text)
-            told = "what was not sent is in the prompt of the next chat"
+            notice = "what was not sent is in the prompt of the next chat"
     with suppress(OSError):  # the terminal may be gone
-        sys.stderr.write(f"sequoia: {told}\n")
+        sys.stderr.write(f"sequoia: {notice}\n")
 
 
 def take_unsent() -> str:

@@ -83,7 +83,9 @@ class HelpScreen(ModalScreen[None]):
 
     def _keys(self) -> tuple[tuple[str, str], ...]:
         keys = self.app.keys
-        return tuple((keys.shown(names, every=names == _WALKING), told) for names, told in KEYS)
+        return tuple(
+            (keys.shown(names, every=names == _WALKING), meaning) for names, meaning in KEYS
+        )
 
     def _commands(self) -> tuple[tuple[str, str], ...]:
         keys = self.app.keys

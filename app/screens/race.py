@@ -194,12 +194,12 @@ class RaceScreen(Screen[None]):
         else:
             self._keys.show_keys(_PAUSED if self._chat.decoder.paused else _RUNNING)
 
-    def _show_verdict(self, told: Content) -> None:
+    def _show_verdict(self, verdict: Content) -> None:
         """Give it the lines it takes; fewer again only with another race or another size."""
-        lines = len(told.wrap(max(1, self._verdict.size.width)))
+        lines = len(verdict.wrap(max(1, self._verdict.size.width)))
         if lines > self._verdict.size.height > 0 and not self.has_class("-tiny"):
             self._verdict.styles.height = lines
-        self._verdict.show(told)
+        self._verdict.show(verdict)
 
     def _titled(self, width: int) -> Content:
         run = self._run
@@ -273,8 +273,8 @@ def _state(each: LaneRun, run: RaceRun, width: int) -> str:
     answer = each.answer
     if answer.finished is not None:
         ended = ENDINGS[answer.finished.reason]
-        told = ", ".join([f"{each.tokens} tokens in {each.seconds:.2f} s", *ended])
-        return told if len(told) <= width else ", ".join(ended)
+        text = ", ".join([f"{each.tokens} tokens in {each.seconds:.2f} s", *ended])
+        return text if len(text) <= width else ", ".join(ended)
     if run.ended:
         return "ended"
     if not isinstance(answer.prefill, PrefillDone):

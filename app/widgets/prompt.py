@@ -45,7 +45,7 @@ _ACTS = {
 """What keys do here, as long as nobody changed them."""
 _WALKING = "chat.step_before, chat.first_step walk; this key writes here"
 _BORDER = 2
-"""Cells of the border beside what is written on it."""
+"""Cells of the border next to what is written on it."""
 _PAGE_KEYS = {"pageup": -1, "pagedown": 1}
 # As bindings these would run after the characters typed behind them, when keys come in a burst.
 # Copying stays a binding: with nothing selected here, it copies what is selected in the chat.

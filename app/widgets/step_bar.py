@@ -44,17 +44,13 @@ class StepBar(Line):
         return Content("\n").join(lines)
 
     def _outcome(self, step: Step, width: int) -> Content:
-        emitted = len(step.token_ids)
-        left = Content.assemble(
-            (f" {step.accepted}", "bold $accepted"),
-            (" accepted + ", "$notice"),
-            ("1", "bold $bonus"),
-            (" bonus = " if emitted == step.accepted + 1 else " bonus, cut to ", "$notice"),
-            (_count(emitted, "token"), "bold $foreground"),
-            (f" in {step.timings.total_ms:.1f} ms", "$notice"),
-        )
         speedup = step_speedup(step)
         right = Content.styled(f"{speedup:.2f}x", "bold $speedup") if speedup else Content("")
+        count, time = _count(len(step.token_ids), "token"), f" in {step.timings.total_ms:.1f} ms"
+        for ends in ((count, time), (count.partition(" ")[0], time), (count, ""), ("", "")):
+            left = _made(step, *ends)
+            if left.cell_length <= width:
+                break
         return _spread(left, right, width)
 
     def _times(self, step: Step, width: int) -> Content:
@@ -67,6 +63,26 @@ class StepBar(Line):
         speedup = self._statistics.speedup if self._statistics else None
         right = Content.styled(f"running {speedup:.2f}x", "$speedup") if speedup else Content("")
         return _spread(left, right, width)
+
+
+def _made(step: Step, count: str, time: str) -> Content:
+    """What a step made; the less is given of it, the shorter.
+
+    Args:
+        step: the step.
+        count: how many tokens.
+        time: how long it took.
+    """
+    sums_up = len(step.token_ids) == step.accepted + 1
+    between = "" if not count else " bonus = " if sums_up else " bonus, cut to "
+    return Content.assemble(
+        (f" {step.accepted}", "bold $accepted"),
+        (" accepted + ", "$notice"),
+        ("1", "bold $bonus"),
+        (between or " bonus", "$notice"),
+        (count, "bold $foreground"),
+        (time, "$notice"),
+    )
 
 
 def _bar(step: Step, width: int) -> Content:

@@ -1,5 +1,6 @@
 """The chat screen under real keys: every key, every refusal, every way text could do harm."""
 
+import re
 import subprocess
 import sys
 import threading
@@ -91,6 +92,20 @@ async def test_a_cut_step_does_not_claim_more_tokens_than_it_gave() -> None:
         await chat.ask()
         await chat.pilot.press("home")
         assert "1 bonus, cut to 1 token in" in chat.screen_text()
+
+
+async def test_the_outcome_of_a_step_is_never_a_part_of_a_sentence() -> None:
+    events = [
+        replace(e, token_ids=e.token_ids[:1], timings=replace(e.timings, verify_ms=4321.5))
+        if isinstance(e, Step) and e.accepted
+        else e
+        for e in make_answer("A few words.")
+    ]
+    for width in (100, 104, 112, 160):
+        async with driving(replay(events), size=(width, 30)) as chat:
+            await chat.ask()
+            await chat.pilot.press("home")
+            assert re.search(r"1 bonus, cut to 1( token)? in \d+\.\d ms ", chat.screen_text())
 
 
 async def test_what_is_selected_in_the_chat_is_copied_from_the_prompt() -> None:

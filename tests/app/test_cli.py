@@ -77,8 +77,8 @@ def test_version_is_the_packages() -> None:
 def test_a_wrong_command_or_option_names_the_right_one(arguments: str, hint: str) -> None:
     refused = sequoia(*arguments.split())
     assert refused.exit_code == 2
-    told = " ".join(refused.stderr.replace("│", " ").split())
-    assert hint in told
+    said = " ".join(refused.stderr.replace("│", " ").split())
+    assert hint in said
 
 
 @pytest.mark.parametrize(

@@ -87,9 +87,9 @@ def line(*texts: str) -> Strip:
     return Strip([Segment(text, BOLD if at % 2 else None) for at, text in enumerate(texts)])
 
 
-def shown(strip: Strip, width: Callable[[str], int], beside: int = 4) -> Screen:
-    """The row after the line was written, and cells of another widget beside it."""
-    return Screen(width, strip.cell_length + beside).write(steady(strip, ColorSystem.TRUECOLOR))
+def shown(strip: Strip, width: Callable[[str], int], after: int = 4) -> Screen:
+    """The row after the line was written, and cells of another widget after it."""
+    return Screen(width, strip.cell_length + after).write(steady(strip, ColorSystem.TRUECOLOR))
 
 
 def narrow(character: str) -> int:
@@ -159,9 +159,9 @@ def test_a_line_without_uncertain_characters_is_left_to_textual() -> None:
 @pytest.mark.parametrize("span", [(0, 12), (5, 6), (0, 40)])
 def test_a_line_with_uncertain_characters_is_painted_whole(span: tuple[int, int]) -> None:
     strip = line("│ odd ❤\ufe0f ", "text and more of it", " │")
-    beside = line("another widget")
-    ends = [strip.cell_length, strip.cell_length + beside.cell_length]
-    update = ChopsUpdate([{0: strip, ends[0]: beside}], [(0, *span)], [ends])
+    after = line("another widget")
+    ends = [strip.cell_length, strip.cell_length + after.cell_length]
+    update = ChopsUpdate([{0: strip, ends[0]: after}], [(0, *span)], [ends])
     console = Console(color_system="truecolor", force_terminal=True)
     hold_columns(update, console)
     written = update.render_segments(console)

@@ -1,5 +1,7 @@
 """Leaving: the shell is back at once, the terminal as it was, and the answer so far kept."""
 
+import errno
+import logging
 import os
 import pty
 import re
@@ -23,7 +25,7 @@ from app.store.recorder import DatabaseRecorder
 from sequoia_core.events import Event, FinishReason, Step
 from sequoia_core.protocols import ChatEngine
 from sequoia_core.trace import ReplayEngine, Trace
-from tests.app.driving import Driver
+from tests.app.driving import Driver, driving
 from tests.fakes import PAIR, make_answer, replay
 
 ROOT = Path(__file__).parents[2]
@@ -180,3 +182,26 @@ def read_until(terminal: int, wanted: bytes) -> bytes:
         except OSError:  # it has closed the terminal
             break
     return written
+
+
+async def test_a_log_that_cannot_be_written_does_not_keep_the_chat_from_ending(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    def refuse(handler: logging.Handler) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    async with driving() as chat:
+        chat.prompt.text = "my draft"
+        monkeypatch.setattr("app.app._PrivateLog.close", refuse)
+    assert chat.app.unsent == "my draft"
+    assert chat.app.failure is None
+
+
+async def test_a_folder_for_the_log_that_cannot_be_made_is_no_reason_to_end(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "file").write_text("no folder")
+    monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path / "file"))
+    async with driving() as chat:
+        await chat.ask()
+        assert "Rayleigh scattering" in chat.transcript

@@ -44,6 +44,10 @@ def words(text: str, width: int = 60) -> str:
         "[label]: http://example.org 'title'",
         "[text][label] and [other]",
         "a [ ] b and snake_case_name",
+        r"the pattern ^\d+\.\w* and [a-z]\-\+",
+        "auto f = [](){ return 1; }; auto g = [=](x); [](http://x.org)",
+        "handlers[name](event), f(x)[0](y), a[i][j](k) and see[1](http://x.org)",
+        r"inline \begin{pmatrix} x^*_i & y^*_j \\ a*b*c \end{pmatrix} end",
         "#hashtag and #1",
         "1986",
     ],
@@ -62,6 +66,7 @@ def test_text_that_is_no_markup_stands_as_it_was_written(text: str) -> None:
         ('[a](http://x.org "why")', 'a (http://x.org "why")'),
         ("[a](http://x.org/ü_b)", "a (http://x.org/ü_b)"),
         ("<http://x.org>", "http://x.org"),
+        ("<a@x.org> [a@x.org](mailto:a@x.org)", "a@x.org a@x.org"),
         ("[http://x.org](http://x.org)", "http://x.org"),
         ('see ![a **b**](p.png "t") here', 'see 🌆 a b (p.png "t") here'),
         ("[![alt](i.png)](u)", "🌆 alt (i.png) (u)"),
@@ -86,6 +91,25 @@ def test_a_formula_of_several_lines_stands_as_it_was_written(fence: tuple[str, s
     lines = ["text", fence[0], r"  a_1 * b \\", "- c_2 * d", "= e", "# f", fence[1], "after"]
     assert drawn("\n".join(lines)) == [*lines[:1], "", *lines[1:7], "", "after"]
     assert words(f"{fence[0]}\na\n\n**b**") == f"{fence[0]} a b"
+
+
+def test_an_environment_of_tex_stands_as_it_was_written() -> None:
+    lines = [r"\begin{align*}", r"x^*_{i} &= y^*_{j} \\", "c &= *d*", r"\end{align*}"]
+    assert drawn("\n".join(["text", *lines, "after"])) == ["text", "", *lines, "", "after"]
+
+
+def test_lines_end_where_they_were_ended() -> None:
+    assert drawn("Roses are *red\nViolets* are blue") == ["Roses are red", "Violets are blue"]
+    assert drawn("- one\n  two") == [" • one", "   two"]
+
+
+@pytest.mark.parametrize(
+    ("text", "shown"),
+    [("#", "#"), ("###", "###"), ("-", " -"), ("*", " *"), ("+", " +"), ("1.", " 1."),
+     ("7)", " 7)"), (">", "▌"), ("- a\n-\n- b", " • a, -, • b")],
+)  # fmt: skip
+def test_a_mark_without_text_is_shown(text: str, shown: str) -> None:
+    assert ", ".join(drawn(text)).replace(",  ", ", ") == shown
 
 
 TABLE = "| " + " | ".join(f"c{at}" for at in range(12)) + " |\n" + "|-" * 12 + "|\n"

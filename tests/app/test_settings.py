@@ -115,6 +115,8 @@ def test_a_pair_and_a_target_in_one_place_are_refused(config_home: Path) -> None
         (b"[temperature]", "temperature: Input should be a valid number"),
         (b'dtype = "int3"', "dtype: Input should be 'auto'"),
         (b'seed = "x"', "seed: Input should be a valid integer"),
+        (b"temperature = true", "temperature: Input should be a valid number, not True"),
+        (b"top_k = false", "top_k: Input should be a valid number, not False"),
     ],
 )
 def test_a_broken_file_is_one_line_that_names_it(

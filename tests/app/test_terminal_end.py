@@ -18,6 +18,7 @@ from app.unsent import keep_unsent, take_unsent
 PATIENCE = 30.0
 CHAT = """
 import sys
+import threading
 from app import launch
 from app.cli import main
 from app.widgets.prompt import Prompt
@@ -26,14 +27,19 @@ from tests.fakes import replay
 def cursor_down(self, select=False):
     raise ValueError("nobody foresaw this")
 
+def cursor_up(self, select=False):
+    readers = [each for each in threading.enumerate() if each.name == "textual-input"]
+    self.insert(f"{len(readers)} readers of {self.text}.")
+
 launch.build_chat = lambda *given, **named: replay()
 Prompt.action_cursor_down = cursor_down
+Prompt.action_cursor_up = cursor_up
 main()
 """
 
 
 class Chat(Terminal):
-    """A chat without a model, in which the key Down is a mistake."""
+    """A chat without a model, in which Down is a mistake and Up counts what reads the terminal."""
 
     def __init__(self, data: Path, *flags: str) -> None:
         environment = {"XDG_DATA_HOME": str(data), "PYTHONPATH": str(Path.cwd())}
@@ -61,6 +67,18 @@ def test_nothing_that_is_typed_ends_the_chat(data: Path) -> None:
         chat.type("1~\x11")
         assert chat.wait(PATIENCE) == 0
     assert not (data / "sequoia" / "unsent.txt").exists()
+
+
+def test_a_process_that_was_stopped_goes_on_with_one_reader(data: Path) -> None:
+    with Chat(data) as chat:
+        chat.shows("message, or")
+        chat.shows("draft", "draft")
+        for _ in range(2):
+            os.kill(chat.pid, signal.SIGSTOP)
+            os.kill(chat.pid, signal.SIGCONT)
+        chat.shows("1 readers of draft.", "\x1b[A")
+        chat.type("\x11")
+        assert chat.wait(PATIENCE) == 0
 
 
 ENDS: list[tuple[Callable[[Chat], None], int]] = [

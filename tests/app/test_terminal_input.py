@@ -34,7 +34,7 @@ class Line:
         return self
 
     @property
-    def told(self) -> list[str]:
+    def received(self) -> list[str]:
         """What came, in short."""
         return [_short(message) for message in self.messages]
 
@@ -58,7 +58,7 @@ def _short(message: Message) -> str:
 
 
 def sent(*parts: bytes | float) -> list[str]:
-    return Line().send(*parts).told
+    return Line().send(*parts).received
 
 
 # Bytes
@@ -202,14 +202,14 @@ def test_mouse_and_size_are_reported() -> None:
 @pytest.mark.parametrize("silence", [0.0, 0.2, 0.6])
 def test_a_paste_is_whole_however_it_is_split(at: int, silence: float) -> None:
     paste = START + b"ab" + END
-    told = sent(paste[:at], silence, paste[at:], CTRL_Q)
+    received = sent(paste[:at], silence, paste[at:], CTRL_Q)
     if at == 1 and silence:
-        assert told.pop(0) == "escape"  # a byte that stood alone for so long
-    assert told == ["paste 'ab'", "ctrl+q"]
+        assert received.pop(0) == "escape"  # a byte that stood alone for so long
+    assert received == ["paste 'ab'", "ctrl+q"]
 
 
 @pytest.mark.parametrize(
-    ("parts", "told"),
+    ("parts", "received"),
     [
         ((b"ab", PASTE_SECONDS), ["paste 'ab'"]),
         ((b"ab", PASTE_SECONDS, CTRL_Q), ["paste 'ab'", "ctrl+q"]),
@@ -220,14 +220,14 @@ def test_a_paste_is_whole_however_it_is_split(at: int, silence: float) -> None:
     ],
 )
 def test_a_paste_without_an_end_swallows_no_key(
-    parts: tuple[bytes | float, ...], told: list[str]
+    parts: tuple[bytes | float, ...], received: list[str]
 ) -> None:
-    assert sent(START, *parts) == told
+    assert sent(START, *parts) == received
 
 
 def test_what_a_slow_line_brings_late_of_a_paste_is_not_read_as_keys_that_send() -> None:
-    told = sent(START + b"one\r", 3.0, b"two\rthree\r" + END, b"x")
-    assert told == ["paste 'one\\n'", "paste 'two\\nthree\\n'", "x"]
+    received = sent(START + b"one\r", 3.0, b"two\rthree\r" + END, b"x")
+    assert received == ["paste 'one\\n'", "paste 'two\\nthree\\n'", "x"]
 
 
 def test_what_a_paste_holds_is_its_text_made_visible_without_nul_and_its_own_marks() -> None:
@@ -237,6 +237,17 @@ def test_what_a_paste_holds_is_its_text_made_visible_without_nul_and_its_own_mar
         "f",
     ]
     assert sent(END, START + END, b"f") == ["f"]
+
+
+def test_a_long_text_at_once_is_a_paste_although_it_is_not_marked() -> None:
+    line = "x" * 99 + "\r"
+    pasted = sent(line.encode() * 4)
+    assert pasted == [f"paste {(line * 4)[:-1].replace(chr(13), chr(10))!r}", "enter"]
+    assert sent(line.encode() * 4 + b"a\rb\r", b"c\rd\r", b"\r")[1:] == [
+        "enter", "paste 'c\\nd'", "enter", "enter",
+    ]  # fmt: skip
+    assert sent(line.encode() * 4, 0.3, b"ab\r")[2:] == ["a", "b", "enter"]
+    assert sent(b"ab\rc\r") == ["a", "b", "enter", "c", "enter"]
 
 
 def test_a_paste_of_megabytes_comes_in_one_piece() -> None:
@@ -267,7 +278,7 @@ def test_nothing_that_a_terminal_sends_ends_the_input_or_swallows_it(
     line = Line().send(*pieces, SEQUENCE_SECONDS, PASTE_SECONDS)
     line.messages.clear()
     line.send(CTRL_Q)
-    assert line.told[-1] == "ctrl+q"
+    assert line.received[-1] == "ctrl+q"
 
 
 @settings(deadline=None)
