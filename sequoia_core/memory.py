@@ -21,7 +21,7 @@ PREFILL_ROWS = 256
 """Rows of a prompt read at once: bounds the mask and the activations of a long prompt."""
 
 LEAST_CONTEXT = 512
-"""Tokens of context that must fit beside the weights, where the window is not shorter still."""
+"""Tokens of context that must fit with the weights, where the window is not shorter still."""
 
 CUDA_BYTES = 512 << 20
 """What a CUDA context, its libraries and their workspaces take of a GPU."""

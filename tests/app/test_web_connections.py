@@ -139,7 +139,7 @@ ECHO = (
     "sys.stdout.buffer.write(b'D' + len(data).to_bytes(4, 'big') + data); sys.stdout.flush();"
     "i.read(1)"
 )
-"""A window that draws what it is told first."""
+"""A window that draws what it receives first."""
 
 
 async def test_half_a_surrogate_pair_that_is_typed_is_a_question_mark() -> None:

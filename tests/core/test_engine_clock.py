@@ -173,7 +173,7 @@ def test_plain_steps_are_samples_that_cost_nothing() -> None:
 def test_samples_take_one_part_in_a_hundred_of_a_long_answer(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    """Beside the first four, of which the second is the first that counts."""
+    """After the first four, of which the second is the first that counts."""
     time = FakeTime()
     for module in (stopwatch, engine_module):
         monkeypatch.setattr(module, "perf_counter", time)

@@ -19,7 +19,7 @@ from sequoia_core.files import (
 )
 
 SEPARATORS = "\v\f\x1c\x1d\x1e\x85\u2028\u2029"
-"""What `str.splitlines` takes for the end of a line, beside CR and LF."""
+"""What `str.splitlines` takes for the end of a line, apart from CR and LF."""
 
 
 def mode(path: Path) -> int:

@@ -92,7 +92,7 @@ FOREIGN: dict[str, tuple[Folder, str]] = {
         files("adapter_config.json", "adapter_model.safetensors"),
         "a LoRA or other PEFT adapter, not a whole model; merge it",
     ),
-    "a LoRA adapter beside a model": (
+    "a LoRA adapter with a model": (
         both(save_model, files("adapter_config.json")),
         "a LoRA or other PEFT adapter",
     ),

@@ -178,7 +178,7 @@ def test_a_checkpoint_is_computed_as_it_is_stored_where_that_is_fast(
 
 @pytest.fixture
 def as_it_was() -> Iterator[None]:
-    """What PyTorch is told for the whole process is taken back."""
+    """Settings of PyTorch for the whole process are restored."""
     products, cuda = torch.backends.cuda.matmul, torch.backends.cuda
     names = [
         "allow_fp16_reduced_precision_reduction",

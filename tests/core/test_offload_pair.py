@@ -22,8 +22,8 @@ from tests.core.checkpoints import tiny_tokenizer as tokenizer_of
 
 TOKENS = torch.arange(3, 40)
 LAYERS = 6
-BESIDE = 64 * 3072 + 147_456 + 409_600 + (512 << 20)
-"""Bytes beside the weights: caches of 64 tokens, logits, activations, and what CUDA takes."""
+OVERHEAD = 64 * 3072 + 147_456 + 409_600 + (512 << 20)
+"""Bytes in addition to the weights: caches of 64 tokens, logits, activations, CUDA itself."""
 
 
 @pytest.fixture
@@ -130,10 +130,10 @@ def test_only_what_stays_must_fit_into_the_memory(
     [
         (Offload.NONE, 1 << 40, 0, None),
         (Offload.NONE, 0, 1 << 40, "free on cuda:0"),
-        (Offload.CPU, BESIDE + 100_000, 1 << 40, None),
-        (Offload.CPU, BESIDE + 100_000, 100_000, "free on cpu"),
-        (Offload.CPU, BESIDE + 10_000, 1 << 40, "free on cuda:0"),
-        (Offload.DISK, BESIDE + 200_000, 0, None),
+        (Offload.CPU, OVERHEAD + 100_000, 1 << 40, None),
+        (Offload.CPU, OVERHEAD + 100_000, 100_000, "free on cpu"),
+        (Offload.CPU, OVERHEAD + 10_000, 1 << 40, "free on cuda:0"),
+        (Offload.DISK, OVERHEAD + 200_000, 0, None),
     ],
 )
 def test_a_gpu_needs_room_for_two_layers_and_main_memory_for_all(
@@ -158,7 +158,7 @@ def test_a_gpu_needs_room_for_two_layers_and_main_memory_for_all(
     layout = LayerLayout(config, torch.float32)
     placement = Placement(torch.device("cuda", 0), Offload.CPU)
     plan = memory_plans(config, None, torch.float32, placement)[placement.device]
-    assert plan.least - plan.weights == BESIDE
+    assert plan.least - plan.weights == OVERHEAD
     assert 10_000 < resident_bytes(layout) <= 100_000 < LAYERS * layout.nbytes
     expected = ModelLoadError if message else EnoughError
     with pytest.raises(expected, match=message and re.escape(message)):

@@ -85,7 +85,7 @@ _SIGNATURES: dict[str, tuple[Any, Sequence[Any]]] = {
 
 
 def find_library() -> Path | None:
-    """The compiled library beside this file, or None where it was not built."""
+    """The compiled library in this folder, or None where it was not built."""
     path = Path(os.environ.get("SEQUOIA_NATIVE_LIBRARY") or Path(__file__).parent / LIBRARY_NAME)
     return path if path.exists() else None
 

@@ -61,7 +61,7 @@ struct Kernels {
     // out[q][d] += weights[q * stride + key] * value[key][d] for keys [0, keys), ascending
     void (*values)(const HeadMemory& memory, const float* weights, std::size_t stride, int count, int keys,
                    float* out);
-    // likewise for one query and listed keys
+    // as `values`, for one query and listed keys
     void (*listed_values)(const HeadMemory& memory, const float* weights, const std::int32_t* keys, int count,
                           float* out);
     void (*multiply)(float* values, float factor, int count);

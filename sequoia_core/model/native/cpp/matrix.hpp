@@ -23,7 +23,7 @@ enum class FileFormat : std::int32_t {
 enum class Layout {
     CODES4,        // unsigned 4-bit codes less a zero point of 8, a half scale
     CODES4_MIN,    // unsigned 4-bit codes, a half scale and a half minimum
-    CODES4_SUPER,  // likewise, scale and minimum are a byte each times two halves per super-block
+    CODES4_SUPER,  // scale and minimum are a byte each, times two halves per super-block
     CODES8, CODES8_MIN, CODES8_SUPER,
     CODES8_HALVES,  // a signed byte per 16 columns times a half per super-block
     FLOAT32, FLOAT16, BFLOAT16,
