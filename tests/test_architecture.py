@@ -1,11 +1,9 @@
 """The parts know only what they may: import direction, light imports, what the wheel holds."""
 
 import ast
-import shutil
 import subprocess
 import sys
 import tomllib
-import zipfile
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 
@@ -207,37 +205,3 @@ def test_growmaps_and_themes_hold_no_code() -> None:
         assert {path.suffix for path in (ROOT / folder).rglob("*") if path.is_file()} <= {
             ".json", ".toml", ".md",
         }  # fmt: skip
-
-
-@pytest.fixture(scope="module")
-def wheel_names(tmp_path_factory: pytest.TempPathFactory) -> set[str]:
-    """File names in a wheel built from a copy of the checkout."""
-    source, out = tmp_path_factory.mktemp("source"), tmp_path_factory.mktemp("wheel")
-    for folder in ("sequoia_core", "app", "growmaps", "themes"):
-        ignored = shutil.ignore_patterns("__pycache__")
-        shutil.copytree(ROOT / folder, source / folder, ignore=ignored)
-    for file in ("pyproject.toml", "README.md", "LICENSE"):
-        if (ROOT / file).exists():
-            shutil.copy(ROOT / file, source)
-    build = "import setuptools.build_meta as b, sys; b.build_wheel(sys.argv[1])"
-    command = [sys.executable, "-c", build, str(out)]
-    done = subprocess.run(command, cwd=source, capture_output=True, text=True, check=False)
-    assert done.returncode == 0, done.stderr
-    (wheel,) = out.glob("*.whl")
-    return set(zipfile.ZipFile(wheel).namelist())
-
-
-def test_the_wheel_holds_everything_the_packages_need(wheel_names: set[str]) -> None:
-    for package, folder in package_folders().items():
-        inside = package.replace(".", "/")
-        for path in (ROOT / folder).rglob("*"):
-            name = path.relative_to(ROOT / folder).as_posix()
-            if path.is_file() and "__pycache__" not in name:
-                assert f"{inside}/{name}" in wheel_names
-
-
-def test_the_wheel_takes_no_common_top_level_name(wheel_names: set[str]) -> None:
-    top_level = {name.partition("/")[0] for name in wheel_names}
-    assert {name for name in top_level if not name.endswith(".dist-info")} == {
-        "sequoia_core", "sequoia_chat",
-    }  # fmt: skip

@@ -103,6 +103,8 @@ class Stage:
         async with self.shown(app) as pilot:
             driver = Driver(app, pilot)
             await driver.until(lambda: app.chat.pair is not None)
+            # the header is painted a moment later
+            await driver.until(lambda: "loading" not in driver.screen_text())
             yield driver
 
     def hold(self, steps: int) -> Callable[[Event], None]:
