@@ -24,8 +24,14 @@ if TYPE_CHECKING:
 
 @lru_cache(maxsize=1)
 def shared_pool() -> Pool:
-    """The threads of all models of the process, as many as PyTorch uses."""
-    return Pool(torch.get_num_threads())
+    """The threads of all models of the process, as many as PyTorch had.
+
+    PyTorch is left with one: its threads wait busily after each small operation of a step, on the
+    cores that the pool computes on.
+    """
+    pool = Pool(torch.get_num_threads())
+    torch.set_num_threads(1)
+    return pool
 
 
 def check_native(placement: Placement) -> None:
