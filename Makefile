@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 STAMP := $(VENV)/.set-up
 PIP := $(BIN)/python -m pip --disable-pip-version-check
 
-.PHONY: help setup chat test lint native format coverage bench bench-screen soak lossless offload-proof pictures growmaps robustness clean
+.PHONY: help setup chat test lint native native-arm format coverage bench bench-screen soak lossless offload-proof pictures growmaps robustness clean
 
 help:  ## list the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | awk -F':.*## ' '{printf "  make %-12s %s\n", $$1, $$2}'
@@ -41,6 +41,13 @@ lint: setup
 
 native: setup  ## compile the native library anew
 	@$(BIN)/python setup.py --quiet build_ext --inplace
+
+# the package g++-aarch64-linux-gnu compiles, qemu-user runs; minutes
+native-arm: setup  ## the native library on an emulated Arm processor: every format, trees against plain decoding
+	@$(BIN)/cmake -S sequoia_core/model/native/cpp -B build/native-arm -DSEQUOIA_PROBE=$(CURDIR)/tests/core/native/probe.cpp \
+		-DCMAKE_SYSTEM_NAME=Linux -DCMAKE_SYSTEM_PROCESSOR=aarch64 -DCMAKE_CXX_COMPILER=aarch64-linux-gnu-g++
+	@$(BIN)/cmake --build build/native-arm
+	qemu-aarch64 -L /usr/aarch64-linux-gnu build/native-arm/probe 1
 
 format: setup  ## rewrite the code in the house format
 	$(BIN)/ruff check --fix .

@@ -160,6 +160,7 @@ void check(const Format& format, sequoia_pool* pool, const char* instruction_set
 }  // namespace
 
 int main(int count, char** arguments) {
+    std::setvbuf(stdout, nullptr, _IOLBF, BUFSIZ);  // each line as it is known
     const int threads = count > 1 ? std::atoi(arguments[1]) : 2;
     char names[256];
     std::strncpy(names, sequoia_instruction_sets(), sizeof names - 1);
