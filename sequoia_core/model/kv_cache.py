@@ -27,6 +27,19 @@ RESERVED_SHARE = 0.25
 """Of the free memory of a GPU: where the whole window takes no more, it is reserved at once."""
 
 
+def check_room(needed: int, window: int) -> None:
+    """Refuse more tokens than the model's context window holds.
+
+    Raises:
+        ContextFullError: `needed` tokens exceed it.
+    """
+    if needed > window:
+        raise ContextFullError(
+            f"{needed} tokens do not fit into the model's context window of {window}; "
+            "shorten the prompt or clear the chat"
+        )
+
+
 class LayeredKVCache:
     """Keys and values of `length` tokens; see `protocols.KVCache` for the verbs.
 
@@ -95,11 +108,7 @@ class LayeredKVCache:
         """
         needed = self._length + rows
         window = self._config.context_window
-        if needed > window:
-            raise ContextFullError(
-                f"{needed} tokens do not fit into the model's context window of {window}; "
-                "shorten the prompt or clear the chat"
-            )
+        check_room(needed, window)
         if self._rounded(needed) <= self.capacity:
             return
         present = self.capacity

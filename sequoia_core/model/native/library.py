@@ -13,7 +13,6 @@ from ctypes import (
     c_float,
     c_int32,
     c_size_t,
-    c_uint8,
     c_uint32,
     c_void_p,
 )
@@ -112,16 +111,16 @@ def load_library() -> ctypes.CDLL:
     return library
 
 
-def check(result: int | None) -> Any:
-    """Return what a function made, or raise the library's message.
+def check(status: int) -> None:
+    """Raise the library's message if a call failed.
 
     Args:
-        result: 0 or a status of functions that return one.
+        status: what the function returned; 0 is success.
 
     Raises:
         ModelLoadError: the call failed.
     """
-    if result:
+    if status:
         raise ModelLoadError(f"native forward: {load_library().sequoia_error().decode()}")
 
 
@@ -139,9 +138,3 @@ def made(pointer: int | None) -> int:
 def instruction_sets() -> list[str]:
     """Instruction sets that were compiled in and that this processor runs, best first."""
     return str(load_library().sequoia_instruction_sets().decode()).split()
-
-
-__all__ = [
-    "ModelShapeStruct", "SegmentStruct", "c_uint8", "check", "find_library", "instruction_sets",
-    "load_library", "made",
-]  # fmt: skip

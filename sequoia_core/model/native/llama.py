@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
-from sequoia_core.errors import ContextFullError, ModelLoadError
+from sequoia_core.model.kv_cache import check_room
 from sequoia_core.model.native.library import (
     ModelShapeStruct,
     SegmentStruct,
@@ -216,7 +216,7 @@ class NativeLlama:
             ContextFullError: S + n exceeds the context window; the cache is unchanged.
         """
         assert isinstance(cache, NativeCache)
-        self._check_room(cache.length + len(token_ids))
+        check_room(cache.length + len(token_ids), self.context_window)
         for chunk in torch.split(token_ids, PREFILL_ROWS):
             first = cache.length
             positions = torch.arange(first, first + len(chunk))
@@ -231,7 +231,7 @@ class NativeLlama:
         logits: Tensor | None,
     ) -> None:
         rows, length = len(token_ids), cache.length
-        self._check_room(length + rows)
+        check_room(length + rows, self.context_window)
         ids, places = token_ids.contiguous(), position_ids.contiguous()
         assert ids.dtype == places.dtype == torch.int64
         assert len(places) == rows
@@ -257,13 +257,6 @@ class NativeLlama:
                 None if logits is None else logits.data_ptr(),
             )
         )
-
-    def _check_room(self, needed: int) -> None:
-        if needed > self.context_window:
-            raise ContextFullError(
-                f"{needed} tokens do not fit into the model's context window of "
-                f"{self.context_window}; shorten the prompt or clear the chat"
-            )
 
     def _matrices(
         self, weights: Mapping[str, Tensor] | Weights
@@ -340,6 +333,3 @@ class NativeLlama:
                 self.handle, layer, vector, flat.data_ptr(), flat.numel()
             )
         )
-
-
-__all__ = ["ModelLoadError", "NativeCache", "NativeLlama", "Pool"]

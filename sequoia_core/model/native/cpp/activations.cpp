@@ -37,10 +37,4 @@ Tile Activations::tile(const RowTiles& tiles, int index) const {
     return tile;
 }
 
-std::size_t Activations::bytes() const {
-    const auto groups = static_cast<std::size_t>(capacity_) * static_cast<std::size_t>(groups_);
-    return groups * (as_codes_ ? GROUP + GROUP_NUMBERS * sizeof(float) : 0) +
-           groups * (as_floats_ ? GROUP * sizeof(float) : 0);
-}
-
 }  // namespace sequoia

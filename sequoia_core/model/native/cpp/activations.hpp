@@ -40,7 +40,6 @@ class Activations {
     // Stores 32 values of a row.
     void put(const Kernels& kernels, const RowTiles& tiles, int row, int group, const float* values);
     Tile tile(const RowTiles& tiles, int index) const;
-    std::size_t bytes() const;
 
    private:
     int groups_ = 0, capacity_ = 0;

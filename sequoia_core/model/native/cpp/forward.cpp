@@ -196,12 +196,12 @@ void Forward::embed(int row, int thread) {
     if (!model_.shape().target_features) return model_.embedding().get(token, to);
     float* own = model_.scratch_[static_cast<std::size_t>(thread)].get();
     model_.embedding().get(token, own);
-    condition(row, own, thread);
+    condition(row, own);
 }
 
 // After the token's embedding: hidden states of the token before it, shifted and scaled. In a tree, whose
 // tokens the target has not read, the normed output of this model at the row's parent instead.
-void Forward::condition(int row, float* inputs, int) {
+void Forward::condition(int row, float* inputs) {
     const ModelShape& shape = model_.shape();
     const Row& at = rows_[static_cast<std::size_t>(row)];
     const Segment& segment = request_.segments[static_cast<std::size_t>(at.segment)];

@@ -47,7 +47,7 @@ class Forward final : public Job {
     void compute_item(const Stage& stage, int item, int thread);
 
     void embed(int row, int thread);
-    void condition(int row, float* embedded, int thread);
+    void condition(int row, float* inputs);
     void norm(const std::vector<float>& weight, int row, int thread);
     void project(int layer, int head, int thread);
     void rotate(float* values, int row) const;

@@ -164,11 +164,4 @@ void Model::reserve(int rows, int longest) {
     }
 }
 
-std::size_t Model::working_bytes() const {
-    std::size_t total = hidden_.bytes() + attended_.bytes() + inner_.bytes() + inputs_.bytes();
-    const auto rows = static_cast<std::size_t>(row_capacity_);
-    total += rows * static_cast<std::size_t>(padded_hidden() + shape_.heads * padded_dim() + shape_.head_dim) * sizeof(float);
-    return total;
-}
-
 }  // namespace sequoia

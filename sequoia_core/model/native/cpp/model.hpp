@@ -72,7 +72,6 @@ class Model {
 
     void forward(const Request& request);
     std::size_t weight_bytes() const { return weight_bytes_; }
-    std::size_t working_bytes() const;
 
    private:
     friend class Forward;

@@ -72,6 +72,5 @@ inline std::int32_t to_codes(Floats v, std::int8_t* to) {
     return _mm512_reduce_add_epi32(codes);
 }
 inline void prefetch_far(const void* at) { _mm_prefetch(static_cast<const char*>(at), _MM_HINT_T1); }
-inline void prefetch_near(const void* at) { _mm_prefetch(static_cast<const char*>(at), _MM_HINT_T0); }
 
 }  // namespace sequoia::SEQUOIA_ISA

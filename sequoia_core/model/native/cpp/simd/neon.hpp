@@ -80,6 +80,5 @@ inline std::int32_t to_codes(Floats v, std::int8_t* to) {
     return vaddvq_s32(codes);
 }
 inline void prefetch_far(const void* at) { __builtin_prefetch(at, 0, 2); }
-inline void prefetch_near(const void* at) { __builtin_prefetch(at, 0, 3); }
 
 }  // namespace sequoia::SEQUOIA_ISA
