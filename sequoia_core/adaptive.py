@@ -10,6 +10,7 @@ and from the path to it, before anything is drawn from that distribution; all th
 verified. Works on plain numbers; knows neither models nor tensors.
 """
 
+from bisect import bisect_left, bisect_right, insort
 from collections import deque
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -126,7 +127,9 @@ class AdaptivePolicy:
         self.economy, self.greedy = economy, greedy
         self.offered = Confidence(stated if greedy else overlapping)
         self.drawn = self.offered if greedy else Confidence(overlapping)
-        self._recent: deque[tuple[float, ...]] = deque([_FIRST_SHARES], maxlen=_RECENT)
+        self._recent: deque[tuple[float, ...]] = deque([_FIRST_SHARES])
+        self._shares = sorted(_FIRST_SHARES)
+        """All of `_recent`."""
         self._idle = 0
 
     def step(self, limits: Limits, known: Continuation) -> "StepPolicy":
@@ -159,18 +162,20 @@ class AdaptivePolicy:
             weight: probability that the text comes through the node.
             price: of a row.
         """
-        gain = 0.0
-        for shares in self._recent:
-            for share in shares:
-                if weight * share <= price:
-                    break
-                gain += weight * share - price
-        return gain / len(self._recent)
+        if weight <= 0.0:
+            return 0.0
+        paying = self._shares[bisect_right(self._shares, price / weight) :]
+        return (weight * sum(paying) - len(paying) * price) / len(self._recent)
 
     def drafted(self, shares: tuple[float, ...]) -> None:
         """Note the acceptance of a node's possible children, falling, if the text comes there."""
         self._idle = 0
+        if len(self._recent) == _RECENT:
+            for share in self._recent.popleft():
+                del self._shares[bisect_left(self._shares, share)]
         self._recent.append(shares)
+        for share in shares:
+            insort(self._shares, share)
 
 
 class StepPolicy:

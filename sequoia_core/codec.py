@@ -33,9 +33,18 @@ class TokenizerCodec:
         self._backend = getattr(tokenizer, "backend_tokenizer", None)
         self._byte_level = "ByteLevel" in repr(getattr(self._backend, "decoder", None))
         self._texts: dict[int, str] = {}
+        self._alone: dict[int, str] = {}
 
     def decode(self, token_ids: Sequence[int]) -> str:
         """Text of a token sequence, special tokens left out."""
+        if len(token_ids) != 1:
+            return self._decode(token_ids)
+        text = self._alone.get(token_ids[0])  # a stream asks for each token alone as well
+        if text is None:
+            text = self._alone[token_ids[0]] = self._decode(token_ids)
+        return text
+
+    def _decode(self, token_ids: Sequence[int]) -> str:
         ids = [token for token in token_ids if token not in self._eos_token_ids]
         if not ids:
             return ""

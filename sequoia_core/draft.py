@@ -15,7 +15,15 @@ from sequoia_core.config import SamplingParams
 from sequoia_core.errors import GrowMapError
 from sequoia_core.growmap import GrowMap
 from sequoia_core.protocols import KVCache, LanguageModel
-from sequoia_core.sampling import draft_probs, independent_draws, ordered_draws, race_noise
+from sequoia_core.sampling import (
+    draft_probs,
+    full_probs,
+    independent_draws,
+    ordered_draws,
+    race_noise,
+    reader_of,
+    to_host,
+)
 from sequoia_core.token_tree import TokenTree, TreeLayout
 
 ChildChooser = Callable[[Tensor, int], tuple[Tensor, Tensor]]
@@ -30,15 +38,19 @@ class DraftModel:
         model: reads target token ids.
         vocab_ids: int64 [V_draft], the target's id of each column; None when they agree.
         host_vocab_ids: the same on the CPU, for the walk over a tree.
+        token_of: the same as a list.
     """
 
     model: LanguageModel
     vocab_ids: Tensor | None = None
     host_vocab_ids: Tensor | None = field(init=False, repr=False)
+    token_of: Sequence[int] = field(init=False, repr=False)
 
     def __post_init__(self) -> None:
         host = None if self.vocab_ids is None else self.vocab_ids.cpu()
         object.__setattr__(self, "host_vocab_ids", host)
+        tokens = range(self.model.vocab_size) if host is None else host.tolist()
+        object.__setattr__(self, "token_of", tokens)
 
     @property
     def columns(self) -> int:
@@ -122,14 +134,61 @@ def _level_plan(growmap: GrowMap, depth: int, mask: Tensor, device: torch.device
     )
 
 
-def sampled_children(params: SamplingParams, generator: torch.Generator) -> ChildChooser:
-    """Children drawn from the draft's distribution without replacement, in order."""
+@dataclass(frozen=True, slots=True)
+class Draws:
+    """Children chosen at n nodes, on the host.
 
-    def choose(logits: Tensor, count: int) -> tuple[Tensor, Tensor]:
-        probs = draft_probs(logits, params)
-        return ordered_draws(probs, race_noise(probs, generator), count), probs
+    Attributes:
+        columns: of each row's children in order of rank, row by row.
+        probs: the draft's probabilities of them.
+        peaks: the largest probability of each row.
+        distributions: float32 [n, V_draft], what they were drawn from.
+    """
 
-    return choose
+    columns: Sequence[int]
+    probs: Sequence[float]
+    peaks: Sequence[float]
+    distributions: Tensor
+
+
+def drawn_on_host(choose: ChildChooser, logits: Tensor, count: int) -> Draws:
+    """What `choose` draws, read in one transfer; without PyTorch's operations where that can be.
+
+    Args:
+        choose: picks children from logits.
+        logits: float32 [n, V_draft].
+        count: of children at each node.
+    """
+    reader = reader_of(logits)
+    if reader is not None and choose is top_children:
+        columns, probs = reader.top(logits, count)
+        return Draws(columns, probs, probs[::count], full_probs(logits, 1.0))
+    if reader is not None and isinstance(choose, SampledChildren):
+        distributions = draft_probs(logits, choose.params)
+        shape = (logits.shape[0], count)
+        uniforms = torch.rand(shape, generator=choose.generator, dtype=torch.float64)
+        return Draws(*reader.ordered_draws(distributions, uniforms, count), distributions)
+    drawn, distributions = choose(logits, count)
+    found = to_host(drawn, distributions.gather(1, drawn), distributions.amax(-1))
+    return Draws(list(map(int, found[0])), found[1], found[2], distributions)
+
+
+@dataclass(frozen=True, slots=True)
+class SampledChildren:
+    """Children drawn from the draft's distribution without replacement, in order.
+
+    Attributes:
+        params: shape of the distribution.
+        generator: on the device of the logits.
+    """
+
+    params: SamplingParams
+    generator: torch.Generator
+
+    def __call__(self, logits: Tensor, count: int) -> tuple[Tensor, Tensor]:
+        """As any `ChildChooser`."""
+        probs = draft_probs(logits, self.params)
+        return ordered_draws(probs, race_noise(probs, self.generator), count), probs
 
 
 def replaced_children(params: SamplingParams, generator: torch.Generator) -> ChildChooser:
@@ -147,7 +206,7 @@ def replaced_children(params: SamplingParams, generator: torch.Generator) -> Chi
 
 def top_children(logits: Tensor, count: int) -> tuple[Tensor, Tensor]:
     """The draft's most probable tokens, in order: for the rules `greedy` and `topk`."""
-    return logits.topk(count, dim=-1).indices, torch.softmax(logits, dim=-1)
+    return logits.topk(count, dim=-1).indices, full_probs(logits, 1.0)
 
 
 def grow(
@@ -200,7 +259,6 @@ def grow(
             logits = known_columns(logits, draft.vocab_ids)
     return TokenTree(
         growmap=plan.growmap,
-        parents=plan.layout.parents,
         token_ids=torch.cat(tokens),
         columns=torch.cat(columns),
         node_probs=torch.cat(node_probs),
@@ -213,4 +271,6 @@ def grow(
 
 def known_columns(logits: Tensor, vocab_ids: Tensor | None) -> Tensor:
     """Without the padding columns that a map to the target's vocabulary leaves out."""
-    return logits if vocab_ids is None else logits[:, : vocab_ids.shape[0]]
+    if vocab_ids is None or logits.shape[1] == vocab_ids.shape[0]:
+        return logits
+    return logits[:, : vocab_ids.shape[0]]

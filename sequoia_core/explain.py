@@ -41,7 +41,7 @@ def explain(scored: ScoredTree, verdict: Verdict, codec: TextCodec) -> Insight:
     drafted = [node for node in rows if node in read]
     packed = torch.cat(
         (
-            _top(*_probs_of(scored, rows), None),
+            _top(scored.some_probs(_index(rows, scored.logits)), range(len(rows)), None),
             _top(scored.tree.draft_probs, [read[node] for node in drafted], scored.tree.vocab_ids),
         )
     ).tolist()
@@ -65,13 +65,6 @@ def explained_nodes(scored: ScoredTree, verdict: Verdict) -> list[int]:
         node for node in range(scored.growmap.size) if scored.growmap.children[node]
     )
     return sorted(list(wanted)[:MOST_NODES])
-
-
-def _probs_of(scored: ScoredTree, rows: list[int]) -> tuple[Tensor, Sequence[int]]:
-    """The target's probabilities, and where the rows are among them."""
-    if scored.probs is not None:
-        return scored.probs, rows
-    return scored.some_probs(_index(rows, scored.logits)), range(len(rows))
 
 
 def _trials(verdict: Verdict, codec: TextCodec) -> tuple[TrialRecord, ...]:

@@ -10,9 +10,8 @@ tried after all that was drawn at its parent, so it may depend on what was drawn
 from collections.abc import Sequence
 from dataclasses import replace
 
-import torch
-
 from sequoia_core.growmap import GrowMap
+from sequoia_core.sampling import to_host
 from sequoia_core.token_tree import TokenTree
 from sequoia_core.tree_order import breadth_first_order
 
@@ -24,7 +23,9 @@ def graft(tree: TokenTree, token_ids: Sequence[int]) -> TokenTree:
         tree: as drafted.
         token_ids: what is expected to follow the root; () changes nothing.
     """
-    known = tree.token_ids.tolist() if token_ids else []
+    if not token_ids:
+        return tree
+    known = to_host(tree.token_ids)[0]
     node, at = 0, 0
     while at < len(token_ids):
         children = tree.growmap.children[node]
@@ -50,16 +51,18 @@ def _extended(tree: TokenTree, node: int, added: list[int]) -> TokenTree:
     for old, below in enumerate(children):
         for child in below:
             parents[place[child]] = place[old]
-    device = tree.token_ids.device
-    index = torch.tensor(order, device=device)
-    tail = tree.token_ids.new_tensor(added)
+    tokens, columns, probs = to_host(tree.token_ids, tree.columns, tree.node_probs)
+    none = [0] * len(added)
     return replace(
         tree,
         growmap=GrowMap.numbered(parents, f"{tree.growmap.name}+lookup"),
-        parents=torch.tensor([0, *parents[1:]], device=device),
-        token_ids=torch.cat((tree.token_ids, tail))[index],
-        columns=torch.cat((tree.columns, torch.zeros_like(tail)))[index],
-        node_probs=torch.cat((tree.node_probs, tree.node_probs.new_ones(len(added))))[index],
+        token_ids=_reordered([*tokens, *added], order),
+        columns=_reordered([*columns, *none], order),
+        node_probs=tuple(map([*probs, *(1.0 for _ in added)].__getitem__, order)),
         inner_rows={place[old]: row for old, row in tree.inner_rows.items()},
         grafted=frozenset(place[size : size + len(added)]),
     )
+
+
+def _reordered(values: Sequence[float], order: Sequence[int]) -> tuple[int, ...]:
+    return tuple(int(values[at]) for at in order)

@@ -11,6 +11,7 @@ import json
 import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
+from functools import lru_cache
 from itertools import groupby
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -81,12 +82,7 @@ class GrowMap:
 
         Nothing is checked: for shapes that are made anew every step.
         """
-        growmap = object.__new__(cls)
-        growmap._set("name", name)
-        growmap._set("source", "")
-        growmap._set("acceptance_rates", ())
-        growmap._derive(list(parents))
-        return growmap
+        return _numbered(tuple(parents), name)
 
     def _set(self, name: str, value: object) -> None:
         object.__setattr__(self, name, value)
@@ -277,6 +273,16 @@ class GrowMap:
                 raise GrowMapError(f"growmap {path}: the name must end in .json or .pt")
         except OSError as error:
             raise GrowMapError(f"growmap {path}: {error.strerror or error}") from None
+
+
+@lru_cache(maxsize=256)  # the shapes of adaptive trees come again and again
+def _numbered(parents: tuple[int, ...], name: str) -> GrowMap:
+    growmap = object.__new__(GrowMap)
+    growmap._set("name", name)
+    growmap._set("source", "")
+    growmap._set("acceptance_rates", ())
+    growmap._derive(list(parents))
+    return growmap
 
 
 def growmap_names() -> list[str]:

@@ -15,9 +15,9 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from sequoia_core.adaptive import Born, Offer, Seen
-from sequoia_core.draft import ChildChooser, DraftModel, known_columns
+from sequoia_core.draft import ChildChooser, DraftModel, Draws, drawn_on_host, known_columns
 from sequoia_core.growmap import GrowMap
-from sequoia_core.protocols import KVCache
+from sequoia_core.protocols import KVCache, LanguageModel
 from sequoia_core.token_tree import TokenTree
 from sequoia_core.trees import ADAPTIVE
 
@@ -152,24 +152,16 @@ class _Drawn:
     peaks: tuple[float, ...]
 
     @classmethod
-    def of(cls, drawn: Tensor, probs: Tensor, vocab_ids: Tensor | None) -> "_Drawn":
-        """From columns [n, width] and the distributions [n, V_draft] they were drawn from."""
-        tokens = drawn if vocab_ids is None else vocab_ids[drawn]
-        packed = torch.cat(  # float64 holds a token id exactly
-            (
-                drawn.double(),
-                tokens.double(),
-                probs.gather(1, drawn).double(),
-                probs.amax(-1, keepdim=True).double(),
-            ),
-            dim=1,
-        ).tolist()
-        width = drawn.shape[1]
+    def of(cls, draws: Draws, token_of: Sequence[int]) -> "_Drawn":
+        """By row; `token_of` is the target's id of each of the draft's columns."""
+        width = len(draws.columns) // len(draws.peaks)
+        rows = [slice(first, first + width) for first in range(0, len(draws.columns), width)]
+        columns = [tuple(draws.columns[row]) for row in rows]
         return cls(
-            columns=tuple(tuple(map(int, row[:width])) for row in packed),
-            tokens=tuple(tuple(map(int, row[width : 2 * width])) for row in packed),
-            probs=tuple(tuple(row[2 * width : 3 * width]) for row in packed),
-            peaks=tuple(row[-1] for row in packed),
+            columns=tuple(columns),
+            tokens=tuple(tuple(map(token_of.__getitem__, row)) for row in columns),
+            probs=tuple(tuple(draws.probs[row]) for row in rows),
+            peaks=tuple(draws.peaks),
         )
 
 
@@ -189,26 +181,15 @@ def grow_adaptive(
     Raises:
         ContextFullError: the draft's context window is too small.
     """
-    draft, device = drafting.draft, drafting.draft.model.device
+    draft = drafting.draft
     width = min(drafting.width, draft.columns)
     sketch, distributions = _Sketch(pending[-1]), []
-    root_position = cache.length + len(pending) - 1
     nodes = policy.read([Born(0, -1, 0, pending[-1], 1.0)])
     while nodes:
-        mask = sketch.visible(nodes)
-        if nodes == [0]:
-            positions = torch.arange(cache.length, root_position + 1, device=device)
-            ids = torch.tensor(list(pending), device=device)
-            logits = draft.model.forward(ids, positions, None, cache)[-1:]
-        else:
-            ids = torch.tensor([sketch.tokens[node] for node in nodes], device=device)
-            position = root_position + sketch.depths[nodes[0]]
-            prefix = np.ones((len(nodes), root_position), dtype=np.bool_)
-            seen = torch.from_numpy(np.concatenate((prefix, mask), axis=1)).to(device)
-            logits = draft.model.forward(ids, torch.full_like(ids, position), seen, cache)
-        drawn, probs = drafting.choose(known_columns(logits, draft.vocab_ids), width)
-        distributions.append(probs)
-        level = _Drawn.of(drawn, probs, draft.vocab_ids)
+        logits = _read(draft.model, sketch, nodes, pending, cache)
+        draws = drawn_on_host(drafting.choose, known_columns(logits, draft.vocab_ids), width)
+        distributions.append(draws.distributions)
+        level = _Drawn.of(draws, draft.token_of)
         offers = [
             Offer(node, level.peaks[at], level.probs[at] if drafting.ranked else (), width)
             for at, node in enumerate(nodes)
@@ -218,18 +199,34 @@ def grow_adaptive(
     return _finished(sketch, distributions, draft)
 
 
+def _read(
+    model: LanguageModel,
+    sketch: _Sketch,
+    nodes: Sequence[int],
+    pending: Sequence[int],
+    cache: KVCache,
+) -> Tensor:
+    """The draft's logits [n, V_draft] at nodes of one level; the pending tokens precede the root."""
+    device, mask = model.device, sketch.visible(nodes)
+    if nodes[0] == 0:
+        ids = torch.tensor(pending, device=device)
+        positions = torch.arange(cache.length, cache.length + len(pending), device=device)
+        return model.forward(ids, positions, None, cache)[-1:]
+    root = cache.length - mask.shape[1] + len(nodes)  # the root's position
+    seen = np.ones((len(nodes), root + mask.shape[1]), dtype=np.bool_)
+    seen[:, root:] = mask
+    ids = torch.tensor([sketch.tokens[node] for node in nodes], device=device)
+    positions = torch.full_like(ids, root + sketch.depths[nodes[0]])
+    return model.forward(ids, positions, torch.from_numpy(seen).to(device), cache)
+
+
 def _finished(sketch: _Sketch, distributions: list[Tensor], draft: DraftModel) -> Growth:
-    device = draft.model.device
-    probs = torch.tensor(sketch.probs, device=device)
-    numbers = [[0, *sketch.parents[1:]], sketch.tokens, sketch.columns]
-    parents, token_ids, columns = torch.tensor(numbers, device=device)  # [3, T], one copy
     tree = TokenTree(
         growmap=GrowMap.numbered(sketch.parents, ADAPTIVE),
-        parents=parents,
-        token_ids=token_ids,
-        columns=columns,
-        node_probs=probs,
-        draft_probs=torch.cat(distributions) if distributions else probs.new_empty((0, 0)),
+        token_ids=tuple(sketch.tokens),
+        columns=tuple(sketch.columns),
+        node_probs=tuple(sketch.probs),
+        draft_probs=torch.cat(distributions) if distributions else torch.empty((0, 0)),
         inner_rows=sketch.rows,
         vocab_ids=draft.vocab_ids,
         host_vocab_ids=draft.host_vocab_ids,

@@ -4,23 +4,119 @@ Pure functions on float32 tensors; randomness comes in as noise or as a `torch.G
 nothing of trees or models. Shapes: `n` rows, `V` vocabulary.
 """
 
+from collections.abc import Sequence
+from itertools import accumulate
+from typing import Protocol
+
 import torch
 from torch import Tensor
 
 from sequoia_core.config import SamplingParams
 from sequoia_core.errors import NumberError
+from sequoia_core.memory import SCORED_ROWS
 
 NUCLEUS_CANDIDATES = 512
 """Top-p looks at this many most probable tokens first: sorting V costs more than a forward."""
+
+DRAW_BLOCK = 256
+"""Tokens whose probabilities `draw` sums at once."""
 
 UNCUT = 1e-4
 """Part of the draft's distribution that no cut touches. A nucleus often holds a single token; the
 children after it then come in the draft's own order instead of any (docs/decisions/0021)."""
 
 
+Summary = tuple[list[int], list[float], list[float]]
+"""Of each row of a tree's logits, on the host: the most probable token,
+`log(sum(exp(logits / t)))`, and the log probability of the row's own token at its parent."""
+
+
+class RowReader(Protocol):
+    """Reads rows of logits on the CPU, without PyTorch's operations.
+
+    After a forward everything outside it is cold in the caches, so one call that does all costs a
+    fraction of several.
+    """
+
+    def takes(self, logits: Tensor) -> bool:
+        """Whether it reads this tensor."""
+        ...
+
+    def summarize(
+        self, logits: Tensor, temperature: float, parents: Sequence[int], tokens: Sequence[int]
+    ) -> Summary:
+        """Of logits [T, V] of a tree, at a temperature above 0; the root is its own parent."""
+        ...
+
+    def probs(self, logits: Tensor, temperature: float) -> Tensor:
+        """As `full_probs`, for a temperature above 0."""
+        ...
+
+    def top(self, logits: Tensor, count: int) -> tuple[list[int], list[float]]:
+        """The `count` most probable tokens of each row, falling, and their probabilities."""
+        ...
+
+    def ordered_draws(
+        self, probs: Tensor, uniforms: Tensor, count: int
+    ) -> tuple[list[int], list[float], list[float]]:
+        """As the function `ordered_draws`, from uniform numbers [n, count].
+
+        Returns:
+            columns and their probabilities, row by row, and the largest probability of each row.
+        """
+        ...
+
+
+_reader: RowReader | None = None
+
+
+def read_rows_with(reader: RowReader) -> None:
+    """Let `reader` read what it takes, in this process, from now on."""
+    global _reader  # as process-wide as the threads that it computes with
+    _reader = reader
+
+
+def reader_of(logits: Tensor) -> RowReader | None:
+    """What reads these logits [n, V] in place of PyTorch, if anything."""
+    return _reader if _reader is not None and _reader.takes(logits) else None
+
+
 def full_probs(logits: Tensor, temperature: float) -> Tensor:
     """Softmax of logits [n, V] at a temperature; temperature 0, which has none, is taken as 1."""
+    if (reader := reader_of(logits)) is not None:
+        return reader.probs(logits, temperature or 1.0)
     return torch.softmax(logits if temperature in (0.0, 1.0) else logits / temperature, dim=-1)
+
+
+def log_totals(logits: Tensor, temperature: float) -> Tensor:
+    """`log(sum(exp(logits / t)))` of logits [n, V] at a temperature above 0: float64 [n].
+
+    In blocks of rows, since `logsumexp` makes a tensor as large as what it reads.
+    """
+    blocks = [
+        torch.logsumexp(block if temperature == 1.0 else block / temperature, dim=-1)
+        for block in torch.split(logits, SCORED_ROWS)
+    ]
+    return torch.cat(blocks).double()
+
+
+Values = Tensor | tuple[int, ...] | tuple[float, ...]
+"""Numbers on a device, or read from it already."""
+
+
+def to_host(*values: Values) -> list[list[float]]:
+    """Each of them, flat, as a list; what lies on a GPU is read in one transfer.
+
+    Integers come back from a GPU as whole floats; up to 2**53 nothing is lost.
+    """
+    tensors = [each.flatten() for each in values if isinstance(each, Tensor)]
+    if tensors and tensors[0].device.type != "cpu":
+        packed = torch.cat([tensor.double() for tensor in tensors]).tolist()
+        ends = zip(tensors, accumulate(map(len, tensors)), strict=True)
+        read = iter([packed[end - len(tensor) : end] for tensor, end in ends])
+    else:
+        read = iter([tensor.tolist() for tensor in tensors])
+    return [next(read) if isinstance(each, Tensor) else list(each) for each in values]
 
 
 def shaped_probs(logits: Tensor, probs: Tensor, params: SamplingParams) -> Tensor:
@@ -142,15 +238,24 @@ def independent_draws(probs: Tensor, uniforms: Tensor) -> Tensor:
 def draw(probs: Tensor, uniform: float) -> int:
     """The token at which the distribution function [V] passes `uniform` in [0, 1).
 
-    The sum runs in float64: over a large vocabulary a float32 sum would shift the last tokens.
+    The sum runs in float64: over a large vocabulary a float32 sum would shift the last tokens. It
+    runs over whole blocks first, and then within the block that passes.
 
     Raises:
         NumberError: a probability is not a number.
     """
-    cumulative = probs.double().cumsum(0)
-    token = int(torch.searchsorted(cumulative, uniform * cumulative[-1], right=True))
-    if token >= len(probs):
+    columns = len(probs)
+    blocks = torch.nn.functional.pad(probs, (0, -columns % DRAW_BLOCK)).view(-1, DRAW_BLOCK)
+    totals = blocks.sum(-1, dtype=torch.float64).cumsum(0)
+    wanted = uniform * totals[-1]
+    block = int(torch.searchsorted(totals, wanted, right=True))
+    if block == len(totals):
         raise NumberError(
             "the target's logits left the range of its number format; try --dtype float32"
         )
-    return token
+    below = totals[block - 1] if block else totals.new_zeros(())
+    within = blocks[block].double().cumsum(0)
+    token = int(torch.searchsorted(within, wanted - below, right=True))
+    if token == DRAW_BLOCK:  # by rounding, since the block's sum was made in another order
+        token = int(blocks[block].nonzero()[-1])
+    return block * DRAW_BLOCK + token

@@ -18,9 +18,9 @@ from sequoia_core.draft import (
     ChildChooser,
     DraftModel,
     GrowPlan,
+    SampledChildren,
     grow,
     replaced_children,
-    sampled_children,
     top_children,
 )
 from sequoia_core.economy import Economy
@@ -85,7 +85,7 @@ class Sampler:
             return cls(params, top_children, verify.topk, generator)
         if mode is Mode.SPECINFER:
             return cls(params, replaced_children(params, noise), verify.specinfer, generator)
-        return cls(params, sampled_children(params, noise), verify.sequoia, generator)
+        return cls(params, SampledChildren(params, noise), verify.sequoia, generator)
 
 
 @dataclass(frozen=True, slots=True)
@@ -232,10 +232,9 @@ class Speculator:
         device = self._target.device
         return TokenTree(
             growmap=ROOT,
-            parents=torch.zeros(1, dtype=torch.int64, device=device),
-            columns=torch.zeros(1, dtype=torch.int64, device=device),
-            token_ids=torch.tensor(self._ledger.token_ids[-1:], device=device),
-            node_probs=torch.ones(1, device=device),
+            token_ids=(self._ledger.token_ids[-1],),
+            columns=(0,),
+            node_probs=(1.0,),
             draft_probs=torch.empty((0, 0), device=device),
             inner_rows={},
             vocab_ids=None,
@@ -250,6 +249,5 @@ class Speculator:
         if size > 1:
             prefix = layout.mask.new_ones((size, root))
             mask = torch.cat((prefix, layout.mask), dim=1)
-        return self._target.forward(
-            tree.token_ids, layout.depths + root, mask, self._ledger.target_cache
-        )
+        ids = torch.as_tensor(tree.token_ids, device=self._target.device)
+        return self._target.forward(ids, layout.depths + root, mask, self._ledger.target_cache)

@@ -5,23 +5,25 @@ Immutable values. They know neither how tokens were drafted nor how they are jud
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import lru_cache
+from math import exp
 
 import torch
 from torch import Tensor
 
 from sequoia_core.config import SamplingParams
 from sequoia_core.growmap import GrowMap
-from sequoia_core.memory import SCORED_ROWS
-from sequoia_core.sampling import full_probs, shaped_probs
+from sequoia_core.sampling import full_probs, log_totals, reader_of, shaped_probs, to_host
 
 
 @dataclass(frozen=True, slots=True)
 class TokenTree:
-    """Drafted tokens and the distributions they were drawn from, on the draft's device.
+    """Drafted tokens and the distributions they were drawn from.
+
+    What drafting had to read is on the host, as tuples; the rest is on the draft's device.
 
     Attributes:
         growmap: the shape, `T` nodes.
-        parents: int64 [T], parent of each node, the root's own index at the root.
         token_ids: int64 [T], the target's ids; the root is the last committed token.
         columns: int64 [T], each node's column among the draft's; 0 at the root.
         node_probs: float32 [T], the draft's probability of each node at its parent; 1 at the root.
@@ -35,10 +37,9 @@ class TokenTree:
     """
 
     growmap: GrowMap
-    parents: Tensor
-    token_ids: Tensor
-    columns: Tensor
-    node_probs: Tensor
+    token_ids: Tensor | tuple[int, ...]
+    columns: Tensor | tuple[int, ...]
+    node_probs: Tensor | tuple[float, ...]
     draft_probs: Tensor
     inner_rows: Mapping[int, int]
     vocab_ids: Tensor | None
@@ -63,7 +64,13 @@ class TreeLayout:
     @classmethod
     def of(cls, growmap: GrowMap, device: torch.device) -> "TreeLayout":
         """Index tensors of a shape on a device."""
-        return cls(
+        return _layout(growmap, device)
+
+
+@lru_cache(maxsize=64)  # shapes that are decided each step are few, and come again
+def _layout(growmap: GrowMap, device: torch.device) -> TreeLayout:
+    with torch.inference_mode(False):  # what is kept outlives the mode it was made in
+        return TreeLayout(
             parents=torch.tensor((0, *growmap.parents[1:]), device=device),
             mask=growmap.ancestor_mask().to(device),
             depths=torch.tensor(growmap.depths, device=device),
@@ -80,37 +87,35 @@ class ScoredTree:
     Attributes:
         tree: as drafted.
         logits: float32 [T, V], the target's.
-        probs: float32 [T, V], their softmax at the temperature (1 at temperature 0); None of a
-            large tree, whose rows become probabilities when they are asked for.
         params: how the target's distribution is shaped.
         token_ids: token of each node.
         columns: draft column of each node.
         draft_prob: the draft's probability of each node at its parent.
-        target_prob: the target's, before top-p and top-k; 1 at the root.
+        target_prob: the target's, before top-p and top-k; 1 at the root. At temperature 0 it is
+            that at temperature 1.
+        argmax: the target's most probable token after each node.
+        log_totals: of each row of logits, see `sampling.summarize`.
     """
 
     tree: TokenTree
     logits: Tensor
-    probs: Tensor | None
     params: SamplingParams
     token_ids: tuple[int, ...]
     columns: tuple[int, ...]
     draft_prob: tuple[float, ...]
     target_prob: tuple[float, ...]
+    argmax: tuple[int, ...]
+    log_totals: tuple[float, ...]
 
     @property
     def growmap(self) -> GrowMap:
         """The shape."""
         return self.tree.growmap
 
-    def argmax(self) -> list[int]:
-        """The target's most probable token after each node, in one read."""
-        tokens: list[int] = self.logits.argmax(-1).tolist()
-        return tokens
-
     def target_prob_of(self, node: int, token_id: int) -> float:
         """The target's probability of one token after a node, in the sense of `target_prob`."""
-        return float(self.some_probs(slice(node, node + 1))[0, token_id])
+        logit = float(self.logits[node, token_id])
+        return exp(logit / (self.params.temperature or 1.0) - self.log_totals[node])
 
     def target_probs(self, node: int) -> Tensor:
         """The target's shaped distribution after a node, p: float32 [V] on the CPU."""
@@ -128,53 +133,40 @@ class ScoredTree:
 
     def some_probs(self, rows: slice | Tensor) -> Tensor:
         """Rows of the softmax at the temperature: float32 [n, V] on the device."""
-        if self.probs is not None:
-            return self.probs[rows]
         return full_probs(self.logits[rows], self.params.temperature)
 
 
 def score(tree: TokenTree, logits: Tensor, params: SamplingParams) -> ScoredTree:
     """Attach the target's logits [T, V] and read what every rule needs, in one transfer."""
-    temperature = params.temperature
-    small = tree.growmap.size <= SCORED_ROWS
-    probs = full_probs(logits, temperature) if small else None
-    if probs is not None:
-        node_probs = probs[tree.parents, tree.token_ids]
+    temperature = params.temperature or 1.0
+    parents = (0, *tree.growmap.parents[1:])
+    if (reader := reader_of(logits)) is not None:
+        tokens, columns, draft_prob = to_host(tree.token_ids, tree.columns, tree.node_probs)
+        summary = reader.summarize(logits, temperature, parents, [*map(int, tokens)])
     else:
-        node_probs = _probs_in_blocks(tree, logits, temperature)
-    packed = torch.stack(  # float64 holds a token id exactly
-        (
-            tree.token_ids.double(),
-            tree.columns.double(),
-            tree.node_probs.double(),
-            node_probs.double(),
+        index = TreeLayout.of(tree.growmap, logits.device).parents
+        tokens, columns, draft_prob, best, totals, picked = to_host(
+            tree.token_ids,
+            tree.columns,
+            tree.node_probs,
+            logits.argmax(-1),
+            log_totals(logits, temperature),
+            logits[index, torch.as_tensor(tree.token_ids, device=logits.device)],
         )
-    )
-    token_ids, columns, draft_prob, target_prob = packed.tolist()
+        log_probs = [
+            logit / temperature - totals[parent]
+            for logit, parent in zip(picked, parents, strict=True)
+        ]
+        summary = [*map(int, best)], totals, log_probs
+    argmax, totals, log_probs = summary
     return ScoredTree(
         tree=tree,
         logits=logits,
-        probs=probs,
         params=params,
-        token_ids=tuple(map(int, token_ids)),
+        token_ids=tuple(map(int, tokens)),
         columns=tuple(map(int, columns)),
         draft_prob=tuple(draft_prob),
-        target_prob=(1.0, *target_prob[1:]),
+        target_prob=(1.0, *map(exp, log_probs[1:])),
+        argmax=tuple(argmax),
+        log_totals=tuple(totals),
     )
-
-
-def _probs_in_blocks(tree: TokenTree, logits: Tensor, temperature: float) -> Tensor:
-    """The target's probability of each node at its parent: float32 [T].
-
-    Only a block of rows is made into probabilities at a time: those of a large tree over a large
-    vocabulary take hundreds of megabytes.
-    """
-    found = torch.zeros_like(tree.node_probs)
-    rows = max(tree.growmap.parents) + 1  # later ones have no children
-    for first in range(0, rows, SCORED_ROWS):
-        probs = full_probs(logits[first : min(first + SCORED_ROWS, rows)], temperature)
-        at = tree.parents - first
-        inside = (at >= 0) & (at < len(probs))
-        in_block = probs[at.clamp(0, len(probs) - 1), tree.token_ids]
-        found = torch.where(inside, in_block, found)
-    return found

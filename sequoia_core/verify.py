@@ -222,7 +222,7 @@ def _without(probs: Tensor, token: int) -> Tensor:
 
 def greedy(scored: ScoredTree, generator: torch.Generator) -> Verdict:  # noqa: ARG001
     """Temperature 0: follow the child that is the target's argmax; the bonus is the argmax."""
-    path, trials, argmax = [0], dict[int, Trial](), scored.argmax()
+    path, trials, argmax = [0], dict[int, Trial](), scored.argmax
     while True:
         wanted = argmax[path[-1]]
         accepted = None

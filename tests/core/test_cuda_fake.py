@@ -121,7 +121,7 @@ def test_the_targets_tree_forward_passes_through(dtype: torch.dtype) -> None:
 
 
 def drawn_children(params: SamplingParams) -> ChildChooser:
-    """`draft.sampled_children` with its noise given: a fake device has no generator."""
+    """`draft.SampledChildren` with its noise given: a fake device has no generator."""
 
     def choose(logits: Tensor, count: int) -> tuple[Tensor, Tensor]:
         probs = draft_probs(logits, params)

@@ -6,7 +6,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from sequoia_core.config import SamplingParams
-from sequoia_core.draft import DraftModel, GrowPlan, grow, sampled_children, top_children
+from sequoia_core.draft import DraftModel, GrowPlan, SampledChildren, grow, top_children
 from sequoia_core.errors import GrowMapError
 from sequoia_core.growmap import GrowMap
 from sequoia_core.token_tree import TokenTree
@@ -59,7 +59,7 @@ def test_sampled_siblings_differ_and_their_probabilities_are_those_drawn_from(
 ) -> None:
     growmap, model = tree_of(parents), TableModel(19, seed)
     params = SamplingParams(temperature=0.7, top_p=top_p)
-    choose = sampled_children(params, torch.Generator().manual_seed(seed))
+    choose = SampledChildren(params, torch.Generator().manual_seed(seed))
     tree = grow(DraftModel(model), GrowPlan.of(growmap, CPU), [2], model.new_cache(), choose)
     for node in range(growmap.size):
         tokens = [int(tree.token_ids[child]) for child in growmap.children[node]]

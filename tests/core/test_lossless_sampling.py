@@ -16,7 +16,7 @@ from torch import Tensor
 
 from sequoia_core import verify
 from sequoia_core.config import Mode, SamplingParams
-from sequoia_core.draft import DraftModel, sampled_children
+from sequoia_core.draft import DraftModel, SampledChildren
 from sequoia_core.growmap import GrowMap
 from sequoia_core.ledger import Ledger
 from sequoia_core.protocols import Lookup
@@ -275,6 +275,6 @@ def test_randomness_is_fresh_each_step_and_a_seed_repeats_it() -> None:
 def test_children_are_drawn_from_the_very_tensor_that_is_verified() -> None:
     params = SamplingParams(temperature=0.7, top_p=0.6, top_k=3)
     logits = torch.randn(2, 9, generator=torch.Generator().manual_seed(1))
-    columns, probs = sampled_children(params, torch.Generator().manual_seed(2))(logits, 2)
+    columns, probs = SampledChildren(params, torch.Generator().manual_seed(2))(logits, 2)
     assert torch.equal(probs, draft_probs(logits, params))
     assert (probs.gather(1, columns[:, :1]) > 0).all()

@@ -22,7 +22,7 @@ from typing import Any
 
 from sequoia_core.errors import ModelLoadError
 
-ABI_VERSION = 1
+ABI_VERSION = 2
 LIBRARY_NAME = "libsequoia_native.so"
 
 
@@ -55,6 +55,18 @@ class SegmentStruct(Structure):
     )
 
 
+class LogitsStruct(Structure):
+    """`sequoia_logits` of abi.h."""
+
+    _fields_ = (
+        ("size", c_uint32),
+        ("rows", c_int32),
+        ("columns", c_int32),
+        ("inverse_temperature", c_float),
+        ("values", c_void_p),
+    )
+
+
 _SIGNATURES: dict[str, tuple[Any, Sequence[Any]]] = {
     "sequoia_abi_version": (c_int32, ()),
     "sequoia_error": (c_char_p, ()),
@@ -79,6 +91,13 @@ _SIGNATURES: dict[str, tuple[Any, Sequence[Any]]] = {
     "sequoia_forward": (
         c_int32,
         (c_void_p, POINTER(SegmentStruct), c_int32, c_void_p, c_void_p, c_void_p),
+    ),
+    "sequoia_summarize": (c_int32, (c_void_p, POINTER(LogitsStruct), *(c_void_p,) * 3)),
+    "sequoia_top": (c_int32, (c_void_p, POINTER(LogitsStruct), c_int32, c_void_p, c_void_p)),
+    "sequoia_distributions": (c_int32, (c_void_p, POINTER(LogitsStruct), c_void_p)),
+    "sequoia_draw_ordered": (
+        c_int32,
+        (c_void_p, c_int32, c_int32, c_int32, c_void_p, c_void_p, c_void_p, c_void_p),
     ),
 }
 

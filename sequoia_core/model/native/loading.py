@@ -15,6 +15,8 @@ from sequoia_core.errors import ParameterError
 from sequoia_core.model.gguf import open_gguf
 from sequoia_core.model.native.library import find_library
 from sequoia_core.model.native.llama import NativeLlama, Pool
+from sequoia_core.model.native.rows import NativeRows
+from sequoia_core.sampling import read_rows_with
 
 if TYPE_CHECKING:
     from sequoia_core.model.config import ModelConfig
@@ -31,6 +33,7 @@ def shared_pool() -> Pool:
     """
     pool = Pool(torch.get_num_threads())
     torch.set_num_threads(1)
+    read_rows_with(NativeRows(pool))
     return pool
 
 

@@ -5,8 +5,10 @@
 #include <new>
 #include <stdexcept>
 #include <string>
+#include <vector>
 
 #include "model.hpp"
+#include "rows.hpp"
 
 struct sequoia_pool {
     std::shared_ptr<sequoia::Pool> value;
@@ -49,6 +51,19 @@ Part part_of(int32_t part) {
 
 void check_layer(const sequoia_model& model, int32_t layer) {
     require(layer >= 0 && layer < model.value->shape().layers, "layer out of range");
+}
+
+Logits logits_of(const sequoia_logits& given) {
+    require(given.size == sizeof given, "logits of another version");
+    require(given.rows > 0 && given.columns > 0 && given.values, "there are no logits");
+    return {given.values, given.rows, given.columns, given.inverse_temperature};
+}
+
+// Of the whole library, since rows of logits belong to no model.
+const Kernels& best_kernels() {
+    static const Kernels* const best = find_kernels(nullptr);
+    require(best != nullptr, "this processor runs none of the instruction sets");
+    return *best;
 }
 
 ModelShape shape_of(const sequoia_model_shape& given) {
@@ -187,5 +202,50 @@ int32_t sequoia_forward(sequoia_model* model, const sequoia_segment* segments, i
         for (int64_t row = 0; row < rows; ++row)
             require(token_ids[row] >= 0 && token_ids[row] < model->value->shape().vocab, "a token id is past the embedding");
         model->value->forward(request);
+    });
+}
+
+int32_t sequoia_summarize(sequoia_pool* pool, const sequoia_logits* logits, const int64_t* parents,
+                          const int64_t* tokens, double* summaries) {
+    return guarded([&] {
+        const Logits rows = logits_of(*logits);
+        for (int32_t row = 0; row < rows.rows; ++row)
+            require(parents[row] >= 0 && parents[row] < rows.rows && tokens[row] >= 0 && tokens[row] < rows.columns,
+                    "a node's parent or token is out of range");
+        std::vector<RowSummary> found(static_cast<std::size_t>(rows.rows));
+        summarize_rows(*pool->value, best_kernels(), rows, found.data());
+        for (int32_t row = 0; row < rows.rows; ++row) {
+            const RowSummary& own = found[static_cast<std::size_t>(row)];
+            const auto parent = static_cast<std::size_t>(parents[row]);
+            const float logit = rows.values[parent * static_cast<std::size_t>(rows.columns) + static_cast<std::size_t>(tokens[row])];
+            *summaries++ = own.argmax;
+            *summaries++ = own.log_total;
+            *summaries++ = static_cast<double>(logit) * static_cast<double>(rows.inverse_temperature) - found[parent].log_total;
+        }
+    });
+}
+
+int32_t sequoia_distributions(sequoia_pool* pool, const sequoia_logits* logits, float* probs) {
+    return guarded([&] { distributions(*pool->value, best_kernels(), logits_of(*logits), probs); });
+}
+
+int32_t sequoia_top(sequoia_pool* pool, const sequoia_logits* logits, int32_t wanted, int32_t* columns, float* probs) {
+    return guarded([&] {
+        const Logits rows = logits_of(*logits);
+        require(wanted > 0 && wanted <= rows.columns, "more columns are wanted than there are");
+        top_of_rows(*pool->value, best_kernels(), rows, wanted, columns, probs);
+    });
+}
+
+int32_t sequoia_draw_ordered(const float* probs, int32_t rows, int32_t columns, int32_t wanted, const double* uniforms,
+                             int32_t* drawn, float* picked, float* peaks) {
+    return guarded([&] {
+        require(rows > 0 && wanted > 0 && wanted <= columns, "more columns are wanted than there are");
+        for (int32_t row = 0; row < rows; ++row) {
+            const float* const given = probs + static_cast<std::size_t>(row) * static_cast<std::size_t>(columns);
+            const auto first = static_cast<std::size_t>(row) * static_cast<std::size_t>(wanted);
+            peaks[row] = draw_ordered(given, columns, wanted, uniforms + first, drawn + first);
+            for (int32_t rank = 0; rank < wanted; ++rank) picked[first + static_cast<std::size_t>(rank)] = given[drawn[first + static_cast<std::size_t>(rank)]];
+        }
     });
 }

@@ -7,7 +7,7 @@
 #include <stddef.h>
 #include <stdint.h>
 
-#define SEQUOIA_ABI_VERSION 1
+#define SEQUOIA_ABI_VERSION 2
 #define SEQUOIA_API __attribute__((visibility("default")))
 
 #ifdef __cplusplus
@@ -36,6 +36,13 @@ typedef struct {
     const sequoia_cache* target_cache; /* may be null */
     const uint8_t* mask;               /* [rows, length + rows]; null is causal */
 } sequoia_segment;
+
+typedef struct {
+    uint32_t size;
+    int32_t rows, columns;
+    float inverse_temperature;
+    const float* values; /* [rows, columns] */
+} sequoia_logits;
 
 SEQUOIA_API int32_t sequoia_abi_version(void);
 SEQUOIA_API const char* sequoia_error(void);        /* of this thread's last call that failed */
@@ -73,6 +80,21 @@ SEQUOIA_API int32_t sequoia_cache_keep(sequoia_cache* cache, int32_t committed, 
 /* logits: [rows of all segments, head_rows], or null to compute none */
 SEQUOIA_API int32_t sequoia_forward(sequoia_model* model, const sequoia_segment* segments, int32_t segment_count,
                                     const int64_t* token_ids, const int64_t* position_ids, float* logits);
+
+/* A tree's nodes are rows of logits: parents, tokens: [rows], the root its own parent.
+ * summaries: [rows, 3], the first column with the largest logit, ln(sum(exp(logit * inverse_temperature))), and the
+ * log probability of the node's token at its parent */
+SEQUOIA_API int32_t sequoia_summarize(sequoia_pool* pool, const sequoia_logits* logits, const int64_t* parents,
+                                      const int64_t* tokens, double* summaries);
+/* columns, probs: [rows, wanted], the most probable ones, falling */
+SEQUOIA_API int32_t sequoia_top(sequoia_pool* pool, const sequoia_logits* logits, int32_t wanted, int32_t* columns,
+                                float* probs);
+/* probs: [rows, columns] */
+SEQUOIA_API int32_t sequoia_distributions(sequoia_pool* pool, const sequoia_logits* logits, float* probs);
+/* probs: [rows, columns]; uniforms: [rows, wanted] in [0, 1); drawn: [rows, wanted], no column of a row twice;
+ * picked: their probabilities; peaks: [rows], the largest probability of each row */
+SEQUOIA_API int32_t sequoia_draw_ordered(const float* probs, int32_t rows, int32_t columns, int32_t wanted,
+                                         const double* uniforms, int32_t* drawn, float* picked, float* peaks);
 
 #ifdef __cplusplus
 }

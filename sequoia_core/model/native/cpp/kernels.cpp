@@ -1,9 +1,11 @@
 // Compiled once per instruction set, with SEQUOIA_ISA as its name and SEQUOIA_SIMD as its header.
 #include "kernels.hpp"
 
+#include <algorithm>
 #include <array>
 #include <bit>
 #include <cmath>
+#include <limits>
 #include <utility>
 
 #include SEQUOIA_SIMD
@@ -261,6 +263,106 @@ void multiply(float* values, float factor, int count) {
     for (int i = 0; i < count; i += LANES) store(values + i, load(values + i) * broadcast(factor));
 }
 
+// ------------------------------------------------------------------------------- rows of logits
+
+// The vector at `from` of a row that ends at `last`; past it, what no maximum takes and no sum counts.
+inline Floats load_within(const float* from, const float* last) {
+    if (last - from >= LANES) return load(from);
+    float padded[LANES];
+    for (int lane = 0; lane < LANES; ++lane) padded[lane] = from + lane < last ? from[lane] : -INFINITY;
+    return load(padded);
+}
+
+struct Peak {
+    int index;
+    float logit;  // no number if any logit of the row is none, or is infinite
+};
+
+Peak peak_of(const float* logits, int count) {
+    constexpr int STRETCH = 32 * LANES;  // the argmax is looked for only within the one that holds it
+    const float* const last = logits + count;
+    int first = 0;
+    float peak = -INFINITY;
+    Floats numbers = broadcast(0.f);
+    const Floats lowest = broadcast(std::numeric_limits<float>::lowest());  // -infinity is a probability of 0
+    for (int begin = 0; begin < count; begin += STRETCH) {
+        const int end = std::min(count, begin + STRETCH);
+        Floats high = broadcast(-INFINITY);
+        for (int i = begin; i < end; i += LANES) {
+            const Floats logit = load_within(logits + i, last);
+            high = maximum(high, logit);
+            numbers = fused(maximum(lowest, logit), broadcast(0.f), numbers);  // the second where one is no number
+        }
+        if (const float here = largest(high); here > peak) {
+            peak = here;
+            first = begin;
+        }
+    }
+    int at = first;
+    while (at < count - 1 && logits[at] != peak) ++at;
+    if (!std::isfinite(sum(numbers)) || !std::isfinite(peak)) peak = std::numeric_limits<float>::quiet_NaN();
+    return {at, peak};
+}
+
+// The sum of exp((logit - peak) / temperature), as `CHAINS` sums that do not wait for each other.
+template <class Use>
+float weights_of(const float* logits, int count, float peak, float inverse_temperature, Use use) {
+    constexpr int CHAINS = 4;
+    Floats totals[CHAINS];
+    for (Floats& total : totals) total = broadcast(0.f);
+    const Floats highest = broadcast(peak), inverse = broadcast(inverse_temperature);
+    for (int i = 0; i < count; i += CHAINS * LANES)
+        for (int chain = 0; chain < CHAINS && i + chain * LANES < count; ++chain) {
+            const Floats logit = load_within(logits + i + chain * LANES, logits + count);
+            const Floats weight = zero_where_infinite(logit, exponential((logit - highest) * inverse));
+            totals[chain] = totals[chain] + weight;
+            use(i + chain * LANES, weight);
+        }
+    // the exponential of what is no number is one
+    return std::isnan(peak) ? peak : sum((totals[0] + totals[1]) + (totals[2] + totals[3]));
+}
+
+RowSummary summarize(const float* logits, int count, float inverse_temperature) {
+    const Peak peak = peak_of(logits, count);
+    const float total = weights_of(logits, count, peak.logit, inverse_temperature, [](int, Floats) {});
+    return {static_cast<double>(peak.index),
+            static_cast<double>(peak.logit) * static_cast<double>(inverse_temperature) + std::log(static_cast<double>(total))};
+}
+
+void top(const float* logits, int count, int wanted, std::int32_t* columns) {
+    constexpr int STRETCH = 4 * LANES;
+    const float* const last = logits + count;
+    int held = 0;
+    for (int begin = 0; begin < count; begin += STRETCH) {
+        const int end = std::min(count, begin + STRETCH);
+        if (held == wanted) {
+            Floats high = load_within(logits + begin, last);
+            for (int i = begin + LANES; i < end; i += LANES) high = maximum(high, load_within(logits + i, last));
+            if (!(largest(high) > logits[columns[held - 1]])) continue;
+        }
+        for (int column = begin; column < end; ++column) {
+            if (held == wanted && !(logits[column] > logits[columns[held - 1]])) continue;
+            int place = held < wanted ? held++ : held - 1;
+            for (; place > 0 && logits[column] > logits[columns[place - 1]]; --place) columns[place] = columns[place - 1];
+            columns[place] = column;
+        }
+    }
+}
+
+void distribution(const float* logits, int count, float inverse_temperature, float* probs) {
+    const Peak peak = peak_of(logits, count);
+    const float total = weights_of(logits, count, peak.logit, inverse_temperature, [&](int at, Floats weight) {
+        if (count - at >= LANES) return store(probs + at, weight);
+        float padded[LANES];
+        store(padded, weight);
+        std::copy_n(padded, count - at, probs + at);
+    });
+    const float inverse = 1.f / total;
+    const int whole = count / LANES * LANES;
+    multiply(probs, inverse, whole);
+    for (int i = whole; i < count; ++i) probs[i] *= inverse;
+}
+
 // ------------------------------------------------------------------------------------- attention
 
 template <class Element>
@@ -415,6 +517,9 @@ const Kernels KERNELS = {
     .values = values,
     .listed_values = listed_values,
     .multiply = multiply,
+    .summarize = summarize,
+    .top = top,
+    .distribution = distribution,
 };
 
 }  // namespace sequoia::SEQUOIA_ISA

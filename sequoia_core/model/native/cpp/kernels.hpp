@@ -23,6 +23,11 @@ struct Tile {
     const float* floats;       // [column][rows]
 };
 
+// Of a row of logits: the first of its largest ones, and ln(sum(exp(logit / temperature))).
+struct RowSummary {
+    double argmax, log_total;
+};
+
 // Where the keys and values of one layer and KV head lie.
 struct HeadMemory {
     const std::byte* const* pages;
@@ -65,6 +70,11 @@ struct Kernels {
     void (*listed_values)(const HeadMemory& memory, const float* weights, const std::int32_t* keys, int count,
                           float* out);
     void (*multiply)(float* values, float factor, int count);
+    RowSummary (*summarize)(const float* logits, int count, float inverse_temperature);
+    // the `wanted` largest logits, falling, the first of equal ones first -> their columns; wanted <= count
+    void (*top)(const float* logits, int count, int wanted, std::int32_t* columns);
+    // logits -> probabilities
+    void (*distribution)(const float* logits, int count, float inverse_temperature, float* probs);
 };
 
 // The best of what was compiled that this processor runs; null for an unknown or unsupported name.
