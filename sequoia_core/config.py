@@ -129,3 +129,8 @@ class SamplingParams:
             raise ParameterError(f"seed is {self.seed}; give a whole number from 0 to 2**63 - 1")
         if any(not stop for stop in self.stop):
             raise ParameterError("a stop string is empty; give at least one character")
+
+    @property
+    def shapes(self) -> bool:
+        """Whether a distribution is cut by top-p or top-k."""
+        return self.top_p < 1.0 or self.top_k > 0

@@ -21,10 +21,9 @@ from sequoia_core.sampling import (
     independent_draws,
     ordered_draws,
     race_noise,
-    reader_of,
     to_host,
 )
-from sequoia_core.token_tree import TokenTree, TreeLayout
+from sequoia_core.token_tree import Draws, LevelDraw, TokenTree, TreeLayout
 
 ChildChooser = Callable[[Tensor, int], tuple[Tensor, Tensor]]
 """(logits [n, V_draft], count) -> columns [n, count] in rank order, probabilities [n, V_draft]."""
@@ -134,40 +133,23 @@ def _level_plan(growmap: GrowMap, depth: int, mask: Tensor, device: torch.device
     )
 
 
-@dataclass(frozen=True, slots=True)
-class Draws:
-    """Children chosen at n nodes, on the host.
-
-    Attributes:
-        columns: of each row's children in order of rank, row by row.
-        probs: the draft's probabilities of them.
-        peaks: the largest probability of each row.
-        distributions: float32 [n, V_draft], what they were drawn from.
-    """
-
-    columns: Sequence[int]
-    probs: Sequence[float]
-    peaks: Sequence[float]
-    distributions: Tensor
+def level_draw(choose: ChildChooser) -> LevelDraw | None:
+    """What `choose` does, in words that a `TreeReader` understands, if there are any."""
+    if choose is top_children:
+        return LevelDraw()
+    if isinstance(choose, SampledChildren) and not choose.params.shapes:
+        return LevelDraw(choose.params.temperature, choose.generator)
+    return None
 
 
 def drawn_on_host(choose: ChildChooser, logits: Tensor, count: int) -> Draws:
-    """What `choose` draws, read in one transfer; without PyTorch's operations where that can be.
+    """What `choose` draws at n nodes, read in one transfer.
 
     Args:
         choose: picks children from logits.
         logits: float32 [n, V_draft].
         count: of children at each node.
     """
-    reader = reader_of(logits)
-    if reader is not None and choose is top_children:
-        columns, probs = reader.top(logits, count)
-        return Draws(columns, probs, probs[::count], full_probs(logits, 1.0))
-    if reader is not None and isinstance(choose, SampledChildren):
-        distributions = draft_probs(logits, choose.params)
-        shape = (logits.shape[0], count)
-        uniforms = torch.rand(shape, generator=choose.generator, dtype=torch.float64)
-        return Draws(*reader.ordered_draws(distributions, uniforms, count), distributions)
     drawn, distributions = choose(logits, count)
     found = to_host(drawn, distributions.gather(1, drawn), distributions.amax(-1))
     return Draws(list(map(int, found[0])), found[1], found[2], distributions)

@@ -37,7 +37,7 @@ from sequoia_core.plain_clock import PlainClock, StepClock
 from sequoia_core.protocols import LanguageModel, Lookup, TreeChoice
 from sequoia_core.speculator import MOST_PENDING, Sampler, Speculator
 from sequoia_core.step_nodes import step_nodes
-from sequoia_core.stopwatch import TimedModel
+from sequoia_core.stopwatch import timed
 from sequoia_core.text import TextCodec, TextStream
 from sequoia_core.token_tree import ScoredTree
 from sequoia_core.trees import (
@@ -104,8 +104,8 @@ class Engine:
         eos_token_ids: frozenset[int],
         advisor: TreeAdvisor,
     ) -> None:
-        self._target = TimedModel(target)
-        self._draft = TimedModel(draft.model) if draft else None
+        self._target = timed(target)
+        self._draft = timed(draft.model) if draft else None
         self._codec = codec
         self._eos_token_ids = eos_token_ids
         self._ledger = Ledger(target, draft.model if draft else None)

@@ -117,6 +117,13 @@ class GrowMap:
             mask[node] |= mask[parent]
         return torch.from_numpy(mask)
 
+    def paths(self) -> list[tuple[int, ...]]:
+        """The nodes from the root to each node, itself the last."""
+        paths: list[tuple[int, ...]] = [(0,)]
+        for node, parent in enumerate(self.parents[1:], start=1):
+            paths.append((*paths[parent], node))
+        return paths
+
     def node_probs(
         self, rates: Sequence[float], deeper: Sequence[Sequence[float]] = ()
     ) -> list[float]:

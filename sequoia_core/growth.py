@@ -11,14 +11,13 @@ from typing import Protocol
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import Tensor
 
 from sequoia_core.adaptive import Born, Offer, Seen
-from sequoia_core.draft import ChildChooser, DraftModel, Draws, drawn_on_host, known_columns
+from sequoia_core.draft import ChildChooser, DraftModel, drawn_on_host, known_columns, level_draw
 from sequoia_core.growmap import GrowMap
-from sequoia_core.protocols import KVCache, LanguageModel
-from sequoia_core.token_tree import TokenTree
+from sequoia_core.protocols import KVCache, LanguageModel, TreeReader
+from sequoia_core.token_tree import Draws, Paths, TokenTree, TreeRows
 from sequoia_core.trees import ADAPTIVE
 
 
@@ -43,12 +42,14 @@ class Drafting:
         choose: picks children from logits.
         ranked: `choose` takes the most probable tokens, which follow from the distribution alone.
         width: most children of a node.
+        reader: the draft, where it can read a level in one call; None where it cannot.
     """
 
     draft: DraftModel
     choose: ChildChooser
     ranked: bool
     width: int
+    reader: TreeReader | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -129,17 +130,17 @@ class _Sketch:
         self.counts += counts
         return born
 
-    def visible(self, nodes: Sequence[int]) -> NDArray[np.bool_]:
-        """Bool [nodes, rows], which of the draft's rows those nodes see; they are read next."""
+    def paths(self, nodes: Sequence[int]) -> list[list[int]]:
+        """Which of the draft's rows each of the nodes that are read next sees, itself the last."""
+        paths: list[list[int]] = []
         for node in nodes:
             self.rows[node] = len(self.rows)
-        mask = np.zeros((len(nodes), len(self.rows)), dtype=np.bool_)
-        for at, node in enumerate(nodes):
-            above = node
-            while above >= 0:
-                mask[at, self.rows[above]] = True
-                above = self.parents[above]
-        return mask
+            path = []
+            while node >= 0:
+                path.append(self.rows[node])
+                node = self.parents[node]
+            paths.append(path[::-1])
+        return paths
 
 
 @dataclass(frozen=True, slots=True)
@@ -181,13 +182,19 @@ def grow_adaptive(
     Raises:
         ContextFullError: the draft's context window is too small.
     """
-    draft = drafting.draft
+    draft, how = drafting.draft, level_draw(drafting.choose)
     width = min(drafting.width, draft.columns)
     sketch, distributions = _Sketch(pending[-1]), []
     nodes = policy.read([Born(0, -1, 0, pending[-1], 1.0)])
     while nodes:
-        logits = _read(draft.model, sketch, nodes, pending, cache)
-        draws = drawn_on_host(drafting.choose, known_columns(logits, draft.vocab_ids), width)
+        if drafting.reader is not None and how is not None:
+            rows = _rows(sketch, nodes, pending, cache)
+            draws = drafting.reader.read_level(rows, width, cache, how)
+        else:
+            logits = known_columns(
+                _read(draft.model, sketch, nodes, pending, cache), draft.vocab_ids
+            )
+            draws = drawn_on_host(drafting.choose, logits, width)
         distributions.append(draws.distributions)
         level = _Drawn.of(draws, draft.token_of)
         offers = [
@@ -206,18 +213,32 @@ def _read(
     pending: Sequence[int],
     cache: KVCache,
 ) -> Tensor:
-    """The draft's logits [n, V_draft] at nodes of one level; the pending tokens precede the root."""
-    device, mask = model.device, sketch.visible(nodes)
+    """The draft's logits [n, V_draft] at nodes of a level; the pending tokens end with the root."""
+    device, paths = model.device, sketch.paths(nodes)
     if nodes[0] == 0:
         ids = torch.tensor(pending, device=device)
         positions = torch.arange(cache.length, cache.length + len(pending), device=device)
         return model.forward(ids, positions, None, cache)[-1:]
-    root = cache.length - mask.shape[1] + len(nodes)  # the root's position
-    seen = np.ones((len(nodes), root + mask.shape[1]), dtype=np.bool_)
-    seen[:, root:] = mask
+    width = cache.length + len(nodes)
+    root = width - len(sketch.rows)
+    seen = np.ones((len(nodes), width), dtype=np.bool_)
+    seen[:, root:] = False
+    for at, path in enumerate(paths):
+        seen[at, [root + row for row in path]] = True
     ids = torch.tensor([sketch.tokens[node] for node in nodes], device=device)
     positions = torch.full_like(ids, root + sketch.depths[nodes[0]])
     return model.forward(ids, positions, torch.from_numpy(seen).to(device), cache)
+
+
+def _rows(
+    sketch: _Sketch, nodes: Sequence[int], pending: Sequence[int], cache: KVCache
+) -> TreeRows:
+    """As `_read` reads them, for a draft that reads them itself."""
+    paths = sketch.paths(nodes)
+    if nodes[0] == 0:
+        return TreeRows(pending)
+    root = cache.length + len(nodes) - len(sketch.rows)
+    return TreeRows([sketch.tokens[node] for node in nodes], root, Paths.of(paths))
 
 
 def _finished(sketch: _Sketch, distributions: list[Tensor], draft: DraftModel) -> Growth:

@@ -16,6 +16,8 @@ from sequoia_core.config import OTHER_CHILDREN, Mode
 from sequoia_core.errors import GrowMapError
 
 if TYPE_CHECKING:  # a screen imports this module long before it needs torch
+    from array import array
+
     import torch
     from torch import Tensor
 
@@ -24,6 +26,7 @@ if TYPE_CHECKING:  # a screen imports this module long before it needs torch
     from sequoia_core.events import Event
     from sequoia_core.growmap import GrowMap
     from sequoia_core.race import RaceEvent
+    from sequoia_core.token_tree import Draws, LevelDraw, Summary, TreeRows
 
 
 class KVCache(Protocol):
@@ -100,6 +103,39 @@ class LanguageModel(Protocol):
 
     def extend(self, token_ids: Tensor, cache: KVCache) -> None:
         """Append n tokens after the S cached ones without computing logits."""
+        ...
+
+
+@runtime_checkable
+class TreeReader(LanguageModel, Protocol):
+    """A model on the CPU that takes and gives values of the host, one call for each pass.
+
+    A forward leaves nothing else in the processor's caches, so what follows one is slow for each
+    operation of PyTorch that it needs, however small.
+    """
+
+    def read_tree(
+        self, rows: TreeRows, parents: array[int], temperature: float, cache: KVCache
+    ) -> tuple[Tensor, Summary]:
+        """Logits [T, V] of a tree, and what is needed of each row of them.
+
+        Args:
+            rows: its nodes.
+            parents: int64 [T], the root its own.
+            temperature: above 0.
+            cache: from this model's `new_cache`.
+        """
+        ...
+
+    def read_level(self, rows: TreeRows, count: int, cache: KVCache, draw: LevelDraw) -> Draws:
+        """Children of all rows of a tree, or of the last of the tokens that continue a text.
+
+        Args:
+            rows: what is read.
+            count: of children at each.
+            cache: from this model's `new_cache`.
+            draw: how they are chosen.
+        """
         ...
 
 

@@ -26,43 +26,27 @@ UNCUT = 1e-4
 children after it then come in the draft's own order instead of any (docs/decisions/0021)."""
 
 
-Summary = tuple[list[int], list[float], list[float]]
-"""Of each row of a tree's logits, on the host: the most probable token,
-`log(sum(exp(logits / t)))`, and the log probability of the row's own token at its parent."""
-
-
 class RowReader(Protocol):
-    """Reads rows of logits on the CPU, without PyTorch's operations.
-
-    After a forward everything outside it is cold in the caches, so one call that does all costs a
-    fraction of several.
-    """
+    """Reads rows of numbers on the CPU in place of PyTorch's operations."""
 
     def takes(self, logits: Tensor) -> bool:
         """Whether it reads this tensor."""
-        ...
-
-    def summarize(
-        self, logits: Tensor, temperature: float, parents: Sequence[int], tokens: Sequence[int]
-    ) -> Summary:
-        """Of logits [T, V] of a tree, at a temperature above 0; the root is its own parent."""
         ...
 
     def probs(self, logits: Tensor, temperature: float) -> Tensor:
         """As `full_probs`, for a temperature above 0."""
         ...
 
-    def top(self, logits: Tensor, count: int) -> tuple[list[int], list[float]]:
-        """The `count` most probable tokens of each row, falling, and their probabilities."""
-        ...
+    def ordered_draws(self, probs: Tensor, uniforms: Sequence[float], count: int) -> list[int]:
+        """Draw `count` tokens of each row [n, V] without replacement, in order.
 
-    def ordered_draws(
-        self, probs: Tensor, uniforms: Tensor, count: int
-    ) -> tuple[list[int], list[float], list[float]]:
-        """As the function `ordered_draws`, from uniform numbers [n, count].
+        Args:
+            probs: float32 [n, V].
+            uniforms: in [0, 1), n x count.
+            count: at most V.
 
         Returns:
-            columns and their probabilities, row by row, and the largest probability of each row.
+            columns, row by row; -1 where a probability of the row is not a number.
         """
         ...
 
@@ -244,15 +228,25 @@ def draw(probs: Tensor, uniform: float) -> int:
     Raises:
         NumberError: a probability is not a number.
     """
-    columns = len(probs)
-    blocks = torch.nn.functional.pad(probs, (0, -columns % DRAW_BLOCK)).view(-1, DRAW_BLOCK)
+    if (reader := reader_of(probs[None])) is not None:
+        (token,) = reader.ordered_draws(probs[None], (uniform,), 1)
+    else:
+        token = _drawn(probs, uniform)
+    if token < 0:
+        raise NumberError(
+            "the target's logits left the range of its number format; try --dtype float32"
+        )
+    return token
+
+
+def _drawn(probs: Tensor, uniform: float) -> int:
+    """As `draw`; -1 if a probability is not a number."""
+    blocks = torch.nn.functional.pad(probs, (0, -len(probs) % DRAW_BLOCK)).view(-1, DRAW_BLOCK)
     totals = blocks.sum(-1, dtype=torch.float64).cumsum(0)
     wanted = uniform * totals[-1]
     block = int(torch.searchsorted(totals, wanted, right=True))
     if block == len(totals):
-        raise NumberError(
-            "the target's logits left the range of its number format; try --dtype float32"
-        )
+        return -1
     below = totals[block - 1] if block else totals.new_zeros(())
     within = blocks[block].double().cumsum(0)
     token = int(torch.searchsorted(within, wanted - below, right=True))

@@ -9,7 +9,6 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
-from torch import Tensor
 
 from sequoia_core import verify
 from sequoia_core.adaptive import AdaptivePolicy, Continuation, Limits
@@ -30,8 +29,17 @@ from sequoia_core.growth import Drafting, Growth, grow_adaptive
 from sequoia_core.ledger import Ledger
 from sequoia_core.lookup import Lookups
 from sequoia_core.memory import memory_errors
-from sequoia_core.protocols import KVCache, LanguageModel, Lookup
-from sequoia_core.token_tree import ScoredTree, TokenTree, TreeLayout, score
+from sequoia_core.protocols import KVCache, LanguageModel, Lookup, TreeReader
+from sequoia_core.token_tree import (
+    ScoredTree,
+    TokenTree,
+    TreeLayout,
+    TreeRows,
+    device_ids,
+    host_values,
+    score,
+    scored,
+)
 from sequoia_core.trees import ROOT, AdaptiveTree, StepCosts, Tree
 from sequoia_core.verify import AcceptanceRule, Verdict
 
@@ -121,6 +129,11 @@ class Speculator:
         endings: frozenset[int] = frozenset(),
     ) -> None:
         self._target, self._draft, self._ledger = target, draft, ledger
+        self._target_reader = target if isinstance(target, TreeReader) else None
+        # the columns that a padded head has too many are no children
+        known = draft is not None and draft.columns == draft.model.vocab_size
+        model = draft.model if draft is not None and known else None
+        self._draft_reader = model if isinstance(model, TreeReader) else None
         self._plans: dict[tuple[int, ...], GrowPlan] = {}  # a shape, whatever it is called
         self._economy = Economy()
         self._policies = {greedy: AdaptivePolicy(self._economy, greedy) for greedy in (True, False)}
@@ -144,7 +157,7 @@ class Speculator:
                 proposal = self._adaptive(shape, sampler, lookup)
             else:
                 proposal = self._fixed(shape, sampler, lookup)
-            scored = score(proposal.tree, self._scores(proposal.tree), sampler.params)
+            scored = self._scored(proposal.tree, sampler.params)
         verdict = sampler.rule(scored, sampler.generator)
         self._learn(proposal, scored, verdict, sampler.greedy)
         return scored, verdict
@@ -196,7 +209,9 @@ class Speculator:
         draft_room = self._draft.model.context_window - len(self._ledger.token_ids) + 1
         limits = Limits(room, bounds.depth, bounds.branching, draft_room)
         policy = self._policies[sampler.greedy].step(limits, known)
-        drafting = Drafting(self._draft, sampler.choose, sampler.greedy, bounds.branching)
+        drafting = Drafting(
+            self._draft, sampler.choose, sampler.greedy, bounds.branching, self._draft_reader
+        )
         growth = grow_adaptive(drafting, policy, pending, cache)
         return _Proposal(graft(growth.tree, known.token_ids), policy.passes, growth)
 
@@ -240,14 +255,22 @@ class Speculator:
             vocab_ids=None,
         )
 
-    def _scores(self, tree: TokenTree) -> Tensor:
+    def _scored(self, tree: TokenTree, params: SamplingParams) -> ScoredTree:
         """The target's logits [T, V] under the tree mask; a node's position is S + depth."""
         root, size = len(self._ledger.token_ids) - 1, tree.growmap.size
-        plan = self._plans.get(tree.growmap.parents)
+        plan, cache = self._plans.get(tree.growmap.parents), self._ledger.target_cache
         layout = plan.layout if plan else TreeLayout.of(tree.growmap, self._target.device)
+        if self._target_reader is not None:
+            values = host_values(tree)
+            rows = TreeRows(values[0], root, layout.paths)
+            logits, summary = self._target_reader.read_tree(
+                rows, layout.host_parents, params.temperature or 1.0, cache
+            )
+            return scored(tree, values, logits, params, summary)
         mask = None
         if size > 1:
             prefix = layout.mask.new_ones((size, root))
             mask = torch.cat((prefix, layout.mask), dim=1)
-        ids = torch.as_tensor(tree.token_ids, device=self._target.device)
-        return self._target.forward(ids, layout.depths + root, mask, self._ledger.target_cache)
+        ids = device_ids(tree, self._target.device)
+        logits = self._target.forward(ids, layout.depths + root, mask, cache)
+        return score(tree, logits, params)

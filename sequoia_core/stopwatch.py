@@ -12,10 +12,15 @@ from typing import TYPE_CHECKING
 
 import torch
 
+from sequoia_core.protocols import TreeReader
+
 if TYPE_CHECKING:
+    from array import array
+
     from torch import Tensor
 
     from sequoia_core.protocols import KVCache, LanguageModel
+    from sequoia_core.token_tree import Draws, LevelDraw, Summary, TreeRows
 
 
 class TimedModel:
@@ -86,6 +91,35 @@ class TimedModel:
         spans, self._spans = self._spans, []
         on_device = sum(float(start.elapsed_time(end)) for start, end in spans)
         return seconds * 1e3 + on_device
+
+
+class TimedTreeReader(TimedModel):
+    """A `TreeReader` that adds up the time its passes take."""
+
+    def __init__(self, model: TreeReader) -> None:
+        super().__init__(model)
+        self._reader = model
+
+    def read_tree(
+        self, rows: TreeRows, parents: array[int], temperature: float, cache: KVCache
+    ) -> tuple[Tensor, Summary]:
+        """The model's, timed."""
+        before = perf_counter()
+        read = self._reader.read_tree(rows, parents, temperature, cache)
+        self._seconds += perf_counter() - before
+        return read
+
+    def read_level(self, rows: TreeRows, count: int, cache: KVCache, draw: LevelDraw) -> Draws:
+        """The model's, timed."""
+        before = perf_counter()
+        draws = self._reader.read_level(rows, count, cache, draw)
+        self._seconds += perf_counter() - before
+        return draws
+
+
+def timed(model: LanguageModel) -> TimedModel:
+    """The model with a clock, and all that it can do."""
+    return TimedTreeReader(model) if isinstance(model, TreeReader) else TimedModel(model)
 
 
 def _stream(device: torch.device) -> torch.cuda.Stream | None:

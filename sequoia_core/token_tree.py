@@ -3,9 +3,13 @@
 Immutable values. They know neither how tokens were drafted nor how they are judged.
 """
 
-from collections.abc import Mapping
+from __future__ import annotations
+
+from array import array
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
+from itertools import chain
 from math import exp
 
 import torch
@@ -13,7 +17,7 @@ from torch import Tensor
 
 from sequoia_core.config import SamplingParams
 from sequoia_core.growmap import GrowMap
-from sequoia_core.sampling import full_probs, log_totals, reader_of, shaped_probs, to_host
+from sequoia_core.sampling import full_probs, log_totals, shaped_probs, to_host
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,6 +52,74 @@ class TokenTree:
 
 
 @dataclass(frozen=True, slots=True)
+class Paths:
+    """What each of n rows sees of a tree's rows: its path from the root, itself the last.
+
+    Attributes:
+        lengths: int32 [n].
+        rows: int32, one path after the other, each ascending.
+    """
+
+    lengths: array[int]
+    rows: array[int]
+
+    @classmethod
+    def of(cls, paths: Sequence[Sequence[int]]) -> Paths:
+        """From the path of each row."""
+        return cls(array("i", map(len, paths)), array("i", chain.from_iterable(paths)))
+
+
+@dataclass(frozen=True, slots=True)
+class TreeRows:
+    """Rows for a `TreeReader`: tokens that continue the text, or nodes of a tree.
+
+    Attributes:
+        token_ids: of the n rows.
+        prefix: tokens before the tree, which all its rows see.
+        paths: in the tree; None for tokens that continue the text.
+    """
+
+    token_ids: Sequence[int]
+    prefix: int = 0
+    paths: Paths | None = None
+
+
+Summary = tuple[Sequence[int], Sequence[float], Sequence[float]]
+"""Of each row of a tree's logits: the target's most probable token, `log(sum(exp(logits / t)))`,
+and the log probability of the row's own token at its parent."""
+
+
+@dataclass(frozen=True, slots=True)
+class Draws:
+    """Children chosen at n nodes, on the host.
+
+    Attributes:
+        columns: of each row's children in order of rank, row by row.
+        probs: the draft's probabilities of them.
+        peaks: the largest probability of each row.
+        distributions: float32 [n, V_draft], what they were drawn from.
+    """
+
+    columns: Sequence[int]
+    probs: Sequence[float]
+    peaks: Sequence[float]
+    distributions: Tensor
+
+
+@dataclass(frozen=True, slots=True)
+class LevelDraw:
+    """How children are chosen from a distribution.
+
+    Attributes:
+        temperature: of the distribution, above 0.
+        generator: of uniform numbers, to draw without replacement; None takes the most probable.
+    """
+
+    temperature: float = 1.0
+    generator: torch.Generator | None = None
+
+
+@dataclass(frozen=True, slots=True)
 class TreeLayout:
     """A shape as the target's forward needs it.
 
@@ -55,14 +127,18 @@ class TreeLayout:
         parents: int64 [T], the root its own.
         mask: bool [T, T], ancestor-or-self.
         depths: int64 [T].
+        paths: the same as `mask`, for a `TreeReader`.
+        host_parents: `parents` for it.
     """
 
     parents: Tensor
     mask: Tensor
     depths: Tensor
+    paths: Paths
+    host_parents: array[int]
 
     @classmethod
-    def of(cls, growmap: GrowMap, device: torch.device) -> "TreeLayout":
+    def of(cls, growmap: GrowMap, device: torch.device) -> TreeLayout:
         """Index tensors of a shape on a device."""
         return _layout(growmap, device)
 
@@ -74,6 +150,8 @@ def _layout(growmap: GrowMap, device: torch.device) -> TreeLayout:
             parents=torch.tensor((0, *growmap.parents[1:]), device=device),
             mask=growmap.ancestor_mask().to(device),
             depths=torch.tensor(growmap.depths, device=device),
+            paths=Paths.of(growmap.paths()),
+            host_parents=array("q", (0, *growmap.parents[1:])),
         )
 
 
@@ -104,8 +182,8 @@ class ScoredTree:
     columns: tuple[int, ...]
     draft_prob: tuple[float, ...]
     target_prob: tuple[float, ...]
-    argmax: tuple[int, ...]
-    log_totals: tuple[float, ...]
+    argmax: Sequence[int]
+    log_totals: Sequence[float]
 
     @property
     def growmap(self) -> GrowMap:
@@ -136,37 +214,55 @@ class ScoredTree:
         return full_probs(self.logits[rows], self.params.temperature)
 
 
+def device_ids(tree: TokenTree, device: torch.device) -> Tensor:
+    """A tree's token ids on a device: int64 [T]."""
+    ids = tree.token_ids
+    return ids if isinstance(ids, Tensor) else torch.tensor(ids, device=device)
+
+
+HostValues = tuple[tuple[int, ...], tuple[int, ...], tuple[float, ...]]
+"""A tree's token ids, columns and the draft's probabilities."""
+
+
 def score(tree: TokenTree, logits: Tensor, params: SamplingParams) -> ScoredTree:
     """Attach the target's logits [T, V] and read what every rule needs, in one transfer."""
     temperature = params.temperature or 1.0
+    index = TreeLayout.of(tree.growmap, logits.device).parents
+    tokens, columns, draft_prob, argmax, totals, picked = to_host(
+        tree.token_ids,
+        tree.columns,
+        tree.node_probs,
+        logits.argmax(-1),
+        log_totals(logits, temperature),
+        logits[index, device_ids(tree, logits.device)],
+    )
     parents = (0, *tree.growmap.parents[1:])
-    if (reader := reader_of(logits)) is not None:
-        tokens, columns, draft_prob = to_host(tree.token_ids, tree.columns, tree.node_probs)
-        summary = reader.summarize(logits, temperature, parents, [*map(int, tokens)])
-    else:
-        index = TreeLayout.of(tree.growmap, logits.device).parents
-        tokens, columns, draft_prob, best, totals, picked = to_host(
-            tree.token_ids,
-            tree.columns,
-            tree.node_probs,
-            logits.argmax(-1),
-            log_totals(logits, temperature),
-            logits[index, torch.as_tensor(tree.token_ids, device=logits.device)],
-        )
-        log_probs = [
-            logit / temperature - totals[parent]
-            for logit, parent in zip(picked, parents, strict=True)
-        ]
-        summary = [*map(int, best)], totals, log_probs
+    log_probs = [
+        logit / temperature - totals[parent] for logit, parent in zip(picked, parents, strict=True)
+    ]
+    values = tuple(map(int, tokens)), tuple(map(int, columns)), tuple(draft_prob)
+    return scored(tree, values, logits, params, (list(map(int, argmax)), totals, log_probs))
+
+
+def host_values(tree: TokenTree) -> HostValues:
+    """What is known of a tree before the target reads it, in one transfer."""
+    tokens, columns, probs = to_host(tree.token_ids, tree.columns, tree.node_probs)
+    return tuple(map(int, tokens)), tuple(map(int, columns)), tuple(probs)
+
+
+def scored(
+    tree: TokenTree, values: HostValues, logits: Tensor, params: SamplingParams, summary: Summary
+) -> ScoredTree:
+    """A tree with the target's logits [T, V] and what was read off them."""
     argmax, totals, log_probs = summary
     return ScoredTree(
         tree=tree,
         logits=logits,
         params=params,
-        token_ids=tuple(map(int, tokens)),
-        columns=tuple(map(int, columns)),
-        draft_prob=tuple(draft_prob),
+        token_ids=values[0],
+        columns=values[1],
+        draft_prob=values[2],
         target_prob=(1.0, *map(exp, log_probs[1:])),
-        argmax=tuple(argmax),
-        log_totals=tuple(totals),
+        argmax=argmax,
+        log_totals=totals,
     )

@@ -25,6 +25,7 @@ from sequoia_core.draft import DraftModel
 from sequoia_core.economy import Economy
 from sequoia_core.growth import Drafting, grow_adaptive
 from sequoia_core.sampling import draft_probs, ordered_draws
+from sequoia_core.token_tree import host_values
 from sequoia_core.trees import StepCosts
 from tests.core.models import TableModel
 
@@ -66,10 +67,8 @@ def grown(model: TableModel, watched: Watched, noise_seed: int) -> list[int]:
     cache = model.new_cache()
     model.extend(torch.tensor(CONTEXT[:-1]), cache)
     drafting = Drafting(DraftModel(model), choose, ranked=False, width=4)
-    tokens: list[int] = grow_adaptive(
-        drafting, watched, CONTEXT[-1:], cache
-    ).tree.token_ids.tolist()
-    return tokens
+    tree = grow_adaptive(drafting, watched, CONTEXT[-1:], cache).tree
+    return list(host_values(tree)[0])
 
 
 @given(model=st.integers(0, 500), one=st.integers(0, 500), two=st.integers(0, 500))

@@ -147,6 +147,8 @@ def test_a_whole_step_up_to_its_logits_passes_through(choose: ChildChooser, trim
     target, plan = llama(), GrowPlan.of(GROWMAP, CUDA)
     draft_cache, target_cache = filled(guesser, 38), filled(target, 40)
     tree = grow(draft, plan, [1, 2, 3], draft_cache, choose)
+    assert isinstance(tree.token_ids, torch.Tensor)
+    assert isinstance(tree.node_probs, torch.Tensor)
     columns = 30 if trimmed else 61
     assert tree.token_ids.shape == tree.node_probs.shape == (GROWMAP.size,)
     assert tree.draft_probs.shape == (len(plan.inner_rows), columns)

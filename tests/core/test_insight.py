@@ -151,7 +151,6 @@ def star(
     ids = KEPT if trimmed else range(VOCAB)
     tree = TokenTree(
         growmap=growmap,
-        parents=torch.zeros(growmap.size, dtype=torch.int64),
         token_ids=torch.tensor([0, *(ids[column] for column in columns)]),
         columns=torch.tensor([0, *columns]),
         node_probs=torch.ones(growmap.size),

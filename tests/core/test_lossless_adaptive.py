@@ -25,7 +25,7 @@ from sequoia_core.growmap import GrowMap
 from sequoia_core.growth import Drafting, Growth, grow_adaptive
 from sequoia_core.protocols import Lookup, TreeChoice
 from sequoia_core.sampling import draft_probs
-from sequoia_core.token_tree import ScoredTree, TokenTree, score
+from sequoia_core.token_tree import ScoredTree, TokenTree, host_values, score
 from sequoia_core.trees import AdaptiveTree
 from tests.core.engines import check_caches, check_laws, finish_of, make_engine, tokens_of
 from tests.core.models import TableModel, tiny_llama
@@ -133,7 +133,7 @@ def joint_of(scored: ScoredTree, target: TableModel) -> Tensor:
 
 def target_logits(target: TableModel, tree: TokenTree) -> Tensor:
     """After each node of a tree, [T, V]."""
-    tokens = tree.token_ids.tolist()
+    tokens = host_values(tree)[0]
     paths: list[tuple[int, ...]] = [()]
     for node in range(1, tree.growmap.size):
         paths.append((*paths[tree.growmap.parents[node]], tokens[node]))

@@ -96,7 +96,6 @@ def emitted_distribution(
     for tokens, probability in law(full_q.double().tolist(), support, count):
         tree = TokenTree(
             growmap=growmap,
-            parents=torch.zeros(count + 1, dtype=torch.int64),
             token_ids=torch.tensor([0, *tokens]),
             columns=torch.tensor([0, *map(support.index, tokens)]),
             node_probs=torch.ones(count + 1),

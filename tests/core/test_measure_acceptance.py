@@ -100,7 +100,6 @@ def test_they_are_what_the_decoding_rule_accepts_by(
         columns = torch.tensor([0, *(list(support).index(token) for token in tokens)])
         tree = TokenTree(
             growmap=GrowMap.k_ary([WIDTH]),
-            parents=torch.zeros(WIDTH + 1, dtype=torch.int64),
             token_ids=torch.tensor([0, *tokens]),
             columns=columns,
             node_probs=torch.ones(WIDTH + 1),

@@ -52,7 +52,25 @@ class SegmentStruct(Structure):
         ("cache", c_void_p),
         ("target_cache", c_void_p),
         ("mask", c_void_p),
+        ("prefix", c_int32),
+        ("slot_count", c_int32),
+        ("path_lengths", c_void_p),
+        ("path_slots", c_void_p),
     )
+
+
+class ReadingStruct(Structure):
+    """`sequoia_reading` of abi.h."""
+
+    _fields_ = (
+        ("size", c_uint32),
+        ("first", c_int32),
+        ("inverse_temperature", c_float),
+        ("wanted", c_int32),
+        *((name, c_void_p) for name in (
+            "parents", "summaries", "probs", "uniforms", "columns", "picked", "peaks",
+        )),
+    )  # fmt: skip
 
 
 class LogitsStruct(Structure):
@@ -90,14 +108,12 @@ _SIGNATURES: dict[str, tuple[Any, Sequence[Any]]] = {
     "sequoia_cache_keep": (c_int32, (c_void_p, c_int32, c_void_p, c_int32)),
     "sequoia_forward": (
         c_int32,
-        (c_void_p, POINTER(SegmentStruct), c_int32, c_void_p, c_void_p, c_void_p),
+        (c_void_p, POINTER(SegmentStruct), c_int32, *(c_void_p,) * 3, POINTER(ReadingStruct)),
     ),
-    "sequoia_summarize": (c_int32, (c_void_p, POINTER(LogitsStruct), *(c_void_p,) * 3)),
-    "sequoia_top": (c_int32, (c_void_p, POINTER(LogitsStruct), c_int32, c_void_p, c_void_p)),
     "sequoia_distributions": (c_int32, (c_void_p, POINTER(LogitsStruct), c_void_p)),
     "sequoia_draw_ordered": (
         c_int32,
-        (c_void_p, c_int32, c_int32, c_int32, c_void_p, c_void_p, c_void_p, c_void_p),
+        (c_void_p, c_int32, c_int32, c_int32, c_void_p, c_void_p),
     ),
 }
 

@@ -9,15 +9,17 @@ from __future__ import annotations
 import ctypes
 import weakref
 from collections.abc import Mapping, Sequence
-from ctypes import byref, c_float, c_int32
+from ctypes import addressof, byref, c_double, c_float, c_int32, c_int64
 from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
 
+from sequoia_core.errors import NumberError
 from sequoia_core.model.kv_cache import check_room
 from sequoia_core.model.native.library import (
     ModelShapeStruct,
+    ReadingStruct,
     SegmentStruct,
     check,
     load_library,
@@ -33,12 +35,16 @@ from sequoia_core.model.weights import (
     OWN_INPUT,
     TARGET_INPUT,
 )
+from sequoia_core.token_tree import Draws
 
 if TYPE_CHECKING:
+    from array import array
+
     from sequoia_core.model.config import ModelConfig
     from sequoia_core.model.offload_ring import LayerRing
     from sequoia_core.model.weights import Weights
     from sequoia_core.protocols import KVCache
+    from sequoia_core.token_tree import LevelDraw, Summary, TreeRows
 
 PREFILL_ROWS = 128
 """Rows read at once by `extend`: bounds the working memory of a long prompt."""
@@ -48,6 +54,8 @@ LAYER_PARTS = (
     "mlp.gate_proj", "mlp.up_proj", "mlp.down_proj",
 )  # fmt: skip
 """Matrices of a layer in the order of `Part` in model.hpp."""
+
+_READING_SIZE, _SEGMENT_SIZE = ctypes.sizeof(ReadingStruct), ctypes.sizeof(SegmentStruct)
 
 EMBEDDING_PART, HEAD_PART, TARGET_INPUT_PART, OWN_INPUT_PART = 7, 8, 9, 10
 ATTENTION_NORM, MLP_NORM, FINAL_NORM, SHIFT, SCALE = range(5)
@@ -209,6 +217,81 @@ class NativeLlama:
         self._run(token_ids, position_ids, mask, cache, logits)
         return logits
 
+    def read_tree(
+        self, rows: TreeRows, parents: array[int], temperature: float, cache: KVCache
+    ) -> tuple[Tensor, Summary]:
+        """See `protocols.TreeReader.read_tree`.
+
+        Raises:
+            ContextFullError: S + T exceeds the context window.
+        """
+        count = len(rows.token_ids)
+        logits = torch.empty((count, self.vocab_size))
+        found = (c_double * (3 * count))()
+        reading = ReadingStruct(
+            size=_READING_SIZE,
+            inverse_temperature=1.0 / temperature,
+            parents=parents.buffer_info()[0],
+            summaries=addressof(found),
+        )
+        self._read(rows, cache, logits, reading)
+        return logits, (list(map(int, found[::3])), found[1::3], found[2::3])
+
+    def read_level(self, rows: TreeRows, count: int, cache: KVCache, draw: LevelDraw) -> Draws:
+        """See `protocols.TreeReader.read_level`.
+
+        Raises:
+            ContextFullError: S + n exceeds the context window.
+            NumberError: a logit is not a number.
+        """
+        read = len(rows.token_ids)
+        first = 0 if rows.paths else read - 1
+        nodes = read - first
+        logits = torch.empty((read, self.vocab_size))
+        probs = torch.empty((nodes, self.vocab_size))
+        columns, picked = (c_int32 * (nodes * count))(), (c_float * (nodes * count))()
+        peaks, uniforms = (c_float * nodes)(), None
+        if draw.generator is not None:
+            uniforms = torch.rand(nodes * count, generator=draw.generator, dtype=torch.float64)
+        reading = ReadingStruct(
+            size=_READING_SIZE,
+            first=first,
+            inverse_temperature=1.0 / draw.temperature,
+            wanted=count,
+            probs=probs.data_ptr(),
+            uniforms=None if uniforms is None else uniforms.data_ptr(),
+            columns=addressof(columns),
+            picked=addressof(picked),
+            peaks=addressof(peaks),
+        )
+        self._read(rows, cache, logits, reading)
+        if min(columns) < 0:
+            raise NumberError(
+                "the draft's logits left the range of its number format; take another draft"
+            )
+        return Draws(columns[:], picked[:], peaks[:], probs)
+
+    def _read(self, rows: TreeRows, cache: KVCache, logits: Tensor, reading: ReadingStruct) -> None:
+        assert isinstance(cache, NativeCache)
+        count = len(rows.token_ids)
+        check_room(cache.length + count, self.context_window)
+        segment = SegmentStruct(
+            size=_SEGMENT_SIZE,
+            rows=count,
+            cache=cache.handle,
+            target_cache=cache.target.handle if cache.target else None,
+        )
+        if (paths := rows.paths) is not None:
+            segment.prefix = rows.prefix
+            segment.path_lengths, _ = paths.lengths.buffer_info()
+            segment.path_slots, segment.slot_count = paths.rows.buffer_info()
+        ids = (c_int64 * count)(*rows.token_ids)
+        check(
+            self._library.sequoia_forward(
+                self.handle, byref(segment), 1, ids, None, logits.data_ptr(), byref(reading)
+            )
+        )
+
     def extend(self, token_ids: Tensor, cache: KVCache) -> None:
         """Append n tokens after the S cached ones without computing logits.
 
@@ -255,6 +338,7 @@ class NativeLlama:
                 ids.data_ptr(),
                 places.data_ptr(),
                 None if logits is None else logits.data_ptr(),
+                None,
             )
         )
 

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import ctypes
 from collections.abc import Sequence
-from ctypes import byref, c_double, c_float, c_int32, c_int64
+from ctypes import byref, c_double, c_int32
 from typing import TYPE_CHECKING
 
 import torch
@@ -18,7 +18,6 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from sequoia_core.model.native.llama import Pool
-    from sequoia_core.sampling import Summary
 
 
 class NativeRows:
@@ -41,24 +40,6 @@ class NativeRows:
             and logits.is_contiguous()
         )
 
-    def summarize(
-        self, logits: Tensor, temperature: float, parents: Sequence[int], tokens: Sequence[int]
-    ) -> Summary:
-        """As `sampling.summarize`, already on the host."""
-        rows = logits.shape[0]
-        found = (c_double * (3 * rows))()
-        numbers = c_int64 * rows
-        check(
-            self._library.sequoia_summarize(
-                self._pool.handle,
-                byref(_struct(logits, temperature)),
-                numbers(*parents),
-                numbers(*tokens),
-                found,
-            )
-        )
-        return [int(each) for each in found[::3]], found[1::3], found[2::3]
-
     def probs(self, logits: Tensor, temperature: float) -> Tensor:
         """Softmax of logits [n, V] at a temperature above 0: float32 [n, V]."""
         probs = torch.empty_like(logits)
@@ -68,36 +49,15 @@ class NativeRows:
         )
         return probs
 
-    def top(self, logits: Tensor, count: int) -> tuple[list[int], list[float]]:
-        """The `count` most probable tokens of each row, falling, and their probabilities."""
-        size = logits.shape[0] * count
-        columns, probs = (c_int32 * size)(), (c_float * size)()
-        given = _struct(logits, 1.0)
-        check(self._library.sequoia_top(self._pool.handle, byref(given), count, columns, probs))
-        return columns[:], probs[:]
-
-    def ordered_draws(
-        self, probs: Tensor, uniforms: Tensor, count: int
-    ) -> tuple[list[int], list[float], list[float]]:
-        """Draw `count` tokens of each row without replacement, in order.
-
-        Args:
-            probs: float32 [n, V].
-            uniforms: float64 [n, count] in [0, 1).
-            count: at most V.
-
-        Returns:
-            columns and their probabilities, row by row, and the largest probability of each row.
-        """
+    def ordered_draws(self, probs: Tensor, uniforms: Sequence[float], count: int) -> list[int]:
+        """As `sampling.RowReader.ordered_draws`."""
         rows, width = probs.shape
-        size = rows * count
-        drawn, picked, peaks = (c_int32 * size)(), (c_float * size)(), (c_float * rows)()
+        drawn = (c_int32 * (rows * count))()
+        given = (c_double * len(uniforms))(*uniforms)
         check(
-            self._library.sequoia_draw_ordered(
-                probs.data_ptr(), rows, width, count, uniforms.data_ptr(), drawn, picked, peaks
-            )
+            self._library.sequoia_draw_ordered(probs.data_ptr(), rows, width, count, given, drawn)
         )
-        return drawn[:], picked[:], peaks[:]
+        return drawn[:]
 
 
 def _struct(logits: Tensor, temperature: float) -> LogitsStruct:

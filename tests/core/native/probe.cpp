@@ -105,7 +105,7 @@ std::vector<float> run(sequoia_model* model, sequoia_cache* cache, const std::ve
                        const std::vector<std::int64_t>& places, const std::uint8_t* mask) {
     std::vector<float> logits(ids.size() * VOCAB);
     const sequoia_segment segment{sizeof segment, static_cast<std::int32_t>(ids.size()), cache, nullptr, mask};
-    require(!sequoia_forward(model, &segment, 1, ids.data(), places.data(), logits.data()), "a forward");
+    require(!sequoia_forward(model, &segment, 1, ids.data(), places.data(), logits.data(), nullptr), "a forward");
     return logits;
 }
 

@@ -1,6 +1,7 @@
 #include "abi.h"
 
 #include <exception>
+#include <limits>
 #include <memory>
 #include <new>
 #include <stdexcept>
@@ -64,6 +65,53 @@ const Kernels& best_kernels() {
     static const Kernels* const best = find_kernels(nullptr);
     require(best != nullptr, "this processor runs none of the instruction sets");
     return *best;
+}
+
+// Beside what was found of each row, the log probability of its token at its parent.
+void log_probs(const Logits& logits, const std::vector<RowSummary>& found, const int64_t* parents, const int64_t* tokens,
+               double* summaries) {
+    for (int32_t row = 0; row < logits.rows; ++row) {
+        require(parents[row] >= 0 && parents[row] < logits.rows, "a node's parent is out of range");
+        const auto parent = static_cast<std::size_t>(parents[row]), columns = static_cast<std::size_t>(logits.columns);
+        *summaries++ = found[static_cast<std::size_t>(row)].argmax;
+        *summaries++ = found[static_cast<std::size_t>(row)].log_total;
+        // a token past the head's columns cannot be predicted
+        const double logit = tokens[row] < 0 || tokens[row] >= logits.columns
+                                 ? -std::numeric_limits<double>::infinity()
+                                 : static_cast<double>(logits.values[parent * columns + static_cast<std::size_t>(tokens[row])]);
+        *summaries++ = logit * static_cast<double>(logits.inverse_temperature) - found[parent].log_total;
+    }
+}
+
+Paths paths_of(const sequoia_segment& given) {
+    if (!given.path_lengths) return {0, nullptr, nullptr};
+    const int32_t length = given.cache->value.length();
+    require(!given.mask, "rows have either a mask or paths");
+    require(given.prefix >= 0 && given.prefix <= length, "the prefix is out of range");
+    int32_t slot = 0;
+    for (int32_t row = 0; row < given.rows; ++row) {
+        int32_t last = -1;
+        for (int32_t at = 0; at < given.path_lengths[row]; ++at, ++slot) {
+            require(slot < given.slot_count && given.path_slots[slot] > last, "a path does not ascend");
+            last = given.path_slots[slot];
+        }
+        require(last == length - given.prefix + row, "a path does not end at its own row");
+    }
+    return {given.prefix, given.path_lengths, given.path_slots};
+}
+
+Reading reading_of(const sequoia_reading& given, int32_t rows, int32_t columns, const float* logits,
+                   std::vector<RowSummary>& summaries) {
+    require(given.size == sizeof given, "reading of another version");
+    require(logits != nullptr, "there are no logits to read");
+    require(given.first >= 0 && given.first < rows, "the first row is out of range");
+    require(given.wanted >= 0 && given.wanted <= columns, "more columns are wanted than there are");
+    require(!given.wanted || (given.probs && given.columns && given.picked && given.peaks), "columns need memory");
+    require(!given.summaries || (given.parents && !given.first), "summaries need all rows and their parents");
+    if (given.summaries) summaries.resize(static_cast<std::size_t>(rows));
+    return {given.first,  given.inverse_temperature, given.summaries ? summaries.data() : nullptr,
+            given.probs,  given.wanted,              given.uniforms,
+            given.wanted ? given.columns : nullptr,  given.picked, given.peaks};
 }
 
 ModelShape shape_of(const sequoia_model_shape& given) {
@@ -186,7 +234,8 @@ int32_t sequoia_cache_keep(sequoia_cache* cache, int32_t committed, const int32_
 }
 
 int32_t sequoia_forward(sequoia_model* model, const sequoia_segment* segments, int32_t segment_count,
-                        const int64_t* token_ids, const int64_t* position_ids, float* logits) {
+                        const int64_t* token_ids, const int64_t* position_ids, float* logits,
+                        const sequoia_reading* reading) {
     return guarded([&] {
         Request request{{}, token_ids, position_ids, logits};
         int64_t rows = 0;
@@ -196,32 +245,19 @@ int32_t sequoia_forward(sequoia_model* model, const sequoia_segment* segments, i
             require(given.rows > 0, "a segment has no rows");
             rows += given.rows;
             request.segments.push_back({&given.cache->value, given.target_cache ? &given.target_cache->value : nullptr,
-                                        given.rows, given.mask});
+                                        given.rows, given.mask, paths_of(given)});
         }
         require(rows > 0, "there are no rows");
         for (int64_t row = 0; row < rows; ++row)
             require(token_ids[row] >= 0 && token_ids[row] < model->value->shape().vocab, "a token id is past the embedding");
+        if (!reading) return model->value->forward(request);
+        std::vector<RowSummary> found;
+        const Reading wanted = reading_of(*reading, static_cast<int32_t>(rows), model->value->shape().head_rows, logits, found);
+        request.reading = &wanted;
         model->value->forward(request);
-    });
-}
-
-int32_t sequoia_summarize(sequoia_pool* pool, const sequoia_logits* logits, const int64_t* parents,
-                          const int64_t* tokens, double* summaries) {
-    return guarded([&] {
-        const Logits rows = logits_of(*logits);
-        for (int32_t row = 0; row < rows.rows; ++row)
-            require(parents[row] >= 0 && parents[row] < rows.rows && tokens[row] >= 0 && tokens[row] < rows.columns,
-                    "a node's parent or token is out of range");
-        std::vector<RowSummary> found(static_cast<std::size_t>(rows.rows));
-        summarize_rows(*pool->value, best_kernels(), rows, found.data());
-        for (int32_t row = 0; row < rows.rows; ++row) {
-            const RowSummary& own = found[static_cast<std::size_t>(row)];
-            const auto parent = static_cast<std::size_t>(parents[row]);
-            const float logit = rows.values[parent * static_cast<std::size_t>(rows.columns) + static_cast<std::size_t>(tokens[row])];
-            *summaries++ = own.argmax;
-            *summaries++ = own.log_total;
-            *summaries++ = static_cast<double>(logit) * static_cast<double>(rows.inverse_temperature) - found[parent].log_total;
-        }
+        if (reading->summaries)
+            log_probs({logits, static_cast<int>(rows), model->value->shape().head_rows, wanted.inverse_temperature}, found,
+                      reading->parents, token_ids, reading->summaries);
     });
 }
 
@@ -229,23 +265,14 @@ int32_t sequoia_distributions(sequoia_pool* pool, const sequoia_logits* logits, 
     return guarded([&] { distributions(*pool->value, best_kernels(), logits_of(*logits), probs); });
 }
 
-int32_t sequoia_top(sequoia_pool* pool, const sequoia_logits* logits, int32_t wanted, int32_t* columns, float* probs) {
-    return guarded([&] {
-        const Logits rows = logits_of(*logits);
-        require(wanted > 0 && wanted <= rows.columns, "more columns are wanted than there are");
-        top_of_rows(*pool->value, best_kernels(), rows, wanted, columns, probs);
-    });
-}
-
 int32_t sequoia_draw_ordered(const float* probs, int32_t rows, int32_t columns, int32_t wanted, const double* uniforms,
-                             int32_t* drawn, float* picked, float* peaks) {
+                             int32_t* drawn) {
     return guarded([&] {
         require(rows > 0 && wanted > 0 && wanted <= columns, "more columns are wanted than there are");
         for (int32_t row = 0; row < rows; ++row) {
-            const float* const given = probs + static_cast<std::size_t>(row) * static_cast<std::size_t>(columns);
             const auto first = static_cast<std::size_t>(row) * static_cast<std::size_t>(wanted);
-            peaks[row] = draw_ordered(given, columns, wanted, uniforms + first, drawn + first);
-            for (int32_t rank = 0; rank < wanted; ++rank) picked[first + static_cast<std::size_t>(rank)] = given[drawn[first + static_cast<std::size_t>(rank)]];
+            draw_ordered(probs + static_cast<std::size_t>(row) * static_cast<std::size_t>(columns), columns, wanted,
+                         uniforms + first, drawn + first);
         }
     });
 }

@@ -34,8 +34,29 @@ typedef struct {
     int32_t rows;
     sequoia_cache* cache;
     const sequoia_cache* target_cache; /* may be null */
-    const uint8_t* mask;               /* [rows, length + rows]; null is causal */
+    const uint8_t* mask;               /* [rows, length + rows]; null is causal, unless there are paths */
+    /* rows of a tree: each sees the slots below `prefix` and its path, slots counted from there, itself the last */
+    int32_t prefix;
+    int32_t slot_count;
+    const int32_t* path_lengths; /* [rows], or null */
+    const int32_t* path_slots;   /* [slot_count], one path after the other */
 } sequoia_segment;
+
+/* What is read off the logits of the rows from `first` on. */
+typedef struct {
+    uint32_t size;
+    int32_t first;
+    float inverse_temperature;
+    int32_t wanted;         /* columns of each row, 0 for none: the most probable ones, or drawn without replacement */
+    const int64_t* parents; /* [rows], the root its own; with summaries, for which `first` is 0 */
+    double* summaries;      /* [rows, 3], the first column with the largest logit, ln(sum(exp(logit *
+                               inverse_temperature))), and the log probability of the row's token at its parent */
+    float* probs;           /* [rows - first, head_rows], or null; then no columns are wanted */
+    const double* uniforms; /* [rows - first, wanted] in [0, 1), or null for the most probable ones */
+    int32_t* columns;       /* [rows - first, wanted]; -1 in a row with a logit that is no number */
+    float* picked;          /* their probabilities */
+    float* peaks;           /* [rows - first], the largest probability */
+} sequoia_reading;
 
 typedef struct {
     uint32_t size;
@@ -77,24 +98,18 @@ SEQUOIA_API size_t sequoia_cache_bytes(const sequoia_cache* cache);
 SEQUOIA_API int32_t sequoia_cache_truncate(sequoia_cache* cache, int32_t length);
 SEQUOIA_API int32_t sequoia_cache_keep(sequoia_cache* cache, int32_t committed, const int32_t* rows, int32_t count);
 
-/* logits: [rows of all segments, head_rows], or null to compute none */
+/* position_ids: null gives each row the number of keys that it sees before its own.
+ * logits: [rows of all segments, head_rows], or null to compute none. reading: may be null. */
 SEQUOIA_API int32_t sequoia_forward(sequoia_model* model, const sequoia_segment* segments, int32_t segment_count,
-                                    const int64_t* token_ids, const int64_t* position_ids, float* logits);
+                                    const int64_t* token_ids, const int64_t* position_ids, float* logits,
+                                    const sequoia_reading* reading);
 
-/* A tree's nodes are rows of logits: parents, tokens: [rows], the root its own parent.
- * summaries: [rows, 3], the first column with the largest logit, ln(sum(exp(logit * inverse_temperature))), and the
- * log probability of the node's token at its parent */
-SEQUOIA_API int32_t sequoia_summarize(sequoia_pool* pool, const sequoia_logits* logits, const int64_t* parents,
-                                      const int64_t* tokens, double* summaries);
-/* columns, probs: [rows, wanted], the most probable ones, falling */
-SEQUOIA_API int32_t sequoia_top(sequoia_pool* pool, const sequoia_logits* logits, int32_t wanted, int32_t* columns,
-                                float* probs);
 /* probs: [rows, columns] */
 SEQUOIA_API int32_t sequoia_distributions(sequoia_pool* pool, const sequoia_logits* logits, float* probs);
-/* probs: [rows, columns]; uniforms: [rows, wanted] in [0, 1); drawn: [rows, wanted], no column of a row twice;
- * picked: their probabilities; peaks: [rows], the largest probability of each row */
+/* probs: [rows, columns]; uniforms: [rows, wanted] in [0, 1); drawn: [rows, wanted], no column of a row twice, -1 where
+ * a probability of the row is no number */
 SEQUOIA_API int32_t sequoia_draw_ordered(const float* probs, int32_t rows, int32_t columns, int32_t wanted,
-                                         const double* uniforms, int32_t* drawn, float* picked, float* peaks);
+                                         const double* uniforms, int32_t* drawn);
 
 #ifdef __cplusplus
 }

@@ -4,6 +4,8 @@
 #include <cmath>
 #include <cstring>
 
+#include "rows.hpp"
+
 namespace sequoia {
 namespace {
 
@@ -28,8 +30,9 @@ Forward::Forward(Model& model, const Request& request)
         const Segment& segment = request.segments[s];
         for (int index = 0; index < segment.rows; ++index) {
             rows_[static_cast<std::size_t>(first_rows_[s] + index)].segment = static_cast<int>(s);
-            see(segment, index, first_rows_[s]);
+            if (!segment.paths.lengths) see(segment, index, first_rows_[s]);
         }
+        if (segment.paths.lengths) see_paths(segment, first_rows_[s]);
         longest_ = std::max(longest_, segment.cache->length() + segment.rows);
         const int queries = segment.rows * heads_each;
         // whole rows where they fit, since queries of a row share the keys that it sees
@@ -56,6 +59,21 @@ void Forward::see(const Segment& segment, int index, int first_row) {
         if (sees[key]) row.visible.listed.push_back(key);
 }
 
+void Forward::see_paths(const Segment& segment, int first_row) {
+    const std::int32_t* slots = segment.paths.slots;
+    for (int index = 0; index < segment.rows; ++index) {
+        Row& row = rows_[static_cast<std::size_t>(first_row + index)];
+        row.slot = segment.cache->length() + index;
+        row.visible.leading = segment.paths.prefix;
+        for (int at = 0; at < segment.paths.lengths[index]; ++at, ++slots) {
+            const int slot = segment.paths.prefix + *slots;
+            // where a mask would have no gap: the same keys in the same pieces, so the same bits
+            if (slot == row.visible.leading && row.visible.listed.empty()) ++row.visible.leading;
+            else row.visible.listed.push_back(slot);
+        }
+    }
+}
+
 void Forward::list_stages() {
     const bool gathers = model_.shape().head_dim % GROUP != 0;
     stages_.push_back({StageKind::EMBED, 0});
@@ -70,6 +88,7 @@ void Forward::list_stages() {
     if (request_.logits) {
         stages_.push_back({StageKind::FINAL_NORM, 0});
         stages_.push_back({StageKind::HEAD, 0});
+        if (request_.reading) stages_.push_back({StageKind::READ, 0});
     }
     for (const Stage& stage : stages_) chunk_counts_.push_back(parts(items(stage), items_per_chunk(stage)));
 }
@@ -84,6 +103,7 @@ int Forward::items(const Stage& stage) const {
         case StageKind::ATTEND: return static_cast<int>(query_tiles_.size());
         case StageKind::GATE_UP: return parts(shape.inner, GROUP);
         case StageKind::HEAD: return parts(shape.head_rows, BLOCK);
+        case StageKind::READ: return tiles_.rows() - request_.reading->first;
         default: return tiles_.rows();
     }
 }
@@ -97,7 +117,8 @@ int Forward::items_per_chunk(const Stage& stage) const {
         case StageKind::PROJECT:
         case StageKind::GATE_UP:
         case StageKind::DOWN: return (few + 1) / 2;
-        case StageKind::ATTEND: return 1;
+        case StageKind::ATTEND:
+        case StageKind::READ: return 1;
         case StageKind::HEAD: return 12 * few;
         default: return (rows + 3) / 4;
     }
@@ -105,12 +126,15 @@ int Forward::items_per_chunk(const Stage& stage) const {
 
 void Forward::prepare() {
     const auto half = static_cast<std::size_t>(model_.shape().head_dim / 2);
-    for (int row = 0; row < tiles_.rows(); ++row)
+    for (int row = 0; row < tiles_.rows(); ++row) {
+        const std::int64_t position = request_.position_ids ? request_.position_ids[row]
+                                                            : rows_[static_cast<std::size_t>(row)].visible.count() - 1;
         for (std::size_t i = 0; i < half; ++i) {
-            const float angle = static_cast<float>(request_.position_ids[row]) * model_.inverse_frequencies_[i];
+            const float angle = static_cast<float>(position) * model_.inverse_frequencies_[i];
             model_.cosines_[static_cast<std::size_t>(row) * half + i] = static_cast<float>(std::cos(static_cast<double>(angle)));
             model_.sines_[static_cast<std::size_t>(row) * half + i] = static_cast<float>(std::sin(static_cast<double>(angle)));
         }
+    }
 }
 
 void Forward::compute(int stage, int chunk, int thread) noexcept {
@@ -124,7 +148,7 @@ void Forward::compute_item(const Stage& stage, int item, int thread) {
     switch (stage.kind) {
         case StageKind::EMBED: return embed(item, thread);
         case StageKind::INPUT: {
-            const bool tree = request_.segments.front().mask != nullptr;
+            const bool tree = in_tree(request_.segments.front());
             const int stride = model_.padded_hidden();
             return product(tree ? model_.own_input_ : model_.target_input_, model_.inputs_, item,
                            model_.states_.get() + item * BLOCK, stride);
@@ -153,6 +177,7 @@ void Forward::compute_item(const Stage& stage, int item, int thread) {
             return;
         }
         case StageKind::FINAL_NORM: return norm(model_.final_norm_, item, thread);
+        case StageKind::READ: return read(item);
         case StageKind::HEAD: {
             const Linear& head = model_.head_.matrix.empty() ? model_.embedding_ : model_.head_;
             const int width = model_.shape().head_rows, first = item * BLOCK;
@@ -164,6 +189,28 @@ void Forward::compute_item(const Stage& stage, int item, int thread) {
                             request_.logits + static_cast<std::size_t>(row) * static_cast<std::size_t>(width) + first);
         }
     }
+}
+
+void Forward::read(int index) {
+    const Reading& reading = *request_.reading;
+    const int width = model_.shape().head_rows;
+    const auto offset = static_cast<std::size_t>(index) * static_cast<std::size_t>(width);
+    const float* logits = request_.logits + static_cast<std::size_t>(reading.first) * static_cast<std::size_t>(width) + offset;
+    if (reading.summaries) reading.summaries[index] = kernels_.summarize(logits, width, reading.inverse_temperature);
+    if (!reading.probs) return;
+    float* const probs = reading.probs + offset;
+    kernels_.distribution(logits, width, reading.inverse_temperature, probs);
+    if (!reading.columns) return;
+    const int wanted = reading.wanted, first = index * wanted;
+    if (reading.uniforms) {
+        draw_ordered(probs, width, wanted, reading.uniforms + first, reading.columns + first);
+        reading.peaks[index] = *std::max_element(probs, probs + width);
+        if (reading.columns[first] < 0) return;
+    } else {
+        kernels_.top(logits, width, wanted, reading.columns + first);
+        reading.peaks[index] = probs[reading.columns[first]];
+    }
+    for (int rank = first; rank < first + wanted; ++rank) reading.picked[rank] = probs[reading.columns[rank]];
 }
 
 void Forward::product(const Linear& linear, const Activations& inputs, int block, float* out, int stride) {
@@ -207,7 +254,7 @@ void Forward::condition(int row, float* inputs) {
     const Segment& segment = request_.segments[static_cast<std::size_t>(at.segment)];
     const int hidden = shape.hidden;
     int width = (shape.target_features + 1) * hidden;
-    if (segment.mask) {
+    if (in_tree(segment)) {
         width = 2 * hidden;
         const auto& visible = at.visible;
         // the last key that a row sees is its own; the one before is its parent's

@@ -7,7 +7,7 @@
 
 namespace sequoia {
 
-enum class StageKind { EMBED, INPUT, ATTENTION_NORM, PROJECT, ATTEND, COLLECT, ATTENTION_OUT, MLP_NORM, GATE_UP, DOWN, FINAL_NORM, HEAD };
+enum class StageKind { EMBED, INPUT, ATTENTION_NORM, PROJECT, ATTEND, COLLECT, ATTENTION_OUT, MLP_NORM, GATE_UP, DOWN, FINAL_NORM, HEAD, READ };
 
 struct Stage {
     StageKind kind;
@@ -41,11 +41,13 @@ class Forward final : public Job {
 
    private:
     void see(const Segment& segment, int index, int first_row);
+    void see_paths(const Segment& segment, int first_row);
     void list_stages();
     int items(const Stage& stage) const;
     int items_per_chunk(const Stage& stage) const;
     void compute_item(const Stage& stage, int item, int thread);
 
+    bool in_tree(const Segment& segment) const { return segment.mask || segment.paths.lengths; }
     void embed(int row, int thread);
     void condition(int row, float* inputs);
     void norm(const std::vector<float>& weight, int row, int thread);
@@ -53,6 +55,7 @@ class Forward final : public Job {
     void rotate(float* values, int row) const;
     void attend(int layer, int item, int thread);
     void collect(int row);
+    void read(int index);
     void gate_up(int layer, int group, int thread);
     void add_product(const Linear& linear, const Activations& inputs, int block, int thread);
     // 16 outputs of all rows, with scale and bias -> out[row * stride]

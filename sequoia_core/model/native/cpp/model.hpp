@@ -38,19 +38,41 @@ struct Layer {
     const Linear& part(Part which) const { return parts[static_cast<int>(which)]; }
 };
 
+// Rows of a tree: each sees the slots below `prefix`, and the tree's own rows on its path, itself the last.
+struct Paths {
+    int prefix;
+    const std::int32_t* lengths;  // [rows]; null where a mask says what is seen
+    const std::int32_t* slots;    // one path after the other, counted from `prefix`
+};
+
 // Consecutive rows of one conversation.
 struct Segment {
     KvCache* cache;
     const KvCache* target_cache;  // whose features a conditioned draft reads; null reads zeros
     int rows;
     const std::uint8_t* mask;     // [rows, length + rows], nonzero where a row may attend; null is causal
+    Paths paths;
+};
+
+// What is read off the logits of the rows from `first` on, as part of the forward; pointers may be null.
+struct Reading {
+    int first;
+    float inverse_temperature;
+    RowSummary* summaries;    // [rows]
+    float* probs;             // [rows, head_rows]; needed for what follows
+    int wanted;               // columns: the most probable ones, or drawn in order by `uniforms` [rows, wanted]
+    const double* uniforms;
+    std::int32_t* columns;    // [rows, wanted]
+    float* picked;            // [rows, wanted], their probabilities
+    float* peaks;             // [rows], the largest ones
 };
 
 struct Request {
     std::vector<Segment> segments;
     const std::int64_t* token_ids;
-    const std::int64_t* position_ids;
+    const std::int64_t* position_ids;  // null: how many keys a row sees before its own
     float* logits;  // [rows, head_rows]; null computes none
+    const Reading* reading = nullptr;
 };
 
 class Model {

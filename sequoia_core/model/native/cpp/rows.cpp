@@ -1,7 +1,9 @@
 #include "rows.hpp"
 
 #include <algorithm>
+#include <array>
 #include <cmath>
+#include <numeric>
 #include <vector>
 
 namespace sequoia {
@@ -37,6 +39,7 @@ class Urn {
     std::int32_t draw(double uniform) {
         double left = 0;
         for (const double each : masses_) left += each;
+        if (std::isnan(left)) return -1;
         const std::int32_t column = left > 0 ? at(uniform * left) : among_the_rest(uniform);
         drawn_.push_back(column);
         const auto block = static_cast<std::size_t>(column / DRAW_BLOCK);
@@ -49,11 +52,16 @@ class Urn {
 
     double mass(int block) const {
         const int begin = block * DRAW_BLOCK, end = std::min(count_, begin + DRAW_BLOCK);
-        double sum = 0;
-        for (int column = begin; column < end; ++column) sum += static_cast<double>(probs_[column]);
         for (const std::int32_t column : drawn_)
             if (column / DRAW_BLOCK == block) return mass_without_drawn(begin, end);
-        return sum;
+        constexpr int CHAINS = 8;  // sums that do not wait for each other
+        std::array<double, CHAINS> sums{};
+        int column = begin;
+        for (; column + CHAINS <= end; column += CHAINS)
+            for (std::size_t chain = 0; chain < CHAINS; ++chain)
+                sums[chain] += static_cast<double>(probs_[column + static_cast<int>(chain)]);
+        for (; column < end; ++column) sums[0] += static_cast<double>(probs_[column]);
+        return std::accumulate(sums.begin(), sums.end(), 0.0);
     }
 
     // Added up anew: a difference would leave what rounding lost.
@@ -103,33 +111,9 @@ class Urn {
 
 }  // namespace
 
-void summarize_rows(Pool& pool, const Kernels& kernels, const Logits& logits, RowSummary* summaries) {
-    EachRow job(logits, [&](int row, std::size_t offset) {
-        summaries[row] = kernels.summarize(logits.values + offset, logits.columns, logits.inverse_temperature);
-    });
-    pool.run(job);
-}
-
-void top_of_rows(Pool& pool, const Kernels& kernels, const Logits& logits, int wanted, std::int32_t* columns,
-                 float* probs) {
-    EachRow job(logits, [&](int row, std::size_t offset) {
-        const float* const values = logits.values + offset;
-        std::int32_t* const found = columns + static_cast<std::size_t>(row) * static_cast<std::size_t>(wanted);
-        kernels.top(values, logits.columns, wanted, found);
-        const double log_total = kernels.summarize(values, logits.columns, logits.inverse_temperature).log_total;
-        for (int rank = 0; rank < wanted; ++rank) {
-            const auto logit = static_cast<double>(values[found[rank]]);
-            probs[row * wanted + rank] =
-                static_cast<float>(std::exp(logit * static_cast<double>(logits.inverse_temperature) - log_total));
-        }
-    });
-    pool.run(job);
-}
-
-float draw_ordered(const float* probs, int count, int wanted, const double* uniforms, std::int32_t* columns) {
+void draw_ordered(const float* probs, int count, int wanted, const double* uniforms, std::int32_t* columns) {
     Urn urn(probs, count);
     for (int rank = 0; rank < wanted; ++rank) columns[rank] = urn.draw(uniforms[rank]);
-    return *std::max_element(probs, probs + count);
 }
 
 void distributions(Pool& pool, const Kernels& kernels, const Logits& logits, float* probs) {

@@ -12,16 +12,11 @@ struct Logits {
     float inverse_temperature;
 };
 
-// -> summaries [rows]
-void summarize_rows(Pool& pool, const Kernels& kernels, const Logits& logits, RowSummary* summaries);
-// The most probable tokens of each row -> columns and probabilities [rows, wanted]
-void top_of_rows(Pool& pool, const Kernels& kernels, const Logits& logits, int wanted, std::int32_t* columns,
-                 float* probs);
 // -> probabilities [rows, columns]
 void distributions(Pool& pool, const Kernels& kernels, const Logits& logits, float* probs);
 
 // Draws `wanted` different columns, in order, each from what is left of a distribution; those of probability 0 come
-// after all others, any of them as likely as the next. Returns the largest probability.
-float draw_ordered(const float* probs, int count, int wanted, const double* uniforms, std::int32_t* columns);
+// after all others, any of them as likely as the next. All are -1 if a probability is no number.
+void draw_ordered(const float* probs, int count, int wanted, const double* uniforms, std::int32_t* columns);
 
 }  // namespace sequoia

@@ -1,0 +1,157 @@
+"""What the library reads off logits, against PyTorch's operations on the same rows."""
+
+from array import array
+from collections.abc import Sequence
+from itertools import permutations
+
+import pytest
+import torch
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from sequoia_core.growmap import GrowMap
+from sequoia_core.model.native.llama import NativeLlama, Pool
+from sequoia_core.model.native.rows import NativeRows
+from sequoia_core.token_tree import LevelDraw, Paths, TreeLayout, TreeRows
+from tests.core.native.test_invariance import MODELS, read, tree_mask
+
+CASES = settings(
+    max_examples=20, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
+)
+CONTEXT = 21
+CPU = torch.device("cpu")
+
+
+@st.composite
+def shapes(draw: st.DrawFn) -> GrowMap:
+    """Trees of up to 12 nodes, numbered breadth first."""
+    parents = [-1]
+    for node in range(1, draw(st.integers(1, 12))):
+        parents.append(draw(st.integers(max(parents[-1], 0), node - 1)))
+    return GrowMap(tuple(parents))
+
+
+@pytest.mark.parametrize("model", MODELS.values(), ids=map(str, MODELS))
+@CASES
+@given(shape=shapes(), temperature=st.sampled_from([0.3, 1.0, 2.5]), seed=st.integers(0, 99))
+def test_a_tree_is_read_as_under_its_mask(
+    model: NativeLlama, shape: GrowMap, temperature: float, seed: int
+) -> None:
+    generator = torch.Generator().manual_seed(seed)
+    ids = torch.randint(model.vocab_size, (CONTEXT + shape.size,), generator=generator)
+    cache = read(model, ids[:CONTEXT], ())
+    layout, nodes = TreeLayout.of(shape, CPU), ids[CONTEXT:]
+    prefix = torch.ones((shape.size, CONTEXT), dtype=torch.bool)
+    mask = torch.cat((prefix, shape.ancestor_mask()), dim=1)
+    expected = model.forward(nodes, CONTEXT + layout.depths, mask, cache)
+    cache.truncate(CONTEXT)
+    rows = TreeRows(nodes.tolist(), CONTEXT, layout.paths)
+    logits, (argmax, totals, log_probs) = model.read_tree(
+        rows, layout.host_parents, temperature, cache
+    )
+    assert logits.numpy().tobytes() == expected.numpy().tobytes()
+    assert list(argmax) == expected.argmax(-1).tolist()
+    wanted = torch.log_softmax(expected.double() / temperature, -1)
+    assert list(totals) == pytest.approx(
+        torch.logsumexp(expected.double() / temperature, -1).tolist(), abs=1e-5
+    )
+    assert list(log_probs) == pytest.approx(wanted[layout.parents, nodes].tolist(), abs=1e-5)
+
+
+@pytest.mark.parametrize("model", MODELS.values(), ids=map(str, MODELS))
+def test_children_are_the_most_probable_tokens_at_the_root_and_below(model: NativeLlama) -> None:
+    ids = torch.randint(
+        model.vocab_size, (CONTEXT + 4,), generator=torch.Generator().manual_seed(3)
+    )
+    cache = read(model, ids[: CONTEXT - 3], ())
+    expected = model.forward(
+        ids[CONTEXT - 3 : CONTEXT], torch.arange(CONTEXT - 3, CONTEXT), None, cache
+    )
+    cache.truncate(CONTEXT - 3)
+    pending = ids[CONTEXT - 3 : CONTEXT].tolist()
+    draws = model.read_level(TreeRows(pending), 5, cache, LevelDraw())
+    check_top(expected[-1:], draws.columns, draws.probs, draws.peaks)
+    parents = (-1, -1, 0, 1)
+    expected = model.forward(
+        ids[CONTEXT:], torch.tensor([0, 0, 1, 1]) + CONTEXT, tree_mask(parents, CONTEXT), cache
+    )
+    cache.truncate(CONTEXT)
+    paths = Paths.of([(0,), (1,), (0, 2), (1, 3)])
+    draws = model.read_level(
+        TreeRows(ids[CONTEXT:].tolist(), CONTEXT, paths), 5, cache, LevelDraw()
+    )
+    check_top(expected, draws.columns, draws.probs, draws.peaks)
+    assert torch.allclose(draws.distributions, torch.softmax(expected, -1), atol=1e-6)
+
+
+def check_top(
+    logits: torch.Tensor, columns: Sequence[int], probs: Sequence[float], peaks: Sequence[float]
+) -> None:
+    expected = torch.softmax(logits, -1).topk(5)
+    assert list(columns) == expected.indices.flatten().tolist()
+    assert list(probs) == pytest.approx(expected.values.flatten().tolist(), rel=1e-5)
+    assert list(peaks) == pytest.approx(expected.values[:, 0].tolist(), rel=1e-5)
+
+
+@pytest.mark.parametrize("model", list(MODELS.values())[:1], ids=map(str, list(MODELS)[:1]))
+def test_a_path_that_does_not_end_at_its_row_is_refused(model: NativeLlama) -> None:
+    cache = read(model, torch.arange(CONTEXT), ())
+    rows = TreeRows([1, 2], CONTEXT, Paths(array("i", [1, 1]), array("i", [0, 0])))
+    with pytest.raises(Exception, match="a path does not end at its own row"):
+        model.read_level(rows, 1, cache, LevelDraw())
+    assert cache.length == CONTEXT
+
+
+ROWS = NativeRows(Pool(2)) if MODELS else None
+
+
+@pytest.mark.skipif(ROWS is None, reason="the native library was not built")
+@pytest.mark.parametrize(
+    "weights", [(0.5, 0.2, 0.2, 0.1), (0.97, 0.0, 0.03, 0.0), (0.0, 0.0, 1.0, 0.0), (0.0,) * 4]
+)
+def test_ordered_draws_follow_the_law_of_drawing_without_replacement(
+    weights: tuple[float, ...],
+) -> None:
+    """The share of an even grid of uniform numbers that gives each pair is its probability."""
+    assert ROWS is not None
+    steps = 120
+    grid = (torch.arange(steps, dtype=torch.float64) + 0.5) / steps
+    uniforms = torch.cartesian_prod(grid, grid).contiguous()
+    probs = torch.tensor([weights]).expand(len(uniforms), -1).contiguous()
+    drawn = ROWS.ordered_draws(probs, uniforms.flatten().tolist(), 2)
+    pairs = list(zip(drawn[::2], drawn[1::2], strict=True))
+    law = {pair: share(weights, pair) for pair in permutations(range(4), 2)}
+    for pair, expected in law.items():
+        assert pairs.count(pair) / len(pairs) == pytest.approx(expected, abs=2 / steps)
+    assert all(law[pair] > 0 for pair in pairs)
+
+
+def share(weights: tuple[float, ...], pair: tuple[int, int]) -> float:
+    """Probability of an ordered pair; where nothing is left, all others are equally likely."""
+    left, found = dict(enumerate(weights)), 1.0
+    for each in pair:
+        total = sum(left.values())
+        found *= left[each] / total if total else 1 / len(left)
+        del left[each]
+    return found
+
+
+@pytest.mark.skipif(ROWS is None, reason="the native library was not built")
+@pytest.mark.parametrize("columns", [1, 7, 16, 17, 100, 512, 6145])
+def test_probabilities_are_those_of_pytorch(columns: int) -> None:
+    assert ROWS is not None
+    logits = torch.randn(3, columns, generator=torch.Generator().manual_seed(columns)) * 6
+    logits[1, columns // 2 + 1 :] = -torch.inf
+    assert torch.allclose(ROWS.probs(logits, 0.7), torch.softmax(logits / 0.7, -1), atol=1e-6)
+
+
+@pytest.mark.skipif(ROWS is None, reason="the native library was not built")
+@pytest.mark.parametrize("bad", [float("nan"), float("inf")])
+def test_a_logit_that_is_no_number_spoils_its_row(bad: float) -> None:
+    assert ROWS is not None
+    logits = torch.zeros(2, 40)
+    logits[1, 30] = bad
+    probs = ROWS.probs(logits, 1.0)
+    assert torch.allclose(probs[0], torch.full((40,), 1 / 40))
+    assert probs[1].isnan().all()
+    assert ROWS.ordered_draws(probs, [0.3] * 4, 2)[2:] == [-1, -1]
