@@ -41,6 +41,9 @@ class Economy:
     def use(self, costs: StepCosts) -> None:
         """Reckon with other times from now on; what was learnt of tokens stays."""
         self._costs, self._plain = costs, costs.plain_ms
+        # a plain step has a rest as well, which is no price of a tree
+        rest = costs.plain_ms - costs.target_ms(1)
+        self._overhead = max(costs.overhead_ms - max(rest, 0.0), 0.0)
         self._marginal: list[float] = []
 
     @property
@@ -59,7 +62,7 @@ class Economy:
 
         One without which the step would be a plain one also pays for what any tree takes.
         """
-        time = self._costs.draft_ms(rows) + (self._costs.overhead_ms if first else 0.0)
+        time = self._costs.draft_ms(rows) + (self._overhead if first else 0.0)
         return self.rate * time / self._plain
 
     def record(self, tokens: int, rows: int, passes: tuple[int, ...]) -> None:
@@ -72,9 +75,10 @@ class Economy:
             rows: of its target forward.
             passes: rows of each of its drafting passes.
         """
-        time = self._costs.target_ms(rows) + sum(map(self._costs.draft_ms, passes))
+        time = self._plain
         if passes or rows > 1:
-            time += self._costs.overhead_ms
+            more = self._costs.target_ms(rows) - self._costs.target_ms(1)
+            time += more + sum(map(self._costs.draft_ms, passes)) + self._overhead
         keep = 1.0 - 1.0 / _MEMORY
         self._tokens = self._tokens * keep + tokens
         self._time = self._time * keep + time / self._plain

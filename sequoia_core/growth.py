@@ -34,6 +34,25 @@ class GrowthPolicy(Protocol):
 
 
 @dataclass(frozen=True, slots=True)
+class FixedShape:
+    """The policy whose tree is always the same.
+
+    Attributes:
+        growmap: that tree.
+    """
+
+    growmap: GrowMap
+
+    def read(self, born: Sequence[Born]) -> list[int]:
+        """Those that have children; nodes are numbered alike, breadth first."""
+        return [each.node for each in born if self.growmap.children[each.node]]
+
+    def children(self, offers: Sequence[Offer]) -> list[int]:
+        """As many as the tree has."""
+        return [len(self.growmap.children[offer.node]) for offer in offers]
+
+
+@dataclass(frozen=True, slots=True)
 class Drafting:
     """How an adaptive tree is filled.
 

@@ -6,7 +6,7 @@ which knows where the answer ends.
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 
@@ -19,13 +19,14 @@ from sequoia_core.draft import (
     GrowPlan,
     SampledChildren,
     grow,
+    level_draw,
     replaced_children,
     top_children,
 )
 from sequoia_core.economy import Economy
 from sequoia_core.graft import graft
 from sequoia_core.growmap import GrowMap
-from sequoia_core.growth import Drafting, Growth, grow_adaptive
+from sequoia_core.growth import Drafting, FixedShape, Growth, grow_adaptive
 from sequoia_core.ledger import Ledger
 from sequoia_core.lookup import Lookups
 from sequoia_core.memory import memory_errors
@@ -197,7 +198,12 @@ class Speculator:
         else:
             assert self._draft is not None
             pending, cache = self._draft_state()
-            tree = grow(self._draft, plan, pending, cache, sampler.choose)
+            if self._draft_reader is not None and level_draw(sampler.choose) is not None:
+                drafting = self._drafting(sampler, growmap.branching)
+                grown = grow_adaptive(drafting, FixedShape(growmap), pending, cache)
+                tree = replace(grown.tree, growmap=growmap)
+            else:
+                tree = grow(self._draft, plan, pending, cache, sampler.choose)
         known = self._known(lookup, self._target_room() - growmap.size, growmap.size)
         return _Proposal(graft(tree, known.token_ids), plan.passes)
 
@@ -209,11 +215,13 @@ class Speculator:
         draft_room = self._draft.model.context_window - len(self._ledger.token_ids) + 1
         limits = Limits(room, bounds.depth, bounds.branching, draft_room)
         policy = self._policies[sampler.greedy].step(limits, known)
-        drafting = Drafting(
-            self._draft, sampler.choose, sampler.greedy, bounds.branching, self._draft_reader
-        )
+        drafting = self._drafting(sampler, bounds.branching)
         growth = grow_adaptive(drafting, policy, pending, cache)
         return _Proposal(graft(growth.tree, known.token_ids), policy.passes, growth)
+
+    def _drafting(self, sampler: Sampler, width: int) -> Drafting:
+        assert self._draft is not None
+        return Drafting(self._draft, sampler.choose, sampler.greedy, width, self._draft_reader)
 
     def _known(self, lookup: Lookup, room: int, rows: int) -> Continuation:
         return self._lookups.propose(self._ledger.token_ids, lookup, room, rows)
