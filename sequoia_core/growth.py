@@ -260,13 +260,19 @@ def _rows(
     return TreeRows([sketch.tokens[node] for node in nodes], root, Paths.of(paths))
 
 
+def _stacked(distributions: list[Tensor]) -> Tensor:
+    if len(distributions) == 1:
+        return distributions[0]
+    return torch.cat(distributions) if distributions else torch.empty((0, 0))
+
+
 def _finished(sketch: _Sketch, distributions: list[Tensor], draft: DraftModel) -> Growth:
     tree = TokenTree(
         growmap=GrowMap.numbered(sketch.parents, ADAPTIVE),
         token_ids=tuple(sketch.tokens),
         columns=tuple(sketch.columns),
         node_probs=tuple(sketch.probs),
-        draft_probs=torch.cat(distributions) if distributions else torch.empty((0, 0)),
+        draft_probs=_stacked(distributions),
         inner_rows=sketch.rows,
         vocab_ids=draft.vocab_ids,
         host_vocab_ids=draft.host_vocab_ids,

@@ -84,9 +84,22 @@ class TreeRows:
     paths: Paths | None = None
 
 
-Summary = tuple[Sequence[int], Sequence[float], Sequence[float]]
-"""Of each row of a tree's logits: the target's most probable token, `log(sum(exp(logits / t)))`,
-and the log probability of the row's own token at its parent."""
+@dataclass(frozen=True, slots=True)
+class Summary:
+    """What is read off each row of a tree's logits, on the host.
+
+    Attributes:
+        argmax: the target's most probable token after each node.
+        log_totals: `log(sum(exp(logits / t)))`: a token's probability is `exp(logit / t - total)`.
+        log_peaks: log probability of the argmax.
+        log_probs: log probability of the node's own token at its parent; at the root it says
+            nothing.
+    """
+
+    argmax: Sequence[int]
+    log_totals: Sequence[float]
+    log_peaks: Sequence[float]
+    log_probs: Sequence[float]
 
 
 @dataclass(frozen=True, slots=True)
@@ -171,8 +184,7 @@ class ScoredTree:
         draft_prob: the draft's probability of each node at its parent.
         target_prob: the target's, before top-p and top-k; 1 at the root. At temperature 0 it is
             that at temperature 1.
-        argmax: the target's most probable token after each node.
-        log_totals: of each row of logits, see `sampling.summarize`.
+        summary: what else was read off the logits.
     """
 
     tree: TokenTree
@@ -182,8 +194,12 @@ class ScoredTree:
     columns: tuple[int, ...]
     draft_prob: tuple[float, ...]
     target_prob: tuple[float, ...]
-    argmax: Sequence[int]
-    log_totals: Sequence[float]
+    summary: Summary
+
+    @property
+    def argmax(self) -> Sequence[int]:
+        """The target's most probable token after each node."""
+        return self.summary.argmax
 
     @property
     def growmap(self) -> GrowMap:
@@ -192,8 +208,10 @@ class ScoredTree:
 
     def target_prob_of(self, node: int, token_id: int) -> float:
         """The target's probability of one token after a node, in the sense of `target_prob`."""
+        if token_id == self.summary.argmax[node]:
+            return exp(self.summary.log_peaks[node])
         logit = float(self.logits[node, token_id])
-        return exp(logit / (self.params.temperature or 1.0) - self.log_totals[node])
+        return exp(logit / (self.params.temperature or 1.0) - self.summary.log_totals[node])
 
     def target_probs(self, node: int) -> Tensor:
         """The target's shaped distribution after a node, p: float32 [V] on the CPU."""
@@ -228,12 +246,14 @@ def score(tree: TokenTree, logits: Tensor, params: SamplingParams) -> ScoredTree
     """Attach the target's logits [T, V] and read what every rule needs, in one transfer."""
     temperature = params.temperature or 1.0
     index = TreeLayout.of(tree.growmap, logits.device).parents
-    tokens, columns, draft_prob, argmax, totals, picked = to_host(
+    peaks, best = logits.max(-1)
+    tokens, columns, draft_prob, argmax, totals, highest, picked = to_host(
         tree.token_ids,
         tree.columns,
         tree.node_probs,
-        logits.argmax(-1),
+        best,
         log_totals(logits, temperature),
+        peaks,
         logits[index, device_ids(tree, logits.device)],
     )
     parents = (0, *tree.growmap.parents[1:])
@@ -241,7 +261,9 @@ def score(tree: TokenTree, logits: Tensor, params: SamplingParams) -> ScoredTree
         logit / temperature - totals[parent] for logit, parent in zip(picked, parents, strict=True)
     ]
     values = tuple(map(int, tokens)), tuple(map(int, columns)), tuple(draft_prob)
-    return scored(tree, values, logits, params, (list(map(int, argmax)), totals, log_probs))
+    log_peaks = [peak / temperature - total for peak, total in zip(highest, totals, strict=True)]
+    summary = Summary(list(map(int, argmax)), totals, log_peaks, log_probs)
+    return scored(tree, values, logits, params, summary)
 
 
 def host_values(tree: TokenTree) -> HostValues:
@@ -254,7 +276,6 @@ def scored(
     tree: TokenTree, values: HostValues, logits: Tensor, params: SamplingParams, summary: Summary
 ) -> ScoredTree:
     """A tree with the target's logits [T, V] and what was read off them."""
-    argmax, totals, log_probs = summary
     return ScoredTree(
         tree=tree,
         logits=logits,
@@ -262,7 +283,6 @@ def scored(
         token_ids=values[0],
         columns=values[1],
         draft_prob=values[2],
-        target_prob=(1.0, *map(exp, log_probs[1:])),
-        argmax=argmax,
-        log_totals=totals,
+        target_prob=(1.0, *map(exp, summary.log_probs[1:])),
+        summary=summary,
     )

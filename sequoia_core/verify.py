@@ -122,13 +122,13 @@ def topk(scored: ScoredTree, generator: torch.Generator) -> Verdict:
 
 @dataclass(frozen=True, slots=True)
 class _Log:
-    """What a walk came by."""
+    """The trials of a walk, and what was left after each that was rejected."""
 
     trials: dict[int, Trial] = field(default_factory=dict)
     residuals: dict[int, Residual] = field(default_factory=dict)
 
 
-_Judge = Callable[[ScoredTree, int, Sequence[float], _Log], tuple[int | None, Tensor]]
+_Judge = Callable[[ScoredTree, int, Sequence[float], _Log], int | Tensor]
 """Tries a node's children with a uniform number for each; see `_judge`."""
 
 
@@ -140,11 +140,11 @@ def _walk(scored: ScoredTree, generator: torch.Generator, judge: _Judge) -> Verd
     uniforms = torch.rand(scored.growmap.size, generator=generator, dtype=torch.float64).tolist()
     path, log = [0], _Log()
     while True:
-        accepted, residual = judge(scored, path[-1], uniforms, log)
-        if accepted is None:
-            bonus = draw(residual, uniforms[0])
+        found = judge(scored, path[-1], uniforms, log)
+        if isinstance(found, Tensor):
+            bonus = draw(found, uniforms[0])
             return Verdict(tuple(path), bonus, log.trials, log.residuals)
-        path.append(accepted)
+        path.append(found)
 
 
 def _judge(
@@ -154,7 +154,7 @@ def _judge(
     log: _Log,
     *,
     replaced: bool = False,
-) -> tuple[int | None, Tensor]:
+) -> int | Tensor:
     """Try a node's drawn children, then its grafted ones.
 
     Args:
@@ -165,29 +165,32 @@ def _judge(
         replaced: children were drawn with replacement.
 
     Returns:
-        the accepted child, or None and what is left of p, float32 [V].
+        the accepted child, or what is left of p, float32 [V].
     """
-    target, grafted = scored.target_probs(node), scored.tree.grafted
-    children = scored.growmap.children[node]
+    grafted, children = scored.tree.grafted, scored.growmap.children[node]
     drawn = [child for child in children if child not in grafted]
-    if drawn:
-        contest = _Contest(target, scored.draft_probs(node), scored.vocab_ids())
-        for child in drawn:
-            column = scored.columns[child]
+    contest: _Contest | None = None
+    for child in drawn:
+        column = scored.columns[child]
+        if contest is None and not scored.params.shapes:  # a first child needs no distribution
+            p, q = scored.target_prob[child], scored.draft_prob[child]
+        else:
+            contest = contest or _Contest.at(scored, node)
             p, q = contest.probs_of(column)
-            accept_prob = min(1.0, p / q) if q > 0 else float(p > 0)
-            log.trials[child] = Trial(accept_prob, uniforms[child], p, q)
-            if uniforms[child] * q < p:  # r < p / q, without dividing by zero
-                return child, target
-            contest.reject(column, replaced=replaced)
-            log.residuals[child] = contest.left()
-        target = contest.residual()
+        accept_prob = min(1.0, p / q) if q > 0 else float(p > 0)
+        log.trials[child] = Trial(accept_prob, uniforms[child], p, q)
+        if uniforms[child] * q < p:  # r < p / q, without dividing by zero
+            return child
+        contest = contest or _Contest.at(scored, node)
+        contest.reject(column, replaced=replaced)
+        log.residuals[child] = contest.left()
+    target = scored.target_probs(node) if contest is None else contest.residual()
     return _hold_against(target, scored, children[len(drawn) :], uniforms, log)
 
 
 def _judge_certain(
     scored: ScoredTree, node: int, uniforms: Sequence[float], log: _Log
-) -> tuple[int | None, Tensor]:
+) -> int | Tensor:
     """As `_judge`, for children that follow from the draft without a draw."""
     children = scored.growmap.children[node]
     return _hold_against(scored.target_probs(node), scored, children, uniforms, log)
@@ -199,17 +202,17 @@ def _hold_against(
     children: Sequence[int],
     uniforms: Sequence[float],
     log: _Log,
-) -> tuple[int | None, Tensor]:
+) -> int | Tensor:
     """Try children each of which is proposed with certainty: accept with p, else take it out."""
     for child in children:
         token = scored.token_ids[child]
         p = float(target[token])
         log.trials[child] = Trial(min(1.0, p), uniforms[child], p, 1.0)
         if uniforms[child] < p:
-            return child, target
+            return child
         target = _without(target, token)
         log.residuals[child] = Residual(target)
-    return None, target
+    return target
 
 
 def _without(probs: Tensor, token: int) -> Tensor:
@@ -257,6 +260,11 @@ class _Contest:
         self._whole = target
         self._outside: Tensor | None = None  # p outside the draft's columns, [V]
         self._outside_mass = 0.0
+
+    @classmethod
+    def at(cls, scored: ScoredTree, node: int) -> "_Contest":
+        """Before any child of a node was tried."""
+        return cls(scored.target_probs(node), scored.draft_probs(node), scored.vocab_ids())
 
     def probs_of(self, column: int) -> tuple[float, float]:
         """What p and q give a child's token now."""

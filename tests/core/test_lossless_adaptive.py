@@ -105,7 +105,9 @@ def judged(scored: ScoredTree, node: int) -> tuple[dict[int, float], Tensor]:
     """Probability that each child of a node is accepted, and what is emitted otherwise [V]."""
     log = verify._Log()
     uniforms = [1.0 - 2.0**-53] * scored.growmap.size
-    _, residual = verify._judge(scored, node, uniforms, log)
+    found = verify._judge(scored, node, uniforms, log)
+    # a child that is accepted with certainty leaves nothing
+    residual = found if isinstance(found, Tensor) else torch.zeros(scored.logits.shape[1])
     accepted, reach = {}, 1.0
     for child, trial in log.trials.items():
         accepted[child] = reach * trial.accept_prob

@@ -98,7 +98,7 @@ def emitted_distribution(
             growmap=growmap,
             token_ids=torch.tensor([0, *tokens]),
             columns=torch.tensor([0, *map(support.index, tokens)]),
-            node_probs=torch.ones(count + 1),
+            node_probs=torch.stack([torch.tensor(1.0), *(q[support.index(at)] for at in tokens)]),
             draft_probs=q[None],
             inner_rows={0: 0},
             vocab_ids=vocab_ids,

@@ -28,13 +28,18 @@ def scored_tree(
     """Tokens, one target distribution per node and one draft distribution per inner node."""
     inner = [node for node in range(growmap.size) if growmap.children[node]]
     columns = [0, *(vocab_ids.index(token) if vocab_ids else token for token in tokens[1:])]
+    rows = {node: row for row, node in enumerate(inner)}
+    drafted = [
+        q[rows[parent]][column]
+        for parent, column in zip(growmap.parents[1:], columns[1:], strict=True)
+    ]
     tree = TokenTree(
         growmap=growmap,
         token_ids=torch.tensor(tokens),
         columns=torch.tensor(columns),
-        node_probs=torch.ones(growmap.size),
+        node_probs=torch.tensor([1.0, *drafted]),
         draft_probs=torch.tensor(q),
-        inner_rows={node: row for row, node in enumerate(inner)},
+        inner_rows=rows,
         vocab_ids=torch.tensor(vocab_ids) if vocab_ids else None,
     )
     return score(tree, torch.tensor(p).log().clamp(min=-1e30), SAMPLED)
@@ -122,7 +127,7 @@ def test_where_p_equals_q_nothing_is_lost_and_nothing_is_nan(
     """All is accepted; and if rounding let a draw through, the bonus comes from p."""
     p = (0.5, 0.25, 0.25)
     scored = scored_tree(WIDE, (0, 0, 1), [p, p, p], [p])
-    verdict, bonus = judge(monkeypatch, scored, [0.3, 1 - 2**-53, 0.9])
+    verdict, bonus = judge(monkeypatch, scored, [0.3, 1 - 1e-6, 0.9])
     assert verdict.path == (0, 1)
     torch.testing.assert_close(bonus, torch.tensor(p))
     contest = verify._Contest(torch.tensor(p), torch.tensor(p), None)

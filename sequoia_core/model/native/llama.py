@@ -35,7 +35,7 @@ from sequoia_core.model.weights import (
     OWN_INPUT,
     TARGET_INPUT,
 )
-from sequoia_core.token_tree import Draws
+from sequoia_core.token_tree import Draws, Summary
 
 if TYPE_CHECKING:
     from array import array
@@ -44,7 +44,7 @@ if TYPE_CHECKING:
     from sequoia_core.model.offload_ring import LayerRing
     from sequoia_core.model.weights import Weights
     from sequoia_core.protocols import KVCache
-    from sequoia_core.token_tree import LevelDraw, Summary, TreeRows
+    from sequoia_core.token_tree import LevelDraw, TreeRows
 
 PREFILL_ROWS = 128
 """Rows read at once by `extend`: bounds the working memory of a long prompt."""
@@ -227,7 +227,7 @@ class NativeLlama:
         """
         count = len(rows.token_ids)
         logits = torch.empty((count, self.vocab_size))
-        found = (c_double * (3 * count))()
+        found = (c_double * (4 * count))()
         reading = ReadingStruct(
             size=_READING_SIZE,
             inverse_temperature=1.0 / temperature,
@@ -235,7 +235,7 @@ class NativeLlama:
             summaries=addressof(found),
         )
         self._read(rows, cache, logits, reading)
-        return logits, (list(map(int, found[::3])), found[1::3], found[2::3])
+        return logits, Summary(list(map(int, found[::4])), *(found[at::4] for at in (1, 2, 3)))
 
     def read_level(self, rows: TreeRows, count: int, cache: KVCache, draw: LevelDraw) -> Draws:
         """See `protocols.TreeReader.read_level`.

@@ -46,16 +46,16 @@ def test_a_tree_is_read_as_under_its_mask(
     expected = model.forward(nodes, CONTEXT + layout.depths, mask, cache)
     cache.truncate(CONTEXT)
     rows = TreeRows(nodes.tolist(), CONTEXT, layout.paths)
-    logits, (argmax, totals, log_probs) = model.read_tree(
-        rows, layout.host_parents, temperature, cache
-    )
+    logits, summary = model.read_tree(rows, layout.host_parents, temperature, cache)
     assert logits.numpy().tobytes() == expected.numpy().tobytes()
-    assert list(argmax) == expected.argmax(-1).tolist()
+    assert list(summary.argmax) == expected.argmax(-1).tolist()
     wanted = torch.log_softmax(expected.double() / temperature, -1)
-    assert list(totals) == pytest.approx(
+    assert list(summary.log_totals) == pytest.approx(
         torch.logsumexp(expected.double() / temperature, -1).tolist(), abs=1e-5
     )
-    assert list(log_probs) == pytest.approx(wanted[layout.parents, nodes].tolist(), abs=1e-5)
+    assert list(summary.log_probs) == pytest.approx(
+        wanted[layout.parents, nodes].tolist(), abs=1e-5
+    )
 
 
 @pytest.mark.parametrize("model", MODELS.values(), ids=map(str, MODELS))

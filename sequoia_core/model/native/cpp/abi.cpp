@@ -75,6 +75,7 @@ void log_probs(const Logits& logits, const std::vector<RowSummary>& found, const
         const auto parent = static_cast<std::size_t>(parents[row]), columns = static_cast<std::size_t>(logits.columns);
         *summaries++ = found[static_cast<std::size_t>(row)].argmax;
         *summaries++ = found[static_cast<std::size_t>(row)].log_total;
+        *summaries++ = found[static_cast<std::size_t>(row)].log_peak;
         // a token past the head's columns cannot be predicted
         const double logit = tokens[row] < 0 || tokens[row] >= logits.columns
                                  ? -std::numeric_limits<double>::infinity()

@@ -49,8 +49,9 @@ typedef struct {
     float inverse_temperature;
     int32_t wanted;         /* columns of each row, 0 for none: the most probable ones, or drawn without replacement */
     const int64_t* parents; /* [rows], the root its own; with summaries, for which `first` is 0 */
-    double* summaries;      /* [rows, 3], the first column with the largest logit, ln(sum(exp(logit *
-                               inverse_temperature))), and the log probability of the row's token at its parent */
+    double* summaries;      /* [rows, 4], the first column with the largest logit, ln(sum(exp(logit *
+                               inverse_temperature))), the log probabilities of that column and of the row's own token
+                               at its parent */
     float* probs;           /* [rows - first, head_rows], or null; then no columns are wanted */
     const double* uniforms; /* [rows - first, wanted] in [0, 1), or null for the most probable ones */
     int32_t* columns;       /* [rows - first, wanted]; -1 in a row with a logit that is no number */

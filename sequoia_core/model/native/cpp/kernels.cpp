@@ -325,8 +325,9 @@ float weights_of(const float* logits, int count, float peak, float inverse_tempe
 RowSummary summarize(const float* logits, int count, float inverse_temperature) {
     const Peak peak = peak_of(logits, count);
     const float total = weights_of(logits, count, peak.logit, inverse_temperature, [](int, Floats) {});
+    const double log_sum = std::log(static_cast<double>(total));
     return {static_cast<double>(peak.index),
-            static_cast<double>(peak.logit) * static_cast<double>(inverse_temperature) + std::log(static_cast<double>(total))};
+            static_cast<double>(peak.logit) * static_cast<double>(inverse_temperature) + log_sum, -log_sum};
 }
 
 void top(const float* logits, int count, int wanted, std::int32_t* columns) {

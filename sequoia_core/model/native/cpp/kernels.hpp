@@ -23,9 +23,10 @@ struct Tile {
     const float* floats;       // [column][rows]
 };
 
-// Of a row of logits: the first of its largest ones, and ln(sum(exp(logit / temperature))).
+// Of a row of logits: the first of its largest ones, ln(sum(exp(logit / temperature))), and the log probability of that
+// one.
 struct RowSummary {
-    double argmax, log_total;
+    double argmax, log_total, log_peak;
 };
 
 // Where the keys and values of one layer and KV head lie.
