@@ -85,6 +85,9 @@ class Matrix {
     std::uint8_t* super(int row, int index) const;
     void put_group(int row, int index, const std::uint8_t* row_source);
     void put_codes(int row, int index, const std::int8_t* codes);
+    void get_codes(int row, int index, std::int8_t* codes) const;
+    void get_quantized(int row, int index, float* values) const;
+    void get_floats(int row, int index, float* values) const;
 
     FileFormat format_ = FileFormat::F32;
     Layout layout_ = Layout::FLOAT32;
