@@ -231,7 +231,7 @@ void Forward::condition(int row, float* inputs) {
     }
     const int groups = parts(width, GROUP);
     std::fill_n(inputs + width, groups * GROUP - width, 0.f);
-    for (int group = 0; group < groups; ++group) model_.inputs_.put(kernels_, tiles_, row, group, inputs + group * GROUP);
+    model_.inputs_.put(kernels_, tiles_, row, 0, groups, inputs);
 }
 
 void Forward::norm(const std::vector<float>& weight, int row, int thread) {
@@ -239,8 +239,7 @@ void Forward::norm(const std::vector<float>& weight, int row, int thread) {
     const int padded = model_.padded_hidden();
     const float* states = model_.states_.get() + static_cast<std::size_t>(row) * static_cast<std::size_t>(padded);
     kernels_.rms_norm(states, weight.data(), model_.shape().hidden, padded, model_.shape().norm_epsilon, normed);
-    for (int group = 0; group < padded / GROUP; ++group)
-        model_.hidden_.put(kernels_, tiles_, row, group, normed + group * GROUP);
+    model_.hidden_.put(kernels_, tiles_, row, 0, padded / GROUP, normed);
 }
 
 void Forward::rotate(float* values, int row) const {
@@ -337,15 +336,15 @@ void Forward::attend(int layer, int item, int thread) {
             std::copy_n(own, shape.head_dim, model_.mixed_.get() + static_cast<std::size_t>(rows[i]) * static_cast<std::size_t>(model_.attended_.groups() * GROUP) + static_cast<std::size_t>(heads[i] * shape.head_dim));
             continue;
         }
-        for (int group = 0; group < shape.head_dim / GROUP; ++group)
-            model_.attended_.put(kernels_, tiles_, rows[i], heads[i] * (shape.head_dim / GROUP) + group, own + group * GROUP);
+        const int groups = shape.head_dim / GROUP;
+        model_.attended_.put(kernels_, tiles_, rows[i], heads[i] * groups, groups, own);
     }
 }
 
 void Forward::collect(int row) {
     const int groups = model_.attended_.groups();
     const float* from = model_.mixed_.get() + static_cast<std::size_t>(row) * static_cast<std::size_t>(groups * GROUP);
-    for (int group = 0; group < groups; ++group) model_.attended_.put(kernels_, tiles_, row, group, from + group * GROUP);
+    model_.attended_.put(kernels_, tiles_, row, 0, groups, from);
 }
 
 void Forward::gate_up(int layer, int group, int thread) {
@@ -366,7 +365,7 @@ void Forward::gate_up(int layer, int group, int thread) {
     for (int row = 0; row < tiles_.rows(); ++row) {
         float* gate = own + row * stride;
         kernels_.swiglu(gate, gate + GROUP, GROUP);
-        model_.inner_.put(kernels_, tiles_, row, group, gate);
+        model_.inner_.put(kernels_, tiles_, row, group, 1, gate);
     }
 }
 

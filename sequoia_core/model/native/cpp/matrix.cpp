@@ -211,6 +211,12 @@ void Matrix::put_group(int row, int index, const std::uint8_t* source) {
     if (layout_ != Layout::CODES8_HALVES) std::memcpy(outer + BLOCK * 2 + lane * 2, &read.minimum, 2);
 }
 
+// Which number of a group is that of a column and lane: bfloat16 lies in pairs of columns.
+std::size_t Matrix::place_of_float(int column, int lane) const {
+    if (layout_ != Layout::BFLOAT16) return static_cast<std::size_t>(column * BLOCK + lane);
+    return static_cast<std::size_t>((column / 2 * BLOCK + lane) * 2 + column % 2);
+}
+
 void Matrix::put(int row, const std::uint8_t* source) {
     if (is_quantized(layout_)) {
         for (int index = 0; index < groups(); ++index) put_group(row, index, source);
@@ -218,7 +224,7 @@ void Matrix::put(int row, const std::uint8_t* source) {
     }
     const std::size_t size = file_block(format_).bytes;  // columns of 16 rows side by side
     for (int column = 0; column < columns_; ++column) {
-        const auto to = static_cast<std::size_t>(column % GROUP * BLOCK + row % BLOCK);
+        const std::size_t to = place_of_float(column % GROUP, row % BLOCK);
         std::memcpy(group(row, column / GROUP) + to * size, source + static_cast<std::size_t>(column) * size, size);
     }
 }
@@ -272,7 +278,7 @@ void Matrix::get_quantized(int row, int index, float* values) const {
 void Matrix::get_floats(int row, int index, float* values) const {
     const std::uint8_t* from = group(row, index);
     for (int i = 0; i < GROUP; ++i) {
-        const auto place = static_cast<std::size_t>(i * BLOCK + row % BLOCK);
+        const std::size_t place = place_of_float(i, row % BLOCK);
         if (layout_ == Layout::FLOAT32) {
             std::memcpy(values + i, from + place * 4, 4);
         } else {

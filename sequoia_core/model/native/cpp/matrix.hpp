@@ -88,6 +88,7 @@ class Matrix {
     void get_codes(int row, int index, std::int8_t* codes) const;
     void get_quantized(int row, int index, float* values) const;
     void get_floats(int row, int index, float* values) const;
+    std::size_t place_of_float(int column, int lane) const;
 
     FileFormat format_ = FileFormat::F32;
     Layout layout_ = Layout::FLOAT32;
