@@ -193,10 +193,13 @@ void Forward::add_product(const Linear& linear, const Activations& inputs, int b
 void Forward::embed(int row, int thread) {
     float* to = model_.states_.get() + static_cast<std::size_t>(row) * static_cast<std::size_t>(model_.padded_hidden());
     const auto token = static_cast<int>(request_.token_ids[row]);
-    if (!model_.shape().target_features) return model_.embedding().get(token, to);
-    float* own = model_.scratch_[static_cast<std::size_t>(thread)].get();
-    model_.embedding().get(token, own);
-    condition(row, own);
+    const bool conditioned = model_.shape().target_features > 0;
+    if (conditioned) to = model_.scratch_[static_cast<std::size_t>(thread)].get();
+    const Linear& embedding = model_.embedding();
+    embedding.matrix.get(token, to);
+    if (!embedding.scale.empty())
+        for (int i = 0; i < model_.shape().hidden; ++i) to[i] *= embedding.scale[static_cast<std::size_t>(token)];
+    if (conditioned) condition(row, to);
 }
 
 // After the token's embedding: hidden states of the token before it, shifted and scaled. In a tree, whose

@@ -46,7 +46,7 @@ inline void count_four_bits(const std::uint8_t* codes, const std::int8_t* quads,
 }
 
 // Quads [FIRST, FIRST + COUNT) of 8-bit codes.
-template <int R, int FIRST, int COUNT>
+template <int R, int FIRST, int COUNT, bool SUMS = true>
 inline void count_bytes(const std::uint8_t* codes, const std::int8_t* quads, const float* numbers, Counts<R>& counts) {
     for (int r = 0; r < R; ++r) {
         std::int32_t sum = 0;
@@ -59,7 +59,7 @@ inline void count_bytes(const std::uint8_t* codes, const std::int8_t* quads, con
     for (int i = FIRST; i < FIRST + COUNT; ++i) {
         const Ints eight = load_codes(codes + i * 64);
         for (int r = 0; r < R; ++r) counts.row[r] = dot8(counts.row[r], eight, quad(quads + (i * R + r) * 4));
-        counts.codes = dot8(counts.codes, eight, ones());
+        if constexpr (SUMS) counts.codes = dot8(counts.codes, eight, ones());
     }
 }
 
@@ -95,7 +95,14 @@ void quantized_product(const std::uint8_t* block, int groups, const Tile& tile, 
             const std::uint8_t* scales = at + code_bytes;
             const std::uint8_t* codes = at + lane * 4;
             Counts<R> counts;
-            if constexpr (LAYOUT == Layout::CODES8_HALVES) {
+            if constexpr (LAYOUT == Layout::CODES8_ROWS) {
+                count_bytes<R, 0, 8, false>(codes, quads, numbers, counts);
+                const Floats code_sum = from_words(reinterpret_cast<const std::int16_t*>(scales) + lane);
+                for (int r = 0; r < R; ++r) {
+                    acc[r] = fused(code_sum, broadcast(number_of(numbers, CENTER, R, r)), acc[r]);
+                    acc[r] = fused(counted8(counts.row[r]), broadcast(number_of(numbers, SCALE, R, r)), acc[r]);
+                }
+            } else if constexpr (LAYOUT == Layout::CODES8_HALVES) {
                 Counts<R> second;
                 count_bytes<R, 0, 4>(codes, quads, numbers, counts);
                 const Floats first_scale = from_signed_bytes(scales + lane);

@@ -33,7 +33,7 @@ CacheShape Model::cache_shape() const {
             static_cast<int>(shape_.feature_layers.size()), shape_.hidden};
 }
 
-const Matrix& Model::embedding() const { return embedding_of_ ? embedding_of_->embedding() : embedding_.matrix; }
+const Linear& Model::embedding() const { return embedding_of_ ? embedding_of_->embedding() : embedding_; }
 
 Linear& Model::linear(int layer, Part part) {
     switch (part) {
