@@ -10,6 +10,9 @@ namespace {
 // Weights read ahead into the second-level cache; from 2 to 16 kB are much alike.
 constexpr std::size_t PREFETCH_BYTES = 8192;
 
+// So few rows are normed by one thread, which is quicker than letting all threads wait for each other.
+constexpr int ROWS_NORMED_ALONE = 4;
+
 constexpr int parts(int items, int size) { return (items + size - 1) / size; }
 
 }  // namespace
@@ -61,17 +64,26 @@ void Forward::list_stages() {
     stages_.push_back({StageKind::EMBED, 0});
     if (model_.shape().target_features) stages_.push_back({StageKind::INPUT, 0});
     for (int layer = 0; layer < model_.shape().layers; ++layer) {
-        for (const StageKind kind : {StageKind::ATTENTION_NORM, StageKind::PROJECT, StageKind::ATTEND})
-            stages_.push_back({kind, layer});
+        const Layer& at = model_.layers_[static_cast<std::size_t>(layer)];
+        add_norm(at.attention_norm);
+        stages_.push_back({StageKind::PROJECT, layer});
+        stages_.push_back({StageKind::ATTEND, layer});
         if (gathers) stages_.push_back({StageKind::COLLECT, layer});
-        for (const StageKind kind : {StageKind::ATTENTION_OUT, StageKind::MLP_NORM, StageKind::GATE_UP, StageKind::DOWN})
-            stages_.push_back({kind, layer});
+        stages_.push_back({StageKind::ATTENTION_OUT, layer});
+        add_norm(at.mlp_norm);
+        stages_.push_back({StageKind::GATE_UP, layer});
+        stages_.push_back({StageKind::DOWN, layer});
     }
     if (request_.logits) {
-        stages_.push_back({StageKind::FINAL_NORM, 0});
+        add_norm(model_.final_norm_);
         stages_.push_back({StageKind::HEAD, 0});
     }
     for (const Stage& stage : stages_) chunk_counts_.push_back(parts(items(stage), items_per_chunk(stage)));
+}
+
+void Forward::add_norm(const std::vector<float>& weight) {
+    if (tiles_.rows() > ROWS_NORMED_ALONE) stages_.push_back({StageKind::NORM, 0, &weight});
+    else stages_.back().norm = &weight;
 }
 
 int Forward::items(const Stage& stage) const {
@@ -117,6 +129,10 @@ void Forward::compute(int stage, int chunk, int thread) noexcept {
     const Stage& at = stages_[static_cast<std::size_t>(stage)];
     const int size = items_per_chunk(at), last = std::min(items(at), (chunk + 1) * size);
     for (int item = chunk * size; item < last; ++item) compute_item(at, item, thread);
+    if (!at.norm || at.kind == StageKind::NORM) return;
+    if (finished_.fetch_add(1, std::memory_order_acq_rel) + 1 < chunks(stage)) return;
+    finished_.store(0, std::memory_order_relaxed);
+    for (int row = 0; row < tiles_.rows(); ++row) norm(*at.norm, row, thread);
 }
 
 void Forward::compute_item(const Stage& stage, int item, int thread) {
@@ -129,12 +145,11 @@ void Forward::compute_item(const Stage& stage, int item, int thread) {
             return product(tree ? model_.own_input_ : model_.target_input_, model_.inputs_, item,
                            model_.states_.get() + item * BLOCK, stride);
         }
-        case StageKind::ATTENTION_NORM: return norm(layer.attention_norm, item, thread);
+        case StageKind::NORM: return norm(*stage.norm, item, thread);
         case StageKind::PROJECT: return project(stage.layer, item, thread);
         case StageKind::ATTEND: return attend(stage.layer, item, thread);
         case StageKind::COLLECT: return collect(item);
         case StageKind::ATTENTION_OUT: return add_product(layer.part(Part::ATTENTION_OUT), model_.attended_, item, thread);
-        case StageKind::MLP_NORM: return norm(layer.mlp_norm, item, thread);
         case StageKind::GATE_UP: return gate_up(stage.layer, item, thread);
         case StageKind::DOWN: {
             add_product(layer.part(Part::DOWN), model_.inner_, item, thread);
@@ -152,7 +167,6 @@ void Forward::compute_item(const Stage& stage, int item, int thread) {
             }
             return;
         }
-        case StageKind::FINAL_NORM: return norm(model_.final_norm_, item, thread);
         case StageKind::HEAD: {
             const Linear& head = model_.head_.matrix.empty() ? model_.embedding_ : model_.head_;
             const int width = model_.shape().head_rows, first = item * BLOCK;
