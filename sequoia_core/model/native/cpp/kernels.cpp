@@ -324,7 +324,7 @@ constexpr int BLOCK_VECTORS = BLOCK / LANES;
 // Scores of CHAINS vectors of keys at once, so that additions of one chain hide another's latency.
 template <class Element, int Q>
 void score_tile(const HeadMemory& memory, const float* const* queries, int blocks, float* scores, std::size_t stride) {
-    constexpr int CHAINS = Q < 3 ? 4 : 2;
+    constexpr int CHAINS = Q < 3 ? 4 : SCORE_CHAINS;
     const auto block_size = static_cast<std::size_t>(memory.head_dim) * BLOCK;
     const int vectors = (blocks * BLOCK_VECTORS + CHAINS - 1) / CHAINS * CHAINS;
     for (int v = 0; v < vectors; v += CHAINS) {

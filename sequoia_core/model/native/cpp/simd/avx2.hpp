@@ -14,6 +14,7 @@ constexpr int LANES = 8;
 constexpr int TILE_ROWS = 6;
 constexpr int QUERY_TILE = 6;
 constexpr int VALUE_VECTORS = 2;
+constexpr int SCORE_CHAINS = 2;
 #if defined(__AVXVNNI__)
 constexpr std::uint8_t CODE_FLIP = 0x80;
 #else

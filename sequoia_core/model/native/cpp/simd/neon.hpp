@@ -14,6 +14,7 @@ constexpr int LANES = 4;
 constexpr int TILE_ROWS = 8;
 constexpr int QUERY_TILE = 6;
 constexpr int VALUE_VECTORS = 4;
+constexpr int SCORE_CHAINS = 4;
 constexpr std::uint8_t CODE_FLIP = 0;
 
 inline int8x16_t bytes(Ints v) { return vreinterpretq_s8_s32(v); }
