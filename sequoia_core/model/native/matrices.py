@@ -21,10 +21,7 @@ from sequoia_core.model.int8_rows import UnpackedWeights
 if TYPE_CHECKING:
     from sequoia_core.model.weights import Weights
 
-GROUP = 32
-"""Columns of a block of Q8_0."""
-
-F32, F16, Q8_0, BF16 = 0, 1, 8, 30
+F32, F16, I8, BF16 = 0, 1, 24, 30
 """Numbers of `ggml_type` in GGUF files."""
 
 READABLE_FORMATS = {0, 1, 2, 3, 6, 7, 8, 12, 13, 14, 30}
@@ -79,23 +76,14 @@ def stored_matrix(weights: Mapping[str, Tensor] | Weights, name: str) -> StoredM
 
 
 def _from_int8_rows(weights: UnpackedWeights, name: str) -> StoredMatrix:
-    """Rows of int8 as blocks of Q8_0 with a scale of 1, their own scale applied to the products."""
     codes, scales = weights.packed(name)
     rows, columns = codes.shape
-    if columns % GROUP:
-        raise ModelLoadError(
-            f"{weights.origin}: {name} has {columns} columns, no multiple of {GROUP}"
-        )
 
     def data() -> np.ndarray[Any, np.dtype[np.uint8]]:
-        one = np.float16(1).tobytes()
-        blocks = np.empty((rows, columns // GROUP, 2 + GROUP), dtype=np.uint8)
-        blocks[:, :, :2] = np.frombuffer(one, dtype=np.uint8)
-        blocks[:, :, 2:] = codes.view(torch.uint8).numpy().reshape(rows, -1, GROUP)
-        return blocks.reshape(rows, -1)
+        return codes.contiguous().view(torch.uint8).numpy()
 
     flat = np.ascontiguousarray(scales.numpy().reshape(-1), dtype=np.float32)
-    return StoredMatrix(Q8_0, (rows, columns), data, row_scales=flat)
+    return StoredMatrix(I8, (rows, columns), data, row_scales=flat)
 
 
 def _from_gguf(weights: GgufWeights, name: str) -> StoredMatrix:

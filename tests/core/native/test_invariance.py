@@ -15,7 +15,7 @@ from sequoia_core.model.native.llama import NativeCache, NativeLlama, Pool
 from tests.core.models import random_weights, tiny_config
 from tests.core.native.gguf_blocks import as_stored, gguf_weights, random_blocks
 
-MIXED = ("Q4_1", "Q8_0", "Q6_K", "Q4_0", "Q5_K", "F16", "Q4_K")
+MIXED = ("Q4_1", "Q8_0", "Q6_K", "Q4_0", "Q5_K", "F16", "Q4_K", "BF16")
 """Formats of the matrices in turn, as files called Q4_K_M mix them."""
 
 CASES = settings(

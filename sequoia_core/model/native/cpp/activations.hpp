@@ -1,4 +1,4 @@
-// Inputs of matrix products: rows in tiles, as codes with a scale and a center, as floats, or as both.
+// Inputs of matrix products: rows in tiles, in the forms that the matrices read.
 #pragma once
 
 #include <vector>
@@ -27,24 +27,30 @@ class RowTiles {
     int rows_ = 0, count_ = 0;
 };
 
+// How the inputs of a product are stored: 8-bit codes with a scale and a center per group, pairs of bfloat16,
+// or float32.
+struct InputForms {
+    bool codes = false, bfloats = false, floats = false;
+    void add(const Matrix& reader);
+};
+
 class Activations {
    public:
-    // Says which forms the matrices that read this input need.
-    void shape(int columns, bool as_codes, bool as_floats) {
+    void shape(int columns, InputForms forms) {
         groups_ = (columns + GROUP - 1) / GROUP;
-        as_codes_ = as_codes;
-        as_floats_ = as_floats;
+        forms_ = forms;
     }
     void reserve(int rows);
     int groups() const { return groups_; }
-    // Stores 32 values of a row.
-    void put(const Kernels& kernels, const RowTiles& tiles, int row, int group, const float* values);
+    // Stores `count` groups of a row, from `group` on.
+    void put(const Kernels& kernels, const RowTiles& tiles, int row, int group, int count, const float* values);
     Tile tile(const RowTiles& tiles, int index) const;
 
    private:
     int groups_ = 0, capacity_ = 0;
-    bool as_codes_ = false, as_floats_ = false;
+    InputForms forms_;
     Buffer<std::int8_t> codes_;
+    Buffer<std::uint32_t> bfloats_;
     Buffer<float> numbers_, floats_;
 };
 

@@ -13,10 +13,12 @@
 namespace sequoia {
 
 #if defined(__x86_64__)
+namespace avx512_bf16 { extern const Kernels KERNELS; }
 namespace avx512_vnni { extern const Kernels KERNELS; }
 namespace avx_vnni { extern const Kernels KERNELS; }
 namespace avx2 { extern const Kernels KERNELS; }
 #elif defined(__aarch64__)
+namespace neon_bf16 { extern const Kernels KERNELS; }
 namespace neon_dotprod { extern const Kernels KERNELS; }
 #endif
 
@@ -27,13 +29,17 @@ std::vector<const Kernels*> supported() {
 #if defined(__x86_64__)
     __builtin_cpu_init();
     const bool avx2 = __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma") && __builtin_cpu_supports("f16c");
-    if (avx2 && __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") && __builtin_cpu_supports("avx512vl") &&
-        __builtin_cpu_supports("avx512dq") && __builtin_cpu_supports("avx512vnni"))
-        found.push_back(&avx512_vnni::KERNELS);
+    const bool avx512 = avx2 && __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") &&
+                        __builtin_cpu_supports("avx512vl") && __builtin_cpu_supports("avx512dq") &&
+                        __builtin_cpu_supports("avx512vnni");
+    if (avx512 && __builtin_cpu_supports("avx512bf16")) found.push_back(&avx512_bf16::KERNELS);
+    if (avx512) found.push_back(&avx512_vnni::KERNELS);
     if (avx2 && __builtin_cpu_supports("avxvnni")) found.push_back(&avx_vnni::KERNELS);
     if (avx2) found.push_back(&avx2::KERNELS);
 #elif defined(__aarch64__)
-    if (getauxval(AT_HWCAP) & HWCAP_ASIMDDP) found.push_back(&neon_dotprod::KERNELS);
+    const bool dot_products = getauxval(AT_HWCAP) & HWCAP_ASIMDDP;
+    if (dot_products && getauxval(AT_HWCAP2) & HWCAP2_BF16) found.push_back(&neon_bf16::KERNELS);
+    if (dot_products) found.push_back(&neon_dotprod::KERNELS);
 #endif
     return found;
 }

@@ -12,6 +12,9 @@ namespace {
 // Weights read ahead into the second-level cache; from 2 to 16 kB are much alike.
 constexpr std::size_t PREFETCH_BYTES = 8192;
 
+// So few rows are normed by one thread, which is quicker than letting all threads wait for each other.
+constexpr int ROWS_NORMED_ALONE = 4;
+
 constexpr int parts(int items, int size) { return (items + size - 1) / size; }
 
 }  // namespace
@@ -79,18 +82,27 @@ void Forward::list_stages() {
     stages_.push_back({StageKind::EMBED, 0});
     if (model_.shape().target_features) stages_.push_back({StageKind::INPUT, 0});
     for (int layer = 0; layer < model_.shape().layers; ++layer) {
-        for (const StageKind kind : {StageKind::ATTENTION_NORM, StageKind::PROJECT, StageKind::ATTEND})
-            stages_.push_back({kind, layer});
+        const Layer& at = model_.layers_[static_cast<std::size_t>(layer)];
+        add_norm(at.attention_norm);
+        stages_.push_back({StageKind::PROJECT, layer});
+        stages_.push_back({StageKind::ATTEND, layer});
         if (gathers) stages_.push_back({StageKind::COLLECT, layer});
-        for (const StageKind kind : {StageKind::ATTENTION_OUT, StageKind::MLP_NORM, StageKind::GATE_UP, StageKind::DOWN})
-            stages_.push_back({kind, layer});
+        stages_.push_back({StageKind::ATTENTION_OUT, layer});
+        add_norm(at.mlp_norm);
+        stages_.push_back({StageKind::GATE_UP, layer});
+        stages_.push_back({StageKind::DOWN, layer});
     }
     if (request_.logits) {
-        stages_.push_back({StageKind::FINAL_NORM, 0});
+        add_norm(model_.final_norm_);
         stages_.push_back({StageKind::HEAD, 0});
         if (request_.reading) stages_.push_back({StageKind::READ, 0});
     }
     for (const Stage& stage : stages_) chunk_counts_.push_back(parts(items(stage), items_per_chunk(stage)));
+}
+
+void Forward::add_norm(const std::vector<float>& weight) {
+    if (tiles_.rows() > ROWS_NORMED_ALONE) stages_.push_back({StageKind::NORM, 0, &weight});
+    else stages_.back().norm = &weight;
 }
 
 int Forward::items(const Stage& stage) const {
@@ -141,6 +153,10 @@ void Forward::compute(int stage, int chunk, int thread) noexcept {
     const Stage& at = stages_[static_cast<std::size_t>(stage)];
     const int size = items_per_chunk(at), last = std::min(items(at), (chunk + 1) * size);
     for (int item = chunk * size; item < last; ++item) compute_item(at, item, thread);
+    if (!at.norm || at.kind == StageKind::NORM) return;
+    if (finished_.fetch_add(1, std::memory_order_acq_rel) + 1 < chunks(stage)) return;
+    finished_.store(0, std::memory_order_relaxed);
+    for (int row = 0; row < tiles_.rows(); ++row) norm(*at.norm, row, thread);
 }
 
 void Forward::compute_item(const Stage& stage, int item, int thread) {
@@ -153,12 +169,11 @@ void Forward::compute_item(const Stage& stage, int item, int thread) {
             return product(tree ? model_.own_input_ : model_.target_input_, model_.inputs_, item,
                            model_.states_.get() + item * BLOCK, stride);
         }
-        case StageKind::ATTENTION_NORM: return norm(layer.attention_norm, item, thread);
+        case StageKind::NORM: return norm(*stage.norm, item, thread);
         case StageKind::PROJECT: return project(stage.layer, item, thread);
         case StageKind::ATTEND: return attend(stage.layer, item, thread);
         case StageKind::COLLECT: return collect(item);
         case StageKind::ATTENTION_OUT: return add_product(layer.part(Part::ATTENTION_OUT), model_.attended_, item, thread);
-        case StageKind::MLP_NORM: return norm(layer.mlp_norm, item, thread);
         case StageKind::GATE_UP: return gate_up(stage.layer, item, thread);
         case StageKind::DOWN: {
             add_product(layer.part(Part::DOWN), model_.inner_, item, thread);
@@ -176,7 +191,6 @@ void Forward::compute_item(const Stage& stage, int item, int thread) {
             }
             return;
         }
-        case StageKind::FINAL_NORM: return norm(model_.final_norm_, item, thread);
         case StageKind::READ: return read(item);
         case StageKind::HEAD: {
             const Linear& head = model_.head_.matrix.empty() ? model_.embedding_ : model_.head_;
@@ -240,10 +254,13 @@ void Forward::add_product(const Linear& linear, const Activations& inputs, int b
 void Forward::embed(int row, int thread) {
     float* to = model_.states_.get() + static_cast<std::size_t>(row) * static_cast<std::size_t>(model_.padded_hidden());
     const auto token = static_cast<int>(request_.token_ids[row]);
-    if (!model_.shape().target_features) return model_.embedding().get(token, to);
-    float* own = model_.scratch_[static_cast<std::size_t>(thread)].get();
-    model_.embedding().get(token, own);
-    condition(row, own);
+    const bool conditioned = model_.shape().target_features > 0;
+    if (conditioned) to = model_.scratch_[static_cast<std::size_t>(thread)].get();
+    const Linear& embedding = model_.embedding();
+    embedding.matrix.get(token, to);
+    if (!embedding.scale.empty())
+        for (int i = 0; i < model_.shape().hidden; ++i) to[i] *= embedding.scale[static_cast<std::size_t>(token)];
+    if (conditioned) condition(row, to);
 }
 
 // After the token's embedding: hidden states of the token before it, shifted and scaled. In a tree, whose
@@ -278,7 +295,7 @@ void Forward::condition(int row, float* inputs) {
     }
     const int groups = parts(width, GROUP);
     std::fill_n(inputs + width, groups * GROUP - width, 0.f);
-    for (int group = 0; group < groups; ++group) model_.inputs_.put(kernels_, tiles_, row, group, inputs + group * GROUP);
+    model_.inputs_.put(kernels_, tiles_, row, 0, groups, inputs);
 }
 
 void Forward::norm(const std::vector<float>& weight, int row, int thread) {
@@ -286,8 +303,7 @@ void Forward::norm(const std::vector<float>& weight, int row, int thread) {
     const int padded = model_.padded_hidden();
     const float* states = model_.states_.get() + static_cast<std::size_t>(row) * static_cast<std::size_t>(padded);
     kernels_.rms_norm(states, weight.data(), model_.shape().hidden, padded, model_.shape().norm_epsilon, normed);
-    for (int group = 0; group < padded / GROUP; ++group)
-        model_.hidden_.put(kernels_, tiles_, row, group, normed + group * GROUP);
+    model_.hidden_.put(kernels_, tiles_, row, 0, padded / GROUP, normed);
 }
 
 void Forward::rotate(float* values, int row) const {
@@ -384,15 +400,15 @@ void Forward::attend(int layer, int item, int thread) {
             std::copy_n(own, shape.head_dim, model_.mixed_.get() + static_cast<std::size_t>(rows[i]) * static_cast<std::size_t>(model_.attended_.groups() * GROUP) + static_cast<std::size_t>(heads[i] * shape.head_dim));
             continue;
         }
-        for (int group = 0; group < shape.head_dim / GROUP; ++group)
-            model_.attended_.put(kernels_, tiles_, rows[i], heads[i] * (shape.head_dim / GROUP) + group, own + group * GROUP);
+        const int groups = shape.head_dim / GROUP;
+        model_.attended_.put(kernels_, tiles_, rows[i], heads[i] * groups, groups, own);
     }
 }
 
 void Forward::collect(int row) {
     const int groups = model_.attended_.groups();
     const float* from = model_.mixed_.get() + static_cast<std::size_t>(row) * static_cast<std::size_t>(groups * GROUP);
-    for (int group = 0; group < groups; ++group) model_.attended_.put(kernels_, tiles_, row, group, from + group * GROUP);
+    model_.attended_.put(kernels_, tiles_, row, 0, groups, from);
 }
 
 void Forward::gate_up(int layer, int group, int thread) {
@@ -413,7 +429,7 @@ void Forward::gate_up(int layer, int group, int thread) {
     for (int row = 0; row < tiles_.rows(); ++row) {
         float* gate = own + row * stride;
         kernels_.swiglu(gate, gate + GROUP, GROUP);
-        model_.inner_.put(kernels_, tiles_, row, group, gate);
+        model_.inner_.put(kernels_, tiles_, row, group, 1, gate);
     }
 }
 

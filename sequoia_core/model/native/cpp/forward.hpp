@@ -1,17 +1,19 @@
 // One forward pass: its stages, how each is divided into chunks, and what a chunk computes.
 #pragma once
 
+#include <atomic>
 #include <vector>
 
 #include "model.hpp"
 
 namespace sequoia {
 
-enum class StageKind { EMBED, INPUT, ATTENTION_NORM, PROJECT, ATTEND, COLLECT, ATTENTION_OUT, MLP_NORM, GATE_UP, DOWN, FINAL_NORM, HEAD, READ };
+enum class StageKind { EMBED, INPUT, NORM, PROJECT, ATTEND, COLLECT, ATTENTION_OUT, GATE_UP, DOWN, HEAD, READ };
 
 struct Stage {
     StageKind kind;
     int layer;
+    const std::vector<float>* norm = nullptr;  // of stage NORM; of others, done by whoever ends the stage
 };
 
 // Keys that a row sees, ascending: 0 to leading - 1, then those listed.
@@ -43,6 +45,7 @@ class Forward final : public Job {
     void see(const Segment& segment, int index, int first_row);
     void see_paths(const Segment& segment, int first_row);
     void list_stages();
+    void add_norm(const std::vector<float>& weight);
     int items(const Stage& stage) const;
     int items_per_chunk(const Stage& stage) const;
     void compute_item(const Stage& stage, int item, int thread);
@@ -71,6 +74,7 @@ class Forward final : public Job {
     RowTiles tiles_;
     std::vector<Stage> stages_;
     std::vector<int> chunk_counts_;
+    std::atomic<int> finished_{0};  // chunks of a stage that a norm follows
     std::vector<Row> rows_;
     std::vector<int> first_rows_;  // of each segment
     std::vector<QueryTile> query_tiles_;

@@ -48,7 +48,7 @@ inline void count_four_bits(const std::uint8_t* codes, const std::int8_t* quads,
 }
 
 // Quads [FIRST, FIRST + COUNT) of 8-bit codes.
-template <int R, int FIRST, int COUNT>
+template <int R, int FIRST, int COUNT, bool SUMS = true>
 inline void count_bytes(const std::uint8_t* codes, const std::int8_t* quads, const float* numbers, Counts<R>& counts) {
     for (int r = 0; r < R; ++r) {
         std::int32_t sum = 0;
@@ -61,7 +61,7 @@ inline void count_bytes(const std::uint8_t* codes, const std::int8_t* quads, con
     for (int i = FIRST; i < FIRST + COUNT; ++i) {
         const Ints eight = load_codes(codes + i * 64);
         for (int r = 0; r < R; ++r) counts.row[r] = dot8(counts.row[r], eight, quad(quads + (i * R + r) * 4));
-        counts.codes = dot8(counts.codes, eight, ones());
+        if constexpr (SUMS) counts.codes = dot8(counts.codes, eight, ones());
     }
 }
 
@@ -97,7 +97,14 @@ void quantized_product(const std::uint8_t* block, int groups, const Tile& tile, 
             const std::uint8_t* scales = at + code_bytes;
             const std::uint8_t* codes = at + lane * 4;
             Counts<R> counts;
-            if constexpr (LAYOUT == Layout::CODES8_HALVES) {
+            if constexpr (LAYOUT == Layout::CODES8_ROWS) {
+                count_bytes<R, 0, 8, false>(codes, quads, numbers, counts);
+                const Floats code_sum = from_words(reinterpret_cast<const std::int16_t*>(scales) + lane);
+                for (int r = 0; r < R; ++r) {
+                    acc[r] = fused(code_sum, broadcast(number_of(numbers, CENTER, R, r)), acc[r]);
+                    acc[r] = fused(counted8(counts.row[r]), broadcast(number_of(numbers, SCALE, R, r)), acc[r]);
+                }
+            } else if constexpr (LAYOUT == Layout::CODES8_HALVES) {
                 Counts<R> second;
                 count_bytes<R, 0, 4>(codes, quads, numbers, counts);
                 const Floats first_scale = from_signed_bytes(scales + lane);
@@ -148,8 +155,7 @@ void quantized_product(const std::uint8_t* block, int groups, const Tile& tile, 
 template <Layout LAYOUT>
 inline Floats load_weights(const std::uint8_t* at, std::size_t index) {
     if constexpr (LAYOUT == Layout::FLOAT32) return load(reinterpret_cast<const float*>(at) + index);
-    else if constexpr (LAYOUT == Layout::FLOAT16) return from_halves(reinterpret_cast<const std::uint16_t*>(at) + index);
-    else return from_bfloats(reinterpret_cast<const std::uint16_t*>(at) + index);
+    else return from_halves(reinterpret_cast<const std::uint16_t*>(at) + index);
 }
 
 template <int R, Layout LAYOUT>
@@ -176,11 +182,38 @@ void float_product(const std::uint8_t* block, int groups, const Tile& tile, floa
     }
 }
 
+// Both operands are bfloat16; a vector of weights holds a pair of columns of each output.
+template <int R>
+void bfloat_product(const std::uint8_t* block, int groups, const Tile& tile, float* out, std::size_t stride,
+                    std::size_t ahead) {
+    constexpr std::size_t group_bytes = sizes_of(Layout::BFLOAT16).group_bytes;
+    for (int lane = 0; lane < BLOCK; lane += LANES) {
+        Floats acc[R];
+        for (int r = 0; r < R; ++r) acc[r] = broadcast(0.f);
+        const std::uint8_t* at = block;
+        const std::uint32_t* pairs = tile.bfloats;
+        for (int g = 0; g < groups; ++g) {
+            if (lane == 0 && ahead)
+                for (std::size_t line = 0; line < group_bytes; line += 64) prefetch_far(at + ahead + line);
+#pragma GCC unroll 4
+            for (int k = 0; k < GROUP / 2; ++k) {
+                const Pairs weights = load_pairs(at + (k * BLOCK + lane) * 4);
+                const std::uint32_t* inputs = pairs + k * PAIR_WORDS * R;
+                for (int r = 0; r < R; ++r) acc[r] = dot_pairs<R>(acc[r], weights, inputs + r);
+            }
+            at += group_bytes;
+            pairs += GROUP / 2 * PAIR_WORDS * R;
+        }
+        for (int r = 0; r < R; ++r) store(out + static_cast<std::size_t>(r) * stride + lane, acc[r]);
+    }
+}
+
 using Product = void (*)(const std::uint8_t*, int, const Tile&, float*, std::size_t, std::size_t);
 
 template <Layout LAYOUT, int R>
 constexpr Product product_of() {
     if constexpr (is_quantized(LAYOUT)) return quantized_product<R, LAYOUT>;
+    else if constexpr (LAYOUT == Layout::BFLOAT16) return bfloat_product<R>;
     else return float_product<R, LAYOUT>;
 }
 
@@ -204,7 +237,7 @@ void product(const Matrix& matrix, int block, const Tile& tile, float* out, std:
 // -------------------------------------------------------------------------------- row operations
 
 // Range and center instead of a largest magnitude: an outlier has one sign, which halves its group's step.
-void quantize(const float* values, int rows, std::int8_t* codes, float* numbers) {
+void quantize_group(const float* values, int rows, std::int8_t* codes, float* numbers) {
     Floats high = load(values), low = high;
     for (int i = LANES; i < GROUP; i += LANES) {
         high = maximum(high, load(values + i));
@@ -214,15 +247,32 @@ void quantize(const float* values, int rows, std::int8_t* codes, float* numbers)
     const float center = 0.5f * (top + bottom), range = top - bottom;
     const float scale = range / 254.f, inverse = range > 0.f ? 254.f / range : 0.f;
     alignas(64) std::int8_t rounded_codes[GROUP];
-    std::int32_t sums[2] = {0, 0};
     for (int i = 0; i < GROUP; i += LANES)
-        sums[i / 16] += to_codes((load(values + i) - broadcast(center)) * broadcast(inverse), rounded_codes + i);
+        to_codes((load(values + i) - broadcast(center)) * broadcast(inverse), rounded_codes + i);
+    std::int32_t sums[2];
+    sum_codes(rounded_codes, sums);
     for (int i = 0; i < GROUP / 4; ++i) __builtin_memcpy(codes + i * rows * 4, rounded_codes + i * 4, 4);
     numbers[SCALE * rows] = scale;
     numbers[CENTER * rows] = center;
     numbers[SUM * rows] = scale * static_cast<float>(sums[0] + sums[1]) + center * GROUP;
     numbers[FIRST_CODES * rows] = std::bit_cast<float>(sums[0]);
     numbers[SECOND_CODES * rows] = std::bit_cast<float>(sums[1]);
+}
+
+void quantize(const float* values, int groups, int rows, std::int8_t* codes, float* numbers) {
+    for (int g = 0; g < groups; ++g, values += GROUP, codes += GROUP * rows, numbers += GROUP_NUMBERS * rows)
+        quantize_group(values, rows, codes, numbers);
+}
+
+void round_pairs(const float* values, int groups, int rows, std::uint32_t* pairs) {
+    alignas(64) std::uint16_t rounded[GROUP];
+    for (int g = 0; g < groups; ++g, values += GROUP, pairs += GROUP / 2 * PAIR_WORDS * rows) {
+        for (int i = 0; i < GROUP; i += LANES) to_bfloats(rounded + i, load(values + i));
+        for (int i = 0; i < GROUP / 2 * PAIR_WORDS; ++i) {
+            if constexpr (PAIR_WORDS == 1) __builtin_memcpy(pairs + i * rows, rounded + i * 2, 4);
+            else pairs[i * rows] = static_cast<std::uint32_t>(rounded[i]) << 16;
+        }
+    }
 }
 
 void rms_norm(const float* x, const float* weight, int count, int padded, float epsilon, float* y) {
@@ -377,7 +427,7 @@ constexpr int BLOCK_VECTORS = BLOCK / LANES;
 // Scores of CHAINS vectors of keys at once, so that additions of one chain hide another's latency.
 template <class Element, int Q>
 void score_tile(const HeadMemory& memory, const float* const* queries, int blocks, float* scores, std::size_t stride) {
-    constexpr int CHAINS = Q < 3 ? 4 : 2;
+    constexpr int CHAINS = Q < 3 ? 4 : SCORE_CHAINS;
     const auto block_size = static_cast<std::size_t>(memory.head_dim) * BLOCK;
     const int vectors = (blocks * BLOCK_VECTORS + CHAINS - 1) / CHAINS * CHAINS;
     for (int v = 0; v < vectors; v += CHAINS) {
@@ -507,8 +557,10 @@ const Kernels KERNELS = {
     .tile_rows = TILE_ROWS,
     .query_tile = QUERY_TILE,
     .code_flip = CODE_FLIP,
+    .pair_words = PAIR_WORDS,
     .product = product,
     .quantize = quantize,
+    .round_pairs = round_pairs,
     .rms_norm = rms_norm,
     .swiglu = swiglu,
     .add = add,

@@ -20,7 +20,8 @@ struct Tile {
     int rows;
     const std::int8_t* codes;  // [group][8][rows][4]
     const float* numbers;      // [group][GROUP_NUMBERS][rows]
-    const float* floats;       // [column][rows]
+    const std::uint32_t* bfloats;  // [column / 2][pair_words][rows]
+    const float* floats;           // [column][rows]
 };
 
 // Of a row of logits: the first of its largest ones, ln(sum(exp(logit / temperature))), and the log probability of that
@@ -46,11 +47,14 @@ struct Kernels {
     int tile_rows;
     int query_tile;
     std::uint8_t code_flip;
+    int pair_words;  // words of two bfloat16 columns: 1, the even one in the lower half, or 2, widened to float32
     // 16 outputs of each row of the tile -> out[row * stride + 0..15]; reads `ahead` bytes further into the cache
     void (*product)(const Matrix& matrix, int block, const Tile& tile, float* out, std::size_t stride,
                     std::size_t ahead);
-    // 32 values -> codes at every 4 * rows bytes and numbers at every `rows` floats
-    void (*quantize)(const float* values, int rows, std::int8_t* codes, float* numbers);
+    // groups of 32 values -> codes at every 4 * rows bytes and numbers at every `rows` floats
+    void (*quantize)(const float* values, int groups, int rows, std::int8_t* codes, float* numbers);
+    // groups of 32 values -> the same rounded to bfloat16, to nearest even, at every `rows` words
+    void (*round_pairs)(const float* values, int groups, int rows, std::uint32_t* pairs);
     // y = x * weight / rms(x); `padded` is a multiple of 32, weights past `count` are zero
     void (*rms_norm)(const float* x, const float* weight, int count, int padded, float epsilon, float* y);
     // gate = silu(gate) * up

@@ -31,23 +31,33 @@ void KvCache::truncate(int length) {
     }
 }
 
+namespace {
+
+// A token's keys of one head lie BLOCK elements apart.
+template <class Element>
+void copy_key(std::byte* to, const std::byte* from, int head_dim) {
+    auto* target = reinterpret_cast<Element*>(to);
+    const auto* source = reinterpret_cast<const Element*>(from);
+    for (int d = 0; d < head_dim; ++d) target[d * BLOCK] = source[d * BLOCK];
+}
+
+}  // namespace
+
 void KvCache::keep(int committed, const std::int32_t* rows, int count) {
+    int moved = 0;  // a path's first rows often lie in their places
+    while (moved < count && rows[moved] == committed + moved) ++moved;
     const auto row_bytes = static_cast<std::size_t>(shape_.padded_dim()) * shape_.element();
-    const auto feature_bytes = static_cast<std::size_t>(shape_.feature_slots * shape_.hidden) * sizeof(float);
-    for (int i = 0; i < count; ++i) {
-        const int from = rows[i], to = committed + i;
-        if (from == to) continue;
-        for (int layer = 0; layer < shape_.layers; ++layer)
-            for (int head = 0; head < shape_.kv_heads; ++head) {
+    for (int layer = 0; layer < shape_.layers && moved < count; ++layer)
+        for (int head = 0; head < shape_.kv_heads; ++head)
+            for (int i = moved; i < count; ++i) {
+                const int from = rows[i], to = committed + i;
                 std::memcpy(value(layer, head, to), value(layer, head, from), row_bytes);
-                const std::byte* source = key(layer, head, from);
-                std::byte* target = key(layer, head, to);
-                const std::size_t step = BLOCK * shape_.element();
-                for (int d = 0; d < shape_.head_dim; ++d, source += step, target += step)
-                    std::memcpy(target, source, shape_.element());
+                const auto copy = shape_.halves ? copy_key<std::uint16_t> : copy_key<float>;
+                copy(key(layer, head, to), key(layer, head, from), shape_.head_dim);
             }
-        if (shape_.feature_slots) std::memcpy(feature(to, 0), feature(from, 0), feature_bytes);
-    }
+    const auto feature_bytes = static_cast<std::size_t>(shape_.feature_slots * shape_.hidden) * sizeof(float);
+    for (int i = moved; i < count && feature_bytes; ++i)
+        std::memcpy(feature(committed + i, 0), feature(rows[i], 0), feature_bytes);
     length_ = committed + count;
 }
 

@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <bit>
 #include <cstring>
+#include <numeric>
 
 namespace sequoia {
 namespace {
@@ -16,6 +17,7 @@ struct FileBlock {
 FileBlock file_block(FileFormat format) {
     switch (format) {
         case FileFormat::F32: return {1, 4};
+        case FileFormat::I8: return {1, 1};
         case FileFormat::F16:
         case FileFormat::BF16: return {1, 2};
         case FileFormat::Q4_0: return {32, 18};
@@ -142,6 +144,7 @@ Layout layout_of(FileFormat format) {
         case FileFormat::Q5_1: return Layout::CODES8_MIN;
         case FileFormat::Q5_K: return Layout::CODES8_SUPER;
         case FileFormat::Q6_K: return Layout::CODES8_HALVES;
+        case FileFormat::I8: return Layout::CODES8_ROWS;
     }
     return Layout::FLOAT32;
 }
@@ -189,6 +192,18 @@ void Matrix::put_codes(int row, int index, const std::int8_t* codes) {
     }
 }
 
+// A row of bytes, filled up with zeros.
+void Matrix::put_bytes(int row, const std::uint8_t* source) {
+    for (int index = 0; index < groups(); ++index) {
+        std::int8_t codes[GROUP] = {};
+        const int first = index * GROUP, count = std::min(GROUP, columns_ - first);
+        std::memcpy(codes, source + first, static_cast<std::size_t>(count));
+        put_codes(row, index, codes);
+        const auto sum = static_cast<std::int16_t>(std::accumulate(codes, codes + GROUP, 0));
+        std::memcpy(group(row, index) + CODES8_BYTES + row % BLOCK * 2, &sum, 2);
+    }
+}
+
 void Matrix::put_group(int row, int index, const std::uint8_t* source) {
     const FileBlock block = file_block(format_);
     const bool in_super = has_super_blocks(format_);
@@ -211,63 +226,92 @@ void Matrix::put_group(int row, int index, const std::uint8_t* source) {
     if (layout_ != Layout::CODES8_HALVES) std::memcpy(outer + BLOCK * 2 + lane * 2, &read.minimum, 2);
 }
 
+// Which number of a group is that of a column and lane: bfloat16 lies in pairs of columns.
+std::size_t Matrix::place_of_float(int column, int lane) const {
+    if (layout_ != Layout::BFLOAT16) return static_cast<std::size_t>(column * BLOCK + lane);
+    return static_cast<std::size_t>((column / 2 * BLOCK + lane) * 2 + column % 2);
+}
+
 void Matrix::put(int row, const std::uint8_t* source) {
+    if (layout_ == Layout::CODES8_ROWS) return put_bytes(row, source);
     if (is_quantized(layout_)) {
         for (int index = 0; index < groups(); ++index) put_group(row, index, source);
         return;
     }
     const std::size_t size = file_block(format_).bytes;  // columns of 16 rows side by side
     for (int column = 0; column < columns_; ++column) {
-        const auto to = static_cast<std::size_t>(column % GROUP * BLOCK + row % BLOCK);
+        const std::size_t to = place_of_float(column % GROUP, row % BLOCK);
         std::memcpy(group(row, column / GROUP) + to * size, source + static_cast<std::size_t>(column) * size, size);
     }
 }
 
-void Matrix::get(int row, float* values) const {
+// Codes of a row's group, less the zero point of the layout.
+void Matrix::get_codes(int row, int index, std::int8_t* codes) const {
+    const std::uint8_t* from = group(row, index) + row % BLOCK * 4;
+    if (!has_four_bits(layout_)) {
+        for (int quad = 0; quad < GROUP / 4; ++quad) std::memcpy(codes + quad * 4, from + quad * 64, 4);
+        for (int i = 0; i < GROUP; ++i) codes[i] = static_cast<std::int8_t>(static_cast<std::uint8_t>(codes[i]) ^ flip_);
+        return;
+    }
+    std::uint8_t pairs[GROUP / 2];
+    for (int quad = 0; quad < GROUP / 8; ++quad) std::memcpy(pairs + quad * 4, from + quad * 64, 4);
+    const int zero = layout_ == Layout::CODES4 ? 8 : 0;
+    for (int i = 0; i < GROUP / 2; ++i) {
+        codes[i] = static_cast<std::int8_t>((pairs[i] & 15) - zero);
+        codes[i + GROUP / 2] = static_cast<std::int8_t>((pairs[i] >> 4) - zero);
+    }
+}
+
+// The scales of a group are read once, so that the loops over its columns become vector operations.
+void Matrix::get_quantized(int row, int index, float* values) const {
+    std::int8_t codes[GROUP];
+    get_codes(row, index, codes);
     const int lane = row % BLOCK;
-    for (int column = 0; column < columns_; ++column) {
-        const std::uint8_t* from = group(row, column / GROUP);
-        const int i = column % GROUP;
-        if (!is_quantized(layout_)) {
-            const auto place = static_cast<std::size_t>(i * BLOCK + lane);
-            if (layout_ == Layout::FLOAT32) {
-                std::memcpy(values + column, from + place * 4, 4);
-            } else {
-                const std::uint16_t bits = read_half(from + place * 2);
-                values[column] = layout_ == Layout::FLOAT16
-                                     ? half_to_float(bits)
-                                     : std::bit_cast<float>(static_cast<std::uint32_t>(bits) << 16);
-            }
-            continue;
-        }
-        int code;
-        if (has_four_bits(layout_)) {
-            const std::uint8_t byte = from[i / 4 % 4 * 64 + lane * 4 + i % 4];
-            code = i < 16 ? byte & 15 : byte >> 4;
-            if (layout_ == Layout::CODES4) code -= 8;
+    const std::uint8_t* scales = group(row, index) + (has_four_bits(layout_) ? CODES4_BYTES : CODES8_BYTES);
+    const std::uint8_t* outer = super(row, index);
+    float scale[2], offset = 0.f;
+    switch (layout_) {
+        case Layout::CODES4_SUPER:
+        case Layout::CODES8_SUPER:
+            scale[0] = scale[1] = half_to_float(read_half(outer + lane * 2)) * scales[lane];
+            offset = -(half_to_float(read_half(outer + BLOCK * 2 + lane * 2)) * scales[BLOCK + lane]);
+            break;
+        case Layout::CODES8_HALVES:
+            for (int half = 0; half < 2; ++half)
+                scale[half] = half_to_float(read_half(outer + lane * 2)) *
+                              static_cast<float>(static_cast<std::int8_t>(scales[half * BLOCK + lane]));
+            break;
+        case Layout::CODES8_ROWS: scale[0] = scale[1] = 1.f; break;
+        default:
+            scale[0] = scale[1] = half_to_float(read_half(scales + lane * 2));
+            if (layout_ == Layout::CODES4_MIN || layout_ == Layout::CODES8_MIN)
+                offset = half_to_float(read_half(scales + BLOCK * 2 + lane * 2));
+    }
+    for (int half = 0; half < 2; ++half)
+        for (int i = half * 16; i < half * 16 + 16; ++i)
+            values[i] = scale[half] * static_cast<float>(codes[i]) + offset;
+}
+
+void Matrix::get_floats(int row, int index, float* values) const {
+    const std::uint8_t* from = group(row, index);
+    for (int i = 0; i < GROUP; ++i) {
+        const std::size_t place = place_of_float(i, row % BLOCK);
+        if (layout_ == Layout::FLOAT32) {
+            std::memcpy(values + i, from + place * 4, 4);
         } else {
-            code = static_cast<std::int8_t>(from[i / 4 * 64 + lane * 4 + i % 4] ^ flip_);
+            const std::uint16_t bits = read_half(from + place * 2);
+            values[i] = layout_ == Layout::FLOAT16 ? half_to_float(bits)
+                                                   : std::bit_cast<float>(static_cast<std::uint32_t>(bits) << 16);
         }
-        const std::uint8_t* scales = from + (has_four_bits(layout_) ? CODES4_BYTES : CODES8_BYTES);
-        const std::uint8_t* outer = super(row, column / GROUP);
-        const auto number = static_cast<float>(code);
-        switch (layout_) {
-            case Layout::CODES4_MIN:
-            case Layout::CODES8_MIN:
-                values[column] = half_to_float(read_half(scales + lane * 2)) * number +
-                                 half_to_float(read_half(scales + BLOCK * 2 + lane * 2));
-                break;
-            case Layout::CODES4_SUPER:
-            case Layout::CODES8_SUPER:
-                values[column] = half_to_float(read_half(outer + lane * 2)) * scales[lane] * number -
-                                 half_to_float(read_half(outer + BLOCK * 2 + lane * 2)) * scales[BLOCK + lane];
-                break;
-            case Layout::CODES8_HALVES:
-                values[column] = half_to_float(read_half(outer + lane * 2)) *
-                                 static_cast<std::int8_t>(scales[i / 16 * BLOCK + lane]) * number;
-                break;
-            default: values[column] = half_to_float(read_half(scales + lane * 2)) * number;
-        }
+    }
+}
+
+void Matrix::get(int row, float* values) const {
+    for (int index = 0; index < groups(); ++index) {
+        float group_values[GROUP];
+        if (is_quantized(layout_)) get_quantized(row, index, group_values);
+        else get_floats(row, index, group_values);
+        std::copy_n(group_values, std::min(GROUP, columns_ - index * GROUP), values + index * GROUP);
     }
 }
 

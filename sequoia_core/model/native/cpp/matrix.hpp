@@ -16,7 +16,7 @@ constexpr int SUPER_GROUPS = 8;  // groups that share the outer scale of a K-qua
 
 // How a tensor is stored in its file. The values are part of the C ABI.
 enum class FileFormat : std::int32_t {
-    F32 = 0, F16 = 1, Q4_0 = 2, Q4_1 = 3, Q5_0 = 6, Q5_1 = 7, Q8_0 = 8, Q4_K = 12, Q5_K = 13, Q6_K = 14, BF16 = 30,
+    F32 = 0, F16 = 1, Q4_0 = 2, Q4_1 = 3, Q5_0 = 6, Q5_1 = 7, Q8_0 = 8, Q4_K = 12, Q5_K = 13, Q6_K = 14, I8 = 24, BF16 = 30,
 };
 
 // How codes and scales lie in a block.
@@ -26,6 +26,7 @@ enum class Layout {
     CODES4_SUPER,  // scale and minimum are a byte each, times two halves per super-block
     CODES8, CODES8_MIN, CODES8_SUPER,
     CODES8_HALVES,  // a signed byte per 16 columns times a half per super-block
+    CODES8_ROWS,    // no scale but that of the row, which is applied to the product; an int16 sum of the codes
     FLOAT32, FLOAT16, BFLOAT16,
 };
 
@@ -46,6 +47,7 @@ constexpr LayoutSizes sizes_of(Layout layout) {
         case Layout::CODES8_MIN: return {CODES8_BYTES + 4 * BLOCK, 0};
         case Layout::CODES8_SUPER: return {CODES8_BYTES + 2 * BLOCK, 4 * BLOCK};
         case Layout::CODES8_HALVES: return {CODES8_BYTES + 2 * BLOCK, 2 * BLOCK};
+        case Layout::CODES8_ROWS: return {CODES8_BYTES + 2 * BLOCK, 0};
         case Layout::FLOAT32: return {BLOCK * GROUP * 4, 0};
         case Layout::FLOAT16:
         case Layout::BFLOAT16: return {BLOCK * GROUP * 2, 0};
@@ -83,8 +85,13 @@ class Matrix {
    private:
     std::uint8_t* group(int row, int index) const;
     std::uint8_t* super(int row, int index) const;
+    void put_bytes(int row, const std::uint8_t* source);
     void put_group(int row, int index, const std::uint8_t* row_source);
     void put_codes(int row, int index, const std::int8_t* codes);
+    void get_codes(int row, int index, std::int8_t* codes) const;
+    void get_quantized(int row, int index, float* values) const;
+    void get_floats(int row, int index, float* values) const;
+    std::size_t place_of_float(int column, int lane) const;
 
     FileFormat format_ = FileFormat::F32;
     Layout layout_ = Layout::FLOAT32;

@@ -18,18 +18,6 @@ std::vector<float> padded_copy(const float* values, int count, int to) {
     return copy;
 }
 
-bool any_quantized(std::initializer_list<const Linear*> linears) {
-    return std::any_of(linears.begin(), linears.end(), [](const Linear* each) {
-        return !each->matrix.empty() && is_quantized(each->matrix.layout());
-    });
-}
-
-bool any_floats(std::initializer_list<const Linear*> linears) {
-    return std::any_of(linears.begin(), linears.end(), [](const Linear* each) {
-        return !each->matrix.empty() && !is_quantized(each->matrix.layout());
-    });
-}
-
 }  // namespace
 
 Model::Model(ModelShape shape, std::shared_ptr<Pool> pool, const Kernels& kernels, std::shared_ptr<Model> embedding_of,
@@ -45,7 +33,7 @@ CacheShape Model::cache_shape() const {
             static_cast<int>(shape_.feature_layers.size()), shape_.hidden};
 }
 
-const Matrix& Model::embedding() const { return embedding_of_ ? embedding_of_->embedding() : embedding_.matrix; }
+const Linear& Model::embedding() const { return embedding_of_ ? embedding_of_->embedding() : embedding_; }
 
 Linear& Model::linear(int layer, Part part) {
     switch (part) {
@@ -87,25 +75,19 @@ void Model::allocate_weights() {
         next += each->bytes();
     }
     const Layer& first = layers_.front();
-    const Linear* head = head_.matrix.empty() ? &embedding_ : &head_;
-    bool codes = any_quantized({head}), floats = any_floats({head});
-    bool attended_codes = false, attended_floats = false, inner_codes = false, inner_floats = false;
+    InputForms inputs, hidden, attended, inner;
+    hidden.add(head_.matrix.empty() ? embedding_.matrix : head_.matrix);
     for (const Layer& layer : layers_) {
-        for (const Part part : {Part::QUERY, Part::KEY, Part::VALUE, Part::GATE, Part::UP}) {
-            codes |= any_quantized({&layer.part(part)});
-            floats |= any_floats({&layer.part(part)});
-        }
-        attended_codes |= any_quantized({&layer.part(Part::ATTENTION_OUT)});
-        attended_floats |= any_floats({&layer.part(Part::ATTENTION_OUT)});
-        inner_codes |= any_quantized({&layer.part(Part::DOWN)});
-        inner_floats |= any_floats({&layer.part(Part::DOWN)});
+        for (const Part part : {Part::QUERY, Part::KEY, Part::VALUE, Part::GATE, Part::UP})
+            hidden.add(layer.part(part).matrix);
+        attended.add(layer.part(Part::ATTENTION_OUT).matrix);
+        inner.add(layer.part(Part::DOWN).matrix);
     }
-    hidden_.shape(shape_.hidden, codes, floats);
-    attended_.shape(first.part(Part::ATTENTION_OUT).matrix.columns(), attended_codes, attended_floats);
-    inner_.shape(shape_.inner, inner_codes, inner_floats);
-    if (shape_.target_features)
-        inputs_.shape((shape_.target_features + 1) * shape_.hidden, any_quantized({&target_input_, &own_input_}),
-                      any_floats({&target_input_, &own_input_}));
+    for (const Linear* each : {&target_input_, &own_input_}) inputs.add(each->matrix);
+    hidden_.shape(shape_.hidden, hidden);
+    attended_.shape(first.part(Part::ATTENTION_OUT).matrix.columns(), attended);
+    inner_.shape(shape_.inner, inner);
+    if (shape_.target_features) inputs_.shape((shape_.target_features + 1) * shape_.hidden, inputs);
 }
 
 void Model::fill(int layer, Part part, const std::uint8_t* rows, std::size_t row_bytes, bool interleaved_rotary) {

@@ -101,7 +101,7 @@ class Model {
     const Linear& linear(int layer, Part part) const { return const_cast<Model*>(this)->linear(layer, part); }
     int output_row(Part part, int row, bool interleaved_rotary) const;
     void reserve(int rows, int longest);
-    const Matrix& embedding() const;
+    const Linear& embedding() const;
     int padded_dim() const { return (shape_.head_dim + BLOCK - 1) / BLOCK * BLOCK; }
     int padded_hidden() const { return (shape_.hidden + GROUP - 1) / GROUP * GROUP; }
 

@@ -14,6 +14,7 @@ constexpr int LANES = 8;
 constexpr int TILE_ROWS = 6;
 constexpr int QUERY_TILE = 6;
 constexpr int VALUE_VECTORS = 2;
+constexpr int SCORE_CHAINS = 2;
 #if defined(__AVXVNNI__)
 constexpr std::uint8_t CODE_FLIP = 0x80;
 #else
@@ -43,15 +44,38 @@ inline Floats from_halves(const std::uint16_t* from) {
 inline void to_halves(std::uint16_t* to, Floats v) {
     _mm_storeu_si128(reinterpret_cast<__m128i*>(to), _mm256_cvtps_ph(v, _MM_FROUND_TO_NEAREST_INT));
 }
-inline Floats from_bfloats(const std::uint16_t* from) {
-    const Ints wide = _mm256_cvtepu16_epi32(_mm_loadu_si128(reinterpret_cast<const __m128i*>(from)));
-    return _mm256_castsi256_ps(_mm256_slli_epi32(wide, 16));
+// Pairs of bfloat16, widened: the even columns and the odd ones.
+constexpr int PAIR_WORDS = 2;
+struct Pairs {
+    Floats even, odd;
+};
+inline Pairs load_pairs(const std::uint8_t* from) {
+    const Ints both = _mm256_loadu_si256(reinterpret_cast<const Ints*>(from));
+    return {_mm256_castsi256_ps(_mm256_slli_epi32(both, 16)),
+            _mm256_castsi256_ps(_mm256_and_si256(both, _mm256_set1_epi32(static_cast<int>(0xffff0000U))))};
+}
+template <int ROWS>
+inline Floats dot_pairs(Floats acc, const Pairs& weights, const std::uint32_t* inputs) {
+    acc = fused(weights.even, broadcast(__builtin_bit_cast(float, inputs[0])), acc);
+    return fused(weights.odd, broadcast(__builtin_bit_cast(float, inputs[ROWS])), acc);
+}
+// Adds half of the last place, less where the result would be odd: numbers are finite.
+inline void to_bfloats(std::uint16_t* to, Floats v) {
+    const Ints bits = _mm256_castps_si256(v);
+    const Ints odd = _mm256_and_si256(_mm256_srli_epi32(bits, 16), _mm256_set1_epi32(1));
+    const Ints rounded = _mm256_add_epi32(bits, _mm256_add_epi32(odd, _mm256_set1_epi32(0x7fff)));
+    const Ints high = _mm256_srli_epi32(rounded, 16);
+    _mm_storeu_si128(reinterpret_cast<__m128i*>(to),
+                     _mm_packus_epi32(_mm256_castsi256_si128(high), _mm256_extracti128_si256(high, 1)));
 }
 inline Floats from_bytes(const std::uint8_t* from) {
     return _mm256_cvtepi32_ps(_mm256_cvtepu8_epi32(_mm_loadl_epi64(reinterpret_cast<const __m128i*>(from))));
 }
 inline Floats from_signed_bytes(const std::uint8_t* from) {
     return _mm256_cvtepi32_ps(_mm256_cvtepi8_epi32(_mm_loadl_epi64(reinterpret_cast<const __m128i*>(from))));
+}
+inline Floats from_words(const std::int16_t* from) {
+    return _mm256_cvtepi32_ps(_mm256_cvtepi16_epi32(_mm_loadu_si128(reinterpret_cast<const __m128i*>(from))));
 }
 inline Ints load_codes(const std::uint8_t* from) { return _mm256_loadu_si256(reinterpret_cast<const Ints*>(from)); }
 inline Ints low_nibbles(Ints v) { return _mm256_and_si256(v, _mm256_set1_epi8(15)); }
@@ -98,16 +122,18 @@ inline Floats rounded(Floats x) { return _mm256_round_ps(x, _MM_FROUND_TO_NEARES
 inline Floats zero_where_infinite(Floats x, Floats result) {
     return _mm256_and_ps(_mm256_cmp_ps(x, broadcast(-INFINITY), _CMP_NEQ_OQ), result);
 }
-inline std::int32_t to_codes(Floats v, std::int8_t* to) {
+inline void to_codes(Floats v, std::int8_t* to) {
     const Ints codes = _mm256_cvtps_epi32(v);
-    alignas(32) std::int32_t lanes[8];
-    _mm256_store_si256(reinterpret_cast<Ints*>(lanes), codes);
-    std::int32_t total = 0;
-    for (int lane = 0; lane < 8; ++lane) {
-        to[lane] = static_cast<std::int8_t>(lanes[lane]);
-        total += lanes[lane];
+    const __m128i words = _mm_packs_epi32(_mm256_castsi256_si128(codes), _mm256_extracti128_si256(codes, 1));
+    _mm_storel_epi64(reinterpret_cast<__m128i*>(to), _mm_packs_epi16(words, words));
+}
+// Sums of the first and the last 16 of 32 codes.
+inline void sum_codes(const std::int8_t* codes, std::int32_t* sums) {
+    for (int half = 0; half < 2; ++half) {
+        const __m128i bytes = _mm_load_si128(reinterpret_cast<const __m128i*>(codes) + half);
+        const __m128i sum = _mm_sad_epu8(_mm_xor_si128(bytes, _mm_set1_epi8(-128)), _mm_setzero_si128());
+        sums[half] = _mm_cvtsi128_si32(sum) + _mm_extract_epi16(sum, 4) - 16 * 128;
     }
-    return total;
 }
 inline void prefetch_far(const void* at) { _mm_prefetch(static_cast<const char*>(at), _MM_HINT_T1); }
 

@@ -14,6 +14,7 @@ constexpr int LANES = 16;
 constexpr int TILE_ROWS = 12;      // rows of a product's tile: as many sums as registers hold
 constexpr int QUERY_TILE = 6;
 constexpr int VALUE_VECTORS = 4;
+constexpr int SCORE_CHAINS = 4;  // vectors of keys side by side, times QUERY_TILE sums
 constexpr std::uint8_t CODE_FLIP = 0x80;  // one operand of the byte product is unsigned
 
 inline Floats load(const float* from) { return _mm512_loadu_ps(from); }
@@ -31,15 +32,46 @@ inline Floats from_halves(const std::uint16_t* from) {
 inline void to_halves(std::uint16_t* to, Floats v) {
     _mm256_storeu_si256(reinterpret_cast<__m256i*>(to), _mm512_cvtps_ph(v, _MM_FROUND_TO_NEAREST_INT));
 }
-inline Floats from_bfloats(const std::uint16_t* from) {
-    const Ints wide = _mm512_cvtepu16_epi32(_mm256_loadu_si256(reinterpret_cast<const __m256i*>(from)));
-    return _mm512_castsi512_ps(_mm512_slli_epi32(wide, 16));
+// Pairs of bfloat16: as they lie where the processor has their dot products, else widened.
+#if defined(__AVX512BF16__)
+constexpr int PAIR_WORDS = 1;
+using Pairs = __m512bh;
+inline Pairs load_pairs(const std::uint8_t* from) { return (__m512bh)_mm512_loadu_si512(from); }
+template <int>
+inline Floats dot_pairs(Floats acc, Pairs weights, const std::uint32_t* inputs) {
+    return _mm512_dpbf16_ps(acc, weights, (__m512bh)_mm512_set1_epi32(static_cast<int>(inputs[0])));
+}
+#else
+constexpr int PAIR_WORDS = 2;
+struct Pairs {
+    Floats even, odd;
+};
+inline Pairs load_pairs(const std::uint8_t* from) {
+    const Ints both = _mm512_loadu_si512(from);
+    return {_mm512_castsi512_ps(_mm512_slli_epi32(both, 16)),
+            _mm512_castsi512_ps(_mm512_and_si512(both, _mm512_set1_epi32(static_cast<int>(0xffff0000U))))};
+}
+template <int ROWS>
+inline Floats dot_pairs(Floats acc, const Pairs& weights, const std::uint32_t* inputs) {
+    acc = fused(weights.even, broadcast(__builtin_bit_cast(float, inputs[0])), acc);
+    return fused(weights.odd, broadcast(__builtin_bit_cast(float, inputs[ROWS])), acc);
+}
+#endif
+// Adds half of the last place, less where the result would be odd: numbers are finite.
+inline void to_bfloats(std::uint16_t* to, Floats v) {
+    const Ints bits = _mm512_castps_si512(v);
+    const Ints odd = _mm512_and_si512(_mm512_srli_epi32(bits, 16), _mm512_set1_epi32(1));
+    const Ints rounded = _mm512_add_epi32(bits, _mm512_add_epi32(odd, _mm512_set1_epi32(0x7fff)));
+    _mm256_storeu_si256(reinterpret_cast<__m256i*>(to), _mm512_cvtepi32_epi16(_mm512_srli_epi32(rounded, 16)));
 }
 inline Floats from_bytes(const std::uint8_t* from) {
     return _mm512_cvtepi32_ps(_mm512_cvtepu8_epi32(_mm_loadu_si128(reinterpret_cast<const __m128i*>(from))));
 }
 inline Floats from_signed_bytes(const std::uint8_t* from) {
     return _mm512_cvtepi32_ps(_mm512_cvtepi8_epi32(_mm_loadu_si128(reinterpret_cast<const __m128i*>(from))));
+}
+inline Floats from_words(const std::int16_t* from) {
+    return _mm512_cvtepi32_ps(_mm512_cvtepi16_epi32(_mm256_loadu_si256(reinterpret_cast<const __m256i*>(from))));
 }
 inline Ints load_codes(const std::uint8_t* from) { return _mm512_loadu_si512(from); }
 inline Ints low_nibbles(Ints v) { return _mm512_and_si512(v, _mm512_set1_epi8(15)); }
@@ -65,11 +97,16 @@ inline Floats rounded(Floats x) { return _mm512_roundscale_ps(x, _MM_FROUND_TO_N
 inline Floats zero_where_infinite(Floats x, Floats result) {
     return _mm512_maskz_mov_ps(_mm512_cmp_ps_mask(x, broadcast(-INFINITY), _CMP_NEQ_OQ), result);
 }
-// Rounds to bytes; returns the sum of the codes.
-inline std::int32_t to_codes(Floats v, std::int8_t* to) {
-    const Ints codes = _mm512_cvtps_epi32(v);
-    _mm_storeu_si128(reinterpret_cast<__m128i*>(to), _mm512_cvtsepi32_epi8(codes));
-    return _mm512_reduce_add_epi32(codes);
+inline void to_codes(Floats v, std::int8_t* to) {
+    _mm_storeu_si128(reinterpret_cast<__m128i*>(to), _mm512_cvtsepi32_epi8(_mm512_cvtps_epi32(v)));
+}
+// Sums of the first and the last 16 of 32 codes.
+inline void sum_codes(const std::int8_t* codes, std::int32_t* sums) {
+    for (int half = 0; half < 2; ++half) {
+        const __m128i bytes = _mm_load_si128(reinterpret_cast<const __m128i*>(codes) + half);
+        const __m128i sum = _mm_sad_epu8(_mm_xor_si128(bytes, _mm_set1_epi8(-128)), _mm_setzero_si128());
+        sums[half] = _mm_cvtsi128_si32(sum) + _mm_extract_epi16(sum, 4) - 16 * 128;
+    }
 }
 inline void prefetch_far(const void* at) { _mm_prefetch(static_cast<const char*>(at), _MM_HINT_T1); }
 
