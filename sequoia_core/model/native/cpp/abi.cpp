@@ -73,7 +73,7 @@ const char* sequoia_instruction_sets(void) { return kernel_names(); }
 sequoia_pool* sequoia_pool_new(int32_t threads) {
     sequoia_pool* made = nullptr;
     guarded([&] {
-        require(threads > 0, "threads must be positive");
+        require(threads > 0 && threads <= 1024, "threads must be 1 to 1024");
         made = new sequoia_pool{std::make_shared<Pool>(threads)};
     });
     return made;

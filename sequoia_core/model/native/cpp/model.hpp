@@ -3,7 +3,6 @@
 
 #include <cstdint>
 #include <memory>
-#include <mutex>
 #include <vector>
 
 #include "activations.hpp"
@@ -94,8 +93,7 @@ class Model {
     Buffer<std::uint8_t> weights_;
     std::size_t weight_bytes_ = 0;
 
-    // working memory of a forward, kept between calls
-    std::mutex busy_;
+    // working memory of a forward, kept between calls and used by who has the pool's turn
     int row_capacity_ = 0, key_capacity_ = 0;
     Activations inputs_, hidden_, attended_, inner_;
     Buffer<float> states_;     // [rows, padded hidden], the residual stream
