@@ -376,7 +376,7 @@ void Model::forward(const Request& request) {
     reserve(pass.rows(), pass.longest());
     for (const Segment& segment : request.segments) segment.cache->reserve(segment.rows);
     pass.prepare();
-    pool_->run(pass);
+    pool_->run(pass, turn);
     for (const Segment& segment : request.segments) segment.cache->advance(segment.rows);
 }
 

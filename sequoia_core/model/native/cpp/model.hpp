@@ -3,6 +3,7 @@
 
 #include <cstdint>
 #include <memory>
+#include <utility>
 #include <vector>
 
 #include "activations.hpp"
@@ -76,6 +77,7 @@ class Model {
     friend class Forward;
     Linear& linear(int layer, Part part);
     const Linear& linear(int layer, Part part) const { return const_cast<Model*>(this)->linear(layer, part); }
+    std::pair<int, int> sizes_of(Part part) const;  // rows and columns
     int output_row(Part part, int row, bool interleaved_rotary) const;
     void reserve(int rows, int longest);
     const Matrix& embedding() const;

@@ -101,7 +101,7 @@ void Pool::abandon() {
     workers_.clear();
 }
 
-void Pool::run(Job& job) {
+void Pool::run(Job& job, const Turn&) {
     if (lost_) {
         abandon();
         lost_ = false;

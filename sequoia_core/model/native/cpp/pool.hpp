@@ -36,10 +36,12 @@ class Pool {
 
     int threads() const { return threads_; }
 
-    // Held by a caller while it prepares and runs a job; callers take turns.
-    std::unique_lock<std::mutex> take_turn() { return std::unique_lock<std::mutex>(turn_); }
-    // Computes all stages of a job; the calling thread takes part and holds the turn.
-    void run(Job& job);
+    using Turn = std::unique_lock<std::mutex>;
+    // Callers take turns: it is held while a job is prepared and run.
+    Turn take_turn() { return Turn(turn_); }
+    // Computes all stages of a job; the calling thread takes part.
+    void run(Job& job, const Turn& turn);
+    void run(Job& job) { run(job, take_turn()); }
 
    private:
     friend class ForkGuard;
