@@ -6,6 +6,7 @@ STAMP := $(VENV)/.set-up
 PIP := $(BIN)/python -m pip --disable-pip-version-check
 
 CPP := sequoia_core/model/native/cpp
+CPP_FILES := $(wildcard $(CPP)/*.cpp $(CPP)/*.hpp $(CPP)/*.h $(CPP)/simd/*.hpp tests/core/native/*.cpp)
 LIBRARY := sequoia_core/model/native/libsequoia_native.so
 NATIVE := $(VENV)/.native
 # what setup.py asks for besides the tools of pyproject.toml: nothing, or Zig
@@ -58,6 +59,11 @@ test: setup lint  ## lint, types and tests; WORKERS= runs them one after another
 lint: setup
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
+	$(BIN)/clang-format --dry-run -Werror $(CPP_FILES)
+	@$(BIN)/cmake -G Ninja -DCMAKE_MAKE_PROGRAM=$(CURDIR)/$(BIN)/ninja -S $(CPP) -B build/lint > /dev/null 2>&1 || \
+		{ echo "clang-tidy is left out: it needs the headers of a C++ compiler"; rm -rf build/lint; }
+	test ! -d build/lint || ls -S $(CPP)/*.cpp | \
+		xargs -P $$(nproc) -n 1 $(BIN)/clang-tidy -p build/lint --quiet 2> build/lint/clang-tidy.log
 	$(BIN)/mypy
 
 native: $(STAMP)  ## compile the native library, also where that failed before
@@ -77,9 +83,23 @@ native-arm: setup  ## the native library on an emulated Arm processor: every for
 	@$(BIN)/cmake --build build/native-arm
 	qemu-aarch64 -L /usr/aarch64-linux-gnu build/native-arm/probe 1
 
+# As developers build it: every warning is an error. Python and PyTorch are not instrumented, and leak.
+SANITIZED = $(BIN)/cmake -G Ninja -DCMAKE_MAKE_PROGRAM=$(CURDIR)/$(BIN)/ninja -S $(CPP) -DCMAKE_BUILD_TYPE=None \
+	-DCMAKE_CXX_COMPILER=g++ -DCMAKE_COMPILE_WARNING_AS_ERROR=ON -DSEQUOIA_PROBE=$(CURDIR)/tests/core/native/probe.cpp
+sanitize: setup  ## tests and damaged files with address, undefined-behaviour and thread sanitizers; GCC; minutes
+	@$(SANITIZED) -B build/sanitize "-DCMAKE_CXX_FLAGS=-O1 -g -fsanitize=address,undefined -fno-sanitize-recover=all"
+	@$(BIN)/cmake --build build/sanitize
+	LD_PRELOAD="$$(g++ -print-file-name=libasan.so) $$(g++ -print-file-name=libubsan.so)" ASAN_OPTIONS=detect_leaks=0 \
+		SEQUOIA_NATIVE_LIBRARY=$(CURDIR)/build/sanitize/libsequoia_native.so SEQUOIA_FUZZ_ROUNDS=$(or $(ROUNDS),200) \
+		$(BIN)/python -m pytest -p no:cacheprovider --timeout 3000 tests/core/native
+	@$(SANITIZED) -B build/sanitize-thread "-DCMAKE_CXX_FLAGS=-O1 -g -fsanitize=thread"
+	@$(BIN)/cmake --build build/sanitize-thread
+	build/sanitize-thread/probe 3
+
 format: setup  ## rewrite the code in the house format
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
+	$(BIN)/clang-format -i $(CPP_FILES)
 
 coverage: setup  ## tests with branch coverage
 	$(BIN)/python -m pytest --cov --cov-report=term-missing:skip-covered

@@ -15,11 +15,19 @@
 namespace sequoia {
 
 #if defined(__x86_64__)
-namespace avx512_vnni { extern const Kernels KERNELS; }
-namespace avx_vnni { extern const Kernels KERNELS; }
-namespace avx2 { extern const Kernels KERNELS; }
+namespace avx512_vnni {
+extern const Kernels KERNELS;
+}
+namespace avx_vnni {
+extern const Kernels KERNELS;
+}
+namespace avx2 {
+extern const Kernels KERNELS;
+}
 #elif defined(__aarch64__)
-namespace neon_dotprod { extern const Kernels KERNELS; }
+namespace neon_dotprod {
+extern const Kernels KERNELS;
+}
 #endif
 
 namespace {
@@ -29,7 +37,7 @@ namespace {
 // What the processor has and the system saves at a switch of threads. Asked by CPUID, since
 // __builtin_cpu_supports says no to everything where Zig compiles.
 class Processor {
-   public:
+ public:
     Processor() {
         __get_cpuid(1, &unused_, &unused_, &features1_, &unused_);
         __get_cpuid_count(7, 0, &unused_, &features7_, &more7_, &unused_);
@@ -48,7 +56,7 @@ class Processor {
                bit(features7_, 31) && bit(more7_, 11);
     }
 
-   private:
+ private:
     static bool bit(unsigned word, unsigned index) { return word >> index & 1; }
     bool saves(unsigned states) const { return (saved_ & states) == states; }
 

@@ -36,7 +36,7 @@ void relax() {
 // All pools of the process, whose turns a fork takes first: a child then finds no job half done and no
 // lock that a thread of its parent holds.
 class ForkGuard {
-   public:
+ public:
     static ForkGuard& instance() {
         static auto* guard = new ForkGuard;  // never destroyed, since a fork may come late
         return *guard;
@@ -50,7 +50,7 @@ class ForkGuard {
         pools_.erase(std::find(pools_.begin(), pools_.end(), pool));
     }
 
-   private:
+ private:
     ForkGuard() { pthread_atfork(before, in_parent, in_child); }
     static void before() {
         instance().mutex_.lock();
@@ -91,8 +91,7 @@ void Pool::start() {
     workers_.reserve(static_cast<std::size_t>(threads_));
     try {
         for (int thread = 1; thread < threads_; ++thread) workers_.emplace_back([this, thread] { serve(thread); });
-    } catch (const std::system_error&) {
-    }
+    } catch (const std::system_error&) {}
 }
 
 // Forgets threads of another process, which can be neither joined nor destroyed.

@@ -15,7 +15,7 @@
 namespace sequoia {
 
 class Job {
-   public:
+ public:
     Job() = default;
     Job(const Job&) = delete;
     Job& operator=(const Job&) = delete;
@@ -28,7 +28,7 @@ class Job {
 
 // Safe to fork: a fork waits for the job that is computed, and a child's first job starts threads anew.
 class Pool {
-   public:
+ public:
     explicit Pool(int threads);
     ~Pool();
     Pool(const Pool&) = delete;
@@ -43,7 +43,7 @@ class Pool {
     void run(Job& job, const Turn& turn);
     void run(Job& job) { run(job, take_turn()); }
 
-   private:
+ private:
     friend class ForkGuard;
     void start();
     void abandon();
@@ -62,7 +62,7 @@ class Pool {
     // Stage, its number of chunks and the next chunk. Complete in itself, since a thread may take a ticket
     // when the job is over, and must not touch it then; only the holder of a valid one knows that it lives.
     alignas(64) std::atomic<std::uint64_t> ticket_{0};
-    alignas(64) std::atomic<int> done_{0};                // chunks of the stage
+    alignas(64) std::atomic<int> done_{0};               // chunks of the stage
     alignas(64) std::atomic<std::uint32_t> changes_{0};  // of the stage; what threads sleep on
     std::atomic<bool> finished_{true};
 };
