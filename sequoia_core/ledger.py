@@ -11,7 +11,7 @@ import torch
 from sequoia_core.protocols import KVCache, LanguageModel
 
 CHUNK = 256
-"""Prompt tokens read between two chances to cancel."""
+"""Most prompt tokens read between two chances to cancel; a model may want fewer."""
 
 KEPT = 256
 """Tokens that stay when memory is returned: about a system prompt, which the next chat has too."""
@@ -63,15 +63,19 @@ class Ledger:
         """Bring the target's cache up to the last committed token; yields tokens left to read."""
         while left := self.unread:
             yield left
-            first = self.target_cache.length
-            self._extend(self._target, self.target_cache, first + min(left, CHUNK))
+            self._extend(self._target, self.target_cache, left)
 
-    def read_draft_prompt(self, most_pending: int) -> None:
-        """Bring the draft's cache near the root if it lags by more than `most_pending` tokens."""
+    def read_draft_prompt(self, most_pending: int) -> Iterator[int]:
+        """Bring the draft's cache to the root if it lags by more than `most_pending` tokens.
+
+        Yields tokens left to read.
+        """
         assert self._draft is not None
         assert self.draft_cache is not None
         if len(self.draft_pending) > most_pending:
-            self._extend(self._draft, self.draft_cache, len(self.token_ids) - 1)
+            while left := len(self.draft_pending) - 1:
+                yield left
+                self._extend(self._draft, self.draft_cache, left)
 
     def commit(
         self, emitted: Sequence[int], target_rows: Sequence[int], draft_rows: Sequence[int]
@@ -102,6 +106,7 @@ class Ledger:
             cache.truncate(min(cache.length, KEPT))
             cache.release()
 
-    def _extend(self, model: LanguageModel, cache: KVCache, end: int) -> None:
+    def _extend(self, model: LanguageModel, cache: KVCache, left: int) -> None:
+        end = cache.length + min(left, CHUNK, model.prompt_rows)
         ids = torch.tensor(self.token_ids[cache.length : end], device=model.device)
         model.extend(ids, cache)

@@ -71,6 +71,11 @@ class LanguageModel(Protocol):
         """Where inputs must lie."""
         ...
 
+    @property
+    def prompt_rows(self) -> int:
+        """Tokens of a prompt to read at once, between two chances to stop."""
+        ...
+
     def new_cache(self, beside: KVCache | None = None) -> KVCache:
         """An empty cache for one conversation.
 

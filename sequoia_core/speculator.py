@@ -232,7 +232,8 @@ class Speculator:
     def _draft_state(self) -> tuple[list[int], KVCache]:
         """What the draft must read before it can go on, the root last, and its cache."""
         assert self._ledger.draft_cache is not None
-        self._ledger.read_draft_prompt(MOST_PENDING)
+        for _ in self._ledger.read_draft_prompt(MOST_PENDING):
+            pass
         return self._ledger.draft_pending, self._ledger.draft_cache
 
     def _learn(

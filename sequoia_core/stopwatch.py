@@ -50,6 +50,11 @@ class TimedModel:
         """Where inputs must lie."""
         return self._model.device
 
+    @property
+    def prompt_rows(self) -> int:
+        """Tokens of a prompt to read at once."""
+        return self._model.prompt_rows
+
     def new_cache(self, beside: KVCache | None = None) -> KVCache:
         """An empty cache for one conversation."""
         return self._model.new_cache(beside)

@@ -52,6 +52,7 @@ class AgreeingDraft:
     """
 
     context_window = 1 << 20
+    prompt_rows = 1 << 20
 
     def __init__(
         self, text: Sequence[int], vocab_size: int, rates: Sequence[float], seed: int

@@ -126,6 +126,11 @@ class Llama:
         return self.config.context_window
 
     @property
+    def prompt_rows(self) -> int:
+        """Rows of a prompt that are read at once, always as many: other rows round otherwise."""
+        return PREFILL_ROWS
+
+    @property
     def device(self) -> torch.device:
         """Where inputs must lie."""
         return self._device

@@ -50,6 +50,7 @@ class TableModel:
         self.vocab_size = vocab_size
         self.context_window = window
         self.device = torch.device("cpu")
+        self.prompt_rows = 1 << 20
         self._seed, self._order, self._scale = seed, order, scale
         self.forwards = 0
         self.caches: list[RowCache] = []

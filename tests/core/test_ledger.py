@@ -39,7 +39,7 @@ def test_a_prompt_reuses_exactly_the_common_prefix(
         assert ledger.unread == len(prompt) - 1 - common
         list(ledger.read_prompt())
         if draft_reads:
-            ledger.read_draft_prompt(0)
+            list(ledger.read_draft_prompt(0))
             assert ledger.draft_pending == prompt[-1:]
         check(ledger)
         assert ledger.unread == 0
@@ -67,7 +67,7 @@ def test_reading_can_be_broken_off_and_taken_up_again(length: int, reads: int) -
 def test_the_draft_reads_apart_only_when_it_lags_by_too_much(lag: int, most: int) -> None:
     ledger = Ledger(TableModel(4, 1), TableModel(4, 2))
     ledger.start([0] * (lag + 1))
-    ledger.read_draft_prompt(most)
+    list(ledger.read_draft_prompt(most))
     assert len(ledger.draft_pending) == (1 if lag + 1 > most else lag + 1)
 
 
@@ -85,3 +85,14 @@ def test_chunks_are_as_large_as_a_cancel_may_wait() -> None:
     ledger = Ledger(TableModel(4, 1), None)
     ledger.start([0] * (2 * ledger_module.CHUNK + 2))
     assert list(ledger.read_prompt()) == [2 * CHUNK + 1, CHUNK + 1, 1]
+
+
+def test_a_slow_model_is_asked_for_fewer_rows_at_once() -> None:
+    target, draft = TableModel(4, 1), TableModel(4, 2)
+    target.prompt_rows, draft.prompt_rows = 5, 4
+    ledger = Ledger(target, draft)
+    ledger.start([0] * 13)
+    assert list(ledger.read_prompt()) == [12, 7, 2]
+    assert list(ledger.read_draft_prompt(3)) == [12, 8, 4]
+    assert list(ledger.read_draft_prompt(0)) == []
+    check(ledger)

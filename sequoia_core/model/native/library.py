@@ -23,7 +23,11 @@ from typing import Any
 from sequoia_core.errors import ModelLoadError
 
 ABI_VERSION = 2
+"""`SEQUOIA_ABI_VERSION` of abi.h, raised with every change of it."""
+
 LIBRARY_NAME = "libsequoia_native.so"
+SOURCES = Path(__file__).parent / "cpp"
+_REMEDY = "run: make native" if SOURCES.exists() else "install sequoia-chat anew"
 
 
 class ModelShapeStruct(Structure):
@@ -133,16 +137,19 @@ def load_library() -> ctypes.CDLL:
     """
     path = find_library()
     if path is None:
-        raise ModelLoadError("the native forward was not built; run: make native")
+        raise ModelLoadError(f"the native library was not built; {_REMEDY}")
     try:
         library = ctypes.CDLL(str(path))
         for name, (result, arguments) in _SIGNATURES.items():
             function = getattr(library, name)
             function.restype, function.argtypes = result, arguments
     except (OSError, AttributeError) as error:
-        raise ModelLoadError(f"{path}: cannot be loaded ({error})") from None
+        raise ModelLoadError(f"{path}: cannot be loaded ({error}); {_REMEDY}") from None
     if (found := library.sequoia_abi_version()) != ABI_VERSION:
-        raise ModelLoadError(f"{path}: version {found} of the interface, {ABI_VERSION} is expected")
+        raise ModelLoadError(
+            f"{path}: built for version {found} of the interface, this is version {ABI_VERSION}; "
+            f"{_REMEDY}"
+        )
     return library
 
 

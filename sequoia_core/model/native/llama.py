@@ -8,8 +8,9 @@ from __future__ import annotations
 
 import ctypes
 import weakref
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from ctypes import addressof, byref, c_double, c_float, c_int32, c_int64
+from time import perf_counter
 from typing import TYPE_CHECKING
 
 import torch
@@ -49,6 +50,12 @@ if TYPE_CHECKING:
 PREFILL_ROWS = 128
 """Rows read at once by `extend`: bounds the working memory of a long prompt."""
 
+PROMPT_SECONDS = 0.15
+"""That `prompt_rows` are to take; an answer can be stopped after them."""
+
+FIRST_PROMPT_ROWS, FEWEST_PROMPT_ROWS = 32, 8
+"""`prompt_rows` before there is a time, and where rows are slow: fewer would be slower still."""
+
 LAYER_PARTS = (
     "self_attn.q_proj", "self_attn.k_proj", "self_attn.v_proj", "self_attn.o_proj",
     "mlp.gate_proj", "mlp.up_proj", "mlp.down_proj",
@@ -73,7 +80,7 @@ class Pool:
         library = load_library()
         self.handle: int = made(library.sequoia_pool_new(threads))
         self.threads = threads
-        weakref.finalize(self, library.sequoia_pool_free, self.handle)
+        _freed_with(self, library.sequoia_pool_free)
 
 
 class NativeCache:
@@ -89,7 +96,7 @@ class NativeCache:
         self.handle: int = made(self._library.sequoia_cache_new(model.handle))
         self.target = target
         self._first_row_only = model.config.feature_layers != ()
-        weakref.finalize(self, self._library.sequoia_cache_free, self.handle)
+        _freed_with(self, self._library.sequoia_cache_free)
 
     @property
     def length(self) -> int:
@@ -154,6 +161,7 @@ class NativeLlama:
         self.config = config
         self._library = load_library()
         self._pool, self._embedding_of = pool, embedding_of  # kept alive
+        self._prompt_rows = FIRST_PROMPT_ROWS
         conditioned = bool(config.feature_layers)
         kept = (config.num_layers - 1,) if conditioned else tuple(feature_layers)
         matrices = self._matrices(weights)
@@ -180,7 +188,7 @@ class NativeLlama:
         self.handle: int = made(
             self._library.sequoia_model_new(byref(shape), pool.handle, name, lender)
         )
-        weakref.finalize(self, self._library.sequoia_model_free, self.handle)
+        _freed_with(self, self._library.sequoia_model_free)
         self._fill(matrices, weights)
 
     @property
@@ -192,6 +200,14 @@ class NativeLlama:
     def context_window(self) -> int:
         """Most tokens the model can attend over."""
         return self.config.context_window
+
+    @property
+    def prompt_rows(self) -> int:
+        """Tokens of a prompt that take about `PROMPT_SECONDS`, by the last that were read.
+
+        Time decides here, which no result depends on: a row has the same bits in any chunk.
+        """
+        return self._prompt_rows
 
     @property
     def weight_bytes(self) -> int:
@@ -301,9 +317,13 @@ class NativeLlama:
         assert isinstance(cache, NativeCache)
         check_room(cache.length + len(token_ids), self.context_window)
         for chunk in torch.split(token_ids, PREFILL_ROWS):
-            first = cache.length
+            first, began = cache.length, perf_counter()
             positions = torch.arange(first, first + len(chunk))
             self._run(chunk, positions, None, cache, None)
+            if len(chunk) >= FEWEST_PROMPT_ROWS:
+                seconds = max(perf_counter() - began, 1e-6)
+                rows = int(len(chunk) * PROMPT_SECONDS / seconds)
+                self._prompt_rows = min(max(rows, FEWEST_PROMPT_ROWS), 2 * PREFILL_ROWS)
 
     def _run(
         self,
@@ -417,3 +437,11 @@ class NativeLlama:
                 self.handle, layer, vector, flat.data_ptr(), flat.numel()
             )
         )
+
+
+def _freed_with(owner: Pool | NativeCache | NativeLlama, free: Callable[[int], None]) -> None:
+    """Free the library's object with its owner, but not when the interpreter ends.
+
+    A daemon thread may still compute with it then.
+    """
+    weakref.finalize(owner, free, owner.handle).atexit = False

@@ -16,6 +16,7 @@ from sequoia_core.model.gguf import open_gguf
 from sequoia_core.model.native.library import find_library
 from sequoia_core.model.native.llama import NativeLlama, Pool
 from sequoia_core.model.native.rows import NativeRows
+from sequoia_core.model.native.threads import compute_threads
 from sequoia_core.sampling import read_rows_with
 
 if TYPE_CHECKING:
@@ -26,12 +27,12 @@ if TYPE_CHECKING:
 
 @lru_cache(maxsize=1)
 def shared_pool() -> Pool:
-    """The threads of all models of the process, as many as PyTorch had.
+    """The threads of all models of the process; see `compute_threads`.
 
     PyTorch is left with one: its threads wait busily after each small operation of a step, on the
     cores that the pool computes on.
     """
-    pool = Pool(torch.get_num_threads())
+    pool = Pool(compute_threads())
     torch.set_num_threads(1)
     read_rows_with(NativeRows(pool))
     return pool

@@ -121,6 +121,13 @@ ModelShape shape_of(const sequoia_model_shape& given) {
                 given.vocab > 0 && given.head_rows > 0,
             "sizes must be positive");
     require(given.head_dim > 0 && given.head_dim % 2 == 0, "head_dim must be even");
+    constexpr int32_t most = 1 << 24;  // sums and products of two of them stay below 2^31
+    require(given.layers <= 4096 && given.hidden <= most && given.heads <= 1 << 14 && given.head_dim <= 1 << 14 &&
+                given.inner <= most && given.vocab <= most && given.head_rows <= most,
+            "sizes that no model has");
+    require(given.feature_count >= 0 && given.feature_count <= given.layers && given.target_features >= 0 &&
+                given.target_features <= 64,
+            "hidden states that no draft reads");
     require(given.heads % given.kv_heads == 0, "heads must share KV heads evenly");
     ModelShape shape{given.layers, given.hidden, given.heads, given.kv_heads, given.head_dim, given.inner,
                      given.vocab, given.head_rows, given.norm_epsilon, given.half_cache != 0, {}, given.target_features};
@@ -137,7 +144,7 @@ const char* sequoia_instruction_sets(void) { return kernel_names(); }
 sequoia_pool* sequoia_pool_new(int32_t threads) {
     sequoia_pool* made = nullptr;
     guarded([&] {
-        require(threads > 0, "threads must be positive");
+        require(threads > 0 && threads <= 1024, "threads must be 1 to 1024");
         made = new sequoia_pool{std::make_shared<Pool>(threads)};
     });
     return made;

@@ -3,7 +3,9 @@
 #include <string>
 #include <vector>
 
-#if defined(__aarch64__)
+#if defined(__x86_64__)
+#include <cpuid.h>
+#elif defined(__aarch64__)
 #include <asm/hwcap.h>
 #include <sys/auxv.h>
 #endif
@@ -13,29 +15,71 @@
 namespace sequoia {
 
 #if defined(__x86_64__)
-namespace avx512_bf16 { extern const Kernels KERNELS; }
-namespace avx512_vnni { extern const Kernels KERNELS; }
-namespace avx_vnni { extern const Kernels KERNELS; }
-namespace avx2 { extern const Kernels KERNELS; }
+namespace avx512_bf16 {
+extern const Kernels KERNELS;
+}
+namespace avx512_vnni {
+extern const Kernels KERNELS;
+}
+namespace avx_vnni {
+extern const Kernels KERNELS;
+}
+namespace avx2 {
+extern const Kernels KERNELS;
+}
 #elif defined(__aarch64__)
-namespace neon_bf16 { extern const Kernels KERNELS; }
-namespace neon_dotprod { extern const Kernels KERNELS; }
+namespace neon_bf16 {
+extern const Kernels KERNELS;
+}
+namespace neon_dotprod {
+extern const Kernels KERNELS;
+}
 #endif
 
 namespace {
 
+#if defined(__x86_64__)
+
+// What the processor has and the system saves at a switch of threads. Asked by CPUID, since
+// __builtin_cpu_supports says no to everything where Zig compiles.
+class Processor {
+ public:
+    Processor() {
+        __get_cpuid(1, &unused_, &unused_, &features1_, &unused_);
+        __get_cpuid_count(7, 0, &unused_, &features7_, &more7_, &unused_);
+        __get_cpuid_count(7, 1, &later7_, &unused_, &unused_, &unused_);
+        if (!bit(features1_, 27)) return;  // OSXSAVE
+        unsigned low = 0, high = 0;
+        asm volatile("xgetbv" : "=a"(low), "=d"(high) : "c"(0));
+        saved_ = low;
+    }
+    bool avx2() const {
+        return saves(0x6) && bit(features7_, 5) && bit(features1_, 12) && bit(features1_, 29);  // with FMA, F16C
+    }
+    bool avx_vnni() const { return avx2() && bit(later7_, 4); }
+    bool avx512_vnni() const {  // with the parts F, DQ, BW and VL
+        return avx2() && saves(0xe6) && bit(features7_, 16) && bit(features7_, 17) && bit(features7_, 30) &&
+               bit(features7_, 31) && bit(more7_, 11);
+    }
+    bool avx512_bf16() const { return avx512_vnni() && bit(later7_, 5); }
+
+ private:
+    static bool bit(unsigned word, unsigned index) { return word >> index & 1; }
+    bool saves(unsigned states) const { return (saved_ & states) == states; }
+
+    unsigned unused_ = 0, features1_ = 0, features7_ = 0, more7_ = 0, later7_ = 0, saved_ = 0;
+};
+
+#endif
+
 std::vector<const Kernels*> supported() {
     std::vector<const Kernels*> found;
 #if defined(__x86_64__)
-    __builtin_cpu_init();
-    const bool avx2 = __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma") && __builtin_cpu_supports("f16c");
-    const bool avx512 = avx2 && __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") &&
-                        __builtin_cpu_supports("avx512vl") && __builtin_cpu_supports("avx512dq") &&
-                        __builtin_cpu_supports("avx512vnni");
-    if (avx512 && __builtin_cpu_supports("avx512bf16")) found.push_back(&avx512_bf16::KERNELS);
-    if (avx512) found.push_back(&avx512_vnni::KERNELS);
-    if (avx2 && __builtin_cpu_supports("avxvnni")) found.push_back(&avx_vnni::KERNELS);
-    if (avx2) found.push_back(&avx2::KERNELS);
+    const Processor processor;
+    if (processor.avx512_bf16()) found.push_back(&avx512_bf16::KERNELS);
+    if (processor.avx512_vnni()) found.push_back(&avx512_vnni::KERNELS);
+    if (processor.avx_vnni()) found.push_back(&avx_vnni::KERNELS);
+    if (processor.avx2()) found.push_back(&avx2::KERNELS);
 #elif defined(__aarch64__)
     const bool dot_products = getauxval(AT_HWCAP) & HWCAP_ASIMDDP;
     if (dot_products && getauxval(AT_HWCAP2) & HWCAP2_BF16) found.push_back(&neon_bf16::KERNELS);

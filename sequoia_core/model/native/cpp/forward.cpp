@@ -434,12 +434,12 @@ void Forward::gate_up(int layer, int group, int thread) {
 }
 
 void Model::forward(const Request& request) {
-    const std::lock_guard<std::mutex> lock(busy_);
+    const auto turn = pool_->take_turn();
     Forward pass(*this, request);
     reserve(pass.rows(), pass.longest());
     for (const Segment& segment : request.segments) segment.cache->reserve(segment.rows);
     pass.prepare();
-    pool_->run(pass);
+    pool_->run(pass, turn);
     for (const Segment& segment : request.segments) segment.cache->advance(segment.rows);
 }
 

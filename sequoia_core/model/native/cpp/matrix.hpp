@@ -77,6 +77,7 @@ class Matrix {
     int columns() const { return columns_; }
     int groups() const { return (columns_ + GROUP - 1) / GROUP; }
     int blocks() const { return (rows_ + BLOCK - 1) / BLOCK; }
+    FileFormat format() const { return format_; }
     Layout layout() const { return layout_; }
     std::size_t block_bytes() const;
     std::size_t bytes() const { return static_cast<std::size_t>(blocks()) * block_bytes(); }

@@ -54,7 +54,27 @@ int Model::output_row(Part part, int row, bool interleaved_rotary) const {
     return head * padded_dim() + within;
 }
 
+std::pair<int, int> Model::sizes_of(Part part) const {
+    const int hidden = shape_.hidden;
+    switch (part) {
+        case Part::QUERY: return {shape_.heads * shape_.head_dim, hidden};
+        case Part::KEY:
+        case Part::VALUE: return {shape_.kv_heads * shape_.head_dim, hidden};
+        case Part::ATTENTION_OUT: return {hidden, shape_.heads * shape_.head_dim};
+        case Part::GATE:
+        case Part::UP: return {shape_.inner, hidden};
+        case Part::DOWN: return {hidden, shape_.inner};
+        case Part::EMBEDDING: return {shape_.vocab, hidden};
+        case Part::HEAD: return {shape_.head_rows, hidden};
+        case Part::TARGET_INPUT: return {hidden, (shape_.target_features + 1) * hidden};
+        case Part::OWN_INPUT: return {hidden, 2 * hidden};
+    }
+    return {0, 0};
+}
+
 void Model::declare(int layer, Part part, FileFormat format, int rows, int columns) {
+    if (std::pair(rows, columns) != sizes_of(part))
+        throw std::invalid_argument("a matrix has another shape than the model says");
     const bool heads = part == Part::QUERY || part == Part::KEY || part == Part::VALUE;
     const int stored = heads ? rows / shape_.head_dim * padded_dim() : rows;
     linear(layer, part).matrix.shape(format, stored, columns, kernels_.code_flip);
@@ -92,6 +112,8 @@ void Model::allocate_weights() {
 
 void Model::fill(int layer, Part part, const std::uint8_t* rows, std::size_t row_bytes, bool interleaved_rotary) {
     Matrix& matrix = linear(layer, part).matrix;
+    if (row_bytes != file_row_bytes(matrix.format(), matrix.columns()))
+        throw std::invalid_argument("rows of a matrix have another size than their format says");
     const bool heads = part == Part::QUERY || part == Part::KEY || part == Part::VALUE;
     const int stored = heads ? matrix.rows() / padded_dim() * shape_.head_dim : matrix.rows();
     for (int row = 0; row < stored; ++row, rows += row_bytes)

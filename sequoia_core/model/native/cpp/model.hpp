@@ -3,7 +3,7 @@
 
 #include <cstdint>
 #include <memory>
-#include <mutex>
+#include <utility>
 #include <vector>
 
 #include "activations.hpp"
@@ -99,6 +99,7 @@ class Model {
     friend class Forward;
     Linear& linear(int layer, Part part);
     const Linear& linear(int layer, Part part) const { return const_cast<Model*>(this)->linear(layer, part); }
+    std::pair<int, int> sizes_of(Part part) const;  // rows and columns
     int output_row(Part part, int row, bool interleaved_rotary) const;
     void reserve(int rows, int longest);
     const Linear& embedding() const;
@@ -116,8 +117,7 @@ class Model {
     Buffer<std::uint8_t> weights_;
     std::size_t weight_bytes_ = 0;
 
-    // working memory of a forward, kept between calls
-    std::mutex busy_;
+    // working memory of a forward, kept between calls and used by who has the pool's turn
     int row_capacity_ = 0, key_capacity_ = 0;
     Activations inputs_, hidden_, attended_, inner_;
     Buffer<float> states_;     // [rows, padded hidden], the residual stream

@@ -1,5 +1,13 @@
 #include "pool.hpp"
 
+#include <pthread.h>
+
+#include <algorithm>
+#include <chrono>
+#include <memory>
+#include <system_error>
+#include <utility>
+
 #if defined(__x86_64__)
 #include <immintrin.h>
 #endif
@@ -7,9 +15,13 @@
 namespace sequoia {
 namespace {
 
-// About 50 microseconds: a draft's level follows within that time; longer waits give the core away.
-constexpr int SPINS_BEFORE_SLEEP = 2000;
-constexpr int SPINS_BEFORE_YIELD = 1024;
+// A stage, and the pause between two levels of a draft, end within that time; what takes longer is worth
+// the few microseconds that waking costs.
+constexpr std::chrono::microseconds SPIN{50};
+constexpr int PAUSES_PER_LOOK_AT_THE_CLOCK = 32;
+
+constexpr int CHUNK_BITS = 24, COUNT_BITS = 24;
+constexpr std::uint64_t CHUNK_MASK = (std::uint64_t{1} << CHUNK_BITS) - 1;
 
 void relax() {
 #if defined(__x86_64__)
@@ -21,63 +33,135 @@ void relax() {
 
 }  // namespace
 
-Pool::Pool(int threads) {
-    for (int thread = 1; thread < threads; ++thread)
-        workers_.emplace_back([this, thread] { serve(thread); });
+// All pools of the process, whose turns a fork takes first: a child then finds no job half done and no
+// lock that a thread of its parent holds.
+class ForkGuard {
+ public:
+    static ForkGuard& instance() {
+        static auto* guard = new ForkGuard;  // never destroyed, since a fork may come late
+        return *guard;
+    }
+    void add(Pool* pool) {
+        const std::lock_guard<std::mutex> lock(mutex_);
+        pools_.push_back(pool);
+    }
+    void remove(Pool* pool) {
+        const std::lock_guard<std::mutex> lock(mutex_);
+        pools_.erase(std::find(pools_.begin(), pools_.end(), pool));
+    }
+
+ private:
+    ForkGuard() { pthread_atfork(before, in_parent, in_child); }
+    static void before() {
+        instance().mutex_.lock();
+        for (Pool* pool : instance().pools_) pool->turn_.lock();
+    }
+    static void in_parent() {
+        for (Pool* pool : instance().pools_) pool->turn_.unlock();
+        instance().mutex_.unlock();
+    }
+    static void in_child() {
+        for (Pool* pool : instance().pools_) pool->lost_ = true;
+        in_parent();
+    }
+
+    std::mutex mutex_;
+    std::vector<Pool*> pools_;
+};
+
+Pool::Pool(int threads) : threads_(threads) {
+    ForkGuard::instance().add(this);
+    start();
 }
 
 Pool::~Pool() {
+    ForkGuard::instance().remove(this);
+    if (lost_) {
+        abandon();
+        return;
+    }
     stopping_ = true;
-    epoch_.fetch_add(1);
-    epoch_.notify_all();
+    changes_.fetch_add(1);
+    changes_.notify_all();
     for (auto& worker : workers_) worker.join();
 }
 
-void Pool::run(Job& job) {
-    const std::lock_guard<std::mutex> lock(turn_);
-    ticket_.store(0, std::memory_order_relaxed);
-    done_.store(0, std::memory_order_relaxed);
-    job_.store(&job, std::memory_order_seq_cst);
-    epoch_.fetch_add(1, std::memory_order_release);
-    epoch_.notify_all();
-    take_part(job, 0);
-    // a worker that has not come by now finds no job; one that has is waited for
-    job_.store(nullptr, std::memory_order_seq_cst);
-    while (inside_.load(std::memory_order_seq_cst)) relax();
+// Where the system gives no more threads, those that there are compute.
+void Pool::start() {
+    workers_.reserve(static_cast<std::size_t>(threads_));
+    try {
+        for (int thread = 1; thread < threads_; ++thread) workers_.emplace_back([this, thread] { serve(thread); });
+    } catch (const std::system_error&) {}
+}
+
+// Forgets threads of another process, which can be neither joined nor destroyed.
+void Pool::abandon() {
+    static_cast<void>(std::make_unique<std::vector<std::thread>>(std::move(workers_)).release());
+    workers_.clear();
+}
+
+void Pool::run(Job& job, const Turn&) {
+    if (lost_) {
+        abandon();
+        lost_ = false;
+        start();
+    }
+    finished_.store(false, std::memory_order_relaxed);
+    job_.store(&job, std::memory_order_relaxed);
+    open(job, 0);
+    for (;;) {
+        const std::uint32_t seen = changes_.load(std::memory_order_acquire);
+        if (finished_.load(std::memory_order_acquire)) return;
+        take_chunks(0);
+        if (finished_.load(std::memory_order_acquire)) return;
+        wait_for_change(seen);
+    }
 }
 
 void Pool::serve(int thread) {
-    for (std::uint32_t seen = 0;;) {
-        for (int spins = 0; spins < SPINS_BEFORE_SLEEP && epoch_.load(std::memory_order_acquire) == seen; ++spins)
-            relax();
-        epoch_.wait(seen, std::memory_order_acquire);
-        seen = epoch_.load(std::memory_order_acquire);
+    for (;;) {
+        const std::uint32_t seen = changes_.load(std::memory_order_acquire);
         if (stopping_) return;
-        inside_.fetch_add(1, std::memory_order_seq_cst);
-        if (Job* job = job_.load(std::memory_order_seq_cst)) take_part(*job, thread);
-        inside_.fetch_sub(1, std::memory_order_seq_cst);
+        take_chunks(thread);
+        wait_for_change(seen);
     }
 }
 
-void Pool::take_part(Job& job, int thread) {
+void Pool::open(const Job& job, int stage) {
     const int stages = job.stages();
+    while (stage < stages && job.chunks(stage) == 0) ++stage;
+    const bool over = stage == stages;
+    const auto count = static_cast<std::uint64_t>(over ? 0 : job.chunks(stage));
+    done_.store(0, std::memory_order_relaxed);
+    ticket_.store(static_cast<std::uint64_t>(stage) << (CHUNK_BITS + COUNT_BITS) | count << CHUNK_BITS,
+                  std::memory_order_release);
+    if (over) finished_.store(true, std::memory_order_release);
+    changes_.fetch_add(1, std::memory_order_release);
+    changes_.notify_all();
+}
+
+void Pool::take_chunks(int thread) {
     for (;;) {
         const std::uint64_t ticket = ticket_.fetch_add(1, std::memory_order_acq_rel);
-        const int stage = static_cast<int>(ticket >> 32);
-        const int chunk = static_cast<int>(ticket & 0xffffffff);
-        if (stage >= stages) return;
-        const int chunks = job.chunks(stage);
-        if (chunk < chunks) {
-            job.compute(stage, chunk, thread);
-            if (done_.fetch_add(1, std::memory_order_acq_rel) + 1 < chunks) continue;
-            done_.store(0, std::memory_order_relaxed);
-            ticket_.store(static_cast<std::uint64_t>(stage + 1) << 32, std::memory_order_release);
-            continue;
-        }
-        for (int spins = 1; static_cast<int>(ticket_.load(std::memory_order_acquire) >> 32) == stage; ++spins)
-            if (spins % SPINS_BEFORE_YIELD) relax();
-            else std::this_thread::yield();
+        const auto stage = static_cast<int>(ticket >> (CHUNK_BITS + COUNT_BITS));
+        const auto count = static_cast<int>(ticket >> CHUNK_BITS & CHUNK_MASK);
+        const auto chunk = static_cast<int>(ticket & CHUNK_MASK);
+        if (chunk >= count) return;
+        Job& job = *job_.load(std::memory_order_relaxed);
+        job.compute(stage, chunk, thread);
+        if (done_.fetch_add(1, std::memory_order_acq_rel) + 1 == count) open(job, stage + 1);
     }
+}
+
+void Pool::wait_for_change(std::uint32_t seen) const {
+    const auto began = std::chrono::steady_clock::now();
+    do {
+        for (int pauses = 0; pauses < PAUSES_PER_LOOK_AT_THE_CLOCK; ++pauses) {
+            if (changes_.load(std::memory_order_acquire) != seen) return;
+            relax();
+        }
+    } while (std::chrono::steady_clock::now() - began < SPIN);
+    changes_.wait(seen, std::memory_order_acquire);
 }
 
 }  // namespace sequoia

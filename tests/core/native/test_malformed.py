@@ -1,0 +1,129 @@
+"""A damaged GGUF file that gets as far as the native library is computed or refused in one line."""
+
+import contextlib
+import os
+import random
+from collections.abc import Callable
+from pathlib import Path
+
+import gguf
+import numpy as np
+import pytest
+import torch
+
+from sequoia_core.errors import ModelLoadError, SequoiaError
+from sequoia_core.model.config import ModelConfig
+from sequoia_core.model.gguf import open_gguf
+from sequoia_core.model.native.library import instruction_sets
+from sequoia_core.model.native.llama import NativeLlama, Pool
+from sequoia_core.model.weights import check_weights
+from tests.core.checkpoints import save_gguf, tiny_llama
+from tests.core.models import random_weights, tiny_config
+
+ROUNDS = int(os.environ.get("SEQUOIA_FUZZ_ROUNDS", "25"))
+"""Damaged files of each kind; `make sanitize` tries many more."""
+
+POOL = Pool(2)
+KINDS = ("F32", "F16", "Q8_0", "Q4_0", "Q5_1")
+Damage = Callable[[random.Random, bytearray, int], None]
+
+
+def computed(file: Path, instruction_set: str | None = None) -> torch.Tensor:
+    """Logits of a few rows and of a small tree, as far as the file's model has the tokens."""
+    model = open_gguf(file)
+    config = ModelConfig.from_hf(model.settings)
+    check_weights(config, model.weights)
+    native = NativeLlama(config, model.weights, POOL, instruction_set=instruction_set)
+    cache = native.new_cache()
+    ids = torch.tensor([1, 2, 3, 1, 2]) % config.vocab_size
+    native.extend(ids, cache)
+    mask = torch.ones(3, 8, dtype=torch.bool).tril(5)
+    mask[2, 6] = False
+    logits = native.forward(ids[:3], torch.tensor([5, 6, 6]), mask, cache)
+    cache.keep(5, [5, 7])
+    return native.forward(ids[:1], torch.tensor([7]), None, cache) + logits[:1]
+
+
+@pytest.fixture(scope="module", params=KINDS)
+def whole(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> bytes:
+    """A file that can be computed."""
+    file: Path = tmp_path_factory.mktemp("whole") / "model.gguf"
+    kind = gguf.GGMLQuantizationType[request.param]
+    save_gguf(file, tiny_llama(num_hidden_layers=1, tie_word_embeddings=True), kind)
+    assert torch.isfinite(computed(file)).all()
+    return file.read_bytes()
+
+
+def flip_in_head(chosen: random.Random, data: bytearray, head: int) -> None:
+    """Names, types, shapes, offsets and entries."""
+    for _ in range(chosen.choice((1, 1, 2, 8))):
+        data[chosen.randrange(head)] = chosen.choice((0, 1, 2, 8, 9, 12, 30, 127, 128, 255))
+
+
+def flip_in_data(chosen: random.Random, data: bytearray, head: int) -> None:
+    """Codes and scales, also such that are infinite or no number."""
+    for _ in range(chosen.choice((1, 8, 200))):
+        data[chosen.randrange(head, len(data))] = chosen.choice((0, 1, 0x7C, 0x7F, 0xFC, 0xFF))
+
+
+def change_numbers(chosen: random.Random, data: bytearray, head: int) -> None:
+    """Whole 32-bit numbers of the head: sizes that are absurd, negative or almost right."""
+    for _ in range(chosen.choice((1, 2))):
+        at = chosen.randrange(24, head - 4)
+        number = chosen.choice((0, 1, 3, 31, 33, 64, 2**16 + 1, 2**31 - 1, 2**31, 2**32 - 1))
+        data[at : at + 4] = number.to_bytes(4, "little")
+
+
+def cut(chosen: random.Random, data: bytearray, head: int) -> None:
+    """An end that is missing, or a piece within."""
+    at = chosen.randrange(len(data))
+    del data[at : chosen.choice((len(data), at + 1, at + 32))]
+
+
+@pytest.mark.parametrize("damage", [flip_in_head, flip_in_data, change_numbers, cut])
+def test_damaged_files_are_computed_or_refused(
+    damage: Damage, whole: bytes, tmp_path: Path
+) -> None:
+    head = whole.index(b"blk.0.ffn_down") + 60
+    chosen, file = random.Random(damage.__name__), tmp_path / "model.gguf"
+    for _ in range(ROUNDS):
+        data = bytearray(whole)
+        damage(chosen, data, head)
+        file.write_bytes(data)
+        with contextlib.suppress(SequoiaError):  # anything else would be a traceback
+            computed(file, chosen.choice(instruction_sets()))
+
+
+@pytest.mark.parametrize(
+    ("changes", "name"),
+    [
+        ({"intermediate_size": 64}, "mlp.gate_proj"),
+        ({"hidden_size": 64}, "self_attn.q_proj"),
+        ({"num_kv_heads": 4}, "self_attn.k_proj"),
+        ({"vocab_size": 90}, "embed_tokens"),
+    ],
+)
+def test_a_matrix_of_another_shape_than_the_model_says_is_refused(
+    changes: dict[str, int], name: str
+) -> None:
+    """By the library itself, whatever was checked before."""
+    config, other = tiny_config(tie_word_embeddings=True), tiny_config(**changes)
+    weights = random_weights(config, seed=1)
+    (key,) = (each for each in weights if name in each and "layers.1" not in each)
+    weights[key] = random_weights(other, seed=1)[key]
+    assert weights[key].shape != random_weights(config, seed=1)[key].shape
+    with pytest.raises(ModelLoadError, match="another shape than the model says"):
+        NativeLlama(config, weights, POOL)
+
+
+@pytest.mark.parametrize("special", [np.inf, -np.inf, np.nan])
+def test_numbers_that_are_none_stay_in_the_rows_that_read_them(special: float) -> None:
+    config = tiny_config()
+    weights = random_weights(config, seed=1)
+    clean = NativeLlama(config, weights, POOL)
+    weights["model.embed_tokens.weight"][7] = special
+    damaged = NativeLlama(config, weights, POOL)
+    ids, places = torch.tensor([1, 2, 3, 7]), torch.arange(4)
+    wanted = clean.forward(ids, places, None, clean.new_cache())
+    found = damaged.forward(ids, places, None, damaged.new_cache())
+    assert torch.equal(found[:3], wanted[:3])
