@@ -107,7 +107,7 @@ def _forward(settings: "Settings", *, models_there: bool) -> Iterator[Finding]:
         device, *others = choose_devices(settings.device)
         placement = Placement(device, settings.offload, tuple(others))
         check_offload(placement)
-        known = _known_models(settings) if models_there else [None]
+        known: list[Known | None] = _known_models(settings) if models_there else [None]
         opened = [each for each in known if isinstance(each, Checkpoint)]
         forward = choose_forward(settings.weights, settings.dtype, placement, opened)
     except SequoiaError as error:

@@ -12,6 +12,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, cast
 
+import torch
 from torch import Tensor
 
 from sequoia_core.chat_template import ChatTemplate, turn_ends

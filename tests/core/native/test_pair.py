@@ -217,7 +217,7 @@ def test_what_the_library_does_not_do_is_refused_where_it_is_asked_for(
 ) -> None:
     for elsewhere in ({"offload": Offload.DISK}, {"device": "cpu,cpu"}):
         with pytest.raises(ParameterError, match="one CPU, without offloading"):
-            load_pair(weights=weights, **elsewhere)  # type: ignore[arg-type]
+            load_pair(weights=weights, **elsewhere)
     monkeypatch.setattr(forward, "instruction_sets", list)
     with pytest.raises(ParameterError, match=f"weights are {weights.value}, but .* needs a proc"):
         load_pair(weights=weights)
