@@ -48,7 +48,7 @@ _SETTINGS: dict[str, Any] = {
     "target": _option(str, "Hub id, directory or GGUF file.", _MODELS, "MODEL"),
     "draft": _option(str, "Likewise; `none` decodes plainly.", _MODELS, "MODEL"),
     "dtype": _option(DType, "Number format of the weights.", _MODELS),
-    "weights": _option(WeightFormat, "Which forward computes; int8 is another model.", _MODELS),
+    "weights": _option(WeightFormat, "What computes on CPUs; int8 is another model.", _MODELS),
     "device": _option(
         str, "auto, cpu, cuda, cuda:N; a list spreads the target.", _MODELS, "DEVICE[,DEVICE...]"
     ),

@@ -81,7 +81,7 @@ GROUPS: tuple[tuple[str, tuple[Spec, ...]], ...] = (
         Spec("draft", "likewise; none decodes plainly", live=False),
         Spec("dtype", "number format of the weights",
              ("auto", "float32", "bfloat16", "float16"), live=False),
-        Spec("weights", "which forward; int8 is another model",
+        Spec("weights", "what computes on CPUs; int8 is another model",
              _values(WeightFormat), live=False),
         Spec("device", "auto, cpu, cuda or cuda:N", live=False),
         Spec("offload", "where the target's layers stay meanwhile", _values(Offload), live=False),

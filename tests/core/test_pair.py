@@ -23,6 +23,7 @@ from sequoia_core.errors import (
 )
 from sequoia_core.model.int8_rows import pack_weights
 from sequoia_core.model.llama import Llama
+from sequoia_core.model.native.library import find_library
 from sequoia_core.pair import Pair, embedded_target_path, load_pair
 from sequoia_core.protocols import LanguageModel
 from tests.core.checkpoints import (
@@ -87,7 +88,8 @@ def test_a_pair_computes_what_transformers_computes(target: str, tmp_path: Path)
     assert pair.tokenizer.get_vocab() == tokenizer_of().get_vocab()
     description = pair.description
     assert (description.target, description.draft) == ("target", "draft")
-    assert (description.device, description.dtype) == ("cpu", "float32")
+    assert (description.device, description.dtype.split()[0]) == ("cpu", "float32")
+    assert description.exact
     assert description.context_window == 64
 
 
@@ -279,7 +281,7 @@ def test_the_fingerprint_follows_everything_that_changes_timings(
     tensors["model.norm.weight"] *= 2
     save_file(tensors, file)
     prints.add(load(target, tmp_path / "draft").fingerprint)
-    assert len(prints) == 5
+    assert len(prints) == 5 - (find_library() is None)  # then PyTorch computes all of them
 
 
 def test_what_is_being_done_is_told(target: str, tmp_path: Path) -> None:
