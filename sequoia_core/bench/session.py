@@ -10,8 +10,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-import torch
-
 from sequoia_core.bench import names
 from sequoia_core.bench.lineup import OWN, PEERS, line_up
 from sequoia_core.bench.memory import measure_memory, weight_bytes
@@ -121,7 +119,7 @@ def _calibrate(workshop: Workshop, temperatures: Sequence[float], progress: Prog
 
 
 def _sources(pair: Pair, plan: BenchPlan) -> Sources:
-    from sequoia_core.pair import embedded_target_path
+    from sequoia_core.pair import embedded_target_path, tensor_format
 
     if plan.target is None:
         gguf: str | None = str(embedded_target_path())
@@ -133,10 +131,10 @@ def _sources(pair: Pair, plan: BenchPlan) -> Sources:
         draft=plan.draft,
         peer_draft=plan.peer_draft,
         device=pair.description.device,
-        dtype=str(pair.target.dtype).removeprefix("torch."),
-        threads=torch.get_num_threads(),
-        weights=plan.kernels.weights.value,
-        exact=plan.kernels.row_invariant,
+        dtype=tensor_format(plan.dtype, pair.target.device),
+        threads=pair.description.threads,
+        weights=plan.weights.value,
+        own_dtype=plan.dtype,
         offload=plan.offload.value,
         gguf=gguf,
     )

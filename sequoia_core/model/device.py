@@ -7,12 +7,14 @@ the device is fast in it; see `choose_dtype`.
 import platform
 import re
 from collections.abc import Sequence
+from functools import lru_cache
 from pathlib import Path
 
 import psutil
 import torch
 
 from sequoia_core.errors import ParameterError
+from sequoia_core.model.native.threads import compute_threads
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 AMPERE = (8, 0)
@@ -164,7 +166,16 @@ def device_name(device: torch.device) -> str:
     if device.type == "cuda":
         return torch.cuda.get_device_name(device)
     name = _cpu_info("model name") or platform.processor() or platform.machine()
-    return f"{name}, {torch.get_num_threads()} threads"
+    return f"{name}, {cpu_threads()} threads"
+
+
+@lru_cache(maxsize=1)
+def cpu_threads() -> int:
+    """Threads that a forward on a CPU is computed with, as they were when this was first asked.
+
+    The native library takes them over, and leaves PyTorch one.
+    """
+    return compute_threads()
 
 
 def _cpu_info(entry: str) -> str:

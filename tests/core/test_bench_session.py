@@ -8,7 +8,6 @@ from dataclasses import asdict
 from pathlib import Path
 
 import pytest
-import torch
 
 from sequoia_core.bench import BenchPlan, measure, memory, names, session
 from sequoia_core.bench.document import Setting, as_values, for_terminal, write_document
@@ -18,10 +17,11 @@ from sequoia_core.bench.own import SizedAdvisor, sized_systems
 from sequoia_core.bench.runs import PeerError
 from sequoia_core.bench.session import _calibrate
 from sequoia_core.bench.workshop import Sources, Workshop
-from sequoia_core.config import Kernels
+from sequoia_core.config import WeightFormat
 from sequoia_core.measure import tuning
 from sequoia_core.measure.calibration import Band, Calibration
 from sequoia_core.measure.online import OnlineAdvisor
+from sequoia_core.model.device import cpu_threads
 from sequoia_core.pair import load_pair
 from tests.core.checkpoints import save_model, tiny_tokenizer
 from tests.core.measuring import TIMES, calibration_of, make_step, record_of
@@ -67,6 +67,7 @@ def plan_in(folder: Path, **changes: object) -> BenchPlan:
         "count": 2,
         "tokens": 16,
         "memory": False,
+        "dtype": "float32",
         "tree_sizes": (2, 5),
     }
     return BenchPlan(**(values | changes))  # type: ignore[arg-type]
@@ -100,7 +101,7 @@ def test_a_benchmark_from_beginning_to_end(folder: Path, monkeypatch: pytest.Mon
     assert all("the same text" in line for line in findings.partings)
     setting = Setting("here", "this", "those")
     write_document(findings, setting, folder / "bench.md")
-    assert as_values(findings, setting)["threads"] == torch.get_num_threads()
+    assert as_values(findings, setting)["threads"] == cpu_threads()
     assert names.ADAPTIVE in for_terminal(findings)
 
 
@@ -214,7 +215,7 @@ def test_a_process_does_not_count_what_the_one_that_started_it_held() -> None:
     assert len(held) > printed("print(peak_memory())")[0]
 
 
-def test_exact_kernels_are_compared_and_weighed_as_such(
+def test_the_forward_is_compared_and_weighed_as_asked_for(
     folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     sent: list[Sources] = []
@@ -225,13 +226,14 @@ def test_exact_kernels_are_compared_and_weighed_as_such(
 
     monkeypatch.setattr(tuning, "Tuner", StillTuner)
     monkeypatch.setattr(session, "measure_memory", weigh)
-    kernels = Kernels(row_invariant=True)
-    plan = plan_in(folder, kernels=kernels, count=1, temperatures=(0.0,), memory=True)
-    pair = load_pair(plan.target, plan.draft, dtype="float32", kernels=kernels)
+    torch_forward = WeightFormat.TORCH
+    plan = plan_in(folder, weights=torch_forward, count=1, temperatures=(0.0,), memory=True)
+    pair = load_pair(plan.target, plan.draft, dtype="float32", weights=torch_forward)
     findings = measure(pair, plan, lambda *_: None)
     assert names.HF_PLAIN in findings.memory
     for sources in sent:
-        assert (sources.dtype, sources.weights, sources.exact) == ("float32", "auto", True)
+        found = (sources.dtype, sources.own_dtype, sources.weights)
+        assert found == ("float32", "float32", "torch")
         assert Workshop(sources).pair.fingerprint == pair.fingerprint
 
 
