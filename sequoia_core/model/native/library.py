@@ -22,7 +22,7 @@ from typing import Any
 
 from sequoia_core.errors import ModelLoadError
 
-ABI_VERSION = 1
+ABI_VERSION = 2
 LIBRARY_NAME = "libsequoia_native.so"
 
 
@@ -49,6 +49,7 @@ class SegmentStruct(Structure):
     _fields_ = (
         ("size", c_uint32),
         ("rows", c_int32),
+        ("logit_rows", c_int32),
         ("cache", c_void_p),
         ("target_cache", c_void_p),
         ("mask", c_void_p),
@@ -76,6 +77,7 @@ _SIGNATURES: dict[str, tuple[Any, Sequence[Any]]] = {
     "sequoia_cache_bytes": (c_size_t, (c_void_p,)),
     "sequoia_cache_truncate": (c_int32, (c_void_p, c_int32)),
     "sequoia_cache_keep": (c_int32, (c_void_p, c_int32, c_void_p, c_int32)),
+    "sequoia_cache_features": (c_int32, (c_void_p, c_int32, c_int32, c_void_p)),
     "sequoia_forward": (
         c_int32,
         (c_void_p, POINTER(SegmentStruct), c_int32, c_void_p, c_void_p, c_void_p),

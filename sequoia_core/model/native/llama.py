@@ -10,6 +10,7 @@ import ctypes
 import weakref
 from collections.abc import Mapping, Sequence
 from ctypes import byref, c_float, c_int32
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import torch
@@ -81,6 +82,7 @@ class NativeCache:
         self.handle: int = made(self._library.sequoia_cache_new(model.handle))
         self.target = target
         self._first_row_only = model.config.feature_layers != ()
+        self._feature_shape = (len(model.kept_layers), model.config.hidden_size)
         weakref.finalize(self, self._library.sequoia_cache_free, self.handle)
 
     @property
@@ -110,6 +112,33 @@ class NativeCache:
     def release(self) -> None:
         """Return memory that the tokens held do not need."""
         self.truncate(self.length)
+
+    def features(self, first: int, stop: int) -> Tensor:
+        """Outputs of the layers that the model keeps, of the tokens from `first` to before `stop`.
+
+        Returns:
+            float32 [stop - first, F, hidden].
+        """
+        found = torch.empty((stop - first, *self._feature_shape))
+        check(
+            self._library.sequoia_cache_features(self.handle, first, stop - first, found.data_ptr())
+        )
+        return found
+
+
+@dataclass(frozen=True, slots=True)
+class Continued:
+    """Tokens that a conversation goes on with.
+
+    Attributes:
+        cache: of the conversation.
+        token_ids: n of them, one or more.
+        logit_rows: the last rows whose logits are wanted, 0 to n.
+    """
+
+    cache: NativeCache
+    token_ids: Sequence[int]
+    logit_rows: int
 
 
 class NativeLlama:
@@ -148,6 +177,7 @@ class NativeLlama:
         self._pool, self._embedding_of = pool, embedding_of  # kept alive
         conditioned = bool(config.feature_layers)
         kept = (config.num_layers - 1,) if conditioned else tuple(feature_layers)
+        self.kept_layers = kept
         matrices = self._matrices(weights)
         frequencies = inverse_frequencies(config) / config.rope_factor
         shape = ModelShapeStruct(
@@ -243,6 +273,7 @@ class NativeLlama:
         segment = SegmentStruct(
             size=ctypes.sizeof(SegmentStruct),
             rows=rows,
+            logit_rows=0 if logits is None else rows,
             cache=cache.handle,
             target_cache=cache.target.handle if cache.target else None,
             mask=seen.data_ptr() if seen is not None else None,
@@ -257,6 +288,46 @@ class NativeLlama:
                 None if logits is None else logits.data_ptr(),
             )
         )
+
+    def continue_texts(self, texts: Sequence[Continued]) -> Tensor:
+        """Append tokens to several conversations in one forward.
+
+        A row has the bits that it has when its conversation is computed alone.
+
+        Args:
+            texts: of different conversations of this model.
+
+        Returns:
+            float32 [sum of `logit_rows`, V], in the order of `texts`.
+
+        Raises:
+            ContextFullError: one exceeds the context window; no cache is changed.
+        """
+        segments = (SegmentStruct * len(texts))()
+        ids: list[int] = []
+        places: list[int] = []
+        for segment, text in zip(segments, texts, strict=True):
+            first, rows = text.cache.length, len(text.token_ids)
+            check_room(first + rows, self.context_window)
+            assert 0 <= text.logit_rows <= rows
+            segment.size, segment.rows = ctypes.sizeof(SegmentStruct), rows
+            segment.logit_rows, segment.cache = text.logit_rows, text.cache.handle
+            segment.target_cache = text.cache.target.handle if text.cache.target else None
+            ids += text.token_ids
+            places += range(first, first + rows)
+        logits = torch.empty((sum(text.logit_rows for text in texts), self.vocab_size))
+        token_ids, position_ids = torch.tensor(ids), torch.tensor(places)
+        check(
+            self._library.sequoia_forward(
+                self.handle,
+                segments,
+                len(segments),
+                token_ids.data_ptr(),
+                position_ids.data_ptr(),
+                logits.data_ptr(),
+            )
+        )
+        return logits
 
     def _matrices(
         self, weights: Mapping[str, Tensor] | Weights

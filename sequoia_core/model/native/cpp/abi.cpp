@@ -1,5 +1,6 @@
 #include "abi.h"
 
+#include <algorithm>
 #include <exception>
 #include <memory>
 #include <new>
@@ -170,20 +171,36 @@ int32_t sequoia_cache_keep(sequoia_cache* cache, int32_t committed, const int32_
     });
 }
 
+int32_t sequoia_cache_features(const sequoia_cache* cache, int32_t first, int32_t count, float* features) {
+    return guarded([&] {
+        const KvCache& from = cache->value;
+        require(first >= 0 && count >= 0 && count <= from.length() - first, "tokens out of range");
+        const auto width = static_cast<std::size_t>(from.shape().feature_slots * from.shape().hidden);
+        require(width > 0 || count == 0, "this cache keeps no hidden states");
+        for (int32_t i = 0; i < count; ++i)
+            std::copy_n(from.feature(first + i, 0), width, features + static_cast<std::size_t>(i) * width);
+    });
+}
+
 int32_t sequoia_forward(sequoia_model* model, const sequoia_segment* segments, int32_t segment_count,
                         const int64_t* token_ids, const int64_t* position_ids, float* logits) {
     return guarded([&] {
         Request request{{}, token_ids, position_ids, logits};
-        int64_t rows = 0;
+        int64_t rows = 0, logit_rows = 0;
         for (int32_t i = 0; i < segment_count; ++i) {
             const sequoia_segment& given = segments[i];
             require(given.size == sizeof given, "segment of another version");
             require(given.rows > 0, "a segment has no rows");
+            require(given.logit_rows >= 0 && given.logit_rows <= given.rows, "a segment has no such rows of logits");
+            for (int32_t other = 0; other < i; ++other)
+                require(segments[other].cache != given.cache, "two segments share a cache");
             rows += given.rows;
+            logit_rows += given.logit_rows;
             request.segments.push_back({&given.cache->value, given.target_cache ? &given.target_cache->value : nullptr,
-                                        given.rows, given.mask});
+                                        given.rows, given.logit_rows, given.mask});
         }
         require(rows > 0, "there are no rows");
+        require(logits || logit_rows == 0, "there is no room for logits");
         for (int64_t row = 0; row < rows; ++row)
             require(token_ids[row] >= 0 && token_ids[row] < model->value->shape().vocab, "a token id is past the embedding");
         model->value->forward(request);

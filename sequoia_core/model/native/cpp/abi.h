@@ -7,7 +7,7 @@
 #include <stddef.h>
 #include <stdint.h>
 
-#define SEQUOIA_ABI_VERSION 1
+#define SEQUOIA_ABI_VERSION 2
 #define SEQUOIA_API __attribute__((visibility("default")))
 
 #ifdef __cplusplus
@@ -32,6 +32,7 @@ typedef struct {
 typedef struct {
     uint32_t size;
     int32_t rows;
+    int32_t logit_rows; /* its last rows whose logits are computed */
     sequoia_cache* cache;
     const sequoia_cache* target_cache; /* may be null */
     const uint8_t* mask;               /* [rows, length + rows]; null is causal */
@@ -70,7 +71,11 @@ SEQUOIA_API size_t sequoia_cache_bytes(const sequoia_cache* cache);
 SEQUOIA_API int32_t sequoia_cache_truncate(sequoia_cache* cache, int32_t length);
 SEQUOIA_API int32_t sequoia_cache_keep(sequoia_cache* cache, int32_t committed, const int32_t* rows, int32_t count);
 
-/* logits: [rows of all segments, head_rows], or null to compute none */
+/* features: hidden states of `count` tokens from `first` on, [count, feature_count, hidden] */
+SEQUOIA_API int32_t sequoia_cache_features(const sequoia_cache* cache, int32_t first, int32_t count, float* features);
+
+/* Segments are rows of different conversations: each has a cache of its own.
+ * logits: [logit_rows of all segments, head_rows]; may be null where no segment wants any */
 SEQUOIA_API int32_t sequoia_forward(sequoia_model* model, const sequoia_segment* segments, int32_t segment_count,
                                     const int64_t* token_ids, const int64_t* position_ids, float* logits);
 

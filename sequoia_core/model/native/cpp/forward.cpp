@@ -28,6 +28,7 @@ Forward::Forward(Model& model, const Request& request)
         const Segment& segment = request.segments[s];
         for (int index = 0; index < segment.rows; ++index) {
             rows_[static_cast<std::size_t>(first_rows_[s] + index)].segment = static_cast<int>(s);
+            if (index >= segment.rows - segment.logit_rows) head_rows_.push_back(first_rows_[s] + index);
             see(segment, index, first_rows_[s]);
         }
         longest_ = std::max(longest_, segment.cache->length() + segment.rows);
@@ -39,6 +40,7 @@ Forward::Forward(Model& model, const Request& request)
             for (int first = 0; first < queries; first += tile)
                 query_tiles_.push_back({static_cast<int>(s), head, first, std::min(first + tile, queries)});
     }
+    head_tiles_ = RowTiles(static_cast<int>(head_rows_.size()), kernels_.tile_rows);
     unshared_keys_.resize(static_cast<std::size_t>(model.pool_->threads()));
     for (auto& keys : unshared_keys_) keys.reserve(static_cast<std::size_t>(longest_));
     list_stages();
@@ -67,7 +69,7 @@ void Forward::list_stages() {
         for (const StageKind kind : {StageKind::ATTENTION_OUT, StageKind::MLP_NORM, StageKind::GATE_UP, StageKind::DOWN})
             stages_.push_back({kind, layer});
     }
-    if (request_.logits) {
+    if (!head_rows_.empty()) {
         stages_.push_back({StageKind::FINAL_NORM, 0});
         stages_.push_back({StageKind::HEAD, 0});
     }
@@ -83,6 +85,7 @@ int Forward::items(const Stage& stage) const {
         case StageKind::PROJECT: return shape.heads + 2 * shape.kv_heads;
         case StageKind::ATTEND: return static_cast<int>(query_tiles_.size());
         case StageKind::GATE_UP: return parts(shape.inner, GROUP);
+        case StageKind::FINAL_NORM: return head_tiles_.rows();
         case StageKind::HEAD: return parts(shape.head_rows, BLOCK);
         default: return tiles_.rows();
     }
@@ -129,12 +132,12 @@ void Forward::compute_item(const Stage& stage, int item, int thread) {
             return product(tree ? model_.own_input_ : model_.target_input_, model_.inputs_, item,
                            model_.states_.get() + item * BLOCK, stride);
         }
-        case StageKind::ATTENTION_NORM: return norm(layer.attention_norm, item, thread);
+        case StageKind::ATTENTION_NORM: return norm(layer.attention_norm, item, tiles_, item, thread);
         case StageKind::PROJECT: return project(stage.layer, item, thread);
         case StageKind::ATTEND: return attend(stage.layer, item, thread);
         case StageKind::COLLECT: return collect(item);
         case StageKind::ATTENTION_OUT: return add_product(layer.part(Part::ATTENTION_OUT), model_.attended_, item, thread);
-        case StageKind::MLP_NORM: return norm(layer.mlp_norm, item, thread);
+        case StageKind::MLP_NORM: return norm(layer.mlp_norm, item, tiles_, item, thread);
         case StageKind::GATE_UP: return gate_up(stage.layer, item, thread);
         case StageKind::DOWN: {
             add_product(layer.part(Part::DOWN), model_.inner_, item, thread);
@@ -152,28 +155,29 @@ void Forward::compute_item(const Stage& stage, int item, int thread) {
             }
             return;
         }
-        case StageKind::FINAL_NORM: return norm(model_.final_norm_, item, thread);
+        case StageKind::FINAL_NORM: return norm(model_.final_norm_, head_rows_[static_cast<std::size_t>(item)], head_tiles_, item, thread);
         case StageKind::HEAD: {
             const Linear& head = model_.head_.matrix.empty() ? model_.embedding_ : model_.head_;
             const int width = model_.shape().head_rows, first = item * BLOCK;
-            if (first + BLOCK <= width) return product(head, model_.hidden_, item, request_.logits + first, width);
+            if (first + BLOCK <= width) return product(head, model_.hidden_, head_tiles_, item, request_.logits + first, width);
             float* own = model_.scratch_[static_cast<std::size_t>(thread)].get();
-            product(head, model_.hidden_, item, own, BLOCK);
-            for (int row = 0; row < tiles_.rows(); ++row)
+            product(head, model_.hidden_, head_tiles_, item, own, BLOCK);
+            for (int row = 0; row < head_tiles_.rows(); ++row)
                 std::copy_n(own + row * BLOCK, width - first,
                             request_.logits + static_cast<std::size_t>(row) * static_cast<std::size_t>(width) + first);
         }
     }
 }
 
-void Forward::product(const Linear& linear, const Activations& inputs, int block, float* out, int stride) {
-    for (int tile = 0; tile < tiles_.count(); ++tile)
-        kernels_.product(linear.matrix, block, inputs.tile(tiles_, tile),
-                         out + static_cast<std::size_t>(tiles_.first(tile)) * static_cast<std::size_t>(stride),
+void Forward::product(const Linear& linear, const Activations& inputs, const RowTiles& tiles, int block, float* out,
+                      int stride) {
+    for (int tile = 0; tile < tiles.count(); ++tile)
+        kernels_.product(linear.matrix, block, inputs.tile(tiles, tile),
+                         out + static_cast<std::size_t>(tiles.first(tile)) * static_cast<std::size_t>(stride),
                          static_cast<std::size_t>(stride), tile ? 0 : PREFETCH_BYTES);
     if (linear.scale.empty() && linear.bias.empty()) return;
     const auto first = static_cast<std::size_t>(block * BLOCK);
-    for (int row = 0; row < tiles_.rows(); ++row) {
+    for (int row = 0; row < tiles.rows(); ++row) {
         float* to = out + static_cast<std::size_t>(row) * static_cast<std::size_t>(stride);
         for (std::size_t i = 0; i < BLOCK; ++i) {
             if (!linear.scale.empty()) to[i] *= linear.scale[first + i];
@@ -234,13 +238,13 @@ void Forward::condition(int row, float* inputs) {
     for (int group = 0; group < groups; ++group) model_.inputs_.put(kernels_, tiles_, row, group, inputs + group * GROUP);
 }
 
-void Forward::norm(const std::vector<float>& weight, int row, int thread) {
+void Forward::norm(const std::vector<float>& weight, int row, const RowTiles& tiles, int place, int thread) {
     float* normed = model_.scratch_[static_cast<std::size_t>(thread)].get();
     const int padded = model_.padded_hidden();
     const float* states = model_.states_.get() + static_cast<std::size_t>(row) * static_cast<std::size_t>(padded);
     kernels_.rms_norm(states, weight.data(), model_.shape().hidden, padded, model_.shape().norm_epsilon, normed);
     for (int group = 0; group < padded / GROUP; ++group)
-        model_.hidden_.put(kernels_, tiles_, row, group, normed + group * GROUP);
+        model_.hidden_.put(kernels_, tiles, place, group, normed + group * GROUP);
 }
 
 void Forward::rotate(float* values, int row) const {

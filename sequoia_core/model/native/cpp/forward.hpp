@@ -48,7 +48,8 @@ class Forward final : public Job {
 
     void embed(int row, int thread);
     void condition(int row, float* inputs);
-    void norm(const std::vector<float>& weight, int row, int thread);
+    // a row's normed state -> row `place` of the inputs that lie in `tiles`
+    void norm(const std::vector<float>& weight, int row, const RowTiles& tiles, int place, int thread);
     void project(int layer, int head, int thread);
     void rotate(float* values, int row) const;
     void attend(int layer, int item, int thread);
@@ -56,7 +57,11 @@ class Forward final : public Job {
     void gate_up(int layer, int group, int thread);
     void add_product(const Linear& linear, const Activations& inputs, int block, int thread);
     // 16 outputs of all rows, with scale and bias -> out[row * stride]
-    void product(const Linear& linear, const Activations& inputs, int block, float* out, int stride);
+    void product(const Linear& linear, const Activations& inputs, int block, float* out, int stride) {
+        product(linear, inputs, tiles_, block, out, stride);
+    }
+    void product(const Linear& linear, const Activations& inputs, const RowTiles& tiles, int block, float* out,
+                 int stride);
 
     struct QueryTile {  // queries of one KV head: query = row * heads per KV head + head
         int segment, kv_head, first, last;
@@ -65,7 +70,8 @@ class Forward final : public Job {
     Model& model_;
     const Request& request_;
     const Kernels& kernels_;
-    RowTiles tiles_;
+    RowTiles tiles_, head_tiles_;  // of all rows; of those whose logits are computed
+    std::vector<int> head_rows_;
     std::vector<Stage> stages_;
     std::vector<int> chunk_counts_;
     std::vector<Row> rows_;

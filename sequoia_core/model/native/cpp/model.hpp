@@ -43,6 +43,7 @@ struct Segment {
     KvCache* cache;
     const KvCache* target_cache;  // whose features a conditioned draft reads; null reads zeros
     int rows;
+    int logit_rows;               // its last rows whose logits are computed
     const std::uint8_t* mask;     // [rows, length + rows], nonzero where a row may attend; null is causal
 };
 
@@ -50,7 +51,7 @@ struct Request {
     std::vector<Segment> segments;
     const std::int64_t* token_ids;
     const std::int64_t* position_ids;
-    float* logits;  // [rows, head_rows]; null computes none
+    float* logits;  // [logit rows of all segments, head_rows]
 };
 
 class Model {
