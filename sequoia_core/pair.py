@@ -179,6 +179,7 @@ def load_pair(
     tokenizer = _tokenizer(big, small)
     ends = turn_ends(tokenizer, big.eos_token_ids)
     prepare(placement.devices)
+    return_freed_memory()  # of the tokenizer's making
     with memory_errors(
         lambda: f"{big.name}: the memory became full while it was loaded; take a smaller model"
     ):

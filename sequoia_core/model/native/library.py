@@ -22,7 +22,7 @@ from typing import Any
 
 from sequoia_core.errors import ModelLoadError
 
-ABI_VERSION = 2
+ABI_VERSION = 3
 LIBRARY_NAME = "libsequoia_native.so"
 
 

@@ -7,7 +7,7 @@
 #include <stddef.h>
 #include <stdint.h>
 
-#define SEQUOIA_ABI_VERSION 2
+#define SEQUOIA_ABI_VERSION 3
 #define SEQUOIA_API __attribute__((visibility("default")))
 
 #ifdef __cplusplus
