@@ -7,6 +7,7 @@ template, which of its layers a draft takes. Knows nothing of stages.
 from __future__ import annotations
 
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -21,6 +22,9 @@ from sequoia_core.errors import ModelLoadError
 from sequoia_core.model.device import choose_device, choose_dtype, prepare
 from sequoia_core.model.llama import Llama
 from sequoia_core.model.loader import Checkpoint
+from sequoia_core.model.native.library import find_library
+from sequoia_core.model.native.llama import NativeLlama
+from sequoia_core.model.native.loading import native_target
 from sequoia_core.model.tokenizer import check_embedding_fit
 from sequoia_core.pair import open_target
 
@@ -90,9 +94,12 @@ class Subject:
         """The target's `config.json`."""
         return self.checkpoint.settings
 
-    def model(self) -> Llama:
-        """The target itself, loaded."""
+    def model(self) -> Llama | NativeLlama:
+        """The target itself, loaded; on a CPU natively where its file can be read so."""
         prepare((self.device,))
+        if self.device.type == "cpu" and find_library() is not None:
+            with suppress(ModelLoadError):
+                return native_target(self.checkpoint, self.feature_layers)
         return Llama(self.checkpoint.config, self.checkpoint.weights, self.device, self.dtype)
 
 

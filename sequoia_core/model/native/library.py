@@ -66,7 +66,10 @@ _SIGNATURES: dict[str, tuple[Any, Sequence[Any]]] = {
     "sequoia_model_free": (None, (c_void_p,)),
     "sequoia_model_declare": (c_int32, (c_void_p, *(c_int32,) * 5)),
     "sequoia_model_allocate": (c_int32, (c_void_p,)),
-    "sequoia_model_fill": (c_int32, (c_void_p, c_int32, c_int32, c_void_p, c_size_t, c_int32)),
+    "sequoia_model_fill": (
+        c_int32,
+        (c_void_p, *(c_int32,) * 4, c_void_p, c_size_t, c_int32),
+    ),
     "sequoia_model_set_scale": (c_int32, (c_void_p, c_int32, c_int32, c_void_p, c_int32)),
     "sequoia_model_set_bias": (c_int32, (c_void_p, c_int32, c_int32, c_void_p, c_int32, c_int32)),
     "sequoia_model_set_vector": (c_int32, (c_void_p, c_int32, c_int32, c_void_p, c_int32)),

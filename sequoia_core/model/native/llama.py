@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
+from sequoia_core.model.heap import release_file_pages
 from sequoia_core.model.kv_cache import check_room
 from sequoia_core.model.native.library import (
     ModelShapeStruct,
@@ -43,6 +44,9 @@ if TYPE_CHECKING:
 
 PREFILL_ROWS = 128
 """Rows read at once by `extend`: bounds the working memory of a long prompt."""
+
+FILL_ROWS = 4096
+"""Rows of a file that lie in memory at once while they are copied."""
 
 LAYER_PARTS = (
     "self_attn.q_proj", "self_attn.k_proj", "self_attn.v_proj", "self_attn.o_proj",
@@ -364,11 +368,16 @@ class NativeLlama:
         for layer, part, matrix in matrices:
             rotary = int(matrix.interleaved_rotary)
             data = matrix.data()
-            check(
-                library.sequoia_model_fill(
-                    handle, layer, part, data.ctypes.data, data.shape[1], rotary
+            assert len(data) == matrix.shape[0]
+            for first in range(0, len(data), FILL_ROWS):
+                block = data[first : first + FILL_ROWS]
+                pointer, width = block.ctypes.data, block.shape[1]
+                check(
+                    library.sequoia_model_fill(
+                        handle, layer, part, first, len(block), pointer, width, rotary
+                    )
                 )
-            )
+                release_file_pages(data)
             if matrix.row_scales is not None:
                 scales = matrix.row_scales
                 check(

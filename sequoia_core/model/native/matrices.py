@@ -16,7 +16,6 @@ from torch import Tensor
 
 from sequoia_core.errors import ModelLoadError
 from sequoia_core.model.gguf import GgufWeights
-from sequoia_core.model.heap import release_file_pages
 from sequoia_core.model.int8_rows import UnpackedWeights
 
 if TYPE_CHECKING:
@@ -110,7 +109,6 @@ def _from_gguf(weights: GgufWeights, name: str) -> StoredMatrix:
     rows, columns = weights.shape(name)
 
     def data() -> np.ndarray[Any, np.dtype[np.uint8]]:
-        release_file_pages(stored.data)  # of the matrices before this one
         return np.ascontiguousarray(stored.data).view(np.uint8).reshape(rows, -1)
 
     interleaved = name.endswith(("q_proj.weight", "k_proj.weight"))

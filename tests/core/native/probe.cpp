@@ -92,7 +92,7 @@ sequoia_model* random_model(const Format& format, sequoia_pool* pool, const char
     require(!sequoia_model_allocate(model), "memory");
     each([&](int layer, int part, const Format& stored) {
         const auto data = random_matrix(stored, rows[part], columns[part]);
-        require(!sequoia_model_fill(model, layer, part, data.data(), data.size() / static_cast<std::size_t>(rows[part]), 1), "rows");
+        require(!sequoia_model_fill(model, layer, part, 0, rows[part], data.data(), data.size() / static_cast<std::size_t>(rows[part]), 1), "rows");
     });
     const std::vector<float> ones(HIDDEN, 1.f);
     for (int layer = 0; layer < LAYERS; ++layer)

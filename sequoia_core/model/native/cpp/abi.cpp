@@ -111,11 +111,13 @@ int32_t sequoia_model_allocate(sequoia_model* model) {
     return guarded([&] { model->value->allocate_weights(); });
 }
 
-int32_t sequoia_model_fill(sequoia_model* model, int32_t layer, int32_t part, const uint8_t* rows, size_t bytes,
-                           int32_t interleaved_rotary) {
+int32_t sequoia_model_fill(sequoia_model* model, int32_t layer, int32_t part, int32_t first, int32_t count,
+                           const uint8_t* rows, size_t bytes, int32_t interleaved_rotary) {
     return guarded([&] {
         check_layer(*model, layer);
-        model->value->fill(layer, part_of(part), rows, bytes, interleaved_rotary != 0);
+        const int stored = model->value->stored_rows(layer, part_of(part));
+        require(first >= 0 && count >= 0 && count <= stored - first, "rows out of range");
+        model->value->fill(layer, part_of(part), first, count, rows, bytes, interleaved_rotary != 0);
     });
 }
 

@@ -108,11 +108,16 @@ void Model::allocate_weights() {
                       any_floats({&target_input_, &own_input_}));
 }
 
-void Model::fill(int layer, Part part, const std::uint8_t* rows, std::size_t row_bytes, bool interleaved_rotary) {
-    Matrix& matrix = linear(layer, part).matrix;
+int Model::stored_rows(int layer, Part part) const {
+    const int rows = linear(layer, part).matrix.rows();
     const bool heads = part == Part::QUERY || part == Part::KEY || part == Part::VALUE;
-    const int stored = heads ? matrix.rows() / padded_dim() * shape_.head_dim : matrix.rows();
-    for (int row = 0; row < stored; ++row, rows += row_bytes)
+    return heads ? rows / padded_dim() * shape_.head_dim : rows;
+}
+
+void Model::fill(int layer, Part part, int first, int count, const std::uint8_t* rows, std::size_t row_bytes,
+                 bool interleaved_rotary) {
+    Matrix& matrix = linear(layer, part).matrix;
+    for (int row = first; row < first + count; ++row, rows += row_bytes)
         matrix.put(output_row(part, row, interleaved_rotary), rows);
 }
 

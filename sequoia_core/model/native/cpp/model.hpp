@@ -66,7 +66,11 @@ class Model {
     void declare(int layer, Part part, FileFormat format, int rows, int columns);
     // Places all declared matrices in one piece of memory, in the order of use.
     void allocate_weights();
-    void fill(int layer, Part part, const std::uint8_t* rows, std::size_t row_bytes, bool interleaved_rotary);
+    // Rows of a matrix in its file.
+    int stored_rows(int layer, Part part) const;
+    // Stores `count` rows of the file from row `first` on.
+    void fill(int layer, Part part, int first, int count, const std::uint8_t* rows, std::size_t row_bytes,
+              bool interleaved_rotary);
     void set_scale(int layer, Part part, const float* values, int count);
     void set_bias(int layer, Part part, const float* values, int count, bool interleaved_rotary);
     void set_vector(int layer, Vector vector, const float* values, int count);
