@@ -15,6 +15,7 @@ from sequoia_core.measure.calibration import Calibration, load_calibration, save
 from sequoia_core.measure.kernels import use_limits
 from sequoia_core.measure.online import TYPICAL_CONTEXT, OnlineAdvisor
 from sequoia_core.measure.survey import PROMPTS, TEMPERATURE, Survey
+from sequoia_core.model.heap import return_freed_memory
 from sequoia_core.trees import Advice, BundledAdvisor, StepCosts, TreeAdvisor
 
 if TYPE_CHECKING:
@@ -143,6 +144,7 @@ class Tuner:
             self._survey = Survey(self._pair, wanted)
         yield from self._survey.run()
         found, self._survey = self._survey.calibration(), None
+        return_freed_memory()
         known = self.calibration.records if self.calibration else {}
         self._kept = replace(found, records={**known, **found.records})
         self._online = OnlineAdvisor(self._kept)
