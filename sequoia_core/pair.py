@@ -18,6 +18,7 @@ from torch import Tensor
 from sequoia_core.chat_template import ChatTemplate, turn_ends
 from sequoia_core.config import Kernels, Offload, WeightFormat
 from sequoia_core.errors import ModelLoadError, ParameterError, TokenizerMismatchError
+from sequoia_core.heap import return_freed_memory
 from sequoia_core.memory import memory_errors
 from sequoia_core.model.conditioned import ConditionedLlama
 from sequoia_core.model.config import ModelConfig
@@ -30,7 +31,6 @@ from sequoia_core.model.device import (
     dtype_name,
     prepare,
 )
-from sequoia_core.model.heap import return_freed_memory
 from sequoia_core.model.linear import FOR_DRAFTS, has_packed_kernels
 from sequoia_core.model.llama import Llama
 from sequoia_core.model.loader import (

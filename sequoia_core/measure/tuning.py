@@ -11,11 +11,11 @@ from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from sequoia_core.events import Event, Notice, NoticeKind, Step
+from sequoia_core.heap import return_freed_memory
 from sequoia_core.measure.calibration import Calibration, load_calibration, save_calibration
 from sequoia_core.measure.kernels import use_limits
 from sequoia_core.measure.online import TYPICAL_CONTEXT, OnlineAdvisor
 from sequoia_core.measure.survey import PROMPTS, TEMPERATURE, Survey
-from sequoia_core.model.heap import return_freed_memory
 from sequoia_core.trees import Advice, BundledAdvisor, StepCosts, TreeAdvisor
 
 if TYPE_CHECKING:

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
-from sequoia_core.model.heap import release_file_pages
+from sequoia_core.heap import release_file_pages
 from sequoia_core.model.kv_cache import check_room
 from sequoia_core.model.native.library import (
     ModelShapeStruct,
