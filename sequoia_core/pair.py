@@ -18,6 +18,7 @@ from torch import Tensor
 from sequoia_core.chat_template import ChatTemplate, turn_ends
 from sequoia_core.config import Offload, WeightFormat
 from sequoia_core.errors import ModelLoadError, ParameterError, TokenizerMismatchError
+from sequoia_core.heap import return_freed_memory
 from sequoia_core.memory import memory_errors
 from sequoia_core.model.conditioned import ConditionedLlama
 from sequoia_core.model.config import ModelConfig
@@ -30,7 +31,6 @@ from sequoia_core.model.device import (
     prepare,
 )
 from sequoia_core.model.forward import Forward, choose_forward
-from sequoia_core.model.heap import return_freed_memory
 from sequoia_core.model.llama import Llama
 from sequoia_core.model.loader import Checkpoint, Progress, open_checkpoint, open_directory
 from sequoia_core.model.native.llama import NativeLlama
@@ -165,6 +165,7 @@ def load_pair(
     tokenizer = _tokenizer(big, small)
     ends = turn_ends(tokenizer, big.eos_token_ids)
     prepare(placement.devices)
+    return_freed_memory()  # of the tokenizer's making
     with memory_errors(
         lambda: f"{big.name}: the memory became full while it was loaded; take a smaller model"
     ):

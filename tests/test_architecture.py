@@ -33,6 +33,7 @@ LEAVES = {
     "errors",
     "events",
     "files",
+    "heap",
     "insight",
     "memory",
     "tree_order",
@@ -97,7 +98,7 @@ def test_the_core_knows_no_screen(module: str) -> None:
 
 @pytest.mark.parametrize("module", core_modules("sequoia_core.model"))
 def test_models_know_no_trees(module: str) -> None:
-    assert core_imports(module) <= {"config", "errors", "memory", "model", "protocols"}
+    assert core_imports(module) <= {"config", "errors", "heap", "memory", "model", "protocols"}
 
 
 @pytest.mark.parametrize("module", core_modules())

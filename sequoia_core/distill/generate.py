@@ -21,9 +21,11 @@ from torch.nn import functional
 from sequoia_core.distill.corpus import Corpus, read_arrays, write_arrays
 from sequoia_core.distill.dialogue import Dialogue, Lengths
 from sequoia_core.distill.pieces import Pieces
-from sequoia_core.model.batch import GROUP, Batch
+from sequoia_core.model.batch import GROUP, Batch, ConversationBatch
 from sequoia_core.model.config import ModelConfig
 from sequoia_core.model.llama import Llama
+from sequoia_core.model.native.batch import NativeBatch
+from sequoia_core.model.native.llama import NativeLlama
 
 SAVE_SECONDS = 60.0
 MOST_ROWS = 128
@@ -123,15 +125,19 @@ class Writer:
         store: where conversations go, and where earlier ones are found.
     """
 
-    def __init__(self, model: Llama, pieces: Pieces, plan: WritingPlan, store: TextStore) -> None:
-        self._batch = Batch(model, plan.rows)
-        # all but the last token, whose logits may be needed
-        self._shared = pieces.beginning[:-1]
-        self._beginning = self._batch.read(self._shared) if self._shared else None
+    def __init__(
+        self, model: Llama | NativeLlama, pieces: Pieces, plan: WritingPlan, store: TextStore
+    ) -> None:
+        self._batch: ConversationBatch = (
+            NativeBatch(model, plan.rows)
+            if isinstance(model, NativeLlama)
+            else Batch(model, plan.rows)
+        )
         self._lengths = Lengths.within(model.context_window)
         self._closing = torch.tensor(sorted(pieces.closing), device=model.device)
         self._pieces, self._plan, self._store = pieces, plan, store
         self._rows: list[tuple[int, Dialogue] | None] = [None] * plan.rows
+        self._held: list[Sequence[int]] = [()] * plan.rows  # read by a row's last conversation
         self._next = self._run = plan.first  # first one not begun; first one not finished
         self._finished_tokens = self._run_tokens = 0  # of all finished; of those before `_run`
 
@@ -185,30 +191,34 @@ class Writer:
             dialogue = Dialogue(self._next, self._plan.seed, self._pieces, self._lengths)
             self._rows[row] = (self._next, dialogue)
             self._next += 1
-            begins = tuple(dialogue.ids[: len(self._shared)]) == self._shared
-            self._batch.start(row, self._beginning if begins else None)
+            # all but the last token, whose logits are needed
+            self._batch.start(row, _shared(self._held[row], dialogue.ids[:-1]))
 
     @torch.inference_mode()
     def _one_pass(self) -> None:
-        held = list(self._batch.lengths)
-        talking = [None if row is None else row[1] for row in self._rows]
-        due = [None if each is None else each.ids[held[at]] for at, each in enumerate(talking)]
-        logits = self._batch.forward(due)
-        ready = {
-            at: each
-            for at, each in enumerate(talking)
-            if each is not None and held[at] + 1 == len(each.ids)
-        }
-        barred = [at for at, each in ready.items() if each.must_go_on]
+        held = self._batch.lengths
+        unread = [
+            () if row is None else row[1].ids[length:]
+            for row, length in zip(self._rows, held, strict=True)
+        ]
+        ready, logits = self._batch.forward(unread)
+        if not ready:
+            return
+        dialogues = [self._dialogue(row) for row in ready]
+        barred = [at for at, dialogue in enumerate(dialogues) if dialogue.must_go_on]
         rows = torch.tensor(barred, dtype=torch.int64, device=logits.device)
         logits[rows[:, None], self._closing] = float("-inf")
-        temperatures = [ready[at].temperature if at in ready else 0.0 for at in range(len(held))]
-        chances = [ready[at].chance() if at in ready else 0.0 for at in range(len(held))]
-        tokens = draw_tokens(logits, temperatures, chances)
-        for at, dialogue in ready.items():
-            dialogue.take(tokens[at])
+        temperatures = [dialogue.temperature for dialogue in dialogues]
+        tokens = draw_tokens(logits, temperatures, [dialogue.chance() for dialogue in dialogues])
+        for row, dialogue, token in zip(ready, dialogues, tokens, strict=True):
+            dialogue.take(token)
             if dialogue.finished:
-                self._finish(at)
+                self._finish(row)
+
+    def _dialogue(self, row: int) -> Dialogue:
+        taken = self._rows[row]
+        assert taken is not None
+        return taken[1]
 
     def _finish(self, row: int) -> None:
         taken = self._rows[row]
@@ -217,7 +227,16 @@ class Writer:
         self._store.add(number, dialogue.ids, dialogue.answers)
         self._finished_tokens += len(dialogue.ids)
         self._rows[row] = None
-        self._batch.start(row)
+        self._held[row] = dialogue.ids[: self._batch.lengths[row]]
+        self._batch.start(row, len(self._held[row]))
+
+
+def _shared(one: Sequence[int], other: Sequence[int]) -> int:
+    """Tokens that both begin with."""
+    return next(
+        (at for at, (left, right) in enumerate(zip(one, other, strict=False)) if left != right),
+        min(len(one), len(other)),
+    )
 
 
 def draw_tokens(
@@ -225,26 +244,45 @@ def draw_tokens(
 ) -> list[int]:
     """One token for each row, at its own temperature.
 
-    The sum over the vocabulary runs block by block: only the block that is hit is looked into.
+    The vocabulary is summed up block by block; only the block that is hit is looked into.
 
     Args:
-        logits: float32 [B, V]; they are overwritten.
+        logits: float32 [B, V].
         temperatures: B of them; 0 takes the most probable token.
         uniforms: B numbers in [0, 1).
     """
-    heat = torch.tensor(list(temperatures), device=logits.device)
-    greedy, vocab_size = logits.argmax(-1), logits.shape[-1]
-    probs = torch.softmax(logits.div_(torch.where(heat > 0, heat, 1.0)[:, None]), dim=-1)
+    vocab_size = logits.shape[-1]
     if vocab_size % BLOCK:
-        probs = functional.pad(probs, (0, -vocab_size % BLOCK))
-    blocks = probs.view(len(heat), -1, BLOCK)
-    ends = blocks.sum(-1).double().cumsum(-1)  # [B, blocks]
-    uniform = torch.tensor(list(uniforms), dtype=torch.float64, device=logits.device)
+        logits = functional.pad(logits, (0, -vocab_size % BLOCK), value=float("-inf"))
+    blocks = logits.view(len(logits), -1, BLOCK)
+    block = blocks.amax(-1).argmax(-1, keepdim=True)  # [B, 1]; an argmax over [B, V] is slow
+    chosen = _within(block, _inside(blocks, block).argmax(-1))
+    warm = [row for row, heat in enumerate(temperatures) if heat > 0]
+    if warm:
+        at = torch.tensor(warm, device=logits.device)
+        heat = torch.tensor([temperatures[row] for row in warm], device=logits.device)[:, None]
+        uniform = torch.tensor([uniforms[row] for row in warm], dtype=torch.float64)
+        weights = torch.softmax(logits[at].div_(heat), dim=-1).view(len(warm), -1, BLOCK)
+        chosen[at] = _drawn(weights, uniform.to(logits.device)).clamp(max=vocab_size - 1)
+    tokens: list[int] = chosen.tolist()
+    return tokens
+
+
+def _drawn(weights: Tensor, uniform: Tensor) -> Tensor:
+    """Where running sums of weights [B, blocks, BLOCK] pass a share of the whole: int64 [B]."""
+    ends = weights.sum(-1).double().cumsum(-1)  # [B, blocks]
     goal = uniform[:, None] * ends[:, -1:]
     block = torch.searchsorted(ends, goal, right=True).clamp(max=ends.shape[1] - 1)  # [B, 1]
     before = torch.where(block > 0, ends.gather(1, (block - 1).clamp(min=0)), 0.0)
-    inside = blocks.gather(1, block[:, :, None].expand(-1, -1, BLOCK))[:, 0]  # [B, BLOCK]
-    offset = torch.searchsorted(inside.double().cumsum(-1), goal - before, right=True)
-    drawn = (block * BLOCK + offset.clamp(max=BLOCK - 1))[:, 0].clamp(max=vocab_size - 1)
-    chosen: list[int] = torch.where(heat > 0, drawn, greedy).tolist()
-    return chosen
+    sums = _inside(weights, block).double().cumsum(-1)
+    offset = torch.searchsorted(sums, goal - before, right=True).clamp(max=BLOCK - 1)
+    return _within(block, offset[:, 0])
+
+
+def _inside(blocks: Tensor, block: Tensor) -> Tensor:
+    """One block of each row: [B, blocks, BLOCK], [B, 1] -> [B, BLOCK]."""
+    return blocks.gather(1, block[:, :, None].expand(-1, -1, BLOCK))[:, 0]
+
+
+def _within(block: Tensor, offset: Tensor) -> Tensor:
+    return block[:, 0] * BLOCK + offset

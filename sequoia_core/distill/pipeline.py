@@ -13,6 +13,8 @@ import shutil
 from collections.abc import Iterator
 from pathlib import Path
 
+import torch
+
 from sequoia_core.distill.card import Story, model_card, stated_licence
 from sequoia_core.distill.clock import Clock
 from sequoia_core.distill.corpus import AnswerMarks, Corpus, load_tokens
@@ -56,6 +58,7 @@ class Distillation:
     def __init__(self, options: Options, out: Path, save_seconds: float = 60.0) -> None:
         self._options, self._out, self._work = options, out, out / WORK
         self._save_seconds = save_seconds
+        self._threads = torch.get_num_threads()
         self._subject = Subject.of(options)
         self._clock = Clock(self._work / "clock.json", options.minutes)
 
@@ -73,6 +76,7 @@ class Distillation:
         held_out = tuple(corpus.held_out(wanted, self._options.seed))
         lesson = Lesson(corpus, self._cache(corpus), held_out)
         yield from self._teach(lesson)
+        torch.set_num_threads(self._threads)  # the native target left PyTorch one
         schooling = Schooling(self._subject, self._options, lesson, self._work, self._clock)
         yield from schooling.run(self._save_seconds)
         yield from self._finish(schooling, lesson)

@@ -15,12 +15,17 @@ import torch
 
 from sequoia_core.bench.prompts import read_prompts
 from sequoia_core.chat_template import turn_ends
+from sequoia_core.config import Offload, WeightFormat
 from sequoia_core.distill.options import Options
 from sequoia_core.distill.pieces import Pieces
 from sequoia_core.errors import ModelLoadError
 from sequoia_core.model.device import choose_device, choose_dtype, prepare
+from sequoia_core.model.forward import choose_forward
 from sequoia_core.model.llama import Llama
 from sequoia_core.model.loader import Checkpoint
+from sequoia_core.model.native.llama import NativeLlama
+from sequoia_core.model.native.loading import native_target
+from sequoia_core.model.offload import Placement
 from sequoia_core.model.tokenizer import check_embedding_fit
 from sequoia_core.pair import open_target
 
@@ -89,9 +94,13 @@ class Subject:
         """The target's `config.json`."""
         return self.checkpoint.settings
 
-    def model(self) -> Llama:
-        """The target itself, loaded."""
+    def model(self) -> Llama | NativeLlama:
+        """The target itself, loaded; on a CPU natively where its file can be read so."""
         prepare((self.device,))
+        placement = Placement(self.device, Offload.NONE)
+        forward = choose_forward(WeightFormat.AUTO, "auto", placement, (self.checkpoint,))
+        if forward.native:
+            return native_target(self.checkpoint, forward.target_format, self.feature_layers)
         return Llama(self.checkpoint.config, self.checkpoint.weights, self.device, self.dtype)
 
 

@@ -25,12 +25,16 @@ from sequoia_core.distill.options import write_json
 from sequoia_core.errors import ParameterError
 from sequoia_core.model.config import ModelConfig
 from sequoia_core.model.llama import Llama
+from sequoia_core.model.native.llama import Continued, NativeLlama
 
 TOP = 32
 """Tokens kept per position; of a small chat model's probability they hold about 95 parts in 100."""
 
 ROWS = 2048
 """Tokens that go through the target at once."""
+
+NATIVE_ROWS = 256
+"""Tokens of a conversation that go through a native target at once."""
 
 SAVE_EVERY = 64
 """Conversations between two records of how far the pass has come."""
@@ -80,18 +84,26 @@ class TeacherCache:
             directory / "features.bf16", np.dtype(np.int16), (count, slots, shape.hidden_size)
         )
 
-    def fill(self, target: Llama, corpus: Corpus) -> Iterator[int]:
+    def fill(self, target: Llama | NativeLlama, corpus: Corpus) -> Iterator[int]:
         """Run the target over the conversations that are missing; yields tokens done so far.
 
         Conversations go through the layers side by side, since products of many rows are faster.
 
         Args:
-            target: any of its dtypes and devices will do.
+            target: any of its dtypes and devices will do. A native one keeps the outputs of
+                `shape.feature_layers`.
             corpus: of `shape.tokens` tokens. Probabilities are kept of answers only.
+
+        Raises:
+            ContextFullError: a conversation is longer than a native target's context window.
         """
         saved = self.done
         for group in _groups(corpus, self.done):
-            self._read(target, corpus, [corpus.span(index) for index in group])
+            spans = [corpus.span(index) for index in group]
+            if isinstance(target, NativeLlama):
+                self._read_natively(target, corpus, spans)
+            else:
+                self._read(target, corpus, spans)
             end = group[-1] + 1
             if end - saved >= SAVE_EVERY or end == corpus.conversations:
                 self._save_progress(end)
@@ -118,9 +130,32 @@ class TeacherCache:
         attend = _Apart(target.config, spans)
         hidden = target.through_layers(ids, positions.to(target.device), attend, watch)
         logits = target.logits(hidden[wanted.to(target.device)])  # [answers, V]
+        self._keep_top(logits, whole.start + wanted.nonzero().flatten().numpy())
+
+    @torch.inference_mode()
+    def _read_natively(self, target: NativeLlama, corpus: Corpus, spans: list[slice]) -> None:
+        assert target.kept_layers == self.shape.feature_layers
+        cache = target.new_cache()
+        for span in spans:
+            cache.truncate(0)
+            ids, wanted = corpus.tokens[span].tolist(), next_is_answer(corpus, [span])
+            for first in range(0, len(ids), NATIVE_ROWS):
+                part = ids[first : first + NATIVE_ROWS]
+                answers = np.flatnonzero(wanted[first : first + NATIVE_ROWS])
+                unwanted = int(answers[0]) if len(answers) else len(part)
+                texts = [Continued(cache, part, len(part) - unwanted)]
+                logits = target.continue_texts(texts)[answers - unwanted]
+                self._keep_top(logits, span.start + first + answers)
+            if self.shape.feature_layers:
+                features = cache.features(0, len(ids)).to(torch.bfloat16)
+                self._features[span] = features.view(torch.int16).numpy()
+
+    def _keep_top(self, logits: Tensor, places: NDArray[np.integer[Any]]) -> None:
+        """Keep what the target thinks, float32 [n, V], at n places of the corpus."""
+        if not len(places):
+            return
         top = logits.topk(self.shape.top, dim=-1)
         probs = (top.values - logits.logsumexp(-1, keepdim=True)).exp()
-        places = whole.start + wanted.nonzero().flatten().numpy()
         self.top_ids[places] = top.indices.cpu().numpy()
         self.top_probs[places] = probs.cpu().half().numpy()
 

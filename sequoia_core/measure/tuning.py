@@ -11,6 +11,7 @@ from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from sequoia_core.events import Event, Notice, NoticeKind, Step
+from sequoia_core.heap import return_freed_memory
 from sequoia_core.measure.calibration import Calibration, load_calibration, save_calibration
 from sequoia_core.measure.online import TYPICAL_CONTEXT, OnlineAdvisor
 from sequoia_core.measure.survey import PROMPTS, TEMPERATURE, Survey
@@ -141,6 +142,7 @@ class Tuner:
             self._survey = Survey(self._pair, wanted)
         yield from self._survey.run()
         found, self._survey = self._survey.calibration(), None
+        return_freed_memory()
         known = self.calibration.records if self.calibration else {}
         self._kept = replace(found, records={**known, **found.records})
         self._online = OnlineAdvisor(self._kept)

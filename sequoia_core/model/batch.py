@@ -1,8 +1,9 @@
-"""Many conversations decoded side by side, one token each per pass, with one model's weights.
+"""Many conversations decoded side by side with one model's weights.
 
 Owns the keys and values of all rows and where they lie. It knows nothing of what the tokens are or
-when a row has ended. Shapes: `B` rows, `R` rows of a group, `L` layers, `H` query heads, `K` KV
-heads, `G = H / K`, `D` head dim, `V` vocabulary.
+when a row has ended. The native forward has a batch of its own, `native.batch`. Shapes: `B` rows,
+`R` rows of a group, `L` layers, `H` query heads, `K` KV heads, `G = H / K`, `D` head dim, `V`
+vocabulary.
 
 Rows lie in groups of similar length, so that nobody attends over the longest row of all. Products
 always have B rows and attention always R, over a multiple of `SPAN` tokens: what a row computes
@@ -13,10 +14,10 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from typing import Protocol
 
 import torch
 from torch import Tensor
-from torch.nn import functional
 
 from sequoia_core.errors import ContextFullError
 from sequoia_core.model.llama import Llama
@@ -68,8 +69,37 @@ class _Group:
         self.bias = bias.masked_fill_(later, float("-inf"))[:, None, None, :]
 
 
+class ConversationBatch(Protocol):
+    """B rows of one model, each a conversation of its own."""
+
+    @property
+    def lengths(self) -> Sequence[int]:
+        """Tokens held by each row."""
+        ...
+
+    def start(self, row: int, kept: int = 0) -> None:
+        """Let a row begin another conversation that shares its first `kept` tokens."""
+        ...
+
+    def forward(self, token_ids: Sequence[Sequence[int]]) -> tuple[Sequence[int], Tensor]:
+        """Append tokens to rows.
+
+        Args:
+            token_ids: for each of the B rows, what it has still to read. At least the first token
+                is read; a row without any rests.
+
+        Returns:
+            Rows that have read all of theirs, ascending, and the logits after the last token of
+            each: float32 [n, V].
+
+        Raises:
+            ContextFullError: a row has no room left; nothing is changed.
+        """
+        ...
+
+
 class Batch:
-    """B rows of one model, each a conversation of its own.
+    """Rows of a PyTorch model. A pass reads one token of each.
 
     Args:
         model: whose weights are used; they are not copied.
@@ -104,53 +134,21 @@ class Batch:
         """Tokens that a pass attends over, all rows together: those they hold, and the waste."""
         return sum(GROUP * group.span for group in self._groups)
 
-    @torch.inference_mode()
-    def read(self, token_ids: Sequence[int]) -> Tensor:
-        """Keys and values `[L, 2, K, n, D]` of a beginning that rows can start with."""
-        count, config = len(token_ids), self._model.config
-        ids = torch.tensor(list(token_ids), dtype=torch.int64, device=self._model.device)
-        causal = torch.ones((count, count), dtype=torch.bool, device=ids.device).tril()
-        mask = causal.repeat(config.num_heads // config.num_kv_heads, 1)
-        kept: list[Tensor] = []
-
-        def attend(_layer: int, queries: Tensor, keys_values: Tensor) -> Tensor:
-            kept.append(keys_values)
-            keys, values = keys_values[:, None]
-            mixed = functional.scaled_dot_product_attention(queries, keys, values, mask)
-            split = mixed.view(config.num_kv_heads, -1, count, config.head_dim)
-            return split.permute(2, 0, 1, 3).reshape(count, -1)
-
-        self._model.through_layers(ids, torch.arange(count, device=ids.device), attend, _nobody)
-        return torch.stack(kept)
+    def start(self, row: int, kept: int = 0) -> None:
+        """See `ConversationBatch.start`."""
+        assert kept <= self._lengths[row]
+        self._lengths[row] = kept
 
     @torch.inference_mode()
-    def start(self, row: int, beginning: Tensor | None = None) -> None:
-        """Make a row hold a beginning, from `read`, or nothing, instead of what it held."""
-        length = 0 if beginning is None else beginning.shape[3]
-        if beginning is not None:
-            self._put(row, beginning)
-        self._lengths[row] = length
-
-    @torch.inference_mode()
-    def forward(self, token_ids: Sequence[int | None]) -> Tensor:
-        """Append a token to every row that is given one.
-
-        Args:
-            token_ids: B of them; a row that is given None rests.
-
-        Returns:
-            float32 [B, V], the logits after each row's token; those of a resting row mean nothing.
-
-        Raises:
-            ContextFullError: a row has no room left; nothing is changed.
-        """
+    def forward(self, token_ids: Sequence[Sequence[int]]) -> tuple[Sequence[int], Tensor]:
+        """See `ConversationBatch.forward`; one token of each row is read."""
         window, device = self._model.context_window, self._model.device
-        awake = [token is not None for token in token_ids]
+        awake = [bool(ids) for ids in token_ids]
         if any(up and held >= window for up, held in zip(awake, self._lengths, strict=True)):
             raise ContextFullError(f"a row has filled the model's context window of {window}")
         self._arrange()
         order = [row for group in self._groups for row in group.rows]
-        ids = torch.tensor([token_ids[row] or 0 for row in order], device=device)
+        ids = torch.tensor([token_ids[row][0] if awake[row] else 0 for row in order], device=device)
         positions = torch.tensor(
             [min(self._lengths[row], window - 1) for row in order], device=device
         )
@@ -159,8 +157,13 @@ class Batch:
         hidden = self._model.through_layers(ids, positions, self._attend, _nobody)
         for row, up in enumerate(awake):
             self._lengths[row] += up
-        places = sorted(range(len(order)), key=order.__getitem__)
-        return self._model.logits(hidden[torch.tensor(places, device=device)])
+        # all rows go through the head: products of another size round differently
+        logits = self._model.logits(hidden)
+        done = [row for row, each in enumerate(token_ids) if len(each) == 1]
+        if not done:
+            return done, logits[:0]
+        places = torch.tensor([order.index(row) for row in done], device=device)
+        return done, logits.index_select(0, places)
 
     def _attend(self, layer: int, queries: Tensor, keys_values: Tensor) -> Tensor:
         """Write [2, K, B, D], then attend with [1, K, G B, D], group by group -> [B, H D]."""

@@ -1,7 +1,7 @@
 """Rows of a batch compute what they would compute alone, whoever lies beside them."""
 
 import random
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import pytest
 import torch
@@ -9,7 +9,7 @@ from torch import Tensor
 from torch._subclasses.fake_tensor import FakeTensorMode
 
 from sequoia_core.errors import ContextFullError
-from sequoia_core.model.batch import GROUP, SPAN, Batch
+from sequoia_core.model.batch import GROUP, SPAN, Batch, ConversationBatch
 from sequoia_core.model.llama import Llama
 from tests.core.models import random_weights, tiny_config, tiny_llama
 from tests.core.test_cuda_fake import CUDA, WithoutGuards
@@ -32,23 +32,40 @@ def greedy_alone(model: Llama, prompt: Sequence[int], count: int) -> list[int]:
 class Texts:
     """Rows of a batch, each greedily continued from a prompt that begins with `BEGINNING`."""
 
-    def __init__(self, batch: Batch) -> None:
-        self._batch, self._beginning = batch, batch.read(BEGINNING)
+    def __init__(self, batch: ConversationBatch) -> None:
+        self._batch = batch
         self.ids: dict[int, list[int]] = {}
-        self._prompts: dict[int, int] = {}
 
     def start(self, row: int, more: Sequence[int]) -> None:
-        self._batch.start(row, self._beginning)
+        self._batch.start(row, min(self._batch.lengths[row], len(BEGINNING)))
         self.ids[row] = [*BEGINNING, *more]
-        self._prompts[row] = len(self.ids[row])
 
     def step(self) -> None:
-        held = self._batch.lengths
-        due = [self.ids[row][held[row]] if row in self.ids else None for row in range(len(held))]
-        logits = self._batch.forward(due)
-        for row, ids in self.ids.items():
-            if self._batch.lengths[row] == len(ids):
-                ids.append(int(logits[row].argmax()))
+        unread = [self.ids.get(row, [])[held:] for row, held in enumerate(self._batch.lengths)]
+        done, logits = self._batch.forward(unread)
+        assert done == [
+            row
+            for row, held in enumerate(self._batch.lengths)
+            if len(self.ids.get(row, [])) == held > 0
+        ]
+        for row, following in zip(done, logits, strict=True):
+            self.ids[row].append(int(following.argmax()))
+
+
+def forward(batch: Batch, token_ids: Sequence[int | None]) -> Tensor:
+    """One token of every row that is given one; logits of all rows, zeros of those that rest."""
+    done, logits = batch.forward([[] if token is None else [token] for token in token_ids])
+    every = logits.new_zeros(len(token_ids), logits.shape[1])
+    every[list(done)] = logits
+    return every
+
+
+def read(batch: Batch, texts: Mapping[int, Sequence[int]]) -> None:
+    """Append whole texts to rows."""
+    texts = dict(texts)
+    while texts:
+        batch.forward([texts.get(row, []) for row in range(len(batch.lengths))])
+        texts = {row: rest[1:] for row, rest in texts.items() if len(rest) > 1}
 
 
 def a_prompt(rng: random.Random) -> list[int]:
@@ -68,7 +85,7 @@ def test_ragged_rows_with_refills_decode_as_alone(heads: int) -> None:
             row = rng.choice([at for at in texts.ids if at])  # row 0 stays and grows long
             done.append(texts.ids.pop(row))
             if step % 25 == 4:
-                batch.start(row)
+                batch.start(row)  # and rests
             else:
                 texts.start(row, a_prompt(rng))
     assert len(done) == 30
@@ -81,15 +98,17 @@ def test_ragged_rows_with_refills_decode_as_alone(heads: int) -> None:
 def logits_among(model: Llama, row: int, neighbours: int) -> Tensor:
     """Logits of one script at a row, beside others that come and go at the word of a seed."""
     batch, rng = Batch(model, 2 * GROUP), random.Random(neighbours)
-    batch.start(row, batch.read(BEGINNING))
+    read(batch, {row: BEGINNING})
     others = [other for other in range(2 * GROUP) if other != row]
     logits = []
     for token in [random.Random(at).randrange(61) for at in range(150)]:
         for other in rng.sample(others, 2 if neighbours else 0):
-            batch.start(other, batch.read(BEGINNING) if rng.random() < 0.7 else None)
+            batch.start(other)
+            if rng.random() < 0.7:
+                read(batch, {other: BEGINNING})
         up = [other for other in others if neighbours and rng.random() < 0.9]
         due = {row: token} | {other: rng.randrange(61) for other in up}
-        logits.append(batch.forward([due.get(at) for at in range(2 * GROUP)])[row])
+        logits.append(forward(batch, [due.get(at) for at in range(2 * GROUP)])[row])
     return torch.stack(logits)
 
 
@@ -105,26 +124,23 @@ def test_neighbours_do_not_change_a_bit(dtype: torch.dtype) -> None:
 
 def test_short_rows_do_not_attend_over_the_longest() -> None:
     batch = Batch(tiny_llama(), 4 * GROUP)
-    long, short = batch.read([1] * 200), batch.read([1] * 10)
-    for row in range(4 * GROUP):  # one long row in each group
-        batch.start(row, short if row % GROUP else long)
-    assert batch.attended == 4 * GROUP * 256
-    batch.forward([0] * 4 * GROUP)
+    # one long row in each group
+    read(batch, {row: [1] * (10 if row % GROUP else 200) for row in range(4 * GROUP)})
     assert batch.attended == GROUP * 256 + 3 * GROUP * SPAN
     for row in range(0, 4 * GROUP, GROUP):
         batch.start(row)
-    batch.forward([0] * 4 * GROUP)
+    forward(batch, [0] * 4 * GROUP)
     assert batch.attended == 4 * GROUP * SPAN
 
 
 def test_a_full_row_is_refused_and_nothing_changes() -> None:
     batch = Batch(tiny_llama(context_window=8), GROUP)
-    batch.start(3, batch.read([1] * 8))
-    logits = batch.forward([None] * 3 + [None] + [7] * 12)
+    read(batch, {3: [1] * 8})
+    logits = forward(batch, [None] * 3 + [None] + [7] * 12)
     assert logits.isfinite().all()
-    before = list(batch.lengths)
+    before = list(batch.lengths)  # one row of them is full
     with pytest.raises(ContextFullError, match="window of 8"):
-        batch.forward([7] * GROUP)
+        forward(batch, [7] * GROUP)
     assert batch.lengths == before
 
 
@@ -134,11 +150,10 @@ def test_a_batch_passes_through_on_cuda_without_a_word_read_back(dtype: torch.dt
         config = tiny_config()
         model = Llama(config, random_weights(config, 0), CUDA, dtype)
         batch = Batch(model, 2 * GROUP)
-        beginning = batch.read([1] * 70)
-        batch.start(1, beginning)
-        batch.start(20, beginning)
+        read(batch, {1: [1] * 70, 20: [1] * 70})
         for _ in range(2):
-            logits = batch.forward([7] * 30 + [None] * 2)
+            done, logits = batch.forward([[7]] * 30 + [[]] + [[7, 7]])
+            assert done == list(range(30))
             assert logits.device == CUDA
             assert logits.dtype is torch.float32
-            assert logits.shape == (2 * GROUP, 61)
+            assert logits.shape == (30, 61)

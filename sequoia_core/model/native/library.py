@@ -22,7 +22,7 @@ from typing import Any
 
 from sequoia_core.errors import ModelLoadError
 
-ABI_VERSION = 2
+ABI_VERSION = 3
 """`SEQUOIA_ABI_VERSION` of abi.h, raised with every change of it."""
 
 LIBRARY_NAME = "libsequoia_native.so"
@@ -53,6 +53,7 @@ class SegmentStruct(Structure):
     _fields_ = (
         ("size", c_uint32),
         ("rows", c_int32),
+        ("logit_rows", c_int32),
         ("cache", c_void_p),
         ("target_cache", c_void_p),
         ("mask", c_void_p),
@@ -68,7 +69,6 @@ class ReadingStruct(Structure):
 
     _fields_ = (
         ("size", c_uint32),
-        ("first", c_int32),
         ("inverse_temperature", c_float),
         ("wanted", c_int32),
         *((name, c_void_p) for name in (
@@ -99,7 +99,10 @@ _SIGNATURES: dict[str, tuple[Any, Sequence[Any]]] = {
     "sequoia_model_free": (None, (c_void_p,)),
     "sequoia_model_declare": (c_int32, (c_void_p, *(c_int32,) * 5)),
     "sequoia_model_allocate": (c_int32, (c_void_p,)),
-    "sequoia_model_fill": (c_int32, (c_void_p, c_int32, c_int32, c_void_p, c_size_t, c_int32)),
+    "sequoia_model_fill": (
+        c_int32,
+        (c_void_p, *(c_int32,) * 4, c_void_p, c_size_t, c_int32),
+    ),
     "sequoia_model_set_scale": (c_int32, (c_void_p, c_int32, c_int32, c_void_p, c_int32)),
     "sequoia_model_set_bias": (c_int32, (c_void_p, c_int32, c_int32, c_void_p, c_int32, c_int32)),
     "sequoia_model_set_vector": (c_int32, (c_void_p, c_int32, c_int32, c_void_p, c_int32)),
@@ -110,6 +113,7 @@ _SIGNATURES: dict[str, tuple[Any, Sequence[Any]]] = {
     "sequoia_cache_bytes": (c_size_t, (c_void_p,)),
     "sequoia_cache_truncate": (c_int32, (c_void_p, c_int32)),
     "sequoia_cache_keep": (c_int32, (c_void_p, c_int32, c_void_p, c_int32)),
+    "sequoia_cache_features": (c_int32, (c_void_p, c_int32, c_int32, c_void_p)),
     "sequoia_forward": (
         c_int32,
         (c_void_p, POINTER(SegmentStruct), c_int32, *(c_void_p,) * 3, POINTER(ReadingStruct)),

@@ -10,6 +10,7 @@ import ctypes
 import weakref
 from collections.abc import Callable, Mapping, Sequence
 from ctypes import addressof, byref, c_double, c_float, c_int32, c_int64
+from dataclasses import dataclass
 from time import perf_counter
 from typing import TYPE_CHECKING
 
@@ -17,6 +18,7 @@ import torch
 from torch import Tensor
 
 from sequoia_core.errors import NumberError
+from sequoia_core.heap import release_file_pages
 from sequoia_core.model.kv_cache import check_room
 from sequoia_core.model.native.library import (
     ModelShapeStruct,
@@ -61,6 +63,9 @@ PROMPT_SECONDS = 0.15
 FIRST_PROMPT_ROWS, FEWEST_PROMPT_ROWS = 32, 8
 """`prompt_rows` before there is a time, and where rows are slow: fewer would be slower still."""
 
+FILL_ROWS = 4096
+"""Rows of a file that lie in memory at once while they are copied."""
+
 LAYER_PARTS = (
     "self_attn.q_proj", "self_attn.k_proj", "self_attn.v_proj", "self_attn.o_proj",
     "mlp.gate_proj", "mlp.up_proj", "mlp.down_proj",
@@ -102,6 +107,7 @@ class NativeCache:
         self.handle: int = made(self._library.sequoia_cache_new(model.handle))
         self.target = target
         self._first_row_only = model.config.feature_layers != ()
+        self._feature_shape = (len(model.kept_layers), model.config.hidden_size)
         _freed_with(self, self._library.sequoia_cache_free)
 
     @property
@@ -131,6 +137,33 @@ class NativeCache:
     def release(self) -> None:
         """Return memory that the tokens held do not need."""
         self.truncate(self.length)
+
+    def features(self, first: int, stop: int) -> Tensor:
+        """Outputs of the layers that the model keeps, of the tokens from `first` to before `stop`.
+
+        Returns:
+            float32 [stop - first, F, hidden].
+        """
+        found = torch.empty((stop - first, *self._feature_shape))
+        check(
+            self._library.sequoia_cache_features(self.handle, first, stop - first, found.data_ptr())
+        )
+        return found
+
+
+@dataclass(frozen=True, slots=True)
+class Continued:
+    """Tokens that a conversation goes on with.
+
+    Attributes:
+        cache: of the conversation.
+        token_ids: n of them, one or more.
+        logit_rows: the last rows whose logits are wanted, 0 to n.
+    """
+
+    cache: NativeCache
+    token_ids: Sequence[int]
+    logit_rows: int
 
 
 class NativeLlama:
@@ -172,6 +205,7 @@ class NativeLlama:
         self._prompt_rows = FIRST_PROMPT_ROWS
         conditioned = bool(config.feature_layers)
         kept = (config.num_layers - 1,) if conditioned else tuple(feature_layers)
+        self.kept_layers = kept
         matrices = model_matrices(config, weights, matrix_format)
         frequencies = inverse_frequencies(config) / config.rope_factor
         shape = ModelShapeStruct(
@@ -268,10 +302,8 @@ class NativeLlama:
             ContextFullError: S + n exceeds the context window.
             NumberError: a logit is not a number.
         """
-        read = len(rows.token_ids)
-        first = 0 if rows.paths else read - 1
-        nodes = read - first
-        logits = torch.empty((read, self.vocab_size))
+        nodes = len(rows.token_ids) if rows.paths else 1
+        logits = torch.empty((nodes, self.vocab_size))
         probs = torch.empty((nodes, self.vocab_size))
         columns, picked = (c_int32 * (nodes * count))(), (c_float * (nodes * count))()
         peaks, uniforms = (c_float * nodes)(), None
@@ -279,7 +311,6 @@ class NativeLlama:
             uniforms = torch.rand(nodes * count, generator=draw.generator, dtype=torch.float64)
         reading = ReadingStruct(
             size=_READING_SIZE,
-            first=first,
             inverse_temperature=1.0 / draw.temperature,
             wanted=count,
             probs=probs.data_ptr(),
@@ -302,6 +333,7 @@ class NativeLlama:
         segment = SegmentStruct(
             size=_SEGMENT_SIZE,
             rows=count,
+            logit_rows=len(logits),
             cache=cache.handle,
             target_cache=cache.target.handle if cache.target else None,
         )
@@ -354,6 +386,7 @@ class NativeLlama:
         segment = SegmentStruct(
             size=ctypes.sizeof(SegmentStruct),
             rows=rows,
+            logit_rows=0 if logits is None else rows,
             cache=cache.handle,
             target_cache=cache.target.handle if cache.target else None,
             mask=seen.data_ptr() if seen is not None else None,
@@ -369,6 +402,47 @@ class NativeLlama:
                 None,
             )
         )
+
+    def continue_texts(self, texts: Sequence[Continued]) -> Tensor:
+        """Append tokens to several conversations in one forward.
+
+        A row has the bits that it has when its conversation is computed alone.
+
+        Args:
+            texts: of different conversations of this model.
+
+        Returns:
+            float32 [sum of `logit_rows`, V], in the order of `texts`.
+
+        Raises:
+            ContextFullError: one exceeds the context window; no cache is changed.
+        """
+        segments = (SegmentStruct * len(texts))()
+        ids: list[int] = []
+        places: list[int] = []
+        for segment, text in zip(segments, texts, strict=True):
+            first, rows = text.cache.length, len(text.token_ids)
+            check_room(first + rows, self.context_window)
+            assert 0 <= text.logit_rows <= rows
+            segment.size, segment.rows = ctypes.sizeof(SegmentStruct), rows
+            segment.logit_rows, segment.cache = text.logit_rows, text.cache.handle
+            segment.target_cache = text.cache.target.handle if text.cache.target else None
+            ids += text.token_ids
+            places += range(first, first + rows)
+        logits = torch.empty((sum(text.logit_rows for text in texts), self.vocab_size))
+        token_ids, position_ids = torch.tensor(ids), torch.tensor(places)
+        check(
+            self._library.sequoia_forward(
+                self.handle,
+                segments,
+                len(segments),
+                token_ids.data_ptr(),
+                position_ids.data_ptr(),
+                logits.data_ptr(),
+                None,
+            )
+        )
+        return logits
 
     def _fill(
         self,
@@ -387,11 +461,16 @@ class NativeLlama:
         for layer, part, matrix in matrices:
             rotary = int(matrix.interleaved_rotary)
             data = matrix.data()
-            check(
-                library.sequoia_model_fill(
-                    handle, layer, part, data.ctypes.data, data.shape[1], rotary
+            assert len(data) == matrix.shape[0]
+            for first in range(0, len(data), FILL_ROWS):
+                block = data[first : first + FILL_ROWS]
+                pointer, width = block.ctypes.data, block.shape[1]
+                check(
+                    library.sequoia_model_fill(
+                        handle, layer, part, first, len(block), pointer, width, rotary
+                    )
                 )
-            )
+                release_file_pages(data)
             if matrix.row_scales is not None:
                 scales = matrix.row_scales
                 check(

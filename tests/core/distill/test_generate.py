@@ -25,6 +25,7 @@ from sequoia_core.distill.generate import (
 from sequoia_core.distill.pieces import OPENINGS, Pieces
 from sequoia_core.errors import ModelLoadError, ParameterError
 from sequoia_core.model.llama import Llama
+from sequoia_core.model.native.llama import NativeLlama
 from tests.core.checkpoints import tiny_tokenizer
 from tests.core.models import random_weights, tiny_config
 from tests.core.tiny_tokenizers import COUNTING_TEMPLATE, byte_level
@@ -41,7 +42,9 @@ def target(dtype: torch.dtype = torch.float32) -> Llama:
     return Llama(config, random_weights(config, 3), CPU, dtype)
 
 
-def written(folder: Path, breaks: Iterator[int], model: Llama, tokens: int = 1500) -> Corpus:
+def written(
+    folder: Path, breaks: Iterator[int], model: Llama | NativeLlama, tokens: int = 1500
+) -> Corpus:
     """The text, by writers of which each but the last is broken off after so many passes."""
     plan = WritingPlan(tokens, seed=7, first=0, rows=16)
     for passes in breaks:

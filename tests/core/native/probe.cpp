@@ -92,7 +92,7 @@ sequoia_model* random_model(const Format& format, sequoia_pool* pool, const char
     require(!sequoia_model_allocate(model), "memory");
     each([&](int layer, int part, const Format& stored) {
         const auto data = random_matrix(stored, rows[part], columns[part]);
-        require(!sequoia_model_fill(model, layer, part, data.data(), data.size() / static_cast<std::size_t>(rows[part]), 1), "rows");
+        require(!sequoia_model_fill(model, layer, part, 0, rows[part], data.data(), data.size() / static_cast<std::size_t>(rows[part]), 1), "rows");
     });
     const std::vector<float> ones(HIDDEN, 1.f);
     for (int layer = 0; layer < LAYERS; ++layer)
@@ -104,7 +104,8 @@ sequoia_model* random_model(const Format& format, sequoia_pool* pool, const char
 std::vector<float> run(sequoia_model* model, sequoia_cache* cache, const std::vector<std::int64_t>& ids,
                        const std::vector<std::int64_t>& places, const std::uint8_t* mask) {
     std::vector<float> logits(ids.size() * VOCAB);
-    const sequoia_segment segment{sizeof segment, static_cast<std::int32_t>(ids.size()), cache, nullptr, mask};
+    const auto rows = static_cast<std::int32_t>(ids.size());
+    const sequoia_segment segment{sizeof segment, rows, rows, cache, nullptr, mask};
     require(!sequoia_forward(model, &segment, 1, ids.data(), places.data(), logits.data(), nullptr), "a forward");
     return logits;
 }

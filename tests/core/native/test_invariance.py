@@ -37,7 +37,9 @@ def mixed_config(**changes: object) -> ModelConfig:
     )
 
 
-def mixed_model(pool: Pool, instruction_set: str, **changes: object) -> NativeLlama:
+def mixed_model(
+    pool: Pool, instruction_set: str, feature_layers: Sequence[int] = (), **changes: object
+) -> NativeLlama:
     config = mixed_config(**changes)
     stored = {}
     for index, (name, tensor) in enumerate(random_weights(config, seed=7).items()):
@@ -45,7 +47,9 @@ def mixed_model(pool: Pool, instruction_set: str, **changes: object) -> NativeLl
         fits = tensor.dim() == 2 and tensor.shape[1] % 256 == 0
         stored[name] = random_blocks(kind, tensor.shape, index) if fits else as_stored(tensor)
     weights = gguf_weights(stored, {"q_proj": 6, "k_proj": 2})
-    return NativeLlama(config, weights, pool, instruction_set=instruction_set)
+    return NativeLlama(
+        config, weights, pool, feature_layers=feature_layers, instruction_set=instruction_set
+    )
 
 
 ONE, TWO = (Pool(1), Pool(2)) if instruction_sets() else (None, None)

@@ -1,5 +1,6 @@
 #include "abi.h"
 
+#include <algorithm>
 #include <exception>
 #include <limits>
 #include <memory>
@@ -105,12 +106,11 @@ Reading reading_of(const sequoia_reading& given, int32_t rows, int32_t columns, 
                    std::vector<RowSummary>& summaries) {
     require(given.size == sizeof given, "reading of another version");
     require(logits != nullptr, "there are no logits to read");
-    require(given.first >= 0 && given.first < rows, "the first row is out of range");
     require(given.wanted >= 0 && given.wanted <= columns, "more columns are wanted than there are");
     require(!given.wanted || (given.probs && given.columns && given.picked && given.peaks), "columns need memory");
-    require(!given.summaries || (given.parents && !given.first), "summaries need all rows and their parents");
+    require(!given.summaries || given.parents, "summaries need the rows' parents");
     if (given.summaries) summaries.resize(static_cast<std::size_t>(rows));
-    return {given.first,  given.inverse_temperature, given.summaries ? summaries.data() : nullptr,
+    return {given.inverse_temperature, given.summaries ? summaries.data() : nullptr,
             given.probs,  given.wanted,              given.uniforms,
             given.wanted ? given.columns : nullptr,  given.picked, given.peaks};
 }
@@ -181,11 +181,13 @@ int32_t sequoia_model_allocate(sequoia_model* model) {
     return guarded([&] { model->value->allocate_weights(); });
 }
 
-int32_t sequoia_model_fill(sequoia_model* model, int32_t layer, int32_t part, const uint8_t* rows, size_t bytes,
-                           int32_t interleaved_rotary) {
+int32_t sequoia_model_fill(sequoia_model* model, int32_t layer, int32_t part, int32_t first, int32_t count,
+                           const uint8_t* rows, size_t bytes, int32_t interleaved_rotary) {
     return guarded([&] {
         check_layer(*model, layer);
-        model->value->fill(layer, part_of(part), rows, bytes, interleaved_rotary != 0);
+        const int stored = model->value->stored_rows(layer, part_of(part));
+        require(first >= 0 && count >= 0 && count <= stored - first, "rows out of range");
+        model->value->fill(layer, part_of(part), first, count, rows, bytes, interleaved_rotary != 0);
     });
 }
 
@@ -241,25 +243,42 @@ int32_t sequoia_cache_keep(sequoia_cache* cache, int32_t committed, const int32_
     });
 }
 
+int32_t sequoia_cache_features(const sequoia_cache* cache, int32_t first, int32_t count, float* features) {
+    return guarded([&] {
+        const KvCache& from = cache->value;
+        require(first >= 0 && count >= 0 && count <= from.length() - first, "tokens out of range");
+        const auto width = static_cast<std::size_t>(from.shape().feature_slots * from.shape().hidden);
+        require(width > 0 || count == 0, "this cache keeps no hidden states");
+        for (int32_t i = 0; i < count; ++i)
+            std::copy_n(from.feature(first + i, 0), width, features + static_cast<std::size_t>(i) * width);
+    });
+}
+
 int32_t sequoia_forward(sequoia_model* model, const sequoia_segment* segments, int32_t segment_count,
                         const int64_t* token_ids, const int64_t* position_ids, float* logits,
                         const sequoia_reading* reading) {
     return guarded([&] {
         Request request{{}, token_ids, position_ids, logits};
-        int64_t rows = 0;
+        int64_t rows = 0, logit_rows = 0;
         for (int32_t i = 0; i < segment_count; ++i) {
             const sequoia_segment& given = segments[i];
             require(given.size == sizeof given, "segment of another version");
             require(given.rows > 0, "a segment has no rows");
+            require(given.logit_rows >= 0 && given.logit_rows <= given.rows, "a segment has no such rows of logits");
+            for (int32_t other = 0; other < i; ++other)
+                require(segments[other].cache != given.cache, "two segments share a cache");
             rows += given.rows;
+            logit_rows += given.logit_rows;
             request.segments.push_back({&given.cache->value, given.target_cache ? &given.target_cache->value : nullptr,
-                                        given.rows, given.mask, paths_of(given)});
+                                        given.rows, given.logit_rows, given.mask, paths_of(given)});
         }
         require(rows > 0, "there are no rows");
+        require(logits || logit_rows == 0, "there is no room for logits");
         for (int64_t row = 0; row < rows; ++row)
             require(token_ids[row] >= 0 && token_ids[row] < model->value->shape().vocab, "a token id is past the embedding");
         if (!reading) return model->value->forward(request);
         std::vector<RowSummary> found;
+        require(!reading->summaries || rows == logit_rows, "summaries need the logits of all rows");
         const Reading wanted = reading_of(*reading, static_cast<int32_t>(rows), model->value->shape().head_rows, logits, found);
         request.reading = &wanted;
         model->value->forward(request);

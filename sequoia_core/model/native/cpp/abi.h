@@ -7,7 +7,7 @@
 #include <stddef.h>
 #include <stdint.h>
 
-#define SEQUOIA_ABI_VERSION 2
+#define SEQUOIA_ABI_VERSION 3
 #define SEQUOIA_API __attribute__((visibility("default")))
 
 #ifdef __cplusplus
@@ -32,6 +32,7 @@ typedef struct {
 typedef struct {
     uint32_t size;
     int32_t rows;
+    int32_t logit_rows; /* its last rows whose logits are computed */
     sequoia_cache* cache;
     const sequoia_cache* target_cache; /* may be null */
     const uint8_t* mask;               /* [rows, length + rows]; null is causal, unless there are paths */
@@ -42,21 +43,20 @@ typedef struct {
     const int32_t* path_slots;   /* [slot_count], one path after the other */
 } sequoia_segment;
 
-/* What is read off the logits of the rows from `first` on. */
+/* What is read off the rows of logits. */
 typedef struct {
     uint32_t size;
-    int32_t first;
     float inverse_temperature;
     int32_t wanted;         /* columns of each row, 0 for none: the most probable ones, or drawn without replacement */
-    const int64_t* parents; /* [rows], the root its own; with summaries, for which `first` is 0 */
+    const int64_t* parents; /* [rows], the root its own; with summaries, for which all rows have logits */
     double* summaries;      /* [rows, 4], the first column with the largest logit, ln(sum(exp(logit *
                                inverse_temperature))), the log probabilities of that column and of the row's own token
                                at its parent */
-    float* probs;           /* [rows - first, head_rows], or null; then no columns are wanted */
-    const double* uniforms; /* [rows - first, wanted] in [0, 1), or null for the most probable ones */
-    int32_t* columns;       /* [rows - first, wanted]; -1 in a row with a logit that is no number */
+    float* probs;           /* [logit rows, head_rows], or null; then no columns are wanted */
+    const double* uniforms; /* [logit rows, wanted] in [0, 1), or null for the most probable ones */
+    int32_t* columns;       /* [logit rows, wanted]; -1 in a row with a logit that is no number */
     float* picked;          /* their probabilities */
-    float* peaks;           /* [rows - first], the largest probability */
+    float* peaks;           /* [logit rows], the largest probability */
 } sequoia_reading;
 
 typedef struct {
@@ -82,8 +82,9 @@ SEQUOIA_API void sequoia_model_free(sequoia_model* model);
 SEQUOIA_API int32_t sequoia_model_declare(sequoia_model* model, int32_t layer, int32_t part, int32_t format,
                                           int32_t rows, int32_t columns);
 SEQUOIA_API int32_t sequoia_model_allocate(sequoia_model* model);
-SEQUOIA_API int32_t sequoia_model_fill(sequoia_model* model, int32_t layer, int32_t part, const uint8_t* rows,
-                                       size_t bytes, int32_t interleaved_rotary);
+/* rows: `count` of them from row `first` on, `bytes` each */
+SEQUOIA_API int32_t sequoia_model_fill(sequoia_model* model, int32_t layer, int32_t part, int32_t first, int32_t count,
+                                       const uint8_t* rows, size_t bytes, int32_t interleaved_rotary);
 SEQUOIA_API int32_t sequoia_model_set_scale(sequoia_model* model, int32_t layer, int32_t part, const float* values,
                                             int32_t count);
 SEQUOIA_API int32_t sequoia_model_set_bias(sequoia_model* model, int32_t layer, int32_t part, const float* values,
@@ -99,8 +100,12 @@ SEQUOIA_API size_t sequoia_cache_bytes(const sequoia_cache* cache);
 SEQUOIA_API int32_t sequoia_cache_truncate(sequoia_cache* cache, int32_t length);
 SEQUOIA_API int32_t sequoia_cache_keep(sequoia_cache* cache, int32_t committed, const int32_t* rows, int32_t count);
 
-/* position_ids: null gives each row the number of keys that it sees before its own.
- * logits: [rows of all segments, head_rows], or null to compute none. reading: may be null. */
+/* features: hidden states of `count` tokens from `first` on, [count, feature_count, hidden] */
+SEQUOIA_API int32_t sequoia_cache_features(const sequoia_cache* cache, int32_t first, int32_t count, float* features);
+
+/* Segments are rows of different conversations: each has a cache of its own.
+ * position_ids: null gives each row the number of keys that it sees before its own.
+ * logits: [logit_rows of all segments, head_rows]; may be null where no segment wants any. reading: may be null. */
 SEQUOIA_API int32_t sequoia_forward(sequoia_model* model, const sequoia_segment* segments, int32_t segment_count,
                                     const int64_t* token_ids, const int64_t* position_ids, float* logits,
                                     const sequoia_reading* reading);

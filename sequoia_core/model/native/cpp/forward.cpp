@@ -33,6 +33,7 @@ Forward::Forward(Model& model, const Request& request)
         const Segment& segment = request.segments[s];
         for (int index = 0; index < segment.rows; ++index) {
             rows_[static_cast<std::size_t>(first_rows_[s] + index)].segment = static_cast<int>(s);
+            if (index >= segment.rows - segment.logit_rows) head_rows_.push_back(first_rows_[s] + index);
             if (!segment.paths.lengths) see(segment, index, first_rows_[s]);
         }
         if (segment.paths.lengths) see_paths(segment, first_rows_[s]);
@@ -45,6 +46,7 @@ Forward::Forward(Model& model, const Request& request)
             for (int first = 0; first < queries; first += tile)
                 query_tiles_.push_back({static_cast<int>(s), head, first, std::min(first + tile, queries)});
     }
+    head_tiles_ = RowTiles(static_cast<int>(head_rows_.size()), kernels_.tile_rows);
     unshared_keys_.resize(static_cast<std::size_t>(model.pool_->threads()));
     for (auto& keys : unshared_keys_) keys.reserve(static_cast<std::size_t>(longest_));
     list_stages();
@@ -92,17 +94,18 @@ void Forward::list_stages() {
         stages_.push_back({StageKind::GATE_UP, layer});
         stages_.push_back({StageKind::DOWN, layer});
     }
-    if (request_.logits) {
-        add_norm(model_.final_norm_);
+    if (!head_rows_.empty()) {
+        add_norm(model_.final_norm_, true);
         stages_.push_back({StageKind::HEAD, 0});
         if (request_.reading) stages_.push_back({StageKind::READ, 0});
     }
     for (const Stage& stage : stages_) chunk_counts_.push_back(parts(items(stage), items_per_chunk(stage)));
 }
 
-void Forward::add_norm(const std::vector<float>& weight) {
-    if (tiles_.rows() > ROWS_NORMED_ALONE) stages_.push_back({StageKind::NORM, 0, &weight});
-    else stages_.back().norm = &weight;
+void Forward::add_norm(const std::vector<float>& weight, bool final_norm) {
+    if ((final_norm ? head_tiles_ : tiles_).rows() > ROWS_NORMED_ALONE) stages_.push_back({StageKind::NORM, 0});
+    stages_.back().norm = &weight;
+    stages_.back().final_norm = final_norm;
 }
 
 int Forward::items(const Stage& stage) const {
@@ -114,8 +117,9 @@ int Forward::items(const Stage& stage) const {
         case StageKind::PROJECT: return shape.heads + 2 * shape.kv_heads;
         case StageKind::ATTEND: return static_cast<int>(query_tiles_.size());
         case StageKind::GATE_UP: return parts(shape.inner, GROUP);
+        case StageKind::NORM: return normed_rows(stage);
         case StageKind::HEAD: return parts(shape.head_rows, BLOCK);
-        case StageKind::READ: return tiles_.rows() - request_.reading->first;
+        case StageKind::READ: return head_tiles_.rows();
         default: return tiles_.rows();
     }
 }
@@ -156,7 +160,7 @@ void Forward::compute(int stage, int chunk, int thread) noexcept {
     if (!at.norm || at.kind == StageKind::NORM) return;
     if (finished_.fetch_add(1, std::memory_order_acq_rel) + 1 < chunks(stage)) return;
     finished_.store(0, std::memory_order_relaxed);
-    for (int row = 0; row < tiles_.rows(); ++row) norm(*at.norm, row, thread);
+    for (int item = 0; item < normed_rows(at); ++item) norm(at, item, thread);
 }
 
 void Forward::compute_item(const Stage& stage, int item, int thread) {
@@ -169,7 +173,7 @@ void Forward::compute_item(const Stage& stage, int item, int thread) {
             return product(tree ? model_.own_input_ : model_.target_input_, model_.inputs_, item,
                            model_.states_.get() + item * BLOCK, stride);
         }
-        case StageKind::NORM: return norm(*stage.norm, item, thread);
+        case StageKind::NORM: return norm(stage, item, thread);
         case StageKind::PROJECT: return project(stage.layer, item, thread);
         case StageKind::ATTEND: return attend(stage.layer, item, thread);
         case StageKind::COLLECT: return collect(item);
@@ -195,10 +199,10 @@ void Forward::compute_item(const Stage& stage, int item, int thread) {
         case StageKind::HEAD: {
             const Linear& head = model_.head_.matrix.empty() ? model_.embedding_ : model_.head_;
             const int width = model_.shape().head_rows, first = item * BLOCK;
-            if (first + BLOCK <= width) return product(head, model_.hidden_, item, request_.logits + first, width);
+            if (first + BLOCK <= width) return product(head, model_.hidden_, head_tiles_, item, request_.logits + first, width);
             float* own = model_.scratch_[static_cast<std::size_t>(thread)].get();
-            product(head, model_.hidden_, item, own, BLOCK);
-            for (int row = 0; row < tiles_.rows(); ++row)
+            product(head, model_.hidden_, head_tiles_, item, own, BLOCK);
+            for (int row = 0; row < head_tiles_.rows(); ++row)
                 std::copy_n(own + row * BLOCK, width - first,
                             request_.logits + static_cast<std::size_t>(row) * static_cast<std::size_t>(width) + first);
         }
@@ -209,7 +213,7 @@ void Forward::read(int index) {
     const Reading& reading = *request_.reading;
     const int width = model_.shape().head_rows;
     const auto offset = static_cast<std::size_t>(index) * static_cast<std::size_t>(width);
-    const float* logits = request_.logits + static_cast<std::size_t>(reading.first) * static_cast<std::size_t>(width) + offset;
+    const float* logits = request_.logits + offset;
     if (reading.summaries) reading.summaries[index] = kernels_.summarize(logits, width, reading.inverse_temperature);
     if (!reading.probs) return;
     float* const probs = reading.probs + offset;
@@ -227,14 +231,15 @@ void Forward::read(int index) {
     for (int rank = first; rank < first + wanted; ++rank) reading.picked[rank] = probs[reading.columns[rank]];
 }
 
-void Forward::product(const Linear& linear, const Activations& inputs, int block, float* out, int stride) {
-    for (int tile = 0; tile < tiles_.count(); ++tile)
-        kernels_.product(linear.matrix, block, inputs.tile(tiles_, tile),
-                         out + static_cast<std::size_t>(tiles_.first(tile)) * static_cast<std::size_t>(stride),
+void Forward::product(const Linear& linear, const Activations& inputs, const RowTiles& tiles, int block, float* out,
+                      int stride) {
+    for (int tile = 0; tile < tiles.count(); ++tile)
+        kernels_.product(linear.matrix, block, inputs.tile(tiles, tile),
+                         out + static_cast<std::size_t>(tiles.first(tile)) * static_cast<std::size_t>(stride),
                          static_cast<std::size_t>(stride), tile ? 0 : PREFETCH_BYTES);
     if (linear.scale.empty() && linear.bias.empty()) return;
     const auto first = static_cast<std::size_t>(block * BLOCK);
-    for (int row = 0; row < tiles_.rows(); ++row) {
+    for (int row = 0; row < tiles.rows(); ++row) {
         float* to = out + static_cast<std::size_t>(row) * static_cast<std::size_t>(stride);
         for (std::size_t i = 0; i < BLOCK; ++i) {
             if (!linear.scale.empty()) to[i] *= linear.scale[first + i];
@@ -298,12 +303,12 @@ void Forward::condition(int row, float* inputs) {
     model_.inputs_.put(kernels_, tiles_, row, 0, groups, inputs);
 }
 
-void Forward::norm(const std::vector<float>& weight, int row, int thread) {
+void Forward::norm(const Stage& stage, int item, int thread) {
     float* normed = model_.scratch_[static_cast<std::size_t>(thread)].get();
-    const int padded = model_.padded_hidden();
+    const int padded = model_.padded_hidden(), row = stage.final_norm ? head_rows_[static_cast<std::size_t>(item)] : item;
     const float* states = model_.states_.get() + static_cast<std::size_t>(row) * static_cast<std::size_t>(padded);
-    kernels_.rms_norm(states, weight.data(), model_.shape().hidden, padded, model_.shape().norm_epsilon, normed);
-    model_.hidden_.put(kernels_, tiles_, row, 0, padded / GROUP, normed);
+    kernels_.rms_norm(states, stage.norm->data(), model_.shape().hidden, padded, model_.shape().norm_epsilon, normed);
+    model_.hidden_.put(kernels_, stage.final_norm ? head_tiles_ : tiles_, item, 0, padded / GROUP, normed);
 }
 
 void Forward::rotate(float* values, int row) const {

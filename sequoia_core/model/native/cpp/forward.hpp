@@ -13,7 +13,8 @@ enum class StageKind { EMBED, INPUT, NORM, PROJECT, ATTEND, COLLECT, ATTENTION_O
 struct Stage {
     StageKind kind;
     int layer;
-    const std::vector<float>* norm = nullptr;  // of stage NORM; of others, done by whoever ends the stage
+    const std::vector<float>* norm = nullptr;  // of stage NORM; of others, done by the thread that ends the stage
+    bool final_norm = false;                   // of the rows whose logits are computed
 };
 
 // Keys that a row sees, ascending: 0 to leading - 1, then those listed.
@@ -45,7 +46,8 @@ class Forward final : public Job {
     void see(const Segment& segment, int index, int first_row);
     void see_paths(const Segment& segment, int first_row);
     void list_stages();
-    void add_norm(const std::vector<float>& weight);
+    void add_norm(const std::vector<float>& weight, bool final_norm = false);
+    int normed_rows(const Stage& stage) const { return (stage.final_norm ? head_tiles_ : tiles_).rows(); }
     int items(const Stage& stage) const;
     int items_per_chunk(const Stage& stage) const;
     void compute_item(const Stage& stage, int item, int thread);
@@ -53,7 +55,8 @@ class Forward final : public Job {
     bool in_tree(const Segment& segment) const { return segment.mask || segment.paths.lengths; }
     void embed(int row, int thread);
     void condition(int row, float* inputs);
-    void norm(const std::vector<float>& weight, int row, int thread);
+    // the normed state of the stage's row number `item` -> inputs
+    void norm(const Stage& stage, int item, int thread);
     void project(int layer, int head, int thread);
     void rotate(float* values, int row) const;
     void attend(int layer, int item, int thread);
@@ -62,7 +65,11 @@ class Forward final : public Job {
     void gate_up(int layer, int group, int thread);
     void add_product(const Linear& linear, const Activations& inputs, int block, int thread);
     // 16 outputs of all rows, with scale and bias -> out[row * stride]
-    void product(const Linear& linear, const Activations& inputs, int block, float* out, int stride);
+    void product(const Linear& linear, const Activations& inputs, int block, float* out, int stride) {
+        product(linear, inputs, tiles_, block, out, stride);
+    }
+    void product(const Linear& linear, const Activations& inputs, const RowTiles& tiles, int block, float* out,
+                 int stride);
 
     struct QueryTile {  // queries of one KV head: query = row * heads per KV head + head
         int segment, kv_head, first, last;
@@ -71,7 +78,8 @@ class Forward final : public Job {
     Model& model_;
     const Request& request_;
     const Kernels& kernels_;
-    RowTiles tiles_;
+    RowTiles tiles_, head_tiles_;  // of all rows; of those whose logits are computed
+    std::vector<int> head_rows_;
     std::vector<Stage> stages_;
     std::vector<int> chunk_counts_;
     std::atomic<int> finished_{0};  // chunks of a stage that a norm follows

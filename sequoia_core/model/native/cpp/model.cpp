@@ -110,13 +110,18 @@ void Model::allocate_weights() {
     if (shape_.target_features) inputs_.shape((shape_.target_features + 1) * shape_.hidden, inputs);
 }
 
-void Model::fill(int layer, Part part, const std::uint8_t* rows, std::size_t row_bytes, bool interleaved_rotary) {
+int Model::stored_rows(int layer, Part part) const {
+    const int rows = linear(layer, part).matrix.rows();
+    const bool heads = part == Part::QUERY || part == Part::KEY || part == Part::VALUE;
+    return heads ? rows / padded_dim() * shape_.head_dim : rows;
+}
+
+void Model::fill(int layer, Part part, int first, int count, const std::uint8_t* rows, std::size_t row_bytes,
+                 bool interleaved_rotary) {
     Matrix& matrix = linear(layer, part).matrix;
     if (row_bytes != file_row_bytes(matrix.format(), matrix.columns()))
         throw std::invalid_argument("rows of a matrix have another size than their format says");
-    const bool heads = part == Part::QUERY || part == Part::KEY || part == Part::VALUE;
-    const int stored = heads ? matrix.rows() / padded_dim() * shape_.head_dim : matrix.rows();
-    for (int row = 0; row < stored; ++row, rows += row_bytes)
+    for (int row = first; row < first + count; ++row, rows += row_bytes)
         matrix.put(output_row(part, row, interleaved_rotary), rows);
 }
 

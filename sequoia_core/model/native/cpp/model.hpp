@@ -50,13 +50,13 @@ struct Segment {
     KvCache* cache;
     const KvCache* target_cache;  // whose features a conditioned draft reads; null reads zeros
     int rows;
+    int logit_rows;               // its last rows whose logits are computed
     const std::uint8_t* mask;     // [rows, length + rows], nonzero where a row may attend; null is causal
     Paths paths;
 };
 
-// What is read off the logits of the rows from `first` on, as part of the forward; pointers may be null.
+// What is read off the rows of logits, as part of the forward; pointers may be null.
 struct Reading {
-    int first;
     float inverse_temperature;
     RowSummary* summaries;    // [rows]
     float* probs;             // [rows, head_rows]; needed for what follows
@@ -71,7 +71,7 @@ struct Request {
     std::vector<Segment> segments;
     const std::int64_t* token_ids;
     const std::int64_t* position_ids;  // null: how many keys a row sees before its own
-    float* logits;  // [rows, head_rows]; null computes none
+    float* logits;  // [logit rows of all segments, head_rows]
     const Reading* reading = nullptr;
 };
 
@@ -87,7 +87,11 @@ class Model {
     void declare(int layer, Part part, FileFormat format, int rows, int columns);
     // Places all declared matrices in one piece of memory, in the order of use.
     void allocate_weights();
-    void fill(int layer, Part part, const std::uint8_t* rows, std::size_t row_bytes, bool interleaved_rotary);
+    // Rows of a matrix in its file.
+    int stored_rows(int layer, Part part) const;
+    // Stores `count` rows of the file from row `first` on.
+    void fill(int layer, Part part, int first, int count, const std::uint8_t* rows, std::size_t row_bytes,
+              bool interleaved_rotary);
     void set_scale(int layer, Part part, const float* values, int count);
     void set_bias(int layer, Part part, const float* values, int count, bool interleaved_rotary);
     void set_vector(int layer, Vector vector, const float* values, int count);

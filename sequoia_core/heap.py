@@ -1,0 +1,33 @@
+"""Memory that is no longer needed, returned to the system.
+
+Loading frees as much as it keeps: tensors in other formats, buffers of files. The C library keeps
+that for later requests of the same sizes, which decoding never makes.
+"""
+
+import ctypes
+import mmap
+import sys
+from typing import Any
+
+import numpy as np
+
+
+def return_freed_memory() -> None:
+    """Return it now where the C library has a call for that, glibc's; elsewhere do nothing."""
+    if sys.platform != "linux":
+        return
+    trim = getattr(ctypes.CDLL(None), "malloc_trim", None)
+    if trim is not None:  # musl has none
+        trim(0)
+
+
+def release_file_pages(array: np.ndarray[Any, Any]) -> None:
+    """Let go of all pages of the file that an array maps; a later read brings them back.
+
+    Without it, a file that is copied part by part counts whole as memory of the process.
+    """
+    base: Any = array
+    while isinstance(base, np.ndarray):
+        base = base.base
+    if isinstance(base, mmap.mmap) and hasattr(mmap, "MADV_DONTNEED"):
+        base.madvise(mmap.MADV_DONTNEED)

@@ -1,0 +1,69 @@
+"""Many conversations side by side on the native forward; see `batch.ConversationBatch`."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+from sequoia_core.model.native.llama import Continued, NativeLlama
+
+PASS_ROWS = 256
+"""Rows of a pass that prompts may fill up; bounds the working memory."""
+
+
+class NativeBatch:
+    """B rows, each a conversation with a cache of its own.
+
+    Args:
+        model: computes all of them.
+        rows: `B`.
+    """
+
+    def __init__(self, model: NativeLlama, rows: int) -> None:
+        assert rows > 0
+        self._model = model
+        self._caches = [model.new_cache() for _ in range(rows)]
+
+    @property
+    def lengths(self) -> Sequence[int]:
+        """Tokens held by each row."""
+        return [cache.length for cache in self._caches]
+
+    def start(self, row: int, kept: int = 0) -> None:
+        """Let a row begin another conversation that shares its first `kept` tokens."""
+        self._caches[row].truncate(kept)
+
+    def features(self, row: int) -> Tensor:
+        """Outputs of the model's `kept_layers` for all tokens of a row: float32 [S, F, hidden]."""
+        return self._caches[row].features(0, self._caches[row].length)
+
+    def forward(self, token_ids: Sequence[Sequence[int]]) -> tuple[Sequence[int], Tensor]:
+        """Append tokens to rows; a prompt is read in as few passes as `PASS_ROWS` allows.
+
+        Args:
+            token_ids: for each of the B rows, what it has still to read. At least the first token
+                is read; a row without any rests.
+
+        Returns:
+            Rows that have read all of theirs, ascending, and the logits after the last token of
+            each: float32 [n, V].
+
+        Raises:
+            ContextFullError: a row has no room left; nothing is changed.
+        """
+        spare = PASS_ROWS - sum(map(bool, token_ids))
+        texts, done = [], []
+        for row, ids in enumerate(token_ids):
+            if not ids:
+                continue
+            more = min(max(spare, 0), len(ids) - 1)
+            spare -= more
+            ended = more == len(ids) - 1
+            if ended:
+                done.append(row)
+            texts.append(Continued(self._caches[row], ids[: 1 + more], int(ended)))
+        return done, self._model.continue_texts(texts) if texts else torch.empty(
+            0, self._model.vocab_size
+        )
