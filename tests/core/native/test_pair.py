@@ -121,8 +121,9 @@ def test_a_checkpoint_is_computed_in_its_own_precision(target: Path, dtype: torc
     assert isinstance(pair.target, NativeLlama)
     assert pair.description.dtype == str(dtype).removeprefix("torch.")
     wanted = load_pair(str(target), dtype="float32", weights=WeightFormat.TORCH)
-    # keys and values of 16-bit weights are float16
-    assert off(logits_of(pair.target), logits_of(wanted.target)) < 2e-3
+    # keys and values of 16-bit weights are float16; bfloat16 rounds what its products read as well
+    bound = 1e-2 if dtype is torch.bfloat16 else 2e-3
+    assert off(logits_of(pair.target), logits_of(wanted.target)) < bound
 
 
 @pytest.mark.parametrize("dtype", ["float32", "float16", "bfloat16"])
@@ -262,15 +263,14 @@ def test_int8_rows_give_nearly_the_float32_logits(tmp_path: Path) -> None:
     settings["quantization"] = {"format": "int8-rows"}
     (draft / "config.json").write_text(json.dumps(settings))
     ids = torch.arange(30)
-    logits = []
-    for weights, dtype in ((WeightFormat.TORCH, "float32"), (WeightFormat.NATIVE, "auto")):
-        model = load_pair(str(target), str(draft), dtype=dtype, weights=weights).draft
-        assert model is not None
-        logits.append(model.forward(ids, torch.arange(30), None, model.new_cache()))
-    assert model is not None
-    error = (logits[1] - logits[0]).norm() / logits[0].norm()
+    native = load_pair(str(target), str(draft)).draft
+    exact = load_pair(str(target), str(draft), dtype="float32", weights=WeightFormat.TORCH).draft
+    assert native is not None
+    assert exact is not None
+    wanted = exact.forward(ids, ids, None, exact.new_cache())
+    logits = native.forward(ids, ids, None, native.new_cache())
     # activations in 8 bits; a scale left out, of the embedding for one, gives an error near one
-    assert 0 < error < 2e-2
-    cache = model.new_cache()
-    rows = [model.forward(ids[at : at + 1], ids[at : at + 1], None, cache) for at in range(30)]
-    assert torch.equal(torch.cat(rows), logits[1])
+    assert 0 < (logits - wanted).norm() / wanted.norm() < 2e-2
+    cache = native.new_cache()
+    rows = [native.forward(ids[at : at + 1], ids[at : at + 1], None, cache) for at in range(30)]
+    assert torch.equal(torch.cat(rows), logits)
