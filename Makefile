@@ -71,7 +71,7 @@ native: $(STAMP)  ## compile the native library, also where that failed before
 	@test -e $(LIBRARY)
 
 wheel: setup  ## dist/*.whl with the native library, for any Linux with glibc 2.28 or later
-	@$(PIP) install --quiet -c constraints.txt -e '.[release]'
+	@$(PIP) install --quiet --no-build-isolation -c constraints.txt -e '.[release]'
 	@rm -f dist/*.whl
 	SEQUOIA_MANYLINUX=2_28 $(BIN)/python -m build --wheel --no-isolation
 	$(BIN)/auditwheel show dist/*.whl
@@ -91,7 +91,7 @@ sanitize: setup  ## tests and damaged files with address, undefined-behaviour an
 	@$(BIN)/cmake --build build/sanitize
 	LD_PRELOAD="$$(g++ -print-file-name=libasan.so) $$(g++ -print-file-name=libubsan.so)" ASAN_OPTIONS=detect_leaks=0 \
 		SEQUOIA_NATIVE_LIBRARY=$(CURDIR)/build/sanitize/libsequoia_native.so SEQUOIA_FUZZ_ROUNDS=$(or $(ROUNDS),200) \
-		$(BIN)/python -m pytest -p no:cacheprovider --timeout 3000 tests/core/native
+		$(BIN)/python -m pytest -s -p no:cacheprovider --timeout 3000 tests/core/native
 	@$(SANITIZED) -B build/sanitize-thread "-DCMAKE_CXX_FLAGS=-O1 -g -fsanitize=thread"
 	@$(BIN)/cmake --build build/sanitize-thread
 	build/sanitize-thread/probe 3
