@@ -35,6 +35,8 @@ WATCHED = 16
 """Speculative steps from which it is seen that the machine has changed its speed."""
 CHANGE = 1.5
 """Ratio of their times, either way, that is such a change."""
+FADING = 1.0 - 1.0 / 64
+"""What an earlier step counts beside the next, where it is said how fast trees decode."""
 UNKNOWN = "no plain step yet: this step's own verification"
 """What a step is compared with that no plain step came before."""
 
@@ -115,7 +117,8 @@ class PlainClock:
         self._shaping: tuple[float, float, int] | None = None  # of those that are known
         self._since = self._context = 0  # steps after the latest of them; tokens of context now
         self._verify_ms: deque[float] = deque(maxlen=WATCHED)
-        self._verify_then: float | None = None  # typical when the latest plain step was taken
+        self._verify_typical: float | None = None  # of these, worked out when it is asked for
+        self._verify_then: float | None = None  # the same when the latest plain step was taken
         self._spent_ms = self._lost_ms = 0.0
         self._tree_ms = self._tree_tokens = 0.0
 
@@ -143,12 +146,15 @@ class PlainClock:
         self._context = step.context_length
         if len(step.nodes) > 1:
             self._verify_ms.append(step.timings.verify_ms)
-            self._tree_ms += total_ms
-            self._tree_tokens += len(step.token_ids)
+            self._verify_typical = None
+            self._tree_ms = self._tree_ms * FADING + total_ms
+            self._tree_tokens = self._tree_tokens * FADING + len(step.token_ids)
         elif step.timings.draft_ms == 0.0 and step.index >= FIRST_STEP:
-            if step.baseline:
-                self._lost_ms += self._loss(total_ms)
             self._note(total_ms, _shaping(params))
+            if step.baseline:
+                self._lost_ms += self._loss(
+                    self._summary[0]
+                )  # of an outlier all steps lose as much
 
     def plain_time(self, context: int, verify_ms: float) -> tuple[float, str]:
         """See `StepClock.plain_time`."""
@@ -179,8 +185,7 @@ class PlainClock:
             self._known.clear()
         self._known.append(_PlainStep(milliseconds, self._context, self._now()))
         self._figure, self._shaping, self._since = None, shaping, 0
-        full = len(self._verify_ms) == WATCHED
-        self._verify_then = typical(self._verify_ms) if full else None
+        self._verify_then = self._verify_now
 
     def _holds(self, context: int) -> bool:
         return self._known[-1].holds(context, self._now())
@@ -199,9 +204,16 @@ class PlainClock:
     @property
     def _changed(self) -> bool:
         """Whether speculative steps take another time than around the latest plain step."""
-        if self._verify_then is None or self._since < WATCHED // 2:
+        if not self._verify_then or self._since < WATCHED // 2:
             return False
-        return not 1 / CHANGE < typical(self._verify_ms) / self._verify_then < CHANGE
+        return not 1 / CHANGE < (self._verify_now or 0.0) / self._verify_then < CHANGE
+
+    @property
+    def _verify_now(self) -> float | None:
+        """Typical verification of the latest speculative steps; None while they are few."""
+        if self._verify_typical is None and len(self._verify_ms) == WATCHED:
+            self._verify_typical = typical(self._verify_ms)
+        return self._verify_typical
 
 
 def _shaping(params: SamplingParams) -> tuple[float, float, int]:
