@@ -71,8 +71,11 @@ def step_in_words(step: Step) -> str:
     speedup = step_speedup(step)
     times = step.timings
     emitted = f"{len(step.token_ids)} token{'s' if len(step.token_ids) != 1 else ''}"
+    made = f"{step.accepted} accepted and 1 bonus"
+    if step.baseline:
+        made = "plain step, which speed-ups are measured against"
     told = (
-        f"{step.accepted} accepted and 1 bonus: {emitted} in "
+        f"{made}: {emitted} in "
         f"{times.total_ms:.1f} ms: draft {times.draft_ms:.1f}, verify {times.verify_ms:.1f}, "
         f"rest {times.bookkeeping_ms:.1f}"
     )

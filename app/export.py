@@ -141,6 +141,7 @@ def _figures(answer: Answer) -> dict[str, Any] | None:
     return {
         "tokens": totals.tokens,
         "steps": totals.steps,
+        "baseline_steps": totals.baseline_steps,
         "seconds": totals.seconds,
         "tokens_per_second": totals.tokens_per_second,
         "tokens_per_step": totals.tokens_per_step,
@@ -232,8 +233,9 @@ def _table(branch: Sequence[Exchange]) -> str:
             ", ".join(dict.fromkeys(_tree(each.tree) for each in answer.trees)) or "–",
         ))  # fmt: skip
     meaning = (
-        "x plain: tokens x this target's own one-row forward at this context on this machine, over "
-        "the wall time of the steps."
+        "x plain: the time that the tokens would have taken in plain steps, over the time they "
+        "took; about one step in thirty is decoded plainly to know it, and is left out of "
+        "tokens/step."
     )
     return "\n".join("| " + " | ".join(row) + " |" for row in rows) + f"\n\n*{meaning}*"
 

@@ -36,8 +36,9 @@ class Statistics:
     Attributes:
         totals: tokens, steps and seconds.
         measured: every step's plain time was known, so the speed-ups mean something.
-        accepted: accepted draft tokens of the last steps, oldest first.
-        speedups: speed-ups of the last steps, oldest first; 0 where not measured.
+        accepted: accepted draft tokens of the last steps, oldest first; plain steps that the
+            speed-up is measured against are left out.
+        speedups: likewise, their speed-ups; 0 where not measured.
         by_depth: index d - 1: a step that drafted d deep or more accepted d drafted nodes or more.
         by_rank: index k - 1: the k-th drafted child of a visited node that has one was accepted.
 
@@ -58,11 +59,15 @@ class Statistics:
         drafted = [node for node in step.nodes if node.origin is Origin.DRAFT]
         depth = max(node.depth for node in drafted)
         reached = sum(node.outcome is Outcome.ACCEPTED for node in drafted) - 1
+        accepted, speedups = self.accepted, self.speedups
+        if not step.baseline:
+            accepted = (*accepted, step.accepted)[-HISTORY:]
+            speedups = (*speedups, speedup or 0.0)[-HISTORY:]
         return Statistics(
             totals=self.totals.plus(step),
             measured=self.measured and speedup is not None,
-            accepted=(*self.accepted, step.accepted)[-HISTORY:],
-            speedups=(*self.speedups, speedup or 0.0)[-HISTORY:],
+            accepted=accepted,
+            speedups=speedups,
             by_depth=_count(self.by_depth, [reached > d for d in range(depth)]),
             by_rank=_count_ranks(self.by_rank, step),
         )

@@ -107,7 +107,9 @@ def _why_bonus(step: Step) -> Why:
     end = step.path[-1]
     tried = [i for i in _children(step, end) if step.nodes[i].outcome is Outcome.REJECTED]
     greedy = any(_is_greedy(step.nodes[i]) for i in tried)
-    if not tried:
+    if step.baseline:
+        reason = "Nothing was drafted: a plain step, which speed-ups are measured against."
+    elif not tried:
         reason = "Nothing was drafted here: it comes from the target's own distribution."
     elif greedy:
         reason = "It is the target's most probable token, and no child was it."

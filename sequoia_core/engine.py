@@ -91,7 +91,7 @@ class Engine:
 
     Attributes:
         make_sampler: makes an answer's sampler; an instrument may wrap what it makes.
-        clock: says what a plain step takes; whoever decodes plainly as well may know better.
+        clock: which steps are plain ones to measure against, and what those take.
         insight: steps say why they came out as they did; no token depends on it.
     """
 
@@ -111,8 +111,7 @@ class Engine:
         self._ledger = Ledger(target, draft.model if draft else None)
         timed_draft = replace(draft, model=self._draft) if draft and self._draft else None
         self._speculator = Speculator(self._target, timed_draft, self._ledger, eos_token_ids)
-        self._plain_clock = PlainClock(self._target, self._ledger, self._calibrated_ms)
-        self.clock: StepClock = self._plain_clock
+        self.clock: StepClock = PlainClock(self._calibrated_ms)
         self.advisor = advisor
         self.tree_choice = TreeChoice()
         self.make_sampler: Callable[[SamplingParams, torch.device, Mode], Sampler] = Sampler.of
@@ -299,23 +298,25 @@ class Engine:
         Raises:
             MemoryFullError: the tree does not fit into the memory; nothing was judged yet.
         """
-        if way.tree.size > 1 or way.lookup is not Lookup.OFF:
-            with memory_errors(self._speculator.memory_full):
-                self.clock.refresh()
+        index, speculates = before.steps + 1, way.tree.size > 1 or way.lookup is not Lookup.OFF
+        if baseline := speculates and self.clock.due(index, params):
+            way = replace(way, tree=ROOT, lookup=Lookup.OFF)
         self._take_clocks()
         began = perf_counter()
         scored, verdict = self._speculator.step(way.tree, way.sampler, way.lookup)
         emission = self._emit(scored, verdict, text, self._room(params, before))
         kept = verdict.path[: len(emission.token_ids) + 1]
         self._speculator.keep(scored, kept, emission.token_ids)
-        step = self._report(before.steps + 1, scored, verdict, emission, began)
-        self._plain_clock.observe(step)
+        step = self._report(index, scored, verdict, emission, began)
+        if baseline:
+            step = replace(step, baseline=True)
+        self.clock.observe(step, params)
         return step, emission
 
     def _calibrated_ms(self, context: int) -> float | None:
-        """The target's one-row forward as this machine's calibration has it."""
+        """A plain step as this machine's calibration has it."""
         costs = self.advisor.costs(0.0, context)
-        return None if costs is None else costs.row_ms
+        return None if costs is None else costs.plain_ms
 
     def _learn(self, step: Step, params: SamplingParams) -> Advice | None:
         """Hand a step to the advisor; its advice counts where the tree is left to the machine."""
@@ -374,7 +375,11 @@ class Engine:
         insight = self._explained(scored, verdict) if self.insight else None
         draft_ms, verify_ms = self._take_clocks()
         total_ms = (perf_counter() - began) * 1e3
-        plain = scored.growmap is ROOT
+        context = self._ledger.target_cache.length
+        if scored.growmap is ROOT:
+            plain_ms, plain_source = total_ms, "this step itself decodes plainly"
+        else:
+            plain_ms, plain_source = self.clock.plain_time(context, verify_ms)
         return Step(
             index=index,
             nodes=nodes,
@@ -383,10 +388,10 @@ class Engine:
             bonus_text=self._codec.token_text(bonus),
             bonus_prob=bonus_prob,
             token_ids=emission.token_ids,
-            context_length=self._ledger.target_cache.length,
+            context_length=context,
             timings=StepTimings(draft_ms, verify_ms, total_ms - draft_ms - verify_ms),
-            plain_ms=total_ms if plain else self.clock.milliseconds(verify_ms),
-            plain_source="this step itself decodes plainly" if plain else self.clock.source,
+            plain_ms=plain_ms,
+            plain_source=plain_source,
             insight=insight,
         )
 

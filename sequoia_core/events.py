@@ -198,9 +198,10 @@ class Step:
         token_ids: tokens emitted, after cutting at a stop or at `max_new_tokens`.
         context_length: tokens in the target's KV cache after the step.
         timings: where the step's wall time went.
-        plain_ms: this target's own one-row forward at this context, the time a plain step takes.
+        plain_ms: what a plain step takes here and now, all of it; 0 where it is not known.
         plain_source: how `plain_ms` was measured, one line.
         insight: why it came out so, or None where that was not asked for.
+        baseline: decoded plainly to measure what a plain step takes, although a tree was chosen.
     """
 
     index: int
@@ -215,6 +216,7 @@ class Step:
     plain_ms: float
     plain_source: str
     insight: Insight | None = None
+    baseline: bool = False
 
     @property
     def accepted(self) -> int:
@@ -229,7 +231,7 @@ class Step:
 
 @dataclass(frozen=True, slots=True)
 class Totals:
-    """Sums over an answer. Seconds are decoding only: no prefill, no measuring of `plain_ms`.
+    """Sums over an answer. Seconds are decoding only: no prefill.
 
     Attributes:
         tokens: emitted tokens.
@@ -238,6 +240,7 @@ class Totals:
         plain_seconds: sum over steps of tokens x plain_ms: what plain decoding would have taken.
         draft_seconds: of `seconds`, in draft forwards.
         verify_seconds: of `seconds`, in target forwards.
+        baseline_steps: of `steps`, those with `Step.baseline`; each emits one token.
     """
 
     tokens: int = 0
@@ -246,6 +249,7 @@ class Totals:
     plain_seconds: float = 0.0
     draft_seconds: float = 0.0
     verify_seconds: float = 0.0
+    baseline_steps: int = 0
 
     def plus(self, step: Step) -> "Totals":
         """The totals with one more step."""
@@ -257,12 +261,14 @@ class Totals:
             plain_seconds=self.plain_seconds + emitted * step.plain_ms / 1e3,
             draft_seconds=self.draft_seconds + step.timings.draft_ms / 1e3,
             verify_seconds=self.verify_seconds + step.timings.verify_ms / 1e3,
+            baseline_steps=self.baseline_steps + step.baseline,
         )
 
     @property
     def tokens_per_step(self) -> float:
-        """Mean tokens emitted per step; 0 before the first."""
-        return self.tokens / self.steps if self.steps else 0.0
+        """Mean tokens emitted per step that speculates as chosen; 0 before the first."""
+        steps = self.steps - self.baseline_steps
+        return (self.tokens - self.baseline_steps) / steps if steps else 0.0
 
     @property
     def tokens_per_second(self) -> float:

@@ -1,159 +1,228 @@
-"""What a plain step takes here and now: this target's own one-row forward.
+"""What a plain step takes here and now, known from plain steps among the others.
 
-Owns the figure that speed-ups are measured against. It is known from plain steps, or else from the
-machine's calibration; only what neither says is sampled, by the same code as the steps themselves
-and on the same cache. After the first ones samples take at most `SAMPLE_SHARE` of the time.
+Now and then a step is decoded plainly. It yields its token like any other, and what it took, in
+this answer and beside whatever else the machine does, is what speed-ups are measured against. No
+forward is computed only to be timed. Knows neither models nor trees.
 """
 
 from collections import deque
-from collections.abc import Callable
-from statistics import median
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from statistics import fmean, median
 from time import monotonic
 from typing import Protocol
 
-import torch
-
+from sequoia_core.config import SamplingParams
 from sequoia_core.events import Step
-from sequoia_core.ledger import Ledger
-from sequoia_core.stopwatch import TimedModel
 
-FIRST_SAMPLES = 3
-"""Taken at once where nothing is known."""
-SAMPLE_SHARE = 0.01
-"""Of the time spent on decoding, what samples may take."""
-REFRESH_TOKENS = 64
-"""Change of context after which one more sample is wanted."""
-STALE_SECONDS = 10.0
-"""Age of the latest figure after which the machine may have changed its speed."""
-SLOW_MS = 1000.0
-"""A forward of this length is sampled once: what would be averaged is small beside it."""
+INTERVAL = 30
+"""Steps between two plain ones, once enough of them are known."""
+FIRST_STEP = 2
+"""The earliest plain step of an answer: the first step after a prompt is colder than the others."""
+FIRST_INTERVAL = 4
+"""Steps between the first two plain ones; each interval is longer by as many than the last."""
+LOST_SHARE = 0.02
+"""Of the decoding time, what plain steps may take more than speculation would for their tokens."""
+KEPT = 16
+"""Plain steps behind a figure."""
+OUTLIER = 10.0
+"""Times the median that one step counts at most."""
+FRESH_SECONDS = 60.0
+"""Age after which the machine may have changed its speed."""
 FAR_TOKENS = 512
-"""Change of context after which the figures kept say nothing any more."""
-KEPT_SAMPLES = 5
+"""Change of context after which a forward takes another time."""
+WATCHED = 16
+"""Speculative steps from which it is seen that the machine has changed its speed."""
+CHANGE = 1.5
+"""Ratio of their times, either way, that is such a change."""
+FADING = 1.0 - 1.0 / 64
+"""What an earlier step counts beside the next, where it is said how fast trees decode."""
+UNKNOWN = "no plain step yet: this step's own verification"
+"""What a step is compared with that no plain step came before."""
 
 
 class StepClock(Protocol):
-    """Knows what a plain step takes."""
+    """Knows what a plain step takes, and says which steps are to be plain to find out."""
 
-    def refresh(self) -> None:
-        """Look again if what is known may be out of date; called before a step that drafts."""
+    def due(self, index: int, params: SamplingParams) -> bool:
+        """Whether step `index` of an answer, from 1, should be decoded plainly."""
         ...
 
-    def milliseconds(self, tree_ms: float) -> float:
-        """What a plain step takes beside a target forward of `tree_ms` over a tree."""
+    def observe(self, step: Step, params: SamplingParams) -> None:
+        """Learn from a step that was decoded."""
         ...
 
-    @property
-    def source(self) -> str:
-        """How the figure came about, one line."""
+    def plain_time(self, context: int, verify_ms: float) -> tuple[float, str]:
+        """What a plain step takes, and how that is known.
+
+        Args:
+            context: tokens in the target's cache.
+            verify_ms: the target's forward over the tree of the step that is compared.
+
+        Returns:
+            milliseconds, 0 where they are not measured, and one line.
+        """
         ...
+
+
+class NoBaseline:
+    """Takes no plain steps and measures none: for instruments, whose steps all have their tree."""
+
+    def due(self, index: int, params: SamplingParams) -> bool:  # noqa: ARG002
+        """Never."""
+        return False
+
+    def observe(self, step: Step, params: SamplingParams) -> None:
+        """Learns nothing."""
+
+    def plain_time(self, context: int, verify_ms: float) -> tuple[float, str]:  # noqa: ARG002
+        """Not measured."""
+        return 0.0, "not measured"
+
+
+@dataclass(frozen=True, slots=True)
+class _PlainStep:
+    """A plain step that was timed: whole milliseconds, tokens of context, and when it ended."""
+
+    milliseconds: float
+    context: int
+    when: float
+
+    def holds(self, context: int, when: float) -> bool:
+        """Whether a step at this context and time would take as long."""
+        return abs(context - self.context) < FAR_TOKENS and when - self.when < FRESH_SECONDS
 
 
 class PlainClock:
-    """Knows the time of the target's one-row forward after the ledger's tokens.
+    """Knows the time of plain steps from those of the chat.
+
+    A plain step is due when the latest one is `INTERVAL` steps old, sooner while few are known, and
+    when the machine has changed its speed; unless it would cost too much. With a seed the index of
+    a step alone decides, so that the text can be repeated.
 
     Args:
-        target: the model, timed.
-        ledger: whose target cache is borrowed for samples and left as it was.
-        calibrated: milliseconds by tokens of context, as measured on this machine; None where it
-            was not.
+        calibrated: milliseconds of a plain step by tokens of context, as measured on this machine;
+            None where it was not. Serves until the first plain step.
+        now: seconds.
     """
 
     def __init__(
         self,
-        target: TimedModel,
-        ledger: Ledger,
         calibrated: Callable[[int], float | None] = lambda _context: None,
+        now: Callable[[], float] = monotonic,
     ) -> None:
-        self._target, self._ledger, self._calibrated = target, ledger, calibrated
-        self._times: deque[float] = deque(maxlen=KEPT_SAMPLES)
-        self._known_ms: float | None = None
-        self._context = 0
-        self._when = 0.0
-        self._sampled_ms = self._decoded_ms = 0.0
+        self._calibrated, self._now = calibrated, now
+        self._known: deque[_PlainStep] = deque(maxlen=KEPT)
+        self._figure: tuple[float, str] | None = None
+        self._shaping: tuple[float, float, int] | None = None  # of those that are known
+        self._since = self._context = 0  # steps after the latest of them; tokens of context now
+        self._verify_ms: deque[float] = deque(maxlen=WATCHED)
+        self._verify_typical: float | None = None  # of these, worked out when it is asked for
+        self._verify_then: float | None = None  # the same when the latest plain step was taken
+        self._spent_ms = self._lost_ms = 0.0
+        self._tree_ms = self._tree_tokens = 0.0
 
-    def milliseconds(self, tree_ms: float) -> float:
-        """What a plain step takes: the median of the latest times, at most what the tree took.
-
-        A forward of one row reads the same weights as one of many and does less, so one that took
-        longer was timed while the machine was busy with something else.
-
-        Args:
-            tree_ms: the target's forward over the tree it is compared with.
-        """
-        return min(self._figure, tree_ms)
-
-    @property
-    def source(self) -> str:
-        """How the figure came about, one line."""
-        if self._times:
-            return (
-                f"median of {len(self._times)} one-row target forwards, "
-                f"the last at {self._context} tokens of context, "
-                "at most the step's own verification"
-            )
-        return "calibrated on this machine, at most the step's own verification"
-
-    def observe(self, step: Step) -> None:
-        """Learn from a step that was decoded; a plain one is a one-row forward."""
-        self._decoded_ms += step.timings.total_ms
-        if len(step.nodes) == 1:
-            self._note(step.timings.verify_ms, step.context_length)
-
-    def refresh(self) -> None:
-        """Look again if what is known may be out of date, as far as the share of time allows."""
-        context = len(self._ledger.token_ids)
-        self._known_ms = self._calibrated(context)
-        moved = abs(context - self._context)
-        stale = not self._times or monotonic() - self._when >= STALE_SECONDS
-        if not self._times and self._known_ms is None:
-            self._begin()
-        elif moved >= FAR_TOKENS and self._times:
-            wanted = self._known_ms is None or self._allowed
-            self._times.clear()
-            if wanted:
-                self._sample()
-        elif (stale or moved >= REFRESH_TOKENS) and self._allowed:
-            if stale:
-                self._times.clear()
-            self._sample()
-
-    @property
-    def _figure(self) -> float:
-        if self._times:
-            return median(self._times)
-        assert self._known_ms is not None, "asked before `refresh`"
-        return self._known_ms
-
-    @property
-    def _allowed(self) -> bool:
-        """Whether one more sample keeps to the share."""
-        return self._sampled_ms + self._figure <= SAMPLE_SHARE * self._decoded_ms
-
-    def _begin(self) -> None:
-        self._sample()  # the first forward after a prompt is colder than a step's
-        self._times.clear()
-        while len(self._times) < FIRST_SAMPLES:
-            self._sample()
-            if self._times[-1] >= SLOW_MS:
-                break
-
-    @torch.inference_mode()
-    def _sample(self) -> None:
-        cache, device = self._ledger.target_cache, self._target.device
-        root = len(self._ledger.token_ids) - 1
-        self._target.forward(
-            torch.tensor(self._ledger.token_ids[-1:], device=device),
-            torch.tensor([root], device=device),
-            None,
-            cache,
+    def due(self, index: int, params: SamplingParams) -> bool:
+        """See `StepClock.due`."""
+        if params.seed is not None and params.temperature > 0.0:
+            return index % INTERVAL == FIRST_STEP
+        if index < FIRST_STEP:
+            return False
+        if not self._known:
+            return True
+        wanted = (
+            self._since + 1 >= min(INTERVAL, FIRST_INTERVAL * len(self._known))
+            or not self._holds(self._context)
+            or self._shaping != _shaping(params)
+            or self._changed
         )
-        self._target.wait()
-        cache.truncate(root)
-        taken = self._target.take_ms()
-        self._sampled_ms += taken
-        self._note(taken, root + 1)
+        return wanted and self._affordable
 
-    def _note(self, milliseconds: float, context: int) -> None:
-        self._times.append(milliseconds)
-        self._context, self._when = context, monotonic()
+    def observe(self, step: Step, params: SamplingParams) -> None:
+        """See `StepClock.observe`; any step of one row is a plain one, asked for or not."""
+        total_ms = step.timings.total_ms
+        self._spent_ms += total_ms
+        self._since += 1
+        self._context = step.context_length
+        if len(step.nodes) > 1:
+            self._verify_ms.append(step.timings.verify_ms)
+            self._verify_typical = None
+            self._tree_ms = self._tree_ms * FADING + total_ms
+            self._tree_tokens = self._tree_tokens * FADING + len(step.token_ids)
+        elif step.timings.draft_ms == 0.0 and step.index >= FIRST_STEP:
+            self._note(total_ms, _shaping(params))
+            if step.baseline:
+                self._lost_ms += self._loss(
+                    self._summary[0]
+                )  # of an outlier all steps lose as much
+
+    def plain_time(self, context: int, verify_ms: float) -> tuple[float, str]:
+        """See `StepClock.plain_time`."""
+        if self._known:
+            milliseconds, source = self._summary
+            return milliseconds, source if self._holds(context) else f"{source}, out of date"
+        calibrated = self._calibrated(context)
+        if calibrated is not None:
+            return calibrated, "calibrated on this machine: no plain step yet"
+        return verify_ms, UNKNOWN
+
+    @property
+    def _summary(self) -> tuple[float, str]:
+        if self._figure is None:
+            latest = self._known[-1]
+            used = [each for each in self._known if each.holds(latest.context, latest.when)]
+            what = (
+                "a plain step" if len(used) == 1 else f"mean of {len(used)} plain steps, the last"
+            )
+            self._figure = (
+                typical(each.milliseconds for each in used),
+                f"{what} at {latest.context} tokens of context",
+            )
+        return self._figure
+
+    def _note(self, milliseconds: float, shaping: tuple[float, float, int]) -> None:
+        if self._changed or shaping != self._shaping:
+            self._known.clear()
+        self._known.append(_PlainStep(milliseconds, self._context, self._now()))
+        self._figure, self._shaping, self._since = None, shaping, 0
+        self._verify_then = self._verify_now
+
+    def _holds(self, context: int) -> bool:
+        return self._known[-1].holds(context, self._now())
+
+    @property
+    def _affordable(self) -> bool:
+        lost = self._lost_ms + self._loss(self._summary[0])
+        return lost <= LOST_SHARE * self._spent_ms
+
+    def _loss(self, milliseconds: float) -> float:
+        """How much longer a plain step takes than speculation does for one token."""
+        if not self._tree_tokens:
+            return 0.0
+        return max(milliseconds - self._tree_ms / self._tree_tokens, 0.0)
+
+    @property
+    def _changed(self) -> bool:
+        """Whether speculative steps take another time than around the latest plain step."""
+        if not self._verify_then or self._since < WATCHED // 2:
+            return False
+        return not 1 / CHANGE < (self._verify_now or 0.0) / self._verify_then < CHANGE
+
+    @property
+    def _verify_now(self) -> float | None:
+        """Typical verification of the latest speculative steps; None while they are few."""
+        if self._verify_typical is None and len(self._verify_ms) == WATCHED:
+            self._verify_typical = typical(self._verify_ms)
+        return self._verify_typical
+
+
+def _shaping(params: SamplingParams) -> tuple[float, float, int]:
+    """What the time of sampling depends on."""
+    return params.temperature, params.top_p, params.top_k
+
+
+def typical(milliseconds: Iterable[float]) -> float:
+    """The mean, since speed is tokens over all of the time; of an outlier only a part counts."""
+    every = list(milliseconds)
+    most = OUTLIER * median(every)
+    return fmean(min(each, most) for each in every)

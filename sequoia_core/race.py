@@ -11,7 +11,6 @@ from collections import deque
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from enum import StrEnum
-from statistics import median
 from time import perf_counter
 
 from sequoia_core.events import (
@@ -22,8 +21,7 @@ from sequoia_core.events import (
     PrefillProgress,
     Step,
 )
-
-KEPT_STEPS = 9
+from sequoia_core.plain_clock import KEPT, UNKNOWN, NoBaseline, typical
 
 
 class Lane(StrEnum):
@@ -72,31 +70,25 @@ class Raced:
 RaceEvent = RaceTerms | Raced
 
 
-class LaneClock:
-    """What a plain step takes, for the speculative lane: as the plain one shows it, not sampled.
+class LaneClock(NoBaseline):
+    """What a plain step takes, for the speculative lane: as the plain one shows it.
 
-    Sampling takes forwards that no clock of a race should pay for.
+    A race decodes plainly anyway, so its speculative lane takes no plain steps.
     """
 
     def __init__(self) -> None:
-        self._forwards: deque[float] = deque(maxlen=KEPT_STEPS)
+        self._times: deque[float] = deque(maxlen=KEPT)
 
     def note(self, event: Event) -> None:
         """Learn from an event of the plain lane."""
         if isinstance(event, Step):
-            self._forwards.append(event.timings.verify_ms)
+            self._times.append(event.timings.total_ms)
 
-    def refresh(self) -> None:
-        """Nothing is sampled."""
-
-    def milliseconds(self, tree_ms: float) -> float:
-        """The plain lane's forward lately, at most the tree's own; see `PlainClock`."""
-        return min(median(self._forwards), tree_ms) if self._forwards else tree_ms
-
-    @property
-    def source(self) -> str:
-        """How the figure came about, one line."""
-        return f"median of the plain lane's last {len(self._forwards)} forwards in this race"
+    def plain_time(self, context: int, verify_ms: float) -> tuple[float, str]:  # noqa: ARG002
+        """See `plain_clock.StepClock`; before the plain lane's first step as for `PlainClock`."""
+        if not self._times:
+            return verify_ms, UNKNOWN
+        return typical(self._times), f"mean of the plain lane's last {len(self._times)} steps"
 
 
 class _Runner:

@@ -54,14 +54,12 @@ class StepCosts:
         draft_ms: a drafting pass of n rows, sampling included.
         overhead_ms: what else a step takes, whatever its tree.
         plain_ms: a whole plain step.
-        row_ms: a target forward of one row alone; None where it was not measured.
     """
 
     target_ms: Callable[[int], float]
     draft_ms: Callable[[int], float]
     overhead_ms: float
     plain_ms: float
-    row_ms: float | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -185,6 +185,29 @@ def answer_events(
     yield Finished(reason, totals)
 
 
+def with_baseline(events: Iterable[Event], at: int) -> tuple[Event, ...]:
+    """The answer with its step number `at` decoded plainly, to measure what a plain step takes.
+
+    Its text stays; the step says that it emitted the first of its tokens alone.
+    """
+    changed: list[Event] = []
+    totals = Totals()
+    for event in events:
+        if isinstance(event, Step):
+            if event.index == at:
+                event = replace(
+                    event,
+                    nodes=event.nodes[:1],
+                    path=(0,),
+                    token_ids=event.token_ids[:1],
+                    timings=StepTimings(0.0, event.plain_ms - 1.0, 1.0),
+                    baseline=True,
+                )
+            totals = totals.plus(event)
+        changed.append(replace(event, totals=totals) if isinstance(event, Finished) else event)
+    return tuple(changed)
+
+
 def _path_ranks(parents: tuple[int, ...], wanted: int, turn: int) -> list[int]:
     """Child ranks of a path at most `wanted` deep, now and then through a second child."""
     ranks: list[int] = []

@@ -95,6 +95,7 @@ class Answer:
             "finish_reason": self.reason,
             "tokens": self.totals.tokens,
             "steps": self.totals.steps,
+            "baseline_steps": self.totals.baseline_steps,
             "tokens_per_step": self.totals.tokens_per_step,
             "seconds": self.totals.seconds,
             "tokens_per_second": self.totals.tokens_per_second,

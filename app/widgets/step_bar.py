@@ -47,10 +47,11 @@ class StepBar(Line):
         speedup = step_speedup(step)
         right = Content.styled(f"{speedup:.2f}x", "bold $speedup") if speedup else Content("")
         count, time = _count(len(step.token_ids), "token"), f" in {step.timings.total_ms:.1f} ms"
-        for ends in ((count, time), (count.partition(" ")[0], time), (count, ""), ("", "")):
-            left = _made(step, *ends)
-            if left.cell_length <= width:
-                break
+        ends = (count, time), (count.partition(" ")[0], time), (count, ""), ("", "")
+        forms = [_made(step, *each) for each in ends]
+        if step.baseline:
+            forms = [_plain(means, count, time) for means in _BASELINE]
+        left = next((form for form in forms if form.cell_length <= width), forms[-1])
         return _spread(left, right, width)
 
     def _times(self, step: Step, width: int) -> Content:
@@ -63,6 +64,18 @@ class StepBar(Line):
         speedup = self._statistics.speedup if self._statistics else None
         right = Content.styled(f"running {speedup:.2f}x", "$speedup") if speedup else Content("")
         return _spread(left, right, width)
+
+
+_BASELINE = ", which speed-ups are measured against: ", ", the reference: ", ": "
+"""What a plain step among trees is for, ever shorter."""
+
+
+def _plain(means: str, count: str, time: str) -> Content:
+    """What a plain step made, and what it is for."""
+    return Content.assemble(
+        (" plain step", "bold $bonus"), (means, "$notice"), (count, "bold $foreground"),
+        (time, "$notice"),
+    )  # fmt: skip
 
 
 def _made(step: Step, count: str, time: str) -> Content:

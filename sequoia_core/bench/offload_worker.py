@@ -30,6 +30,7 @@ from sequoia_core.errors import SequoiaError
 from sequoia_core.events import Step
 from sequoia_core.growmap import GrowMap
 from sequoia_core.pair import Pair, load_pair
+from sequoia_core.plain_clock import NoBaseline
 from sequoia_core.protocols import Span, TreeChoice
 from sequoia_core.search import choose_tree, expected_tokens_table
 from sequoia_core.trees import BundledAdvisor
@@ -233,6 +234,7 @@ class Worker:
             eos_token_ids=frozenset(),
             advisor=BundledAdvisor.default({}),
         )
+        engine.clock = NoBaseline()
         engine.tree_choice = TreeChoice(Mode.SEQUOIA if growmap else Mode.AR, growmap)
         self._spans.clear()
         read, from_disk = _bytes_read()

@@ -16,6 +16,7 @@ from sequoia_core.bench.runs import Run, StepClock, StepParts
 from sequoia_core.config import Mode, SamplingParams
 from sequoia_core.engine import Engine
 from sequoia_core.events import Step, TreeChosen
+from sequoia_core.plain_clock import NoBaseline
 from sequoia_core.protocols import Lookup, TreeChoice
 from sequoia_core.search import choose_tree, expected_tokens_table
 from sequoia_core.trees import ADAPTIVE, Advice, BundledAdvisor, StepCosts, TreeAdvisor
@@ -55,7 +56,8 @@ class OwnSystem:
         pair: models.
         advisor: names the tree when the choice does not.
         choice: mode and growmap.
-        watch: looks into its steps, warm-ups included.
+        watch: looks into its steps, warm-ups included; all of them have their tree then, where a
+            chat decodes some plainly to measure speed-ups against.
     """
 
     def __init__(
@@ -72,6 +74,7 @@ class OwnSystem:
         self._engine.tree_choice = choice
         if watch is not None:
             self._engine.make_sampler = watch.sampler
+            self._engine.clock = NoBaseline()
 
     def run(self, prompt_ids: Sequence[int], params: SamplingParams) -> Run:
         """Decode one prompt. What was learnt of the pair stays, as it does in a chat."""

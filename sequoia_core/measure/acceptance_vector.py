@@ -21,6 +21,7 @@ from sequoia_core.errors import ParameterError
 from sequoia_core.events import Step
 from sequoia_core.growmap import GrowMap
 from sequoia_core.measure.acceptance import AcceptanceCount
+from sequoia_core.plain_clock import NoBaseline
 from sequoia_core.protocols import MOST_NODES, TreeChoice
 from sequoia_core.reproduce.sampling import DRAFT_TOP_P, DraftNucleus
 from sequoia_core.trees import BundledAdvisor
@@ -141,6 +142,7 @@ def by_decoding(
     """
     _check(pair, plan, plan.needed(passages))
     engine = Engine.of(pair, BundledAdvisor.default({}))
+    engine.clock = NoBaseline()
     star = GrowMap.k_ary([plan.width], name=f"star-{plan.width}")
     engine.tree_choice = TreeChoice(Mode.SEQUOIA, star)
     engine.make_sampler = plan.nucleus.sampler

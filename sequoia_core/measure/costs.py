@@ -108,7 +108,7 @@ class LearntCosts:
         self._times = times
         self._steps = 0
         self._verify: dict[int, _Ratio] = {}
-        self._draft, self._rest = _Ratio(), _Ratio()
+        self._draft, self._rest, self._plain = _Ratio(), _Ratio(), _Ratio()
 
     def observe(self, step: Step, temperature: float, adaptive: bool = False) -> None:
         """Take in how long the parts of a step took, whatever its tree.
@@ -123,9 +123,13 @@ class LearntCosts:
         curve = self._times.target.at(step.context_length)
         self._at(nodes).note(timings.verify_ms / curve(nodes), self._steps)
         rest = self._times.rest(temperature)
+        if step.plain_ms:
+            slower = step.plain_ms / (curve(1) + rest.plain_ms)
+            self._plain.note(slower, self._steps)
+            if nodes > 1:
+                self._at(1).note(slower, self._steps)
         if nodes == 1:
             return
-        self._at(1).note(step.plain_ms / curve(1), self._steps)
         rows = drafted_rows(step)
         draft = self._times.draft.at(step.context_length)
         if rows:
@@ -162,8 +166,7 @@ class LearntCosts:
             target_ms=lambda rows: verify(rows) + rows * rest.node_ms * more,
             draft_ms=lambda rows: draft(rows) * slower + rest.level_ms * more,
             overhead_ms=rest.base_ms * more,
-            plain_ms=verify(1) + rest.plain_ms,
-            row_ms=verify(1),
+            plain_ms=(target(1) + rest.plain_ms) * (self._plain.value or 1.0),
         )
 
 

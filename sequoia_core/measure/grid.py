@@ -18,6 +18,7 @@ from sequoia_core.engine import Engine
 from sequoia_core.events import Step
 from sequoia_core.growmap import GrowMap
 from sequoia_core.measure.online import Figures
+from sequoia_core.plain_clock import NoBaseline
 from sequoia_core.protocols import TreeChoice
 from sequoia_core.search import expected_tokens_table
 from sequoia_core.trees import ROOT, BundledAdvisor
@@ -179,6 +180,7 @@ def compare(
 
 def _decode(pair: Pair, tree: GrowMap, prompt: str, params: SamplingParams) -> Iterator[Step]:
     engine = Engine.of(pair, BundledAdvisor.default({}))
+    engine.clock = NoBaseline()
     engine.tree_choice = TreeChoice(Mode.SEQUOIA if tree.size > 1 else Mode.AR, tree)
     ids = ChatTemplate(pair.tokenizer, None).whole([], prompt)
     for event in engine.generate(ids, params):

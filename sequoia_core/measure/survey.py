@@ -22,6 +22,7 @@ from sequoia_core.measure.calibration import Band, Calibration
 from sequoia_core.measure.costs import MachineTimes, RestCosts, drafted_rows
 from sequoia_core.measure.record import FOREVER, AcceptanceRecord
 from sequoia_core.measure.times import ForwardTimer, TimeSurface
+from sequoia_core.plain_clock import NoBaseline
 from sequoia_core.protocols import TreeChoice
 from sequoia_core.trees import ROOT, BundledAdvisor
 
@@ -155,6 +156,7 @@ class Survey:
 
     def _decode(self, answer: _Answer) -> Iterator[Step]:
         engine = Engine.of(self._pair, BundledAdvisor.default({}))
+        engine.clock = NoBaseline()
         mode = Mode.SEQUOIA if answer.tree.size > 1 else Mode.AR
         engine.tree_choice = TreeChoice(mode, answer.tree)
         tokens = ANSWER_TOKENS if answer.tree is WIDE else SHAPE_TOKENS

@@ -31,7 +31,7 @@ from sequoia_core.growmap import growmap_names
 from sequoia_core.protocols import ChatEngine, Lookup, TreeChoice
 from sequoia_core.trace import ReplayEngine, Trace
 from tests.app.driving import Driver, driving
-from tests.fakes import PAIR, TREE_16, BrokenEngine, make_answer, replay, unmeasured
+from tests.fakes import PAIR, TREE_16, BrokenEngine, make_answer, replay, unmeasured, with_baseline
 
 LAST = sum(isinstance(event, Step) for event in make_answer())
 
@@ -106,6 +106,19 @@ async def test_the_outcome_of_a_step_is_never_a_part_of_a_sentence() -> None:
             await chat.ask()
             await chat.pilot.press("home")
             assert re.search(r"1 bonus, cut to 1( token)? in \d+\.\d ms ", chat.screen_text())
+
+
+@pytest.mark.parametrize("accessible", [False, True])
+async def test_a_plain_step_among_trees_says_what_it_is_for(accessible: bool) -> None:
+    engine, chosen = replay(with_baseline(make_answer(), at=2)), ChatSettings(accessible=accessible)
+    async with driving(engine, chosen, size=(180, 44)) as chat:
+        await chat.ask()
+        await chat.pilot.press("home", "right")
+        shown = " ".join(chat.screen_text().split())
+        assert "plain step, which speed-ups are measured against: 1 token in 21.0 ms" in shown
+        assert "0 accepted" not in shown
+        await chat.pilot.press("left")
+        assert "plain step" not in chat.screen_text()
 
 
 async def test_what_is_selected_in_the_chat_is_copied_from_the_prompt() -> None:

@@ -32,11 +32,21 @@ from sequoia_core.events import (
 from sequoia_core.protocols import ChatEngine, PairDescription
 from sequoia_core.trace import Asked, ReplayEngine, Trace, read_trace
 from sequoia_core.trees import ADAPTIVE
-from tests.fakes import ANSWER, PAIR, TREE_16, BrokenEngine, make_answer, replay, unmeasured
+from tests.fakes import (
+    ANSWER,
+    PAIR,
+    TREE_16,
+    BrokenEngine,
+    make_answer,
+    replay,
+    unmeasured,
+    with_baseline,
+)
 
 JSON_KEYS = [
-    "mode", "text", "token_ids", "finish_reason", "tokens", "steps", "tokens_per_step", "seconds",
-    "tokens_per_second", "ar_ms", "speedup", "growmap", "growmaps", "looked_up",
+    "mode", "text", "token_ids", "finish_reason", "tokens", "steps", "baseline_steps",
+    "tokens_per_step", "seconds", "tokens_per_second", "ar_ms", "speedup", "growmap", "growmaps",
+    "looked_up",
 ]  # fmt: skip
 
 
@@ -135,6 +145,14 @@ def test_json_is_one_object_that_adds_up(stage: Stage) -> None:
     assert data["growmap"] == {"nodes": 16, "depth": 4, "adaptive": False}
     assert data["growmaps"] == [{"step": 1, **data["growmap"]}]
     assert data["looked_up"] == 0
+
+
+def test_plain_steps_that_speed_ups_are_measured_against_are_counted_apart(stage: Stage) -> None:
+    events = with_baseline(make_answer(), at=2)
+    stage.play(*events)
+    data = json.loads(ask("Why?", "--json").stdout)
+    assert data["baseline_steps"] == 1
+    assert data["tokens_per_step"] == pytest.approx((data["tokens"] - 1) / (data["steps"] - 1))
 
 
 def test_json_names_every_tree_and_what_was_looked_up(stage: Stage) -> None:

@@ -19,7 +19,7 @@ from app.visible import fit, quote_token, visible
 from app.walk import Walk
 from app.widgets.statistics import gauge, sparkline
 from sequoia_core.events import Origin, Outcome, Step, Totals
-from tests.fakes import ANSWER, PARENTS_16, make_answer, make_step, unmeasured
+from tests.fakes import ANSWER, PARENTS_16, make_answer, make_step, unmeasured, with_baseline
 
 quick = settings(deadline=None, max_examples=80)
 any_text = st.text(st.characters(codec=None), max_size=40)
@@ -221,6 +221,24 @@ def test_a_step_that_only_looked_up_tells_nothing_of_the_draft() -> None:
     statistics = Statistics().plus(grafted(plain))
     assert (statistics.by_depth, statistics.by_rank) == ((), ())
     assert statistics.accepted == (1,)
+
+
+def test_a_plain_step_to_compare_with_is_no_tree_that_failed() -> None:
+    answer, trees = Answer("why?"), Answer("why?")
+    for event in with_baseline(make_answer(), at=2):
+        answer.add(event)
+        if not isinstance(event, Step) or not event.baseline:
+            trees.add(event)
+    with_it, without = answer.statistics[-1], trees.statistics[-1]
+    assert with_it.accepted == without.accepted
+    assert with_it.speedups == without.speedups
+    assert with_it.by_depth == without.by_depth
+    assert with_it.by_rank == without.by_rank
+    assert with_it.totals.tokens_per_step == pytest.approx(without.totals.tokens_per_step)
+    assert with_it.totals.tokens == without.totals.tokens + 1
+    seconds = with_it.totals.seconds - without.totals.seconds
+    assert seconds == pytest.approx(0.021)
+    assert with_it.totals.plain_seconds - without.totals.plain_seconds == pytest.approx(seconds)
 
 
 def test_a_speed_up_that_was_not_measured_is_not_shown() -> None:

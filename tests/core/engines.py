@@ -4,7 +4,7 @@ import itertools
 import re
 from collections.abc import Sequence
 
-from sequoia_core.config import Mode
+from sequoia_core.config import Mode, SamplingParams
 from sequoia_core.draft import DraftModel
 from sequoia_core.engine import Engine
 from sequoia_core.events import (
@@ -18,6 +18,7 @@ from sequoia_core.events import (
     TreeChosen,
 )
 from sequoia_core.growmap import GrowMap
+from sequoia_core.plain_clock import NoBaseline
 from sequoia_core.protocols import LanguageModel, TreeChoice
 from sequoia_core.text import TextCodec
 from sequoia_core.trees import BundledAdvisor
@@ -37,6 +38,16 @@ COMPLETE = re.compile(r"N*CN*p*D([NC]*t?S)*t?F")
 CANCELLED_IN_THE_PROMPT = re.compile(r"Cp*F")
 
 
+class Every(NoBaseline):
+    """Takes every n-th step plainly."""
+
+    def __init__(self, steps: int) -> None:
+        self._steps = steps
+
+    def due(self, index: int, params: SamplingParams) -> bool:
+        return index % self._steps == 0
+
+
 def make_engine(
     target: LanguageModel,
     draft: LanguageModel | DraftModel | None,
@@ -45,6 +56,7 @@ def make_engine(
     eos: Sequence[int] = (),
     codec: TextCodec | None = None,
 ) -> Engine:
+    """An engine whose steps all have their tree; see `Every` for one that takes plain ones too."""
     advisor = BundledAdvisor(GrowMap.k_ary([3, 1]), GrowMap.k_ary([2, 2]))
     made = Engine(
         target,
@@ -53,7 +65,7 @@ def make_engine(
         eos_token_ids=frozenset(eos),
         advisor=advisor,
     )
-    made.tree_choice = TreeChoice(mode, growmap)
+    made.tree_choice, made.clock = TreeChoice(mode, growmap), NoBaseline()
     return made
 
 

@@ -12,6 +12,7 @@ from sequoia_core import Conversation, SamplingParams, TreeChoice, load_pair
 from sequoia_core.encoding import encode
 from sequoia_core.events import Step
 from sequoia_core.growmap import GrowMap, find_growmap
+from sequoia_core.plain_clock import NoBaseline
 from sequoia_core.protocols import Lookup
 
 PROMPTS = (
@@ -70,6 +71,7 @@ def _share(pairs: list[tuple[float, float]]) -> str:
 def main() -> None:
     """Measure each shape at two temperatures."""
     chat = Conversation(load_pair())
+    chat._engine.clock = NoBaseline()
     for name in sys.argv[1:] or NAMES:
         for temperature in (0.0, 0.6):
             print(measure(chat, name, temperature), flush=True)

@@ -106,7 +106,7 @@ def make_step(
         token_ids=(0,) * (len(path) if emitted is None else emitted),
         context_length=context,
         timings=StepTimings(draft * slower, verify * slower, rest * slower),
-        plain_ms=(costs.target_ms(1) - REST.node_ms) * slower,
+        plain_ms=costs.plain_ms * slower,
         plain_source="invented",
     )
 

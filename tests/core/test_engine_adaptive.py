@@ -11,6 +11,7 @@ from sequoia_core.errors import GrowMapError
 from sequoia_core.events import FinishReason, Origin, Outcome, Step, TreeChosen
 from sequoia_core.growmap import GrowMap
 from sequoia_core.ledger import Ledger
+from sequoia_core.plain_clock import PlainClock
 from sequoia_core.protocols import Lookup, TreeChoice
 from sequoia_core.speculator import Sampler, Speculator
 from sequoia_core.trees import ROOT, AdaptiveTree, BundledAdvisor, StepCosts
@@ -168,12 +169,12 @@ def test_a_step_that_nothing_was_found_for_counts_as_plain_and_others_are_timed_
     None
 ):
     engine = make_engine(ScriptModel(LOOP), None)
-    engine.tree_choice = TreeChoice(lookup=Lookup.ON)
+    engine.tree_choice, engine.clock = TreeChoice(lookup=Lookup.ON), PlainClock()
     steps = steps_of(list(engine.generate([2], GREEDY)))
     plain = [step for step in steps if len(step.nodes) == 1]
     grafted = [step for step in steps if len(step.nodes) > 1]
     assert all(step.plain_source == "this step itself decodes plainly" for step in plain)
-    assert all("one-row" in step.plain_source for step in grafted)
+    assert all("plain step" in step.plain_source for step in grafted)
     assert len(plain) >= len(LOOP)
     assert max(len(step.token_ids) for step in grafted) > len(LOOP)
 

@@ -13,6 +13,7 @@ from sequoia_core.draft import DraftModel
 from sequoia_core.engine import Engine
 from sequoia_core.events import Event, Notice, Origin, Step, TreeChosen
 from sequoia_core.growmap import GrowMap
+from sequoia_core.plain_clock import NoBaseline
 from sequoia_core.protocols import Lookup, TreeChoice
 from sequoia_core.speculator import MOST_PENDING
 from sequoia_core.trees import ROOT, TRYING, Advice, StepCosts
@@ -60,7 +61,7 @@ def engine_of(
         eos_token_ids=frozenset(),
         advisor=advisor,
     )
-    made.tree_choice = choice or TreeChoice()
+    made.tree_choice, made.clock = choice or TreeChoice(), NoBaseline()
     return made
 
 

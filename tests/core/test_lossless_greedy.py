@@ -12,6 +12,7 @@ from sequoia_core.draft import DraftModel
 from sequoia_core.engine import Engine
 from sequoia_core.events import Step
 from sequoia_core.growmap import GrowMap
+from sequoia_core.plain_clock import NoBaseline
 from sequoia_core.protocols import LanguageModel, TreeChoice
 from sequoia_core.trees import BundledAdvisor
 from tests.core.models import PlainCodec, TableModel, tiny_llama
@@ -36,7 +37,7 @@ def engine(
 ) -> Engine:
     advisor = BundledAdvisor(GrowMap.k_ary([3, 1]), GrowMap.k_ary([2, 2]))
     made = Engine(target, draft, codec=PlainCodec(), eos_token_ids=eos, advisor=advisor)
-    made.tree_choice = TreeChoice(mode, growmap)
+    made.tree_choice, made.clock = TreeChoice(mode, growmap), NoBaseline()
     return made
 
 

@@ -82,7 +82,7 @@ def test_steps_with_something_looked_up_teach_what_their_rows_take(tree: GrowMap
 
 def test_a_machine_that_is_busy_with_something_else_slows_every_tree_alike() -> None:
     busy = observed(LearntCosts(TIMES), TREE, 2.0).costs(0.6, 100)
-    for tree in (TREE, GrowMap.chain(4), GrowMap.k_ary([8, 2])):
+    for tree in (TREE, GrowMap.chain(4), GrowMap.k_ary([8, 2]), ROOT):
         ratio = step_ms(tree, busy) / step_ms(tree, MEASURED)
         assert ratio == pytest.approx(2.0, rel=0.01)
 

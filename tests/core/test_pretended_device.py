@@ -58,18 +58,6 @@ class NumberCodec:
         return f"{token_id} "
 
 
-class NoClock:
-    """Times no plain steps, so that every forward counted is a step's."""
-
-    source = ""
-
-    def refresh(self) -> None:
-        """Nothing to look at."""
-
-    def milliseconds(self, tree_ms: float) -> float:
-        return tree_ms
-
-
 @dataclass(frozen=True, slots=True)
 class Counted:
     """A step, and what the device was asked for during it."""
@@ -113,7 +101,7 @@ def decoded(
     """The steps of an answer, on the pretended device where its traffic is given."""
     target, draft = models(kind, HOST if traffic is None else CUDA)
     engine = make_engine(target, draft, codec=NumberCodec())
-    engine.clock, engine.tree_choice, engine.insight = NoClock(), choice, insight
+    engine.tree_choice, engine.insight = choice, insight
     traffic = traffic or Traffic()
     counted = []
     for event in engine.generate(PROMPT, params):

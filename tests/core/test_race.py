@@ -22,6 +22,7 @@ from sequoia_core.events import (
     Totals,
 )
 from sequoia_core.growmap import GrowMap
+from sequoia_core.plain_clock import UNKNOWN
 from sequoia_core.protocols import TreeChoice
 from sequoia_core.race import Lane, LaneClock, Raced, RaceEvent, RaceTerms, race
 from tests.core.engines import steps_of, text_of, tokens_of
@@ -92,15 +93,16 @@ def test_both_have_had_the_same_time_whenever_one_has_a_step(
         assert seen[lane] == list(Course(course.reading, course.steps).events(Clock()))
 
 
-def test_the_time_of_plain_steps_is_that_of_the_lane_beside() -> None:
+def test_the_time_of_plain_steps_is_that_of_the_other_lane() -> None:
     clock = LaneClock()
-    assert clock.milliseconds(30.0) == 30.0
+    assert clock.plain_time(100, 30.0) == (30.0, UNKNOWN)
+    assert not any(clock.due(index, GREEDY) for index in range(1, 100))
     for verify in (5.0, 9.0, 7.0):
         step = make_step(1, "a", [("b", 0)], parents=(-1,))
         clock.note(replace(step, timings=StepTimings(0.0, verify, 1.0)))
-    assert clock.milliseconds(30.0) == 7.0
-    assert clock.milliseconds(6.0) == 6.0
-    assert "3 forwards" in clock.source
+    milliseconds, source = clock.plain_time(100, 6.0)
+    assert milliseconds == pytest.approx(8.0)
+    assert "3 steps" in source
 
 
 def run(
@@ -128,8 +130,9 @@ def test_at_temperature_0_both_texts_are_what_the_chat_itself_answers(tree: Grow
     plain, trees = lanes[Lane.PLAIN], lanes[Lane.SPECULATIVE]
     assert all(len(step.nodes) == 1 for step in steps_of(plain))
     assert all(len(step.nodes) == tree.size for step in steps_of(trees)[:2])
+    assert not any(step.baseline for step in steps_of(trees))
     assert len(steps_of(trees)) < len(steps_of(plain))
-    assert "plain lane" in steps_of(trees)[0].plain_source
+    assert all("plain lane" in step.plain_source for step in steps_of(trees)[1:])
 
 
 def test_the_chat_goes_on_as_if_there_had_been_no_race() -> None:

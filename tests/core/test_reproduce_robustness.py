@@ -13,6 +13,7 @@ from sequoia_core.engine import Engine
 from sequoia_core.errors import ParameterError, SequoiaError
 from sequoia_core.growmap import GrowMap
 from sequoia_core.pair import Pair
+from sequoia_core.plain_clock import NoBaseline
 from sequoia_core.protocols import TreeChoice
 from sequoia_core.reproduce.count_file import CountFile
 from sequoia_core.reproduce.pictures import draw_study
@@ -88,7 +89,7 @@ def test_whole_steps_are_counted_so_that_their_mean_is_that_of_a_step() -> None:
 @pytest.mark.parametrize("rule", RULES)
 def test_the_engine_decodes_the_same_steps(pair: Pair, whole: list[Count], rule: Mode) -> None:
     engine = Engine.of(pair, BundledAdvisor.default({}))
-    engine.tree_choice = TreeChoice(rule, SWEEP.growmap)
+    engine.tree_choice, engine.clock = TreeChoice(rule, SWEEP.growmap), NoBaseline()
     engine.make_sampler = DraftNucleus(SWEEP.draft_top_p).sampler
     cell = Cell(rule, 1.0, 0.9)
     for ids in PROMPTS:
