@@ -11,7 +11,7 @@ from sequoia_core.errors import ParameterError
 from sequoia_core.protocols import MOST_NODES
 
 if TYPE_CHECKING:
-    from sequoia_core.bench.session import Findings
+    from sequoia_core.bench.findings import Findings
     from sequoia_core.pair import Pair
 
 COUNT = 6
@@ -29,12 +29,14 @@ class BenchPlan:
         draft: as in `load_pair`.
         kernels: of this engine's target; likewise.
         offload: likewise.
+        dtype: likewise.
         peer_draft: a draft for other projects' decoders; None is the pair's own.
         prompts: a file, see `bench.prompts`; None is the built-in set.
         count: how many of its prompts.
         tokens: new tokens per prompt.
         temperatures: each is measured on every prompt.
         peers: also time other projects' decoders.
+        conditions: also measure with AVX2 alone, beside a busy process, and reading a long prompt.
         memory: also measure peak memory, each system in a process of its own.
         tree_sizes: numbers of nodes of the fixed trees that are swept over.
 
@@ -47,12 +49,14 @@ class BenchPlan:
     draft: str | None = None
     kernels: Kernels = field(default_factory=Kernels)
     offload: Offload = Offload.NONE
+    dtype: str = "auto"
     peer_draft: str | None = None
     prompts: str | None = None
     count: int = COUNT
     tokens: int = TOKENS
     temperatures: tuple[float, ...] = TEMPERATURES
     peers: bool = True
+    conditions: bool = True
     memory: bool = True
     tree_sizes: tuple[int, ...] = TREE_SIZES
 

@@ -38,10 +38,12 @@ class Outcome:
     Attributes:
         comparisons: one for each way of sampling.
         broken: why a system that broke down is in none of them, by name.
+        interrupted: somebody stopped it; the comparisons hold the prompts that all had decoded.
     """
 
     comparisons: tuple[Comparison, ...]
     broken: dict[str, str]
+    interrupted: bool = False
 
 
 def _leave(name: str, run: Run) -> None:
@@ -64,6 +66,9 @@ def compare(
         progress: told what runs and which part is done.
         keep: handed every run but warm-ups as it ends, with its system's name: what there is of a
             comparison that is interrupted.
+
+    Raises:
+        KeyboardInterrupt: it is interrupted before all have decoded a prompt.
     """
     session = _Session(systems)
     for system in systems:
@@ -73,16 +78,33 @@ def compare(
     comparisons = [
         Comparison(sampling, {system.name: [] for system in systems}) for sampling in samplings
     ]
-    for at, comparison in product(range(len(prompts)), comparisons):
-        for system in systems if at % 2 == 0 else reversed(systems):
-            progress(f"Prompt {at + 1} of {len(prompts)}: {system.name}", at / len(prompts))
-            if run := session.run(system, prompts[at], comparison.params):
-                comparison.runs[system.name].append(run)
-                keep(system.name, run)
+    interrupted = False
+    try:
+        for at, comparison in product(range(len(prompts)), comparisons):
+            for system in systems if at % 2 == 0 else reversed(systems):
+                progress(f"Prompt {at + 1} of {len(prompts)}: {system.name}", at / len(prompts))
+                if run := session.run(system, prompts[at], comparison.params):
+                    comparison.runs[system.name].append(run)
+                    keep(system.name, run)
+    except KeyboardInterrupt:
+        interrupted = True
+    whole = min(
+        (
+            len(runs)
+            for comparison in comparisons
+            for name, runs in comparison.runs.items()
+            if name not in session.broken
+        ),
+        default=0,
+    )
+    if interrupted and not whole:
+        raise KeyboardInterrupt
     for comparison in comparisons:
         for name in session.broken:
             del comparison.runs[name]
-    return Outcome(tuple(comparisons), session.broken)
+        for runs in comparison.runs.values():
+            del runs[whole:]
+    return Outcome(tuple(comparisons), session.broken, interrupted)
 
 
 class _Session:

@@ -1,15 +1,19 @@
 """`sequoia bench` passes on what it was told, and the clock around an engine counts steps only."""
 
 import json
+import signal
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import pytest
 from typer.testing import CliRunner
 
-from app import launch, screen_bench
+from app import chat_memory, launch, screen_bench
 from app.cli import app
+from app.commands import bench as bench_command
 from app.screen_bench import TimedEngine, measure_screen
+from app.terminal import TerminalError
 from sequoia_core import bench
 from sequoia_core.bench import document
 from sequoia_core.config import Kernels, SamplingParams, WeightFormat
@@ -28,6 +32,7 @@ def asked(monkeypatch: pytest.MonkeyPatch) -> list[Any]:
 
     monkeypatch.setattr(launch, "load_chosen", lambda settings, progress: "the pair")
     monkeypatch.setattr(bench, "measure", measure)
+    monkeypatch.setattr(bench_command, "_with_chat_memory", lambda findings, *_: findings)
     monkeypatch.setattr(document, "for_terminal", lambda findings: f"the {findings}")
     return asked
 
@@ -113,6 +118,60 @@ def test_bench_tells_which_kernels_were_asked_for(asked: list[Any]) -> None:
     result = CliRunner().invoke(app, ["bench", "--exact", "--weights", "full"])
     assert result.exit_code == 0, result.output
     assert asked[0][1].kernels == Kernels(WeightFormat.FULL, row_invariant=True)
+
+
+class Silence:
+    """Hears of progress."""
+
+    def __call__(self, message: str, fraction: float | None) -> None:
+        pass
+
+
+@dataclass(frozen=True)
+class Found:
+    """What of findings the chat's memory is added to."""
+
+    interrupted: bool = False
+    chat_memory: int | None = None
+    absent: dict[str, str] = field(default_factory=dict)
+
+
+def test_the_chats_memory_is_measured_with_the_other_figures_of_memory(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    flags, progress = {"draft": "none"}, Silence()
+    monkeypatch.setattr(
+        chat_memory, "measure_chat_memory", lambda given: 7 if given is flags else 0
+    )
+    progress = lambda *_: None  # noqa: E731
+
+    def found(findings: Found, **plan: bool) -> Any:
+        return bench_command._with_chat_memory(findings, bench.BenchPlan(**plan), flags, progress)  # type: ignore[arg-type]
+
+    assert found(Found()).chat_memory == 7
+    assert found(Found(), memory=False).chat_memory is None
+    assert found(Found(interrupted=True)).chat_memory is None
+
+
+def test_a_chat_that_ends_is_a_line_of_the_report(monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(_flags: object) -> int:
+        raise TerminalError("the chat ended")
+
+    monkeypatch.setattr(chat_memory, "measure_chat_memory", fail)
+    found: Any = bench_command._with_chat_memory(
+        Found(absent={"a": "b"}),
+        bench.BenchPlan(),
+        {},
+        lambda *_: None,  # type: ignore[arg-type]
+    )
+    assert found.absent == {"a": "b", "the whole chat, memory": "the chat ended"}
+
+
+def test_a_request_to_end_is_an_interrupt_while_it_measures() -> None:
+    before = signal.getsignal(signal.SIGTERM)
+    with pytest.raises(KeyboardInterrupt), bench_command._interruptible():
+        signal.raise_signal(signal.SIGTERM)
+    assert signal.getsignal(signal.SIGTERM) is before
 
 
 def test_the_clock_counts_what_came_after_the_first_step(monkeypatch: pytest.MonkeyPatch) -> None:

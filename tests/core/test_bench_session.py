@@ -1,24 +1,26 @@
 """A whole benchmark on tiny models, and the processes that measure memory."""
 
-import json
 import subprocess
 import sys
 from collections.abc import Iterator
-from dataclasses import asdict
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 import torch
 
-from sequoia_core.bench import BenchPlan, measure, memory, names, session
+from sequoia_core.bench import BenchPlan, measure, names, session, worker
+from sequoia_core.bench.conditions import beside
+from sequoia_core.bench.contenders import OWN, PEERS, Contender
 from sequoia_core.bench.document import Setting, as_values, for_terminal, write_document
-from sequoia_core.bench.lineup import OWN, line_up
-from sequoia_core.bench.memory import measure_memory, weight_bytes
+from sequoia_core.bench.lineup import line_up
+from sequoia_core.bench.memory import weight_bytes
 from sequoia_core.bench.own import SizedAdvisor, sized_systems
-from sequoia_core.bench.runs import PeerError
+from sequoia_core.bench.runs import NoSpeedError, PeerError
 from sequoia_core.bench.session import _calibrate
+from sequoia_core.bench.worker import ProcessSystem
 from sequoia_core.bench.workshop import Sources, Workshop
-from sequoia_core.config import Kernels
+from sequoia_core.config import Kernels, SamplingParams
 from sequoia_core.measure import tuning
 from sequoia_core.measure.calibration import Band, Calibration
 from sequoia_core.measure.online import OnlineAdvisor
@@ -28,6 +30,7 @@ from tests.core.measuring import TIMES, calibration_of, make_step, record_of
 
 RATES = [(0.5, 0.2, 0.1, 0.05)]
 MEGABYTES = 64
+FEW_PEERS = tuple(peer for peer in PEERS if peer.name in (names.HF_ASSISTED, names.LLAMA_CPP))
 
 
 class StillTuner:
@@ -67,6 +70,7 @@ def plan_in(folder: Path, **changes: object) -> BenchPlan:
         "count": 2,
         "tokens": 16,
         "memory": False,
+        "conditions": False,
         "tree_sizes": (2, 5),
     }
     return BenchPlan(**(values | changes))  # type: ignore[arg-type]
@@ -74,14 +78,14 @@ def plan_in(folder: Path, **changes: object) -> BenchPlan:
 
 def test_a_benchmark_from_beginning_to_end(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(tuning, "Tuner", StillTuner)
+    monkeypatch.setattr(session, "PEERS", FEW_PEERS)
     plan, told = plan_in(folder), list[str]()
     pair = load_pair(plan.target, plan.draft, dtype="float32")
     findings = measure(pair, plan, lambda message, _: told.append(message))
     assert findings.tuned == "measured at [0.6], told of 0.6"
     assert "Prompt 2 of 2: sequoia tree" in told
-    own = [names.PLAIN, names.CHAIN, names.PACKAGED, names.TREE, names.LOOKUP, names.ADAPTIVE]
-    peers = [names.HF_PLAIN, names.HF_ASSISTED, names.HF_LOOKUP]
-    assert set(findings.absent) == {names.LLAMA_CPP, names.OPENVINO, names.OPENVINO_SPECULATIVE}
+    own, peers = [names.PLAIN, *names.TREES], [names.HF_ASSISTED]
+    assert set(findings.absent) == {names.LLAMA_CPP}
     for comparison, sweep in zip(findings.comparisons, findings.sweeps, strict=True):
         assert list(comparison.runs) == own + peers
         assert list(sweep) == [1, 2, 5]
@@ -214,37 +218,97 @@ def test_a_process_does_not_count_what_the_one_that_started_it_held() -> None:
     assert len(held) > printed("print(peak_memory())")[0]
 
 
-def test_exact_kernels_are_compared_and_weighed_as_such(
+def test_under_particular_conditions_plain_decoding_and_the_best_tree_are_measured(
     folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    sent: list[Sources] = []
-
-    def weigh(sources: Sources, _name: str, _prompt: object) -> int:
-        sent.append(Sources(**json.loads(json.dumps(asdict(sources)))))
-        return MEGABYTES
-
     monkeypatch.setattr(tuning, "Tuner", StillTuner)
-    monkeypatch.setattr(session, "measure_memory", weigh)
+    monkeypatch.setattr(session, "PREFILL_ROUNDS", 2)
+    monkeypatch.setattr(session, "best_tree", lambda _: names.LOOKUP)
+    plan = plan_in(folder, conditions=True, peers=False, count=1, temperatures=(0.0,))
+    pair = load_pair(plan.target, plan.draft, dtype="float32")
+    found = measure(pair, plan, lambda *_: None).conditions
+    assert found.prefill_tokens == 256 - 16  # what the context window leaves room for
+    assert found.prefill is not None
+    assert {name: len(runs) for name, runs in found.prefill.runs.items()} == {names.PLAIN: 2}
+    assert found.busy is not None
+    wanted = [names.PLAIN, names.LOOKUP]
+    assert list(found.busy.runs) == [each for name in wanted for each in (name, beside(name))]
+    texts = {runs[0].token_ids for runs in found.busy.runs.values()}
+    assert len(texts) == 1
+    assert found.avx2 is None  # PyTorch computes this pair
+
+
+def test_an_interrupt_leaves_out_what_follows(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(tuning, "Tuner", StillTuner)
+    plan = plan_in(folder, conditions=True, memory=True, peers=False, temperatures=(0.0,))
+
+    def interrupt(message: str, _fraction: float | None) -> None:
+        if message.startswith("Prompt 2"):
+            raise KeyboardInterrupt
+
+    findings = measure(load_pair(plan.target, plan.draft, dtype="float32"), plan, interrupt)
+    assert findings.interrupted
+    assert {len(runs) for runs in findings.comparisons[0].runs.values()} == {1}
+    assert findings.conditions.busy is None
+    assert findings.memory == {}
+    assert "was interrupted" in for_terminal(findings)
+
+
+def own_elsewhere(folder: Path, name: str, **changes: object) -> ProcessSystem:
+    """A system of this engine in a process of its own."""
+    sources = replace(sources_of(plan_in(folder)), **changes)  # type: ignore[arg-type]
+    return ProcessSystem(sources, name)
+
+
+def test_a_system_decodes_the_same_in_a_process_of_its_own(folder: Path) -> None:
+    plan = plan_in(folder)
+    sources = replace(sources_of(plan), exact=True)
     kernels = Kernels(row_invariant=True)
-    plan = plan_in(folder, kernels=kernels, count=1, temperatures=(0.0,), memory=True)
     pair = load_pair(plan.target, plan.draft, dtype="float32", kernels=kernels)
-    findings = measure(pair, plan, lambda *_: None)
-    assert names.HF_PLAIN in findings.memory
-    for sources in sent:
-        assert (sources.dtype, sources.weights, sources.exact) == ("float32", "auto", True)
-        assert Workshop(sources).pair.fingerprint == pair.fingerprint
-
-
-def test_a_systems_memory_is_that_of_its_own_process(folder: Path) -> None:
-    prompt = [3, 17, 5]
-    used = measure_memory(sources_of(plan_in(folder)), names.PLAIN, prompt)
+    params, prompt = SamplingParams(0.0, seed=1, max_new_tokens=16), [3, 17, 5]
+    (plain,) = [each for each in OWN if each.name == names.PLAIN]
+    system = ProcessSystem(sources, names.PLAIN)
+    try:
+        run, again = (system.run(prompt, params) for _ in range(2))
+        with pytest.raises(NoSpeedError, match="decode more"):
+            system.run(prompt, SamplingParams(0.0, max_new_tokens=1))
+        used = system.peak_memory()
+    finally:
+        system.close()
+    here = plain.build(Workshop(sources, pair)).run(prompt, params)
+    assert run.token_ids == again.token_ids == here.token_ids
+    assert (run.tokens, run.steps, run.tree) == (here.tokens, here.steps, here.tree)
+    assert run.parts is not None
     assert MEGABYTES << 20 < used < 1 << 30
 
 
-def test_why_a_memory_process_failed_is_its_last_line(
+def test_why_a_process_has_ended_is_its_last_line(
     folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    source = "import sys; sys.stdin.read(); sys.exit('first\\nno such thing')"
-    monkeypatch.setattr(memory, "COMMAND", ("-c", source))
-    with pytest.raises(PeerError, match="could not be measured: no such thing"):
-        measure_memory(sources_of(plan_in(folder)), names.PLAIN, [1])
+    source = "import sys; sys.stdin.readline(); sys.exit('first\\nno such thing')"
+    monkeypatch.setattr(worker, "COMMAND", ("-c", source))
+    with pytest.raises(PeerError, match="its process ended: no such thing"):
+        own_elsewhere(folder, names.PLAIN)
+
+
+def test_what_a_system_needs_is_told_across_processes(folder: Path) -> None:
+    with pytest.raises(PeerError, match="name one with --draft"):
+        own_elsewhere(folder, names.CHAIN, draft="none")
+
+
+def test_the_environment_of_a_contender_is_its_process_own(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    source = (
+        "import json, os, sys\nfor line in sys.stdin:\n"
+        " asked = json.loads(line)\n"
+        " if 'build' in asked:\n"
+        "  print(json.dumps({'error': os.environ['NAMED'] + os.environ['OMP_NUM_THREADS'],"
+        " 'no_speed': False}), flush=True)"
+    )
+    monkeypatch.setattr(worker, "COMMAND", ("-c", source))
+    contender = Contender("any", "sequoia_core", lambda _: None, environment={"NAMED": "here"})  # type: ignore[arg-type,return-value]
+    lineup = line_up(Workshop(replace(sources_of(plan_in(folder)), threads=7)), [contender])
+    assert lineup.absent == {"any": "here7"}

@@ -20,6 +20,7 @@ from sequoia_core.model.native.library import (
     ModelShapeStruct,
     SegmentStruct,
     check,
+    forced_instruction_set,
     load_library,
     made,
 )
@@ -121,7 +122,8 @@ class NativeLlama:
         pool: threads to compute with.
         feature_layers: layers whose outputs a cache keeps, for a draft that reads them.
         embedding_of: a model that lends its embedding, for a draft that has none.
-        instruction_set: a name out of `library.instruction_sets`; None is the best.
+        instruction_set: a name out of `library.instruction_sets`; None is the one that the
+            environment names, or the best.
 
     Raises:
         ModelLoadError: the library is missing, or a tensor is of a format it does not read.
@@ -167,13 +169,20 @@ class NativeLlama:
             target_features=len(config.feature_layers),
             inverse_frequencies=(c_float * len(frequencies))(*frequencies.tolist()),
         )
-        name = instruction_set.encode() if instruction_set else None
+        name = instruction_set or forced_instruction_set()
         lender = embedding_of.handle if embedding_of else None
         self.handle: int = made(
-            self._library.sequoia_model_new(byref(shape), pool.handle, name, lender)
+            self._library.sequoia_model_new(
+                byref(shape), pool.handle, name.encode() if name else None, lender
+            )
         )
         weakref.finalize(self, self._library.sequoia_model_free, self.handle)
         self._fill(matrices, weights)
+
+    @property
+    def threads(self) -> int:
+        """How many compute it."""
+        return self._pool.threads
 
     @property
     def vocab_size(self) -> int:
