@@ -88,23 +88,26 @@ def compare(
                     keep(system.name, run)
     except KeyboardInterrupt:
         interrupted = True
-    whole = min(
-        (
-            len(runs)
-            for comparison in comparisons
-            for name, runs in comparison.runs.items()
-            if name not in session.broken
-        ),
-        default=0,
-    )
-    if interrupted and not whole:
-        raise KeyboardInterrupt
     for comparison in comparisons:
         for name in session.broken:
             del comparison.runs[name]
-        for runs in comparison.runs.values():
-            del runs[whole:]
+    if interrupted:
+        _keep_whole(comparisons)
     return Outcome(tuple(comparisons), session.broken, interrupted)
+
+
+def _keep_whole(comparisons: Sequence[Comparison]) -> None:
+    """Drop the runs of prompts that not all systems have decoded in every way of sampling.
+
+    Raises:
+        KeyboardInterrupt: nothing is left.
+    """
+    runs = [each for comparison in comparisons for each in comparison.runs.values()]
+    whole = min(map(len, runs), default=0)
+    if not whole:
+        raise KeyboardInterrupt
+    for each in runs:
+        del each[whole:]
 
 
 class _Session:

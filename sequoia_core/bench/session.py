@@ -45,7 +45,7 @@ if TYPE_CHECKING:
     from sequoia_core.pair import Pair
 
 SEED = 17
-PREFILL_ROUNDS = 5
+PREFILL_ROUNDS = 3
 BUSY_PROMPTS = 5
 READERS = (
     names.PLAIN, names.PYTORCH, names.HF_PLAIN, names.LLAMA_CPP, names.LLAMA_CPP_Q4_0,

@@ -120,11 +120,8 @@ def test_bench_tells_which_kernels_were_asked_for(asked: list[Any]) -> None:
     assert asked[0][1].kernels == Kernels(WeightFormat.FULL, row_invariant=True)
 
 
-class Silence:
-    """Hears of progress."""
-
-    def __call__(self, message: str, fraction: float | None) -> None:
-        pass
+def hear(message: str, fraction: float | None) -> None:
+    """Progress, of which nothing is shown."""
 
 
 @dataclass(frozen=True)
@@ -139,14 +136,14 @@ class Found:
 def test_the_chats_memory_is_measured_with_the_other_figures_of_memory(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    flags, progress = {"draft": "none"}, Silence()
+    flags = {"draft": "none"}
     monkeypatch.setattr(
         chat_memory, "measure_chat_memory", lambda given: 7 if given is flags else 0
     )
-    progress = lambda *_: None  # noqa: E731
 
-    def found(findings: Found, **plan: bool) -> Any:
-        return bench_command._with_chat_memory(findings, bench.BenchPlan(**plan), flags, progress)  # type: ignore[arg-type]
+    def found(findings: Any, **changes: bool) -> Any:
+        plan = bench.BenchPlan(**changes)  # type: ignore[arg-type]
+        return bench_command._with_chat_memory(findings, plan, flags, hear)
 
     assert found(Found()).chat_memory == 7
     assert found(Found(), memory=False).chat_memory is None
@@ -158,12 +155,8 @@ def test_a_chat_that_ends_is_a_line_of_the_report(monkeypatch: pytest.MonkeyPatc
         raise TerminalError("the chat ended")
 
     monkeypatch.setattr(chat_memory, "measure_chat_memory", fail)
-    found: Any = bench_command._with_chat_memory(
-        Found(absent={"a": "b"}),
-        bench.BenchPlan(),
-        {},
-        lambda *_: None,  # type: ignore[arg-type]
-    )
+    before: Any = Found(absent={"a": "b"})
+    found = bench_command._with_chat_memory(before, bench.BenchPlan(), {}, hear)
     assert found.absent == {"a": "b", "the whole chat, memory": "the chat ended"}
 
 
