@@ -92,7 +92,7 @@ robustness: setup  ## rules over temperature and top-p, an hour; goes on where i
 		$(if $(COUNT),--end $(COUNT)) --dst build/robustness.jsonl \
 		--picture $(or $(TO),docs/img/robustness.svg)
 
-offload-proof: setup  ## decode a model larger than the memory it may have; minutes; LIMIT=1024 (MiB) FOLDER=DIR
+offload-proof: setup  ## decode a model larger than the memory it may have; minutes; LIMIT=2048 (MiB) FOLDER=DIR
 	$(BIN)/python -m sequoia_core.bench.offload_proof $(if $(LIMIT),--limit $(LIMIT)) \
 		$(if $(FOLDER),--folder $(FOLDER))
 

@@ -16,15 +16,19 @@ from typing import TYPE_CHECKING
 
 import psutil
 
-from sequoia_core.config import Kernels, Offload
+from sequoia_core.config import Offload
 from sequoia_core.errors import SequoiaError
 
 from . import launch, machine, paths
 
 if TYPE_CHECKING:  # pydantic is for commands that need settings
-    import torch
+    from sequoia_core.model.config import ModelConfig
+    from sequoia_core.model.forward import Forward
+    from sequoia_core.model.loader import Checkpoint
 
     from .settings import Settings
+
+    Known = Checkpoint | ModelConfig
 
 _PACKAGES = ("torch", "transformers", "textual", "rich", "safetensors", "gguf")
 _SMALLEST_TERMINAL = (60, 20)
@@ -57,9 +61,9 @@ def examine(load: Callable[[], "Settings"]) -> Iterator[Finding]:
         yield Finding(Verdict.BROKEN, "configuration", str(error))
     else:
         yield _configuration()
-        yield from _numbers(settings)
-        yield _models(settings)
-        yield from _memory(settings)
+        models = _models(settings)
+        yield models
+        yield from _forward(settings, models_there=models.verdict is Verdict.OK)
     yield from _folders()
     yield from _terminal()
 
@@ -92,31 +96,48 @@ def _configuration() -> Finding:
     )
 
 
-def _numbers(settings: "Settings") -> Iterator[Finding]:
-    from sequoia_core.model.device import choose_devices, choose_dtype, devices_name, dtype_name
+def _forward(settings: "Settings", *, models_there: bool) -> Iterator[Finding]:
+    """Device and number format, what computes target and draft, and the memory for them."""
+    from sequoia_core.model.device import choose_devices, devices_name, dtype_name
+    from sequoia_core.model.forward import choose_forward
+    from sequoia_core.model.loader import Checkpoint
     from sequoia_core.model.offload import Placement, check_offload
 
     try:
         device, *others = choose_devices(settings.device)
-        stored = _stored_dtype(settings)
-        number = choose_dtype(settings.dtype, device, others, stored)
-        dtype = dtype_name(number)
         placement = Placement(device, settings.offload, tuple(others))
-        check_offload(placement, Kernels(settings.weights, settings.exact))
+        check_offload(placement)
+        known: list[Known | None] = _known_models(settings) if models_there else [None]
+        opened = [each for each in known if isinstance(each, Checkpoint)]
+        forward = choose_forward(settings.weights, settings.dtype, placement, opened)
     except SequoiaError as error:
-        yield Finding(Verdict.BROKEN, "device, dtype", str(error))
+        yield Finding(Verdict.BROKEN, "device, weights", str(error))
         return
-    wanted = settings.dtype != "auto" or number is stored
-    slow = device.type == "cpu" and dtype == "float32" and not wanted
-    remark = ": this processor does not multiply bfloat16, so expect half the speed" if slow else ""
-    yield Finding(
-        Verdict.WARN if slow else Verdict.OK,
-        "device, dtype",
-        f"{devices_name(placement.devices)}, {dtype}{remark}",
-    )
+    if isinstance(known[0], Checkpoint):
+        number = forward.number_format(known[0])
+    else:
+        number = dtype_name(forward.dtype) if forward.dtype else "as the files store them"
+    yield Finding(Verdict.OK, "device, weights", f"{devices_name(placement.devices)}, {number}")
+    words = forward.manner() + (f": {forward.fallback}" if forward.fallback else "")
+    yield Finding(Verdict.WARN if forward.fallback else Verdict.OK, "forward", words)
     if settings.offload is not Offload.NONE:
         kept = "two layers at a time are in memory"
         yield Finding(Verdict.OK, "offload", f"{settings.offload.value}: {kept}")
+    if models_there:
+        yield from _memory(forward, known)
+
+
+def _known_models(settings: "Settings") -> "list[Known | None]":
+    """The target, and the draft if there is one, as far as they are known.
+
+    Raises:
+        SequoiaError: they are damaged.
+    """
+    from sequoia_core.pair import BUNDLED_DRAFT, NO_DRAFT, known_model
+
+    models = launch.chosen_models(settings)
+    draft = models.draft or (str(BUNDLED_DRAFT) if models.target is None else NO_DRAFT)
+    return [known_model(each) for each in (models.target, *([draft] * (draft != NO_DRAFT)))]
 
 
 def _models(settings: "Settings") -> Finding:
@@ -134,29 +155,17 @@ def _models(settings: "Settings") -> Finding:
     return Finding(Verdict.OK, "models", f"{models.target} <- {models.draft or 'no draft'}")
 
 
-def _memory(settings: "Settings") -> Iterator[Finding]:
-    """What the models will take, device by device; nothing where a finding above says why not."""
-    from sequoia_core.model.device import choose_devices, choose_dtype, free_bytes
-    from sequoia_core.model.offload import Placement
-    from sequoia_core.model.planning import memory_plans
-    from sequoia_core.pair import BUNDLED_DRAFT, NO_DRAFT, known_model
+def _memory(forward: "Forward", known: "list[Known | None]") -> Iterator[Finding]:
+    """What the models will take, device by device."""
+    from sequoia_core.model.device import free_bytes
+    from sequoia_core.model.planning import pair_plans
 
-    try:
-        models = launch.chosen_models(settings)
-        target = known_model(models.target)
-        source = str(BUNDLED_DRAFT) if models.target is None else NO_DRAFT
-        source = models.draft or source
-        draft = known_model(source) if source != NO_DRAFT else None
-        device, *others = choose_devices(settings.device)
-        if target is None or (draft is None and source != NO_DRAFT):
-            detail = "planned at loading, when the shapes of the models are known"
-            yield Finding(Verdict.OK, "memory", detail)
-            return
-        dtype = choose_dtype(settings.dtype, device, others, target[1])
-        placement = Placement(device, settings.offload, tuple(others))
-        plans = memory_plans(target[0], draft[0] if draft else None, dtype, placement)
-    except SequoiaError:
+    target, draft = (*known, None)[:2]
+    if target is None or None in known:
+        detail = "planned at loading, when the shapes of the models are known"
+        yield Finding(Verdict.OK, "memory", detail)
         return
+    plans = pair_plans(target, draft, forward)
     for place, plan in plans.items():
         free = free_bytes(place)
         context, window = plan.context_in(free), plan.window
@@ -172,17 +181,6 @@ def _memory(settings: "Settings") -> Iterator[Finding]:
             yield Finding(Verdict.OK, "memory", f"{plan.words(window)}; {has}")
 
 
-def _stored_dtype(settings: "Settings") -> "torch.dtype | None":
-    """The number format of the target's files, where they are there to be looked at."""
-    from sequoia_core.pair import known_model
-
-    try:
-        known = known_model(launch.chosen_models(settings).target)
-    except SequoiaError:  # a finding of its own says so
-        return None
-    return known[1] if known else None
-
-
 def _folders() -> Iterator[Finding]:
     hub = Path(os.environ.get("HF_HUB_CACHE") or _hub_home() / "hub")
     for subject, folder in (
@@ -193,6 +191,9 @@ def _folders() -> Iterator[Finding]:
     ):
         size = machine.size_text(_size_of(folder)) if folder.is_dir() else "none yet"
         yield Finding(Verdict.OK, subject, f"{folder} ({size})")
+    if (old := paths.cache_folder() / "converted").is_dir():
+        detail = f"{old} ({machine.size_text(_size_of(old))}) is not read any more; remove it"
+        yield Finding(Verdict.WARN, "old conversions", detail)
 
 
 def _hub_home() -> Path:

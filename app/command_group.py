@@ -34,6 +34,7 @@ _OPTIONS = {
     "--speculation": "--mode",
 }  # fmt: skip
 _SETTINGS = {
+    "--exact": "at temperature 0 the text is plain decoding's without it; leave it out",
     "--theme": "it is a setting: /set theme in the chat, theme = NAME in config.toml, or "
     "SEQUOIA_THEME",
     "--keys": "keys are settings: F5 in the chat, or [keys] in config.toml",

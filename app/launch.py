@@ -8,7 +8,6 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from sequoia_core.config import Kernels
 from sequoia_core.growmap import find_growmap
 from sequoia_core.pairs import find_pair, known_draft
 from sequoia_core.protocols import ChatEngine, TreeChoice
@@ -88,7 +87,7 @@ def load_chosen(settings: "Settings", progress: LoadProgress) -> "Pair":
         models.draft,
         dtype=settings.dtype,
         device=settings.device,
-        kernels=Kernels(settings.weights, settings.exact),
+        weights=settings.weights,
         offload=settings.offload,
         progress=progress,
     )

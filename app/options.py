@@ -48,8 +48,7 @@ _SETTINGS: dict[str, Any] = {
     "target": _option(str, "Hub id, directory or GGUF file.", _MODELS, "MODEL"),
     "draft": _option(str, "Likewise; `none` decodes plainly.", _MODELS, "MODEL"),
     "dtype": _option(DType, "Number format of the weights.", _MODELS),
-    "weights": _option(WeightFormat, "Kernels on CPUs; int8 is another model.", _MODELS),
-    "exact": _option(bool, "At temperature 0, plain decoding's text bit for bit.", _MODELS),
+    "weights": _option(WeightFormat, "What computes on CPUs; int8 is another model.", _MODELS),
     "device": _option(
         str, "auto, cpu, cuda, cuda:N; a list spreads the target.", _MODELS, "DEVICE[,DEVICE...]"
     ),
@@ -81,7 +80,7 @@ _SETTINGS: dict[str, Any] = {
     "stop": _option(list[str], "Text that ends the answer; may be repeated.", _SAMPLING, "TEXT"),
 }
 
-MODEL_OPTIONS = ("pair", "target", "draft", "dtype", "weights", "exact", "device", "offload")
+MODEL_OPTIONS = ("pair", "target", "draft", "dtype", "weights", "device", "offload")
 
 
 def _remember_debug(ctx: typer.Context, value: bool) -> None:

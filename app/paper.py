@@ -212,7 +212,6 @@ def head_of(settings: "Settings", choice: "Choice", options: "PaperOptions") -> 
         "machine": " and ".join(map(device_name, choose_devices(settings.device))),
         "dtype": settings.dtype,
         "weights": settings.weights.value,
-        "exact": settings.exact,
         "offload": settings.offload.value,
     }
 

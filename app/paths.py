@@ -16,7 +16,7 @@ def config_file() -> Path:
 
 
 def cache_folder() -> Path:
-    """Converted models and measured times; may be deleted at any time."""
+    """Measured times and digests; may be deleted at any time."""
     return platformdirs.user_cache_path(_APP)
 
 

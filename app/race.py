@@ -293,7 +293,7 @@ def agreement_told(result: RaceResult) -> str:
             place = f"The texts part after {result.common_tokens} tokens"
             if result.must_agree:
                 return f"{place}, which these numbers do not allow: please report it."
-            return f"{place}: rounding decided a near-tie; see --exact."
+            return f"{place}: rounding decided a near-tie; see --dtype float32."
 
 
 def _complete(answer: Answer) -> bool:

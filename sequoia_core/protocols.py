@@ -7,10 +7,10 @@ Shape legend, for the whole package: `T` tree nodes (root included), `n` rows of
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
-from typing import TYPE_CHECKING, Protocol, runtime_checkable
+from typing import TYPE_CHECKING, Protocol
 
 from sequoia_core.config import OTHER_CHILDREN, Mode
 from sequoia_core.errors import GrowMapError
@@ -103,31 +103,6 @@ class LanguageModel(Protocol):
         ...
 
 
-class TwoKernels(Protocol):
-    """A matrix product that one kernel computes for few rows and another for many.
-
-    Attributes:
-        few: bfloat16 [n, inputs] -> [n, out], for few rows.
-        many: likewise for more.
-        most_few: rows up to which `few` is used.
-        inputs: columns of what is multiplied.
-    """
-
-    few: Callable[[Tensor], Tensor]
-    many: Callable[[Tensor], Tensor]
-    most_few: int
-    inputs: int
-
-
-@runtime_checkable
-class KernelChoices(Protocol):
-    """A language model whose products leave a choice of kernels."""
-
-    def kernel_choices(self) -> Mapping[str, Sequence[TwoKernels]]:
-        """Those products, by kind; layers of one kind in their order."""
-        ...
-
-
 class Activity(StrEnum):
     """What a span of time was spent on while an offloaded model computed."""
 
@@ -154,13 +129,28 @@ MOST_DEPTH = 64
 
 @dataclass(frozen=True, slots=True)
 class PairDescription:
-    """What is decoding, for a title bar or a report."""
+    """What is decoding, for a title bar or a report.
+
+    Attributes:
+        target: name of the model.
+        draft: likewise, or None for plain decoding.
+        device: that computes.
+        dtype: number format of the weights, and what is unusual about how they are computed.
+        context_window: most tokens.
+        exact: a row's logits are the same, to the last bit or to float32's rounding, whatever rows
+            are computed with it, so that at temperature 0 a tree gives plain decoding's text.
+        threads: that a forward on a CPU is computed with.
+        remark: what a person should know about how the pair is computed; "" for nothing.
+    """
 
     target: str
     draft: str | None
     device: str
     dtype: str
     context_window: int
+    exact: bool = False
+    threads: int = 1
+    remark: str = ""
 
 
 class Lookup(StrEnum):

@@ -177,6 +177,7 @@ def ask(
     file = to_be_written(trace, private=True)
     with progress_line(quiet) as progress:
         chat = launch.build_chat(settings, progress, insight=settings.insight and file is not None)
+    say(chat.description.remark)
     answer = Answer(settings.mode)
     try:
         events = chat.reply(text, params, lambda: False)

@@ -12,7 +12,6 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from sequoia_core.bench import COUNT, TEMPERATURES, TOKENS, TREE_SIZES, BenchPlan
-from sequoia_core.config import Kernels
 from sequoia_core.errors import ParameterError
 
 from .. import launch, machine
@@ -112,9 +111,14 @@ def _compare(
 
     settings = load_settings(flags)
     models = launch.chosen_models(settings)
-    kernels = Kernels(settings.weights, settings.exact)
-    plan = replace(plan, target=models.target, draft=models.draft, kernels=kernels)
-    plan = replace(plan, offload=settings.offload, dtype=settings.dtype)
+    plan = replace(
+        plan,
+        target=models.target,
+        draft=models.draft,
+        weights=settings.weights,
+        dtype=settings.dtype,
+        offload=settings.offload,
+    )
     with progress_line() as progress, _interruptible():
         pair = launch.load_chosen(settings, progress)
         from sequoia_core import bench as benchmark

@@ -79,7 +79,6 @@ def _figures(calibration: "Calibration", temperature: float) -> "list[Renderable
     shown: list[RenderableType] = [
         *chart(series, width=_width(), height=_HEIGHT, x_name="rows of a forward", y_name="ms"),
         "",
-        *_kernels(calibration),
     ]
     if not calibration.drafts:
         return shown
@@ -97,17 +96,6 @@ def _figures(calibration: "Calibration", temperature: float) -> "list[Renderable
             ranks = " ".join(f"{rate:.3f}" for rate in rates)
             shown.append(f"temperature {each:g}, depth {depth}, by rank   {ranks}")
     return shown
-
-
-def _kernels(calibration: "Calibration") -> "list[RenderableType]":
-    """Up to how many rows the kernels for few are used, a line for each model that has them."""
-    return [
-        f"{model}, low-bit kernels up to   "
-        + ", ".join(f"{kind.replace('_', ' ')} {rows}" for kind, rows in limits.items())
-        + " rows"
-        for model, limits in calibration.row_limits.items()
-        if limits
-    ]
 
 
 def _compared(comparison: "Comparison") -> "list[RenderableType]":

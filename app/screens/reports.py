@@ -39,6 +39,8 @@ def take(chat: "ChatScreen", report: Report) -> None:
             chat.branching.pages.name_answers(chat.answerer)
             chat.keeping.describe()
             chat.prompt.hint("")
+            if description.remark:
+                chat.note(description.remark)
             chat.app.rests.rest()
         case Answering(event):
             chat.keeping.event(event)

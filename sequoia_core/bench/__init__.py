@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from sequoia_core.config import Kernels, Offload, SamplingParams
+from sequoia_core.config import Offload, SamplingParams, WeightFormat
 from sequoia_core.errors import ParameterError
 from sequoia_core.protocols import MOST_NODES
 
@@ -27,9 +27,9 @@ class BenchPlan:
     Attributes:
         target: where the target's weights come from; None is the embedded one.
         draft: as in `load_pair`.
-        kernels: of this engine's target; likewise.
-        offload: likewise.
+        weights: likewise.
         dtype: likewise.
+        offload: likewise.
         peer_draft: a draft for other projects' decoders; None is the pair's own.
         prompts: a file, see `bench.prompts`; None is the built-in set.
         count: how many of its prompts.
@@ -47,9 +47,9 @@ class BenchPlan:
 
     target: str | None = None
     draft: str | None = None
-    kernels: Kernels = field(default_factory=Kernels)
-    offload: Offload = Offload.NONE
+    weights: WeightFormat = WeightFormat.AUTO
     dtype: str = "auto"
+    offload: Offload = Offload.NONE
     peer_draft: str | None = None
     prompts: str | None = None
     count: int = COUNT

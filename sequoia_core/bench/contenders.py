@@ -182,7 +182,7 @@ BASELINES = (
         "torch",
         _plainly(names.PYTORCH),
         own=True,
-        changes={"weights": WeightFormat.FULL.value, "draft": "none"},
+        changes={"weights": WeightFormat.TORCH.value, "draft": "none"},
     ),
 )
 """This engine's plain decoding by PyTorch, where the pair is computed by the native library."""
@@ -200,7 +200,7 @@ AVX2 = (
         "torch",
         _plainly(names.FLOAT32_AVX2),
         own=True,
-        changes={"weights": WeightFormat.FULL.value, "dtype": "float32", "draft": "none"},
+        changes={"weights": WeightFormat.TORCH.value, "own_dtype": "float32", "draft": "none"},
         environment=_AVX2,
     ),
 )

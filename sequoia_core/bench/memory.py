@@ -38,10 +38,10 @@ def weight_bytes(workshop: Workshop) -> int:
     """Size of the pair's weights in bfloat16, a borrowed embedding counted once."""
     from sequoia_core.pair import open_draft, open_target
 
-    known, dtype = workshop.sources, workshop.dtype
-    target = open_target(known.target, dtype).weights
+    known = workshop.sources
+    target = open_target(known.target).weights
     count = sum(target[name].numel() for name in target)
-    draft = open_draft(known.target, known.draft, dtype)
+    draft = open_draft(known.target, known.draft)
     if draft is not None:
         borrowed = {"model.embed_tokens.weight"} if draft.config.embeddings_from_target else set()
         own = (name for name in draft.weights if name.endswith(".weight"))

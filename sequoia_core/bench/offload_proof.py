@@ -63,21 +63,17 @@ class Proven:
 
     Attributes:
         weights: of the model, how many.
-        resident: the model in memory, with the kernels of an offloaded one.
-        packed: likewise with its usual kernels.
+        resident: the model in memory.
         refused: the model in memory under the limit, which must not do.
         cold: offloaded under the limit, every page read from the disk.
         warm: likewise, pages kept by the system where it has room.
-        usual: as `cold`, but with the kernels of plain decoding's own choice; the first prompt.
     """
 
     weights: int
     resident: Outcome
-    packed: Outcome
     refused: Outcome
     cold: Outcome
     warm: Outcome
-    usual: Outcome
 
     @property
     def failures(self) -> list[str]:
@@ -87,10 +83,8 @@ class Proven:
             f"{what}: {outcome.error}"
             for what, outcome in (
                 ("resident", self.resident),
-                ("its usual kernels", self.packed),
                 ("from disk", self.cold),
                 ("from the page cache", self.warm),
-                ("without --exact", self.usual),
             )
             if outcome.error is not None
         ]
@@ -126,10 +120,8 @@ def prove(proof: Proof, directory: Path, report: Callable[[str], None]) -> Prove
     rng = random.Random(0)
     prompts = [rng.choices(range(proof.model.vocab), k=PROMPT_TOKENS) for _ in range(proof.prompts)]
     task = Task(str(directory), prompts, proof.tokens)
-    report("resident, the offloaded model's kernels")
+    report("resident")
     resident = work(task)
-    report("resident, the usual kernels")
-    packed = work(replace(task, packed=True))
     report("resident, under the limit")
     limited = replace(task, limit=proof.limit)
     refused = work(limited)
@@ -143,31 +135,22 @@ def prove(proof: Proof, directory: Path, report: Callable[[str], None]) -> Prove
     )
     report("offloaded, under the limit, from the disk")
     cold = work(replace(offloaded, cold=True))
-    report("offloaded, under the limit, from the disk, without --exact")
-    first = replace(limited, offload=Offload.DISK.value, prompts=prompts[:1])
-    usual = work(replace(first, cold=True, exact=False))
     report("offloaded, under the limit, from the page cache")
     warm = work(offloaded)
-    return Proven(weights, resident, packed, refused, cold, warm, usual)
+    return Proven(weights, resident, refused, cold, warm)
 
 
 def lines_of(proof: Proof, proven: Proven) -> Iterator[str]:
     """The report."""
-    size = 2 * proven.weights
-    yield f"weights   {proven.weights / 1e6:.0f} M in bfloat16, {size / MIB:.0f} MiB"
+    size = 4 * proven.weights
+    yield f"weights   {proven.weights / 1e6:.0f} M, {size / MIB:.0f} MiB in float32"
     yield f"limit     {proof.limit / MIB:.0f} MiB of data (RLIMIT_DATA)"
     yield f"refused   the resident model under the limit: {proven.refused.error}"
     yield f"resident  {_speed(proven.resident.plain)}; peak {proven.resident.peak / MIB:.0f} MiB"
-    shared, every = _agreement(proven.resident.plain.answers, proven.packed.plain.answers)
-    yield f"          its usual kernels: {_speed(proven.packed.plain)}; {shared} of {every} tokens"
     for name, outcome in (("disk", proven.cold), ("cached", proven.warm)):
         yield ""
         yield from _outcome_lines(name, outcome, proven.resident.plain.answers)
     yield ""
-    if proven.usual.error is None and proven.cold.error is None:
-        usual = proven.usual.plain
-        yield f"without --exact, from the disk, plain: {_speed(usual)}"
-        yield f"the tree against that: {usual.per_token / proven.cold.tree.per_token:.2f}"
     yield from proven.failures or ["all of it holds"]
 
 
@@ -226,7 +209,7 @@ def _agreement(wanted: Sequence[Sequence[int]], found: Sequence[Sequence[int]]) 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the proof; 0 if everything holds, 2 if it cannot be run as asked, else 1."""
     parser = argparse.ArgumentParser(prog="offload-proof", description=__doc__.partition("\n")[0])
-    parser.add_argument("--limit", type=int, default=1024, help="MiB of data a process may have")
+    parser.add_argument("--limit", type=int, default=2048, help="MiB of data a process may have")
     parser.add_argument("--prompts", type=int, default=3)
     parser.add_argument("--tokens", type=int, default=24, help="of each answer")
     parser.add_argument("--layers", type=int, default=RandomLlama().layers)

@@ -23,7 +23,7 @@ import torch
 from sequoia_core.bench.agreeing_draft import AgreeingDraft
 from sequoia_core.bench.memory import peak_memory
 from sequoia_core.bench.offload_timeline import Overlap, draw
-from sequoia_core.config import Kernels, Mode, Offload, SamplingParams, WeightFormat
+from sequoia_core.config import Mode, Offload, SamplingParams, WeightFormat
 from sequoia_core.draft import DraftModel
 from sequoia_core.engine import Engine
 from sequoia_core.errors import SequoiaError
@@ -49,8 +49,6 @@ class Task:
         prompts: token ids, one list per answer.
         tokens: of each answer.
         offload: an `Offload`.
-        exact: with row-invariant kernels, so that a tree's tokens are plain decoding's.
-        packed: a resident model uses its usual kernels, not those of an offloaded one.
         texts: what plain decoding is known to answer; decodes with a tree too.
         rates: acceptance of the draft for it.
         rows: of the forwards that are timed before a tree is chosen; 1 is among them.
@@ -62,8 +60,6 @@ class Task:
     prompts: list[list[int]]
     tokens: int
     offload: str = Offload.NONE.value
-    exact: bool = True
-    packed: bool = False
     texts: list[list[int]] = field(default_factory=list)
     rates: list[float] = field(default_factory=list)
     rows: list[int] = field(default_factory=list)
@@ -189,14 +185,11 @@ class Worker:
 
     def _loaded(self) -> Pair:
         task = self._task
-        resident = Offload(task.offload) is Offload.NONE
-        plain = resident and not task.packed
-        weights = WeightFormat.PLAIN if plain else WeightFormat.AUTO
         return load_pair(
             task.directory,
-            dtype="bfloat16",
+            dtype="float32",  # in which a tree's tokens are plain decoding's
             device="cpu",
-            kernels=Kernels(weights, task.exact),
+            weights=WeightFormat.TORCH,
             offload=Offload(task.offload),
         )
 

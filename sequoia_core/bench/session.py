@@ -12,8 +12,6 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, TypeVar
 
-import torch
-
 from sequoia_core.bench import names
 from sequoia_core.bench.conditions import (
     PREFILL_PARAMS,
@@ -36,7 +34,6 @@ from sequoia_core.bench.workshop import Sources, Workshop
 from sequoia_core.chat_template import ChatTemplate
 from sequoia_core.config import SamplingParams
 from sequoia_core.measure.calibration import Band
-from sequoia_core.model.device import choose_dtype
 from sequoia_core.model.native.library import instruction_sets
 from sequoia_core.model.native.llama import NativeLlama
 
@@ -224,7 +221,7 @@ def _calibrate(workshop: Workshop, temperatures: Sequence[float], progress: Prog
 
 
 def _sources(pair: Pair, plan: BenchPlan, folder: str) -> Sources:
-    from sequoia_core.pair import embedded_target_path
+    from sequoia_core.pair import embedded_target_path, tensor_format
 
     if plan.target is None:
         gguf: str | None = str(embedded_target_path())
@@ -236,33 +233,14 @@ def _sources(pair: Pair, plan: BenchPlan, folder: str) -> Sources:
         draft=plan.draft,
         peer_draft=plan.peer_draft,
         device=pair.description.device,
-        dtype=str(_peer_dtype(pair, plan)).removeprefix("torch."),
-        threads=threads_of(pair),
-        weights=plan.kernels.weights.value,
-        exact=plan.kernels.row_invariant,
+        dtype=tensor_format(plan.dtype, pair.target.device),
+        threads=pair.description.threads,
+        weights=plan.weights.value,
+        own_dtype=plan.dtype,
         offload=plan.offload.value,
         gguf=gguf,
         folder=folder,
     )
-
-
-def threads_of(pair: Pair) -> int:
-    """How many a pair is computed with."""
-    target = pair.target
-    return target.threads if isinstance(target, NativeLlama) else torch.get_num_threads()
-
-
-def _peer_dtype(pair: Pair, plan: BenchPlan) -> torch.dtype:
-    """The number format of PyTorch's models: the pair's, or what it would be without the library.
-
-    A native pair computes what its files store, for which PyTorch has no number format.
-    """
-    from sequoia_core.pair import open_target
-
-    if not isinstance(pair.target, NativeLlama):
-        return pair.target.dtype
-    stored = open_target(plan.target, torch.bfloat16).stored_dtype
-    return choose_dtype(plan.dtype, pair.target.device, (), stored)
 
 
 def _elsewhere(workshop: Workshop, contenders: Sequence[Contender]) -> Lineup:

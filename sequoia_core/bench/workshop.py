@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from sequoia_core.bench.runs import PeerError
-from sequoia_core.config import Kernels, Offload, WeightFormat
+from sequoia_core.config import Offload, WeightFormat
 
 if TYPE_CHECKING:
     import torch
@@ -34,10 +34,10 @@ class Sources:
         draft: likewise.
         peer_draft: a draft for other projects' decoders; None is the pair's own.
         device: resolved, not "auto".
-        dtype: likewise; the bare number format.
+        dtype: of other projects' decoders; the bare number format.
         threads: of every system.
-        weights: this engine's, as in `Kernels`.
-        exact: its kernels are row-invariant.
+        weights: this engine's, as in `load_pair`.
+        own_dtype: likewise.
         offload: where its target's layers stay.
         gguf: the target's GGUF file, None if it is none.
         folder: where files are made for the systems to read; exists as long as they run.
@@ -50,7 +50,7 @@ class Sources:
     dtype: str
     threads: int
     weights: str = WeightFormat.AUTO.value
-    exact: bool = False
+    own_dtype: str = "auto"
     offload: str = Offload.NONE.value
     gguf: str | None = None
     folder: str | None = None
@@ -74,13 +74,12 @@ class Workshop:
         from sequoia_core.pair import load_pair
 
         known = self.sources
-        kernels = Kernels(WeightFormat(known.weights), known.exact)
         return self._pair or load_pair(
             known.target,
             known.draft,
-            dtype=known.dtype,
+            dtype=known.own_dtype,
             device=known.device,
-            kernels=kernels,
+            weights=WeightFormat(known.weights),
             offload=Offload(known.offload),
         )
 
@@ -111,7 +110,7 @@ class Workshop:
         from sequoia_core.bench.hugging_face import rebuilt
         from sequoia_core.pair import open_target
 
-        checkpoint = open_target(self.sources.target, self.dtype)
+        checkpoint = open_target(self.sources.target)
         return rebuilt(checkpoint.config, checkpoint.weights, self._device, self.dtype)
 
     @cached_property
@@ -148,7 +147,7 @@ class Workshop:
         from sequoia_core.pair import open_draft
 
         known = self.sources
-        draft = open_draft(known.target, known.peer_draft or known.draft, self.dtype)
+        draft = open_draft(known.target, known.peer_draft or known.draft)
         if draft is None:
             raise PeerError("the target has no draft; name one with --peer-draft DIR")
         if draft.config.feature_layers:

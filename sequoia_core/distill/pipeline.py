@@ -79,7 +79,7 @@ class Distillation:
 
     def _same_target(self) -> None:
         """Refuse to mix the text and the teacher of two targets in one draft."""
-        file, digest = self._work / "target.json", self._subject.checkpoint.digest
+        file, digest = self._work / "target.json", self._subject.checkpoint.digest()
         if not file.exists():
             write_json(file, {"digest": digest})
         elif json.loads(file.read_text("utf-8"))["digest"] != digest:

@@ -64,8 +64,7 @@ class Subject:
             ParameterError: an option does not fit it.
         """
         device = choose_device(options.device)
-        dtype = choose_dtype("auto", device)
-        checkpoint = open_target(options.target, dtype)
+        checkpoint = open_target(options.target)
         dtype = choose_dtype("auto", device, stored=checkpoint.stored_dtype)
         if checkpoint.tokenizer is None:
             raise ModelLoadError(f"{checkpoint.name}: the target brings no tokenizer")

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from enum import StrEnum
 from pathlib import Path
 
@@ -19,7 +19,7 @@ from sequoia_core.files import written_whole
 from sequoia_core.measure.costs import MachineTimes
 from sequoia_core.measure.record import AcceptanceRecord, Tally
 
-VERSION = 4
+VERSION = 5
 BORROWED_TRIALS = 32.0
 """What the rates of a neighbouring temperature count until there are own ones."""
 
@@ -52,8 +52,6 @@ class Calibration:
         version: of this format.
         drafts: whether the pair has a draft. Without one nothing is ever accepted, and the target's
             times stand for a draft's.
-        row_limits: which kernels the times are of: by model, `target` and `draft`, and kind of
-            product the most rows of the kernel for few.
 
     Raises:
         ParameterError: no band has a record, or one is empty.
@@ -63,7 +61,6 @@ class Calibration:
     records: Mapping[Band, AcceptanceRecord]
     version: int = VERSION
     drafts: bool = True
-    row_limits: Mapping[str, Mapping[str, int]] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         if not self.records or not all(record.rates for record in self.records.values()):

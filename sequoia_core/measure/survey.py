@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from statistics import median
 from typing import TYPE_CHECKING
 
@@ -20,7 +20,6 @@ from sequoia_core.events import Step
 from sequoia_core.growmap import GrowMap
 from sequoia_core.measure.calibration import Band, Calibration
 from sequoia_core.measure.costs import MachineTimes, RestCosts, drafted_rows
-from sequoia_core.measure.kernels import KernelTimer, use_limits
 from sequoia_core.measure.record import FOREVER, AcceptanceRecord
 from sequoia_core.measure.times import ForwardTimer, TimeSurface
 from sequoia_core.protocols import TreeChoice
@@ -82,14 +81,11 @@ class Survey:
         self._surfaces: tuple[TimeSurface, TimeSurface] | None = None
         self._timer: ForwardTimer | None = None
         self._steps: dict[_Answer, list[Step]] = {}
-        self._limits: dict[str, dict[str, int]] | None = None
 
     def run(self) -> Iterator[tuple[str, float]]:
         """Measure what is not known yet; yields what is being done and which part is done."""
-        if self._limits is None:
-            yield from (("Choosing kernels", 0.1 * share) for share in self._choose_kernels())
         if self._surfaces is None:
-            yield from (("Timing forwards", 0.1 + 0.3 * share) for share in self._time())
+            yield from (("Timing forwards", 0.4 * share) for share in self._time())
         answers = self._answers()
         for at, answer in enumerate(answers):
             if answer not in self._steps and not self._enough(answer):
@@ -106,12 +102,10 @@ class Survey:
             ParameterError: a tree never fitted into the models' context windows.
         """
         assert self._surfaces is not None
-        assert self._limits is not None
         target, draft = self._surfaces
         if self._pair.draft is None:
             rests = (self._rest(each) for each in (0.0, self.temperature))
-            alone = Calibration.without_draft(MachineTimes(target, draft, *rests))
-            return replace(alone, row_limits=self._limits)
+            return Calibration.without_draft(MachineTimes(target, draft, *rests))
         records: dict[Band, AcceptanceRecord] = {}
         for answer, steps in self._steps.items():
             band = Band.of(answer.temperature)
@@ -124,19 +118,7 @@ class Survey:
             target, draft.scaled(self._draft_ratio(draft)), self._rest(0.0),
             self._rest(self.temperature),
         )  # fmt: skip
-        return Calibration(times, records, row_limits=self._limits)
-
-    def _choose_kernels(self) -> Iterator[float]:
-        """Before anything else is timed, since everything else is timed with them."""
-        models = {"target": self._pair.target, "draft": self._pair.draft}
-        limits = {}
-        for name, model in models.items():
-            if model is not None:
-                timer = KernelTimer(model)
-                yield from timer.run()
-                limits[name] = timer.limits
-                use_limits(model, limits[name])
-        self._limits = limits
+        return Calibration(times, records)
 
     def _time(self) -> Iterator[float]:
         target, draft = self._pair.target, self._pair.draft

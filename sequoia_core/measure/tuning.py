@@ -12,7 +12,6 @@ from typing import TYPE_CHECKING
 
 from sequoia_core.events import Event, Notice, NoticeKind, Step
 from sequoia_core.measure.calibration import Calibration, load_calibration, save_calibration
-from sequoia_core.measure.kernels import use_limits
 from sequoia_core.measure.online import TYPICAL_CONTEXT, OnlineAdvisor
 from sequoia_core.measure.survey import PROMPTS, TEMPERATURE, Survey
 from sequoia_core.trees import Advice, BundledAdvisor, StepCosts, TreeAdvisor
@@ -108,7 +107,6 @@ class Tuner:
         self._kept = load_calibration(self._pair.fingerprint)
         if self._kept:
             self._online = OnlineAdvisor(self._kept)
-            _use_kernels(self._pair, self._kept)
 
     def summary(self, temperature: float = TEMPERATURE) -> str:
         """One line on what the figures predict at temperature 0 and at another."""
@@ -147,10 +145,3 @@ class Tuner:
         self._kept = replace(found, records={**known, **found.records})
         self._online = OnlineAdvisor(self._kept)
         save_calibration(self._pair.fingerprint, self._kept)
-
-
-def _use_kernels(pair: Pair, calibration: Calibration) -> None:
-    """Decode with the kernels that the times are of."""
-    for name, model in (("target", pair.target), ("draft", pair.draft)):
-        if model is not None:
-            use_limits(model, calibration.row_limits.get(name, {}))

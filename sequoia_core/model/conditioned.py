@@ -14,7 +14,7 @@ from torch.nn import functional
 
 from sequoia_core.model.config import ModelConfig
 from sequoia_core.model.kv_cache import LayeredKVCache
-from sequoia_core.model.linear import FOR_SMALL_DRAFTS, pack
+from sequoia_core.model.linear import DenseLinear
 from sequoia_core.model.llama import Llama
 from sequoia_core.model.weights import INPUT_SCALE, INPUT_SHIFT, OWN_INPUT, TARGET_INPUT
 from sequoia_core.protocols import KVCache
@@ -84,12 +84,12 @@ class ConditionedLlama(Llama):
         dtype: torch.dtype,
     ) -> None:
         outputs = (config.num_layers - 1,)
-        super().__init__(config, weights, device, dtype, FOR_SMALL_DRAFTS, outputs)
-        self._target_input = pack(weights[TARGET_INPUT].to(device, dtype), FOR_SMALL_DRAFTS)
+        super().__init__(config, weights, device, dtype, outputs)
+        self._target_input = DenseLinear(weights[TARGET_INPUT].to(device, dtype))
         # float32: a hidden state's few large dimensions have means many times their spread
         self._shift = weights[INPUT_SHIFT].to(device, torch.float32).view(-1, config.hidden_size)
         self._scale = weights[INPUT_SCALE].to(device, torch.float32).view(-1, config.hidden_size)
-        self._own_input = pack(weights[OWN_INPUT].to(device, dtype), FOR_SMALL_DRAFTS)
+        self._own_input = DenseLinear(weights[OWN_INPUT].to(device, dtype))
 
     def new_cache(self, beside: KVCache | None = None) -> ConditionedCache:
         """An empty cache for one conversation beside the target's."""

@@ -7,6 +7,7 @@ the device is fast in it; see `choose_dtype`.
 import platform
 import re
 from collections.abc import Sequence
+from functools import lru_cache
 from pathlib import Path
 
 import psutil
@@ -164,7 +165,16 @@ def device_name(device: torch.device) -> str:
     if device.type == "cuda":
         return torch.cuda.get_device_name(device)
     name = _cpu_info("model name") or platform.processor() or platform.machine()
-    return f"{name}, {torch.get_num_threads()} threads"
+    return f"{name}, {cpu_threads()} threads"
+
+
+@lru_cache(maxsize=1)
+def cpu_threads() -> int:
+    """Threads that a forward on a CPU is computed with: as many as PyTorch began with.
+
+    The native library takes them over, and leaves PyTorch one.
+    """
+    return torch.get_num_threads()
 
 
 def _cpu_info(entry: str) -> str:

@@ -10,6 +10,7 @@ order (also those made from weights that had it from the start), hence it is alw
 """
 
 import math
+from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -98,6 +99,14 @@ class GgufWeights(Weights):
     def stored(self, name: str) -> Any:
         """The `gguf` package's view of a tensor, its blocks as they lie in the file."""
         return self._tensors[name]
+
+    def main_format(self) -> str:
+        """The `ggml_type` that most values of matrices are stored in."""
+        values: Counter[str] = Counter()
+        for stored in self._tensors.values():
+            if not isinstance(stored, int) and len(stored.shape) > 1:
+                values[stored.tensor_type.name] += math.prod(map(int, stored.shape))
+        return values.most_common(1)[0][0]
 
     def __iter__(self) -> Iterator[str]:
         return iter(self._tensors)

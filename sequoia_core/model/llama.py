@@ -14,12 +14,11 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from sequoia_core.config import Kernels
 from sequoia_core.memory import PREFILL_ROWS
-from sequoia_core.model.attention import Mix, additive, mix, mix_from_start, mix_in_any_order
+from sequoia_core.model.attention import additive, mix, mix_from_start
 from sequoia_core.model.config import ModelConfig
 from sequoia_core.model.kv_cache import LayeredKVCache
-from sequoia_core.model.linear import BiasedLinear, ByRows, Linear, pack
+from sequoia_core.model.linear import BiasedLinear, DenseLinear, Linear
 from sequoia_core.model.norm import RmsNorm
 from sequoia_core.model.offload_ring import LayerRing
 from sequoia_core.model.rope import RotaryEmbedding, rotate, with_still_heads
@@ -58,7 +57,6 @@ class Llama:
             missing when the embedding is tied.
         device: where to compute.
         dtype: of weights, activations and cache. Logits are float32.
-        kernels: which ones may compute it; by default the fastest that leave it the same model.
         feature_layers: layers whose outputs a cache keeps, for a draft that reads them.
 
     Attributes:
@@ -73,14 +71,13 @@ class Llama:
         weights: Mapping[str, Tensor],
         device: torch.device,
         dtype: torch.dtype,
-        kernels: Kernels = Kernels(),  # noqa: B008  # immutable
         feature_layers: Sequence[int] = (),
     ) -> None:
         def get(name: str, kind: str = "weight") -> Tensor:
             return weights[f"{name}.{kind}"].to(self._place(name), dtype)
 
         def linear(*names: str) -> Linear:
-            product = self._product(names, get, kernels)
+            product = self._product(names, get)
             if not config.has_bias(names[0]):
                 return product
             return BiasedLinear(product, torch.cat([get(name, "bias") for name in names]))
@@ -91,29 +88,16 @@ class Llama:
         self.config = config
         self.dtype = dtype
         self._device = device
-        self._exact = kernels.row_invariant
-        self._mix: Mix = mix_in_any_order if self._exact else mix
         self._feature_slots = {layer: slot for slot, layer in enumerate(feature_layers)}
         self.embedding = get("model.embed_tokens")
-        # first, since packing the largest matrix takes as much again for a while; a tied head is
-        # the embedding itself, which then lies on the device once
+        # a tied head is the embedding itself, which then lies on the device once
         tied = config.tie_word_embeddings
-        self._head = pack(self.embedding, kernels) if tied else linear("lm_head")
+        self._head: Linear = DenseLinear(self.embedding) if tied else linear("lm_head")
         self._layers = [
             _layer(norm, linear, f"model.layers.{index}") for index in range(config.num_layers)
         ]
         self._norm = norm("model.norm")
         self._rotary = RotaryEmbedding(config, device, dtype)
-
-    def kernel_choices(self) -> dict[str, list[ByRows]]:
-        """See `protocols.KernelChoices`."""
-        products = {kind: [getattr(layer, kind) for layer in self._layers] for kind in PRODUCTS}
-        products["head"] = [self._head]
-        chosen = {
-            kind: [each for each in map(_unbiased, linears) if isinstance(each, ByRows)]
-            for kind, linears in products.items()
-        }
-        return {kind: linears for kind, linears in chosen.items() if linears}
 
     @property
     def vocab_size(self) -> int:
@@ -229,12 +213,10 @@ class Llama:
         """Where the tensor of this name lies while the model computes."""
         return self._device
 
-    def _product(
-        self, names: Sequence[str], get: Callable[[str], Tensor], kernels: Kernels
-    ) -> Linear:
+    def _product(self, names: Sequence[str], get: Callable[[str], Tensor]) -> Linear:
         """The product with the matrices of these names, one above the other."""
         parts = [get(name) for name in names]
-        return pack(parts[0] if len(parts) == 1 else torch.cat(parts), kernels)
+        return DenseLinear(parts[0] if len(parts) == 1 else torch.cat(parts))
 
     def logits(self, hidden: Tensor) -> Tensor:
         """Last layer's output [n, hidden] -> float32 [n, V]."""
@@ -289,7 +271,7 @@ class Llama:
         if bias is None and queries.shape[2] > groups:
             mixed = mix_from_start(queries, keys, values)
         else:
-            mixed = self._mix(queries, keys, values, bias)
+            mixed = mix(queries, keys, values, bias)
         mixed = mixed.view(kv_heads, groups, -1, dim).permute(2, 0, 1, 3)  # [n, K, G, D]
         return mixed.reshape(mixed.shape[0], -1)
 
@@ -317,11 +299,7 @@ class Llama:
             assert mask.shape == (rows, length + rows), (mask.shape, rows, length)
             mask = functional.pad(mask, (0, span - length - rows))
         groups = self.config.num_heads // self.config.num_kv_heads
-        return additive(mask, groups, torch.float64 if self._exact else self.dtype)
-
-
-def _unbiased(linear: Linear) -> Linear:
-    return linear.product if isinstance(linear, BiasedLinear) else linear
+        return additive(mask, groups, self.dtype)
 
 
 def _layer(norm: Callable[[str], RmsNorm], linear: Callable[..., Linear], prefix: str) -> Layer:

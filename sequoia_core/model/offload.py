@@ -6,15 +6,15 @@ those buffers: a kernel's own format would have to be made anew for every layer 
 """
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from math import prod
 
 import torch
 from torch import Tensor
 
-from sequoia_core.config import Kernels, Offload, WeightFormat
+from sequoia_core.config import Offload
 from sequoia_core.errors import ParameterError
-from sequoia_core.model.linear import Linear, pack
+from sequoia_core.model.linear import DenseLinear, Linear
 from sequoia_core.model.llama import PRODUCTS, Layer, Llama
 from sequoia_core.model.offload_carriers import FromFiles, InMemory, ToGpu
 from sequoia_core.model.offload_files import TensorFiles
@@ -83,7 +83,6 @@ class OffloadedLlama(Llama):
         layout: of a layer in its buffer; has the model's shape and number format.
         weights: those that stay on the device.
         stream: of the layers' matrices.
-        kernels: plain or row-invariant ones; see `check_offload`.
         feature_layers: as in `Llama`.
 
     Attributes:
@@ -97,36 +96,31 @@ class OffloadedLlama(Llama):
         layout: LayerLayout,
         weights: Mapping[str, Tensor],
         stream: LayerStream,
-        kernels: Kernels,
         feature_layers: Sequence[int] = (),
     ) -> None:
         self.ring = stream.ring
-        kernels = replace(kernels, weights=WeightFormat.PLAIN)
         views = [layout.products(buffer) for buffer in stream.buffers]
         self._streamed = {
-            names[0]: StreamedLinear(self.ring, [pack(each[kind], kernels) for each in views])
+            names[0]: StreamedLinear(self.ring, [DenseLinear(each[kind]) for each in views])
             for kind, names in PRODUCTS.items()
         }
         device = stream.buffers[0].device
-        super().__init__(layout.config, weights, device, layout.dtype, kernels, feature_layers)
+        super().__init__(layout.config, weights, device, layout.dtype, feature_layers)
 
     def _in_turn(self) -> Iterable[Layer]:
         return self.ring.through(self._layers)
 
-    def _product(
-        self, names: Sequence[str], get: Callable[[str], Tensor], kernels: Kernels
-    ) -> Linear:
+    def _product(self, names: Sequence[str], get: Callable[[str], Tensor]) -> Linear:
         in_layer = ".".join(names[0].split(".")[3:])  # of model.layers.N.
         if in_layer in self._streamed:
             return self._streamed[in_layer]
-        return pack(get(names[0]), kernels)
+        return super()._product(names, get)
 
 
 def load_offloaded(
     layout: LayerLayout,
     weights: Weights,
     placement: Placement,
-    kernels: Kernels,
     feature_layers: Sequence[int] = (),
 ) -> OffloadedLlama:
     """A model that leaves its layers where the placement says.
@@ -135,7 +129,6 @@ def load_offloaded(
         layout: the model's shape and number format.
         weights: of the model, opened.
         placement: neither on the device alone nor what `check_offload` refuses.
-        kernels: likewise.
         feature_layers: as in `Llama`.
 
     Raises:
@@ -155,15 +148,15 @@ def load_offloaded(
         buffers = _buffers(layout, device)
         carrier = ToGpu(InMemory(weights, layout), buffers)
     stream = LayerStream(LayerRing(carrier, layout.config.num_layers), buffers)
-    return OffloadedLlama(layout, weights, stream, kernels, feature_layers)
+    return OffloadedLlama(layout, weights, stream, feature_layers)
 
 
-def check_offload(placement: Placement, kernels: Kernels) -> None:
+def check_offload(placement: Placement) -> None:
     """Refuse what cannot be done or would do nothing.
 
     Raises:
-        ParameterError: the layers are where they should be brought from, several devices are to
-            hold them, or the kernels want weights in a format of their own.
+        ParameterError: the layers are where they should be brought from, or several devices are to
+            hold them.
     """
     offload = placement.offload
     if offload is not Offload.NONE and placement.others:
@@ -175,11 +168,6 @@ def check_offload(placement: Placement, kernels: Kernels) -> None:
         raise ParameterError(
             "offload is cpu, but the model computes on the CPU, whose memory holds it anyway; "
             "give --offload disk, or leave it out"
-        )
-    if offload is not Offload.NONE and kernels.weights is WeightFormat.INT8:
-        raise ParameterError(
-            "int8 weights are made once at loading, but an offloaded layer is read for every "
-            "forward; leave one of the two out"
         )
 
 

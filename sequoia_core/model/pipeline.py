@@ -13,7 +13,6 @@ from math import prod
 import torch
 from torch import Tensor
 
-from sequoia_core.config import Kernels
 from sequoia_core.errors import ParameterError
 from sequoia_core.model.config import ModelConfig
 from sequoia_core.model.kv_cache import LayeredKVCache
@@ -166,8 +165,7 @@ class PipelinedLlama(Llama):
         weights: as in `Llama`.
         stages: from `even_stages`, all on devices of one type.
         dtype: of weights, activations and cache.
-        kernels: as in `Llama`.
-        feature_layers: likewise.
+        feature_layers: as in `Llama`.
     """
 
     def __init__(
@@ -176,14 +174,13 @@ class PipelinedLlama(Llama):
         weights: Mapping[str, Tensor],
         stages: Sequence[Stage],
         dtype: torch.dtype,
-        kernels: Kernels = Kernels(),  # noqa: B008  # immutable
         feature_layers: Sequence[int] = (),
     ) -> None:
         # a copy to the host that nothing waits for would be read before it has arrived
         assert len({stage.device.type for stage in stages}) == 1
         self._stages = tuple(stages)
         self._places = [stage.device for stage in stages for _ in stage.layers]
-        super().__init__(config, weights, stages[0].device, dtype, kernels, feature_layers)
+        super().__init__(config, weights, stages[0].device, dtype, feature_layers)
         self._rotaries = [self._rotary.to(stage.device) for stage in stages]
 
     def new_cache(self, beside: KVCache | None = None) -> PipelinedKVCache:  # noqa: ARG002

@@ -1,18 +1,22 @@
 """The memory that a pair takes on each of its devices, and whether it is there.
 
-Owns the way from two configurations and a placement to `MemoryPlan`s, and the refusal of what does
-not fit. It reads no weights.
+Owns the way from two models and a placement to `MemoryPlan`s, and the refusal of what does not fit.
+It reads no weights.
 """
+
+from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import replace
 from math import prod
+from typing import TYPE_CHECKING
 
 import torch
 
 from sequoia_core.config import Offload
 from sequoia_core.errors import ModelLoadError
 from sequoia_core.memory import (
+    FLOAT32,
     LEAST_CONTEXT,
     Held,
     MemoryPlan,
@@ -21,11 +25,22 @@ from sequoia_core.memory import (
     size_text,
 )
 from sequoia_core.model.config import ModelConfig
-from sequoia_core.model.device import dtype_name, free_bytes
+from sequoia_core.model.device import free_bytes
+from sequoia_core.model.forward import Forward
+from sequoia_core.model.native.llama import (
+    cache_is_half,
+    model_matrices,
+    planned_bytes,
+    planned_token_bytes,
+)
+from sequoia_core.model.native.loading import draft_format
 from sequoia_core.model.offload import Placement, resident_bytes
 from sequoia_core.model.offload_layout import LayerLayout
 from sequoia_core.model.pipeline import Stage, even_stages
 from sequoia_core.model.weights import expected_shapes
+
+if TYPE_CHECKING:
+    from sequoia_core.model.loader import Checkpoint
 
 WINDOW_STEP = 256
 """A context window that has to be cut is a multiple of so many tokens."""
@@ -84,15 +99,55 @@ def memory_plans(
     return plans
 
 
+def pair_plans(
+    target: Checkpoint | ModelConfig, draft: Checkpoint | ModelConfig | None, forward: Forward
+) -> dict[torch.device, MemoryPlan]:
+    """What each device must have room for.
+
+    Args:
+        target: the model whose window and layers count; of a shape alone numbers of 16 bits are
+            assumed.
+        draft: likewise, on the first device.
+        forward: how the pair is computed.
+    """
+    shape, draft_shape = _shape(target), _shape(draft) if draft else None
+    if not forward.native:
+        assert forward.dtype is not None
+        return memory_plans(shape, draft_shape, forward.dtype, forward.placement)
+    slots = len(draft_shape.feature_layers) if draft_shape else 0
+    held = _native_held(target, forward.target_format, slots)
+    if draft:
+        own = None if isinstance(draft, ModelConfig) else draft_format(draft, forward.dtype)
+        held += _native_held(draft, own, min(slots, 1))
+    columns = draft_shape.head_vocab_size if draft_shape else 0
+    plan = plan_memory(shape, columns, held, value_bytes=FLOAT32, on_gpu=False, native=True)
+    return {forward.placement.device: plan}
+
+
+def _shape(model: Checkpoint | ModelConfig) -> ModelConfig:
+    return model if isinstance(model, ModelConfig) else model.config
+
+
+def _native_held(
+    model: Checkpoint | ModelConfig, matrix_format: int | None, feature_slots: int
+) -> Held:
+    if isinstance(model, ModelConfig):
+        token = planned_token_bytes(model, half=True, feature_slots=feature_slots)
+        return Held(2 * weight_values(model), token)
+    matrices = model_matrices(model.config, model.weights, matrix_format)
+    token = planned_token_bytes(model.config, cache_is_half(matrices), feature_slots)
+    return Held(planned_bytes(model.config, matrices), token)
+
+
 def fitting_window(
-    names: Mapping[torch.device, str], plans: Mapping[torch.device, MemoryPlan], dtype: torch.dtype
+    names: Mapping[torch.device, str], plans: Mapping[torch.device, MemoryPlan], number: str
 ) -> int:
     """Tokens of context that fit into the memory that is free now.
 
     Args:
         names: of the models on each device, for a message.
         plans: by device.
-        dtype: for a message.
+        number: format of the weights, for a message.
 
     Raises:
         ModelLoadError: the weights do not fit, or leave too little room for a context.
@@ -102,7 +157,7 @@ def fitting_window(
         free = free_bytes(device)
         if plan.least > free:
             raise ModelLoadError(
-                f"{names[device]}: {plan.weights / 2**30:.1f} GiB of {dtype_name(dtype)} weights "
+                f"{names[device]}: {plan.weights / 2**30:.1f} GiB of {number} weights "
                 f"do not fit into the {free / 2**30:.1f} GiB free on {device}; {_more(plan)}take a "
                 "smaller model or another dtype, or leave layers elsewhere with --offload"
             )

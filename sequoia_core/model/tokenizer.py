@@ -1,4 +1,4 @@
-"""Tokenizers: loading, saving, whether they fit an embedding, and whether two of them agree.
+"""Tokenizers: loading, whether they fit an embedding, and whether two of them agree.
 
 Owns what the engine must know of a tokenizer beyond encoding and decoding. Uses transformers, whose
 import takes most of the time here; it is imported where it is needed and as narrowly as possible.
@@ -8,7 +8,6 @@ no class is chosen by a file, and no code of a model's folder is run.
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -83,23 +82,6 @@ def gguf_tokenizer(entries: Mapping[str, Any], origin: str) -> PreTrainedTokeniz
             f"{origin}: the tokenizer cannot be read ({first_line(error)})"
         ) from None
     return tokenizer
-
-
-def save_tokenizer(tokenizer: PreTrainedTokenizerBase, directory: Path) -> None:
-    """Write the tokenizer so that `load_tokenizer` reads it.
-
-    Raises:
-        OSError: the directory cannot be written.
-    """
-    try:
-        tokenizer.save_pretrained(directory)
-    except Exception as error:  # as in load_tokenizer
-        raise OSError(first_line(error)) from None
-    settings_file = directory / "tokenizer_config.json"
-    settings = json.loads(settings_file.read_text(encoding="utf-8"))
-    # the name that every version of transformers knows
-    settings["tokenizer_class"] = "PreTrainedTokenizerFast"
-    settings_file.write_text(json.dumps(settings, indent=1), encoding="utf-8")
 
 
 def stated_eos_ids(*settings: Mapping[str, Any], origin: object = "config") -> frozenset[int]:

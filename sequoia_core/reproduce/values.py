@@ -8,8 +8,6 @@ from __future__ import annotations
 from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
-import torch
-
 from sequoia_core.reproduce.experiment import PLAIN, Experiment, ExperimentRun, Findings
 from sequoia_core.reproduce.resampling import LEVEL
 from sequoia_core.reproduce.standing import FIRST
@@ -27,7 +25,7 @@ def experiment_values(run: ExperimentRun, findings: Findings) -> dict[str, Any]:
     return {
         **_asked(wanted),
         "pair": asdict(run.pair.description),
-        "threads": torch.get_num_threads(),
+        "threads": run.pair.description.threads,
         "prompts": findings.prompts,
         "prompts_asked": len(run.prompts),
         "interval": LEVEL,

@@ -16,7 +16,7 @@ from app.screen_bench import TimedEngine, measure_screen
 from app.terminal import TerminalError
 from sequoia_core import bench
 from sequoia_core.bench import document
-from sequoia_core.config import Kernels, SamplingParams, WeightFormat
+from sequoia_core.config import SamplingParams, WeightFormat
 from sequoia_core.events import Step
 from tests.fakes import replay
 
@@ -114,10 +114,10 @@ def test_bench_writes_into_folders_that_are_missing_and_into_the_home(
     assert json.loads((tmp_path / "new" / "runs.json").read_text()) == {"rows": 1}
 
 
-def test_bench_tells_which_kernels_were_asked_for(asked: list[Any]) -> None:
-    result = CliRunner().invoke(app, ["bench", "--exact", "--weights", "full"])
+def test_bench_passes_on_which_forward_was_asked_for(asked: list[Any]) -> None:
+    result = CliRunner().invoke(app, ["bench", "--dtype", "float32", "--weights", "torch"])
     assert result.exit_code == 0, result.output
-    assert asked[0][1].kernels == Kernels(WeightFormat.FULL, row_invariant=True)
+    assert (asked[0][1].dtype, asked[0][1].weights) == ("float32", WeightFormat.TORCH)
 
 
 def hear(message: str, fraction: float | None) -> None:

@@ -239,6 +239,14 @@ async def test_escape_stops_and_the_partial_answer_stays() -> None:
         assert not chat.app.decoder.paused
 
 
+async def test_why_the_forward_is_not_the_usual_one_is_said_once() -> None:
+    pair = replace(PAIR, remark="PyTorch computes, which is slower: no library")
+    async with driving(ReplayEngine(Trace(pair, make_answer()))) as chat:
+        await chat.until(lambda: pair.remark in chat.transcript)
+        await chat.ask()
+        assert chat.transcript.count(pair.remark) == 1
+
+
 async def test_f2_pauses_and_space_is_exactly_one_step() -> None:
     async with driving() as chat:
         await chat.pause_at(1)

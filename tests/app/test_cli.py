@@ -13,7 +13,7 @@ import pytest
 from typer.testing import CliRunner, Result
 
 import sequoia_core
-from app import checkup, launch, machine
+from app import checkup, launch, machine, paths
 from app.cli import app
 from app.commands import chat, models
 from app.commands.growmap import drawing
@@ -24,9 +24,11 @@ from app.recording import NoRecord
 from app.settings import Settings, load_settings
 from app.store.recorder import DatabaseRecorder
 from sequoia_core import pair
-from sequoia_core.errors import GrowMapError, ParameterError
+from sequoia_core.errors import GrowMapError, ModelLoadError, ParameterError
 from sequoia_core.growmap import GrowMap, find_growmap, growmap_names
+from sequoia_core.model import forward
 from sequoia_core.pairs import catalogue
+from tests.core.checkpoints import save_gguf, tiny_llama
 
 ROOT = Path(__file__).parents[2]
 
@@ -68,6 +70,7 @@ def test_version_is_the_packages() -> None:
         ("growmap nonsense", "there is show, list"),
         ("config pth", "did you mean 'path'?"),
         ("--tempratur 1", "did you mean --temperature?"),
+        ("--exact", "at temperature 0 the text is plain decoding's without it; leave it out"),
         ("--theme nope", "/set theme in the chat, theme = NAME in config.toml"),
         ("--model x", "did you mean --target?"),
         ("ask --temp 1 hi", "did you mean --temperature?"),
@@ -193,7 +196,7 @@ def test_sizes_read_in_binary_units(size: int, text: str) -> None:
 @pytest.fixture
 def embedded_target(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Path:
     path = tmp_path / "model.gguf"
-    path.write_bytes(b"x" * 2048)
+    save_gguf(path, tiny_llama())
     monkeypatch.setattr(pair, "embedded_target_path", lambda: path)
     return path
 
@@ -201,9 +204,11 @@ def embedded_target(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Path:
 def test_doctor_reports_and_exits_0(embedded_target: Path, config_home: Path) -> None:
     result = sequoia("doctor")
     assert result.exit_code == 0, result.stdout
-    for subject in ("processor", "torch", "device, dtype", "cache", "hub cache", "terminal"):
+    computed = ("device, weights", "forward", "memory")
+    for subject in ("processor", "torch", *computed, "cache", "hub cache", "terminal"):
         assert f" {subject} " in result.stdout
-    assert f"{embedded_target} (2.0 KiB)" in result.stdout
+    size = machine.size_text(embedded_target.stat().st_size)
+    assert f"{embedded_target} ({size})" in result.stdout
     assert str(config_home / "config.toml") in result.stdout
     assert "✘" not in result.stdout
 
@@ -224,6 +229,9 @@ def test_doctor_exits_1_and_says_how_to_get_the_embedded_target(
         ("temperature = ", "not valid TOML"),
         ('growmap = "nowhere"', "growmap nowhere: no such file"),
         ('device = "abacus"', "device is 'abacus'"),
+        ("exact = true", "exact is no setting any more: at temperature 0 the text is plain"),
+        ('weights = "full"', "weights: Input should be 'auto', 'native', 'int8' or 'torch'"),
+        ('weights = "int8"\ndtype = "float32"', "a number format itself; leave --dtype out"),
     ],
 )
 def test_doctor_finds_a_broken_setting(
@@ -243,6 +251,39 @@ def test_doctor_needs_no_embedded_target_for_another_model(
     result = sequoia("doctor")
     assert result.exit_code == 0, result.stdout
     assert "TinyLlama-1.1B-Chat-v1.0 <- JackFram/llama-68m" in result.stdout
+
+
+def test_doctor_says_why_pytorch_computes(
+    embedded_target: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(forward, "load_library", not_built)
+    (told,) = (each for each in findings() if each.subject == "forward")
+    assert told.verdict is checkup.Verdict.WARN
+    assert told.detail.startswith("PyTorch 2")
+    assert told.detail.endswith(": the native forward was not built; run: make native")
+    (told,) = (each for each in findings(weights="torch") if each.subject == "forward")
+    assert told.verdict is checkup.Verdict.OK
+    assert "native" not in told.detail
+
+
+def not_built() -> None:
+    raise ModelLoadError("the native forward was not built; run: make native")
+
+
+def findings(**flags: str) -> list[checkup.Finding]:
+    return list(checkup.examine(lambda: load_settings({"device": "cpu", **flags})))
+
+
+def test_doctor_names_what_an_earlier_version_left_in_the_cache(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setattr(paths, "cache_folder", lambda: tmp_path)
+    assert all(each.subject != "old conversions" for each in findings())
+    (tmp_path / "converted").mkdir()
+    (tmp_path / "converted" / "a").write_bytes(b"x" * 1024)
+    (told,) = (each for each in findings() if each.subject == "old conversions")
+    assert told.verdict is checkup.Verdict.WARN
+    assert told.detail == f"{tmp_path / 'converted'} (1.0 KiB) is not read any more; remove it"
 
 
 def test_doctor_counts_a_linked_file_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

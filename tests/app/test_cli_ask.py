@@ -30,9 +30,9 @@ from sequoia_core.events import (
     Totals,
 )
 from sequoia_core.protocols import ChatEngine, PairDescription
-from sequoia_core.trace import Asked, ReplayEngine, read_trace
+from sequoia_core.trace import Asked, ReplayEngine, Trace, read_trace
 from sequoia_core.trees import ADAPTIVE
-from tests.fakes import ANSWER, TREE_16, BrokenEngine, make_answer, replay, unmeasured
+from tests.fakes import ANSWER, PAIR, TREE_16, BrokenEngine, make_answer, replay, unmeasured
 
 JSON_KEYS = [
     "mode", "text", "token_ids", "finish_reason", "tokens", "steps", "tokens_per_step", "seconds",
@@ -77,6 +77,7 @@ class ScriptedEngine(ReplayEngine):
     """Hands out its events as they are, whole answer or not."""
 
     def __init__(self, events: tuple[Event, ...]) -> None:
+        super().__init__(Trace(PAIR, make_answer()))
         self._script = events
 
     def reply(

@@ -85,7 +85,7 @@ def test_what_cannot_be_is_one_line(options: list[str], code: int, message: str)
 
 
 def findings(**flags: str) -> list[Finding]:
-    return list(checkup._numbers(load_settings({"device": "cpu", **flags})))
+    return list(checkup._forward(load_settings({"device": "cpu", **flags}), models_there=False))
 
 
 def test_doctor_tells_of_it() -> None:

@@ -38,7 +38,7 @@ OTHER = ANSWER.replace("Sunlight", "Daylight")
 
 NOTICE = (
     "in bfloat16 a forward of several rows rounds differently from a single row's, so near-ties "
-    "may fall differently than in plain decoding; --exact or float32 gives the same text token "
+    "may fall differently than in plain decoding; --dtype float32 gives the same text token "
     "for token"
 )
 
@@ -141,8 +141,8 @@ def test_what_is_said_of_the_texts_is_what_is_known() -> None:
     }
     assert told["equal"] == "Both texts are equal, token for token: 2 tokens."
     assert "part after 1 token" in told["rounded"]
-    assert "--exact" in told["rounded"]
-    assert "--exact" not in told["wrong"]
+    assert "--dtype float32" in told["rounded"]
+    assert "--dtype" not in told["wrong"]
     assert "report" in told["wrong"]
     assert "0.6" in told["drawn"]
     assert "as far as both got: 2 tokens" in told["stopped"]

@@ -8,7 +8,7 @@ import pytest
 from app.launch import Models, build_chat, chosen_models, tree_choice
 from app.messages import ChatSettings
 from app.settings import Settings, SettingsError, load_settings
-from sequoia_core.config import Kernels, Mode, Offload, WeightFormat
+from sequoia_core.config import Mode, Offload, WeightFormat
 from sequoia_core.errors import GrowMapError, ParameterError
 from sequoia_core.growmap import find_growmap
 from sequoia_core.protocols import Lookup, TreeChoice
@@ -20,7 +20,6 @@ SAMPLES: dict[str, tuple[str, Any]] = {
     "dtype": ("float32", "float32"),
     "device": ("cpu", "cpu"),
     "weights": ("int8", WeightFormat.INT8),
-    "exact": ("true", True),
     "offload": ("disk", Offload.DISK),
     "insight": ("false", False),
     "record": ("false", False),
@@ -224,7 +223,7 @@ def test_the_engine_is_built_from_the_settings(monkeypatch: pytest.MonkeyPatch) 
             {
                 "dtype": "float32",
                 "device": "cpu",
-                "kernels": Kernels(),
+                "weights": WeightFormat.AUTO,
                 "offload": Offload.NONE,
                 "progress": progress,
             },

@@ -81,12 +81,12 @@ def test_a_draft_that_peers_cannot_use_is_told_with_what_to_pass(
     with pytest.raises(PeerError, match=why) as caught:
         build(Workshop(sources(draft="own")), names.HF_ASSISTED)
     assert "--peer-draft DIR" in str(caught.value)
-    assert asked == [(None, "own", torch.float32)]
+    assert asked == [(None, "own")]
 
 
 def test_a_peer_draft_takes_the_place_of_the_pairs(monkeypatch: pytest.MonkeyPatch) -> None:
     drafts = {"theirs": any_draft()}
-    monkeypatch.setattr("sequoia_core.pair.open_draft", lambda _, draft, dtype: drafts[draft])
+    monkeypatch.setattr("sequoia_core.pair.open_draft", lambda _, draft: drafts[draft])
     workshop = Workshop(sources(draft="own", peer_draft="theirs"))
     assert workshop.peer_draft is drafts["theirs"]
 

@@ -7,7 +7,6 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
-import torch
 
 from sequoia_core.bench import BenchPlan, measure, names, session, worker
 from sequoia_core.bench.conditions import beside
@@ -20,11 +19,12 @@ from sequoia_core.bench.runs import NoSpeedError, PeerError
 from sequoia_core.bench.session import _calibrate
 from sequoia_core.bench.worker import ProcessSystem
 from sequoia_core.bench.workshop import Sources, Workshop
-from sequoia_core.config import Kernels, SamplingParams
+from sequoia_core.config import SamplingParams, WeightFormat
 from sequoia_core.measure import tuning
 from sequoia_core.measure.calibration import Band, Calibration
 from sequoia_core.measure.online import OnlineAdvisor
-from sequoia_core.pair import load_pair
+from sequoia_core.model.device import cpu_threads
+from sequoia_core.pair import Pair, load_pair
 from tests.core.checkpoints import save_model, tiny_tokenizer
 from tests.core.measuring import TIMES, calibration_of, make_step, record_of
 
@@ -71,16 +71,22 @@ def plan_in(folder: Path, **changes: object) -> BenchPlan:
         "tokens": 16,
         "memory": False,
         "conditions": False,
+        "dtype": "float32",
+        "weights": WeightFormat.TORCH,
         "tree_sizes": (2, 5),
     }
     return BenchPlan(**(values | changes))  # type: ignore[arg-type]
+
+
+def pair_of(plan: BenchPlan) -> Pair:
+    return load_pair(plan.target, plan.draft, dtype=plan.dtype, weights=plan.weights)
 
 
 def test_a_benchmark_from_beginning_to_end(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(tuning, "Tuner", StillTuner)
     monkeypatch.setattr(session, "PEERS", FEW_PEERS)
     plan, told = plan_in(folder), list[str]()
-    pair = load_pair(plan.target, plan.draft, dtype="float32")
+    pair = pair_of(plan)
     findings = measure(pair, plan, lambda message, _: told.append(message))
     assert findings.tuned == "measured at [0.6], told of 0.6"
     assert "Prompt 2 of 2: sequoia tree" in told
@@ -104,7 +110,7 @@ def test_a_benchmark_from_beginning_to_end(folder: Path, monkeypatch: pytest.Mon
     assert all("the same text" in line for line in findings.partings)
     setting = Setting("here", "this", "those")
     write_document(findings, setting, folder / "bench.md")
-    assert as_values(findings, setting)["threads"] == torch.get_num_threads()
+    assert as_values(findings, setting)["threads"] == cpu_threads()
     assert names.ADAPTIVE in for_terminal(findings)
 
 
@@ -113,7 +119,7 @@ def test_without_a_draft_plain_decoding_is_compared_alone(
 ) -> None:
     monkeypatch.setattr(tuning, "Tuner", StillTuner)
     plan = plan_in(folder, draft="none", peers=False, temperatures=(0.6,))
-    pair = load_pair(plan.target, plan.draft, dtype="float32")
+    pair = pair_of(plan)
     findings = measure(pair, plan, lambda *_: None)
     (comparison,) = findings.comparisons
     assert list(comparison.runs) == [names.PLAIN]
@@ -142,7 +148,7 @@ def test_every_temperature_band_asked_for_is_measured_now(
     folder: Path, asked: tuple[float, ...], measured: list[float]
 ) -> None:
     plan = plan_in(folder)
-    pair = load_pair(plan.target, plan.draft, dtype="float32")
+    pair = pair_of(plan)
     workshop = Workshop(sources_of(plan), pair)
     workshop.tuner = tuner = StillTuner(pair)  # type: ignore[assignment]
     for times in (1, 2):  # whatever is known already: it may be of a busier machine
@@ -170,7 +176,7 @@ def test_what_one_system_learns_changes_no_other(folder: Path) -> None:
 
 def test_no_two_systems_share_an_advisor(folder: Path) -> None:
     plan = plan_in(folder)
-    workshop = Workshop(sources_of(plan), load_pair(plan.target, plan.draft, dtype="float32"))
+    workshop = Workshop(sources_of(plan), pair_of(plan))
     workshop.tuner = tuner = StillTuner(None)  # type: ignore[assignment]
     list(tuner.measure(0.6))
     systems = line_up(workshop, OWN).systems
@@ -181,18 +187,21 @@ def test_no_two_systems_share_an_advisor(folder: Path) -> None:
 
 def test_without_any_figures_systems_take_packaged_trees(folder: Path) -> None:
     plan = plan_in(folder)
-    workshop = Workshop(sources_of(plan), load_pair(plan.target, plan.draft, dtype="float32"))
+    workshop = Workshop(sources_of(plan), pair_of(plan))
     workshop.tuner = StillTuner(None)  # type: ignore[assignment]
     assert "packaged" in workshop.advisor().advise(0.0, 0, False).reason
 
 
 def sources_of(plan: BenchPlan) -> Sources:
-    return Sources(plan.target, plan.draft, None, "cpu", "float32", threads=1)
+    return Sources(
+        plan.target, plan.draft, None, "cpu", "float32", threads=1,
+        weights=plan.weights.value, own_dtype=plan.dtype,
+    )  # fmt: skip
 
 
 def test_the_weights_of_both_models_are_counted_in_two_bytes_each(folder: Path) -> None:
     plan = plan_in(folder)
-    pair = load_pair(plan.target, plan.draft, dtype="float32")
+    pair = pair_of(plan)
     models = [save_model(folder / "again"), save_model(folder / "again", num_hidden_layers=1)]
     expected = sum(each.numel() for model in models for each in model.state_dict().values())
     assert pair.draft is not None
@@ -225,7 +234,7 @@ def test_under_particular_conditions_plain_decoding_and_the_best_tree_are_measur
     monkeypatch.setattr(session, "PREFILL_ROUNDS", 2)
     monkeypatch.setattr(session, "best_tree", lambda _: names.LOOKUP)
     plan = plan_in(folder, conditions=True, peers=False, count=1, temperatures=(0.0,))
-    pair = load_pair(plan.target, plan.draft, dtype="float32")
+    pair = pair_of(plan)
     found = measure(pair, plan, lambda *_: None).conditions
     assert found.prefill_tokens == 256 - 16  # what the context window leaves room for
     assert found.prefill is not None
@@ -248,7 +257,7 @@ def test_an_interrupt_leaves_out_what_follows(
         if message.startswith("Prompt 2"):
             raise KeyboardInterrupt
 
-    findings = measure(load_pair(plan.target, plan.draft, dtype="float32"), plan, interrupt)
+    findings = measure(pair_of(plan), plan, interrupt)
     assert findings.interrupted
     assert {len(runs) for runs in findings.comparisons[0].runs.values()} == {1}
     assert findings.conditions.busy is None
@@ -264,9 +273,7 @@ def own_elsewhere(folder: Path, name: str, **changes: object) -> ProcessSystem:
 
 def test_a_system_decodes_the_same_in_a_process_of_its_own(folder: Path) -> None:
     plan = plan_in(folder)
-    sources = replace(sources_of(plan), exact=True)
-    kernels = Kernels(row_invariant=True)
-    pair = load_pair(plan.target, plan.draft, dtype="float32", kernels=kernels)
+    sources, pair = sources_of(plan), pair_of(plan)
     params, prompt = SamplingParams(0.0, seed=1, max_new_tokens=16), [3, 17, 5]
     (plain,) = [each for each in OWN if each.name == names.PLAIN]
     system = ProcessSystem(sources, names.PLAIN)

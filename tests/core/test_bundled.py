@@ -9,6 +9,7 @@ import torch
 
 from sequoia_core.model.llama import Llama
 from sequoia_core.model.loader import open_directory
+from sequoia_core.model.native.llama import NativeLlama
 from sequoia_core.pair import BUNDLED_DRAFT, Pair, embedded_target_path, load_pair
 
 pytestmark = pytest.mark.embedded
@@ -18,7 +19,7 @@ QUESTION = [{"role": "user", "content": "Why is the sky blue?"}]
 
 @cache
 def embedded_pair() -> Pair:
-    return load_pair(dtype="float32")
+    return load_pair()
 
 
 def test_the_target_is_found_without_importing_its_distribution() -> None:
@@ -31,13 +32,16 @@ def test_the_target_is_found_without_importing_its_distribution() -> None:
 
 def test_both_models_fit_and_share_the_embedding() -> None:
     pair = embedded_pair()
-    assert isinstance(pair.target, Llama)
-    assert isinstance(pair.draft, Llama)
+    assert pair.draft is not None
     assert pair.draft_vocab_ids is not None
     assert pair.draft_vocab_ids.shape == (pair.draft.vocab_size,)
     assert pair.draft.vocab_size == 6144
     assert pair.target.vocab_size == 49152
-    assert pair.draft.embedding.data_ptr() == pair.target.embedding.data_ptr()
+    if isinstance(pair.draft, NativeLlama):
+        assert pair.draft.weight_bytes < 49152 * 576  # its own embedding alone would be as large
+    else:
+        assert isinstance(pair.target, Llama)
+        assert pair.draft.embedding.data_ptr() == pair.target.embedding.data_ptr()
     assert pair.description.target == "SmolLM2-135M-Instruct"
     assert pair.description.draft == "bundled draft"
     assert pair.description.context_window == 8192
@@ -92,8 +96,7 @@ def test_digits_are_split_as_the_models_own_tokenizer_does() -> None:
 def test_the_target_answers_and_the_draft_foresees_it() -> None:
     """Greedy text of the target, then the draft's guesses along it, teacher-forced."""
     pair = embedded_pair()
-    assert isinstance(pair.target, Llama)
-    assert isinstance(pair.draft, Llama)
+    assert pair.draft is not None
     assert pair.draft_vocab_ids is not None
     prompt = pair.tokenizer.apply_chat_template(
         QUESTION, add_generation_prompt=True, return_dict=False

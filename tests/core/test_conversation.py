@@ -90,7 +90,7 @@ class Chat:
         window: int = 512,
         answers: Sequence[str] = ANSWERS,
         system: str | None = None,
-        dtype: str = "float32",
+        exact: bool = True,
         draft: bool = True,
     ) -> None:
         self.tokenizer, self.system = tokenizer, system
@@ -103,7 +103,7 @@ class Chat:
             draft_vocab_ids=None,
             tokenizer=tokenizer,
             eos_token_ids=frozenset({self.closing_id}),
-            description=PairDescription("target", "draft", "cpu", dtype, window),
+            description=PairDescription("target", "draft", "cpu", "bfloat16", window, exact),
             fingerprint=f"conversation-{next(FINGERPRINTS)}",
             acceptance_rates={},
         )
@@ -346,7 +346,7 @@ def test_an_answer_left_open_cannot_undo_a_newer_one() -> None:
 
 
 def test_plain_decoding_for_want_of_a_draft_is_said_once() -> None:
-    chat = Chat(byte_level(), draft=False, dtype="bfloat16")
+    chat = Chat(byte_level(), draft=False, exact=False)
     kinds = [kind for prompt in ("hee", "tee", "hee") for kind in notices_of(chat.say(prompt))]
     assert kinds == [NoticeKind.PLAIN_DECODING]
 
@@ -394,19 +394,19 @@ def test_the_tree_can_be_changed_between_answers() -> None:
 
 
 @pytest.mark.parametrize(
-    ("dtype", "temperature", "mode", "told"),
+    ("exact", "temperature", "mode", "told"),
     [
-        ("bfloat16", 0.0, Mode.SEQUOIA, 1),
-        ("bfloat16", 0.6, Mode.GREEDY, 1),
-        ("bfloat16", 0.6, Mode.SEQUOIA, 0),
-        ("bfloat16", 0.0, Mode.AR, 0),
-        ("float32", 0.0, Mode.SEQUOIA, 0),
+        (False, 0.0, Mode.SEQUOIA, 1),
+        (False, 0.6, Mode.GREEDY, 1),
+        (False, 0.6, Mode.SEQUOIA, 0),
+        (False, 0.0, Mode.AR, 0),
+        (True, 0.0, Mode.SEQUOIA, 0),
     ],
 )
 def test_rounding_is_mentioned_once_where_it_may_show(
-    dtype: str, temperature: float, mode: Mode, told: int
+    exact: bool, temperature: float, mode: Mode, told: int
 ) -> None:
-    chat = Chat(byte_level(), dtype=dtype)
+    chat = Chat(byte_level(), exact=exact)
     chat.talk.choose_tree(TreeChoice(mode, GrowMap.chain(2)))
     params = SamplingParams(temperature=temperature, seed=1, max_new_tokens=4)
     kinds = [kind for prompt in ("hee", "tee") for kind in notices_of(chat.say(prompt, params))]

@@ -9,7 +9,6 @@ from typing import Any
 
 import pytest
 import sentencepiece
-import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from sentencepiece import sentencepiece_model_pb2 as protobuf
@@ -17,10 +16,9 @@ from tokenizers import AddedToken, Regex, Tokenizer, decoders, models, normalize
 from tokenizers.trainers import BpeTrainer
 
 from sequoia_core.errors import ModelLoadError
-from sequoia_core.model.convert_cache import ConvertCache
 from sequoia_core.model.gguf_tokenizer import SPLIT_RULES
 from sequoia_core.model.loader import open_checkpoint
-from sequoia_core.model.tokenizer import gguf_tokenizer, load_tokenizer, save_tokenizer
+from sequoia_core.model.tokenizer import gguf_tokenizer
 from tests.core.checkpoints import save_gguf, tiny_llama, tiny_tokenizer
 
 CONTROL, USER_DEFINED, NORMAL = 3, 4, 1
@@ -397,31 +395,9 @@ def test_scores_that_do_not_order_the_merges_are_refused() -> None:
         read(scored_entries(model, scores=None))
 
 
-@pytest.mark.parametrize("kind", ["byte-level", "composed", "sentencepiece", "no prefix"])
-def test_a_converted_tokenizer_is_read_back_the_same(kind: str, tmp_path: Path) -> None:
-    made = {
-        "byte-level": lambda: byte_level_pair("llama-bpe")[1],
-        "composed": lambda: byte_level_pair("qwen2")[1],
-        "sentencepiece": lambda: scored_pair(True)[1],
-        "no prefix": lambda: scored_pair(False)[1],
-    }[kind]()
-    save_tokenizer(made, tmp_path)
-    loaded = load_tokenizer(tmp_path)
-    for text in BITS:
-        assert ids_of(loaded, text) == ids_of(made, text)
-        assert loaded.encode(text + "x") == made.encode(text + "x")
-    names = [(each.bos_token, each.eos_token, each.unk_token) for each in (loaded, made)]
-    assert names[0] == names[1]
-
-
 def test_other_files_in_the_folder_of_a_gguf_file_do_not_count(tmp_path: Path) -> None:
     save_gguf(tmp_path / "model.gguf", tiny_llama())
     tiny_tokenizer(first="B").save_pretrained(tmp_path)
-    checkpoint = open_checkpoint(
-        str(tmp_path / "model.gguf"),
-        torch.float32,
-        ConvertCache(tmp_path / "cache"),
-        lambda _message, _part: None,
-    )
+    checkpoint = open_checkpoint(str(tmp_path / "model.gguf"))
     assert checkpoint.tokenizer is not None
     assert checkpoint.tokenizer().get_vocab() == tiny_tokenizer(first="A").get_vocab()

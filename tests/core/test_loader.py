@@ -17,9 +17,8 @@ import torch
 from safetensors.torch import load_file, save_file
 from transformers import LlamaForCausalLM
 
-from sequoia_core.config import Kernels, Offload
+from sequoia_core.config import Offload
 from sequoia_core.errors import ModelLoadError
-from sequoia_core.model.convert_cache import ConvertCache
 from sequoia_core.model.llama import Llama
 from sequoia_core.model.loader import Checkpoint, open_checkpoint, open_directory
 from sequoia_core.model.offload import Placement, load_offloaded
@@ -125,18 +124,20 @@ def test_the_digest_follows_the_weights(tmp_path: Path) -> None:
     save_model(tmp_path / "one")
     save_model(tmp_path / "same")
     save_model(tmp_path / "other", initializer_range=0.1)
-    one, same, other = (open_directory(tmp_path / name).digest for name in ("one", "same", "other"))
+    one, same, other = (
+        open_directory(tmp_path / name).digest() for name in ("one", "same", "other")
+    )
     assert one == same
     assert one != other
 
 
 def test_the_digest_follows_the_configuration(tmp_path: Path) -> None:
     save_model(tmp_path)
-    first = open_directory(tmp_path).digest
+    first = open_directory(tmp_path).digest()
     edit_settings(tmp_path, rms_norm_eps=1e-4)
-    second = open_directory(tmp_path).digest
+    second = open_directory(tmp_path).digest()
     edit_settings(tmp_path, _name_or_path="another name")
-    assert first != second == open_directory(tmp_path).digest
+    assert first != second == open_directory(tmp_path).digest()
 
 
 def in_odd_shards(directory: Path, **changes: Any) -> None:
@@ -154,10 +155,10 @@ def in_odd_shards(directory: Path, **changes: Any) -> None:
 def test_the_digest_follows_the_files_that_the_index_names(tmp_path: Path) -> None:
     in_odd_shards(tmp_path / "one")
     in_odd_shards(tmp_path / "other", initializer_range=0.1)
-    one, other = (open_directory(tmp_path / name).digest for name in ("one", "other"))
+    one, other = (open_directory(tmp_path / name).digest() for name in ("one", "other"))
     assert one != other
     (tmp_path / "one" / "model-00009-of-00009.safetensors").write_bytes(b"not of this model")
-    assert open_directory(tmp_path / "one").digest == one
+    assert open_directory(tmp_path / "one").digest() == one
 
 
 def test_rotary_buffers_are_passed_over(tmp_path: Path) -> None:
@@ -219,10 +220,8 @@ def test_biases_are_computed_wherever_the_layers_lie(tmp_path: Path) -> None:
     stages = even_stages(config, (cpu, cpu))
     models = [
         PipelinedLlama(config, weights, stages, torch.float32),
-        load_offloaded(
-            LayerLayout(config, torch.float32), weights, Placement(cpu, Offload.DISK), Kernels()
-        ),
-        Llama(config, weights, cpu, torch.float32, Kernels(row_invariant=True)),
+        load_offloaded(LayerLayout(config, torch.float32), weights, Placement(cpu, Offload.DISK)),
+        Llama(config, weights, cpu, torch.float32),
     ]
     for each in models:
         logits = each.forward(TOKENS, torch.arange(len(TOKENS)), None, each.new_cache())
@@ -514,15 +513,13 @@ def test_a_wrong_path_never_asks_the_hub(
     monkeypatch.chdir(tmp_path)
     (tmp_path / "notes.txt").write_text("hello")
     with pytest.raises(ModelLoadError, match=message):
-        open_checkpoint(
-            source.format(tmp=tmp_path), torch.float32, ConvertCache(tmp_path), lambda *_: None
-        )
+        open_checkpoint(source.format(tmp=tmp_path))
 
 
 def test_the_name_is_the_folders(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     save_model(tmp_path / "my-model")
     monkeypatch.chdir(tmp_path / "my-model")
-    model = open_checkpoint(".", torch.float32, ConvertCache(tmp_path), lambda *_: None)
+    model = open_checkpoint(".")
     assert model.name == "my-model"
     assert model.config.vocab_size == TINY["vocab_size"]
 

@@ -12,6 +12,7 @@ from sequoia_core.model.device import (
     choose_device,
     choose_dtype,
     cpu_multiplies_bfloat16,
+    cpu_threads,
     device_name,
     dtype_name,
     prepare,
@@ -134,7 +135,7 @@ def test_pytorchs_own_probes_are_believed(
 
 def test_a_cpu_is_called_by_its_makers_name(cpu_info: Path) -> None:
     cpu_info.write_text(CPU_INFO.format(""))
-    assert device_name(CPU) == f"Fast CPU 9000, {torch.get_num_threads()} threads"
+    assert device_name(CPU) == f"Fast CPU 9000, {cpu_threads()} threads"
 
 
 def test_a_gpu_is_called_by_its_makers_name(monkeypatch: pytest.MonkeyPatch) -> None:

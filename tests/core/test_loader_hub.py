@@ -26,14 +26,11 @@ TOKEN = "a-secret"
 OPEN = r"""
 import json, sys, torch
 from sequoia_core.errors import SequoiaError
-from sequoia_core.model.convert_cache import ConvertCache
 from sequoia_core.model.loader import open_checkpoint
 def opened(source):
     told = []
     try:
-        model = open_checkpoint(
-            source, torch.float32, ConvertCache(None), lambda *each: told.append(each)
-        )
+        model = open_checkpoint(source, lambda *each: told.append(each))
     except SequoiaError as error:
         return {"error": str(error)}
     return {

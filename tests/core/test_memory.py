@@ -13,13 +13,15 @@ from torch import Tensor
 from sequoia_core import draft as draft_module
 from sequoia_core import engine as engine_module
 from sequoia_core import pair as pair_module
-from sequoia_core.config import Mode, SamplingParams
+from sequoia_core.config import Mode, SamplingParams, WeightFormat
 from sequoia_core.errors import MemoryFullError, ModelLoadError
 from sequoia_core.events import Event, Finished, Notice, NoticeKind, Step
 from sequoia_core.growmap import GrowMap
 from sequoia_core.memory import MemoryPlan, is_out_of_memory
+from sequoia_core.model.config import ModelConfig
 from sequoia_core.model.device import free_bytes
-from sequoia_core.model.planning import memory_plans
+from sequoia_core.model.loader import Checkpoint
+from sequoia_core.model.planning import pair_plans
 from sequoia_core.pair import known_model, load_pair
 from sequoia_core.protocols import KVCache, Lookup, TreeChoice
 from sequoia_core.trees import ROOT, AdaptiveTree, smaller
@@ -264,14 +266,14 @@ def test_the_window_is_what_fits_into_the_memory(
     target: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     plans: list[MemoryPlan] = []
-    real = memory_plans
+    real = pair_plans
 
     def spy(*given: object) -> dict[torch.device, MemoryPlan]:
         found = real(*given)  # type: ignore[arg-type]
         plans.extend(found.values())
         return found
 
-    monkeypatch.setattr(pair_module, "memory_plans", spy)
+    monkeypatch.setattr(pair_module, "pair_plans", spy)
     said: list[str] = []
 
     def load() -> int:
@@ -302,17 +304,23 @@ def test_memory_that_ends_while_loading_is_a_line(
 
     monkeypatch.setattr(pair_module, "Llama", full)
     with pytest.raises(MemoryFullError, match="target: the memory became full while it was loaded"):
-        load_pair(target, dtype="float32", device="cpu")
+        load_pair(target, dtype="float32", device="cpu", weights=WeightFormat.TORCH)
 
 
 def test_shapes_are_known_before_loading(target: str) -> None:
     found = known_model(target)
-    assert found is not None
-    assert found[0].context_window == 4096
-    embedded = known_model(None)
-    assert embedded is not None
-    assert (embedded[0].num_layers, embedded[0].head_vocab_size) == (30, 49152)
+    assert isinstance(found, Checkpoint)
+    assert found.config.context_window == 4096
+    listed = known_model("meta-llama/Llama-3.1-8B-Instruct")
+    assert isinstance(listed, ModelConfig)
     assert known_model("somebody/else") is None
+
+
+@pytest.mark.embedded
+def test_the_embedded_targets_shape_is_known() -> None:
+    embedded = known_model(None)
+    assert isinstance(embedded, Checkpoint)
+    assert (embedded.config.num_layers, embedded.config.head_vocab_size) == (30, 49152)
 
 
 def test_a_trimmed_drafts_columns_are_known_on_the_host() -> None:

@@ -11,7 +11,7 @@ import torch
 from safetensors.torch import save_file
 from torch import Tensor
 
-from sequoia_core.config import Kernels, Mode, Offload, SamplingParams, WeightFormat
+from sequoia_core.config import Mode, Offload, SamplingParams
 from sequoia_core.errors import ModelLoadError, ParameterError
 from sequoia_core.growmap import GrowMap
 from sequoia_core.model.config import ModelConfig
@@ -31,8 +31,6 @@ from tests.core.models import random_weights, tiny_config
 
 CPU = torch.device("cpu")
 ON_DISK = Placement(CPU, Offload.DISK)
-PLAIN = Kernels()
-EXACT = Kernels(row_invariant=True)
 DTYPES = [torch.float32, torch.bfloat16, torch.float16]
 TOKENS = torch.arange(3, 20)
 
@@ -44,9 +42,7 @@ def offloaded(tmp_path: Path) -> Iterator[Offloaded]:
     """Makes models of random weights that lie in two files."""
     made: list[OffloadedLlama] = []
 
-    def make(
-        config: ModelConfig, dtype: torch.dtype = torch.float32, kernels: Kernels = PLAIN
-    ) -> OffloadedLlama:
+    def make(config: ModelConfig, dtype: torch.dtype = torch.float32) -> OffloadedLlama:
         weights = random_weights(config, 0)
         if config.tie_word_embeddings:
             del weights["lm_head.weight"]
@@ -55,7 +51,7 @@ def offloaded(tmp_path: Path) -> Iterator[Offloaded]:
             shard = {name: weights[name] for name in names[part::2]}
             save_file(shard, tmp_path / f"{part}.safetensors")
         files = SafetensorsWeights([tmp_path / "0.safetensors", tmp_path / "1.safetensors"])
-        made.append(load_offloaded(LayerLayout(config, dtype), files, ON_DISK, kernels, (0,)))
+        made.append(load_offloaded(LayerLayout(config, dtype), files, ON_DISK, (0,)))
         return made[-1]
 
     yield make
@@ -63,10 +59,8 @@ def offloaded(tmp_path: Path) -> Iterator[Offloaded]:
         each.ring.close()
 
 
-def resident(
-    config: ModelConfig, dtype: torch.dtype = torch.float32, kernels: Kernels = PLAIN
-) -> Llama:
-    return Llama(config, random_weights(config, 0), CPU, dtype, kernels, (0,))
+def resident(config: ModelConfig, dtype: torch.dtype = torch.float32) -> Llama:
+    return Llama(config, random_weights(config, 0), CPU, dtype, (0,))
 
 
 def three_passes(model: Llama) -> list[Tensor]:
@@ -81,46 +75,21 @@ def three_passes(model: Llama) -> list[Tensor]:
     return [*logits, cache.features(0, cache.length)]
 
 
-@pytest.mark.parametrize("exact", [False, True])
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)
 @pytest.mark.parametrize(
     "changes", [{"num_layers": 1}, {}, {"num_layers": 3}, {"tie_word_embeddings": True}], ids=str
 )
 def test_logits_are_those_of_the_resident_model_bit_for_bit(
-    changes: dict[str, Any], dtype: torch.dtype, exact: bool, offloaded: Offloaded
+    changes: dict[str, Any], dtype: torch.dtype, offloaded: Offloaded
 ) -> None:
-    kernels = Kernels(WeightFormat.PLAIN, exact)
     config = tiny_config(**changes)
     weights = random_weights(config, 0)
     if config.tie_word_embeddings:
         weights["lm_head.weight"] = weights["model.embed_tokens.weight"]
-    whole = Llama(config, weights, CPU, dtype, kernels, (0,))
-    streamed = offloaded(config, dtype, Kernels(row_invariant=exact))
+    whole = Llama(config, weights, CPU, dtype, (0,))
+    streamed = offloaded(config, dtype)
     for expected, found in zip(three_passes(whole), three_passes(streamed), strict=True):
         assert torch.equal(expected, found)
-
-
-@pytest.mark.parametrize("dtype", DTYPES, ids=str)
-@pytest.mark.parametrize("size", [2, 31, 32, 33, 70])
-def test_with_exact_kernels_a_row_does_not_depend_on_those_beside_it(
-    size: int, dtype: torch.dtype, offloaded: Offloaded
-) -> None:
-    model = offloaded(tiny_config(num_layers=3), dtype, EXACT)
-    ids, positions = torch.arange(size) % 61, torch.arange(size)
-    together = model.forward(ids, positions, None, model.new_cache())
-    cache = model.new_cache()
-    for row in range(size):
-        alone = model.forward(ids[row : row + 1], positions[row : row + 1], None, cache)
-        assert torch.equal(alone[0], together[row])
-
-
-def test_the_default_kernels_of_bfloat16_round_otherwise_at_most(offloaded: Offloaded) -> None:
-    """Those of a resident model have a layout of their own."""
-    config = tiny_config(num_layers=3)
-    whole = resident(config, torch.bfloat16, Kernels(WeightFormat.FULL))
-    found = three_passes(offloaded(config, torch.bfloat16))
-    for expected, each in zip(three_passes(whole), found, strict=True):
-        torch.testing.assert_close(expected, each, atol=0.3, rtol=0.05)
 
 
 @pytest.mark.parametrize("mode", list(Mode))
@@ -240,7 +209,7 @@ def test_a_model_that_nobody_holds_ends_its_thread(tmp_path: Path) -> None:
     config = tiny_config()
     save_file(random_weights(config, 0), tmp_path / "a.safetensors")
     files = SafetensorsWeights([tmp_path / "a.safetensors"])
-    model = load_offloaded(LayerLayout(config, torch.float32), files, ON_DISK, Kernels())
+    model = load_offloaded(LayerLayout(config, torch.float32), files, ON_DISK)
     model.extend(TOKENS, model.new_cache())
     reading = [each for each in threading.enumerate() if each.name.startswith(THREAD)]
     assert len(reading) == 1
@@ -249,29 +218,20 @@ def test_a_model_that_nobody_holds_ends_its_thread(tmp_path: Path) -> None:
     assert not reading[0].is_alive()
 
 
-@pytest.mark.parametrize(
-    ("placement", "kernels", "message"),
-    [
-        (Placement(CPU, Offload.CPU), Kernels(), "offload is cpu, .* give --offload disk"),
-        (ON_DISK, Kernels(WeightFormat.INT8), "int8 weights .* leave one of the two out"),
-        (Placement(torch.device("cuda", 0), Offload.CPU), Kernels(WeightFormat.INT8), "int8"),
-    ],
-)
-def test_what_cannot_be_is_refused(placement: Placement, kernels: Kernels, message: str) -> None:
-    with pytest.raises(ParameterError, match=message) as caught:
-        check_offload(placement, kernels)
+def test_what_would_do_nothing_is_refused() -> None:
+    with pytest.raises(ParameterError, match=r"offload is cpu, .* give --offload disk") as caught:
+        check_offload(Placement(CPU, Offload.CPU))
     assert "\n" not in str(caught.value)
 
 
 @pytest.mark.parametrize(
-    ("placement", "kernels"),
+    "placement",
     [
-        (Placement(CPU, Offload.NONE), Kernels(WeightFormat.INT8)),
-        (ON_DISK, EXACT),
-        (ON_DISK, Kernels(WeightFormat.FULL)),
-        (Placement(torch.device("cuda", 0), Offload.CPU), Kernels()),
-        (Placement(torch.device("cuda", 0), Offload.DISK), Kernels()),
+        Placement(CPU, Offload.NONE),
+        ON_DISK,
+        Placement(torch.device("cuda", 0), Offload.CPU),
+        Placement(torch.device("cuda", 0), Offload.DISK),
     ],
 )
-def test_what_can_be_is_not(placement: Placement, kernels: Kernels) -> None:
-    check_offload(placement, kernels)
+def test_what_can_be_is_not(placement: Placement) -> None:
+    check_offload(placement)

@@ -16,7 +16,7 @@ from safetensors.torch import save_file
 from torch import Tensor
 from torch._subclasses.fake_tensor import FakeTensorMode
 
-from sequoia_core.config import Kernels, Offload
+from sequoia_core.config import Offload
 from sequoia_core.model import offload_carriers, offload_ring
 from sequoia_core.model.offload import OffloadedLlama, Placement, load_offloaded
 from sequoia_core.model.offload_carriers import ToGpu
@@ -178,7 +178,7 @@ def pinned(monkeypatch: pytest.MonkeyPatch) -> list[int]:
 def offloaded(weights: Weights, offload: Offload, dtype: torch.dtype) -> OffloadedLlama:
     config = tiny_config(num_layers=LAYERS, context_window=1024)
     layout = LayerLayout(config, dtype)
-    return load_offloaded(layout, weights, Placement(CUDA, offload), Kernels())
+    return load_offloaded(layout, weights, Placement(CUDA, offload))
 
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16, torch.float32], ids=str)

@@ -10,7 +10,7 @@ import torch
 from safetensors.torch import load_file
 
 from sequoia_core import pair as pair_module
-from sequoia_core.config import Kernels, Offload, WeightFormat
+from sequoia_core.config import Offload, WeightFormat
 from sequoia_core.errors import ModelLoadError, ParameterError
 from sequoia_core.model.loader import open_directory
 from sequoia_core.model.offload import OffloadedLlama, Placement, resident_bytes
@@ -33,7 +33,9 @@ def target(tmp_path: Path) -> str:
 
 
 def load(target: str, draft: str | None = None, offload: Offload = Offload.DISK) -> Pair:
-    return load_pair(target, draft, dtype="float32", device="cpu", offload=offload)
+    return load_pair(
+        target, draft, dtype="float32", device="cpu", weights=WeightFormat.TORCH, offload=offload
+    )
 
 
 def logits_of(pair: Pair) -> torch.Tensor:
@@ -58,9 +60,10 @@ def test_shards_are_streamed_alike(tmp_path: Path) -> None:
     assert same_logits(str(tmp_path))
 
 
-def test_a_gguf_file_is_streamed_from_its_conversion(tmp_path: Path) -> None:
+def test_a_gguf_file_is_refused(tmp_path: Path) -> None:
     save_gguf(tmp_path / "model.gguf", tiny_llama(num_hidden_layers=4))
-    assert same_logits(str(tmp_path / "model.gguf"))
+    with pytest.raises(ModelLoadError, match=r"model\.gguf.*safetensors, or leave --offload out"):
+        load(str(tmp_path / "model.gguf"))
 
 
 def test_pickled_weights_are_refused(target: str) -> None:
@@ -79,10 +82,10 @@ def test_only_the_target_is_streamed(target: str) -> None:
 
 
 def test_the_description_says_so(target: str) -> None:
-    assert load(target).description.dtype == "float32 offload disk"
-    exact = Kernels(row_invariant=True)
-    pair = load_pair(target, dtype="float32", device="cpu", kernels=exact, offload=Offload.DISK)
-    assert pair.description.dtype == "float32 exact offload disk"
+    description = load(target).description
+    assert description.dtype == "float32 offload disk"
+    assert description.exact
+    assert not load_pair(target, dtype="bfloat16", offload=Offload.DISK).description.exact
 
 
 def test_the_fingerprint_follows_it(target: str) -> None:
@@ -97,14 +100,9 @@ def test_what_is_refused_is_refused_before_anything_is_read(
     monkeypatch.setattr(pair_module, "open_checkpoint", pytest.fail)
     with pytest.raises(ParameterError, match="give --offload disk"):
         load(target, offload=Offload.CPU)
-    with pytest.raises(ParameterError, match="int8"):
-        load_pair(
-            target,
-            dtype="bfloat16",
-            device="cpu",
-            kernels=Kernels(WeightFormat.INT8),
-            offload=Offload.DISK,
-        )
+    for weights in (WeightFormat.INT8, WeightFormat.NATIVE):
+        with pytest.raises(ParameterError, match=f"{weights.value}, but .* without offloading"):
+            load_pair(target, device="cpu", weights=weights, offload=Offload.DISK)
 
 
 def test_only_what_stays_must_fit_into_the_memory(

@@ -90,11 +90,9 @@ def outcome(answers: list[list[int]], plain: float = 2.0, error: str | None = No
 GOOD = Proven(
     weights=1,
     resident=outcome([[1, 2]]),
-    packed=outcome([[1, 3]]),
     refused=outcome([], error="no memory"),
     cold=outcome([[1, 2]]),
     warm=outcome([[1, 2]]),
-    usual=outcome([[1, 2]]),
 )
 
 

@@ -4,7 +4,6 @@ from dataclasses import fields
 from math import prod
 
 import pytest
-import torch
 
 from sequoia_core.errors import ParameterError
 from sequoia_core.model.loader import open_directory
@@ -52,7 +51,7 @@ def test_the_bundled_draft_is_described_as_its_files_are() -> None:
 @pytest.mark.embedded
 def test_the_embedded_target_is_described_as_its_file_is() -> None:
     shape = find_pair("embedded").target
-    config = open_target(None, torch.bfloat16).config
+    config = open_target(None).config
     for name in SHARED | {"vocab_size", "tie_word_embeddings"}:
         assert getattr(shape, name) == getattr(config, name), name
 

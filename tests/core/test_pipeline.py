@@ -18,7 +18,7 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from sequoia_core import pair as pair_module
-from sequoia_core.config import Kernels, Mode, Offload, SamplingParams
+from sequoia_core.config import Mode, Offload, SamplingParams, WeightFormat
 from sequoia_core.errors import ContextFullError, ModelLoadError, ParameterError
 from sequoia_core.growmap import GrowMap
 from sequoia_core.model.conditioned import ConditionedLlama
@@ -36,7 +36,6 @@ from sequoia_core.model.weights import (
     expected_shapes,
 )
 from sequoia_core.pair import Pair, load_pair
-from sequoia_core.protocols import KernelChoices
 from tests.core.checkpoints import save_model
 from tests.core.checkpoints import tiny_tokenizer as tokenizer_of
 from tests.core.engines import make_engine, tokens_of
@@ -102,24 +101,6 @@ def test_the_first_device_may_hold_no_layer() -> None:
     assert [len(stage.layers) for stage in even_stages(model.config, [CPU] * 2, 10**6)] == [0, 5]
     for one, several in zip(passes(whole()), passes(model), strict=True):
         assert torch.equal(one, several)
-
-
-@pytest.mark.parametrize("exact", [False, True])
-def test_kernels_are_passed_on(exact: bool) -> None:
-    config = tiny_config(num_layers=LAYERS)
-    weights, kernels = random_weights(config, 0), Kernels(row_invariant=exact)
-    one = Llama(config, weights, CPU, torch.float32, kernels, FEATURES)
-    stages = even_stages(config, [CPU] * 2)
-    several = PipelinedLlama(config, weights, stages, torch.float32, kernels, FEATURES)
-    for expected, found in zip(passes(one), passes(several), strict=True):
-        assert torch.equal(expected, found)
-
-
-def test_choices_of_kernels_are_those_of_one_device() -> None:
-    one, several = whole(torch.bfloat16), spread(3, torch.bfloat16)
-    assert isinstance(several, KernelChoices)
-    counts = {kind: len(each) for kind, each in one.kernel_choices().items()}
-    assert {kind: len(each) for kind, each in several.kernel_choices().items()} == counts
 
 
 def test_the_cache_grows_on_every_device() -> None:
@@ -297,7 +278,8 @@ def target(tmp_path: Path) -> str:
 
 
 def load(target: str, device: str, draft: str | None = None, **options: Any) -> Pair:
-    return load_pair(target, draft, dtype="float32", device=device, **options)
+    torch_forward = {"weights": WeightFormat.TORCH, **options}
+    return load_pair(target, draft, dtype="float32", device=device, **torch_forward)
 
 
 def test_a_pair_loads_onto_several_devices(target: str) -> None:
@@ -325,15 +307,6 @@ def test_layers_that_are_brought_to_one_device_are_not_spread(
 def test_more_devices_than_layers_are_refused(target: str) -> None:
     with pytest.raises(ParameterError, match="has 5 layers, too few for the 6 devices"):
         load(target, ",".join(["cpu"] * 6))
-
-
-def test_exact_decoding_is_refused_on_several_gpus(
-    target: str, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    devices = torch.device("cuda", 0), torch.device("cuda", 1)
-    monkeypatch.setattr(pair_module, "choose_devices", lambda _: devices)
-    with pytest.raises(ParameterError, match="exact decoding is for CPUs"):
-        load(target, "", kernels=Kernels(row_invariant=True))
 
 
 class EnoughError(Exception):

@@ -7,7 +7,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from sequoia_core.config import Kernels, Mode, SamplingParams
+from sequoia_core.config import Mode, SamplingParams
 from sequoia_core.engine import Engine
 from sequoia_core.events import Event
 from sequoia_core.growmap import GrowMap
@@ -25,7 +25,7 @@ def models(conditioned: bool) -> tuple[Llama, Llama]:
     config = tiny_config(num_layers=LAYERS, context_window=WINDOW)
     weights = random_weights(config, seed=0)
     cpu = torch.device("cpu")
-    target = Llama(config, weights, cpu, torch.float32, Kernels(), FEATURES)
+    target = Llama(config, weights, cpu, torch.float32, FEATURES)
     draft = conditioned_draft() if conditioned else tiny_llama(1, context_window=WINDOW)
     return target, draft
 

@@ -23,7 +23,6 @@ from sequoia_core.model.tokenizer import (
     gguf_tokenizer,
     has_tokenizer,
     load_tokenizer,
-    save_tokenizer,
     stated_eos_ids,
 )
 from tests.core.checkpoints import CHAT_TEMPLATE, save_gguf, tiny_llama, tiny_tokenizer
@@ -68,17 +67,6 @@ def test_the_digit_rule_changes_ids_where_spaces_precede_a_digit(tmp_path: Path)
     )
     assert split == ["A", "ĠĠ", "1"]
     assert joined == ["A", "Ġ", "Ġ", "1"]
-
-
-def test_a_saved_tokenizer_is_the_same_one(from_gguf: Any, tmp_path: Path) -> None:
-    save_tokenizer(from_gguf, tmp_path)
-    loaded = load_tokenizer(tmp_path)
-    text = "<|im_start|>A  12 B\n<|im_end|>"
-    assert loaded.encode(text) == from_gguf.encode(text)
-    assert loaded.get_vocab() == from_gguf.get_vocab()
-    assert loaded.chat_template == CHAT_TEMPLATE
-    assert loaded.all_special_tokens == from_gguf.all_special_tokens
-    assert loaded.decode(loaded.encode("  A")) == "  A"
 
 
 def test_special_tokens_are_single_ids(from_gguf: Any) -> None:
@@ -224,12 +212,9 @@ def test_a_named_token_keeps_its_rules(
     backend.normalizer = normalizers.Lowercase()
     backend.add_tokens([AddedToken("<end>", **{"special": True, "normalized": False, **rules})])
     tokenizer = load_tokenizer(folder_of(tmp_path, backend, **names))
-    saved = tmp_path / "saved"
-    save_tokenizer(tokenizer, saved)
     for text in ("the <end> the", "the<end>the", "  <end>\n", "<END>", "a<end> <end>b"):
         expected = backend.encode(text, add_special_tokens=False).ids
         assert tokenizer.encode(text, add_special_tokens=False) == expected, text
-        assert load_tokenizer(saved).encode(text, add_special_tokens=False) == expected, text
 
 
 def test_tokens_that_only_the_configuration_lists_are_added_under_their_ids(tmp_path: Path) -> None:

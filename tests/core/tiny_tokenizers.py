@@ -3,12 +3,10 @@
 from functools import lru_cache
 
 import pytest
-import torch
 from tokenizers import AddedToken, Tokenizer, decoders, models, normalizers, pre_tokenizers
 from transformers import PreTrainedTokenizerBase, PreTrainedTokenizerFast
 
 from sequoia_core.errors import ModelLoadError
-from sequoia_core.model.convert_cache import ConvertCache, default_root
 from sequoia_core.model.loader import open_checkpoint
 from sequoia_core.pair import embedded_target_path
 
@@ -100,7 +98,6 @@ def embedded_tokenizer() -> PreTrainedTokenizerBase:
         path = embedded_target_path()
     except ModelLoadError as error:
         pytest.skip(str(error))
-    cache = ConvertCache(default_root())
-    checkpoint = open_checkpoint(str(path), torch.float32, cache, lambda _message, _part: None)
+    checkpoint = open_checkpoint(str(path))
     assert checkpoint.tokenizer is not None
     return checkpoint.tokenizer()

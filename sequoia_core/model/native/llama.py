@@ -24,7 +24,12 @@ from sequoia_core.model.native.library import (
     load_library,
     made,
 )
-from sequoia_core.model.native.matrices import StoredMatrix, stored_matrix
+from sequoia_core.model.native.matrices import (
+    ROWS_TOGETHER,
+    StoredMatrix,
+    round_up,
+    stored_matrix,
+)
 from sequoia_core.model.rope import inverse_frequencies
 from sequoia_core.model.weights import (
     EMBEDDING,
@@ -50,9 +55,10 @@ LAYER_PARTS = (
 )  # fmt: skip
 """Matrices of a layer in the order of `Part` in model.hpp."""
 
+HEAD_PARTS = range(3)
+"""Those whose rows are filled up to whole blocks, head by head."""
 EMBEDDING_PART, HEAD_PART, TARGET_INPUT_PART, OWN_INPUT_PART = 7, 8, 9, 10
 ATTENTION_NORM, MLP_NORM, FINAL_NORM, SHIFT, SCALE = range(5)
-HALF_CACHE_FROM = {torch.bfloat16, torch.float16}
 
 
 class Pool:
@@ -122,6 +128,7 @@ class NativeLlama:
         pool: threads to compute with.
         feature_layers: layers whose outputs a cache keeps, for a draft that reads them.
         embedding_of: a model that lends its embedding, for a draft that has none.
+        matrix_format: what matrices are held in; see `stored_matrix`.
         instruction_set: a name out of `library.instruction_sets`; None is the one that the
             environment names, or the best.
 
@@ -143,6 +150,7 @@ class NativeLlama:
         *,
         feature_layers: Sequence[int] = (),
         embedding_of: NativeLlama | None = None,
+        matrix_format: int | None = None,
         instruction_set: str | None = None,
     ) -> None:
         self.config = config
@@ -150,7 +158,7 @@ class NativeLlama:
         self._pool, self._embedding_of = pool, embedding_of  # kept alive
         conditioned = bool(config.feature_layers)
         kept = (config.num_layers - 1,) if conditioned else tuple(feature_layers)
-        matrices = self._matrices(weights)
+        matrices = model_matrices(config, weights, matrix_format)
         frequencies = inverse_frequencies(config) / config.rope_factor
         shape = ModelShapeStruct(
             size=ctypes.sizeof(ModelShapeStruct),
@@ -163,7 +171,7 @@ class NativeLlama:
             vocab=config.vocab_size,
             head_rows=config.head_vocab_size,
             norm_epsilon=config.rms_norm_eps,
-            half_cache=int(all(each.half_precision for _, _, each in matrices)),
+            half_cache=int(cache_is_half(matrices)),
             feature_count=len(kept),
             feature_layers=(c_int32 * len(kept))(*kept),
             target_features=len(config.feature_layers),
@@ -178,11 +186,6 @@ class NativeLlama:
         )
         weakref.finalize(self, self._library.sequoia_model_free, self.handle)
         self._fill(matrices, weights)
-
-    @property
-    def threads(self) -> int:
-        """How many compute it."""
-        return self._pool.threads
 
     @property
     def vocab_size(self) -> int:
@@ -267,24 +270,6 @@ class NativeLlama:
             )
         )
 
-    def _matrices(
-        self, weights: Mapping[str, Tensor] | Weights
-    ) -> list[tuple[int, int, StoredMatrix]]:
-        """Layer, part and content of each matrix."""
-        config = self.config
-        named = [
-            (layer, part, f"model.layers.{layer}.{name}.weight")
-            for layer in range(config.num_layers)
-            for part, name in enumerate(LAYER_PARTS)
-        ]
-        if not config.embeddings_from_target:
-            named.append((0, EMBEDDING_PART, EMBEDDING))
-        if not config.tie_word_embeddings:
-            named.append((0, HEAD_PART, HEAD))
-        if config.feature_layers:
-            named += [(0, TARGET_INPUT_PART, TARGET_INPUT), (0, OWN_INPUT_PART, OWN_INPUT)]
-        return [(layer, part, stored_matrix(weights, name)) for layer, part, name in named]
-
     def _fill(
         self,
         matrices: Sequence[tuple[int, int, StoredMatrix]],
@@ -342,3 +327,55 @@ class NativeLlama:
                 self.handle, layer, vector, flat.data_ptr(), flat.numel()
             )
         )
+
+
+def model_matrices(
+    config: ModelConfig, weights: Mapping[str, Tensor] | Weights, matrix_format: int | None = None
+) -> list[tuple[int, int, StoredMatrix]]:
+    """Layer, part and content of each matrix.
+
+    Raises:
+        ModelLoadError: a matrix is stored in a format that the library does not read.
+    """
+    named = [
+        (layer, part, f"model.layers.{layer}.{name}.weight")
+        for layer in range(config.num_layers)
+        for part, name in enumerate(LAYER_PARTS)
+    ]
+    if not config.embeddings_from_target:
+        named.append((0, EMBEDDING_PART, EMBEDDING))
+    if not config.tie_word_embeddings:
+        named.append((0, HEAD_PART, HEAD))
+    if config.feature_layers:
+        named += [(0, TARGET_INPUT_PART, TARGET_INPUT), (0, OWN_INPUT_PART, OWN_INPUT)]
+    return [
+        (layer, part, stored_matrix(weights, name, matrix_format)) for layer, part, name in named
+    ]
+
+
+def cache_is_half(matrices: Sequence[tuple[int, int, StoredMatrix]]) -> bool:
+    """Whether keys and values are float16: no matrix has finer numbers."""
+    return all(each.half_precision for _, _, each in matrices)
+
+
+def planned_bytes(config: ModelConfig, matrices: Sequence[tuple[int, int, StoredMatrix]]) -> int:
+    """Memory that the matrices will take; see `NativeLlama.weight_bytes`."""
+    padded = round_up(config.head_dim, ROWS_TOGETHER)
+    total = 0
+    for _, part, matrix in matrices:
+        rows = matrix.shape[0]
+        total += matrix.nbytes(rows // config.head_dim * padded if part in HEAD_PARTS else rows)
+    return total
+
+
+def planned_token_bytes(config: ModelConfig, half: bool, feature_slots: int = 0) -> int:
+    """Memory of one token in a cache; its pages hold 256 tokens.
+
+    Args:
+        config: shape of the model.
+        half: see `cache_is_half`.
+        feature_slots: hidden states held per token.
+    """
+    head = config.head_dim + round_up(config.head_dim, ROWS_TOGETHER)
+    values = config.num_layers * config.num_kv_heads * head
+    return (2 if half else 4) * values + 4 * feature_slots * config.hidden_size

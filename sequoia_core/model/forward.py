@@ -1,0 +1,181 @@
+"""Which forward pass computes a pair, and in which number formats.
+
+On a CPU that is the native library, with the weights as their files store them; elsewhere, and
+where the library cannot, PyTorch. It reads no weights.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import torch
+
+from sequoia_core.config import Offload, WeightFormat
+from sequoia_core.errors import ModelLoadError, ParameterError
+from sequoia_core.model.device import choose_dtype, cpu_threads, device_name, dtype_name
+from sequoia_core.model.gguf import GgufWeights
+from sequoia_core.model.native.library import find_library, instruction_sets, load_library
+from sequoia_core.model.native.matrices import (
+    DTYPE_FORMATS,
+    Q8_0,
+    quantized_already,
+    unread_format,
+)
+
+if TYPE_CHECKING:
+    from sequoia_core.model.loader import Checkpoint
+    from sequoia_core.model.offload import Placement
+
+AUTO = "auto"
+
+
+@dataclass(frozen=True, slots=True)
+class Forward:
+    """How a pair is computed.
+
+    Attributes:
+        placement: where.
+        weights: `NATIVE`, `INT8` or `TORCH`.
+        dtype: of PyTorch's tensors; natively, what all matrices are converted to, or None where
+            they stay as they are stored.
+        fallback: why PyTorch computes where the native library would by default; "" if not so.
+    """
+
+    placement: Placement
+    weights: WeightFormat
+    dtype: torch.dtype | None
+    fallback: str = ""
+
+    @property
+    def native(self) -> bool:
+        """Whether the native library computes."""
+        return self.weights is not WeightFormat.TORCH
+
+    @property
+    def exact(self) -> bool:
+        """See `PairDescription.exact`."""
+        return self.native or self.dtype is torch.float32
+
+    @property
+    def target_format(self) -> int | None:
+        """The `ggml_type` that the target's matrices are held in natively; None is their own."""
+        if self.weights is WeightFormat.INT8:
+            return Q8_0
+        return None if self.dtype is None else DTYPE_FORMATS[self.dtype]
+
+    @property
+    def remark(self) -> str:
+        """Why it is not the forward that is the default; "" where there is nothing to say."""
+        return f"PyTorch computes, which is slower: {self.fallback}" if self.fallback else ""
+
+    def number_format(self, target: Checkpoint) -> str:
+        """For a title bar: what the weights are, and what is unusual about computing them."""
+        if self.weights is WeightFormat.INT8:
+            return WeightFormat.INT8.value
+        if self.native:
+            return dtype_name(self.dtype) if self.dtype else stored_format(target)
+        assert self.dtype is not None
+        on_cpu = _is_one_cpu(self.placement)
+        offload = self.placement.offload
+        parts = [dtype_name(self.dtype), *(["PyTorch"] if on_cpu else [])]
+        return " ".join([*parts, *(["offload", offload.value] if offload != Offload.NONE else [])])
+
+    def manner(self) -> str:
+        """What computes: in words, and a key of measured figures."""
+        if self.native:
+            return f"native library, {instruction_sets()[0]}, {cpu_threads()} threads"
+        return f"PyTorch {torch.__version__}"
+
+    def key(self) -> str:
+        """Everything about the forward that changes its times."""
+        number = "" if self.dtype is None else dtype_name(self.dtype)
+        build = library_digest() if self.native else ""
+        devices = map(device_name, self.placement.devices)
+        manner = (self.weights.value, self.manner(), build, self.placement.offload.value)
+        return "\n".join([number, *devices, *manner])
+
+
+def choose_forward(
+    weights: WeightFormat,
+    dtype: str,
+    placement: Placement,
+    models: Sequence[Checkpoint] = (),
+) -> Forward:
+    """The forward that computes a pair.
+
+    Args:
+        weights: as asked for.
+        dtype: likewise; see `choose_dtype`.
+        placement: where.
+        models: target and draft, as far as they are opened. One forward computes both.
+
+    Raises:
+        ParameterError: an unknown dtype, or the native library was asked for and cannot do it, or
+            `int8` would do nothing.
+    """
+    stored = models[0].stored_dtype if models else None
+    number = choose_dtype(dtype, placement.device, placement.others, stored)
+    own_format = dtype == AUTO
+    reason = "" if weights is WeightFormat.TORCH else _refusal(placement, models, own_format)
+    if weights is WeightFormat.TORCH or (weights is WeightFormat.AUTO and reason):
+        fallback = reason if _is_one_cpu(placement) else ""
+        return Forward(placement, WeightFormat.TORCH, number, fallback)
+    if reason:
+        raise ParameterError(f"weights are {weights.value}, but {reason}; leave --weights out")
+    if weights is WeightFormat.INT8:
+        _check_int8(own_format, models)
+        return Forward(placement, weights, None)
+    return Forward(placement, WeightFormat.NATIVE, None if own_format else number)
+
+
+def stored_format(model: Checkpoint) -> str:
+    """The number format of a model's matrices as their file has them: of most, where they differ.
+
+    `Q4_1`, `bfloat16` and the like.
+    """
+    if isinstance(model.weights, GgufWeights):
+        name = model.weights.main_format()
+        return {"F32": "float32", "F16": "float16", "BF16": "bfloat16"}.get(name, name)
+    matrix = next(name for name in model.weights if len(model.weights.shape(name)) == 2)
+    return dtype_name(model.weights[matrix].dtype)
+
+
+def library_digest() -> str:
+    """Of the compiled library, so that figures measured with another build are not used."""
+    path = find_library()
+    return hashlib.sha256(path.read_bytes()).hexdigest()[:16] if path else ""
+
+
+def _refusal(placement: Placement, models: Sequence[Checkpoint], own_format: bool) -> str:
+    """Why the native library does not compute the models; "" where it does."""
+    if not _is_one_cpu(placement):
+        return "the native forward computes on one CPU, without offloading"
+    try:
+        load_library()
+    except ModelLoadError as error:
+        return str(error)
+    if not instruction_sets():
+        return "the native forward needs a processor with AVX2, or with NEON's dot products"
+    if own_format:
+        for model in models:
+            if unread := unread_format(model.weights):
+                return f"{model.name}: {unread}"
+    return ""
+
+
+def _is_one_cpu(placement: Placement) -> bool:
+    on_cpu = placement.device.type == "cpu" and not placement.others
+    return on_cpu and placement.offload is Offload.NONE
+
+
+def _check_int8(own_format: bool, models: Sequence[Checkpoint]) -> None:
+    if not own_format:
+        raise ParameterError("weights are int8, which is a number format itself; leave --dtype out")
+    if models and quantized_already(models[0].weights):
+        raise ParameterError(
+            f"weights are int8, but {models[0].name} is stored as {stored_format(models[0])}, "
+            "which stays as it is; leave --weights out"
+        )
