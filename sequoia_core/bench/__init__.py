@@ -36,7 +36,7 @@ class BenchPlan:
         tokens: new tokens per prompt.
         temperatures: each is measured on every prompt.
         peers: also time other projects' decoders.
-        conditions: also measure with AVX2 alone, beside a busy process, and reading a long prompt.
+        conditions: also measure with AVX2 alone, with a busy process, and reading a long prompt.
         memory: also measure peak memory, each system in a process of its own.
         tree_sizes: numbers of nodes of the fixed trees that are swept over.
 

@@ -1,4 +1,4 @@
-"""Speeds under particular conditions: beside a busy process, and of reading a long prompt.
+"""Speeds under particular conditions: with a busy process, and of reading a long prompt.
 
 Owns the wrappers that put a system into them; the runs are compared as all others.
 """
@@ -19,15 +19,15 @@ PREFILL_TOKENS = 1400
 PREFILL_PARAMS = SamplingParams(0.0, max_new_tokens=2)
 """One step that reads the prompt, and a second one, by which the clock knows that it has ended."""
 _SETTLE_SECONDS = 0.2
-_BESIDE = "{}, beside a busy process"
+_BUSY = "{}, with a busy process"
 
 
-def beside(name: str) -> str:
-    """The name of a system that runs beside a busy process."""
-    return _BESIDE.format(name)
+def busy_name(name: str) -> str:
+    """The name of a system that runs while a process is busy."""
+    return _BUSY.format(name)
 
 
-class BesideBusyProcess:
+class WithBusyProcess:
     """A system while another process keeps one core busy.
 
     Args:
@@ -35,7 +35,7 @@ class BesideBusyProcess:
     """
 
     def __init__(self, system: System) -> None:
-        self.name = beside(system.name)
+        self.name = busy_name(system.name)
         self._system = system
 
     def run(self, prompt_ids: Sequence[int], params: SamplingParams) -> Run:

@@ -191,7 +191,7 @@ def _sections(findings: Findings) -> Iterator[tuple[str, list[str]]]:
         title = f"Reading a prompt of {conditions.prefill_tokens:,} tokens"
         yield title, list(_speed_table(spreads))
     if conditions.busy:
-        yield "Beside a process that keeps one core busy", list(_speeds_of(conditions.busy))
+        yield "With a process that keeps one core busy", list(_speeds_of(conditions.busy))
     if conditions.avx2:
         yield "With AVX2 only", list(_speeds_of(conditions.avx2))
     if findings.memory:

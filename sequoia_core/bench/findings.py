@@ -17,7 +17,7 @@ class Conditions:
 
     Attributes:
         prefill: of systems that read a prompt of `prefill_tokens`.
-        busy: of systems with and without a busy process beside them.
+        busy: of systems with and without a busy process.
         avx2: of plain decoding with AVX2 alone.
         prefill_tokens: length of the prompt.
     """

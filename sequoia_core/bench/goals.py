@@ -9,7 +9,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 
 from sequoia_core.bench import names
-from sequoia_core.bench.conditions import beside, prefill_speeds
+from sequoia_core.bench.conditions import busy_name, prefill_speeds
 from sequoia_core.bench.findings import Findings
 from sequoia_core.bench.report import Spread, best_tree, fastest, ratio, rows
 from sequoia_core.bench.runner import Comparison
@@ -92,8 +92,8 @@ def _all_scores(findings: Findings) -> Iterator[Score]:
     )
     yield _prefill(findings)
     for name, wanted in ((names.PLAIN, 0.55), (tree, None), (names.LLAMA_CPP, None)):
-        what = f"{name}: beside a process that keeps one core busy / alone"
-        yield _ratio(conditions.busy, beside(name), name, wanted, what)
+        what = f"{name}: with a process that keeps one core busy / alone"
+        yield _ratio(conditions.busy, busy_name(name), name, wanted, what)
 
 
 def _speeds(comparison: Comparison, tree: str) -> Iterator[Score]:

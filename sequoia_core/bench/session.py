@@ -16,7 +16,7 @@ from sequoia_core.bench import names
 from sequoia_core.bench.conditions import (
     PREFILL_PARAMS,
     PREFILL_TOKENS,
-    BesideBusyProcess,
+    WithBusyProcess,
     long_prompt,
 )
 from sequoia_core.bench.contenders import AVX2, BASELINES, OWN, PEERS, Contender
@@ -140,7 +140,7 @@ class _Session:
         prompts = [long_prompt(self._prompts, length)] * PREFILL_ROUNDS
         tree = best_tree(comparisons)
         watched = [each for each in systems if each.name in (names.PLAIN, tree, names.LLAMA_CPP)]
-        neighbours = [each for one in watched for each in (one, BesideBusyProcess(one))]
+        neighbours = [each for one in watched for each in (one, WithBusyProcess(one))]
         return Conditions(
             prefill=self._one(readers, prompts, PREFILL_PARAMS),
             busy=self._one(neighbours, self._prompts[:BUSY_PROMPTS], self._greedy),

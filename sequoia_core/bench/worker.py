@@ -32,7 +32,7 @@ class Worker:
 
     Args:
         sources: where models come from.
-        environment: variables beside this process's own.
+        environment: variables that are added to this process's own.
     """
 
     def __init__(self, sources: Sources, environment: Mapping[str, str] | None = None) -> None:

@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from sequoia_core.bench import document, names, plot
-from sequoia_core.bench.conditions import beside
+from sequoia_core.bench.conditions import busy_name
 from sequoia_core.bench.contenders import AVX2, BASELINES, OWN, PEERS
 from sequoia_core.bench.document import Setting, as_values, for_terminal, write_document
 from sequoia_core.bench.findings import Conditions, Findings
@@ -163,7 +163,7 @@ def test_conditions_have_goals_of_their_own() -> None:
     prefill = Comparison(SamplingParams(0.0), {names.PLAIN: [quick], names.PYTORCH: [slow]})
     conditions = Conditions(
         prefill=prefill,
-        busy=named(0.0, {names.PLAIN: [10.0], beside(names.PLAIN): [5.0]}),
+        busy=named(0.0, {names.PLAIN: [10.0], busy_name(names.PLAIN): [5.0]}),
         avx2=named(0.0, {names.AVX2: [81.0], names.FLOAT32_AVX2: [10.0]}),
     )
     findings = findings_of(
@@ -171,7 +171,7 @@ def test_conditions_have_goals_of_their_own() -> None:
         conditions=conditions, memory={names.TREE: 420_000_001}, chat_memory=499_000_000,
     )  # fmt: skip
     assert scored(findings, "reading 1,400 tokens")[0] == "2.00x (2.00 to 2.00)"
-    assert scored(findings, "sequoia plain: beside")[1:] == ("0.55x", False)
+    assert scored(findings, "sequoia plain: with a process")[1:] == ("0.55x", False)
     assert scored(findings, "AVX2 only")[1:] == ("8x", True)
     assert scored(findings, "peak memory")[1:] == ("at most 420 MB", False)
     assert scored(findings, "memory of the whole chat") == ("499 MB", "at most 500 MB", True)

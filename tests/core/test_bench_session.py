@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from sequoia_core.bench import BenchPlan, measure, names, session, worker
-from sequoia_core.bench.conditions import beside
+from sequoia_core.bench.conditions import busy_name
 from sequoia_core.bench.contenders import OWN, PEERS, Contender
 from sequoia_core.bench.document import Setting, as_values, for_terminal, write_document
 from sequoia_core.bench.lineup import line_up
@@ -241,7 +241,7 @@ def test_under_particular_conditions_plain_decoding_and_the_best_tree_are_measur
     assert {name: len(runs) for name, runs in found.prefill.runs.items()} == {names.PLAIN: 2}
     assert found.busy is not None
     wanted = [names.PLAIN, names.LOOKUP]
-    assert list(found.busy.runs) == [each for name in wanted for each in (name, beside(name))]
+    assert list(found.busy.runs) == [each for name in wanted for each in (name, busy_name(name))]
     texts = {runs[0].token_ids for runs in found.busy.runs.values()}
     assert len(texts) == 1
     assert found.avx2 is None  # PyTorch computes this pair
