@@ -31,6 +31,9 @@ GROUP = 32
 F32, F16, Q8_0, BF16 = 0, 1, 8, 30
 """Numbers of `ggml_type` in GGUF files."""
 
+READABLE_FORMATS = {0, 1, 2, 3, 6, 7, 8, 12, 13, 14, 30}
+"""F32, F16, Q4_0, Q4_1, Q5_0, Q5_1, Q8_0, Q4_K, Q5_K, Q6_K and BF16."""
+
 DTYPE_FORMATS = {torch.float32: F32, torch.float16: F16, torch.bfloat16: BF16}
 FORMAT_DTYPES = {kind: dtype for dtype, kind in DTYPE_FORMATS.items()}
 
@@ -183,7 +186,7 @@ def _from_int8_rows(weights: UnpackedWeights, name: str) -> StoredMatrix:
 def _from_gguf(weights: GgufWeights, name: str) -> StoredMatrix:
     stored = weights.stored(name)
     kind = int(stored.tensor_type)
-    if kind not in GROUP_BYTES:
+    if kind not in READABLE_FORMATS:
         raise ModelLoadError(
             f"{name} is stored as {stored.tensor_type.name}, which the native forward does not read"
         )
