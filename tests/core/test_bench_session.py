@@ -2,7 +2,7 @@
 
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -10,12 +10,12 @@ import pytest
 
 from sequoia_core.bench import BenchPlan, measure, names, session, worker
 from sequoia_core.bench.conditions import busy_name
-from sequoia_core.bench.contenders import OWN, PEERS, Contender
+from sequoia_core.bench.contenders import BASELINES, OWN, PEERS, Contender
 from sequoia_core.bench.document import Setting, as_values, for_terminal, write_document
-from sequoia_core.bench.lineup import line_up
+from sequoia_core.bench.lineup import Lineup, line_up
 from sequoia_core.bench.memory import weight_bytes
 from sequoia_core.bench.own import SizedAdvisor, sized_systems
-from sequoia_core.bench.runs import NoSpeedError, PeerError
+from sequoia_core.bench.runs import NoSpeedError, PeerError, Run
 from sequoia_core.bench.session import _calibrate
 from sequoia_core.bench.worker import ProcessSystem
 from sequoia_core.bench.workshop import Sources, Workshop
@@ -30,7 +30,7 @@ from tests.core.measuring import TIMES, calibration_of, make_step, record_of
 
 RATES = [(0.5, 0.2, 0.1, 0.05)]
 MEGABYTES = 64
-FEW_PEERS = tuple(peer for peer in PEERS if peer.name in (names.HF_ASSISTED, names.LLAMA_CPP))
+FEW_PEERS = (*BASELINES, *(peer for peer in PEERS if peer.name == names.LLAMA_CPP))
 
 
 class StillTuner:
@@ -90,7 +90,7 @@ def test_a_benchmark_from_beginning_to_end(folder: Path, monkeypatch: pytest.Mon
     findings = measure(pair, plan, lambda message, _: told.append(message))
     assert findings.tuned == "measured at [0.6], told of 0.6"
     assert "Prompt 2 of 2: sequoia tree" in told
-    own, peers = [names.PLAIN, *names.TREES], [names.HF_ASSISTED]
+    own, peers = [names.PLAIN, *names.TREES], [names.PYTORCH]
     assert set(findings.absent) == {names.LLAMA_CPP}
     for comparison, sweep in zip(findings.comparisons, findings.sweeps, strict=True):
         assert list(comparison.runs) == own + peers
@@ -263,6 +263,48 @@ def test_an_interrupt_leaves_out_what_follows(
     assert findings.conditions.busy is None
     assert findings.memory == {}
     assert "was interrupted" in for_terminal(findings)
+
+
+class FakeProcess(ProcessSystem):
+    """A process that holds as many bytes as it has decoded tokens."""
+
+    def __init__(self, name: str) -> None:
+        self.name, self.tokens = name, 0
+
+    def run(self, prompt_ids: Sequence[int], params: SamplingParams) -> Run:
+        self.tokens += params.max_new_tokens
+        raise NoSpeedError("one step")
+
+    def peak_memory(self) -> int:
+        if self.name == names.OPENVINO:
+            raise PeerError("it is gone")
+        return self.tokens
+
+    def close(self) -> None:
+        self.tokens = -1
+
+
+def test_memory_is_of_processes_that_have_answered(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    elsewhere: list[FakeProcess] = []
+
+    def line_up_elsewhere(_workshop: object, contenders: Sequence[Contender]) -> Lineup:
+        assert not any(each.here for each in contenders)
+        elsewhere.extend(FakeProcess(each.name) for each in contenders)
+        return Lineup(list(elsewhere), {})
+
+    monkeypatch.setattr(session, "line_up", line_up_elsewhere)
+    monkeypatch.setattr(session, "best_tree", lambda _: names.CHAIN)
+    plan = plan_in(folder, memory=True)
+    workshop = Workshop(sources_of(plan), load_pair(plan.target, plan.draft, dtype="float32"))
+    measuring = session._Session(workshop, plan, [[3, 5]], lambda *_: None)
+    peer, lost = FakeProcess(names.HF_PLAIN), FakeProcess(names.OPENVINO)
+    peer.tokens = 7  # it has taken part, so it need not answer again
+    found = measuring._memory([peer, lost], [])
+    assert found == {names.PLAIN: 16, names.CHAIN: 16, names.HF_PLAIN: 7}
+    assert measuring._absent == {f"{names.OPENVINO}, memory": "it is gone"}
+    assert [each.tokens for each in elsewhere] == [-1, -1]
 
 
 def own_elsewhere(folder: Path, name: str, **changes: object) -> ProcessSystem:
