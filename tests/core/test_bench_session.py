@@ -297,7 +297,7 @@ def test_memory_is_of_processes_that_have_answered(
     monkeypatch.setattr(session, "line_up", line_up_elsewhere)
     monkeypatch.setattr(session, "best_tree", lambda _: names.CHAIN)
     plan = plan_in(folder, memory=True)
-    workshop = Workshop(sources_of(plan), load_pair(plan.target, plan.draft, dtype="float32"))
+    workshop = Workshop(sources_of(plan), pair_of(plan))
     measuring = session._Session(workshop, plan, [[3, 5]], lambda *_: None)
     peer, lost = FakeProcess(names.HF_PLAIN), FakeProcess(names.OPENVINO)
     peer.tokens = 7  # it has taken part, so it need not answer again
