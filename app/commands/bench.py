@@ -16,6 +16,7 @@ from sequoia_core.errors import ParameterError
 
 from .. import launch, machine
 from ..destination import to_be_written
+from ..experiment import INTERRUPTED
 from ..messages import LoadProgress
 from ..options import MODEL_OPTIONS, with_settings
 from ..progress import progress_line
@@ -162,6 +163,11 @@ def _interruptible() -> Iterator[None]:
     before = signal.signal(signal.SIGTERM, interrupt)
     try:
         yield
+    except KeyboardInterrupt:
+        typer.echo(
+            "sequoia: stopped before all systems had decoded a prompt; nothing is kept", err=True
+        )
+        raise typer.Exit(INTERRUPTED) from None
     finally:
         signal.signal(signal.SIGTERM, before)
 

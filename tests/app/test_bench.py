@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import typer
 from typer.testing import CliRunner
 
 from app import chat_memory, launch, screen_bench
@@ -162,8 +163,9 @@ def test_a_chat_that_ends_is_a_line_of_the_report(monkeypatch: pytest.MonkeyPatc
 
 def test_a_request_to_end_is_an_interrupt_while_it_measures() -> None:
     before = signal.getsignal(signal.SIGTERM)
-    with pytest.raises(KeyboardInterrupt), bench_command._interruptible():
+    with pytest.raises(typer.Exit) as ended, bench_command._interruptible():
         signal.raise_signal(signal.SIGTERM)
+    assert ended.value.exit_code == bench_command.INTERRUPTED
     assert signal.getsignal(signal.SIGTERM) is before
 
 
