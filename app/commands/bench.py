@@ -2,10 +2,12 @@
 
 import json
 import shlex
+import signal
 import sys
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -14,8 +16,14 @@ from sequoia_core.errors import ParameterError
 
 from .. import launch, machine
 from ..destination import to_be_written
+from ..experiment import INTERRUPTED
+from ..messages import LoadProgress
 from ..options import MODEL_OPTIONS, with_settings
 from ..progress import progress_line
+from ..terminal import TerminalError
+
+if TYPE_CHECKING:
+    from sequoia_core.bench.findings import Findings
 
 SCREEN_ROUNDS = 7
 SIZES = ",".join(map(str, TREE_SIZES))
@@ -48,7 +56,14 @@ def bench(
         typer.Option(help="Independent draft for them; default: the pair's.", metavar="MODEL"),
     ] = None,
     memory: Annotated[
-        bool, typer.Option("--memory/--no-memory", help="Also measure peak memory.")
+        bool, typer.Option("--memory/--no-memory", help="Also measure memory.")
+    ] = True,
+    conditions: Annotated[
+        bool,
+        typer.Option(
+            "--conditions/--no-conditions",
+            help="Also measure AVX2 alone, a busy machine and a long prompt.",
+        ),
     ] = True,
     screen: Annotated[
         bool, typer.Option("--screen", help="Instead, time the chat with and without its screen.")
@@ -82,6 +97,7 @@ def bench(
         temperatures=tuple(temperature or (TEMPERATURES if given is None else (given,))),
         peers=peers,
         memory=memory,
+        conditions=conditions,
         tree_sizes=_sizes(tree_sizes),
     )
     _compare(plan, flags, json_file, markdown)
@@ -104,12 +120,13 @@ def _compare(
         dtype=settings.dtype,
         offload=settings.offload,
     )
-    with progress_line() as progress:
+    with progress_line() as progress, _interruptible():
         pair = launch.load_chosen(settings, progress)
         from sequoia_core import bench as benchmark
         from sequoia_core.bench import document
 
         findings = benchmark.measure(pair, plan, progress)
+        findings = _with_chat_memory(findings, plan, flags, progress)
     typer.echo(document.for_terminal(findings))
     setting = document.Setting(_machine(), shlex.join(["sequoia", *sys.argv[1:]]), _prompts(plan))
     if json_file is not None:
@@ -117,6 +134,42 @@ def _compare(
         json_file.write_text(json.dumps(values, indent=1) + "\n", encoding="utf-8")
     if markdown is not None:
         document.write_document(findings, setting, markdown)
+
+
+def _with_chat_memory(
+    findings: "Findings", plan: BenchPlan, flags: Mapping[str, Any], progress: LoadProgress
+) -> "Findings":
+    """Measure the whole chat too where memory is asked for; why not is a line of the report."""
+    from dataclasses import replace
+
+    from ..chat_memory import measure_chat_memory
+
+    if not plan.memory or findings.interrupted:
+        return findings
+    progress("Measuring memory: the whole chat", None)
+    try:
+        return replace(findings, chat_memory=measure_chat_memory(flags))
+    except TerminalError as error:
+        return replace(findings, absent={**findings.absent, "the whole chat, memory": str(error)})
+
+
+@contextmanager
+def _interruptible() -> Iterator[None]:
+    """Let a request to end (SIGTERM) do what Ctrl-C does: what was measured is written."""
+
+    def interrupt(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    before = signal.signal(signal.SIGTERM, interrupt)
+    try:
+        yield
+    except KeyboardInterrupt:
+        typer.echo(
+            "sequoia: stopped before all systems had decoded a prompt; nothing is kept", err=True
+        )
+        raise typer.Exit(INTERRUPTED) from None
+    finally:
+        signal.signal(signal.SIGTERM, before)
 
 
 def _refuse(options: Mapping[str, object], what: str) -> None:

@@ -11,7 +11,7 @@ from sequoia_core.errors import ParameterError
 from sequoia_core.protocols import MOST_NODES
 
 if TYPE_CHECKING:
-    from sequoia_core.bench.session import Findings
+    from sequoia_core.bench.findings import Findings
     from sequoia_core.pair import Pair
 
 COUNT = 6
@@ -36,6 +36,7 @@ class BenchPlan:
         tokens: new tokens per prompt.
         temperatures: each is measured on every prompt.
         peers: also time other projects' decoders.
+        conditions: also measure with AVX2 alone, with a busy process, and reading a long prompt.
         memory: also measure peak memory, each system in a process of its own.
         tree_sizes: numbers of nodes of the fixed trees that are swept over.
 
@@ -55,6 +56,7 @@ class BenchPlan:
     tokens: int = TOKENS
     temperatures: tuple[float, ...] = TEMPERATURES
     peers: bool = True
+    conditions: bool = True
     memory: bool = True
     tree_sizes: tuple[int, ...] = TREE_SIZES
 

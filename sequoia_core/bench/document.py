@@ -7,30 +7,42 @@ by the run that writes it.
 from __future__ import annotations
 
 import platform
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from datetime import date
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
 from sequoia_core.bench import plot, report
-from sequoia_core.bench.goals import memory_lines, scores
-from sequoia_core.bench.lineup import INSTALL
-from sequoia_core.bench.report import Row
+from sequoia_core.bench.conditions import prefill_speeds
+from sequoia_core.bench.contenders import INSTALL
+from sequoia_core.bench.findings import Findings
+from sequoia_core.bench.goals import memory_lines, score_lines, scores
+from sequoia_core.bench.report import Row, Spread
 from sequoia_core.bench.runner import Comparison
-from sequoia_core.bench.session import Findings
 
 PACKAGES = (
-    "sequoia-chat", "torch", "transformers", "llama-cpp-python", "openvino-genai", "numpy",
+    "sequoia-chat", "torch", "transformers", "llama-cpp-python", "xllamacpp", "openvino-genai",
+    "numpy",
 )  # fmt: skip
 SYSTEMS_PICTURE = "benchmark-systems.svg"
 SIZES_PICTURE = "benchmark-tree-sizes.svg"
 LEGEND = """\
-Systems take turns prompt by prompt in alternating order, after a warm-up. tokens/s: decoding only,
-from the end of the first step, which reads the prompt ("first ms"), to the last token; no system
-stops early. Median (lowest to highest) over prompts. ratio: over the first system on the same
-prompt. tree: nodes x depth. rest: a step's time outside of both models. same text: prompts whose
-tokens equal the first system's; what is sampled differs by the draws."""
+Systems take turns prompt by prompt in alternating order, after a warm-up. This engine's systems
+share a process; every other one has its own. tokens/s: decoding only, from the end of the first
+step, which reads the prompt ("first ms"), to the last token; no system stops early. Median (lowest
+to highest) over prompts. ratio: over the first system on the same prompt. tree: nodes x depth.
+rest: a step's time outside of both models. same text: prompts whose tokens equal the first
+system's; what is sampled differs by the draws.
+
+- sequoia tree: the fixed shape that was predicted to be the fastest on this machine; packaged
+  shape: the one that serves until the machine has been measured; adaptive: a new shape each step.
+  look-up: continuations found in the conversation are added.
+- PyTorch: plain decoding by PyTorch's forward instead of the native library.
+- llama.cpp: through llama-cpp-python, compiled on this machine. llama.cpp server: a newer
+  llama.cpp, through xllamacpp, as its wheel brings it; by the server's own clock. Both read the
+  target's own file; Q4_0 is that file requantised by llama.cpp to its fastest format."""
+INTERRUPTED = "This run was interrupted: it holds the prompts that all systems had decoded."
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,12 +80,20 @@ def as_values(findings: Findings, setting: Setting) -> dict[str, object]:
         "threads": findings.threads,
         "comparisons": [
             report.as_values(each, report.rows(each))
-            | {
-                "goals": [asdict(score) for score in scores(each)],
-                "tree_sizes": {size: asdict(speed) for size, speed in sweep.items()},
-            }
+            | {"tree_sizes": {size: asdict(speed) for size, speed in sweep.items()}}
             for each, sweep in zip(findings.comparisons, findings.sweeps, strict=True)
         ],
+        "goals": [asdict(score) for score in scores(findings)],
+        "conditions": {
+            name: report.as_values(each, report.rows(each)) if each else None
+            for name, each in (
+                ("prefill", findings.conditions.prefill),
+                ("busy", findings.conditions.busy),
+                ("avx2", findings.conditions.avx2),
+            )
+        },
+        "interrupted": findings.interrupted,
+        "chat_memory": findings.chat_memory,
         "absent": dict(findings.absent),
         "memory": dict(findings.memory),
         "weights": findings.weights,
@@ -88,13 +108,15 @@ def for_terminal(findings: Findings) -> str:
         f"{findings.threads} threads",
         findings.tuned,
     ]
+    lines += [INTERRUPTED] if findings.interrupted else []
     for comparison, sweep in zip(findings.comparisons, findings.sweeps, strict=True):
         rows = report.rows(comparison)
         sizes = [(f"{size} nodes", speed) for size, speed in sweep.items() if len(sweep) > 1]
         lines += ["", f"{_heading(comparison)}:", "", *_table(comparison, rows), ""]
         lines += [report.bars([(row.name, row.tokens_per_second) for row in rows] + sizes), ""]
-        lines += [score.text() for score in scores(comparison)]
-    return "\n".join([*lines, "", *_closing(findings)])
+    for title, body in _sections(findings):
+        lines += [f"{title}:", "", *body, ""]
+    return "\n".join([*lines, *score_lines(findings), "", *_absences(findings)])
 
 
 def write_document(findings: Findings, setting: Setting, file: Path) -> None:
@@ -121,31 +143,88 @@ def _draw(findings: Findings, folder: Path) -> None:
 
 
 def _document(findings: Findings, setting: Setting) -> Iterator[str]:
-    pair = findings.pair
-    packages = ", ".join(f"{name} {number}" for name, number in versions().items())
-    yield from (
-        "# Benchmarks", "",
-        "Written by the command below; every figure is of that run.", "",
-        "```", setting.command, "```", "",
-        f"- {date.today().isoformat()}, {setting.machine}; {findings.threads} threads for every "
-        "system",
-        f"- {packages}",
-        f"- {pair.target} <- {pair.draft or 'no draft'}, {pair.device} {pair.dtype}; "
-        f"{setting.prompts}",
-        f"- {findings.tuned}", "", LEGEND, "",
-    )  # fmt: skip
+    yield from ("# Benchmarks", "", *_preface(findings, setting), "")
+    yield from ("## Goals", "", *score_lines(findings), "")
     pictures = plot.can_draw()
     if pictures:
         yield from (f"![Tokens per second by system](img/{SYSTEMS_PICTURE})", "")
     for comparison in findings.comparisons:
         rows = report.rows(comparison)
         yield from (f"## {_heading(comparison)}", "", *_table(comparison, rows), "")
-        yield from (f"- {score.text()}" for score in scores(comparison))
-        yield ""
     yield from ("## Speed by the size of a fixed tree", "")
     if pictures:
         yield from (f"![Tokens per second by tree size](img/{SIZES_PICTURE})", "")
-    yield from (*_sizes(findings), "", "## Memory, texts, absences", "", *_closing(findings))
+    yield from (*_sizes(findings), "")
+    for title, body in _sections(findings):
+        yield from (f"## {title}", "", *body, "")
+    if absences := list(_absences(findings)):
+        yield from ("## Not measured", "", *absences)
+
+
+def _preface(findings: Findings, setting: Setting) -> Iterator[str]:
+    pair = findings.pair
+    packages = ", ".join(f"{name} {number}" for name, number in versions().items())
+    yield from ("Written by the command below; every figure is of that run.", "")
+    yield from ("```", setting.command, "```", "")
+    if findings.interrupted:
+        yield from (INTERRUPTED, "")
+    yield (
+        f"- {date.today().isoformat()}, {setting.machine}; {findings.threads} threads for every "
+        "system"
+    )
+    yield f"- {packages}"
+    yield (
+        f"- {pair.target} <- {pair.draft or 'no draft'}, {pair.device} {pair.dtype}; PyTorch and "
+        f"Hugging Face in {findings.peer_dtype or pair.dtype}; {setting.prompts}"
+    )
+    yield from (f"- {findings.tuned}", "", LEGEND)
+
+
+def _sections(findings: Findings) -> Iterator[tuple[str, list[str]]]:
+    """Heading and lines of every part that was measured, after the comparisons."""
+    if ranked := report.ranked_trees(findings.comparisons):
+        yield "Which tree", list(_ranking(findings, ranked))
+    conditions = findings.conditions
+    if conditions.prefill:
+        speeds = prefill_speeds(conditions.prefill, conditions.prefill_tokens)
+        spreads = {name: Spread.of(each) for name, each in speeds.items()}
+        title = f"Reading a prompt of {conditions.prefill_tokens:,} tokens"
+        yield title, list(_speed_table(spreads))
+    if conditions.busy:
+        yield "With a process that keeps one core busy", list(_speeds_of(conditions.busy))
+    if conditions.avx2:
+        yield "With AVX2 only", list(_speeds_of(conditions.avx2))
+    if findings.memory:
+        yield "Memory", list(memory_lines(findings.memory, findings.weights))
+    if findings.partings:
+        yield "Where texts part", [f"- {line}" for line in findings.partings]
+
+
+def _ranking(findings: Findings, ranked: Sequence[tuple[str, float]]) -> Iterator[str]:
+    """This engine's trees over plain decoding, fastest first."""
+    labels = [f"T = {each.params.temperature:g}" for each in findings.comparisons]
+    yield "| tree | " + " | ".join(f"{label} | tokens/step" for label in labels) + " | mean |"
+    yield "|---" * (2 * len(labels) + 2) + "|"
+    by_name = [{row.name: row for row in report.rows(each)} for each in findings.comparisons]
+    for name, mean in ranked:
+        cells = [
+            f"{rows[name].ratio.text(2, 'x')} | {rows[name].tokens_per_step:.2f}"
+            for rows in by_name
+        ]
+        yield f"| {name} | " + " | ".join(cells) + f" | {mean:.2f}x |"
+    yield ""
+    yield "Speed over plain decoding on the same prompt; mean: the geometric one of the medians."
+
+
+def _speeds_of(comparison: Comparison) -> Iterator[str]:
+    rows = report.rows(comparison)
+    return _speed_table({row.name: row.tokens_per_second for row in rows})
+
+
+def _speed_table(speeds: Mapping[str, Spread]) -> Iterator[str]:
+    yield "| system | tokens/s |"
+    yield "|---|---|"
+    yield from (f"| {name} | {speed.text(1)} |" for name, speed in speeds.items())
 
 
 def _sizes(findings: Findings) -> Iterator[str]:
@@ -170,10 +249,7 @@ def _table(comparison: Comparison, rows: Sequence[Row]) -> tuple[str, ...]:
     )  # fmt: skip
 
 
-def _closing(findings: Findings) -> Iterator[str]:
-    if findings.memory:
-        yield from (*memory_lines(findings.memory, findings.weights), "")
-    yield from (f"- {line}" for line in findings.partings)
-    yield from (f"- {name}: not measured: {why}" for name, why in findings.absent.items())
+def _absences(findings: Findings) -> Iterator[str]:
+    yield from (f"- {name}: {why}" for name, why in findings.absent.items())
     if not plot.can_draw():
-        yield f"- no pictures: matplotlib is not installed; install it with: {INSTALL}"
+        yield f"- pictures: matplotlib is not installed; install it with: {INSTALL}"

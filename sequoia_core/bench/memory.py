@@ -1,48 +1,19 @@
-"""The most memory a system needs, measured in a process of its own.
+"""The most memory a process has had, and what weights come to.
 
-Owns that process: it loads one system, decodes a little and says how large it was at its largest,
-so that neither the other systems nor the report count. Run as a module it is that process.
+Imports no library of models, so that a process that is measured pays for none.
 """
 
 from __future__ import annotations
 
-import json
 import re
-import subprocess
 import sys
-from collections.abc import Sequence
-from contextlib import suppress
-from dataclasses import asdict
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-from sequoia_core.bench.lineup import build
-from sequoia_core.bench.runs import NoSpeedError, PeerError
-from sequoia_core.bench.workshop import Sources, Workshop
-from sequoia_core.config import SamplingParams
+if TYPE_CHECKING:
+    from sequoia_core.bench.workshop import Workshop
 
-TOKENS = 64
-COMMAND = ("-m", "sequoia_core.bench.memory")
 _STATUS = Path("/proc/self/status")
-
-
-def measure_memory(sources: Sources, name: str, prompt_ids: Sequence[int]) -> int:
-    """Load one system in a process of its own, decode; bytes at its largest.
-
-    Raises:
-        PeerError: the process failed.
-    """
-    task = {"sources": asdict(sources), "system": name, "prompt_ids": list(prompt_ids)}
-    done = subprocess.run(
-        [sys.executable, *COMMAND],
-        input=json.dumps(task),
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-    if done.returncode:
-        lines = done.stderr.strip().splitlines() or [f"exit code {done.returncode}"]
-        raise PeerError(f"its memory could not be measured: {lines[-1]}")
-    return int(done.stdout.splitlines()[-1])
 
 
 def peak_memory() -> int:
@@ -76,17 +47,3 @@ def weight_bytes(workshop: Workshop) -> int:
         own = (name for name in draft.weights if name.endswith(".weight"))
         count += sum(draft.weights[name].numel() for name in own if name not in borrowed)
     return 2 * count
-
-
-def _serve() -> None:
-    task = json.load(sys.stdin)
-    with Workshop(Sources(**task["sources"])) as workshop:
-        system = build(workshop, task["system"])
-        params = SamplingParams(0.0, seed=0, max_new_tokens=TOKENS)
-        with suppress(NoSpeedError):
-            system.run(task["prompt_ids"], params)
-    sys.stdout.write(f"{peak_memory()}\n")
-
-
-if __name__ == "__main__":
-    _serve()

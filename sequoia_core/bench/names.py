@@ -3,12 +3,32 @@
 PLAIN = "sequoia plain"
 CHAIN = "sequoia chain"
 PACKAGED = "sequoia tree, packaged shape"
+PACKAGED_LOOKUP = "sequoia tree, packaged shape, look-up"
 TREE = "sequoia tree"
-ADAPTIVE = "sequoia adaptive tree"
 LOOKUP = "sequoia tree, look-up"
+ADAPTIVE = "sequoia adaptive tree"
+ADAPTIVE_LOOKUP = "sequoia adaptive tree, look-up"
+PYTORCH = "sequoia plain, PyTorch"
+AVX2 = "sequoia plain, AVX2"
+FLOAT32_AVX2 = "sequoia plain, PyTorch float32, AVX2"
 HF_PLAIN = "Hugging Face generate"
 HF_ASSISTED = "Hugging Face assisted"
 HF_LOOKUP = "Hugging Face prompt lookup"
 LLAMA_CPP = "llama.cpp"
+LLAMA_CPP_Q4_0 = "llama.cpp, Q4_0"
+LLAMA_CPP_LOOKUP = "llama.cpp prompt lookup"
+LLAMA_CPP_DRAFT = "llama.cpp with the draft"
+LLAMA_SERVER = "llama.cpp server"
+LLAMA_SERVER_Q4_0 = "llama.cpp server, Q4_0"
+LLAMA_SERVER_LOOKUP = "llama.cpp server, n-grams"
 OPENVINO = "OpenVINO GenAI"
 OPENVINO_SPECULATIVE = "OpenVINO GenAI speculative"
+
+TREES = (CHAIN, PACKAGED, PACKAGED_LOOKUP, TREE, LOOKUP, ADAPTIVE, ADAPTIVE_LOOKUP)
+"""This engine's ways to speculate."""
+LLAMA_CPP_PLAIN = (LLAMA_CPP, LLAMA_SERVER)
+"""Plain decoding of the target's own file by llama.cpp."""
+LLAMA_CPP_REQUANTISED = (LLAMA_CPP_Q4_0, LLAMA_SERVER_Q4_0)
+"""The same of the file requantised to Q4_0, which is another model."""
+LLAMA_CPP_SPECULATING = (LLAMA_CPP_LOOKUP, LLAMA_SERVER_LOOKUP, LLAMA_CPP_DRAFT)
+"""Its own speculative decoding."""

@@ -160,17 +160,30 @@ def own_choices(pair: Pair) -> dict[str, TreeChoice]:
     choices = {names.PLAIN: TreeChoice(Mode.AR)}
     if pair.draft is not None:
         choices[names.CHAIN] = TreeChoice(Mode.CHAIN)
-        choices[names.PACKAGED] = choices[names.TREE] = TreeChoice(Mode.SEQUOIA)
-        choices[names.ADAPTIVE] = TreeChoice(Mode.SEQUOIA, adaptive=True)
-        choices[names.LOOKUP] = TreeChoice(Mode.SEQUOIA, lookup=Lookup.AUTO)
+        fixed = TreeChoice(Mode.SEQUOIA)
+        adaptive = TreeChoice(Mode.SEQUOIA, adaptive=True)
+        choices[names.PACKAGED] = choices[names.TREE] = fixed
+        choices[names.PACKAGED_LOOKUP] = choices[names.LOOKUP] = _with_lookup(fixed)
+        choices[names.ADAPTIVE] = adaptive
+        choices[names.ADAPTIVE_LOOKUP] = _with_lookup(adaptive)
     return choices
+
+
+def _with_lookup(choice: TreeChoice) -> TreeChoice:
+    return replace(choice, lookup=Lookup.AUTO)
 
 
 def own_system(pair: Pair, tuned: TreeAdvisor, name: str) -> OwnSystem:
     """One of `own_choices`, its tree left to the machine unless it is the packaged one."""
-    packaged = name == names.PACKAGED
+    packaged = name in (names.PACKAGED, names.PACKAGED_LOOKUP)
     advisor = BundledAdvisor.default(pair.acceptance_rates) if packaged else tuned
     return OwnSystem(name, pair, advisor, own_choices(pair)[name])
+
+
+def plain_system(pair: Pair, name: str) -> OwnSystem:
+    """Plain decoding under another name: of the same models, computed in another way."""
+    advisor = BundledAdvisor.default(pair.acceptance_rates)
+    return OwnSystem(name, pair, advisor, TreeChoice(Mode.AR))
 
 
 def sized_systems(

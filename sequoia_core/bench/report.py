@@ -6,8 +6,9 @@ Owns the statistics: medians with spread, and ratios taken prompt by prompt. Mea
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
-from statistics import median
+from statistics import geometric_mean, median
 
+from sequoia_core.bench import names
 from sequoia_core.bench.runner import Comparison
 from sequoia_core.bench.runs import Run, StepParts
 
@@ -64,6 +65,37 @@ def ratio(runs: Sequence[Run], others: Sequence[Run]) -> Spread:
         run.tokens_per_second / other.tokens_per_second
         for run, other in zip(runs, others, strict=True)
     ])  # fmt: skip
+
+
+def best_tree(comparisons: Sequence[Comparison]) -> str | None:
+    """This engine's fastest way to speculate over all ways of sampling; None without a draft."""
+    ranked = ranked_trees(comparisons)
+    return ranked[0][0] if ranked else None
+
+
+def ranked_trees(comparisons: Sequence[Comparison]) -> list[tuple[str, float]]:
+    """This engine's ways to speculate and their speed over plain decoding, fastest first.
+
+    The geometric mean over ways of sampling of the medians over prompts.
+    """
+    means = {
+        name: geometric_mean(
+            ratio(each.runs[name], each.runs[names.PLAIN]).middle for each in comparisons
+        )
+        for name in names.TREES
+        if all(name in each.runs for each in comparisons)
+    }
+    return sorted(means.items(), key=lambda item: -item[1])
+
+
+def fastest(comparison: Comparison, systems: Sequence[str]) -> str | None:
+    """The one of some systems with the highest median speed; None where none took part."""
+    speeds = {
+        name: median(run.tokens_per_second for run in comparison.runs[name])
+        for name in systems
+        if name in comparison.runs
+    }
+    return max(speeds, key=speeds.__getitem__, default=None)
 
 
 def rows(comparison: Comparison) -> list[Row]:

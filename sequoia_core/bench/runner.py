@@ -38,10 +38,12 @@ class Outcome:
     Attributes:
         comparisons: one for each way of sampling.
         broken: why a system that broke down is in none of them, by name.
+        interrupted: somebody stopped it; the comparisons hold the prompts that all had decoded.
     """
 
     comparisons: tuple[Comparison, ...]
     broken: dict[str, str]
+    interrupted: bool = False
 
 
 def _leave(name: str, run: Run) -> None:
@@ -64,6 +66,9 @@ def compare(
         progress: told what runs and which part is done.
         keep: handed every run but warm-ups as it ends, with its system's name: what there is of a
             comparison that is interrupted.
+
+    Raises:
+        KeyboardInterrupt: it is interrupted before all have decoded a prompt.
     """
     session = _Session(systems)
     for system in systems:
@@ -73,16 +78,36 @@ def compare(
     comparisons = [
         Comparison(sampling, {system.name: [] for system in systems}) for sampling in samplings
     ]
-    for at, comparison in product(range(len(prompts)), comparisons):
-        for system in systems if at % 2 == 0 else reversed(systems):
-            progress(f"Prompt {at + 1} of {len(prompts)}: {system.name}", at / len(prompts))
-            if run := session.run(system, prompts[at], comparison.params):
-                comparison.runs[system.name].append(run)
-                keep(system.name, run)
+    interrupted = False
+    try:
+        for at, comparison in product(range(len(prompts)), comparisons):
+            for system in systems if at % 2 == 0 else reversed(systems):
+                progress(f"Prompt {at + 1} of {len(prompts)}: {system.name}", at / len(prompts))
+                if run := session.run(system, prompts[at], comparison.params):
+                    comparison.runs[system.name].append(run)
+                    keep(system.name, run)
+    except KeyboardInterrupt:
+        interrupted = True
     for comparison in comparisons:
         for name in session.broken:
             del comparison.runs[name]
-    return Outcome(tuple(comparisons), session.broken)
+    if interrupted:
+        _keep_whole(comparisons)
+    return Outcome(tuple(comparisons), session.broken, interrupted)
+
+
+def _keep_whole(comparisons: Sequence[Comparison]) -> None:
+    """Drop the runs of prompts that not all systems have decoded in every way of sampling.
+
+    Raises:
+        KeyboardInterrupt: nothing is left.
+    """
+    runs = [each for comparison in comparisons for each in comparison.runs.values()]
+    whole = min(map(len, runs), default=0)
+    if not whole:
+        raise KeyboardInterrupt
+    for each in runs:
+        del each[whole:]
 
 
 class _Session:

@@ -106,8 +106,17 @@ class StepClock:
     _ends: list[float] = field(default_factory=list)
     _tokens: list[int] = field(default_factory=list)
 
-    def step(self, tokens: int) -> None:
-        """A step has just ended and emitted so many tokens."""
+    def step(self, tokens: int, *, same: bool = False) -> None:
+        """A step has just ended and emitted so many tokens.
+
+        Args:
+            tokens: how many.
+            same: they are more of the step before, which emits its tokens one by one.
+        """
+        if same and self._ends:
+            self._ends[-1] = perf_counter()
+            self._tokens[-1] += tokens
+            return
         self._ends.append(perf_counter())
         self._tokens.append(tokens)
 

@@ -5,68 +5,58 @@ Owns the order of things and what is found. Prints and writes nothing.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import suppress
+from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING
+from tempfile import TemporaryDirectory
+from typing import TYPE_CHECKING, TypeVar
 
 from sequoia_core.bench import names
-from sequoia_core.bench.lineup import OWN, PEERS, line_up
-from sequoia_core.bench.memory import measure_memory, weight_bytes
+from sequoia_core.bench.conditions import (
+    PREFILL_PARAMS,
+    PREFILL_TOKENS,
+    WithBusyProcess,
+    long_prompt,
+)
+from sequoia_core.bench.contenders import AVX2, BASELINES, OWN, PEERS, Contender
+from sequoia_core.bench.findings import Conditions, Findings
+from sequoia_core.bench.lineup import Lineup, line_up
+from sequoia_core.bench.memory import weight_bytes
 from sequoia_core.bench.own import sized_systems
 from sequoia_core.bench.parting import describe_partings, find_parting
 from sequoia_core.bench.prompts import load_prompts
-from sequoia_core.bench.report import Spread
-from sequoia_core.bench.runner import Comparison, Progress, compare
-from sequoia_core.bench.runs import PeerError, System
+from sequoia_core.bench.report import Spread, best_tree
+from sequoia_core.bench.runner import WARM_UP_TOKENS, Comparison, Outcome, Progress, compare
+from sequoia_core.bench.runs import NoSpeedError, PeerError, System
+from sequoia_core.bench.worker import ProcessSystem
 from sequoia_core.bench.workshop import Sources, Workshop
 from sequoia_core.chat_template import ChatTemplate
 from sequoia_core.config import SamplingParams
 from sequoia_core.measure.calibration import Band
+from sequoia_core.model.native.library import instruction_sets
+from sequoia_core.model.native.llama import NativeLlama
 
 if TYPE_CHECKING:
     from sequoia_core.bench import BenchPlan
     from sequoia_core.pair import Pair
-    from sequoia_core.protocols import PairDescription
 
 SEED = 17
-WEIGHED = (
-    names.PLAIN, names.TREE, names.HF_PLAIN, names.HF_ASSISTED,
-    names.LLAMA_CPP, names.OPENVINO, names.OPENVINO_SPECULATIVE,
+PREFILL_ROUNDS = 3
+BUSY_PROMPTS = 5
+READERS = (
+    names.PLAIN, names.PYTORCH, names.HF_PLAIN, names.LLAMA_CPP, names.LLAMA_CPP_Q4_0,
+    names.LLAMA_SERVER, names.OPENVINO,
 )  # fmt: skip
-"""Systems whose memory is measured; the others need what one of these does."""
+"""Systems that read a long prompt; the others read it as one of these does."""
 
-
-@dataclass(frozen=True, slots=True)
-class Findings:
-    """Everything a benchmark has found.
-
-    Attributes:
-        pair: what was decoded with.
-        tuned: what the machine's figures predicted before anything was compared, one line.
-        threads: of every system.
-        comparisons: one for each way of sampling; plain decoding is the first system.
-        sweeps: for each of them speed by a fixed tree's nodes, 1 being plain decoding; without
-            another entry where no sizes were asked for.
-        partings: where greedy texts part from plain decoding's, one line a system.
-        absent: why a system, or its memory, was not measured, by name.
-        memory: bytes at the peak by system; empty where it was not measured.
-        weights: bytes of both models' weights in bfloat16.
-    """
-
-    pair: PairDescription
-    tuned: str
-    threads: int
-    comparisons: tuple[Comparison, ...]
-    sweeps: tuple[Mapping[int, Spread], ...]
-    partings: tuple[str, ...]
-    absent: Mapping[str, str]
-    memory: Mapping[str, int]
-    weights: int
+_Found = TypeVar("_Found")
 
 
 def run_session(pair: Pair, plan: BenchPlan, progress: Progress) -> Findings:
     """Measure all that the plan asks for.
+
+    An interrupt ends the measuring; what all systems have decoded until then is the result.
 
     Args:
         pair: loaded as the plan says.
@@ -74,36 +64,148 @@ def run_session(pair: Pair, plan: BenchPlan, progress: Progress) -> Findings:
         progress: told what runs and which part is done.
 
     Raises:
+        KeyboardInterrupt: it comes before every system has decoded a prompt.
         ParameterError: the prompts cannot be read, or are fewer.
     """
     template = ChatTemplate(pair.tokenizer, None)
     prompts = [template.whole([], text) for text in load_prompts(plan.prompts, plan.count)]
-    samplings = [
-        SamplingParams(temperature, seed=SEED, max_new_tokens=plan.tokens)
-        for temperature in plan.temperatures
-    ]
-    with Workshop(_sources(pair, plan), pair) as workshop:
-        _calibrate(workshop, plan.temperatures, progress)
+    with TemporaryDirectory() as folder:
+        workshop = Workshop(_sources(pair, plan, folder), pair)
+        return _Session(workshop, plan, prompts, progress).run()
+
+
+class _Session:
+    """The parts of a benchmark, in order."""
+
+    def __init__(
+        self, workshop: Workshop, plan: BenchPlan, prompts: list[list[int]], progress: Progress
+    ) -> None:
+        self._workshop, self._plan = workshop, plan
+        self._prompts, self._progress = prompts, progress
+        self._native = isinstance(workshop.pair.target, NativeLlama)
+        self._greedy = SamplingParams(0.0, seed=SEED, max_new_tokens=plan.tokens)
+        self._absent: dict[str, str] = {}
+        self._interrupted = False
+
+    def run(self) -> Findings:
+        """Everything."""
+        plan, workshop, pair = self._plan, self._workshop, self._workshop.pair
+        _calibrate(workshop, plan.temperatures, self._progress)
         tuned = workshop.tuner.summary(max(plan.temperatures))
-        progress("Loading the other systems", None)
-        lineup = line_up(workshop, (*OWN, *PEERS) if plan.peers else OWN)
-        sized = sized_systems(pair, workshop.advisor, plan.tree_sizes if pair.draft else ())
-        outcome = compare([*lineup.systems, *sized.values()], prompts, samplings, progress)
-        kept = [system for system in lineup.systems if system.name not in outcome.broken]
-        comparisons = tuple(_only(each, kept) for each in outcome.comparisons)
-        weighed = [system.name for system in kept if system.name in WEIGHED and plan.memory]
-        memory, failed = _memory(workshop, weighed, prompts[0], progress)
+        self._progress("Loading the other systems", None)
+        others = (*(BASELINES if self._native else ()), *(PEERS if plan.peers else ()))
+        with line_up(workshop, (*OWN, *others)) as lineup:
+            self._absent |= lineup.absent
+            sized = sized_systems(pair, workshop.advisor, plan.tree_sizes if pair.draft else ())
+            samplings = [replace(self._greedy, temperature=each) for each in plan.temperatures]
+            outcome = self._compare([*lineup.systems, *sized.values()], self._prompts, samplings)
+            kept = [system for system in lineup.systems if system.name not in outcome.broken]
+            comparisons = tuple(_only(each, kept) for each in outcome.comparisons)
+            conditions = self._conditions(kept, comparisons)
+            memory = self._unless_interrupted(lambda: self._memory(kept, comparisons)) or {}
         return Findings(
             pair=pair.description,
             tuned=tuned,
             threads=workshop.sources.threads,
             comparisons=comparisons,
             sweeps=tuple(_sweep(each, sized) for each in outcome.comparisons),
-            partings=tuple(_partings(pair, prompts, comparisons)),
-            absent=lineup.absent | outcome.broken | failed,
+            partings=tuple(_partings(pair, self._prompts, comparisons)),
+            absent=self._absent,
             memory=memory,
             weights=weight_bytes(workshop),
+            conditions=conditions,
+            peer_dtype=workshop.sources.dtype,
+            interrupted=self._interrupted,
         )
+
+    def _compare(
+        self,
+        systems: Sequence[System],
+        prompts: Sequence[Sequence[int]],
+        samplings: Sequence[SamplingParams],
+    ) -> Outcome:
+        outcome = compare(systems, prompts, samplings, self._progress)
+        self._absent |= outcome.broken
+        self._interrupted |= outcome.interrupted
+        return outcome
+
+    def _conditions(
+        self, systems: Sequence[System], comparisons: Sequence[Comparison]
+    ) -> Conditions:
+        if not self._plan.conditions:
+            return Conditions()
+        window = self._workshop.pair.description.context_window
+        length = min(PREFILL_TOKENS, window - WARM_UP_TOKENS)
+        readers = [system for system in systems if system.name in READERS]
+        prompts = [long_prompt(self._prompts, length)] * PREFILL_ROUNDS
+        tree = best_tree(comparisons)
+        watched = [each for each in systems if each.name in (names.PLAIN, tree, names.LLAMA_CPP)]
+        neighbours = [each for one in watched for each in (one, WithBusyProcess(one))]
+        return Conditions(
+            prefill=self._one(readers, prompts, PREFILL_PARAMS),
+            busy=self._one(neighbours, self._prompts[:BUSY_PROMPTS], self._greedy),
+            avx2=self._unless_interrupted(self._avx2),
+            prefill_tokens=length,
+        )
+
+    def _one(
+        self,
+        systems: Sequence[System],
+        prompts: Sequence[Sequence[int]],
+        sampling: SamplingParams,
+    ) -> Comparison | None:
+        """A comparison in one way of sampling; None where it was interrupted at once."""
+        outcome = self._unless_interrupted(lambda: self._compare(systems, prompts, [sampling]))
+        return outcome.comparisons[0] if outcome else None
+
+    def _avx2(self) -> Comparison | None:
+        """Plain decoding with AVX2 alone, where the native library has it."""
+        if not self._native or "avx2" not in instruction_sets():
+            return None
+        with line_up(self._workshop, AVX2) as lineup:
+            self._absent |= lineup.absent
+            return self._one(lineup.systems, self._prompts, self._greedy)
+
+    def _memory(
+        self, systems: Sequence[System], comparisons: Sequence[Comparison]
+    ) -> dict[str, int]:
+        """Bytes by system: of processes that have decoded, and of new ones for those that run here.
+
+        Of this engine plain decoding and the best tree are measured; its other trees need the same.
+        """
+        used: dict[str, int] = {}
+        wanted = {names.PLAIN, best_tree(comparisons)} if self._plan.memory else set()
+        own = [each for each in OWN if each.name in wanted]
+        if self._plan.memory:
+            with _elsewhere(self._workshop, own) as lineup:
+                for system in lineup.systems:
+                    self._progress(f"Measuring memory: {system.name}", None)
+                    self._weigh(system, used, self._prompts[0])
+            for system in systems:
+                self._weigh(system, used)
+        return used
+
+    def _weigh(
+        self, system: System, used: dict[str, int], prompt: Sequence[int] | None = None
+    ) -> None:
+        """Ask a process for its peak, after an answer if it has given none."""
+        if not isinstance(system, ProcessSystem):
+            return
+        try:
+            if prompt is not None:
+                _answer(system, prompt, self._greedy)
+            used[system.name] = system.peak_memory()
+        except PeerError as error:
+            self._absent[f"{system.name}, memory"] = str(error)
+
+    def _unless_interrupted(self, measure: Callable[[], _Found]) -> _Found | None:
+        if self._interrupted:
+            return None
+        try:
+            return measure()
+        except KeyboardInterrupt:
+            self._interrupted = True
+            return None
 
 
 def _calibrate(workshop: Workshop, temperatures: Sequence[float], progress: Progress) -> None:
@@ -118,7 +220,7 @@ def _calibrate(workshop: Workshop, temperatures: Sequence[float], progress: Prog
             progress(message, fraction)
 
 
-def _sources(pair: Pair, plan: BenchPlan) -> Sources:
+def _sources(pair: Pair, plan: BenchPlan, folder: str) -> Sources:
     from sequoia_core.pair import embedded_target_path, tensor_format
 
     if plan.target is None:
@@ -137,7 +239,19 @@ def _sources(pair: Pair, plan: BenchPlan) -> Sources:
         own_dtype=plan.dtype,
         offload=plan.offload.value,
         gguf=gguf,
+        folder=folder,
     )
+
+
+def _elsewhere(workshop: Workshop, contenders: Sequence[Contender]) -> Lineup:
+    """Systems that run in this process, in processes of their own."""
+    return line_up(workshop, [replace(each, here=False) for each in contenders])
+
+
+def _answer(system: System, prompt: Sequence[int], params: SamplingParams) -> None:
+    """A run, for which no speed is needed."""
+    with suppress(NoSpeedError):
+        system.run(prompt, params)
 
 
 def _only(comparison: Comparison, systems: Sequence[System]) -> Comparison:
@@ -153,21 +267,6 @@ def _sweep(comparison: Comparison, sized: Mapping[int, System]) -> dict[int, Spr
     }
 
 
-def _memory(
-    workshop: Workshop, systems: Sequence[str], prompt: Sequence[int], progress: Progress
-) -> tuple[dict[str, int], dict[str, str]]:
-    """Bytes by system, and why not of those that failed."""
-    used: dict[str, int] = {}
-    failed: dict[str, str] = {}
-    for at, name in enumerate(systems):
-        progress(f"Measuring memory: {name}", at / len(systems))
-        try:
-            used[name] = measure_memory(workshop.for_a_process(), name, prompt)
-        except PeerError as error:
-            failed[f"{name}, memory"] = str(error)
-    return used, failed
-
-
 def _partings(
     pair: Pair, prompts: Sequence[Sequence[int]], comparisons: Sequence[Comparison]
 ) -> Iterator[str]:
@@ -175,7 +274,7 @@ def _partings(
         if comparison.params.temperature == 0.0:
             baseline, *others = comparison.runs.items()
             for name, runs in others:
-                texts = zip(prompts, baseline[1], runs, strict=True)
+                texts = zip(prompts[: len(runs)], baseline[1], runs, strict=True)
                 yield describe_partings(name, [
                     find_parting(pair.target, ids, base.token_ids, run.token_ids)
                     for ids, base, run in texts

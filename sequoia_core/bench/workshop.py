@@ -1,16 +1,14 @@
 """What systems are made of, loaded once and shared, and only when a system asks for it.
 
-Owns where models come from. The same description builds one system in a process of its own, so
-that its memory can be measured without the others'.
+Owns where models come from, and the files that are made of them for other projects' decoders. The
+same description builds a system in this process and in one of its own.
 """
 
 from __future__ import annotations
 
-from contextlib import ExitStack
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any
 
 from sequoia_core.bench.runs import PeerError
@@ -22,6 +20,9 @@ if TYPE_CHECKING:
     from sequoia_core.measure.tuning import Tuner
     from sequoia_core.pair import OpenedDraft, Pair
     from sequoia_core.trees import TreeAdvisor
+
+OPENVINO_DRAFT, GGUF_DRAFT, Q4_0 = "openvino-draft", "draft.gguf", "q4_0.gguf"
+"""What `Workshop.made` makes."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,7 +40,7 @@ class Sources:
         own_dtype: likewise.
         offload: where its target's layers stay.
         gguf: the target's GGUF file, None if it is none.
-        openvino_draft: a directory that `openvino_draft.export_draft` has filled, if any.
+        folder: where files are made for the systems to read; exists as long as they run.
     """
 
     target: str | None
@@ -52,11 +53,11 @@ class Sources:
     own_dtype: str = "auto"
     offload: str = Offload.NONE.value
     gguf: str | None = None
-    openvino_draft: str | None = None
+    folder: str | None = None
 
 
 class Workshop:
-    """Loads what systems need; a context, at whose end files it has made are gone.
+    """Loads what systems need, once.
 
     Args:
         sources: where from.
@@ -66,13 +67,6 @@ class Workshop:
     def __init__(self, sources: Sources, pair: Pair | None = None) -> None:
         self.sources = sources
         self._pair = pair
-        self._files = ExitStack()
-
-    def __enter__(self) -> Workshop:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self._files.close()
 
     @cached_property
     def pair(self) -> Pair:
@@ -163,25 +157,51 @@ class Workshop:
             )
         return draft
 
-    @cached_property
-    def openvino_draft(self) -> str:
-        """The peers' draft in OpenVINO's format; made where the description names none.
+    def is_made(self, name: str) -> bool:
+        """Whether a file of this name has been made."""
+        return self._place(name).exists()
+
+    def made(self, name: str) -> Path:
+        """A file or folder that a system reads, made where it is not there yet.
+
+        Args:
+            name: `OPENVINO_DRAFT` is the peers' draft in OpenVINO's format, `GGUF_DRAFT` the same
+                as a GGUF file, `Q4_0` the target requantised.
 
         Raises:
-            PeerError: there is no draft that could be used, or the library cannot read it.
+            PeerError: the target is no GGUF file, there is no draft that could be used, or a
+                library refuses it.
         """
-        if self.sources.openvino_draft is not None:
-            return self.sources.openvino_draft
-        from sequoia_core.bench.openvino_draft import export_draft
+        place = self._place(name)
+        if place.exists():
+            return place
+        unfinished = place.with_name(f"unfinished-{name}")
+        if name == Q4_0:
+            from sequoia_core.bench.llama_cpp_system import requantise
 
-        directory = Path(self._files.enter_context(TemporaryDirectory()))
-        export_draft(self.peer_draft, self.gguf, directory)
-        return str(directory)
+            requantise(self.gguf, unfinished, self.sources.threads)
+        elif name == GGUF_DRAFT:
+            from sequoia_core.bench.openvino_draft import write_gguf
 
-    def for_a_process(self) -> Sources:
-        """The description for another process, with what has been made here already."""
-        made = self.__dict__.get("openvino_draft", self.sources.openvino_draft)
-        return replace(self.sources, openvino_draft=made)
+            draft = self.peer_draft
+            if draft.vocab_ids is not None:
+                raise PeerError(
+                    f"{draft.name} has logits for {len(draft.vocab_ids):,} tokens only, and "
+                    "llama.cpp takes drafts with the target's vocabulary"
+                )
+            write_gguf(draft, self.gguf, unfinished)
+        else:
+            from sequoia_core.bench.openvino_draft import export_draft
+
+            draft, gguf = self.peer_draft, self.gguf
+            unfinished.mkdir()
+            export_draft(draft, gguf, unfinished)
+        unfinished.rename(place)
+        return place
+
+    def _place(self, name: str) -> Path:
+        assert self.sources.folder is not None
+        return Path(self.sources.folder) / name
 
     @property
     def _device(self) -> torch.device:

@@ -1,15 +1,20 @@
 """`sequoia bench` passes on what it was told, and the clock around an engine counts steps only."""
 
 import json
+import signal
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import pytest
+import typer
 from typer.testing import CliRunner
 
-from app import launch, screen_bench
+from app import chat_memory, experiment, launch, screen_bench
 from app.cli import app
+from app.commands import bench as bench_command
 from app.screen_bench import TimedEngine, measure_screen
+from app.terminal import TerminalError
 from sequoia_core import bench
 from sequoia_core.bench import document
 from sequoia_core.config import SamplingParams, WeightFormat
@@ -28,6 +33,7 @@ def asked(monkeypatch: pytest.MonkeyPatch) -> list[Any]:
 
     monkeypatch.setattr(launch, "load_chosen", lambda settings, progress: "the pair")
     monkeypatch.setattr(bench, "measure", measure)
+    monkeypatch.setattr(bench_command, "_with_chat_memory", lambda findings, *_: findings)
     monkeypatch.setattr(document, "for_terminal", lambda findings: f"the {findings}")
     return asked
 
@@ -113,6 +119,54 @@ def test_bench_passes_on_which_forward_was_asked_for(asked: list[Any]) -> None:
     result = CliRunner().invoke(app, ["bench", "--dtype", "float32", "--weights", "torch"])
     assert result.exit_code == 0, result.output
     assert (asked[0][1].dtype, asked[0][1].weights) == ("float32", WeightFormat.TORCH)
+
+
+def hear(message: str, fraction: float | None) -> None:
+    """Progress, of which nothing is shown."""
+
+
+@dataclass(frozen=True)
+class Found:
+    """What of findings the chat's memory is added to."""
+
+    interrupted: bool = False
+    chat_memory: int | None = None
+    absent: dict[str, str] = field(default_factory=dict)
+
+
+def test_the_chats_memory_is_measured_with_the_other_figures_of_memory(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    flags = {"draft": "none"}
+    monkeypatch.setattr(
+        chat_memory, "measure_chat_memory", lambda given: 7 if given is flags else 0
+    )
+
+    def found(findings: Any, **changes: bool) -> Any:
+        plan = bench.BenchPlan(**changes)  # type: ignore[arg-type]
+        return bench_command._with_chat_memory(findings, plan, flags, hear)
+
+    assert found(Found()).chat_memory == 7
+    assert found(Found(), memory=False).chat_memory is None
+    assert found(Found(interrupted=True)).chat_memory is None
+
+
+def test_a_chat_that_ends_is_a_line_of_the_report(monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(_flags: object) -> int:
+        raise TerminalError("the chat ended")
+
+    monkeypatch.setattr(chat_memory, "measure_chat_memory", fail)
+    before: Any = Found(absent={"a": "b"})
+    found = bench_command._with_chat_memory(before, bench.BenchPlan(), {}, hear)
+    assert found.absent == {"a": "b", "the whole chat, memory": "the chat ended"}
+
+
+def test_a_request_to_end_is_an_interrupt_while_it_measures() -> None:
+    before = signal.getsignal(signal.SIGTERM)
+    with pytest.raises(typer.Exit) as ended, bench_command._interruptible():
+        signal.raise_signal(signal.SIGTERM)
+    assert ended.value.exit_code == experiment.INTERRUPTED
+    assert signal.getsignal(signal.SIGTERM) is before
 
 
 def test_the_clock_counts_what_came_after_the_first_step(monkeypatch: pytest.MonkeyPatch) -> None:

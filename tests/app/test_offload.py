@@ -50,7 +50,7 @@ def test_a_system_that_is_weighed_in_a_process_of_its_own_is_offloaded_too(
 
     monkeypatch.setattr(pair, "load_pair", load_pair)
     sources = Sources("target", None, None, "cpu", "float32", threads=1, offload="disk")
-    assert Workshop(Workshop(sources).for_a_process()).pair is None
+    assert Workshop(sources).pair is None
     assert given == [Offload.DISK]
 
 

@@ -14,7 +14,7 @@ from contextlib import contextmanager
 from statistics import fmean, median
 
 from sequoia_core import Conversation, SamplingParams, TreeChoice, load_pair
-from sequoia_core.config import Kernels, Mode, WeightFormat
+from sequoia_core.config import Mode, WeightFormat
 from sequoia_core.events import Finished, Step, Totals
 from sequoia_core.growmap import find_growmap
 from sequoia_core.protocols import Lookup
@@ -68,7 +68,7 @@ def options() -> argparse.Namespace:
 def main() -> None:
     """Measure; prints a line a prompt and one for all of them."""
     asked = options()
-    chat = Conversation(load_pair(kernels=Kernels(asked.weights)))
+    chat = Conversation(load_pair(weights=asked.weights))
     tree = TreeChoice(lookup=Lookup.AUTO, adaptive=True)
     if asked.growmap != "adaptive":
         tree = TreeChoice(growmap=find_growmap(asked.growmap), lookup=Lookup.OFF)

@@ -8,8 +8,9 @@ import pytest
 from sequoia_core.bench import BenchPlan, runs
 from sequoia_core.bench.parting import describe_partings, find_parting
 from sequoia_core.bench.prompts import load_prompts
-from sequoia_core.bench.runner import WARM_UP_TOKENS
+from sequoia_core.bench.runner import WARM_UP_TOKENS, Outcome, compare
 from sequoia_core.bench.runs import NoSpeedError, PeerError, StepClock, peer_code
+from sequoia_core.config import SamplingParams
 from sequoia_core.errors import ParameterError
 from sequoia_core.measure.tuning import PROMPTS
 from tests.core.bench_runs import FixedSystem, outcome_of
@@ -43,6 +44,36 @@ def test_a_system_that_breaks_down_is_left_out_and_told(fails_at: int) -> None:
     assert all(list(each.runs) == ["a", "c"] for each in outcome.comparisons)
     assert all(len(runs) == 2 for each in outcome.comparisons for runs in each.runs.values())
     assert log[-4:] == ["c0", "a0", "c0.6", "a0.6"]
+
+
+def stopped_at(run: int, prompts: int = 3) -> Outcome:
+    """Two systems compared, interrupted when so many runs, warm-ups included, have begun."""
+    log: list[str] = []
+
+    def progress(message: str, _fraction: float | None) -> None:
+        if message.startswith("Prompt") and len(log) == run:
+            raise KeyboardInterrupt
+
+    systems = FixedSystem("a", 10, log), FixedSystem("b", 5, log)
+    samplings = [SamplingParams(each, max_new_tokens=8) for each in (0.0, 0.6)]
+    return compare(systems, [[at] for at in range(prompts)], samplings, progress)
+
+
+@pytest.mark.parametrize(("run", "whole"), [(8, 1), (9, 1), (11, 1), (12, 2), (15, 2)])
+def test_an_interrupt_keeps_the_prompts_that_all_have_decoded(run: int, whole: int) -> None:
+    outcome = stopped_at(run)
+    assert outcome.interrupted
+    for comparison in outcome.comparisons:
+        wanted = [(at,) for at in range(whole)]
+        for kept in comparison.runs.values():
+            assert [each.token_ids for each in kept] == wanted
+    assert not stopped_at(99).interrupted
+
+
+@pytest.mark.parametrize("run", [4, 7])
+def test_an_interrupt_before_the_first_prompt_was_decoded_by_all_leaves_nothing(run: int) -> None:
+    with pytest.raises(KeyboardInterrupt):
+        stopped_at(run)
 
 
 @pytest.mark.parametrize(
@@ -81,6 +112,16 @@ def test_the_clock_leaves_out_the_first_step(monkeypatch: pytest.MonkeyPatch) ->
     run = clock.run([0] * 9)
     assert (run.first_seconds, run.seconds, run.tokens, run.steps) == (3.0, 2.0, 5, 2)
     assert run.tokens_per_second == 2.5
+
+
+def test_tokens_that_come_one_by_one_may_be_of_one_step(monkeypatch: pytest.MonkeyPatch) -> None:
+    ticks = iter([1.0, 2.0, 2.5, 4.0])
+    monkeypatch.setattr(runs, "perf_counter", lambda: next(ticks))
+    clock = StepClock(began=0.0)
+    for same in (False, False, True, False):
+        clock.step(1, same=same)
+    run = clock.run([0] * 4)
+    assert (run.first_seconds, run.seconds, run.tokens, run.steps) == (1.0, 3.0, 3, 2)
 
 
 def test_a_single_step_has_no_speed() -> None:

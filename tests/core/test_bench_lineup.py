@@ -4,15 +4,19 @@ import importlib.machinery
 import importlib.util
 import sys
 from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
 import pytest
+import torch
 
 from sequoia_core.bench import names
-from sequoia_core.bench.lineup import PEERS, Contender, build, line_up
+from sequoia_core.bench.contenders import PEERS, Contender, build
+from sequoia_core.bench.lineup import line_up
 from sequoia_core.bench.runs import PeerError
-from sequoia_core.bench.workshop import Sources, Workshop
+from sequoia_core.bench.workshop import GGUF_DRAFT, OPENVINO_DRAFT, Q4_0, Sources, Workshop
 from sequoia_core.pair import OpenedDraft
 from tests.core.bench_runs import FixedSystem
 from tests.core.models import random_weights, tiny_config
@@ -55,7 +59,7 @@ def test_peers_that_read_gguf_say_what_they_need(
 ) -> None:
     found = importlib.machinery.ModuleSpec("found", None)
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: found)
-    for name in (names.LLAMA_CPP, names.OPENVINO, names.OPENVINO_SPECULATIVE):
+    for name in (names.LLAMA_CPP, names.LLAMA_SERVER, names.OPENVINO):
         with pytest.raises(PeerError, match=why):
             build(Workshop(sources(**changes)), name)
 
@@ -108,14 +112,45 @@ def test_a_peer_that_cannot_be_made_is_absent_and_takes_nobody_along(
     found = importlib.machinery.ModuleSpec("found", None)
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: found)
     monkeypatch.setitem(sys.modules, "llama_cpp", library)
-    present = Contender("present", "here", lambda _: LINED_UP)
-    contenders = tuple(peer for peer in PEERS if peer.name == names.LLAMA_CPP)
+    present = Contender("present", "here", lambda _: LINED_UP, here=True)
+    contenders = tuple(replace(peer, here=True) for peer in PEERS if peer.name == names.LLAMA_CPP)
     lineup = line_up(Workshop(sources(gguf="some.gguf")), (*contenders, present))
     assert lineup.systems == [LINED_UP]
     assert lineup.absent[names.LLAMA_CPP].startswith(why)
 
 
 def test_what_breaks_inside_this_engine_is_no_absence() -> None:
-    broken = Contender("own", "sequoia_core", raising(RuntimeError("a bug")), own=True)
+    broken = Contender("own", "sequoia_core", raising(RuntimeError("a bug")), own=True, here=True)
     with pytest.raises(RuntimeError, match="a bug"):
         line_up(Workshop(sources()), (broken,))
+
+
+@pytest.mark.parametrize(
+    ("name", "draft", "why"),
+    [
+        (GGUF_DRAFT, replace(any_draft(), vocab_ids=torch.arange(7)), "logits for 7 tokens only"),
+        (OPENVINO_DRAFT, None, "name one with --peer-draft DIR"),
+    ],
+)
+def test_a_file_that_cannot_be_made_is_told_and_leaves_nothing(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, name: str, draft: Any, why: str
+) -> None:
+    monkeypatch.setattr("sequoia_core.pair.open_draft", lambda *_: draft)
+    workshop = Workshop(sources(gguf="some.gguf", folder=str(tmp_path)))
+    with pytest.raises(PeerError, match=why):
+        workshop.made(name)
+    assert not workshop.is_made(name)
+
+
+def test_a_file_is_made_once(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    made: list[str] = []
+
+    def requantise(source: str, file: Path, threads: int) -> None:
+        made.append(f"{source} {threads}")
+        file.write_text("codes")
+
+    monkeypatch.setattr("sequoia_core.bench.llama_cpp_system.requantise", requantise)
+    workshop = Workshop(sources(gguf="some.gguf", folder=str(tmp_path)))
+    assert workshop.made(Q4_0).read_text() == workshop.made(Q4_0).read_text() == "codes"
+    assert made == ["some.gguf 1"]
+    assert [each.name for each in tmp_path.iterdir()] == [Q4_0]

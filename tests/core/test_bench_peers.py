@@ -1,5 +1,6 @@
 """Other projects' decoders get the same weights, the same options and the same clock."""
 
+import ctypes
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -12,10 +13,16 @@ import torch
 from torch import Tensor
 
 from sequoia_core.bench.hugging_face import HuggingFaceSystem, rebuilt, rebuilt_draft
-from sequoia_core.bench.llama_cpp_system import CONTEXT, LlamaCppSystem
+from sequoia_core.bench.llama_cpp_system import (
+    CONTEXT,
+    LOOKUP_TOKENS,
+    LlamaCppSystem,
+    requantise,
+)
+from sequoia_core.bench.llama_server_system import LlamaServerSystem
 from sequoia_core.bench.openvino_draft import write_gguf
 from sequoia_core.bench.openvino_system import DRAFTED, OpenVinoSystem
-from sequoia_core.bench.runs import PeerError
+from sequoia_core.bench.runs import NoSpeedError, PeerError
 from sequoia_core.config import SamplingParams
 from sequoia_core.model.gguf import open_gguf
 from sequoia_core.model.llama import Llama
@@ -157,7 +164,7 @@ def test_llama_cpp_decodes_exactly_as_many_tokens_unfiltered(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setitem(sys.modules, "llama_cpp", SimpleNamespace(Llama=FakeLlama))
-    system = LlamaCppSystem("some.gguf", threads=3)
+    system = LlamaCppSystem("some.gguf", 3, "llama.cpp")
     run = system.run(PROMPT, SAMPLED)
     assert run.token_ids == tuple(range(18, 18 + SAMPLED.max_new_tokens))
     assert run.tokens == run.steps == SAMPLED.max_new_tokens - 1
@@ -168,6 +175,107 @@ def test_llama_cpp_decodes_exactly_as_many_tokens_unfiltered(
     }  # fmt: skip
     with pytest.raises(PeerError, match="longer"):
         system.run([1] * CONTEXT, SAMPLED)
+
+
+class LookupLlama(FakeLlama):
+    """Two tokens a forward."""
+
+    def eval(self, tokens: list[int]) -> None:
+        assert tokens
+
+    def generate(self, tokens: list[int], **options: Any) -> Iterator[int]:
+        for token in super().generate(tokens, **options):
+            if token % 2 == 0:
+                self.eval([token])
+            yield token
+
+
+def test_steps_of_llama_cpp_with_look_up_are_its_forwards(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "llama_cpp", SimpleNamespace(Llama=LookupLlama))
+    speculative = SimpleNamespace(LlamaPromptLookupDecoding=dict)
+    monkeypatch.setitem(sys.modules, "llama_cpp.llama_speculative", speculative)
+    run = LlamaCppSystem("some.gguf", 1, "look-up", lookup=True).run(PROMPT, GREEDY)
+    assert LookupLlama.made["draft_model"] == {"num_pred_tokens": LOOKUP_TOKENS}
+    assert run.token_ids == tuple(range(18, 18 + GREEDY.max_new_tokens))
+    assert (run.tokens, run.steps) == (GREEDY.max_new_tokens - 2, GREEDY.max_new_tokens // 2 - 1)
+
+
+def test_q4_0_files_are_pure_and_a_refusal_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
+    class Params(ctypes.Structure):
+        _fields_ = (("nthread", ctypes.c_int), ("ftype", ctypes.c_int),
+                    ("allow_requantize", ctypes.c_bool), ("pure", ctypes.c_bool))  # fmt: skip
+
+    params, asked = Params(), list[Any]()
+
+    def quantize(source: bytes, file: bytes, _params: object) -> int:
+        asked.append((source, file, params.nthread, params.ftype))
+        return len(asked) - 1
+
+    monkeypatch.setitem(sys.modules, "llama_cpp", SimpleNamespace(
+        llama_model_quantize_default_params=lambda: params,
+        llama_model_quantize=quantize, LLAMA_FTYPE_MOSTLY_Q4_0=2,
+    ))  # fmt: skip
+    requantise("some.gguf", Path("q4_0.gguf"), 3)
+    assert asked == [(b"some.gguf", b"q4_0.gguf", 3, 2)]
+    assert params.allow_requantize
+    assert params.pure
+    with pytest.raises(PeerError, match=r"to Q4_0 \(status 1\)"):
+        requantise("some.gguf", Path("q4_0.gguf"), 3)
+
+
+@pytest.fixture
+def server(monkeypatch: pytest.MonkeyPatch) -> SimpleNamespace:
+    """A stand-in for xllamacpp, whose server answers without HTTP."""
+    made = SimpleNamespace(asked=[], timings={"predicted_n": 24, "predicted_ms": 500.0,
+                                              "prompt_ms": 80.0})  # fmt: skip
+
+    def parameters() -> Any:
+        draft = SimpleNamespace(
+            mparams=SimpleNamespace(),
+            cpuparams=SimpleNamespace(),
+            cpuparams_batch=SimpleNamespace(),
+        )
+        made.params = SimpleNamespace(
+            model=SimpleNamespace(), cpuparams=SimpleNamespace(),
+            cpuparams_batch=SimpleNamespace(), speculative=SimpleNamespace(draft=draft),
+        )  # fmt: skip
+        return made.params
+
+    def ask(_system: LlamaServerSystem, values: dict[str, Any]) -> dict[str, Any]:
+        made.asked.append(values)
+        return {"tokens": list(range(24)), "timings": made.timings}
+
+    kinds = SimpleNamespace(COMMON_SPECULATIVE_TYPE_DRAFT_SIMPLE="simple")
+    library = SimpleNamespace(
+        CommonParams=parameters, Server=lambda params: params, common_speculative_type=kinds
+    )
+    monkeypatch.setitem(sys.modules, "xllamacpp", library)
+    monkeypatch.setattr(LlamaServerSystem, "_ask", ask)
+    return made
+
+
+def test_llama_cpps_server_is_timed_by_its_own_clock_unfiltered(server: SimpleNamespace) -> None:
+    system = LlamaServerSystem("some.gguf", 3, "server")
+    run = system.run(PROMPT, SAMPLED)
+    assert server.params.model.path == "some.gguf"
+    assert server.params.cpuparams.n_threads == server.params.cpuparams_batch.n_threads == 3
+    assert not server.params.cache_prompt
+    assert server.asked[0]["samplers"] == ["temperature"]
+    assert server.asked[0]["temperature"] == 0.6
+    assert server.asked[0]["ignore_eos"]
+    assert run.token_ids == tuple(range(24))
+    assert (run.tokens, run.steps, run.seconds, run.first_seconds) == (23, 23, 0.5, 0.08)
+
+
+def test_what_llama_cpps_server_drafts_takes_no_steps(server: SimpleNamespace) -> None:
+    system = LlamaServerSystem("some.gguf", 1, "server", "draft_simple", Path("draft.gguf"))
+    assert server.params.speculative.types == ["simple"]
+    assert server.params.speculative.draft.mparams.path == "draft.gguf"
+    server.timings["draft_n_accepted"] = 13
+    assert system.run(PROMPT, GREEDY).steps == 10
+    server.timings["draft_n_accepted"] = 23
+    with pytest.raises(NoSpeedError, match="only one step"):
+        system.run(PROMPT, GREEDY)
 
 
 class FakePipeline:
@@ -199,7 +307,7 @@ class BrokenLlama(FakeLlama):
 
 def test_a_llama_cpp_that_cannot_decode_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "llama_cpp", SimpleNamespace(Llama=BrokenLlama))
-    system = LlamaCppSystem("some.gguf", threads=1)
+    system = LlamaCppSystem("some.gguf", 1, "llama.cpp")
     with pytest.raises(PeerError, match=r"^ValueError: llama_decode returned 1$"):
         system.run(PROMPT, GREEDY)
 

@@ -1,33 +1,36 @@
 """A whole benchmark on tiny models, and the processes that measure memory."""
 
-import json
 import subprocess
 import sys
-from collections.abc import Iterator
-from dataclasses import asdict
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
-from sequoia_core.bench import BenchPlan, measure, memory, names, session
+from sequoia_core.bench import BenchPlan, measure, names, session, worker
+from sequoia_core.bench.conditions import busy_name
+from sequoia_core.bench.contenders import BASELINES, OWN, PEERS, Contender
 from sequoia_core.bench.document import Setting, as_values, for_terminal, write_document
-from sequoia_core.bench.lineup import OWN, line_up
-from sequoia_core.bench.memory import measure_memory, weight_bytes
+from sequoia_core.bench.lineup import Lineup, line_up
+from sequoia_core.bench.memory import weight_bytes
 from sequoia_core.bench.own import SizedAdvisor, sized_systems
-from sequoia_core.bench.runs import PeerError
+from sequoia_core.bench.runs import NoSpeedError, PeerError, Run
 from sequoia_core.bench.session import _calibrate
+from sequoia_core.bench.worker import ProcessSystem
 from sequoia_core.bench.workshop import Sources, Workshop
-from sequoia_core.config import WeightFormat
+from sequoia_core.config import SamplingParams, WeightFormat
 from sequoia_core.measure import tuning
 from sequoia_core.measure.calibration import Band, Calibration
 from sequoia_core.measure.online import OnlineAdvisor
 from sequoia_core.model.device import cpu_threads
-from sequoia_core.pair import load_pair
+from sequoia_core.pair import Pair, load_pair
 from tests.core.checkpoints import save_model, tiny_tokenizer
 from tests.core.measuring import TIMES, calibration_of, make_step, record_of
 
 RATES = [(0.5, 0.2, 0.1, 0.05)]
 MEGABYTES = 64
+FEW_PEERS = (*BASELINES, *(peer for peer in PEERS if peer.name == names.LLAMA_CPP))
 
 
 class StillTuner:
@@ -67,22 +70,28 @@ def plan_in(folder: Path, **changes: object) -> BenchPlan:
         "count": 2,
         "tokens": 16,
         "memory": False,
+        "conditions": False,
         "dtype": "float32",
+        "weights": WeightFormat.TORCH,
         "tree_sizes": (2, 5),
     }
     return BenchPlan(**(values | changes))  # type: ignore[arg-type]
 
 
+def pair_of(plan: BenchPlan) -> Pair:
+    return load_pair(plan.target, plan.draft, dtype=plan.dtype, weights=plan.weights)
+
+
 def test_a_benchmark_from_beginning_to_end(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(tuning, "Tuner", StillTuner)
+    monkeypatch.setattr(session, "PEERS", FEW_PEERS)
     plan, told = plan_in(folder), list[str]()
-    pair = load_pair(plan.target, plan.draft, dtype="float32")
+    pair = pair_of(plan)
     findings = measure(pair, plan, lambda message, _: told.append(message))
     assert findings.tuned == "measured at [0.6], told of 0.6"
     assert "Prompt 2 of 2: sequoia tree" in told
-    own = [names.PLAIN, names.CHAIN, names.PACKAGED, names.TREE, names.LOOKUP, names.ADAPTIVE]
-    peers = [names.HF_PLAIN, names.HF_ASSISTED, names.HF_LOOKUP]
-    assert set(findings.absent) == {names.LLAMA_CPP, names.OPENVINO, names.OPENVINO_SPECULATIVE}
+    own, peers = [names.PLAIN, *names.TREES], [names.PYTORCH]
+    assert set(findings.absent) == {names.LLAMA_CPP}
     for comparison, sweep in zip(findings.comparisons, findings.sweeps, strict=True):
         assert list(comparison.runs) == own + peers
         assert list(sweep) == [1, 2, 5]
@@ -110,7 +119,7 @@ def test_without_a_draft_plain_decoding_is_compared_alone(
 ) -> None:
     monkeypatch.setattr(tuning, "Tuner", StillTuner)
     plan = plan_in(folder, draft="none", peers=False, temperatures=(0.6,))
-    pair = load_pair(plan.target, plan.draft, dtype="float32")
+    pair = pair_of(plan)
     findings = measure(pair, plan, lambda *_: None)
     (comparison,) = findings.comparisons
     assert list(comparison.runs) == [names.PLAIN]
@@ -139,7 +148,7 @@ def test_every_temperature_band_asked_for_is_measured_now(
     folder: Path, asked: tuple[float, ...], measured: list[float]
 ) -> None:
     plan = plan_in(folder)
-    pair = load_pair(plan.target, plan.draft, dtype="float32")
+    pair = pair_of(plan)
     workshop = Workshop(sources_of(plan), pair)
     workshop.tuner = tuner = StillTuner(pair)  # type: ignore[assignment]
     for times in (1, 2):  # whatever is known already: it may be of a busier machine
@@ -167,7 +176,7 @@ def test_what_one_system_learns_changes_no_other(folder: Path) -> None:
 
 def test_no_two_systems_share_an_advisor(folder: Path) -> None:
     plan = plan_in(folder)
-    workshop = Workshop(sources_of(plan), load_pair(plan.target, plan.draft, dtype="float32"))
+    workshop = Workshop(sources_of(plan), pair_of(plan))
     workshop.tuner = tuner = StillTuner(None)  # type: ignore[assignment]
     list(tuner.measure(0.6))
     systems = line_up(workshop, OWN).systems
@@ -178,18 +187,21 @@ def test_no_two_systems_share_an_advisor(folder: Path) -> None:
 
 def test_without_any_figures_systems_take_packaged_trees(folder: Path) -> None:
     plan = plan_in(folder)
-    workshop = Workshop(sources_of(plan), load_pair(plan.target, plan.draft, dtype="float32"))
+    workshop = Workshop(sources_of(plan), pair_of(plan))
     workshop.tuner = StillTuner(None)  # type: ignore[assignment]
     assert "packaged" in workshop.advisor().advise(0.0, 0, False).reason
 
 
 def sources_of(plan: BenchPlan) -> Sources:
-    return Sources(plan.target, plan.draft, None, "cpu", "float32", threads=1)
+    return Sources(
+        plan.target, plan.draft, None, "cpu", "float32", threads=1,
+        weights=plan.weights.value, own_dtype=plan.dtype,
+    )  # fmt: skip
 
 
 def test_the_weights_of_both_models_are_counted_in_two_bytes_each(folder: Path) -> None:
     plan = plan_in(folder)
-    pair = load_pair(plan.target, plan.draft, dtype="float32")
+    pair = pair_of(plan)
     models = [save_model(folder / "again"), save_model(folder / "again", num_hidden_layers=1)]
     expected = sum(each.numel() for model in models for each in model.state_dict().values())
     assert pair.draft is not None
@@ -215,38 +227,137 @@ def test_a_process_does_not_count_what_the_one_that_started_it_held() -> None:
     assert len(held) > printed("print(peak_memory())")[0]
 
 
-def test_the_forward_is_compared_and_weighed_as_asked_for(
+def test_under_particular_conditions_plain_decoding_and_the_best_tree_are_measured(
     folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    sent: list[Sources] = []
-
-    def weigh(sources: Sources, _name: str, _prompt: object) -> int:
-        sent.append(Sources(**json.loads(json.dumps(asdict(sources)))))
-        return MEGABYTES
-
     monkeypatch.setattr(tuning, "Tuner", StillTuner)
-    monkeypatch.setattr(session, "measure_memory", weigh)
-    torch_forward = WeightFormat.TORCH
-    plan = plan_in(folder, weights=torch_forward, count=1, temperatures=(0.0,), memory=True)
-    pair = load_pair(plan.target, plan.draft, dtype="float32", weights=torch_forward)
-    findings = measure(pair, plan, lambda *_: None)
-    assert names.HF_PLAIN in findings.memory
-    for sources in sent:
-        found = (sources.dtype, sources.own_dtype, sources.weights)
-        assert found == ("float32", "float32", "torch")
-        assert Workshop(sources).pair.fingerprint == pair.fingerprint
+    monkeypatch.setattr(session, "PREFILL_ROUNDS", 2)
+    monkeypatch.setattr(session, "best_tree", lambda _: names.LOOKUP)
+    plan = plan_in(folder, conditions=True, peers=False, count=1, temperatures=(0.0,))
+    pair = pair_of(plan)
+    found = measure(pair, plan, lambda *_: None).conditions
+    assert found.prefill_tokens == 256 - 16  # what the context window leaves room for
+    assert found.prefill is not None
+    assert {name: len(runs) for name, runs in found.prefill.runs.items()} == {names.PLAIN: 2}
+    assert found.busy is not None
+    wanted = [names.PLAIN, names.LOOKUP]
+    assert list(found.busy.runs) == [each for name in wanted for each in (name, busy_name(name))]
+    texts = {runs[0].token_ids for runs in found.busy.runs.values()}
+    assert len(texts) == 1
+    assert found.avx2 is None  # PyTorch computes this pair
 
 
-def test_a_systems_memory_is_that_of_its_own_process(folder: Path) -> None:
-    prompt = [3, 17, 5]
-    used = measure_memory(sources_of(plan_in(folder)), names.PLAIN, prompt)
+def test_an_interrupt_leaves_out_what_follows(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(tuning, "Tuner", StillTuner)
+    plan = plan_in(folder, conditions=True, memory=True, peers=False, temperatures=(0.0,))
+
+    def interrupt(message: str, _fraction: float | None) -> None:
+        if message.startswith("Prompt 2"):
+            raise KeyboardInterrupt
+
+    findings = measure(pair_of(plan), plan, interrupt)
+    assert findings.interrupted
+    assert {len(runs) for runs in findings.comparisons[0].runs.values()} == {1}
+    assert findings.conditions.busy is None
+    assert findings.memory == {}
+    assert "was interrupted" in for_terminal(findings)
+
+
+class FakeProcess(ProcessSystem):
+    """A process that holds as many bytes as it has decoded tokens."""
+
+    def __init__(self, name: str) -> None:
+        self.name, self.tokens = name, 0
+
+    def run(self, prompt_ids: Sequence[int], params: SamplingParams) -> Run:
+        self.tokens += params.max_new_tokens
+        raise NoSpeedError("one step")
+
+    def peak_memory(self) -> int:
+        if self.name == names.OPENVINO:
+            raise PeerError("it is gone")
+        return self.tokens
+
+    def close(self) -> None:
+        self.tokens = -1
+
+
+def test_memory_is_of_processes_that_have_answered(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    elsewhere: list[FakeProcess] = []
+
+    def line_up_elsewhere(_workshop: object, contenders: Sequence[Contender]) -> Lineup:
+        assert not any(each.here for each in contenders)
+        elsewhere.extend(FakeProcess(each.name) for each in contenders)
+        return Lineup(list(elsewhere), {})
+
+    monkeypatch.setattr(session, "line_up", line_up_elsewhere)
+    monkeypatch.setattr(session, "best_tree", lambda _: names.CHAIN)
+    plan = plan_in(folder, memory=True)
+    workshop = Workshop(sources_of(plan), pair_of(plan))
+    measuring = session._Session(workshop, plan, [[3, 5]], lambda *_: None)
+    peer, lost = FakeProcess(names.HF_PLAIN), FakeProcess(names.OPENVINO)
+    peer.tokens = 7  # it has taken part, so it need not answer again
+    found = measuring._memory([peer, lost], [])
+    assert found == {names.PLAIN: 16, names.CHAIN: 16, names.HF_PLAIN: 7}
+    assert measuring._absent == {f"{names.OPENVINO}, memory": "it is gone"}
+    assert [each.tokens for each in elsewhere] == [-1, -1]
+
+
+def own_elsewhere(folder: Path, name: str, **changes: object) -> ProcessSystem:
+    """A system of this engine in a process of its own."""
+    sources = replace(sources_of(plan_in(folder)), **changes)  # type: ignore[arg-type]
+    return ProcessSystem(sources, name)
+
+
+def test_a_system_decodes_the_same_in_a_process_of_its_own(folder: Path) -> None:
+    plan = plan_in(folder)
+    sources, pair = sources_of(plan), pair_of(plan)
+    params, prompt = SamplingParams(0.0, seed=1, max_new_tokens=16), [3, 17, 5]
+    (plain,) = [each for each in OWN if each.name == names.PLAIN]
+    system = ProcessSystem(sources, names.PLAIN)
+    try:
+        run, again = (system.run(prompt, params) for _ in range(2))
+        with pytest.raises(NoSpeedError, match="decode more"):
+            system.run(prompt, SamplingParams(0.0, max_new_tokens=1))
+        used = system.peak_memory()
+    finally:
+        system.close()
+    here = plain.build(Workshop(sources, pair)).run(prompt, params)
+    assert run.token_ids == again.token_ids == here.token_ids
+    assert (run.tokens, run.steps, run.tree) == (here.tokens, here.steps, here.tree)
+    assert run.parts is not None
     assert MEGABYTES << 20 < used < 1 << 30
 
 
-def test_why_a_memory_process_failed_is_its_last_line(
+def test_why_a_process_has_ended_is_its_last_line(
     folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    source = "import sys; sys.stdin.read(); sys.exit('first\\nno such thing')"
-    monkeypatch.setattr(memory, "COMMAND", ("-c", source))
-    with pytest.raises(PeerError, match="could not be measured: no such thing"):
-        measure_memory(sources_of(plan_in(folder)), names.PLAIN, [1])
+    source = "import sys; sys.stdin.readline(); sys.exit('first\\nno such thing')"
+    monkeypatch.setattr(worker, "COMMAND", ("-c", source))
+    with pytest.raises(PeerError, match="its process ended: no such thing"):
+        own_elsewhere(folder, names.PLAIN)
+
+
+def test_what_a_system_needs_is_told_across_processes(folder: Path) -> None:
+    with pytest.raises(PeerError, match="name one with --draft"):
+        own_elsewhere(folder, names.CHAIN, draft="none")
+
+
+def test_the_environment_of_a_contender_is_its_process_own(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    source = (
+        "import json, os, sys\nfor line in sys.stdin:\n"
+        " asked = json.loads(line)\n"
+        " if 'build' in asked:\n"
+        "  print(json.dumps({'error': os.environ['NAMED'] + os.environ['OMP_NUM_THREADS'],"
+        " 'no_speed': False}), flush=True)"
+    )
+    monkeypatch.setattr(worker, "COMMAND", ("-c", source))
+    contender = Contender("any", "sequoia_core", lambda _: None, environment={"NAMED": "here"})  # type: ignore[arg-type,return-value]
+    lineup = line_up(Workshop(replace(sources_of(plan_in(folder)), threads=7)), [contender])
+    assert lineup.absent == {"any": "here7"}

@@ -28,6 +28,8 @@ ABI_VERSION = 3
 LIBRARY_NAME = "libsequoia_native.so"
 SOURCES = Path(__file__).parent / "cpp"
 _REMEDY = "run: make native" if SOURCES.exists() else "install sequoia-chat anew"
+INSTRUCTION_SET_VARIABLE = "SEQUOIA_NATIVE_ISA"
+"""Names the instruction set to compute with, instead of the processor's best."""
 
 
 class ModelShapeStruct(Structure):
@@ -184,3 +186,20 @@ def made(pointer: int | None) -> int:
 def instruction_sets() -> list[str]:
     """Instruction sets that were compiled in and that this processor runs, best first."""
     return str(load_library().sequoia_instruction_sets().decode()).split()
+
+
+def forced_instruction_set() -> str | None:
+    """The instruction set that the environment names, or None.
+
+    Raises:
+        ModelLoadError: this processor does not run it, or it was not compiled in.
+    """
+    name = os.environ.get(INSTRUCTION_SET_VARIABLE)
+    if not name:
+        return None
+    if name not in (known := instruction_sets()):
+        raise ModelLoadError(
+            f"{INSTRUCTION_SET_VARIABLE} is {name!r}, which this processor does not run; "
+            f"give one of: {', '.join(known)}"
+        )
+    return name

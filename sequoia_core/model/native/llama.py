@@ -25,6 +25,7 @@ from sequoia_core.model.native.library import (
     ReadingStruct,
     SegmentStruct,
     check,
+    forced_instruction_set,
     load_library,
     made,
 )
@@ -176,7 +177,8 @@ class NativeLlama:
         feature_layers: layers whose outputs a cache keeps, for a draft that reads them.
         embedding_of: a model that lends its embedding, for a draft that has none.
         matrix_format: what matrices are held in; see `stored_matrix`.
-        instruction_set: a name out of `library.instruction_sets`; None is the best.
+        instruction_set: a name out of `library.instruction_sets`; None is the one that the
+            environment names, or the best.
 
     Raises:
         ModelLoadError: the library is missing, or a tensor is of a format it does not read.
@@ -225,10 +227,12 @@ class NativeLlama:
             target_features=len(config.feature_layers),
             inverse_frequencies=(c_float * len(frequencies))(*frequencies.tolist()),
         )
-        name = instruction_set.encode() if instruction_set else None
+        name = instruction_set or forced_instruction_set()
         lender = embedding_of.handle if embedding_of else None
         self.handle: int = made(
-            self._library.sequoia_model_new(byref(shape), pool.handle, name, lender)
+            self._library.sequoia_model_new(
+                byref(shape), pool.handle, name.encode() if name else None, lender
+            )
         )
         _freed_with(self, self._library.sequoia_model_free)
         self._fill(matrices, weights)

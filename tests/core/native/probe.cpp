@@ -32,10 +32,12 @@ struct Format {
 };
 
 const Format FORMATS[] = {
-    {"F32", 0, 1, 4, {-1, -1}, 0.f},       {"F16", 1, 1, 2, {-1, -1}, 0.f},       {"BF16", 30, 1, 2, {-1, -1}, 0.f},
-    {"Q4_0", 2, 32, 18, {0, -1}, 2e-2f},   {"Q4_1", 3, 32, 20, {0, 2}, 2e-2f},    {"Q5_0", 6, 32, 22, {0, -1}, 1e-2f},
-    {"Q5_1", 7, 32, 24, {0, 2}, 1e-2f},    {"Q8_0", 8, 32, 34, {0, -1}, 2e-3f},   {"Q4_K", 12, 256, 144, {0, 2}, 4e-4f},
-    {"Q5_K", 13, 256, 176, {0, 2}, 4e-4f}, {"Q6_K", 14, 256, 210, {208, -1}, 5e-4f},
+    {"F32", 0, 1, 4, {-1, -1}, 0.f},          {"F16", 1, 1, 2, {-1, -1}, 0.f},
+    {"BF16", 30, 1, 2, {-1, -1}, 0.f},        {"Q4_0", 2, 32, 18, {0, -1}, 2e-2f},
+    {"Q4_1", 3, 32, 20, {0, 2}, 2e-2f},       {"Q5_0", 6, 32, 22, {0, -1}, 1e-2f},
+    {"Q5_1", 7, 32, 24, {0, 2}, 1e-2f},       {"Q8_0", 8, 32, 34, {0, -1}, 2e-3f},
+    {"Q4_K", 12, 256, 144, {0, 2}, 4e-4f},    {"Q5_K", 13, 256, 176, {0, 2}, 4e-4f},
+    {"Q6_K", 14, 256, 210, {208, -1}, 5e-4f},
 };
 
 void require(bool holds, const char* what) {
@@ -73,8 +75,9 @@ sequoia_model* random_model(const Format& format, sequoia_pool* pool, const char
     state = 1;
     std::vector<float> frequencies;
     for (int i = 0; i < DIM / 2; ++i) frequencies.push_back(std::pow(10000.f, -2.f * static_cast<float>(i) / DIM));
-    const sequoia_model_shape shape{sizeof shape, LAYERS, HIDDEN, HEADS, KV_HEADS, DIM, INNER, VOCAB, VOCAB, 1e-5f,
-                                    1, 0, nullptr, 0, frequencies.data()};
+    const sequoia_model_shape shape{
+        sizeof shape,      LAYERS, HIDDEN, HEADS, KV_HEADS, DIM, INNER, VOCAB, VOCAB, 1e-5f, 1, 0, nullptr, 0,
+        frequencies.data()};
     sequoia_model* model = sequoia_model_new(&shape, pool, instruction_set, nullptr);
     require(model, "a model");
     const Format& plain = FORMATS[1];  // HEADS * DIM does not fill a super-block
@@ -92,7 +95,9 @@ sequoia_model* random_model(const Format& format, sequoia_pool* pool, const char
     require(!sequoia_model_allocate(model), "memory");
     each([&](int layer, int part, const Format& stored) {
         const auto data = random_matrix(stored, rows[part], columns[part]);
-        require(!sequoia_model_fill(model, layer, part, 0, rows[part], data.data(), data.size() / static_cast<std::size_t>(rows[part]), 1), "rows");
+        require(!sequoia_model_fill(model, layer, part, 0, rows[part], data.data(),
+                                    data.size() / static_cast<std::size_t>(rows[part]), 1),
+                "rows");
     });
     const std::vector<float> ones(HIDDEN, 1.f);
     for (int layer = 0; layer < LAYERS; ++layer)

@@ -69,8 +69,8 @@ const Kernels& best_kernels() {
 }
 
 // Beside what was found of each row, the log probability of its token at its parent.
-void log_probs(const Logits& logits, const std::vector<RowSummary>& found, const int64_t* parents, const int64_t* tokens,
-               double* summaries) {
+void log_probs(const Logits& logits, const std::vector<RowSummary>& found, const int64_t* parents,
+               const int64_t* tokens, double* summaries) {
     for (int32_t row = 0; row < logits.rows; ++row) {
         require(parents[row] >= 0 && parents[row] < logits.rows, "a node's parent is out of range");
         const auto parent = static_cast<std::size_t>(parents[row]), columns = static_cast<std::size_t>(logits.columns);
@@ -78,9 +78,10 @@ void log_probs(const Logits& logits, const std::vector<RowSummary>& found, const
         *summaries++ = found[static_cast<std::size_t>(row)].log_total;
         *summaries++ = found[static_cast<std::size_t>(row)].log_peak;
         // a token past the head's columns cannot be predicted
-        const double logit = tokens[row] < 0 || tokens[row] >= logits.columns
-                                 ? -std::numeric_limits<double>::infinity()
-                                 : static_cast<double>(logits.values[parent * columns + static_cast<std::size_t>(tokens[row])]);
+        const double logit =
+            tokens[row] < 0 || tokens[row] >= logits.columns
+                ? -std::numeric_limits<double>::infinity()
+                : static_cast<double>(logits.values[parent * columns + static_cast<std::size_t>(tokens[row])]);
         *summaries++ = logit * static_cast<double>(logits.inverse_temperature) - found[parent].log_total;
     }
 }
@@ -110,9 +111,14 @@ Reading reading_of(const sequoia_reading& given, int32_t rows, int32_t columns, 
     require(!given.wanted || (given.probs && given.columns && given.picked && given.peaks), "columns need memory");
     require(!given.summaries || given.parents, "summaries need the rows' parents");
     if (given.summaries) summaries.resize(static_cast<std::size_t>(rows));
-    return {given.inverse_temperature, given.summaries ? summaries.data() : nullptr,
-            given.probs,  given.wanted,              given.uniforms,
-            given.wanted ? given.columns : nullptr,  given.picked, given.peaks};
+    return {given.inverse_temperature,
+            given.summaries ? summaries.data() : nullptr,
+            given.probs,
+            given.wanted,
+            given.uniforms,
+            given.wanted ? given.columns : nullptr,
+            given.picked,
+            given.peaks};
 }
 
 ModelShape shape_of(const sequoia_model_shape& given) {
@@ -129,8 +135,9 @@ ModelShape shape_of(const sequoia_model_shape& given) {
                 given.target_features <= 64,
             "hidden states that no draft reads");
     require(given.heads % given.kv_heads == 0, "heads must share KV heads evenly");
-    ModelShape shape{given.layers, given.hidden, given.heads, given.kv_heads, given.head_dim, given.inner,
-                     given.vocab, given.head_rows, given.norm_epsilon, given.half_cache != 0, {}, given.target_features};
+    ModelShape shape{given.layers,       given.hidden,          given.heads, given.kv_heads,
+                     given.head_dim,     given.inner,           given.vocab, given.head_rows,
+                     given.norm_epsilon, given.half_cache != 0, {},          given.target_features};
     shape.feature_layers.assign(given.feature_layers, given.feature_layers + given.feature_count);
     return shape;
 }
@@ -172,7 +179,8 @@ int32_t sequoia_model_declare(sequoia_model* model, int32_t layer, int32_t part,
         check_layer(*model, layer);
         require(rows > 0 && columns > 0, "sizes must be positive");
         const auto stored = static_cast<FileFormat>(format);
-        require(file_row_bytes(stored, columns) > 0, "a row does not fill the blocks of this format, or the format is unknown");
+        require(file_row_bytes(stored, columns) > 0,
+                "a row does not fill the blocks of this format, or the format is unknown");
         model->value->declare(layer, part_of(part), stored, rows, columns);
     });
 }
@@ -275,16 +283,18 @@ int32_t sequoia_forward(sequoia_model* model, const sequoia_segment* segments, i
         require(rows > 0, "there are no rows");
         require(logits || logit_rows == 0, "there is no room for logits");
         for (int64_t row = 0; row < rows; ++row)
-            require(token_ids[row] >= 0 && token_ids[row] < model->value->shape().vocab, "a token id is past the embedding");
+            require(token_ids[row] >= 0 && token_ids[row] < model->value->shape().vocab,
+                    "a token id is past the embedding");
         if (!reading) return model->value->forward(request);
         std::vector<RowSummary> found;
         require(!reading->summaries || rows == logit_rows, "summaries need the logits of all rows");
-        const Reading wanted = reading_of(*reading, static_cast<int32_t>(rows), model->value->shape().head_rows, logits, found);
+        const Reading wanted =
+            reading_of(*reading, static_cast<int32_t>(rows), model->value->shape().head_rows, logits, found);
         request.reading = &wanted;
         model->value->forward(request);
         if (reading->summaries)
-            log_probs({logits, static_cast<int>(rows), model->value->shape().head_rows, wanted.inverse_temperature}, found,
-                      reading->parents, token_ids, reading->summaries);
+            log_probs({logits, static_cast<int>(rows), model->value->shape().head_rows, wanted.inverse_temperature},
+                      found, reading->parents, token_ids, reading->summaries);
     });
 }
 

@@ -10,7 +10,7 @@ namespace sequoia {
 
 // n rows as tiles of nearly equal height.
 class RowTiles {
-   public:
+ public:
     RowTiles() = default;
     RowTiles(int rows, int most) : rows_(rows), count_((rows + most - 1) / most) {}
     int rows() const { return rows_; }
@@ -23,7 +23,7 @@ class RowTiles {
         return tile;
     }
 
-   private:
+ private:
     int rows_ = 0, count_ = 0;
 };
 
@@ -35,7 +35,7 @@ struct InputForms {
 };
 
 class Activations {
-   public:
+ public:
     void shape(int columns, InputForms forms) {
         groups_ = (columns + GROUP - 1) / GROUP;
         forms_ = forms;
@@ -46,7 +46,7 @@ class Activations {
     void put(const Kernels& kernels, const RowTiles& tiles, int row, int group, int count, const float* values);
     Tile tile(const RowTiles& tiles, int index) const;
 
-   private:
+ private:
     int groups_ = 0, capacity_ = 0;
     InputForms forms_;
     Buffer<std::int8_t> codes_;

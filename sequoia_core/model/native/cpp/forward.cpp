@@ -19,8 +19,7 @@ constexpr int parts(int items, int size) { return (items + size - 1) / size; }
 
 }  // namespace
 
-Forward::Forward(Model& model, const Request& request)
-    : model_(model), request_(request), kernels_(model.kernels()) {
+Forward::Forward(Model& model, const Request& request) : model_(model), request_(request), kernels_(model.kernels()) {
     int total = 0;
     for (const Segment& segment : request.segments) {
         first_rows_.push_back(total);
@@ -41,7 +40,8 @@ Forward::Forward(Model& model, const Request& request)
         const int queries = segment.rows * heads_each;
         // whole rows where they fit, since queries of a row share the keys that it sees
         const int most = kernels_.query_tile;
-        const int tile = segment.rows < 4 ? std::min(heads_each, most) : std::max(most / heads_each * heads_each, std::min(most, heads_each));
+        const int tile = segment.rows < 4 ? std::min(heads_each, most)
+                                          : std::max(most / heads_each * heads_each, std::min(most, heads_each));
         for (int head = 0; head < model.shape().kv_heads; ++head)
             for (int first = 0; first < queries; first += tile)
                 query_tiles_.push_back({static_cast<int>(s), head, first, std::min(first + tile, queries)});
@@ -147,8 +147,10 @@ void Forward::prepare() {
                                                             : rows_[static_cast<std::size_t>(row)].visible.count() - 1;
         for (std::size_t i = 0; i < half; ++i) {
             const float angle = static_cast<float>(position) * model_.inverse_frequencies_[i];
-            model_.cosines_[static_cast<std::size_t>(row) * half + i] = static_cast<float>(std::cos(static_cast<double>(angle)));
-            model_.sines_[static_cast<std::size_t>(row) * half + i] = static_cast<float>(std::sin(static_cast<double>(angle)));
+            model_.cosines_[static_cast<std::size_t>(row) * half + i] =
+                static_cast<float>(std::cos(static_cast<double>(angle)));
+            model_.sines_[static_cast<std::size_t>(row) * half + i] =
+                static_cast<float>(std::sin(static_cast<double>(angle)));
         }
     }
 }
@@ -177,7 +179,8 @@ void Forward::compute_item(const Stage& stage, int item, int thread) {
         case StageKind::PROJECT: return project(stage.layer, item, thread);
         case StageKind::ATTEND: return attend(stage.layer, item, thread);
         case StageKind::COLLECT: return collect(item);
-        case StageKind::ATTENTION_OUT: return add_product(layer.part(Part::ATTENTION_OUT), model_.attended_, item, thread);
+        case StageKind::ATTENTION_OUT:
+            return add_product(layer.part(Part::ATTENTION_OUT), model_.attended_, item, thread);
         case StageKind::GATE_UP: return gate_up(stage.layer, item, thread);
         case StageKind::DOWN: {
             add_product(layer.part(Part::DOWN), model_.inner_, item, thread);
@@ -190,7 +193,9 @@ void Forward::compute_item(const Stage& stage, int item, int thread) {
                 const Row& at = rows_[static_cast<std::size_t>(row)];
                 const KvCache& cache = *request_.segments[static_cast<std::size_t>(at.segment)].cache;
                 std::memcpy(cache.feature(at.slot, slot) + first,
-                            model_.states_.get() + static_cast<std::size_t>(row) * static_cast<std::size_t>(model_.padded_hidden()) + first,
+                            model_.states_.get() +
+                                static_cast<std::size_t>(row) * static_cast<std::size_t>(model_.padded_hidden()) +
+                                first,
                             static_cast<std::size_t>(width) * sizeof(float));
             }
             return;
@@ -199,7 +204,8 @@ void Forward::compute_item(const Stage& stage, int item, int thread) {
         case StageKind::HEAD: {
             const Linear& head = model_.head_.matrix.empty() ? model_.embedding_ : model_.head_;
             const int width = model_.shape().head_rows, first = item * BLOCK;
-            if (first + BLOCK <= width) return product(head, model_.hidden_, head_tiles_, item, request_.logits + first, width);
+            if (first + BLOCK <= width)
+                return product(head, model_.hidden_, head_tiles_, item, request_.logits + first, width);
             float* own = model_.scratch_[static_cast<std::size_t>(thread)].get();
             product(head, model_.hidden_, head_tiles_, item, own, BLOCK);
             for (int row = 0; row < head_tiles_.rows(); ++row)
@@ -252,7 +258,9 @@ void Forward::add_product(const Linear& linear, const Activations& inputs, int b
     float* own = model_.scratch_[static_cast<std::size_t>(thread)].get();
     product(linear, inputs, block, own, BLOCK);
     for (int row = 0; row < tiles_.rows(); ++row)
-        kernels_.add(model_.states_.get() + static_cast<std::size_t>(row) * static_cast<std::size_t>(model_.padded_hidden()) + block * BLOCK,
+        kernels_.add(model_.states_.get() +
+                         static_cast<std::size_t>(row) * static_cast<std::size_t>(model_.padded_hidden()) +
+                         block * BLOCK,
                      own + row * BLOCK, BLOCK);
 }
 
@@ -281,22 +289,27 @@ void Forward::condition(int row, float* inputs) {
         const auto& visible = at.visible;
         // the last key that a row sees is its own; the one before is its parent's
         const int seen = visible.count() - 2;
-        const int parent = seen < visible.leading ? seen : visible.listed[static_cast<std::size_t>(seen - visible.leading)];
+        const int parent =
+            seen < visible.leading ? seen : visible.listed[static_cast<std::size_t>(seen - visible.leading)];
         for (int i = 0; i < hidden; ++i)
-            inputs[i] = (inputs[i] - model_.input_shift_[static_cast<std::size_t>(i)]) * model_.input_scale_[static_cast<std::size_t>(i)];
+            inputs[i] = (inputs[i] - model_.input_shift_[static_cast<std::size_t>(i)]) *
+                        model_.input_scale_[static_cast<std::size_t>(i)];
         float* normed = inputs + width;  // the norm reads and writes whole groups
         std::fill_n(normed, model_.padded_hidden(), 0.f);
         std::copy_n(segment.cache->feature(std::max(parent, 0), 0), hidden, normed);
-        kernels_.rms_norm(normed, model_.final_norm_.data(), hidden, model_.padded_hidden(), shape.norm_epsilon, normed);
+        kernels_.rms_norm(normed, model_.final_norm_.data(), hidden, model_.padded_hidden(), shape.norm_epsilon,
+                          normed);
         std::copy_n(normed, hidden, inputs + hidden);
     } else {
         for (int slot = 0; slot < shape.target_features; ++slot) {
             float* to = inputs + (slot + 1) * hidden;
-            if (segment.target_cache && at.slot > 0) std::copy_n(segment.target_cache->feature(at.slot - 1, slot), hidden, to);
+            if (segment.target_cache && at.slot > 0)
+                std::copy_n(segment.target_cache->feature(at.slot - 1, slot), hidden, to);
             else std::fill_n(to, hidden, 0.f);
         }
         for (int i = 0; i < width; ++i)
-            inputs[i] = (inputs[i] - model_.input_shift_[static_cast<std::size_t>(i)]) * model_.input_scale_[static_cast<std::size_t>(i)];
+            inputs[i] = (inputs[i] - model_.input_shift_[static_cast<std::size_t>(i)]) *
+                        model_.input_scale_[static_cast<std::size_t>(i)];
     }
     const int groups = parts(width, GROUP);
     std::fill_n(inputs + width, groups * GROUP - width, 0.f);
@@ -305,7 +318,8 @@ void Forward::condition(int row, float* inputs) {
 
 void Forward::norm(const Stage& stage, int item, int thread) {
     float* normed = model_.scratch_[static_cast<std::size_t>(thread)].get();
-    const int padded = model_.padded_hidden(), row = stage.final_norm ? head_rows_[static_cast<std::size_t>(item)] : item;
+    const int padded = model_.padded_hidden(),
+              row = stage.final_norm ? head_rows_[static_cast<std::size_t>(item)] : item;
     const float* states = model_.states_.get() + static_cast<std::size_t>(row) * static_cast<std::size_t>(padded);
     kernels_.rms_norm(states, stage.norm->data(), model_.shape().hidden, padded, model_.shape().norm_epsilon, normed);
     model_.hidden_.put(kernels_, stage.final_norm ? head_tiles_ : tiles_, item, 0, padded / GROUP, normed);
@@ -341,7 +355,10 @@ void Forward::project(int layer, int index, int thread) {
         const KvCache& cache = *request_.segments[static_cast<std::size_t>(at.segment)].cache;
         if (is_query) {
             kernels_.multiply(values, scale, dim);
-            std::copy_n(values, dim, model_.queries_.get() + (static_cast<std::size_t>(row) * static_cast<std::size_t>(shape.heads) + static_cast<std::size_t>(head)) * static_cast<std::size_t>(dim));
+            std::copy_n(values, dim,
+                        model_.queries_.get() + (static_cast<std::size_t>(row) * static_cast<std::size_t>(shape.heads) +
+                                                 static_cast<std::size_t>(head)) *
+                                                    static_cast<std::size_t>(dim));
         } else if (!cache.shape().halves) {
             if (is_key) {
                 auto* to = reinterpret_cast<float*>(cache.key(layer, head, at.slot));
@@ -377,7 +394,10 @@ void Forward::attend(int layer, int item, int thread) {
     for (int i = 0; i < count; ++i) {
         rows[i] = first_rows_[static_cast<std::size_t>(tile.segment)] + (tile.first + i) / each;
         heads[i] = tile.kv_head * each + (tile.first + i) % each;
-        queries[i] = model_.queries_.get() + (static_cast<std::size_t>(rows[i]) * static_cast<std::size_t>(shape.heads) + static_cast<std::size_t>(heads[i])) * static_cast<std::size_t>(dim);
+        queries[i] =
+            model_.queries_.get() + (static_cast<std::size_t>(rows[i]) * static_cast<std::size_t>(shape.heads) +
+                                     static_cast<std::size_t>(heads[i])) *
+                                        static_cast<std::size_t>(dim);
         const Row& row = rows_[static_cast<std::size_t>(rows[i])];
         common = std::min(common, row.visible.leading);
         last_slot = std::max(last_slot, std::max(row.slot, row.visible.leading - 1));
@@ -387,7 +407,8 @@ void Forward::attend(int layer, int item, int thread) {
     for (int i = 0; i < count; ++i) {
         const VisibleKeys& visible = rows_[static_cast<std::size_t>(rows[i])].visible;
         float* own = scores + static_cast<std::size_t>(i) * stride;
-        for (int j = 0; j < static_cast<int>(visible.listed.size()); ++j) own[visible.leading + j] = own[visible.listed[static_cast<std::size_t>(j)]];
+        for (int j = 0; j < static_cast<int>(visible.listed.size()); ++j)
+            own[visible.leading + j] = own[visible.listed[static_cast<std::size_t>(j)]];
         inverse[i] = kernels_.softmax(own, visible.count());
     }
     std::fill_n(mixed, count * dim, 0.f);
@@ -399,10 +420,15 @@ void Forward::attend(int layer, int item, int thread) {
         rest.clear();
         for (int key = common; key < visible.leading; ++key) rest.push_back(key);
         rest.insert(rest.end(), visible.listed.begin(), visible.listed.end());
-        kernels_.listed_values(memory, scores + static_cast<std::size_t>(i) * stride + common, rest.data(), static_cast<int>(rest.size()), own);
+        kernels_.listed_values(memory, scores + static_cast<std::size_t>(i) * stride + common, rest.data(),
+                               static_cast<int>(rest.size()), own);
         kernels_.multiply(own, inverse[i], dim);
         if (shape.head_dim % GROUP) {
-            std::copy_n(own, shape.head_dim, model_.mixed_.get() + static_cast<std::size_t>(rows[i]) * static_cast<std::size_t>(model_.attended_.groups() * GROUP) + static_cast<std::size_t>(heads[i] * shape.head_dim));
+            std::copy_n(
+                own, shape.head_dim,
+                model_.mixed_.get() +
+                    static_cast<std::size_t>(rows[i]) * static_cast<std::size_t>(model_.attended_.groups() * GROUP) +
+                    static_cast<std::size_t>(heads[i] * shape.head_dim));
             continue;
         }
         const int groups = shape.head_dim / GROUP;

@@ -31,7 +31,7 @@ struct Row {
 };
 
 class Forward final : public Job {
-   public:
+ public:
     Forward(Model& model, const Request& request);
 
     int stages() const override { return static_cast<int>(stages_.size()); }
@@ -42,7 +42,7 @@ class Forward final : public Job {
     // Tables of the rows' positions; called once the model's working memory has room.
     void prepare();
 
-   private:
+ private:
     void see(const Segment& segment, int index, int first_row);
     void see_paths(const Segment& segment, int first_row);
     void list_stages();

@@ -112,7 +112,8 @@ void quantized_product(const std::uint8_t* block, int groups, const Tile& tile, 
                 Floats first_half[R];
                 for (int r = 0; r < R; ++r) first_half[r] = counted8(counts.row[r]) * first_scale;
                 count_bytes<R, 4, 4>(codes, quads, numbers, second);
-                const Floats code_sum = fused(counted8(second.codes), second_scale, counted8(counts.codes) * first_scale);
+                const Floats code_sum =
+                    fused(counted8(second.codes), second_scale, counted8(counts.codes) * first_scale);
                 for (int r = 0; r < R; ++r) {
                     const Floats both = fused(counted8(second.row[r]), second_scale, first_half[r]);
                     const Floats centered = code_sum * broadcast(number_of(numbers, CENTER, R, r));
@@ -289,7 +290,8 @@ inline Floats exponential(Floats x) {
     Floats rest = fused(power, broadcast(-0.693145752f), x);
     rest = fused(power, broadcast(-1.42860677e-6f), rest);
     Floats series = broadcast(1.f / 720);
-    for (const float factor : {1.f / 120, 1.f / 24, 1.f / 6, 0.5f, 1.f, 1.f}) series = fused(series, rest, broadcast(factor));
+    for (const float factor : {1.f / 120, 1.f / 24, 1.f / 6, 0.5f, 1.f, 1.f})
+        series = fused(series, rest, broadcast(factor));
     return scaled_by_power(series, power);
 }
 
@@ -394,7 +396,8 @@ void top(const float* logits, int count, int wanted, std::int32_t* columns) {
         for (int column = begin; column < end; ++column) {
             if (held == wanted && !(logits[column] > logits[columns[held - 1]])) continue;
             int place = held < wanted ? held++ : held - 1;
-            for (; place > 0 && logits[column] > logits[columns[place - 1]]; --place) columns[place] = columns[place - 1];
+            for (; place > 0 && logits[column] > logits[columns[place - 1]]; --place)
+                columns[place] = columns[place - 1];
             columns[place] = column;
         }
     }

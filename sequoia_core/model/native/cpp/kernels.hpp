@@ -18,8 +18,8 @@ enum GroupNumber { SCALE, CENTER, SUM, FIRST_CODES, SECOND_CODES, GROUP_NUMBERS 
 // Rows that a product reads together.
 struct Tile {
     int rows;
-    const std::int8_t* codes;  // [group][8][rows][4]
-    const float* numbers;      // [group][GROUP_NUMBERS][rows]
+    const std::int8_t* codes;      // [group][8][rows][4]
+    const float* numbers;          // [group][GROUP_NUMBERS][rows]
     const std::uint32_t* bfloats;  // [column / 2][pair_words][rows]
     const float* floats;           // [column][rows]
 };
@@ -69,8 +69,7 @@ struct Kernels {
     // scores -> exp(score - max) of the first `count`; returns 1 / their sum; writes up to 15 beyond
     float (*softmax)(float* scores, int count);
     // out[q][d] += weights[q * stride + key] * value[key][d] for keys [0, keys), ascending
-    void (*values)(const HeadMemory& memory, const float* weights, std::size_t stride, int count, int keys,
-                   float* out);
+    void (*values)(const HeadMemory& memory, const float* weights, std::size_t stride, int count, int keys, float* out);
     // as `values`, for one query and listed keys
     void (*listed_values)(const HeadMemory& memory, const float* weights, const std::int32_t* keys, int count,
                           float* out);

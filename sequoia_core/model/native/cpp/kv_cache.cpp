@@ -74,13 +74,15 @@ HeadMemory KvCache::head(int layer, int kv_head) const {
 std::byte* KvCache::key(int layer, int kv_head, int token) const {
     const int slot = token % PAGE_KEYS;
     const auto place = static_cast<std::size_t>(slot / BLOCK * shape_.head_dim * BLOCK + slot % BLOCK);
-    return pages_[static_cast<std::size_t>(token / PAGE_KEYS)].get() + offset(layer, kv_head) + place * shape_.element();
+    return pages_[static_cast<std::size_t>(token / PAGE_KEYS)].get() + offset(layer, kv_head) +
+           place * shape_.element();
 }
 
 std::byte* KvCache::value(int layer, int kv_head, int token) const {
     const auto key_elements = static_cast<std::size_t>(PAGE_KEYS * shape_.head_dim);
     const auto place = key_elements + static_cast<std::size_t>(token % PAGE_KEYS * shape_.padded_dim());
-    return pages_[static_cast<std::size_t>(token / PAGE_KEYS)].get() + offset(layer, kv_head) + place * shape_.element();
+    return pages_[static_cast<std::size_t>(token / PAGE_KEYS)].get() + offset(layer, kv_head) +
+           place * shape_.element();
 }
 
 float* KvCache::feature(int token, int slot) const {

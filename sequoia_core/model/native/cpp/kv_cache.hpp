@@ -26,7 +26,7 @@ struct CacheShape {
 };
 
 class KvCache {
-   public:
+ public:
     explicit KvCache(const CacheShape& shape) : shape_(shape) {}
 
     const CacheShape& shape() const { return shape_; }
@@ -45,7 +45,7 @@ class KvCache {
     std::byte* value(int layer, int kv_head, int token) const;  // a row of padded_dim
     float* feature(int token, int slot) const;
 
-   private:
+ private:
     std::size_t offset(int layer, int kv_head) const;
 
     CacheShape shape_;

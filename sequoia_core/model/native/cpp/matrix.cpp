@@ -34,7 +34,7 @@ FileBlock file_block(FileFormat format) {
 
 // What a group of 32 columns of a quantised row holds.
 struct Group {
-    std::int8_t codes[GROUP];     // 4-bit codes unsigned, others less their zero point
+    std::int8_t codes[GROUP];              // 4-bit codes unsigned, others less their zero point
     std::uint16_t scale = 0, minimum = 0;  // halves
     std::uint8_t inner[2] = {0, 0};        // scale and minimum within a super-block, or two signed scales
 };
@@ -250,7 +250,8 @@ void Matrix::get_codes(int row, int index, std::int8_t* codes) const {
     const std::uint8_t* from = group(row, index) + row % BLOCK * 4;
     if (!has_four_bits(layout_)) {
         for (int quad = 0; quad < GROUP / 4; ++quad) std::memcpy(codes + quad * 4, from + quad * 64, 4);
-        for (int i = 0; i < GROUP; ++i) codes[i] = static_cast<std::int8_t>(static_cast<std::uint8_t>(codes[i]) ^ flip_);
+        for (int i = 0; i < GROUP; ++i)
+            codes[i] = static_cast<std::int8_t>(static_cast<std::uint8_t>(codes[i]) ^ flip_);
         return;
     }
     std::uint8_t pairs[GROUP / 2];

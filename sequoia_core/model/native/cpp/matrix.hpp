@@ -16,7 +16,18 @@ constexpr int SUPER_GROUPS = 8;  // groups that share the outer scale of a K-qua
 
 // How a tensor is stored in its file. The values are part of the C ABI.
 enum class FileFormat : std::int32_t {
-    F32 = 0, F16 = 1, Q4_0 = 2, Q4_1 = 3, Q5_0 = 6, Q5_1 = 7, Q8_0 = 8, Q4_K = 12, Q5_K = 13, Q6_K = 14, I8 = 24, BF16 = 30,
+    F32 = 0,
+    F16 = 1,
+    Q4_0 = 2,
+    Q4_1 = 3,
+    Q5_0 = 6,
+    Q5_1 = 7,
+    Q8_0 = 8,
+    Q4_K = 12,
+    Q5_K = 13,
+    Q6_K = 14,
+    I8 = 24,
+    BF16 = 30,
 };
 
 // How codes and scales lie in a block.
@@ -24,10 +35,14 @@ enum class Layout {
     CODES4,        // unsigned 4-bit codes less a zero point of 8, a half scale
     CODES4_MIN,    // unsigned 4-bit codes, a half scale and a half minimum
     CODES4_SUPER,  // scale and minimum are a byte each, times two halves per super-block
-    CODES8, CODES8_MIN, CODES8_SUPER,
+    CODES8,
+    CODES8_MIN,
+    CODES8_SUPER,
     CODES8_HALVES,  // a signed byte per 16 columns times a half per super-block
     CODES8_ROWS,    // no scale but that of the row, which is applied to the product; an int16 sum of the codes
-    FLOAT32, FLOAT16, BFLOAT16,
+    FLOAT32,
+    FLOAT16,
+    BFLOAT16,
 };
 
 // Sizes of one layout.
@@ -63,7 +78,7 @@ Layout layout_of(FileFormat format);
 constexpr bool is_quantized(Layout layout) { return layout < Layout::FLOAT32; }
 
 class Matrix {
-   public:
+ public:
     // Describes a matrix without memory. `code_flip` is XORed with 8-bit codes (0x80 makes them unsigned).
     void shape(FileFormat format, int rows, int columns, std::uint8_t code_flip);
     void place(std::uint8_t* memory) { data_ = memory; }
@@ -83,7 +98,7 @@ class Matrix {
     std::size_t bytes() const { return static_cast<std::size_t>(blocks()) * block_bytes(); }
     const std::uint8_t* block(int index) const { return data_ + static_cast<std::size_t>(index) * block_bytes(); }
 
-   private:
+ private:
     std::uint8_t* group(int row, int index) const;
     std::uint8_t* super(int row, int index) const;
     void put_bytes(int row, const std::uint8_t* source);

@@ -22,15 +22,23 @@ std::vector<float> padded_copy(const float* values, int count, int to) {
 
 Model::Model(ModelShape shape, std::shared_ptr<Pool> pool, const Kernels& kernels, std::shared_ptr<Model> embedding_of,
              std::vector<float> inverse_frequencies)
-    : shape_(std::move(shape)), pool_(std::move(pool)), kernels_(kernels), embedding_of_(std::move(embedding_of)),
-      inverse_frequencies_(std::move(inverse_frequencies)), layers_(static_cast<std::size_t>(shape_.layers)) {
+    : shape_(std::move(shape)),
+      pool_(std::move(pool)),
+      kernels_(kernels),
+      embedding_of_(std::move(embedding_of)),
+      inverse_frequencies_(std::move(inverse_frequencies)),
+      layers_(static_cast<std::size_t>(shape_.layers)) {
     scratch_.resize(static_cast<std::size_t>(pool_->threads()));
     scores_.resize(static_cast<std::size_t>(pool_->threads()));
 }
 
 CacheShape Model::cache_shape() const {
-    return {shape_.layers, shape_.kv_heads, shape_.head_dim, shape_.half_cache,
-            static_cast<int>(shape_.feature_layers.size()), shape_.hidden};
+    return {shape_.layers,
+            shape_.kv_heads,
+            shape_.head_dim,
+            shape_.half_cache,
+            static_cast<int>(shape_.feature_layers.size()),
+            shape_.hidden};
 }
 
 const Linear& Model::embedding() const { return embedding_of_ ? embedding_of_->embedding() : embedding_; }
@@ -142,7 +150,9 @@ void Model::set_bias(int layer, Part part, const float* values, int count, bool 
 void Model::set_vector(int layer, Vector vector, const float* values, int count) {
     std::vector<float> copy = padded_copy(values, count, GROUP);
     switch (vector) {
-        case Vector::ATTENTION_NORM: layers_.at(static_cast<std::size_t>(layer)).attention_norm = std::move(copy); break;
+        case Vector::ATTENTION_NORM:
+            layers_.at(static_cast<std::size_t>(layer)).attention_norm = std::move(copy);
+            break;
         case Vector::MLP_NORM: layers_.at(static_cast<std::size_t>(layer)).mlp_norm = std::move(copy); break;
         case Vector::FINAL_NORM: final_norm_ = std::move(copy); break;
         case Vector::INPUT_SHIFT: input_shift_ = std::move(copy); break;
@@ -169,7 +179,8 @@ void Model::reserve(int rows, int longest) {
         key_capacity_ = padded(longest + 4 * BLOCK, PAGE_KEYS);
         const auto mixed = static_cast<std::size_t>(MOST_QUERIES * padded_dim());
         for (auto& each : scores_)
-            each = allocate<float>(static_cast<std::size_t>(MOST_QUERIES) * static_cast<std::size_t>(key_capacity_) + mixed);
+            each = allocate<float>(static_cast<std::size_t>(MOST_QUERIES) * static_cast<std::size_t>(key_capacity_) +
+                                   mixed);
     }
 }
 

@@ -17,8 +17,8 @@ struct ModelShape {
     int layers, hidden, heads, kv_heads, head_dim, inner, vocab, head_rows;
     float norm_epsilon;
     bool half_cache;
-    std::vector<int> feature_layers;     // whose outputs a cache keeps
-    int target_features = 0;             // hidden states of the target that a conditioned draft reads
+    std::vector<int> feature_layers;  // whose outputs a cache keeps
+    int target_features = 0;          // hidden states of the target that a conditioned draft reads
 };
 
 // A matrix with what is applied to its products.
@@ -27,7 +27,19 @@ struct Linear {
     std::vector<float> scale, bias;  // of each output, in blocks of 16; empty for none
 };
 
-enum class Part : std::int32_t { QUERY, KEY, VALUE, ATTENTION_OUT, GATE, UP, DOWN, EMBEDDING, HEAD, TARGET_INPUT, OWN_INPUT };
+enum class Part : std::int32_t {
+    QUERY,
+    KEY,
+    VALUE,
+    ATTENTION_OUT,
+    GATE,
+    UP,
+    DOWN,
+    EMBEDDING,
+    HEAD,
+    TARGET_INPUT,
+    OWN_INPUT
+};
 constexpr int LAYER_PARTS = 7;
 enum class Vector : std::int32_t { ATTENTION_NORM, MLP_NORM, FINAL_NORM, INPUT_SHIFT, INPUT_SCALE };
 
@@ -50,33 +62,33 @@ struct Segment {
     KvCache* cache;
     const KvCache* target_cache;  // whose features a conditioned draft reads; null reads zeros
     int rows;
-    int logit_rows;               // its last rows whose logits are computed
-    const std::uint8_t* mask;     // [rows, length + rows], nonzero where a row may attend; null is causal
+    int logit_rows;            // its last rows whose logits are computed
+    const std::uint8_t* mask;  // [rows, length + rows], nonzero where a row may attend; null is causal
     Paths paths;
 };
 
 // What is read off the rows of logits, as part of the forward; pointers may be null.
 struct Reading {
     float inverse_temperature;
-    RowSummary* summaries;    // [rows]
-    float* probs;             // [rows, head_rows]; needed for what follows
-    int wanted;               // columns: the most probable ones, or drawn in order by `uniforms` [rows, wanted]
+    RowSummary* summaries;  // [rows]
+    float* probs;           // [rows, head_rows]; needed for what follows
+    int wanted;             // columns: the most probable ones, or drawn in order by `uniforms` [rows, wanted]
     const double* uniforms;
-    std::int32_t* columns;    // [rows, wanted]
-    float* picked;            // [rows, wanted], their probabilities
-    float* peaks;             // [rows], the largest ones
+    std::int32_t* columns;  // [rows, wanted]
+    float* picked;          // [rows, wanted], their probabilities
+    float* peaks;           // [rows], the largest ones
 };
 
 struct Request {
     std::vector<Segment> segments;
     const std::int64_t* token_ids;
     const std::int64_t* position_ids;  // null: how many keys a row sees before its own
-    float* logits;  // [logit rows of all segments, head_rows]
+    float* logits;                     // [logit rows of all segments, head_rows]
     const Reading* reading = nullptr;
 };
 
 class Model {
-   public:
+ public:
     Model(ModelShape shape, std::shared_ptr<Pool> pool, const Kernels& kernels, std::shared_ptr<Model> embedding_of,
           std::vector<float> inverse_frequencies);
 
@@ -99,7 +111,7 @@ class Model {
     void forward(const Request& request);
     std::size_t weight_bytes() const { return weight_bytes_; }
 
-   private:
+ private:
     friend class Forward;
     Linear& linear(int layer, Part part);
     const Linear& linear(int layer, Part part) const { return const_cast<Model*>(this)->linear(layer, part); }
@@ -124,9 +136,9 @@ class Model {
     // working memory of a forward, kept between calls and used by who has the pool's turn
     int row_capacity_ = 0, key_capacity_ = 0;
     Activations inputs_, hidden_, attended_, inner_;
-    Buffer<float> states_;     // [rows, padded hidden], the residual stream
-    Buffer<float> queries_;    // [rows, heads, padded_dim]
-    Buffer<float> mixed_;      // [rows, heads * head_dim padded to groups], where heads do not fill groups
+    Buffer<float> states_;           // [rows, padded hidden], the residual stream
+    Buffer<float> queries_;          // [rows, heads, padded_dim]
+    Buffer<float> mixed_;            // [rows, heads * head_dim padded to groups], where heads do not fill groups
     Buffer<float> cosines_, sines_;  // [rows, head_dim / 2]
     std::vector<Buffer<float>> scratch_, scores_;  // one per thread
 };

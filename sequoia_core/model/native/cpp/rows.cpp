@@ -12,7 +12,7 @@ namespace {
 // One stage, a chunk for each row.
 template <class Function>
 class EachRow final : public Job {
-   public:
+ public:
     EachRow(const Logits& logits, Function function) : logits_(logits), function_(function) {}
 
     int stages() const override { return 1; }
@@ -22,7 +22,7 @@ class EachRow final : public Job {
         function_(row, offset);
     }
 
-   private:
+ private:
     const Logits& logits_;
     Function function_;
 };
@@ -31,7 +31,7 @@ constexpr int DRAW_BLOCK = 128;  // columns whose probabilities are summed at on
 
 // What is left of a distribution while columns are drawn from it.
 class Urn {
-   public:
+ public:
     Urn(const float* probs, int count) : probs_(probs), count_(count) {
         for (int begin = 0; begin < count; begin += DRAW_BLOCK) masses_.push_back(mass(begin / DRAW_BLOCK));
     }
@@ -47,7 +47,7 @@ class Urn {
         return column;
     }
 
-   private:
+ private:
     bool drawn(int column) const { return std::find(drawn_.begin(), drawn_.end(), column) != drawn_.end(); }
 
     double mass(int block) const {

@@ -11,10 +11,10 @@ namespace sequoia::SEQUOIA_ISA {
 using Floats = __m512;
 using Ints = __m512i;
 constexpr int LANES = 16;
-constexpr int TILE_ROWS = 12;      // rows of a product's tile: as many sums as registers hold
+constexpr int TILE_ROWS = 12;  // rows of a product's tile: as many sums as registers hold
 constexpr int QUERY_TILE = 6;
 constexpr int VALUE_VECTORS = 4;
-constexpr int SCORE_CHAINS = 4;  // vectors of keys side by side, times QUERY_TILE sums
+constexpr int SCORE_CHAINS = 4;           // vectors of keys side by side, times QUERY_TILE sums
 constexpr std::uint8_t CODE_FLIP = 0x80;  // one operand of the byte product is unsigned
 
 inline Floats load(const float* from) { return _mm512_loadu_ps(from); }

@@ -29,9 +29,7 @@ inline Floats minimum(Floats a, Floats b) { return vminq_f32(a, b); }
 inline float sum(Floats v) { return vaddvq_f32(v); }
 inline float largest(Floats v) { return vmaxvq_f32(v); }
 inline float smallest(Floats v) { return vminvq_f32(v); }
-inline Floats from_halves(const std::uint16_t* from) {
-    return vcvt_f32_f16(vreinterpret_f16_u16(vld1_u16(from)));
-}
+inline Floats from_halves(const std::uint16_t* from) { return vcvt_f32_f16(vreinterpret_f16_u16(vld1_u16(from))); }
 inline void to_halves(std::uint16_t* to, Floats v) { vst1_u16(to, vreinterpret_u16_f16(vcvt_f16_f32(v))); }
 // Pairs of bfloat16: as they lie where the processor has their dot products, else widened.
 #if defined(__ARM_FEATURE_BF16_VECTOR_ARITHMETIC)
