@@ -7,6 +7,7 @@ nodes, `I` inner nodes (those with children), `S` tokens before the root, `V_dra
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 
 import torch
 from torch import Tensor
@@ -14,7 +15,7 @@ from torch import Tensor
 from sequoia_core.config import SamplingParams
 from sequoia_core.errors import GrowMapError
 from sequoia_core.growmap import GrowMap
-from sequoia_core.protocols import KVCache, LanguageModel
+from sequoia_core.protocols import Draws, KVCache, LanguageModel, LevelDraw
 from sequoia_core.sampling import (
     draft_probs,
     full_probs,
@@ -23,13 +24,13 @@ from sequoia_core.sampling import (
     race_noise,
     to_host,
 )
-from sequoia_core.token_tree import Draws, LevelDraw, TokenTree, TreeLayout
+from sequoia_core.token_tree import TokenTree, TreeLayout
 
 ChildChooser = Callable[[Tensor, int], tuple[Tensor, Tensor]]
 """(logits [n, V_draft], count) -> columns [n, count] in rank order, probabilities [n, V_draft]."""
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)  # without slots, for the cached property
 class DraftModel:
     """A draft and how its output columns map to the target's vocabulary.
 
@@ -37,19 +38,21 @@ class DraftModel:
         model: reads target token ids.
         vocab_ids: int64 [V_draft], the target's id of each column; None when they agree.
         host_vocab_ids: the same on the CPU, for the walk over a tree.
-        token_of: the same as a list.
     """
 
     model: LanguageModel
     vocab_ids: Tensor | None = None
     host_vocab_ids: Tensor | None = field(init=False, repr=False)
-    token_of: Sequence[int] = field(init=False, repr=False)
 
     def __post_init__(self) -> None:
         host = None if self.vocab_ids is None else self.vocab_ids.cpu()
         object.__setattr__(self, "host_vocab_ids", host)
-        tokens = range(self.model.vocab_size) if host is None else host.tolist()
-        object.__setattr__(self, "token_of", tokens)
+
+    @cached_property
+    def token_of(self) -> Sequence[int]:
+        """The target's id of each column, on the host."""
+        host = self.host_vocab_ids
+        return range(self.model.vocab_size) if host is None else host.tolist()
 
     @property
     def columns(self) -> int:

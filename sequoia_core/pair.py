@@ -33,8 +33,13 @@ from sequoia_core.model.device import (
 from sequoia_core.model.forward import Forward, choose_forward
 from sequoia_core.model.llama import Llama
 from sequoia_core.model.loader import Checkpoint, Progress, open_checkpoint, open_directory
+from sequoia_core.model.native.library import (
+    INSTRUCTION_SET_VARIABLE as INSTRUCTION_SET_VARIABLE,
+)
+from sequoia_core.model.native.library import instruction_sets as instruction_sets
 from sequoia_core.model.native.llama import NativeLlama
-from sequoia_core.model.native.loading import native_draft, native_target
+from sequoia_core.model.native.loading import native_draft, native_target, shared_pool
+from sequoia_core.model.native.rows import NativeRows
 from sequoia_core.model.offload import Placement, check_offload, load_offloaded
 from sequoia_core.model.offload_layout import LayerLayout
 from sequoia_core.model.pipeline import PipelinedLlama
@@ -44,6 +49,7 @@ from sequoia_core.model.vocabulary import fit_vocabulary
 from sequoia_core.model.weights import EMBEDDING
 from sequoia_core.pairs import catalogue
 from sequoia_core.protocols import PairDescription
+from sequoia_core.sampling import read_rows_with
 from sequoia_core.template_renderer import RENDERER
 
 if TYPE_CHECKING:
@@ -86,6 +92,11 @@ class Pair:
     description: PairDescription
     fingerprint: str
     acceptance_rates: Mapping[str, tuple[float, ...]]
+
+    @property
+    def native(self) -> bool:
+        """Whether the native library computes the target."""
+        return isinstance(self.target, NativeLlama)
 
 
 @dataclass(frozen=True, slots=True)
@@ -343,6 +354,7 @@ def _load_target(
     config, weights, placement = target.config, target.weights, forward.placement
     read_by_draft = draft.config.feature_layers if draft else ()
     if forward.native:
+        read_rows_with(NativeRows(shared_pool()))
         return native_target(target, forward.target_format, read_by_draft)
     assert forward.dtype is not None
     if placement.others:

@@ -7,17 +7,17 @@ Shape legend, for the whole package: `T` tree nodes (root included), `n` rows of
 
 from __future__ import annotations
 
+from array import array
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
+from itertools import chain
 from typing import TYPE_CHECKING, Protocol, runtime_checkable
 
 from sequoia_core.config import OTHER_CHILDREN, Mode
 from sequoia_core.errors import GrowMapError
 
 if TYPE_CHECKING:  # a screen imports this module long before it needs torch
-    from array import array
-
     import torch
     from torch import Tensor
 
@@ -26,7 +26,87 @@ if TYPE_CHECKING:  # a screen imports this module long before it needs torch
     from sequoia_core.events import Event
     from sequoia_core.growmap import GrowMap
     from sequoia_core.race import RaceEvent
-    from sequoia_core.token_tree import Draws, LevelDraw, Summary, TreeRows
+
+
+@dataclass(frozen=True, slots=True)
+class Paths:
+    """What each of n rows sees of a tree's rows: its path from the root, itself the last.
+
+    Attributes:
+        lengths: int32 [n].
+        rows: int32, one path after the other, each ascending.
+    """
+
+    lengths: array[int]
+    rows: array[int]
+
+    @classmethod
+    def of(cls, paths: Sequence[Sequence[int]]) -> Paths:
+        """From the path of each row."""
+        return cls(array("i", map(len, paths)), array("i", chain.from_iterable(paths)))
+
+
+@dataclass(frozen=True, slots=True)
+class TreeRows:
+    """Rows for a `TreeReader`: tokens that continue the text, or nodes of a tree.
+
+    Attributes:
+        token_ids: of the n rows.
+        prefix: tokens before the tree, which all its rows see.
+        paths: in the tree; None for tokens that continue the text.
+    """
+
+    token_ids: Sequence[int]
+    prefix: int = 0
+    paths: Paths | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Summary:
+    """What is read off each row of a tree's logits, on the host.
+
+    Attributes:
+        argmax: the target's most probable token after each node.
+        log_totals: `log(sum(exp(logits / t)))`: a token's probability is `exp(logit / t - total)`.
+        log_peaks: log probability of the argmax.
+        log_probs: log probability of the node's own token at its parent; at the root it says
+            nothing.
+    """
+
+    argmax: Sequence[int]
+    log_totals: Sequence[float]
+    log_peaks: Sequence[float]
+    log_probs: Sequence[float]
+
+
+@dataclass(frozen=True, slots=True)
+class Draws:
+    """Children chosen at n nodes, on the host.
+
+    Attributes:
+        columns: of each row's children in order of rank, row by row.
+        probs: the draft's probabilities of them.
+        peaks: the largest probability of each row.
+        distributions: float32 [n, V_draft], what they were drawn from.
+    """
+
+    columns: Sequence[int]
+    probs: Sequence[float]
+    peaks: Sequence[float]
+    distributions: Tensor
+
+
+@dataclass(frozen=True, slots=True)
+class LevelDraw:
+    """How children are chosen from a distribution.
+
+    Attributes:
+        temperature: of the distribution, above 0.
+        generator: of uniform numbers, to draw without replacement; None takes the most probable.
+    """
+
+    temperature: float = 1.0
+    generator: torch.Generator | None = None
 
 
 class KVCache(Protocol):

@@ -30,12 +30,11 @@ from sequoia_core.growth import Drafting, FixedShape, Growth, grow_adaptive
 from sequoia_core.ledger import Ledger
 from sequoia_core.lookup import Lookups
 from sequoia_core.memory import memory_errors
-from sequoia_core.protocols import KVCache, LanguageModel, Lookup, TreeReader
+from sequoia_core.protocols import KVCache, LanguageModel, Lookup, TreeReader, TreeRows
 from sequoia_core.token_tree import (
     ScoredTree,
     TokenTree,
     TreeLayout,
-    TreeRows,
     device_ids,
     host_values,
     score,
@@ -46,6 +45,9 @@ from sequoia_core.verify import AcceptanceRule, Verdict
 
 MOST_PENDING = 32
 """Tokens the draft may lag behind before they are read apart from a tree's first level."""
+
+KEPT_LAYOUTS = 64
+"""Shapes of trees whose index tensors are kept."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -136,6 +138,7 @@ class Speculator:
         model = draft.model if draft is not None and known else None
         self._draft_reader = model if isinstance(model, TreeReader) else None
         self._plans: dict[tuple[int, ...], GrowPlan] = {}  # a shape, whatever it is called
+        self._layouts: dict[tuple[int, ...], TreeLayout] = {}
         self._economy = Economy()
         self._policies = {greedy: AdaptivePolicy(self._economy, greedy) for greedy in (True, False)}
         self._lookups = Lookups(self._economy, endings)
@@ -268,7 +271,7 @@ class Speculator:
         """The target's logits [T, V] under the tree mask; a node's position is S + depth."""
         root, size = len(self._ledger.token_ids) - 1, tree.growmap.size
         plan, cache = self._plans.get(tree.growmap.parents), self._ledger.target_cache
-        layout = plan.layout if plan else TreeLayout.of(tree.growmap, self._target.device)
+        layout = plan.layout if plan else self._layout(tree.growmap)
         if self._target_reader is not None:
             values = host_values(tree)
             rows = TreeRows(values[0], root, layout.paths)
@@ -282,4 +285,14 @@ class Speculator:
             mask = torch.cat((prefix, layout.mask), dim=1)
         ids = device_ids(tree, self._target.device)
         logits = self._target.forward(ids, layout.depths + root, mask, cache)
-        return score(tree, logits, params)
+        return score(replace(tree, token_ids=ids), logits, params, layout)
+
+    def _layout(self, growmap: GrowMap) -> TreeLayout:
+        """Of a shape that is decided each step; they are few, and come again."""
+        layout = self._layouts.get(growmap.parents)
+        if layout is None:
+            if len(self._layouts) == KEPT_LAYOUTS:
+                self._layouts.clear()
+            layout = TreeLayout.of(growmap, self._target.device)
+            self._layouts[growmap.parents] = layout
+        return layout

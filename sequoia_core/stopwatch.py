@@ -19,8 +19,7 @@ if TYPE_CHECKING:
 
     from torch import Tensor
 
-    from sequoia_core.protocols import KVCache, LanguageModel
-    from sequoia_core.token_tree import Draws, LevelDraw, Summary, TreeRows
+    from sequoia_core.protocols import Draws, KVCache, LanguageModel, LevelDraw, Summary, TreeRows
 
 
 class TimedModel:

@@ -8,8 +8,6 @@ from __future__ import annotations
 from array import array
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from functools import lru_cache
-from itertools import chain
 from math import exp
 
 import torch
@@ -17,6 +15,7 @@ from torch import Tensor
 
 from sequoia_core.config import SamplingParams
 from sequoia_core.growmap import GrowMap
+from sequoia_core.protocols import Paths, Summary
 from sequoia_core.sampling import full_probs, log_totals, shaped_probs, to_host
 
 
@@ -52,87 +51,6 @@ class TokenTree:
 
 
 @dataclass(frozen=True, slots=True)
-class Paths:
-    """What each of n rows sees of a tree's rows: its path from the root, itself the last.
-
-    Attributes:
-        lengths: int32 [n].
-        rows: int32, one path after the other, each ascending.
-    """
-
-    lengths: array[int]
-    rows: array[int]
-
-    @classmethod
-    def of(cls, paths: Sequence[Sequence[int]]) -> Paths:
-        """From the path of each row."""
-        return cls(array("i", map(len, paths)), array("i", chain.from_iterable(paths)))
-
-
-@dataclass(frozen=True, slots=True)
-class TreeRows:
-    """Rows for a `TreeReader`: tokens that continue the text, or nodes of a tree.
-
-    Attributes:
-        token_ids: of the n rows.
-        prefix: tokens before the tree, which all its rows see.
-        paths: in the tree; None for tokens that continue the text.
-    """
-
-    token_ids: Sequence[int]
-    prefix: int = 0
-    paths: Paths | None = None
-
-
-@dataclass(frozen=True, slots=True)
-class Summary:
-    """What is read off each row of a tree's logits, on the host.
-
-    Attributes:
-        argmax: the target's most probable token after each node.
-        log_totals: `log(sum(exp(logits / t)))`: a token's probability is `exp(logit / t - total)`.
-        log_peaks: log probability of the argmax.
-        log_probs: log probability of the node's own token at its parent; at the root it says
-            nothing.
-    """
-
-    argmax: Sequence[int]
-    log_totals: Sequence[float]
-    log_peaks: Sequence[float]
-    log_probs: Sequence[float]
-
-
-@dataclass(frozen=True, slots=True)
-class Draws:
-    """Children chosen at n nodes, on the host.
-
-    Attributes:
-        columns: of each row's children in order of rank, row by row.
-        probs: the draft's probabilities of them.
-        peaks: the largest probability of each row.
-        distributions: float32 [n, V_draft], what they were drawn from.
-    """
-
-    columns: Sequence[int]
-    probs: Sequence[float]
-    peaks: Sequence[float]
-    distributions: Tensor
-
-
-@dataclass(frozen=True, slots=True)
-class LevelDraw:
-    """How children are chosen from a distribution.
-
-    Attributes:
-        temperature: of the distribution, above 0.
-        generator: of uniform numbers, to draw without replacement; None takes the most probable.
-    """
-
-    temperature: float = 1.0
-    generator: torch.Generator | None = None
-
-
-@dataclass(frozen=True, slots=True)
 class TreeLayout:
     """A shape as the target's forward needs it.
 
@@ -153,13 +71,7 @@ class TreeLayout:
     @classmethod
     def of(cls, growmap: GrowMap, device: torch.device) -> TreeLayout:
         """Index tensors of a shape on a device."""
-        return _layout(growmap, device)
-
-
-@lru_cache(maxsize=64)  # shapes that are decided each step are few, and come again
-def _layout(growmap: GrowMap, device: torch.device) -> TreeLayout:
-    with torch.inference_mode(False):  # what is kept outlives the mode it was made in
-        return TreeLayout(
+        return cls(
             parents=torch.tensor((0, *growmap.parents[1:]), device=device),
             mask=growmap.ancestor_mask().to(device),
             depths=torch.tensor(growmap.depths, device=device),
@@ -242,10 +154,19 @@ HostValues = tuple[tuple[int, ...], tuple[int, ...], tuple[float, ...]]
 """A tree's token ids, columns and the draft's probabilities."""
 
 
-def score(tree: TokenTree, logits: Tensor, params: SamplingParams) -> ScoredTree:
-    """Attach the target's logits [T, V] and read what every rule needs, in one transfer."""
+def score(
+    tree: TokenTree, logits: Tensor, params: SamplingParams, layout: TreeLayout | None = None
+) -> ScoredTree:
+    """Attach the target's logits [T, V] and read what every rule needs, in one transfer.
+
+    Args:
+        tree: as drafted.
+        logits: of the target at its nodes.
+        params: how the target's distribution is shaped.
+        layout: of the tree's shape, where there is one already.
+    """
     temperature = params.temperature or 1.0
-    index = TreeLayout.of(tree.growmap, logits.device).parents
+    index = (layout or TreeLayout.of(tree.growmap, logits.device)).parents
     peaks, best = logits.max(-1)
     tokens, columns, draft_prob, argmax, totals, highest, picked = to_host(
         tree.token_ids,

@@ -34,8 +34,7 @@ from sequoia_core.bench.workshop import Sources, Workshop
 from sequoia_core.chat_template import ChatTemplate
 from sequoia_core.config import SamplingParams
 from sequoia_core.measure.calibration import Band
-from sequoia_core.model.native.library import instruction_sets
-from sequoia_core.model.native.llama import NativeLlama
+from sequoia_core.pair import instruction_sets
 
 if TYPE_CHECKING:
     from sequoia_core.bench import BenchPlan
@@ -82,7 +81,7 @@ class _Session:
     ) -> None:
         self._workshop, self._plan = workshop, plan
         self._prompts, self._progress = prompts, progress
-        self._native = isinstance(workshop.pair.target, NativeLlama)
+        self._native = workshop.pair.native
         self._greedy = SamplingParams(0.0, seed=SEED, max_new_tokens=plan.tokens)
         self._absent: dict[str, str] = {}
         self._interrupted = False

@@ -211,6 +211,8 @@ class ExperimentRun:
                 self._splits.append(clock.answer())
 
         outcome = compare(systems, self.prompts, [wanted.params], progress, keep)
+        if outcome.interrupted:
+            raise KeyboardInterrupt
         for why in outcome.broken.values():
             raise ParameterError(why)
 

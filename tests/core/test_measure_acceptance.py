@@ -102,7 +102,7 @@ def test_they_are_what_the_decoding_rule_accepts_by(
             growmap=GrowMap.k_ary([WIDTH]),
             token_ids=torch.tensor([0, *tokens]),
             columns=columns,
-            node_probs=torch.ones(WIDTH + 1),
+            node_probs=torch.tensor([1.0, *(q[token] for token in tokens)]),
             draft_probs=torch.tensor(q)[None, list(support)],
             inner_rows={0: 0},
             vocab_ids=torch.tensor(support) if len(support) < VOCAB else None,

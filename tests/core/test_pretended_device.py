@@ -145,12 +145,12 @@ def test_no_sampled_answer_mixes_devices(name: str, traffic: Traffic) -> None:
 
 
 @pytest.mark.parametrize("name", ["plain", "tree", "chain"])
-def test_a_greedy_step_waits_twice(name: str, traffic: Traffic) -> None:
-    """For the tree's values and the probability of the bonus token; up go the pending tokens and,
-    where a branch is kept, its rows in both caches.
+def test_a_greedy_step_waits_once(name: str, traffic: Traffic) -> None:
+    """For the tree's values; up go the pending tokens and, where a branch is kept, its rows in both
+    caches.
     """
     for each in decoded(CHOICES[name], GREEDY, traffic)[1:]:
-        assert each.to_host == 2
+        assert each.to_host == 1
         assert each.to_device <= 1 + 2 * (len(each.step.path) > 1)
 
 

@@ -44,7 +44,7 @@ from sequoia_core.model.weights import (
     OWN_INPUT,
     TARGET_INPUT,
 )
-from sequoia_core.token_tree import Draws, Summary
+from sequoia_core.protocols import Draws, Summary
 
 if TYPE_CHECKING:
     from array import array
@@ -52,8 +52,7 @@ if TYPE_CHECKING:
     from sequoia_core.model.config import ModelConfig
     from sequoia_core.model.offload_ring import LayerRing
     from sequoia_core.model.weights import Weights
-    from sequoia_core.protocols import KVCache
-    from sequoia_core.token_tree import LevelDraw, TreeRows
+    from sequoia_core.protocols import KVCache, LevelDraw, TreeRows
 
 PREFILL_ROWS = 128
 """Rows read at once by `extend`: bounds the working memory of a long prompt."""

@@ -13,8 +13,6 @@ from torch import Tensor
 from sequoia_core.model.device import cpu_threads
 from sequoia_core.model.native.llama import NativeLlama, Pool
 from sequoia_core.model.native.matrices import DTYPE_FORMATS, Q8_0
-from sequoia_core.model.native.rows import NativeRows
-from sequoia_core.sampling import read_rows_with
 
 if TYPE_CHECKING:
     from sequoia_core.model.config import ModelConfig
@@ -30,7 +28,6 @@ def shared_pool() -> Pool:
     """
     pool = Pool(cpu_threads())
     torch.set_num_threads(1)
-    read_rows_with(NativeRows(pool))
     return pool
 
 

@@ -23,13 +23,18 @@ ROOT = Path(__file__).parents[3]
 IDS = torch.arange(40) % 61
 
 LEFT_BEHIND = """
-import threading, torch
-from tests.core.native.test_pool import IDS, logits_of, two_threads
+import ctypes, threading
+from sequoia_core.model.native.library import SegmentStruct, check
+from tests.core.native.test_pool import two_threads
 model = two_threads()
-ready = threading.Event()
-def work():
+cache, ready = model.new_cache(), threading.Event()
+segment = SegmentStruct(size=ctypes.sizeof(SegmentStruct), rows=40, cache=cache.handle)
+ids = (ctypes.c_int64 * 40)(*range(40))
+def work():  # PyTorch's own operations do not bear the end of the interpreter
+    library, rows = model._library, ctypes.byref(segment)
     while True:
-        logits_of(model)
+        check(library.sequoia_forward(model.handle, rows, 1, ids, None, None, None))
+        check(library.sequoia_cache_truncate(cache.handle, 0))
         ready.set()
 threading.Thread(target=work, daemon=True).start()
 ready.wait()

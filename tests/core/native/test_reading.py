@@ -12,7 +12,8 @@ from hypothesis import strategies as st
 from sequoia_core.growmap import GrowMap
 from sequoia_core.model.native.llama import NativeLlama, Pool
 from sequoia_core.model.native.rows import NativeRows
-from sequoia_core.token_tree import LevelDraw, Paths, TreeLayout, TreeRows
+from sequoia_core.protocols import LevelDraw, Paths, TreeRows
+from sequoia_core.token_tree import TreeLayout
 from tests.core.native.test_invariance import MODELS, read, tree_mask
 
 CASES = settings(
