@@ -124,9 +124,10 @@ int Forward::items(const Stage& stage) const {
     }
 }
 
-// So many that taking a chunk costs little compared with computing it.
+// So many that taking a chunk costs little compared with computing it. Chunks of few rows are long, since the weights
+// read ahead past a chunk's end are another thread's.
 int Forward::items_per_chunk(const Stage& stage) const {
-    const int rows = tiles_.rows(), few = rows < 4 ? 4 : rows < 16 ? 2 : 1;
+    const int rows = tiles_.rows(), few = rows < 4 ? 8 : rows < 16 ? 2 : 1;
     switch (stage.kind) {
         case StageKind::INPUT:
         case StageKind::ATTENTION_OUT: return few;

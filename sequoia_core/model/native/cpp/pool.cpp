@@ -17,7 +17,7 @@ namespace {
 
 // A stage, and the pause between two levels of a draft, end within that time; what takes longer is worth
 // the few microseconds that waking costs.
-constexpr std::chrono::microseconds SPIN{50};
+constexpr std::chrono::microseconds SPIN{200};
 constexpr int PAUSES_PER_LOOK_AT_THE_CLOCK = 32;
 
 constexpr int CHUNK_BITS = 24, COUNT_BITS = 24;
