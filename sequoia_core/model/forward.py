@@ -17,7 +17,12 @@ from sequoia_core.config import Offload, WeightFormat
 from sequoia_core.errors import ModelLoadError, ParameterError
 from sequoia_core.model.device import choose_dtype, cpu_threads, device_name, dtype_name
 from sequoia_core.model.gguf import GgufWeights
-from sequoia_core.model.native.library import find_library, instruction_sets, load_library
+from sequoia_core.model.native.library import (
+    find_library,
+    forced_instruction_set,
+    instruction_sets,
+    load_library,
+)
 from sequoia_core.model.native.matrices import (
     DTYPE_FORMATS,
     Q8_0,
@@ -86,7 +91,8 @@ class Forward:
     def manner(self) -> str:
         """What computes: in words, and a key of measured figures."""
         if self.native:
-            return f"native library, {instruction_sets()[0]}, {cpu_threads()} threads"
+            instructions = forced_instruction_set() or instruction_sets()[0]
+            return f"native library, {instructions}, {cpu_threads()} threads"
         return f"PyTorch {torch.__version__}"
 
     def key(self) -> str:

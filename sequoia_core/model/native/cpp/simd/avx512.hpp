@@ -3,6 +3,7 @@
 
 #include <immintrin.h>
 
+#include <bit>
 #include <cmath>
 #include <cstdint>
 
@@ -36,10 +37,10 @@ inline void to_halves(std::uint16_t* to, Floats v) {
 #if defined(__AVX512BF16__)
 constexpr int PAIR_WORDS = 1;
 using Pairs = __m512bh;
-inline Pairs load_pairs(const std::uint8_t* from) { return (__m512bh)_mm512_loadu_si512(from); }
+inline Pairs load_pairs(const std::uint8_t* from) { return std::bit_cast<__m512bh>(_mm512_loadu_si512(from)); }
 template <int>
 inline Floats dot_pairs(Floats acc, Pairs weights, const std::uint32_t* inputs) {
-    return _mm512_dpbf16_ps(acc, weights, (__m512bh)_mm512_set1_epi32(static_cast<int>(inputs[0])));
+    return _mm512_dpbf16_ps(acc, weights, std::bit_cast<__m512bh>(_mm512_set1_epi32(static_cast<int>(inputs[0]))));
 }
 #else
 constexpr int PAIR_WORDS = 2;
