@@ -25,8 +25,10 @@ LOST_SHARE = 0.02
 """Of the decoding time, what plain steps may take more than speculation would for their tokens."""
 KEPT = 16
 """Plain steps behind a figure."""
-OUTLIER = 10.0
-"""Times the median that one step counts at most."""
+OUTLIER, OUTLIER_OF_FEW = 10.0, 3.0
+"""Times the median that one step counts at most, and where less than `MANY` are known."""
+MANY = 8
+"""Plain steps among which one that the machine held up is no longer a large part of the figure."""
 FRESH_SECONDS = 60.0
 """Age after which the machine may have changed its speed."""
 FAR_TOKENS = 512
@@ -224,5 +226,5 @@ def _shaping(params: SamplingParams) -> tuple[float, float, int]:
 def typical(milliseconds: Iterable[float]) -> float:
     """The mean, since speed is tokens over all of the time; of an outlier only a part counts."""
     every = list(milliseconds)
-    most = OUTLIER * median(every)
+    most = (OUTLIER if len(every) >= MANY else OUTLIER_OF_FEW) * median(every)
     return fmean(min(each, most) for each in every)

@@ -28,7 +28,9 @@ from sequoia_core.plain_clock import (
     INTERVAL,
     KEPT,
     LOST_SHARE,
+    MANY,
     OUTLIER,
+    OUTLIER_OF_FEW,
     UNKNOWN,
     WATCHED,
     PlainClock,
@@ -211,7 +213,8 @@ def test_it_is_the_mean_of_plain_steps_and_of_outliers_only_a_part_counts() -> N
     assert figure == pytest.approx(2.0)
     assert "3 plain steps" in source
     assert "100 tokens of context" in source
-    assert typical([1.0, 1.0, 100.0]) == pytest.approx((2.0 + OUTLIER) / 3)
+    assert typical([1.0, 1.0, 100.0]) == pytest.approx((2.0 + OUTLIER_OF_FEW) / 3)
+    assert typical([1.0] * MANY + [100.0]) == pytest.approx((MANY + OUTLIER) / (MANY + 1))
     assert typical([1.0, 1.0, 2.5]) == pytest.approx(1.5)
 
 
