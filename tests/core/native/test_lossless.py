@@ -1,0 +1,83 @@
+"""Sampling with native models follows the target's distribution, however trees are drafted."""
+
+from collections import Counter
+
+import pytest
+import torch
+from scipy import stats
+
+from sequoia_core.config import Mode, SamplingParams
+from sequoia_core.growmap import GrowMap
+from sequoia_core.model.native.llama import NativeLlama, Pool
+from sequoia_core.protocols import Lookup, TreeChoice
+from tests.core.engines import make_engine, tokens_of
+from tests.core.native.test_invariance import MODELS, mixed_model
+
+PROMPT = [3, 1, 4, 1, 5, 9, 2, 6]
+RUNS = 1200
+CHOICES = {
+    "tree": TreeChoice(Mode.SEQUOIA, GrowMap.k_ary([3, 2])),
+    "adaptive with look-up": TreeChoice(Mode.SEQUOIA, adaptive=True, lookup=Lookup.ON),
+    "specinfer": TreeChoice(Mode.SPECINFER, GrowMap.k_ary([3, 1])),
+    "topk": TreeChoice(Mode.TOPK, GrowMap.k_ary([3, 1])),
+}
+
+
+@pytest.fixture(scope="module")
+def pair() -> tuple[NativeLlama, NativeLlama]:
+    """A target, and a draft that is often but not always right: its last layer is missing."""
+    if not MODELS:
+        pytest.skip("the native library was not built")
+    name, pool = next(iter(MODELS))[0], Pool(2)
+    return mixed_model(pool, name), mixed_model(pool, name, num_layers=1)
+
+
+def probs_after(model: NativeLlama, ids: list[int], temperature: float) -> torch.Tensor:
+    cache = model.new_cache()
+    logits = model.forward(torch.tensor(ids), torch.arange(len(ids)), None, cache)[-1]
+    return torch.softmax(logits.double() / temperature, -1)
+
+
+@pytest.mark.parametrize(
+    "params", [{"temperature": 0.5}, {"temperature": 0.7, "top_p": 0.9}], ids=str
+)
+@pytest.mark.parametrize("name", CHOICES)
+def test_the_first_two_tokens_follow_the_targets_distribution(
+    pair: tuple[NativeLlama, NativeLlama], name: str, params: dict[str, float]
+) -> None:
+    """Pearson's test of the first, and of the second after the most frequent first one."""
+    target, draft = pair
+    engine = make_engine(target, draft)
+    engine.tree_choice = CHOICES[name]
+    drawn = [
+        tokens_of(
+            list(engine.generate(PROMPT, SamplingParams(seed=seed, max_new_tokens=2, **params)))
+        )
+        for seed in range(RUNS)
+    ]
+    firsts = Counter(first for first, _ in drawn)
+    likely = firsts.most_common(1)[0][0]
+    seconds = Counter(second for first, second in drawn if first == likely)
+    for counts, ids in ((firsts, PROMPT), (seconds, [*PROMPT, likely])):
+        probs = probs_after(target, ids, params["temperature"])
+        if "top_p" in params:
+            order = probs.argsort(descending=True)
+            before = probs[order].cumsum(0) - probs[order]
+            probs[order[before >= params["top_p"]]] = 0.0
+            probs /= probs.sum()
+        assert p_value(counts, probs.tolist()) > 1e-4
+
+
+def p_value(counts: Counter[int], probs: list[float]) -> float:
+    """Of Pearson's test; tokens expected less than five times count as one."""
+    total = counts.total()
+    large = [token for token, prob in enumerate(probs) if prob * total >= 5]
+    observed = [counts[token] for token in large]
+    expected = [probs[token] * total for token in large]
+    if total - sum(expected) > 1e-9 * total:
+        observed.append(total - sum(observed))
+        expected.append(total - sum(expected))
+    else:
+        assert sum(observed) == total
+    assert len(observed) > 3
+    return float(stats.chisquare(observed, expected).pvalue)
