@@ -86,12 +86,14 @@ native-arm: setup  ## the native library on an emulated Arm processor: every for
 # As developers build it: every warning is an error. Python and PyTorch are not instrumented, and leak.
 SANITIZED = $(BIN)/cmake -G Ninja -DCMAKE_MAKE_PROGRAM=$(CURDIR)/$(BIN)/ninja -S $(CPP) -DCMAKE_BUILD_TYPE=None \
 	-DCMAKE_CXX_COMPILER=g++ -DCMAKE_COMPILE_WARNING_AS_ERROR=ON -DSEQUOIA_PROBE=$(CURDIR)/tests/core/native/probe.cpp
+# templates are rendered within a limit of memory that sanitizers' own exceeds: what chats is left out
 sanitize: setup  ## tests and damaged files with address, undefined-behaviour and thread sanitizers; GCC; minutes
 	@$(SANITIZED) -B build/sanitize "-DCMAKE_CXX_FLAGS=-O1 -g -fsanitize=address,undefined -fno-sanitize-recover=all"
 	@$(BIN)/cmake --build build/sanitize
 	LD_PRELOAD="$$(g++ -print-file-name=libasan.so) $$(g++ -print-file-name=libubsan.so)" ASAN_OPTIONS=detect_leaks=0 \
 		SEQUOIA_NATIVE_LIBRARY=$(CURDIR)/build/sanitize/libsequoia_native.so SEQUOIA_FUZZ_ROUNDS=$(or $(ROUNDS),200) \
-		$(BIN)/python -m pytest -s -p no:cacheprovider --timeout 3000 tests/core/native
+		$(BIN)/python -m pytest -s -p no:cacheprovider --timeout 3000 tests/core/native \
+		--ignore tests/core/native/test_distill.py --ignore tests/core/native/test_pair.py
 	@$(SANITIZED) -B build/sanitize-thread "-DCMAKE_CXX_FLAGS=-O1 -g -fsanitize=thread"
 	@$(BIN)/cmake --build build/sanitize-thread
 	build/sanitize-thread/probe 3
