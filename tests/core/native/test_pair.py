@@ -243,7 +243,7 @@ def test_the_fingerprint_follows_library_and_instruction_set(
 ) -> None:
     prints = {load_pair(str(target)).fingerprint}
     with monkeypatch.context() as patch:
-        patch.setattr(forward, "instruction_sets", lambda: ["another"])
+        patch.setattr(forward, "forced_instruction_set", lambda: "another")
         prints.add(load_pair(str(target)).fingerprint)
     with monkeypatch.context() as patch:
         patch.setattr(forward, "library_digest", lambda: "another")
