@@ -11,12 +11,12 @@ from sequoia_core.growmap import GrowMap
 from sequoia_core.model.native.llama import NativeLlama, Pool
 from sequoia_core.protocols import Lookup, TreeChoice
 from tests.core.engines import make_engine, tokens_of
-from tests.core.native.test_invariance import MODELS, mixed_model
+from tests.core.native.test_invariance import MODELS, mixed_config, mixed_model
 
 PROMPT = [3, 1, 4, 1, 5, 7, 2, 6]
 RUNS = 4000
-FEW_TOKENS = {"vocab_size": 8, "head_vocab_size": 8}
-"""So that a wrong share of one of them is seen after so many runs."""
+TOKENS = 8
+"""So few that a wrong share of one of them is seen after so many runs."""
 CHOICES = {
     "tree": TreeChoice(Mode.SEQUOIA, GrowMap.k_ary([3, 2])),
     "adaptive with look-up": TreeChoice(Mode.SEQUOIA, adaptive=True, lookup=Lookup.ON),
@@ -31,10 +31,11 @@ def pair() -> tuple[NativeLlama, NativeLlama]:
     if not MODELS:
         pytest.skip("the native library was not built")
     name, pool = next(iter(MODELS))[0], Pool(2)
-    return (
-        mixed_model(pool, name, **FEW_TOKENS),
-        mixed_model(pool, name, num_layers=1, **FEW_TOKENS),
+    target, draft = (
+        mixed_model(pool, name, num_layers=layers, vocab_size=TOKENS, head_vocab_size=TOKENS)
+        for layers in (mixed_config().num_layers, 1)
     )
+    return target, draft
 
 
 def probs_after(model: NativeLlama, ids: list[int], temperature: float) -> torch.Tensor:
@@ -44,37 +45,29 @@ def probs_after(model: NativeLlama, ids: list[int], temperature: float) -> torch
 
 
 @pytest.mark.parametrize(
-    ("name", "params"),
-    [
-        *((name, {"temperature": 1.5}) for name in CHOICES),
-        ("tree", {"temperature": 2.0, "top_p": 0.9}),
-    ],
-    ids=str,
+    ("name", "temperature", "top_p"),
+    [*((name, 1.5, 1.0) for name in CHOICES), ("tree", 2.0, 0.9)],
 )
 def test_the_first_two_tokens_follow_the_targets_distribution(
-    pair: tuple[NativeLlama, NativeLlama], name: str, params: dict[str, float]
+    pair: tuple[NativeLlama, NativeLlama], name: str, temperature: float, top_p: float
 ) -> None:
     """Pearson's test of the first, and of the second after the most frequent first one."""
     target, draft = pair
     engine = make_engine(target, draft)
     engine.tree_choice = CHOICES[name]
-    drawn = [
-        tokens_of(
-            list(engine.generate(PROMPT, SamplingParams(seed=seed, max_new_tokens=2, **params)))
-        )
-        for seed in range(RUNS)
-    ]
+    drawn = []
+    for seed in range(RUNS):
+        params = SamplingParams(temperature, top_p, seed=seed, max_new_tokens=2)
+        drawn.append(tokens_of(list(engine.generate(PROMPT, params))))
     firsts = Counter(first for first, _ in drawn)
     likely = firsts.most_common(1)[0][0]
     seconds = Counter(second for first, second in drawn if first == likely)
     for counts, ids in ((firsts, PROMPT), (seconds, [*PROMPT, likely])):
-        probs = probs_after(target, ids, params["temperature"])
-        if "top_p" in params:
-            order = probs.argsort(descending=True)
-            before = probs[order].cumsum(0) - probs[order]
-            probs[order[before >= params["top_p"]]] = 0.0
-            probs /= probs.sum()
-        assert p_value(counts, probs.tolist()) > 1e-4
+        probs = probs_after(target, ids, temperature)
+        order = probs.argsort(descending=True)
+        before = probs[order].cumsum(0) - probs[order]
+        probs[order[before >= top_p]] = 0.0
+        assert p_value(counts, (probs / probs.sum()).tolist()) > 1e-4
 
 
 def p_value(counts: Counter[int], probs: list[float]) -> float:
