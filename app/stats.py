@@ -38,7 +38,7 @@ class Statistics:
         measured: every step's plain time was known, so the speed-ups mean something.
         accepted: accepted draft tokens of the last steps, oldest first; plain steps that the
             speed-up is measured against are left out.
-        speedups: likewise, their speed-ups; 0 where not measured.
+        speedups: of the same steps; 0 where not measured.
         by_depth: index d - 1: a step that drafted d deep or more accepted d drafted nodes or more.
         by_rank: index k - 1: the k-th drafted child of a visited node that has one was accepted.
 

@@ -7,7 +7,7 @@ It knows nothing of trees or of decoding.
 import hashlib
 import importlib.util
 from collections import ChainMap
-from collections.abc import Callable, Mapping, MutableMapping
+from collections.abc import Callable, Mapping, MutableMapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, cast
@@ -222,6 +222,23 @@ def tensor_format(dtype: str, device: torch.device) -> str:
     return dtype_name(choose_dtype(dtype, device))
 
 
+def load_native(
+    target: Checkpoint, forward: Forward, feature_layers: Sequence[int] = ()
+) -> NativeLlama:
+    """A target computed by the native library, which then reads its logits as well.
+
+    Args:
+        target: as opened.
+        forward: a native one.
+        feature_layers: layers whose outputs a cache keeps.
+
+    Raises:
+        ModelLoadError: a tensor is of a format that the library does not read.
+    """
+    read_rows_with(NativeRows(shared_pool()))
+    return native_target(target, forward.target_format, feature_layers)
+
+
 def open_target(source: str | None) -> Checkpoint:
     """A target's configuration and weights as they lie on disk, for use by other code.
 
@@ -354,8 +371,7 @@ def _load_target(
     config, weights, placement = target.config, target.weights, forward.placement
     read_by_draft = draft.config.feature_layers if draft else ()
     if forward.native:
-        read_rows_with(NativeRows(shared_pool()))
-        return native_target(target, forward.target_format, read_by_draft)
+        return load_native(target, forward, read_by_draft)
     assert forward.dtype is not None
     if placement.others:
         stages = stages_of(config, draft.config if draft else None, placement)

@@ -27,8 +27,8 @@ class BenchPlan:
     Attributes:
         target: where the target's weights come from; None is the embedded one.
         draft: as in `load_pair`.
-        weights: likewise.
-        dtype: likewise.
+        weights: as in `load_pair`.
+        dtype: as in `load_pair`.
         offload: likewise.
         peer_draft: a draft for other projects' decoders; None is the pair's own.
         prompts: a file, see `bench.prompts`; None is the built-in set.

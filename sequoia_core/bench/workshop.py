@@ -37,7 +37,7 @@ class Sources:
         dtype: of other projects' decoders; the bare number format.
         threads: of every system.
         weights: this engine's, as in `load_pair`.
-        own_dtype: likewise.
+        own_dtype: this engine's, as in `load_pair`.
         offload: where its target's layers stay.
         gguf: the target's GGUF file, None if it is none.
         folder: where files are made for the systems to read; exists as long as they run.

@@ -24,12 +24,9 @@ from sequoia_core.model.forward import choose_forward
 from sequoia_core.model.llama import Llama
 from sequoia_core.model.loader import Checkpoint
 from sequoia_core.model.native.llama import NativeLlama
-from sequoia_core.model.native.loading import native_target, shared_pool
-from sequoia_core.model.native.rows import NativeRows
 from sequoia_core.model.offload import Placement
 from sequoia_core.model.tokenizer import check_embedding_fit
-from sequoia_core.pair import open_target
-from sequoia_core.sampling import read_rows_with
+from sequoia_core.pair import load_native, open_target
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -102,8 +99,7 @@ class Subject:
         placement = Placement(self.device, Offload.NONE)
         forward = choose_forward(WeightFormat.AUTO, "auto", placement, (self.checkpoint,))
         if forward.native:
-            read_rows_with(NativeRows(shared_pool()))
-            return native_target(self.checkpoint, forward.target_format, self.feature_layers)
+            return load_native(self.checkpoint, forward, self.feature_layers)
         return Llama(self.checkpoint.config, self.checkpoint.weights, self.device, self.dtype)
 
 

@@ -114,7 +114,7 @@ def choose_forward(
 
     Args:
         weights: as asked for.
-        dtype: likewise; see `choose_dtype`.
+        dtype: as asked for; see `choose_dtype`.
         placement: where.
         models: target and draft, as far as they are opened. One forward computes both.
 

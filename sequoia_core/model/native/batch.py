@@ -32,7 +32,7 @@ class NativeBatch:
         return [cache.length for cache in self._caches]
 
     def start(self, row: int, kept: int = 0) -> None:
-        """Let a row begin another conversation that shares its first `kept` tokens."""
+        """See `ConversationBatch.start`."""
         self._caches[row].truncate(kept)
 
     def features(self, row: int) -> Tensor:
@@ -40,19 +40,7 @@ class NativeBatch:
         return self._caches[row].features(0, self._caches[row].length)
 
     def forward(self, token_ids: Sequence[Sequence[int]]) -> tuple[Sequence[int], Tensor]:
-        """Append tokens to rows; a prompt is read in as few passes as `PASS_ROWS` allows.
-
-        Args:
-            token_ids: for each of the B rows, what it has still to read. At least the first token
-                is read; a row without any rests.
-
-        Returns:
-            Rows that have read all of theirs, ascending, and the logits after the last token of
-            each: float32 [n, V].
-
-        Raises:
-            ContextFullError: a row has no room left; nothing is changed.
-        """
+        """See `ConversationBatch.forward`; a prompt takes as few passes as `PASS_ROWS` allows."""
         spare = PASS_ROWS - sum(map(bool, token_ids))
         texts, done = [], []
         for row, ids in enumerate(token_ids):

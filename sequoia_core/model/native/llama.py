@@ -333,13 +333,7 @@ class NativeLlama:
         assert isinstance(cache, NativeCache)
         count = len(rows.token_ids)
         check_room(cache.length + count, self.context_window)
-        segment = SegmentStruct(
-            size=_SEGMENT_SIZE,
-            rows=count,
-            logit_rows=len(logits),
-            cache=cache.handle,
-            target_cache=cache.target.handle if cache.target else None,
-        )
+        segment = _segment(cache, count, len(logits))
         if (paths := rows.paths) is not None:
             segment.prefix = rows.prefix
             segment.path_lengths, _ = paths.lengths.buffer_info()
@@ -381,19 +375,12 @@ class NativeLlama:
         ids, places = token_ids.contiguous(), position_ids.contiguous()
         assert ids.dtype == places.dtype == torch.int64
         assert len(places) == rows
-        seen = None
+        segment = _segment(cache, rows, 0 if logits is None else rows)
         if mask is not None:
             assert mask.dtype == torch.bool
             assert mask.shape == (rows, length + rows), (mask.shape, rows, length)
-            seen = mask.contiguous()
-        segment = SegmentStruct(
-            size=ctypes.sizeof(SegmentStruct),
-            rows=rows,
-            logit_rows=0 if logits is None else rows,
-            cache=cache.handle,
-            target_cache=cache.target.handle if cache.target else None,
-            mask=seen.data_ptr() if seen is not None else None,
-        )
+            mask = mask.contiguous()  # alive until the call has ended
+            segment.mask = mask.data_ptr()
         check(
             self._library.sequoia_forward(
                 self.handle,
@@ -420,29 +407,20 @@ class NativeLlama:
         Raises:
             ContextFullError: one exceeds the context window; no cache is changed.
         """
-        segments = (SegmentStruct * len(texts))()
         ids: list[int] = []
-        places: list[int] = []
-        for segment, text in zip(segments, texts, strict=True):
-            first, rows = text.cache.length, len(text.token_ids)
-            check_room(first + rows, self.context_window)
+        for text in texts:
+            rows = len(text.token_ids)
+            check_room(text.cache.length + rows, self.context_window)
             assert 0 <= text.logit_rows <= rows
-            segment.size, segment.rows = ctypes.sizeof(SegmentStruct), rows
-            segment.logit_rows, segment.cache = text.logit_rows, text.cache.handle
-            segment.target_cache = text.cache.target.handle if text.cache.target else None
             ids += text.token_ids
-            places += range(first, first + rows)
+        segments = (SegmentStruct * len(texts))(
+            *(_segment(text.cache, len(text.token_ids), text.logit_rows) for text in texts)
+        )
         logits = torch.empty((sum(text.logit_rows for text in texts), self.vocab_size))
-        token_ids, position_ids = torch.tensor(ids), torch.tensor(places)
+        given = (c_int64 * len(ids))(*ids)
         check(
             self._library.sequoia_forward(
-                self.handle,
-                segments,
-                len(segments),
-                token_ids.data_ptr(),
-                position_ids.data_ptr(),
-                logits.data_ptr(),
-                None,
+                self.handle, segments, len(segments), given, None, logits.data_ptr(), None
             )
         )
         return logits
@@ -509,6 +487,17 @@ class NativeLlama:
                 self.handle, layer, vector, flat.data_ptr(), flat.numel()
             )
         )
+
+
+def _segment(cache: NativeCache, rows: int, logit_rows: int) -> SegmentStruct:
+    """Rows that continue a cache's text, the last `logit_rows` with logits."""
+    return SegmentStruct(
+        size=_SEGMENT_SIZE,
+        rows=rows,
+        logit_rows=logit_rows,
+        cache=cache.handle,
+        target_cache=cache.target.handle if cache.target else None,
+    )
 
 
 def _freed_with(owner: Pool | NativeCache | NativeLlama, free: Callable[[int], None]) -> None:

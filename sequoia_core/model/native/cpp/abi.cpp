@@ -68,7 +68,7 @@ const Kernels& best_kernels() {
     return *best;
 }
 
-// Beside what was found of each row, the log probability of its token at its parent.
+// What was found of each row, and the log probability of its token at its parent.
 void log_probs(const Logits& logits, const std::vector<RowSummary>& found, const int64_t* parents,
                const int64_t* tokens, double* summaries) {
     for (int32_t row = 0; row < logits.rows; ++row) {
