@@ -10,7 +10,8 @@ namespace sequoia {
 namespace {
 
 // Weights read ahead into the second-level cache; from 2 to 16 kB are much alike.
-constexpr std::size_t PREFETCH_BYTES = 8192;
+constexpr std::size_t PREFETCH_BYTES = 8192, LOOK_AHEAD_BYTES = 4096;
+constexpr int HEAD_BLOCKS = 4;  // of outputs that a chunk of the head computes
 
 // So few rows are normed by one thread, which is quicker than letting all threads wait for each other.
 constexpr int ROWS_NORMED_ALONE = 4;
@@ -99,7 +100,7 @@ void Forward::list_stages() {
         stages_.push_back({StageKind::HEAD, 0});
         if (request_.reading) stages_.push_back({StageKind::READ, 0});
     }
-    for (const Stage& stage : stages_) chunk_counts_.push_back(parts(items(stage), items_per_chunk(stage)));
+    for (const Stage& stage : stages_) chunk_counts_.push_back(items(stage));
 }
 
 void Forward::add_norm(const std::vector<float>& weight, bool final_norm) {
@@ -118,26 +119,9 @@ int Forward::items(const Stage& stage) const {
         case StageKind::ATTEND: return static_cast<int>(query_tiles_.size());
         case StageKind::GATE_UP: return parts(shape.inner, GROUP);
         case StageKind::NORM: return normed_rows(stage);
-        case StageKind::HEAD: return parts(shape.head_rows, BLOCK);
+        case StageKind::HEAD: return parts(shape.head_rows, HEAD_BLOCKS * BLOCK);
         case StageKind::READ: return head_tiles_.rows();
         default: return tiles_.rows();
-    }
-}
-
-// So many that taking a chunk costs little compared with computing it. Chunks of few rows are long, since the weights
-// read ahead past a chunk's end are another thread's.
-int Forward::items_per_chunk(const Stage& stage) const {
-    const int rows = tiles_.rows(), few = rows < 4 ? 8 : rows < 16 ? 2 : 1;
-    switch (stage.kind) {
-        case StageKind::INPUT:
-        case StageKind::ATTENTION_OUT: return few;
-        case StageKind::PROJECT:
-        case StageKind::GATE_UP:
-        case StageKind::DOWN: return (few + 1) / 2;
-        case StageKind::ATTEND:
-        case StageKind::READ: return 1;
-        case StageKind::HEAD: return 12 * few;
-        default: return (rows + 3) / 4;
     }
 }
 
@@ -156,17 +140,43 @@ void Forward::prepare() {
     }
 }
 
-void Forward::compute(int stage, int chunk, int thread) noexcept {
+void Forward::end(int stage, int thread) noexcept {
     const Stage& at = stages_[static_cast<std::size_t>(stage)];
-    const int size = items_per_chunk(at), last = std::min(items(at), (chunk + 1) * size);
-    for (int item = chunk * size; item < last; ++item) compute_item(at, item, thread);
     if (!at.norm || at.kind == StageKind::NORM) return;
-    if (finished_.fetch_add(1, std::memory_order_acq_rel) + 1 < chunks(stage)) return;
-    finished_.store(0, std::memory_order_relaxed);
-    for (int item = 0; item < normed_rows(at); ++item) norm(at, item, thread);
+    for (int row = 0; row < normed_rows(at); ++row) norm(at, row, thread);
 }
 
-void Forward::compute_item(const Stage& stage, int item, int thread) {
+// Reads the first weights of the thread's next share into the cache, while it would wait for others.
+void Forward::look_ahead(int stage, int thread) noexcept {
+    for (auto next = static_cast<std::size_t>(stage) + 1; next < stages_.size(); ++next) {
+        const Stage& at = stages_[next];
+        const int item = model_.pool_->share(chunk_counts_[next], thread);
+        const auto fetch = [&](const Linear& linear, int block) {
+            if (block >= linear.matrix.blocks()) return;
+            const std::uint8_t* from = linear.matrix.block(block);
+            for (std::size_t line = 0; line < LOOK_AHEAD_BYTES; line += 64) __builtin_prefetch(from + line, 0, 2);
+        };
+        const Layer& layer = model_.layers_[static_cast<std::size_t>(at.layer)];
+        switch (at.kind) {
+            case StageKind::PROJECT: {
+                const HeadOf head = head_of(item);
+                return fetch(layer.part(head.part), head.index * (model_.padded_dim() / BLOCK));
+            }
+            case StageKind::ATTENTION_OUT: return fetch(layer.part(Part::ATTENTION_OUT), item);
+            case StageKind::GATE_UP:
+                for (const Part part : {Part::GATE, Part::UP}) fetch(layer.part(part), item * (GROUP / BLOCK));
+                return;
+            case StageKind::DOWN: return fetch(layer.part(Part::DOWN), item);
+            case StageKind::HEAD: return fetch(model_.head(), item * HEAD_BLOCKS);
+            case StageKind::NORM:
+            case StageKind::COLLECT: continue;
+            default: return;
+        }
+    }
+}
+
+void Forward::compute(int index, int item, int thread) noexcept {
+    const Stage& stage = stages_[static_cast<std::size_t>(index)];
     const Layer& layer = model_.layers_[static_cast<std::size_t>(stage.layer)];
     switch (stage.kind) {
         case StageKind::EMBED: return embed(item, thread);
@@ -202,17 +212,24 @@ void Forward::compute_item(const Stage& stage, int item, int thread) {
             return;
         }
         case StageKind::READ: return read(item);
-        case StageKind::HEAD: {
-            const Linear& head = model_.head_.matrix.empty() ? model_.embedding_ : model_.head_;
-            const int width = model_.shape().head_rows, first = item * BLOCK;
-            if (first + BLOCK <= width)
-                return product(head, model_.hidden_, head_tiles_, item, request_.logits + first, width);
-            float* own = model_.scratch_[static_cast<std::size_t>(thread)].get();
-            product(head, model_.hidden_, head_tiles_, item, own, BLOCK);
-            for (int row = 0; row < head_tiles_.rows(); ++row)
-                std::copy_n(own + row * BLOCK, width - first,
-                            request_.logits + static_cast<std::size_t>(row) * static_cast<std::size_t>(width) + first);
+        case StageKind::HEAD: return head(item, thread);
+    }
+}
+
+void Forward::head(int item, int thread) {
+    const Linear& head = model_.head();
+    const int width = model_.shape().head_rows, last = std::min((item + 1) * HEAD_BLOCKS, head.matrix.blocks());
+    for (int block = item * HEAD_BLOCKS; block < last; ++block) {
+        const int first = block * BLOCK;
+        if (first + BLOCK <= width) {
+            product(head, model_.hidden_, head_tiles_, block, request_.logits + first, width);
+            continue;
         }
+        float* own = model_.scratch_[static_cast<std::size_t>(thread)].get();
+        product(head, model_.hidden_, head_tiles_, block, own, BLOCK);
+        for (int row = 0; row < head_tiles_.rows(); ++row)
+            std::copy_n(own + row * BLOCK, width - first,
+                        request_.logits + static_cast<std::size_t>(row) * static_cast<std::size_t>(width) + first);
     }
 }
 
@@ -337,13 +354,19 @@ void Forward::rotate(float* values, int row) const {
     }
 }
 
+Forward::HeadOf Forward::head_of(int index) const {
+    const ModelShape& shape = model_.shape();
+    if (index < shape.heads) return {Part::QUERY, index};
+    index -= shape.heads;
+    return index < shape.kv_heads ? HeadOf{Part::KEY, index} : HeadOf{Part::VALUE, index - shape.kv_heads};
+}
+
 // A head of all rows: rotated queries stay in working memory, keys and values go to the cache.
 void Forward::project(int layer, int index, int thread) {
     const ModelShape& shape = model_.shape();
     const int dim = model_.padded_dim();
-    const bool is_query = index < shape.heads, is_key = !is_query && index < shape.heads + shape.kv_heads;
-    const Part part = is_query ? Part::QUERY : is_key ? Part::KEY : Part::VALUE;
-    const int head = is_query ? index : is_key ? index - shape.heads : index - shape.heads - shape.kv_heads;
+    const auto [part, head] = head_of(index);
+    const bool is_query = part == Part::QUERY, is_key = part == Part::KEY;
     const Linear& linear = model_.layers_[static_cast<std::size_t>(layer)].part(part);
     float* own = model_.scratch_[static_cast<std::size_t>(thread)].get();
     for (int block = 0; block < dim / BLOCK; ++block)

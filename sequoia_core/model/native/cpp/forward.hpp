@@ -1,7 +1,6 @@
 // One forward pass: its stages, how each is divided into chunks, and what a chunk computes.
 #pragma once
 
-#include <atomic>
 #include <vector>
 
 #include "model.hpp"
@@ -36,7 +35,9 @@ class Forward final : public Job {
 
     int stages() const override { return static_cast<int>(stages_.size()); }
     int chunks(int stage) const override { return chunk_counts_[static_cast<std::size_t>(stage)]; }
-    void compute(int stage, int chunk, int thread) noexcept override;
+    void compute(int stage, int item, int thread) noexcept override;
+    void look_ahead(int stage, int thread) noexcept override;
+    void end(int stage, int thread) noexcept override;
     int longest() const { return longest_; }
     int rows() const { return tiles_.rows(); }
     // Tables of the rows' positions; called once the model's working memory has room.
@@ -49,18 +50,22 @@ class Forward final : public Job {
     void add_norm(const std::vector<float>& weight, bool final_norm = false);
     int normed_rows(const Stage& stage) const { return (stage.final_norm ? head_tiles_ : tiles_).rows(); }
     int items(const Stage& stage) const;
-    int items_per_chunk(const Stage& stage) const;
-    void compute_item(const Stage& stage, int item, int thread);
 
     bool in_tree(const Segment& segment) const { return segment.mask || segment.paths.lengths; }
     void embed(int row, int thread);
     void condition(int row, float* inputs);
     // the normed state of the stage's row number `item` -> inputs
     void norm(const Stage& stage, int item, int thread);
-    void project(int layer, int head, int thread);
+    struct HeadOf {
+        Part part;
+        int index;
+    };
+    HeadOf head_of(int index) const;
+    void project(int layer, int index, int thread);
     void rotate(float* values, int row) const;
     void attend(int layer, int item, int thread);
     void collect(int row);
+    void head(int item, int thread);
     void read(int index);
     void gate_up(int layer, int group, int thread);
     void add_product(const Linear& linear, const Activations& inputs, int block, int thread);
@@ -82,7 +87,6 @@ class Forward final : public Job {
     std::vector<int> head_rows_;
     std::vector<Stage> stages_;
     std::vector<int> chunk_counts_;
-    std::atomic<int> finished_{0};  // chunks of a stage that a norm follows
     std::vector<Row> rows_;
     std::vector<int> first_rows_;  // of each segment
     std::vector<QueryTile> query_tiles_;

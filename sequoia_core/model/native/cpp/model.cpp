@@ -104,7 +104,7 @@ void Model::allocate_weights() {
     }
     const Layer& first = layers_.front();
     InputForms inputs, hidden, attended, inner;
-    hidden.add(head_.matrix.empty() ? embedding_.matrix : head_.matrix);
+    hidden.add(head().matrix);
     for (const Layer& layer : layers_) {
         for (const Part part : {Part::QUERY, Part::KEY, Part::VALUE, Part::GATE, Part::UP})
             hidden.add(layer.part(part).matrix);

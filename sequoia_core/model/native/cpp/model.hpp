@@ -119,6 +119,7 @@ class Model {
     int output_row(Part part, int row, bool interleaved_rotary) const;
     void reserve(int rows, int longest);
     const Linear& embedding() const;
+    const Linear& head() const { return head_.matrix.empty() ? embedding_ : head_; }
     int padded_dim() const { return (shape_.head_dim + BLOCK - 1) / BLOCK * BLOCK; }
     int padded_hidden() const { return (shape_.hidden + GROUP - 1) / GROUP * GROUP; }
 

@@ -20,8 +20,17 @@ namespace {
 constexpr std::chrono::microseconds SPIN{200};
 constexpr int PAUSES_PER_LOOK_AT_THE_CLOCK = 32;
 
-constexpr int CHUNK_BITS = 24, COUNT_BITS = 24;
+constexpr int CHUNK_BITS = 20, OPENING_BITS = 64 - 2 * CHUNK_BITS;
 constexpr std::uint64_t CHUNK_MASK = (std::uint64_t{1} << CHUNK_BITS) - 1;
+
+constexpr std::uint64_t packed(std::uint64_t opening, int first, int end) {
+    return opening << 2 * CHUNK_BITS | static_cast<std::uint64_t>(first) << CHUNK_BITS |
+           static_cast<std::uint64_t>(end);
+}
+constexpr std::uint64_t opening_of(std::uint64_t share) { return share >> 2 * CHUNK_BITS; }
+constexpr int first_of(std::uint64_t share) { return static_cast<int>(share >> CHUNK_BITS & CHUNK_MASK); }
+constexpr int end_of(std::uint64_t share) { return static_cast<int>(share & CHUNK_MASK); }
+constexpr int size_of(std::uint64_t share) { return end_of(share) - first_of(share); }
 
 void relax() {
 #if defined(__x86_64__)
@@ -69,7 +78,7 @@ class ForkGuard {
     std::vector<Pool*> pools_;
 };
 
-Pool::Pool(int threads) : threads_(threads) {
+Pool::Pool(int threads) : threads_(threads), shares_(static_cast<std::size_t>(threads)) {
     ForkGuard::instance().add(this);
     start();
 }
@@ -131,25 +140,65 @@ void Pool::open(const Job& job, int stage) {
     const int stages = job.stages();
     while (stage < stages && job.chunks(stage) == 0) ++stage;
     const bool over = stage == stages;
-    const auto count = static_cast<std::uint64_t>(over ? 0 : job.chunks(stage));
+    const int count = over ? 0 : job.chunks(stage);
     done_.store(0, std::memory_order_relaxed);
-    ticket_.store(static_cast<std::uint64_t>(stage) << (CHUNK_BITS + COUNT_BITS) | count << CHUNK_BITS,
-                  std::memory_order_release);
+    stage_.store(stage, std::memory_order_relaxed);
+    opening_ = (opening_ + 1) % (std::uint64_t{1} << OPENING_BITS);
+    for (int thread = 0; thread < threads_; ++thread)
+        left(thread).store(packed(opening_, share(count, thread), share(count, thread + 1)), std::memory_order_release);
     if (over) finished_.store(true, std::memory_order_release);
     changes_.fetch_add(1, std::memory_order_release);
     changes_.notify_all();
 }
 
+int Pool::take(int thread) {
+    std::uint64_t seen = left(thread).load(std::memory_order_acquire);
+    do {
+        while (size_of(seen) > 0) {
+            const std::uint64_t rest = packed(opening_of(seen), first_of(seen) + 1, end_of(seen));
+            if (left(thread).compare_exchange_weak(seen, rest, std::memory_order_acq_rel, std::memory_order_acquire))
+                return first_of(seen);
+        }
+    } while (take_half(thread, seen));
+    return NONE;
+}
+
+// Makes the second half of the largest share the thread's own, which is `empty` and changed by nobody else: others
+// take from full ones only, and the next stage cannot open before what is taken here is done. Only within one opening,
+// since while a stage opens a share may still be of the one before.
+bool Pool::take_half(int thread, std::uint64_t& empty) {
+    for (;;) {
+        int victim = thread;
+        std::uint64_t most = empty;
+        for (int other = 0; other < threads_; ++other) {
+            const std::uint64_t seen = left(other).load(std::memory_order_acquire);
+            if (opening_of(seen) != opening_of(empty) || size_of(seen) <= size_of(most)) continue;
+            victim = other;
+            most = seen;
+        }
+        if (victim == thread) return false;
+        const int middle = first_of(most) + size_of(most) / 2, end = end_of(most);
+        const std::uint64_t rest = packed(opening_of(most), first_of(most), middle);
+        if (!left(victim).compare_exchange_strong(most, rest, std::memory_order_acq_rel)) continue;
+        empty = packed(opening_of(rest), middle, end);
+        left(thread).store(empty, std::memory_order_release);
+        return true;
+    }
+}
+
+// A stage cannot end before a thread has counted the chunks that it took, so these are all of one stage.
 void Pool::take_chunks(int thread) {
     for (;;) {
-        const std::uint64_t ticket = ticket_.fetch_add(1, std::memory_order_acq_rel);
-        const auto stage = static_cast<int>(ticket >> (CHUNK_BITS + COUNT_BITS));
-        const auto count = static_cast<int>(ticket >> CHUNK_BITS & CHUNK_MASK);
-        const auto chunk = static_cast<int>(ticket & CHUNK_MASK);
-        if (chunk >= count) return;
+        int chunk = take(thread);
+        if (chunk == NONE) return;
         Job& job = *job_.load(std::memory_order_relaxed);
-        job.compute(stage, chunk, thread);
-        if (done_.fetch_add(1, std::memory_order_acq_rel) + 1 == count) open(job, stage + 1);
+        const int stage = stage_.load(std::memory_order_relaxed), count = job.chunks(stage);
+        int taken = 0;
+        for (; chunk != NONE; chunk = take(thread), ++taken) job.compute(stage, chunk, thread);
+        job.look_ahead(stage, thread);
+        if (done_.fetch_add(taken, std::memory_order_acq_rel) + taken < count) return;
+        job.end(stage, thread);
+        open(job, stage + 1);
     }
 }
 

@@ -1,9 +1,10 @@
 // Threads that compute the stages of a forward pass together.
 //
 // A job is a list of stages, each a number of chunks; a stage begins when all chunks of the one before
-// are done. Threads take chunks by a ticket from one counter, so a thread that the system does not run
-// holds up at most the one chunk it has taken, and who waits for it sleeps: a busy neighbour costs its
-// share and no more.
+// are done. Each thread has a share of consecutive chunks, since memory is read fastest in order, and reads
+// on where it has been reading. Who is done takes half of what another has left: a thread that the system
+// does not run, or runs slowly, holds up at most the chunk it computes, and who waits for it sleeps. So a
+// busy neighbour costs its share and no more.
 #pragma once
 
 #include <atomic>
@@ -24,6 +25,10 @@ class Job {
     virtual int chunks(int stage) const = 0;
     // Computes one chunk; `thread` is below Pool::threads() and not used by two calls at once.
     virtual void compute(int stage, int chunk, int thread) noexcept = 0;
+    // Called by each thread that has computed chunks of the stage, when there are no more to take.
+    virtual void look_ahead(int /*stage*/, int /*thread*/) noexcept {}
+    // Called once, when all chunks of the stage are done.
+    virtual void end(int /*stage*/, int /*thread*/) noexcept {}
 };
 
 // Safe to fork: a fork waits for the job that is computed, and a child's first job starts threads anew.
@@ -35,6 +40,10 @@ class Pool {
     Pool& operator=(const Pool&) = delete;
 
     int threads() const { return threads_; }
+    // The first of a thread's chunks out of `count`.
+    int share(int count, int thread) const {
+        return static_cast<int>(static_cast<std::int64_t>(count) * thread / threads_);
+    }
 
     using Turn = std::unique_lock<std::mutex>;
     // Callers take turns: it is held while a job is prepared and run.
@@ -48,6 +57,10 @@ class Pool {
     void start();
     void abandon();
     void serve(int thread);
+    static constexpr int NONE = -1;
+    // The next chunk of the thread's own share, or of another's.
+    int take(int thread);
+    bool take_half(int thread, std::uint64_t& empty);
     void take_chunks(int thread);
     // Opens the first stage from `stage` on that has chunks, or ends the job.
     void open(const Job& job, int stage);
@@ -59,9 +72,16 @@ class Pool {
     bool lost_ = false;  // the workers stayed in the process that this one was forked from
     std::atomic<bool> stopping_{false};
     std::atomic<Job*> job_{nullptr};
-    // Stage, its number of chunks and the next chunk. Complete in itself, since a thread may take a ticket
-    // when the job is over, and must not touch it then; only the holder of a valid one knows that it lives.
-    alignas(64) std::atomic<std::uint64_t> ticket_{0};
+    // What is left of a thread's share: the number of its stage among all that were opened, the first chunk and the
+    // end. Complete in itself, since a thread may look at one when the job is over, and must not touch it then; only
+    // who has taken a chunk that is not counted as done knows that it lives.
+    struct alignas(64) Share {
+        std::atomic<std::uint64_t> left{0};
+    };
+    std::vector<Share> shares_;
+    std::atomic<std::uint64_t>& left(int thread) { return shares_[static_cast<std::size_t>(thread)].left; }
+    std::uint64_t opening_ = 0;
+    std::atomic<int> stage_{0};
     alignas(64) std::atomic<int> done_{0};               // chunks of the stage
     alignas(64) std::atomic<std::uint32_t> changes_{0};  // of the stage; what threads sleep on
     std::atomic<bool> finished_{true};
