@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 from sequoia_core.growmap import find_growmap
 from sequoia_core.pairs import find_pair, known_draft
 from sequoia_core.protocols import ChatEngine, TreeChoice
-from sequoia_core.trees import ADAPTIVE
+from sequoia_core.trees import ADAPTIVE, MEASURED
 
 from .messages import ChatSettings, LoadProgress
 
@@ -63,12 +63,12 @@ def tree_choice(settings: "Settings | ChatSettings") -> TreeChoice:
     Raises:
         GrowMapError: the named shape does not exist or is malformed.
     """
-    others = ("auto", ADAPTIVE)
+    others = ("auto", ADAPTIVE, MEASURED)
     named = settings.growmap not in others
     return TreeChoice(
         settings.mode,
         find_growmap(settings.growmap, others) if named else None,
-        adaptive=settings.growmap == ADAPTIVE,
+        adaptive={ADAPTIVE: True, MEASURED: False}.get(settings.growmap),
         lookup=settings.lookup,
     )
 

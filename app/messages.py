@@ -32,8 +32,9 @@ class ChatSettings:
         stop: as in `SamplingParams`.
         system: the system prompt, or None for the chat template's own default.
         mode: how tokens are decided.
-        growmap: name or path of a tree shape, "auto" for the one chosen for this machine, or
-            "adaptive" for one that the draft's own probabilities decide each step.
+        growmap: name or path of a tree shape, "adaptive" for one that the draft's own probabilities
+            decide each step, "measured" for the fixed one that is fastest on this machine, or
+            "auto" for the better of these two.
         lookup: whether continuations found in the conversation are speculated with.
         theme: name of a theme.
         accessible: no box drawing, no motion, linear text, verdicts in words.

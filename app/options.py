@@ -56,7 +56,10 @@ _SETTINGS: dict[str, Any] = {
     "insight": _option(bool, "Keep why each step came out so, to be asked later.", _TREE),
     "mode": _option(Mode, "How tokens are decided; ar is plain decoding.", _TREE),
     "growmap": _option(
-        str, "Tree shape: a file, a name, auto, or adaptive.", _TREE, "FILE|NAME|auto|adaptive"
+        str,
+        "Tree shape: a file, a name, adaptive, measured, or auto.",
+        _TREE,
+        "FILE|NAME|auto|adaptive|measured",
     ),
     "lookup": _option(Lookup, "Speculate with what the conversation repeats.", _TREE),
     "temperature": _option(float, "0 is greedy.", _SAMPLING, "NUMBER"),

@@ -72,7 +72,7 @@ GROUPS: tuple[tuple[str, tuple[Spec, ...]], ...] = (
     )),
     ("Tree, from the next answer on", (
         Spec("mode", "how tokens are decided; ar is plain decoding", _values(Mode)),
-        Spec("growmap", "tree shape: a name, a file, auto or adaptive"),
+        Spec("growmap", "tree shape: a name, a file, auto, adaptive or measured"),
         Spec("lookup", "speculate with what the conversation repeats", _values(Lookup)),
     )),
     ("Models, from the next start on", (

@@ -96,7 +96,7 @@ USAGE: tuple[tuple[str, str], ...] = (
     ("/set max_new_tokens NUMBER", "longest answer"),
     ("/set system TEXT|default", "start over with another system prompt"),
     ("/set mode sequoia|greedy|specinfer|topk|chain|ar", "how tokens are decided; ar: plain"),
-    ("/set growmap NAME|FILE|auto|adaptive", "tree shape"),
+    ("/set growmap NAME|FILE|auto|adaptive|measured", "tree shape"),
     ("/set lookup on|off|auto", "speculate with what the conversation repeats"),
     ("/set theme NAME", "colours"),
     ("/set accessible on|off", "no frames, no motion, linear text, verdicts in words"),

@@ -34,7 +34,7 @@ class Choose:
 
     mode: Mode
     growmap: GrowMap | None
-    adaptive: bool
+    adaptive: bool | None
     lookup: Lookup
 
     @classmethod

@@ -213,8 +213,17 @@ class Engine:
             tree: Tree = ROOT
             chosen = TreeChosen(Mode.AR.value, "", 1, 0, reason=reason)
         else:
-            tree, chosen = tree_for(self.tree_choice, self.advisor, params.temperature, context)
+            choice = replace(self.tree_choice, adaptive=self._grows)
+            tree, chosen = tree_for(choice, self.advisor, params.temperature, context)
         return tree, self._told_of_lookup(chosen)
+
+    @property
+    def _grows(self) -> bool:
+        """Whether trees are adaptive, by choice or by default."""
+        choice = self.tree_choice
+        if choice.adaptive is not None or choice.growmap is not None:
+            return bool(choice.adaptive)
+        return choice.mode in (Mode.SEQUOIA, Mode.GREEDY) and self._speculator.reads_trees
 
     def _is_news(self, chosen: TreeChosen) -> bool:
         """Whether decoding turns plain without having been asked to; its figures may vary."""
@@ -325,7 +334,7 @@ class Engine:
         if choice.mode is Mode.AR:
             return None
         other = choice.mode in OTHER_CHILDREN and params.temperature > 0.0
-        if other or (choice.adaptive and drafted):  # how often children are accepted is another's
+        if other or (self._grows and drafted):  # how often children are accepted is another's
             self.advisor.time(step, params.temperature)
             return None
         chain = choice.mode is Mode.CHAIN

@@ -295,7 +295,9 @@ class TreeChoice:
     Attributes:
         mode: how tokens are decided.
         growmap: a fixed shape.
-        adaptive: grow each step's tree by the draft's own probabilities; `growmap` is then None.
+        adaptive: whether each step's tree is grown by the draft's own probabilities; `growmap` is
+            then None. None does where it pays: with models that read a tree in one call, in the
+            modes `sequoia` and `greedy`.
         lookup: grafts continuations into trees of the modes `sequoia` and `greedy`.
 
     Raises:
@@ -305,7 +307,7 @@ class TreeChoice:
 
     mode: Mode = Mode.SEQUOIA
     growmap: GrowMap | None = None
-    adaptive: bool = False
+    adaptive: bool | None = None
     lookup: Lookup = Lookup.OFF
 
     def __post_init__(self) -> None:

@@ -143,6 +143,11 @@ class Speculator:
         self._policies = {greedy: AdaptivePolicy(self._economy, greedy) for greedy in (True, False)}
         self._lookups = Lookups(self._economy, endings)
 
+    @property
+    def reads_trees(self) -> bool:
+        """Whether both models read a tree in one call, so that one more level costs little."""
+        return self._target_reader is not None and self._draft_reader is not None
+
     def reckon(self, costs: StepCosts) -> None:
         """Price rows and drafting passes by these times from now on."""
         self._economy.use(costs)

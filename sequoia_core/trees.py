@@ -18,6 +18,9 @@ ROOT = GrowMap((-1,), name="root")
 ADAPTIVE = "adaptive"
 """What a tree is called whose shape is decided each step."""
 
+MEASURED = "measured"
+"""What the fixed shape is called that is predicted to be the fastest on this machine."""
+
 TRYING = "trying whether a tree pays by now"
 """Why a tree is decoded with for a few steps while plain decoding is the rule."""
 

@@ -160,7 +160,7 @@ def own_choices(pair: Pair) -> dict[str, TreeChoice]:
     choices = {names.PLAIN: TreeChoice(Mode.AR)}
     if pair.draft is not None:
         choices[names.CHAIN] = TreeChoice(Mode.CHAIN)
-        fixed = TreeChoice(Mode.SEQUOIA)
+        fixed = TreeChoice(Mode.SEQUOIA, adaptive=False)
         adaptive = TreeChoice(Mode.SEQUOIA, adaptive=True)
         choices[names.PACKAGED] = choices[names.TREE] = fixed
         choices[names.PACKAGED_LOOKUP] = choices[names.LOOKUP] = _with_lookup(fixed)
@@ -190,7 +190,7 @@ def sized_systems(
     pair: Pair, advisor: Callable[[], TreeAdvisor], sizes: Sequence[int]
 ) -> dict[int, OwnSystem]:
     """Fixed trees by number of nodes, for the sweep; `advisor` makes a new one for each."""
-    choice = TreeChoice(Mode.SEQUOIA)
+    choice = TreeChoice(Mode.SEQUOIA, adaptive=False)
     return {
         size: OwnSystem(_SIZED.format(size), pair, SizedAdvisor(advisor(), size), choice)
         for size in sizes

@@ -191,6 +191,8 @@ def test_auto_leaves_the_shape_to_the_machine() -> None:
     assert chosen == TreeChoice(Mode.GREEDY, None, lookup=Lookup.AUTO)
     chosen = tree_choice(load_settings({"growmap": "adaptive", "lookup": "off"}))
     assert chosen == TreeChoice(adaptive=True, lookup=Lookup.OFF)
+    chosen = tree_choice(load_settings({"growmap": "measured"}))
+    assert chosen == TreeChoice(adaptive=False, lookup=Lookup.AUTO)
     chosen = tree_choice(load_settings({"growmap": "chain/2"}))
     assert chosen.growmap == find_growmap("chain/2")
     with pytest.raises(GrowMapError, match="chain/4"):

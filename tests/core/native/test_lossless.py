@@ -7,9 +7,11 @@ import torch
 from scipy import stats
 
 from sequoia_core.config import Mode, SamplingParams
+from sequoia_core.events import TreeChosen
 from sequoia_core.growmap import GrowMap
 from sequoia_core.model.native.llama import NativeLlama, Pool
 from sequoia_core.protocols import Lookup, TreeChoice
+from sequoia_core.trees import ADAPTIVE
 from tests.core.engines import make_engine, tokens_of
 from tests.core.native.test_invariance import MODELS, mixed_config, mixed_model
 
@@ -68,6 +70,28 @@ def test_the_first_two_tokens_follow_the_targets_distribution(
         before = probs[order].cumsum(0) - probs[order]
         probs[order[before >= top_p]] = 0.0
         assert p_value(counts, (probs / probs.sum()).tolist()) > 1e-4
+
+
+@pytest.mark.parametrize(
+    ("choice", "adaptive"),
+    [
+        (TreeChoice(), True),
+        (TreeChoice(Mode.GREEDY), True),
+        (TreeChoice(adaptive=False), False),
+        (TreeChoice(Mode.CHAIN), False),
+        (TreeChoice(Mode.SPECINFER), False),
+        (TreeChoice(growmap=GrowMap.chain(2)), False),
+    ],
+)
+def test_models_that_read_trees_in_one_call_have_adaptive_ones_by_default(
+    pair: tuple[NativeLlama, NativeLlama], choice: TreeChoice, adaptive: bool
+) -> None:
+    engine = make_engine(*pair)
+    engine.tree_choice = choice
+    params = SamplingParams(0.6, seed=1, max_new_tokens=4)
+    chosen = next(each for each in engine.generate(PROMPT, params) if isinstance(each, TreeChosen))
+    assert (chosen.growmap == ADAPTIVE) == adaptive
+    assert chosen.nodes > 1
 
 
 def p_value(counts: Counter[int], probs: list[float]) -> float:
