@@ -5,7 +5,7 @@ device everything is packed into one tensor and read at once, so a step waits on
 once per node. Shapes: `R` rows asked for, `V` vocabulary, `V_draft` draft columns.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 import torch
 from torch import Tensor
@@ -85,17 +85,16 @@ def _residuals(residuals: Mapping[int, Residual]) -> dict[int, Sequence[float]]:
         inside = torch.stack([residuals[node].inside for node in nodes])
         rows = _top(inside, range(len(nodes)), first.vocab_ids).tolist()
         packed.update(zip(nodes, rows, strict=True))
-    final = {id(left.outside): left for left in residuals.values()}  # the last of each
-    outside = {
-        key: _top(left.outside[None], [0], None)[0].tolist()
-        for key, left in final.items()
-        if left.outside is not None and left.outside_mass > 0
-    }
+    tops: dict[Callable[[], Tensor], tuple[list[float], float]] = {}
     for node, left in residuals.items():
-        key = id(left.outside)
-        if key in outside:  # it was only ever scaled since, so its order was the same
-            scale = left.outside_mass / final[key].outside_mass
-            packed[node] = _merged(packed[node], outside[key], scale)
+        if left.outside is None:
+            continue
+        if left.outside not in tops:
+            outside = left.outside()
+            tops[left.outside] = _top(outside[None], [0], None)[0].tolist(), float(outside.sum())
+        top, mass = tops[left.outside]
+        if mass > 0:
+            packed[node] = _merged(packed[node], top, left.outside_mass / mass)
     return packed
 
 

@@ -10,7 +10,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from math import exp
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from sequoia_core.config import SamplingParams
@@ -129,6 +131,16 @@ class ScoredTree:
         """The target's shaped distribution after a node, p: float32 [V] on the CPU."""
         row = slice(node, node + 1)
         return shaped_probs(self.logits[row], self.some_probs(row), self.params)[0].cpu()
+
+    def some_target_probs(self, node: int, token_ids: NDArray[np.int64]) -> NDArray[np.float32]:
+        """`target_probs` of some tokens, without top-p and top-k: float32 [n], of CPU logits."""
+        logits = self.logits[node].numpy()
+        found = logits.take(token_ids)
+        found -= logits[self.summary.argmax[node]]
+        found *= 1.0 / self.params.temperature
+        np.exp(found, out=found)
+        found *= exp(self.summary.log_peaks[node])
+        return found
 
     def draft_probs(self, node: int) -> Tensor:
         """The distribution a node's children were drawn from, q: float32 [V_draft] on the CPU."""

@@ -9,13 +9,18 @@ from dataclasses import dataclass, field
 from functools import partial
 from typing import Protocol
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from sequoia_core.events import Outcome
 from sequoia_core.growmap import GrowMap
 from sequoia_core.sampling import draw
 from sequoia_core.token_tree import ScoredTree
+
+ALMOST_ONE = 1.0 - 2.0**-53
+"""The largest uniform number."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,14 +47,15 @@ class Residual:
     Attributes:
         inside: float32 [V_draft], at the draft's columns; [V] where they are all there is.
         vocab_ids: the target's id of each of these columns; None when they agree.
-        outside: float32 [V], in proportion to what is left outside them, 0 at them.
-        outside_mass: how much that is.
+        outside_mass: how much is left outside these columns.
+        outside: makes that, float32 [V], up to a factor; 0 at the columns. The same function for
+            all children of a node; None where there is nothing outside.
     """
 
     inside: Tensor
     vocab_ids: Tensor | None = None
-    outside: Tensor | None = None
     outside_mass: float = 0.0
+    outside: Callable[[], Tensor] | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -128,7 +134,7 @@ class _Log:
     residuals: dict[int, Residual] = field(default_factory=dict)
 
 
-_Judge = Callable[[ScoredTree, int, Sequence[float], _Log], int | Tensor]
+_Judge = Callable[[ScoredTree, int, Sequence[float], _Log], "int | Tensor | _Contest"]
 """Tries a node's children with a uniform number for each; see `_judge`."""
 
 
@@ -141,10 +147,13 @@ def _walk(scored: ScoredTree, generator: torch.Generator, judge: _Judge) -> Verd
     path, log = [0], _Log()
     while True:
         found = judge(scored, path[-1], uniforms, log)
-        if isinstance(found, Tensor):
-            bonus = draw(found, uniforms[0])
-            return Verdict(tuple(path), bonus, log.trials, log.residuals)
+        if not isinstance(found, int):
+            return Verdict(tuple(path), _bonus(found, uniforms[0]), log.trials, log.residuals)
         path.append(found)
+
+
+def _bonus(left: "Tensor | _Contest", uniform: float) -> int:
+    return draw(left, uniform) if isinstance(left, Tensor) else left.draw(uniform)
 
 
 def _judge(
@@ -154,7 +163,7 @@ def _judge(
     log: _Log,
     *,
     replaced: bool = False,
-) -> int | Tensor:
+) -> "int | Tensor | _Contest":
     """Try a node's drawn children, then its grafted ones.
 
     Args:
@@ -165,7 +174,7 @@ def _judge(
         replaced: children were drawn with replacement.
 
     Returns:
-        the accepted child, or what is left of p, float32 [V].
+        the accepted child, or what is left of p: float32 [V], or a contest that draws from it.
     """
     grafted, children = scored.tree.grafted, scored.growmap.children[node]
     drawn = [child for child in children if child not in grafted]
@@ -175,15 +184,17 @@ def _judge(
         if contest is None and not scored.params.shapes:  # a first child needs no distribution
             p, q = scored.target_prob[child], scored.draft_prob[child]
         else:
-            contest = contest or _Contest.at(scored, node)
+            contest = contest or _Contest(scored, node, replaced)
             p, q = contest.probs_of(column)
         accept_prob = min(1.0, p / q) if q > 0 else float(p > 0)
         log.trials[child] = Trial(accept_prob, uniforms[child], p, q)
         if uniforms[child] * q < p:  # r < p / q, without dividing by zero
             return child
-        contest = contest or _Contest.at(scored, node)
-        contest.reject(column, replaced=replaced)
+        contest = contest or _Contest(scored, node, replaced)
+        contest.reject(column)
         log.residuals[child] = contest.left()
+    if contest is not None and len(drawn) == len(children):
+        return contest
     target = scored.target_probs(node) if contest is None else contest.residual()
     return _hold_against(target, scored, children[len(drawn) :], uniforms, log)
 
@@ -243,70 +254,104 @@ def greedy(scored: ScoredTree, generator: torch.Generator) -> Verdict:  # noqa: 
 class _Contest:
     """p and q at a node while its children are rejected one by one.
 
-    A trimmed draft gives no mass outside its columns, where a rejection therefore only rescales p:
-    so the arithmetic runs over V_draft columns, and V are touched once.
+    A trimmed draft gives no mass outside its columns, where a rejection therefore only rescales p.
+    So the arithmetic runs over V_draft columns, and V are read only where a token outside of them
+    is drawn. In NumPy, whose operations take half the time of PyTorch's on so few numbers.
 
     Args:
-        target: p, float32 [V].
-        draft: q, float32 [V_draft].
-        vocab_ids: the target's id of each draft column; None when they agree.
+        scored: the tree.
+        node: whose children are tried.
+        replaced: a child that is rejected stays in q.
     """
 
-    def __init__(self, target: Tensor, draft: Tensor, vocab_ids: Tensor | None) -> None:
-        self._vocab_ids = vocab_ids
-        self._p = target if vocab_ids is None else target[vocab_ids]  # [V_draft]
-        self._q = draft
-        self._tried: list[int] = []
-        self._whole = target
-        self._outside: Tensor | None = None  # p outside the draft's columns, [V]
+    def __init__(self, scored: ScoredTree, node: int, replaced: bool = False) -> None:
+        self._scored, self._node, self._replaced = scored, node, replaced
+        ids, on_host = scored.vocab_ids(), scored.logits.device.type == "cpu"
+        self._vocab_ids = None if ids is None else ids.numpy()
+        self._whole: NDArray[np.float32] | None = None
+        if self._vocab_ids is not None and on_host and not scored.params.shapes:
+            self._p = scored.some_target_probs(node, self._vocab_ids)
+        else:
+            self._whole = scored.target_probs(node).numpy()
+            self._p = self._whole if self._vocab_ids is None else self._whole[self._vocab_ids]
         self._outside_mass = 0.0
-
-    @classmethod
-    def at(cls, scored: ScoredTree, node: int) -> "_Contest":
-        """Before any child of a node was tried."""
-        return cls(scored.target_probs(node), scored.draft_probs(node), scored.vocab_ids())
+        if self._vocab_ids is not None:
+            self._outside_mass = max(1.0 - float(self._p.sum(dtype=np.float64)), 0.0)
+        self._q = scored.draft_probs(node).numpy()
+        self._tried: list[int] = []
+        self._in_q = False
+        """Whether q still holds the last of `_tried`, which leaves when another child is tried."""
 
     def probs_of(self, column: int) -> tuple[float, float]:
         """What p and q give a child's token now."""
+        self._take_out()
         return float(self._p[column]), float(self._q[column])
 
-    def reject(self, column: int, *, replaced: bool) -> None:
-        """Leave in p what q did not cover, and take the token out of q unless it is replaced."""
-        if not self._tried:
-            self._q = self._q.clone()
-            self._split_off_outside()
+    def reject(self, column: int) -> None:
+        """Leave in p what q did not cover."""
+        self._take_out()
         self._tried.append(column)
-        left = (self._p - self._q).clamp_(min=0.0)
-        mass = float(left.sum()) + self._outside_mass
+        self._in_q = not self._replaced
+        left = self._p - self._q
+        np.maximum(left, 0.0, out=left)
+        mass = float(left.sum(dtype=np.float64)) + self._outside_mass
         if mass > 0:  # otherwise p = q up to rounding, and p stays
-            self._p = left.div_(mass)
-            if self._outside is not None:
-                self._outside.div_(mass)
-                self._outside_mass /= mass
-        if not replaced:
-            self._take_out(column)
+            left /= mass
+            self._p = left
+            self._outside_mass /= mass
 
     def left(self) -> Residual:
-        """What the rejections so far have left of p; nothing later changes it but for a scale."""
-        return Residual(self._p, self._vocab_ids, self._outside, self._outside_mass)
+        """What the rejections so far have left of p."""
+        outside = self._outside if self._outside_mass > 0 else None
+        return Residual(torch.from_numpy(self._p), self._ids(), self._outside_mass, outside)
 
     def residual(self) -> Tensor:
         """The target's distribution given that every child was rejected, float32 [V]."""
-        if self._outside is None or self._vocab_ids is None:
-            return self._p
-        return self._outside.index_copy(0, self._vocab_ids, self._p)
+        if self._vocab_ids is None:
+            return torch.from_numpy(self._p)
+        found = self._outside()
+        mass = float(found.sum())
+        found *= self._outside_mass / mass if mass > 0 else 0.0
+        found[self._ids()] = torch.from_numpy(self._p)
+        return found
 
-    def _split_off_outside(self) -> None:
-        if self._vocab_ids is not None:
-            self._outside = self._whole.index_fill(0, self._vocab_ids, 0.0)
-            self._outside_mass = float(self._outside.sum())
+    def draw(self, uniform: float) -> int:
+        """A token of `residual`: first of the draft's columns in order, then of all others."""
+        p = torch.from_numpy(self._p)
+        if self._vocab_ids is None:
+            return draw(p, uniform)
+        inside = float(self._p.sum(dtype=np.float64))
+        wanted = uniform * (inside + self._outside_mass)
+        if wanted >= inside and self._outside_mass > 0:
+            outside = self._outside()
+            if float(outside.sum()) > 0:
+                return draw(outside, min((wanted - inside) / self._outside_mass, ALMOST_ONE))
+        column = draw(p, min(wanted / inside, ALMOST_ONE) if inside > 0 else 0.0)
+        return int(self._vocab_ids[column])
 
-    def _take_out(self, column: int) -> None:
-        self._q[column] = 0.0
-        mass = float(self._q.sum())
-        if mass > 0:
-            self._q.div_(mass)
+    def _ids(self) -> Tensor | None:
+        return None if self._vocab_ids is None else torch.from_numpy(self._vocab_ids)
+
+    def _outside(self) -> Tensor:
+        """What p has outside the draft's columns, up to a factor: float32 [V]."""
+        if self._whole is None:
+            self._whole = self._scored.target_probs(self._node).numpy()
+        found = self._whole.copy()
+        found[self._vocab_ids] = 0.0
+        return torch.from_numpy(found)
+
+    def _take_out(self) -> None:
+        """Take the child that was rejected last out of q."""
+        if not self._in_q:
             return
-        self._q.fill_(1.0)
+        if len(self._tried) == 1:
+            self._q = self._q.copy()
+        self._q[self._tried[-1]] = 0.0
+        self._in_q = False
+        mass = float(self._q.sum(dtype=np.float64))
+        if mass > 0:
+            self._q /= mass
+            return
+        self._q.fill(1.0)
         self._q[self._tried] = 0.0
-        self._q.div_(max(len(self._q) - len(self._tried), 1))
+        self._q /= max(len(self._q) - len(self._tried), 1)

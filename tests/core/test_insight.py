@@ -205,11 +205,11 @@ def test_the_last_residual_is_what_the_bonus_is_drawn_from(
 ) -> None:
     drawn: list[list[float]] = []
 
-    def spy(probs: Tensor, uniform: float) -> int:
-        drawn.append(probs.tolist())
+    def spy(left: Tensor | verify._Contest, uniform: float) -> int:
+        drawn.append((left if isinstance(left, Tensor) else left.residual()).tolist())
         return 0
 
-    monkeypatch.setattr(verify, "draw", spy)
+    monkeypatch.setattr(verify, "_bonus", spy)
     p, q = distribution(range(1, VOCAB + 1)), distribution(range(len(KEPT) + 2, 2, -1))
     seen = 0
     for seed in range(40):
@@ -266,7 +266,8 @@ def test_the_device_is_read_once_whatever_the_tree(
     verdict = rule(scored, torch.Generator().manual_seed(1))
     with Reads() as reads:
         explain(scored, verdict, PlainCodec())
-    on_host = 2 if verdict.residuals else 0  # inside and outside the draft's columns
+    # all on the host: what is left inside the draft's columns, and outside p, with its sum
+    on_host = 3 if verdict.residuals else 0
     assert reads.count == 1 + on_host
 
 

@@ -107,7 +107,9 @@ def judged(scored: ScoredTree, node: int) -> tuple[dict[int, float], Tensor]:
     uniforms = [1.0 - 2.0**-53] * scored.growmap.size
     found = verify._judge(scored, node, uniforms, log)
     # a child that is accepted with certainty leaves nothing
-    residual = found if isinstance(found, Tensor) else torch.zeros(scored.logits.shape[1])
+    residual = torch.zeros(scored.logits.shape[1])
+    if not isinstance(found, int):
+        residual = found if isinstance(found, Tensor) else found.residual()
     accepted, reach = {}, 1.0
     for child, trial in log.trials.items():
         accepted[child] = reach * trial.accept_prob

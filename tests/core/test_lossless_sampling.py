@@ -80,14 +80,14 @@ def emitted_distribution(
     judge, law = RULES[rule]
     last: list[Tensor] = []
 
-    def remember(probs: Tensor, uniform: float) -> int:
-        last.append(probs)
+    def remember(left: Tensor | verify._Contest, uniform: float) -> int:
+        last.append(left if isinstance(left, Tensor) else left.residual())
         return 0
 
     def almost_one(size: int, **options: object) -> Tensor:
         return torch.full((size,), 1.0 - 2.0**-53, dtype=torch.float64)
 
-    monkeypatch.setattr(verify, "draw", remember)
+    monkeypatch.setattr(verify, "_bonus", remember)
     monkeypatch.setattr(torch, "rand", almost_one)
     support = list(range(len(p))) if vocab_ids is None else vocab_ids.tolist()
     full_q = torch.zeros(len(p)).index_copy(0, torch.tensor(support), q)

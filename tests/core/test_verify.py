@@ -1,7 +1,9 @@
 """The acceptance rules on trees made by hand, against Algorithm 2 written out plainly."""
 
 import math
+from collections import Counter
 from collections.abc import Sequence
+from dataclasses import replace
 
 import pytest
 import torch
@@ -9,7 +11,7 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from sequoia_core import sampling, verify
+from sequoia_core import verify
 from sequoia_core.config import SamplingParams
 from sequoia_core.growmap import GrowMap
 from sequoia_core.memory import SCORED_ROWS
@@ -50,11 +52,11 @@ def judge(
 ) -> tuple[verify.Verdict, Tensor]:
     """The verdict for given uniform numbers, and the distribution its bonus was drawn from."""
     drawn: list[Tensor] = []
-    real = sampling.draw
+    real = verify._bonus
 
-    def spy(probs: Tensor, uniform: float) -> int:
-        drawn.append(probs)
-        return real(probs, uniform)
+    def spy(left: Tensor | verify._Contest, uniform: float) -> int:
+        drawn.append(left if isinstance(left, Tensor) else left.residual())
+        return real(left, uniform)
 
     def given_numbers(size: int, **options: object) -> Tensor:
         assert size == len(uniforms)
@@ -62,7 +64,7 @@ def judge(
 
     with monkeypatch.context() as patch:
         patch.setattr(torch, "rand", given_numbers)
-        patch.setattr(verify, "draw", spy)
+        patch.setattr(verify, "_bonus", spy)
         verdict = verify.sequoia(scored, torch.Generator())
     return verdict, drawn[0]
 
@@ -130,8 +132,8 @@ def test_where_p_equals_q_nothing_is_lost_and_nothing_is_nan(
     verdict, bonus = judge(monkeypatch, scored, [0.3, 1 - 1e-6, 0.9])
     assert verdict.path == (0, 1)
     torch.testing.assert_close(bonus, torch.tensor(p))
-    contest = verify._Contest(torch.tensor(p), torch.tensor(p), None)
-    contest.reject(0, replaced=False)
+    contest = verify._Contest(scored, 0)
+    contest.reject(0)
     assert torch.equal(contest.residual(), torch.tensor(p))
 
 
@@ -144,6 +146,23 @@ def test_when_q_is_used_up_it_becomes_uniform_over_what_was_not_tried(
     # the residual is p without token 0, renormalised; the fallback gives each other token 1/3
     assert verdict.trials[2].accept_prob == pytest.approx(min(1.0, (0.3 / 0.8) / (1 / 3)))
     assert verdict.path == (0, 2)
+
+
+@pytest.mark.parametrize("top_k", [0, 3])
+@pytest.mark.parametrize("vocab_ids", [(1, 3), (3,), (0, 1, 2, 3)])
+def test_a_bonus_follows_the_residual_inside_and_outside_the_drafts_columns(
+    vocab_ids: tuple[int, ...], top_k: int
+) -> None:
+    p, q = (0.2, 0.3, 0.4, 0.1), [0.0] * len(vocab_ids)
+    q[-1] = 1.0
+    scored = scored_tree(GrowMap.chain(1), (0, vocab_ids[-1]), [p, p], [q], vocab_ids=vocab_ids)
+    contest = verify._Contest(replace(scored, params=replace(SAMPLED, top_k=top_k)), 0)
+    contest.reject(len(vocab_ids) - 1)
+    residual, runs = contest.residual(), 1000
+    assert float(residual.sum()) == pytest.approx(1.0)
+    drawn = Counter(contest.draw((at + 0.5) / runs) for at in range(runs))
+    for token, prob in enumerate(residual.tolist()):
+        assert drawn[token] / runs == pytest.approx(prob, abs=2 / runs)
 
 
 def test_the_fallback_of_a_trimmed_draft_stays_within_its_vocabulary(
