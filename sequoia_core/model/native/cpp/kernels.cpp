@@ -40,8 +40,8 @@ inline void count_four_bits(const std::uint8_t* codes, const std::int8_t* quads,
 #pragma GCC unroll 4
     for (int i = 0; i < 4; ++i) {
         const Ints both = load_codes(codes + i * 64), low = low_nibbles(both), high = high_nibbles(both);
-        for (int r = 0; r < R; ++r) counts.row[r] = dot4(counts.row[r], low, quad(quads + (i * R + r) * 4));
-        for (int r = 0; r < R; ++r) counts.row[r] = dot4(counts.row[r], high, quad(quads + ((i + 4) * R + r) * 4));
+        for (int r = 0; r < R; ++r) counts.row[r] = dot4(counts.row[r], low, quad(quads + r * GROUP + i * 4));
+        for (int r = 0; r < R; ++r) counts.row[r] = dot4(counts.row[r], high, quad(quads + r * GROUP + (i + 4) * 4));
         total = add_bytes(total, add_bytes(low, high));  // at most 120
     }
     counts.codes = dot4(start4(), total, ones());
@@ -60,7 +60,7 @@ inline void count_bytes(const std::uint8_t* codes, const std::int8_t* quads, con
 #pragma GCC unroll 8
     for (int i = FIRST; i < FIRST + COUNT; ++i) {
         const Ints eight = load_codes(codes + i * 64);
-        for (int r = 0; r < R; ++r) counts.row[r] = dot8(counts.row[r], eight, quad(quads + (i * R + r) * 4));
+        for (int r = 0; r < R; ++r) counts.row[r] = dot8(counts.row[r], eight, quad(quads + r * GROUP + i * 4));
         if constexpr (SUMS) counts.codes = dot8(counts.codes, eight, ones());
     }
 }
@@ -247,12 +247,10 @@ void quantize_group(const float* values, int rows, std::int8_t* codes, float* nu
     const float top = largest(high), bottom = smallest(low);
     const float center = 0.5f * (top + bottom), range = top - bottom;
     const float scale = range / 254.f, inverse = range > 0.f ? 254.f / range : 0.f;
-    alignas(64) std::int8_t rounded_codes[GROUP];
     for (int i = 0; i < GROUP; i += LANES)
-        to_codes((load(values + i) - broadcast(center)) * broadcast(inverse), rounded_codes + i);
+        to_codes((load(values + i) - broadcast(center)) * broadcast(inverse), codes + i);
     std::int32_t sums[2];
-    sum_codes(rounded_codes, sums);
-    for (int i = 0; i < GROUP / 4; ++i) __builtin_memcpy(codes + i * rows * 4, rounded_codes + i * 4, 4);
+    sum_codes(codes, sums);
     numbers[SCALE * rows] = scale;
     numbers[CENTER * rows] = center;
     numbers[SUM * rows] = scale * static_cast<float>(sums[0] + sums[1]) + center * GROUP;

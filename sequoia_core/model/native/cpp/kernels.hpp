@@ -18,7 +18,7 @@ enum GroupNumber { SCALE, CENTER, SUM, FIRST_CODES, SECOND_CODES, GROUP_NUMBERS 
 // Rows that a product reads together.
 struct Tile {
     int rows;
-    const std::int8_t* codes;      // [group][8][rows][4]
+    const std::int8_t* codes;      // [group][rows][32]    
     const float* numbers;          // [group][GROUP_NUMBERS][rows]
     const std::uint32_t* bfloats;  // [column / 2][pair_words][rows]
     const float* floats;           // [column][rows]
@@ -51,7 +51,7 @@ struct Kernels {
     // 16 outputs of each row of the tile -> out[row * stride + 0..15]; reads `ahead` bytes further into the cache
     void (*product)(const Matrix& matrix, int block, const Tile& tile, float* out, std::size_t stride,
                     std::size_t ahead);
-    // groups of 32 values -> codes at every 4 * rows bytes and numbers at every `rows` floats
+    // groups of 32 values -> codes at every 32 * rows bytes and numbers at every `rows` floats
     void (*quantize)(const float* values, int groups, int rows, std::int8_t* codes, float* numbers);
     // groups of 32 values -> the same rounded to bfloat16, to nearest even, at every `rows` words
     void (*round_pairs)(const float* values, int groups, int rows, std::uint32_t* pairs);
