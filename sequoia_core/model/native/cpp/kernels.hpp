@@ -91,7 +91,7 @@ bool may_use_tiles(unsigned features, unsigned saved);
 
 // The best of what was compiled that this processor runs; null for an unknown or unsupported name.
 const Kernels* find_kernels(const char* name_or_null);
-// Names of those that this processor runs, best first, separated by spaces; last, those that are taken by name alone.
+// Names of those that this processor runs, best first, separated by spaces; last, what is taken by name alone.
 const char* kernel_names();
 
 }  // namespace sequoia
