@@ -101,6 +101,7 @@ def _forward(settings: "Settings", *, models_there: bool) -> Iterator[Finding]:
     from sequoia_core.model.device import choose_devices, devices_name, dtype_name
     from sequoia_core.model.forward import choose_forward
     from sequoia_core.model.loader import Checkpoint
+    from sequoia_core.model.native import library
     from sequoia_core.model.offload import Placement, check_offload
 
     try:
@@ -120,6 +121,9 @@ def _forward(settings: "Settings", *, models_there: bool) -> Iterator[Finding]:
     yield Finding(Verdict.OK, "device, weights", f"{devices_name(placement.devices)}, {number}")
     words = forward.manner() + (f": {forward.fallback}" if forward.fallback else "")
     yield Finding(Verdict.WARN if forward.fallback else Verdict.OK, "forward", words)
+    if forward.native and library.UNPROVEN in library.instruction_sets():
+        name = f"{library.INSTRUCTION_SET_VARIABLE}={library.UNPROVEN}"
+        yield Finding(Verdict.OK, "AMX", f"{name} takes it; no hardware has run it yet")
     if settings.offload is not Offload.NONE:
         kept = "two layers at a time are in memory"
         yield Finding(Verdict.OK, "offload", f"{settings.offload.value}: {kept}")

@@ -27,6 +27,7 @@ from sequoia_core import pair
 from sequoia_core.errors import GrowMapError, ModelLoadError, ParameterError
 from sequoia_core.growmap import GrowMap, find_growmap, growmap_names
 from sequoia_core.model import forward
+from sequoia_core.model.native import library
 from sequoia_core.pairs import catalogue
 from tests.core.checkpoints import save_gguf, tiny_llama
 
@@ -264,6 +265,19 @@ def test_doctor_says_why_pytorch_computes(
     (told,) = (each for each in findings(weights="torch") if each.subject == "forward")
     assert told.verdict is checkup.Verdict.OK
     assert "native" not in told.detail
+
+
+@pytest.mark.parametrize("there", [True, False])
+def test_doctor_names_the_instruction_set_that_is_not_chosen_by_itself(
+    there: bool, embedded_target: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    if library.find_library() is None:
+        pytest.skip("the native library was not built")
+    sets = [name for name in library.instruction_sets() if name != library.UNPROVEN]
+    sets += [library.UNPROVEN] * there
+    monkeypatch.setattr(library, "instruction_sets", lambda: sets)
+    named = [each.detail for each in findings() if each.subject == "AMX"]
+    assert [detail.split()[0] for detail in named] == ["SEQUOIA_NATIVE_ISA=amx_int8"] * there
 
 
 def not_built() -> None:

@@ -30,6 +30,8 @@ SOURCES = Path(__file__).parent / "cpp"
 _REMEDY = "run: make native" if SOURCES.exists() else "install sequoia-chat anew"
 INSTRUCTION_SET_VARIABLE = "SEQUOIA_NATIVE_ISA"
 """Names the instruction set to compute with, instead of the processor's best."""
+UNPROVEN = "amx_int8"
+"""The instruction set that no hardware has run yet: it is taken by name alone."""
 
 
 class ModelShapeStruct(Structure):
@@ -184,7 +186,7 @@ def made(pointer: int | None) -> int:
 
 
 def instruction_sets() -> list[str]:
-    """Instruction sets that were compiled in and that this processor runs, best first."""
+    """Compiled instruction sets that this processor runs: best first, `UNPROVEN` last."""
     return str(load_library().sequoia_instruction_sets().decode()).split()
 
 

@@ -105,12 +105,10 @@ def test_inputs_of_bfloat16_matrices_are_rounded_to_nearest_even(
     )
 
 
-def blocks_model(name: str) -> tuple[ModelConfig, GgufWeights]:
+def blocks_model(name: str, **changes: int) -> tuple[ModelConfig, GgufWeights]:
     """A model of one layer whose matrices are all stored in one format."""
-    config = tiny_config(
-        hidden_size=256, intermediate_size=256, num_heads=4, num_kv_heads=2, head_dim=64,
-        num_layers=1, tie_word_embeddings=False,
-    )  # fmt: skip
+    sizes = {"hidden_size": 256, "intermediate_size": 256, "head_dim": 64} | changes
+    config = tiny_config(num_heads=4, num_kv_heads=2, num_layers=1, **sizes)
     exact = random_weights(config, seed=5)
     stored = {}
     for seed, (key, tensor) in enumerate(exact.items()):

@@ -68,7 +68,7 @@ typedef struct {
 
 SEQUOIA_API int32_t sequoia_abi_version(void);
 SEQUOIA_API const char* sequoia_error(void);            /* of this thread's last call that failed */
-SEQUOIA_API const char* sequoia_instruction_sets(void); /* that this processor runs, best first */
+SEQUOIA_API const char* sequoia_instruction_sets(void); /* that this processor runs, best first; last, by name alone */
 
 SEQUOIA_API sequoia_pool* sequoia_pool_new(int32_t threads);
 SEQUOIA_API void sequoia_pool_free(sequoia_pool* pool);

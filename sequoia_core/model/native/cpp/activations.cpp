@@ -28,7 +28,7 @@ void Activations::put(const Kernels& kernels, const RowTiles& tiles, int row, in
     const auto before = static_cast<std::size_t>(first) * static_cast<std::size_t>(groups_);
     const auto place = before + static_cast<std::size_t>(group) * static_cast<std::size_t>(height);
     if (forms_.codes)
-        kernels.quantize(values, count, height, codes_.get() + place * GROUP + within * 4,
+        kernels.quantize(values, count, height, codes_.get() + (place + within) * GROUP,
                          numbers_.get() + place * GROUP_NUMBERS + within);
     if (forms_.bfloats) {
         const auto words = static_cast<std::size_t>(group * height * (GROUP / 2) * kernels.pair_words);

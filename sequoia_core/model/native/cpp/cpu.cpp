@@ -15,6 +15,11 @@
 namespace sequoia {
 
 #if defined(__x86_64__)
+#if defined(SEQUOIA_AMX)
+namespace amx_int8 {
+extern const Kernels KERNELS;
+}
+#endif
 namespace avx512_bf16 {
 extern const Kernels KERNELS;
 }
@@ -46,7 +51,7 @@ class Processor {
  public:
     Processor() {
         __get_cpuid(1, &unused_, &unused_, &features1_, &unused_);
-        __get_cpuid_count(7, 0, &unused_, &features7_, &more7_, &unused_);
+        __get_cpuid_count(7, 0, &unused_, &features7_, &more7_, &last7_);
         __get_cpuid_count(7, 1, &later7_, &unused_, &unused_, &unused_);
         if (!bit(features1_, 27)) return;  // OSXSAVE
         unsigned low = 0, high = 0;
@@ -62,12 +67,13 @@ class Processor {
                bit(features7_, 31) && bit(more7_, 11);
     }
     bool avx512_bf16() const { return avx512_vnni() && bit(later7_, 5); }
+    bool amx_int8() const { return avx512_bf16() && may_use_tiles(last7_, saved_); }
 
  private:
     static bool bit(unsigned word, unsigned index) { return word >> index & 1; }
     bool saves(unsigned states) const { return (saved_ & states) == states; }
 
-    unsigned unused_ = 0, features1_ = 0, features7_ = 0, more7_ = 0, later7_ = 0, saved_ = 0;
+    unsigned unused_ = 0, features1_ = 0, features7_ = 0, more7_ = 0, last7_ = 0, later7_ = 0, saved_ = 0;
 };
 
 #endif
@@ -80,6 +86,9 @@ std::vector<const Kernels*> supported() {
     if (processor.avx512_vnni()) found.push_back(&avx512_vnni::KERNELS);
     if (processor.avx_vnni()) found.push_back(&avx_vnni::KERNELS);
     if (processor.avx2()) found.push_back(&avx2::KERNELS);
+#if defined(SEQUOIA_AMX)
+    if (processor.amx_int8()) found.push_back(&amx_int8::KERNELS);  // last, since no hardware has run it yet
+#endif
 #elif defined(__aarch64__)
     const bool dot_products = getauxval(AT_HWCAP) & HWCAP_ASIMDDP;
     if (dot_products && getauxval(AT_HWCAP2) & HWCAP2_BF16) found.push_back(&neon_bf16::KERNELS);

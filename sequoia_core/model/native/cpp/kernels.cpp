@@ -6,6 +6,7 @@
 #include <bit>
 #include <cmath>
 #include <limits>
+#include <type_traits>
 #include <utility>
 
 #include SEQUOIA_SIMD
@@ -15,7 +16,6 @@ namespace {
 
 // -------------------------------------------------------------------------------------- products
 
-constexpr bool four_bits(Layout layout) { return layout <= Layout::CODES4_SUPER; }
 constexpr bool has_minimum(Layout layout) {
     return layout == Layout::CODES4_MIN || layout == Layout::CODES8_MIN || layout == Layout::CODES4_SUPER ||
            layout == Layout::CODES8_SUPER;
@@ -26,11 +26,34 @@ inline std::int32_t codes_of(const float* numbers, int which, int rows, int row)
     return std::bit_cast<std::int32_t>(numbers[which * rows + row]);
 }
 
+// Rows whose sums no tile makes.
+struct NoTiles {
+    struct Rows {};
+    NoTiles(const std::uint8_t*, int, const std::int8_t*) {}
+    static void go_to(int) {}
+    static Rows rows(int, int) { return {}; }
+};
+
+#if defined(__AMX_INT8__)
+template <int R, Layout LAYOUT>
+using Tiles = std::conditional_t<R >= FEWEST_TILED_ROWS, TiledSums<R, LAYOUT>, NoTiles>;
+#else
+template <int, Layout>
+using Tiles = NoTiles;
+#endif
+
 // Sums over codes x activations of a group, or of its first or second half, for R rows.
 template <int R>
 struct Counts {
-    Ints row[R];
+    Ints row[R > 0 ? R : 1];
     Ints codes;  // the codes' own sum, for the activations' center
+};
+
+// The same where tiles made those of the rows.
+template <class Rows>
+struct TiledCounts {
+    Rows row;
+    Ints codes;
 };
 
 template <int R>
@@ -40,8 +63,8 @@ inline void count_four_bits(const std::uint8_t* codes, const std::int8_t* quads,
 #pragma GCC unroll 4
     for (int i = 0; i < 4; ++i) {
         const Ints both = load_codes(codes + i * 64), low = low_nibbles(both), high = high_nibbles(both);
-        for (int r = 0; r < R; ++r) counts.row[r] = dot4(counts.row[r], low, quad(quads + (i * R + r) * 4));
-        for (int r = 0; r < R; ++r) counts.row[r] = dot4(counts.row[r], high, quad(quads + ((i + 4) * R + r) * 4));
+        for (int r = 0; r < R; ++r) counts.row[r] = dot4(counts.row[r], low, quad(quads + r * GROUP + i * 4));
+        for (int r = 0; r < R; ++r) counts.row[r] = dot4(counts.row[r], high, quad(quads + r * GROUP + (i + 4) * 4));
         total = add_bytes(total, add_bytes(low, high));  // at most 120
     }
     counts.codes = dot4(start4(), total, ones());
@@ -60,9 +83,21 @@ inline void count_bytes(const std::uint8_t* codes, const std::int8_t* quads, con
 #pragma GCC unroll 8
     for (int i = FIRST; i < FIRST + COUNT; ++i) {
         const Ints eight = load_codes(codes + i * 64);
-        for (int r = 0; r < R; ++r) counts.row[r] = dot8(counts.row[r], eight, quad(quads + (i * R + r) * 4));
+        for (int r = 0; r < R; ++r) counts.row[r] = dot8(counts.row[r], eight, quad(quads + r * GROUP + i * 4));
         if constexpr (SUMS) counts.codes = dot8(counts.codes, eight, ones());
     }
+}
+
+// Sums over quads [FIRST, FIRST + COUNT), with those of the rows as they are given.
+template <int R, Layout LAYOUT, int FIRST, int COUNT, class Rows>
+inline auto counts_of(const std::uint8_t* codes, const std::int8_t* quads, const float* numbers, Rows rows) {
+    constexpr bool tiled = !std::is_same_v<Rows, NoTiles::Rows>;
+    constexpr int counted = tiled ? 0 : R;
+    Counts<counted> counts;
+    if constexpr (four_bits(LAYOUT)) count_four_bits<counted>(codes, quads, counts);
+    else count_bytes<counted, FIRST, COUNT, LAYOUT != Layout::CODES8_ROWS>(codes, quads, numbers, counts);
+    if constexpr (tiled) return TiledCounts<Rows>{rows, counts.codes};
+    else return counts;
 }
 
 template <Layout LAYOUT>
@@ -82,6 +117,7 @@ void quantized_product(const std::uint8_t* block, int groups, const Tile& tile, 
         const std::uint8_t* at = block;
         const std::int8_t* quads = tile.codes;
         const float* numbers = tile.numbers;
+        Tiles<R, LAYOUT> tiles(block, groups, tile.codes);
         Floats outer_scale = broadcast(1.f), outer_minimum = broadcast(0.f);
         for (int g = 0; g < groups; ++g) {
             if constexpr (sizes.super_bytes > 0) {
@@ -96,22 +132,21 @@ void quantized_product(const std::uint8_t* block, int groups, const Tile& tile, 
                 for (std::size_t line = 0; line < sizes.group_bytes; line += 64) prefetch_far(at + ahead + line);
             const std::uint8_t* scales = at + code_bytes;
             const std::uint8_t* codes = at + lane * 4;
-            Counts<R> counts;
+            tiles.go_to(g);
             if constexpr (LAYOUT == Layout::CODES8_ROWS) {
-                count_bytes<R, 0, 8, false>(codes, quads, numbers, counts);
+                const auto counts = counts_of<R, LAYOUT, 0, 8>(codes, quads, numbers, tiles.rows(g, 0));
                 const Floats code_sum = from_words(reinterpret_cast<const std::int16_t*>(scales) + lane);
                 for (int r = 0; r < R; ++r) {
                     acc[r] = fused(code_sum, broadcast(number_of(numbers, CENTER, R, r)), acc[r]);
                     acc[r] = fused(counted8(counts.row[r]), broadcast(number_of(numbers, SCALE, R, r)), acc[r]);
                 }
             } else if constexpr (LAYOUT == Layout::CODES8_HALVES) {
-                Counts<R> second;
-                count_bytes<R, 0, 4>(codes, quads, numbers, counts);
+                const auto counts = counts_of<R, LAYOUT, 0, 4>(codes, quads, numbers, tiles.rows(g, 0));
                 const Floats first_scale = from_signed_bytes(scales + lane);
                 const Floats second_scale = from_signed_bytes(scales + BLOCK + lane);
                 Floats first_half[R];
                 for (int r = 0; r < R; ++r) first_half[r] = counted8(counts.row[r]) * first_scale;
-                count_bytes<R, 4, 4>(codes, quads, numbers, second);
+                const auto second = counts_of<R, LAYOUT, 4, 4>(codes, quads, numbers, tiles.rows(g, 1));
                 const Floats code_sum =
                     fused(counted8(second.codes), second_scale, counted8(counts.codes) * first_scale);
                 for (int r = 0; r < R; ++r) {
@@ -121,8 +156,7 @@ void quantized_product(const std::uint8_t* block, int groups, const Tile& tile, 
                     acc[r] = fused(value, outer_scale, acc[r]);
                 }
             } else {
-                if constexpr (four_bits(LAYOUT)) count_four_bits<R>(codes, quads, counts);
-                else count_bytes<R, 0, 8>(codes, quads, numbers, counts);
+                const auto counts = counts_of<R, LAYOUT, 0, 8>(codes, quads, numbers, tiles.rows(g, 0));
                 Floats scale, minimum = broadcast(0.f);
                 if constexpr (sizes.super_bytes > 0) {
                     scale = outer_scale * from_bytes(scales + lane);
@@ -247,12 +281,10 @@ void quantize_group(const float* values, int rows, std::int8_t* codes, float* nu
     const float top = largest(high), bottom = smallest(low);
     const float center = 0.5f * (top + bottom), range = top - bottom;
     const float scale = range / 254.f, inverse = range > 0.f ? 254.f / range : 0.f;
-    alignas(64) std::int8_t rounded_codes[GROUP];
     for (int i = 0; i < GROUP; i += LANES)
-        to_codes((load(values + i) - broadcast(center)) * broadcast(inverse), rounded_codes + i);
+        to_codes((load(values + i) - broadcast(center)) * broadcast(inverse), codes + i);
     std::int32_t sums[2];
-    sum_codes(rounded_codes, sums);
-    for (int i = 0; i < GROUP / 4; ++i) __builtin_memcpy(codes + i * rows * 4, rounded_codes + i * 4, 4);
+    sum_codes(codes, sums);
     numbers[SCALE * rows] = scale;
     numbers[CENTER * rows] = center;
     numbers[SUM * rows] = scale * static_cast<float>(sums[0] + sums[1]) + center * GROUP;

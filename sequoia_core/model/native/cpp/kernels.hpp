@@ -18,7 +18,7 @@ enum GroupNumber { SCALE, CENTER, SUM, FIRST_CODES, SECOND_CODES, GROUP_NUMBERS 
 // Rows that a product reads together.
 struct Tile {
     int rows;
-    const std::int8_t* codes;      // [group][8][rows][4]
+    const std::int8_t* codes;      // [group][rows][32]
     const float* numbers;          // [group][GROUP_NUMBERS][rows]
     const std::uint32_t* bfloats;  // [column / 2][pair_words][rows]
     const float* floats;           // [column][rows]
@@ -51,7 +51,7 @@ struct Kernels {
     // 16 outputs of each row of the tile -> out[row * stride + 0..15]; reads `ahead` bytes further into the cache
     void (*product)(const Matrix& matrix, int block, const Tile& tile, float* out, std::size_t stride,
                     std::size_t ahead);
-    // groups of 32 values -> codes at every 4 * rows bytes and numbers at every `rows` floats
+    // groups of 32 values -> codes at every 32 * rows bytes and numbers at every `rows` floats
     void (*quantize)(const float* values, int groups, int rows, std::int8_t* codes, float* numbers);
     // groups of 32 values -> the same rounded to bfloat16, to nearest even, at every `rows` words
     void (*round_pairs)(const float* values, int groups, int rows, std::uint32_t* pairs);
@@ -81,9 +81,17 @@ struct Kernels {
     void (*distribution)(const float* logits, int count, float inverse_temperature, float* probs);
 };
 
+// What this thread calls before it sleeps or leaves a job; null for nothing. Set by kernels that hold registers of
+// their own, which cost the system time and the processor its deeper sleep.
+using GiveBack = void (*)();
+extern constinit thread_local GiveBack give_back;
+
+// Whether this process may use AMX's tiles, by what CPUID's leaf 7 has in EDX and the system saves; asks the system.
+bool may_use_tiles(unsigned features, unsigned saved);
+
 // The best of what was compiled that this processor runs; null for an unknown or unsupported name.
 const Kernels* find_kernels(const char* name_or_null);
-// Names of those that this processor runs, best first, separated by spaces.
+// Names of those that this processor runs, best first, separated by spaces; last, what is taken by name alone.
 const char* kernel_names();
 
 }  // namespace sequoia

@@ -111,8 +111,6 @@ Group read_super(FileFormat format, const std::uint8_t* block, int index) {
 
 bool has_super_blocks(FileFormat format) { return file_block(format).values == GROUP * SUPER_GROUPS; }
 
-bool has_four_bits(Layout layout) { return layout <= Layout::CODES4_SUPER; }
-
 }  // namespace
 
 float half_to_float(std::uint16_t half) {
@@ -183,7 +181,7 @@ std::uint8_t* Matrix::group(int row, int index) const {
 void Matrix::put_codes(int row, int index, const std::int8_t* codes) {
     std::uint8_t* to = group(row, index) + row % BLOCK * 4;
     for (int i = 0; i < GROUP; ++i) {
-        if (has_four_bits(layout_)) {
+        if (four_bits(layout_)) {
             std::uint8_t& byte = to[i / 4 % 4 * 64 + i % 4];
             byte = static_cast<std::uint8_t>(i < 16 ? (byte & 0xf0) | codes[i] : (byte & 15) | codes[i] << 4);
         } else {
@@ -212,7 +210,7 @@ void Matrix::put_group(int row, int index, const std::uint8_t* source) {
     const Group read = in_super ? read_super(format_, from, index % SUPER_GROUPS) : read_small(format_, from);
     put_codes(row, index, read.codes);
     const int lane = row % BLOCK;
-    std::uint8_t* scales = group(row, index) + (has_four_bits(layout_) ? CODES4_BYTES : CODES8_BYTES);
+    std::uint8_t* scales = group(row, index) + (four_bits(layout_) ? CODES4_BYTES : CODES8_BYTES);
     if (!in_super) {
         std::memcpy(scales + lane * 2, &read.scale, 2);
         if (layout_ == Layout::CODES4_MIN || layout_ == Layout::CODES8_MIN)
@@ -248,7 +246,7 @@ void Matrix::put(int row, const std::uint8_t* source) {
 // Codes of a row's group, less the zero point of the layout.
 void Matrix::get_codes(int row, int index, std::int8_t* codes) const {
     const std::uint8_t* from = group(row, index) + row % BLOCK * 4;
-    if (!has_four_bits(layout_)) {
+    if (!four_bits(layout_)) {
         for (int quad = 0; quad < GROUP / 4; ++quad) std::memcpy(codes + quad * 4, from + quad * 64, 4);
         for (int i = 0; i < GROUP; ++i)
             codes[i] = static_cast<std::int8_t>(static_cast<std::uint8_t>(codes[i]) ^ flip_);
@@ -268,7 +266,7 @@ void Matrix::get_quantized(int row, int index, float* values) const {
     std::int8_t codes[GROUP];
     get_codes(row, index, codes);
     const int lane = row % BLOCK;
-    const std::uint8_t* scales = group(row, index) + (has_four_bits(layout_) ? CODES4_BYTES : CODES8_BYTES);
+    const std::uint8_t* scales = group(row, index) + (four_bits(layout_) ? CODES4_BYTES : CODES8_BYTES);
     const std::uint8_t* outer = super(row, index);
     float scale[2], offset = 0.f;
     switch (layout_) {

@@ -76,6 +76,7 @@ std::size_t file_row_bytes(FileFormat format, int columns);
 Layout layout_of(FileFormat format);
 
 constexpr bool is_quantized(Layout layout) { return layout < Layout::FLOAT32; }
+constexpr bool four_bits(Layout layout) { return layout <= Layout::CODES4_SUPER; }
 
 class Matrix {
  public:

@@ -8,11 +8,16 @@
 #include <system_error>
 #include <utility>
 
+#include "kernels.hpp"
+
 #if defined(__x86_64__)
 #include <immintrin.h>
 #endif
 
 namespace sequoia {
+
+constinit thread_local GiveBack give_back = nullptr;
+
 namespace {
 
 // A stage, and the pause between two levels of a draft, end within that time; what takes longer is worth
@@ -38,6 +43,10 @@ void relax() {
 #elif defined(__aarch64__)
     asm volatile("yield");
 #endif
+}
+
+void rest() {
+    if (give_back) std::exchange(give_back, nullptr)();
 }
 
 }  // namespace
@@ -120,9 +129,9 @@ void Pool::run(Job& job, const Turn&) {
     open(job, 0);
     for (;;) {
         const std::uint32_t seen = changes_.load(std::memory_order_acquire);
-        if (finished_.load(std::memory_order_acquire)) return;
+        if (finished_.load(std::memory_order_acquire)) return rest();
         take_chunks(0);
-        if (finished_.load(std::memory_order_acquire)) return;
+        if (finished_.load(std::memory_order_acquire)) return rest();
         wait_for_change(seen);
     }
 }
@@ -210,6 +219,7 @@ void Pool::wait_for_change(std::uint32_t seen) const {
             relax();
         }
     } while (std::chrono::steady_clock::now() - began < SPIN);
+    rest();
     changes_.wait(seen, std::memory_order_acquire);
 }
 

@@ -12,7 +12,11 @@ namespace sequoia::SEQUOIA_ISA {
 using Floats = __m512;
 using Ints = __m512i;
 constexpr int LANES = 16;
-constexpr int TILE_ROWS = 12;  // rows of a product's tile: as many sums as registers hold
+#if defined(__AMX_INT8__)
+constexpr int TILE_ROWS = 16;  // rows of a product's tile: AMX's
+#else
+constexpr int TILE_ROWS = 12;  // as many sums as registers hold
+#endif
 constexpr int QUERY_TILE = 6;
 constexpr int VALUE_VECTORS = 4;
 constexpr int SCORE_CHAINS = 4;           // vectors of keys side by side, times QUERY_TILE sums
