@@ -647,7 +647,7 @@ async def test_refused_commands_stay_in_the_prompt(line: str, hint: str) -> None
 async def test_a_refusal_that_the_border_is_too_short_for_is_said_in_the_chat() -> None:
     async with driving(size=(60, 20)) as chat:
         await chat.type("/set growmap nope", "enter")
-        whole = "there is auto, adaptive and what `sequoia growmap list` names"
+        whole = "there is auto, adaptive, measured and what `sequoia growmap list` names"
         await chat.until(lambda: whole in " ".join(chat.transcript.replace("▌", "").split()))
         before, chat.prompt.text = chat.transcript, ""
         await chat.pilot.press("enter")
