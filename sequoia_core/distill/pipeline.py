@@ -87,7 +87,7 @@ class Distillation:
         yield from self._finish(schooling, lesson)
 
     def _same_target(self) -> None:
-        """Refuse to mix the text and the teacher of two targets in one draft."""
+        """Refuse to mix the text of two targets in one draft."""
         file, digest = self._work / "target.json", self._subject.checkpoint.digest()
         if not file.exists():
             write_json(file, {"digest": digest})
