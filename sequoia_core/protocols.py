@@ -96,6 +96,21 @@ class Draws:
     distributions: Tensor
 
 
+@dataclass(frozen=True, slots=True, eq=False)
+class LabelledDraws:
+    """How rows of logits go on, and what is learnt from them.
+
+    Attributes:
+        tokens: one drawn from each row.
+        columns: int32 [n, k] on the CPU, each row's most probable tokens in order.
+        probs: float32 [n, k] on the CPU, their probabilities at temperature 1.
+    """
+
+    tokens: list[int]
+    columns: Tensor
+    probs: Tensor
+
+
 @dataclass(frozen=True, slots=True)
 class LevelDraw:
     """How children are chosen from a distribution.

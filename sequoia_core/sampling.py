@@ -14,6 +14,7 @@ from torch import Tensor
 from sequoia_core.config import SamplingParams
 from sequoia_core.errors import NumberError
 from sequoia_core.memory import SCORED_ROWS
+from sequoia_core.protocols import LabelledDraws
 
 NUCLEUS_CANDIDATES = 512
 """Top-p looks at this many most probable tokens first: sorting V costs more than a forward."""
@@ -48,6 +49,12 @@ class RowReader(Protocol):
         Returns:
             columns, row by row; -1 where a probability of the row is not a number.
         """
+        ...
+
+    def labelled_draws(
+        self, logits: Tensor, temperatures: Sequence[float], uniforms: Sequence[float], top: int
+    ) -> LabelledDraws:
+        """As the function of this name; a token is -1 where a logit of the row is not a number."""
         ...
 
 
@@ -222,34 +229,73 @@ def independent_draws(probs: Tensor, uniforms: Tensor) -> Tensor:
 def draw(probs: Tensor, uniform: float) -> int:
     """The token at which the distribution function [V] passes `uniform` in [0, 1).
 
-    The sum runs in float64: over a large vocabulary a float32 sum would shift the last tokens. It
-    runs over whole blocks first, and then within the block that passes.
-
     Raises:
         NumberError: a probability is not a number.
     """
     if (reader := reader_of(probs[None])) is not None:
         (token,) = reader.ordered_draws(probs[None], (uniform,), 1)
     else:
-        token = _drawn(probs, uniform)
-    if token < 0:
+        (token,) = _draws(probs[None], (uniform,)).tolist()
+    return _numbers([token])[0]
+
+
+def labelled_draws(
+    logits: Tensor, temperatures: Sequence[float], uniforms: Sequence[float], top: int
+) -> LabelledDraws:
+    """Draw a token of each row at its own temperature, and keep its most probable tokens.
+
+    Args:
+        logits: float32 [n, V].
+        temperatures: n of them; 0 takes the most probable token.
+        uniforms: n numbers in [0, 1).
+        top: `k`, tokens to keep; at most V.
+
+    Raises:
+        NumberError: a logit is not a number.
+    """
+    if (reader := reader_of(logits)) is not None:
+        found = reader.labelled_draws(logits, temperatures, uniforms, top)
+    else:
+        values, columns = logits.topk(top, dim=-1)
+        probs = (values - logits.logsumexp(-1, keepdim=True)).exp()
+        tokens = torch.where(probs[:, 0].isnan(), -1, columns[:, 0])
+        if warm := [row for row, heat in enumerate(temperatures) if heat > 0]:
+            at = torch.tensor(warm, device=logits.device)
+            heats = torch.tensor([temperatures[row] for row in warm], device=logits.device)
+            warmed = torch.softmax(logits[at].div_(heats[:, None]), dim=-1)
+            tokens[at] = _draws(warmed, [uniforms[row] for row in warm])
+        found = LabelledDraws(tokens.tolist(), columns.int().cpu(), probs.cpu())
+    _numbers(found.tokens)
+    return found
+
+
+def _numbers(tokens: list[int]) -> list[int]:
+    if min(tokens, default=0) < 0:
         raise NumberError(
             "the target's logits left the range of its number format; try --dtype float32"
         )
-    return token
+    return tokens
 
 
-def _drawn(probs: Tensor, uniform: float) -> int:
-    """As `draw`; -1 if a probability is not a number."""
-    blocks = torch.nn.functional.pad(probs, (0, -len(probs) % DRAW_BLOCK)).view(-1, DRAW_BLOCK)
-    totals = blocks.sum(-1, dtype=torch.float64).cumsum(0)
-    wanted = uniform * totals[-1]
-    block = int(torch.searchsorted(totals, wanted, right=True))
-    if block == len(totals):
-        return -1
-    below = totals[block - 1] if block else totals.new_zeros(())
-    within = blocks[block].double().cumsum(0)
-    token = int(torch.searchsorted(within, wanted - below, right=True))
-    if token == DRAW_BLOCK:  # by rounding, since the block's sum was made in another order
-        token = int(blocks[block].nonzero()[-1])
-    return block * DRAW_BLOCK + token
+def _draws(probs: Tensor, uniforms: Sequence[float]) -> Tensor:
+    """Where each row's distribution function [n, V] passes a uniform number: int64 [n].
+
+    The sum runs over blocks first, and then within the block that passes. It runs in float64: over
+    a large vocabulary a float32 sum would shift the last tokens. -1 where a probability is not a
+    number.
+    """
+    padded = torch.nn.functional.pad(probs, (0, -probs.shape[1] % DRAW_BLOCK))
+    blocks = padded.view(len(probs), -1, DRAW_BLOCK)
+    totals = blocks.double().sum(-1).cumsum(-1)
+    shares = torch.tensor(uniforms, dtype=torch.float64, device=probs.device)[:, None]
+    wanted = shares * totals[:, -1:]
+    block = torch.searchsorted(totals, wanted, right=True)  # [n, 1]
+    passes = block[:, 0] < totals.shape[1]
+    block = block.clamp(max=totals.shape[1] - 1)
+    below = torch.where(block > 0, totals.gather(1, (block - 1).clamp(min=0)), 0.0)
+    inside = blocks.gather(1, block[:, :, None].expand(-1, -1, DRAW_BLOCK))[:, 0]
+    sums = inside.double().cumsum(-1)
+    within = torch.searchsorted(sums, wanted - below, right=True)
+    # past the end by rounding, since the block's sum was made in another order
+    within = torch.minimum(within, (sums < sums[:, -1:]).sum(-1, keepdim=True))
+    return torch.where(passes, (block * DRAW_BLOCK + within)[:, 0], -1)

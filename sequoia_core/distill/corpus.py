@@ -1,7 +1,7 @@
 """Conversations as token ids, with a mark on every token that the target wrote as the assistant.
 
-Owns the file format, the split by conversation and the measure of repetition. It knows nothing of
-how the text came to be or what is learnt from it.
+Owns the file format, the choice of what is held out and where a conversation that repeats itself is
+cut. It knows nothing of how the text came to be or what is learnt from it.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from numpy.typing import NDArray
+from numpy.typing import ArrayLike, NDArray
 
 from sequoia_core.chat_template import ChatTemplate
 from sequoia_core.errors import ParameterError
@@ -26,6 +26,9 @@ if TYPE_CHECKING:
 
 GRAM = 8
 """Tokens of a phrase that counts as repeated when it comes again."""
+
+LOOPS = 0.2
+"""Share of repeated phrases beyond which a conversation is cut; see `worth_learning`."""
 
 _MOST_RATIO = 200
 _ALWAYS_BYTES = 256_000_000
@@ -99,9 +102,7 @@ class Corpus:
             raise ParameterError("a corpus's offsets and answers do not fit its tokens")
 
     @classmethod
-    def of(
-        cls, conversations: Iterable[tuple[Sequence[int], Sequence[bool]]], vocab_size: int
-    ) -> Corpus:
+    def of(cls, conversations: Iterable[tuple[ArrayLike, ArrayLike]], vocab_size: int) -> Corpus:
         """Put conversations, each with its answer marks, one after the other."""
         kind = np.uint16 if vocab_size <= 1 << 16 else np.uint32
         pairs = [(np.asarray(ids, kind), np.asarray(marks, bool)) for ids, marks in conversations]
@@ -124,38 +125,16 @@ class Corpus:
 
     def select(self, indices: Iterable[int]) -> Corpus:
         """These conversations in this order."""
-        return self._of_spans([self.span(index) for index in indices])
-
-    def beginning(self, tokens: int) -> Corpus:
-        """The first conversations, as many as have at least so many tokens together, or all."""
-        if not self.conversations:
-            return self
-        ends = np.append(self.offsets[1:], len(self.tokens))
-        enough = int(np.searchsorted(ends, tokens)) + 1
-        return self.select(range(min(enough, self.conversations)))
-
-    def joined(self, other: Corpus) -> Corpus:
-        """This corpus and then the other."""
+        spans = [self.span(index) for index in indices]
+        lengths = np.array([0, *(span.stop - span.start for span in spans)], dtype=np.int64)
         return Corpus(
-            np.concatenate((self.tokens, other.tokens)),
-            np.concatenate((self.offsets, other.offsets + len(self.tokens))),
-            np.concatenate((self.answers, other.answers)),
+            np.concatenate([self.tokens[:0], *(self.tokens[span] for span in spans)]),
+            lengths.cumsum()[:-1],
+            np.concatenate([self.answers[:0], *(self.answers[span] for span in spans)]),
         )
 
-    def split(self, held_out: int, seed: int) -> tuple[Corpus, Corpus]:
-        """Set whole conversations apart by chance.
-
-        Returns:
-            the others and the `held_out` chosen ones, both in their old order.
-
-        Raises:
-            ParameterError: nothing would be left of one of them.
-        """
-        apart = self.held_out(held_out, seed)
-        return self.select(sorted(set(self._indices) - set(apart))), self.select(apart)
-
     def held_out(self, count: int, seed: int) -> list[int]:
-        """The conversations that `split` sets apart, ascending.
+        """Set whole conversations apart by chance; ascending.
 
         Raises:
             ParameterError: nothing would be left, or nothing is wanted.
@@ -167,29 +146,6 @@ class Corpus:
             )
         order = np.random.default_rng(seed).permutation(self.conversations)
         return sorted(order[:count].tolist())
-
-    def repetition(self) -> NDArray[np.float64]:
-        """Share of each conversation's 8-grams that it said before; float64 [conversations]."""
-        shares = [_shares_of_prefixes(self.tokens[self.span(at)]) for at in self._indices]
-        return np.array([each[-1] if len(each) else 0.0 for each in shares])
-
-    def without_loops(self, limit: float) -> Corpus:
-        """Cut the tails in which a conversation only repeats itself.
-
-        Of each conversation the longest beginning is kept whose share of repeated 8-grams is at
-        most `limit`. Loops stand at the end and never stop, so what is lost is their rounds but the
-        first; the text before is as good as any other. Only a conversation that has no answer left
-        is dropped.
-        """
-        spans = []
-        for at in self._indices:
-            span = self.span(at)
-            calm = np.flatnonzero(_shares_of_prefixes(self.tokens[span]) <= limit)
-            grams = int(calm[-1]) + 1 if len(calm) else 0
-            kept = slice(span.start, min(span.start + grams + GRAM - 1, span.stop))
-            if self.answers[kept].any():
-                spans.append(kept)
-        return self._of_spans(spans)
 
     def arrays(self) -> dict[str, NDArray[Any]]:
         """By the names they have in a file."""
@@ -214,18 +170,6 @@ class Corpus:
         if "answers" not in arrays:
             raise ParameterError(f"{path}: no marks on answers; it holds tokens only")
         return _from_arrays(path, arrays, arrays["answers"])
-
-    @property
-    def _indices(self) -> range:
-        return range(self.conversations)
-
-    def _of_spans(self, spans: Sequence[slice]) -> Corpus:
-        lengths = np.array([0, *(span.stop - span.start for span in spans)], dtype=np.int64)
-        return Corpus(
-            np.concatenate([self.tokens[:0], *(self.tokens[span] for span in spans)]),
-            lengths.cumsum()[:-1],
-            np.concatenate([self.answers[:0], *(self.answers[span] for span in spans)]),
-        )
 
 
 def load_tokens(path: Path, marks: AnswerMarks) -> Corpus:
@@ -286,6 +230,19 @@ def _from_arrays(path: Path, arrays: dict[str, NDArray[Any]], answers: NDArray[A
         return Corpus(tokens, offsets, answers)
     except ParameterError as error:
         raise ParameterError(f"{path}: {error}") from None
+
+
+def worth_learning(ids: ArrayLike, answers: ArrayLike, limit: float = LOOPS) -> int:
+    """Tokens at the beginning of a conversation that are worth learning from; 0 where none is.
+
+    The longest beginning that ends with an answer's token and whose share of repeated 8-grams is at
+    most `limit`. Loops stand at the end and never stop, so what is lost is their rounds but the
+    first; the text before is as good as any other.
+    """
+    calm = np.array(answers, bool)
+    calm[GRAM - 1 :] &= _shares_of_prefixes(np.asarray(ids)) <= limit
+    ends = np.flatnonzero(calm[1:])  # of a first token nobody knows how likely it was
+    return int(ends[-1]) + 2 if len(ends) else 0
 
 
 def _shares_of_prefixes(tokens: NDArray[Any]) -> NDArray[np.float64]:

@@ -1,12 +1,14 @@
 """One conversation while the target writes both sides of it.
 
 Owns whose turn it is and when a turn or the conversation ends. All chance comes from the seed and
-the conversation's number, so its text depends on nothing else. Knows nothing of models.
+the conversation's number, so its text depends on nothing else. A text that is there already is told
+in the same way. Knows nothing of models.
 """
 
 from __future__ import annotations
 
 import random
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from sequoia_core.distill.corpus import GRAM
@@ -58,6 +60,7 @@ class Dialogue:
     Attributes:
         ids: tokens so far.
         answers: for each of them, whether the target wrote it as the assistant.
+        asking: whether the next token is of a question.
         finished: nothing more is to be said.
     """
 
@@ -67,7 +70,7 @@ class Dialogue:
         self._answer_temperature = self._rng.choice(TEMPERATURES)
         two = pieces.between is not None and self._rng.random() < SECOND_TURN
         self._turns_left = 1 if two else 0
-        self._asking, self._turn_start = False, 0
+        self.asking, self._turn_start = False, 0
         self._said: set[tuple[int, ...]] = set()
         self._repeated = 0
         self.ids: list[int] = []
@@ -82,12 +85,12 @@ class Dialogue:
     @property
     def temperature(self) -> float:
         """For the token that comes next."""
-        return 1.0 if self._asking else self._answer_temperature
+        return 1.0 if self.asking else self._answer_temperature
 
     @property
     def must_go_on(self) -> bool:
         """Whether the next token may not close the turn: an empty question teaches nothing."""
-        return self._asking and len(self.ids) == self._turn_start
+        return self.asking and len(self.ids) == self._turn_start
 
     def chance(self) -> float:
         """A uniform number for the next token; drawn even if it is not needed."""
@@ -95,7 +98,7 @@ class Dialogue:
 
     def take(self, token: int) -> None:
         """Go on with the token that the target said."""
-        if self._asking:
+        if self.asking:
             self._take_of_question(token)
         else:
             self._take_of_answer(token)
@@ -112,7 +115,7 @@ class Dialogue:
         full = len(self.ids) - self._turn_start >= self._lengths.question
         if closed or full or headed:
             self._add(() if headed else header)
-            self._asking, self._turn_start = False, len(self.ids)
+            self.asking, self._turn_start = False, len(self.ids)
 
     def _take_of_answer(self, token: int) -> None:
         self.ids.append(token)
@@ -135,7 +138,7 @@ class Dialogue:
     def _ask(self, before: tuple[int, ...]) -> None:
         self._add(before)
         self._turn_start = len(self.ids)
-        self._asking = True
+        self.asking = True
         unopened = self._rng.random() < UNOPENED
         if not unopened or not self.ids:  # a model must have something to go on from
             self._add(self._rng.choice(self._pieces.openings))
@@ -143,3 +146,37 @@ class Dialogue:
     def _add(self, ids: tuple[int, ...]) -> None:
         self.ids += ids
         self.answers += [False] * len(ids)
+
+
+class Recital:
+    """A text that is there already, told as a `Dialogue` that takes no token but the text's own.
+
+    Args:
+        ids: all of it.
+        answers: for each of them, whether the target wrote it as the assistant.
+    """
+
+    temperature, must_go_on, asking = 0.0, False, False
+
+    def __init__(self, ids: Sequence[int], answers: Sequence[bool]) -> None:
+        self._ids, self._answers = ids, answers
+        self.ids: list[int] = []
+        self.answers: list[bool] = []
+        self.take(ids[0])
+
+    @property
+    def finished(self) -> bool:
+        """Whether all of it was told."""
+        return len(self.ids) == len(self._ids)
+
+    def chance(self) -> float:
+        """Nothing is left to it."""
+        return 0.0
+
+    def take(self, token: int) -> None:  # noqa: ARG002
+        """Go on with the text's next token, and what stands between it and the next answer's."""
+        end = len(self.ids) + 1
+        while end < len(self._ids) and not self._answers[end]:
+            end += 1
+        self.ids += self._ids[len(self.ids) : end]
+        self.answers += self._answers[len(self.answers) : end]

@@ -1,41 +1,50 @@
 """Text to distil from, written by the target itself, many conversations at a time.
 
-Owns which conversation is written when, drawing tokens for all of them at once, and the files they
-are kept in. Conversation number i is the same whoever is written beside it and however often the
-writing was broken off; the text is the shortest run of conversations 0, 1, ... that is long enough.
-On a GPU products may round differently beside other neighbours, so there this holds up to rounding.
+Owns which conversation is written when, and keeps what the target thinks of it while it is written.
+Conversation number i is the same whoever is written beside it and however often the writing was
+broken off; the text is the shortest run of conversations 0, 1, ... that is long enough. On a GPU
+products may round differently beside other neighbours, so there this holds up to rounding.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from time import monotonic
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
-from torch.nn import functional
 
-from sequoia_core.distill.corpus import Corpus, read_arrays, write_arrays
-from sequoia_core.distill.dialogue import Dialogue, Lengths
+from sequoia_core.distill.corpus import Corpus, worth_learning
+from sequoia_core.distill.dialogue import Dialogue, Lengths, Recital
 from sequoia_core.distill.pieces import Pieces
-from sequoia_core.model.batch import GROUP, Batch, ConversationBatch
-from sequoia_core.model.config import ModelConfig
+from sequoia_core.distill.shards import TOP, Labels, Shards
+from sequoia_core.model.batch import GPU_GROUPS, GROUP, Batch, ConversationBatch
 from sequoia_core.model.llama import Llama
 from sequoia_core.model.native.batch import NativeBatch
 from sequoia_core.model.native.llama import NativeLlama
+from sequoia_core.sampling import labelled_draws
 
 SAVE_SECONDS = 60.0
-MOST_ROWS = 128
+MOST_ROWS, MOST_GPU_ROWS = 64, 4096
+"""A CPU's products of more rows are no faster per row."""
+
 TOKENS_PER_ROW = 600
 """A row should write so many tokens or more, or too many conversations are left unfinished."""
 
 CACHE_BYTES = 4 << 30
-"""Memory that keys and values of all rows may come to; the number of rows follows from it."""
+"""Memory that all rows may take on a CPU; the number of rows follows from it."""
 
-BLOCK = 256
+GPU_SHARE = 0.5
+"""Likewise of a GPU's free memory: caches that grow are there twice for a moment."""
+
+FIRST_ROOM = 64
+"""Labels that a row has room for at first."""
+
+LOGIT_BYTES = 32
+"""Of a logit and of what is made of it while tokens are drawn."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,74 +54,75 @@ class WritingPlan:
     Attributes:
         tokens: at least so many.
         seed: of everything.
-        first: number of the first conversation; not 0 where earlier ones exist already.
         rows: conversations written at once. Part of the plan, since products of another size round
             differently.
     """
 
     tokens: int
     seed: int
-    first: int
     rows: int
 
 
-def rows_for(config: ModelConfig, tokens: int, bytes_per_number: int) -> int:
-    """Rows that write so many tokens without waste and whose keys and values fit into memory."""
-    per_token = 2 * config.num_layers * config.num_kv_heads * config.head_dim * bytes_per_number
-    rows = min(MOST_ROWS, tokens // TOKENS_PER_ROW, CACHE_BYTES // (per_token * TOKENS_PER_ROW))
-    return max(rows // GROUP, 1) * GROUP
-
-
-class TextStore:
-    """Finished conversations by number, in numbered files of a directory.
+def rows_for(tokens: int, token_bytes: int, vocab_size: int, gpu_bytes: int | None) -> int:
+    """Rows that write so many tokens without waste and fit into memory.
 
     Args:
-        directory: made if missing; what is in it already is read.
+        tokens: wanted.
+        token_bytes: of a token in a row's cache.
         vocab_size: of the target.
+        gpu_bytes: free on the target's GPU; None where it is computed on a CPU.
+    """
+    most, room = MOST_ROWS, CACHE_BYTES
+    if gpu_bytes is not None:
+        most, room = MOST_GPU_ROWS, int(gpu_bytes * GPU_SHARE)
+    row_bytes = token_bytes * TOKENS_PER_ROW + vocab_size * LOGIT_BYTES
+    rows = min(most, tokens // TOKENS_PER_ROW, room // row_bytes)
+    unit = GROUP if rows < GROUP * GPU_GROUPS else GROUP * GPU_GROUPS
+    return max(rows // unit, 1) * unit
+
+
+class _Row:
+    """A conversation that is being written, with its labels.
+
+    Args:
+        number: of it.
+        dialogue: what was said so far.
+        top: `k`.
     """
 
-    def __init__(self, directory: Path, vocab_size: int) -> None:
-        directory.mkdir(parents=True, exist_ok=True)
-        self._directory, self._vocab_size = directory, vocab_size
-        self._found: dict[int, tuple[Sequence[int], Sequence[bool]]] = {}
-        self._unsaved: list[int] = []
-        files = sorted(directory.glob("part-*.npz"))
-        self._parts = len(files)
-        for file in files:
-            part = Corpus.load(file)
-            numbers = read_arrays(file)["numbers"]
-            for at, number in enumerate(numbers.tolist()):
-                span = part.span(at)
-                self._found[number] = (part.tokens[span].tolist(), part.answers[span].tolist())
+    def __init__(self, number: int, dialogue: Dialogue | Recital, top: int) -> None:
+        self.number, self.dialogue, self._labelled = number, dialogue, 0
+        # arrays that are kept one by one would keep the logits' memory from being used again
+        self._columns = np.empty((FIRST_ROOM, top), np.int32)
+        self._probs = np.empty((FIRST_ROOM, top), np.float32)
 
-    def __contains__(self, number: int) -> bool:
-        return number in self._found
+    def take(self, token: int, columns: NDArray[np.int32], probs: NDArray[np.float32]) -> None:
+        """Go on with a token that was drawn; of an answer, keep what else it might have been.
 
-    def length(self, number: int) -> int:
-        """Tokens of a finished conversation."""
-        return len(self._found[number][0])
+        Args:
+            token: drawn.
+            columns: int32 [k], the most probable tokens in its place.
+            probs: float32 [k], their probabilities.
+        """
+        if not self.dialogue.asking:
+            if self._labelled == len(self._columns):
+                self._columns = np.resize(self._columns, (2 * self._labelled, len(columns)))
+                self._probs = np.resize(self._probs, (2 * self._labelled, len(columns)))
+            self._columns[self._labelled], self._probs[self._labelled] = columns, probs
+            self._labelled += 1
+        self.dialogue.take(token)
 
-    def add(self, number: int, ids: Sequence[int], answers: Sequence[bool]) -> None:
-        """Keep a finished conversation; `save` brings it to the disk."""
-        self._found[number] = (ids, answers)
-        self._unsaved.append(number)
+    def labels(self, length: int, features: Tensor) -> Labels:
+        """Labels of the conversation's first tokens.
 
-    def save(self) -> None:
-        """Write what was added since the last time as one more file."""
-        if self._unsaved:
-            part = Corpus.of((self._found[number] for number in self._unsaved), self._vocab_size)
-            numbers = np.array(self._unsaved, dtype=np.int64)
-            file = self._directory / f"part-{self._parts:05}.npz"
-            write_arrays(file, {**part.arrays(), "numbers": numbers})
-            self._parts += 1
-            self._unsaved = []
-
-    def corpus(self, first: int) -> Corpus:
-        """All conversations from `first` up to the first that is missing."""
-        run: list[tuple[Sequence[int], Sequence[bool]]] = []
-        while first + len(run) in self._found:
-            run.append(self._found[first + len(run)])
-        return Corpus.of(run, self._vocab_size)
+        Args:
+            length: how many.
+            features: [n, F, hidden] of these and further ones.
+        """
+        count = sum(self.dialogue.answers[1:length])
+        columns, probs = self._columns[:count], self._probs[:count]
+        features = features[: max(length - 1, 0)].cpu()
+        return Labels(torch.from_numpy(columns), torch.from_numpy(probs), features)
 
 
 class Writer:
@@ -122,11 +132,18 @@ class Writer:
         model: the target.
         pieces: of its chat template.
         plan: what is wanted.
-        store: where conversations go, and where earlier ones are found.
+        shards: where conversations go, and where earlier ones are found.
+        given: text that the target wrote before: the first conversations, which are only read. Each
+            ends with an answer, and fits into the context window.
     """
 
     def __init__(
-        self, model: Llama | NativeLlama, pieces: Pieces, plan: WritingPlan, store: TextStore
+        self,
+        model: Llama | NativeLlama,
+        pieces: Pieces,
+        plan: WritingPlan,
+        shards: Shards,
+        given: Corpus | None = None,
     ) -> None:
         self._batch: ConversationBatch = (
             NativeBatch(model, plan.rows)
@@ -134,11 +151,13 @@ class Writer:
             else Batch(model, plan.rows)
         )
         self._lengths = Lengths.within(model.context_window)
+        self._top = min(TOP, model.vocab_size)
         self._closing = torch.tensor(sorted(pieces.closing), device=model.device)
-        self._pieces, self._plan, self._store = pieces, plan, store
-        self._rows: list[tuple[int, Dialogue] | None] = [None] * plan.rows
+        self._pieces, self._plan, self._shards = pieces, plan, shards
+        self._given = Corpus.of([], model.vocab_size) if given is None else given
+        self._rows: list[_Row | None] = [None] * plan.rows
         self._held: list[Sequence[int]] = [()] * plan.rows  # read by a row's last conversation
-        self._next = self._run = plan.first  # first one not begun; first one not finished
+        self._next = self._run = 0  # first one not begun; first one not finished
         self._finished_tokens = self._run_tokens = 0  # of all finished; of those before `_run`
 
     def run(self, save_seconds: float = SAVE_SECONDS) -> Iterator[int]:
@@ -152,34 +171,30 @@ class Writer:
             self._refill()
             self._one_pass()
             if monotonic() - saved > save_seconds:
-                self._store.save()
+                self._shards.save()
                 saved = monotonic()
             yield self._begun()
-        self._store.save()
+        self._shards.save()
 
     @property
     def share(self) -> float:
         """How much of what is wanted is finished, 0 to 1."""
         return min(self._finished_tokens / self._plan.tokens, 1.0)
 
-    def text(self) -> Corpus:
-        """The conversations that were asked for, or as many as there are yet."""
-        return self._store.corpus(self._plan.first).beginning(self._plan.tokens)
-
     def _complete(self) -> bool:
-        while self._run in self._store and self._run_tokens < self._plan.tokens:
-            self._run_tokens += self._store.length(self._run)
+        while self._run in self._shards and self._run_tokens < self._plan.tokens:
+            self._run_tokens += self._shards.length(self._run)
             self._run += 1
         return self._run_tokens >= self._plan.tokens
 
     def _begun(self) -> int:
         """Tokens of all conversations that were finished or begun."""
-        under_way = sum(len(row[1].ids) for row in self._rows if row is not None)
+        under_way = sum(len(row.dialogue.ids) for row in self._rows if row is not None)
         return self._finished_tokens + under_way
 
     def _skip_finished(self) -> None:
-        while self._next in self._store:
-            self._finished_tokens += self._store.length(self._next)
+        while self._next in self._shards:
+            self._finished_tokens += self._shards.length(self._next)
             self._next += 1
 
     def _refill(self) -> None:
@@ -188,47 +203,53 @@ class Writer:
             self._skip_finished()
             if self._begun() >= self._plan.tokens:
                 return
-            dialogue = Dialogue(self._next, self._plan.seed, self._pieces, self._lengths)
-            self._rows[row] = (self._next, dialogue)
+            dialogue = self._dialogue(self._next)
+            self._rows[row] = _Row(self._next, dialogue, self._top)
             self._next += 1
             # all but the last token, whose logits are needed
             self._batch.start(row, _shared(self._held[row], dialogue.ids[:-1]))
+
+    def _dialogue(self, number: int) -> Dialogue | Recital:
+        if number >= self._given.conversations:
+            return Dialogue(number, self._plan.seed, self._pieces, self._lengths)
+        span = self._given.span(number)
+        return Recital(self._given.tokens[span].tolist(), self._given.answers[span].tolist())
 
     @torch.inference_mode()
     def _one_pass(self) -> None:
         held = self._batch.lengths
         unread = [
-            () if row is None else row[1].ids[length:]
+            () if row is None else row.dialogue.ids[length:]
             for row, length in zip(self._rows, held, strict=True)
         ]
         ready, logits = self._batch.forward(unread)
-        if not ready:
+        rows = [row for row in map(self._rows.__getitem__, ready) if row is not None]
+        if not rows:
             return
-        dialogues = [self._dialogue(row) for row in ready]
-        barred = [at for at, dialogue in enumerate(dialogues) if dialogue.must_go_on]
-        rows = torch.tensor(barred, dtype=torch.int64, device=logits.device)
-        logits[rows[:, None], self._closing] = float("-inf")
+        dialogues = [row.dialogue for row in rows]
+        if barred := [at for at, dialogue in enumerate(dialogues) if dialogue.must_go_on]:
+            places = torch.tensor(barred, device=logits.device)
+            logits[places[:, None], self._closing] = float("-inf")
         temperatures = [dialogue.temperature for dialogue in dialogues]
-        tokens = draw_tokens(logits, temperatures, [dialogue.chance() for dialogue in dialogues])
-        for row, dialogue, token in zip(ready, dialogues, tokens, strict=True):
-            dialogue.take(token)
-            if dialogue.finished:
-                self._finish(row)
+        uniforms = [dialogue.chance() for dialogue in dialogues]
+        drawn = labelled_draws(logits, temperatures, uniforms, self._top)
+        columns, probs = drawn.columns.numpy(), drawn.probs.numpy()
+        for row, *label in zip(rows, drawn.tokens, columns, probs, strict=True):
+            row.take(*label)
+        for place, row in zip(ready, rows, strict=True):
+            if row.dialogue.finished:
+                self._finish(place, row)
 
-    def _dialogue(self, row: int) -> Dialogue:
-        taken = self._rows[row]
-        assert taken is not None
-        return taken[1]
-
-    def _finish(self, row: int) -> None:
-        taken = self._rows[row]
-        assert taken is not None
-        number, dialogue = taken
-        self._store.add(number, dialogue.ids, dialogue.answers)
-        self._finished_tokens += len(dialogue.ids)
-        self._rows[row] = None
-        self._held[row] = dialogue.ids[: self._batch.lengths[row]]
-        self._batch.start(row, len(self._held[row]))
+    def _finish(self, place: int, row: _Row) -> None:
+        """Keep what is worth learning of a row's conversation; the row is then free."""
+        ids, answers = row.dialogue.ids, row.dialogue.answers
+        length = worth_learning(ids, answers)
+        labels = row.labels(length, self._batch.features(place))
+        self._shards.add(row.number, ids[:length], answers[:length], labels)
+        self._finished_tokens += length
+        self._rows[place] = None
+        self._held[place] = ids[: self._batch.lengths[place]]
+        self._batch.start(place, len(self._held[place]))
 
 
 def _shared(one: Sequence[int], other: Sequence[int]) -> int:
@@ -237,52 +258,3 @@ def _shared(one: Sequence[int], other: Sequence[int]) -> int:
         (at for at, (left, right) in enumerate(zip(one, other, strict=False)) if left != right),
         min(len(one), len(other)),
     )
-
-
-def draw_tokens(
-    logits: Tensor, temperatures: Sequence[float], uniforms: Sequence[float]
-) -> list[int]:
-    """One token for each row, at its own temperature.
-
-    The vocabulary is summed up block by block; only the block that is hit is looked into.
-
-    Args:
-        logits: float32 [B, V].
-        temperatures: B of them; 0 takes the most probable token.
-        uniforms: B numbers in [0, 1).
-    """
-    vocab_size = logits.shape[-1]
-    if vocab_size % BLOCK:
-        logits = functional.pad(logits, (0, -vocab_size % BLOCK), value=float("-inf"))
-    blocks = logits.view(len(logits), -1, BLOCK)
-    block = blocks.amax(-1).argmax(-1, keepdim=True)  # [B, 1]; an argmax over [B, V] is slow
-    chosen = _within(block, _inside(blocks, block).argmax(-1))
-    warm = [row for row, heat in enumerate(temperatures) if heat > 0]
-    if warm:
-        at = torch.tensor(warm, device=logits.device)
-        heat = torch.tensor([temperatures[row] for row in warm], device=logits.device)[:, None]
-        uniform = torch.tensor([uniforms[row] for row in warm], dtype=torch.float64)
-        weights = torch.softmax(logits[at].div_(heat), dim=-1).view(len(warm), -1, BLOCK)
-        chosen[at] = _drawn(weights, uniform.to(logits.device)).clamp(max=vocab_size - 1)
-    tokens: list[int] = chosen.tolist()
-    return tokens
-
-
-def _drawn(weights: Tensor, uniform: Tensor) -> Tensor:
-    """Where running sums of weights [B, blocks, BLOCK] pass a share of the whole: int64 [B]."""
-    ends = weights.sum(-1).double().cumsum(-1)  # [B, blocks]
-    goal = uniform[:, None] * ends[:, -1:]
-    block = torch.searchsorted(ends, goal, right=True).clamp(max=ends.shape[1] - 1)  # [B, 1]
-    before = torch.where(block > 0, ends.gather(1, (block - 1).clamp(min=0)), 0.0)
-    sums = _inside(weights, block).double().cumsum(-1)
-    offset = torch.searchsorted(sums, goal - before, right=True).clamp(max=BLOCK - 1)
-    return _within(block, offset[:, 0])
-
-
-def _inside(blocks: Tensor, block: Tensor) -> Tensor:
-    """One block of each row: [B, blocks, BLOCK], [B, 1] -> [B, BLOCK]."""
-    return blocks.gather(1, block[:, :, None].expand(-1, -1, BLOCK))[:, 0]
-
-
-def _within(block: Tensor, offset: Tensor) -> Tensor:
-    return block[:, 0] * BLOCK + offset

@@ -22,6 +22,8 @@ LOSS_NAMES = ("kl", "tv", "mix")
 LEAST_TOKENS = 500
 
 PLAN = "plan.json"
+FORMAT = 2
+"""Of the work directory's files, raised where those of before cannot be gone on with."""
 FINISHED = "finished.json"
 TRAINING_PLANNED = "steps.json"
 """Is there once training has begun."""
@@ -156,7 +158,7 @@ def remember(work: Path, options: Options) -> None:
     """
     try:
         work.mkdir(parents=True, exist_ok=True)
-        write_json(work / PLAN, asdict(options) | {"files": _digests(options)})
+        write_json(work / PLAN, asdict(options) | {"format": FORMAT, "files": _digests(options)})
     except OSError as error:
         raise ParameterError(f"{work.parent} cannot be written: {error.strerror}") from None
 
@@ -178,6 +180,10 @@ def _resumed(plan: Path, given: Mapping[str, Any]) -> Options:
         raise ParameterError(f"{plan.parent.parent} holds nothing to resume") from None
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise ParameterError(f"{plan} is damaged ({error}); begin anew") from None
+    if record.get("format") != FORMAT:
+        raise ParameterError(
+            f"{plan.parent.parent} was begun by another version of sequoia; begin in another --out"
+        )
     free = () if (plan.parent / TRAINING_PLANNED).exists() else OF_TRAINING
     for name, value in given.items():
         if value != record[name] and name not in free:

@@ -1,4 +1,4 @@
-"""From a target to a draft: text, teacher, training, measurement, export.
+"""From a target to a draft: labelled text, training, measurement, export.
 
 Owns the order of the stages and their files in a work directory, so that each can be killed at any
 moment and gone on with to the same result. What a stage does is its own module's affair. Prints
@@ -17,29 +17,31 @@ import torch
 
 from sequoia_core.distill.card import Story, model_card, stated_licence
 from sequoia_core.distill.clock import Clock
-from sequoia_core.distill.corpus import AnswerMarks, Corpus, load_tokens
+from sequoia_core.distill.corpus import AnswerMarks, Corpus, load_tokens, worth_learning
 from sequoia_core.distill.export import write_draft
-from sequoia_core.distill.generate import TextStore, Writer, WritingPlan, rows_for
+from sequoia_core.distill.generate import Writer, WritingPlan, rows_for
 from sequoia_core.distill.measured import measure_pair
 from sequoia_core.distill.options import FINISHED, Options, remember, write_json
 from sequoia_core.distill.schooling import Lesson, Schooling
+from sequoia_core.distill.shards import TOP, Shards
 from sequoia_core.distill.status import Pace, Status
 from sequoia_core.distill.subject import Subject
-from sequoia_core.distill.teacher import TOP, TeacherCache, TeacherShape
 from sequoia_core.errors import ParameterError
+from sequoia_core.memory import kv_token_bytes
+from sequoia_core.model.device import free_bytes
 from sequoia_core.pair import load_pair
 
 WORK = "work"
 """Folder inside the draft's own where files in progress lie."""
 
-LOOPS = 0.2
-"""Share of repeated phrases beyond which a conversation is cut; see `Corpus.without_loops`."""
+SHARDS = "shards"
+"""Folder in it of the text with the target's labels."""
 
 HELD_OUT = 1 / 20
 MOST_HELD_OUT = 60
 
-TEXT_SHARE = 0.4
-"""Of the time given, for writing text; the teacher then takes about a third as long."""
+TEXT_SHARE = 0.5
+"""Of the time given, for writing text."""
 
 
 class Distillation:
@@ -68,21 +70,24 @@ class Distillation:
             return
         remember(self._work, self._options)
         self._same_target()
+        shards = Shards(self._work / SHARDS, self._subject.checkpoint.config.vocab_size)
         file = self._work / "text.npz"
         if not file.exists():
-            yield from self._write_text(file)
-        corpus = Corpus.load(file)
+            yield from self._write_text(shards)
+        text = shards.text(self._options.tokens)
+        if not file.exists():
+            text.corpus.save(file)
+        corpus = text.corpus
         wanted = min(MOST_HELD_OUT, int(HELD_OUT * corpus.conversations) or 1)
         held_out = tuple(corpus.held_out(wanted, self._options.seed))
-        lesson = Lesson(corpus, self._cache(corpus), held_out)
-        yield from self._teach(lesson)
+        lesson = Lesson(text, held_out)
         torch.set_num_threads(self._threads)  # the native target left PyTorch one
         schooling = Schooling(self._subject, self._options, lesson, self._work, self._clock)
         yield from schooling.run(self._save_seconds)
         yield from self._finish(schooling, lesson)
 
     def _same_target(self) -> None:
-        """Refuse to mix the text and the teacher of two targets in one draft."""
+        """Refuse to mix the text of two targets in one draft."""
         file, digest = self._work / "target.json", self._subject.checkpoint.digest()
         if not file.exists():
             write_json(file, {"digest": digest})
@@ -92,52 +97,56 @@ class Distillation:
                 "begin in another --out"
             )
 
-    def _write_text(self, file: Path) -> Iterator[Status]:
-        """Take of the text that was given as much as is wanted, add what is missing, cut loops."""
-        given = self._given_text()
-        missing = self._options.tokens - len(given.tokens)
-        if missing > 0:
-            config, dtype = self._subject.checkpoint.config, self._subject.dtype
-            rows = rows_for(config, missing, dtype.itemsize)
-            plan = WritingPlan(missing, self._options.seed, given.conversations, rows)
-            store = TextStore(self._work / "parts", config.vocab_size)
-            writer = Writer(self._subject.model(), self._subject.pieces, plan, store)
-            pace = Pace()
-            for done in writer.run(self._save_seconds):
-                self._clock.tick()
-                yield Status("writing text", writer.share, pace.at(done))
-                if self._clock.left(TEXT_SHARE) < 0 and writer.text().conversations > 1:
+    def _write_text(self, shards: Shards) -> Iterator[Status]:
+        """Take of the text that was given as much as is wanted, and add what is missing."""
+        options, given = self._options, self._given_text()
+        self._check_room()
+        model, subject = self._subject.model(), self._subject
+        device, slots = model.device, len(subject.feature_layers)
+        free = None if device.type == "cpu" else free_bytes(device)
+        token_bytes = kv_token_bytes(model.config, subject.dtype.itemsize, slots)
+        rows = rows_for(options.tokens, token_bytes, model.vocab_size, free)
+        plan = WritingPlan(options.tokens, options.seed, rows)
+        writer = Writer(model, subject.pieces, plan, shards, given)
+        pace = Pace()
+        for done in writer.run(self._save_seconds):
+            self._clock.tick()
+            yield Status("writing text", writer.share, pace.at(done))
+            if self._clock.left(TEXT_SHARE) < 0:
+                shards.save()
+                if shards.text(options.tokens).corpus.conversations > 1:
                     break
-            given = given.joined(writer.text())
-        given.without_loops(LOOPS).save(file)
 
     def _given_text(self) -> Corpus:
-        vocab_size = self._subject.checkpoint.config.vocab_size
+        config = self._subject.checkpoint.config
         if self._options.text is None:
-            return Corpus.of([], vocab_size)
+            return Corpus.of([], config.vocab_size)
         pieces = self._subject.pieces
         marks = AnswerMarks(pieces.header, pieces.closing)
         text = load_tokens(Path(self._options.text).expanduser(), marks)
-        if int(text.tokens.max()) >= vocab_size:
+        if int(text.tokens.max()) >= config.vocab_size:
             raise ParameterError(f"{self._options.text}: this target did not write it")
-        return text.beginning(self._options.tokens)
+        kept = []
+        for span in map(text.span, range(text.conversations)):
+            ids = text.tokens[span][: config.context_window]
+            answers = text.answers[span][: config.context_window]
+            if length := worth_learning(ids, answers):
+                kept.append((ids[:length], answers[:length]))
+        return Corpus.of(kept, config.vocab_size)
 
-    def _cache(self, corpus: Corpus) -> TeacherCache:
+    def _check_room(self) -> None:
+        """Say before hours are spent that the labels will not fit on the disk."""
         config = self._subject.checkpoint.config
-        shape = TeacherShape(
-            tokens=len(corpus.tokens),
-            top=min(TOP, config.vocab_size),
-            feature_layers=self._subject.feature_layers,
-            hidden_size=config.hidden_size,
-        )
-        return TeacherCache(self._work / "teacher", shape)
-
-    def _teach(self, lesson: Lesson) -> Iterator[Status]:
-        if lesson.cache.done < lesson.corpus.conversations:
-            pace = Pace()
-            for done in lesson.cache.fill(self._subject.model(), lesson.corpus):
-                self._clock.tick()
-                yield Status("asking the target", done / len(lesson.corpus.tokens), pace.at(done))
+        slots = len(self._subject.feature_layers)
+        each = 4 * min(TOP, config.vocab_size) + 2 * slots * config.hidden_size
+        written = sum(file.stat().st_size for file in (self._work / SHARDS).iterdir())
+        needed = self._options.tokens * each - written
+        free = shutil.disk_usage(self._work).free
+        if needed > free:
+            raise ParameterError(
+                f"{self._work}: the target's labels need {needed / 1e9:.1f} GB and "
+                f"{free / 1e9:.1f} GB are free; take fewer --tokens or an --out on another disk"
+            )
 
     def _finish(self, schooling: Schooling, lesson: Lesson) -> Iterator[Status]:
         """Measure the student as a draft, and only then put it where it is looked for."""
@@ -178,6 +187,6 @@ class Distillation:
         for file in sorted(draft.iterdir()):
             os.replace(file, self._out / file.name)  # noqa: PTH105 within one file system
         write_json(self._work / FINISHED, {"seconds": round(self._clock.seconds)})
-        for folder in ("teacher", "parts", "draft"):
+        for folder in (SHARDS, "draft"):
             shutil.rmtree(self._work / folder, ignore_errors=True)
         (self._work / "training.ckpt").unlink(missing_ok=True)

@@ -20,6 +20,7 @@ from sequoia_core.distill.agreement import Agreement, agreement
 from sequoia_core.distill.clock import Clock
 from sequoia_core.distill.corpus import Corpus
 from sequoia_core.distill.options import TRAINING_PLANNED, Options, write_json
+from sequoia_core.distill.shards import LabelledText
 from sequoia_core.distill.status import Pace, Status
 from sequoia_core.distill.student import (
     Student,
@@ -28,7 +29,6 @@ from sequoia_core.distill.student import (
     student_config,
 )
 from sequoia_core.distill.subject import Subject
-from sequoia_core.distill.teacher import TeacherCache
 from sequoia_core.distill.train import Batches, Training, TrainPlan, batch_loss, to_device
 from sequoia_core.model.weights import EMBEDDING
 
@@ -59,14 +59,17 @@ class Lesson:
     """What there is to learn.
 
     Attributes:
-        corpus: all text.
-        cache: what the target thinks of it.
+        text: all of it, with what the target thinks of it.
         held_out: conversations that are not learnt from.
     """
 
-    corpus: Corpus
-    cache: TeacherCache
+    text: LabelledText
     held_out: tuple[int, ...]
+
+    @property
+    def corpus(self) -> Corpus:
+        """The text alone."""
+        return self.text.corpus
 
 
 class Schooling:
@@ -147,7 +150,7 @@ class Schooling:
 
     def _batches(self, plan: TrainPlan) -> Batches:
         lesson = self._lesson
-        return Batches(lesson.corpus, lesson.cache, self._vocab_ids, plan, self._learnt)
+        return Batches(lesson.text, self._vocab_ids, plan, self._learnt)
 
     def steps(self) -> int:
         """Steps to take in all; decided once and kept, for the schedule depends on it."""
@@ -185,11 +188,21 @@ class Schooling:
         student = Student(config, embedding, self._vocab_ids)
         begin_from_target(student, checkpoint.weights, layers, self._options.seed)
         if features:
-            sample = slice(0, min(EVENED, len(self._lesson.corpus.tokens)))
-            tokens = torch.from_numpy(self._lesson.corpus.tokens[sample].astype(np.int64))
-            states = self._lesson.cache.features(sample.start, sample.stop)
-            even_inputs(student, tokens.to(subject.device), states)
+            even_inputs(student, *self._sample())
         return student.to(subject.device)
+
+    def _sample(self) -> tuple[Tensor, Tensor]:
+        """The first tokens, int64 [n], and their features [n, F, hidden]; `EVENED` or fewer."""
+        corpus, tokens, features, left = self._lesson.corpus, [], [], EVENED
+        for index in range(corpus.conversations):
+            states = self._lesson.text.labels(index).features[:left]
+            ids = corpus.tokens[corpus.span(index)][: len(states)]
+            tokens.append(torch.from_numpy(ids.astype(np.int64)))
+            features.append(states)
+            left -= len(states)
+            if not left:
+                break
+        return torch.cat(tokens).to(self._subject.device), torch.cat(features)
 
 
 def head_ids(text: Corpus, vocab_size: int, rows: int) -> Tensor:

@@ -100,7 +100,8 @@ class Subject:
         forward = choose_forward(WeightFormat.AUTO, "auto", placement, (self.checkpoint,))
         if forward.native:
             return load_native(self.checkpoint, forward, self.feature_layers)
-        return Llama(self.checkpoint.config, self.checkpoint.weights, self.device, self.dtype)
+        checkpoint, layers = self.checkpoint, self.feature_layers
+        return Llama(checkpoint.config, checkpoint.weights, self.device, self.dtype, layers)
 
 
 def spread_layers(count: int) -> tuple[int, ...]:

@@ -1,4 +1,4 @@
-"""Train a student on a teacher's cache, resumable at any moment with the same result.
+"""Train a student on labelled text, resumable at any moment with the same result.
 
 Owns batches, optimiser, schedule and checkpoints. Everything random follows from the seed and the
 number of the step, so a training that was killed and resumed ends with the same weights. Knows
@@ -18,10 +18,9 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from sequoia_core.distill.corpus import Corpus
 from sequoia_core.distill.losses import LOSSES, distance
+from sequoia_core.distill.shards import LabelledText
 from sequoia_core.distill.student import Student
-from sequoia_core.distill.teacher import TeacherCache, next_is_answer
 from sequoia_core.files import written_whole
 from sequoia_core.model.device import choose_dtype
 
@@ -106,31 +105,27 @@ class Batch:
 
 
 class Batches:
-    """Cuts a corpus into batches of conversations of similar length.
+    """Cuts a text into batches of conversations of similar length.
 
     Args:
-        corpus: text.
-        cache: what the target thinks of it.
+        text: with what the target thinks of it.
         vocab_ids: int64 [V_draft], the target's id of each of the draft's columns.
         plan: sizes and seed.
-        conversations: which of the corpus to learn from; None is all.
+        conversations: which of the text to learn from; None is all.
     """
 
     def __init__(
         self,
-        corpus: Corpus,
-        cache: TeacherCache,
+        text: LabelledText,
         vocab_ids: Tensor,
         plan: TrainPlan,
         conversations: Sequence[int] | None = None,
     ) -> None:
-        self._corpus, self._cache, self._plan = corpus, cache, plan
-        everything = range(corpus.conversations)
+        self._text, self._plan = text, plan
+        everything = range(text.corpus.conversations)
         self._conversations = np.array(everything if conversations is None else conversations)
-        ids = vocab_ids.cpu().numpy()
-        highest = max(int(ids.max()), int(cache.top_ids.max(initial=0)))
-        self._column_of = np.full(highest + 1, -1, np.int64)
-        self._column_of[ids] = np.arange(len(ids))
+        self._column_of = torch.full((text.shards.vocab_size,), -1)
+        self._column_of[vocab_ids.cpu()] = torch.arange(len(vocab_ids))
         self._epochs: dict[int, list[list[int]]] = {}
 
     def at(self, step: int) -> Batch:
@@ -143,33 +138,40 @@ class Batches:
 
     def of(self, conversations: list[int]) -> Batch:
         """A batch of these conversations."""
-        spans = [self._corpus.span(index) for index in conversations]
-        length = min(max(span.stop - span.start for span in spans), self._plan.longest)
-        rows = [slice(span.start, min(span.stop, span.start + length)) for span in spans]
-        learnt = [next_is_answer(self._corpus, [row]) for row in rows]
-        columns, probs = zip(*(self._teacher(row) for row in rows), strict=True)
-        features = None
-        if self._cache.shape.feature_layers:
-            features = _padded([_token_before(self._cache, row) for row in rows], length)
+        rows = [self._row(index) for index in conversations]
+        length = max(len(row.tokens) for row in rows)
+        features = [row.features for row in rows if row.features is not None]
         return Batch(
-            tokens=_padded([_long(self._corpus.tokens[row]) for row in rows], length),
-            features=features,
-            columns=_padded(columns, length),
-            probs=_padded(probs, length),
-            learnt=_padded([torch.from_numpy(each) for each in learnt], length),
+            tokens=_padded([row.tokens for row in rows], length),
+            features=_padded(features, length) if features else None,
+            columns=_padded([row.columns for row in rows], length),
+            probs=_padded([row.probs for row in rows], length),
+            learnt=_padded([row.learnt for row in rows], length),
         )
 
-    def _teacher(self, row: slice) -> tuple[Tensor, Tensor]:
-        columns = torch.from_numpy(self._column_of[self._cache.top_ids[row]])
-        probs = torch.from_numpy(self._cache.top_probs[row].astype(np.float32))
-        known = columns >= 0
-        return columns.clamp(min=0), probs * known
+    def _row(self, index: int) -> Batch:
+        """A conversation as a batch without its first dimension, unpadded."""
+        corpus, labels = self._text.corpus, self._text.labels(index)
+        span = corpus.span(index)
+        span = slice(span.start, min(span.stop, span.start + self._plan.longest))
+        tokens = torch.from_numpy(corpus.tokens[span].astype(np.int64))
+        learnt = functional.pad(torch.from_numpy(corpus.answers[span][1:]), (0, 1))
+        known = int(learnt.sum())
+        found = self._column_of[labels.top_ids[:known].long()]  # -1 where the draft has none
+        columns = found.new_zeros(len(tokens), found.shape[1])
+        columns[learnt] = found.clamp(min=0)
+        probs = torch.zeros(columns.shape)
+        probs[learnt] = labels.top_probs[:known].float() * (found >= 0)
+        features = None
+        if labels.features.shape[1]:  # of the token before each; zeros before the first
+            features = functional.pad(labels.features[: len(tokens) - 1], (0, 0, 0, 0, 1, 0))
+        return Batch(tokens, features, columns, probs, learnt)
 
     def _epoch(self, epoch: int) -> list[list[int]]:
-        """Batches of one pass over the corpus, each a list of conversations."""
+        """Batches of one pass over the text, each a list of conversations."""
         if epoch not in self._epochs:
             order = np.random.default_rng((self._plan.seed, epoch))
-            ends = [*self._corpus.offsets, len(self._corpus.tokens)]
+            ends = [*self._text.corpus.offsets, len(self._text.corpus.tokens)]
             lengths = np.minimum(np.diff(ends), self._plan.longest)
             # lengths are blurred, so that the same conversations do not meet in every epoch
             blurred = lengths[self._conversations] * order.uniform(
@@ -289,17 +291,7 @@ def to_device(batch: Batch, device: torch.device) -> Batch:
     )
 
 
-def _token_before(cache: TeacherCache, row: slice) -> Tensor:
-    """Features of the token before each; zeros before the first."""
-    found = cache.features(row.start, row.stop - 1)
-    return functional.pad(found, (0, 0, 0, 0, 1, 0))
-
-
-def _long(tokens: np.typing.NDArray[np.unsignedinteger]) -> Tensor:
-    return torch.from_numpy(tokens.astype(np.int64))
-
-
-def _padded(rows: list[Tensor] | tuple[Tensor, ...], length: int) -> Tensor:
+def _padded(rows: Sequence[Tensor], length: int) -> Tensor:
     """[B, length, ...]: each row filled up with zeros."""
     full = rows[0].new_zeros((len(rows), length, *rows[0].shape[1:]))
     for at, row in enumerate(rows):

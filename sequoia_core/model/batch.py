@@ -18,12 +18,16 @@ from typing import Protocol
 
 import torch
 from torch import Tensor
+from torch.nn import functional
 
 from sequoia_core.errors import ContextFullError
 from sequoia_core.model.llama import Llama
 
 GROUP = 16
 """Rows of a group, `R`: fewer waste fewer tokens, more make larger products."""
+
+GPU_GROUPS = 8
+"""Of as many rows each on a GPU, where a group costs each layer some ten kernels."""
 
 SPAN = 64
 """Attention runs over multiples of so many tokens."""
@@ -97,6 +101,10 @@ class ConversationBatch(Protocol):
         """
         ...
 
+    def features(self, row: int) -> Tensor:
+        """Outputs of the layers that the model keeps, for the S tokens of a row: [S, F, hidden]."""
+        ...
+
 
 class Batch:
     """Rows of a PyTorch model. A pass reads one token of each.
@@ -110,18 +118,23 @@ class Batch:
         assert rows > 0
         assert rows % GROUP == 0
         config = model.config
+        few = model.device.type != "cpu" and rows % (GPU_GROUPS * GROUP) == 0
+        self._size = size = rows // GPU_GROUPS if few else GROUP  # R
         self._model = model
         self._lengths = [0] * rows
-        self._slots = torch.arange(GROUP, device=model.device)
-        shape = (config.num_layers, 2, GROUP, config.num_kv_heads, SPAN, config.head_dim)
+        self._slots = torch.arange(size, device=model.device)
+        kept = (rows, SPAN, len(model.kept_layers), config.hidden_size)
+        self._features = torch.zeros(kept, device=model.device, dtype=model.dtype)
+        self._places = self._slots, self._slots  # rows and positions of the present pass
+        shape = (config.num_layers, 2, size, config.num_kv_heads, SPAN, config.head_dim)
         self._groups = [
             _Group(
-                rows=list(range(first, first + GROUP)),
+                rows=list(range(first, first + size)),
                 memory=torch.zeros(shape, device=model.device, dtype=model.dtype),
                 positions=self._slots,
                 bias=self._slots,
             )
-            for first in range(0, rows, GROUP)
+            for first in range(0, rows, size)
         ]
 
     @property
@@ -132,7 +145,7 @@ class Batch:
     @property
     def attended(self) -> int:
         """Tokens that a pass attends over, all rows together: those they hold, and the waste."""
-        return sum(GROUP * group.span for group in self._groups)
+        return sum(self._size * group.span for group in self._groups)
 
     def start(self, row: int, kept: int = 0) -> None:
         """See `ConversationBatch.start`."""
@@ -152,9 +165,11 @@ class Batch:
         positions = torch.tensor(
             [min(self._lengths[row], window - 1) for row in order], device=device
         )
-        for group, each in zip(self._groups, torch.split(positions, GROUP), strict=True):
+        for group, each in zip(self._groups, torch.split(positions, self._size), strict=True):
             group.aim(each)
-        hidden = self._model.through_layers(ids, positions, self._attend, _nobody)
+        self._places = torch.tensor(order, device=device), positions
+        self._make_room(1 + max(self._lengths))
+        hidden = self._model.through_layers(ids, positions, self._attend, self._keep)
         for row, up in enumerate(awake):
             self._lengths[row] += up
         # all rows go through the head: products of another size round differently
@@ -162,8 +177,26 @@ class Batch:
         done = [row for row, each in enumerate(token_ids) if len(each) == 1]
         if not done:
             return done, logits[:0]
-        places = torch.tensor([order.index(row) for row in done], device=device)
+        lies = {row: place for place, row in enumerate(order)}
+        places = torch.tensor([lies[row] for row in done], device=device)
         return done, logits.index_select(0, places)
+
+    def features(self, row: int) -> Tensor:
+        """See `ConversationBatch.features`; of the model's dtype, on its device."""
+        return self._features[row, : self._lengths[row]].clone()
+
+    def _make_room(self, length: int) -> None:
+        """Let features of so many tokens fit into each row."""
+        held = self._features.shape[1]
+        if length > held:
+            more = (0, 0, 0, 0, 0, _rounded(max(length, 2 * held)) - held)
+            self._features = functional.pad(self._features, more)
+
+    def _keep(self, layer: int, hidden: Tensor) -> None:
+        """Keep a layer's outputs [B, hidden] if they are wanted."""
+        if layer in self._model.kept_layers:
+            slot = self._model.kept_layers.index(layer)
+            self._features[*self._places, slot] = hidden
 
     def _attend(self, layer: int, queries: Tensor, keys_values: Tensor) -> Tensor:
         """Write [2, K, B, D], then attend with [1, K, G B, D], group by group -> [B, H D]."""
@@ -172,22 +205,26 @@ class Batch:
         written = keys_values.permute(2, 0, 1, 3)  # [B, 2, K, D]
         mixed = []
         parts = zip(
-            self._groups, torch.split(asked, GROUP), torch.split(written, GROUP), strict=True
+            self._groups,
+            torch.split(asked, self._size),
+            torch.split(written, self._size),
+            strict=True,
         )
         for group, group_asked, group_written in parts:
             memory = group.memory[layer]  # [2, R, K, span, D]
             memory[:, self._slots, :, group.positions] = group_written
             keys, values = memory.flatten(1, 2)
-            scores = torch.bmm(group_asked.reshape(GROUP * heads, -1, dim), keys.mT)
-            scores = scores.view(GROUP, heads, -1, group.span).add_(group.bias)
+            scores = torch.bmm(group_asked.reshape(self._size * heads, -1, dim), keys.mT)
+            scores = scores.view(self._size, heads, -1, group.span).add_(group.bias)
             weights = torch.softmax(scores, dim=-1).flatten(0, 1)  # [R K, G, span]
-            mixed.append(torch.bmm(weights, values).view(GROUP, -1))
+            mixed.append(torch.bmm(weights, values).view(self._size, -1))
         return torch.cat(mixed)
 
     def _arrange(self) -> None:
         """Regroup rows by length where that pays, and make each group as long as it must be."""
         ranked = sorted(range(len(self._lengths)), key=lambda row: -self._lengths[row])
-        wanted = [ranked[first : first + GROUP] for first in range(0, len(ranked), GROUP)]
+        firsts = range(0, len(ranked), self._size)
+        wanted = [ranked[first : first + self._size] for first in firsts]
         if self._span_of(wanted) <= WORTH_MOVING * self._span_of(g.rows for g in self._groups):
             self._move(wanted)
         for group in self._groups:
@@ -228,7 +265,3 @@ class Batch:
 
 def _rounded(length: int) -> int:
     return -(-length // SPAN) * SPAN
-
-
-def _nobody(_layer: int, _hidden: Tensor) -> None:
-    """Watches nothing."""

@@ -61,6 +61,7 @@ class Llama:
 
     Attributes:
         ring: hands out the layers of an offloaded model; None where they are resident.
+        kept_layers: `feature_layers`.
     """
 
     ring: LayerRing | None = None
@@ -88,6 +89,7 @@ class Llama:
         self.config = config
         self.dtype = dtype
         self._device = device
+        self.kept_layers = tuple(feature_layers)
         self._feature_slots = {layer: slot for slot, layer in enumerate(feature_layers)}
         self.embedding = get("model.embed_tokens")
         # a tied head is the embedding itself, which then lies on the device once

@@ -9,7 +9,7 @@ from torch import Tensor
 from torch._subclasses.fake_tensor import FakeTensorMode
 
 from sequoia_core.errors import ContextFullError
-from sequoia_core.model.batch import GROUP, SPAN, Batch, ConversationBatch
+from sequoia_core.model.batch import GPU_GROUPS, GROUP, SPAN, Batch, ConversationBatch
 from sequoia_core.model.llama import Llama
 from tests.core.models import random_weights, tiny_config, tiny_llama
 from tests.core.test_cuda_fake import CUDA, WithoutGuards
@@ -74,7 +74,9 @@ def a_prompt(rng: random.Random) -> list[int]:
 
 @pytest.mark.parametrize("heads", [1, 2, 4])
 def test_ragged_rows_with_refills_decode_as_alone(heads: int) -> None:
-    model = tiny_llama(num_kv_heads=heads)
+    config = tiny_config(num_kv_heads=heads)
+    weights, kept = random_weights(config, 0), (0, 1)
+    model = Llama(config, weights, torch.device("cpu"), torch.float32, kept)
     batch, rng = Batch(model, 2 * GROUP), random.Random(heads)
     texts, done = Texts(batch), []
     for row in range(0, 2 * GROUP, 2):  # every other row rests from the start
@@ -84,6 +86,10 @@ def test_ragged_rows_with_refills_decode_as_alone(heads: int) -> None:
         if step % 5 == 4:
             row = rng.choice([at for at in texts.ids if at])  # row 0 stays and grows long
             done.append(texts.ids.pop(row))
+            cache = model.new_cache()
+            model.extend(torch.tensor(done[-1][: batch.lengths[row]]), cache)
+            states = cache.features(0, cache.length)
+            torch.testing.assert_close(batch.features(row), states, rtol=1e-4, atol=1e-5)
             if step % 25 == 4:
                 batch.start(row)  # and rests
             else:
@@ -93,6 +99,12 @@ def test_ragged_rows_with_refills_decode_as_alone(heads: int) -> None:
     for ids in [*done, *texts.ids.values()]:
         prompt = ids[: len(BEGINNING) + MOST_MORE]
         assert ids == greedy_alone(model, prompt, len(ids) - len(prompt))
+
+
+def test_a_model_that_keeps_no_layers_has_no_features() -> None:
+    batch = Batch(tiny_llama(), GROUP)
+    read(batch, {3: [1] * (SPAN + 2)})
+    assert batch.features(3).shape[:2] == (SPAN + 2, 0)
 
 
 def logits_among(model: Llama, row: int, neighbours: int) -> Tensor:
@@ -148,12 +160,17 @@ def test_a_full_row_is_refused_and_nothing_changes() -> None:
 def test_a_batch_passes_through_on_cuda_without_a_word_read_back(dtype: torch.dtype) -> None:
     with FakeTensorMode(), WithoutGuards():
         config = tiny_config()
-        model = Llama(config, random_weights(config, 0), CUDA, dtype)
-        batch = Batch(model, 2 * GROUP)
+        model = Llama(config, random_weights(config, 0), CUDA, dtype, (1,))
+        rows = 2 * GROUP * GPU_GROUPS
+        batch = Batch(model, rows)
         read(batch, {1: [1] * 70, 20: [1] * 70})
+        assert batch.attended == 2 * GROUP * (2 * SPAN + (GPU_GROUPS - 1) * SPAN)
         for _ in range(2):
-            done, logits = batch.forward([[7]] * 30 + [[]] + [[7, 7]])
+            done, logits = batch.forward([[7]] * 30 + [[]] + [[7, 7]] * (rows - 31))
             assert done == list(range(30))
             assert logits.device == CUDA
             assert logits.dtype is torch.float32
             assert logits.shape == (30, 61)
+        features = batch.features(1)
+        assert (features.device, features.dtype) == (CUDA, dtype)
+        assert features.shape == (72, 1, config.hidden_size)

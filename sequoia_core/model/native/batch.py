@@ -36,7 +36,9 @@ class NativeBatch:
         self._caches[row].truncate(kept)
 
     def features(self, row: int) -> Tensor:
-        """Outputs of the model's `kept_layers` for all tokens of a row: float32 [S, F, hidden]."""
+        """See `ConversationBatch.features`; float32."""
+        if not self._model.kept_layers:
+            return torch.empty(self._caches[row].length, 0, self._model.config.hidden_size)
         return self._caches[row].features(0, self._caches[row].length)
 
     def forward(self, token_ids: Sequence[Sequence[int]]) -> tuple[Sequence[int], Tensor]:

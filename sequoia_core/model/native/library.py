@@ -22,7 +22,7 @@ from typing import Any
 
 from sequoia_core.errors import ModelLoadError
 
-ABI_VERSION = 3
+ABI_VERSION = 4
 """`SEQUOIA_ABI_VERSION` of abi.h, raised with every change of it."""
 
 LIBRARY_NAME = "libsequoia_native.so"
@@ -93,6 +93,18 @@ class LogitsStruct(Structure):
     )
 
 
+class LabelsStruct(Structure):
+    """`sequoia_labels` of abi.h."""
+
+    _fields_ = (
+        ("size", c_uint32),
+        ("wanted", c_int32),
+        *((name, c_void_p) for name in (
+            "temperatures", "uniforms", "columns", "picked", "drawn",
+        )),
+    )  # fmt: skip
+
+
 _SIGNATURES: dict[str, tuple[Any, Sequence[Any]]] = {
     "sequoia_abi_version": (c_int32, ()),
     "sequoia_error": (c_char_p, ()),
@@ -123,6 +135,7 @@ _SIGNATURES: dict[str, tuple[Any, Sequence[Any]]] = {
         (c_void_p, POINTER(SegmentStruct), c_int32, *(c_void_p,) * 3, POINTER(ReadingStruct)),
     ),
     "sequoia_distributions": (c_int32, (c_void_p, POINTER(LogitsStruct), c_void_p)),
+    "sequoia_label": (c_int32, (c_void_p, POINTER(LogitsStruct), POINTER(LabelsStruct))),
     "sequoia_draw_ordered": (
         c_int32,
         (c_void_p, c_int32, c_int32, c_int32, c_void_p, c_void_p),

@@ -7,12 +7,13 @@ from __future__ import annotations
 
 import ctypes
 from collections.abc import Sequence
-from ctypes import byref, c_double, c_int32
+from ctypes import addressof, byref, c_double, c_float, c_int32
 from typing import TYPE_CHECKING
 
 import torch
 
-from sequoia_core.model.native.library import LogitsStruct, check, load_library
+from sequoia_core.model.native.library import LabelsStruct, LogitsStruct, check, load_library
+from sequoia_core.protocols import LabelledDraws
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -58,6 +59,28 @@ class NativeRows:
             self._library.sequoia_draw_ordered(probs.data_ptr(), rows, width, count, given, drawn)
         )
         return drawn[:]
+
+    def labelled_draws(
+        self, logits: Tensor, temperatures: Sequence[float], uniforms: Sequence[float], top: int
+    ) -> LabelledDraws:
+        """As `sampling.RowReader.labelled_draws`."""
+        rows = len(logits)
+        columns = torch.empty((rows, top), dtype=torch.int32)
+        probs = torch.empty((rows, top))
+        drawn = (c_int32 * rows)()
+        heats, shares = (c_float * rows)(*temperatures), (c_double * rows)(*uniforms)
+        labels = LabelsStruct(
+            size=ctypes.sizeof(LabelsStruct),
+            wanted=top,
+            temperatures=addressof(heats),
+            uniforms=addressof(shares),
+            columns=columns.data_ptr(),
+            picked=probs.data_ptr(),
+            drawn=addressof(drawn),
+        )
+        given = _struct(logits, 1.0)
+        check(self._library.sequoia_label(self._pool.handle, byref(given), byref(labels)))
+        return LabelledDraws(drawn[:], columns, probs)
 
 
 def _struct(logits: Tensor, temperature: float) -> LogitsStruct:

@@ -31,9 +31,9 @@ def made(
     out = folder / "out"
     run(out, {**TINY_RUN, "target": target, "kind": request.param, "tokens": 3000})
     text = Corpus.load(out / WORK / "text.npz")
-    held_out = text.split(max(text.conversations // 20, 1), TINY_RUN["seed"])[1]
+    apart = text.held_out(max(text.conversations // 20, 1), TINY_RUN["seed"])
     card = (out / "README.md").read_text()
-    return request.param, card, load_pair(target, str(out), device="cpu"), held_out
+    return request.param, card, load_pair(target, str(out), device="cpu"), text.select(apart)
 
 
 def row(card: str, name: str) -> list[str]:

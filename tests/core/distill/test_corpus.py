@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from transformers import PreTrainedTokenizerBase
 
 from sequoia_core.chat_template import ChatTemplate, Turn
-from sequoia_core.distill.corpus import GRAM, AnswerMarks, Corpus, load_tokens
+from sequoia_core.distill.corpus import GRAM, AnswerMarks, Corpus, load_tokens, worth_learning
 from sequoia_core.errors import ParameterError
 from tests.core.checkpoints import tiny_tokenizer
 from tests.core.tiny_tokenizers import LLAMA2_TEMPLATE, byte_level, sentencepiece_like
@@ -44,7 +44,6 @@ def test_conversations_come_out_as_they_were_put_in(rows: list[list[tuple[int, b
     corpus = made(texts)
     assert corpus.conversations == len(texts)
     assert conversations_of(corpus) == texts
-    assert conversations_of(corpus.joined(corpus)) == texts + texts
     order = list(range(len(texts)))[::-1]
     assert conversations_of(corpus.select(order)) == texts[::-1]
 
@@ -126,16 +125,15 @@ def ids_of(tokenizer: PreTrainedTokenizerBase, text: str) -> list[int]:
     return list(tokenizer.encode(text, add_special_tokens=False))
 
 
-def test_a_split_parts_conversations_by_the_seed_alone() -> None:
+def test_what_is_held_out_follows_from_the_seed_alone() -> None:
     corpus = made([([at], [True]) for at in range(40)])
-    kept, apart = corpus.split(10, seed=3)
-    assert sorted([*kept.tokens.tolist(), *apart.tokens.tolist()]) == list(range(40))
-    assert apart.conversations == 10
-    assert corpus.held_out(10, 3) == apart.tokens.tolist()
-    assert corpus.held_out(10, 4) != corpus.held_out(10, 3)
+    apart = corpus.held_out(10, 3)
+    assert apart == sorted(set(apart))
+    assert len(apart) == 10
+    assert corpus.held_out(10, 3) == apart != corpus.held_out(10, 4)
     for count in (0, 40, 41):
         with pytest.raises(ParameterError, match="generate more"):
-            corpus.split(count, 0)
+            corpus.held_out(count, 0)
 
 
 def repeated_share(ids: Sequence[int]) -> float:
@@ -145,44 +143,27 @@ def repeated_share(ids: Sequence[int]) -> float:
     return sum(seen) / len(seen) if seen else 0.0
 
 
-def test_repetition_is_the_share_of_phrases_said_before() -> None:
-    rng = random.Random(0)
-    texts = [random_text(rng, length) for length in (3, 7, 8, 9, 40, 150, 150, 300)]
-    corpus = made(texts)
-    assert corpus.repetition() == pytest.approx([repeated_share(ids) for ids, _ in texts])
-    assert corpus.repetition().max() > 0.1
-
-
 @pytest.mark.parametrize("limit", [0.0, 0.1, 0.3])
 def test_what_is_left_is_the_longest_beginning_below_the_limit(limit: float) -> None:
     rng = random.Random(1)
     texts = [random_text(rng, rng.randrange(2, 200)) for _ in range(30)]
     looping = [list(range(20)) + [at % 5 for at in range(100)] for _ in range(3)]
     texts += [(ids, [at > 4 for at in range(len(ids))]) for ids in looping]
-    left = made(texts).without_loops(limit)
-    expected = []
+    texts += [([*ids, 7, 8], [*marks, False, False]) for ids, marks in texts[:10]]
+    cut = 0
     for ids, marks in texts:
-        ends = [at for at in range(len(ids) + 1) if repeated_share(ids[:at]) <= limit]
-        if any(marks[: ends[-1]]):
-            expected.append((ids[: ends[-1]], marks[: ends[-1]]))
-    assert conversations_of(left) == expected
-    assert conversations_of(left.without_loops(limit)) == expected
-    assert len(left.tokens) < sum(len(ids) for ids, _ in texts)
+        ends = [0]
+        ends += [at for at in range(2, len(ids) + 1) if marks[at - 1]]
+        ends = [at for at in ends if repeated_share(ids[:at]) <= limit]
+        left = worth_learning(ids, marks, limit)
+        assert left == ends[-1]
+        assert worth_learning(ids[:left], marks[:left], limit) == left
+        cut += left < len(ids) - 2
+    assert 0 < cut < len(texts)
 
 
-def test_a_conversation_without_an_answer_left_is_dropped() -> None:
-    late = [7] * 40 + list(range(40)), [False] * 60 + [True] * 20
-    kept = list(range(30)), [True] * 30
-    assert conversations_of(made([late, kept]).without_loops(0.1)) == [kept]
-
-
-@given(st.lists(st.integers(1, 9), min_size=1, max_size=12), st.integers(1, 60))
-def test_a_beginning_is_the_fewest_first_conversations_with_enough_tokens(
-    lengths: list[int], wanted: int
-) -> None:
-    corpus = made([([at] * length, [True] * length) for at, length in enumerate(lengths)])
-    kept = corpus.beginning(wanted)
-    assert conversations_of(kept) == conversations_of(corpus)[: kept.conversations]
-    enough = len(kept.tokens) >= wanted
-    assert enough or kept.conversations == corpus.conversations
-    assert sum(lengths[: kept.conversations - 1]) < wanted
+def test_nothing_is_left_without_an_answer_that_follows_something() -> None:
+    assert worth_learning([7] * 40 + list(range(40)), [False] * 60 + [True] * 20, 0.1) == 0
+    assert worth_learning([3, 4], [True, False]) == 0
+    assert worth_learning([3], [True]) == 0
+    assert worth_learning([], []) == 0

@@ -15,17 +15,18 @@ from sequoia_core.chat_template import ChatTemplate, Turn
 from sequoia_core.distill.corpus import GRAM, AnswerMarks, Corpus
 from sequoia_core.distill.dialogue import Dialogue, Lengths
 from sequoia_core.distill.generate import (
+    MOST_GPU_ROWS,
     MOST_ROWS,
-    TextStore,
     Writer,
     WritingPlan,
-    draw_tokens,
     rows_for,
 )
 from sequoia_core.distill.pieces import OPENINGS, Pieces
-from sequoia_core.errors import ModelLoadError, ParameterError
+from sequoia_core.distill.shards import LabelledText, Labels, Shards
+from sequoia_core.errors import ModelLoadError, NumberError, ParameterError
 from sequoia_core.model.llama import Llama
 from sequoia_core.model.native.llama import NativeLlama
+from sequoia_core.sampling import labelled_draws
 from tests.core.checkpoints import tiny_tokenizer
 from tests.core.models import random_weights, tiny_config
 from tests.core.tiny_tokenizers import COUNTING_TEMPLATE, byte_level
@@ -37,39 +38,124 @@ PIECES = Pieces.of(TOKENIZER, CLOSING, [], 100)
 LENGTHS = Lengths(question=12, answer=40, window=100)
 
 
+KEPT_LAYERS = (0, 1)
+
+
 def target(dtype: torch.dtype = torch.float32) -> Llama:
     config = tiny_config(vocab_size=96, head_vocab_size=96, context_window=100)
-    return Llama(config, random_weights(config, 3), CPU, dtype)
+    return Llama(config, random_weights(config, 3), CPU, dtype, KEPT_LAYERS)
 
 
 def written(
-    folder: Path, breaks: Iterator[int], model: Llama | NativeLlama, tokens: int = 1500
-) -> Corpus:
+    folder: Path,
+    breaks: Iterator[int],
+    model: Llama | NativeLlama,
+    tokens: int = 1500,
+    given: Corpus | None = None,
+) -> LabelledText:
     """The text, by writers of which each but the last is broken off after so many passes."""
-    plan = WritingPlan(tokens, seed=7, first=0, rows=16)
+    plan = WritingPlan(tokens, seed=7, rows=16)
     for passes in breaks:
-        writer = Writer(model, PIECES, plan, TextStore(folder, 96))
+        writer = Writer(model, PIECES, plan, Shards(folder, 96), given)
         assert len(list(islice(writer.run(save_seconds=0.0), passes))) == passes
-    writer = Writer(model, PIECES, plan, TextStore(folder, 96))
+    writer = Writer(model, PIECES, plan, Shards(folder, 96), given)
     for _ in writer.run():
         assert 0.0 <= writer.share <= 1.0
     assert writer.share == 1.0
-    return writer.text()
+    return Shards(folder, 96).text(tokens)
 
 
-def same(one: Corpus, other: Corpus) -> bool:
-    pairs = zip(one.arrays().values(), other.arrays().values(), strict=True)
-    return all(np.array_equal(left, right) for left, right in pairs)
+def content(text: LabelledText) -> list[list[bytes]]:
+    """Each conversation's arrays, byte for byte."""
+    corpus, found = text.corpus, []
+    for index in range(corpus.conversations):
+        span, labels = corpus.span(index), text.labels(index)
+        arrays = [corpus.tokens[span], corpus.answers[span]]
+        arrays += [labels.top_ids.numpy(), labels.top_probs.numpy()]
+        arrays.append(labels.features.view(torch.int16).numpy())
+        found.append([array.tobytes() for array in arrays])
+    return found
+
+
+def check_labels(text: LabelledText, model: Llama | NativeLlama) -> None:
+    """Hold labels and features against a plain forward over each conversation."""
+    for index in range(text.corpus.conversations):
+        span, labels = text.corpus.span(index), text.labels(index)
+        ids = torch.from_numpy(text.corpus.tokens[span].astype(np.int64))
+        cache = model.new_cache()
+        logits = model.forward(ids, torch.arange(len(ids)), None, cache)
+        wanted = text.corpus.answers[span][1:]
+        top = torch.softmax(logits[:-1][wanted], -1).topk(labels.top_ids.shape[1])
+        np.testing.assert_array_equal(labels.top_ids.long()[:, :8], top.indices[:, :8])
+        torch.testing.assert_close(labels.top_probs.float(), top.values, rtol=2e-3, atol=1e-5)
+        states = cache.features(0, len(ids) - 1).float()
+        torch.testing.assert_close(labels.features.float(), states, rtol=1e-2, atol=1e-2)
+    assert text.corpus.conversations > 3
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 def test_the_text_is_the_same_whatever_breaks_it_off(tmp_path: Path, dtype: torch.dtype) -> None:
     model = target(dtype)
     whole = written(tmp_path / "whole", iter([]), model)
-    assert len(whole.tokens) >= 1500
-    assert len(whole.select(range(whole.conversations - 1)).tokens) < 1500
+    tokens = whole.corpus.tokens
+    assert len(tokens) >= 1500
+    assert len(tokens[: int(whole.corpus.offsets[-1])]) < 1500
     for at, breaks in enumerate(([1], [30], [60, 1, 25])):
-        assert same(written(tmp_path / str(at), iter(breaks), model), whole)
+        assert content(written(tmp_path / str(at), iter(breaks), model)) == content(whole)
+
+
+def test_labels_are_what_the_target_thinks_of_the_text(tmp_path: Path) -> None:
+    model = target()
+    check_labels(written(tmp_path, iter([]), model), model)
+
+
+def test_given_text_has_the_labels_of_text_that_is_written(tmp_path: Path) -> None:
+    model = target()
+    whole = written(tmp_path / "whole", iter([]), model)
+    for at, breaks in enumerate(([], [40, 3])):
+        again = written(tmp_path / str(at), iter(breaks), model, 1500, whole.corpus)
+        assert content(again) == content(whole)
+    more = written(tmp_path / "more", iter([50]), model, 2500, whole.corpus)
+    assert content(more)[: whole.corpus.conversations] == content(whole)
+    assert content(more) == content(written(tmp_path / "at once", iter([]), model, 2500))
+
+
+def test_a_shard_that_is_half_written_does_not_count(tmp_path: Path) -> None:
+    model = target()
+    whole = written(tmp_path / "whole", iter([]), model)
+    (tmp_path / "parts").mkdir()
+    shard = next((tmp_path / "whole").glob("shard-*"))
+    half = shard.read_bytes()[: shard.stat().st_size // 2]
+    (tmp_path / "parts" / f".{shard.name}.0123.part").write_bytes(half)
+    assert content(written(tmp_path / "parts", iter([]), model)) == content(whole)
+    shard.write_bytes(half)
+    with pytest.raises(ParameterError, match="is damaged"):
+        Shards(tmp_path / "whole", 96)
+
+
+def test_a_full_shard_is_written_at_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    whole = written(tmp_path / "whole", iter([]), target())
+    monkeypatch.setattr("sequoia_core.distill.shards.SHARD_BYTES", 30_000)
+    parts = written(tmp_path / "parts", iter([]), target())
+    assert content(parts) == content(whole)
+    sizes = [file.stat().st_size for file in (tmp_path / "parts").glob("shard-*")]
+    assert len(sizes) > 3
+    assert max(sizes) < 60_000
+
+
+@pytest.mark.parametrize("vocab_size", [96, 70_000])
+def test_ids_of_any_vocabulary_are_kept(tmp_path: Path, vocab_size: int) -> None:
+    shards = Shards(tmp_path, vocab_size)
+    top = torch.tensor([[vocab_size - 1, 0]], dtype=torch.int32)
+    labels = Labels(top, torch.tensor([[0.75, 0.25]]), torch.ones(1, 1, 4))
+    shards.add(0, [1, vocab_size - 1], [False, True], labels)
+    shards.add(1, [], [], Labels(top[:0], torch.ones(0, 2), torch.ones(0, 1, 4)))
+    shards.save()
+    text = Shards(tmp_path, vocab_size).text(100)
+    assert text.corpus.tokens.tolist() == [1, vocab_size - 1]
+    assert text.labels(0).top_ids.tolist() == top.tolist()
+    assert text.labels(0).top_probs.tolist() == [[0.75, 0.25]]
+    assert list(text.numbers) == [0]
 
 
 @pytest.mark.parametrize("beginning", [(), (1,)])
@@ -77,10 +163,8 @@ def test_a_template_may_begin_with_the_users_own_words(
     tmp_path: Path, beginning: tuple[int, ...]
 ) -> None:
     pieces = replace(PIECES, beginning=beginning)
-    plan = WritingPlan(400, seed=7, first=0, rows=16)
-    writer = Writer(target(), pieces, plan, TextStore(tmp_path, 96))
-    list(writer.run())
-    text = writer.text()
+    list(Writer(target(), pieces, WritingPlan(400, 7, 16), Shards(tmp_path, 96)).run())
+    text = Shards(tmp_path, 96).text(400).corpus
     for at in range(text.conversations):
         ids = tuple(text.tokens[text.span(at)].tolist())
         assert ids[: len(beginning)] == beginning
@@ -89,33 +173,28 @@ def test_a_template_may_begin_with_the_users_own_words(
 
 def test_conversations_follow_from_their_number_and_the_seed(tmp_path: Path) -> None:
     model = target()
-    whole = written(tmp_path / "whole", iter([]), model)
-    later = WritingPlan(600, seed=7, first=4, rows=16)
-    writer = Writer(model, PIECES, later, TextStore(tmp_path / "later", 96))
-    list(writer.run())
-    text = writer.text()
-    assert same(text, whole.select(range(4, 4 + text.conversations)))
-    other = Writer(model, PIECES, WritingPlan(600, 8, 4, 16), TextStore(tmp_path / "other", 96))
-    list(other.run())
-    assert not same(other.text(), text)
+    whole = content(written(tmp_path / "whole", iter([]), model))
+    assert content(written(tmp_path / "more", iter([]), model, 2500))[: len(whole)] == whole
+    list(Writer(model, PIECES, WritingPlan(1500, 8, 16), Shards(tmp_path / "other", 96)).run())
+    assert content(Shards(tmp_path / "other", 96).text(1500)) != whole
 
 
 def test_every_token_said_is_drawn_from_what_the_target_thinks(tmp_path: Path) -> None:
     """Held against the plain forward over the whole conversation."""
     model = target()
-    text = written(tmp_path, iter([]), model)
-    said = {True: 0, False: 0}
-    for index in range(text.conversations):
+    labelled = written(tmp_path, iter([]), model)
+    text, said = labelled.corpus, {True: 0, False: 0}
+    for index, number in enumerate(labelled.numbers):
         ids = text.tokens[text.span(index)].tolist()
         cache, positions = model.new_cache(), torch.arange(len(ids))
         logits = model.forward(torch.tensor(ids), positions, None, cache)
-        dialogue = Dialogue(index, 7, PIECES, Lengths.within(100))
+        dialogue = Dialogue(number, 7, PIECES, Lengths.within(100))
         while len(dialogue.ids) < len(ids) and not dialogue.finished:
             row = logits[len(dialogue.ids) - 1 : len(dialogue.ids)].clone()
             if dialogue.must_go_on:
                 row[:, 2] = float("-inf")
             chances = [dialogue.chance()]
-            (token,) = draw_tokens(row, [dialogue.temperature], chances)
+            (token,) = labelled_draws(row, [dialogue.temperature], chances, 1).tokens
             said[dialogue.temperature == 0.0] += 1
             dialogue.take(token)
         assert dialogue.ids[: len(ids)] == ids
@@ -133,7 +212,8 @@ def test_tokens_are_drawn_by_their_probabilities_each_row_at_its_temperature() -
         counts = np.zeros(1000)
         for _ in range(draws // 1000):
             wide = logits[row].repeat(1000, 1)
-            drawn = draw_tokens(wide, [temperature] * 1000, [rng.random() for _ in range(1000)])
+            chances = [rng.random() for _ in range(1000)]
+            drawn = labelled_draws(wide, [temperature] * 1000, chances, 2).tokens
             counts += np.bincount(drawn, minlength=1000)
         expected = torch.softmax(logits[row].double() / temperature, -1).numpy() * draws
         common = expected >= 5
@@ -144,10 +224,19 @@ def test_tokens_are_drawn_by_their_probabilities_each_row_at_its_temperature() -
 
 def test_the_ends_of_chance_stay_inside_the_vocabulary() -> None:
     logits = torch.tensor([[0.0, -50.0, -50.0]]).repeat(3, 1)
-    assert draw_tokens(logits, [1.0, 1.0, 0.0], [0.0, 1 - 1e-16, 0.5]) in ([0, 0, 0], [0, 2, 0])
+    drawn = labelled_draws(logits, [1.0, 1.0, 0.0], [0.0, 1 - 1e-16, 0.5], 1)
+    assert drawn.tokens in ([0, 0, 0], [0, 2, 0])
     wide = torch.full((1, 300), -torch.inf)
     wide[0, 299] = 0.0
-    assert draw_tokens(wide, [1.0], [0.999999999]) == [299]
+    assert labelled_draws(wide, [1.0], [0.999999999], 1).tokens == [299]
+
+
+@pytest.mark.parametrize("temperature", [0.0, 1.0])
+def test_logits_that_are_no_numbers_are_refused(temperature: float) -> None:
+    logits = torch.zeros(2, 300)
+    logits[1, 7] = torch.nan
+    with pytest.raises(NumberError, match="float32"):
+        labelled_draws(logits, [temperature] * 2, [0.5] * 2, 4)
 
 
 def talked(dialogue: Dialogue, tokens: Iterator[int]) -> Dialogue:
@@ -244,9 +333,8 @@ def test_templates_that_cannot_go_on_have_one_turn_and_none_is_refused() -> None
 
 
 def test_rows_fit_the_text_and_the_memory() -> None:
-    small = tiny_config()
-    assert [rows_for(small, tokens, 2) for tokens in (500, 20_000, 60_000, 10**7)] == [
-        16, 32, 96, MOST_ROWS,
-    ]  # fmt: skip
-    large = tiny_config(num_layers=80, num_kv_heads=4, head_dim=1024)
-    assert 16 <= rows_for(large, 10**7, 2) < MOST_ROWS
+    on_cpu = [rows_for(tokens, 4096, 49152, None) for tokens in (500, 20_000, 10**7)]
+    assert on_cpu == [16, 32, MOST_ROWS]
+    assert rows_for(10**7, 1 << 18, 49152, None) == 16
+    on_gpu = [rows_for(10**8, 24_000, 49152, memory << 30) for memory in (2, 16, 140)]
+    assert on_gpu == [64, 512, MOST_GPU_ROWS]

@@ -8,10 +8,9 @@ import torch
 
 from sequoia_core.distill.agreement import agreement
 from sequoia_core.distill.corpus import Corpus
+from sequoia_core.distill.shards import LabelledText, Labels, Shards
 from sequoia_core.distill.student import Student, begin_from_target, student_config
-from sequoia_core.distill.teacher import TeacherCache, TeacherShape, next_is_answer
 from sequoia_core.distill.train import Batches, Training, TrainPlan, schedule
-from sequoia_core.errors import ParameterError
 from sequoia_core.model.llama import Llama
 from tests.core.models import random_weights, tiny_config
 
@@ -35,15 +34,18 @@ def made_corpus(seed: int = 0, conversations: int = 30) -> Corpus:
 CORPUS = made_corpus()
 
 
-def target() -> Llama:
-    return Llama(CONFIG, WEIGHTS, CPU, torch.float32)
-
-
-def teacher(folder: Path, features: tuple[int, ...] = FEATURES) -> TeacherCache:
-    shape = TeacherShape(len(CORPUS.tokens), 6, features, CONFIG.hidden_size)
-    cache = TeacherCache(folder, shape)
-    list(cache.fill(target(), CORPUS))
-    return cache
+def labelled(folder: Path, features: tuple[int, ...] = FEATURES) -> LabelledText:
+    """The corpus with what the target thinks of it."""
+    model, shards = Llama(CONFIG, WEIGHTS, CPU, torch.float32, features), Shards(folder, 24)
+    for index in range(CORPUS.conversations):
+        span, cache = CORPUS.span(index), model.new_cache()
+        ids = torch.from_numpy(CORPUS.tokens[span].astype(np.int64))
+        logits = model.forward(ids, torch.arange(len(ids)), None, cache)[:-1]
+        top = torch.softmax(logits[CORPUS.answers[span][1:]], -1).topk(6)
+        labels = Labels(top.indices, top.values, cache.features(0, len(ids) - 1))
+        shards.add(index, ids.tolist(), CORPUS.answers[span].tolist(), labels)
+    shards.save()
+    return shards.text(len(CORPUS.tokens))
 
 
 def student(features: tuple[int, ...] = FEATURES) -> Student:
@@ -53,59 +55,10 @@ def student(features: tuple[int, ...] = FEATURES) -> Student:
     return made
 
 
-def test_the_teacher_is_the_target_on_every_answer_position(tmp_path: Path) -> None:
-    cache, model = teacher(tmp_path), target()
-    reads = Llama(CONFIG, WEIGHTS, CPU, torch.float32, feature_layers=FEATURES)
-    for index in range(CORPUS.conversations):
-        span = CORPUS.span(index)
-        ids = torch.from_numpy(CORPUS.tokens[span].astype(np.int64))
-        logits = model.forward(ids, torch.arange(len(ids)), None, model.new_cache())
-        top = torch.softmax(logits, -1).topk(6)
-        wanted = next_is_answer(CORPUS, [span])
-        np.testing.assert_array_equal(cache.top_ids[span][wanted], top.indices[wanted])
-        np.testing.assert_allclose(cache.top_probs[span][wanted], top.values[wanted], rtol=2e-3)
-        assert not cache.top_probs[span][~wanted].any()
-        beside = reads.new_cache()
-        reads.extend(ids, beside)
-        states = beside.features(0, len(ids))
-        torch.testing.assert_close(
-            cache.features(span.start, span.stop).float(), states, rtol=1e-2, atol=1e-2
-        )
-
-
-def test_a_teachers_pass_that_was_broken_off_goes_on(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr("sequoia_core.distill.teacher.SAVE_EVERY", 2)
-    monkeypatch.setattr("sequoia_core.distill.teacher.ROWS", 50)
-    whole = teacher(tmp_path / "whole")
-    shape = whole.shape
-    for _ in range(100):
-        cache = TeacherCache(tmp_path / "parts", shape)
-        if cache.done == CORPUS.conversations:
-            break
-        for at, _ in enumerate(cache.fill(target(), CORPUS)):
-            if at == 2:
-                break
-    np.testing.assert_array_equal(cache.top_ids, whole.top_ids)
-    assert torch.equal(cache.features(0, shape.tokens), whole.features(0, shape.tokens))
-
-
-def test_a_teacher_of_another_corpus_is_refused(tmp_path: Path) -> None:
-    teacher(tmp_path)
-    with pytest.raises(ParameterError, match="another corpus"):
-        TeacherCache(tmp_path, TeacherShape(7, 6, FEATURES, CONFIG.hidden_size))
-
-
-def test_a_teacher_that_would_fill_the_disk_is_refused_beforehand(tmp_path: Path) -> None:
-    with pytest.raises(ParameterError, match="take fewer --tokens"):
-        TeacherCache(tmp_path, TeacherShape(10**12, 32, FEATURES, CONFIG.hidden_size))
-
-
 def test_every_conversation_comes_once_an_epoch(tmp_path: Path) -> None:
     plan = TrainPlan(steps=1, batch_tokens=64, longest=32)
     chosen = [at for at in range(CORPUS.conversations) if at % 4]
-    batches = Batches(CORPUS, teacher(tmp_path), VOCAB_IDS, plan, chosen)
+    batches = Batches(labelled(tmp_path), VOCAB_IDS, plan, chosen)
     for epoch in (0, 1, 2):
         grouped = batches._epoch(epoch)
         assert sorted(index for batch in grouped for index in batch) == chosen
@@ -114,22 +67,24 @@ def test_every_conversation_comes_once_an_epoch(tmp_path: Path) -> None:
 
 def test_a_batch_holds_what_the_target_thinks_of_answers(tmp_path: Path) -> None:
     plan = TrainPlan(steps=1, batch_tokens=200, longest=32)
-    cache = teacher(tmp_path)
-    batch = Batches(CORPUS, cache, VOCAB_IDS, plan).of([4, 9])
+    text = labelled(tmp_path)
+    batch = Batches(text, VOCAB_IDS, plan).of([4, 9])
     assert batch.features is not None
     for row, index in enumerate([4, 9]):
-        span = CORPUS.span(index)
+        span, labels = CORPUS.span(index), text.labels(index)
         length = min(span.stop - span.start, 32)
         assert batch.tokens[row, :length].tolist() == CORPUS.tokens[span][:32].tolist()
-        assert not batch.learnt[row, length:].any()
+        wanted = CORPUS.answers[span][1 : length + 1].tolist()[: length - 1]
+        assert batch.learnt[row, : length - 1].tolist() == wanted
+        assert not batch.learnt[row, length - 1 :].any()
         assert not batch.features[row, 0].any()
-        states = cache.features(span.start, span.start + length - 1)
-        assert torch.equal(batch.features[row, 1:length], states)
-        for at in batch.learnt[row].nonzero().flatten().tolist():
+        assert torch.equal(batch.features[row, 1:length], labels.features[: length - 1])
+        places = batch.learnt[row].nonzero().flatten().tolist()
+        for at, tokens, probs in zip(places, labels.top_ids, labels.top_probs, strict=False):
             for k in range(6):
-                token = int(cache.top_ids[span.start + at, k])
+                token = int(tokens[k])
                 known = token in VOCAB_IDS.tolist()
-                assert (batch.probs[row, at, k] > 0) == known
+                assert batch.probs[row, at, k] == (probs[k] if known else 0)
                 if known:
                     assert VOCAB_IDS[batch.columns[row, at, k]] == token
 
@@ -139,11 +94,11 @@ def test_a_training_that_was_left_ends_with_the_same_weights(
     tmp_path: Path, features: tuple[int, ...]
 ) -> None:
     plan = TrainPlan(steps=9, batch_tokens=200, unroll=2 if features else 1)
-    cache = teacher(tmp_path / "teacher", features)
+    text = labelled(tmp_path / "shards", features)
 
     def training(name: str) -> tuple[Student, Training]:
         made = student(features)
-        batches = Batches(CORPUS, cache, VOCAB_IDS, plan)
+        batches = Batches(text, VOCAB_IDS, plan)
         return made, Training(made, batches, plan, tmp_path / name)
 
     whole, run = training("whole.pt")
@@ -163,7 +118,7 @@ def test_a_training_that_was_left_ends_with_the_same_weights(
 def test_training_raises_agreement_with_the_target(tmp_path: Path, loss: str) -> None:
     plan = TrainPlan(steps=60, loss=loss, unroll=2, batch_tokens=400)
     made = student()
-    batches = Batches(CORPUS, teacher(tmp_path / "teacher"), VOCAB_IDS, plan)
+    batches = Batches(labelled(tmp_path / "shards"), VOCAB_IDS, plan)
     everything = [batches.of(list(range(CORPUS.conversations)))]
     before = agreement(made, everything, 2)
     list(Training(made, batches, plan, tmp_path / "checkpoint.pt").run())
@@ -175,7 +130,7 @@ def test_training_raises_agreement_with_the_target(tmp_path: Path, loss: str) ->
 
 def test_rates_count_the_targets_choice_by_rank(tmp_path: Path) -> None:
     plan = TrainPlan(steps=1, batch_tokens=400)
-    batches = Batches(CORPUS, teacher(tmp_path), VOCAB_IDS, plan)
+    batches = Batches(labelled(tmp_path), VOCAB_IDS, plan)
     made, batch = student(), batches.of([1, 2, 3])
     found = agreement(made, [batch], 1)
     (state,) = made.unrolled(batch.tokens, batch.features, 1)

@@ -13,6 +13,7 @@ from sequoia_core.growmap import GrowMap
 from sequoia_core.model.native.llama import NativeLlama, Pool
 from sequoia_core.model.native.rows import NativeRows
 from sequoia_core.protocols import LevelDraw, Paths, TreeRows
+from sequoia_core.sampling import labelled_draws
 from sequoia_core.token_tree import TreeLayout
 from tests.core.native.test_invariance import MODELS, read, tree_mask
 
@@ -104,6 +105,28 @@ def test_a_path_that_does_not_end_at_its_row_is_refused(model: NativeLlama) -> N
 
 
 ROWS = NativeRows(Pool(2)) if MODELS else None
+
+
+@pytest.mark.skipif(ROWS is None, reason="the native library was not built")
+@pytest.mark.parametrize("columns", [32, 1000, 49_152])
+def test_labelled_draws_are_those_of_pytorch(columns: int) -> None:
+    assert ROWS is not None
+    generator = torch.Generator().manual_seed(columns)
+    logits = torch.randn((40, columns), generator=generator) * 3
+    logits[::5, ::2] = -torch.inf
+    temperatures = [0.0, 0.3, 0.6, 1.0] * 10
+    uniforms = torch.rand(40, generator=generator, dtype=torch.float64).tolist()
+    expected = labelled_draws(logits, temperatures, uniforms, 16)
+    found = ROWS.labelled_draws(logits, temperatures, uniforms, 16)
+    assert torch.equal(found.columns, expected.columns)
+    torch.testing.assert_close(found.probs, expected.probs, rtol=1e-5, atol=0)
+    assert found.tokens == expected.tokens
+    assert len(set(found.tokens)) > 10
+    logits[3, columns // 2] = torch.nan
+    logits[4, 0] = torch.nan
+    drawn = ROWS.labelled_draws(logits, temperatures, uniforms, 16).tokens
+    assert drawn[3] == drawn[4] == -1
+    assert drawn[5:] == expected.tokens[5:]
 
 
 @pytest.mark.skipif(ROWS is None, reason="the native library was not built")

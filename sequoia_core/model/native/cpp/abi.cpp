@@ -302,6 +302,18 @@ int32_t sequoia_distributions(sequoia_pool* pool, const sequoia_logits* logits, 
     return guarded([&] { distributions(*pool->value, best_kernels(), logits_of(*logits), probs); });
 }
 
+int32_t sequoia_label(sequoia_pool* pool, const sequoia_logits* logits, const sequoia_labels* labels) {
+    return guarded([&] {
+        const Logits rows = logits_of(*logits);
+        require(labels->size == sizeof *labels, "labels of another version");
+        require(labels->wanted > 0 && labels->wanted <= rows.columns, "more columns are wanted than there are");
+        require(labels->temperatures && labels->uniforms && labels->columns && labels->picked && labels->drawn,
+                "labels need memory");
+        label(*pool->value, best_kernels(), rows,
+              {labels->temperatures, labels->uniforms, labels->wanted, labels->columns, labels->picked, labels->drawn});
+    });
+}
+
 int32_t sequoia_draw_ordered(const float* probs, int32_t rows, int32_t columns, int32_t wanted, const double* uniforms,
                              int32_t* drawn) {
     return guarded([&] {

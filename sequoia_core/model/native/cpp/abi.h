@@ -7,7 +7,7 @@
 #include <stddef.h>
 #include <stdint.h>
 
-#define SEQUOIA_ABI_VERSION 3
+#define SEQUOIA_ABI_VERSION 4
 #define SEQUOIA_API __attribute__((visibility("default")))
 
 #ifdef __cplusplus
@@ -66,6 +66,17 @@ typedef struct {
     const float* values; /* [rows, columns] */
 } sequoia_logits;
 
+/* What is read off each row of logits to learn from, and how it goes on. */
+typedef struct {
+    uint32_t size;
+    int32_t wanted;            /* the most probable columns, 1 or more */
+    const float* temperatures; /* [rows], of the drawn columns; 0 takes the most probable one */
+    const double* uniforms;    /* [rows] in [0, 1) */
+    int32_t* columns;          /* [rows, wanted] */
+    float* picked;             /* their probabilities */
+    int32_t* drawn;            /* [rows], -1 in a row with a logit that is no number */
+} sequoia_labels;
+
 SEQUOIA_API int32_t sequoia_abi_version(void);
 SEQUOIA_API const char* sequoia_error(void);            /* of this thread's last call that failed */
 SEQUOIA_API const char* sequoia_instruction_sets(void); /* that this processor runs, best first; last, by name alone */
@@ -112,6 +123,7 @@ SEQUOIA_API int32_t sequoia_forward(sequoia_model* model, const sequoia_segment*
 
 /* probs: [rows, columns] */
 SEQUOIA_API int32_t sequoia_distributions(sequoia_pool* pool, const sequoia_logits* logits, float* probs);
+SEQUOIA_API int32_t sequoia_label(sequoia_pool* pool, const sequoia_logits* logits, const sequoia_labels* labels);
 /* probs: [rows, columns]; uniforms: [rows, wanted] in [0, 1); drawn: [rows, wanted], no column of a row twice, -1 where
  * a probability of the row is no number */
 SEQUOIA_API int32_t sequoia_draw_ordered(const float* probs, int32_t rows, int32_t columns, int32_t wanted,

@@ -17,9 +17,9 @@ class EachRow final : public Job {
 
     int stages() const override { return 1; }
     int chunks(int) const override { return logits_.rows; }
-    void compute(int, int row, int) noexcept override {
+    void compute(int, int row, int thread) noexcept override {
         const auto offset = static_cast<std::size_t>(row) * static_cast<std::size_t>(logits_.columns);
-        function_(row, offset);
+        function_(row, offset, thread);
     }
 
  private:
@@ -116,8 +116,28 @@ void draw_ordered(const float* probs, int count, int wanted, const double* unifo
     for (int rank = 0; rank < wanted; ++rank) columns[rank] = urn.draw(uniforms[rank]);
 }
 
+void label(Pool& pool, const Kernels& kernels, const Logits& logits, const Labels& labels) {
+    const auto width = static_cast<std::size_t>(logits.columns);
+    std::vector<float> probs(static_cast<std::size_t>(pool.threads()) * width);
+    EachRow job(logits, [&](int row, std::size_t offset, int thread) {
+        const float* const values = logits.values + offset;
+        const int first = row * labels.wanted;
+        kernels.top(values, logits.columns, labels.wanted, labels.columns + first);
+        const double log_total = kernels.summarize(values, logits.columns, logits.inverse_temperature).log_total;
+        for (int rank = first; rank < first + labels.wanted; ++rank)
+            labels.picked[rank] =
+                std::exp(values[labels.columns[rank]] * logits.inverse_temperature - static_cast<float>(log_total));
+        labels.drawn[row] = std::isnan(log_total) ? -1 : labels.columns[first];
+        if (!(labels.temperatures[row] > 0)) return;
+        float* const own = probs.data() + static_cast<std::size_t>(thread) * width;
+        kernels.distribution(values, logits.columns, 1.f / labels.temperatures[row], own);
+        draw_ordered(own, logits.columns, 1, labels.uniforms + row, labels.drawn + row);
+    });
+    pool.run(job);
+}
+
 void distributions(Pool& pool, const Kernels& kernels, const Logits& logits, float* probs) {
-    EachRow job(logits, [&](int, std::size_t offset) {
+    EachRow job(logits, [&](int, std::size_t offset, int) {
         kernels.distribution(logits.values + offset, logits.columns, logits.inverse_temperature, probs + offset);
     });
     pool.run(job);

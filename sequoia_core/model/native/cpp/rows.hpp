@@ -12,6 +12,18 @@ struct Logits {
     float inverse_temperature;
 };
 
+// What is read off rows of logits to learn from, and how they go on.
+struct Labels {
+    const float* temperatures;  // [rows], of the drawn columns; 0 takes the most probable one
+    const double* uniforms;     // [rows] in [0, 1)
+    int wanted;                 // columns of each row
+    std::int32_t* columns;      // [rows, wanted], the most probable ones
+    float* picked;              // their probabilities at the temperature of the logits
+    std::int32_t* drawn;        // [rows], -1 in a row with a logit that is no number
+};
+
+void label(Pool& pool, const Kernels& kernels, const Logits& logits, const Labels& labels);
+
 // -> probabilities [rows, columns]
 void distributions(Pool& pool, const Kernels& kernels, const Logits& logits, float* probs);
 

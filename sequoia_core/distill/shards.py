@@ -1,0 +1,235 @@
+"""Conversations with what the target thought of them, in shards on disk.
+
+Owns the files. A shard is a safetensors file of whole conversations and their labels, written whole
+or not at all; which conversations share one depends on time and means nothing. Knows nothing of how
+text is written or learnt from. Shapes: `n` tokens of a conversation, `a` of them labelled, `k` kept
+tokens, `F` feature layers.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save
+from torch import Tensor
+
+from sequoia_core.distill.corpus import Corpus
+from sequoia_core.errors import ParameterError
+from sequoia_core.files import written_whole
+
+TOP = 32
+"""Tokens kept per label; of a small chat model's probability they hold about 95 parts in 100."""
+
+NAMES = (
+    "numbers", "lengths", "labelled", "tokens", "answers", "top_ids", "top_probs", "features",
+)  # fmt: skip
+
+SHARD_BYTES = 32 << 20
+"""A shard is written as soon as it would be so large: it lies in memory until then."""
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Labels:
+    """What the target thinks of a conversation.
+
+    Attributes:
+        top_ids: uint16 or uint32 [a, k], the most probable tokens in the place of each answer
+            token, in order. A token that begins the conversation has none.
+        top_probs: float16 [a, k], at temperature 1.
+        features: bfloat16 [n - 1, F, hidden], outputs of the target's layers for all tokens but the
+            last, which nothing is read after. bfloat16 since a state may be too large for float16.
+    """
+
+    top_ids: Tensor
+    top_probs: Tensor
+    features: Tensor
+
+    @property
+    def nbytes(self) -> int:
+        """Memory of all of it."""
+        return self.top_ids.nbytes + self.top_probs.nbytes + self.features.nbytes
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class _Conversation:
+    """Tokens [n] and marks [n] of a conversation, and its labels."""
+
+    tokens: Tensor
+    answers: Tensor
+    labels: Labels
+
+
+class Shards:
+    """Finished conversations by number.
+
+    Args:
+        directory: made if missing; what is in it already is found.
+        vocab_size: of the target.
+
+    Raises:
+        ParameterError: a file in it is damaged.
+    """
+
+    def __init__(self, directory: Path, vocab_size: int) -> None:
+        directory.mkdir(parents=True, exist_ok=True)
+        self._directory, self.vocab_size = directory, vocab_size
+        self._ids = torch.uint16 if vocab_size <= 1 << 16 else torch.uint32
+        self._lengths: dict[int, int] = {}
+        self._saved: dict[int, tuple[_Shard, int]] = {}
+        self._unsaved: dict[int, _Conversation] = {}
+        self._unsaved_bytes = 0
+        files = sorted(directory.glob("shard-*.safetensors"))
+        self._count = len(files)
+        for file in files:
+            self._map(file)
+
+    def __contains__(self, number: int) -> bool:
+        return number in self._lengths
+
+    def length(self, number: int) -> int:
+        """Tokens of a finished conversation; 0 of one that has nothing to learn from."""
+        return self._lengths[number]
+
+    def labels(self, number: int) -> Labels:
+        """Of a conversation that was saved; mapped into memory."""
+        shard, place = self._saved[number]
+        return shard.conversation(place).labels
+
+    def add(self, number: int, ids: Sequence[int], answers: Sequence[bool], labels: Labels) -> None:
+        """Keep a finished conversation; `save` brings it to the disk, or a shard that is full."""
+        kept = Labels(
+            labels.top_ids.to(self._ids), labels.top_probs.half(), labels.features.bfloat16()
+        )
+        tokens = torch.tensor(ids, dtype=torch.int64).to(self._ids)
+        marks = torch.tensor(answers, dtype=torch.bool)
+        self._unsaved[number] = _Conversation(tokens, marks, kept)
+        self._lengths[number] = len(ids)
+        self._unsaved_bytes += kept.nbytes
+        if self._unsaved_bytes >= SHARD_BYTES:
+            self.save()
+
+    def save(self) -> None:
+        """Write what was added since the last time as one more shard, which is then mapped.
+
+        Raises:
+            OSError: the disk refuses.
+        """
+        if not self._unsaved:
+            return
+        file = self._directory / f"shard-{self._count:05}.safetensors"
+        data = save(_tensors(self._unsaved))
+        with written_whole(file) as to:
+            to.write(data)
+        self._count += 1
+        self._unsaved, self._unsaved_bytes = {}, 0
+        self._map(file)
+
+    def _map(self, file: Path) -> None:
+        shard = _Shard(file)
+        for place, number in enumerate(shard.numbers):
+            self._saved[number] = shard, place
+            self._lengths[number] = shard.length(place)
+
+    def text(self, tokens: int) -> LabelledText:
+        """The shortest run of conversations 0, 1, ... that has so many tokens.
+
+        It ends before the first that is missing. Those that have nothing to learn from are left
+        out. All of them must have been saved.
+        """
+        numbers: list[int] = []
+        number = total = 0
+        while total < tokens and number in self:
+            if self.length(number):
+                numbers.append(number)
+            total += self.length(number)
+            number += 1
+        return LabelledText(self._corpus(numbers), numbers, self)
+
+    def _corpus(self, numbers: Sequence[int]) -> Corpus:
+        found = (
+            shard.conversation(place) for shard, place in map(self._saved.__getitem__, numbers)
+        )
+        pairs = ((each.tokens.numpy(), each.answers.numpy()) for each in found)
+        return Corpus.of(pairs, self.vocab_size)
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class LabelledText:
+    """Text and what the target thinks of it.
+
+    Attributes:
+        corpus: the text, in memory.
+        numbers: of its conversations.
+        shards: where their labels are.
+    """
+
+    corpus: Corpus
+    numbers: Sequence[int]
+    shards: Shards
+
+    def labels(self, index: int) -> Labels:
+        """Of a conversation of the corpus."""
+        return self.shards.labels(self.numbers[index])
+
+
+def _tensors(conversations: Mapping[int, _Conversation]) -> dict[str, Tensor]:
+    """A shard's content: all conversations one after the other, and how long each is."""
+    each = list(conversations.values())
+    return {
+        "numbers": torch.tensor(list(conversations)),
+        "lengths": torch.tensor([len(one.tokens) for one in each]),
+        "labelled": torch.tensor([len(one.labels.top_ids) for one in each]),
+        "tokens": torch.cat([one.tokens for one in each]),
+        "answers": torch.cat([one.answers for one in each]),
+        "top_ids": torch.cat([one.labels.top_ids for one in each]),
+        "top_probs": torch.cat([one.labels.top_probs for one in each]),
+        "features": torch.cat([one.labels.features for one in each]),
+    }
+
+
+class _Shard:
+    """A file of conversations, mapped into memory and read as it is used.
+
+    Raises:
+        ParameterError: it is damaged.
+    """
+
+    def __init__(self, file: Path) -> None:
+        try:
+            with safe_open(file, "pt") as opened:
+                self._found = {name: opened.get_tensor(name) for name in NAMES}
+        except (OSError, SafetensorError) as error:
+            raise ParameterError(f"{file} is damaged ({error}); begin in another --out") from None
+        self.numbers: list[int] = self._found["numbers"].tolist()
+        lengths, labelled = self._found["lengths"], self._found["labelled"]
+        self._ends: list[tuple[int, ...]] = [
+            (0, 0, 0),
+            *zip(
+                lengths.cumsum(0).tolist(),
+                labelled.cumsum(0).tolist(),
+                (lengths - 1).clamp(min=0).cumsum(0).tolist(),
+                strict=True,
+            ),
+        ]
+
+    def length(self, place: int) -> int:
+        """Tokens of a conversation."""
+        return self._ends[place + 1][0] - self._ends[place][0]
+
+    def conversation(self, place: int) -> _Conversation:
+        """Views of the file."""
+        found = self._found
+        of_text, of_labels, of_features = map(slice, self._ends[place], self._ends[place + 1])
+        return _Conversation(
+            found["tokens"][of_text],
+            found["answers"][of_text],
+            Labels(
+                found["top_ids"][of_labels],
+                found["top_probs"][of_labels],
+                found["features"][of_features],
+            ),
+        )
