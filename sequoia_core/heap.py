@@ -4,12 +4,31 @@ Loading frees as much as it keeps: tensors in other formats, buffers of files. T
 that for later requests of the same sizes, which decoding never makes.
 """
 
+from __future__ import annotations
+
 import ctypes
 import mmap
 import sys
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import numpy as np
+if TYPE_CHECKING:
+    import numpy as np
+
+_M_ARENA_MAX = -8
+"""Of glibc's `mallopt`."""
+
+
+def keep_to_one_arena() -> None:
+    """Let all threads share one heap, in glibc; call it before there are threads.
+
+    Else each thread has its own, and what one of them frees is not used by another. Large tensors
+    lie outside of heaps, and decoding makes few small ones: it takes as long.
+    """
+    if sys.platform != "linux":
+        return
+    mallopt = getattr(ctypes.CDLL(None), "mallopt", None)
+    if mallopt is not None:
+        mallopt(_M_ARENA_MAX, 1)
 
 
 def return_freed_memory() -> None:
@@ -26,6 +45,8 @@ def release_file_pages(array: np.ndarray[Any, Any]) -> None:
 
     Without it, a file that is copied part by part counts whole as memory of the process.
     """
+    import numpy as np  # late: the chat calls another function before it may take time
+
     base: Any = array
     while isinstance(base, np.ndarray):
         base = base.base
