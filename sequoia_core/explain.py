@@ -5,26 +5,22 @@ device everything is packed into one tensor and read at once, so a step waits on
 once per node. Shapes: `R` rows asked for, `V` vocabulary, `V_draft` draft columns.
 """
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 
 import torch
 from torch import Tensor
 
 from sequoia_core.insight import Insight, Opinion, Ranking, TrialRecord
+from sequoia_core.sampling import most_probable
 from sequoia_core.text import TextCodec
 from sequoia_core.token_tree import ScoredTree
-from sequoia_core.verify import Residual, Verdict
+from sequoia_core.verify import Outside, Residual, Verdict
 
 TOP = 10
 """Tokens of a ranking."""
 MOST_NODES = 48
 """Nodes that are explained: beyond it a step's record would be mostly this."""
 _DECIMALS = 6
-_BLOCK = 128
-_FEW = 1 << 14
-"""Values up to which a plain `topk` is as fast."""
-_GATHERED = 4
-"""Rows are copied out first where they are less than one in so many."""
 
 
 @torch.inference_mode()
@@ -41,7 +37,7 @@ def explain(scored: ScoredTree, verdict: Verdict, codec: TextCodec) -> Insight:
     drafted = [node for node in rows if node in read]
     packed = torch.cat(
         (
-            _top(scored.some_probs(_index(rows, scored.logits)), range(len(rows)), None),
+            _top_of_target(scored, rows),
             _top(scored.tree.draft_probs, [read[node] for node in drafted], scored.tree.vocab_ids),
         )
     ).tolist()
@@ -85,16 +81,13 @@ def _residuals(residuals: Mapping[int, Residual]) -> dict[int, Sequence[float]]:
         inside = torch.stack([residuals[node].inside for node in nodes])
         rows = _top(inside, range(len(nodes)), first.vocab_ids).tolist()
         packed.update(zip(nodes, rows, strict=True))
-    tops: dict[Callable[[], Tensor], tuple[list[float], float]] = {}
+    tops: dict[Outside, tuple[list[int], list[float]]] = {}
     for node, left in residuals.items():
         if left.outside is None:
             continue
         if left.outside not in tops:
-            outside = left.outside()
-            tops[left.outside] = _top(outside[None], [0], None)[0].tolist(), float(outside.sum())
-        top, mass = tops[left.outside]
-        if mass > 0:
-            packed[node] = _merged(packed[node], top, left.outside_mass / mass)
+            tops[left.outside] = left.outside(TOP)
+        packed[node] = _merged(packed[node], *tops[left.outside], left.outside_mass)
     return packed
 
 
@@ -104,6 +97,14 @@ def _alike(residuals: Mapping[int, Residual]) -> list[list[int]]:
     for node, left in residuals.items():
         kinds.setdefault(left.vocab_ids is None, []).append(node)
     return list(kinds.values())
+
+
+def _top_of_target(scored: ScoredTree, nodes: Sequence[int]) -> Tensor:
+    """As `_top`, of the target's softmax at the temperature after some nodes."""
+    values, tokens = most_probable(scored.logits, nodes, TOP)
+    totals = [scored.summary.log_totals[node] for node in nodes]
+    shifts = torch.tensor(totals, dtype=torch.float64, device=values.device)[:, None]
+    return _packed(tokens, (values / (scored.params.temperature or 1.0) - shifts).exp())
 
 
 def _top(probs: Tensor, rows: Sequence[int], ids: Tensor | None) -> Tensor:
@@ -116,48 +117,27 @@ def _top(probs: Tensor, rows: Sequence[int], ids: Tensor | None) -> Tensor:
     """
     values, columns = most_probable(probs, rows, TOP)
     tokens = columns if ids is None else ids[columns]
-    packed = torch.cat((tokens.double(), values.double().round(decimals=_DECIMALS)), dim=1)
-    if columns.shape[1] == TOP:
+    return _packed(tokens, values)
+
+
+def _packed(tokens: Tensor, probs: Tensor) -> Tensor:
+    """[R, count] each -> float64 [R, 2 x TOP], filled up with zeros."""
+    packed = torch.cat((tokens.double(), probs.double().round(decimals=_DECIMALS)), dim=1)
+    rows, count = tokens.shape
+    if count == TOP:
         return packed
-    padded = packed.new_zeros((len(rows), 2, TOP))
-    padded[:, :, : columns.shape[1]] = packed.view(len(rows), 2, columns.shape[1])
+    padded = packed.new_zeros((rows, 2, TOP))
+    padded[:, :, :count] = packed.view(rows, 2, count)
     return padded.flatten(1)
 
 
-def most_probable(probs: Tensor, rows: Sequence[int], count: int) -> tuple[Tensor, Tensor]:
-    """The `count` largest of some rows [N, W] in order: values [R, count] and columns [R, count].
-
-    The largest values lie in the blocks with the largest maxima, and maxima of all rows are found
-    at the memory's speed; `topk` over a vocabulary takes twenty times as long a row.
-    """
-    width = probs.shape[1]
-    every = len(rows) == len(probs) and list(rows) == list(range(len(probs)))
-    blocks = width // _BLOCK
-    if len(rows) * width <= _FEW or blocks <= count:
-        chosen = probs if every else probs[_index(rows, probs)]
-        found = chosen.topk(min(count, width), dim=-1)
-        return found.values, found.indices
-    if len(rows) * _GATHERED < len(probs):
-        probs, rows = probs[_index(rows, probs)], range(len(rows))
-    index, even = _index(rows, probs), blocks * _BLOCK
-    whole = probs[:, :even].view(len(probs), blocks, _BLOCK)
-    best = whole.amax(-1)[index].topk(count, dim=-1).indices  # [R, count]
-    candidates = whole[index[:, None], best].flatten(1)  # [R, count x _BLOCK]
-    if even < width:
-        candidates = torch.cat((candidates, probs[index, even:]), dim=1)
-    values, at = candidates.topk(count, dim=-1)
-    columns = best.gather(1, (at // _BLOCK).clamp(max=count - 1)) * _BLOCK + at % _BLOCK
-    if even < width:
-        columns = torch.where(at < count * _BLOCK, columns, at + (even - count * _BLOCK))
-    return values, columns
-
-
-def _merged(row: Sequence[float], other: Sequence[float], scale: float) -> list[float]:
-    """The top of two packed rows together, the other's probabilities scaled."""
+def _merged(
+    row: Sequence[float], tokens: Sequence[int], shares: Sequence[float], mass: float
+) -> list[float]:
+    """The top of a packed row and of other tokens together, which have shares of a mass."""
     pairs = [*zip(row[:TOP], row[TOP:], strict=True)]
     pairs += [
-        (token, round(prob * scale, _DECIMALS))
-        for token, prob in zip(other[:TOP], other[TOP:], strict=True)
+        (token, round(share * mass, _DECIMALS)) for token, share in zip(tokens, shares, strict=True)
     ]
     best = sorted(pairs, key=lambda pair: -pair[1])[:TOP]
     return [*(token for token, _ in best), *(prob for _, prob in best)]
@@ -170,7 +150,3 @@ def _ranking(row: Sequence[float], codec: TextCodec) -> Ranking:
     token_ids = tuple(map(int, row[:known]))
     texts = tuple(map(codec.token_text, token_ids))
     return Ranking(token_ids, texts, tuple(row[TOP : TOP + known]))
-
-
-def _index(rows: Sequence[int], like: Tensor) -> Tensor:
-    return torch.tensor(rows, dtype=torch.int64, device=like.device)

@@ -7,6 +7,7 @@ distribution at a node and q the one its children were drawn from. Knows nothing
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
+from math import log
 from typing import Protocol
 
 import numpy as np
@@ -16,7 +17,7 @@ from torch import Tensor
 
 from sequoia_core.events import Outcome
 from sequoia_core.growmap import GrowMap
-from sequoia_core.sampling import draw
+from sequoia_core.sampling import draw, most_probable
 from sequoia_core.token_tree import ScoredTree
 
 ALMOST_ONE = 1.0 - 2.0**-53
@@ -40,6 +41,11 @@ class Trial:
     q: float
 
 
+Outside = Callable[[int], tuple[list[int], list[float]]]
+"""The so many most probable tokens outside the draft's columns, and the share that each has of
+what lies there; the same function for all children of a node."""
+
+
 @dataclass(frozen=True, slots=True, eq=False)
 class Residual:
     """What a rejection left of the target's distribution, on the CPU.
@@ -48,14 +54,13 @@ class Residual:
         inside: float32 [V_draft], at the draft's columns; [V] where they are all there is.
         vocab_ids: the target's id of each of these columns; None when they agree.
         outside_mass: how much is left outside these columns.
-        outside: makes that, float32 [V], up to a factor; 0 at the columns. The same function for
-            all children of a node; None where there is nothing outside.
+        outside: what that is; None where it is nothing.
     """
 
     inside: Tensor
     vocab_ids: Tensor | None = None
     outside_mass: float = 0.0
-    outside: Callable[[], Tensor] | None = None
+    outside: Outside | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -277,6 +282,7 @@ class _Contest:
         self._outside_mass = 0.0
         if self._vocab_ids is not None:
             self._outside_mass = max(1.0 - float(self._p.sum(dtype=np.float64)), 0.0)
+        self._outside_at_first = self._outside_mass
         self._q = scored.draft_probs(node).numpy()
         self._tried: list[int] = []
         self._in_q = False
@@ -302,8 +308,23 @@ class _Contest:
 
     def left(self) -> Residual:
         """What the rejections so far have left of p."""
-        outside = self._outside if self._outside_mass > 0 else None
+        outside = self._outside_top if self._outside_mass > 0 else None
         return Residual(torch.from_numpy(self._p), self._ids(), self._outside_mass, outside)
+
+    def _outside_top(self, count: int) -> tuple[list[int], list[float]]:
+        """See `Outside`."""
+        if self._whole is not None:
+            outside = self._outside()
+            values, tokens = most_probable(outside[None], [0], count)
+            shares = values / outside.sum()
+        else:
+            logits = self._scored.logits[self._node].clone()
+            logits[self._ids()] = float("-inf")
+            values, tokens = most_probable(logits[None], [0], count)
+            temperature = self._scored.params.temperature
+            total = self._scored.summary.log_totals[self._node] + log(self._outside_at_first)
+            shares = (values.double() / temperature - total).exp()
+        return tokens[0].tolist(), shares[0].tolist()
 
     def residual(self) -> Tensor:
         """The target's distribution given that every child was rejected, float32 [V]."""

@@ -60,6 +60,16 @@ class NativeRows:
         )
         return drawn[:]
 
+    def top(self, values: Tensor, count: int) -> Tensor:
+        """As `sampling.RowReader.top`."""
+        columns = torch.empty((len(values), count), dtype=torch.int32)
+        labels = LabelsStruct(
+            size=ctypes.sizeof(LabelsStruct), wanted=count, columns=columns.data_ptr()
+        )
+        given = _struct(values, 1.0)
+        check(self._library.sequoia_label(self._pool.handle, byref(given), byref(labels)))
+        return columns.long()
+
     def labelled_draws(
         self, logits: Tensor, temperatures: Sequence[float], uniforms: Sequence[float], top: int
     ) -> LabelledDraws:

@@ -66,7 +66,7 @@ typedef struct {
     const float* values; /* [rows, columns] */
 } sequoia_logits;
 
-/* What is read off each row of logits to learn from, and how it goes on. */
+/* What is read off each row of logits to learn from, and how it goes on; of `drawn` null only the columns. */
 typedef struct {
     uint32_t size;
     int32_t wanted;            /* the most probable columns, 1 or more */

@@ -123,6 +123,7 @@ void label(Pool& pool, const Kernels& kernels, const Logits& logits, const Label
         const float* const values = logits.values + offset;
         const int first = row * labels.wanted;
         kernels.top(values, logits.columns, labels.wanted, labels.columns + first);
+        if (!labels.drawn) return;
         const double log_total = kernels.summarize(values, logits.columns, logits.inverse_temperature).log_total;
         for (int rank = first; rank < first + labels.wanted; ++rank)
             labels.picked[rank] =
