@@ -34,7 +34,7 @@ class ChatSettings:
         mode: how tokens are decided.
         growmap: name or path of a tree shape, "adaptive" for one that the draft's own probabilities
             decide each step, "measured" for the fixed one that is fastest on this machine, or
-            "auto" for the better of these two.
+            "auto" for adaptive where the native library computes both models, else measured.
         lookup: whether continuations found in the conversation are speculated with.
         theme: name of a theme.
         accessible: no box drawing, no motion, linear text, verdicts in words.

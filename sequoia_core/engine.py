@@ -12,6 +12,7 @@ from dataclasses import dataclass, replace
 from time import perf_counter
 from typing import TYPE_CHECKING
 
+from sequoia_core.adaptive import PROBE_STEPS
 from sequoia_core.config import OTHER_CHILDREN, Mode, SamplingParams
 from sequoia_core.draft import DraftModel
 from sequoia_core.errors import ContextFullError, MemoryFullError, ParameterError, SequoiaError
@@ -53,6 +54,12 @@ from sequoia_core.trees import (
     tree_for,
 )
 from sequoia_core.verify import Verdict
+
+IDLE = (
+    f"plain decoding: what the draft proposes is not worth its time here; it is tried again every "
+    f"{PROBE_STEPS} steps"
+)
+"""Said where adaptive trees stay empty."""
 
 if TYPE_CHECKING:
     import torch
@@ -118,6 +125,9 @@ class Engine:
         self.insight = False
         self._answers = 0
         self._told: TreeChoice | None = None
+        self._idle = 0
+        """Steps since one drafted anything."""
+        self._told_idle: TreeChoice | None = None
 
     @classmethod
     def of(cls, pair: Pair, advisor: TreeAdvisor) -> Engine:
@@ -235,6 +245,16 @@ class Engine:
         known, self._told = self._told, choice
         return choice != known
 
+    def _idles(self, tree: Tree, step: Step) -> bool:
+        """Whether it becomes known with this step that adaptive trees stay empty; once a choice."""
+        if step.baseline or not isinstance(tree, AdaptiveTree):
+            return False
+        self._idle = 0 if len(step.nodes) > 1 else self._idle + 1
+        if self._idle < PROBE_STEPS or self._told_idle == self.tree_choice:
+            return False
+        self._told_idle = self.tree_choice
+        return True
+
     def _told_of_lookup(self, chosen: TreeChosen) -> TreeChosen:
         return replace(chosen, lookup=lookup_for(self.tree_choice).value)
 
@@ -288,6 +308,8 @@ class Engine:
             if printable:
                 yield TextDelta(step.index, printable, emission.pieces)
             yield step
+            if self._idles(tree, step):
+                yield Notice(NoticeKind.PLAIN_DECODING, IDLE)
             advice = self._learn(step, params)
             if emission.finish is not None:
                 finish = emission.finish

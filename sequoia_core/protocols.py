@@ -311,8 +311,8 @@ class TreeChoice:
         mode: how tokens are decided.
         growmap: a fixed shape.
         adaptive: whether each step's tree is grown by the draft's own probabilities; `growmap` is
-            then None. None does where it pays: with models that read a tree in one call, in the
-            modes `sequoia` and `greedy`.
+            then None. None is adaptive with models that read a tree in one call, in the modes
+            `sequoia` and `greedy`, and else the fixed shape that is predicted to be the fastest.
         lookup: grafts continuations into trees of the modes `sequoia` and `greedy`.
 
     Raises:
@@ -332,7 +332,7 @@ class TreeChoice:
         if self.adaptive and self.mode in OTHER_CHILDREN:
             raise GrowMapError(
                 f"adaptive trees are grown for the modes sequoia, greedy and chain, not for "
-                f"{self.mode.value}; name a growmap, or leave it to auto"
+                f"{self.mode.value}; name a growmap, or leave it to measured or auto"
             )
         if tree is not None and (tree.size > MOST_NODES or tree.depth > MOST_DEPTH):
             raise GrowMapError(

@@ -8,7 +8,15 @@ from sequoia_core.adaptive import PROBE_STEPS
 from sequoia_core.config import Mode, SamplingParams
 from sequoia_core.draft import DraftModel
 from sequoia_core.errors import GrowMapError
-from sequoia_core.events import FinishReason, Origin, Outcome, Step, TreeChosen
+from sequoia_core.events import (
+    FinishReason,
+    Notice,
+    NoticeKind,
+    Origin,
+    Outcome,
+    Step,
+    TreeChosen,
+)
 from sequoia_core.growmap import GrowMap
 from sequoia_core.ledger import Ledger
 from sequoia_core.plain_clock import PlainClock
@@ -124,6 +132,22 @@ def test_measured_times_set_the_prices() -> None:
     engine.advisor = Dear(ROOT, ROOT)
     steps = steps_of(list(engine.generate(PROMPT, GREEDY)))
     assert sum(len(step.nodes) > 1 for step in steps) <= 1 + len(steps) // PROBE_STEPS
+
+
+def test_that_no_tree_pays_is_said_once() -> None:
+    engine = make_engine(TableModel(11, 1), TableModel(11, 1))
+    engine.tree_choice = TreeChoice(adaptive=True)
+    engine.advisor = Dear(ROOT, ROOT)
+    params = SamplingParams(temperature=0.0, max_new_tokens=2 * PROBE_STEPS)
+    first, second = (list(engine.generate(PROMPT, params)) for _ in range(2))
+    said = [event.kind for event in first if isinstance(event, Notice)]
+    assert said == [NoticeKind.PLAIN_DECODING]
+    assert not any(isinstance(event, Notice) for event in second)
+    engine.tree_choice = TreeChoice(Mode.GREEDY, adaptive=True)
+    assert any(isinstance(event, Notice) for event in engine.generate(PROMPT, params))
+    engine = make_engine(TableModel(11, 1), TableModel(11, 1))  # where a tree pays
+    engine.tree_choice = TreeChoice(adaptive=True)
+    assert not any(isinstance(event, Notice) for event in engine.generate(PROMPT, params))
 
 
 LOOP = [2, 5, 7, 1, 8, 3]

@@ -1,5 +1,7 @@
 """Pages of a file that was copied do not stay in memory."""
 
+import platform
+import subprocess
 import sys
 from pathlib import Path
 
@@ -40,3 +42,39 @@ def test_arrays_of_no_file_are_left_as_they_are() -> None:
     release_file_pages(array[10:])
     return_freed_memory()
     assert array.sum() == 99_999 * 50_000
+
+
+COUNT_HEAPS = """
+import ctypes, sys, tempfile, threading
+from sequoia_core.heap import keep_to_one_arena
+if sys.argv[1] == "one":
+    keep_to_one_arena()
+libc = ctypes.CDLL(None)
+libc.fdopen.restype = ctypes.c_void_p
+together = threading.Barrier(4)
+def allocate():
+    together.wait()
+    for _ in range(200):
+        libc.malloc(1000)
+threads = [threading.Thread(target=allocate) for _ in range(4)]
+for thread in threads:
+    thread.start()
+for thread in threads:
+    thread.join()
+with tempfile.TemporaryFile() as file:
+    stream = libc.fdopen(file.fileno(), b"w")
+    libc.malloc_info(0, ctypes.c_void_p(stream))
+    libc.fflush(ctypes.c_void_p(stream))
+    file.seek(0)
+    print(file.read().count(b"<heap nr="))
+"""
+
+
+@pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="asks glibc")
+def test_threads_share_one_heap_where_they_are_told_to() -> None:
+    def heaps(how: str) -> int:
+        command = [sys.executable, "-c", COUNT_HEAPS, how]
+        return int(subprocess.run(command, capture_output=True, check=True, text=True).stdout)
+
+    assert heaps("one") == 1
+    assert heaps("many") > 1

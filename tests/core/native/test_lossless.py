@@ -1,17 +1,21 @@
 """Sampling with native models follows the target's distribution, however trees are drafted."""
 
+from array import array
 from collections import Counter
 
+import numpy as np
 import pytest
 import torch
 from scipy import stats
 
 from sequoia_core.config import Mode, SamplingParams
+from sequoia_core.draft import DraftModel
 from sequoia_core.events import TreeChosen
 from sequoia_core.growmap import GrowMap
 from sequoia_core.model.native.llama import NativeLlama, Pool
-from sequoia_core.protocols import Lookup, TreeChoice
-from sequoia_core.trees import ADAPTIVE
+from sequoia_core.protocols import Lookup, TreeChoice, TreeRows
+from sequoia_core.token_tree import TokenTree, scored
+from sequoia_core.trees import ADAPTIVE, ROOT
 from tests.core.engines import make_engine, tokens_of
 from tests.core.native.test_invariance import MODELS, mixed_config, mixed_model
 
@@ -19,9 +23,12 @@ PROMPT = [3, 1, 4, 1, 5, 7, 2, 6]
 RUNS = 4000
 TOKENS = 8
 """So few that a wrong share of one of them is seen after so many runs."""
+KEPT = [0, 2, 3, 5, 7]
+"""Tokens that a trimmed draft knows."""
 CHOICES = {
     "tree": TreeChoice(Mode.SEQUOIA, GrowMap.k_ary([3, 2])),
     "adaptive with look-up": TreeChoice(Mode.SEQUOIA, adaptive=True, lookup=Lookup.ON),
+    "trimmed draft": TreeChoice(Mode.SEQUOIA, GrowMap.k_ary([3, 2])),
     "specinfer": TreeChoice(Mode.SPECINFER, GrowMap.k_ary([3, 1])),
     "topk": TreeChoice(Mode.TOPK, GrowMap.k_ary([3, 1])),
 }
@@ -40,6 +47,33 @@ def pair() -> tuple[NativeLlama, NativeLlama]:
     return target, draft
 
 
+def trimmed() -> DraftModel:
+    """A draft that knows five of the eight tokens, so that others come from what is left."""
+    model = mixed_model(
+        Pool(2), next(iter(MODELS))[0], num_layers=1, vocab_size=TOKENS, head_vocab_size=len(KEPT)
+    )
+    return DraftModel(model, torch.tensor(KEPT))
+
+
+@pytest.mark.parametrize("temperature", [0.01, 0.6, 2.0])
+def test_probabilities_at_some_columns_are_those_of_the_whole_softmax(
+    pair: tuple[NativeLlama, NativeLlama], temperature: float
+) -> None:
+    target, _ = pair
+    cache = target.new_cache()
+    target.forward(torch.tensor(PROMPT[:-1]), torch.arange(len(PROMPT) - 1), None, cache)
+    rows = TreeRows(PROMPT[-1:])
+    logits, summary = target.read_tree(rows, array("q", [0]), temperature, cache)
+    tree = TokenTree(
+        ROOT, tuple(PROMPT[-1:]), (0,), (1.0,), torch.empty((0, 0)), {}, torch.tensor(KEPT)
+    )
+    params = SamplingParams(temperature)
+    values = ((PROMPT[-1],), (0,), (1.0,))
+    found = scored(tree, values, logits, params, summary)
+    wanted = found.target_probs(0)[KEPT].numpy()
+    np.testing.assert_allclose(found.some_target_probs(0, np.array(KEPT)), wanted, atol=1e-6)
+
+
 def probs_after(model: NativeLlama, ids: list[int], temperature: float) -> torch.Tensor:
     cache = model.new_cache()
     logits = model.forward(torch.tensor(ids), torch.arange(len(ids)), None, cache)[-1]
@@ -55,7 +89,7 @@ def test_the_first_two_tokens_follow_the_targets_distribution(
 ) -> None:
     """Pearson's test of the first, and of the second after the most frequent first one."""
     target, draft = pair
-    engine = make_engine(target, draft)
+    engine = make_engine(target, trimmed() if name == "trimmed draft" else draft)
     engine.tree_choice = CHOICES[name]
     drawn = []
     for seed in range(RUNS):
