@@ -12,6 +12,7 @@ import typer
 
 import sequoia_core
 from sequoia_core.errors import ParameterError, SequoiaError
+from sequoia_core.heap import keep_to_one_arena
 
 from .command_group import CommandGroup
 from .commands.chat import leave, open_chat
@@ -101,6 +102,7 @@ def chat(
 
 def main() -> None:
     """Entry point of the `sequoia` command."""
+    keep_to_one_arena()
     try:
         app(prog_name="sequoia")
     except SystemExit as ended:

@@ -9,7 +9,6 @@ from typing import Any
 import typer
 
 from sequoia_core.errors import ParameterError
-from sequoia_core.heap import keep_to_one_arena
 
 from .. import launch
 from ..imports import quick_imports
@@ -34,7 +33,6 @@ def open_chat(flags: Mapping[str, Any]) -> None:
         raise ParameterError("the chat needs a terminal; `sequoia ask` works with pipes")
     if remark:
         sys.stderr.write(remark + "\n")
-    keep_to_one_arena()
     with quick_imports():
         from ..app import SequoiaApp
         from ..preferences import Preferences

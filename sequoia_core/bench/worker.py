@@ -22,6 +22,7 @@ from sequoia_core.bench.runs import NoSpeedError, PeerError, Run, StepParts, Sys
 from sequoia_core.bench.workshop import Sources, Workshop
 from sequoia_core.config import SamplingParams
 from sequoia_core.errors import SequoiaError
+from sequoia_core.heap import keep_to_one_arena
 
 COMMAND = ("-m", "sequoia_core.bench.worker")
 END_SECONDS = 10.0
@@ -167,6 +168,7 @@ def _answer(workshop: Workshop, built: list[System], request: dict[str, Any]) ->
 
 
 def _serve() -> None:
+    keep_to_one_arena()  # as the command does
     answers = os.fdopen(os.dup(1), "w")
     os.dup2(2, 1)  # what libraries print is no answer
     built: list[System] = []
