@@ -97,6 +97,7 @@ sanitize: setup  ## tests and damaged files with address, undefined-behaviour an
 	@$(SANITIZED) -B build/sanitize-thread "-DCMAKE_CXX_FLAGS=-O1 -g -fsanitize=thread"
 	@$(BIN)/cmake --build build/sanitize-thread
 	build/sanitize-thread/probe 3
+	build/sanitize-thread/probe 9 Q4_1
 
 format: setup  ## rewrite the code in the house format
 	$(BIN)/ruff check --fix .

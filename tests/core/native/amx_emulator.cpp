@@ -23,6 +23,8 @@ struct Tile {
 
 std::atomic<int> threads_with_tiles{0};
 std::atomic<std::int64_t> dot_products{0};
+std::atomic<int> requests{0};
+std::atomic<bool> refusing{false};
 
 struct State {
     bool configured = false;
@@ -212,7 +214,11 @@ void on_refused(int signal, siginfo_t*, void* context) {
 
 namespace sequoia {
 
-bool may_use_tiles(unsigned, unsigned) {
+bool has_tiles(unsigned, unsigned) { return true; }
+
+bool ask_for_tiles() {
+    ++requests;
+    if (refusing) return false;
     struct sigaction action{};
     action.sa_sigaction = on_refused;
     action.sa_flags = SA_SIGINFO;
@@ -221,5 +227,11 @@ bool may_use_tiles(unsigned, unsigned) {
 
 }  // namespace sequoia
 
-extern "C" __attribute__((visibility("default"))) int sequoia_threads_with_tiles() { return threads_with_tiles; }
-extern "C" __attribute__((visibility("default"))) std::int64_t sequoia_tile_products() { return dot_products; }
+#pragma GCC visibility push(default)
+extern "C" {
+int sequoia_threads_with_tiles() { return threads_with_tiles; }
+std::int64_t sequoia_tile_products() { return dot_products; }
+int sequoia_tile_requests() { return requests; }
+void sequoia_refuse_tiles(int refuse) { refusing = refuse != 0; }
+}
+#pragma GCC visibility pop

@@ -2,6 +2,7 @@
 //
 // For every block format a small model reads a text and a token tree; each node of the tree must have the
 // bits of plain decoding. Prints a digest of the logits in coarse steps, which other processors share.
+// Arguments: the number of threads, 2 by default, and the only format, all by default.
 #include <cmath>
 #include <cstdint>
 #include <cstdio>
@@ -173,6 +174,7 @@ int main(int count, char** arguments) {
     require(names[0], "an instruction set");
     sequoia_pool* pool = sequoia_pool_new(threads);
     for (char* name = std::strtok(names, " "); name; name = std::strtok(nullptr, " "))
-        for (const Format& format : FORMATS) check(format, pool, name);
+        for (const Format& format : FORMATS)
+            if (count < 3 || !std::strcmp(arguments[2], format.name)) check(format, pool, name);
     sequoia_pool_free(pool);
 }

@@ -16,6 +16,7 @@ from pathlib import Path
 import pytest
 import torch
 
+from sequoia_core.errors import ModelLoadError
 from sequoia_core.model.config import ModelConfig
 from sequoia_core.model.int8_rows import UnpackedWeights, pack_weights
 from sequoia_core.model.native.library import UNPROVEN, instruction_sets, load_library
@@ -67,22 +68,40 @@ def test_tiles_give_the_bytes_of_vectors(which: str) -> None:
 
 
 @needs_tiles
-def test_tiles_are_taken_by_name_for_many_rows_and_given_back() -> None:
+def test_tiles_are_asked_for_and_taken_by_name_for_many_rows_and_given_back() -> None:
     library = load_library()
     if not hasattr(library, "sequoia_tile_products"):
         pytest.skip("only the emulation counts")
     library.sequoia_tile_products.restype = c_int64
     config, weights = blocks_model("Q4_0")
-    products = [library.sequoia_tile_products()]
+    products, requests = [library.sequoia_tile_products()], [library.sequoia_tile_requests()]
+    assert TILES in instruction_sets()  # which asks for nothing
     for name, rows in [(None, 16), (TILES, FEWEST_TILED_ROWS - 1), (TILES, FEWEST_TILED_ROWS)]:
         model = NativeLlama(config, weights, Pool(2), instruction_set=name)
         native_logits(model, torch.arange(rows))
         products.append(library.sequoia_tile_products())
+        requests.append(library.sequoia_tile_requests())
+    assert requests[0] == requests[1] < requests[2]
     assert products[0] == products[1] == products[2] < products[3]
     deadline = time.monotonic() + 60
     while library.sequoia_threads_with_tiles() and time.monotonic() < deadline:
         time.sleep(0.001)
     assert library.sequoia_threads_with_tiles() == 0
+
+
+@needs_tiles
+def test_tiles_that_the_system_refuses_are_an_error() -> None:
+    library = load_library()
+    if not hasattr(library, "sequoia_refuse_tiles"):
+        pytest.skip("only the emulation refuses")
+    config, weights = blocks_model("Q4_0")
+    library.sequoia_refuse_tiles(1)
+    try:
+        with pytest.raises(ModelLoadError, match="or the system refuses them"):
+            NativeLlama(config, weights, Pool(1), instruction_set=TILES)
+    finally:
+        library.sequoia_refuse_tiles(0)
+    NativeLlama(config, weights, Pool(1), instruction_set=TILES)
 
 
 def emulated_library() -> Path:
@@ -105,7 +124,8 @@ def emulated_library() -> Path:
 def test_the_librarys_own_code_passes_where_tiles_are_emulated() -> None:
     tests = (
         test_tiles_give_the_bytes_of_vectors,
-        test_tiles_are_taken_by_name_for_many_rows_and_given_back,
+        test_tiles_are_asked_for_and_taken_by_name_for_many_rows_and_given_back,
+        test_tiles_that_the_system_refuses_are_an_error,
     )
     done = subprocess.run(
         # faulthandler would take the signal that the emulation lives on
@@ -115,4 +135,6 @@ def test_the_librarys_own_code_passes_where_tiles_are_emulated() -> None:
         env=os.environ | {"SEQUOIA_NATIVE_LIBRARY": str(emulated_library())},
     )  # fmt: skip
     assert done.returncode == 0, done.stdout[-2000:] + done.stderr[-2000:]
-    assert re.search(rf"^{len(MODELS) + 1} passed in", done.stdout, re.MULTILINE), done.stdout
+    assert re.search(rf"^{len(MODELS) + len(tests) - 1} passed in", done.stdout, re.MULTILINE), (
+        done.stdout
+    )

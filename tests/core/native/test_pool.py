@@ -6,7 +6,9 @@ import subprocess
 import sys
 import time
 import warnings
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from pathlib import Path
 from threading import Event, Thread
 
@@ -21,6 +23,7 @@ from tests.core.native.test_invariance import MODELS, mixed_model, read
 
 ROOT = Path(__file__).parents[3]
 IDS = torch.arange(40) % 61
+FORWARDS = 100
 
 LEFT_BEHIND = """
 import ctypes, threading
@@ -59,6 +62,34 @@ def exit_code_of_a_child(model: NativeLlama, wanted: Tensor) -> int:
         signal.alarm(60)
         os._exit(0 if torch.equal(logits_of(model), wanted) else 1)
     return os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
+
+
+@contextmanager
+def busy_cores(processes: int) -> Iterator[None]:
+    """Other processes that compute all the time."""
+    running = [
+        subprocess.Popen([sys.executable, "-c", "while True: pass"]) for _ in range(processes)
+    ]
+    try:
+        yield
+    finally:
+        for each in running:
+            each.kill()
+            each.wait()
+
+
+@pytest.mark.parametrize("busy", [False, True], ids=["idle", "busy"])
+@pytest.mark.parametrize("threads", [3, 7, 65])
+def test_any_number_of_threads_gives_the_bytes_of_one(threads: int, busy: bool) -> None:
+    name = next(iter(MODELS))[0]
+    alone, model = MODELS[name, 1], mixed_model(Pool(threads), name)
+    with busy_cores(len(os.sched_getaffinity(0)) if busy else 0):
+        for rows in (1, 5, 40):
+            ids, places = IDS[:rows], torch.arange(rows)
+            wanted = alone.forward(ids, places, None, alone.new_cache()).numpy().tobytes()
+            for _ in range(FORWARDS):
+                found = model.forward(ids, places, None, model.new_cache())
+                assert found.numpy().tobytes() == wanted
 
 
 def test_models_and_callers_that_share_threads_take_turns() -> None:

@@ -9,12 +9,14 @@ import torch
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from sequoia_core.errors import ModelLoadError
 from sequoia_core.growmap import GrowMap
-from sequoia_core.model.native.llama import NativeLlama, Pool
+from sequoia_core.model.native.llama import Continued, NativeLlama, Pool
 from sequoia_core.model.native.rows import NativeRows
 from sequoia_core.protocols import LevelDraw, Paths, TreeRows
 from sequoia_core.sampling import labelled_draws
 from sequoia_core.token_tree import TreeLayout
+from tests.core.models import random_weights, tiny_config
 from tests.core.native.test_invariance import MODELS, read, tree_mask
 
 CASES = settings(
@@ -179,3 +181,34 @@ def test_a_logit_that_is_no_number_spoils_its_row(bad: float) -> None:
     assert torch.allclose(probs[0], torch.full((40,), 1 / 40))
     assert probs[1].isnan().all()
     assert ROWS.ordered_draws(probs, [0.3] * 4, 2)[2:] == [-1, -1]
+
+
+@pytest.mark.skipif(ROWS is None, reason="the native library was not built")
+def test_more_rows_than_shares_can_number_are_refused() -> None:
+    assert ROWS is not None
+    most = 2**20 - 1
+    logits = torch.zeros(most + 1, 1)
+    assert ROWS.probs(logits[:most], 1.0).eq(1).all()
+    with pytest.raises(ModelLoadError, match="more rows than one call computes"):
+        ROWS.probs(logits, 1.0)
+    with pytest.raises(ModelLoadError, match="more rows than one call computes"):
+        ROWS.labelled_draws(logits, [0.0] * len(logits), [0.5] * len(logits), 1)
+
+
+@pytest.mark.skipif(ROWS is None, reason="the native library was not built")
+@pytest.mark.parametrize(
+    ("rows", "message"),
+    [
+        (2**20, "more rows than one call computes"),
+        (2**19, "a forward larger than one call computes"),  # four heads of keys for each two rows
+    ],
+)
+def test_a_forward_of_more_chunks_than_shares_can_number_is_refused(
+    rows: int, message: str
+) -> None:
+    config = tiny_config(num_heads=12, num_kv_heads=4, num_layers=1, context_window=2**21)
+    model = NativeLlama(config, random_weights(config, seed=3), Pool(1))
+    cache = model.new_cache()
+    with pytest.raises(ModelLoadError, match=message):
+        model.continue_texts([Continued(cache, [0] * rows, 0)])
+    assert cache.length == 0

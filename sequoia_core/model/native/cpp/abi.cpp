@@ -58,6 +58,7 @@ void check_layer(const sequoia_model& model, int32_t layer) {
 Logits logits_of(const sequoia_logits& given) {
     require(given.size == sizeof given, "logits of another version");
     require(given.rows > 0 && given.columns > 0 && given.values, "there are no logits");
+    require(given.rows <= Pool::MOST_CHUNKS, "more rows than one call computes");
     return {given.values, given.rows, given.columns, given.inverse_temperature};
 }
 
@@ -163,7 +164,7 @@ sequoia_model* sequoia_model_new(const sequoia_model_shape* shape, sequoia_pool*
     sequoia_model* made = nullptr;
     guarded([&] {
         const Kernels* kernels = find_kernels(instruction_set);
-        require(kernels != nullptr, "this processor does not run these instructions");
+        require(kernels != nullptr, "the processor does not run these instructions, or the system refuses them");
         std::vector<float> frequencies(shape->inverse_frequencies, shape->inverse_frequencies + shape->head_dim / 2);
         made = new sequoia_model{std::make_shared<Model>(shape_of(*shape), pool->value, *kernels,
                                                          embedding_of ? embedding_of->value : nullptr,
@@ -281,6 +282,7 @@ int32_t sequoia_forward(sequoia_model* model, const sequoia_segment* segments, i
                                         given.rows, given.logit_rows, given.mask, paths_of(given)});
         }
         require(rows > 0, "there are no rows");
+        require(rows <= Pool::MOST_CHUNKS, "more rows than one call computes");
         require(logits || logit_rows == 0, "there is no room for logits");
         for (int64_t row = 0; row < rows; ++row)
             require(token_ids[row] >= 0 && token_ids[row] < model->value->shape().vocab,

@@ -67,7 +67,7 @@ class Processor {
                bit(features7_, 31) && bit(more7_, 11);
     }
     bool avx512_bf16() const { return avx512_vnni() && bit(later7_, 5); }
-    bool amx_int8() const { return avx512_bf16() && may_use_tiles(last7_, saved_); }
+    bool amx_int8() const { return avx512_bf16() && has_tiles(last7_, saved_); }
 
  private:
     static bool bit(unsigned word, unsigned index) { return word >> index & 1; }
@@ -97,11 +97,18 @@ std::vector<const Kernels*> supported() {
     return found;
 }
 
+bool permitted([[maybe_unused]] const Kernels* kernels) {
+#if defined(SEQUOIA_AMX)
+    if (kernels == &amx_int8::KERNELS) return ask_for_tiles();
+#endif
+    return true;
+}
+
 }  // namespace
 
 const Kernels* find_kernels(const char* name) {
     for (const Kernels* each : supported())
-        if (!name || std::strcmp(name, each->name) == 0) return each;
+        if (!name || std::strcmp(name, each->name) == 0) return permitted(each) ? each : nullptr;
     return nullptr;
 }
 

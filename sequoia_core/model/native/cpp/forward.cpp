@@ -3,20 +3,23 @@
 #include <algorithm>
 #include <cmath>
 #include <cstring>
+#include <stdexcept>
 
 #include "rows.hpp"
 
 namespace sequoia {
 namespace {
 
-// Weights read ahead into the second-level cache; from 2 to 16 kB are much alike.
-constexpr std::size_t PREFETCH_BYTES = 8192, LOOK_AHEAD_BYTES = 4096;
+// Weights read ahead into the second-level cache within a product; from 2 to 16 kB are much alike.
+constexpr std::size_t PREFETCH_BYTES = 8192;
+// Of each matrix that a thread reads first in the next stage. A product reads on from there by itself.
+constexpr std::size_t NEXT_STAGE_BYTES = 4096;
 constexpr int HEAD_BLOCKS = 4;  // of outputs that a chunk of the head computes
 
 // So few rows are normed by one thread, which is quicker than letting all threads wait for each other.
 constexpr int ROWS_NORMED_ALONE = 4;
 
-constexpr int parts(int items, int size) { return (items + size - 1) / size; }
+constexpr int parts(int count, int size) { return (count + size - 1) / size; }
 
 }  // namespace
 
@@ -100,7 +103,11 @@ void Forward::list_stages() {
         stages_.push_back({StageKind::HEAD, 0});
         if (request_.reading) stages_.push_back({StageKind::READ, 0});
     }
-    for (const Stage& stage : stages_) chunk_counts_.push_back(items(stage));
+    for (const Stage& stage : stages_) {
+        chunk_counts_.push_back(chunks_of(stage));
+        if (chunk_counts_.back() > Pool::MOST_CHUNKS)
+            throw std::length_error("a forward larger than one call computes");
+    }
 }
 
 void Forward::add_norm(const std::vector<float>& weight, bool final_norm) {
@@ -109,7 +116,7 @@ void Forward::add_norm(const std::vector<float>& weight, bool final_norm) {
     stages_.back().final_norm = final_norm;
 }
 
-int Forward::items(const Stage& stage) const {
+int Forward::chunks_of(const Stage& stage) const {
     const ModelShape& shape = model_.shape();
     switch (stage.kind) {
         case StageKind::INPUT:
@@ -146,28 +153,28 @@ void Forward::end(int stage, int thread) noexcept {
     for (int row = 0; row < normed_rows(at); ++row) norm(at, row, thread);
 }
 
-// Reads the first weights of the thread's next share into the cache, while it would wait for others.
-void Forward::look_ahead(int stage, int thread) noexcept {
+// Reads the first weights of the thread's next share into the cache.
+void Forward::prefetch_next(int stage, int thread) noexcept {
     for (auto next = static_cast<std::size_t>(stage) + 1; next < stages_.size(); ++next) {
         const Stage& at = stages_[next];
-        const int item = model_.pool_->share(chunk_counts_[next], thread);
+        const int chunk = model_.pool_->share(chunk_counts_[next], thread);
         const auto fetch = [&](const Linear& linear, int block) {
             if (block >= linear.matrix.blocks()) return;
             const std::uint8_t* from = linear.matrix.block(block);
-            for (std::size_t line = 0; line < LOOK_AHEAD_BYTES; line += 64) __builtin_prefetch(from + line, 0, 2);
+            for (std::size_t line = 0; line < NEXT_STAGE_BYTES; line += 64) __builtin_prefetch(from + line, 0, 2);
         };
         const Layer& layer = model_.layers_[static_cast<std::size_t>(at.layer)];
         switch (at.kind) {
             case StageKind::PROJECT: {
-                const HeadOf head = head_of(item);
+                const HeadOf head = head_of(chunk);
                 return fetch(layer.part(head.part), head.index * (model_.padded_dim() / BLOCK));
             }
-            case StageKind::ATTENTION_OUT: return fetch(layer.part(Part::ATTENTION_OUT), item);
+            case StageKind::ATTENTION_OUT: return fetch(layer.part(Part::ATTENTION_OUT), chunk);
             case StageKind::GATE_UP:
-                for (const Part part : {Part::GATE, Part::UP}) fetch(layer.part(part), item * (GROUP / BLOCK));
+                for (const Part part : {Part::GATE, Part::UP}) fetch(layer.part(part), chunk * (GROUP / BLOCK));
                 return;
-            case StageKind::DOWN: return fetch(layer.part(Part::DOWN), item);
-            case StageKind::HEAD: return fetch(model_.head(), item * HEAD_BLOCKS);
+            case StageKind::DOWN: return fetch(layer.part(Part::DOWN), chunk);
+            case StageKind::HEAD: return fetch(model_.head(), chunk * HEAD_BLOCKS);
             case StageKind::NORM:
             case StageKind::COLLECT: continue;
             default: return;
@@ -175,35 +182,35 @@ void Forward::look_ahead(int stage, int thread) noexcept {
     }
 }
 
-void Forward::compute(int index, int item, int thread) noexcept {
-    const Stage& stage = stages_[static_cast<std::size_t>(index)];
-    const Layer& layer = model_.layers_[static_cast<std::size_t>(stage.layer)];
-    switch (stage.kind) {
-        case StageKind::EMBED: return embed(item, thread);
+void Forward::compute(int stage, int chunk, int thread) noexcept {
+    const Stage& at = stages_[static_cast<std::size_t>(stage)];
+    const Layer& layer = model_.layers_[static_cast<std::size_t>(at.layer)];
+    switch (at.kind) {
+        case StageKind::EMBED: return embed(chunk, thread);
         case StageKind::INPUT: {
             const bool tree = in_tree(request_.segments.front());
             const int stride = model_.padded_hidden();
-            return product(tree ? model_.own_input_ : model_.target_input_, model_.inputs_, item,
-                           model_.states_.get() + item * BLOCK, stride);
+            return product(tree ? model_.own_input_ : model_.target_input_, model_.inputs_, chunk,
+                           model_.states_.get() + chunk * BLOCK, stride);
         }
-        case StageKind::NORM: return norm(stage, item, thread);
-        case StageKind::PROJECT: return project(stage.layer, item, thread);
-        case StageKind::ATTEND: return attend(stage.layer, item, thread);
-        case StageKind::COLLECT: return collect(item);
+        case StageKind::NORM: return norm(at, chunk, thread);
+        case StageKind::PROJECT: return project(at.layer, chunk, thread);
+        case StageKind::ATTEND: return attend(at.layer, chunk, thread);
+        case StageKind::COLLECT: return collect(chunk);
         case StageKind::ATTENTION_OUT:
-            return add_product(layer.part(Part::ATTENTION_OUT), model_.attended_, item, thread);
-        case StageKind::GATE_UP: return gate_up(stage.layer, item, thread);
+            return add_product(layer.part(Part::ATTENTION_OUT), model_.attended_, chunk, thread);
+        case StageKind::GATE_UP: return gate_up(at.layer, chunk, thread);
         case StageKind::DOWN: {
-            add_product(layer.part(Part::DOWN), model_.inner_, item, thread);
+            add_product(layer.part(Part::DOWN), model_.inner_, chunk, thread);
             const auto& kept = model_.shape().feature_layers;
-            const auto found = std::find(kept.begin(), kept.end(), stage.layer);
+            const auto found = std::find(kept.begin(), kept.end(), at.layer);
             if (found == kept.end()) return;
-            const int slot = static_cast<int>(found - kept.begin()), first = item * BLOCK;
+            const int slot = static_cast<int>(found - kept.begin()), first = chunk * BLOCK;
             const int width = std::min(BLOCK, model_.shape().hidden - first);
             for (int row = 0; row < tiles_.rows(); ++row) {
-                const Row& at = rows_[static_cast<std::size_t>(row)];
-                const KvCache& cache = *request_.segments[static_cast<std::size_t>(at.segment)].cache;
-                std::memcpy(cache.feature(at.slot, slot) + first,
+                const Row& of = rows_[static_cast<std::size_t>(row)];
+                const KvCache& cache = *request_.segments[static_cast<std::size_t>(of.segment)].cache;
+                std::memcpy(cache.feature(of.slot, slot) + first,
                             model_.states_.get() +
                                 static_cast<std::size_t>(row) * static_cast<std::size_t>(model_.padded_hidden()) +
                                 first,
@@ -211,15 +218,15 @@ void Forward::compute(int index, int item, int thread) noexcept {
             }
             return;
         }
-        case StageKind::READ: return read(item);
-        case StageKind::HEAD: return head(item, thread);
+        case StageKind::READ: return read(chunk);
+        case StageKind::HEAD: return head(chunk, thread);
     }
 }
 
-void Forward::head(int item, int thread) {
+void Forward::head(int chunk, int thread) {
     const Linear& head = model_.head();
-    const int width = model_.shape().head_rows, last = std::min((item + 1) * HEAD_BLOCKS, head.matrix.blocks());
-    for (int block = item * HEAD_BLOCKS; block < last; ++block) {
+    const int width = model_.shape().head_rows, last = std::min((chunk + 1) * HEAD_BLOCKS, head.matrix.blocks());
+    for (int block = chunk * HEAD_BLOCKS; block < last; ++block) {
         const int first = block * BLOCK;
         if (first + BLOCK <= width) {
             product(head, model_.hidden_, head_tiles_, block, request_.logits + first, width);
@@ -334,13 +341,13 @@ void Forward::condition(int row, float* inputs) {
     model_.inputs_.put(kernels_, tiles_, row, 0, groups, inputs);
 }
 
-void Forward::norm(const Stage& stage, int item, int thread) {
+void Forward::norm(const Stage& stage, int index, int thread) {
     float* normed = model_.scratch_[static_cast<std::size_t>(thread)].get();
     const int padded = model_.padded_hidden(),
-              row = stage.final_norm ? head_rows_[static_cast<std::size_t>(item)] : item;
+              row = stage.final_norm ? head_rows_[static_cast<std::size_t>(index)] : index;
     const float* states = model_.states_.get() + static_cast<std::size_t>(row) * static_cast<std::size_t>(padded);
     kernels_.rms_norm(states, stage.norm->data(), model_.shape().hidden, padded, model_.shape().norm_epsilon, normed);
-    model_.hidden_.put(kernels_, stage.final_norm ? head_tiles_ : tiles_, item, 0, padded / GROUP, normed);
+    model_.hidden_.put(kernels_, stage.final_norm ? head_tiles_ : tiles_, index, 0, padded / GROUP, normed);
 }
 
 void Forward::rotate(float* values, int row) const {
@@ -404,9 +411,9 @@ void Forward::project(int layer, int index, int thread) {
 }
 
 // Sums run over the visible keys in ascending order, so hidden keys between them leave no trace.
-void Forward::attend(int layer, int item, int thread) {
+void Forward::attend(int layer, int chunk, int thread) {
     const ModelShape& shape = model_.shape();
-    const QueryTile& tile = query_tiles_[static_cast<std::size_t>(item)];
+    const QueryTile& tile = query_tiles_[static_cast<std::size_t>(chunk)];
     const Segment& segment = request_.segments[static_cast<std::size_t>(tile.segment)];
     const HeadMemory memory = segment.cache->head(layer, tile.kv_head);
     const int each = shape.heads / shape.kv_heads, count = tile.last - tile.first, dim = model_.padded_dim();

@@ -35,8 +35,8 @@ class Forward final : public Job {
 
     int stages() const override { return static_cast<int>(stages_.size()); }
     int chunks(int stage) const override { return chunk_counts_[static_cast<std::size_t>(stage)]; }
-    void compute(int stage, int item, int thread) noexcept override;
-    void look_ahead(int stage, int thread) noexcept override;
+    void compute(int stage, int chunk, int thread) noexcept override;
+    void prefetch_next(int stage, int thread) noexcept override;
     void end(int stage, int thread) noexcept override;
     int longest() const { return longest_; }
     int rows() const { return tiles_.rows(); }
@@ -49,13 +49,13 @@ class Forward final : public Job {
     void list_stages();
     void add_norm(const std::vector<float>& weight, bool final_norm = false);
     int normed_rows(const Stage& stage) const { return (stage.final_norm ? head_tiles_ : tiles_).rows(); }
-    int items(const Stage& stage) const;
+    int chunks_of(const Stage& stage) const;
 
     bool in_tree(const Segment& segment) const { return segment.mask || segment.paths.lengths; }
     void embed(int row, int thread);
     void condition(int row, float* inputs);
-    // the normed state of the stage's row number `item` -> inputs
-    void norm(const Stage& stage, int item, int thread);
+    // the normed state of the stage's row number `index` -> inputs
+    void norm(const Stage& stage, int index, int thread);
     struct HeadOf {
         Part part;
         int index;
@@ -63,9 +63,9 @@ class Forward final : public Job {
     HeadOf head_of(int index) const;
     void project(int layer, int index, int thread);
     void rotate(float* values, int row) const;
-    void attend(int layer, int item, int thread);
+    void attend(int layer, int chunk, int thread);
     void collect(int row);
-    void head(int item, int thread);
+    void head(int chunk, int thread);
     void read(int index);
     void gate_up(int layer, int group, int thread);
     void add_product(const Linear& linear, const Activations& inputs, int block, int thread);

@@ -86,10 +86,13 @@ struct Kernels {
 using GiveBack = void (*)();
 extern constinit thread_local GiveBack give_back;
 
-// Whether this process may use AMX's tiles, by what CPUID's leaf 7 has in EDX and the system saves; asks the system.
-bool may_use_tiles(unsigned features, unsigned saved);
+// Whether there are AMX's tiles, by what CPUID's leaf 7 has in EDX and the system saves.
+bool has_tiles(unsigned features, unsigned saved);
+// Asks the system to let this process use them; false if it refuses. Signal stacks must be larger from then on.
+bool ask_for_tiles();
 
-// The best of what was compiled that this processor runs; null for an unknown or unsupported name.
+// The best of what was compiled that this processor runs; null for an unknown or unsupported name, and for one that the
+// system refuses. Tiles are asked for here, so a process that computes without them never has the permission.
 const Kernels* find_kernels(const char* name_or_null);
 // Names of those that this processor runs, best first, separated by spaces; last, what is taken by name alone.
 const char* kernel_names();

@@ -3,6 +3,7 @@
 #include <pthread.h>
 
 #include <algorithm>
+#include <cassert>
 #include <chrono>
 #include <memory>
 #include <system_error>
@@ -25,14 +26,13 @@ namespace {
 constexpr std::chrono::microseconds SPIN{200};
 constexpr int PAUSES_PER_LOOK_AT_THE_CLOCK = 32;
 
-constexpr int CHUNK_BITS = 20, OPENING_BITS = 64 - 2 * CHUNK_BITS;
-constexpr std::uint64_t CHUNK_MASK = (std::uint64_t{1} << CHUNK_BITS) - 1;
+constexpr int CHUNK_BITS = Pool::CHUNK_BITS, EPOCH_BITS = 64 - 2 * CHUNK_BITS;
+constexpr std::uint64_t CHUNK_MASK = Pool::MOST_CHUNKS;
 
-constexpr std::uint64_t packed(std::uint64_t opening, int first, int end) {
-    return opening << 2 * CHUNK_BITS | static_cast<std::uint64_t>(first) << CHUNK_BITS |
-           static_cast<std::uint64_t>(end);
+constexpr std::uint64_t packed(std::uint64_t epoch, int first, int end) {
+    return epoch << 2 * CHUNK_BITS | static_cast<std::uint64_t>(first) << CHUNK_BITS | static_cast<std::uint64_t>(end);
 }
-constexpr std::uint64_t opening_of(std::uint64_t share) { return share >> 2 * CHUNK_BITS; }
+constexpr std::uint64_t epoch_of(std::uint64_t share) { return share >> 2 * CHUNK_BITS; }
 constexpr int first_of(std::uint64_t share) { return static_cast<int>(share >> CHUNK_BITS & CHUNK_MASK); }
 constexpr int end_of(std::uint64_t share) { return static_cast<int>(share & CHUNK_MASK); }
 constexpr int size_of(std::uint64_t share) { return end_of(share) - first_of(share); }
@@ -45,7 +45,7 @@ void relax() {
 #endif
 }
 
-void rest() {
+void release_registers() {
     if (give_back) std::exchange(give_back, nullptr)();
 }
 
@@ -129,9 +129,9 @@ void Pool::run(Job& job, const Turn&) {
     open(job, 0);
     for (;;) {
         const std::uint32_t seen = changes_.load(std::memory_order_acquire);
-        if (finished_.load(std::memory_order_acquire)) return rest();
+        if (finished_.load(std::memory_order_acquire)) return release_registers();
         take_chunks(0);
-        if (finished_.load(std::memory_order_acquire)) return rest();
+        if (finished_.load(std::memory_order_acquire)) return release_registers();
         wait_for_change(seen);
     }
 }
@@ -152,46 +152,48 @@ void Pool::open(const Job& job, int stage) {
     const int count = over ? 0 : job.chunks(stage);
     done_.store(0, std::memory_order_relaxed);
     stage_.store(stage, std::memory_order_relaxed);
-    opening_ = (opening_ + 1) % (std::uint64_t{1} << OPENING_BITS);
+    epoch_ = (epoch_ + 1) % (std::uint64_t{1} << EPOCH_BITS);
+    // Others compute as soon as they see a share, and may open the next stage, whose shares a late store would
+    // overwrite. The last share is stored last and never empty, share(count, threads - 1) < count, so no stage ends
+    // before all its shares are stored.
+    assert(over || share(count, threads_ - 1) < count);
     for (int thread = 0; thread < threads_; ++thread)
-        left(thread).store(packed(opening_, share(count, thread), share(count, thread + 1)), std::memory_order_release);
+        range(thread).store(packed(epoch_, share(count, thread), share(count, thread + 1)), std::memory_order_release);
     if (over) finished_.store(true, std::memory_order_release);
     changes_.fetch_add(1, std::memory_order_release);
     changes_.notify_all();
 }
 
 int Pool::take(int thread) {
-    std::uint64_t seen = left(thread).load(std::memory_order_acquire);
-    do {
-        while (size_of(seen) > 0) {
-            const std::uint64_t rest = packed(opening_of(seen), first_of(seen) + 1, end_of(seen));
-            if (left(thread).compare_exchange_weak(seen, rest, std::memory_order_acq_rel, std::memory_order_acquire))
-                return first_of(seen);
-        }
-    } while (take_half(thread, seen));
-    return NONE;
+    std::uint64_t seen = range(thread).load(std::memory_order_acquire);
+    while (size_of(seen) > 0) {
+        const std::uint64_t left = packed(epoch_of(seen), first_of(seen) + 1, end_of(seen));
+        if (range(thread).compare_exchange_weak(seen, left, std::memory_order_acq_rel, std::memory_order_acquire))
+            return first_of(seen);
+    }
+    return steal_half(thread, epoch_of(seen));
 }
 
-// Makes the second half of the largest share the thread's own, which is `empty` and changed by nobody else: others
-// take from full ones only, and the next stage cannot open before what is taken here is done. Only within one opening,
-// since while a stage opens a share may still be of the one before.
-bool Pool::take_half(int thread, std::uint64_t& empty) {
+// Takes the second half of the largest share: the first chunk of it is returned, so that nobody steals it back, and the
+// rest becomes the thread's own share. That one is empty and changed by nobody else: others steal from full ones only,
+// and the next stage cannot open before what is stolen here is done. Only within one epoch, since while a stage opens a
+// share may still be of the one before.
+int Pool::steal_half(int thread, std::uint64_t epoch) {
     for (;;) {
-        int victim = thread;
-        std::uint64_t most = empty;
+        int victim = NONE;
+        std::uint64_t most = 0;
         for (int other = 0; other < threads_; ++other) {
-            const std::uint64_t seen = left(other).load(std::memory_order_acquire);
-            if (opening_of(seen) != opening_of(empty) || size_of(seen) <= size_of(most)) continue;
+            const std::uint64_t seen = range(other).load(std::memory_order_acquire);
+            if (epoch_of(seen) != epoch || size_of(seen) <= size_of(most)) continue;
             victim = other;
             most = seen;
         }
-        if (victim == thread) return false;
+        if (victim == NONE) return NONE;
         const int middle = first_of(most) + size_of(most) / 2, end = end_of(most);
-        const std::uint64_t rest = packed(opening_of(most), first_of(most), middle);
-        if (!left(victim).compare_exchange_strong(most, rest, std::memory_order_acq_rel)) continue;
-        empty = packed(opening_of(rest), middle, end);
-        left(thread).store(empty, std::memory_order_release);
-        return true;
+        const std::uint64_t left = packed(epoch, first_of(most), middle);
+        if (!range(victim).compare_exchange_strong(most, left, std::memory_order_acq_rel)) continue;
+        range(thread).store(packed(epoch, middle + 1, end), std::memory_order_release);
+        return middle;
     }
 }
 
@@ -204,7 +206,8 @@ void Pool::take_chunks(int thread) {
         const int stage = stage_.load(std::memory_order_relaxed), count = job.chunks(stage);
         int taken = 0;
         for (; chunk != NONE; chunk = take(thread), ++taken) job.compute(stage, chunk, thread);
-        job.look_ahead(stage, thread);
+        // the job lives until these chunks are counted; where they are the last, all others would wait for the prefetch
+        if (done_.load(std::memory_order_relaxed) + taken < count) job.prefetch_next(stage, thread);
         if (done_.fetch_add(taken, std::memory_order_acq_rel) + taken < count) return;
         job.end(stage, thread);
         open(job, stage + 1);
@@ -219,7 +222,7 @@ void Pool::wait_for_change(std::uint32_t seen) const {
             relax();
         }
     } while (std::chrono::steady_clock::now() - began < SPIN);
-    rest();
+    release_registers();
     changes_.wait(seen, std::memory_order_acquire);
 }
 

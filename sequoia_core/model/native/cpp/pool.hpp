@@ -1,10 +1,12 @@
 // Threads that compute the stages of a forward pass together.
 //
-// A job is a list of stages, each a number of chunks; a stage begins when all chunks of the one before
-// are done. Each thread has a share of consecutive chunks, since memory is read fastest in order, and reads
-// on where it has been reading. Who is done takes half of what another has left: a thread that the system
-// does not run, or runs slowly, holds up at most the chunk it computes, and who waits for it sleeps. So a
-// busy neighbour costs its share and no more.
+// Work stealing with prefetching: a job is a list of stages, each a number of chunks, and a stage begins when all
+// chunks of the one before are done. Each thread has a share of consecutive chunks, since memory is read fastest in
+// order. Who is done steals half of what another has left, and prefetches what it will read first in the next stage
+// before it waits. So a busy neighbour costs its share and little more, and who waits long enough sleeps.
+//
+// A thread that the system stops holds up the chunk that it computes; others steal the rest of its share. In the few
+// instructions of a theft it holds up what it has stolen, and while it opens a stage, the whole job.
 #pragma once
 
 #include <atomic>
@@ -25,8 +27,8 @@ class Job {
     virtual int chunks(int stage) const = 0;
     // Computes one chunk; `thread` is below Pool::threads() and not used by two calls at once.
     virtual void compute(int stage, int chunk, int thread) noexcept = 0;
-    // Called by each thread that has computed chunks of the stage, when there are no more to take.
-    virtual void look_ahead(int /*stage*/, int /*thread*/) noexcept {}
+    // Called by a thread that has computed chunks of the stage and will wait for others' chunks.
+    virtual void prefetch_next(int /*stage*/, int /*thread*/) noexcept {}
     // Called once, when all chunks of the stage are done.
     virtual void end(int /*stage*/, int /*thread*/) noexcept {}
 };
@@ -39,8 +41,11 @@ class Pool {
     Pool(const Pool&) = delete;
     Pool& operator=(const Pool&) = delete;
 
+    // Of a stage, since a share has 20 bits each for its first chunk and its end.
+    static constexpr int CHUNK_BITS = 20, MOST_CHUNKS = (1 << CHUNK_BITS) - 1;
+
     int threads() const { return threads_; }
-    // The first of a thread's chunks out of `count`.
+    // The first of a thread's chunks out of `count`. The last thread has at least one, unless there are none.
     int share(int count, int thread) const {
         return static_cast<int>(static_cast<std::int64_t>(count) * thread / threads_);
     }
@@ -60,7 +65,7 @@ class Pool {
     static constexpr int NONE = -1;
     // The next chunk of the thread's own share, or of another's.
     int take(int thread);
-    bool take_half(int thread, std::uint64_t& empty);
+    int steal_half(int thread, std::uint64_t epoch);
     void take_chunks(int thread);
     // Opens the first stage from `stage` on that has chunks, or ends the job.
     void open(const Job& job, int stage);
@@ -72,15 +77,15 @@ class Pool {
     bool lost_ = false;  // the workers stayed in the process that this one was forked from
     std::atomic<bool> stopping_{false};
     std::atomic<Job*> job_{nullptr};
-    // What is left of a thread's share: the number of its stage among all that were opened, the first chunk and the
-    // end. Complete in itself, since a thread may look at one when the job is over, and must not touch it then; only
-    // who has taken a chunk that is not counted as done knows that it lives.
+    // What is left of a thread's share: its epoch (the number of its stage among all that were opened), the first chunk
+    // and the end. Complete in itself, since a thread may look at one when the job is over, and must not touch it then;
+    // only who has taken a chunk that is not counted as done knows that it lives.
     struct alignas(64) Share {
-        std::atomic<std::uint64_t> left{0};
+        std::atomic<std::uint64_t> range{0};
     };
     std::vector<Share> shares_;
-    std::atomic<std::uint64_t>& left(int thread) { return shares_[static_cast<std::size_t>(thread)].left; }
-    std::uint64_t opening_ = 0;
+    std::atomic<std::uint64_t>& range(int thread) { return shares_[static_cast<std::size_t>(thread)].range; }
+    std::uint64_t epoch_ = 0;
     std::atomic<int> stage_{0};
     alignas(64) std::atomic<int> done_{0};               // chunks of the stage
     alignas(64) std::atomic<std::uint32_t> changes_{0};  // of the stage; what threads sleep on

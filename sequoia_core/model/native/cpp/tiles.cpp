@@ -7,12 +7,14 @@
 
 namespace sequoia {
 
-bool may_use_tiles(unsigned features, unsigned saved) {
+bool has_tiles(unsigned features, unsigned saved) {
     constexpr unsigned TILES_AND_BYTES = 3U << 24, TILE_STATES = 3U << 17;
-    if ((features & TILES_AND_BYTES) != TILES_AND_BYTES || (saved & TILE_STATES) != TILE_STATES) return false;
+    return (features & TILES_AND_BYTES) == TILES_AND_BYTES && (saved & TILE_STATES) == TILE_STATES;
+}
+
+bool ask_for_tiles() {
     constexpr long REQUEST_PERMISSION = 0x1023, TILE_DATA = 18;  // of Linux 5.16 and later
-    static const bool permitted = syscall(SYS_arch_prctl, REQUEST_PERMISSION, TILE_DATA) == 0;
-    return permitted;
+    return syscall(SYS_arch_prctl, REQUEST_PERMISSION, TILE_DATA) == 0;
 }
 
 }  // namespace sequoia
