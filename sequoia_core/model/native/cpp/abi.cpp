@@ -307,10 +307,10 @@ int32_t sequoia_label(sequoia_pool* pool, const sequoia_logits* logits, const se
         const Logits rows = logits_of(*logits);
         require(labels->size == sizeof *labels, "labels of another version");
         require(labels->wanted > 0 && labels->wanted <= rows.columns, "more columns are wanted than there are");
-        require(labels->temperatures && labels->uniforms && labels->columns && labels->picked && labels->drawn,
+        require(labels->temperatures && labels->uniforms && labels->columns && labels->probs && labels->drawn,
                 "labels need memory");
         label(*pool->value, best_kernels(), rows,
-              {labels->temperatures, labels->uniforms, labels->wanted, labels->columns, labels->picked, labels->drawn});
+              {labels->temperatures, labels->uniforms, labels->wanted, labels->columns, labels->probs, labels->drawn});
     });
 }
 
