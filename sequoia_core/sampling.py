@@ -270,11 +270,11 @@ def labelled_draws(
         values, columns = logits.topk(top, dim=-1)
         probs = (values - logits.logsumexp(-1, keepdim=True)).exp()
         tokens = torch.where(probs[:, 0].isnan(), -1, columns[:, 0])
-        if warm := [row for row, heat in enumerate(temperatures) if heat > 0]:
-            at = torch.tensor(warm, device=logits.device)
-            heats = torch.tensor([temperatures[row] for row in warm], device=logits.device)
-            warmed = torch.softmax(logits[at].div_(heats[:, None]), dim=-1)
-            tokens[at] = _draws(warmed, [uniforms[row] for row in warm])
+        if sampled := [row for row, value in enumerate(temperatures) if value > 0]:
+            at = torch.tensor(sampled, device=logits.device)
+            divisors = torch.tensor([temperatures[row] for row in sampled], device=logits.device)
+            shaped = torch.softmax(logits[at].div_(divisors[:, None]), dim=-1)
+            tokens[at] = _draws(shaped, [uniforms[row] for row in sampled])
         found = LabelledDraws(tokens.tolist(), columns.int().cpu(), probs.cpu())
     _numbers(found.tokens)
     return found
@@ -298,8 +298,8 @@ def _draws(probs: Tensor, uniforms: Sequence[float]) -> Tensor:
     padded = torch.nn.functional.pad(probs, (0, -probs.shape[1] % DRAW_BLOCK))
     blocks = padded.view(len(probs), -1, DRAW_BLOCK)
     totals = blocks.double().sum(-1).cumsum(-1)
-    shares = torch.tensor(uniforms, dtype=torch.float64, device=probs.device)[:, None]
-    wanted = shares * totals[:, -1:]
+    uniform = torch.tensor(uniforms, dtype=torch.float64, device=probs.device)[:, None]
+    wanted = uniform * totals[:, -1:]
     block = torch.searchsorted(totals, wanted, right=True)  # [n, 1]
     passes = block[:, 0] < totals.shape[1]
     block = block.clamp(max=totals.shape[1] - 1)

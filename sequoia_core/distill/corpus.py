@@ -38,7 +38,7 @@ _HASH_BASE = np.uint64(0x9E3779B97F4A7C15)
 
 @dataclass(frozen=True, slots=True)
 class AnswerMarks:
-    """How an answer is told from its surroundings in a row of token ids.
+    """What begins and ends an answer in a row of token ids.
 
     Attributes:
         header: what stands right before an answer.
@@ -117,6 +117,11 @@ class Corpus:
     def conversations(self) -> int:
         """How many there are."""
         return len(self.offsets)
+
+    @property
+    def longest(self) -> int:
+        """Tokens of its longest conversation; 0 without any."""
+        return int(np.diff([*self.offsets, len(self.tokens)]).max(initial=0))
 
     def span(self, index: int) -> slice:
         """Where conversation `index` lies in `tokens` and `answers`."""

@@ -1,8 +1,8 @@
 """One conversation while the target writes both sides of it.
 
 Owns whose turn it is and when a turn or the conversation ends. All chance comes from the seed and
-the conversation's number, so its text depends on nothing else. A text that is there already is told
-in the same way. Knows nothing of models.
+the conversation's number, so its text depends on nothing else. Given text is read through the same
+interface. Knows nothing of models.
 """
 
 from __future__ import annotations
@@ -148,8 +148,8 @@ class Dialogue:
         self.answers += [False] * len(ids)
 
 
-class Recital:
-    """A text that is there already, told as a `Dialogue` that takes no token but the text's own.
+class GivenText:
+    """A conversation that is given, teacher-forced: a `Dialogue` that takes only the text's tokens.
 
     Args:
         ids: all of it.
@@ -166,7 +166,7 @@ class Recital:
 
     @property
     def finished(self) -> bool:
-        """Whether all of it was told."""
+        """Whether all of it was taken."""
         return len(self.ids) == len(self._ids)
 
     def chance(self) -> float:

@@ -1,6 +1,6 @@
 """Text to distil from, written by the target itself, many conversations at a time.
 
-Owns which conversation is written when, and keeps what the target thinks of it while it is written.
+Owns which conversation is written when, and keeps its soft labels while it is written.
 Conversation number i is the same whoever is written beside it and however often the writing was
 broken off; the text is the shortest run of conversations 0, 1, ... that is long enough. On a GPU
 products may round differently beside other neighbours, so there this holds up to rounding.
@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from sequoia_core.distill.corpus import Corpus, worth_learning
-from sequoia_core.distill.dialogue import Dialogue, Lengths, Recital
+from sequoia_core.distill.dialogue import Dialogue, GivenText, Lengths
 from sequoia_core.distill.pieces import Pieces
 from sequoia_core.distill.shards import TOP, Labels, Shards
 from sequoia_core.model.batch import GPU_GROUPS, GROUP, Batch, ConversationBatch
@@ -32,7 +32,8 @@ MOST_ROWS, MOST_GPU_ROWS = 64, 4096
 """A CPU's products of more rows are no faster per row."""
 
 TOKENS_PER_ROW = 600
-"""A row should write so many tokens or more, or too many conversations are left unfinished."""
+"""A row should write so many tokens or more, or too many conversations are left unfinished. So many
+are also about the most that it holds, but for given text."""
 
 CACHE_BYTES = 4 << 30
 """Memory that all rows may take on a CPU; the number of rows follows from it."""
@@ -63,7 +64,9 @@ class WritingPlan:
     rows: int
 
 
-def rows_for(tokens: int, token_bytes: int, vocab_size: int, gpu_bytes: int | None) -> int:
+def rows_for(
+    tokens: int, token_bytes: int, vocab_size: int, gpu_bytes: int | None, longest: int = 0
+) -> int:
     """Rows that write so many tokens without waste and fit into memory.
 
     Args:
@@ -71,12 +74,14 @@ def rows_for(tokens: int, token_bytes: int, vocab_size: int, gpu_bytes: int | No
         token_bytes: of a token in a row's cache.
         vocab_size: of the target.
         gpu_bytes: free on the target's GPU; None where it is computed on a CPU.
+        longest: tokens of the longest conversation that is given; all rows may hold such.
     """
     most, room = MOST_ROWS, CACHE_BYTES
     if gpu_bytes is not None:
         most, room = MOST_GPU_ROWS, int(gpu_bytes * GPU_SHARE)
-    row_bytes = token_bytes * TOKENS_PER_ROW + vocab_size * LOGIT_BYTES
-    rows = min(most, tokens // TOKENS_PER_ROW, room // row_bytes)
+    row_tokens = max(TOKENS_PER_ROW, longest)
+    row_bytes = token_bytes * row_tokens + vocab_size * LOGIT_BYTES
+    rows = min(most, tokens // row_tokens, room // row_bytes)
     unit = GROUP if rows < GROUP * GPU_GROUPS else GROUP * GPU_GROUPS
     return max(rows // unit, 1) * unit
 
@@ -90,7 +95,7 @@ class _Row:
         top: `k`.
     """
 
-    def __init__(self, number: int, dialogue: Dialogue | Recital, top: int) -> None:
+    def __init__(self, number: int, dialogue: Dialogue | GivenText, top: int) -> None:
         self.number, self.dialogue, self._labelled = number, dialogue, 0
         # arrays that are kept one by one would keep the logits' memory from being used again
         self._columns = np.empty((FIRST_ROOM, top), np.int32)
@@ -112,17 +117,18 @@ class _Row:
             self._labelled += 1
         self.dialogue.take(token)
 
-    def labels(self, length: int, features: Tensor) -> Labels:
+    def labels(self, length: int, features: Tensor, vocab_size: int) -> Labels:
         """Labels of the conversation's first tokens.
 
         Args:
             length: how many.
             features: [n, F, hidden] of these and further ones.
+            vocab_size: of the target.
         """
         count = sum(self.dialogue.answers[1:length])
-        columns, probs = self._columns[:count], self._probs[:count]
+        columns, probs = map(torch.from_numpy, (self._columns[:count], self._probs[:count]))
         features = features[: max(length - 1, 0)].cpu()
-        return Labels(torch.from_numpy(columns), torch.from_numpy(probs), features)
+        return Labels.of(columns, probs, features, vocab_size)
 
 
 class Writer:
@@ -157,8 +163,9 @@ class Writer:
         self._given = Corpus.of([], model.vocab_size) if given is None else given
         self._rows: list[_Row | None] = [None] * plan.rows
         self._held: list[Sequence[int]] = [()] * plan.rows  # read by a row's last conversation
-        self._next = self._run = 0  # first one not begun; first one not finished
-        self._finished_tokens = self._run_tokens = 0  # of all finished; of those before `_run`
+        self._next = 0  # first one not begun
+        self._finished_tokens = 0
+        self._run = (0, 0)  # see `Shards.run`
 
     def run(self, save_seconds: float = SAVE_SECONDS) -> Iterator[int]:
         """Write until the text is long enough; yields, after every pass, the tokens written.
@@ -182,10 +189,8 @@ class Writer:
         return min(self._finished_tokens / self._plan.tokens, 1.0)
 
     def _complete(self) -> bool:
-        while self._run in self._shards and self._run_tokens < self._plan.tokens:
-            self._run_tokens += self._shards.length(self._run)
-            self._run += 1
-        return self._run_tokens >= self._plan.tokens
+        self._run = self._shards.run(self._plan.tokens, self._run)
+        return self._run[1] >= self._plan.tokens
 
     def _begun(self) -> int:
         """Tokens of all conversations that were finished or begun."""
@@ -209,11 +214,11 @@ class Writer:
             # all but the last token, whose logits are needed
             self._batch.start(row, _shared(self._held[row], dialogue.ids[:-1]))
 
-    def _dialogue(self, number: int) -> Dialogue | Recital:
+    def _dialogue(self, number: int) -> Dialogue | GivenText:
         if number >= self._given.conversations:
             return Dialogue(number, self._plan.seed, self._pieces, self._lengths)
         span = self._given.span(number)
-        return Recital(self._given.tokens[span].tolist(), self._given.answers[span].tolist())
+        return GivenText(self._given.tokens[span].tolist(), self._given.answers[span].tolist())
 
     @torch.inference_mode()
     def _one_pass(self) -> None:
@@ -244,7 +249,8 @@ class Writer:
         """Keep what is worth learning of a row's conversation; the row is then free."""
         ids, answers = row.dialogue.ids, row.dialogue.answers
         length = worth_learning(ids, answers)
-        labels = row.labels(length, self._batch.features(place))
+        features = self._batch.features(place)
+        labels = row.labels(length, features, self._shards.vocab_size)
         self._shards.add(row.number, ids[:length], answers[:length], labels)
         self._finished_tokens += length
         self._rows[place] = None

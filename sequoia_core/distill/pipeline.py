@@ -23,7 +23,7 @@ from sequoia_core.distill.generate import Writer, WritingPlan, rows_for
 from sequoia_core.distill.measured import measure_pair
 from sequoia_core.distill.options import FINISHED, Options, remember, write_json
 from sequoia_core.distill.schooling import Lesson, Schooling
-from sequoia_core.distill.shards import TOP, Shards
+from sequoia_core.distill.shards import Shards, token_bytes
 from sequoia_core.distill.status import Pace, Status
 from sequoia_core.distill.subject import Subject
 from sequoia_core.errors import ParameterError
@@ -104,8 +104,8 @@ class Distillation:
         model, subject = self._subject.model(), self._subject
         device, slots = model.device, len(subject.feature_layers)
         free = None if device.type == "cpu" else free_bytes(device)
-        token_bytes = kv_token_bytes(model.config, subject.dtype.itemsize, slots)
-        rows = rows_for(options.tokens, token_bytes, model.vocab_size, free)
+        held = kv_token_bytes(model.config, subject.dtype.itemsize, slots)
+        rows = rows_for(options.tokens, held, model.vocab_size, free, given.longest)
         plan = WritingPlan(options.tokens, options.seed, rows)
         writer = Writer(model, subject.pieces, plan, shards, given)
         pace = Pace()
@@ -138,7 +138,7 @@ class Distillation:
         """Say before hours are spent that the labels will not fit on the disk."""
         config = self._subject.checkpoint.config
         slots = len(self._subject.feature_layers)
-        each = 4 * min(TOP, config.vocab_size) + 2 * slots * config.hidden_size
+        each = token_bytes(config.vocab_size, slots * config.hidden_size)
         written = sum(file.stat().st_size for file in (self._work / SHARDS).iterdir())
         needed = self._options.tokens * each - written
         free = shutil.disk_usage(self._work).free

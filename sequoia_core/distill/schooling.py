@@ -59,7 +59,7 @@ class Lesson:
     """What there is to learn.
 
     Attributes:
-        text: all of it, with what the target thinks of it.
+        text: all of it, with soft labels.
         held_out: conversations that are not learnt from.
     """
 

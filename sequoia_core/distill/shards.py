@@ -1,4 +1,4 @@
-"""Conversations with what the target thought of them, in shards on disk.
+"""Conversations and their soft labels, in shards on disk.
 
 Owns the files. A shard is a safetensors file of whole conversations and their labels, written whole
 or not at all; which conversations share one depends on time and means nothing. Knows nothing of how
@@ -31,22 +31,51 @@ NAMES = (
 SHARD_BYTES = 32 << 20
 """A shard is written as soon as it would be so large: it lies in memory until then."""
 
+MARK, PROB, FEATURE = torch.bool, torch.float16, torch.bfloat16
+"""Types in a shard. bfloat16 since a hidden state may be too large for float16."""
+
+
+def id_type(vocab_size: int) -> torch.dtype:
+    """Of token ids in a shard."""
+    return torch.uint16 if vocab_size <= 1 << 16 else torch.uint32
+
+
+def token_bytes(vocab_size: int, features: int) -> int:
+    """Bytes of a token of an answer in a shard; other tokens take less.
+
+    Args:
+        vocab_size: of the target.
+        features: numbers kept of its hidden states, F x hidden.
+    """
+    token = id_type(vocab_size).itemsize
+    labels = min(TOP, vocab_size) * (token + PROB.itemsize)
+    return token + MARK.itemsize + labels + features * FEATURE.itemsize
+
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Labels:
-    """What the target thinks of a conversation.
+    """Soft labels: the target's top k at each answer token, and its hidden states.
 
     Attributes:
         top_ids: uint16 or uint32 [a, k], the most probable tokens in the place of each answer
             token, in order. A token that begins the conversation has none.
         top_probs: float16 [a, k], at temperature 1.
         features: bfloat16 [n - 1, F, hidden], outputs of the target's layers for all tokens but the
-            last, which nothing is read after. bfloat16 since a state may be too large for float16.
+            last, which nothing is read after.
     """
 
     top_ids: Tensor
     top_probs: Tensor
     features: Tensor
+
+    @classmethod
+    def of(cls, top_ids: Tensor, top_probs: Tensor, features: Tensor, vocab_size: int) -> Labels:
+        """Convert labels of any types to those of a shard."""
+        return cls(top_ids.to(id_type(vocab_size)), top_probs.to(PROB), features.to(FEATURE))
+
+    def __post_init__(self) -> None:
+        assert self.top_ids.dtype in (torch.uint16, torch.uint32)
+        assert (self.top_probs.dtype, self.features.dtype) == (PROB, FEATURE)
 
     @property
     def nbytes(self) -> int:
@@ -77,15 +106,14 @@ class Shards:
     def __init__(self, directory: Path, vocab_size: int) -> None:
         directory.mkdir(parents=True, exist_ok=True)
         self._directory, self.vocab_size = directory, vocab_size
-        self._ids = torch.uint16 if vocab_size <= 1 << 16 else torch.uint32
         self._lengths: dict[int, int] = {}
         self._saved: dict[int, tuple[_Shard, int]] = {}
         self._unsaved: dict[int, _Conversation] = {}
         self._unsaved_bytes = 0
-        files = sorted(directory.glob("shard-*.safetensors"))
-        self._count = len(files)
-        for file in files:
+        self._last = -1  # number of the last file
+        for file in sorted(directory.glob("shard-*.safetensors")):
             self._map(file)
+            self._last = max(self._last, int(file.stem.removeprefix("shard-")))
 
     def __contains__(self, number: int) -> bool:
         return number in self._lengths
@@ -101,14 +129,11 @@ class Shards:
 
     def add(self, number: int, ids: Sequence[int], answers: Sequence[bool], labels: Labels) -> None:
         """Keep a finished conversation; `save` brings it to the disk, or a shard that is full."""
-        kept = Labels(
-            labels.top_ids.to(self._ids), labels.top_probs.half(), labels.features.bfloat16()
-        )
-        tokens = torch.tensor(ids, dtype=torch.int64).to(self._ids)
-        marks = torch.tensor(answers, dtype=torch.bool)
-        self._unsaved[number] = _Conversation(tokens, marks, kept)
+        tokens = torch.tensor(ids, dtype=torch.int64).to(id_type(self.vocab_size))
+        marks = torch.tensor(answers, dtype=MARK)
+        self._unsaved[number] = _Conversation(tokens, marks, labels)
         self._lengths[number] = len(ids)
-        self._unsaved_bytes += kept.nbytes
+        self._unsaved_bytes += labels.nbytes
         if self._unsaved_bytes >= SHARD_BYTES:
             self.save()
 
@@ -120,11 +145,11 @@ class Shards:
         """
         if not self._unsaved:
             return
-        file = self._directory / f"shard-{self._count:05}.safetensors"
+        file = self._directory / f"shard-{self._last + 1:05}.safetensors"
         data = save(_tensors(self._unsaved))
         with written_whole(file) as to:
             to.write(data)
-        self._count += 1
+        self._last += 1
         self._unsaved, self._unsaved_bytes = {}, 0
         self._map(file)
 
@@ -134,19 +159,30 @@ class Shards:
             self._saved[number] = shard, place
             self._lengths[number] = shard.length(place)
 
-    def text(self, tokens: int) -> LabelledText:
+    def run(self, tokens: int, known: tuple[int, int] = (0, 0)) -> tuple[int, int]:
         """The shortest run of conversations 0, 1, ... that has so many tokens.
 
-        It ends before the first that is missing. Those that have nothing to learn from are left
-        out. All of them must have been saved.
+        It ends before the first that is missing.
+
+        Args:
+            tokens: wanted.
+            known: what this returned before, to go on from.
+
+        Returns:
+            how many conversations it has, and how many tokens.
         """
-        numbers: list[int] = []
-        number = total = 0
-        while total < tokens and number in self:
-            if self.length(number):
-                numbers.append(number)
-            total += self.length(number)
-            number += 1
+        count, total = known
+        while total < tokens and count in self:
+            total += self.length(count)
+            count += 1
+        return count, total
+
+    def text(self, tokens: int) -> LabelledText:
+        """The conversations of a `run`, all of which must have been saved.
+
+        Those that have nothing to learn from are left out.
+        """
+        numbers = [number for number in range(self.run(tokens)[0]) if self.length(number)]
         return LabelledText(self._corpus(numbers), numbers, self)
 
     def _corpus(self, numbers: Sequence[int]) -> Corpus:
@@ -159,7 +195,7 @@ class Shards:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class LabelledText:
-    """Text and what the target thinks of it.
+    """Text and its soft labels.
 
     Attributes:
         corpus: the text, in memory.

@@ -26,7 +26,7 @@ class Status:
 
 
 class Pace:
-    """Tokens per second since the first count that it was told."""
+    """Tokens per second since the first count."""
 
     def __init__(self) -> None:
         self._began: tuple[float, int] | None = None

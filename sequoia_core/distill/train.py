@@ -108,7 +108,7 @@ class Batches:
     """Cuts a text into batches of conversations of similar length.
 
     Args:
-        text: with what the target thinks of it.
+        text: with soft labels.
         vocab_ids: int64 [V_draft], the target's id of each of the draft's columns.
         plan: sizes and seed.
         conversations: which of the text to learn from; None is all.

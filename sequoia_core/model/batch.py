@@ -1,9 +1,9 @@
 """Many conversations decoded side by side with one model's weights.
 
-Owns the keys and values of all rows and where they lie. It knows nothing of what the tokens are or
-when a row has ended. The native forward has a batch of its own, `native.batch`. Shapes: `B` rows,
-`R` rows of a group, `L` layers, `H` query heads, `K` KV heads, `G = H / K`, `D` head dim, `V`
-vocabulary.
+Owns the keys, values and hidden states of all rows and where they lie. It knows nothing of what the
+tokens are or when a row has ended. The native forward has a batch of its own, `native.batch`.
+Shapes: `B` rows, `R` rows of a group, `L` layers, `F` kept layers, `H` query heads, `K` KV heads,
+`G = H / K`, `D` head dim, `V` vocabulary.
 
 Rows lie in groups of similar length, so that nobody attends over the longest row of all. Products
 always have B rows and attention always R, over a multiple of `SPAN` tokens: what a row computes
@@ -18,7 +18,6 @@ from typing import Protocol
 
 import torch
 from torch import Tensor
-from torch.nn import functional
 
 from sequoia_core.errors import ContextFullError
 from sequoia_core.model.llama import Llama
@@ -43,12 +42,14 @@ class _Group:
     Attributes:
         rows: which row lies at each slot.
         memory: keys and values, `[L, 2, R, K, span, D]`; contiguous, which doubles the speed.
+        features: outputs of the kept layers, `[R, span, F, hidden]`.
         positions: int64 `[R]`, where the present pass writes.
         bias: `[R, 1, 1, span]`, minus infinity where a row has no token in the present pass.
     """
 
     rows: list[int]
     memory: Tensor
+    features: Tensor
     positions: Tensor
     bias: Tensor
 
@@ -57,13 +58,8 @@ class _Group:
         return self.memory.shape[4]
 
     def resize(self, span: int) -> None:
-        kept = min(span, self.span)
-        shape = list(self.memory.shape)
-        shape[4] = span
-        # zeros, not empty: a masked tail is multiplied by zero weights, and 0 x NaN is NaN
-        resized = self.memory.new_zeros(shape)
-        resized[:, :, :, :, :kept] = self.memory[:, :, :, :, :kept]
-        self.memory = resized
+        self.memory = _resized(self.memory, 4, span)
+        self.features = _resized(self.features, 1, span)
 
     def aim(self, positions: Tensor) -> None:
         """Say where the coming pass writes and up to where each row attends."""
@@ -123,14 +119,13 @@ class Batch:
         self._model = model
         self._lengths = [0] * rows
         self._slots = torch.arange(size, device=model.device)
-        kept = (rows, SPAN, len(model.kept_layers), config.hidden_size)
-        self._features = torch.zeros(kept, device=model.device, dtype=model.dtype)
-        self._places = self._slots, self._slots  # rows and positions of the present pass
         shape = (config.num_layers, 2, size, config.num_kv_heads, SPAN, config.head_dim)
+        kept = (size, SPAN, len(model.feature_slots), config.hidden_size)
         self._groups = [
             _Group(
                 rows=list(range(first, first + size)),
                 memory=torch.zeros(shape, device=model.device, dtype=model.dtype),
+                features=torch.zeros(kept, device=model.device, dtype=model.dtype),
                 positions=self._slots,
                 bias=self._slots,
             )
@@ -146,6 +141,11 @@ class Batch:
     def attended(self) -> int:
         """Tokens that a pass attends over, all rows together: those they hold, and the waste."""
         return sum(self._size * group.span for group in self._groups)
+
+    @property
+    def nbytes(self) -> int:
+        """Memory of all rows: keys, values and features."""
+        return sum(group.memory.nbytes + group.features.nbytes for group in self._groups)
 
     def start(self, row: int, kept: int = 0) -> None:
         """See `ConversationBatch.start`."""
@@ -167,8 +167,6 @@ class Batch:
         )
         for group, each in zip(self._groups, torch.split(positions, self._size), strict=True):
             group.aim(each)
-        self._places = torch.tensor(order, device=device), positions
-        self._make_room(1 + max(self._lengths))
         hidden = self._model.through_layers(ids, positions, self._attend, self._keep)
         for row, up in enumerate(awake):
             self._lengths[row] += up
@@ -183,20 +181,16 @@ class Batch:
 
     def features(self, row: int) -> Tensor:
         """See `ConversationBatch.features`; of the model's dtype, on its device."""
-        return self._features[row, : self._lengths[row]].clone()
-
-    def _make_room(self, length: int) -> None:
-        """Let features of so many tokens fit into each row."""
-        held = self._features.shape[1]
-        if length > held:
-            more = (0, 0, 0, 0, 0, _rounded(max(length, 2 * held)) - held)
-            self._features = functional.pad(self._features, more)
+        group = self._group_of(row)
+        return group.features[group.rows.index(row), : self._lengths[row]].clone()
 
     def _keep(self, layer: int, hidden: Tensor) -> None:
         """Keep a layer's outputs [B, hidden] if they are wanted."""
-        if layer in self._model.kept_layers:
-            slot = self._model.kept_layers.index(layer)
-            self._features[*self._places, slot] = hidden
+        slot = self._model.feature_slots.get(layer)
+        if slot is None:
+            return
+        for group, outputs in zip(self._groups, torch.split(hidden, self._size), strict=True):
+            group.features[self._slots, group.positions, slot] = outputs
 
     def _attend(self, layer: int, queries: Tensor, keys_values: Tensor) -> Tensor:
         """Write [2, K, B, D], then attend with [1, K, G B, D], group by group -> [B, H D]."""
@@ -235,32 +229,50 @@ class Batch:
     def _move(self, wanted: Sequence[Sequence[int]]) -> None:
         """Bring rows to the groups of `wanted`; who is there already stays where it is."""
         homes = {row: number for number, rows in enumerate(wanted) for row in rows}
-        moving: dict[int, Tensor] = {}
+        moving: dict[int, tuple[Tensor, Tensor]] = {}
         for number, group in enumerate(self._groups):
             for slot, row in enumerate(group.rows):
                 if homes[row] != number:
-                    moving[row] = group.memory[:, :, slot, :, : self._lengths[row]].clone()
+                    length = self._lengths[row]
+                    memory = group.memory[:, :, slot, :, :length].clone()
+                    moving[row] = memory, group.features[slot, :length].clone()
         for number, group in enumerate(self._groups):
             arrivals = [row for row in moving if homes[row] == number]
             free = [slot for slot, row in enumerate(group.rows) if row in moving]
             for slot, row in zip(free, arrivals, strict=True):
                 group.rows[slot] = row
-        for row, memory in moving.items():
-            self._put(row, memory)
+        for row, held in moving.items():
+            self._put(row, *held)
 
-    def _put(self, row: int, memory: Tensor) -> None:
-        group = next(each for each in self._groups if row in each.rows)
-        length = memory.shape[3]
+    def _put(self, row: int, memory: Tensor, features: Tensor) -> None:
+        group = self._group_of(row)
+        slot, length = group.rows.index(row), len(features)
         if length > group.span:
             group.resize(_rounded(length))
-        group.memory[:, :, group.rows.index(row), :, :length] = memory
+        group.memory[:, :, slot, :, :length] = memory
+        group.features[slot, :length] = features
+
+    def _group_of(self, row: int) -> _Group:
+        return next(each for each in self._groups if row in each.rows)
 
     def _needed(self, rows: Sequence[int]) -> int:
-        """Span of a group of these rows when each of them gets one more token."""
-        return _rounded(1 + max(self._lengths[row] for row in rows))
+        """Span of a group of these rows when each of them gets one more token, if it has room."""
+        longest = 1 + max(self._lengths[row] for row in rows)
+        return _rounded(min(longest, self._model.context_window))
 
     def _span_of(self, groups: Iterable[Sequence[int]]) -> int:
         return sum(map(self._needed, groups))
+
+
+def _resized(held: Tensor, axis: int, span: int) -> Tensor:
+    """A copy with so many entries along an axis: cut off, or filled up."""
+    shape = list(held.shape)
+    shape[axis] = span
+    # zeros, not empty: a masked tail is multiplied by zero weights, and 0 x NaN is NaN
+    resized = held.new_zeros(shape)
+    kept = min(span, held.shape[axis])
+    resized.narrow(axis, 0, kept).copy_(held.narrow(axis, 0, kept))
+    return resized
 
 
 def _rounded(length: int) -> int:

@@ -61,7 +61,8 @@ class Llama:
 
     Attributes:
         ring: hands out the layers of an offloaded model; None where they are resident.
-        kept_layers: `feature_layers`.
+        feature_slots: the layers whose outputs are kept, each with its place among them, in
+            order; empty where none is.
     """
 
     ring: LayerRing | None = None
@@ -89,8 +90,7 @@ class Llama:
         self.config = config
         self.dtype = dtype
         self._device = device
-        self.kept_layers = tuple(feature_layers)
-        self._feature_slots = {layer: slot for slot, layer in enumerate(feature_layers)}
+        self.feature_slots = {layer: slot for slot, layer in enumerate(feature_layers)}
         self.embedding = get("model.embed_tokens")
         # a tied head is the embedding itself, which then lies on the device once
         tied = config.tie_word_embeddings
@@ -123,7 +123,7 @@ class Llama:
 
     def new_cache(self, beside: KVCache | None = None) -> LayeredKVCache:  # noqa: ARG002
         """An empty cache for one conversation; nothing is read from another model's cache."""
-        return LayeredKVCache(self.config, self._device, self.dtype, len(self._feature_slots))
+        return LayeredKVCache(self.config, self._device, self.dtype, len(self.feature_slots))
 
     @torch.inference_mode()
     def forward(
@@ -244,8 +244,8 @@ class Llama:
             return self._attend(queries, keys, values, biases[index])
 
         def watch(index: int, hidden: Tensor) -> None:
-            if index in self._feature_slots:
-                cache.write_features(self._feature_slots[index], hidden)
+            if (slot := self.feature_slots.get(index)) is not None:
+                cache.write_features(slot, hidden)
 
         embedded = self._embedded(token_ids, mask, cache)
         hidden = self._through_layers(embedded, position_ids, attend, watch)

@@ -185,7 +185,7 @@ class PipelinedLlama(Llama):
 
     def new_cache(self, beside: KVCache | None = None) -> PipelinedKVCache:  # noqa: ARG002
         """An empty cache for one conversation, a part of it on each device."""
-        slots = len(self._feature_slots)
+        slots = len(self.feature_slots)
         return PipelinedKVCache(self.config, self._stages, self.dtype, slots)
 
     def _place(self, name: str) -> torch.device:

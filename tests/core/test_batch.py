@@ -9,6 +9,7 @@ from torch import Tensor
 from torch._subclasses.fake_tensor import FakeTensorMode
 
 from sequoia_core.errors import ContextFullError
+from sequoia_core.memory import kv_token_bytes
 from sequoia_core.model.batch import GPU_GROUPS, GROUP, SPAN, Batch, ConversationBatch
 from sequoia_core.model.llama import Llama
 from tests.core.models import random_weights, tiny_config, tiny_llama
@@ -143,6 +144,16 @@ def test_short_rows_do_not_attend_over_the_longest() -> None:
         batch.start(row)
     forward(batch, [0] * 4 * GROUP)
     assert batch.attended == 4 * GROUP * SPAN
+
+
+def test_one_long_row_costs_the_others_nothing_and_no_row_outgrows_the_window() -> None:
+    config = tiny_config(context_window=3 * SPAN)
+    model = Llama(config, random_weights(config, 0), torch.device("cpu"), torch.float32, (0, 1))
+    batch, each = Batch(model, 4 * GROUP), kv_token_bytes(config, 4, 2)
+    read(batch, {5: [1] * 3 * SPAN})
+    assert batch.nbytes == each * (GROUP * 3 * SPAN + 3 * GROUP * SPAN)
+    read(batch, {20: [1]})
+    assert batch.nbytes == each * (GROUP * 3 * SPAN + 3 * GROUP * SPAN)
 
 
 def test_a_full_row_is_refused_and_nothing_changes() -> None:

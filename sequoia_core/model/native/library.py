@@ -100,7 +100,7 @@ class LabelsStruct(Structure):
         ("size", c_uint32),
         ("wanted", c_int32),
         *((name, c_void_p) for name in (
-            "temperatures", "uniforms", "columns", "picked", "drawn",
+            "temperatures", "uniforms", "columns", "probs", "drawn",
         )),
     )  # fmt: skip
 

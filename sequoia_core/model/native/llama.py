@@ -179,6 +179,9 @@ class NativeLlama:
         instruction_set: a name out of `library.instruction_sets`; None is the one that the
             environment names, or the best.
 
+    Attributes:
+        kept_layers: layers whose outputs are kept, in slot order; () keeps none.
+
     Raises:
         ModelLoadError: the library is missing, or a tensor is of a format it does not read.
     """

@@ -78,14 +78,14 @@ class NativeRows:
         columns = torch.empty((rows, top), dtype=torch.int32)
         probs = torch.empty((rows, top))
         drawn = (c_int32 * rows)()
-        heats, shares = (c_float * rows)(*temperatures), (c_double * rows)(*uniforms)
+        c_temperatures, c_uniforms = (c_float * rows)(*temperatures), (c_double * rows)(*uniforms)
         labels = LabelsStruct(
             size=ctypes.sizeof(LabelsStruct),
             wanted=top,
-            temperatures=addressof(heats),
-            uniforms=addressof(shares),
+            temperatures=addressof(c_temperatures),
+            uniforms=addressof(c_uniforms),
             columns=columns.data_ptr(),
-            picked=probs.data_ptr(),
+            probs=probs.data_ptr(),
             drawn=addressof(drawn),
         )
         given = _struct(logits, 1.0)

@@ -22,7 +22,7 @@ from sequoia_core.distill.generate import (
     rows_for,
 )
 from sequoia_core.distill.pieces import OPENINGS, Pieces
-from sequoia_core.distill.shards import LabelledText, Labels, Shards
+from sequoia_core.distill.shards import LabelledText, Labels, Shards, token_bytes
 from sequoia_core.errors import ModelLoadError, NumberError, ParameterError
 from sequoia_core.model.llama import Llama
 from sequoia_core.model.native.llama import NativeLlama
@@ -104,7 +104,7 @@ def test_the_text_is_the_same_whatever_breaks_it_off(tmp_path: Path, dtype: torc
         assert content(written(tmp_path / str(at), iter(breaks), model)) == content(whole)
 
 
-def test_labels_are_what_the_target_thinks_of_the_text(tmp_path: Path) -> None:
+def test_labels_are_those_of_a_plain_forward_over_the_text(tmp_path: Path) -> None:
     model = target()
     check_labels(written(tmp_path, iter([]), model), model)
 
@@ -147,15 +147,69 @@ def test_a_full_shard_is_written_at_once(tmp_path: Path, monkeypatch: pytest.Mon
 def test_ids_of_any_vocabulary_are_kept(tmp_path: Path, vocab_size: int) -> None:
     shards = Shards(tmp_path, vocab_size)
     top = torch.tensor([[vocab_size - 1, 0]], dtype=torch.int32)
-    labels = Labels(top, torch.tensor([[0.75, 0.25]]), torch.ones(1, 1, 4))
+    labels = Labels.of(top, torch.tensor([[0.75, 0.25]]), torch.ones(1, 1, 4), vocab_size)
     shards.add(0, [1, vocab_size - 1], [False, True], labels)
-    shards.add(1, [], [], Labels(top[:0], torch.ones(0, 2), torch.ones(0, 1, 4)))
+    nothing = Labels.of(top[:0], torch.ones(0, 2), torch.ones(0, 1, 4), vocab_size)
+    shards.add(1, [], [], nothing)
     shards.save()
     text = Shards(tmp_path, vocab_size).text(100)
     assert text.corpus.tokens.tolist() == [1, vocab_size - 1]
     assert text.labels(0).top_ids.tolist() == top.tolist()
     assert text.labels(0).top_probs.tolist() == [[0.75, 0.25]]
     assert list(text.numbers) == [0]
+
+
+def answer(tokens: int, vocab_size: int = 96) -> tuple[list[int], list[bool], Labels]:
+    """A conversation that is one answer, of which all but the first token have labels."""
+    ids, probs = torch.zeros(tokens - 1, 32, dtype=torch.int64), torch.ones(tokens - 1, 32)
+    labels = Labels.of(ids, probs, torch.ones(tokens - 1, 2, 4), vocab_size)
+    return [3] * tokens, [True] * tokens, labels
+
+
+@pytest.mark.parametrize(("vocab_size", "ids"), [(96, torch.uint16), (70_000, torch.uint32)])
+def test_labels_have_the_types_of_a_shard_and_no_others(vocab_size: int, ids: torch.dtype) -> None:
+    _, _, labels = answer(3, vocab_size)
+    types = [labels.top_ids.dtype, labels.top_probs.dtype, labels.features.dtype]
+    assert types == [ids, torch.float16, torch.bfloat16]
+    with pytest.raises(AssertionError):
+        Labels(labels.top_ids.int(), labels.top_probs, labels.features)
+    with pytest.raises(AssertionError):
+        Labels(labels.top_ids, labels.top_probs.float(), labels.features)
+
+
+@pytest.mark.parametrize("vocab_size", [96, 70_000])
+def test_a_shard_is_as_large_as_its_tokens_are_said_to_be(tmp_path: Path, vocab_size: int) -> None:
+    shards = Shards(tmp_path, vocab_size)
+    shards.add(0, *answer(2000, vocab_size))
+    shards.save()
+    (file,) = tmp_path.iterdir()
+    said = 2000 * token_bytes(vocab_size, 2 * 4)
+    assert 0.995 * said < file.stat().st_size < 1.005 * said
+
+
+def test_a_missing_shard_is_written_anew_beside_the_others(tmp_path: Path) -> None:
+    for number in range(3):
+        shards = Shards(tmp_path, 96)
+        shards.add(number, *answer(10 + number))
+        shards.save()
+    min(tmp_path.iterdir()).unlink()
+    shards = Shards(tmp_path, 96)
+    assert [number in shards for number in range(3)] == [False, True, True]
+    shards.add(0, *answer(10))
+    shards.save()
+    found = Shards(tmp_path, 96)
+    assert [found.length(number) for number in range(3)] == [10, 11, 12]
+
+
+def test_a_run_ends_with_enough_tokens_or_before_a_conversation_that_is_missing(
+    tmp_path: Path,
+) -> None:
+    shards = Shards(tmp_path, 96)
+    for number in (0, 1, 2, 4):
+        shards.add(number, *answer(10))
+    assert [shards.run(tokens) for tokens in (0, 10, 11, 99)] == [(0, 0), (1, 10), (2, 20), (3, 30)]
+    shards.add(3, *answer(10))
+    assert shards.run(99, (3, 30)) == shards.run(99) == (5, 50)
 
 
 @pytest.mark.parametrize("beginning", [(), (1,)])
@@ -179,7 +233,7 @@ def test_conversations_follow_from_their_number_and_the_seed(tmp_path: Path) -> 
     assert content(Shards(tmp_path / "other", 96).text(1500)) != whole
 
 
-def test_every_token_said_is_drawn_from_what_the_target_thinks(tmp_path: Path) -> None:
+def test_every_token_said_is_drawn_from_the_targets_distribution(tmp_path: Path) -> None:
     """Held against the plain forward over the whole conversation."""
     model = target()
     labelled = written(tmp_path, iter([]), model)
@@ -338,3 +392,11 @@ def test_rows_fit_the_text_and_the_memory() -> None:
     assert rows_for(10**7, 1 << 18, 49152, None) == 16
     on_gpu = [rows_for(10**8, 24_000, 49152, memory << 30) for memory in (2, 16, 140)]
     assert on_gpu == [64, 512, MOST_GPU_ROWS]
+
+
+def test_rows_that_all_hold_the_longest_given_conversation_fit_into_memory() -> None:
+    for longest in (600, 2048, 8192):
+        rows = rows_for(10**8, 24_000, 49152, 140 << 30, longest)
+        assert rows >= 64
+        assert rows * longest * 24_000 <= 70 << 30
+    assert rows_for(10**7, 24_000, 49152, None, 8192) == 16

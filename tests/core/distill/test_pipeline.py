@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Mapping
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -86,7 +87,7 @@ def test_what_was_done_before_a_kill_is_not_done_again(target: str, tmp_path: Pa
     given = {**TINY_RUN, "target": target}
     out = tmp_path / "draft"
     assert run_until_killed(out, given, False, ("training", 4)) == KILLED
-    # the third step was saved before the fourth was told of
+    # the third step was saved before the fourth was reported
     assert run(out, {}, resume=True)[0] in {("training", 3), ("training", 2)}
 
 
@@ -208,6 +209,27 @@ def test_labels_that_would_fill_the_disk_are_refused_beforehand(
     given = {**TINY_RUN, "target": target, "tokens": 10**13}
     with pytest.raises(ParameterError, match="take fewer --tokens"):
         run(tmp_path / "out", given)
+
+
+def test_rows_follow_from_the_longest_conversation_that_is_given(
+    target: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    header = list(Subject.of(Options(target=target)).pieces.header)
+    conversations = [[1, *header, *range(20, 20 + length), 2] for length in (5, 70, 9)]
+    offsets = np.cumsum([0, *map(len, conversations[:-1])])
+    tokens = np.array([*chain(*conversations)], np.uint16)
+    np.savez(tmp_path / "text.npz", tokens=tokens, offsets=offsets)
+    seen: list[int] = []
+
+    def rows_for(*given: Any) -> int:
+        seen.append(given[-1])
+        return 16
+
+    monkeypatch.setattr("sequoia_core.distill.pipeline.rows_for", rows_for)
+    given = {**TINY_RUN, "target": target, "text": str(tmp_path / "text.npz")}
+    out = tmp_path / "out"
+    next(Distillation(options_for(out / WORK, given, False), out).run())
+    assert seen == [len(conversations[1])]
 
 
 def test_a_target_that_changed_is_not_resumed_with(tmp_path: Path) -> None:

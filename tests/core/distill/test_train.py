@@ -35,14 +35,14 @@ CORPUS = made_corpus()
 
 
 def labelled(folder: Path, features: tuple[int, ...] = FEATURES) -> LabelledText:
-    """The corpus with what the target thinks of it."""
+    """The corpus with soft labels."""
     model, shards = Llama(CONFIG, WEIGHTS, CPU, torch.float32, features), Shards(folder, 24)
     for index in range(CORPUS.conversations):
         span, cache = CORPUS.span(index), model.new_cache()
         ids = torch.from_numpy(CORPUS.tokens[span].astype(np.int64))
         logits = model.forward(ids, torch.arange(len(ids)), None, cache)[:-1]
         top = torch.softmax(logits[CORPUS.answers[span][1:]], -1).topk(6)
-        labels = Labels(top.indices, top.values, cache.features(0, len(ids) - 1))
+        labels = Labels.of(top.indices, top.values, cache.features(0, len(ids) - 1), 24)
         shards.add(index, ids.tolist(), CORPUS.answers[span].tolist(), labels)
     shards.save()
     return shards.text(len(CORPUS.tokens))

@@ -30,7 +30,7 @@ def test_native_text_is_the_same_whatever_breaks_it_off(tmp_path: Path) -> None:
     assert content(given) == content(whole)
 
 
-def test_native_labels_are_what_the_target_thinks_of_the_text(tmp_path: Path) -> None:
+def test_native_labels_are_those_of_a_plain_forward_over_the_text(tmp_path: Path) -> None:
     model = target()
     check_labels(written(tmp_path / "conditioned", iter([]), model), model)
     plain = target(())

@@ -310,9 +310,9 @@ int32_t sequoia_label(sequoia_pool* pool, const sequoia_logits* logits, const se
         require(labels->size == sizeof *labels, "labels of another version");
         require(labels->wanted > 0 && labels->wanted <= rows.columns, "more columns are wanted than there are");
         require(labels->columns, "labels need memory");
-        require(!labels->drawn || (labels->temperatures && labels->uniforms && labels->picked), "draws need memory");
+        require(!labels->drawn || (labels->temperatures && labels->uniforms && labels->probs), "draws need memory");
         label(*pool->value, best_kernels(), rows,
-              {labels->temperatures, labels->uniforms, labels->wanted, labels->columns, labels->picked, labels->drawn});
+              {labels->temperatures, labels->uniforms, labels->wanted, labels->columns, labels->probs, labels->drawn});
     });
 }
 

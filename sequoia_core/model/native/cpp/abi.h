@@ -73,7 +73,7 @@ typedef struct {
     const float* temperatures; /* [rows], of the drawn columns; 0 takes the most probable one */
     const double* uniforms;    /* [rows] in [0, 1) */
     int32_t* columns;          /* [rows, wanted] */
-    float* picked;             /* their probabilities */
+    float* probs;              /* their probabilities */
     int32_t* drawn;            /* [rows], -1 in a row with a logit that is no number */
 } sequoia_labels;
 

@@ -118,7 +118,7 @@ void draw_ordered(const float* probs, int count, int wanted, const double* unifo
 
 void label(Pool& pool, const Kernels& kernels, const Logits& logits, const Labels& labels) {
     const auto width = static_cast<std::size_t>(logits.columns);
-    std::vector<float> probs(static_cast<std::size_t>(pool.threads()) * width);
+    std::vector<float> scratch(static_cast<std::size_t>(pool.threads()) * width);
     EachRow job(logits, [&](int row, std::size_t offset, int thread) {
         const float* const values = logits.values + offset;
         const int first = row * labels.wanted;
@@ -126,11 +126,11 @@ void label(Pool& pool, const Kernels& kernels, const Logits& logits, const Label
         if (!labels.drawn) return;
         const double log_total = kernels.summarize(values, logits.columns, logits.inverse_temperature).log_total;
         for (int rank = first; rank < first + labels.wanted; ++rank)
-            labels.picked[rank] =
+            labels.probs[rank] =
                 std::exp(values[labels.columns[rank]] * logits.inverse_temperature - static_cast<float>(log_total));
         labels.drawn[row] = std::isnan(log_total) ? -1 : labels.columns[first];
         if (!(labels.temperatures[row] > 0)) return;
-        float* const own = probs.data() + static_cast<std::size_t>(thread) * width;
+        float* const own = scratch.data() + static_cast<std::size_t>(thread) * width;
         kernels.distribution(values, logits.columns, 1.f / labels.temperatures[row], own);
         draw_ordered(own, logits.columns, 1, labels.uniforms + row, labels.drawn + row);
     });

@@ -18,7 +18,7 @@ struct Labels {
     const double* uniforms;     // [rows] in [0, 1)
     int wanted;                 // columns of each row
     std::int32_t* columns;      // [rows, wanted], the most probable ones
-    float* picked;              // their probabilities at the temperature of the logits
+    float* probs;               // their probabilities at the temperature of the logits
     std::int32_t* drawn;        // [rows], -1 in a row with a logit that is no number
 };
 
