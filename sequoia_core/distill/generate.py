@@ -74,7 +74,8 @@ def rows_for(
         token_bytes: of a token in a row's cache.
         vocab_size: of the target.
         gpu_bytes: free on the target's GPU; None where it is computed on a CPU.
-        longest: tokens of the longest conversation that is given; all rows may hold such.
+        longest: tokens of the longest conversation that is given or opened by a given prompt; all
+            rows may hold such.
     """
     most, room = MOST_ROWS, CACHE_BYTES
     if gpu_bytes is not None:

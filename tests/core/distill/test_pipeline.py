@@ -13,6 +13,7 @@ from safetensors.torch import load_file, save_file
 
 from sequoia_core.config import Mode, SamplingParams
 from sequoia_core.distill.corpus import Corpus
+from sequoia_core.distill.generate import TOKENS_PER_ROW
 from sequoia_core.distill.options import Options, options_for
 from sequoia_core.distill.pipeline import WORK, Distillation
 from sequoia_core.distill.subject import Subject, spread_layers
@@ -211,7 +212,7 @@ def test_labels_that_would_fill_the_disk_are_refused_beforehand(
         run(tmp_path / "out", given)
 
 
-def test_rows_follow_from_the_longest_conversation_that_is_given(
+def test_rows_follow_from_the_longest_conversation_and_prompt_that_are_given(
     target: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     header = list(Subject.of(Options(target=target)).pieces.header)
@@ -230,6 +231,10 @@ def test_rows_follow_from_the_longest_conversation_that_is_given(
     out = tmp_path / "out"
     next(Distillation(options_for(out / WORK, given, False), out).run())
     assert seen == [len(conversations[1])]
+    (tmp_path / "prompts.txt").write_text("Why?\n")
+    given["data"], out = str(tmp_path / "prompts.txt"), tmp_path / "answers"
+    next(Distillation(options_for(out / WORK, given, False), out).run())
+    assert seen[1] > TOKENS_PER_ROW
 
 
 def test_a_target_that_changed_is_not_resumed_with(tmp_path: Path) -> None:
