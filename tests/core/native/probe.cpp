@@ -173,8 +173,13 @@ int main(int count, char** arguments) {
     std::strncpy(names, sequoia_instruction_sets(), sizeof names - 1);
     require(names[0], "an instruction set");
     sequoia_pool* pool = sequoia_pool_new(threads);
+    bool found = false;
     for (char* name = std::strtok(names, " "); name; name = std::strtok(nullptr, " "))
-        for (const Format& format : FORMATS)
-            if (count < 3 || !std::strcmp(arguments[2], format.name)) check(format, pool, name);
+        for (const Format& format : FORMATS) {
+            if (count > 2 && std::strcmp(arguments[2], format.name)) continue;
+            check(format, pool, name);
+            found = true;
+        }
+    require(found, "a format of that name");
     sequoia_pool_free(pool);
 }

@@ -43,6 +43,8 @@ threading.Thread(target=work, daemon=True).start()
 ready.wait()
 """
 """The interpreter ends while a thread computes."""
+BUSY = "import os\nparent = os.getppid()\nwhile os.getppid() == parent: pass"
+"""Ends by itself where a time limit ends the tests."""
 
 
 def two_threads() -> NativeLlama:
@@ -67,9 +69,7 @@ def exit_code_of_a_child(model: NativeLlama, wanted: Tensor) -> int:
 @contextmanager
 def busy_cores(processes: int) -> Iterator[None]:
     """Other processes that compute all the time."""
-    running = [
-        subprocess.Popen([sys.executable, "-c", "while True: pass"]) for _ in range(processes)
-    ]
+    running = [subprocess.Popen([sys.executable, "-c", BUSY]) for _ in range(processes)]
     try:
         yield
     finally:
