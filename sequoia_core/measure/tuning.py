@@ -110,7 +110,7 @@ class Tuner:
             self._online = OnlineAdvisor(self._kept)
 
     def summary(self, temperature: float = TEMPERATURE) -> str:
-        """One line on what the figures predict at temperature 0 and at another."""
+        """One line on what the figures predict of fixed trees at temperature 0 and at another."""
         if self._online is None:
             return "this machine has not been measured yet"
         if not self._online.calibration.drafts:
@@ -123,7 +123,7 @@ class Tuner:
             shape, predicted = plan.growmap, f"predicted {plan.predicted_speedup:.2f}x"
             tree = f"{shape.size} nodes, depth {shape.depth}" if shape else "plain decoding"
             parts.append(f"temperature {each:g}: {tree}, {'' if shape else 'a tree '}{predicted}")
-        return "measured this machine; " + "; ".join(parts)
+        return "measured this machine; the best fixed trees: " + "; ".join(parts)
 
     def measure(self, temperature: float = TEMPERATURE) -> Iterator[tuple[str, float]]:
         """Measure everything anew and keep it; yields what is being done and which part is done.
