@@ -55,17 +55,17 @@ from sequoia_core.trees import (
 )
 from sequoia_core.verify import Verdict
 
-IDLE = (
-    f"plain decoding: what the draft proposes is not worth its time here; it is tried again every "
-    f"{PROBE_STEPS} steps"
-)
-"""Said where adaptive trees stay empty."""
-
 if TYPE_CHECKING:
     import torch
 
     from sequoia_core.insight import Insight
     from sequoia_core.pair import Pair
+
+IDLE = (
+    "plain decoding: what the draft proposes is not worth its time here; "
+    f"it is tried again every {PROBE_STEPS} steps"
+)
+"""Said where adaptive trees stay empty."""
 
 
 @dataclass(frozen=True, slots=True)

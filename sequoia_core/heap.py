@@ -1,4 +1,4 @@
-"""Memory that is no longer needed, returned to the system.
+"""Memory that is not needed is not taken, or returned to the system.
 
 Loading frees as much as it keeps: tensors in other formats, buffers of files. The C library keeps
 that for later requests of the same sizes, which decoding never makes.
@@ -24,20 +24,19 @@ def keep_to_one_arena() -> None:
     Else each thread has its own, and what one of them frees is not used by another. Large tensors
     lie outside of heaps, and decoding makes few small ones: it takes as long.
     """
-    if sys.platform != "linux":
-        return
-    mallopt = getattr(ctypes.CDLL(None), "mallopt", None)
-    if mallopt is not None:
+    if (mallopt := _c_function("mallopt")) is not None:
         mallopt(_M_ARENA_MAX, 1)
 
 
 def return_freed_memory() -> None:
     """Return it now where the C library has a call for that, glibc's; elsewhere do nothing."""
-    if sys.platform != "linux":
-        return
-    trim = getattr(ctypes.CDLL(None), "malloc_trim", None)
-    if trim is not None:  # musl has none
+    if (trim := _c_function("malloc_trim")) is not None:
         trim(0)
+
+
+def _c_function(name: str) -> Any:
+    """A function of Linux' C library; None elsewhere, and where it has none, as musl."""
+    return getattr(ctypes.CDLL(None), name, None) if sys.platform == "linux" else None
 
 
 def release_file_pages(array: np.ndarray[Any, Any]) -> None:

@@ -271,8 +271,8 @@ class _Contest:
 
     def __init__(self, scored: ScoredTree, node: int, replaced: bool = False) -> None:
         self._scored, self._node, self._replaced = scored, node, replaced
-        ids, on_host = scored.vocab_ids(), scored.logits.device.type == "cpu"
-        self._vocab_ids = None if ids is None else ids.numpy()
+        self._ids, on_host = scored.vocab_ids(), scored.logits.device.type == "cpu"
+        self._vocab_ids = None if self._ids is None else self._ids.numpy()
         self._whole: NDArray[np.float32] | None = None
         if self._vocab_ids is not None and on_host and not scored.params.shapes:
             self._p = scored.some_target_probs(node, self._vocab_ids)
@@ -309,7 +309,7 @@ class _Contest:
     def left(self) -> Residual:
         """What the rejections so far have left of p."""
         outside = self._outside_top if self._outside_mass > 0 else None
-        return Residual(torch.from_numpy(self._p), self._ids(), self._outside_mass, outside)
+        return Residual(torch.from_numpy(self._p), self._ids, self._outside_mass, outside)
 
     def _outside_top(self, count: int) -> tuple[list[int], list[float]]:
         """See `Outside`."""
@@ -319,7 +319,7 @@ class _Contest:
             shares = values / outside.sum()
         else:
             logits = self._scored.logits[self._node].clone()
-            logits[self._ids()] = float("-inf")
+            logits[self._ids] = float("-inf")
             values, tokens = most_probable(logits[None], [0], count)
             temperature = self._scored.params.temperature
             total = self._scored.summary.log_totals[self._node] + log(self._outside_at_first)
@@ -333,7 +333,7 @@ class _Contest:
         found = self._outside()
         mass = float(found.sum())
         found *= self._outside_mass / mass if mass > 0 else 0.0
-        found[self._ids()] = torch.from_numpy(self._p)
+        found[self._ids] = torch.from_numpy(self._p)
         return found
 
     def draw(self, uniform: float) -> int:
@@ -349,9 +349,6 @@ class _Contest:
                 return draw(outside, min((wanted - inside) / self._outside_mass, ALMOST_ONE))
         column = draw(p, min(wanted / inside, ALMOST_ONE) if inside > 0 else 0.0)
         return int(self._vocab_ids[column])
-
-    def _ids(self) -> Tensor | None:
-        return None if self._vocab_ids is None else torch.from_numpy(self._vocab_ids)
 
     def _outside(self) -> Tensor:
         """What p has outside the draft's columns, up to a factor: float32 [V]."""

@@ -29,7 +29,7 @@ class BenchPlan:
         draft: as in `load_pair`.
         weights: as in `load_pair`.
         dtype: as in `load_pair`.
-        offload: likewise.
+        offload: as in `load_pair`.
         peer_draft: a draft for other projects' decoders; None is the pair's own.
         prompts: a file, see `bench.prompts`; None is the built-in set.
         count: how many of its prompts.

@@ -20,6 +20,7 @@ PREFILL_PARAMS = SamplingParams(0.0, max_new_tokens=2)
 """One step that reads the prompt, and a second one, by which the clock knows that it has ended."""
 _SETTLE_SECONDS = 0.2
 _BUSY = "{}, with a busy process"
+_COMPUTE = "import os\nparent = os.getppid()\nwhile os.getppid() == parent: pass"
 
 
 def busy_name(name: str) -> str:
@@ -40,19 +41,21 @@ class WithBusyProcess:
 
     def run(self, prompt_ids: Sequence[int], params: SamplingParams) -> Run:
         """Decode one prompt."""
-        with _busy_process():
+        with busy_cores(1):
             return self._system.run(prompt_ids, params)
 
 
 @contextmanager
-def _busy_process() -> Iterator[None]:
-    process = subprocess.Popen([sys.executable, "-c", "while True: pass"])
+def busy_cores(processes: int) -> Iterator[None]:
+    """Other processes that each keep a core busy; they end with this one, however it ends."""
+    running = [subprocess.Popen([sys.executable, "-c", _COMPUTE]) for _ in range(processes)]
     try:
         time.sleep(_SETTLE_SECONDS)
         yield
     finally:
-        process.kill()
-        process.wait()
+        for each in running:
+            each.kill()
+            each.wait()
 
 
 def long_prompt(prompts: Sequence[Sequence[int]], length: int = PREFILL_TOKENS) -> list[int]:

@@ -1,9 +1,9 @@
 """Text to distil from, written by the target itself, many conversations at a time.
 
 Owns which conversation is written when, and keeps its soft labels while it is written.
-Conversation number i is the same whoever is written beside it and however often the writing was
+Conversation number i is the same whatever is written with it and however often the writing was
 broken off; the text is the shortest run of conversations 0, 1, ... that is long enough. On a GPU
-products may round differently beside other neighbours, so there this holds up to rounding.
+products may round differently in other company, so there this holds up to rounding.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ CACHE_BYTES = 4 << 30
 """Memory that all rows may take on a CPU; the number of rows follows from it."""
 
 GPU_SHARE = 0.5
-"""Likewise of a GPU's free memory: caches that grow are there twice for a moment."""
+"""Share of a GPU's free memory for the same: caches that grow are there twice for a moment."""
 
 FIRST_ROOM = 64
 """Labels that a row has room for at first."""

@@ -7,13 +7,10 @@ alone and once with `--busy 1`, which keeps one more process busy.
 """
 
 import argparse
-import subprocess
-import sys
-from collections.abc import Iterator
-from contextlib import contextmanager
 from statistics import fmean, median
 
 from sequoia_core import Conversation, SamplingParams, TreeChoice, load_pair
+from sequoia_core.bench.conditions import busy_cores
 from sequoia_core.config import Mode, WeightFormat
 from sequoia_core.events import Finished, Step, Totals
 from sequoia_core.growmap import find_growmap
@@ -25,19 +22,6 @@ PROMPTS = (
     "Explain how a bicycle stays upright.",
     "Name five animals that live in the sea, and what they eat.",
 )
-BUSY = "while True: pass"
-
-
-@contextmanager
-def busy(processes: int) -> Iterator[None]:
-    """Processes that each keep a core busy."""
-    running = [subprocess.Popen([sys.executable, "-c", BUSY]) for _ in range(processes)]
-    try:
-        yield
-    finally:
-        for each in running:
-            each.kill()
-            each.wait()
 
 
 def answer(
@@ -75,7 +59,7 @@ def main() -> None:
     plain = TreeChoice(Mode.AR)
     params = SamplingParams(asked.temperature, max_new_tokens=asked.tokens)
     real, shown, lost, plain_steps = [], [], [], 0
-    with busy(asked.busy):
+    with busy_cores(asked.busy):
         for choice in (tree, plain):
             answer(chat, PROMPTS[0], choice, params)
         for turn in range(asked.rounds * len(PROMPTS)):

@@ -6,9 +6,7 @@ import subprocess
 import sys
 import time
 import warnings
-from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
 from pathlib import Path
 from threading import Event, Thread
 
@@ -16,6 +14,7 @@ import pytest
 import torch
 from torch import Tensor
 
+from sequoia_core.bench.conditions import busy_cores
 from sequoia_core.model.native import llama
 from sequoia_core.model.native.llama import FEWEST_PROMPT_ROWS, NativeLlama, Pool
 from sequoia_core.model.native.threads import compute_threads, physical_cores, quota_cores
@@ -43,8 +42,6 @@ threading.Thread(target=work, daemon=True).start()
 ready.wait()
 """
 """The interpreter ends while a thread computes."""
-BUSY = "import os\nparent = os.getppid()\nwhile os.getppid() == parent: pass"
-"""Ends by itself where a time limit ends the tests."""
 
 
 def two_threads() -> NativeLlama:
@@ -64,18 +61,6 @@ def exit_code_of_a_child(model: NativeLlama, wanted: Tensor) -> int:
         signal.alarm(60)
         os._exit(0 if torch.equal(logits_of(model), wanted) else 1)
     return os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
-
-
-@contextmanager
-def busy_cores(processes: int) -> Iterator[None]:
-    """Other processes that compute all the time."""
-    running = [subprocess.Popen([sys.executable, "-c", BUSY]) for _ in range(processes)]
-    try:
-        yield
-    finally:
-        for each in running:
-            each.kill()
-            each.wait()
 
 
 @pytest.mark.parametrize("busy", [False, True], ids=["idle", "busy"])

@@ -118,14 +118,14 @@ void draw_ordered(const float* probs, int count, int wanted, const double* unifo
 
 void label(Pool& pool, const Kernels& kernels, const Logits& logits, const Labels& labels) {
     const auto width = static_cast<std::size_t>(logits.columns);
-    std::vector<float> scratch(static_cast<std::size_t>(pool.threads()) * width);
+    std::vector<float> scratch(labels.drawn ? static_cast<std::size_t>(pool.threads()) * width : 0);
     EachRow job(logits, [&](int row, std::size_t offset, int thread) {
         const float* const values = logits.values + offset;
-        const int first = row * labels.wanted;
+        const auto wanted = static_cast<std::size_t>(labels.wanted), first = static_cast<std::size_t>(row) * wanted;
         kernels.top(values, logits.columns, labels.wanted, labels.columns + first);
         if (!labels.drawn) return;
         const double log_total = kernels.summarize(values, logits.columns, logits.inverse_temperature).log_total;
-        for (int rank = first; rank < first + labels.wanted; ++rank)
+        for (std::size_t rank = first; rank < first + wanted; ++rank)
             labels.probs[rank] =
                 std::exp(values[labels.columns[rank]] * logits.inverse_temperature - static_cast<float>(log_total));
         labels.drawn[row] = std::isnan(log_total) ? -1 : labels.columns[first];
