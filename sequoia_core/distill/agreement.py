@@ -58,7 +58,8 @@ def agreement(student: Student, batches: Iterable[Batch], depths: int) -> Agreem
     for given in batches:
         batch = to_device(given, student.embedding.device)
         with mixed_precision(batch.tokens.device):
-            for depth, state in enumerate(student.unrolled(batch.tokens, batch.features, depths)):
+            counts = [len(batch.tokens)] * depths
+            for depth, state in enumerate(student.unrolled(batch.tokens, batch.features, counts)):
                 learnt, columns, probs = batch.learnt_at(depth, state)
                 logits = student.head(learnt).float()
                 ranks[depth] += _rank_counts(logits, columns[:, 0], probs[:, 0])

@@ -139,18 +139,38 @@ class Corpus:
         )
 
     def held_out(self, count: int, seed: int) -> list[int]:
-        """Set whole conversations apart by chance; ascending.
+        """Set whole conversations apart by chance, all that begin with one prompt together.
+
+        Args:
+            count: at least so many.
+            seed: of the choice.
+
+        Returns:
+            their numbers, ascending.
 
         Raises:
             ParameterError: nothing would be left, or nothing is wanted.
         """
-        if not 0 < count < self.conversations:
+        alike: dict[bytes | int, list[int]] = {}
+        for index in range(self.conversations):
+            alike.setdefault(self._prompt(index) or index, []).append(index)
+        prompts = list(alike.values())
+        chosen: list[int] = []
+        for at in np.random.default_rng(seed).permutation(len(prompts)).tolist():
+            if len(chosen) < count and len(chosen) + len(prompts[at]) < self.conversations:
+                chosen += prompts[at]
+        if not 0 < count <= len(chosen):
             raise ParameterError(
                 f"{count} of {self.conversations} conversations cannot be held out; "
                 "generate more text"
             )
-        order = np.random.default_rng(seed).permutation(self.conversations)
-        return sorted(order[:count].tolist())
+        return sorted(chosen)
+
+    def _prompt(self, index: int) -> bytes:
+        """What stands before a conversation's first answer."""
+        span = self.span(index)
+        begin = int(self.answers[span].argmax())
+        return self.tokens[span][:begin].tobytes()
 
     def arrays(self) -> dict[str, NDArray[Any]]:
         """By the names they have in a file."""

@@ -17,7 +17,9 @@ from sequoia_core.distill.pieces import Pieces
 TEMPERATURES = (0.0, 0.0, 0.3, 0.6, 0.6, 1.0)
 """Of answers; one is drawn per conversation. Questions are always written at 1.0."""
 
-SECOND_TURN = 1 / 8
+TURNS = (1, 1, 1, 1, 2, 2, 3, 5)
+"""Questions and answers; one is drawn per conversation, which also ends with its window."""
+
 UNOPENED = 1 / 8
 """Share of questions of which not even the first word is given."""
 
@@ -28,6 +30,10 @@ LOOP = 32
 """So many phrases said before, one after the other, are a loop; the answer ends before them."""
 
 
+LONGEST = 1536
+"""Tokens of a conversation, after a prompt of the person's own."""
+
+
 @dataclass(frozen=True, slots=True)
 class Lengths:
     """Limits in tokens.
@@ -36,16 +42,22 @@ class Lengths:
         question: of a user's turn.
         answer: of an answer.
         window: of the conversation.
+        written: of it, without a given prompt.
     """
 
     question: int
     answer: int
     window: int
+    written: int = LONGEST
+
+    def longest(self, prompt: int) -> int:
+        """Tokens of a conversation that begins with a prompt of so many, or 0."""
+        return min(self.window, prompt + self.written)
 
     @classmethod
     def within(cls, window: int) -> Lengths:
         """Usual limits for a model that reads `window` tokens."""
-        return cls(question=min(96, window // 4), answer=300, window=window)
+        return cls(question=min(128, window // 4), answer=300, window=window)
 
 
 class Dialogue:
@@ -68,8 +80,8 @@ class Dialogue:
         self._rng = random.Random(f"{seed}/{index}")
         self._pieces, self._lengths = pieces, lengths
         self._answer_temperature = self._rng.choice(TEMPERATURES)
-        two = pieces.between is not None and self._rng.random() < SECOND_TURN
-        self._turns_left = 1 if two else 0
+        turns = self._rng.choice(TURNS)
+        self._turns_left = 0 if pieces.between is None else turns - 1
         self.asking, self._turn_start = False, 0
         self._said: set[tuple[int, ...]] = set()
         self._repeated = 0
@@ -79,8 +91,10 @@ class Dialogue:
         if pieces.prompts and self._rng.random() < PROMPTED:
             self._add(self._rng.choice(pieces.prompts))
             self._turn_start = len(self.ids)
+            self._longest = lengths.longest(len(self.ids))
         else:
-            self._ask(pieces.beginning)
+            self._longest = lengths.longest(0)
+            self._ask(pieces.beginning, self._rng.choice(pieces.openings))
 
     @property
     def temperature(self) -> float:
@@ -102,8 +116,8 @@ class Dialogue:
             self._take_of_question(token)
         else:
             self._take_of_answer(token)
-        if len(self.ids) >= self._lengths.window:
-            del self.ids[self._lengths.window :], self.answers[self._lengths.window :]
+        if len(self.ids) >= self._longest:
+            del self.ids[self._longest :], self.answers[self._longest :]
             self.finished = True
 
     def _take_of_question(self, token: int) -> None:
@@ -126,7 +140,7 @@ class Dialogue:
         if token in self._pieces.closing:
             if self._turns_left and self._pieces.between is not None:
                 self._turns_left -= 1
-                self._ask(self._pieces.between)
+                self._ask(self._pieces.between, self._pieces.follow_ups)
             else:
                 self.finished = True
         elif self._repeated >= LOOP:
@@ -135,13 +149,13 @@ class Dialogue:
         elif len(self.ids) - self._turn_start >= self._lengths.answer:
             self.finished = True
 
-    def _ask(self, before: tuple[int, ...]) -> None:
+    def _ask(self, before: tuple[int, ...], openings: Sequence[tuple[int, ...]]) -> None:
         self._add(before)
         self._turn_start = len(self.ids)
         self.asking = True
         unopened = self._rng.random() < UNOPENED
         if not unopened or not self.ids:  # a model must have something to go on from
-            self._add(self._rng.choice(self._pieces.openings))
+            self._add(self._rng.choice(openings))
 
     def _add(self, ids: tuple[int, ...]) -> None:
         self.ids += ids

@@ -32,8 +32,7 @@ MOST_ROWS, MOST_GPU_ROWS = 64, 4096
 """A CPU's products of more rows are no faster per row."""
 
 TOKENS_PER_ROW = 600
-"""A row should write so many tokens or more, or too many conversations are left unfinished. So many
-are also about the most that it holds, but for given text."""
+"""A row should write so many tokens or more, or too many conversations are left unfinished."""
 
 CACHE_BYTES = 4 << 30
 """Memory that all rows may take on a CPU; the number of rows follows from it."""
@@ -65,7 +64,7 @@ class WritingPlan:
 
 
 def rows_for(
-    tokens: int, token_bytes: int, vocab_size: int, gpu_bytes: int | None, longest: int = 0
+    tokens: int, token_bytes: int, vocab_size: int, gpu_bytes: int | None, longest: int
 ) -> int:
     """Rows that write so many tokens without waste and fit into memory.
 
@@ -74,15 +73,13 @@ def rows_for(
         token_bytes: of a token in a row's cache.
         vocab_size: of the target.
         gpu_bytes: free on the target's GPU; None where it is computed on a CPU.
-        longest: tokens of the longest conversation that is given or opened by a given prompt; all
-            rows may hold such.
+        longest: tokens of the longest conversation that there may be; all rows may hold such.
     """
     most, room = MOST_ROWS, CACHE_BYTES
     if gpu_bytes is not None:
         most, room = MOST_GPU_ROWS, int(gpu_bytes * GPU_SHARE)
-    row_tokens = max(TOKENS_PER_ROW, longest)
-    row_bytes = token_bytes * row_tokens + vocab_size * LOGIT_BYTES
-    rows = min(most, tokens // row_tokens, room // row_bytes)
+    row_bytes = token_bytes * longest + vocab_size * LOGIT_BYTES
+    rows = min(most, tokens // TOKENS_PER_ROW, room // row_bytes)
     unit = GROUP if rows < GROUP * GPU_GROUPS else GROUP * GPU_GROUPS
     return max(rows // unit, 1) * unit
 

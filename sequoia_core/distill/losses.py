@@ -12,6 +12,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
+_CPU_ROWS, _GPU_ROWS = 512, 8192
+"""Rows whose logits are computed at once: on a CPU about as many as fit into its cache."""
+
 
 @dataclass(frozen=True, slots=True)
 class LossWeights:
@@ -33,45 +36,66 @@ LOSSES = MappingProxyType(
 """By the name that the command line knows."""
 
 
-def distance(logits: Tensor, columns: Tensor, probs: Tensor, weights: LossWeights) -> Tensor:
+def distance(
+    states: Tensor, head: Tensor, columns: Tensor, probs: Tensor, weights: LossWeights
+) -> Tensor:
     """Mean over positions of `weights.kl * KL + weights.tv * TV`.
 
     Args:
-        logits: [n, V_draft] of the draft.
+        states: [n, hidden], what the draft's head reads.
+        head: [V_draft, hidden]; logits are `states @ head.T`, in autocast's dtype where it is on.
         columns: int64 [n, k], the draft's columns of the target's most probable tokens.
         probs: float32 [n, k], their target probabilities; 0 for tokens that the draft cannot say.
         weights: of both parts.
     """
-    loss: Tensor = _Distance.apply(logits, columns, probs, weights)  # type: ignore[no-untyped-call]
+    device = states.device.type
+    if torch.is_autocast_enabled(device):
+        dtype = torch.get_autocast_dtype(device)
+        states, head = states.to(dtype), head.to(dtype)
+    loss: Tensor = _Distance.apply(states, head, columns, probs, weights)  # type: ignore[no-untyped-call]
     return loss
 
 
 class _Distance(torch.autograd.Function):
-    """The gradient by hand: one pass over [n, V_draft] where autograd takes five.
+    """Head, softmax and loss with the gradient by hand, some rows at a time.
 
-    With P = sum of p listed, A the listed tokens where q < p and Q = sum of q over A, the
-    derivatives by logit j are `q_j P - p_j` for KL and `q_j Q - q_j [j in A]` for TV.
+    Logits of a part of the rows stay in the cache from the product that makes them to the products
+    of their gradient; [n, V_draft] is never in memory. With P = sum of p listed, A the listed
+    tokens where q < p and Q = sum of q over A, the derivatives by logit j are `q_j P - p_j` for KL
+    and `q_j Q - q_j [j in A]` for TV.
     """
 
     @staticmethod
     def forward(
-        ctx: Any, logits: Tensor, columns: Tensor, probs: Tensor, weights: LossWeights
+        ctx: Any,
+        states: Tensor,
+        head: Tensor,
+        columns: Tensor,
+        probs: Tensor,
+        weights: LossWeights,
     ) -> Tensor:
-        q = torch.softmax(logits, -1, dtype=torch.float32)
-        listed = q.gather(-1, columns)
-        ctx.save_for_backward(q, columns, probs, listed)
-        ctx.weights, ctx.dtype = weights, logits.dtype
-        cross_entropy = -(probs * listed.clamp(min=torch.finfo(q.dtype).tiny).log()).sum(-1)
-        uncovered = 1.0 - torch.minimum(probs, listed).sum(-1)
-        return (weights.kl * cross_entropy + weights.tv * uncovered).mean()
+        kl, tv, count = weights.kl, weights.tv, max(len(states), 1)
+        total = torch.zeros((), device=states.device)
+        by_states, by_head = torch.empty_like(states), torch.zeros_like(head, dtype=torch.float32)
+        rows = _CPU_ROWS if states.device.type == "cpu" else _GPU_ROWS
+        for part in (slice(first, first + rows) for first in range(0, len(states), rows)):
+            state, column, p = states[part], columns[part], probs[part]
+            q = torch.softmax(state @ head.T, -1, dtype=torch.float32)
+            listed = q.gather(-1, column)
+            cross_entropy = -(p * listed.clamp(min=torch.finfo(q.dtype).tiny).log()).sum()
+            uncovered = len(p) - torch.minimum(p, listed).sum()
+            total += kl * cross_entropy + tv * uncovered
+            below = torch.where(listed < p, listed, 0.0)  # q of the tokens in A
+            factor = (kl * p.sum(-1) + tv * below.sum(-1)) / count
+            gradient = q.mul_(factor[:, None])
+            gradient.scatter_add_(-1, column, (kl * p + tv * below) / -count)
+            by_logits = gradient.to(states.dtype)
+            by_states[part] = by_logits @ head
+            by_head += by_logits.T @ state
+        ctx.save_for_backward(by_states, by_head.to(head.dtype))
+        return total / count
 
     @staticmethod
-    def backward(ctx: Any, *above: Tensor) -> tuple[Tensor, None, None, None]:
-        q, columns, probs, listed = ctx.saved_tensors
-        kl, tv = ctx.weights.kl, ctx.weights.tv
-        below = torch.where(listed < probs, listed, 0.0)  # q of the tokens in A
-        factor = kl * probs.sum(-1) + tv * below.sum(-1)
-        scale = above[0] / len(q)
-        gradient = (q * (factor * scale)[:, None]).to(ctx.dtype)
-        gradient.scatter_add_(-1, columns, (-(kl * probs + tv * below) * scale).to(ctx.dtype))
-        return gradient, None, None, None
+    def backward(ctx: Any, *above: Tensor) -> tuple[Tensor, Tensor, None, None, None]:
+        by_states, by_head = ctx.saved_tensors
+        return by_states * above[0], by_head * above[0], None, None, None

@@ -6,8 +6,9 @@ of models. What is between turns comes from comparing what the template makes of
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from types import MappingProxyType
 from typing import TYPE_CHECKING
 
 from sequoia_core.chat_template import ChatTemplate, Turn
@@ -17,16 +18,57 @@ from sequoia_core.errors import ModelLoadError, ParameterError
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
-OPENINGS = (
-    "What", "What is", "How", "How do I", "How can", "Why", "Why do", "When", "Where", "Who",
-    "Which", "Can you", "Could you", "Please", "Is", "Are", "Do", "Does", "Should", "I", "I need",
-    "I want to", "I have", "My", "We", "If", "Let", "Write", "Write a", "Write a short", "Explain",
-    "Explain how", "Describe", "List", "Give", "Give me", "Tell me", "Tell me about", "Compare",
-    "Summarize", "Translate", "Rewrite", "Correct", "Create", "Design", "Suggest", "Recommend",
-    "Imagine", "Act as", "Help me", "Solve", "Calculate", "Find", "Name", "Define", "Discuss",
-    "Outline", "Plan", "Compose", "Generate", "Convert", "Classify", "Identify", "In", "The", "A",
+OPENINGS: Mapping[str, tuple[str, ...]] = MappingProxyType(
+    {
+        "question": (
+            "What", "What is", "How", "How do I", "How can", "Why", "Why do", "When", "Where",
+            "Who", "Which", "Can you", "Could you", "Please", "Is", "Are", "Do", "Does", "Should",
+            "I", "I need", "I want to", "I have", "My", "We", "If", "Let", "In", "The", "A",
+            "Explain", "Explain how", "Describe", "Tell me about", "Compare", "Define", "Discuss",
+            "What are the main causes of", "What is the difference between", "How does",
+        ),
+        "writing": (
+            "Write", "Write a", "Write a short", "Write a poem about", "Write a letter to",
+            "Write an email to", "Write a story about", "Write a blog post about", "Compose",
+            "Create", "Design", "Imagine", "Act as", "Pretend to be", "You are", "Tell me a story",
+            "Describe a scene in which", "Draft a speech", "Give advice to someone who",
+        ),
+        "code": (
+            "Write a Python function that", "Write a function in JavaScript that", "Write a C++",
+            "Write a SQL query", "Write a shell script", "Write an HTML page", "Write a class",
+            "Explain what this code does:\n\n```python\n", "Find the bug in this code:\n\n```\n",
+            "How do I write a program", "Implement", "Write a regular expression", "Write a test",
+            "What does this error mean:", "Write a Java method that", "How do I use the",
+        ),
+        "list": (
+            "List", "List five", "List ten", "Give me a list of", "Give me ten", "Name three",
+            "Name", "Make a table of", "What are the steps to", "Make a checklist for", "Outline",
+            "Plan", "Suggest", "Recommend", "What are some", "Give me step-by-step instructions",
+        ),
+        "rewriting": (
+            "Rewrite this sentence:", "Rewrite the following text:", "Correct the grammar of",
+            "Summarize", "Summarize the following text:\n\n", "Make this shorter:", "Translate",
+            "Translate this sentence to French:", "Paraphrase", "Convert", "Edit this paragraph:",
+            "Turn this into a list:\n\n", "Say this more politely:", "Simplify this text:",
+        ),
+        "reasoning": (
+            "Solve", "Calculate", "Find", "If a train", "A shop sells", "How many", "Is it true",
+            "What comes next:", "Classify", "Identify", "Extract the names from this text:\n\n",
+            "What is the sum of", "Which of these", "Answer with yes or no:", "Suppose that",
+            "Decide whether this review is positive or negative:",
+        ),
+    }
 )  # fmt: skip
-"""First words of a user's turn, from which the model goes on by itself."""
+"""First words of a user's first turn by kind, from which the model goes on by itself."""
+
+FOLLOW_UPS = (
+    "Now", "Can you", "Could you", "Why", "How", "What", "What about", "What if", "And", "But",
+    "Give an example", "Give me another", "Make it shorter", "Make it longer", "Rewrite it",
+    "Explain it", "Explain that in", "Summarize", "List the main points", "Translate",
+    "Turn it into", "I don't understand", "Are you sure", "Is there", "Thank you", "Do you",
+    "Please", "Rewrite your answer", "Rewrite your last answer", "Tell me more", "Add", "Now write",
+)  # fmt: skip
+"""First words of a later turn."""
 
 _PROBES = ("a", "2")
 
@@ -41,7 +83,8 @@ class Pieces:
         between: after the token that closes an answer, up to the next user's turn; None if this
             template does not extend what it rendered before.
         closing: tokens of which any ends a turn.
-        openings: ids of `OPENINGS`, the first words of a user's turn.
+        openings: ids of `OPENINGS`, kind by kind.
+        follow_ups: ids of `FOLLOW_UPS`.
         prompts: whole conversations up to where the answer begins, to be answered as well.
     """
 
@@ -49,7 +92,8 @@ class Pieces:
     header: tuple[int, ...]
     between: tuple[int, ...] | None
     closing: frozenset[int]
-    openings: tuple[tuple[int, ...], ...]
+    openings: tuple[tuple[tuple[int, ...], ...], ...]
+    follow_ups: tuple[tuple[int, ...], ...]
     prompts: tuple[tuple[int, ...], ...]
 
     @classmethod
@@ -88,14 +132,20 @@ class Pieces:
                 f"every prompt of the data file is longer than {longest_prompt} tokens, which is "
                 "half of what the target can read"
             )
-        questions = [template.whole([], word)[len(beginning) :] for word in OPENINGS]
-        openings = [tuple(ids[: len(ids) - len(header)]) for ids in questions]
+
+        def turns(words: Iterable[str]) -> tuple[tuple[int, ...], ...]:
+            """Ids of a turn that consists of each of these words."""
+            rendered = (template.whole([], word)[len(beginning) :] for word in words)
+            found = (tuple(ids[: len(ids) - len(header)]) for ids in rendered)
+            return tuple(ids for ids in found if ids)  # "A" may be in the beginning already
+
         return cls(
             beginning=tuple(beginning),
             header=header,
             between=_between(template, frozenset(closing)),
             closing=frozenset(closing),
-            openings=tuple(ids for ids in openings if ids),  # "A" may be in the beginning already
+            openings=tuple(turns(words) for words in OPENINGS.values()),
+            follow_ups=turns(FOLLOW_UPS),
             prompts=short,
         )
 

@@ -18,8 +18,9 @@ import torch
 from sequoia_core.distill.card import Story, model_card, stated_licence
 from sequoia_core.distill.clock import Clock
 from sequoia_core.distill.corpus import AnswerMarks, Corpus, load_tokens, worth_learning
+from sequoia_core.distill.dialogue import Lengths
 from sequoia_core.distill.export import write_draft
-from sequoia_core.distill.generate import TOKENS_PER_ROW, Writer, WritingPlan, rows_for
+from sequoia_core.distill.generate import Writer, WritingPlan, rows_for
 from sequoia_core.distill.measured import measure_pair
 from sequoia_core.distill.options import FINISHED, Options, remember, write_json
 from sequoia_core.distill.schooling import Lesson, Schooling
@@ -106,7 +107,7 @@ class Distillation:
         free = None if device.type == "cpu" else free_bytes(device)
         held = kv_token_bytes(model.config, subject.dtype.itemsize, slots)
         prompt = max(map(len, subject.pieces.prompts), default=0)
-        longest = max(given.longest, TOKENS_PER_ROW + prompt if prompt else 0)
+        longest = max(given.longest, Lengths.within(model.context_window).longest(prompt))
         rows = rows_for(options.tokens, held, model.vocab_size, free, longest)
         plan = WritingPlan(options.tokens, options.seed, rows)
         writer = Writer(model, subject.pieces, plan, shards, given)

@@ -141,7 +141,7 @@ class Student(nn.Module):
         self.rotary = RotaryEmbedding(config, embedding.device, torch.float32)
 
     def unrolled(
-        self, tokens: Tensor, features: Tensor | None, steps: int, deeper: int | None = None
+        self, tokens: Tensor, features: Tensor | None, counts: Sequence[int]
     ) -> Iterator[Tensor]:
         """Hidden states that the head reads, of each step down a tree that follows the text.
 
@@ -149,32 +149,30 @@ class Student(nn.Module):
             tokens: int64 [B, t].
             features: [B, t, F, hidden], the target's, of the token before each; None for an
                 independent draft, which knows only one step.
-            steps: how many.
-            deeper: conversations, the first ones, that go on below the first step; None is all.
+            counts: of each step, how many conversations take it: the first ones, and never more
+                than take the step above.
 
         Yields:
-            [B, t, hidden], below the first step [deeper, t, hidden]; entry [b, i] of step j (from
-            1) guesses token i + 1 and has read the target's hidden states up to token i - j only.
-            Its first j - 1 rows mean nothing.
+            [count, t, hidden]; entry [b, i] of step j (from 1) guesses token i + 1 and has read the
+            target's hidden states up to token i - j only. Its first j - 1 rows mean nothing.
         """
         eps = self.config.rms_norm_eps
         embedded = functional.embedding(tokens, self.embedding).float()
         rotary = self.rotary(torch.arange(tokens.shape[1], device=tokens.device))
         rows: list[Rows] = [[] for _ in self.blocks]
-        output = embedded
-        for step in range(steps):
+        read = None if features is None else self._evened(features.float(), 1).flatten(2)
+        for step, count in enumerate(counts):
+            embedded = embedded[:count]
+            rows = [[(keys[:count], values[:count]) for keys, values in each] for each in rows]
             hidden, project = embedded, self.own_input if step else self.target_input
-            if project is not None and features is not None:
-                read = _down(output) if step else self._evened(features.float(), 1).flatten(2)
+            if project is not None and read is not None:
                 evened = self._evened(embedded[:, :, None], 0)[:, :, 0]
-                hidden = project(torch.cat((evened, read), -1))
+                hidden = project(torch.cat((evened, read[:count]), -1))
             for layer, above in zip(self.blocks, rows, strict=True):
                 hidden = layer(hidden, rotary, above)
-            state = _normed(hidden, self.norm, eps)
-            yield state
-            embedded, output = embedded[:deeper], state[:deeper]
-            if step == 0:
-                rows = [[(keys[:deeper], values[:deeper])] for ((keys, values),) in rows]
+            output = _normed(hidden, self.norm, eps)
+            read = _down(output)
+            yield output
 
     def _evened(self, states: Tensor, first: int) -> Tensor:
         """States [B, t, slots, hidden] with every dimension's mean and spread taken out."""

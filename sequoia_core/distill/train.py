@@ -10,6 +10,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from itertools import chain
 from pathlib import Path
 from time import monotonic
 
@@ -18,7 +19,9 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
+from sequoia_core.distill.dialogue import LONGEST
 from sequoia_core.distill.losses import LOSSES, distance
+from sequoia_core.distill.muon import Muon
 from sequoia_core.distill.shards import LabelledText
 from sequoia_core.distill.student import Student
 from sequoia_core.files import written_whole
@@ -43,7 +46,8 @@ class TrainPlan:
         unroll: steps down a tree that a conditioned student is trained for.
         batch_tokens: about how many tokens a batch holds.
         longest: tokens of a conversation beyond which its end is left out.
-        learning_rate: at its height.
+        learning_rate: of AdamW at its height.
+        matrix_rate: of Muon.
     """
 
     steps: int
@@ -51,8 +55,9 @@ class TrainPlan:
     loss: str = "mix"
     unroll: int = 1
     batch_tokens: int = 4096
-    longest: int = 512
+    longest: int = LONGEST
     learning_rate: float = 1e-3
+    matrix_rate: float = 0.02
 
 
 @dataclass(frozen=True, slots=True)
@@ -203,14 +208,14 @@ class Training:
     ) -> None:
         self._student, self._batches, self._plan = student, batches, plan
         self._checkpoint = checkpoint
-        self._optimizer = torch.optim.AdamW(
-            student.parameters(), betas=BETAS, weight_decay=WEIGHT_DECAY, fused=True
-        )
+        self._optimizers = optimizers(student, plan)
+        self._rates = [group["lr"] for each in self._optimizers for group in each.param_groups]
         self.step = 0
         if checkpoint.exists():
             state = torch.load(checkpoint, weights_only=True)
             student.load_state_dict(state["student"])
-            self._optimizer.load_state_dict(state["optimizer"])
+            for optimizer, saved in zip(self._optimizers, state["optimizers"], strict=True):
+                optimizer.load_state_dict(saved)
             self.step = state["step"]
 
     def run(self, save_seconds: float = 60.0) -> Iterator[Progress]:
@@ -228,45 +233,71 @@ class Training:
         """Write the checkpoint whole or not at all."""
         state = {
             "student": self._student.state_dict(),
-            "optimizer": self._optimizer.state_dict(),
+            "optimizers": [each.state_dict() for each in self._optimizers],
             "step": self.step,
         }
         with written_whole(self._checkpoint) as file:
             torch.save(state, file)
 
     def _one(self, step: int) -> Progress:
-        for group in self._optimizer.param_groups:
-            group["lr"] = self._plan.learning_rate * schedule(step, self._plan.steps)
+        groups = chain(*(each.param_groups for each in self._optimizers))
+        for group, rate in zip(groups, self._rates, strict=True):
+            group["lr"] = rate * schedule(step, self._plan.steps)
         batch = to_device(self._batches.at(step), self._student.embedding.device)
         loss = batch_loss(self._student, batch, self._plan)
-        self._optimizer.zero_grad(set_to_none=True)
+        self._student.zero_grad(set_to_none=True)
         loss.backward()  # type: ignore[no-untyped-call]
         torch.nn.utils.clip_grad_norm_(self._student.parameters(), LARGEST_GRADIENT)
-        self._optimizer.step()
+        for optimizer in self._optimizers:
+            optimizer.step()
         return Progress(step + 1, int(batch.learnt.sum()), float(loss.detach()))
+
+
+def optimizers(student: Student, plan: TrainPlan) -> list[torch.optim.Optimizer]:
+    """Muon for the matrices between embedding and head, AdamW for the head and the vectors."""
+    inner: list[Tensor] = []
+    outer: list[Tensor] = []
+    for name, parameter in student.named_parameters():
+        (inner if parameter.dim() == 2 and not name.startswith("head.") else outer).append(
+            parameter
+        )
+    decay, dtype = WEIGHT_DECAY, product_dtype(student.embedding.device)
+    return [
+        Muon(inner, lr=plan.matrix_rate, weight_decay=decay, dtype=dtype),
+        torch.optim.AdamW(
+            outer, lr=plan.learning_rate, betas=BETAS, weight_decay=decay, fused=True
+        ),
+    ]
 
 
 def batch_loss(student: Student, batch: Batch, plan: TrainPlan) -> Tensor:
     """Mean loss over the positions learnt from, weighted over the steps down the tree.
 
-    Steps below the first are taken for half of the conversations: they cost as much as the first
-    and teach less.
+    Each step down is taken for half of the conversations of the step above: it costs as much for
+    each of them, and fewer decodings come that far.
     """
     total, weights = torch.zeros((), device=batch.tokens.device), 0.0
-    deeper = -(-len(batch.tokens) // 2)
+    counts = [-(-len(batch.tokens) // 2**depth) for depth in range(plan.unroll)]
     with mixed_precision(batch.tokens.device):
-        states = student.unrolled(batch.tokens, batch.features, plan.unroll, deeper)
+        states = student.unrolled(batch.tokens, batch.features, counts)
+        head = student.head.weight
         for depth, state in enumerate(states):
             learnt, columns, probs = batch.learnt_at(depth, state)
-            loss = distance(student.head(learnt), columns, probs, LOSSES[plan.loss])
+            loss = distance(learnt, head, columns, probs, LOSSES[plan.loss])
             total = total + STEP_WEIGHT**depth * loss
             weights += STEP_WEIGHT**depth
     return total / weights
 
 
-def mixed_precision(device: torch.device) -> torch.autocast:
-    """bfloat16 products where the device has them; emulated ones would be slower than float32."""
+def product_dtype(device: torch.device) -> torch.dtype:
+    """bfloat16 where the device multiplies it; emulated it would be slower than float32."""
     helps = choose_dtype("auto", device) is torch.bfloat16
+    return torch.bfloat16 if helps else torch.float32
+
+
+def mixed_precision(device: torch.device) -> torch.autocast:
+    """Products in `product_dtype`, everything else in float32."""
+    helps = product_dtype(device) is torch.bfloat16
     return torch.autocast(device.type, torch.bfloat16, enabled=helps)
 
 

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from sequoia_core.errors import ModelLoadError
-from sequoia_core.model import int8_rows
+from sequoia_core.model import blocks, int8_rows
 from sequoia_core.model.config import ModelConfig
 from sequoia_core.model.device import DTYPES
 from sequoia_core.model.digests import file_digests
@@ -124,10 +124,7 @@ def open_directory(directory: Path) -> Checkpoint:
     settings = read_json(directory / "config.json")
     refuse_foreign_settings(directory, settings)
     weights = open_weights(directory)
-    if (stored_as := settings.get("quantization")) == {"format": int8_rows.FORMAT}:
-        weights = int8_rows.UnpackedWeights(weights)
-    elif stored_as is not None:
-        raise ModelLoadError(f"{directory}: quantization {stored_as!r} is unknown")
+    weights = _unpacked(weights, settings.get("quantization"), directory)
     refuse_foreign_tensors(weights.origin, weights)
     try:
         config = ModelConfig.from_hf(settings)
@@ -148,6 +145,18 @@ def open_directory(directory: Path) -> Checkpoint:
         ),
         stored_dtype=stored_dtype(settings, weights),
     )
+
+
+def _unpacked(weights: Weights, stored_as: object, directory: Path) -> Weights:
+    """Weights in the format that our own drafts are stored in, or as they are."""
+    if stored_as is None:
+        return weights
+    if stored_as == {"format": int8_rows.FORMAT}:
+        return int8_rows.UnpackedWeights(weights)
+    for name in blocks.FORMATS:
+        if stored_as == {"format": name}:
+            return blocks.BlockWeights(weights, name)
+    raise ModelLoadError(f"{directory}: quantization {stored_as!r} is unknown")
 
 
 def stored_dtype(settings: Mapping[str, Any], weights: Weights) -> torch.dtype | None:

@@ -18,6 +18,7 @@ from gguf import GGMLQuantizationType
 from torch import Tensor
 
 from sequoia_core.errors import ModelLoadError
+from sequoia_core.model.blocks import BlockWeights
 from sequoia_core.model.device import dtype_name
 from sequoia_core.model.gguf import GgufWeights
 from sequoia_core.model.int8_rows import UnpackedWeights
@@ -154,6 +155,9 @@ def _as_stored(weights: Mapping[str, Tensor] | Weights, name: str) -> StoredMatr
         return _from_gguf(weights, name)
     if isinstance(weights, UnpackedWeights):
         return _from_int8_rows(weights, name)
+    if isinstance(weights, BlockWeights) and (blocks := weights.in_blocks(name)) is not None:
+        stored, (rows, columns) = blocks.numpy(), weights.shape(name)
+        return StoredMatrix(int(weights.format), (rows, columns), lambda: stored)
     tensor = weights[name]
     if tensor.dtype not in DTYPE_FORMATS:
         kind = dtype_name(tensor.dtype)

@@ -136,6 +136,17 @@ def test_what_is_held_out_follows_from_the_seed_alone() -> None:
             corpus.held_out(count, 0)
 
 
+def test_conversations_with_one_prompt_are_held_out_together() -> None:
+    prompts = [at % 7 for at in range(40)]
+    corpus = made([([prompt, 50 + at], [False, True]) for at, prompt in enumerate(prompts)])
+    apart = corpus.held_out(10, 3)
+    assert 10 <= len(apart) <= 15
+    assert not {prompts[at] for at in apart} & {prompts[at] for at in range(40) if at not in apart}
+    alike = made([([1, at], [False, True]) for at in range(40)])
+    with pytest.raises(ParameterError, match="generate more"):
+        alike.held_out(1, 3)
+
+
 def repeated_share(ids: Sequence[int]) -> float:
     """By the definition."""
     phrases = [tuple(ids[at : at + GRAM]) for at in range(len(ids) - GRAM + 1)]

@@ -55,7 +55,7 @@ def hidden_states() -> Tensor:
 
 def test_an_independent_student_is_the_llama_it_becomes() -> None:
     made = student(())
-    (state,) = made.unrolled(TEXT[None], None, 1)
+    (state,) = made.unrolled(TEXT[None], None, [1])
     model = draft(made)
     logits = model.forward(TEXT, torch.arange(len(TEXT)), None, model.new_cache())
     torch.testing.assert_close(made.head(state)[0], logits)
@@ -64,7 +64,7 @@ def test_an_independent_student_is_the_llama_it_becomes() -> None:
 @pytest.mark.parametrize("steps", [1, 2, 4])
 def test_a_step_down_the_tree_is_a_node_of_that_depth(steps: int) -> None:
     made = student(FEATURES)
-    expected = made.head(list(made.unrolled(TEXT[None], hidden_states(), steps))[-1])[0]
+    expected = made.head(list(made.unrolled(TEXT[None], hidden_states(), [1] * steps))[-1])[0]
     big, small = target(), draft(made)
     for last in range(steps, len(TEXT)):
         root = last - steps + 1  # the target has read the tokens before it
@@ -81,8 +81,8 @@ def test_a_step_down_the_tree_is_a_node_of_that_depth(steps: int) -> None:
 def test_fewer_conversations_below_the_first_step_change_nothing_for_those() -> None:
     made, two = student(FEATURES), torch.stack((TEXT, TEXT.flip(0)))
     states = hidden_states().repeat(2, 1, 1, 1)
-    everything = list(made.unrolled(two, states, 3))
-    fewer = list(made.unrolled(two, states, 3, deeper=1))
+    everything = list(made.unrolled(two, states, [2, 2, 2]))
+    fewer = list(made.unrolled(two, states, [2, 1, 1]))
     torch.testing.assert_close(fewer[0], everything[0])
     for some, every in zip(fewer[1:], everything[1:], strict=True):
         torch.testing.assert_close(some, every[:1])

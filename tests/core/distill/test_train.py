@@ -133,9 +133,9 @@ def test_rates_count_the_targets_choice_by_rank(tmp_path: Path) -> None:
     batches = Batches(labelled(tmp_path), VOCAB_IDS, plan)
     made, batch = student(), batches.of([1, 2, 3])
     found = agreement(made, [batch], 1)
-    (state,) = made.unrolled(batch.tokens, batch.features, 1)
+    (state,) = made.unrolled(batch.tokens, batch.features, [len(batch.tokens)])
     with torch.autocast("cpu", torch.bfloat16):
-        (state,) = made.unrolled(batch.tokens, batch.features, 1)
+        (state,) = made.unrolled(batch.tokens, batch.features, [len(batch.tokens)])
         logits = made.head(state).float()
     hits = [0] * 8
     for row, at in batch.learnt.nonzero().tolist():

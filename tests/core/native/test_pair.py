@@ -15,7 +15,7 @@ from sequoia_core.config import Mode, Offload, WeightFormat
 from sequoia_core.errors import ParameterError
 from sequoia_core.events import Event, Notice, NoticeKind, Step, TextDelta
 from sequoia_core.growmap import GrowMap, find_growmap
-from sequoia_core.model import forward
+from sequoia_core.model import blocks, forward
 from sequoia_core.model.int8_rows import pack_weights
 from sequoia_core.model.llama import Llama
 from sequoia_core.model.loader import open_checkpoint
@@ -252,6 +252,27 @@ def test_the_fingerprint_follows_library_and_instruction_set(
         patch.setattr(forward, "cpu_threads", lambda: 77)
         prints.add(load_pair(str(target)).fingerprint)
     assert len(prints) == 4
+
+
+@pytest.mark.parametrize("name", blocks.FORMATS)
+def test_blocks_give_nearly_the_float32_logits(name: str, tmp_path: Path) -> None:
+    target, draft = tmp_path / "target", tmp_path / "draft"
+    save_model(target, tokenizer_of())
+    save_model(draft, tokenizer_of(), num_hidden_layers=1, hidden_size=64, intermediate_size=96)
+    file, ids = draft / "model.safetensors", torch.arange(30)
+    save_file(blocks.pack_weights(load_file(file), name), file)
+    settings = json.loads((draft / "config.json").read_text())
+    settings["quantization"] = {"format": name}
+    (draft / "config.json").write_text(json.dumps(settings))
+    native = load_pair(str(target), str(draft)).draft
+    exact = load_pair(str(target), str(draft), dtype="float32", weights=WeightFormat.TORCH).draft
+    assert isinstance(native, NativeLlama)
+    assert exact is not None
+    wanted = exact.forward(ids, ids, None, exact.new_cache())
+    logits = native.forward(ids, ids, None, native.new_cache())
+    assert 0 < (logits - wanted).norm() / wanted.norm() < 2e-2
+    stored = sum(each.nbytes for each in load_file(file).values() if each.dtype is torch.uint8)
+    assert stored <= native.weight_bytes < 1.1 * stored
 
 
 def test_int8_rows_give_nearly_the_float32_logits(tmp_path: Path) -> None:

@@ -1,0 +1,116 @@
+"""Matrices of a safetensors file in GGML's blocks: 32 columns of a row share a float16 scale.
+
+Such a matrix is uint8 [rows, bytes of a row], byte for byte what a GGUF file holds; vectors and
+matrices whose columns fill no blocks are stored as they are. The native forward multiplies with
+the blocks; PyTorch's reads float32.
+"""
+
+from collections.abc import Iterator, Mapping
+from types import MappingProxyType
+
+import gguf
+import torch
+from gguf import GGMLQuantizationType
+from torch import Tensor
+
+from sequoia_core.errors import ModelLoadError
+from sequoia_core.model.weights import Weights
+
+BLOCK = 32
+"""Columns of a block."""
+
+FORMATS = MappingProxyType({"q4_0": GGMLQuantizationType.Q4_0, "q8_0": GGMLQuantizationType.Q8_0})
+"""By the name in `config.json`: 4 and 8 bits and a sixteenth of a scale's 16."""
+
+
+def pack_weights(weights: Mapping[str, Tensor], name: str) -> dict[str, Tensor]:
+    """Every floating matrix whose columns fill blocks as blocks; everything else as it is.
+
+    Args:
+        weights: on the CPU.
+        name: of `FORMATS`.
+    """
+    packed: dict[str, Tensor] = {}
+    for each in weights:
+        tensor = weights[each].contiguous()
+        if tensor.dim() == 2 and tensor.is_floating_point() and tensor.shape[1] % BLOCK == 0:
+            tensor = torch.from_numpy(gguf.quantize(tensor.float().numpy(), FORMATS[name]))
+        packed[each] = tensor
+    return packed
+
+
+def rounded(matrix: Tensor, name: str) -> Tensor:
+    """What is left of a float32 matrix [rows, columns] once it is packed; the gradient is 1.
+
+    Args:
+        matrix: as it is returned where its columns fill no blocks.
+        name: of `FORMATS`.
+    """
+    if matrix.shape[1] % BLOCK:
+        return matrix
+    blocks = matrix.detach().view(matrix.shape[0], -1, BLOCK)
+    low, high = blocks.aminmax(dim=-1, keepdim=True)
+    if name == "q4_0":  # the code of the largest magnitude is -8
+        scale = torch.where(high > -low, high, low) / -8.0
+        codes = blocks * _inverse(scale) + 8.5
+        codes = codes.floor_().clamp_(0.0, 15.0).sub_(8.0)
+    else:
+        scale = torch.maximum(high, -low) / 127.0
+        codes = (blocks * _inverse(scale)).round_()
+    stored = codes.mul_(scale.half().float()).view_as(matrix)
+    return matrix + (stored - matrix.detach())
+
+
+def _inverse(scale: Tensor) -> Tensor:
+    return torch.where(scale == 0.0, 0.0, 1.0 / scale)
+
+
+class BlockWeights(Weights):
+    """Weights of a file in this format, as float32 one by one as they are asked for.
+
+    Args:
+        stored: the file.
+        name: of `FORMATS`.
+
+    Raises:
+        ModelLoadError: a row of a matrix does not consist of whole blocks.
+    """
+
+    def __init__(self, stored: Weights, name: str) -> None:
+        self.format = FORMATS[name]
+        self._stored = stored
+        self.origin, self.files = stored.origin, stored.files
+        columns, size = gguf.GGML_QUANT_SIZES[self.format]
+        self._blocks: dict[str, tuple[int, int]] = {}
+        for each in stored:
+            shape = stored.shape(each)
+            if len(shape) == 2 and not stored.is_floating(each):
+                if not shape[1] or shape[1] % size or stored[each].dtype is not torch.uint8:
+                    raise ModelLoadError(
+                        f"{self.origin}: {each} is no matrix in blocks of {size} bytes ({name})"
+                    )
+                self._blocks[each] = shape[0], shape[1] // size * columns
+
+    def __getitem__(self, name: str) -> Tensor:
+        blocks = self.in_blocks(name)
+        if blocks is None:
+            return self._stored[name]
+        return torch.from_numpy(gguf.dequantize(blocks.numpy(), self.format))
+
+    def in_blocks(self, name: str) -> Tensor | None:
+        """A matrix as it is stored, uint8 [rows, bytes of a row]; None where it is not so."""
+        return self._stored[name] if name in self._blocks else None
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._stored)
+
+    def __len__(self) -> int:
+        return len(self._stored)
+
+    def shape(self, name: str) -> tuple[int, ...]:
+        """Shape of a tensor without reading it."""
+        return self._blocks.get(name) or self._stored.shape(name)
+
+    def is_floating(self, name: str) -> bool:
+        """Whether a tensor holds floating numbers, without reading it."""
+        return name in self._blocks or self._stored.is_floating(name)
