@@ -51,6 +51,7 @@ _OPTIONS: dict[str, Any] = {
     "steps": _option(int, "Training steps; default: six times through the text.", "N"),
     "minutes": _option(float, "Time for everything; default: as long as it takes.", "N"),
     "loss": _option(Loss, "Forward KL, total variation, or both (default)."),
+    "bits": _option(int, "Of the draft's weights, 4 (default) or 8; training knows of it.", "N"),
     "seed": _option(int, "Repeat a run; default 0.", "N"),
     "data": _option(str, "Prompts to answer too: .jsonl (turns, prompt, text), or lines.", "FILE"),
     "text": _option(str, "Text the target wrote already; cut or added to, up to --tokens.", "FILE"),

@@ -57,7 +57,8 @@ def model_card(story: Story, measured: Measured, agreed: Agreement) -> str:
         measured: what it is worth with the decoder's own code.
         agreed: agreement by depth, of the student as trained.
     """
-    return "\n".join((_head(story), _making(story), _worth(measured, agreed), _cost(measured)))
+    cost = _cost(measured, story.options.bits)
+    return "\n".join((_head(story), _making(story), _worth(measured, agreed), cost))
 
 
 def _head(story: Story) -> str:
@@ -125,7 +126,7 @@ def _worth(measured: Measured, agreed: Agreement) -> str:
     )
 
 
-def _cost(measured: Measured) -> str:
+def _cost(measured: Measured, bits: int) -> str:
     rows = [
         ("draft", *(f"{ms:.2f} ms" for ms in measured.draft_ms)),
         ("target", *(f"{ms:.2f} ms" for ms in measured.target_ms)),
@@ -133,7 +134,7 @@ def _cost(measured: Measured) -> str:
     heads = ("a pass of", *(f"{count} row{'s' * (count > 1)}" for count in ROWS))
     return (
         "## What it costs\n\n"
-        f"{measured.parameters:,} parameters of its own. On {measured.machine}:\n\n"
+        f"{measured.parameters:,} parameters of its own in {bits} bits. On {measured.machine}:\n\n"
         f"{_table(heads, rows)}"
     )
 

@@ -12,21 +12,23 @@ from typing import Any
 from safetensors.torch import save_file
 
 from sequoia_core.distill.student import Student
-from sequoia_core.model import int8_rows
+from sequoia_core.model.blocks import pack_weights
 
 
 def write_draft(
     directory: Path,
     student: Student,
     settings: Mapping[str, Any],
+    blocks: str,
     rates: Mapping[str, tuple[float, ...]],
 ) -> None:
-    """Write `model.safetensors` (int8 rows) and `config.json`.
+    """Write `model.safetensors` and `config.json`.
 
     Args:
         directory: made if missing.
         student: trained.
         settings: the target's own `config.json`, most of which holds for the draft.
+        blocks: format of the matrices, a name of `model.blocks.FORMATS`.
         rates: positional acceptance, by `greedy` and `stochastic`, for use before the pair is
             measured.
 
@@ -36,7 +38,7 @@ def write_draft(
     config = student.config
     directory.mkdir(parents=True, exist_ok=True)
     tensors = {name: tensor.cpu().contiguous() for name, tensor in student.tensors().items()}
-    save_file(int8_rows.pack_weights(tensors), directory / "model.safetensors", {"format": "pt"})
+    save_file(pack_weights(tensors, blocks), directory / "model.safetensors", {"format": "pt"})
     stated = {kind: [round(rate, 4) for rate in each] for kind, each in rates.items()}
     left_out = (
         "quantization_config", "_name_or_path", "transformers_version", "attention_bias",
@@ -47,7 +49,7 @@ def write_draft(
         "tie_word_embeddings": False,
         "draft_vocab_size": config.head_vocab_size,
         "embeddings_from": "target",
-        "quantization": {"format": int8_rows.FORMAT},
+        "quantization": {"format": blocks},
         "sequoia": {"acceptance_rates": stated},
     }
     if config.feature_layers:

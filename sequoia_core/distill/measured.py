@@ -17,8 +17,8 @@ from sequoia_core.errors import ParameterError
 from sequoia_core.measure.acceptance import AcceptanceCount
 from sequoia_core.measure.times import ForwardTimer
 from sequoia_core.model.device import device_name
-from sequoia_core.model.int8_rows import SCALE_SUFFIX
-from sequoia_core.model.weights import DRAFT_VOCAB_IDS, open_weights
+from sequoia_core.model.loader import open_directory
+from sequoia_core.model.weights import DRAFT_VOCAB_IDS
 from sequoia_core.pair import Pair
 from sequoia_core.speculator import Sampler
 
@@ -78,15 +78,14 @@ def measure_pair(pair: Pair, folder: Path, text: Corpus, seed: int) -> Measured:
     for _ in timer.run((ROWS, ROWS), ROUNDS, TIMING_SECONDS):
         pass
     target_ms, draft_ms = (surface.at(context).milliseconds for surface in timer.surfaces)
-    weights = open_weights(folder)
-    learnt = [name for name in weights if not name.endswith(SCALE_SUFFIX)]
+    weights = open_directory(folder).weights
     return Measured(
         greedy=greedy,
         stochastic=stochastic,
         positions=positions,
         draft_ms=draft_ms,
         target_ms=target_ms,
-        parameters=sum(prod(weights.shape(name)) for name in learnt if name != DRAFT_VOCAB_IDS),
+        parameters=sum(prod(weights.shape(name)) for name in weights if name != DRAFT_VOCAB_IDS),
         machine=device_name(pair.target.device),
     )
 

@@ -12,6 +12,7 @@ import shlex
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 from sequoia_core.errors import ParameterError
@@ -19,15 +20,17 @@ from sequoia_core.files import write_whole
 
 KINDS = ("independent", "conditioned")
 LOSS_NAMES = ("kl", "tv", "mix")
+BLOCKS: Mapping[int, str] = MappingProxyType({4: "q4_0", 8: "q8_0"})
+"""Formats of the draft's weights, see `model.blocks`, by their bits."""
 LEAST_TOKENS = 500
 
 PLAN = "plan.json"
-FORMAT = 2
+FORMAT = 3
 """Of the work directory's files, raised where those of before cannot be gone on with."""
 FINISHED = "finished.json"
 TRAINING_PLANNED = "steps.json"
 """Is there once training has begun."""
-OF_TRAINING = ("steps", "loss")
+OF_TRAINING = ("steps", "loss", "bits")
 """Options that no earlier stage looks at."""
 
 
@@ -47,6 +50,7 @@ class Options:
         text: an npz file with text that this target has written already.
         kind: one of `KINDS`.
         loss: one of `LOSS_NAMES`.
+        bits: of the draft's weights, one of `BLOCKS`.
         device: see `choose_device`.
 
     Raises:
@@ -64,6 +68,7 @@ class Options:
     text: str | None = None
     kind: str = "independent"
     loss: str = "mix"
+    bits: int = 4
     device: str = "auto"
 
     def __post_init__(self) -> None:
@@ -77,6 +82,8 @@ class Options:
                 raise ParameterError(f"--{name} is {value}; it must be at least {least}")
         if self.minutes is not None and not 0 < self.minutes < float("inf"):
             raise ParameterError(f"--minutes is {self.minutes}; it must be above 0")
+        if self.bits not in BLOCKS:
+            raise ParameterError(f"--bits is {self.bits}; give {' or '.join(map(str, BLOCKS))}")
         for name, word, known in (("kind", self.kind, KINDS), ("loss", self.loss, LOSS_NAMES)):
             if word not in known:
                 raise ParameterError(f"--{name} is {word!r}; give {' or '.join(known)}")

@@ -22,7 +22,7 @@ from sequoia_core.distill.dialogue import Lengths
 from sequoia_core.distill.export import write_draft
 from sequoia_core.distill.generate import Writer, WritingPlan, rows_for
 from sequoia_core.distill.measured import measure_pair
-from sequoia_core.distill.options import FINISHED, Options, remember, write_json
+from sequoia_core.distill.options import BLOCKS, FINISHED, Options, remember, write_json
 from sequoia_core.distill.schooling import Lesson, Schooling
 from sequoia_core.distill.shards import Shards, token_bytes
 from sequoia_core.distill.status import Pace, Status
@@ -157,12 +157,13 @@ class Distillation:
         depths, draft = schooling.unroll, self._work / "draft"
         agreed = schooling.judged(lesson.held_out, depths)
         settings, student = self._subject.checkpoint.settings, schooling.student
-        write_draft(draft, student, settings, {})
+        blocks = BLOCKS[self._options.bits]
+        write_draft(draft, student, settings, blocks, {})
         pair = load_pair(self._options.target, str(draft), device=self._options.device)
         text = lesson.corpus.select(lesson.held_out)
         measured = measure_pair(pair, draft, text, self._options.seed)
         rates = {"greedy": measured.greedy, "stochastic": measured.stochastic}
-        write_draft(draft, student, settings, rates)
+        write_draft(draft, student, settings, blocks, rates)
         story = self._story(schooling, lesson)
         (draft / "README.md").write_text(model_card(story, measured, agreed), encoding="utf-8")
         self._put_out(draft)

@@ -19,7 +19,7 @@ from torch import Tensor
 from sequoia_core.distill.agreement import Agreement, agreement
 from sequoia_core.distill.clock import Clock
 from sequoia_core.distill.corpus import Corpus
-from sequoia_core.distill.options import TRAINING_PLANNED, Options, write_json
+from sequoia_core.distill.options import BLOCKS, TRAINING_PLANNED, Options, write_json
 from sequoia_core.distill.shards import LabelledText
 from sequoia_core.distill.status import Pace, Status
 from sequoia_core.distill.student import (
@@ -185,7 +185,7 @@ class Schooling:
         rows = len(self._vocab_ids)
         config = student_config(checkpoint.config, len(layers), rows, features)
         embedding = checkpoint.weights[EMBEDDING].to(subject.device, torch.bfloat16)
-        student = Student(config, embedding, self._vocab_ids)
+        student = Student(config, embedding, self._vocab_ids, BLOCKS[self._options.bits])
         begin_from_target(student, checkpoint.weights, layers, self._options.seed)
         if features:
             even_inputs(student, *self._sample())

@@ -16,6 +16,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from sequoia_core.model.blocks import BLOCK, rounded
 from sequoia_core.model.config import ModelConfig
 from sequoia_core.model.rope import RotaryEmbedding, rotate
 from sequoia_core.model.weights import (
@@ -32,26 +33,57 @@ Rows = list[tuple[Tensor, Tensor]]
 """Keys and values [B, K, t, D] of one layer, one entry per step down the tree."""
 
 
+class Matrix(nn.Linear):
+    """A product with a matrix as the draft's file will hold it.
+
+    Args:
+        inputs: columns.
+        outputs: rows.
+        blocks: format of the file, a name of `blocks.FORMATS`, unless columns fill no blocks; None
+            is the weights as they are.
+    """
+
+    def __init__(self, inputs: int, outputs: int, blocks: str | None) -> None:
+        super().__init__(inputs, outputs, bias=False)
+        self._blocks = blocks if inputs % BLOCK == 0 else None
+        self._rounded: Tensor | None = None
+
+    @property
+    def read(self) -> Tensor:
+        """[outputs, inputs] of the products; its gradient is the weights'."""
+        return self.weight if self._rounded is None else self._rounded
+
+    def round(self) -> None:
+        """Take over weights that have changed."""
+        if self._blocks is not None:
+            self._rounded = rounded(self.weight, self._blocks)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """[..., inputs] -> [..., outputs]."""
+        return functional.linear(x, self.read)
+
+
 class Block(nn.Module):
     """One transformer block whose rows may be nodes of a tree.
 
     Args:
         config: of the draft.
+        blocks: see `Matrix`.
     """
 
-    def __init__(self, config: ModelConfig) -> None:
+    def __init__(self, config: ModelConfig, blocks: str | None) -> None:
         super().__init__()
         hidden, inner, dim = config.hidden_size, config.intermediate_size, config.head_dim
         self._config = config
         self.input_layernorm = nn.Parameter(torch.ones(hidden))
         self.post_attention_layernorm = nn.Parameter(torch.ones(hidden))
-        self.q_proj = _linear(hidden, config.num_heads * dim)
-        self.k_proj = _linear(hidden, config.num_kv_heads * dim)
-        self.v_proj = _linear(hidden, config.num_kv_heads * dim)
-        self.o_proj = _linear(config.num_heads * dim, hidden)
-        self.gate_proj = _linear(hidden, inner)
-        self.up_proj = _linear(hidden, inner)
-        self.down_proj = _linear(inner, hidden)
+        self.q_proj = Matrix(hidden, config.num_heads * dim, blocks)
+        self.k_proj = Matrix(hidden, config.num_kv_heads * dim, blocks)
+        self.v_proj = Matrix(hidden, config.num_kv_heads * dim, blocks)
+        self.o_proj = Matrix(config.num_heads * dim, hidden, blocks)
+        self.gate_proj = Matrix(hidden, inner, blocks)
+        self.up_proj = Matrix(hidden, inner, blocks)
+        self.down_proj = Matrix(inner, hidden, blocks)
 
     def forward(self, hidden: Tensor, rotary: tuple[Tensor, Tensor], above: Rows) -> Tensor:
         """Read one step's rows; appends their keys and values to `above`.
@@ -119,20 +151,23 @@ class Student(nn.Module):
         config: of the draft; `feature_layers` tell a conditioned one from an independent one.
         embedding: [V, hidden], the target's, which stays as it is.
         vocab_ids: int64 [V_draft], the target's id of each row of the head.
+        blocks: see `Matrix`.
     """
 
-    def __init__(self, config: ModelConfig, embedding: Tensor, vocab_ids: Tensor) -> None:
+    def __init__(
+        self, config: ModelConfig, embedding: Tensor, vocab_ids: Tensor, blocks: str | None = None
+    ) -> None:
         super().__init__()
         self.config = config
         self.embedding, self.vocab_ids = embedding, vocab_ids
-        self.blocks = [Block(config) for _ in range(config.num_layers)]
+        self.blocks = [Block(config, blocks) for _ in range(config.num_layers)]
         self.layers = nn.ModuleList(self.blocks)  # registers them; typed, they are `blocks`
         self.norm = nn.Parameter(torch.ones(config.hidden_size))
-        self.head = _linear(config.hidden_size, config.head_vocab_size)
+        self.head = Matrix(config.hidden_size, config.head_vocab_size, blocks)
         slots = len(config.feature_layers)
         width = config.hidden_size
-        self.target_input = _linear((slots + 1) * width, width) if slots else None
-        self.own_input = _linear(2 * width, width) if slots else None
+        self.target_input = Matrix((slots + 1) * width, width, blocks) if slots else None
+        self.own_input = Matrix(2 * width, width, blocks) if slots else None
         # hidden states have a few dimensions that dwarf all others; evened out, none is lost
         self.register_buffer("input_shift", torch.zeros(slots + 1, width))
         self.register_buffer("input_scale", torch.ones(slots + 1, width))
@@ -156,6 +191,9 @@ class Student(nn.Module):
             [count, t, hidden]; entry [b, i] of step j (from 1) guesses token i + 1 and has read the
             target's hidden states up to token i - j only. Its first j - 1 rows mean nothing.
         """
+        for module in self.modules():
+            if isinstance(module, Matrix):
+                module.round()
         eps = self.config.rms_norm_eps
         embedded = functional.embedding(tokens, self.embedding).float()
         rotary = self.rotary(torch.arange(tokens.shape[1], device=tokens.device))
@@ -202,10 +240,6 @@ def _normed(x: Tensor, weight: Tensor, eps: float) -> Tensor:
 def _down(output: Tensor) -> Tensor:
     """Outputs [B, t, hidden] as features of the token after."""
     return functional.pad(output[:, :-1], (0, 0, 1, 0))
-
-
-def _linear(inputs: int, outputs: int) -> nn.Linear:
-    return nn.Linear(inputs, outputs, bias=False)
 
 
 def _hf_name(index: int, name: str) -> str:

@@ -280,10 +280,9 @@ def batch_loss(student: Student, batch: Batch, plan: TrainPlan) -> Tensor:
     counts = [-(-len(batch.tokens) // 2**depth) for depth in range(plan.unroll)]
     with mixed_precision(batch.tokens.device):
         states = student.unrolled(batch.tokens, batch.features, counts)
-        head = student.head.weight
         for depth, state in enumerate(states):
             learnt, columns, probs = batch.learnt_at(depth, state)
-            loss = distance(learnt, head, columns, probs, LOSSES[plan.loss])
+            loss = distance(learnt, student.head.read, columns, probs, LOSSES[plan.loss])
             total = total + STEP_WEIGHT**depth * loss
             weights += STEP_WEIGHT**depth
     return total / weights

@@ -43,11 +43,9 @@ def rounded(matrix: Tensor, name: str) -> Tensor:
     """What is left of a float32 matrix [rows, columns] once it is packed; the gradient is 1.
 
     Args:
-        matrix: as it is returned where its columns fill no blocks.
+        matrix: whose columns fill blocks.
         name: of `FORMATS`.
     """
-    if matrix.shape[1] % BLOCK:
-        return matrix
     blocks = matrix.detach().view(matrix.shape[0], -1, BLOCK)
     low, high = blocks.aminmax(dim=-1, keepdim=True)
     if name == "q4_0":  # the code of the largest magnitude is -8
@@ -56,7 +54,8 @@ def rounded(matrix: Tensor, name: str) -> Tensor:
         codes = codes.floor_().clamp_(0.0, 15.0).sub_(8.0)
     else:
         scale = torch.maximum(high, -low) / 127.0
-        codes = (blocks * _inverse(scale)).round_()
+        codes = blocks * _inverse(scale)
+        codes = codes.add_(codes.sign(), alpha=0.5).trunc_()  # halves away from zero
     stored = codes.mul_(scale.half().float()).view_as(matrix)
     return matrix + (stored - matrix.detach())
 
