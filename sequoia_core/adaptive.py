@@ -31,7 +31,7 @@ class Offer:
 
     Attributes:
         node: index in the tree.
-        peak: its largest probability.
+        peak: its largest probability, at temperature 1 as all probabilities here.
         probs: the probabilities of its children in order of rank, where these follow from the
             distribution alone, as the most probable tokens do; () where children are drawn.
         width: most children that can be drawn.

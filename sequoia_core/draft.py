@@ -154,8 +154,10 @@ def drawn_on_host(choose: ChildChooser, logits: Tensor, count: int) -> Draws:
         count: of children at each node.
     """
     drawn, distributions = choose(logits, count)
-    found = to_host(drawn, distributions.gather(1, drawn), distributions.amax(-1))
-    return Draws(list(map(int, found[0])), found[1], found[2], distributions)
+    stated = full_probs(logits, 1.0)
+    picked = (each.gather(1, drawn) for each in (distributions, stated))
+    found = to_host(drawn, *picked, stated.amax(-1))
+    return Draws(list(map(int, found[0])), found[1], found[2], found[3], distributions)
 
 
 @dataclass(frozen=True, slots=True)

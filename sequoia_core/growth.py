@@ -79,7 +79,7 @@ class Growth:
         tree: what is verified.
         offers: by row of the draft.
         tokens: the target's ids of each row's possible children in order, drawn or not.
-        probs: the draft's probabilities of them.
+        probs: the draft's probabilities of them at temperature 1.
         counts: how many of them are nodes of the tree.
     """
 
@@ -143,8 +143,9 @@ class _Sketch:
                 self.tokens.append(drawn.tokens[at][rank])
                 self.columns.append(drawn.columns[at][rank])
                 self.probs.append(drawn.probs[at][rank])
-                born.append(Born(node, offer.node, rank + 1, self.tokens[node], self.probs[node]))
-            self.offered.append((drawn.tokens[at], drawn.probs[at]))
+                stated = drawn.stated[at][rank]
+                born.append(Born(node, offer.node, rank + 1, self.tokens[node], stated))
+            self.offered.append((drawn.tokens[at], drawn.stated[at]))
         self.offers += offers
         self.counts += counts
         return born
@@ -169,6 +170,7 @@ class _Drawn:
     columns: tuple[tuple[int, ...], ...]
     tokens: tuple[tuple[int, ...], ...]
     probs: tuple[tuple[float, ...], ...]
+    stated: tuple[tuple[float, ...], ...]
     peaks: tuple[float, ...]
 
     @classmethod
@@ -181,6 +183,7 @@ class _Drawn:
             columns=tuple(columns),
             tokens=tuple(tuple(map(token_of.__getitem__, row)) for row in columns),
             probs=tuple(tuple(draws.probs[row]) for row in rows),
+            stated=tuple(tuple(draws.stated[row]) for row in rows),
             peaks=tuple(draws.peaks),
         )
 
@@ -217,7 +220,7 @@ def grow_adaptive(
         distributions.append(draws.distributions)
         level = _Drawn.of(draws, draft.token_of)
         offers = [
-            Offer(node, level.peaks[at], level.probs[at] if drafting.ranked else (), width)
+            Offer(node, level.peaks[at], level.stated[at] if drafting.ranked else (), width)
             for at, node in enumerate(nodes)
         ]
         born = sketch.grow(offers, policy.children(offers), level)

@@ -86,12 +86,14 @@ class Draws:
     Attributes:
         columns: of each row's children in order of rank, row by row.
         probs: the draft's probabilities of them.
-        peaks: the largest probability of each row.
+        stated: the same at temperature 1, which says more on whether they are right.
+        peaks: the largest probability of each row at temperature 1.
         distributions: float32 [n, V_draft], what they were drawn from.
     """
 
     columns: Sequence[int]
     probs: Sequence[float]
+    stated: Sequence[float]
     peaks: Sequence[float]
     distributions: Tensor
 

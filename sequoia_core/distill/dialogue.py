@@ -57,7 +57,7 @@ class Lengths:
     @classmethod
     def within(cls, window: int) -> Lengths:
         """Usual limits for a model that reads `window` tokens."""
-        return cls(question=min(128, window // 4), answer=300, window=window)
+        return cls(question=min(128, window // 4), answer=512, window=window)
 
 
 class Dialogue:

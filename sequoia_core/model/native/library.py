@@ -22,7 +22,7 @@ from typing import Any
 
 from sequoia_core.errors import ModelLoadError
 
-ABI_VERSION = 4
+ABI_VERSION = 5
 """`SEQUOIA_ABI_VERSION` of abi.h, raised with every change of it."""
 
 LIBRARY_NAME = "libsequoia_native.so"
@@ -76,7 +76,7 @@ class ReadingStruct(Structure):
         ("inverse_temperature", c_float),
         ("wanted", c_int32),
         *((name, c_void_p) for name in (
-            "parents", "summaries", "probs", "uniforms", "columns", "picked", "peaks",
+            "parents", "summaries", "probs", "uniforms", "columns", "picked", "stated", "peaks",
         )),
     )  # fmt: skip
 

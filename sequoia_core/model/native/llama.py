@@ -311,7 +311,8 @@ class NativeLlama:
         nodes = len(rows.token_ids) if rows.paths else 1
         logits = torch.empty((nodes, self.vocab_size))
         probs = torch.empty((nodes, self.vocab_size))
-        columns, picked = (c_int32 * (nodes * count))(), (c_float * (nodes * count))()
+        columns = (c_int32 * (nodes * count))()
+        picked, stated = (c_float * len(columns))(), (c_float * len(columns))()
         peaks, uniforms = (c_float * nodes)(), None
         if draw.generator is not None:
             uniforms = torch.rand(nodes * count, generator=draw.generator, dtype=torch.float64)
@@ -323,6 +324,7 @@ class NativeLlama:
             uniforms=None if uniforms is None else uniforms.data_ptr(),
             columns=addressof(columns),
             picked=addressof(picked),
+            stated=addressof(stated),
             peaks=addressof(peaks),
         )
         self._read(rows, cache, logits, reading)
@@ -330,7 +332,7 @@ class NativeLlama:
             raise NumberError(
                 "the draft's logits left the range of its number format; take another draft"
             )
-        return Draws(columns[:], picked[:], peaks[:], probs)
+        return Draws(columns[:], picked[:], stated[:], peaks[:], probs)
 
     def _read(self, rows: TreeRows, cache: KVCache, logits: Tensor, reading: ReadingStruct) -> None:
         assert isinstance(cache, NativeCache)

@@ -1,7 +1,6 @@
 """What the library reads off logits, against PyTorch's operations on the same rows."""
 
 from array import array
-from collections.abc import Sequence
 from itertools import permutations
 
 import pytest
@@ -13,7 +12,7 @@ from sequoia_core.errors import ModelLoadError
 from sequoia_core.growmap import GrowMap
 from sequoia_core.model.native.llama import Continued, NativeLlama, Pool
 from sequoia_core.model.native.rows import NativeRows
-from sequoia_core.protocols import LevelDraw, Paths, TreeRows
+from sequoia_core.protocols import Draws, LevelDraw, Paths, TreeRows
 from sequoia_core.sampling import labelled_draws
 from sequoia_core.token_tree import TreeLayout
 from tests.core.models import random_weights, tiny_config
@@ -74,7 +73,7 @@ def test_children_are_the_most_probable_tokens_at_the_root_and_below(model: Nati
     cache.truncate(CONTEXT - 3)
     pending = ids[CONTEXT - 3 : CONTEXT].tolist()
     draws = model.read_level(TreeRows(pending), 5, cache, LevelDraw())
-    check_top(expected[-1:], draws.columns, draws.probs, draws.peaks)
+    check_top(expected[-1:], draws)
     parents = (-1, -1, 0, 1)
     expected = model.forward(
         ids[CONTEXT:], torch.tensor([0, 0, 1, 1]) + CONTEXT, tree_mask(parents, CONTEXT), cache
@@ -84,17 +83,36 @@ def test_children_are_the_most_probable_tokens_at_the_root_and_below(model: Nati
     draws = model.read_level(
         TreeRows(ids[CONTEXT:].tolist(), CONTEXT, paths), 5, cache, LevelDraw()
     )
-    check_top(expected, draws.columns, draws.probs, draws.peaks)
+    check_top(expected, draws)
     assert torch.allclose(draws.distributions, torch.softmax(expected, -1), atol=1e-6)
 
 
-def check_top(
-    logits: torch.Tensor, columns: Sequence[int], probs: Sequence[float], peaks: Sequence[float]
-) -> None:
+def check_top(logits: torch.Tensor, draws: Draws) -> None:
     expected = torch.softmax(logits, -1).topk(5)
-    assert list(columns) == expected.indices.flatten().tolist()
-    assert list(probs) == pytest.approx(expected.values.flatten().tolist(), rel=1e-5)
-    assert list(peaks) == pytest.approx(expected.values[:, 0].tolist(), rel=1e-5)
+    assert list(draws.columns) == expected.indices.flatten().tolist()
+    assert list(draws.probs) == pytest.approx(expected.values.flatten().tolist(), rel=1e-5)
+    assert list(draws.stated) == pytest.approx(list(draws.probs), rel=1e-5)
+    assert list(draws.peaks) == pytest.approx(expected.values[:, 0].tolist(), rel=1e-5)
+
+
+@pytest.mark.parametrize("model", MODELS.values(), ids=map(str, MODELS))
+@pytest.mark.parametrize("temperature", [0.3, 0.6, 1.0, 2.0])
+def test_drawn_children_state_their_probability_at_temperature_1_too(
+    model: NativeLlama, temperature: float
+) -> None:
+    generator = torch.Generator().manual_seed(1)
+    ids = torch.randint(model.vocab_size, (CONTEXT + 1,), generator=generator)
+    cache = read(model, ids[:CONTEXT], ())
+    logits = model.forward(ids[CONTEXT:], torch.tensor([CONTEXT]), None, cache)
+    cache.truncate(CONTEXT)
+    draw = LevelDraw(temperature, generator)
+    draws = model.read_level(TreeRows(ids[CONTEXT:].tolist()), 4, cache, draw)
+    drawn = list(draws.columns)
+    assert len({*drawn}) == 4
+    for temperature_of, found in ((temperature, draws.probs), (1.0, draws.stated)):
+        wanted = torch.softmax(logits[0] / temperature_of, -1)[drawn]
+        assert list(found) == pytest.approx(wanted.tolist(), rel=1e-5)
+    assert draws.peaks[0] == pytest.approx(float(torch.softmax(logits[0], -1).max()), rel=1e-5)
 
 
 @pytest.mark.parametrize("model", list(MODELS.values())[:1], ids=map(str, list(MODELS)[:1]))

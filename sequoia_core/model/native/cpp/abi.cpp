@@ -109,7 +109,8 @@ Reading reading_of(const sequoia_reading& given, int32_t rows, int32_t columns, 
     require(given.size == sizeof given, "reading of another version");
     require(logits != nullptr, "there are no logits to read");
     require(given.wanted >= 0 && given.wanted <= columns, "more columns are wanted than there are");
-    require(!given.wanted || (given.probs && given.columns && given.picked && given.peaks), "columns need memory");
+    require(!given.wanted || (given.probs && given.columns && given.picked && given.stated && given.peaks),
+            "columns need memory");
     require(!given.summaries || given.parents, "summaries need the rows' parents");
     if (given.summaries) summaries.resize(static_cast<std::size_t>(rows));
     return {given.inverse_temperature,
@@ -119,6 +120,7 @@ Reading reading_of(const sequoia_reading& given, int32_t rows, int32_t columns, 
             given.uniforms,
             given.wanted ? given.columns : nullptr,
             given.picked,
+            given.stated,
             given.peaks};
 }
 

@@ -7,7 +7,7 @@
 #include <stddef.h>
 #include <stdint.h>
 
-#define SEQUOIA_ABI_VERSION 4
+#define SEQUOIA_ABI_VERSION 5
 #define SEQUOIA_API __attribute__((visibility("default")))
 
 #ifdef __cplusplus
@@ -56,7 +56,8 @@ typedef struct {
     const double* uniforms; /* [logit rows, wanted] in [0, 1), or null for the most probable ones */
     int32_t* columns;       /* [logit rows, wanted]; -1 in a row with a logit that is no number */
     float* picked;          /* their probabilities */
-    float* peaks;           /* [logit rows], the largest probability */
+    float* stated;          /* likewise, at temperature 1 */
+    float* peaks;           /* [logit rows], the largest probability at temperature 1 */
 } sequoia_reading;
 
 typedef struct {

@@ -253,13 +253,17 @@ void Forward::read(int index) {
     const int wanted = reading.wanted, first = index * wanted;
     if (reading.uniforms) {
         draw_ordered(probs, width, wanted, reading.uniforms + first, reading.columns + first);
-        reading.peaks[index] = *std::max_element(probs, probs + width);
         if (reading.columns[first] < 0) return;
     } else {
         kernels_.top(logits, width, wanted, reading.columns + first);
-        reading.peaks[index] = probs[reading.columns[first]];
     }
-    for (int rank = first; rank < first + wanted; ++rank) reading.picked[rank] = probs[reading.columns[rank]];
+    const RowSummary plain = kernels_.summarize(logits, width, 1.F);
+    reading.peaks[index] = static_cast<float>(std::exp(plain.log_peak));
+    for (int rank = first; rank < first + wanted; ++rank) {
+        const int column = reading.columns[rank];
+        reading.picked[rank] = probs[column];
+        reading.stated[rank] = static_cast<float>(std::exp(static_cast<double>(logits[column]) - plain.log_total));
+    }
 }
 
 void Forward::product(const Linear& linear, const Activations& inputs, const RowTiles& tiles, int block, float* out,

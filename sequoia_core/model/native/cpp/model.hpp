@@ -76,7 +76,8 @@ struct Reading {
     const double* uniforms;
     std::int32_t* columns;  // [rows, wanted]
     float* picked;          // [rows, wanted], their probabilities
-    float* peaks;           // [rows], the largest ones
+    float* stated;          // [rows, wanted], likewise at temperature 1
+    float* peaks;           // [rows], the largest ones at temperature 1
 };
 
 struct Request {
