@@ -27,8 +27,8 @@ LINES_PER_STAGE = 10
 class Kind(StrEnum):
     """What a draft reads."""
 
-    INDEPENDENT = "independent"
     CONDITIONED = "conditioned"
+    INDEPENDENT = "independent"
 
 
 class Loss(StrEnum):
@@ -44,7 +44,7 @@ def _option(kind: Any, text: str, metavar: str | None = None) -> Any:
 
 
 _OPTIONS: dict[str, Any] = {
-    "kind": _option(Kind, "Reads tokens only (default), or the target's hidden states too."),
+    "kind": _option(Kind, "Reads the target's hidden states too (default), or tokens only."),
     "layers": _option(str, "How many of the target's, or which: 4, or 0,1,28,29.", "N|LIST"),
     "head_vocab": _option(int, "Rows of the output head; default 8192.", "N"),
     "tokens": _option(int, "Text to learn from; default 1500000.", "N"),
@@ -54,6 +54,7 @@ _OPTIONS: dict[str, Any] = {
     "bits": _option(int, "Of the draft's weights, 4 (default) or 8; training knows of it.", "N"),
     "seed": _option(int, "Repeat a run; default 0.", "N"),
     "data": _option(str, "Prompts to answer too: .jsonl (turns, prompt, text), or lines.", "FILE"),
+    "begin_with": _option(str, "A draft of this target to go on with, made by distill.", "DIR"),
     "text": _option(str, "Text the target wrote already; cut or added to, up to --tokens.", "FILE"),
 }
 """With the target and the device the plan of a run. Not given, they are left to its defaults."""

@@ -70,11 +70,14 @@ def _head(story: Story) -> str:
     source = story.options.target
     named = "" if source is None else f"--target {source} "
     began = "at random" if story.feature_layers else f"as the target's {_listed(story.layers)}"
+    if story.options.begin_with is not None:
+        began = f"as those of the draft {story.options.begin_with}"
+    kind = "conditioned" if story.feature_layers else "independent"
     layers = f"{len(story.layers)} layer{'s' * (len(story.layers) > 1)}"
     return (
         f"# A draft for {story.target}\n\n"
         f"Use it with `sequoia {named}--draft THIS_DIRECTORY`; it is of no use without its target."
-        f"\n\nKind: {story.options.kind}. {reads} It has {layers}, which began {began}, "
+        f"\n\nKind: {kind}. {reads} It has {layers}, which began {began}, "
         f"the target's own embedding, and an output head of {story.head_rows:,} rows, the "
         "most frequent tokens of the target's answers.\n\n"
         f"Licence: its weights are derived from the target's, whose licence is: {story.licence}\n"

@@ -18,7 +18,7 @@ from typing import Any
 from sequoia_core.errors import ParameterError
 from sequoia_core.files import write_whole
 
-KINDS = ("independent", "conditioned")
+KINDS = ("conditioned", "independent")
 LOSS_NAMES = ("kl", "tv", "mix")
 BLOCKS: Mapping[int, str] = MappingProxyType({4: "q4_0", 8: "q8_0"})
 """Formats of the draft's weights, see `model.blocks`, by their bits."""
@@ -48,6 +48,7 @@ class Options:
         seed: of all chance.
         data: a file with prompts of the person's own.
         text: an npz file with text that this target has written already.
+        begin_with: the directory of a draft of this target, to go on with its weights.
         kind: one of `KINDS`.
         loss: one of `LOSS_NAMES`.
         bits: of the draft's weights, one of `BLOCKS`.
@@ -66,7 +67,8 @@ class Options:
     seed: int = 0
     data: str | None = None
     text: str | None = None
-    kind: str = "independent"
+    begin_with: str | None = None
+    kind: str = "conditioned"
     loss: str = "mix"
     bits: int = 4
     device: str = "auto"
@@ -84,6 +86,12 @@ class Options:
             raise ParameterError(f"--minutes is {self.minutes}; it must be above 0")
         if self.bits not in BLOCKS:
             raise ParameterError(f"--bits is {self.bits}; give {' or '.join(map(str, BLOCKS))}")
+        shape = (self.kind, self.layers, self.head_vocab)
+        if self.begin_with is not None and shape != _USUAL_SHAPE:
+            raise ParameterError(
+                "--begin-with goes on with a draft as it is; leave out --kind, --layers and "
+                "--head-vocab"
+            )
         for name, word, known in (("kind", self.kind, KINDS), ("loss", self.loss, LOSS_NAMES)):
             if word not in known:
                 raise ParameterError(f"--{name} is {word!r}; give {' or '.join(known)}")
@@ -124,6 +132,9 @@ class Options:
                 f"as in 0,1,{count - 1}"
             )
         return tuple(numbers)
+
+
+_USUAL_SHAPE = ("conditioned", None, 8192)
 
 
 def options_for(work: Path, given: Mapping[str, Any], resume: bool) -> Options:
@@ -200,7 +211,8 @@ def _resumed(plan: Path, given: Mapping[str, Any]) -> Options:
             )
     if record["files"] != _digests(options):
         raise ParameterError(
-            "the file of --data or --text has changed since this was begun; begin in another --out"
+            "a file of --data, --text or --begin-with has changed since this was begun; begin in "
+            "another --out"
         )
     return replace(options, **{name: given[name] for name in free if name in given})
 
@@ -212,7 +224,9 @@ def _digests(options: Options) -> dict[str, str]:
         ParameterError: one cannot be read.
     """
     digests = {}
-    for name, file in (("data", options.data), ("text", options.text)):
+    weights = options.begin_with and str(Path(options.begin_with) / "model.safetensors")
+    given = {"data": options.data, "text": options.text, "begin_with": weights}
+    for name, file in given.items():
         if file is not None:
             try:
                 digests[name] = hashlib.sha256(Path(file).expanduser().read_bytes()).hexdigest()

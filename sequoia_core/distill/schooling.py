@@ -24,18 +24,19 @@ from sequoia_core.distill.shards import LabelledText
 from sequoia_core.distill.status import Pace, Status
 from sequoia_core.distill.student import (
     Student,
+    begin_from_draft,
     begin_from_target,
     even_inputs,
     student_config,
 )
 from sequoia_core.distill.subject import Subject
 from sequoia_core.distill.train import Batches, Training, TrainPlan, batch_loss, to_device
-from sequoia_core.model.weights import EMBEDDING
+from sequoia_core.model.weights import DRAFT_VOCAB_IDS, EMBEDDING
 
 PASSES = 6
 """Over the text, where no number of steps is given."""
 
-UNROLL = 2
+UNROLL = 3
 """Steps down a tree that a conditioned draft is trained for."""
 
 EVENED = 20_000
@@ -91,11 +92,14 @@ class Schooling:
         self._unroll = UNROLL if subject.feature_layers else 1
         kept = set(range(lesson.corpus.conversations)) - set(lesson.held_out)
         self._learnt = sorted(kept)
-        self._vocab_ids = head_ids(
-            lesson.corpus.select(self._learnt),
-            subject.checkpoint.config.vocab_size,
-            options.head_vocab,
-        )
+        if subject.begun is not None:
+            self._vocab_ids = subject.begun.weights[DRAFT_VOCAB_IDS].long()
+        else:
+            self._vocab_ids = head_ids(
+                lesson.corpus.select(self._learnt),
+                subject.checkpoint.config.vocab_size,
+                options.head_vocab,
+            )
         self.student = self._new_student()
 
     @property
@@ -136,7 +140,7 @@ class Schooling:
         losses = []
         for index in self._lesson.held_out:
             batch = to_device(batches.of([index]), device)
-            losses.append(float(batch_loss(self.student, batch, plan)))
+            losses.append(float(batch_loss(self.student, batch, plan, [1] * plan.unroll)))
         return sum(losses) / len(losses)
 
     @property
@@ -186,9 +190,12 @@ class Schooling:
         config = student_config(checkpoint.config, len(layers), rows, features)
         embedding = checkpoint.weights[EMBEDDING].to(subject.device, torch.bfloat16)
         student = Student(config, embedding, self._vocab_ids, BLOCKS[self._options.bits])
-        begin_from_target(student, checkpoint.weights, layers, self._options.seed)
-        if features:
-            even_inputs(student, *self._sample())
+        if subject.begun is not None:
+            begin_from_draft(student, subject.begun.weights)
+        else:
+            begin_from_target(student, checkpoint.weights, layers, self._options.seed)
+            if features:
+                even_inputs(student, *self._sample())
         return student.to(subject.device)
 
     def _sample(self) -> tuple[Tensor, Tensor]:

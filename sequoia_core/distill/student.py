@@ -298,6 +298,19 @@ def begin_from_target(
             module.weight.copy_(_random(module.weight, generator))
 
 
+@torch.no_grad()
+def begin_from_draft(student: Student, weights: Mapping[str, Tensor]) -> None:
+    """Take over all that a draft of the same shape has learnt, and what evens out its inputs.
+
+    Args:
+        student: is changed.
+        weights: of the draft, under the names of `Student.tensors`.
+    """
+    for name, tensor in student.tensors().items():
+        if name != DRAFT_VOCAB_IDS:  # the others are the student's own memory
+            tensor.copy_(weights[name])
+
+
 def _random(like: Tensor, generator: torch.Generator) -> Tensor:
     """A matrix that leaves the size of what it multiplies about as it is."""
     deviation: float = like.shape[1] ** -0.5

@@ -18,14 +18,16 @@ from sequoia_core.chat_template import turn_ends
 from sequoia_core.config import Offload, WeightFormat
 from sequoia_core.distill.options import Options
 from sequoia_core.distill.pieces import Pieces
-from sequoia_core.errors import ModelLoadError
+from sequoia_core.distill.student import student_config
+from sequoia_core.errors import ModelLoadError, ParameterError
 from sequoia_core.model.device import choose_device, choose_dtype, prepare
 from sequoia_core.model.forward import choose_forward
 from sequoia_core.model.llama import Llama
-from sequoia_core.model.loader import Checkpoint
+from sequoia_core.model.loader import Checkpoint, open_directory
 from sequoia_core.model.native.llama import NativeLlama
 from sequoia_core.model.offload import Placement
 from sequoia_core.model.tokenizer import check_embedding_fit
+from sequoia_core.model.weights import DRAFT_VOCAB_IDS
 from sequoia_core.pair import load_native, open_target
 
 if TYPE_CHECKING:
@@ -49,6 +51,7 @@ class Subject:
         feature_layers: those whose outputs the draft reads; none for an independent one.
         device: where to compute.
         dtype: of the target.
+        begun: the draft that it goes on with, or None.
     """
 
     checkpoint: Checkpoint
@@ -58,6 +61,7 @@ class Subject:
     feature_layers: tuple[int, ...]
     device: torch.device
     dtype: torch.dtype
+    begun: Checkpoint | None = None
 
     @classmethod
     def of(cls, options: Options) -> Subject:
@@ -78,14 +82,22 @@ class Subject:
         prompts = read_prompts(Path(options.data).expanduser()) if options.data else []
         count, conditioned = checkpoint.config.num_layers, options.kind == "conditioned"
         default = CONDITIONED_LAYERS if conditioned else INDEPENDENT_LAYERS
+        layers = options.chosen_layers(count, min(default, count))
+        features = spread_layers(count) if conditioned else ()
+        begun = None
+        if options.begin_with is not None:
+            begun = _open_begun(Path(options.begin_with).expanduser(), checkpoint)
+            layers = tuple(range(begun.config.num_layers))
+            features = begun.config.feature_layers
         return cls(
             checkpoint=checkpoint,
             tokenizer=tokenizer,
             pieces=Pieces.of(tokenizer, ends, prompts, checkpoint.config.context_window // 2),
-            layers=options.chosen_layers(count, min(default, count)),
-            feature_layers=spread_layers(count) if conditioned else (),
+            layers=layers,
+            feature_layers=features,
             device=device,
             dtype=dtype,
+            begun=begun,
         )
 
     @property
@@ -102,6 +114,24 @@ class Subject:
             return load_native(self.checkpoint, forward, self.feature_layers)
         checkpoint, layers = self.checkpoint, self.feature_layers
         return Llama(checkpoint.config, checkpoint.weights, self.device, self.dtype, layers)
+
+
+def _open_begun(directory: Path, target: Checkpoint) -> Checkpoint:
+    """A draft to go on with.
+
+    Raises:
+        ModelLoadError: it cannot be read.
+        ParameterError: it is no draft that was made for this target here.
+    """
+    draft = open_directory(directory)
+    own, features = draft.config, draft.config.feature_layers
+    made = student_config(target.config, own.num_layers, own.head_vocab_size, features)
+    if own != made or DRAFT_VOCAB_IDS not in draft.weights:
+        raise ParameterError(
+            f"{directory} is no draft that sequoia distill made for {target.name}; leave out "
+            "--begin-with"
+        )
+    return draft
 
 
 def spread_layers(count: int) -> tuple[int, ...]:

@@ -27,8 +27,11 @@ from sequoia_core.distill.student import Student
 from sequoia_core.files import written_whole
 from sequoia_core.model.device import choose_dtype
 
-STEP_WEIGHT = 0.8
+STEP_WEIGHT = 0.6
 """Weight of each step down the tree against the one above: fewer decodings come that far."""
+STEP_SHARE = 0.4
+"""Of the conversations that take a step, those that also take the one below it: each costs as much
+as the first."""
 WARM_UP = 0.03
 BETAS = (0.9, 0.95)
 WEIGHT_DECAY = 0.01
@@ -54,7 +57,7 @@ class TrainPlan:
     seed: int = 0
     loss: str = "mix"
     unroll: int = 1
-    batch_tokens: int = 4096
+    batch_tokens: int = 2048
     longest: int = LONGEST
     learning_rate: float = 1e-3
     matrix_rate: float = 0.02
@@ -239,12 +242,20 @@ class Training:
         with written_whole(self._checkpoint) as file:
             torch.save(state, file)
 
+    def _counts(self, step: int, conversations: int) -> list[int]:
+        """Conversations of a batch that take each step down the tree, rounded by chance."""
+        chance = np.random.default_rng((self._plan.seed, step)).random()
+        wanted = (conversations * STEP_SHARE**depth for depth in range(self._plan.unroll))
+        counts = [int(count + chance) for count in wanted]
+        return [count for count in counts if count]
+
     def _one(self, step: int) -> Progress:
         groups = chain(*(each.param_groups for each in self._optimizers))
         for group, rate in zip(groups, self._rates, strict=True):
             group["lr"] = rate * schedule(step, self._plan.steps)
         batch = to_device(self._batches.at(step), self._student.embedding.device)
-        loss = batch_loss(self._student, batch, self._plan)
+        counts = self._counts(step, len(batch.tokens))
+        loss = batch_loss(self._student, batch, self._plan, counts)
         self._student.zero_grad(set_to_none=True)
         loss.backward()  # type: ignore[no-untyped-call]
         torch.nn.utils.clip_grad_norm_(self._student.parameters(), LARGEST_GRADIENT)
@@ -270,22 +281,23 @@ def optimizers(student: Student, plan: TrainPlan) -> list[torch.optim.Optimizer]
     ]
 
 
-def batch_loss(student: Student, batch: Batch, plan: TrainPlan) -> Tensor:
+def batch_loss(student: Student, batch: Batch, plan: TrainPlan, counts: Sequence[int]) -> Tensor:
     """Mean loss over the positions learnt from, weighted over the steps down the tree.
 
-    Each step down is taken for half of the conversations of the step above: it costs as much for
-    each of them, and fewer decodings come that far.
+    Args:
+        student: computes it.
+        batch: with labels.
+        plan: names the loss.
+        counts: conversations that take each step, see `Student.unrolled`; at most `plan.unroll`.
     """
-    total, weights = torch.zeros((), device=batch.tokens.device), 0.0
-    counts = [-(-len(batch.tokens) // 2**depth) for depth in range(plan.unroll)]
+    total = torch.zeros((), device=batch.tokens.device)
     with mixed_precision(batch.tokens.device):
         states = student.unrolled(batch.tokens, batch.features, counts)
         for depth, state in enumerate(states):
             learnt, columns, probs = batch.learnt_at(depth, state)
             loss = distance(learnt, student.head.read, columns, probs, LOSSES[plan.loss])
             total = total + STEP_WEIGHT**depth * loss
-            weights += STEP_WEIGHT**depth
-    return total / weights
+    return total / sum(STEP_WEIGHT**depth for depth in range(plan.unroll))
 
 
 def product_dtype(device: torch.device) -> torch.dtype:

@@ -52,23 +52,26 @@ def test_options_are_passed_on_and_the_others_left_to_their_defaults(
     out, text = tmp_path / "draft", tmp_path / "text.npz"
     text.write_bytes(b"")
     words = ["--target", "a/b", "--layers", "0,1", "--head-vocab", "4096", "--tokens", "9000"]
-    words += ["--steps", "7", "--minutes", "2.5", "--seed", "3", "--kind", "conditioned"]
-    words += [
-        "--loss",
-        "tv",
-        "--bits",
-        "8",
-        "--device",
-        "cpu",
-        "--data",
-        str(text),
-        "--text",
-        str(text),
-    ]
+    words += ["--steps", "7", "--minutes", "2.5", "--seed", "3", "--kind", "independent"]
+    words += ["--loss", "tv", "--bits", "8", "--device", "cpu"]
+    words += ["--data", str(text), "--text", str(text)]
     result = invoke("--out", str(out), *words)
     assert result.exit_code == 0, result.output
     expected = Options(
-        "a/b", "0,1", 4096, 9000, 7, 2.5, 3, str(text), str(text), "conditioned", "tv", 8, "cpu"
+        "a/b",
+        "0,1",
+        4096,
+        9000,
+        7,
+        2.5,
+        3,
+        str(text),
+        str(text),
+        None,
+        "independent",
+        "tv",
+        8,
+        "cpu",
     )
     assert fake.asked == (expected, out)
     assert f"--draft {out}" in result.stdout

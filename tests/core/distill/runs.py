@@ -18,6 +18,7 @@ TINY_RUN: Mapping[str, Any] = {
     "steps": 6,
     "head_vocab": 40,
     "seed": 5,
+    "kind": "independent",
     "device": "cpu",
 }
 

@@ -15,6 +15,7 @@ from sequoia_core.config import Mode, SamplingParams
 from sequoia_core.distill.corpus import Corpus
 from sequoia_core.distill.options import Options, options_for
 from sequoia_core.distill.pipeline import WORK, Distillation
+from sequoia_core.distill.student import Student, begin_from_draft
 from sequoia_core.distill.subject import Subject, spread_layers
 from sequoia_core.engine import Engine
 from sequoia_core.errors import ModelLoadError, ParameterError, SequoiaError
@@ -271,7 +272,7 @@ def test_a_directory_is_never_written_over(target: str, tmp_path: Path) -> None:
         ({"minutes": float("nan")}, "--minutes"),
         ({"seed": -1}, "--seed"),
         ({"head_vocab": 1}, "--head-vocab"),
-        ({"kind": "eagle"}, "independent or conditioned"),
+        ({"kind": "eagle"}, "conditioned or independent"),
         ({"loss": "mse"}, "kl or tv or mix"),
         ({"bits": 5}, "--bits is 5; give 4 or 8"),
         ({"data": "/nowhere"}, "cannot be read"),
@@ -350,3 +351,48 @@ def test_text_of_another_target_is_refused(target: str, tmp_path: Path) -> None:
     given = {**TINY_RUN, "target": target, "text": str(tmp_path / "text.npz")}
     with pytest.raises(SequoiaError, match="did not write it"):
         run(tmp_path / "out", given)
+
+
+def test_a_draft_can_be_gone_on_with(whole: tuple[Mapping[str, Any], Path], tmp_path: Path) -> None:
+    given, first = whole
+    more = {**TINY_RUN, "target": given["target"], "begin_with": str(first), "seed": 6, "steps": 4}
+    del more["kind"], more["head_vocab"]
+    out = tmp_path / "draft"
+    options = options_for(out / WORK, more, False)
+    subject = Subject.of(options)
+    begun = load_file(first / "model.safetensors")
+    text = [*Distillation(options, out, save_seconds=0.0).run()]
+    assert [*dict.fromkeys(status.stage for status in text)] == STAGES
+    made = load_file(out / "model.safetensors")
+    assert {name: tensor.shape for name, tensor in made.items()} == {
+        name: tensor.shape for name, tensor in begun.items()
+    }
+    assert torch.equal(made["draft_vocab_ids"], begun["draft_vocab_ids"])
+    assert weights(out) != weights(first)
+    assert subject.begun is not None
+    config, ids = subject.begun.config, begun["draft_vocab_ids"].long()
+    student = Student(config, torch.zeros(config.vocab_size, config.hidden_size), ids)
+    begin_from_draft(student, subject.begun.weights)
+    learnt = student.tensors()
+    assert all(torch.equal(learnt[name], subject.begun.weights[name]) for name in learnt)
+    assert f"began as those of the draft {first}" in (out / "README.md").read_text()
+
+
+def test_only_a_draft_of_this_target_is_gone_on_with(
+    whole: tuple[Mapping[str, Any], Path], tmp_path: Path
+) -> None:
+    given, first = whole
+    other = tiny_target(tmp_path / "other", intermediate_size=96)
+    out = tmp_path / "out"
+    for target, draft, says in (
+        (other, first, "is no draft that sequoia distill made for other"),
+        (given["target"], Path(other), "is no draft that"),
+    ):
+        options = {"target": target, "begin_with": str(draft)}
+        with pytest.raises(ParameterError, match=says):
+            Distillation(options_for(out / WORK, options, False), out)
+    with pytest.raises(ParameterError, match="cannot be read"):
+        options_for(out / WORK, {"begin_with": str(tmp_path / "none")}, False)
+    with pytest.raises(ParameterError, match="leave out --kind, --layers and --head-vocab"):
+        options_for(out / WORK, {"begin_with": str(first), "head_vocab": 64}, False)
+    assert not out.exists()
