@@ -9,8 +9,10 @@ from sequoia_core.distill.student import Student, begin_from_target, even_inputs
 from sequoia_core.draft import DraftModel
 from sequoia_core.engine import Engine
 from sequoia_core.growmap import GrowMap
+from sequoia_core.model.blocks import FORMATS, BlockWeights, pack_weights
 from sequoia_core.model.conditioned import ConditionedLlama
 from sequoia_core.model.llama import Llama
+from sequoia_core.model.weights import LoadedWeights
 from sequoia_core.protocols import TreeChoice
 from sequoia_core.trees import BundledAdvisor
 from tests.core.models import PlainCodec, random_weights, tiny_config
@@ -59,6 +61,32 @@ def test_an_independent_student_is_the_llama_it_becomes() -> None:
     model = draft(made)
     logits = model.forward(TEXT, torch.arange(len(TEXT)), None, model.new_cache())
     torch.testing.assert_close(made.head(state)[0], logits)
+
+
+@pytest.mark.parametrize("name", FORMATS)
+def test_a_student_multiplies_with_what_its_file_will_hold(name: str) -> None:
+    config = tiny_config(
+        num_layers=2, vocab_size=24, head_vocab_size=24, hidden_size=32, intermediate_size=64
+    )
+    target_weights = random_weights(config, 5)
+    shape = student_config(config, 1, len(VOCAB_IDS), ())
+    made = Student(shape, target_weights["model.embed_tokens.weight"], VOCAB_IDS, name)
+    begin_from_target(made, target_weights, [0], seed=1)
+    (state,) = made.unrolled(TEXT[None], None, [1])
+    stored = BlockWeights(LoadedWeights(pack_weights(made.tensors(), name), "made"), name)
+    held = {each: stored[each] for each in stored}
+    held["model.embed_tokens.weight"] = made.embedding
+    model = Llama(shape, held, CPU, torch.float32)
+    logits = model.forward(TEXT, torch.arange(len(TEXT)), None, model.new_cache())
+    torch.testing.assert_close(made.head(state)[0], logits)
+    exact = Llama(shape, {**held, **made.tensors()}, CPU, torch.float32)
+    apart = exact.forward(TEXT, torch.arange(len(TEXT)), None, exact.new_cache()) - logits
+    assert float(apart.abs().max()) > 1e-4
+    loss = made.head(state).square().mean()
+    loss.backward()  # type: ignore[no-untyped-call]
+    assert all(
+        parameter.grad is not None and bool(parameter.grad.any()) for parameter in made.parameters()
+    )
 
 
 @pytest.mark.parametrize("steps", [1, 2, 4])
