@@ -83,7 +83,7 @@ def test_a_student_multiplies_with_what_its_file_will_hold(name: str) -> None:
     apart = exact.forward(TEXT, torch.arange(len(TEXT)), None, exact.new_cache()) - logits
     assert float(apart.abs().max()) > 1e-4
     loss = made.head(state).square().mean()
-    loss.backward()  # type: ignore[no-untyped-call]
+    loss.backward()
     assert all(
         parameter.grad is not None and bool(parameter.grad.any()) for parameter in made.parameters()
     )
