@@ -154,7 +154,7 @@ def drawn_on_host(choose: ChildChooser, logits: Tensor, count: int) -> Draws:
         count: of children at each node.
     """
     drawn, distributions = choose(logits, count)
-    stated = full_probs(logits, 1.0)
+    stated = distributions if choose is top_children else full_probs(logits, 1.0)
     picked = (each.gather(1, drawn) for each in (distributions, stated))
     found = to_host(drawn, *picked, stated.amax(-1))
     return Draws(list(map(int, found[0])), found[1], found[2], found[3], distributions)

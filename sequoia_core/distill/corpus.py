@@ -119,9 +119,14 @@ class Corpus:
         return len(self.offsets)
 
     @property
+    def lengths(self) -> NDArray[np.int64]:
+        """Tokens of each conversation."""
+        return np.diff(self.offsets, append=len(self.tokens))
+
+    @property
     def longest(self) -> int:
         """Tokens of its longest conversation; 0 without any."""
-        return int(np.diff([*self.offsets, len(self.tokens)]).max(initial=0))
+        return int(self.lengths.max(initial=0))
 
     def span(self, index: int) -> slice:
         """Where conversation `index` lies in `tokens` and `answers`."""

@@ -86,8 +86,12 @@ class Options:
             raise ParameterError(f"--minutes is {self.minutes}; it must be above 0")
         if self.bits not in BLOCKS:
             raise ParameterError(f"--bits is {self.bits}; give {' or '.join(map(str, BLOCKS))}")
-        shape = (self.kind, self.layers, self.head_vocab)
-        if self.begin_with is not None and shape != _USUAL_SHAPE:
+        shaped = any(
+            getattr(self, each.name) != each.default
+            for each in fields(self)
+            if each.name in ("kind", "layers", "head_vocab")
+        )
+        if self.begin_with is not None and shaped:
             raise ParameterError(
                 "--begin-with goes on with a draft as it is; leave out --kind, --layers and "
                 "--head-vocab"
@@ -132,9 +136,6 @@ class Options:
                 f"as in 0,1,{count - 1}"
             )
         return tuple(numbers)
-
-
-_USUAL_SHAPE = ("conditioned", None, 8192)
 
 
 def options_for(work: Path, given: Mapping[str, Any], resume: bool) -> Options:

@@ -160,7 +160,7 @@ class Schooling:
         """Steps to take in all; decided once and kept, for the schedule depends on it."""
         file = self._folder / TRAINING_PLANNED
         if not file.exists():
-            tokens = sum(self._length(index) for index in self._learnt)
+            tokens = int(self._lesson.corpus.lengths[self._learnt].sum())
             plan = self._plan(1)
             usual = max(PASSES * tokens // plan.batch_tokens, 1)
             steps = usual if self._options.steps is None else self._options.steps
@@ -169,10 +169,6 @@ class Schooling:
                 steps = max(min(steps, int(left / self._step_seconds())), 1)
             write_json(file, {"steps": steps})
         return int(json.loads(file.read_text("utf-8"))["steps"])
-
-    def _length(self, index: int) -> int:
-        span = self._lesson.corpus.span(index)
-        return int(span.stop - span.start)
 
     def _step_seconds(self) -> float:
         """What a training step takes here, tried on a student that is then forgotten."""

@@ -179,8 +179,7 @@ class Batches:
         """Batches of one pass over the text, each a list of conversations."""
         if epoch not in self._epochs:
             order = np.random.default_rng((self._plan.seed, epoch))
-            ends = [*self._text.corpus.offsets, len(self._text.corpus.tokens)]
-            lengths = np.minimum(np.diff(ends), self._plan.longest)
+            lengths = np.minimum(self._text.corpus.lengths, self._plan.longest)
             # lengths are blurred, so that the same conversations do not meet in every epoch
             blurred = lengths[self._conversations] * order.uniform(
                 0.9, 1.1, len(self._conversations)

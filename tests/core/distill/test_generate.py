@@ -321,10 +321,12 @@ def test_turns_keep_to_their_lengths_and_to_the_template() -> None:
         rendered = template.whole([], question)
         assert dialogue.ids[: len(rendered)] == rendered
         before, start = [], len(rendered)
-        for (_, asked), (_, told), (_, after) in zip(
+        for (_, asked), (_, answered), (_, after) in zip(
             said[::2], said[1::2], said[2::2], strict=False
         ):
-            before.append(Turn(asked.removesuffix("<|im_end|>"), told.removesuffix("<|im_end|>")))
+            before.append(
+                Turn(asked.removesuffix("<|im_end|>"), answered.removesuffix("<|im_end|>"))
+            )
             more = template.continuing(before, after.removesuffix("<|im_end|>"))
             assert more is not None
             start += len(TOKENIZER.encode(before[-1].answer, add_special_tokens=False))

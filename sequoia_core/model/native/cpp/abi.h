@@ -56,7 +56,7 @@ typedef struct {
     const double* uniforms; /* [logit rows, wanted] in [0, 1), or null for the most probable ones */
     int32_t* columns;       /* [logit rows, wanted]; -1 in a row with a logit that is no number */
     float* picked;          /* their probabilities */
-    float* stated;          /* likewise, at temperature 1 */
+    float* stated;          /* the same at temperature 1 */
     float* peaks;           /* [logit rows], the largest probability at temperature 1 */
 } sequoia_reading;
 

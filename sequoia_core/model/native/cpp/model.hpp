@@ -76,7 +76,7 @@ struct Reading {
     const double* uniforms;
     std::int32_t* columns;  // [rows, wanted]
     float* picked;          // [rows, wanted], their probabilities
-    float* stated;          // [rows, wanted], likewise at temperature 1
+    float* stated;          // [rows, wanted], their probabilities at temperature 1
     float* peaks;           // [rows], the largest ones at temperature 1
 };
 
