@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from types import EllipsisType, MappingProxyType
 from uuid import uuid4
 
-from sequoia_core.chat_template import Turn
+from sequoia_core.text.detokenizer.chat_template import Turn
 from sequoia_core.errors import SequoiaError
 
 from .answer import Answer

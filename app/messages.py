@@ -6,7 +6,7 @@ Plain values only; knows neither the thread nor any widget.
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 
-from sequoia_core.chat_template import Turn
+from sequoia_core.text.detokenizer.chat_template import Turn
 from sequoia_core.config import Mode, SamplingParams
 from sequoia_core.events import Event
 from sequoia_core.protocols import ChatEngine, Lookup, PairDescription, TreeChoice

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from sequoia_core import events
-    from sequoia_core.chat_template import Turn
+    from sequoia_core.text.detokenizer.chat_template import Turn
     from sequoia_core.config import Mode, SamplingParams
     from sequoia_core.conversation import Conversation
     from sequoia_core.engine import Engine

@@ -13,8 +13,8 @@ from copy import copy
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
-from sequoia_core.chat_template import ChatTemplate, Turn
-from sequoia_core.codec import TokenizerCodec
+from sequoia_core.text.detokenizer.chat_template import ChatTemplate, Turn
+from sequoia_core.text.detokenizer.token_text import TokenizerCodec
 from sequoia_core.config import Mode, SamplingParams
 from sequoia_core.engine import Engine
 from sequoia_core.errors import ContextFullError, ParameterError

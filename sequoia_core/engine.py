@@ -39,7 +39,7 @@ from sequoia_core.protocols import LanguageModel, Lookup, TreeChoice
 from sequoia_core.speculator import MOST_PENDING, Sampler, Speculator
 from sequoia_core.step_nodes import step_nodes
 from sequoia_core.stopwatch import timed
-from sequoia_core.text import TextCodec, TextStream
+from sequoia_core.text.detokenizer.detokenizer import TextCodec, TextStream
 from sequoia_core.token_tree import ScoredTree
 from sequoia_core.trees import (
     ROOT,
@@ -132,7 +132,7 @@ class Engine:
     @classmethod
     def of(cls, pair: Pair, advisor: TreeAdvisor) -> Engine:
         """An engine for a loaded pair."""
-        from sequoia_core.codec import TokenizerCodec
+        from sequoia_core.text.detokenizer.token_text import TokenizerCodec
 
         return cls(
             pair.target,

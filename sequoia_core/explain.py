@@ -12,7 +12,7 @@ from torch import Tensor
 
 from sequoia_core.insight import Insight, Opinion, Ranking, TrialRecord
 from sequoia_core.sampling import most_probable
-from sequoia_core.text import TextCodec
+from sequoia_core.text.detokenizer.detokenizer import TextCodec
 from sequoia_core.token_tree import ScoredTree
 from sequoia_core.verify import Outside, Residual, Verdict
 

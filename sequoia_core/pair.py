@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, cast
 import torch
 from torch import Tensor
 
-from sequoia_core.chat_template import ChatTemplate, turn_ends
+from sequoia_core.text.detokenizer.chat_template import ChatTemplate, turn_ends
 from sequoia_core.config import Offload, WeightFormat
 from sequoia_core.errors import ModelLoadError, ParameterError, TokenizerMismatchError
 from sequoia_core.heap import return_freed_memory
@@ -50,7 +50,7 @@ from sequoia_core.model.weights import EMBEDDING
 from sequoia_core.pairs import catalogue
 from sequoia_core.protocols import PairDescription
 from sequoia_core.sampling import read_rows_with
-from sequoia_core.template_renderer import RENDERER
+from sequoia_core.text.detokenizer.template_renderer import RENDERER
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase

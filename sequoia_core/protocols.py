@@ -21,7 +21,7 @@ if TYPE_CHECKING:  # a screen imports this module long before it needs torch
     import torch
     from torch import Tensor
 
-    from sequoia_core.chat_template import Turn
+    from sequoia_core.text.detokenizer.chat_template import Turn
     from sequoia_core.config import SamplingParams
     from sequoia_core.events import Event
     from sequoia_core.growmap import GrowMap

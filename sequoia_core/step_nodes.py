@@ -4,7 +4,7 @@ Owns the translation; knows neither models nor the loop.
 """
 
 from sequoia_core.events import Origin, TreeNode
-from sequoia_core.text import TextCodec
+from sequoia_core.text.detokenizer.detokenizer import TextCodec
 from sequoia_core.token_tree import ScoredTree
 from sequoia_core.verify import Verdict
 

@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from sequoia_core.chat_template import Turn
+from sequoia_core.text.detokenizer.chat_template import Turn
 from sequoia_core.config import SamplingParams
 from sequoia_core.errors import ParameterError, TraceError
 from sequoia_core.events import Event, Failed, Finished, FinishReason, Step, Totals

@@ -24,7 +24,7 @@ from sequoia_core.events import (
     Totals,
     TreeChosen,
 )
-from sequoia_core.text import well_formed
+from sequoia_core.text.detokenizer.detokenizer import well_formed
 from sequoia_core.trace import Asked, recorded
 from sequoia_core.trees import ADAPTIVE
 

@@ -31,7 +31,7 @@ from sequoia_core.bench.runner import WARM_UP_TOKENS, Comparison, Outcome, Progr
 from sequoia_core.bench.runs import NoSpeedError, PeerError, System
 from sequoia_core.bench.worker import ProcessSystem
 from sequoia_core.bench.workshop import Sources, Workshop
-from sequoia_core.chat_template import ChatTemplate
+from sequoia_core.text.detokenizer.chat_template import ChatTemplate
 from sequoia_core.config import SamplingParams
 from sequoia_core.measure.calibration import Band
 from sequoia_core.pair import instruction_sets

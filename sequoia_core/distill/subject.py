@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 import torch
 
 from sequoia_core.bench.prompts import read_prompts
-from sequoia_core.chat_template import turn_ends
+from sequoia_core.text.detokenizer.chat_template import turn_ends
 from sequoia_core.config import Offload, WeightFormat
 from sequoia_core.distill.options import Options
 from sequoia_core.distill.pieces import Pieces

@@ -20,7 +20,7 @@ from app.wire import (
     Stop,
     Tune,
 )
-from sequoia_core.chat_template import Turn
+from sequoia_core.text.detokenizer.chat_template import Turn
 from sequoia_core.config import SamplingParams
 from sequoia_core.errors import ModelLoadError, ParameterError, SequoiaError
 from sequoia_core.events import Event, Finished, FinishReason, Notice, NoticeKind, Step, TextDelta

@@ -21,7 +21,7 @@ from app.wire import (
     from_line,
     to_line,
 )
-from sequoia_core.chat_template import Turn
+from sequoia_core.text.detokenizer.chat_template import Turn
 from sequoia_core.config import SamplingParams
 from sequoia_core.errors import GrowMapError
 from sequoia_core.events import Event

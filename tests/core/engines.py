@@ -20,7 +20,7 @@ from sequoia_core.events import (
 from sequoia_core.growmap import GrowMap
 from sequoia_core.plain_clock import NoBaseline
 from sequoia_core.protocols import LanguageModel, TreeChoice
-from sequoia_core.text import TextCodec
+from sequoia_core.text.detokenizer.detokenizer import TextCodec
 from sequoia_core.trees import BundledAdvisor
 from tests.core.models import PlainCodec, TableModel
 

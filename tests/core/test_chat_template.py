@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from transformers import PreTrainedTokenizerBase
 
-from sequoia_core.chat_template import PLAIN_TEMPLATE, ChatTemplate, Turn
+from sequoia_core.text.detokenizer.chat_template import PLAIN_TEMPLATE, ChatTemplate, Turn
 from sequoia_core.errors import ParameterError
 from tests.core.tiny_tokenizers import (
     COUNTING_TEMPLATE,

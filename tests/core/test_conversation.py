@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from torch import Tensor
 from transformers import PreTrainedTokenizerBase
 
-from sequoia_core.chat_template import ChatTemplate, Turn
+from sequoia_core.text.detokenizer.chat_template import ChatTemplate, Turn
 from sequoia_core.config import Mode, SamplingParams
 from sequoia_core.conversation import Conversation
 from sequoia_core.errors import ContextFullError, ParameterError, SequoiaError

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from sequoia_core.chat_template import ChatTemplate
+from sequoia_core.text.detokenizer.chat_template import ChatTemplate
 from sequoia_core.data import DataSpec, load_passages, load_prompts, load_rows
 from sequoia_core.data.rows import Kind, Row, row_of
 from sequoia_core.errors import ParameterError

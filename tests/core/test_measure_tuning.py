@@ -9,7 +9,7 @@ from typing import cast
 
 import pytest
 
-from sequoia_core.chat_template import ChatTemplate
+from sequoia_core.text.detokenizer.chat_template import ChatTemplate
 from sequoia_core.config import Mode, SamplingParams
 from sequoia_core.engine import Engine
 from sequoia_core.errors import ParameterError

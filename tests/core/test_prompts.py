@@ -8,8 +8,8 @@ import pytest
 from tokenizers import AddedToken, Tokenizer
 from transformers import PreTrainedTokenizerFast
 
-from sequoia_core.chat_template import ChatTemplate, Turn, turn_ends
-from sequoia_core.codec import TokenizerCodec
+from sequoia_core.text.detokenizer.chat_template import ChatTemplate, Turn, turn_ends
+from sequoia_core.text.detokenizer.token_text import TokenizerCodec
 from sequoia_core.config import SamplingParams
 from sequoia_core.errors import ParameterError
 from tests.core.checkpoints import CHAT_TEMPLATE

@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from sequoia_core import race as race_module
-from sequoia_core.chat_template import Turn
+from sequoia_core.text.detokenizer.chat_template import Turn
 from sequoia_core.config import Mode, SamplingParams
 from sequoia_core.errors import ParameterError
 from sequoia_core.events import (

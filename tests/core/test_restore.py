@@ -7,7 +7,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from sequoia_core.chat_template import ChatTemplate, Turn
+from sequoia_core.text.detokenizer.chat_template import ChatTemplate, Turn
 from sequoia_core.config import SamplingParams
 from sequoia_core.conversation import Conversation
 from sequoia_core.errors import ParameterError

@@ -14,7 +14,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from tokenizers import AddedToken, Tokenizer, normalizers, pre_tokenizers
 
-from sequoia_core.chat_template import ChatTemplate
+from sequoia_core.text.detokenizer.chat_template import ChatTemplate
 from sequoia_core.errors import ModelLoadError, TokenizerMismatchError
 from sequoia_core.model.gguf import open_gguf
 from sequoia_core.model.tokenizer import (

@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from transformers import PreTrainedTokenizerBase
 
-from sequoia_core.chat_template import ChatTemplate, Turn
+from sequoia_core.text.detokenizer.chat_template import ChatTemplate, Turn
 from sequoia_core.distill.corpus import GRAM, AnswerMarks, Corpus, load_tokens, worth_learning
 from sequoia_core.errors import ParameterError
 from tests.core.checkpoints import tiny_tokenizer

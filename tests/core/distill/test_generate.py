@@ -11,7 +11,7 @@ import pytest
 import torch
 from scipy.stats import chisquare
 
-from sequoia_core.chat_template import ChatTemplate, Turn
+from sequoia_core.text.detokenizer.chat_template import ChatTemplate, Turn
 from sequoia_core.distill.corpus import GRAM, AnswerMarks, Corpus
 from sequoia_core.distill.dialogue import LONGEST, TURNS, Dialogue, Lengths
 from sequoia_core.distill.generate import (
