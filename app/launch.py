@@ -8,7 +8,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from sequoia_core.growmap import find_growmap
+from sequoia_core.tree.growmap import find_growmap
 from sequoia_core.pairs import find_pair, known_draft
 from sequoia_core.protocols import ChatEngine, TreeChoice
 from sequoia_core.trees import ADAPTIVE, MEASURED

@@ -49,7 +49,7 @@ class Task:
             GrowMapError: the tree is not there or malformed.
             ParameterError: a value is out of range.
         """
-        from sequoia_core.growmap import find_growmap
+        from sequoia_core.tree.growmap import find_growmap
         from sequoia_core.reproduce.robustness import TEMPERATURES, TOP_PS, Sweep
 
         return Sweep(

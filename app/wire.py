@@ -13,7 +13,7 @@ from sequoia_core.config import Mode
 from sequoia_core.encoding import MisfitError, brief, decode, encode
 from sequoia_core.errors import SequoiaError
 from sequoia_core.events import Event
-from sequoia_core.growmap import GrowMap
+from sequoia_core.tree.growmap import GrowMap
 from sequoia_core.protocols import Lookup, PairDescription, TreeChoice
 from sequoia_core.race import Lane, Raced, RaceEvent
 

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from sequoia_core.conversation import Conversation
     from sequoia_core.engine import Engine
     from sequoia_core.errors import SequoiaError
-    from sequoia_core.growmap import GrowMap
+    from sequoia_core.tree.growmap import GrowMap
     from sequoia_core.pair import load_pair
     from sequoia_core.protocols import TreeChoice
 

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from sequoia_core.config import SamplingParams
 from sequoia_core.errors import GrowMapError
-from sequoia_core.growmap import GrowMap
+from sequoia_core.tree.growmap import GrowMap
 from sequoia_core.protocols import Draws, KVCache, LanguageModel, LevelDraw
 from sequoia_core.sampling import (
     draft_probs,

@@ -10,10 +10,10 @@ tried after all that was drawn at its parent, so it may depend on what was drawn
 from collections.abc import Sequence
 from dataclasses import replace
 
-from sequoia_core.growmap import GrowMap
+from sequoia_core.tree.growmap import GrowMap
 from sequoia_core.sampling import to_host
 from sequoia_core.token_tree import TokenTree
-from sequoia_core.tree_order import breadth_first_order
+from sequoia_core.tree.numbering import breadth_first_order
 
 
 def graft(tree: TokenTree, token_ids: Sequence[int]) -> TokenTree:

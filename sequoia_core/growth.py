@@ -15,7 +15,7 @@ from torch import Tensor
 
 from sequoia_core.adaptive import Born, Offer, Seen
 from sequoia_core.draft import ChildChooser, DraftModel, drawn_on_host, known_columns, level_draw
-from sequoia_core.growmap import GrowMap
+from sequoia_core.tree.growmap import GrowMap
 from sequoia_core.protocols import Draws, KVCache, LanguageModel, Paths, TreeReader, TreeRows
 from sequoia_core.token_tree import TokenTree
 from sequoia_core.trees import ADAPTIVE

@@ -24,7 +24,7 @@ if TYPE_CHECKING:  # a screen imports this module long before it needs torch
     from sequoia_core.text.detokenizer.chat_template import Turn
     from sequoia_core.config import SamplingParams
     from sequoia_core.events import Event
-    from sequoia_core.growmap import GrowMap
+    from sequoia_core.tree.growmap import GrowMap
     from sequoia_core.race import RaceEvent
 
 

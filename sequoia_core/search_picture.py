@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from sequoia_core.picture import GREY, axes, save
-from sequoia_core.search_config import Candidate, SearchResult
+from sequoia_core.tree.budget_search import Candidate, SearchResult
 
 _LINES = "viridis"
 _ROUNDING = 1e-9

@@ -25,7 +25,7 @@ from sequoia_core.draft import (
 )
 from sequoia_core.economy import Economy
 from sequoia_core.graft import graft
-from sequoia_core.growmap import GrowMap
+from sequoia_core.tree.growmap import GrowMap
 from sequoia_core.growth import Drafting, FixedShape, Growth, grow_adaptive
 from sequoia_core.ledger import Ledger
 from sequoia_core.lookup import Lookups

@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from sequoia_core.config import SamplingParams
-from sequoia_core.growmap import GrowMap
+from sequoia_core.tree.growmap import GrowMap
 from sequoia_core.protocols import Paths, Summary
 from sequoia_core.sampling import full_probs, log_totals, shaped_probs, to_host
 

@@ -9,7 +9,7 @@ from typing import Protocol
 
 from sequoia_core.config import OTHER_CHILDREN, Mode
 from sequoia_core.events import Step, TreeChosen
-from sequoia_core.growmap import GrowMap, find_growmap
+from sequoia_core.tree.growmap import GrowMap, find_growmap
 from sequoia_core.protocols import Lookup, TreeChoice
 
 ROOT = GrowMap((-1,), name="root")

@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from sequoia_core.events import Outcome
-from sequoia_core.growmap import GrowMap
+from sequoia_core.tree.growmap import GrowMap
 from sequoia_core.sampling import draw, most_probable
 from sequoia_core.token_tree import ScoredTree
 

@@ -24,7 +24,7 @@ INSPECT = """
 import json
 import sequoia_core, sequoia_chat
 from sequoia_chat.theming import packaged_folder
-from sequoia_core.growmap import find_growmap, growmap_names
+from sequoia_core.tree.growmap import find_growmap, growmap_names
 from sequoia_core.model.loader import open_directory
 from sequoia_core.pair import BUNDLED_DRAFT
 print(json.dumps({

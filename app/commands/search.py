@@ -20,7 +20,7 @@ from ..progress import progress_line
 if TYPE_CHECKING:
     from rich.table import Table
 
-    from sequoia_core.search_config import Candidate, SearchConfig, SearchResult
+    from sequoia_core.tree.budget_search import Candidate, SearchConfig, SearchResult
 
 DST = Path("growmap.json")
 
@@ -48,8 +48,8 @@ class Given:
             ParameterError: something is missing or outside its range.
             GrowMapError: the vector cannot be used.
         """
-        from sequoia_core.reference_files import read_acceptance_rates
-        from sequoia_core.search_config import SearchConfig
+        from sequoia_core.tree.reference_files import read_acceptance_rates
+        from sequoia_core.tree.budget_search import SearchConfig
 
         vector, depth, budget = self.vector, self.max_depth, self.max_budget
         if vector is None or depth is None or self.draft_time is None or self.target_time is None:
@@ -121,8 +121,8 @@ def tree_search(
 def _search(
     config: Path | None, given: Given, files: tuple[Path | None, Path | None], as_json: bool
 ) -> None:
-    from sequoia_core.search_config import SearchFile
-    from sequoia_core.search_config import search as searched
+    from sequoia_core.tree.budget_search import SearchFile
+    from sequoia_core.tree.budget_search import search as searched
 
     file = SearchFile.read(config) if config is not None else None
     wanted = file.config if file is not None else given.config()
@@ -150,7 +150,7 @@ def parsed_times(text: str) -> dict[int, float]:
     Raises:
         ParameterError: it is no such list, or names a number twice.
     """
-    from sequoia_core.search_config import paired
+    from sequoia_core.tree.budget_search import paired
 
     try:
         pairs = [entry.split(":") for entry in text.split(",")]

@@ -28,11 +28,11 @@ from sequoia_core.draft import DraftModel
 from sequoia_core.engine import Engine
 from sequoia_core.errors import SequoiaError
 from sequoia_core.events import Step
-from sequoia_core.growmap import GrowMap
+from sequoia_core.tree.growmap import GrowMap
 from sequoia_core.pair import Pair, load_pair
 from sequoia_core.plain_clock import NoBaseline
 from sequoia_core.protocols import Span, TreeChoice
-from sequoia_core.search import choose_tree, expected_tokens_table
+from sequoia_core.tree.search import choose_tree, expected_tokens_table
 from sequoia_core.trees import BundledAdvisor
 
 COMMAND = ("-m", "sequoia_core.bench.offload_worker")

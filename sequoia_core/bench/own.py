@@ -18,7 +18,7 @@ from sequoia_core.engine import Engine
 from sequoia_core.events import Step, TreeChosen
 from sequoia_core.plain_clock import NoBaseline
 from sequoia_core.protocols import Lookup, TreeChoice
-from sequoia_core.search import choose_tree, expected_tokens_table
+from sequoia_core.tree.search import choose_tree, expected_tokens_table
 from sequoia_core.trees import ADAPTIVE, Advice, BundledAdvisor, StepCosts, TreeAdvisor
 
 if TYPE_CHECKING:

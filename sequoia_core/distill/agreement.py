@@ -14,7 +14,7 @@ from torch import Tensor
 
 from sequoia_core.distill.student import Student
 from sequoia_core.distill.train import Batch, mixed_precision, to_device
-from sequoia_core.search import expected_tokens_table
+from sequoia_core.tree.search import expected_tokens_table
 
 WIDTH = 8
 """Child ranks that are counted."""

@@ -19,7 +19,7 @@ from sequoia_core.draft import DraftModel
 from sequoia_core.engine import Engine
 from sequoia_core.errors import ParameterError
 from sequoia_core.events import Step
-from sequoia_core.growmap import GrowMap
+from sequoia_core.tree.growmap import GrowMap
 from sequoia_core.measure.acceptance import AcceptanceCount
 from sequoia_core.plain_clock import NoBaseline
 from sequoia_core.protocols import MOST_NODES, TreeChoice

@@ -19,7 +19,7 @@ import numpy as np
 
 from sequoia_core.errors import ParameterError
 from sequoia_core.events import Origin, Step
-from sequoia_core.growmap import GrowMap
+from sequoia_core.tree.growmap import GrowMap
 from sequoia_core.measure.times import TimeSurface, straight
 from sequoia_core.trees import StepCosts
 

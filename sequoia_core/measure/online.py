@@ -13,11 +13,11 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from sequoia_core.events import Origin, Step
-from sequoia_core.growmap import GrowMap
+from sequoia_core.tree.growmap import GrowMap
 from sequoia_core.measure.calibration import Band, Calibration
 from sequoia_core.measure.costs import LearntCosts, step_ms
 from sequoia_core.measure.record import AcceptanceRecord
-from sequoia_core.search import TreePlan, choose_tree, expected_tokens_table
+from sequoia_core.tree.search import TreePlan, choose_tree, expected_tokens_table
 from sequoia_core.trees import ROOT, TRYING, Advice, StepCosts
 
 GAIN = 1.03

@@ -17,7 +17,7 @@ from sequoia_core.config import Mode, SamplingParams
 from sequoia_core.engine import Engine
 from sequoia_core.errors import ParameterError
 from sequoia_core.events import Step
-from sequoia_core.growmap import GrowMap
+from sequoia_core.tree.growmap import GrowMap
 from sequoia_core.measure.calibration import Band, Calibration
 from sequoia_core.measure.costs import MachineTimes, RestCosts, drafted_rows
 from sequoia_core.measure.record import FOREVER, AcceptanceRecord

@@ -10,7 +10,7 @@ import re
 from collections.abc import Iterator
 from pathlib import Path
 
-from sequoia_core.growmap import GrowMap
+from sequoia_core.tree.growmap import GrowMap
 from sequoia_core.reproduce.paper_facts import TEMPERATURES, PaperFacts, paper_facts
 from sequoia_core.reproduce.paper_trees import paper_tree
 

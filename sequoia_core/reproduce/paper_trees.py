@@ -7,7 +7,7 @@ vector that the release ships, and the factor is the one at which the best tree 
 size gives the published tokens per step. Where the depth is not published either, it is the depth
 from which, at the published time of a step, going deeper would not pay.
 
-Owns the fit and its description. The search is `sequoia_core.search`.
+Owns the fit and its description. The search is `sequoia_core.tree.search`.
 """
 
 from __future__ import annotations
@@ -18,9 +18,9 @@ from dataclasses import dataclass
 import numpy as np
 
 from sequoia_core.errors import ParameterError
-from sequoia_core.growmap import GrowMap
+from sequoia_core.tree.growmap import GrowMap
 from sequoia_core.reproduce.paper_facts import AcceptedCounts, Figure, PaperFacts, Setup
-from sequoia_core.search import TreeTable, expected_tokens_table
+from sequoia_core.tree.search import TreeTable, expected_tokens_table
 
 RANKS = 32
 """Children that a node may have, as in the release's vector."""

@@ -22,7 +22,7 @@ from sequoia_core.reproduce.seeds import prompt_digest, prompt_seed
 from sequoia_core.speculator import Speculator
 
 if TYPE_CHECKING:
-    from sequoia_core.growmap import GrowMap
+    from sequoia_core.tree.growmap import GrowMap
     from sequoia_core.pair import Pair
 
 RULES = (Mode.SEQUOIA, Mode.SPECINFER, Mode.TOPK)

@@ -10,7 +10,7 @@ import sequoia_core
 from app.cli import app
 from app.plot import Series, chart
 from sequoia_core import measure
-from sequoia_core.growmap import GrowMap
+from sequoia_core.tree.growmap import GrowMap
 from sequoia_core.measure import grid
 from sequoia_core.measure.calibration import Calibration
 from sequoia_core.measure.grid import Answer, Cell, Comparison

@@ -27,7 +27,7 @@ from sequoia_core.events import (
     PrefillProgress,
     Step,
 )
-from sequoia_core.growmap import growmap_names
+from sequoia_core.tree.growmap import growmap_names
 from sequoia_core.protocols import ChatEngine, Lookup, TreeChoice
 from sequoia_core.trace import ReplayEngine, Trace
 from tests.app.driving import Driver, driving

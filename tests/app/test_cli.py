@@ -25,7 +25,7 @@ from app.settings import Settings, load_settings
 from app.store.recorder import DatabaseRecorder
 from sequoia_core import pair
 from sequoia_core.errors import GrowMapError, ModelLoadError, ParameterError
-from sequoia_core.growmap import GrowMap, find_growmap, growmap_names
+from sequoia_core.tree.growmap import GrowMap, find_growmap, growmap_names
 from sequoia_core.model import forward
 from sequoia_core.model.native import library
 from sequoia_core.pairs import catalogue

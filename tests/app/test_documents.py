@@ -12,7 +12,7 @@ import typer
 from typer.testing import CliRunner
 
 from app import cli
-from sequoia_core.growmap import GrowMap, growmap_names
+from sequoia_core.tree.growmap import GrowMap, growmap_names
 
 ROOT = Path(__file__).parents[2]
 DOCUMENTS = ("README.md", "CONTRIBUTING.md", "docs/guide.md", "docs/reproducing.md")

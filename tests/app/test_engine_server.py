@@ -24,7 +24,7 @@ from sequoia_core.text.detokenizer.chat_template import Turn
 from sequoia_core.config import SamplingParams
 from sequoia_core.errors import ModelLoadError, ParameterError, SequoiaError
 from sequoia_core.events import Event, Finished, FinishReason, Notice, NoticeKind, Step, TextDelta
-from sequoia_core.growmap import GrowMap
+from sequoia_core.tree.growmap import GrowMap
 from sequoia_core.protocols import ChatEngine, TreeChoice
 from sequoia_core.race import Lane, RaceEvent, RaceTerms, race
 from sequoia_core.trace import ReplayEngine, Trace

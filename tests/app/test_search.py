@@ -10,7 +10,7 @@ import torch
 from typer.testing import CliRunner
 
 from app.cli import app
-from sequoia_core.growmap import GrowMap
+from sequoia_core.tree.growmap import GrowMap
 from tests.core.conftest import reference_folder
 from tests.core.test_search_config import write_config
 

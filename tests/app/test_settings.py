@@ -10,7 +10,7 @@ from app.messages import ChatSettings
 from app.settings import Settings, SettingsError, load_settings
 from sequoia_core.config import Mode, Offload, WeightFormat
 from sequoia_core.errors import GrowMapError, ParameterError
-from sequoia_core.growmap import find_growmap
+from sequoia_core.tree.growmap import find_growmap
 from sequoia_core.protocols import Lookup, TreeChoice
 
 SAMPLES: dict[str, tuple[str, Any]] = {

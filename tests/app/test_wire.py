@@ -25,7 +25,7 @@ from sequoia_core.text.detokenizer.chat_template import Turn
 from sequoia_core.config import SamplingParams
 from sequoia_core.errors import GrowMapError
 from sequoia_core.events import Event
-from sequoia_core.growmap import GrowMap
+from sequoia_core.tree.growmap import GrowMap
 from sequoia_core.protocols import Lookup, TreeChoice
 from sequoia_core.race import Raced, RaceTerms
 from sequoia_core.trace import write_event

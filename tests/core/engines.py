@@ -17,7 +17,7 @@ from sequoia_core.events import (
     TextDelta,
     TreeChosen,
 )
-from sequoia_core.growmap import GrowMap
+from sequoia_core.tree.growmap import GrowMap
 from sequoia_core.plain_clock import NoBaseline
 from sequoia_core.protocols import LanguageModel, TreeChoice
 from sequoia_core.text.detokenizer.detokenizer import TextCodec

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 
 from sequoia_core.events import Origin, Outcome, Step, StepTimings, TreeNode
-from sequoia_core.growmap import GrowMap
+from sequoia_core.tree.growmap import GrowMap
 from sequoia_core.measure.calibration import Band, Calibration
 from sequoia_core.measure.costs import MachineTimes, RestCosts, step_ms
 from sequoia_core.measure.record import AcceptanceRecord, Tally

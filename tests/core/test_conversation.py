@@ -24,7 +24,7 @@ from sequoia_core.events import (
     Step,
     TextDelta,
 )
-from sequoia_core.growmap import GrowMap
+from sequoia_core.tree.growmap import GrowMap
 from sequoia_core.model.llama import Llama
 from sequoia_core.pair import Pair
 from sequoia_core.protocols import KVCache, PairDescription, TreeChoice

@@ -15,7 +15,7 @@ from torch.overrides import TorchFunctionMode
 
 from sequoia_core.config import SamplingParams
 from sequoia_core.draft import ChildChooser, DraftModel, GrowPlan, grow, top_children
-from sequoia_core.growmap import GrowMap
+from sequoia_core.tree.growmap import GrowMap
 from sequoia_core.model.kv_cache import CUDA_BUCKET, LayeredKVCache
 from sequoia_core.model.llama import Llama
 from sequoia_core.protocols import KVCache

@@ -17,7 +17,7 @@ from sequoia_core.events import (
     Step,
     TreeChosen,
 )
-from sequoia_core.growmap import GrowMap
+from sequoia_core.tree.growmap import GrowMap
 from sequoia_core.ledger import Ledger
 from sequoia_core.plain_clock import PlainClock
 from sequoia_core.protocols import Lookup, TreeChoice

@@ -18,7 +18,7 @@ from sequoia_core.config import Mode, SamplingParams
 from sequoia_core.draft import DraftModel
 from sequoia_core.engine import Engine
 from sequoia_core.events import Origin, Step, StepTimings, Totals
-from sequoia_core.growmap import GrowMap
+from sequoia_core.tree.growmap import GrowMap
 from sequoia_core.plain_clock import (
     CHANGE,
     FAR_TOKENS,

@@ -16,7 +16,7 @@ from sequoia_core.events import (
     Step,
     TreeChosen,
 )
-from sequoia_core.growmap import GrowMap
+from sequoia_core.tree.growmap import GrowMap
 from sequoia_core.ledger import CHUNK
 from tests.core.engines import (
     check_caches,

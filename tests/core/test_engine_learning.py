@@ -12,7 +12,7 @@ from sequoia_core.config import Mode, SamplingParams
 from sequoia_core.draft import DraftModel
 from sequoia_core.engine import Engine
 from sequoia_core.events import Event, Notice, Origin, Step, TreeChosen
-from sequoia_core.growmap import GrowMap
+from sequoia_core.tree.growmap import GrowMap
 from sequoia_core.plain_clock import NoBaseline
 from sequoia_core.protocols import Lookup, TreeChoice
 from sequoia_core.speculator import MOST_PENDING

@@ -6,7 +6,7 @@ from hypothesis import strategies as st
 
 from sequoia_core.draft import DraftModel, GrowPlan, grow, top_children
 from sequoia_core.graft import graft
-from sequoia_core.growmap import GrowMap
+from sequoia_core.tree.growmap import GrowMap
 from sequoia_core.token_tree import TokenTree, TreeLayout
 from tests.core.engines import tree_of
 from tests.core.models import TableModel

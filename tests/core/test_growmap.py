@@ -14,9 +14,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from sequoia_core.errors import GrowMapError
-from sequoia_core.growmap import GrowMap, find_growmap, growmap_names
-from sequoia_core.reference_files import read_acceptance_rates
-from sequoia_core.tree_order import MAX_NODES
+from sequoia_core.tree.growmap import GrowMap, find_growmap, growmap_names
+from sequoia_core.tree.reference_files import read_acceptance_rates
+from sequoia_core.tree.numbering import MAX_NODES
 
 ROOT = Path(__file__).parents[2]
 REFERENCE_GROWMAPS = [
@@ -429,7 +429,7 @@ def test_a_file_without_labels_is_enough() -> None:
 
 def test_shapes_are_read_without_torch() -> None:
     code = (
-        "import sys; from sequoia_core.growmap import find_growmap; find_growmap('chain/2');"
+        "import sys; from sequoia_core.tree.growmap import find_growmap; find_growmap('chain/2');"
         "sys.exit('torch' in sys.modules or 'numpy' in sys.modules)"
     )
     assert subprocess.run([sys.executable, "-c", code], cwd=ROOT, check=False).returncode == 0

@@ -16,10 +16,10 @@ import torch
 from sequoia_core.data import DataSpec, load_prompts
 from sequoia_core.distill.corpus import read_arrays
 from sequoia_core.errors import GrowMapError, ParameterError, SequoiaError, TraceError
-from sequoia_core.growmap import GrowMap
-from sequoia_core.reference_files import read_acceptance_rates
+from sequoia_core.tree.growmap import GrowMap
+from sequoia_core.tree.reference_files import read_acceptance_rates
 from sequoia_core.reproduce.result_lines import ResultLines
-from sequoia_core.search_config import SearchFile
+from sequoia_core.tree.budget_search import SearchFile
 from sequoia_core.trace import read_trace
 from sequoia_core.trace_file import LONGEST_LINE, MOST_STEP_NODES
 from tests.core.checkpoints import tiny_tokenizer
@@ -122,7 +122,7 @@ def test_what_an_archive_declares_is_added_up(
 ) -> None:
     path = tmp_path / "tree.pt"
     torch.save(star(), path)
-    monkeypatch.setattr("sequoia_core.reference_files._MAX_BYTES", path.stat().st_size)
+    monkeypatch.setattr("sequoia_core.tree.reference_files._MAX_BYTES", path.stat().st_size)
     assert GrowMap.load(path).size == 1
     content = path.read_bytes()
     with zipfile.ZipFile(io.BytesIO(content)) as archive:

@@ -19,7 +19,7 @@ from sequoia_core.draft import DraftModel
 from sequoia_core.encoding import decode, encode
 from sequoia_core.events import Outcome, Step
 from sequoia_core.explain import TOP, explain, explained_nodes
-from sequoia_core.growmap import GrowMap
+from sequoia_core.tree.growmap import GrowMap
 from sequoia_core.insight import Ranking
 from sequoia_core.sampling import most_probable
 from sequoia_core.token_tree import ScoredTree, TokenTree, score

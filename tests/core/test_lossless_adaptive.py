@@ -21,7 +21,7 @@ from sequoia_core.adaptive import Born, Offer
 from sequoia_core.config import Mode, SamplingParams
 from sequoia_core.draft import DraftModel
 from sequoia_core.graft import graft
-from sequoia_core.growmap import GrowMap
+from sequoia_core.tree.growmap import GrowMap
 from sequoia_core.growth import Drafting, Growth, grow_adaptive
 from sequoia_core.protocols import Lookup, TreeChoice
 from sequoia_core.sampling import draft_probs

@@ -11,7 +11,7 @@ from sequoia_core.config import Mode, SamplingParams
 from sequoia_core.draft import DraftModel
 from sequoia_core.engine import Engine
 from sequoia_core.events import Step
-from sequoia_core.growmap import GrowMap
+from sequoia_core.tree.growmap import GrowMap
 from sequoia_core.plain_clock import NoBaseline
 from sequoia_core.protocols import LanguageModel, TreeChoice
 from sequoia_core.trees import BundledAdvisor

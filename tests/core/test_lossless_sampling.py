@@ -17,7 +17,7 @@ from torch import Tensor
 from sequoia_core import verify
 from sequoia_core.config import Mode, SamplingParams
 from sequoia_core.draft import DraftModel, SampledChildren
-from sequoia_core.growmap import GrowMap
+from sequoia_core.tree.growmap import GrowMap
 from sequoia_core.ledger import Ledger
 from sequoia_core.protocols import Lookup
 from sequoia_core.sampling import (

@@ -10,7 +10,7 @@ import torch
 from sequoia_core import verify
 from sequoia_core.config import SamplingParams
 from sequoia_core.draft import DraftModel
-from sequoia_core.growmap import GrowMap
+from sequoia_core.tree.growmap import GrowMap
 from sequoia_core.measure.acceptance import ONE_PASS, AcceptanceCount, rank_probs
 from sequoia_core.speculator import Sampler
 from sequoia_core.token_tree import TokenTree, score

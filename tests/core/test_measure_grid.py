@@ -7,7 +7,7 @@ import pytest
 
 from sequoia_core.config import SamplingParams
 from sequoia_core.events import Step
-from sequoia_core.growmap import GrowMap
+from sequoia_core.tree.growmap import GrowMap
 from sequoia_core.measure import grid
 from sequoia_core.measure.costs import LearntCosts
 from sequoia_core.measure.grid import Answer, Cell, Comparison, compare, grid_trees

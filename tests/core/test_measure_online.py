@@ -7,7 +7,7 @@ from dataclasses import replace
 
 import pytest
 
-from sequoia_core.growmap import GrowMap
+from sequoia_core.tree.growmap import GrowMap
 from sequoia_core.measure.calibration import Band, Calibration
 from sequoia_core.measure.costs import LearntCosts, RestCosts, step_ms
 from sequoia_core.measure.online import (

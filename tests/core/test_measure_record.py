@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from sequoia_core.errors import ParameterError
 from sequoia_core.events import Outcome, Step
-from sequoia_core.growmap import GrowMap
+from sequoia_core.tree.growmap import GrowMap
 from sequoia_core.measure.costs import LearntCosts
 from sequoia_core.measure.record import FOREVER, MEMORY, AcceptanceRecord, Tally
 from tests.core.engines import tree_of

@@ -16,7 +16,7 @@ from sequoia_core import pair as pair_module
 from sequoia_core.config import Mode, SamplingParams, WeightFormat
 from sequoia_core.errors import MemoryFullError, ModelLoadError
 from sequoia_core.events import Event, Finished, Notice, NoticeKind, Step
-from sequoia_core.growmap import GrowMap
+from sequoia_core.tree.growmap import GrowMap
 from sequoia_core.memory import MemoryPlan, is_out_of_memory
 from sequoia_core.model.config import ModelConfig
 from sequoia_core.model.device import free_bytes

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from sequoia_core.config import Mode, Offload, SamplingParams
 from sequoia_core.errors import ModelLoadError, ParameterError
-from sequoia_core.growmap import GrowMap
+from sequoia_core.tree.growmap import GrowMap
 from sequoia_core.model.config import ModelConfig
 from sequoia_core.model.llama import Llama
 from sequoia_core.model.offload import (

@@ -20,7 +20,7 @@ from torch import Tensor
 from sequoia_core import pair as pair_module
 from sequoia_core.config import Mode, Offload, SamplingParams, WeightFormat
 from sequoia_core.errors import ContextFullError, ModelLoadError, ParameterError
-from sequoia_core.growmap import GrowMap
+from sequoia_core.tree.growmap import GrowMap
 from sequoia_core.model.conditioned import ConditionedLlama
 from sequoia_core.model.device import choose_devices, choose_dtype, devices_name
 from sequoia_core.model.llama import Llama

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 from torch._subclasses.fake_tensor import FakeTensorMode
 
-from sequoia_core.growmap import GrowMap
+from sequoia_core.tree.growmap import GrowMap
 from sequoia_core.model.conditioned import ConditionedLlama
 from sequoia_core.model.llama import Llama
 from sequoia_core.model.pipeline import PipelinedKVCache, PipelinedLlama, Stage, even_stages

@@ -13,7 +13,7 @@ from torch import Tensor
 from sequoia_core.config import Mode, SamplingParams
 from sequoia_core.draft import DraftModel
 from sequoia_core.events import PrefillDone, Step
-from sequoia_core.growmap import GrowMap
+from sequoia_core.tree.growmap import GrowMap
 from sequoia_core.model.conditioned import ConditionedLlama
 from sequoia_core.model.kv_cache import CUDA_BUCKET
 from sequoia_core.model.linear import DenseLinear

@@ -21,7 +21,7 @@ from sequoia_core.events import (
     StepTimings,
     Totals,
 )
-from sequoia_core.growmap import GrowMap
+from sequoia_core.tree.growmap import GrowMap
 from sequoia_core.plain_clock import UNKNOWN
 from sequoia_core.protocols import TreeChoice
 from sequoia_core.race import Lane, LaneClock, Raced, RaceEvent, RaceTerms, race

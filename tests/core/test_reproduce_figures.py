@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 
 from sequoia_core.config import Mode, SamplingParams
 from sequoia_core.errors import SequoiaError
-from sequoia_core.growmap import GrowMap
+from sequoia_core.tree.growmap import GrowMap
 from sequoia_core.reproduce.resampling import Counted, difference, differences, tokens_per_step
 from sequoia_core.reproduce.robustness import RULES, Count, Sweep
 from sequoia_core.reproduce.seeds import prompt_digest, prompt_seed

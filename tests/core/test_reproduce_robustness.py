@@ -11,7 +11,7 @@ from sequoia_core.config import Mode, SamplingParams
 from sequoia_core.draft import DraftModel
 from sequoia_core.engine import Engine
 from sequoia_core.errors import ParameterError, SequoiaError
-from sequoia_core.growmap import GrowMap
+from sequoia_core.tree.growmap import GrowMap
 from sequoia_core.pair import Pair
 from sequoia_core.plain_clock import NoBaseline
 from sequoia_core.protocols import TreeChoice

@@ -12,7 +12,7 @@ from sequoia_core.config import SamplingParams
 from sequoia_core.conversation import Conversation
 from sequoia_core.errors import ParameterError
 from sequoia_core.events import FinishReason, NoticeKind
-from sequoia_core.growmap import GrowMap
+from sequoia_core.tree.growmap import GrowMap
 from sequoia_core.pair import Pair
 from sequoia_core.protocols import KVCache, PairDescription, TreeChoice
 from tests.core.engines import finish_of, text_of, tokens_of

@@ -9,9 +9,9 @@ import numpy as np
 import pytest
 
 from sequoia_core.errors import ParameterError
-from sequoia_core.growmap import GrowMap, find_growmap, growmap_names
-from sequoia_core.reference_files import read_acceptance_rates
-from sequoia_core.search import choose_tree, expected_tokens_table
+from sequoia_core.tree.growmap import GrowMap, find_growmap, growmap_names
+from sequoia_core.tree.reference_files import read_acceptance_rates
+from sequoia_core.tree.search import choose_tree, expected_tokens_table
 
 GROWMAPS = Path(__file__).parents[2] / "growmaps"
 

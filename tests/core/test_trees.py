@@ -5,7 +5,7 @@ import pytest
 from sequoia_core.config import Mode
 from sequoia_core.errors import GrowMapError
 from sequoia_core.events import Step
-from sequoia_core.growmap import GrowMap, find_growmap, growmap_names
+from sequoia_core.tree.growmap import GrowMap, find_growmap, growmap_names
 from sequoia_core.protocols import MOST_DEPTH, MOST_NODES, TreeChoice
 from sequoia_core.trees import (
     DEFAULT_CHAIN,

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from sequoia_core import verify
 from sequoia_core.config import SamplingParams
-from sequoia_core.growmap import GrowMap
+from sequoia_core.tree.growmap import GrowMap
 from sequoia_core.memory import SCORED_ROWS
 from sequoia_core.token_tree import ScoredTree, TokenTree, score
 

@@ -19,7 +19,7 @@ from sequoia_core.distill.student import Student, begin_from_draft
 from sequoia_core.distill.subject import Subject, spread_layers
 from sequoia_core.engine import Engine
 from sequoia_core.errors import ModelLoadError, ParameterError, SequoiaError
-from sequoia_core.growmap import GrowMap
+from sequoia_core.tree.growmap import GrowMap
 from sequoia_core.pair import load_pair
 from sequoia_core.protocols import TreeChoice
 from sequoia_core.trees import BundledAdvisor

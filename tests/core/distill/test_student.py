@@ -8,7 +8,7 @@ from sequoia_core.config import SamplingParams
 from sequoia_core.distill.student import Student, begin_from_target, even_inputs, student_config
 from sequoia_core.draft import DraftModel
 from sequoia_core.engine import Engine
-from sequoia_core.growmap import GrowMap
+from sequoia_core.tree.growmap import GrowMap
 from sequoia_core.model.blocks import FORMATS, BlockWeights, pack_weights
 from sequoia_core.model.conditioned import ConditionedLlama
 from sequoia_core.model.llama import Llama

@@ -11,7 +11,7 @@ from scipy import stats
 from sequoia_core.config import Mode, SamplingParams
 from sequoia_core.draft import DraftModel
 from sequoia_core.events import TreeChosen
-from sequoia_core.growmap import GrowMap
+from sequoia_core.tree.growmap import GrowMap
 from sequoia_core.model.native.llama import NativeLlama, Pool
 from sequoia_core.protocols import Lookup, TreeChoice, TreeRows
 from sequoia_core.token_tree import TokenTree, scored

@@ -14,7 +14,7 @@ from sequoia_core import Conversation, SamplingParams, load_pair
 from sequoia_core.config import Mode, Offload, WeightFormat
 from sequoia_core.errors import ParameterError
 from sequoia_core.events import Event, Notice, NoticeKind, Step, TextDelta
-from sequoia_core.growmap import GrowMap, find_growmap
+from sequoia_core.tree.growmap import GrowMap, find_growmap
 from sequoia_core.model import blocks, forward
 from sequoia_core.model.int8_rows import pack_weights
 from sequoia_core.model.llama import Llama

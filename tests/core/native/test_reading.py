@@ -9,7 +9,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from sequoia_core.errors import ModelLoadError
-from sequoia_core.growmap import GrowMap
+from sequoia_core.tree.growmap import GrowMap
 from sequoia_core.model.native.llama import Continued, NativeLlama, Pool
 from sequoia_core.model.native.rows import NativeRows
 from sequoia_core.protocols import Draws, LevelDraw, Paths, TreeRows

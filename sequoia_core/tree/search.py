@@ -13,7 +13,7 @@ from numpy.lib.stride_tricks import sliding_window_view
 from numpy.typing import NDArray
 
 from sequoia_core.errors import ParameterError
-from sequoia_core.growmap import GrowMap
+from sequoia_core.tree.growmap import GrowMap
 
 MAX_SEARCH_NODES = 4096
 _MAX_SEARCH_DEPTH = 256

@@ -17,9 +17,9 @@ from typing import Any
 
 from sequoia_core.errors import ParameterError
 from sequoia_core.files import is_file_name, parse_json, read_text
-from sequoia_core.growmap import GrowMap
-from sequoia_core.reference_files import read_acceptance_rates
-from sequoia_core.search import MAX_SEARCH_NODES, TreeTable, expected_tokens_table
+from sequoia_core.tree.growmap import GrowMap
+from sequoia_core.tree.reference_files import read_acceptance_rates
+from sequoia_core.tree.search import MAX_SEARCH_NODES, TreeTable, expected_tokens_table
 
 MOST_LEVELS = 256
 _MAX_BYTES = 4_000_000

@@ -16,16 +16,11 @@ from itertools import groupby
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from sequoia_core import reference_files
+from sequoia_core.tree import reference_files
 from sequoia_core.errors import GrowMapError
 from sequoia_core.files import parse_json, read_text, write_whole
 from sequoia_core.suggest import suggest
-from sequoia_core.tree_order import (
-    breadth_first,
-    check_size,
-    children_from_parents,
-    children_from_successors,
-)
+from sequoia_core.tree.numbering import (breadth_first, check_size, children_from_parents, children_from_successors)
 
 if TYPE_CHECKING:
     from torch import Tensor
