@@ -13,7 +13,7 @@ LOWEST_TEMPERATURE = 0.01
 
 
 class Mode(StrEnum):
-    """How tokens are decided. See `sequoia_core.verify` for the acceptance rules.
+    """How tokens are decided. See `sequoia_core.speculate.verify` for the acceptance rules.
 
     At temperature 0 every tree is drafted and judged as `GREEDY` does.
 

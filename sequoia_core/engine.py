@@ -12,9 +12,9 @@ from dataclasses import dataclass, replace
 from time import perf_counter
 from typing import TYPE_CHECKING
 
-from sequoia_core.adaptive import PROBE_STEPS
+from sequoia_core.speculate.adaptive_policy import PROBE_STEPS
 from sequoia_core.config import OTHER_CHILDREN, Mode, SamplingParams
-from sequoia_core.draft import DraftModel
+from sequoia_core.speculate.draft import DraftModel
 from sequoia_core.errors import ContextFullError, MemoryFullError, ParameterError, SequoiaError
 from sequoia_core.events import (
     Event,
@@ -40,7 +40,7 @@ from sequoia_core.speculator import MOST_PENDING, Sampler, Speculator
 from sequoia_core.step_nodes import step_nodes
 from sequoia_core.stopwatch import timed
 from sequoia_core.text.detokenizer.detokenizer import TextCodec, TextStream
-from sequoia_core.token_tree import ScoredTree
+from sequoia_core.speculate.token_tree import ScoredTree
 from sequoia_core.trees import (
     ROOT,
     TRYING,
@@ -53,7 +53,7 @@ from sequoia_core.trees import (
     smaller,
     tree_for,
 )
-from sequoia_core.verify import Verdict
+from sequoia_core.speculate.verify import Verdict
 
 if TYPE_CHECKING:
     import torch

@@ -11,10 +11,10 @@ import torch
 from torch import Tensor
 
 from sequoia_core.insight import Insight, Opinion, Ranking, TrialRecord
-from sequoia_core.sampling import most_probable
+from sequoia_core.speculate.sampling import most_probable
 from sequoia_core.text.detokenizer.detokenizer import TextCodec
-from sequoia_core.token_tree import ScoredTree
-from sequoia_core.verify import Outside, Residual, Verdict
+from sequoia_core.speculate.token_tree import ScoredTree
+from sequoia_core.speculate.verify import Outside, Residual, Verdict
 
 TOP = 10
 """Tokens of a ranking."""

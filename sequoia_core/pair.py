@@ -49,7 +49,7 @@ from sequoia_core.model.vocabulary import fit_vocabulary
 from sequoia_core.model.weights import EMBEDDING
 from sequoia_core.pairs import catalogue
 from sequoia_core.protocols import PairDescription
-from sequoia_core.sampling import read_rows_with
+from sequoia_core.speculate.sampling import read_rows_with
 from sequoia_core.text.detokenizer.template_renderer import RENDERER
 
 if TYPE_CHECKING:

@@ -24,7 +24,7 @@ from sequoia_core.bench.agreeing_draft import AgreeingDraft
 from sequoia_core.bench.memory import peak_memory
 from sequoia_core.bench.offload_timeline import Overlap, draw
 from sequoia_core.config import Mode, Offload, SamplingParams, WeightFormat
-from sequoia_core.draft import DraftModel
+from sequoia_core.speculate.draft import DraftModel
 from sequoia_core.engine import Engine
 from sequoia_core.errors import SequoiaError
 from sequoia_core.events import Step

@@ -12,7 +12,7 @@ from pathlib import Path
 
 from sequoia_core.config import SamplingParams
 from sequoia_core.distill.corpus import Corpus
-from sequoia_core.draft import DraftModel
+from sequoia_core.speculate.draft import DraftModel
 from sequoia_core.errors import ParameterError
 from sequoia_core.measure.acceptance import AcceptanceCount
 from sequoia_core.measure.times import ForwardTimer

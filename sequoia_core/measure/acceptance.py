@@ -13,9 +13,9 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from sequoia_core.draft import DraftModel, known_columns
+from sequoia_core.speculate.draft import DraftModel, known_columns
 from sequoia_core.protocols import KVCache, LanguageModel
-from sequoia_core.sampling import full_probs, shaped_probs
+from sequoia_core.speculate.sampling import full_probs, shaped_probs
 from sequoia_core.speculator import Sampler
 
 CHUNK = 32

@@ -15,7 +15,7 @@ import numpy as np
 
 from sequoia_core.config import Mode, SamplingParams
 from sequoia_core.data import PROMPT_TOKENS, TOTAL_TOKENS, Passage
-from sequoia_core.draft import DraftModel
+from sequoia_core.speculate.draft import DraftModel
 from sequoia_core.engine import Engine
 from sequoia_core.errors import ParameterError
 from sequoia_core.events import Step

@@ -12,7 +12,7 @@ from itertools import product
 from typing import TYPE_CHECKING
 
 from sequoia_core.config import Mode, SamplingParams
-from sequoia_core.draft import DraftModel
+from sequoia_core.speculate.draft import DraftModel
 from sequoia_core.errors import ParameterError
 from sequoia_core.ledger import Ledger
 from sequoia_core.protocols import LanguageModel

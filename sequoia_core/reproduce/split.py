@@ -24,8 +24,8 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from sequoia_core.events import Step
-    from sequoia_core.token_tree import ScoredTree
-    from sequoia_core.verify import Verdict
+    from sequoia_core.speculate.token_tree import ScoredTree
+    from sequoia_core.speculate.verify import Verdict
 
 MakeSampler = Callable[[SamplingParams, torch.device, Mode], Sampler]
 

@@ -5,7 +5,7 @@ import re
 from collections.abc import Sequence
 
 from sequoia_core.config import Mode, SamplingParams
-from sequoia_core.draft import DraftModel
+from sequoia_core.speculate.draft import DraftModel
 from sequoia_core.engine import Engine
 from sequoia_core.events import (
     Event,

@@ -4,9 +4,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from sequoia_core.adaptive import PROBE_STEPS
+from sequoia_core.speculate.adaptive_policy import PROBE_STEPS
 from sequoia_core.config import Mode, SamplingParams
-from sequoia_core.draft import DraftModel
+from sequoia_core.speculate.draft import DraftModel
 from sequoia_core.errors import GrowMapError
 from sequoia_core.events import (
     FinishReason,

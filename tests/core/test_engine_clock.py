@@ -15,7 +15,7 @@ from torch import Tensor
 from sequoia_core import engine as engine_module
 from sequoia_core import stopwatch
 from sequoia_core.config import Mode, SamplingParams
-from sequoia_core.draft import DraftModel
+from sequoia_core.speculate.draft import DraftModel
 from sequoia_core.engine import Engine
 from sequoia_core.events import Origin, Step, StepTimings, Totals
 from sequoia_core.tree.growmap import GrowMap

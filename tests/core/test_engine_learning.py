@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from sequoia_core.config import Mode, SamplingParams
-from sequoia_core.draft import DraftModel
+from sequoia_core.speculate.draft import DraftModel
 from sequoia_core.engine import Engine
 from sequoia_core.events import Event, Notice, Origin, Step, TreeChosen
 from sequoia_core.tree.growmap import GrowMap

@@ -4,10 +4,10 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from sequoia_core.draft import DraftModel, GrowPlan, grow, top_children
-from sequoia_core.graft import graft
+from sequoia_core.speculate.draft import DraftModel, GrowPlan, grow, top_children
+from sequoia_core.speculate.graft import graft
 from sequoia_core.tree.growmap import GrowMap
-from sequoia_core.token_tree import TokenTree, TreeLayout
+from sequoia_core.speculate.token_tree import TokenTree, TreeLayout
 from tests.core.engines import tree_of
 from tests.core.models import TableModel
 

@@ -20,7 +20,7 @@ from sequoia_core.measure.acceptance_vector import (
 )
 from sequoia_core.pair import Pair
 from sequoia_core.protocols import PairDescription
-from sequoia_core.sampling import UNCUT
+from sequoia_core.speculate.sampling import UNCUT
 from tests.core.checkpoints import tiny_tokenizer
 from tests.core.models import ScriptModel, TableModel
 from tests.core.test_measure_acceptance import VOCAB, WIDTH, P, Q, rates_at

@@ -10,7 +10,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from sequoia_core import draft as draft_module
+from sequoia_core.speculate import draft as draft_module
 from sequoia_core import engine as engine_module
 from sequoia_core import pair as pair_module
 from sequoia_core.config import Mode, SamplingParams, WeightFormat
@@ -201,7 +201,7 @@ def test_memory_that_ends_in_the_walk_draws_nothing_again(monkeypatch: pytest.Mo
         raise MemoryError
 
     engine = make_engine(TableModel(9, 1), TableModel(9, 2), GrowMap.k_ary([2, 2]))
-    monkeypatch.setattr("sequoia_core.verify._judge", full)
+    monkeypatch.setattr("sequoia_core.speculate.verify._judge", full)
     with pytest.raises(MemoryFullError):
         list(engine.generate(PROMPT, SamplingParams(temperature=1.0, max_new_tokens=12)))
 

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from sequoia_core.config import Mode, SamplingParams
-from sequoia_core.draft import DraftModel
+from sequoia_core.speculate.draft import DraftModel
 from sequoia_core.events import PrefillDone, Step
 from sequoia_core.tree.growmap import GrowMap
 from sequoia_core.model.conditioned import ConditionedLlama

@@ -25,7 +25,7 @@ from sequoia_core.reproduce.pictures import draw_experiment
 from sequoia_core.reproduce.sampling import DraftNucleus
 from sequoia_core.reproduce.split import Split, SplitClock
 from sequoia_core.reproduce.values import experiment_values
-from sequoia_core.sampling import shaped_probs
+from sequoia_core.speculate.sampling import shaped_probs
 from sequoia_core.speculator import Sampler
 from tests.core.engines import make_engine, tokens_of
 from tests.core.models import TableModel

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from sequoia_core.config import Mode, SamplingParams
-from sequoia_core.draft import DraftModel
+from sequoia_core.speculate.draft import DraftModel
 from sequoia_core.engine import Engine
 from sequoia_core.errors import ParameterError, SequoiaError
 from sequoia_core.tree.growmap import GrowMap

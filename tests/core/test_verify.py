@@ -11,11 +11,11 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from sequoia_core import verify
+from sequoia_core.speculate import verify
 from sequoia_core.config import SamplingParams
 from sequoia_core.tree.growmap import GrowMap
 from sequoia_core.memory import SCORED_ROWS
-from sequoia_core.token_tree import ScoredTree, TokenTree, score
+from sequoia_core.speculate.token_tree import ScoredTree, TokenTree, score
 
 SAMPLED = SamplingParams(temperature=1.0)
 

@@ -26,7 +26,7 @@ from sequoia_core.distill.shards import LabelledText, Labels, Shards, token_byte
 from sequoia_core.errors import ModelLoadError, NumberError, ParameterError
 from sequoia_core.model.llama import Llama
 from sequoia_core.model.native.llama import NativeLlama
-from sequoia_core.sampling import labelled_draws
+from sequoia_core.speculate.sampling import labelled_draws
 from tests.core.checkpoints import tiny_tokenizer
 from tests.core.models import random_weights, tiny_config
 from tests.core.tiny_tokenizers import COUNTING_TEMPLATE, byte_level

@@ -6,7 +6,7 @@ from torch import Tensor
 
 from sequoia_core.config import SamplingParams
 from sequoia_core.distill.student import Student, begin_from_target, even_inputs, student_config
-from sequoia_core.draft import DraftModel
+from sequoia_core.speculate.draft import DraftModel
 from sequoia_core.engine import Engine
 from sequoia_core.tree.growmap import GrowMap
 from sequoia_core.model.blocks import FORMATS, BlockWeights, pack_weights

@@ -17,8 +17,8 @@ from torch import Tensor
 
 from sequoia_core.events import Outcome
 from sequoia_core.tree.growmap import GrowMap
-from sequoia_core.sampling import draw, most_probable
-from sequoia_core.token_tree import ScoredTree
+from sequoia_core.speculate.sampling import draw, most_probable
+from sequoia_core.speculate.token_tree import ScoredTree
 
 ALMOST_ONE = 1.0 - 2.0**-53
 """The largest uniform number."""

@@ -7,8 +7,8 @@ nothing of models or trees. A continuation costs no draft; it is right where a t
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from sequoia_core.adaptive import Continuation
-from sequoia_core.economy import Economy
+from sequoia_core.speculate.adaptive_policy import Continuation
+from sequoia_core.speculate.cost_model import Economy
 from sequoia_core.protocols import Lookup
 
 LONGEST = 16

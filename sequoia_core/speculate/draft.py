@@ -16,15 +16,8 @@ from sequoia_core.config import SamplingParams
 from sequoia_core.errors import GrowMapError
 from sequoia_core.tree.growmap import GrowMap
 from sequoia_core.protocols import Draws, KVCache, LanguageModel, LevelDraw
-from sequoia_core.sampling import (
-    draft_probs,
-    full_probs,
-    independent_draws,
-    ordered_draws,
-    race_noise,
-    to_host,
-)
-from sequoia_core.token_tree import TokenTree, TreeLayout
+from sequoia_core.speculate.sampling import (draft_probs, full_probs, independent_draws, ordered_draws, race_noise, to_host)
+from sequoia_core.speculate.token_tree import TokenTree, TreeLayout
 
 ChildChooser = Callable[[Tensor, int], tuple[Tensor, Tensor]]
 """(logits [n, V_draft], count) -> columns [n, count] in rank order, probabilities [n, V_draft]."""

@@ -15,8 +15,8 @@ from collections import deque
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from sequoia_core.confidence import Confidence, overlapping, stated
-from sequoia_core.economy import Economy
+from sequoia_core.speculate.acceptance_estimator import Confidence, overlapping, stated
+from sequoia_core.speculate.cost_model import Economy
 
 PROBE_STEPS = 24
 """Steps without drafting after which it is tried once, so that a better text is noticed."""

@@ -18,7 +18,7 @@ from torch import Tensor
 from sequoia_core.config import SamplingParams
 from sequoia_core.tree.growmap import GrowMap
 from sequoia_core.protocols import Paths, Summary
-from sequoia_core.sampling import full_probs, log_totals, shaped_probs, to_host
+from sequoia_core.speculate.sampling import full_probs, log_totals, shaped_probs, to_host
 
 
 @dataclass(frozen=True, slots=True)
