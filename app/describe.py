@@ -2,7 +2,7 @@
 
 from sequoia_core.events import TreeChosen
 from sequoia_core.protocols import PairDescription
-from sequoia_core.trees import ADAPTIVE
+from sequoia_core.decode.tree_choice import ADAPTIVE
 
 from .messages import ChatSettings
 

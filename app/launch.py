@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 from sequoia_core.tree.growmap import find_growmap
 from sequoia_core.pairs import find_pair, known_draft
 from sequoia_core.protocols import ChatEngine, TreeChoice
-from sequoia_core.trees import ADAPTIVE, MEASURED
+from sequoia_core.decode.tree_choice import ADAPTIVE, MEASURED
 
 from .messages import ChatSettings, LoadProgress
 

@@ -16,13 +16,13 @@ from typing import TYPE_CHECKING
 from sequoia_core.text.detokenizer.chat_template import ChatTemplate, Turn
 from sequoia_core.text.detokenizer.token_text import TokenizerCodec
 from sequoia_core.config import Mode, SamplingParams
-from sequoia_core.engine import Engine
+from sequoia_core.decode.engine import Engine
 from sequoia_core.errors import ContextFullError, ParameterError
 from sequoia_core.events import Event, Notice, NoticeKind, Step, TextDelta, TreeChosen
 from sequoia_core.protocols import Lookup, PairDescription, TreeChoice
 from sequoia_core.race import Lane, LaneClock, RaceEvent, RaceTerms, race
-from sequoia_core.stopwatch import TimedModel
-from sequoia_core.trees import lookup_for
+from sequoia_core.decode.timed_model import TimedModel
+from sequoia_core.decode.tree_choice import lookup_for
 
 if TYPE_CHECKING:
     from sequoia_core.pair import Pair

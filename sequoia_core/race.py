@@ -21,7 +21,7 @@ from sequoia_core.events import (
     PrefillProgress,
     Step,
 )
-from sequoia_core.plain_clock import KEPT, UNKNOWN, NoBaseline, typical
+from sequoia_core.decode.baseline_timer import KEPT, UNKNOWN, NoBaseline, typical
 
 
 class Lane(StrEnum):

@@ -20,7 +20,7 @@ from torch.nn import functional
 from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from sequoia_core import speculator, stopwatch
+from sequoia_core.decode import step as speculator, timed_model as stopwatch
 
 ATEN = torch.ops.aten
 CUDA = torch.device("cuda", 0)

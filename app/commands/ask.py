@@ -26,7 +26,7 @@ from sequoia_core.events import (
 )
 from sequoia_core.text.detokenizer.detokenizer import well_formed
 from sequoia_core.trace import Asked, recorded
-from sequoia_core.trees import ADAPTIVE
+from sequoia_core.decode.tree_choice import ADAPTIVE
 
 from .. import launch
 from ..destination import to_be_written

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
     from sequoia_core.measure.tuning import Tuner
     from sequoia_core.pair import OpenedDraft, Pair
-    from sequoia_core.trees import TreeAdvisor
+    from sequoia_core.decode.tree_choice import TreeAdvisor
 
 OPENVINO_DRAFT, GGUF_DRAFT, Q4_0 = "openvino-draft", "draft.gguf", "q4_0.gguf"
 """What `Workshop.made` makes."""
@@ -97,7 +97,7 @@ class Workshop:
         systems beside it decide its tree.
         """
         from sequoia_core.measure.online import OnlineAdvisor
-        from sequoia_core.trees import BundledAdvisor
+        from sequoia_core.decode.tree_choice import BundledAdvisor
 
         measured = self.tuner.calibration
         if measured is None:

@@ -20,7 +20,7 @@ from sequoia_core.model.device import device_name
 from sequoia_core.model.loader import open_directory
 from sequoia_core.model.weights import DRAFT_VOCAB_IDS
 from sequoia_core.pair import Pair
-from sequoia_core.speculator import Sampler
+from sequoia_core.decode.step import Sampler
 
 WIDTH = 8
 """Child ranks that are counted."""

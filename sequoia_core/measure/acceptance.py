@@ -16,7 +16,7 @@ from torch import Tensor
 from sequoia_core.speculate.draft import DraftModel, known_columns
 from sequoia_core.protocols import KVCache, LanguageModel
 from sequoia_core.speculate.sampling import full_probs, shaped_probs
-from sequoia_core.speculator import Sampler
+from sequoia_core.decode.step import Sampler
 
 CHUNK = 32
 """Positions judged at once: each takes a few rows of the vocabulary."""

@@ -21,7 +21,7 @@ from sequoia_core.errors import ParameterError
 from sequoia_core.events import Origin, Step
 from sequoia_core.tree.growmap import GrowMap
 from sequoia_core.measure.times import TimeSurface, straight
-from sequoia_core.trees import StepCosts
+from sequoia_core.decode.tree_choice import StepCosts
 
 KEPT = 31
 """Samples behind a median."""

@@ -14,14 +14,14 @@ from typing import TYPE_CHECKING
 
 from sequoia_core.text.detokenizer.chat_template import ChatTemplate
 from sequoia_core.config import Mode, SamplingParams
-from sequoia_core.engine import Engine
+from sequoia_core.decode.engine import Engine
 from sequoia_core.events import Step
 from sequoia_core.tree.growmap import GrowMap
 from sequoia_core.measure.online import Figures
-from sequoia_core.plain_clock import NoBaseline
+from sequoia_core.decode.baseline_timer import NoBaseline
 from sequoia_core.protocols import TreeChoice
 from sequoia_core.tree.search import expected_tokens_table
-from sequoia_core.trees import ROOT, BundledAdvisor
+from sequoia_core.decode.tree_choice import ROOT, BundledAdvisor
 
 if TYPE_CHECKING:
     from sequoia_core.pair import Pair

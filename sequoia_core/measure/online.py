@@ -18,7 +18,7 @@ from sequoia_core.measure.calibration import Band, Calibration
 from sequoia_core.measure.costs import LearntCosts, step_ms
 from sequoia_core.measure.record import AcceptanceRecord
 from sequoia_core.tree.search import TreePlan, choose_tree, expected_tokens_table
-from sequoia_core.trees import ROOT, TRYING, Advice, StepCosts
+from sequoia_core.decode.tree_choice import ROOT, TRYING, Advice, StepCosts
 
 GAIN = 1.03
 """What a change of tree must be predicted to bring."""

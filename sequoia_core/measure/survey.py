@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 
 from sequoia_core.text.detokenizer.chat_template import ChatTemplate
 from sequoia_core.config import Mode, SamplingParams
-from sequoia_core.engine import Engine
+from sequoia_core.decode.engine import Engine
 from sequoia_core.errors import ParameterError
 from sequoia_core.events import Step
 from sequoia_core.tree.growmap import GrowMap
@@ -22,9 +22,9 @@ from sequoia_core.measure.calibration import Band, Calibration
 from sequoia_core.measure.costs import MachineTimes, RestCosts, drafted_rows
 from sequoia_core.measure.record import FOREVER, AcceptanceRecord
 from sequoia_core.measure.times import ForwardTimer, TimeSurface
-from sequoia_core.plain_clock import NoBaseline
+from sequoia_core.decode.baseline_timer import NoBaseline
 from sequoia_core.protocols import TreeChoice
-from sequoia_core.trees import ROOT, BundledAdvisor
+from sequoia_core.decode.tree_choice import ROOT, BundledAdvisor
 
 if TYPE_CHECKING:
     from sequoia_core.pair import Pair

@@ -15,7 +15,7 @@ import torch
 
 from sequoia_core.errors import ParameterError
 from sequoia_core.protocols import KVCache, LanguageModel
-from sequoia_core.stopwatch import TimedModel
+from sequoia_core.decode.timed_model import TimedModel
 
 _CHUNK = 256
 """Tokens of context that are read between two chances to stop."""

@@ -24,7 +24,7 @@ from sequoia_core.reproduce.resampling import Counted, Interval, tokens_per_step
 from sequoia_core.reproduce.sampling import DRAFT_TOP_P, DraftNucleus
 from sequoia_core.reproduce.seeds import prompt_seed
 from sequoia_core.reproduce.split import Split, SplitClock
-from sequoia_core.trees import BundledAdvisor
+from sequoia_core.decode.tree_choice import BundledAdvisor
 
 if TYPE_CHECKING:
     from sequoia_core.bench.runs import Run

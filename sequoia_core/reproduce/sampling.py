@@ -11,7 +11,7 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 from sequoia_core.config import Mode, SamplingParams
-from sequoia_core.speculator import Sampler
+from sequoia_core.decode.step import Sampler
 
 if TYPE_CHECKING:
     import torch

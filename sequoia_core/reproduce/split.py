@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING
 import torch
 
 from sequoia_core.config import Mode, SamplingParams
-from sequoia_core.speculator import Sampler
+from sequoia_core.decode.step import Sampler
 
 if TYPE_CHECKING:
     from collections.abc import Sequence

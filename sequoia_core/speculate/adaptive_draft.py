@@ -18,7 +18,7 @@ from sequoia_core.speculate.draft import (ChildChooser, DraftModel, drawn_on_hos
 from sequoia_core.tree.growmap import GrowMap
 from sequoia_core.protocols import Draws, KVCache, LanguageModel, Paths, TreeReader, TreeRows
 from sequoia_core.speculate.token_tree import TokenTree
-from sequoia_core.trees import ADAPTIVE
+from sequoia_core.decode.tree_choice import ADAPTIVE
 
 
 class GrowthPolicy(Protocol):

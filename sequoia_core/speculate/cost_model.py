@@ -5,7 +5,7 @@ probability that it is accepted is at least rate x the time its row adds, and a 
 what it is expected to add is at least rate x its time. Knows nothing of models or of tokens.
 """
 
-from sequoia_core.trees import StepCosts
+from sequoia_core.decode.tree_choice import StepCosts
 
 MOST_PRICED = 1024
 """Rows up to which prices are told apart; more cost what the last of these does."""

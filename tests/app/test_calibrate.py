@@ -15,7 +15,7 @@ from sequoia_core.measure import grid
 from sequoia_core.measure.calibration import Calibration
 from sequoia_core.measure.grid import Answer, Cell, Comparison
 from sequoia_core.measure.online import OnlineAdvisor
-from sequoia_core.trees import ROOT
+from sequoia_core.decode.tree_choice import ROOT
 from tests.core.measuring import calibration_of
 
 FIGURES = calibration_of(((0.625, 0.25, 0.125), (0.5, 0.0625)))

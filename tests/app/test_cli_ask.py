@@ -31,7 +31,7 @@ from sequoia_core.events import (
 )
 from sequoia_core.protocols import ChatEngine, PairDescription
 from sequoia_core.trace import Asked, ReplayEngine, Trace, read_trace
-from sequoia_core.trees import ADAPTIVE
+from sequoia_core.decode.tree_choice import ADAPTIVE
 from tests.fakes import (
     ANSWER,
     PAIR,

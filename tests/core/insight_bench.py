@@ -12,7 +12,7 @@ from sequoia_core import Conversation, SamplingParams, TreeChoice, load_pair
 from sequoia_core.encoding import encode
 from sequoia_core.events import Step
 from sequoia_core.tree.growmap import GrowMap, find_growmap
-from sequoia_core.plain_clock import NoBaseline
+from sequoia_core.decode.baseline_timer import NoBaseline
 from sequoia_core.protocols import Lookup
 
 PROMPTS = (

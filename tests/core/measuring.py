@@ -10,7 +10,7 @@ from sequoia_core.measure.calibration import Band, Calibration
 from sequoia_core.measure.costs import MachineTimes, RestCosts, step_ms
 from sequoia_core.measure.record import AcceptanceRecord, Tally
 from sequoia_core.measure.times import TimeCurve, TimeSurface
-from sequoia_core.trees import StepCosts
+from sequoia_core.decode.tree_choice import StepCosts
 
 ROWS = (1, 2, 4, 8, 16, 32, 128)
 CONTEXTS = (64, 1024)

@@ -18,7 +18,7 @@ from sequoia_core.speculate.cost_model import Economy
 from sequoia_core.speculate.adaptive_draft import Drafting, grow_adaptive
 from sequoia_core.speculate.sampling import draft_probs, ordered_draws
 from sequoia_core.speculate.token_tree import host_values
-from sequoia_core.trees import StepCosts
+from sequoia_core.decode.tree_choice import StepCosts
 from tests.core.models import TableModel
 
 WIDE = Limits(nodes=64, depth=12, branching=6, draft_rows=100)

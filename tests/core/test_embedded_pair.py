@@ -7,12 +7,12 @@ import torch
 
 from sequoia_core.text.detokenizer.chat_template import ChatTemplate
 from sequoia_core.config import Mode, SamplingParams
-from sequoia_core.engine import Engine
+from sequoia_core.decode.engine import Engine
 from sequoia_core.errors import ModelLoadError
 from sequoia_core.tree.growmap import GrowMap, find_growmap
 from sequoia_core.pair import Pair, embedded_target_path, load_pair
 from sequoia_core.protocols import TreeChoice
-from sequoia_core.trees import BundledAdvisor
+from sequoia_core.decode.tree_choice import BundledAdvisor
 from tests.core.engines import check_laws, finish_of, text_of, tokens_of
 
 pytestmark = pytest.mark.embedded

@@ -18,11 +18,11 @@ from sequoia_core.events import (
     TreeChosen,
 )
 from sequoia_core.tree.growmap import GrowMap
-from sequoia_core.ledger import Ledger
-from sequoia_core.plain_clock import PlainClock
+from sequoia_core.decode.token_cache import Ledger
+from sequoia_core.decode.baseline_timer import PlainClock
 from sequoia_core.protocols import Lookup, TreeChoice
-from sequoia_core.speculator import Sampler, Speculator
-from sequoia_core.trees import ROOT, AdaptiveTree, BundledAdvisor, StepCosts
+from sequoia_core.decode.step import Sampler, Speculator
+from sequoia_core.decode.tree_choice import ROOT, AdaptiveTree, BundledAdvisor, StepCosts
 from tests.core.engines import (
     check_caches,
     check_laws,

@@ -12,33 +12,17 @@ from hypothesis import strategies as st
 from scipy import stats
 from torch import Tensor
 
-from sequoia_core import engine as engine_module
-from sequoia_core import stopwatch
+from sequoia_core.decode import engine as engine_module
+from sequoia_core.decode import timed_model as stopwatch
 from sequoia_core.config import Mode, SamplingParams
 from sequoia_core.speculate.draft import DraftModel
-from sequoia_core.engine import Engine
+from sequoia_core.decode.engine import Engine
 from sequoia_core.events import Origin, Step, StepTimings, Totals
 from sequoia_core.tree.growmap import GrowMap
-from sequoia_core.plain_clock import (
-    CHANGE,
-    FAR_TOKENS,
-    FIRST_INTERVAL,
-    FIRST_STEP,
-    FRESH_SECONDS,
-    INTERVAL,
-    KEPT,
-    LOST_SHARE,
-    MANY,
-    OUTLIER,
-    OUTLIER_OF_FEW,
-    UNKNOWN,
-    WATCHED,
-    PlainClock,
-    typical,
-)
+from sequoia_core.decode.baseline_timer import (CHANGE, FAR_TOKENS, FIRST_INTERVAL, FIRST_STEP, FRESH_SECONDS, INTERVAL, KEPT, LOST_SHARE, MANY, OUTLIER, OUTLIER_OF_FEW, UNKNOWN, WATCHED, PlainClock, typical)
 from sequoia_core.protocols import KVCache, Lookup, TreeChoice
-from sequoia_core.stopwatch import TimedModel
-from sequoia_core.trees import BundledAdvisor, StepCosts
+from sequoia_core.decode.timed_model import TimedModel
+from sequoia_core.decode.tree_choice import BundledAdvisor, StepCosts
 from tests.core.engines import (
     Every,
     check_caches,

@@ -17,7 +17,7 @@ from sequoia_core.events import (
     TreeChosen,
 )
 from sequoia_core.tree.growmap import GrowMap
-from sequoia_core.ledger import CHUNK
+from sequoia_core.decode.token_cache import CHUNK
 from tests.core.engines import (
     check_caches,
     check_laws,

@@ -8,10 +8,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from sequoia_core import engine as engine_module
-from sequoia_core import ledger, speculator
+from sequoia_core.decode import engine as engine_module
+from sequoia_core.decode import token_cache as ledger, step as speculator
 from sequoia_core.config import Mode, SamplingParams
-from sequoia_core.engine import Engine
+from sequoia_core.decode.engine import Engine
 from sequoia_core.events import Event, FinishReason, PrefillDone, Step
 from sequoia_core.tree.growmap import GrowMap
 from sequoia_core.protocols import KVCache, TreeChoice

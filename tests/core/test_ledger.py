@@ -3,8 +3,8 @@
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from sequoia_core import ledger as ledger_module
-from sequoia_core.ledger import CHUNK, Ledger
+from sequoia_core.decode import token_cache as ledger_module
+from sequoia_core.decode.token_cache import CHUNK, Ledger
 from tests.core.models import RowCache, TableModel
 
 IDS = st.lists(st.integers(0, 3), min_size=1, max_size=12)

@@ -26,7 +26,7 @@ from sequoia_core.speculate.adaptive_draft import Drafting, Growth, grow_adaptiv
 from sequoia_core.protocols import Lookup, TreeChoice
 from sequoia_core.speculate.sampling import draft_probs
 from sequoia_core.speculate.token_tree import ScoredTree, TokenTree, host_values, score
-from sequoia_core.trees import AdaptiveTree
+from sequoia_core.decode.tree_choice import AdaptiveTree
 from tests.core.engines import check_caches, check_laws, finish_of, make_engine, tokens_of
 from tests.core.models import TableModel, tiny_llama
 from tests.core.test_lossless_greedy import plain

@@ -12,7 +12,7 @@ from sequoia_core.measure import grid
 from sequoia_core.measure.costs import LearntCosts
 from sequoia_core.measure.grid import Answer, Cell, Comparison, compare, grid_trees
 from sequoia_core.measure.online import Figures
-from sequoia_core.trees import ROOT
+from sequoia_core.decode.tree_choice import ROOT
 from tests.core.measuring import TIMES, make_step, record_of
 from tests.core.test_measure_tuning import pair
 

@@ -20,7 +20,7 @@ from sequoia_core.measure.online import (
     OnlineAdvisor,
     _Course,
 )
-from sequoia_core.trees import ROOT, Advice, StepCosts
+from sequoia_core.decode.tree_choice import ROOT, Advice, StepCosts
 from tests.core.measuring import (
     TIMES,
     Rates,

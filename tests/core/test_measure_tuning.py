@@ -11,7 +11,7 @@ import pytest
 
 from sequoia_core.text.detokenizer.chat_template import ChatTemplate
 from sequoia_core.config import Mode, SamplingParams
-from sequoia_core.engine import Engine
+from sequoia_core.decode.engine import Engine
 from sequoia_core.errors import ParameterError
 from sequoia_core.events import Notice, NoticeKind, Step, StepTimings
 from sequoia_core.measure import calibrate, survey, times
@@ -29,7 +29,7 @@ from sequoia_core.measure.tuning import Tuner
 from sequoia_core.model.llama import Llama
 from sequoia_core.pair import Pair
 from sequoia_core.protocols import Lookup, PairDescription, TreeChoice
-from sequoia_core.trees import Advice, BundledAdvisor, TreeAdvisor
+from sequoia_core.decode.tree_choice import Advice, BundledAdvisor, TreeAdvisor
 from tests.core.engines import steps_of
 from tests.core.measuring import TIMES, make_step
 from tests.core.models import TableModel

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from sequoia_core.speculate import draft as draft_module
-from sequoia_core import engine as engine_module
+from sequoia_core.decode import engine as engine_module
 from sequoia_core import pair as pair_module
 from sequoia_core.config import Mode, SamplingParams, WeightFormat
 from sequoia_core.errors import MemoryFullError, ModelLoadError
@@ -24,7 +24,7 @@ from sequoia_core.model.loader import Checkpoint
 from sequoia_core.model.planning import pair_plans
 from sequoia_core.pair import known_model, load_pair
 from sequoia_core.protocols import KVCache, Lookup, TreeChoice
-from sequoia_core.trees import ROOT, AdaptiveTree, smaller
+from sequoia_core.decode.tree_choice import ROOT, AdaptiveTree, smaller
 from tests.core.checkpoints import save_model, tiny_tokenizer
 from tests.core.engines import check_caches, make_engine, steps_of, tokens_of
 from tests.core.models import TableModel

@@ -26,7 +26,7 @@ from sequoia_core.reproduce.sampling import DraftNucleus
 from sequoia_core.reproduce.split import Split, SplitClock
 from sequoia_core.reproduce.values import experiment_values
 from sequoia_core.speculate.sampling import shaped_probs
-from sequoia_core.speculator import Sampler
+from sequoia_core.decode.step import Sampler
 from tests.core.engines import make_engine, tokens_of
 from tests.core.models import TableModel
 from tests.core.reproducing import PROMPTS, load_tiny, save_pair

@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from sequoia_core.config import Mode, SamplingParams
-from sequoia_core.engine import Engine
+from sequoia_core.decode.engine import Engine
 from sequoia_core.events import Event
 from sequoia_core.tree.growmap import GrowMap
 from sequoia_core.model.llama import Llama

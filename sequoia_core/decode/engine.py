@@ -31,28 +31,17 @@ from sequoia_core.events import (
     Totals,
     TreeChosen,
 )
-from sequoia_core.explain import explain
-from sequoia_core.ledger import Ledger
+from sequoia_core.decode.report import explain
+from sequoia_core.decode.token_cache import Ledger
 from sequoia_core.memory import is_out_of_memory, memory_errors
-from sequoia_core.plain_clock import PlainClock, StepClock
+from sequoia_core.decode.baseline_timer import PlainClock, StepClock
 from sequoia_core.protocols import LanguageModel, Lookup, TreeChoice
-from sequoia_core.speculator import MOST_PENDING, Sampler, Speculator
-from sequoia_core.step_nodes import step_nodes
-from sequoia_core.stopwatch import timed
+from sequoia_core.decode.step import MOST_PENDING, Sampler, Speculator
+from sequoia_core.decode.step_nodes import step_nodes
+from sequoia_core.decode.timed_model import timed
 from sequoia_core.text.detokenizer.detokenizer import TextCodec, TextStream
 from sequoia_core.speculate.token_tree import ScoredTree
-from sequoia_core.trees import (
-    ROOT,
-    TRYING,
-    AdaptiveTree,
-    Advice,
-    Tree,
-    TreeAdvisor,
-    as_chosen,
-    lookup_for,
-    smaller,
-    tree_for,
-)
+from sequoia_core.decode.tree_choice import (ROOT, TRYING, AdaptiveTree, Advice, Tree, TreeAdvisor, as_chosen, lookup_for, smaller, tree_for)
 from sequoia_core.speculate.verify import Verdict
 
 if TYPE_CHECKING:
