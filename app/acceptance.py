@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from sequoia_core.data import Passage
     from sequoia_core.measure.acceptance import AcceptanceCount
     from sequoia_core.measure.acceptance_vector import AcceptancePlan, AcceptanceVector
-    from sequoia_core.pair import Pair
+    from sequoia_core.model.loading.pair import Pair
 
     from .messages import LoadProgress
 

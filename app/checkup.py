@@ -23,8 +23,8 @@ from . import launch, machine, paths
 
 if TYPE_CHECKING:  # pydantic is for commands that need settings
     from sequoia_core.model.config import ModelConfig
-    from sequoia_core.model.forward import Forward
-    from sequoia_core.model.loader import Checkpoint
+    from sequoia_core.model.loading.forward import Forward
+    from sequoia_core.model.loading.loader import Checkpoint
 
     from .settings import Settings
 
@@ -99,8 +99,8 @@ def _configuration() -> Finding:
 def _forward(settings: "Settings", *, models_there: bool) -> Iterator[Finding]:
     """Device and number format, what computes target and draft, and the memory for them."""
     from sequoia_core.model.device import choose_devices, devices_name, dtype_name
-    from sequoia_core.model.forward import choose_forward
-    from sequoia_core.model.loader import Checkpoint
+    from sequoia_core.model.loading.forward import choose_forward
+    from sequoia_core.model.loading.loader import Checkpoint
     from sequoia_core.model.native import library
     from sequoia_core.model.offload import Placement, check_offload
 
@@ -137,7 +137,7 @@ def _known_models(settings: "Settings") -> "list[Known | None]":
     Raises:
         SequoiaError: they are damaged.
     """
-    from sequoia_core.pair import BUNDLED_DRAFT, NO_DRAFT, known_model
+    from sequoia_core.model.loading.pair import BUNDLED_DRAFT, NO_DRAFT, known_model
 
     models = launch.chosen_models(settings)
     draft = models.draft or (str(BUNDLED_DRAFT) if models.target is None else NO_DRAFT)
@@ -145,7 +145,7 @@ def _known_models(settings: "Settings") -> "list[Known | None]":
 
 
 def _models(settings: "Settings") -> Finding:
-    from sequoia_core.pair import embedded_target_path
+    from sequoia_core.model.loading.pair import embedded_target_path
 
     try:
         models = launch.chosen_models(settings)
@@ -162,7 +162,7 @@ def _models(settings: "Settings") -> Finding:
 def _memory(forward: "Forward", known: "list[Known | None]") -> Iterator[Finding]:
     """What the models will take, device by device."""
     from sequoia_core.model.device import free_bytes
-    from sequoia_core.model.planning import pair_plans
+    from sequoia_core.model.loading.planning import pair_plans
 
     target, draft = (*known, None)[:2]
     if target is None or None in known:

@@ -12,7 +12,7 @@ import typer
 
 import sequoia_core
 from sequoia_core.errors import ParameterError, SequoiaError
-from sequoia_core.heap import keep_to_one_arena
+from sequoia_core.model.malloc_trim import keep_to_one_arena
 
 from .command_group import CommandGroup
 from .commands.chat import leave, open_chat

@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterator
 
 from sequoia_core.errors import SequoiaError
 from sequoia_core.events import Event, Failed, Finished, Step
-from sequoia_core.protocols import ChatEngine
+from sequoia_core.model.interface import ChatEngine
 from sequoia_core.race import Raced
 
 from .messages import (

@@ -15,7 +15,7 @@ from itertools import count
 from typing import IO
 
 from sequoia_core.errors import SequoiaError
-from sequoia_core.protocols import ChatEngine
+from sequoia_core.model.interface import ChatEngine
 
 from .engine_session import Session
 from .messages import LoadFailed, Loading, LoadProgress

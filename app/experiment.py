@@ -23,7 +23,7 @@ from .release_options import DRAFT_TOP_P
 if TYPE_CHECKING:
     from rich.table import Table
 
-    from sequoia_core.pair import Pair
+    from sequoia_core.model.loading.pair import Pair
     from sequoia_core.reproduce.experiment import Experiment, ExperimentRun, Findings
 
     from .messages import LoadProgress

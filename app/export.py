@@ -22,7 +22,7 @@ from sequoia_core.events import (
     TextDelta,
     TreeChosen,
 )
-from sequoia_core.protocols import PairDescription
+from sequoia_core.model.interface import PairDescription
 from sequoia_core.trace import Asked
 
 from .answer import Answer

@@ -9,14 +9,14 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from sequoia_core.tree.growmap import find_growmap
-from sequoia_core.pairs import find_pair, known_draft
-from sequoia_core.protocols import ChatEngine, TreeChoice
+from sequoia_core.model.loading.catalogue import find_pair, known_draft
+from sequoia_core.model.interface import ChatEngine, TreeChoice
 from sequoia_core.decode.tree_choice import ADAPTIVE, MEASURED
 
 from .messages import ChatSettings, LoadProgress
 
 if TYPE_CHECKING:  # pydantic is for commands that need settings
-    from sequoia_core.pair import Pair
+    from sequoia_core.model.loading.pair import Pair
 
     from .settings import Settings
 

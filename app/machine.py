@@ -7,7 +7,7 @@ from pathlib import Path
 
 import psutil
 
-from sequoia_core.memory import size_text as size_text
+from sequoia_core.model.loading.memory_plan import size_text as size_text
 
 _CPU_INFO = Path("/proc/cpuinfo")
 _RAM = "RAM"

@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from sequoia_core.text.detokenizer.chat_template import Turn
 from sequoia_core.config import Mode, SamplingParams
 from sequoia_core.events import Event
-from sequoia_core.protocols import ChatEngine, Lookup, PairDescription, TreeChoice
+from sequoia_core.model.interface import ChatEngine, Lookup, PairDescription, TreeChoice
 from sequoia_core.race import RaceEvent
 
 LoadProgress = Callable[[str, float | None], None]

@@ -16,7 +16,7 @@ import typer
 from sequoia_core.config import Mode, Offload, WeightFormat
 from sequoia_core.errors import ParameterError
 from sequoia_core.files import read_text
-from sequoia_core.protocols import Lookup
+from sequoia_core.model.interface import Lookup
 
 _FLAGS = "sequoia.flags"
 _DEBUG = "sequoia.debug"

@@ -14,7 +14,7 @@ import typer
 
 from sequoia_core.config import Offload
 from sequoia_core.errors import ParameterError, SequoiaError
-from sequoia_core.pairs import catalogue
+from sequoia_core.model.loading.catalogue import catalogue
 
 from . import launch
 from .destination import picture_to_be_written, to_be_written
@@ -23,7 +23,7 @@ from .progress import progress_line
 if TYPE_CHECKING:
     from rich.table import Table
 
-    from sequoia_core.pair import Pair
+    from sequoia_core.model.loading.pair import Pair
     from sequoia_core.reproduce.paper_limits import Room
     from sequoia_core.reproduce.paper_run import PaperOptions, PaperRun
     from sequoia_core.reproduce.paper_table import Choice, Outcome, PaperCell

@@ -13,7 +13,7 @@ from typing import Any
 
 from sequoia_core.config import Mode, Offload, WeightFormat
 from sequoia_core.errors import ParameterError
-from sequoia_core.protocols import Lookup
+from sequoia_core.model.interface import Lookup
 
 from .launch import chosen_models, tree_choice
 from .messages import ChatSettings

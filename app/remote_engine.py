@@ -14,7 +14,7 @@ from sequoia_core.text.detokenizer.chat_template import Turn
 from sequoia_core.config import SamplingParams
 from sequoia_core.errors import ModelLoadError, SequoiaError
 from sequoia_core.events import Event
-from sequoia_core.protocols import PairDescription, TreeChoice
+from sequoia_core.model.interface import PairDescription, TreeChoice
 from sequoia_core.race import RaceEvent
 
 from .messages import Ask, Clear, LoadFailed, Loading, LoadProgress, Race, Restore, SetSystem

@@ -7,7 +7,7 @@ from pathlib import Path
 from textual.app import SystemCommand
 from textual.screen import Screen
 
-from sequoia_core.protocols import PairDescription
+from sequoia_core.model.interface import PairDescription
 
 from .base_app import BaseApp
 from .messages import ChatSettings

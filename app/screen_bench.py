@@ -22,7 +22,7 @@ from sequoia_core.text.detokenizer.chat_template import Turn
 from sequoia_core.config import SamplingParams
 from sequoia_core.errors import SequoiaError
 from sequoia_core.events import Event, Step
-from sequoia_core.protocols import ChatEngine, PairDescription, TreeChoice
+from sequoia_core.model.interface import ChatEngine, PairDescription, TreeChoice
 from sequoia_core.race import RaceEvent
 
 from .app import SequoiaApp

@@ -22,7 +22,7 @@ from pydantic_settings import (
 from sequoia_core.config import Mode, Offload, WeightFormat
 from sequoia_core.errors import ParameterError, SequoiaError
 from sequoia_core.files import parse_toml, read_text
-from sequoia_core.protocols import Lookup
+from sequoia_core.model.interface import Lookup
 from sequoia_core.suggest import close_names
 from sequoia_core.text.detokenizer.detokenizer import well_formed
 

@@ -6,7 +6,7 @@ from typing import Any
 
 from sequoia_core.config import Mode
 from sequoia_core.errors import ParameterError, SequoiaError
-from sequoia_core.protocols import Lookup
+from sequoia_core.model.interface import Lookup
 from sequoia_core.suggest import suggest
 
 from .messages import ChatSettings

@@ -22,7 +22,7 @@ from .progress import progress_line
 if TYPE_CHECKING:
     from rich.table import Table
 
-    from sequoia_core.pair import Pair
+    from sequoia_core.model.loading.pair import Pair
     from sequoia_core.reproduce.count_file import CountFile
     from sequoia_core.reproduce.robustness import Sweep
     from sequoia_core.reproduce.standing import Study

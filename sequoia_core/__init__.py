@@ -21,8 +21,8 @@ if TYPE_CHECKING:
     from sequoia_core.decode.engine import Engine
     from sequoia_core.errors import SequoiaError
     from sequoia_core.tree.growmap import GrowMap
-    from sequoia_core.pair import load_pair
-    from sequoia_core.protocols import TreeChoice
+    from sequoia_core.model.loading.pair import load_pair
+    from sequoia_core.model.interface import TreeChoice
 
 __all__ = [
     "Conversation",

@@ -19,13 +19,13 @@ from sequoia_core.config import Mode, SamplingParams
 from sequoia_core.decode.engine import Engine
 from sequoia_core.errors import ContextFullError, ParameterError
 from sequoia_core.events import Event, Notice, NoticeKind, Step, TextDelta, TreeChosen
-from sequoia_core.protocols import Lookup, PairDescription, TreeChoice
+from sequoia_core.model.interface import Lookup, PairDescription, TreeChoice
 from sequoia_core.race import Lane, LaneClock, RaceEvent, RaceTerms, race
 from sequoia_core.decode.timed_model import TimedModel
 from sequoia_core.decode.tree_choice import lookup_for
 
 if TYPE_CHECKING:
-    from sequoia_core.pair import Pair
+    from sequoia_core.model.loading.pair import Pair
 
 ANSWER_SHARE = 4
 """At most one part in so many of the context window is kept free for an answer."""

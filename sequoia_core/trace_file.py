@@ -19,7 +19,7 @@ from sequoia_core.encoding import MisfitError, brief, decode, encode
 from sequoia_core.errors import TraceError
 from sequoia_core.events import Event, Step, TextDelta
 from sequoia_core.files import parse_json
-from sequoia_core.protocols import PairDescription
+from sequoia_core.model.interface import PairDescription
 
 FORMAT = "sequoia-trace"
 VERSION = 2

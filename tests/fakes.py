@@ -25,7 +25,7 @@ from sequoia_core.events import (
     TreeChosen,
     TreeNode,
 )
-from sequoia_core.protocols import PairDescription
+from sequoia_core.model.interface import PairDescription
 from sequoia_core.race import Lane, Raced, RaceEvent, RaceTerms
 from sequoia_core.trace import ReplayEngine, Trace
 

@@ -25,8 +25,8 @@ import json
 import sequoia_core, sequoia_chat
 from sequoia_chat.theming import packaged_folder
 from sequoia_core.tree.growmap import find_growmap, growmap_names
-from sequoia_core.model.loader import open_directory
-from sequoia_core.pair import BUNDLED_DRAFT
+from sequoia_core.model.loading.loader import open_directory
+from sequoia_core.model.loading.pair import BUNDLED_DRAFT
 print(json.dumps({
     "modules": [sequoia_core.__file__, sequoia_chat.__file__],
     "growmaps": {name: find_growmap(name).size for name in growmap_names()},

@@ -5,7 +5,7 @@ from typing import Annotated, Any
 
 import typer
 
-from sequoia_core.pairs import ModelShape, PairEntry, catalogue
+from sequoia_core.model.loading.catalogue import ModelShape, PairEntry, catalogue
 
 from ..machine import Memory, model_memory, size_text
 

@@ -14,7 +14,7 @@ from textual.widget import Widget
 
 from sequoia_core.errors import SequoiaError
 from sequoia_core.events import TreeChosen
-from sequoia_core.protocols import PairDescription
+from sequoia_core.model.interface import PairDescription
 
 from ..answer import Answer
 from ..decoder import Decoder

@@ -15,7 +15,7 @@ from textual.containers import Horizontal
 from textual.screen import Screen
 from textual.widget import Widget
 
-from sequoia_core.protocols import PairDescription
+from sequoia_core.model.interface import PairDescription
 
 from ..accessible import is_accessible
 from ..heat import HeatMap

@@ -6,7 +6,7 @@ from textual.content import Content
 
 from sequoia_core.config import Mode
 from sequoia_core.events import TreeChosen
-from sequoia_core.protocols import Lookup, PairDescription
+from sequoia_core.model.interface import Lookup, PairDescription
 from sequoia_core.decode.tree_choice import ADAPTIVE
 
 from ..messages import ChatSettings

@@ -8,11 +8,11 @@ from typing import TYPE_CHECKING
 
 from sequoia_core.config import Offload, SamplingParams, WeightFormat
 from sequoia_core.errors import ParameterError
-from sequoia_core.protocols import MOST_NODES
+from sequoia_core.model.interface import MOST_NODES
 
 if TYPE_CHECKING:
     from sequoia_core.bench.findings import Findings
-    from sequoia_core.pair import Pair
+    from sequoia_core.model.loading.pair import Pair
 
 COUNT = 6
 TOKENS = 128

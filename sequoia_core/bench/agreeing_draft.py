@@ -12,7 +12,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from sequoia_core.protocols import KVCache
+from sequoia_core.model.interface import KVCache
 
 STEP = 7919
 """Distance of the tokens that fill the other ranks; a prime, so that they differ."""

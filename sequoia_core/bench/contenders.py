@@ -16,7 +16,7 @@ from sequoia_core.bench import names
 from sequoia_core.bench.runs import PeerError, System, peer_code
 from sequoia_core.bench.workshop import GGUF_DRAFT, OPENVINO_DRAFT, Q4_0
 from sequoia_core.config import WeightFormat
-from sequoia_core.pair import INSTRUCTION_SET_VARIABLE
+from sequoia_core.model.loading.pair import INSTRUCTION_SET_VARIABLE
 
 if TYPE_CHECKING:
     from sequoia_core.bench.workshop import Workshop

@@ -16,7 +16,7 @@ from sequoia_core.bench.runs import Run, StepClock, peer_code
 from sequoia_core.config import SamplingParams
 
 if TYPE_CHECKING:
-    from sequoia_core.pair import OpenedDraft
+    from sequoia_core.model.loading.pair import OpenedDraft
 
 LOOKUP_TOKENS = 3
 """Tokens proposed at a time, as in the library's own examples."""

@@ -36,7 +36,7 @@ def peak_memory() -> int:
 
 def weight_bytes(workshop: Workshop) -> int:
     """Size of the pair's weights in bfloat16, a borrowed embedding counted once."""
-    from sequoia_core.pair import open_draft, open_target
+    from sequoia_core.model.loading.pair import open_draft, open_target
 
     known = workshop.sources
     target = open_target(known.target).weights

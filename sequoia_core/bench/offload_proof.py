@@ -23,7 +23,7 @@ from sequoia_core.bench.offload_worker import Outcome, Task, Way, work
 from sequoia_core.config import Offload
 from sequoia_core.errors import ParameterError, SequoiaError
 from sequoia_core.tree.growmap import GrowMap
-from sequoia_core.pair import BUNDLED_DRAFT
+from sequoia_core.model.loading.pair import BUNDLED_DRAFT
 
 MIB = 1 << 20
 PROMPT_TOKENS = 16

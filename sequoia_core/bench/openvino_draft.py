@@ -16,7 +16,7 @@ from torch import Tensor
 from sequoia_core.bench.runs import PeerError
 
 if TYPE_CHECKING:
-    from sequoia_core.pair import OpenedDraft
+    from sequoia_core.model.loading.pair import OpenedDraft
 
 _GRAPH = "openvino_model"
 

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 
 import torch
 
-from sequoia_core.protocols import LanguageModel
+from sequoia_core.model.interface import LanguageModel
 
 
 @dataclass(frozen=True, slots=True)

@@ -34,11 +34,11 @@ from sequoia_core.bench.workshop import Sources, Workshop
 from sequoia_core.text.detokenizer.chat_template import ChatTemplate
 from sequoia_core.config import SamplingParams
 from sequoia_core.measure.calibration import Band
-from sequoia_core.pair import instruction_sets
+from sequoia_core.model.loading.pair import instruction_sets
 
 if TYPE_CHECKING:
     from sequoia_core.bench import BenchPlan
-    from sequoia_core.pair import Pair
+    from sequoia_core.model.loading.pair import Pair
 
 SEED = 17
 PREFILL_ROUNDS = 3
@@ -220,7 +220,7 @@ def _calibrate(workshop: Workshop, temperatures: Sequence[float], progress: Prog
 
 
 def _sources(pair: Pair, plan: BenchPlan, folder: str) -> Sources:
-    from sequoia_core.pair import embedded_target_path, tensor_format
+    from sequoia_core.model.loading.pair import embedded_target_path, tensor_format
 
     if plan.target is None:
         gguf: str | None = str(embedded_target_path())

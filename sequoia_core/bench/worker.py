@@ -22,7 +22,7 @@ from sequoia_core.bench.runs import NoSpeedError, PeerError, Run, StepParts, Sys
 from sequoia_core.bench.workshop import Sources, Workshop
 from sequoia_core.config import SamplingParams
 from sequoia_core.errors import SequoiaError
-from sequoia_core.heap import keep_to_one_arena
+from sequoia_core.model.malloc_trim import keep_to_one_arena
 
 COMMAND = ("-m", "sequoia_core.bench.worker")
 END_SECONDS = 10.0

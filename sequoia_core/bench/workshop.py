@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     import torch
 
     from sequoia_core.measure.tuning import Tuner
-    from sequoia_core.pair import OpenedDraft, Pair
+    from sequoia_core.model.loading.pair import OpenedDraft, Pair
     from sequoia_core.decode.tree_choice import TreeAdvisor
 
 OPENVINO_DRAFT, GGUF_DRAFT, Q4_0 = "openvino-draft", "draft.gguf", "q4_0.gguf"
@@ -71,7 +71,7 @@ class Workshop:
     @cached_property
     def pair(self) -> Pair:
         """This engine's models."""
-        from sequoia_core.pair import load_pair
+        from sequoia_core.model.loading.pair import load_pair
 
         known = self.sources
         return self._pair or load_pair(
@@ -108,7 +108,7 @@ class Workshop:
     def hugging_face_target(self) -> Any:
         """The target under the classes of `transformers`."""
         from sequoia_core.bench.hugging_face import rebuilt
-        from sequoia_core.pair import open_target
+        from sequoia_core.model.loading.pair import open_target
 
         checkpoint = open_target(self.sources.target)
         return rebuilt(checkpoint.config, checkpoint.weights, self._device, self.dtype)
@@ -144,7 +144,7 @@ class Workshop:
         Raises:
             PeerError: there is none.
         """
-        from sequoia_core.pair import open_draft
+        from sequoia_core.model.loading.pair import open_draft
 
         known = self.sources
         draft = open_draft(known.target, known.peer_draft or known.draft)

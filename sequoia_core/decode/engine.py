@@ -33,9 +33,9 @@ from sequoia_core.events import (
 )
 from sequoia_core.decode.report import explain
 from sequoia_core.decode.token_cache import Ledger
-from sequoia_core.memory import is_out_of_memory, memory_errors
+from sequoia_core.model.loading.memory_plan import is_out_of_memory, memory_errors
 from sequoia_core.decode.baseline_timer import PlainClock, StepClock
-from sequoia_core.protocols import LanguageModel, Lookup, TreeChoice
+from sequoia_core.model.interface import LanguageModel, Lookup, TreeChoice
 from sequoia_core.decode.step import MOST_PENDING, Sampler, Speculator
 from sequoia_core.decode.step_nodes import step_nodes
 from sequoia_core.decode.timed_model import timed
@@ -48,7 +48,7 @@ if TYPE_CHECKING:
     import torch
 
     from sequoia_core.insight import Insight
-    from sequoia_core.pair import Pair
+    from sequoia_core.model.loading.pair import Pair
 
 IDLE = (
     "plain decoding: what the draft proposes is not worth its time here; "

@@ -20,8 +20,8 @@ from sequoia_core.tree.growmap import GrowMap
 from sequoia_core.speculate.adaptive_draft import (Drafting, FixedShape, Growth, grow_adaptive)
 from sequoia_core.decode.token_cache import Ledger
 from sequoia_core.speculate.prompt_lookup import Lookups
-from sequoia_core.memory import memory_errors
-from sequoia_core.protocols import KVCache, LanguageModel, Lookup, TreeReader, TreeRows
+from sequoia_core.model.loading.memory_plan import memory_errors
+from sequoia_core.model.interface import (KVCache, LanguageModel, Lookup, TreeReader, TreeRows)
 from sequoia_core.speculate.token_tree import (ScoredTree, TokenTree, TreeLayout, device_ids, host_values, score, scored)
 from sequoia_core.decode.tree_choice import ROOT, AdaptiveTree, StepCosts, Tree
 from sequoia_core.speculate.verify import AcceptanceRule, Verdict

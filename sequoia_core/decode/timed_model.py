@@ -12,14 +12,14 @@ from typing import TYPE_CHECKING
 
 import torch
 
-from sequoia_core.protocols import TreeReader
+from sequoia_core.model.interface import TreeReader
 
 if TYPE_CHECKING:
     from array import array
 
     from torch import Tensor
 
-    from sequoia_core.protocols import Draws, KVCache, LanguageModel, LevelDraw, Summary, TreeRows
+    from sequoia_core.model.interface import (Draws, KVCache, LanguageModel, LevelDraw, Summary, TreeRows)
 
 
 class TimedModel:

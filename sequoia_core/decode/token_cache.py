@@ -8,7 +8,7 @@ from collections.abc import Iterator, Sequence
 
 import torch
 
-from sequoia_core.protocols import KVCache, LanguageModel
+from sequoia_core.model.interface import KVCache, LanguageModel
 
 CHUNK = 256
 """Most prompt tokens read between two chances to cancel; a model may want fewer."""

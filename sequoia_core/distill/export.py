@@ -12,7 +12,7 @@ from typing import Any
 from safetensors.torch import save_file
 
 from sequoia_core.distill.student import Student
-from sequoia_core.model.blocks import pack_weights
+from sequoia_core.model.loading.blocks import pack_weights
 
 
 def write_draft(

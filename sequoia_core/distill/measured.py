@@ -17,9 +17,9 @@ from sequoia_core.errors import ParameterError
 from sequoia_core.measure.acceptance import AcceptanceCount
 from sequoia_core.measure.times import ForwardTimer
 from sequoia_core.model.device import device_name
-from sequoia_core.model.loader import open_directory
-from sequoia_core.model.weights import DRAFT_VOCAB_IDS
-from sequoia_core.pair import Pair
+from sequoia_core.model.loading.loader import open_directory
+from sequoia_core.model.loading.weights import DRAFT_VOCAB_IDS
+from sequoia_core.model.loading.pair import Pair
 from sequoia_core.decode.step import Sampler
 
 WIDTH = 8

@@ -31,7 +31,7 @@ from sequoia_core.distill.student import (
 )
 from sequoia_core.distill.subject import Subject
 from sequoia_core.distill.train import Batches, Training, TrainPlan, batch_loss, to_device
-from sequoia_core.model.weights import DRAFT_VOCAB_IDS, EMBEDDING
+from sequoia_core.model.loading.weights import DRAFT_VOCAB_IDS, EMBEDDING
 
 PASSES = 6
 """Over the text, where no number of steps is given."""

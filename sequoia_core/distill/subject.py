@@ -21,14 +21,14 @@ from sequoia_core.distill.pieces import Pieces
 from sequoia_core.distill.student import student_config
 from sequoia_core.errors import ModelLoadError, ParameterError
 from sequoia_core.model.device import choose_device, choose_dtype, prepare
-from sequoia_core.model.forward import choose_forward
+from sequoia_core.model.loading.forward import choose_forward
 from sequoia_core.model.llama import Llama
-from sequoia_core.model.loader import Checkpoint, open_directory
+from sequoia_core.model.loading.loader import Checkpoint, open_directory
 from sequoia_core.model.native.llama import NativeLlama
 from sequoia_core.model.offload import Placement
-from sequoia_core.model.tokenizer import check_embedding_fit
-from sequoia_core.model.weights import DRAFT_VOCAB_IDS
-from sequoia_core.pair import load_native, open_target
+from sequoia_core.model.loading.tokenizer import check_embedding_fit
+from sequoia_core.model.loading.weights import DRAFT_VOCAB_IDS
+from sequoia_core.model.loading.pair import load_native, open_target
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from sequoia_core.measure.tuning import Tuner
-    from sequoia_core.pair import Pair
+    from sequoia_core.model.loading.pair import Pair
 
 
 def calibrate(

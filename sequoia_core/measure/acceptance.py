@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from sequoia_core.speculate.draft import DraftModel, known_columns
-from sequoia_core.protocols import KVCache, LanguageModel
+from sequoia_core.model.interface import KVCache, LanguageModel
 from sequoia_core.speculate.sampling import full_probs, shaped_probs
 from sequoia_core.decode.step import Sampler
 

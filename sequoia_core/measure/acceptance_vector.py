@@ -22,12 +22,12 @@ from sequoia_core.events import Step
 from sequoia_core.tree.growmap import GrowMap
 from sequoia_core.measure.acceptance import AcceptanceCount
 from sequoia_core.decode.baseline_timer import NoBaseline
-from sequoia_core.protocols import MOST_NODES, TreeChoice
+from sequoia_core.model.interface import MOST_NODES, TreeChoice
 from sequoia_core.reproduce.sampling import DRAFT_TOP_P, DraftNucleus
 from sequoia_core.decode.tree_choice import BundledAdvisor
 
 if TYPE_CHECKING:
-    from sequoia_core.pair import Pair
+    from sequoia_core.model.loading.pair import Pair
 
 ANSWER_TOKENS = TOTAL_TOKENS - PROMPT_TOKENS
 JUDGING = 1 << 32

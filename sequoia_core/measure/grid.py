@@ -19,12 +19,12 @@ from sequoia_core.events import Step
 from sequoia_core.tree.growmap import GrowMap
 from sequoia_core.measure.online import Figures
 from sequoia_core.decode.baseline_timer import NoBaseline
-from sequoia_core.protocols import TreeChoice
+from sequoia_core.model.interface import TreeChoice
 from sequoia_core.tree.search import expected_tokens_table
 from sequoia_core.decode.tree_choice import ROOT, BundledAdvisor
 
 if TYPE_CHECKING:
-    from sequoia_core.pair import Pair
+    from sequoia_core.model.loading.pair import Pair
 
 NODES = (2, 3, 4, 6, 8, 12, 16, 24)
 DEPTHS = (1, 2, 3, 4, 6)

@@ -23,11 +23,11 @@ from sequoia_core.measure.costs import MachineTimes, RestCosts, drafted_rows
 from sequoia_core.measure.record import FOREVER, AcceptanceRecord
 from sequoia_core.measure.times import ForwardTimer, TimeSurface
 from sequoia_core.decode.baseline_timer import NoBaseline
-from sequoia_core.protocols import TreeChoice
+from sequoia_core.model.interface import TreeChoice
 from sequoia_core.decode.tree_choice import ROOT, BundledAdvisor
 
 if TYPE_CHECKING:
-    from sequoia_core.pair import Pair
+    from sequoia_core.model.loading.pair import Pair
 
 CONTEXTS = (64, 512, 1024, 2048)
 TARGET_ROWS = (1, 2, 3, 4, 6, 8, 12, 16, 24, 32, 48, 64, 128)

@@ -14,7 +14,7 @@ from time import perf_counter
 import torch
 
 from sequoia_core.errors import ParameterError
-from sequoia_core.protocols import KVCache, LanguageModel
+from sequoia_core.model.interface import KVCache, LanguageModel
 from sequoia_core.decode.timed_model import TimedModel
 
 _CHUNK = 256

@@ -16,8 +16,8 @@ from sequoia_core.model.config import ModelConfig
 from sequoia_core.model.kv_cache import LayeredKVCache
 from sequoia_core.model.linear import DenseLinear
 from sequoia_core.model.llama import Llama
-from sequoia_core.model.weights import INPUT_SCALE, INPUT_SHIFT, OWN_INPUT, TARGET_INPUT
-from sequoia_core.protocols import KVCache
+from sequoia_core.model.loading.weights import (INPUT_SCALE, INPUT_SHIFT, OWN_INPUT, TARGET_INPUT)
+from sequoia_core.model.interface import KVCache
 
 
 class ConditionedCache(LayeredKVCache):

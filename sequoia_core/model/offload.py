@@ -20,7 +20,7 @@ from sequoia_core.model.offload_carriers import FromFiles, InMemory, ToGpu
 from sequoia_core.model.offload_files import TensorFiles
 from sequoia_core.model.offload_layout import LayerLayout
 from sequoia_core.model.offload_ring import SLOTS, LayerRing
-from sequoia_core.model.weights import Weights, expected_shapes
+from sequoia_core.model.loading.weights import Weights, expected_shapes
 
 
 class StreamedLinear:

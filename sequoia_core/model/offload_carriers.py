@@ -13,7 +13,7 @@ from torch import Tensor
 from sequoia_core.model.offload_files import TensorFiles
 from sequoia_core.model.offload_layout import LayerLayout
 from sequoia_core.model.offload_ring import SLOTS
-from sequoia_core.model.weights import Weights
+from sequoia_core.model.loading.weights import Weights
 
 
 class HostLayers(Protocol):

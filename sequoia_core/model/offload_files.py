@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 
 from sequoia_core.errors import ModelLoadError
-from sequoia_core.model.weights import SafetensorsWeights, Weights
+from sequoia_core.model.loading.weights import SafetensorsWeights, Weights
 
 STORED_DTYPES = {
     "F64": torch.float64,

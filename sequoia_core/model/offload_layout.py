@@ -13,7 +13,7 @@ from torch import Tensor
 
 from sequoia_core.model.config import ModelConfig
 from sequoia_core.model.llama import PRODUCTS
-from sequoia_core.model.weights import expected_shapes
+from sequoia_core.model.loading.weights import expected_shapes
 
 ALIGNMENT = 64
 """Bytes: PyTorch's own on CPUs, so that kernels take the same path as over a tensor of its."""

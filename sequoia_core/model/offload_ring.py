@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from time import perf_counter
 from typing import Protocol, TypeVar
 
-from sequoia_core.protocols import Activity, Span
+from sequoia_core.model.interface import Activity, Span
 
 Item = TypeVar("Item")
 

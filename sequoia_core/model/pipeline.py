@@ -17,8 +17,8 @@ from sequoia_core.errors import ParameterError
 from sequoia_core.model.config import ModelConfig
 from sequoia_core.model.kv_cache import LayeredKVCache
 from sequoia_core.model.llama import Attend, Llama
-from sequoia_core.model.weights import expected_shapes
-from sequoia_core.protocols import KVCache
+from sequoia_core.model.loading.weights import expected_shapes
+from sequoia_core.model.interface import KVCache
 
 LAYER = "model.layers."
 

@@ -19,7 +19,7 @@ from sequoia_core.bench.runner import compare
 from sequoia_core.config import Mode, SamplingParams
 from sequoia_core.errors import ParameterError, SequoiaError
 from sequoia_core.tree.growmap import find_growmap
-from sequoia_core.protocols import TreeChoice
+from sequoia_core.model.interface import TreeChoice
 from sequoia_core.reproduce.resampling import Counted, Interval, tokens_per_step
 from sequoia_core.reproduce.sampling import DRAFT_TOP_P, DraftNucleus
 from sequoia_core.reproduce.seeds import prompt_seed
@@ -29,7 +29,7 @@ from sequoia_core.decode.tree_choice import BundledAdvisor
 if TYPE_CHECKING:
     from sequoia_core.bench.runs import Run
     from sequoia_core.tree.growmap import GrowMap
-    from sequoia_core.pair import Pair
+    from sequoia_core.model.loading.pair import Pair
 
 PLAIN, TREE = "plain", "tree"
 """What the two systems are called."""

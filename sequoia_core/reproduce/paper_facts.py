@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from sequoia_core.errors import ParameterError
-from sequoia_core.pairs import ModelShape
+from sequoia_core.model.loading.catalogue import ModelShape
 
 DATASETS = ("c4", "openwebtext", "cnn", "mt-bench")
 """Of the published tables, by the names of `sequoia_core.data`."""

@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 
-from sequoia_core.pairs import ModelShape
+from sequoia_core.model.loading.catalogue import ModelShape
 from sequoia_core.reproduce.paper_facts import PaperPair
 
 _RESIDENT_LAYERS = 2

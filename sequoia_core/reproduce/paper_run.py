@@ -19,7 +19,7 @@ from sequoia_core.reproduce.experiment import Experiment, ExperimentRun, pairs_g
 from sequoia_core.reproduce.paper_table import CellResult, Outcome, PaperCell
 
 if TYPE_CHECKING:
-    from sequoia_core.pair import Pair
+    from sequoia_core.model.loading.pair import Pair
     from sequoia_core.reproduce.result_lines import ResultLines
 
 NEW_TOKENS = TOTAL_TOKENS - PROMPT_TOKENS

@@ -14,7 +14,7 @@ from sequoia_core.reproduce.standing import FIRST
 
 if TYPE_CHECKING:
     from sequoia_core.tree.growmap import GrowMap
-    from sequoia_core.pair import Pair
+    from sequoia_core.model.loading.pair import Pair
     from sequoia_core.reproduce.robustness import Sweep
     from sequoia_core.reproduce.standing import Setting, Study
 

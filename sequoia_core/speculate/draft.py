@@ -15,7 +15,7 @@ from torch import Tensor
 from sequoia_core.config import SamplingParams
 from sequoia_core.errors import GrowMapError
 from sequoia_core.tree.growmap import GrowMap
-from sequoia_core.protocols import Draws, KVCache, LanguageModel, LevelDraw
+from sequoia_core.model.interface import Draws, KVCache, LanguageModel, LevelDraw
 from sequoia_core.speculate.sampling import (draft_probs, full_probs, independent_draws, ordered_draws, race_noise, to_host)
 from sequoia_core.speculate.token_tree import TokenTree, TreeLayout
 

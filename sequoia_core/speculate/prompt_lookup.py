@@ -9,7 +9,7 @@ from dataclasses import dataclass
 
 from sequoia_core.speculate.adaptive_policy import Continuation
 from sequoia_core.speculate.cost_model import Economy
-from sequoia_core.protocols import Lookup
+from sequoia_core.model.interface import Lookup
 
 LONGEST = 16
 """Most tokens of a continuation."""

@@ -16,7 +16,7 @@ from pathlib import Path
 from app.app import ChatSettings, SequoiaApp
 from app.messages import LoadProgress
 from sequoia_core.events import Event, Step
-from sequoia_core.protocols import ChatEngine
+from sequoia_core.model.interface import ChatEngine
 from sequoia_core.trace import Asked, ReplayEngine, read_trace, recorded
 
 FOLDER = Path(__file__).parents[2] / "docs" / "img"

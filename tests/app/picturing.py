@@ -30,7 +30,7 @@ from app.messages import LoadProgress
 from app.preferences import Preferences
 from app.recording import Recorder
 from sequoia_core.events import Event, Step
-from sequoia_core.protocols import ChatEngine
+from sequoia_core.model.interface import ChatEngine
 from tests.app.driving import Driver
 from tests.app.pictures import View, differences, picture, read, view, written
 from tests.fakes import replay

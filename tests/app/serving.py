@@ -14,7 +14,7 @@ from app.messages import LoadFailed, Loading
 from app.remote_engine import RemoteEngine
 from app.wire import Done, Link, Opened
 from sequoia_core.errors import SequoiaError
-from sequoia_core.protocols import ChatEngine, TreeChoice
+from sequoia_core.model.interface import ChatEngine, TreeChoice
 
 Reports = list[Loading | LoadFailed | Done]
 

@@ -18,7 +18,7 @@ from app.settings import load_settings
 from app.web.processes import EngineProcess
 from sequoia_core.config import SamplingParams
 from sequoia_core.events import Step
-from sequoia_core.protocols import ChatEngine, TreeChoice
+from sequoia_core.model.interface import ChatEngine, TreeChoice
 
 PROMPTS = (
     "Write a Python function that reverses a string, and explain it.",

@@ -30,7 +30,7 @@ from app.terminal import Terminal, TerminalError, percentile, typing_latencies
 from app.widgets.prompt import Prompt
 from sequoia_core.config import SamplingParams
 from sequoia_core.events import Event, Step
-from sequoia_core.protocols import ChatEngine
+from sequoia_core.model.interface import ChatEngine
 from sequoia_core.trace import ReplayEngine, Trace
 from tests.fakes import ANSWER, PAIR, answer_events, make_answer
 

@@ -28,7 +28,7 @@ from sequoia_core.events import (
     Step,
 )
 from sequoia_core.tree.growmap import growmap_names
-from sequoia_core.protocols import ChatEngine, Lookup, TreeChoice
+from sequoia_core.model.interface import ChatEngine, Lookup, TreeChoice
 from sequoia_core.trace import ReplayEngine, Trace
 from tests.app.driving import Driver, driving
 from tests.fakes import PAIR, TREE_16, BrokenEngine, make_answer, replay, unmeasured, with_baseline

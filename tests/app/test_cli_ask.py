@@ -29,7 +29,7 @@ from sequoia_core.events import (
     TextDelta,
     Totals,
 )
-from sequoia_core.protocols import ChatEngine, PairDescription
+from sequoia_core.model.interface import ChatEngine, PairDescription
 from sequoia_core.trace import Asked, ReplayEngine, Trace, read_trace
 from sequoia_core.decode.tree_choice import ADAPTIVE
 from tests.fakes import (

@@ -36,7 +36,7 @@ from sequoia_core.events import (
     NoticeKind,
     Step,
 )
-from sequoia_core.protocols import ChatEngine, TreeChoice
+from sequoia_core.model.interface import ChatEngine, TreeChoice
 from sequoia_core.trace import ReplayEngine, Trace
 from tests.fakes import PAIR, BrokenEngine, make_answer, replay
 

@@ -15,7 +15,7 @@ from sequoia_core.distill import pipeline
 from sequoia_core.distill.options import Options, remember
 from sequoia_core.distill.status import Status
 from sequoia_core.errors import ModelLoadError
-from sequoia_core.pairs import catalogue
+from sequoia_core.model.loading.catalogue import catalogue
 from tests.core.distill.runs import tiny_target
 
 

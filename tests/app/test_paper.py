@@ -13,7 +13,7 @@ from app.cli import app
 from app.commands.paper import Hardware
 from sequoia_core.config import Offload
 from sequoia_core.errors import ModelLoadError
-from sequoia_core.pair import embedded_target_path
+from sequoia_core.model.loading.pair import embedded_target_path
 from sequoia_core.reproduce.paper_facts import paper_facts
 from sequoia_core.reproduce.paper_limits import Room
 from sequoia_core.reproduce.paper_run import PaperOptions

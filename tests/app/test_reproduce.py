@@ -11,7 +11,7 @@ from app import launch
 from app.cli import app
 from sequoia_core.data import load_prompts
 from sequoia_core.errors import ModelLoadError
-from sequoia_core.pair import Pair, embedded_target_path
+from sequoia_core.model.loading.pair import Pair, embedded_target_path
 from sequoia_core.reproduce import experiment, robustness
 from sequoia_core.reproduce.robustness import RULES
 from tests.core.reproducing import load_tiny, save_pair

@@ -23,7 +23,7 @@ from app.slash import (
 )
 from sequoia_core.config import Mode
 from sequoia_core.errors import ParameterError
-from sequoia_core.protocols import Lookup
+from sequoia_core.model.interface import Lookup
 
 SETTINGS = ChatSettings(seed=3, system="be kind")
 

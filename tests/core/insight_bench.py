@@ -13,7 +13,7 @@ from sequoia_core.encoding import encode
 from sequoia_core.events import Step
 from sequoia_core.tree.growmap import GrowMap, find_growmap
 from sequoia_core.decode.baseline_timer import NoBaseline
-from sequoia_core.protocols import Lookup
+from sequoia_core.model.interface import Lookup
 
 PROMPTS = (
     "Why is the sky blue?",

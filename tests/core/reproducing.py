@@ -5,7 +5,7 @@ from pathlib import Path
 import torch
 from safetensors.torch import load_file, save_file
 
-from sequoia_core.pair import Pair, load_pair
+from sequoia_core.model.loading.pair import Pair, load_pair
 from tests.core.checkpoints import save_model, tiny_tokenizer
 
 PROMPTS = ((3, 20, 41, 17), (9, 9, 33), (50, 4, 61, 8, 12))

@@ -14,7 +14,7 @@ from sequoia_core.bench.conditions import busy_cores
 from sequoia_core.config import Mode, WeightFormat
 from sequoia_core.events import Finished, Step, Totals
 from sequoia_core.tree.growmap import find_growmap
-from sequoia_core.protocols import Lookup
+from sequoia_core.model.interface import Lookup
 
 PROMPTS = (
     "Why is the sky blue?",

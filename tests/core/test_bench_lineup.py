@@ -17,7 +17,7 @@ from sequoia_core.bench.contenders import PEERS, Contender, build
 from sequoia_core.bench.lineup import line_up
 from sequoia_core.bench.runs import PeerError
 from sequoia_core.bench.workshop import GGUF_DRAFT, OPENVINO_DRAFT, Q4_0, Sources, Workshop
-from sequoia_core.pair import OpenedDraft
+from sequoia_core.model.loading.pair import OpenedDraft
 from tests.core.bench_runs import FixedSystem
 from tests.core.models import random_weights, tiny_config
 
@@ -77,7 +77,7 @@ def test_a_draft_that_peers_cannot_use_is_told_with_what_to_pass(
         asked.append(arguments)
         return draft
 
-    monkeypatch.setattr("sequoia_core.pair.open_draft", open_draft)
+    monkeypatch.setattr("sequoia_core.model.loading.pair.open_draft", open_draft)
     with pytest.raises(PeerError, match=why) as caught:
         build(Workshop(sources(draft="own")), names.HF_ASSISTED)
     assert "--peer-draft DIR" in str(caught.value)
@@ -86,7 +86,7 @@ def test_a_draft_that_peers_cannot_use_is_told_with_what_to_pass(
 
 def test_a_peer_draft_takes_the_place_of_the_pairs(monkeypatch: pytest.MonkeyPatch) -> None:
     drafts = {"theirs": any_draft()}
-    monkeypatch.setattr("sequoia_core.pair.open_draft", lambda _, draft: drafts[draft])
+    monkeypatch.setattr("sequoia_core.model.loading.pair.open_draft", lambda _, draft: drafts[draft])
     workshop = Workshop(sources(draft="own", peer_draft="theirs"))
     assert workshop.peer_draft is drafts["theirs"]
 
@@ -135,7 +135,7 @@ def test_what_breaks_inside_this_engine_is_no_absence() -> None:
 def test_a_file_that_cannot_be_made_is_told_and_leaves_nothing(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path, name: str, draft: Any, why: str
 ) -> None:
-    monkeypatch.setattr("sequoia_core.pair.open_draft", lambda *_: draft)
+    monkeypatch.setattr("sequoia_core.model.loading.pair.open_draft", lambda *_: draft)
     workshop = Workshop(sources(gguf="some.gguf", folder=str(tmp_path)))
     with pytest.raises(PeerError, match=why):
         workshop.made(name)

@@ -10,8 +10,8 @@ from hypothesis import strategies as st
 from safetensors.torch import save_file
 
 from sequoia_core.errors import ModelLoadError
-from sequoia_core.model.blocks import FORMATS, BlockWeights, pack_weights, rounded
-from sequoia_core.model.weights import LoadedWeights, SafetensorsWeights
+from sequoia_core.model.loading.blocks import (FORMATS, BlockWeights, pack_weights, rounded)
+from sequoia_core.model.loading.weights import LoadedWeights, SafetensorsWeights
 
 
 @pytest.mark.parametrize("name", FORMATS)

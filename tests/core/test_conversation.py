@@ -26,8 +26,8 @@ from sequoia_core.events import (
 )
 from sequoia_core.tree.growmap import GrowMap
 from sequoia_core.model.llama import Llama
-from sequoia_core.pair import Pair
-from sequoia_core.protocols import KVCache, PairDescription, TreeChoice
+from sequoia_core.model.loading.pair import Pair
+from sequoia_core.model.interface import KVCache, PairDescription, TreeChoice
 from tests.core.engines import finish_of, steps_of, text_of, tokens_of
 from tests.core.models import TableModel
 from tests.core.test_chat_template import read_back, rendered

@@ -18,7 +18,7 @@ from sequoia_core.speculate.draft import (ChildChooser, DraftModel, GrowPlan, gr
 from sequoia_core.tree.growmap import GrowMap
 from sequoia_core.model.kv_cache import CUDA_BUCKET, LayeredKVCache
 from sequoia_core.model.llama import Llama
-from sequoia_core.protocols import KVCache
+from sequoia_core.model.interface import KVCache
 from sequoia_core.speculate.sampling import draft_probs, full_probs, ordered_draws
 from tests.core.models import random_weights, tiny_config
 

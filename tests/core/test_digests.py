@@ -9,9 +9,9 @@ from pathlib import Path
 
 import pytest
 
-from sequoia_core.model import digests
-from sequoia_core.model.digests import file_digests
-from sequoia_core.model.loader import open_checkpoint
+from sequoia_core.model.loading import digests
+from sequoia_core.model.loading.digests import file_digests
+from sequoia_core.model.loading.loader import open_checkpoint
 from tests.core.checkpoints import save_gguf, tiny_llama
 
 

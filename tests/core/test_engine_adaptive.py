@@ -20,7 +20,7 @@ from sequoia_core.events import (
 from sequoia_core.tree.growmap import GrowMap
 from sequoia_core.decode.token_cache import Ledger
 from sequoia_core.decode.baseline_timer import PlainClock
-from sequoia_core.protocols import Lookup, TreeChoice
+from sequoia_core.model.interface import Lookup, TreeChoice
 from sequoia_core.decode.step import Sampler, Speculator
 from sequoia_core.decode.tree_choice import ROOT, AdaptiveTree, BundledAdvisor, StepCosts
 from tests.core.engines import (

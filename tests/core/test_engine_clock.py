@@ -20,7 +20,7 @@ from sequoia_core.decode.engine import Engine
 from sequoia_core.events import Origin, Step, StepTimings, Totals
 from sequoia_core.tree.growmap import GrowMap
 from sequoia_core.decode.baseline_timer import (CHANGE, FAR_TOKENS, FIRST_INTERVAL, FIRST_STEP, FRESH_SECONDS, INTERVAL, KEPT, LOST_SHARE, MANY, OUTLIER, OUTLIER_OF_FEW, UNKNOWN, WATCHED, PlainClock, typical)
-from sequoia_core.protocols import KVCache, Lookup, TreeChoice
+from sequoia_core.model.interface import KVCache, Lookup, TreeChoice
 from sequoia_core.decode.timed_model import TimedModel
 from sequoia_core.decode.tree_choice import BundledAdvisor, StepCosts
 from tests.core.engines import (

@@ -10,7 +10,7 @@ from sequoia_core.config import Mode, SamplingParams
 from sequoia_core.errors import ContextFullError, GrowMapError, ParameterError
 from sequoia_core.events import FinishReason, Notice, NoticeKind, PrefillDone, TextDelta
 from sequoia_core.tree.growmap import GrowMap
-from sequoia_core.protocols import TreeChoice
+from sequoia_core.model.interface import TreeChoice
 from tests.core.engines import (
     check_caches,
     check_laws,

@@ -14,7 +14,7 @@ from sequoia_core.decode.engine import Engine
 from sequoia_core.events import Event, Notice, Origin, Step, TreeChosen
 from sequoia_core.tree.growmap import GrowMap
 from sequoia_core.decode.baseline_timer import NoBaseline
-from sequoia_core.protocols import Lookup, TreeChoice
+from sequoia_core.model.interface import Lookup, TreeChoice
 from sequoia_core.decode.step import MOST_PENDING
 from sequoia_core.decode.tree_choice import ROOT, TRYING, Advice, StepCosts
 from tests.core.engines import check_caches, check_laws, steps_of, tokens_of, tree_of

@@ -14,7 +14,7 @@ from sequoia_core.config import Mode, SamplingParams
 from sequoia_core.decode.engine import Engine
 from sequoia_core.events import Event, FinishReason, PrefillDone, Step
 from sequoia_core.tree.growmap import GrowMap
-from sequoia_core.protocols import KVCache, TreeChoice
+from sequoia_core.model.interface import KVCache, TreeChoice
 from tests.core.engines import (
     check_caches,
     check_laws,

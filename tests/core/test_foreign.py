@@ -10,8 +10,8 @@ import torch
 from safetensors.torch import save_file
 
 from sequoia_core.errors import ModelLoadError
-from sequoia_core.model.loader import open_directory
-from sequoia_core.pair import load_pair
+from sequoia_core.model.loading.loader import open_directory
+from sequoia_core.model.loading.pair import load_pair
 from tests.core.checkpoints import save_gguf, save_model, tiny_llama, tiny_tokenizer
 
 Folder = Callable[[Path], object]

@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from sequoia_core.heap import release_file_pages, return_freed_memory
+from sequoia_core.model.malloc_trim import release_file_pages, return_freed_memory
 
 SIZE = 8 << 20
 
@@ -46,7 +46,7 @@ def test_arrays_of_no_file_are_left_as_they_are() -> None:
 
 COUNT_HEAPS = """
 import ctypes, sys, tempfile, threading
-from sequoia_core.heap import keep_to_one_arena
+from sequoia_core.model.malloc_trim import keep_to_one_arena
 if sys.argv[1] == "one":
     keep_to_one_arena()
 libc = ctypes.CDLL(None)

@@ -20,11 +20,11 @@ from transformers import LlamaForCausalLM
 from sequoia_core.config import Offload
 from sequoia_core.errors import ModelLoadError
 from sequoia_core.model.llama import Llama
-from sequoia_core.model.loader import Checkpoint, open_checkpoint, open_directory
+from sequoia_core.model.loading.loader import Checkpoint, open_checkpoint, open_directory
 from sequoia_core.model.offload import Placement, load_offloaded
 from sequoia_core.model.offload_layout import LayerLayout
 from sequoia_core.model.pipeline import PipelinedLlama, even_stages
-from sequoia_core.model.weights import COPIED_BYTES, SafetensorsWeights
+from sequoia_core.model.loading.weights import COPIED_BYTES, SafetensorsWeights
 from tests.core.checkpoints import TINY, reference_logits, save_model, tiny_llama
 
 TOKENS = torch.arange(3, 40)
@@ -509,7 +509,7 @@ def test_a_tensor_in_two_shards_is_refused(tmp_path: Path) -> None:
 def test_a_wrong_path_never_asks_the_hub(
     source: str, message: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("sequoia_core.model.hub.download", pytest.fail)
+    monkeypatch.setattr("sequoia_core.model.loading.hub.download", pytest.fail)
     monkeypatch.chdir(tmp_path)
     (tmp_path / "notes.txt").write_text("hello")
     with pytest.raises(ModelLoadError, match=message):

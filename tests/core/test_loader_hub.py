@@ -26,7 +26,7 @@ TOKEN = "a-secret"
 OPEN = r"""
 import json, sys, torch
 from sequoia_core.errors import SequoiaError
-from sequoia_core.model.loader import open_checkpoint
+from sequoia_core.model.loading.loader import open_checkpoint
 def opened(source):
     told = []
     try:

@@ -23,7 +23,7 @@ from sequoia_core.speculate.draft import DraftModel
 from sequoia_core.speculate.graft import graft
 from sequoia_core.tree.growmap import GrowMap
 from sequoia_core.speculate.adaptive_draft import Drafting, Growth, grow_adaptive
-from sequoia_core.protocols import Lookup, TreeChoice
+from sequoia_core.model.interface import Lookup, TreeChoice
 from sequoia_core.speculate.sampling import draft_probs
 from sequoia_core.speculate.token_tree import ScoredTree, TokenTree, host_values, score
 from sequoia_core.decode.tree_choice import AdaptiveTree

@@ -13,7 +13,7 @@ from sequoia_core.decode.engine import Engine
 from sequoia_core.events import Step
 from sequoia_core.tree.growmap import GrowMap
 from sequoia_core.decode.baseline_timer import NoBaseline
-from sequoia_core.protocols import LanguageModel, TreeChoice
+from sequoia_core.model.interface import LanguageModel, TreeChoice
 from sequoia_core.decode.tree_choice import BundledAdvisor
 from tests.core.models import PlainCodec, TableModel, tiny_llama
 

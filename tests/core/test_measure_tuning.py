@@ -27,8 +27,8 @@ from sequoia_core.measure.record import AcceptanceRecord
 from sequoia_core.measure.survey import SHAPES, WIDE, Survey
 from sequoia_core.measure.tuning import Tuner
 from sequoia_core.model.llama import Llama
-from sequoia_core.pair import Pair
-from sequoia_core.protocols import Lookup, PairDescription, TreeChoice
+from sequoia_core.model.loading.pair import Pair
+from sequoia_core.model.interface import Lookup, PairDescription, TreeChoice
 from sequoia_core.decode.tree_choice import Advice, BundledAdvisor, TreeAdvisor
 from tests.core.engines import steps_of
 from tests.core.measuring import TIMES, make_step

@@ -25,7 +25,7 @@ from sequoia_core.model.offload import (
 )
 from sequoia_core.model.offload_layout import LayerLayout
 from sequoia_core.model.offload_ring import SLOTS, THREAD
-from sequoia_core.model.weights import SafetensorsWeights
+from sequoia_core.model.loading.weights import SafetensorsWeights
 from tests.core.engines import make_engine, tokens_of
 from tests.core.models import random_weights, tiny_config
 

@@ -21,7 +21,7 @@ from sequoia_core.model import offload_carriers, offload_ring
 from sequoia_core.model.offload import OffloadedLlama, Placement, load_offloaded
 from sequoia_core.model.offload_carriers import ToGpu
 from sequoia_core.model.offload_layout import LayerLayout
-from sequoia_core.model.weights import LoadedWeights, SafetensorsWeights, Weights
+from sequoia_core.model.loading.weights import LoadedWeights, SafetensorsWeights, Weights
 from tests.core.models import random_weights, tiny_config
 from tests.core.test_cuda_fake import CUDA, WithoutGuards, check
 

@@ -11,7 +11,7 @@ from torch import Tensor
 from sequoia_core.errors import ModelLoadError
 from sequoia_core.model import offload_files
 from sequoia_core.model.offload_files import STORED_DTYPES, TensorFiles
-from sequoia_core.model.weights import LoadedWeights, SafetensorsWeights
+from sequoia_core.model.loading.weights import LoadedWeights, SafetensorsWeights
 
 SHAPES = {"matrix": (7, 5), "row": (1, 3), "vector": (4,)}
 

@@ -10,7 +10,7 @@ import pytest
 
 from sequoia_core.errors import ModelLoadError
 from sequoia_core.model.offload_ring import SLOTS, THREAD, LayerRing
-from sequoia_core.protocols import Activity, Span
+from sequoia_core.model.interface import Activity, Span
 
 PATIENCE = 30.0
 """Seconds after which a thread that should have moved is taken to hang."""

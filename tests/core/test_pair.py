@@ -13,7 +13,7 @@ import torch
 from safetensors.torch import load_file, save_file
 from transformers import PreTrainedTokenizerFast
 
-from sequoia_core import pair as pair_module
+from sequoia_core.model.loading import pair as pair_module
 from sequoia_core.config import WeightFormat
 from sequoia_core.errors import (
     ModelLoadError,
@@ -21,11 +21,11 @@ from sequoia_core.errors import (
     SequoiaError,
     TokenizerMismatchError,
 )
-from sequoia_core.model.int8_rows import pack_weights
+from sequoia_core.model.loading.int8_rows import pack_weights
 from sequoia_core.model.llama import Llama
 from sequoia_core.model.native.library import find_library
-from sequoia_core.pair import Pair, embedded_target_path, load_pair
-from sequoia_core.protocols import LanguageModel
+from sequoia_core.model.loading.pair import Pair, embedded_target_path, load_pair
+from sequoia_core.model.interface import LanguageModel
 from tests.core.checkpoints import (
     CHAT_TEMPLATE,
     reference_logits,

@@ -11,7 +11,7 @@ import pytest
 from sequoia_core.bench.report import Spread
 from sequoia_core.errors import ModelLoadError, ParameterError, SequoiaError
 from sequoia_core.tree.growmap import find_growmap
-from sequoia_core.pair import Pair, load_pair
+from sequoia_core.model.loading.pair import Pair, load_pair
 from sequoia_core.reproduce import paper_report
 from sequoia_core.reproduce.paper_facts import TEMPERATURES, paper_facts
 from sequoia_core.reproduce.paper_limits import Room, needed_bytes, why_not

@@ -15,13 +15,7 @@ from sequoia_core.tree.growmap import GrowMap
 from sequoia_core.model.conditioned import ConditionedLlama
 from sequoia_core.model.llama import Llama
 from sequoia_core.model.pipeline import PipelinedKVCache, PipelinedLlama, Stage, even_stages
-from sequoia_core.model.weights import (
-    INPUT_SCALE,
-    INPUT_SHIFT,
-    OWN_INPUT,
-    TARGET_INPUT,
-    expected_shapes,
-)
+from sequoia_core.model.loading.weights import (INPUT_SCALE, INPUT_SHIFT, OWN_INPUT, TARGET_INPUT, expected_shapes)
 from tests.core.models import random_weights, tiny_config
 from tests.core.test_cuda_fake import ATEN, OPERATORS, WithoutGuards
 

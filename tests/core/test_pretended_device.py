@@ -18,14 +18,8 @@ from sequoia_core.model.conditioned import ConditionedLlama
 from sequoia_core.model.kv_cache import CUDA_BUCKET
 from sequoia_core.model.linear import DenseLinear
 from sequoia_core.model.llama import Llama
-from sequoia_core.model.weights import (
-    INPUT_SCALE,
-    INPUT_SHIFT,
-    OWN_INPUT,
-    TARGET_INPUT,
-    expected_shapes,
-)
-from sequoia_core.protocols import Lookup, TreeChoice
+from sequoia_core.model.loading.weights import (INPUT_SCALE, INPUT_SHIFT, OWN_INPUT, TARGET_INPUT, expected_shapes)
+from sequoia_core.model.interface import Lookup, TreeChoice
 from tests.core.engines import make_engine
 from tests.core.models import random_weights, tiny_config
 from tests.pretended_device import CUDA, HOST, MixedDevicesError, Traffic, pretended_device

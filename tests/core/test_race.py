@@ -23,7 +23,7 @@ from sequoia_core.events import (
 )
 from sequoia_core.tree.growmap import GrowMap
 from sequoia_core.decode.baseline_timer import UNKNOWN
-from sequoia_core.protocols import TreeChoice
+from sequoia_core.model.interface import TreeChoice
 from sequoia_core.race import Lane, LaneClock, Raced, RaceEvent, RaceTerms, race
 from tests.core.engines import steps_of, text_of, tokens_of
 from tests.core.test_conversation import Chat, done_of

@@ -11,7 +11,7 @@ from sequoia_core.bench.runs import Run
 from sequoia_core.config import Mode, SamplingParams
 from sequoia_core.errors import ParameterError, SequoiaError
 from sequoia_core.tree.growmap import GrowMap, find_growmap
-from sequoia_core.pair import Pair
+from sequoia_core.model.loading.pair import Pair
 from sequoia_core.reproduce import split
 from sequoia_core.reproduce.experiment import (
     PLAIN,

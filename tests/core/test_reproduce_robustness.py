@@ -12,9 +12,9 @@ from sequoia_core.speculate.draft import DraftModel
 from sequoia_core.decode.engine import Engine
 from sequoia_core.errors import ParameterError, SequoiaError
 from sequoia_core.tree.growmap import GrowMap
-from sequoia_core.pair import Pair
+from sequoia_core.model.loading.pair import Pair
 from sequoia_core.decode.baseline_timer import NoBaseline
-from sequoia_core.protocols import TreeChoice
+from sequoia_core.model.interface import TreeChoice
 from sequoia_core.reproduce.count_file import CountFile
 from sequoia_core.reproduce.pictures import draw_study
 from sequoia_core.reproduce.resampling import Counted

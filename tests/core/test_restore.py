@@ -13,8 +13,8 @@ from sequoia_core.conversation import Conversation
 from sequoia_core.errors import ParameterError
 from sequoia_core.events import FinishReason, NoticeKind
 from sequoia_core.tree.growmap import GrowMap
-from sequoia_core.pair import Pair
-from sequoia_core.protocols import KVCache, PairDescription, TreeChoice
+from sequoia_core.model.loading.pair import Pair
+from sequoia_core.model.interface import KVCache, PairDescription, TreeChoice
 from tests.core.engines import finish_of, text_of, tokens_of
 from tests.core.models import tiny_llama
 from tests.core.test_chat_template import EXTENDABLE, WORDS, Maker, answer_ids, rendered

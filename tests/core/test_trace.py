@@ -24,7 +24,7 @@ from sequoia_core.events import (
     TreeChosen,
     TreeNode,
 )
-from sequoia_core.protocols import PairDescription
+from sequoia_core.model.interface import PairDescription
 from sequoia_core.trace import Asked, ReplayEngine, Trace, read_trace, write_event, write_header
 from sequoia_core.trace_file import Entry, TraceReader
 from tests.fakes import PAIR, make_answer, replay

@@ -16,7 +16,7 @@ from sequoia_core.model.native.matrices import DTYPE_FORMATS, Q8_0
 
 if TYPE_CHECKING:
     from sequoia_core.model.config import ModelConfig
-    from sequoia_core.model.loader import Checkpoint
+    from sequoia_core.model.loading.loader import Checkpoint
 
 
 @lru_cache(maxsize=1)

@@ -18,11 +18,11 @@ from gguf import GGMLQuantizationType
 from torch import Tensor
 
 from sequoia_core.errors import ModelLoadError
-from sequoia_core.model.blocks import BlockWeights
+from sequoia_core.model.loading.blocks import BlockWeights
 from sequoia_core.model.device import dtype_name
-from sequoia_core.model.gguf import GgufWeights
-from sequoia_core.model.int8_rows import UnpackedWeights
-from sequoia_core.model.weights import Weights
+from sequoia_core.model.loading.gguf import GgufWeights
+from sequoia_core.model.loading.int8_rows import UnpackedWeights
+from sequoia_core.model.loading.weights import Weights
 
 Bytes = np.ndarray[Any, np.dtype[np.uint8]]
 

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 import torch
 
 from sequoia_core.model.native.library import LabelsStruct, LogitsStruct, check, load_library
-from sequoia_core.protocols import LabelledDraws
+from sequoia_core.model.interface import LabelledDraws
 
 if TYPE_CHECKING:
     from torch import Tensor

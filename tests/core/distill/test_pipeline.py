@@ -20,8 +20,8 @@ from sequoia_core.distill.subject import Subject, spread_layers
 from sequoia_core.decode.engine import Engine
 from sequoia_core.errors import ModelLoadError, ParameterError, SequoiaError
 from sequoia_core.tree.growmap import GrowMap
-from sequoia_core.pair import load_pair
-from sequoia_core.protocols import TreeChoice
+from sequoia_core.model.loading.pair import load_pair
+from sequoia_core.model.interface import TreeChoice
 from sequoia_core.decode.tree_choice import BundledAdvisor
 from tests.core.checkpoints import save_model, tiny_tokenizer
 from tests.core.distill.runs import TINY_RUN, run, run_until_killed, tiny_target

@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from sequoia_core.model.gguf import GgufWeights
+from sequoia_core.model.loading.gguf import GgufWeights
 
 QUANTIZED = ("Q4_0", "Q4_1", "Q5_0", "Q5_1", "Q8_0", "Q4_K", "Q5_K", "Q6_K")
 FORMATS = ("F32", "F16", "BF16", *QUANTIZED)

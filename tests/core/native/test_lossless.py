@@ -13,7 +13,7 @@ from sequoia_core.speculate.draft import DraftModel
 from sequoia_core.events import TreeChosen
 from sequoia_core.tree.growmap import GrowMap
 from sequoia_core.model.native.llama import NativeLlama, Pool
-from sequoia_core.protocols import Lookup, TreeChoice, TreeRows
+from sequoia_core.model.interface import Lookup, TreeChoice, TreeRows
 from sequoia_core.speculate.token_tree import TokenTree, scored
 from sequoia_core.decode.tree_choice import ADAPTIVE, ROOT
 from tests.core.engines import make_engine, tokens_of

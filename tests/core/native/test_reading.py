@@ -12,7 +12,7 @@ from sequoia_core.errors import ModelLoadError
 from sequoia_core.tree.growmap import GrowMap
 from sequoia_core.model.native.llama import Continued, NativeLlama, Pool
 from sequoia_core.model.native.rows import NativeRows
-from sequoia_core.protocols import Draws, LevelDraw, Paths, TreeRows
+from sequoia_core.model.interface import Draws, LevelDraw, Paths, TreeRows
 from sequoia_core.speculate.sampling import labelled_draws
 from sequoia_core.speculate.token_tree import TreeLayout
 from tests.core.models import random_weights, tiny_config

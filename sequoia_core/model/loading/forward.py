@@ -16,7 +16,7 @@ import torch
 from sequoia_core.config import Offload, WeightFormat
 from sequoia_core.errors import ModelLoadError, ParameterError
 from sequoia_core.model.device import choose_dtype, cpu_threads, device_name, dtype_name
-from sequoia_core.model.gguf import GgufWeights
+from sequoia_core.model.loading.gguf import GgufWeights
 from sequoia_core.model.native.library import (
     find_library,
     forced_instruction_set,
@@ -31,7 +31,7 @@ from sequoia_core.model.native.matrices import (
 )
 
 if TYPE_CHECKING:
-    from sequoia_core.model.loader import Checkpoint
+    from sequoia_core.model.loading.loader import Checkpoint
     from sequoia_core.model.offload import Placement
 
 AUTO = "auto"

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from sequoia_core.errors import ModelLoadError
-from sequoia_core.model.weights import Weights
+from sequoia_core.model.loading.weights import Weights
 
 FORMAT = "int8-rows"
 SCALE_SUFFIX = "_scale"

@@ -15,29 +15,13 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from sequoia_core.errors import ModelLoadError
-from sequoia_core.model import blocks, int8_rows
+from sequoia_core.model.loading import blocks, int8_rows
 from sequoia_core.model.config import ModelConfig
 from sequoia_core.model.device import DTYPES
-from sequoia_core.model.digests import file_digests
-from sequoia_core.model.foreign import (
-    refuse_foreign_files,
-    refuse_foreign_settings,
-    refuse_foreign_tensors,
-)
-from sequoia_core.model.tokenizer import (
-    gguf_tokenizer,
-    has_tokenizer,
-    load_tokenizer,
-    stated_eos_ids,
-)
-from sequoia_core.model.weights import (
-    Weights,
-    check_weights,
-    first_line,
-    head_is_stored,
-    open_weights,
-    read_json,
-)
+from sequoia_core.model.loading.digests import file_digests
+from sequoia_core.model.loading.foreign import (refuse_foreign_files, refuse_foreign_settings, refuse_foreign_tensors)
+from sequoia_core.model.loading.tokenizer import (gguf_tokenizer, has_tokenizer, load_tokenizer, stated_eos_ids)
+from sequoia_core.model.loading.weights import (Weights, check_weights, first_line, head_is_stored, open_weights, read_json)
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -106,7 +90,7 @@ def open_checkpoint(source: str, progress: Progress = lambda *_: None) -> Checkp
         raise ModelLoadError(f"{path}: {error.strerror or first_line(error)}") from None
     if not HUB_ID.fullmatch(source) or path.suffix.lower() == ".gguf" or source[0] in "./~":
         raise ModelLoadError(f"{source!r}: no such file or folder, and no hub id (owner/name)")
-    from sequoia_core.model.hub import download
+    from sequoia_core.model.loading.hub import download
 
     return replace(open_directory(download(source, progress)), name=source.rpartition("/")[2])
 
@@ -173,7 +157,7 @@ def stored_dtype(settings: Mapping[str, Any], weights: Weights) -> torch.dtype |
 
 
 def _open_gguf(path: Path) -> Checkpoint:
-    from sequoia_core.model.gguf import open_gguf
+    from sequoia_core.model.loading.gguf import open_gguf
 
     model = open_gguf(path)
     try:

@@ -18,8 +18,8 @@ from torch import Tensor
 from sequoia_core.text.detokenizer.chat_template import ChatTemplate, turn_ends
 from sequoia_core.config import Offload, WeightFormat
 from sequoia_core.errors import ModelLoadError, ParameterError, TokenizerMismatchError
-from sequoia_core.heap import return_freed_memory
-from sequoia_core.memory import memory_errors
+from sequoia_core.model.malloc_trim import return_freed_memory
+from sequoia_core.model.loading.memory_plan import memory_errors
 from sequoia_core.model.conditioned import ConditionedLlama
 from sequoia_core.model.config import ModelConfig
 from sequoia_core.model.device import (
@@ -30,9 +30,9 @@ from sequoia_core.model.device import (
     dtype_name,
     prepare,
 )
-from sequoia_core.model.forward import Forward, choose_forward
+from sequoia_core.model.loading.forward import Forward, choose_forward
 from sequoia_core.model.llama import Llama
-from sequoia_core.model.loader import Checkpoint, Progress, open_checkpoint, open_directory
+from sequoia_core.model.loading.loader import (Checkpoint, Progress, open_checkpoint, open_directory)
 from sequoia_core.model.native.library import (
     INSTRUCTION_SET_VARIABLE as INSTRUCTION_SET_VARIABLE,
 )
@@ -43,12 +43,12 @@ from sequoia_core.model.native.rows import NativeRows
 from sequoia_core.model.offload import Placement, check_offload, load_offloaded
 from sequoia_core.model.offload_layout import LayerLayout
 from sequoia_core.model.pipeline import PipelinedLlama
-from sequoia_core.model.planning import fitting_window, pair_plans, stages_of
-from sequoia_core.model.tokenizer import assert_same_tokenizer, check_embedding_fit
-from sequoia_core.model.vocabulary import fit_vocabulary
-from sequoia_core.model.weights import EMBEDDING
-from sequoia_core.pairs import catalogue
-from sequoia_core.protocols import PairDescription
+from sequoia_core.model.loading.planning import fitting_window, pair_plans, stages_of
+from sequoia_core.model.loading.tokenizer import (assert_same_tokenizer, check_embedding_fit)
+from sequoia_core.model.loading.vocabulary import fit_vocabulary
+from sequoia_core.model.loading.weights import EMBEDDING
+from sequoia_core.model.loading.catalogue import catalogue
+from sequoia_core.model.interface import PairDescription
 from sequoia_core.speculate.sampling import read_rows_with
 from sequoia_core.text.detokenizer.template_renderer import RENDERER
 

@@ -14,7 +14,7 @@ from gguf import GGMLQuantizationType
 from torch import Tensor
 
 from sequoia_core.errors import ModelLoadError
-from sequoia_core.model.weights import Weights
+from sequoia_core.model.loading.weights import Weights
 
 BLOCK = 32
 """Columns of a block."""

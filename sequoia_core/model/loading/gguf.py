@@ -22,8 +22,8 @@ import torch
 from torch import Tensor
 
 from sequoia_core.errors import ModelLoadError
-from sequoia_core.model.gguf_file import StrictReader, check_entries
-from sequoia_core.model.weights import EMBEDDING, HEAD, Weights, first_line
+from sequoia_core.model.loading.gguf_file import StrictReader, check_entries
+from sequoia_core.model.loading.weights import EMBEDDING, HEAD, Weights, first_line
 
 OUTER_NAMES = {
     "token_embd.weight": EMBEDDING,

@@ -14,7 +14,7 @@ from torch.nn import functional
 
 from sequoia_core.errors import ModelLoadError
 from sequoia_core.model.config import ModelConfig
-from sequoia_core.model.weights import DRAFT_VOCAB_IDS, EMBEDDING, HEAD, Weights
+from sequoia_core.model.loading.weights import DRAFT_VOCAB_IDS, EMBEDDING, HEAD, Weights
 
 
 def fit_vocabulary(

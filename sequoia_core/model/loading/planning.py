@@ -15,18 +15,10 @@ import torch
 
 from sequoia_core.config import Offload
 from sequoia_core.errors import ModelLoadError
-from sequoia_core.memory import (
-    FLOAT32,
-    LEAST_CONTEXT,
-    Held,
-    MemoryPlan,
-    kv_token_bytes,
-    plan_memory,
-    size_text,
-)
+from sequoia_core.model.loading.memory_plan import (FLOAT32, LEAST_CONTEXT, Held, MemoryPlan, kv_token_bytes, plan_memory, size_text)
 from sequoia_core.model.config import ModelConfig
 from sequoia_core.model.device import free_bytes
-from sequoia_core.model.forward import Forward
+from sequoia_core.model.loading.forward import Forward
 from sequoia_core.model.native.llama import (
     cache_is_half,
     model_matrices,
@@ -37,10 +29,10 @@ from sequoia_core.model.native.loading import draft_format
 from sequoia_core.model.offload import Placement, resident_bytes
 from sequoia_core.model.offload_layout import LayerLayout
 from sequoia_core.model.pipeline import Stage, even_stages
-from sequoia_core.model.weights import expected_shapes
+from sequoia_core.model.loading.weights import expected_shapes
 
 if TYPE_CHECKING:
-    from sequoia_core.model.loader import Checkpoint
+    from sequoia_core.model.loading.loader import Checkpoint
 
 WINDOW_STEP = 256
 """A context window that has to be cut is a multiple of so many tokens."""
