@@ -25,7 +25,7 @@ from sequoia_core.model.loading.forward import choose_forward
 from sequoia_core.model.llama import Llama
 from sequoia_core.model.loading.loader import Checkpoint, open_directory
 from sequoia_core.model.native.llama import NativeLlama
-from sequoia_core.model.offload import Placement
+from sequoia_core.model.offload.model.model import Placement
 from sequoia_core.model.loading.tokenizer import check_embedding_fit
 from sequoia_core.model.loading.weights import DRAFT_VOCAB_IDS
 from sequoia_core.model.loading.pair import load_native, open_target

@@ -20,7 +20,7 @@ from sequoia_core.model.config import ModelConfig
 from sequoia_core.model.kv_cache import LayeredKVCache
 from sequoia_core.model.linear import BiasedLinear, DenseLinear, Linear
 from sequoia_core.model.norm import RmsNorm
-from sequoia_core.model.offload_ring import LayerRing
+from sequoia_core.model.offload.model.layer_stream import LayerRing
 from sequoia_core.model.rope import RotaryEmbedding, rotate, with_still_heads
 from sequoia_core.model.interface import KVCache
 

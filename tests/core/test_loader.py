@@ -21,8 +21,8 @@ from sequoia_core.config import Offload
 from sequoia_core.errors import ModelLoadError
 from sequoia_core.model.llama import Llama
 from sequoia_core.model.loading.loader import Checkpoint, open_checkpoint, open_directory
-from sequoia_core.model.offload import Placement, load_offloaded
-from sequoia_core.model.offload_layout import LayerLayout
+from sequoia_core.model.offload.model.model import Placement, load_offloaded
+from sequoia_core.model.offload.model.layout import LayerLayout
 from sequoia_core.model.pipeline import PipelinedLlama, even_stages
 from sequoia_core.model.loading.weights import COPIED_BYTES, SafetensorsWeights
 from tests.core.checkpoints import TINY, reference_logits, save_model, tiny_llama

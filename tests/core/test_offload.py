@@ -16,15 +16,9 @@ from sequoia_core.errors import ModelLoadError, ParameterError
 from sequoia_core.tree.growmap import GrowMap
 from sequoia_core.model.config import ModelConfig
 from sequoia_core.model.llama import Llama
-from sequoia_core.model.offload import (
-    OffloadedLlama,
-    Placement,
-    check_offload,
-    load_offloaded,
-    resident_bytes,
-)
-from sequoia_core.model.offload_layout import LayerLayout
-from sequoia_core.model.offload_ring import SLOTS, THREAD
+from sequoia_core.model.offload.model.model import (OffloadedLlama, Placement, check_offload, load_offloaded, resident_bytes)
+from sequoia_core.model.offload.model.layout import LayerLayout
+from sequoia_core.model.offload.model.layer_stream import SLOTS, THREAD
 from sequoia_core.model.loading.weights import SafetensorsWeights
 from tests.core.engines import make_engine, tokens_of
 from tests.core.models import random_weights, tiny_config

@@ -17,10 +17,10 @@ from torch import Tensor
 from torch._subclasses.fake_tensor import FakeTensorMode
 
 from sequoia_core.config import Offload
-from sequoia_core.model import offload_carriers, offload_ring
-from sequoia_core.model.offload import OffloadedLlama, Placement, load_offloaded
-from sequoia_core.model.offload_carriers import ToGpu
-from sequoia_core.model.offload_layout import LayerLayout
+from sequoia_core.model.offload.model import (loaders as offload_carriers, layer_stream as offload_ring)
+from sequoia_core.model.offload.model.model import OffloadedLlama, Placement, load_offloaded
+from sequoia_core.model.offload.model.loaders import ToGpu
+from sequoia_core.model.offload.model.layout import LayerLayout
 from sequoia_core.model.loading.weights import LoadedWeights, SafetensorsWeights, Weights
 from tests.core.models import random_weights, tiny_config
 from tests.core.test_cuda_fake import CUDA, WithoutGuards, check
@@ -205,9 +205,9 @@ def test_from_disk_two_buffers_of_main_memory_lie_between(
     def keep(_layout: LayerLayout, _weights: Weights, stream: Any, *_: Any) -> None:
         made["stream"] = stream
 
-    monkeypatch.setattr("sequoia_core.model.offload.OffloadedLlama", keep)
+    monkeypatch.setattr("sequoia_core.model.offload.model.OffloadedLlama", keep)
     monkeypatch.setattr(
-        "sequoia_core.model.offload._buffers",
+        "sequoia_core.model.offload.model._buffers",
         lambda layout, _: [torch.zeros(layout.nbytes, dtype=torch.uint8) for _ in range(2)],
     )
     offloaded(on_disk, Offload.DISK, torch.float32)

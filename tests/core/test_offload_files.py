@@ -9,8 +9,8 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from sequoia_core.errors import ModelLoadError
-from sequoia_core.model import offload_files
-from sequoia_core.model.offload_files import STORED_DTYPES, TensorFiles
+from sequoia_core.model.offload.model import files as offload_files
+from sequoia_core.model.offload.model.files import STORED_DTYPES, TensorFiles
 from sequoia_core.model.loading.weights import LoadedWeights, SafetensorsWeights
 
 SHAPES = {"matrix": (7, 5), "row": (1, 3), "vector": (4,)}

@@ -13,8 +13,8 @@ from sequoia_core.model.loading import pair as pair_module
 from sequoia_core.config import Offload, WeightFormat
 from sequoia_core.errors import ModelLoadError, ParameterError
 from sequoia_core.model.loading.loader import open_directory
-from sequoia_core.model.offload import OffloadedLlama, Placement, resident_bytes
-from sequoia_core.model.offload_layout import LayerLayout
+from sequoia_core.model.offload.model.model import OffloadedLlama, Placement, resident_bytes
+from sequoia_core.model.offload.model.layout import LayerLayout
 from sequoia_core.model.loading.planning import memory_plans
 from sequoia_core.model.loading.pair import Pair, load_pair
 from tests.core.checkpoints import save_gguf, save_model, tiny_llama

@@ -9,7 +9,7 @@ from collections.abc import Callable
 import pytest
 
 from sequoia_core.errors import ModelLoadError
-from sequoia_core.model.offload_ring import SLOTS, THREAD, LayerRing
+from sequoia_core.model.offload.model.layer_stream import SLOTS, THREAD, LayerRing
 from sequoia_core.model.interface import Activity, Span
 
 PATIENCE = 30.0

@@ -25,7 +25,7 @@ from sequoia_core.model.conditioned import ConditionedLlama
 from sequoia_core.model.device import choose_devices, choose_dtype, devices_name
 from sequoia_core.model.llama import Llama
 from sequoia_core.model.loading.loader import open_directory
-from sequoia_core.model.offload import Placement
+from sequoia_core.model.offload.model.model import Placement
 from sequoia_core.model.pipeline import PipelinedLlama, even_stages
 from sequoia_core.model.loading.planning import memory_plans
 from sequoia_core.model.loading.weights import (INPUT_SCALE, INPUT_SHIFT, OWN_INPUT, TARGET_INPUT, expected_shapes)

@@ -40,8 +40,8 @@ from sequoia_core.model.native.library import instruction_sets as instruction_se
 from sequoia_core.model.native.llama import NativeLlama
 from sequoia_core.model.native.loading import native_draft, native_target, shared_pool
 from sequoia_core.model.native.rows import NativeRows
-from sequoia_core.model.offload import Placement, check_offload, load_offloaded
-from sequoia_core.model.offload_layout import LayerLayout
+from sequoia_core.model.offload.model.model import Placement, check_offload, load_offloaded
+from sequoia_core.model.offload.model.layout import LayerLayout
 from sequoia_core.model.pipeline import PipelinedLlama
 from sequoia_core.model.loading.planning import fitting_window, pair_plans, stages_of
 from sequoia_core.model.loading.tokenizer import (assert_same_tokenizer, check_embedding_fit)

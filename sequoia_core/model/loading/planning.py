@@ -26,8 +26,8 @@ from sequoia_core.model.native.llama import (
     planned_token_bytes,
 )
 from sequoia_core.model.native.loading import draft_format
-from sequoia_core.model.offload import Placement, resident_bytes
-from sequoia_core.model.offload_layout import LayerLayout
+from sequoia_core.model.offload.model.model import Placement, resident_bytes
+from sequoia_core.model.offload.model.layout import LayerLayout
 from sequoia_core.model.pipeline import Stage, even_stages
 from sequoia_core.model.loading.weights import expected_shapes
 

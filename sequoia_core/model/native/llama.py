@@ -43,7 +43,7 @@ if TYPE_CHECKING:
     from array import array
 
     from sequoia_core.model.config import ModelConfig
-    from sequoia_core.model.offload_ring import LayerRing
+    from sequoia_core.model.offload.model.layer_stream import LayerRing
     from sequoia_core.model.loading.weights import Weights
     from sequoia_core.model.interface import KVCache, LevelDraw, TreeRows
 

@@ -20,7 +20,7 @@ from sequoia_core.model.loading.int8_rows import pack_weights
 from sequoia_core.model.llama import Llama
 from sequoia_core.model.loading.loader import open_checkpoint
 from sequoia_core.model.native.llama import NativeLlama
-from sequoia_core.model.offload import Placement
+from sequoia_core.model.offload.model.model import Placement
 from sequoia_core.model.loading.planning import pair_plans
 from sequoia_core.model.loading.pair import Pair, known_model
 from sequoia_core.model.interface import LanguageModel, Lookup, TreeChoice

@@ -10,9 +10,9 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
-from sequoia_core.model.offload_files import TensorFiles
-from sequoia_core.model.offload_layout import LayerLayout
-from sequoia_core.model.offload_ring import SLOTS
+from sequoia_core.model.offload.model.files import TensorFiles
+from sequoia_core.model.offload.model.layout import LayerLayout
+from sequoia_core.model.offload.model.layer_stream import SLOTS
 from sequoia_core.model.loading.weights import Weights
 
 
