@@ -10,7 +10,7 @@ from sequoia_core.text.detokenizer.chat_template import Turn
 from sequoia_core.config import Mode, SamplingParams
 from sequoia_core.events import Event
 from sequoia_core.model.interface import ChatEngine, Lookup, PairDescription, TreeChoice
-from sequoia_core.race import RaceEvent
+from sequoia_core.chat.race import RaceEvent
 
 LoadProgress = Callable[[str, float | None], None]
 """Told while an engine loads: what is happening, and the fraction done where it is known."""

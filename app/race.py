@@ -10,7 +10,7 @@ from sequoia_core.encoding import MisfitError, decode
 from sequoia_core.events import FinishReason, Notice, PrefillDone, TreeChosen
 from sequoia_core.files import parse_json
 from sequoia_core.model.interface import Lookup
-from sequoia_core.race import Lane, Raced, RaceEvent, RaceTerms
+from sequoia_core.chat.race import Lane, Raced, RaceEvent, RaceTerms
 
 from .answer import Answer
 from .visible import quote_token, visible

@@ -15,7 +15,7 @@ from sequoia_core.config import SamplingParams
 from sequoia_core.errors import ModelLoadError, SequoiaError
 from sequoia_core.events import Event
 from sequoia_core.model.interface import PairDescription, TreeChoice
-from sequoia_core.race import RaceEvent
+from sequoia_core.chat.race import RaceEvent
 
 from .messages import Ask, Clear, LoadFailed, Loading, LoadProgress, Race, Restore, SetSystem
 from .wire import (

@@ -23,7 +23,7 @@ from sequoia_core.config import SamplingParams
 from sequoia_core.errors import SequoiaError
 from sequoia_core.events import Event, Step
 from sequoia_core.model.interface import ChatEngine, PairDescription, TreeChoice
-from sequoia_core.race import RaceEvent
+from sequoia_core.chat.race import RaceEvent
 
 from .app import SequoiaApp
 from .launch import build_chat

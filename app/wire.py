@@ -15,7 +15,7 @@ from sequoia_core.errors import SequoiaError
 from sequoia_core.events import Event
 from sequoia_core.tree.growmap import GrowMap
 from sequoia_core.model.interface import Lookup, PairDescription, TreeChoice
-from sequoia_core.race import Lane, Raced, RaceEvent
+from sequoia_core.chat.race import Lane, Raced, RaceEvent
 
 from .messages import Ask, Clear, LoadFailed, Loading, Race, Restore, SetSystem
 

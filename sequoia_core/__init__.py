@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from sequoia_core import events
     from sequoia_core.text.detokenizer.chat_template import Turn
     from sequoia_core.config import Mode, SamplingParams
-    from sequoia_core.conversation import Conversation
+    from sequoia_core.chat.conversation import Conversation
     from sequoia_core.decode.engine import Engine
     from sequoia_core.errors import SequoiaError
     from sequoia_core.tree.growmap import GrowMap

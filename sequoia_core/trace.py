@@ -13,7 +13,7 @@ from sequoia_core.errors import ParameterError, TraceError
 from sequoia_core.events import Event, Failed, Finished, FinishReason, Step, Totals
 from sequoia_core.files import private_file
 from sequoia_core.model.interface import PairDescription, TreeChoice
-from sequoia_core.race import RaceEvent
+from sequoia_core.chat.race import RaceEvent
 from sequoia_core.trace_file import Asked, Entry, TraceReader, write_event, write_header
 
 __all__ = [

@@ -26,7 +26,7 @@ from sequoia_core.events import (
     TreeNode,
 )
 from sequoia_core.model.interface import PairDescription
-from sequoia_core.race import Lane, Raced, RaceEvent, RaceTerms
+from sequoia_core.chat.race import Lane, Raced, RaceEvent, RaceTerms
 from sequoia_core.trace import ReplayEngine, Trace
 
 PAIR = PairDescription(

@@ -1,7 +1,7 @@
 """The race: plain and speculative decoding of one prompt side by side, as the clocks stand.
 
 Owns how a race is begun, watched and brought into the chat. The chat's own conversation is not
-touched; whose turn it is and what the clocks count is `sequoia_core.race`'s.
+touched; whose turn it is and what the clocks count is `sequoia_core.chat.race`'s.
 """
 
 from typing import TYPE_CHECKING, ClassVar
@@ -13,7 +13,7 @@ from textual.content import Content
 from textual.screen import Screen
 
 from sequoia_core.events import PrefillDone
-from sequoia_core.race import Lane
+from sequoia_core.chat.race import Lane
 
 from ..answer import ENDINGS
 from ..history import turns

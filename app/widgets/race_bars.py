@@ -5,7 +5,7 @@ In accessible mode without bars, since a row of signs is read aloud sign by sign
 
 from textual.content import Content
 
-from sequoia_core.race import Lane
+from sequoia_core.chat.race import Lane
 
 from ..accessible import is_accessible
 from ..race import LaneRun, RaceRun

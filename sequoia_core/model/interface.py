@@ -25,7 +25,7 @@ if TYPE_CHECKING:  # a screen imports this module long before it needs torch
     from sequoia_core.config import SamplingParams
     from sequoia_core.events import Event
     from sequoia_core.tree.growmap import GrowMap
-    from sequoia_core.race import RaceEvent
+    from sequoia_core.chat.race import RaceEvent
 
 
 @dataclass(frozen=True, slots=True)

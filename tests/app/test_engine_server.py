@@ -26,7 +26,7 @@ from sequoia_core.errors import ModelLoadError, ParameterError, SequoiaError
 from sequoia_core.events import Event, Finished, FinishReason, Notice, NoticeKind, Step, TextDelta
 from sequoia_core.tree.growmap import GrowMap
 from sequoia_core.model.interface import ChatEngine, TreeChoice
-from sequoia_core.race import Lane, RaceEvent, RaceTerms, race
+from sequoia_core.chat.race import Lane, RaceEvent, RaceTerms, race
 from sequoia_core.trace import ReplayEngine, Trace
 from tests.app.serving import Played, loads, making, remote, running, served
 from tests.fakes import PAIR, BrokenEngine, make_answer, replay

@@ -28,7 +28,7 @@ from sequoia_core.events import (
     Totals,
     TreeChosen,
 )
-from sequoia_core.race import Lane, Raced, RaceEvent, RaceTerms
+from sequoia_core.chat.race import Lane, Raced, RaceEvent, RaceTerms
 from tests.app.driving import Driver, driving
 from tests.fakes import ANSWER, TREE_16, RacingEngine, make_step, plain_answer, replay
 

@@ -27,7 +27,7 @@ from sequoia_core.errors import GrowMapError
 from sequoia_core.events import Event
 from sequoia_core.tree.growmap import GrowMap
 from sequoia_core.model.interface import Lookup, TreeChoice
-from sequoia_core.race import Raced, RaceTerms
+from sequoia_core.chat.race import Raced, RaceTerms
 from sequoia_core.trace import write_event
 from tests.core.test_trace import events as entries
 

@@ -13,7 +13,7 @@ from transformers import PreTrainedTokenizerBase
 
 from sequoia_core.text.detokenizer.chat_template import ChatTemplate, Turn
 from sequoia_core.config import Mode, SamplingParams
-from sequoia_core.conversation import Conversation
+from sequoia_core.chat.conversation import Conversation
 from sequoia_core.errors import ContextFullError, ParameterError, SequoiaError
 from sequoia_core.events import (
     Event,

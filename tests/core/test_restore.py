@@ -9,7 +9,7 @@ from torch import Tensor
 
 from sequoia_core.text.detokenizer.chat_template import ChatTemplate, Turn
 from sequoia_core.config import SamplingParams
-from sequoia_core.conversation import Conversation
+from sequoia_core.chat.conversation import Conversation
 from sequoia_core.errors import ParameterError
 from sequoia_core.events import FinishReason, NoticeKind
 from sequoia_core.tree.growmap import GrowMap

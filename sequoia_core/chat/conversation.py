@@ -20,7 +20,7 @@ from sequoia_core.decode.engine import Engine
 from sequoia_core.errors import ContextFullError, ParameterError
 from sequoia_core.events import Event, Notice, NoticeKind, Step, TextDelta, TreeChosen
 from sequoia_core.model.interface import Lookup, PairDescription, TreeChoice
-from sequoia_core.race import Lane, LaneClock, RaceEvent, RaceTerms, race
+from sequoia_core.chat.race import Lane, LaneClock, RaceEvent, RaceTerms, race
 from sequoia_core.decode.timed_model import TimedModel
 from sequoia_core.decode.tree_choice import lookup_for
 
