@@ -8,7 +8,7 @@ import threading
 from collections.abc import Iterable, Iterator
 
 from sequoia_core.errors import TraceError
-from sequoia_core.trace_file import Entry, TraceReader
+from sequoia_core.recording.trace_file import Entry, TraceReader
 
 from .timeline import Timeline
 

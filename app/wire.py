@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from typing import Any, get_args
 
 from sequoia_core.config import Mode
-from sequoia_core.encoding import MisfitError, brief, decode, encode
+from sequoia_core.recording.json_codec import MisfitError, brief, decode, encode
 from sequoia_core.errors import SequoiaError
 from sequoia_core.events import Event
 from sequoia_core.tree.growmap import GrowMap

@@ -27,7 +27,7 @@ from sequoia_core.events import (
 )
 from sequoia_core.model.interface import PairDescription
 from sequoia_core.chat.race import Lane, Raced, RaceEvent, RaceTerms
-from sequoia_core.trace import ReplayEngine, Trace
+from sequoia_core.recording.replay_engine import ReplayEngine, Trace
 
 PAIR = PairDescription(
     target="SmolLM2-135M-Instruct",

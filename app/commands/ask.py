@@ -25,7 +25,7 @@ from sequoia_core.events import (
     TreeChosen,
 )
 from sequoia_core.text.detokenizer.detokenizer import well_formed
-from sequoia_core.trace import Asked, recorded
+from sequoia_core.recording.replay_engine import Asked, recorded
 from sequoia_core.decode.tree_choice import ADAPTIVE
 
 from .. import launch

@@ -25,7 +25,7 @@ def replay(
 ) -> None:
     """Play a recorded chat: text, trees and figures as they were."""
     with quick_imports():
-        from sequoia_core.trace_file import TraceReader
+        from sequoia_core.recording.trace_file import TraceReader
 
         from ..replay import Loading, Player
         from ..settings import load_settings

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, TextIO
 from sequoia_core.errors import SequoiaError
 from sequoia_core.events import Step
 from sequoia_core.files import text_written_whole, write_whole
-from sequoia_core.trace_file import Entry, write_event, write_header
+from sequoia_core.recording.trace_file import Entry, write_event, write_header
 
 from ..destination import to_be_written
 from ..export import Chat, answer_events, as_json, as_markdown, asked

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 from uuid import uuid4
 
-from sequoia_core.encoding import encode
+from sequoia_core.recording.json_codec import encode
 from sequoia_core.events import Event, Failed, Finished, Step
 
 from ..history import Exchange

@@ -31,7 +31,7 @@ from app.widgets.prompt import Prompt
 from sequoia_core.config import SamplingParams
 from sequoia_core.events import Event, Step
 from sequoia_core.model.interface import ChatEngine
-from sequoia_core.trace import ReplayEngine, Trace
+from sequoia_core.recording.replay_engine import ReplayEngine, Trace
 from tests.fakes import ANSWER, PAIR, answer_events, make_answer
 
 SIZE = (160, 50)

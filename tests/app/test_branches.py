@@ -17,7 +17,7 @@ from sequoia_core.text.detokenizer.chat_template import Turn
 from sequoia_core.config import SamplingParams
 from sequoia_core.errors import ContextFullError
 from sequoia_core.events import Event, Failed, Step, TextDelta
-from sequoia_core.trace import ReplayEngine, Trace
+from sequoia_core.recording.replay_engine import ReplayEngine, Trace
 from tests.app.driving import Driver, driving
 from tests.fakes import PAIR, BrokenEngine, make_answer
 

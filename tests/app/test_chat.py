@@ -29,7 +29,7 @@ from sequoia_core.events import (
 )
 from sequoia_core.tree.growmap import growmap_names
 from sequoia_core.model.interface import ChatEngine, Lookup, TreeChoice
-from sequoia_core.trace import ReplayEngine, Trace
+from sequoia_core.recording.replay_engine import ReplayEngine, Trace
 from tests.app.driving import Driver, driving
 from tests.fakes import PAIR, TREE_16, BrokenEngine, make_answer, replay, unmeasured, with_baseline
 
@@ -859,7 +859,7 @@ async def test_no_color_keeps_the_verdict_readable(monkeypatch: pytest.MonkeyPat
 
 def test_the_app_starts_without_torch_and_transformers() -> None:
     code = (
-        "import sys, app.app, sequoia_core.trace;"
+        "import sys, app.app, sequoia_core.recording.replay_engine;"
         "sys.exit(' '.join({'torch', 'transformers'} & set(sys.modules)) or 0)"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)

@@ -30,7 +30,7 @@ from sequoia_core.events import (
     Totals,
 )
 from sequoia_core.model.interface import ChatEngine, PairDescription
-from sequoia_core.trace import Asked, ReplayEngine, Trace, read_trace
+from sequoia_core.recording.replay_engine import Asked, ReplayEngine, Trace, read_trace
 from sequoia_core.decode.tree_choice import ADAPTIVE
 from tests.fakes import (
     ANSWER,
@@ -354,7 +354,7 @@ def test_a_trace_that_cannot_be_written_is_told_before_models_are_loaded(
 
 
 def replay_trace() -> Any:
-    from sequoia_core.trace import Trace
+    from sequoia_core.recording.replay_engine import Trace
     from tests.fakes import PAIR
 
     return Trace(PAIR, make_answer())

@@ -37,7 +37,7 @@ from sequoia_core.events import (
     Step,
 )
 from sequoia_core.model.interface import ChatEngine, TreeChoice
-from sequoia_core.trace import ReplayEngine, Trace
+from sequoia_core.recording.replay_engine import ReplayEngine, Trace
 from tests.fakes import PAIR, BrokenEngine, make_answer, replay
 
 ASK = Ask("why?", SamplingParams())

@@ -27,7 +27,7 @@ from sequoia_core.events import Event, Finished, FinishReason, Notice, NoticeKin
 from sequoia_core.tree.growmap import GrowMap
 from sequoia_core.model.interface import ChatEngine, TreeChoice
 from sequoia_core.chat.race import Lane, RaceEvent, RaceTerms, race
-from sequoia_core.trace import ReplayEngine, Trace
+from sequoia_core.recording.replay_engine import ReplayEngine, Trace
 from tests.app.serving import Played, loads, making, remote, running, served
 from tests.fakes import PAIR, BrokenEngine, make_answer, replay
 

@@ -20,7 +20,7 @@ from sequoia_core.events import (
     Step,
     TextDelta,
 )
-from sequoia_core.trace import Asked, read_trace
+from sequoia_core.recording.replay_engine import Asked, read_trace
 from tests.app.driving import Driver, driving
 from tests.fakes import PAIR, TREE_16, make_answer, replay
 

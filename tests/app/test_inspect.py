@@ -23,7 +23,7 @@ from sequoia_core.events import (
     Step,
     TreeChosen,
 )
-from sequoia_core.trace import ReplayEngine
+from sequoia_core.recording.replay_engine import ReplayEngine
 from tests.app.driving import Driver, driving
 from tests.app.insights import MemoryRecord, told
 from tests.fakes import PARENTS_16, TREE_16, make_answer, make_step, replay

@@ -24,7 +24,7 @@ from app.store.archive import Archive
 from app.store.recorder import DatabaseRecorder
 from sequoia_core.events import Event, FinishReason, Step
 from sequoia_core.model.interface import ChatEngine
-from sequoia_core.trace import ReplayEngine, Trace
+from sequoia_core.recording.replay_engine import ReplayEngine, Trace
 from tests.app.driving import Driver, driving
 from tests.fakes import PAIR, make_answer, replay
 

@@ -18,7 +18,7 @@ from app.svg import with_local_fonts
 from app.theming import load_theme
 from sequoia_core.errors import ParameterError
 from sequoia_core.events import Event
-from sequoia_core.trace import Asked, recorded
+from sequoia_core.recording.replay_engine import Asked, recorded
 from tests.app.driving import driving
 from tests.app.records import record_chats
 from tests.fakes import PAIR, make_answer

@@ -17,7 +17,7 @@ from app.race import Agreement, RaceResult, RaceRun, agreement_told, kept_note, 
 from app.recording import NoRecord
 from app.screens.race import RaceScreen
 from app.widgets.lane_text import GrowingLines, LaneText
-from sequoia_core.encoding import decode, encode
+from sequoia_core.recording.json_codec import decode, encode
 from sequoia_core.events import (
     Event,
     Finished,

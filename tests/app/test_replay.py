@@ -30,8 +30,8 @@ from app.widgets.tree_view import TreeView
 from app.widgets.why_panel import WhyPanel
 from sequoia_core.errors import TraceError
 from sequoia_core.events import Event, Failed, Finished, Notice, NoticeKind, PrefillDone, Step
-from sequoia_core.trace import Asked, write_event, write_header
-from sequoia_core.trace_file import Entry, TraceReader
+from sequoia_core.recording.replay_engine import Asked, write_event, write_header
+from sequoia_core.recording.trace_file import Entry, TraceReader
 from tests.fakes import PAIR, make_answer
 
 FIRST = Asked("Why is the sky blue?", "one", None, 1000.0, 0.0)
@@ -547,7 +547,7 @@ def test_what_is_wrong_with_a_file_is_one_line(tmp_path: Path) -> None:
 def test_no_model_code_is_loaded_for_it() -> None:
     heavy = {"torch", "transformers", "numpy", "tokenizers", "jinja2", "huggingface_hub", "aiohttp"}
     code = (
-        "import sys, app.replay_app, app.commands.replay, app.settings, sequoia_core.trace_file; "
+        "import sys, app.replay_app, app.commands.replay, app.settings, sequoia_core.recording.trace_file; "
         f"print(*({heavy!r} & set(sys.modules)))"
     )
     done = subprocess.run(

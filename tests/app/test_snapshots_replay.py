@@ -12,7 +12,7 @@ from app.messages import ChatSettings
 from app.replay import Loading, Player
 from app.replay_app import ReplayApp
 from sequoia_core.events import Step
-from sequoia_core.trace_file import TraceReader
+from sequoia_core.recording.trace_file import TraceReader
 from tests.app.insights import with_insight
 from tests.app.picturing import Stage
 from tests.app.test_replay import chat, recording

@@ -28,7 +28,7 @@ from sequoia_core.events import Event
 from sequoia_core.tree.growmap import GrowMap
 from sequoia_core.model.interface import Lookup, TreeChoice
 from sequoia_core.chat.race import Raced, RaceTerms
-from sequoia_core.trace import write_event
+from sequoia_core.recording.replay_engine import write_event
 from tests.core.test_trace import events as entries
 
 KINDS = (*get_args(ToEngine), *get_args(ToWindow))

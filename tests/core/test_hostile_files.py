@@ -20,8 +20,8 @@ from sequoia_core.tree.growmap import GrowMap
 from sequoia_core.tree.reference_files import read_acceptance_rates
 from sequoia_core.reproduce.result_lines import ResultLines
 from sequoia_core.tree.budget_search import SearchFile
-from sequoia_core.trace import read_trace
-from sequoia_core.trace_file import LONGEST_LINE, MOST_STEP_NODES
+from sequoia_core.recording.replay_engine import read_trace
+from sequoia_core.recording.trace_file import LONGEST_LINE, MOST_STEP_NODES
 from tests.core.checkpoints import tiny_tokenizer
 from tests.core.test_files import SEPARATORS
 from tests.core.test_trace import HEADER
@@ -269,7 +269,7 @@ def test_a_line_of_a_trace_is_read_up_to_its_limit(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     assert LONGEST_LINE < 1 << 26
-    monkeypatch.setattr("sequoia_core.trace_file.LONGEST_LINE", 1000)
+    monkeypatch.setattr("sequoia_core.recording.trace_file.LONGEST_LINE", 1000)
     path = tmp_path / "a.jsonl"
     path.write_text(HEADER + "\n" + '{"event": "Failed", "message": "' + "x" * 2000 + '"}\n')
     with pytest.raises(TraceError, match="line 2: it has more than 1,000 bytes"):

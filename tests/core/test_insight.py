@@ -16,7 +16,7 @@ from sequoia_core.decode import report as explaining
 from sequoia_core.speculate import verify
 from sequoia_core.config import Mode, SamplingParams
 from sequoia_core.speculate.draft import DraftModel
-from sequoia_core.encoding import decode, encode
+from sequoia_core.recording.json_codec import decode, encode
 from sequoia_core.events import Outcome, Step
 from sequoia_core.decode.report import TOP, explain, explained_nodes
 from sequoia_core.tree.growmap import GrowMap

@@ -25,8 +25,8 @@ from sequoia_core.events import (
     TreeNode,
 )
 from sequoia_core.model.interface import PairDescription
-from sequoia_core.trace import Asked, ReplayEngine, Trace, read_trace, write_event, write_header
-from sequoia_core.trace_file import Entry, TraceReader
+from sequoia_core.recording.replay_engine import (Asked, ReplayEngine, Trace, read_trace, write_event, write_header)
+from sequoia_core.recording.trace_file import Entry, TraceReader
 from tests.fakes import PAIR, make_answer, replay
 
 texts = st.text(st.characters(), max_size=8)

@@ -15,7 +15,7 @@ from itertools import pairwise
 from pathlib import Path
 from typing import Any, TextIO, get_args
 
-from sequoia_core.encoding import MisfitError, brief, decode, encode
+from sequoia_core.recording.json_codec import MisfitError, brief, decode, encode
 from sequoia_core.errors import TraceError
 from sequoia_core.events import Event, Step, TextDelta
 from sequoia_core.files import parse_json

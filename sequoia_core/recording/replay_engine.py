@@ -14,7 +14,7 @@ from sequoia_core.events import Event, Failed, Finished, FinishReason, Step, Tot
 from sequoia_core.files import private_file
 from sequoia_core.model.interface import PairDescription, TreeChoice
 from sequoia_core.chat.race import RaceEvent
-from sequoia_core.trace_file import Asked, Entry, TraceReader, write_event, write_header
+from sequoia_core.recording.trace_file import (Asked, Entry, TraceReader, write_event, write_header)
 
 __all__ = [
     "Asked",
