@@ -45,7 +45,7 @@ def calibrate(
             shown += _figures(tuner.calibration, temperature)
         if grid and tuner.online is not None and tuner.online.calibration.drafts:
             from sequoia_core.measure.grid import compare
-            from sequoia_core.measure.online import TYPICAL_CONTEXT
+            from sequoia_core.measure.online_advisor import TYPICAL_CONTEXT
 
             figures = tuner.online.figures(temperature, TYPICAL_CONTEXT)
             shown += _compared(compare(pair, figures, temperature, progress))

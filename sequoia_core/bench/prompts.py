@@ -8,7 +8,7 @@ from pathlib import Path
 
 from sequoia_core.data.rows import json_rows, text_lines
 from sequoia_core.errors import ParameterError
-from sequoia_core.measure.tuning import PROMPTS
+from sequoia_core.measure.tuner import PROMPTS
 
 
 def load_prompts(path: str | None, count: int) -> list[str]:

@@ -17,7 +17,7 @@ from sequoia_core.config import Offload, WeightFormat
 if TYPE_CHECKING:
     import torch
 
-    from sequoia_core.measure.tuning import Tuner
+    from sequoia_core.measure.tuner import Tuner
     from sequoia_core.model.loading.pair import OpenedDraft, Pair
     from sequoia_core.decode.tree_choice import TreeAdvisor
 
@@ -86,7 +86,7 @@ class Workshop:
     @cached_property
     def tuner(self) -> Tuner:
         """Has measured the pair, or is about to; systems decode by an `advisor` of their own."""
-        from sequoia_core.measure.tuning import Tuner
+        from sequoia_core.measure.tuner import Tuner
 
         return Tuner(self.pair)
 
@@ -96,7 +96,7 @@ class Workshop:
         What it learns while a system decodes is that system's: one that all share would let the
         systems beside it decide its tree.
         """
-        from sequoia_core.measure.online import OnlineAdvisor
+        from sequoia_core.measure.online_advisor import OnlineAdvisor
         from sequoia_core.decode.tree_choice import BundledAdvisor
 
         measured = self.tuner.calibration

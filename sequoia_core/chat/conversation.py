@@ -61,7 +61,7 @@ class Conversation:
         tree_choice: TreeChoice | None = None,
         insight: bool = False,
     ) -> None:
-        from sequoia_core.measure.tuning import Tuner
+        from sequoia_core.measure.tuner import Tuner
 
         self._pair = pair
         self._codec = TokenizerCodec(pair.tokenizer, pair.eos_token_ids)

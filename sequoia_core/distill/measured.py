@@ -15,7 +15,7 @@ from sequoia_core.distill.corpus import Corpus
 from sequoia_core.speculate.draft import DraftModel
 from sequoia_core.errors import ParameterError
 from sequoia_core.measure.acceptance import AcceptanceCount
-from sequoia_core.measure.times import ForwardTimer
+from sequoia_core.measure.forward_timings import ForwardTimer
 from sequoia_core.model.device import device_name
 from sequoia_core.model.loading.loader import open_directory
 from sequoia_core.model.loading.weights import DRAFT_VOCAB_IDS

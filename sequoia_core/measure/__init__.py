@@ -6,7 +6,7 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from sequoia_core.measure.tuning import Tuner
+    from sequoia_core.measure.tuner import Tuner
     from sequoia_core.model.loading.pair import Pair
 
 
@@ -20,7 +20,7 @@ def calibrate(
         temperature: to sample at beside greedy decoding; 0 is the usual one.
         progress: told what is being done and which part is done.
     """
-    from sequoia_core.measure.tuning import Tuner
+    from sequoia_core.measure.tuner import Tuner
 
     tuner = Tuner(pair)
     for message, fraction in tuner.measure(temperature):

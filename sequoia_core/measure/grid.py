@@ -17,7 +17,7 @@ from sequoia_core.config import Mode, SamplingParams
 from sequoia_core.decode.engine import Engine
 from sequoia_core.events import Step
 from sequoia_core.tree.growmap import GrowMap
-from sequoia_core.measure.online import Figures
+from sequoia_core.measure.online_advisor import Figures
 from sequoia_core.decode.baseline_timer import NoBaseline
 from sequoia_core.model.interface import TreeChoice
 from sequoia_core.tree.search import expected_tokens_table

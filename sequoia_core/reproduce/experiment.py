@@ -272,8 +272,8 @@ def pairs_growmap(pair: Pair, named: str | None, temperature: float) -> GrowMap:
         return advised.growmap
     if named != "auto":
         return find_growmap(named)
-    from sequoia_core.measure.online import TYPICAL_CONTEXT
-    from sequoia_core.measure.tuning import Tuner
+    from sequoia_core.measure.online_advisor import TYPICAL_CONTEXT
+    from sequoia_core.measure.tuner import Tuner
 
     tuner = Tuner(pair)
     if not tuner.measured:

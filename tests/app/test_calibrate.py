@@ -14,7 +14,7 @@ from sequoia_core.tree.growmap import GrowMap
 from sequoia_core.measure import grid
 from sequoia_core.measure.calibration import Calibration
 from sequoia_core.measure.grid import Answer, Cell, Comparison
-from sequoia_core.measure.online import OnlineAdvisor
+from sequoia_core.measure.online_advisor import OnlineAdvisor
 from sequoia_core.decode.tree_choice import ROOT
 from tests.core.measuring import calibration_of
 

@@ -12,7 +12,7 @@ from sequoia_core.bench.runner import WARM_UP_TOKENS, Outcome, compare
 from sequoia_core.bench.runs import NoSpeedError, PeerError, StepClock, peer_code
 from sequoia_core.config import SamplingParams
 from sequoia_core.errors import ParameterError
-from sequoia_core.measure.tuning import PROMPTS
+from sequoia_core.measure.tuner import PROMPTS
 from tests.core.bench_runs import FixedSystem, outcome_of
 from tests.core.models import TableModel
 

@@ -20,9 +20,9 @@ from sequoia_core.bench.session import _calibrate
 from sequoia_core.bench.worker import ProcessSystem
 from sequoia_core.bench.workshop import Sources, Workshop
 from sequoia_core.config import SamplingParams, WeightFormat
-from sequoia_core.measure import tuning
+from sequoia_core.measure import tuner as tuning
 from sequoia_core.measure.calibration import Band, Calibration
-from sequoia_core.measure.online import OnlineAdvisor
+from sequoia_core.measure.online_advisor import OnlineAdvisor
 from sequoia_core.model.device import cpu_threads
 from sequoia_core.model.loading.pair import Pair, load_pair
 from tests.core.checkpoints import save_model, tiny_tokenizer

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from sequoia_core.errors import ParameterError
 from sequoia_core.tree.growmap import GrowMap
-from sequoia_core.measure.costs import KEPT, LEAST, STALE_STEPS, LearntCosts, RestCosts, step_ms
+from sequoia_core.measure.step_cost_model import (KEPT, LEAST, STALE_STEPS, LearntCosts, RestCosts, step_ms)
 from sequoia_core.decode.tree_choice import ROOT
 from tests.core.engines import tree_of
 from tests.core.measuring import REST, TIMES, grafted, make_step

@@ -14,7 +14,7 @@ from sequoia_core.config import Mode, SamplingParams
 from sequoia_core.decode.engine import Engine
 from sequoia_core.errors import ParameterError
 from sequoia_core.events import Notice, NoticeKind, Step, StepTimings
-from sequoia_core.measure import calibrate, survey, times
+from sequoia_core.measure import (calibrate, calibration_run as survey, forward_timings as times)
 from sequoia_core.measure.calibration import (
     Band,
     Calibration,
@@ -22,10 +22,10 @@ from sequoia_core.measure.calibration import (
     load_calibration,
     save_calibration,
 )
-from sequoia_core.measure.costs import LearntCosts, drafted_rows
-from sequoia_core.measure.record import AcceptanceRecord
-from sequoia_core.measure.survey import SHAPES, WIDE, Survey
-from sequoia_core.measure.tuning import Tuner
+from sequoia_core.measure.step_cost_model import LearntCosts, drafted_rows
+from sequoia_core.measure.acceptance_stats import AcceptanceRecord
+from sequoia_core.measure.calibration_run import SHAPES, WIDE, Survey
+from sequoia_core.measure.tuner import Tuner
 from sequoia_core.model.llama import Llama
 from sequoia_core.model.loading.pair import Pair
 from sequoia_core.model.interface import Lookup, PairDescription, TreeChoice

@@ -20,7 +20,7 @@ import numpy as np
 from sequoia_core.errors import ParameterError
 from sequoia_core.events import Origin, Step
 from sequoia_core.tree.growmap import GrowMap
-from sequoia_core.measure.times import TimeSurface, straight
+from sequoia_core.measure.forward_timings import TimeSurface, straight
 from sequoia_core.decode.tree_choice import StepCosts
 
 KEPT = 31
