@@ -49,7 +49,7 @@ def picture_to_be_written(given: Path | None) -> Path | None:
     """
     file = to_be_written(given)
     if file is not None:
-        from sequoia_core.picture import check_picture
+        from sequoia_core.figures.picture import check_picture
 
         check_picture(file)
     return file

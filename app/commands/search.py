@@ -135,7 +135,7 @@ def _search(
         result = searched(wanted, f"searched for {vector.name} with given times")
     result.tree.save(dst)
     if picture is not None:
-        from sequoia_core.search_picture import draw_search
+        from sequoia_core.figures.search_picture import draw_search
 
         draw_search(picture, result)
     if as_json:

@@ -13,7 +13,8 @@ from datetime import date
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
-from sequoia_core.bench import plot, report
+from sequoia_core.figures import bench_picture as plot
+from sequoia_core.bench import report
 from sequoia_core.bench.conditions import prefill_speeds
 from sequoia_core.bench.contenders import INSTALL
 from sequoia_core.bench.findings import Findings

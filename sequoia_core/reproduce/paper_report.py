@@ -84,7 +84,7 @@ def draw_paper(file: Path, outcomes: Sequence[Outcome]) -> None:
     Raises:
         OSError: the file cannot be written.
     """
-    from sequoia_core.picture import COLOURS, GREY, axes, save
+    from sequoia_core.figures.picture import COLOURS, GREY, axes, save
 
     drawn = axes(1.2 + 0.3 * len(outcomes))
     measured = [(at, each.result) for at, each in enumerate(outcomes) if each.result]

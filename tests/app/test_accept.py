@@ -10,7 +10,7 @@ from typer.testing import CliRunner
 
 from app.cli import app
 from sequoia_core.errors import ModelLoadError
-from sequoia_core.measure.acceptance_picture import draw_vector
+from sequoia_core.figures.acceptance_picture import draw_vector
 from sequoia_core.measure.acceptance_vector import AcceptanceVector
 from sequoia_core.measure.tuner import PROMPTS
 from sequoia_core.model.loading.pair import embedded_target_path

@@ -10,7 +10,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from sequoia_core.bench import document, names, plot
+from sequoia_core.bench import document, names
+from sequoia_core.figures import bench_picture as plot
 from sequoia_core.bench.conditions import busy_name
 from sequoia_core.bench.contenders import AVX2, BASELINES, OWN, PEERS
 from sequoia_core.bench.document import Setting, as_values, for_terminal, write_document

@@ -21,7 +21,7 @@ from sequoia_core.reproduce.experiment import (
     Measured,
     pairs_growmap,
 )
-from sequoia_core.reproduce.pictures import draw_experiment
+from sequoia_core.figures.reproduce_pictures import draw_experiment
 from sequoia_core.reproduce.sampling import DraftNucleus
 from sequoia_core.reproduce.split import Split, SplitClock
 from sequoia_core.reproduce.values import experiment_values

@@ -16,7 +16,7 @@ from sequoia_core.model.loading.pair import Pair
 from sequoia_core.decode.baseline_timer import NoBaseline
 from sequoia_core.model.interface import TreeChoice
 from sequoia_core.reproduce.count_file import CountFile
-from sequoia_core.reproduce.pictures import draw_study
+from sequoia_core.figures.reproduce_pictures import draw_study
 from sequoia_core.reproduce.resampling import Counted
 from sequoia_core.reproduce.robustness import RULES, Cell, Count, Counter, Sweep, count_all
 from sequoia_core.reproduce.sampling import DraftNucleus

@@ -1,6 +1,6 @@
 """Pictures of speeds: by system, and by the number of a tree's nodes.
 
-Owns what they show; how they look is `sequoia_core.picture`'s. A terminal gets bars of characters
+Owns what they show; how they look is `sequoia_core.figures.picture`'s. A terminal gets bars of characters
 from the report instead.
 """
 
@@ -8,8 +8,8 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from sequoia_core.bench.report import Spread
-from sequoia_core.picture import COLOURS, GREY, can_draw, save
-from sequoia_core.picture import axes as new_axes
+from sequoia_core.figures.picture import COLOURS, GREY, can_draw, save
+from sequoia_core.figures.picture import axes as new_axes
 
 __all__ = ["can_draw", "draw_sizes", "draw_systems"]
 

@@ -1,6 +1,6 @@
 """Pictures of the experiments: speed prompt by prompt, a step's parts, and rules over temperature.
 
-Owns what is drawn; the look is `sequoia_core.picture`'s.
+Owns what is drawn; the look is `sequoia_core.figures.picture`'s.
 """
 
 from __future__ import annotations
@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from sequoia_core.picture import COLOURS, GREY, axes, panels, save
+from sequoia_core.figures.picture import COLOURS, GREY, axes, panels, save
 from sequoia_core.reproduce.experiment import PLAIN, TREE, Findings
 from sequoia_core.reproduce.robustness import RULES
 from sequoia_core.reproduce.standing import Study

@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from pathlib import Path
 
-from sequoia_core.picture import GREY, axes, save
+from sequoia_core.figures.picture import GREY, axes, save
 from sequoia_core.tree.budget_search import Candidate, SearchResult
 
 _LINES = "viridis"
