@@ -102,7 +102,7 @@ def _forward(settings: "Settings", *, models_there: bool) -> Iterator[Finding]:
     from sequoia_core.model.loading.forward import choose_forward
     from sequoia_core.model.loading.loader import Checkpoint
     from sequoia_core.model.native import library
-    from sequoia_core.model.offload.model.model import Placement, check_offload
+    from sequoia_core.model.offload.model import Placement, check_offload
 
     try:
         device, *others = choose_devices(settings.device)

@@ -1,8 +1,8 @@
 """What `/show` says. Pure text; knows no widget."""
 
+from sequoia_core.decode.tree_choice import ADAPTIVE
 from sequoia_core.events import TreeChosen
 from sequoia_core.model.interface import PairDescription
-from sequoia_core.decode.tree_choice import ADAPTIVE
 
 from .messages import ChatSettings
 

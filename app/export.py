@@ -12,7 +12,6 @@ from typing import Any
 
 from markdown_it import MarkdownIt
 
-from sequoia_core.recording.json_codec import encode
 from sequoia_core.events import (
     Event,
     Failed,
@@ -23,6 +22,7 @@ from sequoia_core.events import (
     TreeChosen,
 )
 from sequoia_core.model.interface import PairDescription
+from sequoia_core.recording.json_codec import encode
 from sequoia_core.recording.replay_engine import Asked
 
 from .answer import Answer

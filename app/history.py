@@ -10,8 +10,8 @@ from dataclasses import dataclass
 from types import EllipsisType, MappingProxyType
 from uuid import uuid4
 
-from sequoia_core.text.detokenizer.chat_template import Turn
 from sequoia_core.errors import SequoiaError
+from sequoia_core.text.chat_template import Turn
 
 from .answer import Answer
 

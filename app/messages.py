@@ -6,11 +6,11 @@ Plain values only; knows neither the thread nor any widget.
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 
-from sequoia_core.text.detokenizer.chat_template import Turn
+from sequoia_core.chat.race import RaceEvent
 from sequoia_core.config import Mode, SamplingParams
 from sequoia_core.events import Event
 from sequoia_core.model.interface import ChatEngine, Lookup, PairDescription, TreeChoice
-from sequoia_core.chat.race import RaceEvent
+from sequoia_core.text.chat_template import Turn
 
 LoadProgress = Callable[[str, float | None], None]
 """Told while an engine loads: what is happening, and the fraction done where it is known."""

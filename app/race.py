@@ -6,11 +6,11 @@ Owns what may be said of two answers to one prompt. Grows by `add`; knows no wid
 from dataclasses import dataclass, field
 from enum import StrEnum
 
-from sequoia_core.recording.json_codec import MisfitError, decode
+from sequoia_core.chat.race import Lane, Raced, RaceEvent, RaceTerms
 from sequoia_core.events import FinishReason, Notice, PrefillDone, TreeChosen
 from sequoia_core.files import parse_json
 from sequoia_core.model.interface import Lookup
-from sequoia_core.chat.race import Lane, Raced, RaceEvent, RaceTerms
+from sequoia_core.recording.json_codec import MisfitError, decode
 
 from .answer import Answer
 from .visible import quote_token, visible

@@ -24,7 +24,7 @@ from sequoia_core.errors import ParameterError, SequoiaError
 from sequoia_core.files import parse_toml, read_text
 from sequoia_core.model.interface import Lookup
 from sequoia_core.suggest import close_names
-from sequoia_core.text.detokenizer.detokenizer import well_formed
+from sequoia_core.text.detokenizer import well_formed
 
 from .messages import ChatSettings
 from .paths import config_file

@@ -9,13 +9,13 @@ import socket
 from dataclasses import dataclass
 from typing import Any, get_args
 
+from sequoia_core.chat.race import Lane, Raced, RaceEvent
 from sequoia_core.config import Mode
-from sequoia_core.recording.json_codec import MisfitError, brief, decode, encode
 from sequoia_core.errors import SequoiaError
 from sequoia_core.events import Event
-from sequoia_core.tree.growmap import GrowMap
 from sequoia_core.model.interface import Lookup, PairDescription, TreeChoice
-from sequoia_core.chat.race import Lane, Raced, RaceEvent
+from sequoia_core.recording.json_codec import MisfitError, brief, decode, encode
+from sequoia_core.tree.growmap import GrowMap
 
 from .messages import Ask, Clear, LoadFailed, Loading, Race, Restore, SetSystem
 

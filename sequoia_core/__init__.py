@@ -15,14 +15,14 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from sequoia_core import events
-    from sequoia_core.text.detokenizer.chat_template import Turn
-    from sequoia_core.config import Mode, SamplingParams
     from sequoia_core.chat.conversation import Conversation
+    from sequoia_core.config import Mode, SamplingParams
     from sequoia_core.decode.engine import Engine
     from sequoia_core.errors import SequoiaError
-    from sequoia_core.tree.growmap import GrowMap
-    from sequoia_core.model.loading.pair import load_pair
     from sequoia_core.model.interface import TreeChoice
+    from sequoia_core.model.loading.pair import load_pair
+    from sequoia_core.text.chat_template import Turn
+    from sequoia_core.tree.growmap import GrowMap
 
 __all__ = [
     "Conversation",
@@ -39,15 +39,15 @@ __all__ = [
 ]
 
 _HOMES = {
-    "Conversation": "conversation",
-    "Engine": "engine",
-    "GrowMap": "growmap",
+    "Conversation": "chat.conversation",
+    "Engine": "decode.engine",
+    "GrowMap": "tree.growmap",
     "Mode": "config",
     "SamplingParams": "config",
     "SequoiaError": "errors",
-    "TreeChoice": "protocols",
-    "Turn": "chat_template",
-    "load_pair": "pair",
+    "TreeChoice": "model.interface",
+    "Turn": "text.chat_template",
+    "load_pair": "model.loading.pair",
 }
 
 try:

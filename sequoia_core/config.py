@@ -56,7 +56,7 @@ class WeightFormat(StrEnum):
 
 
 class Offload(StrEnum):
-    """Where the target's layers stay while the model decodes; see `sequoia_core.model.offload.model`.
+    """Where the target's layers stay while the model decodes; see `model.offload`.
 
     Attributes:
         NONE: on the device that computes.

@@ -8,7 +8,7 @@ import zlib
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import replace
 
-from sequoia_core.text.detokenizer.chat_template import Turn
+from sequoia_core.chat.race import Lane, Raced, RaceEvent, RaceTerms
 from sequoia_core.config import SamplingParams
 from sequoia_core.errors import ParameterError
 from sequoia_core.events import (
@@ -26,8 +26,8 @@ from sequoia_core.events import (
     TreeNode,
 )
 from sequoia_core.model.interface import PairDescription
-from sequoia_core.chat.race import Lane, Raced, RaceEvent, RaceTerms
 from sequoia_core.recording.replay_engine import ReplayEngine, Trace
+from sequoia_core.text.chat_template import Turn
 
 PAIR = PairDescription(
     target="SmolLM2-135M-Instruct",

@@ -20,7 +20,7 @@ from torch.nn import functional
 from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from sequoia_core.decode import step as speculator, timed_model as stopwatch
+from sequoia_core.decode import step, timed_model
 
 ATEN = torch.ops.aten
 CUDA = torch.device("cuda", 0)
@@ -324,9 +324,9 @@ def pretended_device() -> Iterator[Traffic]:
         # tensors of inference mode have no version that a wrapper could share
         patch.setattr(grad_mode.inference_mode, "__enter__", lambda self: no_grad().__enter__())
         patch.setattr(grad_mode.inference_mode, "__exit__", lambda self, *_: None)
-        patch.setattr(stopwatch, "_event", _Event)
+        patch.setattr(timed_model, "_event", _Event)
         patch.setattr(torch.cuda, "_lazy_init", lambda: None)
         patch.setattr(torch.cuda, "synchronize", lambda _device=None: None)
-        patch.setattr(speculator, "torch", _HostTorch())
+        patch.setattr(step, "torch", _HostTorch())
         with no_grad(), _Methods(traffic), _Operators(traffic):
             yield traffic

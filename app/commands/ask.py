@@ -11,6 +11,7 @@ from uuid import uuid4
 
 import typer
 
+from sequoia_core.decode.tree_choice import ADAPTIVE
 from sequoia_core.errors import ParameterError, SequoiaError
 from sequoia_core.events import (
     Event,
@@ -24,9 +25,8 @@ from sequoia_core.events import (
     Totals,
     TreeChosen,
 )
-from sequoia_core.text.detokenizer.detokenizer import well_formed
 from sequoia_core.recording.replay_engine import Asked, recorded
-from sequoia_core.decode.tree_choice import ADAPTIVE
+from sequoia_core.text.detokenizer import well_formed
 
 from .. import launch
 from ..destination import to_be_written

@@ -48,8 +48,8 @@ class Given:
             ParameterError: something is missing or outside its range.
             GrowMapError: the vector cannot be used.
         """
-        from sequoia_core.tree.reference_files import read_acceptance_rates
         from sequoia_core.tree.budget_search import SearchConfig
+        from sequoia_core.tree.reference_files import read_acceptance_rates
 
         vector, depth, budget = self.vector, self.max_depth, self.max_budget
         if vector is None or depth is None or self.draft_time is None or self.target_time is None:

@@ -12,8 +12,8 @@ from textual.containers import Horizontal
 from textual.content import Content
 from textual.screen import Screen
 
-from sequoia_core.events import PrefillDone
 from sequoia_core.chat.race import Lane
+from sequoia_core.events import PrefillDone
 
 from ..answer import ENDINGS
 from ..history import turns

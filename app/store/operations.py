@@ -10,7 +10,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
-from sequoia_core.text.detokenizer.detokenizer import well_formed
+from sequoia_core.text.detokenizer import well_formed
 
 from ..recording import About
 from . import windows

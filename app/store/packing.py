@@ -13,7 +13,6 @@ from operator import attrgetter
 from types import NoneType
 from typing import Any, get_args, get_type_hints
 
-from sequoia_core.recording.json_codec import MisfitError, decode, encode
 from sequoia_core.events import (
     Event,
     Failed,
@@ -28,6 +27,7 @@ from sequoia_core.events import (
     TreeNode,
 )
 from sequoia_core.files import parse_json
+from sequoia_core.recording.json_codec import MisfitError, decode, encode
 from sequoia_core.recording.trace_file import check_event
 
 from ..answer import Answer, Chosen

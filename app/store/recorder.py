@@ -11,8 +11,8 @@ from pathlib import Path
 from typing import Any
 from uuid import uuid4
 
-from sequoia_core.recording.json_codec import encode
 from sequoia_core.events import Event, Failed, Finished, Step
+from sequoia_core.recording.json_codec import encode
 
 from ..history import Exchange
 from ..recording import About, NoRecord

@@ -5,9 +5,9 @@ from collections.abc import Iterable
 from textual.content import Content
 
 from sequoia_core.config import Mode
+from sequoia_core.decode.tree_choice import ADAPTIVE
 from sequoia_core.events import TreeChosen
 from sequoia_core.model.interface import Lookup, PairDescription
-from sequoia_core.decode.tree_choice import ADAPTIVE
 
 from ..messages import ChatSettings
 from ..stats import Statistics

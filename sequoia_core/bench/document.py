@@ -13,7 +13,6 @@ from datetime import date
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
-from sequoia_core.figures import bench_picture as plot
 from sequoia_core.bench import report
 from sequoia_core.bench.conditions import prefill_speeds
 from sequoia_core.bench.contenders import INSTALL
@@ -21,6 +20,7 @@ from sequoia_core.bench.findings import Findings
 from sequoia_core.bench.goals import memory_lines, score_lines, scores
 from sequoia_core.bench.report import Row, Spread
 from sequoia_core.bench.runner import Comparison
+from sequoia_core.figures import bench_picture
 
 PACKAGES = (
     "sequoia-chat", "torch", "transformers", "llama-cpp-python", "xllamacpp", "openvino-genai",
@@ -127,7 +127,7 @@ def write_document(findings: Findings, setting: Setting, file: Path) -> None:
         OSError: a file cannot be written.
     """
     file.parent.mkdir(parents=True, exist_ok=True)
-    if plot.can_draw():
+    if bench_picture.can_draw():
         _draw(findings, file.parent / "img")
     file.write_text("\n".join(_document(findings, setting)) + "\n", encoding="utf-8")
 
@@ -139,14 +139,16 @@ def _draw(findings: Findings, folder: Path) -> None:
         [(row.name, row.tokens_per_second) for row in report.rows(each)]
         for each in findings.comparisons
     ]
-    plot.draw_systems(folder / SYSTEMS_PICTURE, dict(zip(labels, systems, strict=True)))
-    plot.draw_sizes(folder / SIZES_PICTURE, dict(zip(labels, findings.sweeps, strict=True)))
+    bench_picture.draw_systems(folder / SYSTEMS_PICTURE, dict(zip(labels, systems, strict=True)))
+    bench_picture.draw_sizes(
+        folder / SIZES_PICTURE, dict(zip(labels, findings.sweeps, strict=True))
+    )
 
 
 def _document(findings: Findings, setting: Setting) -> Iterator[str]:
     yield from ("# Benchmarks", "", *_preface(findings, setting), "")
     yield from ("## Goals", "", *score_lines(findings), "")
-    pictures = plot.can_draw()
+    pictures = bench_picture.can_draw()
     if pictures:
         yield from (f"![Tokens per second by system](img/{SYSTEMS_PICTURE})", "")
     for comparison in findings.comparisons:
@@ -252,5 +254,5 @@ def _table(comparison: Comparison, rows: Sequence[Row]) -> tuple[str, ...]:
 
 def _absences(findings: Findings) -> Iterator[str]:
     yield from (f"- {name}: {why}" for name, why in findings.absent.items())
-    if not plot.can_draw():
+    if not bench_picture.can_draw():
         yield f"- pictures: matplotlib is not installed; install it with: {INSTALL}"

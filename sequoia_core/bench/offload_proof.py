@@ -22,8 +22,8 @@ from sequoia_core.bench.offload_timeline import Overlap
 from sequoia_core.bench.offload_worker import Outcome, Task, Way, work
 from sequoia_core.config import Offload
 from sequoia_core.errors import ParameterError, SequoiaError
-from sequoia_core.tree.growmap import GrowMap
 from sequoia_core.model.loading.pair import BUNDLED_DRAFT
+from sequoia_core.tree.growmap import GrowMap
 
 MIB = 1 << 20
 PROMPT_TOKENS = 16

@@ -24,16 +24,16 @@ from sequoia_core.bench.agreeing_draft import AgreeingDraft
 from sequoia_core.bench.memory import peak_memory
 from sequoia_core.bench.offload_timeline import Overlap, draw
 from sequoia_core.config import Mode, Offload, SamplingParams, WeightFormat
-from sequoia_core.speculate.draft import DraftModel
+from sequoia_core.decode.baseline_timer import NoBaseline
 from sequoia_core.decode.engine import Engine
+from sequoia_core.decode.tree_choice import BundledAdvisor
 from sequoia_core.errors import SequoiaError
 from sequoia_core.events import Step
-from sequoia_core.tree.growmap import GrowMap
-from sequoia_core.model.loading.pair import Pair, load_pair
-from sequoia_core.decode.baseline_timer import NoBaseline
 from sequoia_core.model.interface import Span, TreeChoice
+from sequoia_core.model.loading.pair import Pair, load_pair
+from sequoia_core.speculate.draft import DraftModel
+from sequoia_core.tree.growmap import GrowMap
 from sequoia_core.tree.search import choose_tree, expected_tokens_table
-from sequoia_core.decode.tree_choice import BundledAdvisor
 
 COMMAND = ("-m", "sequoia_core.bench.offload_worker")
 DEPTH = 10

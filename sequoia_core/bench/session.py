@@ -31,10 +31,10 @@ from sequoia_core.bench.runner import WARM_UP_TOKENS, Comparison, Outcome, Progr
 from sequoia_core.bench.runs import NoSpeedError, PeerError, System
 from sequoia_core.bench.worker import ProcessSystem
 from sequoia_core.bench.workshop import Sources, Workshop
-from sequoia_core.text.detokenizer.chat_template import ChatTemplate
 from sequoia_core.config import SamplingParams
 from sequoia_core.measure.calibration import Band
 from sequoia_core.model.loading.pair import instruction_sets
+from sequoia_core.text.chat_template import ChatTemplate
 
 if TYPE_CHECKING:
     from sequoia_core.bench import BenchPlan

@@ -17,9 +17,9 @@ from sequoia_core.config import Offload, WeightFormat
 if TYPE_CHECKING:
     import torch
 
+    from sequoia_core.decode.tree_choice import TreeAdvisor
     from sequoia_core.measure.tuner import Tuner
     from sequoia_core.model.loading.pair import OpenedDraft, Pair
-    from sequoia_core.decode.tree_choice import TreeAdvisor
 
 OPENVINO_DRAFT, GGUF_DRAFT, Q4_0 = "openvino-draft", "draft.gguf", "q4_0.gguf"
 """What `Workshop.made` makes."""
@@ -96,8 +96,8 @@ class Workshop:
         What it learns while a system decodes is that system's: one that all share would let the
         systems beside it decide its tree.
         """
-        from sequoia_core.measure.online_advisor import OnlineAdvisor
         from sequoia_core.decode.tree_choice import BundledAdvisor
+        from sequoia_core.measure.online_advisor import OnlineAdvisor
 
         measured = self.tuner.calibration
         if measured is None:

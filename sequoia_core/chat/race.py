@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from enum import StrEnum
 from time import perf_counter
 
+from sequoia_core.decode.baseline_timer import KEPT, UNKNOWN, NoBaseline, typical
 from sequoia_core.events import (
     Event,
     Failed,
@@ -21,7 +22,6 @@ from sequoia_core.events import (
     PrefillProgress,
     Step,
 )
-from sequoia_core.decode.baseline_timer import KEPT, UNKNOWN, NoBaseline, typical
 
 
 class Lane(StrEnum):

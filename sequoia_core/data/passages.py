@@ -13,11 +13,11 @@ from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from sequoia_core.text.detokenizer.chat_template import ChatTemplate
 from sequoia_core.data.hub import NAMED, folder_rows, named_rows
 from sequoia_core.data.rows import Kind, Row, json_rows, text_lines
 from sequoia_core.data.spec import TOTAL_TOKENS, DataSpec
 from sequoia_core.errors import ParameterError
+from sequoia_core.text.chat_template import ChatTemplate
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase

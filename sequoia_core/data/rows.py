@@ -11,7 +11,7 @@ from typing import Any
 
 from sequoia_core.errors import ParameterError
 from sequoia_core.files import parse_json, read_text, split_lines
-from sequoia_core.text.detokenizer.detokenizer import well_formed
+from sequoia_core.text.detokenizer import well_formed
 
 EXPECTED = '"turns", "prompt", "text" or "article"'
 

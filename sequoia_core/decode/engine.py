@@ -12,9 +12,25 @@ from dataclasses import dataclass, replace
 from time import perf_counter
 from typing import TYPE_CHECKING
 
-from sequoia_core.speculate.adaptive_policy import PROBE_STEPS
 from sequoia_core.config import OTHER_CHILDREN, Mode, SamplingParams
-from sequoia_core.speculate.draft import DraftModel
+from sequoia_core.decode.baseline_timer import PlainClock, StepClock
+from sequoia_core.decode.report import explain
+from sequoia_core.decode.step import MOST_PENDING, Sampler, Speculator
+from sequoia_core.decode.step_nodes import step_nodes
+from sequoia_core.decode.timed_model import timed
+from sequoia_core.decode.token_cache import Ledger
+from sequoia_core.decode.tree_choice import (
+    ROOT,
+    TRYING,
+    AdaptiveTree,
+    Advice,
+    Tree,
+    TreeAdvisor,
+    as_chosen,
+    lookup_for,
+    smaller,
+    tree_for,
+)
 from sequoia_core.errors import ContextFullError, MemoryFullError, ParameterError, SequoiaError
 from sequoia_core.events import (
     Event,
@@ -31,18 +47,13 @@ from sequoia_core.events import (
     Totals,
     TreeChosen,
 )
-from sequoia_core.decode.report import explain
-from sequoia_core.decode.token_cache import Ledger
-from sequoia_core.model.loading.memory_plan import is_out_of_memory, memory_errors
-from sequoia_core.decode.baseline_timer import PlainClock, StepClock
 from sequoia_core.model.interface import LanguageModel, Lookup, TreeChoice
-from sequoia_core.decode.step import MOST_PENDING, Sampler, Speculator
-from sequoia_core.decode.step_nodes import step_nodes
-from sequoia_core.decode.timed_model import timed
-from sequoia_core.text.detokenizer.detokenizer import TextCodec, TextStream
+from sequoia_core.model.loading.memory_plan import is_out_of_memory, memory_errors
+from sequoia_core.speculate.adaptive_policy import PROBE_STEPS
+from sequoia_core.speculate.draft import DraftModel
 from sequoia_core.speculate.token_tree import ScoredTree
-from sequoia_core.decode.tree_choice import (ROOT, TRYING, AdaptiveTree, Advice, Tree, TreeAdvisor, as_chosen, lookup_for, smaller, tree_for)
 from sequoia_core.speculate.verify import Verdict
+from sequoia_core.text.detokenizer import TextCodec, TextStream
 
 if TYPE_CHECKING:
     import torch
@@ -121,7 +132,7 @@ class Engine:
     @classmethod
     def of(cls, pair: Pair, advisor: TreeAdvisor) -> Engine:
         """An engine for a loaded pair."""
-        from sequoia_core.text.detokenizer.token_text import TokenizerCodec
+        from sequoia_core.text.token_text import TokenizerCodec
 
         return cls(
             pair.target,

@@ -12,9 +12,9 @@ from torch import Tensor
 
 from sequoia_core.insight import Insight, Opinion, Ranking, TrialRecord
 from sequoia_core.speculate.sampling import most_probable
-from sequoia_core.text.detokenizer.detokenizer import TextCodec
 from sequoia_core.speculate.token_tree import ScoredTree
 from sequoia_core.speculate.verify import Outside, Residual, Verdict
+from sequoia_core.text.detokenizer import TextCodec
 
 TOP = 10
 """Tokens of a ranking."""

@@ -10,21 +10,38 @@ from dataclasses import dataclass, replace
 
 import torch
 
-from sequoia_core.speculate import verify
-from sequoia_core.speculate.adaptive_policy import AdaptivePolicy, Continuation, Limits
 from sequoia_core.config import Mode, SamplingParams
-from sequoia_core.speculate.draft import (ChildChooser, DraftModel, GrowPlan, SampledChildren, grow, level_draw, replaced_children, top_children)
-from sequoia_core.speculate.cost_model import Economy
-from sequoia_core.speculate.graft import graft
-from sequoia_core.tree.growmap import GrowMap
-from sequoia_core.speculate.adaptive_draft import (Drafting, FixedShape, Growth, grow_adaptive)
 from sequoia_core.decode.token_cache import Ledger
-from sequoia_core.speculate.prompt_lookup import Lookups
-from sequoia_core.model.loading.memory_plan import memory_errors
-from sequoia_core.model.interface import (KVCache, LanguageModel, Lookup, TreeReader, TreeRows)
-from sequoia_core.speculate.token_tree import (ScoredTree, TokenTree, TreeLayout, device_ids, host_values, score, scored)
 from sequoia_core.decode.tree_choice import ROOT, AdaptiveTree, StepCosts, Tree
+from sequoia_core.model.interface import KVCache, LanguageModel, Lookup, TreeReader, TreeRows
+from sequoia_core.model.loading.memory_plan import memory_errors
+from sequoia_core.speculate import verify
+from sequoia_core.speculate.adaptive_draft import Drafting, FixedShape, Growth, grow_adaptive
+from sequoia_core.speculate.adaptive_policy import AdaptivePolicy, Continuation, Limits
+from sequoia_core.speculate.cost_model import Economy
+from sequoia_core.speculate.draft import (
+    ChildChooser,
+    DraftModel,
+    GrowPlan,
+    SampledChildren,
+    grow,
+    level_draw,
+    replaced_children,
+    top_children,
+)
+from sequoia_core.speculate.graft import graft
+from sequoia_core.speculate.prompt_lookup import Lookups
+from sequoia_core.speculate.token_tree import (
+    ScoredTree,
+    TokenTree,
+    TreeLayout,
+    device_ids,
+    host_values,
+    score,
+    scored,
+)
 from sequoia_core.speculate.verify import AcceptanceRule, Verdict
+from sequoia_core.tree.growmap import GrowMap
 
 MOST_PENDING = 32
 """Tokens the draft may lag behind before they are read apart from a tree's first level."""

@@ -4,9 +4,9 @@ Owns the translation; knows neither models nor the loop.
 """
 
 from sequoia_core.events import Origin, TreeNode
-from sequoia_core.text.detokenizer.detokenizer import TextCodec
 from sequoia_core.speculate.token_tree import ScoredTree
 from sequoia_core.speculate.verify import Verdict
+from sequoia_core.text.detokenizer import TextCodec
 
 
 def step_nodes(scored: ScoredTree, verdict: Verdict, codec: TextCodec) -> tuple[TreeNode, ...]:

@@ -19,7 +19,14 @@ if TYPE_CHECKING:
 
     from torch import Tensor
 
-    from sequoia_core.model.interface import (Draws, KVCache, LanguageModel, LevelDraw, Summary, TreeRows)
+    from sequoia_core.model.interface import (
+        Draws,
+        KVCache,
+        LanguageModel,
+        LevelDraw,
+        Summary,
+        TreeRows,
+    )
 
 
 class TimedModel:

@@ -9,8 +9,8 @@ from typing import Protocol
 
 from sequoia_core.config import OTHER_CHILDREN, Mode
 from sequoia_core.events import Step, TreeChosen
-from sequoia_core.tree.growmap import GrowMap, find_growmap
 from sequoia_core.model.interface import Lookup, TreeChoice
+from sequoia_core.tree.growmap import GrowMap, find_growmap
 
 ROOT = GrowMap((-1,), name="root")
 """The tree of plain decoding: nothing is drafted."""

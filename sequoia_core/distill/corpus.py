@@ -17,9 +17,9 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from sequoia_core.text.detokenizer.chat_template import ChatTemplate
 from sequoia_core.errors import ParameterError
 from sequoia_core.files import written_whole
+from sequoia_core.text.chat_template import ChatTemplate
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase

@@ -11,16 +11,16 @@ from math import prod
 from pathlib import Path
 
 from sequoia_core.config import SamplingParams
+from sequoia_core.decode.step import Sampler
 from sequoia_core.distill.corpus import Corpus
-from sequoia_core.speculate.draft import DraftModel
 from sequoia_core.errors import ParameterError
 from sequoia_core.measure.acceptance import AcceptanceCount
 from sequoia_core.measure.forward_timings import ForwardTimer
 from sequoia_core.model.device import device_name
 from sequoia_core.model.loading.loader import open_directory
-from sequoia_core.model.loading.weights import DRAFT_VOCAB_IDS
 from sequoia_core.model.loading.pair import Pair
-from sequoia_core.decode.step import Sampler
+from sequoia_core.model.loading.weights import DRAFT_VOCAB_IDS
+from sequoia_core.speculate.draft import DraftModel
 
 WIDTH = 8
 """Child ranks that are counted."""

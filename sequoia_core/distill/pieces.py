@@ -11,9 +11,9 @@ from dataclasses import dataclass
 from types import MappingProxyType
 from typing import TYPE_CHECKING
 
-from sequoia_core.text.detokenizer.chat_template import ChatTemplate, Turn
 from sequoia_core.distill.corpus import AnswerMarks
 from sequoia_core.errors import ModelLoadError, ParameterError
+from sequoia_core.text.chat_template import ChatTemplate, Turn
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase

@@ -28,8 +28,8 @@ from sequoia_core.distill.shards import Shards, token_bytes
 from sequoia_core.distill.status import Pace, Status
 from sequoia_core.distill.subject import Subject
 from sequoia_core.errors import ParameterError
-from sequoia_core.model.loading.memory_plan import kv_token_bytes
 from sequoia_core.model.device import free_bytes
+from sequoia_core.model.loading.memory_plan import kv_token_bytes
 from sequoia_core.model.loading.pair import load_pair
 
 WORK = "work"

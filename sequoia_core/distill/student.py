@@ -16,10 +16,18 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from sequoia_core.model.loading.blocks import BLOCK, rounded
 from sequoia_core.model.config import ModelConfig
+from sequoia_core.model.loading.blocks import BLOCK, rounded
+from sequoia_core.model.loading.weights import (
+    DRAFT_VOCAB_IDS,
+    EMBEDDING,
+    HEAD,
+    INPUT_SCALE,
+    INPUT_SHIFT,
+    OWN_INPUT,
+    TARGET_INPUT,
+)
 from sequoia_core.model.rope import RotaryEmbedding, rotate
-from sequoia_core.model.loading.weights import (DRAFT_VOCAB_IDS, EMBEDDING, HEAD, INPUT_SCALE, INPUT_SHIFT, OWN_INPUT, TARGET_INPUT)
 
 Rows = list[tuple[Tensor, Tensor]]
 """Keys and values [B, K, t, D] of one layer, one entry per step down the tree."""

@@ -14,21 +14,21 @@ from typing import TYPE_CHECKING
 import torch
 
 from sequoia_core.bench.prompts import read_prompts
-from sequoia_core.text.detokenizer.chat_template import turn_ends
 from sequoia_core.config import Offload, WeightFormat
 from sequoia_core.distill.options import Options
 from sequoia_core.distill.pieces import Pieces
 from sequoia_core.distill.student import student_config
 from sequoia_core.errors import ModelLoadError, ParameterError
 from sequoia_core.model.device import choose_device, choose_dtype, prepare
-from sequoia_core.model.loading.forward import choose_forward
 from sequoia_core.model.llama import Llama
+from sequoia_core.model.loading.forward import choose_forward
 from sequoia_core.model.loading.loader import Checkpoint, open_directory
-from sequoia_core.model.native.llama import NativeLlama
-from sequoia_core.model.offload.model.model import Placement
+from sequoia_core.model.loading.pair import load_native, open_target
 from sequoia_core.model.loading.tokenizer import check_embedding_fit
 from sequoia_core.model.loading.weights import DRAFT_VOCAB_IDS
-from sequoia_core.model.loading.pair import load_native, open_target
+from sequoia_core.model.native.llama import NativeLlama
+from sequoia_core.model.offload.model import Placement
+from sequoia_core.text.chat_template import turn_ends
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase

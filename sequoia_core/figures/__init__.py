@@ -1,0 +1,1 @@
+"""Pictures of results; the only folder that needs matplotlib."""

@@ -2,8 +2,8 @@
 
 from pathlib import Path
 
-from sequoia_core.measure.acceptance_vector import AcceptanceVector
 from sequoia_core.figures.picture import COLOURS, GREY, axes, save
+from sequoia_core.measure.acceptance_vector import AcceptanceVector
 
 
 def draw_vector(file: Path, vector: AcceptanceVector) -> None:

@@ -1,7 +1,6 @@
 """Pictures of speeds: by system, and by the number of a tree's nodes.
 
-Owns what they show; how they look is `sequoia_core.figures.picture`'s. A terminal gets bars of characters
-from the report instead.
+A terminal gets bars of characters from the report instead.
 """
 
 from collections.abc import Mapping, Sequence

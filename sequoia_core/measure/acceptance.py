@@ -13,10 +13,10 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from sequoia_core.speculate.draft import DraftModel, known_columns
-from sequoia_core.model.interface import KVCache, LanguageModel
-from sequoia_core.speculate.sampling import full_probs, shaped_probs
 from sequoia_core.decode.step import Sampler
+from sequoia_core.model.interface import KVCache, LanguageModel
+from sequoia_core.speculate.draft import DraftModel, known_columns
+from sequoia_core.speculate.sampling import full_probs, shaped_probs
 
 CHUNK = 32
 """Positions judged at once: each takes a few rows of the vocabulary."""

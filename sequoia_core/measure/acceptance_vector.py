@@ -15,16 +15,16 @@ import numpy as np
 
 from sequoia_core.config import Mode, SamplingParams
 from sequoia_core.data import PROMPT_TOKENS, TOTAL_TOKENS, Passage
-from sequoia_core.speculate.draft import DraftModel
+from sequoia_core.decode.baseline_timer import NoBaseline
 from sequoia_core.decode.engine import Engine
+from sequoia_core.decode.tree_choice import BundledAdvisor
 from sequoia_core.errors import ParameterError
 from sequoia_core.events import Step
-from sequoia_core.tree.growmap import GrowMap
 from sequoia_core.measure.acceptance import AcceptanceCount
-from sequoia_core.decode.baseline_timer import NoBaseline
 from sequoia_core.model.interface import MOST_NODES, TreeChoice
 from sequoia_core.reproduce.sampling import DRAFT_TOP_P, DraftNucleus
-from sequoia_core.decode.tree_choice import BundledAdvisor
+from sequoia_core.speculate.draft import DraftModel
+from sequoia_core.tree.growmap import GrowMap
 
 if TYPE_CHECKING:
     from sequoia_core.model.loading.pair import Pair

@@ -16,8 +16,8 @@ from pydantic import TypeAdapter, ValidationError
 
 from sequoia_core.errors import ParameterError
 from sequoia_core.files import written_whole
-from sequoia_core.measure.step_cost_model import MachineTimes
 from sequoia_core.measure.acceptance_stats import AcceptanceRecord, Tally
+from sequoia_core.measure.step_cost_model import MachineTimes
 
 VERSION = 5
 BORROWED_TRIALS = 32.0

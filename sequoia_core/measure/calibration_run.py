@@ -12,19 +12,19 @@ from dataclasses import dataclass
 from statistics import median
 from typing import TYPE_CHECKING
 
-from sequoia_core.text.detokenizer.chat_template import ChatTemplate
 from sequoia_core.config import Mode, SamplingParams
+from sequoia_core.decode.baseline_timer import NoBaseline
 from sequoia_core.decode.engine import Engine
+from sequoia_core.decode.tree_choice import ROOT, BundledAdvisor
 from sequoia_core.errors import ParameterError
 from sequoia_core.events import Step
-from sequoia_core.tree.growmap import GrowMap
-from sequoia_core.measure.calibration import Band, Calibration
-from sequoia_core.measure.step_cost_model import MachineTimes, RestCosts, drafted_rows
 from sequoia_core.measure.acceptance_stats import FOREVER, AcceptanceRecord
+from sequoia_core.measure.calibration import Band, Calibration
 from sequoia_core.measure.forward_timings import ForwardTimer, TimeSurface
-from sequoia_core.decode.baseline_timer import NoBaseline
+from sequoia_core.measure.step_cost_model import MachineTimes, RestCosts, drafted_rows
 from sequoia_core.model.interface import TreeChoice
-from sequoia_core.decode.tree_choice import ROOT, BundledAdvisor
+from sequoia_core.text.chat_template import ChatTemplate
+from sequoia_core.tree.growmap import GrowMap
 
 if TYPE_CHECKING:
     from sequoia_core.model.loading.pair import Pair

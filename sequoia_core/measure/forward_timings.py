@@ -13,9 +13,9 @@ from time import perf_counter
 
 import torch
 
+from sequoia_core.decode.timed_model import TimedModel
 from sequoia_core.errors import ParameterError
 from sequoia_core.model.interface import KVCache, LanguageModel
-from sequoia_core.decode.timed_model import TimedModel
 
 _CHUNK = 256
 """Tokens of context that are read between two chances to stop."""

@@ -12,16 +12,16 @@ from dataclasses import dataclass
 from statistics import fmean, median
 from typing import TYPE_CHECKING
 
-from sequoia_core.text.detokenizer.chat_template import ChatTemplate
 from sequoia_core.config import Mode, SamplingParams
-from sequoia_core.decode.engine import Engine
-from sequoia_core.events import Step
-from sequoia_core.tree.growmap import GrowMap
-from sequoia_core.measure.online_advisor import Figures
 from sequoia_core.decode.baseline_timer import NoBaseline
-from sequoia_core.model.interface import TreeChoice
-from sequoia_core.tree.search import expected_tokens_table
+from sequoia_core.decode.engine import Engine
 from sequoia_core.decode.tree_choice import ROOT, BundledAdvisor
+from sequoia_core.events import Step
+from sequoia_core.measure.online_advisor import Figures
+from sequoia_core.model.interface import TreeChoice
+from sequoia_core.text.chat_template import ChatTemplate
+from sequoia_core.tree.growmap import GrowMap
+from sequoia_core.tree.search import expected_tokens_table
 
 if TYPE_CHECKING:
     from sequoia_core.model.loading.pair import Pair

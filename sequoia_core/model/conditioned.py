@@ -13,11 +13,11 @@ from torch import Tensor
 from torch.nn import functional
 
 from sequoia_core.model.config import ModelConfig
+from sequoia_core.model.interface import KVCache
 from sequoia_core.model.kv_cache import LayeredKVCache
 from sequoia_core.model.linear import DenseLinear
 from sequoia_core.model.llama import Llama
-from sequoia_core.model.loading.weights import (INPUT_SCALE, INPUT_SHIFT, OWN_INPUT, TARGET_INPUT)
-from sequoia_core.model.interface import KVCache
+from sequoia_core.model.loading.weights import INPUT_SCALE, INPUT_SHIFT, OWN_INPUT, TARGET_INPUT
 
 
 class ConditionedCache(LayeredKVCache):

@@ -21,11 +21,11 @@ if TYPE_CHECKING:  # a screen imports this module long before it needs torch
     import torch
     from torch import Tensor
 
-    from sequoia_core.text.detokenizer.chat_template import Turn
+    from sequoia_core.chat.race import RaceEvent
     from sequoia_core.config import SamplingParams
     from sequoia_core.events import Event
+    from sequoia_core.text.chat_template import Turn
     from sequoia_core.tree.growmap import GrowMap
-    from sequoia_core.chat.race import RaceEvent
 
 
 @dataclass(frozen=True, slots=True)

@@ -10,9 +10,9 @@ import torch
 from torch import Tensor
 
 from sequoia_core.errors import ContextFullError
-from sequoia_core.model.loading.memory_plan import kv_token_bytes
 from sequoia_core.model.config import ModelConfig
 from sequoia_core.model.device import free_bytes
+from sequoia_core.model.loading.memory_plan import kv_token_bytes
 
 INITIAL_CAPACITY = 256
 CUDA_BUCKET = 256

@@ -14,15 +14,15 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from sequoia_core.model.loading.memory_plan import PREFILL_ROWS
 from sequoia_core.model.attention import additive, mix, mix_from_start
 from sequoia_core.model.config import ModelConfig
+from sequoia_core.model.interface import KVCache
 from sequoia_core.model.kv_cache import LayeredKVCache
 from sequoia_core.model.linear import BiasedLinear, DenseLinear, Linear
+from sequoia_core.model.loading.memory_plan import PREFILL_ROWS
 from sequoia_core.model.norm import RmsNorm
-from sequoia_core.model.offload.model.layer_stream import LayerRing
+from sequoia_core.model.offload.layer_stream import LayerRing
 from sequoia_core.model.rope import RotaryEmbedding, rotate, with_still_heads
-from sequoia_core.model.interface import KVCache
 
 Attend = Callable[[int, Tensor, Tensor], Tensor]
 """Layer index, rotated queries [1, K, G n, D], new keys and values [2, K, n, D] -> [n, H D]."""

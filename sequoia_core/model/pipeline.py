@@ -15,10 +15,10 @@ from torch import Tensor
 
 from sequoia_core.errors import ParameterError
 from sequoia_core.model.config import ModelConfig
+from sequoia_core.model.interface import KVCache
 from sequoia_core.model.kv_cache import LayeredKVCache
 from sequoia_core.model.llama import Attend, Llama
 from sequoia_core.model.loading.weights import expected_shapes
-from sequoia_core.model.interface import KVCache
 
 LAYER = "model.layers."
 

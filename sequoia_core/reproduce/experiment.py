@@ -17,19 +17,19 @@ from sequoia_core.bench.own import OwnSystem, StepWatch
 from sequoia_core.bench.report import Spread, ratio
 from sequoia_core.bench.runner import compare
 from sequoia_core.config import Mode, SamplingParams
+from sequoia_core.decode.tree_choice import BundledAdvisor
 from sequoia_core.errors import ParameterError, SequoiaError
-from sequoia_core.tree.growmap import find_growmap
 from sequoia_core.model.interface import TreeChoice
 from sequoia_core.reproduce.resampling import Counted, Interval, tokens_per_step
 from sequoia_core.reproduce.sampling import DRAFT_TOP_P, DraftNucleus
 from sequoia_core.reproduce.seeds import prompt_seed
 from sequoia_core.reproduce.split import Split, SplitClock
-from sequoia_core.decode.tree_choice import BundledAdvisor
+from sequoia_core.tree.growmap import find_growmap
 
 if TYPE_CHECKING:
     from sequoia_core.bench.runs import Run
-    from sequoia_core.tree.growmap import GrowMap
     from sequoia_core.model.loading.pair import Pair
+    from sequoia_core.tree.growmap import GrowMap
 
 PLAIN, TREE = "plain", "tree"
 """What the two systems are called."""

@@ -10,9 +10,9 @@ import re
 from collections.abc import Iterator
 from pathlib import Path
 
-from sequoia_core.tree.growmap import GrowMap
 from sequoia_core.reproduce.paper_facts import TEMPERATURES, PaperFacts, paper_facts
 from sequoia_core.reproduce.paper_trees import paper_tree
+from sequoia_core.tree.growmap import GrowMap
 
 FAMILIES = ("smollm2-135m", "a100", "l40", "chain", "k-ary", "paths")
 """Folders in the order of the README."""

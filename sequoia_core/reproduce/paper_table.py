@@ -13,10 +13,10 @@ from typing import TYPE_CHECKING, Any
 
 from sequoia_core.bench.report import Spread
 from sequoia_core.errors import ParameterError
-from sequoia_core.tree.growmap import growmap_names
 from sequoia_core.reproduce.paper_facts import DATASETS, TEMPERATURES, PaperFacts
 from sequoia_core.reproduce.paper_trees import tree_name
 from sequoia_core.reproduce.resampling import Interval
+from sequoia_core.tree.growmap import growmap_names
 
 if TYPE_CHECKING:
     from sequoia_core.reproduce.experiment import Findings

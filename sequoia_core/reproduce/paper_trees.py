@@ -18,8 +18,8 @@ from dataclasses import dataclass
 import numpy as np
 
 from sequoia_core.errors import ParameterError
-from sequoia_core.tree.growmap import GrowMap
 from sequoia_core.reproduce.paper_facts import AcceptedCounts, Figure, PaperFacts, Setup
+from sequoia_core.tree.growmap import GrowMap
 from sequoia_core.tree.search import TreeTable, expected_tokens_table
 
 RANKS = 32

@@ -1,7 +1,7 @@
 """Whose nucleus children are drawn from: the published testbeds cut the target's alone.
 
 Owns that difference from a chat, which cuts both at the same mass, but for a small part of the
-draft's (`sequoia_core.speculate.sampling.UNCUT`). Whatever children are drawn from, the target's text has the
+draft's (`speculate.sampling.UNCUT`). Whatever children are drawn from, the target's text has the
 same distribution.
 """
 

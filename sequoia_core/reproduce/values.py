@@ -13,10 +13,10 @@ from sequoia_core.reproduce.resampling import LEVEL
 from sequoia_core.reproduce.standing import FIRST
 
 if TYPE_CHECKING:
-    from sequoia_core.tree.growmap import GrowMap
     from sequoia_core.model.loading.pair import Pair
     from sequoia_core.reproduce.robustness import Sweep
     from sequoia_core.reproduce.standing import Setting, Study
+    from sequoia_core.tree.growmap import GrowMap
 
 
 def experiment_values(run: ExperimentRun, findings: Findings) -> dict[str, Any]:

@@ -1,0 +1,1 @@
+"""One token tree: drafted, judged and sized."""

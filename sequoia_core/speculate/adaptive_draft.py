@@ -13,12 +13,18 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from sequoia_core.speculate.adaptive_policy import Born, Offer, Seen
-from sequoia_core.speculate.draft import (ChildChooser, DraftModel, drawn_on_host, known_columns, level_draw)
-from sequoia_core.tree.growmap import GrowMap
-from sequoia_core.model.interface import (Draws, KVCache, LanguageModel, Paths, TreeReader, TreeRows)
-from sequoia_core.speculate.token_tree import TokenTree
 from sequoia_core.decode.tree_choice import ADAPTIVE
+from sequoia_core.model.interface import Draws, KVCache, LanguageModel, Paths, TreeReader, TreeRows
+from sequoia_core.speculate.adaptive_policy import Born, Offer, Seen
+from sequoia_core.speculate.draft import (
+    ChildChooser,
+    DraftModel,
+    drawn_on_host,
+    known_columns,
+    level_draw,
+)
+from sequoia_core.speculate.token_tree import TokenTree
+from sequoia_core.tree.growmap import GrowMap
 
 
 class GrowthPolicy(Protocol):

@@ -14,10 +14,17 @@ from torch import Tensor
 
 from sequoia_core.config import SamplingParams
 from sequoia_core.errors import GrowMapError
-from sequoia_core.tree.growmap import GrowMap
 from sequoia_core.model.interface import Draws, KVCache, LanguageModel, LevelDraw
-from sequoia_core.speculate.sampling import (draft_probs, full_probs, independent_draws, ordered_draws, race_noise, to_host)
+from sequoia_core.speculate.sampling import (
+    draft_probs,
+    full_probs,
+    independent_draws,
+    ordered_draws,
+    race_noise,
+    to_host,
+)
 from sequoia_core.speculate.token_tree import TokenTree, TreeLayout
+from sequoia_core.tree.growmap import GrowMap
 
 ChildChooser = Callable[[Tensor, int], tuple[Tensor, Tensor]]
 """(logits [n, V_draft], count) -> columns [n, count] in rank order, probabilities [n, V_draft]."""

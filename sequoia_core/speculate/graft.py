@@ -10,9 +10,9 @@ tried after all that was drawn at its parent, so it may depend on what was drawn
 from collections.abc import Sequence
 from dataclasses import replace
 
-from sequoia_core.tree.growmap import GrowMap
 from sequoia_core.speculate.sampling import to_host
 from sequoia_core.speculate.token_tree import TokenTree
+from sequoia_core.tree.growmap import GrowMap
 from sequoia_core.tree.numbering import breadth_first_order
 
 

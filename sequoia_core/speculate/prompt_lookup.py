@@ -7,9 +7,9 @@ nothing of models or trees. A continuation costs no draft; it is right where a t
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from sequoia_core.model.interface import Lookup
 from sequoia_core.speculate.adaptive_policy import Continuation
 from sequoia_core.speculate.cost_model import Economy
-from sequoia_core.model.interface import Lookup
 
 LONGEST = 16
 """Most tokens of a continuation."""

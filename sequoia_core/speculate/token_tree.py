@@ -16,9 +16,9 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from sequoia_core.config import SamplingParams
-from sequoia_core.tree.growmap import GrowMap
 from sequoia_core.model.interface import Paths, Summary
 from sequoia_core.speculate.sampling import full_probs, log_totals, shaped_probs, to_host
+from sequoia_core.tree.growmap import GrowMap
 
 
 @dataclass(frozen=True, slots=True)

@@ -16,9 +16,9 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from sequoia_core.events import Outcome
-from sequoia_core.tree.growmap import GrowMap
 from sequoia_core.speculate.sampling import draw, most_probable
 from sequoia_core.speculate.token_tree import ScoredTree
+from sequoia_core.tree.growmap import GrowMap
 
 ALMOST_ONE = 1.0 - 2.0**-53
 """The largest uniform number."""

@@ -15,7 +15,7 @@ from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
 from sequoia_core.errors import ParameterError
-from sequoia_core.text.detokenizer.template_renderer import chat_text
+from sequoia_core.text.template_renderer import chat_text
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase

@@ -16,11 +16,16 @@ from itertools import groupby
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from sequoia_core.tree import reference_files
 from sequoia_core.errors import GrowMapError
 from sequoia_core.files import parse_json, read_text, write_whole
 from sequoia_core.suggest import suggest
-from sequoia_core.tree.numbering import (breadth_first, check_size, children_from_parents, children_from_successors)
+from sequoia_core.tree import reference_files
+from sequoia_core.tree.numbering import (
+    breadth_first,
+    check_size,
+    children_from_parents,
+    children_from_successors,
+)
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -320,7 +325,7 @@ def find_growmap(name_or_path: str, others: tuple[str, ...] = ()) -> GrowMap:
 
 def _packaged_folder() -> Path:
     """Beside this module when installed, beside the package in a checkout."""
-    package = Path(__file__).resolve().parent
+    package = Path(__file__).resolve().parents[1]
     installed = package / "growmaps"
     return installed if installed.is_dir() else package.parent / "growmaps"
 

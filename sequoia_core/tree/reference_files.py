@@ -20,7 +20,7 @@ from typing import IO, TYPE_CHECKING, Any, TypeGuard
 
 from sequoia_core.errors import GrowMapError
 from sequoia_core.files import parse_json, read_text, write_whole, written_whole
-from sequoia_core.tree.numbering import (MAX_NODES, breadth_first_order, children_from_successors)
+from sequoia_core.tree.numbering import MAX_NODES, breadth_first_order, children_from_successors
 
 if TYPE_CHECKING:
     from torch import Tensor

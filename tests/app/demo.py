@@ -17,7 +17,7 @@ from app.app import ChatSettings, SequoiaApp
 from app.messages import LoadProgress
 from sequoia_core.events import Event, Step
 from sequoia_core.model.interface import ChatEngine
-from sequoia_core.recording.replay_engine import (Asked, ReplayEngine, read_trace, recorded)
+from sequoia_core.recording.replay_engine import Asked, ReplayEngine, read_trace, recorded
 
 FOLDER = Path(__file__).parents[2] / "docs" / "img"
 RECORDING = FOLDER / "answer.jsonl"

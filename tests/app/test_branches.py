@@ -13,11 +13,11 @@ from app.answer import Answer
 from app.editing import Editing
 from app.history import Exchange, History, HistoryError, turns
 from app.recording import NoRecord
-from sequoia_core.text.detokenizer.chat_template import Turn
 from sequoia_core.config import SamplingParams
 from sequoia_core.errors import ContextFullError
 from sequoia_core.events import Event, Failed, Step, TextDelta
 from sequoia_core.recording.replay_engine import ReplayEngine, Trace
+from sequoia_core.text.chat_template import Turn
 from tests.app.driving import Driver, driving
 from tests.fakes import PAIR, BrokenEngine, make_answer
 

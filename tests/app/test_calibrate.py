@@ -10,12 +10,12 @@ import sequoia_core
 from app.cli import app
 from app.plot import Series, chart
 from sequoia_core import measure
-from sequoia_core.tree.growmap import GrowMap
+from sequoia_core.decode.tree_choice import ROOT
 from sequoia_core.measure import grid
 from sequoia_core.measure.calibration import Calibration
 from sequoia_core.measure.grid import Answer, Cell, Comparison
 from sequoia_core.measure.online_advisor import OnlineAdvisor
-from sequoia_core.decode.tree_choice import ROOT
+from sequoia_core.tree.growmap import GrowMap
 from tests.core.measuring import calibration_of
 
 FIGURES = calibration_of(((0.625, 0.25, 0.125), (0.5, 0.0625)))

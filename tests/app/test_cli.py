@@ -23,12 +23,11 @@ from app.progress import progress_line
 from app.recording import NoRecord
 from app.settings import Settings, load_settings
 from app.store.recorder import DatabaseRecorder
-from sequoia_core.model.loading import pair
 from sequoia_core.errors import GrowMapError, ModelLoadError, ParameterError
-from sequoia_core.tree.growmap import GrowMap, find_growmap, growmap_names
-from sequoia_core.model.loading import forward
-from sequoia_core.model.native import library
+from sequoia_core.model.loading import forward, pair
 from sequoia_core.model.loading.catalogue import catalogue
+from sequoia_core.model.native import library
+from sequoia_core.tree.growmap import GrowMap, find_growmap, growmap_names
 from tests.core.checkpoints import save_gguf, tiny_llama
 
 ROOT = Path(__file__).parents[2]

@@ -16,6 +16,7 @@ from app import launch
 from app.cli import app
 from app.settings import Settings
 from sequoia_core.config import Mode, SamplingParams
+from sequoia_core.decode.tree_choice import ADAPTIVE
 from sequoia_core.errors import ContextFullError
 from sequoia_core.events import (
     Event,
@@ -31,7 +32,6 @@ from sequoia_core.events import (
 )
 from sequoia_core.model.interface import ChatEngine, PairDescription
 from sequoia_core.recording.replay_engine import Asked, ReplayEngine, Trace, read_trace
-from sequoia_core.decode.tree_choice import ADAPTIVE
 from tests.fakes import (
     ANSWER,
     PAIR,

@@ -24,7 +24,6 @@ from app.messages import (
     SystemRefused,
     Tuning,
 )
-from sequoia_core.text.detokenizer.chat_template import Turn
 from sequoia_core.config import Mode, SamplingParams
 from sequoia_core.errors import ModelLoadError, ParameterError
 from sequoia_core.events import (
@@ -38,6 +37,7 @@ from sequoia_core.events import (
 )
 from sequoia_core.model.interface import ChatEngine, TreeChoice
 from sequoia_core.recording.replay_engine import ReplayEngine, Trace
+from sequoia_core.text.chat_template import Turn
 from tests.fakes import PAIR, BrokenEngine, make_answer, replay
 
 ASK = Ask("why?", SamplingParams())

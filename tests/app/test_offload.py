@@ -12,10 +12,10 @@ from app.checkup import Finding, Verdict
 from app.cli import app
 from app.options import MODEL_OPTIONS
 from app.settings import load_settings
-from sequoia_core.model.loading import pair
 from sequoia_core.bench.workshop import Sources, Workshop
 from sequoia_core.config import Offload
 from sequoia_core.errors import SequoiaError
+from sequoia_core.model.loading import pair
 from tests.core.checkpoints import save_model, tiny_tokenizer
 
 

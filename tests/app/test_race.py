@@ -17,7 +17,7 @@ from app.race import Agreement, RaceResult, RaceRun, agreement_told, kept_note, 
 from app.recording import NoRecord
 from app.screens.race import RaceScreen
 from app.widgets.lane_text import GrowingLines, LaneText
-from sequoia_core.recording.json_codec import decode, encode
+from sequoia_core.chat.race import Lane, Raced, RaceEvent, RaceTerms
 from sequoia_core.events import (
     Event,
     Finished,
@@ -28,7 +28,7 @@ from sequoia_core.events import (
     Totals,
     TreeChosen,
 )
-from sequoia_core.chat.race import Lane, Raced, RaceEvent, RaceTerms
+from sequoia_core.recording.json_codec import decode, encode
 from tests.app.driving import Driver, driving
 from tests.fakes import ANSWER, TREE_16, RacingEngine, make_step, plain_answer, replay
 

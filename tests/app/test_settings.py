@@ -10,8 +10,8 @@ from app.messages import ChatSettings
 from app.settings import Settings, SettingsError, load_settings
 from sequoia_core.config import Mode, Offload, WeightFormat
 from sequoia_core.errors import GrowMapError, ParameterError
-from sequoia_core.tree.growmap import find_growmap
 from sequoia_core.model.interface import Lookup, TreeChoice
+from sequoia_core.tree.growmap import find_growmap
 
 SAMPLES: dict[str, tuple[str, Any]] = {
     "pair": ("llama-2-7b", "llama-2-7b"),

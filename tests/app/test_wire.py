@@ -21,14 +21,14 @@ from app.wire import (
     from_line,
     to_line,
 )
-from sequoia_core.text.detokenizer.chat_template import Turn
+from sequoia_core.chat.race import Raced, RaceTerms
 from sequoia_core.config import SamplingParams
 from sequoia_core.errors import GrowMapError
 from sequoia_core.events import Event
-from sequoia_core.tree.growmap import GrowMap
 from sequoia_core.model.interface import Lookup, TreeChoice
-from sequoia_core.chat.race import Raced, RaceTerms
 from sequoia_core.recording.replay_engine import write_event
+from sequoia_core.text.chat_template import Turn
+from sequoia_core.tree.growmap import GrowMap
 from tests.core.test_trace import events as entries
 
 KINDS = (*get_args(ToEngine), *get_args(ToWindow))

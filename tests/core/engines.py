@@ -5,8 +5,9 @@ import re
 from collections.abc import Sequence
 
 from sequoia_core.config import Mode, SamplingParams
-from sequoia_core.speculate.draft import DraftModel
+from sequoia_core.decode.baseline_timer import NoBaseline
 from sequoia_core.decode.engine import Engine
+from sequoia_core.decode.tree_choice import BundledAdvisor
 from sequoia_core.events import (
     Event,
     Finished,
@@ -17,11 +18,10 @@ from sequoia_core.events import (
     TextDelta,
     TreeChosen,
 )
-from sequoia_core.tree.growmap import GrowMap
-from sequoia_core.decode.baseline_timer import NoBaseline
 from sequoia_core.model.interface import LanguageModel, TreeChoice
-from sequoia_core.text.detokenizer.detokenizer import TextCodec
-from sequoia_core.decode.tree_choice import BundledAdvisor
+from sequoia_core.speculate.draft import DraftModel
+from sequoia_core.text.detokenizer import TextCodec
+from sequoia_core.tree.growmap import GrowMap
 from tests.core.models import PlainCodec, TableModel
 
 LETTERS = {

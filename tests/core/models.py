@@ -10,9 +10,9 @@ import torch
 from torch import Tensor
 
 from sequoia_core.model.config import ModelConfig
+from sequoia_core.model.interface import KVCache
 from sequoia_core.model.llama import Llama
 from sequoia_core.model.loading.weights import expected_shapes
-from sequoia_core.model.interface import KVCache
 
 
 class RowCache:

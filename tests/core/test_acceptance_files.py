@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from sequoia_core.errors import GrowMapError
-from sequoia_core.tree.reference_files import (read_acceptance_rates, write_acceptance_rates)
+from sequoia_core.tree.reference_files import read_acceptance_rates, write_acceptance_rates
 
 
 @given(

@@ -10,15 +10,23 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from sequoia_core.speculate.adaptive_policy import (PROBE_STEPS, AdaptivePolicy, Born, Continuation, Limits, Offer, StepPolicy)
-from sequoia_core.speculate.acceptance_estimator import (EDGES, Confidence, overlapping, stated)
 from sequoia_core.config import SamplingParams
-from sequoia_core.speculate.draft import DraftModel
-from sequoia_core.speculate.cost_model import Economy
+from sequoia_core.decode.tree_choice import StepCosts
+from sequoia_core.speculate.acceptance_estimator import EDGES, Confidence, overlapping, stated
 from sequoia_core.speculate.adaptive_draft import Drafting, grow_adaptive
+from sequoia_core.speculate.adaptive_policy import (
+    PROBE_STEPS,
+    AdaptivePolicy,
+    Born,
+    Continuation,
+    Limits,
+    Offer,
+    StepPolicy,
+)
+from sequoia_core.speculate.cost_model import Economy
+from sequoia_core.speculate.draft import DraftModel
 from sequoia_core.speculate.sampling import draft_probs, ordered_draws
 from sequoia_core.speculate.token_tree import host_values
-from sequoia_core.decode.tree_choice import StepCosts
 from tests.core.models import TableModel
 
 WIDE = Limits(nodes=64, depth=12, branching=6, draft_rows=100)

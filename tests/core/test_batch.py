@@ -9,9 +9,9 @@ from torch import Tensor
 from torch._subclasses.fake_tensor import FakeTensorMode
 
 from sequoia_core.errors import ContextFullError
-from sequoia_core.model.loading.memory_plan import kv_token_bytes
 from sequoia_core.model.batch import GPU_GROUPS, GROUP, SPAN, Batch, ConversationBatch
 from sequoia_core.model.llama import Llama
+from sequoia_core.model.loading.memory_plan import kv_token_bytes
 from tests.core.models import random_weights, tiny_config, tiny_llama
 from tests.core.test_cuda_fake import CUDA, WithoutGuards
 

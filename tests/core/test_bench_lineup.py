@@ -86,7 +86,9 @@ def test_a_draft_that_peers_cannot_use_is_told_with_what_to_pass(
 
 def test_a_peer_draft_takes_the_place_of_the_pairs(monkeypatch: pytest.MonkeyPatch) -> None:
     drafts = {"theirs": any_draft()}
-    monkeypatch.setattr("sequoia_core.model.loading.pair.open_draft", lambda _, draft: drafts[draft])
+    monkeypatch.setattr(
+        "sequoia_core.model.loading.pair.open_draft", lambda _, draft: drafts[draft]
+    )
     workshop = Workshop(sources(draft="own", peer_draft="theirs"))
     assert workshop.peer_draft is drafts["theirs"]
 

@@ -11,7 +11,6 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from sequoia_core.bench import document, names
-from sequoia_core.figures import bench_picture as plot
 from sequoia_core.bench.conditions import busy_name
 from sequoia_core.bench.contenders import AVX2, BASELINES, OWN, PEERS
 from sequoia_core.bench.document import Setting, as_values, for_terminal, write_document
@@ -20,6 +19,7 @@ from sequoia_core.bench.goals import memory_lines, score_lines, scores
 from sequoia_core.bench.report import BAR_WIDTH, Spread, bars, best_tree, ratio, rows, table
 from sequoia_core.bench.runner import Comparison
 from sequoia_core.config import SamplingParams
+from sequoia_core.figures import bench_picture
 from sequoia_core.model.interface import PairDescription
 from tests.core.bench_runs import FixedSystem, comparison_of, outcome_of, run_at
 
@@ -261,7 +261,7 @@ def test_the_document_and_its_pictures(findings: Findings, tmp_path: Path) -> No
 def test_the_same_figures_give_the_same_picture(findings: Findings, tmp_path: Path) -> None:
     drawn = []
     for name in ("one.svg", "two.svg"):
-        plot.draw_sizes(tmp_path / name, {"T = 0": findings.sweeps[0]})
+        bench_picture.draw_sizes(tmp_path / name, {"T = 0": findings.sweeps[0]})
         drawn.append((tmp_path / name).read_bytes())
     assert drawn[0] == drawn[1]
 
@@ -270,8 +270,8 @@ def test_the_same_figures_give_the_same_picture(findings: Findings, tmp_path: Pa
 def test_without_matplotlib_it_says_how_to_get_pictures(
     say: Callable[[Findings], str], findings: Findings, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(plot, "can_draw", lambda: False)
-    monkeypatch.setattr(plot, "draw_systems", None)
+    monkeypatch.setattr(bench_picture, "can_draw", lambda: False)
+    monkeypatch.setattr(bench_picture, "draw_systems", None)
     told = say(replace(findings, absent={}))
     assert "matplotlib is not installed; install it with: pip install -e '.[peers]'" in told
     assert "](img/" not in told

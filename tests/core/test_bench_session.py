@@ -20,7 +20,7 @@ from sequoia_core.bench.session import _calibrate
 from sequoia_core.bench.worker import ProcessSystem
 from sequoia_core.bench.workshop import Sources, Workshop
 from sequoia_core.config import SamplingParams, WeightFormat
-from sequoia_core.measure import tuner as tuning
+from sequoia_core.measure import tuner
 from sequoia_core.measure.calibration import Band, Calibration
 from sequoia_core.measure.online_advisor import OnlineAdvisor
 from sequoia_core.model.device import cpu_threads
@@ -83,7 +83,7 @@ def pair_of(plan: BenchPlan) -> Pair:
 
 
 def test_a_benchmark_from_beginning_to_end(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(tuning, "Tuner", StillTuner)
+    monkeypatch.setattr(tuner, "Tuner", StillTuner)
     monkeypatch.setattr(session, "PEERS", FEW_PEERS)
     plan, told = plan_in(folder), list[str]()
     pair = pair_of(plan)
@@ -117,7 +117,7 @@ def test_a_benchmark_from_beginning_to_end(folder: Path, monkeypatch: pytest.Mon
 def test_without_a_draft_plain_decoding_is_compared_alone(
     folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(tuning, "Tuner", StillTuner)
+    monkeypatch.setattr(tuner, "Tuner", StillTuner)
     plan = plan_in(folder, draft="none", peers=False, temperatures=(0.6,))
     pair = pair_of(plan)
     findings = measure(pair, plan, lambda *_: None)
@@ -230,7 +230,7 @@ def test_a_process_does_not_count_what_the_one_that_started_it_held() -> None:
 def test_under_particular_conditions_plain_decoding_and_the_best_tree_are_measured(
     folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(tuning, "Tuner", StillTuner)
+    monkeypatch.setattr(tuner, "Tuner", StillTuner)
     monkeypatch.setattr(session, "PREFILL_ROUNDS", 2)
     monkeypatch.setattr(session, "best_tree", lambda _: names.LOOKUP)
     plan = plan_in(folder, conditions=True, peers=False, count=1, temperatures=(0.0,))
@@ -250,7 +250,7 @@ def test_under_particular_conditions_plain_decoding_and_the_best_tree_are_measur
 def test_an_interrupt_leaves_out_what_follows(
     folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(tuning, "Tuner", StillTuner)
+    monkeypatch.setattr(tuner, "Tuner", StillTuner)
     plan = plan_in(folder, conditions=True, memory=True, peers=False, temperatures=(0.0,))
 
     def interrupt(message: str, _fraction: float | None) -> None:

@@ -9,8 +9,8 @@ import torch
 
 from sequoia_core.model.llama import Llama
 from sequoia_core.model.loading.loader import open_directory
+from sequoia_core.model.loading.pair import BUNDLED_DRAFT, Pair, embedded_target_path, load_pair
 from sequoia_core.model.native.llama import NativeLlama
-from sequoia_core.model.loading.pair import (BUNDLED_DRAFT, Pair, embedded_target_path, load_pair)
 
 pytestmark = pytest.mark.embedded
 

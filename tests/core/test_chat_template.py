@@ -8,8 +8,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from transformers import PreTrainedTokenizerBase
 
-from sequoia_core.text.detokenizer.chat_template import PLAIN_TEMPLATE, ChatTemplate, Turn
 from sequoia_core.errors import ParameterError
+from sequoia_core.text.chat_template import PLAIN_TEMPLATE, ChatTemplate, Turn
 from tests.core.tiny_tokenizers import (
     COUNTING_TEMPLATE,
     LLAMA3_TEMPLATE,

@@ -11,9 +11,8 @@ from hypothesis import strategies as st
 from torch import Tensor
 from transformers import PreTrainedTokenizerBase
 
-from sequoia_core.text.detokenizer.chat_template import ChatTemplate, Turn
-from sequoia_core.config import Mode, SamplingParams
 from sequoia_core.chat.conversation import Conversation
+from sequoia_core.config import Mode, SamplingParams
 from sequoia_core.errors import ContextFullError, ParameterError, SequoiaError
 from sequoia_core.events import (
     Event,
@@ -24,10 +23,11 @@ from sequoia_core.events import (
     Step,
     TextDelta,
 )
-from sequoia_core.tree.growmap import GrowMap
+from sequoia_core.model.interface import KVCache, PairDescription, TreeChoice
 from sequoia_core.model.llama import Llama
 from sequoia_core.model.loading.pair import Pair
-from sequoia_core.model.interface import KVCache, PairDescription, TreeChoice
+from sequoia_core.text.chat_template import ChatTemplate, Turn
+from sequoia_core.tree.growmap import GrowMap
 from tests.core.engines import finish_of, steps_of, text_of, tokens_of
 from tests.core.models import TableModel
 from tests.core.test_chat_template import read_back, rendered

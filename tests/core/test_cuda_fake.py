@@ -14,12 +14,12 @@ from torch._subclasses.fake_tensor import DataDependentOutputException, FakeTens
 from torch.overrides import TorchFunctionMode
 
 from sequoia_core.config import SamplingParams
-from sequoia_core.speculate.draft import (ChildChooser, DraftModel, GrowPlan, grow, top_children)
-from sequoia_core.tree.growmap import GrowMap
+from sequoia_core.model.interface import KVCache
 from sequoia_core.model.kv_cache import CUDA_BUCKET, LayeredKVCache
 from sequoia_core.model.llama import Llama
-from sequoia_core.model.interface import KVCache
+from sequoia_core.speculate.draft import ChildChooser, DraftModel, GrowPlan, grow, top_children
 from sequoia_core.speculate.sampling import draft_probs, full_probs, ordered_draws
+from sequoia_core.tree.growmap import GrowMap
 from tests.core.models import random_weights, tiny_config
 
 CUDA = torch.device("cuda", 0)

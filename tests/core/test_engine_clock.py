@@ -12,17 +12,33 @@ from hypothesis import strategies as st
 from scipy import stats
 from torch import Tensor
 
-from sequoia_core.decode import engine as engine_module
-from sequoia_core.decode import timed_model as stopwatch
 from sequoia_core.config import Mode, SamplingParams
-from sequoia_core.speculate.draft import DraftModel
+from sequoia_core.decode import engine as engine_module
+from sequoia_core.decode import timed_model
+from sequoia_core.decode.baseline_timer import (
+    CHANGE,
+    FAR_TOKENS,
+    FIRST_INTERVAL,
+    FIRST_STEP,
+    FRESH_SECONDS,
+    INTERVAL,
+    KEPT,
+    LOST_SHARE,
+    MANY,
+    OUTLIER,
+    OUTLIER_OF_FEW,
+    UNKNOWN,
+    WATCHED,
+    PlainClock,
+    typical,
+)
 from sequoia_core.decode.engine import Engine
-from sequoia_core.events import Origin, Step, StepTimings, Totals
-from sequoia_core.tree.growmap import GrowMap
-from sequoia_core.decode.baseline_timer import (CHANGE, FAR_TOKENS, FIRST_INTERVAL, FIRST_STEP, FRESH_SECONDS, INTERVAL, KEPT, LOST_SHARE, MANY, OUTLIER, OUTLIER_OF_FEW, UNKNOWN, WATCHED, PlainClock, typical)
-from sequoia_core.model.interface import KVCache, Lookup, TreeChoice
 from sequoia_core.decode.timed_model import TimedModel
 from sequoia_core.decode.tree_choice import BundledAdvisor, StepCosts
+from sequoia_core.events import Origin, Step, StepTimings, Totals
+from sequoia_core.model.interface import KVCache, Lookup, TreeChoice
+from sequoia_core.speculate.draft import DraftModel
+from sequoia_core.tree.growmap import GrowMap
 from tests.core.engines import (
     Every,
     check_caches,
@@ -277,7 +293,7 @@ class SlowCodec(PlainCodec):
 
 def test_the_speedup_is_that_of_decoding_the_same_plainly(monkeypatch: pytest.MonkeyPatch) -> None:
     time = FakeTime()
-    for module in (stopwatch, engine_module):
+    for module in (timed_model, engine_module):
         monkeypatch.setattr(module, "perf_counter", time)
     params = replace(GREEDY, max_new_tokens=300)
     target = BusyMachine(time)
@@ -432,7 +448,7 @@ def test_a_forward_is_timed_in_the_stream_of_the_models_own_device(
     """Whichever device is the current one."""
     monkeypatch.setattr(torch.cuda, "is_initialized", lambda: True)
     monkeypatch.setattr(torch.cuda, "current_stream", Stream)
-    monkeypatch.setattr(stopwatch, "_event", RecordedEvent)
+    monkeypatch.setattr(timed_model, "_event", RecordedEvent)
     model = TableModel(9, 1)
     model.device = torch.device("cuda", 1)
     timed = TimedModel(model)

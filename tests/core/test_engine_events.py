@@ -9,6 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from sequoia_core.config import Mode, SamplingParams
+from sequoia_core.decode.token_cache import CHUNK
 from sequoia_core.events import (
     Outcome,
     PrefillDone,
@@ -17,7 +18,6 @@ from sequoia_core.events import (
     TreeChosen,
 )
 from sequoia_core.tree.growmap import GrowMap
-from sequoia_core.decode.token_cache import CHUNK
 from tests.core.engines import (
     check_caches,
     check_laws,

@@ -8,13 +8,13 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from sequoia_core.decode import engine as engine_module
-from sequoia_core.decode import token_cache as ledger, step as speculator
 from sequoia_core.config import Mode, SamplingParams
+from sequoia_core.decode import engine as engine_module
+from sequoia_core.decode import step, token_cache
 from sequoia_core.decode.engine import Engine
 from sequoia_core.events import Event, FinishReason, PrefillDone, Step
-from sequoia_core.tree.growmap import GrowMap
 from sequoia_core.model.interface import KVCache, TreeChoice
+from sequoia_core.tree.growmap import GrowMap
 from tests.core.engines import (
     check_caches,
     check_laws,
@@ -34,8 +34,8 @@ LONGEST = tuple(at * 7 % 11 for at in range(24))
 def _small_chunks() -> Iterator[None]:
     """So that prompts of a few tokens are read in several pieces."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(ledger, "CHUNK", CHUNK)
-        patch.setattr(speculator, "MOST_PENDING", 3)
+        patch.setattr(token_cache, "CHUNK", CHUNK)
+        patch.setattr(step, "MOST_PENDING", 3)
         patch.setattr(engine_module, "MOST_PENDING", 3)
         yield
 

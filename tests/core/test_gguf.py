@@ -18,10 +18,10 @@ from transformers import AutoModelForCausalLM, LlamaForCausalLM
 
 from sequoia_core.errors import ModelLoadError
 from sequoia_core.model.config import ModelConfig
-from sequoia_core.model.loading.gguf import halves_from_pairs, open_gguf
 from sequoia_core.model.llama import Llama
-from sequoia_core.model.loading.weights import check_weights
+from sequoia_core.model.loading.gguf import halves_from_pairs, open_gguf
 from sequoia_core.model.loading.pair import embedded_target_path
+from sequoia_core.model.loading.weights import check_weights
 from tests.core.checkpoints import reference_logits, save_gguf, tiny_llama
 
 TOKENS = torch.arange(3, 40)

@@ -6,8 +6,8 @@ from hypothesis import strategies as st
 
 from sequoia_core.speculate.draft import DraftModel, GrowPlan, grow, top_children
 from sequoia_core.speculate.graft import graft
-from sequoia_core.tree.growmap import GrowMap
 from sequoia_core.speculate.token_tree import TokenTree, TreeLayout
+from sequoia_core.tree.growmap import GrowMap
 from tests.core.engines import tree_of
 from tests.core.models import TableModel
 

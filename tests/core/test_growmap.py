@@ -15,8 +15,8 @@ from hypothesis import strategies as st
 
 from sequoia_core.errors import GrowMapError
 from sequoia_core.tree.growmap import GrowMap, find_growmap, growmap_names
-from sequoia_core.tree.reference_files import read_acceptance_rates
 from sequoia_core.tree.numbering import MAX_NODES
+from sequoia_core.tree.reference_files import read_acceptance_rates
 
 ROOT = Path(__file__).parents[2]
 REFERENCE_GROWMAPS = [

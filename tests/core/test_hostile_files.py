@@ -16,12 +16,12 @@ import torch
 from sequoia_core.data import DataSpec, load_prompts
 from sequoia_core.distill.corpus import read_arrays
 from sequoia_core.errors import GrowMapError, ParameterError, SequoiaError, TraceError
-from sequoia_core.tree.growmap import GrowMap
-from sequoia_core.tree.reference_files import read_acceptance_rates
-from sequoia_core.reproduce.result_lines import ResultLines
-from sequoia_core.tree.budget_search import SearchFile
 from sequoia_core.recording.replay_engine import read_trace
 from sequoia_core.recording.trace_file import LONGEST_LINE, MOST_STEP_NODES
+from sequoia_core.reproduce.result_lines import ResultLines
+from sequoia_core.tree.budget_search import SearchFile
+from sequoia_core.tree.growmap import GrowMap
+from sequoia_core.tree.reference_files import read_acceptance_rates
 from tests.core.checkpoints import tiny_tokenizer
 from tests.core.test_files import SEPARATORS
 from tests.core.test_trace import HEADER

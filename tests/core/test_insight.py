@@ -12,17 +12,17 @@ from hypothesis import strategies as st
 from torch import Tensor
 from torch.overrides import TorchFunctionMode
 
-from sequoia_core.decode import report as explaining
-from sequoia_core.speculate import verify
 from sequoia_core.config import Mode, SamplingParams
-from sequoia_core.speculate.draft import DraftModel
-from sequoia_core.recording.json_codec import decode, encode
-from sequoia_core.events import Outcome, Step
+from sequoia_core.decode import report as explaining
 from sequoia_core.decode.report import TOP, explain, explained_nodes
-from sequoia_core.tree.growmap import GrowMap
+from sequoia_core.events import Outcome, Step
 from sequoia_core.insight import Ranking
+from sequoia_core.recording.json_codec import decode, encode
+from sequoia_core.speculate import verify
+from sequoia_core.speculate.draft import DraftModel
 from sequoia_core.speculate.sampling import most_probable
 from sequoia_core.speculate.token_tree import ScoredTree, TokenTree, score
+from sequoia_core.tree.growmap import GrowMap
 from tests.core.engines import make_engine, steps_of
 from tests.core.models import PlainCodec, TableModel
 

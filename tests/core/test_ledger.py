@@ -3,7 +3,7 @@
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from sequoia_core.decode import token_cache as ledger_module
+from sequoia_core.decode import token_cache
 from sequoia_core.decode.token_cache import CHUNK, Ledger
 from tests.core.models import RowCache, TableModel
 
@@ -83,7 +83,7 @@ def test_a_ledger_without_a_draft_has_no_cache_for_it() -> None:
 
 def test_chunks_are_as_large_as_a_cancel_may_wait() -> None:
     ledger = Ledger(TableModel(4, 1), None)
-    ledger.start([0] * (2 * ledger_module.CHUNK + 2))
+    ledger.start([0] * (2 * token_cache.CHUNK + 2))
     assert list(ledger.read_prompt()) == [2 * CHUNK + 1, CHUNK + 1, 1]
 
 

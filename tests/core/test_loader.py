@@ -21,10 +21,10 @@ from sequoia_core.config import Offload
 from sequoia_core.errors import ModelLoadError
 from sequoia_core.model.llama import Llama
 from sequoia_core.model.loading.loader import Checkpoint, open_checkpoint, open_directory
-from sequoia_core.model.offload.model.model import Placement, load_offloaded
-from sequoia_core.model.offload.model.layout import LayerLayout
-from sequoia_core.model.pipeline import PipelinedLlama, even_stages
 from sequoia_core.model.loading.weights import COPIED_BYTES, SafetensorsWeights
+from sequoia_core.model.offload.layout import LayerLayout
+from sequoia_core.model.offload.model import Placement, load_offloaded
+from sequoia_core.model.pipeline import PipelinedLlama, even_stages
 from tests.core.checkpoints import TINY, reference_logits, save_model, tiny_llama
 
 TOKENS = torch.arange(3, 40)

@@ -9,7 +9,12 @@ from hypothesis import strategies as st
 from safetensors.torch import save_file
 
 from sequoia_core.errors import ModelLoadError
-from sequoia_core.model.loading.int8_rows import (UnpackedWeights, pack_rows, pack_weights, unpack_rows)
+from sequoia_core.model.loading.int8_rows import (
+    UnpackedWeights,
+    pack_rows,
+    pack_weights,
+    unpack_rows,
+)
 from sequoia_core.model.loading.weights import LoadedWeights, SafetensorsWeights
 
 

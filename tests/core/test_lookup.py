@@ -6,10 +6,10 @@ import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
+from sequoia_core.model.interface import Lookup
 from sequoia_core.speculate.adaptive_policy import Continuation
 from sequoia_core.speculate.cost_model import Economy
 from sequoia_core.speculate.prompt_lookup import LONGEST, Lookups, TokenIndex
-from sequoia_core.model.interface import Lookup
 
 TEXT = st.lists(st.integers(0, 3), max_size=40)
 MATCHED = 12

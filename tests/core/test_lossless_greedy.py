@@ -8,13 +8,13 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from sequoia_core.config import Mode, SamplingParams
-from sequoia_core.speculate.draft import DraftModel
-from sequoia_core.decode.engine import Engine
-from sequoia_core.events import Step
-from sequoia_core.tree.growmap import GrowMap
 from sequoia_core.decode.baseline_timer import NoBaseline
-from sequoia_core.model.interface import LanguageModel, TreeChoice
+from sequoia_core.decode.engine import Engine
 from sequoia_core.decode.tree_choice import BundledAdvisor
+from sequoia_core.events import Step
+from sequoia_core.model.interface import LanguageModel, TreeChoice
+from sequoia_core.speculate.draft import DraftModel
+from sequoia_core.tree.growmap import GrowMap
 from tests.core.models import PlainCodec, TableModel, tiny_llama
 
 PROMPT = [3, 1, 4, 1, 5, 9, 2, 6]

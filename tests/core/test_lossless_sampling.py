@@ -14,16 +14,23 @@ import torch
 from scipy import stats
 from torch import Tensor
 
-from sequoia_core.speculate import verify
 from sequoia_core.config import Mode, SamplingParams
-from sequoia_core.speculate.draft import DraftModel, SampledChildren
-from sequoia_core.tree.growmap import GrowMap
-from sequoia_core.decode.token_cache import Ledger
-from sequoia_core.model.interface import Lookup
-from sequoia_core.speculate.sampling import (draft_probs, full_probs, independent_draws, ordered_draws, race_noise, shaped_probs)
 from sequoia_core.decode.step import Sampler, Speculator
-from sequoia_core.speculate.token_tree import TokenTree, score
+from sequoia_core.decode.token_cache import Ledger
 from sequoia_core.decode.tree_choice import Tree
+from sequoia_core.model.interface import Lookup
+from sequoia_core.speculate import verify
+from sequoia_core.speculate.draft import DraftModel, SampledChildren
+from sequoia_core.speculate.sampling import (
+    draft_probs,
+    full_probs,
+    independent_draws,
+    ordered_draws,
+    race_noise,
+    shaped_probs,
+)
+from sequoia_core.speculate.token_tree import TokenTree, score
+from sequoia_core.tree.growmap import GrowMap
 from tests.core.models import TableModel
 
 Draws = list[tuple[tuple[int, ...], float]]

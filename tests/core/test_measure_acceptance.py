@@ -7,13 +7,13 @@ from collections.abc import Sequence
 import pytest
 import torch
 
-from sequoia_core.speculate import verify
 from sequoia_core.config import SamplingParams
-from sequoia_core.speculate.draft import DraftModel
-from sequoia_core.tree.growmap import GrowMap
-from sequoia_core.measure.acceptance import ONE_PASS, AcceptanceCount, rank_probs
 from sequoia_core.decode.step import Sampler
+from sequoia_core.measure.acceptance import ONE_PASS, AcceptanceCount, rank_probs
+from sequoia_core.speculate import verify
+from sequoia_core.speculate.draft import DraftModel
 from sequoia_core.speculate.token_tree import TokenTree, score
+from sequoia_core.tree.growmap import GrowMap
 from tests.core.models import TableModel
 from tests.core.test_lossless_sampling import ordered_tuples
 

@@ -18,8 +18,8 @@ from sequoia_core.measure.acceptance_vector import (
     by_decoding,
     by_passes,
 )
-from sequoia_core.model.loading.pair import Pair
 from sequoia_core.model.interface import PairDescription
+from sequoia_core.model.loading.pair import Pair
 from sequoia_core.speculate.sampling import UNCUT
 from tests.core.checkpoints import tiny_tokenizer
 from tests.core.models import ScriptModel, TableModel

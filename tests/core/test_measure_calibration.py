@@ -10,6 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from sequoia_core.errors import ParameterError
+from sequoia_core.measure.acceptance_stats import AcceptanceRecord, Tally
 from sequoia_core.measure.calibration import (
     VERSION,
     Band,
@@ -18,9 +19,8 @@ from sequoia_core.measure.calibration import (
     load_calibration,
     save_calibration,
 )
-from sequoia_core.measure.step_cost_model import RestCosts
-from sequoia_core.measure.acceptance_stats import AcceptanceRecord, Tally
 from sequoia_core.measure.forward_timings import TimeCurve, TimeSurface
+from sequoia_core.measure.step_cost_model import RestCosts
 from tests.core.measuring import calibration_of, record_of
 
 CALIBRATION = calibration_of(((0.6, 0.15, 0.05), (0.5, 0.2)))

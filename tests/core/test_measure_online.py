@@ -7,11 +7,20 @@ from dataclasses import replace
 
 import pytest
 
-from sequoia_core.tree.growmap import GrowMap
-from sequoia_core.measure.calibration import Band, Calibration
-from sequoia_core.measure.step_cost_model import LearntCosts, RestCosts, step_ms
-from sequoia_core.measure.online_advisor import (GAIN, LEAST_INTERVAL, LOOK_EVERY, PROBE_SHARE, PROBE_STEPS, Figures, OnlineAdvisor, _Course)
 from sequoia_core.decode.tree_choice import ROOT, Advice, StepCosts
+from sequoia_core.measure.calibration import Band, Calibration
+from sequoia_core.measure.online_advisor import (
+    GAIN,
+    LEAST_INTERVAL,
+    LOOK_EVERY,
+    PROBE_SHARE,
+    PROBE_STEPS,
+    Figures,
+    OnlineAdvisor,
+    _Course,
+)
+from sequoia_core.measure.step_cost_model import LearntCosts, RestCosts, step_ms
+from sequoia_core.tree.growmap import GrowMap
 from tests.core.measuring import (
     TIMES,
     Rates,

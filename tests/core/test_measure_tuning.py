@@ -9,12 +9,13 @@ from typing import cast
 
 import pytest
 
-from sequoia_core.text.detokenizer.chat_template import ChatTemplate
 from sequoia_core.config import Mode, SamplingParams
 from sequoia_core.decode.engine import Engine
+from sequoia_core.decode.tree_choice import Advice, BundledAdvisor, TreeAdvisor
 from sequoia_core.errors import ParameterError
 from sequoia_core.events import Notice, NoticeKind, Step, StepTimings
-from sequoia_core.measure import (calibrate, calibration_run as survey, forward_timings as times)
+from sequoia_core.measure import calibrate, calibration_run, forward_timings
+from sequoia_core.measure.acceptance_stats import AcceptanceRecord
 from sequoia_core.measure.calibration import (
     Band,
     Calibration,
@@ -22,14 +23,13 @@ from sequoia_core.measure.calibration import (
     load_calibration,
     save_calibration,
 )
-from sequoia_core.measure.step_cost_model import LearntCosts, drafted_rows
-from sequoia_core.measure.acceptance_stats import AcceptanceRecord
 from sequoia_core.measure.calibration_run import SHAPES, WIDE, Survey
+from sequoia_core.measure.step_cost_model import LearntCosts, drafted_rows
 from sequoia_core.measure.tuner import Tuner
+from sequoia_core.model.interface import Lookup, PairDescription, TreeChoice
 from sequoia_core.model.llama import Llama
 from sequoia_core.model.loading.pair import Pair
-from sequoia_core.model.interface import Lookup, PairDescription, TreeChoice
-from sequoia_core.decode.tree_choice import Advice, BundledAdvisor, TreeAdvisor
+from sequoia_core.text.chat_template import ChatTemplate
 from tests.core.engines import steps_of
 from tests.core.measuring import TIMES, make_step
 from tests.core.models import TableModel
@@ -46,7 +46,7 @@ def _quick(monkeypatch: pytest.MonkeyPatch) -> None:
         "PROMPTS": SHORT, "CONTEXTS": (8, 16), "ROUNDS": 2, "ANSWER_TOKENS": 9, "SHAPE_TOKENS": 5,
         "TARGET_ROWS": (1, 2, 4), "DRAFT_ROWS": (1, 2),
     }.items():  # fmt: skip
-        monkeypatch.setattr(survey, name, value)
+        monkeypatch.setattr(calibration_run, name, value)
 
 
 def pair(draft_seed: int | None = 1, window: int = 512) -> Pair:
@@ -109,8 +109,8 @@ def test_times_are_of_every_context_and_size_that_fits() -> None:
 
 
 def test_a_small_window_is_measured_within_it(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(survey, "CONTEXTS", (64, 512, 1024))
-    monkeypatch.setattr(survey, "TARGET_ROWS", (1, 2, 4, 400))
+    monkeypatch.setattr(calibration_run, "CONTEXTS", (64, 512, 1024))
+    monkeypatch.setattr(calibration_run, "TARGET_ROWS", (1, 2, 4, 400))
     survey_of = Survey(pair(window=300))
     list(survey_of.run())
     times = survey_of.calibration().times
@@ -119,7 +119,7 @@ def test_a_small_window_is_measured_within_it(monkeypatch: pytest.MonkeyPatch) -
 
 
 def test_windows_without_room_for_a_tree_are_called_that(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(survey, "PROMPTS", SHORT[:1])
+    monkeypatch.setattr(calibration_run, "PROMPTS", SHORT[:1])
     prompt = ChatTemplate(byte_level(), None).whole([], SHORT[0])
     with pytest.raises(ParameterError, match="no room"):
         list(Tuner(pair(window=len(prompt) + 3)).measure())
@@ -158,7 +158,7 @@ def test_bookkeeping_is_split_into_what_levels_and_nodes_take(
 
 def test_drafting_costs_what_it_does_between_verifications(monkeypatch: pytest.MonkeyPatch) -> None:
     """Timed alone, a draft's weights may stay in the processor's caches; in steps they cannot."""
-    monkeypatch.setattr(times, "_one", lambda timed, rows, cache: 2.0)
+    monkeypatch.setattr(forward_timings, "_one", lambda timed, rows, cache: 2.0)
     survey_of = told_steps(
         monkeypatch, lambda step: StepTimings(7.0 * len(drafted_rows(step)), 1.0, 1.0)
     )
@@ -241,7 +241,7 @@ def test_the_share_done_only_rises() -> None:
 def test_a_slow_pair_decodes_no_further_answers(monkeypatch: pytest.MonkeyPatch) -> None:
     counts = []
     for seconds in (1e6, 0.0):
-        monkeypatch.setattr(survey, "DECODING_SECONDS", seconds)
+        monkeypatch.setattr(calibration_run, "DECODING_SECONDS", seconds)
         counts.append(list(slices(Tuner(pair()))).count(DECODING))
     assert 0 < counts[1] < counts[0]
 

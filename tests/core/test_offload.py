@@ -13,13 +13,19 @@ from torch import Tensor
 
 from sequoia_core.config import Mode, Offload, SamplingParams
 from sequoia_core.errors import ModelLoadError, ParameterError
-from sequoia_core.tree.growmap import GrowMap
 from sequoia_core.model.config import ModelConfig
 from sequoia_core.model.llama import Llama
-from sequoia_core.model.offload.model.model import (OffloadedLlama, Placement, check_offload, load_offloaded, resident_bytes)
-from sequoia_core.model.offload.model.layout import LayerLayout
-from sequoia_core.model.offload.model.layer_stream import SLOTS, THREAD
 from sequoia_core.model.loading.weights import SafetensorsWeights
+from sequoia_core.model.offload.layer_stream import SLOTS, THREAD
+from sequoia_core.model.offload.layout import LayerLayout
+from sequoia_core.model.offload.model import (
+    OffloadedLlama,
+    Placement,
+    check_offload,
+    load_offloaded,
+    resident_bytes,
+)
+from sequoia_core.tree.growmap import GrowMap
 from tests.core.engines import make_engine, tokens_of
 from tests.core.models import random_weights, tiny_config
 

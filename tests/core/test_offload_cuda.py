@@ -17,11 +17,11 @@ from torch import Tensor
 from torch._subclasses.fake_tensor import FakeTensorMode
 
 from sequoia_core.config import Offload
-from sequoia_core.model.offload.model import (loaders as offload_carriers, layer_stream as offload_ring)
-from sequoia_core.model.offload.model.model import OffloadedLlama, Placement, load_offloaded
-from sequoia_core.model.offload.model.loaders import ToGpu
-from sequoia_core.model.offload.model.layout import LayerLayout
 from sequoia_core.model.loading.weights import LoadedWeights, SafetensorsWeights, Weights
+from sequoia_core.model.offload import layer_stream, loaders
+from sequoia_core.model.offload.layout import LayerLayout
+from sequoia_core.model.offload.loaders import ToGpu
+from sequoia_core.model.offload.model import OffloadedLlama, Placement, load_offloaded
 from tests.core.models import random_weights, tiny_config
 from tests.core.test_cuda_fake import CUDA, WithoutGuards, check
 
@@ -97,7 +97,7 @@ def log(monkeypatch: pytest.MonkeyPatch) -> Log:
     monkeypatch.setattr(torch.cuda, "current_stream", lambda _device: Stream(log, log.current))
     monkeypatch.setattr(torch.cuda, "Event", lambda: Event(log))
     monkeypatch.setattr(torch.cuda, "stream", within)
-    monkeypatch.setattr(offload_ring, "ThreadPoolExecutor", SameThread)
+    monkeypatch.setattr(layer_stream, "ThreadPoolExecutor", SameThread)
     return log
 
 
@@ -117,7 +117,7 @@ class Host:
 
 def test_a_copy_waits_for_the_computation_and_the_computation_for_the_copy(log: Log) -> None:
     carrier = ToGpu(Host(log), [torch.ones(8, dtype=torch.uint8) for _ in range(2)])
-    ring = offload_ring.LayerRing(carrier, LAYERS)
+    ring = layer_stream.LayerRing(carrier, LAYERS)
     for _ in range(2):
         for layer in ring.through(range(LAYERS)):
             log.entries.append((log.current, "compute", f"{layer} {ring.slot}"))
@@ -171,7 +171,7 @@ def pinned(monkeypatch: pytest.MonkeyPatch) -> list[int]:
         sizes.append(layout.nbytes)
         return torch.zeros(layout.nbytes, dtype=torch.uint8)
 
-    monkeypatch.setattr(offload_carriers, "_host_buffer", host_buffer)
+    monkeypatch.setattr(loaders, "_host_buffer", host_buffer)
     return sizes
 
 

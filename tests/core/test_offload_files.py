@@ -9,9 +9,9 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from sequoia_core.errors import ModelLoadError
-from sequoia_core.model.offload.model import files as offload_files
-from sequoia_core.model.offload.model.files import STORED_DTYPES, TensorFiles
 from sequoia_core.model.loading.weights import LoadedWeights, SafetensorsWeights
+from sequoia_core.model.offload import files as offload_files
+from sequoia_core.model.offload.files import STORED_DTYPES, TensorFiles
 
 SHAPES = {"matrix": (7, 5), "row": (1, 3), "vector": (4,)}
 

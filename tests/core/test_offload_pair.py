@@ -9,14 +9,14 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from sequoia_core.model.loading import pair as pair_module
 from sequoia_core.config import Offload, WeightFormat
 from sequoia_core.errors import ModelLoadError, ParameterError
+from sequoia_core.model.loading import pair as pair_module
 from sequoia_core.model.loading.loader import open_directory
-from sequoia_core.model.offload.model.model import OffloadedLlama, Placement, resident_bytes
-from sequoia_core.model.offload.model.layout import LayerLayout
-from sequoia_core.model.loading.planning import memory_plans
 from sequoia_core.model.loading.pair import Pair, load_pair
+from sequoia_core.model.loading.planning import memory_plans
+from sequoia_core.model.offload.layout import LayerLayout
+from sequoia_core.model.offload.model import OffloadedLlama, Placement, resident_bytes
 from tests.core.checkpoints import save_gguf, save_model, tiny_llama
 from tests.core.checkpoints import tiny_tokenizer as tokenizer_of
 

@@ -7,8 +7,6 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from sequoia_core.tree.growmap import GrowMap, find_growmap, growmap_names
-from sequoia_core.tree.reference_files import read_acceptance_rates
 from sequoia_core.reproduce.make_growmaps import (
     FAMILIES,
     listed,
@@ -22,6 +20,8 @@ from sequoia_core.reproduce.paper_trees import (
     fitted_factor,
     tree_name,
 )
+from sequoia_core.tree.growmap import GrowMap, find_growmap, growmap_names
+from sequoia_core.tree.reference_files import read_acceptance_rates
 from sequoia_core.tree.search import expected_tokens_table
 
 GROWMAPS = Path(__file__).parents[2] / "growmaps"

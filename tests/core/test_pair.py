@@ -13,7 +13,6 @@ import torch
 from safetensors.torch import load_file, save_file
 from transformers import PreTrainedTokenizerFast
 
-from sequoia_core.model.loading import pair as pair_module
 from sequoia_core.config import WeightFormat
 from sequoia_core.errors import (
     ModelLoadError,
@@ -21,11 +20,12 @@ from sequoia_core.errors import (
     SequoiaError,
     TokenizerMismatchError,
 )
-from sequoia_core.model.loading.int8_rows import pack_weights
-from sequoia_core.model.llama import Llama
-from sequoia_core.model.native.library import find_library
-from sequoia_core.model.loading.pair import Pair, embedded_target_path, load_pair
 from sequoia_core.model.interface import LanguageModel
+from sequoia_core.model.llama import Llama
+from sequoia_core.model.loading import pair as pair_module
+from sequoia_core.model.loading.int8_rows import pack_weights
+from sequoia_core.model.loading.pair import Pair, embedded_target_path, load_pair
+from sequoia_core.model.native.library import find_library
 from tests.core.checkpoints import (
     CHAT_TEMPLATE,
     reference_logits,

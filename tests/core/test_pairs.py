@@ -6,10 +6,16 @@ from math import prod
 import pytest
 
 from sequoia_core.errors import ParameterError
+from sequoia_core.model.loading.catalogue import (
+    ModelShape,
+    PairEntry,
+    catalogue,
+    find_pair,
+    known_draft,
+)
 from sequoia_core.model.loading.loader import open_directory
-from sequoia_core.model.loading.weights import DRAFT_VOCAB_IDS, expected_shapes
 from sequoia_core.model.loading.pair import BUNDLED_DRAFT, open_target
-from sequoia_core.model.loading.catalogue import (ModelShape, PairEntry, catalogue, find_pair, known_draft)
+from sequoia_core.model.loading.weights import DRAFT_VOCAB_IDS, expected_shapes
 
 PUBLISHED_PARAMETERS = {
     "SmolLM2-135M-Instruct": 134_515_008,

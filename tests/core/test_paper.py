@@ -10,7 +10,6 @@ import pytest
 
 from sequoia_core.bench.report import Spread
 from sequoia_core.errors import ModelLoadError, ParameterError, SequoiaError
-from sequoia_core.tree.growmap import find_growmap
 from sequoia_core.model.loading.pair import Pair, load_pair
 from sequoia_core.reproduce import paper_report
 from sequoia_core.reproduce.paper_facts import TEMPERATURES, paper_facts
@@ -26,6 +25,7 @@ from sequoia_core.reproduce.paper_table import (
 )
 from sequoia_core.reproduce.resampling import Interval
 from sequoia_core.reproduce.result_lines import ResultLines
+from sequoia_core.tree.growmap import find_growmap
 from tests.core.checkpoints import save_model, tiny_tokenizer
 
 FACTS = paper_facts()

@@ -17,19 +17,25 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor
 
-from sequoia_core.model.loading import pair as pair_module
 from sequoia_core.config import Mode, Offload, SamplingParams, WeightFormat
 from sequoia_core.errors import ContextFullError, ModelLoadError, ParameterError
-from sequoia_core.tree.growmap import GrowMap
 from sequoia_core.model.conditioned import ConditionedLlama
 from sequoia_core.model.device import choose_devices, choose_dtype, devices_name
 from sequoia_core.model.llama import Llama
+from sequoia_core.model.loading import pair as pair_module
 from sequoia_core.model.loading.loader import open_directory
-from sequoia_core.model.offload.model.model import Placement
-from sequoia_core.model.pipeline import PipelinedLlama, even_stages
-from sequoia_core.model.loading.planning import memory_plans
-from sequoia_core.model.loading.weights import (INPUT_SCALE, INPUT_SHIFT, OWN_INPUT, TARGET_INPUT, expected_shapes)
 from sequoia_core.model.loading.pair import Pair, load_pair
+from sequoia_core.model.loading.planning import memory_plans
+from sequoia_core.model.loading.weights import (
+    INPUT_SCALE,
+    INPUT_SHIFT,
+    OWN_INPUT,
+    TARGET_INPUT,
+    expected_shapes,
+)
+from sequoia_core.model.offload.model import Placement
+from sequoia_core.model.pipeline import PipelinedLlama, even_stages
+from sequoia_core.tree.growmap import GrowMap
 from tests.core.checkpoints import save_model
 from tests.core.checkpoints import tiny_tokenizer as tokenizer_of
 from tests.core.engines import make_engine, tokens_of

@@ -11,11 +11,17 @@ import torch
 from torch import Tensor
 from torch._subclasses.fake_tensor import FakeTensorMode
 
-from sequoia_core.tree.growmap import GrowMap
 from sequoia_core.model.conditioned import ConditionedLlama
 from sequoia_core.model.llama import Llama
+from sequoia_core.model.loading.weights import (
+    INPUT_SCALE,
+    INPUT_SHIFT,
+    OWN_INPUT,
+    TARGET_INPUT,
+    expected_shapes,
+)
 from sequoia_core.model.pipeline import PipelinedKVCache, PipelinedLlama, Stage, even_stages
-from sequoia_core.model.loading.weights import (INPUT_SCALE, INPUT_SHIFT, OWN_INPUT, TARGET_INPUT, expected_shapes)
+from sequoia_core.tree.growmap import GrowMap
 from tests.core.models import random_weights, tiny_config
 from tests.core.test_cuda_fake import ATEN, OPERATORS, WithoutGuards
 

@@ -11,15 +11,21 @@ import torch
 from torch import Tensor
 
 from sequoia_core.config import Mode, SamplingParams
-from sequoia_core.speculate.draft import DraftModel
 from sequoia_core.events import PrefillDone, Step
-from sequoia_core.tree.growmap import GrowMap
 from sequoia_core.model.conditioned import ConditionedLlama
+from sequoia_core.model.interface import Lookup, TreeChoice
 from sequoia_core.model.kv_cache import CUDA_BUCKET
 from sequoia_core.model.linear import DenseLinear
 from sequoia_core.model.llama import Llama
-from sequoia_core.model.loading.weights import (INPUT_SCALE, INPUT_SHIFT, OWN_INPUT, TARGET_INPUT, expected_shapes)
-from sequoia_core.model.interface import Lookup, TreeChoice
+from sequoia_core.model.loading.weights import (
+    INPUT_SCALE,
+    INPUT_SHIFT,
+    OWN_INPUT,
+    TARGET_INPUT,
+    expected_shapes,
+)
+from sequoia_core.speculate.draft import DraftModel
+from sequoia_core.tree.growmap import GrowMap
 from tests.core.engines import make_engine
 from tests.core.models import random_weights, tiny_config
 from tests.pretended_device import CUDA, HOST, MixedDevicesError, Traffic, pretended_device

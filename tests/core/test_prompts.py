@@ -8,10 +8,10 @@ import pytest
 from tokenizers import AddedToken, Tokenizer
 from transformers import PreTrainedTokenizerFast
 
-from sequoia_core.text.detokenizer.chat_template import ChatTemplate, Turn, turn_ends
-from sequoia_core.text.detokenizer.token_text import TokenizerCodec
 from sequoia_core.config import SamplingParams
 from sequoia_core.errors import ParameterError
+from sequoia_core.text.chat_template import ChatTemplate, Turn, turn_ends
+from sequoia_core.text.token_text import TokenizerCodec
 from tests.core.checkpoints import CHAT_TEMPLATE
 from tests.core.engines import text_of, tokens_of
 from tests.core.test_chat_template import read_back, rendered

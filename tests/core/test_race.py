@@ -8,8 +8,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from sequoia_core.chat import race as race_module
-from sequoia_core.text.detokenizer.chat_template import Turn
+from sequoia_core.chat.race import Lane, LaneClock, Raced, RaceEvent, RaceTerms, race
 from sequoia_core.config import Mode, SamplingParams
+from sequoia_core.decode.baseline_timer import UNKNOWN
 from sequoia_core.errors import ParameterError
 from sequoia_core.events import (
     Event,
@@ -21,10 +22,9 @@ from sequoia_core.events import (
     StepTimings,
     Totals,
 )
-from sequoia_core.tree.growmap import GrowMap
-from sequoia_core.decode.baseline_timer import UNKNOWN
 from sequoia_core.model.interface import TreeChoice
-from sequoia_core.chat.race import Lane, LaneClock, Raced, RaceEvent, RaceTerms, race
+from sequoia_core.text.chat_template import Turn
+from sequoia_core.tree.growmap import GrowMap
 from tests.core.engines import steps_of, text_of, tokens_of
 from tests.core.test_conversation import Chat, done_of
 from tests.core.tiny_tokenizers import byte_level

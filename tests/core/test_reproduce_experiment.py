@@ -9,8 +9,9 @@ import torch
 
 from sequoia_core.bench.runs import Run
 from sequoia_core.config import Mode, SamplingParams
+from sequoia_core.decode.step import Sampler
 from sequoia_core.errors import ParameterError, SequoiaError
-from sequoia_core.tree.growmap import GrowMap, find_growmap
+from sequoia_core.figures.reproduce_pictures import draw_experiment
 from sequoia_core.model.loading.pair import Pair
 from sequoia_core.reproduce import split
 from sequoia_core.reproduce.experiment import (
@@ -21,12 +22,11 @@ from sequoia_core.reproduce.experiment import (
     Measured,
     pairs_growmap,
 )
-from sequoia_core.figures.reproduce_pictures import draw_experiment
 from sequoia_core.reproduce.sampling import DraftNucleus
 from sequoia_core.reproduce.split import Split, SplitClock
 from sequoia_core.reproduce.values import experiment_values
 from sequoia_core.speculate.sampling import shaped_probs
-from sequoia_core.decode.step import Sampler
+from sequoia_core.tree.growmap import GrowMap, find_growmap
 from tests.core.engines import make_engine, tokens_of
 from tests.core.models import TableModel
 from tests.core.reproducing import PROMPTS, load_tiny, save_pair

@@ -7,11 +7,11 @@ from hypothesis import strategies as st
 
 from sequoia_core.config import Mode, SamplingParams
 from sequoia_core.errors import SequoiaError
-from sequoia_core.tree.growmap import GrowMap
 from sequoia_core.reproduce.resampling import Counted, difference, differences, tokens_per_step
 from sequoia_core.reproduce.robustness import RULES, Count, Sweep
 from sequoia_core.reproduce.seeds import prompt_digest, prompt_seed
 from sequoia_core.reproduce.standing import Study
+from sequoia_core.tree.growmap import GrowMap
 
 COUNTS = st.lists(
     st.builds(Counted, tokens=st.integers(1, 200), steps=st.integers(1, 60)), min_size=1, max_size=9

@@ -6,10 +6,19 @@ from hypothesis import given, reject, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from sequoia_core.speculate import sampling
 from sequoia_core.config import LOWEST_TEMPERATURE, SamplingParams
 from sequoia_core.errors import NumberError
-from sequoia_core.speculate.sampling import (draft_probs, draw, full_probs, nucleus_probs, ordered_draws, race_noise, shaped_probs, top_k_probs)
+from sequoia_core.speculate import sampling
+from sequoia_core.speculate.sampling import (
+    draft_probs,
+    draw,
+    full_probs,
+    nucleus_probs,
+    ordered_draws,
+    race_noise,
+    shaped_probs,
+    top_k_probs,
+)
 
 LOGITS = st.lists(st.floats(-8, 8, width=32) | st.sampled_from([0.0, 1.0]), min_size=2, max_size=24)
 

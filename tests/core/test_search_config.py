@@ -10,10 +10,17 @@ import pytest
 import torch
 
 from sequoia_core.errors import GrowMapError, ParameterError
+from sequoia_core.tree.budget_search import (
+    Candidate,
+    SearchConfig,
+    SearchFile,
+    SearchResult,
+    paired,
+    search,
+)
 from sequoia_core.tree.growmap import GrowMap
 from sequoia_core.tree.reference_files import read_growmap
 from sequoia_core.tree.search import choose_tree, expected_tokens_table
-from sequoia_core.tree.budget_search import (Candidate, SearchConfig, SearchFile, SearchResult, paired, search)
 
 VALUES: dict[str, Any] = {
     "acceptance_rate_vector": "vector.pt",

@@ -10,8 +10,8 @@ from hypothesis import strategies as st
 from sequoia_core.config import Mode, SamplingParams
 from sequoia_core.decode.engine import Engine
 from sequoia_core.events import Event
-from sequoia_core.tree.growmap import GrowMap
 from sequoia_core.model.llama import Llama
+from sequoia_core.tree.growmap import GrowMap
 from tests.core.engines import make_engine, tokens_of
 from tests.core.models import random_weights, tiny_config, tiny_llama
 from tests.core.test_pipeline import FEATURES, LAYERS, conditioned_draft

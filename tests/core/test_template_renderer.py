@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from sequoia_core.errors import ParameterError
-from sequoia_core.text.detokenizer.template_renderer import LONGEST_REASON, RENDERER, chat_text
+from sequoia_core.text.template_renderer import LONGEST_REASON, RENDERER, chat_text
 from tests.core.tiny_tokenizers import LLAMA2_TEMPLATE, LLAMA3_TEMPLATE, byte_level
 
 MESSAGES = [

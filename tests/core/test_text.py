@@ -6,7 +6,7 @@ import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from sequoia_core.text.detokenizer.detokenizer import REPLACEMENT, TextStream
+from sequoia_core.text.detokenizer import REPLACEMENT, TextStream
 
 
 class ByteCodec:

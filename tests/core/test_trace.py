@@ -25,7 +25,14 @@ from sequoia_core.events import (
     TreeNode,
 )
 from sequoia_core.model.interface import PairDescription
-from sequoia_core.recording.replay_engine import (Asked, ReplayEngine, Trace, read_trace, write_event, write_header)
+from sequoia_core.recording.replay_engine import (
+    Asked,
+    ReplayEngine,
+    Trace,
+    read_trace,
+    write_event,
+    write_header,
+)
 from sequoia_core.recording.trace_file import Entry, TraceReader
 from tests.fakes import PAIR, make_answer, replay
 

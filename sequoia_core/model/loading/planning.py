@@ -15,10 +15,19 @@ import torch
 
 from sequoia_core.config import Offload
 from sequoia_core.errors import ModelLoadError
-from sequoia_core.model.loading.memory_plan import (FLOAT32, LEAST_CONTEXT, Held, MemoryPlan, kv_token_bytes, plan_memory, size_text)
 from sequoia_core.model.config import ModelConfig
 from sequoia_core.model.device import free_bytes
 from sequoia_core.model.loading.forward import Forward
+from sequoia_core.model.loading.memory_plan import (
+    FLOAT32,
+    LEAST_CONTEXT,
+    Held,
+    MemoryPlan,
+    kv_token_bytes,
+    plan_memory,
+    size_text,
+)
+from sequoia_core.model.loading.weights import expected_shapes
 from sequoia_core.model.native.llama import (
     cache_is_half,
     model_matrices,
@@ -26,10 +35,9 @@ from sequoia_core.model.native.llama import (
     planned_token_bytes,
 )
 from sequoia_core.model.native.loading import draft_format
-from sequoia_core.model.offload.model.model import Placement, resident_bytes
-from sequoia_core.model.offload.model.layout import LayerLayout
+from sequoia_core.model.offload.layout import LayerLayout
+from sequoia_core.model.offload.model import Placement, resident_bytes
 from sequoia_core.model.pipeline import Stage, even_stages
-from sequoia_core.model.loading.weights import expected_shapes
 
 if TYPE_CHECKING:
     from sequoia_core.model.loading.loader import Checkpoint

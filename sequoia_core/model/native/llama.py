@@ -18,8 +18,17 @@ import torch
 from torch import Tensor
 
 from sequoia_core.errors import NumberError
-from sequoia_core.model.malloc_trim import release_file_pages
+from sequoia_core.model.interface import Draws, Summary
 from sequoia_core.model.kv_cache import check_room
+from sequoia_core.model.loading.weights import (
+    EMBEDDING,
+    HEAD,
+    INPUT_SCALE,
+    INPUT_SHIFT,
+    OWN_INPUT,
+    TARGET_INPUT,
+)
+from sequoia_core.model.malloc_trim import release_file_pages
 from sequoia_core.model.native.library import (
     ModelShapeStruct,
     ReadingStruct,
@@ -36,16 +45,14 @@ from sequoia_core.model.native.matrices import (
     stored_matrix,
 )
 from sequoia_core.model.rope import inverse_frequencies
-from sequoia_core.model.loading.weights import (EMBEDDING, HEAD, INPUT_SCALE, INPUT_SHIFT, OWN_INPUT, TARGET_INPUT)
-from sequoia_core.model.interface import Draws, Summary
 
 if TYPE_CHECKING:
     from array import array
 
     from sequoia_core.model.config import ModelConfig
-    from sequoia_core.model.offload.model.layer_stream import LayerRing
-    from sequoia_core.model.loading.weights import Weights
     from sequoia_core.model.interface import KVCache, LevelDraw, TreeRows
+    from sequoia_core.model.loading.weights import Weights
+    from sequoia_core.model.offload.layer_stream import LayerRing
 
 PREFILL_ROWS = 128
 """Rows read at once by `extend`: bounds the working memory of a long prompt."""

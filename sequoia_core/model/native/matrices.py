@@ -18,8 +18,8 @@ from gguf import GGMLQuantizationType
 from torch import Tensor
 
 from sequoia_core.errors import ModelLoadError
-from sequoia_core.model.loading.blocks import BlockWeights
 from sequoia_core.model.device import dtype_name
+from sequoia_core.model.loading.blocks import BlockWeights
 from sequoia_core.model.loading.gguf import GgufWeights
 from sequoia_core.model.loading.int8_rows import UnpackedWeights
 from sequoia_core.model.loading.weights import Weights

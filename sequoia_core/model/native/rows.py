@@ -12,8 +12,8 @@ from typing import TYPE_CHECKING
 
 import torch
 
-from sequoia_core.model.native.library import LabelsStruct, LogitsStruct, check, load_library
 from sequoia_core.model.interface import LabelledDraws
+from sequoia_core.model.native.library import LabelsStruct, LogitsStruct, check, load_library
 
 if TYPE_CHECKING:
     from torch import Tensor

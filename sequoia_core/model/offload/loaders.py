@@ -10,10 +10,10 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
-from sequoia_core.model.offload.model.files import TensorFiles
-from sequoia_core.model.offload.model.layout import LayerLayout
-from sequoia_core.model.offload.model.layer_stream import SLOTS
 from sequoia_core.model.loading.weights import Weights
+from sequoia_core.model.offload.files import TensorFiles
+from sequoia_core.model.offload.layer_stream import SLOTS
+from sequoia_core.model.offload.layout import LayerLayout
 
 
 class HostLayers(Protocol):

@@ -16,11 +16,11 @@ from sequoia_core.config import Offload
 from sequoia_core.errors import ParameterError
 from sequoia_core.model.linear import DenseLinear, Linear
 from sequoia_core.model.llama import PRODUCTS, Layer, Llama
-from sequoia_core.model.offload.model.loaders import FromFiles, InMemory, ToGpu
-from sequoia_core.model.offload.model.files import TensorFiles
-from sequoia_core.model.offload.model.layout import LayerLayout
-from sequoia_core.model.offload.model.layer_stream import SLOTS, LayerRing
 from sequoia_core.model.loading.weights import Weights, expected_shapes
+from sequoia_core.model.offload.files import TensorFiles
+from sequoia_core.model.offload.layer_stream import SLOTS, LayerRing
+from sequoia_core.model.offload.layout import LayerLayout
+from sequoia_core.model.offload.loaders import FromFiles, InMemory, ToGpu
 
 
 class StreamedLinear:

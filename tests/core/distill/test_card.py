@@ -15,8 +15,8 @@ from sequoia_core.distill.measured import TEMPERATURE, accepted, first_answers
 from sequoia_core.distill.pipeline import WORK
 from sequoia_core.distill.schooling import UNROLL
 from sequoia_core.errors import ParameterError
-from sequoia_core.model.loading.weights import (DRAFT_VOCAB_IDS, EMBEDDING, expected_shapes)
 from sequoia_core.model.loading.pair import Pair, load_pair
+from sequoia_core.model.loading.weights import DRAFT_VOCAB_IDS, EMBEDDING, expected_shapes
 from tests.core.distill.runs import TINY_RUN, run, tiny_target
 
 

@@ -10,9 +10,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 from transformers import PreTrainedTokenizerBase
 
-from sequoia_core.text.detokenizer.chat_template import ChatTemplate, Turn
 from sequoia_core.distill.corpus import GRAM, AnswerMarks, Corpus, load_tokens, worth_learning
 from sequoia_core.errors import ParameterError
+from sequoia_core.text.chat_template import ChatTemplate, Turn
 from tests.core.checkpoints import tiny_tokenizer
 from tests.core.tiny_tokenizers import LLAMA2_TEMPLATE, byte_level, sentencepiece_like
 

@@ -11,7 +11,6 @@ import pytest
 import torch
 from scipy.stats import chisquare
 
-from sequoia_core.text.detokenizer.chat_template import ChatTemplate, Turn
 from sequoia_core.distill.corpus import GRAM, AnswerMarks, Corpus
 from sequoia_core.distill.dialogue import LONGEST, TURNS, Dialogue, Lengths
 from sequoia_core.distill.generate import (
@@ -27,6 +26,7 @@ from sequoia_core.errors import ModelLoadError, NumberError, ParameterError
 from sequoia_core.model.llama import Llama
 from sequoia_core.model.native.llama import NativeLlama
 from sequoia_core.speculate.sampling import labelled_draws
+from sequoia_core.text.chat_template import ChatTemplate, Turn
 from tests.core.checkpoints import tiny_tokenizer
 from tests.core.models import random_weights, tiny_config
 from tests.core.tiny_tokenizers import COUNTING_TEMPLATE, byte_level

@@ -19,9 +19,9 @@ import torch
 from sequoia_core.errors import ModelLoadError
 from sequoia_core.model.config import ModelConfig
 from sequoia_core.model.loading.int8_rows import UnpackedWeights, pack_weights
+from sequoia_core.model.loading.weights import LoadedWeights, Weights
 from sequoia_core.model.native.library import UNPROVEN, instruction_sets, load_library
 from sequoia_core.model.native.llama import NativeLlama, Pool
-from sequoia_core.model.loading.weights import LoadedWeights, Weights
 from tests.core.models import random_weights, tiny_config
 from tests.core.native.gguf_blocks import QUANTIZED
 from tests.core.native.test_products import blocks_model, native_logits

@@ -14,9 +14,9 @@ import torch
 from sequoia_core.errors import ModelLoadError, SequoiaError
 from sequoia_core.model.config import ModelConfig
 from sequoia_core.model.loading.gguf import open_gguf
+from sequoia_core.model.loading.weights import check_weights
 from sequoia_core.model.native.library import instruction_sets
 from sequoia_core.model.native.llama import NativeLlama, Pool
-from sequoia_core.model.loading.weights import check_weights
 from tests.core.checkpoints import save_gguf, tiny_llama
 from tests.core.models import random_weights, tiny_config
 

@@ -6,8 +6,8 @@ from torch import Tensor
 from torch.nn import functional
 
 from sequoia_core.model.config import ModelConfig
-from sequoia_core.model.loading.gguf import GgufWeights
 from sequoia_core.model.llama import Llama
+from sequoia_core.model.loading.gguf import GgufWeights
 from sequoia_core.model.native.llama import NativeLlama, Pool
 from tests.core.models import random_weights, tiny_config
 from tests.core.native.gguf_blocks import (

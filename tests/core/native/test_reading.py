@@ -9,12 +9,12 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from sequoia_core.errors import ModelLoadError
-from sequoia_core.tree.growmap import GrowMap
+from sequoia_core.model.interface import Draws, LevelDraw, Paths, TreeRows
 from sequoia_core.model.native.llama import Continued, NativeLlama, Pool
 from sequoia_core.model.native.rows import NativeRows
-from sequoia_core.model.interface import Draws, LevelDraw, Paths, TreeRows
 from sequoia_core.speculate.sampling import labelled_draws
 from sequoia_core.speculate.token_tree import TreeLayout
+from sequoia_core.tree.growmap import GrowMap
 from tests.core.models import random_weights, tiny_config
 from tests.core.native.test_invariance import MODELS, read, tree_mask
 
