@@ -34,9 +34,9 @@ from .screens.all_keys import all_bindings
 from .screens.branching import BRANCH_COMMANDS
 from .screens.chat import ChatScreen
 from .screens.preferring import follow_keys
-from .slash import SlashError
+from .state.slash_commands import SlashError
 from .unsent import NOT_SENT
-from .visible import visible
+from .state.sanitize import visible
 
 __all__ = ["ChatSettings", "SequoiaApp"]
 

@@ -59,7 +59,7 @@ class _Commands(CommandGroup):
 
 
 def _one_line(text: str) -> str:
-    from .visible import visible
+    from .state.sanitize import visible
 
     return visible(" ".join(text.split()))
 

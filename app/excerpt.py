@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from .store.matching import Term, hits
-from .visible import visible
+from .state.sanitize import visible
 
 _BEFORE = 24
 """Characters of context before the first hit."""

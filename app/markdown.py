@@ -21,7 +21,7 @@ from rich.theme import Theme
 from .chunks import lexer
 from .dialect import markdown_parser
 from .markdown_parts import LEAST_WIDTH, Cells, Formula, Item, Items, Quote
-from .visible import visible
+from .state.sanitize import visible
 
 Lines = list[list[Segment]]
 

@@ -11,7 +11,7 @@ from sequoia_core.model.interface import PairDescription
 
 from .base_app import BaseApp
 from .messages import ChatSettings
-from .replay import Loading, Player
+from .state.player import Loading, Player
 from .screens.replay import ReplayScreen
 from .screens.replay_help import ReplayHelp
 

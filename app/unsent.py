@@ -8,7 +8,7 @@ import sys
 from contextlib import suppress
 
 from .paths import data_folder
-from .visible import visible
+from .state.sanitize import visible
 
 NOT_SENT = "this was not sent when the last chat ended"
 

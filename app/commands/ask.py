@@ -202,7 +202,7 @@ def ask(
 
 def _stream(text: str) -> None:
     if sys.stdout.isatty():
-        from ..visible import visible
+        from ..state.sanitize import visible
 
         text = visible(text)
     sys.stdout.write(text)
@@ -211,7 +211,7 @@ def _stream(text: str) -> None:
 
 def _whisper(line: str) -> None:
     if line:
-        from ..visible import visible
+        from ..state.sanitize import visible
 
         sys.stderr.write(visible(line) + "\n")
 

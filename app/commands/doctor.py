@@ -20,7 +20,7 @@ def doctor() -> None:
     from rich.text import Text
 
     from ..settings import load_settings
-    from ..visible import visible
+    from ..state.sanitize import visible
 
     console = Console(highlight=False)
     broken = 0

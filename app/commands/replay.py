@@ -27,7 +27,7 @@ def replay(
     with quick_imports():
         from sequoia_core.recording.trace_file import TraceReader
 
-        from ..replay import Loading, Player
+        from ..state.player import Loading, Player
         from ..settings import load_settings
 
     settings = load_settings({}).chat()

@@ -8,9 +8,9 @@ import time
 from collections.abc import Callable, Iterable, Sequence
 from typing import TYPE_CHECKING
 
-from ..answer import Answer
-from ..editing import Editing
-from ..history import Exchange, History, turns
+from ..state.answer import Answer
+from ..state.message_edit import Editing
+from ..state.history import Exchange, History, turns
 from ..messages import Restore
 from ..store.matching import Term
 from ..widgets.entries import AnswerEntry

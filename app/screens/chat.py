@@ -16,13 +16,13 @@ from sequoia_core.errors import SequoiaError
 from sequoia_core.events import TreeChosen
 from sequoia_core.model.interface import PairDescription
 
-from ..answer import Answer
+from ..state.answer import Answer
 from ..decoder import Decoder
-from ..history import Exchange
+from ..state.history import Exchange
 from ..messages import Ask, ChatSettings
-from ..race import RaceRun
+from ..state.race_result import RaceRun
 from ..recording import NoRecord, Recorder
-from ..slash import is_command
+from ..state.slash_commands import is_command
 from ..widgets.entries import AnswerEntry
 from ..widgets.prompt import Prompt
 from ..widgets.transcript import Transcript

@@ -4,19 +4,7 @@ from typing import TYPE_CHECKING
 
 from ..describe import describe
 from ..messages import Clear
-from ..slash import (
-    Bye,
-    ClearChat,
-    CopyAsked,
-    Export,
-    Help,
-    RaceAsked,
-    Sessions,
-    Set,
-    Show,
-    ShowSettings,
-    parse_command,
-)
+from ..state.slash_commands import (Bye, ClearChat, CopyAsked, Export, Help, RaceAsked, Sessions, Set, Show, ShowSettings, parse_command)
 from .copying import copy_asked
 from .exporting import begin_export
 from .preferring import open_settings, refuse_while_busy, use_setting

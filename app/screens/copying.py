@@ -3,7 +3,7 @@
 from typing import TYPE_CHECKING
 
 from ..copying import CopyError, copy_answer, copy_code
-from ..slash import CopyAsked
+from ..state.slash_commands import CopyAsked
 
 if TYPE_CHECKING:
     from .chat import ChatScreen

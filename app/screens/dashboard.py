@@ -9,8 +9,8 @@ from dataclasses import dataclass
 from sequoia_core.events import TreeChosen
 
 from ..accessible import is_accessible
-from ..answer import Chosen
-from ..walk import Walk
+from ..state.answer import Chosen
+from ..state.step_cursor import Walk
 from ..widgets import key_bar
 from ..widgets.decode_panel import DecodePanel
 from ..widgets.header import Header

@@ -17,7 +17,7 @@ from sequoia_core.recording.trace_file import Entry, write_event, write_header
 
 from ..destination import to_be_written
 from ..export import Chat, answer_events, as_json, as_markdown, asked
-from ..history import Exchange
+from ..state.history import Exchange
 
 if TYPE_CHECKING:
     from .chat import ChatScreen

@@ -10,7 +10,7 @@ from textual.content import Content
 from textual.screen import ModalScreen
 from textual.widgets import Static
 
-from ..slash import USAGE
+from ..state.slash_commands import USAGE
 from ..widgets.header import SPEEDUP_MEANING
 
 if TYPE_CHECKING:

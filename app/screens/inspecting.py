@@ -13,8 +13,8 @@ from textual.dom import DOMNode
 from textual.widget import Widget
 
 from ..heat import HeatMap
-from ..history import Exchange
-from ..walk import Walk
+from ..state.history import Exchange
+from ..state.step_cursor import Walk
 from ..why import why
 from ..widgets.entries import AnswerEntry
 from ..widgets.why_panel import WhyPanel

@@ -12,17 +12,17 @@ from typing import TYPE_CHECKING
 
 from sequoia_core.events import Event, Failed, Finished, FinishReason, Totals
 
-from ..history import Exchange
+from ..state.history import Exchange
 from ..messages import Answering, Clear, Report, SetSystem
-from ..race import kept_note
+from ..state.race_result import kept_note
 from ..recording import About, Recorder
-from ..slash import SlashError
+from ..state.slash_commands import SlashError
 from ..store.archive import StoredSession
 from ..store.operations import LeftOpen
 from ..store.recorder import DatabaseRecorder
 from ..store.trouble import StoreError
 from ..store.writer import Recovered, Relieved, Troubled
-from ..visible import fit
+from ..state.sanitize import fit
 from .preferring import ANSWERING, refuse_while_busy
 from .search import Place, SearchScreen
 from .sessions import SessionsScreen

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from ..launch import tree_choice
 from ..messages import ChatSettings, ChooseTree, SetSystem
-from ..slash import SlashError
+from ..state.slash_commands import SlashError
 from .settings import Follower, SettingsScreen
 
 if TYPE_CHECKING:

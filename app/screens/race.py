@@ -15,13 +15,13 @@ from textual.screen import Screen
 from sequoia_core.chat.race import Lane
 from sequoia_core.events import PrefillDone
 
-from ..answer import ENDINGS
-from ..history import turns
+from ..state.answer import ENDINGS
+from ..state.history import turns
 from ..messages import Race, RaceEnded, Racing
 from ..pace import Pace
-from ..race import Agreement, LaneRun, RaceRun, agreement_told
-from ..slash import SlashError
-from ..visible import fit, visible
+from ..state.race_result import Agreement, LaneRun, RaceRun, agreement_told
+from ..state.slash_commands import SlashError
+from ..state.sanitize import fit, visible
 from ..widgets.key_bar import KeyBar
 from ..widgets.lane_text import LaneText
 from ..widgets.line import Line

@@ -11,10 +11,10 @@ from typing import TYPE_CHECKING
 
 from sequoia_core.events import Step
 
-from ..answer import Answer
-from ..history import Exchange
+from ..state.answer import Answer
+from ..state.history import Exchange
 from ..recording import Recorder
-from ..stats import Statistics
+from ..state.stats import Statistics
 from ..store.trouble import StoreError
 
 if TYPE_CHECKING:

@@ -20,8 +20,8 @@ from sequoia_core.model.interface import PairDescription
 from ..accessible import is_accessible
 from ..heat import HeatMap
 from ..keys import Keys
-from ..replay import Loading, Player
-from ..timeline import Item, ItemKind, View
+from ..state.player import Loading, Player
+from ..state.timeline import Item, ItemKind, View
 from ..why import why
 from ..widgets.decode_panel import DecodePanel
 from ..widgets.entries import AnswerEntry

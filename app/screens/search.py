@@ -24,7 +24,7 @@ from ..store.archive import Found
 from ..store.matching import Term, terms
 from ..store.recorder import DatabaseRecorder
 from ..store.trouble import StoreError
-from ..visible import fit, visible
+from ..state.sanitize import fit, visible
 from ..widgets.line import Line
 
 if TYPE_CHECKING:

@@ -22,7 +22,7 @@ from ..dates import when
 from ..store.archive import SessionInfo
 from ..store.recorder import DatabaseRecorder
 from ..store.trouble import StoreError
-from ..visible import fit, visible
+from ..state.sanitize import fit, visible
 from ..widgets.line import Line
 from .search import Place, SearchScreen
 

@@ -23,7 +23,7 @@ from ..keys import Action, Keys, key_name
 from ..messages import ChatSettings
 from ..preferences import GROUPS, Preferences, Spec, shown
 from ..settings import Settings
-from ..visible import fit, visible
+from ..state.sanitize import fit, visible
 from ..widgets.line import Line
 from .choosing import FRAME, ChoiceScreen, KeyScreen
 

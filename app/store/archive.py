@@ -12,9 +12,9 @@ from pathlib import Path
 
 from sequoia_core.events import Event
 
-from ..answer import Answer
+from ..state.answer import Answer
 from ..dates import moment
-from ..history import Exchange, History
+from ..state.history import Exchange, History
 from .matching import Term, index_query
 from .packing import digest_of, plain_digest, unpack_digest, unpack_events
 from .recorded_steps import RecordedSteps

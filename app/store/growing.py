@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 
 from sequoia_core.events import Event, Failed, Finished, Step
 
-from ..stats import Statistics
+from ..state.stats import Statistics
 from .operations import Ended, Operation, Told, now
 from .packing import Digesting, pack_events
 

@@ -30,8 +30,8 @@ from sequoia_core.files import parse_json
 from sequoia_core.recording.json_codec import MisfitError, decode, encode
 from sequoia_core.recording.trace_file import check_event
 
-from ..answer import Answer, Chosen
-from ..stats import Statistics
+from ..state.answer import Answer, Chosen
+from ..state.stats import Statistics
 from .trouble import DamagedError
 
 CUT_OFF = "cut off: the program was ended in the middle of this answer"

@@ -14,7 +14,7 @@ from uuid import uuid4
 from sequoia_core.events import Event, Failed, Finished, Step
 from sequoia_core.recording.json_codec import encode
 
-from ..history import Exchange
+from ..state.history import Exchange
 from ..recording import About, NoRecord
 from .archive import Archive
 from .growing import Happened

@@ -6,9 +6,9 @@ from textual.content import Content
 
 from sequoia_core.events import Step
 
-from ..answer import Chosen
+from ..state.answer import Chosen
 from ..heat import HeatMap
-from ..stats import Statistics
+from ..state.stats import Statistics
 from .heat_view import HeatView
 from .statistics import StatisticsPanel
 from .step_bar import StepBar

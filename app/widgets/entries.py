@@ -12,12 +12,12 @@ from functools import partial
 from rich.segment import Segment
 from rich.text import Text
 
-from ..answer import Answer
+from ..state.answer import Answer
 from ..chunks import Chunk, Chunks
 from ..markdown import Lines
-from ..spans import Span, text_of
+from ..state.spans import Span, text_of
 from ..store.matching import Term
-from ..visible import visible
+from ..state.sanitize import visible
 from .blocks import Block, Look, guess, indent, wrap
 from .sought import line_of, mark, spot
 

@@ -17,7 +17,7 @@ from textual.strip import Strip
 from ..accessible import is_accessible
 from ..heat import HeatMap, HeatRow
 from ..tree_rows import MAX_GUIDE_CELLS, ordinal
-from ..visible import fit
+from ..state.sanitize import fit
 from .statistics import gauge
 
 _HEADINGS = 2

@@ -15,7 +15,7 @@ from textual.strip import Strip
 from textual.widgets import TextArea
 
 from ..keys import Keys
-from ..visible import visible
+from ..state.sanitize import visible
 
 MOST_PASTED = 1_000_000
 """Characters; more are no message, and each key behind them would take seconds."""

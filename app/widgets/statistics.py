@@ -7,9 +7,9 @@ from rich.cells import cell_len
 from textual.content import Content
 
 from ..accessible import is_accessible, rates_in_words, statistics_in_words
-from ..answer import Chosen
-from ..stats import Rate, Statistics
-from ..visible import fit, visible
+from ..state.answer import Chosen
+from ..state.stats import Rate, Statistics
+from ..state.sanitize import fit, visible
 from .line import Line
 
 _SPARKS = "▁▂▃▄▅▆▇█"

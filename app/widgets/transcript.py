@@ -16,7 +16,7 @@ from textual.content import Content
 from textual.geometry import Offset, Size
 from textual.selection import Selection
 
-from ..answer import Answer
+from ..state.answer import Answer
 from ..code_colors import CODE_STYLES, ReadableCode
 from ..keys import Keys
 from ..markdown import MarkdownLook, MarkdownPen

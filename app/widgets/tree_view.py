@@ -19,7 +19,7 @@ from sequoia_core.events import Step
 
 from ..accessible import is_accessible, row_in_words
 from ..tree_rows import BONUS_NODE, GLYPHS, Row, Verdict, guide_width, tree_rows
-from ..visible import fit
+from ..state.sanitize import fit
 from .framed import FramedView
 from .painted import Painted
 

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from textual.content import Content
 
 from ..tree_rows import GLYPHS, Verdict
-from ..visible import fit, quote_token
+from ..state.sanitize import fit, quote_token
 from ..why import Column, Figure, Why
 from .line import Line
 

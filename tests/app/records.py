@@ -6,8 +6,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from uuid import uuid4
 
-from app.answer import Answer
-from app.history import Exchange
+from app.state.answer import Answer
+from app.state.history import Exchange
 from app.recording import Recorder
 from app.store.recorder import DatabaseRecorder
 from sequoia_core.events import Event

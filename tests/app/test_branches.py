@@ -9,9 +9,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from app.answer import Answer
-from app.editing import Editing
-from app.history import Exchange, History, HistoryError, turns
+from app.state.answer import Answer
+from app.state.message_edit import Editing
+from app.state.history import Exchange, History, HistoryError, turns
 from app.recording import NoRecord
 from sequoia_core.config import SamplingParams
 from sequoia_core.errors import ContextFullError

@@ -21,7 +21,7 @@ from app.clipboard import (
 )
 from app.copying import CopyError, code_blocks, copy_answer, copy_code
 from app.messages import ChatSettings
-from app.slash import CopyAsked, SlashError, parse_command
+from app.state.slash_commands import CopyAsked, SlashError, parse_command
 from app.widgets.transcript import Transcript
 from tests.app.driving import Driver, driving
 from tests.fakes import ANSWER, make_answer, replay

@@ -6,9 +6,9 @@ from pathlib import Path
 import pytest
 from markdown_it import MarkdownIt
 
-from app.answer import Answer
+from app.state.answer import Answer
 from app.export import Chat, answer_events, as_json, as_markdown, asked
-from app.history import History
+from app.state.history import History
 from sequoia_core.events import (
     Event,
     Failed,

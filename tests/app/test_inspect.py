@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from rich.cells import cell_len
 
-from app.answer import Answer, Chosen
+from app.state.answer import Answer, Chosen
 from app.heat import HeatMap, expected
 from app.screens.inspecting import LEGEND
 from app.store.trouble import DamagedError

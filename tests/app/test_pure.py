@@ -10,13 +10,13 @@ from hypothesis import strategies as st
 from rich.cells import cell_len
 from rich.style import Style
 
-from app.answer import Answer
+from app.state.answer import Answer
 from app.markdown import Lines, MarkdownLook, MarkdownPen
 from app.pace import SHARE, Pace
-from app.stats import Statistics, step_speedup
+from app.state.stats import Statistics, step_speedup
 from app.tree_rows import GLYPHS, MAX_GUIDE_CELLS, Row, Verdict, guide_width, tree_rows
-from app.visible import fit, quote_token, visible
-from app.walk import Walk
+from app.state.sanitize import fit, quote_token, visible
+from app.state.step_cursor import Walk
 from app.widgets.statistics import gauge, sparkline
 from sequoia_core.events import Origin, Outcome, Step, Totals
 from tests.fakes import ANSWER, PARENTS_16, make_answer, make_step, unmeasured, with_baseline

@@ -12,8 +12,8 @@ from hypothesis import strategies as st
 from rich.style import Style
 
 from app.app import ChatSettings
-from app.history import Exchange
-from app.race import Agreement, RaceResult, RaceRun, agreement_told, kept_note, tree_name
+from app.state.history import Exchange
+from app.state.race_result import (Agreement, RaceResult, RaceRun, agreement_told, kept_note, tree_name)
 from app.recording import NoRecord
 from app.screens.race import RaceScreen
 from app.widgets.lane_text import GrowingLines, LaneText

@@ -8,9 +8,9 @@ from hypothesis import strategies as st
 from rich.console import Console
 from rich.style import Style
 
-from app.answer import Answer
+from app.state.answer import Answer
 from app.markdown import Lines, MarkdownLook, MarkdownPen
-from app.spans import PackedSpans, Span
+from app.state.spans import PackedSpans, Span
 from app.widgets.blocks import Look
 from app.widgets.entries import AnswerEntry, Entry, TextEntry
 from app.widgets.rows import KEPT_ENTRIES, KEPT_LINES, Anchor, Rows

@@ -3,7 +3,7 @@
 import pytest
 
 from app.messages import ChatSettings
-from app.race import RaceRun
+from app.state.race_result import RaceRun
 from tests.app.driving import Driver
 from tests.app.picturing import Stage
 from tests.fakes import ANSWER, RacingEngine

@@ -9,7 +9,7 @@ import pytest
 from textual.pilot import Pilot
 
 from app.messages import ChatSettings
-from app.replay import Loading, Player
+from app.state.player import Loading, Player
 from app.replay_app import ReplayApp
 from sequoia_core.events import Step
 from sequoia_core.recording.trace_file import TraceReader

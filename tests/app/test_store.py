@@ -13,7 +13,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from app.answer import Answer
+from app.state.answer import Answer
 from app.recording import About
 from app.store import schema, writer
 from app.store.archive import Archive

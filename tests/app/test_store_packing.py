@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from app.answer import Answer
+from app.state.answer import Answer
 from app.store.packing import (
     CUT_OFF,
     Digesting,

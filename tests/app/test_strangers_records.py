@@ -12,7 +12,7 @@ from typer.testing import CliRunner
 
 from app import cli
 from app.commands.ask import read_prompt
-from app.race import kept_note
+from app.state.race_result import kept_note
 from app.settings import SettingsError, load_settings
 from app.store.archive import Archive
 from app.store.matching import terms
@@ -26,7 +26,7 @@ from app.store.packing import (
 )
 from app.store.recorded_steps import RecordedSteps
 from app.store.trouble import DamagedError, StoreError
-from app.timeline import Timeline
+from app.state.timeline import Timeline
 from sequoia_core.errors import ParameterError
 from sequoia_core.events import Event, Piece, Step, TextDelta
 from tests.app.records import record_chats

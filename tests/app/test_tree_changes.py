@@ -4,7 +4,7 @@ from dataclasses import replace
 
 import pytest
 
-from app.answer import Answer, Chosen
+from app.state.answer import Answer, Chosen
 from app.widgets.statistics import StatisticsPanel
 from sequoia_core.events import Event, Step
 from tests.app.driving import driving

@@ -22,7 +22,7 @@ from sequoia_core.events import (
 
 from .spans import PackedSpans, Span, text_of
 from .stats import Statistics
-from .visible import visible
+from .sanitize import visible
 
 __all__ = ["ENDINGS", "Answer", "Chosen", "Span"]
 

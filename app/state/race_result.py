@@ -13,7 +13,7 @@ from sequoia_core.model.interface import Lookup
 from sequoia_core.recording.json_codec import MisfitError, decode
 
 from .answer import Answer
-from .visible import quote_token, visible
+from .sanitize import quote_token, visible
 
 
 class Agreement(StrEnum):
