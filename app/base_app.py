@@ -23,7 +23,7 @@ from textual.theme import Theme
 from sequoia_core.files import write_whole
 from sequoia_core.suggest import suggest
 
-from .accessible import ACCESSIBLE, PlainFrames
+from .present.accessible import ACCESSIBLE, PlainFrames
 from .columns import hold_columns
 from .copying_app import CopyingApp
 from .drivers import driver_for

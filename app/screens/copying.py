@@ -2,7 +2,7 @@
 
 from typing import TYPE_CHECKING
 
-from ..copying import CopyError, copy_answer, copy_code
+from ..present.copyable import CopyError, copy_answer, copy_code
 from ..state.slash_commands import CopyAsked
 
 if TYPE_CHECKING:

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 from sequoia_core.events import TreeChosen
 
-from ..accessible import is_accessible
+from ..present.accessible import is_accessible
 from ..state.answer import Chosen
 from ..state.step_cursor import Walk
 from ..widgets import key_bar

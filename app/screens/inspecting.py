@@ -12,10 +12,10 @@ from textual.content import Content
 from textual.dom import DOMNode
 from textual.widget import Widget
 
-from ..heat import HeatMap
+from ..present.acceptance_map import HeatMap
 from ..state.history import Exchange
 from ..state.step_cursor import Walk
-from ..why import why
+from ..present.node_explanation import why
 from ..widgets.entries import AnswerEntry
 from ..widgets.why_panel import WhyPanel
 from .recalling import Recalling

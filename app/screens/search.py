@@ -18,7 +18,7 @@ from textual.screen import ModalScreen
 from textual.widgets import Input, OptionList
 from textual.widgets.option_list import Option
 
-from ..dates import when
+from ..present.dates import when
 from ..excerpt import Excerpt, excerpt
 from ..store.archive import Found
 from ..store.matching import Term, terms

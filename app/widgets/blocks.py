@@ -12,7 +12,7 @@ from rich.segment import Segment
 from rich.style import Style
 from rich.text import Text
 
-from ..markdown import Lines, MarkdownPen
+from ..present.markdown import Lines, MarkdownPen
 
 
 @dataclass(frozen=True, slots=True, eq=False)

@@ -7,7 +7,7 @@ from textual.content import Content
 from sequoia_core.events import Step
 
 from ..state.answer import Chosen
-from ..heat import HeatMap
+from ..present.acceptance_map import HeatMap
 from ..state.stats import Statistics
 from .heat_view import HeatView
 from .statistics import StatisticsPanel

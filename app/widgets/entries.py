@@ -13,8 +13,8 @@ from rich.segment import Segment
 from rich.text import Text
 
 from ..state.answer import Answer
-from ..chunks import Chunk, Chunks
-from ..markdown import Lines
+from ..present.chunks import Chunk, Chunks
+from ..present.markdown import Lines
 from ..state.spans import Span, text_of
 from ..store.matching import Term
 from ..state.sanitize import visible

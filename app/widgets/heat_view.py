@@ -14,9 +14,9 @@ from textual.geometry import Size
 from textual.scroll_view import ScrollView
 from textual.strip import Strip
 
-from ..accessible import is_accessible
-from ..heat import HeatMap, HeatRow
-from ..tree_rows import MAX_GUIDE_CELLS, ordinal
+from ..present.accessible import is_accessible
+from ..present.acceptance_map import HeatMap, HeatRow
+from ..present.tree_rows import MAX_GUIDE_CELLS, ordinal
 from ..state.sanitize import fit
 from .statistics import gauge
 

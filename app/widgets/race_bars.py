@@ -7,7 +7,7 @@ from textual.content import Content
 
 from sequoia_core.chat.race import Lane
 
-from ..accessible import is_accessible
+from ..present.accessible import is_accessible
 from ..state.race_result import LaneRun, RaceRun
 from .line import Line
 from .statistics import gauge

@@ -9,7 +9,7 @@ from textual import events
 from textual.content import Content
 from textual.message import Message
 
-from ..accessible import is_accessible
+from ..present.accessible import is_accessible
 from .line import Line
 
 _LEAST_BAR = 8

@@ -12,7 +12,7 @@ from rich.segment import Segment
 from rich.style import Style
 
 from ..excerpt import fullest
-from ..markdown import Lines
+from ..present.markdown import Lines
 from ..store.matching import Term, answers, hits
 
 _Place = tuple[int, int, int]

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from rich.cells import cell_len
 from textual.content import Content
 
-from ..accessible import is_accessible, rates_in_words, statistics_in_words
+from ..present.accessible import is_accessible, rates_in_words, statistics_in_words
 from ..state.answer import Chosen
 from ..state.stats import Rate, Statistics
 from ..state.sanitize import fit, visible

@@ -4,7 +4,7 @@ from textual.content import Content
 
 from sequoia_core.events import Step
 
-from ..accessible import is_accessible, step_in_words
+from ..present.accessible import is_accessible, step_in_words
 from ..state.stats import Statistics, step_speedup
 from ..state.sanitize import fit
 from .line import Line

@@ -17,9 +17,9 @@ from textual.geometry import Offset, Size
 from textual.selection import Selection
 
 from ..state.answer import Answer
-from ..code_colors import CODE_STYLES, ReadableCode
+from ..present.code_colors import CODE_STYLES, ReadableCode
 from ..keys import Keys
-from ..markdown import MarkdownLook, MarkdownPen
+from ..present.markdown import MarkdownLook, MarkdownPen
 from ..store.matching import Term
 from ..theming import least_contrast
 from .blocks import Look

@@ -17,8 +17,8 @@ from textual.strip import Strip
 
 from sequoia_core.events import Step
 
-from ..accessible import is_accessible, row_in_words
-from ..tree_rows import BONUS_NODE, GLYPHS, Row, Verdict, guide_width, tree_rows
+from ..present.accessible import is_accessible, row_in_words
+from ..present.tree_rows import BONUS_NODE, GLYPHS, Row, Verdict, guide_width, tree_rows
 from ..state.sanitize import fit
 from .framed import FramedView
 from .painted import Painted

@@ -6,8 +6,8 @@ from hypothesis import strategies as st
 from rich.segment import Segment
 from rich.style import Style
 
-from app.chunks import LEAST_LINES, MOST_CHARACTERS, MOST_LINES, Chunk, Chunks
-from app.markdown import Lines, MarkdownLook, MarkdownPen
+from app.present.chunks import LEAST_LINES, MOST_CHARACTERS, MOST_LINES, Chunk, Chunks
+from app.present.markdown import Lines, MarkdownLook, MarkdownPen
 from tests.fakes import ANSWER
 
 LOOK = MarkdownLook(Style(bold=True), Style(), Style(dim=True), "#101010", "lightbulb")

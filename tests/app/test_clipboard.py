@@ -19,7 +19,7 @@ from app.clipboard import (
     terminal_sequence,
     told,
 )
-from app.copying import CopyError, code_blocks, copy_answer, copy_code
+from app.present.copyable import CopyError, code_blocks, copy_answer, copy_code
 from app.messages import ChatSettings
 from app.state.slash_commands import CopyAsked, SlashError, parse_command
 from app.widgets.transcript import Transcript

@@ -7,7 +7,7 @@ import pytest
 from markdown_it import MarkdownIt
 
 from app.state.answer import Answer
-from app.export import Chat, answer_events, as_json, as_markdown, asked
+from app.present.export import Chat, answer_events, as_json, as_markdown, asked
 from app.state.history import History
 from sequoia_core.events import (
     Event,

@@ -10,11 +10,11 @@ from hypothesis import strategies as st
 from rich.cells import cell_len
 
 from app.state.answer import Answer, Chosen
-from app.heat import HeatMap, expected
+from app.present.acceptance_map import HeatMap, expected
 from app.screens.inspecting import LEGEND
 from app.store.trouble import DamagedError
-from app.tree_rows import BONUS_NODE, Verdict, ordinal, tree_rows
-from app.why import why
+from app.present.tree_rows import BONUS_NODE, Verdict, ordinal, tree_rows
+from app.present.node_explanation import why
 from sequoia_core.events import (
     Event,
     FinishReason,

@@ -8,11 +8,11 @@ from rich.segment import Segment
 from rich.style import Style
 from textual.color import Color
 
-from app.accessible import PlainFrames, row_in_words
+from app.present.accessible import PlainFrames, row_in_words
 from app.base_app import BaseApp
 from app.messages import ChatSettings
 from app.theming import TERMINAL_THEME
-from app.tree_rows import Row, Verdict
+from app.present.tree_rows import Row, Verdict
 from tests.app.driving import Driver, driving
 from tests.fakes import replay
 

@@ -8,8 +8,8 @@ from hypothesis import strategies as st
 from rich.cells import cell_len
 from rich.style import Style
 
-from app.chunks import Chunks
-from app.markdown import MarkdownLook, MarkdownPen
+from app.present.chunks import Chunks
+from app.present.markdown import MarkdownLook, MarkdownPen
 
 PEN = MarkdownPen(MarkdownLook(Style(bold=True), Style(), Style(), "#222222", "monokai"))
 

@@ -11,10 +11,10 @@ from rich.cells import cell_len
 from rich.style import Style
 
 from app.state.answer import Answer
-from app.markdown import Lines, MarkdownLook, MarkdownPen
+from app.present.markdown import Lines, MarkdownLook, MarkdownPen
 from app.pace import SHARE, Pace
 from app.state.stats import Statistics, step_speedup
-from app.tree_rows import GLYPHS, MAX_GUIDE_CELLS, Row, Verdict, guide_width, tree_rows
+from app.present.tree_rows import (GLYPHS, MAX_GUIDE_CELLS, Row, Verdict, guide_width, tree_rows)
 from app.state.sanitize import fit, quote_token, visible
 from app.state.step_cursor import Walk
 from app.widgets.statistics import gauge, sparkline

@@ -10,7 +10,7 @@ import pytest
 from pygments.token import STANDARD_TYPES
 from textual.color import Color
 
-from app.code_colors import CODE_STYLES, ReadableCode, readable
+from app.present.code_colors import CODE_STYLES, ReadableCode, readable
 from app.theming import (
     APP_COLORS,
     DEFAULT_THEME,

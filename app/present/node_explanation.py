@@ -10,7 +10,7 @@ from sequoia_core.events import Origin, Outcome, Step, TreeNode
 from sequoia_core.insight import Opinion, Ranking, TrialRecord
 
 from .tree_rows import BONUS_NODE, Verdict, ordinal, verdict_of
-from .state.sanitize import quote_token
+from ..state.sanitize import quote_token
 
 
 @dataclass(frozen=True, slots=True)

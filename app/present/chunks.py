@@ -16,7 +16,7 @@ from pygments.lexer import Lexer
 from pygments.lexers import get_lexer_by_name
 from pygments.util import ClassNotFound
 
-from .dialect import markdown_parser
+from .markdown_dialect import markdown_parser
 
 LEAST_LINES = 30
 """Of a part of a long block."""

@@ -11,7 +11,7 @@ from math import prod
 
 from sequoia_core.events import Origin, Outcome, Step
 
-from .state.answer import Answer, Chosen
+from ..state.answer import Answer, Chosen
 from .tree_rows import GuidePart, light_connector, light_rail
 
 Place = tuple[int, ...]

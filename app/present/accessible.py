@@ -11,7 +11,7 @@ from textual.filter import LineFilter
 
 from sequoia_core.events import Step
 
-from .state.stats import Rate, Statistics, step_speedup
+from ..state.stats import Rate, Statistics, step_speedup
 from .tree_rows import Row, Verdict
 
 ACCESSIBLE = "-accessible"

@@ -19,9 +19,9 @@ from rich.text import Text
 from rich.theme import Theme
 
 from .chunks import lexer
-from .dialect import markdown_parser
+from .markdown_dialect import markdown_parser
 from .markdown_parts import LEAST_WIDTH, Cells, Formula, Item, Items, Quote
-from .state.sanitize import visible
+from ..state.sanitize import visible
 
 Lines = list[list[Segment]]
 

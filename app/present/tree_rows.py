@@ -11,7 +11,7 @@ from rich.cells import cell_len
 
 from sequoia_core.events import Origin, Outcome, Step, TreeNode
 
-from .state.sanitize import quote_token
+from ..state.sanitize import quote_token
 
 MAX_GUIDE_CELLS = 40
 """Deeper guides are cut at the left, so that a deep chain still shows its tokens."""

@@ -25,9 +25,9 @@ from sequoia_core.model.interface import PairDescription
 from sequoia_core.recording.json_codec import encode
 from sequoia_core.recording.replay_engine import Asked
 
-from .state.answer import Answer
-from .state.history import Exchange, History
-from .state.sanitize import visible
+from ..state.answer import Answer
+from ..state.history import Exchange, History
+from ..state.sanitize import visible
 
 JSON_FORMAT = "sequoia-chat"
 JSON_VERSION = 1
