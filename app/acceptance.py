@@ -15,7 +15,7 @@ from sequoia_core.data import DataSpec, check_source
 from sequoia_core.errors import ParameterError
 
 from . import launch
-from .destination import picture_to_be_written, result_to_be_written
+from .config.destination import picture_to_be_written, result_to_be_written
 from .progress import progress_line
 
 if TYPE_CHECKING:
@@ -87,7 +87,7 @@ def measure(flags: Mapping[str, Any], task: Task, results: Results) -> None:
     Raises:
         SequoiaError: an option cannot be used, or the data or the models do not load.
     """
-    from .settings import load_settings
+    from .config.settings import load_settings
 
     dst = result_to_be_written(results.dst or DST)
     picture = picture_to_be_written(results.picture)

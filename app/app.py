@@ -28,7 +28,7 @@ from .base_app import BaseApp
 from .decoder import Decoder
 from .garbage import Rests
 from .messages import ChatSettings, EngineFactory
-from .preferences import Preferences
+from .config.setting_specs import Preferences
 from .recording import Recorder
 from .screens.all_keys import all_bindings
 from .screens.branching import BRANCH_COMMANDS

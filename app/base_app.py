@@ -27,15 +27,9 @@ from .present.accessible import ACCESSIBLE, PlainFrames
 from .columns import hold_columns
 from .copying_app import CopyingApp
 from .drivers import driver_for
-from .keys import Action, Keys, declared, remapped
+from .config.keymap import Action, Keys, declared, remapped
 from .svg import with_local_fonts
-from .theming import (
-    DEFAULT_THEME,
-    TERMINAL_THEME,
-    ThemeFolders,
-    app_color_defaults,
-    packaged_folder,
-)
+from .config.themes import (DEFAULT_THEME, TERMINAL_THEME, ThemeFolders, app_color_defaults, packaged_folder)
 
 WATCH_SECONDS = 1.0
 _WIDE = 100

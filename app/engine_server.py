@@ -174,7 +174,7 @@ def main(descriptor: str, flags: str) -> None:
         flags: descriptor of the settings, as on the command line.
     """
     from .launch import load_for_many
-    from .settings import load_settings, read_flags
+    from .config.settings import load_settings, read_flags
 
     logging.basicConfig(format="sequoia engine: %(message)s")
     # libraries may print; what they print must not come between the reports

@@ -16,7 +16,7 @@ from sequoia_core.data import DataSpec
 from sequoia_core.errors import ParameterError, SequoiaError
 
 from . import launch
-from .destination import picture_to_be_written
+from .config.destination import picture_to_be_written
 from .progress import progress_line
 from .release_options import DRAFT_TOP_P
 
@@ -106,7 +106,7 @@ def run_testbed(flags: Mapping[str, Any], task: Task, results: Results) -> None:
     Raises:
         SequoiaError: an option cannot be used, or the data or the models do not load.
     """
-    from .settings import load_settings
+    from .config.settings import load_settings
 
     picture = picture_to_be_written(results.picture)
     settings = load_settings(flags)

@@ -17,7 +17,7 @@ from sequoia_core.errors import ParameterError, SequoiaError
 from sequoia_core.model.loading.catalogue import catalogue
 
 from . import launch
-from .destination import picture_to_be_written, to_be_written
+from .config.destination import picture_to_be_written, to_be_written
 from .progress import progress_line
 
 if TYPE_CHECKING:
@@ -29,7 +29,7 @@ if TYPE_CHECKING:
     from sequoia_core.reproduce.paper_table import Choice, Outcome, PaperCell
 
     from .messages import LoadProgress
-    from .settings import Settings
+    from .config.settings import Settings
 
 EMBEDDED = "embedded"
 INTERRUPTED = 130
@@ -63,7 +63,7 @@ class PaperModels:
     def __init__(self, flags: Mapping[str, Any], choice: "Choice") -> None:
         from sequoia_core.reproduce.paper_facts import paper_facts
 
-        from .settings import load_settings
+        from .config.settings import load_settings
 
         named = any(name in flags for name in ("pair", "target", "draft"))
         if EMBEDDED in choice.pairs:
@@ -102,7 +102,7 @@ class PaperModels:
             SequoiaError: this machine cannot hold it, or it cannot be loaded.
         """
         from .release_options import offload_place
-        from .settings import load_settings
+        from .config.settings import load_settings
 
         if self.own is not None:
             return launch.load_chosen(self.settings, progress)

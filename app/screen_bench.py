@@ -28,7 +28,7 @@ from sequoia_core.text.chat_template import Turn
 from .app import SequoiaApp
 from .launch import build_chat
 from .messages import ChatSettings, LoadProgress
-from .settings import Settings, load_settings
+from .config.settings import Settings, load_settings
 from .store.recorder import DatabaseRecorder
 from .terminal import Terminal, TerminalError, percentile, typing_latencies
 from .widgets.prompt import Prompt

@@ -15,7 +15,7 @@ from sequoia_core.data import DataSpec
 from sequoia_core.errors import ParameterError
 
 from . import launch
-from .destination import picture_to_be_written, to_be_written
+from .config.destination import picture_to_be_written, to_be_written
 from .experiment import INTERRUPTED, Results
 from .progress import progress_line
 
@@ -69,7 +69,7 @@ def run_study(flags: Mapping[str, Any], task: Task, dst: Path, results: Results)
         SequoiaError: an option cannot be used, the data or the models do not load, or `dst` belongs
             to another study.
     """
-    from .settings import load_settings
+    from .config.settings import load_settings
 
     picture, file = picture_to_be_written(results.picture), to_be_written(dst)
     assert file is not None

@@ -7,7 +7,7 @@ import os
 import sys
 from contextlib import suppress
 
-from .paths import data_folder
+from .config.paths import data_folder
 from .state.sanitize import visible
 
 NOT_SENT = "this was not sent when the last chat ended"

@@ -29,7 +29,7 @@ from sequoia_core.recording.replay_engine import Asked, recorded
 from sequoia_core.text.detokenizer import well_formed
 
 from .. import launch
-from ..destination import to_be_written
+from ..config.destination import to_be_written
 from ..options import with_settings
 from ..progress import progress_line
 
@@ -168,7 +168,7 @@ def ask(
     ] = None,
 ) -> None:
     """Answer one question on standard output."""
-    from ..settings import load_settings
+    from ..config.settings import load_settings
 
     settings = load_settings(flags)
     params = settings.chat().sampling()

@@ -15,7 +15,7 @@ from sequoia_core.bench import COUNT, TEMPERATURES, TOKENS, TREE_SIZES, BenchPla
 from sequoia_core.errors import ParameterError
 
 from .. import launch, machine
-from ..destination import to_be_written
+from ..config.destination import to_be_written
 from ..experiment import INTERRUPTED
 from ..messages import LoadProgress
 from ..options import MODEL_OPTIONS, with_settings
@@ -108,7 +108,7 @@ def _compare(
 ) -> None:
     from dataclasses import replace
 
-    from ..settings import load_settings
+    from ..config.settings import load_settings
 
     settings = load_settings(flags)
     models = launch.chosen_models(settings)

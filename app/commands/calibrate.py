@@ -31,7 +31,7 @@ def calibrate(
 
     Acceptance is counted at temperature 0 and at the chosen one.
     """
-    from ..settings import load_settings
+    from ..config.settings import load_settings
 
     settings = load_settings(flags)
     temperature = settings.chat().sampling().temperature

@@ -12,7 +12,7 @@ from sequoia_core.errors import ParameterError
 
 from .. import launch
 from ..imports import quick_imports
-from ..paths import record_file
+from ..config.paths import record_file
 
 
 def open_chat(flags: Mapping[str, Any]) -> None:
@@ -23,7 +23,7 @@ def open_chat(flags: Mapping[str, Any]) -> None:
         typer.Exit: the screen ended by an error.
     """
     with quick_imports():
-        from ..settings import load_settings
+        from ..config.settings import load_settings
 
     settings = load_settings(flags)
     chat_settings = settings.chat()
@@ -35,7 +35,7 @@ def open_chat(flags: Mapping[str, Any]) -> None:
         sys.stderr.write(remark + "\n")
     with quick_imports():
         from ..app import SequoiaApp
-        from ..preferences import Preferences
+        from ..config.setting_specs import Preferences
     from ..store.recorder import open_record
     from ..unsent import keep_unsent, take_unsent
 

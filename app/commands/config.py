@@ -3,7 +3,7 @@
 import typer
 
 from ..command_group import CommandGroup
-from ..paths import config_file
+from ..config.paths import config_file
 
 config_app = typer.Typer(cls=CommandGroup, help="Show the configuration.", no_args_is_help=True)
 
@@ -19,7 +19,7 @@ def show_settings() -> None:
     """Print every setting as TOML, after file and environment."""
     import tomlkit
 
-    from ..settings import load_settings
+    from ..config.settings import load_settings
 
     values = load_settings({}).model_dump(mode="json", exclude_none=True)
     typer.echo(tomlkit.dumps(values).rstrip())

@@ -106,7 +106,7 @@ def distill(
 
 def _chosen(flags: Mapping[str, Any], resume: bool) -> dict[str, Any]:
     """Target and device by the settings; of a run that is gone on with, only if given again."""
-    from ..settings import load_settings
+    from ..config.settings import load_settings
 
     settings = load_settings(flags)
     values = {"target": launch.chosen_models(settings).target, "device": settings.device}

@@ -28,7 +28,7 @@ def replay(
         from sequoia_core.recording.trace_file import TraceReader
 
         from ..state.player import Loading, Player
-        from ..settings import load_settings
+        from ..config.settings import load_settings
 
     settings = load_settings({}).chat()
     reader = TraceReader(file)

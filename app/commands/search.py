@@ -14,7 +14,7 @@ import typer
 from sequoia_core.errors import ParameterError
 
 from .. import release_options
-from ..destination import picture_to_be_written, result_to_be_written
+from ..config.destination import picture_to_be_written, result_to_be_written
 from ..progress import progress_line
 
 if TYPE_CHECKING:

@@ -39,7 +39,7 @@ def web(
     """
     import asyncio
 
-    from ..settings import load_settings
+    from ..config.settings import load_settings
     from ..web.server import Address
 
     settings = load_settings(flags)

@@ -15,8 +15,8 @@ from textual.screen import ModalScreen
 from textual.widgets import OptionList
 from textual.widgets.option_list import Option
 
-from ..keys import Action, key_name
-from ..preferences import Spec
+from ..config.keymap import Action, key_name
+from ..config.setting_specs import Spec
 from ..widgets.line import Line
 
 FRAME = """

@@ -15,7 +15,7 @@ from sequoia_core.events import Step
 from sequoia_core.files import text_written_whole, write_whole
 from sequoia_core.recording.trace_file import Entry, write_event, write_header
 
-from ..destination import to_be_written
+from ..config.destination import to_be_written
 from ..present.export import Chat, answer_events, as_json, as_markdown, asked
 from ..state.history import Exchange
 

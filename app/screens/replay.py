@@ -19,7 +19,7 @@ from sequoia_core.model.interface import PairDescription
 
 from ..present.accessible import is_accessible
 from ..present.acceptance_map import HeatMap
-from ..keys import Keys
+from ..config.keymap import Keys
 from ..state.player import Loading, Player
 from ..state.timeline import Item, ItemKind, View
 from ..present.node_explanation import why

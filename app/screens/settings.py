@@ -19,10 +19,10 @@ from textual.widgets.option_list import Option
 
 from sequoia_core.errors import SequoiaError
 
-from ..keys import Action, Keys, key_name
+from ..config.keymap import Action, Keys, key_name
 from ..messages import ChatSettings
-from ..preferences import GROUPS, Preferences, Spec, shown
-from ..settings import Settings
+from ..config.setting_specs import GROUPS, Preferences, Spec, shown
+from ..config.settings import Settings
 from ..state.sanitize import fit, visible
 from ..widgets.line import Line
 from .choosing import FRAME, ChoiceScreen, KeyScreen

@@ -2,7 +2,7 @@
 
 from textual.content import Content
 
-from ..keys import Keys
+from ..config.keymap import Keys
 from .line import Line
 
 KeyRow = tuple[tuple[str, str], ...]

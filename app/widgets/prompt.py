@@ -14,7 +14,7 @@ from textual.message import Message
 from textual.strip import Strip
 from textual.widgets import TextArea
 
-from ..keys import Keys
+from ..config.keymap import Keys
 from ..state.sanitize import visible
 
 MOST_PASTED = 1_000_000

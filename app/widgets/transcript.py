@@ -18,10 +18,10 @@ from textual.selection import Selection
 
 from ..state.answer import Answer
 from ..present.code_colors import CODE_STYLES, ReadableCode
-from ..keys import Keys
+from ..config.keymap import Keys
 from ..present.markdown import MarkdownLook, MarkdownPen
 from ..store.matching import Term
-from ..theming import least_contrast
+from ..config.themes import least_contrast
 from .blocks import Look
 from .entries import AnswerEntry, Entry, TextEntry
 from .line_view import LineView

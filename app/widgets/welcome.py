@@ -1,6 +1,6 @@
 """What an empty chat says, with the keys that a person chose."""
 
-from ..keys import Keys
+from ..config.keymap import Keys
 from .entries import TextEntry
 
 _TEXT = """\

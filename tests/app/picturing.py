@@ -27,7 +27,7 @@ from textual.widgets import Input
 
 from app.app import ChatSettings, SequoiaApp
 from app.messages import LoadProgress
-from app.preferences import Preferences
+from app.config.setting_specs import Preferences
 from app.recording import Recorder
 from sequoia_core.events import Event, Step
 from sequoia_core.model.interface import ChatEngine

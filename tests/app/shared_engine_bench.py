@@ -14,7 +14,7 @@ from time import perf_counter
 
 from app.launch import build_chat
 from app.remote_engine import RemoteEngine
-from app.settings import load_settings
+from app.config.settings import load_settings
 from app.web.processes import EngineProcess
 from sequoia_core.config import SamplingParams
 from sequoia_core.events import Step

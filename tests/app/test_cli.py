@@ -13,7 +13,8 @@ import pytest
 from typer.testing import CliRunner, Result
 
 import sequoia_core
-from app import checkup, launch, machine, paths
+from app import checkup, launch, machine
+from app.config import paths
 from app.cli import app
 from app.commands import chat, models
 from app.commands.growmap import drawing
@@ -21,7 +22,7 @@ from app.machine import Memory
 from app.messages import ChatSettings
 from app.progress import progress_line
 from app.recording import NoRecord
-from app.settings import Settings, load_settings
+from app.config.settings import Settings, load_settings
 from app.store.recorder import DatabaseRecorder
 from sequoia_core.errors import GrowMapError, ModelLoadError, ParameterError
 from sequoia_core.model.loading import forward, pair

@@ -14,7 +14,7 @@ from typer.testing import CliRunner, Result
 
 from app import launch
 from app.cli import app
-from app.settings import Settings
+from app.config.settings import Settings
 from sequoia_core.config import Mode, SamplingParams
 from sequoia_core.decode.tree_choice import ADAPTIVE
 from sequoia_core.errors import ContextFullError

@@ -13,7 +13,7 @@ from textual.widgets import Static
 
 import app.screens
 from app.base_app import BaseApp
-from app.keys import Action, Keys, declared, key_name, remapped
+from app.config.keymap import Action, Keys, declared, key_name, remapped
 from app.messages import ChatSettings
 from app.screens.all_keys import OWNERS, all_bindings
 from app.widgets.prompt import _ACTS, Prompt

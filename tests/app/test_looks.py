@@ -11,7 +11,7 @@ from textual.color import Color
 from app.present.accessible import PlainFrames, row_in_words
 from app.base_app import BaseApp
 from app.messages import ChatSettings
-from app.theming import TERMINAL_THEME
+from app.config.themes import TERMINAL_THEME
 from app.present.tree_rows import Row, Verdict
 from tests.app.driving import Driver, driving
 from tests.fakes import replay

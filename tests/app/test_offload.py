@@ -11,7 +11,7 @@ from app import checkup
 from app.checkup import Finding, Verdict
 from app.cli import app
 from app.options import MODEL_OPTIONS
-from app.settings import load_settings
+from app.config.settings import load_settings
 from sequoia_core.bench.workshop import Sources, Workshop
 from sequoia_core.config import Offload
 from sequoia_core.errors import SequoiaError

@@ -11,11 +11,11 @@ from pathlib import Path
 import pytest
 
 from app.app import _log_to_file
-from app.destination import to_be_written
+from app.config.destination import to_be_written
 from app.store import windows
 from app.store.recorder import DatabaseRecorder
 from app.svg import with_local_fonts
-from app.theming import load_theme
+from app.config.themes import load_theme
 from sequoia_core.errors import ParameterError
 from sequoia_core.events import Event
 from sequoia_core.recording.replay_engine import Asked, recorded

@@ -547,7 +547,7 @@ def test_what_is_wrong_with_a_file_is_one_line(tmp_path: Path) -> None:
 def test_no_model_code_is_loaded_for_it() -> None:
     heavy = {"torch", "transformers", "numpy", "tokenizers", "jinja2", "huggingface_hub", "aiohttp"}
     code = (
-        "import sys, app.replay_app, app.commands.replay, app.settings; "
+        "import sys, app.replay_app, app.commands.replay, app.config.settings; "
         "import sequoia_core.recording.trace_file; "
         f"print(*({heavy!r} & set(sys.modules)))"
     )

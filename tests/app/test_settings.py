@@ -7,7 +7,7 @@ import pytest
 
 from app.launch import Models, build_chat, chosen_models, tree_choice
 from app.messages import ChatSettings
-from app.settings import Settings, SettingsError, load_settings
+from app.config.settings import Settings, SettingsError, load_settings
 from sequoia_core.config import Mode, Offload, WeightFormat
 from sequoia_core.errors import GrowMapError, ParameterError
 from sequoia_core.model.interface import Lookup, TreeChoice
@@ -132,7 +132,7 @@ def test_an_unreadable_file_is_named(config_home: Path, monkeypatch: pytest.Monk
     def refuse(*_arguments: object, **_options: object) -> None:
         raise PermissionError(13, "Permission denied")
 
-    monkeypatch.setattr("app.settings.read_text", refuse)
+    monkeypatch.setattr("app.config.settings.read_text", refuse)
     with pytest.raises(SettingsError, match=r"config\.toml: Permission denied"):
         load_settings({})
 

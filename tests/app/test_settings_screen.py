@@ -9,11 +9,11 @@ import pytest
 from textual.widgets import Input, OptionList
 
 from app.messages import ChatSettings
-from app.preferences import GROUPS, Preferences, Source, shown
+from app.config.setting_specs import GROUPS, Preferences, Source, shown
 from app.screens.chat import ChatScreen
 from app.screens.choosing import ChoiceScreen, KeyScreen
 from app.screens.settings import SettingsScreen
-from app.settings import Settings, SettingsError, load_settings
+from app.config.settings import Settings, SettingsError, load_settings
 from sequoia_core.config import Mode
 from sequoia_core.errors import GrowMapError, ParameterError, SequoiaError
 from tests.app.driving import Driver, driving

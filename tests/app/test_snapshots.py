@@ -6,7 +6,7 @@ import pytest
 from syrupy.assertion import SnapshotAssertion
 
 from app.app import ChatSettings, SequoiaApp
-from app.theming import load_themes, packaged_folder
+from app.config.themes import load_themes, packaged_folder
 from tests.app.driving import Driver
 from tests.app.insights import MemoryRecord, told
 from tests.app.picturing import Stage

@@ -13,7 +13,7 @@ from typer.testing import CliRunner
 from app import cli
 from app.commands.ask import read_prompt
 from app.state.race_result import kept_note
-from app.settings import SettingsError, load_settings
+from app.config.settings import SettingsError, load_settings
 from app.store.archive import Archive
 from app.store.matching import terms
 from app.store.packing import (
@@ -243,7 +243,7 @@ def shown(monkeypatch: pytest.MonkeyPatch) -> list[dict[str, object]]:
         seen.append(dict(flags))
         raise ParameterError("seen")
 
-    monkeypatch.setattr("app.settings.load_settings", remember)
+    monkeypatch.setattr("app.config.settings.load_settings", remember)
     return seen
 
 
