@@ -14,7 +14,7 @@ import typer
 from sequoia_core.data import DataSpec, check_source
 from sequoia_core.errors import ParameterError
 
-from . import launch
+from .engine import build as launch
 from .config.destination import picture_to_be_written, result_to_be_written
 from .progress import progress_line
 
@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from sequoia_core.measure.acceptance_vector import AcceptancePlan, AcceptanceVector
     from sequoia_core.model.loading.pair import Pair
 
-    from .messages import LoadProgress
+    from .engine.messages import LoadProgress
 
 DST = Path("acceptance-rate-vector.pt")
 """The release's name, in the working folder."""

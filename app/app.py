@@ -25,9 +25,9 @@ from sequoia_core.config import Mode
 from sequoia_core.files import make_private_folder, private_file
 
 from .base_app import BaseApp
-from .decoder import Decoder
+from .engine.decode_thread import Decoder
 from .garbage import Rests
-from .messages import ChatSettings, EngineFactory
+from .engine.messages import ChatSettings, EngineFactory
 from .config.setting_specs import Preferences
 from .recording import Recorder
 from .screens.all_keys import all_bindings

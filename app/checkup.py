@@ -19,7 +19,8 @@ import psutil
 from sequoia_core.config import Offload
 from sequoia_core.errors import SequoiaError
 
-from . import launch, machine
+from .engine import build as launch
+from . import machine
 from .config import paths
 
 if TYPE_CHECKING:  # pydantic is for commands that need settings

@@ -15,7 +15,7 @@ from sequoia_core.config import Mode, SamplingParams
 from sequoia_core.data import DataSpec
 from sequoia_core.errors import ParameterError, SequoiaError
 
-from . import launch
+from .engine import build as launch
 from .config.destination import picture_to_be_written
 from .progress import progress_line
 from .release_options import DRAFT_TOP_P
@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from sequoia_core.model.loading.pair import Pair
     from sequoia_core.reproduce.experiment import Experiment, ExperimentRun, Findings
 
-    from .messages import LoadProgress
+    from .engine.messages import LoadProgress
 
 INTERRUPTED = 130
 DRAWN = frozenset({Mode.SEQUOIA, Mode.SPECINFER})

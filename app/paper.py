@@ -16,7 +16,7 @@ from sequoia_core.config import Offload
 from sequoia_core.errors import ParameterError, SequoiaError
 from sequoia_core.model.loading.catalogue import catalogue
 
-from . import launch
+from .engine import build as launch
 from .config.destination import picture_to_be_written, to_be_written
 from .progress import progress_line
 
@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     from sequoia_core.reproduce.paper_run import PaperOptions, PaperRun
     from sequoia_core.reproduce.paper_table import Choice, Outcome, PaperCell
 
-    from .messages import LoadProgress
+    from .engine.messages import LoadProgress
     from .config.settings import Settings
 
 EMBEDDED = "embedded"

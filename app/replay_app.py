@@ -10,7 +10,7 @@ from textual.screen import Screen
 from sequoia_core.model.interface import PairDescription
 
 from .base_app import BaseApp
-from .messages import ChatSettings
+from .engine.messages import ChatSettings
 from .state.player import Loading, Player
 from .screens.replay import ReplayScreen
 from .screens.replay_help import ReplayHelp

@@ -26,8 +26,8 @@ from sequoia_core.model.interface import ChatEngine, PairDescription, TreeChoice
 from sequoia_core.text.chat_template import Turn
 
 from .app import SequoiaApp
-from .launch import build_chat
-from .messages import ChatSettings, LoadProgress
+from .engine.build import build_chat
+from .engine.messages import ChatSettings, LoadProgress
 from .config.settings import Settings, load_settings
 from .store.recorder import DatabaseRecorder
 from .terminal import Terminal, TerminalError, percentile, typing_latencies

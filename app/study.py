@@ -14,7 +14,7 @@ import typer
 from sequoia_core.data import DataSpec
 from sequoia_core.errors import ParameterError
 
-from . import launch
+from .engine import build as launch
 from .config.destination import picture_to_be_written, to_be_written
 from .experiment import INTERRUPTED, Results
 from .progress import progress_line
@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from sequoia_core.reproduce.robustness import Sweep
     from sequoia_core.reproduce.standing import Study
 
-    from .messages import LoadProgress
+    from .engine.messages import LoadProgress
 
 
 @dataclass(frozen=True, slots=True)

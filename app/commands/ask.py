@@ -28,7 +28,7 @@ from sequoia_core.events import (
 from sequoia_core.recording.replay_engine import Asked, recorded
 from sequoia_core.text.detokenizer import well_formed
 
-from .. import launch
+from ..engine import build as launch
 from ..config.destination import to_be_written
 from ..options import with_settings
 from ..progress import progress_line

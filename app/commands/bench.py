@@ -14,10 +14,11 @@ import typer
 from sequoia_core.bench import COUNT, TEMPERATURES, TOKENS, TREE_SIZES, BenchPlan
 from sequoia_core.errors import ParameterError
 
-from .. import launch, machine
+from ..engine import build as launch
+from .. import machine
 from ..config.destination import to_be_written
 from ..experiment import INTERRUPTED
-from ..messages import LoadProgress
+from ..engine.messages import LoadProgress
 from ..options import MODEL_OPTIONS, with_settings
 from ..progress import progress_line
 from ..terminal import TerminalError

@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from .. import launch
+from ..engine import build as launch
 from ..options import MODEL_OPTIONS, with_only
 from ..progress import progress_line
 

@@ -10,7 +10,7 @@ import typer
 
 from sequoia_core.errors import ParameterError
 
-from .. import launch
+from ..engine import build as launch
 from ..imports import quick_imports
 from ..config.paths import record_file
 

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from .. import launch
+from ..engine import build as launch
 from ..options import with_only
 
 if TYPE_CHECKING:

@@ -6,11 +6,11 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from .. import launch
-from ..messages import LoadFailed, Loading
+from ..engine import build as launch
+from ..engine.messages import LoadFailed, Loading
 from ..options import with_settings
 from ..progress import progress_line
-from ..wire import Done
+from ..engine.protocol import Done
 
 if TYPE_CHECKING:
     from ..web.processes import EngineProcess

@@ -15,8 +15,8 @@ from sequoia_core.config import Mode, Offload, WeightFormat
 from sequoia_core.errors import ParameterError
 from sequoia_core.model.interface import Lookup
 
-from ..launch import chosen_models, tree_choice
-from ..messages import ChatSettings
+from ..engine.build import chosen_models, tree_choice
+from ..engine.messages import ChatSettings
 from .paths import config_file
 from .settings import ENV_PREFIX, Settings, load_settings
 from .settings_file import Value, write_key, write_setting

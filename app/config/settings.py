@@ -26,7 +26,7 @@ from sequoia_core.model.interface import Lookup
 from sequoia_core.suggest import close_names
 from sequoia_core.text.detokenizer import well_formed
 
-from ..messages import ChatSettings
+from ..engine.messages import ChatSettings
 from .paths import config_file
 
 ENV_PREFIX = "SEQUOIA_"

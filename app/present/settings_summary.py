@@ -4,7 +4,7 @@ from sequoia_core.decode.tree_choice import ADAPTIVE
 from sequoia_core.events import TreeChosen
 from sequoia_core.model.interface import PairDescription
 
-from ..messages import ChatSettings
+from ..engine.messages import ChatSettings
 
 
 def describe(settings: ChatSettings, pair: PairDescription | None, tree: TreeChosen | None) -> str:

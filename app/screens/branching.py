@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 from ..state.answer import Answer
 from ..state.message_edit import Editing
 from ..state.history import Exchange, History, turns
-from ..messages import Restore
+from ..engine.messages import Restore
 from ..store.matching import Term
 from ..widgets.entries import AnswerEntry
 from .pages import Pages

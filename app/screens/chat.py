@@ -17,9 +17,9 @@ from sequoia_core.events import TreeChosen
 from sequoia_core.model.interface import PairDescription
 
 from ..state.answer import Answer
-from ..decoder import Decoder
+from ..engine.decode_thread import Decoder
 from ..state.history import Exchange
-from ..messages import Ask, ChatSettings
+from ..engine.messages import Ask, ChatSettings
 from ..state.race_result import RaceRun
 from ..recording import NoRecord, Recorder
 from ..state.slash_commands import is_command

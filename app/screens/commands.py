@@ -3,7 +3,7 @@
 from typing import TYPE_CHECKING
 
 from ..present.settings_summary import describe
-from ..messages import Clear
+from ..engine.messages import Clear
 from ..state.slash_commands import (Bye, ClearChat, CopyAsked, Export, Help, RaceAsked, Sessions, Set, Show, ShowSettings, parse_command)
 from .copying import copy_asked
 from .exporting import begin_export

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 from sequoia_core.events import Event, Failed, Finished, FinishReason, Totals
 
 from ..state.history import Exchange
-from ..messages import Answering, Clear, Report, SetSystem
+from ..engine.messages import Answering, Clear, Report, SetSystem
 from ..state.race_result import kept_note
 from ..recording import About, Recorder
 from ..state.slash_commands import SlashError

@@ -7,8 +7,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
-from ..launch import tree_choice
-from ..messages import ChatSettings, ChooseTree, SetSystem
+from ..engine.build import tree_choice
+from ..engine.messages import ChatSettings, ChooseTree, SetSystem
 from ..state.slash_commands import SlashError
 from .settings import Follower, SettingsScreen
 

@@ -17,7 +17,7 @@ from sequoia_core.events import PrefillDone
 
 from ..state.answer import ENDINGS
 from ..state.history import turns
-from ..messages import Race, RaceEnded, Racing
+from ..engine.messages import Race, RaceEnded, Racing
 from ..pace import Pace
 from ..state.race_result import Agreement, LaneRun, RaceRun, agreement_told
 from ..state.slash_commands import SlashError

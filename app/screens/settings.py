@@ -20,7 +20,7 @@ from textual.widgets.option_list import Option
 from sequoia_core.errors import SequoiaError
 
 from ..config.keymap import Action, Keys, key_name
-from ..messages import ChatSettings
+from ..engine.messages import ChatSettings
 from ..config.setting_specs import GROUPS, Preferences, Spec, shown
 from ..config.settings import Settings
 from ..state.sanitize import fit, visible

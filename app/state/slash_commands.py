@@ -9,7 +9,7 @@ from sequoia_core.errors import ParameterError, SequoiaError
 from sequoia_core.model.interface import Lookup
 from sequoia_core.suggest import suggest
 
-from ..messages import ChatSettings
+from ..engine.messages import ChatSettings
 
 
 class SlashError(SequoiaError):

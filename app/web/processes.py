@@ -22,9 +22,9 @@ from textual_serve.download_manager import DownloadManager
 
 from sequoia_core.errors import SequoiaError
 
-from ..engine_server import Report
-from ..messages import LoadFailed, Loading
-from ..wire import Done, from_line
+from ..engine.server import Report
+from ..engine.messages import LoadFailed, Loading
+from ..engine.protocol import Done, from_line
 
 PATIENCE_SECONDS = 5.0
 """How long a process may take to end by itself."""

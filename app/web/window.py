@@ -12,10 +12,10 @@ from pathlib import Path
 
 from ..app import SequoiaApp
 from ..drivers import GONE, leave
-from ..launch import tree_choice
+from ..engine.build import tree_choice
 from ..config.paths import record_file
 from ..config.setting_specs import Preferences
-from ..remote_engine import RemoteEngine
+from ..engine.client import RemoteEngine
 from ..config.settings import load_settings, read_flags
 from ..store.recorder import open_record
 from ..unsent import keep_unsent, take_unsent

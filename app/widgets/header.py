@@ -9,7 +9,7 @@ from sequoia_core.decode.tree_choice import ADAPTIVE
 from sequoia_core.events import TreeChosen
 from sequoia_core.model.interface import Lookup, PairDescription
 
-from ..messages import ChatSettings
+from ..engine.messages import ChatSettings
 from ..state.stats import Statistics
 from ..state.sanitize import fit, visible
 from .line import Line

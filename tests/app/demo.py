@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from app.app import ChatSettings, SequoiaApp
-from app.messages import LoadProgress
+from app.engine.messages import LoadProgress
 from sequoia_core.events import Event, Step
 from sequoia_core.model.interface import ChatEngine
 from sequoia_core.recording.replay_engine import Asked, ReplayEngine, read_trace, recorded

@@ -26,7 +26,7 @@ from textual.strip import Strip
 from textual.widgets import Input
 
 from app.app import ChatSettings, SequoiaApp
-from app.messages import LoadProgress
+from app.engine.messages import LoadProgress
 from app.config.setting_specs import Preferences
 from app.recording import Recorder
 from sequoia_core.events import Event, Step

@@ -23,7 +23,7 @@ from statistics import median
 import psutil
 
 from app.app import SequoiaApp
-from app.messages import ChatSettings, LoadProgress
+from app.engine.messages import ChatSettings, LoadProgress
 from app.store.archive import Archive
 from app.store.recorder import DatabaseRecorder
 from app.terminal import Terminal, TerminalError, percentile, typing_latencies

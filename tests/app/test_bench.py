@@ -10,7 +10,8 @@ import pytest
 import typer
 from typer.testing import CliRunner
 
-from app import chat_memory, experiment, launch, screen_bench
+from app import chat_memory, experiment, screen_bench
+from app.engine import build as launch
 from app.cli import app
 from app.commands import bench as bench_command
 from app.screen_bench import TimedEngine, measure_screen

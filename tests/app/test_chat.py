@@ -13,7 +13,7 @@ from textual.geometry import Offset, Region, Size
 from textual.selection import SELECT_ALL, Selection
 
 from app.app import ChatSettings, SequoiaApp
-from app.messages import LoadProgress, SystemRefused
+from app.engine.messages import LoadProgress, SystemRefused
 from app.screens.reports import take
 from app.widgets.decode_panel import DecodePanel
 from app.widgets.transcript import Transcript

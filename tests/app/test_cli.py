@@ -13,13 +13,14 @@ import pytest
 from typer.testing import CliRunner, Result
 
 import sequoia_core
-from app import checkup, launch, machine
+from app import checkup, machine
+from app.engine import build as launch
 from app.config import paths
 from app.cli import app
 from app.commands import chat, models
 from app.commands.growmap import drawing
 from app.machine import Memory
-from app.messages import ChatSettings
+from app.engine.messages import ChatSettings
 from app.progress import progress_line
 from app.recording import NoRecord
 from app.config.settings import Settings, load_settings

@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 from typer.testing import CliRunner, Result
 
-from app import launch
+from app.engine import build as launch
 from app.cli import app
 from app.config.settings import Settings
 from sequoia_core.config import Mode, SamplingParams

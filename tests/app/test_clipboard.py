@@ -20,7 +20,7 @@ from app.clipboard import (
     told,
 )
 from app.present.copyable import CopyError, code_blocks, copy_answer, copy_code
-from app.messages import ChatSettings
+from app.engine.messages import ChatSettings
 from app.state.slash_commands import CopyAsked, SlashError, parse_command
 from app.widgets.transcript import Transcript
 from tests.app.driving import Driver, driving

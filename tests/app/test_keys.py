@@ -14,7 +14,7 @@ from textual.widgets import Static
 import app.screens
 from app.base_app import BaseApp
 from app.config.keymap import Action, Keys, declared, key_name, remapped
-from app.messages import ChatSettings
+from app.engine.messages import ChatSettings
 from app.screens.all_keys import OWNERS, all_bindings
 from app.widgets.prompt import _ACTS, Prompt
 from tests.app.driving import driving

@@ -10,7 +10,7 @@ from textual.color import Color
 
 from app.present.accessible import PlainFrames, row_in_words
 from app.base_app import BaseApp
-from app.messages import ChatSettings
+from app.engine.messages import ChatSettings
 from app.config.themes import TERMINAL_THEME
 from app.present.tree_rows import Row, Verdict
 from tests.app.driving import Driver, driving

@@ -8,7 +8,8 @@ from typing import Any
 import pytest
 from typer.testing import CliRunner
 
-from app import launch, paper
+from app.engine import build as launch
+from app import paper
 from app.cli import app
 from app.commands.paper import Hardware
 from sequoia_core.config import Offload

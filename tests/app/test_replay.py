@@ -17,7 +17,7 @@ from typer.testing import CliRunner
 
 from app import cli
 from app.state.answer import Answer
-from app.messages import ChatSettings
+from app.engine.messages import ChatSettings
 from app.state.player import SPEEDS, Loading, Player
 from app.replay_app import ReplayApp
 from app.screens.replay_help import ReplayHelp

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 from typer.testing import CliRunner, Result
 
-from app import launch
+from app.engine import build as launch
 from app.cli import app
 from sequoia_core.data import load_prompts
 from sequoia_core.errors import ModelLoadError

@@ -5,8 +5,8 @@ from typing import Any
 
 import pytest
 
-from app.launch import Models, build_chat, chosen_models, tree_choice
-from app.messages import ChatSettings
+from app.engine.build import Models, build_chat, chosen_models, tree_choice
+from app.engine.messages import ChatSettings
 from app.config.settings import Settings, SettingsError, load_settings
 from sequoia_core.config import Mode, Offload, WeightFormat
 from sequoia_core.errors import GrowMapError, ParameterError

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 from textual.widgets import Input, OptionList
 
-from app.messages import ChatSettings
+from app.engine.messages import ChatSettings
 from app.config.setting_specs import GROUPS, Preferences, Source, shown
 from app.screens.chat import ChatScreen
 from app.screens.choosing import ChoiceScreen, KeyScreen

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from app.messages import ChatSettings
+from app.engine.messages import ChatSettings
 from app.state.slash_commands import (USAGE, Bye, ClearChat, Help, Sessions, Set, Show, SlashError, is_command, parse_command)
 from sequoia_core.config import Mode
 from sequoia_core.errors import ParameterError

@@ -2,7 +2,7 @@
 
 import pytest
 
-from app.messages import ChatSettings
+from app.engine.messages import ChatSettings
 from app.state.race_result import RaceRun
 from tests.app.driving import Driver
 from tests.app.picturing import Stage

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 from textual.pilot import Pilot
 
-from app.messages import ChatSettings
+from app.engine.messages import ChatSettings
 from app.state.player import Loading, Player
 from app.replay_app import ReplayApp
 from sequoia_core.events import Step

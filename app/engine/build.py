@@ -18,7 +18,7 @@ from .messages import ChatSettings, LoadProgress
 if TYPE_CHECKING:  # pydantic is for commands that need settings
     from sequoia_core.model.loading.pair import Pair
 
-    from .config.settings import Settings
+    from ..config.settings import Settings
 
 
 @dataclass(frozen=True, slots=True)

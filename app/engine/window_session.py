@@ -13,23 +13,9 @@ from sequoia_core.errors import SequoiaError
 from sequoia_core.events import Event, Notice, NoticeKind, PrefillProgress, Step
 from sequoia_core.model.interface import ChatEngine
 
-from .decoder import unexpected
+from .decode_thread import unexpected
 from .messages import Ask, Clear, LoadFailed, Race, Restore, SetSystem
-from .wire import (
-    Choose,
-    Done,
-    Go,
-    Held,
-    Leave,
-    Link,
-    Opened,
-    Rejected,
-    Request,
-    Stop,
-    ToWindow,
-    Tune,
-    WireError,
-)
+from .protocol import (Choose, Done, Go, Held, Leave, Link, Opened, Rejected, Request, Stop, ToWindow, Tune, WireError)
 
 WAITING = Notice(
     NoticeKind.WAITING,
