@@ -29,13 +29,13 @@ from .engine.decode_thread import Decoder
 from .garbage import Rests
 from .engine.messages import ChatSettings, EngineFactory
 from .config.setting_specs import Preferences
-from .recording import Recorder
+from .store.recording import Recorder
 from .screens.all_keys import all_bindings
 from .screens.branching import BRANCH_COMMANDS
 from .screens.chat import ChatScreen
 from .screens.preferring import follow_keys
 from .state.slash_commands import SlashError
-from .unsent import NOT_SENT
+from .store.unsent import NOT_SENT
 from .state.sanitize import visible
 
 __all__ = ["ChatSettings", "SequoiaApp"]

@@ -37,7 +37,7 @@ def open_chat(flags: Mapping[str, Any]) -> None:
         from ..app import SequoiaApp
         from ..config.setting_specs import Preferences
     from ..store.recorder import open_record
-    from ..unsent import keep_unsent, take_unsent
+    from ..store.unsent import keep_unsent, take_unsent
 
     recorder = open_record(record_file(), record=settings.record)
     try:

@@ -21,7 +21,7 @@ from ..engine.decode_thread import Decoder
 from ..state.history import Exchange
 from ..engine.messages import Ask, ChatSettings
 from ..state.race_result import RaceRun
-from ..recording import NoRecord, Recorder
+from ..store.recording import NoRecord, Recorder
 from ..state.slash_commands import is_command
 from ..widgets.entries import AnswerEntry
 from ..widgets.prompt import Prompt

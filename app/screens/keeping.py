@@ -15,7 +15,7 @@ from sequoia_core.events import Event, Failed, Finished, FinishReason, Totals
 from ..state.history import Exchange
 from ..engine.messages import Answering, Clear, Report, SetSystem
 from ..state.race_result import kept_note
-from ..recording import About, Recorder
+from ..store.recording import About, Recorder
 from ..state.slash_commands import SlashError
 from ..store.archive import StoredSession
 from ..store.operations import LeftOpen

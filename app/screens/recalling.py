@@ -13,7 +13,7 @@ from sequoia_core.events import Step
 
 from ..state.answer import Answer
 from ..state.history import Exchange
-from ..recording import Recorder
+from ..store.recording import Recorder
 from ..state.stats import Statistics
 from ..store.trouble import StoreError
 

@@ -19,7 +19,7 @@ from textual.widgets import Input, OptionList
 from textual.widgets.option_list import Option
 
 from ..present.dates import when
-from ..excerpt import Excerpt, excerpt
+from ..store.excerpt import Excerpt, excerpt
 from ..store.archive import Found
 from ..store.matching import Term, terms
 from ..store.recorder import DatabaseRecorder

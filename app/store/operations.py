@@ -12,7 +12,7 @@ from pathlib import Path
 
 from sequoia_core.text.detokenizer import well_formed
 
-from ..recording import About
+from .recording import About
 from . import windows
 from .archive import events_of
 from .packing import CUT_OFF, Digest, digest_of, pack_digest

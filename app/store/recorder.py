@@ -15,7 +15,7 @@ from sequoia_core.events import Event, Failed, Finished, Step
 from sequoia_core.recording.json_codec import encode
 
 from ..state.history import Exchange
-from ..recording import About, NoRecord
+from .recording import About, NoRecord
 from .archive import Archive
 from .growing import Happened
 from .operations import (

@@ -11,7 +11,7 @@ from rich.cells import cell_len
 from rich.segment import Segment
 from rich.style import Style
 
-from ..excerpt import fullest
+from ..store.excerpt import fullest
 from ..present.markdown import Lines
 from ..store.matching import Term, answers, hits
 

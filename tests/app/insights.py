@@ -6,7 +6,7 @@ Figures are made up but agree with each other, so that what is said of them can 
 from collections.abc import Iterable, Sequence
 from dataclasses import replace
 
-from app.recording import NoRecord
+from app.store.recording import NoRecord
 from sequoia_core.events import Event, Outcome, Step, TreeNode
 from sequoia_core.insight import Insight, Opinion, Ranking, TrialRecord
 from tests.fakes import make_answer

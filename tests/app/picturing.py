@@ -28,7 +28,7 @@ from textual.widgets import Input
 from app.app import ChatSettings, SequoiaApp
 from app.engine.messages import LoadProgress
 from app.config.setting_specs import Preferences
-from app.recording import Recorder
+from app.store.recording import Recorder
 from sequoia_core.events import Event, Step
 from sequoia_core.model.interface import ChatEngine
 from tests.app.driving import Driver

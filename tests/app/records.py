@@ -8,7 +8,7 @@ from uuid import uuid4
 
 from app.state.answer import Answer
 from app.state.history import Exchange
-from app.recording import Recorder
+from app.store.recording import Recorder
 from app.store.recorder import DatabaseRecorder
 from sequoia_core.events import Event
 from tests.fakes import make_answer

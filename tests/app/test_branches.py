@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from app.state.answer import Answer
 from app.state.message_edit import Editing
 from app.state.history import Exchange, History, HistoryError, turns
-from app.recording import NoRecord
+from app.store.recording import NoRecord
 from sequoia_core.config import SamplingParams
 from sequoia_core.errors import ContextFullError
 from sequoia_core.events import Event, Failed, Step, TextDelta

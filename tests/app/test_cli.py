@@ -22,7 +22,7 @@ from app.commands.growmap import drawing
 from app.machine import Memory
 from app.engine.messages import ChatSettings
 from app.progress import progress_line
-from app.recording import NoRecord
+from app.store.recording import NoRecord
 from app.config.settings import Settings, load_settings
 from app.store.recorder import DatabaseRecorder
 from sequoia_core.errors import GrowMapError, ModelLoadError, ParameterError

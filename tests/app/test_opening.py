@@ -9,7 +9,7 @@ from rich.segment import Segment
 from rich.style import Style
 from rich.text import Text
 
-from app.recording import About
+from app.store.recording import About
 from app.screens.search import SearchScreen
 from app.store.archive import Archive
 from app.store.matching import hits, terms

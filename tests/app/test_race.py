@@ -14,7 +14,7 @@ from rich.style import Style
 from app.app import ChatSettings
 from app.state.history import Exchange
 from app.state.race_result import (Agreement, RaceResult, RaceRun, agreement_told, kept_note, tree_name)
-from app.recording import NoRecord
+from app.store.recording import NoRecord
 from app.screens.race import RaceScreen
 from app.widgets.lane_text import GrowingLines, LaneText
 from sequoia_core.chat.race import Lane, Raced, RaceEvent, RaceTerms

@@ -14,7 +14,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from app.state.answer import Answer
-from app.recording import About
+from app.store.recording import About
 from app.store import schema, writer
 from app.store.archive import Archive
 from app.store.growing import CLOSED

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from app.excerpt import excerpt
+from app.store.excerpt import excerpt
 from app.store.matching import answers, fold, hits, index_query, terms
 
 WORDS = st.sampled_from(

@@ -13,7 +13,7 @@ import pytest
 
 from app.drivers import GONE
 from app.terminal import Terminal
-from app.unsent import keep_unsent, take_unsent
+from app.store.unsent import keep_unsent, take_unsent
 
 PATIENCE = 30.0
 CHAT = """

@@ -10,7 +10,7 @@ from typing import Any, Protocol
 
 from sequoia_core.events import Event, Step
 
-from .state.history import Exchange
+from ..state.history import Exchange
 
 
 @dataclass(frozen=True, slots=True)

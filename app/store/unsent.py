@@ -7,8 +7,8 @@ import os
 import sys
 from contextlib import suppress
 
-from .config.paths import data_folder
-from .state.sanitize import visible
+from ..config.paths import data_folder
+from ..state.sanitize import visible
 
 NOT_SENT = "this was not sent when the last chat ended"
 
