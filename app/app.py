@@ -24,9 +24,9 @@ from textual.screen import Screen
 from sequoia_core.config import Mode
 from sequoia_core.files import make_private_folder, private_file
 
-from .base_app import BaseApp
+from .ui.base_app import BaseApp
 from .engine.decode_thread import Decoder
-from .garbage import Rests
+from .ui.gc_control import Rests
 from .engine.messages import ChatSettings, EngineFactory
 from .config.setting_specs import Preferences
 from .store.recording import Recorder

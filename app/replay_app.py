@@ -9,7 +9,7 @@ from textual.screen import Screen
 
 from sequoia_core.model.interface import PairDescription
 
-from .base_app import BaseApp
+from .ui.base_app import BaseApp
 from .engine.messages import ChatSettings
 from .state.player import Loading, Player
 from .screens.replay import ReplayScreen

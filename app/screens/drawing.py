@@ -10,7 +10,7 @@ from contextlib import suppress
 
 from textual.screen import Screen
 
-from ..pace import Pace
+from ..ui.frame_pacer import Pace
 
 PAINTING_SECONDS = 0.5
 """A part is taken as painted after this, whatever the screen says."""

@@ -18,7 +18,7 @@ from sequoia_core.events import PrefillDone
 from ..state.answer import ENDINGS
 from ..state.history import turns
 from ..engine.messages import Race, RaceEnded, Racing
-from ..pace import Pace
+from ..ui.frame_pacer import Pace
 from ..state.race_result import Agreement, LaneRun, RaceRun, agreement_told
 from ..state.slash_commands import SlashError
 from ..state.sanitize import fit, visible

@@ -13,7 +13,7 @@ from ..widgets.header import SPEEDUP_MEANING
 from .help import entries, paragraph, room_for_help
 
 if TYPE_CHECKING:
-    from ..base_app import BaseApp
+    from ..ui.base_app import BaseApp
 
 KEYS = (  # ids of actions, so that changed keys are told, and keys that cannot be changed
     ("replay.play", "play or pause; at the end, play again"),

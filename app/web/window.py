@@ -11,7 +11,7 @@ from contextlib import suppress
 from pathlib import Path
 
 from ..app import SequoiaApp
-from ..drivers import GONE, leave
+from ..ui.drivers import GONE, leave
 from ..engine.build import tree_choice
 from ..config.paths import record_file
 from ..config.setting_specs import Preferences

@@ -18,7 +18,7 @@ from textual._compositor import ChopsUpdate, LayoutUpdate
 from textual.geometry import Region
 from textual.strip import Strip
 
-from app.columns import UNCERTAIN, hold_columns, steady
+from app.ui.columns import UNCERTAIN, hold_columns, steady
 
 FAMILY = "👨\u200d👩\u200d👧\u200d👦"
 CLUSTERS = [

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from app.garbage import CALM_SECONDS, NEVER, PATIENCE, RESTS, Rests
+from app.ui.gc_control import CALM_SECONDS, NEVER, PATIENCE, RESTS, Rests
 
 
 class Knot:

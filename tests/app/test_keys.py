@@ -12,7 +12,7 @@ from textual.screen import Screen
 from textual.widgets import Static
 
 import app.screens
-from app.base_app import BaseApp
+from app.ui.base_app import BaseApp
 from app.config.keymap import Action, Keys, declared, key_name, remapped
 from app.engine.messages import ChatSettings
 from app.screens.all_keys import OWNERS, all_bindings

@@ -9,7 +9,7 @@ from rich.style import Style
 from textual.color import Color
 
 from app.present.accessible import PlainFrames, row_in_words
-from app.base_app import BaseApp
+from app.ui.base_app import BaseApp
 from app.engine.messages import ChatSettings
 from app.config.themes import TERMINAL_THEME
 from app.present.tree_rows import Row, Verdict
@@ -70,7 +70,7 @@ async def test_a_theme_that_is_new_can_be_used(theme_file: Path) -> None:
 async def test_the_folders_are_looked_at_again_and_again(
     theme_file: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("app.base_app.WATCH_SECONDS", 0.01)
+    monkeypatch.setattr("app.ui.base_app.WATCH_SECONDS", 0.01)
     async with driving(settings=ChatSettings(theme="mine")) as driver:
         theme_file.write_text(OWN.format(primary="#00ff00"))
         await driver.until(lambda: driver.app.current_theme.primary == "#00ff00")

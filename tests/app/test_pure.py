@@ -12,7 +12,7 @@ from rich.style import Style
 
 from app.state.answer import Answer
 from app.present.markdown import Lines, MarkdownLook, MarkdownPen
-from app.pace import SHARE, Pace
+from app.ui.frame_pacer import SHARE, Pace
 from app.state.stats import Statistics, step_speedup
 from app.present.tree_rows import (GLYPHS, MAX_GUIDE_CELLS, Row, Verdict, guide_width, tree_rows)
 from app.state.sanitize import fit, quote_token, visible

@@ -62,7 +62,7 @@ class NoticingEngine(RacingEngine):
 async def test_a_notice_is_read_whole_while_a_race_runs(
     size: tuple[int, int], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("app.pace.SHARE", 1e6)
+    monkeypatch.setattr("app.ui.frame_pacer.SHARE", 1e6)
     engine = NoticingEngine()
     async with driving(engine, GREEDY, size=size) as chat:
         await chat.type("Why is the sky blue?", "f3")

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from app.drivers import GONE
+from app.ui.drivers import GONE
 from app.terminal import Terminal
 from app.store.unsent import keep_unsent, take_unsent
 

@@ -23,13 +23,13 @@ from textual.theme import Theme
 from sequoia_core.files import write_whole
 from sequoia_core.suggest import suggest
 
-from .present.accessible import ACCESSIBLE, PlainFrames
+from ..present.accessible import ACCESSIBLE, PlainFrames
 from .columns import hold_columns
 from .copying_app import CopyingApp
 from .drivers import driver_for
-from .config.keymap import Action, Keys, declared, remapped
+from ..config.keymap import Action, Keys, declared, remapped
 from .svg import with_local_fonts
-from .config.themes import (DEFAULT_THEME, TERMINAL_THEME, ThemeFolders, app_color_defaults, packaged_folder)
+from ..config.themes import (DEFAULT_THEME, TERMINAL_THEME, ThemeFolders, app_color_defaults, packaged_folder)
 
 WATCH_SECONDS = 1.0
 _WIDE = 100

@@ -16,7 +16,7 @@ from textual._keyboard_protocol import FUNCTIONAL_KEYS
 from textual._xterm_parser import XTermParser
 from textual.message import Message
 
-from .state.sanitize import visible
+from ..state.sanitize import visible
 
 SEQUENCE_SECONDS = 1.0
 """For how long the rest of an escape sequence, or of a character, is waited for."""
