@@ -14,10 +14,10 @@ import sequoia_core
 from sequoia_core.errors import ParameterError, SequoiaError
 from sequoia_core.model.malloc_trim import keep_to_one_arena
 
-from .command_group import CommandGroup
+from .commands.command_group import CommandGroup
 from .commands.chat import leave, open_chat
-from .options import debugging, with_settings
-from .subcommands import NAMES, add_commands
+from .commands.options import debugging, with_settings
+from .commands.subcommands import NAMES, add_commands
 
 
 class _Commands(CommandGroup):

@@ -12,9 +12,9 @@ import typer
 from sequoia_core.data import DataSpec
 from sequoia_core.errors import ParameterError
 
-from .. import release_options
-from ..acceptance import Results, Sampling, Task, measure
-from ..release_options import DRAFT_TOP_P, SEED, TEMPERATURE, TOP_P, with_models
+from . import reproduce_options as release_options
+from .accept_run import Results, Sampling, Task, measure
+from .reproduce_options import DRAFT_TOP_P, SEED, TEMPERATURE, TOP_P, with_models
 
 WIDTH = 16
 """The release's."""

@@ -30,8 +30,8 @@ from sequoia_core.text.detokenizer import well_formed
 
 from ..engine import build as launch
 from ..config.destination import to_be_written
-from ..options import with_settings
-from ..progress import progress_line
+from .options import with_settings
+from .progress import progress_line
 
 
 @dataclass(slots=True)

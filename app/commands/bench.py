@@ -15,13 +15,13 @@ from sequoia_core.bench import COUNT, TEMPERATURES, TOKENS, TREE_SIZES, BenchPla
 from sequoia_core.errors import ParameterError
 
 from ..engine import build as launch
-from .. import machine
+from . import machine
 from ..config.destination import to_be_written
-from ..experiment import INTERRUPTED
+from .testbed_run import INTERRUPTED
 from ..engine.messages import LoadProgress
-from ..options import MODEL_OPTIONS, with_settings
-from ..progress import progress_line
-from ..terminal import TerminalError
+from .options import MODEL_OPTIONS, with_settings
+from .progress import progress_line
+from .terminal import TerminalError
 
 if TYPE_CHECKING:
     from sequoia_core.bench.findings import Findings
@@ -143,7 +143,7 @@ def _with_chat_memory(
     """Measure the whole chat too where memory is asked for; why not is a line of the report."""
     from dataclasses import replace
 
-    from ..chat_memory import measure_chat_memory
+    from .chat_memory import measure_chat_memory
 
     if not plan.memory or findings.interrupted:
         return findings
@@ -213,6 +213,6 @@ def _screen(prompts: str | None, count: int, flags: Mapping[str, Any]) -> str:
     with progress_line() as progress:
         from sequoia_core.bench.prompts import load_prompts
 
-        from ..screen_bench import measure_screen
+        from .screen_bench import measure_screen
 
         return measure_screen(load_prompts(prompts, count), flags, SCREEN_ROUNDS, progress)

@@ -6,8 +6,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from ..engine import build as launch
-from ..options import MODEL_OPTIONS, with_only
-from ..progress import progress_line
+from .options import MODEL_OPTIONS, with_only
+from .progress import progress_line
 
 if TYPE_CHECKING:
     from rich.console import RenderableType
@@ -68,7 +68,7 @@ def _width() -> int:
 
 def _figures(calibration: "Calibration", temperature: float) -> "list[RenderableType]":
     """The curve t(n), the cost of drafting, and acceptance by depth and rank."""
-    from ..plot import Series, chart
+    from .terminal_chart import Series, chart
 
     target, draft = calibration.times.target, calibration.times.draft
     curves = zip(target.contexts, target.curves, strict=True)
@@ -102,7 +102,7 @@ def _compared(comparison: "Comparison") -> "list[RenderableType]":
     """Predicted against measured, as a chart over nodes and as a table."""
     from rich.table import Table
 
-    from ..plot import Series, chart
+    from .terminal_chart import Series, chart
 
     trees = sorted(
         (cell for cell in comparison.cells if cell.tree.size > 1),

@@ -11,7 +11,7 @@ import typer
 from sequoia_core.errors import ParameterError
 
 from ..engine import build as launch
-from ..imports import quick_imports
+from .imports import quick_imports
 from ..config.paths import record_file
 
 

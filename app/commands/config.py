@@ -2,7 +2,7 @@
 
 import typer
 
-from ..command_group import CommandGroup
+from .command_group import CommandGroup
 from ..config.paths import config_file
 
 config_app = typer.Typer(cls=CommandGroup, help="Show the configuration.", no_args_is_help=True)

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from ..engine import build as launch
-from ..options import with_only
+from .options import with_only
 
 if TYPE_CHECKING:
     from sequoia_core.distill.status import Status

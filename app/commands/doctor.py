@@ -2,7 +2,7 @@
 
 import typer
 
-from ..checkup import Verdict, examine
+from .doctor_checks import Verdict, examine
 
 _MARKS = {
     Verdict.OK: ("✔", "green"),

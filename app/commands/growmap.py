@@ -6,7 +6,7 @@ import typer
 
 from sequoia_core.tree.growmap import GrowMap, find_growmap, growmap_names
 
-from ..command_group import CommandGroup
+from .command_group import CommandGroup
 
 if TYPE_CHECKING:
     from rich.tree import Tree

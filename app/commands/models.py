@@ -7,7 +7,7 @@ import typer
 
 from sequoia_core.model.loading.catalogue import ModelShape, PairEntry, catalogue
 
-from ..machine import Memory, model_memory, size_text
+from .machine import Memory, model_memory, size_text
 
 
 def models(

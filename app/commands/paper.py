@@ -6,9 +6,9 @@ from typing import Annotated, Any
 
 import typer
 
-from .. import release_options
-from ..paper import Results, fill_table
-from ..release_options import SEED, with_models
+from . import reproduce_options as release_options
+from .paper_run import Results, fill_table
+from .reproduce_options import SEED, with_models
 
 TOP_P = 1.0
 """What the release's README passes."""

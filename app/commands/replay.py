@@ -8,8 +8,8 @@ import typer
 
 from sequoia_core.errors import ParameterError
 
-from ..imports import quick_imports
-from ..options import DEBUG_OPTION
+from .imports import quick_imports
+from .options import DEBUG_OPTION
 
 
 def replay(
@@ -40,7 +40,7 @@ def replay(
     player.speed = speed
     player.playing = not paused
     with quick_imports():
-        from ..replay_app import ReplayApp
+        from .replay_app import ReplayApp
 
     app = ReplayApp(loading, reader.description, player, settings)
     app.run()

@@ -4,7 +4,7 @@ import typer
 
 from sequoia_core.config import Mode
 
-from ..command_group import CommandGroup
+from .command_group import CommandGroup
 from .accept import accept_by_decoding, accept_statically
 from .paper import paper
 from .robustness import robustness

@@ -7,10 +7,10 @@ import typer
 
 from sequoia_core.data import DataSpec
 
-from .. import release_options
-from ..experiment import Results
-from ..release_options import DRAFT_TOP_P, SEED, with_models
-from ..study import Task, run_study
+from . import reproduce_options as release_options
+from .testbed_run import Results
+from .reproduce_options import DRAFT_TOP_P, SEED, with_models
+from .robustness_run import Task, run_study
 
 GROWMAP = "smollm2-135m/stochastic-16x4"
 PROMPTS = 20

@@ -13,9 +13,9 @@ import typer
 
 from sequoia_core.errors import ParameterError
 
-from .. import release_options
+from . import reproduce_options as release_options
 from ..config.destination import picture_to_be_written, result_to_be_written
-from ..progress import progress_line
+from .progress import progress_line
 
 if TYPE_CHECKING:
     from rich.table import Table

@@ -10,9 +10,9 @@ from sequoia_core.config import Mode, SamplingParams
 from sequoia_core.data import TOTAL_TOKENS, DataSpec
 from sequoia_core.data.spec import PROMPT_TOKENS
 
-from .. import release_options
-from ..experiment import Results, Task, TreeAsked, run_testbed
-from ..release_options import DRAFT_TOP_P, SEED, TEMPERATURE, TOP_P, with_models
+from . import reproduce_options as release_options
+from .testbed_run import Results, Task, TreeAsked, run_testbed
+from .reproduce_options import DRAFT_TOP_P, SEED, TEMPERATURE, TOP_P, with_models
 
 NEW_TOKENS = TOTAL_TOKENS - PROMPT_TOKENS
 

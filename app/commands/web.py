@@ -8,8 +8,8 @@ import typer
 
 from ..engine import build as launch
 from ..engine.messages import LoadFailed, Loading
-from ..options import with_settings
-from ..progress import progress_line
+from .options import with_settings
+from .progress import progress_line
 from ..engine.protocol import Done
 
 if TYPE_CHECKING:

@@ -10,12 +10,12 @@ import pytest
 import typer
 from typer.testing import CliRunner
 
-from app import chat_memory, experiment, screen_bench
+from app.commands import chat_memory, testbed_run as experiment, screen_bench
 from app.engine import build as launch
 from app.cli import app
 from app.commands import bench as bench_command
-from app.screen_bench import TimedEngine, measure_screen
-from app.terminal import TerminalError
+from app.commands.screen_bench import TimedEngine, measure_screen
+from app.commands.terminal import TerminalError
 from sequoia_core import bench
 from sequoia_core.bench import document
 from sequoia_core.config import SamplingParams, WeightFormat

@@ -8,7 +8,7 @@ from typer.testing import CliRunner
 
 import sequoia_core
 from app.cli import app
-from app.plot import Series, chart
+from app.commands.terminal_chart import Series, chart
 from sequoia_core import measure
 from sequoia_core.decode.tree_choice import ROOT
 from sequoia_core.measure import grid

@@ -6,9 +6,9 @@ from pathlib import Path
 import psutil
 import pytest
 
-from app import chat_memory
-from app.chat_memory import measure_chat_memory
-from app.terminal import TerminalError
+from app.commands import chat_memory
+from app.commands.chat_memory import measure_chat_memory
+from app.commands.terminal import TerminalError
 
 
 class FakeTerminal:

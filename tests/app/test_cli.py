@@ -13,15 +13,15 @@ import pytest
 from typer.testing import CliRunner, Result
 
 import sequoia_core
-from app import checkup, machine
+from app.commands import doctor_checks as checkup, machine
 from app.engine import build as launch
 from app.config import paths
 from app.cli import app
 from app.commands import chat, models
 from app.commands.growmap import drawing
-from app.machine import Memory
+from app.commands.machine import Memory
 from app.engine.messages import ChatSettings
-from app.progress import progress_line
+from app.commands.progress import progress_line
 from app.store.recording import NoRecord
 from app.config.settings import Settings, load_settings
 from app.store.recorder import DatabaseRecorder

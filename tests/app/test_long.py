@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from textual.geometry import Offset
 from textual.selection import SELECT_ALL, Selection
 
-from app.terminal import Terminal, TerminalError, percentile, typing_latencies
+from app.commands.terminal import Terminal, TerminalError, percentile, typing_latencies
 from app.widgets.transcript import Transcript
 from tests.app.driving import Driver, driving
 from tests.app.soak import Order, soak

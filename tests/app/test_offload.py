@@ -7,10 +7,10 @@ import pytest
 from typer.testing import CliRunner
 
 import sequoia_core
-from app import checkup
-from app.checkup import Finding, Verdict
+from app.commands import doctor_checks as checkup
+from app.commands.doctor_checks import Finding, Verdict
 from app.cli import app
-from app.options import MODEL_OPTIONS
+from app.commands.options import MODEL_OPTIONS
 from app.config.settings import load_settings
 from sequoia_core.bench.workshop import Sources, Workshop
 from sequoia_core.config import Offload

@@ -9,7 +9,7 @@ import pytest
 from typer.testing import CliRunner
 
 from app.engine import build as launch
-from app import paper
+from app.commands import paper_run as paper
 from app.cli import app
 from app.commands.paper import Hardware
 from sequoia_core.config import Offload

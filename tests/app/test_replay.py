@@ -19,7 +19,7 @@ from app import cli
 from app.state.answer import Answer
 from app.engine.messages import ChatSettings
 from app.state.player import SPEEDS, Loading, Player
-from app.replay_app import ReplayApp
+from app.commands.replay_app import ReplayApp
 from app.screens.replay_help import ReplayHelp
 from app.state.timeline import READ_SECONDS, REST_SECONDS, ItemKind, Timeline
 from app.widgets.heat_view import HeatView
@@ -547,7 +547,7 @@ def test_what_is_wrong_with_a_file_is_one_line(tmp_path: Path) -> None:
 def test_no_model_code_is_loaded_for_it() -> None:
     heavy = {"torch", "transformers", "numpy", "tokenizers", "jinja2", "huggingface_hub", "aiohttp"}
     code = (
-        "import sys, app.replay_app, app.commands.replay, app.config.settings; "
+        "import sys, app.commands.replay_app, app.commands.replay, app.config.settings; "
         "import sequoia_core.recording.trace_file; "
         f"print(*({heavy!r} & set(sys.modules)))"
     )

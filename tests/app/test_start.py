@@ -11,8 +11,8 @@ import typer
 from typer.core import TyperGroup
 
 from app.cli import app
-from app.imports import quick_imports
-from app.subcommands import NAMES
+from app.commands.imports import quick_imports
+from app.commands.subcommands import NAMES
 
 ROOT = Path(__file__).parents[2]
 

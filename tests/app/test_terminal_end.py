@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from app.ui.drivers import GONE
-from app.terminal import Terminal
+from app.commands.terminal import Terminal
 from app.store.unsent import keep_unsent, take_unsent
 
 PATIENCE = 30.0

@@ -9,11 +9,11 @@ from textual.screen import Screen
 
 from sequoia_core.model.interface import PairDescription
 
-from .ui.base_app import BaseApp
-from .engine.messages import ChatSettings
-from .state.player import Loading, Player
-from .screens.replay import ReplayScreen
-from .screens.replay_help import ReplayHelp
+from ..ui.base_app import BaseApp
+from ..engine.messages import ChatSettings
+from ..state.player import Loading, Player
+from ..screens.replay import ReplayScreen
+from ..screens.replay_help import ReplayHelp
 
 _CONTEXT = "replay"
 

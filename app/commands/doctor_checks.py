@@ -19,16 +19,16 @@ import psutil
 from sequoia_core.config import Offload
 from sequoia_core.errors import SequoiaError
 
-from .engine import build as launch
+from ..engine import build as launch
 from . import machine
-from .config import paths
+from ..config import paths
 
 if TYPE_CHECKING:  # pydantic is for commands that need settings
     from sequoia_core.model.config import ModelConfig
     from sequoia_core.model.loading.forward import Forward
     from sequoia_core.model.loading.loader import Checkpoint
 
-    from .config.settings import Settings
+    from ..config.settings import Settings
 
     Known = Checkpoint | ModelConfig
 

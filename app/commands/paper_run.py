@@ -16,8 +16,8 @@ from sequoia_core.config import Offload
 from sequoia_core.errors import ParameterError, SequoiaError
 from sequoia_core.model.loading.catalogue import catalogue
 
-from .engine import build as launch
-from .config.destination import picture_to_be_written, to_be_written
+from ..engine import build as launch
+from ..config.destination import picture_to_be_written, to_be_written
 from .progress import progress_line
 
 if TYPE_CHECKING:
@@ -28,8 +28,8 @@ if TYPE_CHECKING:
     from sequoia_core.reproduce.paper_run import PaperOptions, PaperRun
     from sequoia_core.reproduce.paper_table import Choice, Outcome, PaperCell
 
-    from .engine.messages import LoadProgress
-    from .config.settings import Settings
+    from ..engine.messages import LoadProgress
+    from ..config.settings import Settings
 
 EMBEDDED = "embedded"
 INTERRUPTED = 130
@@ -63,7 +63,7 @@ class PaperModels:
     def __init__(self, flags: Mapping[str, Any], choice: "Choice") -> None:
         from sequoia_core.reproduce.paper_facts import paper_facts
 
-        from .config.settings import load_settings
+        from ..config.settings import load_settings
 
         named = any(name in flags for name in ("pair", "target", "draft"))
         if EMBEDDED in choice.pairs:
@@ -101,8 +101,8 @@ class PaperModels:
         Raises:
             SequoiaError: this machine cannot hold it, or it cannot be loaded.
         """
-        from .release_options import offload_place
-        from .config.settings import load_settings
+        from .reproduce_options import offload_place
+        from ..config.settings import load_settings
 
         if self.own is not None:
             return launch.load_chosen(self.settings, progress)

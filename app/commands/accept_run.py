@@ -14,8 +14,8 @@ import typer
 from sequoia_core.data import DataSpec, check_source
 from sequoia_core.errors import ParameterError
 
-from .engine import build as launch
-from .config.destination import picture_to_be_written, result_to_be_written
+from ..engine import build as launch
+from ..config.destination import picture_to_be_written, result_to_be_written
 from .progress import progress_line
 
 if TYPE_CHECKING:
@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from sequoia_core.measure.acceptance_vector import AcceptancePlan, AcceptanceVector
     from sequoia_core.model.loading.pair import Pair
 
-    from .engine.messages import LoadProgress
+    from ..engine.messages import LoadProgress
 
 DST = Path("acceptance-rate-vector.pt")
 """The release's name, in the working folder."""
@@ -87,7 +87,7 @@ def measure(flags: Mapping[str, Any], task: Task, results: Results) -> None:
     Raises:
         SequoiaError: an option cannot be used, or the data or the models do not load.
     """
-    from .config.settings import load_settings
+    from ..config.settings import load_settings
 
     dst = result_to_be_written(results.dst or DST)
     picture = picture_to_be_written(results.picture)

@@ -14,9 +14,9 @@ import typer
 from sequoia_core.data import DataSpec
 from sequoia_core.errors import ParameterError
 
-from .engine import build as launch
-from .config.destination import picture_to_be_written, to_be_written
-from .experiment import INTERRUPTED, Results
+from ..engine import build as launch
+from ..config.destination import picture_to_be_written, to_be_written
+from .testbed_run import INTERRUPTED, Results
 from .progress import progress_line
 
 if TYPE_CHECKING:
@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from sequoia_core.reproduce.robustness import Sweep
     from sequoia_core.reproduce.standing import Study
 
-    from .engine.messages import LoadProgress
+    from ..engine.messages import LoadProgress
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,7 +69,7 @@ def run_study(flags: Mapping[str, Any], task: Task, dst: Path, results: Results)
         SequoiaError: an option cannot be used, the data or the models do not load, or `dst` belongs
             to another study.
     """
-    from .config.settings import load_settings
+    from ..config.settings import load_settings
 
     picture, file = picture_to_be_written(results.picture), to_be_written(dst)
     assert file is not None

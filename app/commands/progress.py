@@ -4,7 +4,7 @@ import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-from .engine.messages import LoadProgress
+from ..engine.messages import LoadProgress
 
 
 @contextmanager

@@ -15,10 +15,10 @@ from sequoia_core.config import Mode, SamplingParams
 from sequoia_core.data import DataSpec
 from sequoia_core.errors import ParameterError, SequoiaError
 
-from .engine import build as launch
-from .config.destination import picture_to_be_written
+from ..engine import build as launch
+from ..config.destination import picture_to_be_written
 from .progress import progress_line
-from .release_options import DRAFT_TOP_P
+from .reproduce_options import DRAFT_TOP_P
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from sequoia_core.model.loading.pair import Pair
     from sequoia_core.reproduce.experiment import Experiment, ExperimentRun, Findings
 
-    from .engine.messages import LoadProgress
+    from ..engine.messages import LoadProgress
 
 INTERRUPTED = 130
 DRAWN = frozenset({Mode.SEQUOIA, Mode.SPECINFER})
@@ -106,7 +106,7 @@ def run_testbed(flags: Mapping[str, Any], task: Task, results: Results) -> None:
     Raises:
         SequoiaError: an option cannot be used, or the data or the models do not load.
     """
-    from .config.settings import load_settings
+    from ..config.settings import load_settings
 
     picture = picture_to_be_written(results.picture)
     settings = load_settings(flags)
