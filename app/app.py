@@ -31,9 +31,9 @@ from .engine.messages import ChatSettings, EngineFactory
 from .config.setting_specs import Preferences
 from .store.recording import Recorder
 from .screens.all_keys import all_bindings
-from .screens.branching import BRANCH_COMMANDS
-from .screens.chat import ChatScreen
-from .screens.preferring import follow_keys
+from .screens.chat.branches import BRANCH_COMMANDS
+from .screens.chat.screen import ChatScreen
+from .screens.chat.apply_settings import follow_keys
 from .state.slash_commands import SlashError
 from .store.unsent import NOT_SENT
 from .state.sanitize import visible

@@ -8,7 +8,7 @@ from textual.binding import BindingType
 from ..widgets.heat_view import HeatView
 from ..widgets.prompt import Prompt
 from ..widgets.tree_view import TreeView
-from .chat import ChatScreen
+from .chat.screen import ChatScreen
 from .choosing import ChoiceScreen, KeyScreen
 from .help import HelpScreen
 from .race import RaceScreen

@@ -26,11 +26,11 @@ from ..widgets.key_bar import KeyBar
 from ..widgets.lane_text import LaneText
 from ..widgets.line import Line
 from ..widgets.race_bars import RaceBars
-from .preferring import refuse_while_busy
+from .chat.apply_settings import refuse_while_busy
 
 if TYPE_CHECKING:
     from ..app import SequoiaApp
-    from .chat import ChatScreen
+    from .chat.screen import ChatScreen
 
 NOTHING = "nothing to race yet: type a prompt, then chat.race, or /race PROMPT"
 _DRAW_SECONDS = 1 / 20

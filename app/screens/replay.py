@@ -32,7 +32,7 @@ from ..widgets.step_bar import StepBar
 from ..widgets.transcript import Transcript
 from ..widgets.tree_view import TreeView
 from ..widgets.why_panel import WhyPanel
-from .inspecting import LEGEND, next_view
+from .chat.step_inspector import LEGEND, next_view
 from .replay_help import ReplayHelp
 
 TICK_SECONDS = 1 / 20

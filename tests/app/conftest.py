@@ -25,7 +25,7 @@ def config_home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 @pytest.fixture(autouse=True)
 def nobody_waits_for_keys(monkeypatch: pytest.MonkeyPatch) -> None:
     """Between the parts of a picture."""
-    monkeypatch.setattr("app.screens.drawing.KEY_SECONDS", 0)
+    monkeypatch.setattr("app.screens.redraw.KEY_SECONDS", 0)
 
 
 @pytest.fixture(params=SIZES, ids=lambda size: "x".join(map(str, size)))

@@ -14,7 +14,7 @@ from textual.selection import SELECT_ALL, Selection
 
 from app.app import ChatSettings, SequoiaApp
 from app.engine.messages import LoadProgress, SystemRefused
-from app.screens.reports import take
+from app.screens.chat.engine_reports import take
 from app.widgets.decode_panel import DecodePanel
 from app.widgets.transcript import Transcript
 from sequoia_core.config import Mode

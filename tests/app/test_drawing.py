@@ -7,7 +7,7 @@ import pytest
 from textual._compositor import ChopsUpdate
 from textual.screen import Screen
 
-from app.screens.drawing import Drawing
+from app.screens.redraw import Drawing
 from tests.app.driving import Driver, driving
 from tests.fakes import replay
 
@@ -58,7 +58,7 @@ async def test_a_key_is_shown_before_the_next_part() -> None:
 async def test_what_happens_is_taken_in_while_a_picture_is_drawn(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr("app.screens.drawing.KEY_SECONDS", 1.0)
+    monkeypatch.setattr("app.screens.redraw.KEY_SECONDS", 1.0)
     async with driving(replay()) as chat:
         await chat.type("Why is the sky blue?", "enter")
         await chat.until(lambda: chat.app.chat.answer is not None and not chat.app.chat.busy)
@@ -109,7 +109,7 @@ async def test_while_running_the_pace_decides_but_for_what_is_urgent() -> None:
 async def test_a_screen_that_is_not_painted_does_not_stop_it(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr("app.screens.drawing.PAINTING_SECONDS", 0.01)
+    monkeypatch.setattr("app.screens.redraw.PAINTING_SECONDS", 0.01)
     drawing, drawn = make(Canvas(paints=False), [])
     drawing.changed()
     await drawing.go_on(running=False)

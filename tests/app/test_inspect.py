@@ -11,7 +11,7 @@ from rich.cells import cell_len
 
 from app.state.answer import Answer, Chosen
 from app.present.acceptance_map import HeatMap, expected
-from app.screens.inspecting import LEGEND
+from app.screens.chat.step_inspector import LEGEND
 from app.store.trouble import DamagedError
 from app.present.tree_rows import BONUS_NODE, Verdict, ordinal, tree_rows
 from app.present.node_explanation import why

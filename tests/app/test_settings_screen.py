@@ -10,7 +10,7 @@ from textual.widgets import Input, OptionList
 
 from app.engine.messages import ChatSettings
 from app.config.setting_specs import GROUPS, Preferences, Source, shown
-from app.screens.chat import ChatScreen
+from app.screens.chat.screen import ChatScreen
 from app.screens.choosing import ChoiceScreen, KeyScreen
 from app.screens.settings import SettingsScreen
 from app.config.settings import Settings, SettingsError, load_settings

@@ -12,23 +12,23 @@ from typing import TYPE_CHECKING
 
 from sequoia_core.events import Event, Failed, Finished, FinishReason, Totals
 
-from ..state.history import Exchange
-from ..engine.messages import Answering, Clear, Report, SetSystem
-from ..state.race_result import kept_note
-from ..store.recording import About, Recorder
-from ..state.slash_commands import SlashError
-from ..store.archive import StoredSession
-from ..store.operations import LeftOpen
-from ..store.recorder import DatabaseRecorder
-from ..store.trouble import StoreError
-from ..store.writer import Recovered, Relieved, Troubled
-from ..state.sanitize import fit
-from .preferring import ANSWERING, refuse_while_busy
-from .search import Place, SearchScreen
-from .sessions import SessionsScreen
+from ...state.history import Exchange
+from ...engine.messages import Answering, Clear, Report, SetSystem
+from ...state.race_result import kept_note
+from ...store.recording import About, Recorder
+from ...state.slash_commands import SlashError
+from ...store.archive import StoredSession
+from ...store.operations import LeftOpen
+from ...store.recorder import DatabaseRecorder
+from ...store.trouble import StoreError
+from ...store.writer import Recovered, Relieved, Troubled
+from ...state.sanitize import fit
+from .apply_settings import ANSWERING, refuse_while_busy
+from ..search import Place, SearchScreen
+from ..sessions import SessionsScreen
 
 if TYPE_CHECKING:
-    from .chat import ChatScreen
+    from .screen import ChatScreen
 
 NEWS_SECONDS = 0.25
 NOTHING_KEPT = "recording is off (setting record): a chat is gone with its window"

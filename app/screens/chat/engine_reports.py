@@ -5,12 +5,12 @@ from typing import TYPE_CHECKING
 
 from sequoia_core.events import Event, Failed, Finished, Notice, TreeChosen
 
-from ..engine.decode_thread import astray
-from ..engine.messages import (Answering, Astray, LoadFailed, Loading, RaceEnded, Racing, Ready, Refused, Report, SystemRefused, Tuning)
-from .race import take_report
+from ...engine.decode_thread import astray
+from ...engine.messages import (Answering, Astray, LoadFailed, Loading, RaceEnded, Racing, Ready, Refused, Report, SystemRefused, Tuning)
+from ..race import take_report
 
 if TYPE_CHECKING:
-    from .chat import ChatScreen
+    from .screen import ChatScreen
 
 
 def take(chat: "ChatScreen", report: Report) -> None:

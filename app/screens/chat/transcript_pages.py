@@ -7,9 +7,9 @@ nothing of how entries look, nor which branch is the right one.
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 
-from ..state.history import Exchange
-from ..widgets.entries import AnswerEntry, Entry, TextEntry
-from ..widgets.transcript import Transcript
+from ...state.history import Exchange
+from ...widgets.entries import AnswerEntry, Entry, TextEntry
+from ...widgets.transcript import Transcript
 
 
 @dataclass(slots=True)

@@ -7,13 +7,13 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
-from ..engine.build import tree_choice
-from ..engine.messages import ChatSettings, ChooseTree, SetSystem
-from ..state.slash_commands import SlashError
-from .settings import Follower, SettingsScreen
+from ...engine.build import tree_choice
+from ...engine.messages import ChatSettings, ChooseTree, SetSystem
+from ...state.slash_commands import SlashError
+from ..settings import Follower, SettingsScreen
 
 if TYPE_CHECKING:
-    from .chat import ChatScreen
+    from .screen import ChatScreen
 
 
 ANSWERING = "still answering: press chat.stop first, your text stays here"

@@ -12,16 +12,16 @@ from textual.content import Content
 from textual.dom import DOMNode
 from textual.widget import Widget
 
-from ..present.acceptance_map import HeatMap
-from ..state.history import Exchange
-from ..state.step_cursor import Walk
-from ..present.node_explanation import why
-from ..widgets.entries import AnswerEntry
-from ..widgets.why_panel import WhyPanel
-from .recalling import Recalling
+from ...present.acceptance_map import HeatMap
+from ...state.history import Exchange
+from ...state.step_cursor import Walk
+from ...present.node_explanation import why
+from ...widgets.entries import AnswerEntry
+from ...widgets.why_panel import WhyPanel
+from .step_loader import Recalling
 
 if TYPE_CHECKING:
-    from .chat import ChatScreen
+    from .screen import ChatScreen
 
 LEGEND = Content.assemble(
     "Tints: ", ("bonus", "bold $bonus"), " · draft's ", ("1st", "$rank-1"), " ",

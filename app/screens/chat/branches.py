@@ -8,16 +8,16 @@ import time
 from collections.abc import Callable, Iterable, Sequence
 from typing import TYPE_CHECKING
 
-from ..state.answer import Answer
-from ..state.message_edit import Editing
-from ..state.history import Exchange, History, turns
-from ..engine.messages import Restore
-from ..store.matching import Term
-from ..widgets.entries import AnswerEntry
-from .pages import Pages
+from ...state.answer import Answer
+from ...state.message_edit import Editing
+from ...state.history import Exchange, History, turns
+from ...engine.messages import Restore
+from ...store.matching import Term
+from ...widgets.entries import AnswerEntry
+from .transcript_pages import Pages
 
 if TYPE_CHECKING:
-    from .chat import ChatScreen
+    from .screen import ChatScreen
 
 BRANCH_COMMANDS = (
     ("Edit a message", "Change an earlier message; the old branch stays (chat.edit)", "edit"),

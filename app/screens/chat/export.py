@@ -15,12 +15,12 @@ from sequoia_core.events import Step
 from sequoia_core.files import text_written_whole, write_whole
 from sequoia_core.recording.trace_file import Entry, write_event, write_header
 
-from ..config.destination import to_be_written
-from ..present.export import Chat, answer_events, as_json, as_markdown, asked
-from ..state.history import Exchange
+from ...config.destination import to_be_written
+from ...present.export import Chat, answer_events, as_json, as_markdown, asked
+from ...state.history import Exchange
 
 if TYPE_CHECKING:
-    from .chat import ChatScreen
+    from .screen import ChatScreen
 
 ENDINGS = (".md", ".json", ".jsonl", ".svg")
 """To read, for programs, a trace to replay, a picture of the screen."""

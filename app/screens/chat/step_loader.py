@@ -11,14 +11,14 @@ from typing import TYPE_CHECKING
 
 from sequoia_core.events import Step
 
-from ..state.answer import Answer
-from ..state.history import Exchange
-from ..store.recording import Recorder
-from ..state.stats import Statistics
-from ..store.trouble import StoreError
+from ...state.answer import Answer
+from ...state.history import Exchange
+from ...store.recording import Recorder
+from ...state.stats import Statistics
+from ...store.trouble import StoreError
 
 if TYPE_CHECKING:
-    from .chat import ChatScreen
+    from .screen import ChatScreen
 
 
 class _Reading:

@@ -2,16 +2,16 @@
 
 from typing import TYPE_CHECKING
 
-from ..present.settings_summary import describe
-from ..engine.messages import Clear
-from ..state.slash_commands import (Bye, ClearChat, CopyAsked, Export, Help, RaceAsked, Sessions, Set, Show, ShowSettings, parse_command)
-from .copying import copy_asked
-from .exporting import begin_export
-from .preferring import open_settings, refuse_while_busy, use_setting
-from .race import start_race
+from ...present.settings_summary import describe
+from ...engine.messages import Clear
+from ...state.slash_commands import (Bye, ClearChat, CopyAsked, Export, Help, RaceAsked, Sessions, Set, Show, ShowSettings, parse_command)
+from .copy import copy_asked
+from .export import begin_export
+from .apply_settings import open_settings, refuse_while_busy, use_setting
+from ..race import start_race
 
 if TYPE_CHECKING:
-    from .chat import ChatScreen
+    from .screen import ChatScreen
 
 
 def run_command(chat: "ChatScreen", text: str) -> None:

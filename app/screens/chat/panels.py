@@ -8,14 +8,14 @@ from dataclasses import dataclass
 
 from sequoia_core.events import TreeChosen
 
-from ..present.accessible import is_accessible
-from ..state.answer import Chosen
-from ..state.step_cursor import Walk
-from ..widgets import key_bar
-from ..widgets.decode_panel import DecodePanel
-from ..widgets.header import Header
-from ..widgets.key_bar import KeyBar
-from ..widgets.step_bar import StepBar
+from ...present.accessible import is_accessible
+from ...state.answer import Chosen
+from ...state.step_cursor import Walk
+from ...widgets import key_bar
+from ...widgets.decode_panel import DecodePanel
+from ...widgets.header import Header
+from ...widgets.key_bar import KeyBar
+from ...widgets.step_bar import StepBar
 
 
 @dataclass(frozen=True, slots=True)

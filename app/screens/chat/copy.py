@@ -2,11 +2,11 @@
 
 from typing import TYPE_CHECKING
 
-from ..present.copyable import CopyError, copy_answer, copy_code
-from ..state.slash_commands import CopyAsked
+from ...present.copyable import CopyError, copy_answer, copy_code
+from ...state.slash_commands import CopyAsked
 
 if TYPE_CHECKING:
-    from .chat import ChatScreen
+    from .screen import ChatScreen
 
 
 def copy_asked(chat: "ChatScreen", asked: CopyAsked) -> None:
