@@ -24,19 +24,19 @@ from textual.screen import Screen
 from sequoia_core.config import Mode
 from sequoia_core.files import make_private_folder, private_file
 
-from .ui.base_app import BaseApp
-from .engine.decode_thread import Decoder
-from .ui.gc_control import Rests
-from .engine.messages import ChatSettings, EngineFactory
 from .config.setting_specs import Preferences
-from .store.recording import Recorder
+from .engine.decode_thread import Decoder
+from .engine.messages import ChatSettings, EngineFactory
 from .screens.all_keys import all_bindings
+from .screens.chat.apply_settings import follow_keys
 from .screens.chat.branches import BRANCH_COMMANDS
 from .screens.chat.screen import ChatScreen
-from .screens.chat.apply_settings import follow_keys
-from .state.slash_commands import SlashError
-from .store.unsent import NOT_SENT
 from .state.sanitize import visible
+from .state.slash_commands import SlashError
+from .store.recording import Recorder
+from .store.unsent import NOT_SENT
+from .ui.base_app import BaseApp
+from .ui.gc_control import Rests
 
 __all__ = ["ChatSettings", "SequoiaApp"]
 

@@ -14,8 +14,8 @@ import sequoia_core
 from sequoia_core.errors import ParameterError, SequoiaError
 from sequoia_core.model.malloc_trim import keep_to_one_arena
 
-from .commands.command_group import CommandGroup
 from .commands.chat import leave, open_chat
+from .commands.command_group import CommandGroup
 from .commands.options import debugging, with_settings
 from .commands.subcommands import NAMES, add_commands
 

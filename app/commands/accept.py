@@ -12,7 +12,7 @@ import typer
 from sequoia_core.data import DataSpec
 from sequoia_core.errors import ParameterError
 
-from . import reproduce_options as release_options
+from . import reproduce_options
 from .accept_run import Results, Sampling, Task, measure
 from .reproduce_options import DRAFT_TOP_P, SEED, TEMPERATURE, TOP_P, with_models
 
@@ -51,20 +51,20 @@ _Static = Annotated[
 def accept(
     ctx: typer.Context,  # noqa: ARG001 read by the decorator
     flags: dict[str, Any],
-    dataset: release_options.Dataset = None,
-    start: release_options.Start = 0,
-    end: release_options.End = 200,
-    temperature: release_options.Temperature = TEMPERATURE,
-    top_p: release_options.TopP = TOP_P,
-    draft_top_p: release_options.DraftTopP = DRAFT_TOP_P,
-    width: release_options.Width = WIDTH,
+    dataset: reproduce_options.Dataset = None,
+    start: reproduce_options.Start = 0,
+    end: reproduce_options.End = 200,
+    temperature: reproduce_options.Temperature = TEMPERATURE,
+    top_p: reproduce_options.TopP = TOP_P,
+    draft_top_p: reproduce_options.DraftTopP = DRAFT_TOP_P,
+    width: reproduce_options.Width = WIDTH,
     algorithm: _Algorithm = Algorithm.STOCHASTIC,
     static: _Static = False,
-    cache_length: release_options.CacheLength = None,
-    seed: release_options.Seed = SEED,
-    dst: release_options.Destination = None,
-    as_json: release_options.AsJson = False,
-    picture: release_options.Picture = None,
+    cache_length: reproduce_options.CacheLength = None,
+    seed: reproduce_options.Seed = SEED,
+    dst: reproduce_options.Destination = None,
+    as_json: reproduce_options.AsJson = False,
+    picture: reproduce_options.Picture = None,
 ) -> None:
     """Measure how often the k-th child is accepted, by rank.
 
@@ -82,20 +82,20 @@ def accept(
 def accept_by_decoding(
     ctx: typer.Context,  # noqa: ARG001
     flags: dict[str, Any],
-    dataset: release_options.Dataset = None,
-    start: release_options.Start = 0,
-    end: release_options.End = 200,
-    temperature: release_options.Temperature = TEMPERATURE,
-    top_p: release_options.TopP = TOP_P,
-    width: release_options.Width = WIDTH,
-    depth: release_options.Depth = 1,
+    dataset: reproduce_options.Dataset = None,
+    start: reproduce_options.Start = 0,
+    end: reproduce_options.End = 200,
+    temperature: reproduce_options.Temperature = TEMPERATURE,
+    top_p: reproduce_options.TopP = TOP_P,
+    width: reproduce_options.Width = WIDTH,
+    depth: reproduce_options.Depth = 1,
     algorithm: _Algorithm = Algorithm.STOCHASTIC,
     mode: Annotated[OnlyMode, typer.Option("--Mode", hidden=True)] = OnlyMode.GREEDY,  # noqa: ARG001
-    cache_length: release_options.CacheLength = None,
-    seed: release_options.Seed = SEED,
-    dst: release_options.Destination = None,
-    as_json: release_options.AsJson = False,
-    picture: release_options.Picture = None,
+    cache_length: reproduce_options.CacheLength = None,
+    seed: reproduce_options.Seed = SEED,
+    dst: reproduce_options.Destination = None,
+    as_json: reproduce_options.AsJson = False,
+    picture: reproduce_options.Picture = None,
 ) -> None:
     """The acceptance-rate vector by decoding: the release's test_accept.py."""
     if depth != 1:
@@ -110,17 +110,17 @@ def accept_by_decoding(
 def accept_statically(
     ctx: typer.Context,  # noqa: ARG001
     flags: dict[str, Any],
-    dataset: release_options.Dataset = None,
-    start: release_options.Start = 0,
-    end: release_options.End = 200,
-    temperature: release_options.Temperature = TEMPERATURE,
-    top_p: release_options.TopP = TOP_P,
-    draft_top_p: release_options.DraftTopP = DRAFT_TOP_P,
-    width: release_options.Width = WIDTH,
-    seed: release_options.Seed = SEED,
-    dst: release_options.Destination = None,
-    as_json: release_options.AsJson = False,
-    picture: release_options.Picture = None,
+    dataset: reproduce_options.Dataset = None,
+    start: reproduce_options.Start = 0,
+    end: reproduce_options.End = 200,
+    temperature: reproduce_options.Temperature = TEMPERATURE,
+    top_p: reproduce_options.TopP = TOP_P,
+    draft_top_p: reproduce_options.DraftTopP = DRAFT_TOP_P,
+    width: reproduce_options.Width = WIDTH,
+    seed: reproduce_options.Seed = SEED,
+    dst: reproduce_options.Destination = None,
+    as_json: reproduce_options.AsJson = False,
+    picture: reproduce_options.Picture = None,
 ) -> None:
     """The acceptance-rate vector from one pass over each text: the release's fast_test.py."""
     sampling = Sampling(width, temperature, top_p, draft_top_p, seed)

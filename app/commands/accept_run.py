@@ -14,8 +14,8 @@ import typer
 from sequoia_core.data import DataSpec, check_source
 from sequoia_core.errors import ParameterError
 
-from ..engine import build as launch
 from ..config.destination import picture_to_be_written, result_to_be_written
+from ..engine import build
 from .progress import progress_line
 
 if TYPE_CHECKING:
@@ -95,7 +95,7 @@ def measure(flags: Mapping[str, Any], task: Task, results: Results) -> None:
     settings = load_settings(flags)
     with progress_line() as progress:
         plan = task.sampling.plan()
-        pair = launch.load_chosen(settings, progress)
+        pair = build.load_chosen(settings, progress)
         vector = _measured(pair, plan, task, progress)
     about = _about(pair, task, vector)
     from sequoia_core.tree.reference_files import write_acceptance_rates

@@ -28,8 +28,8 @@ from sequoia_core.events import (
 from sequoia_core.recording.replay_engine import Asked, recorded
 from sequoia_core.text.detokenizer import well_formed
 
-from ..engine import build as launch
 from ..config.destination import to_be_written
+from ..engine import build
 from .options import with_settings
 from .progress import progress_line
 
@@ -174,10 +174,10 @@ def ask(
     params = settings.chat().sampling()
     text = read_prompt(prompt or [], sys.stdin)
     say = _whisper if not quiet else _nothing
-    say(launch.chosen_models(settings).remark)
+    say(build.chosen_models(settings).remark)
     file = to_be_written(trace, private=True)
     with progress_line(quiet) as progress:
-        chat = launch.build_chat(settings, progress, insight=settings.insight and file is not None)
+        chat = build.build_chat(settings, progress, insight=settings.insight and file is not None)
     say(chat.description.remark)
     answer = Answer(settings.mode)
     try:

@@ -14,14 +14,14 @@ import typer
 from sequoia_core.bench import COUNT, TEMPERATURES, TOKENS, TREE_SIZES, BenchPlan
 from sequoia_core.errors import ParameterError
 
-from ..engine import build as launch
-from . import machine
 from ..config.destination import to_be_written
-from .testbed_run import INTERRUPTED
+from ..engine import build
 from ..engine.messages import LoadProgress
+from . import machine
 from .options import MODEL_OPTIONS, with_settings
 from .progress import progress_line
 from .terminal import TerminalError
+from .testbed_run import INTERRUPTED
 
 if TYPE_CHECKING:
     from sequoia_core.bench.findings import Findings
@@ -112,7 +112,7 @@ def _compare(
     from ..config.settings import load_settings
 
     settings = load_settings(flags)
-    models = launch.chosen_models(settings)
+    models = build.chosen_models(settings)
     plan = replace(
         plan,
         target=models.target,
@@ -122,7 +122,7 @@ def _compare(
         offload=settings.offload,
     )
     with progress_line() as progress, _interruptible():
-        pair = launch.load_chosen(settings, progress)
+        pair = build.load_chosen(settings, progress)
         from sequoia_core import bench as benchmark
         from sequoia_core.bench import document
 

@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from ..engine import build as launch
+from ..engine import build
 from .options import MODEL_OPTIONS, with_only
 from .progress import progress_line
 
@@ -39,7 +39,7 @@ def calibrate(
     with progress_line() as progress:
         from sequoia_core.measure import calibrate as measure
 
-        pair = launch.load_chosen(settings, progress)
+        pair = build.load_chosen(settings, progress)
         tuner = measure(pair, temperature, progress)
         if tuner.calibration is not None:
             shown += _figures(tuner.calibration, temperature)

@@ -10,9 +10,9 @@ import typer
 
 from sequoia_core.errors import ParameterError
 
-from ..engine import build as launch
-from .imports import quick_imports
 from ..config.paths import record_file
+from ..engine import build
+from .imports import quick_imports
 
 
 def open_chat(flags: Mapping[str, Any]) -> None:
@@ -27,8 +27,8 @@ def open_chat(flags: Mapping[str, Any]) -> None:
 
     settings = load_settings(flags)
     chat_settings = settings.chat()
-    launch.tree_choice(settings)
-    remark = launch.chosen_models(settings).remark
+    build.tree_choice(settings)
+    remark = build.chosen_models(settings).remark
     if not (sys.stdin.isatty() and sys.stdout.isatty()):
         raise ParameterError("the chat needs a terminal; `sequoia ask` works with pipes")
     if remark:
@@ -42,7 +42,7 @@ def open_chat(flags: Mapping[str, Any]) -> None:
     recorder = open_record(record_file(), record=settings.record)
     try:
         screen = SequoiaApp(
-            lambda progress: launch.build_chat(settings, progress, insight=settings.insight),
+            lambda progress: build.build_chat(settings, progress, insight=settings.insight),
             chat_settings, recorder, Preferences(flags), take_unsent() if settings.record else "",
         )  # fmt: skip
         screen.run()

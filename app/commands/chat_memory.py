@@ -36,7 +36,8 @@ def measure_chat_memory(flags: Mapping[str, Any]) -> int:
         settings = {f"SEQUOIA_{name.upper()}": str(value) for name, value in flags.items()}
         folders = {"XDG_CACHE_HOME": f"{folder}/cache", "XDG_DATA_HOME": f"{folder}/data"}
         length = {"SEQUOIA_MAX_NEW_TOKENS": str(ANSWER_TOKENS)}
-        command = [sys.executable, "-c", f"from {__package__}.cli import main; main()"]
+        package = __package__.rpartition(".")[0]
+        command = [sys.executable, "-c", f"from {package}.cli import main; main()"]
         with Terminal(command, SIZE, settings | folders | length) as terminal:
             terminal.echo(RARE[0], RARE[0], LONGEST_SECONDS)
             terminal.type("\x7f")

@@ -2,8 +2,8 @@
 
 import typer
 
-from .command_group import CommandGroup
 from ..config.paths import config_file
+from .command_group import CommandGroup
 
 config_app = typer.Typer(cls=CommandGroup, help="Show the configuration.", no_args_is_help=True)
 

@@ -19,9 +19,9 @@ import psutil
 from sequoia_core.config import Offload
 from sequoia_core.errors import SequoiaError
 
-from ..engine import build as launch
-from . import machine
 from ..config import paths
+from ..engine import build
+from . import machine
 
 if TYPE_CHECKING:  # pydantic is for commands that need settings
     from sequoia_core.model.config import ModelConfig
@@ -141,7 +141,7 @@ def _known_models(settings: "Settings") -> "list[Known | None]":
     """
     from sequoia_core.model.loading.pair import BUNDLED_DRAFT, NO_DRAFT, known_model
 
-    models = launch.chosen_models(settings)
+    models = build.chosen_models(settings)
     draft = models.draft or (str(BUNDLED_DRAFT) if models.target is None else NO_DRAFT)
     return [known_model(each) for each in (models.target, *([draft] * (draft != NO_DRAFT)))]
 
@@ -150,8 +150,8 @@ def _models(settings: "Settings") -> Finding:
     from sequoia_core.model.loading.pair import embedded_target_path
 
     try:
-        models = launch.chosen_models(settings)
-        launch.tree_choice(settings)
+        models = build.chosen_models(settings)
+        build.tree_choice(settings)
         if models.target is None:
             path = embedded_target_path()
             size = machine.size_text(path.stat().st_size)

@@ -6,7 +6,7 @@ from typing import Annotated, Any
 
 import typer
 
-from . import reproduce_options as release_options
+from . import reproduce_options
 from .paper_run import Results, fill_table
 from .reproduce_options import SEED, with_models
 
@@ -69,15 +69,15 @@ def paper(
     hardware: _Hardware,
     pairs: _Pairs = None,
     datasets: _Datasets = None,
-    start: release_options.Start = 0,
-    end: release_options.End = 200,
+    start: reproduce_options.Start = 0,
+    end: reproduce_options.End = 200,
     top_p: _TopP = TOP_P,
-    growmap: release_options.Growmap = None,
-    cache_length: release_options.CacheLength = None,
-    seed: release_options.Seed = SEED,
+    growmap: reproduce_options.Growmap = None,
+    cache_length: reproduce_options.CacheLength = None,
+    seed: reproduce_options.Seed = SEED,
     dst: _Folder = None,
-    as_json: release_options.AsJson = False,
-    picture: release_options.Picture = None,
+    as_json: reproduce_options.AsJson = False,
+    picture: reproduce_options.Picture = None,
 ) -> None:
     """Run a whole published table: pairs, data sets and temperatures 0 and 0.6.
 

@@ -16,8 +16,8 @@ from sequoia_core.config import Offload
 from sequoia_core.errors import ParameterError, SequoiaError
 from sequoia_core.model.loading.catalogue import catalogue
 
-from ..engine import build as launch
 from ..config.destination import picture_to_be_written, to_be_written
+from ..engine import build
 from .progress import progress_line
 
 if TYPE_CHECKING:
@@ -28,8 +28,8 @@ if TYPE_CHECKING:
     from sequoia_core.reproduce.paper_run import PaperOptions, PaperRun
     from sequoia_core.reproduce.paper_table import Choice, Outcome, PaperCell
 
-    from ..engine.messages import LoadProgress
     from ..config.settings import Settings
+    from ..engine.messages import LoadProgress
 
 EMBEDDED = "embedded"
 INTERRUPTED = 130
@@ -78,7 +78,7 @@ class PaperModels:
         self.own = self._name() if named or EMBEDDED in choice.pairs else None
 
     def _name(self) -> str:
-        models = launch.chosen_models(self.settings)
+        models = build.chosen_models(self.settings)
         if models.target is None and models.draft is None:
             return EMBEDDED
         return f"{models.draft or 'no draft'} for {models.target or EMBEDDED}"
@@ -101,11 +101,11 @@ class PaperModels:
         Raises:
             SequoiaError: this machine cannot hold it, or it cannot be loaded.
         """
-        from .reproduce_options import offload_place
         from ..config.settings import load_settings
+        from .reproduce_options import offload_place
 
         if self.own is not None:
-            return launch.load_chosen(self.settings, progress)
+            return build.load_chosen(self.settings, progress)
         pair = self._facts.pairs[name]
         why = self._why_not(name)
         if why:
@@ -113,7 +113,7 @@ class PaperModels:
         flags = {**self._flags, "target": pair.target.name, "draft": pair.draft.name}
         if pair.offload and "offload" not in flags and not self._spread():
             flags["offload"] = offload_place(flags)
-        return launch.load_chosen(load_settings(flags), progress)
+        return build.load_chosen(load_settings(flags), progress)
 
     def _spread(self) -> bool:
         """Whether several devices hold a target's layers, which are then not streamed."""

@@ -27,8 +27,8 @@ def replay(
     with quick_imports():
         from sequoia_core.recording.trace_file import TraceReader
 
-        from ..state.player import Loading, Player
         from ..config.settings import load_settings
+        from ..state.player import Loading, Player
 
     settings = load_settings({}).chat()
     reader = TraceReader(file)

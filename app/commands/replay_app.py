@@ -9,11 +9,11 @@ from textual.screen import Screen
 
 from sequoia_core.model.interface import PairDescription
 
-from ..ui.base_app import BaseApp
 from ..engine.messages import ChatSettings
-from ..state.player import Loading, Player
 from ..screens.replay import ReplayScreen
 from ..screens.replay_help import ReplayHelp
+from ..state.player import Loading, Player
+from ..ui.base_app import BaseApp
 
 _CONTEXT = "replay"
 
@@ -29,7 +29,7 @@ class ReplayApp(BaseApp):
     """
 
     TITLE = "Sequoia replay"
-    CSS_PATH = Path(__file__).parent / "styles" / "chat.tcss"
+    CSS_PATH = Path(__file__).parents[1] / "styles" / "chat.tcss"
 
     def __init__(
         self,

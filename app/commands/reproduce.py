@@ -4,8 +4,8 @@ import typer
 
 from sequoia_core.config import Mode
 
-from .command_group import CommandGroup
 from .accept import accept_by_decoding, accept_statically
+from .command_group import CommandGroup
 from .paper import paper
 from .robustness import robustness
 from .search import tree_search

@@ -7,10 +7,10 @@ import typer
 
 from sequoia_core.data import DataSpec
 
-from . import reproduce_options as release_options
-from .testbed_run import Results
+from . import reproduce_options
 from .reproduce_options import DRAFT_TOP_P, SEED, with_models
 from .robustness_run import Task, run_study
+from .testbed_run import Results
 
 GROWMAP = "smollm2-135m/stochastic-16x4"
 PROMPTS = 20
@@ -71,18 +71,18 @@ _Growmap = Annotated[
 def robustness(
     ctx: typer.Context,  # noqa: ARG001 read by the decorator
     flags: dict[str, Any],
-    dataset: release_options.Dataset = None,
-    start: release_options.Start = 0,
+    dataset: reproduce_options.Dataset = None,
+    start: reproduce_options.Start = 0,
     end: _End = PROMPTS,
     tokens: _Tokens = TOKENS,
     temperature: _Temperatures = None,
     top_p: _TopPs = None,
-    draft_top_p: release_options.DraftTopP = DRAFT_TOP_P,
-    seed: release_options.Seed = SEED,
+    draft_top_p: reproduce_options.DraftTopP = DRAFT_TOP_P,
+    seed: reproduce_options.Seed = SEED,
     growmap: _Growmap = GROWMAP,
-    dst: release_options.Destination = None,
-    as_json: release_options.AsJson = False,
-    picture: release_options.Picture = None,
+    dst: reproduce_options.Destination = None,
+    as_json: reproduce_options.AsJson = False,
+    picture: reproduce_options.Picture = None,
 ) -> None:
     """Tokens per step of sequoia, specinfer and topk over temperature and top-p, on one fixed tree.
 

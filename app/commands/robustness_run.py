@@ -14,10 +14,10 @@ import typer
 from sequoia_core.data import DataSpec
 from sequoia_core.errors import ParameterError
 
-from ..engine import build as launch
 from ..config.destination import picture_to_be_written, to_be_written
-from .testbed_run import INTERRUPTED, Results
+from ..engine import build
 from .progress import progress_line
+from .testbed_run import INTERRUPTED, Results
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -76,7 +76,7 @@ def run_study(flags: Mapping[str, Any], task: Task, dst: Path, results: Results)
     settings = load_settings(flags)
     with progress_line() as progress:
         sweep = task.sweep()
-        pair = launch.load_chosen(settings, progress)
+        pair = build.load_chosen(settings, progress)
         study = _studied(pair, sweep, task, file, progress)
     if picture is not None:
         from sequoia_core.figures.reproduce_pictures import draw_study

@@ -26,12 +26,12 @@ from sequoia_core.model.interface import ChatEngine, PairDescription, TreeChoice
 from sequoia_core.text.chat_template import Turn
 
 from ..app import SequoiaApp
+from ..config.settings import Settings, load_settings
 from ..engine.build import build_chat
 from ..engine.messages import ChatSettings, LoadProgress
-from ..config.settings import Settings, load_settings
 from ..store.recorder import DatabaseRecorder
-from .terminal import Terminal, TerminalError, percentile, typing_latencies
 from ..widgets.prompt import Prompt
+from .terminal import Terminal, TerminalError, percentile, typing_latencies
 
 COLUMNS, LINES = 160, 50
 POLL_SECONDS = 0.1

@@ -13,8 +13,8 @@ import typer
 
 from sequoia_core.errors import ParameterError
 
-from . import reproduce_options as release_options
 from ..config.destination import picture_to_be_written, result_to_be_written
+from . import reproduce_options
 from .progress import progress_line
 
 if TYPE_CHECKING:
@@ -75,7 +75,7 @@ class Given:
 
 
 def search(
-    config: release_options.Config = None,
+    config: reproduce_options.Config = None,
     vector: Annotated[
         Path | None, _option("--vector", "Acceptance vector, .pt or .json.", "FILE")
     ] = None,
@@ -92,9 +92,9 @@ def search(
         str | None,
         _option("--target-time", "Of a target forward, by nodes: 1:10,8:12,32:18.", "N:MS,..."),
     ] = None,
-    dst: release_options.Destination = None,
-    as_json: release_options.AsJson = False,
-    picture: release_options.Picture = None,
+    dst: reproduce_options.Destination = None,
+    as_json: reproduce_options.AsJson = False,
+    picture: reproduce_options.Picture = None,
 ) -> None:
     """Search the tree with the least predicted time a token, and write it as .json or .pt.
 
@@ -107,10 +107,10 @@ def search(
 
 
 def tree_search(
-    config: release_options.Config = None,
-    dst: release_options.Destination = None,
-    as_json: release_options.AsJson = False,
-    picture: release_options.Picture = None,
+    config: reproduce_options.Config = None,
+    dst: reproduce_options.Destination = None,
+    as_json: reproduce_options.AsJson = False,
+    picture: reproduce_options.Picture = None,
 ) -> None:
     """The best tree for a config file: the release's tree_search.py."""
     if config is None:

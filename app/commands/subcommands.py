@@ -38,7 +38,7 @@ def add_commands(group: TyperGroup, *names: str) -> None:
     holder.callback()(_nothing)  # with it even a single command stays one of a group
     for name in missing:
         module, _, attribute = _HOMES[name].partition(":")
-        found = getattr(import_module(f".commands.{module}", __package__), attribute)
+        found = getattr(import_module(f".{module}", __package__), attribute)
         if isinstance(found, typer.Typer):
             holder.add_typer(found, name=name)
         else:

@@ -10,9 +10,9 @@ from sequoia_core.config import Mode, SamplingParams
 from sequoia_core.data import TOTAL_TOKENS, DataSpec
 from sequoia_core.data.spec import PROMPT_TOKENS
 
-from . import reproduce_options as release_options
-from .testbed_run import Results, Task, TreeAsked, run_testbed
+from . import reproduce_options
 from .reproduce_options import DRAFT_TOP_P, SEED, TEMPERATURE, TOP_P, with_models
+from .testbed_run import Results, Task, TreeAsked, run_testbed
 
 NEW_TOKENS = TOTAL_TOKENS - PROMPT_TOKENS
 
@@ -51,19 +51,19 @@ def decoding_by(rule: Mode) -> Callable[..., None]:
     def testbed(
         ctx: typer.Context,  # noqa: ARG001 read by the decorator
         flags: dict[str, Any],
-        dataset: release_options.Dataset = None,
-        start: release_options.Start = 0,
-        end: release_options.End = 200,
-        tokens: release_options.Tokens = NEW_TOKENS,
-        temperature: release_options.Temperature = TEMPERATURE,
-        top_p: release_options.TopP = TOP_P,
-        draft_top_p: release_options.DraftTopP = DRAFT_TOP_P,
-        seed: release_options.Seed = SEED,
-        growmap: release_options.Growmap = None,
-        cache_length: release_options.CacheLength = None,
+        dataset: reproduce_options.Dataset = None,
+        start: reproduce_options.Start = 0,
+        end: reproduce_options.End = 200,
+        tokens: reproduce_options.Tokens = NEW_TOKENS,
+        temperature: reproduce_options.Temperature = TEMPERATURE,
+        top_p: reproduce_options.TopP = TOP_P,
+        draft_top_p: reproduce_options.DraftTopP = DRAFT_TOP_P,
+        seed: reproduce_options.Seed = SEED,
+        growmap: reproduce_options.Growmap = None,
+        cache_length: reproduce_options.CacheLength = None,
         mode: _Mode = ReleaseMode.GREEDY,
-        as_json: release_options.AsJson = False,
-        picture: release_options.Picture = None,
+        as_json: reproduce_options.AsJson = False,
+        picture: reproduce_options.Picture = None,
     ) -> None:
         greedy = rule is Mode.GREEDY
         params = SamplingParams(

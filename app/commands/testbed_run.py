@@ -15,8 +15,8 @@ from sequoia_core.config import Mode, SamplingParams
 from sequoia_core.data import DataSpec
 from sequoia_core.errors import ParameterError, SequoiaError
 
-from ..engine import build as launch
 from ..config.destination import picture_to_be_written
+from ..engine import build
 from .progress import progress_line
 from .reproduce_options import DRAFT_TOP_P
 
@@ -111,7 +111,7 @@ def run_testbed(flags: Mapping[str, Any], task: Task, results: Results) -> None:
     picture = picture_to_be_written(results.picture)
     settings = load_settings(flags)
     with progress_line() as progress:
-        pair = launch.load_chosen(settings, progress)
+        pair = build.load_chosen(settings, progress)
         run = _prepared(pair, task, progress)
         whole = _decoded(run, progress)
     findings = run.findings()

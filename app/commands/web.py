@@ -6,11 +6,11 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from ..engine import build as launch
+from ..engine import build
 from ..engine.messages import LoadFailed, Loading
+from ..engine.protocol import Done
 from .options import with_settings
 from .progress import progress_line
-from ..engine.protocol import Done
 
 if TYPE_CHECKING:
     from ..web.processes import EngineProcess
@@ -44,8 +44,8 @@ def web(
 
     settings = load_settings(flags)
     settings.chat()
-    launch.tree_choice(settings)
-    if remark := launch.chosen_models(settings).remark:
+    build.tree_choice(settings)
+    if remark := build.chosen_models(settings).remark:
         typer.echo(remark, err=True)
     if host not in _LOOPBACK:
         typer.echo(

@@ -1,0 +1,1 @@
+"""Settings, keys, themes, and where a person's files lie."""

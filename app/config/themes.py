@@ -98,8 +98,8 @@ class ThemeFolders:
 
 def packaged_folder() -> Path:
     """Where the themes of this package lie, installed or in a checkout."""
-    installed = Path(__file__).parent / "themes"
-    return installed if installed.is_dir() else Path(__file__).parent.parent / "themes"
+    installed = Path(__file__).parents[1] / "themes"
+    return installed if installed.is_dir() else Path(__file__).parents[2] / "themes"
 
 
 def load_themes(folders: Iterable[Path]) -> Themes:

@@ -1,0 +1,1 @@
+"""The engine behind a thread, or in a process of its own."""

@@ -17,8 +17,21 @@ from sequoia_core.events import Event
 from sequoia_core.model.interface import PairDescription, TreeChoice
 from sequoia_core.text.chat_template import Turn
 
-from .messages import (Ask, Clear, LoadFailed, Loading, LoadProgress, Race, Restore, SetSystem)
-from .protocol import (Choose, Done, Go, Held, Leave, Link, Opened, Rejected, Request, Stop, Tune, WireError)
+from .messages import Ask, Clear, LoadFailed, Loading, LoadProgress, Race, Restore, SetSystem
+from .protocol import (
+    Choose,
+    Done,
+    Go,
+    Held,
+    Leave,
+    Link,
+    Opened,
+    Rejected,
+    Request,
+    Stop,
+    Tune,
+    WireError,
+)
 
 POLL_SECONDS = 0.05
 """How often it is asked whether to stop while nothing comes."""

@@ -15,7 +15,29 @@ from sequoia_core.errors import SequoiaError
 from sequoia_core.events import Event, Failed, Finished, Step
 from sequoia_core.model.interface import ChatEngine
 
-from .messages import (Answering, Ask, Astray, ChooseTree, Clear, EngineFactory, LoadFailed, Loading, Race, RaceEnded, Racing, Ready, Refused, Report, Request, Restore, SetSystem, Shutdown, Start, SystemRefused, Tuning)
+from .messages import (
+    Answering,
+    Ask,
+    Astray,
+    ChooseTree,
+    Clear,
+    EngineFactory,
+    LoadFailed,
+    Loading,
+    Race,
+    RaceEnded,
+    Racing,
+    Ready,
+    Refused,
+    Report,
+    Request,
+    Restore,
+    SetSystem,
+    Shutdown,
+    Start,
+    SystemRefused,
+    Tuning,
+)
 
 _log = logging.getLogger("sequoia.decoder")
 _log.addHandler(logging.NullHandler())

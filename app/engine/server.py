@@ -17,9 +17,9 @@ from typing import IO
 from sequoia_core.errors import SequoiaError
 from sequoia_core.model.interface import ChatEngine
 
-from .window_session import Session
 from .messages import LoadFailed, Loading, LoadProgress
 from .protocol import Done, Link, to_line
+from .window_session import Session
 
 Loader = Callable[[LoadProgress], Callable[[], ChatEngine]]
 """Loads the models; what it returns begins a conversation with them."""
@@ -173,8 +173,8 @@ def main(descriptor: str, flags: str) -> None:
         descriptor: of the listening socket, inherited.
         flags: descriptor of the settings, as on the command line.
     """
-    from .build import load_for_many
     from ..config.settings import load_settings, read_flags
+    from .build import load_for_many
 
     logging.basicConfig(format="sequoia engine: %(message)s")
     # libraries may print; what they print must not come between the reports

@@ -15,7 +15,21 @@ from sequoia_core.model.interface import ChatEngine
 
 from .decode_thread import unexpected
 from .messages import Ask, Clear, LoadFailed, Race, Restore, SetSystem
-from .protocol import (Choose, Done, Go, Held, Leave, Link, Opened, Rejected, Request, Stop, ToWindow, Tune, WireError)
+from .protocol import (
+    Choose,
+    Done,
+    Go,
+    Held,
+    Leave,
+    Link,
+    Opened,
+    Rejected,
+    Request,
+    Stop,
+    ToWindow,
+    Tune,
+    WireError,
+)
 
 WAITING = Notice(
     NoticeKind.WAITING,

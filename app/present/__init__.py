@@ -1,0 +1,1 @@
+"""Values as rows and words to show; knows no widget."""

@@ -18,10 +18,10 @@ from rich.syntax import Syntax, SyntaxTheme
 from rich.text import Text
 from rich.theme import Theme
 
+from ..state.sanitize import visible
 from .chunks import lexer
 from .markdown_dialect import markdown_parser
 from .markdown_parts import LEAST_WIDTH, Cells, Formula, Item, Items, Quote
-from ..state.sanitize import visible
 
 Lines = list[list[Segment]]
 

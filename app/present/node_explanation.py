@@ -9,8 +9,8 @@ from dataclasses import dataclass
 from sequoia_core.events import Origin, Outcome, Step, TreeNode
 from sequoia_core.insight import Opinion, Ranking, TrialRecord
 
-from .tree_rows import BONUS_NODE, Verdict, ordinal, verdict_of
 from ..state.sanitize import quote_token
+from .tree_rows import BONUS_NODE, Verdict, ordinal, verdict_of
 
 
 @dataclass(frozen=True, slots=True)

@@ -15,13 +15,13 @@ from textual.screen import Screen
 from sequoia_core.chat.race import Lane
 from sequoia_core.events import PrefillDone
 
+from ..engine.messages import Race, RaceEnded, Racing
 from ..state.answer import ENDINGS
 from ..state.history import turns
-from ..engine.messages import Race, RaceEnded, Racing
-from ..ui.frame_pacer import Pace
 from ..state.race_result import Agreement, LaneRun, RaceRun, agreement_told
-from ..state.slash_commands import SlashError
 from ..state.sanitize import fit, visible
+from ..state.slash_commands import SlashError
+from ..ui.frame_pacer import Pace
 from ..widgets.key_bar import KeyBar
 from ..widgets.lane_text import LaneText
 from ..widgets.line import Line

@@ -17,12 +17,12 @@ from textual.widget import Widget
 
 from sequoia_core.model.interface import PairDescription
 
-from ..present.accessible import is_accessible
-from ..present.acceptance_map import HeatMap
 from ..config.keymap import Keys
+from ..present.acceptance_map import HeatMap
+from ..present.accessible import is_accessible
+from ..present.node_explanation import why
 from ..state.player import Loading, Player
 from ..state.timeline import Item, ItemKind, View
-from ..present.node_explanation import why
 from ..widgets.decode_panel import DecodePanel
 from ..widgets.entries import AnswerEntry
 from ..widgets.key_bar import KeyBar

@@ -19,12 +19,12 @@ from textual.widgets import Input, OptionList
 from textual.widgets.option_list import Option
 
 from ..present.dates import when
-from ..store.excerpt import Excerpt, excerpt
+from ..state.sanitize import fit, visible
 from ..store.archive import Found
+from ..store.excerpt import Excerpt, excerpt
 from ..store.matching import Term, terms
 from ..store.recorder import DatabaseRecorder
 from ..store.trouble import StoreError
-from ..state.sanitize import fit, visible
 from ..widgets.line import Line
 
 if TYPE_CHECKING:

@@ -19,10 +19,10 @@ from textual.widgets import Input, OptionList
 from textual.widgets.option_list import Option
 
 from ..present.dates import when
+from ..state.sanitize import fit, visible
 from ..store.archive import SessionInfo
 from ..store.recorder import DatabaseRecorder
 from ..store.trouble import StoreError
-from ..state.sanitize import fit, visible
 from ..widgets.line import Line
 from .search import Place, SearchScreen
 

@@ -1,0 +1,1 @@
+"""A chat as plain values; knows no widget and no thread."""

@@ -20,9 +20,9 @@ from sequoia_core.events import (
     TreeChosen,
 )
 
+from .sanitize import visible
 from .spans import PackedSpans, Span, text_of
 from .stats import Statistics
-from .sanitize import visible
 
 __all__ = ["ENDINGS", "Answer", "Chosen", "Span"]
 

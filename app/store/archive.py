@@ -12,8 +12,8 @@ from pathlib import Path
 
 from sequoia_core.events import Event
 
-from ..state.answer import Answer
 from ..present.dates import moment
+from ..state.answer import Answer
 from ..state.history import Exchange, History
 from .matching import Term, index_query
 from .packing import digest_of, plain_digest, unpack_digest, unpack_events

@@ -4,8 +4,8 @@ from bisect import bisect_right
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from .matching import Term, hits
 from ..state.sanitize import visible
+from .matching import Term, hits
 
 _BEFORE = 24
 """Characters of context before the first hit."""

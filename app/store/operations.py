@@ -12,10 +12,10 @@ from pathlib import Path
 
 from sequoia_core.text.detokenizer import well_formed
 
-from .recording import About
 from . import windows
 from .archive import events_of
 from .packing import CUT_OFF, Digest, digest_of, pack_digest
+from .recording import About
 from .trouble import DamagedError, StoreError
 
 _TITLE_CHARACTERS = 200

@@ -15,7 +15,6 @@ from sequoia_core.events import Event, Failed, Finished, Step
 from sequoia_core.recording.json_codec import encode
 
 from ..state.history import Exchange
-from .recording import About, NoRecord
 from .archive import Archive
 from .growing import Happened
 from .operations import (
@@ -30,6 +29,7 @@ from .operations import (
     now,
 )
 from .recorded_steps import RecordedSteps
+from .recording import About, NoRecord
 from .trouble import StoreError
 from .writer import News, Writer
 

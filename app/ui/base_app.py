@@ -23,13 +23,19 @@ from textual.theme import Theme
 from sequoia_core.files import write_whole
 from sequoia_core.suggest import suggest
 
+from ..config.keymap import Action, Keys, declared, remapped
+from ..config.themes import (
+    DEFAULT_THEME,
+    TERMINAL_THEME,
+    ThemeFolders,
+    app_color_defaults,
+    packaged_folder,
+)
 from ..present.accessible import ACCESSIBLE, PlainFrames
 from .columns import hold_columns
 from .copying_app import CopyingApp
 from .drivers import driver_for
-from ..config.keymap import Action, Keys, declared, remapped
 from .svg import with_local_fonts
-from ..config.themes import (DEFAULT_THEME, TERMINAL_THEME, ThemeFolders, app_color_defaults, packaged_folder)
 
 WATCH_SECONDS = 1.0
 _WIDE = 100
@@ -45,7 +51,7 @@ class BaseApp(CopyingApp):
         Binding("ctrl+p", "command_palette", "Command palette", show=False, priority=True,
                 id="app.palette"),
     ]  # fmt: skip
-    CSS = (Path(__file__).parent / "styles" / "looks.tcss").read_text(encoding="utf-8")
+    CSS = (Path(__file__).parents[1] / "styles" / "looks.tcss").read_text(encoding="utf-8")
     VERTICAL_BREAKPOINTS = [(0, "-tiny"), (12, "-short"), (30, "-tall"), (42, "-roomy")]  # noqa: RUF012
 
     def __init__(self) -> None:

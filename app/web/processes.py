@@ -22,9 +22,9 @@ from textual_serve.download_manager import DownloadManager
 
 from sequoia_core.errors import SequoiaError
 
-from ..engine.server import Report
 from ..engine.messages import LoadFailed, Loading
 from ..engine.protocol import Done, from_line
+from ..engine.server import Report
 
 PATIENCE_SECONDS = 5.0
 """How long a process may take to end by itself."""
@@ -42,7 +42,7 @@ class EngineProcess:
     """
 
     def __init__(
-        self, command: Sequence[str] = (sys.executable, "-m", f"{_PACKAGE}.engine_server")
+        self, command: Sequence[str] = (sys.executable, "-m", f"{_PACKAGE}.engine.server")
     ) -> None:
         self._command = tuple(command)
         # only this user may enter the folder, so only this user's processes reach the socket

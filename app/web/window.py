@@ -11,14 +11,14 @@ from contextlib import suppress
 from pathlib import Path
 
 from ..app import SequoiaApp
-from ..ui.drivers import GONE, leave
-from ..engine.build import tree_choice
 from ..config.paths import record_file
 from ..config.setting_specs import Preferences
-from ..engine.client import RemoteEngine
 from ..config.settings import load_settings, read_flags
+from ..engine.build import tree_choice
+from ..engine.client import RemoteEngine
 from ..store.recorder import open_record
 from ..store.unsent import keep_unsent, take_unsent
+from ..ui.drivers import GONE, leave
 
 _LOOK_SECONDS = 1.0
 _QUIT_SECONDS = 10.0
@@ -55,7 +55,7 @@ def main(engine: str, flags: str) -> None:
         if app.failure is not None:
             sys.stderr.write(f"sequoia: unexpected {app.failure!r}\n")
         if app.return_code and settings.record:
-            keep_unsent(app.store.unsent, record=True)
+            keep_unsent(app.unsent, record=True)
         sys.stderr.flush()
     # the decode thread may be waiting for the engine process
     os._exit(app.return_code or 0)

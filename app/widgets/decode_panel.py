@@ -6,8 +6,8 @@ from textual.content import Content
 
 from sequoia_core.events import Step
 
-from ..state.answer import Chosen
 from ..present.acceptance_map import HeatMap
+from ..state.answer import Chosen
 from ..state.stats import Statistics
 from .heat_view import HeatView
 from .statistics import StatisticsPanel

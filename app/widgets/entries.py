@@ -12,12 +12,12 @@ from functools import partial
 from rich.segment import Segment
 from rich.text import Text
 
-from ..state.answer import Answer
 from ..present.chunks import Chunk, Chunks
 from ..present.markdown import Lines
+from ..state.answer import Answer
+from ..state.sanitize import visible
 from ..state.spans import Span, text_of
 from ..store.matching import Term
-from ..state.sanitize import visible
 from .blocks import Block, Look, guess, indent, wrap
 from .sought import line_of, mark, spot
 

@@ -10,8 +10,8 @@ from sequoia_core.events import TreeChosen
 from sequoia_core.model.interface import Lookup, PairDescription
 
 from ..engine.messages import ChatSettings
-from ..state.stats import Statistics
 from ..state.sanitize import fit, visible
+from ..state.stats import Statistics
 from .line import Line
 
 SPEEDUP_MEANING = (

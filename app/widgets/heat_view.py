@@ -14,8 +14,8 @@ from textual.geometry import Size
 from textual.scroll_view import ScrollView
 from textual.strip import Strip
 
-from ..present.accessible import is_accessible
 from ..present.acceptance_map import HeatMap, HeatRow
+from ..present.accessible import is_accessible
 from ..present.tree_rows import MAX_GUIDE_CELLS, ordinal
 from ..state.sanitize import fit
 from .statistics import gauge

@@ -11,8 +11,8 @@ from rich.cells import cell_len
 from rich.segment import Segment
 from rich.style import Style
 
-from ..store.excerpt import fullest
 from ..present.markdown import Lines
+from ..store.excerpt import fullest
 from ..store.matching import Term, answers, hits
 
 _Place = tuple[int, int, int]

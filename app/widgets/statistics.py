@@ -8,8 +8,8 @@ from textual.content import Content
 
 from ..present.accessible import is_accessible, rates_in_words, statistics_in_words
 from ..state.answer import Chosen
-from ..state.stats import Rate, Statistics
 from ..state.sanitize import fit, visible
+from ..state.stats import Rate, Statistics
 from .line import Line
 
 _SPARKS = "▁▂▃▄▅▆▇█"

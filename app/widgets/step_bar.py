@@ -5,8 +5,8 @@ from textual.content import Content
 from sequoia_core.events import Step
 
 from ..present.accessible import is_accessible, step_in_words
-from ..state.stats import Statistics, step_speedup
 from ..state.sanitize import fit
+from ..state.stats import Statistics, step_speedup
 from .line import Line
 
 

@@ -16,12 +16,12 @@ from textual.content import Content
 from textual.geometry import Offset, Size
 from textual.selection import Selection
 
-from ..state.answer import Answer
-from ..present.code_colors import CODE_STYLES, ReadableCode
 from ..config.keymap import Keys
-from ..present.markdown import MarkdownLook, MarkdownPen
-from ..store.matching import Term
 from ..config.themes import least_contrast
+from ..present.code_colors import CODE_STYLES, ReadableCode
+from ..present.markdown import MarkdownLook, MarkdownPen
+from ..state.answer import Answer
+from ..store.matching import Term
 from .blocks import Look
 from .entries import AnswerEntry, Entry, TextEntry
 from .line_view import LineView

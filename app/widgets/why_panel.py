@@ -5,9 +5,9 @@ from collections.abc import Sequence
 
 from textual.content import Content
 
+from ..present.node_explanation import Column, Figure, Why
 from ..present.tree_rows import GLYPHS, Verdict
 from ..state.sanitize import fit, quote_token
-from ..present.node_explanation import Column, Figure, Why
 from .line import Line
 
 _STYLES = {

@@ -33,5 +33,7 @@ def stage(
     request: pytest.FixtureRequest, snapshot: SnapshotAssertion, monkeypatch: pytest.MonkeyPatch
 ) -> Stage:
     """Where a screen is brought about and pictured; makes a test one for each size."""
-    monkeypatch.setattr("app.ui.frame_pacer.SHARE", 1e6)  # nothing is decoded that drawing could slow down
+    monkeypatch.setattr(
+        "app.ui.frame_pacer.SHARE", 1e6
+    )  # nothing is decoded that drawing could slow down
     return Stage(request.param, snapshot)

@@ -3,9 +3,9 @@
 import socket
 import sys
 
-from app.engine.server import EngineServer
 from app.engine.messages import LoadFailed, Loading
 from app.engine.protocol import Done, to_line
+from app.engine.server import EngineServer
 from tests.app.serving import making
 from tests.fakes import replay
 

@@ -26,8 +26,8 @@ from textual.strip import Strip
 from textual.widgets import Input
 
 from app.app import ChatSettings, SequoiaApp
-from app.engine.messages import LoadProgress
 from app.config.setting_specs import Preferences
+from app.engine.messages import LoadProgress
 from app.store.recording import Recorder
 from sequoia_core.events import Event, Step
 from sequoia_core.model.interface import ChatEngine

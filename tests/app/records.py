@@ -8,8 +8,8 @@ from uuid import uuid4
 
 from app.state.answer import Answer
 from app.state.history import Exchange
-from app.store.recording import Recorder
 from app.store.recorder import DatabaseRecorder
+from app.store.recording import Recorder
 from sequoia_core.events import Event
 from tests.fakes import make_answer
 

@@ -9,10 +9,10 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
-from app.engine.server import EngineServer, Loader
-from app.engine.messages import LoadFailed, Loading
 from app.engine.client import RemoteEngine
+from app.engine.messages import LoadFailed, Loading
 from app.engine.protocol import Done, Link, Opened
+from app.engine.server import EngineServer, Loader
 from sequoia_core.errors import SequoiaError
 from sequoia_core.model.interface import ChatEngine, TreeChoice
 

@@ -12,9 +12,9 @@ from pathlib import Path
 from statistics import median
 from time import perf_counter
 
+from app.config.settings import load_settings
 from app.engine.build import build_chat
 from app.engine.client import RemoteEngine
-from app.config.settings import load_settings
 from app.web.processes import EngineProcess
 from sequoia_core.config import SamplingParams
 from sequoia_core.events import Step

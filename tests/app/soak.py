@@ -23,10 +23,10 @@ from statistics import median
 import psutil
 
 from app.app import SequoiaApp
+from app.commands.terminal import Terminal, TerminalError, percentile, typing_latencies
 from app.engine.messages import ChatSettings, LoadProgress
 from app.store.archive import Archive
 from app.store.recorder import DatabaseRecorder
-from app.commands.terminal import Terminal, TerminalError, percentile, typing_latencies
 from app.widgets.prompt import Prompt
 from sequoia_core.config import SamplingParams
 from sequoia_core.events import Event, Step

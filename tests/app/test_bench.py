@@ -10,12 +10,12 @@ import pytest
 import typer
 from typer.testing import CliRunner
 
-from app.commands import chat_memory, testbed_run as experiment, screen_bench
-from app.engine import build as launch
 from app.cli import app
 from app.commands import bench as bench_command
+from app.commands import chat_memory, screen_bench, testbed_run
 from app.commands.screen_bench import TimedEngine, measure_screen
 from app.commands.terminal import TerminalError
+from app.engine import build
 from sequoia_core import bench
 from sequoia_core.bench import document
 from sequoia_core.config import SamplingParams, WeightFormat
@@ -32,7 +32,7 @@ def asked(monkeypatch: pytest.MonkeyPatch) -> list[Any]:
         asked.append((pair, plan))
         return "findings"
 
-    monkeypatch.setattr(launch, "load_chosen", lambda settings, progress: "the pair")
+    monkeypatch.setattr(build, "load_chosen", lambda settings, progress: "the pair")
     monkeypatch.setattr(bench, "measure", measure)
     monkeypatch.setattr(bench_command, "_with_chat_memory", lambda findings, *_: findings)
     monkeypatch.setattr(document, "for_terminal", lambda findings: f"the {findings}")
@@ -166,7 +166,7 @@ def test_a_request_to_end_is_an_interrupt_while_it_measures() -> None:
     before = signal.getsignal(signal.SIGTERM)
     with pytest.raises(typer.Exit) as ended, bench_command._interruptible():
         signal.raise_signal(signal.SIGTERM)
-    assert ended.value.exit_code == experiment.INTERRUPTED
+    assert ended.value.exit_code == testbed_run.INTERRUPTED
     assert signal.getsignal(signal.SIGTERM) is before
 
 

@@ -10,8 +10,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from app.state.answer import Answer
-from app.state.message_edit import Editing
 from app.state.history import Exchange, History, HistoryError, turns
+from app.state.message_edit import Editing
 from app.store.recording import NoRecord
 from sequoia_core.config import SamplingParams
 from sequoia_core.errors import ContextFullError

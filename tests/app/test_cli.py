@@ -13,18 +13,17 @@ import pytest
 from typer.testing import CliRunner, Result
 
 import sequoia_core
-from app.commands import doctor_checks as checkup, machine
-from app.engine import build as launch
-from app.config import paths
 from app.cli import app
-from app.commands import chat, models
+from app.commands import chat, doctor_checks, machine, models
 from app.commands.growmap import drawing
 from app.commands.machine import Memory
-from app.engine.messages import ChatSettings
 from app.commands.progress import progress_line
-from app.store.recording import NoRecord
+from app.config import paths
 from app.config.settings import Settings, load_settings
+from app.engine import build
+from app.engine.messages import ChatSettings
 from app.store.recorder import DatabaseRecorder
+from app.store.recording import NoRecord
 from sequoia_core.errors import GrowMapError, ModelLoadError, ParameterError
 from sequoia_core.model.loading import forward, pair
 from sequoia_core.model.loading.catalogue import catalogue
@@ -96,7 +95,7 @@ def test_a_wrong_command_or_option_names_the_right_one(arguments: str, hint: str
 )
 def test_a_wrong_growmap_names_the_right_one(name: str, hint: str) -> None:
     with pytest.raises(GrowMapError, match=re.escape(hint)):
-        launch.tree_choice(ChatSettings(growmap=name))
+        build.tree_choice(ChatSettings(growmap=name))
 
 
 def test_completion_is_offered() -> None:
@@ -260,11 +259,11 @@ def test_doctor_says_why_pytorch_computes(
 ) -> None:
     monkeypatch.setattr(forward, "load_library", not_built)
     (told,) = (each for each in findings() if each.subject == "forward")
-    assert told.verdict is checkup.Verdict.WARN
+    assert told.verdict is doctor_checks.Verdict.WARN
     assert told.detail.startswith("PyTorch 2")
     assert told.detail.endswith(": the native forward was not built; run: make native")
     (told,) = (each for each in findings(weights="torch") if each.subject == "forward")
-    assert told.verdict is checkup.Verdict.OK
+    assert told.verdict is doctor_checks.Verdict.OK
     assert "native" not in told.detail
 
 
@@ -285,8 +284,8 @@ def not_built() -> None:
     raise ModelLoadError("the native forward was not built; run: make native")
 
 
-def findings(**flags: str) -> list[checkup.Finding]:
-    return list(checkup.examine(lambda: load_settings({"device": "cpu", **flags})))
+def findings(**flags: str) -> list[doctor_checks.Finding]:
+    return list(doctor_checks.examine(lambda: load_settings({"device": "cpu", **flags})))
 
 
 def test_doctor_names_what_an_earlier_version_left_in_the_cache(
@@ -297,7 +296,7 @@ def test_doctor_names_what_an_earlier_version_left_in_the_cache(
     (tmp_path / "converted").mkdir()
     (tmp_path / "converted" / "a").write_bytes(b"x" * 1024)
     (told,) = (each for each in findings() if each.subject == "old conversions")
-    assert told.verdict is checkup.Verdict.WARN
+    assert told.verdict is doctor_checks.Verdict.WARN
     assert told.detail == f"{tmp_path / 'converted'} (1.0 KiB) is not read any more; remove it"
 
 
@@ -323,22 +322,25 @@ def test_doctor_judges_the_terminal(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("COLUMNS", "20")
     monkeypatch.setenv("LINES", "5")
     monkeypatch.setenv("TMUX", "/tmp/socket")
-    size, colours = list(checkup.examine(lambda: load_settings({})))[-2:]
-    assert (size.verdict, size.detail) == (checkup.Verdict.WARN, "20x5; the screen wants 60x20")
-    assert colours.verdict == checkup.Verdict.WARN
+    size, colours = list(doctor_checks.examine(lambda: load_settings({})))[-2:]
+    assert (size.verdict, size.detail) == (
+        doctor_checks.Verdict.WARN,
+        "20x5; the screen wants 60x20",
+    )
+    assert colours.verdict == doctor_checks.Verdict.WARN
     assert "TMUX=/tmp/socket" in colours.detail
     monkeypatch.setenv("COLUMNS", "160")
     monkeypatch.setenv("LINES", "50")
     monkeypatch.setenv("COLORTERM", "truecolor")
-    size, colours = list(checkup.examine(lambda: load_settings({})))[-2:]
-    assert (size.verdict, size.detail) == (checkup.Verdict.OK, "160x50")
-    assert colours.verdict == checkup.Verdict.OK
+    size, colours = list(doctor_checks.examine(lambda: load_settings({})))[-2:]
+    assert (size.verdict, size.detail) == (doctor_checks.Verdict.OK, "160x50")
+    assert colours.verdict == doctor_checks.Verdict.OK
 
 
 def test_doctor_misses_a_library_and_sees_a_gpu(
     embedded_target: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(checkup, "_PACKAGES", ("no-such-library",))
+    monkeypatch.setattr(doctor_checks, "_PACKAGES", ("no-such-library",))
     monkeypatch.setattr(machine, "gpus", lambda: [Memory("GPU X", 2**30)])
     result = sequoia("doctor")
     assert result.exit_code == 1
@@ -406,7 +408,7 @@ def test_sequoia_alone_opens_the_chat_with_its_settings(
         assert insight
         return settings.target, progress
 
-    monkeypatch.setattr(launch, "build_chat", build)
+    monkeypatch.setattr(build, "build_chat", build)
     errors = sit_down(monkeypatch)
     chat.open_chat({"target": "some/model", "temperature": 0.1})
     (opened,) = screen

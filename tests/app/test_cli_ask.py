@@ -12,9 +12,9 @@ from typing import Any
 import pytest
 from typer.testing import CliRunner, Result
 
-from app.engine import build as launch
 from app.cli import app
 from app.config.settings import Settings
+from app.engine import build
 from sequoia_core.config import Mode, SamplingParams
 from sequoia_core.decode.tree_choice import ADAPTIVE
 from sequoia_core.errors import ContextFullError
@@ -99,7 +99,7 @@ class ScriptedEngine(ReplayEngine):
 @pytest.fixture
 def stage(monkeypatch: pytest.MonkeyPatch) -> Stage:
     stage = Stage()
-    monkeypatch.setattr(launch, "build_chat", stage.build)
+    monkeypatch.setattr(build, "build_chat", stage.build)
     return stage
 
 

@@ -10,10 +10,18 @@ from hypothesis import given
 from hypothesis import strategies as st
 from textual.selection import SELECT_ALL
 
-from app.ui.clipboard import (MOST_BYTES, PROGRAMS, Program, copy_with, local_programs, terminal_sequence, told)
-from app.present.copyable import CopyError, code_blocks, copy_answer, copy_code
 from app.engine.messages import ChatSettings
+from app.present.copyable import CopyError, code_blocks, copy_answer, copy_code
 from app.state.slash_commands import CopyAsked, SlashError, parse_command
+from app.ui.clipboard import (
+    MOST_BYTES,
+    PROGRAMS,
+    Program,
+    copy_with,
+    local_programs,
+    terminal_sequence,
+    told,
+)
 from app.widgets.transcript import Transcript
 from tests.app.driving import Driver, driving
 from tests.fakes import ANSWER, make_answer, replay

@@ -6,7 +6,24 @@ from collections.abc import Callable, Iterator, Sequence
 import pytest
 
 from app.engine.decode_thread import Decoder
-from app.engine.messages import (Answering, Ask, Astray, ChooseTree, Clear, LoadFailed, Loading, LoadProgress, Ready, Refused, Report, Restore, SetSystem, Start, SystemRefused, Tuning)
+from app.engine.messages import (
+    Answering,
+    Ask,
+    Astray,
+    ChooseTree,
+    Clear,
+    LoadFailed,
+    Loading,
+    LoadProgress,
+    Ready,
+    Refused,
+    Report,
+    Restore,
+    SetSystem,
+    Start,
+    SystemRefused,
+    Tuning,
+)
 from sequoia_core.config import Mode, SamplingParams
 from sequoia_core.errors import ModelLoadError, ParameterError
 from sequoia_core.events import (

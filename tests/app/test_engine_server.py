@@ -8,9 +8,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from app.engine.window_session import WAITING
-from app.engine.messages import (Ask, Clear, LoadFailed, Loading, LoadProgress, Race, Restore)
+from app.engine.messages import Ask, Clear, LoadFailed, Loading, LoadProgress, Race, Restore
 from app.engine.protocol import Done, Go, Held, Leave, Opened, Rejected, Stop, Tune
+from app.engine.window_session import WAITING
 from sequoia_core.chat.race import Lane, RaceEvent, RaceTerms, race
 from sequoia_core.config import SamplingParams
 from sequoia_core.errors import ModelLoadError, ParameterError, SequoiaError

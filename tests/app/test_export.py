@@ -6,8 +6,8 @@ from pathlib import Path
 import pytest
 from markdown_it import MarkdownIt
 
-from app.state.answer import Answer
 from app.present.export import Chat, answer_events, as_json, as_markdown, asked
+from app.state.answer import Answer
 from app.state.history import History
 from sequoia_core.events import (
     Event,

@@ -9,12 +9,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 from rich.cells import cell_len
 
-from app.state.answer import Answer, Chosen
 from app.present.acceptance_map import HeatMap, expected
-from app.screens.chat.step_inspector import LEGEND
-from app.store.trouble import DamagedError
-from app.present.tree_rows import BONUS_NODE, Verdict, ordinal, tree_rows
 from app.present.node_explanation import why
+from app.present.tree_rows import BONUS_NODE, Verdict, ordinal, tree_rows
+from app.screens.chat.step_inspector import LEGEND
+from app.state.answer import Answer, Chosen
+from app.store.trouble import DamagedError
 from sequoia_core.events import (
     Event,
     FinishReason,

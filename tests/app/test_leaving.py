@@ -90,7 +90,7 @@ async def test_a_step_that_takes_long_is_given_up_and_what_came_before_it_is_kep
             await chat.type("Why?", "enter")
             await chat.until(lambda: chat.steps == 2)
             await pilot.press("ctrl+q")
-        assert app.engine.decode_thread.alive
+        assert app.decoder.alive
         (session,) = Archive(tmp_path / "sessions.db").sessions()
         (exchange,) = Archive(tmp_path / "sessions.db").load(session.id).history.branch
         assert exchange.answer.text.startswith("The sky is")
@@ -99,7 +99,7 @@ async def test_a_step_that_takes_long_is_given_up_and_what_came_before_it_is_kep
         assert exchange.answer.finished.totals.steps == 2
     finally:
         held.set()
-    assert app.engine.decode_thread.shutdown(PATIENCE)
+    assert app.decoder.shutdown(PATIENCE)
 
 
 async def test_a_question_sent_while_loading_is_kept_and_the_load_not_waited_for(
@@ -117,7 +117,7 @@ async def test_a_question_sent_while_loading_is_kept_and_the_load_not_waited_for
         async with app.run_test() as pilot:
             await Driver(app, pilot).type("Why?", "enter")
             await pilot.press("ctrl+q")
-        assert app.engine.decode_thread.alive
+        assert app.decoder.alive
         (session,) = Archive(tmp_path / "sessions.db").sessions()
         (exchange,) = Archive(tmp_path / "sessions.db").load(session.id).history.branch
         assert exchange.prompt == "Why?"
@@ -125,7 +125,7 @@ async def test_a_question_sent_while_loading_is_kept_and_the_load_not_waited_for
         assert exchange.answer.failure is None
     finally:
         loaded.set()
-    assert app.engine.decode_thread.shutdown(PATIENCE)
+    assert app.decoder.shutdown(PATIENCE)
 
 
 def test_the_interpreter_is_not_unwound_after_a_chat(monkeypatch: pytest.MonkeyPatch) -> None:

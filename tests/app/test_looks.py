@@ -8,11 +8,11 @@ from rich.segment import Segment
 from rich.style import Style
 from textual.color import Color
 
-from app.present.accessible import PlainFrames, row_in_words
-from app.ui.base_app import BaseApp
-from app.engine.messages import ChatSettings
 from app.config.themes import TERMINAL_THEME
+from app.engine.messages import ChatSettings
+from app.present.accessible import PlainFrames, row_in_words
 from app.present.tree_rows import Row, Verdict
+from app.ui.base_app import BaseApp
 from tests.app.driving import Driver, driving
 from tests.fakes import replay
 

@@ -7,9 +7,9 @@ import pytest
 from typer.testing import CliRunner
 
 import sequoia_core
-from app.commands import doctor_checks as checkup
-from app.commands.doctor_checks import Finding, Verdict
 from app.cli import app
+from app.commands import doctor_checks
+from app.commands.doctor_checks import Finding, Verdict
 from app.commands.options import MODEL_OPTIONS
 from app.config.settings import load_settings
 from sequoia_core.bench.workshop import Sources, Workshop
@@ -85,7 +85,9 @@ def test_what_cannot_be_is_one_line(options: list[str], code: int, message: str)
 
 
 def findings(**flags: str) -> list[Finding]:
-    return list(checkup._forward(load_settings({"device": "cpu", **flags}), models_there=False))
+    return list(
+        doctor_checks._forward(load_settings({"device": "cpu", **flags}), models_there=False)
+    )
 
 
 def test_doctor_tells_of_it() -> None:

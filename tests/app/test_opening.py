@@ -9,10 +9,10 @@ from rich.segment import Segment
 from rich.style import Style
 from rich.text import Text
 
-from app.store.recording import About
 from app.screens.search import SearchScreen
 from app.store.archive import Archive
 from app.store.matching import hits, terms
+from app.store.recording import About
 from app.widgets.blocks import wrap
 from app.widgets.sought import line_of, mark, spot
 from tests.app.driving import Driver

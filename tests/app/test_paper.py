@@ -8,10 +8,10 @@ from typing import Any
 import pytest
 from typer.testing import CliRunner
 
-from app.engine import build as launch
-from app.commands import paper_run as paper
 from app.cli import app
+from app.commands import paper_run
 from app.commands.paper import Hardware
+from app.engine import build
 from sequoia_core.config import Offload
 from sequoia_core.errors import ModelLoadError
 from sequoia_core.model.loading.pair import embedded_target_path
@@ -60,7 +60,7 @@ def small_machine(monkeypatch: pytest.MonkeyPatch) -> None:
     def room(_settings: object) -> Room:
         return Room("cpu", 6 * 2**30, 10**13, 2, token=False, fetched=lambda _name: False)
 
-    monkeypatch.setattr(paper, "room", room)
+    monkeypatch.setattr(paper_run, "room", room)
 
 
 def test_the_table_runs_on_any_pair_is_kept_and_goes_on(
@@ -103,9 +103,9 @@ def test_other_options_do_not_go_on_with_a_kept_table(
 ) -> None:
     head = tmp_path / "out" / "cells.jsonl"
     head.parent.mkdir()
-    settings = paper.PaperModels({"dtype": "float32"}, Choice("a100")).settings
+    settings = paper_run.PaperModels({"dtype": "float32"}, Choice("a100")).settings
     choice, options = Choice("a100", growmap="k-ary/2x2"), PaperOptions(0, 1, 1.0, 17)
-    begun = paper.head_of(settings, choice, options)
+    begun = paper_run.head_of(settings, choice, options)
     head.write_text(json.dumps(begun) + "\n")
     assert words in run(*own, *changed, code=2)
 
@@ -129,7 +129,7 @@ def test_a_target_whose_layers_are_streamed_needs_less(
     def load(_settings: object, _progress: object) -> object:
         raise ModelLoadError("not fetched here")
 
-    monkeypatch.setattr(launch, "load_chosen", load)
+    monkeypatch.setattr(build, "load_chosen", load)
     wanted = (*COMMAND, "a100", "--pairs", "1.3b-33b", "--json", "--dst")
     for more, reason in (((), "needs 63.6 GiB"), (("--offload", "disk"), "not fetched here")):
         values = json.loads(run(*wanted, str(tmp_path / reason), *more))
@@ -145,9 +145,11 @@ def test_a_published_pair_is_loaded_by_its_names_and_streamed_where_it_was(
         asked.append(settings)
         raise ModelLoadError(f"{settings.target}: the hub cannot be reached")
 
-    monkeypatch.setattr(launch, "load_chosen", load)
+    monkeypatch.setattr(build, "load_chosen", load)
     monkeypatch.setattr(
-        paper, "room", lambda _: Room("cpu", 10**13, 10**13, 2, token=True, fetched=lambda _: False)
+        paper_run,
+        "room",
+        lambda _: Room("cpu", 10**13, 10**13, 2, token=True, fetched=lambda _: False),
     )
     values = json.loads(run(*COMMAND, "l40", "--dst", str(tmp_path), "--json"))
     assert {cell["skipped"] for cell in values["cells"]} == {
@@ -198,7 +200,7 @@ def test_an_interrupted_run_says_how_to_go_on(
     def interrupt(*_arguments: object) -> object:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(launch, "load_chosen", interrupt)
+    monkeypatch.setattr(build, "load_chosen", interrupt)
     told = run(*own, code=130)
     assert "interrupted; 0 cells are kept in" in told
     assert "the same command goes on" in told
@@ -208,7 +210,7 @@ def test_an_interrupted_run_says_how_to_go_on(
 def test_the_machine_is_asked_for_what_there_is(device: str, place: str) -> None:
     from app.config.settings import load_settings
 
-    room = paper.room(load_settings({"device": device, "dtype": "float32"}))
+    room = paper_run.room(load_settings({"device": device, "dtype": "float32"}))
     assert (room.place, room.value_bytes) == (place, 4)
     assert room.memory > 0
     assert room.disk > 0

@@ -12,10 +12,10 @@ import pytest
 
 from app.app import _log_to_file
 from app.config.destination import to_be_written
+from app.config.themes import load_theme
 from app.store import windows
 from app.store.recorder import DatabaseRecorder
 from app.ui.svg import with_local_fonts
-from app.config.themes import load_theme
 from sequoia_core.errors import ParameterError
 from sequoia_core.events import Event
 from sequoia_core.recording.replay_engine import Asked, recorded

@@ -10,13 +10,13 @@ from hypothesis import strategies as st
 from rich.cells import cell_len
 from rich.style import Style
 
-from app.state.answer import Answer
 from app.present.markdown import Lines, MarkdownLook, MarkdownPen
-from app.ui.frame_pacer import SHARE, Pace
-from app.state.stats import Statistics, step_speedup
-from app.present.tree_rows import (GLYPHS, MAX_GUIDE_CELLS, Row, Verdict, guide_width, tree_rows)
+from app.present.tree_rows import GLYPHS, MAX_GUIDE_CELLS, Row, Verdict, guide_width, tree_rows
+from app.state.answer import Answer
 from app.state.sanitize import fit, quote_token, visible
+from app.state.stats import Statistics, step_speedup
 from app.state.step_cursor import Walk
+from app.ui.frame_pacer import SHARE, Pace
 from app.widgets.statistics import gauge, sparkline
 from sequoia_core.events import Origin, Outcome, Step, Totals
 from tests.fakes import ANSWER, PARENTS_16, make_answer, make_step, unmeasured, with_baseline

@@ -12,10 +12,17 @@ from hypothesis import strategies as st
 from rich.style import Style
 
 from app.app import ChatSettings
-from app.state.history import Exchange
-from app.state.race_result import (Agreement, RaceResult, RaceRun, agreement_told, kept_note, tree_name)
-from app.store.recording import NoRecord
 from app.screens.race import RaceScreen
+from app.state.history import Exchange
+from app.state.race_result import (
+    Agreement,
+    RaceResult,
+    RaceRun,
+    agreement_told,
+    kept_note,
+    tree_name,
+)
+from app.store.recording import NoRecord
 from app.widgets.lane_text import GrowingLines, LaneText
 from sequoia_core.chat.race import Lane, Raced, RaceEvent, RaceTerms
 from sequoia_core.events import (

@@ -6,10 +6,10 @@ from pathlib import Path
 
 import pytest
 
-from app.state.answer import Answer
 from app.app import ChatSettings, SequoiaApp
-from app.store.recorder import DatabaseRecorder
+from app.state.answer import Answer
 from app.state.step_cursor import READING
+from app.store.recorder import DatabaseRecorder
 from sequoia_core.events import Step
 from tests.app.driving import Driver, driving
 from tests.app.insights import MemoryRecord

@@ -16,11 +16,11 @@ from textual.pilot import Pilot
 from typer.testing import CliRunner
 
 from app import cli
-from app.state.answer import Answer
-from app.engine.messages import ChatSettings
-from app.state.player import SPEEDS, Loading, Player
 from app.commands.replay_app import ReplayApp
+from app.engine.messages import ChatSettings
 from app.screens.replay_help import ReplayHelp
+from app.state.answer import Answer
+from app.state.player import SPEEDS, Loading, Player
 from app.state.timeline import READ_SECONDS, REST_SECONDS, ItemKind, Timeline
 from app.widgets.heat_view import HeatView
 from app.widgets.key_bar import KeyBar
@@ -470,10 +470,10 @@ async def test_keys_are_those_that_a_person_chose(tmp_path: Path) -> None:
     )
     async with app.run_test(size=(120, 44)) as pilot:
         await pilot.press("space")
-        assert not app.state.player.player.playing
+        assert not app.replay.player.playing
         await pilot.press("f9")
-        assert app.state.player.player.playing
-        bar = app.state.player.query_one(KeyBar)
+        assert app.replay.player.playing
+        bar = app.replay.query_one(KeyBar)
         assert "f9 pause" in bar.render().plain
 
 
@@ -485,7 +485,7 @@ async def test_accessible_it_tells_its_place_in_words(tmp_path: Path) -> None:
     async with app.run_test(size=(120, 44)) as pilot:
         await pilot.press("end")
         await pilot.pause()
-        told = app.state.player.query_one(SeekBar).render().plain
+        told = app.replay.query_one(SeekBar).render().plain
         assert told.startswith("paused, 0:0")
         assert told.isascii()
 

@@ -7,8 +7,8 @@ from typing import Any
 import pytest
 from typer.testing import CliRunner, Result
 
-from app.engine import build as launch
 from app.cli import app
+from app.engine import build
 from sequoia_core.data import load_prompts
 from sequoia_core.errors import ModelLoadError
 from sequoia_core.model.loading.pair import Pair, embedded_target_path
@@ -49,7 +49,7 @@ def loaded(monkeypatch: pytest.MonkeyPatch, tiny: Pair) -> list[Any]:
         settings.append(given)
         return tiny
 
-    monkeypatch.setattr(launch, "load_chosen", load)
+    monkeypatch.setattr(build, "load_chosen", load)
     return settings
 
 

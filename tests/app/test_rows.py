@@ -8,8 +8,8 @@ from hypothesis import strategies as st
 from rich.console import Console
 from rich.style import Style
 
-from app.state.answer import Answer
 from app.present.markdown import Lines, MarkdownLook, MarkdownPen
+from app.state.answer import Answer
 from app.state.spans import PackedSpans, Span
 from app.widgets.blocks import Look
 from app.widgets.entries import AnswerEntry, Entry, TextEntry

@@ -5,9 +5,9 @@ from typing import Any
 
 import pytest
 
+from app.config.settings import Settings, SettingsError, load_settings
 from app.engine.build import Models, build_chat, chosen_models, tree_choice
 from app.engine.messages import ChatSettings
-from app.config.settings import Settings, SettingsError, load_settings
 from sequoia_core.config import Mode, Offload, WeightFormat
 from sequoia_core.errors import GrowMapError, ParameterError
 from sequoia_core.model.interface import Lookup, TreeChoice

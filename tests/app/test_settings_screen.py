@@ -8,12 +8,12 @@ from pathlib import Path
 import pytest
 from textual.widgets import Input, OptionList
 
-from app.engine.messages import ChatSettings
 from app.config.setting_specs import GROUPS, Preferences, Source, shown
+from app.config.settings import Settings, SettingsError, load_settings
+from app.engine.messages import ChatSettings
 from app.screens.chat.screen import ChatScreen
 from app.screens.choosing import ChoiceScreen, KeyScreen
 from app.screens.settings import SettingsScreen
-from app.config.settings import Settings, SettingsError, load_settings
 from sequoia_core.config import Mode
 from sequoia_core.errors import GrowMapError, ParameterError, SequoiaError
 from tests.app.driving import Driver, driving

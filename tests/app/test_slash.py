@@ -9,7 +9,18 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from app.engine.messages import ChatSettings
-from app.state.slash_commands import (USAGE, Bye, ClearChat, Help, Sessions, Set, Show, SlashError, is_command, parse_command)
+from app.state.slash_commands import (
+    USAGE,
+    Bye,
+    ClearChat,
+    Help,
+    Sessions,
+    Set,
+    Show,
+    SlashError,
+    is_command,
+    parse_command,
+)
 from sequoia_core.config import Mode
 from sequoia_core.errors import ParameterError
 from sequoia_core.model.interface import Lookup

@@ -8,9 +8,9 @@ from typing import Any
 import pytest
 from textual.pilot import Pilot
 
+from app.commands.replay_app import ReplayApp
 from app.engine.messages import ChatSettings
 from app.state.player import Loading, Player
-from app.commands.replay_app import ReplayApp
 from sequoia_core.events import Step
 from sequoia_core.recording.trace_file import TraceReader
 from tests.app.insights import with_insight

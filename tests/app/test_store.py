@@ -14,13 +14,13 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from app.state.answer import Answer
-from app.store.recording import About
 from app.store import schema, writer
 from app.store.archive import Archive
 from app.store.growing import CLOSED
 from app.store.matching import terms
 from app.store.packing import CUT_OFF
 from app.store.recorder import DatabaseRecorder
+from app.store.recording import About
 from app.store.trouble import StoreError
 from app.store.writer import Recovered, Relieved, Troubled
 from sequoia_core.events import Event, Step

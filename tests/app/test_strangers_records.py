@@ -12,8 +12,9 @@ from typer.testing import CliRunner
 
 from app import cli
 from app.commands.ask import read_prompt
-from app.state.race_result import kept_note
 from app.config.settings import SettingsError, load_settings
+from app.state.race_result import kept_note
+from app.state.timeline import Timeline
 from app.store.archive import Archive
 from app.store.matching import terms
 from app.store.packing import (
@@ -26,7 +27,6 @@ from app.store.packing import (
 )
 from app.store.recorded_steps import RecordedSteps
 from app.store.trouble import DamagedError, StoreError
-from app.state.timeline import Timeline
 from sequoia_core.errors import ParameterError
 from sequoia_core.events import Event, Piece, Step, TextDelta
 from tests.app.records import record_chats

@@ -11,9 +11,9 @@ from pathlib import Path
 
 import pytest
 
-from app.ui.drivers import GONE
 from app.commands.terminal import Terminal
 from app.store.unsent import keep_unsent, take_unsent
+from app.ui.drivers import GONE
 
 PATIENCE = 30.0
 CHAT = """

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from textual import events
 from textual.message import Message
 
-from app.ui.terminal_input import (KEY_SECONDS, PASTE_SECONDS, SEQUENCE_SECONDS, TerminalInput)
+from app.ui.terminal_input import KEY_SECONDS, PASTE_SECONDS, SEQUENCE_SECONDS, TerminalInput
 
 START, END = b"\x1b[200~", b"\x1b[201~"
 CTRL_Q = b"\x11"

@@ -10,8 +10,19 @@ import pytest
 from pygments.token import STANDARD_TYPES
 from textual.color import Color
 
+from app.config.themes import (
+    APP_COLORS,
+    DEFAULT_THEME,
+    TERMINAL_THEME,
+    ThemeError,
+    ThemeFolders,
+    app_color_defaults,
+    least_contrast,
+    load_theme,
+    load_themes,
+    packaged_folder,
+)
 from app.present.code_colors import CODE_STYLES, ReadableCode, readable
-from app.config.themes import (APP_COLORS, DEFAULT_THEME, TERMINAL_THEME, ThemeError, ThemeFolders, app_color_defaults, least_contrast, load_theme, load_themes, packaged_folder)
 from tests.app.color_vision import (
     DEUTERANOPIA,
     PLAIN,

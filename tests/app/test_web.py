@@ -19,9 +19,9 @@ from typer.testing import CliRunner
 from app.cli import app
 from app.commands.web import serve
 from app.engine.messages import LoadFailed, Loading
+from app.engine.protocol import Done
 from app.web.processes import EngineProcess, window_command
 from app.web.server import Address, Slots, WebServer
-from app.engine.protocol import Done
 from sequoia_core.errors import ParameterError, SequoiaError
 from tests.app.serving import making, running
 from tests.fakes import replay

@@ -12,7 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from app.engine.messages import Ask, Race, Restore
-from app.engine.protocol import (Choose, Link, ToEngine, ToWindow, WireError, from_line, to_line)
+from app.engine.protocol import Choose, Link, ToEngine, ToWindow, WireError, from_line, to_line
 from sequoia_core.chat.race import Raced, RaceTerms
 from sequoia_core.config import SamplingParams
 from sequoia_core.errors import GrowMapError
@@ -50,7 +50,11 @@ messages = st.one_of(
     events,
     raced,
     st.builds(RaceTerms),
-    *(special.get(kind, st.builds(kind)) for kind in KINDS if kind.__module__ == "app.engine.protocol"),
+    *(
+        special.get(kind, st.builds(kind))
+        for kind in KINDS
+        if kind.__module__ == "app.engine.protocol"
+    ),
 )
 
 

@@ -37,13 +37,13 @@ def open_settings(chat: "ChatScreen") -> None:
 
     follower = Follower(
         settings=lambda: chat.settings,
-        keys=lambda: app.config.keymap,
+        keys=lambda: app.keys,
         allowed=allowed,
         change=change,
         preview=preview,
         try_keys=lambda wanted: _try_keys(chat, wanted),
     )
-    app.push_screen(SettingsScreen(app.config.setting_specs, follower, sorted(app.own_themes)))
+    app.push_screen(SettingsScreen(app.preferences, follower, sorted(app.own_themes)))
 
 
 def use_setting(chat: "ChatScreen", name: str, settings: ChatSettings) -> None:

@@ -8,10 +8,10 @@ import time
 from collections.abc import Callable, Iterable, Sequence
 from typing import TYPE_CHECKING
 
-from ...state.answer import Answer
-from ...state.message_edit import Editing
-from ...state.history import Exchange, History, turns
 from ...engine.messages import Restore
+from ...state.answer import Answer
+from ...state.history import Exchange, History, turns
+from ...state.message_edit import Editing
 from ...store.matching import Term
 from ...widgets.entries import AnswerEntry
 from .transcript_pages import Pages

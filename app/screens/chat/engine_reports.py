@@ -6,7 +6,19 @@ from typing import TYPE_CHECKING
 from sequoia_core.events import Event, Failed, Finished, Notice, TreeChosen
 
 from ...engine.decode_thread import astray
-from ...engine.messages import (Answering, Astray, LoadFailed, Loading, RaceEnded, Racing, Ready, Refused, Report, SystemRefused, Tuning)
+from ...engine.messages import (
+    Answering,
+    Astray,
+    LoadFailed,
+    Loading,
+    RaceEnded,
+    Racing,
+    Ready,
+    Refused,
+    Report,
+    SystemRefused,
+    Tuning,
+)
 from ..race import take_report
 
 if TYPE_CHECKING:

@@ -2,13 +2,25 @@
 
 from typing import TYPE_CHECKING
 
-from ...present.settings_summary import describe
 from ...engine.messages import Clear
-from ...state.slash_commands import (Bye, ClearChat, CopyAsked, Export, Help, RaceAsked, Sessions, Set, Show, ShowSettings, parse_command)
+from ...present.settings_summary import describe
+from ...state.slash_commands import (
+    Bye,
+    ClearChat,
+    CopyAsked,
+    Export,
+    Help,
+    RaceAsked,
+    Sessions,
+    Set,
+    Show,
+    ShowSettings,
+    parse_command,
+)
+from ..race import start_race
+from .apply_settings import open_settings, refuse_while_busy, use_setting
 from .copy import copy_asked
 from .export import begin_export
-from .apply_settings import open_settings, refuse_while_busy, use_setting
-from ..race import start_race
 
 if TYPE_CHECKING:
     from .screen import ChatScreen

@@ -16,27 +16,27 @@ from sequoia_core.errors import SequoiaError
 from sequoia_core.events import TreeChosen
 from sequoia_core.model.interface import PairDescription
 
-from ...state.answer import Answer
 from ...engine.decode_thread import Decoder
-from ...state.history import Exchange
 from ...engine.messages import Ask, ChatSettings
+from ...state.answer import Answer
+from ...state.history import Exchange
 from ...state.race_result import RaceRun
-from ...store.recording import NoRecord, Recorder
 from ...state.slash_commands import is_command
+from ...store.recording import NoRecord, Recorder
 from ...widgets.entries import AnswerEntry
 from ...widgets.prompt import Prompt
 from ...widgets.transcript import Transcript
 from ...widgets.tree_view import TreeView
-from .branches import Branching
-from .run_command import run_command
-from .panels import Activity, Dashboard
-from ..redraw import Drawing
 from ..help import HelpScreen
-from .step_inspector import Inspector
-from .session_actions import Keeping
-from .apply_settings import ANSWERING, open_settings
 from ..prompted import PromptedScreen
+from ..redraw import Drawing
+from .apply_settings import ANSWERING, open_settings
+from .branches import Branching
 from .engine_reports import take
+from .panels import Activity, Dashboard
+from .run_command import run_command
+from .session_actions import Keeping
+from .step_inspector import Inspector
 
 if TYPE_CHECKING:
     from ...app import SequoiaApp

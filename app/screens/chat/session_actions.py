@@ -12,20 +12,20 @@ from typing import TYPE_CHECKING
 
 from sequoia_core.events import Event, Failed, Finished, FinishReason, Totals
 
-from ...state.history import Exchange
 from ...engine.messages import Answering, Clear, Report, SetSystem
+from ...state.history import Exchange
 from ...state.race_result import kept_note
-from ...store.recording import About, Recorder
+from ...state.sanitize import fit
 from ...state.slash_commands import SlashError
 from ...store.archive import StoredSession
 from ...store.operations import LeftOpen
 from ...store.recorder import DatabaseRecorder
+from ...store.recording import About, Recorder
 from ...store.trouble import StoreError
 from ...store.writer import Recovered, Relieved, Troubled
-from ...state.sanitize import fit
-from .apply_settings import ANSWERING, refuse_while_busy
 from ..search import Place, SearchScreen
 from ..sessions import SessionsScreen
+from .apply_settings import ANSWERING, refuse_while_busy
 
 if TYPE_CHECKING:
     from .screen import ChatScreen

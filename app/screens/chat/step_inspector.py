@@ -13,9 +13,9 @@ from textual.dom import DOMNode
 from textual.widget import Widget
 
 from ...present.acceptance_map import HeatMap
+from ...present.node_explanation import why
 from ...state.history import Exchange
 from ...state.step_cursor import Walk
-from ...present.node_explanation import why
 from ...widgets.entries import AnswerEntry
 from ...widgets.why_panel import WhyPanel
 from .step_loader import Recalling

@@ -13,8 +13,8 @@ from sequoia_core.events import Step
 
 from ...state.answer import Answer
 from ...state.history import Exchange
-from ...store.recording import Recorder
 from ...state.stats import Statistics
+from ...store.recording import Recorder
 from ...store.trouble import StoreError
 
 if TYPE_CHECKING:
