@@ -19,9 +19,9 @@ if TYPE_CHECKING:
     from sequoia_core.config import Mode, SamplingParams
     from sequoia_core.decode.engine import Engine
     from sequoia_core.errors import SequoiaError
-    from sequoia_core.model.interface import TreeChoice
     from sequoia_core.model.loading.pair import load_pair
     from sequoia_core.text.chat_template import Turn
+    from sequoia_core.tree.choice import TreeChoice
     from sequoia_core.tree.growmap import GrowMap
 
 __all__ = [
@@ -45,7 +45,7 @@ _HOMES = {
     "Mode": "config",
     "SamplingParams": "config",
     "SequoiaError": "errors",
-    "TreeChoice": "model.interface",
+    "TreeChoice": "tree.choice",
     "Turn": "text.chat_template",
     "load_pair": "model.loading.pair",
 }

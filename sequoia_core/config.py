@@ -1,4 +1,4 @@
-"""What a caller may choose about decoding: sampling parameters and the mode.
+"""What a caller may choose about decoding: sampling parameters, the mode, formats.
 
 Owns validation of these values; knows nothing of models, trees or devices.
 """
@@ -113,3 +113,17 @@ class SamplingParams:
     def shapes(self) -> bool:
         """Whether a distribution is cut by top-p or top-k."""
         return self.top_p < 1.0 or self.top_k > 0
+
+
+class Lookup(StrEnum):
+    """Whether continuations found in the conversation itself are speculated with.
+
+    Attributes:
+        ON: whenever one is found.
+        OFF: never.
+        AUTO: where they were right often enough to pay for their rows.
+    """
+
+    ON = "on"
+    OFF = "off"
+    AUTO = "auto"

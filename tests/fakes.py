@@ -16,6 +16,7 @@ from sequoia_core.events import (
     Finished,
     FinishReason,
     Outcome,
+    PairDescription,
     Piece,
     PrefillDone,
     Step,
@@ -25,7 +26,6 @@ from sequoia_core.events import (
     TreeChosen,
     TreeNode,
 )
-from sequoia_core.model.interface import PairDescription
 from sequoia_core.recording.replay_engine import ReplayEngine, Trace
 from sequoia_core.text.chat_template import Turn
 

@@ -7,7 +7,7 @@ from typing import Any
 from typer.core import TyperGroup
 from typer.exceptions import TyperException
 
-from sequoia_core.suggest import close_names, suggest
+from sequoia_core.errors import close_names, suggest
 
 _COMMANDS = {
     "serve": "web", "server": "web", "browser": "web", "benchmark": "bench", "train": "distill",

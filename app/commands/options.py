@@ -13,10 +13,9 @@ from typing import Annotated, Any
 
 import typer
 
-from sequoia_core.config import Mode, Offload, WeightFormat
+from sequoia_core.config import Lookup, Mode, Offload, WeightFormat
 from sequoia_core.errors import ParameterError
 from sequoia_core.files import read_text
-from sequoia_core.model.interface import Lookup
 
 _FLAGS = "sequoia.flags"
 _DEBUG = "sequoia.debug"

@@ -7,7 +7,7 @@ from pathlib import Path
 from textual.app import SystemCommand
 from textual.screen import Screen
 
-from sequoia_core.model.interface import PairDescription
+from sequoia_core.events import PairDescription
 
 from ..engine.messages import ChatSettings
 from ..screens.replay import ReplayScreen

@@ -18,12 +18,13 @@ from statistics import median
 from time import perf_counter
 from typing import Any
 
+from sequoia_core.chat.interface import ChatEngine
 from sequoia_core.chat.race import RaceEvent
 from sequoia_core.config import SamplingParams
 from sequoia_core.errors import SequoiaError
-from sequoia_core.events import Event, Step
-from sequoia_core.model.interface import ChatEngine, PairDescription, TreeChoice
+from sequoia_core.events import Event, PairDescription, Step
 from sequoia_core.text.chat_template import Turn
+from sequoia_core.tree.choice import TreeChoice
 
 from ..app import SequoiaApp
 from ..config.settings import Settings, load_settings

@@ -12,7 +12,7 @@ from dataclasses import dataclass, field, replace
 from textual.binding import Binding, BindingType
 from textual.keys import Keys as KnownKeys
 
-from sequoia_core.suggest import suggest
+from sequoia_core.errors import suggest
 
 _EVERYWHERE = "app"
 _TYPED = frozenset({"app", "chat", "prompt", "search"})

@@ -11,9 +11,8 @@ from enum import Enum, StrEnum
 from pathlib import Path
 from typing import Any
 
-from sequoia_core.config import Mode, Offload, WeightFormat
+from sequoia_core.config import Lookup, Mode, Offload, WeightFormat
 from sequoia_core.errors import ParameterError
-from sequoia_core.model.interface import Lookup
 
 from ..engine.build import chosen_models, tree_choice
 from ..engine.messages import ChatSettings

@@ -19,11 +19,9 @@ from pydantic_settings import (
     SettingsConfigDict,
 )
 
-from sequoia_core.config import Mode, Offload, WeightFormat
-from sequoia_core.errors import ParameterError, SequoiaError
+from sequoia_core.config import Lookup, Mode, Offload, WeightFormat
+from sequoia_core.errors import ParameterError, SequoiaError, close_names
 from sequoia_core.files import parse_toml, read_text
-from sequoia_core.model.interface import Lookup
-from sequoia_core.suggest import close_names
 from sequoia_core.text.detokenizer import well_formed
 
 from ..engine.messages import ChatSettings

@@ -13,9 +13,9 @@ from typing import Any
 from sequoia_core.chat.race import RaceEvent
 from sequoia_core.config import SamplingParams
 from sequoia_core.errors import ModelLoadError, SequoiaError
-from sequoia_core.events import Event
-from sequoia_core.model.interface import PairDescription, TreeChoice
+from sequoia_core.events import Event, PairDescription
 from sequoia_core.text.chat_template import Turn
+from sequoia_core.tree.choice import TreeChoice
 
 from .messages import Ask, Clear, LoadFailed, Loading, LoadProgress, Race, Restore, SetSystem
 from .protocol import (

@@ -10,10 +10,10 @@ import queue
 import threading
 from collections.abc import Callable, Iterator
 
+from sequoia_core.chat.interface import ChatEngine
 from sequoia_core.chat.race import Raced
 from sequoia_core.errors import SequoiaError
 from sequoia_core.events import Event, Failed, Finished, Step
-from sequoia_core.model.interface import ChatEngine
 
 from .messages import (
     Answering,

@@ -6,11 +6,12 @@ Plain values only; knows neither the thread nor any widget.
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 
+from sequoia_core.chat.interface import ChatEngine
 from sequoia_core.chat.race import RaceEvent
-from sequoia_core.config import Mode, SamplingParams
-from sequoia_core.events import Event
-from sequoia_core.model.interface import ChatEngine, Lookup, PairDescription, TreeChoice
+from sequoia_core.config import Lookup, Mode, SamplingParams
+from sequoia_core.events import Event, PairDescription
 from sequoia_core.text.chat_template import Turn
+from sequoia_core.tree.choice import TreeChoice
 
 LoadProgress = Callable[[str, float | None], None]
 """Told while an engine loads: what is happening, and the fraction done where it is known."""

@@ -10,11 +10,11 @@ from dataclasses import dataclass
 from typing import Any, get_args
 
 from sequoia_core.chat.race import Lane, Raced, RaceEvent
-from sequoia_core.config import Mode
+from sequoia_core.config import Lookup, Mode
 from sequoia_core.errors import SequoiaError
-from sequoia_core.events import Event
-from sequoia_core.model.interface import Lookup, PairDescription, TreeChoice
+from sequoia_core.events import Event, PairDescription
 from sequoia_core.recording.json_codec import MisfitError, brief, decode, encode
+from sequoia_core.tree.choice import TreeChoice
 from sequoia_core.tree.growmap import GrowMap
 
 from .messages import Ask, Clear, LoadFailed, Loading, Race, Restore, SetSystem

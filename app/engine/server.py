@@ -14,8 +14,8 @@ from collections.abc import Callable
 from itertools import count
 from typing import IO
 
+from sequoia_core.chat.interface import ChatEngine
 from sequoia_core.errors import SequoiaError
-from sequoia_core.model.interface import ChatEngine
 
 from .messages import LoadFailed, Loading, LoadProgress
 from .protocol import Done, Link, to_line

@@ -8,10 +8,10 @@ from collections import deque
 from collections.abc import Callable, Iterator
 from typing import Any
 
+from sequoia_core.chat.interface import ChatEngine
 from sequoia_core.chat.race import Raced, RaceEvent
 from sequoia_core.errors import SequoiaError
 from sequoia_core.events import Event, Notice, NoticeKind, PrefillProgress, Step
-from sequoia_core.model.interface import ChatEngine
 
 from .decode_thread import unexpected
 from .messages import Ask, Clear, LoadFailed, Race, Restore, SetSystem

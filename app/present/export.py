@@ -15,13 +15,13 @@ from markdown_it import MarkdownIt
 from sequoia_core.events import (
     Event,
     Failed,
+    PairDescription,
     Piece,
     PrefillProgress,
     Step,
     TextDelta,
     TreeChosen,
 )
-from sequoia_core.model.interface import PairDescription
 from sequoia_core.recording.json_codec import encode
 from sequoia_core.recording.replay_engine import Asked
 

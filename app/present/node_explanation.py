@@ -6,8 +6,7 @@ working anything out again.
 
 from dataclasses import dataclass
 
-from sequoia_core.events import Origin, Outcome, Step, TreeNode
-from sequoia_core.insight import Opinion, Ranking, TrialRecord
+from sequoia_core.events import Opinion, Origin, Outcome, Ranking, Step, TreeNode, TrialRecord
 
 from ..state.sanitize import quote_token
 from .tree_rows import BONUS_NODE, Verdict, ordinal, verdict_of

@@ -1,8 +1,7 @@
 """What `/show` says. Pure text; knows no widget."""
 
 from sequoia_core.decode.tree_choice import ADAPTIVE
-from sequoia_core.events import TreeChosen
-from sequoia_core.model.interface import PairDescription
+from sequoia_core.events import PairDescription, TreeChosen
 
 from ..engine.messages import ChatSettings
 

@@ -15,7 +15,7 @@ from textual.containers import Horizontal
 from textual.screen import Screen
 from textual.widget import Widget
 
-from sequoia_core.model.interface import PairDescription
+from sequoia_core.events import PairDescription
 
 from ..config.keymap import Keys
 from ..present.acceptance_map import HeatMap

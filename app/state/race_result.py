@@ -7,9 +7,9 @@ from dataclasses import dataclass, field
 from enum import StrEnum
 
 from sequoia_core.chat.race import Lane, Raced, RaceEvent, RaceTerms
+from sequoia_core.config import Lookup
 from sequoia_core.events import FinishReason, Notice, PrefillDone, TreeChosen
 from sequoia_core.files import parse_json
-from sequoia_core.model.interface import Lookup
 from sequoia_core.recording.json_codec import MisfitError, decode
 
 from .answer import Answer

@@ -4,10 +4,8 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import Any
 
-from sequoia_core.config import Mode
-from sequoia_core.errors import ParameterError, SequoiaError
-from sequoia_core.model.interface import Lookup
-from sequoia_core.suggest import suggest
+from sequoia_core.config import Lookup, Mode
+from sequoia_core.errors import ParameterError, SequoiaError, suggest
 
 from ..engine.messages import ChatSettings
 

@@ -20,8 +20,8 @@ from textual.filter import LineFilter, NoColor
 from textual.screen import Screen
 from textual.theme import Theme
 
+from sequoia_core.errors import suggest
 from sequoia_core.files import write_whole
-from sequoia_core.suggest import suggest
 
 from ..config.keymap import Action, Keys, declared, remapped
 from ..config.themes import (

@@ -4,10 +4,9 @@ from collections.abc import Iterable
 
 from textual.content import Content
 
-from sequoia_core.config import Mode
+from sequoia_core.config import Lookup, Mode
 from sequoia_core.decode.tree_choice import ADAPTIVE
-from sequoia_core.events import TreeChosen
-from sequoia_core.model.interface import Lookup, PairDescription
+from sequoia_core.events import PairDescription, TreeChosen
 
 from ..engine.messages import ChatSettings
 from ..state.sanitize import fit, visible

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 from sequoia_core.config import Offload, SamplingParams, WeightFormat
 from sequoia_core.errors import ParameterError
-from sequoia_core.model.interface import MOST_NODES
+from sequoia_core.tree.choice import MOST_NODES
 
 if TYPE_CHECKING:
     from sequoia_core.bench.findings import Findings

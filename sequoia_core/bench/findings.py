@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from sequoia_core.bench.conditions import PREFILL_TOKENS
 from sequoia_core.bench.report import Spread
 from sequoia_core.bench.runner import Comparison
-from sequoia_core.model.interface import PairDescription
+from sequoia_core.events import PairDescription
 
 
 @dataclass(frozen=True, slots=True)

@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from sequoia_core.model.interface import Activity, Span
+from sequoia_core.model.offload.layer_stream import Activity, Span
 
 DIGITS = "0123456789abcdefghijklmnopqrstuvwxyz"
 WIDTH = 88

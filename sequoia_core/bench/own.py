@@ -13,12 +13,12 @@ from typing import TYPE_CHECKING, Protocol
 
 from sequoia_core.bench import names
 from sequoia_core.bench.runs import Run, StepClock, StepParts
-from sequoia_core.config import Mode, SamplingParams
+from sequoia_core.config import Lookup, Mode, SamplingParams
 from sequoia_core.decode.baseline_timer import NoBaseline
 from sequoia_core.decode.engine import Engine
 from sequoia_core.decode.tree_choice import ADAPTIVE, Advice, BundledAdvisor, StepCosts, TreeAdvisor
 from sequoia_core.events import Step, TreeChosen
-from sequoia_core.model.interface import Lookup, TreeChoice
+from sequoia_core.tree.choice import TreeChoice
 from sequoia_core.tree.search import choose_tree, expected_tokens_table
 
 if TYPE_CHECKING:

@@ -14,15 +14,23 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 from sequoia_core.chat.race import Lane, LaneClock, RaceEvent, RaceTerms, race
-from sequoia_core.config import Mode, SamplingParams
+from sequoia_core.config import Lookup, Mode, SamplingParams
 from sequoia_core.decode.engine import Engine
 from sequoia_core.decode.timed_model import TimedModel
 from sequoia_core.decode.tree_choice import lookup_for
 from sequoia_core.errors import ContextFullError, ParameterError
-from sequoia_core.events import Event, Notice, NoticeKind, Step, TextDelta, TreeChosen
-from sequoia_core.model.interface import Lookup, PairDescription, TreeChoice
+from sequoia_core.events import (
+    Event,
+    Notice,
+    NoticeKind,
+    PairDescription,
+    Step,
+    TextDelta,
+    TreeChosen,
+)
 from sequoia_core.text.chat_template import ChatTemplate, Turn
 from sequoia_core.text.token_text import TokenizerCodec
+from sequoia_core.tree.choice import TreeChoice
 
 if TYPE_CHECKING:
     from sequoia_core.model.loading.pair import Pair

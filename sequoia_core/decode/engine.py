@@ -12,7 +12,7 @@ from dataclasses import dataclass, replace
 from time import perf_counter
 from typing import TYPE_CHECKING
 
-from sequoia_core.config import OTHER_CHILDREN, Mode, SamplingParams
+from sequoia_core.config import OTHER_CHILDREN, Lookup, Mode, SamplingParams
 from sequoia_core.decode.baseline_timer import PlainClock, StepClock
 from sequoia_core.decode.report import explain
 from sequoia_core.decode.step import MOST_PENDING, Sampler, Speculator
@@ -47,18 +47,19 @@ from sequoia_core.events import (
     Totals,
     TreeChosen,
 )
-from sequoia_core.model.interface import LanguageModel, Lookup, TreeChoice
+from sequoia_core.model.interface import LanguageModel
 from sequoia_core.model.loading.memory_plan import is_out_of_memory, memory_errors
 from sequoia_core.speculate.adaptive_policy import PROBE_STEPS
 from sequoia_core.speculate.draft import DraftModel
 from sequoia_core.speculate.token_tree import ScoredTree
 from sequoia_core.speculate.verify import Verdict
 from sequoia_core.text.detokenizer import TextCodec, TextStream
+from sequoia_core.tree.choice import TreeChoice
 
 if TYPE_CHECKING:
     import torch
 
-    from sequoia_core.insight import Insight
+    from sequoia_core.events import Insight
     from sequoia_core.model.loading.pair import Pair
 
 IDLE = (

@@ -10,7 +10,7 @@ from collections.abc import Mapping, Sequence
 import torch
 from torch import Tensor
 
-from sequoia_core.insight import Insight, Opinion, Ranking, TrialRecord
+from sequoia_core.events import Insight, Opinion, Ranking, TrialRecord
 from sequoia_core.speculate.sampling import most_probable
 from sequoia_core.speculate.token_tree import ScoredTree
 from sequoia_core.speculate.verify import Outside, Residual, Verdict

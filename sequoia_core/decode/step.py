@@ -10,10 +10,10 @@ from dataclasses import dataclass, replace
 
 import torch
 
-from sequoia_core.config import Mode, SamplingParams
+from sequoia_core.config import Lookup, Mode, SamplingParams
 from sequoia_core.decode.token_cache import Ledger
 from sequoia_core.decode.tree_choice import ROOT, AdaptiveTree, StepCosts, Tree
-from sequoia_core.model.interface import KVCache, LanguageModel, Lookup, TreeReader, TreeRows
+from sequoia_core.model.interface import KVCache, LanguageModel, TreeReader, TreeRows
 from sequoia_core.model.loading.memory_plan import memory_errors
 from sequoia_core.speculate import verify
 from sequoia_core.speculate.adaptive_draft import Drafting, FixedShape, Growth, grow_adaptive

@@ -7,9 +7,9 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from typing import Protocol
 
-from sequoia_core.config import OTHER_CHILDREN, Mode
+from sequoia_core.config import OTHER_CHILDREN, Lookup, Mode
 from sequoia_core.events import Step, TreeChosen
-from sequoia_core.model.interface import Lookup, TreeChoice
+from sequoia_core.tree.choice import TreeChoice
 from sequoia_core.tree.growmap import GrowMap, find_growmap
 
 ROOT = GrowMap((-1,), name="root")

@@ -22,8 +22,8 @@ from sequoia_core.measure.acceptance_stats import FOREVER, AcceptanceRecord
 from sequoia_core.measure.calibration import Band, Calibration
 from sequoia_core.measure.forward_timings import ForwardTimer, TimeSurface
 from sequoia_core.measure.step_cost_model import MachineTimes, RestCosts, drafted_rows
-from sequoia_core.model.interface import TreeChoice
 from sequoia_core.text.chat_template import ChatTemplate
+from sequoia_core.tree.choice import TreeChoice
 from sequoia_core.tree.growmap import GrowMap
 
 if TYPE_CHECKING:

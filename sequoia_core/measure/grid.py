@@ -18,8 +18,8 @@ from sequoia_core.decode.engine import Engine
 from sequoia_core.decode.tree_choice import ROOT, BundledAdvisor
 from sequoia_core.events import Step
 from sequoia_core.measure.online_advisor import Figures
-from sequoia_core.model.interface import TreeChoice
 from sequoia_core.text.chat_template import ChatTemplate
+from sequoia_core.tree.choice import TreeChoice
 from sequoia_core.tree.growmap import GrowMap
 from sequoia_core.tree.search import expected_tokens_table
 

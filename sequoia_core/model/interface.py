@@ -1,4 +1,4 @@
-"""The seams: what each part of the engine may assume of the others.
+"""What the decoding loop may assume of a model and its cache.
 
 Shape legend, for the whole package: `T` tree nodes (root included), `n` rows of one forward,
 `S` tokens in the KV cache, `V` vocabulary of the target, `L` layers, `H` query heads, `K` KV heads,
@@ -8,24 +8,14 @@ Shape legend, for the whole package: `T` tree nodes (root included), `n` rows of
 from __future__ import annotations
 
 from array import array
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
-from enum import StrEnum
 from itertools import chain
 from typing import TYPE_CHECKING, Protocol, runtime_checkable
-
-from sequoia_core.config import OTHER_CHILDREN, Mode
-from sequoia_core.errors import GrowMapError
 
 if TYPE_CHECKING:  # a screen imports this module long before it needs torch
     import torch
     from torch import Tensor
-
-    from sequoia_core.chat.race import RaceEvent
-    from sequoia_core.config import SamplingParams
-    from sequoia_core.events import Event
-    from sequoia_core.text.chat_template import Turn
-    from sequoia_core.tree.growmap import GrowMap
 
 
 @dataclass(frozen=True, slots=True)
@@ -237,202 +227,5 @@ class TreeReader(LanguageModel, Protocol):
             count: of children at each.
             cache: from this model's `new_cache`.
             draw: how they are chosen.
-        """
-        ...
-
-
-class Activity(StrEnum):
-    """What a span of time was spent on while an offloaded model computed."""
-
-    READ = "read"
-    WAIT = "wait"
-    COMPUTE = "compute"
-
-
-@dataclass(frozen=True, slots=True)
-class Span:
-    """What happened to one layer from when until when, seconds of `time.perf_counter`."""
-
-    activity: Activity
-    layer: int
-    began: float
-    ended: float
-
-
-MOST_NODES = 1024
-"""Nodes of the largest tree that is decoded with; the published trees end at 768."""
-MOST_DEPTH = 64
-"""Levels of it: each is a drafting pass that nothing can cut short."""
-
-
-@dataclass(frozen=True, slots=True)
-class PairDescription:
-    """What is decoding, for a title bar or a report.
-
-    Attributes:
-        target: name of the model.
-        draft: likewise, or None for plain decoding.
-        device: that computes.
-        dtype: number format of the weights, and what is unusual about how they are computed.
-        context_window: most tokens.
-        exact: a row's logits are the same, to the last bit or to float32's rounding, whatever rows
-            are computed with it, so that at temperature 0 a tree gives plain decoding's text.
-        threads: that a forward on a CPU is computed with.
-        remark: what a person should know about how the pair is computed; "" for nothing.
-    """
-
-    target: str
-    draft: str | None
-    device: str
-    dtype: str
-    context_window: int
-    exact: bool = False
-    threads: int = 1
-    remark: str = ""
-
-
-class Lookup(StrEnum):
-    """Whether continuations found in the conversation itself are speculated with.
-
-    Attributes:
-        ON: whenever one is found.
-        OFF: never.
-        AUTO: where they were right often enough to pay for their rows.
-    """
-
-    ON = "on"
-    OFF = "off"
-    AUTO = "auto"
-
-
-@dataclass(frozen=True, slots=True)
-class TreeChoice:
-    """Which tree a person asked for; `growmap` None leaves the choice to the machine.
-
-    Attributes:
-        mode: how tokens are decided.
-        growmap: a fixed shape.
-        adaptive: whether each step's tree is grown by the draft's own probabilities; `growmap` is
-            then None. None is adaptive with models that read a tree in one call, in the modes
-            `sequoia` and `greedy`, and else the fixed shape that is predicted to be the fastest.
-        lookup: grafts continuations into trees of the modes `sequoia` and `greedy`.
-
-    Raises:
-        GrowMapError: the tree is too large to be drafted and verified in one step, is to be fixed
-            and adaptive at once, or adaptive in a mode that has no such trees.
-    """
-
-    mode: Mode = Mode.SEQUOIA
-    growmap: GrowMap | None = None
-    adaptive: bool | None = None
-    lookup: Lookup = Lookup.OFF
-
-    def __post_init__(self) -> None:
-        tree = self.growmap
-        if tree is not None and self.adaptive:
-            raise GrowMapError("a tree is either of a fixed shape or adaptive; choose one")
-        if self.adaptive and self.mode in OTHER_CHILDREN:
-            raise GrowMapError(
-                f"adaptive trees are grown for the modes sequoia, greedy and chain, not for "
-                f"{self.mode.value}; name a growmap, or leave it to measured or auto"
-            )
-        if tree is not None and (tree.size > MOST_NODES or tree.depth > MOST_DEPTH):
-            raise GrowMapError(
-                f"growmap {tree.name!r} has {tree.size} nodes and depth {tree.depth}; a step can "
-                f"speculate with at most {MOST_NODES} nodes and depth {MOST_DEPTH}"
-            )
-
-
-class ChatEngine(Protocol):
-    """What a screen or a command needs of a conversation with a pair of models.
-
-    Called from one thread only. `Conversation` is the real one; tests and `sequoia replay` use
-    one that replays a recorded trace.
-    """
-
-    @property
-    def description(self) -> PairDescription:
-        """The pair in use."""
-        ...
-
-    @property
-    def tree_choice(self) -> TreeChoice:
-        """What the next answer will be decoded with."""
-        ...
-
-    def choose_tree(self, choice: TreeChoice) -> None:
-        """Use another mode or growmap from the next answer on."""
-        ...
-
-    def reply(
-        self, prompt: str, params: SamplingParams, should_stop: Callable[[], bool]
-    ) -> Iterator[Event]:
-        """Answer the person's next message.
-
-        Args:
-            prompt: the message; must not be blank.
-            params: how to sample.
-            should_stop: asked between steps; True ends the answer with what there is.
-
-        Raises:
-            ParameterError: the prompt is blank, or the chat template or the tokenizer refuses it.
-            ContextFullError: the prompt alone is longer than the context window.
-        """
-        ...
-
-    def clear(self) -> None:
-        """Forget all turns; the system prompt stays."""
-        ...
-
-    def restore(self, turns: Sequence[Turn]) -> None:
-        """Go on from exactly these turns: another branch, or a chat of an earlier day.
-
-        What they share with the turns before is not read again by the next answer.
-
-        Args:
-            turns: all of them, the oldest first; the system prompt stays as it is.
-
-        Raises:
-            ParameterError: the chat template refuses them; nothing was changed.
-        """
-        ...
-
-    def set_system_prompt(self, system_prompt: str | None) -> None:
-        """Start over with another system prompt; None is the chat template's own default.
-
-        Raises:
-            ParameterError: the template takes none; what was in use stays, and so do the turns.
-            ContextFullError: it leaves no room for a message; likewise.
-        """
-        ...
-
-    def race(
-        self,
-        turns: Sequence[Turn],
-        prompt: str,
-        params: SamplingParams,
-        should_stop: Callable[[], bool],
-    ) -> Iterator[RaceEvent]:
-        """Answer a prompt plainly and speculatively at once; the conversation is not touched.
-
-        Args:
-            turns: what comes before the prompt, as in `restore`.
-            prompt: the message; must not be blank.
-            params: how to sample, for both.
-            should_stop: as in `reply`.
-
-        Yields:
-            `RaceTerms`, then the events of both lanes, each ending with `Finished`.
-
-        Raises:
-            ParameterError: the prompt is blank, or there is nothing to race with.
-            ContextFullError: the prompt alone is longer than the context window.
-        """
-        ...
-
-    def tune(self, should_stop: Callable[[], bool]) -> Iterator[Event]:
-        """Measure pair and machine in short slices while nobody waits; ends when nothing is left.
-
-        Yields a `Notice` or `TreeChosen` when something was learnt.
         """
         ...

@@ -10,11 +10,11 @@ from pathlib import Path
 from sequoia_core.chat.race import RaceEvent
 from sequoia_core.config import SamplingParams
 from sequoia_core.errors import ParameterError, TraceError
-from sequoia_core.events import Event, Failed, Finished, FinishReason, Step, Totals
+from sequoia_core.events import Event, Failed, Finished, FinishReason, PairDescription, Step, Totals
 from sequoia_core.files import private_file
-from sequoia_core.model.interface import PairDescription, TreeChoice
 from sequoia_core.recording.trace_file import Asked, Entry, TraceReader, write_event, write_header
 from sequoia_core.text.chat_template import Turn
+from sequoia_core.tree.choice import TreeChoice
 
 __all__ = [
     "Asked",

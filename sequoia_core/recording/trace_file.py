@@ -16,9 +16,8 @@ from pathlib import Path
 from typing import Any, TextIO, get_args
 
 from sequoia_core.errors import TraceError
-from sequoia_core.events import Event, Step, TextDelta
+from sequoia_core.events import Event, PairDescription, Step, TextDelta
 from sequoia_core.files import parse_json
-from sequoia_core.model.interface import PairDescription
 from sequoia_core.recording.json_codec import MisfitError, brief, decode, encode
 
 FORMAT = "sequoia-trace"

@@ -19,11 +19,11 @@ from sequoia_core.bench.runner import compare
 from sequoia_core.config import Mode, SamplingParams
 from sequoia_core.decode.tree_choice import BundledAdvisor
 from sequoia_core.errors import ParameterError, SequoiaError
-from sequoia_core.model.interface import TreeChoice
 from sequoia_core.reproduce.resampling import Counted, Interval, tokens_per_step
 from sequoia_core.reproduce.sampling import DRAFT_TOP_P, DraftNucleus
 from sequoia_core.reproduce.seeds import prompt_seed
 from sequoia_core.reproduce.split import Split, SplitClock
+from sequoia_core.tree.choice import TreeChoice
 from sequoia_core.tree.growmap import find_growmap
 
 if TYPE_CHECKING:

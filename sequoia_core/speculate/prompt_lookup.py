@@ -7,7 +7,7 @@ nothing of models or trees. A continuation costs no draft; it is right where a t
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from sequoia_core.model.interface import Lookup
+from sequoia_core.config import Lookup
 from sequoia_core.speculate.adaptive_policy import Continuation
 from sequoia_core.speculate.cost_model import Economy
 

@@ -16,9 +16,8 @@ from itertools import groupby
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from sequoia_core.errors import GrowMapError
+from sequoia_core.errors import GrowMapError, suggest
 from sequoia_core.files import parse_json, read_text, write_whole
-from sequoia_core.suggest import suggest
 from sequoia_core.tree import reference_files
 from sequoia_core.tree.numbering import (
     breadth_first,

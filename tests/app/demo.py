@@ -15,8 +15,8 @@ from pathlib import Path
 
 from app.app import ChatSettings, SequoiaApp
 from app.engine.messages import LoadProgress
+from sequoia_core.chat.interface import ChatEngine
 from sequoia_core.events import Event, Step
-from sequoia_core.model.interface import ChatEngine
 from sequoia_core.recording.replay_engine import Asked, ReplayEngine, read_trace, recorded
 
 FOLDER = Path(__file__).parents[2] / "docs" / "img"

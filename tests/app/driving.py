@@ -11,7 +11,7 @@ from app.widgets.entries import AnswerEntry
 from app.widgets.prompt import Prompt
 from app.widgets.transcript import Transcript
 from app.widgets.tree_view import TreeView
-from sequoia_core.model.interface import ChatEngine
+from sequoia_core.chat.interface import ChatEngine
 from tests.fakes import replay
 
 

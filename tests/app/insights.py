@@ -7,8 +7,16 @@ from collections.abc import Iterable, Sequence
 from dataclasses import replace
 
 from app.store.recording import NoRecord
-from sequoia_core.events import Event, Outcome, Step, TreeNode
-from sequoia_core.insight import Insight, Opinion, Ranking, TrialRecord
+from sequoia_core.events import (
+    Event,
+    Insight,
+    Opinion,
+    Outcome,
+    Ranking,
+    Step,
+    TreeNode,
+    TrialRecord,
+)
 from tests.fakes import make_answer
 
 _WORDS = (" of", " the", "\n", " sky", " [b]x[/b]", ' "so"', " \x1b[31m", " 光", " blue", ".", " a")

@@ -29,8 +29,8 @@ from app.app import ChatSettings, SequoiaApp
 from app.config.setting_specs import Preferences
 from app.engine.messages import LoadProgress
 from app.store.recording import Recorder
+from sequoia_core.chat.interface import ChatEngine
 from sequoia_core.events import Event, Step
-from sequoia_core.model.interface import ChatEngine
 from tests.app.driving import Driver
 from tests.app.pictures import View, differences, picture, read, view, written
 from tests.fakes import replay

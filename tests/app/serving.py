@@ -13,8 +13,9 @@ from app.engine.client import RemoteEngine
 from app.engine.messages import LoadFailed, Loading
 from app.engine.protocol import Done, Link, Opened
 from app.engine.server import EngineServer, Loader
+from sequoia_core.chat.interface import ChatEngine
 from sequoia_core.errors import SequoiaError
-from sequoia_core.model.interface import ChatEngine, TreeChoice
+from sequoia_core.tree.choice import TreeChoice
 
 Reports = list[Loading | LoadFailed | Done]
 

@@ -16,9 +16,10 @@ from app.config.settings import load_settings
 from app.engine.build import build_chat
 from app.engine.client import RemoteEngine
 from app.web.processes import EngineProcess
+from sequoia_core.chat.interface import ChatEngine
 from sequoia_core.config import SamplingParams
 from sequoia_core.events import Step
-from sequoia_core.model.interface import ChatEngine, TreeChoice
+from sequoia_core.tree.choice import TreeChoice
 
 PROMPTS = (
     "Write a Python function that reverses a string, and explain it.",

@@ -28,9 +28,9 @@ from app.engine.messages import ChatSettings, LoadProgress
 from app.store.archive import Archive
 from app.store.recorder import DatabaseRecorder
 from app.widgets.prompt import Prompt
+from sequoia_core.chat.interface import ChatEngine
 from sequoia_core.config import SamplingParams
 from sequoia_core.events import Event, Step
-from sequoia_core.model.interface import ChatEngine
 from sequoia_core.recording.replay_engine import ReplayEngine, Trace
 from tests.fakes import ANSWER, PAIR, answer_events, make_answer
 

@@ -17,7 +17,8 @@ from app.engine.messages import LoadProgress, SystemRefused
 from app.screens.chat.engine_reports import take
 from app.widgets.decode_panel import DecodePanel
 from app.widgets.transcript import Transcript
-from sequoia_core.config import Mode
+from sequoia_core.chat.interface import ChatEngine
+from sequoia_core.config import Lookup, Mode
 from sequoia_core.errors import ModelLoadError, ParameterError
 from sequoia_core.events import (
     Event,
@@ -27,8 +28,8 @@ from sequoia_core.events import (
     PrefillProgress,
     Step,
 )
-from sequoia_core.model.interface import ChatEngine, Lookup, TreeChoice
 from sequoia_core.recording.replay_engine import ReplayEngine, Trace
+from sequoia_core.tree.choice import TreeChoice
 from sequoia_core.tree.growmap import growmap_names
 from tests.app.driving import Driver, driving
 from tests.fakes import PAIR, TREE_16, BrokenEngine, make_answer, replay, unmeasured, with_baseline

@@ -15,6 +15,7 @@ from typer.testing import CliRunner, Result
 from app.cli import app
 from app.config.settings import Settings
 from app.engine import build
+from sequoia_core.chat.interface import ChatEngine
 from sequoia_core.config import Mode, SamplingParams
 from sequoia_core.decode.tree_choice import ADAPTIVE
 from sequoia_core.errors import ContextFullError
@@ -26,11 +27,11 @@ from sequoia_core.events import (
     Notice,
     NoticeKind,
     Origin,
+    PairDescription,
     Step,
     TextDelta,
     Totals,
 )
-from sequoia_core.model.interface import ChatEngine, PairDescription
 from sequoia_core.recording.replay_engine import Asked, ReplayEngine, Trace, read_trace
 from tests.fakes import (
     ANSWER,

@@ -24,6 +24,7 @@ from app.engine.messages import (
     SystemRefused,
     Tuning,
 )
+from sequoia_core.chat.interface import ChatEngine
 from sequoia_core.config import Mode, SamplingParams
 from sequoia_core.errors import ModelLoadError, ParameterError
 from sequoia_core.events import (
@@ -35,9 +36,9 @@ from sequoia_core.events import (
     NoticeKind,
     Step,
 )
-from sequoia_core.model.interface import ChatEngine, TreeChoice
 from sequoia_core.recording.replay_engine import ReplayEngine, Trace
 from sequoia_core.text.chat_template import Turn
+from sequoia_core.tree.choice import TreeChoice
 from tests.fakes import PAIR, BrokenEngine, make_answer, replay
 
 ASK = Ask("why?", SamplingParams())

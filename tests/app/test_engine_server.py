@@ -11,13 +11,14 @@ from hypothesis import strategies as st
 from app.engine.messages import Ask, Clear, LoadFailed, Loading, LoadProgress, Race, Restore
 from app.engine.protocol import Done, Go, Held, Leave, Opened, Rejected, Stop, Tune
 from app.engine.window_session import WAITING
+from sequoia_core.chat.interface import ChatEngine
 from sequoia_core.chat.race import Lane, RaceEvent, RaceTerms, race
 from sequoia_core.config import SamplingParams
 from sequoia_core.errors import ModelLoadError, ParameterError, SequoiaError
 from sequoia_core.events import Event, Finished, FinishReason, Notice, NoticeKind, Step, TextDelta
-from sequoia_core.model.interface import ChatEngine, TreeChoice
 from sequoia_core.recording.replay_engine import ReplayEngine, Trace
 from sequoia_core.text.chat_template import Turn
+from sequoia_core.tree.choice import TreeChoice
 from sequoia_core.tree.growmap import GrowMap
 from tests.app.serving import Played, loads, making, remote, running, served
 from tests.fakes import PAIR, BrokenEngine, make_answer, replay

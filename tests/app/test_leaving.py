@@ -22,8 +22,8 @@ from app.engine.decode_thread import Decoder
 from app.engine.messages import LoadProgress
 from app.store.archive import Archive
 from app.store.recorder import DatabaseRecorder
+from sequoia_core.chat.interface import ChatEngine
 from sequoia_core.events import Event, FinishReason, Step
-from sequoia_core.model.interface import ChatEngine
 from sequoia_core.recording.replay_engine import ReplayEngine, Trace
 from tests.app.driving import Driver, driving
 from tests.fakes import PAIR, make_answer, replay

@@ -16,8 +16,8 @@ from app.screens.sessions import SessionsScreen
 from app.store.archive import Archive
 from app.store.growing import Growing
 from app.store.recorder import DatabaseRecorder
+from sequoia_core.chat.interface import ChatEngine
 from sequoia_core.events import Event, Step
-from sequoia_core.model.interface import ChatEngine
 from tests.app.driving import Driver
 from tests.app.records import PATIENCE_SECONDS, exchange, record_chats, say
 from tests.fakes import ANSWER, make_answer, replay

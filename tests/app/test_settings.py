@@ -8,9 +8,9 @@ import pytest
 from app.config.settings import Settings, SettingsError, load_settings
 from app.engine.build import Models, build_chat, chosen_models, tree_choice
 from app.engine.messages import ChatSettings
-from sequoia_core.config import Mode, Offload, WeightFormat
+from sequoia_core.config import Lookup, Mode, Offload, WeightFormat
 from sequoia_core.errors import GrowMapError, ParameterError
-from sequoia_core.model.interface import Lookup, TreeChoice
+from sequoia_core.tree.choice import TreeChoice
 from sequoia_core.tree.growmap import find_growmap
 
 SAMPLES: dict[str, tuple[str, Any]] = {

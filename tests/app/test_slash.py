@@ -21,9 +21,8 @@ from app.state.slash_commands import (
     is_command,
     parse_command,
 )
-from sequoia_core.config import Mode
+from sequoia_core.config import Lookup, Mode
 from sequoia_core.errors import ParameterError
-from sequoia_core.model.interface import Lookup
 
 SETTINGS = ChatSettings(seed=3, system="be kind")
 

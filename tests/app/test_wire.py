@@ -14,12 +14,12 @@ from hypothesis import strategies as st
 from app.engine.messages import Ask, Race, Restore
 from app.engine.protocol import Choose, Link, ToEngine, ToWindow, WireError, from_line, to_line
 from sequoia_core.chat.race import Raced, RaceTerms
-from sequoia_core.config import SamplingParams
+from sequoia_core.config import Lookup, SamplingParams
 from sequoia_core.errors import GrowMapError
 from sequoia_core.events import Event
-from sequoia_core.model.interface import Lookup, TreeChoice
 from sequoia_core.recording.replay_engine import write_event
 from sequoia_core.text.chat_template import Turn
+from sequoia_core.tree.choice import TreeChoice
 from sequoia_core.tree.growmap import GrowMap
 from tests.core.test_trace import events as entries
 

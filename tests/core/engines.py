@@ -18,9 +18,10 @@ from sequoia_core.events import (
     TextDelta,
     TreeChosen,
 )
-from sequoia_core.model.interface import LanguageModel, TreeChoice
+from sequoia_core.model.interface import LanguageModel
 from sequoia_core.speculate.draft import DraftModel
 from sequoia_core.text.detokenizer import TextCodec
+from sequoia_core.tree.choice import TreeChoice
 from sequoia_core.tree.growmap import GrowMap
 from tests.core.models import PlainCodec, TableModel
 

@@ -11,9 +11,8 @@ from statistics import fmean, median
 
 from sequoia_core import Conversation, SamplingParams, TreeChoice, load_pair
 from sequoia_core.bench.conditions import busy_cores
-from sequoia_core.config import Mode, WeightFormat
+from sequoia_core.config import Lookup, Mode, WeightFormat
 from sequoia_core.events import Finished, Step, Totals
-from sequoia_core.model.interface import Lookup
 from sequoia_core.tree.growmap import find_growmap
 
 PROMPTS = (

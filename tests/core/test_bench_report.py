@@ -19,8 +19,8 @@ from sequoia_core.bench.goals import memory_lines, score_lines, scores
 from sequoia_core.bench.report import BAR_WIDTH, Spread, bars, best_tree, ratio, rows, table
 from sequoia_core.bench.runner import Comparison
 from sequoia_core.config import SamplingParams
+from sequoia_core.events import PairDescription
 from sequoia_core.figures import bench_picture
-from sequoia_core.model.interface import PairDescription
 from tests.core.bench_runs import FixedSystem, comparison_of, outcome_of, run_at
 
 

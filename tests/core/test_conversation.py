@@ -19,14 +19,16 @@ from sequoia_core.events import (
     FinishReason,
     Notice,
     NoticeKind,
+    PairDescription,
     PrefillDone,
     Step,
     TextDelta,
 )
-from sequoia_core.model.interface import KVCache, PairDescription, TreeChoice
+from sequoia_core.model.interface import KVCache
 from sequoia_core.model.llama import Llama
 from sequoia_core.model.loading.pair import Pair
 from sequoia_core.text.chat_template import ChatTemplate, Turn
+from sequoia_core.tree.choice import TreeChoice
 from sequoia_core.tree.growmap import GrowMap
 from tests.core.engines import finish_of, steps_of, text_of, tokens_of
 from tests.core.models import TableModel

@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from sequoia_core.config import Mode, SamplingParams
+from sequoia_core.config import Lookup, Mode, SamplingParams
 from sequoia_core.decode.baseline_timer import PlainClock
 from sequoia_core.decode.step import Sampler, Speculator
 from sequoia_core.decode.token_cache import Ledger
@@ -19,9 +19,9 @@ from sequoia_core.events import (
     Step,
     TreeChosen,
 )
-from sequoia_core.model.interface import Lookup, TreeChoice
 from sequoia_core.speculate.adaptive_policy import PROBE_STEPS
 from sequoia_core.speculate.draft import DraftModel
+from sequoia_core.tree.choice import TreeChoice
 from sequoia_core.tree.growmap import GrowMap
 from tests.core.engines import (
     check_caches,

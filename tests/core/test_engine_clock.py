@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from scipy import stats
 from torch import Tensor
 
-from sequoia_core.config import Mode, SamplingParams
+from sequoia_core.config import Lookup, Mode, SamplingParams
 from sequoia_core.decode import engine as engine_module
 from sequoia_core.decode import timed_model
 from sequoia_core.decode.baseline_timer import (
@@ -36,8 +36,9 @@ from sequoia_core.decode.engine import Engine
 from sequoia_core.decode.timed_model import TimedModel
 from sequoia_core.decode.tree_choice import BundledAdvisor, StepCosts
 from sequoia_core.events import Origin, Step, StepTimings, Totals
-from sequoia_core.model.interface import KVCache, Lookup, TreeChoice
+from sequoia_core.model.interface import KVCache
 from sequoia_core.speculate.draft import DraftModel
+from sequoia_core.tree.choice import TreeChoice
 from sequoia_core.tree.growmap import GrowMap
 from tests.core.engines import (
     Every,

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from sequoia_core.config import Mode, SamplingParams
 from sequoia_core.errors import ContextFullError, GrowMapError, ParameterError
 from sequoia_core.events import FinishReason, Notice, NoticeKind, PrefillDone, TextDelta
-from sequoia_core.model.interface import TreeChoice
+from sequoia_core.tree.choice import TreeChoice
 from sequoia_core.tree.growmap import GrowMap
 from tests.core.engines import (
     check_caches,

@@ -13,7 +13,8 @@ from sequoia_core.decode import engine as engine_module
 from sequoia_core.decode import step, token_cache
 from sequoia_core.decode.engine import Engine
 from sequoia_core.events import Event, FinishReason, PrefillDone, Step
-from sequoia_core.model.interface import KVCache, TreeChoice
+from sequoia_core.model.interface import KVCache
+from sequoia_core.tree.choice import TreeChoice
 from sequoia_core.tree.growmap import GrowMap
 from tests.core.engines import (
     check_caches,

@@ -15,8 +15,7 @@ from torch.overrides import TorchFunctionMode
 from sequoia_core.config import Mode, SamplingParams
 from sequoia_core.decode import report as explaining
 from sequoia_core.decode.report import TOP, explain, explained_nodes
-from sequoia_core.events import Outcome, Step
-from sequoia_core.insight import Ranking
+from sequoia_core.events import Outcome, Ranking, Step
 from sequoia_core.recording.json_codec import decode, encode
 from sequoia_core.speculate import verify
 from sequoia_core.speculate.draft import DraftModel

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from sequoia_core.model.interface import Lookup
+from sequoia_core.config import Lookup
 from sequoia_core.speculate.adaptive_policy import Continuation
 from sequoia_core.speculate.cost_model import Economy
 from sequoia_core.speculate.prompt_lookup import LONGEST, Lookups, TokenIndex

@@ -14,11 +14,10 @@ import torch
 from scipy import stats
 from torch import Tensor
 
-from sequoia_core.config import Mode, SamplingParams
+from sequoia_core.config import Lookup, Mode, SamplingParams
 from sequoia_core.decode.step import Sampler, Speculator
 from sequoia_core.decode.token_cache import Ledger
 from sequoia_core.decode.tree_choice import Tree
-from sequoia_core.model.interface import Lookup
 from sequoia_core.speculate import verify
 from sequoia_core.speculate.draft import DraftModel, SampledChildren
 from sequoia_core.speculate.sampling import (

@@ -11,6 +11,7 @@ from torch import Tensor
 from sequoia_core.config import SamplingParams
 from sequoia_core.data import Passage
 from sequoia_core.errors import ParameterError
+from sequoia_core.events import PairDescription
 from sequoia_core.measure.acceptance import AcceptanceCount
 from sequoia_core.measure.acceptance_vector import (
     AcceptancePlan,
@@ -18,7 +19,6 @@ from sequoia_core.measure.acceptance_vector import (
     by_decoding,
     by_passes,
 )
-from sequoia_core.model.interface import PairDescription
 from sequoia_core.model.loading.pair import Pair
 from sequoia_core.speculate.sampling import UNCUT
 from tests.core.checkpoints import tiny_tokenizer

@@ -10,20 +10,21 @@ import pytest
 import torch
 from torch import Tensor
 
-from sequoia_core.config import Mode, SamplingParams, WeightFormat
+from sequoia_core.config import Lookup, Mode, SamplingParams, WeightFormat
 from sequoia_core.decode import engine as engine_module
 from sequoia_core.decode.tree_choice import ROOT, AdaptiveTree, smaller
 from sequoia_core.errors import MemoryFullError, ModelLoadError
 from sequoia_core.events import Event, Finished, Notice, NoticeKind, Step
 from sequoia_core.model.config import ModelConfig
 from sequoia_core.model.device import free_bytes
-from sequoia_core.model.interface import KVCache, Lookup, TreeChoice
+from sequoia_core.model.interface import KVCache
 from sequoia_core.model.loading import pair as pair_module
 from sequoia_core.model.loading.loader import Checkpoint
 from sequoia_core.model.loading.memory_plan import MemoryPlan, is_out_of_memory
 from sequoia_core.model.loading.pair import known_model, load_pair
 from sequoia_core.model.loading.planning import pair_plans
 from sequoia_core.speculate import draft as draft_module
+from sequoia_core.tree.choice import TreeChoice
 from sequoia_core.tree.growmap import GrowMap
 from tests.core.checkpoints import save_model, tiny_tokenizer
 from tests.core.engines import check_caches, make_engine, steps_of, tokens_of

@@ -23,8 +23,8 @@ from sequoia_core.bench.offload_timeline import Overlap, draw
 from sequoia_core.bench.offload_worker import Numbers, Outcome, Task, Way, Worker
 from sequoia_core.config import Mode, SamplingParams
 from sequoia_core.errors import ParameterError
-from sequoia_core.model.interface import Activity, Span
 from sequoia_core.model.loading.loader import open_directory
+from sequoia_core.model.offload.layer_stream import Activity, Span
 from sequoia_core.tree.growmap import GrowMap
 from sequoia_core.tree.search import expected_tokens_table
 from tests.core.engines import make_engine, steps_of, tokens_of

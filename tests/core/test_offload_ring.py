@@ -9,8 +9,7 @@ from collections.abc import Callable
 import pytest
 
 from sequoia_core.errors import ModelLoadError
-from sequoia_core.model.interface import Activity, Span
-from sequoia_core.model.offload.layer_stream import SLOTS, THREAD, LayerRing
+from sequoia_core.model.offload.layer_stream import SLOTS, THREAD, Activity, LayerRing, Span
 
 PATIENCE = 30.0
 """Seconds after which a thread that should have moved is taken to hang."""

@@ -10,10 +10,9 @@ import pytest
 import torch
 from torch import Tensor
 
-from sequoia_core.config import Mode, SamplingParams
+from sequoia_core.config import Lookup, Mode, SamplingParams
 from sequoia_core.events import PrefillDone, Step
 from sequoia_core.model.conditioned import ConditionedLlama
-from sequoia_core.model.interface import Lookup, TreeChoice
 from sequoia_core.model.kv_cache import CUDA_BUCKET
 from sequoia_core.model.linear import DenseLinear
 from sequoia_core.model.llama import Llama
@@ -25,6 +24,7 @@ from sequoia_core.model.loading.weights import (
     expected_shapes,
 )
 from sequoia_core.speculate.draft import DraftModel
+from sequoia_core.tree.choice import TreeChoice
 from sequoia_core.tree.growmap import GrowMap
 from tests.core.engines import make_engine
 from tests.core.models import random_weights, tiny_config

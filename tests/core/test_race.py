@@ -22,8 +22,8 @@ from sequoia_core.events import (
     StepTimings,
     Totals,
 )
-from sequoia_core.model.interface import TreeChoice
 from sequoia_core.text.chat_template import Turn
+from sequoia_core.tree.choice import TreeChoice
 from sequoia_core.tree.growmap import GrowMap
 from tests.core.engines import steps_of, text_of, tokens_of
 from tests.core.test_conversation import Chat, done_of

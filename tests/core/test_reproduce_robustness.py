@@ -13,7 +13,6 @@ from sequoia_core.decode.engine import Engine
 from sequoia_core.decode.tree_choice import BundledAdvisor
 from sequoia_core.errors import ParameterError, SequoiaError
 from sequoia_core.figures.reproduce_pictures import draw_study
-from sequoia_core.model.interface import TreeChoice
 from sequoia_core.model.loading.pair import Pair
 from sequoia_core.reproduce.count_file import CountFile
 from sequoia_core.reproduce.resampling import Counted
@@ -23,6 +22,7 @@ from sequoia_core.reproduce.seeds import prompt_digest, prompt_seed
 from sequoia_core.reproduce.standing import Study
 from sequoia_core.reproduce.values import study_values
 from sequoia_core.speculate.draft import DraftModel
+from sequoia_core.tree.choice import TreeChoice
 from sequoia_core.tree.growmap import GrowMap
 from tests.core.engines import make_engine, steps_of, tokens_of
 from tests.core.models import TableModel

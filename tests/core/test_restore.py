@@ -10,10 +10,11 @@ from torch import Tensor
 from sequoia_core.chat.conversation import Conversation
 from sequoia_core.config import SamplingParams
 from sequoia_core.errors import ParameterError
-from sequoia_core.events import FinishReason, NoticeKind
-from sequoia_core.model.interface import KVCache, PairDescription, TreeChoice
+from sequoia_core.events import FinishReason, NoticeKind, PairDescription
+from sequoia_core.model.interface import KVCache
 from sequoia_core.model.loading.pair import Pair
 from sequoia_core.text.chat_template import ChatTemplate, Turn
+from sequoia_core.tree.choice import TreeChoice
 from sequoia_core.tree.growmap import GrowMap
 from tests.core.engines import finish_of, text_of, tokens_of
 from tests.core.models import tiny_llama

@@ -2,7 +2,7 @@
 
 import pytest
 
-from sequoia_core.suggest import close_names, suggest
+from sequoia_core.errors import close_names, suggest
 
 KNOWN = ("temperature", "top_p", "top_k", "max_new_tokens", "smollm2-135m/greedy-16x4", "chain/4")
 

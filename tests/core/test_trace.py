@@ -16,6 +16,7 @@ from sequoia_core.events import (
     Event,
     Finished,
     FinishReason,
+    PairDescription,
     Piece,
     Step,
     StepTimings,
@@ -24,7 +25,6 @@ from sequoia_core.events import (
     TreeChosen,
     TreeNode,
 )
-from sequoia_core.model.interface import PairDescription
 from sequoia_core.recording.replay_engine import (
     Asked,
     ReplayEngine,

@@ -13,7 +13,7 @@ from sequoia_core.decode.tree_choice import (
 )
 from sequoia_core.errors import GrowMapError
 from sequoia_core.events import Step
-from sequoia_core.model.interface import MOST_DEPTH, MOST_NODES, TreeChoice
+from sequoia_core.tree.choice import MOST_DEPTH, MOST_NODES, TreeChoice
 from sequoia_core.tree.growmap import GrowMap, find_growmap, growmap_names
 
 TREE = GrowMap((-1, 0, 0, 1, 3), name="mine", acceptance_rates=(0.5, 0.2))

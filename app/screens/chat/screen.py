@@ -13,8 +13,7 @@ from textual.containers import Horizontal
 from textual.widget import Widget
 
 from sequoia_core.errors import SequoiaError
-from sequoia_core.events import TreeChosen
-from sequoia_core.model.interface import PairDescription
+from sequoia_core.events import PairDescription, TreeChosen
 
 from ...engine.decode_thread import Decoder
 from ...engine.messages import Ask, ChatSettings

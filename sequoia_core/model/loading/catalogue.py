@@ -9,9 +9,8 @@ import tomllib
 from dataclasses import dataclass
 from pathlib import Path
 
-from sequoia_core.errors import ParameterError
+from sequoia_core.errors import ParameterError, suggest
 from sequoia_core.model.loading.memory_plan import Held, MemoryPlan, kv_token_bytes, plan_memory
-from sequoia_core.suggest import suggest
 
 _CONTEXT = 4096
 _BYTES_PER_VALUE = 2

@@ -17,6 +17,7 @@ from torch import Tensor
 
 from sequoia_core.config import Offload, WeightFormat
 from sequoia_core.errors import ModelLoadError, ParameterError, TokenizerMismatchError
+from sequoia_core.events import PairDescription
 from sequoia_core.model.conditioned import ConditionedLlama
 from sequoia_core.model.config import ModelConfig
 from sequoia_core.model.device import (
@@ -27,7 +28,6 @@ from sequoia_core.model.device import (
     dtype_name,
     prepare,
 )
-from sequoia_core.model.interface import PairDescription
 from sequoia_core.model.llama import Llama
 from sequoia_core.model.loading.catalogue import catalogue
 from sequoia_core.model.loading.forward import Forward, choose_forward

@@ -10,10 +10,9 @@ from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor, wait
 from dataclasses import dataclass
+from enum import StrEnum
 from time import perf_counter
 from typing import Protocol, TypeVar
-
-from sequoia_core.model.interface import Activity, Span
 
 Item = TypeVar("Item")
 
@@ -148,3 +147,21 @@ def _close(thread: ThreadPoolExecutor, carrier: Carrier) -> None:
     thread.submit(carrier.close)  # after what is being read
     # garbage is collected in whichever thread happens to allocate, and none can wait for itself
     thread.shutdown(wait=not threading.current_thread().name.startswith(THREAD))
+
+
+class Activity(StrEnum):
+    """What a span of time was spent on while an offloaded model computed."""
+
+    READ = "read"
+    WAIT = "wait"
+    COMPUTE = "compute"
+
+
+@dataclass(frozen=True, slots=True)
+class Span:
+    """What happened to one layer from when until when, seconds of `time.perf_counter`."""
+
+    activity: Activity
+    layer: int
+    began: float
+    ended: float

@@ -20,8 +20,8 @@ from sequoia_core.distill.pipeline import WORK, Distillation
 from sequoia_core.distill.student import Student, begin_from_draft
 from sequoia_core.distill.subject import Subject, spread_layers
 from sequoia_core.errors import ModelLoadError, ParameterError, SequoiaError
-from sequoia_core.model.interface import TreeChoice
 from sequoia_core.model.loading.pair import load_pair
+from sequoia_core.tree.choice import TreeChoice
 from sequoia_core.tree.growmap import GrowMap
 from tests.core.checkpoints import save_model, tiny_tokenizer
 from tests.core.distill.runs import TINY_RUN, run, run_until_killed, tiny_target

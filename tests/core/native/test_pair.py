@@ -11,10 +11,10 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from sequoia_core import Conversation, SamplingParams, load_pair
-from sequoia_core.config import Mode, Offload, WeightFormat
+from sequoia_core.config import Lookup, Mode, Offload, WeightFormat
 from sequoia_core.errors import ParameterError
 from sequoia_core.events import Event, Notice, NoticeKind, Step, TextDelta
-from sequoia_core.model.interface import LanguageModel, Lookup, TreeChoice
+from sequoia_core.model.interface import LanguageModel
 from sequoia_core.model.llama import Llama
 from sequoia_core.model.loading import blocks, forward
 from sequoia_core.model.loading.int8_rows import pack_weights
@@ -23,6 +23,7 @@ from sequoia_core.model.loading.pair import Pair, known_model
 from sequoia_core.model.loading.planning import pair_plans
 from sequoia_core.model.native.llama import NativeLlama
 from sequoia_core.model.offload.model import Placement
+from sequoia_core.tree.choice import TreeChoice
 from sequoia_core.tree.growmap import GrowMap, find_growmap
 from tests.core.checkpoints import save_gguf, save_model, tiny_llama
 from tests.core.checkpoints import tiny_tokenizer as tokenizer_of

@@ -1,0 +1,56 @@
+"""Which tree a person asked for."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from sequoia_core.config import OTHER_CHILDREN, Lookup, Mode
+from sequoia_core.errors import GrowMapError
+
+if TYPE_CHECKING:  # a screen imports this module long before it needs torch
+    from sequoia_core.tree.growmap import GrowMap
+
+MOST_NODES = 1024
+"""Nodes of the largest tree that is decoded with; the published trees end at 768."""
+
+MOST_DEPTH = 64
+"""Levels of it: each is a drafting pass that nothing can cut short."""
+
+
+@dataclass(frozen=True, slots=True)
+class TreeChoice:
+    """Which tree a person asked for; `growmap` None leaves the choice to the machine.
+
+    Attributes:
+        mode: how tokens are decided.
+        growmap: a fixed shape.
+        adaptive: whether each step's tree is grown by the draft's own probabilities; `growmap` is
+            then None. None is adaptive with models that read a tree in one call, in the modes
+            `sequoia` and `greedy`, and else the fixed shape that is predicted to be the fastest.
+        lookup: grafts continuations into trees of the modes `sequoia` and `greedy`.
+
+    Raises:
+        GrowMapError: the tree is too large to be drafted and verified in one step, is to be fixed
+            and adaptive at once, or adaptive in a mode that has no such trees.
+    """
+
+    mode: Mode = Mode.SEQUOIA
+    growmap: GrowMap | None = None
+    adaptive: bool | None = None
+    lookup: Lookup = Lookup.OFF
+
+    def __post_init__(self) -> None:
+        tree = self.growmap
+        if tree is not None and self.adaptive:
+            raise GrowMapError("a tree is either of a fixed shape or adaptive; choose one")
+        if self.adaptive and self.mode in OTHER_CHILDREN:
+            raise GrowMapError(
+                f"adaptive trees are grown for the modes sequoia, greedy and chain, not for "
+                f"{self.mode.value}; name a growmap, or leave it to measured or auto"
+            )
+        if tree is not None and (tree.size > MOST_NODES or tree.depth > MOST_DEPTH):
+            raise GrowMapError(
+                f"growmap {tree.name!r} has {tree.size} nodes and depth {tree.depth}; a step can "
+                f"speculate with at most {MOST_NODES} nodes and depth {MOST_DEPTH}"
+            )
