@@ -11,7 +11,6 @@ from uuid import uuid4
 
 import typer
 
-from sequoia_core.decode.tree_choice import ADAPTIVE
 from sequoia_core.errors import ParameterError, SequoiaError
 from sequoia_core.events import (
     Event,
@@ -27,6 +26,7 @@ from sequoia_core.events import (
 )
 from sequoia_core.recording.replay_engine import Asked, recorded
 from sequoia_core.text.detokenizer import well_formed
+from sequoia_core.tree.choice import ADAPTIVE
 
 from ..config.destination import to_be_written
 from ..engine import build

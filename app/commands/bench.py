@@ -211,7 +211,7 @@ def _prompts(plan: BenchPlan) -> str:
 
 def _screen(prompts: str | None, count: int, flags: Mapping[str, Any]) -> str:
     with progress_line() as progress:
-        from sequoia_core.bench.prompts import load_prompts
+        from sequoia_core.data.prompts import load_prompts
 
         from .screen_bench import measure_screen
 

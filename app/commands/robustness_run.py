@@ -79,7 +79,7 @@ def run_study(flags: Mapping[str, Any], task: Task, dst: Path, results: Results)
         pair = build.load_chosen(settings, progress)
         study = _studied(pair, sweep, task, file, progress)
     if picture is not None:
-        from sequoia_core.figures.reproduce_pictures import draw_study
+        from sequoia_core.reproduce.pictures import draw_study
 
         draw_study(picture, study)
     if results.as_json:

@@ -116,7 +116,7 @@ def run_testbed(flags: Mapping[str, Any], task: Task, results: Results) -> None:
         whole = _decoded(run, progress)
     findings = run.findings()
     if picture is not None:
-        from sequoia_core.figures.reproduce_pictures import draw_experiment
+        from sequoia_core.reproduce.pictures import draw_experiment
 
         draw_experiment(picture, findings)
     if results.as_json:

@@ -9,9 +9,9 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from sequoia_core.chat.interface import ChatEngine
-from sequoia_core.decode.tree_choice import ADAPTIVE, MEASURED
+from sequoia_core.decode.tree_choice import MEASURED
 from sequoia_core.model.loading.catalogue import find_pair, known_draft
-from sequoia_core.tree.choice import TreeChoice
+from sequoia_core.tree.choice import ADAPTIVE, TreeChoice
 from sequoia_core.tree.growmap import find_growmap
 
 from .messages import ChatSettings, LoadProgress

@@ -1,7 +1,7 @@
 """What `/show` says. Pure text; knows no widget."""
 
-from sequoia_core.decode.tree_choice import ADAPTIVE
 from sequoia_core.events import PairDescription, TreeChosen
+from sequoia_core.tree.choice import ADAPTIVE
 
 from ..engine.messages import ChatSettings
 

@@ -5,8 +5,8 @@ from collections.abc import Iterable
 from textual.content import Content
 
 from sequoia_core.config import Lookup, Mode
-from sequoia_core.decode.tree_choice import ADAPTIVE
 from sequoia_core.events import PairDescription, TreeChosen
+from sequoia_core.tree.choice import ADAPTIVE
 
 from ..engine.messages import ChatSettings
 from ..state.sanitize import fit, visible

@@ -18,9 +18,10 @@ from sequoia_core.bench.conditions import prefill_speeds
 from sequoia_core.bench.contenders import INSTALL
 from sequoia_core.bench.findings import Findings
 from sequoia_core.bench.goals import memory_lines, score_lines, scores
-from sequoia_core.bench.report import Row, Spread
+from sequoia_core.bench.report import Row
 from sequoia_core.bench.runner import Comparison
 from sequoia_core.figures import bench_picture
+from sequoia_core.measure.spread import Spread
 
 PACKAGES = (
     "sequoia-chat", "torch", "transformers", "llama-cpp-python", "xllamacpp", "openvino-genai",

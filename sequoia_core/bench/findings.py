@@ -6,9 +6,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from sequoia_core.bench.conditions import PREFILL_TOKENS
-from sequoia_core.bench.report import Spread
 from sequoia_core.bench.runner import Comparison
 from sequoia_core.events import PairDescription
+from sequoia_core.measure.spread import Spread
 
 
 @dataclass(frozen=True, slots=True)

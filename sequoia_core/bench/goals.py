@@ -11,8 +11,9 @@ from dataclasses import dataclass
 from sequoia_core.bench import names
 from sequoia_core.bench.conditions import busy_name, prefill_speeds
 from sequoia_core.bench.findings import Findings
-from sequoia_core.bench.report import Spread, best_tree, fastest, ratio, rows
+from sequoia_core.bench.report import best_tree, fastest, ratio, rows
 from sequoia_core.bench.runner import Comparison
+from sequoia_core.measure.spread import Spread
 
 EMBEDDED_TARGET = "SmolLM2-135M-Instruct"
 """Name of the target that the goals are for."""

@@ -11,27 +11,10 @@ from statistics import geometric_mean, median
 from sequoia_core.bench import names
 from sequoia_core.bench.runner import Comparison
 from sequoia_core.bench.runs import Run, StepParts
+from sequoia_core.measure.spread import Spread
 
 BAR_WIDTH = 40
 _EIGHTHS = " ▏▎▍▌▋▊▉"
-
-
-@dataclass(frozen=True, slots=True)
-class Spread:
-    """The middle of some figures, and how far they lie apart."""
-
-    low: float
-    middle: float
-    high: float
-
-    @classmethod
-    def of(cls, values: Sequence[float]) -> "Spread":
-        """Of one figure or more."""
-        return cls(min(values), median(values), max(values))
-
-    def text(self, digits: int, unit: str = "") -> str:
-        """`1.24x (1.10 to 1.40)`."""
-        return f"{self.middle:.{digits}f}{unit} ({self.low:.{digits}f} to {self.high:.{digits}f})"
 
 
 @dataclass(frozen=True, slots=True)

@@ -176,7 +176,7 @@ def check_source(source: str | None) -> None:
 
 def _rows_of(source: str | None) -> Iterator[Row]:
     if source is None:
-        from sequoia_core.measure.tuner import PROMPTS
+        from sequoia_core.data.prompts import PROMPTS
 
         return (Row(prompt, Kind.TURN) for prompt in PROMPTS)
     if source in NAMED:

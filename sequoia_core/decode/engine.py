@@ -20,11 +20,8 @@ from sequoia_core.decode.step_nodes import step_nodes
 from sequoia_core.decode.timed_model import timed
 from sequoia_core.decode.token_cache import Ledger
 from sequoia_core.decode.tree_choice import (
-    ROOT,
     TRYING,
-    AdaptiveTree,
     Advice,
-    Tree,
     TreeAdvisor,
     as_chosen,
     lookup_for,
@@ -54,7 +51,7 @@ from sequoia_core.speculate.draft import DraftModel
 from sequoia_core.speculate.token_tree import ScoredTree
 from sequoia_core.speculate.verify import Verdict
 from sequoia_core.text.detokenizer import TextCodec, TextStream
-from sequoia_core.tree.choice import TreeChoice
+from sequoia_core.tree.choice import ROOT, AdaptiveTree, Tree, TreeChoice
 
 if TYPE_CHECKING:
     import torch

@@ -12,13 +12,12 @@ import torch
 
 from sequoia_core.config import Lookup, Mode, SamplingParams
 from sequoia_core.decode.token_cache import Ledger
-from sequoia_core.decode.tree_choice import ROOT, AdaptiveTree, StepCosts, Tree
 from sequoia_core.model.interface import KVCache, LanguageModel, TreeReader, TreeRows
 from sequoia_core.model.loading.memory_plan import memory_errors
 from sequoia_core.speculate import verify
 from sequoia_core.speculate.adaptive_draft import Drafting, FixedShape, Growth, grow_adaptive
 from sequoia_core.speculate.adaptive_policy import AdaptivePolicy, Continuation, Limits
-from sequoia_core.speculate.cost_model import Economy
+from sequoia_core.speculate.cost_model import Economy, StepCosts
 from sequoia_core.speculate.draft import (
     ChildChooser,
     DraftModel,
@@ -41,6 +40,7 @@ from sequoia_core.speculate.token_tree import (
     scored,
 )
 from sequoia_core.speculate.verify import AcceptanceRule, Verdict
+from sequoia_core.tree.choice import ROOT, AdaptiveTree, Tree
 from sequoia_core.tree.growmap import GrowMap
 
 MOST_PENDING = 32

@@ -3,20 +3,15 @@
 Owns the decision; measuring is `sequoia_core.measure`'s affair. Knows nothing of tokens.
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Protocol
 
 from sequoia_core.config import OTHER_CHILDREN, Lookup, Mode
 from sequoia_core.events import Step, TreeChosen
-from sequoia_core.tree.choice import TreeChoice
+from sequoia_core.speculate.cost_model import StepCosts
+from sequoia_core.tree.choice import ADAPTIVE, ROOT, AdaptiveTree, Tree, TreeChoice
 from sequoia_core.tree.growmap import GrowMap, find_growmap
-
-ROOT = GrowMap((-1,), name="root")
-"""The tree of plain decoding: nothing is drafted."""
-
-ADAPTIVE = "adaptive"
-"""What a tree is called whose shape is decided each step."""
 
 MEASURED = "measured"
 """What the fixed shape is called that is predicted to be the fastest on this machine."""
@@ -46,42 +41,6 @@ class Advice:
     predicted_speedup: float | None
     reason: str
     deeper: tuple[tuple[float, ...], ...] = ()
-
-
-@dataclass(frozen=True, slots=True)
-class StepCosts:
-    """Milliseconds that the parts of a step take at one context, as measured and learnt.
-
-    Attributes:
-        target_ms: a target forward of n rows, and what the rest of a step does per node.
-        draft_ms: a drafting pass of n rows, sampling included.
-        overhead_ms: what else a step takes, whatever its tree.
-        plain_ms: a whole plain step.
-    """
-
-    target_ms: Callable[[int], float]
-    draft_ms: Callable[[int], float]
-    overhead_ms: float
-    plain_ms: float
-
-
-@dataclass(frozen=True, slots=True)
-class AdaptiveTree:
-    """Bounds of a tree whose shape is decided each step, by what the draft says.
-
-    Attributes:
-        size: most nodes, root included.
-        depth: most edges on a path.
-        branching: most children of a node; 1 is a chain.
-    """
-
-    size: int = 64
-    depth: int = 12
-    branching: int = 6
-
-
-Tree = GrowMap | AdaptiveTree
-"""What steps are decoded with: the same shape each time, or bounds of one."""
 
 
 class TreeAdvisor(Protocol):

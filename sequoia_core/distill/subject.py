@@ -13,8 +13,8 @@ from typing import TYPE_CHECKING
 
 import torch
 
-from sequoia_core.bench.prompts import read_prompts
 from sequoia_core.config import Offload, WeightFormat
+from sequoia_core.data.prompts import read_prompts
 from sequoia_core.distill.options import Options
 from sequoia_core.distill.pieces import Pieces
 from sequoia_core.distill.student import student_config

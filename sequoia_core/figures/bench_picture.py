@@ -6,9 +6,9 @@ A terminal gets bars of characters from the report instead.
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from sequoia_core.bench.report import Spread
 from sequoia_core.figures.picture import COLOURS, GREY, can_draw, save
 from sequoia_core.figures.picture import axes as new_axes
+from sequoia_core.measure.spread import Spread
 
 __all__ = ["can_draw", "draw_sizes", "draw_systems"]
 

@@ -13,9 +13,10 @@ from statistics import median
 from typing import TYPE_CHECKING
 
 from sequoia_core.config import Mode, SamplingParams
+from sequoia_core.data.prompts import PROMPTS
 from sequoia_core.decode.baseline_timer import NoBaseline
 from sequoia_core.decode.engine import Engine
-from sequoia_core.decode.tree_choice import ROOT, BundledAdvisor
+from sequoia_core.decode.tree_choice import BundledAdvisor
 from sequoia_core.errors import ParameterError
 from sequoia_core.events import Step
 from sequoia_core.measure.acceptance_stats import FOREVER, AcceptanceRecord
@@ -23,7 +24,7 @@ from sequoia_core.measure.calibration import Band, Calibration
 from sequoia_core.measure.forward_timings import ForwardTimer, TimeSurface
 from sequoia_core.measure.step_cost_model import MachineTimes, RestCosts, drafted_rows
 from sequoia_core.text.chat_template import ChatTemplate
-from sequoia_core.tree.choice import TreeChoice
+from sequoia_core.tree.choice import ROOT, TreeChoice
 from sequoia_core.tree.growmap import GrowMap
 
 if TYPE_CHECKING:
@@ -42,16 +43,6 @@ SHAPE_TOKENS = 48
 """Decoded with each tree that is there for its bookkeeping only."""
 TEMPERATURE = 0.6
 """Sampled at unless another temperature is chosen."""
-PROMPTS = (
-    "Why do the leaves of many trees turn red in autumn?",
-    "Write a short letter to a landlord who has not repaired the heating.",
-    "Explain to a beginner what a variable is in a programming language.",
-    "What should I pack for three days of walking in the mountains?",
-    "Tell me a story about a lighthouse keeper and a lost dog.",
-    "List the main differences between a virus and a bacterium.",
-    "Compare living in a city with living in a village.",
-    "Write a short poem about the first snow of the year.",
-)
 WIDE = GrowMap((-1, *[0] * 8, *[1] * 4, 2, 2, 3, 9, 9, 9, 10, 13, 16, 16), "survey")
 """Wide where most is decided, and deep enough to see whether rates hold below."""
 SHAPES = (ROOT, GrowMap.k_ary([8]), GrowMap.chain(4))

@@ -17,10 +17,10 @@ from statistics import median
 
 import numpy as np
 
-from sequoia_core.decode.tree_choice import StepCosts
 from sequoia_core.errors import ParameterError
 from sequoia_core.events import Origin, Step
 from sequoia_core.measure.forward_timings import TimeSurface, straight
+from sequoia_core.speculate.cost_model import StepCosts
 from sequoia_core.tree.growmap import GrowMap
 
 KEPT = 31

@@ -14,13 +14,14 @@ from statistics import median
 from typing import TYPE_CHECKING
 
 from sequoia_core.bench.own import OwnSystem, StepWatch
-from sequoia_core.bench.report import Spread, ratio
+from sequoia_core.bench.report import ratio
 from sequoia_core.bench.runner import compare
 from sequoia_core.config import Mode, SamplingParams
 from sequoia_core.decode.tree_choice import BundledAdvisor
 from sequoia_core.errors import ParameterError, SequoiaError
+from sequoia_core.measure.draft_nucleus import DRAFT_TOP_P, DraftNucleus
+from sequoia_core.measure.spread import Spread
 from sequoia_core.reproduce.resampling import Counted, Interval, tokens_per_step
-from sequoia_core.reproduce.sampling import DRAFT_TOP_P, DraftNucleus
 from sequoia_core.reproduce.seeds import prompt_seed
 from sequoia_core.reproduce.split import Split, SplitClock
 from sequoia_core.tree.choice import TreeChoice

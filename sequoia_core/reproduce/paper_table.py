@@ -11,8 +11,8 @@ from dataclasses import asdict, dataclass
 from itertools import product
 from typing import TYPE_CHECKING, Any
 
-from sequoia_core.bench.report import Spread
 from sequoia_core.errors import ParameterError
+from sequoia_core.measure.spread import Spread
 from sequoia_core.reproduce.paper_facts import DATASETS, TEMPERATURES, PaperFacts
 from sequoia_core.reproduce.paper_trees import tree_name
 from sequoia_core.reproduce.resampling import Interval

@@ -15,9 +15,9 @@ from sequoia_core.config import Mode, SamplingParams
 from sequoia_core.decode.step import Speculator
 from sequoia_core.decode.token_cache import Ledger
 from sequoia_core.errors import ParameterError
+from sequoia_core.measure.draft_nucleus import DRAFT_TOP_P, DraftNucleus
 from sequoia_core.model.interface import LanguageModel
 from sequoia_core.reproduce.resampling import Counted
-from sequoia_core.reproduce.sampling import DRAFT_TOP_P, DraftNucleus
 from sequoia_core.reproduce.seeds import prompt_digest, prompt_seed
 from sequoia_core.speculate.draft import DraftModel
 

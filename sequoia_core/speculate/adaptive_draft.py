@@ -13,7 +13,6 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from sequoia_core.decode.tree_choice import ADAPTIVE
 from sequoia_core.model.interface import Draws, KVCache, LanguageModel, Paths, TreeReader, TreeRows
 from sequoia_core.speculate.adaptive_policy import Born, Offer, Seen
 from sequoia_core.speculate.draft import (
@@ -24,6 +23,7 @@ from sequoia_core.speculate.draft import (
     level_draw,
 )
 from sequoia_core.speculate.token_tree import TokenTree
+from sequoia_core.tree.choice import ADAPTIVE
 from sequoia_core.tree.growmap import GrowMap
 
 

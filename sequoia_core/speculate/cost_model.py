@@ -5,13 +5,31 @@ probability that it is accepted is at least rate x the time its row adds, and a 
 what it is expected to add is at least rate x its time. Knows nothing of models or of tokens.
 """
 
-from sequoia_core.decode.tree_choice import StepCosts
+from collections.abc import Callable
+from dataclasses import dataclass
 
 MOST_PRICED = 1024
 """Rows up to which prices are told apart; more cost what the last of these does."""
 _MEMORY = 64
 """Steps over which tokens per time are averaged."""
 _FIRST_TOKENS, _FIRST_TIME, _FIRST_STEPS = 1.5, 1.25, 8
+
+
+@dataclass(frozen=True, slots=True)
+class StepCosts:
+    """Milliseconds that the parts of a step take at one context, as measured and learnt.
+
+    Attributes:
+        target_ms: a target forward of n rows, and what the rest of a step does per node.
+        draft_ms: a drafting pass of n rows, sampling included.
+        overhead_ms: what else a step takes, whatever its tree.
+        plain_ms: a whole plain step.
+    """
+
+    target_ms: Callable[[int], float]
+    draft_ms: Callable[[int], float]
+    overhead_ms: float
+    plain_ms: float
 
 
 def _assumed_target(rows: int) -> float:

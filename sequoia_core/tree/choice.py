@@ -3,13 +3,10 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
 from sequoia_core.config import OTHER_CHILDREN, Lookup, Mode
 from sequoia_core.errors import GrowMapError
-
-if TYPE_CHECKING:  # a screen imports this module long before it needs torch
-    from sequoia_core.tree.growmap import GrowMap
+from sequoia_core.tree.growmap import GrowMap
 
 MOST_NODES = 1024
 """Nodes of the largest tree that is decoded with; the published trees end at 768."""
@@ -54,3 +51,30 @@ class TreeChoice:
                 f"growmap {tree.name!r} has {tree.size} nodes and depth {tree.depth}; a step can "
                 f"speculate with at most {MOST_NODES} nodes and depth {MOST_DEPTH}"
             )
+
+
+ROOT = GrowMap((-1,), name="root")
+"""The tree of plain decoding: nothing is drafted."""
+
+
+ADAPTIVE = "adaptive"
+"""What a tree is called whose shape is decided each step."""
+
+
+@dataclass(frozen=True, slots=True)
+class AdaptiveTree:
+    """Bounds of a tree whose shape is decided each step, by what the draft says.
+
+    Attributes:
+        size: most nodes, root included.
+        depth: most edges on a path.
+        branching: most children of a node; 1 is a chain.
+    """
+
+    size: int = 64
+    depth: int = 12
+    branching: int = 6
+
+
+Tree = GrowMap | AdaptiveTree
+"""What steps are decoded with: the same shape each time, or bounds of one."""

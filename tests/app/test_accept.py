@@ -9,10 +9,10 @@ import torch
 from typer.testing import CliRunner
 
 from app.cli import app
+from sequoia_core.data.prompts import PROMPTS
 from sequoia_core.errors import ModelLoadError
 from sequoia_core.figures.acceptance_picture import draw_vector
 from sequoia_core.measure.acceptance_vector import AcceptanceVector
-from sequoia_core.measure.tuner import PROMPTS
 from sequoia_core.model.loading.pair import embedded_target_path
 from sequoia_core.tree.reference_files import read_acceptance_rates
 from tests.core.checkpoints import save_model, tiny_tokenizer

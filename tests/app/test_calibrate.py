@@ -10,11 +10,11 @@ import sequoia_core
 from app.cli import app
 from app.commands.terminal_chart import Series, chart
 from sequoia_core import measure
-from sequoia_core.decode.tree_choice import ROOT
 from sequoia_core.measure import grid
 from sequoia_core.measure.calibration import Calibration
 from sequoia_core.measure.grid import Answer, Cell, Comparison
 from sequoia_core.measure.online_advisor import OnlineAdvisor
+from sequoia_core.tree.choice import ROOT
 from sequoia_core.tree.growmap import GrowMap
 from tests.core.measuring import calibration_of
 

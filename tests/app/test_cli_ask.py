@@ -17,7 +17,6 @@ from app.config.settings import Settings
 from app.engine import build
 from sequoia_core.chat.interface import ChatEngine
 from sequoia_core.config import Mode, SamplingParams
-from sequoia_core.decode.tree_choice import ADAPTIVE
 from sequoia_core.errors import ContextFullError
 from sequoia_core.events import (
     Event,
@@ -33,6 +32,7 @@ from sequoia_core.events import (
     Totals,
 )
 from sequoia_core.recording.replay_engine import Asked, ReplayEngine, Trace, read_trace
+from sequoia_core.tree.choice import ADAPTIVE
 from tests.fakes import (
     ANSWER,
     PAIR,

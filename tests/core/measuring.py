@@ -4,12 +4,12 @@ import random
 from collections.abc import Sequence
 from dataclasses import replace
 
-from sequoia_core.decode.tree_choice import StepCosts
 from sequoia_core.events import Origin, Outcome, Step, StepTimings, TreeNode
 from sequoia_core.measure.acceptance_stats import AcceptanceRecord, Tally
 from sequoia_core.measure.calibration import Band, Calibration
 from sequoia_core.measure.forward_timings import TimeCurve, TimeSurface
 from sequoia_core.measure.step_cost_model import MachineTimes, RestCosts, step_ms
+from sequoia_core.speculate.cost_model import StepCosts
 from sequoia_core.tree.growmap import GrowMap
 
 ROWS = (1, 2, 4, 8, 16, 32, 128)

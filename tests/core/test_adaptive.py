@@ -11,7 +11,6 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from sequoia_core.config import SamplingParams
-from sequoia_core.decode.tree_choice import StepCosts
 from sequoia_core.speculate.acceptance_estimator import EDGES, Confidence, overlapping, stated
 from sequoia_core.speculate.adaptive_draft import Drafting, grow_adaptive
 from sequoia_core.speculate.adaptive_policy import (
@@ -23,7 +22,7 @@ from sequoia_core.speculate.adaptive_policy import (
     Offer,
     StepPolicy,
 )
-from sequoia_core.speculate.cost_model import Economy
+from sequoia_core.speculate.cost_model import Economy, StepCosts
 from sequoia_core.speculate.draft import DraftModel
 from sequoia_core.speculate.sampling import draft_probs, ordered_draws
 from sequoia_core.speculate.token_tree import host_values

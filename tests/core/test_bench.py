@@ -7,12 +7,11 @@ import pytest
 
 from sequoia_core.bench import BenchPlan, runs
 from sequoia_core.bench.parting import describe_partings, find_parting
-from sequoia_core.bench.prompts import load_prompts
 from sequoia_core.bench.runner import WARM_UP_TOKENS, Outcome, compare
 from sequoia_core.bench.runs import NoSpeedError, PeerError, StepClock, peer_code
 from sequoia_core.config import SamplingParams
+from sequoia_core.data.prompts import PROMPTS, load_prompts
 from sequoia_core.errors import ParameterError
-from sequoia_core.measure.tuner import PROMPTS
 from tests.core.bench_runs import FixedSystem, outcome_of
 from tests.core.models import TableModel
 

@@ -16,11 +16,12 @@ from sequoia_core.bench.contenders import AVX2, BASELINES, OWN, PEERS
 from sequoia_core.bench.document import Setting, as_values, for_terminal, write_document
 from sequoia_core.bench.findings import Conditions, Findings
 from sequoia_core.bench.goals import memory_lines, score_lines, scores
-from sequoia_core.bench.report import BAR_WIDTH, Spread, bars, best_tree, ratio, rows, table
+from sequoia_core.bench.report import BAR_WIDTH, bars, best_tree, ratio, rows, table
 from sequoia_core.bench.runner import Comparison
 from sequoia_core.config import SamplingParams
 from sequoia_core.events import PairDescription
 from sequoia_core.figures import bench_picture
+from sequoia_core.measure.spread import Spread
 from tests.core.bench_runs import FixedSystem, comparison_of, outcome_of, run_at
 
 

@@ -10,9 +10,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from sequoia_core.data import DataSpec, load_passages, load_prompts, load_rows
+from sequoia_core.data.prompts import PROMPTS
 from sequoia_core.data.rows import Kind, Row, row_of
 from sequoia_core.errors import ParameterError
-from sequoia_core.measure.tuner import PROMPTS
 from sequoia_core.text.chat_template import ChatTemplate
 from tests.core.checkpoints import tiny_tokenizer
 from tests.core.tiny_tokenizers import byte_level

@@ -8,7 +8,7 @@ from sequoia_core.config import Lookup, Mode, SamplingParams
 from sequoia_core.decode.baseline_timer import PlainClock
 from sequoia_core.decode.step import Sampler, Speculator
 from sequoia_core.decode.token_cache import Ledger
-from sequoia_core.decode.tree_choice import ROOT, AdaptiveTree, BundledAdvisor, StepCosts
+from sequoia_core.decode.tree_choice import BundledAdvisor
 from sequoia_core.errors import GrowMapError
 from sequoia_core.events import (
     FinishReason,
@@ -20,8 +20,9 @@ from sequoia_core.events import (
     TreeChosen,
 )
 from sequoia_core.speculate.adaptive_policy import PROBE_STEPS
+from sequoia_core.speculate.cost_model import StepCosts
 from sequoia_core.speculate.draft import DraftModel
-from sequoia_core.tree.choice import TreeChoice
+from sequoia_core.tree.choice import ROOT, AdaptiveTree, TreeChoice
 from sequoia_core.tree.growmap import GrowMap
 from tests.core.engines import (
     check_caches,

@@ -17,7 +17,6 @@ from scipy import stats
 from torch import Tensor
 
 from sequoia_core.config import Lookup, Mode, SamplingParams
-from sequoia_core.decode.tree_choice import AdaptiveTree
 from sequoia_core.speculate import verify
 from sequoia_core.speculate.adaptive_draft import Drafting, Growth, grow_adaptive
 from sequoia_core.speculate.adaptive_policy import Born, Offer
@@ -25,7 +24,7 @@ from sequoia_core.speculate.draft import DraftModel
 from sequoia_core.speculate.graft import graft
 from sequoia_core.speculate.sampling import draft_probs
 from sequoia_core.speculate.token_tree import ScoredTree, TokenTree, host_values, score
-from sequoia_core.tree.choice import TreeChoice
+from sequoia_core.tree.choice import AdaptiveTree, TreeChoice
 from sequoia_core.tree.growmap import GrowMap
 from tests.core.engines import check_caches, check_laws, finish_of, make_engine, tokens_of
 from tests.core.models import TableModel, tiny_llama

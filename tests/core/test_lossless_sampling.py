@@ -17,7 +17,6 @@ from torch import Tensor
 from sequoia_core.config import Lookup, Mode, SamplingParams
 from sequoia_core.decode.step import Sampler, Speculator
 from sequoia_core.decode.token_cache import Ledger
-from sequoia_core.decode.tree_choice import Tree
 from sequoia_core.speculate import verify
 from sequoia_core.speculate.draft import DraftModel, SampledChildren
 from sequoia_core.speculate.sampling import (
@@ -29,6 +28,7 @@ from sequoia_core.speculate.sampling import (
     shaped_probs,
 )
 from sequoia_core.speculate.token_tree import TokenTree, score
+from sequoia_core.tree.choice import Tree
 from sequoia_core.tree.growmap import GrowMap
 from tests.core.models import TableModel
 

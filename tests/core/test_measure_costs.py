@@ -7,7 +7,6 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from sequoia_core.decode.tree_choice import ROOT
 from sequoia_core.errors import ParameterError
 from sequoia_core.measure.step_cost_model import (
     KEPT,
@@ -17,6 +16,7 @@ from sequoia_core.measure.step_cost_model import (
     RestCosts,
     step_ms,
 )
+from sequoia_core.tree.choice import ROOT
 from sequoia_core.tree.growmap import GrowMap
 from tests.core.engines import tree_of
 from tests.core.measuring import REST, TIMES, grafted, make_step

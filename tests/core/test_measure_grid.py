@@ -6,12 +6,12 @@ from typing import Any
 import pytest
 
 from sequoia_core.config import SamplingParams
-from sequoia_core.decode.tree_choice import ROOT
 from sequoia_core.events import Step
 from sequoia_core.measure import grid
 from sequoia_core.measure.grid import Answer, Cell, Comparison, compare, grid_trees
 from sequoia_core.measure.online_advisor import Figures
 from sequoia_core.measure.step_cost_model import LearntCosts
+from sequoia_core.tree.choice import ROOT
 from sequoia_core.tree.growmap import GrowMap
 from tests.core.measuring import TIMES, make_step, record_of
 from tests.core.test_measure_tuning import pair

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from sequoia_core.config import Lookup, Mode, SamplingParams, WeightFormat
 from sequoia_core.decode import engine as engine_module
-from sequoia_core.decode.tree_choice import ROOT, AdaptiveTree, smaller
+from sequoia_core.decode.tree_choice import smaller
 from sequoia_core.errors import MemoryFullError, ModelLoadError
 from sequoia_core.events import Event, Finished, Notice, NoticeKind, Step
 from sequoia_core.model.config import ModelConfig
@@ -24,7 +24,7 @@ from sequoia_core.model.loading.memory_plan import MemoryPlan, is_out_of_memory
 from sequoia_core.model.loading.pair import known_model, load_pair
 from sequoia_core.model.loading.planning import pair_plans
 from sequoia_core.speculate import draft as draft_module
-from sequoia_core.tree.choice import TreeChoice
+from sequoia_core.tree.choice import ROOT, AdaptiveTree, TreeChoice
 from sequoia_core.tree.growmap import GrowMap
 from tests.core.checkpoints import save_model, tiny_tokenizer
 from tests.core.engines import check_caches, make_engine, steps_of, tokens_of

@@ -8,8 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from sequoia_core.bench.report import Spread
 from sequoia_core.errors import ModelLoadError, ParameterError, SequoiaError
+from sequoia_core.measure.spread import Spread
 from sequoia_core.model.loading.pair import Pair, load_pair
 from sequoia_core.reproduce import paper_report
 from sequoia_core.reproduce.paper_facts import TEMPERATURES, paper_facts

@@ -11,7 +11,7 @@ from sequoia_core.bench.runs import Run
 from sequoia_core.config import Mode, SamplingParams
 from sequoia_core.decode.step import Sampler
 from sequoia_core.errors import ParameterError, SequoiaError
-from sequoia_core.figures.reproduce_pictures import draw_experiment
+from sequoia_core.measure.draft_nucleus import DraftNucleus
 from sequoia_core.model.loading.pair import Pair
 from sequoia_core.reproduce import split
 from sequoia_core.reproduce.experiment import (
@@ -22,7 +22,7 @@ from sequoia_core.reproduce.experiment import (
     Measured,
     pairs_growmap,
 )
-from sequoia_core.reproduce.sampling import DraftNucleus
+from sequoia_core.reproduce.pictures import draw_experiment
 from sequoia_core.reproduce.split import Split, SplitClock
 from sequoia_core.reproduce.values import experiment_values
 from sequoia_core.speculate.sampling import shaped_probs

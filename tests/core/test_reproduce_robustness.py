@@ -12,12 +12,12 @@ from sequoia_core.decode.baseline_timer import NoBaseline
 from sequoia_core.decode.engine import Engine
 from sequoia_core.decode.tree_choice import BundledAdvisor
 from sequoia_core.errors import ParameterError, SequoiaError
-from sequoia_core.figures.reproduce_pictures import draw_study
+from sequoia_core.measure.draft_nucleus import DraftNucleus
 from sequoia_core.model.loading.pair import Pair
 from sequoia_core.reproduce.count_file import CountFile
+from sequoia_core.reproduce.pictures import draw_study
 from sequoia_core.reproduce.resampling import Counted
 from sequoia_core.reproduce.robustness import RULES, Cell, Count, Counter, Sweep, count_all
-from sequoia_core.reproduce.sampling import DraftNucleus
 from sequoia_core.reproduce.seeds import prompt_digest, prompt_seed
 from sequoia_core.reproduce.standing import Study
 from sequoia_core.reproduce.values import study_values

@@ -3,17 +3,11 @@
 import pytest
 
 from sequoia_core.config import Mode
-from sequoia_core.decode.tree_choice import (
-    DEFAULT_CHAIN,
-    ROOT,
-    Advice,
-    BundledAdvisor,
-    StepCosts,
-    tree_for,
-)
+from sequoia_core.decode.tree_choice import DEFAULT_CHAIN, Advice, BundledAdvisor, tree_for
 from sequoia_core.errors import GrowMapError
 from sequoia_core.events import Step
-from sequoia_core.tree.choice import MOST_DEPTH, MOST_NODES, TreeChoice
+from sequoia_core.speculate.cost_model import StepCosts
+from sequoia_core.tree.choice import MOST_DEPTH, MOST_NODES, ROOT, TreeChoice
 from sequoia_core.tree.growmap import GrowMap, find_growmap, growmap_names
 
 TREE = GrowMap((-1, 0, 0, 1, 3), name="mine", acceptance_rates=(0.5, 0.2))

@@ -48,7 +48,7 @@ from sequoia_core.model.native.rows import NativeRows
 from sequoia_core.model.offload.layout import LayerLayout
 from sequoia_core.model.offload.model import Placement, check_offload, load_offloaded
 from sequoia_core.model.pipeline import PipelinedLlama
-from sequoia_core.speculate.sampling import read_rows_with
+from sequoia_core.model.row_reader import read_rows_with
 from sequoia_core.text.chat_template import ChatTemplate, turn_ends
 from sequoia_core.text.template_renderer import RENDERER
 

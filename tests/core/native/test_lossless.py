@@ -9,13 +9,12 @@ import torch
 from scipy import stats
 
 from sequoia_core.config import Lookup, Mode, SamplingParams
-from sequoia_core.decode.tree_choice import ADAPTIVE, ROOT
 from sequoia_core.events import TreeChosen
 from sequoia_core.model.interface import TreeRows
 from sequoia_core.model.native.llama import NativeLlama, Pool
 from sequoia_core.speculate.draft import DraftModel
 from sequoia_core.speculate.token_tree import TokenTree, scored
-from sequoia_core.tree.choice import TreeChoice
+from sequoia_core.tree.choice import ADAPTIVE, ROOT, TreeChoice
 from sequoia_core.tree.growmap import GrowMap
 from tests.core.engines import make_engine, tokens_of
 from tests.core.native.test_invariance import MODELS, mixed_config, mixed_model

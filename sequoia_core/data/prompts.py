@@ -8,7 +8,17 @@ from pathlib import Path
 
 from sequoia_core.data.rows import json_rows, text_lines
 from sequoia_core.errors import ParameterError
-from sequoia_core.measure.tuner import PROMPTS
+
+PROMPTS = (
+    "Why do the leaves of many trees turn red in autumn?",
+    "Write a short letter to a landlord who has not repaired the heating.",
+    "Explain to a beginner what a variable is in a programming language.",
+    "What should I pack for three days of walking in the mountains?",
+    "Tell me a story about a lighthouse keeper and a lost dog.",
+    "List the main differences between a virus and a bacterium.",
+    "Compare living in a city with living in a village.",
+    "Write a short poem about the first snow of the year.",
+)
 
 
 def load_prompts(path: str | None, count: int) -> list[str]:
