@@ -24,9 +24,10 @@ from textual.screen import Screen
 from sequoia_core.config import Mode
 from sequoia_core.files import make_private_folder, private_file
 
+from .config.chat_settings import ChatSettings
 from .config.setting_specs import Preferences
 from .engine.decode_thread import Decoder
-from .engine.messages import ChatSettings, EngineFactory
+from .engine.messages import EngineFactory
 from .screens.all_keys import all_bindings
 from .screens.chat.apply_settings import follow_keys
 from .screens.chat.branches import BRANCH_COMMANDS

@@ -28,6 +28,7 @@ from sequoia_core.recording.replay_engine import Asked, recorded
 from sequoia_core.text.detokenizer import well_formed
 from sequoia_core.tree.choice import ADAPTIVE
 
+from ..config import resolve
 from ..config.destination import to_be_written
 from ..engine import build
 from .options import with_settings
@@ -174,7 +175,7 @@ def ask(
     params = settings.chat().sampling()
     text = read_prompt(prompt or [], sys.stdin)
     say = _whisper if not quiet else _nothing
-    say(build.chosen_models(settings).remark)
+    say(resolve.chosen_models(settings).remark)
     file = to_be_written(trace, private=True)
     with progress_line(quiet) as progress:
         chat = build.build_chat(settings, progress, insight=settings.insight and file is not None)

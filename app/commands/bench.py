@@ -14,6 +14,7 @@ import typer
 from sequoia_core.bench import COUNT, TEMPERATURES, TOKENS, TREE_SIZES, BenchPlan
 from sequoia_core.errors import ParameterError
 
+from ..config import resolve
 from ..config.destination import to_be_written
 from ..engine import build
 from ..engine.messages import LoadProgress
@@ -112,7 +113,7 @@ def _compare(
     from ..config.settings import load_settings
 
     settings = load_settings(flags)
-    models = build.chosen_models(settings)
+    models = resolve.chosen_models(settings)
     plan = replace(
         plan,
         target=models.target,

@@ -10,6 +10,7 @@ import typer
 
 from sequoia_core.errors import ParameterError
 
+from ..config import resolve
 from ..config.paths import record_file
 from ..engine import build
 from .imports import quick_imports
@@ -27,8 +28,8 @@ def open_chat(flags: Mapping[str, Any]) -> None:
 
     settings = load_settings(flags)
     chat_settings = settings.chat()
-    build.tree_choice(settings)
-    remark = build.chosen_models(settings).remark
+    resolve.tree_choice(settings)
+    remark = resolve.chosen_models(settings).remark
     if not (sys.stdin.isatty() and sys.stdout.isatty()):
         raise ParameterError("the chat needs a terminal; `sequoia ask` works with pipes")
     if remark:

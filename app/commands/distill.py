@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from ..engine import build
+from ..config import resolve
 from .options import with_only
 
 if TYPE_CHECKING:
@@ -109,7 +109,7 @@ def _chosen(flags: Mapping[str, Any], resume: bool) -> dict[str, Any]:
     from ..config.settings import load_settings
 
     settings = load_settings(flags)
-    values = {"target": build.chosen_models(settings).target, "device": settings.device}
+    values = {"target": resolve.chosen_models(settings).target, "device": settings.device}
     given = {"target" if name == "pair" else name for name in flags}
     return {name: value for name, value in values.items() if not resume or name in given}
 

@@ -19,8 +19,7 @@ import psutil
 from sequoia_core.config import Offload
 from sequoia_core.errors import SequoiaError
 
-from ..config import paths
-from ..engine import build
+from ..config import paths, resolve
 from . import machine
 
 if TYPE_CHECKING:  # pydantic is for commands that need settings
@@ -141,7 +140,7 @@ def _known_models(settings: "Settings") -> "list[Known | None]":
     """
     from sequoia_core.model.loading.pair import BUNDLED_DRAFT, NO_DRAFT, known_model
 
-    models = build.chosen_models(settings)
+    models = resolve.chosen_models(settings)
     draft = models.draft or (str(BUNDLED_DRAFT) if models.target is None else NO_DRAFT)
     return [known_model(each) for each in (models.target, *([draft] * (draft != NO_DRAFT)))]
 
@@ -150,8 +149,8 @@ def _models(settings: "Settings") -> Finding:
     from sequoia_core.model.loading.pair import embedded_target_path
 
     try:
-        models = build.chosen_models(settings)
-        build.tree_choice(settings)
+        models = resolve.chosen_models(settings)
+        resolve.tree_choice(settings)
         if models.target is None:
             path = embedded_target_path()
             size = machine.size_text(path.stat().st_size)

@@ -16,6 +16,7 @@ from sequoia_core.config import Offload
 from sequoia_core.errors import ParameterError, SequoiaError
 from sequoia_core.model.loading.catalogue import catalogue
 
+from ..config import resolve
 from ..config.destination import picture_to_be_written, to_be_written
 from ..engine import build
 from .progress import progress_line
@@ -78,7 +79,7 @@ class PaperModels:
         self.own = self._name() if named or EMBEDDED in choice.pairs else None
 
     def _name(self) -> str:
-        models = build.chosen_models(self.settings)
+        models = resolve.chosen_models(self.settings)
         if models.target is None and models.draft is None:
             return EMBEDDED
         return f"{models.draft or 'no draft'} for {models.target or EMBEDDED}"

@@ -9,7 +9,7 @@ from textual.screen import Screen
 
 from sequoia_core.events import PairDescription
 
-from ..engine.messages import ChatSettings
+from ..config.chat_settings import ChatSettings
 from ..screens.replay import ReplayScreen
 from ..screens.replay_help import ReplayHelp
 from ..state.player import Loading, Player

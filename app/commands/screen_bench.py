@@ -27,9 +27,10 @@ from sequoia_core.text.chat_template import Turn
 from sequoia_core.tree.choice import TreeChoice
 
 from ..app import SequoiaApp
+from ..config.chat_settings import ChatSettings
 from ..config.settings import Settings, load_settings
 from ..engine.build import build_chat
-from ..engine.messages import ChatSettings, LoadProgress
+from ..engine.messages import LoadProgress
 from ..store.recorder import DatabaseRecorder
 from ..widgets.prompt import Prompt
 from .terminal import Terminal, TerminalError, percentile, typing_latencies

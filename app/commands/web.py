@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from ..engine import build
+from ..config import resolve
 from ..engine.messages import LoadFailed, Loading
 from ..engine.protocol import Done
 from .options import with_settings
@@ -44,8 +44,8 @@ def web(
 
     settings = load_settings(flags)
     settings.chat()
-    build.tree_choice(settings)
-    if remark := build.chosen_models(settings).remark:
+    resolve.tree_choice(settings)
+    if remark := resolve.chosen_models(settings).remark:
         typer.echo(remark, err=True)
     if host not in _LOOPBACK:
         typer.echo(

@@ -14,9 +14,9 @@ from typing import Any
 from sequoia_core.config import Lookup, Mode, Offload, WeightFormat
 from sequoia_core.errors import ParameterError
 
-from ..engine.build import chosen_models, tree_choice
-from ..engine.messages import ChatSettings
+from .chat_settings import ChatSettings
 from .paths import config_file
+from .resolve import chosen_models, tree_choice
 from .settings import ENV_PREFIX, Settings, load_settings
 from .settings_file import Value, write_key, write_setting
 

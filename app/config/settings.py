@@ -24,7 +24,7 @@ from sequoia_core.errors import ParameterError, SequoiaError, close_names
 from sequoia_core.files import parse_toml, read_text
 from sequoia_core.text.detokenizer import well_formed
 
-from ..engine.messages import ChatSettings
+from .chat_settings import ChatSettings
 from .paths import config_file
 
 ENV_PREFIX = "SEQUOIA_"

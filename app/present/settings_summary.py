@@ -3,7 +3,7 @@
 from sequoia_core.events import PairDescription, TreeChosen
 from sequoia_core.tree.choice import ADAPTIVE
 
-from ..engine.messages import ChatSettings
+from ..config.chat_settings import ChatSettings
 
 
 def describe(settings: ChatSettings, pair: PairDescription | None, tree: TreeChosen | None) -> str:

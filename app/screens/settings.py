@@ -19,10 +19,10 @@ from textual.widgets.option_list import Option
 
 from sequoia_core.errors import SequoiaError
 
+from ..config.chat_settings import ChatSettings
 from ..config.keymap import Action, Keys, key_name
 from ..config.setting_specs import GROUPS, Preferences, Spec, shown
 from ..config.settings import Settings
-from ..engine.messages import ChatSettings
 from ..state.sanitize import fit, visible
 from ..widgets.line import Line
 from .choosing import FRAME, ChoiceScreen, KeyScreen

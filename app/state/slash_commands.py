@@ -7,7 +7,7 @@ from typing import Any
 from sequoia_core.config import Lookup, Mode
 from sequoia_core.errors import ParameterError, SequoiaError, suggest
 
-from ..engine.messages import ChatSettings
+from ..config.chat_settings import ChatSettings
 
 
 class SlashError(SequoiaError):

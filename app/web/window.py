@@ -12,9 +12,9 @@ from pathlib import Path
 
 from ..app import SequoiaApp
 from ..config.paths import record_file
+from ..config.resolve import tree_choice
 from ..config.setting_specs import Preferences
 from ..config.settings import load_settings, read_flags
-from ..engine.build import tree_choice
 from ..engine.client import RemoteEngine
 from ..store.recorder import open_record
 from ..store.unsent import keep_unsent, take_unsent

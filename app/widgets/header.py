@@ -8,7 +8,7 @@ from sequoia_core.config import Lookup, Mode
 from sequoia_core.events import PairDescription, TreeChosen
 from sequoia_core.tree.choice import ADAPTIVE
 
-from ..engine.messages import ChatSettings
+from ..config.chat_settings import ChatSettings
 from ..state.sanitize import fit, visible
 from ..state.stats import Statistics
 from .line import Line

@@ -24,7 +24,8 @@ import psutil
 
 from app.app import SequoiaApp
 from app.commands.terminal import Terminal, TerminalError, percentile, typing_latencies
-from app.engine.messages import ChatSettings, LoadProgress
+from app.config.chat_settings import ChatSettings
+from app.engine.messages import LoadProgress
 from app.store.archive import Archive
 from app.store.recorder import DatabaseRecorder
 from app.widgets.prompt import Prompt

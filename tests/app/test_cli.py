@@ -18,10 +18,9 @@ from app.commands import chat, doctor_checks, machine, models
 from app.commands.growmap import drawing
 from app.commands.machine import Memory
 from app.commands.progress import progress_line
-from app.config import paths
+from app.config import paths, resolve
+from app.config.chat_settings import ChatSettings
 from app.config.settings import Settings, load_settings
-from app.engine import build
-from app.engine.messages import ChatSettings
 from app.store.recorder import DatabaseRecorder
 from app.store.recording import NoRecord
 from sequoia_core.errors import GrowMapError, ModelLoadError, ParameterError
@@ -95,7 +94,7 @@ def test_a_wrong_command_or_option_names_the_right_one(arguments: str, hint: str
 )
 def test_a_wrong_growmap_names_the_right_one(name: str, hint: str) -> None:
     with pytest.raises(GrowMapError, match=re.escape(hint)):
-        build.tree_choice(ChatSettings(growmap=name))
+        resolve.tree_choice(ChatSettings(growmap=name))
 
 
 def test_completion_is_offered() -> None:

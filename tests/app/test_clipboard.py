@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from textual.selection import SELECT_ALL
 
-from app.engine.messages import ChatSettings
+from app.config.chat_settings import ChatSettings
 from app.present.copyable import CopyError, code_blocks, copy_answer, copy_code
 from app.state.slash_commands import CopyAsked, SlashError, parse_command
 from app.ui.clipboard import (

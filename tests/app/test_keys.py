@@ -12,8 +12,8 @@ from textual.screen import Screen
 from textual.widgets import Static
 
 import app.screens
+from app.config.chat_settings import ChatSettings
 from app.config.keymap import Action, Keys, declared, key_name, remapped
-from app.engine.messages import ChatSettings
 from app.screens.all_keys import OWNERS, all_bindings
 from app.ui.base_app import BaseApp
 from app.widgets.prompt import _ACTS, Prompt

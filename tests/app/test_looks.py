@@ -8,8 +8,8 @@ from rich.segment import Segment
 from rich.style import Style
 from textual.color import Color
 
+from app.config.chat_settings import ChatSettings
 from app.config.themes import TERMINAL_THEME
-from app.engine.messages import ChatSettings
 from app.present.accessible import PlainFrames, row_in_words
 from app.present.tree_rows import Row, Verdict
 from app.ui.base_app import BaseApp

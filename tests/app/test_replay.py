@@ -17,7 +17,7 @@ from typer.testing import CliRunner
 
 from app import cli
 from app.commands.replay_app import ReplayApp
-from app.engine.messages import ChatSettings
+from app.config.chat_settings import ChatSettings
 from app.screens.replay_help import ReplayHelp
 from app.state.answer import Answer
 from app.state.player import SPEEDS, Loading, Player

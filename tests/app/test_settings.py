@@ -5,9 +5,10 @@ from typing import Any
 
 import pytest
 
+from app.config.chat_settings import ChatSettings
+from app.config.resolve import Models, chosen_models, tree_choice
 from app.config.settings import Settings, SettingsError, load_settings
-from app.engine.build import Models, build_chat, chosen_models, tree_choice
-from app.engine.messages import ChatSettings
+from app.engine.build import build_chat
 from sequoia_core.config import Lookup, Mode, Offload, WeightFormat
 from sequoia_core.errors import GrowMapError, ParameterError
 from sequoia_core.tree.choice import TreeChoice

@@ -8,9 +8,9 @@ from pathlib import Path
 import pytest
 from textual.widgets import Input, OptionList
 
+from app.config.chat_settings import ChatSettings
 from app.config.setting_specs import GROUPS, Preferences, Source, shown
 from app.config.settings import Settings, SettingsError, load_settings
-from app.engine.messages import ChatSettings
 from app.screens.chat.screen import ChatScreen
 from app.screens.choosing import ChoiceScreen, KeyScreen
 from app.screens.settings import SettingsScreen

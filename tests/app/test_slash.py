@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from app.engine.messages import ChatSettings
+from app.config.chat_settings import ChatSettings
 from app.state.slash_commands import (
     USAGE,
     Bye,

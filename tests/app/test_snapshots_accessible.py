@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from app.engine.messages import ChatSettings
+from app.config.chat_settings import ChatSettings
 from app.store.recorder import DatabaseRecorder
 from tests.app.insights import told
 from tests.app.picturing import Stage

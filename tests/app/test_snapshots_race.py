@@ -2,7 +2,7 @@
 
 import pytest
 
-from app.engine.messages import ChatSettings
+from app.config.chat_settings import ChatSettings
 from app.state.race_result import RaceRun
 from tests.app.driving import Driver
 from tests.app.picturing import Stage

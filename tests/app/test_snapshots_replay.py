@@ -9,7 +9,7 @@ import pytest
 from textual.pilot import Pilot
 
 from app.commands.replay_app import ReplayApp
-from app.engine.messages import ChatSettings
+from app.config.chat_settings import ChatSettings
 from app.state.player import Loading, Player
 from sequoia_core.events import Step
 from sequoia_core.recording.trace_file import TraceReader

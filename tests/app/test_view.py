@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from app.engine.messages import ChatSettings
+from app.config.chat_settings import ChatSettings
 from app.widgets.header import Header
 from app.widgets.key_bar import KeyBar
 from app.widgets.statistics import StatisticsPanel, _spark_line

@@ -7,8 +7,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
-from ...engine.build import tree_choice
-from ...engine.messages import ChatSettings, ChooseTree, SetSystem
+from ...config.chat_settings import ChatSettings
+from ...config.resolve import tree_choice
+from ...engine.messages import ChooseTree, SetSystem
 from ...state.slash_commands import SlashError
 from ..settings import Follower, SettingsScreen
 

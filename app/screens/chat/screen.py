@@ -15,8 +15,9 @@ from textual.widget import Widget
 from sequoia_core.errors import SequoiaError
 from sequoia_core.events import PairDescription, TreeChosen
 
+from ...config.chat_settings import ChatSettings
 from ...engine.decode_thread import Decoder
-from ...engine.messages import Ask, ChatSettings
+from ...engine.messages import Ask
 from ...state.answer import Answer
 from ...state.history import Exchange
 from ...state.race_result import RaceRun
