@@ -21,6 +21,7 @@ from app.commands.progress import progress_line
 from app.config import paths, resolve
 from app.config.chat_settings import ChatSettings
 from app.config.settings import Settings, load_settings
+from app.engine import build
 from app.store.recorder import DatabaseRecorder
 from app.store.recording import NoRecord
 from sequoia_core.errors import GrowMapError, ModelLoadError, ParameterError
@@ -403,11 +404,11 @@ def sit_down(monkeypatch: pytest.MonkeyPatch) -> Terminal:
 def test_sequoia_alone_opens_the_chat_with_its_settings(
     screen: list[FakeScreen], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def build(settings: Settings, progress: object, *, insight: bool) -> tuple[object, ...]:
+    def made(settings: Settings, progress: object, *, insight: bool) -> tuple[object, ...]:
         assert insight
         return settings.target, progress
 
-    monkeypatch.setattr(build, "build_chat", build)
+    monkeypatch.setattr(build, "build_chat", made)
     errors = sit_down(monkeypatch)
     chat.open_chat({"target": "some/model", "temperature": 0.1})
     (opened,) = screen
