@@ -6,7 +6,7 @@ STAMP := $(VENV)/.set-up
 PIP := $(BIN)/python -m pip --disable-pip-version-check
 
 CPP := sequoia_core/model/native/cpp
-CPP_FILES := $(wildcard $(CPP)/*.cpp $(CPP)/*.hpp $(CPP)/*.h $(CPP)/simd/*.hpp tests/core/native/*.cpp)
+CPP_FILES := $(wildcard $(CPP)/*.cpp $(CPP)/*.hpp $(CPP)/*.h $(CPP)/simd/*.hpp tests/core/model/native/*.cpp)
 LIBRARY := sequoia_core/model/native/libsequoia_native.so
 NATIVE := $(VENV)/.native
 # what setup.py asks for besides the tools of pyproject.toml: nothing, or Zig
@@ -78,22 +78,22 @@ wheel: setup  ## dist/*.whl with the native library, for any Linux with glibc 2.
 
 # the package g++-aarch64-linux-gnu compiles, qemu-user runs; minutes
 native-arm: setup  ## the native library on an emulated Arm processor: every format, trees against plain decoding
-	@$(BIN)/cmake -S sequoia_core/model/native/cpp -B build/native-arm -DSEQUOIA_PROBE=$(CURDIR)/tests/core/native/probe.cpp \
+	@$(BIN)/cmake -S sequoia_core/model/native/cpp -B build/native-arm -DSEQUOIA_PROBE=$(CURDIR)/tests/core/model/native/probe.cpp \
 		-DCMAKE_SYSTEM_NAME=Linux -DCMAKE_SYSTEM_PROCESSOR=aarch64 -DCMAKE_CXX_COMPILER=aarch64-linux-gnu-g++
 	@$(BIN)/cmake --build build/native-arm
 	qemu-aarch64 -L /usr/aarch64-linux-gnu build/native-arm/probe 1
 
 # As developers build it: every warning is an error. Python and PyTorch are not instrumented, and leak.
 SANITIZED = $(BIN)/cmake -G Ninja -DCMAKE_MAKE_PROGRAM=$(CURDIR)/$(BIN)/ninja -S $(CPP) -DCMAKE_BUILD_TYPE=None \
-	-DCMAKE_CXX_COMPILER=g++ -DCMAKE_COMPILE_WARNING_AS_ERROR=ON -DSEQUOIA_PROBE=$(CURDIR)/tests/core/native/probe.cpp
+	-DCMAKE_CXX_COMPILER=g++ -DCMAKE_COMPILE_WARNING_AS_ERROR=ON -DSEQUOIA_PROBE=$(CURDIR)/tests/core/model/native/probe.cpp
 # templates are rendered within a limit of memory that sanitizers' own exceeds: what chats is left out
 sanitize: setup  ## tests and damaged files with address, undefined-behaviour and thread sanitizers; GCC; minutes
 	@$(SANITIZED) -B build/sanitize "-DCMAKE_CXX_FLAGS=-O1 -g -fsanitize=address,undefined -fno-sanitize-recover=all"
 	@$(BIN)/cmake --build build/sanitize
 	LD_PRELOAD="$$(g++ -print-file-name=libasan.so) $$(g++ -print-file-name=libubsan.so)" ASAN_OPTIONS=detect_leaks=0 \
 		SEQUOIA_NATIVE_LIBRARY=$(CURDIR)/build/sanitize/libsequoia_native.so SEQUOIA_FUZZ_ROUNDS=$(or $(ROUNDS),200) \
-		$(BIN)/python -m pytest -s -p no:cacheprovider --timeout 3000 tests/core/native \
-		--ignore tests/core/native/test_distill.py --ignore tests/core/native/test_pair.py
+		$(BIN)/python -m pytest -s -p no:cacheprovider --timeout 3000 tests/core/model/native \
+		--ignore tests/core/model/native/test_distill.py --ignore tests/core/model/native/test_pair.py
 	@$(SANITIZED) -B build/sanitize-thread "-DCMAKE_CXX_FLAGS=-O1 -g -fsanitize=thread"
 	@$(BIN)/cmake --build build/sanitize-thread
 	build/sanitize-thread/probe 3
@@ -133,7 +133,7 @@ soak: setup  ## 10,000 steps while somebody types: nothing lost, memory flat, ke
 	$(BIN)/python -m tests.app.soak
 
 lossless: setup  ## chi-square tests with 200,000 runs of every rule, tree and shape; half an hour
-	$(BIN)/python -m pytest $(WORKERS) --timeout 3000 --least-runs 200000 tests/core/test_lossless_sampling.py
+	$(BIN)/python -m pytest $(WORKERS) --timeout 3000 --least-runs 200000 tests/core/speculate/test_lossless_sampling.py
 
 growmaps: setup  ## the packaged tree shapes that follow from published figures, and their list
 	@$(BIN)/python -m sequoia_core.reproduce.make_growmaps

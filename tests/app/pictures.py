@@ -28,7 +28,7 @@ from rich.text import Text
 
 from app.ui.svg import with_local_fonts
 
-STORED = Path(__file__).parent / "__snapshots__"
+STORED = Path(__file__).parent / "screens" / "__snapshots__"
 _LETTERS = "." + string.ascii_letters + string.digits + "!#$%&*+,-/:;<=>?@^_~'\"()[]{}\\`"
 _BETWEEN = " | "
 _SHOWN_ROWS = 6

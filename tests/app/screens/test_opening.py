@@ -1,0 +1,315 @@
+"""What is opened is where it belongs: the hit of a search in view, a race's result in its place."""
+
+from pathlib import Path
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from rich.segment import Segment
+from rich.style import Style
+from rich.text import Text
+
+from app.screens.search import SearchScreen
+from app.store.archive import Archive
+from app.store.matching import hits, terms
+from app.store.recording import About
+from app.widgets.blocks import wrap
+from app.widgets.sought import line_of, mark, spot
+from tests.app.driving import Driver
+from tests.app.records import recording, say
+from tests.app.screens.test_sessions import chatting, path, rows
+from tests.app.state.test_race_result import over
+from tests.app.widgets.test_rows import make_look
+from tests.fakes import RacingEngine
+
+__all__ = ["path"]
+
+PARTS = 16
+MARK = Style(underline=True)
+
+
+def article(name: str, **words: int) -> str:
+    """A long answer of paragraphs, lists, code and tables; words in some of its parts."""
+    parts = []
+    for part in range(PARTS):
+        word = " ".join(word for word, at in words.items() if at == part) or "nothing"
+        kinds = [
+            f"Part {part} of {name} is *rather* long and has {word} in **it**. "
+            + "So it is. " * 30,
+            "\n".join(f"- item {item} of {name}" for item in range(9)) + f" and **{word}**",
+            f"```\nfor each in range({part}):\n    print(each)\n\n{word} = each\n```",
+            f"| {name} | what |\n|---|---|\n| {part} | {word} |\n| and | more |",
+        ]
+        parts.append(kinds[part % len(kinds)])
+    return "\n\n".join(parts)
+
+
+def in_view(chat: Driver) -> list[list[Segment]]:
+    """The lines of the chat that are in view."""
+    transcript = chat.app.chat.transcript
+    top = transcript.scroll_offset.y
+    return [transcript.line(top + y) or [] for y in range(transcript.size.height)]
+
+
+def seen(chat: Driver) -> str:
+    return "\n".join("".join(part.text for part in line) for line in in_view(chat))
+
+
+def marked(chat: Driver) -> list[str]:
+    """What is marked in view."""
+    style = chat.app.chat.transcript.get_component_rich_style("transcript--sought")
+    parts = [part for line in in_view(chat) for part in line]
+    return [part.text for part in parts if part.style and part.style + style == part.style]
+
+
+async def open_hit(chat: Driver, words: str, hit: str = "") -> None:
+    """Search and open a hit: the only one, or the newest that shows these words."""
+    await chat.type(f"/search {words}", "enter")
+    await chat.until(lambda: isinstance(chat.app.screen, SearchScreen) and bool(rows(chat)))
+    for _ in range(next(at for at, row in enumerate(rows(chat)) if hit in row)):
+        await chat.pilot.press("down")
+    await chat.pilot.press("enter")
+    await chat.until(lambda: chat.app.screen is chat.app.chat and not chat.app.workers)
+
+
+# Hits
+
+
+@pytest.mark.parametrize("at", [1, 10, PARTS - 1])
+@pytest.mark.parametrize(("size", "last"), [((120, 44), True), ((120, 44), False), ((30, 8), True)])
+async def test_a_hit_in_an_answer_is_in_view_and_marked(
+    path: Path, size: tuple[int, int], at: int, last: bool
+) -> None:
+    with recording(path) as recorder:
+        first = say(recorder, "the first", article("first"))
+        found = say(recorder, "the second", article("second", zebra=at), first.id)
+        if not last:
+            say(recorder, "the third", article("third"), found.id)
+    async with chatting(path, size=size) as chat:
+        await open_hit(chat, "zebra")
+        assert "zebra" in seen(chat)
+        assert marked(chat) == ["zebra"]
+
+
+@pytest.mark.parametrize("last", [True, False])
+async def test_a_hit_in_a_message_is_in_view_with_the_beginning_of_its_answer(
+    path: Path, last: bool
+) -> None:
+    with recording(path) as recorder:
+        first = say(recorder, "the first", article("first"))
+        found = say(recorder, "where the zebra is", article("second"), first.id)
+        if not last:
+            say(recorder, "the third", article("third"), found.id)
+    async with chatting(path) as chat:
+        await open_hit(chat, "zebra wher")
+        assert marked(chat) == ["wher", "zebra"]
+        assert "Part 0 of second" in seen(chat)
+
+
+async def test_a_hit_is_where_most_of_the_words_stand_together(path: Path) -> None:
+    text = article("it", zebra=2, lion=11) + "\n\nA zebra, and a lion."
+    with recording(path) as recorder:
+        say(recorder, "is there a lion?", text)
+    async with chatting(path) as chat:
+        await open_hit(chat, "zebra lion")
+        assert marked(chat) == ["zebra", "lion"]
+
+
+async def test_hits_are_in_view_on_any_branch_one_after_another(path: Path) -> None:
+    names = {"alpha": 3, "beta": 7, "gamma": 13, "delta": 14}
+    texts = [article("it", **{f"zebra {name}": at}) for name, at in names.items()]
+    with recording(path) as recorder:
+        first = say(recorder, "the first", texts[0])
+        say(recorder, "the second", texts[1], first.id)
+        say(recorder, "another second", texts[2], first.id)
+        say(recorder, "another first", texts[3])
+    async with chatting(path) as chat:
+        for name in ("beta", "gamma", "delta", "alpha"):
+            await chat.pilot.press("f6")  # tinted, and not
+            await open_hit(chat, "zebra", f"zebra {name}")
+            assert f"zebra {name}" in seen(chat)
+            assert marked(chat) == ["zebra"]
+        await chat.pilot.press("alt+left", "alt+left", "alt+right")
+        assert chat.app.chat.transcript.follows  # another branch is shown from its end
+        assert marked(chat) == []
+
+
+async def test_remarks_on_a_chat_leave_the_hit_in_view(path: Path) -> None:
+    with recording(path) as recorder:
+        recorder.about(About("another model " * 30))
+        say(recorder, "the first", "So it is.\n\n" * 40 + "zebra" + "\n\nSo it is." * 15)
+    async with chatting(path) as chat:
+        await open_hit(chat, "zebra")
+        assert "another model" in chat.transcript
+        assert marked(chat) == ["zebra"]
+
+
+async def test_the_message_is_in_view_too_where_the_hit_is_near(path: Path) -> None:
+    with recording(path) as recorder:
+        first = say(recorder, "the first", article("first"))
+        say(recorder, "the second", article("second", zebra=1), first.id)
+    async with chatting(path) as chat:
+        await open_hit(chat, "zebra")
+        assert marked(chat) == ["zebra"]
+        assert seen(chat).splitlines()[1].strip() == "the second"
+
+
+async def test_a_hit_is_found_when_the_chat_comes_on_show(path: Path) -> None:
+    with recording(path) as recorder:
+        say(recorder, "the first", article("it", zebra=7))
+    async with chatting(path, size=(60, 30)) as chat:
+        await chat.pilot.press("f4")  # the tree takes the place of the chat
+        await open_hit(chat, "zebra")
+        assert not chat.app.chat.transcript.is_on_screen
+        await chat.pilot.press("f4", "f4")
+        await chat.until(lambda: marked(chat) == ["zebra"])
+
+
+async def test_a_hit_stays_in_view_at_any_width_until_one_scrolls(path: Path) -> None:
+    with recording(path) as recorder:
+        first = say(recorder, "the first", article("it"))
+        say(recorder, "the second", article("it", zebra=9), first.id)
+    async with chatting(path, size=(120, 24)) as chat:
+        await open_hit(chat, "zebra")
+        for width in (70, 120, 40):
+            await chat.pilot.resize_terminal(width, 24)
+            await chat.until(lambda: marked(chat) == ["zebra"])
+        chat.app.chat.transcript.scroll_to(y=0, animate=False)
+        await chat.pilot.resize_terminal(100, 24)
+        await chat.pilot.pause()
+        assert marked(chat) == []
+
+
+async def test_nothing_is_marked_any_more_once_the_chat_goes_on(path: Path) -> None:
+    with recording(path) as recorder:
+        say(recorder, "the zebra", "A zebra.")
+    async with chatting(path) as chat:
+        await open_hit(chat, "zebra")
+        assert marked(chat) == ["zebra", "zebra"]
+        await chat.ask("And then?")
+        assert seen(chat).count("zebra") == 2
+        assert marked(chat) == []
+
+
+# Marks
+
+
+def drawn(text: str, width: int, lead: str = "") -> list[list[Segment]]:
+    """Plain text as an entry draws it."""
+    return [[Segment(lead), *line] for line in wrap(Text(text), width, make_look()[0])]
+
+
+@settings(deadline=None)
+@given(
+    words=st.lists(st.sampled_from(["sky", "Ski", "skýline", "is", "->", "blue,"]), max_size=30),
+    query=st.sampled_from(["sk", '"sky is', "->", "blue -> s", '"is blue, is"', "ÍS"]),
+    width=st.integers(8, 30),
+    lead=st.sampled_from(["", "  "]),
+)
+def test_what_is_marked_is_what_was_found(
+    words: list[str], query: str, width: int, lead: str
+) -> None:
+    text, wanted = " ".join(words), terms(query)
+    plain = drawn(text, width, lead)
+    lines = mark(plain, wanted, MARK)
+    shown = ["".join(part.text for part in line) for line in plain]
+    assert ["".join(part.text for part in line) for line in lines] == shown
+    parts = [part.text for line in lines for part in line if part.style and part.style.underline]
+    found = "".join(text[start:end] for start, end in hits(text, wanted))
+    assert "".join("".join(parts).split()) == "".join(found.split())
+
+
+@given(before=st.integers(0, 40), after=st.integers(0, 40), width=st.integers(8, 30))
+def test_a_word_without_blanks_around_it_is_marked_where_lines_end(
+    before: int, after: int, width: int
+) -> None:
+    lines = mark(drawn("因" * before + "天空" + "为" * after, width), terms("天空"), MARK)
+    parts = [part.text for line in lines for part in line if part.style and part.style.underline]
+    assert "".join(parts) == "天空"
+
+
+@given(
+    parts=st.lists(st.lists(st.sampled_from(["a", "b", "c"]), max_size=20), min_size=1),
+    at=st.integers(0),
+    width=st.integers(8, 30),
+)
+def test_the_only_hit_is_found_in_its_part_and_line(
+    parts: list[list[str]], at: int, width: int
+) -> None:
+    at %= len(parts)
+    parts[at].insert(at % (1 + len(parts[at])), "zebra")
+    texts = [" ".join(part) for part in parts]
+    found = spot(texts, terms("zebra"))
+    assert found is not None
+    part, share = found
+    assert part == at
+    lines = drawn(texts[part], width)
+    row = line_of(lines, terms("zebra"), share)
+    assert "zebra" in "".join(piece.text for piece in lines[row])
+    assert spot(texts, terms("nowhere")) is None
+
+
+def test_what_is_not_drawn_is_about_where_it_was_written() -> None:
+    lines = drawn("\n".join("abcdefgh"), 20)
+    assert line_of(lines, terms("python"), 0.0) == 0
+    assert line_of(lines, terms("python"), 0.5) == 4
+    assert line_of(lines, terms("python"), 1.0) == 7
+
+
+# Races
+
+
+async def test_a_race_before_the_first_message_stays_in_the_session(path: Path) -> None:
+    async with chatting(path, RacingEngine()) as chat:
+        await chat.type("Why is the sky blue?", "f3")
+        await over(chat)
+        await chat.pilot.press("escape", "enter")
+        await chat.finish()
+        await chat.ask("And the sea?")
+        before = chat.transcript
+        assert before.index("Race, ") < before.index("Why is the sky blue?")
+        await chat.type("/clear", "enter")
+        assert "Race, " not in chat.transcript
+        await chat.type("/load Why", "enter")
+        await chat.until(lambda: "And the sea?" in chat.transcript)
+        assert chat.transcript == before
+        await chat.pilot.press("ctrl+r")
+        await chat.finish()
+        assert chat.transcript.count("Race, ") == 1
+    async with chatting(path) as chat:
+        await open_hit(chat, "sea")
+        assert chat.transcript.count("Race, ") == 1
+
+
+async def test_a_race_stands_after_the_message_it_was_run_after(path: Path) -> None:
+    async with chatting(path, RacingEngine()) as chat:
+        await chat.ask("the first")
+        await chat.type("/race another prompt", "enter")
+        await over(chat)
+        await chat.pilot.press("escape")
+        await chat.ask("the second")
+        await chat.pilot.press("ctrl+e", "!", "enter")
+        await chat.finish()
+        await chat.pilot.press("f3")
+        await over(chat)
+        await chat.pilot.press("escape")
+        before = chat.transcript
+        await chat.pilot.press("alt+left")
+        other = chat.transcript
+        assert (before.count("Race, "), other.count("Race, ")) == (2, 1)
+        await chat.pilot.press("alt+right")
+    async with chatting(path) as chat:
+        await chat.type("/load the first", "enter")
+        await chat.until(lambda: "the second!" in chat.transcript)
+        assert chat.transcript == before
+        await chat.pilot.press("alt+left")
+        assert chat.transcript == other
+
+
+async def test_a_race_and_nothing_more_leaves_no_session(path: Path) -> None:
+    async with chatting(path, RacingEngine()) as chat:
+        await chat.type("Why is the sky blue?", "f3")
+        await over(chat)
+        await chat.pilot.press("escape", "ctrl+o")
+        await chat.until(lambda: "no session yet" in chat.screen_text())
+    assert Archive(path).sessions() == []

@@ -1,0 +1,184 @@
+"""Vectors measured by decoding and by passes estimate what enumeration gives, and say how well."""
+
+import math
+from collections.abc import Sequence
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+
+from sequoia_core.config import SamplingParams
+from sequoia_core.data import Passage
+from sequoia_core.errors import ParameterError
+from sequoia_core.events import PairDescription
+from sequoia_core.measure.acceptance import AcceptanceCount
+from sequoia_core.measure.acceptance_vector import (
+    AcceptancePlan,
+    AcceptanceVector,
+    by_decoding,
+    by_passes,
+)
+from sequoia_core.model.loading.pair import Pair
+from sequoia_core.speculate.sampling import UNCUT
+from tests.core.checkpoints import tiny_tokenizer
+from tests.core.measure.test_acceptance import VOCAB, WIDTH, P, Q, rates_at
+from tests.core.models import ScriptModel, TableModel
+
+
+class SameModel(TableModel):
+    """Says the same after every text, so that all positions are alike."""
+
+    def __init__(self, probs: Sequence[float], window: int = 4096) -> None:
+        super().__init__(len(probs), 0, window=window)
+        self._always = torch.tensor(probs).log()
+
+    def logits_after(self, token_ids: Sequence[int]) -> Tensor:
+        return self._always
+
+
+def pair_of(target: TableModel, draft: TableModel | None) -> Pair:
+    models: Any = target, draft
+    window = target.context_window
+    return Pair(
+        target=models[0],
+        draft=models[1],
+        draft_vocab_ids=None,
+        tokenizer=tiny_tokenizer(),
+        eos_token_ids=frozenset(),
+        description=PairDescription("target", "draft", "cpu", "float32", window),
+        fingerprint="",
+        acceptance_rates={},
+    )
+
+
+def plan_of(tokens: int, temperature: float = 1.0, **more: Any) -> AcceptancePlan:
+    top_p = more.pop("top_p", 1.0)
+    return AcceptancePlan(WIDTH, SamplingParams(temperature, top_p, seed=17), tokens=tokens, **more)
+
+
+PROMPT = Passage((1, 2, 3), 3)
+LIKELY = 4.5
+"""Standard deviations that an estimate may be off by."""
+
+
+@pytest.mark.parametrize("way", [by_decoding, by_passes])
+def test_both_ways_estimate_what_enumeration_gives(way: Any) -> None:
+    passages = [PROMPT] * 4
+    counts = list(way(pair_of(SameModel(P), SameModel(Q)), passages, plan_of(800)))
+    vector = AcceptanceVector.of(counts)
+    for rate, expected in zip(vector.rates, rates_at(P, Q, range(VOCAB)), strict=True):
+        deviation = math.sqrt(expected * (1 - expected) / vector.positions)
+        assert abs(rate - expected) < LIKELY * deviation
+    assert vector.rejected == pytest.approx(1 - math.fsum(vector.rates))
+    assert vector.prompts == 4
+    if way is by_passes:
+        assert vector.positions == 4 * 800
+
+
+def test_a_text_is_judged_after_its_prompt_and_nothing_is_decoded() -> None:
+    target, draft = (TableModel(VOCAB, seed, order=1) for seed in (1, 2))
+    passage = Passage(tuple(at % VOCAB for at in range(30)), 10)
+    (count,) = by_passes(pair_of(target, draft), [passage], plan_of(800))
+    assert count.positions == 20
+    assert target.forwards == draft.forwards == 1
+
+
+@pytest.mark.parametrize("way", [by_decoding, by_passes])
+def test_the_draft_has_a_nucleus_of_its_own(way: Any) -> None:
+    pair, passages = pair_of(SameModel(P), SameModel(Q)), [PROMPT] * 2
+
+    def rates(top_p: float, draft_top_p: float) -> tuple[float, ...]:
+        plan = plan_of(400, top_p=top_p, draft_top_p=draft_top_p)
+        return AcceptanceVector.of(list(way(pair, passages, plan))).rates
+
+    def expected(p: Sequence[float], q: Sequence[float]) -> Any:
+        return pytest.approx(rates_at(p, q, range(VOCAB)), abs=0.08)
+
+    cut_p = [0.0, 0.5, 0.0, 0.0, 0.5]  # the target's nucleus of 0.55
+    nucleus = [4 / 7, 0.0, 0.0, 3 / 7, 0.0]  # the draft's of 0.6
+    cut_q = [(1 - UNCUT) * kept + UNCUT * q for kept, q in zip(nucleus, Q, strict=True)]
+    assert rates(1.0, 1.1) == rates(1.0, 1.0) == expected(P, Q)
+    assert rates(1.0, 0.6) == expected(P, cut_q)
+    assert rates(0.55, 1.0) == expected(cut_p, Q)
+    assert rates(0.55, 0.6) == expected(cut_p, cut_q)
+
+
+def test_greedy_decoding_counts_the_rank_of_the_targets_choice() -> None:
+    target = ScriptModel([3] * 10, vocab_size=VOCAB)
+    draft = SameModel([0.4, 0.1, 0.15, 0.3, 0.05])  # token 3 is its second choice
+    (count,) = by_decoding(pair_of(target, draft), [PROMPT], plan_of(20, temperature=0.0))
+    assert count.rates == (0.0, 1.0, 0.0)
+    assert count.positions == 10  # each step emits the child and a bonus
+
+
+def test_a_seed_repeats_a_measurement_and_prompts_differ_in_theirs() -> None:
+    pair = pair_of(SameModel(P), SameModel(Q))
+    for way in (by_decoding, by_passes):
+        first, second = ([c.accepted for c in way(pair, [PROMPT] * 2, plan_of(40))] for _ in "ab")
+        assert first == second
+        assert first[0] != first[1]
+
+
+def counted(accepted: Sequence[float], positions: int) -> AcceptanceCount:
+    count = AcceptanceCount(len(accepted))
+    if positions:
+        count.add(accepted, positions)
+    return count
+
+
+def test_prompts_are_pooled_by_their_positions_and_resampled() -> None:
+    counts = [counted([8, 1], 10), counted([30, 0], 90), counted([0, 0], 0)]
+    vector = AcceptanceVector.of(counts)
+    assert vector.rates == pytest.approx((0.38, 0.01))
+    assert vector.rejected == pytest.approx(0.61)
+    assert (vector.positions, vector.prompts) == (100, 2)
+    assert vector.intervals[0] == pytest.approx((1 / 3, 0.8))
+    assert vector.intervals[1] == pytest.approx((0.0, 0.1))
+
+
+def test_one_prompt_tells_no_spread_and_none_is_refused() -> None:
+    assert AcceptanceVector.of([counted([1.0], 2)]).intervals == ()
+    with pytest.raises(ParameterError, match="nothing was judged"):
+        AcceptanceVector.of([counted([0.0], 0)])
+
+
+def test_an_interval_holds_the_truth_about_as_often_as_it_says() -> None:
+    generator = torch.Generator().manual_seed(3)
+    held = 0
+    for _ in range(100):
+        hits = torch.rand(40, 20, generator=generator).lt(0.3).sum(1).tolist()
+        ((low, high),) = AcceptanceVector.of([counted([each], 20) for each in hits]).intervals
+        held += low <= 0.3 <= high
+    assert 85 <= held <= 100
+
+
+def test_what_cannot_be_measured_is_refused() -> None:
+    target = SameModel(P)
+    for way in (by_decoding, by_passes):
+        with pytest.raises(ParameterError, match="the target has no draft"):
+            list(way(pair_of(target, None), [PROMPT], plan_of(10)))
+        wide = AcceptancePlan(VOCAB + 1)
+        with pytest.raises(ParameterError, match="the draft knows only 5 tokens"):
+            list(way(pair_of(target, SameModel(Q)), [PROMPT], wide))
+        narrow = pair_of(SameModel(P, window=50), SameModel(Q))
+        with pytest.raises(ParameterError, match="the context window has 50"):
+            list(way(narrow, [PROMPT], plan_of(48)))
+
+
+def test_the_whole_context_window_can_be_used() -> None:
+    pair = pair_of(SameModel(P, window=50), SameModel(Q, window=50))
+    plan = plan_of(50 - 3 - WIDTH)
+    assert plan.needed([PROMPT]) == 50
+    (count,) = by_decoding(pair, [PROMPT], plan)
+    assert count.positions > 0
+    (count,) = by_passes(pair, [PROMPT], plan_of(47))
+    assert count.positions == 47
+
+
+@pytest.mark.parametrize(
+    "changes", [{"width": 0}, {"width": 1024}, {"draft_top_p": 0.0}, {"tokens": 0}]
+)
+def test_a_plan_out_of_range_is_refused(changes: dict[str, Any]) -> None:
+    with pytest.raises(ParameterError):
+        AcceptancePlan(**changes)
