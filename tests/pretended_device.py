@@ -2,8 +2,8 @@
 
 Whatever passes through PyTorch's dispatcher is seen as the real device would see it: operators that
 mix devices raise, copies between host and device are counted, and so is what attention was asked
-for. Times, kernels and memory are not the device's. `tests.core.model.test_cuda_fake` proves shapes and
-waiting without values; here whole answers are decoded.
+for. Times, kernels and memory are not the device's. `test_cuda_fake` proves shapes and waiting
+without values; here whole answers are decoded.
 """
 
 from collections import Counter

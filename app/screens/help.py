@@ -14,7 +14,7 @@ from ..state.slash_commands import USAGE
 from ..widgets.header import SPEEDUP_MEANING
 
 if TYPE_CHECKING:
-    from ..app import SequoiaApp
+    from ..ui.base_app import BaseApp
 
 _WALKING = "chat.step_before and chat.step_after"
 KEYS = (  # ids of actions, so that changed keys are told, and keys that cannot be changed
@@ -61,7 +61,7 @@ _TINTS = (
 class HelpScreen(ModalScreen[None]):
     """Over the chat, which goes on decoding behind it."""
 
-    app: "SequoiaApp"
+    app: "BaseApp"
     BINDINGS: ClassVar[list[BindingType]] = [
         Binding("escape,f1,q,enter", "dismiss", "Close", show=False, id="help.close")
     ]

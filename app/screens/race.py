@@ -29,7 +29,7 @@ from ..widgets.race_bars import RaceBars
 from .chat.apply_settings import refuse_while_busy
 
 if TYPE_CHECKING:
-    from ..app import SequoiaApp
+    from ..ui.base_app import BaseApp
     from .chat.screen import ChatScreen
 
 NOTHING = "nothing to race yet: type a prompt, then chat.race, or /race PROMPT"
@@ -108,7 +108,7 @@ class RaceScreen(Screen[None]):
         exchange: id of the exchange whose prompt it is, or None.
     """
 
-    app: "SequoiaApp"
+    app: "BaseApp"
     BINDINGS: ClassVar[list[BindingType]] = [
         Binding("escape", "leave", "Stop, then back to the chat", show=False, id="race.leave"),
         Binding("f2", "pause", "Pause or resume", show=False, id="race.pause"),

@@ -28,7 +28,7 @@ from ..store.trouble import StoreError
 from ..widgets.line import Line
 
 if TYPE_CHECKING:
-    from ..app import SequoiaApp
+    from ..ui.base_app import BaseApp
 
 MOST = 200
 """Hits that are shown; more than a person reads."""
@@ -72,7 +72,7 @@ class SearchScreen(ModalScreen[Place | None]):
         words: what to search for at first.
     """
 
-    app: "SequoiaApp"
+    app: "BaseApp"
     BINDINGS: ClassVar[list[BindingType]] = [
         Binding("escape", "leave", "Close", show=False, id="search.close"),
         Binding("down", "move('down')", "Next hit", show=False, priority=True, id="search.next"),

@@ -27,7 +27,7 @@ from ..widgets.line import Line
 from .search import Place, SearchScreen
 
 if TYPE_CHECKING:
-    from ..app import SequoiaApp
+    from ..ui.base_app import BaseApp
 
 _NAMING = "enter keeps it, empty takes it away   esc leaves it"
 _DATE_CELLS = 17
@@ -43,7 +43,7 @@ class SessionsScreen(ModalScreen[Place | None]):
         busy: whether an answer is under way: then the open session cannot be deleted.
     """
 
-    app: "SequoiaApp"
+    app: "BaseApp"
     BINDINGS: ClassVar[list[BindingType]] = [
         Binding("escape", "leave", "Close", show=False, id="sessions.close"),
         Binding("r", "rename", "Rename", show=False, id="sessions.rename"),

@@ -39,7 +39,7 @@ from .session_actions import Keeping
 from .step_inspector import Inspector
 
 if TYPE_CHECKING:
-    from ...app import SequoiaApp
+    from ...ui.base_app import BaseApp
 
 DRAIN_SECONDS = 1 / 20
 
@@ -47,7 +47,7 @@ DRAIN_SECONDS = 1 / 20
 class ChatScreen(PromptedScreen):
     """Transcript, tree, step bar, statistics and prompt."""
 
-    app: "SequoiaApp"
+    app: "BaseApp"
     BINDINGS: ClassVar[list[BindingType]] = [
         Binding("escape", "stop", "Stop the answer", show=False, id="chat.stop"),
         Binding("f1", "help", "Help", show=False, priority=True, id="chat.help"),
