@@ -144,7 +144,7 @@ robustness: setup  ## rules over temperature and top-p, an hour; goes on where i
 		--picture $(or $(TO),docs/img/robustness.svg)
 
 offload-proof: setup  ## decode a model larger than the memory it may have; minutes; LIMIT=2048 (MiB) FOLDER=DIR
-	$(BIN)/python -m sequoia_core.bench.offload_proof $(if $(LIMIT),--limit $(LIMIT)) \
+	$(BIN)/python -m tests.proofs.offload_proof $(if $(LIMIT),--limit $(LIMIT)) \
 		$(if $(FOLDER),--folder $(FOLDER))
 
 pictures: setup  ## the pictures of the documentation, from a recorded answer

@@ -1,10 +1,4 @@
-"""A Llama of random weights on disk, larger than a process may be.
-
-Owns its shape and how weights are drawn; writes it as Hugging Face's own models are written, one
-layer in memory at a time. It knows nothing of what is measured with it.
-"""
-
-from __future__ import annotations
+"""A Llama with random weights, written to disk with one layer in memory at a time."""
 
 import json
 from dataclasses import dataclass

@@ -1,11 +1,8 @@
-"""Whether offloading keeps its promises: a model larger than the memory it is decoded in.
+"""Decode a model that is larger than the memory it may have, and check what offloading promises.
 
-Owns the experiment: which processes decode what under which limit, what must hold, and the report.
-`python -m sequoia_core.bench.offload_proof` runs it; it takes minutes and some gigabytes of disk.
-Linux only, since nowhere else can a process be held to a limit and its reads be counted.
+`make offload-proof` runs it; it takes minutes and some gigabytes of disk. Linux only, since nowhere
+else can a process's data be limited and its reads be counted.
 """
-
-from __future__ import annotations
 
 import argparse
 import json
@@ -17,13 +14,13 @@ from pathlib import Path
 from statistics import median
 from tempfile import TemporaryDirectory
 
-from sequoia_core.bench.offload_model import RandomLlama
-from sequoia_core.bench.offload_timeline import Overlap
-from sequoia_core.bench.offload_worker import Outcome, Task, Way, work
 from sequoia_core.config import Offload
 from sequoia_core.errors import ParameterError, SequoiaError
 from sequoia_core.model.loading.pair import BUNDLED_DRAFT
 from sequoia_core.tree.growmap import GrowMap
+from tests.proofs.offload_model import RandomLlama
+from tests.proofs.offload_timeline import Overlap
+from tests.proofs.offload_worker import DecodeStats, DecodeTask, WorkerResult, run_worker
 
 MIB = 1 << 20
 PROMPT_TOKENS = 16
@@ -31,12 +28,12 @@ WANTED_SPEEDUP = 2.0
 
 
 @dataclass(frozen=True, slots=True)
-class Proof:
+class ProofPlan:
     """What is run.
 
     Attributes:
         model: its shape.
-        limit: bytes of data that a decoding process may have.
+        limit: most bytes of data that a decoding process may have.
         prompts: how many.
         tokens: of each answer.
         rates: acceptance of the draft.
@@ -58,44 +55,44 @@ class Proof:
 
 
 @dataclass(frozen=True, slots=True)
-class Proven:
-    """What the processes found.
+class ProofResult:
+    """What the processes measured.
 
     Attributes:
-        weights: of the model, how many.
+        weights: number of weights.
         resident: the model in memory.
-        refused: the model in memory under the limit, which must not do.
+        refused: the model in memory under the limit, which must fail.
         cold: offloaded under the limit, every page read from the disk.
-        warm: likewise, pages kept by the system where it has room.
+        warm: offloaded under the limit, with the page cache.
     """
 
     weights: int
-    resident: Outcome
-    refused: Outcome
-    cold: Outcome
-    warm: Outcome
+    resident: WorkerResult
+    refused: WorkerResult
+    cold: WorkerResult
+    warm: WorkerResult
 
     @property
     def failures(self) -> list[str]:
         """What does not hold, in words."""
         wanted = self.resident.plain.answers
         failed = [
-            f"{what}: {outcome.error}"
-            for what, outcome in (
+            f"{what}: {result.error}"
+            for what, result in (
                 ("resident", self.resident),
                 ("from disk", self.cold),
                 ("from the page cache", self.warm),
             )
-            if outcome.error is not None
+            if result.error is not None
         ]
         if failed:
             return failed
         if self.refused.error is None:
             failed.append("the limit does not bite: the resident model decodes under it")
-        for outcome in (self.cold, self.warm):
-            if outcome.plain.answers != wanted:
+        for result in (self.cold, self.warm):
+            if result.plain.answers != wanted:
                 failed.append("plain decoding of the offloaded model gives other tokens")
-            if outcome.tree.answers != wanted:
+            if result.tree.answers != wanted:
                 failed.append("the tree gives other tokens")
         if _speedup(self.cold) < WANTED_SPEEDUP:
             failed.append(f"the tree is less than {WANTED_SPEEDUP:g} times as fast from disk")
@@ -108,7 +105,7 @@ def embedded_rates() -> tuple[float, ...]:
     return tuple(settings["sequoia"]["acceptance_rates"]["greedy"])
 
 
-def prove(proof: Proof, directory: Path, report: Callable[[str], None]) -> Proven:
+def prove(plan: ProofPlan, directory: Path, report: Callable[[str], None]) -> ProofResult:
     """Write the model into an empty directory and decode with it.
 
     Raises:
@@ -116,83 +113,86 @@ def prove(proof: Proof, directory: Path, report: Callable[[str], None]) -> Prove
         SequoiaError: a process ended without an answer.
     """
     report("writing the model")
-    weights = proof.model.write(directory)
+    weights = plan.model.write(directory)
     rng = random.Random(0)
-    prompts = [rng.choices(range(proof.model.vocab), k=PROMPT_TOKENS) for _ in range(proof.prompts)]
-    task = Task(str(directory), prompts, proof.tokens)
+    prompts = [rng.choices(range(plan.model.vocab), k=PROMPT_TOKENS) for _ in range(plan.prompts)]
+    task = DecodeTask(str(directory), prompts, plan.tokens)
     report("resident")
-    resident = work(task)
+    resident = run_worker(task)
     report("resident, under the limit")
-    limited = replace(task, limit=proof.limit)
-    refused = work(limited)
+    limited = replace(task, limit=plan.limit)
+    refused = run_worker(limited)
     texts = resident.plain.answers
     offloaded = replace(
         limited,
         offload=Offload.DISK.value,
         texts=texts,
-        rates=list(proof.rates),
-        rows=list(proof.rows),
+        rates=list(plan.rates),
+        rows=list(plan.rows),
     )
     report("offloaded, under the limit, from the disk")
-    cold = work(replace(offloaded, cold=True))
+    cold = run_worker(replace(offloaded, cold=True))
     report("offloaded, under the limit, from the page cache")
-    warm = work(offloaded)
-    return Proven(weights, resident, refused, cold, warm)
+    warm = run_worker(offloaded)
+    return ProofResult(weights, resident, refused, cold, warm)
 
 
-def lines_of(proof: Proof, proven: Proven) -> Iterator[str]:
+def lines_of(plan: ProofPlan, result: ProofResult) -> Iterator[str]:
     """The report."""
-    size = 4 * proven.weights
-    yield f"weights   {proven.weights / 1e6:.0f} M, {size / MIB:.0f} MiB in float32"
-    yield f"limit     {proof.limit / MIB:.0f} MiB of data (RLIMIT_DATA)"
-    yield f"refused   the resident model under the limit: {proven.refused.error}"
-    yield f"resident  {_speed(proven.resident.plain)}; peak {proven.resident.peak / MIB:.0f} MiB"
-    for name, outcome in (("disk", proven.cold), ("cached", proven.warm)):
+    size = 4 * result.weights
+    yield f"weights   {result.weights / 1e6:.0f} M, {size / MIB:.0f} MiB in float32"
+    yield f"limit     {plan.limit / MIB:.0f} MiB of data (RLIMIT_DATA)"
+    yield f"refused   the resident model under the limit: {result.refused.error}"
+    yield f"resident  {_speed(result.resident.plain)}; peak {result.resident.peak / MIB:.0f} MiB"
+    for name, offloaded in (("disk", result.cold), ("cached", result.warm)):
         yield ""
-        yield from _outcome_lines(name, outcome, proven.resident.plain.answers)
+        yield from _result_lines(name, offloaded, result.resident.plain.answers)
     yield ""
-    yield from proven.failures or ["all of it holds"]
+    yield from result.failures or ["all of it holds"]
 
 
-def _outcome_lines(name: str, outcome: Outcome, wanted: Sequence[Sequence[int]]) -> Iterator[str]:
-    if outcome.error is not None:
-        yield f"{name:<9} {outcome.error}"
+def _result_lines(
+    name: str, result: WorkerResult, wanted: Sequence[Sequence[int]]
+) -> Iterator[str]:
+    if result.error is not None:
+        yield f"{name:<9} {result.error}"
         return
-    yield f"{name:<9} peak {outcome.peak / MIB:.0f} MiB, data {outcome.data / MIB:.0f} MiB"
-    times = ", ".join(f"{rows}: {ms:.0f}" for rows, ms in outcome.forward_ms.items())
+    yield f"{name:<9} peak {result.peak / MIB:.0f} MiB, data {result.data / MIB:.0f} MiB"
+    times = ", ".join(f"{rows}: {ms:.0f}" for rows, ms in result.forward_ms.items())
     yield f"          a forward, ms by rows   {times}"
-    tree = GrowMap(tuple(outcome.parents))
-    steps = len(outcome.tree.seconds)
-    emitted = sum(map(len, outcome.tree.answers))
+    tree = GrowMap(tuple(result.parents))
+    steps = len(result.tree.seconds)
+    emitted = sum(map(len, result.tree.answers))
     yield (
         f"          tree of {tree.size} nodes, depth {tree.depth}: {emitted / steps:.2f} tokens "
-        f"per step, {outcome.expected:.2f} expected"
+        f"per step, {result.expected:.2f} expected"
     )
-    for label, way in (("plain", outcome.plain), ("tree", outcome.tree)):
-        shared, every = _agreement(wanted, way.answers)
+    for label, stats in (("plain", result.plain), ("tree", result.tree)):
+        shared, every = _agreement(wanted, stats.answers)
         yield (
-            f"          {label:<6} {_speed(way)}; {shared} of {every} tokens the resident model's; "
-            f"{way.bytes_from_disk / MIB:.0f} of {way.bytes_read / MIB:.0f} MiB from the disk"
+            f"          {label:<6} {_speed(stats)}; "
+            f"{shared} of {every} tokens the resident model's; "
+            f"{stats.bytes_from_disk / MIB:.0f} of {stats.bytes_read / MIB:.0f} MiB from the disk"
         )
-        overlap = Overlap(**way.overlap)
+        overlap = Overlap(**stats.overlap)
         yield (
             f"                 reading {overlap.reading:.1f} s, computing "
             f"{overlap.computing:.1f} s, both at once {overlap.both:.1f} s "
             f"({overlap.hidden:.0%} of the shorter), waiting {overlap.waiting:.1f} s"
         )
-        yield f"                 a step of {1e3 * way.step:.0f} ms:"
-        yield from (f"                 {line}" for line in way.timeline)
-    yield f"          speed-up {_speedup(outcome):.2f}"
+        yield f"                 a step of {1e3 * stats.step:.0f} ms:"
+        yield from (f"                 {line}" for line in stats.timeline)
+    yield f"          speed-up {_speedup(result):.2f}"
 
 
-def _speedup(outcome: Outcome) -> float:
-    return outcome.plain.per_token / outcome.tree.per_token
+def _speedup(result: WorkerResult) -> float:
+    return result.plain.per_token / result.tree.per_token
 
 
-def _speed(way: Way) -> str:
-    low, high = min(way.seconds), max(way.seconds)
+def _speed(stats: DecodeStats) -> str:
+    low, high = min(stats.seconds), max(stats.seconds)
     return (
-        f"{1e3 * way.per_token:.0f} ms/token, {1e3 * median(way.seconds):.0f} ms/step "
+        f"{1e3 * stats.per_token:.0f} ms/token, {1e3 * median(stats.seconds):.0f} ms/step "
         f"({1e3 * low:.0f} to {1e3 * high:.0f})"
     )
 
@@ -217,20 +217,20 @@ def main(arguments: Sequence[str] | None = None) -> int:
     given = parser.parse_args(arguments)
     try:
         model = RandomLlama(layers=given.layers)
-        proof = Proof(model, given.limit * MIB, given.prompts, given.tokens, embedded_rates())
+        plan = ProofPlan(model, given.limit * MIB, given.prompts, given.tokens, embedded_rates())
         with TemporaryDirectory(prefix="offload-proof-", dir=given.folder) as directory:
-            proven = prove(proof, Path(directory), _tell)
+            result = prove(plan, Path(directory), _report)
     except ParameterError as error:
-        _tell(str(error))
+        _report(str(error))
         return 2
     except (SequoiaError, OSError) as error:
-        _tell(str(error))
+        _report(str(error))
         return 1
-    sys.stdout.writelines(f"{line}\n" for line in lines_of(proof, proven))
-    return 1 if proven.failures else 0
+    sys.stdout.writelines(f"{line}\n" for line in lines_of(plan, result))
+    return 1 if result.failures else 0
 
 
-def _tell(message: str) -> None:
+def _report(message: str) -> None:
     sys.stderr.write(f"offload-proof: {message}\n")
     sys.stderr.flush()
 

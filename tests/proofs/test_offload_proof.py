@@ -8,19 +8,6 @@ from pathlib import Path
 import pytest
 import torch
 
-from sequoia_core.bench import offload_proof, offload_worker
-from sequoia_core.bench.agreeing_draft import AgreeingDraft
-from sequoia_core.bench.offload_model import RandomLlama
-from sequoia_core.bench.offload_proof import (
-    MIB,
-    Proof,
-    Proven,
-    embedded_rates,
-    lines_of,
-    prove,
-)
-from sequoia_core.bench.offload_timeline import Overlap, draw
-from sequoia_core.bench.offload_worker import Numbers, Outcome, Task, Way, Worker
 from sequoia_core.config import Mode, SamplingParams
 from sequoia_core.errors import ParameterError
 from sequoia_core.model.loading.loader import open_directory
@@ -29,30 +16,53 @@ from sequoia_core.tree.growmap import GrowMap
 from sequoia_core.tree.search import expected_tokens_table
 from tests.core.engines import make_engine, steps_of, tokens_of
 from tests.core.models import TableModel
+from tests.proofs import offload_proof
+from tests.proofs.offload_model import RandomLlama
+from tests.proofs.offload_proof import (
+    MIB,
+    ProofPlan,
+    ProofResult,
+    embedded_rates,
+    lines_of,
+    prove,
+)
+from tests.proofs.offload_timeline import Overlap, draw
+from tests.proofs.offload_worker import (
+    DecodeStats,
+    DecodeTask,
+    OffloadWorker,
+    WorkerResult,
+    run_worker,
+)
+from tests.proofs.oracle_draft import OracleDraft
 
+Proven = tuple[ProofPlan, ProofResult]
 RATES = (0.5, 0.2, 0.1)
 SMALL = RandomLlama(hidden=64, inner=128, layers=4, heads=4, vocab=97)
 
 
 @pytest.fixture(scope="module")
-def proven(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Proof, Proven]]:
+def proven(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Proven]:
     """Layers of 15 MiB, of which ten are more than the limit leaves beside PyTorch.
 
     What is not limited, or was limited once already, runs in this process, which is faster.
     """
     model = RandomLlama(hidden=512, inner=4608, layers=10, heads=8, vocab=256)
-    proof = Proof(model, limit=400 * MIB, prompts=1, tokens=6, rates=embedded_rates(), rows=(1, 8))
+    rates = embedded_rates()
+    plan = ProofPlan(model, limit=400 * MIB, prompts=1, tokens=6, rates=rates, rows=(1, 8))
 
-    def work(task: Task) -> Outcome:
+    def work(task: DecodeTask) -> WorkerResult:
         limited = task.limit is not None and (task.cold or task.offload == "none")
-        return offload_worker.work(task) if limited else Worker(task).run()
+        return run_worker(task) if limited else OffloadWorker(task).run()
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(offload_proof, "work", work)
-        yield proof, prove(proof, tmp_path_factory.mktemp("proof"), lambda _message: None)
+        patch.setattr(offload_proof, "run_worker", work)
+        yield plan, prove(plan, tmp_path_factory.mktemp("proof"), lambda _message: None)
 
 
-def test_tokens_under_the_limit_are_the_resident_models(proven: tuple[Proof, Proven]) -> None:
+def test_tokens_under_the_limit_are_the_resident_models(
+    proven: Proven,
+) -> None:
     proof, found = proven
     wanted = found.resident.plain.answers
     assert [len(answer) for answer in wanted] == [6]
@@ -63,18 +73,18 @@ def test_tokens_under_the_limit_are_the_resident_models(proven: tuple[Proof, Pro
         assert outcome.plain.answers == outcome.tree.answers == wanted
 
 
-def test_the_resident_model_does_not_fit_under_it(proven: tuple[Proof, Proven]) -> None:
+def test_the_resident_model_does_not_fit_under_it(proven: Proven) -> None:
     assert proven[1].refused.error is not None
 
 
-def test_every_layer_is_read_for_every_step(proven: tuple[Proof, Proven]) -> None:
+def test_every_layer_is_read_for_every_step(proven: Proven) -> None:
     proof, found = proven
     layer = 2 * (found.weights - 256 * 512 * 2) / proof.model.layers
     for way in (found.cold.plain, found.cold.tree):
         assert way.bytes_read > 0.9 * layer * proof.model.layers * len(way.seconds)
 
 
-def test_the_report_says_what_was_found(proven: tuple[Proof, Proven]) -> None:
+def test_the_report_says_what_was_found(proven: Proven) -> None:
     text = "\n".join(lines_of(*proven))
     assert "400 MiB of data" in text
     assert text.count("6 of 6 tokens the resident model's") == 4
@@ -82,12 +92,12 @@ def test_the_report_says_what_was_found(proven: tuple[Proof, Proven]) -> None:
         assert text.count(f" {activity.value:<8}") >= 4
 
 
-def outcome(answers: list[list[int]], plain: float = 2.0, error: str | None = None) -> Outcome:
-    ways = [Way(answers, [seconds]) for seconds in (plain, 1.0)]
-    return Outcome(ways[0], ways[1], error=error)
+def outcome(answers: list[list[int]], plain: float = 2.0, error: str | None = None) -> WorkerResult:
+    ways = [DecodeStats(answers, [seconds]) for seconds in (plain, 1.0)]
+    return WorkerResult(ways[0], ways[1], error=error)
 
 
-GOOD = Proven(
+GOOD = ProofResult(
     weights=1,
     resident=outcome([[1, 2]]),
     refused=outcome([], error="no memory"),
@@ -110,7 +120,7 @@ def test_what_holds_is_no_failure() -> None:
         (replace(GOOD, cold=outcome([], error="the disk is gone")), "from disk: the disk is gone"),
     ],
 )
-def test_what_does_not_hold_is_named(found: Proven, message: str) -> None:
+def test_what_does_not_hold_is_named(found: ProofResult, message: str) -> None:
     assert any(message in failure for failure in found.failures)
 
 
@@ -125,12 +135,12 @@ def test_the_model_is_written_in_shards_that_load(tmp_path: Path) -> None:
 @pytest.mark.parametrize(("prompts", "tokens"), [(0, 1), (1, 0)])
 def test_an_empty_proof_is_refused(prompts: int, tokens: int) -> None:
     with pytest.raises(ParameterError, match="at least one"):
-        Proof(SMALL, MIB, prompts, tokens, RATES)
+        ProofPlan(SMALL, MIB, prompts, tokens, RATES)
 
 
 def test_the_draft_agrees_as_often_as_it_is_told() -> None:
     """Each rank within four standard deviations of its rate."""
-    draft = AgreeingDraft(range(4000), 97, RATES, seed=1)
+    draft = OracleDraft(range(4000), 97, RATES, seed=1)
     ranks = [draft.rank(position) for position in range(4000)]
     for rank, rate in enumerate(RATES):
         spread = (rate * (1 - rate) / 4000) ** 0.5
@@ -139,7 +149,7 @@ def test_the_draft_agrees_as_often_as_it_is_told() -> None:
 
 def test_the_drafts_ranks_are_what_its_logits_say() -> None:
     text = [random.Random(at).randrange(97) for at in range(200)]
-    draft = AgreeingDraft(text, 97, RATES, seed=2)
+    draft = OracleDraft(text, 97, RATES, seed=2)
     cache = draft.new_cache()
     positions = torch.arange(199)
     logits = draft.forward(torch.zeros(199, dtype=torch.int64), positions, None, cache)
@@ -157,7 +167,7 @@ def test_a_tree_with_this_draft_emits_the_tokens_that_the_search_expects() -> No
     target = TableModel(61, 3, window=4096)
     params = SamplingParams(temperature=0.0, max_new_tokens=600)
     plain = tokens_of(list(make_engine(target, None).generate([1, 2], params)))
-    draft = AgreeingDraft([1, 2, *plain], 61, RATES, seed=3)
+    draft = OracleDraft([1, 2, *plain], 61, RATES, seed=3)
     table = expected_tokens_table(RATES, 12, 5, len(RATES))
     engine = make_engine(target, draft, table.tree(12, 5), Mode.SEQUOIA)
     events = list(engine.generate([1, 2], params))
@@ -195,10 +205,5 @@ def test_a_drawing_shows_each_layer_where_it_was() -> None:
     assert drawn == ["read    0000bbbb", "wait    ········", "compute ····00··"]
 
 
-def test_numbers_read_as_themselves() -> None:
-    assert Numbers().decode([4, 12]) == "4 12"
-    assert Numbers().token_text(4) == "4"
-
-
-def test_a_growmap_of_the_report_is_the_workers(proven: tuple[Proof, Proven]) -> None:
+def test_a_growmap_of_the_report_is_the_workers(proven: Proven) -> None:
     assert GrowMap(tuple(proven[1].cold.parents)).size > 1

@@ -1,9 +1,4 @@
-"""Reading and computing of an offloaded model beside each other, in numbers and drawn as text.
-
-Owns what counts as overlapped. It knows nothing of models.
-"""
-
-from __future__ import annotations
+"""Overlap of reading and computing in an offloaded model, as numbers and as text."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -17,14 +12,7 @@ WIDTH = 88
 
 @dataclass(frozen=True, slots=True)
 class Overlap:
-    """Sums over some time, seconds.
-
-    Attributes:
-        reading: at least one layer was being read.
-        computing: a layer was being computed.
-        both: both at once.
-        waiting: the next layer was not there yet.
-    """
+    """Seconds in which layers were read, computed, both at once, or waited for."""
 
     reading: float
     computing: float
@@ -32,8 +20,7 @@ class Overlap:
     waiting: float
 
     @classmethod
-    def of(cls, spans: Sequence[Span]) -> Overlap:
-        """Of what a ring's watcher was told."""
+    def of(cls, spans: Sequence[Span]) -> "Overlap":
         by = {each: [s for s in spans if s.activity is each] for each in Activity}
         return cls(
             reading=_seconds(by[Activity.READ]),
@@ -48,23 +35,21 @@ class Overlap:
 
     @property
     def hidden(self) -> float:
-        """Share of the shorter of the two that lies within the other."""
+        """Share of the shorter of reading and computing that lies within the other."""
         shorter = min(self.reading, self.computing)
         return self.both / shorter if shorter else 0.0
 
 
 def draw(spans: Sequence[Span], began: float, ended: float, width: int = WIDTH) -> list[str]:
-    """Lines `read`, `compute` and `wait` over a time, a column each `(ended - began) / width`.
+    """Lines `read`, `wait` and `compute`, a column each `(ended - began) / width` seconds.
 
-    A column shows the layer, as one character, that had most of it, and a dot where none was.
+    A column shows the layer, as one character, that took most of it; a dot where there was none.
     """
     lines = []
+    length = (ended - began) / width
     for activity in Activity:
         mine = [span for span in spans if span.activity is activity]
-        cells = [
-            _cell(mine, began + (ended - began) * at / width, (ended - began) / width)
-            for at in range(width)
-        ]
+        cells = [_cell(mine, began + length * at, length) for at in range(width)]
         lines.append(f"{activity.value:<8}{''.join(cells)}")
     return lines
 
