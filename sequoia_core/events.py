@@ -8,8 +8,12 @@ so they can be recorded, sent to another thread and replayed. This module knows 
 are produced or drawn.
 """
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from enum import StrEnum
+
+Progress = Callable[[str, float | None], None]
+"""Reports long work: what is being done, and the fraction done or None where it is not known."""
 
 
 class Outcome(StrEnum):

@@ -22,11 +22,10 @@ if TYPE_CHECKING:
     from rich.table import Table
 
     from sequoia_core.data import Passage
+    from sequoia_core.events import Progress
     from sequoia_core.measure.acceptance import AcceptanceCount
     from sequoia_core.measure.acceptance_vector import AcceptancePlan, AcceptanceVector
     from sequoia_core.model.loading.pair import Pair
-
-    from ..engine.messages import LoadProgress
 
 DST = Path("acceptance-rate-vector.pt")
 """The release's name, in the working folder."""
@@ -113,7 +112,7 @@ def measure(flags: Mapping[str, Any], task: Task, results: Results) -> None:
 
 
 def _measured(
-    pair: "Pair", plan: "AcceptancePlan", task: Task, progress: "LoadProgress"
+    pair: "Pair", plan: "AcceptancePlan", task: Task, progress: "Progress"
 ) -> "AcceptanceVector":
     from sequoia_core.data import load_passages
     from sequoia_core.measure.acceptance_vector import AcceptanceVector, by_decoding, by_passes

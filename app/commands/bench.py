@@ -13,11 +13,11 @@ import typer
 
 from sequoia_core.bench import COUNT, TEMPERATURES, TOKENS, TREE_SIZES, BenchPlan
 from sequoia_core.errors import ParameterError
+from sequoia_core.events import Progress
 
 from ..config import resolve
 from ..config.destination import to_be_written
 from ..engine import build
-from ..engine.messages import LoadProgress
 from . import machine
 from .options import MODEL_OPTIONS, with_settings
 from .progress import progress_line
@@ -139,7 +139,7 @@ def _compare(
 
 
 def _with_chat_memory(
-    findings: "Findings", plan: BenchPlan, flags: Mapping[str, Any], progress: LoadProgress
+    findings: "Findings", plan: BenchPlan, flags: Mapping[str, Any], progress: Progress
 ) -> "Findings":
     """Measure the whole chat too where memory is asked for; why not is a line of the report."""
     from dataclasses import replace

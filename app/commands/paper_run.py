@@ -24,13 +24,13 @@ from .progress import progress_line
 if TYPE_CHECKING:
     from rich.table import Table
 
+    from sequoia_core.events import Progress
     from sequoia_core.model.loading.pair import Pair
     from sequoia_core.reproduce.paper_limits import Room
     from sequoia_core.reproduce.paper_run import PaperOptions, PaperRun
     from sequoia_core.reproduce.paper_table import Choice, Outcome, PaperCell
 
     from ..config.settings import Settings
-    from ..engine.messages import LoadProgress
 
 EMBEDDED = "embedded"
 INTERRUPTED = 130
@@ -96,7 +96,7 @@ class PaperModels:
             return list(other_cells(self._facts, choice, self.own))
         return list(published_cells(self._facts, choice))
 
-    def load(self, name: str, progress: "LoadProgress") -> "Pair":
+    def load(self, name: str, progress: "Progress") -> "Pair":
         """One of the table's pairs.
 
         Raises:

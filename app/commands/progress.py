@@ -4,17 +4,18 @@ import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-from ..engine.messages import LoadProgress
+from sequoia_core.events import Progress
 
 
 @contextmanager
-def progress_line(quiet: bool = False) -> Iterator[LoadProgress]:
+def progress_line(quiet: bool = False) -> Iterator[Progress]:
     """Yields a function to report to; the line is gone when the block ends."""
     if quiet or not sys.stderr.isatty():
         yield lambda _message, _fraction: None
         return
     from rich.console import Console
-    from rich.progress import BarColumn, Progress, SpinnerColumn, TaskProgressColumn, TextColumn
+    from rich.progress import BarColumn, SpinnerColumn, TaskProgressColumn, TextColumn
+    from rich.progress import Progress as ProgressBar
 
     columns = (
         SpinnerColumn(),
@@ -22,7 +23,7 @@ def progress_line(quiet: bool = False) -> Iterator[LoadProgress]:
         BarColumn(),
         TaskProgressColumn(),
     )
-    with Progress(*columns, console=Console(stderr=True), transient=True) as bar:
+    with ProgressBar(*columns, console=Console(stderr=True), transient=True) as bar:
         task = bar.add_task("Starting", total=None)
 
         def report(message: str, fraction: float | None) -> None:

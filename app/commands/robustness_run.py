@@ -22,12 +22,11 @@ from .testbed_run import INTERRUPTED, Results
 if TYPE_CHECKING:
     from rich.table import Table
 
+    from sequoia_core.events import Progress
     from sequoia_core.model.loading.pair import Pair
     from sequoia_core.reproduce.count_file import CountFile
     from sequoia_core.reproduce.robustness import Sweep
     from sequoia_core.reproduce.standing import Study
-
-    from ..engine.messages import LoadProgress
 
 
 @dataclass(frozen=True, slots=True)
@@ -91,9 +90,7 @@ def run_study(flags: Mapping[str, Any], task: Task, dst: Path, results: Results)
         _print(sweep, study)
 
 
-def _studied(
-    pair: "Pair", sweep: "Sweep", task: Task, file: Path, progress: "LoadProgress"
-) -> "Study":
+def _studied(pair: "Pair", sweep: "Sweep", task: Task, file: Path, progress: "Progress") -> "Study":
     from sequoia_core.data import load_prompts
     from sequoia_core.reproduce.count_file import CountFile
     from sequoia_core.reproduce.seeds import prompt_digest
@@ -114,7 +111,7 @@ def _count(
     sweep: "Sweep",
     prompts: list[tuple[int, ...]],
     counts: "CountFile",
-    progress: "LoadProgress",
+    progress: "Progress",
 ) -> None:
     from sequoia_core.reproduce.robustness import count_all
 

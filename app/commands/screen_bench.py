@@ -22,7 +22,7 @@ from sequoia_core.chat.interface import ChatEngine
 from sequoia_core.chat.race import RaceEvent
 from sequoia_core.config import SamplingParams
 from sequoia_core.errors import SequoiaError
-from sequoia_core.events import Event, PairDescription, Step
+from sequoia_core.events import Event, PairDescription, Progress, Step
 from sequoia_core.text.chat_template import Turn
 from sequoia_core.tree.choice import TreeChoice
 
@@ -30,7 +30,6 @@ from ..app import SequoiaApp
 from ..config.chat_settings import ChatSettings
 from ..config.settings import Settings, load_settings
 from ..engine.build import build_chat
-from ..engine.messages import LoadProgress
 from ..store.recorder import DatabaseRecorder
 from ..widgets.prompt import Prompt
 from .terminal import Terminal, TerminalError, percentile, typing_latencies
@@ -146,7 +145,7 @@ class _ScriptedApp(SequoiaApp):
         """Look for the end of each answer."""
         self.set_interval(POLL_SECONDS, self._go_on)
 
-    def _build(self, progress: LoadProgress) -> ChatEngine:
+    def _build(self, progress: Progress) -> ChatEngine:
         self.timed = TimedEngine(build_chat(self._settings, progress))
         return self.timed
 
@@ -162,7 +161,7 @@ class _ScriptedApp(SequoiaApp):
 
 
 def measure_screen(
-    prompts: list[str], flags: Mapping[str, Any], rounds: int, progress: LoadProgress
+    prompts: list[str], flags: Mapping[str, Any], rounds: int, progress: Progress
 ) -> str:
     """Run both kinds in turn: what share of the speed is left, and how soon a key is seen.
 

@@ -23,10 +23,9 @@ from .reproduce_options import DRAFT_TOP_P
 if TYPE_CHECKING:
     from rich.table import Table
 
+    from sequoia_core.events import Progress
     from sequoia_core.model.loading.pair import Pair
     from sequoia_core.reproduce.experiment import Experiment, ExperimentRun, Findings
-
-    from ..engine.messages import LoadProgress
 
 INTERRUPTED = 130
 DRAWN = frozenset({Mode.SEQUOIA, Mode.SPECINFER})
@@ -133,7 +132,7 @@ def run_testbed(flags: Mapping[str, Any], task: Task, results: Results) -> None:
         raise typer.Exit(INTERRUPTED)
 
 
-def _prepared(pair: "Pair", task: Task, progress: "LoadProgress") -> "ExperimentRun":
+def _prepared(pair: "Pair", task: Task, progress: "Progress") -> "ExperimentRun":
     from sequoia_core.data import load_prompts
     from sequoia_core.reproduce.experiment import ExperimentRun
 
@@ -142,7 +141,7 @@ def _prepared(pair: "Pair", task: Task, progress: "LoadProgress") -> "Experiment
     return ExperimentRun(pair, experiment, load_prompts(task.data, pair.tokenizer))
 
 
-def _decoded(run: "ExperimentRun", progress: "LoadProgress") -> bool:
+def _decoded(run: "ExperimentRun", progress: "Progress") -> bool:
     """Whether all was decoded."""
     try:
         run.decode(progress)

@@ -8,9 +8,9 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 from sequoia_core.chat.interface import ChatEngine
+from sequoia_core.events import Progress
 
 from ..config.resolve import chosen_models, tree_choice
-from .messages import LoadProgress
 
 if TYPE_CHECKING:  # pydantic is for commands that need settings
     from sequoia_core.model.loading.pair import Pair
@@ -18,7 +18,7 @@ if TYPE_CHECKING:  # pydantic is for commands that need settings
     from ..config.settings import Settings
 
 
-def load_chosen(settings: "Settings", progress: LoadProgress) -> "Pair":
+def load_chosen(settings: "Settings", progress: Progress) -> "Pair":
     """Load the models that the settings mean.
 
     Raises:
@@ -39,7 +39,7 @@ def load_chosen(settings: "Settings", progress: LoadProgress) -> "Pair":
 
 
 def load_for_many(
-    settings: "Settings", progress: LoadProgress, *, insight: bool = False
+    settings: "Settings", progress: Progress, *, insight: bool = False
 ) -> Callable[[], ChatEngine]:
     """Load the pair once; what is returned begins a conversation with it.
 
@@ -60,9 +60,7 @@ def load_for_many(
     )
 
 
-def build_chat(
-    settings: "Settings", progress: LoadProgress, *, insight: bool = False
-) -> ChatEngine:
+def build_chat(settings: "Settings", progress: Progress, *, insight: bool = False) -> ChatEngine:
     """Load the pair and begin a conversation; see `load_for_many`.
 
     Raises:

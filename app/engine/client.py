@@ -13,11 +13,11 @@ from typing import Any
 from sequoia_core.chat.race import RaceEvent
 from sequoia_core.config import SamplingParams
 from sequoia_core.errors import ModelLoadError, SequoiaError
-from sequoia_core.events import Event, PairDescription
+from sequoia_core.events import Event, PairDescription, Progress
 from sequoia_core.text.chat_template import Turn
 from sequoia_core.tree.choice import TreeChoice
 
-from .messages import Ask, Clear, LoadFailed, Loading, LoadProgress, Race, Restore, SetSystem
+from .messages import Ask, Clear, LoadFailed, Loading, Race, Restore, SetSystem
 from .protocol import (
     Choose,
     Done,
@@ -55,7 +55,7 @@ class RemoteEngine:
         ModelLoadError: the engine process is not there or could not load.
     """
 
-    def __init__(self, path: Path, choice: TreeChoice, progress: LoadProgress) -> None:
+    def __init__(self, path: Path, choice: TreeChoice, progress: Progress) -> None:
         connection = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
         try:
             connection.connect(str(path))
@@ -168,7 +168,7 @@ class RemoteEngine:
         while not isinstance(self._receive(None), Done | Rejected):
             pass
 
-    def _wait_until_loaded(self, progress: LoadProgress) -> PairDescription:
+    def _wait_until_loaded(self, progress: Progress) -> PairDescription:
         said: tuple[str, float | None] = ("loading the models", None)
         try:
             while True:

@@ -9,14 +9,13 @@ from dataclasses import dataclass
 from sequoia_core.chat.interface import ChatEngine
 from sequoia_core.chat.race import RaceEvent
 from sequoia_core.config import SamplingParams
-from sequoia_core.events import Event, PairDescription
+from sequoia_core.events import Event, PairDescription, Progress
 from sequoia_core.text.chat_template import Turn
 from sequoia_core.tree.choice import TreeChoice
 
-LoadProgress = Callable[[str, float | None], None]
 """Told while an engine loads: what is happening, and the fraction done where it is known."""
 
-EngineFactory = Callable[[LoadProgress], ChatEngine]
+EngineFactory = Callable[[Progress], ChatEngine]
 """Makes the engine; called in the decode thread, since it takes seconds."""
 
 

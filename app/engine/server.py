@@ -16,12 +16,13 @@ from typing import IO
 
 from sequoia_core.chat.interface import ChatEngine
 from sequoia_core.errors import SequoiaError
+from sequoia_core.events import Progress
 
-from .messages import LoadFailed, Loading, LoadProgress
+from .messages import LoadFailed, Loading
 from .protocol import Done, Link, to_line
 from .window_session import Session
 
-Loader = Callable[[LoadProgress], Callable[[], ChatEngine]]
+Loader = Callable[[Progress], Callable[[], ChatEngine]]
 """Loads the models; what it returns begins a conversation with them."""
 
 Report = Callable[[Loading | LoadFailed | Done], None]

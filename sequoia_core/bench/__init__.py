@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from sequoia_core.config import Offload, SamplingParams, WeightFormat
 from sequoia_core.errors import ParameterError
+from sequoia_core.events import Progress
 from sequoia_core.tree.choice import MOST_NODES
 
 if TYPE_CHECKING:
@@ -71,7 +71,7 @@ class BenchPlan:
             raise ParameterError("give one temperature or more, each once")
 
 
-def measure(pair: Pair, plan: BenchPlan, progress: Callable[[str, float | None], None]) -> Findings:
+def measure(pair: Pair, plan: BenchPlan, progress: Progress) -> Findings:
     """Measure a pair, loaded as the plan says, as `session` tells."""
     from sequoia_core.bench.session import run_session
 

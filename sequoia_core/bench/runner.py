@@ -12,10 +12,9 @@ from itertools import product
 
 from sequoia_core.bench.runs import NoSpeedError, PeerError, Run, System
 from sequoia_core.config import SamplingParams
+from sequoia_core.events import Progress
 
 WARM_UP_TOKENS = 16
-
-Progress = Callable[[str, float | None], None]
 
 
 @dataclass(frozen=True, slots=True)

@@ -26,12 +26,13 @@ from sequoia_core.bench.memory import weight_bytes
 from sequoia_core.bench.own import sized_systems
 from sequoia_core.bench.parting import describe_partings, find_parting
 from sequoia_core.bench.report import best_tree
-from sequoia_core.bench.runner import WARM_UP_TOKENS, Comparison, Outcome, Progress, compare
+from sequoia_core.bench.runner import WARM_UP_TOKENS, Comparison, Outcome, compare
 from sequoia_core.bench.runs import NoSpeedError, PeerError, System
 from sequoia_core.bench.worker import ProcessSystem
 from sequoia_core.bench.workshop import Sources, Workshop
 from sequoia_core.config import SamplingParams
 from sequoia_core.data.prompts import load_prompts
+from sequoia_core.events import Progress
 from sequoia_core.measure.calibration import Band
 from sequoia_core.measure.spread import Spread
 from sequoia_core.model.loading.pair import instruction_sets

@@ -2,17 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from typing import TYPE_CHECKING
+
+from sequoia_core.events import Progress
 
 if TYPE_CHECKING:
     from sequoia_core.measure.tuner import Tuner
     from sequoia_core.model.loading.pair import Pair
 
 
-def calibrate(
-    pair: Pair, temperature: float, progress: Callable[[str, float | None], None]
-) -> Tuner:
+def calibrate(pair: Pair, temperature: float, progress: Progress) -> Tuner:
     """Measure a pair and keep the figures for later starts.
 
     Args:

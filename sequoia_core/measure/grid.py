@@ -7,7 +7,7 @@ with every prompt. Prints nothing.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from statistics import fmean, median
 from typing import TYPE_CHECKING
@@ -16,7 +16,7 @@ from sequoia_core.config import Mode, SamplingParams
 from sequoia_core.decode.baseline_timer import NoBaseline
 from sequoia_core.decode.engine import Engine
 from sequoia_core.decode.tree_choice import BundledAdvisor
-from sequoia_core.events import Step
+from sequoia_core.events import Progress, Step
 from sequoia_core.measure.online_advisor import Figures
 from sequoia_core.text.chat_template import ChatTemplate
 from sequoia_core.tree.choice import ROOT, TreeChoice
@@ -161,9 +161,7 @@ def grid_trees(figures: Figures) -> list[GrowMap]:
     return list(shapes.values())
 
 
-def compare(
-    pair: Pair, figures: Figures, temperature: float, progress: Callable[[str, float | None], None]
-) -> Comparison:
+def compare(pair: Pair, figures: Figures, temperature: float, progress: Progress) -> Comparison:
     """Decode with every tree of the grid; takes minutes."""
     trees = grid_trees(figures)
     steps: dict[tuple[int, ...], list[list[Step]]] = {tree.parents: [] for tree in trees}

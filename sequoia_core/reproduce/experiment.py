@@ -7,7 +7,7 @@ tokens from both, reading it is timed apart, and no end-of-sequence token ends a
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from enum import StrEnum
 from statistics import median
@@ -19,6 +19,7 @@ from sequoia_core.bench.runner import compare
 from sequoia_core.config import Mode, SamplingParams
 from sequoia_core.decode.tree_choice import BundledAdvisor
 from sequoia_core.errors import ParameterError, SequoiaError
+from sequoia_core.events import Progress
 from sequoia_core.measure.draft_nucleus import DRAFT_TOP_P, DraftNucleus
 from sequoia_core.measure.spread import Spread
 from sequoia_core.reproduce.resampling import Counted, Interval, tokens_per_step
@@ -34,8 +35,6 @@ if TYPE_CHECKING:
 
 PLAIN, TREE = "plain", "tree"
 """What the two systems are called."""
-
-Progress = Callable[[str, float | None], None]
 
 
 class Measured(StrEnum):

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, TypeVar
 from sequoia_core.config import Mode, SamplingParams
 from sequoia_core.data import PROMPT_TOKENS, TOTAL_TOKENS, DataSpec, load_prompts
 from sequoia_core.errors import ParameterError, SequoiaError
+from sequoia_core.events import Progress
 from sequoia_core.reproduce.experiment import Experiment, ExperimentRun, pairs_growmap
 from sequoia_core.reproduce.paper_table import CellResult, Outcome, PaperCell
 
@@ -27,7 +28,6 @@ ROWS = {"mt-bench": 80}
 """Rows of sets that have fewer than the default end."""
 
 T = TypeVar("T")
-Progress = Callable[[str, float | None], None]
 LoadPair = Callable[[str, Progress], "Pair"]
 
 

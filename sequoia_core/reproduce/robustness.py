@@ -6,7 +6,7 @@ rules decode the same prompts with the same seeds, and results are kept by the c
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from itertools import product
 from typing import TYPE_CHECKING
@@ -15,6 +15,7 @@ from sequoia_core.config import Mode, SamplingParams
 from sequoia_core.decode.step import Speculator
 from sequoia_core.decode.token_cache import Ledger
 from sequoia_core.errors import ParameterError
+from sequoia_core.events import Progress
 from sequoia_core.measure.draft_nucleus import DRAFT_TOP_P, DraftNucleus
 from sequoia_core.model.interface import LanguageModel
 from sequoia_core.reproduce.resampling import Counted
@@ -111,7 +112,7 @@ def count_all(
     sweep: Sweep,
     prompts: Sequence[Sequence[int]],
     known: Sequence[Count],
-    progress: Callable[[str, float | None], None],
+    progress: Progress,
 ) -> Iterator[Count]:
     """Decode what is not known yet, prompt by prompt through all cells.
 

@@ -14,9 +14,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from app.app import ChatSettings, SequoiaApp
-from app.engine.messages import LoadProgress
 from sequoia_core.chat.interface import ChatEngine
-from sequoia_core.events import Event, Step
+from sequoia_core.events import Event, Progress, Step
 from sequoia_core.recording.replay_engine import Asked, ReplayEngine, read_trace, recorded
 
 FOLDER = Path(__file__).parents[2] / "docs" / "img"
@@ -57,7 +56,7 @@ def _pace(event: Event) -> None:
         time.sleep(event.timings.total_ms / 1e3)
 
 
-def paced_engine(progress: LoadProgress) -> ChatEngine:
+def paced_engine(progress: Progress) -> ChatEngine:
     """Answers as fast as the recorded steps say."""
     progress("loading the recorded answer", 0.5)
     return ReplayEngine(read_trace(RECORDING), before=_pace)

@@ -27,10 +27,9 @@ from textual.widgets import Input
 
 from app.app import ChatSettings, SequoiaApp
 from app.config.setting_specs import Preferences
-from app.engine.messages import LoadProgress
 from app.store.recording import Recorder
 from sequoia_core.chat.interface import ChatEngine
-from sequoia_core.events import Event, Step
+from sequoia_core.events import Event, Progress, Step
 from tests.app.driving import Driver
 from tests.app.pictures import View, differences, picture, read, view, written
 from tests.fakes import replay
@@ -119,7 +118,7 @@ class Stage:
 
         return before
 
-    def load(self, progress: LoadProgress) -> ChatEngine:
+    def load(self, progress: Progress) -> ChatEngine:
         """Make an engine that is not ready before the pictures are taken."""
         progress("loading the target", 0.42)
         self._taken.wait(_PATIENCE_SECONDS)

@@ -25,13 +25,12 @@ import psutil
 from app.app import SequoiaApp
 from app.commands.terminal import Terminal, TerminalError, percentile, typing_latencies
 from app.config.chat_settings import ChatSettings
-from app.engine.messages import LoadProgress
 from app.store.archive import Archive
 from app.store.recorder import DatabaseRecorder
 from app.widgets.prompt import Prompt
 from sequoia_core.chat.interface import ChatEngine
 from sequoia_core.config import SamplingParams
-from sequoia_core.events import Event, Step
+from sequoia_core.events import Event, Progress, Step
 from sequoia_core.recording.replay_engine import ReplayEngine, Trace
 from tests.fakes import ANSWER, PAIR, answer_events, make_answer
 
@@ -136,7 +135,7 @@ class SoakedChat(SequoiaApp):
         """Look for the end of each answer."""
         self.set_interval(POLL_SECONDS, self._go_on)
 
-    def _build(self, progress: LoadProgress) -> ChatEngine:
+    def _build(self, progress: Progress) -> ChatEngine:
         del progress
         return self.engine
 

@@ -14,12 +14,11 @@ from huggingface_hub import constants, errors, snapshot_download
 from huggingface_hub.utils import logging, tqdm  # type: ignore[attr-defined]  # documented there
 
 from sequoia_core.errors import ModelLoadError
+from sequoia_core.events import Progress
 from sequoia_core.model.loading.weights import first_line, shards
 
 PLAIN_FILES = ("*.json", "tokenizer.model", "merges.txt", "*.jinja")
 SAFETENSORS, PICKLES = "model*.safetensors", "pytorch_model*.bin"
-
-Progress = Callable[[str, float | None], None]
 
 
 def download(repo_id: str, progress: Progress) -> Path:

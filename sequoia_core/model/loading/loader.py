@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from sequoia_core.errors import ModelLoadError
+from sequoia_core.events import Progress
 from sequoia_core.model.config import ModelConfig
 from sequoia_core.model.device import DTYPES
 from sequoia_core.model.loading import blocks, int8_rows
@@ -42,7 +43,6 @@ from sequoia_core.model.loading.weights import (
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
-Progress = Callable[[str, float | None], None]
 """Told what is being done and, where it is known, which part of it is done."""
 
 HUB_ID = re.compile(r"[\w.-]+/[\w.-]+")

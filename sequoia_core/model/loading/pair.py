@@ -17,7 +17,7 @@ from torch import Tensor
 
 from sequoia_core.config import Offload, WeightFormat
 from sequoia_core.errors import ModelLoadError, ParameterError, TokenizerMismatchError
-from sequoia_core.events import PairDescription
+from sequoia_core.events import PairDescription, Progress
 from sequoia_core.model.conditioned import ConditionedLlama
 from sequoia_core.model.config import ModelConfig
 from sequoia_core.model.device import (
@@ -31,7 +31,7 @@ from sequoia_core.model.device import (
 from sequoia_core.model.llama import Llama
 from sequoia_core.model.loading.catalogue import catalogue
 from sequoia_core.model.loading.forward import Forward, choose_forward
-from sequoia_core.model.loading.loader import Checkpoint, Progress, open_checkpoint, open_directory
+from sequoia_core.model.loading.loader import Checkpoint, open_checkpoint, open_directory
 from sequoia_core.model.loading.memory_plan import memory_errors
 from sequoia_core.model.loading.planning import fitting_window, pair_plans, stages_of
 from sequoia_core.model.loading.tokenizer import assert_same_tokenizer, check_embedding_fit

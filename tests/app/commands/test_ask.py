@@ -27,6 +27,7 @@ from sequoia_core.events import (
     NoticeKind,
     Origin,
     PairDescription,
+    Progress,
     Step,
     TextDelta,
     Totals,
@@ -65,9 +66,7 @@ class Stage:
         """Answer with these events instead."""
         self.engine = ScriptedEngine(events)
 
-    def build(
-        self, settings: Settings, progress: Callable[[str, float | None], None], *, insight: bool
-    ) -> Any:
+    def build(self, settings: Settings, progress: Progress, *, insight: bool) -> Any:
         self.insight = insight
         self.settings = settings
         progress("Loading", 0.5)

@@ -14,7 +14,6 @@ from app.engine.messages import (
     Clear,
     LoadFailed,
     Loading,
-    LoadProgress,
     Ready,
     Refused,
     Report,
@@ -34,6 +33,7 @@ from sequoia_core.events import (
     FinishReason,
     Notice,
     NoticeKind,
+    Progress,
     Step,
 )
 from sequoia_core.recording.replay_engine import ReplayEngine, Trace
@@ -114,7 +114,7 @@ def test_each_event_is_told_in_the_thread_whoever_drains(drive: Drive) -> None:
 def test_loading_is_reported_and_runs_in_the_thread() -> None:
     where: list[str] = []
 
-    def factory(progress: LoadProgress) -> ChatEngine:
+    def factory(progress: Progress) -> ChatEngine:
         where.append(threading.current_thread().name)
         progress("weights", 0.5)
         return replay()
@@ -137,7 +137,7 @@ def test_loading_is_reported_and_runs_in_the_thread() -> None:
     ],
 )
 def test_a_failed_load_is_one_line_and_ends_the_thread(error: Exception, message: str) -> None:
-    def factory(progress: LoadProgress) -> ChatEngine:
+    def factory(progress: Progress) -> ChatEngine:
         raise error
 
     driven = Driven(replay())
@@ -150,7 +150,7 @@ def test_a_failed_load_is_one_line_and_ends_the_thread(error: Exception, message
 def test_quitting_while_loading_ends_at_the_next_progress() -> None:
     loading, go_on = threading.Event(), threading.Event()
 
-    def factory(progress: LoadProgress) -> ChatEngine:
+    def factory(progress: Progress) -> ChatEngine:
         loading.set()
         go_on.wait(5)
         progress("more", None)

@@ -8,14 +8,23 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from app.engine.messages import Ask, Clear, LoadFailed, Loading, LoadProgress, Race, Restore
+from app.engine.messages import Ask, Clear, LoadFailed, Loading, Race, Restore
 from app.engine.protocol import Done, Go, Held, Leave, Opened, Rejected, Stop, Tune
 from app.engine.window_session import WAITING
 from sequoia_core.chat.interface import ChatEngine
 from sequoia_core.chat.race import Lane, RaceEvent, RaceTerms, race
 from sequoia_core.config import SamplingParams
 from sequoia_core.errors import ModelLoadError, ParameterError, SequoiaError
-from sequoia_core.events import Event, Finished, FinishReason, Notice, NoticeKind, Step, TextDelta
+from sequoia_core.events import (
+    Event,
+    Finished,
+    FinishReason,
+    Notice,
+    NoticeKind,
+    Progress,
+    Step,
+    TextDelta,
+)
 from sequoia_core.recording.replay_engine import ReplayEngine, Trace
 from sequoia_core.text.chat_template import Turn
 from sequoia_core.tree.choice import TreeChoice
@@ -387,7 +396,7 @@ def test_measuring_ends_when_its_window_wants_something_else(message: Stop | Lea
 def test_windows_are_told_how_loading_goes() -> None:
     said: list[Loading] = []
 
-    def load(progress: LoadProgress) -> Callable[[], ChatEngine]:
+    def load(progress: Progress) -> Callable[[], ChatEngine]:
         progress("weights", 0.25)  # the window that has connected hears of it from the next on
         progress("weights", 0.5)
         return replay
@@ -406,7 +415,7 @@ def test_models_that_do_not_load_are_told_to_windows_and_parent() -> None:
     with served(making(replay)) as at:
         early = Played(at)
 
-        def load(progress: LoadProgress) -> Callable[[], ChatEngine]:
+        def load(progress: Progress) -> Callable[[], ChatEngine]:
             progress("weights", None)
             raise ModelLoadError("no such model: a/b")
 
@@ -429,7 +438,7 @@ def test_a_conversation_that_cannot_begin_is_told_to_its_window() -> None:
 
 
 def test_quitting_while_loading_ends_the_loading() -> None:
-    def load(progress: LoadProgress) -> Callable[[], ChatEngine]:
+    def load(progress: Progress) -> Callable[[], ChatEngine]:
         while True:
             progress("weights", None)
 

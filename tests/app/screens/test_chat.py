@@ -13,7 +13,7 @@ from textual.geometry import Offset, Region, Size
 from textual.selection import SELECT_ALL, Selection
 
 from app.app import ChatSettings, SequoiaApp
-from app.engine.messages import LoadProgress, SystemRefused
+from app.engine.messages import SystemRefused
 from app.screens.chat.engine_reports import take
 from app.widgets.decode_panel import DecodePanel
 from app.widgets.transcript import Transcript
@@ -26,6 +26,7 @@ from sequoia_core.events import (
     NoticeKind,
     PrefillDone,
     PrefillProgress,
+    Progress,
     Step,
 )
 from sequoia_core.recording.replay_engine import ReplayEngine, Trace
@@ -61,7 +62,7 @@ async def test_a_speed_up_is_shown_only_once_measured() -> None:
 async def test_a_prompt_sent_while_loading_is_answered_when_loaded() -> None:
     loaded = threading.Event()
 
-    def factory(progress: LoadProgress) -> ChatEngine:
+    def factory(progress: Progress) -> ChatEngine:
         progress("reading weights", 0.25)
         loaded.wait(20)
         return replay()
@@ -822,7 +823,7 @@ async def test_large_trees_are_scrolled_to_the_bonus_when_still() -> None:
 
 
 def test_a_failed_load_is_one_line_and_return_code_1(capsys: pytest.CaptureFixture[str]) -> None:
-    def factory(progress: LoadProgress) -> ChatEngine:
+    def factory(progress: Progress) -> ChatEngine:
         raise ModelLoadError("no such model: a/b; " + "try another " * 30)
 
     app = SequoiaApp(factory, ChatSettings())

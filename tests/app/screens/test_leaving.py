@@ -19,11 +19,10 @@ import pytest
 from app import cli
 from app.app import ChatSettings, SequoiaApp
 from app.engine.decode_thread import Decoder
-from app.engine.messages import LoadProgress
 from app.store.archive import Archive
 from app.store.recorder import DatabaseRecorder
 from sequoia_core.chat.interface import ChatEngine
-from sequoia_core.events import Event, FinishReason, Step
+from sequoia_core.events import Event, FinishReason, Progress, Step
 from sequoia_core.recording.replay_engine import ReplayEngine, Trace
 from tests.app.driving import Driver, driving
 from tests.fakes import PAIR, make_answer, replay
@@ -107,7 +106,7 @@ async def test_a_question_sent_while_loading_is_kept_and_the_load_not_waited_for
 ) -> None:
     loaded = threading.Event()
 
-    def factory(progress: LoadProgress) -> ChatEngine:
+    def factory(progress: Progress) -> ChatEngine:
         loaded.wait(PATIENCE)
         return replay()
 

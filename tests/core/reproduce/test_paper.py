@@ -1,7 +1,6 @@
 """The published table: its cells and trees, what cannot be held, and that nothing done is lost."""
 
 import json
-from collections.abc import Callable
 from dataclasses import replace
 from itertools import pairwise
 from pathlib import Path
@@ -9,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from sequoia_core.errors import ModelLoadError, ParameterError, SequoiaError
+from sequoia_core.events import Progress
 from sequoia_core.measure.spread import Spread
 from sequoia_core.model.loading.pair import Pair, load_pair
 from sequoia_core.reproduce import paper_report
@@ -160,7 +160,7 @@ class Shelf:
         self._pair, self._names = pair, names
         self.asked: list[str] = []
 
-    def load(self, name: str, _progress: Callable[[str, float | None], None]) -> Pair:
+    def load(self, name: str, _progress: Progress) -> Pair:
         """The pair, or that there is none."""
         self.asked.append(name)
         if name not in self._names:
