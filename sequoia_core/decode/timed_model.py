@@ -70,19 +70,24 @@ class TimedModel:
         self._model.extend(token_ids, cache)
 
     def forward(
-        self, token_ids: Tensor, position_ids: Tensor, mask: Tensor | None, cache: KVCache
+        self,
+        token_ids: Tensor,
+        position_ids: Tensor,
+        mask: Tensor | None,
+        cache: KVCache,
+        parents: Tensor | None = None,
     ) -> Tensor:
         """The model's forward, timed."""
         if self.device.type == "cuda":
             # what the model computes is issued there, whichever device is the current one
             stream, start, end = _stream(self.device), _event(), _event()
             start.record(stream)
-            logits = self._model.forward(token_ids, position_ids, mask, cache)
+            logits = self._model.forward(token_ids, position_ids, mask, cache, parents)
             end.record(stream)
             self._spans.append((start, end))
             return logits
         before = perf_counter()
-        logits = self._model.forward(token_ids, position_ids, mask, cache)
+        logits = self._model.forward(token_ids, position_ids, mask, cache, parents)
         self._seconds += perf_counter() - before
         return logits
 

@@ -201,11 +201,13 @@ def _interleaved(rows: tuple[Sequence[int], Sequence[int]]) -> list[tuple[int, i
 def _one(timed: TimedModel, rows: int, cache: KVCache) -> float:
     context, device = cache.length, timed.device
     mask = torch.ones((rows, context + rows), dtype=torch.bool, device=device).tril(context)
+    parents = torch.full((rows,), -1, device=device)
     timed.forward(
         torch.ones(rows, dtype=torch.int64, device=device),
         torch.arange(context, context + rows, device=device),
         mask if rows > 1 else None,
         cache,
+        parents if rows > 1 else None,
     )
     timed.wait()
     cache.truncate(context)

@@ -3,7 +3,7 @@
 After EAGLE (arXiv 2401.15077) and EAGLE-3 (arXiv 2503.01840). A row's input is its token's
 embedding and a hidden state of the token before it: the target's, at several layers, where the
 target has read that token; in a tree, whose tokens the target has not read yet, the draft's own
-output at the row's parent. Owns where a row finds that state. Knows nothing of trees but the mask.
+output at the row's parent. Owns where a row finds that state.
 """
 
 from collections.abc import Mapping, Sequence
@@ -96,21 +96,13 @@ class ConditionedLlama(Llama):
         assert beside is None or isinstance(beside, LayeredKVCache)
         return ConditionedCache(self.config, self._device, self.dtype, beside)
 
-    def _embedded(self, token_ids: Tensor, mask: Tensor | None, cache: LayeredKVCache) -> Tensor:
+    def _embedded(self, token_ids: Tensor, parents: Tensor | None, cache: LayeredKVCache) -> Tensor:
         assert isinstance(cache, ConditionedCache)
         embedded = functional.embedding(token_ids, self.embedding)[:, None]  # [n, 1, hidden]
-        if mask is None:
+        if parents is None:
             states = cache.states_before(len(token_ids), len(self.config.feature_layers))
             inputs = (torch.cat((embedded, states), 1) - self._shift) * self._scale
             return self._target_input(inputs.to(self.dtype).flatten(1))  # from [n, F + 1, hidden]
-        own = self._norm(cache.features_at(_parents(mask)))
+        own = self._norm(cache.features_of_parents(parents))
         evened = ((embedded - self._shift[:1]) * self._scale[:1]).to(self.dtype)
         return self._own_input(torch.cat((evened, own), 1).flatten(1))
-
-
-def _parents(mask: Tensor) -> Tensor:
-    """int64 [n]: the last row that each row of bool [n, S + n] sees before itself."""
-    rows, columns = mask.shape
-    places = torch.arange(columns, device=mask.device)
-    before = places < torch.arange(columns - rows, columns, device=mask.device)[:, None]
-    return torch.where(mask & before, places, -1).amax(-1)

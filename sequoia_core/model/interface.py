@@ -173,7 +173,12 @@ class LanguageModel(Protocol):
         ...
 
     def forward(
-        self, token_ids: Tensor, position_ids: Tensor, mask: Tensor | None, cache: KVCache
+        self,
+        token_ids: Tensor,
+        position_ids: Tensor,
+        mask: Tensor | None,
+        cache: KVCache,
+        parents: Tensor | None = None,
     ) -> Tensor:
         """Logits of n new rows; their keys and values are appended to the cache.
 
@@ -181,9 +186,11 @@ class LanguageModel(Protocol):
             token_ids: int64 [n].
             position_ids: int64 [n].
             mask: bool [n, S + n], True where a row may attend; None is causal. Rows without a mask
-                continue the text; rows with one are nodes of a tree, and the last row that such a
-                row sees before itself is its parent.
+                continue the text; rows with one are nodes of a tree.
             cache: from this model's `new_cache`, holding S tokens.
+            parents: int64 [n], where each node's parent lies in the cache, counted back from -1.
+                A draft's nodes have it beside their mask; the target's, which hold their parents,
+                do not.
 
         Returns:
             float32 [n, V], valid until the next call.

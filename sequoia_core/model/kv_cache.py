@@ -160,9 +160,9 @@ class LayeredKVCache:
         assert 0 <= start <= stop <= self._length
         return self._features[start:stop]
 
-    def features_at(self, rows: Tensor) -> Tensor:
-        """Features of the tokens at int64 [n] places: `[n, feature_slots, hidden]`."""
-        return self._features[rows]
+    def features_of_parents(self, parents: Tensor) -> Tensor:
+        """Features `[n, feature_slots, hidden]` of `LanguageModel.forward`'s parents, int64 [n]."""
+        return self._features[parents + self._length]
 
     def advance(self, rows: int) -> None:
         """Count `rows` tokens that every layer has written."""

@@ -127,7 +127,12 @@ class Llama:
 
     @torch.inference_mode()
     def forward(
-        self, token_ids: Tensor, position_ids: Tensor, mask: Tensor | None, cache: KVCache
+        self,
+        token_ids: Tensor,
+        position_ids: Tensor,
+        mask: Tensor | None,
+        cache: KVCache,
+        parents: Tensor | None = None,
     ) -> Tensor:
         """Logits of n new rows; see `protocols.LanguageModel.forward`.
 
@@ -136,6 +141,7 @@ class Llama:
             position_ids: int64 [n].
             mask: bool [n, S + n], True where a row may attend; None is causal.
             cache: from this model's `new_cache`, holding S tokens.
+            parents: int64 [n], see `LanguageModel.forward`.
 
         Returns:
             float32 [n, V].
@@ -144,7 +150,8 @@ class Llama:
             ContextFullError: S + n exceeds the context window.
         """
         assert isinstance(cache, LayeredKVCache)
-        return self.logits(self._hidden(token_ids, position_ids, mask, cache))
+        hidden = self._hidden(token_ids, position_ids, mask, cache, parents)
+        return self.logits(hidden)
 
     @torch.inference_mode()
     def extend(self, token_ids: Tensor, cache: KVCache) -> None:
@@ -231,7 +238,12 @@ class Llama:
         return logits.float()
 
     def _hidden(
-        self, token_ids: Tensor, position_ids: Tensor, mask: Tensor | None, cache: LayeredKVCache
+        self,
+        token_ids: Tensor,
+        position_ids: Tensor,
+        mask: Tensor | None,
+        cache: LayeredKVCache,
+        parents: Tensor | None = None,
     ) -> Tensor:
         rows = token_ids.shape[0]
         cache.reserve(rows)
@@ -247,7 +259,7 @@ class Llama:
             if (slot := self.feature_slots.get(index)) is not None:
                 cache.write_features(slot, hidden)
 
-        embedded = self._embedded(token_ids, mask, cache)
+        embedded = self._embedded(token_ids, parents, cache)
         hidden = self._through_layers(embedded, position_ids, attend, watch)
         cache.advance(rows)
         return hidden
@@ -255,7 +267,7 @@ class Llama:
     def _embedded(
         self,
         token_ids: Tensor,
-        mask: Tensor | None,  # noqa: ARG002
+        parents: Tensor | None,  # noqa: ARG002
         cache: LayeredKVCache,  # noqa: ARG002
     ) -> Tensor:
         """What the first layer reads, [n, hidden]."""

@@ -253,9 +253,10 @@ def _read(
     seen[:, root:] = False
     for at, path in enumerate(paths):
         seen[at, [root + row for row in path]] = True
+    parents = torch.tensor([root + path[-2] - cache.length for path in paths], device=device)
     ids = torch.tensor([sketch.tokens[node] for node in nodes], device=device)
     positions = torch.full_like(ids, root + sketch.depths[nodes[0]])
-    return model.forward(ids, positions, torch.from_numpy(seen).to(device), cache)
+    return model.forward(ids, positions, torch.from_numpy(seen).to(device), cache, parents)
 
 
 def _rows(

@@ -70,6 +70,7 @@ class LevelPlan:
         forward: int64 [m], which of those children are inner and go through the draft next.
         depth: of the children.
         mask: bool [m, 1 + rows], what they see of the tree's rows, from the root on.
+        parents: int64 [m], where their parents lie in the draft's cache, counted back from -1.
     """
 
     draws: int
@@ -77,6 +78,7 @@ class LevelPlan:
     forward: Tensor
     depth: int
     mask: Tensor
+    parents: Tensor
 
 
 @dataclass(frozen=True, slots=True)
@@ -133,6 +135,11 @@ def _level_plan(growmap: GrowMap, depth: int, mask: Tensor, device: torch.device
         forward=torch.tensor([below.index(node) for node in inner], device=device).long(),
         depth=depth + 1,
         mask=mask[inner][:, seen + inner].to(device),
+        parents=torch.tensor(
+            [seen.index(growmap.parents[node]) - len(seen) for node in inner],
+            dtype=torch.int64,
+            device=device,
+        ),
     )
 
 
@@ -242,6 +249,7 @@ def grow(
                 torch.full((rows,), root_position + level.depth, device=device),
                 torch.cat((prefix, level.mask), dim=1),
                 cache,
+                level.parents,
             )
             logits = known_columns(logits, draft.vocab_ids)
     return TokenTree(

@@ -74,7 +74,12 @@ class TableModel:
         cache.rows += [(int(token), first + at) for at, token in enumerate(token_ids)]
 
     def forward(
-        self, token_ids: Tensor, position_ids: Tensor, mask: Tensor | None, cache: KVCache
+        self,
+        token_ids: Tensor,
+        position_ids: Tensor,
+        mask: Tensor | None,
+        cache: KVCache,
+        parents: Tensor | None = None,
     ) -> Tensor:
         assert isinstance(cache, RowCache)
         self.forwards += 1

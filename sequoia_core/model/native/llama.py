@@ -269,7 +269,12 @@ class NativeLlama:
         return NativeCache(self, beside if reads_target else None)
 
     def forward(
-        self, token_ids: Tensor, position_ids: Tensor, mask: Tensor | None, cache: KVCache
+        self,
+        token_ids: Tensor,
+        position_ids: Tensor,
+        mask: Tensor | None,
+        cache: KVCache,
+        parents: Tensor | None = None,  # noqa: ARG002
     ) -> Tensor:
         """Logits of n new rows; see `protocols.LanguageModel.forward`.
 

@@ -273,13 +273,18 @@ class BusyMachine(TableModel):
         self._time, self._ended = time, -1.0
 
     def forward(
-        self, token_ids: Tensor, position_ids: Tensor, mask: Tensor | None, cache: KVCache
+        self,
+        token_ids: Tensor,
+        position_ids: Tensor,
+        mask: Tensor | None,
+        cache: KVCache,
+        parents: Tensor | None = None,
     ) -> Tensor:
         at_once = self._time.now - self._ended < 1e-4
         one_row = 0.0195 if at_once else 0.0379
         self._time.now += one_row if len(token_ids) == 1 else 0.052
         self._ended = self._time.now
-        return super().forward(token_ids, position_ids, mask, cache)
+        return super().forward(token_ids, position_ids, mask, cache, parents)
 
 
 class SlowCodec(PlainCodec):

@@ -165,9 +165,14 @@ class Failing(TableModel):
     fail = False
 
     def forward(
-        self, token_ids: Tensor, position_ids: Tensor, mask: Tensor | None, cache: KVCache
+        self,
+        token_ids: Tensor,
+        position_ids: Tensor,
+        mask: Tensor | None,
+        cache: KVCache,
+        parents: Tensor | None = None,
     ) -> Tensor:
-        logits = super().forward(token_ids, position_ids, mask, cache)
+        logits = super().forward(token_ids, position_ids, mask, cache, parents)
         if self.fail:
             raise KeyboardInterrupt
         return logits

@@ -187,9 +187,14 @@ class Leaky(Llama):
     harm = ""
 
     def forward(
-        self, token_ids: Tensor, position_ids: Tensor, mask: Tensor | None, cache: KVCache
+        self,
+        token_ids: Tensor,
+        position_ids: Tensor,
+        mask: Tensor | None,
+        cache: KVCache,
+        parents: Tensor | None = None,
     ) -> Tensor:
-        logits = super().forward(token_ids, position_ids, mask, cache)
+        logits = super().forward(token_ids, position_ids, mask, cache, parents)
         if self.harm == "read":
             return logits * logits.max().item()
         return logits + torch.ones(logits.shape, device="cpu")

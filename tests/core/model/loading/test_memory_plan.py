@@ -57,11 +57,16 @@ class NarrowModel(TableModel):
         self.most, self._error = most, error
 
     def forward(
-        self, token_ids: Tensor, position_ids: Tensor, mask: Tensor | None, cache: KVCache
+        self,
+        token_ids: Tensor,
+        position_ids: Tensor,
+        mask: Tensor | None,
+        cache: KVCache,
+        parents: Tensor | None = None,
     ) -> Tensor:
         if len(token_ids) > self.most:
             raise self._error()
-        return super().forward(token_ids, position_ids, mask, cache)
+        return super().forward(token_ids, position_ids, mask, cache, parents)
 
     def extend(self, token_ids: Tensor, cache: KVCache) -> None:
         if self.most == 0:
@@ -234,10 +239,15 @@ class WatchedModel(TableModel):
         self.kept = 0
 
     def forward(
-        self, token_ids: Tensor, position_ids: Tensor, mask: Tensor | None, cache: KVCache
+        self,
+        token_ids: Tensor,
+        position_ids: Tensor,
+        mask: Tensor | None,
+        cache: KVCache,
+        parents: Tensor | None = None,
     ) -> Tensor:
         self.kept += self._last is not None and self._last() is not None
-        logits = super().forward(token_ids, position_ids, mask, cache)
+        logits = super().forward(token_ids, position_ids, mask, cache, parents)
         self._last = weakref.ref(logits)
         return logits
 
