@@ -24,7 +24,7 @@ INSPECT = """
 import json
 import sequoia_core, sequoia_chat
 from sequoia_chat.config.themes import packaged_folder
-from sequoia_core.tree.growmap import find_growmap, growmap_names
+from sequoia_core.tree.files import find_growmap, growmap_names
 from sequoia_core.model.loading.loader import open_directory
 from sequoia_core.model.loading.pair import BUNDLED_DRAFT
 print(json.dumps({

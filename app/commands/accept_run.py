@@ -97,7 +97,7 @@ def measure(flags: Mapping[str, Any], task: Task, results: Results) -> None:
         pair = build.load_chosen(settings, progress)
         vector = _measured(pair, plan, task, progress)
     about = _about(pair, task, vector)
-    from sequoia_core.tree.reference_files import write_acceptance_rates
+    from sequoia_core.tree.files import write_acceptance_rates
 
     write_acceptance_rates(dst, vector.rates, vector.rejected, about)
     if picture is not None:

@@ -4,7 +4,8 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from sequoia_core.tree.growmap import GrowMap, find_growmap, growmap_names
+from sequoia_core.tree.files import find_growmap, growmap_names
+from sequoia_core.tree.growmap import GrowMap
 
 from .command_group import CommandGroup
 

@@ -49,7 +49,7 @@ class Task:
             ParameterError: a value is out of range.
         """
         from sequoia_core.reproduce.robustness import TEMPERATURES, TOP_PS, Sweep
-        from sequoia_core.tree.growmap import find_growmap
+        from sequoia_core.tree.files import find_growmap
 
         return Sweep(
             find_growmap(self.growmap),

@@ -49,7 +49,7 @@ class Given:
             GrowMapError: the vector cannot be used.
         """
         from sequoia_core.tree.budget_search import SearchConfig
-        from sequoia_core.tree.reference_files import read_acceptance_rates
+        from sequoia_core.tree.files import read_acceptance_rates
 
         vector, depth, budget = self.vector, self.max_depth, self.max_budget
         if vector is None or depth is None or self.draft_time is None or self.target_time is None:
@@ -123,6 +123,7 @@ def _search(
 ) -> None:
     from sequoia_core.tree.budget_search import SearchFile
     from sequoia_core.tree.budget_search import search as searched
+    from sequoia_core.tree.files import save_growmap
 
     file = SearchFile.read(config) if config is not None else None
     wanted = file.config if file is not None else given.config()
@@ -133,7 +134,7 @@ def _search(
     with progress_line() as progress:
         progress("Searching", None)
         result = searched(wanted, f"searched for {vector.name} with given times")
-    result.tree.save(dst)
+    save_growmap(result.tree, dst)
     if picture is not None:
         from sequoia_core.figures.search_picture import draw_search
 

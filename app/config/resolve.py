@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 from sequoia_core.decode.tree_choice import MEASURED
 from sequoia_core.model.loading.catalogue import find_pair, known_draft
 from sequoia_core.tree.choice import ADAPTIVE, TreeChoice
-from sequoia_core.tree.growmap import find_growmap
+from sequoia_core.tree.files import find_growmap
 
 from .chat_settings import ChatSettings
 

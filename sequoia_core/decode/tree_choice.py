@@ -11,7 +11,8 @@ from sequoia_core.config import OTHER_CHILDREN, Lookup, Mode
 from sequoia_core.events import Step, TreeChosen
 from sequoia_core.speculate.cost_model import StepCosts
 from sequoia_core.tree.choice import ADAPTIVE, ROOT, AdaptiveTree, Tree, TreeChoice
-from sequoia_core.tree.growmap import GrowMap, find_growmap
+from sequoia_core.tree.files import find_growmap
+from sequoia_core.tree.growmap import GrowMap
 
 MEASURED = "measured"
 """What the fixed shape is called that is predicted to be the fastest on this machine."""

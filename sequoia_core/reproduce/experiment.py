@@ -26,7 +26,7 @@ from sequoia_core.reproduce.resampling import Counted, Interval, tokens_per_step
 from sequoia_core.reproduce.seeds import prompt_seed
 from sequoia_core.reproduce.split import Split, SplitClock
 from sequoia_core.tree.choice import TreeChoice
-from sequoia_core.tree.growmap import find_growmap
+from sequoia_core.tree.files import find_growmap
 
 if TYPE_CHECKING:
     from sequoia_core.bench.runs import Run

@@ -12,6 +12,7 @@ from pathlib import Path
 
 from sequoia_core.reproduce.paper_facts import TEMPERATURES, PaperFacts, paper_facts
 from sequoia_core.reproduce.paper_trees import paper_tree
+from sequoia_core.tree.files import load_growmap, save_growmap
 from sequoia_core.tree.growmap import GrowMap
 
 FAMILIES = ("smollm2-135m", "a100", "l40", "chain", "k-ary", "paths")
@@ -64,13 +65,13 @@ def write(growmaps: Iterator[GrowMap], folder: Path) -> int:
     """Write each under its name; how many there were.
 
     Raises:
-        OSError: a file cannot be written.
+        GrowMapError: a file cannot be written.
     """
     written = 0
     for growmap in growmaps:
         path = folder / f"{growmap.name}.json"
         path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_text(growmap.to_json(), encoding="utf-8")
+        save_growmap(growmap, path)
         written += 1
     return written
 
@@ -80,7 +81,7 @@ def listed(folder: Path) -> str:
     names = {
         path.relative_to(folder).with_suffix("").as_posix(): path for path in folder.rglob("*.json")
     }
-    rows = [_row(name, GrowMap.load(names[name])) for name in sorted(names, key=_order)]
+    rows = [_row(name, load_growmap(names[name])) for name in sorted(names, key=_order)]
     return f"{_HEADER}---|---|---|---|---|\n" + "".join(rows)
 
 

@@ -16,7 +16,7 @@ from sequoia_core.measure.spread import Spread
 from sequoia_core.reproduce.paper_facts import DATASETS, TEMPERATURES, PaperFacts
 from sequoia_core.reproduce.paper_trees import tree_name
 from sequoia_core.reproduce.resampling import Interval
-from sequoia_core.tree.growmap import growmap_names
+from sequoia_core.tree.files import growmap_names
 
 if TYPE_CHECKING:
     from sequoia_core.reproduce.experiment import Findings

@@ -1,12 +1,9 @@
-"""A tree search as the release's `tree_search.py` is told it: its config file, and its choice.
+"""The release's `tree_search.py`: its config file, and its choice over budgets and levels.
 
-Owns the file's checks and the release's way of counting, which differs from `search` in two things.
-Its depth counts levels, the root's among them: `max_depth` 10 is 9 edges. Its step costs a drafting
-pass a level, one more than an engine runs, which drafts nothing from the last level. Knows nothing
-of how rates and times are measured; the best trees are `search`'s.
+It counts otherwise than `search` in two things. Its depth counts levels, the root's among them:
+`max_depth` 10 is 9 edges. Its step costs a drafting pass a level, one more than an engine runs,
+which drafts nothing from the last level.
 """
-
-from __future__ import annotations
 
 import json
 import math
@@ -17,16 +14,22 @@ from typing import Any
 
 from sequoia_core.errors import ParameterError
 from sequoia_core.files import is_file_name, parse_json, read_text
+from sequoia_core.tree.files import read_acceptance_rates
 from sequoia_core.tree.growmap import GrowMap
-from sequoia_core.tree.reference_files import read_acceptance_rates
 from sequoia_core.tree.search import MAX_SEARCH_NODES, TreeTable, expected_tokens_table
 
 MOST_LEVELS = 256
 _MAX_BYTES = 4_000_000
-_VECTOR, _DST = "acceptance_rate_vector", "dst"
-_COUNTS = ("max_depth", "max_budget")
-_LISTS = ("valid_budget", "target_time")
-KEYS = (_VECTOR, *_COUNTS, "draft_time", *_LISTS, _DST)
+_KINDS: dict[str, tuple[tuple[type, ...], str]] = {
+    "acceptance_rate_vector": ((str,), "a path"),
+    "max_depth": ((int,), "a whole number"),
+    "max_budget": ((int,), "a whole number"),
+    "draft_time": ((int, float), "a number"),
+    "valid_budget": ((int,), "a list of whole numbers"),
+    "target_time": ((int, float), "a list of numbers"),
+    "dst": ((str,), "a path"),
+}
+"""Types of the config's entries or of their items, and what a message calls them."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,7 +85,7 @@ class SearchConfig:
 
 @dataclass(frozen=True, slots=True)
 class Candidate:
-    """The best tree of exactly so many nodes and at most so many levels, and what it comes to.
+    """The best tree of exactly so many nodes and at most so many levels.
 
     Attributes:
         nodes: root included.
@@ -177,7 +180,7 @@ class SearchFile:
     dst: Path
 
     @classmethod
-    def read(cls, path: Path) -> SearchFile:
+    def read(cls, path: Path) -> "SearchFile":
         """Read the release's config; relative paths in it start at its folder, else here.
 
         Raises:
@@ -187,12 +190,22 @@ class SearchFile:
         """
         path = path.expanduser()
         try:
-            return _read(path)
+            data = _read(path)
+            vector = _resolved(path, data["acceptance_rate_vector"])
+            config = SearchConfig(
+                rates=read_acceptance_rates(vector),
+                max_depth=data["max_depth"],
+                max_budget=data["max_budget"],
+                draft_time=data["draft_time"],
+                target_time=paired(data["valid_budget"], data["target_time"]),
+            )
+            return cls(config, vector, _resolved(path, data["dst"], new=True))
         except ParameterError as error:
             raise ParameterError(f"search config {path}: {error}") from None
 
 
-def _read(path: Path) -> SearchFile:
+def _read(path: Path) -> dict[str, Any]:
+    """The entries, each of its type."""
     try:
         data = parse_json(read_text(path, _MAX_BYTES))
     except OSError as error:
@@ -201,37 +214,16 @@ def _read(path: Path) -> SearchFile:
         raise ParameterError(f"this is not valid JSON: {error}") from None
     if not isinstance(data, dict):
         raise ParameterError("a JSON object is expected")
-    missing = [key for key in KEYS if key not in data]
-    if missing:
-        raise ParameterError(f'"{missing[0]}" is missing; it needs {", ".join(KEYS)}')
-    _check_types(data)
-    budgets, times = (data[key] for key in _LISTS)
-    vector = _beside(path, data[_VECTOR])
-    config = SearchConfig(
-        rates=read_acceptance_rates(vector),
-        max_depth=data["max_depth"],
-        max_budget=data["max_budget"],
-        draft_time=data["draft_time"],
-        target_time=paired(budgets, times),
-    )
-    return SearchFile(config, vector, _beside(path, data[_DST], new=True))
-
-
-def _check_types(data: Mapping[str, Any]) -> None:
-    for key in (_VECTOR, _DST):
-        if not isinstance(data[key], str) or not data[key] or not is_file_name(data[key]):
-            raise ParameterError(f'"{key}" is {_shown(data[key])}; a path is expected')
-    for key in _COUNTS:
-        if type(data[key]) is not int:
-            raise ParameterError(f'"{key}" is {_shown(data[key])}; a whole number is expected')
-    if type(data["draft_time"]) not in (int, float):
-        raise ParameterError(f'"draft_time" is {_shown(data["draft_time"])}; a number is expected')
-    kinds = {"valid_budget": (int,), "target_time": (int, float)}
-    for key, kind in kinds.items():
-        entries = data[key]
-        if not isinstance(entries, list) or any(type(each) not in kind for each in entries):
-            what = "whole numbers" if kind == (int,) else "numbers"
-            raise ParameterError(f'"{key}" is {_shown(entries)}; a list of {what} is expected')
+    for key, (types, what) in _KINDS.items():
+        if key not in data:
+            raise ParameterError(f'"{key}" is missing; it needs {", ".join(_KINDS)}')
+        value = data[key]
+        is_list = key in ("valid_budget", "target_time")
+        items = value if is_list and isinstance(value, list) else [value]
+        right = isinstance(value, list) == is_list and all(type(each) in types for each in items)
+        if not right or (str in types and not (value and is_file_name(value))):
+            raise ParameterError(f'"{key}" is {_shown(value)}; {what} is expected')
+    return data
 
 
 def _shown(value: object) -> str:
@@ -256,12 +248,12 @@ def paired(budgets: Sequence[int], times: Sequence[float]) -> dict[int, float]:
     return dict(zip(budgets, map(float, times), strict=True))
 
 
-def _beside(config: Path, named: str, new: bool = False) -> Path:
-    """A path of the file: beside it, else in the working folder.
+def _resolved(config: Path, named: str, new: bool = False) -> Path:
+    """A path that the config file names: in its folder, else in the working folder.
 
     Args:
         config: the file.
-        named: what it says.
+        named: the path.
         new: it is to be written, so that its folder counts.
     """
     path = Path(named).expanduser()

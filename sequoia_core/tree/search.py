@@ -1,11 +1,10 @@
 """The best tree shape for a positional acceptance vector, and the one that pays on a machine.
 
-Owns the dynamic programme of Sequoia (section 3.1) and the hardware-aware choice (section 3.3).
-Knows nothing of how rates and times are measured.
+The dynamic programme is Sequoia's of section 3.1, the hardware-aware choice that of section 3.3.
 """
 
 import math
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -89,7 +88,7 @@ def _shares(splits: NDArray[np.int32], left: int) -> list[int]:
 
 @dataclass(frozen=True, slots=True)
 class TreePlan:
-    """What the choice came to.
+    """The choice.
 
     Attributes:
         tree: the best shape, also when it loses.
@@ -136,7 +135,12 @@ def expected_tokens_table(
     Raises:
         ParameterError: a rate or budget is outside its range.
     """
-    _check_budgets(max_nodes, max_depth, max_branches)
+    if not 1 <= max_nodes <= MAX_SEARCH_NODES:
+        raise ParameterError(f"max_nodes is {max_nodes}; give 1 to {MAX_SEARCH_NODES}")
+    if not 0 <= max_depth <= _MAX_SEARCH_DEPTH:
+        raise ParameterError(f"max_depth is {max_depth}; give 0 to {_MAX_SEARCH_DEPTH}")
+    if max_branches < 1:
+        raise ParameterError(f"max_branches is {max_branches}; give at least 1")
     by_depth = [_checked(each)[: min(max_branches, max_nodes)] for each in (rates, *deeper)]
     all_splits: list[NDArray[np.int32]] = []
     below: NDArray[np.float64] | None = None
@@ -168,15 +172,6 @@ def _tables(
     return values, splits
 
 
-def _check_budgets(max_nodes: int, max_depth: int, max_branches: int) -> None:
-    if not 1 <= max_nodes <= MAX_SEARCH_NODES:
-        raise ParameterError(f"max_nodes is {max_nodes}; give 1 to {MAX_SEARCH_NODES}")
-    if not 0 <= max_depth <= _MAX_SEARCH_DEPTH:
-        raise ParameterError(f"max_depth is {max_depth}; give 0 to {_MAX_SEARCH_DEPTH}")
-    if max_branches < 1:
-        raise ParameterError(f"max_branches is {max_branches}; give at least 1")
-
-
 def _checked(rates: Sequence[float]) -> tuple[float, ...]:
     for rate in rates:
         if not 0.0 <= rate <= 1.0:
@@ -205,8 +200,8 @@ def _children_values(
 
 def choose_tree(
     table: TreeTable,
-    target_ms: Callable[[int], float] | Mapping[int, float],
-    draft_ms_per_level: float | Callable[[int], float],
+    target_ms: Callable[[int], float],
+    draft_ms: Callable[[int], float],
     plain_ms: float,
     overhead_ms: float = 0.0,
     sizes: Iterable[int] | None = None,
@@ -215,82 +210,45 @@ def choose_tree(
 
     Args:
         table: best trees for the pair's acceptance rates.
-        target_ms: a target forward of n rows, as a function or per size.
-        draft_ms_per_level: one drafting pass, or a function of the rows it reads.
-        plain_ms: a target forward of one row, what a token costs without speculation.
+        target_ms: a target forward of n rows.
+        draft_ms: a drafting pass of n rows.
+        plain_ms: what a token costs without speculation.
         overhead_ms: what else a step takes.
-        sizes: budgets of nodes to consider; None is every size that `target_ms` knows.
+        sizes: budgets of nodes to consider; None is every size of the table.
 
     Raises:
         ParameterError: no size is left to consider, or a time is not positive.
     """
-    times = _candidate_times(table, target_ms, sizes)
-    _check_times(plain_ms, *times.values())
+    wanted = range(2, table.max_nodes + 1) if sizes is None else sorted(set(sizes))
+    times = {nodes: target_ms(nodes) for nodes in wanted if 2 <= nodes <= table.max_nodes}
+    if not times or not table.max_depth:
+        raise ParameterError("no tree to choose from: give sizes from 2 nodes on and depth from 1")
+    if not all(math.isfinite(ms) and ms > 0 for ms in (plain_ms, *times.values())):
+        raise ParameterError("a measured time is not a positive number of milliseconds")
     # Speed-up if every level were the cheapest to draft: in this order the search may stop at the
     # first tree that could not win even then, long before it has drawn every shape. One less deep
     # than its budget is met again at the lower budget.
-    cheapest = _cheapest_pass(draft_ms_per_level, table.max_nodes)
-    bounds = sorted(
-        (
-            (
-                float(table.values[nodes, depth])
-                * plain_ms
-                / (ms + overhead_ms + depth * cheapest),
-                nodes,
-                depth,
-            )
-            for nodes, ms in times.items()
-            for depth in range(1, table.max_depth + 1)
-        ),
-        key=lambda bound: (-bound[0], bound[1], bound[2]),
-    )
-    speedup, best, winner = 0.0, (1.0, plain_ms), bounds[0][1:]
+    cheapest = min(map(draft_ms, range(1, table.max_nodes + 1)))
+    bounds = []
+    for nodes, ms in times.items():
+        for depth in range(1, table.max_depth + 1):
+            fastest_ms = ms + overhead_ms + depth * cheapest
+            bounds.append((float(table.values[nodes, depth]) * plain_ms / fastest_ms, nodes, depth))
+    bounds.sort(key=lambda bound: (-bound[0], bound[1], bound[2]))
+    best: TreePlan | None = None
     for bound, nodes, depth in bounds:
-        if bound <= speedup:
+        if best is not None and bound <= best.predicted_speedup:
             break
-        step_ms = times[nodes] + overhead_ms + _draft_ms(table, nodes, depth, draft_ms_per_level)
-        tokens = float(table.values[nodes, depth])
-        if tokens * plain_ms / step_ms > speedup:
-            speedup, best, winner = tokens * plain_ms / step_ms, (tokens, step_ms), (nodes, depth)
-    return TreePlan(table.tree(*winner), speedup, *best)
+        tree, tokens = table.tree(nodes, depth), float(table.values[nodes, depth])
+        step_ms = times[nodes] + overhead_ms + _drafting_ms(tree, draft_ms)
+        if best is None or tokens * plain_ms / step_ms > best.predicted_speedup:
+            best = TreePlan(tree, tokens * plain_ms / step_ms, tokens, step_ms)
+    assert best is not None
+    return best
 
 
-def _cheapest_pass(per_level: float | Callable[[int], float], most_rows: int) -> float:
-    if not callable(per_level):
-        return per_level
-    return min(per_level(rows) for rows in range(1, most_rows + 1))
-
-
-def _check_times(*times: float) -> None:
-    if not all(math.isfinite(ms) and ms > 0 for ms in times):
-        raise ParameterError("a measured time is not a positive number of milliseconds")
-
-
-def _candidate_times(
-    table: TreeTable,
-    target_ms: Callable[[int], float] | Mapping[int, float],
-    sizes: Iterable[int] | None,
-) -> dict[int, float]:
-    """Milliseconds of each size from 2 nodes on that table and times both know."""
-    if isinstance(target_ms, Mapping):
-        wanted = set(target_ms) if sizes is None else set(sizes) & set(target_ms)
-        lookup = target_ms.__getitem__
-    else:
-        wanted = set(range(2, table.max_nodes + 1) if sizes is None else sizes)
-        lookup = target_ms
-    times = {nodes: lookup(nodes) for nodes in sorted(wanted) if 2 <= nodes <= table.max_nodes}
-    if not times or not table.max_depth:
-        raise ParameterError("no tree to choose from: give sizes from 2 nodes on and depth from 1")
-    return times
-
-
-def _draft_ms(
-    table: TreeTable, nodes: int, depth: int, per_level: float | Callable[[int], float]
-) -> float:
+def _drafting_ms(tree: GrowMap, draft_ms: Callable[[int], float]) -> float:
     """Every level but the last is drafted from; leaves need no row."""
-    if not callable(per_level):
-        return depth * per_level
-    tree = table.tree(nodes, depth)
     return math.fsum(
-        per_level(sum(1 for node in level if tree.children[node])) for level in tree.levels[:-1]
+        draft_ms(sum(1 for node in level if tree.children[node])) for level in tree.levels[:-1]
     )

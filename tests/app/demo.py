@@ -65,7 +65,7 @@ def paced_engine(progress: Progress) -> ChatEngine:
 def record() -> None:
     """Let the embedded pair answer the prompt and keep the events."""
     from sequoia_core import Conversation, SamplingParams, TreeChoice, load_pair
-    from sequoia_core.tree.growmap import find_growmap
+    from sequoia_core.tree.files import find_growmap
 
     choice = TreeChoice(growmap=find_growmap(GROWMAP))
     chat = Conversation(load_pair(), tree_choice=choice, insight=True)

@@ -12,7 +12,7 @@ import typer
 from typer.testing import CliRunner
 
 from app import cli
-from sequoia_core.tree.growmap import GrowMap, growmap_names
+from sequoia_core.tree.files import growmap_names, load_growmap
 
 ROOT = Path(__file__).parents[2]
 DOCUMENTS = ("README.md", "CONTRIBUTING.md", "docs/guide.md", "docs/reproducing.md")
@@ -100,4 +100,4 @@ def test_the_search_of_the_readme_runs_from_a_clone(
     words[words.index("--dst") + 1] = str(tmp_path / "tree.json")
     result = CliRunner().invoke(cli.app, words)
     assert result.exit_code == 0, result.output
-    assert GrowMap.load(tmp_path / "tree.json").parents == (-1, 0, 0, 1)
+    assert load_growmap(tmp_path / "tree.json").parents == (-1, 0, 0, 1)

@@ -13,7 +13,8 @@ from sequoia_core.config import Lookup
 from sequoia_core.decode.baseline_timer import NoBaseline
 from sequoia_core.events import Step
 from sequoia_core.recording.json_codec import encode
-from sequoia_core.tree.growmap import GrowMap, find_growmap
+from sequoia_core.tree.files import find_growmap
+from sequoia_core.tree.growmap import GrowMap
 
 PROMPTS = (
     "Why is the sky blue?",

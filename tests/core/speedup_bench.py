@@ -13,7 +13,7 @@ from sequoia_core import Conversation, SamplingParams, TreeChoice, load_pair
 from sequoia_core.bench.conditions import busy_cores
 from sequoia_core.config import Lookup, Mode, WeightFormat
 from sequoia_core.events import Finished, Step, Totals
-from sequoia_core.tree.growmap import find_growmap
+from sequoia_core.tree.files import find_growmap
 
 PROMPTS = (
     "Why is the sky blue?",

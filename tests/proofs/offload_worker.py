@@ -193,7 +193,7 @@ class OffloadWorker:
         times = {int(rows): ms for rows, ms in result.forward_ms.items()}
         plain_ms = times.pop(1)
         table = expected_tokens_table(self._task.rates, max(times), DEPTH, len(self._task.rates))
-        plan = choose_tree(table, times, DRAFT_MS, plain_ms)
+        plan = choose_tree(table, times.__getitem__, lambda _rows: DRAFT_MS, plain_ms, sizes=times)
         result.parents, result.expected = list(plan.tree.parents), plan.expected_tokens
         return plan.tree
 

@@ -39,6 +39,7 @@ class OracleDraft(TableModel):
         position_ids: Tensor,
         mask: Tensor | None,
         cache: KVCache,
+        parents: Tensor | None = None,
     ) -> Tensor:
         """Float32 [n, V], zero except for one token per rank."""
         self.extend(token_ids, cache)

@@ -14,7 +14,7 @@ from sequoia_core.errors import ModelLoadError
 from sequoia_core.figures.acceptance_picture import draw_vector
 from sequoia_core.measure.acceptance_vector import AcceptanceVector
 from sequoia_core.model.loading.pair import embedded_target_path
-from sequoia_core.tree.reference_files import read_acceptance_rates
+from sequoia_core.tree.files import read_acceptance_rates
 from tests.core.checkpoints import save_model, tiny_tokenizer
 
 WIDTH = 3

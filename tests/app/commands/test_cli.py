@@ -28,7 +28,8 @@ from sequoia_core.errors import GrowMapError, ModelLoadError, ParameterError
 from sequoia_core.model.loading import forward, pair
 from sequoia_core.model.loading.catalogue import catalogue
 from sequoia_core.model.native import library
-from sequoia_core.tree.growmap import GrowMap, find_growmap, growmap_names
+from sequoia_core.tree.files import find_growmap, growmap_names, save_growmap
+from sequoia_core.tree.growmap import GrowMap
 from tests.core.checkpoints import save_gguf, tiny_llama
 
 ROOT = Path(__file__).parents[3]
@@ -131,14 +132,14 @@ def test_growmap_show_draws_every_node_at_its_place() -> None:
 
 
 def test_growmap_show_reads_the_reference_format(tmp_path: Path) -> None:
-    GrowMap.k_ary([2, 2]).save(tmp_path / "tree.pt")
+    save_growmap(GrowMap.k_ary([2, 2]), tmp_path / "tree.pt")
     result = sequoia("growmap", "show", str(tmp_path / "tree.pt"))
     assert "nodes       7" in result.stdout
     assert "6  rank 2" in result.stdout
 
 
 def test_a_large_tree_is_summarised_unless_all_is_wanted(tmp_path: Path) -> None:
-    GrowMap.k_ary([3, 255]).save(tmp_path / "large.json")
+    save_growmap(GrowMap.k_ary([3, 255]), tmp_path / "large.json")
     short = sequoia("growmap", "show", str(tmp_path / "large.json")).stdout
     assert "nodes       769" in short
     assert "768  rank" not in short

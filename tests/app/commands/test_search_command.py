@@ -10,7 +10,7 @@ import torch
 from typer.testing import CliRunner
 
 from app.cli import app
-from sequoia_core.tree.growmap import GrowMap
+from sequoia_core.tree.files import load_growmap
 from tests.core.conftest import reference_folder
 from tests.core.tree.test_budget_search import write_config
 
@@ -29,7 +29,7 @@ def test_a_config_is_searched_by_and_its_tree_written(
 ) -> None:
     config = write_config(tmp_path)
     shown = run(*command, "--config", config)
-    tree = GrowMap.load(tmp_path / "tree.pt")
+    tree = load_growmap(tmp_path / "tree.pt")
     assert f"{tree.size} nodes, depth {tree.depth} ({tree.depth + 1} levels)" in shown
     assert f"written: {tmp_path / 'tree.pt'}" in shown
     (chosen,) = (line.split() for line in shown.splitlines() if line.rstrip().endswith("chosen"))
@@ -50,7 +50,7 @@ def test_flags_say_the_same_as_a_config(tmp_path: Path) -> None:
     assert by_flags.pop("dst") == str(dst)
     assert by_config.pop("dst") == str(tmp_path / "tree.pt")
     assert by_flags == by_config
-    assert by_flags["parents"] == list(GrowMap.load(dst).parents)
+    assert by_flags["parents"] == list(load_growmap(dst).parents)
     assert by_flags["pays"] is True
     chosen = min(by_flags["candidates"], key=lambda each: float(each["ms_per_token"]))
     assert {key: by_flags[key] for key in chosen} == chosen
@@ -59,7 +59,7 @@ def test_flags_say_the_same_as_a_config(tmp_path: Path) -> None:
 def test_dst_overrides_the_configs(tmp_path: Path) -> None:
     config, dst = write_config(tmp_path), tmp_path / "new" / "tree.json"
     run("search", "--config", config, "--dst", dst)
-    assert GrowMap.load(dst).source == "searched for vector.pt with given times"
+    assert load_growmap(dst).source == "searched for vector.pt with given times"
     assert not (tmp_path / "tree.pt").exists()
 
 
@@ -80,7 +80,7 @@ def test_plain_decoding_is_told_where_no_tree_pays(tmp_path: Path) -> None:
     config = write_config(tmp_path, acceptance_rate_vector="zero.pt", target_time=[10, 11, 12])
     shown = run("search", "--config", config)
     assert "no tree is predicted to pay" in shown
-    assert GrowMap.load(tmp_path / "tree.pt").size == 1
+    assert load_growmap(tmp_path / "tree.pt").size == 1
     dear = write_config(tmp_path, valid_budget=[4, 8, 16], target_time=[10, 90, 91], max_depth=2)
     shown = run("search", "--config", dear)
     assert "a forward of 4 rows (10 ms)" in shown
@@ -145,7 +145,7 @@ def test_the_references_demo_runs_unchanged(reference_folder: Path, tmp_path: Pa
     told: dict[str, Any] = json.loads(
         run("reproduce", "tree-search", "--config", tmp_path / "demo-config.json", "--json")
     )
-    theirs = GrowMap.load(reference_folder / "demo_tree.pt")
-    assert GrowMap.load(tmp_path / "demo_tree.pt").parents == theirs.parents
+    theirs = load_growmap(reference_folder / "demo_tree.pt")
+    assert load_growmap(tmp_path / "demo_tree.pt").parents == theirs.parents
     assert (told["nodes"], told["levels"]) == (theirs.size, theirs.depth + 1)
     assert told["speedup"] == pytest.approx(10 / told["ms_per_token"])

@@ -12,7 +12,7 @@ from app.engine.build import build_chat
 from sequoia_core.config import Lookup, Mode, Offload, WeightFormat
 from sequoia_core.errors import GrowMapError, ParameterError
 from sequoia_core.tree.choice import TreeChoice
-from sequoia_core.tree.growmap import find_growmap
+from sequoia_core.tree.files import find_growmap
 
 SAMPLES: dict[str, tuple[str, Any]] = {
     "pair": ("llama-2-7b", "llama-2-7b"),

@@ -31,7 +31,7 @@ from sequoia_core.events import (
 )
 from sequoia_core.recording.replay_engine import ReplayEngine, Trace
 from sequoia_core.tree.choice import TreeChoice
-from sequoia_core.tree.growmap import growmap_names
+from sequoia_core.tree.files import growmap_names
 from tests.app.driving import Driver, driving
 from tests.fakes import PAIR, TREE_16, BrokenEngine, make_answer, replay, unmeasured, with_baseline
 

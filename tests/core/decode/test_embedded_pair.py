@@ -12,7 +12,8 @@ from sequoia_core.errors import ModelLoadError
 from sequoia_core.model.loading.pair import Pair, embedded_target_path, load_pair
 from sequoia_core.text.chat_template import ChatTemplate
 from sequoia_core.tree.choice import TreeChoice
-from sequoia_core.tree.growmap import GrowMap, find_growmap
+from sequoia_core.tree.files import find_growmap
+from sequoia_core.tree.growmap import GrowMap
 from tests.core.engines import check_laws, finish_of, text_of, tokens_of
 
 pytestmark = pytest.mark.embedded

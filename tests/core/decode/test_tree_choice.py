@@ -8,7 +8,8 @@ from sequoia_core.errors import GrowMapError
 from sequoia_core.events import Step
 from sequoia_core.speculate.cost_model import StepCosts
 from sequoia_core.tree.choice import MOST_DEPTH, MOST_NODES, ROOT, TreeChoice
-from sequoia_core.tree.growmap import GrowMap, find_growmap, growmap_names
+from sequoia_core.tree.files import find_growmap, growmap_names
+from sequoia_core.tree.growmap import GrowMap
 
 TREE = GrowMap((-1, 0, 0, 1, 3), name="mine", acceptance_rates=(0.5, 0.2))
 

@@ -26,7 +26,8 @@ from sequoia_core.reproduce.pictures import draw_experiment
 from sequoia_core.reproduce.split import Split, SplitClock
 from sequoia_core.reproduce.values import experiment_values
 from sequoia_core.speculate.sampling import shaped_probs
-from sequoia_core.tree.growmap import GrowMap, find_growmap
+from sequoia_core.tree.files import find_growmap
+from sequoia_core.tree.growmap import GrowMap
 from tests.core.engines import make_engine, tokens_of
 from tests.core.models import TableModel
 from tests.core.reproducing import PROMPTS, load_tiny, save_pair

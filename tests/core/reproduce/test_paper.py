@@ -25,7 +25,7 @@ from sequoia_core.reproduce.paper_table import (
 )
 from sequoia_core.reproduce.resampling import Interval
 from sequoia_core.reproduce.result_lines import ResultLines
-from sequoia_core.tree.growmap import find_growmap
+from sequoia_core.tree.files import find_growmap
 from tests.core.checkpoints import save_model, tiny_tokenizer
 
 FACTS = paper_facts()

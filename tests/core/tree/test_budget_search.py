@@ -18,8 +18,7 @@ from sequoia_core.tree.budget_search import (
     paired,
     search,
 )
-from sequoia_core.tree.growmap import GrowMap
-from sequoia_core.tree.reference_files import read_growmap
+from sequoia_core.tree.files import load_growmap, save_growmap
 from sequoia_core.tree.search import choose_tree, expected_tokens_table
 
 VALUES: dict[str, Any] = {
@@ -109,9 +108,8 @@ def test_the_choice_is_that_of_the_machines_own_search_with_a_pass_more(seed: in
     times = {nodes: 10 + rng.random() * nodes for nodes in (1, 2, 4, 8, 16)}
     config = SearchConfig(tuple(rates), 6, 16, 0.4, times)
     result = search(config)
-    plan = choose_tree(
-        expected_tokens_table(rates, 16, 5, 3), times, 0.4, times[1], overhead_ms=0.4
-    )
+    table = expected_tokens_table(rates, 16, 5, 3)
+    plan = choose_tree(table, times.__getitem__, lambda _rows: 0.4, times[1], 0.4, times)
     assert plan.predicted_speedup == pytest.approx(result.speedup(result.best))
     assert plan.tree.parents == result.tree.parents
 
@@ -241,7 +239,7 @@ def test_the_references_demo_gets_the_references_tree_value_for_value(
 ) -> None:
     file, result = found_in(reference_folder)
     assert (result.best.nodes, result.best.levels) == (4, 4)
-    result.tree.save(tmp_path / "tree.pt")
+    save_growmap(result.tree, tmp_path / "tree.pt")
     ours, theirs = (
         torch.load(path, map_location="cpu", weights_only=True)
         for path in (tmp_path / "tree.pt", file.dst)
@@ -250,5 +248,4 @@ def test_the_references_demo_gets_the_references_tree_value_for_value(
     for key, value in theirs.items():
         same = torch.equal(value, ours[key]) if torch.is_tensor(value) else value == ours[key]
         assert same, key
-    assert read_growmap(tmp_path / "tree.pt") == read_growmap(file.dst)
-    assert GrowMap.load(file.dst).parents == result.tree.parents
+    assert load_growmap(file.dst).parents == result.tree.parents

@@ -20,8 +20,14 @@ from sequoia_core.reproduce.paper_trees import (
     fitted_factor,
     tree_name,
 )
-from sequoia_core.tree.growmap import GrowMap, find_growmap, growmap_names
-from sequoia_core.tree.reference_files import read_acceptance_rates
+from sequoia_core.tree.files import (
+    find_growmap,
+    growmap_names,
+    load_growmap,
+    read_acceptance_rates,
+    save_growmap,
+)
+from sequoia_core.tree.growmap import GrowMap
 from sequoia_core.tree.search import expected_tokens_table
 
 GROWMAPS = Path(__file__).parents[3] / "growmaps"
@@ -65,7 +71,7 @@ def expanded(levels: str) -> list[int]:
 
 
 def test_rewriting_the_readme_replaces_the_table_alone(tmp_path: Path) -> None:
-    GrowMap.chain(6).save(tmp_path / "x.json")
+    save_growmap(GrowMap.chain(6), tmp_path / "x.json")
     (tmp_path / "chain").mkdir()
     (tmp_path / "x.json").rename(tmp_path / "chain" / "6.json")
     table = listed(tmp_path)
@@ -121,7 +127,7 @@ def test_each_published_figure_has_a_tree_that_is_worth_it(figure: Figure) -> No
 def test_the_releases_own_trees_are_worth_the_papers_tokens_by_the_fitted_rates(
     reference_folder: Path, kind: str, tokens: float
 ) -> None:
-    theirs = GrowMap.load(reference_folder / f"A100-CNN-68m-7b-{kind}.pt")
+    theirs = load_growmap(reference_folder / f"A100-CNN-68m-7b-{kind}.pt")
     rates = find_growmap(f"a100/68m-7b/cnn-{kind}").acceptance_rates
     assert theirs.expected_tokens(rates) == pytest.approx(tokens, abs=0.006)
 

@@ -9,8 +9,8 @@ import numpy as np
 import pytest
 
 from sequoia_core.errors import ParameterError
-from sequoia_core.tree.growmap import GrowMap, find_growmap, growmap_names
-from sequoia_core.tree.reference_files import read_acceptance_rates
+from sequoia_core.tree.files import find_growmap, growmap_names, load_growmap, read_acceptance_rates
+from sequoia_core.tree.growmap import GrowMap
 from sequoia_core.tree.search import choose_tree, expected_tokens_table
 
 GROWMAPS = Path(__file__).parents[3] / "growmaps"
@@ -199,7 +199,7 @@ def test_the_choice_is_the_maximum_over_all_sizes_and_depths() -> None:
     def speedup(tokens: float, nodes: int, depth: int) -> float:
         return tokens * 20.0 / (20.0 + 0.4 * nodes + 0.5 + depth * 1.5)
 
-    plan = choose_tree(table, lambda nodes: 20.0 + 0.4 * nodes, 1.5, 20.0, overhead_ms=0.5)
+    plan = choose_tree(table, lambda nodes: 20.0 + 0.4 * nodes, lambda _: 1.5, 20.0, 0.5)
     everything = [
         speedup(float(table.values[n, d]), n, d) for n in range(2, 25) for d in range(1, 7)
     ]
@@ -213,9 +213,7 @@ def test_the_choice_is_the_maximum_over_all_sizes_and_depths() -> None:
 
 def test_a_cost_per_drafted_row_counts_the_nodes_that_have_children() -> None:
     table = expected_tokens_table([0.5, 0.3], 12, 4, 2)
-    constant = choose_tree(table, lambda nodes: 10 + nodes, 2.0, 10.0)
-    assert choose_tree(table, lambda nodes: 10 + nodes, lambda rows: 2.0, 10.0) == constant
-    plan = choose_tree(table, {12: 11.0}, lambda rows: 0.01 * rows, 10.0)
+    plan = choose_tree(table, lambda _: 11.0, lambda rows: 0.01 * rows, 10.0, sizes=[12])
     assert plan.growmap is not None
     inner = sum(1 for row in plan.growmap.children if row)
     assert plan.step_ms == pytest.approx(11.0 + 0.01 * inner)
@@ -267,17 +265,17 @@ def test_no_budget_beats_the_choice_whatever_passes_cost(seed: int) -> None:
 def test_only_measured_or_wanted_sizes_are_considered() -> None:
     table = expected_tokens_table([0.9], 32, 20, 1)
     times = {1: 10.0, 4: 10.0, 8: 10.0, 64: 1.0}
-    plan = choose_tree(table, times, 0.1, 10.0)
+    plan = choose_tree(table, times.__getitem__, lambda _: 0.1, 10.0, sizes=times)
     assert plan.growmap is not None
     assert plan.growmap.size == 8
-    plan = choose_tree(table, times, 0.1, 10.0, sizes=[3, 4])
+    plan = choose_tree(table, lambda _: 10.0, lambda _: 0.1, 10.0, sizes=[3, 4])
     assert plan.growmap is not None
     assert plan.growmap.size == 4
 
 
 def test_plain_decoding_wins_where_no_tree_pays() -> None:
     table = expected_tokens_table([0.3, 0.1], 16, 4, 2)
-    plan = choose_tree(table, lambda nodes: 10.0 * nodes, 5.0, 10.0)
+    plan = choose_tree(table, lambda nodes: 10.0 * nodes, lambda _: 5.0, 10.0)
     assert plan.growmap is None
     assert 0 < plan.predicted_speedup < 1
     assert plan.expected_tokens > 1
@@ -286,12 +284,13 @@ def test_plain_decoding_wins_where_no_tree_pays() -> None:
 def test_a_choice_without_candidates_or_times_is_refused() -> None:
     table = expected_tokens_table([0.5], 8, 2, 1)
     with pytest.raises(ParameterError, match="no tree"):
-        choose_tree(table, {1: 10.0, 99: 10.0}, 1.0, 10.0)
+        choose_tree(table, lambda _: 10.0, lambda _: 1.0, 10.0, sizes=[1, 99])
+    flat = expected_tokens_table([0.5], 8, 0, 1)
     with pytest.raises(ParameterError, match="no tree"):
-        choose_tree(expected_tokens_table([0.5], 8, 0, 1), {4: 10.0}, 1.0, 10.0)
+        choose_tree(flat, lambda _: 10.0, lambda _: 1.0, 10.0)
     for bad in (0.0, -1.0, float("nan"), float("inf")):
         with pytest.raises(ParameterError, match="measured time"):
-            choose_tree(table, {4: bad}, 1.0, 10.0)
+            choose_tree(table, {4: bad}.__getitem__, lambda _: 1.0, 10.0, sizes=[4])
 
 
 def test_the_reference_configuration_gets_a_tree_as_good_as_the_reference_chose(
@@ -299,10 +298,12 @@ def test_the_reference_configuration_gets_a_tree_as_good_as_the_reference_chose(
 ) -> None:
     config = json.loads((reference_folder / "demo-config.json").read_text())
     rates = read_acceptance_rates(reference_folder / config["acceptance_rate_vector"])
-    theirs = GrowMap.load(reference_folder / config["dst"])
+    theirs = load_growmap(reference_folder / config["dst"])
     times = dict(zip(config["valid_budget"], config["target_time"], strict=True))
     table = expected_tokens_table(rates, config["max_budget"], config["max_depth"], 32)
-    plan = choose_tree(table, times, config["draft_time"], times[1])
+    plan = choose_tree(
+        table, times.__getitem__, lambda _: config["draft_time"], times[1], sizes=times
+    )
     their_step = times[theirs.size] + theirs.depth * config["draft_time"]
     their_speedup = theirs.expected_tokens(rates) * times[1] / their_step
     assert plan.predicted_speedup >= their_speedup * (1 - 1e-12)
@@ -324,5 +325,5 @@ def test_the_call_in_the_growmaps_readme_makes_the_packaged_shape(
     example = (GROWMAPS / "README.md").read_text().split("```python\n")[1].split("```")[0]
     monkeypatch.chdir(tmp_path)
     exec(compile(example, "growmaps/README.md", "exec"), {})
-    made = GrowMap.load(tmp_path / "greedy-16x4.json")
+    made = load_growmap(tmp_path / "greedy-16x4.json")
     assert made == find_growmap("smollm2-135m/greedy-16x4")

@@ -20,8 +20,8 @@ from sequoia_core.recording.replay_engine import read_trace
 from sequoia_core.recording.trace_file import LONGEST_LINE, MOST_STEP_NODES
 from sequoia_core.reproduce.result_lines import ResultLines
 from sequoia_core.tree.budget_search import SearchFile
+from sequoia_core.tree.files import load_growmap, read_acceptance_rates, save_growmap
 from sequoia_core.tree.growmap import GrowMap
-from sequoia_core.tree.reference_files import read_acceptance_rates
 from tests.core.checkpoints import tiny_tokenizer
 from tests.core.recording.test_trace import HEADER
 from tests.core.test_files import SEPARATORS
@@ -103,7 +103,7 @@ def test_a_growmap_costs_no_more_than_its_file(
     path = tmp_path / "tree.pt"
     torch.save(entries, path)
     with pytest.raises(GrowMapError, match=complaint) as caught:
-        GrowMap.load(path)
+        load_growmap(path)
     assert "tree.pt: " in str(caught.value)
     assert len(str(caught.value)) < 400
 
@@ -111,10 +111,10 @@ def test_a_growmap_costs_no_more_than_its_file(
 def test_a_compressed_archive_is_refused(tmp_path: Path) -> None:
     path = tmp_path / "tree.pt"
     torch.save(star(), path)
-    assert GrowMap.load(path).size == 1
+    assert load_growmap(path).size == 1
     compressed(path)
     with pytest.raises(GrowMapError, match="compressed"):
-        GrowMap.load(path)
+        load_growmap(path)
 
 
 def test_what_an_archive_declares_is_added_up(
@@ -122,15 +122,15 @@ def test_what_an_archive_declares_is_added_up(
 ) -> None:
     path = tmp_path / "tree.pt"
     torch.save(star(), path)
-    monkeypatch.setattr("sequoia_core.tree.reference_files._MAX_BYTES", path.stat().st_size)
-    assert GrowMap.load(path).size == 1
+    monkeypatch.setattr("sequoia_core.tree.torch_file.MAX_BYTES", path.stat().st_size)
+    assert load_growmap(path).size == 1
     content = path.read_bytes()
     with zipfile.ZipFile(io.BytesIO(content)) as archive:
         name = next(each for each in archive.namelist() if each.endswith("data/0"))
     at = content.rindex(name.encode()) - 46 + 24  # its size in the directory at the end
     path.write_bytes(content[:at] + (1 << 30).to_bytes(4, "little") + content[at + 4 :])
     with pytest.raises(GrowMapError, match="declares more than"):
-        GrowMap.load(path)
+        load_growmap(path)
 
 
 @pytest.mark.parametrize(
@@ -146,7 +146,7 @@ def test_a_pickle_calls_nothing_but_what_makes_a_tensor(
     path = tmp_path / "tree.pt"
     torch.save({"a": Called()}, path, pickle_module=pickle, pickle_protocol=2)
     with pytest.raises(GrowMapError, match="not a PyTorch file of plain tensors"):
-        GrowMap.load(path)
+        load_growmap(path)
 
 
 @pytest.mark.parametrize(
@@ -163,9 +163,9 @@ def test_an_acceptance_vector_costs_no_more_than_its_file(tmp_path: Path, vector
 def test_a_mask_that_could_not_be_read_again_is_not_written(tmp_path: Path) -> None:
     star_of_many = GrowMap((-1,) + (0,) * MANY)
     with pytest.raises(GrowMapError, match=r"ends in \.json"):
-        star_of_many.save(tmp_path / "tree.pt")
-    star_of_many.save(tmp_path / "tree.json")
-    assert GrowMap.load(tmp_path / "tree.json").size == MANY + 1
+        save_growmap(star_of_many, tmp_path / "tree.pt")
+    save_growmap(star_of_many, tmp_path / "tree.json")
+    assert load_growmap(tmp_path / "tree.json").size == MANY + 1
 
 
 @pytest.mark.parametrize(
@@ -185,7 +185,7 @@ def test_an_odd_growmap_is_one_line(tmp_path: Path, text: str) -> None:
     path = tmp_path / "tree.json"
     path.write_text(text)
     with pytest.raises(GrowMapError) as caught:
-        GrowMap.load(path)
+        load_growmap(path)
     assert len(str(caught.value)) < 300
 
 

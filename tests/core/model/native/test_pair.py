@@ -24,7 +24,8 @@ from sequoia_core.model.loading.planning import pair_plans
 from sequoia_core.model.native.llama import NativeLlama
 from sequoia_core.model.offload.model import Placement
 from sequoia_core.tree.choice import TreeChoice
-from sequoia_core.tree.growmap import GrowMap, find_growmap
+from sequoia_core.tree.files import find_growmap
+from sequoia_core.tree.growmap import GrowMap
 from tests.core.checkpoints import save_gguf, save_model, tiny_llama
 from tests.core.checkpoints import tiny_tokenizer as tokenizer_of
 

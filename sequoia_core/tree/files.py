@@ -1,0 +1,319 @@
+"""Files of tree shapes and of acceptance vectors: this project's JSON and the reference's `.pt`."""
+
+import json
+import math
+import operator
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from sequoia_core.errors import GrowMapError, suggest
+from sequoia_core.files import parse_json, read_text, write_whole, written_whole
+from sequoia_core.tree.growmap import GrowMap
+from sequoia_core.tree.numbering import MAX_NODES, breadth_first_order, children_from_successors
+from sequoia_core.tree.torch_file import is_stored, looks_like_torch, read_torch
+
+_MAX_JSON_BYTES = 4_000_000
+_JSON_VERSION = 1
+_JSON_KEYS = ("version", "name", "source", "acceptance_rates", "parents")
+_ENTRIES = ("roots", "branches", "Successors", "mask", "depth", "size")
+_MOST_NODES_WRITTEN = 7_900
+"""The int64 mask of more has more bytes than `torch_file` reads."""
+_RATES = "acceptance_rates"
+_MAX_RATES = 65_536
+_ROUNDING = 1e-3
+"""Float16 entries of a whole vector add up to 1 no better than that."""
+
+
+def growmap_names() -> list[str]:
+    """Names of the packaged shapes, folders included, for instance `chain/4`."""
+    folder = _packaged_folder()
+    return sorted(
+        path.relative_to(folder).with_suffix("").as_posix() for path in folder.rglob("*.json")
+    )
+
+
+def find_growmap(name_or_path: str, others: tuple[str, ...] = ()) -> GrowMap:
+    """A packaged shape by name, or else a file by path.
+
+    Args:
+        name_or_path: of the shape.
+        others: what else may be given where the shape was named, for the error.
+
+    Raises:
+        GrowMapError: neither exists (similar names are listed), or the file is malformed.
+    """
+    names = growmap_names()
+    name = name_or_path.removesuffix(".json")
+    if name in names:
+        return load_growmap(_packaged_folder() / f"{name}.json")
+    path = Path(name_or_path).expanduser()
+    if path.exists() or path.suffix in {".json", ".pt"}:
+        return load_growmap(path)
+    also = f"{', '.join(others)} and " if others else ""
+    every = f"there is {also}what `sequoia growmap list` names"
+    hint = suggest(name, [*others, *names], otherwise=every, most=3)
+    raise GrowMapError(f"growmap {name_or_path}: no such file or name; {hint}")
+
+
+def _packaged_folder() -> Path:
+    """In the package when installed, beside the package in a checkout."""
+    package = Path(__file__).resolve().parents[1]
+    installed = package / "growmaps"
+    return installed if installed.is_dir() else package.parent / "growmaps"
+
+
+def load_growmap(path: str | Path) -> GrowMap:
+    """Read a JSON or a reference `.pt` file, told apart by content or name.
+
+    Raises:
+        GrowMapError: one line that names the file.
+    """
+    path = Path(path).expanduser()
+    try:
+        if not path.is_file():
+            raise GrowMapError("not a regular file" if path.exists() else "no such file")
+        if looks_like_torch(path):
+            children = _reference_children(read_torch(path))
+            return GrowMap.from_children(children, path.stem, source="read from a .pt file")
+        if path.stat().st_size > _MAX_JSON_BYTES:
+            raise GrowMapError(f"larger than {_MAX_JSON_BYTES:,} bytes; no tree shape is")
+        return _from_json(read_text(path))
+    except GrowMapError as error:
+        raise GrowMapError(f"growmap {path}: {error}") from None
+    except UnicodeDecodeError:
+        raise GrowMapError(f"growmap {path}: neither JSON in UTF-8 nor a .pt file") from None
+    except OSError as error:
+        raise GrowMapError(f"growmap {path}: {error.strerror or error}") from None
+
+
+def save_growmap(growmap: GrowMap, path: str | Path) -> None:
+    """Write JSON, or the reference's format where the name ends in `.pt`.
+
+    Raises:
+        GrowMapError: the name ends in something else, or the file cannot be written.
+    """
+    path = Path(path).expanduser()
+    try:
+        if path.suffix == ".json":
+            write_whole(path, _to_json(growmap))
+        elif path.suffix == ".pt":
+            _write_reference(growmap, path)
+        else:
+            raise GrowMapError(f"growmap {path}: the name must end in .json or .pt")
+    except OSError as error:
+        raise GrowMapError(f"growmap {path}: {error.strerror or error}") from None
+
+
+def _to_json(growmap: GrowMap) -> str:
+    """One key a line, so that a diff of two shapes can be read."""
+    values = {"version": _JSON_VERSION} | {key: getattr(growmap, key) for key in _JSON_KEYS[1:]}
+    lines = (
+        f"  {json.dumps(key)}: {json.dumps(value, ensure_ascii=False)}"
+        for key, value in values.items()
+    )
+    return "{\n" + ",\n".join(lines) + "\n}\n"
+
+
+def _from_json(text: str) -> GrowMap:
+    try:
+        data = parse_json(text)
+    except ValueError as error:
+        raise GrowMapError(f"this is not valid JSON: {error}") from None
+    if not isinstance(data, dict) or not isinstance(data.get("parents"), list):
+        raise GrowMapError('a JSON object with a list "parents" is expected')
+    unknown = sorted(data.keys() - set(_JSON_KEYS))
+    if unknown:
+        raise GrowMapError(f"unknown entry {unknown[0][:80]!r}; known are {', '.join(_JSON_KEYS)}")
+    if data.get("version", _JSON_VERSION) != _JSON_VERSION:
+        raise GrowMapError(f"version {data['version']!r:.40} is not known; this reads version 1")
+    rates = data.get("acceptance_rates", [])
+    if not isinstance(rates, list):
+        raise GrowMapError('"acceptance_rates" is not a list of numbers')
+    labels = {key: data[key] for key in ("name", "source") if key in data}
+    return GrowMap(tuple(data["parents"]), acceptance_rates=tuple(rates), **labels)
+
+
+def _write_reference(growmap: GrowMap, path: Path) -> None:
+    if growmap.size > _MOST_NODES_WRITTEN:
+        raise GrowMapError(
+            f"growmap {path}: a .pt file holds a mask of nodes x nodes, too large for "
+            f"{growmap.size:,} nodes; give a name that ends in .json"
+        )
+    import torch
+
+    children = growmap.children
+    data = {
+        "roots": list(map(list, growmap.levels)),
+        "branches": [[len(children[node]) for node in level] for level in growmap.levels],
+        "Successors": list(map(list, children)),
+        "mask": growmap.ancestor_mask().to(torch.int64),
+        "depth": torch.tensor(growmap.depths),
+        "size": growmap.size,
+    }
+    with written_whole(path) as file:
+        torch.save(data, file)
+
+
+def _reference_children(data: Any) -> list[list[int]]:
+    """Children of each node in the file's own numbering; every entry must agree with them."""
+    if not isinstance(data, dict) or any(entry not in data for entry in _ENTRIES):
+        raise GrowMapError(f"a dict with {', '.join(_ENTRIES)} is expected")
+    try:
+        children = children_from_successors(_rows(data, "Successors"))
+        levels = _levels(children)
+        size = _whole(data["size"], "size")
+        if size != len(children):
+            raise GrowMapError(f"size is {size!r:.40} but Successors has {len(children)} nodes")
+        if _rows(data, "roots") != levels:
+            raise GrowMapError("roots disagrees with Successors")
+        if _rows(data, "branches") != [[len(children[node]) for node in level] for level in levels]:
+            raise GrowMapError("branches disagrees with Successors")
+        _check_tensors(data, children, levels)
+    except (RuntimeError, TypeError, ValueError):
+        raise GrowMapError("an entry is of another type than the format has") from None
+    return children
+
+
+def _rows(data: Mapping[str, Any], entry: str) -> list[list[int]]:
+    """An entry that is a list of lists of whole numbers, no more of them than a tree can have.
+
+    A pickle can name one list a million times, so lengths are looked at before what is in them.
+    """
+    rows = data[entry]
+    if type(rows) is not list or any(type(row) is not list for row in rows):
+        raise GrowMapError(f"{entry} is not a list of lists")
+    if max(len(rows), sum(map(len, rows))) > MAX_NODES:
+        raise GrowMapError(f"{entry} has more than {MAX_NODES:,} nodes")
+    return [[_whole(value, entry) for value in row] for row in rows]
+
+
+def _whole(value: Any, entry: str) -> int:
+    """A whole number; a tensor only where it has no dimension, since others may be endless."""
+    if type(value) is int or getattr(value, "shape", None) == ():
+        return operator.index(value)
+    raise GrowMapError(f"{entry}: whole numbers are expected")
+
+
+def _levels(children: Sequence[Sequence[int]]) -> list[list[int]]:
+    """The nodes of each depth, ascending."""
+    depths = [0] * len(children)
+    for node in breadth_first_order(0, children):
+        for child in children[node]:
+            depths[child] = depths[node] + 1
+    levels: list[list[int]] = [[] for _ in range(max(depths) + 1)]
+    for node, depth in enumerate(depths):
+        levels[depth].append(node)
+    return levels
+
+
+def _check_tensors(
+    data: Mapping[str, Any], children: Sequence[Sequence[int]], levels: Sequence[Sequence[int]]
+) -> None:
+    import torch
+
+    size = len(children)
+    depth, mask = data["depth"], data["mask"]
+    expected = torch.zeros(size, dtype=torch.int64)
+    for at, level in enumerate(levels):
+        expected[level] = at
+    if not is_stored(depth) or depth.shape != (size,) or not bool((depth == expected).all()):
+        raise GrowMapError("depth disagrees with Successors")
+    if not is_stored(mask) or mask.shape != (size, size):
+        raise GrowMapError(f"mask is not a [{size}, {size}] tensor")
+    allowed = mask != 0
+    # by induction from the root: a row is its parent's row and itself, nothing else
+    right = bool((mask == allowed).all()) and int(allowed[0].sum()) == 1 and bool(allowed[0, 0])
+    for node, row in enumerate(children):
+        if row and right:
+            wanted = allowed[node].repeat(len(row), 1)  # [children, T]
+            wanted[range(len(row)), row] = True
+            right = torch.equal(allowed[row], wanted)
+    if not right:
+        raise GrowMapError("mask disagrees with Successors")
+
+
+def read_acceptance_rates(path: str | Path) -> tuple[float, ...]:
+    """a_1, a_2, ... of a saved acceptance vector, the reference's `.pt` or this project's JSON.
+
+    Of a `.pt` file entry 0 (always 0) and the last one (the mass that every child missed) are
+    dropped. A measured vector is noisy: it need not fall, and is taken as it is.
+
+    Raises:
+        GrowMapError: one line that names the file.
+    """
+    path = Path(path).expanduser()
+    try:
+        return _json_rates(path) if path.suffix == ".json" else _torch_rates(path)
+    except GrowMapError as error:
+        raise GrowMapError(f"acceptance vector {path}: {error}") from None
+    except OSError as error:
+        raise GrowMapError(f"acceptance vector {path}: {error.strerror or error}") from None
+
+
+def _torch_rates(path: Path) -> tuple[float, ...]:
+    vector = read_torch(path)
+    if not is_stored(vector) or vector.dim() != 1 or not 3 <= vector.numel() <= _MAX_RATES:
+        raise GrowMapError(f"a tensor [W + 2] of at most {_MAX_RATES:,} real numbers is expected")
+    entries = vector.double().tolist()
+    if entries[0] != 0.0:
+        raise GrowMapError(f"entry 0 is {entries[0]:g}; it must be 0, and entry k is a_k")
+    _check_mass(entries)
+    return tuple(entries[1:-1])
+
+
+def _json_rates(path: Path) -> tuple[float, ...]:
+    try:
+        data = parse_json(read_text(path, _MAX_JSON_BYTES))
+    except ValueError as error:
+        raise GrowMapError(f"this is not valid JSON: {error}") from None
+    rates = data.get(_RATES) if isinstance(data, dict) else None
+    if not isinstance(rates, list) or not rates or any(type(r) not in (int, float) for r in rates):
+        raise GrowMapError(f'a JSON object with a list of numbers "{_RATES}" is expected')
+    _check_mass([0.0, *rates])
+    return tuple(map(float, rates))
+
+
+def _check_mass(entries: Sequence[float]) -> None:
+    """Entry k is the mass of rank k."""
+    for rank, rate in enumerate(entries):
+        if math.isnan(rate):
+            raise GrowMapError(f"entry {rank} is not a number")
+        if not 0.0 <= rate <= 1.0:
+            raise GrowMapError(f"entry {rank} is {rate:g}, which is not a probability")
+    total = math.fsum(entries)
+    if total > 1.0 + _ROUNDING:
+        raise GrowMapError(
+            f"its entries add up to {total:.4g}; of one position at most one child is accepted, so "
+            f"they add up to at most 1"
+        )
+
+
+def write_acceptance_rates(
+    path: str | Path, rates: Sequence[float], rejected: float, about: Mapping[str, Any]
+) -> None:
+    """Write an acceptance vector, as JSON or the way the reference does, by the name's ending.
+
+    Args:
+        path: ends in `.json` or `.pt`.
+        rates: a_1 to a_W.
+        rejected: the mass that every child missed.
+        about: what else is known of it, for JSON; the reference's format has no room for it.
+
+    Raises:
+        GrowMapError: the name ends in something else, or the file cannot be written.
+    """
+    path = Path(path).expanduser()
+    if path.suffix not in (".json", ".pt"):
+        raise GrowMapError(f"acceptance vector {path}: the name must end in .json or .pt")
+    try:
+        if path.suffix == ".json":
+            values = {_RATES: list(rates), "rejected": rejected, **about}
+            write_whole(path, json.dumps(values, indent=1) + "\n")
+            return
+        import torch
+
+        with written_whole(path) as file:
+            torch.save(torch.tensor([0.0, *rates, rejected], dtype=torch.float32), file)
+    except OSError as error:
+        raise GrowMapError(f"acceptance vector {path}: {error.strerror or error}") from None
