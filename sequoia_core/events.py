@@ -9,8 +9,9 @@ are produced or drawn.
 """
 
 from collections.abc import Callable
-from dataclasses import dataclass
 from enum import StrEnum
+
+from sequoia_core.files import Record
 
 Progress = Callable[[str, float | None], None]
 """Reports long work: what is being done, and the fraction done or None where it is not known."""
@@ -55,16 +56,14 @@ class NoticeKind(StrEnum):
     MEMORY = "memory"
 
 
-@dataclass(frozen=True, slots=True)
-class Notice:
+class Notice(Record, frozen=True):
     """One line the person should read; never needed to follow the decoding."""
 
     kind: NoticeKind
     message: str
 
 
-@dataclass(frozen=True, slots=True)
-class TreeChosen:
+class TreeChosen(Record, frozen=True):
     """The tree shape that the following steps speculate with.
 
     Attributes:
@@ -93,16 +92,14 @@ class TreeChosen:
     lookup: str = "off"
 
 
-@dataclass(frozen=True, slots=True)
-class PrefillProgress:
+class PrefillProgress(Record, frozen=True):
     """Part of a long prompt was read. Token counts, without those found in the cache."""
 
     done: int
     total: int
 
 
-@dataclass(frozen=True, slots=True)
-class PrefillDone:
+class PrefillDone(Record, frozen=True):
     """The prompt is in the target's KV cache.
 
     Attributes:
@@ -116,8 +113,7 @@ class PrefillDone:
     seconds: float
 
 
-@dataclass(frozen=True, slots=True)
-class TreeNode:
+class TreeNode(Record, frozen=True):
     """One node of a step's token tree, in growmap order (node 0 is the root).
 
     Attributes:
@@ -150,8 +146,7 @@ class TreeNode:
     origin: Origin = Origin.DRAFT
 
 
-@dataclass(frozen=True, slots=True)
-class Piece:
+class Piece(Record, frozen=True):
     """One emitted token's share of the text.
 
     Attributes:
@@ -163,8 +158,7 @@ class Piece:
     rank: int
 
 
-@dataclass(frozen=True, slots=True)
-class TextDelta:
+class TextDelta(Record, frozen=True):
     """Text that became printable in step `step`; `text` joins the texts of `pieces`."""
 
     step: int
@@ -172,8 +166,7 @@ class TextDelta:
     pieces: tuple[Piece, ...]
 
 
-@dataclass(frozen=True, slots=True)
-class StepTimings:
+class StepTimings(Record, frozen=True):
     """Milliseconds of wall time of one step. Bookkeeping is all that is no model forward."""
 
     draft_ms: float
@@ -186,8 +179,7 @@ class StepTimings:
         return self.draft_ms + self.verify_ms + self.bookkeeping_ms
 
 
-@dataclass(frozen=True, slots=True)
-class Ranking:
+class Ranking(Record, frozen=True):
     """The most probable tokens of a distribution, the first the most probable.
 
     Attributes:
@@ -201,8 +193,7 @@ class Ranking:
     probs: tuple[float, ...]
 
 
-@dataclass(frozen=True, slots=True)
-class Opinion:
+class Opinion(Record, frozen=True):
     """What the models thought comes after a node.
 
     Attributes:
@@ -216,8 +207,7 @@ class Opinion:
     draft: Ranking | None = None
 
 
-@dataclass(frozen=True, slots=True)
-class TrialRecord:
+class TrialRecord(Record, frozen=True):
     """A child held against what rejections before it had left, to the digits it was judged by.
 
     Attributes:
@@ -233,8 +223,7 @@ class TrialRecord:
     residual: Ranking | None = None
 
 
-@dataclass(frozen=True, slots=True)
-class Insight:
+class Insight(Record, frozen=True):
     """What a step can say about itself.
 
     Attributes:
@@ -255,8 +244,7 @@ class Insight:
         return next((each for each in self.trials if each.node == node), None)
 
 
-@dataclass(frozen=True, slots=True)
-class Step:
+class Step(Record, frozen=True):
     """One speculation step: draft a tree, verify it, emit the accepted path and a bonus token.
 
     Attributes:
@@ -300,8 +288,7 @@ class Step:
         return len(self.token_ids) * self.plain_ms / self.timings.total_ms
 
 
-@dataclass(frozen=True, slots=True)
-class Totals:
+class Totals(Record, frozen=True):
     """Sums over an answer. Seconds are decoding only: no prefill.
 
     Attributes:
@@ -352,16 +339,14 @@ class Totals:
         return self.plain_seconds / self.seconds if self.seconds else 0.0
 
 
-@dataclass(frozen=True, slots=True)
-class Finished:
+class Finished(Record, frozen=True):
     """The answer is complete; its tokens are in the conversation."""
 
     reason: FinishReason
     totals: Totals
 
 
-@dataclass(frozen=True, slots=True)
-class Failed:
+class Failed(Record, frozen=True):
     """The answer ended by an error; `message` is one line fit to be shown."""
 
     message: str
@@ -370,8 +355,7 @@ class Failed:
 Event = Notice | TreeChosen | PrefillProgress | PrefillDone | TextDelta | Step | Finished | Failed
 
 
-@dataclass(frozen=True, slots=True)
-class PairDescription:
+class PairDescription(Record, frozen=True):
     """What is decoding, for a title bar or a report.
 
     Attributes:

@@ -1,8 +1,9 @@
-"""How files are read that others made, and how files are written.
+"""Reads files that others made, and writes files whole.
 
-Text is UTF-8; a byte order mark is skipped, and only LF and CR LF end a line, so that U+2028
-and the other separators of `str.splitlines` stay where they are. JSON is read strictly. A file is
-written whole or not at all, through a new file that no link can stand for.
+Text is UTF-8. A byte order mark is skipped, and only LF and CR LF end a line, so U+2028 and the
+other separators of `str.splitlines` stay in it. JSON is read strictly: `decode` is the one way from
+JSON to a value that traces, the session database, the engine process and calibrations use. A file
+is written whole or not at all, through a new file that no link can stand for.
 """
 
 import io
@@ -13,16 +14,31 @@ import stat
 import tomllib
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import cache
 from pathlib import Path
-from typing import Any, BinaryIO, TextIO
+from typing import Any, BinaryIO, TextIO, get_args
+
+import msgspec
 
 _MOST_DIGITS = 300
 """Of a whole number, its sign included."""
+_MESSAGE_CHARACTERS = 200
 _PRIVATE = 0o600
 _PRIVATE_FOLDER = 0o700
 _PUBLIC = 0o666
 """Before the umask."""
 _NEW = os.O_WRONLY | os.O_CREAT | os.O_EXCL | getattr(os, "O_NOFOLLOW", 0)
+
+
+class MisfitError(ValueError):
+    """A JSON value does not fit the type it should have; the message is one line."""
+
+
+class Record(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """A plain value that is written as a JSON object of its fields.
+
+    Fields without a default are required, and unknown ones are an error.
+    """
 
 
 def is_file_name(name: str) -> bool:
@@ -80,6 +96,56 @@ def _whole_number(digits: str) -> int:
     if len(digits) > _MOST_DIGITS:
         raise ValueError(f"the number {digits:.20}... is out of range")
     return int(digits)
+
+
+def encode(value: Any) -> Any:
+    """What `json.dumps` takes for a record, a dataclass, or a collection of such."""
+    return msgspec.to_builtins(value)
+
+
+def decode(kind: Any, value: Any) -> Any:
+    """The value of type `kind` that `value`, from `parse_json`, stands for.
+
+    Nothing is converted but whole numbers to floats and names to enums.
+
+    Raises:
+        MisfitError: it stands for none.
+    """
+    try:
+        return msgspec.convert(value, kind)
+    except msgspec.ValidationError as error:
+        text = str(error)[:_MESSAGE_CHARACTERS]
+        raise MisfitError("".join(c if c.isprintable() else "?" for c in text)) from None
+    except UnicodeEncodeError:  # names are compared in UTF-8
+        raise MisfitError("a name is not Unicode text") from None
+
+
+def encode_tagged(record: Record) -> dict[str, Any]:
+    """As `encode`, with the name of the record's class as entry `event`."""
+    return {"event": type(record).__name__, **encode(record)}
+
+
+def decode_tagged(union: Any, value: Any) -> Any:
+    """The record of one of the union's classes that `encode_tagged` wrote.
+
+    Raises:
+        MisfitError: it is none.
+    """
+    if not isinstance(value, dict):
+        raise MisfitError("not a JSON object")
+    name = value.pop("event", None)
+    kind = _by_name(union).get(name) if isinstance(name, str) else None
+    if kind is None:
+        raise MisfitError(f"unknown event {name!r:.40}")
+    try:
+        return decode(kind, value)
+    except MisfitError as error:
+        raise MisfitError(f"{name}: {error}") from None
+
+
+@cache
+def _by_name(union: Any) -> dict[str, type[Record]]:
+    return {kind.__name__: kind for kind in get_args(union)}
 
 
 def parse_toml(text: str) -> dict[str, Any]:

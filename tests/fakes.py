@@ -6,7 +6,8 @@ No torch, no clock, no randomness: the same answer each time, so screens can be 
 import math
 import zlib
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import replace
+
+from msgspec.structs import replace
 
 from sequoia_core.chat.race import Lane, Raced, RaceEvent, RaceTerms
 from sequoia_core.config import SamplingParams

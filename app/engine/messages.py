@@ -10,6 +10,7 @@ from sequoia_core.chat.interface import ChatEngine
 from sequoia_core.chat.race import RaceEvent
 from sequoia_core.config import SamplingParams
 from sequoia_core.events import Event, PairDescription, Progress
+from sequoia_core.files import Record
 from sequoia_core.text.chat_template import Turn
 from sequoia_core.tree.choice import TreeChoice
 
@@ -19,16 +20,14 @@ EngineFactory = Callable[[Progress], ChatEngine]
 """Makes the engine; called in the decode thread, since it takes seconds."""
 
 
-@dataclass(frozen=True, slots=True)
-class Ask:
+class Ask(Record, frozen=True):
     """Answer a prompt."""
 
     prompt: str
     params: SamplingParams
 
 
-@dataclass(frozen=True, slots=True)
-class Race:
+class Race(Record, frozen=True):
     """Answer a prompt plainly and speculatively at once, beside the conversation.
 
     Attributes:
@@ -49,20 +48,17 @@ class ChooseTree:
     choice: TreeChoice
 
 
-@dataclass(frozen=True, slots=True)
-class Clear:
+class Clear(Record, frozen=True):
     """Forget all turns."""
 
 
-@dataclass(frozen=True, slots=True)
-class Restore:
+class Restore(Record, frozen=True):
     """Go on from exactly these turns."""
 
     turns: tuple[Turn, ...]
 
 
-@dataclass(frozen=True, slots=True)
-class SetSystem:
+class SetSystem(Record, frozen=True):
     """Start over with another system prompt.
 
     Attributes:
@@ -85,16 +81,14 @@ Start = Clear | Restore | SetSystem
 Request = Ask | Race | ChooseTree | Start | Shutdown
 
 
-@dataclass(frozen=True, slots=True)
-class Loading:
+class Loading(Record, frozen=True):
     """The engine is being made; `fraction` is None where it is not known."""
 
     message: str
     fraction: float | None
 
 
-@dataclass(frozen=True, slots=True)
-class LoadFailed:
+class LoadFailed(Record, frozen=True):
     """There will be no engine; the thread has ended."""
 
     message: str

@@ -1,92 +1,85 @@
 """What a window's process and the engine process say to each other: JSON, a message a line.
 
-Owns the messages and a connection that carries them. The line of an event is that of a trace. Knows
-neither the engine nor who draws what it says.
+The line of an event is that of a trace.
 """
 
 import json
 import socket
-from dataclasses import dataclass
-from typing import Any, get_args
+from typing import Any
 
 from sequoia_core.chat.race import Lane, Raced, RaceEvent
 from sequoia_core.config import Lookup, Mode
 from sequoia_core.errors import SequoiaError
 from sequoia_core.events import Event, PairDescription
-from sequoia_core.recording.json_codec import MisfitError, brief, decode, encode
+from sequoia_core.files import Record, decode, decode_tagged, encode_tagged, parse_json
 from sequoia_core.tree.choice import TreeChoice
 from sequoia_core.tree.growmap import GrowMap
 
 from .messages import Ask, Clear, LoadFailed, Loading, Race, Restore, SetSystem
 
 _RECEIVED = 65536
-_EVENT = "event"
-_OTHER = "is"
 
 
 class WireError(SequoiaError):
-    """The other end has gone, or says what is not understood."""
+    """The other end has gone, or sends what is not understood."""
 
 
-@dataclass(frozen=True, slots=True)
-class Choose:
-    """Use another tree; the fields are those of `TreeChoice`."""
+class Choose(Record, frozen=True):
+    """Use another tree; the fields are those of `TreeChoice`, the growmap as its own JSON."""
 
     mode: Mode
-    growmap: GrowMap | None
+    growmap: str | None
     adaptive: bool | None
     lookup: Lookup
 
     @classmethod
     def of(cls, choice: TreeChoice) -> "Choose":
         """The message that asks for it."""
-        return cls(choice.mode, choice.growmap, choice.adaptive, choice.lookup)
+        growmap = None if choice.growmap is None else choice.growmap.to_json()
+        return cls(choice.mode, growmap, choice.adaptive, choice.lookup)
 
     @property
     def choice(self) -> TreeChoice:
-        """What is asked for."""
-        return TreeChoice(self.mode, self.growmap, adaptive=self.adaptive, lookup=self.lookup)
+        """What is asked for.
+
+        Raises:
+            GrowMapError: it is no choice, or the growmap is none.
+        """
+        growmap = None if self.growmap is None else GrowMap.from_json(self.growmap)
+        return TreeChoice(self.mode, growmap, adaptive=self.adaptive, lookup=self.lookup)
 
 
-@dataclass(frozen=True, slots=True)
-class Tune:
+class Tune(Record, frozen=True):
     """Measure while nobody waits, until `Stop`."""
 
 
-@dataclass(frozen=True, slots=True)
-class Go:
-    """Run on, after `Held`."""
+class Go(Record, frozen=True):
+    """Continue after `Held`."""
 
 
-@dataclass(frozen=True, slots=True)
-class Stop:
-    """End what is under way; what there is stays."""
+class Stop(Record, frozen=True):
+    """End what is running; what was decoded stays."""
 
 
-@dataclass(frozen=True, slots=True)
-class Leave:
-    """Nobody listens to what is under way any more."""
+class Leave(Record, frozen=True):
+    """Nobody reads what is running any more."""
 
 
-@dataclass(frozen=True, slots=True)
-class Opened:
+class Opened(Record, frozen=True):
     """The models are loaded and a conversation has begun."""
 
     description: PairDescription
 
 
-@dataclass(frozen=True, slots=True)
-class Held:
-    """There is more to come after `Go`; until then nothing is decoded."""
+class Held(Record, frozen=True):
+    """Nothing is decoded until `Go`."""
 
 
-@dataclass(frozen=True, slots=True)
-class Done:
+class Done(Record, frozen=True):
     """The request was carried out."""
 
 
-@dataclass(frozen=True, slots=True)
-class Rejected:
+class Rejected(Record, frozen=True):
     """The request could not be carried out; `message` is one line fit to be shown."""
 
     message: str
@@ -101,14 +94,15 @@ The events of an answer or a race are held after each step.
 ToEngine = Request | Go | Stop | Leave
 ToWindow = Loading | LoadFailed | Opened | Held | Done | Rejected | Event | RaceEvent
 
-_KINDS: dict[str, Any] = {
-    kind.__name__: kind for union in (ToEngine, ToWindow) for kind in get_args(union)
-}
-
 
 def to_line(message: ToEngine | ToWindow) -> bytes:
-    """The message as one line."""
-    return json.dumps(_record(message), separators=(",", ":")).encode() + b"\n"
+    """The message as one line; an event of a race has two entries more."""
+    if isinstance(message, Raced):
+        record = encode_tagged(message.event)
+        record |= {"lane": message.lane, "lane_seconds": message.seconds}
+    else:
+        record = encode_tagged(message)
+    return json.dumps(record, separators=(",", ":")).encode() + b"\n"
 
 
 def from_line(line: bytes) -> Any:
@@ -118,31 +112,17 @@ def from_line(line: bytes) -> Any:
         WireError: it is none.
     """
     try:
-        return _message(json.loads(line))
-    except MisfitError as error:
-        raise WireError(f"not a message: {error}: {brief(line)}") from None
-    except (ValueError, RecursionError, LookupError, TypeError, AttributeError):
-        raise WireError(f"not a message: {brief(line)}") from None
-
-
-def _record(message: ToEngine | ToWindow) -> dict[str, Any]:
-    name = type(message).__name__
-    if isinstance(message, Raced):
-        lane, event = message.lane, _record(message.event)
-        return {_OTHER: name, "lane": lane, "raced": event, "seconds": message.seconds}
-    return {_EVENT if isinstance(message, Event) else _OTHER: name, **encode(message)}
-
-
-def _message(record: dict[str, Any]) -> Any:
-    kind = _KINDS[record.pop(_EVENT if _EVENT in record else _OTHER)]
-    if kind is Raced:
-        seconds = decode(float, record["seconds"])
-        return Raced(Lane(record["lane"]), _message(record["raced"]), seconds)
-    return decode(kind, record)
+        record = parse_json(line)
+        if isinstance(record, dict) and "lane" in record:
+            lane, seconds = decode(Lane, record.pop("lane")), record.pop("lane_seconds", None)
+            return Raced(lane, decode_tagged(Event, record), decode(float, seconds))
+        return decode_tagged(ToEngine | ToWindow, record)
+    except ValueError as error:
+        raise WireError(f"not a message: {error}: {line!r:.40}") from None
 
 
 class Link:
-    """One end of a connection. Sending never waits: what the other end is slow to take is kept.
+    """One end of a connection. Sending never waits: what the other end does not take is kept.
 
     Args:
         connection: becomes this object's own.
@@ -151,8 +131,8 @@ class Link:
     def __init__(self, connection: socket.socket) -> None:
         connection.setblocking(False)
         self._socket = connection
-        self._coming = bytearray()
-        self._leaving = bytearray()
+        self._received = bytearray()
+        self._unsent = bytearray()
 
     def fileno(self) -> int:
         """For a selector."""
@@ -161,16 +141,16 @@ class Link:
     @property
     def unsent(self) -> bool:
         """Whether something waits for the other end to read."""
-        return bool(self._leaving)
+        return bool(self._unsent)
 
     def send(self, *messages: ToEngine | ToWindow) -> None:
-        """Send these, in order, behind what waits already.
+        """Send messages in order, after what waits already.
 
         Raises:
             WireError: the other end has gone.
         """
         for message in messages:
-            self._leaving += to_line(message)
+            self._unsent += to_line(message)
         self.flush()
 
     def flush(self) -> None:
@@ -180,8 +160,8 @@ class Link:
             WireError: the other end has gone.
         """
         try:
-            while self._leaving:
-                del self._leaving[: self._socket.send(self._leaving)]
+            while self._unsent:
+                del self._unsent[: self._socket.send(self._unsent)]
         except BlockingIOError:
             pass
         except OSError as error:
@@ -191,20 +171,20 @@ class Link:
         """The messages that have arrived whole.
 
         Raises:
-            WireError: the other end has gone, or says what is no message.
+            WireError: the other end has gone, or sent what is no message.
         """
         try:
             while part := self._socket.recv(_RECEIVED):
-                self._coming += part
+                self._received += part
         except BlockingIOError:
             pass
         except OSError as error:
             raise WireError(f"the connection broke: {error.strerror}") from None
         else:
-            if b"\n" not in self._coming:
+            if b"\n" not in self._received:
                 raise WireError("the other end has gone")
-        *lines, rest = self._coming.split(b"\n")
-        self._coming = rest
+        *lines, rest = self._received.split(b"\n")
+        self._received = rest
         return [from_line(bytes(line)) for line in lines]
 
     def close(self) -> None:

@@ -22,7 +22,7 @@ from sequoia_core.events import (
     TextDelta,
     TreeChosen,
 )
-from sequoia_core.recording.json_codec import encode
+from sequoia_core.files import encode
 from sequoia_core.recording.replay_engine import Asked
 
 from ..state.answer import Answer

@@ -19,6 +19,7 @@ from sequoia_core.events import (
     TextDelta,
     TreeChosen,
 )
+from sequoia_core.files import Record
 
 from .sanitize import visible
 from .spans import PackedSpans, Span, text_of
@@ -27,8 +28,7 @@ from .stats import Statistics
 __all__ = ["ENDINGS", "Answer", "Chosen", "Span"]
 
 
-@dataclass(frozen=True, slots=True)
-class Chosen:
+class Chosen(Record, frozen=True):
     """A tree shape, and the first step that is decoded with it."""
 
     tree: TreeChosen

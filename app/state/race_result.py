@@ -9,8 +9,7 @@ from enum import StrEnum
 from sequoia_core.chat.race import Lane, Raced, RaceEvent, RaceTerms
 from sequoia_core.config import Lookup
 from sequoia_core.events import FinishReason, Notice, PrefillDone, TreeChosen
-from sequoia_core.files import parse_json
-from sequoia_core.recording.json_codec import MisfitError, decode
+from sequoia_core.files import Record, decode, parse_json
 
 from .answer import Answer
 from .sanitize import quote_token, visible
@@ -28,8 +27,7 @@ class Agreement(StrEnum):
     """Above temperature 0 each lane draws for itself: nothing to compare."""
 
 
-@dataclass(frozen=True, slots=True)
-class LaneResult:
+class LaneResult(Record, frozen=True):
     """What one lane came to.
 
     Attributes:
@@ -58,8 +56,7 @@ class LaneResult:
         return self.raced_tokens / self.raced_seconds if self.raced_seconds else 0.0
 
 
-@dataclass(frozen=True, slots=True)
-class RaceResult:
+class RaceResult(Record, frozen=True):
     """What a race came to; plain values, to be kept with the session.
 
     Attributes:
@@ -262,7 +259,7 @@ def kept_note(kept: str) -> str:
     """What is said of a race that was kept as JSON; "" where it cannot be read."""
     try:
         result: RaceResult = decode(RaceResult, parse_json(kept))
-    except (ValueError, MisfitError):  # of another version
+    except ValueError:  # of another version
         return ""
     return result.note()
 

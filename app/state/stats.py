@@ -4,16 +4,14 @@ Pure values: a `Statistics` per step, each made from the one before, so that wal
 an answer shows the figures as they stood then. Knows nothing of how they are drawn.
 """
 
-from dataclasses import dataclass, field
-
 from sequoia_core.events import Origin, Outcome, Step, Totals
+from sequoia_core.files import Record
 
 HISTORY = 120
 """Steps that the sparklines remember; more than a terminal is wide."""
 
 
-@dataclass(frozen=True, slots=True)
-class Rate:
+class Rate(Record, frozen=True):
     """How often something that could happen did."""
 
     hits: int = 0
@@ -29,8 +27,7 @@ class Rate:
         return self.hits / self.trials if self.trials else None
 
 
-@dataclass(frozen=True, slots=True)
-class Statistics:
+class Statistics(Record, frozen=True):
     """Figures of an answer up to and with one of its steps.
 
     Attributes:
@@ -46,7 +43,7 @@ class Statistics:
     what the tree shape was made for: the draft's nodes.
     """
 
-    totals: Totals = field(default_factory=Totals)
+    totals: Totals = Totals()
     measured: bool = True
     accepted: tuple[int, ...] = ()
     speedups: tuple[float, ...] = ()

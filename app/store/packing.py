@@ -1,24 +1,21 @@
-"""Events and what is left of a finished answer, as the small blobs that the database holds.
+"""Events and digests of finished answers, as the small blobs that the database holds.
 
 Events are packed some at a time, as they were written together: a JSON line each as in a trace, but
-for a step's nodes, which are rows under one list of names. A digest is all of an answer but its
-steps, so that a chat of an earlier day is shown without reading a thousand trees.
+a step's nodes are rows under one list of names. A digest is all of an answer but its steps, so that
+a chat of an earlier day is shown without reading a thousand trees.
 """
 
 import json
 import zlib
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass, fields, replace
-from operator import attrgetter
-from types import NoneType
-from typing import Any, get_args, get_type_hints
+from typing import Any
+
+from msgspec.structs import astuple
 
 from sequoia_core.events import (
     Event,
     Failed,
     Finished,
-    Origin,
-    Outcome,
     Piece,
     PrefillDone,
     Step,
@@ -26,8 +23,15 @@ from sequoia_core.events import (
     TreeChosen,
     TreeNode,
 )
-from sequoia_core.files import parse_json
-from sequoia_core.recording.json_codec import MisfitError, decode, encode
+from sequoia_core.files import (
+    MisfitError,
+    Record,
+    decode,
+    decode_tagged,
+    encode,
+    encode_tagged,
+    parse_json,
+)
 from sequoia_core.recording.trace_file import check_event
 
 from ..state.answer import Answer, Chosen
@@ -36,28 +40,15 @@ from .trouble import DamagedError
 
 CUT_OFF = "cut off: the program was ended in the middle of this answer"
 
-_KINDS: dict[str, type[Event]] = {kind.__name__: kind for kind in get_args(Event)}
-_NODE_NAMES = [field.name for field in fields(TreeNode)]
-_row_of = attrgetter(*_NODE_NAMES)
-_STEP_NAMES = [field.name for field in fields(Step) if field.init and field.name != "nodes"]
-_OUTCOME, _ORIGIN = _NODE_NAMES.index("outcome"), _NODE_NAMES.index("origin")
-_OUTCOMES = {outcome.value: outcome for outcome in Outcome}
-_ORIGINS = {origin.value: origin for origin in Origin}
-_NODE_TYPES = tuple(
-    frozenset({int}) if kind is int
-    else frozenset({int, float, NoneType}) if kind == float | None
-    else frozenset({str})
-    for kind in (get_type_hints(TreeNode)[name] for name in _NODE_NAMES)
-)  # fmt: skip
-"""As JSON has them; outcome and origin are names there."""
+_NODE_NAMES = TreeNode.__struct_fields__
+_STEP_NAMES = [name for name in Step.__struct_fields__ if name != "nodes"]
 _FAST = 1
 _MOST_IDS = 1 << 31
 _MOST_BYTES = 64_000_000
 """Of one blob, unpacked."""
 
 
-@dataclass(frozen=True, slots=True)
-class Digest:
+class Digest(Record, frozen=True):
     """All of an answer but its steps.
 
     Attributes:
@@ -66,7 +57,7 @@ class Digest:
         trees: as in `Answer`.
         prefill: reading the prompt, or None before it was done.
         statistics: after the last step, or None before the first.
-        finished: how it ended, or None where it failed.
+        finished: how it ended, or None if it failed.
         failure: why it failed.
     """
 
@@ -181,7 +172,7 @@ def unpack_digest(blob: bytes) -> Digest:
             check_event(delta)
         if any(not 0 <= token_id < _MOST_IDS for token_id in digest.token_ids):
             raise MisfitError("has a token id out of range")
-    except (ValueError, MisfitError) as error:
+    except ValueError as error:
         raise DamagedError(f"an answer's figures are damaged: {error}") from None
     return digest
 
@@ -200,37 +191,18 @@ def unpack_events(blob: bytes) -> Iterator[Event]:
     for line in _unpack(blob).split("\n"):
         try:
             record = parse_json(line)
-            kind = _KINDS[record.pop("event")]
-            event: Event = _step(record) if kind is Step else decode(kind, record)
+            if "node_names" in record:
+                names = record.pop("node_names")
+                record["nodes"] = [dict(zip(names, row, strict=True)) for row in record["nodes"]]
+            event: Event = decode_tagged(Event, record)
             check_event(event)
-        except (ValueError, KeyError, TypeError, AttributeError, IndexError, MisfitError) as error:
+        except (ValueError, KeyError, TypeError, AttributeError) as error:
             raise DamagedError(f"an event in the record is damaged: {error}") from None
         yield event
 
 
-def _step(record: dict[str, Any]) -> Step:
-    names, rows = record.pop("node_names"), record.pop("nodes")
-    if names == _NODE_NAMES and _fit(rows):
-        # hundreds of values a step: types are looked at by column
-        for row in rows:
-            row[_OUTCOME], row[_ORIGIN] = _OUTCOMES[row[_OUTCOME]], _ORIGINS[row[_ORIGIN]]
-        nodes = tuple([TreeNode(*row) for row in rows])
-    else:  # of another version of the program, or damaged
-        nodes = tuple(decode(TreeNode, dict(zip(names, row, strict=True))) for row in rows)
-    step: Step = decode(Step, record | {"nodes": []})
-    return replace(step, nodes=nodes)
-
-
-def _fit(rows: list[list[Any]]) -> bool:
-    columns = zip(*rows, strict=True)
-    return all(
-        types.issuperset(map(type, column))
-        for column, types in zip(columns, _NODE_TYPES, strict=True)
-    )
-
-
 def check_blob(blob: bytes) -> None:
-    """Look whether a blob is as it was written; it carries a sum of its bytes.
+    """Check that a blob is as it was written; it carries a checksum.
 
     Raises:
         DamagedError: it is not.
@@ -240,13 +212,13 @@ def check_blob(blob: bytes) -> None:
 
 def _line(event: Event) -> str:
     if not isinstance(event, Step):
-        record = {"event": type(event).__name__, **encode(event)}
+        record = encode_tagged(event)
     else:
         # a tree is hundreds of values, and this runs beside the decoding
         record = {"event": "Step", "node_names": _NODE_NAMES}
-        record["nodes"] = list(map(_row_of, event.nodes))
+        record["nodes"] = list(map(astuple, event.nodes))
         record |= {name: encode(getattr(event, name)) for name in _STEP_NAMES}
-    return json.dumps(record, separators=(",", ":"), default=encode)
+    return json.dumps(record, separators=(",", ":"))
 
 
 def _pack(text: str) -> bytes:

@@ -12,7 +12,7 @@ from typing import Any
 from uuid import uuid4
 
 from sequoia_core.events import Event, Failed, Finished, Step
-from sequoia_core.recording.json_codec import encode
+from sequoia_core.files import encode
 
 from ..state.history import Exchange
 from .archive import Archive

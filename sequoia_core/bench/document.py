@@ -21,6 +21,7 @@ from sequoia_core.bench.goals import memory_lines, score_lines, scores
 from sequoia_core.bench.report import Row
 from sequoia_core.bench.runner import Comparison
 from sequoia_core.figures import bench_picture
+from sequoia_core.files import encode
 from sequoia_core.measure.spread import Spread
 
 PACKAGES = (
@@ -78,7 +79,7 @@ def as_values(findings: Findings, setting: Setting) -> dict[str, object]:
     return {
         "setting": asdict(setting),
         "versions": versions(),
-        "pair": asdict(findings.pair),
+        "pair": encode(findings.pair),
         "threads": findings.threads,
         "comparisons": [
             report.as_values(each, report.rows(each))

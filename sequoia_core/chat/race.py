@@ -5,11 +5,8 @@ decoded is not known here. Both run in one thread, so that each has the whole ma
 its turn, and what slows the machine down for a while slows both.
 """
 
-from __future__ import annotations
-
 from collections import deque
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass
 from enum import StrEnum
 from time import perf_counter
 
@@ -22,6 +19,7 @@ from sequoia_core.events import (
     PrefillProgress,
     Step,
 )
+from sequoia_core.files import Record
 
 
 class Lane(StrEnum):
@@ -31,8 +29,7 @@ class Lane(StrEnum):
     SPECULATIVE = "speculative"
 
 
-@dataclass(frozen=True, slots=True)
-class RaceTerms:
+class RaceTerms(Record, frozen=True):
     """What both lanes have in common; the first event of a race.
 
     Attributes:
@@ -51,8 +48,7 @@ class RaceTerms:
         return self.exact and self.temperature == 0.0
 
 
-@dataclass(frozen=True, slots=True)
-class Raced:
+class Raced(Record, frozen=True):
     """An event of one lane's answer.
 
     Attributes:

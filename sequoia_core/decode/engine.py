@@ -12,6 +12,8 @@ from dataclasses import dataclass, replace
 from time import perf_counter
 from typing import TYPE_CHECKING
 
+from msgspec import structs
+
 from sequoia_core.config import OTHER_CHILDREN, Lookup, Mode, SamplingParams
 from sequoia_core.decode.baseline_timer import PlainClock, StepClock
 from sequoia_core.decode.report import explain
@@ -254,7 +256,7 @@ class Engine:
         return True
 
     def _told_of_lookup(self, chosen: TreeChosen) -> TreeChosen:
-        return replace(chosen, lookup=lookup_for(self.tree_choice).value)
+        return structs.replace(chosen, lookup=lookup_for(self.tree_choice).value)
 
     def _prefill(
         self, tree: Tree, prompt_ids: Sequence[int], should_stop: Callable[[], bool]
@@ -338,7 +340,7 @@ class Engine:
         self._speculator.keep(scored, kept, emission.token_ids)
         step = self._report(index, scored, verdict, emission, began)
         if baseline:
-            step = replace(step, baseline=True)
+            step = structs.replace(step, baseline=True)
         self.clock.observe(step, params)
         return step, emission
 

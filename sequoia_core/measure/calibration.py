@@ -5,6 +5,7 @@ Owns the format and which figures count at a temperature. Knows nothing of how t
 
 from __future__ import annotations
 
+import json
 import logging
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
@@ -12,10 +13,9 @@ from enum import StrEnum
 from pathlib import Path
 
 import platformdirs
-from pydantic import TypeAdapter, ValidationError
 
 from sequoia_core.errors import ParameterError
-from sequoia_core.files import written_whole
+from sequoia_core.files import decode, encode, parse_json, write_whole
 from sequoia_core.measure.acceptance_stats import AcceptanceRecord, Tally
 from sequoia_core.measure.step_cost_model import MachineTimes
 
@@ -85,9 +85,6 @@ class Calibration:
         return replace(self, records={**self.records, Band.of(temperature): record})
 
 
-_ADAPTER = TypeAdapter(Calibration)
-
-
 def calibration_path(fingerprint: str) -> Path:
     """Where a pair's figures lie in the user's cache directory."""
     return platformdirs.user_cache_path("sequoia") / "calibration" / f"{fingerprint}.json"
@@ -97,10 +94,10 @@ def load_calibration(fingerprint: str) -> Calibration | None:
     """Read a pair's figures; None if there are none, or they are damaged or of another version."""
     path = calibration_path(fingerprint)
     try:
-        calibration = _ADAPTER.validate_json(path.read_bytes())
+        calibration: Calibration = decode(Calibration, parse_json(path.read_bytes()))
     except FileNotFoundError:
         return None
-    except (OSError, ValidationError, ParameterError) as error:
+    except (OSError, ValueError, ParameterError) as error:
         _log.info("%s is of another version or damaged; it is measured again: %s", path, error)
         return None
     return calibration if calibration.version == VERSION else None
@@ -111,7 +108,6 @@ def save_calibration(fingerprint: str, calibration: Calibration) -> None:
     path = calibration_path(fingerprint)
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        with written_whole(path) as file:
-            file.write(_ADAPTER.dump_json(calibration, indent=1))
+        write_whole(path, json.dumps(encode(calibration), indent=1))
     except OSError as error:
         _log.info("measured figures are not kept: %s", error)

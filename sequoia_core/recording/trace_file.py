@@ -1,8 +1,7 @@
 """The file that a chat is recorded in: JSON lines, a header, then prompts and events in order.
 
-Owns the format and its versions. A line is written whole and nothing is ever changed, so a trace
-grows while an answer is decoded and what was written survives a kill; of the last line only a part
-may be there. Knows nothing of models, screens, or who reads.
+A line is written whole and never changed, so a trace grows while an answer is decoded and survives
+a kill; only the last line may be incomplete.
 
 Version 1 held events alone; version 2 adds `Asked` before each answer, so that prompts, the time
 of each, and which answer follows which are known.
@@ -10,20 +9,26 @@ of each, and which answer follows which are known.
 
 import json
 from collections.abc import Iterator
-from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import Path
-from typing import Any, TextIO, get_args
+from typing import Any, TextIO
 
 from sequoia_core.errors import TraceError
 from sequoia_core.events import Event, PairDescription, Step, TextDelta
-from sequoia_core.files import parse_json
-from sequoia_core.recording.json_codec import MisfitError, brief, decode, encode
+from sequoia_core.files import (
+    MisfitError,
+    Record,
+    decode,
+    decode_tagged,
+    encode,
+    encode_tagged,
+    parse_json,
+)
 
 FORMAT = "sequoia-trace"
 VERSION = 2
 VERSIONS_READ = (1, 2)
-_NO_TREE = "has nodes that are no tree with a path"
+_NO_TREE = "Step: the nodes are no tree with a path"
 _MOST_STEPS = 1 << 31
 MOST_STEP_NODES = 4_096
 """Nodes of a step; several times what an engine drafts."""
@@ -32,17 +37,16 @@ LONGEST_LINE = 32_000_000
 """Bytes; a step of 768 nodes has a hundredth of it, and no model reads a prompt that long."""
 
 
-@dataclass(frozen=True, slots=True)
-class Asked:
-    """A prompt; the events behind it, up to the next prompt, are its answer.
+class Asked(Record, frozen=True):
+    """A prompt; the events after it, up to the next prompt, are its answer.
 
     Attributes:
         prompt: what was asked.
         id: names the prompt with its answer within the chat.
         parent: id of the one that it follows, or None at the start; two with the same parent are
             branches.
-        started: seconds since the epoch, or None where that is not known.
-        temperature: as in `SamplingParams`, or None where that is not known.
+        started: seconds since the epoch, or None if not known.
+        temperature: as in `SamplingParams`, or None if not known.
     """
 
     prompt: str
@@ -53,20 +57,18 @@ class Asked:
 
 
 Entry = Asked | Event
-"""What a line of a trace says."""
-
-_KINDS: dict[str, Any] = {kind.__name__: kind for kind in get_args(Entry)}
+"""A line of a trace after the header."""
 
 
 def write_header(file: TextIO, description: PairDescription) -> None:
-    """Begin a trace; must be the first line of the file."""
+    """Write the first line of a trace."""
     header = {"format": FORMAT, "version": VERSION, "pair": encode(description)}
     file.write(json.dumps(header) + "\n")
 
 
 def write_event(file: TextIO, event: Entry) -> None:
-    """Append one event, or the prompt that the next ones answer, as one line."""
-    file.write(json.dumps({"event": type(event).__name__, **encode(event)}) + "\n")
+    """Append a prompt or an event as one line."""
+    file.write(json.dumps(encode_tagged(event)) + "\n")
 
 
 class TraceReader:
@@ -83,7 +85,7 @@ class TraceReader:
         version: of the format.
         size: of the file in bytes.
         done: bytes read so far.
-        note: one line about what was forgiven, after the end; "" when nothing was.
+        note: after the end, one line about an incomplete last line; "" if there is none.
 
     Raises:
         TraceError: there is no such file, it is no trace, or of an unknown version.
@@ -128,7 +130,7 @@ class TraceReader:
                 yield self._entry(number, record)
 
     def close(self) -> None:
-        """Read no further."""
+        """Close the file."""
         self._file.close()
 
     def _lines(self) -> Iterator[bytes]:
@@ -148,24 +150,20 @@ class TraceReader:
         if version not in VERSIONS_READ:
             known = " and ".join(map(str, VERSIONS_READ))
             raise TraceError(
-                f"{self.path} is a trace of version {brief(version)}; this program reads {known}, "
+                f"{self.path} is a trace of version {version!r:.40}; this program reads {known}, "
                 "a later one may read it"
             )
         try:
             return version, decode(PairDescription, header.get("pair"))
         except MisfitError as error:
-            raise TraceError(f"{self.path} is damaged at line 1: {error}") from None
+            raise self._damage(1, str(error)) from None
 
     def _entry(self, number: int, record: dict[str, Any]) -> Entry:
-        name = record.pop("event", None)
-        kind = _KINDS.get(name) if isinstance(name, str) else None
-        if kind is None:
-            raise self._damage(number, f"unknown event {brief(name)}")
         try:
-            entry: Entry = decode(kind, record)
+            entry: Entry = decode_tagged(Entry, record)
             check_event(entry)
         except MisfitError as error:
-            raise self._damage(number, f"{name} {error}") from None
+            raise self._damage(number, str(error)) from None
         return entry
 
     def _parse(self, number: int, line: bytes) -> dict[str, Any]:
@@ -188,24 +186,24 @@ class TraceReader:
 
 
 def check_event(event: Entry) -> None:
-    """Look at what the types of an event do not say: that a step is a tree, and ranks are some.
+    """Check what the types do not say: a step is a tree, and numbers are in range.
 
     Raises:
-        MisfitError: it is not, or there are more nodes than a recording has.
+        MisfitError: it is not.
     """
     if isinstance(event, Step):
         _check_step(event)
     if isinstance(event, TextDelta):
         if not 0 <= event.step < _MOST_STEPS:
-            raise MisfitError("has a step out of range")
+            raise MisfitError("TextDelta: a step is out of range")
         if any(not 0 <= piece.rank <= MOST_STEP_NODES for piece in event.pieces):
-            raise MisfitError("has a piece without a rank")
+            raise MisfitError("TextDelta: a piece has no rank")
 
 
 def _check_step(step: Step) -> None:
     nodes, path = step.nodes, step.path
     if len(nodes) > MOST_STEP_NODES:
-        raise MisfitError(f"has {len(nodes):,} nodes, more than {MOST_STEP_NODES:,}")
+        raise MisfitError(f"Step: {len(nodes):,} nodes are more than {MOST_STEP_NODES:,}")
     rooted = bool(nodes) and (nodes[0].parent, nodes[0].depth) == (-1, 0)
     if not rooted or not all(
         0 <= node.parent < at and node.depth == nodes[node.parent].depth + 1
@@ -213,7 +211,7 @@ def _check_step(step: Step) -> None:
     ):
         raise MisfitError(_NO_TREE)
     if any(not 0 <= node.rank <= MOST_STEP_NODES for node in nodes):
-        raise MisfitError("has a node without a rank")
+        raise MisfitError("Step: a node has no rank")
     known = path[:1] == (0,) and all(0 <= node < len(nodes) for node in path)
     if not known or any(nodes[node].parent != above for above, node in pairwise(path)):
         raise MisfitError(_NO_TREE)

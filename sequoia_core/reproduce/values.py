@@ -8,6 +8,7 @@ from __future__ import annotations
 from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
+from sequoia_core.files import encode
 from sequoia_core.reproduce.experiment import PLAIN, Experiment, ExperimentRun, Findings
 from sequoia_core.reproduce.resampling import LEVEL
 from sequoia_core.reproduce.standing import FIRST
@@ -24,7 +25,7 @@ def experiment_values(run: ExperimentRun, findings: Findings) -> dict[str, Any]:
     wanted = run.experiment
     return {
         **_asked(wanted),
-        "pair": asdict(run.pair.description),
+        "pair": encode(run.pair.description),
         "threads": run.pair.description.threads,
         "prompts": findings.prompts,
         "prompts_asked": len(run.prompts),
@@ -56,7 +57,7 @@ def study_values(pair: Pair, sweep: Sweep, study: Study) -> dict[str, Any]:
         "tokens": sweep.tokens,
         "seed": sweep.seed,
         "draft_top_p": sweep.draft_top_p,
-        "pair": asdict(pair.description),
+        "pair": encode(pair.description),
         "prompts": study.prompts,
         "interval": LEVEL,
         "first": FIRST.value,

@@ -4,7 +4,8 @@ Figures are made up but agree with each other, so that what is said of them can 
 """
 
 from collections.abc import Iterable, Sequence
-from dataclasses import replace
+
+from msgspec.structs import replace
 
 from app.store.recording import NoRecord
 from sequoia_core.events import (

@@ -2,7 +2,8 @@
 
 import random
 from collections.abc import Sequence
-from dataclasses import replace
+
+from msgspec.structs import replace
 
 from sequoia_core.events import Origin, Outcome, Step, StepTimings, TreeNode
 from sequoia_core.measure.acceptance_stats import AcceptanceRecord, Tally

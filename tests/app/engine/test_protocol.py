@@ -41,7 +41,7 @@ growmaps = st.lists(st.integers(0, 9), max_size=9).map(
 turns = st.builds(Turn, texts, texts, st.lists(st.integers(0, 99), max_size=3).map(tuple))
 special = {
     Ask: st.builds(Ask, texts, params),
-    Choose: st.builds(Choose, growmap=st.none() | growmaps),
+    Choose: st.builds(Choose),
     Restore: st.builds(Restore, st.lists(turns, max_size=3).map(tuple)),
     Race: st.builds(Race, st.lists(turns, max_size=3).map(tuple), texts, params),
 }
@@ -108,8 +108,9 @@ def test_a_reader_that_is_slow_makes_nobody_wait() -> None:
 
 @pytest.mark.parametrize(
     "line",
-    [b"", b"hello", b"[1]", b"{}", b'{"is":"Nonsense"}', b'{"is":[]}', b'{"is":"Ask"}',
-     b'{"is":"Go","more":1}', b"\xff\xfe"],
+    [b"", b"hello", b"[1]", b"{}", b'{"event":"Nonsense"}', b'{"event":[]}', b'{"event":"Ask"}',
+     b'{"event":"Go","more":1}', b'{"event":"Go","lane":"plain","lane_seconds":1.0}', b"\xff\xfe",
+     b'{"event":"Failed","message":"","lane":"third","lane_seconds":1.0}'],
 )  # fmt: skip
 def test_what_is_no_message_is_one_error(line: bytes) -> None:
     with pytest.raises(WireError, match="not a message"):
@@ -123,6 +124,6 @@ def test_a_tree_choice_survives_the_way(growmap: GrowMap | None, lookup: Lookup)
 
 
 def test_a_tree_choice_that_is_none_is_refused_where_it_is_used() -> None:
-    choose = Choose(TreeChoice().mode, GrowMap((-1,)), adaptive=True, lookup=Lookup.OFF)
+    choose = Choose(TreeChoice().mode, GrowMap((-1,)).to_json(), adaptive=True, lookup=Lookup.OFF)
     with pytest.raises(GrowMapError):
         _ = from_line(to_line(choose)).choice

@@ -4,10 +4,10 @@ import re
 import subprocess
 import sys
 import threading
-from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from msgspec.structs import replace
 from textual.events import Key, Paste
 from textual.geometry import Offset, Region, Size
 from textual.selection import SELECT_ALL, Selection

@@ -1,12 +1,12 @@
 """Looking into the steps: why a node came out so, the heat map, the walk over the whole chat."""
 
 from collections.abc import Iterator, Sequence
-from dataclasses import replace
 from math import prod
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from msgspec.structs import replace
 from rich.cells import cell_len
 
 from app.present.acceptance_map import HeatMap, expected

@@ -3,12 +3,12 @@
 import json
 import threading
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import replace
 from typing import Any
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from msgspec.structs import replace
 from rich.style import Style
 
 from app.app import ChatSettings
@@ -35,7 +35,7 @@ from sequoia_core.events import (
     Totals,
     TreeChosen,
 )
-from sequoia_core.recording.json_codec import decode, encode
+from sequoia_core.files import decode, encode
 from tests.app.driving import Driver, driving
 from tests.fakes import ANSWER, TREE_16, RacingEngine, make_step, plain_answer, replay
 

@@ -1,8 +1,7 @@
 """A tree that changes within an answer shows: which, since when and why."""
 
-from dataclasses import replace
-
 import pytest
+from msgspec.structs import replace
 
 from app.state.answer import Answer, Chosen
 from app.widgets.statistics import StatisticsPanel

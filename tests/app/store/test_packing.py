@@ -2,11 +2,11 @@
 
 import json
 import zlib
-from dataclasses import replace
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from msgspec.structs import replace
 
 from app.state.answer import Answer
 from app.store.packing import (

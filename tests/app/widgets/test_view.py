@@ -1,9 +1,9 @@
 """What stays in view: the walked step's text, the keys that matter; and a picture of it all."""
 
-from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from msgspec.structs import replace
 
 from app.config.chat_settings import ChatSettings
 from app.widgets.header import Header

@@ -1,11 +1,12 @@
 """A race is fair, at temperature 0 decides nothing about the text, and leaves the chat alone."""
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from msgspec.structs import replace
 
 from sequoia_core.chat import race as race_module
 from sequoia_core.chat.race import Lane, LaneClock, Raced, RaceEvent, RaceTerms, race

@@ -9,6 +9,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from msgspec import structs
 from scipy import stats
 from torch import Tensor
 
@@ -111,7 +112,7 @@ def made(
 ) -> Step:
     """A step that took so long, all of it in the target's forward."""
     step = make_step(index, "a", [("b", 0)], (-1, *[0] * (nodes - 1)))
-    return replace(
+    return structs.replace(
         step,
         timings=StepTimings(0.0, milliseconds, 0.0),
         token_ids=tuple(range(emitted)),

@@ -2,11 +2,11 @@
 
 import itertools
 import math
-from dataclasses import fields, is_dataclass
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from msgspec.structs import astuple
 
 from sequoia_core.config import Mode, SamplingParams
 from sequoia_core.decode.token_cache import CHUNK
@@ -17,6 +17,7 @@ from sequoia_core.events import (
     Step,
     TreeChosen,
 )
+from sequoia_core.files import Record
 from sequoia_core.tree.growmap import GrowMap
 from tests.core.engines import (
     check_caches,
@@ -201,9 +202,9 @@ def test_events_hold_plain_values_only() -> None:
     engine = make_engine(TableModel(11, 1), TableModel(11, 2), GrowMap.k_ary([2, 1]))
 
     def check(value: object) -> None:
-        if is_dataclass(value):
-            for each in fields(value):
-                check(getattr(value, each.name))
+        if isinstance(value, Record):
+            for each in astuple(value):
+                check(each)
         elif isinstance(value, tuple):
             for each in value:
                 check(each)

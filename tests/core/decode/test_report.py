@@ -2,13 +2,13 @@
 
 import json
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import replace
 from typing import Any
 
 import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from msgspec.structs import replace
 from torch import Tensor
 from torch.overrides import TorchFunctionMode
 
@@ -16,7 +16,7 @@ from sequoia_core.config import Mode, SamplingParams
 from sequoia_core.decode import report as explaining
 from sequoia_core.decode.report import TOP, explain, explained_nodes
 from sequoia_core.events import Outcome, Ranking, Step
-from sequoia_core.recording.json_codec import decode, encode
+from sequoia_core.files import decode, encode
 from sequoia_core.speculate import verify
 from sequoia_core.speculate.draft import DraftModel
 from sequoia_core.speculate.sampling import most_probable

@@ -1,11 +1,11 @@
 """Counted rates converge to the true ones, by rank and depth, and only what was judged counts."""
 
 import random
-from dataclasses import replace
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from msgspec.structs import replace
 
 from sequoia_core.errors import ParameterError
 from sequoia_core.events import Outcome, Step

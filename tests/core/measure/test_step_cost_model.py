@@ -1,11 +1,11 @@
 """Costs follow the machine, no stray step changes them, and a step's parts add up."""
 
 import random
-from dataclasses import replace
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from msgspec.structs import replace
 
 from sequoia_core.errors import ParameterError
 from sequoia_core.measure.step_cost_model import (

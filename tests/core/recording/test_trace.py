@@ -2,13 +2,13 @@
 
 import io
 from collections.abc import Sequence
-from dataclasses import replace
 from pathlib import Path
 from typing import Any, get_args
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from msgspec.structs import replace
 
 from sequoia_core.config import SamplingParams
 from sequoia_core.errors import ParameterError, TraceError
@@ -119,12 +119,18 @@ HEADER = written([]).rstrip("\n")
         (HEADER + '\n{"event": "Explosion"}', "unknown event 'Explosion'"),
         (HEADER + '\n{"event": []}', "unknown event"),
         (HEADER + '\n{"event": "Failed"}', "message"),
-        (HEADER + '\n{"event": "Failed", "message": 3}', "wants str"),
+        (HEADER + '\n{"event": "Failed", "message": 3}', "Expected `str`"),
         (HEADER + '\n{"event": "Failed", "message": "a", "more": 1}', "more"),
         (HEADER + '\n{"event": "Notice", "kind": "gossip", "message": "a"}', "gossip"),
-        (HEADER + '\n{"event": "PrefillProgress", "done": true, "total": 1}', "wants int"),
-        (HEADER + '\n{"event": "TextDelta", "step": 1, "text": "", "pieces": 4}', "wants a list"),
-        (HEADER + '\n{"event": "TextDelta", "step": 1, "text": "", "pieces": [4]}', "object"),
+        (HEADER + '\n{"event": "PrefillProgress", "done": true, "total": 1}', "Expected `int`"),
+        (
+            HEADER + '\n{"event": "TextDelta", "step": 1, "text": "", "pieces": 4}',
+            "`array`",
+        ),
+        (
+            HEADER + '\n{"event": "TextDelta", "step": 1, "text": "", "pieces": [4]}',
+            "`object`",
+        ),
     ],
 )
 def test_damage_is_one_clear_line(content: str, complaint: str, tmp_path: Path) -> None:
@@ -153,7 +159,7 @@ def test_a_step_without_a_tree_is_one_clear_line(changed: dict[str, Any], tmp_pa
     step = next(event for event in make_answer("a b c") if isinstance(event, Step))
     path = tmp_path / "damaged.jsonl"
     path.write_text(written([replace(step, **changed)]), encoding="utf-8")
-    with pytest.raises(TraceError, match="line 2: Step has nodes that are no tree"):
+    with pytest.raises(TraceError, match="line 2: Step: the nodes are no tree"):
         read_trace(path)
 
 
