@@ -20,7 +20,7 @@ LIGHT_CORE = [
 
 RINGS = {
     "sequoia_core": (
-        {"errors"}, {"config", "events", "files"}, {"text", "tree"}, {"data", "model"},
+        {"errors"}, {"config", "files"}, {"events"}, {"text", "tree"}, {"data", "model"},
         {"speculate"}, {"decode"}, {"measure"}, {"chat"}, {"recording", "figures"}, {"bench"},
         {"distill", "reproduce"},
     ),
