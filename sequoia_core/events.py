@@ -10,6 +10,7 @@ are produced or drawn.
 
 from collections.abc import Callable
 from enum import StrEnum
+from functools import cached_property
 
 from sequoia_core.files import Record
 
@@ -244,7 +245,7 @@ class Insight(Record, frozen=True):
         return next((each for each in self.trials if each.node == node), None)
 
 
-class Step(Record, frozen=True):
+class Step(Record, frozen=True, dict=True):
     """One speculation step: draft a tree, verify it, emit the accepted path and a bonus token.
 
     Attributes:
@@ -276,6 +277,17 @@ class Step(Record, frozen=True):
     plain_source: str
     insight: Insight | None = None
     baseline: bool = False
+
+    @cached_property
+    def children(self) -> tuple[tuple[int, ...], ...]:
+        """Indices of each node's children, first rank first."""
+        children: list[list[int]] = [[] for _ in self.nodes]
+        for index, node in enumerate(self.nodes):
+            if node.parent >= 0:
+                children[node.parent].append(index)
+        for siblings in children:
+            siblings.sort(key=lambda index: self.nodes[index].rank)
+        return tuple(map(tuple, children))
 
     @property
     def accepted(self) -> int:

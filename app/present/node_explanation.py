@@ -104,7 +104,7 @@ def _why_child(step: Step, index: int) -> Why:
 
 def _why_bonus(step: Step) -> Why:
     end = step.path[-1]
-    tried = [i for i in _children(step, end) if step.nodes[i].outcome is Outcome.REJECTED]
+    tried = [i for i in step.children[end] if step.nodes[i].outcome is Outcome.REJECTED]
     greedy = any(_is_greedy(step.nodes[i]) for i in tried)
     if step.baseline:
         reason = "Nothing was drafted: a plain step, which speed-ups are measured against."
@@ -141,7 +141,7 @@ def _all_of(count: int) -> str:
 
 
 def _place(step: Step, node: TreeNode) -> str:
-    siblings = _children(step, node.parent)
+    siblings = step.children[node.parent]
     who = "looked up in the conversation" if node.origin is Origin.LOOKUP else "drafted"
     parent = quote_token(step.nodes[node.parent].text)
     return f"{ordinal(node.rank)} of {len(siblings)} after {parent}, depth {node.depth}, {who}"
@@ -220,17 +220,12 @@ def _left_after(step: Step, index: int, title: str = "left of target") -> Column
 def _left_before(step: Step, index: int) -> Column | None:
     """What the node was held against, when a sibling was rejected before it."""
     node = step.nodes[index]
-    earlier = [i for i in _children(step, node.parent) if step.nodes[i].rank < node.rank]
+    earlier = [i for i in step.children[node.parent] if step.nodes[i].rank < node.rank]
     return _left_after(step, earlier[-1], "held against") if earlier else None
 
 
 def _is_greedy(node: TreeNode) -> bool:
     return node.draw is None and node.accept_prob is not None
-
-
-def _children(step: Step, parent: int) -> list[int]:
-    found = [index for index, node in enumerate(step.nodes) if node.parent == parent]
-    return sorted(found, key=lambda index: step.nodes[index].rank)
 
 
 def _number(value: float) -> str:

@@ -89,7 +89,6 @@ def tree_rows(step: Step, cells_per_level: int = 3) -> tuple[Row, ...]:
         step: a step of any tree shape; nodes may be in any order that has parents before children.
         cells_per_level: width of one level of guides, at least 1.
     """
-    children = _children(step.nodes)
     leaf = step.path[-1]
     on_path = frozenset(step.path)
     rows: list[Row] = []
@@ -101,7 +100,8 @@ def tree_rows(step: Step, cells_per_level: int = 3) -> tuple[Row, ...]:
             rows.append(_bonus_row(step, guides))
             continue
         rows.append(_node_row(step.nodes[index], index, guides))
-        branch = [*children[index], -1] if index == leaf else children[index]
+        children = step.children[index]
+        branch = (*children, -1) if index == leaf else children
         heavy_at = next(
             (at for at, child in enumerate(branch) if child < 0 or child in on_path), -1
         )
@@ -115,16 +115,6 @@ def tree_rows(step: Step, cells_per_level: int = 3) -> tuple[Row, ...]:
                 )
             )
     return tuple(rows)
-
-
-def _children(nodes: tuple[TreeNode, ...]) -> list[list[int]]:
-    children: list[list[int]] = [[] for _ in nodes]
-    for index, node in enumerate(nodes):
-        if node.parent >= 0:
-            children[node.parent].append(index)
-    for siblings in children:
-        siblings.sort(key=lambda index: nodes[index].rank)
-    return children
 
 
 def _connector(chosen: bool, passed: bool, last: bool, cells: int) -> GuidePart:

@@ -89,11 +89,8 @@ def _count(rates: tuple[Rate, ...], hits: list[bool]) -> tuple[Rate, ...]:
 
 
 def _count_ranks(rates: tuple[Rate, ...], step: Step) -> tuple[Rate, ...]:
-    children: dict[int, list[int]] = {node: [] for node in step.path}
-    for index, node in enumerate(step.nodes):
-        if node.parent in children and node.origin is Origin.DRAFT:
-            children[node.parent].append(index)
-    for ranked in children.values():
-        ranked.sort(key=lambda index: step.nodes[index].rank)
-        rates = _count(rates, [step.nodes[index].outcome is Outcome.ACCEPTED for index in ranked])
+    for place in step.path:
+        children = map(step.nodes.__getitem__, step.children[place])
+        drafted = [node for node in children if node.origin is Origin.DRAFT]
+        rates = _count(rates, [node.outcome is Outcome.ACCEPTED for node in drafted])
     return rates
