@@ -24,8 +24,8 @@ from textual.screen import Screen
 from sequoia_core.config import Mode
 from sequoia_core.files import make_private_folder, private_file
 
-from .config.chat_settings import ChatSettings
-from .config.setting_specs import Preferences
+from .config.preferences import Preferences
+from .config.settings import Settings
 from .engine.decode_thread import Decoder
 from .engine.messages import EngineFactory
 from .screens.all_keys import all_bindings
@@ -39,7 +39,7 @@ from .store.unsent import NOT_SENT
 from .ui.base_app import BaseApp
 from .ui.gc_control import Rests
 
-__all__ = ["ChatSettings", "SequoiaApp"]
+__all__ = ["SequoiaApp", "Settings"]
 
 _JOIN_SECONDS = 0.2
 """For the step that is under way; a longer one is given up, and what it would have said with it."""
@@ -66,7 +66,7 @@ class SequoiaApp(BaseApp):
     def __init__(
         self,
         engine_factory: EngineFactory,
-        settings: ChatSettings,
+        settings: Settings,
         recorder: Recorder | None = None,
         preferences: Preferences | None = None,
         unsent: str = "",

@@ -86,7 +86,7 @@ def measure(flags: Mapping[str, Any], task: Task, results: Results) -> None:
     Raises:
         SequoiaError: an option cannot be used, or the data or the models do not load.
     """
-    from ..config.settings import load_settings
+    from ..config.load import load_settings
 
     dst = result_to_be_written(results.dst or DST)
     picture = picture_to_be_written(results.picture)

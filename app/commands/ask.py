@@ -169,10 +169,10 @@ def ask(
     ] = None,
 ) -> None:
     """Answer one question on standard output."""
-    from ..config.settings import load_settings
+    from ..config.load import load_settings
 
     settings = load_settings(flags)
-    params = settings.chat().sampling()
+    params = settings.sampling()
     text = read_prompt(prompt or [], sys.stdin)
     say = _whisper if not quiet else _nothing
     say(resolve.chosen_models(settings).remark)

@@ -110,7 +110,7 @@ def _compare(
 ) -> None:
     from dataclasses import replace
 
-    from ..config.settings import load_settings
+    from ..config.load import load_settings
 
     settings = load_settings(flags)
     models = resolve.chosen_models(settings)

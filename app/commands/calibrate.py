@@ -31,10 +31,10 @@ def calibrate(
 
     Acceptance is counted at temperature 0 and at the chosen one.
     """
-    from ..config.settings import load_settings
+    from ..config.load import load_settings
 
     settings = load_settings(flags)
-    temperature = settings.chat().sampling().temperature
+    temperature = settings.sampling().temperature
     shown: list[RenderableType] = []
     with progress_line() as progress:
         from sequoia_core.measure import calibrate as measure

@@ -24,10 +24,9 @@ def open_chat(flags: Mapping[str, Any]) -> None:
         typer.Exit: the screen ended by an error.
     """
     with quick_imports():
-        from ..config.settings import load_settings
+        from ..config.load import load_settings
 
     settings = load_settings(flags)
-    chat_settings = settings.chat()
     resolve.tree_choice(settings)
     remark = resolve.chosen_models(settings).remark
     if not (sys.stdin.isatty() and sys.stdout.isatty()):
@@ -36,7 +35,7 @@ def open_chat(flags: Mapping[str, Any]) -> None:
         sys.stderr.write(remark + "\n")
     with quick_imports():
         from ..app import SequoiaApp
-        from ..config.setting_specs import Preferences
+        from ..config.preferences import Preferences
     from ..store.recorder import open_record
     from ..store.unsent import keep_unsent, take_unsent
 
@@ -44,7 +43,7 @@ def open_chat(flags: Mapping[str, Any]) -> None:
     try:
         screen = SequoiaApp(
             lambda progress: build.build_chat(settings, progress, insight=settings.insight),
-            chat_settings, recorder, Preferences(flags), take_unsent() if settings.record else "",
+            settings, recorder, Preferences(flags), take_unsent() if settings.record else "",
         )  # fmt: skip
         screen.run()
     finally:

@@ -19,7 +19,6 @@ def show_settings() -> None:
     """Print every setting as TOML, after file and environment."""
     import tomlkit
 
-    from ..config.settings import load_settings
+    from ..config.load import as_toml, load_settings
 
-    values = load_settings({}).model_dump(mode="json", exclude_none=True)
-    typer.echo(tomlkit.dumps(values).rstrip())
+    typer.echo(tomlkit.dumps(as_toml(load_settings({}))).rstrip())

@@ -106,7 +106,7 @@ def distill(
 
 def _chosen(flags: Mapping[str, Any], resume: bool) -> dict[str, Any]:
     """Target and device by the settings; of a run that is gone on with, only if given again."""
-    from ..config.settings import load_settings
+    from ..config.load import load_settings
 
     settings = load_settings(flags)
     values = {"target": resolve.chosen_models(settings).target, "device": settings.device}

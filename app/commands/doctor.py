@@ -19,7 +19,7 @@ def doctor() -> None:
     from rich.console import Console
     from rich.text import Text
 
-    from ..config.settings import load_settings
+    from ..config.load import load_settings
     from ..state.sanitize import visible
 
     console = Console(highlight=False)

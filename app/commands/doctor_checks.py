@@ -20,14 +20,13 @@ from sequoia_core.config import Offload
 from sequoia_core.errors import SequoiaError
 
 from ..config import paths, resolve
+from ..config.settings import Settings
 from . import machine
 
-if TYPE_CHECKING:  # pydantic is for commands that need settings
+if TYPE_CHECKING:
     from sequoia_core.model.config import ModelConfig
     from sequoia_core.model.loading.forward import Forward
     from sequoia_core.model.loading.loader import Checkpoint
-
-    from ..config.settings import Settings
 
     Known = Checkpoint | ModelConfig
 
@@ -52,7 +51,7 @@ class Finding:
     detail: str
 
 
-def examine(load: Callable[[], "Settings"]) -> Iterator[Finding]:
+def examine(load: Callable[[], Settings]) -> Iterator[Finding]:
     """All findings; settings that cannot be loaded are one of them."""
     yield from _machine()
     yield from _software()
@@ -97,7 +96,7 @@ def _configuration() -> Finding:
     )
 
 
-def _forward(settings: "Settings", *, models_there: bool) -> Iterator[Finding]:
+def _forward(settings: Settings, *, models_there: bool) -> Iterator[Finding]:
     """Device and number format, what computes target and draft, and the memory for them."""
     from sequoia_core.model.device import choose_devices, devices_name, dtype_name
     from sequoia_core.model.loading.forward import choose_forward
@@ -132,7 +131,7 @@ def _forward(settings: "Settings", *, models_there: bool) -> Iterator[Finding]:
         yield from _memory(forward, known)
 
 
-def _known_models(settings: "Settings") -> "list[Known | None]":
+def _known_models(settings: Settings) -> "list[Known | None]":
     """The target, and the draft if there is one, as far as they are known.
 
     Raises:
@@ -145,7 +144,7 @@ def _known_models(settings: "Settings") -> "list[Known | None]":
     return [known_model(each) for each in (models.target, *([draft] * (draft != NO_DRAFT)))]
 
 
-def _models(settings: "Settings") -> Finding:
+def _models(settings: Settings) -> Finding:
     from sequoia_core.model.loading.pair import embedded_target_path
 
     try:

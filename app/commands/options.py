@@ -7,81 +7,43 @@ layer of the settings.
 import functools
 import inspect
 from collections.abc import Callable, Sequence
-from enum import StrEnum
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 
-from sequoia_core.config import Lookup, Mode, Offload, WeightFormat
 from sequoia_core.errors import ParameterError
 from sequoia_core.files import read_text
 
+from ..config.settings import SETTINGS, Group
+
 _FLAGS = "sequoia.flags"
 _DEBUG = "sequoia.debug"
-_MODELS = "Models"
-_SAMPLING = "Sampling"
-_TREE = "Tree"
-_LOOKS = "Looks"
-_RECORD = "Record"
 _LONGEST_SYSTEM = 10_000_000
 """Bytes; no model reads more."""
 
 
-class DType(StrEnum):
-    """Number formats of the weights."""
-
-    AUTO = "auto"
-    FLOAT32 = "float32"
-    BFLOAT16 = "bfloat16"
-    FLOAT16 = "float16"
-
-
-def _option(kind: Any, text: str, panel: str, metavar: str | None = None) -> Any:
-    option = typer.Option(help=text, rich_help_panel=panel, metavar=metavar, show_default=False)
+def _option(kind: Any, text: str, group: Group, values: str = "") -> Any:
+    option = typer.Option(
+        help=f"{text[0].upper()}{text[1:]}.",
+        rich_help_panel=group,
+        metavar=values or None,
+        show_default=False,
+    )
     return Annotated[kind | None, option]
 
 
-_SETTINGS: dict[str, Any] = {
-    "pair": _option(str, "A pair of the catalogue; see `sequoia models`.", _MODELS, "NAME"),
-    "target": _option(str, "Hub id, directory or GGUF file.", _MODELS, "MODEL"),
-    "draft": _option(str, "Likewise; `none` decodes plainly.", _MODELS, "MODEL"),
-    "dtype": _option(DType, "Number format of the weights.", _MODELS),
-    "weights": _option(WeightFormat, "What computes on CPUs; int8 is another model.", _MODELS),
-    "device": _option(
-        str, "auto, cpu, cuda, cuda:N; a list spreads the target.", _MODELS, "DEVICE[,DEVICE...]"
-    ),
-    "offload": _option(Offload, "Where the target's layers stay meanwhile.", _MODELS),
-    "insight": _option(bool, "Keep why each step came out so, to be asked later.", _TREE),
-    "mode": _option(Mode, "How tokens are decided; ar is plain decoding.", _TREE),
-    "growmap": _option(
-        str,
-        "Tree shape: a file, a name, adaptive, measured, or auto.",
-        _TREE,
-        "FILE|NAME|auto|adaptive|measured",
-    ),
-    "lookup": _option(Lookup, "Speculate with what the conversation repeats.", _TREE),
-    "temperature": _option(float, "0 is greedy.", _SAMPLING, "NUMBER"),
-    "top_p": _option(float, "Nucleus mass, above 0 and at most 1.", _SAMPLING, "NUMBER"),
-    "top_k": _option(int, "How many tokens are kept; 0 keeps all.", _SAMPLING, "NUMBER"),
-    "seed": _option(
-        int,
-        "Repeat draws; answers too with a named growmap, no look-up.",
-        _SAMPLING,
-        "NUMBER",
-    ),
-    "max_new_tokens": _option(int, "Longest answer.", _SAMPLING, "NUMBER"),
-    "system": _option(
-        str, "System prompt, which `ps` lists; default: the chat template's.", _SAMPLING, "TEXT"
-    ),
+_OPTIONS: dict[str, Any] = {
+    each.name: _option(
+        list[str] if each.type == tuple[str, ...] else each.type, each.help, each.group, each.values
+    )
+    for each in SETTINGS.values()
+    if each.has_option
+} | {
     "system_file": _option(
-        Path, "System prompt from a file, which `ps` does not list.", _SAMPLING, "FILE"
-    ),
-    "accessible": _option(bool, "No frames, no motion, linear text, verdicts in words.", _LOOKS),
-    "record": _option(bool, "Keep chats; without, they are gone with the window.", _RECORD),
-    "stop": _option(list[str], "Text that ends the answer; may be repeated.", _SAMPLING, "TEXT"),
+        Path, "system prompt from a file; `ps` lists --system, not this", Group.SAMPLING, "FILE"
+    )
 }
-
 MODEL_OPTIONS = ("pair", "target", "draft", "dtype", "weights", "device", "offload")
 
 
@@ -109,7 +71,7 @@ def with_settings(command: Callable[..., None]) -> Callable[..., None]:
     one of its name.
     """
     own = inspect.signature(command).parameters
-    return _added(command, [name for name in _SETTINGS if name not in own])
+    return _added(command, [name for name in _OPTIONS if name not in own])
 
 
 def with_only(*names: str) -> Callable[[Callable[..., None]], Callable[..., None]]:
@@ -166,7 +128,7 @@ def _added(command: Callable[..., None], names: Sequence[str]) -> Callable[..., 
 
     keyword = inspect.Parameter.KEYWORD_ONLY
     shared = [
-        inspect.Parameter(name, keyword, default=None, annotation=_SETTINGS[name]) for name in names
+        inspect.Parameter(name, keyword, default=None, annotation=_OPTIONS[name]) for name in names
     ]
     shared.append(inspect.Parameter("debug", keyword, default=False, annotation=DEBUG_OPTION))
     parameters = [context, *(each.replace(kind=keyword) for each in own), *shared]

@@ -18,6 +18,7 @@ from sequoia_core.model.loading.catalogue import catalogue
 
 from ..config import resolve
 from ..config.destination import picture_to_be_written, to_be_written
+from ..config.settings import Settings
 from ..engine import build
 from .progress import progress_line
 
@@ -29,8 +30,6 @@ if TYPE_CHECKING:
     from sequoia_core.reproduce.paper_limits import Room
     from sequoia_core.reproduce.paper_run import PaperOptions, PaperRun
     from sequoia_core.reproduce.paper_table import Choice, Outcome, PaperCell
-
-    from ..config.settings import Settings
 
 EMBEDDED = "embedded"
 INTERRUPTED = 130
@@ -64,7 +63,7 @@ class PaperModels:
     def __init__(self, flags: Mapping[str, Any], choice: "Choice") -> None:
         from sequoia_core.reproduce.paper_facts import paper_facts
 
-        from ..config.settings import load_settings
+        from ..config.load import load_settings
 
         named = any(name in flags for name in ("pair", "target", "draft"))
         if EMBEDDED in choice.pairs:
@@ -102,7 +101,7 @@ class PaperModels:
         Raises:
             SequoiaError: this machine cannot hold it, or it cannot be loaded.
         """
-        from ..config.settings import load_settings
+        from ..config.load import load_settings
         from .reproduce_options import offload_place
 
         if self.own is not None:
@@ -135,7 +134,7 @@ class PaperModels:
         return why_not(pair, room(self.settings), TOTAL_TOKENS + nodes)
 
 
-def room(settings: "Settings") -> "Room":
+def room(settings: Settings) -> "Room":
     """What this machine has for models.
 
     Raises:
@@ -198,7 +197,7 @@ def fill_table(
         _print(run, choice, outcomes)
 
 
-def head_of(settings: "Settings", choice: "Choice", options: "PaperOptions") -> dict[str, object]:
+def head_of(settings: Settings, choice: "Choice", options: "PaperOptions") -> dict[str, object]:
     """What every cell of a file has in common."""
     from sequoia_core.model.device import choose_devices, device_name
 

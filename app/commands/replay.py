@@ -27,10 +27,10 @@ def replay(
     with quick_imports():
         from sequoia_core.recording.trace_file import TraceReader
 
-        from ..config.settings import load_settings
+        from ..config.load import load_settings
         from ..state.player import Loading, Player
 
-    settings = load_settings({}).chat()
+    settings = load_settings({})
     reader = TraceReader(file)
     loading = Loading(reader)
     if not (sys.stdin.isatty() and sys.stdout.isatty()):

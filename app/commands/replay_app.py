@@ -9,7 +9,7 @@ from textual.screen import Screen
 
 from sequoia_core.events import PairDescription
 
-from ..config.chat_settings import ChatSettings
+from ..config.settings import Settings
 from ..screens.replay import ReplayScreen
 from ..screens.replay_help import ReplayHelp
 from ..state.player import Loading, Player
@@ -36,10 +36,10 @@ class ReplayApp(BaseApp):
         loading: Loading,
         pair: PairDescription,
         player: Player,
-        settings: ChatSettings | None = None,
+        settings: Settings | None = None,
     ) -> None:
         super().__init__()
-        self._settings = settings or ChatSettings()
+        self._settings = settings or Settings()
         self._no_theme = self.begin_with_theme(self._settings.theme)
         self._loading = loading
         self.replay = ReplayScreen(loading, pair, player)

@@ -137,7 +137,7 @@ def offload_place(flags: dict[str, Any]) -> str:
     """Where a target's layers wait: beside a GPU in memory, beside a CPU on disk."""
     from sequoia_core.model.device import choose_devices
 
-    from ..config.settings import load_settings
+    from ..config.load import load_settings
 
     device, *_others = choose_devices(load_settings(flags).device)
     return "disk" if device.type == "cpu" else "cpu"

@@ -68,7 +68,7 @@ def run_study(flags: Mapping[str, Any], task: Task, dst: Path, results: Results)
         SequoiaError: an option cannot be used, the data or the models do not load, or `dst` belongs
             to another study.
     """
-    from ..config.settings import load_settings
+    from ..config.load import load_settings
 
     picture, file = picture_to_be_written(results.picture), to_be_written(dst)
     assert file is not None

@@ -27,8 +27,8 @@ from sequoia_core.text.chat_template import Turn
 from sequoia_core.tree.choice import TreeChoice
 
 from ..app import SequoiaApp
-from ..config.chat_settings import ChatSettings
-from ..config.settings import Settings, load_settings
+from ..config.load import load_settings
+from ..config.settings import Settings
 from ..engine.build import build_chat
 from ..store.recorder import DatabaseRecorder
 from ..widgets.prompt import Prompt
@@ -133,9 +133,9 @@ class _Run:
 class _ScriptedApp(SequoiaApp):
     """The chat, with somebody typing the prompts one after the other."""
 
-    def __init__(self, settings: Settings, chat: ChatSettings, run: _Run) -> None:
+    def __init__(self, settings: Settings, run: _Run) -> None:
         record = DatabaseRecorder(Path(run.result).with_name("chats.db"))  # as a person's chat has
-        super().__init__(self._build, chat, record)
+        super().__init__(self._build, settings, record)
         self._settings = settings
         self._left = list(run.prompts)
         self._asked = Path(run.asked)
@@ -249,17 +249,16 @@ def _started(
 
 def _child(order: str) -> None:
     run = _Run(*json.loads(Path(order).read_text("utf-8")))
-    settings = load_settings(run.flags)
-    chat = replace(settings.chat(), theme="sequoia")
+    settings = replace(load_settings(run.flags), theme="sequoia")
     timed: TimedEngine | None
     if run.kind == SCREEN:
-        app = _ScriptedApp(settings, chat, run)
+        app = _ScriptedApp(settings, run)
         app.run()
         timed = app.timed
     else:
         timed = TimedEngine(build_chat(settings, lambda _message, _fraction: None))
         for prompt in run.prompts:
-            for _ in timed.reply(prompt, chat.sampling(), lambda: False):
+            for _ in timed.reply(prompt, settings.sampling(), lambda: False):
                 pass
     assert timed is not None
     Path(run.result).write_text(json.dumps([timed.tokens, timed.seconds]), encoding="utf-8")

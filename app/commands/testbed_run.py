@@ -105,7 +105,7 @@ def run_testbed(flags: Mapping[str, Any], task: Task, results: Results) -> None:
     Raises:
         SequoiaError: an option cannot be used, or the data or the models do not load.
     """
-    from ..config.settings import load_settings
+    from ..config.load import load_settings
 
     picture = picture_to_be_written(results.picture)
     settings = load_settings(flags)

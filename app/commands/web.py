@@ -39,11 +39,10 @@ def web(
     """
     import asyncio
 
-    from ..config.settings import load_settings
+    from ..config.load import load_settings
     from ..web.server import Address
 
     settings = load_settings(flags)
-    settings.chat()
     resolve.tree_choice(settings)
     if remark := resolve.chosen_models(settings).remark:
         typer.echo(remark, err=True)

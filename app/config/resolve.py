@@ -1,17 +1,13 @@
-"""Which models and which tree the settings stand for."""
+"""The models and the tree shape that settings name."""
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
 from sequoia_core.decode.tree_choice import MEASURED
 from sequoia_core.model.loading.catalogue import find_pair, known_draft
 from sequoia_core.tree.choice import ADAPTIVE, TreeChoice
 from sequoia_core.tree.files import find_growmap
 
-from .chat_settings import ChatSettings
-
-if TYPE_CHECKING:  # pydantic is for commands that need settings
-    from .settings import Settings
+from .settings import Settings
 
 
 @dataclass(frozen=True, slots=True)
@@ -20,8 +16,8 @@ class Models:
 
     Attributes:
         target: a directory, file or hub id; None is the embedded one.
-        draft: likewise; None is the embedded one beside the embedded target, else no draft.
-        remark: what was decided for the person; "" if nothing was.
+        draft: as `target`; None is the embedded one with the embedded target, else no draft.
+        remark: what was chosen for the person; "" if nothing was.
     """
 
     target: str | None
@@ -29,8 +25,8 @@ class Models:
     remark: str = ""
 
 
-def chosen_models(settings: "Settings") -> Models:
-    """The models that pair, target and draft come to.
+def chosen_models(settings: Settings) -> Models:
+    """The models that the settings `pair`, `target` and `draft` name.
 
     Raises:
         ParameterError: the pair is unknown.
@@ -50,8 +46,8 @@ def chosen_models(settings: "Settings") -> Models:
     return Models(settings.target, draft, f"draft: {draft}, from the catalogue")
 
 
-def tree_choice(settings: "Settings | ChatSettings") -> TreeChoice:
-    """Mode, tree shape and look-up.
+def tree_choice(settings: Settings) -> TreeChoice:
+    """Mode, tree shape and lookup.
 
     Raises:
         GrowMapError: the named shape does not exist or is malformed.

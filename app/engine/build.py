@@ -11,14 +11,13 @@ from sequoia_core.chat.interface import ChatEngine
 from sequoia_core.events import Progress
 
 from ..config.resolve import chosen_models, tree_choice
+from ..config.settings import Settings
 
-if TYPE_CHECKING:  # pydantic is for commands that need settings
+if TYPE_CHECKING:
     from sequoia_core.model.loading.pair import Pair
 
-    from ..config.settings import Settings
 
-
-def load_chosen(settings: "Settings", progress: Progress) -> "Pair":
+def load_chosen(settings: Settings, progress: Progress) -> "Pair":
     """Load the models that the settings mean.
 
     Raises:
@@ -39,7 +38,7 @@ def load_chosen(settings: "Settings", progress: Progress) -> "Pair":
 
 
 def load_for_many(
-    settings: "Settings", progress: Progress, *, insight: bool = False
+    settings: Settings, progress: Progress, *, insight: bool = False
 ) -> Callable[[], ChatEngine]:
     """Load the pair once; what is returned begins a conversation with it.
 
@@ -60,7 +59,7 @@ def load_for_many(
     )
 
 
-def build_chat(settings: "Settings", progress: Progress, *, insight: bool = False) -> ChatEngine:
+def build_chat(settings: Settings, progress: Progress, *, insight: bool = False) -> ChatEngine:
     """Load the pair and begin a conversation; see `load_for_many`.
 
     Raises:

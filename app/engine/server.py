@@ -174,7 +174,7 @@ def main(descriptor: str, flags: str) -> None:
         descriptor: of the listening socket, inherited.
         flags: descriptor of the settings, as on the command line.
     """
-    from ..config.settings import load_settings, read_flags
+    from ..config.load import load_settings, read_flags
     from .build import load_for_many
 
     logging.basicConfig(format="sequoia engine: %(message)s")

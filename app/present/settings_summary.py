@@ -1,26 +1,16 @@
-"""What `/show` says. Pure text; knows no widget."""
+"""The text of `/show`."""
 
 from sequoia_core.events import PairDescription, TreeChosen
 from sequoia_core.tree.choice import ADAPTIVE
 
-from ..config.chat_settings import ChatSettings
+from ..config.settings import CHAT_SETTINGS, Settings, shown
 
 
-def describe(settings: ChatSettings, pair: PairDescription | None, tree: TreeChosen | None) -> str:
+def describe(settings: Settings, pair: PairDescription | None, tree: TreeChosen | None) -> str:
     """Settings, pair and tree, one entry a line."""
-    seed = "random" if settings.seed is None else str(settings.seed)
     rows = [
-        ("temperature", f"{settings.temperature:g}"),
-        ("top_p", f"{settings.top_p:g}"),
-        ("top_k", str(settings.top_k) if settings.top_k else "0 (off)"),
-        ("seed", seed),
-        ("max_new_tokens", str(settings.max_new_tokens)),
-        ("system", settings.system or "the chat template's own default"),
-        ("mode", settings.mode.value),
-        ("growmap", settings.growmap),
-        ("lookup", settings.lookup.value),
-        ("theme", settings.theme),
-        ("accessible", "on" if settings.accessible else "off"),
+        (each.name, shown(getattr(settings, each.name)) or each.unset)
+        for each in CHAT_SETTINGS.values()
     ]
     return "\n".join(
         f"{name:<15} {value}" for name, value in [*rows, *_pair_rows(pair), *_tree_rows(tree)]

@@ -16,7 +16,7 @@ from textual.widgets import OptionList
 from textual.widgets.option_list import Option
 
 from ..config.keymap import Action, key_name
-from ..config.setting_specs import Spec
+from ..config.settings import Setting
 from ..widgets.line import Line
 
 FRAME = """
@@ -63,8 +63,8 @@ class ChoiceScreen(ModalScreen[str | None]):
     """The values of a setting; ends with the chosen one, or None.
 
     Args:
-        spec: the setting.
-        choices: its values.
+        setting: whose values they are.
+        choices: the values.
         now: the one in use.
         preview: shows a value while it is highlighted.
     """
@@ -76,20 +76,20 @@ class ChoiceScreen(ModalScreen[str | None]):
 
     def __init__(
         self,
-        spec: Spec,
+        setting: Setting,
         choices: Sequence[str],
         now: str,
         preview: Callable[[str], None] | None = None,
     ) -> None:
         super().__init__()
-        self._spec, self._choices, self._now, self._preview = spec, choices, now, preview
+        self._setting, self._choices, self._now, self._preview = setting, choices, now, preview
         rows = (Option(Content(f" {each}")) for each in choices)
         self._list = OptionList(*rows, markup=False, compact=True)
 
     def compose(self) -> ComposeResult:
         """One list."""
         with Vertical() as frame:
-            frame.border_title = Content(self._spec.name)
+            frame.border_title = Content(self._setting.name)
             yield self._list
             yield Line(" enter keeps it   esc leaves it")
 

@@ -1,8 +1,4 @@
-"""The settings screen: every setting, what it is set to and where from; changes go into the file.
-
-Owns how the list looks and its keys. What there is to set and how it is kept is `preferences`; how
-the chat follows is whoever opened the screen.
-"""
+"""The settings screen: every setting, its value and where that comes from; changes are written."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -19,10 +15,10 @@ from textual.widgets.option_list import Option
 
 from sequoia_core.errors import SequoiaError
 
-from ..config.chat_settings import ChatSettings
 from ..config.keymap import Action, Keys, key_name
-from ..config.setting_specs import GROUPS, Preferences, Spec, shown
-from ..config.settings import Settings
+from ..config.load import Loaded, Source
+from ..config.preferences import Preferences
+from ..config.settings import SETTINGS, Group, Setting, Settings, shown
 from ..state.sanitize import fit, visible
 from ..widgets.line import Line
 from .choosing import FRAME, ChoiceScreen, KeyScreen
@@ -50,7 +46,7 @@ class Follower:
         try_keys: takes the keys wanted by id of an action; returns what was wrong.
     """
 
-    settings: Callable[[], ChatSettings]
+    settings: Callable[[], Settings]
     keys: Callable[[], Keys]
     allowed: Callable[[str], None]
     change: Callable[[str, Any], None]
@@ -79,8 +75,8 @@ class SettingsScreen(ModalScreen[None]):
     def __init__(self, preferences: Preferences, follower: Follower, themes: Sequence[str]) -> None:
         super().__init__()
         self._preferences, self._follower, self._themes = preferences, follower, themes
-        self._loaded: Settings | None = None
-        self._items: list[Spec | Action | None] = []
+        self._loaded: Loaded | None = None
+        self._items: list[Setting | Action | None] = []
         self._frame = Vertical()
         self._list = OptionList(markup=False, compact=True)
         self._told = Line()
@@ -108,7 +104,7 @@ class SettingsScreen(ModalScreen[None]):
         self.call_after_refresh(self._show)
 
     @property
-    def chosen(self) -> Spec | Action | None:
+    def chosen(self) -> Setting | Action | None:
         """The highlighted setting or action."""
         at = self._list.highlighted
         return self._items[at] if at is not None and at < len(self._items) else None
@@ -126,12 +122,16 @@ class SettingsScreen(ModalScreen[None]):
         self._list.add_options(Option(row, disabled=item is None) for item, row in rows)
         self._list.highlighted = at if at is not None else 1
 
-    def _rows(self) -> list[tuple[Spec | Action | None, Content]]:
+    def _rows(self) -> list[tuple[Setting | Action | None, Content]]:
         room = max(20, self._list.scrollable_content_region.width - 2)
-        rows: list[tuple[Spec | Action | None, Content]] = []
-        for heading, specs in GROUPS:
-            rows.append((None, Content(heading)))
-            rows += [(spec, self._setting(spec, room)) for spec in specs]
+        rows: list[tuple[Setting | Action | None, Content]] = []
+        for group in Group:
+            rows.append((None, Content(_heading(group))))
+            rows += [
+                (each, self._setting(each, room))
+                for each in SETTINGS.values()
+                if each.group is group
+            ]
         rows.append((None, Content("Keys")))
         keys = self._follower.keys()
         for action in keys.actions.values():
@@ -141,17 +141,22 @@ class SettingsScreen(ModalScreen[None]):
             rows.append((action, _row(left, mark, room)))
         return rows
 
-    def _setting(self, spec: Spec, room: int) -> Content:
-        value, source = self._value(spec), ""
-        if self._loaded is not None:
-            chat = self._follower.settings()
-            source = str(self._preferences.source(spec.name, self._loaded, chat))
-        told = visible(shown(value)).replace("\n", " ") or "-"
-        return _row(f"  {fit(spec.name, _NAME_CELLS)}{told}", source, room)
+    def _setting(self, setting: Setting, room: int) -> Content:
+        told = visible(shown(self._value(setting))).replace("\n", " ") or "-"
+        return _row(f"  {fit(setting.name, _NAME_CELLS)}{told}", self._source(setting), room)
 
-    def _value(self, spec: Spec) -> Any:
-        settings = self._follower.settings() if spec.live else self._loaded
-        return getattr(settings, spec.name, None)
+    def _source(self, setting: Setting) -> str:
+        if self._loaded is None:
+            return ""
+        loaded, name = self._loaded, setting.name
+        if getattr(loaded.settings, name) != self._value(setting):
+            return Source.CHAT
+        return loaded.sources.get(name, Source.DEFAULT)
+
+    def _value(self, setting: Setting) -> Any:
+        if setting.group.live:
+            return getattr(self._follower.settings(), setting.name)
+        return getattr(self._loaded.settings, setting.name) if self._loaded is not None else None
 
     def _say(self, text: str) -> None:
         self._frame.border_subtitle = Content(visible(text))
@@ -159,7 +164,8 @@ class SettingsScreen(ModalScreen[None]):
     @on(OptionList.OptionHighlighted)
     def _tell(self) -> None:
         item = self.chosen
-        self._told.show(f" {item.told}" if item is not None else "")
+        text = item.told if isinstance(item, Action) else item.help if item is not None else ""
+        self._told.show(f" {text}")
 
     # Changing
 
@@ -182,24 +188,24 @@ class SettingsScreen(ModalScreen[None]):
             self._keys.show(_TYPING)
             self._input.focus()
 
-    def _choices(self, spec: Spec) -> Sequence[str]:
-        return self._themes if spec.name == "theme" else spec.choices
+    def _choices(self, setting: Setting) -> Sequence[str]:
+        return self._themes if setting.name == "theme" else setting.choices
 
-    def _choose(self, spec: Spec) -> None:
-        preview = self._follower.preview if spec.name == "theme" else None
-        now = shown(self._value(spec))
-        screen = ChoiceScreen(spec, self._choices(spec), now, preview)
-        self.app.push_screen(screen, lambda value: self._chosen(spec, value))
+    def _choose(self, setting: Setting) -> None:
+        preview = self._follower.preview if setting.name == "theme" else None
+        now = shown(self._value(setting))
+        screen = ChoiceScreen(setting, self._choices(setting), now, preview)
+        self.app.push_screen(screen, lambda value: self._chosen(setting, value))
 
-    def _chosen(self, spec: Spec, value: str | None) -> None:
-        kept = value is not None and self._keep(spec, value)
-        if not kept and spec.name == "theme":
+    def _chosen(self, setting: Setting, value: str | None) -> None:
+        kept = value is not None and self._keep(setting, value)
+        if not kept and setting.name == "theme":
             self._follower.preview(self._follower.settings().theme)
 
     def action_turn(self, by: int) -> None:
         """Take the next or the last of few values."""
         item = self.chosen
-        if isinstance(item, Spec) and (choices := self._choices(item)):
+        if isinstance(item, Setting) and (choices := self._choices(item)):
             now = shown(self._value(item))
             at = choices.index(now) + by if now in choices else 0
             self._keep(item, choices[at % len(choices)])
@@ -216,7 +222,7 @@ class SettingsScreen(ModalScreen[None]):
     def _typed(self, message: Input.Submitted) -> None:
         message.stop()
         item = self.chosen
-        if isinstance(item, Spec) and self._keep(item, message.value.strip()):
+        if isinstance(item, Setting) and self._keep(item, message.value.strip()):
             self._end_typing()
 
     def action_leave(self) -> None:
@@ -232,18 +238,20 @@ class SettingsScreen(ModalScreen[None]):
         self._keys.show(self._follower.keys().shown(_KEYS))
         self._list.focus()
 
-    def _keep(self, spec: Spec, text: str) -> bool:
+    def _keep(self, setting: Setting, text: str) -> bool:
         """Write a value and let the chat follow; say how it went."""
         try:
-            if spec.live:
-                self._follower.allowed(spec.name)
-            changed = self._preferences.write(spec.name, text)
-            if spec.live:
-                self._follower.change(spec.name, changed.value)
+            if setting.group.live:
+                self._follower.allowed(setting.name)
+            changed = self._preferences.write(setting.name, text)
+            if setting.group.live:
+                self._follower.change(setting.name, changed.value)
         except SequoiaError as error:
-            self._say(str(error).removeprefix(f"--{spec.name.replace('_', '-')}: "))
+            self._say(str(error).removeprefix(f"{setting.option}: "))
             return False
-        self._say(changed.remark or f"{spec.name}: {'written' if text else 'back to the default'}")
+        self._say(
+            changed.remark or f"{setting.name}: {'written' if text else 'back to the default'}"
+        )
         self._show()
         return True
 
@@ -268,6 +276,13 @@ class SettingsScreen(ModalScreen[None]):
         self._say(remark or f"{action.id} is {names}")
         self._keys.show(self._follower.keys().shown(_KEYS))
         self._show()
+
+
+def _heading(group: Group) -> str:
+    """A group and when a change in it applies; the looks change at once."""
+    if group is Group.LOOKS:
+        return group
+    return f"{group}, from the next {'answer' if group.live else 'start'} on"
 
 
 def _row(left: str, right: str, room: int) -> Content:

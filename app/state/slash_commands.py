@@ -1,13 +1,12 @@
-"""Slash commands: text in, a command or one clear line out. Pure; carries nothing out."""
+"""Slash commands: parses a line into a command, or says in one line what is wrong with it."""
 
-from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import Any
 
-from sequoia_core.config import Lookup, Mode
 from sequoia_core.errors import ParameterError, SequoiaError, suggest
 
-from ..config.chat_settings import ChatSettings
+from ..config.load import read_value
+from ..config.settings import CHAT_SETTINGS, Settings
 
 
 class SlashError(SequoiaError):
@@ -19,7 +18,7 @@ class Set:
     """`/set NAME VALUE`: the settings with one value changed."""
 
     name: str
-    settings: ChatSettings
+    settings: Settings
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,17 +86,7 @@ Command = (
 )
 
 USAGE: tuple[tuple[str, str], ...] = (
-    ("/set temperature NUMBER", "0 is greedy; from the next answer on"),
-    ("/set top_p NUMBER", "nucleus mass, above 0 and at most 1"),
-    ("/set top_k NUMBER", "how many tokens are kept; 0 keeps all"),
-    ("/set seed NUMBER|random", "repeat the same draws, or fresh ones"),
-    ("/set max_new_tokens NUMBER", "longest answer"),
-    ("/set system TEXT|default", "start over with another system prompt"),
-    ("/set mode sequoia|greedy|specinfer|topk|chain|ar", "how tokens are decided; ar: plain"),
-    ("/set growmap NAME|FILE|auto|adaptive|measured", "tree shape"),
-    ("/set lookup on|off|auto", "speculate with what the conversation repeats"),
-    ("/set theme NAME", "colours"),
-    ("/set accessible on|off", "no frames, no motion, linear text, verdicts in words"),
+    *((each.usage, each.help) for each in CHAT_SETTINGS.values()),
     ("/settings", "change and keep all settings and keys (chat.settings)"),
     ("/show", "settings, model pair and tree"),
     ("/race [PROMPT]", "plain and speculative decoding side by side (chat.race)"),
@@ -114,6 +103,7 @@ USAGE: tuple[tuple[str, str], ...] = (
     ("/bye", "quit"),
     ("/?", "keys and commands"),
 )
+"""Each command and what it does; ids of actions are replaced by their keys."""
 
 _PLAIN: dict[str, Command] = {
     "/show": Show(),
@@ -127,8 +117,6 @@ _PLAIN: dict[str, Command] = {
     "/sessions": Sessions("sessions", ""),
     "/continue": Sessions("continue", ""),
 }
-_WITH_WORDS = ("/search", "/save", "/load")
-_COMMANDS = ("/set", "/race", "/copy", "/export", *_WITH_WORDS)
 _ALSO = {
     "/new": "/clear", "/reset": "/clear", "/restart": "/clear", "/history": "/sessions",
     "/list": "/sessions", "/chats": "/sessions", "/find": "/search", "/open": "/load",
@@ -136,7 +124,7 @@ _ALSO = {
     "/colors": "/set theme", "/leave": "/bye", "/end": "/bye", "/commands": "/?",
     "/keys": "/?", "/compare": "/race", "/write": "/export", "/resume": "/continue",
 }  # fmt: skip
-"""What other programs call them."""
+"""Names that other programs have for them."""
 _INSTEAD = {
     "/tree": "chat.tree shows and hides it; /set growmap changes its shape",
     "/heat": "chat.tree shows the heat map after the tree",
@@ -154,7 +142,7 @@ _INSTEAD = {
     ("/models", "/model", "/pair", "/pairs"),
     "a chat keeps its pair; `sequoia models` in a shell lists others",
 )
-"""What does it where no command does; ids of actions read as their keys."""
+"""How to do it without a command; ids of actions are replaced by their keys."""
 
 
 def is_command(text: str) -> bool:
@@ -162,34 +150,36 @@ def is_command(text: str) -> bool:
     return text.startswith("/") and "\n" not in text.strip() and not text.startswith("//")
 
 
-def parse_command(text: str, settings: ChatSettings) -> Command:
+def parse_command(text: str, settings: Settings) -> Command:
     """Read a slash command.
 
     Args:
         text: as typed, beginning with "/".
-        settings: what `/set` changes one value of.
+        settings: of which `/set` changes one.
 
     Raises:
         SlashError: unknown command or setting, or a value of the wrong kind.
         ParameterError: a value outside its range.
     """
     word, _, rest = text.strip().partition(" ")
-    if word == "/set":
-        return _parse_set(rest.strip(), settings)
-    if word == "/race":
-        return RaceAsked(rest.strip())
-    if word == "/copy":
-        return _parse_copy(rest.split())
-    if word == "/export":
-        if not rest.strip():
+    rest = rest.strip()
+    match word:
+        case "/set":
+            return _parse_set(rest, settings)
+        case "/race":
+            return RaceAsked(rest)
+        case "/copy":
+            return _parse_copy(rest.split())
+        case "/export" if not rest:
             raise SlashError("a file is missing: /export FILE.md|.json|.jsonl|.svg")
-        return Export(rest.strip())
-    if word in _WITH_WORDS:
-        return Sessions(word[1:], rest.strip())
+        case "/export":
+            return Export(rest)
+        case "/search" | "/save" | "/load":
+            return Sessions(word[1:], rest)
     command = _PLAIN.get(word)
     if command is None:
         raise _no_command(word)
-    if rest.strip():
+    if rest:
         raise SlashError(f"{word} takes nothing after it")
     return command
 
@@ -203,59 +193,36 @@ def _parse_copy(words: list[str]) -> CopyAsked:
     return CopyAsked(named, int(rest[0]) if rest else None)
 
 
-def _parse_set(rest: str, settings: ChatSettings) -> Set:
+def _parse_set(rest: str, settings: Settings) -> Set:
     name, _, value = rest.partition(" ")
     if not name:
-        raise SlashError(f"/set what? One of {', '.join(_READERS)}")
-    reader = _READERS.get(name)
-    if reader is None:
-        hint = suggest(name, _READERS, also={"tree": "growmap", "colors": "theme"})
-        raise SlashError(f"no setting {name!r}. {hint[0].upper()}{hint[1:]}")
-    if not value.strip():
-        usage = next(usage for usage, _ in USAGE if usage.startswith(f"/set {name} "))
-        raise SlashError(f"a value is missing: {usage}")
+        raise SlashError(f"/set what? One of {', '.join(CHAT_SETTINGS)}")
+    setting = CHAT_SETTINGS.get(name)
+    if setting is None:
+        hint = suggest(name, CHAT_SETTINGS, also={"tree": "growmap", "colors": "theme"})
+        raise SlashError(f"no setting {name!r}. {_capitalized(hint)}")
+    value = value.strip()
+    if not value:
+        raise SlashError(f"a value is missing: {setting.usage}")
     try:
-        return Set(name, replace(settings, **{name: reader(value.strip())}))
+        read: Any = None
+        if value != setting.unset:
+            read = read_value(name, value.strip('"').strip())
+        return Set(name, replace(settings, **{name: read}))
     except ParameterError as error:
         raise SlashError(str(error)) from None
     except ValueError:
-        usage = next(usage for usage, _ in USAGE if usage.startswith(f"/set {name} "))
-        raise SlashError(f"{value.strip()!r} is no value for {name}: {usage}") from None
-
-
-def _seed(value: str) -> int | None:
-    return None if value == "random" else int(value)
-
-
-def _system(value: str) -> str | None:
-    return None if value == "default" else value.strip('"').strip()
-
-
-def _switch(value: str) -> bool:
-    if value not in ("on", "off"):
-        raise ValueError(value)
-    return value == "on"
-
-
-_READERS: dict[str, Callable[[str], Any]] = {
-    "temperature": float,
-    "top_p": float,
-    "top_k": int,
-    "seed": _seed,
-    "max_new_tokens": int,
-    "system": _system,
-    "mode": Mode,
-    "growmap": str,
-    "lookup": Lookup,
-    "theme": str,
-    "accessible": _switch,
-}
+        raise SlashError(f"{value!r} is no value for {name}: {setting.usage}") from None
 
 
 def _no_command(word: str) -> SlashError:
-    known = [*_COMMANDS, *_PLAIN, *(f"/set {name}" for name in _READERS)]
-    also = _ALSO | {f"/{name}": f"/set {name}" for name in _READERS}
     if word in _INSTEAD:
         return SlashError(f"no command {word}; {_INSTEAD[word]}")
-    hint = suggest(word, known, also=also, otherwise="/? lists all")
-    return SlashError(f"no command {word}. {hint[0].upper()}{hint[1:]}")
+    sets = {f"/{name}": f"/set {name}" for name in CHAT_SETTINGS}
+    known = [*(usage.split()[0] for usage, _ in USAGE), *_PLAIN, *sets.values()]
+    hint = suggest(word, known, also=_ALSO | sets, otherwise="/? lists all")
+    return SlashError(f"no command {word}. {_capitalized(hint)}")
+
+
+def _capitalized(text: str) -> str:
+    return text[0].upper() + text[1:]

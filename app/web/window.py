@@ -11,10 +11,10 @@ from contextlib import suppress
 from pathlib import Path
 
 from ..app import SequoiaApp
+from ..config.load import load_settings, read_flags
 from ..config.paths import record_file
+from ..config.preferences import Preferences
 from ..config.resolve import tree_choice
-from ..config.setting_specs import Preferences
-from ..config.settings import load_settings, read_flags
 from ..engine.client import RemoteEngine
 from ..store.recorder import open_record
 from ..store.unsent import keep_unsent, take_unsent
@@ -37,7 +37,7 @@ def main(engine: str, flags: str) -> None:
     path = Path(engine)
     recorder = open_record(record_file(), record=settings.record)
     app = SequoiaApp(
-        lambda progress: RemoteEngine(path, choice, progress), settings.chat(), recorder,
+        lambda progress: RemoteEngine(path, choice, progress), settings, recorder,
         Preferences(given), take_unsent() if settings.record else "",
     )  # fmt: skip
     watch = threading.Thread(target=_end_with_parent, args=(app, os.getppid()), daemon=True)

@@ -8,7 +8,7 @@ from sequoia_core.config import Lookup, Mode
 from sequoia_core.events import PairDescription, TreeChosen
 from sequoia_core.tree.choice import ADAPTIVE
 
-from ..config.chat_settings import ChatSettings
+from ..config.settings import Settings
 from ..state.sanitize import fit, visible
 from ..state.stats import Statistics
 from .line import Line
@@ -33,7 +33,7 @@ class Header(Line):
         self.tooltip = SPEEDUP_MEANING
         self._pair: PairDescription | None = None
         self._tree: TreeChosen | None = None
-        self._settings = ChatSettings()
+        self._settings = Settings()
         self._statistics: Statistics | None = None
         self._status = ""
 
@@ -48,7 +48,7 @@ class Header(Line):
             self._tree = tree
             self.refresh()
 
-    def show_settings(self, settings: ChatSettings) -> None:
+    def show_settings(self, settings: Settings) -> None:
         """Show temperature, mode and growmap."""
         self._settings = settings
         self.refresh()

@@ -13,7 +13,7 @@ import time
 from dataclasses import dataclass
 from pathlib import Path
 
-from app.app import ChatSettings, SequoiaApp
+from app.app import SequoiaApp, Settings
 from sequoia_core.chat.interface import ChatEngine
 from sequoia_core.events import Event, Progress, Step
 from sequoia_core.recording.replay_engine import Asked, ReplayEngine, read_trace, recorded
@@ -87,7 +87,7 @@ async def take(picture: Picture) -> str:
             held.set()
             release.wait()
 
-    settings = ChatSettings(temperature=0.0, growmap=GROWMAP, theme=picture.theme)
+    settings = Settings(temperature=0.0, growmap=GROWMAP, theme=picture.theme)
     trace = read_trace(RECORDING)
     app = SequoiaApp(lambda progress: ReplayEngine(trace, before=hold), settings)
     async with app.run_test(size=picture.size) as pilot:
@@ -106,7 +106,7 @@ def main() -> None:
     """Open the demonstration, record the answer, or draw the pictures."""
     match sys.argv[1:]:
         case []:
-            SequoiaApp(paced_engine, ChatSettings(temperature=0.0, growmap=GROWMAP)).run()
+            SequoiaApp(paced_engine, Settings(temperature=0.0, growmap=GROWMAP)).run()
         case ["record"]:
             record()
         case ["pictures"]:

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 from textual.pilot import Pilot
 
-from app.app import ChatSettings, SequoiaApp
+from app.app import SequoiaApp, Settings
 from app.widgets.entries import AnswerEntry
 from app.widgets.prompt import Prompt
 from app.widgets.transcript import Transcript
@@ -94,11 +94,11 @@ class Driver:
 @asynccontextmanager
 async def driving(
     engine: ChatEngine | None = None,
-    settings: ChatSettings | None = None,
+    settings: Settings | None = None,
     size: tuple[int, int] = (120, 44),
 ) -> AsyncIterator[Driver]:
     """The app with an engine that is ready."""
-    app = SequoiaApp(lambda progress: engine or replay(), settings or ChatSettings())
+    app = SequoiaApp(lambda progress: engine or replay(), settings or Settings())
     async with app.run_test(size=size) as pilot:
         driver = Driver(app, pilot)
         await driver.until(lambda: app.chat.pair is not None)

@@ -25,8 +25,8 @@ from textual.screen import SystemModalScreen
 from textual.strip import Strip
 from textual.widgets import Input
 
-from app.app import ChatSettings, SequoiaApp
-from app.config.setting_specs import Preferences
+from app.app import SequoiaApp, Settings
+from app.config.preferences import Preferences
 from app.store.recording import Recorder
 from sequoia_core.chat.interface import ChatEngine
 from sequoia_core.events import Event, Progress, Step
@@ -92,13 +92,13 @@ class Stage:
     async def chat(
         self,
         engine: ChatEngine | None = None,
-        settings: ChatSettings | None = None,
+        settings: Settings | None = None,
         recorder: Recorder | None = None,
         preferences: Preferences | None = None,
     ) -> AsyncIterator[Driver]:
         """The chat with an engine that is ready; by default, one that gives the standard answer."""
         engine = engine or replay()
-        app = SequoiaApp(lambda progress: engine, settings or ChatSettings(), recorder, preferences)
+        app = SequoiaApp(lambda progress: engine, settings or Settings(), recorder, preferences)
         async with self.shown(app) as pilot:
             driver = Driver(app, pilot)
             await driver.until(lambda: app.chat.pair is not None)

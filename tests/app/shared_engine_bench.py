@@ -12,7 +12,7 @@ from pathlib import Path
 from statistics import median
 from time import perf_counter
 
-from app.config.settings import load_settings
+from app.config.load import load_settings
 from app.engine.build import build_chat
 from app.engine.client import RemoteEngine
 from app.web.processes import EngineProcess

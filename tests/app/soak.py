@@ -24,7 +24,7 @@ import psutil
 
 from app.app import SequoiaApp
 from app.commands.terminal import Terminal, TerminalError, percentile, typing_latencies
-from app.config.chat_settings import ChatSettings
+from app.config.settings import Settings
 from app.store.archive import Archive
 from app.store.recorder import DatabaseRecorder
 from app.widgets.prompt import Prompt
@@ -123,7 +123,7 @@ class SoakedChat(SequoiaApp):
 
     def __init__(self, order: Order) -> None:
         super().__init__(
-            self._build, ChatSettings(max_new_tokens=100_000), DatabaseRecorder(order.database)
+            self._build, Settings(max_new_tokens=100_000), DatabaseRecorder(order.database)
         )
         self._order = order
         self._process = psutil.Process()

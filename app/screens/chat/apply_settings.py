@@ -7,8 +7,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
-from ...config.chat_settings import ChatSettings
 from ...config.resolve import tree_choice
+from ...config.settings import SETTINGS, Group, Settings
 from ...engine.messages import ChooseTree, SetSystem
 from ...state.slash_commands import SlashError
 from ..settings import Follower, SettingsScreen
@@ -19,7 +19,6 @@ if TYPE_CHECKING:
 
 ANSWERING = "still answering: press chat.stop first, your text stays here"
 """Ids of actions in it read as their keys."""
-_STARTING_OVER = frozenset({"system"})
 
 
 def open_settings(chat: "ChatScreen") -> None:
@@ -30,7 +29,7 @@ def open_settings(chat: "ChatScreen") -> None:
         use_setting(chat, name, replace(chat.settings, **{name: value}))
 
     def allowed(name: str) -> None:
-        if name in _STARTING_OVER:
+        if SETTINGS[name].restarts:
             refuse_while_busy(chat)
 
     def preview(theme: str) -> None:
@@ -47,19 +46,19 @@ def open_settings(chat: "ChatScreen") -> None:
     app.push_screen(SettingsScreen(app.preferences, follower, sorted(app.own_themes)))
 
 
-def use_setting(chat: "ChatScreen", name: str, settings: ChatSettings) -> None:
+def use_setting(chat: "ChatScreen", name: str, settings: Settings) -> None:
     """Let the chat follow settings of which one was changed.
 
     Raises:
         SequoiaError: it cannot be done now, or names something that is not there.
     """
-    if name in _STARTING_OVER:
+    if SETTINGS[name].restarts:
         refuse_while_busy(chat)
     if name == "theme":
         chat.app.use_theme(settings.theme)
     elif name == "accessible":
         chat.app.use_accessible(settings.accessible)
-    elif name in ("mode", "growmap", "lookup"):
+    elif SETTINGS[name].group is Group.TREE:
         chat.decoder.submit(ChooseTree(tree_choice(settings)))
         chat.chosen = None  # it is of the settings before
         chat.drawing.changed()

@@ -2,6 +2,7 @@
 
 from typing import TYPE_CHECKING
 
+from ...config.settings import SETTINGS, shown
 from ...engine.messages import Clear
 from ...present.settings_summary import describe
 from ...state.slash_commands import (
@@ -60,9 +61,6 @@ def run_command(chat: "ChatScreen", text: str) -> None:
 
 def _set(chat: "ChatScreen", command: Set) -> None:
     use_setting(chat, command.name, command.settings)
-    value = getattr(command.settings, command.name)
-    if value is None:
-        value = "the chat template's own default" if command.name == "system" else "random"
-    elif isinstance(value, bool):
-        value = "on" if value else "off"
+    setting = SETTINGS[command.name]
+    value = shown(getattr(command.settings, command.name)) or setting.unset
     chat.note(f"{command.name} is now {value}")

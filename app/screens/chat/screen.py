@@ -15,7 +15,7 @@ from textual.widget import Widget
 from sequoia_core.errors import SequoiaError
 from sequoia_core.events import PairDescription, TreeChosen
 
-from ...config.chat_settings import ChatSettings
+from ...config.settings import Settings
 from ...engine.decode_thread import Decoder
 from ...engine.messages import Ask
 from ...state.answer import Answer
@@ -78,7 +78,7 @@ class ChatScreen(PromptedScreen):
     ]  # fmt: skip
 
     def __init__(
-        self, decoder: Decoder, settings: ChatSettings, recorder: Recorder | None = None
+        self, decoder: Decoder, settings: Settings, recorder: Recorder | None = None
     ) -> None:
         super().__init__()
         self.decoder = decoder
@@ -245,7 +245,7 @@ class ChatScreen(PromptedScreen):
         self.transcript.clear()
         self.look_at(None)
 
-    def change_settings(self, settings: ChatSettings) -> None:
+    def change_settings(self, settings: Settings) -> None:
         """Use other settings from the next answer on."""
         self.settings = settings
         self.dashboard.header.show_settings(settings)

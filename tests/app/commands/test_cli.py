@@ -19,8 +19,8 @@ from app.commands.growmap import drawing
 from app.commands.machine import Memory
 from app.commands.progress import progress_line
 from app.config import paths, resolve
-from app.config.chat_settings import ChatSettings
-from app.config.settings import Settings, load_settings
+from app.config.load import load_settings
+from app.config.settings import Settings
 from app.engine import build
 from app.store.recorder import DatabaseRecorder
 from app.store.recording import NoRecord
@@ -46,7 +46,7 @@ def sequoia(*arguments: str) -> Result:
 def test_help_loads_nothing_heavy(arguments: str) -> None:
     code = (
         "import atexit, os, sys\n"
-        "heavy = {'torch', 'transformers', 'textual', 'numpy', 'pydantic_settings'}\n"
+        "heavy = {'torch', 'transformers', 'textual', 'numpy', 'app.config.load'}\n"
         "atexit.register(lambda: heavy & set(sys.modules) and os._exit(9))\n"
         "from app.cli import main\n"
         "main()\n"
@@ -96,7 +96,7 @@ def test_a_wrong_command_or_option_names_the_right_one(arguments: str, hint: str
 )
 def test_a_wrong_growmap_names_the_right_one(name: str, hint: str) -> None:
     with pytest.raises(GrowMapError, match=re.escape(hint)):
-        resolve.tree_choice(ChatSettings(growmap=name))
+        resolve.tree_choice(Settings(growmap=name))
 
 
 def test_completion_is_offered() -> None:
@@ -373,9 +373,7 @@ class FakeScreen:
     failure, unsent = None, ""
     decoder = SimpleNamespace(alive=False)
 
-    def __init__(
-        self, engine_factory: Any, settings: ChatSettings, recorder: Any, *_: object
-    ) -> None:
+    def __init__(self, engine_factory: Any, settings: Settings, recorder: Any, *_: object) -> None:
         self.engine_factory, self.settings = engine_factory, settings
         self.recorder = recorder
 
@@ -413,7 +411,7 @@ def test_sequoia_alone_opens_the_chat_with_its_settings(
     errors = sit_down(monkeypatch)
     chat.open_chat({"target": "some/model", "temperature": 0.1})
     (opened,) = screen
-    assert opened.settings == ChatSettings(temperature=0.1)
+    assert opened.settings == Settings(target="some/model", temperature=0.1)
     assert opened.engine_factory("progress") == ("some/model", "progress")
     assert "decodes plainly" in errors.getvalue()
 

@@ -11,7 +11,7 @@ from app.cli import app
 from app.commands import doctor_checks
 from app.commands.doctor_checks import Finding, Verdict
 from app.commands.options import MODEL_OPTIONS
-from app.config.settings import load_settings
+from app.config.load import load_settings
 from sequoia_core.bench.workshop import Sources, Workshop
 from sequoia_core.config import Offload
 from sequoia_core.errors import SequoiaError

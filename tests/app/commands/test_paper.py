@@ -208,7 +208,7 @@ def test_an_interrupted_run_says_how_to_go_on(
 
 @pytest.mark.parametrize(("device", "place"), [("cpu", "cpu"), ("cpu,cpu", "cpu+cpu")])
 def test_the_machine_is_asked_for_what_there_is(device: str, place: str) -> None:
-    from app.config.settings import load_settings
+    from app.config.load import load_settings
 
     room = paper_run.room(load_settings({"device": device, "dtype": "float32"}))
     assert (room.place, room.value_bytes) == (place, 4)

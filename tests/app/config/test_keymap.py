@@ -12,8 +12,8 @@ from textual.screen import Screen
 from textual.widgets import Static
 
 import app.screens
-from app.config.chat_settings import ChatSettings
 from app.config.keymap import Action, Keys, declared, key_name, remapped
+from app.config.settings import Settings
 from app.screens.all_keys import OWNERS, all_bindings
 from app.ui.base_app import BaseApp
 from app.widgets.prompt import _ACTS, Prompt
@@ -138,7 +138,7 @@ def test_texts_name_the_keys_in_use() -> None:
 
 async def test_changed_keys_work_and_are_told() -> None:
     wanted = {"chat.tree": ("f9",), "chat.step_before": ("n",), "prompt.send": ("ctrl+s",)}
-    async with driving(settings=ChatSettings(keys=wanted)) as driver:
+    async with driving(settings=Settings(keys=wanted)) as driver:
         await driver.type("Why is the sky blue?", "ctrl+s")
         await driver.finish()
         last = driver.steps
@@ -152,7 +152,7 @@ async def test_changed_keys_work_and_are_told() -> None:
 
 async def test_the_old_key_does_nothing_any_more() -> None:
     wanted = {"chat.settings": ("f9",), "prompt.send": ("ctrl+s",)}
-    async with driving(settings=ChatSettings(keys=wanted)) as driver:
+    async with driving(settings=Settings(keys=wanted)) as driver:
         await driver.pilot.press("f5")
         assert driver.app.screen is driver.app.chat
         await driver.type("hello", "enter")
@@ -164,7 +164,7 @@ async def test_the_old_key_does_nothing_any_more() -> None:
 
 async def test_a_clash_is_told_in_one_line_and_the_rest_holds() -> None:
     wanted = {"chat.tree": ("f2",), "chat.tint": ("f9",)}
-    async with driving(settings=ChatSettings(keys=wanted)) as driver:
+    async with driving(settings=Settings(keys=wanted)) as driver:
         await driver.until(lambda: "chat.tree cannot have f2" in driver.transcript)
         assert driver.app.keys.of("chat.tint") == ("f9",)
         assert driver.app.keys.of("chat.tree") == ("f4",)
@@ -172,7 +172,7 @@ async def test_a_clash_is_told_in_one_line_and_the_rest_holds() -> None:
 
 async def test_every_text_that_names_a_key_names_the_one_in_use() -> None:
     wanted = {"chat.tree": ("f9",), "chat.pause": ("f10",)}
-    async with driving(settings=ChatSettings(keys=wanted)) as driver:
+    async with driving(settings=Settings(keys=wanted)) as driver:
         assert "f10 pauses" in driver.transcript
         palette = [each.help for each in driver.app.get_system_commands(driver.app.screen)]
         assert any("(f9)" in each for each in palette)
@@ -182,7 +182,7 @@ async def test_every_text_that_names_a_key_names_the_one_in_use() -> None:
 
 async def test_help_and_refusals_name_the_keys_in_use() -> None:
     wanted = {"chat.settings": ("f9",), "chat.stop": ("f10",), "chat.race": ("f11",)}
-    async with driving(settings=ChatSettings(keys=wanted)) as driver:
+    async with driving(settings=Settings(keys=wanted)) as driver:
         await driver.type("/race", "enter")
         assert "then f11" in driver.hint
         driver.prompt.text = ""

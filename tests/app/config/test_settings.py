@@ -1,13 +1,14 @@
 """Flags win over the environment, it over the file, it over the defaults."""
 
+from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from app.config.chat_settings import ChatSettings
+from app.config.load import SettingsError, load_settings
 from app.config.resolve import Models, chosen_models, tree_choice
-from app.config.settings import Settings, SettingsError, load_settings
+from app.config.settings import Settings
 from app.engine.build import build_chat
 from sequoia_core.config import Lookup, Mode, Offload, WeightFormat
 from sequoia_core.errors import GrowMapError, ParameterError
@@ -45,11 +46,11 @@ def write_config(folder: Path, text: str) -> None:
 
 
 def test_there_is_a_sample_of_every_setting() -> None:
-    assert SAMPLES.keys() == Settings.model_fields.keys()
+    assert SAMPLES.keys() == {each.name for each in fields(Settings)}
 
 
 def test_without_anything_the_defaults_are_the_chats() -> None:
-    assert load_settings({}).chat() == ChatSettings()
+    assert load_settings({}) == Settings()
 
 
 @pytest.mark.parametrize("name", SAMPLES)
@@ -133,7 +134,7 @@ def test_an_unreadable_file_is_named(config_home: Path, monkeypatch: pytest.Monk
     def refuse(*_arguments: object, **_options: object) -> None:
         raise PermissionError(13, "Permission denied")
 
-    monkeypatch.setattr("app.config.settings.read_text", refuse)
+    monkeypatch.setattr("app.config.load.read_text", refuse)
     with pytest.raises(SettingsError, match=r"config\.toml: Permission denied"):
         load_settings({})
 
@@ -151,7 +152,7 @@ def test_a_broken_flag_is_named() -> None:
 
 def test_other_variables_of_ours_do_not_matter(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("SEQUOIA_SOMETHING_ELSE", "1")
-    assert load_settings({}).chat() == ChatSettings()
+    assert load_settings({}) == Settings()
 
 
 @pytest.mark.parametrize(
@@ -259,7 +260,6 @@ def test_keys_are_written_in_any_way_toml_has(
     write_config(config_home, table)
     settings = load_settings({})
     assert settings.keys == keys
-    assert settings.chat().keys == keys
 
 
 @pytest.mark.parametrize("table", ["keys = 3", "[keys]\nchat.tree = 3", "keys = ['f9']"])

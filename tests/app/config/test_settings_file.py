@@ -9,8 +9,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from app.config.settings import SettingsError
-from app.config.settings_file import write_key, write_setting
+from app.config.load import SettingsError
+from app.config.preferences import write_key, write_setting
 
 FILE = """\
 # mine

@@ -8,7 +8,7 @@ from rich.segment import Segment
 from rich.style import Style
 from textual.color import Color
 
-from app.config.chat_settings import ChatSettings
+from app.config.settings import Settings
 from app.config.themes import TERMINAL_THEME
 from app.present.accessible import PlainFrames, row_in_words
 from app.present.tree_rows import Row, Verdict
@@ -39,7 +39,7 @@ async def look_again(driver: Driver) -> None:
 
 
 async def test_a_theme_is_taken_over_while_it_is_edited(theme_file: Path) -> None:
-    async with driving(settings=ChatSettings(theme="mine")) as driver:
+    async with driving(settings=Settings(theme="mine")) as driver:
         assert driver.app.current_theme.primary == "#ff0000"
         theme_file.write_text(OWN.format(primary="#00ff00"))
         await look_again(driver)
@@ -48,7 +48,7 @@ async def test_a_theme_is_taken_over_while_it_is_edited(theme_file: Path) -> Non
 
 
 async def test_a_broken_file_is_told_and_the_theme_stays(theme_file: Path) -> None:
-    async with driving(settings=ChatSettings(theme="mine")) as driver:
+    async with driving(settings=Settings(theme="mine")) as driver:
         theme_file.write_text("name = ")
         await look_again(driver)
         await driver.until(lambda: "the one before stays" in told(driver))
@@ -71,7 +71,7 @@ async def test_the_folders_are_looked_at_again_and_again(
     theme_file: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("app.ui.base_app.WATCH_SECONDS", 0.01)
-    async with driving(settings=ChatSettings(theme="mine")) as driver:
+    async with driving(settings=Settings(theme="mine")) as driver:
         theme_file.write_text(OWN.format(primary="#00ff00"))
         await driver.until(lambda: driver.app.current_theme.primary == "#00ff00")
 
@@ -99,7 +99,7 @@ async def test_a_theme_of_ones_own_choice_is_used_there_too(
 ) -> None:
     monkeypatch.delenv("COLORTERM")
     monkeypatch.setenv("TERM", "screen")
-    async with driving(settings=ChatSettings(theme="redwood")) as driver:
+    async with driving(settings=Settings(theme="redwood")) as driver:
         assert driver.app.theme == "redwood"
 
 
@@ -108,7 +108,7 @@ async def test_without_colour_there_is_none_and_verdicts_differ(
     monkeypatch: pytest.MonkeyPatch, theme: str
 ) -> None:
     monkeypatch.setenv("NO_COLOR", "1")
-    async with driving(settings=ChatSettings(theme=theme)) as driver:
+    async with driving(settings=Settings(theme=theme)) as driver:
         await driver.ask()
         for key in ("f6", "f5"):
             await driver.pilot.press(key)
@@ -130,7 +130,7 @@ def styles(driver: Driver) -> list[Style]:
 
 
 async def test_no_frame_is_drawn_anywhere() -> None:
-    async with driving(settings=ChatSettings(accessible=True)) as driver:
+    async with driving(settings=Settings(accessible=True)) as driver:
         await driver.ask()
         for keys in (["f4"], ["f4"], ["f6"], ["f1"], ["escape", "f5"]):
             await driver.pilot.press(*keys)
@@ -138,7 +138,7 @@ async def test_no_frame_is_drawn_anywhere() -> None:
 
 
 async def test_the_tree_is_told_in_words_line_by_line() -> None:
-    async with driving(settings=ChatSettings(accessible=True)) as driver:
+    async with driving(settings=Settings(accessible=True)) as driver:
         await driver.ask()
         assert "accepted and 1 bonus" in driver.screen_text()  # the chat alone: nothing beside it
         await driver.pilot.press("f4")
@@ -152,7 +152,7 @@ async def test_the_tree_is_told_in_words_line_by_line() -> None:
 
 
 async def test_nothing_moves_while_it_decodes_but_the_text() -> None:
-    async with driving(replay(), ChatSettings(accessible=True)) as driver:
+    async with driving(replay(), Settings(accessible=True)) as driver:
         await driver.pilot.press("f4")
         await driver.type("Why is the sky blue?", "enter")
         seen = set()
@@ -177,7 +177,7 @@ async def test_a_person_may_turn_it_on_and_off() -> None:
 
 
 async def test_a_paused_step_is_drawn_in_accessible_mode_too() -> None:
-    async with driving(settings=ChatSettings(accessible=True)) as driver:
+    async with driving(settings=Settings(accessible=True)) as driver:
         await driver.pause_at(2)
         await driver.pilot.press("f4")
         await driver.until(lambda: "Step 2" in driver.screen_text())

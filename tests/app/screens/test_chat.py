@@ -12,7 +12,7 @@ from textual.events import Key, Paste
 from textual.geometry import Offset, Region, Size
 from textual.selection import SELECT_ALL, Selection
 
-from app.app import ChatSettings, SequoiaApp
+from app.app import SequoiaApp, Settings
 from app.engine.messages import SystemRefused
 from app.screens.chat.engine_reports import take
 from app.widgets.decode_panel import DecodePanel
@@ -67,7 +67,7 @@ async def test_a_prompt_sent_while_loading_is_answered_when_loaded() -> None:
         loaded.wait(20)
         return replay()
 
-    app = SequoiaApp(factory, ChatSettings())
+    app = SequoiaApp(factory, Settings())
     async with app.run_test(size=(120, 44)) as pilot:
         chat = Driver(app, pilot)
         await chat.until(lambda: "reading weights 25%" in chat.hint)
@@ -112,7 +112,7 @@ async def test_the_outcome_of_a_step_is_never_a_part_of_a_sentence() -> None:
 
 @pytest.mark.parametrize("accessible", [False, True])
 async def test_a_plain_step_among_trees_says_what_it_is_for(accessible: bool) -> None:
-    engine, chosen = replay(with_baseline(make_answer(), at=2)), ChatSettings(accessible=accessible)
+    engine, chosen = replay(with_baseline(make_answer(), at=2)), Settings(accessible=accessible)
     async with driving(engine, chosen, size=(180, 44)) as chat:
         await chat.ask()
         await chat.pilot.press("home", "right")
@@ -137,7 +137,7 @@ async def test_what_is_selected_in_the_chat_looks_selected(
 ) -> None:
     if look == "no colour":
         monkeypatch.setenv("NO_COLOR", "1")
-    async with driving(settings=ChatSettings(theme=look)) as chat:
+    async with driving(settings=Settings(theme=look)) as chat:
         await chat.ask()
         transcript = chat.app.chat.query_one(Transcript)
         whole = Region(0, 0, transcript.outer_size.width, transcript.outer_size.height)
@@ -706,7 +706,7 @@ async def test_no_look_hides_what_is_typed_where_there_is_no_room_for_a_frame(
 ) -> None:
     if look == "no colour":
         monkeypatch.setenv("NO_COLOR", "1")
-    settings = ChatSettings(accessible=look == "accessible")
+    settings = Settings(accessible=look == "accessible")
     async with driving(settings=settings, size=size) as chat:
         await chat.type("/foo")
         await chat.until(lambda: "/foo" in chat.screen_text().splitlines()[size[1] - 1])
@@ -725,7 +725,7 @@ async def test_a_refused_system_prompt_is_not_said_to_be_in_use() -> None:
             raise ParameterError(f"no room for {system_prompt!r}")
 
     engine = Narrow(Trace(PAIR, make_answer()))
-    async with driving(engine, ChatSettings(system="be kind")) as chat:
+    async with driving(engine, Settings(system="be kind")) as chat:
         await chat.type("/set system you are a pirate", "enter")
         await chat.until(lambda: "no room" in chat.screen_text())
         assert "the system prompt is not used" in chat.screen_text()
@@ -733,7 +733,7 @@ async def test_a_refused_system_prompt_is_not_said_to_be_in_use() -> None:
 
 
 async def test_a_late_refusal_changes_no_newer_system_prompt() -> None:
-    async with driving(settings=ChatSettings(system="fine")) as chat:
+    async with driving(settings=Settings(system="fine")) as chat:
         take(chat.app.chat, SystemRefused("too long", refused="x", system_prompt="be kind"))
         assert chat.app.chat.settings.system == "fine"
         take(chat.app.chat, SystemRefused("too long", refused="fine", system_prompt="be kind"))
@@ -826,7 +826,7 @@ def test_a_failed_load_is_one_line_and_return_code_1(capsys: pytest.CaptureFixtu
     def factory(progress: Progress) -> ChatEngine:
         raise ModelLoadError("no such model: a/b; " + "try another " * 30)
 
-    app = SequoiaApp(factory, ChatSettings())
+    app = SequoiaApp(factory, Settings())
     app.run(headless=True)
     assert app.return_code == 1
     errors = capsys.readouterr().err.strip().splitlines()
@@ -838,7 +838,7 @@ async def test_a_broken_theme_file_is_reported_and_skipped(config_home: Path) ->
     folder.mkdir()
     (folder / "mine.toml").write_text("name = ")
     (folder / "good.toml").write_text('name = "good"\n[colors]\nprimary = "#123456"\n')
-    async with driving(settings=ChatSettings(theme="good")) as chat:
+    async with driving(settings=Settings(theme="good")) as chat:
         assert "mine.toml" in chat.transcript.replace("\n", "")
         assert chat.app.theme == "good"
         await chat.ask()
@@ -846,7 +846,7 @@ async def test_a_broken_theme_file_is_reported_and_skipped(config_home: Path) ->
 
 
 async def test_an_unknown_theme_is_said_and_the_default_used() -> None:
-    async with driving(settings=ChatSettings(theme="nope")) as chat:
+    async with driving(settings=Settings(theme="nope")) as chat:
         assert "no theme 'nope'" in chat.transcript
         assert chat.app.theme == "sequoia"
 

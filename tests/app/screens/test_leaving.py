@@ -17,7 +17,7 @@ from typing import NoReturn
 import pytest
 
 from app import cli
-from app.app import ChatSettings, SequoiaApp
+from app.app import SequoiaApp, Settings
 from app.engine.decode_thread import Decoder
 from app.store.archive import Archive
 from app.store.recorder import DatabaseRecorder
@@ -60,7 +60,7 @@ def test_measuring_between_answers_ends_when_the_app_is_left() -> None:
 
 async def test_the_decode_thread_ends_while_the_screen_is_still_closing() -> None:
     engine = Measuring()
-    app = SequoiaApp(lambda progress: engine, ChatSettings())
+    app = SequoiaApp(lambda progress: engine, Settings())
     async with app.run_test() as pilot:
         await Driver(app, pilot).until(engine.measures.is_set)
         app.exit()
@@ -81,7 +81,7 @@ async def test_a_step_that_takes_long_is_given_up_and_what_came_before_it_is_kep
             held.wait(PATIENCE)
 
     recorder = DatabaseRecorder(tmp_path / "sessions.db")
-    app = SequoiaApp(lambda progress: replay(before=hold), ChatSettings(), recorder)
+    app = SequoiaApp(lambda progress: replay(before=hold), Settings(), recorder)
     try:
         async with app.run_test() as pilot:
             chat = Driver(app, pilot)
@@ -111,7 +111,7 @@ async def test_a_question_sent_while_loading_is_kept_and_the_load_not_waited_for
         return replay()
 
     recorder = DatabaseRecorder(tmp_path / "sessions.db")
-    app = SequoiaApp(factory, ChatSettings(), recorder)
+    app = SequoiaApp(factory, Settings(), recorder)
     try:
         async with app.run_test() as pilot:
             await Driver(app, pilot).type("Why?", "enter")

@@ -17,7 +17,7 @@ from typer.testing import CliRunner
 
 from app import cli
 from app.commands.replay_app import ReplayApp
-from app.config.chat_settings import ChatSettings
+from app.config.settings import Settings
 from app.screens.replay_help import ReplayHelp
 from app.state.answer import Answer
 from app.state.player import SPEEDS, Loading, Player
@@ -465,9 +465,7 @@ async def test_keys_are_those_that_a_person_chose(tmp_path: Path) -> None:
     reader = TraceReader(recording(tmp_path))
     loading = Loading(reader)
     wanted = {"replay.play": ("f9",), "chat.pause": ("f8",)}
-    app = ReplayApp(
-        loading, reader.description, Player(loading.timeline), ChatSettings(keys=wanted)
-    )
+    app = ReplayApp(loading, reader.description, Player(loading.timeline), Settings(keys=wanted))
     async with app.run_test(size=(120, 44)) as pilot:
         await pilot.press("space")
         assert not app.replay.player.playing
@@ -480,7 +478,7 @@ async def test_keys_are_those_that_a_person_chose(tmp_path: Path) -> None:
 async def test_accessible_it_tells_its_place_in_words(tmp_path: Path) -> None:
     reader = TraceReader(recording(tmp_path))
     loading = Loading(reader)
-    settings = ChatSettings(accessible=True)
+    settings = Settings(accessible=True)
     app = ReplayApp(loading, reader.description, Player(loading.timeline), settings)
     async with app.run_test(size=(120, 44)) as pilot:
         await pilot.press("end")

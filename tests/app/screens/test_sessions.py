@@ -10,7 +10,7 @@ from textual import events
 from textual.content import Content
 from textual.widgets import Input, OptionList
 
-from app.app import ChatSettings, SequoiaApp
+from app.app import SequoiaApp, Settings
 from app.screens.search import SearchScreen
 from app.screens.sessions import SessionsScreen
 from app.store.archive import Archive
@@ -34,7 +34,7 @@ async def chatting(
 ) -> AsyncIterator[Driver]:
     """The app with a record."""
     recorder = DatabaseRecorder(path)
-    app = SequoiaApp(lambda progress: engine or replay(), ChatSettings(), recorder)
+    app = SequoiaApp(lambda progress: engine or replay(), Settings(), recorder)
     async with app.run_test(size=size) as pilot:
         chat = Driver(app, pilot)
         await chat.until(lambda: app.chat.pair is not None)
@@ -390,7 +390,7 @@ async def test_a_damaged_record_is_told_and_the_chat_goes_on(path: Path) -> None
 
 
 async def test_without_a_record_the_commands_say_so() -> None:
-    app = SequoiaApp(lambda progress: replay(), ChatSettings())
+    app = SequoiaApp(lambda progress: replay(), Settings())
     async with app.run_test(size=(120, 44)) as pilot:
         chat = Driver(app, pilot)
         await chat.until(lambda: app.chat.pair is not None)

@@ -3,14 +3,15 @@
 import asyncio
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from dataclasses import fields
 from pathlib import Path
 
 import pytest
 from textual.widgets import Input, OptionList
 
-from app.config.chat_settings import ChatSettings
-from app.config.setting_specs import GROUPS, Preferences, Source, shown
-from app.config.settings import Settings, SettingsError, load_settings
+from app.config.load import SettingsError, Source, load_settings
+from app.config.preferences import Preferences
+from app.config.settings import Setting, Settings, shown
 from app.screens.chat.screen import ChatScreen
 from app.screens.choosing import ChoiceScreen, KeyScreen
 from app.screens.settings import SettingsScreen
@@ -30,7 +31,7 @@ def file(config_home: Path) -> Path:
 
 @asynccontextmanager
 async def settings_open(**changes: float | str) -> AsyncIterator[Driver]:
-    async with driving(settings=ChatSettings(**changes)) as driver:  # type: ignore[arg-type]
+    async with driving(settings=Settings(**changes)) as driver:  # type: ignore[arg-type]
         await driver.pilot.press("f5")
         await driver.until(lambda: isinstance(driver.app.screen, SettingsScreen))
         await driver.until(lambda: "Sampling" in driver.screen_text())
@@ -54,29 +55,27 @@ def told(driver: Driver) -> str:
     return str(screen._frame.border_subtitle)
 
 
-def test_every_setting_is_on_the_screen() -> None:
-    listed = [spec.name for _, specs in GROUPS for spec in specs]
-    assert sorted(listed) == sorted(set(Settings.model_fields) - {"keys"})
-
-
-def test_what_the_chat_follows_is_what_it_has() -> None:
-    for _, specs in GROUPS:
-        for spec in specs:
-            assert spec.live == (spec.name in ChatSettings.__dataclass_fields__)
-
-
-async def test_each_setting_is_shown_with_where_it_comes_from(
+async def test_each_setting_is_on_the_screen_with_its_source(
     file: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("SEQUOIA_TOP_K", "7")
-    preferences = Preferences({"seed": 3})
-    loaded, chat = preferences.load(), ChatSettings(temperature=0.5, seed=3, top_k=7, top_p=0.9)
-    sources = {name: preferences.source(name, loaded, chat) for name in Settings.model_fields}
-    assert sources["seed"] is Source.FLAG
-    assert sources["top_k"] is Source.ENVIRONMENT
-    assert sources["temperature"] is Source.FILE
-    assert sources["top_p"] is Source.CHAT
-    assert sources["device"] is Source.DEFAULT
+    changed = {"temperature": 0.5, "seed": 3, "top_k": 7, "top_p": 0.9}
+    async with driving(settings=Settings(**changed)) as driver:  # type: ignore[arg-type]
+        driver.app.preferences = Preferences({"seed": 3})
+        await driver.pilot.press("f5")
+        await driver.until(lambda: isinstance(driver.app.screen, SettingsScreen))
+        screen = driver.app.screen
+        assert isinstance(screen, SettingsScreen)
+        await driver.until(lambda: bool(screen._items))
+        sources = {
+            each.name: screen._source(each) for each in screen._items if isinstance(each, Setting)
+        }
+    assert sources.keys() == {each.name for each in fields(Settings)} - {"keys"}
+    assert sources["seed"] == Source.FLAG
+    assert sources["top_k"] == Source.ENVIRONMENT
+    assert sources["temperature"] == Source.FILE
+    assert sources["top_p"] == Source.CHAT
+    assert sources["device"] == Source.DEFAULT
 
 
 async def test_a_typed_value_holds_at_once_and_is_written(file: Path) -> None:
@@ -204,7 +203,7 @@ async def test_a_file_that_breaks_meanwhile_is_told_and_not_overwritten(file: Pa
 
 
 async def test_the_system_prompt_waits_for_the_answer(file: Path) -> None:
-    async with driving(settings=ChatSettings(temperature=0.5)) as driver:
+    async with driving(settings=Settings(temperature=0.5)) as driver:
         await driver.pilot.press("f2")
         await driver.type("Why is the sky blue?", "enter")
         await driver.until(lambda: driver.app.chat.busy)
@@ -257,7 +256,7 @@ def test_nothing_is_written_that_the_next_start_would_refuse(
 def test_several_texts_that_end_an_answer(file: Path) -> None:
     preferences = Preferences()
     assert preferences.write("stop", "a, b | c").value == ("a, b", "c")
-    assert shown(preferences.load().stop) == "a, b | c"
+    assert shown(preferences.load().settings.stop) == "a, b | c"
     assert preferences.write("stop", "").value == ()
     assert file.read_text() == FILE
 

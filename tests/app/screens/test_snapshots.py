@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 from syrupy.assertion import SnapshotAssertion
 
-from app.app import ChatSettings, SequoiaApp
+from app.app import SequoiaApp, Settings
 from app.config.themes import load_themes, packaged_folder
 from tests.app.driving import Driver
 from tests.app.insights import MemoryRecord, told
@@ -16,7 +16,7 @@ SHORT = "At dusk the blue has been scattered away; what is left is red."
 
 
 async def test_loading(stage: Stage) -> None:
-    app = SequoiaApp(stage.load, ChatSettings())
+    app = SequoiaApp(stage.load, Settings())
     async with stage.shown(app) as pilot:
         chat = Driver(app, pilot)
         await chat.until(lambda: "loading the target 42%" in chat.hint)

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from app.config.chat_settings import ChatSettings
+from app.config.settings import Settings
 from app.store.recorder import DatabaseRecorder
 from tests.app.insights import told
 from tests.app.picturing import Stage
@@ -14,7 +14,7 @@ from tests.app.screens.test_snapshots_replay import STEPS, replaying
 from tests.app.screens.test_snapshots_settings import PREFERENCES
 from tests.fakes import RacingEngine, replay
 
-ACCESSIBLE = ChatSettings(accessible=True, temperature=0.0)
+ACCESSIBLE = Settings(accessible=True, temperature=0.0)
 
 
 @pytest.mark.parametrize(

@@ -2,13 +2,13 @@
 
 import pytest
 
-from app.config.chat_settings import ChatSettings
+from app.config.settings import Settings
 from app.state.race_result import RaceRun
 from tests.app.driving import Driver
 from tests.app.picturing import Stage
 from tests.fakes import ANSWER, RacingEngine
 
-GREEDY = ChatSettings(temperature=0.0)
+GREEDY = Settings(temperature=0.0)
 
 
 async def begin(chat: Driver) -> RaceRun:
@@ -49,7 +49,7 @@ async def test_over(stage: Stage, plain: str) -> None:
 
 
 async def test_drawn_at_a_temperature(stage: Stage) -> None:
-    async with stage.chat(RacingEngine(), ChatSettings(temperature=0.7)) as chat:
+    async with stage.chat(RacingEngine(), Settings(temperature=0.7)) as chat:
         await end(chat)
 
 

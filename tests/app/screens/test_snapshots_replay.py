@@ -9,7 +9,7 @@ import pytest
 from textual.pilot import Pilot
 
 from app.commands.replay_app import ReplayApp
-from app.config.chat_settings import ChatSettings
+from app.config.settings import Settings
 from app.state.player import Loading, Player
 from sequoia_core.events import Step
 from sequoia_core.recording.trace_file import TraceReader
@@ -22,7 +22,7 @@ STEPS = ("right_square_bracket",) * 12
 
 @asynccontextmanager
 async def replaying(
-    stage: Stage, folder: Path, settings: ChatSettings | None = None
+    stage: Stage, folder: Path, settings: Settings | None = None
 ) -> AsyncIterator[Pilot[Any]]:
     """The replay of a chat with two answers and a branch, whose steps say why."""
     entries = [with_insight(each) if isinstance(each, Step) else each for each in chat()]

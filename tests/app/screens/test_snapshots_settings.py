@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from app.config.setting_specs import Preferences
+from app.config.preferences import Preferences
 from tests.app.picturing import Stage
 
 PREFERENCES = Preferences(path=Path("/home/you/.config/sequoia/config.toml"))

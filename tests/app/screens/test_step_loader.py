@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from app.app import ChatSettings, SequoiaApp
+from app.app import SequoiaApp, Settings
 from app.state.answer import Answer
 from app.state.step_cursor import READING
 from app.store.recorder import DatabaseRecorder
@@ -180,7 +180,7 @@ async def test_a_person_types_on_while_a_trace_is_exported(
 async def test_a_session_that_is_opened_shows_the_last_step_of_its_answer(tmp_path: Path) -> None:
     path = tmp_path / "sessions.db"
     record_chats(path, ("old question", ONE))
-    app = SequoiaApp(lambda progress: replay(), ChatSettings(), DatabaseRecorder(path))
+    app = SequoiaApp(lambda progress: replay(), Settings(), DatabaseRecorder(path))
     async with app.run_test(size=(160, 50)) as pilot:
         chat = Driver(app, pilot)
         await chat.until(lambda: app.chat.pair is not None)
@@ -200,7 +200,7 @@ async def test_the_last_answers_steps_are_read_once(tmp_path: Path) -> None:
     one = say(recorder, "old question", ONE)
     say(recorder, "newer question", TWO, one.id)
     recorder.close()
-    app = SequoiaApp(lambda progress: replay(), ChatSettings(), DatabaseRecorder(path))
+    app = SequoiaApp(lambda progress: replay(), Settings(), DatabaseRecorder(path))
     async with app.run_test(size=(160, 50)) as pilot:
         chat = Driver(app, pilot)
         await chat.until(lambda: app.chat.pair is not None)

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from msgspec.structs import replace
 from rich.style import Style
 
-from app.app import ChatSettings
+from app.app import Settings
 from app.screens.race import RaceScreen
 from app.state.history import Exchange
 from app.state.race_result import (
@@ -39,7 +39,7 @@ from sequoia_core.files import decode, encode
 from tests.app.driving import Driver, driving
 from tests.fakes import ANSWER, TREE_16, RacingEngine, make_step, plain_answer, replay
 
-GREEDY = ChatSettings(temperature=0.0)
+GREEDY = Settings(temperature=0.0)
 OTHER = ANSWER.replace("Sunlight", "Daylight")
 
 

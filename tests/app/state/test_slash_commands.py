@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from app.config.chat_settings import ChatSettings
+from app.config.settings import SETTINGS, Settings
 from app.state.slash_commands import (
     USAGE,
     Bye,
@@ -24,7 +24,7 @@ from app.state.slash_commands import (
 from sequoia_core.config import Lookup, Mode
 from sequoia_core.errors import ParameterError
 
-SETTINGS = ChatSettings(seed=3, system="be kind")
+CHAT = Settings(seed=3, system="be kind")
 
 
 @pytest.mark.parametrize(
@@ -48,7 +48,7 @@ SETTINGS = ChatSettings(seed=3, system="be kind")
     ],
 )
 def test_set_changes_one_value(line: str, changed: dict[str, Any]) -> None:
-    assert parse_command(line, SETTINGS) == Set(next(iter(changed)), replace(SETTINGS, **changed))
+    assert parse_command(line, CHAT) == Set(next(iter(changed)), replace(CHAT, **changed))
 
 
 @pytest.mark.parametrize(
@@ -62,7 +62,7 @@ def test_set_changes_one_value(line: str, changed: dict[str, Any]) -> None:
     ],
 )  # fmt: skip
 def test_plain_commands(line: str, command: object) -> None:
-    assert parse_command(line, SETTINGS) == command
+    assert parse_command(line, CHAT) == command
 
 
 @pytest.mark.parametrize(
@@ -96,7 +96,7 @@ def test_plain_commands(line: str, command: object) -> None:
 )
 def test_nonsense_is_one_helpful_line(line: str, complaint: str) -> None:
     with pytest.raises(SlashError) as caught:
-        parse_command(line, SETTINGS)
+        parse_command(line, CHAT)
     assert complaint in str(caught.value)
     assert "\n" not in str(caught.value)
 
@@ -105,12 +105,13 @@ def test_nonsense_is_one_helpful_line(line: str, complaint: str) -> None:
 def test_no_line_makes_a_traceback(rest: str) -> None:
     for line in ("/" + rest, "/set " + rest, "/set temperature " + rest, "/set seed " + rest):
         with contextlib.suppress(SlashError):
-            parse_command(line, SETTINGS)
+            parse_command(line, CHAT)
 
 
 def test_every_setting_is_in_the_help() -> None:
     listed = {usage.split()[1] for usage, _ in USAGE if usage.startswith("/set ")}
-    assert listed == set(ChatSettings.__slots__) - {"stop", "keys"}
+    live = {name for name, each in SETTINGS.items() if each.group.live}
+    assert listed == live - {"stop"}
 
 
 def test_what_is_a_command() -> None:
@@ -122,4 +123,4 @@ def test_what_is_a_command() -> None:
 
 def test_chat_settings_are_checked_like_sampling_params() -> None:
     with pytest.raises(ParameterError):
-        ChatSettings(temperature=-1.0)
+        Settings(temperature=-1.0)

@@ -12,7 +12,7 @@ from typer.testing import CliRunner
 
 from app import cli
 from app.commands.ask import read_prompt
-from app.config.settings import SettingsError, load_settings
+from app.config.load import SettingsError, load_settings
 from app.state.race_result import kept_note
 from app.state.timeline import Timeline
 from app.store.archive import Archive
@@ -225,7 +225,7 @@ def test_an_odd_configuration_is_one_line(
     config_home.mkdir(parents=True, exist_ok=True)
     (config_home / "config.toml").write_bytes(content)
     with pytest.raises((SettingsError, ParameterError), match=complaint):
-        load_settings({}).chat()
+        load_settings({})
 
 
 def test_a_configuration_may_begin_with_a_byte_order_mark(config_home: Path) -> None:
@@ -243,7 +243,7 @@ def shown(monkeypatch: pytest.MonkeyPatch) -> list[dict[str, object]]:
         seen.append(dict(flags))
         raise ParameterError("seen")
 
-    monkeypatch.setattr("app.config.settings.load_settings", remember)
+    monkeypatch.setattr("app.config.load.load_settings", remember)
     return seen
 
 

@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from textual.selection import SELECT_ALL
 
-from app.config.chat_settings import ChatSettings
+from app.config.settings import Settings
 from app.present.copyable import CopyError, code_blocks, copy_answer, copy_code
 from app.state.slash_commands import CopyAsked, SlashError, parse_command
 from app.ui.clipboard import (
@@ -161,10 +161,10 @@ def test_what_is_copied_is_counted_from_where_a_person_would() -> None:
 )
 def test_copy_commands(line: str, asked: CopyAsked | None) -> None:
     if asked is not None:
-        assert parse_command(line, ChatSettings()) == asked
+        assert parse_command(line, Settings()) == asked
         return
     with pytest.raises(SlashError, match="copy what"):
-        parse_command(line, ChatSettings())
+        parse_command(line, Settings())
 
 
 class Terminal:

@@ -11,7 +11,7 @@ from rich.cells import cell_len
 from rich.segment import Segment
 from rich.style import Style
 
-from app.app import ChatSettings
+from app.app import Settings
 from tests.app.driving import Driver, driving
 from tests.app.insights import told
 from tests.app.pictures import Picture, View, differences, drawn, picture, read, view, written
@@ -113,7 +113,7 @@ Show = Callable[[str], AbstractAsyncContextManager[Driver]]
 
 @asynccontextmanager
 async def answered(theme: str) -> AsyncIterator[Driver]:
-    async with driving(replay(told()), ChatSettings(theme=theme), size=(160, 50)) as chat:
+    async with driving(replay(told()), Settings(theme=theme), size=(160, 50)) as chat:
         await chat.ask()
         await chat.pilot.press("f6", "left")
         yield chat
@@ -129,7 +129,7 @@ async def raced(theme: str) -> AsyncIterator[Driver]:
 
 @asynccontextmanager
 async def offered(theme: str) -> AsyncIterator[Driver]:
-    async with driving(settings=ChatSettings(theme=theme)) as chat:
+    async with driving(settings=Settings(theme=theme)) as chat:
         await chat.pilot.press("ctrl+p")
         await chat.until(lambda: "Ask again" in chat.screen_text())
         yield chat

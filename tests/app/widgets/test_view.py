@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 from msgspec.structs import replace
 
-from app.config.chat_settings import ChatSettings
+from app.config.settings import Settings
 from app.widgets.header import Header
 from app.widgets.key_bar import KeyBar
 from app.widgets.statistics import StatisticsPanel, _spark_line
@@ -108,5 +108,5 @@ async def test_a_node_that_was_looked_up_says_so_instead_of_a_draft_probability(
 )
 def test_the_header_says_what_kind_of_tree_it_is(tree: TreeChosen, asked: str, text: str) -> None:
     header = Header()
-    header._settings, header._tree = ChatSettings(growmap=asked), tree
+    header._settings, header._tree = Settings(growmap=asked), tree
     assert header._tree_text() == text

@@ -1,0 +1,223 @@
+"""Settings from the command line, environment variables and the configuration file."""
+
+import json
+import os
+from collections.abc import Mapping
+from contextlib import suppress
+from dataclasses import dataclass
+from enum import StrEnum
+from functools import cache
+from pathlib import Path
+from typing import Any, get_type_hints
+
+from pydantic import TypeAdapter, ValidationError
+
+from sequoia_core.errors import ParameterError, SequoiaError, close_names
+from sequoia_core.files import parse_toml, read_text
+from sequoia_core.text.detokenizer import well_formed
+
+from .paths import config_file
+from .settings import Settings
+
+_ENV_PREFIX = "SEQUOIA_"
+_MOST_BYTES = 1_000_000
+_TYPES: dict[str, Any] = get_type_hints(Settings)
+_MODELS = ("pair", "target", "draft")
+_TEXTS = ("system", "theme", "stop")
+"""Names of files are no texts: they may hold any byte."""
+_REMOVED = {
+    "exact": "at temperature 0 the text is plain decoding's without it; remove the line",
+}
+"""Settings of earlier versions, and what to do about each."""
+
+
+class SettingsError(SequoiaError):
+    """The configuration file, or a setting in it or in the environment, cannot be used."""
+
+
+class Source(StrEnum):
+    """Where a value comes from, the strongest first."""
+
+    CHAT = "this chat"
+    FLAG = "flag"
+    ENVIRONMENT = "environment"
+    FILE = "file"
+    DEFAULT = "default"
+
+
+@dataclass(frozen=True, slots=True)
+class Loaded:
+    """Settings and where they come from.
+
+    Attributes:
+        settings: all of them.
+        sources: by name, of those that have no default value.
+    """
+
+    settings: Settings
+    sources: Mapping[str, Source]
+
+
+def load_settings(flags: Mapping[str, Any]) -> Settings:
+    """The settings with these of the command line; raises as `load`."""
+    return load(flags).settings
+
+
+def load(flags: Mapping[str, Any]) -> Loaded:
+    """Flags over environment over configuration file over defaults.
+
+    The strongest place that names a target or a pair decides the models; weaker ones do not count.
+
+    Raises:
+        SettingsError: the configuration file or an environment variable is not understood.
+        ParameterError: a flag is not, or a sampling value is outside its range.
+    """
+    layers = {
+        Source.FLAG: dict(flags),
+        Source.ENVIRONMENT: _environment(),
+        Source.FILE: _file(config_file()),
+    }
+    decided = False
+    for layer in layers.values():
+        if decided:
+            for name in _MODELS:
+                layer.pop(name, None)
+        if "pair" in layer and "target" in layer:
+            raise ParameterError("both a pair and a target are set; give one of them")
+        decided = decided or "pair" in layer or "target" in layer
+    values: dict[str, Any] = {}
+    sources: dict[str, Source] = {}
+    for source, layer in layers.items():
+        for name, value in layer.items():
+            if name not in sources:
+                sources[name] = source
+                try:
+                    values[name] = read_value(name, value)
+                except ValueError as error:
+                    raise _refused(name, source, error) from None
+    return Loaded(Settings(**values), sources)
+
+
+def above_file(name: str, flags: Mapping[str, Any]) -> str:
+    """The flag or variable that takes precedence over the file; "" if neither is given."""
+    if name in flags:
+        return f"--{name.replace('_', '-')}"
+    return _ENV_PREFIX + name.upper() if name in _environment() else ""
+
+
+def read_value(name: str, value: Any) -> Any:
+    """The value of a setting from text or from what TOML holds.
+
+    Raises:
+        ValueError: it has another type; the message says which is wanted.
+    """
+    kind = _TYPES[name]
+    if name == "keys":
+        value = _as_keys(value)
+    elif name == "stop":
+        value = _as_list(value)
+    elif isinstance(value, bool) and kind in (float, int, int | None):
+        raise ValueError(f"Input should be a valid number, not {value}")
+    if name in _TEXTS:
+        for text in value if isinstance(value, (list, tuple)) else (value,):
+            if isinstance(text, str) and well_formed(text) != text:
+                raise ValueError("a byte in it is not UTF-8")
+    try:
+        return _reader(name).validate_python(value)
+    except ValidationError as error:
+        first = error.errors(include_url=False)[0]
+        raise ValueError(f"{first['msg']}, not {first['input']!r:.60}") from None
+
+
+def as_toml(settings: Settings) -> dict[str, Any]:
+    """Every setting that has a value, in the types of TOML."""
+    values: dict[str, Any] = TypeAdapter(Settings).dump_python(
+        settings, mode="json", exclude_none=True
+    )
+    return values
+
+
+def read_flags(descriptor: str) -> dict[str, Any]:
+    """The flags that the server of `sequoia web` passes to a process.
+
+    Args:
+        descriptor: number of an inherited file descriptor, which is closed.
+    """
+    with os.fdopen(int(descriptor), "rb") as file:
+        flags: dict[str, Any] = json.loads(file.read())
+    return flags
+
+
+@cache
+def _reader(name: str) -> TypeAdapter[Any]:
+    return TypeAdapter(_TYPES[name])
+
+
+def _as_list(value: object) -> object:
+    return (value,) if isinstance(value, str) else value
+
+
+def _as_keys(value: object) -> object:
+    """`chat.tree = "f9, ctrl+t"`, a list of keys, or a table of the context."""
+    if isinstance(value, str):  # an environment variable
+        with suppress(ValueError):
+            value = json.loads(value)
+    if not isinstance(value, Mapping):
+        return value
+    keys: dict[str, object] = {}
+    for name, given in value.items():
+        if isinstance(given, Mapping):
+            keys |= {f"{name}.{inner}": _key_list(each) for inner, each in given.items()}
+        else:
+            keys[name] = _key_list(given)
+    return keys
+
+
+def _key_list(value: object) -> object:
+    if not isinstance(value, str) or len(value) == 1:
+        return _as_list(value)
+    return tuple(key.strip() for key in value.split(",") if key.strip())
+
+
+def _environment() -> dict[str, Any]:
+    """Variables in either case; others that begin with the prefix are not ours."""
+    given = {
+        variable.upper().removeprefix(_ENV_PREFIX).lower(): value
+        for variable, value in os.environ.items()
+        if variable.upper().startswith(_ENV_PREFIX)
+    }
+    return {name: value for name, value in given.items() if name in _TYPES}
+
+
+def _file(path: Path) -> dict[str, Any]:
+    """Entries of the configuration file; none where there is no file.
+
+    Raises:
+        SettingsError: it cannot be read, is not TOML, or has an unknown entry.
+    """
+    try:
+        table = parse_toml(read_text(path, _MOST_BYTES))
+    except FileNotFoundError:
+        return {}
+    except OSError as error:
+        raise SettingsError(f"{path}: {error.strerror or error}") from None
+    except ValueError as error:
+        raise SettingsError(f"{path}: not valid TOML: {error}") from None
+    for name in table:
+        if name in _REMOVED:
+            raise SettingsError(f"{path}: {name} is no setting any more: {_REMOVED[name]}")
+        if name not in _TYPES:
+            close = close_names(name, _TYPES, most=3) or _TYPES
+            raise SettingsError(f"{path}: unknown setting {name!r}; there is {', '.join(close)}")
+    return table
+
+
+def _refused(name: str, source: Source, problem: ValueError) -> SequoiaError:
+    """The error for a value that `read_value` refused."""
+    match source:
+        case Source.FLAG:
+            return ParameterError(f"--{name.replace('_', '-')}: {problem}")
+        case Source.ENVIRONMENT:
+            return SettingsError(f"{_ENV_PREFIX}{name.upper()}: {problem}")
+        case _:
+            return SettingsError(f"{config_file()}: {name}: {problem}")
