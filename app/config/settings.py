@@ -176,7 +176,7 @@ class Settings:
         str,
         Setting(
             Group.LOOKS,
-            "colours; put your own into themes/ beside the configuration file",
+            "colours; your own go into themes/ beside config.toml",
             "NAME",
             has_option=False,
         ),
