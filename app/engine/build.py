@@ -1,8 +1,4 @@
-"""From settings to an engine that can answer.
-
-Owns which models a setting means and the order of checks before minutes are spent on loading. Knows
-no screen and no terminal.
-"""
+"""Loads the models that the settings name and begins conversations with them."""
 
 from collections.abc import Callable
 from typing import TYPE_CHECKING
@@ -18,7 +14,7 @@ if TYPE_CHECKING:
 
 
 def load_chosen(settings: Settings, progress: Progress) -> "Pair":
-    """Load the models that the settings mean.
+    """Load the models that the settings name.
 
     Raises:
         SequoiaError: a setting names something that is not there, or the models do not load.
@@ -40,17 +36,17 @@ def load_chosen(settings: Settings, progress: Progress) -> "Pair":
 def load_for_many(
     settings: Settings, progress: Progress, *, insight: bool = False
 ) -> Callable[[], ChatEngine]:
-    """Load the pair once; what is returned begins a conversation with it.
+    """Load the pair once; the function returned begins a conversation with it.
 
     Args:
         settings: which models, and how conversations begin.
-        progress: told what is being loaded.
-        insight: steps say why they came out as they did; see `Step.insight`.
+        progress: called with what is being loaded.
+        insight: steps have an `Insight`.
 
     Raises:
         SequoiaError: a setting names something that is not there, or the models do not load.
     """
-    choice = tree_choice(settings)
+    choice = tree_choice(settings)  # an error here comes before minutes of loading
     pair = load_chosen(settings, progress)
     from sequoia_core import Conversation
 

@@ -1,7 +1,4 @@
-"""The engine as a window sees it whose models are in another process; see `engine_server`.
-
-Owns the order of a conversation over the connection. Knows nothing of models or scheduling.
-"""
+"""The `ChatEngine` of a window whose models are in the engine process; see `server`."""
 
 import select
 import socket
@@ -17,9 +14,8 @@ from sequoia_core.events import Event, PairDescription, Progress
 from sequoia_core.text.chat_template import Turn
 from sequoia_core.tree.choice import TreeChoice
 
-from .messages import Ask, Clear, LoadFailed, Loading, Race, Restore, SetSystem
+from .messages import Ask, ChooseTree, Clear, LoadFailed, Loading, Race, Restore, SetSystem
 from .protocol import (
-    Choose,
     Done,
     Go,
     Held,
@@ -34,9 +30,9 @@ from .protocol import (
 )
 
 POLL_SECONDS = 0.05
-"""How often it is asked whether to stop while nothing comes."""
+"""How often `should_stop` is called while nothing comes."""
 LOADING_SECONDS = 0.25
-"""How often the same is told again while models load, so that quitting is noticed."""
+"""How often progress is repeated while models load, so that quitting is noticed."""
 _GONE = "the engine process has ended; start `sequoia web` again"
 
 
@@ -44,12 +40,12 @@ class RemoteEngine:
     """A `ChatEngine` whose conversation is held by the engine process.
 
     Nothing is decoded ahead of the reader: the next step is asked for when the caller takes the
-    next event, so that a pause here is a pause there.
+    next event, so a pause here is a pause there.
 
     Args:
         path: the engine process's socket.
         choice: the tree that it begins with.
-        progress: told what is being loaded.
+        progress: called with what is being loaded.
 
     Raises:
         ModelLoadError: the engine process is not there or could not load.
@@ -63,7 +59,7 @@ class RemoteEngine:
             connection.close()
             raise ModelLoadError(f"no engine process: {error.strerror}") from None
         self._link = Link(connection)
-        self._arrived: deque[Any] = deque()
+        self._received: deque[Any] = deque()
         self._choice = choice
         self._description = self._wait_until_loaded(progress)
 
@@ -79,7 +75,7 @@ class RemoteEngine:
 
     def choose_tree(self, choice: TreeChoice) -> None:
         """Use another mode or growmap from the next answer on."""
-        self._carry_out(Choose.of(choice))
+        self._carry_out(ChooseTree(choice))
         self._choice = choice
 
     def clear(self) -> None:
@@ -157,29 +153,25 @@ class RemoteEngine:
                         case event:
                             yield event
             finally:
-                if not ended:
-                    self._leave()
+                if not ended:  # the caller reads no more
+                    self._link.send(Leave())
+                    while not isinstance(self._receive(None), Done | Rejected):
+                        pass
         except WireError:
             raise SequoiaError(_GONE) from None
 
-    def _leave(self) -> None:
-        """Bring a stream to its end that nobody reads on."""
-        self._link.send(Leave())
-        while not isinstance(self._receive(None), Done | Rejected):
-            pass
-
     def _wait_until_loaded(self, progress: Progress) -> PairDescription:
-        said: tuple[str, float | None] = ("loading the models", None)
+        latest: tuple[str, float | None] = ("loading the models", None)
         try:
             while True:
-                progress(*said)
+                progress(*latest)
                 match self._receive(LOADING_SECONDS):
                     case Opened(description):
                         return description
                     case LoadFailed(message):
                         raise ModelLoadError(message)
                     case Loading(message, fraction):
-                        said = message, fraction
+                        latest = message, fraction
         except WireError:
             self._link.close()
             raise ModelLoadError(_GONE) from None
@@ -193,10 +185,10 @@ class RemoteEngine:
         Raises:
             WireError: the engine process has gone.
         """
-        if not self._arrived:
+        if not self._received:
             writable = [self._link] if self._link.unsent else []
             ready, _, _ = select.select([self._link], writable, [], timeout)
             self._link.flush()
             if ready:
-                self._arrived += self._link.receive()
-        return self._arrived.popleft() if self._arrived else None
+                self._received += self._link.receive()
+        return self._received.popleft() if self._received else None

@@ -1,7 +1,4 @@
-"""What the screen and the decode thread say to each other.
-
-Plain values only; knows neither the thread nor any widget.
-"""
+"""Requests to the decode thread and its reports; the engine process takes most of them too."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -13,8 +10,6 @@ from sequoia_core.events import Event, PairDescription, Progress
 from sequoia_core.files import Record
 from sequoia_core.text.chat_template import Turn
 from sequoia_core.tree.choice import TreeChoice
-
-"""Told while an engine loads: what is happening, and the fraction done where it is known."""
 
 EngineFactory = Callable[[Progress], ChatEngine]
 """Makes the engine; called in the decode thread, since it takes seconds."""
@@ -28,7 +23,7 @@ class Ask(Record, frozen=True):
 
 
 class Race(Record, frozen=True):
-    """Answer a prompt plainly and speculatively at once, beside the conversation.
+    """Answer a prompt plainly and speculatively at once, outside the conversation.
 
     Attributes:
         turns: what comes before the prompt.
@@ -41,8 +36,7 @@ class Race(Record, frozen=True):
     params: SamplingParams
 
 
-@dataclass(frozen=True, slots=True)
-class ChooseTree:
+class ChooseTree(Record, frozen=True):
     """Use another mode or growmap from the next answer on."""
 
     choice: TreeChoice
@@ -62,27 +56,22 @@ class SetSystem(Record, frozen=True):
     """Start over with another system prompt.
 
     Attributes:
-        system_prompt: the other one.
-        before: the one in use when nothing else was asked for yet.
+        system_prompt: the new one.
+        before: the one in use if none was set yet.
     """
 
     system_prompt: str | None
     before: str | None = None
 
 
-@dataclass(frozen=True, slots=True)
-class Shutdown:
-    """End the thread."""
-
-
 Start = Clear | Restore | SetSystem
 """Says what the engine goes on from."""
 
-Request = Ask | Race | ChooseTree | Start | Shutdown
+Request = Ask | Race | ChooseTree | Start
 
 
 class Loading(Record, frozen=True):
-    """The engine is being made; `fraction` is None where it is not known."""
+    """The engine is being made; `fraction` is None if not known."""
 
     message: str
     fraction: float | None
@@ -110,7 +99,7 @@ class Answering:
 
 @dataclass(frozen=True, slots=True)
 class Racing:
-    """An event of the race under way."""
+    """An event of the race that runs."""
 
     event: RaceEvent
 
@@ -138,11 +127,11 @@ class Refused:
 
 @dataclass(frozen=True, slots=True)
 class SystemRefused:
-    """A `SetSystem` could not be done.
+    """A `SetSystem` failed.
 
     Attributes:
         message: why.
-        refused: the one that was wanted.
+        refused: the system prompt that was wanted.
         system_prompt: the one in use.
     """
 
@@ -152,15 +141,14 @@ class SystemRefused:
 
 
 @dataclass(frozen=True, slots=True)
-class Astray:
+class OutOfSync:
     """The engine could not be taken to the turns it was to go on from.
 
-    It answers nothing until it is on turns that the screen knows of: every `Ask` fails before a
-    `Restore` or a `Clear` has succeeded.
+    Every `Ask` fails until a `Restore` or a `Clear` has succeeded.
 
     Attributes:
         message: why.
-        request: what could not be done.
+        request: what failed.
     """
 
     message: str
@@ -177,5 +165,5 @@ Report = (
     | Tuning
     | Refused
     | SystemRefused
-    | Astray
+    | OutOfSync
 )

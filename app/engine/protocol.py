@@ -8,45 +8,17 @@ import socket
 from typing import Any
 
 from sequoia_core.chat.race import Lane, Raced, RaceEvent
-from sequoia_core.config import Lookup, Mode
 from sequoia_core.errors import SequoiaError
 from sequoia_core.events import Event, PairDescription
 from sequoia_core.files import Record, decode, decode_tagged, encode_tagged, parse_json
-from sequoia_core.tree.choice import TreeChoice
-from sequoia_core.tree.growmap import GrowMap
 
-from .messages import Ask, Clear, LoadFailed, Loading, Race, Restore, SetSystem
+from .messages import Ask, ChooseTree, Clear, LoadFailed, Loading, Race, Restore, SetSystem
 
 _RECEIVED = 65536
 
 
 class WireError(SequoiaError):
     """The other end has gone, or sends what is not understood."""
-
-
-class Choose(Record, frozen=True):
-    """Use another tree; the fields are those of `TreeChoice`, the growmap as its own JSON."""
-
-    mode: Mode
-    growmap: str | None
-    adaptive: bool | None
-    lookup: Lookup
-
-    @classmethod
-    def of(cls, choice: TreeChoice) -> "Choose":
-        """The message that asks for it."""
-        growmap = None if choice.growmap is None else choice.growmap.to_json()
-        return cls(choice.mode, growmap, choice.adaptive, choice.lookup)
-
-    @property
-    def choice(self) -> TreeChoice:
-        """What is asked for.
-
-        Raises:
-            GrowMapError: it is no choice, or the growmap is none.
-        """
-        growmap = None if self.growmap is None else GrowMap.from_json(self.growmap)
-        return TreeChoice(self.mode, growmap, adaptive=self.adaptive, lookup=self.lookup)
 
 
 class Tune(Record, frozen=True):
@@ -85,7 +57,7 @@ class Rejected(Record, frozen=True):
     message: str
 
 
-Request = Ask | Race | Choose | Clear | SetSystem | Restore | Tune
+Request = Ask | Race | ChooseTree | Clear | SetSystem | Restore | Tune
 """What a window asks for, one at a time; `Done` or `Rejected` ends each.
 
 The events of an answer or a race are held after each step.
@@ -117,7 +89,7 @@ def from_line(line: bytes) -> Any:
             lane, seconds = decode(Lane, record.pop("lane")), record.pop("lane_seconds", None)
             return Raced(lane, decode_tagged(Event, record), decode(float, seconds))
         return decode_tagged(ToEngine | ToWindow, record)
-    except ValueError as error:
+    except (ValueError, SequoiaError) as error:
         raise WireError(f"not a message: {error}: {line!r:.40}") from None
 
 

@@ -1,8 +1,8 @@
 """One pair of models for several windows: each has its own conversation, their steps take turns.
 
-Owns who decodes when. All of it is one thread: what windows say is read between steps, so no model
-is ever touched by two, and what they are slow to read is kept, so nobody waits for them. Run as a
-program it is the engine process of `sequoia web`; it ends with the process that started it.
+All of it is one thread: messages are read between steps, so two windows never use a model at once,
+and what a window is slow to read is kept, so nobody waits for it. Run as a program it is the engine
+process of `sequoia web`; it ends with the process that started it.
 """
 
 import logging
@@ -26,7 +26,7 @@ Loader = Callable[[Progress], Callable[[], ChatEngine]]
 """Loads the models; what it returns begins a conversation with them."""
 
 Report = Callable[[Loading | LoadFailed | Done], None]
-"""Told how loading goes; `Done` when windows are served."""
+"""Called with the progress of loading; `Done` when windows are served."""
 
 
 class _ClosingError(Exception):
@@ -38,8 +38,8 @@ class EngineServer:
 
     Args:
         listener: a listening socket; becomes this object's own.
-        parent: where the end of file says that it is time to end.
-        report: told how loading goes.
+        parent: a stream whose end of file ends the server.
+        report: called with the progress of loading.
     """
 
     def __init__(self, listener: socket.socket, parent: IO[bytes], report: Report) -> None:
@@ -59,7 +59,7 @@ class EngineServer:
         """Load, then serve until the parent ends.
 
         Raises:
-            SequoiaError: the models do not load; the windows have been told.
+            SequoiaError: the models do not load.
         """
         try:
             self.load(load)
@@ -71,28 +71,28 @@ class EngineServer:
             self.close()
 
     def load(self, load: Loader) -> None:
-        """Load the models; windows that connect meanwhile are told how it goes.
+        """Load the models; windows that connect meanwhile get the progress.
 
         Raises:
-            SequoiaError: the models do not load; the windows have been told.
+            SequoiaError: the models do not load; this is sent to the windows before.
         """
         try:
             self._factory = load(self._report_loading)
         except SequoiaError as error:
-            self._tell(LoadFailed(str(error)))
+            self._send_all(LoadFailed(str(error)))
             self._report(LoadFailed(str(error)))
             raise
         self._report(Done())
 
     def close(self) -> None:
-        """End the answers under way and all connections."""
+        """End the running answers and all connections."""
         for session in self._sessions:
             session.close()
         self._selector.close()
         self._listener.close()
 
     def take_turn(self) -> None:
-        """Let the window decode a step that was served longest ago, or measure, or wait."""
+        """Give a turn to the window that waits longest, or measure, or wait for messages."""
         self._poll(0 if self._ready or self._measurable else None)
         if ready := self._ready:
             self._serve(min(ready, key=lambda session: session.turn))
@@ -106,7 +106,7 @@ class EngineServer:
 
     @property
     def _measurable(self) -> Session | None:
-        """A window that would measure, when no answer is under way."""
+        """A window that wants to measure, if no answer runs."""
         if any(session.answering for session in self._sessions):
             return None
         return next((session for session in self._sessions if session.wants_tuning), None)
@@ -130,17 +130,17 @@ class EngineServer:
         self._poll(0)
         if self._closing:
             raise _ClosingError
-        self._tell(Loading(message, fraction))
+        self._send_all(Loading(message, fraction))
         self._report(Loading(message, fraction))
 
-    def _tell(self, message: Loading | LoadFailed) -> None:
+    def _send_all(self, message: Loading | LoadFailed) -> None:
         for session in self._sessions:
             session.send(message)
 
     def _poll(self, timeout: float | None) -> None:
-        """Take in what has come, or wait for it; send on what windows were slow to read."""
+        """Receive messages, waiting for them if need be, and send what is still unsent."""
         for session in [each for each in self._sessions if each.gone]:
-            # not within another's measuring: closing an answer tidies its caches, no more
+            # safe within another's measuring: closing an answer only tidies its caches
             self._selector.unregister(session.link)
             self._sessions.remove(session)
             session.close()
@@ -150,7 +150,7 @@ class EngineServer:
                 self._selector.modify(session.link, wanted, session)
         for key, _ in self._selector.select(timeout):
             if isinstance(key.data, Session):
-                key.data.hear(self._now)
+                key.data.receive(self._now)
             else:
                 key.data()
 
@@ -178,7 +178,7 @@ def main(descriptor: str, flags: str) -> None:
     from .build import load_for_many
 
     logging.basicConfig(format="sequoia engine: %(message)s")
-    # libraries may print; what they print must not come between the reports
+    # what libraries print must not come between the reports
     out = os.fdopen(os.dup(sys.stdout.fileno()), "wb")
     os.dup2(sys.stderr.fileno(), sys.stdout.fileno())
 

@@ -1,7 +1,6 @@
-"""One window at the engine server: its connection, its conversation, what is under way in it.
+"""One window at the engine server: its connection, its conversation, and what runs in it.
 
-Owns the order of a conversation over the connection, as `remote_engine` does at the other end. It
-decodes when the server gives it a turn and knows nothing of the other windows.
+It decodes when the server gives it a turn and knows nothing of the other windows.
 """
 
 from collections import deque
@@ -13,10 +12,9 @@ from sequoia_core.chat.race import Raced, RaceEvent
 from sequoia_core.errors import SequoiaError
 from sequoia_core.events import Event, Notice, NoticeKind, PrefillProgress, Step
 
-from .decode_thread import unexpected
-from .messages import Ask, Clear, LoadFailed, Race, Restore, SetSystem
+from .decode_thread import error_line
+from .messages import Ask, ChooseTree, Clear, LoadFailed, Race, Restore, SetSystem
 from .protocol import (
-    Choose,
     Done,
     Go,
     Held,
@@ -33,7 +31,7 @@ from .protocol import (
 
 WAITING = Notice(
     NoticeKind.WAITING,
-    "waiting for another window: answers under way at once take turns, a step each; "
+    "waiting for another window: answers that run at once take turns, a step each; "
     "tok/s counts this window's own steps",
 )
 
@@ -46,8 +44,9 @@ class Session:
 
     Attributes:
         engine: its conversation; None until it has begun.
-        turn: number of its last turn, over all windows; a new answer counts from when it was asked.
-        gone: whether the window is no more.
+        turn: number of its last turn, over all windows; a new answer counts from its request.
+        gone: whether the window is closed.
+        wants_tuning: whether it measures while no window wants a turn.
     """
 
     def __init__(self, link: Link) -> None:
@@ -55,60 +54,60 @@ class Session:
         self.engine: ChatEngine | None = None
         self.turn = 0
         self.gone = False
+        self.wants_tuning = False
         self._requests: deque[Request] = deque()
         self._answer: Iterator[Event] | Iterator[RaceEvent] | None = None
-        self._tuning = self._held = self._stopping = self._leaving = False
-        self._told_of_waiting = False
+        self._held = self._stopping = self._leaving = False
+        self._noticed_waiting = False
 
     @property
     def answering(self) -> bool:
-        """Whether an answer is under way, also while its reader holds it."""
+        """Whether an answer runs, even while its reader holds it."""
         return self._answer is not None
-
-    @property
-    def wants_tuning(self) -> bool:
-        """Whether it would measure while nobody wants a turn."""
-        return self._tuning
 
     @property
     def ready(self) -> bool:
         """Whether it wants a turn now."""
         if self.engine is None or self._requests:
             return True
-        stops = self._leaving or (self._tuning and self._stopping)
-        return stops or (self.answering and not self._held)
+        return self._ends or (self.answering and not self._held)
 
-    def hear(self, now: int) -> None:
-        """Note what the window says. Touches no model: this may be the middle of a step.
+    @property
+    def _ends(self) -> bool:
+        """Whether what runs ends without another step."""
+        return self._leaving or (self.wants_tuning and self._stopping)
+
+    def receive(self, now: int) -> None:
+        """Take in the window's messages. Uses no model: this may be in the middle of a step.
 
         Args:
-            now: number of the turn that is being taken, or was last.
+            now: number of the running turn, or of the last.
         """
         try:
             self.link.flush()
             for message in self.link.receive():
-                self._note(message, now)
+                self._take(message, now)
         except WireError:
             self.gone = True
 
-    def _note(self, message: Any, now: int) -> None:
+    def _take(self, message: Any, now: int) -> None:
         match message:
             case Go():
                 self._held = False
             case Stop():
                 self._stopping = True
             case Leave():
-                under_way = self.answering or self._tuning or bool(self._requests)
-                self._stopping = self._leaving = under_way
+                running = self.answering or self.wants_tuning or bool(self._requests)
+                self._stopping = self._leaving = running
             case _ if isinstance(message, Request):
                 self.turn = now
-                self._stopping = self._leaving = self._told_of_waiting = False
+                self._stopping = self._leaving = self._noticed_waiting = False
                 self._requests.append(message)
             case _:
                 raise WireError(f"a window sent {type(message).__name__}")
 
     def send(self, *messages: ToWindow) -> None:
-        """Tell the window; it may be gone."""
+        """Send messages to the window; it may be gone."""
         try:
             self.link.send(*messages)
         except WireError:
@@ -131,7 +130,7 @@ class Session:
             waited: whether another window had a turn since this answer's last.
         """
         try:
-            if self._leaving or (self._tuning and self._stopping):
+            if self._ends:
                 self._requests.clear()
                 self._finish(Done())
                 return
@@ -139,34 +138,30 @@ class Session:
                 self._carry_out(self._requests.popleft())
             if self._answer is not None:
                 self._decode(self._answer, waited)
-        except SequoiaError as error:
-            self._finish(Rejected(str(error)))
         except Exception as error:
-            self._finish(Rejected(unexpected(error)))
+            self._finish(Rejected(error_line(error)))
 
     def tune(self, interrupted: Callable[[], bool]) -> None:
-        """Measure until all is measured, or until interrupted; then it still wants to go on."""
-        broken_off = False
+        """Measure until all is measured, or until interrupted; then it goes on later."""
+        stopped = False
 
         def should_stop() -> bool:
-            nonlocal broken_off
-            broken_off = broken_off or interrupted()
-            return broken_off
+            nonlocal stopped
+            stopped = stopped or interrupted()
+            return stopped
 
         assert self.engine is not None
         try:
             for event in self.engine.tune(should_stop):
                 self.send(event)
-        except SequoiaError as error:
-            self._finish(Rejected(str(error)))
         except Exception as error:
-            self._finish(Rejected(unexpected(error)))
+            self._finish(Rejected(error_line(error)))
         else:
-            if not broken_off:
+            if not stopped:
                 self._finish(Done())
 
     def close(self) -> None:
-        """End the answer under way and the connection."""
+        """End the running answer and the connection."""
         self._end_answer()
         self.link.close()
 
@@ -176,18 +171,16 @@ class Session:
         assert engine is not None
         match request:
             case Ask(prompt, params):
-                self._held = False
                 self._answer = engine.reply(prompt, params, lambda: self._stopping)
                 return
             case Race(turns, prompt, params):
-                self._held = False
                 self._answer = engine.race(turns, prompt, params, lambda: self._stopping)
                 return
             case Tune():
-                self._tuning = True
+                self.wants_tuning = True
                 return
-            case Choose():
-                engine.choose_tree(request.choice)
+            case ChooseTree(choice):
+                engine.choose_tree(choice)
             case Clear():
                 engine.clear()
             case SetSystem(system_prompt):
@@ -198,8 +191,8 @@ class Session:
 
     def _decode(self, answer: Iterator[Event] | Iterator[RaceEvent], waited: bool) -> None:
         """Up to the next event after which the reader may hold the decoding."""
-        if waited and not self._told_of_waiting:
-            self._told_of_waiting = True
+        if waited and not self._noticed_waiting:
+            self._noticed_waiting = True
             self.send(WAITING)
         for event in answer:
             decoded = event.event if isinstance(event, Raced) else event
@@ -212,7 +205,7 @@ class Session:
 
     def _finish(self, message: Done | Rejected) -> None:
         self._end_answer()
-        self._tuning = self._held = self._leaving = False
+        self.wants_tuning = self._held = self._leaving = False
         self.send(message)
 
     def _end_answer(self) -> None:

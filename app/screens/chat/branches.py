@@ -49,7 +49,7 @@ class Branching:
         self.pages = Pages(chat.transcript)
         self._editing: Editing | None = None
         self._engine_after: str | None = None
-        self._engine_astray = False
+        self._engine_out_of_sync = False
 
     @property
     def last(self) -> Exchange | None:
@@ -120,13 +120,13 @@ class Branching:
 
     def _tell_engine(self, path: Sequence[Exchange]) -> None:
         end = path[-1].id if path else None
-        if end != self._engine_after or self._engine_astray:
+        if end != self._engine_after or self._engine_out_of_sync:
             self._chat.decoder.submit(Restore(turns(path)))
-            self._engine_after, self._engine_astray = end, False
+            self._engine_after, self._engine_out_of_sync = end, False
 
-    def engine_astray(self) -> None:
+    def engine_out_of_sync(self) -> None:
         """The engine could not follow; it is told again before anything is asked."""
-        self._engine_astray = True
+        self._engine_out_of_sync = True
 
     # What a person asks for
 

@@ -5,12 +5,12 @@ from typing import TYPE_CHECKING
 
 from sequoia_core.events import Event, Failed, Finished, Notice, TreeChosen
 
-from ...engine.decode_thread import astray
+from ...engine.decode_thread import out_of_sync_line
 from ...engine.messages import (
     Answering,
-    Astray,
     LoadFailed,
     Loading,
+    OutOfSync,
     RaceEnded,
     Racing,
     Ready,
@@ -59,10 +59,10 @@ def take(chat: "ChatScreen", report: Report) -> None:
             if chat.settings.system == refused:  # else another one was asked for since
                 chat.change_settings(replace(chat.settings, system=system_prompt))
             chat.note(f"the system prompt is not used: {message}", error=True)
-        case Astray(message, request) if not chat.decoder.superseded(request):
-            chat.branching.engine_astray()
+        case OutOfSync(message, request) if not chat.decoder.superseded(request):
+            chat.branching.engine_out_of_sync()
             if not chat.busy:  # else the question behind it fails by the same reason
-                told = f"{astray(message)}; the next question tries again"
+                told = f"{out_of_sync_line(message)}; the next question tries again"
                 chat.note(told, error=True)
 
 

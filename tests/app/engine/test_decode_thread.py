@@ -9,11 +9,11 @@ from app.engine.decode_thread import Decoder
 from app.engine.messages import (
     Answering,
     Ask,
-    Astray,
     ChooseTree,
     Clear,
     LoadFailed,
     Loading,
+    OutOfSync,
     Ready,
     Refused,
     Report,
@@ -318,7 +318,7 @@ def test_what_could_not_be_gone_on_from_is_past_once_there_is_something_else(dri
     driven = drive(Stubborn())
     first, then = Restore(()), Restore(())
     driven.decoder.submit(first)
-    driven.wait(lambda reports: Astray("too long", first) in reports)
+    driven.wait(lambda reports: OutOfSync("too long", first) in reports)
     driven.decoder.submit(then)
     assert driven.decoder.superseded(first)
     assert not driven.decoder.superseded(then)
@@ -338,7 +338,7 @@ def test_nothing_is_answered_after_turns_that_nobody_chose(drive: Drive, request
         f"not answered: the model could not be taken to this branch: {reason}; "
         "ask again to try once more"
     )
-    assert Astray(reason, request_) in driven.reports
+    assert OutOfSync(reason, request_) in driven.reports
     assert not driven.decoder.superseded(request_)
     engine.refuses = False
     driven.decoder.submit(request_)

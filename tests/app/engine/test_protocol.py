@@ -11,11 +11,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from app.engine.messages import Ask, Race, Restore
-from app.engine.protocol import Choose, Link, ToEngine, ToWindow, WireError, from_line, to_line
+from app.engine.messages import Ask, ChooseTree, Race, Restore
+from app.engine.protocol import Link, ToEngine, ToWindow, WireError, from_line, to_line
 from sequoia_core.chat.race import Raced, RaceTerms
-from sequoia_core.config import Lookup, SamplingParams
-from sequoia_core.errors import GrowMapError
+from sequoia_core.config import SamplingParams
 from sequoia_core.events import Event
 from sequoia_core.recording.replay_engine import write_event
 from sequoia_core.text.chat_template import Turn
@@ -41,7 +40,7 @@ growmaps = st.lists(st.integers(0, 9), max_size=9).map(
 turns = st.builds(Turn, texts, texts, st.lists(st.integers(0, 99), max_size=3).map(tuple))
 special = {
     Ask: st.builds(Ask, texts, params),
-    Choose: st.builds(Choose),
+    ChooseTree: st.builds(ChooseTree, st.builds(TreeChoice, growmap=st.none() | growmaps)),
     Restore: st.builds(Restore, st.lists(turns, max_size=3).map(tuple)),
     Race: st.builds(Race, st.lists(turns, max_size=3).map(tuple), texts, params),
 }
@@ -53,7 +52,7 @@ messages = st.one_of(
     *(
         special.get(kind, st.builds(kind))
         for kind in KINDS
-        if kind.__module__ == "app.engine.protocol"
+        if kind.__module__.startswith("app.engine")
     ),
 )
 
@@ -117,13 +116,13 @@ def test_what_is_no_message_is_one_error(line: bytes) -> None:
         from_line(line)
 
 
-@given(growmap=st.none() | growmaps, lookup=st.sampled_from(Lookup))
-def test_a_tree_choice_survives_the_way(growmap: GrowMap | None, lookup: Lookup) -> None:
-    choice = TreeChoice(growmap=growmap, adaptive=growmap is None, lookup=lookup)
-    assert from_line(to_line(Choose.of(choice))).choice == choice
-
-
-def test_a_tree_choice_that_is_none_is_refused_where_it_is_used() -> None:
-    choose = Choose(TreeChoice().mode, GrowMap((-1,)).to_json(), adaptive=True, lookup=Lookup.OFF)
-    with pytest.raises(GrowMapError):
-        _ = from_line(to_line(choose)).choice
+@pytest.mark.parametrize(
+    "message",
+    [
+        {"event": "ChooseTree", "choice": {"growmap": {"parents": [-1]}, "adaptive": True}},
+        {"event": "Ask", "prompt": "a", "params": {"temperature": -1.0}},
+    ],
+)
+def test_a_message_of_values_out_of_range_is_one_error(message: dict[str, Any]) -> None:
+    with pytest.raises(WireError, match="not a message"):
+        from_line(json.dumps(message).encode())
