@@ -5,31 +5,26 @@ It counts otherwise than `search` in two things. Its depth counts levels, the ro
 which drafts nothing from the last level.
 """
 
-import json
 import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from sequoia_core.errors import ParameterError
-from sequoia_core.files import is_file_name, parse_json, read_text
+from sequoia_core.files import (
+    MisfitError,
+    Record,
+    decode,
+    is_file_name,
+    parse_json,
+    read_text,
+)
 from sequoia_core.tree.files import read_acceptance_rates
 from sequoia_core.tree.growmap import GrowMap
 from sequoia_core.tree.search import MAX_SEARCH_NODES, TreeTable, expected_tokens_table
 
 MOST_LEVELS = 256
 _MAX_BYTES = 4_000_000
-_KINDS: dict[str, tuple[tuple[type, ...], str]] = {
-    "acceptance_rate_vector": ((str,), "a path"),
-    "max_depth": ((int,), "a whole number"),
-    "max_budget": ((int,), "a whole number"),
-    "draft_time": ((int, float), "a number"),
-    "valid_budget": ((int,), "a list of whole numbers"),
-    "target_time": ((int, float), "a list of numbers"),
-    "dst": ((str,), "a path"),
-}
-"""Types of the config's entries or of their items, and what a message calls them."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -190,45 +185,39 @@ class SearchFile:
         """
         path = path.expanduser()
         try:
-            data = _read(path)
-            vector = _resolved(path, data["acceptance_rate_vector"])
-            config = SearchConfig(
-                rates=read_acceptance_rates(vector),
-                max_depth=data["max_depth"],
-                max_budget=data["max_budget"],
-                draft_time=data["draft_time"],
-                target_time=paired(data["valid_budget"], data["target_time"]),
-            )
-            return cls(config, vector, _resolved(path, data["dst"], new=True))
+            return _read(path)
         except ParameterError as error:
             raise ParameterError(f"search config {path}: {error}") from None
 
 
-def _read(path: Path) -> dict[str, Any]:
-    """The entries, each of its type."""
+class _Entries(Record, frozen=True, forbid_unknown_fields=False):
+    acceptance_rate_vector: str
+    max_depth: int
+    max_budget: int
+    draft_time: float
+    valid_budget: tuple[int, ...]
+    target_time: tuple[float, ...]
+    dst: str
+
+
+def _read(path: Path) -> SearchFile:
     try:
-        data = parse_json(read_text(path, _MAX_BYTES))
+        data = decode(_Entries, parse_json(read_text(path, _MAX_BYTES)))
     except OSError as error:
         raise ParameterError(f"it cannot be read: {error.strerror or error}") from None
+    except MisfitError as error:
+        raise ParameterError(str(error)) from None
     except ValueError as error:
         raise ParameterError(f"this is not valid JSON: {error}") from None
-    if not isinstance(data, dict):
-        raise ParameterError("a JSON object is expected")
-    for key, (types, what) in _KINDS.items():
-        if key not in data:
-            raise ParameterError(f'"{key}" is missing; it needs {", ".join(_KINDS)}')
-        value = data[key]
-        is_list = key in ("valid_budget", "target_time")
-        items = value if is_list and isinstance(value, list) else [value]
-        right = isinstance(value, list) == is_list and all(type(each) in types for each in items)
-        if not right or (str in types and not (value and is_file_name(value))):
-            raise ParameterError(f'"{key}" is {_shown(value)}; {what} is expected')
-    return data
-
-
-def _shown(value: object) -> str:
-    text = json.dumps(value)
-    return text if len(text) <= 60 else text[:57] + "..."
+    vector = _resolved(path, data.acceptance_rate_vector)
+    config = SearchConfig(
+        rates=read_acceptance_rates(vector),
+        max_depth=data.max_depth,
+        max_budget=data.max_budget,
+        draft_time=data.draft_time,
+        target_time=paired(data.valid_budget, data.target_time),
+    )
+    return SearchFile(config, vector, _resolved(path, data.dst, new=True))
 
 
 def paired(budgets: Sequence[int], times: Sequence[float]) -> dict[int, float]:
@@ -256,10 +245,12 @@ def _resolved(config: Path, named: str, new: bool = False) -> Path:
         named: the path.
         new: it is to be written, so that its folder counts.
     """
+    if not named or not is_file_name(named):
+        raise ParameterError(f"{named!r:.60} is no path of a file")
     path = Path(named).expanduser()
     near = config.parent / path
     try:
         there = near.parent.is_dir() if new else near.exists()
     except OSError as error:
-        raise ParameterError(f"{_shown(named)}: {error.strerror or error}") from None
+        raise ParameterError(f"{named!r:.60}: {error.strerror or error}") from None
     return near if there or path.is_absolute() else path

@@ -5,21 +5,27 @@ import math
 import operator
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from sequoia_core.errors import GrowMapError, suggest
-from sequoia_core.files import parse_json, read_text, write_whole, written_whole
+from sequoia_core.files import (
+    MisfitError,
+    Record,
+    decode,
+    parse_json,
+    read_text,
+    write_whole,
+    written_whole,
+)
 from sequoia_core.tree.growmap import GrowMap
 from sequoia_core.tree.numbering import MAX_NODES, breadth_first_order, children_from_successors
 from sequoia_core.tree.torch_file import is_stored, looks_like_torch, read_torch
 
 _MAX_JSON_BYTES = 4_000_000
-_JSON_VERSION = 1
-_JSON_KEYS = ("version", "name", "source", "acceptance_rates", "parents")
+_NUMBERS = ("acceptance_rates", "parents")
 _ENTRIES = ("roots", "branches", "Successors", "mask", "depth", "size")
 _MOST_NODES_WRITTEN = 7_900
 """The int64 mask of more has more bytes than `torch_file` reads."""
-_RATES = "acceptance_rates"
 _MAX_RATES = 65_536
 _ROUNDING = 1e-3
 """Float16 entries of a whole vector add up to 1 no better than that."""
@@ -78,7 +84,7 @@ def load_growmap(path: str | Path) -> GrowMap:
             return GrowMap.from_children(children, path.stem, source="read from a .pt file")
         if path.stat().st_size > _MAX_JSON_BYTES:
             raise GrowMapError(f"larger than {_MAX_JSON_BYTES:,} bytes; no tree shape is")
-        return _from_json(read_text(path))
+        return growmap_from_json(read_text(path))
     except GrowMapError as error:
         raise GrowMapError(f"growmap {path}: {error}") from None
     except UnicodeDecodeError:
@@ -96,7 +102,7 @@ def save_growmap(growmap: GrowMap, path: str | Path) -> None:
     path = Path(path).expanduser()
     try:
         if path.suffix == ".json":
-            write_whole(path, _to_json(growmap))
+            write_whole(path, growmap_to_json(growmap))
         elif path.suffix == ".pt":
             _write_reference(growmap, path)
         else:
@@ -105,33 +111,37 @@ def save_growmap(growmap: GrowMap, path: str | Path) -> None:
         raise GrowMapError(f"growmap {path}: {error.strerror or error}") from None
 
 
-def _to_json(growmap: GrowMap) -> str:
+class _SavedGrowMap(Record, frozen=True):
+    parents: tuple[int, ...]
+    version: Literal[1] = 1
+    name: str = "custom"
+    source: str = ""
+    acceptance_rates: tuple[float, ...] = ()
+
+
+def growmap_to_json(growmap: GrowMap) -> str:
     """One key a line, so that a diff of two shapes can be read."""
-    values = {"version": _JSON_VERSION} | {key: getattr(growmap, key) for key in _JSON_KEYS[1:]}
+    values = {key: getattr(growmap, key) for key in ("name", "source", *_NUMBERS)}
     lines = (
         f"  {json.dumps(key)}: {json.dumps(value, ensure_ascii=False)}"
-        for key, value in values.items()
+        for key, value in {"version": 1, **values}.items()
     )
     return "{\n" + ",\n".join(lines) + "\n}\n"
 
 
-def _from_json(text: str) -> GrowMap:
+def growmap_from_json(text: str) -> GrowMap:
+    """Read what `growmap_to_json` wrote; only `parents` is required.
+
+    Raises:
+        GrowMapError: it is no JSON, or no tree shape.
+    """
     try:
-        data = parse_json(text)
+        saved = decode(_SavedGrowMap, parse_json(text))
+    except MisfitError as error:
+        raise GrowMapError(f"this is no tree shape: {error}") from None
     except ValueError as error:
         raise GrowMapError(f"this is not valid JSON: {error}") from None
-    if not isinstance(data, dict) or not isinstance(data.get("parents"), list):
-        raise GrowMapError('a JSON object with a list "parents" is expected')
-    unknown = sorted(data.keys() - set(_JSON_KEYS))
-    if unknown:
-        raise GrowMapError(f"unknown entry {unknown[0][:80]!r}; known are {', '.join(_JSON_KEYS)}")
-    if data.get("version", _JSON_VERSION) != _JSON_VERSION:
-        raise GrowMapError(f"version {data['version']!r:.40} is not known; this reads version 1")
-    rates = data.get("acceptance_rates", [])
-    if not isinstance(rates, list):
-        raise GrowMapError('"acceptance_rates" is not a list of numbers')
-    labels = {key: data[key] for key in ("name", "source") if key in data}
-    return GrowMap(tuple(data["parents"]), acceptance_rates=tuple(rates), **labels)
+    return GrowMap(saved.parents, saved.name, saved.acceptance_rates, saved.source)
 
 
 def _write_reference(growmap: GrowMap, path: Path) -> None:
@@ -262,16 +272,21 @@ def _torch_rates(path: Path) -> tuple[float, ...]:
     return tuple(entries[1:-1])
 
 
+class _SavedRates(Record, frozen=True, forbid_unknown_fields=False):
+    acceptance_rates: tuple[float, ...]
+
+
 def _json_rates(path: Path) -> tuple[float, ...]:
     try:
-        data = parse_json(read_text(path, _MAX_JSON_BYTES))
+        rates = decode(_SavedRates, parse_json(read_text(path, _MAX_JSON_BYTES))).acceptance_rates
+    except MisfitError as error:
+        raise GrowMapError(f"this is no acceptance vector: {error}") from None
     except ValueError as error:
         raise GrowMapError(f"this is not valid JSON: {error}") from None
-    rates = data.get(_RATES) if isinstance(data, dict) else None
-    if not isinstance(rates, list) or not rates or any(type(r) not in (int, float) for r in rates):
-        raise GrowMapError(f'a JSON object with a list of numbers "{_RATES}" is expected')
+    if not rates:
+        raise GrowMapError('"acceptance_rates" is empty')
     _check_mass([0.0, *rates])
-    return tuple(map(float, rates))
+    return rates
 
 
 def _check_mass(entries: Sequence[float]) -> None:
@@ -308,7 +323,7 @@ def write_acceptance_rates(
         raise GrowMapError(f"acceptance vector {path}: the name must end in .json or .pt")
     try:
         if path.suffix == ".json":
-            values = {_RATES: list(rates), "rejected": rejected, **about}
+            values = {"acceptance_rates": list(rates), "rejected": rejected, **about}
             write_whole(path, json.dumps(values, indent=1) + "\n")
             return
         import torch
