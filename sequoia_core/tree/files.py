@@ -84,7 +84,7 @@ def load_growmap(path: str | Path) -> GrowMap:
             return GrowMap.from_children(children, path.stem, source="read from a .pt file")
         if path.stat().st_size > _MAX_JSON_BYTES:
             raise GrowMapError(f"larger than {_MAX_JSON_BYTES:,} bytes; no tree shape is")
-        return growmap_from_json(read_text(path))
+        return _from_json(read_text(path))
     except GrowMapError as error:
         raise GrowMapError(f"growmap {path}: {error}") from None
     except UnicodeDecodeError:
@@ -102,7 +102,7 @@ def save_growmap(growmap: GrowMap, path: str | Path) -> None:
     path = Path(path).expanduser()
     try:
         if path.suffix == ".json":
-            write_whole(path, growmap_to_json(growmap))
+            write_whole(path, _to_json(growmap))
         elif path.suffix == ".pt":
             _write_reference(growmap, path)
         else:
@@ -119,7 +119,7 @@ class _SavedGrowMap(Record, frozen=True):
     acceptance_rates: tuple[float, ...] = ()
 
 
-def growmap_to_json(growmap: GrowMap) -> str:
+def _to_json(growmap: GrowMap) -> str:
     """One key a line, so that a diff of two shapes can be read."""
     values = {key: getattr(growmap, key) for key in ("name", "source", *_NUMBERS)}
     lines = (
@@ -129,12 +129,7 @@ def growmap_to_json(growmap: GrowMap) -> str:
     return "{\n" + ",\n".join(lines) + "\n}\n"
 
 
-def growmap_from_json(text: str) -> GrowMap:
-    """Read what `growmap_to_json` wrote; only `parents` is required.
-
-    Raises:
-        GrowMapError: it is no JSON, or no tree shape.
-    """
+def _from_json(text: str) -> GrowMap:
     try:
         saved = decode(_SavedGrowMap, parse_json(text))
     except MisfitError as error:
@@ -278,15 +273,15 @@ class _SavedRates(Record, frozen=True, forbid_unknown_fields=False):
 
 def _json_rates(path: Path) -> tuple[float, ...]:
     try:
-        rates = decode(_SavedRates, parse_json(read_text(path, _MAX_JSON_BYTES))).acceptance_rates
+        saved: _SavedRates = decode(_SavedRates, parse_json(read_text(path, _MAX_JSON_BYTES)))
     except MisfitError as error:
         raise GrowMapError(f"this is no acceptance vector: {error}") from None
     except ValueError as error:
         raise GrowMapError(f"this is not valid JSON: {error}") from None
-    if not rates:
+    if not saved.acceptance_rates:
         raise GrowMapError('"acceptance_rates" is empty')
-    _check_mass([0.0, *rates])
-    return rates
+    _check_mass([0.0, *saved.acceptance_rates])
+    return saved.acceptance_rates
 
 
 def _check_mass(entries: Sequence[float]) -> None:
