@@ -101,7 +101,7 @@ def measure(flags: Mapping[str, Any], task: Task, results: Results) -> None:
 
     write_acceptance_rates(dst, vector.rates, vector.rejected, about)
     if picture is not None:
-        from sequoia_core.figures.acceptance_picture import draw_vector
+        from sequoia_core.figures.charts import draw_vector
 
         draw_vector(picture, vector)
     if results.as_json:

@@ -25,7 +25,7 @@ from .terminal import TerminalError
 from .testbed_run import INTERRUPTED
 
 if TYPE_CHECKING:
-    from sequoia_core.bench.findings import Findings
+    from sequoia_core.bench.findings import BenchFindings
 
 SCREEN_ROUNDS = 7
 SIZES = ",".join(map(str, TREE_SIZES))
@@ -124,23 +124,23 @@ def _compare(
     )
     with progress_line() as progress, _interruptible():
         pair = build.load_chosen(settings, progress)
-        from sequoia_core import bench as benchmark
-        from sequoia_core.bench import document
+        from sequoia_core.bench import report, session
 
-        findings = benchmark.measure(pair, plan, progress)
+        findings = session.measure(pair, plan, progress)
         findings = _with_chat_memory(findings, plan, flags, progress)
-    typer.echo(document.for_terminal(findings))
-    setting = document.Setting(_machine(), shlex.join(["sequoia", *sys.argv[1:]]), _prompts(plan))
+    typer.echo(report.for_terminal(findings))
+    command = shlex.join(["sequoia", *sys.argv[1:]])
+    setting = report.BenchSetting(_machine(), command, _prompts(plan))
     if json_file is not None:
-        values = document.as_values(findings, setting)
+        values = report.as_values(findings, setting)
         json_file.write_text(json.dumps(values, indent=1) + "\n", encoding="utf-8")
     if markdown is not None:
-        document.write_document(findings, setting, markdown)
+        report.write_document(findings, setting, markdown)
 
 
 def _with_chat_memory(
-    findings: "Findings", plan: BenchPlan, flags: Mapping[str, Any], progress: Progress
-) -> "Findings":
+    findings: "BenchFindings", plan: BenchPlan, flags: Mapping[str, Any], progress: Progress
+) -> "BenchFindings":
     """Measure the whole chat too where memory is asked for; why not is a line of the report."""
     from dataclasses import replace
 
@@ -212,8 +212,8 @@ def _prompts(plan: BenchPlan) -> str:
 
 def _screen(prompts: str | None, count: int, flags: Mapping[str, Any]) -> str:
     with progress_line() as progress:
-        from sequoia_core.data.prompts import load_prompts
+        from sequoia_core.data.prompts import prompt_texts
 
         from .screen_bench import measure_screen
 
-        return measure_screen(load_prompts(prompts, count), flags, SCREEN_ROUNDS, progress)
+        return measure_screen(prompt_texts(prompts, count), flags, SCREEN_ROUNDS, progress)

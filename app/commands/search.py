@@ -136,7 +136,7 @@ def _search(
         result = searched(wanted, f"searched for {vector.name} with given times")
     save_growmap(result.tree, dst)
     if picture is not None:
-        from sequoia_core.figures.search_picture import draw_search
+        from sequoia_core.figures.charts import draw_search
 
         draw_search(picture, result)
     if as_json:

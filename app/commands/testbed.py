@@ -7,8 +7,7 @@ from typing import Annotated, Any
 import typer
 
 from sequoia_core.config import Mode, SamplingParams
-from sequoia_core.data import TOTAL_TOKENS, DataSpec
-from sequoia_core.data.spec import PROMPT_TOKENS
+from sequoia_core.data import PROMPT_TOKENS, TOTAL_TOKENS, DataSpec
 
 from . import reproduce_options
 from .reproduce_options import DRAFT_TOP_P, SEED, TEMPERATURE, TOP_P, with_models

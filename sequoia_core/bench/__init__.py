@@ -3,16 +3,10 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
 from sequoia_core.config import Offload, SamplingParams, WeightFormat
 from sequoia_core.errors import ParameterError
-from sequoia_core.events import Progress
 from sequoia_core.tree.choice import MOST_NODES
-
-if TYPE_CHECKING:
-    from sequoia_core.bench.findings import Findings
-    from sequoia_core.model.loading.pair import Pair
 
 COUNT = 6
 TOKENS = 128
@@ -22,27 +16,22 @@ TREE_SIZES = (2, 4, 8, 12, 16, 24, 32, 48, 64)
 
 @dataclass(frozen=True, slots=True)
 class BenchPlan:
-    """What to measure.
+    """What to measure; models and their formats are as in `load_pair`.
 
     Attributes:
-        target: where the target's weights come from; None is the embedded one.
-        draft: as in `load_pair`.
-        weights: as in `load_pair`.
-        dtype: as in `load_pair`.
-        offload: as in `load_pair`.
         peer_draft: a draft for other projects' decoders; None is the pair's own.
-        prompts: a file, see `bench.prompts`; None is the built-in set.
+        prompts: a file, see `data.prompts`; None is the built-in set.
         count: how many of its prompts.
         tokens: new tokens per prompt.
         temperatures: each is measured on every prompt.
         peers: also time other projects' decoders.
         conditions: also measure with AVX2 alone, with a busy process, and reading a long prompt.
         memory: also measure peak memory, each system in a process of its own.
-        tree_sizes: numbers of nodes of the fixed trees that are swept over.
+        tree_sizes: nodes of the fixed trees that are swept over.
 
     Raises:
-        ParameterError: a tree has fewer than two nodes or too many, or a temperature is none, is
-            given twice or is missing.
+        ParameterError: a tree has fewer than two nodes or too many, or a temperature is invalid,
+            is given twice or is missing.
     """
 
     target: str | None = None
@@ -63,16 +52,9 @@ class BenchPlan:
     def __post_init__(self) -> None:
         if any(not 2 <= size <= MOST_NODES for size in self.tree_sizes):
             raise ParameterError(
-                f"a tree of the sweep speculates with 2 to {MOST_NODES} nodes; give sizes of these"
+                f"a tree of the sweep has 2 to {MOST_NODES} nodes; give sizes in that range"
             )
         for temperature in self.temperatures:
             SamplingParams(temperature)
         if not self.temperatures or len(set(self.temperatures)) < len(self.temperatures):
             raise ParameterError("give one temperature or more, each once")
-
-
-def measure(pair: Pair, plan: BenchPlan, progress: Progress) -> Findings:
-    """Measure a pair, loaded as the plan says, as `session` tells."""
-    from sequoia_core.bench.session import run_session
-
-    return run_session(pair, plan, progress)

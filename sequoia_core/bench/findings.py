@@ -1,12 +1,12 @@
-"""What a benchmark has found, as plain values; words for it are `document`'s."""
+"""Results of a benchmark, as plain values."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
 
+from sequoia_core.bench.comparison import Comparison
 from sequoia_core.bench.conditions import PREFILL_TOKENS
-from sequoia_core.bench.runner import Comparison
 from sequoia_core.events import PairDescription
 from sequoia_core.measure.spread import Spread
 
@@ -29,25 +29,24 @@ class Conditions:
 
 
 @dataclass(frozen=True, slots=True)
-class Findings:
-    """Everything a benchmark has found.
+class BenchFindings:
+    """All results of a benchmark.
 
     Attributes:
-        pair: what was decoded with.
-        tuned: what the machine's figures predicted before anything was compared, one line.
+        pair: the models.
+        tuned: what the measured machine predicted before anything was compared, one line.
         threads: of every system.
         comparisons: one for each way of sampling; plain decoding is the first system.
-        sweeps: for each of them speed by a fixed tree's nodes, 1 being plain decoding; without
-            another entry where no sizes were asked for.
-        partings: where greedy texts part from plain decoding's, one line a system.
+        sweeps: for each comparison the speed by nodes of a fixed tree; 1 is plain decoding.
+        divergences: where greedy texts diverge from plain decoding's, one line a system.
         absent: why a system, or its memory, was not measured, by name.
         memory: bytes at the peak by system; empty where it was not measured.
         weights: bytes of both models' weights in bfloat16.
-        conditions: what was measured under particular conditions.
-        peer_dtype: number format that Hugging Face's models and PyTorch's forward compute in.
-        interrupted: somebody stopped it, so that parts are missing.
-        chat_memory: bytes of the whole chat, its screen included, once it has measured the
-            machine; None where that was not asked for.
+        conditions: comparisons under particular conditions.
+        peer_dtype: number format of Hugging Face's models and PyTorch's forward.
+        interrupted: the benchmark was stopped, so that parts are missing.
+        chat_memory: bytes of the whole chat with its screen, once it has measured the machine;
+            None where that was not measured.
     """
 
     pair: PairDescription
@@ -55,7 +54,7 @@ class Findings:
     threads: int
     comparisons: tuple[Comparison, ...]
     sweeps: tuple[Mapping[int, Spread], ...]
-    partings: tuple[str, ...]
+    divergences: tuple[str, ...]
     absent: Mapping[str, str]
     memory: Mapping[str, int]
     weights: int

@@ -1,18 +1,18 @@
-"""What this engine is meant to reach with the embedded pair on two cores, and what was measured.
+"""The goals for the embedded pair on two cores, compared with what was measured.
 
-Owns the list of goals and their wording. A goal whose system did not take part is shown as such.
+A goal whose system did not take part is shown as not measured.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 from sequoia_core.bench import names
+from sequoia_core.bench.comparison import Comparison
 from sequoia_core.bench.conditions import busy_name, prefill_speeds
-from sequoia_core.bench.findings import Findings
-from sequoia_core.bench.report import best_tree, fastest, ratio, rows
-from sequoia_core.bench.runner import Comparison
+from sequoia_core.bench.findings import BenchFindings
+from sequoia_core.bench.summary import best_tree, fastest, ratio, summarize
 from sequoia_core.measure.spread import Spread
 
 EMBEDDED_TARGET = "SmolLM2-135M-Instruct"
@@ -27,10 +27,10 @@ class Score:
     """One line of the table of goals.
 
     Attributes:
-        what: is compared with what.
-        measured: in words.
-        wanted: in words; "" is nothing in particular.
-        reached: None where it was not measured, or nothing is wanted.
+        what: the comparison.
+        measured: its result.
+        wanted: the goal; "" where there is none.
+        reached: None where it was not measured, or there is no goal.
     """
 
     what: str
@@ -39,45 +39,19 @@ class Score:
     reached: bool | None = None
 
 
-def scores(findings: Findings) -> Iterator[Score]:
-    """Every goal; what is wanted is left out for other pairs than the embedded one."""
-    own = findings.pair.target == EMBEDDED_TARGET and findings.pair.device == "cpu"
+def scores(findings: BenchFindings) -> Iterator[Score]:
+    """Every goal; pairs other than the embedded one have results without goals."""
+    embedded = findings.pair.target == EMBEDDED_TARGET and findings.pair.device == "cpu"
     for score in _all_scores(findings):
-        yield score if own else Score(score.what, score.measured)
+        yield score if embedded else Score(score.what, score.measured)
 
 
-def score_lines(findings: Findings) -> Iterator[str]:
-    """A table in Markdown."""
-    yield "| | measured | wanted | reached |"
-    yield "|---|---|---|---|"
-    for score in scores(findings):
-        verdict = {None: "", True: "yes", False: "no"}[score.reached]
-        yield f"| {score.what} | {score.measured} | {score.wanted} | {verdict} |"
-
-
-def memory_lines(used: Mapping[str, int], weights: int) -> Iterator[str]:
-    """A table of peak memory.
-
-    Args:
-        used: bytes by system.
-        weights: bytes of both models in bfloat16.
-    """
-    yield (
-        "Peak memory of a process of its own, interpreter and libraries included. Both models' "
-        f"weights in bfloat16 are {_mb(weights)}."
-    )
-    yield ""
-    yield "| system | peak |"
-    yield "|---|---|"
-    for name, peak in used.items():
-        yield f"| {name} | {_mb(peak)} |"
-
-
-def _all_scores(findings: Findings) -> Iterator[Score]:
+def _all_scores(findings: BenchFindings) -> Iterator[Score]:
     tree = best_tree(findings.comparisons) or names.ADAPTIVE_LOOKUP
     for comparison in findings.comparisons:
         yield from _speeds(comparison, tree)
-    yield from _texts(findings)
+    for comparison in findings.comparisons:
+        yield from _texts(comparison)
     conditions = findings.conditions
     yield _ratio(
         conditions.avx2, names.AVX2, names.FLOAT32_AVX2, 8.0,
@@ -91,7 +65,7 @@ def _all_scores(findings: Findings) -> Iterator[Score]:
         findings.chat_memory,
         MOST_CHAT_MEMORY,
     )
-    yield _prefill(findings)
+    yield _prefill(conditions.prefill, conditions.prefill_tokens)
     for name, wanted in ((names.PLAIN, 0.55), (tree, None), (names.LLAMA_CPP, None)):
         what = f"{name}: with a process that keeps one core busy / alone"
         yield _ratio(conditions.busy, busy_name(name), name, wanted, what)
@@ -118,46 +92,46 @@ def _speeds(comparison: Comparison, tree: str) -> Iterator[Score]:
 def _ratio(
     comparison: Comparison | None, faster: str, slower: str, wanted: float | None, what: str
 ) -> Score:
-    words = "" if wanted is None else f"{wanted:g}x"
-    if comparison is None or not {faster, slower} <= comparison.runs.keys():
-        return Score(what, _NONE, words)
-    found = ratio(comparison.runs[faster], comparison.runs[slower])
-    return _at_least(what, found, wanted, words)
+    found = None
+    if comparison is not None and {faster, slower} <= comparison.runs.keys():
+        found = ratio(comparison.runs[faster], comparison.runs[slower])
+    return _at_least(what, found, wanted)
 
 
-def _at_least(what: str, found: Spread, wanted: float | None, words: str) -> Score:
+def _at_least(what: str, found: Spread | None, wanted: float | None) -> Score:
+    goal = "" if wanted is None else f"{wanted:g}x"
+    if found is None:
+        return Score(what, _NONE, goal)
     reached = None if wanted is None else found.middle >= wanted
-    return Score(what, found.text(2, "x"), words, reached)
+    return Score(what, found.text(2, "x"), goal, reached)
 
 
-def _texts(findings: Findings) -> Iterator[Score]:
+def _texts(comparison: Comparison) -> Iterator[Score]:
     """Whether every way to speculate gives plain decoding's texts at temperature 0."""
-    for comparison in findings.comparisons:
-        own = [row for row in rows(comparison) if row.name in names.TREES]
-        if comparison.params.temperature == 0.0 and own:
-            prompts = len(comparison.runs[names.PLAIN])
-            fewest = min(row.same_text for row in own)
-            what = "texts equal to plain decoding's, T = 0, the fewest of all trees"
-            every = f"{prompts} of {prompts}"
-            yield Score(what, f"{fewest} of {prompts}", every, fewest == prompts)
+    trees = [each for each in summarize(comparison) if each.name in names.TREES]
+    if comparison.params.temperature == 0.0 and trees:
+        prompts = len(comparison.runs[names.PLAIN])
+        fewest = min(each.same_text for each in trees)
+        what = "texts equal to plain decoding's, T = 0, the fewest of all trees"
+        yield Score(what, f"{fewest} of {prompts}", f"{prompts} of {prompts}", fewest == prompts)
 
 
 def _bytes(what: str, used: int | None, most: float) -> Score:
-    words = f"at most {_mb(most)}"
+    goal = f"at most {megabytes(most)}"
     if used is None:
-        return Score(what, _NONE, words)
-    return Score(what, _mb(used), words, used <= most)
+        return Score(what, _NONE, goal)
+    return Score(what, megabytes(used), goal, used <= most)
 
 
-def _prefill(findings: Findings) -> Score:
-    comparison, tokens = findings.conditions.prefill, findings.conditions.prefill_tokens
-    what = f"reading {tokens:,} tokens / the same by PyTorch"
-    if comparison is None or not {names.PLAIN, names.PYTORCH} <= comparison.runs.keys():
-        return Score(what, _NONE, "1.6x")
-    speeds = prefill_speeds(comparison, tokens)
-    pairs = zip(speeds[names.PLAIN], speeds[names.PYTORCH], strict=True)
-    return _at_least(what, Spread.of([own / other for own, other in pairs]), 1.6, "1.6x")
+def _prefill(comparison: Comparison | None, tokens: int) -> Score:
+    found = None
+    if comparison is not None and {names.PLAIN, names.PYTORCH} <= comparison.runs.keys():
+        speeds = prefill_speeds(comparison, tokens)
+        pairs = zip(speeds[names.PLAIN], speeds[names.PYTORCH], strict=True)
+        found = Spread.of([own / other for own, other in pairs])
+    return _at_least(f"reading {tokens:,} tokens / the same by PyTorch", found, 1.6)
 
 
-def _mb(size: float) -> str:
+def megabytes(size: float) -> str:
+    """`427 MB`."""
     return f"{size / 1e6:.0f} MB"

@@ -1,7 +1,7 @@
 """`transformers` as systems of the benchmark: plain, assisted by a draft, and with prompt lookup.
 
-Owns the models' rebuilding in memory under its classes, with the same weights, device and dtype.
-Options not named here are the library's defaults. Knows nothing of this engine.
+Models are rebuilt in memory under its classes, with the same weights, device and dtype. Options not
+named here are the library's defaults.
 """
 
 from __future__ import annotations
@@ -18,18 +18,9 @@ from sequoia_core.config import SamplingParams
 if TYPE_CHECKING:
     from sequoia_core.model.loading.pair import OpenedDraft
 
-LOOKUP_TOKENS = 3
-"""Tokens proposed at a time, as in the library's own examples."""
-
 
 class HuggingFaceSystem:
-    """`generate`, with what it is given to speculate.
-
-    Args:
-        name: for the report.
-        model: as `rebuilt` makes it; may be shared.
-        **speculation: arguments of `generate` that make it speculate.
-    """
+    """Decoding by `generate`, with further arguments that make it speculate."""
 
     def __init__(self, name: str, model: Any, **speculation: Any) -> None:
         self.name = name
@@ -61,7 +52,7 @@ class HuggingFaceSystem:
 
 
 class _Watch:
-    """A stopping criterion that never stops: it is called once after each step."""
+    """A stopping criterion that never stops; it is called once after each step."""
 
     def __init__(self, clock: StepClock, length: int) -> None:
         self._clock, self._length = clock, length
@@ -73,13 +64,7 @@ class _Watch:
 
 
 class ScatteredHead(nn.Module):
-    """An output head with rows for some tokens only; the others get no probability.
-
-    Args:
-        weight: [V_draft, hidden].
-        vocab_ids: int64 [V_draft], the token of each row.
-        vocab_size: columns of the logits.
-    """
+    """An output head [V_draft, hidden] for some tokens; all others' logits are minus infinity."""
 
     def __init__(self, weight: Tensor, vocab_ids: Tensor, vocab_size: int) -> None:
         super().__init__()
@@ -98,17 +83,10 @@ class ScatteredHead(nn.Module):
 def rebuilt(
     config: Any, weights: Mapping[str, Tensor], device: torch.device, dtype: torch.dtype
 ) -> Any:
-    """A model of this shape and these weights as `transformers` would load it.
-
-    Args:
-        config: a `model.config.ModelConfig`; a trimmed head is left to `rebuilt_draft`.
-        weights: tensors under Hugging Face names.
-        device: where to compute.
-        dtype: of the weights.
-    """
+    """A model as `transformers` would load it; a trimmed head is left to `rebuilt_draft`."""
     import transformers
 
-    transformers.logging.set_verbosity_error()  # its remarks would be written across the report
+    transformers.logging.set_verbosity_error()  # warnings would appear within the report
     model = transformers.LlamaForCausalLM(llama_config(config)).to(dtype)
     whole = config.head_vocab_size == config.vocab_size
     tensors = {name: weights[name] for name in weights if whole or name != "lm_head.weight"}
@@ -129,7 +107,7 @@ def rebuilt_draft(draft: OpenedDraft, device: torch.device, dtype: torch.dtype) 
 
 
 def llama_config(config: Any) -> Any:
-    """A shape of this engine in the library's terms."""
+    """A `ModelConfig` as the library's configuration."""
     from transformers import LlamaConfig
 
     rope: dict[str, Any] = {"rope_type": "default", "rope_theta": config.rope_theta}

@@ -1,6 +1,6 @@
-"""The most memory a process has had, and what weights come to.
+"""Peak memory of a process, and the size of weights.
 
-Imports no library of models, so that a process that is measured pays for none.
+Imports no library of models, so that a measured process pays for none.
 """
 
 from __future__ import annotations
@@ -11,15 +11,15 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from sequoia_core.bench.workshop import Workshop
+    from sequoia_core.bench.model_factory import Sources
 
 _STATUS = Path("/proc/self/status")
 
 
 def peak_memory() -> int:
-    """Bytes this process has had in main memory at most.
+    """Most bytes this process has had in main memory.
 
-    The kernel's own counter for this program: `getrusage` also counts what the process was before
+    The kernel's own counter is of this program. `getrusage` also counts what the process was before
     it became this program, which for a child is as large as its parent.
     """
     try:
@@ -34,14 +34,13 @@ def peak_memory() -> int:
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit
 
 
-def weight_bytes(workshop: Workshop) -> int:
+def weight_bytes(sources: Sources) -> int:
     """Size of the pair's weights in bfloat16, a borrowed embedding counted once."""
     from sequoia_core.model.loading.pair import open_draft, open_target
 
-    known = workshop.sources
-    target = open_target(known.target).weights
+    target = open_target(sources.target).weights
     count = sum(target[name].numel() for name in target)
-    draft = open_draft(known.target, known.draft)
+    draft = open_draft(sources.target, sources.draft)
     if draft is not None:
         borrowed = {"model.embed_tokens.weight"} if draft.config.embeddings_from_target else set()
         own = (name for name in draft.weights if name.endswith(".weight"))

@@ -1,4 +1,4 @@
-"""What the benchmark's systems are called, in its report and between its processes."""
+"""Names of the benchmark's systems, in its report and between its processes."""
 
 PLAIN = "sequoia plain"
 CHAIN = "sequoia chain"
@@ -29,6 +29,6 @@ TREES = (CHAIN, PACKAGED, PACKAGED_LOOKUP, TREE, LOOKUP, ADAPTIVE, ADAPTIVE_LOOK
 LLAMA_CPP_PLAIN = (LLAMA_CPP, LLAMA_SERVER)
 """Plain decoding of the target's own file by llama.cpp."""
 LLAMA_CPP_REQUANTISED = (LLAMA_CPP_Q4_0, LLAMA_SERVER_Q4_0)
-"""The same of the file requantised to Q4_0, which is another model."""
+"""Plain decoding of the file requantised to Q4_0, which is another model."""
 LLAMA_CPP_SPECULATING = (LLAMA_CPP_LOOKUP, LLAMA_SERVER_LOOKUP, LLAMA_CPP_DRAFT)
-"""Its own speculative decoding."""
+"""llama.cpp's own speculative decoding."""

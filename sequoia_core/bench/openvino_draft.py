@@ -1,8 +1,8 @@
-"""A draft in OpenVINO's format, made offline from the very weights that this engine drafts with.
+"""A draft in OpenVINO's format, with the weights that this engine drafts with.
 
-Owns the way there: a GGUF file with the target's tokenizer, which OpenVINO GenAI reads and saves in
-its own format, and the scattering of a trimmed head over the whole vocabulary in the saved graph,
-since its speculative decoding wants both models' logits of one size.
+It is made offline by way of a GGUF file with the target's tokenizer, which OpenVINO GenAI reads and
+saves in its own format. Its speculative decoding wants both models' logits of one size, so a
+trimmed head is scattered over the whole vocabulary in the saved graph.
 """
 
 from __future__ import annotations
@@ -18,16 +18,9 @@ from sequoia_core.bench.runs import PeerError
 if TYPE_CHECKING:
     from sequoia_core.model.loading.pair import OpenedDraft
 
-_GRAPH = "openvino_model"
-
 
 def export_draft(draft: OpenedDraft, target_gguf: str, directory: Path) -> None:
-    """Write a draft where `openvino_system.OpenVinoSystem` finds it.
-
-    Args:
-        draft: the weights.
-        target_gguf: whose tokenizer it takes.
-        directory: exists and is empty.
+    """Write a draft into an empty directory, for `openvino.OpenVinoSystem`.
 
     Raises:
         PeerError: the library cannot read the result, or the draft has biases or a scaled rotary
@@ -52,7 +45,7 @@ def export_draft(draft: OpenedDraft, target_gguf: str, directory: Path) -> None:
 
 
 def write_gguf(draft: OpenedDraft, target_gguf: str, file: Path) -> None:
-    """A draft as a GGUF file of 16-bit floats; a trimmed head stays trimmed."""
+    """Write a draft as a GGUF file of 16-bit floats; a trimmed head stays trimmed."""
     import gguf
 
     config = draft.config
@@ -99,17 +92,17 @@ def _copy_tokenizer(source: str, writer: Any) -> None:
 
 
 def _interleaved(weight: Tensor, heads: int) -> Tensor:
-    """Rows of q or k in llama.cpp's order: its rotary embedding turns neighbours, not halves."""
+    """Rows of q or k in llama.cpp's order: its rotary embedding rotates neighbours, not halves."""
     return weight.view(heads, 2, -1, weight.shape[1]).transpose(1, 2).reshape(weight.shape)
 
 
 def _scatter_head(directory: Path, vocab_ids: Tensor, vocab_size: int) -> None:
-    """Give the saved graph logits [.., .., V], those of unknown tokens minus infinity."""
+    """Give the saved graph logits [.., .., V], minus infinity where the head has no row."""
     import numpy as np
     import openvino as ov
     from openvino import opset13 as ops
 
-    graph = directory / f"{_GRAPH}.xml"
+    graph = directory / "openvino_model.xml"
     model = ov.Core().read_model(graph)
     result = model.get_results()[0]
     trimmed = result.input_value(0)  # [batch, tokens, V_draft]

@@ -1,148 +1,139 @@
-"""A comparison as a table for people and as plain values for machines.
+"""A benchmark's findings as text for the terminal, as JSON values and as a Markdown document."""
 
-Owns the statistics: medians with spread, and ratios taken prompt by prompt. Measures nothing.
-"""
+from __future__ import annotations
 
-from collections import Counter
-from collections.abc import Sequence
-from dataclasses import asdict, dataclass
-from statistics import geometric_mean, median
+import platform
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from datetime import date
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
 
-from sequoia_core.bench import names
-from sequoia_core.bench.runner import Comparison
-from sequoia_core.bench.runs import Run, StepParts
+from sequoia_core.bench.comparison import Comparison
+from sequoia_core.bench.conditions import prefill_speeds
+from sequoia_core.bench.findings import BenchFindings
+from sequoia_core.bench.goals import megabytes, scores
+from sequoia_core.bench.summary import SystemSummary, ranked_trees, speeds, summarize
+from sequoia_core.bench.systems import INSTALL
+from sequoia_core.figures import charts, picture
+from sequoia_core.files import encode
 from sequoia_core.measure.spread import Spread
 
+PACKAGES = (
+    "sequoia-chat", "torch", "transformers", "llama-cpp-python", "xllamacpp", "openvino-genai",
+    "numpy",
+)  # fmt: skip
+SYSTEMS_PICTURE = "benchmark-systems.svg"
+SIZES_PICTURE = "benchmark-tree-sizes.svg"
+LEGEND = """\
+Systems take turns prompt by prompt in alternating order, after a warm-up. This engine's systems
+share a process; every other one has its own. tokens/s: decoding only, from the end of the first
+step, which reads the prompt ("first ms"), to the last token; no system stops early. Median (lowest
+to highest) over prompts. ratio: over the first system on the same prompt. tree: nodes x depth.
+rest: a step's time outside of both models. same text: prompts whose tokens equal the first
+system's; what is sampled differs by the draws.
+
+- sequoia tree: the fixed shape that was predicted to be the fastest on this machine; packaged
+  shape: the one that serves until the machine has been measured; adaptive: a new shape each step.
+  look-up: continuations found in the conversation are added.
+- PyTorch: plain decoding by PyTorch's forward instead of the native library.
+- llama.cpp: through llama-cpp-python, compiled on this machine. llama.cpp server: a newer
+  llama.cpp, through xllamacpp, as its wheel brings it; by the server's own clock. Both read the
+  target's own file; Q4_0 is that file requantised by llama.cpp to its fastest format."""
+INTERRUPTED = "This run was interrupted: it holds the prompts that all systems had decoded."
 BAR_WIDTH = 40
 _EIGHTHS = " ▏▎▍▌▋▊▉"
 
 
 @dataclass(frozen=True, slots=True)
-class Row:
-    """One system's figures over all prompts.
+class BenchSetting:
+    """Where and how a benchmark was run.
 
     Attributes:
-        name: the system.
-        tokens_per_second: decoding speed.
-        ratio: its speed over the first system's on the same prompt.
-        tokens_per_step: median.
-        first_ms: until the first tokens, median; no part of the speed.
-        tree: what it speculated with most often; "" where that has no name.
-        parts: of a step, each the median of its means; None where they are not known.
-        same_text: prompts on which the tokens equal the first system's.
+        machine: processor, cores and memory, one line.
+        command: the command line.
+        prompts: what was decoded, one line.
     """
 
-    name: str
-    tokens_per_second: Spread
-    ratio: Spread
-    tokens_per_step: float
-    first_ms: float
-    tree: str
-    parts: StepParts | None
-    same_text: int
+    machine: str
+    command: str
+    prompts: str
 
 
-def ratio(runs: Sequence[Run], others: Sequence[Run]) -> Spread:
-    """How much faster one system decodes than another, prompt by prompt."""
-    return Spread.of([
-        run.tokens_per_second / other.tokens_per_second
-        for run, other in zip(runs, others, strict=True)
-    ])  # fmt: skip
+def versions() -> dict[str, str]:
+    """Of Python and of every installed package that a speed depends on."""
+    found = {"Python": platform.python_version()}
+    for package in PACKAGES:
+        try:
+            found[package] = version(package)
+        except PackageNotFoundError:
+            continue
+    return found
 
 
-def best_tree(comparisons: Sequence[Comparison]) -> str | None:
-    """This engine's fastest way to speculate over all ways of sampling; None without a draft."""
-    ranked = ranked_trees(comparisons)
-    return ranked[0][0] if ranked else None
-
-
-def ranked_trees(comparisons: Sequence[Comparison]) -> list[tuple[str, float]]:
-    """This engine's ways to speculate and their speed over plain decoding, fastest first.
-
-    The geometric mean over ways of sampling of the medians over prompts.
-    """
-    means = {
-        name: geometric_mean(
-            ratio(each.runs[name], each.runs[names.PLAIN]).middle for each in comparisons
-        )
-        for name in names.TREES
-        if all(name in each.runs for each in comparisons)
+def as_values(findings: BenchFindings, setting: BenchSetting) -> dict[str, object]:
+    """For JSON: every run, and the statistics."""
+    conditions = findings.conditions
+    return {
+        "setting": encode(setting),
+        "versions": versions(),
+        "pair": encode(findings.pair),
+        "threads": findings.threads,
+        "comparisons": [
+            _comparison_values(each) | {"tree_sizes": encode(sweep)}
+            for each, sweep in zip(findings.comparisons, findings.sweeps, strict=True)
+        ],
+        "goals": encode(list(scores(findings))),
+        "conditions": {
+            name: _comparison_values(each) if each else None
+            for name, each in (
+                ("prefill", conditions.prefill),
+                ("busy", conditions.busy),
+                ("avx2", conditions.avx2),
+            )
+        },
+        "interrupted": findings.interrupted,
+        "chat_memory": findings.chat_memory,
+        "absent": dict(findings.absent),
+        "memory": dict(findings.memory),
+        "weights": findings.weights,
     }
-    return sorted(means.items(), key=lambda item: -item[1])
 
 
-def fastest(comparison: Comparison, systems: Sequence[str]) -> str | None:
-    """The one of some systems with the highest median speed; None where none took part."""
-    speeds = {
-        name: median(run.tokens_per_second for run in comparison.runs[name])
-        for name in systems
-        if name in comparison.runs
+def _comparison_values(comparison: Comparison) -> dict[str, object]:
+    return {
+        "params": encode(comparison.params),
+        "rows": encode(summarize(comparison)),
+        "runs": encode(comparison.runs),
     }
-    return max(speeds, key=speeds.__getitem__, default=None)
 
 
-def rows(comparison: Comparison) -> list[Row]:
-    """Summarise; the first system is the baseline."""
-    baseline = next(iter(comparison.runs.values()))
-    return [_row(name, runs, baseline) for name, runs in comparison.runs.items()]
-
-
-def _row(name: str, runs: list[Run], baseline: list[Run]) -> Row:
-    return Row(
-        name=name,
-        tokens_per_second=Spread.of([run.tokens_per_second for run in runs]),
-        ratio=ratio(runs, baseline),
-        tokens_per_step=median(run.tokens / run.steps for run in runs),
-        first_ms=1e3 * median(run.first_seconds for run in runs),
-        tree=Counter(run.tree for run in runs).most_common(1)[0][0],
-        parts=_parts(runs),
-        same_text=sum(
-            run.token_ids == base.token_ids for run, base in zip(runs, baseline, strict=True)
-        ),
-    )
-
-
-def _parts(runs: list[Run]) -> StepParts | None:
-    known = [run.parts for run in runs if run.parts is not None]
-    if not known:
-        return None
-    return StepParts(
-        draft_ms=median(parts.draft_ms for parts in known),
-        verify_ms=median(parts.verify_ms for parts in known),
-        bookkeeping_ms=median(parts.bookkeeping_ms for parts in known),
-    )
-
-
-def table(summary: Sequence[Row], prompts: int) -> str:
-    """Markdown, one line a system."""
+def for_terminal(findings: BenchFindings) -> str:
+    """Tables, bars of characters and ratios."""
+    pair = findings.pair
     lines = [
-        "| system | tokens/s | ratio | tokens/step | first ms | tree | draft ms | verify ms "
-        "| rest ms | rest | same text |",
-        "|---|---|---|---|---|---|---|---|---|---|---|",
+        f"{pair.target} <- {pair.draft or 'no draft'}, {pair.device} {pair.dtype}, "
+        f"{findings.threads} threads",
+        findings.tuned,
     ]
-    for row in summary:
-        parts = ("", "", "", "")
-        if row.parts is not None:
-            parts = (
-                f"{row.parts.draft_ms:.2f}", f"{row.parts.verify_ms:.2f}",
-                f"{row.parts.bookkeeping_ms:.2f}", f"{row.parts.bookkeeping_share:.1%}",
-            )  # fmt: skip
-        cells = (
-            row.name, row.tokens_per_second.text(1), row.ratio.text(2, "x"),
-            f"{row.tokens_per_step:.2f}", f"{row.first_ms:.0f}", row.tree, *parts,
-            f"{row.same_text} of {prompts}",
-        )  # fmt: skip
-        lines.append("| " + " | ".join(cells) + " |")
-    return "\n".join(lines)
+    lines += [INTERRUPTED] if findings.interrupted else []
+    for comparison, sweep in zip(findings.comparisons, findings.sweeps, strict=True):
+        drawn = speeds(comparison)
+        if len(sweep) > 1:
+            drawn |= {f"{size} nodes": speed for size, speed in sweep.items()}
+        lines += ["", f"{_heading(comparison)}:", "", *_systems(comparison), "", bars(drawn), ""]
+    for title, body in _sections(findings):
+        lines += [f"{title}:", "", *body, ""]
+    return "\n".join([*lines, *goals_table(findings), "", *_absences(findings)])
 
 
-def bars(speeds: Sequence[tuple[str, Spread]]) -> str:
+def bars(shown: Mapping[str, Spread]) -> str:
     """Median tokens/s as bars of characters, for a terminal."""
-    longest = max(spread.middle for _, spread in speeds)
-    width = max(len(name) for name, _ in speeds)
+    longest = max(speed.middle for speed in shown.values())
+    width = max(map(len, shown))
     return "\n".join(
-        f"{name:<{width}}  {_bar(spread.middle / longest):<{BAR_WIDTH}}  {spread.middle:.1f}"
-        for name, spread in speeds
+        f"{name:<{width}}  {_bar(speed.middle / longest):<{BAR_WIDTH}}  {speed.middle:.1f}"
+        for name, speed in shown.items()
     )
 
 
@@ -151,10 +142,173 @@ def _bar(share: float) -> str:
     return ("█" * (eighths // 8) + _EIGHTHS[eighths % 8]).strip()
 
 
-def as_values(comparison: Comparison, summary: Sequence[Row]) -> dict[str, object]:
-    """For JSON."""
-    return {
-        "params": asdict(comparison.params),
-        "rows": [asdict(row) for row in summary],
-        "runs": {name: [asdict(run) for run in runs] for name, runs in comparison.runs.items()},
-    }
+def write_document(findings: BenchFindings, setting: BenchSetting, file: Path) -> None:
+    """Write a Markdown file, and its pictures into `img` beside it if they can be drawn.
+
+    Raises:
+        OSError: a file cannot be written.
+    """
+    file.parent.mkdir(parents=True, exist_ok=True)
+    if picture.can_draw():
+        _draw(findings, file.parent / "img")
+    file.write_text("\n".join(document_lines(findings, setting)) + "\n", encoding="utf-8")
+
+
+def _draw(findings: BenchFindings, folder: Path) -> None:
+    folder.mkdir(exist_ok=True)
+    labels = _labels(findings)
+    systems = map(speeds, findings.comparisons)
+    charts.draw_systems(folder / SYSTEMS_PICTURE, dict(zip(labels, systems, strict=True)))
+    charts.draw_sizes(folder / SIZES_PICTURE, dict(zip(labels, findings.sweeps, strict=True)))
+
+
+def document_lines(findings: BenchFindings, setting: BenchSetting) -> Iterator[str]:
+    """The Markdown document."""
+    yield from ("# Benchmarks", "", *_preface(findings, setting), "")
+    yield from ("## Goals", "", *goals_table(findings), "")
+    pictures = picture.can_draw()
+    if pictures:
+        yield from (f"![Tokens per second by system](img/{SYSTEMS_PICTURE})", "")
+    for comparison in findings.comparisons:
+        yield from (f"## {_heading(comparison)}", "", *_systems(comparison), "")
+    yield from ("## Speed by the size of a fixed tree", "")
+    if pictures:
+        yield from (f"![Tokens per second by tree size](img/{SIZES_PICTURE})", "")
+    yield from (*_sizes(findings), "")
+    for title, body in _sections(findings):
+        yield from (f"## {title}", "", *body, "")
+    if absences := list(_absences(findings)):
+        yield from ("## Not measured", "", *absences)
+
+
+def _preface(findings: BenchFindings, setting: BenchSetting) -> Iterator[str]:
+    pair = findings.pair
+    packages = ", ".join(f"{name} {number}" for name, number in versions().items())
+    yield from ("Written by the command below; every figure is of that run.", "")
+    yield from ("```", setting.command, "```", "")
+    if findings.interrupted:
+        yield from (INTERRUPTED, "")
+    yield (
+        f"- {date.today().isoformat()}, {setting.machine}; {findings.threads} threads for every "
+        "system"
+    )
+    yield f"- {packages}"
+    yield (
+        f"- {pair.target} <- {pair.draft or 'no draft'}, {pair.device} {pair.dtype}; PyTorch and "
+        f"Hugging Face in {findings.peer_dtype or pair.dtype}; {setting.prompts}"
+    )
+    yield from (f"- {findings.tuned}", "", LEGEND)
+
+
+def _sections(findings: BenchFindings) -> Iterator[tuple[str, list[str]]]:
+    """Heading and lines of every part that was measured, after the comparisons."""
+    if ranked := ranked_trees(findings.comparisons):
+        yield "Which tree", _ranking(findings, ranked)
+    conditions = findings.conditions
+    if conditions.prefill:
+        reading = prefill_speeds(conditions.prefill, conditions.prefill_tokens)
+        title = f"Reading a prompt of {conditions.prefill_tokens:,} tokens"
+        yield title, _speed_table({name: Spread.of(each) for name, each in reading.items()})
+    if conditions.busy:
+        yield "With a process that keeps one core busy", _speed_table(speeds(conditions.busy))
+    if conditions.avx2:
+        yield "With AVX2 only", _speed_table(speeds(conditions.avx2))
+    if findings.memory:
+        yield "Memory", _memory(findings)
+    if findings.divergences:
+        yield "Where texts differ", [f"- {line}" for line in findings.divergences]
+
+
+def _ranking(findings: BenchFindings, ranked: Sequence[tuple[str, float]]) -> list[str]:
+    """This engine's trees over plain decoding, fastest first."""
+    heads = [head for label in _labels(findings) for head in (label, "tokens/step")]
+    by_name = [{row.name: row for row in summarize(each)} for each in findings.comparisons]
+    rows = []
+    for name, mean in ranked:
+        found = [summaries[name] for summaries in by_name]
+        cells = [(each.ratio.text(2, "x"), f"{each.tokens_per_step:.2f}") for each in found]
+        rows.append([name, *(cell for both in cells for cell in both), f"{mean:.2f}x"])
+    note = "Speed over plain decoding on the same prompt; mean: the geometric one of the medians."
+    return [*_table(["tree", *heads, "mean"], rows), "", note]
+
+
+def _speed_table(shown: Mapping[str, Spread]) -> list[str]:
+    return _table(["system", "tokens/s"], [(name, speed.text(1)) for name, speed in shown.items()])
+
+
+def _memory(findings: BenchFindings) -> list[str]:
+    rows = [(name, megabytes(peak)) for name, peak in findings.memory.items()]
+    note = (
+        "Peak memory of a process of its own, interpreter and libraries included. Both models' "
+        f"weights in bfloat16 are {megabytes(findings.weights)}."
+    )
+    return [note, "", *_table(["system", "peak"], rows)]
+
+
+def _sizes(findings: BenchFindings) -> list[str]:
+    """A line per size, a column per way of sampling; one node is plain decoding."""
+    heads = [f"tokens/s, {label}" for label in _labels(findings)]
+    rows = [
+        [f"{size}", *(sweep[size].text(1) if size in sweep else "" for sweep in findings.sweeps)]
+        for size in findings.sweeps[0]
+    ]
+    return _table(["nodes", *heads], rows)
+
+
+def goals_table(findings: BenchFindings) -> list[str]:
+    """Every goal, what was measured, and whether it is reached."""
+    verdicts = {None: "", True: "yes", False: "no"}
+    rows = [
+        (score.what, score.measured, score.wanted, verdicts[score.reached])
+        for score in scores(findings)
+    ]
+    return _table(["", "measured", "wanted", "reached"], rows)
+
+
+def _systems(comparison: Comparison) -> list[str]:
+    prompts = len(next(iter(comparison.runs.values())))
+    heads = (
+        "system", "tokens/s", "ratio", "tokens/step", "first ms", "tree", "draft ms", "verify ms",
+        "rest ms", "rest", "same text",
+    )  # fmt: skip
+    rows = [_system_cells(each, prompts) for each in summarize(comparison)]
+    note = (
+        f"{prompts} prompts, {comparison.params.max_new_tokens} new tokens; "
+        "median (lowest to highest)"
+    )
+    return [note, "", *_table(heads, rows)]
+
+
+def _system_cells(row: SystemSummary, prompts: int) -> tuple[str, ...]:
+    parts = ("", "", "", "")
+    if row.parts is not None:
+        parts = (
+            f"{row.parts.draft_ms:.2f}", f"{row.parts.verify_ms:.2f}",
+            f"{row.parts.bookkeeping_ms:.2f}",
+            f"{row.parts.bookkeeping_ms / row.parts.total_ms:.1%}",
+        )  # fmt: skip
+    return (
+        row.name, row.tokens_per_second.text(1), row.ratio.text(2, "x"),
+        f"{row.tokens_per_step:.2f}", f"{row.first_ms:.0f}", row.tree, *parts,
+        f"{row.same_text} of {prompts}",
+    )  # fmt: skip
+
+
+def _absences(findings: BenchFindings) -> Iterator[str]:
+    yield from (f"- {name}: {why}" for name, why in findings.absent.items())
+    if not picture.can_draw():
+        yield f"- pictures: matplotlib is not installed; install it with: {INSTALL}"
+
+
+def _heading(comparison: Comparison) -> str:
+    return f"Temperature {comparison.params.temperature:g}"
+
+
+def _labels(findings: BenchFindings) -> list[str]:
+    return [f"T = {each.params.temperature:g}" for each in findings.comparisons]
+
+
+def _table(heads: Sequence[str], rows: Sequence[Sequence[str]]) -> list[str]:
+    """Lines of a Markdown table."""
+    head, *body = (f"| {' | '.join(cells)} |" for cells in (heads, *rows))
+    return [head, "|---" * len(heads) + "|", *body]

@@ -1,13 +1,11 @@
-"""One prompt decoded by one system, on one clock for all of them.
+"""One prompt decoded by one system, timed by one clock for all of them.
 
-Owns what a run is and how it is timed: the time to the first tokens is kept apart, and decoding
-counts from there to the last token. Knows no system and imports none of their libraries, so that a
-process that measures one of them pays for no other.
+Imports no system and none of their libraries, so that a process pays for the one it measures.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from time import perf_counter
@@ -15,6 +13,7 @@ from typing import Protocol
 
 from sequoia_core.config import SamplingParams
 from sequoia_core.errors import SequoiaError
+from sequoia_core.events import StepTimings
 
 
 class PeerError(SequoiaError):
@@ -22,34 +21,20 @@ class PeerError(SequoiaError):
 
 
 class NoSpeedError(PeerError):
-    """A run took fewer steps than a speed needs; the decoder itself works."""
+    """A run took too few steps for a speed; the decoder itself works."""
 
 
 @contextmanager
 def peer_code() -> Iterator[None]:
-    """Tell whatever another project's code raises, importing it included, as a `PeerError`."""
+    """Raise whatever another project's code raises, its import included, as a `PeerError`."""
     try:
         yield
     except SequoiaError:
         raise
     except Exception as error:  # it may raise anything
         lines = [line.strip() for line in str(error).splitlines() if line.strip()]
-        told = f"{type(error).__name__}: {' '.join(lines[:2])}" if lines else type(error).__name__
-        raise PeerError(told) from error
-
-
-@dataclass(frozen=True, slots=True)
-class StepParts:
-    """Mean milliseconds of a step's parts, where a system tells them."""
-
-    draft_ms: float
-    verify_ms: float
-    bookkeeping_ms: float
-
-    @property
-    def bookkeeping_share(self) -> float:
-        """Of a step's wall time."""
-        return self.bookkeeping_ms / (self.draft_ms + self.verify_ms + self.bookkeeping_ms)
+        message = ": ".join([type(error).__name__, *([" ".join(lines[:2])] if lines else [])])
+        raise PeerError(message) from error
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,13 +42,13 @@ class Run:
     """One prompt decoded by one system.
 
     Attributes:
-        token_ids: what was decoded.
+        token_ids: all decoded tokens.
         tokens: tokens after the first step's.
         seconds: wall time of those.
         steps: decoding steps they took; as many as tokens without speculation.
         first_seconds: from the call to the end of the first step, which reads the prompt.
-        tree: what was speculated with, "" where that has no name.
-        parts: what a step consists of, None where they are not known.
+        tree: name of the tree, "" where it has none.
+        parts: of a step on average, None where they are not known.
     """
 
     token_ids: tuple[int, ...]
@@ -72,12 +57,25 @@ class Run:
     steps: int
     first_seconds: float
     tree: str = ""
-    parts: StepParts | None = None
+    parts: StepTimings | None = None
 
     @property
     def tokens_per_second(self) -> float:
         """Decoding speed."""
         return self.tokens / self.seconds
+
+
+def average_parts(
+    timings: Sequence[StepTimings], average: Callable[[Sequence[float]], float]
+) -> StepTimings | None:
+    """Average each part of some steps; None without any."""
+    if not timings:
+        return None
+    return StepTimings(
+        draft_ms=average([each.draft_ms for each in timings]),
+        verify_ms=average([each.verify_ms for each in timings]),
+        bookkeeping_ms=average([each.bookkeeping_ms for each in timings]),
+    )
 
 
 class System(Protocol):
@@ -89,7 +87,7 @@ class System(Protocol):
         ...
 
     def run(self, prompt_ids: Sequence[int], params: SamplingParams) -> Run:
-        """Decode exactly `params.max_new_tokens` tokens; nothing is kept of an earlier prompt.
+        """Decode exactly `params.max_new_tokens` tokens with empty caches.
 
         Raises:
             NoSpeedError: it took too few steps.
@@ -107,11 +105,11 @@ class StepClock:
     _tokens: list[int] = field(default_factory=list)
 
     def step(self, tokens: int, *, same: bool = False) -> None:
-        """A step has just ended and emitted so many tokens.
+        """Record the end of a step.
 
         Args:
-            tokens: how many.
-            same: they are more of the step before, which emits its tokens one by one.
+            tokens: that it emitted.
+            same: they belong to the step before, which emits its tokens one by one.
         """
         if same and self._ends:
             self._ends[-1] = perf_counter()
@@ -120,11 +118,13 @@ class StepClock:
         self._ends.append(perf_counter())
         self._tokens.append(tokens)
 
-    def run(self, token_ids: Sequence[int], tree: str = "", parts: StepParts | None = None) -> Run:
-        """What was timed; two steps or more are needed for a speed.
+    def run(
+        self, token_ids: Sequence[int], tree: str = "", parts: StepTimings | None = None
+    ) -> Run:
+        """The timed run.
 
         Raises:
-            NoSpeedError: there were fewer.
+            NoSpeedError: it took fewer than two steps.
         """
         if len(self._ends) < 2:
             raise NoSpeedError(f"only {len(self._ends)} steps were taken; decode more tokens")

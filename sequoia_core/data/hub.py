@@ -1,7 +1,6 @@
-"""The named data sets, read from the hub row by row, and folders of `datasets` on disk.
+"""Named data sets of the hub, and folders of `datasets` on disk.
 
-Owns which repository a name means and what becomes of the hub's errors. Rows are streamed, so that
-a set of terabytes costs its first pages.
+Rows are streamed, so that of a large set only the first pages are fetched.
 """
 
 from __future__ import annotations
@@ -17,7 +16,7 @@ from sequoia_core.data.rows import EXPECTED, Row, row_of
 from sequoia_core.errors import ParameterError, SequoiaError
 
 SPLITS = ("test", "validation", "train")
-"""Parts of a local data set, in the order in which they are preferred."""
+"""Parts of a local data set, in order of preference."""
 LONGEST_WAIT = 10.0
 """Seconds until the hub counts as unreachable."""
 _LONGEST_PROBLEM = 200
@@ -26,13 +25,7 @@ LOCAL = "a .jsonl or .txt file or a `datasets` folder on disk can be given inste
 
 @dataclass(frozen=True, slots=True)
 class HubSet:
-    """A public data set.
-
-    Attributes:
-        repo_id: `owner/name` on the hub.
-        config: which of its configurations; None where it has one.
-        split: which of its parts.
-    """
+    """A public data set; `config` is None where it has only one."""
 
     repo_id: str
     config: str | None
@@ -54,7 +47,7 @@ def named_rows(name: str) -> Iterator[Row]:
     """Rows of a named set, fetched as they are read.
 
     Raises:
-        ParameterError: its rows hold nothing to read.
+        ParameterError: a row has no known field.
         SequoiaError: it cannot be fetched.
     """
     wanted = NAMED[name]
@@ -69,7 +62,7 @@ def named_rows(name: str) -> Iterator[Row]:
 
 
 def _look_up(repo_id: str) -> None:
-    """Ask once whether it is there: `datasets` would ask an unreachable hub for half a minute."""
+    """Look it up once: `datasets` would try an unreachable hub for half a minute."""
     from huggingface_hub import HfApi
 
     HfApi().dataset_info(repo_id, timeout=LONGEST_WAIT)
@@ -84,17 +77,17 @@ def _opened(datasets: Any, wanted: HubSet) -> Any:
     except RuntimeError as error:
         if "scripts" not in str(error):
             raise
-        # the repository holds a program that makes the set; the hub keeps what it made beside it
+        # the repository holds a program that makes the set; the hub keeps the result as Parquet
         return load(revision="refs/convert/parquet")
 
 
 def folder_rows(folder: Path) -> Iterator[Row]:
     """Rows of a folder that `save_to_disk` wrote, or of one with Parquet, JSON or text files.
 
-    Of several parts the first of `SPLITS` that is there is read.
+    The first of `SPLITS` that exists is read.
 
     Raises:
-        ParameterError: it is no data set, or its rows hold nothing to read.
+        ParameterError: it is no data set, or a row has no known field.
     """
     datasets = _datasets()
     saved = any((folder / name).exists() for name in ("state.json", "dataset_dict.json"))
@@ -147,7 +140,7 @@ def _problem(error: Exception) -> str:
 
 
 def _is_about_connection(error: BaseException | None) -> bool:
-    """Whether a failed connection is at the bottom of an error."""
+    """Whether a failed connection is among an error's causes."""
     names = ("Connect", "Timeout", "Offline", "LocalEntryNotFound", "gaierror")
     while error is not None:
         if any(part in type(error).__name__ for part in names):

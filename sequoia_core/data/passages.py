@@ -1,8 +1,8 @@
-"""From a data set to token ids: prompts to decode after, and texts to be judged as they stand.
+"""From a data set to token ids: prompts to continue, and texts to be judged as they stand.
 
-Owns which tokens of a row are the prompt, the published experiments' way: the first 128 of a plain
-text. A text that has fewer is passed over and the next one counts in its place; there such a row
-took a number and was not decoded. A question goes through the chat template and is taken whole.
+Of a plain text the first 128 tokens are the prompt, as in the published experiments. A shorter text
+is skipped and the next one counts in its place; in those experiments it took a number. A question
+goes through the chat template and is a prompt as a whole.
 """
 
 from __future__ import annotations
@@ -14,50 +14,66 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from sequoia_core.data.hub import NAMED, folder_rows, named_rows
+from sequoia_core.data.prompts import PROMPTS
 from sequoia_core.data.rows import Kind, Row, json_rows, text_lines
-from sequoia_core.data.spec import TOTAL_TOKENS, DataSpec
 from sequoia_core.errors import ParameterError
 from sequoia_core.text.chat_template import ChatTemplate
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
+PROMPT_TOKENS = 128
+"""Tokens of a text that are the prompt, in the published experiments."""
+TOTAL_TOKENS = 256
+"""Tokens of prompt and answer together, in the published experiments."""
 FILE_ENDINGS = (".jsonl", ".txt")
 
 
 @dataclass(frozen=True, slots=True)
-class Passage:
-    """Tokens of one row.
+class DataSpec:
+    """A slice of a data set.
 
     Attributes:
-        token_ids: the prompt and what the row says after it.
-        prompt: how many of them are the prompt; all of them where the row is a question.
+        source: a name of `hub.NAMED`, a `.jsonl` or `.txt` file, or a folder of `datasets`; None
+            is the few built-in questions.
+        start: first row, counted from 0 among those that are long enough.
+        end: the row after the last; the built-in questions may be fewer.
+        prompt_tokens: tokens of a plain text that are the prompt.
+
+    Raises:
+        ParameterError: a value is outside its range.
     """
+
+    source: str | None
+    start: int = 0
+    end: int = 200
+    prompt_tokens: int = PROMPT_TOKENS
+
+    def __post_init__(self) -> None:
+        if self.source is not None and not self.source.strip():
+            raise ParameterError("the data set's name is empty; leave it out for built-in prompts")
+        if self.start < 0:
+            raise ParameterError(f"start is {self.start}; rows are counted from 0")
+        if self.end <= self.start:
+            raise ParameterError(
+                f"end is {self.end}; it must be above start, which is {self.start}"
+            )
+        if self.prompt_tokens < 1:
+            raise ParameterError(f"prompt_tokens is {self.prompt_tokens}; give at least 1")
+
+
+@dataclass(frozen=True, slots=True)
+class Passage:
+    """Tokens of one row, of which the first `prompt` are the prompt; of a question all are."""
 
     token_ids: tuple[int, ...]
     prompt: int
 
 
 def load_prompts(spec: DataSpec, tokenizer: PreTrainedTokenizerBase) -> list[tuple[int, ...]]:
-    """Token ids of the prompts, each to be decoded after.
-
-    Args:
-        spec: which rows.
-        tokenizer: the target's. Plain texts get what it puts at the beginning of a text.
-
-    Raises:
-        ParameterError: the set is unknown or unreadable, or has too few rows.
-        SequoiaError: it cannot be fetched.
-    """
+    """Token ids of the prompts; see `load_passages`."""
     found = load_passages(spec, tokenizer, spec.prompt_tokens)
     return [passage.token_ids for passage in found]
-
-
-def load_rows(
-    spec: DataSpec, tokenizer: PreTrainedTokenizerBase, tokens: int = TOTAL_TOKENS
-) -> list[tuple[int, ...]]:
-    """Token ids of texts to be judged as they stand; see `load_passages`."""
-    return [passage.token_ids for passage in load_passages(spec, tokenizer, tokens)]
 
 
 def load_passages(
@@ -66,8 +82,8 @@ def load_passages(
     """The wanted rows, plain texts cut to `tokens` ids.
 
     Args:
-        spec: which rows. Where more than the prompt is asked for, a text must have more than it.
-        tokenizer: the target's.
+        spec: which rows. If more than the prompt is wanted, a text must be longer than it.
+        tokenizer: the target's; what it puts at the beginning of a text is kept.
         tokens: most ids of a plain text, at least the prompt's; questions are never cut.
 
     Raises:
@@ -83,40 +99,36 @@ def load_passages(
 
 @dataclass(slots=True)
 class _Reader:
-    """Turns rows into passages and remembers how many there were."""
+    """Turns rows into passages and counts them."""
 
     spec: DataSpec
     tokenizer: PreTrainedTokenizerBase
     tokens: int
     _template: ChatTemplate = field(init=False)
     _taken: int = 0
-    _passed_over: int = 0
+    _skipped: int = 0
 
     def __post_init__(self) -> None:
         self._template = ChatTemplate(self.tokenizer, None)
 
     def passages(self) -> Iterator[Passage]:
-        """All there are."""
         source = self.spec.source
         check_source(source)
-        plain = Path(source or "").expanduser()
-        if plain.suffix == ".txt" and plain.is_file():
-            yield from self._of_plain_file(plain)
-            return
-        for row in _rows_of(source):
-            passage = self._passage(row)
-            if passage is not None:
-                self._taken += 1
-                yield passage
+        file = Path(source or "").expanduser()
+        is_plain = file.suffix == ".txt" and file.is_file()
+        for found in self._of_plain_file(file) if is_plain else map(self._passage, _rows(source)):
+            if found is None:
+                self._skipped += 1
             else:
-                self._passed_over += 1
+                self._taken += 1
+                yield found
 
     def shortage(self) -> str:
-        """What to say of a set that was read to its end and has too few rows."""
+        """Why a set that was read to its end is not enough."""
         name = self.spec.source or "the built-in set"
         short = ""
-        if self._passed_over:
-            short = f" of at least {self._least} tokens ({self._passed_over} have fewer)"
+        if self._skipped:
+            short = f" of at least {self._least} tokens ({self._skipped} have fewer)"
         return (
             f"{name} has {self._taken} rows{short}; rows {self.spec.start} to {self.spec.end} were "
             f"asked for, so give a lower end"
@@ -124,14 +136,14 @@ class _Reader:
 
     @property
     def _least(self) -> int:
-        """Tokens that a text must have: one to judge, where more than the prompt is asked for."""
+        """Tokens that a text must have: one to judge, if more than the prompt is wanted."""
         return min(self.spec.prompt_tokens + 1, max(self.tokens, self.spec.prompt_tokens))
 
     def _passage(self, row: Row) -> Passage | None:
-        asked = row.kind is Kind.PROMPT and bool(self.tokenizer.chat_template)
+        is_question = row.kind is Kind.PROMPT and bool(self.tokenizer.chat_template)
         if not row.content.strip():
             return None
-        if asked or row.kind is Kind.TURN:
+        if is_question or row.kind is Kind.TURN:
             ids = tuple(self._template.whole([], row.content))
             return Passage(ids, len(ids))
         return self._cut(self.tokenizer.encode(row.content))
@@ -141,21 +153,19 @@ class _Reader:
             return None
         return Passage(tuple(token_ids[: max(self.tokens, self._least)]), self.spec.prompt_tokens)
 
-    def _of_plain_file(self, path: Path) -> Iterator[Passage]:
+    def _of_plain_file(self, path: Path) -> list[Passage | None]:
         """One text a line; if no line is long enough, the whole is one text, cut into rows."""
         lines = text_lines(path)
         found = [self._passage(Row(line, Kind.TEXT)) for line in lines]
-        if not any(found):
-            ids = self.tokenizer.encode("\n".join(lines))
-            length = max(TOTAL_TOKENS, self.tokens, self._least)
-            found = [self._cut(ids[at : at + length]) for at in range(0, len(ids), length)]
-        kept = [passage for passage in found if passage is not None]
-        self._taken, self._passed_over = len(kept), len(found) - len(kept)
-        yield from kept
+        if any(found):
+            return found
+        ids = self.tokenizer.encode("\n".join(lines))
+        length = max(TOTAL_TOKENS, self.tokens, self._least)
+        return [self._cut(ids[at : at + length]) for at in range(0, len(ids), length)]
 
 
 def check_source(source: str | None) -> None:
-    """Refuse what is no data set before minutes are spent on loading models.
+    """Refuse what is no data set before models are loaded.
 
     Raises:
         ParameterError: it is neither a known name nor there.
@@ -174,10 +184,8 @@ def check_source(source: str | None) -> None:
     )
 
 
-def _rows_of(source: str | None) -> Iterator[Row]:
+def _rows(source: str | None) -> Iterator[Row]:
     if source is None:
-        from sequoia_core.data.prompts import PROMPTS
-
         return (Row(prompt, Kind.TURN) for prompt in PROMPTS)
     if source in NAMED:
         return named_rows(source)

@@ -1,8 +1,4 @@
-"""Prompts to compare decoders on, as text: a JSON lines or text file, or a few of our own.
-
-Owns how many are wanted; which rows a file may have is `sequoia_core.data`'s. Knows nothing of
-models.
-"""
+"""Prompts as text: of a file, or a few built-in ones."""
 
 from pathlib import Path
 
@@ -21,8 +17,8 @@ PROMPTS = (
 )
 
 
-def load_prompts(path: str | None, count: int) -> list[str]:
-    """The first `count` prompts.
+def prompt_texts(path: str | None, count: int | None = None) -> list[str]:
+    """The first `count` prompts, or all.
 
     Args:
         path: `.jsonl` whose rows have `turns` (the first is taken), `prompt` or `text`, or any
@@ -32,20 +28,14 @@ def load_prompts(path: str | None, count: int) -> list[str]:
     Raises:
         ParameterError: the file is unreadable, a row has none of these, or there are too few.
     """
-    prompts = list(PROMPTS) if path is None else read_prompts(Path(path).expanduser())
-    if len(prompts) < count:
+    if path is None:
+        prompts = list(PROMPTS)
+    else:
+        file = Path(path).expanduser()
+        is_json = file.suffix == ".jsonl"
+        prompts = [row.content for row in json_rows(file)] if is_json else text_lines(file)
+    if count is not None and len(prompts) < count:
         raise ParameterError(
             f"{path or 'the built-in set'} has {len(prompts)} prompts; ask for at most as many"
         )
     return prompts[:count]
-
-
-def read_prompts(path: Path) -> list[str]:
-    """All prompts of a file; see `load_prompts`.
-
-    Raises:
-        ParameterError: the file is unreadable, or a row has no prompt.
-    """
-    if path.suffix != ".jsonl":
-        return text_lines(path)
-    return [row.content for row in json_rows(path)]

@@ -1,7 +1,4 @@
-"""What a row of a data set says, whatever its format: a text to go on with, or a question.
-
-Owns the names that rows have for it. Knows nothing of files or tokens.
-"""
+"""Rows of data sets: what they hold, and how files are read into them."""
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
@@ -17,10 +14,10 @@ EXPECTED = '"turns", "prompt", "text" or "article"'
 
 
 class Kind(Enum):
-    """What a row is to be read as.
+    """How a row is read.
 
     Attributes:
-        TEXT: the beginning of it is the prompt, the rest is what came after.
+        TEXT: its beginning is the prompt, the rest is the continuation.
         PROMPT: a question to a model that chats, a text to any other.
         TURN: the first turn of a conversation.
     """
@@ -39,34 +36,30 @@ class Row:
 
 
 def row_of(values: object) -> Row | None:
-    """What an entry of a data set says; None if it has nothing of that kind.
+    """The row of a data set's entry; None if it has no known field.
 
-    `turns` is a list of which the first counts, and so is `prompt` where it is a list. Half a
-    surrogate pair, which JSON can spell, becomes U+FFFD: no tokenizer takes it.
+    The first item of `turns` counts, and of `prompt` where it is a list. Half a surrogate pair,
+    which JSON can spell and no tokenizer takes, becomes U+FFFD.
     """
     if not isinstance(values, Mapping):
         return None
-    if "turns" in values:
-        return _first_turn(values["turns"])
     prompt = values.get("prompt")
-    if isinstance(prompt, list):
-        return _first_turn(prompt)
-    if isinstance(prompt, str):
-        return Row(well_formed(prompt), Kind.PROMPT)
-    text = values.get("text", values.get("article"))
-    return Row(well_formed(text), Kind.TEXT) if isinstance(text, str) else None
-
-
-def _first_turn(turns: Any) -> Row | None:
-    first = turns[0] if isinstance(turns, list) and turns else None
-    return Row(well_formed(first), Kind.TURN) if isinstance(first, str) else None
+    content: Any
+    if "turns" in values or isinstance(prompt, list):
+        turns = values.get("turns", prompt)
+        content, kind = turns[0] if isinstance(turns, list) and turns else None, Kind.TURN
+    elif isinstance(prompt, str):
+        content, kind = prompt, Kind.PROMPT
+    else:
+        content, kind = values.get("text", values.get("article")), Kind.TEXT
+    return Row(well_formed(content), kind) if isinstance(content, str) else None
 
 
 def json_rows(path: Path) -> Iterator[Row]:
     """Rows of a JSON lines file.
 
     Raises:
-        ParameterError: it is unreadable, or a line holds nothing to read.
+        ParameterError: it is unreadable, or a line has no content.
     """
     for number, line in enumerate(_lines(path), start=1):
         if not line.strip():

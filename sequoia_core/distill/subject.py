@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 import torch
 
 from sequoia_core.config import Offload, WeightFormat
-from sequoia_core.data.prompts import read_prompts
+from sequoia_core.data.prompts import prompt_texts
 from sequoia_core.distill.options import Options
 from sequoia_core.distill.pieces import Pieces
 from sequoia_core.distill.student import student_config
@@ -79,7 +79,7 @@ class Subject:
         tokenizer = checkpoint.tokenizer()
         check_embedding_fit(tokenizer, checkpoint.config.vocab_size, (), checkpoint.name)
         ends = turn_ends(tokenizer, checkpoint.eos_token_ids)
-        prompts = read_prompts(Path(options.data).expanduser()) if options.data else []
+        prompts = prompt_texts(options.data) if options.data else []
         count, conditioned = checkpoint.config.num_layers, options.kind == "conditioned"
         default = CONDITIONED_LAYERS if conditioned else INDEPENDENT_LAYERS
         layers = options.chosen_layers(count, min(default, count))

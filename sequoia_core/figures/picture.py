@@ -1,7 +1,6 @@
-"""The look of pictures, whatever they show: axes without a frame, readable on white and on black.
+"""The look of all pictures: axes without a frame, readable on white and on black.
 
-Owns how a picture is begun and written. matplotlib draws, where it is installed; text stays text in
-an SVG, and the same figures give the same file.
+Text stays text in an SVG, and the same figures give the same file.
 """
 
 from __future__ import annotations
@@ -27,7 +26,7 @@ def can_draw() -> bool:
 
 
 def check_picture(file: Path) -> None:
-    """Refuse a picture that could not be drawn, before what it shows is measured.
+    """Refuse a picture that could not be drawn, before its figures are measured.
 
     Raises:
         ParameterError: its name has another ending, or matplotlib is not installed.
@@ -50,18 +49,13 @@ def panels(height: float, count: int) -> list[Axes]:
     figure = Figure(figsize=(8, height), layout="constrained")
     made = list(figure.subplots(1, count, sharey=True, squeeze=False)[0])
     for each in made:
-        _plain(each)
+        each.tick_params(colors=GREY)
+        for text in (each.xaxis.label, each.yaxis.label, each.title):
+            text.set_color(GREY)
+        for side, spine in each.spines.items():
+            spine.set_visible(side in ("left", "bottom"))
+            spine.set_color(GREY)
     return made
-
-
-def _plain(made: Axes) -> None:
-    made.tick_params(colors=GREY)
-    made.xaxis.label.set_color(GREY)
-    made.yaxis.label.set_color(GREY)
-    made.title.set_color(GREY)
-    for side, spine in made.spines.items():
-        spine.set_visible(side in ("left", "bottom"))
-        spine.set_color(GREY)
 
 
 def save(drawn: Axes, file: Path) -> None:

@@ -13,9 +13,9 @@ from enum import StrEnum
 from statistics import median
 from typing import TYPE_CHECKING
 
-from sequoia_core.bench.own import OwnSystem, StepWatch
-from sequoia_core.bench.report import ratio
-from sequoia_core.bench.runner import compare
+from sequoia_core.bench.comparison import compare
+from sequoia_core.bench.own_systems import OwnSystem, StepWatch
+from sequoia_core.bench.summary import ratio
 from sequoia_core.config import Mode, SamplingParams
 from sequoia_core.decode.tree_choice import BundledAdvisor
 from sequoia_core.errors import ParameterError, SequoiaError

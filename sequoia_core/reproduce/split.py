@@ -72,7 +72,7 @@ class Split:
 
 
 class SplitClock:
-    """Times the parts of an engine's steps; a `bench.own.StepWatch`.
+    """Times the parts of an engine's steps; a `bench.own_systems.StepWatch`.
 
     Args:
         make: makes the samplers that are timed.

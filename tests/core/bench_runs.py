@@ -2,9 +2,10 @@
 
 from collections.abc import Sequence
 
-from sequoia_core.bench.runner import Comparison, Outcome, compare
-from sequoia_core.bench.runs import NoSpeedError, PeerError, Run, StepParts
+from sequoia_core.bench.comparison import ComparisonSet, compare
+from sequoia_core.bench.runs import NoSpeedError, PeerError, Run
 from sequoia_core.config import SamplingParams
+from sequoia_core.events import StepTimings
 
 
 def run_at(speed: float, tokens: int = 7, **changes: object) -> Run:
@@ -20,14 +21,9 @@ def run_at(speed: float, tokens: int = 7, **changes: object) -> Run:
 
 
 class FixedSystem:
-    """Takes the same time for every token, and writes down when it ran.
+    """Takes the same time for every token, and logs the name and temperature of every run.
 
-    Args:
-        name: for the report.
-        speed: tokens a second.
-        log: gets the name and temperature of every run.
-        **misfit: `steps` it says it takes, after how many runs of all it `fails_at`, and tokens
-            that are `most_at_once`, taken in a single step.
+    It `fails_at` so many runs of all systems, and takes `most_at_once` tokens in a single step.
     """
 
     def __init__(self, name: str, speed: float, log: list[str], **misfit: int) -> None:
@@ -47,17 +43,11 @@ class FixedSystem:
             token_ids=tuple(prompt_ids),
             steps=self._steps,
             tree="4x2",
-            parts=StepParts(1.0, 2.0, 1.0),
+            parts=StepTimings(1.0, 2.0, 1.0),
         )
 
 
-def outcome_of(*systems: FixedSystem, prompts: int = 2, tokens: int = 8) -> Outcome:
+def compared(*systems: FixedSystem, prompts: int = 2, tokens: int = 8) -> ComparisonSet:
     """Systems compared on prompts of one token, greedily and sampling."""
     samplings = [SamplingParams(each, max_new_tokens=tokens) for each in (0.0, 0.6)]
     return compare(systems, [[at] for at in range(prompts)], samplings, lambda *_: None)
-
-
-def comparison_of(temperature: float, **speeds: Sequence[float]) -> Comparison:
-    """Runs at these speeds, prompt by prompt; underscores in names stand for blanks."""
-    runs = {name.replace("_", " "): [run_at(v) for v in each] for name, each in speeds.items()}
-    return Comparison(SamplingParams(temperature, max_new_tokens=8), runs)

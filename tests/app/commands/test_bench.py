@@ -17,7 +17,7 @@ from app.commands.screen_bench import TimedEngine, measure_screen
 from app.commands.terminal import TerminalError
 from app.engine import build
 from sequoia_core import bench
-from sequoia_core.bench import document
+from sequoia_core.bench import report, session
 from sequoia_core.config import SamplingParams, WeightFormat
 from sequoia_core.events import Step
 from tests.fakes import replay
@@ -33,9 +33,9 @@ def asked(monkeypatch: pytest.MonkeyPatch) -> list[Any]:
         return "findings"
 
     monkeypatch.setattr(build, "load_chosen", lambda settings, progress: "the pair")
-    monkeypatch.setattr(bench, "measure", measure)
+    monkeypatch.setattr(session, "measure", measure)
     monkeypatch.setattr(bench_command, "_with_chat_memory", lambda findings, *_: findings)
-    monkeypatch.setattr(document, "for_terminal", lambda findings: f"the {findings}")
+    monkeypatch.setattr(report, "for_terminal", lambda findings: f"the {findings}")
     return asked
 
 
@@ -43,15 +43,15 @@ def test_bench_passes_on_its_plan_and_writes_what_was_found(
     asked: list[Any], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     values, markdown = tmp_path / "runs.json", tmp_path / "bench.md"
-    settings: list[document.Setting] = []
+    settings: list[report.BenchSetting] = []
 
-    def as_values(_findings: object, setting: document.Setting) -> dict[str, int]:
+    def as_values(_findings: object, setting: report.BenchSetting) -> dict[str, int]:
         settings.append(setting)
         return {"rows": 1}
 
-    monkeypatch.setattr(document, "as_values", as_values)
+    monkeypatch.setattr(report, "as_values", as_values)
     monkeypatch.setattr(
-        document, "write_document", lambda found, _, file: file.write_text(f"the {found}")
+        report, "write_document", lambda found, _, file: file.write_text(f"the {found}")
     )
     arguments = ["bench", "--count", "2", "--tokens", "32", "--temperature", "0.3"]
     arguments += ["--temperature", "0", "--no-peers", "--no-memory", "--tree-sizes", "16, 8,"]
@@ -109,7 +109,7 @@ def test_bench_writes_into_folders_that_are_missing_and_into_the_home(
     asked: list[Any], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     monkeypatch.setenv("HOME", str(tmp_path))
-    monkeypatch.setattr(document, "as_values", lambda _findings, _setting: {"rows": 1})
+    monkeypatch.setattr(report, "as_values", lambda _findings, _setting: {"rows": 1})
     result = CliRunner().invoke(app, ["bench", "--json-file", "~/new/runs.json"])
     assert result.exit_code == 0, result.output
     assert asked
@@ -193,7 +193,7 @@ def test_runs_alternate_and_the_ratio_is_taken_pair_by_pair(
 
     monkeypatch.setattr(screen_bench, "_run_in_terminal", run)
     monkeypatch.setattr(screen_bench, "_type_meanwhile", lambda *_: [0.002, 0.001, 0.004])
-    report = measure_screen(["a"], {}, 2, lambda _message, _fraction: None)
+    text = measure_screen(["a"], {}, 2, lambda _message, _fraction: None)
     assert order == ["screen", "headless", "headless", "screen"]
-    assert "ratio 0.90 (0.90 to 0.90)" in report
-    assert "key to echo while it decodes 2.0 ms, 99% within 4.0 ms, 3 keys" in report
+    assert "ratio 0.90 (0.90 to 0.90)" in text
+    assert "key to echo while it decodes 2.0 ms, 99% within 4.0 ms, 3 keys" in text

@@ -12,7 +12,7 @@ from app.commands import doctor_checks
 from app.commands.doctor_checks import Finding, Verdict
 from app.commands.options import MODEL_OPTIONS
 from app.config.load import load_settings
-from sequoia_core.bench.workshop import Sources, Workshop
+from sequoia_core.bench.model_factory import ModelFactory, Sources
 from sequoia_core.config import Offload
 from sequoia_core.errors import SequoiaError
 from sequoia_core.model.loading import pair
@@ -50,7 +50,7 @@ def test_a_system_that_is_weighed_in_a_process_of_its_own_is_offloaded_too(
 
     monkeypatch.setattr(pair, "load_pair", load_pair)
     sources = Sources("target", None, None, "cpu", "float32", threads=1, offload="disk")
-    assert Workshop(sources).pair is None
+    assert ModelFactory(sources).pair is None
     assert given == [Offload.DISK]
 
 

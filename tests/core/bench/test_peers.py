@@ -13,15 +13,15 @@ import torch
 from torch import Tensor
 
 from sequoia_core.bench.hugging_face import HuggingFaceSystem, rebuilt, rebuilt_draft
-from sequoia_core.bench.llama_cpp_system import (
+from sequoia_core.bench.llama_cpp import (
     CONTEXT,
     LOOKUP_TOKENS,
     LlamaCppSystem,
+    LlamaServerSystem,
     requantise,
 )
-from sequoia_core.bench.llama_server_system import LlamaServerSystem
+from sequoia_core.bench.openvino import DRAFTED, OpenVinoSystem
 from sequoia_core.bench.openvino_draft import write_gguf
-from sequoia_core.bench.openvino_system import DRAFTED, OpenVinoSystem
 from sequoia_core.bench.runs import NoSpeedError, PeerError
 from sequoia_core.config import SamplingParams
 from sequoia_core.model.llama import Llama
@@ -329,15 +329,14 @@ def genai(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.mark.usefixtures("genai")
 def test_openvino_decodes_with_and_without_a_draft() -> None:
-    plain = OpenVinoSystem("some.gguf", threads=3).run(PROMPT, GREEDY)
+    plain = OpenVinoSystem("plain", "some.gguf", threads=3).run(PROMPT, GREEDY)
     assert FakePipeline.made == {
         "path": "some.gguf", "device": "CPU", "INFERENCE_NUM_THREADS": 3,
         "scheduler_config": "keeps nothing",
     }  # fmt: skip
-    speculative = OpenVinoSystem("some.gguf", 3, "draft")
+    speculative = OpenVinoSystem("fast", "some.gguf", 3, "draft")
     run = speculative.run(PROMPT, SAMPLED)
     assert FakePipeline.made["draft_model"] == ("draft", "CPU", {"INFERENCE_NUM_THREADS": 3})
-    assert speculative.name != OpenVinoSystem("some.gguf", 3).name
     assert plain.token_ids == run.token_ids == tuple(range(24))
     assert (plain.tokens, plain.steps) == (23, 23)
     assert (run.tokens, run.steps) == (24 - DRAFTED - 1, 24 // (DRAFTED + 1) - 1)
@@ -345,7 +344,7 @@ def test_openvino_decodes_with_and_without_a_draft() -> None:
 
 @pytest.mark.usefixtures("genai")
 def test_openvino_is_asked_not_to_stop_and_not_to_filter() -> None:
-    system = OpenVinoSystem("some.gguf", threads=1)
+    system = OpenVinoSystem("plain", "some.gguf", threads=1)
     system.run(PROMPT, GREEDY)
     greedy = system._pipeline.config
     assert (greedy.ignore_eos, greedy.do_sample, greedy.max_new_tokens) == (True, False, 24)

@@ -10,19 +10,28 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from sequoia_core.bench import document, names
+from sequoia_core.bench import names, report
+from sequoia_core.bench.comparison import Comparison
 from sequoia_core.bench.conditions import busy_name
-from sequoia_core.bench.contenders import AVX2, BASELINES, OWN, PEERS
-from sequoia_core.bench.document import Setting, as_values, for_terminal, write_document
-from sequoia_core.bench.findings import Conditions, Findings
-from sequoia_core.bench.goals import memory_lines, score_lines, scores
-from sequoia_core.bench.report import BAR_WIDTH, bars, best_tree, ratio, rows, table
-from sequoia_core.bench.runner import Comparison
+from sequoia_core.bench.findings import BenchFindings, Conditions
+from sequoia_core.bench.goals import scores
+from sequoia_core.bench.report import (
+    BAR_WIDTH,
+    BenchSetting,
+    as_values,
+    bars,
+    document_lines,
+    for_terminal,
+    goals_table,
+    write_document,
+)
+from sequoia_core.bench.summary import best_tree, ratio, summarize
+from sequoia_core.bench.systems import AVX2, BASELINES, OWN, PEERS
 from sequoia_core.config import SamplingParams
-from sequoia_core.events import PairDescription
-from sequoia_core.figures import bench_picture
+from sequoia_core.events import PairDescription, StepTimings
+from sequoia_core.figures import charts, picture
 from sequoia_core.measure.spread import Spread
-from tests.core.bench_runs import FixedSystem, comparison_of, outcome_of, run_at
+from tests.core.bench_runs import FixedSystem, compared, run_at
 
 
 def named(temperature: float, speeds: dict[str, list[float]]) -> Comparison:
@@ -32,7 +41,7 @@ def named(temperature: float, speeds: dict[str, list[float]]) -> Comparison:
 
 
 SPEEDS = st.lists(st.floats(0.1, 1e4), min_size=1, max_size=9)
-SETTING = Setting("a machine", "sequoia bench", "the first 2 prompts")
+SETTING = BenchSetting("a machine", "sequoia bench", "the first 2 prompts")
 
 
 @given(SPEEDS)
@@ -66,49 +75,39 @@ def test_ratios_are_taken_prompt_by_prompt_not_of_medians() -> None:
 
 def test_the_report_compares_with_the_first_system() -> None:
     log: list[str] = []
-    outcome = outcome_of(FixedSystem("a", 10, log), FixedSystem("b", 20, log, steps=1))
-    first, second = rows(outcome.comparisons[0])
+    outcome = compared(FixedSystem("a", 10, log), FixedSystem("b", 20, log, steps=1))
+    first, second = summarize(outcome.comparisons[0])
     assert first.ratio == Spread(1.0, 1.0, 1.0)
     assert second.ratio.middle == pytest.approx(2.0)
     assert second.tokens_per_second.middle == pytest.approx(20.0)
     assert second.tokens_per_step == 7
     assert second.first_ms == pytest.approx(50.0)
-    assert second.parts is not None
-    assert second.parts.bookkeeping_share == 0.25
+    assert second.parts == StepTimings(1.0, 2.0, 1.0)
     assert second.same_text == 2
-    assert "| b | 20.0 (20.0 to 20.0) | 2.00x (2.00 to 2.00) | 7.00 | 50 | 4x2 |" in table(
-        [first, second], 2
-    )
-
-
-def test_what_a_system_does_not_tell_is_left_empty() -> None:
-    (row,) = rows(comparison_of(0.0, a=[10.0]))
-    assert row.parts is None
-    assert "|  |  |  |  |  | 1 of 1 |" in table([row], 1)
 
 
 @given(SPEEDS)
 def test_bars_are_in_the_order_of_speeds_and_the_fastest_fills_the_width(
     speeds: list[float],
 ) -> None:
-    drawn = bars([(f"s{at}", Spread.of([speed])) for at, speed in enumerate(speeds)])
+    drawn = bars({f"s{at}": Spread.of([speed]) for at, speed in enumerate(speeds)})
     lengths = [line.split("  ")[1].count("█") for line in drawn.splitlines()]
     ranked = [length for _, length in sorted(zip(speeds, lengths, strict=True))]
     assert ranked == sorted(ranked)
     assert max(lengths) == BAR_WIDTH
 
 
-def findings_of(**changes: object) -> Findings:
+def findings_of(**changes: object) -> BenchFindings:
     """Of the embedded pair, for which goals are stated."""
     values: dict[str, object] = {
         "pair": PairDescription("SmolLM2-135M-Instruct", "draft", "cpu", "native", 2048),
-        "tuned": "measured", "threads": 2, "comparisons": (), "sweeps": (), "partings": (),
+        "tuned": "measured", "threads": 2, "comparisons": (), "sweeps": (), "divergences": (),
         "absent": {}, "memory": {}, "weights": 300_000_000,
     }  # fmt: skip
-    return Findings(**(values | changes))  # type: ignore[arg-type]
+    return BenchFindings(**(values | changes))  # type: ignore[arg-type]
 
 
-def scored(findings: Findings, start: str) -> tuple[str, str, bool | None]:
+def scored(findings: BenchFindings, start: str) -> tuple[str, str, bool | None]:
     """What was measured and wanted of the one goal that begins so, and whether it is reached."""
     (found,) = [score for score in scores(findings) if score.what.startswith(start)]
     return found.measured, found.wanted, found.reached
@@ -188,32 +187,24 @@ def test_every_system_that_goals_and_rankings_name_exists() -> None:
         assert set(group) <= known
 
 
-def test_memory_is_a_table() -> None:
-    lines = list(memory_lines({names.TREE: 600 * 10**6}, 300 * 10**6))
-    assert f"| {names.TREE} | 600 MB |" in lines
-    assert "300 MB" in lines[0]
-
-
 @pytest.fixture
-def findings() -> Findings:
+def findings() -> BenchFindings:
     log: list[str] = []
-    outcome = outcome_of(
-        FixedSystem(names.PLAIN, 10, log), FixedSystem(names.TREE, 25, log, steps=3)
-    )
-    return Findings(
+    outcome = compared(FixedSystem(names.PLAIN, 10, log), FixedSystem(names.TREE, 25, log, steps=3))
+    return BenchFindings(
         pair=PairDescription("target", "draft", "cpu", "bfloat16", 2048),
         tuned="measured",
         threads=2,
         comparisons=outcome.comparisons,
         sweeps=({1: Spread(9, 10, 11), 8: Spread(19, 20, 21)}, {1: Spread(9, 10, 11)}),
-        partings=("one parts",),
+        divergences=("one differs",),
         absent={names.LLAMA_CPP: "llama_cpp is not installed; install it with: pip"},
         memory={names.TREE: 600_000_000},
         weights=300_000_000,
     )
 
 
-def test_the_terminal_tells_all_that_was_found(findings: Findings) -> None:
+def test_the_terminal_tells_all_that_was_found(findings: BenchFindings) -> None:
     told = for_terminal(findings)
     for line in (
         "target <- draft, cpu bfloat16, 2 threads",
@@ -222,15 +213,26 @@ def test_the_terminal_tells_all_that_was_found(findings: Findings) -> None:
         "| best tree (sequoia tree) / plain, T = 0 | 2.50x (2.50 to 2.50) |  |  |",
         "| plain / llama.cpp, same file, T = 0 | not measured |  |  |",
         "| sequoia tree | 2.50x (2.50 to 2.50) | 2.33 | 2.50x (2.50 to 2.50) | 2.33 | 2.50x |",
+        "| sequoia tree | 25.0 (25.0 to 25.0) | 2.50x (2.50 to 2.50) | 2.33 | 50 | 4x2 "
+        "| 1.00 | 2.00 | 1.00 | 25.0% | 2 of 2 |",
         "| sequoia tree | 600 MB |",
-        "- one parts",
+        "Peak memory of a process of its own, interpreter and libraries included. "
+        "Both models' weights in bfloat16 are 300 MB.",
+        "- one differs",
         "- llama.cpp: llama_cpp is not installed; install it with: pip",
     ):
         assert line in told.splitlines()
     assert "8 nodes" in told
 
 
-def test_the_values_for_machines_are_json_and_hold_every_run(findings: Findings) -> None:
+def test_parts_that_are_not_known_are_left_empty() -> None:
+    greedy = named(0.0, {names.PLAIN: [10.0]})
+    assert greedy.runs[names.PLAIN][0].parts is None
+    shown = for_terminal(findings_of(comparisons=(greedy,), sweeps=({},)))
+    assert "|  |  |  |  |  | 1 of 1 |" in shown
+
+
+def test_the_values_for_machines_are_json_and_hold_every_run(findings: BenchFindings) -> None:
     read = json.loads(json.dumps(as_values(findings, SETTING)))
     assert [each["params"]["temperature"] for each in read["comparisons"]] == [0.0, 0.6]
     assert len(read["comparisons"][0]["runs"][names.TREE]) == 2
@@ -239,7 +241,7 @@ def test_the_values_for_machines_are_json_and_hold_every_run(findings: Findings)
     assert read["versions"]["torch"]
 
 
-def test_the_document_and_its_pictures(findings: Findings, tmp_path: Path) -> None:
+def test_the_document_and_its_pictures(findings: BenchFindings, tmp_path: Path) -> None:
     file = tmp_path / "docs" / "benchmarks.md"
     write_document(findings, SETTING, file)
     text = file.read_text()
@@ -250,33 +252,33 @@ def test_the_document_and_its_pictures(findings: Findings, tmp_path: Path) -> No
         if line.startswith("| "):
             assert line in text
     assert "## Goals" in text
-    assert list(score_lines(findings))[-1] in text
-    for picture in (document.SYSTEMS_PICTURE, document.SIZES_PICTURE):
-        assert f"(img/{picture})" in text
-        drawn = (tmp_path / "docs" / "img" / picture).read_text()
+    assert goals_table(findings)[-1] in text
+    for name in (report.SYSTEMS_PICTURE, report.SIZES_PICTURE):
+        assert f"(img/{name})" in text
+        drawn = (tmp_path / "docs" / "img" / name).read_text()
         labels = [element.text for element in ElementTree.fromstring(drawn).iter() if element.text]
         assert "T = 0.6" in "".join(labels)
-    assert "sequoia tree" in (tmp_path / "docs" / "img" / document.SYSTEMS_PICTURE).read_text()
+    assert "sequoia tree" in (tmp_path / "docs" / "img" / report.SYSTEMS_PICTURE).read_text()
 
 
-def test_the_same_figures_give_the_same_picture(findings: Findings, tmp_path: Path) -> None:
+def test_the_same_figures_give_the_same_picture(findings: BenchFindings, tmp_path: Path) -> None:
     drawn = []
     for name in ("one.svg", "two.svg"):
-        bench_picture.draw_sizes(tmp_path / name, {"T = 0": findings.sweeps[0]})
+        charts.draw_sizes(tmp_path / name, {"T = 0": findings.sweeps[0]})
         drawn.append((tmp_path / name).read_bytes())
     assert drawn[0] == drawn[1]
 
 
-@pytest.mark.parametrize("say", [for_terminal, lambda findings: _written(findings)])
+def written(findings: BenchFindings) -> str:
+    return "\n".join(document_lines(findings, SETTING))
+
+
+@pytest.mark.parametrize("say", [for_terminal, written])
 def test_without_matplotlib_it_says_how_to_get_pictures(
-    say: Callable[[Findings], str], findings: Findings, monkeypatch: pytest.MonkeyPatch
+    say: Callable[[BenchFindings], str], findings: BenchFindings, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(bench_picture, "can_draw", lambda: False)
-    monkeypatch.setattr(bench_picture, "draw_systems", None)
+    monkeypatch.setattr(picture, "can_draw", lambda: False)
+    monkeypatch.setattr(charts, "draw_systems", None)
     told = say(replace(findings, absent={}))
     assert "matplotlib is not installed; install it with: pip install -e '.[peers]'" in told
     assert "](img/" not in told
-
-
-def _written(findings: Findings) -> str:
-    return "\n".join(document._document(findings, SETTING))

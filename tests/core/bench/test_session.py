@@ -8,17 +8,16 @@ from pathlib import Path
 
 import pytest
 
-from sequoia_core.bench import BenchPlan, measure, names, session, worker
+from sequoia_core.bench import BenchPlan, names, process, session
 from sequoia_core.bench.conditions import busy_name
-from sequoia_core.bench.contenders import BASELINES, OWN, PEERS, Contender
-from sequoia_core.bench.document import Setting, as_values, for_terminal, write_document
-from sequoia_core.bench.lineup import Lineup, line_up
 from sequoia_core.bench.memory import weight_bytes
-from sequoia_core.bench.own import SizedAdvisor, sized_systems
+from sequoia_core.bench.model_factory import ModelFactory, Sources
+from sequoia_core.bench.own_systems import SizedAdvisor, sized_systems
+from sequoia_core.bench.process import ProcessSystem, StartedSystems, start_systems
+from sequoia_core.bench.report import BenchSetting, as_values, for_terminal, write_document
 from sequoia_core.bench.runs import NoSpeedError, PeerError, Run
-from sequoia_core.bench.session import _calibrate
-from sequoia_core.bench.worker import ProcessSystem
-from sequoia_core.bench.workshop import Sources, Workshop
+from sequoia_core.bench.session import BenchSession, calibrate, measure
+from sequoia_core.bench.systems import BASELINES, OWN, PEERS, SystemSpec
 from sequoia_core.config import SamplingParams, WeightFormat
 from sequoia_core.measure import tuner
 from sequoia_core.measure.calibration import Band, Calibration
@@ -106,9 +105,9 @@ def test_a_benchmark_from_beginning_to_end(folder: Path, monkeypatch: pytest.Mon
     assert {run.tree for run in sampled.runs[names.PACKAGED]} == {"3x1"}
     assert {run.tree for run in sampled.runs[names.ADAPTIVE]} == {"adaptive"}
     assert {run.tree for run in sampled.runs[names.PLAIN]} == {"plain"}
-    assert len(findings.partings) == len(own + peers) - 1
-    assert all("the same text" in line for line in findings.partings)
-    setting = Setting("here", "this", "those")
+    assert len(findings.divergences) == len(own + peers) - 1
+    assert all("the same text" in line for line in findings.divergences)
+    setting = BenchSetting("here", "this", "those")
     write_document(findings, setting, folder / "bench.md")
     assert as_values(findings, setting)["threads"] == cpu_threads()
     assert names.ADAPTIVE in for_terminal(findings)
@@ -125,7 +124,7 @@ def test_without_a_draft_plain_decoding_is_compared_alone(
     assert list(comparison.runs) == [names.PLAIN]
     assert list(findings.sweeps[0]) == [1]
     assert "name one with --draft" in findings.absent[names.TREE]
-    assert findings.partings == ()
+    assert findings.divergences == ()
 
 
 @pytest.mark.parametrize("temperature", [0.0, 0.6])
@@ -149,19 +148,19 @@ def test_every_temperature_band_asked_for_is_measured_now(
 ) -> None:
     plan = plan_in(folder)
     pair = pair_of(plan)
-    workshop = Workshop(sources_of(plan), pair)
-    workshop.tuner = tuner = StillTuner(pair)  # type: ignore[assignment]
+    factory = ModelFactory(sources_of(plan), pair)
+    factory.tuner = tuner = StillTuner(pair)  # type: ignore[assignment]
     for times in (1, 2):  # whatever is known already: it may be of a busier machine
-        _calibrate(workshop, asked, lambda *_: None)
+        calibrate(factory, asked, lambda *_: None)
         assert tuner.measured == times * measured
 
 
 def test_what_one_system_learns_changes_no_other(folder: Path) -> None:
-    workshop = Workshop(sources_of(plan_in(folder)))
-    workshop.tuner = tuner = StillTuner(None)  # type: ignore[assignment]
+    factory = ModelFactory(sources_of(plan_in(folder)))
+    factory.tuner = tuner = StillTuner(None)  # type: ignore[assignment]
     list(tuner.measure(0.6))
     before = tuner.calibration
-    learning, other = workshop.advisor(), workshop.advisor()
+    learning, other = factory.advisor(), factory.advisor()
     expected = other.advise(0.6, 100, False)
     costs = learning.costs(0.6, 100)
     assert expected.growmap is not None
@@ -176,20 +175,20 @@ def test_what_one_system_learns_changes_no_other(folder: Path) -> None:
 
 def test_no_two_systems_share_an_advisor(folder: Path) -> None:
     plan = plan_in(folder)
-    workshop = Workshop(sources_of(plan), pair_of(plan))
-    workshop.tuner = tuner = StillTuner(None)  # type: ignore[assignment]
+    factory = ModelFactory(sources_of(plan), pair_of(plan))
+    factory.tuner = tuner = StillTuner(None)  # type: ignore[assignment]
     list(tuner.measure(0.6))
-    systems = line_up(workshop, OWN).systems
+    systems = start_systems(factory, OWN).systems
     assert len({id(system._engine.advisor) for system in systems}) == len(OWN)  # type: ignore[attr-defined]
-    sized = sized_systems(workshop.pair, workshop.advisor, (2, 5)).values()
+    sized = sized_systems(factory.pair, factory.advisor, (2, 5)).values()
     assert len({id(system._engine.advisor._tuned) for system in sized}) == 2  # type: ignore[attr-defined]
 
 
 def test_without_any_figures_systems_take_packaged_trees(folder: Path) -> None:
     plan = plan_in(folder)
-    workshop = Workshop(sources_of(plan), pair_of(plan))
-    workshop.tuner = StillTuner(None)  # type: ignore[assignment]
-    assert "packaged" in workshop.advisor().advise(0.0, 0, False).reason
+    factory = ModelFactory(sources_of(plan), pair_of(plan))
+    factory.tuner = StillTuner(None)  # type: ignore[assignment]
+    assert "packaged" in factory.advisor().advise(0.0, 0, False).reason
 
 
 def sources_of(plan: BenchPlan) -> Sources:
@@ -205,7 +204,7 @@ def test_the_weights_of_both_models_are_counted_in_two_bytes_each(folder: Path) 
     models = [save_model(folder / "again"), save_model(folder / "again", num_hidden_layers=1)]
     expected = sum(each.numel() for model in models for each in model.state_dict().values())
     assert pair.draft is not None
-    assert weight_bytes(Workshop(sources_of(plan))) == 2 * expected
+    assert weight_bytes(sources_of(plan)) == 2 * expected
 
 
 def printed(code: str) -> list[int]:
@@ -289,21 +288,21 @@ def test_memory_is_of_processes_that_have_answered(
 ) -> None:
     elsewhere: list[FakeProcess] = []
 
-    def line_up_elsewhere(_workshop: object, contenders: Sequence[Contender]) -> Lineup:
-        assert not any(each.here for each in contenders)
-        elsewhere.extend(FakeProcess(each.name) for each in contenders)
-        return Lineup(list(elsewhere), {})
+    def start_systems_elsewhere(_factory: object, specs: Sequence[SystemSpec]) -> StartedSystems:
+        assert not any(each.here for each in specs)
+        elsewhere.extend(FakeProcess(each.name) for each in specs)
+        return StartedSystems(list(elsewhere), {})
 
-    monkeypatch.setattr(session, "line_up", line_up_elsewhere)
+    monkeypatch.setattr(session, "start_systems", start_systems_elsewhere)
     monkeypatch.setattr(session, "best_tree", lambda _: names.CHAIN)
     plan = plan_in(folder, memory=True)
-    workshop = Workshop(sources_of(plan), pair_of(plan))
-    measuring = session._Session(workshop, plan, [[3, 5]], lambda *_: None)
+    factory = ModelFactory(sources_of(plan), pair_of(plan))
+    measuring = BenchSession(factory, plan, [[3, 5]], lambda *_: None)
     peer, lost = FakeProcess(names.HF_PLAIN), FakeProcess(names.OPENVINO)
     peer.tokens = 7  # it has taken part, so it need not answer again
-    found = measuring._memory([peer, lost], [])
+    found = measuring.memory([peer, lost], [])
     assert found == {names.PLAIN: 16, names.CHAIN: 16, names.HF_PLAIN: 7}
-    assert measuring._absent == {f"{names.OPENVINO}, memory": "it is gone"}
+    assert measuring.absent == {f"{names.OPENVINO}, memory": "it is gone"}
     assert [each.tokens for each in elsewhere] == [-1, -1]
 
 
@@ -326,7 +325,7 @@ def test_a_system_decodes_the_same_in_a_process_of_its_own(folder: Path) -> None
         used = system.peak_memory()
     finally:
         system.close()
-    here = plain.build(Workshop(sources, pair)).run(prompt, params)
+    here = plain.build(ModelFactory(sources, pair)).run(prompt, params)
     assert run.token_ids == again.token_ids == here.token_ids
     assert (run.tokens, run.steps, run.tree) == (here.tokens, here.steps, here.tree)
     assert run.parts is not None
@@ -337,7 +336,7 @@ def test_why_a_process_has_ended_is_its_last_line(
     folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     source = "import sys; sys.stdin.readline(); sys.exit('first\\nno such thing')"
-    monkeypatch.setattr(worker, "COMMAND", ("-c", source))
+    monkeypatch.setattr(process, "COMMAND", ("-c", source))
     with pytest.raises(PeerError, match="its process ended: no such thing"):
         own_elsewhere(folder, names.PLAIN)
 
@@ -347,7 +346,7 @@ def test_what_a_system_needs_is_told_across_processes(folder: Path) -> None:
         own_elsewhere(folder, names.CHAIN, draft="none")
 
 
-def test_the_environment_of_a_contender_is_its_process_own(
+def test_the_environment_of_a_spec_is_its_process_own(
     folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     source = (
@@ -357,7 +356,7 @@ def test_the_environment_of_a_contender_is_its_process_own(
         "  print(json.dumps({'error': os.environ['NAMED'] + os.environ['OMP_NUM_THREADS'],"
         " 'no_speed': False}), flush=True)"
     )
-    monkeypatch.setattr(worker, "COMMAND", ("-c", source))
-    contender = Contender("any", "sequoia_core", lambda _: None, environment={"NAMED": "here"})  # type: ignore[arg-type,return-value]
-    lineup = line_up(Workshop(replace(sources_of(plan_in(folder)), threads=7)), [contender])
-    assert lineup.absent == {"any": "here7"}
+    monkeypatch.setattr(process, "COMMAND", ("-c", source))
+    spec = SystemSpec("any", "sequoia_core", lambda _: None, environment={"NAMED": "here"})  # type: ignore[arg-type,return-value]
+    started = start_systems(ModelFactory(replace(sources_of(plan_in(folder)), threads=7)), [spec])
+    assert started.absent == {"any": "here7"}

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from sequoia_core.data import DataSpec, load_passages, load_prompts, load_rows
+from sequoia_core.data import DataSpec, load_passages, load_prompts
 from sequoia_core.data.prompts import PROMPTS
 from sequoia_core.data.rows import Kind, Row, row_of
 from sequoia_core.errors import ParameterError
@@ -20,6 +20,10 @@ from tests.core.tiny_tokenizers import byte_level
 TOKENIZER = tiny_tokenizer()  # a character is a token
 UNTAUGHT = tiny_tokenizer()
 UNTAUGHT.chat_template = None
+
+
+def token_ids(spec: DataSpec) -> list[tuple[int, ...]]:
+    return [passage.token_ids for passage in load_passages(spec, TOKENIZER)]
 
 
 def text(length: int) -> str:
@@ -71,7 +75,7 @@ def test_a_slice_counts_the_texts_that_are_long_enough(
     fit = [length for length in lengths if length >= least]
     if len(fit) < start + wanted:
         with pytest.raises(ParameterError, match=f"has {len(fit)} rows"):
-            load_rows(spec, TOKENIZER, tokens)
+            load_passages(spec, TOKENIZER, tokens)
         return
     passages = load_passages(spec, TOKENIZER, tokens)
     expected = [text(min(length, max(tokens, prompt))) for length in fit[start : start + wanted]]
@@ -132,12 +136,12 @@ def test_a_plain_file_has_a_text_a_line(tmp_path: Path) -> None:
 def test_a_plain_file_of_short_lines_is_one_running_text(tmp_path: Path) -> None:
     path = tmp_path / "a.txt"
     path.write_text("ABCD\n" * 150)  # 749 tokens
-    rows = load_rows(DataSpec(str(path), 0, 2), TOKENIZER)
+    rows = token_ids(DataSpec(str(path), 0, 2))
     assert [len(row) for row in rows] == [256, 256]
     assert TOKENIZER.decode(rows[0] + rows[1]) == ("ABCD\n" * 150)[:512]
-    assert len(load_rows(DataSpec(str(path), 0, 3), TOKENIZER)[2]) == 749 - 512
+    assert len(token_ids(DataSpec(str(path), 0, 3))[2]) == 749 - 512
     with pytest.raises(ParameterError, match="has 3 rows"):
-        load_rows(DataSpec(str(path), 0, 4), TOKENIZER)
+        load_passages(DataSpec(str(path), 0, 4), TOKENIZER)
 
 
 def test_folders_of_datasets_are_read(tmp_path: Path) -> None:

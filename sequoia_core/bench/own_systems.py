@@ -1,7 +1,6 @@
 """This engine as systems of the benchmark: plain, chain and trees, on one loaded pair.
 
-Owns which of its ways to decode are compared and which trees the sweep over sizes takes. No run
-stops at an end-of-sequence token, and each starts with empty caches.
+No run stops at an end-of-sequence token, and each starts with empty caches.
 """
 
 from __future__ import annotations
@@ -12,7 +11,7 @@ from statistics import fmean
 from typing import TYPE_CHECKING, Protocol
 
 from sequoia_core.bench import names
-from sequoia_core.bench.runs import Run, StepClock, StepParts
+from sequoia_core.bench.runs import Run, StepClock, average_parts
 from sequoia_core.config import Lookup, Mode, SamplingParams
 from sequoia_core.decode.baseline_timer import NoBaseline
 from sequoia_core.decode.engine import Engine
@@ -28,37 +27,30 @@ if TYPE_CHECKING:
     from sequoia_core.decode.step import Sampler
     from sequoia_core.model.loading.pair import Pair
 
-_SIZED = "sequoia tree of {} nodes"
-
 MOST_LEVELS = 12
-"""Depth beyond which no tree of the sweep is looked for."""
+"""Largest depth of the sweep's trees."""
 
 ASSUMED_COSTS = StepCosts(lambda _rows: 1.0, lambda _rows: 0.1, 0.0, 1.0)
-"""Decides depths until forwards have been timed: a drafting pass at a tenth of the target's."""
+"""Decides depths until forwards have been timed: a draft forward at a tenth of the target's."""
 
 
 class StepWatch(Protocol):
-    """An instrument that looks into steps; see `reproduce.split`."""
+    """Observes an engine's steps."""
 
     def sampler(self, params: SamplingParams, device: torch.device, mode: Mode) -> Sampler:
-        """What `Sampler.of` makes, perhaps with a stopwatch around its parts."""
+        """As `Sampler.of`, perhaps with a stopwatch around its parts."""
         ...
 
     def step(self, step: Step) -> None:
-        """A step has just ended."""
+        """Receive a step that has just ended."""
         ...
 
 
 class OwnSystem:
-    """This engine in one mode.
+    """This engine in one mode, with its own advisor.
 
-    Args:
-        name: for the report.
-        pair: models.
-        advisor: names the tree when the choice does not.
-        choice: mode and growmap.
-        watch: looks into its steps, warm-ups included; all of them have their tree then, where a
-            chat decodes some plainly to measure speed-ups against.
+    A `watch` observes all steps, those of warm-ups too. Every step then has its tree, where a chat
+    decodes some plainly to measure speed-ups.
     """
 
     def __init__(
@@ -78,11 +70,11 @@ class OwnSystem:
             self._engine.clock = NoBaseline()
 
     def run(self, prompt_ids: Sequence[int], params: SamplingParams) -> Run:
-        """Decode one prompt. What was learnt of the pair stays, as it does in a chat."""
+        """Decode one prompt; what the advisor learns stays, as in a chat."""
         for _ in self._engine.generate(prompt_ids[:1], params, should_stop=lambda: True):
             pass  # an answer that is cancelled at once empties the caches
         steps: list[Step] = []
-        trees: list[str] = []
+        tree = ""
         clock = StepClock()
         for event in self._engine.generate(prompt_ids, params):
             if isinstance(event, Step):
@@ -91,20 +83,10 @@ class OwnSystem:
                 if self._watch is not None:
                     self._watch.step(event)
             elif isinstance(event, TreeChosen):
-                trees.append(_tree_name(event))
+                tree = _tree_name(event)
         tokens = [token for step in steps for token in step.token_ids]
-        return clock.run(tokens, trees[-1], _parts(steps[1:]))
-
-
-def _parts(steps: Sequence[Step]) -> StepParts | None:
-    timed = [step.timings for step in steps]
-    if not timed:
-        return None
-    return StepParts(
-        draft_ms=fmean(timing.draft_ms for timing in timed),
-        verify_ms=fmean(timing.verify_ms for timing in timed),
-        bookkeeping_ms=fmean(timing.bookkeeping_ms for timing in timed),
-    )
+        parts = average_parts([step.timings for step in steps[1:]], fmean)
+        return clock.run(tokens, tree, parts)
 
 
 def _tree_name(chosen: TreeChosen) -> str:
@@ -114,11 +96,9 @@ def _tree_name(chosen: TreeChosen) -> str:
 
 
 class SizedAdvisor:
-    """Names the best tree of a given number of nodes, whether or not it pays.
+    """Names the best tree of a given number of nodes, whether or not it pays, and learns nothing.
 
-    Args:
-        tuned: knows acceptance rates and what steps cost; this one's alone.
-        nodes: of the tree; it has fewer where they would add nothing.
+    The tree has fewer nodes where they would add nothing.
     """
 
     def __init__(self, tuned: TreeAdvisor, nodes: int) -> None:
@@ -158,31 +138,31 @@ class SizedAdvisor:
 
 def own_choices(pair: Pair) -> dict[str, TreeChoice]:
     """Ways to decode a pair by name; without a draft only plainly."""
-    choices = {names.PLAIN: TreeChoice(Mode.AR)}
-    if pair.draft is not None:
-        choices[names.CHAIN] = TreeChoice(Mode.CHAIN)
-        fixed = TreeChoice(Mode.SEQUOIA, adaptive=False)
-        adaptive = TreeChoice(Mode.SEQUOIA, adaptive=True)
-        choices[names.PACKAGED] = choices[names.TREE] = fixed
-        choices[names.PACKAGED_LOOKUP] = choices[names.LOOKUP] = _with_lookup(fixed)
-        choices[names.ADAPTIVE] = adaptive
-        choices[names.ADAPTIVE_LOOKUP] = _with_lookup(adaptive)
-    return choices
-
-
-def _with_lookup(choice: TreeChoice) -> TreeChoice:
-    return replace(choice, lookup=Lookup.AUTO)
+    plain = {names.PLAIN: TreeChoice(Mode.AR)}
+    if pair.draft is None:
+        return plain
+    fixed = TreeChoice(Mode.SEQUOIA, adaptive=False)
+    adaptive = TreeChoice(Mode.SEQUOIA, adaptive=True)
+    return plain | {
+        names.CHAIN: TreeChoice(Mode.CHAIN),
+        names.PACKAGED: fixed,
+        names.PACKAGED_LOOKUP: replace(fixed, lookup=Lookup.AUTO),
+        names.TREE: fixed,
+        names.LOOKUP: replace(fixed, lookup=Lookup.AUTO),
+        names.ADAPTIVE: adaptive,
+        names.ADAPTIVE_LOOKUP: replace(adaptive, lookup=Lookup.AUTO),
+    }
 
 
 def own_system(pair: Pair, tuned: TreeAdvisor, name: str) -> OwnSystem:
-    """One of `own_choices`, its tree left to the machine unless it is the packaged one."""
+    """One of `own_choices`; the advisor names the tree unless it is the packaged one."""
     packaged = name in (names.PACKAGED, names.PACKAGED_LOOKUP)
     advisor = BundledAdvisor.default(pair.acceptance_rates) if packaged else tuned
     return OwnSystem(name, pair, advisor, own_choices(pair)[name])
 
 
 def plain_system(pair: Pair, name: str) -> OwnSystem:
-    """Plain decoding under another name: of the same models, computed in another way."""
+    """Plain decoding under another name, of the same models computed in another way."""
     advisor = BundledAdvisor.default(pair.acceptance_rates)
     return OwnSystem(name, pair, advisor, TreeChoice(Mode.AR))
 
@@ -193,6 +173,8 @@ def sized_systems(
     """Fixed trees by number of nodes, for the sweep; `advisor` makes a new one for each."""
     choice = TreeChoice(Mode.SEQUOIA, adaptive=False)
     return {
-        size: OwnSystem(_SIZED.format(size), pair, SizedAdvisor(advisor(), size), choice)
+        size: OwnSystem(
+            f"sequoia tree of {size} nodes", pair, SizedAdvisor(advisor(), size), choice
+        )
         for size in sizes
     }

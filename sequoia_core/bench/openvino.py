@@ -1,14 +1,10 @@
-"""OpenVINO GenAI as systems of the benchmark, on the target's own GGUF file.
-
-Owns how it is opened and asked for tokens. Imports no library of this engine's models.
-"""
+"""OpenVINO GenAI as systems of the benchmark, on the target's own GGUF file."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from typing import Any
 
-from sequoia_core.bench import names
 from sequoia_core.bench.runs import Run, StepClock, peer_code
 from sequoia_core.config import SamplingParams
 
@@ -20,18 +16,12 @@ _ALL_TOKENS = 2**31 - 1
 
 
 class OpenVinoSystem:
-    """Plain decoding, or speculative with a draft.
+    """Plain decoding, or speculative with a draft from a directory of `openvino_draft`."""
 
-    Args:
-        gguf: the target's file.
-        threads: of both models.
-        draft: a directory with the draft in OpenVINO's format; see `openvino_draft`.
-    """
-
-    def __init__(self, gguf: str, threads: int, draft: str | None = None) -> None:
+    def __init__(self, name: str, gguf: str, threads: int, draft: str | None = None) -> None:
         import openvino_genai as genai
 
-        self.name = names.OPENVINO if draft is None else names.OPENVINO_SPECULATIVE
+        self.name = name
         self._drafted = 0 if draft is None else DRAFTED
         properties: dict[str, Any] = {"INFERENCE_NUM_THREADS": threads}
         # by default it keeps earlier prompts, and then sampling with a draft fails (2026.4)
@@ -68,14 +58,12 @@ class OpenVinoSystem:
 
 
 def _streamer(clock: StepClock) -> Any:
-    """Told after each step which tokens it emitted."""
+    """Receives each step's tokens."""
     import openvino_genai as genai
 
     class Watch(genai.StreamerBase):  # type: ignore[misc]  # the library has no types
-        """Passes every step on to the clock."""
-
         def write(self, tokens: int | list[int]) -> Any:
-            """One token, or those of a speculative step."""
+            """Receive one token, or those of a speculative step."""
             clock.step(1 if isinstance(tokens, int) else len(tokens))
             return genai.StreamingStatus.RUNNING
 

@@ -1,24 +1,22 @@
-"""The benchmark's own arithmetic: what is read, who runs when, and by which clock."""
+"""The order of runs, their clock, what is left of broken and interrupted ones."""
 
-from pathlib import Path
 from typing import Any
 
 import pytest
 
 from sequoia_core.bench import BenchPlan, runs
-from sequoia_core.bench.parting import describe_partings, find_parting
-from sequoia_core.bench.runner import WARM_UP_TOKENS, Outcome, compare
+from sequoia_core.bench.comparison import WARM_UP_TOKENS, ComparisonSet, compare
+from sequoia_core.bench.divergence import describe_divergences, find_divergence
 from sequoia_core.bench.runs import NoSpeedError, PeerError, StepClock, peer_code
 from sequoia_core.config import SamplingParams
-from sequoia_core.data.prompts import PROMPTS, load_prompts
 from sequoia_core.errors import ParameterError
-from tests.core.bench_runs import FixedSystem, outcome_of
+from tests.core.bench_runs import FixedSystem, compared
 from tests.core.models import TableModel
 
 
 def test_systems_take_turns_in_alternating_order_after_a_warm_up_each() -> None:
     log: list[str] = []
-    outcome_of(FixedSystem("a", 10, log), FixedSystem("b", 5, log), prompts=4)
+    compared(FixedSystem("a", 10, log), FixedSystem("b", 5, log), prompts=4)
     assert log[:4] == ["a0", "a0.6", "b0", "b0.6"]
     for temperature in ("0", "0.6"):
         order = [ran[0] for ran in log[4:] if ran[1:] == temperature]
@@ -27,7 +25,7 @@ def test_systems_take_turns_in_alternating_order_after_a_warm_up_each() -> None:
 
 def test_every_prompt_is_decoded_by_all_in_every_way_of_sampling() -> None:
     log: list[str] = []
-    outcome = outcome_of(FixedSystem("a", 10, log), FixedSystem("b", 5, log), prompts=3)
+    outcome = compared(FixedSystem("a", 10, log), FixedSystem("b", 5, log), prompts=3)
     assert [each.params.temperature for each in outcome.comparisons] == [0.0, 0.6]
     for comparison in outcome.comparisons:
         assert [run.token_ids for run in comparison.runs["b"]] == [(0,), (1,), (2,)]
@@ -38,14 +36,14 @@ def test_every_prompt_is_decoded_by_all_in_every_way_of_sampling() -> None:
 def test_a_system_that_breaks_down_is_left_out_and_told(fails_at: int) -> None:
     log: list[str] = []
     broken = FixedSystem("b", 5, log, fails_at=fails_at)
-    outcome = outcome_of(FixedSystem("a", 10, log), broken, FixedSystem("c", 5, log))
+    outcome = compared(FixedSystem("a", 10, log), broken, FixedSystem("c", 5, log))
     assert outcome.broken == {"b": "it fell over"}
     assert all(list(each.runs) == ["a", "c"] for each in outcome.comparisons)
     assert all(len(runs) == 2 for each in outcome.comparisons for runs in each.runs.values())
     assert log[-4:] == ["c0", "a0", "c0.6", "a0.6"]
 
 
-def stopped_at(run: int, prompts: int = 3) -> Outcome:
+def stopped_at(run: int, prompts: int = 3) -> ComparisonSet:
     """Two systems compared, interrupted when so many runs, warm-ups included, have begun."""
     log: list[str] = []
 
@@ -95,10 +93,10 @@ def test_what_another_projects_code_raises_is_its_own_failure(error: Exception, 
 def test_a_warm_up_needs_no_speed_but_what_is_compared_does() -> None:
     log: list[str] = []
     quick = FixedSystem("quick", 10, log, most_at_once=WARM_UP_TOKENS)
-    outcome = outcome_of(FixedSystem("a", 10, log), quick, tokens=WARM_UP_TOKENS + 1)
+    outcome = compared(FixedSystem("a", 10, log), quick, tokens=WARM_UP_TOKENS + 1)
     assert outcome.broken == {}
     assert all(len(each.runs["quick"]) == 2 for each in outcome.comparisons)
-    outcome = outcome_of(FixedSystem("a", 10, log), quick, tokens=WARM_UP_TOKENS)
+    outcome = compared(FixedSystem("a", 10, log), quick, tokens=WARM_UP_TOKENS)
     assert list(outcome.broken) == ["quick"]
 
 
@@ -140,38 +138,13 @@ def test_a_plan_that_measures_nothing_is_refused(changes: dict[str, Any]) -> Non
         BenchPlan(**changes)
 
 
-def test_prompts_of_every_row_format(tmp_path: Path) -> None:
-    path = tmp_path / "prompts.jsonl"
-    path.write_text('{"turns": ["one", "later"]}\n\n{"prompt": "two"}\n{"text": "three"}\n')
-    assert load_prompts(str(path), 3) == ["one", "two", "three"]
-    plain = tmp_path / "prompts.txt"
-    plain.write_text("one\ntwo\n")
-    assert load_prompts(str(plain), 2) == ["one", "two"]
-    assert len(load_prompts(None, 6)) == 6
-
-
-@pytest.mark.parametrize("row", ["{", "[]", '{"turns": []}', '{"prompt": 3}', '{"text": " "}', "7"])
-def test_a_row_without_a_prompt_is_named(tmp_path: Path, row: str) -> None:
-    path = tmp_path / "prompts.jsonl"
-    path.write_text('{"text": "fine"}\n' + row + "\n")
-    with pytest.raises(ParameterError, match="line 2"):
-        load_prompts(str(path), 1)
-
-
-def test_a_missing_file_and_too_few_prompts_are_told(tmp_path: Path) -> None:
-    with pytest.raises(ParameterError, match="cannot be read"):
-        load_prompts(str(tmp_path / "none.jsonl"), 1)
-    with pytest.raises(ParameterError, match=f"has {len(PROMPTS)} prompts"):
-        load_prompts(None, len(PROMPTS) + 1)
-
-
-def test_a_parting_gives_the_margin_of_the_one_row_forward() -> None:
+def test_a_divergence_has_the_margin_of_the_one_row_forward() -> None:
     target = TableModel(9, 4)
     best, second = target.logits_after([1, 2, 3]).topk(2).values.tolist()
-    parting = find_parting(target, [1, 2], [3, 4], [3, 5])
-    assert parting is not None
-    assert parting.position == 1
-    assert parting.margin == pytest.approx(best - second)
-    assert find_parting(target, [1, 2], [3, 4], [3, 4]) is None
-    assert "on 1 of 2 prompts, after 1 to 1 tokens" in describe_partings("b", [parting, None])
-    assert "the same text" in describe_partings("b", [None])
+    divergence = find_divergence(target, [1, 2], [3, 4], [3, 5])
+    assert divergence is not None
+    assert divergence.position == 1
+    assert divergence.margin == pytest.approx(best - second)
+    assert find_divergence(target, [1, 2], [3, 4], [3, 4]) is None
+    assert "on 1 of 2 prompts, after 1 to 1 tokens" in describe_divergences("b", [divergence, None])
+    assert "the same text" in describe_divergences("b", [None])

@@ -13,15 +13,15 @@ import pytest
 import torch
 
 from sequoia_core.bench import names
-from sequoia_core.bench.contenders import PEERS, Contender, build
-from sequoia_core.bench.lineup import line_up
+from sequoia_core.bench.model_factory import GGUF_DRAFT, OPENVINO_DRAFT, Q4_0, ModelFactory, Sources
+from sequoia_core.bench.process import start_systems
 from sequoia_core.bench.runs import PeerError
-from sequoia_core.bench.workshop import GGUF_DRAFT, OPENVINO_DRAFT, Q4_0, Sources, Workshop
+from sequoia_core.bench.systems import PEERS, SystemSpec, build
 from sequoia_core.model.loading.pair import OpenedDraft
 from tests.core.bench_runs import FixedSystem
 from tests.core.models import random_weights, tiny_config
 
-LINED_UP = FixedSystem("present", 1.0, [])
+PRESENT = FixedSystem("present", 1.0, [])
 
 
 def any_draft(**changes: Any) -> OpenedDraft:
@@ -41,11 +41,11 @@ def test_every_peer_that_is_not_installed_is_named_with_how_to_install_it(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
-    lineup = line_up(Workshop(sources()), PEERS)
-    assert lineup.systems == []
-    assert list(lineup.absent) == [peer.name for peer in PEERS]
+    started = start_systems(ModelFactory(sources()), PEERS)
+    assert started.systems == []
+    assert list(started.absent) == [peer.name for peer in PEERS]
     for peer in PEERS:
-        assert lineup.absent[peer.name] == (
+        assert started.absent[peer.name] == (
             f"{peer.module} is not installed; install it with: pip install -e '.[peers]'"
         )
 
@@ -61,7 +61,7 @@ def test_peers_that_read_gguf_say_what_they_need(
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: found)
     for name in (names.LLAMA_CPP, names.LLAMA_SERVER, names.OPENVINO):
         with pytest.raises(PeerError, match=why):
-            build(Workshop(sources(**changes)), name)
+            build(ModelFactory(sources(**changes)), name)
 
 
 @pytest.mark.parametrize(
@@ -79,7 +79,7 @@ def test_a_draft_that_peers_cannot_use_is_told_with_what_to_pass(
 
     monkeypatch.setattr("sequoia_core.model.loading.pair.open_draft", open_draft)
     with pytest.raises(PeerError, match=why) as caught:
-        build(Workshop(sources(draft="own")), names.HF_ASSISTED)
+        build(ModelFactory(sources(draft="own")), names.HF_ASSISTED)
     assert "--peer-draft DIR" in str(caught.value)
     assert asked == [(None, "own")]
 
@@ -89,8 +89,8 @@ def test_a_peer_draft_takes_the_place_of_the_pairs(monkeypatch: pytest.MonkeyPat
     monkeypatch.setattr(
         "sequoia_core.model.loading.pair.open_draft", lambda _, draft: drafts[draft]
     )
-    workshop = Workshop(sources(draft="own", peer_draft="theirs"))
-    assert workshop.peer_draft is drafts["theirs"]
+    factory = ModelFactory(sources(draft="own", peer_draft="theirs"))
+    assert factory.peer_draft is drafts["theirs"]
 
 
 def raising(error: Exception) -> Any:
@@ -114,17 +114,17 @@ def test_a_peer_that_cannot_be_made_is_absent_and_takes_nobody_along(
     found = importlib.machinery.ModuleSpec("found", None)
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: found)
     monkeypatch.setitem(sys.modules, "llama_cpp", library)
-    present = Contender("present", "here", lambda _: LINED_UP, here=True)
-    contenders = tuple(replace(peer, here=True) for peer in PEERS if peer.name == names.LLAMA_CPP)
-    lineup = line_up(Workshop(sources(gguf="some.gguf")), (*contenders, present))
-    assert lineup.systems == [LINED_UP]
-    assert lineup.absent[names.LLAMA_CPP].startswith(why)
+    present = SystemSpec("present", "here", lambda _: PRESENT, here=True)
+    specs = tuple(replace(peer, here=True) for peer in PEERS if peer.name == names.LLAMA_CPP)
+    started = start_systems(ModelFactory(sources(gguf="some.gguf")), (*specs, present))
+    assert started.systems == [PRESENT]
+    assert started.absent[names.LLAMA_CPP].startswith(why)
 
 
 def test_what_breaks_inside_this_engine_is_no_absence() -> None:
-    broken = Contender("own", "sequoia_core", raising(RuntimeError("a bug")), own=True, here=True)
+    broken = SystemSpec("own", "sequoia_core", raising(RuntimeError("a bug")), own=True, here=True)
     with pytest.raises(RuntimeError, match="a bug"):
-        line_up(Workshop(sources()), (broken,))
+        start_systems(ModelFactory(sources()), (broken,))
 
 
 @pytest.mark.parametrize(
@@ -138,10 +138,10 @@ def test_a_file_that_cannot_be_made_is_told_and_leaves_nothing(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path, name: str, draft: Any, why: str
 ) -> None:
     monkeypatch.setattr("sequoia_core.model.loading.pair.open_draft", lambda *_: draft)
-    workshop = Workshop(sources(gguf="some.gguf", folder=str(tmp_path)))
+    factory = ModelFactory(sources(gguf="some.gguf", folder=str(tmp_path)))
     with pytest.raises(PeerError, match=why):
-        workshop.made(name)
-    assert not workshop.is_made(name)
+        factory.made(name)
+    assert not factory.is_made(name)
 
 
 def test_a_file_is_made_once(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
@@ -151,8 +151,8 @@ def test_a_file_is_made_once(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) ->
         made.append(f"{source} {threads}")
         file.write_text("codes")
 
-    monkeypatch.setattr("sequoia_core.bench.llama_cpp_system.requantise", requantise)
-    workshop = Workshop(sources(gguf="some.gguf", folder=str(tmp_path)))
-    assert workshop.made(Q4_0).read_text() == workshop.made(Q4_0).read_text() == "codes"
+    monkeypatch.setattr("sequoia_core.bench.llama_cpp.requantise", requantise)
+    factory = ModelFactory(sources(gguf="some.gguf", folder=str(tmp_path)))
+    assert factory.made(Q4_0).read_text() == factory.made(Q4_0).read_text() == "codes"
     assert made == ["some.gguf 1"]
     assert [each.name for each in tmp_path.iterdir()] == [Q4_0]
