@@ -1,18 +1,19 @@
-"""Accessible mode: no box drawing, no motion, linear text, verdicts in words.
+"""Accessible mode: ASCII instead of box drawing, and sentences instead of columns and bars.
 
-Owns how a widget finds out about the mode, the words in place of signs, and that no frame whatever
-is drawn. Whether it is on is the app's; what stands in place of frames is the style sheet's.
+The app turns the mode on; the style sheet replaces the frames.
 """
 
 from rich.segment import Segment
 from textual.color import Color
 from textual.dom import DOMNode
 from textual.filter import LineFilter
+from typing_extensions import override
 
 from sequoia_core.events import Step
 
 from ..state.stats import Rate, Statistics, step_speedup
-from .tree_rows import Row, Verdict
+from .tree_rows import TreeRow, Verdict
+from .words import counted
 
 ACCESSIBLE = "-accessible"
 """Class of the app while the mode is on."""
@@ -21,11 +22,10 @@ _BOXES, _BLOCKS, _AFTER = 0x2500, 0x2580, 0x25A0
 _PLAIN = (
     dict.fromkeys(range(_BOXES, _BLOCKS), "+")
     | dict.fromkeys(range(_BLOCKS, _AFTER), "#")
-    | dict.fromkeys(map(ord, "▌▍▎▏▐▕"), " ")  # marks beside notes
+    | dict.fromkeys(map(ord, "▌▍▎▏▐▕"), " ")  # marks in front of notes
     | dict.fromkeys(map(ord, "─━┄┅┈┉╌╍═╴╶╸╺╼╾"), "-")
     | dict.fromkeys(map(ord, "│┃┆┇┊┋╎╏║╵╷╹╻╽╿"), "|")
 )
-"""ASCII in place of box drawing and block elements."""
 
 
 def is_accessible(node: DOMNode) -> bool:
@@ -34,11 +34,10 @@ def is_accessible(node: DOMNode) -> bool:
 
 
 class PlainFrames(LineFilter):
-    """Writes lines and blocks that are drawn anywhere, an answer's tables too, as ASCII."""
+    """Replaces box drawing and block elements by ASCII, in an answer's tables too."""
 
+    @override
     def apply(self, segments: list[Segment], background: Color) -> list[Segment]:
-        """The segments without box drawing."""
-        del background
         return [
             segment
             if segment.text.isascii()
@@ -47,49 +46,42 @@ class PlainFrames(LineFilter):
         ]
 
 
-def row_in_words(row: Row, depth: int) -> str:
-    """A row of the tree as a sentence that needs neither guides nor columns.
-
-    Args:
-        row: of the tree.
-        depth: of its node below the root.
-    """
+def row_in_words(row: TreeRow) -> str:
+    """A row of the tree without guides and columns."""
     if row.verdict is Verdict.ROOT:
         return f"root {row.token}"
-    told = f"depth {depth}, {row.verdict.value}: {row.token}"
+    words = f"depth {row.depth}, {row.verdict.value}: {row.token}"
     if row.looked_up:
-        told += ", looked up"
+        words += ", looked up"
     elif row.draft_prob is not None:
-        told += f", draft {row.draft_prob:.2f}"
+        words += f", draft {row.draft_prob:.2f}"
     if row.target_prob is not None:
-        told += f", target {row.target_prob:.2f}"
-    return told
+        words += f", target {row.target_prob:.2f}"
+    return words
 
 
 def step_in_words(step: Step) -> str:
     """A step's outcome and times."""
-    speedup = step_speedup(step)
-    times = step.timings
-    emitted = f"{len(step.token_ids)} token{'s' if len(step.token_ids) != 1 else ''}"
-    made = f"{step.accepted} accepted and 1 bonus"
+    times, speedup = step.timings, step_speedup(step)
+    outcome = f"{step.accepted} accepted and 1 bonus"
     if step.baseline:
-        made = "plain step, which speed-ups are measured against"
-    told = (
-        f"{made}: {emitted} in "
+        outcome = "plain step, which speed-ups are measured against"
+    words = (
+        f"{outcome}: {counted(len(step.token_ids), 'token')} in "
         f"{times.total_ms:.1f} ms: draft {times.draft_ms:.1f}, verify {times.verify_ms:.1f}, "
         f"rest {times.bookkeeping_ms:.1f}"
     )
-    return told if speedup is None else f"{told}; {speedup:.2f} times plain"
+    return words if speedup is None else f"{words}; {speedup:.2f} times plain"
 
 
 def rates_in_words(what: str, rates: tuple[Rate, ...], expected: tuple[float, ...]) -> str:
-    """Acceptance rates with what was expected of them, such as "1: 62% of 55% expected"."""
-    told = [
+    """Acceptance rates with the expected ones, such as "1: 62% of 55% expected"."""
+    words = [
         f"{at + 1}: {_percent(rates[at].value if at < len(rates) else None)}"
         + (f" of {_percent(expected[at])} expected" if at < len(expected) else "")
         for at in range(max(len(rates), len(expected)))
     ]
-    return f"accepted {what}: " + ("; ".join(told) or "nothing yet")
+    return f"accepted {what}: " + ("; ".join(words) or "nothing yet")
 
 
 def statistics_in_words(statistics: Statistics) -> str:
@@ -98,13 +90,12 @@ def statistics_in_words(statistics: Statistics) -> str:
     if not totals.steps:
         return "no step yet"
     last = " ".join(f"{value:g}" for value in statistics.accepted[-8:])
-    told = (
+    words = (
         f"{totals.tokens_per_second:.1f} tokens a second, {totals.tokens_per_step:.2f} a step; "
         f"accepted in the last steps: {last}"
     )
-    if statistics.speedup is None:
-        return told
-    return f"{told}; {statistics.speedup:.2f} times plain"
+    speedup = statistics.speedup
+    return words if speedup is None else f"{words}; {speedup:.2f} times plain"
 
 
 def _percent(share: float | None) -> str:

@@ -27,7 +27,7 @@ Lines = list[list[Segment]]
 
 
 @dataclass(frozen=True, slots=True)
-class MarkdownLook:
+class MarkdownStyles:
     """Styles of a theme.
 
     Attributes:
@@ -60,14 +60,14 @@ class MarkdownLook:
         )  # fmt: skip
 
 
-class MarkdownPen:
+class MarkdownRenderer:
     """Draws Markdown in the styles of one theme.
 
     Args:
         look: styles.
     """
 
-    def __init__(self, look: MarkdownLook) -> None:
+    def __init__(self, look: MarkdownStyles) -> None:
         # one for all: Rich makes a parser for each, which takes longer than most chunks
         self._document = _Document(markdown_parser(), look)
         self._console = look.console()
@@ -116,7 +116,7 @@ class _Fence(CodeBlock):
         look: of the document.
     """
 
-    def __init__(self, info: str, look: MarkdownLook) -> None:
+    def __init__(self, info: str, look: MarkdownStyles) -> None:
         super().__init__(info.partition(" ")[0] or "text", "default")
         self._info = "" if lexer(info) is not None else info
         self._look = look
@@ -154,7 +154,7 @@ class _Document(Markdown):
     }
     inlines = Markdown.inlines | {"link", "link_url"}
 
-    def __init__(self, parser: MarkdownIt, look: MarkdownLook) -> None:
+    def __init__(self, parser: MarkdownIt, look: MarkdownStyles) -> None:
         super().__init__("", hyperlinks=False)
         self.look = look
         self._parser = parser

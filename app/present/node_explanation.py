@@ -1,19 +1,19 @@
-"""Why a node came out as it did, in words and figures. Pure; knows no widget or colour.
+"""Why a node was accepted or not, in words and figures.
 
-Reads a step's own record. Where that is older than insight, or holds no more, it says so instead of
-working anything out again.
+Everything comes from the step's record; where it holds no more, that is said instead of computing
+anything again. Knows no widget or colour.
 """
 
 from dataclasses import dataclass
 
-from sequoia_core.events import Opinion, Origin, Outcome, Ranking, Step, TreeNode, TrialRecord
+from sequoia_core.events import Origin, Outcome, Ranking, Step, TreeNode, TrialRecord
 
 from ..state.sanitize import quote_token
 from .tree_rows import BONUS_NODE, Verdict, ordinal, verdict_of
 
 
 @dataclass(frozen=True, slots=True)
-class Figure:
+class Quantity:
     """One quantity: its symbol, what it is, its value and a remark."""
 
     symbol: str
@@ -23,7 +23,7 @@ class Figure:
 
 
 @dataclass(frozen=True, slots=True)
-class Column:
+class RankingColumn:
     """The most probable tokens of a distribution."""
 
     title: str
@@ -31,18 +31,18 @@ class Column:
 
 
 @dataclass(frozen=True, slots=True)
-class Why:
-    """What there is to say about a node.
+class NodeExplanation:
+    """What is known about a node.
 
     Attributes:
-        verdict: of the node.
+        verdict: of verification.
         token: quoted.
-        headline: what became of it.
-        place: where in the tree it is.
-        figures: the comparison, where there was one.
-        reason: a sentence; "" where the figures say it all.
+        headline: the verdict in words.
+        place: in the tree.
+        quantities: that were compared, if any.
+        reason: a sentence; "" where the quantities say it all.
         heading: over the columns.
-        columns: target, draft and what was left, as far as they are known.
+        columns: target, draft and residual distribution, as far as they are known.
         token_id: of the node, to be found in the columns.
     """
 
@@ -50,31 +50,31 @@ class Why:
     token: str
     headline: str
     place: str
-    figures: tuple[Figure, ...]
+    quantities: tuple[Quantity, ...]
     reason: str
     heading: str
-    columns: tuple[Column, ...]
+    columns: tuple[RankingColumn, ...]
     token_id: int
 
 
-def why(step: Step, node: int) -> Why:
-    """What there is to say about a node, or about the bonus token (`BONUS_NODE`)."""
+def explain_node(step: Step, node: int) -> NodeExplanation:
+    """Explain a node, or the bonus token (`BONUS_NODE`)."""
     if node == BONUS_NODE:
-        return _why_bonus(step)
+        return _explain_bonus(step)
     if step.nodes[node].parent < 0:
-        return _why_root(step)
-    return _why_child(step, node)
+        return _explain_root(step)
+    return _explain_child(step, node)
 
 
-def _why_root(step: Step) -> Why:
+def _explain_root(step: Step) -> NodeExplanation:
     root = step.nodes[0]
     heading, columns = _columns(step, 0, None)
-    return Why(
+    return NodeExplanation(
         verdict=Verdict.ROOT,
         token=quote_token(root.text),
         headline="the last token of the step before",
         place="the root of this step's tree",
-        figures=(),
+        quantities=(),
         reason="It was given, not judged.",
         heading=heading,
         columns=columns,
@@ -82,19 +82,25 @@ def _why_root(step: Step) -> Why:
     )
 
 
-def _why_child(step: Step, index: int) -> Why:
+def _explain_child(step: Step, index: int) -> NodeExplanation:
     node = step.nodes[index]
-    trial = step.insight.trial(index) if step.insight else None
-    left = _left_after(step, index) if node.outcome is Outcome.REJECTED else None
-    met = _left_before(step, index)
-    column = left or (met if node.outcome is Outcome.ACCEPTED else None)
-    heading, columns = _columns(step, node.parent, column)
-    return Why(
+    siblings = step.children[node.parent]
+    earlier = [each for each in siblings if step.nodes[each].rank < node.rank]
+    residual = None
+    if node.outcome is Outcome.REJECTED:
+        residual = _residual(step, index, "left of target")
+    elif node.outcome is Outcome.ACCEPTED and earlier:
+        residual = _residual(step, earlier[-1], "held against")
+    heading, columns = _columns(step, node.parent, residual)
+    origin = "looked up in the conversation" if node.origin is Origin.LOOKUP else "drafted"
+    parent = quote_token(step.nodes[node.parent].text)
+    rank = f"{ordinal(node.rank)} of {len(siblings)}"
+    return NodeExplanation(
         verdict=verdict_of(node),
         token=quote_token(node.text),
         headline=node.outcome.value,
-        place=_place(step, node),
-        figures=_figures(node, trial),
+        place=f"{rank} after {parent}, depth {node.depth}, {origin}",
+        quantities=_quantities(node, step.insight.trial(index) if step.insight else None),
         reason=_reason(step, index),
         heading=heading,
         columns=columns,
@@ -102,10 +108,11 @@ def _why_child(step: Step, index: int) -> Why:
     )
 
 
-def _why_bonus(step: Step) -> Why:
+def _explain_bonus(step: Step) -> NodeExplanation:
     end = step.path[-1]
-    tried = [i for i in step.children[end] if step.nodes[i].outcome is Outcome.REJECTED]
-    greedy = any(_is_greedy(step.nodes[i]) for i in tried)
+    children = step.children[end]
+    tried = [each for each in children if step.nodes[each].outcome is Outcome.REJECTED]
+    greedy = any(_is_greedy(step.nodes[each]) for each in tried)
     if step.baseline:
         reason = "Nothing was drafted: a plain step, which speed-ups are measured against."
     elif not tried:
@@ -113,21 +120,18 @@ def _why_bonus(step: Step) -> Why:
     elif greedy:
         reason = "It is the target's most probable token, and no child was it."
     else:
-        reason = f"{_all_of(len(tried))} rejected: drawn from what that left of the target."
-    left = _left_after(step, tried[-1], "drawn from this") if tried else None
-    heading, columns = _columns(step, end, left)
-    shown = Figure(
-        "p",
-        "target's probability",
-        _number(step.bonus_prob),
-        "at first" if tried and not greedy else "",
-    )
-    return Why(
+        few = {1: "The only child was", 2: "Both children were"}
+        children_were = few.get(len(tried), f"All {len(tried)} children were")
+        reason = f"{children_were} rejected: drawn from what that left of the target."
+    residual = _residual(step, tried[-1], "drawn from this") if tried else None
+    heading, columns = _columns(step, end, residual)
+    remark = "at first" if tried and not greedy else ""
+    return NodeExplanation(
         verdict=Verdict.BONUS,
         token=quote_token(step.bonus_text),
         headline="the target's own token",
         place=f"after {quote_token(step.nodes[end].text)}, where the accepted path ends",
-        figures=(shown,),
+        quantities=(Quantity("p", "target's probability", _number(step.bonus_prob), remark),),
         reason=reason,
         heading=heading,
         columns=columns,
@@ -135,46 +139,34 @@ def _why_bonus(step: Step) -> Why:
     )
 
 
-def _all_of(count: int) -> str:
-    whole = {1: "The only child was", 2: "Both children were"}
-    return whole.get(count, f"All {count} children were")
-
-
-def _place(step: Step, node: TreeNode) -> str:
-    siblings = step.children[node.parent]
-    who = "looked up in the conversation" if node.origin is Origin.LOOKUP else "drafted"
-    parent = quote_token(step.nodes[node.parent].text)
-    return f"{ordinal(node.rank)} of {len(siblings)} after {parent}, depth {node.depth}, {who}"
-
-
-def _figures(node: TreeNode, trial: TrialRecord | None) -> tuple[Figure, ...]:
-    """p, q, their ratio and the draw; what is not on record is left out."""
-    lookup = node.origin is Origin.LOOKUP
+def _quantities(node: TreeNode, trial: TrialRecord | None) -> tuple[Quantity, ...]:
+    """p, q, their ratio and the random number, as far as they are recorded."""
     first_p = None if node.target_prob is None else _number(node.target_prob)
-    if trial is None:
-        found = [Figure("p", "target's probability", first_p)] if first_p else []
-        if node.draft_prob is not None:
-            found.append(Figure("q", "draft's probability", _number(node.draft_prob)))
-    else:
-        same = first_p is None or first_p == _number(trial.p)
-        told = "" if same else f"at first {first_p}"
-        certain = "proposed with certainty" if trial.q == 1.0 else ""
-        before = None if lookup or node.draft_prob is None else _number(node.draft_prob)
-        moved = before is not None and before != _number(trial.q) and not certain
-        found = [
-            Figure("p", "target's probability", _number(trial.p), told),
-            Figure("q", "draft's probability", _number(trial.q),
-                   f"at first {before}" if moved else certain),
-        ]  # fmt: skip
-    if node.draw is None or node.accept_prob is None:
-        return tuple(found)
-    ratio = f"{trial.p / trial.q:.4f}" if trial and trial.q > 0 else f"{node.accept_prob:.4f}"
-    sign = "<" if node.outcome is Outcome.ACCEPTED else "not <"
-    return (
-        *found,
-        Figure("p / q", "their ratio", ratio, f"accepted with probability {node.accept_prob:.4f}"),
-        Figure("r", "random number", f"{node.draw:.4f}", f"{sign} p / q: {node.outcome.value}"),
-    )
+    first_q = None if node.draft_prob is None else _number(node.draft_prob)
+    p, q, p_remark, q_remark = first_p, first_q, "", ""
+    if trial is not None:
+        p, q = _number(trial.p), _number(trial.q)
+        if first_p is not None and first_p != p:
+            p_remark = f"at first {first_p}"
+        if trial.q == 1.0:
+            q_remark = "proposed with certainty"
+        elif node.origin is not Origin.LOOKUP and first_q is not None and first_q != q:
+            q_remark = f"at first {first_q}"
+    found: list[Quantity] = []
+    if p is not None:
+        found.append(Quantity("p", "target's probability", p, p_remark))
+    if q is not None:
+        found.append(Quantity("q", "draft's probability", q, q_remark))
+    if node.draw is not None and node.accept_prob is not None:
+        chance = _number(node.accept_prob)
+        ratio = _number(trial.p / trial.q) if trial and trial.q > 0 else chance
+        sign = "<" if node.outcome is Outcome.ACCEPTED else "not <"
+        verdict = f"{sign} p / q: {node.outcome.value}"
+        found += [
+            Quantity("p / q", "their ratio", ratio, f"accepted with probability {chance}"),
+            Quantity("r", "random number", _number(node.draw), verdict),
+        ]
+    return tuple(found)
 
 
 def _reason(step: Step, index: int) -> str:
@@ -185,7 +177,7 @@ def _reason(step: Step, index: int) -> str:
             return f"Its parent {quote_token(parent.text)} was {parent.outcome.value}."
         chosen = next((i for i in step.path if step.nodes[i].parent == node.parent), None)
         if chosen is None:
-            return "The walk ended before it."
+            return "Verification ended before it."
         return f"{quote_token(step.nodes[chosen].text)} before it was accepted."
     if node.draw is not None:
         return ""
@@ -198,30 +190,26 @@ def _reason(step: Step, index: int) -> str:
     return f"Greedy decoding takes the target's most probable token{named}."
 
 
-def _columns(step: Step, after: int, left: Column | None) -> tuple[str, tuple[Column, ...]]:
-    """What comes after a node in both models' opinion, and a heading for it."""
+def _columns(
+    step: Step, after: int, residual: RankingColumn | None
+) -> tuple[str, tuple[RankingColumn, ...]]:
+    """The distributions after a node, and a heading for them."""
     heading = f"after {quote_token(step.nodes[after].text)}"
     if step.insight is None:
         return "the models' most probable tokens were not recorded with this step", ()
-    opinion: Opinion | None = step.insight.opinion(after)
+    opinion = step.insight.opinion(after)
     if opinion is None:
         return f"{heading}: kept only for the path and the first nodes of so large a tree", ()
-    columns = [Column("target", opinion.target)]
+    columns = [RankingColumn("target", opinion.target)]
     if opinion.draft is not None:
-        columns.append(Column("draft", opinion.draft))
-    return heading, (*columns, *([left] if left else []))
+        columns.append(RankingColumn("draft", opinion.draft))
+    return heading, (*columns, *([residual] if residual else []))
 
 
-def _left_after(step: Step, index: int, title: str = "left of target") -> Column | None:
+def _residual(step: Step, index: int, title: str) -> RankingColumn | None:
+    """What the rejection of a node left of the target's distribution."""
     trial = step.insight.trial(index) if step.insight else None
-    return Column(title, trial.residual) if trial and trial.residual else None
-
-
-def _left_before(step: Step, index: int) -> Column | None:
-    """What the node was held against, when a sibling was rejected before it."""
-    node = step.nodes[index]
-    earlier = [i for i in step.children[node.parent] if step.nodes[i].rank < node.rank]
-    return _left_after(step, earlier[-1], "held against") if earlier else None
+    return RankingColumn(title, trial.residual) if trial and trial.residual else None
 
 
 def _is_greedy(node: TreeNode) -> bool:

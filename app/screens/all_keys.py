@@ -5,7 +5,7 @@ Who adds a screen with bindings adds it here; a test walks the screens.
 
 from textual.binding import BindingType
 
-from ..widgets.heat_view import HeatView
+from ..widgets.acceptance_view import AcceptanceView
 from ..widgets.prompt import Prompt
 from ..widgets.tree_view import TreeView
 from .chat.screen import ChatScreen
@@ -18,7 +18,7 @@ from .settings import SettingsScreen
 
 OWNERS = (
     ChatScreen, HelpScreen, RaceScreen, SearchScreen, SessionsScreen, SettingsScreen,
-    ChoiceScreen, KeyScreen, TreeView, HeatView,
+    ChoiceScreen, KeyScreen, TreeView, AcceptanceView,
 )  # fmt: skip
 """Classes whose `BINDINGS` have ids."""
 

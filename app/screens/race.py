@@ -147,7 +147,7 @@ class RaceScreen(Screen[None]):
 
     def on_mount(self) -> None:
         """Begin."""
-        self._keys.use_keys(self.app.keys)
+        self._keys.keys = self.app.keys
         self._begin()
         self.set_interval(_DRAW_SECONDS, self._tick)
 
@@ -190,9 +190,9 @@ class RaceScreen(Screen[None]):
         self._show_verdict(self._told())
         self._terms.show(Content.styled(_terms(run, width), "$notice"))
         if run.ended:
-            self._keys.show_keys(_OVER)
+            self._keys.row = _OVER
         else:
-            self._keys.show_keys(_PAUSED if self._chat.decoder.paused else _RUNNING)
+            self._keys.row = _PAUSED if self._chat.decoder.paused else _RUNNING
 
     def _show_verdict(self, verdict: Content) -> None:
         """Give it the lines it takes; fewer again only with another race or another size."""

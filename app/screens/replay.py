@@ -18,16 +18,16 @@ from textual.widget import Widget
 from sequoia_core.events import PairDescription
 
 from ..config.keymap import Keys
-from ..present.acceptance_map import HeatMap
+from ..present.acceptance_map import AcceptanceMap
 from ..present.accessible import is_accessible
-from ..present.node_explanation import why
+from ..present.node_explanation import explain_node
 from ..state.player import Loading, Player
 from ..state.timeline import Item, ItemKind, View
 from ..widgets.decode_panel import DecodePanel
 from ..widgets.entries import AnswerEntry
+from ..widgets.header import ReplayHeader
 from ..widgets.key_bar import KeyBar
-from ..widgets.replay_header import ReplayHeader
-from ..widgets.seek_bar import Place, SeekBar
+from ..widgets.seek_bar import PlayerPosition, SeekBar
 from ..widgets.step_bar import StepBar
 from ..widgets.transcript import Transcript
 from ..widgets.tree_view import TreeView
@@ -98,7 +98,7 @@ class ReplayScreen(Screen[None]):
         self._transcript = Transcript()
         self._panel = DecodePanel()
         self._why = WhyPanel()
-        self._heat = HeatMap()
+        self._heat = AcceptanceMap()
         self._strip = StepBar(id="strip")
         self._seek = SeekBar()
         self._keys = KeyBar()
@@ -117,8 +117,8 @@ class ReplayScreen(Screen[None]):
 
     def on_mount(self) -> None:
         """Begin to play."""
-        self._header.show_pair(self._pair)
-        self._header.show_status(" replay ")
+        self._header.pair = self._pair
+        self._header.status = "replay"
         self._transcript.focus()
         self._then = monotonic()
         self._tick()
@@ -126,7 +126,7 @@ class ReplayScreen(Screen[None]):
 
     def use_keys(self, keys: Keys) -> None:
         """Call the actions by the keys that a person chose."""
-        self._keys.use_keys(keys)
+        self._keys.keys = keys
 
     @property
     def view(self) -> View:
@@ -155,7 +155,7 @@ class ReplayScreen(Screen[None]):
             self._draw_chat(view, still=still)
             self._draw_step(view, still=still)
         self._draw_place(view)
-        self._keys.show_keys(PLAYING if self.player.playing else PAUSED)
+        self._keys.row = PLAYING if self.player.playing else PAUSED
 
     def _draw_chat(self, view: View, *, still: bool) -> None:
         """Bring the transcript to this moment: mostly it only grew."""
@@ -198,18 +198,18 @@ class ReplayScreen(Screen[None]):
         self._panel.show_tree(step, title, still=still)
         self._panel.show_figures(step, statistics, chosen)
         self._strip.show_step(step, statistics)
-        self._header.show_statistics(statistics)
-        self._header.show_tree(chosen.tree if chosen is not None else None)
+        self._header.statistics = statistics
+        self._header.chosen_tree = chosen.tree if chosen is not None else None
         whole = view.recorded.exchange.answer
         if self.has_class("-heat") and self._heat.follow(
             whole if step else None, len(answer.steps) - 1 if step else None, chosen
         ):
-            self._panel.show_heat(self._heat)
+            self._panel.acceptance.show(self._heat)
         if self.has_class("-why"):
-            told = why(step, self._panel.token_tree.node) if step else None
-            self._why.tell(told, title.lower())
+            told = explain_node(step, self._panel.token_tree.node) if step else None
+            self._why.explain(told, title.lower())
         asked = view.recorded.asked
-        self._header.show_temperature(asked.temperature if asked else None)
+        self._header.temperature = asked.temperature if asked else None
 
     def _draw_place(self, view: View) -> None:
         player, timeline = self.player, self.player.timeline
@@ -222,16 +222,16 @@ class ReplayScreen(Screen[None]):
         else:
             where = f"{at}/{answers}  {steps}/{of}" if answers > 1 else f"{steps}/{of}"
         share = 1.0 if self._loading.done else self._loading.share
-        self._seek.show_place(
-            Place(player.seconds, timeline.seconds, player.playing, player.speed, where, share)
+        self._seek.position = PlayerPosition(
+            player.seconds, timeline.seconds, player.playing, player.speed, where, share
         )
 
     @staticmethod
     def _steps(view: View) -> int:
         return len(view.recorded.exchange.answer.steps)
 
-    @on(SeekBar.Sought)
-    def _sought(self, message: SeekBar.Sought) -> None:
+    @on(SeekBar.Clicked)
+    def _sought(self, message: SeekBar.Clicked) -> None:
         self.player.seek(message.share * self.player.timeline.seconds)
         self.draw()
 

@@ -18,7 +18,7 @@ from textual.screen import ModalScreen
 from textual.widgets import Input, OptionList
 from textual.widgets.option_list import Option
 
-from ..present.dates import when
+from ..present.words import when
 from ..state.sanitize import fit, visible
 from ..store.archive import Found
 from ..store.excerpt import Excerpt, excerpt

@@ -12,7 +12,7 @@ from pathlib import Path
 
 from sequoia_core.events import Event
 
-from ..present.dates import moment
+from ..present.words import moment
 from ..state.answer import Answer
 from ..state.history import Exchange, History
 from .matching import Term, index_query

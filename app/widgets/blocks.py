@@ -1,9 +1,9 @@
-"""Lines that are drawn when they are looked at, and given up when they are not.
+"""Blocks of lines that are drawn when they come into view and can be dropped again.
 
-What a transcript is made of. A block knows how high it is once it was drawn at a width; until then
-it guesses. Nothing here is ever read as markup of the terminal's or the widget library's.
+Text is never read as markup of the terminal or the widget library, except Markdown by its renderer.
 """
 
+import io
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
@@ -12,22 +12,22 @@ from rich.segment import Segment
 from rich.style import Style
 from rich.text import Text
 
-from ..present.markdown import Lines, MarkdownPen
+from ..present.markdown import Lines, MarkdownRenderer
+
+_CONSOLE = Console(file=io.StringIO(), color_system="truecolor", force_terminal=True)
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Look:
-    """Styles of a theme, and what draws in them.
+    """The styles of a theme.
 
     Attributes:
         styles: by name; see `Transcript.COMPONENT_CLASSES`.
-        markdown: draws answers.
-        console: wraps plain text.
+        markdown: draws Markdown in them.
     """
 
     styles: dict[str, Style] = field(hash=False)
-    markdown: MarkdownPen
-    console: Console
+    markdown: MarkdownRenderer
 
 
 Draw = Callable[[int, Look], Lines]
@@ -35,38 +35,33 @@ Draw = Callable[[int, Look], Lines]
 
 
 class Block:
-    """A stretch of the transcript.
+    """Lines of the transcript; their number is known once they were drawn, until then estimated.
 
     Args:
-        text: what it holds, by which the height is guessed.
+        text: source, used to estimate the height.
         draw: makes the lines.
     """
 
-    __slots__ = ("_draw", "_height", "_lines", "_look", "_text", "_width")
+    __slots__ = ("_draw", "_height", "_lines", "_look", "_width", "text")
 
     def __init__(self, text: str, draw: Draw) -> None:
         self._lines: Lines | None = None
         self._look: Look | None = None
         self.become(text, draw)
 
-    @property
-    def text(self) -> str:
-        """What it holds, as it was written."""
-        return self._text
-
     def become(self, text: str, draw: Draw) -> None:
-        """Hold something else from now on."""
-        self._text, self._draw = text, draw
+        """Hold another text."""
+        self.text, self._draw = text, draw
         self._width, self._height = -1, 0
         self.release()
 
     def measured(self, width: int) -> bool:
-        """Whether the height at this width is known and not guessed."""
+        """Whether the height at this width is exact."""
         return self._width == width
 
     def height(self, width: int) -> int:
         """Lines at this width, as far as is known."""
-        return self._height if self._width == width else guess(self._text, width)
+        return self._height if self._width == width else estimate_height(self.text, width)
 
     def lines(self, width: int, look: Look) -> Lines:
         """The lines, drawn now if need be."""
@@ -78,23 +73,23 @@ class Block:
         return lines
 
     def release(self) -> None:
-        """Give up the lines; the height stays known."""
+        """Drop the lines; the height stays known."""
         self._lines = self._look = None
 
 
-def guess(text: str, width: int) -> int:
-    """About how many lines a text takes, and one below it."""
+def estimate_height(text: str, width: int) -> int:
+    """About how many lines a text takes, with one below it."""
     room = max(1, width - 4)
     return 1 + sum(1 + len(line) // room for line in text.split("\n"))
 
 
-def wrap(text: Text, width: int, look: Look) -> Lines:
+def wrap(text: Text, width: int) -> Lines:
     """The text's lines, none wider than `width` cells."""
     text.expand_tabs(4)
-    lines = text.wrap(look.console, max(1, width), overflow="fold", no_wrap=False)
-    return [list(line.render(look.console)) for line in lines]
+    lines = text.wrap(_CONSOLE, max(1, width), overflow="fold", no_wrap=False)
+    return [list(line.render(_CONSOLE)) for line in lines]
 
 
 def indent(lines: Lines, mark: str, style: Style) -> Lines:
-    """The lines behind a mark, all parts on top of a style."""
+    """The lines behind a mark, with a style beneath their own."""
     return [[Segment(mark, style), *Segment.apply_style(line, style)] for line in lines]

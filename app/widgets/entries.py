@@ -1,7 +1,7 @@
-"""What stands in the transcript: messages, answers and notes, each as blocks of lines.
+"""The entries of the transcript: messages, answers and notes, each as blocks of lines.
 
-An entry makes blocks of its text when it is looked at and gives them up when told to; then it is
-no more than its text. Only answers are read as Markdown.
+An entry makes blocks of its text when it comes into view and drops them when it is released; only
+its text remains. Only answers are read as Markdown.
 """
 
 from abc import ABC, abstractmethod
@@ -11,6 +11,7 @@ from functools import partial
 
 from rich.segment import Segment
 from rich.text import Text
+from typing_extensions import override
 
 from ..present.chunks import Chunk, Chunks
 from ..present.markdown import Lines
@@ -18,23 +19,23 @@ from ..state.answer import Answer
 from ..state.sanitize import visible
 from ..state.spans import Span, text_of
 from ..store.matching import Term
-from .blocks import Block, Look, guess, indent, wrap
-from .sought import line_of, mark, spot
+from .blocks import Block, Look, estimate_height, indent, wrap
+from .search_highlight import find_densest, highlight, match_line
 
 _INDENT = 2
 _TEXT_LINES = 100
-"""Of a block of plain text."""
+"""In a block of plain text."""
 _LEAST_TOKENS = 60
 _MOST_TOKENS = 1500
-"""Of a block of marked tokens; cut at a new line where there is one."""
+"""In a block of marked tokens; cut at a new line where there is one."""
 
 
 class Entry(ABC):
     """Something in the transcript."""
 
     _heads = 1
-    """Blocks before those of its text, which one more follows."""
-    _sought: tuple[Term, ...] = ()
+    """Blocks before those of the text, which are followed by one more."""
+    _search_terms: tuple[Term, ...] = ()
 
     @property
     def growing(self) -> bool:
@@ -43,48 +44,55 @@ class Entry(ABC):
 
     @abstractmethod
     def blocks(self) -> Sequence[Block]:
-        """What it consists of now, a blank line at the end; the same objects while unchanged."""
+        """Its blocks now, the last one ends with a blank line; the same objects if unchanged."""
 
     @abstractmethod
-    def guess(self, width: int) -> int:
-        """About how many lines it takes, without making its blocks."""
+    def estimate_height(self, width: int) -> int:
+        """About how many lines it takes, computed without its blocks."""
 
     @abstractmethod
     def release(self) -> None:
-        """Give up all blocks."""
+        """Drop all blocks."""
 
     @abstractmethod
     def _drawn(self) -> Sequence[Block]:
-        """The blocks of its text that it has made so far."""
+        """The blocks of its text made so far."""
 
     @property
-    def sought(self) -> tuple[Term, ...]:
-        """What is marked in its text."""
-        return self._sought
+    def search_terms(self) -> tuple[Term, ...]:
+        """Highlighted in its text."""
+        return self._search_terms
 
-    @sought.setter
-    def sought(self, wanted: tuple[Term, ...]) -> None:
-        if wanted != self._sought:
-            self._sought = wanted
+    @search_terms.setter
+    def search_terms(self, terms: tuple[Term, ...]) -> None:
+        if terms != self._search_terms:
+            self._search_terms = terms
             for block in self._drawn():
                 block.release()
 
     @property
-    def said(self) -> str:
-        """Its text as it was written."""
-        return "\n".join(block.text for block in self.blocks()[self._heads : -1])
+    def _body(self) -> Sequence[Block]:
+        return self.blocks()[self._heads : -1]
 
-    def sought_place(self, width: int, look: Look) -> tuple[int, int] | None:
-        """Index of the block where most of what is marked stands together, and the line in it."""
-        blocks = self.blocks()[self._heads : -1]
-        found = spot([block.text for block in blocks], self._sought)
+    @property
+    def source(self) -> str:
+        """Its text as it was written."""
+        return "\n".join(block.text for block in self._body)
+
+    def find_match(self, width: int, look: Look) -> tuple[int, int] | None:
+        """Index of the block with the most matches close together, and their line in it."""
+        body = self._body
+        found = find_densest([block.text for block in body], self._search_terms)
         if found is None:
             return None
         at, share = found
-        return self._heads + at, line_of(blocks[at].lines(width, look), self._sought, share)
+        lines = body[at].lines(width, look)
+        return self._heads + at, match_line(lines, self._search_terms, share)
 
-    def _marked_in(self, lines: Lines, look: Look) -> Lines:
-        return mark(lines, self._sought, look.styles["sought"]) if self._sought else lines
+    def _highlighted(self, lines: Lines, look: Look) -> Lines:
+        if not self._search_terms:
+            return lines
+        return highlight(lines, self._search_terms, look.styles["match"])
 
     def lines(self, width: int, look: Look) -> Lines:
         """All its lines."""
@@ -92,12 +100,12 @@ class Entry(ABC):
 
 
 class TextEntry(Entry):
-    """Plain text under a name, or without one: what a person wrote, or a note.
+    """Plain text, with or without a name above it: a person's message, or a note.
 
     Args:
         text: shown as it is, control characters made visible.
         style: of the text.
-        name: over the text, in the style of the same name.
+        name: above the text, in the style of the same name.
         mark: in front of every line.
     """
 
@@ -110,7 +118,7 @@ class TextEntry(Entry):
 
     @property
     def remark(self) -> str:
-        """What is said beside the name."""
+        """Shown next to the name."""
         return self._remark
 
     @remark.setter
@@ -120,37 +128,38 @@ class TextEntry(Entry):
             for block in self._blocks[:1]:
                 block.release()
 
-    def guess(self, width: int) -> int:
-        """About how many lines it takes."""
-        return guess(self._text, width) + self._heads
+    @override
+    def estimate_height(self, width: int) -> int:
+        return estimate_height(self._text, width) + self._heads
 
+    @override
     def _drawn(self) -> Sequence[Block]:
         return self._blocks[self._heads : -1]
 
+    @override
     def release(self) -> None:
-        """Give up all blocks."""
         self._blocks = []
 
+    @override
     def blocks(self) -> Sequence[Block]:
-        """A name, and a block per hundred lines."""
         if not self._blocks:
             rows = self._text.split("\n")
             parts = [rows[at : at + _TEXT_LINES] for at in range(0, len(rows), _TEXT_LINES)]
             blocks = [Block("\n".join(part), partial(self._draw, part)) for part in parts]
             name = [Block(self._name, self._draw_name)] if self._name else []
-            self._blocks = [*name, *blocks, Block("", _blank)]
+            self._blocks = [*name, *blocks, Block("", lambda _width, _look: [[]])]
         return self._blocks
 
     def _draw_name(self, width: int, look: Look) -> Lines:
         line = Text.assemble((self._name, look.styles["user"]))
         if self._remark:
             line.append(f"  {self._remark}", look.styles["figures"])
-        return wrap(line, width, look)[:1]
+        return wrap(line, width)[:1]
 
     def _draw(self, rows: list[str], width: int, look: Look) -> Lines:
         style = look.styles[self._style]
-        body = wrap(Text("\n".join(rows), style=style), width - len(self._mark), look)
-        return indent(self._marked_in(body, look), self._mark, style)
+        body = wrap(Text("\n".join(rows), style=style), width - len(self._mark))
+        return indent(self._highlighted(body, look), self._mark, style)
 
 
 @dataclass(frozen=True, slots=True)
@@ -165,11 +174,11 @@ class _Stretch:
 
 
 class AnswerEntry(Entry):
-    """An answer: Markdown, or its plain text with tokens marked, and its figures.
+    """An answer: Markdown, or its plain text with tokens marked; and its figures.
 
     Attributes:
         answer: what is shown; it may grow between calls of `blocks`.
-        tinted: tokens are tinted by where they came from.
+        tinted: tokens are tinted by the rank of the drafted child.
         walked_step: the step whose tokens are highlighted, or None.
     """
 
@@ -182,7 +191,7 @@ class AnswerEntry(Entry):
 
     @property
     def name(self) -> str:
-        """Who answers, as it stands over the text."""
+        """Of the model, above the text."""
         return self._name
 
     @name.setter
@@ -190,45 +199,40 @@ class AnswerEntry(Entry):
         self._name = visible(name)
         self._heading.become(self._name, self._draw_name)
 
+    @override
     def release(self) -> None:
-        """Give up all blocks."""
         self._heading = Block(self._name, self._draw_name)
-        self._figures_shown = ""
         self._footing = Block("", partial(self._draw_figures, ""))
         self._chunks, self._taken = Chunks(), 0
         self._markdown: list[Block] = []
-        self._tail_source, self._tail = "", Block("", _nothing)
+        self._tail = Block("", _nothing)
         self._cuts, self._seen = [0], 0
         self._stretches: list[_Stretch] = []
         self._marked: list[Block] = []
 
     @property
+    @override
     def growing(self) -> bool:
-        """Whether the answer is under way."""
         return not self.answer.done
 
-    @property
-    def plain(self) -> bool:
-        """Whether the text is shown plainly, with tokens marked."""
-        return self.tinted or self.walked_step is not None
+    @override
+    def estimate_height(self, width: int) -> int:
+        return 3 + estimate_height(self.answer.text, width)
 
-    def guess(self, width: int) -> int:
-        """About how many lines it takes."""
-        return 3 + guess(self.answer.text, width)
-
+    @override
     def _drawn(self) -> Sequence[Block]:
         return [*self._markdown, self._tail, *self._marked]
 
+    @override
     def blocks(self) -> Sequence[Block]:
-        """Name, text and figures."""
-        figures = self._figures()
-        if figures != self._figures_shown:
-            self._figures_shown = figures
+        figures = self.answer.waiting or self.answer.footer()
+        if figures != self._footing.text:
             self._footing.become(figures, partial(self._draw_figures, figures))
-        body = self._marked_blocks() if self.plain else self._markdown_blocks()
+        marked = self.tinted or self.walked_step is not None
+        body = self._marked_blocks() if marked else self._markdown_blocks()
         return [self._heading, *body, self._footing]
 
-    def walked_place(self, width: int, look: Look) -> tuple[int, int] | None:
+    def walked_place(self, width: int) -> tuple[int, int] | None:
         """Index of the block where the walked step's text begins, and the line in it."""
         if self.walked_step is None or not self.answer.spans:
             return None
@@ -238,7 +242,7 @@ class AnswerEntry(Entry):
             return 0, 0
         spans = self.answer.spans[self._stretches[at].start : self._stretches[at].end]
         before = "".join(span.text for span in spans if span.step < self.walked_step)
-        return 1 + at, max(0, len(wrap(Text(before), width - _INDENT, look)) - 1)
+        return 1 + at, max(0, len(wrap(Text(before), width - _INDENT)) - 1)
 
     # Markdown
 
@@ -250,34 +254,31 @@ class AnswerEntry(Entry):
             for chunk in self._chunks.final[len(self._markdown) :]:
                 self._markdown.append(Block(chunk.source, partial(self._draw_chunk, chunk)))
             tail = self._chunks.tail
-            if tail != self._tail_source:
-                self._tail_source = tail
+            if tail != self._tail.text:
                 self._tail.become(tail, partial(self._draw_chunk, Chunk(tail)))
         return [*self._markdown, self._tail]
 
     def _draw_chunk(self, chunk: Chunk, width: int, look: Look) -> Lines:
-        lines = self._marked_in(look.markdown.draw(chunk.source, width - _INDENT), look)
-        gap: Lines = [[]] if lines and chunk.ends_block else []
-        return indent(lines, " " * _INDENT, look.styles["text"]) + gap
+        lines = look.markdown.draw(chunk.source, width - _INDENT)
+        lines = indent(self._highlighted(lines, look), " " * _INDENT, look.styles["text"])
+        return [*lines, []] if lines and chunk.ends_block else lines
 
     # Tokens
 
     def _marked_blocks(self) -> list[Block]:
         self._cut()
         ends = [*self._cuts[1:], len(self.answer.spans)]
-        stretches = [
-            self._stretch(start, end)
-            for start, end in zip(self._cuts, ends, strict=True)
-            if end > start
-        ]
-        for at, stretch in enumerate(stretches):
+        for at, (start, end) in enumerate(zip(self._cuts, ends, strict=True)):
+            if start == end:
+                break  # the last one, which has no tokens yet
+            stretch = self._stretch(start, end)
             if at == len(self._stretches):
                 self._stretches.append(stretch)
                 self._marked.append(Block("", _nothing))
             elif self._stretches[at] == stretch:
                 continue
             self._stretches[at] = stretch
-            text = text_of(self.answer.spans[stretch.start : stretch.end])
+            text = text_of(self.answer.spans[start:end])
             self._marked[at].become(text, partial(self._draw_tokens, stretch))
         return self._marked
 
@@ -288,7 +289,7 @@ class AnswerEntry(Entry):
         return _Stretch(start, end, self.tinted, walked, end == len(self.answer.spans))
 
     def _cut(self) -> None:
-        """Find where tokens that came since can be parted."""
+        """Find the ends of stretches among the new tokens."""
         for at, span in enumerate(self.answer.spans[self._seen :], self._seen + 1):
             length = at - self._cuts[-1]
             if length >= _MOST_TOKENS or (length >= _LEAST_TOKENS and span.text.endswith("\n")):
@@ -301,7 +302,7 @@ class AnswerEntry(Entry):
             text.rstrip()
         elif text.plain.endswith("\n"):
             text.right_crop(1)
-        lines = self._marked_in(wrap(text, width - _INDENT, look), look)
+        lines = self._highlighted(wrap(text, width - _INDENT), look)
         lines = indent(lines, " " * _INDENT, look.styles["text"])
         return [*lines, []] if stretch.last else lines
 
@@ -321,24 +322,14 @@ class AnswerEntry(Entry):
 
     # Name and figures
 
-    def _draw_name(self, width: int, look: Look) -> Lines:
-        del width
+    def _draw_name(self, _width: int, look: Look) -> Lines:
         return [[Segment(self._name, look.styles["name"])]]
 
     def _draw_figures(self, figures: str, width: int, look: Look) -> Lines:
         style = look.styles["figures"]
-        lines = wrap(Text(figures, style=style), width - _INDENT, look)
+        lines = wrap(Text(figures, style=style), width - _INDENT)
         return [*indent(lines, " " * _INDENT, style), []]
 
-    def _figures(self) -> str:
-        return self.answer.waiting or self.answer.footer()
 
-
-def _blank(width: int, look: Look) -> Lines:
-    del width, look
-    return [[]]
-
-
-def _nothing(width: int, look: Look) -> Lines:
-    del width, look
+def _nothing(_width: int, _look: Look) -> Lines:
     return []

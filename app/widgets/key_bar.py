@@ -1,6 +1,8 @@
-"""The footer row: the keys that matter now, as many as fit."""
+"""The footer: the keys that matter now, as many as fit."""
 
 from textual.content import Content
+from textual.reactive import reactive
+from typing_extensions import override
 
 from ..config.keymap import Keys
 from .line import Line
@@ -27,8 +29,7 @@ PAUSED: KeyRow = (
 WALKING: KeyRow = (
     ("chat.step_before chat.step_after", "steps"), ("chat.live", "live"),
     ("chat.first_step", "first step"), ("chat.pause", "pause"), ("chat.tree", "tree"),
-    ("chat.tint", "tint"),
-    ("chat.help", "help"), ("app.quit", "quit"),
+    ("chat.tint", "tint"), ("chat.help", "help"), ("app.quit", "quit"),
 )  # fmt: skip
 EDITING: KeyRow = (
     ("prompt.send", "branch off"), ("chat.stop", "leave"), ("up down", "other message"),
@@ -41,51 +42,35 @@ NODES: KeyRow = (
     ("chat.help", "help"), ("app.quit", "quit"),
 )  # fmt: skip
 
-_TREE = "chat.tree"
 KEPT = 2
 """Keys at the end of each row that stay when others no longer fit: help and quit."""
 
 
 class KeyBar(Line):
-    """One line of key and act."""
+    """One line of keys and what they do.
+
+    Attributes:
+        row: the keys that matter now.
+        keys: the key bindings in use.
+        way_back: what the key of the tree does, when it has to stand among the first; else "".
+    """
+
+    row: reactive[KeyRow] = reactive(IDLE)
+    keys: reactive[Keys] = reactive(Keys())
+    way_back = reactive("")
 
     def __init__(self) -> None:
         super().__init__(id="keys")
-        self._keys = IDLE
-        self._way_back = ""
-        self._in_use = Keys()
 
-    def use_keys(self, keys: Keys) -> None:
-        """Call the actions by the keys that a person chose."""
-        self._in_use = keys
-        self.refresh()
-
-    def show_keys(self, keys: KeyRow) -> None:
-        """Show another set of keys."""
-        if keys is not self._keys:
-            self._keys = keys
-            self.refresh()
-
-    def show_way_back(self, act: str) -> None:
-        """Show early what the key of the tree does; "" leaves it where the others have it."""
-        if act != self._way_back:
-            self._way_back = act
-            self.refresh()
-
-    @property
-    def _row(self) -> KeyRow:
-        if not self._way_back:
-            return self._keys
-        first, *others = (each for each in self._keys if each[0] != _TREE)
-        return first, (_TREE, self._way_back), *others
-
+    @override
     def render(self) -> Content:
-        """As many keys as fit the width; how to get help and how to leave are the last to go."""
+        row = self.row
+        if self.way_back:
+            first, *others = (each for each in row if each[0] != "chat.tree")
+            row = first, ("chat.tree", self.way_back), *others
         items = [
-            Content.assemble(
-                (f" {self._in_use.shown(key)}", "bold $primary"), (f" {act} ", "$notice")
-            )
-            for key, act in self._row
+            Content.assemble((f" {self.keys.shown(key)}", "bold $primary"), (f" {act} ", "$notice"))
+            for key, act in row
         ]
         while items and sum(item.cell_length for item in items) > self.size.width:
             items.pop(-1 - KEPT if len(items) > KEPT else -1)

@@ -1,11 +1,12 @@
-"""A widget of fixed height that draws given content: changing it never lays out anything."""
+"""A widget of fixed height that draws given content without ever causing a layout."""
 
 from textual.content import Content
 from textual.widget import Widget
+from typing_extensions import override
 
 
 class Line(Widget):
-    """Shows the content it was given last; the style sheet gives its height."""
+    """Shows the content it was given last; the style sheet sets its height."""
 
     ALLOW_SELECT = False
     DEFAULT_CSS = """
@@ -14,15 +15,15 @@ class Line(Widget):
 
     def __init__(self, content: str | Content = "", *, id: str | None = None) -> None:  # noqa: A002
         super().__init__(id=id)
-        self._content = Content(content) if isinstance(content, str) else content
+        self._content = Content.from_text(content, markup=False)
 
     def show(self, content: str | Content) -> None:
         """Draw other content; plain text is never read as markup."""
-        fresh = Content(content) if isinstance(content, str) else content
+        fresh = Content.from_text(content, markup=False)
         if fresh != self._content:
             self._content = fresh
             self.refresh()
 
+    @override
     def render(self) -> Content:
-        """The content."""
         return self._content

@@ -1,31 +1,29 @@
-"""The line of time of a recording: a bar, where in it one is, and how fast it goes.
-
-Knows no recording: it shows what it is told and says where it was clicked.
-"""
+"""The time line of a recording: a bar, the position in it, and the speed."""
 
 from dataclasses import dataclass
 
 from textual import events
 from textual.content import Content
 from textual.message import Message
+from textual.reactive import reactive
+from typing_extensions import override
 
 from ..present.accessible import is_accessible
 from .line import Line
 
 _LEAST_BAR = 8
-_SIGNS = {True: "►", False: "‖"}
 
 
 @dataclass(frozen=True, slots=True)
-class Place:
+class PlayerPosition:
     """Where a player is.
 
     Attributes:
         seconds: into the recording.
-        total: of the recording, as far as it is known.
+        total: length of the recording, as far as it is known.
         playing: whether time passes.
-        speed: seconds of the recording in a second.
-        where: which answer and step, in words.
+        speed: recorded seconds per second.
+        where: answer and step, in words.
         loaded: share of the file that was read.
     """
 
@@ -38,13 +36,18 @@ class Place:
 
 
 class SeekBar(Line):
-    """One line; a click on the bar goes there."""
+    """One line; a click on the bar goes to that time.
+
+    Attributes:
+        position: that is drawn.
+    """
 
     DEFAULT_CSS = """
     SeekBar { height: 1; }
     """
+    position: reactive[PlayerPosition] = reactive(PlayerPosition())
 
-    class Sought(Message):
+    class Clicked(Message):
         """The bar was clicked.
 
         Attributes:
@@ -57,62 +60,48 @@ class SeekBar(Line):
 
     def __init__(self) -> None:
         super().__init__(id="seek")
-        self._place = Place()
 
-    def show_place(self, place: Place) -> None:
-        """Draw another place."""
-        if place != self._place:
-            self._place = place
-            self.refresh()
-
+    @override
     def render(self) -> Content:
-        """Sign, time, bar, speed, and where in words, as far as there is room."""
+        now = self.position
         if is_accessible(self):
-            return self._in_words()
-        left, right = self._parts()
+            state = "playing" if now.playing else "paused"
+            times = f"{clock(now.seconds)} of {clock(now.total)}"
+            return Content(f"{state}, {times}, {now.speed:g} times the pace, {now.where}")
+        left, right = self._ends()
         _, cells = self._bar()
         if cells <= 0:
             return Content.assemble(left, right)
-        place = self._place
-        filled = round(cells * place.seconds / place.total) if place.total else 0
-        known = round(cells * place.loaded)
-        filled = min(filled, known)
+        loaded = round(cells * now.loaded)
+        filled = min(round(cells * now.seconds / now.total) if now.total else 0, loaded)
         return Content.assemble(
             left,
             ("━" * filled, "bold $primary"),
             ("●", "bold $primary"),
-            ("─" * (known - filled), "$unreached"),
-            " " * (cells - known),
+            ("─" * (loaded - filled), "$unreached"),
+            " " * (cells - loaded),
             right,
         )
 
     def on_click(self, event: events.Click) -> None:
-        """Say where on the bar it was."""
+        """Post the share of the recording."""
         start, cells = self._bar()
         if cells > 0 and not is_accessible(self) and start <= event.x <= start + cells:
-            self.post_message(self.Sought((event.x - start) / cells))
+            self.post_message(self.Clicked((event.x - start) / cells))
 
-    def _in_words(self) -> Content:
-        place = self._place
-        state = "playing" if place.playing else "paused"
-        times = f"{clock(place.seconds)} of {clock(place.total)}"
-        return Content(f"{state}, {times}, {place.speed:g} times the pace, {place.where}")
-
-    def _parts(self) -> tuple[Content, Content]:
-        place = self._place
-        left = Content.assemble(
-            (f" {_SIGNS[place.playing]} ", "bold $primary" if place.playing else "bold $bonus"),
-            (f"{clock(place.seconds)} / {clock(place.total)} ", "$foreground"),
-        )
-        loading = f" reading {place.loaded:.0%}" if place.loaded < 1 else ""
+    def _ends(self) -> tuple[Content, Content]:
+        now = self.position
+        sign = (" ► ", "bold $primary") if now.playing else (" ‖ ", "bold $bonus")
+        times = f"{clock(now.seconds)} / {clock(now.total)} "
+        loading = f" reading {now.loaded:.0%}" if now.loaded < 1 else ""
         right = Content.assemble(
-            (f" {place.speed:g}x", "bold $speedup"), (f"  {place.where}{loading} ", "$notice")
+            (f" {now.speed:g}x", "bold $speedup"), (f"  {now.where}{loading} ", "$notice")
         )
-        return left, right
+        return Content.assemble(sign, (times, "$foreground")), right
 
     def _bar(self) -> tuple[int, int]:
-        """Where the bar begins, and its cells besides the knob; 0 where there is no room."""
-        left, right = self._parts()
+        """Start of the bar, and its cells without the knob; 0 where there is no room."""
+        left, right = self._ends()
         cells = self.size.width - left.cell_length - right.cell_length - 1
         return left.cell_length, cells if cells >= _LEAST_BAR else 0
 

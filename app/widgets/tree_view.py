@@ -1,31 +1,32 @@
-"""The token tree of one step, a row per node, drawn line by line.
+"""The token tree of one step, one row per node.
 
-Owns how rows look and which node is pointed at; what they say is `tree_rows`. Only the visible rows
-are ever drawn, and a new step of the same shape repaints this widget alone: nothing is laid out.
+Only visible rows are drawn, and a new step of the same shape repaints the changed rows without a
+layout. The contents of a row come from `present.tree_rows`.
 """
 
+from collections.abc import Hashable, Iterator
 from typing import ClassVar
 
-from rich.cells import cell_len
 from rich.segment import Segment
 from rich.style import Style
 from textual import events
 from textual.binding import Binding, BindingType
-from textual.geometry import Region, Size
+from textual.geometry import Size
 from textual.message import Message
+from textual.reactive import reactive
 from textual.strip import Strip
+from typing_extensions import override
 
 from sequoia_core.events import Step
 
 from ..present.accessible import is_accessible, row_in_words
-from ..present.tree_rows import BONUS_NODE, GLYPHS, Row, Verdict, guide_width, tree_rows
+from ..present.tree_rows import BONUS_NODE, GLYPHS, TreeRow, Verdict, guide_width, tree_rows
 from ..state.sanitize import fit
-from .framed import FramedView
-from .painted import Painted
+from .line_view import LineView
 
 _COLUMN = 7
 _GLYPH = 2
-"""Cells of a verdict's sign and the blank behind it."""
+"""Cells of a verdict's glyph and the blank after it."""
 _HEADINGS = 1
 _CLASSES = {
     Verdict.ROOT: "tree-view--root",
@@ -36,11 +37,11 @@ _CLASSES = {
 }
 
 
-class TreeView(FramedView, can_focus=True, inherit_bindings=False):
+class TreeView(LineView[TreeRow], can_focus=True, inherit_bindings=False):
     """Rows in preorder with draft and target probabilities in columns at the right.
 
     Attributes:
-        pinned: the node pointed at is marked without the focus too, since something tells of it.
+        pinned: the selected node is marked without the focus too.
     """
 
     ALLOW_SELECT = False
@@ -73,13 +74,14 @@ class TreeView(FramedView, can_focus=True, inherit_bindings=False):
         }
     }
     """
+    pinned = reactive(False)
 
     class Pointed(Message):
-        """Another node is pointed at.
+        """Another node is selected.
 
         Attributes:
             node: index in the step, or `BONUS_NODE`.
-            asked: the person wants to know why it came out so.
+            asked: an explanation of the node is requested.
         """
 
         def __init__(self, node: int, *, asked: bool) -> None:
@@ -90,92 +92,22 @@ class TreeView(FramedView, can_focus=True, inherit_bindings=False):
     def __init__(self) -> None:
         super().__init__("tree")
         self._node: int | None = None
-        self._pinned = False
         self._step: Step | None = None
-        self._rows: tuple[Row, ...] | None = None
+        self._rows: tuple[TreeRow, ...] | None = None
         self._rows_width = 0
-        self._painted = Painted[Row]()
 
     @property
     def step(self) -> Step | None:
-        """The step on show."""
+        """The step that is drawn."""
         return self._step
 
-    @property
-    def node(self) -> int:
-        """The node pointed at: as long as there is none such, the end of the accepted path."""
-        if self._step is None:
-            return BONUS_NODE
-        known = self._node is not None and self._node < len(self._step.nodes)
-        return self._node if known and self._node is not None else self._step.path[-1]
-
-    @property
-    def pinned(self) -> bool:
-        """See the class."""
-        return self._pinned
-
-    @pinned.setter
-    def pinned(self, pinned: bool) -> None:
-        if pinned != self._pinned:
-            self._pinned = pinned
-            self.refresh()
-
-    def point(self, node: int, *, asked: bool = False) -> None:
-        """Point at a node and bring it into view."""
-        if self._step is None:
-            return
-        self._node = node
-        at, room = self._row_of(node), max(1, self.size.height - _HEADINGS)
-        top = self.scroll_offset.y
-        if not top <= at < top + room:
-            self.scroll_to(y=at if at < top else at - room + 1, animate=False, force=True)
-        self.refresh()
-        self.post_message(self.Pointed(node, asked=asked))
-
-    def action_point(self, by: int) -> None:
-        """Point at a row so many below."""
-        if self._step is not None:
-            rows = self._current_rows(self._step)
-            at = min(max(0, self._row_of(self.node) + by), len(rows) - 1)
-            self.point(rows[at].node)
-
-    def action_page(self, by: int) -> None:
-        """Point at a row a page below."""
-        self.action_point(by * max(1, self.size.height - _HEADINGS - 1))
-
-    def action_explain(self) -> None:
-        """Ask why the node came out so."""
-        self.point(self.node, asked=True)
-
-    def on_click(self, event: events.Click) -> None:
-        """Point at the row; at the row pointed at already, ask why."""
-        place = event.get_content_offset(self)
-        if place is None or self._step is None or place.y < _HEADINGS:
-            return
-        at = place.y - _HEADINGS + self.scroll_offset.y
-        rows = self._current_rows(self._step)
-        if at < len(rows):
-            self.point(rows[at].node, asked=rows[at].node == self._node)
-
-    def on_focus(self) -> None:
-        """Mark the node pointed at."""
-        self.refresh()
-
-    def on_blur(self) -> None:
-        """Mark it no more."""
-        self.refresh()
-
-    def _row_of(self, node: int) -> int:
-        rows = self._current_rows(self._step) if self._step is not None else ()
-        return next((at for at, row in enumerate(rows) if row.node == node), 0)
-
-    def show(self, step: Step | None, *, reveal: bool = False) -> None:
+    def show(self, step: Step | None, *, scroll: bool = False) -> None:
         """Draw another step's tree.
 
         Args:
             step: the step, or None for an empty panel.
-            reveal: scroll so that the end of the path is in view; not while decoding, when a
-                picture that jumps could not be read.
+            scroll: bring the bonus token into view; not while decoding, since a tree that jumps
+                cannot be read.
         """
         if step is self._step:
             return
@@ -183,127 +115,161 @@ class TreeView(FramedView, can_focus=True, inherit_bindings=False):
         height = len(step.nodes) + 1 + _HEADINGS if step else 0
         if self.virtual_size.height != height:
             self.virtual_size = Size(self.size.width, height)
-        if reveal and self.size:
-            self._reveal_bonus()
+        if scroll and self.size:
+            self._scroll_to_bonus()
         if before is None or step is None or height != len(before) + _HEADINGS:
             self.refresh()
-        else:
-            self._refresh_changed(before, self._current_rows(step))
-
-    def _refresh_changed(self, before: tuple[Row, ...], rows: tuple[Row, ...]) -> None:
-        """Repaint only visible rows that differ; with a fixed shape, guides and blanks stay."""
-        top = self.scroll_offset.y
-        for at in range(top, min(len(rows), top + self.size.height - _HEADINGS)):
+            return
+        # With a fixed shape most rows stay as they are.
+        rows, top = self._current_rows(), self.scroll_offset.y
+        for at in range(top, min(len(rows), top + self._room)):
             if rows[at] != before[at]:
                 self.refresh_line(at + _HEADINGS)
 
-    def notify_style_update(self) -> None:
-        """Repaint in the new theme's colours."""
-        super().notify_style_update()
-        self._painted = Painted()
-        self.refresh()
+    # Which node is selected
 
-    def render_lines(self, crop: Region) -> list[Strip]:
-        """What is painted."""
-        return self.framed(crop, self._lines)
-
-    def _lines(self, at: range) -> list[Strip]:
-        brush, blank = self.brush, self.get_component_rich_style("tree-view--guide")
-        self._painted.use((brush.look, self._marked, is_accessible(self)))
-
-        def paint(row: Row) -> Strip:
-            return brush.paint(self._draw(row, brush.text_width), blank)
-
-        def line(y: int) -> Strip:
-            row = self._row_at(y)
-            if row is None:
-                return brush.paint(self.render_line(y), blank)
-            return self._painted.line(row, paint)
-
-        return [line(y) for y in at]
-
-    def render_line(self, y: int) -> Strip:
-        """One visible line: headings at the top, whatever the scrolling."""
-        width = self.scrollable_content_region.width
-        row = self._row_at(y)
-        if row is not None:
-            return self._draw(row, width)
-        style = self.get_component_rich_style("tree-view--heading")
+    @property
+    def node(self) -> int:
+        """The selected node; while there is none, the end of the accepted path."""
         if self._step is None:
-            text = "  the token tree of each step appears here" if y == _HEADINGS else ""
-        elif y >= _HEADINGS or is_accessible(self):
-            text = ""
-        else:
-            text = fit("", max(0, width - 2 * _COLUMN)) + f"{'draft':>6} {'target':>6} "
-        return Strip([Segment(fit(text, width), style)], width)
+            return BONUS_NODE
+        if self._node is not None and self._node < len(self._step.nodes):
+            return self._node
+        return self._step.path[-1]
 
     @property
     def _marked(self) -> int | None:
-        """The node that is marked as pointed at."""
-        return self.node if self.has_focus or self._pinned else None
+        return self.node if self.has_focus or self.pinned else None
 
-    def _row_at(self, y: int) -> Row | None:
-        if self._step is None or y < _HEADINGS:
-            return None
-        rows, at = self._current_rows(self._step), y - _HEADINGS + self.scroll_offset.y
-        return rows[at] if at < len(rows) else None
+    def point(self, node: int, *, asked: bool = False) -> None:
+        """Select a node and bring it into view."""
+        if self._step is None:
+            return
+        self._node = node
+        at, top = self._row_of(node), self.scroll_offset.y
+        if not top <= at < top + self._room:
+            self.scroll_to(y=at if at < top else at - self._room + 1, animate=False, force=True)
+        self.refresh()
+        self.post_message(self.Pointed(node, asked=asked))
 
-    def _current_rows(self, step: Step) -> tuple[Row, ...]:
+    def action_point(self, by: int) -> None:
+        """Select the node so many rows below."""
+        rows = self._current_rows()
+        if rows:
+            self.point(rows[min(max(0, self._row_of(self.node) + by), len(rows) - 1)].node)
+
+    def action_page(self, by: int) -> None:
+        """Select the node so many pages below."""
+        self.action_point(by * max(1, self._room - 1))
+
+    def action_explain(self) -> None:
+        """Request an explanation of the selected node."""
+        self.point(self.node, asked=True)
+
+    def on_click(self, event: events.Click) -> None:
+        """Select the node of the row; explain it if it is selected already."""
+        place = event.get_content_offset(self)
+        row = self.item_at(place.y) if place is not None else None
+        if row is not None:
+            self.point(row.node, asked=row.node == self._node)
+
+    def on_focus(self) -> None:
+        """Mark the selected node."""
+        self.refresh()
+
+    def on_blur(self) -> None:
+        """Remove the mark."""
+        self.refresh()
+
+    # Rows
+
+    @property
+    def _room(self) -> int:
+        return max(1, self.size.height - _HEADINGS)
+
+    def _current_rows(self) -> tuple[TreeRow, ...]:
+        if self._step is None:
+            return ()
         width = self.scrollable_content_region.width
         if self._rows is None or self._rows_width != width:
-            self._rows = tree_rows(step, guide_width(step, width - 2 * _COLUMN))
+            self._rows = tree_rows(self._step, guide_width(self._step, width - 2 * _COLUMN))
             self._rows_width = width
         return self._rows
 
-    def _reveal_bonus(self) -> None:
-        rows = self._current_rows(self._step) if self._step else ()
-        at = next((i for i, row in enumerate(rows) if row.verdict is Verdict.BONUS), 0)
-        room = max(1, self.size.height - _HEADINGS)
-        top = self.scroll_offset.y
-        if not top <= at < top + room:
-            self.scroll_to(y=max(0, at - room // 2), animate=False, force=True)
+    def _row_of(self, node: int) -> int:
+        return next((at for at, row in enumerate(self._current_rows()) if row.node == node), 0)
 
-    def _tell(self, row: Row, width: int, *, marked: bool) -> Strip:
-        """A row in words."""
-        assert self._step is not None
-        style = self.get_component_rich_style(_CLASSES[row.verdict])
-        at = self._step.path[-1] if row.node == BONUS_NODE else row.node
-        depth = self._step.nodes[at].depth + (row.node == BONUS_NODE)
-        text = ("> " if marked else "  ") + row_in_words(row, depth)
+    def _scroll_to_bonus(self) -> None:
+        at, top = self._row_of(BONUS_NODE), self.scroll_offset.y
+        if not top <= at < top + self._room:
+            self.scroll_to(y=max(0, at - self._room // 2), animate=False, force=True)
+
+    # Drawing
+
+    @property
+    @override
+    def look(self) -> Hashable:
+        return self._marked, is_accessible(self)
+
+    @property
+    @override
+    def blank(self) -> Style:
+        return self.get_component_rich_style("tree-view--guide")
+
+    @override
+    def item_at(self, y: int) -> TreeRow | None:
+        rows, at = self._current_rows(), y - _HEADINGS + self.scroll_offset.y
+        return rows[at] if y >= _HEADINGS and at < len(rows) else None
+
+    @override
+    def render_line(self, y: int) -> Strip:
+        if self.item_at(y) is not None:
+            return super().render_line(y)
+        width = self.scrollable_content_region.width
+        style = self.get_component_rich_style("tree-view--heading")
+        text = ""
+        if self._step is None and y == _HEADINGS:
+            text = "  the token tree of each step appears here"
+        elif self._step is not None and y < _HEADINGS and not is_accessible(self):
+            text = fit("", max(0, width - 2 * _COLUMN)) + f"{'draft':>6} {'target':>6} "
         return Strip([Segment(fit(text, width), style)], width)
 
-    def _draw(self, row: Row, width: int) -> Strip:
-        marked = row.node == self._marked
+    @override
+    def segments(self, item: TreeRow) -> Strip:
+        width, marked = self.scrollable_content_region.width, item.node == self._marked
         if is_accessible(self):
-            return self._tell(row, width, marked=marked)
-        style = self.get_component_rich_style(_CLASSES[row.verdict])
-        path = self.get_component_rich_style("tree-view--path")
-        light = self.get_component_rich_style("tree-view--guide")
-        segments = [Segment("▸" if marked else " ", light)]
-        taken = 1
-        for part in row.guides:
-            segments.append(Segment(part.text, path if part.heavy else light))
-            taken += cell_len(part.text)
-        label = f"{GLYPHS[row.verdict]} {row.token}"
-        if row.verdict is Verdict.BONUS:
-            label += " bonus"
-        columns = min(2 * _COLUMN, max(0, width - taken))
-        label = fit(label, width - taken - columns)
-        if style.strike:  # the token alone: figures that are struck out cannot be read
-            token, style = style, style + Style(strike=False)
-            glyph, text = label[:_GLYPH], label[_GLYPH:].rstrip()
-            segments += [Segment(glyph, style), Segment(text, token)]
-            label = label[_GLYPH + len(text) :]
-        segments.append(Segment(label, style))
-        draft = "lookup " if row.looked_up else _probability(row.draft_prob)
-        figures = draft + _probability(row.target_prob)
-        segments.append(Segment(figures[:columns], style))
-        strip = Strip(segments).adjust_cell_length(width, light)
+            style = self.get_component_rich_style(_CLASSES[item.verdict])
+            text = ("> " if marked else "  ") + row_in_words(item)
+            return Strip([Segment(fit(text, width), style)], width)
+        light = self.blank
+        strip = Strip([Segment("▸" if marked else " ", light), *self._drawn(item, width - 1)])
+        strip = strip.adjust_cell_length(width, light)
         if not marked:
             return strip
         pointed = self.get_component_rich_style("tree-view--pointed")
         colors = Style(color=pointed.color, bgcolor=pointed.bgcolor)
         return Strip(Segment.apply_style(strip, post_style=colors))
+
+    def _drawn(self, row: TreeRow, width: int) -> Iterator[Segment]:
+        """Guides, token and figures of a row."""
+        style = self.get_component_rich_style(_CLASSES[row.verdict])
+        heavy = self.get_component_rich_style("tree-view--path")
+        guides = [Segment(part.text, heavy if part.heavy else self.blank) for part in row.guides]
+        yield from guides
+        width = max(0, width - Segment.get_line_length(guides))
+        columns = min(2 * _COLUMN, width)
+        bonus = " bonus" if row.verdict is Verdict.BONUS else ""
+        label = fit(f"{GLYPHS[row.verdict]} {row.token}{bonus}", width - columns)
+        if style.strike:  # the token alone: figures that are struck out cannot be read
+            token, style = style, style + Style(strike=False)
+            text = label[_GLYPH:].rstrip()
+            yield from (Segment(label[:_GLYPH], style), Segment(text, token))
+            label = label[_GLYPH + len(text) :]
+        draft = "lookup " if row.looked_up else _probability(row.draft_prob)
+        yield from (
+            Segment(label, style),
+            Segment((draft + _probability(row.target_prob))[:columns], style),
+        )
 
 
 def _probability(value: float | None) -> str:

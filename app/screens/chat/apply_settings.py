@@ -82,7 +82,7 @@ def follow_keys(chat: "ChatScreen") -> None:
     """Let what shows and reads keys itself know of the keys in use."""
     keys = chat.app.keys
     chat.prompt.use_keys(keys)
-    chat.dashboard.keys.use_keys(keys)
+    chat.dashboard.keys.keys = keys
     chat.transcript.use_keys(keys)
 
 

@@ -233,7 +233,7 @@ class Branching:
         if self.last is not None:
             self._chat.keeping.recorder.select(self.last.id)
         if exchange is not self.last:
-            self._chat.transcript.reveal(self.pages.prompt(exchange))
+            self._chat.transcript.scroll_to_entry(self.pages.prompt(exchange))
 
     def find(self, exchange: Exchange, wanted: tuple[Term, ...]) -> None:
         """Bring into view where the words of a search stand in an exchange on show.
@@ -243,7 +243,7 @@ class Branching:
             wanted: the words; where there are none, its prompt is revealed.
         """
         entries = self.pages.prompt(exchange), self.pages.answer(exchange)
-        self._chat.transcript.seek(entries, wanted)
+        self._chat.transcript.scroll_to_match(entries, wanted)
 
     def _last_fork(self) -> Exchange | None:
         branch = self.history.branch
@@ -266,7 +266,7 @@ class Branching:
         prompt.retitle(f"edit message {editing.at + 1} of {len(editing.branch)}")
         self._hint(EDITING)
         self._remark()
-        self._chat.transcript.reveal(self.pages.prompt(editing.exchange))
+        self._chat.transcript.scroll_to_entry(self.pages.prompt(editing.exchange))
 
     def _hint(self, text: str) -> None:
         """Show a line at the prompt; ids of actions in it read as their keys."""

@@ -35,7 +35,7 @@ def take(chat: "ChatScreen", report: Report) -> None:
             chat.app.fail(message)
         case Ready(description):
             chat.pair = description
-            chat.dashboard.header.show_pair(description)
+            chat.dashboard.header.pair = description
             chat.branching.pages.name_answers(chat.answerer)
             chat.keeping.describe()
             chat.prompt.hint("")

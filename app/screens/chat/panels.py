@@ -61,10 +61,10 @@ class Dashboard:
             waiting = walk.answer.waiting if walk.answer is not None else ""
             self.panel.show_figures(walk.step, walk.statistics, expected, waiting)
             self.strip.show_step(walk.step, walk.statistics, waiting)
-            self.header.show_statistics(walk.statistics)
+            self.header.statistics = walk.statistics
             # with other settings since, the next answer's is not known
             known = coming is not None or walk.at is not None or now.busy
-            self.header.show_tree(expected.tree if expected is not None and known else None)
+            self.header.chosen_tree = expected.tree if expected is not None and known else None
 
     def _moves(self, walk: Walk, now: Activity) -> bool:
         """In accessible mode only the text moves; the figures come with its end."""
@@ -82,10 +82,10 @@ class Dashboard:
             status, keys = "paused", key_bar.PAUSED
         else:
             status, keys = "", key_bar.DECODING if now.busy else key_bar.IDLE
-        self.header.show_status(f" {status} " if status else "")
+        self.header.status = status
         if self.panel.token_tree.has_focus and now.loaded:
             keys = key_bar.NODES
-        self.keys.show_keys(keys)
+        self.keys.row = keys
 
 
 def _still(walk: Walk, now: Activity) -> bool:

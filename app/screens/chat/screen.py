@@ -117,8 +117,8 @@ class ChatScreen(PromptedScreen):
 
     def on_mount(self) -> None:
         """Begin to draw."""
-        self.dashboard.header.show_settings(self.settings)
-        self.dashboard.header.show_status("loading")
+        self.dashboard.header.settings = self.settings
+        self.dashboard.header.status = "loading"
         self.prompt.focus()
         self.set_interval(DRAIN_SECONDS, self._tick)
         self.set_interval(DRAIN_SECONDS, self._go_on_drawing)
@@ -173,7 +173,7 @@ class ChatScreen(PromptedScreen):
         self.prompt.steps_on_space = self.decoder.paused
         editing = self.branching.editing
         self.dashboard.show_activity(self.inspector.walk, self._activity, editing=editing)
-        self.dashboard.keys.show_way_back(self._way_back)
+        self.dashboard.keys.way_back = self._way_back
 
     @property
     def _way_back(self) -> str:
@@ -248,7 +248,7 @@ class ChatScreen(PromptedScreen):
     def change_settings(self, settings: Settings) -> None:
         """Use other settings from the next answer on."""
         self.settings = settings
-        self.dashboard.header.show_settings(settings)
+        self.dashboard.header.settings = settings
 
     def action_page(self, direction: int) -> None:
         """Scroll the transcript a page up (-1) or down (1)."""

@@ -12,8 +12,8 @@ from textual.content import Content
 from textual.dom import DOMNode
 from textual.widget import Widget
 
-from ...present.acceptance_map import HeatMap
-from ...present.node_explanation import why
+from ...present.acceptance_map import AcceptanceMap
+from ...present.node_explanation import explain_node
 from ...state.history import Exchange
 from ...state.step_cursor import Walk
 from ...widgets.entries import AnswerEntry
@@ -61,7 +61,7 @@ class Inspector:
         self._recalling = Recalling(chat, self._recalled)
         self._keys: deque[str] = deque()
         self._gone: set[str] = set()
-        self._heat = HeatMap()
+        self._heat = AcceptanceMap()
 
     @property
     def widgets(self) -> Sequence[Widget]:
@@ -200,12 +200,12 @@ class Inspector:
         if self.explains:
             step = self.walk.step
             tree = chat.dashboard.panel.token_tree
-            told = why(step, tree.node) if step is not None else None
-            self.panel.tell(told, self.walk.title(paused=chat.decoder.paused).lower())
+            told = explain_node(step, tree.node) if step is not None else None
+            self.panel.explain(told, self.walk.title(paused=chat.decoder.paused).lower())
         if chat.has_class("-heat") and self._heat.follow(
             self.walk.answer, self.walk.at, self.walk.chosen
         ):
-            chat.dashboard.panel.show_heat(self._heat)
+            chat.dashboard.panel.acceptance.show(self._heat)
 
     @property
     def explains(self) -> bool:

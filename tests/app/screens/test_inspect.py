@@ -9,8 +9,8 @@ from hypothesis import strategies as st
 from msgspec.structs import replace
 from rich.cells import cell_len
 
-from app.present.acceptance_map import HeatMap, expected
-from app.present.node_explanation import why
+from app.present.acceptance_map import AcceptanceMap, expected_rate
+from app.present.node_explanation import explain_node
 from app.present.tree_rows import BONUS_NODE, Verdict, ordinal, tree_rows
 from app.screens.chat.step_inspector import LEGEND
 from app.state.answer import Answer, Chosen
@@ -39,12 +39,12 @@ EVERY = st.sampled_from(STEPS)
 @given(step=EVERY, data=st.data())
 def test_every_row_of_a_tree_can_be_explained(step: Step, data: st.DataObject) -> None:
     row = data.draw(st.sampled_from(tree_rows(step)))
-    told = why(step, row.node)
+    told = explain_node(step, row.node)
     assert told.verdict is row.verdict
     assert told.token == row.token
     assert told.headline
     assert told.place
-    assert told.figures or told.reason
+    assert told.quantities or told.reason
     assert told.columns
     if row.verdict is Verdict.ROOT:
         assert "given" in told.reason
@@ -56,12 +56,14 @@ def test_the_figures_decide_as_the_walk_did(step: Step, data: st.DataObject) -> 
     if not tried:
         return
     at = data.draw(st.sampled_from(tried))
-    figures = {figure.symbol: float(figure.value) for figure in why(step, at).figures}
+    figures = {each.symbol: float(each.value) for each in explain_node(step, at).quantities}
     node = step.nodes[at]
     assert set(figures) == {"p", "q", "p / q", "r"}
     assert figures["p / q"] == pytest.approx(figures["p"] / figures["q"], rel=2e-3, abs=1e-3)
     assert (figures["r"] < figures["p / q"]) == (node.outcome is Outcome.ACCEPTED)
-    assert node.outcome.value in next(f.remark for f in why(step, at).figures if f.symbol == "r")
+    assert node.outcome.value in next(
+        each.remark for each in explain_node(step, at).quantities if each.symbol == "r"
+    )
 
 
 def test_a_rejected_node_shows_what_it_left_and_its_successor_what_it_met() -> None:
@@ -75,17 +77,17 @@ def test_a_rejected_node_shows_what_it_left_and_its_successor_what_it_met() -> N
     assert step.insight is not None
     trial = step.insight.trial(before)
     assert trial is not None
-    left = why(step, before).columns[-1]
-    met = why(step, accepted).columns[-1]
+    left = explain_node(step, before).columns[-1]
+    met = explain_node(step, accepted).columns[-1]
     assert (left.title, met.title) == ("left of target", "held against")
     assert left.ranking == met.ranking == trial.residual
 
 
 def test_the_bonus_says_what_it_was_drawn_from() -> None:
     leaf = next(s for s in STEPS if not any(n.parent == s.path[-1] for n in s.nodes))
-    assert "own distribution" in why(leaf, BONUS_NODE).reason
+    assert "own distribution" in explain_node(leaf, BONUS_NODE).reason
     cut = next(s for s in STEPS if any(n.parent == s.path[-1] for n in s.nodes))
-    told = why(cut, BONUS_NODE)
+    told = explain_node(cut, BONUS_NODE)
     assert "rejected: drawn from what that left" in told.reason
     assert told.columns[-1].title == "drawn from this"
 
@@ -93,9 +95,9 @@ def test_the_bonus_says_what_it_was_drawn_from() -> None:
 def test_a_node_that_was_not_reached_says_whose_doing_that_is() -> None:
     step = make_step(1, "so", [(" of", 1), (" it", 0)])
     beside = next(i for i, n in enumerate(step.nodes) if n.parent == 0 and n.rank == 2)
-    assert why(step, beside).reason == '"·of" before it was accepted.'
+    assert explain_node(step, beside).reason == '"·of" before it was accepted.'
     below = next(i for i, n in enumerate(step.nodes) if n.parent == beside)
-    assert why(step, below).reason.endswith("was not reached.")
+    assert explain_node(step, below).reason.endswith("was not reached.")
 
 
 def test_greedy_decoding_names_the_token_it_wanted() -> None:
@@ -116,14 +118,16 @@ def test_greedy_decoding_names_the_token_it_wanted() -> None:
     assert greedy.insight is not None
     opinion = greedy.insight.opinion(step.nodes[rejected].parent)
     assert opinion is not None
-    assert why(greedy, rejected).reason.startswith("Greedy decoding takes the target's most")
-    assert why(greedy, step.path[1]).reason.startswith("It is the target's most probable token")
-    assert len(why(greedy, rejected).columns) == 2
+    told = explain_node(greedy, rejected)
+    assert told.reason.startswith("Greedy decoding takes the target's most")
+    assert len(told.columns) == 2
+    told = explain_node(greedy, step.path[1])
+    assert told.reason.startswith("It is the target's most probable token")
 
 
 def test_an_older_step_says_that_it_knows_no_more() -> None:
     for row in tree_rows(PLAIN[1]):
-        told = why(PLAIN[1], row.node)
+        told = explain_node(PLAIN[1], row.node)
         assert "not recorded" in told.heading
         assert told.columns == ()
 
@@ -133,7 +137,7 @@ def test_a_large_tree_says_what_was_left_out() -> None:
     assert step.insight is not None
     cut = replace(step, insight=replace(step.insight, opinions=step.insight.opinions[:1]))
     deep = next(i for i, node in enumerate(step.nodes) if node.depth == 2)
-    assert "kept only for the path" in why(cut, deep).heading
+    assert "kept only for the path" in explain_node(cut, deep).heading
 
 
 # The heat map
@@ -147,64 +151,65 @@ def filled(steps: Sequence[Step], tree: TreeChosen = TREE_16) -> Answer:
     return answer
 
 
-def place_of(step: Step, at: int) -> tuple[int, ...]:
+def position_of(step: Step, at: int) -> tuple[int, ...]:
     node = step.nodes[at]
-    return () if node.parent < 0 else (*place_of(step, node.parent), node.rank)
+    return () if node.parent < 0 else (*position_of(step, node.parent), node.rank)
 
 
 @given(count=st.integers(1, len(STEPS)))
 def test_the_map_counts_each_place(count: int) -> None:
-    heat = HeatMap()
+    heat = AcceptanceMap()
     heat.follow(filled(STEPS[:count]), None, Chosen(TREE_16))
     rows = heat.rows()
     assert heat.steps == count
-    assert [row.place for row in rows] == sorted(row.place for row in rows)
+    assert [row.position for row in rows] == sorted(row.position for row in rows)
     assert len(rows) == len(PARENTS_16) - 1
     for row in rows:
         there = [
             step.nodes[at].outcome
             for step in STEPS[:count]
             for at in range(len(step.nodes))
-            if place_of(step, at) == row.place
+            if position_of(step, at) == row.position
         ]
         accepted = sum(outcome is Outcome.ACCEPTED for outcome in there)
-        assert row.got == pytest.approx(accepted / len(there))
-        assert row.count.tried == sum(outcome is not Outcome.NOT_REACHED for outcome in there)
-        above = next((r.got for r in rows if r.place == row.place[:-1]), 1.0)
-        assert row.got <= above
+        assert row.rate.value == pytest.approx(accepted / len(there))
+        above = next((r.rate.value for r in rows if r.position == row.position[:-1]), 1.0)
+        assert row.rate.value is not None
+        assert above is not None
+        assert row.rate.value <= above
         assert row.expected == pytest.approx(
-            prod(TREE_16.expected_by_rank[rank - 1] for rank in row.place)
+            prod(TREE_16.expected_by_rank[rank - 1] for rank in row.position)
         )
 
 
 @given(places=st.lists(st.integers(0, len(STEPS) - 1), min_size=1, max_size=12))
 def test_walking_to_and_fro_counts_as_from_scratch(places: list[int]) -> None:
-    answer, heat = filled(STEPS), HeatMap()
+    answer, heat = filled(STEPS), AcceptanceMap()
     for at in places:
         heat.follow(answer, at, Chosen(TREE_16))
-        fresh = HeatMap()
+        fresh = AcceptanceMap()
         fresh.follow(answer, at, Chosen(TREE_16))
         assert heat.rows() == fresh.rows()
         assert not heat.follow(answer, at, Chosen(TREE_16))
 
 
 def test_another_tree_begins_another_map() -> None:
-    answer, heat = filled(STEPS[:20]), HeatMap()
+    answer, heat = filled(STEPS[:20]), AcceptanceMap()
     heat.follow(answer, None, Chosen(TREE_16))
     later = Chosen(replace(TREE_16, growmap="another"), since=11)
     assert heat.follow(answer, None, later)
     assert (heat.first, heat.last, heat.steps) == (11, 20, 10)
-    assert max(row.count.drafted for row in heat.rows()) == 10
+    assert max(row.rate.trials for row in heat.rows()) == 10
 
 
 def test_what_was_looked_up_is_no_place_and_unknown_ranks_expect_nothing() -> None:
     step = STEPS[0]
     nodes = (*step.nodes[:-1], replace(step.nodes[-1], origin=Origin.LOOKUP))
-    heat = HeatMap()
+    heat = AcceptanceMap()
     heat.follow(filled([replace(step, nodes=nodes)]), None, None)
     assert len(heat.rows()) == len(nodes) - 2
     assert {row.expected for row in heat.rows()} == {None}
-    assert expected((1, 4), (0.5, 0.2)) is None
+    assert expected_rate((1, 4), (0.5, 0.2)) is None
 
 
 # The screen
@@ -231,15 +236,15 @@ async def test_enter_on_a_node_explains_it_and_escape_closes() -> None:
         assert chat.tree.node == (chat.tree.step.path[-1] if chat.tree.step else None)
         await chat.pilot.press("enter")
         panel = chat.app.chat.inspector.panel
-        assert panel.shown is not None
-        assert panel.shown.headline == "accepted"
+        assert panel.explanation is not None
+        assert panel.explanation.headline == "accepted"
         screen = chat.screen_text()
         assert "their ratio" in screen
         assert "random number" in screen
         await chat.pilot.press("down")
-        assert panel.shown.headline == "the target's own token"
+        assert panel.explanation.headline == "the target's own token"
         await chat.pilot.press(*["up"] * 20)
-        assert panel.shown.place == "the root of this step's tree"
+        assert panel.explanation.place == "the root of this step's tree"
         await chat.pilot.press("escape")
         assert not chat.app.chat.inspector.explains
         assert chat.prompt.has_focus
@@ -253,7 +258,7 @@ async def test_the_panel_follows_the_walk_through_the_steps() -> None:
         panel = chat.app.chat.inspector.panel
         assert str(panel.border_title) == f"Why · step {chat.steps - 2} of {chat.steps}"
         assert chat.tree.step is not None
-        assert panel.shown == why(chat.tree.step, chat.tree.node)
+        assert panel.explanation == explain_node(chat.tree.step, chat.tree.node)
 
 
 async def test_escape_closes_the_panel_before_it_stops_the_answer() -> None:

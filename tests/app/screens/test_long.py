@@ -82,12 +82,12 @@ async def test_a_storm_of_sizes_leaves_the_chat_as_it_was() -> None:
         transcript = transcript_of(chat)
         await chat.pilot.press("pageup")
         shown = chat.screen_text()
-        first = transcript._rows.place(transcript.scroll_offset.y).entry
+        first = transcript._layout._place(transcript.scroll_offset.y)[0]
         for _ in range(30):
             size = chance.choice([(20, 5), (1, 1), (60, 20), (200, 60), (33, 9)])
             await chat.pilot.resize_terminal(*size)
         await chat.pilot.resize_terminal(100, 30)
-        assert transcript._rows.place(transcript.scroll_offset.y).entry == first
+        assert transcript._layout._place(transcript.scroll_offset.y)[0] == first
         await chat.pilot.press("end")
         await chat.pilot.press("pageup")
         assert chat.screen_text() == shown
@@ -140,11 +140,11 @@ async def test_a_tint_keeps_the_place() -> None:
         transcript = transcript_of(chat)
         for _ in range(6):
             await chat.pilot.press("pageup")
-        place = transcript._rows.place(transcript.scroll_offset.y)
+        entry, _ = transcript._layout._place(transcript.scroll_offset.y)
         await chat.pilot.press("f6")
-        assert transcript._rows.place(transcript.scroll_offset.y).entry == place.entry
+        assert transcript._layout._place(transcript.scroll_offset.y)[0] == entry
         await chat.pilot.press("f6")
-        assert transcript._rows.place(transcript.scroll_offset.y).entry == place.entry
+        assert transcript._layout._place(transcript.scroll_offset.y)[0] == entry
 
 
 # The measuring

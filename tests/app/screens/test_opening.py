@@ -14,12 +14,11 @@ from app.store.archive import Archive
 from app.store.matching import hits, terms
 from app.store.recording import About
 from app.widgets.blocks import wrap
-from app.widgets.sought import line_of, mark, spot
+from app.widgets.search_highlight import find_densest, highlight, match_line
 from tests.app.driving import Driver
 from tests.app.records import recording, say
 from tests.app.screens.test_sessions import chatting, path, rows
 from tests.app.state.test_race_result import over
-from tests.app.widgets.test_rows import make_look
 from tests.fakes import RacingEngine
 
 __all__ = ["path"]
@@ -47,8 +46,7 @@ def article(name: str, **words: int) -> str:
 def in_view(chat: Driver) -> list[list[Segment]]:
     """The lines of the chat that are in view."""
     transcript = chat.app.chat.transcript
-    top = transcript.scroll_offset.y
-    return [transcript.line(top + y) or [] for y in range(transcript.size.height)]
+    return [transcript.item_at(y) or [] for y in range(transcript.size.height)]
 
 
 def seen(chat: Driver) -> str:
@@ -57,7 +55,7 @@ def seen(chat: Driver) -> str:
 
 def marked(chat: Driver) -> list[str]:
     """What is marked in view."""
-    style = chat.app.chat.transcript.get_component_rich_style("transcript--sought")
+    style = chat.app.chat.transcript.get_component_rich_style("transcript--match")
     parts = [part for line in in_view(chat) for part in line]
     return [part.text for part in parts if part.style and part.style + style == part.style]
 
@@ -196,7 +194,7 @@ async def test_nothing_is_marked_any_more_once_the_chat_goes_on(path: Path) -> N
 
 def drawn(text: str, width: int, lead: str = "") -> list[list[Segment]]:
     """Plain text as an entry draws it."""
-    return [[Segment(lead), *line] for line in wrap(Text(text), width, make_look()[0])]
+    return [[Segment(lead), *line] for line in wrap(Text(text), width)]
 
 
 @settings(deadline=None)
@@ -211,7 +209,7 @@ def test_what_is_marked_is_what_was_found(
 ) -> None:
     text, wanted = " ".join(words), terms(query)
     plain = drawn(text, width, lead)
-    lines = mark(plain, wanted, MARK)
+    lines = highlight(plain, wanted, MARK)
     shown = ["".join(part.text for part in line) for line in plain]
     assert ["".join(part.text for part in line) for line in lines] == shown
     parts = [part.text for line in lines for part in line if part.style and part.style.underline]
@@ -223,7 +221,7 @@ def test_what_is_marked_is_what_was_found(
 def test_a_word_without_blanks_around_it_is_marked_where_lines_end(
     before: int, after: int, width: int
 ) -> None:
-    lines = mark(drawn("因" * before + "天空" + "为" * after, width), terms("天空"), MARK)
+    lines = highlight(drawn("因" * before + "天空" + "为" * after, width), terms("天空"), MARK)
     parts = [part.text for line in lines for part in line if part.style and part.style.underline]
     assert "".join(parts) == "天空"
 
@@ -239,21 +237,21 @@ def test_the_only_hit_is_found_in_its_part_and_line(
     at %= len(parts)
     parts[at].insert(at % (1 + len(parts[at])), "zebra")
     texts = [" ".join(part) for part in parts]
-    found = spot(texts, terms("zebra"))
+    found = find_densest(texts, terms("zebra"))
     assert found is not None
     part, share = found
     assert part == at
     lines = drawn(texts[part], width)
-    row = line_of(lines, terms("zebra"), share)
+    row = match_line(lines, terms("zebra"), share)
     assert "zebra" in "".join(piece.text for piece in lines[row])
-    assert spot(texts, terms("nowhere")) is None
+    assert find_densest(texts, terms("nowhere")) is None
 
 
 def test_what_is_not_drawn_is_about_where_it_was_written() -> None:
     lines = drawn("\n".join("abcdefgh"), 20)
-    assert line_of(lines, terms("python"), 0.0) == 0
-    assert line_of(lines, terms("python"), 0.5) == 4
-    assert line_of(lines, terms("python"), 1.0) == 7
+    assert match_line(lines, terms("python"), 0.0) == 0
+    assert match_line(lines, terms("python"), 0.5) == 4
+    assert match_line(lines, terms("python"), 1.0) == 7
 
 
 # Races

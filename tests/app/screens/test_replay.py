@@ -22,7 +22,7 @@ from app.screens.replay_help import ReplayHelp
 from app.state.answer import Answer
 from app.state.player import SPEEDS, Loading, Player
 from app.state.timeline import READ_SECONDS, REST_SECONDS, ItemKind, Timeline
-from app.widgets.heat_view import HeatView
+from app.widgets.acceptance_view import AcceptanceView
 from app.widgets.key_bar import KeyBar
 from app.widgets.seek_bar import SeekBar, clock
 from app.widgets.transcript import Transcript
@@ -442,10 +442,10 @@ async def test_a_node_is_explained_and_time_stands_still_for_it(tmp_path: Path) 
         await replay.press("enter")
         assert not replay.player.playing
         assert replay.app.replay.has_class("-why")
-        told = replay.app.replay.query_one(WhyPanel).shown
+        told = replay.app.replay.query_one(WhyPanel).explanation
         assert told is not None
         await replay.press("down")
-        assert replay.app.replay.query_one(WhyPanel).shown != told
+        assert replay.app.replay.query_one(WhyPanel).explanation != told
         await replay.press("escape")
         assert not replay.app.replay.has_class("-why")
 
@@ -453,7 +453,7 @@ async def test_a_node_is_explained_and_time_stands_still_for_it(tmp_path: Path) 
 async def test_the_heat_map_counts_up_to_the_step_on_show(tmp_path: Path) -> None:
     async with replaying(tmp_path) as replay:
         await replay.press("f4", *["right_square_bracket"] * 4)
-        assert replay.app.replay.query_one(HeatView).display
+        assert replay.app.replay.query_one(AcceptanceView).display
         assert replay.app.replay._heat.steps == 4
         await replay.press("left_square_bracket")
         assert replay.app.replay._heat.steps == 3
@@ -504,7 +504,7 @@ async def test_no_letter_is_under_the_scroll_bar_that_a_jump_brings(tmp_path: Pa
         await replay.press("end")
         transcript = replay.app.replay.query_one(Transcript)
         assert transcript.show_vertical_scrollbar
-        assert transcript._rows._width == transcript.scrollable_content_region.width
+        assert transcript._layout._width == transcript.scrollable_content_region.width
 
 
 @pytest.mark.parametrize("size", [(20, 5), (40, 10), (60, 20)])

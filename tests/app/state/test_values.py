@@ -10,14 +10,14 @@ from msgspec.structs import replace
 from rich.cells import cell_len
 from rich.style import Style
 
-from app.present.markdown import Lines, MarkdownLook, MarkdownPen
-from app.present.tree_rows import GLYPHS, MAX_GUIDE_CELLS, Row, Verdict, guide_width, tree_rows
+from app.present.markdown import Lines, MarkdownRenderer, MarkdownStyles
+from app.present.tree_rows import GLYPHS, MAX_GUIDE_CELLS, TreeRow, Verdict, guide_width, tree_rows
 from app.state.answer import Answer
 from app.state.sanitize import fit, quote_token, visible
 from app.state.stats import Statistics, step_speedup
 from app.state.step_cursor import Walk
 from app.ui.frame_pacer import SHARE, Pace
-from app.widgets.statistics import gauge, sparkline
+from app.widgets.bars import gauge, sparkline
 from sequoia_core.events import Origin, Outcome, Step, Totals
 from tests.fakes import ANSWER, PARENTS_16, make_answer, make_step, unmeasured, with_baseline
 
@@ -105,7 +105,7 @@ def test_rows_are_the_tree_in_preorder_with_the_bonus_under_the_leaf(step: Step)
     ]
 
 
-def _spine(rows: tuple[Row, ...], depths: list[int]) -> list[str]:
+def _spine(rows: tuple[TreeRow, ...], depths: list[int]) -> list[str]:
     """The tokens from the root down to the bonus row, found by the guides alone."""
     at = next(i for i, row in enumerate(rows) if row.verdict is Verdict.BONUS)
     found = [at]
@@ -356,7 +356,7 @@ def test_cheap_pictures_come_at_every_tick() -> None:
 
 # Markdown
 
-LOOK = MarkdownLook(Style(bold=True), Style(), Style(dim=True), "#101010", "lightbulb")
+LOOK = MarkdownStyles(Style(bold=True), Style(), Style(dim=True), "#101010", "lightbulb")
 
 
 def shown(lines: Lines) -> list[str]:
@@ -368,11 +368,11 @@ def shown(lines: Lines) -> list[str]:
     ["[bold]not bold[/bold]", "<div>html</div>", "a <b>tag</b>", "[link=x]y[/link]", ":smile:"],
 )
 def test_markup_and_html_are_shown_literally(text: str) -> None:
-    assert shown(MarkdownPen(LOOK).draw(text, 60)) == [text]
+    assert shown(MarkdownRenderer(LOOK).draw(text, 60)) == [text]
 
 
 def test_links_are_text_and_no_terminal_hyperlinks() -> None:
-    lines = MarkdownPen(LOOK).draw("[here](http://example.org)", 60)
+    lines = MarkdownRenderer(LOOK).draw("[here](http://example.org)", 60)
     assert all(part.style is None or part.style.link is None for line in lines for part in line)
     assert "example.org" in shown(lines)[0]
 

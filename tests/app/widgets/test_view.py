@@ -108,5 +108,5 @@ async def test_a_node_that_was_looked_up_says_so_instead_of_a_draft_probability(
 )
 def test_the_header_says_what_kind_of_tree_it_is(tree: TreeChosen, asked: str, text: str) -> None:
     header = Header()
-    header._settings, header._tree = Settings(growmap=asked), tree
+    header.settings, header.chosen_tree = Settings(growmap=asked), tree
     assert header._tree_text() == text

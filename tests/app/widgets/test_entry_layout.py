@@ -1,20 +1,19 @@
-"""Long chats as rows: what is drawn and kept does not grow, what is read stays in place."""
+"""Long chats as layout: what is drawn and kept does not grow, what is read stays in place."""
 
 from collections.abc import Sequence
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from rich.console import Console
 from rich.style import Style
 
-from app.present.markdown import Lines, MarkdownLook, MarkdownPen
+from app.present.markdown import Lines, MarkdownRenderer, MarkdownStyles
 from app.state.answer import Answer
 from app.state.spans import PackedSpans, Span
 from app.widgets.blocks import Look
 from app.widgets.entries import AnswerEntry, Entry, TextEntry
-from app.widgets.rows import KEPT_ENTRIES, KEPT_LINES, Anchor, Rows
-from app.widgets.transcript import _STYLES
+from app.widgets.entry_layout import KEPT_ENTRIES, KEPT_LINES, Anchor, EntryLayout
+from app.widgets.transcript import STYLES
 from sequoia_core.events import Piece, TextDelta
 from tests.fakes import ANSWER, make_answer, words
 
@@ -22,12 +21,12 @@ ROOM = 12
 WIDTH = 60
 
 
-class CountingPen(MarkdownPen):
+class CountingPen(MarkdownRenderer):
     """Counts the characters it draws."""
 
     def __init__(self) -> None:
         super().__init__(
-            MarkdownLook(Style(bold=True), Style(), Style(dim=True), "#101010", "lightbulb")
+            MarkdownStyles(Style(bold=True), Style(), Style(dim=True), "#101010", "lightbulb")
         )
         self.drawn = 0
 
@@ -38,7 +37,7 @@ class CountingPen(MarkdownPen):
 
 def make_look() -> tuple[Look, CountingPen]:
     pen = CountingPen()
-    return Look({name: Style() for name in _STYLES}, pen, Console()), pen
+    return Look({name: Style() for name in STYLES}, pen), pen
 
 
 def answered(text: str) -> AnswerEntry:
@@ -66,43 +65,43 @@ def chat(turns: int) -> list[Entry]:
     return entries
 
 
-def texts(rows: Rows, top: int, room: int = ROOM) -> list[str | None]:
+def texts(layout: EntryLayout, top: int, room: int = ROOM) -> list[str | None]:
     return [
         line if line is None else "".join(part.text for part in line).rstrip()
-        for line in rows.window(top, room)
+        for line in layout.window(top, room)
     ]
 
 
 def whole(entries: list[Entry], width: int) -> list[str | None]:
     """All lines, as an empty memory would draw them."""
-    fresh, (look, _) = Rows(), make_look()
+    fresh, (look, _) = EntryLayout(), make_look()
     fresh.use(width, look)
     fresh.replace(entries)
     return list(fresh.text())
 
 
-def scrolled(rows: Rows, top: int, room: int = ROOM) -> int:
+def scrolled(layout: EntryLayout, top: int, room: int = ROOM) -> int:
     """Where the view is after a person scrolled to a row."""
-    return rows.settle(rows.anchor(top, room), room)
+    return layout.settle(layout.anchor(top, room), room)
 
 
-# Rows
+# Layout
 
 
 @settings(deadline=None, max_examples=12)
 @given(turns=st.integers(1, 14), width=st.integers(24, 90), step=st.integers(1, ROOM - 1))
 def test_scrolling_up_from_the_end_shows_every_line_once(turns: int, width: int, step: int) -> None:
     entries = chat(turns)
-    rows, (look, _) = Rows(), make_look()
-    rows.replace(entries)
-    rows.use(width, look)
-    top = rows.settle(None, ROOM)
-    seen = texts(rows, top)
+    layout, (look, _) = EntryLayout(), make_look()
+    layout.replace(entries)
+    layout.use(width, look)
+    top = layout.settle(None, ROOM)
+    seen = texts(layout, top)
     while top > 0:
         asked = min(step, top)
-        before = texts(rows, top)
-        top = scrolled(rows, top - asked)
-        now = texts(rows, top)
+        before = texts(layout, top)
+        top = scrolled(layout, top - asked)
+        now = texts(layout, top)
         if top > 0:
             assert now[asked:] == before[: ROOM - asked]
             seen = now[:asked] + seen
@@ -118,12 +117,12 @@ def test_wherever_one_jumps_the_view_is_a_stretch_of_the_chat(
     turns: int, jumps: list[float]
 ) -> None:
     entries = chat(turns)
-    rows, (look, _) = Rows(), make_look()
-    rows.replace(entries)
-    rows.use(WIDTH, look)
+    layout, (look, _) = EntryLayout(), make_look()
+    layout.replace(entries)
+    layout.use(WIDTH, look)
     lines = whole(entries, WIDTH)
     for jump in jumps:
-        seen = texts(rows, scrolled(rows, int(jump * max(0, rows.height - ROOM))))
+        seen = texts(layout, scrolled(layout, int(jump * max(0, layout.height - ROOM))))
         shown = [line for line in seen if line is not None]
         assert len(shown) == min(ROOM, len(lines))
         assert any(
@@ -135,94 +134,93 @@ def test_wherever_one_jumps_the_view_is_a_stretch_of_the_chat(
 def test_what_grows_below_does_not_move_what_is_read(place: float) -> None:
     events = make_answer(ANSWER + "\n```python\n" + "x = 1\n" * 400)
     growing = AnswerEntry(Answer("?"), "Model")
-    rows, (look, _) = Rows(), make_look()
-    rows.replace([*chat(6), growing])
-    rows.use(WIDTH, look)
+    layout, (look, _) = EntryLayout(), make_look()
+    layout.replace([*chat(6), growing])
+    layout.use(WIDTH, look)
     for event in events[: len(events) // 2]:
         growing.answer.add(event)
-    rows.refresh()
-    end = rows.settle(None, ROOM)
-    top = scrolled(rows, int(place * end))
-    read = texts(rows, top)
+    layout.refresh()
+    end = layout.settle(None, ROOM)
+    top = scrolled(layout, int(place * end))
+    read = texts(layout, top)
     for event in events[len(events) // 2 :]:
         growing.answer.add(event)
-        anchor = rows.anchor(top, ROOM)
-        rows.refresh()
-        top = rows.settle(anchor, ROOM)
-        assert texts(rows, top) == read
-    assert rows.height > end + ROOM
+        anchor = layout.anchor(top, ROOM)
+        layout.refresh()
+        top = layout.settle(anchor, ROOM)
+        assert texts(layout, top) == read
+    assert layout.height > end + ROOM
 
 
 def test_a_reader_within_a_growing_code_block_keeps_the_place() -> None:
     growing = AnswerEntry(Answer("?"), "Model")
-    rows, (look, _) = Rows(), make_look()
-    rows.replace([growing])
-    rows.use(WIDTH, look)
+    layout, (look, _) = EntryLayout(), make_look()
+    layout.replace([growing])
+    layout.use(WIDTH, look)
     events = make_answer("```python\n" + "".join(f"x = {at}\n" for at in range(250)))
     top = 0
     read: list[str | None] = []
     for event in events:
         growing.answer.add(event)
-        anchor = rows.anchor(top, ROOM)
-        rows.refresh()
-        top = rows.settle(anchor, ROOM)
-        if not read and rows.height > 3 * ROOM:
-            top = scrolled(rows, rows.height - 2 * ROOM - 2)
-            read = texts(rows, top)[: ROOM - 4]
+        anchor = layout.anchor(top, ROOM)
+        layout.refresh()
+        top = layout.settle(anchor, ROOM)
+        if not read and layout.height > 3 * ROOM:
+            top = scrolled(layout, layout.height - 2 * ROOM - 2)
+            read = texts(layout, top)[: ROOM - 4]
         if read:
-            assert texts(rows, top)[: ROOM - 4] == read
+            assert texts(layout, top)[: ROOM - 4] == read
 
 
 def test_the_same_place_is_found_at_another_width() -> None:
     entries = chat(30)
-    rows, (look, _) = Rows(), make_look()
-    rows.replace(entries)
-    rows.use(90, look)
-    for top in range(rows.settle(None, ROOM), 0, -ROOM):
-        scrolled(rows, top)
-    top = scrolled(rows, rows.height // 2)
-    place = rows.place(top)
+    layout, (look, _) = EntryLayout(), make_look()
+    layout.replace(entries)
+    layout.use(90, look)
+    for top in range(layout.settle(None, ROOM), 0, -ROOM):
+        scrolled(layout, top)
+    top = scrolled(layout, layout.height // 2)
+    entry, _ = layout._place(top)
     for width in (20, 200, 7, 41, 90):
-        assert rows.use(width, look)
-        top = rows.settle(rows.anchor(rows.row_of(place), ROOM), ROOM)
-        assert rows.place(top).entry == place.entry
+        top = layout.settle(layout.anchor(layout.use(width, look, top), ROOM), ROOM)
+        assert layout._place(top)[0] == entry
 
 
 def test_what_was_looked_at_is_given_up_again() -> None:
     entries = chat(130)
-    rows, (look, _) = Rows(), make_look()
-    rows.replace(entries)
-    rows.use(WIDTH, look)
-    top = rows.settle(None, ROOM)
+    layout, (look, _) = EntryLayout(), make_look()
+    layout.replace(entries)
+    layout.use(WIDTH, look)
+    top = layout.settle(None, ROOM)
     while top > 0:
-        top = scrolled(rows, max(0, top - ROOM + 1))
-        texts(rows, top)
-        held = sum(len(block.lines(WIDTH, look)) for block in rows._drawn)
-        assert held == rows.drawn_lines <= KEPT_LINES + 2 * ROOM
-        assert len(rows._open) <= KEPT_ENTRIES + ROOM
-    assert rows.height > KEPT_LINES / 2
+        top = scrolled(layout, max(0, top - ROOM + 1))
+        texts(layout, top)
+        held = sum(len(block.lines(WIDTH, look)) for block in layout._drawn)
+        assert held == layout.drawn_lines <= KEPT_LINES + 2 * ROOM
+        assert len(layout._open) <= KEPT_ENTRIES + ROOM
+    assert layout.height > KEPT_LINES / 2
     kept = [entry for entry in entries if isinstance(entry, AnswerEntry) and entry._markdown]
     assert len(kept) <= KEPT_ENTRIES + ROOM
 
 
 def test_reading_all_of_a_chat_keeps_no_more_of_it() -> None:
     entries = chat(60)
-    rows, (look, _) = Rows(), make_look()
-    rows.replace(entries)
-    rows.use(WIDTH, look)
-    texts(rows, rows.settle(None, ROOM))
-    before = rows.drawn_lines
-    assert rows.text() == rows.text()
-    assert rows.drawn_lines == before
-    assert sum(block._lines is not None for b in rows._open.values() for block in b) < 2 * ROOM
+    layout, (look, _) = EntryLayout(), make_look()
+    layout.replace(entries)
+    layout.use(WIDTH, look)
+    texts(layout, layout.settle(None, ROOM))
+    before = layout.drawn_lines
+    assert layout.text() == layout.text()
+    assert layout.drawn_lines == before
+    assert sum(block._lines is not None for b in layout._open.values() for block in b) < 2 * ROOM
 
 
 def test_text_of_some_lines_is_a_stretch_of_all() -> None:
-    rows, (look, _) = Rows(), make_look()
-    rows.replace(chat(5))
-    rows.use(WIDTH, look)
-    lines = rows.text()
-    assert [rows.text(at, at + 6) for at in range(20)] == [lines[at : at + 7] for at in range(20)]
+    layout, (look, _) = EntryLayout(), make_look()
+    layout.replace(chat(5))
+    layout.use(WIDTH, look)
+    lines = layout.text()
+    assert [layout.text(at, at + 6) for at in range(20)] == [lines[at : at + 7] for at in range(20)]
 
 
 # Work
@@ -231,16 +229,16 @@ def test_text_of_some_lines_is_a_stretch_of_all() -> None:
 def streaming_work(turns: int, pieces: Sequence[str]) -> list[int]:
     """Characters of Markdown drawn as each piece comes to an answer after so many turns."""
     growing = AnswerEntry(Answer("?"), "Model")
-    rows, (look, pen) = Rows(), make_look()
-    rows.replace([*chat(turns), growing])
-    rows.use(WIDTH, look)
-    texts(rows, rows.settle(None, ROOM))
+    layout, (look, pen) = EntryLayout(), make_look()
+    layout.replace([*chat(turns), growing])
+    layout.use(WIDTH, look)
+    texts(layout, layout.settle(None, ROOM))
     work: list[int] = []
     for at, piece in enumerate(pieces, start=1):
         growing.answer.add(TextDelta(at, piece, (Piece(piece, 1),)))
         pen.drawn = 0
-        rows.refresh()
-        texts(rows, rows.settle(None, ROOM))
+        layout.refresh()
+        texts(layout, layout.settle(None, ROOM))
         work.append(pen.drawn)
     return work
 
@@ -267,20 +265,20 @@ def test_a_long_block_is_not_quadratic(opening: str, piece: str) -> None:
 
 
 def test_a_resize_of_a_long_chat_draws_what_is_in_view() -> None:
-    rows, (look, pen) = Rows(), make_look()
-    rows.replace(chat(200))
+    layout, (look, pen) = EntryLayout(), make_look()
+    layout.replace(chat(200))
     for width in range(20, 120, 20):
         pen.drawn = 0
-        rows.use(width, look)
-        texts(rows, rows.settle(None, ROOM))
+        layout.use(width, look)
+        texts(layout, layout.settle(None, ROOM))
         assert 0 < pen.drawn < 5000
 
 
 def test_an_anchor_past_the_last_block_is_the_end_of_its_entry() -> None:
-    rows, (look, _) = Rows(), make_look()
-    rows.replace(chat(3))
-    rows.use(WIDTH, look)
-    assert rows.settle(Anchor(0, 10_000, 0), ROOM) <= rows.height
+    layout, (look, _) = EntryLayout(), make_look()
+    layout.replace(chat(3))
+    layout.use(WIDTH, look)
+    assert layout.settle(Anchor(0, 10_000, 0), ROOM) <= layout.height
 
 
 # Spans

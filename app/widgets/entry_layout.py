@@ -1,9 +1,9 @@
-"""Entries one under another as rows of a given width, of which only those looked at are drawn.
+"""Entries one below another as rows of a given width; only what comes into view is drawn.
 
-Owns what is where. The height of what was never in view at this width is guessed, so drawing it
-may move everything below; `settle` says where the view has to go so that what a person reads
-stays where it is. What was in view long ago is given up again, so that a long chat takes no more
-memory than a short one but for its text. Knows neither scrolling nor the screen.
+The height of entries that were never in view at this width is an estimate, so drawing one may move
+everything below. `settle` computes where the view has to go so that what a person reads stays in
+place. Lines that have long been out of view are dropped, so a long chat takes little more memory
+than its text.
 """
 
 from bisect import bisect_left, bisect_right
@@ -17,53 +17,48 @@ from .blocks import Block, Look
 from .entries import Entry
 
 KEPT_LINES = 2000
-"""That stay drawn; a few screens and the answer under way."""
+"""Lines that stay drawn: a few screens and the answer under way."""
 KEPT_ENTRIES = 48
-"""That keep their blocks, drawn or not."""
+"""Entries that keep their blocks, drawn or not."""
 
-Row = list[Segment] | None
+TextLine = list[Segment] | None
 """A line, or None below the last."""
 
 
 @dataclass(frozen=True, slots=True)
-class Place:
-    """A place that survives another width: a share of an entry's height."""
-
-    entry: int
-    share: float
-
-
-@dataclass(frozen=True, slots=True)
 class Anchor:
-    """What stays where it is: a block of an entry, and the row of the view at which it begins."""
+    """What stays in place: a block of an entry, and the row of the view at which it begins."""
 
     entry: int
     block: int
     row: int
 
 
-class Rows:
+class EntryLayout:
     """The rows of a list of entries."""
 
     def __init__(self) -> None:
         self._entries: list[Entry] = []
         self._heights: list[int] = []
         self._ends: list[int] = []
-        self._open: dict[int, Sequence[Block]] = {}
+        self._open: dict[int, Sequence[Block]] = {}  # ordered by last view, as `_drawn` is
         self._drawn: dict[Block, int] = {}
         self._width = 0
         self._look: Look | None = None
 
-    # What there is
-
     @property
     def entries(self) -> Sequence[Entry]:
-        """All of them."""
+        """All entries."""
         return self._entries
 
     @property
+    def width(self) -> int:
+        """Cells of a row."""
+        return self._width
+
+    @property
     def height(self) -> int:
-        """Rows altogether, as far as is known."""
+        """Number of rows, as far as is known."""
         return self._ends[-1] if self._ends else 0
 
     @property
@@ -71,59 +66,47 @@ class Rows:
         """Lines that are held in memory."""
         return sum(self._drawn.values())
 
-    def use(self, width: int, look: Look) -> bool:
-        """Draw at this width and in these styles from now on; whether the width is another."""
+    # What changes
+
+    def use(self, width: int, look: Look, top: int = 0) -> int:
+        """Draw at this width in these styles; returns the row at which row `top` is now."""
         self._look = look
         if width == self._width:
-            return False
-        self._width = width
-        self.measure()
-        return True
+            return top
+        place, self._width = self._place(top), width
+        self._estimate()
+        return self._row_at(place)
 
-    def measure(self) -> None:
-        """Guess all heights anew, where another width or another way to show the text came."""
-        self._open = {}
-        self._heights = [entry.guess(self._width) for entry in self._entries]
-        self._sum()
+    def measure(self, top: int) -> int:
+        """Estimate all heights again; returns the row at which row `top` is now."""
+        place = self._place(top)
+        self._estimate()
+        return self._row_at(place)
 
     def replace(self, entries: Iterable[Entry]) -> None:
         """Hold other entries."""
         self._entries = list(entries)
         self._drawn = {}
-        self.measure()
+        self._estimate()
 
     def append(self, entry: Entry) -> None:
-        """One more at the end."""
+        """Add an entry at the end."""
         self._entries.append(entry)
-        self._heights.append(entry.guess(self._width))
+        self._heights.append(entry.estimate_height(self._width))
         self._sum(len(self._entries) - 1)
 
     def refresh(self) -> None:
-        """Take in what entries hold now: those that are open, and those that grow."""
+        """Take in changes of entries that are open or growing."""
         growing = [at for at, entry in enumerate(self._entries) if entry.growing]
         for at in {*self._open, *growing}:
             self._take(at)
 
     # Where things are
 
-    def place(self, top: int) -> Place:
-        """What stands at a row."""
-        at = min(bisect_right(self._ends, top), len(self._entries) - 1)
-        if at < 0:
-            return Place(0, 0.0)
-        return Place(at, (top - self._start(at)) / max(1, self._heights[at]))
-
-    def row_of(self, place: Place) -> int:
-        """The row at which a place is now."""
-        if place.entry >= len(self._entries):
-            return self.height
-        return self._start(place.entry) + int(place.share * self._heights[place.entry])
-
     def anchor(self, top: int, room: int) -> Anchor | None:
-        """What is to stay where it is, whatever grows or turns out higher than it was guessed.
+        """What has to stay in place when heights change; None if there is nothing.
 
-        The first block in view whose height is known; if there is none, what is at the top. None
-        where there is nothing.
+        The first block in view whose height is known; if there is none, what is at the top.
         """
         for at, index, start, block in self._in_view(top, room):
             if block.measured(self._width):
@@ -132,9 +115,9 @@ class Rows:
         if first >= len(self._entries):
             return None
         if first not in self._open:
-            place = self.place(top)
+            place = self._place(top)
             self._take(first)
-            top = self.row_of(place)
+            top = self._row_at(place)
         start = self._start(first)
         for index, block in enumerate(self._open[first]):
             end = start + block.height(self._width)
@@ -144,14 +127,14 @@ class Rows:
         return None
 
     def settle(self, anchor: Anchor | None, room: int) -> int:
-        """Make the heights of all that is in view exact.
+        """Make the heights of everything in view exact.
 
         Args:
-            anchor: stays where it is; None for a view of the end.
+            anchor: stays in place; None for a view of the end.
             room: rows of the view.
 
         Returns:
-            The first row of the view now.
+            The first row of the view.
         """
         while True:
             end = max(0, self.height - room)
@@ -159,34 +142,31 @@ class Rows:
             if not self._draw_one(top, room):
                 return top
 
-    def reveal(self, anchor: Anchor, line: int, top: int, room: int) -> int:
-        """As `settle`; a line of the anchor comes to its row, unless it is in view already."""
-        blocks = self._opened(anchor.entry)
+    def scroll_to(self, anchor: Anchor, line: int, top: int, room: int) -> int:
+        """As `settle`, with a line of the anchor's block at its row, unless it is in view."""
+        block = self._opened(anchor.entry)[anchor.block]
         row = self._row(anchor) - top
-        if self._look is not None:
-            block = blocks[anchor.block]
-            self._drawn[block] = len(block.lines(self._width, self._look))
-            self._measure(anchor.entry)
+        self._draw(anchor.entry, block)
         if not 0 <= row + line < room:
             row = anchor.row - line
         return self.settle(Anchor(anchor.entry, anchor.block, row), room)
 
-    def window(self, top: int, room: int) -> list[Row]:
-        """The rows of the view; settled first."""
+    def window(self, top: int, room: int) -> list[TextLine]:
+        """The rows of the view, which has to be settled."""
         if self._look is None:
             return [None] * room
-        rows: list[Row] = []
+        rows: list[TextLine] = []
         for at, _, start, block in self._in_view(top, room):
             lines = block.lines(self._width, self._look)
             rows += lines[max(0, top - start) : max(0, top + room - start)]
             self._open[at] = self._open.pop(at)
             self._drawn.pop(block, None)
             self._drawn[block] = len(lines)
-        self._forget(top, room)
+        self._drop_old(top, room)
         return [*rows[:room], *[None] * (room - len(rows))]
 
     def text(self, first: int = 0, last: int | None = None) -> list[str]:
-        """Lines `first` to `last` as they are shown; draws what it must and keeps none of it."""
+        """Lines `first` to `last` as they are shown; what is drawn for it is not kept."""
         if self._look is None:
             return []
         shown: list[str] = []
@@ -197,14 +177,17 @@ class Rows:
             shown += ["".join(part.text for part in line).rstrip() for line in lines]
             if last is not None and len(shown) > skipped + last - first:
                 break
-        for number, each in enumerate(self._entries):
+        for number, entry in enumerate(self._entries):
             if number not in self._open:
-                each.release()
-        self._release_strays()
+                entry.release()
+        for blocks in self._open.values():
+            for block in blocks:
+                if block not in self._drawn:
+                    block.release()
         self.refresh()
         return shown[skipped : None if last is None else skipped + last - first + 1]
 
-    # How
+    # Heights
 
     def _start(self, at: int) -> int:
         return self._ends[at - 1] if at > 0 else 0
@@ -214,16 +197,40 @@ class Rows:
         self._ends[first:] = accumulate(self._heights[first:], initial=self._start(first))
         del self._ends[first]
 
-    def _take(self, at: int) -> None:
-        """Look at an entry's blocks."""
-        self._open[at] = self._entries[at].blocks()
-        self._measure(at)
+    def _estimate(self) -> None:
+        self._open = {}
+        self._heights = [entry.estimate_height(self._width) for entry in self._entries]
+        self._sum()
 
     def _measure(self, at: int) -> None:
         height = sum(block.height(self._width) for block in self._open[at])
         if height != self._heights[at]:
             self._heights[at] = height
             self._sum(at)
+
+    def _place(self, row: int) -> tuple[int, float]:
+        """A row as an entry and a share of its height, which survives another width."""
+        at = min(bisect_right(self._ends, row), len(self._entries) - 1)
+        if at < 0:
+            return 0, 0.0
+        return at, (row - self._start(at)) / max(1, self._heights[at])
+
+    def _row_at(self, place: tuple[int, float]) -> int:
+        at, share = place
+        if at >= len(self._entries):
+            return self.height
+        return self._start(at) + int(share * self._heights[at])
+
+    def _row(self, anchor: Anchor) -> int:
+        before = self._opened(anchor.entry)[: anchor.block]
+        return self._start(anchor.entry) + sum(block.height(self._width) for block in before)
+
+    # Blocks
+
+    def _take(self, at: int) -> None:
+        """Open an entry, or take in its changes."""
+        self._open[at] = self._entries[at].blocks()
+        self._measure(at)
 
     def _opened(self, at: int) -> Sequence[Block]:
         if at not in self._open:
@@ -246,25 +253,25 @@ class Rows:
         first = bisect_right(self._ends, top)
         return range(first, min(len(self._ends), bisect_left(self._ends, top + room) + 1))
 
-    def _row(self, anchor: Anchor) -> int:
-        before = self._opened(anchor.entry)[: anchor.block]
-        return self._start(anchor.entry) + sum(block.height(self._width) for block in before)
-
     def _draw_one(self, top: int, room: int) -> bool:
-        """Make one guess in view exact; whether there was one."""
+        """Make one estimate in view exact; returns whether there was one."""
         for at in self._entries_in_view(top, room):
             if at not in self._open:
                 self._take(at)
                 return True
         for at, _, _, block in self._in_view(top, room):
             if not block.measured(self._width) and self._look is not None:
-                self._drawn[block] = len(block.lines(self._width, self._look))
-                self._measure(at)
+                self._draw(at, block)
                 return True
         return False
 
-    def _forget(self, top: int, room: int) -> None:
-        """Give up what was in view longest ago."""
+    def _draw(self, at: int, block: Block) -> None:
+        if self._look is not None:
+            self._drawn[block] = len(block.lines(self._width, self._look))
+            self._measure(at)
+
+    def _drop_old(self, top: int, room: int) -> None:
+        """Drop what has been out of view the longest."""
         seen = {block for _, _, _, block in self._in_view(top, room)}
         held = self.drawn_lines
         for block in [each for each in self._drawn if each not in seen]:
@@ -278,10 +285,3 @@ class Rows:
             for block in self._open.pop(at):
                 self._drawn.pop(block, None)
             self._entries[at].release()
-
-    def _release_strays(self) -> None:
-        """Give up lines that only `text` wanted."""
-        for blocks in self._open.values():
-            for block in blocks:
-                if block not in self._drawn:
-                    block.release()

@@ -1,4 +1,4 @@
-"""When something was, in as few words as a person needs today. Pure."""
+"""Numbers and dates in words."""
 
 from datetime import datetime, timedelta
 
@@ -7,8 +7,13 @@ _LAST = 253_000_000_000.0
 """In the year 9987."""
 
 
+def counted(number: int, noun: str) -> str:
+    """A number and its noun: "1 step", "2 steps"."""
+    return f"{number} {noun}" if number == 1 else f"{number} {noun}s"
+
+
 def moment(value: object) -> float:
-    """Seconds since the epoch that a calendar has; 0 for anything else that a file says."""
+    """Seconds since the epoch from a file; 0 for anything that is no date."""
     known = isinstance(value, int | float) and 0.0 <= value <= _LAST
     return float(value) if known else 0.0  # type: ignore[arg-type]
 

@@ -1,65 +1,87 @@
 """Lines that were painted once look as if they were painted anew, and the mouse finds its place."""
 
 import random
+from collections import Counter
+from collections.abc import AsyncIterator, Sequence
+from typing import Any
 
 import pytest
 from rich.segment import Segment
 from rich.style import Style
+from textual.app import App, ComposeResult
 from textual.geometry import Offset, Region
+from textual.reactive import reactive
 from textual.scroll_view import ScrollView
 from textual.selection import Selection
 from textual.strip import Strip
 
-from app.widgets.framed import FramedView
-from app.widgets.line_view import LineView
-from app.widgets.painted import Painted
-from app.widgets.rows import Row
+from app.widgets.line_view import MOST_PAINTED, LineView
 from app.widgets.tree_view import TreeView
 from tests.app.driving import driving
 from tests.fakes import ANSWER, make_answer, replay
 
 
-class Painter:
-    """Paints rows and counts them."""
+class Words(LineView[str]):
+    """Words, and how often each was painted."""
+
+    word_style = reactive(Style())
 
     def __init__(self) -> None:
-        self.painted: list[str] = []
+        super().__init__("words")
+        self.words: Sequence[str] = ()
+        self.painted = Counter[str]()
 
-    def __call__(self, row: Row) -> Strip:
-        assert row is not None
-        self.painted += [segment.text for segment in row]
-        return Strip(row)
+    def item_at(self, y: int) -> str | None:
+        return self.words[y] if y < len(self.words) else None
 
+    def segments(self, item: str) -> list[Segment]:
+        self.painted[item] += 1
+        return [Segment(item, self.word_style)]
 
-def rows(texts: str) -> list[list[Segment]]:
-    return [[Segment(text)] for text in texts]
+    @property
+    def look(self) -> Style:
+        return self.word_style
 
+    @property
+    def blank(self) -> Style:
+        return Style()
 
-def test_a_line_that_only_moved_is_not_painted() -> None:
-    painted, painter = Painted[Row](), Painter()
-    a, b, c, d = rows("abcd")
-    painted.use("look")
-    lines = [painted.line(row, painter).text for row in (a, b, c, b, d, c, a)]
-    assert painter.painted == ["a", "b", "c", "d"]
-    assert lines == ["a", "b", "c", "b", "d", "c", "a"]
-
-
-def test_another_look_paints_everything() -> None:
-    painted, painter = Painted[Row](), Painter()
-    (row,) = rows("a")
-    for look in ("dark", "dark", "light"):
-        painted.use(look)
-        painted.line(row, painter)
-    assert painter.painted == ["a", "a"]
+    def shown(self, *words: str) -> list[str]:
+        self.words = words
+        strips = self.render_lines(self.outer_size.region)
+        return [strip.text.strip() for strip in strips if strip.text.strip()]
 
 
-def test_what_is_kept_has_a_limit() -> None:
-    painted, painter = Painted[Row](limit=10), Painter()
-    for row in rows("abcdefghijklmnopqrstuvwxyz"):
-        painted.use("look")
-        painted.line(row, painter)
-        assert len(painted) <= 11
-    assert len(painter.painted) == 26
+class WordsApp(App[None]):
+    def compose(self) -> ComposeResult:
+        yield Words()
+
+
+@pytest.fixture
+async def view() -> AsyncIterator[Words]:
+    app = WordsApp()
+    async with app.run_test(size=(20, 10)):
+        yield app.query_one(Words)
+
+
+async def test_a_line_that_only_moved_is_not_painted_again(view: Words) -> None:
+    assert view.shown("one", "two", "three") == ["one", "two", "three"]
+    assert view.shown("three", "one") == ["three", "one"]
+    assert set(view.painted.values()) == {1}
+
+
+async def test_another_look_paints_everything(view: Words) -> None:
+    for style in (Style(), Style(bold=True), Style(bold=True)):
+        view.word_style = style
+        view.shown("one")
+    assert view.painted["one"] == 2
+
+
+async def test_only_so_many_painted_lines_are_kept(view: Words) -> None:
+    for at in range(0, 2 * MOST_PAINTED, 10):
+        view.shown(*(f"word {each}" for each in range(at, at + 10)))
+        assert len(view._painted) <= MOST_PAINTED + 10
+    assert view.painted.total() == 2 * MOST_PAINTED
 
 
 Cell = tuple[str, object]
@@ -78,21 +100,13 @@ def seen(style: Style | None) -> object:
     return style and (style.bgcolor, style.color if style.underline or style.reverse else None)
 
 
-def textuals(view: FramedView) -> list[list[Cell]]:
-    """The lines of a view as Textual would paint them."""
+def painted_by_textual(view: LineView[Any]) -> list[list[Cell]]:
     view._styles_cache.clear()
-    if isinstance(view, LineView):
-        view._painting = True
+    view._painting = True
     try:
         return cells(ScrollView.render_lines(view, view.outer_size.region))
     finally:
-        if isinstance(view, LineView):
-            view._painting = False
-
-
-def ours(view: FramedView) -> list[list[Cell]]:
-    """The lines that are painted."""
-    return cells(view.render_lines(view.outer_size.region))
+        view._painting = False
 
 
 @pytest.mark.parametrize("seed", range(3))
@@ -123,8 +137,10 @@ async def test_whatever_happens_the_lines_are_those_that_textual_would_paint(see
                     chance.choice((60, 90, 120)), chance.choice((2, 5, 30))
                 )
             await chat.pilot.pause()
-            for view in (transcript, tree):
-                assert ours(view) == textuals(view), name
+            views: tuple[LineView[Any], ...] = (transcript, tree)
+            for view in views:
+                painted = cells(view.render_lines(view.outer_size.region))
+                assert painted == painted_by_textual(view), name
 
 
 async def test_no_line_has_a_style_of_its_own_but_the_mouse_finds_its_place() -> None:
