@@ -1,9 +1,9 @@
-"""Markdown cut into chunks that are drawn one by one, while it streams in.
+"""Markdown cut into chunks that are drawn one by one while it streams in.
 
-A chunk is a top-level block, or a part of one that is long: a code block of thousands of lines, a
-list without end, a paragraph that a model repeats for ever. All chunks but the last are final, so
-a long answer costs no more per token than a short one, and only those in view are ever drawn.
-Where the cuts fall depends on the text alone, not on how it came in. Knows nothing of drawing.
+A chunk is a top-level block, or a part of a long one: a code block of thousands of lines, an
+endless list, a paragraph that a model repeats for ever. All chunks but the last are final, so a
+token costs the same in a long answer as in a short one. The cuts depend on the text alone, not on
+the pieces it came in.
 """
 
 from collections.abc import Iterator
@@ -19,10 +19,10 @@ from pygments.util import ClassNotFound
 from .markdown_dialect import markdown_parser
 
 LEAST_LINES = 30
-"""Of a part of a long block."""
+"""In a part of a long block."""
 MOST_LINES = 2 * LEAST_LINES
 MOST_CHARACTERS = 6000
-"""Of a paragraph; it goes on in a new line."""
+"""In a part of a paragraph; the next part begins a new line."""
 _LOOK_AHEAD = 8
 _TRIALS = 4
 
@@ -33,7 +33,7 @@ class Chunk:
 
     Attributes:
         source: Markdown that can be drawn by itself.
-        ends_block: what follows is another block, a blank line below.
+        ends_block: the next chunk is another block, after a blank line.
     """
 
     source: str
@@ -56,13 +56,13 @@ class Chunks:
 
     @property
     def final(self) -> list[Chunk]:
-        """Those that will not change any more; the list only grows."""
+        """Chunks that do not change any more; the list only grows."""
         self._settle()
         return self._final
 
     @property
     def tail(self) -> str:
-        """Source of the last chunk, which is still growing; "" before there is any."""
+        """Source of the last chunk, which is still growing, or ""."""
         self._settle()
         return self._tail
 
@@ -70,7 +70,7 @@ class Chunks:
         if not self._fresh:
             return
         self._fresh = False
-        # A line that is not complete may yet turn out to go on with the block before it.
+        # An incomplete line may turn out to continue the block before it.
         complete = self._tail.count("\n")
         blocks = [t for t in self._parser.parse(self._tail) if t.level == 0 and t.map]
         starts = [token.map[0] for token in blocks if token.map and token.map[0] < complete]
@@ -85,7 +85,7 @@ class Chunks:
                 self._final.append(Chunk(rest))
 
     def _parts(self, block: Token, lines: list[str]) -> list[str]:
-        """A block's parts; it is its own only part where it is short, or cannot be cut."""
+        """A block's parts: the whole block if it is short or cannot be cut."""
         match block.type:
             case "paragraph_open":
                 return list(_paragraph_parts("".join(lines)))
@@ -115,9 +115,9 @@ class Chunks:
 
 @lru_cache(maxsize=1)
 def _block_parser() -> MarkdownIt:
-    """Blocks only: what stands within a line makes no difference to where one ends.
+    """Parses blocks only, which do not depend on the text within lines.
 
-    One for all documents: it remembers nothing of them, and takes 150 KB and some milliseconds.
+    One for all documents: it has no state, and takes 150 KB and some milliseconds.
     """
     parser = markdown_parser()
     parser.core.ruler.enableOnly(["normalize", "block"])
@@ -138,7 +138,7 @@ def _paragraph_parts(text: str) -> Iterator[str]:
 
 
 def _table_parts(lines: list[str]) -> Iterator[str]:
-    """Parts with the heading above each, since a column's width follows from all rows of a part."""
+    """Parts with the heading above each."""
     heading, rows = "".join(lines[:2]), lines[2:]
     while len(rows) > MOST_LINES:
         yield heading + "".join(rows[:MOST_LINES])
@@ -147,7 +147,7 @@ def _table_parts(lines: list[str]) -> Iterator[str]:
 
 
 def _fence_parts(fence: Token, lines: list[str]) -> Iterator[str]:
-    """Code blocks that look like one when drawn under one another."""
+    """Code blocks that look like one when drawn one below another."""
     opening = lines[0] if lines[0].endswith("\n") else lines[0] + "\n"
     written = fence.content.count("\n")
     body, after = lines[1 : 1 + written], lines[1 + written :]
@@ -160,29 +160,29 @@ def _fence_parts(fence: Token, lines: list[str]) -> Iterator[str]:
 
 
 def _code_cut(lines: list[str], lexer: Lexer | None) -> int:
-    """A line before which code can be cut: colours below are the same as if it were not.
+    """A line before which code can be cut without changing the colours below.
 
-    Tried at blank lines, the last ones first; where none will do (a long comment or string), the
-    code is cut anyway.
+    Blank lines are tried first, from the last one; where none will do (a long comment or string),
+    the code is cut anyway.
     """
     if lexer is None:
         return LEAST_LINES
     last = len(lines) - _LOOK_AHEAD
-    said = [bool(line.strip()) for line in lines]
-    blank = [at for at in range(LEAST_LINES, last) if said[at - 1] and not said[at]]
-    others = [at for at in range(last, LEAST_LINES, -_LOOK_AHEAD) if said[at - 1]]
+    filled = [bool(line.strip()) for line in lines]
+    blank = [at for at in range(LEAST_LINES, last) if filled[at - 1] and not filled[at]]
+    others = [at for at in range(last, LEAST_LINES, -_LOOK_AHEAD) if filled[at - 1]]
     whole = list(lexer.get_tokens_unprocessed("".join(lines)))
     for at in [*reversed(blank[-_TRIALS:]), *others[:_TRIALS]]:
         above = sum(map(len, lines[:at]))
         inside = [(place - above, kind, text) for place, kind, text in whole if place >= above]
         if inside == list(lexer.get_tokens_unprocessed("".join(lines[at:]))):
             return at
-    return next((at for at in range(LEAST_LINES, last) if said[at - 1]), LEAST_LINES)
+    return next((at for at in range(LEAST_LINES, last) if filled[at - 1]), LEAST_LINES)
 
 
 @lru_cache(maxsize=32)
 def lexer(name: str) -> Lexer | None:
-    """What colours a language; None if there is no such language."""
+    """The lexer of a language, or None."""
     try:
         return get_lexer_by_name(name, stripnl=False) if name else None
     except ClassNotFound:

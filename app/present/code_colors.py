@@ -1,22 +1,23 @@
-"""Colours of code that can be read on any theme's ground: Pygments', moved as far as it takes."""
+"""Colours of code that are readable on any theme's background."""
 
 from rich.style import Style
 from rich.syntax import PygmentsSyntaxTheme
 from textual.color import Color
+from typing_extensions import override
 
 CODE_STYLES = {True: "lightbulb", False: "xcode"}
-"""For dark themes and for light ones: of Pygments' those whose palest colour is read best."""
+"""Pygments styles for dark and for light themes: those whose palest colour is the most readable."""
 _STEPS = 20
 
 
 class ReadableCode(PygmentsSyntaxTheme):
-    """A style of Pygments whose colours give way to the text's own until they can be read.
+    """A Pygments style whose colours are blended with the text's colour until they are readable.
 
     Args:
         style: its name.
         ground: behind the code.
         ink: colour of text.
-        least: contrast ratio of WCAG 2 that is wanted; none goes beyond that of `ink`.
+        least: contrast ratio of WCAG 2 that is wanted; no colour goes beyond that of `ink`.
     """
 
     def __init__(self, style: str, ground: Color, ink: Color, least: float) -> None:
@@ -24,8 +25,8 @@ class ReadableCode(PygmentsSyntaxTheme):
         self._read_on = ground, ink, least
         self._readable: dict[tuple[str, ...], Style] = {}
 
+    @override
     def get_style_for_token(self, token_type: tuple[str, ...]) -> Style:
-        """The style of a kind of token."""
         style = self._readable.get(token_type)
         if style is None:
             style = super().get_style_for_token(token_type)

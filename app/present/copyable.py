@@ -1,58 +1,32 @@
-"""What of a chat can be copied: an answer, or a code block of one. Pure; copies nothing.
+"""What can be copied from a chat: an answer, or one of its code blocks.
 
-What a model wrote is copied with control characters made visible: pasted into a shell they would be
-obeyed.
+The text has its control characters made visible: pasted into a shell they would be executed.
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 
 from markdown_it import MarkdownIt
 
 from sequoia_core.errors import SequoiaError
+
+from .words import counted
 
 
 class CopyError(SequoiaError):
     """There is nothing of the kind to copy."""
 
 
-@dataclass(frozen=True, slots=True)
-class CodeBlock:
-    """A block of code in an answer.
-
-    Attributes:
-        code: without the fence, ending in a newline.
-        language: as it was named, or "".
-    """
-
-    code: str
-    language: str
-
-
-@dataclass(frozen=True, slots=True)
-class Copy:
-    """A text to copy.
-
-    Attributes:
-        text: the text.
-        what: it is, in a few words.
-    """
-
-    text: str
-    what: str
-
-
-def code_blocks(text: str) -> list[CodeBlock]:
-    """The code blocks of a Markdown text, in order; one that is still open counts."""
+def code_blocks(text: str) -> list[tuple[str, str]]:
+    """Code and language ("" if not named) of a Markdown text's code blocks, open ones too."""
     return [
-        CodeBlock(token.content, token.info.partition(" ")[0])
+        (token.content, token.info.partition(" ")[0])
         for token in MarkdownIt("commonmark", {"html": False}).parse(text)
         if token.type in ("fence", "code_block")
     ]
 
 
-def copy_answer(answers: Sequence[str], back: int = 1) -> Copy:
-    """An answer.
+def copy_answer(answers: Sequence[str], back: int = 1) -> tuple[str, str]:
+    """An answer, and in words which one it is.
 
     Args:
         answers: texts of the answers on show, the oldest first.
@@ -64,14 +38,13 @@ def copy_answer(answers: Sequence[str], back: int = 1) -> Copy:
     if not answers:
         raise CopyError("nothing to copy yet: ask something first")
     if back > len(answers):
-        count = f"{len(answers)} answers" if len(answers) > 1 else "one answer"
-        raise CopyError(f"/copy {back}: this chat has only {count}")
+        raise CopyError(f"/copy {back}: this chat has only {counted(len(answers), 'answer')}")
     what = "the answer" if back == 1 else f"the answer {back - 1} before the last"
-    return Copy(answers[-back], what)
+    return (answers[-back], what)
 
 
-def copy_code(answers: Sequence[str], number: int | None = None) -> Copy:
-    """A code block of the last answer that has any.
+def copy_code(answers: Sequence[str], number: int | None = None) -> tuple[str, str]:
+    """A code block of the last answer that has any, and in words which one it is.
 
     Args:
         answers: as in `copy_answer`.
@@ -84,9 +57,9 @@ def copy_code(answers: Sequence[str], number: int | None = None) -> Copy:
     if not blocks:
         raise CopyError("no code to copy: no answer here has a code block")
     if number is not None and number > len(blocks):
-        count = f"{len(blocks)} code blocks" if len(blocks) > 1 else "one code block"
+        count = counted(len(blocks), "code block")
         raise CopyError(f"/copy code {number}: the last answer with code has only {count}")
     at = len(blocks) if number is None else number
-    block = blocks[at - 1]
+    code, language = blocks[at - 1]
     place = f"code block {at} of {len(blocks)}" if len(blocks) > 1 else "the code block"
-    return Copy(block.code, f"{place} ({block.language})" if block.language else place)
+    return (code, f"{place} ({language})" if language else place)

@@ -1,8 +1,4 @@
-"""A chat as a file: Markdown to read, JSON for programs, a trace to replay.
-
-Owns what such a file says. Knows chats and the trace format; no screen, and where to write only as
-an open file.
-"""
+"""A chat as a file: Markdown to read, JSON for programs, a trace to replay."""
 
 import json
 import time
@@ -28,6 +24,7 @@ from sequoia_core.recording.replay_engine import Asked
 from ..state.answer import Answer
 from ..state.history import Exchange, History
 from ..state.sanitize import visible
+from .words import counted
 
 JSON_FORMAT = "sequoia-chat"
 JSON_VERSION = 1
@@ -35,11 +32,11 @@ _QUOTED = 60
 
 
 @dataclass(frozen=True, slots=True)
-class Chat:
+class ExportedChat:
     """What is exported.
 
     Attributes:
-        pair: who answers now, or None before the models are loaded.
+        pair: the models, or None before they are loaded.
         history: every exchange.
         when: of the export, seconds since the epoch.
     """
@@ -50,21 +47,21 @@ class Chat:
 
     @property
     def name(self) -> str:
-        """Of who answers."""
+        """The name of the model."""
         return self.pair.target if self.pair else "Answer"
 
 
 def asked(exchange: Exchange) -> Asked:
-    """The prompt of an exchange, as a trace has it."""
+    """The prompt of an exchange as a trace records it."""
     return Asked(exchange.prompt, exchange.id, exchange.parent, exchange.started)
 
 
 def answer_events(answer: Answer, steps: Sequence[Step]) -> Iterator[Event]:
-    """The events that an answer grew from; notices are not kept with it.
+    """The events that an answer was made from, without notices.
 
     Args:
-        answer: its own steps may have been forgotten.
-        steps: all of them; where some are missing, their text is there without its tree.
+        answer: its own steps may have been dropped.
+        steps: all its steps; of missing ones there is the text without the tree.
     """
     changes: dict[int, list[Event]] = {}
     for each in answer.trees:
@@ -77,7 +74,7 @@ def answer_events(answer: Answer, steps: Sequence[Step]) -> Iterator[Event]:
         yield answer.prefill
     for index in range(1, last + 1):
         yield from changes.pop(index, [])
-        # What was held back to the end is told with the last step here.
+        # Text held back to the end comes with the last step.
         if index in texts:
             yield texts[index]
         if index in by_index:
@@ -89,7 +86,7 @@ def answer_events(answer: Answer, steps: Sequence[Step]) -> Iterator[Event]:
 
 
 def _texts(answer: Answer) -> dict[int, TextDelta]:
-    """The text by step, as the model wrote it wherever it can be told apart again."""
+    """The text by step, as the model wrote it where that can be assigned to the tokens."""
     pieces: dict[int, list[Piece]] = {}
     verbatim, at = answer.verbatim, 0
     aligned = sum(len(span.text) for span in answer.spans) == len(verbatim)
@@ -106,8 +103,8 @@ def _texts(answer: Answer) -> dict[int, TextDelta]:
 # JSON
 
 
-def as_json(chat: Chat) -> str:
-    """One object: every exchange with its text and figures, and which branch is on show."""
+def as_json(chat: ExportedChat) -> str:
+    """One object: every exchange with its text and figures, and the branch on show."""
     document: dict[str, Any] = {
         "format": JSON_FORMAT,
         "version": JSON_VERSION,
@@ -163,8 +160,8 @@ def _instant(seconds: float) -> str:
 # Markdown
 
 
-def as_markdown(chat: Chat) -> str:
-    """The branch on show with its figures, then what stands on other branches."""
+def as_markdown(chat: ExportedChat) -> str:
+    """The branch on show with its figures, then the other branches."""
     branch = chat.history.branch
     shown = {each.id for each in branch}
     others = [each for each in chat.history.exchanges.values() if each.id not in shown]
@@ -182,9 +179,9 @@ def as_markdown(chat: Chat) -> str:
     return "\n\n".join(parts) + "\n"
 
 
-def _about(chat: Chat, shown: int, others: int) -> str:
+def _about(chat: ExportedChat, shown: int, others: int) -> str:
     when = time.strftime("%Y-%m-%d %H:%M", time.localtime(chat.when))
-    parts = [f"Exported {when}", _count(shown, "answer")]
+    parts = [f"Exported {when}", counted(shown, "answer")]
     if others:
         parts[-1] += f", {others} more on other branches"
     if chat.pair:
@@ -193,7 +190,7 @@ def _about(chat: Chat, shown: int, others: int) -> str:
     return f"*{_inline(' · '.join(parts))}*"
 
 
-def _section(chat: Chat, exchange: Exchange, heading: str) -> list[str]:
+def _section(chat: ExportedChat, exchange: Exchange, heading: str) -> list[str]:
     siblings = chat.history.siblings(exchange)
     place = f" ({siblings.index(exchange) + 1} of {len(siblings)})" if len(siblings) > 1 else ""
     prompt = "\n".join(f"> {line}".rstrip() for line in visible(exchange.prompt).split("\n"))
@@ -210,7 +207,7 @@ def _section(chat: Chat, exchange: Exchange, heading: str) -> list[str]:
 
 
 def _closed(text: str) -> str:
-    """The text with a code block that was cut ended, or it would swallow what follows."""
+    """The text with an open code block closed, or it would contain what follows."""
     *_, last = MarkdownIt("commonmark").parse(text + "\n\nend")
     return f"{text}\n{last.markup}" if last.type == "fence" else text
 
@@ -243,7 +240,7 @@ def _table(branch: Sequence[Exchange]) -> str:
 def _tree(tree: TreeChosen) -> str:
     if tree.nodes <= 1:
         return "plain"
-    return _inline(f"{tree.growmap} {tree.nodes}x{tree.depth}".strip())
+    return _inline(f"{tree.growmap} {tree.nodes}x{tree.depth}")
 
 
 def _quoted(text: str) -> str:
@@ -253,10 +250,6 @@ def _quoted(text: str) -> str:
 
 
 def _inline(text: str) -> str:
-    """Text of one line that is not to be read as Markdown."""
+    """Text as one line without Markdown."""
     line = " ".join(visible(text).split())
     return "".join("\\" + char if char in "\\`*_[]<>|#" else char for char in line)
-
-
-def _count(number: int, noun: str) -> str:
-    return f"{number} {noun}" if number == 1 else f"{number} {noun}s"

@@ -1,7 +1,7 @@
-"""The Markdown that models write, read so that nothing of it is lost.
+"""The dialect of Markdown that models write.
 
-CommonMark with tables and strikethrough, but formulas, entities and definitions of links stay as
-they were written: models write TeX and name HTML in their answers. Knows nothing of drawing.
+CommonMark with tables and strikethrough. Formulas, entities, HTML and definitions of links stay as
+they were written: models write TeX and name HTML in their answers.
 """
 
 import re
@@ -18,12 +18,12 @@ _ENDS = {"\\(": "\\)", "\\[": "\\]", "$$": "$$"}
 _BEGIN = re.compile(r"\\begin(\{[A-Za-z]+\*?\})")
 _DOLLARS = re.compile(r"\$(?![\s$])(?:\\[^\n]|\*(?!\*)|[^$\\\n`*])+?(?<!\s)\$(?![\d$])")
 _ESCAPED = re.compile(r"\\(?:[*_`#~|<>$\n]|(?<=[0-9]\\)\.(?=\s|$)|(?<!\S\\)[+-](?=\s|$))")
-"""What a backslash is taken from; before others it is TeX, a path or a regular expression.
+"""Where a backslash is markup; elsewhere it is TeX, a path or a regular expression.
 
-Points, pluses and dashes are escaped where they would begin a list.
+Full stops, pluses and dashes are escaped where they would begin a list.
 """
 _DEEPEST = 30
-"""Of nested blocks, a list being two; each takes frames of the interpreter's stack."""
+"""Levels of nested blocks, of which a list takes two; each takes frames of the stack."""
 _LITERAL = re.compile(
     r"(?<=[0-9A-Za-z)\]])\*(?=[0-9A-Za-z])|(?<=[0-9)])\*(?=[(\\])"  # a*b
     r"|(?<=[0-9A-Za-z)\]])\*\*(?=[0-9])"  # a**2
@@ -32,13 +32,13 @@ _LITERAL = re.compile(
     r"|\*{1,2}(?:kw)?args\b|__[a-z][a-z0-9_]*__"  # **kwargs, __init__
     r"|(?<=[0-9A-Za-z_)\]])\[|\[(?=[&=]?\]\()"  # handlers[name](event), [](){ return 1; }
 )
-"""Asterisks, underscores and brackets that are no markup."""
+"""Asterisks, underscores and brackets that are not markup."""
 
 
 def markdown_parser() -> MarkdownIt:
-    """The dialect of answers. HTML is not parsed: a model's `<tag>` must be seen."""
+    """A parser of this dialect."""
     parser = MarkdownIt("commonmark", {"html": False}).enable(["strikethrough", "table"])
-    # a decoded entity may be invisible, or reorder its neighbours
+    # A decoded entity may be invisible, or reorder its neighbours.
     parser.disable(["entity", "reference"])
     parser.normalizeLink = str  # type: ignore[assignment,method-assign]  # as written
     parser.inline.ruler.before("escape", "formula", _formula)
@@ -54,7 +54,7 @@ def markdown_parser() -> MarkdownIt:
 
 
 def _formula(state: StateInline, silent: bool) -> bool:
-    """A formula within a line: text as it stands."""
+    """A formula within a line is text."""
     start = state.pos
     closing = _closing(state.src, start)
     if closing is None:
@@ -72,14 +72,14 @@ def _formula(state: StateInline, silent: bool) -> bool:
 
 
 def _closing(text: str, at: int = 0) -> str | None:
-    """What ends a formula that begins there; None if none does."""
+    """The end mark of a formula that begins at a place, or None."""
     if begun := _BEGIN.match(text, at):
         return f"\\end{begun[1]}"
     return _ENDS.get(text[at : at + 2])
 
 
 def _escape(state: StateInline, silent: bool) -> bool:
-    """A backslash that is none of Markdown's is text."""
+    """A backslash that is not markup is text."""
     if state.src[state.pos] != "\\":
         return False
     if _ESCAPED.match(state.src, state.pos):
@@ -92,7 +92,7 @@ def _escape(state: StateInline, silent: bool) -> bool:
 
 
 def _literal(state: StateInline, silent: bool) -> bool:
-    """What CommonMark would take for emphasis, and models mean as it stands."""
+    """CommonMark would take it for emphasis; models mean the character."""
     found = _LITERAL.match(state.src, state.pos, state.posMax)
     if found is None:
         return False
@@ -103,7 +103,7 @@ def _literal(state: StateInline, silent: bool) -> bool:
 
 
 def _formula_block(state: StateBlock, start: int, end: int, silent: bool) -> bool:
-    """A formula of several lines; like a fence it needs no end, and a blank line ends it too."""
+    """A formula of several lines; it ends at its end mark, a blank line or the document's end."""
     if state.is_code_block(start):
         return False
     line = _line(state, start)
@@ -125,7 +125,7 @@ def _formula_block(state: StateBlock, start: int, end: int, silent: bool) -> boo
 
 
 def _deep(state: StateBlock, start: int, end: int, silent: bool) -> bool:
-    """What is nested too deep stands as it was written; the library would leave it out."""
+    """Blocks nested too deep are text; the library would leave them out."""
     if silent or state.level < _DEEPEST:
         return False
     token = state.push("formula", "formula", 0)
@@ -140,7 +140,7 @@ def _line(state: StateBlock, at: int) -> str:
 
 
 def _table(state: StateBlock, start: int, end: int, silent: bool) -> bool:
-    """A table whose rows keep the cells that have no heading."""
+    """A table whose rows keep cells without a heading."""
     before = len(state.tokens)
     if not table(state, start, end, silent):
         return False

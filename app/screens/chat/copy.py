@@ -27,4 +27,4 @@ def copy_asked(chat: "ChatScreen", asked: CopyAsked) -> None:
         copy = copy_code(answers, asked.number)
     else:
         copy = copy_answer(answers, asked.number or 1)
-    chat.app.copy_text(copy.text, copy.what)
+    chat.app.copy_text(*copy)

@@ -16,7 +16,7 @@ from sequoia_core.files import text_written_whole, write_whole
 from sequoia_core.recording.trace_file import Entry, write_event, write_header
 
 from ...config.destination import to_be_written
-from ...present.export import Chat, answer_events, as_json, as_markdown, asked
+from ...present.export import ExportedChat, answer_events, as_json, as_markdown, asked
 from ...state.history import Exchange
 
 if TYPE_CHECKING:
@@ -41,7 +41,7 @@ def begin_export(chat: "ChatScreen", given: str) -> None:
         SequoiaError: it cannot be written; nothing was.
     """
     path = _checked(given)
-    export = Chat(chat.pair, chat.branching.history, time.time())
+    export = ExportedChat(chat.pair, chat.branching.history, time.time())
     if path.suffix == ".svg":
         # Once more is drawn the command is no longer in the prompt.
         chat.call_after_refresh(lambda: _picture(chat, path))
@@ -65,7 +65,7 @@ def _checked(given: str) -> Path:
     return file
 
 
-async def _write(chat: "ChatScreen", export: Chat, path: Path) -> None:
+async def _write(chat: "ChatScreen", export: ExportedChat, path: Path) -> None:
     try:
         with text_written_whole(path, private=True) as file:
             if path.suffix == ".jsonl":
@@ -82,7 +82,7 @@ async def _write(chat: "ChatScreen", export: Chat, path: Path) -> None:
         chat.note(f"exported: {path}{said}")
 
 
-async def _write_trace(chat: "ChatScreen", export: Chat, file: TextIO) -> str:
+async def _write_trace(chat: "ChatScreen", export: ExportedChat, file: TextIO) -> str:
     """Write prompts and events, an exchange at a time, so that the keyboard stays alive.
 
     Returns:

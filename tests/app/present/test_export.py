@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 from markdown_it import MarkdownIt
 
-from app.present.export import Chat, answer_events, as_json, as_markdown, asked
+from app.present.export import ExportedChat, answer_events, as_json, as_markdown, asked
 from app.state.answer import Answer
 from app.state.history import History
 from sequoia_core.events import (
@@ -34,12 +34,12 @@ def answer_of(events: tuple[Event, ...], prompt: str = "Why?") -> Answer:
     return answer
 
 
-def chat_of(*texts: str) -> Chat:
+def chat_of(*texts: str) -> ExportedChat:
     history = History()
     for number, text in enumerate(texts):
         answer = answer_of(make_answer(text), f"Question {number}?")
         history.begin(answer.prompt, answer, WHEN + number)
-    return Chat(PAIR, history, WHEN)
+    return ExportedChat(PAIR, history, WHEN)
 
 
 def test_an_answer_gives_back_the_events_it_grew_from() -> None:
@@ -126,7 +126,7 @@ def test_markdown_obeys_no_escape_and_no_torn_code_swallows_what_follows() -> No
 def test_a_name_with_markup_is_a_name() -> None:
     history = History()
     history.begin("a", answer_of((Failed("*no* `memory`"),)), WHEN)
-    text = as_markdown(Chat(None, history, WHEN))
+    text = as_markdown(ExportedChat(None, history, WHEN))
     assert r"failed: \*no\* \`memory\`" in text
 
 

@@ -27,7 +27,7 @@ from tests.app.driving import Driver, driving
 from tests.fakes import ANSWER, make_answer, replay
 
 OSC_52 = re.compile("\x1b\\]52;c;([A-Za-z0-9+/=]*)\x07")
-CODE = next(block.code for block in code_blocks(ANSWER))
+CODE = code_blocks(ANSWER)[0][0]
 
 
 def received(sequence: str) -> str:
@@ -122,7 +122,7 @@ def test_what_was_tried_is_told() -> None:
 
 def test_code_blocks_are_those_a_person_sees() -> None:
     text = "a\n\n```python\nx = 1\n```\n- b\n\n      y\n\n~~~\n```\n~~~\n\n    z\n\n```\nopen"
-    assert [(block.language, block.code) for block in code_blocks(text)] == [
+    assert [(language, code) for code, language in code_blocks(text)] == [
         ("python", "x = 1\n"), ("", "y\n"), ("", "```\n"), ("", "z\n"), ("", "open"),
     ]  # fmt: skip
     assert code_blocks("no code, `none`") == []
@@ -130,10 +130,10 @@ def test_code_blocks_are_those_a_person_sees() -> None:
 
 def test_what_is_copied_is_counted_from_where_a_person_would() -> None:
     answers = ["one", "```\na\n```\n\n```sh\nb\n```", "three"]
-    assert copy_answer(answers).text == "three"
-    assert copy_answer(answers, 3).text == "one"
-    assert (copy_code(answers).text, copy_code(answers).what) == ("b\n", "code block 2 of 2 (sh)")
-    assert copy_code(answers, 1).text == "a\n"
+    assert copy_answer(answers)[0] == "three"
+    assert copy_answer(answers, 3)[0] == "one"
+    assert copy_code(answers) == ("b\n", "code block 2 of 2 (sh)")
+    assert copy_code(answers, 1)[0] == "a\n"
     with pytest.raises(CopyError, match="nothing to copy"):
         copy_answer([])
     with pytest.raises(CopyError, match="only 3 answers"):
@@ -202,7 +202,7 @@ async def test_keys_and_commands_copy(monkeypatch: pytest.MonkeyPatch) -> None:
         chat.prompt.text = ""
         await chat.type("/copy code", "enter")
         await chat.type("/copy code 2", "enter")
-        assert "only one code block" in chat.hint
+        assert "only 1 code block" in chat.hint
         chat.prompt.text = ""
         await chat.type("/copy selection", "enter")
         assert "nothing is selected" in chat.hint
