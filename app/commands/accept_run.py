@@ -14,7 +14,7 @@ import typer
 from sequoia_core.data import DataSpec, check_source
 from sequoia_core.errors import ParameterError
 
-from ..config.destination import picture_to_be_written, result_to_be_written
+from ..config.output_files import output_picture, output_result
 from ..engine import build
 from .progress import progress_line
 
@@ -88,8 +88,8 @@ def measure(flags: Mapping[str, Any], task: Task, results: Results) -> None:
     """
     from ..config.load import load_settings
 
-    dst = result_to_be_written(results.dst or DST)
-    picture = picture_to_be_written(results.picture)
+    dst = output_result(results.dst or DST)
+    picture = output_picture(results.picture)
     check_source(task.data.source)
     settings = load_settings(flags)
     with progress_line() as progress:

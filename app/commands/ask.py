@@ -29,7 +29,7 @@ from sequoia_core.text.detokenizer import well_formed
 from sequoia_core.tree.choice import ADAPTIVE
 
 from ..config import resolve
-from ..config.destination import to_be_written
+from ..config.output_files import output_file
 from ..engine import build
 from .options import with_settings
 from .progress import progress_line
@@ -176,7 +176,7 @@ def ask(
     text = read_prompt(prompt or [], sys.stdin)
     say = _whisper if not quiet else _nothing
     say(resolve.chosen_models(settings).remark)
-    file = to_be_written(trace, private=True)
+    file = output_file(trace, private=True)
     with progress_line(quiet) as progress:
         chat = build.build_chat(settings, progress, insight=settings.insight and file is not None)
     say(chat.description.remark)

@@ -16,7 +16,7 @@ from sequoia_core.errors import ParameterError
 from sequoia_core.events import Progress
 
 from ..config import resolve
-from ..config.destination import to_be_written
+from ..config.output_files import output_file
 from ..engine import build
 from . import machine
 from .options import MODEL_OPTIONS, with_settings
@@ -89,7 +89,7 @@ def bench(
         return
     idle = {name: value for name, value in flags.items() if name not in COMPARED}
     _refuse(idle, "the comparison")
-    json_file, markdown = to_be_written(json_file), to_be_written(markdown)
+    json_file, markdown = output_file(json_file), output_file(markdown)
     given = flags.pop("temperature", None)
     plan = BenchPlan(
         peer_draft=peer_draft,

@@ -17,7 +17,7 @@ from sequoia_core.errors import ParameterError, SequoiaError
 from sequoia_core.model.loading.catalogue import catalogue
 
 from ..config import resolve
-from ..config.destination import picture_to_be_written, to_be_written
+from ..config.output_files import output_file, output_picture
 from ..config.settings import Settings
 from ..engine import build
 from .progress import progress_line
@@ -175,8 +175,8 @@ def fill_table(
     from sequoia_core.reproduce.paper_run import PaperRun
     from sequoia_core.reproduce.result_lines import ResultLines
 
-    picture = picture_to_be_written(results.picture)
-    file = to_be_written(results.dst / _FILE)
+    picture = output_picture(results.picture)
+    file = output_file(results.dst / _FILE)
     assert file is not None
     for dataset in choice.datasets:
         check_source(dataset)

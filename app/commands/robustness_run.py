@@ -14,7 +14,7 @@ import typer
 from sequoia_core.data import DataSpec
 from sequoia_core.errors import ParameterError
 
-from ..config.destination import picture_to_be_written, to_be_written
+from ..config.output_files import output_file, output_picture
 from ..engine import build
 from .progress import progress_line
 from .testbed_run import INTERRUPTED, Results
@@ -70,7 +70,7 @@ def run_study(flags: Mapping[str, Any], task: Task, dst: Path, results: Results)
     """
     from ..config.load import load_settings
 
-    picture, file = picture_to_be_written(results.picture), to_be_written(dst)
+    picture, file = output_picture(results.picture), output_file(dst)
     assert file is not None
     settings = load_settings(flags)
     with progress_line() as progress:

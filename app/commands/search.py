@@ -13,7 +13,7 @@ import typer
 
 from sequoia_core.errors import ParameterError
 
-from ..config.destination import picture_to_be_written, result_to_be_written
+from ..config.output_files import output_picture, output_result
 from . import reproduce_options
 from .progress import progress_line
 
@@ -127,8 +127,8 @@ def _search(
 
     file = SearchFile.read(config) if config is not None else None
     wanted = file.config if file is not None else given.config()
-    dst = result_to_be_written(files[0] or (file.dst if file is not None else DST))
-    picture = picture_to_be_written(files[1])
+    dst = output_result(files[0] or (file.dst if file is not None else DST))
+    picture = output_picture(files[1])
     vector = file.vector if file is not None else given.vector
     assert vector is not None
     with progress_line() as progress:

@@ -15,7 +15,7 @@ from sequoia_core.config import Mode, SamplingParams
 from sequoia_core.data import DataSpec
 from sequoia_core.errors import ParameterError, SequoiaError
 
-from ..config.destination import picture_to_be_written
+from ..config.output_files import output_picture
 from ..engine import build
 from .progress import progress_line
 from .reproduce_options import DRAFT_TOP_P
@@ -107,7 +107,7 @@ def run_testbed(flags: Mapping[str, Any], task: Task, results: Results) -> None:
     """
     from ..config.load import load_settings
 
-    picture = picture_to_be_written(results.picture)
+    picture = output_picture(results.picture)
     settings = load_settings(flags)
     with progress_line() as progress:
         pair = build.load_chosen(settings, progress)

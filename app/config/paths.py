@@ -1,7 +1,4 @@
-"""Where a person's files lie, by the conventions of the operating system (XDG on Linux).
-
-Owns the names of folders; creates none.
-"""
+"""Where a person's files are, by the conventions of the operating system (XDG on Linux)."""
 
 from pathlib import Path
 
@@ -16,12 +13,12 @@ def config_file() -> Path:
 
 
 def cache_folder() -> Path:
-    """Measured times and digests; may be deleted at any time."""
+    """Files that may be deleted at any time: measured times and digests."""
     return platformdirs.user_cache_path(_APP)
 
 
 def data_folder() -> Path:
-    """What a person would miss."""
+    """Files that a person would miss."""
     return platformdirs.user_data_path(_APP)
 
 

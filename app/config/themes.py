@@ -1,11 +1,8 @@
 """Themes from TOML files: one file per theme, packaged ones and a person's own.
 
-Owns the file format and where packaged themes lie. Knows Textual's `Theme` and nothing of widgets.
-
-A file has `name`, `dark`, perhaps `ansi` (true: its colours are the terminal's own), a table
-`colors` (Textual's names: primary, secondary, accent, foreground, background, surface, panel,
-warning, error, success) and a table `variables` (the app's own names, in `APP_COLORS`, and any of
-Textual's theme variables).
+A file has `name`, `dark`, optionally `ansi` (true: its colours are the terminal's own), a table
+`colors` (Textual's names, `_THEME_COLORS`) and a table `variables` (the app's own names,
+`APP_COLORS`, and any of Textual's theme variables).
 """
 
 from collections.abc import Iterable
@@ -26,7 +23,7 @@ DEFAULT_THEME = "sequoia"
 _MOST_BYTES = 1_000_000
 _LONGEST_NAME = 60
 _STYLE = "style"
-"""In the names of variables that are no colours."""
+"""Part of the names of variables that are text styles."""
 APP_COLORS = (
     "accepted", "rejected", "unreached", "bonus", "root",
     "draft", "verify", "bookkeeping", "speedup", "user", "notice",
@@ -37,11 +34,11 @@ _THEME_COLORS = (
     "warning", "error", "success",
 )  # fmt: skip
 TERMINAL_THEME = "terminal"
-"""Made of the terminal's own sixteen colours, for terminals that have no others."""
+"""Uses the terminal's own sixteen colours."""
 
 
 def least_contrast(theme: Theme) -> float:
-    """Contrast ratio that text of a theme has: 7 where the theme is called after its contrast."""
+    """The contrast ratio that a theme promises for text: 7 if its name has the word."""
     return 7.0 if "contrast" in theme.name else 4.5
 
 
@@ -51,7 +48,7 @@ class ThemeError(SequoiaError):
 
 @dataclass(frozen=True, slots=True)
 class Themes:
-    """What was found: usable themes, and one line for each file that was skipped."""
+    """Usable themes, and one line for each file that was skipped."""
 
     themes: tuple[Theme, ...]
     problems: tuple[str, ...]
@@ -61,7 +58,7 @@ class ThemeFolders:
     """Folders of themes, read again when a file in them changes.
 
     Args:
-        folders: a theme of a later one replaces one of its name.
+        folders: a theme in a later one replaces one of the same name.
     """
 
     def __init__(self, folders: Iterable[Path]) -> None:
@@ -74,10 +71,9 @@ class ThemeFolders:
         return load_themes(self._folders)
 
     def changes(self) -> Themes | None:
-        """The themes whose files are new or changed since the last look; None if there are none.
+        """The themes whose files are new or changed since the last call; None if none are.
 
-        A file that is broken now is among the problems only, so that the theme it held before may
-        stay.
+        A file that is broken now is listed among the problems only: its old theme may stay.
         """
         before, self._seen = self._seen, self._stamps()
         fresh = [path for path, stamp in self._seen.items() if before.get(path) != stamp]
@@ -89,7 +85,7 @@ class ThemeFolders:
             for path in sorted(folder.glob("*.toml")):
                 try:
                     stat = path.stat()
-                except OSError:  # gone since, or a link to nowhere: reading it says so
+                except OSError:  # deleted, or a broken link: reading reports it
                     stamps[path] = (0, 0)
                 else:
                     stamps[path] = (stat.st_mtime_ns, stat.st_size)
@@ -97,13 +93,13 @@ class ThemeFolders:
 
 
 def packaged_folder() -> Path:
-    """Where the themes of this package lie, installed or in a checkout."""
+    """The themes of this package, installed or in a checkout."""
     installed = Path(__file__).parents[1] / "themes"
     return installed if installed.is_dir() else Path(__file__).parents[2] / "themes"
 
 
 def load_themes(folders: Iterable[Path]) -> Themes:
-    """Read every `*.toml` of the folders; a later theme replaces an earlier one of its name."""
+    """Every theme in the folders; a later one replaces an earlier one of the same name."""
     return _load([path for folder in folders for path in sorted(folder.glob("*.toml"))])
 
 
@@ -127,21 +123,18 @@ def load_theme(path: Path) -> Theme:
         ThemeError: it cannot be read, is no TOML, or has an unknown entry or a bad colour.
     """
     try:
-        table = parse_toml(read_text(path, _MOST_BYTES))
+        return _read(parse_toml(read_text(path, _MOST_BYTES)))
     except OSError as error:
-        raise ThemeError(f"theme {path}: {error.strerror}; skipped") from None
+        problem = error.strerror
     except UnicodeDecodeError:
-        raise ThemeError(f"theme {path}: not UTF-8 text; skipped") from None
-    except ValueError as error:
-        raise ThemeError(f"theme {path}: {error}; skipped") from None
-    try:
-        return _read(table)
-    except ThemeError as error:
-        raise ThemeError(f"theme {path}: {error}; skipped") from None
+        problem = "not UTF-8 text"
+    except (ValueError, ThemeError) as error:
+        problem = str(error)
+    raise ThemeError(f"theme {path}: {problem}; skipped")
 
 
 def app_color_defaults(theme: Theme) -> dict[str, str]:
-    """The app's own colours for a theme that does not name them, made of those it has."""
+    """The app's own colours for a theme that does not name them, from those it has."""
     success = theme.success or "#4EBF71"
     warning = theme.warning or "#ffa62b"
     foreground = theme.foreground or ("#e0e0e0" if theme.dark else "#202020")
@@ -184,10 +177,10 @@ def _read(table: dict[str, Any]) -> Theme:
 
 
 def _check_variables(theme: Theme) -> None:
-    """Look whether each variable makes a rule; one that does not ends the app that uses it.
+    """Check that a style sheet with each variable parses: one that does not ends the app.
 
     Raises:
-        ThemeError: one does not.
+        ThemeError: one does not parse.
     """
     odd = {key: value for key, value in theme.variables.items() if not _is_plain(key, value)}
     if not odd:
@@ -196,7 +189,7 @@ def _check_variables(theme: Theme) -> None:
     known |= replace(theme, variables={}).to_color_system().generate()
     for key, value in odd.items():
         if key not in known:
-            continue  # nothing uses it
+            continue  # unused
         kind = "text-style" if _STYLE in key else "color"
         sheet = Stylesheet(variables=known | {key: value})
         sheet.add_source(f"Screen {{ {kind}: ${key}; }}")
@@ -207,7 +200,7 @@ def _check_variables(theme: Theme) -> None:
 
 
 def _is_plain(key: str, value: str) -> bool:
-    """Whether it is a colour where one is wanted, as most are: a rule would cost milliseconds."""
+    """Whether it is a colour where one is wanted; parsing a style sheet would take milliseconds."""
     try:
         Color.parse(value)
     except ColorParseError:

@@ -1,8 +1,8 @@
-"""Textual's drivers with an input that nothing ends, and an end that loses nothing.
+"""Textual's drivers, made robust against bad input and a terminal that goes away.
 
-Textual 8.2 lets a byte or a report that it cannot read end its input thread, and the app with exit
-code 0; a terminal that goes away ends the process at once, what was typed with it. Here the app
-ends in order, with an exit code that says so. Overrides what is not public in `Driver`.
+In Textual 8.2 a byte or a report that it cannot read ends the input thread, and the app with exit
+code 0; a closed terminal ends the process at once, and typed text is lost. Here the app ends in
+order, with an exit code that says so. Overrides private parts of `Driver`.
 """
 
 import asyncio
@@ -26,19 +26,19 @@ from textual.message import Message
 from .terminal_input import TerminalInput
 
 GONE = 128 + signal.SIGHUP
-"""Exit code after the terminal or the browser's window went away."""
+"""Exit code after the terminal or the browser's window was closed."""
 _READ_BYTES = 65536
 _LOOK_SECONDS = 0.1
 _LONGEST_SIDE = 1000
 
 
-def driver_for(textuals: type[Driver]) -> type[Driver]:
-    """The driver in place of one of Textual's."""
+def driver_for(driver: type[Driver]) -> type[Driver]:
+    """The replacement for one of Textual's drivers."""
     ours: dict[type[Driver], type[Driver]] = {
         LinuxDriver: TerminalDriver,
         WebDriver: BrowserDriver,
     }
-    return ours.get(textuals, textuals)
+    return ours.get(driver, driver)
 
 
 class TerminalDriver(LinuxDriver):
@@ -46,18 +46,18 @@ class TerminalDriver(LinuxDriver):
 
     def __init__(self, *given: Any, **named: Any) -> None:
         super().__init__(*given, **named)
-        # for the thread that writes: it must go on emptying its queue, else the app waits for it
+        # the writer thread must go on emptying its queue, or the app waits for it
         self._file: Any = _Output(self._file)
 
     def start_application_mode(self) -> None:
-        """As the base class; signals that end the process end the app first."""
+        """As the base class; a signal that ends the process ends the app first."""
         super().start_application_mode()  # type: ignore[no-untyped-call]
         _leave_on_signals(self._app)
 
     def _sigcont_application(self, *given: Any) -> None:
-        """Go on after SIGSTOP too, which leaves no time to give the terminal back before."""
+        """Resume after SIGSTOP too, which leaves no time to restore the terminal first."""
         if self._auto_restart and not self._must_signal_resume:
-            self.suspend_application_mode()  # else a second thread would read the terminal
+            self.suspend_application_mode()  # or a second thread would read the terminal
         super()._sigcont_application(*given)
 
     def _run_input_thread(self) -> None:
@@ -76,11 +76,11 @@ class TerminalDriver(LinuxDriver):
                     _process(self, reader.tick())
                     continue
                 data = b""
-                with suppress(OSError):  # how Linux says that the other end is closed
+                with suppress(OSError):  # Linux: the other end is closed
                     data = os.read(self.fileno, _READ_BYTES)
                 if not data:
                     _process(self, reader.close())
-                    self._app.call_later(leave, self._app, GONE)
+                    self._app.call_later(partial(self._app.exit, return_code=GONE))
                     return
                 _process(self, reader.feed(data))
 
@@ -89,7 +89,7 @@ class BrowserDriver(WebDriver):
     """A window of a browser; see `web.window`."""
 
     def start_application_mode(self) -> None:
-        """As the base class; signals that end the process end the app with their exit code."""
+        """As the base class; a signal that ends the process ends the app first."""
         super().start_application_mode()
         _leave_on_signals(self._app)
 
@@ -114,10 +114,10 @@ class BrowserDriver(WebDriver):
                 _process(self, reader.tick())
         if not self.exit_event.is_set():
             _process(self, reader.close())
-            self._app.call_later(leave, self._app, GONE)
+            self._app.call_later(partial(self._app.exit, return_code=GONE))
 
     def _asked_to_end(self, payload: bytes) -> bool:
-        """Act on what the server says; what has no meaning is passed over."""
+        """Carry out a request of the server; others are ignored."""
         try:
             request = json.loads(payload)
         except ValueError:
@@ -133,46 +133,29 @@ class BrowserDriver(WebDriver):
             case {"type": "blur"}:
                 self._app.post_message(events.AppBlur())
             case {"type": "quit"}:
-                self._app.call_later(leave, self._app, GONE)
+                self._app.call_later(partial(self._app.exit, return_code=GONE))
             case {"type": "exit"}:
                 return True
         return False
 
 
 class _Output:
-    """A terminal's file; one that is gone takes what is written and shows nothing.
-
-    Args:
-        file: standard error or output.
-    """
+    """A terminal's file that ignores writes once the terminal is gone."""
 
     def __init__(self, file: TextIO | None) -> None:
         assert file is not None
-        self._to = file
+        self._file = file
 
     def write(self, text: str) -> None:
-        """Write if there is a terminal."""
         with suppress(OSError):
-            self._to.write(text)
+            self._file.write(text)
 
     def flush(self) -> None:
-        """Flush if there is a terminal."""
         with suppress(OSError):
-            self._to.flush()
+            self._file.flush()
 
     def fileno(self) -> int:
-        """Of the file."""
-        return self._to.fileno()
-
-
-def leave(app: Any, code: int) -> None:
-    """End an app in order.
-
-    Args:
-        app: of Textual.
-        code: the exit code; any but 0 says that no person asked for it.
-    """
-    app.exit(return_code=code)
+        return self._file.fileno()
 
 
 def _process(driver: Driver, messages: Iterable[Message]) -> None:
@@ -183,9 +166,9 @@ def _process(driver: Driver, messages: Iterable[Message]) -> None:
 def _leave_on_signals(app: Any) -> None:
     loop = asyncio.get_running_loop()
     for number in (signal.SIGTERM, signal.SIGHUP):
-        loop.add_signal_handler(number, partial(leave, app, 128 + number))
+        loop.add_signal_handler(number, partial(app.exit, return_code=128 + number))
 
 
 def _end_by(app: Any, error: Exception) -> None:
-    """End the app by an error of a thread, as by one of its own."""
+    """End the app with an error of a thread, as with one of its own."""
     app.call_later(app._handle_exception, error)

@@ -8,6 +8,7 @@ import sys
 import threading
 import time
 from contextlib import suppress
+from functools import partial
 from pathlib import Path
 
 from ..app import SequoiaApp
@@ -18,7 +19,7 @@ from ..config.resolve import tree_choice
 from ..engine.client import RemoteEngine
 from ..store.recorder import open_record
 from ..store.unsent import keep_unsent, take_unsent
-from ..ui.drivers import GONE, leave
+from ..ui.drivers import GONE
 
 _LOOK_SECONDS = 1.0
 _QUIT_SECONDS = 10.0
@@ -65,7 +66,7 @@ def _end_with_parent(app: SequoiaApp, parent: int) -> None:
     """A server that was killed says nothing, and its pipes are read by nobody any more."""
     while os.getppid() == parent:
         time.sleep(_LOOK_SECONDS)
-    app.call_later(leave, app, GONE)
+    app.call_later(partial(app.exit, return_code=GONE))
     time.sleep(_QUIT_SECONDS)
     os._exit(1)
 

@@ -15,7 +15,7 @@ from sequoia_core.events import Step
 from sequoia_core.files import text_written_whole, write_whole
 from sequoia_core.recording.trace_file import Entry, write_event, write_header
 
-from ...config.destination import to_be_written
+from ...config.output_files import output_file
 from ...present.export import ExportedChat, answer_events, as_json, as_markdown, asked
 from ...state.history import Exchange
 
@@ -58,7 +58,7 @@ def _checked(given: str) -> Path:
     if path.suffix not in ENDINGS:
         *some, last = ENDINGS
         raise ExportError(f"the name must end in {', '.join(some)} or {last}")
-    file = to_be_written(path, private=True)
+    file = output_file(path, private=True)
     assert file is not None
     if file.exists():
         raise ExportError(f"{given} is there already; give another name, or remove it first")

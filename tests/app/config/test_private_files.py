@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from app.app import _log_to_file
-from app.config.destination import to_be_written
+from app.config.output_files import output_file
 from app.config.themes import load_theme
 from app.store import windows
 from app.store.recorder import DatabaseRecorder
@@ -71,7 +71,7 @@ def test_a_name_that_no_file_can_have_is_one_line(
     tmp_path: Path, name: str, complaint: str
 ) -> None:
     with pytest.raises(ParameterError, match=complaint) as caught:
-        to_be_written(tmp_path / name)
+        output_file(tmp_path / name)
     assert "\n" not in str(caught.value)
     assert "\0" not in str(caught.value)
 

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from app.config.settings import load_settings
+from app.config.load import load_settings
 from app.state.race_result import kept_note
 from app.store.packing import CUT_OFF
 from app.store.recorder import DatabaseRecorder

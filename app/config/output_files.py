@@ -1,4 +1,4 @@
-"""Files that a command will write, looked at before it spends minutes on what goes into them."""
+"""Checks of the files that a command will write, before it spends minutes on their contents."""
 
 import os
 from pathlib import Path
@@ -7,12 +7,12 @@ from sequoia_core.errors import ParameterError
 from sequoia_core.files import is_file_name, make_private_folder
 
 
-def to_be_written(given: Path | None, *, private: bool = False) -> Path | None:
-    """A file in a folder that is there, so that nothing is measured for naught.
+def output_file(given: Path | None, *, private: bool = False) -> Path | None:
+    """A file that can be written; its folder is made.
 
     Args:
         given: what a person named, or None.
-        private: folders that are made for it are their owner's alone.
+        private: only the owner may enter folders that are made.
 
     Raises:
         ParameterError: it cannot be written.
@@ -29,25 +29,22 @@ def to_be_written(given: Path | None, *, private: bool = False) -> Path | None:
             file.parent.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise ParameterError(f"{given}: its folder cannot be made: {error.strerror}") from None
-    if _is_folder(file) or not os.access(file if file.exists() else file.parent, os.W_OK):
+    try:
+        taken = file.is_dir()
+    except OSError as error:
+        raise ParameterError(f"{file}: no file can be written there: {error.strerror}") from None
+    if taken or not os.access(file if file.exists() else file.parent, os.W_OK):
         raise ParameterError(f"{given}: no file can be written there")
     return file
 
 
-def _is_folder(file: Path) -> bool:
-    try:
-        return file.is_dir()
-    except OSError as error:
-        raise ParameterError(f"{file}: no file can be written there: {error.strerror}") from None
-
-
-def picture_to_be_written(given: Path | None) -> Path | None:
-    """As `to_be_written`, for a picture that can be drawn.
+def output_picture(given: Path | None) -> Path | None:
+    """As `output_file`, for a picture; also checks that matplotlib can draw it.
 
     Raises:
         ParameterError: it cannot be written or drawn.
     """
-    file = to_be_written(given)
+    file = output_file(given)
     if file is not None:
         from sequoia_core.figures.picture import check_picture
 
@@ -55,14 +52,14 @@ def picture_to_be_written(given: Path | None) -> Path | None:
     return file
 
 
-def result_to_be_written(given: Path, endings: tuple[str, ...] = (".json", ".pt")) -> Path:
-    """As `to_be_written`, for a result whose format follows from its name.
+def output_result(given: Path) -> Path:
+    """As `output_file`, for a result whose format follows from its name.
 
     Raises:
         ParameterError: it cannot be written, or its name has another ending.
     """
-    if given.suffix not in endings:
-        raise ParameterError(f"{given}: the name must end in {' or '.join(endings)}")
-    file = to_be_written(given)
+    if given.suffix not in (".json", ".pt"):
+        raise ParameterError(f"{given}: the name must end in .json or .pt")
+    file = output_file(given)
     assert file is not None
     return file
