@@ -17,7 +17,7 @@ WARM_UP_TOKENS = 16
 
 
 @dataclass(frozen=True, slots=True)
-class Comparison:
+class SpeedComparison:
     """Runs of every system on every prompt, in the same order.
 
     Attributes:
@@ -39,7 +39,7 @@ class ComparisonSet:
         interrupted: the comparisons hold only the prompts that all systems had decoded.
     """
 
-    comparisons: tuple[Comparison, ...]
+    comparisons: tuple[SpeedComparison, ...]
     broken: dict[str, str] = field(default_factory=dict)
     interrupted: bool = False
 
@@ -65,7 +65,7 @@ def compare(
         KeyboardInterrupt: it is interrupted before all have decoded a prompt.
     """
     found = ComparisonSet(
-        tuple(Comparison(each, {system.name: [] for system in systems}) for each in samplings)
+        tuple(SpeedComparison(each, {system.name: [] for system in systems}) for each in samplings)
     )
     _warm_up(systems, prompts[0], samplings, progress, found.broken)
     try:
@@ -111,7 +111,7 @@ def _warm_up(
             broken[system.name] = str(error)
 
 
-def _keep_whole_prompts(comparisons: Sequence[Comparison]) -> None:
+def _keep_whole_prompts(comparisons: Sequence[SpeedComparison]) -> None:
     """Drop the runs of prompts that not all systems have decoded in every way of sampling.
 
     Raises:

@@ -8,7 +8,7 @@ import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 
-from sequoia_core.bench.comparison import Comparison
+from sequoia_core.bench.comparison import SpeedComparison
 from sequoia_core.bench.runs import Run, System
 from sequoia_core.config import SamplingParams
 
@@ -56,7 +56,7 @@ def long_prompt(prompts: Sequence[Sequence[int]], length: int) -> list[int]:
     return (joined * -(-length // len(joined)))[:length]
 
 
-def prefill_speeds(comparison: Comparison, length: int) -> dict[str, list[float]]:
+def prefill_speeds(comparison: SpeedComparison, length: int) -> dict[str, list[float]]:
     """Prompt tokens per second of every run, by system."""
     return {
         name: [length / run.first_seconds for run in runs] for name, runs in comparison.runs.items()

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from sequoia_core.bench.comparison import Comparison
+from sequoia_core.bench.comparison import SpeedComparison
 from sequoia_core.bench.conditions import PREFILL_TOKENS
 from sequoia_core.events import PairDescription
 from sequoia_core.measure.spread import Spread
@@ -22,9 +22,9 @@ class Conditions:
         prefill_tokens: length of the prompt.
     """
 
-    prefill: Comparison | None = None
-    busy: Comparison | None = None
-    avx2: Comparison | None = None
+    prefill: SpeedComparison | None = None
+    busy: SpeedComparison | None = None
+    avx2: SpeedComparison | None = None
     prefill_tokens: int = PREFILL_TOKENS
 
 
@@ -52,7 +52,7 @@ class BenchFindings:
     pair: PairDescription
     tuned: str
     threads: int
-    comparisons: tuple[Comparison, ...]
+    comparisons: tuple[SpeedComparison, ...]
     sweeps: tuple[Mapping[int, Spread], ...]
     divergences: tuple[str, ...]
     absent: Mapping[str, str]

@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 from sequoia_core.bench import names
-from sequoia_core.bench.comparison import Comparison
+from sequoia_core.bench.comparison import SpeedComparison
 from sequoia_core.bench.conditions import busy_name, prefill_speeds
 from sequoia_core.bench.findings import BenchFindings
 from sequoia_core.bench.summary import best_tree, fastest, ratio, summarize
@@ -71,7 +71,7 @@ def _all_scores(findings: BenchFindings) -> Iterator[Score]:
         yield _ratio(conditions.busy, busy_name(name), name, wanted, what)
 
 
-def _speeds(comparison: Comparison, tree: str) -> Iterator[Score]:
+def _speeds(comparison: SpeedComparison, tree: str) -> Iterator[Score]:
     greedy = comparison.params.temperature == 0.0
     at = f", T = {comparison.params.temperature:g}"
     llama = fastest(comparison, names.LLAMA_CPP_PLAIN) or names.LLAMA_CPP
@@ -90,7 +90,7 @@ def _speeds(comparison: Comparison, tree: str) -> Iterator[Score]:
 
 
 def _ratio(
-    comparison: Comparison | None, faster: str, slower: str, wanted: float | None, what: str
+    comparison: SpeedComparison | None, faster: str, slower: str, wanted: float | None, what: str
 ) -> Score:
     found = None
     if comparison is not None and {faster, slower} <= comparison.runs.keys():
@@ -106,7 +106,7 @@ def _at_least(what: str, found: Spread | None, wanted: float | None) -> Score:
     return Score(what, found.text(2, "x"), goal, reached)
 
 
-def _texts(comparison: Comparison) -> Iterator[Score]:
+def _texts(comparison: SpeedComparison) -> Iterator[Score]:
     """Whether every way to speculate gives plain decoding's texts at temperature 0."""
     trees = [each for each in summarize(comparison) if each.name in names.TREES]
     if comparison.params.temperature == 0.0 and trees:
@@ -123,7 +123,7 @@ def _bytes(what: str, used: int | None, most: float) -> Score:
     return Score(what, megabytes(used), goal, used <= most)
 
 
-def _prefill(comparison: Comparison | None, tokens: int) -> Score:
+def _prefill(comparison: SpeedComparison | None, tokens: int) -> Score:
     found = None
     if comparison is not None and {names.PLAIN, names.PYTORCH} <= comparison.runs.keys():
         speeds = prefill_speeds(comparison, tokens)

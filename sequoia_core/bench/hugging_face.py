@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor, nn
 
-from sequoia_core.bench.runs import Run, StepClock, peer_code
+from sequoia_core.bench.runs import Run, RunClock, peer_code
 from sequoia_core.config import SamplingParams
 
 if TYPE_CHECKING:
@@ -35,7 +35,7 @@ class HuggingFaceSystem:
         if params.temperature:
             sampling = {"do_sample": True, "temperature": params.temperature, "top_k": 0}
             torch.manual_seed(params.seed or 0)
-        clock = StepClock()
+        clock = RunClock()
         watch = _Watch(clock, len(prompt_ids))
         with peer_code(), torch.inference_mode():
             output = self._model.generate(
@@ -54,7 +54,7 @@ class HuggingFaceSystem:
 class _Watch:
     """A stopping criterion that never stops; it is called once after each step."""
 
-    def __init__(self, clock: StepClock, length: int) -> None:
+    def __init__(self, clock: RunClock, length: int) -> None:
         self._clock, self._length = clock, length
 
     def __call__(self, input_ids: Tensor, *_: object, **__: object) -> Tensor:

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 from urllib.request import Request, urlopen
 
-from sequoia_core.bench.runs import NoSpeedError, PeerError, Run, StepClock, peer_code
+from sequoia_core.bench.runs import NoSpeedError, PeerError, Run, RunClock, peer_code
 from sequoia_core.config import SamplingParams
 
 CONTEXT = 2048
@@ -45,7 +45,7 @@ class LlamaCppSystem:
     def run(self, prompt_ids: Sequence[int], params: SamplingParams) -> Run:
         """Decode one prompt."""
         _check_context(prompt_ids, params)
-        clock, token_ids = StepClock(), list[int]()
+        clock, token_ids = RunClock(), list[int]()
         seen = self._forwards
         with peer_code():
             for token in self._generate(prompt_ids, params):

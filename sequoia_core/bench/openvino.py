@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from sequoia_core.bench.runs import Run, StepClock, peer_code
+from sequoia_core.bench.runs import Run, RunClock, peer_code
 from sequoia_core.config import SamplingParams
 
 DRAFTED = 3
@@ -36,7 +36,7 @@ class OpenVinoSystem:
         import openvino as ov
 
         ids = ov.Tensor(np.array([list(prompt_ids)], dtype=np.int64))
-        clock = StepClock()
+        clock = RunClock()
         with peer_code():
             result = self._pipeline.generate(ids, self._config(params), _streamer(clock))
         return clock.run(result.tokens[0])
@@ -57,7 +57,7 @@ class OpenVinoSystem:
         return config
 
 
-def _streamer(clock: StepClock) -> Any:
+def _streamer(clock: RunClock) -> Any:
     """Receives each step's tokens."""
     import openvino_genai as genai
 

@@ -11,7 +11,7 @@ from statistics import fmean
 from typing import TYPE_CHECKING, Protocol
 
 from sequoia_core.bench import names
-from sequoia_core.bench.runs import Run, StepClock, average_parts
+from sequoia_core.bench.runs import Run, RunClock, average_parts
 from sequoia_core.config import Lookup, Mode, SamplingParams
 from sequoia_core.decode.baseline_timer import NoBaseline
 from sequoia_core.decode.engine import Engine
@@ -75,7 +75,7 @@ class OwnSystem:
             pass  # an answer that is cancelled at once empties the caches
         steps: list[Step] = []
         tree = ""
-        clock = StepClock()
+        clock = RunClock()
         for event in self._engine.generate(prompt_ids, params):
             if isinstance(event, Step):
                 clock.step(len(event.token_ids))

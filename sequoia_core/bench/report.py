@@ -9,7 +9,7 @@ from datetime import date
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
-from sequoia_core.bench.comparison import Comparison
+from sequoia_core.bench.comparison import SpeedComparison
 from sequoia_core.bench.conditions import prefill_speeds
 from sequoia_core.bench.findings import BenchFindings
 from sequoia_core.bench.goals import megabytes, scores
@@ -100,7 +100,7 @@ def as_values(findings: BenchFindings, setting: BenchSetting) -> dict[str, objec
     }
 
 
-def _comparison_values(comparison: Comparison) -> dict[str, object]:
+def _comparison_values(comparison: SpeedComparison) -> dict[str, object]:
     return {
         "params": encode(comparison.params),
         "rows": encode(summarize(comparison)),
@@ -265,7 +265,7 @@ def goals_table(findings: BenchFindings) -> list[str]:
     return _table(["", "measured", "wanted", "reached"], rows)
 
 
-def _systems(comparison: Comparison) -> list[str]:
+def _systems(comparison: SpeedComparison) -> list[str]:
     prompts = len(next(iter(comparison.runs.values())))
     heads = (
         "system", "tokens/s", "ratio", "tokens/step", "first ms", "tree", "draft ms", "verify ms",
@@ -300,7 +300,7 @@ def _absences(findings: BenchFindings) -> Iterator[str]:
         yield f"- pictures: matplotlib is not installed; install it with: {INSTALL}"
 
 
-def _heading(comparison: Comparison) -> str:
+def _heading(comparison: SpeedComparison) -> str:
     return f"Temperature {comparison.params.temperature:g}"
 
 

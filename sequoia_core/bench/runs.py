@@ -97,7 +97,7 @@ class System(Protocol):
 
 
 @dataclass(slots=True)
-class StepClock:
+class RunClock:
     """Reads the clock after each step of a run; starts when it is made."""
 
     began: float = field(default_factory=perf_counter)

@@ -10,7 +10,7 @@ from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, TypeVar
 
 from sequoia_core.bench import BenchPlan, names
-from sequoia_core.bench.comparison import WARM_UP_TOKENS, Comparison, ComparisonSet, compare
+from sequoia_core.bench.comparison import WARM_UP_TOKENS, SpeedComparison, ComparisonSet, compare
 from sequoia_core.bench.conditions import (
     PREFILL_PARAMS,
     PREFILL_TOKENS,
@@ -121,7 +121,7 @@ class BenchSession:
         return found
 
     def _conditions(
-        self, systems: Sequence[System], comparisons: Sequence[Comparison]
+        self, systems: Sequence[System], comparisons: Sequence[SpeedComparison]
     ) -> Conditions:
         if not self._plan.conditions:
             return Conditions()
@@ -141,12 +141,12 @@ class BenchSession:
 
     def _one(
         self, systems: Sequence[System], prompts: Sequence[list[int]], sampling: SamplingParams
-    ) -> Comparison | None:
+    ) -> SpeedComparison | None:
         """A comparison in one way of sampling; None where it was interrupted at once."""
         found = self._unless_interrupted(lambda: self._compare(systems, prompts, [sampling]))
         return found.comparisons[0] if found else None
 
-    def _avx2(self) -> Comparison | None:
+    def _avx2(self) -> SpeedComparison | None:
         """Plain decoding with AVX2 alone, where the native library has it."""
         if not self._factory.pair.native or "avx2" not in instruction_sets():
             return None
@@ -155,7 +155,7 @@ class BenchSession:
             return self._one(started.systems, self._prompts, self._greedy)
 
     def memory(
-        self, systems: Sequence[System], comparisons: Sequence[Comparison]
+        self, systems: Sequence[System], comparisons: Sequence[SpeedComparison]
     ) -> dict[str, int]:
         """Bytes by system, of processes that have decoded.
 
@@ -234,19 +234,19 @@ def _sources(pair: Pair, plan: BenchPlan, folder: str) -> Sources:
     )
 
 
-def _only(comparison: Comparison, systems: Sequence[System]) -> Comparison:
+def _only(comparison: SpeedComparison, systems: Sequence[System]) -> SpeedComparison:
     runs = {system.name: comparison.runs[system.name] for system in systems}
-    return Comparison(comparison.params, runs)
+    return SpeedComparison(comparison.params, runs)
 
 
-def _sweep(comparison: Comparison, sized: Mapping[int, System]) -> dict[int, Spread]:
+def _sweep(comparison: SpeedComparison, sized: Mapping[int, System]) -> dict[int, Spread]:
     by_name = speeds(comparison)
     sweep = {1: by_name[names.PLAIN]}
     return sweep | {size: by_name[system.name] for size, system in sized.items()}
 
 
 def _divergences(
-    pair: Pair, prompts: Sequence[Sequence[int]], comparisons: Sequence[Comparison]
+    pair: Pair, prompts: Sequence[Sequence[int]], comparisons: Sequence[SpeedComparison]
 ) -> Iterator[str]:
     for comparison in comparisons:
         if comparison.params.temperature == 0.0:

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from statistics import geometric_mean, median
 
 from sequoia_core.bench import names
-from sequoia_core.bench.comparison import Comparison
+from sequoia_core.bench.comparison import SpeedComparison
 from sequoia_core.bench.runs import Run, average_parts
 from sequoia_core.events import StepTimings
 from sequoia_core.measure.spread import Spread
@@ -37,13 +37,13 @@ class SystemSummary:
     same_text: int
 
 
-def summarize(comparison: Comparison) -> list[SystemSummary]:
+def summarize(comparison: SpeedComparison) -> list[SystemSummary]:
     """Figures of every system; the first one is the baseline."""
     baseline = next(iter(comparison.runs.values()))
     return [_summary(name, runs, baseline) for name, runs in comparison.runs.items()]
 
 
-def speeds(comparison: Comparison) -> dict[str, Spread]:
+def speeds(comparison: SpeedComparison) -> dict[str, Spread]:
     """Tokens per second by system."""
     return {name: _speed(runs) for name, runs in comparison.runs.items()}
 
@@ -56,13 +56,13 @@ def ratio(runs: Sequence[Run], others: Sequence[Run]) -> Spread:
     ])  # fmt: skip
 
 
-def best_tree(comparisons: Sequence[Comparison]) -> str | None:
+def best_tree(comparisons: Sequence[SpeedComparison]) -> str | None:
     """This engine's fastest way to speculate over all ways of sampling; None without a draft."""
     ranked = ranked_trees(comparisons)
     return ranked[0][0] if ranked else None
 
 
-def ranked_trees(comparisons: Sequence[Comparison]) -> list[tuple[str, float]]:
+def ranked_trees(comparisons: Sequence[SpeedComparison]) -> list[tuple[str, float]]:
     """This engine's ways to speculate and their speed over plain decoding, fastest first.
 
     The speed is the geometric mean over ways of sampling of the medians over prompts.
@@ -77,7 +77,7 @@ def ranked_trees(comparisons: Sequence[Comparison]) -> list[tuple[str, float]]:
     return sorted(means.items(), key=lambda item: -item[1])
 
 
-def fastest(comparison: Comparison, systems: Sequence[str]) -> str | None:
+def fastest(comparison: SpeedComparison, systems: Sequence[str]) -> str | None:
     """The one of these systems with the highest median speed; None where none took part."""
     middles = {
         name: _speed(comparison.runs[name]).middle for name in systems if name in comparison.runs

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 
 from sequoia_core.data.hub import NAMED, folder_rows, named_rows
 from sequoia_core.data.prompts import PROMPTS
-from sequoia_core.data.rows import Kind, Row, json_rows, text_lines
+from sequoia_core.data.rows import RowKind, Row, json_rows, text_lines
 from sequoia_core.errors import ParameterError
 from sequoia_core.text.chat_template import ChatTemplate
 
@@ -140,10 +140,10 @@ class _Reader:
         return min(self.spec.prompt_tokens + 1, max(self.tokens, self.spec.prompt_tokens))
 
     def _passage(self, row: Row) -> Passage | None:
-        is_question = row.kind is Kind.PROMPT and bool(self.tokenizer.chat_template)
+        is_question = row.kind is RowKind.PROMPT and bool(self.tokenizer.chat_template)
         if not row.content.strip():
             return None
-        if is_question or row.kind is Kind.TURN:
+        if is_question or row.kind is RowKind.TURN:
             ids = tuple(self._template.whole([], row.content))
             return Passage(ids, len(ids))
         return self._cut(self.tokenizer.encode(row.content))
@@ -156,7 +156,7 @@ class _Reader:
     def _of_plain_file(self, path: Path) -> list[Passage | None]:
         """One text a line; if no line is long enough, the whole is one text, cut into rows."""
         lines = text_lines(path)
-        found = [self._passage(Row(line, Kind.TEXT)) for line in lines]
+        found = [self._passage(Row(line, RowKind.TEXT)) for line in lines]
         if any(found):
             return found
         ids = self.tokenizer.encode("\n".join(lines))
@@ -186,7 +186,7 @@ def check_source(source: str | None) -> None:
 
 def _rows(source: str | None) -> Iterator[Row]:
     if source is None:
-        return (Row(prompt, Kind.TURN) for prompt in PROMPTS)
+        return (Row(prompt, RowKind.TURN) for prompt in PROMPTS)
     if source in NAMED:
         return named_rows(source)
     path = Path(source).expanduser()

@@ -13,7 +13,7 @@ from sequoia_core.text.detokenizer import well_formed
 EXPECTED = '"turns", "prompt", "text" or "article"'
 
 
-class Kind(Enum):
+class RowKind(Enum):
     """How a row is read.
 
     Attributes:
@@ -32,7 +32,7 @@ class Row:
     """One row of a data set."""
 
     content: str
-    kind: Kind
+    kind: RowKind
 
 
 def row_of(values: object) -> Row | None:
@@ -47,11 +47,11 @@ def row_of(values: object) -> Row | None:
     content: Any
     if "turns" in values or isinstance(prompt, list):
         turns = values.get("turns", prompt)
-        content, kind = turns[0] if isinstance(turns, list) and turns else None, Kind.TURN
+        content, kind = turns[0] if isinstance(turns, list) and turns else None, RowKind.TURN
     elif isinstance(prompt, str):
-        content, kind = prompt, Kind.PROMPT
+        content, kind = prompt, RowKind.PROMPT
     else:
-        content, kind = values.get("text", values.get("article")), Kind.TEXT
+        content, kind = values.get("text", values.get("article")), RowKind.TEXT
     return Row(well_formed(content), kind) if isinstance(content, str) else None
 
 

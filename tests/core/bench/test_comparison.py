@@ -7,7 +7,7 @@ import pytest
 from sequoia_core.bench import BenchPlan, runs
 from sequoia_core.bench.comparison import WARM_UP_TOKENS, ComparisonSet, compare
 from sequoia_core.bench.divergence import describe_divergences, find_divergence
-from sequoia_core.bench.runs import NoSpeedError, PeerError, StepClock, peer_code
+from sequoia_core.bench.runs import NoSpeedError, PeerError, RunClock, peer_code
 from sequoia_core.config import SamplingParams
 from sequoia_core.errors import ParameterError
 from tests.core.bench_runs import FixedSystem, compared
@@ -103,7 +103,7 @@ def test_a_warm_up_needs_no_speed_but_what_is_compared_does() -> None:
 def test_the_clock_leaves_out_the_first_step(monkeypatch: pytest.MonkeyPatch) -> None:
     ticks = iter([5.0, 6.5, 7.0])
     monkeypatch.setattr(runs, "perf_counter", lambda: next(ticks))
-    clock = StepClock(began=2.0)
+    clock = RunClock(began=2.0)
     for tokens in (4, 3, 2):
         clock.step(tokens)
     run = clock.run([0] * 9)
@@ -114,7 +114,7 @@ def test_the_clock_leaves_out_the_first_step(monkeypatch: pytest.MonkeyPatch) ->
 def test_tokens_that_come_one_by_one_may_be_of_one_step(monkeypatch: pytest.MonkeyPatch) -> None:
     ticks = iter([1.0, 2.0, 2.5, 4.0])
     monkeypatch.setattr(runs, "perf_counter", lambda: next(ticks))
-    clock = StepClock(began=0.0)
+    clock = RunClock(began=0.0)
     for same in (False, False, True, False):
         clock.step(1, same=same)
     run = clock.run([0] * 4)
@@ -122,7 +122,7 @@ def test_tokens_that_come_one_by_one_may_be_of_one_step(monkeypatch: pytest.Monk
 
 
 def test_a_single_step_has_no_speed() -> None:
-    clock = StepClock()
+    clock = RunClock()
     clock.step(4)
     with pytest.raises(NoSpeedError, match="only 1 steps"):
         clock.run([0] * 4)

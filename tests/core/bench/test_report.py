@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from sequoia_core.bench import names, report
-from sequoia_core.bench.comparison import Comparison
+from sequoia_core.bench.comparison import SpeedComparison
 from sequoia_core.bench.conditions import busy_name
 from sequoia_core.bench.findings import BenchFindings, Conditions
 from sequoia_core.bench.goals import scores
@@ -34,10 +34,10 @@ from sequoia_core.measure.spread import Spread
 from tests.core.bench_runs import FixedSystem, compared, run_at
 
 
-def named(temperature: float, speeds: dict[str, list[float]]) -> Comparison:
+def named(temperature: float, speeds: dict[str, list[float]]) -> SpeedComparison:
     """Runs at these speeds by system."""
     runs = {name: [run_at(speed) for speed in each] for name, each in speeds.items()}
-    return Comparison(SamplingParams(temperature, max_new_tokens=8), runs)
+    return SpeedComparison(SamplingParams(temperature, max_new_tokens=8), runs)
 
 
 SPEEDS = st.lists(st.floats(0.1, 1e4), min_size=1, max_size=9)
@@ -154,14 +154,14 @@ def test_every_text_of_every_tree_must_be_plain_decodings(
         names.TREE: [run_at(1.0, token_ids=(each,)) for each in texts],
         names.HF_PLAIN: [run_at(1.0, token_ids=(9,))] * 2,
     }
-    comparison = Comparison(SamplingParams(0.0, max_new_tokens=8), runs)
+    comparison = SpeedComparison(SamplingParams(0.0, max_new_tokens=8), runs)
     found = scored(findings_of(comparisons=(comparison,)), "texts equal")
     assert found == (f"{2 if reached else 1} of 2", "2 of 2", reached)
 
 
 def test_conditions_have_goals_of_their_own() -> None:
     slow, quick = run_at(1.0, first_seconds=2.0), run_at(1.0, first_seconds=1.0)
-    prefill = Comparison(SamplingParams(0.0), {names.PLAIN: [quick], names.PYTORCH: [slow]})
+    prefill = SpeedComparison(SamplingParams(0.0), {names.PLAIN: [quick], names.PYTORCH: [slow]})
     conditions = Conditions(
         prefill=prefill,
         busy=named(0.0, {names.PLAIN: [10.0], busy_name(names.PLAIN): [5.0]}),

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from sequoia_core.data import DataSpec, load_passages, load_prompts
 from sequoia_core.data.prompts import PROMPTS
-from sequoia_core.data.rows import Kind, Row, row_of
+from sequoia_core.data.rows import RowKind, Row, row_of
 from sequoia_core.errors import ParameterError
 from sequoia_core.text.chat_template import ChatTemplate
 from tests.core.checkpoints import tiny_tokenizer
@@ -38,11 +38,11 @@ def write_rows(path: Path, rows: Sequence[Mapping[str, object]]) -> str:
 @pytest.mark.parametrize(
     ("values", "expected"),
     [
-        ({"text": "a"}, Row("a", Kind.TEXT)),
-        ({"article": "a", "highlights": "b"}, Row("a", Kind.TEXT)),
-        ({"prompt": "a", "text": "b"}, Row("a", Kind.PROMPT)),
-        ({"prompt": ["a", "b"], "prompt_id": 1}, Row("a", Kind.TURN)),
-        ({"turns": ["a", "b"], "prompt": "c"}, Row("a", Kind.TURN)),
+        ({"text": "a"}, Row("a", RowKind.TEXT)),
+        ({"article": "a", "highlights": "b"}, Row("a", RowKind.TEXT)),
+        ({"prompt": "a", "text": "b"}, Row("a", RowKind.PROMPT)),
+        ({"prompt": ["a", "b"], "prompt_id": 1}, Row("a", RowKind.TURN)),
+        ({"turns": ["a", "b"], "prompt": "c"}, Row("a", RowKind.TURN)),
         ({"turns": []}, None),
         ({"text": 3}, None),
         ({"title": "a"}, None),
