@@ -18,7 +18,7 @@ from ..config import resolve
 from .options import with_only
 
 if TYPE_CHECKING:
-    from sequoia_core.distill.status import Status
+    from sequoia_core.distill.progress import DistillStatus
 
 INTERRUPTED = 130
 LINES_PER_STAGE = 10
@@ -115,7 +115,7 @@ def _chosen(flags: Mapping[str, Any], resume: bool) -> dict[str, Any]:
 
 
 @contextmanager
-def _progress() -> Iterator[Callable[["Status"], None]]:
+def _progress() -> Iterator[Callable[["DistillStatus"], None]]:
     """A bar on a terminal's standard error; a line now and then anywhere else."""
     if not _on_terminal():
         yield _Lines().show
@@ -134,7 +134,7 @@ def _progress() -> Iterator[Callable[["Status"], None]]:
     with Progress(*columns, console=Console(stderr=True)) as bar:
         tasks: dict[str, Any] = {}
 
-        def show(status: "Status") -> None:
+        def show(status: "DistillStatus") -> None:
             if status.stage not in tasks:
                 tasks[status.stage] = bar.add_task(status.stage, total=1.0, figures="")
             bar.update(tasks[status.stage], completed=status.fraction, figures=describe(status))
@@ -152,7 +152,7 @@ class _Lines:
     def __init__(self) -> None:
         self._last: tuple[str, int] = ("", 0)
 
-    def show(self, status: "Status") -> None:
+    def show(self, status: "DistillStatus") -> None:
         place = (status.stage, int(status.fraction * LINES_PER_STAGE))
         if place != self._last:
             self._last = place
@@ -160,7 +160,7 @@ class _Lines:
             typer.echo(line.rstrip(), err=True)
 
 
-def describe(status: "Status") -> str:
+def describe(status: "DistillStatus") -> str:
     """The figures of a status, as far as there are any."""
     parts = []
     if status.rate:

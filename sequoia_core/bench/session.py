@@ -10,7 +10,7 @@ from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, TypeVar
 
 from sequoia_core.bench import BenchPlan, names
-from sequoia_core.bench.comparison import WARM_UP_TOKENS, SpeedComparison, ComparisonSet, compare
+from sequoia_core.bench.comparison import WARM_UP_TOKENS, ComparisonSet, SpeedComparison, compare
 from sequoia_core.bench.conditions import (
     PREFILL_PARAMS,
     PREFILL_TOKENS,

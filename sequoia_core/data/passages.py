@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 
 from sequoia_core.data.hub import NAMED, folder_rows, named_rows
 from sequoia_core.data.prompts import PROMPTS
-from sequoia_core.data.rows import RowKind, Row, json_rows, text_lines
+from sequoia_core.data.rows import Row, RowKind, json_rows, text_lines
 from sequoia_core.errors import ParameterError
 from sequoia_core.text.chat_template import ChatTemplate
 

@@ -1,7 +1,6 @@
-"""How far a student agrees with the target on text it has not learnt from.
+"""How far a student agrees with the target on held-out text, by child rank and depth in a tree.
 
-Owns the counting, by child rank and by depth in a tree; all teacher-forced, so two passes over the
-text. Decoding itself is measured elsewhere. Knows nothing of training.
+Everything is teacher-forced. Decoding itself is measured in `draft_figures`.
 """
 
 from __future__ import annotations
@@ -12,8 +11,9 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from sequoia_core.distill.batches import TrainBatch
 from sequoia_core.distill.student import Student
-from sequoia_core.distill.train import Batch, mixed_precision, to_device
+from sequoia_core.distill.train_loop import mixed_precision
 from sequoia_core.tree.search import expected_tokens_table
 
 WIDTH = 8
@@ -23,14 +23,14 @@ NODES = 8
 
 
 @dataclass(frozen=True, slots=True)
-class Agreement:
+class DraftAgreement:
     """Positional acceptance at temperature 0, and overlap at temperature 1.
 
     Attributes:
         rates: [depth][rank], how often the child of that rank is the target's argmax, given that
             the tokens above it are the text's.
         overlap: per depth, mean of sum min(p, q): the acceptance of one drawn child.
-        positions: judged, at the first depth.
+        positions: number of positions at the first depth.
     """
 
     rates: tuple[tuple[float, ...], ...]
@@ -45,18 +45,16 @@ class Agreement:
 
 
 @torch.inference_mode()
-def agreement(student: Student, batches: Iterable[Batch], depths: int) -> Agreement:
-    """Judge a student on whole batches.
+def measure_agreement(
+    student: Student, batches: Iterable[TrainBatch], depths: int
+) -> DraftAgreement:
+    """Evaluate a student on whole batches, so many depths down a tree.
 
-    Args:
-        student: of either kind; an independent one is the same at every depth.
-        batches: of text it has not learnt from.
-        depths: how far down a tree.
+    An independent student is the same at every depth.
     """
     ranks = torch.zeros(depths, WIDTH + 1, dtype=torch.int64)
     overlap = torch.zeros(depths, dtype=torch.float64)
-    for given in batches:
-        batch = to_device(given, student.embedding.device)
+    for batch in (each.to(student.embedding.device) for each in batches):
         with mixed_precision(batch.tokens.device):
             counts = [len(batch.tokens)] * depths
             for depth, state in enumerate(student.unrolled(batch.tokens, batch.features, counts)):
@@ -67,7 +65,7 @@ def agreement(student: Student, batches: Iterable[Batch], depths: int) -> Agreem
                 overlap[depth] += torch.minimum(q, probs).sum().cpu()
     positions = ranks.sum(-1)
     rates = ranks[:, :WIDTH] / positions[:, None].clamp(min=1)
-    return Agreement(
+    return DraftAgreement(
         rates=tuple(tuple(row) for row in rates.tolist()),
         overlap=tuple((overlap / positions.clamp(min=1)).tolist()),
         positions=int(positions[0]),

@@ -1,8 +1,4 @@
-"""The model card of a distilled draft: `README.md` in its directory.
-
-Owns the wording. Every figure comes in as a value; where the target's licence comes from is its own
-files' affair. Knows nothing of how drafts are made.
-"""
+"""The model card of a distilled draft: `README.md` in its directory."""
 
 from __future__ import annotations
 
@@ -11,29 +7,29 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from sequoia_core.distill.agreement import Agreement
-from sequoia_core.distill.measured import ROWS, TEMPERATURE, Measured
+from sequoia_core.distill.agreement import DraftAgreement
+from sequoia_core.distill.draft_figures import ROWS, TEMPERATURE, DraftFigures
 from sequoia_core.distill.options import Options
 
 UNKNOWN_LICENCE = "not stated in the target's files; see its own page"
 
 
 @dataclass(frozen=True, slots=True)
-class Story:
-    """How a draft came to be.
+class Provenance:
+    """How a draft was made.
 
     Attributes:
-        target: the target's name.
-        licence: of the target, which the draft's weights come from.
+        target: its name.
+        licence: of the target, whose weights the draft's come from.
         command: the command line.
         options: in full.
-        layers: of the target, those an independent draft began with; as many as it has.
-        feature_layers: those whose hidden states it reads.
+        layers: of the target, one for each of the draft's; an independent draft began with them.
+        feature_layers: of the target, whose hidden states it reads.
         head_rows: of its output head.
         conversations: learnt from, and held out.
         tokens: of all text, and of the answers in it.
         steps: of the optimiser.
-        loss: on the text that was held out.
+        loss: on held-out text.
     """
 
     target: str
@@ -49,68 +45,62 @@ class Story:
     loss: float
 
 
-def model_card(story: Story, measured: Measured, agreed: Agreement) -> str:
-    """The card as Markdown.
-
-    Args:
-        story: how it was made.
-        measured: what it is worth with the decoder's own code.
-        agreed: agreement by depth, of the student as trained.
-    """
-    cost = _cost(measured, story.options.bits)
-    return "\n".join((_head(story), _making(story), _worth(measured, agreed), cost))
+def model_card(made: Provenance, figures: DraftFigures, agreement: DraftAgreement) -> str:
+    """The card as Markdown."""
+    cost = _cost(figures, made.options.bits)
+    return "\n".join((_head(made), _making(made), _acceptance(figures, agreement), cost))
 
 
-def _head(story: Story) -> str:
+def _head(made: Provenance) -> str:
     reads = (
-        f"It reads the target's hidden states after layers {_listed(story.feature_layers)}."
-        if story.feature_layers
+        f"It reads the target's hidden states after layers {_listed(made.feature_layers)}."
+        if made.feature_layers
         else "It reads tokens only."
     )
-    source = story.options.target
+    source = made.options.target
     named = "" if source is None else f"--target {source} "
-    began = "at random" if story.feature_layers else f"as the target's {_listed(story.layers)}"
-    if story.options.begin_with is not None:
-        began = f"as those of the draft {story.options.begin_with}"
-    kind = "conditioned" if story.feature_layers else "independent"
-    layers = f"{len(story.layers)} layer{'s' * (len(story.layers) > 1)}"
+    began = "at random" if made.feature_layers else f"as the target's {_listed(made.layers)}"
+    if made.options.begin_with is not None:
+        began = f"as those of the draft {made.options.begin_with}"
+    kind = "conditioned" if made.feature_layers else "independent"
+    layers = f"{len(made.layers)} layer{'s' * (len(made.layers) > 1)}"
     return (
-        f"# A draft for {story.target}\n\n"
+        f"# A draft for {made.target}\n\n"
         f"Use it with `sequoia {named}--draft THIS_DIRECTORY`; it is of no use without its target."
         f"\n\nKind: {kind}. {reads} It has {layers}, which began {began}, "
-        f"the target's own embedding, and an output head of {story.head_rows:,} rows, the "
+        f"the target's own embedding, and an output head of {made.head_rows:,} rows, the "
         "most frequent tokens of the target's answers.\n\n"
-        f"Licence: its weights are derived from the target's, whose licence is: {story.licence}\n"
+        f"Licence: its weights are derived from the target's, whose licence is: {made.licence}\n"
     )
 
 
-def _making(story: Story) -> str:
-    options = story.options
-    learnt, held_out = story.conversations
-    total, answers = story.tokens
+def _making(made: Provenance) -> str:
+    options = made.options
+    learnt, held_out = made.conversations
+    total, answers = made.tokens
     origin = "The target wrote all answers, and the questions"
     origin += f" but for the prompts of {options.data}." if options.data else " as well."
     rows = [
-        ("command", f"`{story.command}`"),
+        ("command", f"`{made.command}`"),
         ("conversations", f"{learnt:,} learnt from, {held_out:,} held out"),
         ("tokens", f"{total:,}, of which {answers:,} in answers"),
-        ("steps", f"{story.steps:,}"),
-        ("loss", f"{options.loss}, {story.loss:.3f} on held-out text"),
+        ("steps", f"{made.steps:,}"),
+        ("loss", f"{options.loss}, {made.loss:.3f} on held-out text"),
         ("seed", f"{options.seed}"),
     ]
     return f"## How it was made\n\n{origin}\n\n{_table(('', ''), rows)}"
 
 
-def _worth(measured: Measured, agreed: Agreement) -> str:
-    ranks = [f"{rank}" for rank in range(1, len(measured.greedy) + 1)]
+def _acceptance(figures: DraftFigures, agreement: DraftAgreement) -> str:
+    ranks = [f"{rank}" for rank in range(1, len(figures.greedy) + 1)]
     by_rank = [
-        ("temperature 0", *map(_share, measured.greedy)),
-        (f"temperature {TEMPERATURE}", *map(_share, measured.stochastic)),
+        ("temperature 0", *map(_share, figures.greedy)),
+        (f"temperature {TEMPERATURE}", *map(_share, figures.stochastic)),
     ]
-    depths = range(1, len(agreed.rates) + 1)
+    depths = range(1, len(agreement.rates) + 1)
     by_depth = [
         (f"{depth}", *map(_share, rates), _share(overlap))
-        for depth, rates, overlap in zip(depths, agreed.rates, agreed.overlap, strict=True)
+        for depth, rates, overlap in zip(depths, agreement.rates, agreement.overlap, strict=True)
     ]
     note = (
         "Depth 1 holds for every depth: an independent draft sees the same in a tree as in a text."
@@ -119,36 +109,31 @@ def _worth(measured: Measured, agreed: Agreement) -> str:
     )
     return (
         "## What it is worth\n\n"
-        f"Acceptance by child rank, over {measured.positions:,} answer tokens of held-out "
+        f"Acceptance by child rank, over {figures.positions:,} answer tokens of held-out "
         f"conversations, teacher-forced:\n\n{_table(('', *ranks), by_rank)}\n"
-        f"As trained, by depth in a tree, over {agreed.positions:,} such tokens: agreement with "
+        f"As trained, by depth in a tree, over {agreement.positions:,} such tokens: agreement with "
         "the target's first choice by child rank, and overlap of both distributions at "
         f"temperature 1:\n\n{_table(('depth', *ranks, 'overlap'), by_depth)}\n{note} The best tree "
-        f"of 8 nodes is predicted to yield {agreed.tokens_per_step:.2f} tokens per step at "
+        f"of 8 nodes is predicted to yield {agreement.tokens_per_step:.2f} tokens per step at "
         "temperature 0.\n"
     )
 
 
-def _cost(measured: Measured, bits: int) -> str:
+def _cost(figures: DraftFigures, bits: int) -> str:
     rows = [
-        ("draft", *(f"{ms:.2f} ms" for ms in measured.draft_ms)),
-        ("target", *(f"{ms:.2f} ms" for ms in measured.target_ms)),
+        ("draft", *(f"{ms:.2f} ms" for ms in figures.draft_ms)),
+        ("target", *(f"{ms:.2f} ms" for ms in figures.target_ms)),
     ]
     heads = ("a pass of", *(f"{count} row{'s' * (count > 1)}" for count in ROWS))
     return (
         "## What it costs\n\n"
-        f"{measured.parameters:,} parameters of its own in {bits} bits. On {measured.machine}:\n\n"
+        f"{figures.parameters:,} parameters of its own in {bits} bits. On {figures.machine}:\n\n"
         f"{_table(heads, rows)}"
     )
 
 
 def stated_licence(source: str | None, settings: Mapping[str, object]) -> str:
-    """The licence that a target's files state.
-
-    Args:
-        source: what the target was called; None is the embedded one.
-        settings: its `config.json`.
-    """
+    """The licence that the files of a target state: its README or its `config.json`."""
     if source is None:
         return "Apache-2.0 (SmolLM2-135M-Instruct by Hugging Face)"
     readme = Path(source).expanduser() / "README.md"

@@ -1,14 +1,10 @@
-"""Conversations as token ids, with a mark on every token that the target wrote as the assistant.
-
-Owns the file format, the choice of what is held out and where a conversation that repeats itself is
-cut. It knows nothing of how the text came to be or what is learnt from it.
-"""
+"""Conversations as token ids, with a mark on every token that the target wrote as the assistant."""
 
 from __future__ import annotations
 
 import zipfile
 import zlib
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import Path
@@ -28,7 +24,7 @@ GRAM = 8
 """Tokens of a phrase that counts as repeated when it comes again."""
 
 LOOPS = 0.2
-"""Share of repeated phrases beyond which a conversation is cut; see `worth_learning`."""
+"""Share of repeated phrases beyond which a conversation is cut; see `usable_length`."""
 
 _MOST_RATIO = 200
 _ALWAYS_BYTES = 256_000_000
@@ -41,7 +37,7 @@ class AnswerMarks:
     """What begins and ends an answer in a row of token ids.
 
     Attributes:
-        header: what stands right before an answer.
+        header: tokens right before an answer.
         closing: tokens of which any ends it.
     """
 
@@ -50,7 +46,7 @@ class AnswerMarks:
 
     @classmethod
     def of(cls, tokenizer: PreTrainedTokenizerBase, closing: Iterable[int]) -> AnswerMarks:
-        """The marks of a tokenizer's chat template: what two prompts have in common at their ends.
+        """The marks of a chat template: what two rendered prompts have in common at their ends.
 
         Raises:
             ParameterError: the template puts nothing there or refuses a plain question.
@@ -103,7 +99,7 @@ class Corpus:
 
     @classmethod
     def of(cls, conversations: Iterable[tuple[ArrayLike, ArrayLike]], vocab_size: int) -> Corpus:
-        """Put conversations, each with its answer marks, one after the other."""
+        """Join conversations, each a pair of token ids and answer marks."""
         kind = np.uint16 if vocab_size <= 1 << 16 else np.uint32
         pairs = [(np.asarray(ids, kind), np.asarray(marks, bool)) for ids, marks in conversations]
         lengths = np.array([0, *(len(ids) for ids, _ in pairs)], dtype=np.int64)
@@ -125,7 +121,7 @@ class Corpus:
 
     @property
     def longest(self) -> int:
-        """Tokens of its longest conversation; 0 without any."""
+        """Tokens of the longest conversation; 0 without any."""
         return int(self.lengths.max(initial=0))
 
     def span(self, index: int) -> slice:
@@ -135,16 +131,12 @@ class Corpus:
 
     def select(self, indices: Iterable[int]) -> Corpus:
         """These conversations in this order."""
-        spans = [self.span(index) for index in indices]
-        lengths = np.array([0, *(span.stop - span.start for span in spans)], dtype=np.int64)
-        return Corpus(
-            np.concatenate([self.tokens[:0], *(self.tokens[span] for span in spans)]),
-            lengths.cumsum()[:-1],
-            np.concatenate([self.answers[:0], *(self.answers[span] for span in spans)]),
-        )
+        spans = map(self.span, indices)
+        vocab_size = int(np.iinfo(self.tokens.dtype).max) + 1
+        return Corpus.of(((self.tokens[span], self.answers[span]) for span in spans), vocab_size)
 
     def held_out(self, count: int, seed: int) -> list[int]:
-        """Set whole conversations apart by chance, all that begin with one prompt together.
+        """Choose conversations by chance; those that share a prompt are chosen together.
 
         Args:
             count: at least so many.
@@ -172,61 +164,44 @@ class Corpus:
         return sorted(chosen)
 
     def _prompt(self, index: int) -> bytes:
-        """What stands before a conversation's first answer."""
+        """The tokens before a conversation's first answer."""
         span = self.span(index)
         begin = int(self.answers[span].argmax())
         return self.tokens[span][:begin].tobytes()
 
-    def arrays(self) -> dict[str, NDArray[Any]]:
-        """By the names they have in a file."""
-        return {"tokens": self.tokens, "offsets": self.offsets, "answers": self.answers}
-
     def save(self, path: Path) -> None:
-        """Write the corpus as a compressed npz, whole or not at all.
+        """Write a compressed npz, whole or not at all.
 
         Raises:
             OSError: the disk refuses.
         """
-        write_arrays(path, self.arrays())
-
-    @classmethod
-    def load(cls, path: Path) -> Corpus:
-        """Read what `save` wrote.
-
-        Raises:
-            ParameterError: it is missing, damaged or something else.
-        """
-        arrays = read_arrays(path)
-        if "answers" not in arrays:
-            raise ParameterError(f"{path}: no marks on answers; it holds tokens only")
-        return _from_arrays(path, arrays, arrays["answers"])
+        arrays = {"tokens": self.tokens, "offsets": self.offsets, "answers": self.answers}
+        with written_whole(path) as file:
+            np.savez_compressed(file, allow_pickle=False, **arrays)
 
 
-def load_tokens(path: Path, marks: AnswerMarks) -> Corpus:
-    """Read a corpus, or a file with `tokens` and `offsets` only, whose answers are then looked for.
+def load_corpus(path: Path, marks: AnswerMarks) -> Corpus:
+    """Read a corpus, or a file with `tokens` and `offsets` only, whose answers `marks` finds.
 
     Raises:
         ParameterError: it is missing, damaged or something else, or has no answer in it.
     """
     arrays = read_arrays(path)
+    tokens, offsets = arrays["tokens"], arrays["offsets"].astype(np.int64)
+    if len(offsets) and offsets[-1] == len(tokens):  # some files name the end as well
+        offsets = offsets[:-1]
     answers = arrays.get("answers")
-    if answers is None:
-        corpus = _from_arrays(path, arrays, np.zeros(len(arrays["tokens"]), bool))
-        spans = (corpus.tokens[corpus.span(at)].tolist() for at in range(corpus.conversations))
-        answers = np.concatenate([np.zeros(0, bool), *(marks.answers(each) for each in spans)])
-    if not answers.any():
+    try:
+        if answers is None:
+            corpus = Corpus(tokens, offsets, np.zeros(len(tokens), bool))
+            rows = (tokens[corpus.span(at)].tolist() for at in range(corpus.conversations))
+            answers = np.concatenate([np.zeros(0, bool), *map(marks.answers, rows)])
+        corpus = Corpus(tokens, offsets, answers)
+    except ParameterError as error:
+        raise ParameterError(f"{path}: {error}") from None
+    if not corpus.answers.any():
         raise ParameterError(f"{path}: no answer in it that begins as this target's would")
-    return _from_arrays(path, arrays, answers)
-
-
-def write_arrays(path: Path, arrays: Mapping[str, NDArray[Any]]) -> None:
-    """Write a compressed npz, whole or not at all.
-
-    Raises:
-        OSError: the disk refuses.
-    """
-    with written_whole(path) as file:
-        np.savez_compressed(file, allow_pickle=False, **arrays)
+    return corpus
 
 
 def read_arrays(path: Path) -> dict[str, NDArray[Any]]:
@@ -252,26 +227,16 @@ def read_arrays(path: Path) -> dict[str, NDArray[Any]]:
     return arrays
 
 
-def _from_arrays(path: Path, arrays: dict[str, NDArray[Any]], answers: NDArray[Any]) -> Corpus:
-    tokens, offsets = arrays["tokens"], arrays["offsets"].astype(np.int64)
-    if len(offsets) and offsets[-1] == len(tokens):  # some files name the end as well
-        offsets = offsets[:-1]
-    try:
-        return Corpus(tokens, offsets, answers)
-    except ParameterError as error:
-        raise ParameterError(f"{path}: {error}") from None
-
-
-def worth_learning(ids: ArrayLike, answers: ArrayLike, limit: float = LOOPS) -> int:
+def usable_length(ids: ArrayLike, answers: ArrayLike, limit: float = LOOPS) -> int:
     """Tokens at the beginning of a conversation that are worth learning from; 0 where none is.
 
     The longest beginning that ends with an answer's token and whose share of repeated 8-grams is at
-    most `limit`. Loops stand at the end and never stop, so what is lost is their rounds but the
-    first; the text before is as good as any other.
+    most `limit`. Loops are at the end and never stop, so all but their first round is lost; the
+    text before is as good as any other.
     """
     calm = np.array(answers, bool)
     calm[GRAM - 1 :] &= _shares_of_prefixes(np.asarray(ids)) <= limit
-    ends = np.flatnonzero(calm[1:])  # of a first token nobody knows how likely it was
+    ends = np.flatnonzero(calm[1:])  # the first token has no probability to learn
     return int(ends[-1]) + 2 if len(ends) else 0
 
 

@@ -1,8 +1,7 @@
-"""One conversation while the target writes both sides of it.
+"""One conversation of which the target writes both sides: whose turn it is, and when turns end.
 
-Owns whose turn it is and when a turn or the conversation ends. All chance comes from the seed and
-the conversation's number, so its text depends on nothing else. Given text is read through the same
-interface. Knows nothing of models.
+All random numbers come from the seed and the conversation's number, so its text depends on nothing
+else. Existing text is read through the same interface.
 """
 
 from __future__ import annotations
@@ -12,7 +11,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from sequoia_core.distill.corpus import GRAM
-from sequoia_core.distill.pieces import Pieces
+from sequoia_core.distill.template_tokens import TemplateTokens
 
 TEMPERATURES = (0.0, 0.0, 0.3, 0.6, 0.6, 1.0)
 """Of answers; one is drawn per conversation. Questions are always written at 1.0."""
@@ -21,38 +20,29 @@ TURNS = (1, 1, 1, 1, 2, 2, 3, 5)
 """Questions and answers; one is drawn per conversation, which also ends with its window."""
 
 UNOPENED = 1 / 8
-"""Share of questions of which not even the first word is given."""
+"""Share of questions that begin without a given opening."""
 
 PROMPTED = 1 / 2
-"""Share of conversations that begin with one of the person's prompts, if there are any."""
+"""Share of conversations that begin with one of the user's prompts, if there are any."""
 
 LOOP = 32
-"""So many phrases said before, one after the other, are a loop; the answer ends before them."""
-
+"""So many repeated phrases in a row are a loop; the answer ends before them."""
 
 LONGEST = 1536
-"""Tokens of a conversation, after a prompt of the person's own."""
+"""Tokens of a conversation, after a prompt of the user's own."""
 
 
 @dataclass(frozen=True, slots=True)
 class Lengths:
-    """Limits in tokens.
-
-    Attributes:
-        question: of a user's turn.
-        answer: of an answer.
-        window: of the conversation.
-        written: of it, without a given prompt.
-    """
+    """Limits in tokens of a user's turn, of an answer, and of the conversation."""
 
     question: int
     answer: int
     window: int
-    written: int = LONGEST
 
     def longest(self, prompt: int) -> int:
         """Tokens of a conversation that begins with a prompt of so many, or 0."""
-        return min(self.window, prompt + self.written)
+        return min(self.window, prompt + LONGEST)
 
     @classmethod
     def within(cls, window: int) -> Lengths:
@@ -61,57 +51,51 @@ class Lengths:
 
 
 class Dialogue:
-    """Conversation number `index`.
-
-    Args:
-        index: from 0.
-        seed: of the whole text.
-        pieces: of the chat template.
-        lengths: limits.
+    """Conversation number `index` of the text of a seed.
 
     Attributes:
         ids: tokens so far.
         answers: for each of them, whether the target wrote it as the assistant.
-        asking: whether the next token is of a question.
-        finished: nothing more is to be said.
+        asking: the next token belongs to a question.
+        finished: the conversation has ended.
     """
 
-    def __init__(self, index: int, seed: int, pieces: Pieces, lengths: Lengths) -> None:
+    def __init__(self, index: int, seed: int, tokens: TemplateTokens, lengths: Lengths) -> None:
         self._rng = random.Random(f"{seed}/{index}")
-        self._pieces, self._lengths = pieces, lengths
+        self._template, self._lengths = tokens, lengths
         self._answer_temperature = self._rng.choice(TEMPERATURES)
         turns = self._rng.choice(TURNS)
-        self._turns_left = 0 if pieces.between is None else turns - 1
+        self._turns_left = 0 if tokens.between is None else turns - 1
         self.asking, self._turn_start = False, 0
         self._said: set[tuple[int, ...]] = set()
         self._repeated = 0
         self.ids: list[int] = []
         self.answers: list[bool] = []
         self.finished = False
-        if pieces.prompts and self._rng.random() < PROMPTED:
-            self._add(self._rng.choice(pieces.prompts))
+        if tokens.prompts and self._rng.random() < PROMPTED:
+            self._add(self._rng.choice(tokens.prompts))
             self._turn_start = len(self.ids)
             self._longest = lengths.longest(len(self.ids))
         else:
             self._longest = lengths.longest(0)
-            self._ask(pieces.beginning, self._rng.choice(pieces.openings))
+            self._ask(tokens.beginning, self._rng.choice(tokens.openings))
 
     @property
     def temperature(self) -> float:
-        """For the token that comes next."""
+        """Of the next token."""
         return 1.0 if self.asking else self._answer_temperature
 
     @property
     def must_go_on(self) -> bool:
-        """Whether the next token may not close the turn: an empty question teaches nothing."""
+        """Whether the next token may not close the turn, since the question is still empty."""
         return self.asking and len(self.ids) == self._turn_start
 
     def chance(self) -> float:
-        """A uniform number for the next token; drawn even if it is not needed."""
+        """A uniform number for the next token; drawn even at temperature 0."""
         return self._rng.random()
 
     def take(self, token: int) -> None:
-        """Go on with the token that the target said."""
+        """Append the token that the target wrote."""
         if self.asking:
             self._take_of_question(token)
         else:
@@ -121,8 +105,8 @@ class Dialogue:
             self.finished = True
 
     def _take_of_question(self, token: int) -> None:
-        header = self._pieces.header
-        closed = token in self._pieces.closing
+        header = self._template.header
+        closed = token in self._template.closing
         if not closed:
             self._add((token,))
         headed = tuple(self.ids[-len(header) :]) == header
@@ -137,10 +121,10 @@ class Dialogue:
         phrase = tuple(self.ids[-GRAM:])
         self._repeated = self._repeated + 1 if phrase in self._said else 0
         self._said.add(phrase)
-        if token in self._pieces.closing:
-            if self._turns_left and self._pieces.between is not None:
+        if token in self._template.closing:
+            if self._turns_left and self._template.between is not None:
                 self._turns_left -= 1
-                self._ask(self._pieces.between, self._pieces.follow_ups)
+                self._ask(self._template.between, self._template.follow_ups)
             else:
                 self.finished = True
         elif self._repeated >= LOOP:
@@ -154,7 +138,7 @@ class Dialogue:
         self._turn_start = len(self.ids)
         self.asking = True
         unopened = self._rng.random() < UNOPENED
-        if not unopened or not self.ids:  # a model must have something to go on from
+        if not unopened or not self.ids:  # a model needs at least one token to continue
             self._add(self._rng.choice(openings))
 
     def _add(self, ids: tuple[int, ...]) -> None:
@@ -163,12 +147,7 @@ class Dialogue:
 
 
 class GivenText:
-    """A conversation that is given, teacher-forced: a `Dialogue` that takes only the text's tokens.
-
-    Args:
-        ids: all of it.
-        answers: for each of them, whether the target wrote it as the assistant.
-    """
+    """A `Dialogue` with existing text: whatever is written, it continues with its own tokens."""
 
     temperature, must_go_on, asking = 0.0, False, False
 
@@ -180,15 +159,15 @@ class GivenText:
 
     @property
     def finished(self) -> bool:
-        """Whether all of it was taken."""
+        """Whether all of it has been read."""
         return len(self.ids) == len(self._ids)
 
     def chance(self) -> float:
-        """Nothing is left to it."""
+        """Not needed."""
         return 0.0
 
     def take(self, token: int) -> None:  # noqa: ARG002
-        """Go on with the text's next token, and what stands between it and the next answer's."""
+        """Append the text's next token, and all up to the next answer's token."""
         end = len(self.ids) + 1
         while end < len(self._ids) and not self._answers[end]:
             end += 1

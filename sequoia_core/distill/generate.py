@@ -1,9 +1,8 @@
 """Text to distil from, written by the target itself, many conversations at a time.
 
-Owns which conversation is written when, and keeps its soft labels while it is written.
-Conversation number i is the same whatever is written with it and however often the writing was
-broken off; the text is the shortest run of conversations 0, 1, ... that is long enough. On a GPU
-products may round differently in other company, so there this holds up to rounding.
+Conversation number i is the same whichever others are written with it and however often the writing
+was interrupted; the text is the shortest run of conversations 0, 1, ... that is long enough. On a
+GPU products of another batch may round differently, so there this holds up to rounding.
 """
 
 from __future__ import annotations
@@ -17,10 +16,10 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from sequoia_core.distill.corpus import Corpus, worth_learning
+from sequoia_core.distill.corpus import Corpus, usable_length
 from sequoia_core.distill.dialogue import Dialogue, GivenText, Lengths
-from sequoia_core.distill.pieces import Pieces
 from sequoia_core.distill.shards import TOP, Labels, Shards
+from sequoia_core.distill.template_tokens import TemplateTokens
 from sequoia_core.model.batch import GPU_GROUPS, GROUP, Batch, ConversationBatch
 from sequoia_core.model.llama import Llama
 from sequoia_core.model.native.batch import NativeBatch
@@ -35,25 +34,25 @@ TOKENS_PER_ROW = 600
 """A row should write so many tokens or more, or too many conversations are left unfinished."""
 
 CACHE_BYTES = 4 << 30
-"""Memory that all rows may take on a CPU; the number of rows follows from it."""
+"""Memory for all rows on a CPU; limits their number."""
 
 GPU_SHARE = 0.5
-"""Share of a GPU's free memory for the same: caches that grow are there twice for a moment."""
+"""Share of a GPU's free memory for all rows: caches that grow exist twice for a moment."""
 
 FIRST_ROOM = 64
-"""Labels that a row has room for at first."""
+"""Labels for which a row has room at first."""
 
 LOGIT_BYTES = 32
-"""Of a logit and of what is made of it while tokens are drawn."""
+"""Of a logit and the intermediate values of drawing."""
 
 
 @dataclass(frozen=True, slots=True)
 class WritingPlan:
-    """What text is wanted.
+    """The wanted text.
 
     Attributes:
         tokens: at least so many.
-        seed: of everything.
+        seed: of all random numbers.
         rows: conversations written at once. Part of the plan, since products of another size round
             differently.
     """
@@ -72,8 +71,8 @@ def rows_for(
         tokens: wanted.
         token_bytes: of a token in a row's cache.
         vocab_size: of the target.
-        gpu_bytes: free on the target's GPU; None where it is computed on a CPU.
-        longest: tokens of the longest conversation that there may be; all rows may hold such.
+        gpu_bytes: free on the target's GPU; None on a CPU.
+        longest: most tokens of a conversation, which every row may hold.
     """
     most, room = MOST_ROWS, CACHE_BYTES
     if gpu_bytes is not None:
@@ -85,28 +84,16 @@ def rows_for(
 
 
 class _Row:
-    """A conversation that is being written, with its labels.
-
-    Args:
-        number: of it.
-        dialogue: what was said so far.
-        top: `k`.
-    """
+    """A conversation that is being written, with `top` = k labels for each token."""
 
     def __init__(self, number: int, dialogue: Dialogue | GivenText, top: int) -> None:
         self.number, self.dialogue, self._labelled = number, dialogue, 0
-        # arrays that are kept one by one would keep the logits' memory from being used again
+        # one array per token would fragment the memory that logits use
         self._columns = np.empty((FIRST_ROOM, top), np.int32)
         self._probs = np.empty((FIRST_ROOM, top), np.float32)
 
     def take(self, token: int, columns: NDArray[np.int32], probs: NDArray[np.float32]) -> None:
-        """Go on with a token that was drawn; of an answer, keep what else it might have been.
-
-        Args:
-            token: drawn.
-            columns: int32 [k], the most probable tokens in its place.
-            probs: float32 [k], their probabilities.
-        """
+        """Append a drawn token; an answer's gets the most probable tokens [k] as labels."""
         if not self.dialogue.asking:
             if self._labelled == len(self._columns):
                 self._columns = np.resize(self._columns, (2 * self._labelled, len(columns)))
@@ -116,13 +103,7 @@ class _Row:
         self.dialogue.take(token)
 
     def labels(self, length: int, features: Tensor, vocab_size: int) -> Labels:
-        """Labels of the conversation's first tokens.
-
-        Args:
-            length: how many.
-            features: [n, F, hidden] of these and further ones.
-            vocab_size: of the target.
-        """
+        """Labels of the first `length` tokens; `features` [n, F, hidden] may have more."""
         count = sum(self.dialogue.answers[1:length])
         columns, probs = map(torch.from_numpy, (self._columns[:count], self._probs[:count]))
         features = features[: max(length - 1, 0)].cpu()
@@ -134,17 +115,17 @@ class Writer:
 
     Args:
         model: the target.
-        pieces: of its chat template.
-        plan: what is wanted.
-        shards: where conversations go, and where earlier ones are found.
-        given: text that the target wrote before: the first conversations, which are only read. Each
-            ends with an answer, and fits into the context window.
+        template: tokens of its chat template.
+        plan: the wanted text.
+        shards: of finished conversations, earlier ones included.
+        given: text that the target wrote before: the first conversations, which are only labelled.
+            Each ends with an answer, and fits into the context window.
     """
 
     def __init__(
         self,
         model: Llama | NativeLlama,
-        pieces: Pieces,
+        template: TemplateTokens,
         plan: WritingPlan,
         shards: Shards,
         given: Corpus | None = None,
@@ -156,20 +137,19 @@ class Writer:
         )
         self._lengths = Lengths.within(model.context_window)
         self._top = min(TOP, model.vocab_size)
-        self._closing = torch.tensor(sorted(pieces.closing), device=model.device)
-        self._pieces, self._plan, self._shards = pieces, plan, shards
+        self._closing = torch.tensor(sorted(template.closing), device=model.device)
+        self._template, self._plan, self._shards = template, plan, shards
         self._given = Corpus.of([], model.vocab_size) if given is None else given
         self._rows: list[_Row | None] = [None] * plan.rows
-        self._held: list[Sequence[int]] = [()] * plan.rows  # read by a row's last conversation
+        self._held: list[Sequence[int]] = [()] * plan.rows  # in the cache from a row's last one
         self._next = 0  # first one not begun
         self._finished_tokens = 0
         self._run = (0, 0)  # see `Shards.run`
 
     def run(self, save_seconds: float = SAVE_SECONDS) -> Iterator[int]:
-        """Write until the text is long enough; yields, after every pass, the tokens written.
+        """Write until the text is long enough; yields the tokens written after every forward.
 
-        Everything finished is on the disk when this ends, and else what is older than
-        `save_seconds`.
+        Finished conversations are saved every `save_seconds`, and all of them at the end.
         """
         saved = monotonic()
         while not self._complete():
@@ -183,7 +163,7 @@ class Writer:
 
     @property
     def share(self) -> float:
-        """How much of what is wanted is finished, 0 to 1."""
+        """Finished part of the wanted text, 0 to 1."""
         return min(self._finished_tokens / self._plan.tokens, 1.0)
 
     def _complete(self) -> bool:
@@ -191,7 +171,7 @@ class Writer:
         return self._run[1] >= self._plan.tokens
 
     def _begun(self) -> int:
-        """Tokens of all conversations that were finished or begun."""
+        """Tokens of all conversations, finished or begun."""
         under_way = sum(len(row.dialogue.ids) for row in self._rows if row is not None)
         return self._finished_tokens + under_way
 
@@ -201,7 +181,7 @@ class Writer:
             self._next += 1
 
     def _refill(self) -> None:
-        """Give free rows the next conversations, as long as those begun will not be enough."""
+        """Give free rows the next conversations, unless those begun are enough."""
         for row in [row for row, taken in enumerate(self._rows) if taken is None]:
             self._skip_finished()
             if self._begun() >= self._plan.tokens:
@@ -214,7 +194,7 @@ class Writer:
 
     def _dialogue(self, number: int) -> Dialogue | GivenText:
         if number >= self._given.conversations:
-            return Dialogue(number, self._plan.seed, self._pieces, self._lengths)
+            return Dialogue(number, self._plan.seed, self._template, self._lengths)
         span = self._given.span(number)
         return GivenText(self._given.tokens[span].tolist(), self._given.answers[span].tolist())
 
@@ -244,9 +224,9 @@ class Writer:
                 self._finish(place, row)
 
     def _finish(self, place: int, row: _Row) -> None:
-        """Keep what is worth learning of a row's conversation; the row is then free."""
+        """Keep the usable part of a row's conversation, and free the row."""
         ids, answers = row.dialogue.ids, row.dialogue.answers
-        length = worth_learning(ids, answers)
+        length = usable_length(ids, answers)
         features = self._batch.features(place)
         labels = row.labels(length, features, self._shards.vocab_size)
         self._shards.add(row.number, ids[:length], answers[:length], labels)
@@ -257,7 +237,7 @@ class Writer:
 
 
 def _shared(one: Sequence[int], other: Sequence[int]) -> int:
-    """Tokens that both begin with."""
+    """Number of tokens that both begin with."""
     return next(
         (at for at, (left, right) in enumerate(zip(one, other, strict=False)) if left != right),
         min(len(one), len(other)),

@@ -1,8 +1,8 @@
-"""What a draft is trained for: to agree with the target's distribution at every position.
+"""Distance of the draft's distribution from the target's, over a batch of positions.
 
-Pure functions over a batch of positions; the target is known by its most probable tokens. With p
-the target and q the draft, a drawn token is accepted with probability 1 - TV(p, q), so total
-variation is the acceptance rate itself, and forward KL the usual, smoother way there.
+The target is known by its most probable tokens. With p the target and q the draft, a drawn token is
+accepted with probability 1 - TV(p, q), so total variation is the acceptance rate itself; forward KL
+is the usual, smoother objective.
 """
 
 from dataclasses import dataclass
@@ -18,12 +18,12 @@ _CPU_ROWS, _GPU_ROWS = 512, 8192
 
 @dataclass(frozen=True, slots=True)
 class LossWeights:
-    """How much each part counts.
+    """Weights of the loss's parts.
 
     Attributes:
         kl: forward KL, KL(p | q) up to the target's own entropy: the cross-entropy of q under p.
-        tv: total variation, TV(p, q). What p gives to tokens that are not listed counts as
-            uncovered, so it is an upper bound.
+        tv: total variation, TV(p, q). What p gives to unlisted tokens counts as uncovered, so it
+            is an upper bound.
     """
 
     kl: float
@@ -33,7 +33,7 @@ class LossWeights:
 LOSSES = MappingProxyType(
     {"kl": LossWeights(1.0, 0.0), "tv": LossWeights(0.0, 1.0), "mix": LossWeights(1.0, 1.0)}
 )
-"""By the name that the command line knows."""
+"""By name, as on the command line."""
 
 
 def distance(
@@ -42,10 +42,10 @@ def distance(
     """Mean over positions of `weights.kl * KL + weights.tv * TV`.
 
     Args:
-        states: [n, hidden], what the draft's head reads.
+        states: [n, hidden], inputs of the draft's head.
         head: [V_draft, hidden]; logits are `states @ head.T`, in autocast's dtype where it is on.
         columns: int64 [n, k], the draft's columns of the target's most probable tokens.
-        probs: float32 [n, k], their target probabilities; 0 for tokens that the draft cannot say.
+        probs: float32 [n, k], their target probabilities; 0 for tokens that it does not have.
         weights: of both parts.
     """
     device = states.device.type

@@ -1,7 +1,7 @@
 """Muon, an optimiser for matrices (Keller Jordan, https://kellerjordan.github.io/posts/muon/).
 
 A step moves a matrix along the orthogonal matrix nearest to its momentum, so that every direction
-is learnt at the same pace. PyTorch's own (`torch.optim.Muon`) always multiplies in bfloat16, which
+is learnt at the same rate. PyTorch's own (`torch.optim.Muon`) always multiplies in bfloat16, which
 processors without bfloat16 products emulate a hundred times slower.
 """
 
@@ -20,15 +20,7 @@ _ROUNDS = 5
 
 
 class Muon(torch.optim.Optimizer):
-    """Steps along orthogonal matrices.
-
-    Args:
-        params: matrices.
-        lr: how far a step moves; see `torch.optim.Muon`'s `original` adjustment.
-        momentum: share of the steps before.
-        weight_decay: as of AdamW.
-        dtype: of the products.
-    """
+    """Steps along orthogonal matrices, with the `original` adjustment of `torch.optim.Muon`."""
 
     def __init__(
         self,

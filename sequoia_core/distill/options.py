@@ -1,8 +1,4 @@
-"""What a distillation was asked to do, and the file that remembers it.
-
-Owns the checks of values and the refusal to go on with others than a directory was begun with.
-Knows nothing of models.
-"""
+"""The options of a distillation, and the plan file that keeps them for `--resume`."""
 
 from __future__ import annotations
 
@@ -26,12 +22,12 @@ LEAST_TOKENS = 500
 
 PLAN = "plan.json"
 FORMAT = 3
-"""Of the work directory's files, raised where those of before cannot be gone on with."""
+"""Version of the work directory's files; those of another one cannot be resumed."""
 FINISHED = "finished.json"
 TRAINING_PLANNED = "steps.json"
-"""Is there once training has begun."""
+"""Exists once training has begun."""
 OF_TRAINING = ("steps", "loss", "bits")
-"""Options that no earlier stage looks at."""
+"""Options that only training reads; they may change until it begins."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,13 +38,13 @@ class Options:
         target: a directory, GGUF file or hub id; None is the embedded target.
         layers: how many of the target's layers, or which, separated by commas.
         head_vocab: rows of the output head.
-        tokens: of text, at least.
+        tokens: least size of the text.
         steps: of the optimiser; None follows from the text.
         minutes: for everything; None is as long as it takes.
-        seed: of all chance.
-        data: a file with prompts of the person's own.
+        seed: of all random numbers.
+        data: a file with the user's own prompts.
         text: an npz file with text that this target has written already.
-        begin_with: the directory of a draft of this target, to go on with its weights.
+        begin_with: the directory of a draft of this target whose weights are trained further.
         kind: one of `KINDS`.
         loss: one of `LOSS_NAMES`.
         bits: of the draft's weights, one of `BLOCKS`.
@@ -101,7 +97,7 @@ class Options:
                 raise ParameterError(f"--{name} is {word!r}; give {' or '.join(known)}")
 
     def command_line(self, out: Path) -> str:
-        """The command that does this anew."""
+        """The command that repeats this run."""
         words = ["sequoia", "distill", "--out", str(out)]
         for each in fields(self):
             value = getattr(self, each.name)
@@ -110,13 +106,9 @@ class Options:
         return shlex.join(words)
 
     def chosen_layers(self, count: int, default: int) -> tuple[int, ...]:
-        """Which of the target's layers the draft begins with.
+        """Which of the target's `count` layers the draft begins with.
 
         A number of layers takes that many from the bottom (measured: docs/decisions/0018).
-
-        Args:
-            count: of the target's layers.
-            default: how many where none were asked for.
 
         Raises:
             ParameterError: there are no such layers.
@@ -139,17 +131,17 @@ class Options:
 
 
 def options_for(work: Path, given: Mapping[str, Any], resume: bool) -> Options:
-    """The options that hold in a work directory; nothing is written yet.
+    """The options of a run in a work directory; nothing is written.
 
     Args:
         work: inside the directory of the draft.
-        given: values given by the person, by the names of `Options`.
-        resume: go on with what is there; values not given are those it was begun with. Those of
-            training may be others as long as it has not begun.
+        given: values given by the user, by the names of `Options`.
+        resume: continue the run in the directory. Values not given are the plan's; given ones must
+            equal it, except those of training before it has begun.
 
     Raises:
-        ParameterError: a value is outside its range, there is something to resume that was not to
-            be resumed, or the other way round, or it was begun with other values.
+        ParameterError: a value is outside its range, the directory holds a run although `resume` is
+            off or none although it is on, or the run was begun with other values.
     """
     plan, out = work / PLAN, work.parent
     if resume:
@@ -170,7 +162,7 @@ def options_for(work: Path, given: Mapping[str, Any], resume: bool) -> Options:
 
 
 def remember(work: Path, options: Options) -> None:
-    """Write the plan, so that the run can be gone on with.
+    """Write the plan, so that the run can be resumed.
 
     Raises:
         ParameterError: the directory cannot be written.
@@ -219,7 +211,7 @@ def _resumed(plan: Path, given: Mapping[str, Any]) -> Options:
 
 
 def _digests(options: Options) -> dict[str, str]:
-    """Contents of the files that the options name.
+    """SHA-256 of the files that the options name.
 
     Raises:
         ParameterError: one cannot be read.

@@ -1,9 +1,8 @@
 """Conversations and their soft labels, in shards on disk.
 
-Owns the files. A shard is a safetensors file of whole conversations and their labels, written whole
-or not at all; which conversations share one depends on time and means nothing. Knows nothing of how
-text is written or learnt from. Shapes: `n` tokens of a conversation, `a` of them labelled, `k` kept
-tokens, `F` feature layers.
+A shard is a safetensors file of whole conversations and their labels, written whole or not at all;
+which conversations share one depends on time. Shapes: `n` tokens of a conversation, `a` of them
+labelled, `k` kept tokens, `F` feature layers.
 """
 
 from __future__ import annotations
@@ -29,7 +28,7 @@ NAMES = (
 )  # fmt: skip
 
 SHARD_BYTES = 32 << 20
-"""A shard is written as soon as it would be so large: it lies in memory until then."""
+"""Size at which a shard is written; until then it is in memory."""
 
 MARK, PROB, FEATURE = torch.bool, torch.float16, torch.bfloat16
 """Types in a shard. bfloat16 since a hidden state may be too large for float16."""
@@ -41,12 +40,7 @@ def id_type(vocab_size: int) -> torch.dtype:
 
 
 def token_bytes(vocab_size: int, features: int) -> int:
-    """Bytes of a token of an answer in a shard; other tokens take less.
-
-    Args:
-        vocab_size: of the target.
-        features: numbers kept of its hidden states, F x hidden.
-    """
+    """Bytes of an answer's token in a shard, with `features` = F x hidden; others take less."""
     token = id_type(vocab_size).itemsize
     labels = min(TOP, vocab_size) * (token + PROB.itemsize)
     return token + MARK.itemsize + labels + features * FEATURE.itemsize
@@ -61,7 +55,7 @@ class Labels:
             token, in order. A token that begins the conversation has none.
         top_probs: float16 [a, k], at temperature 1.
         features: bfloat16 [n - 1, F, hidden], outputs of the target's layers for all tokens but the
-            last, which nothing is read after.
+            last.
     """
 
     top_ids: Tensor
@@ -79,7 +73,7 @@ class Labels:
 
     @property
     def nbytes(self) -> int:
-        """Memory of all of it."""
+        """Memory of all tensors."""
         return self.top_ids.nbytes + self.top_probs.nbytes + self.features.nbytes
 
 
@@ -96,7 +90,7 @@ class Shards:
     """Finished conversations by number.
 
     Args:
-        directory: made if missing; what is in it already is found.
+        directory: made if missing; its shards are found.
         vocab_size: of the target.
 
     Raises:
@@ -123,12 +117,12 @@ class Shards:
         return self._lengths[number]
 
     def labels(self, number: int) -> Labels:
-        """Of a conversation that was saved; mapped into memory."""
+        """Of a saved conversation; mapped into memory."""
         shard, place = self._saved[number]
         return shard.conversation(place).labels
 
     def add(self, number: int, ids: Sequence[int], answers: Sequence[bool], labels: Labels) -> None:
-        """Keep a finished conversation; `save` brings it to the disk, or a shard that is full."""
+        """Keep a finished conversation, which `save` or a full shard brings to the disk."""
         tokens = torch.tensor(ids, dtype=torch.int64).to(id_type(self.vocab_size))
         marks = torch.tensor(answers, dtype=MARK)
         self._unsaved[number] = _Conversation(tokens, marks, labels)
@@ -138,7 +132,7 @@ class Shards:
             self.save()
 
     def save(self) -> None:
-        """Write what was added since the last time as one more shard, which is then mapped.
+        """Write all unsaved conversations as one more shard.
 
         Raises:
             OSError: the disk refuses.
@@ -160,16 +154,16 @@ class Shards:
             self._lengths[number] = shard.length(place)
 
     def run(self, tokens: int, known: tuple[int, int] = (0, 0)) -> tuple[int, int]:
-        """The shortest run of conversations 0, 1, ... that has so many tokens.
+        """The shortest run of conversations 0, 1, ... with so many tokens.
 
         It ends before the first that is missing.
 
         Args:
             tokens: wanted.
-            known: what this returned before, to go on from.
+            known: an earlier result, to continue from.
 
         Returns:
-            how many conversations it has, and how many tokens.
+            its numbers of conversations and of tokens.
         """
         count, total = known
         while total < tokens and count in self:
@@ -178,30 +172,20 @@ class Shards:
         return count, total
 
     def text(self, tokens: int) -> LabelledText:
-        """The conversations of a `run`, all of which must have been saved.
+        """The conversations of a `run`, without those that have nothing to learn from.
 
-        Those that have nothing to learn from are left out.
+        All of them must have been saved.
         """
         numbers = [number for number in range(self.run(tokens)[0]) if self.length(number)]
-        return LabelledText(self._corpus(numbers), numbers, self)
-
-    def _corpus(self, numbers: Sequence[int]) -> Corpus:
-        found = (
-            shard.conversation(place) for shard, place in map(self._saved.__getitem__, numbers)
-        )
+        places = (self._saved[number] for number in numbers)
+        found = (shard.conversation(place) for shard, place in places)
         pairs = ((each.tokens.numpy(), each.answers.numpy()) for each in found)
-        return Corpus.of(pairs, self.vocab_size)
+        return LabelledText(Corpus.of(pairs, self.vocab_size), numbers, self)
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class LabelledText:
-    """Text and its soft labels.
-
-    Attributes:
-        corpus: the text, in memory.
-        numbers: of its conversations.
-        shards: where their labels are.
-    """
+    """A corpus, in memory, and the numbers and shards by which its labels are found."""
 
     corpus: Corpus
     numbers: Sequence[int]
@@ -228,7 +212,7 @@ def _tensors(conversations: Mapping[int, _Conversation]) -> dict[str, Tensor]:
 
 
 class _Shard:
-    """A file of conversations, mapped into memory and read as it is used.
+    """A file of conversations, mapped into memory.
 
     Raises:
         ParameterError: it is damaged.
@@ -242,15 +226,9 @@ class _Shard:
             raise ParameterError(f"{file} is damaged ({error}); begin in another --out") from None
         self.numbers: list[int] = self._found["numbers"].tolist()
         lengths, labelled = self._found["lengths"], self._found["labelled"]
-        self._ends: list[tuple[int, ...]] = [
-            (0, 0, 0),
-            *zip(
-                lengths.cumsum(0).tolist(),
-                labelled.cumsum(0).tolist(),
-                (lengths - 1).clamp(min=0).cumsum(0).tolist(),
-                strict=True,
-            ),
-        ]
+        counts = (lengths, labelled, (lengths - 1).clamp(min=0))
+        ends = zip(*(each.cumsum(0).tolist() for each in counts), strict=True)
+        self._ends: list[tuple[int, ...]] = [(0, 0, 0), *ends]
 
     def length(self, place: int) -> int:
         """Tokens of a conversation."""

@@ -1,10 +1,9 @@
 """The draft in training: a few Llama layers over the target's embedding, with a trimmed head.
 
-Owns the differentiable forward of both kinds of draft. An independent one reads token embeddings; a
-conditioned one reads, beside each token's embedding, the target's hidden states of the token before
-(after EAGLE, arXiv 2401.15077), or, deeper in a tree, its own output there. Training follows a tree
-downwards by reading its own outputs for some steps, as decoding will (EAGLE-3, arXiv 2503.01840).
-Knows nothing of losses or data. Shapes: `B` conversations, `t` tokens of each, `F` feature layers.
+An independent draft reads token embeddings. A conditioned one also reads the target's hidden states
+of the token before (after EAGLE, arXiv 2401.15077), or, deeper in a tree, its own output there.
+Training follows a tree downwards for some steps, as decoding will (EAGLE-3, arXiv 2503.01840).
+Shapes: `B` conversations, `t` tokens of each, `F` feature layers.
 """
 
 from __future__ import annotations
@@ -34,13 +33,10 @@ Rows = list[tuple[Tensor, Tensor]]
 
 
 class Matrix(nn.Linear):
-    """A product with a matrix as the draft's file will hold it.
+    """A matrix that multiplies with the weights that the draft's file will hold.
 
-    Args:
-        inputs: columns.
-        outputs: rows.
-        blocks: format of the file, a name of `blocks.FORMATS`, unless columns fill no blocks; None
-            is the weights as they are.
+    `blocks` is the file's format, a name of `blocks.FORMATS`, or None for the weights as they are;
+    so are those whose columns fill no blocks.
     """
 
     def __init__(self, inputs: int, outputs: int, blocks: str | None) -> None:
@@ -50,11 +46,11 @@ class Matrix(nn.Linear):
 
     @property
     def read(self) -> Tensor:
-        """[outputs, inputs] of the products; its gradient is the weights'."""
+        """[outputs, inputs], the rounded weights; their gradient goes to the weights."""
         return self.weight if self._rounded is None else self._rounded
 
     def round(self) -> None:
-        """Take over weights that have changed."""
+        """Round the weights anew."""
         if self._blocks is not None:
             self._rounded = rounded(self.weight, self._blocks)
 
@@ -64,12 +60,7 @@ class Matrix(nn.Linear):
 
 
 class Block(nn.Module):
-    """One transformer block whose rows may be nodes of a tree.
-
-    Args:
-        config: of the draft.
-        blocks: see `Matrix`.
-    """
+    """One transformer block whose rows may be nodes of a tree."""
 
     def __init__(self, config: ModelConfig, blocks: str | None) -> None:
         super().__init__()
@@ -86,7 +77,7 @@ class Block(nn.Module):
         self.down_proj = Matrix(inner, hidden, blocks)
 
     def forward(self, hidden: Tensor, rotary: tuple[Tensor, Tensor], above: Rows) -> Tensor:
-        """Read one step's rows; appends their keys and values to `above`.
+        """Compute one step's rows and append their keys and values to `above`.
 
         Args:
             hidden: [B, t, hidden].
@@ -114,7 +105,7 @@ class Block(nn.Module):
 def _attend(queries: Tensor, steps: Rows) -> Tensor:
     """[B, H, t, D]: row i of the j-th step sees row i of its own, row i - 1 of the one above, ...
 
-    Of the first step, whose rows are committed tokens, it sees all up to its place on that path.
+    Of the first step, whose rows are committed tokens, it sees all up to its place on the path.
     """
     depth = len(steps) - 1
     keys, values = steps[0]
@@ -134,7 +125,7 @@ def _attend(queries: Tensor, steps: Rows) -> Tensor:
 
 
 def _shifted(pair: tuple[Tensor, Tensor], places: int) -> tuple[Tensor, Tensor]:
-    """Rows moved towards the end, so that row i is what row i - places was."""
+    """Rows moved towards the end: row i is the former row i - places."""
     keys, values = pair
     length = keys.shape[2]
     padding = (0, 0, places, 0)
@@ -145,11 +136,11 @@ def _shifted(pair: tuple[Tensor, Tensor], places: int) -> tuple[Tensor, Tensor]:
 
 
 class Student(nn.Module):
-    """A draft with float32 weights to be trained.
+    """A draft with float32 weights.
 
     Args:
-        config: of the draft; `feature_layers` tell a conditioned one from an independent one.
-        embedding: [V, hidden], the target's, which stays as it is.
+        config: of the draft; a conditioned one has `feature_layers`.
+        embedding: [V, hidden], the target's, not trained.
         vocab_ids: int64 [V_draft], the target's id of each row of the head.
         blocks: see `Matrix`.
     """
@@ -168,7 +159,7 @@ class Student(nn.Module):
         width = config.hidden_size
         self.target_input = Matrix((slots + 1) * width, width, blocks) if slots else None
         self.own_input = Matrix(2 * width, width, blocks) if slots else None
-        # hidden states have a few dimensions that dwarf all others; evened out, none is lost
+        # a few dimensions of hidden states are much larger than the rest
         self.register_buffer("input_shift", torch.zeros(slots + 1, width))
         self.register_buffer("input_scale", torch.ones(slots + 1, width))
         self.input_shift: Tensor
@@ -178,18 +169,18 @@ class Student(nn.Module):
     def unrolled(
         self, tokens: Tensor, features: Tensor | None, counts: Sequence[int]
     ) -> Iterator[Tensor]:
-        """Hidden states that the head reads, of each step down a tree that follows the text.
+        """The head's inputs at each step down a tree that follows the text.
 
         Args:
             tokens: int64 [B, t].
             features: [B, t, F, hidden], the target's, of the token before each; None for an
-                independent draft, which knows only one step.
-            counts: of each step, how many conversations take it: the first ones, and never more
-                than take the step above.
+                independent draft, which has only one step.
+            counts: conversations that take each step: the first ones, and never more than take the
+                step above.
 
         Yields:
-            [count, t, hidden]; entry [b, i] of step j (from 1) guesses token i + 1 and has read the
-            target's hidden states up to token i - j only. Its first j - 1 rows mean nothing.
+            [count, t, hidden]; entry [b, i] of step j (from 1) predicts token i + 1 and has read
+            the target's hidden states up to token i - j. Its first j - 1 rows mean nothing.
         """
         for module in self.modules():
             if isinstance(module, Matrix):
@@ -198,22 +189,22 @@ class Student(nn.Module):
         embedded = functional.embedding(tokens, self.embedding).float()
         rotary = self.rotary(torch.arange(tokens.shape[1], device=tokens.device))
         rows: list[Rows] = [[] for _ in self.blocks]
-        read = None if features is None else self._evened(features.float(), 1).flatten(2)
+        read = None if features is None else self._normalised(features.float(), 1).flatten(2)
         for step, count in enumerate(counts):
             embedded = embedded[:count]
             rows = [[(keys[:count], values[:count]) for keys, values in each] for each in rows]
             hidden, project = embedded, self.own_input if step else self.target_input
             if project is not None and read is not None:
-                evened = self._evened(embedded[:, :, None], 0)[:, :, 0]
-                hidden = project(torch.cat((evened, read[:count]), -1))
+                tokens_in = self._normalised(embedded[:, :, None], 0)[:, :, 0]
+                hidden = project(torch.cat((tokens_in, read[:count]), -1))
             for layer, above in zip(self.blocks, rows, strict=True):
                 hidden = layer(hidden, rotary, above)
             output = _normed(hidden, self.norm, eps)
             read = _down(output)
             yield output
 
-    def _evened(self, states: Tensor, first: int) -> Tensor:
-        """States [B, t, slots, hidden] with every dimension's mean and spread taken out."""
+    def _normalised(self, states: Tensor, first: int) -> Tensor:
+        """States [B, t, slots, hidden], every dimension with mean 0 and deviation 1."""
         slots = slice(first, first + states.shape[2])
         return (states - self.input_shift[slots]) * self.input_scale[slots]
 
@@ -238,7 +229,7 @@ def _normed(x: Tensor, weight: Tensor, eps: float) -> Tensor:
 
 
 def _down(output: Tensor) -> Tensor:
-    """Outputs [B, t, hidden] as features of the token after."""
+    """Outputs [B, t, hidden] as features of the next token."""
     return functional.pad(output[:, :-1], (0, 0, 1, 0))
 
 
@@ -270,17 +261,11 @@ def student_config(
 def begin_from_target(
     student: Student, weights: Mapping[str, Tensor], layers: Sequence[int], seed: int
 ) -> None:
-    """Give a student what it can use of the target's own weights to start from.
+    """Initialise a student with weights of the target, under Hugging Face's names.
 
-    The final norm and the head's rows serve both kinds. The layers serve an independent draft; a
-    conditioned one, which begins where the target's last layer ended, learns faster from random
-    ones (see docs/decisions).
-
-    Args:
-        student: is changed.
-        weights: the target's, under Hugging Face's names.
-        layers: of the target, one per layer of the student.
-        seed: for what is random.
+    Both kinds take the final norm and the head's rows. An independent draft also takes the named
+    layers, one for each of its own. A conditioned one, which begins where the target's last layer
+    ended, learns faster from random layers (see docs/decisions).
     """
     student.norm.copy_(weights["model.norm.weight"])
     head = weights[HEAD if HEAD in weights else EMBEDDING]
@@ -300,30 +285,25 @@ def begin_from_target(
 
 @torch.no_grad()
 def begin_from_draft(student: Student, weights: Mapping[str, Tensor]) -> None:
-    """Take over all that a draft of the same shape has learnt, and what evens out its inputs.
-
-    Args:
-        student: is changed.
-        weights: of the draft, under the names of `Student.tensors`.
-    """
+    """Initialise a student with a draft of the same shape, under the names of `Student.tensors`."""
     for name, tensor in student.tensors().items():
-        if name != DRAFT_VOCAB_IDS:  # the others are the student's own memory
+        if name != DRAFT_VOCAB_IDS:  # the others share memory with the student
             tensor.copy_(weights[name])
 
 
 def _random(like: Tensor, generator: torch.Generator) -> Tensor:
-    """A matrix that leaves the size of what it multiplies about as it is."""
+    """A random matrix that about keeps the norm of its inputs."""
     deviation: float = like.shape[1] ** -0.5
     return torch.randn(like.shape, generator=generator) * deviation
 
 
 @torch.no_grad()
-def even_inputs(student: Student, tokens: Tensor, features: Tensor) -> None:
-    """Fit a conditioned student's inputs to samples of what it will read.
+def normalise_inputs(student: Student, tokens: Tensor, features: Tensor) -> None:
+    """Set shift and scale of a conditioned student's inputs from samples of the text.
 
     Args:
         student: is changed.
-        tokens: int64 [n] of the text.
+        tokens: int64 [n].
         features: [n, F, hidden], the target's.
     """
     embedded = functional.embedding(tokens, student.embedding)[:, None]

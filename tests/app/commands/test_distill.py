@@ -13,7 +13,7 @@ from app.commands import distill as command
 from app.commands.distill import describe
 from sequoia_core.distill import pipeline
 from sequoia_core.distill.options import Options, remember
-from sequoia_core.distill.status import Status
+from sequoia_core.distill.progress import DistillStatus
 from sequoia_core.errors import ModelLoadError
 from sequoia_core.model.loading.catalogue import catalogue
 from tests.core.distill.runs import tiny_target
@@ -27,12 +27,12 @@ class Fake:
     """Remembers what it was asked for and reports what it was told to."""
 
     asked: tuple[Options, Path]
-    reports: tuple[Status | BaseException, ...] = ()
+    reports: tuple[DistillStatus | BaseException, ...] = ()
 
     def __init__(self, options: Options, out: Path) -> None:
         Fake.asked = (options, out)
 
-    def run(self) -> Iterator[Status]:
+    def run(self) -> Iterator[DistillStatus]:
         for report in Fake.reports:
             if isinstance(report, BaseException):
                 raise report
@@ -128,8 +128,8 @@ def test_a_command_line_on_the_card_does_the_same_again(fake: type[Fake], tmp_pa
 def test_progress_is_a_line_now_and_then_where_there_is_no_terminal(
     fake: type[Fake], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
-    steps = [Status("training", at / 100, 50.0, 2.5, 1.75) for at in range(101)]
-    monkeypatch.setattr(Fake, "reports", (Status("writing text", 0.0, 0.0), *steps))
+    steps = [DistillStatus("training", at / 100, 50.0, 2.5, 1.75) for at in range(101)]
+    monkeypatch.setattr(Fake, "reports", (DistillStatus("writing text", 0.0, 0.0), *steps))
     lines = invoke("--out", str(tmp_path / "draft")).stderr.splitlines()
     assert lines[0] == "writing text 0%"
     assert lines[1] == "training 0%  50 tok/s  loss 2.500  1.75 tokens/step predicted"
@@ -140,7 +140,7 @@ def test_progress_is_a_bar_on_a_terminal(
     fake: type[Fake], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     monkeypatch.setattr(command, "_on_terminal", lambda: True)
-    monkeypatch.setattr(Fake, "reports", (Status("training", 0.5, 50.0, 2.5),) * 2)
+    monkeypatch.setattr(Fake, "reports", (DistillStatus("training", 0.5, 50.0, 2.5),) * 2)
     shown = invoke("--out", str(tmp_path / "draft")).stderr
     assert "training" in shown
     assert "50%" in shown
@@ -148,8 +148,8 @@ def test_progress_is_a_bar_on_a_terminal(
 
 
 def test_figures_that_are_not_there_are_not_shown() -> None:
-    assert describe(Status("measuring", 0.0, 0.0)) == ""
-    assert describe(Status("training", 0.0, 0.0, 1.0)) == "loss 1.000"
+    assert describe(DistillStatus("measuring", 0.0, 0.0)) == ""
+    assert describe(DistillStatus("training", 0.0, 0.0, 1.0)) == "loss 1.000"
 
 
 def test_an_interrupted_run_says_how_to_go_on(

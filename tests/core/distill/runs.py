@@ -9,6 +9,7 @@ from typing import Any
 
 import torch
 
+from sequoia_core.distill.corpus import AnswerMarks, Corpus, load_corpus
 from sequoia_core.distill.options import options_for
 from sequoia_core.distill.pipeline import WORK, Distillation
 from tests.core.checkpoints import save_model, tiny_tokenizer
@@ -28,6 +29,11 @@ def tiny_target(folder: Path, **changes: Any) -> str:
     shape = {"max_position_embeddings": 128, "num_hidden_layers": 4} | changes
     save_model(folder, tiny_tokenizer(first="a"), **shape)
     return str(folder)
+
+
+def load_text(file: Path) -> Corpus:
+    """A corpus with marks on its answers."""
+    return load_corpus(file, AnswerMarks((), frozenset()))
 
 
 def run(out: Path, given: Mapping[str, Any], resume: bool = False) -> list[tuple[str, int]]:

@@ -11,13 +11,13 @@ import torch
 from sequoia_core.config import SamplingParams
 from sequoia_core.distill.card import UNKNOWN_LICENCE, stated_licence
 from sequoia_core.distill.corpus import Corpus
-from sequoia_core.distill.measured import TEMPERATURE, accepted, first_answers
+from sequoia_core.distill.draft_figures import TEMPERATURE, accepted, first_answers
 from sequoia_core.distill.pipeline import WORK
-from sequoia_core.distill.schooling import UNROLL
+from sequoia_core.distill.trainer import UNROLL
 from sequoia_core.errors import ParameterError
 from sequoia_core.model.loading.pair import Pair, load_pair
 from sequoia_core.model.loading.weights import DRAFT_VOCAB_IDS, EMBEDDING, expected_shapes
-from tests.core.distill.runs import TINY_RUN, run, tiny_target
+from tests.core.distill.runs import TINY_RUN, load_text, run, tiny_target
 
 
 @pytest.fixture(scope="module", params=["independent", "conditioned"])
@@ -30,7 +30,7 @@ def made(
     (folder / "target" / "README.md").write_text("---\nlicense: mit\n---\n# Tiny\n")
     out = folder / "out"
     run(out, {**TINY_RUN, "target": target, "kind": request.param, "tokens": 3000})
-    text = Corpus.load(out / WORK / "text.npz")
+    text = load_text(out / WORK / "text.npz")
     apart = text.held_out(max(text.conversations // 20, 1), TINY_RUN["seed"])
     card = (out / "README.md").read_text()
     return request.param, card, load_pair(target, str(out), device="cpu"), text.select(apart)

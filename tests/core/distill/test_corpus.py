@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from transformers import PreTrainedTokenizerBase
 
-from sequoia_core.distill.corpus import GRAM, AnswerMarks, Corpus, load_tokens, worth_learning
+from sequoia_core.distill.corpus import GRAM, AnswerMarks, Corpus, load_corpus, usable_length
 from sequoia_core.errors import ParameterError
 from sequoia_core.text.chat_template import ChatTemplate, Turn
 from tests.core.checkpoints import tiny_tokenizer
@@ -52,7 +52,7 @@ def test_conversations_come_out_as_they_were_put_in(rows: list[list[tuple[int, b
 def test_a_file_holds_what_was_saved(tmp_path: Path, vocab_size: int, kind: type) -> None:
     corpus = made([([vocab_size - 1, 2], [False, True]), ([3], [True])], vocab_size)
     corpus.save(tmp_path / "text.npz")
-    loaded = Corpus.load(tmp_path / "text.npz")
+    loaded = load_corpus(tmp_path / "text.npz", AnswerMarks((), frozenset()))
     assert loaded.tokens.dtype == kind
     assert conversations_of(loaded) == conversations_of(corpus)
     assert [file.name for file in tmp_path.iterdir()] == ["text.npz"]
@@ -61,21 +61,21 @@ def test_a_file_holds_what_was_saved(tmp_path: Path, vocab_size: int, kind: type
 def test_a_damaged_or_foreign_file_is_refused_in_one_line(tmp_path: Path) -> None:
     file, marks = tmp_path / "text.npz", AnswerMarks((1,), frozenset({2}))
     with pytest.raises(ParameterError, match="cannot be read"):
-        Corpus.load(file)
+        load_corpus(file, marks)
     file.write_bytes(b"PK\x03\x04 nonsense")
     with pytest.raises(ParameterError, match="cannot be read"):
-        load_tokens(file, marks)
+        load_corpus(file, marks)
     np.save(tmp_path / "bare.npy", np.arange(3))
     with pytest.raises(ParameterError, match="cannot be read"):
-        Corpus.load(tmp_path / "bare.npy")
+        load_corpus(tmp_path / "bare.npy", marks)
     with file.open("wb") as opened:
         np.savez(opened, tokens=np.zeros(3, np.uint16))
     with pytest.raises(ParameterError, match="no array called offsets"):
-        Corpus.load(file)
+        load_corpus(file, marks)
     with file.open("wb") as opened:
         np.savez(opened, tokens=np.array([{}], dtype=object), offsets=np.array([0]))
     with pytest.raises(ParameterError, match="cannot be read"):
-        Corpus.load(file)
+        load_corpus(file, marks)
     for tokens, offsets, says in (
         (np.arange(4, dtype=np.uint16), [0, 3, 2], "offsets"),
         (np.arange(4, dtype=np.uint16), [1], "offsets"),
@@ -85,9 +85,7 @@ def test_a_damaged_or_foreign_file_is_refused_in_one_line(tmp_path: Path) -> Non
         with file.open("wb") as opened:
             np.savez(opened, tokens=tokens, offsets=np.array(offsets))
         with pytest.raises(ParameterError, match=says):
-            load_tokens(file, marks)
-        with pytest.raises(ParameterError, match="marks"):
-            Corpus.load(file)
+            load_corpus(file, marks)
 
 
 @pytest.mark.parametrize(
@@ -117,7 +115,7 @@ def test_answers_are_found_by_their_header_alone(
     tokens = np.array(ids + ids, np.uint32)
     for offsets in ([0, len(ids)], [0, len(ids), len(tokens)]):  # some files name the end too
         np.savez(tmp_path / "bare.npz", tokens=tokens, offsets=np.array(offsets))
-        loaded = load_tokens(tmp_path / "bare.npz", marks)
+        loaded = load_corpus(tmp_path / "bare.npz", marks)
         assert conversations_of(loaded) == [(ids, expected)] * 2
 
 
@@ -166,15 +164,15 @@ def test_what_is_left_is_the_longest_beginning_below_the_limit(limit: float) -> 
         ends = [0]
         ends += [at for at in range(2, len(ids) + 1) if marks[at - 1]]
         ends = [at for at in ends if repeated_share(ids[:at]) <= limit]
-        left = worth_learning(ids, marks, limit)
+        left = usable_length(ids, marks, limit)
         assert left == ends[-1]
-        assert worth_learning(ids[:left], marks[:left], limit) == left
+        assert usable_length(ids[:left], marks[:left], limit) == left
         cut += left < len(ids) - 2
     assert 0 < cut < len(texts)
 
 
 def test_nothing_is_left_without_an_answer_that_follows_something() -> None:
-    assert worth_learning([7] * 40 + list(range(40)), [False] * 60 + [True] * 20, 0.1) == 0
-    assert worth_learning([3, 4], [True, False]) == 0
-    assert worth_learning([3], [True]) == 0
-    assert worth_learning([], []) == 0
+    assert usable_length([7] * 40 + list(range(40)), [False] * 60 + [True] * 20, 0.1) == 0
+    assert usable_length([3, 4], [True, False]) == 0
+    assert usable_length([3], [True]) == 0
+    assert usable_length([], []) == 0

@@ -20,8 +20,8 @@ from sequoia_core.distill.generate import (
     WritingPlan,
     rows_for,
 )
-from sequoia_core.distill.pieces import Pieces
 from sequoia_core.distill.shards import LabelledText, Labels, Shards, token_bytes
+from sequoia_core.distill.template_tokens import TemplateTokens
 from sequoia_core.errors import ModelLoadError, NumberError, ParameterError
 from sequoia_core.model.llama import Llama
 from sequoia_core.model.native.llama import NativeLlama
@@ -34,7 +34,7 @@ from tests.core.tiny_tokenizers import COUNTING_TEMPLATE, byte_level
 CPU = torch.device("cpu")
 TOKENIZER = tiny_tokenizer(first="a")
 CLOSING = frozenset({2})
-PIECES = Pieces.of(TOKENIZER, CLOSING, [], 100)
+PIECES = TemplateTokens.of(TOKENIZER, CLOSING, [], 100)
 LENGTHS = Lengths(question=12, answer=40, window=100)
 
 
@@ -347,7 +347,7 @@ def test_no_conversation_outgrows_the_window(window: int) -> None:
 
 
 def test_a_conversation_ends_after_so_many_tokens_but_for_a_prompt() -> None:
-    pieces = Pieces.of(TOKENIZER, CLOSING, ["0" * 3000], 4000)
+    pieces = TemplateTokens.of(TOKENIZER, CLOSING, ["0" * 3000], 4000)
     lengths = Lengths(question=400, answer=4000, window=10_000)
     longest = set()
     for index in range(20):
@@ -382,7 +382,7 @@ def test_a_question_is_opened_or_must_say_something() -> None:
 
 def test_prompts_begin_half_of_the_conversations_whole() -> None:
     prompts = ["hello there", "0123", "x" * 400]
-    pieces = Pieces.of(TOKENIZER, CLOSING, prompts, 50)
+    pieces = TemplateTokens.of(TOKENIZER, CLOSING, prompts, 50)
     template = ChatTemplate(TOKENIZER, None)
     wanted = {tuple(template.whole([], prompt)) for prompt in prompts[:2]}
     assert set(pieces.prompts) == wanted
@@ -391,15 +391,15 @@ def test_prompts_begin_half_of_the_conversations_whole() -> None:
     assert set(prompted) == wanted
     assert 110 < len(prompted) < 190
     with pytest.raises(ParameterError, match="longer than 5 tokens"):
-        Pieces.of(TOKENIZER, CLOSING, prompts, 5)
+        TemplateTokens.of(TOKENIZER, CLOSING, prompts, 5)
 
 
 def test_templates_that_cannot_go_on_have_one_turn_and_none_is_refused() -> None:
     counting = byte_level(COUNTING_TEMPLATE)
     closing = int(counting.convert_tokens_to_ids("<|eot_id|>"))
-    assert Pieces.of(counting, [closing], [], 100).between is None
+    assert TemplateTokens.of(counting, [closing], [], 100).between is None
     with pytest.raises(ModelLoadError, match="no chat template"):
-        Pieces.of(byte_level(None), [closing], [], 100)
+        TemplateTokens.of(byte_level(None), [closing], [], 100)
 
 
 def test_rows_fit_the_text_and_the_memory() -> None:

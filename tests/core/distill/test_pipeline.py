@@ -14,17 +14,16 @@ from safetensors.torch import load_file, save_file
 from sequoia_core.config import Mode, SamplingParams
 from sequoia_core.decode.engine import Engine
 from sequoia_core.decode.tree_choice import BundledAdvisor
-from sequoia_core.distill.corpus import Corpus
 from sequoia_core.distill.options import Options, options_for
 from sequoia_core.distill.pipeline import WORK, Distillation
 from sequoia_core.distill.student import Student, begin_from_draft
-from sequoia_core.distill.subject import Subject, spread_layers
+from sequoia_core.distill.target import DistillTarget, spread_layers
 from sequoia_core.errors import ModelLoadError, ParameterError, SequoiaError
 from sequoia_core.model.loading.pair import load_pair
 from sequoia_core.tree.choice import TreeChoice
 from sequoia_core.tree.growmap import GrowMap
 from tests.core.checkpoints import save_model, tiny_tokenizer
-from tests.core.distill.runs import TINY_RUN, run, run_until_killed, tiny_target
+from tests.core.distill.runs import TINY_RUN, load_text, run, run_until_killed, tiny_target
 
 KILLED = -9
 STAGES = ["writing text", "training", "measuring"]
@@ -60,7 +59,8 @@ def weights(out: Path) -> dict[str, bytes]:
 
 
 def corpus(out: Path) -> list[bytes]:
-    return [array.tobytes() for array in Corpus.load(out / WORK / "text.npz").arrays().values()]
+    text = load_text(out / WORK / "text.npz")
+    return [array.tobytes() for array in (text.tokens, text.offsets, text.answers)]
 
 
 def test_killed_in_every_stage_it_ends_with_the_same_weights(
@@ -124,11 +124,11 @@ def test_another_seed_is_another_text_and_the_same_seed_the_same(
 def test_given_text_is_learnt_from_and_added_to(target: str, tmp_path: Path) -> None:
     out, text = tmp_path / "one", tmp_path / "text.npz"
     run(out, {**TINY_RUN, "target": target})
-    first = Corpus.load(out / WORK / "text.npz")
+    first = load_text(out / WORK / "text.npz")
     np.savez(text, tokens=first.tokens, offsets=first.offsets)  # its answers are found again
     more = {**TINY_RUN, "target": target, "text": str(text), "tokens": len(first.tokens) + 600}
     run(tmp_path / "two", more)
-    second = Corpus.load(tmp_path / "two" / WORK / "text.npz")
+    second = load_text(tmp_path / "two" / WORK / "text.npz")
     begun = second.select(range(first.conversations))
     assert np.array_equal(begun.tokens, first.tokens)
     assert np.array_equal(begun.answers, first.answers)
@@ -142,7 +142,7 @@ def test_minutes_bound_text_and_training(target: str, tmp_path: Path) -> None:
     out = tmp_path / "draft"
     given = {**TINY_RUN, "target": target, "tokens": 10**6, "steps": 10**6, "minutes": 0.05}
     run(out, given)
-    assert 0 < len(Corpus.load(out / WORK / "text.npz").tokens) < 10**6
+    assert 0 < len(load_text(out / WORK / "text.npz").tokens) < 10**6
     steps = json.loads((out / WORK / "steps.json").read_text())["steps"]
     assert 1 <= steps < 10**6
 
@@ -215,7 +215,7 @@ def test_labels_that_would_fill_the_disk_are_refused_beforehand(
 def test_rows_follow_from_the_longest_conversation_and_prompt_that_are_given(
     target: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    header = list(Subject.of(Options(target=target)).pieces.header)
+    header = list(DistillTarget.of(Options(target=target)).template.header)
     conversations = [[1, *header, *range(20, 20 + length), 2] for length in (5, 70, 9)]
     offsets = np.cumsum([0, *map(len, conversations[:-1])])
     tokens = np.array([*chain(*conversations)], np.uint16)
@@ -345,7 +345,7 @@ def test_bad_targets_are_refused_before_anything_is_written(
 
 
 def test_text_of_another_target_is_refused(target: str, tmp_path: Path) -> None:
-    header = list(Subject.of(Options(target=target)).pieces.header)
+    header = list(DistillTarget.of(Options(target=target)).template.header)
     ids = np.array([1, *header, 500, 2] * 300, np.uint16)
     np.savez(tmp_path / "text.npz", tokens=ids, offsets=np.array([0]))
     given = {**TINY_RUN, "target": target, "text": str(tmp_path / "text.npz")}
@@ -359,7 +359,7 @@ def test_a_draft_can_be_gone_on_with(whole: tuple[Mapping[str, Any], Path], tmp_
     del more["kind"], more["head_vocab"]
     out = tmp_path / "draft"
     options = options_for(out / WORK, more, False)
-    subject = Subject.of(options)
+    distilled = DistillTarget.of(options)
     begun = load_file(first / "model.safetensors")
     text = [*Distillation(options, out, save_seconds=0.0).run()]
     assert [*dict.fromkeys(status.stage for status in text)] == STAGES
@@ -369,12 +369,12 @@ def test_a_draft_can_be_gone_on_with(whole: tuple[Mapping[str, Any], Path], tmp_
     }
     assert torch.equal(made["draft_vocab_ids"], begun["draft_vocab_ids"])
     assert weights(out) != weights(first)
-    assert subject.begun is not None
-    config, ids = subject.begun.config, begun["draft_vocab_ids"].long()
+    assert distilled.initial_draft is not None
+    config, ids = distilled.initial_draft.config, begun["draft_vocab_ids"].long()
     student = Student(config, torch.zeros(config.vocab_size, config.hidden_size), ids)
-    begin_from_draft(student, subject.begun.weights)
+    begin_from_draft(student, distilled.initial_draft.weights)
     learnt = student.tensors()
-    assert all(torch.equal(learnt[name], subject.begun.weights[name]) for name in learnt)
+    assert all(torch.equal(learnt[name], distilled.initial_draft.weights[name]) for name in learnt)
     assert f"began as those of the draft {first}" in (out / "README.md").read_text()
 
 

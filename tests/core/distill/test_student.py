@@ -7,7 +7,12 @@ from torch import Tensor
 from sequoia_core.config import SamplingParams
 from sequoia_core.decode.engine import Engine
 from sequoia_core.decode.tree_choice import BundledAdvisor
-from sequoia_core.distill.student import Student, begin_from_target, even_inputs, student_config
+from sequoia_core.distill.student import (
+    Student,
+    begin_from_target,
+    normalise_inputs,
+    student_config,
+)
 from sequoia_core.model.conditioned import ConditionedLlama
 from sequoia_core.model.llama import Llama
 from sequoia_core.model.loading.blocks import FORMATS, BlockWeights, pack_weights
@@ -31,7 +36,7 @@ def student(feature_layers: tuple[int, ...], layers: int = 2) -> Student:
     made = Student(config, WEIGHTS["model.embed_tokens.weight"], VOCAB_IDS)
     begin_from_target(made, WEIGHTS, range(layers), seed=1)
     if feature_layers:
-        even_inputs(made, TEXT, hidden_states()[0])
+        normalise_inputs(made, TEXT, hidden_states()[0])
     return made
 
 

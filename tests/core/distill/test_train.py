@@ -6,11 +6,12 @@ import numpy as np
 import pytest
 import torch
 
-from sequoia_core.distill.agreement import agreement
+from sequoia_core.distill.agreement import measure_agreement
+from sequoia_core.distill.batches import Batches, TrainPlan
 from sequoia_core.distill.corpus import Corpus
 from sequoia_core.distill.shards import LabelledText, Labels, Shards
 from sequoia_core.distill.student import Student, begin_from_target, student_config
-from sequoia_core.distill.train import Batches, Training, TrainPlan, schedule
+from sequoia_core.distill.train_loop import TrainLoop, schedule
 from sequoia_core.model.llama import Llama
 from tests.core.models import random_weights, tiny_config
 
@@ -96,10 +97,10 @@ def test_a_training_that_was_left_ends_with_the_same_weights(
     plan = TrainPlan(steps=9, batch_tokens=200, unroll=2 if features else 1)
     text = labelled(tmp_path / "shards", features)
 
-    def training(name: str) -> tuple[Student, Training]:
+    def training(name: str) -> tuple[Student, TrainLoop]:
         made = student(features)
         batches = Batches(text, VOCAB_IDS, plan)
-        return made, Training(made, batches, plan, tmp_path / name)
+        return made, TrainLoop(made, batches, plan, tmp_path / name)
 
     whole, run = training("whole.pt")
     assert [progress.step for progress in run.run()] == list(range(1, 10))
@@ -120,9 +121,9 @@ def test_training_raises_agreement_with_the_target(tmp_path: Path, loss: str) ->
     made = student()
     batches = Batches(labelled(tmp_path / "shards"), VOCAB_IDS, plan)
     everything = [batches.of(list(range(CORPUS.conversations)))]
-    before = agreement(made, everything, 2)
-    list(Training(made, batches, plan, tmp_path / "checkpoint.pt").run())
-    after = agreement(made, everything, 2)
+    before = measure_agreement(made, everything, 2)
+    list(TrainLoop(made, batches, plan, tmp_path / "checkpoint.pt").run())
+    after = measure_agreement(made, everything, 2)
     assert after.overlap[0] > before.overlap[0] + 0.05
     assert after.overlap[1] > before.overlap[1] + 0.05
     assert after.tokens_per_step > before.tokens_per_step
@@ -132,7 +133,7 @@ def test_rates_count_the_targets_choice_by_rank(tmp_path: Path) -> None:
     plan = TrainPlan(steps=1, batch_tokens=400)
     batches = Batches(labelled(tmp_path), VOCAB_IDS, plan)
     made, batch = student(), batches.of([1, 2, 3])
-    found = agreement(made, [batch], 1)
+    found = measure_agreement(made, [batch], 1)
     (state,) = made.unrolled(batch.tokens, batch.features, [len(batch.tokens)])
     with torch.autocast("cpu", torch.bfloat16):
         (state,) = made.unrolled(batch.tokens, batch.features, [len(batch.tokens)])

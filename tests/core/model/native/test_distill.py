@@ -3,7 +3,7 @@
 from pathlib import Path
 
 from sequoia_core.distill.options import Options
-from sequoia_core.distill.subject import Subject
+from sequoia_core.distill.target import DistillTarget
 from sequoia_core.model.native.llama import NativeLlama, Pool
 from tests.core.distill.runs import tiny_target
 from tests.core.distill.test_generate import KEPT_LAYERS, check_labels, content, written
@@ -40,7 +40,7 @@ def test_native_labels_are_those_of_a_plain_forward_over_the_text(tmp_path: Path
 
 def test_the_target_is_computed_natively_on_a_cpu(tmp_path: Path) -> None:
     name = tiny_target(tmp_path)
-    subject = Subject.of(Options(target=name, kind="conditioned", device="cpu"))
-    model = subject.model()
+    chosen = DistillTarget.of(Options(target=name, kind="conditioned", device="cpu"))
+    model = chosen.model()
     assert isinstance(model, NativeLlama)
-    assert model.kept_layers == subject.feature_layers
+    assert model.kept_layers == chosen.feature_layers

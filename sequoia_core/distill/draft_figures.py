@@ -1,7 +1,4 @@
-"""What a finished draft is worth, measured with the code that will decode with it.
-
-Owns the choice of positions and the figures of a model card. Knows nothing of training.
-"""
+"""Acceptance and speed of a finished draft, measured with the code that decodes with it."""
 
 from __future__ import annotations
 
@@ -36,15 +33,15 @@ TIMING_SECONDS = 20.0
 
 
 @dataclass(frozen=True, slots=True)
-class Measured:
-    """Figures of a draft on conversations that it has not learnt from.
+class DraftFigures:
+    """Figures of a draft on held-out conversations.
 
     Attributes:
         greedy: acceptance by child rank at temperature 0.
-        stochastic: likewise at `TEMPERATURE`, drawn without replacement.
+        stochastic: the same at `TEMPERATURE`, drawn without replacement.
         positions: answer tokens that both were counted over.
-        draft_ms: milliseconds of a pass of `ROWS` rows.
-        target_ms: likewise.
+        draft_ms: milliseconds of a forward of each of `ROWS`.
+        target_ms: the target's.
         parameters: of the draft's own tensors, without what it borrows.
         machine: that the times hold for.
     """
@@ -58,14 +55,8 @@ class Measured:
     machine: str
 
 
-def measure_pair(pair: Pair, folder: Path, text: Corpus, seed: int) -> Measured:
-    """Judge the draft of a pair on text that the target wrote.
-
-    Args:
-        pair: target and draft, loaded.
-        folder: of the draft's files.
-        text: not learnt from.
-        seed: of the draws.
+def measure_draft(pair: Pair, folder: Path, text: Corpus, seed: int) -> DraftFigures:
+    """Measure the draft of a pair, whose files lie in `folder`, on held-out text.
 
     Raises:
         ParameterError: there is no answer in the text.
@@ -79,7 +70,7 @@ def measure_pair(pair: Pair, folder: Path, text: Corpus, seed: int) -> Measured:
         pass
     target_ms, draft_ms = (surface.at(context).milliseconds for surface in timer.surfaces)
     weights = open_directory(folder).weights
-    return Measured(
+    return DraftFigures(
         greedy=greedy,
         stochastic=stochastic,
         positions=positions,
@@ -91,7 +82,7 @@ def measure_pair(pair: Pair, folder: Path, text: Corpus, seed: int) -> Measured:
 
 
 def accepted(pair: Pair, text: Corpus, params: SamplingParams) -> tuple[tuple[float, ...], int]:
-    """Acceptance by child rank over the first answers of a text, and how many positions there were.
+    """Acceptance by child rank over the first answers of a text, and the number of positions.
 
     Raises:
         ParameterError: there is no answer in the text.

@@ -1,7 +1,6 @@
 """What a chat template puts around turns, as token ids to build conversations from.
 
-Owns how a conversation is begun, answered and continued without rendering it whole. Knows nothing
-of models. What is between turns comes from comparing what the template makes of two prompts.
+It is what two rendered prompts have in common, so that no conversation is rendered as a whole.
 """
 
 from __future__ import annotations
@@ -59,7 +58,7 @@ OPENINGS: Mapping[str, tuple[str, ...]] = MappingProxyType(
         ),
     }
 )  # fmt: skip
-"""First words of a user's first turn by kind, from which the model goes on by itself."""
+"""First words of a user's first turn by kind; the model continues from them."""
 
 FOLLOW_UPS = (
     "Now", "Can you", "Could you", "Why", "How", "What", "What about", "What if", "And", "But",
@@ -74,18 +73,18 @@ _PROBES = ("a", "2")
 
 
 @dataclass(frozen=True, slots=True)
-class Pieces:
+class TemplateTokens:
     """Token ids that the template puts around turns.
 
     Attributes:
         beginning: before the first user's turn.
         header: between a user's turn and its answer.
         between: after the token that closes an answer, up to the next user's turn; None if this
-            template does not extend what it rendered before.
+            template does not extend its earlier output.
         closing: tokens of which any ends a turn.
         openings: ids of `OPENINGS`, kind by kind.
         follow_ups: ids of `FOLLOW_UPS`.
-        prompts: whole conversations up to where the answer begins, to be answered as well.
+        prompts: of the user's own, rendered up to where the answer begins.
     """
 
     beginning: tuple[int, ...]
@@ -103,14 +102,14 @@ class Pieces:
         closing: Iterable[int],
         prompts: Sequence[str],
         longest_prompt: int,
-    ) -> Pieces:
-        """The pieces of a tokenizer's chat template.
+    ) -> TemplateTokens:
+        """The tokens of a tokenizer's chat template.
 
         Args:
             tokenizer: with a chat template.
             closing: tokens of which any ends a turn.
-            prompts: of the person's own; those longer than `longest_prompt` tokens are left out.
-            longest_prompt: in tokens, what the template adds included.
+            prompts: of the user's own; those longer than `longest_prompt` tokens are left out.
+            longest_prompt: in tokens, with what the template adds.
 
         Raises:
             ModelLoadError: there is no chat template.
@@ -134,7 +133,7 @@ class Pieces:
             )
 
         def turns(words: Iterable[str]) -> tuple[tuple[int, ...], ...]:
-            """Ids of a turn that consists of each of these words."""
+            """Ids of a turn for each of these openings."""
             rendered = (template.whole([], word)[len(beginning) :] for word in words)
             found = (tuple(ids[: len(ids) - len(header)]) for ids in rendered)
             return tuple(ids for ids in found if ids)  # "A" may be in the beginning already
@@ -160,7 +159,7 @@ def _between(template: ChatTemplate, closing: frozenset[int]) -> tuple[int, ...]
 
 
 def _shared(rows: Sequence[Sequence[int]]) -> list[int]:
-    """What all rows begin with."""
+    """The tokens that all rows begin with."""
     count = 0
     for column in zip(*rows, strict=False):
         if len(set(column)) > 1:
