@@ -34,7 +34,7 @@ class Mode(StrEnum):
     AR = "ar"
 
 
-OTHER_CHILDREN = frozenset({Mode.SPECINFER, Mode.TOPK})
+NON_SEQUOIA_MODES = frozenset({Mode.SPECINFER, Mode.TOPK})
 """Modes whose children are not those of `SEQUOIA`, so that its acceptance rates are not theirs."""
 
 

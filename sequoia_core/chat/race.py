@@ -81,7 +81,7 @@ class LaneClock(NoBaseline):
             self._times.append(event.timings.total_ms)
 
     def plain_time(self, context: int, verify_ms: float) -> tuple[float, str]:  # noqa: ARG002
-        """See `plain_clock.StepClock`; before the plain lane's first step as for `PlainClock`."""
+        """See `NoBaseline`; before the plain lane's first step as for `BaselineTimer`."""
         if not self._times:
             return verify_ms, UNKNOWN
         return typical(self._times), f"mean of the plain lane's last {len(self._times)} steps"

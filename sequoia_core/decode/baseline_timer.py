@@ -1,8 +1,8 @@
-"""What a plain step takes here and now, known from plain steps among the others.
+"""What a plain step takes here and now, measured on plain steps among the others.
 
-Now and then a step is decoded plainly. It yields its token like any other, and what it took, in
-this answer and beside whatever else the machine does, is what speed-ups are measured against. No
-forward is computed only to be timed. Knows neither models nor trees.
+Now and then a step is decoded plainly. It yields its token like any other, and its time, in this
+answer and on this machine as it is, is what speed-ups are measured against. No forward is computed
+only to be timed.
 """
 
 from collections import deque
@@ -10,10 +10,10 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from statistics import fmean, median
 from time import monotonic
-from typing import Protocol
 
 from sequoia_core.config import SamplingParams
 from sequoia_core.events import Step
+from sequoia_core.speculate.fading import FadingRatio
 
 INTERVAL = 30
 """Steps between two plain ones, once enough of them are known."""
@@ -37,24 +37,23 @@ WATCHED = 16
 """Speculative steps from which it is seen that the machine has changed its speed."""
 CHANGE = 1.5
 """Ratio of their times, either way, that is such a change."""
-FADING = 1.0 - 1.0 / 64
-"""What an earlier step counts beside the next, where it is said how fast trees decode."""
+MEMORY = 64
+"""Steps behind the figure of how fast trees decode."""
 UNKNOWN = "no plain step yet: this step's own verification"
-"""What a step is compared with that no plain step came before."""
+"""Source of the figure before the first plain step."""
 
 
-class StepClock(Protocol):
-    """Knows what a plain step takes, and says which steps are to be plain to find out."""
+class NoBaseline:
+    """Takes no plain steps and measures none; what instruments use, whose steps all have a tree."""
 
-    def due(self, index: int, params: SamplingParams) -> bool:
-        """Whether step `index` of an answer, from 1, should be decoded plainly."""
-        ...
+    def due(self, index: int, params: SamplingParams) -> bool:  # noqa: ARG002
+        """Whether step `index` of an answer, from 1, is decoded plainly to be timed."""
+        return False
 
     def observe(self, step: Step, params: SamplingParams) -> None:
         """Learn from a step that was decoded."""
-        ...
 
-    def plain_time(self, context: int, verify_ms: float) -> tuple[float, str]:
+    def plain_time(self, context: int, verify_ms: float) -> tuple[float, str]:  # noqa: ARG002
         """What a plain step takes, and how that is known.
 
         Args:
@@ -64,21 +63,6 @@ class StepClock(Protocol):
         Returns:
             milliseconds, 0 where they are not measured, and one line.
         """
-        ...
-
-
-class NoBaseline:
-    """Takes no plain steps and measures none: for instruments, whose steps all have their tree."""
-
-    def due(self, index: int, params: SamplingParams) -> bool:  # noqa: ARG002
-        """Never."""
-        return False
-
-    def observe(self, step: Step, params: SamplingParams) -> None:
-        """Learns nothing."""
-
-    def plain_time(self, context: int, verify_ms: float) -> tuple[float, str]:  # noqa: ARG002
-        """Not measured."""
         return 0.0, "not measured"
 
 
@@ -95,8 +79,8 @@ class _PlainStep:
         return abs(context - self.context) < FAR_TOKENS and when - self.when < FRESH_SECONDS
 
 
-class PlainClock:
-    """Knows the time of plain steps from those of the chat.
+class BaselineTimer(NoBaseline):
+    """Times the plain steps of a chat.
 
     A plain step is due when the latest one is `INTERVAL` steps old, sooner while few are known, and
     when the machine has changed its speed; unless it would cost too much. With a seed the index of
@@ -119,13 +103,13 @@ class PlainClock:
         self._shaping: tuple[float, float, int] | None = None  # of those that are known
         self._since = self._context = 0  # steps after the latest of them; tokens of context now
         self._verify_ms: deque[float] = deque(maxlen=WATCHED)
-        self._verify_typical: float | None = None  # of these, worked out when it is asked for
+        self._verify_typical: float | None = None  # of these, worked out when it is needed
         self._verify_then: float | None = None  # the same when the latest plain step was taken
         self._spent_ms = self._lost_ms = 0.0
-        self._tree_ms = self._tree_tokens = 0.0
+        self._trees = FadingRatio(MEMORY)  # milliseconds over tokens
 
     def due(self, index: int, params: SamplingParams) -> bool:
-        """See `StepClock.due`."""
+        """See `NoBaseline.due`."""
         if params.seed is not None and params.temperature > 0.0:
             return index % INTERVAL == FIRST_STEP
         if index < FIRST_STEP:
@@ -138,10 +122,10 @@ class PlainClock:
             or self._shaping != _shaping(params)
             or self._changed
         )
-        return wanted and self._affordable
+        return wanted and self._lost_ms + self._loss <= LOST_SHARE * self._spent_ms
 
     def observe(self, step: Step, params: SamplingParams) -> None:
-        """See `StepClock.observe`; any step of one row is a plain one, asked for or not."""
+        """See `NoBaseline.observe`; any step of one row is a plain one, due or not."""
         total_ms = step.timings.total_ms
         self._spent_ms += total_ms
         self._since += 1
@@ -149,17 +133,18 @@ class PlainClock:
         if len(step.nodes) > 1:
             self._verify_ms.append(step.timings.verify_ms)
             self._verify_typical = None
-            self._tree_ms = self._tree_ms * FADING + total_ms
-            self._tree_tokens = self._tree_tokens * FADING + len(step.token_ids)
+            self._trees.add(total_ms, len(step.token_ids))
         elif step.timings.draft_ms == 0.0 and step.index >= FIRST_STEP:
-            self._note(total_ms, _shaping(params))
+            if self._changed or _shaping(params) != self._shaping:
+                self._known.clear()
+            self._known.append(_PlainStep(total_ms, self._context, self._now()))
+            self._figure, self._shaping, self._since = None, _shaping(params), 0
+            self._verify_then = self._verify_now
             if step.baseline:
-                self._lost_ms += self._loss(
-                    self._summary[0]
-                )  # of an outlier all steps lose as much
+                self._lost_ms += self._loss  # of an outlier all steps lose as much
 
     def plain_time(self, context: int, verify_ms: float) -> tuple[float, str]:
-        """See `StepClock.plain_time`."""
+        """See `NoBaseline.plain_time`."""
         if self._known:
             milliseconds, source = self._summary
             return milliseconds, source if self._holds(context) else f"{source}, out of date"
@@ -173,35 +158,21 @@ class PlainClock:
         if self._figure is None:
             latest = self._known[-1]
             used = [each for each in self._known if each.holds(latest.context, latest.when)]
-            what = (
-                "a plain step" if len(used) == 1 else f"mean of {len(used)} plain steps, the last"
-            )
-            self._figure = (
-                typical(each.milliseconds for each in used),
-                f"{what} at {latest.context} tokens of context",
-            )
+            few = len(used) == 1
+            what = "a plain step" if few else f"mean of {len(used)} plain steps, the last"
+            milliseconds = typical(each.milliseconds for each in used)
+            self._figure = milliseconds, f"{what} at {latest.context} tokens of context"
         return self._figure
-
-    def _note(self, milliseconds: float, shaping: tuple[float, float, int]) -> None:
-        if self._changed or shaping != self._shaping:
-            self._known.clear()
-        self._known.append(_PlainStep(milliseconds, self._context, self._now()))
-        self._figure, self._shaping, self._since = None, shaping, 0
-        self._verify_then = self._verify_now
 
     def _holds(self, context: int) -> bool:
         return self._known[-1].holds(context, self._now())
 
     @property
-    def _affordable(self) -> bool:
-        lost = self._lost_ms + self._loss(self._summary[0])
-        return lost <= LOST_SHARE * self._spent_ms
-
-    def _loss(self, milliseconds: float) -> float:
+    def _loss(self) -> float:
         """How much longer a plain step takes than speculation does for one token."""
-        if not self._tree_tokens:
+        if not self._trees.whole:
             return 0.0
-        return max(milliseconds - self._tree_ms / self._tree_tokens, 0.0)
+        return max(self._summary[0] - self._trees.part / self._trees.whole, 0.0)
 
     @property
     def _changed(self) -> bool:

@@ -1,8 +1,6 @@
-"""The step loop: draft a tree, verify it, emit the accepted path and a bonus token, as events.
+"""The decoding loop: steps of one answer as events, until it ends.
 
-Owns the order of things and when an answer ends. Models are seen through `LanguageModel`, trees
-through an advisor; it prints nothing and keeps no statistics. Symbols as in `protocols`; a step
-follows section 3 of the Sequoia paper (arXiv 2402.12374).
+A step follows section 3 of the Sequoia paper (arXiv 2402.12374); see `decode.step`.
 """
 
 from __future__ import annotations
@@ -14,13 +12,12 @@ from typing import TYPE_CHECKING
 
 from msgspec import structs
 
-from sequoia_core.config import OTHER_CHILDREN, Lookup, Mode, SamplingParams
-from sequoia_core.decode.baseline_timer import PlainClock, StepClock
-from sequoia_core.decode.report import explain
+from sequoia_core.config import NON_SEQUOIA_MODES, Lookup, Mode, SamplingParams
+from sequoia_core.decode.baseline_timer import BaselineTimer, NoBaseline
+from sequoia_core.decode.report import explain, step_nodes
 from sequoia_core.decode.step import MOST_PENDING, Sampler, Speculator
-from sequoia_core.decode.step_nodes import step_nodes
 from sequoia_core.decode.timed_model import timed
-from sequoia_core.decode.token_cache import Ledger
+from sequoia_core.decode.token_cache import TokenCache
 from sequoia_core.decode.tree_choice import (
     TRYING,
     Advice,
@@ -50,8 +47,6 @@ from sequoia_core.model.interface import LanguageModel
 from sequoia_core.model.loading.memory_plan import is_out_of_memory, memory_errors
 from sequoia_core.speculate.adaptive_policy import PROBE_STEPS
 from sequoia_core.speculate.draft import DraftModel
-from sequoia_core.speculate.token_tree import ScoredTree
-from sequoia_core.speculate.verify import Verdict
 from sequoia_core.text.detokenizer import TextCodec, TextStream
 from sequoia_core.tree.choice import ROOT, AdaptiveTree, Tree, TreeChoice
 
@@ -60,6 +55,8 @@ if TYPE_CHECKING:
 
     from sequoia_core.events import Insight
     from sequoia_core.model.loading.pair import Pair
+    from sequoia_core.speculate.token_tree import ScoredTree
+    from sequoia_core.speculate.verify import Verdict
 
 IDLE = (
     "plain decoding: what the draft proposes is not worth its time here; "
@@ -68,22 +65,28 @@ IDLE = (
 """Said where adaptive trees stay empty."""
 
 
+@dataclass(slots=True)
+class _Answer:
+    """The answer being decoded, and how its next step is."""
+
+    params: SamplingParams
+    tree: Tree
+    lookup: Lookup
+    sampler: Sampler
+    text: TextStream
+    totals: Totals
+    last_rank: int = 0
+    narrowed: bool = False
+    """The tree was cut for want of room, so that no advice brings a larger one back."""
+
+
 @dataclass(frozen=True, slots=True)
 class _Emission:
-    """What a verdict adds to the answer, cut at a stop or at the length limit."""
+    """A verdict's tokens, cut at a stop or at the length limit."""
 
     token_ids: tuple[int, ...]
     pieces: tuple[Piece, ...]
     finish: FinishReason | None
-
-
-@dataclass(frozen=True, slots=True)
-class _Way:
-    """How a step is decoded."""
-
-    tree: Tree
-    sampler: Sampler
-    lookup: Lookup
 
 
 class Engine:
@@ -97,6 +100,7 @@ class Engine:
         advisor: names the tree when the caller does not.
 
     Attributes:
+        tree_choice: mode and tree from the next answer on.
         make_sampler: makes an answer's sampler; an instrument may wrap what it makes.
         clock: which steps are plain ones to measure against, and what those take.
         insight: steps say why they came out as they did; no token depends on it.
@@ -113,21 +117,19 @@ class Engine:
     ) -> None:
         self._target = timed(target)
         self._draft = timed(draft.model) if draft else None
-        self._codec = codec
-        self._eos_token_ids = eos_token_ids
-        self._ledger = Ledger(target, draft.model if draft else None)
+        self._codec, self._eos_token_ids = codec, eos_token_ids
+        self._cache = TokenCache(target, draft.model if draft else None)
         timed_draft = replace(draft, model=self._draft) if draft and self._draft else None
-        self._speculator = Speculator(self._target, timed_draft, self._ledger, eos_token_ids)
-        self.clock: StepClock = PlainClock(self._calibrated_ms)
+        self._speculator = Speculator(self._target, timed_draft, self._cache, eos_token_ids)
+        self.clock: NoBaseline = BaselineTimer(self._calibrated_ms)
         self.advisor = advisor
         self.tree_choice = TreeChoice()
         self.make_sampler: Callable[[SamplingParams, torch.device, Mode], Sampler] = Sampler.of
         self.insight = False
         self._answers = 0
-        self._told: TreeChoice | None = None
-        self._idle = 0
-        """Steps since one drafted anything."""
-        self._told_idle: TreeChoice | None = None
+        self._plain_told: TreeChoice | None = None
+        self._idle_told: TreeChoice | None = None
+        self._idle_steps = 0
 
     @classmethod
     def of(cls, pair: Pair, advisor: TreeAdvisor) -> Engine:
@@ -150,7 +152,12 @@ class Engine:
     @property
     def token_ids(self) -> tuple[int, ...]:
         """The last prompt and what was decoded after it."""
-        return tuple(self._ledger.token_ids)
+        return tuple(self._cache.token_ids)
+
+    def release(self) -> None:
+        """Return memory that a long text took; the next prompt is read anew except its start."""
+        self._cache.release()
+        self._target.forget_unused()
 
     def generate(
         self,
@@ -163,7 +170,7 @@ class Engine:
         Args:
             prompt_ids: token ids, at least one.
             params: how to sample and when to end.
-            should_stop: asked between steps and between chunks of the prompt.
+            should_stop: called between steps and between chunks of the prompt.
 
         Yields:
             events in the order that `sequoia_core.events` states, ending with `Finished`.
@@ -174,19 +181,12 @@ class Engine:
             MemoryFullError: not even a plain step fits into the memory. What was decoded before is
                 kept, and the next prompt can be decoded.
         """
-        if not prompt_ids:
-            raise ParameterError("the prompt is empty; give at least one token")
-        if len(prompt_ids) >= self.context_window:
-            raise ContextFullError(
-                f"the prompt has {len(prompt_ids)} tokens and the context window of "
-                f"{self.context_window} must also hold the answer; shorten it"
-            )
-        self._check_rows(prompt_ids)
+        self._check_prompt(prompt_ids)
         if self.tree_choice.mode is Mode.GREEDY:
             params = replace(params, temperature=0.0)
         tree, chosen = self._choose(params, len(prompt_ids))
         yield chosen
-        if self._is_news(chosen):
+        if self._turns_plain(chosen):
             yield Notice(NoticeKind.PLAIN_DECODING, chosen.reason)
         self._answers += 1
         answer = self._answers
@@ -199,9 +199,16 @@ class Engine:
                         raise SequoiaError("this answer was left for a newer one")
         finally:
             if answer == self._answers:  # else the caches are the newer answer's
-                self._ledger.roll_back()
+                self._cache.roll_back()
 
-    def _check_rows(self, prompt_ids: Sequence[int]) -> None:
+    def _check_prompt(self, prompt_ids: Sequence[int]) -> None:
+        if not prompt_ids:
+            raise ParameterError("the prompt is empty; give at least one token")
+        if len(prompt_ids) >= self.context_window:
+            raise ContextFullError(
+                f"the prompt has {len(prompt_ids)} tokens and the context window of "
+                f"{self.context_window} must also hold the answer; shorten it"
+            )
         highest, rows = max(prompt_ids), self._target.vocab_size
         if highest >= rows:
             raise ParameterError(
@@ -209,68 +216,63 @@ class Engine:
                 f"model's embedding has {rows} rows; leave that text out"
             )
 
-    def release(self) -> None:
-        """Return memory that a long text took; the next prompt is read anew but for its start."""
-        self._ledger.release()
-        self._target.forget_unused()
-
     def _choose(self, params: SamplingParams, context: int) -> tuple[Tree, TreeChosen]:
         costs = self.advisor.costs(params.temperature, context)
         if costs is not None:
-            self._speculator.reckon(costs)
+            self._speculator.costs.set_costs(costs)
         if self._draft is None and self.tree_choice.mode is not Mode.AR:
             reason = "plain decoding: this target has no draft"
             tree: Tree = ROOT
             chosen = TreeChosen(Mode.AR.value, "", 1, 0, reason=reason)
         else:
-            choice = replace(self.tree_choice, adaptive=self._grows)
+            choice = replace(self.tree_choice, adaptive=self._adaptive)
             tree, chosen = tree_for(choice, self.advisor, params.temperature, context)
-        return tree, self._told_of_lookup(chosen)
+        return tree, self._with_lookup(chosen)
 
     @property
-    def _grows(self) -> bool:
+    def _adaptive(self) -> bool:
         """Whether trees are adaptive, by choice or by default."""
         choice = self.tree_choice
         if choice.adaptive is not None or choice.growmap is not None:
             return bool(choice.adaptive)
         return choice.mode in (Mode.SEQUOIA, Mode.GREEDY) and self._speculator.reads_trees
 
-    def _is_news(self, chosen: TreeChosen) -> bool:
-        """Whether decoding turns plain without having been asked to; its figures may vary."""
+    def _with_lookup(self, chosen: TreeChosen) -> TreeChosen:
+        return structs.replace(chosen, lookup=lookup_for(self.tree_choice).value)
+
+    def _turns_plain(self, chosen: TreeChosen) -> bool:
+        """Whether decoding turns plain without having been asked to; told once a choice."""
         choice = self.tree_choice
         if chosen.nodes > 1 or choice.mode is Mode.AR:
             if chosen.reason != TRYING:  # a trial is part of decoding plainly
-                self._told = None
+                self._plain_told = None
             return False
-        known, self._told = self._told, choice
-        return choice != known
+        told, self._plain_told = self._plain_told, choice
+        return choice != told
 
-    def _idles(self, tree: Tree, step: Step) -> bool:
+    def _turns_idle(self, tree: Tree, step: Step) -> bool:
         """Whether it becomes known with this step that adaptive trees stay empty; once a choice."""
         if step.baseline or not isinstance(tree, AdaptiveTree):
             return False
-        self._idle = 0 if len(step.nodes) > 1 else self._idle + 1
-        if self._idle < PROBE_STEPS or self._told_idle == self.tree_choice:
+        self._idle_steps = 0 if len(step.nodes) > 1 else self._idle_steps + 1
+        if self._idle_steps < PROBE_STEPS or self._idle_told == self.tree_choice:
             return False
-        self._told_idle = self.tree_choice
+        self._idle_told = self.tree_choice
         return True
-
-    def _told_of_lookup(self, chosen: TreeChosen) -> TreeChosen:
-        return structs.replace(chosen, lookup=lookup_for(self.tree_choice).value)
 
     def _prefill(
         self, tree: Tree, prompt_ids: Sequence[int], should_stop: Callable[[], bool]
     ) -> Iterator[Event]:
         began = perf_counter()
-        cached = self._ledger.start(prompt_ids)
+        cached = self._cache.start(prompt_ids)
         total = len(prompt_ids) - 1 - cached
-        for left in self._ledger.read_prompt():
+        for left in self._cache.read_prompt():
             if should_stop():
                 return
             yield PrefillProgress(total - left, total)
         if tree.size > 1 and self._speculator.fits(tree):
-            # no step's time, as `Totals` promises
-            for _ in self._ledger.read_draft_prompt(MOST_PENDING):
+            # here, and not in the first step, whose time would contain it
+            for _ in self._cache.read_draft_prompt(MOST_PENDING):
                 if should_stop():
                     return
         self._target.wait()
@@ -279,134 +281,107 @@ class Engine:
     def _decode(
         self, tree: Tree, params: SamplingParams, should_stop: Callable[[], bool]
     ) -> Iterator[Event]:
-        sampler = self.make_sampler(params, self._target.device, self.tree_choice.mode)
-        text = TextStream(self._codec, params.stop)
-        lookup = lookup_for(self.tree_choice)
-        totals, rank, narrowed = Totals(), 0, False
-        while True:
-            if should_stop() or self._ledger.unread:
+        answer = _Answer(
+            params=params,
+            tree=tree,
+            lookup=lookup_for(self.tree_choice),
+            sampler=self.make_sampler(params, self._target.device, self.tree_choice.mode),
+            text=TextStream(self._codec, params.stop),
+            totals=Totals(),
+        )
+        finish: FinishReason | None = None
+        while finish is None:
+            if should_stop() or self._cache.unread:
                 finish = FinishReason.CANCELLED
                 break
-            if not self._speculator.fits(tree):
-                yield _narrowed(tree)
-                tree, narrowed = ROOT, True
+            if not self._speculator.fits(answer.tree):
+                yield _narrowed(answer.tree)
+                answer.tree, answer.narrowed = ROOT, True
             try:
-                found = self._step(totals, _Way(tree, sampler, lookup), text, params)
+                found = self._step(answer)
             except MemoryFullError:
-                if tree.size == 1 and lookup is Lookup.OFF:
+                if answer.tree.size == 1 and answer.lookup is Lookup.OFF:
                     raise
                 found = None
             if found is None:  # here what the failed step held is free again
-                self._ledger.roll_back()
+                self._cache.roll_back()
                 self._target.forget_unused()
-                tree, lookup, narrowed = smaller(tree), Lookup.OFF, True
-                yield _cut(tree)
+                answer.tree, answer.lookup, answer.narrowed = smaller(answer.tree), Lookup.OFF, True
+                yield _cut(answer.tree)
                 continue
             step, emission = found
-            totals, rank = totals.plus(step), emission.pieces[-1].rank
+            answer.totals = answer.totals.plus(step)
+            answer.last_rank = emission.pieces[-1].rank
             printable = "".join(piece.text for piece in emission.pieces)
             if printable:
                 yield TextDelta(step.index, printable, emission.pieces)
             yield step
-            if self._idles(tree, step):
+            if self._turns_idle(answer.tree, step):
                 yield Notice(NoticeKind.PLAIN_DECODING, IDLE)
             advice = self._learn(step, params)
-            if emission.finish is not None:
-                finish = emission.finish
-                break
-            if advice is not None and not narrowed:
-                tree, chosen = as_chosen(self.tree_choice.mode, advice)
-                yield self._told_of_lookup(chosen)
-        if rest := text.flush(cut_off=finish is not FinishReason.STOP):
-            yield TextDelta(totals.steps, rest, (Piece(rest, rank),))
-        yield Finished(finish, totals)
+            finish = emission.finish
+            if finish is None and advice is not None and not answer.narrowed:
+                answer.tree, chosen = as_chosen(self.tree_choice.mode, advice)
+                yield self._with_lookup(chosen)
+        if rest := answer.text.flush(cut_off=finish is not FinishReason.STOP):
+            yield TextDelta(answer.totals.steps, rest, (Piece(rest, answer.last_rank),))
+        yield Finished(finish, answer.totals)
 
-    def _step(
-        self, before: Totals, way: _Way, text: TextStream, params: SamplingParams
-    ) -> tuple[Step, _Emission]:
+    def _step(self, answer: _Answer) -> tuple[Step, _Emission]:
         """One step, committed; the tensors that it made are free when it returns.
 
         Raises:
             MemoryFullError: the tree does not fit into the memory; nothing was judged yet.
         """
-        index, speculates = before.steps + 1, way.tree.size > 1 or way.lookup is not Lookup.OFF
-        if baseline := speculates and self.clock.due(index, params):
-            way = replace(way, tree=ROOT, lookup=Lookup.OFF)
+        index, tree, lookup = answer.totals.steps + 1, answer.tree, answer.lookup
+        speculates = tree.size > 1 or lookup is not Lookup.OFF
+        if baseline := speculates and self.clock.due(index, answer.params):
+            tree, lookup = ROOT, Lookup.OFF
         self._take_clocks()
         began = perf_counter()
-        scored, verdict = self._speculator.step(way.tree, way.sampler, way.lookup)
-        emission = self._emit(scored, verdict, text, self._room(params, before))
+        scored, verdict = self._speculator.step(tree, answer.sampler, lookup)
+        emission = self._emit(scored, verdict, answer)
         kept = verdict.path[: len(emission.token_ids) + 1]
-        self._speculator.keep(scored, kept, emission.token_ids)
-        step = self._report(index, scored, verdict, emission, began)
-        if baseline:
-            step = structs.replace(step, baseline=True)
-        self.clock.observe(step, params)
+        self._speculator.commit(scored, kept, emission.token_ids)
+        step = self._report(scored, verdict, emission, (index, baseline, began))
+        self.clock.observe(step, answer.params)
         return step, emission
 
-    def _calibrated_ms(self, context: int) -> float | None:
-        """A plain step as this machine's calibration has it."""
-        costs = self.advisor.costs(0.0, context)
-        return None if costs is None else costs.plain_ms
-
-    def _learn(self, step: Step, params: SamplingParams) -> Advice | None:
-        """Hand a step to the advisor; its advice counts where the tree is left to the machine."""
-        choice = self.tree_choice
-        drafted = self._draft is not None  # what is looked up without one still teaches times
-        if choice.mode is Mode.AR:
-            return None
-        other = choice.mode in OTHER_CHILDREN and params.temperature > 0.0
-        if other or (self._grows and drafted):  # how often children are accepted is another's
-            self.advisor.time(step, params.temperature)
-            return None
-        chain = choice.mode is Mode.CHAIN
-        advice = self.advisor.observe(step, params.temperature, chain)
-        return advice if drafted and choice.growmap is None else None
-
-    def _room(self, params: SamplingParams, totals: Totals) -> tuple[int, FinishReason]:
-        """Tokens that may still be emitted, and what the answer ends by when they are."""
-        allowed = params.max_new_tokens - totals.tokens
-        window = self.context_window - len(self._ledger.token_ids)
-        if allowed <= window:
-            return allowed, FinishReason.LENGTH
-        return window, FinishReason.CONTEXT
-
-    def _emit(
-        self,
-        scored: ScoredTree,
-        verdict: Verdict,
-        text: TextStream,
-        room: tuple[int, FinishReason],
-    ) -> _Emission:
+    def _emit(self, scored: ScoredTree, verdict: Verdict, answer: _Answer) -> _Emission:
         """Cut the accepted path and its bonus: a stop is looked for before the room."""
-        ranks = [scored.growmap.ranks[node] for node in verdict.path[1:]]
-        tokens = [scored.token_ids[node] for node in verdict.path[1:]]
-        emitted: list[int] = []
+        room = answer.params.max_new_tokens - answer.totals.tokens
+        window = self.context_window - len(self._cache.token_ids)
+        full = FinishReason.LENGTH if room <= window else FinishReason.CONTEXT
+        tokens = scored.emitted(verdict.path, verdict.bonus_token)
+        ranks = [*(scored.growmap.ranks[node] for node in verdict.path[1:]), 0]
         pieces: list[Piece] = []
-        for token, rank in zip((*tokens, verdict.bonus_token), (*ranks, 0), strict=True):
-            emitted.append(token)
-            pieces.append(Piece(text.push(token), rank))
-            if token in self._eos_token_ids or text.stopped:
-                return _Emission(tuple(emitted), tuple(pieces), FinishReason.STOP)
-            if len(emitted) == room[0]:
-                return _Emission(tuple(emitted), tuple(pieces), room[1])
-        return _Emission(tuple(emitted), tuple(pieces), None)
+        finish = None
+        for token, rank in zip(tokens, ranks, strict=True):
+            pieces.append(Piece(answer.text.push(token), rank))
+            if token in self._eos_token_ids or answer.text.stopped:
+                finish = FinishReason.STOP
+            elif len(pieces) == min(room, window):
+                finish = full
+            if finish is not None:
+                break
+        return _Emission(tuple(tokens[: len(pieces)]), tuple(pieces), finish)
 
     def _report(
         self,
-        index: int,
         scored: ScoredTree,
         verdict: Verdict,
         emission: _Emission,
-        began: float,
+        made: tuple[int, bool, float],
     ) -> Step:
+        """The step as an event; `made` is its index, whether it is a baseline, and its start."""
+        index, baseline, began = made
         bonus = verdict.bonus_token
         nodes = step_nodes(scored, verdict, self._codec)
         bonus_prob = scored.target_prob_of(verdict.path[-1], bonus)
         insight = self._explained(scored, verdict) if self.insight else None
         draft_ms, verify_ms = self._take_clocks()
         total_ms = (perf_counter() - began) * 1e3
-        context = self._ledger.target_cache.length
+        context = self._cache.target_cache.length
         if scored.growmap is ROOT:
             plain_ms, plain_source = total_ms, "this step itself decodes plainly"
         else:
@@ -424,6 +399,7 @@ class Engine:
             plain_ms=plain_ms,
             plain_source=plain_source,
             insight=insight,
+            baseline=baseline,
         )
 
     def _explained(self, scored: ScoredTree, verdict: Verdict) -> Insight | None:
@@ -434,6 +410,25 @@ class Engine:
             if not is_out_of_memory(error):
                 raise
             return None
+
+    def _learn(self, step: Step, params: SamplingParams) -> Advice | None:
+        """Hand a step to the advisor; its advice counts where the tree is left to the machine."""
+        choice = self.tree_choice
+        drafted = self._draft is not None  # what is looked up without one still teaches times
+        if choice.mode is Mode.AR:
+            return None
+        other = choice.mode in NON_SEQUOIA_MODES and params.temperature > 0.0
+        if other or (self._adaptive and drafted):  # their children are accepted at other rates
+            self.advisor.time(step, params.temperature)
+            return None
+        chain = choice.mode is Mode.CHAIN
+        advice = self.advisor.observe(step, params.temperature, chain)
+        return advice if drafted and choice.growmap is None else None
+
+    def _calibrated_ms(self, context: int) -> float | None:
+        """A plain step as this machine's calibration has it."""
+        costs = self.advisor.costs(0.0, context)
+        return None if costs is None else costs.plain_ms
 
     def _take_clocks(self) -> tuple[float, float]:
         """Milliseconds of draft and target forwards since the last call."""

@@ -1,8 +1,8 @@
-"""Finds out what a judged step can say about itself; what that is, is `insight`.
+"""A judged step as the plain values of its events: its nodes, and why it came out so.
 
-Only reads: neither the models, the verdict nor any generator is touched. Of what lies on the
-device everything is packed into one tensor and read at once, so a step waits once more and not
-once per node. Shapes: `R` rows asked for, `V` vocabulary, `V_draft` draft columns.
+Only reads. Of what lies on the device everything is packed into one tensor and read at once, so
+`explain` waits once and not once per node. Shapes: `R` rows asked for, `V` vocabulary, `V_draft`
+draft columns.
 """
 
 from collections.abc import Mapping, Sequence
@@ -10,7 +10,7 @@ from collections.abc import Mapping, Sequence
 import torch
 from torch import Tensor
 
-from sequoia_core.events import Insight, Opinion, Ranking, TrialRecord
+from sequoia_core.events import Insight, Opinion, Origin, Ranking, TreeNode, TrialRecord
 from sequoia_core.speculate.sampling import most_probable
 from sequoia_core.speculate.token_tree import ScoredTree
 from sequoia_core.speculate.verify import Outside, Residual, Verdict
@@ -23,9 +23,31 @@ MOST_NODES = 48
 _DECIMALS = 6
 
 
+def step_nodes(scored: ScoredTree, verdict: Verdict, codec: TextCodec) -> tuple[TreeNode, ...]:
+    """Every node with both models' probabilities and its outcome."""
+    growmap, attempts, appended = scored.growmap, verdict.attempts, scored.tree.appended
+    outcomes = verdict.outcomes(growmap)
+    return tuple(
+        TreeNode(
+            token_id=scored.token_ids[node],
+            text=codec.token_text(scored.token_ids[node]),
+            parent=growmap.parents[node],
+            depth=growmap.depths[node],
+            rank=growmap.ranks[node],
+            draft_prob=scored.draft_prob[node] if node and node not in appended else None,
+            target_prob=scored.target_prob[node] if node else None,
+            outcome=outcomes[node],
+            accept_prob=attempts[node].accept_prob if node in attempts else None,
+            draw=attempts[node].draw if node in attempts else None,
+            origin=Origin.LOOKUP if node in appended else Origin.DRAFT,
+        )
+        for node in range(growmap.size)
+    )
+
+
 @torch.inference_mode()
 def explain(scored: ScoredTree, verdict: Verdict, codec: TextCodec) -> Insight:
-    """What a step can say about itself.
+    """What both models preferred, and how each attempt went.
 
     Args:
         scored: the tree, its logits not yet overwritten.
@@ -35,20 +57,19 @@ def explain(scored: ScoredTree, verdict: Verdict, codec: TextCodec) -> Insight:
     rows = explained_nodes(scored, verdict)
     read = scored.tree.inner_rows
     drafted = [node for node in rows if node in read]
-    packed = torch.cat(
-        (
-            _top_of_target(scored, rows),
-            _top(scored.tree.draft_probs, [read[node] for node in drafted], scored.tree.vocab_ids),
-        )
-    ).tolist()
-    target = [_ranking(row, codec) for row in packed[: len(rows)]]
-    draft: Mapping[int, Ranking] = {
-        node: _ranking(row, codec) for node, row in zip(drafted, packed[len(rows) :], strict=True)
-    }
+    values, tokens = most_probable(scored.logits, rows, TOP)
+    totals = [scored.summary.log_totals[node] for node in rows]
+    shifts = torch.tensor(totals, dtype=torch.float64, device=values.device)[:, None]
+    probs = (values / (scored.params.temperature or 1.0) - shifts).exp()
+    read_rows = [read[node] for node in drafted]
+    of_draft = _top(scored.tree.draft_probs, read_rows, scored.tree.vocab_ids)
+    packed = torch.cat((_packed(tokens, probs), of_draft)).tolist()
+    rankings = [_ranking(row, codec) for row in packed]
+    draft = dict(zip(drafted, rankings[len(rows) :], strict=True))
     return Insight(
         opinions=tuple(
             Opinion(node, ranking, draft.get(node))
-            for node, ranking in zip(rows, target, strict=True)
+            for node, ranking in zip(rows, rankings, strict=False)
         ),
         trials=_trials(verdict, codec),
     )
@@ -56,55 +77,38 @@ def explain(scored: ScoredTree, verdict: Verdict, codec: TextCodec) -> Insight:
 
 def explained_nodes(scored: ScoredTree, verdict: Verdict) -> list[int]:
     """Nodes with children and the path's end, ascending; the path first where they are many."""
-    wanted = dict.fromkeys(verdict.path)
-    wanted |= dict.fromkeys(
-        node for node in range(scored.growmap.size) if scored.growmap.children[node]
-    )
-    return sorted(list(wanted)[:MOST_NODES])
+    children = scored.growmap.children
+    inner = [node for node in range(scored.growmap.size) if children[node]]
+    return sorted(list(dict.fromkeys((*verdict.path, *inner)))[:MOST_NODES])
 
 
 def _trials(verdict: Verdict, codec: TextCodec) -> tuple[TrialRecord, ...]:
-    """The trials that compared probabilities; their tensors are on the CPU already."""
-    left = _residuals(verdict.residuals)
+    """The attempts that compared probabilities; their tensors are on the CPU already."""
+    tops = _residual_tops(verdict.residuals)
     return tuple(
-        TrialRecord(node, trial.p, trial.q, _ranking(left[node], codec) if node in left else None)
-        for node, trial in verdict.trials.items()
-        if trial.draw is not None
+        TrialRecord(node, each.p, each.q, _ranking(tops[node], codec) if node in tops else None)
+        for node, each in verdict.attempts.items()
+        if each.draw is not None
     )
 
 
-def _residuals(residuals: Mapping[int, Residual]) -> dict[int, Sequence[float]]:
-    """The packed top of what each rejection left."""
+def _residual_tops(residuals: Mapping[int, Residual]) -> dict[int, Sequence[float]]:
+    """The packed top of the residual after each rejection."""
     packed: dict[int, Sequence[float]] = {}
-    for nodes in _alike(residuals):
-        first = residuals[nodes[0]]
-        inside = torch.stack([residuals[node].inside for node in nodes])
-        rows = _top(inside, range(len(nodes)), first.vocab_ids).tolist()
-        packed.update(zip(nodes, rows, strict=True))
-    tops: dict[Outside, tuple[list[int], list[float]]] = {}
-    for node, left in residuals.items():
-        if left.outside is None:
+    for whole in (False, True):  # residuals of the same columns are looked through at once
+        nodes = [node for node, each in residuals.items() if (each.vocab_ids is None) == whole]
+        if nodes:
+            inside = torch.stack([residuals[node].inside for node in nodes])
+            rows = _top(inside, range(len(nodes)), residuals[nodes[0]].vocab_ids).tolist()
+            packed.update(zip(nodes, rows, strict=True))
+    outside: dict[Outside, tuple[list[int], list[float]]] = {}
+    for node, each in residuals.items():
+        if each.outside is None:
             continue
-        if left.outside not in tops:
-            tops[left.outside] = left.outside(TOP)
-        packed[node] = _merged(packed[node], *tops[left.outside], left.outside_mass)
+        if each.outside not in outside:
+            outside[each.outside] = each.outside(TOP)
+        packed[node] = _merged(packed[node], *outside[each.outside], each.outside_mass)
     return packed
-
-
-def _alike(residuals: Mapping[int, Residual]) -> list[list[int]]:
-    """Nodes by the columns of what they left, so that each kind is looked through at once."""
-    kinds: dict[bool, list[int]] = {}
-    for node, left in residuals.items():
-        kinds.setdefault(left.vocab_ids is None, []).append(node)
-    return list(kinds.values())
-
-
-def _top_of_target(scored: ScoredTree, nodes: Sequence[int]) -> Tensor:
-    """As `_top`, of the target's softmax at the temperature after some nodes."""
-    values, tokens = most_probable(scored.logits, nodes, TOP)
-    totals = [scored.summary.log_totals[node] for node in nodes]
-    shifts = torch.tensor(totals, dtype=torch.float64, device=values.device)[:, None]
-    return _packed(tokens, (values / (scored.params.temperature or 1.0) - shifts).exp())
 
 
 def _top(probs: Tensor, rows: Sequence[int], ids: Tensor | None) -> Tensor:
@@ -116,19 +120,16 @@ def _top(probs: Tensor, rows: Sequence[int], ids: Tensor | None) -> Tensor:
         ids: the target's id of each column; None when they agree.
     """
     values, columns = most_probable(probs, rows, TOP)
-    tokens = columns if ids is None else ids[columns]
-    return _packed(tokens, values)
+    return _packed(columns if ids is None else ids[columns], values)
 
 
 def _packed(tokens: Tensor, probs: Tensor) -> Tensor:
     """[R, count] each -> float64 [R, 2 x TOP], filled up with zeros."""
-    packed = torch.cat((tokens.double(), probs.double().round(decimals=_DECIMALS)), dim=1)
-    rows, count = tokens.shape
-    if count == TOP:
-        return packed
-    padded = packed.new_zeros((rows, 2, TOP))
-    padded[:, :, :count] = packed.view(rows, 2, count)
-    return padded.flatten(1)
+    short = (0, TOP - tokens.shape[1])
+    pad = torch.nn.functional.pad
+    return torch.cat(
+        (pad(tokens.double(), short), pad(probs.double().round(decimals=_DECIMALS), short)), dim=1
+    )
 
 
 def _merged(

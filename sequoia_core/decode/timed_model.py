@@ -1,73 +1,42 @@
 """Wall time of model forwards, on the host or on the device that runs them.
 
-Owns clocks; knows nothing of what is timed. On CUDA a forward returns before it ran, so events are
-recorded around it, in the stream of the model's own device, and read once the step's results have
-been.
+On CUDA a forward returns before it ran, so events are recorded around it, in the stream of the
+model's own device, and read once the step's results have been.
 """
 
-from __future__ import annotations
-
+from array import array
 from time import perf_counter
-from typing import TYPE_CHECKING
 
 import torch
+from torch import Tensor
 
-from sequoia_core.model.interface import TreeReader
-
-if TYPE_CHECKING:
-    from array import array
-
-    from torch import Tensor
-
-    from sequoia_core.model.interface import (
-        Draws,
-        KVCache,
-        LanguageModel,
-        LevelDraw,
-        Summary,
-        TreeRows,
-    )
+from sequoia_core.model.interface import (
+    Draws,
+    KVCache,
+    LanguageModel,
+    LevelDraw,
+    Summary,
+    TreeReader,
+    TreeRows,
+)
 
 
 class TimedModel:
-    """A language model that adds up the time its forwards take.
-
-    Args:
-        model: the one that does the work.
-    """
+    """A language model that adds up the time its forwards take; see `LanguageModel`."""
 
     def __init__(self, model: LanguageModel) -> None:
         self._model = model
+        self.vocab_size, self.context_window = model.vocab_size, model.context_window
+        self.device = model.device
+        self.new_cache = model.new_cache
+        self.extend = model.extend  # not timed, since it is no part of a step
         self._seconds = 0.0
         self._spans: list[tuple[torch.cuda.Event, torch.cuda.Event]] = []
-
-    @property
-    def vocab_size(self) -> int:
-        """Columns of the logits."""
-        return self._model.vocab_size
-
-    @property
-    def context_window(self) -> int:
-        """Most tokens the model can attend over."""
-        return self._model.context_window
-
-    @property
-    def device(self) -> torch.device:
-        """Where inputs must lie."""
-        return self._model.device
 
     @property
     def prompt_rows(self) -> int:
         """Tokens of a prompt to read at once."""
         return self._model.prompt_rows
-
-    def new_cache(self, beside: KVCache | None = None) -> KVCache:
-        """An empty cache for one conversation."""
-        return self._model.new_cache(beside)
-
-    def extend(self, token_ids: Tensor, cache: KVCache) -> None:
-        """Append tokens; not timed, since it is no part of a step."""
-        self._model.extend(token_ids, cache)
 
     def forward(
         self,
@@ -117,7 +86,7 @@ class TimedTreeReader(TimedModel):
         self._reader = model
 
     def read_tree(
-        self, rows: TreeRows, parents: array[int], temperature: float, cache: KVCache
+        self, rows: TreeRows, parents: "array[int]", temperature: float, cache: KVCache
     ) -> tuple[Tensor, Summary]:
         """The model's, timed."""
         before = perf_counter()

@@ -1,8 +1,4 @@
-"""The token ledger: which ids both models' caches hold, and what a prompt may reuse of them.
-
-Owns the two KV caches of a conversation and keeps them prefixes of one list of ids. Knows nothing
-of text, trees' contents or probabilities.
-"""
+"""The tokens of a conversation and both models' KV caches, which stay prefixes of them."""
 
 from collections.abc import Iterator, Sequence
 
@@ -17,7 +13,7 @@ KEPT = 256
 """Tokens that stay when memory is returned: about a system prompt, which the next chat has too."""
 
 
-class Ledger:
+class TokenCache:
     """Committed token ids, the last of which is not in the target's cache while decoding.
 
     Args:
@@ -26,10 +22,9 @@ class Ledger:
     """
 
     def __init__(self, target: LanguageModel, draft: LanguageModel | None) -> None:
-        self._target = target
+        self._target, self._draft = target, draft
         self.token_ids: list[int] = []
         self.target_cache: KVCache = target.new_cache()
-        self._draft = draft
         self.draft_cache: KVCache | None = draft.new_cache(self.target_cache) if draft else None
 
     @property
@@ -49,13 +44,10 @@ class Ledger:
         Returns:
             how many of them the target's cache holds; `read_prompt` does the others.
         """
-        limit = min(len(prompt_ids) - 1, self.target_cache.length)
-        common = next(
-            (at for at in range(limit) if prompt_ids[at] != self.token_ids[at]), max(limit, 0)
-        )
-        self.target_cache.truncate(common)
-        if self.draft_cache is not None:
-            self.draft_cache.truncate(min(common, self.draft_cache.length))
+        limit = max(min(len(prompt_ids) - 1, self.target_cache.length), 0)
+        differ = (at for at in range(limit) if prompt_ids[at] != self.token_ids[at])
+        common = next(differ, limit)
+        self._truncate(common)
         self.token_ids = list(prompt_ids)
         return common
 
@@ -80,12 +72,12 @@ class Ledger:
     def commit(
         self, emitted: Sequence[int], target_rows: Sequence[int], draft_rows: Sequence[int]
     ) -> None:
-        """Take over one step's result.
+        """Add a step's tokens.
 
         Args:
-            emitted: the tokens the step adds.
+            emitted: the tokens.
             target_rows: rows of the target's cache to keep, counted from the root's, root included.
-            draft_rows: likewise for the draft's cache.
+            draft_rows: of the draft's cache, if it has read the root.
         """
         root = len(self.token_ids) - 1
         self.target_cache.keep(root, [root + row for row in target_rows])
@@ -95,16 +87,17 @@ class Ledger:
 
     def roll_back(self) -> None:
         """Forget what a step that was broken off has written."""
-        committed = len(self.token_ids)
-        self.target_cache.truncate(min(self.target_cache.length, max(committed - 1, 0)))
-        if self.draft_cache is not None:
-            self.draft_cache.truncate(min(self.draft_cache.length, max(committed - 1, 0)))
+        self._truncate(max(len(self.token_ids) - 1, 0))
 
     def release(self) -> None:
-        """Return memory of the caches; of what they hold, the first `KEPT` tokens stay."""
+        """Return memory of the caches; the first `KEPT` tokens that they hold stay."""
+        self._truncate(KEPT)
         for cache in filter(None, (self.target_cache, self.draft_cache)):
-            cache.truncate(min(cache.length, KEPT))
             cache.release()
+
+    def _truncate(self, length: int) -> None:
+        for cache in filter(None, (self.target_cache, self.draft_cache)):
+            cache.truncate(min(cache.length, length))
 
     def _extend(self, model: LanguageModel, cache: KVCache, left: int) -> None:
         end = cache.length + min(left, CHUNK, model.prompt_rows)

@@ -1,13 +1,10 @@
-"""Which tree the next answer speculates with: a person's choice, or advice from measurements.
-
-Owns the decision; measuring is `sequoia_core.measure`'s affair. Knows nothing of tokens.
-"""
+"""Which tree the next answer speculates with: a person's choice, or advice from measurements."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Protocol
 
-from sequoia_core.config import OTHER_CHILDREN, Lookup, Mode
+from sequoia_core.config import NON_SEQUOIA_MODES, Lookup, Mode
 from sequoia_core.events import Step, TreeChosen
 from sequoia_core.speculate.cost_model import StepCosts
 from sequoia_core.tree.choice import ADAPTIVE, ROOT, AdaptiveTree, Tree, TreeChoice
@@ -15,10 +12,12 @@ from sequoia_core.tree.files import find_growmap
 from sequoia_core.tree.growmap import GrowMap
 
 MEASURED = "measured"
-"""What the fixed shape is called that is predicted to be the fastest on this machine."""
+"""Name of the fixed shape that is predicted to be the fastest on this machine."""
 
 TRYING = "trying whether a tree pays by now"
 """Why a tree is decoded with for a few steps while plain decoding is the rule."""
+
+PACKAGED = ("smollm2-135m/greedy-3x1", "smollm2-135m/stochastic-3x1")
 
 DEFAULT_CHAIN = 3
 """Drafted tokens of a chain when no growmap is named."""
@@ -45,30 +44,30 @@ class Advice:
 
 
 class TreeAdvisor(Protocol):
-    """Knows the pair and the machine well enough to name a tree."""
+    """Names trees from what it knows of the pair and the machine; a subclass learns nothing yet."""
 
     def advise(self, temperature: float, context_length: int, chain: bool) -> Advice:
         """The best tree, or the best chain, at this temperature and context."""
         ...
 
-    def observe(self, step: Step, temperature: float, chain: bool) -> Advice | None:
+    def observe(self, step: Step, temperature: float, chain: bool) -> Advice | None:  # noqa: ARG002
         """Learn from a step whose tree, but for what was looked up, did not depend on the draft.
 
         Returns:
             what the following steps should be decoded with, or None if nothing changes.
         """
-        ...
+        return None
 
-    def time(self, step: Step, temperature: float) -> None:
+    def time(self, step: Step, temperature: float) -> None:  # noqa: ARG002
         """Learn from any other step what it took, and nothing else."""
-        ...
+        return
 
-    def costs(self, temperature: float, context_length: int) -> StepCosts | None:
+    def costs(self, temperature: float, context_length: int) -> StepCosts | None:  # noqa: ARG002
         """What steps cost here, or None while nothing has been measured."""
-        ...
+        return None
 
 
-class BundledAdvisor:
+class BundledAdvisor(TreeAdvisor):
     """Serves packaged shapes until the machine has been measured.
 
     Args:
@@ -84,51 +83,21 @@ class BundledAdvisor:
         stochastic: GrowMap,
         rates: Mapping[str, tuple[float, ...]] | None = None,
     ) -> None:
-        self._greedy, self._stochastic = greedy, stochastic
+        self._shapes = {"greedy": greedy, "stochastic": stochastic}
         self._rates = rates or {}
 
     @classmethod
     def default(cls, rates: Mapping[str, tuple[float, ...]]) -> "BundledAdvisor":
         """The shapes searched for the embedded pair; moderate enough for others."""
-        return cls(
-            find_growmap("smollm2-135m/greedy-3x1"),
-            find_growmap("smollm2-135m/stochastic-3x1"),
-            rates,
-        )
+        greedy, stochastic = map(find_growmap, PACKAGED)
+        return cls(greedy, stochastic, rates)
 
-    def advise(
-        self,
-        temperature: float,
-        context_length: int,  # noqa: ARG002 makes no difference to a packaged shape
-        chain: bool,
-    ) -> Advice:
+    def advise(self, temperature: float, context_length: int, chain: bool) -> Advice:  # noqa: ARG002
         """The packaged shape."""
-        greedy = temperature == 0.0
-        tree = self._greedy if greedy else self._stochastic
-        shape = GrowMap.chain(DEFAULT_CHAIN) if chain else tree
+        kind = "greedy" if temperature == 0.0 else "stochastic"
+        shape = GrowMap.chain(DEFAULT_CHAIN) if chain else self._shapes[kind]
         reason = "packaged tree: this machine had not been measured"
-        rates = self._rates.get("greedy" if greedy else "stochastic", ())
-        return Advice(shape, rates, None, reason)
-
-    def observe(
-        self,
-        step: Step,  # noqa: ARG002 without the machine's times nothing follows from it
-        temperature: float,  # noqa: ARG002
-        chain: bool,  # noqa: ARG002
-    ) -> Advice | None:
-        """Learns nothing."""
-        return None
-
-    def time(self, step: Step, temperature: float) -> None:
-        """Learns nothing."""
-
-    def costs(
-        self,
-        temperature: float,  # noqa: ARG002 nothing was measured at any
-        context_length: int,  # noqa: ARG002
-    ) -> StepCosts | None:
-        """Not known."""
-        return None
+        return Advice(shape, self._rates.get(kind, ()), None, reason)
 
 
 def tree_for(
@@ -139,34 +108,29 @@ def tree_for(
         return ROOT, TreeChosen(Mode.AR.value, "", 1, 0, reason="plain decoding was asked for")
     chain = choice.mode is Mode.CHAIN
     if choice.adaptive:
+        tree = AdaptiveTree(branching=1) if chain else AdaptiveTree()
         measured = advisor.costs(temperature, context_length) is not None
-        return _adaptive(choice.mode, measured)
-    if choice.growmap is not None:
-        growmap = _as_chain(choice.growmap) if chain else choice.growmap
+        times = "times measured here" if measured else "times assumed until they are measured"
+        reason = f"grown each step by the draft's own probabilities, at most so large; {times}"
+        return tree, TreeChosen(choice.mode.value, ADAPTIVE, tree.size, tree.depth, reason=reason)
+    if (growmap := choice.growmap) is not None:
+        if chain and growmap.branching > 1:  # the path of first children, as long as it is deep
+            growmap = GrowMap.chain(growmap.depth)
         reason = "asked for by name" if growmap.size > 1 else "plain decoding: a tree of one node"
         advice = Advice(growmap, growmap.acceptance_rates, None, reason)
     else:
         advice = advisor.advise(temperature, context_length, chain)
-    if choice.mode in OTHER_CHILDREN and temperature > 0.0:  # the rates are of other children
+    if choice.mode in NON_SEQUOIA_MODES and temperature > 0.0:  # rates are of other children
         advice = replace(advice, rates=(), deeper=(), predicted_speedup=None)
     return as_chosen(choice.mode, advice)
-
-
-def _adaptive(mode: Mode, measured: bool) -> tuple[AdaptiveTree, TreeChosen]:
-    tree = AdaptiveTree(branching=1) if mode is Mode.CHAIN else AdaptiveTree()
-    times = "times measured here" if measured else "times assumed until they are measured"
-    reason = f"grown each step by the draft's own probabilities, at most so large; {times}"
-    return tree, TreeChosen(mode.value, ADAPTIVE, tree.size, tree.depth, reason=reason)
 
 
 def as_chosen(mode: Mode, advice: Advice) -> tuple[GrowMap, TreeChosen]:
     """Advice as the growmap to decode with and the event that says so."""
     growmap = advice.growmap or ROOT
+    speedup, reason = advice.predicted_speedup, advice.reason
     if growmap.size == 1:
-        return ROOT, TreeChosen(
-            mode.value, "", 1, 0,
-            predicted_speedup=advice.predicted_speedup, reason=advice.reason,
-        )  # fmt: skip
+        return ROOT, TreeChosen(mode.value, "", 1, 0, predicted_speedup=speedup, reason=reason)
     rates, deeper = advice.rates, advice.deeper
     return growmap, TreeChosen(
         mode=mode.value,
@@ -176,8 +140,8 @@ def as_chosen(mode: Mode, advice: Advice) -> tuple[GrowMap, TreeChosen]:
         expected_tokens=growmap.expected_tokens(rates, deeper) if rates else None,
         expected_by_depth=growmap.expected_by_depth(rates, deeper) if rates else (),
         expected_by_rank=rates[: growmap.branching],
-        predicted_speedup=advice.predicted_speedup,
-        reason=advice.reason,
+        predicted_speedup=speedup,
+        reason=reason,
     )
 
 
@@ -194,8 +158,3 @@ def smaller(tree: Tree) -> Tree:
 def lookup_for(choice: TreeChoice) -> Lookup:
     """Whether to look up: a chain stays a path, and plain decoding plain."""
     return choice.lookup if choice.mode in (Mode.SEQUOIA, Mode.GREEDY) else Lookup.OFF
-
-
-def _as_chain(growmap: GrowMap) -> GrowMap:
-    """The path of first children, as long as the tree is deep."""
-    return growmap if growmap.branching <= 1 else GrowMap.chain(growmap.depth)

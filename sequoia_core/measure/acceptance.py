@@ -15,8 +15,8 @@ from torch import Tensor
 
 from sequoia_core.decode.step import Sampler
 from sequoia_core.model.interface import KVCache, LanguageModel
-from sequoia_core.speculate.draft import DraftModel, known_columns
-from sequoia_core.speculate.sampling import full_probs, shaped_probs
+from sequoia_core.speculate.draft import DraftModel
+from sequoia_core.speculate.sampling import shaped_probs
 
 CHUNK = 32
 """Positions judged at once: each takes a few rows of the vocabulary."""
@@ -67,7 +67,7 @@ class AcceptanceCount:
         cache = target.new_cache()
         target_logits = _answer_logits(target, ids, prompt, cache)
         draft_logits = _answer_logits(draft.model, ids, prompt, draft.model.new_cache(cache))
-        draft_logits = known_columns(draft_logits, draft.vocab_ids)
+        draft_logits = draft.without_padding(draft_logits)
         rows = zip(torch.split(target_logits, CHUNK), torch.split(draft_logits, CHUNK), strict=True)
         for target_rows, draft_rows in rows:
             found = self._judged(target_rows, draft_rows, draft.vocab_ids, sampler)
@@ -81,8 +81,7 @@ class AcceptanceCount:
         if sampler.greedy:
             tokens = columns if vocab_ids is None else vocab_ids[columns]
             return (tokens == target_rows.argmax(-1, keepdim=True)).float()
-        probs = full_probs(target_rows, sampler.params.temperature)
-        target_probs = shaped_probs(target_rows, probs, sampler.params)
+        target_probs = shaped_probs(target_rows, sampler.params)
         return rank_probs(target_probs, draft_probs, columns, vocab_ids)
 
 

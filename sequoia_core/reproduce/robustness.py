@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 
 from sequoia_core.config import Mode, SamplingParams
 from sequoia_core.decode.step import Speculator
-from sequoia_core.decode.token_cache import Ledger
+from sequoia_core.decode.token_cache import TokenCache
 from sequoia_core.errors import ParameterError
 from sequoia_core.events import Progress
 from sequoia_core.measure.draft_nucleus import DRAFT_TOP_P, DraftNucleus
@@ -179,8 +179,8 @@ class Counter:
             )
         self._device, self._sweep = target.device, sweep
         self._nucleus = DraftNucleus(sweep.draft_top_p)
-        self._ledger = Ledger(target, draft.model)
-        self._speculator = Speculator(target, draft, self._ledger)
+        self._cache = TokenCache(target, draft.model)
+        self._speculator = Speculator(target, draft, self._cache)
 
     def count(self, cell: Cell, prompt_ids: Sequence[int]) -> Counted:
         """Decode one prompt in one cell.
@@ -191,14 +191,14 @@ class Counter:
         """
         params = self._sweep.sampling(cell, prompt_ids)
         sampler = self._nucleus.sampler(params, self._device, cell.rule)
-        self._ledger.start(prompt_ids)
-        for _ in self._ledger.read_prompt():
+        self._cache.start(prompt_ids)
+        for _ in self._cache.read_prompt():
             pass
         tokens = steps = 0
         while tokens < self._sweep.tokens:
             scored, verdict = self._speculator.step(self._sweep.growmap, sampler)
-            drafted = [scored.token_ids[node] for node in verdict.path[1:]]
-            self._speculator.keep(scored, verdict.path, [*drafted, verdict.bonus_token])
-            tokens += len(drafted) + 1
+            emitted = scored.emitted(verdict.path, verdict.bonus_token)
+            self._speculator.commit(scored, verdict.path, emitted)
+            tokens += len(emitted)
             steps += 1
         return Counted(tokens, steps)

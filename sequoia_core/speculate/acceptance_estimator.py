@@ -1,12 +1,13 @@
-"""How often a draft is right when it is so sure: learnt while decoding.
+"""How often a draft's child is accepted, by rank, depth and the draft's own probability.
 
-Owns a table of acceptance by rank, depth and the draft's own probability. Each cell begins at what
-the caller believes and forgets slowly, so that a draft which is over- or under-confident, or a text
-that has changed, is followed. Knows nothing of trees.
+Each cell of the table begins at a belief and forgets slowly, so that it follows a draft which is
+over- or under-confident, and a text that changes.
 """
 
 from bisect import bisect_right
 from collections.abc import Callable
+
+from sequoia_core.speculate.fading import FadingRatio
 
 EDGES = (0.01, 0.03, 0.07, 0.15, 0.25, 0.4, 0.55, 0.7, 0.82, 0.91, 0.97)
 """Where one bucket of probability ends and the next begins."""
@@ -15,10 +16,10 @@ RANKS = 4
 _BELIEF = 6.0
 """Observations that the first belief counts for."""
 _MEMORY = 300
-"""Observations of a cell after which older ones have faded."""
+_UNSEEN = FadingRatio(_MEMORY)
 
 
-class Confidence:
+class AcceptanceEstimator:
     """Acceptance of a child, given its rank and a probability that the draft states.
 
     Args:
@@ -27,26 +28,26 @@ class Confidence:
 
     def __init__(self, belief: Callable[[int, float], float]) -> None:
         self._belief = belief
-        self._hits: dict[tuple[int, int, int], tuple[float, float]] = {}
+        self._cells: dict[tuple[int, int, int], FadingRatio] = {}
 
     def estimate(self, depth: int, rank: int, prob: float) -> float:
-        """Probability that a child of this rank, at this depth, is the accepted one.
+        """Probability that a child is the accepted one.
 
         Args:
             depth: of the child, 1 and more.
             rank: 1 for a first child.
             prob: what the draft states.
         """
-        belief = self._belief(rank, prob)
-        hits, trials = self._hits.get(_cell(depth, rank, prob), (0.0, 0.0))
-        return (hits + _BELIEF * belief) / (trials + _BELIEF)
+        cell = self._cells.get(_cell(depth, rank, prob), _UNSEEN)
+        return cell.estimate(self._belief(rank, prob), _BELIEF)
 
     def record(self, depth: int, rank: int, prob: float, accepted: bool) -> None:
-        """Learn from a child of a node that the text went through."""
-        cell = _cell(depth, rank, prob)
-        hits, trials = self._hits.get(cell, (0.0, 0.0))
-        keep = 1.0 - 1.0 / _MEMORY
-        self._hits[cell] = (hits * keep + accepted, trials * keep + 1.0)
+        """Learn from a child of a node on the accepted path."""
+        key = _cell(depth, rank, prob)
+        cell = self._cells.get(key)
+        if cell is None:
+            cell = self._cells[key] = FadingRatio(_MEMORY)
+        cell.add(accepted)
 
 
 def _cell(depth: int, rank: int, prob: float) -> tuple[int, int, int]:
@@ -54,15 +55,15 @@ def _cell(depth: int, rank: int, prob: float) -> tuple[int, int, int]:
     return min(depth, 2), min(rank, RANKS), bisect_right(EDGES, prob)
 
 
-def stated(rank: int, prob: float) -> float:  # noqa: ARG001 what is stated is of the token itself
-    """The draft's own probability, taken at its word: for argmax decoding."""
+def stated(rank: int, prob: float) -> float:  # noqa: ARG001 the probability is the token's own
+    """The draft's own probability: the belief of argmax decoding."""
     return prob
 
 
 def overlapping(rank: int, prob: float) -> float:
-    """What target and draft have in common where the draft is so sure: for sampling.
+    """What target and draft have in common: the belief of sampling.
 
-    Of a first child that is its overlap, at temperature 0.6 nearly the largest probability at
+    For a first child this is the overlap, at temperature 0.6 nearly the largest probability at
     temperature 1; what the children after it add falls off fast (docs/decisions/0055).
     """
     first = 0.1 + 0.86 * prob

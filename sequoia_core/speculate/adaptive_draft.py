@@ -1,8 +1,8 @@
-"""Grows a tree whose shape is decided while it grows.
+"""Drafts a token tree whose shape is decided while it grows.
 
-Owns the order of drafting: ask the policy which nodes the draft reads, run it, ask how many
-children each gets, and only then look at what was drawn. The policy sees no token that it decides
-on. One small packed result is read from the device per level. Shapes as in `draft`.
+The policy says which nodes the draft reads, the draft runs, the policy says how many children each
+node gets, and only then it sees what was drawn. One small packed result is read from the device per
+level. Shapes as in `draft`.
 """
 
 from collections.abc import Sequence
@@ -13,49 +13,45 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from sequoia_core.model.interface import Draws, KVCache, LanguageModel, Paths, TreeReader, TreeRows
-from sequoia_core.speculate.adaptive_policy import Born, Offer, Seen
+from sequoia_core.model.interface import Draws, KVCache, Paths, TreeReader, TreeRows
+from sequoia_core.speculate.adaptive_policy import DraftCandidates, NewNode, NodeOutcome
 from sequoia_core.speculate.draft import (
     ChildChooser,
     DraftModel,
     drawn_on_host,
-    known_columns,
     level_draw,
+    read_root,
 )
-from sequoia_core.speculate.token_tree import TokenTree
+from sequoia_core.speculate.token_tree import HostNodes, TokenTree
 from sequoia_core.tree.choice import ADAPTIVE
 from sequoia_core.tree.growmap import GrowMap
 
 
 class GrowthPolicy(Protocol):
-    """Decides one tree."""
+    """Decides the shape of one tree."""
 
-    def read(self, born: Sequence[Born]) -> list[int]:
+    def read(self, nodes: Sequence[NewNode]) -> list[int]:
         """Which of a level's new nodes the draft reads next, ascending; none ends the growth."""
         ...
 
-    def children(self, offers: Sequence[Offer]) -> list[int]:
+    def children(self, candidates: Sequence[DraftCandidates]) -> list[int]:
         """How many children each node that was read gets, before any is drawn."""
         ...
 
 
 @dataclass(frozen=True, slots=True)
 class FixedShape:
-    """The policy whose tree is always the same.
-
-    Attributes:
-        growmap: that tree.
-    """
+    """The policy whose tree is always the same."""
 
     growmap: GrowMap
 
-    def read(self, born: Sequence[Born]) -> list[int]:
+    def read(self, nodes: Sequence[NewNode]) -> list[int]:
         """Those that have children; nodes are numbered alike, breadth first."""
-        return [each.node for each in born if self.growmap.children[each.node]]
+        return [each.node for each in nodes if self.growmap.children[each.node]]
 
-    def children(self, offers: Sequence[Offer]) -> list[int]:
+    def children(self, candidates: Sequence[DraftCandidates]) -> list[int]:
         """As many as the tree has."""
-        return [len(self.growmap.children[offer.node]) for offer in offers]
+        return [len(self.growmap.children[each.node]) for each in candidates]
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,46 +73,106 @@ class Drafting:
     reader: TreeReader | None = None
 
 
-@dataclass(frozen=True, slots=True)
-class Growth:
-    """A drafted tree, and what the draft offered at each node it read.
+class DraftedTree:
+    """A tree on the host, node by node while it grows, and what the draft stated at each row."""
 
-    Attributes:
-        tree: what is verified.
-        offers: by row of the draft.
-        tokens: the target's ids of each row's possible children in order, drawn or not.
-        probs: the draft's probabilities of them at temperature 1.
-        counts: how many of them are nodes of the tree.
-    """
+    def __init__(self, root_token: int, draft: DraftModel, ranked: bool) -> None:
+        self._draft, self._ranked = draft, ranked
+        self._parents, self._depths = [-1], [0]
+        self.token_ids, self._columns, self._probs = [root_token], [0], [1.0]
+        self._rows: dict[int, int] = {}
+        self._candidates: list[DraftCandidates] = []
+        self._offered: list[tuple[tuple[int, ...], tuple[float, ...]]] = []
+        self._counts: list[int] = []
+        self._distributions: list[Tensor] = []
 
-    tree: TokenTree
-    offers: tuple[Offer, ...] = ()
-    tokens: tuple[tuple[int, ...], ...] = ()
-    probs: tuple[tuple[float, ...], ...] = ()
-    counts: tuple[int, ...] = ()
+    def paths(self, nodes: Sequence[int]) -> list[list[int]]:
+        """Which of the draft's rows each of the nodes that are read next sees, itself the last."""
+        paths: list[list[int]] = []
+        for node in nodes:
+            self._rows[node] = len(self._rows)
+            path = []
+            while node >= 0:
+                path.append(self._rows[node])
+                node = self._parents[node]
+            paths.append(path[::-1])
+        return paths
 
-    def seen(self, tree: TokenTree, path: Sequence[int], emitted: Sequence[int]) -> list[Seen]:
-        """What the verdict says of the offers it went through.
+    @property
+    def rows(self) -> int:
+        """Nodes that the draft has read, or is about to."""
+        return len(self._rows)
+
+    def depth(self, node: int) -> int:
+        """Edges from the root."""
+        return self._depths[node]
+
+    def add(self, nodes: Sequence[int], draws: Draws, policy: GrowthPolicy) -> list[NewNode]:
+        """Add the first children of each node, as many as the policy decides."""
+        width = len(draws.columns) // len(nodes)
+        rows = [slice(at * width, (at + 1) * width) for at in range(len(nodes))]
+        stated = [tuple(draws.stated[row]) for row in rows]
+        candidates = [
+            DraftCandidates(node, draws.peaks[at], stated[at] if self._ranked else (), width)
+            for at, node in enumerate(nodes)
+        ]
+        counts = policy.children(candidates)
+        self._candidates += candidates
+        self._counts += counts
+        self._distributions.append(draws.distributions)
+        new: list[NewNode] = []
+        for at, (parent, count) in enumerate(zip(nodes, counts, strict=True)):
+            columns, probs = draws.columns[rows[at]], draws.probs[rows[at]]
+            tokens = tuple(map(self._draft.token_of.__getitem__, columns))
+            self._offered.append((tokens, stated[at]))
+            for rank in range(count):
+                new.append(
+                    NewNode(len(self._parents), parent, rank + 1, tokens[rank], stated[at][rank])
+                )
+                self._parents.append(parent)
+                self._depths.append(self._depths[parent] + 1)
+            self.token_ids += tokens[:count]
+            self._columns += columns[:count]
+            self._probs += probs[:count]
+        return new
+
+    def tree(self) -> TokenTree:
+        """What is verified."""
+        distributions = self._distributions or [torch.empty((0, 0))]
+        return TokenTree(
+            growmap=GrowMap.numbered(self._parents, ADAPTIVE),
+            nodes=HostNodes(tuple(self.token_ids), tuple(self._columns), tuple(self._probs)),
+            draft_probs=torch.cat(distributions) if len(distributions) > 1 else distributions[0],
+            inner_rows=self._rows,
+            vocab_ids=self._draft.vocab_ids,
+            host_vocab_ids=self._draft.host_vocab_ids,
+        )
+
+    def outcomes(
+        self, tree: TokenTree, path: Sequence[int], emitted: Sequence[int]
+    ) -> list[NodeOutcome]:
+        """What verification says of the nodes that the draft read on the accepted path.
 
         Args:
-            tree: that was verified: this one, or one grown from it by grafting.
+            tree: that was verified: this one, perhaps with a path appended.
             path: accepted nodes of it, root first.
             emitted: their tokens without the root's, and the bonus token.
         """
-        found: list[Seen] = []
+        found: list[NodeOutcome] = []
         for at, node in enumerate(path):
             row = tree.inner_rows.get(node)
             if row is None:
                 break
             follower = path[at + 1] if at + 1 < len(path) else 0
-            drawn = follower and follower not in tree.grafted
+            drawn = follower and follower not in tree.appended
+            tokens, stated = self._offered[row]
             found.append(
-                Seen(
-                    offer=self.offers[row],
+                NodeOutcome(
+                    candidates=self._candidates[row],
                     depth=at + 1,
-                    probs=self.probs[row],
-                    tokens=self.tokens[row],
-                    count=self.counts[row],
+                    probs=stated,
+                    tokens=tokens,
+                    count=self._counts[row],
                     token_id=emitted[at],
                     accepted=tree.growmap.ranks[follower] if drawn else 0,
                 )
@@ -124,79 +180,9 @@ class Growth:
         return found
 
 
-class _Sketch:
-    """A tree being grown, as lists on the host."""
-
-    def __init__(self, root_token: int) -> None:
-        self.parents = [-1]
-        self.depths = [0]
-        self.tokens = [root_token]
-        self.columns = [0]
-        self.probs = [1.0]
-        self.rows: dict[int, int] = {}
-        self.offers: list[Offer] = []
-        self.offered: list[tuple[tuple[int, ...], tuple[float, ...]]] = []
-        self.counts: list[int] = []
-
-    def grow(self, offers: Sequence[Offer], counts: Sequence[int], drawn: "_Drawn") -> list[Born]:
-        """Add the first children of each node, as many as were decided."""
-        born: list[Born] = []
-        for at, (offer, count) in enumerate(zip(offers, counts, strict=True)):
-            for rank in range(count):
-                node = len(self.parents)
-                self.parents.append(offer.node)
-                self.depths.append(self.depths[offer.node] + 1)
-                self.tokens.append(drawn.tokens[at][rank])
-                self.columns.append(drawn.columns[at][rank])
-                self.probs.append(drawn.probs[at][rank])
-                stated = drawn.stated[at][rank]
-                born.append(Born(node, offer.node, rank + 1, self.tokens[node], stated))
-            self.offered.append((drawn.tokens[at], drawn.stated[at]))
-        self.offers += offers
-        self.counts += counts
-        return born
-
-    def paths(self, nodes: Sequence[int]) -> list[list[int]]:
-        """Which of the draft's rows each of the nodes that are read next sees, itself the last."""
-        paths: list[list[int]] = []
-        for node in nodes:
-            self.rows[node] = len(self.rows)
-            path = []
-            while node >= 0:
-                path.append(self.rows[node])
-                node = self.parents[node]
-            paths.append(path[::-1])
-        return paths
-
-
-@dataclass(frozen=True, slots=True)
-class _Drawn:
-    """One level's possible children, read from the device in one piece."""
-
-    columns: tuple[tuple[int, ...], ...]
-    tokens: tuple[tuple[int, ...], ...]
-    probs: tuple[tuple[float, ...], ...]
-    stated: tuple[tuple[float, ...], ...]
-    peaks: tuple[float, ...]
-
-    @classmethod
-    def of(cls, draws: Draws, token_of: Sequence[int]) -> "_Drawn":
-        """By row; `token_of` is the target's id of each of the draft's columns."""
-        width = len(draws.columns) // len(draws.peaks)
-        rows = [slice(first, first + width) for first in range(0, len(draws.columns), width)]
-        columns = [tuple(draws.columns[row]) for row in rows]
-        return cls(
-            columns=tuple(columns),
-            tokens=tuple(tuple(map(token_of.__getitem__, row)) for row in columns),
-            probs=tuple(tuple(draws.probs[row]) for row in rows),
-            stated=tuple(tuple(draws.stated[row]) for row in rows),
-            peaks=tuple(draws.peaks),
-        )
-
-
 def grow_adaptive(
     drafting: Drafting, policy: GrowthPolicy, pending: Sequence[int], cache: KVCache
-) -> Growth:
+) -> DraftedTree:
     """Draft one tree. The cache gets the pending tokens and the nodes the policy lets it read.
 
     Where the policy does not even read the root, the cache is left as it is.
@@ -212,85 +198,45 @@ def grow_adaptive(
     """
     draft, how = drafting.draft, level_draw(drafting.choose)
     width = min(drafting.width, draft.columns)
-    sketch, distributions = _Sketch(pending[-1]), []
-    nodes = policy.read([Born(0, -1, 0, pending[-1], 1.0)])
+    drafted = DraftedTree(pending[-1], draft, drafting.ranked)
+    nodes = policy.read([NewNode(0, -1, 0, pending[-1], 1.0)])
     while nodes:
+        paths = drafted.paths(nodes)
         if drafting.reader is not None and how is not None:
-            rows = _rows(sketch, nodes, pending, cache)
+            rows = TreeRows(pending)
+            if nodes[0] != 0:
+                tokens = [drafted.token_ids[node] for node in nodes]
+                root = cache.length + len(nodes) - drafted.rows
+                rows = TreeRows(tokens, root, Paths.of(paths))
             draws = drafting.reader.read_level(rows, width, cache, how)
         else:
-            logits = known_columns(
-                _read(draft.model, sketch, nodes, pending, cache), draft.vocab_ids
-            )
+            if nodes[0] == 0:
+                ids = torch.tensor(pending, device=draft.model.device)
+                logits = read_root(draft, ids, cache)
+            else:
+                logits = _read_level(drafted, draft, nodes, paths, cache)
             draws = drawn_on_host(drafting.choose, logits, width)
-        distributions.append(draws.distributions)
-        level = _Drawn.of(draws, draft.token_of)
-        offers = [
-            Offer(node, level.peaks[at], level.stated[at] if drafting.ranked else (), width)
-            for at, node in enumerate(nodes)
-        ]
-        born = sketch.grow(offers, policy.children(offers), level)
-        nodes = policy.read(born) if born else []
-    return _finished(sketch, distributions, draft)
+        new = drafted.add(nodes, draws, policy)
+        nodes = policy.read(new) if new else []
+    return drafted
 
 
-def _read(
-    model: LanguageModel,
-    sketch: _Sketch,
+def _read_level(
+    drafted: DraftedTree,
+    draft: DraftModel,
     nodes: Sequence[int],
-    pending: Sequence[int],
+    paths: Sequence[Sequence[int]],
     cache: KVCache,
 ) -> Tensor:
-    """The draft's logits [n, V_draft] at nodes of a level; the pending tokens end with the root."""
-    device, paths = model.device, sketch.paths(nodes)
-    if nodes[0] == 0:
-        ids = torch.tensor(pending, device=device)
-        positions = torch.arange(cache.length, cache.length + len(pending), device=device)
-        return model.forward(ids, positions, None, cache)[-1:]
-    width = cache.length + len(nodes)
-    root = width - len(sketch.rows)
+    """The draft's logits [n, V_draft] at nodes of a level below the root."""
+    device, width = draft.model.device, cache.length + len(nodes)
+    root = width - drafted.rows
     seen = np.ones((len(nodes), width), dtype=np.bool_)
     seen[:, root:] = False
     for at, path in enumerate(paths):
         seen[at, [root + row for row in path]] = True
     parents = torch.tensor([root + path[-2] - cache.length for path in paths], device=device)
-    ids = torch.tensor([sketch.tokens[node] for node in nodes], device=device)
-    positions = torch.full_like(ids, root + sketch.depths[nodes[0]])
-    return model.forward(ids, positions, torch.from_numpy(seen).to(device), cache, parents)
-
-
-def _rows(
-    sketch: _Sketch, nodes: Sequence[int], pending: Sequence[int], cache: KVCache
-) -> TreeRows:
-    """As `_read` reads them, for a draft that reads them itself."""
-    paths = sketch.paths(nodes)
-    if nodes[0] == 0:
-        return TreeRows(pending)
-    root = cache.length + len(nodes) - len(sketch.rows)
-    return TreeRows([sketch.tokens[node] for node in nodes], root, Paths.of(paths))
-
-
-def _stacked(distributions: list[Tensor]) -> Tensor:
-    if len(distributions) == 1:
-        return distributions[0]
-    return torch.cat(distributions) if distributions else torch.empty((0, 0))
-
-
-def _finished(sketch: _Sketch, distributions: list[Tensor], draft: DraftModel) -> Growth:
-    tree = TokenTree(
-        growmap=GrowMap.numbered(sketch.parents, ADAPTIVE),
-        token_ids=tuple(sketch.tokens),
-        columns=tuple(sketch.columns),
-        node_probs=tuple(sketch.probs),
-        draft_probs=_stacked(distributions),
-        inner_rows=sketch.rows,
-        vocab_ids=draft.vocab_ids,
-        host_vocab_ids=draft.host_vocab_ids,
-    )
-    return Growth(
-        tree=tree,
-        offers=tuple(sketch.offers),
-        tokens=tuple(tokens for tokens, _ in sketch.offered),
-        probs=tuple(each for _, each in sketch.offered),
-        counts=tuple(sketch.counts),
-    )
+    ids = torch.tensor([drafted.token_ids[node] for node in nodes], device=device)
+    positions = torch.full_like(ids, root + drafted.depth(nodes[0]))
+    mask = torch.from_numpy(seen).to(device)
+    return draft.without_padding(draft.model.forward(ids, positions, mask, cache, parents))

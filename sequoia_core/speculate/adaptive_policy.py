@@ -1,13 +1,12 @@
 """Decides, level by level, how wide and how deep a tree grows this step.
 
-Owns the decisions and what they learn from. The rule is that of `economy`: a node pays if its
-estimated probability of being accepted reaches the price of its row, a drafting pass if what it is
-expected to add, rows paid, reaches its own. See DySpec (arXiv 2410.11744) and OPT-Tree
-(arXiv 2406.17276) for trees that follow the draft.
+The rule is that of `cost_model`: a node pays if its estimated probability of being accepted reaches
+the price of its row, a drafting pass if what it is expected to add, rows paid, reaches its own. See
+DySpec (arXiv 2410.11744) and OPT-Tree (arXiv 2406.17276) for trees that follow the draft.
 
 Lossless by construction: how many children a node gets follows from the draft's distribution there
 and from the path to it, before anything is drawn from that distribution; all that is drawn is
-verified. Works on plain numbers; knows neither models nor tensors.
+verified. Works on plain numbers.
 """
 
 from bisect import bisect_left, bisect_right, insort
@@ -15,19 +14,19 @@ from collections import deque
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from sequoia_core.speculate.acceptance_estimator import Confidence, overlapping, stated
-from sequoia_core.speculate.cost_model import Economy
+from sequoia_core.speculate.acceptance_estimator import AcceptanceEstimator, overlapping, stated
+from sequoia_core.speculate.cost_model import CostModel
 
 PROBE_STEPS = 24
 """Steps without drafting after which it is tried once, so that a better text is noticed."""
 _RECENT = 32
-"""Nodes whose offers stand for what the next one may be."""
+"""Nodes whose candidates stand for what the next one may be."""
 _FIRST_SHARES = (0.5, 0.12, 0.05)
 
 
 @dataclass(frozen=True, slots=True)
-class Offer:
-    """What the draft says at a node, without what will be drawn from it.
+class DraftCandidates:
+    """What the draft states at a node, without what will be drawn from it.
 
     Attributes:
         node: index in the tree.
@@ -44,8 +43,8 @@ class Offer:
 
 
 @dataclass(frozen=True, slots=True)
-class Born:
-    """A new node of the tree.
+class NewNode:
+    """A node that was just added to the tree.
 
     Attributes:
         node: its index.
@@ -93,11 +92,11 @@ class Continuation:
 
 
 @dataclass(frozen=True, slots=True)
-class Seen:
-    """A node that the text went through, and what came of what the draft offered there.
+class NodeOutcome:
+    """A node on the accepted path, and what became of its candidates.
 
     Attributes:
-        offer: as it was when its children were counted.
+        candidates: as they were when its children were counted.
         depth: of its children.
         probs: the draft's probabilities of its possible children, in order.
         tokens: their ids.
@@ -106,7 +105,7 @@ class Seen:
         accepted: rank of the child that was accepted; 0 if none was.
     """
 
-    offer: Offer
+    candidates: DraftCandidates
     depth: int
     probs: tuple[float, ...]
     tokens: tuple[int, ...]
@@ -119,14 +118,14 @@ class AdaptivePolicy:
     """What was learnt of a draft at one kind of sampling; makes a `StepPolicy` for each step.
 
     Args:
-        economy: prices.
+        costs: prices.
         greedy: children are the draft's most probable tokens, and at most one can be right.
     """
 
-    def __init__(self, economy: Economy, greedy: bool) -> None:
-        self.economy, self.greedy = economy, greedy
-        self.offered = Confidence(stated if greedy else overlapping)
-        self.drawn = self.offered if greedy else Confidence(overlapping)
+    def __init__(self, costs: CostModel, greedy: bool) -> None:
+        self.costs, self.greedy = costs, greedy
+        self.before_drawing = AcceptanceEstimator(stated if greedy else overlapping)
+        self.drawn = self.before_drawing if greedy else AcceptanceEstimator(overlapping)
         self._recent: deque[tuple[float, ...]] = deque([_FIRST_SHARES])
         self._shares = sorted(_FIRST_SHARES)
         """All of `_recent`."""
@@ -138,25 +137,26 @@ class AdaptivePolicy:
         self._idle += 1
         return StepPolicy(self, limits, known, probing)
 
-    def learn(self, seen: Sequence[Seen]) -> None:
+    def learn(self, outcomes: Sequence[NodeOutcome]) -> None:
         """Compare what the draft was estimated to be worth with what happened.
 
-        Decoding by argmax, it is known of every token offered whether it came, in the tree or not.
+        Decoding by argmax, it is known of every candidate whether it came, in the tree or not.
         """
-        for each in seen:
+        for each in outcomes:
             if self.greedy:
                 for rank, (prob, token) in enumerate(
                     zip(each.probs, each.tokens, strict=True), start=1
                 ):
-                    self.offered.record(each.depth, rank, prob, token == each.token_id)
+                    came = token == each.token_id
+                    self.before_drawing.record(each.depth, rank, prob, came)
                 continue
             for rank in range(1, each.count + 1):
                 accepted = rank == each.accepted
-                self.offered.record(each.depth, rank, each.offer.peak, accepted)
+                self.before_drawing.record(each.depth, rank, each.candidates.peak, accepted)
                 self.drawn.record(each.depth, rank, each.probs[rank - 1], accepted)
 
     def expected_gain(self, weight: float, price: float) -> float:
-        """Tokens that reading a node adds, the rows of its children paid, as offers were lately.
+        """Tokens that reading a node adds, the rows of its children paid, as it was lately.
 
         Args:
             weight: probability that the text comes through the node.
@@ -167,7 +167,7 @@ class AdaptivePolicy:
         paying = self._shares[bisect_right(self._shares, price / weight) :]
         return (weight * sum(paying) - len(paying) * price) / len(self._recent)
 
-    def drafted(self, shares: tuple[float, ...]) -> None:
+    def note(self, shares: tuple[float, ...]) -> None:
         """Note the acceptance of a node's possible children, falling, if the text comes there."""
         self._idle = 0
         if len(self._recent) == _RECENT:
@@ -191,7 +191,7 @@ class StepPolicy:
     def __init__(
         self, policy: AdaptivePolicy, limits: Limits, known: Continuation, probing: bool
     ) -> None:
-        self._policy, self._economy = policy, policy.economy
+        self._policy, self._costs = policy, policy.costs
         self._limits, self._known, self._probing = limits, known, probing
         self._rows = 1 + len(known.token_ids)  # of the target's forward so far
         self._read = 0
@@ -207,11 +207,11 @@ class StepPolicy:
         """Rows of each drafting pass so far."""
         return tuple(self._passes)
 
-    def read(self, born: Sequence[Born]) -> list[int]:
-        """Which of a level's nodes the draft reads next, ascending; none ends the growth."""
-        for each in born:
+    def read(self, nodes: Sequence[NewNode]) -> list[int]:
+        """See `GrowthPolicy.read`."""
+        for each in nodes:
             self._place(each)
-        within = [each.node for each in born if self._depths[each.node] < self._limits.depth]
+        within = [each.node for each in nodes if self._depths[each.node] < self._limits.depth]
         room = min(self._limits.draft_rows - self._read, self._limits.nodes - self._rows)
         ranked = sorted(within, key=lambda node: -self._weights[node])[: max(room, 0)]
         chosen = ranked[: self._best_count([self._weights[node] for node in ranked])]
@@ -222,52 +222,52 @@ class StepPolicy:
             self._read += len(chosen)
         return sorted(chosen)
 
-    def children(self, offers: Sequence[Offer]) -> list[int]:
-        """How many children each node gets, best nodes first while they pay."""
-        candidates: list[tuple[float, int]] = []
-        for at, offer in enumerate(offers):
-            candidates += [(estimate, at) for estimate in self._estimates(offer)]
-        candidates.sort(key=lambda candidate: (-candidate[0], candidate[1]))
-        counts = [0] * len(offers)
-        for estimate, at in candidates:
-            forced = self._probing and not any(counts) and not self._depths[offers[at].node]
-            price = self._economy.row_price(self._rows + 1)
+    def children(self, candidates: Sequence[DraftCandidates]) -> list[int]:
+        """See `GrowthPolicy.children`; the best candidates first while they pay."""
+        wanted: list[tuple[float, int]] = []
+        for at, each in enumerate(candidates):
+            wanted += [(estimate, at) for estimate in self._estimates(each)]
+        wanted.sort(key=lambda pair: (-pair[0], pair[1]))
+        counts = [0] * len(candidates)
+        for estimate, at in wanted:
+            forced = self._probing and not any(counts) and not self._depths[candidates[at].node]
+            price = self._costs.row_price(self._rows + 1)
             if self._rows >= self._limits.nodes or not (estimate >= price or forced):
                 break
             counts[at] += 1
             self._rows += 1
         return counts
 
-    def _estimates(self, offer: Offer) -> list[float]:
+    def _estimates(self, candidates: DraftCandidates) -> list[float]:
         """Acceptance of each child that could be drawn, as far as is known before drawing."""
-        depth, weight = self._depths[offer.node] + 1, self._weights[offer.node]
+        depth, weight = self._depths[candidates.node] + 1, self._weights[candidates.node]
         shares: list[float] = []
         lowest = 1.0
-        for rank in range(1, min(offer.width, self._limits.branching) + 1):
-            prob = offer.probs[rank - 1] if offer.probs else offer.peak
+        for rank in range(1, min(candidates.width, self._limits.branching) + 1):
+            prob = candidates.probs[rank - 1] if candidates.probs else candidates.peak
             # a later child is no better than one before it
-            lowest = min(lowest, self._policy.offered.estimate(depth, rank, prob))
+            lowest = min(lowest, self._policy.before_drawing.estimate(depth, rank, prob))
             shares.append(lowest)
-        self._policy.drafted(tuple(shares))
+        self._policy.note(tuple(shares))
         return [weight * share for share in shares]
 
-    def _place(self, born: Born) -> None:
+    def _place(self, new: NewNode) -> None:
         """Estimate how likely the text comes through a node, now that its token is known."""
-        if born.parent < 0:
-            self._depths[born.node], self._known_at[born.node] = 0, 0
-            self._weights[born.node] = 1.0 - self._next_known(0, 1.0)
+        if new.parent < 0:
+            self._depths[new.node], self._known_at[new.node] = 0, 0
+            self._weights[new.node] = 1.0 - self._next_known(0, 1.0)
             return
-        depth = self._depths[born.node] = self._depths[born.parent] + 1
-        led = self._known_at.get(born.parent)
+        depth = self._depths[new.node] = self._depths[new.parent] + 1
+        led = self._known_at.get(new.parent)
         tokens = self._known.token_ids
-        if led is not None and led < len(tokens) and tokens[led] == born.token_id:
+        if led is not None and led < len(tokens) and tokens[led] == new.token_id:
             reach = self._known.probs[led]
-            self._known_at[born.node] = led + 1
+            self._known_at[new.node] = led + 1
             self._rows -= 1  # the continuation has paid for this row
-            self._weights[born.node] = reach * (1.0 - self._next_known(led + 1, reach))
+            self._weights[new.node] = reach * (1.0 - self._next_known(led + 1, reach))
             return
-        share = self._policy.drawn.estimate(depth, born.rank, born.prob)
-        self._weights[born.node] = self._weights[born.parent] * share
+        share = self._policy.drawn.estimate(depth, new.rank, new.prob)
+        self._weights[new.node] = self._weights[new.parent] * share
 
     def _next_known(self, led: int, reach: float) -> float:
         """Probability that the continuation's next token is right, where it has been so far."""
@@ -281,10 +281,9 @@ class StepPolicy:
         """
         best, best_gain, gained = 0, 0.0, 0.0
         for count, weight in enumerate(weights, start=1):
-            gained += self._policy.expected_gain(
-                weight, self._economy.row_price(self._rows + count)
-            )
-            gain = gained - self._economy.pass_price(count, first=self._rows == 1)
+            price = self._costs.row_price(self._rows + count)
+            gained += self._policy.expected_gain(weight, price)
+            gain = gained - self._costs.pass_price(count, first=self._rows == 1)
             if gain > best_gain:
                 best, best_gain = count, gain
         return best

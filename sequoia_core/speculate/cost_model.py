@@ -1,12 +1,14 @@
 """What a row and a drafting pass cost, in tokens: the price at which speculating more pays.
 
-Owns the marginal rule: with `rate` the tokens that a unit of time yields now, a node pays if the
-probability that it is accepted is at least rate x the time its row adds, and a drafting pass if
-what it is expected to add is at least rate x its time. Knows nothing of models or of tokens.
+With `rate` the tokens that a unit of time yields now, a node pays if its probability of being
+accepted is at least rate x the time its row adds, and a drafting pass if what it is expected to add
+is at least rate x its time.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+
+from sequoia_core.speculate.fading import FadingRatio
 
 MOST_PRICED = 1024
 """Rows up to which prices are told apart; more cost what the last of these does."""
@@ -17,10 +19,10 @@ _FIRST_TOKENS, _FIRST_TIME, _FIRST_STEPS = 1.5, 1.25, 8
 
 @dataclass(frozen=True, slots=True)
 class StepCosts:
-    """Milliseconds that the parts of a step take at one context, as measured and learnt.
+    """Milliseconds that the parts of a step take at one context.
 
     Attributes:
-        target_ms: a target forward of n rows, and what the rest of a step does per node.
+        target_ms: a target forward of n rows, and what else of a step grows with its nodes.
         draft_ms: a drafting pass of n rows, sampling included.
         overhead_ms: what else a step takes, whatever its tree.
         plain_ms: a whole plain step.
@@ -32,45 +34,38 @@ class StepCosts:
     plain_ms: float
 
 
-def _assumed_target(rows: int) -> float:
-    return 1.0 + 0.035 * (rows - 1)
-
-
-def _assumed_draft(rows: int) -> float:
-    return 0.1 + 0.01 * (rows - 1)
-
-
-ASSUMED_COSTS = StepCosts(_assumed_target, _assumed_draft, overhead_ms=0.05, plain_ms=1.0)
+ASSUMED_COSTS = StepCosts(
+    target_ms=lambda rows: 1.0 + 0.035 * (rows - 1),
+    draft_ms=lambda rows: 0.1 + 0.01 * (rows - 1),
+    overhead_ms=0.05,
+    plain_ms=1.0,
+)
 """Of a machine that was not measured, in units of a plain step: moderate, as a CPU's."""
 
 
-class Economy:
-    """Prices from measured times and from the tokens that steps have yielded lately.
-
-    Args:
-        costs: of this machine.
-    """
+class CostModel:
+    """Prices from measured times and from the tokens that steps have yielded lately."""
 
     def __init__(self, costs: StepCosts = ASSUMED_COSTS) -> None:
-        self._tokens = _FIRST_TOKENS * _FIRST_STEPS
-        self._time = _FIRST_TIME * _FIRST_STEPS
-        self.use(costs)
+        tokens, time = _FIRST_TOKENS * _FIRST_STEPS, _FIRST_TIME * _FIRST_STEPS
+        self._yield = FadingRatio(_MEMORY, tokens, time)
+        self.set_costs(costs)
 
-    def use(self, costs: StepCosts) -> None:
-        """Reckon with other times from now on; what was learnt of tokens stays."""
+    def set_costs(self, costs: StepCosts) -> None:
+        """Use other times; what was learnt of tokens stays."""
         self._costs, self._plain = costs, costs.plain_ms
-        # a plain step has a rest as well, which is no price of a tree
-        rest = costs.plain_ms - costs.target_ms(1)
-        self._overhead = max(costs.overhead_ms - max(rest, 0.0), 0.0)
+        # a plain step has overhead as well, which is no price of a tree
+        plain_overhead = costs.plain_ms - costs.target_ms(1)
+        self._overhead = max(costs.overhead_ms - max(plain_overhead, 0.0), 0.0)
         self._marginal: list[float] = []
 
     @property
     def rate(self) -> float:
         """Tokens per plain step's time; never below 1, which plain decoding yields."""
-        return max(self._tokens / self._time, 1.0)
+        return max(self._yield.part / self._yield.whole, 1.0)
 
     def row_price(self, rows: int) -> float:
-        """Tokens that a forward's row number `rows` must be expected to yield, for 2 and more."""
+        """Tokens that a forward's row number `rows`, 2 or more, must be expected to yield."""
         if rows > len(self._marginal):
             self._price_rows(rows)
         return self.rate * self._marginal[min(rows, MOST_PRICED) - 1]
@@ -97,9 +92,7 @@ class Economy:
         if passes or rows > 1:
             more = self._costs.target_ms(rows) - self._costs.target_ms(1)
             time += more + sum(map(self._costs.draft_ms, passes)) + self._overhead
-        keep = 1.0 - 1.0 / _MEMORY
-        self._tokens = self._tokens * keep + tokens
-        self._time = self._time * keep + time / self._plain
+        self._yield.add(tokens, time / self._plain)
 
     def _price_rows(self, rows: int) -> None:
         """Slopes of the greatest convex function below t(n), so that noise makes no row free."""
@@ -118,7 +111,7 @@ class Economy:
                 self._marginal[at] = max(times[right] - times[left], 0.0) / (right - left)
 
 
-def _above(left: int, middle: int, right: int, times: list[float]) -> bool:
+def _above(left: int, middle: int, right: int, times: Sequence[float]) -> bool:
     """Whether the middle point lies on or above the line between its neighbours."""
     rise = (times[middle] - times[left]) * (right - left)
     return rise >= (times[right] - times[left]) * (middle - left)

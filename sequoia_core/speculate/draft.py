@@ -1,11 +1,10 @@
-"""Grow a token tree level by level with the draft model.
+"""Drafts a token tree of a fixed shape level by level.
 
-Owns the order of draft forwards and what each row may attend to; the model is seen through
-`LanguageModel` only. Which children a node gets is the `ChildChooser`'s affair. Shapes: `T` tree
-nodes, `I` inner nodes (those with children), `S` tokens before the root, `V_draft` draft columns.
+Shapes: `T` tree nodes, `I` inner nodes (those with children), `S` tokens before the root, `V_draft`
+draft columns.
 """
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 
@@ -17,13 +16,13 @@ from sequoia_core.errors import GrowMapError
 from sequoia_core.model.interface import Draws, KVCache, LanguageModel, LevelDraw
 from sequoia_core.speculate.sampling import (
     draft_probs,
+    exponential_noise,
     full_probs,
     independent_draws,
     ordered_draws,
-    race_noise,
     to_host,
 )
-from sequoia_core.speculate.token_tree import TokenTree, TreeLayout
+from sequoia_core.speculate.token_tree import DeviceNodes, TokenTree, TreeLayout
 from sequoia_core.tree.growmap import GrowMap
 
 ChildChooser = Callable[[Tensor, int], tuple[Tensor, Tensor]]
@@ -37,7 +36,7 @@ class DraftModel:
     Attributes:
         model: reads target token ids.
         vocab_ids: int64 [V_draft], the target's id of each column; None when they agree.
-        host_vocab_ids: the same on the CPU, for the walk over a tree.
+        host_vocab_ids: the same on the CPU.
     """
 
     model: LanguageModel
@@ -45,8 +44,7 @@ class DraftModel:
     host_vocab_ids: Tensor | None = field(init=False, repr=False)
 
     def __post_init__(self) -> None:
-        host = None if self.vocab_ids is None else self.vocab_ids.cpu()
-        object.__setattr__(self, "host_vocab_ids", host)
+        self.__dict__["host_vocab_ids"] = None if self.vocab_ids is None else self.vocab_ids.cpu()
 
     @cached_property
     def token_of(self) -> Sequence[int]:
@@ -56,13 +54,17 @@ class DraftModel:
 
     @property
     def columns(self) -> int:
-        """Tokens that can be drawn, `V_draft`: a padded head may have more columns than that."""
+        """Tokens that can be drawn, `V_draft`: a padded head has more columns than that."""
         return self.model.vocab_size if self.vocab_ids is None else self.vocab_ids.shape[0]
+
+    def without_padding(self, logits: Tensor) -> Tensor:
+        """The columns [n, V_draft] of logits that are tokens."""
+        return logits if logits.shape[1] == self.columns else logits[:, : self.columns]
 
 
 @dataclass(frozen=True, slots=True)
 class LevelPlan:
-    """Drafting one level of a tree: constant per growmap, so tensors are made once.
+    """Drafting one level of a tree; the tensors are constant per growmap.
 
     Attributes:
         draws: children drawn at each inner node of the level, the most any of them needs.
@@ -80,91 +82,59 @@ class LevelPlan:
     mask: Tensor
     parents: Tensor
 
-
-@dataclass(frozen=True, slots=True)
-class GrowPlan:
-    """A growmap prepared for a device.
-
-    Attributes:
-        growmap: the shape.
-        levels: one plan per level that has children.
-        inner_rows: each inner node's row among the draft's distributions. Its row in the draft's
-            cache is the same number, counted from the root's.
-        layout: for the target's forward.
-        passes: rows that each drafting pass reads.
-    """
-
-    growmap: GrowMap
-    levels: tuple[LevelPlan, ...]
-    inner_rows: Mapping[int, int]
-    layout: TreeLayout
-    passes: tuple[int, ...]
-
     @classmethod
-    def of(cls, growmap: GrowMap, device: torch.device) -> "GrowPlan":
-        """Prepare a growmap's index tensors and masks."""
-        inner = [node for node in range(growmap.size) if growmap.children[node]]
-        mask = growmap.ancestor_mask()
+    def of(cls, growmap: GrowMap, depth: int, mask: Tensor, device: torch.device) -> "LevelPlan":
+        """The level below the nodes of this depth; `mask` is the growmap's."""
+        children = growmap.children
+        parents = [node for node in growmap.levels[depth] if children[node]]
+        draws = max(len(children[node]) for node in parents)
+        take = [
+            row * draws + rank
+            for row, node in enumerate(parents)
+            for rank in range(len(children[node]))
+        ]
+        below = growmap.levels[depth + 1]
+        inner = [node for node in below if children[node]]
+        cached = [n for n in range(growmap.size) if children[n] and growmap.depths[n] <= depth]
+        above = [cached.index(growmap.parents[node]) - len(cached) for node in inner]
+
+        def index(values: list[int]) -> Tensor:
+            return torch.tensor(values, dtype=torch.int64, device=device)
+
         return cls(
-            growmap=growmap,
-            levels=tuple(
-                _level_plan(growmap, depth, mask, device) for depth in range(growmap.depth)
-            ),
-            inner_rows={node: row for row, node in enumerate(inner)},
-            layout=TreeLayout.of(growmap, device),
-            passes=tuple(
-                sum(1 for node in level if growmap.children[node]) for level in growmap.levels[:-1]
-            ),
+            draws=draws,
+            take=index(take),
+            forward=index([below.index(node) for node in inner]),
+            depth=depth + 1,
+            mask=mask[inner][:, cached + inner].to(device),
+            parents=index(above),
         )
 
 
-def _level_plan(growmap: GrowMap, depth: int, mask: Tensor, device: torch.device) -> LevelPlan:
-    parents = [node for node in growmap.levels[depth] if growmap.children[node]]
-    draws = max(len(growmap.children[node]) for node in parents)
-    take = [
-        row * draws + rank
-        for row, node in enumerate(parents)
-        for rank in range(len(growmap.children[node]))
-    ]
-    below = growmap.levels[depth + 1]
-    inner = [node for node in below if growmap.children[node]]
-    seen = [n for n in range(growmap.size) if growmap.children[n] and growmap.depths[n] <= depth]
-    return LevelPlan(
-        draws=draws,
-        take=torch.tensor(take, device=device),
-        forward=torch.tensor([below.index(node) for node in inner], device=device).long(),
-        depth=depth + 1,
-        mask=mask[inner][:, seen + inner].to(device),
-        parents=torch.tensor(
-            [seen.index(growmap.parents[node]) - len(seen) for node in inner],
-            dtype=torch.int64,
-            device=device,
-        ),
-    )
+class GrowPlan(TreeLayout):
+    """A growmap prepared for drafting as well."""
 
+    @cached_property
+    def levels(self) -> tuple[LevelPlan, ...]:
+        """One plan for each level that has children."""
+        mask = self.growmap.ancestor_mask()
+        depths = range(self.growmap.depth)
+        return tuple(LevelPlan.of(self.growmap, depth, mask, self.device) for depth in depths)
 
-def level_draw(choose: ChildChooser) -> LevelDraw | None:
-    """What `choose` does, in words that a `TreeReader` understands, if there are any."""
-    if choose is top_children:
-        return LevelDraw()
-    if isinstance(choose, SampledChildren) and not choose.params.shapes:
-        return LevelDraw(choose.params.temperature, choose.generator)
-    return None
+    @cached_property
+    def inner_rows(self) -> dict[int, int]:
+        """Each inner node's row among the draft's distributions.
 
+        Its row in the draft's cache is the same number, counted from the root's.
+        """
+        inner = [node for node in range(self.growmap.size) if self.growmap.children[node]]
+        return {node: row for row, node in enumerate(inner)}
 
-def drawn_on_host(choose: ChildChooser, logits: Tensor, count: int) -> Draws:
-    """What `choose` draws at n nodes, read in one transfer.
-
-    Args:
-        choose: picks children from logits.
-        logits: float32 [n, V_draft].
-        count: of children at each node.
-    """
-    drawn, distributions = choose(logits, count)
-    stated = distributions if choose is top_children else full_probs(logits, 1.0)
-    picked = (each.gather(1, drawn) for each in (distributions, stated))
-    found = to_host(drawn, *picked, stated.amax(-1))
-    return Draws(list(map(int, found[0])), found[1], found[2], found[3], distributions)
+    @cached_property
+    def passes(self) -> tuple[int, ...]:
+        """Rows that each drafting pass reads."""
+        children, levels = self.growmap.children, self.growmap.levels[:-1]
+        return tuple(sum(1 for node in level if children[node]) for level in levels)
 
 
 @dataclass(frozen=True, slots=True)
@@ -180,9 +150,9 @@ class SampledChildren:
     generator: torch.Generator
 
     def __call__(self, logits: Tensor, count: int) -> tuple[Tensor, Tensor]:
-        """As any `ChildChooser`."""
+        """See `ChildChooser`."""
         probs = draft_probs(logits, self.params)
-        return ordered_draws(probs, race_noise(probs, self.generator), count), probs
+        return ordered_draws(probs, exponential_noise(probs, self.generator), count), probs
 
 
 def replaced_children(params: SamplingParams, generator: torch.Generator) -> ChildChooser:
@@ -201,6 +171,37 @@ def replaced_children(params: SamplingParams, generator: torch.Generator) -> Chi
 def top_children(logits: Tensor, count: int) -> tuple[Tensor, Tensor]:
     """The draft's most probable tokens, in order: for the rules `greedy` and `topk`."""
     return logits.topk(count, dim=-1).indices, full_probs(logits, 1.0)
+
+
+def level_draw(choose: ChildChooser) -> LevelDraw | None:
+    """The choice as a `TreeReader` makes it; None where it cannot."""
+    if choose is top_children:
+        return LevelDraw()
+    if isinstance(choose, SampledChildren) and not choose.params.shapes:
+        return LevelDraw(choose.params.temperature, choose.generator)
+    return None
+
+
+def drawn_on_host(choose: ChildChooser, logits: Tensor, count: int) -> Draws:
+    """The children that `choose` takes at n nodes, read in one transfer.
+
+    Args:
+        choose: picks children from logits.
+        logits: float32 [n, V_draft].
+        count: of children at each node.
+    """
+    drawn, distributions = choose(logits, count)
+    stated = distributions if choose is top_children else full_probs(logits, 1.0)
+    picked = (each.gather(1, drawn) for each in (distributions, stated))
+    found = to_host(drawn, *picked, stated.amax(-1))
+    return Draws(list(map(int, found[0])), found[1], found[2], found[3], distributions)
+
+
+def read_root(draft: DraftModel, pending: Tensor, cache: KVCache) -> Tensor:
+    """The draft's logits [1, V_draft] at the root, the last of the pending tokens int64 [n]."""
+    first = cache.length
+    positions = torch.arange(first, first + len(pending), device=pending.device)
+    return draft.without_padding(draft.model.forward(pending, positions, None, cache)[-1:])
 
 
 def grow(
@@ -224,48 +225,34 @@ def grow(
             f"growmap {plan.growmap.name!r} draws {plan.growmap.branching} children at a node, "
             f"but the draft knows only {draft.columns} tokens"
         )
-    device = draft.model.device
-    ids = torch.tensor(list(pending), device=device)
-    first = cache.length
-    root_position = first + len(pending) - 1
-    logits = draft.model.forward(
-        ids, torch.arange(first, root_position + 1, device=device), None, cache
-    )
-    logits = known_columns(logits[-1:], draft.vocab_ids)
-    columns, node_probs = [ids.new_zeros(1)], [torch.ones(1, device=device)]
+    device, root = draft.model.device, cache.length + len(pending) - 1
+    ids = torch.tensor(pending, device=device)
+    logits = read_root(draft, ids, cache)
     tokens, distributions = [ids[-1:]], []
+    columns, drawn_probs = [ids.new_zeros(1)], [torch.ones(1, device=device)]
     for level in plan.levels:
         drawn, probs = choose(logits, level.draws)  # [inner, draws], [inner, V_draft]
         children = drawn.flatten()[level.take]
         columns.append(children)
-        node_probs.append(probs.gather(1, drawn).flatten()[level.take])
+        drawn_probs.append(probs.gather(1, drawn).flatten()[level.take])
         distributions.append(probs)
         tokens.append(children if draft.vocab_ids is None else draft.vocab_ids[children])
         rows = level.mask.shape[0]
         if rows:
-            prefix = torch.ones((rows, root_position), dtype=torch.bool, device=device)
+            prefix = torch.ones((rows, root), dtype=torch.bool, device=device)
             logits = draft.model.forward(
                 tokens[-1][level.forward],
-                torch.full((rows,), root_position + level.depth, device=device),
+                torch.full((rows,), root + level.depth, device=device),
                 torch.cat((prefix, level.mask), dim=1),
                 cache,
                 level.parents,
             )
-            logits = known_columns(logits, draft.vocab_ids)
+            logits = draft.without_padding(logits)
     return TokenTree(
         growmap=plan.growmap,
-        token_ids=torch.cat(tokens),
-        columns=torch.cat(columns),
-        node_probs=torch.cat(node_probs),
+        nodes=DeviceNodes(torch.cat(tokens), torch.cat(columns), torch.cat(drawn_probs)),
         draft_probs=torch.cat(distributions) if distributions else logits.new_empty((0, 0)),
         inner_rows=plan.inner_rows,
         vocab_ids=draft.vocab_ids,
         host_vocab_ids=draft.host_vocab_ids,
     )
-
-
-def known_columns(logits: Tensor, vocab_ids: Tensor | None) -> Tensor:
-    """Without the padding columns that a map to the target's vocabulary leaves out."""
-    if vocab_ids is None or logits.shape[1] == vocab_ids.shape[0]:
-        return logits
-    return logits[:, : vocab_ids.shape[0]]

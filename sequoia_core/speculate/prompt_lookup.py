@@ -1,15 +1,19 @@
 """Continuations found in the conversation itself: what followed the last time these tokens came.
 
-Owns the index of a token list and what is known of how often such continuations are right. Knows
-nothing of models or trees. A continuation costs no draft; it is right where a text repeats itself.
+A continuation costs no draft; it is right where a text repeats itself. Its tokens go along nodes
+that were drafted anyway, and from where the tree leaves it as new nodes.
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from sequoia_core.config import Lookup
 from sequoia_core.speculate.adaptive_policy import Continuation
-from sequoia_core.speculate.cost_model import Economy
+from sequoia_core.speculate.cost_model import CostModel
+from sequoia_core.speculate.fading import FadingRatio
+from sequoia_core.speculate.token_tree import HostNodes, TokenTree
+from sequoia_core.tree.growmap import GrowMap
+from sequoia_core.tree.numbering import breadth_first_order
 
 LONGEST = 16
 """Most tokens of a continuation."""
@@ -24,7 +28,9 @@ _BELIEFS = (0.15, 0.3, 0.45, 0.6, 0.75, 0.85)
 """How often a continuation is right after a match shorter than each of `_CLASSES`, to begin with:
 on the careful side."""
 _BELIEF = 4.0
+"""Observations that a belief counts for."""
 _MEMORY = 100
+_UNSEEN = FadingRatio(_MEMORY)
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,8 +58,8 @@ class TokenIndex:
         held = len(self._ids)
         if self._ids != token_ids[:held]:
             shared = zip(self._ids, token_ids, strict=False)
-            held = next((at for at, (old, new) in enumerate(shared) if old != new),
-                        min(held, len(token_ids)))  # fmt: skip
+            differ = (at for at, (old, new) in enumerate(shared) if old != new)
+            held = next(differ, min(held, len(token_ids)))
             self._forget(held)
         for token in token_ids[held:]:
             self._ids.append(token)
@@ -84,9 +90,8 @@ class TokenIndex:
 
     def _matched(self, place: int, end: int) -> int:
         ids, length = self._ids, _GRAM
-        while (
-            length < min(place, _LONGEST_MATCH) and ids[place - length - 1] == ids[end - length - 1]
-        ):
+        most = min(place, _LONGEST_MATCH)
+        while length < most and ids[place - length - 1] == ids[end - length - 1]:
             length += 1
         return length
 
@@ -100,18 +105,18 @@ class TokenIndex:
         return self._ids[end - 2], self._ids[end - 1]
 
 
-class Lookups:
+class PromptLookup:
     """Proposes continuations of one conversation and learns how often they are right.
 
     Args:
-        economy: prices of rows.
+        costs: prices of rows.
         endings: tokens after which nothing follows.
     """
 
-    def __init__(self, economy: Economy, endings: frozenset[int] = frozenset()) -> None:
-        self._economy, self._endings = economy, endings
+    def __init__(self, costs: CostModel, endings: frozenset[int] = frozenset()) -> None:
+        self._costs, self._endings = costs, endings
         self._index = TokenIndex()
-        self._hits: dict[int, tuple[float, float]] = {}
+        self._right: dict[int, FadingRatio] = {}
         self._found = Found()
 
     def propose(
@@ -134,7 +139,7 @@ class Lookups:
         reach = 1.0
         for at, token in enumerate(found.token_ids[: max(room, 0)]):
             reach *= self.estimate(found.matched + at)
-            if use is Lookup.AUTO and reach < self._economy.row_price(rows + at + 1):
+            if use is Lookup.AUTO and reach < self._costs.row_price(rows + at + 1):
                 break
             probs.append(reach)
             if token in self._endings:
@@ -144,12 +149,8 @@ class Lookups:
     def learn(self, emitted: Sequence[int]) -> None:
         """Compare what was found last with what came, whether it was speculated with or not."""
         for at, (guess, token) in enumerate(zip(self._found.token_ids, emitted, strict=False)):
-            hits, trials = self._hits.get(_class(self._found.matched + at), (0.0, 0.0))
-            keep = 1.0 - 1.0 / _MEMORY
-            self._hits[_class(self._found.matched + at)] = (
-                hits * keep + (guess == token),
-                trials * keep + 1.0,
-            )
+            kind = _class(self._found.matched + at)
+            self._right.setdefault(kind, FadingRatio(_MEMORY)).add(guess == token)
             if guess != token:
                 break
         self._found = Found()
@@ -157,9 +158,62 @@ class Lookups:
     def estimate(self, matched: int) -> float:
         """Probability that the next token is right where so many before it agreed."""
         kind = _class(matched)
-        hits, trials = self._hits.get(kind, (0.0, 0.0))
-        return (hits + _BELIEF * _BELIEFS[kind]) / (trials + _BELIEF)
+        return self._right.get(kind, _UNSEEN).estimate(_BELIEFS[kind], _BELIEF)
 
 
 def _class(matched: int) -> int:
     return next((at for at, edge in enumerate(_CLASSES) if matched < edge), len(_CLASSES))
+
+
+def append_path(tree: TokenTree, token_ids: Sequence[int]) -> TokenTree:
+    """The tree with a path of these tokens below its root.
+
+    Lossless whatever the tokens are: an appended node is a proposal that is certain of its token,
+    tried after all that was drawn at its parent, so it may depend on what was drawn.
+
+    Args:
+        tree: as drafted.
+        token_ids: what is expected to follow the root; () changes nothing.
+    """
+    if not token_ids:
+        return tree
+    nodes = tree.on_host()
+    node, at = 0, 0
+    while at < len(token_ids):
+        children = tree.growmap.children[node]
+        same = [child for child in children if nodes.token_ids[child] == token_ids[at]]
+        if not same:
+            break
+        node, at = same[0], at + 1
+    added = list(token_ids[at:])
+    return _with_chain(tree, nodes, node, added) if added else tree
+
+
+def _with_chain(tree: TokenTree, nodes: HostNodes, node: int, added: list[int]) -> TokenTree:
+    """With a chain of new nodes below one node, numbered breadth first again."""
+    size = tree.growmap.size
+    children = [list(each) for each in tree.growmap.children] + [[] for _ in added]
+    for at in range(len(added)):
+        children[node if at == 0 else size + at - 1].append(size + at)
+    order = breadth_first_order(0, children)
+    place = [0] * len(order)
+    for new, old in enumerate(order):
+        place[old] = new
+    parents = [-1] * len(order)
+    for old, below in enumerate(children):
+        for child in below:
+            parents[place[child]] = place[old]
+    tokens = (*nodes.token_ids, *added)
+    columns = (*nodes.columns, *[0] * len(added))
+    probs = (*nodes.draft_prob, *[1.0] * len(added))
+    return replace(
+        tree,
+        growmap=GrowMap.numbered(parents, f"{tree.growmap.name}+lookup"),
+        nodes=HostNodes(
+            tuple(map(tokens.__getitem__, order)),
+            tuple(map(columns.__getitem__, order)),
+            tuple(map(probs.__getitem__, order)),
+        ),
+        inner_rows={place[old]: row for old, row in tree.inner_rows.items()},
+        appended=frozenset(place[size : size + len(added)]),
+    )

@@ -1,7 +1,6 @@
 """From logits to probabilities, and from probabilities to tokens.
 
-Pure functions on float32 tensors; randomness comes in as noise or as a `torch.Generator`. Knows
-nothing of trees or models. Shapes: `n` rows, `V` vocabulary.
+Pure functions on float32 tensors; randomness is an argument. Shapes: `n` rows, `V` vocabulary.
 """
 
 from collections.abc import Sequence
@@ -53,33 +52,26 @@ def log_totals(logits: Tensor, temperature: float) -> Tensor:
     return torch.cat(blocks).double()
 
 
-Values = Tensor | tuple[int, ...] | tuple[float, ...]
-"""Numbers on a device, or read from it already."""
-
-
-def to_host(*values: Values) -> list[list[float]]:
-    """Each of them, flat, as a list; what lies on a GPU is read in one transfer.
+def to_host(*tensors: Tensor) -> list[list[float]]:
+    """Each tensor, flat, as a list; what lies on a GPU is read in one transfer.
 
     Integers come back from a GPU as whole floats; up to 2**53 nothing is lost.
     """
-    tensors = [each.flatten() for each in values if isinstance(each, Tensor)]
-    if tensors and tensors[0].device.type != "cpu":
-        packed = torch.cat([tensor.double() for tensor in tensors]).tolist()
-        ends = zip(tensors, accumulate(map(len, tensors)), strict=True)
-        read = iter([packed[end - len(tensor) : end] for tensor, end in ends])
-    else:
-        read = iter([tensor.tolist() for tensor in tensors])
-    return [next(read) if isinstance(each, Tensor) else list(each) for each in values]
+    flat = [each.flatten() for each in tensors]
+    if flat[0].device.type == "cpu":
+        return [each.tolist() for each in flat]
+    packed = torch.cat([each.double() for each in flat]).tolist()
+    ends = accumulate(map(len, flat))
+    return [packed[end - len(each) : end] for each, end in zip(flat, ends, strict=True)]
 
 
-def shaped_probs(logits: Tensor, probs: Tensor, params: SamplingParams) -> Tensor:
+def shaped_probs(logits: Tensor, params: SamplingParams) -> Tensor:
     """The target's distribution after temperature, top-k and top-p.
 
     Waits for the device when top-p is on, to see whether the partial sort was enough.
 
     Args:
         logits: float32 [n, V].
-        probs: their `full_probs`.
         params: temperature 0 puts all mass on the argmax.
 
     Returns:
@@ -87,7 +79,7 @@ def shaped_probs(logits: Tensor, probs: Tensor, params: SamplingParams) -> Tenso
     """
     if params.temperature == 0.0:
         return torch.zeros_like(logits).scatter_(1, logits.argmax(-1, keepdim=True), 1.0)
-    probs = top_k_probs(probs, params.top_k)
+    probs = top_k_probs(full_probs(logits, params.temperature), params.top_k)
     if params.top_p < 1.0:
         nucleus, complete = nucleus_probs(probs, params.top_p, NUCLEUS_CANDIDATES)
         if not complete.all():
@@ -97,10 +89,10 @@ def shaped_probs(logits: Tensor, probs: Tensor, params: SamplingParams) -> Tenso
 
 
 def draft_probs(logits: Tensor, params: SamplingParams) -> Tensor:
-    """The draft's distribution: nearly the same shaping, without ever waiting for the device.
+    """The draft's distribution: nearly the same shaping, without waiting for the device.
 
-    Any distribution is a lawful draft as long as it is the one drawn from, so a nucleus wider than
-    the candidates is simply cut there, and a part of `UNCUT` stays whole.
+    Any distribution can be drawn from as long as the same one is verified, so a nucleus wider than
+    the candidates is cut there, and a part of `UNCUT` stays whole.
 
     Args:
         logits: float32 [n, V].
@@ -145,11 +137,11 @@ def nucleus_probs(probs: Tensor, top_p: float, candidates: int) -> tuple[Tensor,
     return kept / kept.sum(-1, keepdim=True), complete
 
 
-def race_noise(like: Tensor, generator: torch.Generator) -> Tensor:
+def exponential_noise(like: Tensor, generator: torch.Generator) -> Tensor:
     """Unit exponential noise of the shape and device of `like`, for `ordered_draws`.
 
-    Uniform numbers are float64: the race is won by small noise, which float32 ones would give only
-    in multiples of 2**-24 and so draw the tail of a large vocabulary too rarely. Their logarithm is
+    Uniform numbers are float64: small noise decides, which float32 ones would give only in
+    multiples of 2**-24 and so draw the tail of a large vocabulary too rarely. Their logarithm is
     faster than `exponential_` on a CPU.
     """
     uniform = torch.rand(like.shape, generator=generator, device=like.device, dtype=torch.float64)

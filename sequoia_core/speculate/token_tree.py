@@ -1,13 +1,9 @@
-"""A tree shape filled with tokens: what drafting hands to verification, and what rules look at.
-
-Immutable values. They know neither how tokens were drafted nor how they are judged.
-"""
-
-from __future__ import annotations
+"""A tree shape filled with tokens: what drafting hands to verification, and what rules look at."""
 
 from array import array
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from math import exp
 
 import numpy as np
@@ -17,69 +13,118 @@ from torch import Tensor
 
 from sequoia_core.config import SamplingParams
 from sequoia_core.model.interface import Paths, Summary
-from sequoia_core.speculate.sampling import full_probs, log_totals, shaped_probs, to_host
+from sequoia_core.speculate.sampling import log_totals, shaped_probs, to_host
 from sequoia_core.tree.growmap import GrowMap
+
+
+@dataclass(frozen=True, slots=True)
+class HostNodes:
+    """A tree's nodes as Python values.
+
+    Attributes:
+        token_ids: the target's ids; the root is the last committed token.
+        columns: each node's column among the draft's; 0 at the root.
+        draft_prob: the draft's probability of each node at its parent; 1 at the root.
+    """
+
+    token_ids: tuple[int, ...]
+    columns: tuple[int, ...]
+    draft_prob: tuple[float, ...]
+
+    @classmethod
+    def read(cls, values: Sequence[Sequence[float]]) -> "HostNodes":
+        """From three lists of `to_host`."""
+        tokens, columns, probs = values
+        return cls(tuple(map(int, tokens)), tuple(map(int, columns)), tuple(probs))
+
+
+@dataclass(frozen=True, slots=True)
+class DeviceNodes:
+    """The same on the draft's device: int64 [T], int64 [T] and float32 [T]."""
+
+    token_ids: Tensor
+    columns: Tensor
+    draft_prob: Tensor
+
+    @property
+    def tensors(self) -> tuple[Tensor, Tensor, Tensor]:
+        """All three, for `to_host`."""
+        return self.token_ids, self.columns, self.draft_prob
 
 
 @dataclass(frozen=True, slots=True)
 class TokenTree:
     """Drafted tokens and the distributions they were drawn from.
 
-    What drafting had to read is on the host, as tuples; the rest is on the draft's device.
-
     Attributes:
         growmap: the shape, `T` nodes.
-        token_ids: int64 [T], the target's ids; the root is the last committed token.
-        columns: int64 [T], each node's column among the draft's; 0 at the root.
-        node_probs: float32 [T], the draft's probability of each node at its parent; 1 at the root.
-        draft_probs: float32 [I, V_draft], the draft's distribution at each of the I nodes that it
-            read, which children were drawn from.
+        nodes: tokens and probabilities, on the side where drafting left them.
+        draft_probs: float32 [I, V_draft] on the draft's device, its distribution at each of the I
+            nodes that it read, which children were drawn from.
         inner_rows: row of `draft_probs` for each node that the draft read.
         vocab_ids: int64 [V_draft], the target's id of each draft column; None when they agree.
-        grafted: nodes that were not drawn from anything: each is the last child of its parent, and
-            a proposal of that one token with certainty.
         host_vocab_ids: `vocab_ids` on the CPU where it lies there too.
+        appended: nodes that were not drawn from anything: each is the last child of its parent,
+            and a proposal of that one token with certainty.
     """
 
     growmap: GrowMap
-    token_ids: Tensor | tuple[int, ...]
-    columns: Tensor | tuple[int, ...]
-    node_probs: Tensor | tuple[float, ...]
+    nodes: HostNodes | DeviceNodes
     draft_probs: Tensor
     inner_rows: Mapping[int, int]
-    vocab_ids: Tensor | None
-    grafted: frozenset[int] = frozenset()
+    vocab_ids: Tensor | None = None
     host_vocab_ids: Tensor | None = None
+    appended: frozenset[int] = frozenset()
+
+    def on_host(self) -> HostNodes:
+        """The nodes on the host, where they are read in one transfer unless they are there."""
+        if isinstance(self.nodes, HostNodes):
+            return self.nodes
+        return HostNodes.read(to_host(*self.nodes.tensors))
+
+    def ids_on(self, device: torch.device) -> Tensor:
+        """The token ids on a device: int64 [T]."""
+        if isinstance(self.nodes, DeviceNodes):
+            return self.nodes.token_ids
+        return torch.tensor(self.nodes.token_ids, device=device)
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)  # without slots, for the cached properties
 class TreeLayout:
-    """A shape as the target's forward needs it.
+    """A shape as the target's forward needs it; each form is made when a model asks for it.
 
     Attributes:
-        parents: int64 [T], the root its own.
-        mask: bool [T, T], ancestor-or-self.
-        depths: int64 [T].
-        paths: the same as `mask`, for a `TreeReader`.
-        host_parents: `parents` for it.
+        growmap: the shape.
+        device: of the tensors.
     """
 
-    parents: Tensor
-    mask: Tensor
-    depths: Tensor
-    paths: Paths
-    host_parents: array[int]
+    growmap: GrowMap
+    device: torch.device
 
-    @classmethod
-    def of(cls, growmap: GrowMap, device: torch.device) -> TreeLayout:
-        """Index tensors of a shape on a device."""
-        return cls(
-            parents=torch.tensor((0, *growmap.parents[1:]), device=device),
-            mask=growmap.ancestor_mask().to(device),
-            depths=torch.tensor(growmap.depths, device=device),
-            paths=Paths.of(growmap.paths()),
-            host_parents=array("q", (0, *growmap.parents[1:])),
-        )
+    @cached_property
+    def parents(self) -> Tensor:
+        """int64 [T], the root its own."""
+        return torch.tensor((0, *self.growmap.parents[1:]), device=self.device)
+
+    @cached_property
+    def mask(self) -> Tensor:
+        """Bool [T, T], ancestor-or-self."""
+        return self.growmap.ancestor_mask().to(self.device)
+
+    @cached_property
+    def depths(self) -> Tensor:
+        """int64 [T]."""
+        return torch.tensor(self.growmap.depths, device=self.device)
+
+    @cached_property
+    def paths(self) -> Paths:
+        """The same as `mask`, for a `TreeReader`."""
+        return Paths.of(self.growmap.paths())
+
+    @cached_property
+    def host_parents(self) -> "array[int]":
+        """`parents` for a `TreeReader`."""
+        return array("q", (0, *self.growmap.parents[1:]))
 
 
 @dataclass(frozen=True, slots=True)
@@ -110,15 +155,28 @@ class ScoredTree:
     target_prob: tuple[float, ...]
     summary: Summary
 
-    @property
-    def argmax(self) -> Sequence[int]:
-        """The target's most probable token after each node."""
-        return self.summary.argmax
+    @classmethod
+    def of(
+        cls,
+        tree: TokenTree,
+        nodes: HostNodes,
+        logits: Tensor,
+        params: SamplingParams,
+        summary: Summary,
+    ) -> "ScoredTree":
+        """A tree with its nodes on the host, the target's logits and what was read off them."""
+        target_prob = (1.0, *map(exp, summary.log_probs[1:]))
+        ids, columns, draft_prob = nodes.token_ids, nodes.columns, nodes.draft_prob
+        return cls(tree, logits, params, ids, columns, draft_prob, target_prob, summary)
 
     @property
     def growmap(self) -> GrowMap:
         """The shape."""
         return self.tree.growmap
+
+    def emitted(self, path: Sequence[int], bonus_token: int) -> list[int]:
+        """Tokens of an accepted path, the root's left out, and the bonus token."""
+        return [*(self.token_ids[node] for node in path[1:]), bonus_token]
 
     def target_prob_of(self, node: int, token_id: int) -> float:
         """The target's probability of one token after a node, in the sense of `target_prob`."""
@@ -129,8 +187,7 @@ class ScoredTree:
 
     def target_probs(self, node: int) -> Tensor:
         """The target's shaped distribution after a node, p: float32 [V] on the CPU."""
-        row = slice(node, node + 1)
-        return shaped_probs(self.logits[row], self.some_probs(row), self.params)[0].cpu()
+        return shaped_probs(self.logits[node : node + 1], self.params)[0].cpu()
 
     def some_target_probs(self, node: int, token_ids: NDArray[np.int64]) -> NDArray[np.float32]:
         """`target_probs` of some tokens, without top-p and top-k: float32 [n], of CPU logits."""
@@ -151,23 +208,13 @@ class ScoredTree:
         ids, on_host = self.tree.vocab_ids, self.tree.host_vocab_ids
         return ids.cpu() if ids is not None and on_host is None else on_host
 
-    def some_probs(self, rows: slice | Tensor) -> Tensor:
-        """Rows of the softmax at the temperature: float32 [n, V] on the device."""
-        return full_probs(self.logits[rows], self.params.temperature)
-
-
-def device_ids(tree: TokenTree, device: torch.device) -> Tensor:
-    """A tree's token ids on a device: int64 [T]."""
-    ids = tree.token_ids
-    return ids if isinstance(ids, Tensor) else torch.tensor(ids, device=device)
-
-
-HostValues = tuple[tuple[int, ...], tuple[int, ...], tuple[float, ...]]
-"""A tree's token ids, columns and the draft's probabilities."""
-
 
 def score(
-    tree: TokenTree, logits: Tensor, params: SamplingParams, layout: TreeLayout | None = None
+    tree: TokenTree,
+    logits: Tensor,
+    params: SamplingParams,
+    layout: TreeLayout | None = None,
+    token_ids: Tensor | None = None,
 ) -> ScoredTree:
     """Attach the target's logits [T, V] and read what every rule needs, in one transfer.
 
@@ -176,46 +223,25 @@ def score(
         logits: of the target at its nodes.
         params: how the target's distribution is shaped.
         layout: of the tree's shape, where there is one already.
+        token_ids: of the tree on the device of the logits, likewise.
     """
     temperature = params.temperature or 1.0
-    index = (layout or TreeLayout.of(tree.growmap, logits.device)).parents
+    layout = layout or TreeLayout(tree.growmap, logits.device)
+    token_ids = tree.ids_on(logits.device) if token_ids is None else token_ids
     peaks, best = logits.max(-1)
-    tokens, columns, draft_prob, argmax, totals, highest, picked = to_host(
-        tree.token_ids,
-        tree.columns,
-        tree.node_probs,
-        best,
-        log_totals(logits, temperature),
-        peaks,
-        logits[index, device_ids(tree, logits.device)],
+    picked = logits[layout.parents, token_ids]
+    unread = tree.nodes.tensors if isinstance(tree.nodes, DeviceNodes) else ()
+    argmax, totals, highest, own, *drafted = to_host(
+        best, log_totals(logits, temperature), peaks, picked, *unread
     )
+    nodes = tree.nodes if isinstance(tree.nodes, HostNodes) else HostNodes.read(drafted)
     parents = (0, *tree.growmap.parents[1:])
-    log_probs = [
-        logit / temperature - totals[parent] for logit, parent in zip(picked, parents, strict=True)
-    ]
-    values = tuple(map(int, tokens)), tuple(map(int, columns)), tuple(draft_prob)
-    log_peaks = [peak / temperature - total for peak, total in zip(highest, totals, strict=True)]
-    summary = Summary(list(map(int, argmax)), totals, log_peaks, log_probs)
-    return scored(tree, values, logits, params, summary)
-
-
-def host_values(tree: TokenTree) -> HostValues:
-    """What is known of a tree before the target reads it, in one transfer."""
-    tokens, columns, probs = to_host(tree.token_ids, tree.columns, tree.node_probs)
-    return tuple(map(int, tokens)), tuple(map(int, columns)), tuple(probs)
-
-
-def scored(
-    tree: TokenTree, values: HostValues, logits: Tensor, params: SamplingParams, summary: Summary
-) -> ScoredTree:
-    """A tree with the target's logits [T, V] and what was read off them."""
-    return ScoredTree(
-        tree=tree,
-        logits=logits,
-        params=params,
-        token_ids=values[0],
-        columns=values[1],
-        draft_prob=values[2],
-        target_prob=(1.0, *map(exp, summary.log_probs[1:])),
-        summary=summary,
+    summary = Summary(
+        argmax=list(map(int, argmax)),
+        log_totals=totals,
+        log_peaks=[peak / temperature - total for peak, total in zip(highest, totals, strict=True)],
+        log_probs=[
+            logit / temperature - totals[parent] for logit, parent in zip(own, parents, strict=True)
+        ],
     )
+    return ScoredTree.of(tree, nodes, logits, params, summary)

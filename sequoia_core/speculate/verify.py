@@ -1,14 +1,13 @@
 """Acceptance rules: which drafted tokens the target keeps, and the bonus token at their end.
 
 Each rule is a pure function of a scored tree and a generator. In the formulas p is the target's
-distribution at a node and q the one its children were drawn from. Knows nothing of models.
+distribution at a node and q the one its children were drawn from.
 """
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from math import log
-from typing import Protocol
 
 import numpy as np
 import torch
@@ -25,8 +24,8 @@ ALMOST_ONE = 1.0 - 2.0**-53
 
 
 @dataclass(frozen=True, slots=True)
-class Trial:
-    """One child held against the target: accepted when `draw < accept_prob`.
+class Attempt:
+    """One child compared with the target: accepted when `draw < accept_prob`.
 
     Attributes:
         accept_prob: probability with which the rule accepts it here.
@@ -48,13 +47,13 @@ what lies there; the same function for all children of a node."""
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Residual:
-    """What a rejection left of the target's distribution, on the CPU.
+    """The target's distribution after a rejection, on the CPU.
 
     Attributes:
         inside: float32 [V_draft], at the draft's columns; [V] where they are all there is.
         vocab_ids: the target's id of each of these columns; None when they agree.
-        outside_mass: how much is left outside these columns.
-        outside: what that is; None where it is nothing.
+        outside_mass: the mass outside these columns.
+        outside: the tokens there; None where there is no mass.
     """
 
     inside: Tensor
@@ -70,34 +69,28 @@ class Verdict:
     Attributes:
         path: accepted nodes, root first.
         bonus_token: the target's own token after the path.
-        trials: every child that was tried, in order.
-        residuals: what is left after each that was rejected, where probabilities are compared.
+        attempts: every child that was tried, in order.
+        residuals: the residual after each that was rejected, where probabilities are compared.
     """
 
     path: tuple[int, ...]
     bonus_token: int
-    trials: Mapping[int, Trial]
+    attempts: Mapping[int, Attempt]
     residuals: Mapping[int, Residual] = field(default_factory=dict)
 
     def outcomes(self, growmap: GrowMap) -> tuple[Outcome, ...]:
         """What became of each node."""
-        accepted = frozenset(self.path)
-        return tuple(
-            Outcome.ACCEPTED
-            if node in accepted
-            else Outcome.REJECTED
-            if node in self.trials
-            else Outcome.NOT_REACHED
-            for node in range(growmap.size)
-        )
+        outcomes = [Outcome.NOT_REACHED] * growmap.size
+        for node in self.attempts:
+            outcomes[node] = Outcome.REJECTED
+        for node in self.path:
+            outcomes[node] = Outcome.ACCEPTED
+        return tuple(outcomes)
 
 
-class AcceptanceRule(Protocol):
-    """Walks a scored tree from the root and decides how far it is kept."""
-
-    def __call__(self, scored: ScoredTree, generator: torch.Generator) -> Verdict:
-        """Judge one tree; all randomness comes from `generator`, a CPU one."""
-        ...
+AcceptanceRule = Callable[[ScoredTree, torch.Generator], Verdict]
+"""Walks a scored tree from the root and decides how far it is kept; all randomness comes from the
+generator, a CPU one."""
 
 
 def sequoia(scored: ScoredTree, generator: torch.Generator) -> Verdict:
@@ -107,69 +100,87 @@ def sequoia(scored: ScoredTree, generator: torch.Generator) -> Verdict:
     p becomes the residual norm(max(p - q, 0)) and the child leaves q. When q is used up it becomes
     uniform over what has not been tried. On a path this is Leviathan's speculative sampling.
 
-    A grafted child comes last. It is a draw from a distribution that is certain of it, so the same
-    rule accepts it with what p has left for it, and takes it out of p otherwise.
+    An appended child comes last. It is a draw from a distribution that is certain of it, so the
+    same rule accepts it with the probability that p has for it by then, and takes it out of p
+    otherwise.
     """
-    return _walk(scored, generator, _judge)
+    return _walk(scored, generator, _try_children)
 
 
 def specinfer(scored: ScoredTree, generator: torch.Generator) -> Verdict:
     """Sampling with replacement (SpecInfer, arXiv 2305.09781, multi-step speculative sampling).
 
     Children were drawn independently from q, which a rejection leaves as it is: a token may come
-    again, and is then held against what is left of p.
+    again, and is then compared with the residual.
     """
-    return _walk(scored, generator, partial(_judge, replaced=True))
+    return _walk(scored, generator, partial(_try_children, replaced=True))
 
 
 def topk(scored: ScoredTree, generator: torch.Generator) -> Verdict:
     """The target's own draw, kept where it is among the draft's most probable tokens.
 
-    "GreedyS" in the reference code. Whether a token that is drawn from p is the first child, else
-    the second and so on, is told child by child: each is accepted with what p has left for it.
+    "GreedyS" in the reference code. The draw from p is made child by child: each is accepted with
+    the probability that p has for it after the rejections before.
     """
-    return _walk(scored, generator, _judge_certain)
+    return _walk(scored, generator, _try_top_children)
+
+
+def greedy(scored: ScoredTree, generator: torch.Generator) -> Verdict:  # noqa: ARG001
+    """Temperature 0: follow the child that is the target's argmax; the bonus is the argmax."""
+    path, attempts, argmax = [0], dict[int, Attempt](), scored.summary.argmax
+    while True:
+        wanted = argmax[path[-1]]
+        accepted = None
+        for child in scored.growmap.children[path[-1]]:
+            matches = scored.token_ids[child] == wanted
+            attempts[child] = Attempt(float(matches), None, float(matches), 1.0)
+            if matches:
+                accepted = child
+                break
+        if accepted is None:
+            return Verdict(tuple(path), wanted, attempts)
+        path.append(accepted)
 
 
 @dataclass(frozen=True, slots=True)
 class _Log:
-    """The trials of a walk, and what was left after each that was rejected."""
+    """The attempts of a walk, and the residual after each rejection."""
 
-    trials: dict[int, Trial] = field(default_factory=dict)
+    attempts: dict[int, Attempt] = field(default_factory=dict)
     residuals: dict[int, Residual] = field(default_factory=dict)
 
 
-_Judge = Callable[[ScoredTree, int, Sequence[float], _Log], "int | Tensor | _Contest"]
-"""Tries a node's children with a uniform number for each; see `_judge`."""
+_TryNode = Callable[[ScoredTree, int, Sequence[float], _Log], "int | Tensor | ResidualPair"]
+"""Tries a node's children with a uniform number for each; see `_try_children`."""
 
 
-def _walk(scored: ScoredTree, generator: torch.Generator, judge: _Judge) -> Verdict:
-    """From the root to the node none of whose children is accepted, and a bonus from what is left.
+def _walk(scored: ScoredTree, generator: torch.Generator, try_node: _TryNode) -> Verdict:
+    """From the root to the node none of whose children is accepted, and a bonus from the residual.
 
     The root is no child, so its uniform number draws the bonus.
     """
     uniforms = torch.rand(scored.growmap.size, generator=generator, dtype=torch.float64).tolist()
     path, log = [0], _Log()
     while True:
-        found = judge(scored, path[-1], uniforms, log)
+        found = try_node(scored, path[-1], uniforms, log)
         if not isinstance(found, int):
-            return Verdict(tuple(path), _bonus(found, uniforms[0]), log.trials, log.residuals)
+            return Verdict(tuple(path), _bonus(found, uniforms[0]), log.attempts, log.residuals)
         path.append(found)
 
 
-def _bonus(left: "Tensor | _Contest", uniform: float) -> int:
-    return draw(left, uniform) if isinstance(left, Tensor) else left.draw(uniform)
+def _bonus(residual: "Tensor | ResidualPair", uniform: float) -> int:
+    return draw(residual, uniform) if isinstance(residual, Tensor) else residual.draw(uniform)
 
 
-def _judge(
+def _try_children(
     scored: ScoredTree,
     node: int,
     uniforms: Sequence[float],
     log: _Log,
     *,
     replaced: bool = False,
-) -> "int | Tensor | _Contest":
-    """Try a node's drawn children, then its grafted ones.
+) -> "int | Tensor | ResidualPair":
+    """Try a node's drawn children, then its appended ones.
 
     Args:
         scored: the tree.
@@ -179,40 +190,40 @@ def _judge(
         replaced: children were drawn with replacement.
 
     Returns:
-        the accepted child, or what is left of p: float32 [V], or a contest that draws from it.
+        the accepted child, or the residual of p: float32 [V], or a pair that draws from it.
     """
-    grafted, children = scored.tree.grafted, scored.growmap.children[node]
-    drawn = [child for child in children if child not in grafted]
-    contest: _Contest | None = None
+    appended, children = scored.tree.appended, scored.growmap.children[node]
+    drawn = [child for child in children if child not in appended]
+    pair: ResidualPair | None = None
     for child in drawn:
         column = scored.columns[child]
-        if contest is None and not scored.params.shapes:  # a first child needs no distribution
+        if pair is None and not scored.params.shapes:  # a first child needs no distribution
             p, q = scored.target_prob[child], scored.draft_prob[child]
         else:
-            contest = contest or _Contest(scored, node, replaced)
-            p, q = contest.probs_of(column)
+            pair = pair or ResidualPair(scored, node, replaced)
+            p, q = pair.probs_of(column)
         accept_prob = min(1.0, p / q) if q > 0 else float(p > 0)
-        log.trials[child] = Trial(accept_prob, uniforms[child], p, q)
+        log.attempts[child] = Attempt(accept_prob, uniforms[child], p, q)
         if uniforms[child] * q < p:  # r < p / q, without dividing by zero
             return child
-        contest = contest or _Contest(scored, node, replaced)
-        contest.reject(column)
-        log.residuals[child] = contest.left()
-    if contest is not None and len(drawn) == len(children):
-        return contest
-    target = scored.target_probs(node) if contest is None else contest.residual()
-    return _hold_against(target, scored, children[len(drawn) :], uniforms, log)
+        pair = pair or ResidualPair(scored, node, replaced)
+        pair.reject(column)
+        log.residuals[child] = pair.residual()
+    if pair is not None and len(drawn) == len(children):
+        return pair
+    target = scored.target_probs(node) if pair is None else pair.target_probs()
+    return _try_deterministic(target, scored, children[len(drawn) :], uniforms, log)
 
 
-def _judge_certain(
+def _try_top_children(
     scored: ScoredTree, node: int, uniforms: Sequence[float], log: _Log
 ) -> int | Tensor:
-    """As `_judge`, for children that follow from the draft without a draw."""
+    """As `_try_children`, for children that follow from the draft without a draw."""
     children = scored.growmap.children[node]
-    return _hold_against(scored.target_probs(node), scored, children, uniforms, log)
+    return _try_deterministic(scored.target_probs(node), scored, children, uniforms, log)
 
 
-def _hold_against(
+def _try_deterministic(
     target: Tensor,
     scored: ScoredTree,
     children: Sequence[int],
@@ -223,40 +234,18 @@ def _hold_against(
     for child in children:
         token = scored.token_ids[child]
         p = float(target[token])
-        log.trials[child] = Trial(min(1.0, p), uniforms[child], p, 1.0)
+        log.attempts[child] = Attempt(min(1.0, p), uniforms[child], p, 1.0)
         if uniforms[child] < p:
             return child
-        target = _without(target, token)
+        others = target.clone()
+        others[token] = 0.0
+        mass = float(others.sum())
+        target = others.div_(mass) if mass > 0 else target  # without mass there is no other token
         log.residuals[child] = Residual(target)
     return target
 
 
-def _without(probs: Tensor, token: int) -> Tensor:
-    """A distribution given that it is not this token; itself if it is no other."""
-    left = probs.clone()
-    left[token] = 0.0
-    mass = float(left.sum())
-    return left.div_(mass) if mass > 0 else probs
-
-
-def greedy(scored: ScoredTree, generator: torch.Generator) -> Verdict:  # noqa: ARG001
-    """Temperature 0: follow the child that is the target's argmax; the bonus is the argmax."""
-    path, trials, argmax = [0], dict[int, Trial](), scored.argmax
-    while True:
-        wanted = argmax[path[-1]]
-        accepted = None
-        for child in scored.growmap.children[path[-1]]:
-            matches = scored.token_ids[child] == wanted
-            trials[child] = Trial(float(matches), None, float(matches), 1.0)
-            if matches:
-                accepted = child
-                break
-        if accepted is None:
-            return Verdict(tuple(path), wanted, trials)
-        path.append(accepted)
-
-
-class _Contest:
+class ResidualPair:
     """p and q at a node while its children are rejected one by one.
 
     A trimmed draft gives no mass outside its columns, where a rejection therefore only rescales p.
@@ -298,18 +287,42 @@ class _Contest:
         self._take_out()
         self._tried.append(column)
         self._in_q = not self._replaced
-        left = self._p - self._q
-        np.maximum(left, 0.0, out=left)
-        mass = float(left.sum(dtype=np.float64)) + self._outside_mass
+        residual = self._p - self._q
+        np.maximum(residual, 0.0, out=residual)
+        mass = float(residual.sum(dtype=np.float64)) + self._outside_mass
         if mass > 0:  # otherwise p = q up to rounding, and p stays
-            left /= mass
-            self._p = left
+            residual /= mass
+            self._p = residual
             self._outside_mass /= mass
 
-    def left(self) -> Residual:
-        """What the rejections so far have left of p."""
+    def residual(self) -> Residual:
+        """P after the rejections so far."""
         outside = self._outside_top if self._outside_mass > 0 else None
         return Residual(torch.from_numpy(self._p), self._ids, self._outside_mass, outside)
+
+    def target_probs(self) -> Tensor:
+        """P after the rejections so far, over the whole vocabulary: float32 [V]."""
+        if self._vocab_ids is None:
+            return torch.from_numpy(self._p)
+        found = self._outside()
+        mass = float(found.sum())
+        found *= self._outside_mass / mass if mass > 0 else 0.0
+        found[self._ids] = torch.from_numpy(self._p)
+        return found
+
+    def draw(self, uniform: float) -> int:
+        """A token of `target_probs`: first of the draft's columns in order, then of all others."""
+        p = torch.from_numpy(self._p)
+        if self._vocab_ids is None:
+            return draw(p, uniform)
+        inside = float(self._p.sum(dtype=np.float64))
+        wanted = uniform * (inside + self._outside_mass)
+        if wanted >= inside and self._outside_mass > 0:
+            outside = self._outside()
+            if float(outside.sum()) > 0:
+                return draw(outside, min((wanted - inside) / self._outside_mass, ALMOST_ONE))
+        column = draw(p, min(wanted / inside, ALMOST_ONE) if inside > 0 else 0.0)
+        return int(self._vocab_ids[column])
 
     def _outside_top(self, count: int) -> tuple[list[int], list[float]]:
         """See `Outside`."""
@@ -325,30 +338,6 @@ class _Contest:
             total = self._scored.summary.log_totals[self._node] + log(self._outside_at_first)
             shares = (values.double() / temperature - total).exp()
         return tokens[0].tolist(), shares[0].tolist()
-
-    def residual(self) -> Tensor:
-        """The target's distribution given that every child was rejected, float32 [V]."""
-        if self._vocab_ids is None:
-            return torch.from_numpy(self._p)
-        found = self._outside()
-        mass = float(found.sum())
-        found *= self._outside_mass / mass if mass > 0 else 0.0
-        found[self._ids] = torch.from_numpy(self._p)
-        return found
-
-    def draw(self, uniform: float) -> int:
-        """A token of `residual`: first of the draft's columns in order, then of all others."""
-        p = torch.from_numpy(self._p)
-        if self._vocab_ids is None:
-            return draw(p, uniform)
-        inside = float(self._p.sum(dtype=np.float64))
-        wanted = uniform * (inside + self._outside_mass)
-        if wanted >= inside and self._outside_mass > 0:
-            outside = self._outside()
-            if float(outside.sum()) > 0:
-                return draw(outside, min((wanted - inside) / self._outside_mass, ALMOST_ONE))
-        column = draw(p, min(wanted / inside, ALMOST_ONE) if inside > 0 else 0.0)
-        return int(self._vocab_ids[column])
 
     def _outside(self) -> Tensor:
         """What p has outside the draft's columns, up to a factor: float32 [V]."""

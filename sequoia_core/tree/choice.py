@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from sequoia_core.config import OTHER_CHILDREN, Lookup, Mode
+from sequoia_core.config import NON_SEQUOIA_MODES, Lookup, Mode
 from sequoia_core.errors import GrowMapError
 from sequoia_core.tree.growmap import GrowMap
 
@@ -41,7 +41,7 @@ class TreeChoice:
         tree = self.growmap
         if tree is not None and self.adaptive:
             raise GrowMapError("a tree is either of a fixed shape or adaptive; choose one")
-        if self.adaptive and self.mode in OTHER_CHILDREN:
+        if self.adaptive and self.mode in NON_SEQUOIA_MODES:
             raise GrowMapError(
                 f"adaptive trees are grown for the modes sequoia, greedy and chain, not for "
                 f"{self.mode.value}; name a growmap, or leave it to measured or auto"

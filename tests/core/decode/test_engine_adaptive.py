@@ -5,9 +5,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from sequoia_core.config import Lookup, Mode, SamplingParams
-from sequoia_core.decode.baseline_timer import PlainClock
+from sequoia_core.decode.baseline_timer import BaselineTimer
 from sequoia_core.decode.step import Sampler, Speculator
-from sequoia_core.decode.token_cache import Ledger
+from sequoia_core.decode.token_cache import TokenCache
 from sequoia_core.decode.tree_choice import BundledAdvisor
 from sequoia_core.errors import GrowMapError
 from sequoia_core.events import (
@@ -156,24 +156,24 @@ LOOP = [2, 5, 7, 1, 8, 3]
 
 def test_an_accepted_continuation_leaves_the_draft_to_catch_up() -> None:
     target, draft = ScriptModel(LOOP), TableModel(12, 5)
-    ledger = Ledger(target, draft)
-    speculator = Speculator(target, DraftModel(draft), ledger)
+    cache = TokenCache(target, draft)
+    speculator = Speculator(target, DraftModel(draft), cache)
     sampler = Sampler.of(GREEDY, target.device)
-    ledger.start([*LOOP, *LOOP, 2])
-    list(ledger.read_prompt())
+    cache.start([*LOOP, *LOOP, 2])
+    list(cache.read_prompt())
     for _ in range(3):
-        before = len(ledger.token_ids)
+        before = len(cache.token_ids)
         scored, verdict = speculator.step(GrowMap.k_ary([2]), sampler, Lookup.ON)
-        tokens = [scored.token_ids[node] for node in verdict.path[1:]] + [verdict.bonus_token]
-        speculator.keep(scored, verdict.path, tokens)
+        tokens = scored.emitted(verdict.path, verdict.bonus_token)
+        speculator.commit(scored, verdict.path, tokens)
         assert len(tokens) > 10
-        assert set(verdict.path[1:]) & scored.tree.grafted
-        assert ledger.draft_cache is not None
+        assert set(verdict.path[1:]) & scored.tree.appended
+        assert cache.draft_cache is not None
         # of what was accepted, the draft has read the root and what it drew itself
-        assert ledger.draft_cache.length in (before, before + 1)
-        held = list(zip(ledger.token_ids, range(len(ledger.token_ids)), strict=True))
-        assert draft.caches[0].rows == held[: ledger.draft_cache.length]
-        assert ledger.draft_pending == ledger.token_ids[ledger.draft_cache.length :]
+        assert cache.draft_cache.length in (before, before + 1)
+        held = list(zip(cache.token_ids, range(len(cache.token_ids)), strict=True))
+        assert draft.caches[0].rows == held[: cache.draft_cache.length]
+        assert cache.draft_pending == cache.token_ids[cache.draft_cache.length :]
 
 
 def test_an_end_inside_a_continuation_ends_the_answer_there() -> None:
@@ -194,7 +194,7 @@ def test_a_step_that_nothing_was_found_for_counts_as_plain_and_others_are_timed_
     None
 ):
     engine = make_engine(ScriptModel(LOOP), None)
-    engine.tree_choice, engine.clock = TreeChoice(lookup=Lookup.ON), PlainClock()
+    engine.tree_choice, engine.clock = TreeChoice(lookup=Lookup.ON), BaselineTimer()
     steps = steps_of(list(engine.generate([2], GREEDY)))
     plain = [step for step in steps if len(step.nodes) == 1]
     grafted = [step for step in steps if len(step.nodes) > 1]

@@ -30,7 +30,7 @@ from sequoia_core.decode.baseline_timer import (
     OUTLIER_OF_FEW,
     UNKNOWN,
     WATCHED,
-    PlainClock,
+    BaselineTimer,
     typical,
 )
 from sequoia_core.decode.engine import Engine
@@ -73,7 +73,7 @@ class FakeTime:
 class Alternate:
     """Decodes with a clock as an engine does, every step taking the time it is given."""
 
-    def __init__(self, clock: PlainClock, time: FakeTime | None = None) -> None:
+    def __init__(self, clock: BaselineTimer, time: FakeTime | None = None) -> None:
         self.clock, self.time = clock, time or FakeTime()
         self.plain_ms, self.tree_ms, self.tokens = 10.0, 20.0, 4
         self.params, self.context, self.index = GREEDY, 100, 0
@@ -121,8 +121,8 @@ def made(
     )
 
 
-def of(now: Callable[[], float], calibrated: float | None = None) -> PlainClock:
-    return PlainClock(lambda _context: calibrated, now)
+def of(now: Callable[[], float], calibrated: float | None = None) -> BaselineTimer:
+    return BaselineTimer(lambda _context: calibrated, now)
 
 
 # Which steps are plain
@@ -407,7 +407,7 @@ def test_plain_steps_change_no_distribution_above_it() -> None:
 
 def test_a_seed_repeats_an_answer_with_the_plain_steps_that_a_chat_takes() -> None:
     engine = make_engine(TableModel(11, 1, scale=0.5), TableModel(11, 2, scale=0.5), TREE)
-    engine.clock = PlainClock()
+    engine.clock = BaselineTimer()
     params = SamplingParams(temperature=1.0, seed=4, max_new_tokens=90)
     answers = [steps_of(list(engine.generate([1, 2], params))) for _ in range(3)]
     assert len({tuple(t for step in each for t in step.token_ids) for each in answers}) == 1
@@ -419,7 +419,7 @@ def test_a_seed_repeats_an_answer_with_the_plain_steps_that_a_chat_takes() -> No
 
 def test_steps_that_find_nothing_are_plain_steps_that_cost_nothing() -> None:
     engine = make_engine(ScriptModel([1, 2, 3, 4, 5, 6, 7, 8] * 9), None)
-    engine.tree_choice, engine.clock = TreeChoice(lookup=Lookup.ON), PlainClock()
+    engine.tree_choice, engine.clock = TreeChoice(lookup=Lookup.ON), BaselineTimer()
     steps = steps_of(list(engine.generate([1], replace(GREEDY, max_new_tokens=40))))
     grafted = [step for step in steps if any(node.origin is Origin.LOOKUP for node in step.nodes)]
     assert grafted

@@ -20,7 +20,7 @@ from sequoia_core.files import decode, encode
 from sequoia_core.speculate import verify
 from sequoia_core.speculate.draft import DraftModel
 from sequoia_core.speculate.sampling import most_probable
-from sequoia_core.speculate.token_tree import ScoredTree, TokenTree, score
+from sequoia_core.speculate.token_tree import DeviceNodes, ScoredTree, TokenTree, score
 from sequoia_core.tree.growmap import GrowMap
 from tests.core.engines import make_engine, steps_of
 from tests.core.models import PlainCodec, TableModel
@@ -151,9 +151,11 @@ def star(
     ids = KEPT if trimmed else range(VOCAB)
     tree = TokenTree(
         growmap=growmap,
-        token_ids=torch.tensor([0, *(ids[column] for column in columns)]),
-        columns=torch.tensor([0, *columns]),
-        node_probs=torch.ones(growmap.size),
+        nodes=DeviceNodes(
+            torch.tensor([0, *(ids[column] for column in columns)]),
+            torch.tensor([0, *columns]),
+            torch.ones(growmap.size),
+        ),
         draft_probs=torch.tensor([q]),
         inner_rows={0: 0},
         vocab_ids=torch.tensor(KEPT) if trimmed else None,
@@ -205,8 +207,8 @@ def test_the_last_residual_is_what_the_bonus_is_drawn_from(
 ) -> None:
     drawn: list[list[float]] = []
 
-    def spy(left: Tensor | verify._Contest, uniform: float) -> int:
-        drawn.append((left if isinstance(left, Tensor) else left.residual()).tolist())
+    def spy(left: Tensor | verify.ResidualPair, uniform: float) -> int:
+        drawn.append((left if isinstance(left, Tensor) else left.target_probs()).tolist())
         return 0
 
     monkeypatch.setattr(verify, "_bonus", spy)

@@ -157,7 +157,7 @@ def test_what_is_kept_of_a_step_drafts_as_a_draft_that_begins_anew(
     params = SamplingParams(temperature, seed=3, max_new_tokens=24)
     list(engine.generate(TEXT.tolist(), params))
     text = torch.tensor(engine.token_ids)
-    left = engine._ledger.draft_cache
+    left = engine._cache.draft_cache
     assert left is not None
     assert left.length > len(TEXT)
     beside = models[0].new_cache()

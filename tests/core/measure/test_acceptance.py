@@ -12,7 +12,7 @@ from sequoia_core.decode.step import Sampler
 from sequoia_core.measure.acceptance import ONE_PASS, AcceptanceCount, rank_probs
 from sequoia_core.speculate import verify
 from sequoia_core.speculate.draft import DraftModel
-from sequoia_core.speculate.token_tree import TokenTree, score
+from sequoia_core.speculate.token_tree import DeviceNodes, TokenTree, score
 from sequoia_core.tree.growmap import GrowMap
 from tests.core.models import TableModel
 from tests.core.speculate.test_lossless_sampling import ordered_tuples
@@ -100,9 +100,11 @@ def test_they_are_what_the_decoding_rule_accepts_by(
         columns = torch.tensor([0, *(list(support).index(token) for token in tokens)])
         tree = TokenTree(
             growmap=GrowMap.k_ary([WIDTH]),
-            token_ids=torch.tensor([0, *tokens]),
-            columns=columns,
-            node_probs=torch.tensor([1.0, *(q[token] for token in tokens)]),
+            nodes=DeviceNodes(
+                torch.tensor([0, *tokens]),
+                columns,
+                torch.tensor([1.0, *(q[token] for token in tokens)]),
+            ),
             draft_probs=torch.tensor(q)[None, list(support)],
             inner_rows={0: 0},
             vocab_ids=torch.tensor(support) if len(support) < VOCAB else None,
@@ -110,7 +112,7 @@ def test_they_are_what_the_decoding_rule_accepts_by(
         logits = torch.tensor(p).log().clamp(min=-1e30).expand(WIDTH + 1, -1)
         scored = score(tree, logits, SamplingParams(temperature=1.0))
         reach, expected = 1.0, []
-        for trial in verify.sequoia(scored, torch.Generator()).trials.values():
+        for trial in verify.sequoia(scored, torch.Generator()).attempts.values():
             expected.append(reach * trial.accept_prob)
             reach *= 1.0 - trial.accept_prob
         assert row == pytest.approx(expected, abs=1e-6)

@@ -19,6 +19,7 @@ from sequoia_core.model.kv_cache import CUDA_BUCKET, LayeredKVCache
 from sequoia_core.model.llama import Llama
 from sequoia_core.speculate.draft import ChildChooser, DraftModel, GrowPlan, grow, top_children
 from sequoia_core.speculate.sampling import draft_probs, full_probs, ordered_draws
+from sequoia_core.speculate.token_tree import DeviceNodes
 from sequoia_core.tree.growmap import GrowMap
 from tests.core.models import random_weights, tiny_config
 
@@ -110,12 +111,12 @@ def test_a_prompt_and_a_row_pass_through(dtype: torch.dtype, length: int) -> Non
 
 @DTYPES
 def test_the_targets_tree_forward_passes_through(dtype: torch.dtype) -> None:
-    model, plan = llama(dtype), GrowPlan.of(GROWMAP, CUDA)
+    model, plan = llama(dtype), GrowPlan(GROWMAP, CUDA)
     cache = filled(model, 40)
-    prefix = plan.layout.mask.new_ones((GROWMAP.size, 40))
-    mask = torch.cat((prefix, plan.layout.mask), dim=1)
+    prefix = plan.mask.new_ones((GROWMAP.size, 40))
+    mask = torch.cat((prefix, plan.mask), dim=1)
     tokens = torch.ones(GROWMAP.size, dtype=torch.int64, device=CUDA)
-    check(model.forward(tokens, plan.layout.depths + 40, mask, cache), GROWMAP.size, 61)
+    check(model.forward(tokens, plan.depths + 40, mask, cache), GROWMAP.size, 61)
     cache.keep(40, [40, 41, 44])
     assert cache.length == 43
 
@@ -144,17 +145,17 @@ def test_a_whole_step_up_to_its_logits_passes_through(choose: ChildChooser, trim
     vocab_ids = torch.arange(0, 60, 2, device=CUDA) if trimmed else None
     guesser = llama(num_layers=1, head_vocab_size=30 if trimmed else 61)
     draft = DraftModel(guesser, vocab_ids)
-    target, plan = llama(), GrowPlan.of(GROWMAP, CUDA)
+    target, plan = llama(), GrowPlan(GROWMAP, CUDA)
     draft_cache, target_cache = filled(guesser, 38), filled(target, 40)
     tree = grow(draft, plan, [1, 2, 3], draft_cache, choose)
-    assert isinstance(tree.token_ids, torch.Tensor)
-    assert isinstance(tree.node_probs, torch.Tensor)
+    assert isinstance(tree.nodes, DeviceNodes)
+    token_ids, _, drawn_probs = tree.nodes.tensors
     columns = 30 if trimmed else 61
-    assert tree.token_ids.shape == tree.node_probs.shape == (GROWMAP.size,)
+    assert token_ids.shape == drawn_probs.shape == (GROWMAP.size,)
     assert tree.draft_probs.shape == (len(plan.inner_rows), columns)
-    assert {part.device for part in (tree.token_ids, tree.node_probs, tree.draft_probs)} == {CUDA}
-    mask = torch.cat((plan.layout.mask.new_ones((GROWMAP.size, 40)), plan.layout.mask), dim=1)
-    logits = target.forward(tree.token_ids, plan.layout.depths + 40, mask, target_cache)
+    assert {part.device for part in (token_ids, drawn_probs, tree.draft_probs)} == {CUDA}
+    mask = torch.cat((plan.mask.new_ones((GROWMAP.size, 40)), plan.mask), dim=1)
+    logits = target.forward(token_ids, plan.depths + 40, mask, target_cache)
     check(logits, GROWMAP.size, 61)
     check(full_probs(logits, 0.6), GROWMAP.size, 61)
 

@@ -11,21 +11,25 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from sequoia_core.config import SamplingParams
-from sequoia_core.speculate.acceptance_estimator import EDGES, Confidence, overlapping, stated
+from sequoia_core.speculate.acceptance_estimator import (
+    EDGES,
+    AcceptanceEstimator,
+    overlapping,
+    stated,
+)
 from sequoia_core.speculate.adaptive_draft import Drafting, grow_adaptive
 from sequoia_core.speculate.adaptive_policy import (
     PROBE_STEPS,
     AdaptivePolicy,
-    Born,
     Continuation,
+    DraftCandidates,
     Limits,
-    Offer,
+    NewNode,
     StepPolicy,
 )
-from sequoia_core.speculate.cost_model import Economy, StepCosts
+from sequoia_core.speculate.cost_model import CostModel, StepCosts
 from sequoia_core.speculate.draft import DraftModel
 from sequoia_core.speculate.sampling import draft_probs, ordered_draws
-from sequoia_core.speculate.token_tree import host_values
 from tests.core.models import TableModel
 
 WIDE = Limits(nodes=64, depth=12, branching=6, draft_rows=100)
@@ -38,17 +42,17 @@ class Watched:
 
     def __init__(self, policy: StepPolicy) -> None:
         self._policy = policy
-        self.offers: list[list[Offer]] = []
-        self.born: list[list[Born]] = []
+        self.offers: list[list[DraftCandidates]] = []
+        self.born: list[list[NewNode]] = []
         self.counts: list[list[int]] = []
         self.chosen: list[list[int]] = []
 
-    def read(self, born: Sequence[Born]) -> list[int]:
+    def read(self, born: Sequence[NewNode]) -> list[int]:
         self.born.append(list(born))
         self.chosen.append(self._policy.read(born))
         return self.chosen[-1]
 
-    def children(self, offers: Sequence[Offer]) -> list[int]:
+    def children(self, offers: Sequence[DraftCandidates]) -> list[int]:
         self.offers.append(list(offers))
         self.counts.append(self._policy.children(offers))
         return self.counts[-1]
@@ -66,8 +70,7 @@ def grown(model: TableModel, watched: Watched, noise_seed: int) -> list[int]:
     cache = model.new_cache()
     model.extend(torch.tensor(CONTEXT[:-1]), cache)
     drafting = Drafting(DraftModel(model), choose, ranked=False, width=4)
-    tree = grow_adaptive(drafting, watched, CONTEXT[-1:], cache).tree
-    return list(host_values(tree)[0])
+    return grow_adaptive(drafting, watched, CONTEXT[-1:], cache).token_ids
 
 
 @given(model=st.integers(0, 500), one=st.integers(0, 500), two=st.integers(0, 500))
@@ -77,7 +80,7 @@ def test_no_node_is_decided_on_by_what_is_drawn_there(model: int, one: int, two:
     table = TableModel(9, model, scale=3.0)
     runs = []
     for seed in (one, two):
-        policy = AdaptivePolicy(Economy(), greedy=False)
+        policy = AdaptivePolicy(CostModel(), greedy=False)
         watched = Watched(policy.step(WIDE, Continuation()))
         tokens = grown(table, watched, seed)
         runs.append(watched)
@@ -108,7 +111,7 @@ def test_a_tree_keeps_within_its_limits(
 ) -> None:
     table = TableModel(9, seed, scale=5.0)
     free = StepCosts(lambda n: 1.0 + 1e-6 * n, lambda n: 1e-6 * n, 0.0, 1.0)
-    policy = AdaptivePolicy(Economy(free), greedy)
+    policy = AdaptivePolicy(CostModel(free), greedy)
     limits = Limits(nodes, depth, branching, rows)
     watched = Watched(policy.step(limits, Continuation()))
     tokens = grown(table, watched, seed)
@@ -127,14 +130,14 @@ def test_a_tree_keeps_within_its_limits(
 def decide(policy: AdaptivePolicy, known: Continuation, prob: float) -> tuple[int, StepPolicy]:
     """Children of the root where every child has this probability; -1 if it is not drafted."""
     step = policy.step(WIDE, known)
-    if not step.read([Born(0, -1, 0, 7, 1.0)]):
+    if not step.read([NewNode(0, -1, 0, 7, 1.0)]):
         return -1, step
-    (count,) = step.children([Offer(0, prob, (prob,) * 4, 4)])
+    (count,) = step.children([DraftCandidates(0, prob, (prob,) * 4, 4)])
     return count, step
 
 
 def test_an_unsure_draft_costs_next_to_nothing_and_is_asked_again_in_time() -> None:
-    policy = AdaptivePolicy(Economy(), greedy=True)
+    policy = AdaptivePolicy(CostModel(), greedy=True)
     decisions = [decide(policy, Continuation(), 0.005)[0] for _ in range(200)]
     assert decisions[0] == 0  # asked, and nothing it says is worth a row
     tail = decisions[100:]
@@ -145,13 +148,13 @@ def test_an_unsure_draft_costs_next_to_nothing_and_is_asked_again_in_time() -> N
 
 def test_a_sure_draft_goes_deep_and_a_less_sure_one_less_so() -> None:
     def depth(prob: float) -> int:
-        step = AdaptivePolicy(Economy(), greedy=True).step(WIDE, Continuation())
-        node, chosen = 0, step.read([Born(0, -1, 0, 7, 1.0)])
+        step = AdaptivePolicy(CostModel(), greedy=True).step(WIDE, Continuation())
+        node, chosen = 0, step.read([NewNode(0, -1, 0, 7, 1.0)])
         while chosen:
-            (count,) = step.children([Offer(node, prob, (prob, 0.0, 0.0, 0.0), 4)])
+            (count,) = step.children([DraftCandidates(node, prob, (prob, 0.0, 0.0, 0.0), 4)])
             if not count:
                 break
-            chosen = step.read([Born(node + 1, node, 1, 7, prob)])
+            chosen = step.read([NewNode(node + 1, node, 1, 7, prob)])
             node += 1
         return node
 
@@ -163,17 +166,17 @@ def test_a_sure_draft_goes_deep_and_a_less_sure_one_less_so() -> None:
 
 def test_what_is_known_to_follow_makes_drafting_beside_it_pay_less() -> None:
     sure = Continuation((5, 6, 7), (0.98, 0.96, 0.95))
-    assert decide(AdaptivePolicy(Economy(), greedy=True), sure, 0.9)[0] == -1
+    assert decide(AdaptivePolicy(CostModel(), greedy=True), sure, 0.9)[0] == -1
     doubtful = Continuation((5,), (0.1,))
-    assert decide(AdaptivePolicy(Economy(), greedy=True), doubtful, 0.9)[0] > 0
+    assert decide(AdaptivePolicy(CostModel(), greedy=True), doubtful, 0.9)[0] > 0
 
 
 def test_a_drawn_node_on_the_known_path_takes_no_row_of_its_own() -> None:
     known = Continuation((5, 6), (0.3, 0.2))
     for token, rows in ((5, 3), (4, 4)):
-        _, step = decide(AdaptivePolicy(Economy(), greedy=True), known, 0.9)
+        _, step = decide(AdaptivePolicy(CostModel(), greedy=True), known, 0.9)
         before = step._rows
-        step.read([Born(1, 0, 1, token, 0.9)])
+        step.read([NewNode(1, 0, 1, token, 0.9)])
         assert step._rows == before - (rows == 3)
 
 
@@ -191,7 +194,7 @@ def test_prices_never_fall_with_rows_and_add_up_to_no_more_than_was_measured(
     def target(rows: int) -> float:
         return times[min(rows, len(times)) - 1]
 
-    economy = Economy(StepCosts(target, lambda rows: 0.1 * rows, 0.0, times[0]))
+    economy = CostModel(StepCosts(target, lambda rows: 0.1 * rows, 0.0, times[0]))
     prices = [economy.row_price(rows) / economy.rate for rows in range(2, len(times) + 1)]
     assert all(price >= 0 for price in prices)
     assert all(low <= high + 1e-9 for low, high in itertools.pairwise(prices))
@@ -223,7 +226,7 @@ def test_buying_rows_at_the_best_rate_gives_the_best_rate(
 
 def test_the_rate_follows_tokens_per_modelled_time_and_never_falls_below_plain() -> None:
     costs = StepCosts(lambda rows: 9.0 + rows, lambda rows: 2.0, 1.0, 10.0)
-    economy = Economy(costs)
+    economy = CostModel(costs)
     for _ in range(1000):
         economy.record(4, 6, (1, 1))
     assert economy.rate == pytest.approx(4 / 2.0)  # 15 + 4 + 1 ms are two plain steps
@@ -239,7 +242,7 @@ def test_the_rate_follows_tokens_per_modelled_time_and_never_falls_below_plain()
 @settings(max_examples=20, deadline=None)
 def test_confidence_converges_to_what_happens(truth: list[float], seed: int) -> None:
     generator = torch.Generator().manual_seed(seed)
-    table = Confidence(stated)
+    table = AcceptanceEstimator(stated)
     middles = [sum(pair) / 2 for pair in itertools.pairwise((0.0, *EDGES, 1.0))]
     for middle, rate in zip(middles, truth, strict=True):
         for hit in (torch.rand(800, generator=generator) < rate).tolist():

@@ -20,9 +20,9 @@ IDS = torch.tensor([1, 4, 5, 8, 9, 11, 12, 15, 17, 18])
 
 def sequences(tree: TokenTree, context: list[int]) -> list[list[int]]:
     """What each node stands after, itself included; `context` ends with the root."""
-    found = [context]
+    found, nodes = [context], tree.on_host()
     for node in range(1, tree.growmap.size):
-        found.append([*found[tree.growmap.parents[node]], int(tree.token_ids[node])])
+        found.append([*found[tree.growmap.parents[node]], nodes.token_ids[node]])
     return found
 
 
@@ -36,20 +36,21 @@ def test_greedy_children_are_the_most_probable_tokens_in_order(
     draft = DraftModel(model, IDS if trim else None)
     context, cache = [3, 1, 4, 1, 5], model.new_cache()
     model.extend(torch.tensor(context[:-pending]), cache)
-    tree = grow(draft, GrowPlan.of(growmap, CPU), context[-pending:], cache, top_children)
-    assert int(tree.token_ids[0]) == context[-1]
+    tree = grow(draft, GrowPlan(growmap, CPU), context[-pending:], cache, top_children)
+    nodes = tree.on_host()
+    assert nodes.token_ids[0] == context[-1]
     for node, before in enumerate(sequences(tree, context)):
         logits = model.logits_after(before)
         children = growmap.children[node]
         best = logits.topk(len(children)).indices
         expected = (IDS[best] if trim else best).tolist()
-        assert [int(tree.token_ids[child]) for child in children] == expected
+        assert [nodes.token_ids[child] for child in children] == expected
         if children:
             probs = tree.draft_probs[tree.inner_rows[node]]
             torch.testing.assert_close(probs, logits.softmax(-1))
         for child, column in zip(children, best.tolist(), strict=True):
-            assert int(tree.columns[child]) == column
-            assert float(tree.node_probs[child]) == pytest.approx(float(probs[column]))
+            assert nodes.columns[child] == column
+            assert nodes.draft_prob[child] == pytest.approx(float(probs[column]))
 
 
 @given(parents=PARENTS, seed=st.integers(0, 500), top_p=st.sampled_from([1.0, 0.6]))
@@ -60,13 +61,14 @@ def test_sampled_siblings_differ_and_their_probabilities_are_those_drawn_from(
     growmap, model = tree_of(parents), TableModel(19, seed)
     params = SamplingParams(temperature=0.7, top_p=top_p)
     choose = SampledChildren(params, torch.Generator().manual_seed(seed))
-    tree = grow(DraftModel(model), GrowPlan.of(growmap, CPU), [2], model.new_cache(), choose)
+    tree = grow(DraftModel(model), GrowPlan(growmap, CPU), [2], model.new_cache(), choose)
+    nodes = tree.on_host()
     for node in range(growmap.size):
-        tokens = [int(tree.token_ids[child]) for child in growmap.children[node]]
+        tokens = [nodes.token_ids[child] for child in growmap.children[node]]
         assert len(set(tokens)) == len(tokens)
         for child, token in zip(growmap.children[node], tokens, strict=True):
             probs = tree.draft_probs[tree.inner_rows[node]]
-            assert float(tree.node_probs[child]) == float(probs[token])
+            assert nodes.draft_prob[child] == float(probs[token])
             assert float(probs.sum()) == pytest.approx(1.0, abs=1e-5)
         if tokens:
             assert float(tree.draft_probs[tree.inner_rows[node], tokens[0]]) > 0
@@ -80,12 +82,12 @@ def test_leaves_are_not_read_and_inner_nodes_are_read_once_in_order(
     growmap, model = tree_of(parents), TableModel(19, 1)
     context, cache = [3, 1, 4, 1, 5], model.new_cache()
     model.extend(torch.tensor(context[:-pending]), cache)
-    plan = GrowPlan.of(growmap, CPU)
-    tree = grow(DraftModel(model), plan, context[-pending:], cache, top_children)
+    plan = GrowPlan(growmap, CPU)
+    nodes = grow(DraftModel(model), plan, context[-pending:], cache, top_children).on_host()
     assert isinstance(cache, RowCache)
     inner = sorted(plan.inner_rows, key=lambda node: plan.inner_rows[node])
     read = inner or [0]
-    expected = [(int(tree.token_ids[node]), 4 + growmap.depths[node]) for node in read]
+    expected = [(nodes.token_ids[node], 4 + growmap.depths[node]) for node in read]
     assert cache.rows == [*zip(context[:-1], range(4), strict=True), *expected]
     levels_with_inner = {growmap.depths[node] for node in read}
     assert model.forwards == len(levels_with_inner)
@@ -93,7 +95,7 @@ def test_leaves_are_not_read_and_inner_nodes_are_read_once_in_order(
 
 def test_more_children_than_tokens_is_one_clear_error() -> None:
     model = TableModel(3, 1)
-    plan = GrowPlan.of(GrowMap.k_ary([4]), CPU)
+    plan = GrowPlan(GrowMap.k_ary([4]), CPU)
     with pytest.raises(GrowMapError, match="4 children"):
         grow(DraftModel(model), plan, [1], model.new_cache(), top_children)
 
@@ -101,6 +103,6 @@ def test_more_children_than_tokens_is_one_clear_error() -> None:
 def test_columns_that_only_pad_the_draft_are_no_tokens_to_draw() -> None:
     model = TableModel(8, 3)
     draft = DraftModel(model, torch.tensor([0, 1, 2, 4]))  # the last four columns mean nothing
-    plan = GrowPlan.of(GrowMap.k_ary([5]), CPU)
+    plan = GrowPlan(GrowMap.k_ary([5]), CPU)
     with pytest.raises(GrowMapError, match="only 4 tokens"):
         grow(draft, plan, [1], model.new_cache(), top_children)

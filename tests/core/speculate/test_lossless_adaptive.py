@@ -1,7 +1,7 @@
-"""Adaptive and grafted trees change no token at temperature 0 and no distribution above.
+"""Adaptive trees and looked-up paths change no token at temperature 0 and no distribution above.
 
 Above 0 it is proved by enumeration: every draw of trees whose width and depth follow a random
-policy, with any continuation grafted on, and every verdict on them.
+policy, with any continuation appended, and every verdict on them.
 """
 
 import itertools
@@ -18,12 +18,12 @@ from torch import Tensor
 
 from sequoia_core.config import Lookup, Mode, SamplingParams
 from sequoia_core.speculate import verify
-from sequoia_core.speculate.adaptive_draft import Drafting, Growth, grow_adaptive
-from sequoia_core.speculate.adaptive_policy import Born, Offer
+from sequoia_core.speculate.adaptive_draft import DraftedTree, Drafting, grow_adaptive
+from sequoia_core.speculate.adaptive_policy import DraftCandidates, NewNode
 from sequoia_core.speculate.draft import DraftModel
-from sequoia_core.speculate.graft import graft
+from sequoia_core.speculate.prompt_lookup import append_path
 from sequoia_core.speculate.sampling import draft_probs
-from sequoia_core.speculate.token_tree import ScoredTree, TokenTree, host_values, score
+from sequoia_core.speculate.token_tree import ScoredTree, TokenTree, score
 from sequoia_core.tree.choice import AdaptiveTree, TreeChoice
 from sequoia_core.tree.growmap import GrowMap
 from tests.core.decode.test_lossless_greedy import plain
@@ -45,14 +45,14 @@ class RandomPolicy:
         self._paths: dict[int, tuple[int, ...]] = {}
         self._told: list[tuple[tuple[int, ...], float]] = []
 
-    def read(self, born: Sequence[Born]) -> list[int]:
+    def read(self, born: Sequence[NewNode]) -> list[int]:
         for each in born:
             above = self._paths[each.parent] if each.node else ()
             self._paths[each.node] = (*above, each.token_id)
         deep = [each.node for each in born if len(self._paths[each.node]) <= self._depth]
         return [node for node in deep if node == 0 or self._dice(self._paths[node], 0.0, 4)]
 
-    def children(self, offers: Sequence[Offer]) -> list[int]:
+    def children(self, offers: Sequence[DraftCandidates]) -> list[int]:
         assert all(offer.probs == () for offer in offers)
         return [
             self._dice(self._paths[offer.node], offer.peak, offer.width + 1) for offer in offers
@@ -81,7 +81,7 @@ class Scripted:
         return torch.tensor(drawn), probs
 
 
-def every_growth(draft: DraftModel, seed: int, depth: int) -> Iterator[tuple[Growth, float]]:
+def every_tree(draft: DraftModel, seed: int, depth: int) -> Iterator[tuple[DraftedTree, float]]:
     """Each tree that can be drawn under the policy, with its probability."""
     pending: list[tuple[tuple[int, ...], ...]] = [()]
     while pending:
@@ -90,29 +90,29 @@ def every_growth(draft: DraftModel, seed: int, depth: int) -> Iterator[tuple[Gro
         cache = draft.model.new_cache()
         draft.model.extend(torch.tensor(CONTEXT[:-1]), cache)
         drafting = Drafting(draft, choose, ranked=False, width=draft.columns)
-        growth = grow_adaptive(drafting, RandomPolicy(seed, depth), CONTEXT[-1:], cache)
+        drafted = grow_adaptive(drafting, RandomPolicy(seed, depth), CONTEXT[-1:], cache)
         if len(choose.laws) > len(script):  # a draw that is not decided yet: branch on it
             pending += [(*script, tokens) for tokens in choose.laws[len(script)]]
             continue
         probability = 1.0
         for law, tokens in zip(choose.laws, script, strict=True):
             probability *= law[tokens]
-        yield growth, probability
+        yield drafted, probability
 
 
 def judged(scored: ScoredTree, node: int) -> tuple[dict[int, float], Tensor]:
     """Probability that each child of a node is accepted, and what is emitted otherwise [V]."""
     log = verify._Log()
     uniforms = [1.0 - 2.0**-53] * scored.growmap.size
-    found = verify._judge(scored, node, uniforms, log)
+    found = verify._try_children(scored, node, uniforms, log)
     # a child that is accepted with certainty leaves nothing
     residual = torch.zeros(scored.logits.shape[1])
     if not isinstance(found, int):
-        residual = found if isinstance(found, Tensor) else found.residual()
+        residual = found if isinstance(found, Tensor) else found.target_probs()
     accepted, reach = {}, 1.0
-    for child, trial in log.trials.items():
-        accepted[child] = reach * trial.accept_prob
-        reach *= 1.0 - trial.accept_prob
+    for child, attempt in log.attempts.items():
+        accepted[child] = reach * attempt.accept_prob
+        reach *= 1.0 - attempt.accept_prob
     return accepted, reach * residual.double()
 
 
@@ -136,7 +136,7 @@ def joint_of(scored: ScoredTree, target: TableModel) -> Tensor:
 
 def target_logits(target: TableModel, tree: TokenTree) -> Tensor:
     """After each node of a tree, [T, V]."""
-    tokens = host_values(tree)[0]
+    tokens = tree.on_host().token_ids
     paths: list[tuple[int, ...]] = [()]
     for node in range(1, tree.growmap.size):
         paths.append((*paths[tree.growmap.parents[node]], tokens[node]))
@@ -159,8 +159,8 @@ def test_two_tokens_have_the_targets_joint_distribution_by_enumeration(
     ids = torch.tensor([0, 2]) if trimmed else None
     draft = DraftModel(TableModel(2 if trimmed else VOCAB, seed + 1, order=3, scale=1.0), ids)
     joint, total = torch.zeros(VOCAB, VOCAB, dtype=torch.float64), 0.0
-    for growth, probability in every_growth(draft, seed, depth):
-        tree = graft(growth.tree, known)
+    for drafted, probability in every_tree(draft, seed, depth):
+        tree = append_path(drafted.tree(), known)
         scored = score(tree, target_logits(target, tree), SAMPLED)
         joint += probability * joint_of(scored, target)
         total += probability

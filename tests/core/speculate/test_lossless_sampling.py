@@ -16,18 +16,17 @@ from torch import Tensor
 
 from sequoia_core.config import Lookup, Mode, SamplingParams
 from sequoia_core.decode.step import Sampler, Speculator
-from sequoia_core.decode.token_cache import Ledger
+from sequoia_core.decode.token_cache import TokenCache
 from sequoia_core.speculate import verify
 from sequoia_core.speculate.draft import DraftModel, SampledChildren
 from sequoia_core.speculate.sampling import (
     draft_probs,
-    full_probs,
+    exponential_noise,
     independent_draws,
     ordered_draws,
-    race_noise,
     shaped_probs,
 )
-from sequoia_core.speculate.token_tree import TokenTree, score
+from sequoia_core.speculate.token_tree import DeviceNodes, TokenTree, score
 from sequoia_core.tree.choice import Tree
 from sequoia_core.tree.growmap import GrowMap
 from tests.core.models import TableModel
@@ -79,8 +78,8 @@ def emitted_distribution(
     judge, law = RULES[rule]
     last: list[Tensor] = []
 
-    def remember(left: Tensor | verify._Contest, uniform: float) -> int:
-        last.append(left if isinstance(left, Tensor) else left.residual())
+    def remember(left: Tensor | verify.ResidualPair, uniform: float) -> int:
+        last.append(left if isinstance(left, Tensor) else left.target_probs())
         return 0
 
     def almost_one(size: int, **options: object) -> Tensor:
@@ -95,9 +94,11 @@ def emitted_distribution(
     for tokens, probability in law(full_q.double().tolist(), support, count):
         tree = TokenTree(
             growmap=growmap,
-            token_ids=torch.tensor([0, *tokens]),
-            columns=torch.tensor([0, *map(support.index, tokens)]),
-            node_probs=torch.stack([torch.tensor(1.0), *(q[support.index(at)] for at in tokens)]),
+            nodes=DeviceNodes(
+                torch.tensor([0, *tokens]),
+                torch.tensor([0, *map(support.index, tokens)]),
+                torch.stack([torch.tensor(1.0), *(q[support.index(at)] for at in tokens)]),
+            ),
             draft_probs=q[None],
             inner_rows={0: 0},
             vocab_ids=vocab_ids,
@@ -106,9 +107,9 @@ def emitted_distribution(
         scored = score(tree, logits, SamplingParams(temperature=1.0))
         verdict = judge(scored, torch.Generator())
         reach = probability
-        for node, trial in verdict.trials.items():
-            emitted[tokens[node - 1]] += reach * trial.accept_prob
-            reach *= 1.0 - trial.accept_prob
+        for node, attempt in verdict.attempts.items():
+            emitted[tokens[node - 1]] += reach * attempt.accept_prob
+            reach *= 1.0 - attempt.accept_prob
         if len(verdict.path) == 1:
             emitted += reach * last[-1].double()
     return emitted
@@ -151,7 +152,7 @@ def test_drawing_as_another_rule_expects_is_not_lossless(monkeypatch: pytest.Mon
 @pytest.mark.parametrize("q", [CASES["mixed"][1], torch.tensor([0.0, 0.6, 0.4, 0.0, 0.0])])
 def test_children_follow_the_law_of_ordered_draws(q: Tensor) -> None:
     runs = 200_000
-    noise = race_noise(torch.empty(runs, 5), torch.Generator().manual_seed(5))
+    noise = exponential_noise(torch.empty(runs, 5), torch.Generator().manual_seed(5))
     drawn = Counter(map(tuple, ordered_draws(q.expand(runs, -1), noise, 3).tolist()))
     law = ordered_tuples(q.double().tolist(), range(5), 3)
     assert set(drawn) <= {tokens for tokens, _ in law}
@@ -185,22 +186,21 @@ class Runs:
         mode: Mode = Mode.SEQUOIA,
     ) -> None:
         self.target = TableModel(4, 11, order=2, scale=1.0)
-        self.ledger = Ledger(self.target, draft.model)
-        self.speculator = Speculator(self.target, draft, self.ledger)
+        self.cache = TokenCache(self.target, draft.model)
+        self.speculator = Speculator(self.target, draft, self.cache)
         self.sampler = Sampler.of(params, torch.device("cpu"), mode)
         self.growmap, self.params, self.lookup = growmap, params, lookup
         self.largest = 0
 
     def first_two(self) -> tuple[int, int]:
-        self.ledger.start(self.prompt)
-        list(self.ledger.read_prompt())
+        self.cache.start(self.prompt)
+        list(self.cache.read_prompt())
         emitted: list[int] = []
         while len(emitted) < 2:
             scored, verdict = self.speculator.step(self.growmap, self.sampler, self.lookup)
             self.largest = max(self.largest, scored.growmap.size)
-            tokens = [scored.token_ids[node] for node in verdict.path[1:]]
-            tokens.append(verdict.bonus_token)
-            self.speculator.keep(scored, verdict.path, tokens)
+            tokens = scored.emitted(verdict.path, verdict.bonus_token)
+            self.speculator.commit(scored, verdict.path, tokens)
             emitted += tokens
         return emitted[0], emitted[1]
 
@@ -211,8 +211,7 @@ class Runs:
         return first[:, None] * self.shaped(torch.stack(rows))
 
     def shaped(self, logits: Tensor) -> Tensor:
-        probs = full_probs(logits, self.params.temperature)
-        return shaped_probs(logits, probs, self.params).double()
+        return shaped_probs(logits, self.params).double()
 
 
 RUNS = 40_000

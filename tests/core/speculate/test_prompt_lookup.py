@@ -1,15 +1,26 @@
-"""Continuations come from the longest earlier match, and are tried as far as they were right."""
+"""Continuations come from the longest earlier match, and are tried as far as they were right.
+
+A tree with one appended is the drafted tree and a path of known tokens, and nothing else.
+"""
 
 from collections.abc import Sequence
 
 import pytest
+import torch
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from sequoia_core.config import Lookup
 from sequoia_core.speculate.adaptive_policy import Continuation
-from sequoia_core.speculate.cost_model import Economy
-from sequoia_core.speculate.prompt_lookup import LONGEST, Lookups, TokenIndex
+from sequoia_core.speculate.cost_model import CostModel
+from sequoia_core.speculate.draft import DraftModel, GrowPlan, grow, top_children
+from sequoia_core.speculate.prompt_lookup import LONGEST, PromptLookup, TokenIndex, append_path
+from sequoia_core.speculate.token_tree import TokenTree, TreeLayout
+from sequoia_core.tree.growmap import GrowMap
+from tests.core.engines import tree_of
+from tests.core.models import TableModel
+
+CPU = torch.device("cpu")
 
 TEXT = st.lists(st.integers(0, 3), max_size=40)
 MATCHED = 12
@@ -75,7 +86,9 @@ def test_a_loop_goes_on_with_itself() -> None:
     assert index.find(8).token_ids == (1, 2, 3, 1, 2, 3, 1, 2)
 
 
-def follow(lookups: Lookups, text: Sequence[int], use: Lookup, start: int) -> list[Continuation]:
+def follow(
+    lookups: PromptLookup, text: Sequence[int], use: Lookup, start: int
+) -> list[Continuation]:
     """Propose before each token of a text and learn from the tokens that came."""
     proposed = []
     for at in range(start, len(text) - LONGEST):
@@ -85,12 +98,12 @@ def follow(lookups: Lookups, text: Sequence[int], use: Lookup, start: int) -> li
 
 
 def test_auto_is_taken_in_by_nothing_twice_and_by_what_repeats_always() -> None:
-    lookups = Lookups(Economy())
+    lookups = PromptLookup(CostModel())
     loop = [1, 2, 3, 4, 5, 6, 7, 8] * 12
     assert all(each.token_ids for each in follow(lookups, loop, Lookup.AUTO, 40)[8:])
     # the same two tokens again and again, followed by another each time
     misleading = [token for at in range(400) for token in (1, 2, 10 + at)]
-    lookups = Lookups(Economy())
+    lookups = PromptLookup(CostModel())
     proposed = follow(lookups, misleading, Lookup.AUTO, 100)
     assert not any(each.token_ids for each in proposed[300:])
 
@@ -98,16 +111,16 @@ def test_auto_is_taken_in_by_nothing_twice_and_by_what_repeats_always() -> None:
 def test_off_proposes_nothing_and_on_whatever_is_found() -> None:
     loop = [1, 2, 3] * 5
     for use, length in ((Lookup.OFF, 0), (Lookup.ON, 6)):
-        assert len(Lookups(Economy()).propose(loop, use, 6).token_ids) == length
+        assert len(PromptLookup(CostModel()).propose(loop, use, 6).token_ids) == length
 
 
 def test_a_continuation_ends_with_what_ends_an_answer() -> None:
-    lookups = Lookups(Economy(), frozenset({3}))
+    lookups = PromptLookup(CostModel(), frozenset({3}))
     assert lookups.propose([1, 2, 3, 4, 1, 2], Lookup.ON, 6).token_ids == (3,)
 
 
 def test_what_is_found_but_not_tried_is_learnt_from_all_the_same() -> None:
-    lookups = Lookups(Economy())
+    lookups = PromptLookup(CostModel())
     before = lookups.estimate(2)
     for _ in range(50):
         assert lookups.propose([1, 2, 3, 4, 1, 2], Lookup.ON, 0).token_ids == ()
@@ -117,7 +130,7 @@ def test_what_is_found_but_not_tried_is_learnt_from_all_the_same() -> None:
 
 @given(matched=st.integers(2, 40), hits=st.lists(st.booleans(), max_size=60))
 def test_estimates_are_probabilities_that_go_with_the_hits(matched: int, hits: list[bool]) -> None:
-    lookups = Lookups(Economy())
+    lookups = PromptLookup(CostModel())
     text = [*range(100, 100 + min(matched, MATCHED)), 5]
     prompt = [*text, 50, *text[:-1]]
     for hit in hits:
@@ -131,7 +144,56 @@ def test_estimates_are_probabilities_that_go_with_the_hits(matched: int, hits: l
 
 @pytest.mark.parametrize("use", [Lookup.ON, Lookup.AUTO])
 def test_probabilities_fall_along_a_continuation(use: Lookup) -> None:
-    known = Lookups(Economy()).propose([1, 2, 3, 4, 5, 6, 7] * 4, use, LONGEST)
+    known = PromptLookup(CostModel()).propose([1, 2, 3, 4, 5, 6, 7] * 4, use, LONGEST)
     assert len(known.probs) == len(known.token_ids) > 3
     assert list(known.probs) == sorted(known.probs, reverse=True)
     assert all(0 < prob < 1 for prob in known.probs)
+
+
+def paths_of(tree: TokenTree) -> list[tuple[int, ...]]:
+    """The tokens that lead to each node."""
+    paths: list[tuple[int, ...]] = [()]
+    for parent, token in zip(tree.growmap.parents[1:], tree.on_host().token_ids[1:], strict=True):
+        paths.append((*paths[parent], token))
+    return paths
+
+
+@given(
+    parents=st.lists(st.integers(0, 30), max_size=9),
+    known=st.lists(st.integers(0, 10), max_size=5),
+    follow=st.integers(0, 5),
+    seed=st.integers(0, 99),
+)
+@settings(max_examples=100, deadline=None)
+def test_an_appended_path_is_added_and_every_drawn_node_kept(
+    parents: list[int], known: list[int], follow: int, seed: int
+) -> None:
+    model = TableModel(11, seed)
+    plan = GrowPlan(tree_of(parents), CPU)
+    drafted = grow(DraftModel(model), plan, [2], model.new_cache(), top_children)
+    deepest = paths_of(drafted)[-1]
+    known = [*deepest[:follow], *known]  # some of it runs along the tree
+    tree = append_path(drafted, known)
+    drawn, paths = paths_of(drafted), paths_of(tree)
+    prefixes = {tuple(known[:length]) for length in range(len(known) + 1)}
+    assert len(set(paths)) == len(paths)
+    assert set(paths) == set(drawn) | prefixes
+    assert {paths[node] for node in tree.appended} == prefixes - set(drawn)
+    for node in tree.appended:
+        siblings = tree.growmap.children[tree.growmap.parents[node]]
+        assert siblings[-1] == node
+        assert node not in tree.inner_rows
+    for node, path in enumerate(drawn):
+        same = paths.index(path)
+        assert tree.on_host().draft_prob[same] == drafted.on_host().draft_prob[node]
+        assert tree.on_host().columns[same] == drafted.on_host().columns[node]
+        assert tree.inner_rows.get(same) == drafted.inner_rows.get(node)
+    # numbered as a shape must be, so that what is built without checks equals what is checked
+    checked = GrowMap(tree.growmap.parents, tree.growmap.name)
+    assert checked == tree.growmap
+    for field in ("size", "depths", "depth", "levels", "children", "ranks", "branching"):
+        assert getattr(checked, field) == getattr(tree.growmap, field)
+    layout = TreeLayout(tree.growmap, CPU)
+    assert layout.parents.tolist() == [0, *tree.growmap.parents[1:]]
+    assert torch.equal(layout.mask, tree.growmap.ancestor_mask())
+    assert layout.depths.tolist() == list(tree.growmap.depths)

@@ -12,10 +12,10 @@ from sequoia_core.speculate import sampling
 from sequoia_core.speculate.sampling import (
     draft_probs,
     draw,
+    exponential_noise,
     full_probs,
     nucleus_probs,
     ordered_draws,
-    race_noise,
     shaped_probs,
     top_k_probs,
 )
@@ -35,7 +35,7 @@ def plain_nucleus(probs: Tensor, top_p: float) -> Tensor:
 
 
 def shaped(logits: Tensor, params: SamplingParams) -> Tensor:
-    return shaped_probs(logits, full_probs(logits, params.temperature), params)
+    return shaped_probs(logits, params)
 
 
 @given(logits=LOGITS, top_p=st.floats(0.05, 0.95))
@@ -157,7 +157,7 @@ def test_a_draw_inverts_the_distribution_function(weights: list[float]) -> None:
 )
 def test_draws_differ_and_tokens_without_mass_come_last(weights: list[float], seed: int) -> None:
     probs = (torch.tensor(weights) / sum(weights))[None]
-    noise = race_noise(probs, torch.Generator().manual_seed(seed))
+    noise = exponential_noise(probs, torch.Generator().manual_seed(seed))
     drawn = ordered_draws(probs, noise, len(weights))[0].tolist()
     assert sorted(drawn) == list(range(len(weights)))
     has_mass = [weights[token] > 0 for token in drawn]
@@ -165,7 +165,11 @@ def test_draws_differ_and_tokens_without_mass_come_last(weights: list[float], se
 
 
 def test_the_noise_is_unit_exponential() -> None:
-    noise = race_noise(torch.zeros(1000, 100), torch.Generator().manual_seed(3)).flatten().double()
+    noise = (
+        exponential_noise(torch.zeros(1000, 100), torch.Generator().manual_seed(3))
+        .flatten()
+        .double()
+    )
     assert (noise > 0).all()
     assert abs(float(noise.mean()) - 1.0) < 5 / 100_000**0.5
     for quantile in (0.001, 0.1, 0.5, 0.9, 0.999):
@@ -175,7 +179,7 @@ def test_the_noise_is_unit_exponential() -> None:
 
 def test_small_noise_is_not_on_a_grid() -> None:
     """What wins a race over a large vocabulary must be finer than float32's uniform numbers."""
-    noise = race_noise(torch.zeros(1_000_000), torch.Generator().manual_seed(5))
+    noise = exponential_noise(torch.zeros(1_000_000), torch.Generator().manual_seed(5))
     smallest = noise.sort().values[:50].double() * 2**24
     assert ((smallest - smallest.round()).abs() > 0.01).sum() > 40
 

@@ -14,7 +14,7 @@ from torch import Tensor
 from sequoia_core.config import SamplingParams
 from sequoia_core.model.loading.memory_plan import SCORED_ROWS
 from sequoia_core.speculate import verify
-from sequoia_core.speculate.token_tree import ScoredTree, TokenTree, score
+from sequoia_core.speculate.token_tree import DeviceNodes, ScoredTree, TokenTree, score
 from sequoia_core.tree.growmap import GrowMap
 
 SAMPLED = SamplingParams(temperature=1.0)
@@ -37,9 +37,9 @@ def scored_tree(
     ]
     tree = TokenTree(
         growmap=growmap,
-        token_ids=torch.tensor(tokens),
-        columns=torch.tensor(columns),
-        node_probs=torch.tensor([1.0, *drafted]),
+        nodes=DeviceNodes(
+            torch.tensor(tokens), torch.tensor(columns), torch.tensor([1.0, *drafted])
+        ),
         draft_probs=torch.tensor(q),
         inner_rows=rows,
         vocab_ids=torch.tensor(vocab_ids) if vocab_ids else None,
@@ -54,8 +54,8 @@ def judge(
     drawn: list[Tensor] = []
     real = verify._bonus
 
-    def spy(left: Tensor | verify._Contest, uniform: float) -> int:
-        drawn.append(left if isinstance(left, Tensor) else left.residual())
+    def spy(left: Tensor | verify.ResidualPair, uniform: float) -> int:
+        drawn.append(left if isinstance(left, Tensor) else left.target_probs())
         return real(left, uniform)
 
     def given_numbers(size: int, **options: object) -> Tensor:
@@ -83,10 +83,10 @@ def test_a_child_is_accepted_when_r_is_strictly_below_p_over_q(
     p = (0.25, 0.25, 0.5)
     scored = scored_tree(GrowMap.chain(1), (0, 0), [p, p], [q])
     verdict, _ = judge(monkeypatch, scored, [0.0, uniform])
-    trial = verdict.trials[1]
-    assert trial.accept_prob == pytest.approx(0.5)
-    assert trial.draw == uniform
-    assert (verdict.path == (0, 1)) == accepted == (uniform < trial.accept_prob)
+    attempt = verdict.attempts[1]
+    assert attempt.accept_prob == pytest.approx(0.5)
+    assert attempt.draw == uniform
+    assert (verdict.path == (0, 1)) == accepted == (uniform < attempt.accept_prob)
 
 
 def test_a_token_the_target_excludes_is_never_accepted(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -116,7 +116,7 @@ def test_a_second_child_is_held_against_the_residual_and_what_is_left_of_q(
     p, q = (0.1, 0.5, 0.4), (0.6, 0.3, 0.1)
     scored = scored_tree(WIDE, (0, 0, 1), [p, p, p], [q])
     verdict, _ = judge(monkeypatch, scored, [0.5, 0.9, 0.5])
-    assert verdict.trials[2].accept_prob == pytest.approx(0.4 / 0.75)
+    assert verdict.attempts[2].accept_prob == pytest.approx(0.4 / 0.75)
     assert verdict.path == (0, 2)
     verdict, bonus = judge(monkeypatch, scored, [0.5, 0.9, 0.55])
     assert verdict.path == (0,)
@@ -132,9 +132,9 @@ def test_where_p_equals_q_nothing_is_lost_and_nothing_is_nan(
     verdict, bonus = judge(monkeypatch, scored, [0.3, 1 - 1e-6, 0.9])
     assert verdict.path == (0, 1)
     torch.testing.assert_close(bonus, torch.tensor(p))
-    contest = verify._Contest(scored, 0)
-    contest.reject(0)
-    assert torch.equal(contest.residual(), torch.tensor(p))
+    pair = verify.ResidualPair(scored, 0)
+    pair.reject(0)
+    assert torch.equal(pair.target_probs(), torch.tensor(p))
 
 
 def test_when_q_is_used_up_it_becomes_uniform_over_what_was_not_tried(
@@ -144,7 +144,7 @@ def test_when_q_is_used_up_it_becomes_uniform_over_what_was_not_tried(
     scored = scored_tree(WIDE, (0, 0, 1), [p, p, p], [q])
     verdict, _ = judge(monkeypatch, scored, [0.5, 0.9, 0.9])
     # the residual is p without token 0, renormalised; the fallback gives each other token 1/3
-    assert verdict.trials[2].accept_prob == pytest.approx(min(1.0, (0.3 / 0.8) / (1 / 3)))
+    assert verdict.attempts[2].accept_prob == pytest.approx(min(1.0, (0.3 / 0.8) / (1 / 3)))
     assert verdict.path == (0, 2)
 
 
@@ -156,11 +156,11 @@ def test_a_bonus_follows_the_residual_inside_and_outside_the_drafts_columns(
     p, q = (0.2, 0.3, 0.4, 0.1), [0.0] * len(vocab_ids)
     q[-1] = 1.0
     scored = scored_tree(GrowMap.chain(1), (0, vocab_ids[-1]), [p, p], [q], vocab_ids=vocab_ids)
-    contest = verify._Contest(replace(scored, params=replace(SAMPLED, top_k=top_k)), 0)
-    contest.reject(len(vocab_ids) - 1)
-    residual, runs = contest.residual(), 1000
+    pair = verify.ResidualPair(replace(scored, params=replace(SAMPLED, top_k=top_k)), 0)
+    pair.reject(len(vocab_ids) - 1)
+    residual, runs = pair.target_probs(), 1000
     assert float(residual.sum()) == pytest.approx(1.0)
-    drawn = Counter(contest.draw((at + 0.5) / runs) for at in range(runs))
+    drawn = Counter(pair.draw((at + 0.5) / runs) for at in range(runs))
     for token, prob in enumerate(residual.tolist()):
         assert drawn[token] / runs == pytest.approx(prob, abs=2 / runs)
 
@@ -171,8 +171,8 @@ def test_the_fallback_of_a_trimmed_draft_stays_within_its_vocabulary(
     p, q = (0.2, 0.3, 0.4, 0.1), (1.0, 0.0)
     scored = scored_tree(WIDE, (0, 1, 3), [p, p, p], [q], vocab_ids=(1, 3))
     verdict, bonus = judge(monkeypatch, scored, [0.99, 0.9, 0.9])
-    assert verdict.trials[1].accept_prob == pytest.approx(0.3)
-    assert verdict.trials[2].accept_prob == pytest.approx(0.1 / 0.7)
+    assert verdict.attempts[1].accept_prob == pytest.approx(0.3)
+    assert verdict.attempts[2].accept_prob == pytest.approx(0.1 / 0.7)
     assert verdict.path == (0,)
     # p - q with q all on token 3 leaves tokens 0 and 2, in the ratio of p
     torch.testing.assert_close(bonus, torch.tensor([1 / 3, 0.0, 2 / 3, 0.0]))
@@ -256,7 +256,7 @@ def test_the_walk_goes_down_and_stops_at_a_leaf(monkeypatch: pytest.MonkeyPatch)
     scored = scored_tree(growmap, (0, 0, 1, 1), p, q)
     verdict, bonus = judge(monkeypatch, scored, [0.1, 0.5, 0.5, 0.5])
     assert verdict.path == (0, 2, 3)
-    assert list(verdict.trials) == [1, 2, 3]
+    assert list(verdict.attempts) == [1, 2, 3]
     torch.testing.assert_close(bonus, torch.tensor(last))
     assert verdict.bonus_token == 0
     names = [outcome.name for outcome in verdict.outcomes(growmap)]
@@ -283,7 +283,7 @@ def test_greedy_follows_the_argmax_as_far_as_the_tree_goes(parents: list[int], s
         path.append(node)
     assert verdict.path == tuple(path)
     assert verdict.bonus_token == wanted
-    assert all(trial.draw is None for trial in verdict.trials.values())
+    assert all(attempt.draw is None for attempt in verdict.attempts.values())
 
 
 @pytest.mark.parametrize("temperature", [0.0, 0.7])
@@ -296,18 +296,15 @@ def test_a_large_tree_is_scored_in_blocks(nodes: int, temperature: float) -> Non
     tokens = torch.randint(40, (nodes,), generator=generator)
     tree = TokenTree(
         growmap=growmap,
-        token_ids=tokens,
-        columns=tokens,
-        node_probs=torch.ones(nodes),
+        nodes=DeviceNodes(tokens, tokens, torch.ones(nodes)),
         draft_probs=torch.empty((0, 0)),
         inner_rows={},
-        vocab_ids=None,
     )
     scored = score(tree, logits, SamplingParams(temperature))
     probs = torch.softmax(logits / (temperature or 1.0), -1)
     expected = [float(probs[growmap.parents[node], tokens[node]]) for node in range(1, nodes)]
     assert scored.target_prob == pytest.approx((1.0, *expected), rel=1e-5)
-    assert scored.argmax == logits.argmax(-1).tolist()
+    assert scored.summary.argmax == logits.argmax(-1).tolist()
     assert scored.target_prob_of(nodes - 1, 5) == pytest.approx(float(probs[-1, 5]), rel=1e-5)
     if temperature:
         torch.testing.assert_close(scored.target_probs(7), probs[7])

@@ -343,7 +343,7 @@ def test_rounding_of_half_precision_is_no_excess(tmp_path: Path) -> None:
 )
 def test_json_without_rates_is_refused(tmp_path: Path, values: Any) -> None:
     (tmp_path / "a.json").write_text(json.dumps(values))
-    with pytest.raises(GrowMapError, match="no acceptance vector|is empty"):
+    with pytest.raises(GrowMapError, match=r"no acceptance vector|is empty"):
         read_acceptance_rates(tmp_path / "a.json")
 
 

@@ -13,7 +13,7 @@ from sequoia_core.events import TreeChosen
 from sequoia_core.model.interface import TreeRows
 from sequoia_core.model.native.llama import NativeLlama, Pool
 from sequoia_core.speculate.draft import DraftModel
-from sequoia_core.speculate.token_tree import TokenTree, scored
+from sequoia_core.speculate.token_tree import HostNodes, ScoredTree, TokenTree
 from sequoia_core.tree.choice import ADAPTIVE, ROOT, TreeChoice
 from sequoia_core.tree.growmap import GrowMap
 from tests.core.engines import make_engine, tokens_of
@@ -64,12 +64,9 @@ def test_probabilities_at_some_columns_are_those_of_the_whole_softmax(
     target.forward(torch.tensor(PROMPT[:-1]), torch.arange(len(PROMPT) - 1), None, cache)
     rows = TreeRows(PROMPT[-1:])
     logits, summary = target.read_tree(rows, array("q", [0]), temperature, cache)
-    tree = TokenTree(
-        ROOT, tuple(PROMPT[-1:]), (0,), (1.0,), torch.empty((0, 0)), {}, torch.tensor(KEPT)
-    )
-    params = SamplingParams(temperature)
-    values = ((PROMPT[-1],), (0,), (1.0,))
-    found = scored(tree, values, logits, params, summary)
+    nodes = HostNodes((PROMPT[-1],), (0,), (1.0,))
+    tree = TokenTree(ROOT, nodes, torch.empty((0, 0)), {}, torch.tensor(KEPT))
+    found = ScoredTree.of(tree, nodes, logits, SamplingParams(temperature), summary)
     wanted = found.target_probs(0)[KEPT].numpy()
     np.testing.assert_allclose(found.some_target_probs(0, np.array(KEPT)), wanted, atol=1e-6)
 

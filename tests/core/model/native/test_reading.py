@@ -43,7 +43,7 @@ def test_a_tree_is_read_as_under_its_mask(
     generator = torch.Generator().manual_seed(seed)
     ids = torch.randint(model.vocab_size, (CONTEXT + shape.size,), generator=generator)
     cache = read(model, ids[:CONTEXT], ())
-    layout, nodes = TreeLayout.of(shape, CPU), ids[CONTEXT:]
+    layout, nodes = TreeLayout(shape, CPU), ids[CONTEXT:]
     prefix = torch.ones((shape.size, CONTEXT), dtype=torch.bool)
     mask = torch.cat((prefix, shape.ancestor_mask()), dim=1)
     expected = model.forward(nodes, CONTEXT + layout.depths, mask, cache)

@@ -1,0 +1,28 @@
+"""A ratio of two sums in which older observations count less."""
+
+
+class FadingRatio:
+    """What was counted over what was tried.
+
+    With each new observation all earlier ones count 1 - 1 / memory of what they did.
+
+    Args:
+        memory: observations after which an earlier one has faded.
+        part: of the first sum, to begin with.
+        whole: of the second.
+    """
+
+    __slots__ = ("_keep", "part", "whole")
+
+    def __init__(self, memory: int, part: float = 0.0, whole: float = 0.0) -> None:
+        self._keep = 1.0 - 1.0 / memory
+        self.part, self.whole = part, whole
+
+    def add(self, part: float, whole: float = 1.0) -> None:
+        """Count one observation."""
+        self.part = self.part * self._keep + part
+        self.whole = self.whole * self._keep + whole
+
+    def estimate(self, belief: float, weight: float) -> float:
+        """The ratio, where a belief counts as so many observations."""
+        return (self.part + weight * belief) / (self.whole + weight)
