@@ -1,8 +1,7 @@
-"""Makes the packaged tree shapes that follow from published figures or from none, and their list.
+"""Makes the packaged tree shapes and the list of them.
 
-`python -m sequoia_core.reproduce.make_growmaps` writes chains, paths and the published pairs'
-trees, byte for byte the same each time, and the table of the growmaps' README. The shapes of
-`smollm2-135m/` come from measurements and are only listed.
+`python -m sequoia_core.reproduce.make_growmaps` writes chains, paths, the published pairs' trees and
+the embedded pair's, byte for byte the same each time, and the table of the growmaps' README.
 """
 
 import argparse
@@ -10,10 +9,13 @@ import re
 from collections.abc import Iterator
 from pathlib import Path
 
+from sequoia_core.model.loading.loader import open_directory
+from sequoia_core.model.loading.pair import BUNDLED_DRAFT
 from sequoia_core.reproduce.paper_facts import TEMPERATURES, PaperFacts, paper_facts
 from sequoia_core.reproduce.paper_trees import paper_tree
 from sequoia_core.tree.files import load_growmap, save_growmap
 from sequoia_core.tree.growmap import GrowMap
+from sequoia_core.tree.search import expected_tokens_table
 
 FAMILIES = ("smollm2-135m", "a100", "l40", "chain", "k-ary", "paths")
 """Folders in the order of the README."""
@@ -30,6 +32,10 @@ PATHS = {
     128: (1,),
 }
 """Lengths by number of paths: those that the release has under these names."""
+EMBEDDED = ((3, 1), (6, 2), (8, 3), (12, 3), (16, 4), (24, 4), (32, 5))
+"""Nodes and depth of the embedded pair's trees."""
+EMBEDDED_RANKS = 6
+"""Most children of a node in them."""
 _HEADER = "| name | nodes | depth | nodes per level | expected tokens per step |\n|"
 
 
@@ -45,6 +51,7 @@ def made_growmaps(facts: PaperFacts) -> Iterator[GrowMap]:
             source = f"{_counted(count, 'path')} of {_counted(length, 'token')}"
             yield GrowMap(parents, f"paths/{count}x{length}", source=source)
     yield from paper_growmaps(facts)
+    yield from embedded_growmaps()
 
 
 def paper_growmaps(facts: PaperFacts) -> Iterator[GrowMap]:
@@ -55,6 +62,22 @@ def paper_growmaps(facts: PaperFacts) -> Iterator[GrowMap]:
                 growmap = paper_tree(facts, setup, dataset, temperature)
                 if growmap is not None:
                     yield growmap
+
+
+def embedded_growmaps() -> Iterator[GrowMap]:
+    """The best trees for the acceptance rates that the bundled draft states."""
+    stated = open_directory(BUNDLED_DRAFT).settings["sequoia"]["acceptance_rates"]
+    for name, temperature in (("greedy", "0"), ("stochastic", "0.6")):
+        rates = tuple(round(rate, 3) for rate in stated[name][:EMBEDDED_RANKS])
+        table = expected_tokens_table(rates, *EMBEDDED[-1], EMBEDDED_RANKS)
+        for nodes, depth in EMBEDDED:
+            yield table.tree(
+                nodes,
+                depth,
+                name=f"smollm2-135m/{name}-{nodes}x{depth}",
+                source="exact search; rates measured on held-out conversations with the bundled "
+                f"draft, temperature {temperature}",
+            )
 
 
 def _counted(number: int, noun: str) -> str:
