@@ -1,8 +1,8 @@
-"""What drawing costs: the same answers with the full screen in a real terminal, and without it.
+"""The cost of drawing: the same answers with the full screen in a terminal, and without it.
 
-Each run is a process of its own on a pseudo-terminal of 160x50 whose output is read and thrown
-away. The clock is in the decode thread: tokens and wall time from an answer's first step to its
-last. In a run of its own somebody types, and the clock is at the terminal's other end.
+Each run is a process on a pseudo-terminal of 160x50 whose output is read and dropped. The clock is
+in the decode thread: tokens and wall time from an answer's first step to its last. Another run
+measures the time from key to echo at the terminal's other end.
 """
 
 import json
@@ -10,7 +10,7 @@ import random
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import astuple, dataclass, replace
 from pathlib import Path
@@ -19,12 +19,9 @@ from time import perf_counter
 from typing import Any
 
 from sequoia_core.chat.interface import ChatEngine
-from sequoia_core.chat.race import RaceEvent
 from sequoia_core.config import SamplingParams
 from sequoia_core.errors import SequoiaError
-from sequoia_core.events import Event, PairDescription, Progress, Step
-from sequoia_core.text.chat_template import Turn
-from sequoia_core.tree.choice import TreeChoice
+from sequoia_core.events import Event, Progress, Step
 
 from ..app import SequoiaApp
 from ..config.load import load_settings
@@ -41,65 +38,25 @@ SCREEN = "screen"
 _END_SECONDS = 30.0
 
 
-class TimedEngine:
-    """A chat engine that notes how fast its answers were decoded.
+class AnswerClock:
+    """Tokens and seconds of an engine's answers, each from its first step to its last.
 
-    Args:
-        engine: the one that answers.
+    Takes the place of the engine's `reply`. The engine tunes no more, since that would run beside
+    the measurement.
     """
 
     def __init__(self, engine: ChatEngine) -> None:
-        self._engine = engine
         self.tokens = 0
         self.seconds = 0.0
+        self._reply = engine.reply
+        engine.reply = self._timed_reply  # type: ignore[method-assign]
+        engine.tune = lambda should_stop: iter(())  # type: ignore[method-assign]  # noqa: ARG005
 
-    @property
-    def description(self) -> PairDescription:
-        """The pair in use."""
-        return self._engine.description
-
-    @property
-    def tree_choice(self) -> TreeChoice:
-        """As the engine's."""
-        return self._engine.tree_choice
-
-    def choose_tree(self, choice: TreeChoice) -> None:
-        """As the engine's."""
-        self._engine.choose_tree(choice)
-
-    def clear(self) -> None:
-        """As the engine's."""
-        self._engine.clear()
-
-    def restore(self, turns: Sequence[Turn]) -> None:
-        """As the engine's."""
-        self._engine.restore(turns)
-
-    def set_system_prompt(self, system_prompt: str | None) -> None:
-        """As the engine's."""
-        self._engine.set_system_prompt(system_prompt)
-
-    def race(
-        self,
-        turns: Sequence[Turn],
-        prompt: str,
-        params: SamplingParams,
-        should_stop: Callable[[], bool],
-    ) -> Iterator[RaceEvent]:
-        """As the engine's; nothing of it is timed."""
-        return self._engine.race(turns, prompt, params, should_stop)
-
-    def tune(self, should_stop: Callable[[], bool]) -> Iterator[Event]:
-        """Nothing: measuring must not run beside a measurement."""
-        del should_stop
-        return iter(())
-
-    def reply(
+    def _timed_reply(
         self, prompt: str, params: SamplingParams, should_stop: Callable[[], bool]
     ) -> Iterator[Event]:
-        """The engine's answer, timed from its first step to its last."""
         first = last = None
-        for event in self._engine.reply(prompt, params, should_stop):
+        for event in self._reply(prompt, params, should_stop):
             if isinstance(event, Step):
                 last = perf_counter()
                 if first is None:
@@ -113,14 +70,14 @@ class TimedEngine:
 
 @dataclass(frozen=True, slots=True)
 class _Run:
-    """What a child process is told to do, and where it writes what came of it.
+    """The order for a child process.
 
     Attributes:
         kind: with the screen or without it.
-        prompts: to be asked one after the other.
+        prompts: asked one after the other.
         flags: settings.
         result: file for tokens and seconds.
-        asked: file that is there once the first prompt was asked.
+        asked: file that is created when the first prompt is asked.
     """
 
     kind: str
@@ -131,7 +88,7 @@ class _Run:
 
 
 class _ScriptedApp(SequoiaApp):
-    """The chat, with somebody typing the prompts one after the other."""
+    """The chat, sending the prompts one after the other."""
 
     def __init__(self, settings: Settings, run: _Run) -> None:
         record = DatabaseRecorder(Path(run.result).with_name("chats.db"))  # as a person's chat has
@@ -139,15 +96,16 @@ class _ScriptedApp(SequoiaApp):
         self._settings = settings
         self._left = list(run.prompts)
         self._asked = Path(run.asked)
-        self.timed: TimedEngine | None = None
+        self.clock: AnswerClock | None = None
 
     def on_ready(self) -> None:
-        """Look for the end of each answer."""
+        """Send the next prompt after each answer."""
         self.set_interval(POLL_SECONDS, self._go_on)
 
     def _build(self, progress: Progress) -> ChatEngine:
-        self.timed = TimedEngine(build_chat(self._settings, progress))
-        return self.timed
+        engine = build_chat(self._settings, progress)
+        self.clock = AnswerClock(engine)
+        return engine
 
     def _go_on(self) -> None:
         if self.chat.pair is None or self.chat.busy:
@@ -163,13 +121,16 @@ class _ScriptedApp(SequoiaApp):
 def measure_screen(
     prompts: list[str], flags: Mapping[str, Any], rounds: int, progress: Progress
 ) -> str:
-    """Run both kinds in turn: what share of the speed is left, and how soon a key is seen.
+    """Run with and without the screen in turn, and measure the time from key to echo.
 
     Args:
         prompts: asked one after the other in one chat.
         flags: settings, as on the command line.
         rounds: pairs of runs.
-        progress: told what runs.
+        progress: called with what runs.
+
+    Returns:
+        The figures as text.
     """
     speeds: dict[str, list[float]] = {SCREEN: [], NO_SCREEN: []}
     for index in range(rounds):
@@ -235,12 +196,12 @@ def _type_meanwhile(prompts: list[str], flags: Mapping[str, Any]) -> list[float]
 def _started(
     kind: str, prompts: list[str], flags: Mapping[str, Any]
 ) -> Iterator[tuple[Terminal, _Run]]:
-    """A child process on a terminal of its own."""
+    """A child process on its own terminal."""
     with tempfile.TemporaryDirectory() as folder:
         texts = {name: str(value) for name, value in flags.items()}
         place = Path(folder)
         run = _Run(kind, prompts, texts, str(place / "result.json"), str(place / "asked"))
-        order = place / "order.json"  # prompts are nothing for the list of processes
+        order = place / "order.json"  # not for the list of processes
         order.write_text(json.dumps(astuple(run)), encoding="utf-8")
         command = [sys.executable, "-m", __spec__.name, str(order)]
         with Terminal(command, (COLUMNS, LINES)) as terminal:
@@ -250,18 +211,19 @@ def _started(
 def _child(order: str) -> None:
     run = _Run(*json.loads(Path(order).read_text("utf-8")))
     settings = replace(load_settings(run.flags), theme="sequoia")
-    timed: TimedEngine | None
+    clock: AnswerClock | None
     if run.kind == SCREEN:
         app = _ScriptedApp(settings, run)
         app.run()
-        timed = app.timed
+        clock = app.clock
     else:
-        timed = TimedEngine(build_chat(settings, lambda _message, _fraction: None))
+        engine = build_chat(settings, lambda _message, _fraction: None)
+        clock = AnswerClock(engine)
         for prompt in run.prompts:
-            for _ in timed.reply(prompt, settings.sampling(), lambda: False):
+            for _ in engine.reply(prompt, settings.sampling(), lambda: False):
                 pass
-    assert timed is not None
-    Path(run.result).write_text(json.dumps([timed.tokens, timed.seconds]), encoding="utf-8")
+    assert clock is not None
+    Path(run.result).write_text(json.dumps([clock.tokens, clock.seconds]), encoding="utf-8")
 
 
 if __name__ == "__main__":

@@ -1,7 +1,4 @@
-"""A program on a pseudo-terminal: to measure it as a person meets it, keys in and pictures out.
-
-Owns the terminal's two ends and the clock between them. Knows nothing of the program.
-"""
+"""A program on a pseudo-terminal, and the time from a key to its echo."""
 
 import fcntl
 import os
@@ -19,23 +16,26 @@ from typing import Self
 from sequoia_core.errors import SequoiaError
 
 RARE = [chr(code) for code in range(0x13A0, 0x13F0)]
-"""Characters of one cell that no answer holds, so that their echo can be told from all else."""
+"""Characters of one cell that occur in no answer, so that their echo can be recognised."""
 _BACKSPACE = "\x7f"
 _PAUSES = 0.05, 0.3
 """Seconds between an echo and the next key, at least and at most."""
 
 
 class TerminalError(SequoiaError):
-    """The program did not do what was waited for."""
+    """The program did not do in time what was waited for."""
 
 
 class Terminal:
-    """A running program whose output is read, searched for what is awaited and thrown away.
+    """A running program whose output is searched for an awaited text and dropped.
 
     Args:
         command: the program and its arguments.
         size: columns and lines.
-        environment: beside this process's own.
+        environment: added to this process's own.
+
+    Attributes:
+        written: bytes of output so far.
     """
 
     def __init__(
@@ -82,7 +82,7 @@ class Terminal:
         os.write(self._ours, text.encode())
 
     def resize(self, size: tuple[int, int]) -> None:
-        """Give the terminal another size, and tell the program."""
+        """Give the terminal another size and signal the program."""
         self._set_size(size)
         if self.running:
             self._child.send_signal(signal.SIGWINCH)
@@ -104,7 +104,7 @@ class Terminal:
             return self._seen_at - begun
 
     def wait(self, timeout: float | None = None) -> int:
-        """The program's exit code; without a timeout, however long it takes.
+        """Wait for the program's exit code, without a timeout as long as it takes.
 
         Raises:
             TerminalError: it did not end in time.
@@ -115,7 +115,7 @@ class Terminal:
             raise TerminalError(f"the program did not end within {timeout} s") from None
 
     def close(self) -> None:
-        """End the program if it still runs, and let go of the terminal."""
+        """End the program if it still runs, and close the terminal."""
         if self.running:
             self._child.kill()
             self._child.wait()
@@ -129,7 +129,7 @@ class Terminal:
         try:
             while data := os.read(self._ours, 65536):
                 self._look_at(data, time.perf_counter())
-        except OSError:  # how Linux says that the other end is closed
+        except OSError:  # on Linux the other end is closed
             pass
         finally:
             os.close(self._ours)
@@ -150,12 +150,12 @@ class Terminal:
 
 
 def typing_latencies(terminal: Terminal, keys: int, chance: random.Random) -> list[float]:
-    """Seconds from single keys to their echo, at irregular times; each key is taken back.
+    """Seconds from single keys to their echo, at irregular times; each key is deleted again.
 
     Args:
-        terminal: its program has a prompt that takes what is typed.
-        keys: how many.
-        chance: decides when they are pressed.
+        terminal: its program has a prompt.
+        keys: number of keys.
+        chance: for the pauses.
 
     Raises:
         TerminalError: a key was not echoed.
@@ -170,6 +170,6 @@ def typing_latencies(terminal: Terminal, keys: int, chance: random.Random) -> li
 
 
 def percentile(values: Sequence[float], share: float) -> float:
-    """The value that a share of all is not above."""
+    """The value at or below which a share of all lies."""
     ranked = sorted(values)
     return ranked[min(len(ranked) - 1, int(share * len(ranked)))]

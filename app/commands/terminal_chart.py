@@ -1,7 +1,6 @@
 """Line charts for a terminal, in braille dots.
 
-Owns the drawing; knows nothing of what is drawn. Every line is named at its end, so that it can be
-told from the others without colour.
+Every line is named at its end, so that they differ without colour.
 """
 
 from collections.abc import Sequence
@@ -21,7 +20,7 @@ class Series:
     """Points to draw.
 
     Attributes:
-        name: written at the last of them.
+        name: written at the last point.
         points: (x, y), x ascending.
         mark: a character drawn at each point; "" joins them by a line.
     """
@@ -32,7 +31,7 @@ class Series:
 
 
 class _Canvas:
-    """Cells of `width` x `height` characters over a range of values."""
+    """`width` x `height` cells over the range of the points."""
 
     def __init__(self, series: Sequence[Series], width: int, height: int) -> None:
         xs = [x for each in series for x, _ in each.points]
@@ -51,7 +50,7 @@ class _Canvas:
         return round(across * (2 * self.width - 1)), round((1.0 - up) * (4 * self.height - 1))
 
     def draw(self, series: Series, style: str) -> None:
-        """Add a series."""
+        """Draw a series."""
         dots = [self.dot_of(*point) for point in series.points]
         if series.mark:
             for column, row in dots:
@@ -80,12 +79,12 @@ class _Canvas:
 def chart(
     series: Sequence[Series], *, width: int, height: int, x_name: str, y_name: str
 ) -> list[Text]:
-    """Lines of text that show some series over common axes; y begins at 0 or below.
+    """Lines of text with all series over common axes; y begins at 0 or below.
 
     Args:
         series: at least one, each with a point.
-        width: of the whole, in cells.
-        height: of the drawing, in lines.
+        width: of the chart, in cells.
+        height: without the axes, in lines.
         x_name: below the x axis.
         y_name: above the y axis.
     """

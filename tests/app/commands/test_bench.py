@@ -13,7 +13,7 @@ from typer.testing import CliRunner
 from app.cli import app
 from app.commands import bench as bench_command
 from app.commands import chat_memory, screen_bench, testbed_run
-from app.commands.screen_bench import TimedEngine, measure_screen
+from app.commands.screen_bench import AnswerClock, measure_screen
 from app.commands.terminal import TerminalError
 from app.engine import build
 from sequoia_core import bench
@@ -173,12 +173,13 @@ def test_a_request_to_end_is_an_interrupt_while_it_measures() -> None:
 def test_the_clock_counts_what_came_after_the_first_step(monkeypatch: pytest.MonkeyPatch) -> None:
     ticks = iter(range(1000))
     monkeypatch.setattr(screen_bench, "perf_counter", lambda: float(next(ticks)))
-    engine = TimedEngine(replay())
+    engine = replay()
+    clock = AnswerClock(engine)
     events = list(engine.reply("Why?", SamplingParams(), lambda: False))
     steps = [event for event in events if isinstance(event, Step)]
     assert len(steps) > 2
-    assert engine.tokens == sum(len(step.token_ids) for step in steps[1:])
-    assert engine.seconds == len(steps) - 1
+    assert clock.tokens == sum(len(step.token_ids) for step in steps[1:])
+    assert clock.seconds == len(steps) - 1
     assert list(engine.tune(lambda: False)) == []
 
 
