@@ -5,29 +5,16 @@ Text is never read as markup of the terminal or the widget library, except Markd
 
 import io
 from collections.abc import Callable
-from dataclasses import dataclass, field
 
 from rich.console import Console
 from rich.segment import Segment
 from rich.style import Style
 from rich.text import Text
 
-from ..present.markdown import Lines, MarkdownRenderer
+from ..present.markdown import Lines
+from .look import Look
 
 _CONSOLE = Console(file=io.StringIO(), color_system="truecolor", force_terminal=True)
-
-
-@dataclass(frozen=True, slots=True, eq=False)
-class Look:
-    """The styles of a theme.
-
-    Attributes:
-        styles: by name; see `Transcript.COMPONENT_CLASSES`.
-        markdown: draws Markdown in them.
-    """
-
-    styles: dict[str, Style] = field(hash=False)
-    markdown: MarkdownRenderer
 
 
 Draw = Callable[[int, Look], Lines]

@@ -13,8 +13,9 @@ from itertools import accumulate
 
 from rich.segment import Segment
 
-from .blocks import Block, Look
+from .blocks import Block
 from .entries import Entry
+from .look import Look
 
 KEPT_LINES = 2000
 """Lines that stay drawn: a few screens and the answer under way."""

@@ -10,31 +10,23 @@ from typing import ClassVar, TypeVar
 
 from rich.segment import Segment
 from rich.style import Style
-from rich.syntax import SyntaxTheme
 from textual.content import Content
 from textual.geometry import Offset, Size
 from textual.selection import Selection
 from typing_extensions import override
 
 from ..config.keymap import Keys
-from ..config.themes import least_contrast
-from ..present.code_colors import CODE_STYLES, ReadableCode
-from ..present.markdown import MarkdownRenderer, MarkdownStyles
 from ..present.words import counted
 from ..state.answer import Answer
 from ..store.matching import Term
-from .blocks import Look
 from .entries import AnswerEntry, Entry, TextEntry
 from .entry_layout import Anchor, EntryLayout, TextLine
 from .line_view import LineView
+from .look import CSS, STYLES, Look, current_look
 from .search_highlight import count_found
 
 _Added = TypeVar("_Added", bound=Entry)
 
-STYLES = (
-    "text", "user", "name", "note", "error", "figures", "heading", "code", "quiet", "fence",
-    "walked", "walked-bonus", "match", "rank-0", "rank-1", "rank-2", "rank-3",
-)  # fmt: skip
 _WELCOME = """\
 Every step of the decoding is drawn: a small draft model grows a tree of guesses, the target \
 model reads all of them in one pass, and the path it accepts is kept, with one token of its own.
@@ -54,26 +46,7 @@ class Transcript(LineView[list[Segment]], can_focus=True):
     """Messages and notes in order."""
 
     COMPONENT_CLASSES: ClassVar[set[str]] = {f"transcript--{name}" for name in STYLES}
-    DEFAULT_CSS = """
-    Transcript {
-        overflow-x: hidden;
-        border-subtitle-color: $primary;
-        & .transcript--text { color: $foreground; }
-        & .transcript--user { color: $user; text-style: bold; }
-        & .transcript--name, & .transcript--heading { color: $primary; text-style: bold; }
-        & .transcript--note, & .transcript--figures, & .transcript--quiet { color: $notice; }
-        & .transcript--error { color: $error; }
-        & .transcript--code { color: $secondary; }
-        & .transcript--fence { background: $surface; }
-        & .transcript--walked { color: $accepted; background: $accepted 25%; text-style: bold; }
-        & .transcript--walked-bonus { color: $bonus; background: $bonus 25%; text-style: bold; }
-        & .transcript--match { color: $bonus; text-style: bold underline; }
-        & .transcript--rank-0 { color: $bonus; text-style: bold; }
-        & .transcript--rank-1 { color: $rank-1; }
-        & .transcript--rank-2 { color: $rank-2; text-style: underline; }
-        & .transcript--rank-3 { color: $rank-3; text-style: italic underline; }
-    }
-    """
+    DEFAULT_CSS = CSS
 
     def __init__(self) -> None:
         super().__init__("transcript")
@@ -351,21 +324,8 @@ class Transcript(LineView[list[Segment]], can_focus=True):
     @override
     def look(self) -> Look:
         if self._look is None:
-            styles = {name: self.get_component_rich_style(f"transcript--{name}") for name in STYLES}
-            markdown = MarkdownStyles(
-                styles["heading"], styles["code"], styles["quiet"], *self._code_colors()
-            )
-            self._look = Look(styles, MarkdownRenderer(markdown))
+            self._look = current_look(self)
         return self._look
-
-    def _code_colors(self) -> tuple[str, SyntaxTheme | str]:
-        """Background and colours of code blocks."""
-        theme = self.app.current_theme
-        if self.app.native_ansi_color:
-            return "default", "ansi_dark" if theme.dark else "ansi_light"
-        fence = self.get_component_styles("transcript--fence").background
-        ink = self.get_component_styles("transcript--text").color
-        return fence.hex6, ReadableCode(CODE_STYLES[theme.dark], fence, ink, least_contrast(theme))
 
     @override
     def notify_style_update(self) -> None:

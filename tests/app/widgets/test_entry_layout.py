@@ -10,10 +10,9 @@ from rich.style import Style
 from app.present.markdown import Lines, MarkdownRenderer, MarkdownStyles
 from app.state.answer import Answer
 from app.state.spans import PackedSpans, Span
-from app.widgets.blocks import Look
 from app.widgets.entries import AnswerEntry, Entry, TextEntry
 from app.widgets.entry_layout import KEPT_ENTRIES, KEPT_LINES, Anchor, EntryLayout
-from app.widgets.transcript import STYLES
+from app.widgets.look import STYLES, Look
 from sequoia_core.events import Piece, TextDelta
 from tests.fakes import ANSWER, make_answer, words
 
