@@ -1,6 +1,6 @@
 """Long chats as layout: what is drawn and kept does not grow, what is read stays in place."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
 import pytest
 from hypothesis import given, settings
@@ -9,7 +9,6 @@ from rich.style import Style
 
 from app.present.markdown import Lines, MarkdownRenderer, MarkdownStyles
 from app.state.answer import Answer
-from app.state.spans import PackedSpans, Span
 from app.widgets.entries import AnswerEntry, Entry, TextEntry
 from app.widgets.entry_layout import KEPT_ENTRIES, KEPT_LINES, Anchor, EntryLayout
 from app.widgets.look import STYLES, Look
@@ -20,7 +19,7 @@ ROOM = 12
 WIDTH = 60
 
 
-class CountingPen(MarkdownRenderer):
+class CountingRenderer(MarkdownRenderer):
     """Counts the characters it draws."""
 
     def __init__(self) -> None:
@@ -34,9 +33,26 @@ class CountingPen(MarkdownRenderer):
         return super().draw(source, width)
 
 
-def make_look() -> tuple[Look, CountingPen]:
-    pen = CountingPen()
-    return Look({name: Style() for name in STYLES}, pen), pen
+class LaidOut(EntryLayout):
+    """A layout that is in use."""
+
+    def __init__(self, entries: Iterable[Entry], width: int = WIDTH) -> None:
+        super().__init__()
+        self.pen = CountingRenderer()
+        self.look = Look({name: Style() for name in STYLES}, self.pen)
+        self.replace(entries)
+        self.use(width, self.look)
+
+    def texts(self, top: int) -> list[str | None]:
+        """The lines in view."""
+        return [
+            line if line is None else "".join(part.text for part in line).rstrip()
+            for line in self.window(top, ROOM)
+        ]
+
+    def scrolled(self, top: int) -> int:
+        """Where the view is after a person scrolled to a row."""
+        return self.settle(self.anchor(top, ROOM), ROOM)
 
 
 def answered(text: str) -> AnswerEntry:
@@ -64,26 +80,6 @@ def chat(turns: int) -> list[Entry]:
     return entries
 
 
-def texts(layout: EntryLayout, top: int, room: int = ROOM) -> list[str | None]:
-    return [
-        line if line is None else "".join(part.text for part in line).rstrip()
-        for line in layout.window(top, room)
-    ]
-
-
-def whole(entries: list[Entry], width: int) -> list[str | None]:
-    """All lines, as an empty memory would draw them."""
-    fresh, (look, _) = EntryLayout(), make_look()
-    fresh.use(width, look)
-    fresh.replace(entries)
-    return list(fresh.text())
-
-
-def scrolled(layout: EntryLayout, top: int, room: int = ROOM) -> int:
-    """Where the view is after a person scrolled to a row."""
-    return layout.settle(layout.anchor(top, room), room)
-
-
 # Layout
 
 
@@ -91,23 +87,21 @@ def scrolled(layout: EntryLayout, top: int, room: int = ROOM) -> int:
 @given(turns=st.integers(1, 14), width=st.integers(24, 90), step=st.integers(1, ROOM - 1))
 def test_scrolling_up_from_the_end_shows_every_line_once(turns: int, width: int, step: int) -> None:
     entries = chat(turns)
-    layout, (look, _) = EntryLayout(), make_look()
-    layout.replace(entries)
-    layout.use(width, look)
+    layout = LaidOut(entries, width)
     top = layout.settle(None, ROOM)
-    seen = texts(layout, top)
+    seen = layout.texts(top)
     while top > 0:
         asked = min(step, top)
-        before = texts(layout, top)
-        top = scrolled(layout, top - asked)
-        now = texts(layout, top)
+        before = layout.texts(top)
+        top = layout.scrolled(top - asked)
+        now = layout.texts(top)
         if top > 0:
             assert now[asked:] == before[: ROOM - asked]
             seen = now[:asked] + seen
         else:  # the beginning came sooner or later than was guessed
             fresh = next(at for at in range(ROOM + 1) if now[at:] == before[: ROOM - at])
             seen = now[:fresh] + seen
-    assert [line for line in seen if line is not None] == whole(entries, width)
+    assert [line for line in seen if line is not None] == LaidOut(entries, width).text()
 
 
 @settings(deadline=None, max_examples=12)
@@ -116,12 +110,10 @@ def test_wherever_one_jumps_the_view_is_a_stretch_of_the_chat(
     turns: int, jumps: list[float]
 ) -> None:
     entries = chat(turns)
-    layout, (look, _) = EntryLayout(), make_look()
-    layout.replace(entries)
-    layout.use(WIDTH, look)
-    lines = whole(entries, WIDTH)
+    layout = LaidOut(entries)
+    lines = LaidOut(entries).text()
     for jump in jumps:
-        seen = texts(layout, scrolled(layout, int(jump * max(0, layout.height - ROOM))))
+        seen = layout.texts(layout.scrolled(int(jump * max(0, layout.height - ROOM))))
         shown = [line for line in seen if line is not None]
         assert len(shown) == min(ROOM, len(lines))
         assert any(
@@ -133,29 +125,25 @@ def test_wherever_one_jumps_the_view_is_a_stretch_of_the_chat(
 def test_what_grows_below_does_not_move_what_is_read(place: float) -> None:
     events = make_answer(ANSWER + "\n```python\n" + "x = 1\n" * 400)
     growing = AnswerEntry(Answer("?"), "Model")
-    layout, (look, _) = EntryLayout(), make_look()
-    layout.replace([*chat(6), growing])
-    layout.use(WIDTH, look)
+    layout = LaidOut([*chat(6), growing])
     for event in events[: len(events) // 2]:
         growing.answer.add(event)
     layout.refresh()
     end = layout.settle(None, ROOM)
-    top = scrolled(layout, int(place * end))
-    read = texts(layout, top)
+    top = layout.scrolled(int(place * end))
+    read = layout.texts(top)
     for event in events[len(events) // 2 :]:
         growing.answer.add(event)
         anchor = layout.anchor(top, ROOM)
         layout.refresh()
         top = layout.settle(anchor, ROOM)
-        assert texts(layout, top) == read
+        assert layout.texts(top) == read
     assert layout.height > end + ROOM
 
 
 def test_a_reader_within_a_growing_code_block_keeps_the_place() -> None:
     growing = AnswerEntry(Answer("?"), "Model")
-    layout, (look, _) = EntryLayout(), make_look()
-    layout.replace([growing])
-    layout.use(WIDTH, look)
+    layout = LaidOut([growing])
     events = make_answer("```python\n" + "".join(f"x = {at}\n" for at in range(250)))
     top = 0
     read: list[str | None] = []
@@ -165,36 +153,32 @@ def test_a_reader_within_a_growing_code_block_keeps_the_place() -> None:
         layout.refresh()
         top = layout.settle(anchor, ROOM)
         if not read and layout.height > 3 * ROOM:
-            top = scrolled(layout, layout.height - 2 * ROOM - 2)
-            read = texts(layout, top)[: ROOM - 4]
+            top = layout.scrolled(layout.height - 2 * ROOM - 2)
+            read = layout.texts(top)[: ROOM - 4]
         if read:
-            assert texts(layout, top)[: ROOM - 4] == read
+            assert layout.texts(top)[: ROOM - 4] == read
 
 
 def test_the_same_place_is_found_at_another_width() -> None:
     entries = chat(30)
-    layout, (look, _) = EntryLayout(), make_look()
-    layout.replace(entries)
-    layout.use(90, look)
+    layout = LaidOut(entries, 90)
     for top in range(layout.settle(None, ROOM), 0, -ROOM):
-        scrolled(layout, top)
-    top = scrolled(layout, layout.height // 2)
+        layout.scrolled(top)
+    top = layout.scrolled(layout.height // 2)
     entry, _ = layout._place(top)
     for width in (20, 200, 7, 41, 90):
-        top = layout.settle(layout.anchor(layout.use(width, look, top), ROOM), ROOM)
+        top = layout.settle(layout.anchor(layout.use(width, layout.look, top), ROOM), ROOM)
         assert layout._place(top)[0] == entry
 
 
 def test_what_was_looked_at_is_given_up_again() -> None:
     entries = chat(130)
-    layout, (look, _) = EntryLayout(), make_look()
-    layout.replace(entries)
-    layout.use(WIDTH, look)
+    layout = LaidOut(entries)
     top = layout.settle(None, ROOM)
     while top > 0:
-        top = scrolled(layout, max(0, top - ROOM + 1))
-        texts(layout, top)
-        held = sum(len(block.lines(WIDTH, look)) for block in layout._drawn)
+        top = layout.scrolled(max(0, top - ROOM + 1))
+        layout.texts(top)
+        held = sum(len(block.lines(WIDTH, layout.look)) for block in layout._drawn)
         assert held == layout.drawn_lines <= KEPT_LINES + 2 * ROOM
         assert len(layout._open) <= KEPT_ENTRIES + ROOM
     assert layout.height > KEPT_LINES / 2
@@ -204,10 +188,8 @@ def test_what_was_looked_at_is_given_up_again() -> None:
 
 def test_reading_all_of_a_chat_keeps_no_more_of_it() -> None:
     entries = chat(60)
-    layout, (look, _) = EntryLayout(), make_look()
-    layout.replace(entries)
-    layout.use(WIDTH, look)
-    texts(layout, layout.settle(None, ROOM))
+    layout = LaidOut(entries)
+    layout.texts(layout.settle(None, ROOM))
     before = layout.drawn_lines
     assert layout.text() == layout.text()
     assert layout.drawn_lines == before
@@ -215,9 +197,7 @@ def test_reading_all_of_a_chat_keeps_no_more_of_it() -> None:
 
 
 def test_text_of_some_lines_is_a_stretch_of_all() -> None:
-    layout, (look, _) = EntryLayout(), make_look()
-    layout.replace(chat(5))
-    layout.use(WIDTH, look)
+    layout = LaidOut(chat(5))
     lines = layout.text()
     assert [layout.text(at, at + 6) for at in range(20)] == [lines[at : at + 7] for at in range(20)]
 
@@ -228,17 +208,15 @@ def test_text_of_some_lines_is_a_stretch_of_all() -> None:
 def streaming_work(turns: int, pieces: Sequence[str]) -> list[int]:
     """Characters of Markdown drawn as each piece comes to an answer after so many turns."""
     growing = AnswerEntry(Answer("?"), "Model")
-    layout, (look, pen) = EntryLayout(), make_look()
-    layout.replace([*chat(turns), growing])
-    layout.use(WIDTH, look)
-    texts(layout, layout.settle(None, ROOM))
+    layout = LaidOut([*chat(turns), growing])
+    layout.texts(layout.settle(None, ROOM))
     work: list[int] = []
     for at, piece in enumerate(pieces, start=1):
         growing.answer.add(TextDelta(at, piece, (Piece(piece, 1),)))
-        pen.drawn = 0
+        layout.pen.drawn = 0
         layout.refresh()
-        texts(layout, layout.settle(None, ROOM))
-        work.append(pen.drawn)
+        layout.texts(layout.settle(None, ROOM))
+        work.append(layout.pen.drawn)
     return work
 
 
@@ -264,55 +242,14 @@ def test_a_long_block_is_not_quadratic(opening: str, piece: str) -> None:
 
 
 def test_a_resize_of_a_long_chat_draws_what_is_in_view() -> None:
-    layout, (look, pen) = EntryLayout(), make_look()
-    layout.replace(chat(200))
+    layout = LaidOut(chat(200))
     for width in range(20, 120, 20):
-        pen.drawn = 0
-        layout.use(width, look)
-        texts(layout, layout.settle(None, ROOM))
-        assert 0 < pen.drawn < 5000
+        layout.pen.drawn = 0
+        layout.use(width, layout.look)
+        layout.texts(layout.settle(None, ROOM))
+        assert 0 < layout.pen.drawn < 5000
 
 
 def test_an_anchor_past_the_last_block_is_the_end_of_its_entry() -> None:
-    layout, (look, _) = EntryLayout(), make_look()
-    layout.replace(chat(3))
-    layout.use(WIDTH, look)
+    layout = LaidOut(chat(3))
     assert layout.settle(Anchor(0, 10_000, 0), ROOM) <= layout.height
-
-
-# Spans
-
-
-@settings(deadline=None, max_examples=40)
-@given(
-    spans=st.lists(
-        st.builds(Span, st.text(max_size=4), st.integers(0, 40), st.integers(1, 10**6)),
-        max_size=12,
-    ),
-    start=st.integers(-14, 14),
-    end=st.integers(-14, 14),
-)
-def test_packed_spans_are_the_same_spans(spans: list[Span], start: int, end: int) -> None:
-    packed = PackedSpans(spans)
-    assert list(packed) == spans
-    assert packed[start:end] == spans[start:end]
-    assert packed.text == "".join(span.text for span in spans)
-    if -len(spans) <= start < len(spans):
-        assert packed[start] == spans[start]
-    else:
-        with pytest.raises(IndexError):
-            packed[start]
-
-
-def test_a_forgotten_answer_keeps_all_that_was_said() -> None:
-    answer, kept = Answer("?"), Answer("?")
-    for event in make_answer("before \x1b[31m after, 日本"):
-        answer.add(event)
-        kept.add(event)
-    answer.forget_steps()
-    assert (answer.text, answer.verbatim, answer.footer()) == (
-        kept.text, kept.verbatim, kept.footer(),
-    )  # fmt: skip
-    assert list(answer.token_ids) == list(kept.token_ids)
-    assert list(answer.spans) == list(kept.spans)
-    assert answer.steps == []
