@@ -41,7 +41,7 @@ _END_SECONDS = 30.0
 class AnswerClock:
     """Tokens and seconds of an engine's answers, each from its first step to its last.
 
-    Takes the place of the engine's `reply`. The engine tunes no more, since that would run beside
+    Replaces the engine's `reply`, and its tuning by nothing, since that would run during
     the measurement.
     """
 

@@ -12,7 +12,7 @@ from typing_extensions import override
 from sequoia_core.events import Step
 
 from ..state.stats import Rate, Statistics, step_speedup
-from .tree_rows import TreeRow, Verdict
+from .tree_rows import NodeVerdict, TreeRow
 from .words import counted
 
 ACCESSIBLE = "-accessible"
@@ -48,7 +48,7 @@ class PlainFrames(LineFilter):
 
 def row_in_words(row: TreeRow) -> str:
     """A row of the tree without guides and columns."""
-    if row.verdict is Verdict.ROOT:
+    if row.verdict is NodeVerdict.ROOT:
         return f"root {row.token}"
     words = f"depth {row.depth}, {row.verdict.value}: {row.token}"
     if row.looked_up:

@@ -1,7 +1,7 @@
 """Why a node was accepted or not, in words and figures.
 
 Everything comes from the step's record; where it holds no more, that is said instead of computing
-anything again. Knows no widget or colour.
+anything again.
 """
 
 from dataclasses import dataclass
@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from sequoia_core.events import Origin, Outcome, Ranking, Step, TreeNode, TrialRecord
 
 from ..state.sanitize import quote_token
-from .tree_rows import BONUS_NODE, Verdict, ordinal, verdict_of
+from .tree_rows import BONUS_NODE, NodeVerdict, ordinal, verdict_of
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,7 +46,7 @@ class NodeExplanation:
         token_id: of the node, to be found in the columns.
     """
 
-    verdict: Verdict
+    verdict: NodeVerdict
     token: str
     headline: str
     place: str
@@ -70,7 +70,7 @@ def _explain_root(step: Step) -> NodeExplanation:
     root = step.nodes[0]
     heading, columns = _columns(step, 0, None)
     return NodeExplanation(
-        verdict=Verdict.ROOT,
+        verdict=NodeVerdict.ROOT,
         token=quote_token(root.text),
         headline="the last token of the step before",
         place="the root of this step's tree",
@@ -127,7 +127,7 @@ def _explain_bonus(step: Step) -> NodeExplanation:
     heading, columns = _columns(step, end, residual)
     remark = "at first" if tried and not greedy else ""
     return NodeExplanation(
-        verdict=Verdict.BONUS,
+        verdict=NodeVerdict.BONUS,
         token=quote_token(step.bonus_text),
         headline="the target's own token",
         place=f"after {quote_token(step.nodes[end].text)}, where the accepted path ends",

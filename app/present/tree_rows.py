@@ -1,4 +1,4 @@
-"""A step's token tree as rows: preorder, guides that show depth, verdicts. Knows no widget.
+"""A step's token tree as rows: preorder, guides that show depth, verdicts.
 
 The emitted tokens stand out without colour too: the guides from the root along the accepted path
 to the bonus token are heavy lines, all others light ones.
@@ -19,7 +19,7 @@ BONUS_NODE = -1
 """Index that stands for the bonus token."""
 
 
-class Verdict(StrEnum):
+class NodeVerdict(StrEnum):
     """The outcome of a node, with values for the root and the bonus token."""
 
     ROOT = "root"
@@ -29,12 +29,12 @@ class Verdict(StrEnum):
     BONUS = "bonus"
 
 
-GLYPHS: dict[Verdict, str] = {
-    Verdict.ROOT: "●",
-    Verdict.ACCEPTED: "✔",
-    Verdict.REJECTED: "✘",
-    Verdict.NOT_REACHED: "·",
-    Verdict.BONUS: "➜",
+GLYPHS: dict[NodeVerdict, str] = {
+    NodeVerdict.ROOT: "●",
+    NodeVerdict.ACCEPTED: "✔",
+    NodeVerdict.REJECTED: "✘",
+    NodeVerdict.NOT_REACHED: "·",
+    NodeVerdict.BONUS: "➜",
 }
 
 
@@ -66,7 +66,7 @@ class TreeRow:
     """
 
     guides: Guides
-    verdict: Verdict
+    verdict: NodeVerdict
     token: str
     draft_prob: float | None
     target_prob: float | None
@@ -139,9 +139,9 @@ def ordinal(rank: int) -> str:
     return f"{rank}{ending}"
 
 
-def verdict_of(node: TreeNode) -> Verdict:
+def verdict_of(node: TreeNode) -> NodeVerdict:
     """The verdict on a node."""
-    return Verdict.ROOT if node.parent < 0 else Verdict[node.outcome.name]
+    return NodeVerdict.ROOT if node.parent < 0 else NodeVerdict[node.outcome.name]
 
 
 def _node_row(node: TreeNode, index: int, guides: Guides) -> TreeRow:
@@ -161,7 +161,7 @@ def _node_row(node: TreeNode, index: int, guides: Guides) -> TreeRow:
 def _bonus_row(step: Step, guides: Guides) -> TreeRow:
     depth = step.nodes[step.path[-1]].depth + 1
     token = quote_token(step.bonus_text)
-    return TreeRow(_cut(guides), Verdict.BONUS, token, None, step.bonus_prob, depth)
+    return TreeRow(_cut(guides), NodeVerdict.BONUS, token, None, step.bonus_prob, depth)
 
 
 def _cut(guides: Guides) -> Guides:

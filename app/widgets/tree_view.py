@@ -20,7 +20,7 @@ from typing_extensions import override
 from sequoia_core.events import Step
 
 from ..present.accessible import is_accessible, row_in_words
-from ..present.tree_rows import BONUS_NODE, GLYPHS, TreeRow, Verdict, guide_width, tree_rows
+from ..present.tree_rows import BONUS_NODE, GLYPHS, NodeVerdict, TreeRow, guide_width, tree_rows
 from ..state.sanitize import fit
 from .line_view import LineView
 
@@ -29,11 +29,11 @@ _GLYPH = 2
 """Cells of a verdict's glyph and the blank after it."""
 _HEADINGS = 1
 _CLASSES = {
-    Verdict.ROOT: "tree-view--root",
-    Verdict.ACCEPTED: "tree-view--accepted",
-    Verdict.REJECTED: "tree-view--rejected",
-    Verdict.NOT_REACHED: "tree-view--unreached",
-    Verdict.BONUS: "tree-view--bonus",
+    NodeVerdict.ROOT: "tree-view--root",
+    NodeVerdict.ACCEPTED: "tree-view--accepted",
+    NodeVerdict.REJECTED: "tree-view--rejected",
+    NodeVerdict.NOT_REACHED: "tree-view--unreached",
+    NodeVerdict.BONUS: "tree-view--bonus",
 }
 
 
@@ -258,7 +258,7 @@ class TreeView(LineView[TreeRow], can_focus=True, inherit_bindings=False):
         yield from guides
         width = max(0, width - Segment.get_line_length(guides))
         columns = min(2 * _COLUMN, width)
-        bonus = " bonus" if row.verdict is Verdict.BONUS else ""
+        bonus = " bonus" if row.verdict is NodeVerdict.BONUS else ""
         label = fit(f"{GLYPHS[row.verdict]} {row.token}{bonus}", width - columns)
         if style.strike:  # the token alone: figures that are struck out cannot be read
             token, style = style, style + Style(strike=False)

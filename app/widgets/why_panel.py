@@ -7,16 +7,16 @@ from textual.reactive import reactive
 from typing_extensions import override
 
 from ..present.node_explanation import NodeExplanation, Quantity, RankingColumn
-from ..present.tree_rows import GLYPHS, Verdict
+from ..present.tree_rows import GLYPHS, NodeVerdict
 from ..state.sanitize import fit, quote_token
 from .line import Line
 
 _STYLES = {
-    Verdict.ROOT: "bold $root",
-    Verdict.ACCEPTED: "bold $accepted",
-    Verdict.REJECTED: "bold $rejected",
-    Verdict.NOT_REACHED: "bold $foreground",
-    Verdict.BONUS: "bold $bonus",
+    NodeVerdict.ROOT: "bold $root",
+    NodeVerdict.ACCEPTED: "bold $accepted",
+    NodeVerdict.REJECTED: "bold $rejected",
+    NodeVerdict.NOT_REACHED: "bold $foreground",
+    NodeVerdict.BONUS: "bold $bonus",
 }
 _SYMBOL, _MEANING, _VALUE, _REMARK = 6, 22, 8, 30
 _PROB = 7

@@ -11,7 +11,7 @@ from textual.color import Color
 from app.config.settings import Settings
 from app.config.themes import TERMINAL_THEME
 from app.present.accessible import PlainFrames, row_in_words
-from app.present.tree_rows import TreeRow, Verdict
+from app.present.tree_rows import NodeVerdict, TreeRow
 from app.ui.base_app import BaseApp
 from tests.app.driving import Driver, driving
 from tests.fakes import replay
@@ -192,15 +192,15 @@ def test_drawn_lines_are_written_as_ascii_and_nothing_else_is_touched() -> None:
     assert drawn.style == style
 
 
-@pytest.mark.parametrize("verdict", list(Verdict))
-def test_each_verdict_is_a_word(verdict: Verdict) -> None:
+@pytest.mark.parametrize("verdict", list(NodeVerdict))
+def test_each_verdict_is_a_word(verdict: NodeVerdict) -> None:
     told = row_in_words(TreeRow((), verdict, '"a"', 0.5, 0.25, depth=3))
     assert verdict.value in told
     assert '"a"' in told
 
 
 def test_what_was_looked_up_is_said() -> None:
-    told = row_in_words(TreeRow((), Verdict.ACCEPTED, '"a"', None, 0.25, 1, looked_up=True))
+    told = row_in_words(TreeRow((), NodeVerdict.ACCEPTED, '"a"', None, 0.25, 1, looked_up=True))
     assert told == 'depth 1, accepted: "a", looked up, target 0.25'
 
 

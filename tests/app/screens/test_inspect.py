@@ -11,7 +11,7 @@ from rich.cells import cell_len
 
 from app.present.acceptance_map import AcceptanceMap, expected_rate
 from app.present.node_explanation import explain_node
-from app.present.tree_rows import BONUS_NODE, Verdict, ordinal, tree_rows
+from app.present.tree_rows import BONUS_NODE, NodeVerdict, ordinal, tree_rows
 from app.screens.chat.step_inspector import LEGEND
 from app.state.answer import Answer, Chosen
 from app.store.trouble import DamagedError
@@ -46,7 +46,7 @@ def test_every_row_of_a_tree_can_be_explained(step: Step, data: st.DataObject) -
     assert told.place
     assert told.quantities or told.reason
     assert told.columns
-    if row.verdict is Verdict.ROOT:
+    if row.verdict is NodeVerdict.ROOT:
         assert "given" in told.reason
 
 

@@ -11,7 +11,14 @@ from rich.cells import cell_len
 from rich.style import Style
 
 from app.present.markdown import Lines, MarkdownRenderer, MarkdownStyles
-from app.present.tree_rows import GLYPHS, MAX_GUIDE_CELLS, TreeRow, Verdict, guide_width, tree_rows
+from app.present.tree_rows import (
+    GLYPHS,
+    MAX_GUIDE_CELLS,
+    NodeVerdict,
+    TreeRow,
+    guide_width,
+    tree_rows,
+)
 from app.state.answer import Answer
 from app.state.sanitize import fit, quote_token, visible
 from app.state.stats import Statistics, step_speedup
@@ -107,7 +114,7 @@ def test_rows_are_the_tree_in_preorder_with_the_bonus_under_the_leaf(step: Step)
 
 def _spine(rows: tuple[TreeRow, ...], depths: list[int]) -> list[str]:
     """The tokens from the root down to the bonus row, found by the guides alone."""
-    at = next(i for i, row in enumerate(rows) if row.verdict is Verdict.BONUS)
+    at = next(i for i, row in enumerate(rows) if row.verdict is NodeVerdict.BONUS)
     found = [at]
     for i in range(at - 1, -1, -1):
         if depths[i] < depths[found[-1]]:
@@ -119,7 +126,8 @@ def _spine(rows: tuple[TreeRow, ...], depths: list[int]) -> list[str]:
 @given(step=trees())
 def test_the_heavy_line_runs_unbroken_from_root_to_bonus(step: Step) -> None:
     rows = tree_rows(step, cells_per_level=1)
-    assert all(r.guides[-1].heavy for r in rows if r.verdict in (Verdict.ACCEPTED, Verdict.BONUS))
+    emitted = (NodeVerdict.ACCEPTED, NodeVerdict.BONUS)
+    assert all(row.guides[-1].heavy for row in rows if row.verdict in emitted)
     for above, row in itertools.pairwise(rows):
         for level, part in enumerate(row.guides):
             if part.text[0] in "┃┠┡┗" and level < len(above.guides):
@@ -154,7 +162,7 @@ def test_a_chain_deeper_than_the_recursion_limit_is_drawn() -> None:
 
 
 def test_verdicts_are_told_apart_by_glyph_alone() -> None:
-    assert len(set(GLYPHS.values())) == len(Verdict)
+    assert len(set(GLYPHS.values())) == len(NodeVerdict)
     assert all(cell_len(glyph) == 1 for glyph in GLYPHS.values())
 
 
