@@ -44,13 +44,7 @@ class DecodePanel(Vertical):
         self._statistics.border_title = "Statistics"
 
     def show_tree(self, step: Step | None, title: str, *, still: bool) -> None:
-        """Draw a step's tree.
-
-        Args:
-            step: the step, or None for an empty panel.
-            title: of the tree.
-            still: the next step does not follow at once, so the tree may scroll.
-        """
+        """Draw a step's tree; `still` if the next step does not follow at once: it may scroll."""
         if str(self.token_tree.border_title or "") != title:
             self.token_tree.border_title = Content(title)
         self.token_tree.show(step, scroll=still)
@@ -62,14 +56,7 @@ class DecodePanel(Vertical):
         chosen: Chosen | None,
         waiting: str = "",
     ) -> None:
-        """Draw the figures after a step.
-
-        Args:
-            step: the step, or None before the first.
-            statistics: after it.
-            chosen: its tree shape.
-            waiting: what happens before the first step.
-        """
+        """Draw the figures after a step and its tree shape, or what happens before the first."""
         self._bar.show_step(step, statistics, waiting)
         self._statistics.statistics = statistics
         self._statistics.chosen = chosen

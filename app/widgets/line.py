@@ -20,7 +20,7 @@ class Line(Widget):
     def show(self, content: str | Content) -> None:
         """Draw other content; plain text is never read as markup."""
         fresh = Content.from_text(content, markup=False)
-        if fresh != self._content:
+        if not fresh.is_same(self._content):
             self._content = fresh
             self.refresh()
 

@@ -29,7 +29,7 @@ def theme_file(config_home: Path) -> Path:
     return path
 
 
-def told(driver: Driver) -> str:
+def notices(driver: Driver) -> str:
     return "\n".join(each.message for each in driver.app._notifications)
 
 
@@ -51,7 +51,7 @@ async def test_a_broken_file_is_told_and_the_theme_stays(theme_file: Path) -> No
     async with driving(settings=Settings(theme="mine")) as driver:
         theme_file.write_text("name = ")
         await look_again(driver)
-        await driver.until(lambda: "the one before stays" in told(driver))
+        await driver.until(lambda: "the one before stays" in notices(driver))
         assert driver.app.theme == "mine"
         assert driver.app.current_theme.primary == "#ff0000"
         theme_file.write_text(OWN.format(primary="#0000ff"))
@@ -114,16 +114,23 @@ async def test_without_colour_there_is_none_and_verdicts_differ(
             await driver.pilot.press(key)
             for style in styles(driver):
                 assert all(c is None or c.is_default for c in (style.color, style.bgcolor))
-        chosen = [
-            segment.style for strip in driver.app.screen._compositor.render_strips()
-            for segment in strip if "theme  " in segment.text
-        ]  # fmt: skip
+        chosen = [each.style for each in segments(driver) if "theme  " in each.text]
         assert [style is not None and style.underline for style in chosen] == [True]
 
 
+def segments(driver: Driver) -> list[Segment]:
+    """What the terminal shows."""
+    return [each for strip in driver.app.screen._compositor.render_strips() for each in strip]
+
+
 def styles(driver: Driver) -> list[Style]:
-    strips = driver.app.screen._compositor.render_strips()
-    return [segment.style for strip in strips for segment in strip if segment.style is not None]
+    return [each.style for each in segments(driver) if each.style is not None]
+
+
+def colors(driver: Driver, text: str) -> list[Color]:
+    """The colours of a text where it is shown."""
+    shown = [each.style for each in segments(driver) if text in each.text]
+    return [Color.from_rich_color(style.color) for style in shown if style is not None]
 
 
 # Accessible mode
@@ -217,22 +224,8 @@ async def test_another_theme_colours_the_whole_transcript_at_once() -> None:
         await driver.ask()
         await driver.type("/set theme redwood", "enter")
         await driver.until(lambda: driver.app.theme == "redwood")
-        notice = Color.parse(driver.app.theme_variables["notice"]).rich_color.triplet
-        await driver.until(
-            lambda: any(
-                segment.style.color is not None and segment.style.color.triplet == notice
-                for strip in driver.app.screen._compositor.render_strips()
-                for segment in strip
-                if segment.style is not None and "theme is now redwood" in segment.text
-            )
-        )
+        notice = driver.app.theme_variables["notice"]
+        await driver.until(lambda: Color.parse(notice) in colors(driver, "theme is now redwood"))
         await driver.type("/set theme midnight", "enter")
-        user = Color.parse(str(driver.app.available_themes["midnight"].variables["user"]))
-        await driver.until(
-            lambda: any(
-                segment.style.color.triplet == user.rich_color.triplet
-                for strip in driver.app.screen._compositor.render_strips()
-                for segment in strip
-                if segment.style is not None and segment.style.color and segment.text == "You"
-            )
-        )
+        user = str(driver.app.available_themes["midnight"].variables["user"])
+        await driver.until(lambda: Color.parse(user) in colors(driver, "You"))
