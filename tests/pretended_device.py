@@ -202,7 +202,7 @@ def _to(x: Tensor, *args: Any, **kwargs: Any) -> Tensor:
     return copied
 
 
-def _index(x: Tensor, key: Any) -> Tensor:
+def index(x: Tensor, key: Any) -> Tensor:
     """`x[key]` for the keys that the engine uses; a view unless a tensor is among them."""
     tensors: list[Tensor | None] = []
     dim = 0
@@ -222,9 +222,9 @@ def _index(x: Tensor, key: Any) -> Tensor:
 
 def _set(x: Tensor, key: Any, value: Any) -> None:
     if isinstance(value, Tensor):
-        ATEN.copy_.default(_index(x, key), value)
+        ATEN.copy_.default(index(x, key), value)
     else:
-        ATEN.fill_.Scalar(_index(x, key), value)
+        ATEN.fill_.Scalar(index(x, key), value)
 
 
 def _number(x: Tensor) -> Any:
@@ -232,7 +232,7 @@ def _number(x: Tensor) -> Any:
 
 
 _METHODS: Mapping[object, Callable[..., Any]] = {
-    Tensor.__getitem__: _index,
+    Tensor.__getitem__: index,
     Tensor.__setitem__: _set,
     Tensor.__invert__: ATEN.bitwise_not.default,
     Tensor.__len__: lambda x: x.shape[0],

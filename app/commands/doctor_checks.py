@@ -98,16 +98,13 @@ def _configuration() -> Finding:
 
 def _forward(settings: Settings, *, models_there: bool) -> Iterator[Finding]:
     """Device and number format, what computes target and draft, and the memory for them."""
-    from sequoia_core.model.device import choose_devices, devices_name, dtype_name
+    from sequoia_core.model.device import choose_placement, devices_name, dtype_name
     from sequoia_core.model.loading.forward import choose_forward
     from sequoia_core.model.loading.loader import Checkpoint
     from sequoia_core.model.native import library
-    from sequoia_core.model.offload.model import Placement, check_offload
 
     try:
-        device, *others = choose_devices(settings.device)
-        placement = Placement(device, settings.offload, tuple(others))
-        check_offload(placement)
+        placement = choose_placement(settings.device, settings.offload)
         known: list[Known | None] = _known_models(settings) if models_there else [None]
         opened = [each for each in known if isinstance(each, Checkpoint)]
         forward = choose_forward(settings.weights, settings.dtype, placement, opened)
@@ -137,7 +134,11 @@ def _known_models(settings: Settings) -> "list[Known | None]":
     Raises:
         SequoiaError: they are damaged.
     """
-    from sequoia_core.model.loading.pair import BUNDLED_DRAFT, NO_DRAFT, known_model
+    from sequoia_core.model.loading.sources import (
+        BUNDLED_DRAFT,
+        NO_DRAFT,
+        known_model,
+    )
 
     models = resolve.chosen_models(settings)
     draft = models.draft or (str(BUNDLED_DRAFT) if models.target is None else NO_DRAFT)
@@ -145,7 +146,7 @@ def _known_models(settings: Settings) -> "list[Known | None]":
 
 
 def _models(settings: Settings) -> Finding:
-    from sequoia_core.model.loading.pair import embedded_target_path
+    from sequoia_core.model.loading.sources import embedded_target_path
 
     try:
         models = resolve.chosen_models(settings)

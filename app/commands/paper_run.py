@@ -157,7 +157,7 @@ def room(settings: Settings) -> "Room":
         place=devices_name(devices),
         memory=free,
         disk=shutil.disk_usage(there).free,
-        value_bytes=choose_dtype(settings.dtype, devices[0], devices[1:]).itemsize,
+        value_bytes=choose_dtype(settings.dtype, devices).itemsize,
         token=get_token() is not None,
         fetched=lambda model: isinstance(try_to_load_from_cache(model, "config.json"), str),
     )

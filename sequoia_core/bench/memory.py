@@ -36,11 +36,11 @@ def peak_memory() -> int:
 
 def weight_bytes(sources: Sources) -> int:
     """Size of the pair's weights in bfloat16, a borrowed embedding counted once."""
-    from sequoia_core.model.loading.pair import open_draft, open_target
+    from sequoia_core.model.loading.sources import open_fitted_draft, open_target
 
     target = open_target(sources.target).weights
     count = sum(target[name].numel() for name in target)
-    draft = open_draft(sources.target, sources.draft)
+    draft = open_fitted_draft(sources.target, sources.draft)
     if draft is not None:
         borrowed = {"model.embed_tokens.weight"} if draft.config.embeddings_from_target else set()
         own = (name for name in draft.weights if name.endswith(".weight"))

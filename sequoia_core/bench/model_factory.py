@@ -13,7 +13,8 @@ from sequoia_core.config import Offload, WeightFormat
 if TYPE_CHECKING:
     from sequoia_core.decode.tree_choice import TreeAdvisor
     from sequoia_core.measure.tuner import Tuner
-    from sequoia_core.model.loading.pair import OpenedDraft, Pair
+    from sequoia_core.model.loading.draft_fit import OpenedDraft
+    from sequoia_core.model.loading.pair import Pair
 
 OPENVINO_DRAFT, GGUF_DRAFT, Q4_0 = "openvino-draft", "draft.gguf", "q4_0.gguf"
 """Files that `ModelFactory.made` makes."""
@@ -110,10 +111,10 @@ class ModelFactory:
         Raises:
             PeerError: there is none.
         """
-        from sequoia_core.model.loading.pair import open_draft
+        from sequoia_core.model.loading.sources import open_fitted_draft
 
         known = self.sources
-        draft = open_draft(known.target, known.peer_draft or known.draft)
+        draft = open_fitted_draft(known.target, known.peer_draft or known.draft)
         if draft is None:
             raise PeerError("the target has no draft; name one with --peer-draft DIR")
         if draft.config.feature_layers:

@@ -16,7 +16,7 @@ from torch import Tensor
 from sequoia_core.bench.runs import PeerError
 
 if TYPE_CHECKING:
-    from sequoia_core.model.loading.pair import OpenedDraft
+    from sequoia_core.model.loading.draft_fit import OpenedDraft
 
 
 def export_draft(draft: OpenedDraft, target_gguf: str, directory: Path) -> None:

@@ -31,7 +31,7 @@ from sequoia_core.data.prompts import prompt_texts
 from sequoia_core.events import Progress
 from sequoia_core.measure.calibration import Band
 from sequoia_core.measure.spread import Spread
-from sequoia_core.model.loading.pair import instruction_sets
+from sequoia_core.model.native.library import instruction_sets
 from sequoia_core.text.chat_template import ChatTemplate
 
 if TYPE_CHECKING:
@@ -212,7 +212,8 @@ def calibrate(factory: ModelFactory, temperatures: Sequence[float], progress: Pr
 
 
 def _sources(pair: Pair, plan: BenchPlan, folder: str) -> Sources:
-    from sequoia_core.model.loading.pair import embedded_target_path, tensor_format
+    from sequoia_core.model.device import choose_dtype, dtype_name
+    from sequoia_core.model.loading.sources import embedded_target_path
 
     if plan.target is None:
         gguf: str | None = str(embedded_target_path())
@@ -224,7 +225,7 @@ def _sources(pair: Pair, plan: BenchPlan, folder: str) -> Sources:
         draft=plan.draft,
         peer_draft=plan.peer_draft,
         device=pair.description.device,
-        dtype=tensor_format(plan.dtype, pair.target.device),
+        dtype=dtype_name(choose_dtype(plan.dtype, (pair.target.device,))),
         threads=pair.description.threads,
         weights=plan.weights,
         own_dtype=plan.dtype,

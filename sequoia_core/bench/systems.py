@@ -16,7 +16,7 @@ from sequoia_core.bench import names
 from sequoia_core.bench.model_factory import GGUF_DRAFT, OPENVINO_DRAFT, Q4_0
 from sequoia_core.bench.runs import PeerError, System, peer_code
 from sequoia_core.config import WeightFormat
-from sequoia_core.model.loading.pair import INSTRUCTION_SET_VARIABLE
+from sequoia_core.model.native.library import INSTRUCTION_SET_VARIABLE
 
 if TYPE_CHECKING:
     from sequoia_core.bench.model_factory import ModelFactory
@@ -114,7 +114,7 @@ def _hugging_face(name: str, *, assisted: bool = False, **speculation: Any) -> S
         import torch
 
         from sequoia_core.bench.hugging_face import HuggingFaceSystem, rebuilt, rebuilt_draft
-        from sequoia_core.model.loading.pair import open_target
+        from sequoia_core.model.loading.sources import open_target
 
         sources = factory.sources
         options = torch.device(sources.device), getattr(torch, sources.dtype)

@@ -16,7 +16,7 @@ from sequoia_core.measure.forward_timings import ForwardTimer
 from sequoia_core.model.device import device_name
 from sequoia_core.model.loading.loader import open_directory
 from sequoia_core.model.loading.pair import Pair
-from sequoia_core.model.loading.weights import DRAFT_VOCAB_IDS
+from sequoia_core.model.weight_shapes import DRAFT_VOCAB_IDS
 from sequoia_core.speculate.draft import DraftModel
 
 WIDTH = 8

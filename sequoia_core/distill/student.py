@@ -16,8 +16,9 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from sequoia_core.model.config import ModelConfig
+from sequoia_core.model.layers import RotaryEmbedding, rotate
 from sequoia_core.model.loading.blocks import BLOCK, rounded
-from sequoia_core.model.loading.weights import (
+from sequoia_core.model.weight_shapes import (
     DRAFT_VOCAB_IDS,
     EMBEDDING,
     HEAD,
@@ -26,7 +27,6 @@ from sequoia_core.model.loading.weights import (
     OWN_INPUT,
     TARGET_INPUT,
 )
-from sequoia_core.model.rope import RotaryEmbedding, rotate
 
 Rows = list[tuple[Tensor, Tensor]]
 """Keys and values [B, K, t, D] of one layer, one entry per step down the tree."""

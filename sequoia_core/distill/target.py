@@ -7,21 +7,21 @@ from pathlib import Path
 
 import torch
 
-from sequoia_core.config import Offload, WeightFormat
+from sequoia_core.config import WeightFormat
 from sequoia_core.data.prompts import prompt_texts
 from sequoia_core.distill.options import Options
 from sequoia_core.distill.student import student_config
 from sequoia_core.distill.template_tokens import TemplateTokens
 from sequoia_core.errors import ModelLoadError, ParameterError
-from sequoia_core.model.device import choose_device, choose_dtype, prepare
+from sequoia_core.model.device import Placement, choose_device, choose_dtype, prepare
 from sequoia_core.model.llama import Llama
 from sequoia_core.model.loading.forward import choose_forward
 from sequoia_core.model.loading.loader import Checkpoint, open_directory
-from sequoia_core.model.loading.pair import load_native, open_target
-from sequoia_core.model.loading.tokenizer import check_embedding_fit
-from sequoia_core.model.loading.weights import DRAFT_VOCAB_IDS
+from sequoia_core.model.loading.pair import load_native
+from sequoia_core.model.loading.sources import open_target
+from sequoia_core.model.loading.tokenizer_check import check_embedding_fit
 from sequoia_core.model.native.llama import NativeLlama
-from sequoia_core.model.offload.model import Placement
+from sequoia_core.model.weight_shapes import DRAFT_VOCAB_IDS
 from sequoia_core.text.chat_template import turn_ends
 
 INDEPENDENT_LAYERS = 4
@@ -63,7 +63,7 @@ class DistillTarget:
         device = choose_device(options.device)
         checkpoint = open_target(options.target)
         config = checkpoint.config
-        dtype = choose_dtype("auto", device, stored=checkpoint.stored_dtype)
+        dtype = choose_dtype("auto", (device,), stored=checkpoint.stored_dtype)
         if checkpoint.tokenizer is None:
             raise ModelLoadError(f"{checkpoint.name}: the target brings no tokenizer")
         tokenizer = checkpoint.tokenizer()
@@ -92,7 +92,7 @@ class DistillTarget:
     def model(self) -> Llama | NativeLlama:
         """The target itself, loaded; by the native library on a CPU if that can read its file."""
         prepare((self.device,))
-        placement = Placement(self.device, Offload.NONE)
+        placement = Placement((self.device,))
         checkpoint, layers = self.checkpoint, self.feature_layers
         forward = choose_forward(WeightFormat.AUTO, "auto", placement, (checkpoint,))
         if forward.native:

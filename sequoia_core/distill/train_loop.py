@@ -149,7 +149,7 @@ def batch_loss(
 
 def product_dtype(device: torch.device) -> torch.dtype:
     """bfloat16 where the device multiplies it; emulated it would be slower than float32."""
-    helps = choose_dtype("auto", device) is torch.bfloat16
+    helps = choose_dtype("auto", (device,)) is torch.bfloat16
     return torch.bfloat16 if helps else torch.float32
 
 

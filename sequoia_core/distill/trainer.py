@@ -27,7 +27,7 @@ from sequoia_core.distill.student import (
 )
 from sequoia_core.distill.target import DistillTarget
 from sequoia_core.distill.train_loop import TrainLoop, batch_loss
-from sequoia_core.model.loading.weights import DRAFT_VOCAB_IDS, EMBEDDING
+from sequoia_core.model.weight_shapes import DRAFT_VOCAB_IDS, EMBEDDING
 
 PASSES = 6
 """Over the text, where no number of steps is given."""

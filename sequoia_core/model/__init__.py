@@ -1,1 +1,1 @@
-"""A Llama-family model: configuration, weights, forward pass and KV cache. Knows no trees."""
+"""A Llama-family model: configuration, weights, forward pass and KV cache; it knows no trees."""

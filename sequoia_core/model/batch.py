@@ -1,13 +1,11 @@
-"""Many conversations decoded side by side with one model's weights.
+"""Many conversations decoded together with one model; the native forward's is `native.batch`.
 
-Owns the keys, values and hidden states of all rows and where they lie. It knows nothing of what the
-tokens are or when a row has ended. The native forward has a batch of its own, `native.batch`.
 Shapes: `B` rows, `R` rows of a group, `L` layers, `F` kept layers, `H` query heads, `K` KV heads,
 `G = H / K`, `D` head dim, `V` vocabulary.
 
-Rows lie in groups of similar length, so that nobody attends over the longest row of all. Products
-always have B rows and attention always R, over a multiple of `SPAN` tokens: what a row computes
-then does not depend on its neighbours, on the CPU bit for bit.
+Rows are in groups of similar length, so that not all attend over the longest row. Products always
+have B rows and attention always R, over a multiple of `SPAN` tokens: then a row's results do not
+depend on the other rows, on the CPU bit for bit.
 """
 
 from __future__ import annotations
@@ -26,13 +24,13 @@ GROUP = 16
 """Rows of a group, `R`: fewer waste fewer tokens, more make larger products."""
 
 GPU_GROUPS = 8
-"""Of as many rows each on a GPU, where a group costs each layer some ten kernels."""
+"""Groups on a GPU, where each costs about ten kernels per layer."""
 
 SPAN = 64
-"""Attention runs over multiples of so many tokens."""
+"""Attention spans multiples of so many tokens."""
 
 WORTH_MOVING = 0.9
-"""Rows are grouped anew once that leaves at most this part of the tokens to attend over."""
+"""Rows are regrouped once that leaves at most this fraction of the tokens to attend over."""
 
 
 @dataclass(slots=True)
@@ -40,11 +38,11 @@ class _Group:
     """R rows.
 
     Attributes:
-        rows: which row lies at each slot.
+        rows: the row in each slot.
         memory: keys and values, `[L, 2, R, K, span, D]`; contiguous, which doubles the speed.
         features: outputs of the kept layers, `[R, span, F, hidden]`.
-        positions: int64 `[R]`, where the present pass writes.
-        bias: `[R, 1, 1, span]`, minus infinity where a row has no token in the present pass.
+        positions: int64 `[R]`, where the current pass writes.
+        bias: `[R, 1, 1, span]`, minus infinity where a row has no token in the current pass.
     """
 
     rows: list[int]
@@ -61,8 +59,8 @@ class _Group:
         self.memory = _resized(self.memory, 4, span)
         self.features = _resized(self.features, 1, span)
 
-    def aim(self, positions: Tensor) -> None:
-        """Say where the coming pass writes and up to where each row attends."""
+    def begin_pass(self, positions: Tensor) -> None:
+        """Set where the next pass writes; each row attends up to there."""
         later = torch.arange(self.span, device=positions.device) > positions[:, None]
         bias = torch.zeros(later.shape, device=later.device, dtype=self.memory.dtype)
         self.positions = positions
@@ -78,19 +76,19 @@ class ConversationBatch(Protocol):
         ...
 
     def start(self, row: int, kept: int = 0) -> None:
-        """Let a row begin another conversation that shares its first `kept` tokens."""
+        """Begin another conversation in a row that shares its first `kept` tokens."""
         ...
 
     def forward(self, token_ids: Sequence[Sequence[int]]) -> tuple[Sequence[int], Tensor]:
         """Append tokens to rows.
 
         Args:
-            token_ids: for each of the B rows, what it has still to read. At least the first token
-                is read; a row without any rests.
+            token_ids: of each of the B rows, what it has to read; may be empty. At least the first
+                token is read.
 
         Returns:
-            Rows that have read all of theirs, ascending, and the logits after the last token of
-            each: float32 [n, V].
+            Rows that have read all of their tokens, ascending, and the logits after the last token
+            of each: float32 [n, V].
 
         Raises:
             ContextFullError: a row has no room left; nothing is changed.
@@ -98,17 +96,12 @@ class ConversationBatch(Protocol):
         ...
 
     def features(self, row: int) -> Tensor:
-        """Outputs of the layers that the model keeps, for the S tokens of a row: [S, F, hidden]."""
+        """Outputs of the model's kept layers for the S tokens of a row: [S, F, hidden]."""
         ...
 
 
 class Batch:
-    """Rows of a PyTorch model. A pass reads one token of each.
-
-    Args:
-        model: whose weights are used; they are not copied.
-        rows: `B`, a multiple of `GROUP`.
-    """
+    """B rows of a PyTorch model, a multiple of `GROUP`. A pass reads one token of each."""
 
     def __init__(self, model: Llama, rows: int) -> None:
         assert rows > 0
@@ -139,7 +132,7 @@ class Batch:
 
     @property
     def attended(self) -> int:
-        """Tokens that a pass attends over, all rows together: those they hold, and the waste."""
+        """Tokens that a pass attends over, of all rows, padding included."""
         return sum(self._size * group.span for group in self._groups)
 
     @property
@@ -156,36 +149,38 @@ class Batch:
     def forward(self, token_ids: Sequence[Sequence[int]]) -> tuple[Sequence[int], Tensor]:
         """See `ConversationBatch.forward`; one token of each row is read."""
         window, device = self._model.context_window, self._model.device
-        awake = [bool(ids) for ids in token_ids]
-        if any(up and held >= window for up, held in zip(awake, self._lengths, strict=True)):
+        active = [bool(ids) for ids in token_ids]
+        if any(reads and held >= window for reads, held in zip(active, self._lengths, strict=True)):
             raise ContextFullError(f"a row has filled the model's context window of {window}")
         self._arrange()
         order = [row for group in self._groups for row in group.rows]
-        ids = torch.tensor([token_ids[row][0] if awake[row] else 0 for row in order], device=device)
+        ids = torch.tensor(
+            [token_ids[row][0] if active[row] else 0 for row in order], device=device
+        )
         positions = torch.tensor(
             [min(self._lengths[row], window - 1) for row in order], device=device
         )
         for group, each in zip(self._groups, torch.split(positions, self._size), strict=True):
-            group.aim(each)
-        hidden = self._model.through_layers(ids, positions, self._attend, self._keep)
-        for row, up in enumerate(awake):
-            self._lengths[row] += up
-        # all rows go through the head: products of another size round differently
+            group.begin_pass(each)
+        embedded = self._model.embed(ids)
+        hidden = self._model.run_layers(embedded, positions, self._attend, self._keep)
+        for row, reads in enumerate(active):
+            self._lengths[row] += reads
+        # all rows go through the head: products with fewer rows round differently
         logits = self._model.logits(hidden)
         done = [row for row, each in enumerate(token_ids) if len(each) == 1]
         if not done:
             return done, logits[:0]
-        lies = {row: place for place, row in enumerate(order)}
-        places = torch.tensor([lies[row] for row in done], device=device)
+        places = torch.tensor([order.index(row) for row in done], device=device)
         return done, logits.index_select(0, places)
 
     def features(self, row: int) -> Tensor:
-        """See `ConversationBatch.features`; of the model's dtype, on its device."""
+        """See `ConversationBatch.features`; in the model's dtype, on its device."""
         group = self._group_of(row)
         return group.features[group.rows.index(row), : self._lengths[row]].clone()
 
     def _keep(self, layer: int, hidden: Tensor) -> None:
-        """Keep a layer's outputs [B, hidden] if they are wanted."""
+        """Keep outputs [B, hidden] of a kept layer."""
         slot = self._model.feature_slots.get(layer)
         if slot is None:
             return
@@ -195,27 +190,27 @@ class Batch:
     def _attend(self, layer: int, queries: Tensor, keys_values: Tensor) -> Tensor:
         """Write [2, K, B, D], then attend with [1, K, G B, D], group by group -> [B, H D]."""
         _, heads, rows, dim = keys_values.shape
-        asked = queries.view(heads, -1, rows, dim).permute(2, 0, 1, 3) * dim**-0.5  # [B, K, G, D]
+        scaled = queries.view(heads, -1, rows, dim).permute(2, 0, 1, 3) * dim**-0.5  # [B, K, G, D]
         written = keys_values.permute(2, 0, 1, 3)  # [B, 2, K, D]
         mixed = []
         parts = zip(
             self._groups,
-            torch.split(asked, self._size),
+            torch.split(scaled, self._size),
             torch.split(written, self._size),
             strict=True,
         )
-        for group, group_asked, group_written in parts:
+        for group, group_queries, group_written in parts:
             memory = group.memory[layer]  # [2, R, K, span, D]
             memory[:, self._slots, :, group.positions] = group_written
             keys, values = memory.flatten(1, 2)
-            scores = torch.bmm(group_asked.reshape(self._size * heads, -1, dim), keys.mT)
+            scores = torch.bmm(group_queries.reshape(self._size * heads, -1, dim), keys.mT)
             scores = scores.view(self._size, heads, -1, group.span).add_(group.bias)
             weights = torch.softmax(scores, dim=-1).flatten(0, 1)  # [R K, G, span]
             mixed.append(torch.bmm(weights, values).view(self._size, -1))
         return torch.cat(mixed)
 
     def _arrange(self) -> None:
-        """Regroup rows by length where that pays, and make each group as long as it must be."""
+        """Regroup rows by length where that pays, and resize each group to its longest row."""
         ranked = sorted(range(len(self._lengths)), key=lambda row: -self._lengths[row])
         firsts = range(0, len(ranked), self._size)
         wanted = [ranked[first : first + self._size] for first in firsts]
@@ -227,7 +222,7 @@ class Batch:
                 group.resize(needed)
 
     def _move(self, wanted: Sequence[Sequence[int]]) -> None:
-        """Bring rows to the groups of `wanted`; who is there already stays where it is."""
+        """Move rows to the groups of `wanted`; the others stay where they are."""
         homes = {row: number for number, rows in enumerate(wanted) for row in rows}
         moving: dict[int, tuple[Tensor, Tensor]] = {}
         for number, group in enumerate(self._groups):
@@ -256,7 +251,7 @@ class Batch:
         return next(each for each in self._groups if row in each.rows)
 
     def _needed(self, rows: Sequence[int]) -> int:
-        """Span of a group of these rows when each of them gets one more token, if it has room."""
+        """Span of a group of these rows after one more token each, up to the context window."""
         longest = 1 + max(self._lengths[row] for row in rows)
         return _rounded(min(longest, self._model.context_window))
 
@@ -265,7 +260,7 @@ class Batch:
 
 
 def _resized(held: Tensor, axis: int, span: int) -> Tensor:
-    """A copy with so many entries along an axis: cut off, or filled up."""
+    """A copy with so many entries along an axis, truncated or padded."""
     shape = list(held.shape)
     shape[axis] = span
     # zeros, not empty: a masked tail is multiplied by zero weights, and 0 x NaN is NaN

@@ -1,7 +1,7 @@
-"""The shape of a Llama-family model, read from a `config.json` of which nothing is passed over.
+"""The shape of a Llama-family model, read from its `config.json`.
 
-Every entry is computed (`READ`), cannot change what the model computes (`NO_EFFECT`), has the one
-value that a Llama has (`ONLY_VALUES`), or is refused by its name.
+Every entry is computed (`READ`), cannot change what the model computes (`NO_EFFECT`), has a
+Llama's value (`ONLY_VALUES`), or is refused by its name.
 """
 
 import math
@@ -19,7 +19,7 @@ READ = frozenset({
     "original_max_position_embeddings", "quantization", "rms_norm_eps", "rope_parameters",
     "rope_scaling", "rope_theta", "sequoia", "sliding_window", "tie_word_embeddings",
     "use_sliding_window", "vocab_size",
-    # by the tokenizer and the end of a text
+    # with the tokenizer
     "eos_token_id",
 })  # fmt: skip
 """Entries that are computed."""
@@ -86,7 +86,7 @@ ROPE_ENTRIES: Mapping[str, tuple[str, ...]] = {
     "linear": ("factor",),
     "llama3": ("factor", "low_freq_factor", "high_freq_factor"),
 }
-"""What each rope type reads; any states its type, base and original window."""
+"""Entries read for each rope type, besides its type, base and original window."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -101,7 +101,7 @@ class RopeScaling:
 
 @dataclass(frozen=True, slots=True)
 class ModelConfig:
-    """Everything the forward pass must know before it sees a weight.
+    """Everything that the forward pass must know besides the weights.
 
     Attributes:
         vocab_size: rows of the embedding, `V`.
@@ -114,14 +114,14 @@ class ModelConfig:
         head_dim: `D`.
         rms_norm_eps: epsilon of RMSNorm.
         rope_theta: base of the rotary frequencies.
-        rope_scaling: llama3 scaling, or None; `rope_factor` is plain linear scaling.
-        rope_factor: positions are divided by it (1 for none).
+        rope_scaling: llama3 scaling, or None.
+        rope_factor: linear scaling: positions are divided by it.
         context_window: most positions the model was made for.
         tie_word_embeddings: the output head is the embedding.
-        embeddings_from_target: a draft that has no embedding of its own reads the target's.
-        feature_layers: a draft conditioned on hidden states reads these of the target's layers.
+        embeddings_from_target: the draft has no embedding and reads the target's.
+        feature_layers: the target's layers whose outputs a conditioned draft reads.
         attention_bias: the four products of attention add a bias.
-        mlp_bias: the three products of the MLP do.
+        mlp_bias: the three products of the MLP add a bias.
     """
 
     vocab_size: int
@@ -167,9 +167,9 @@ class ModelConfig:
                 )
 
     def has_bias(self, module: str) -> bool:
-        """Whether a module of a layer, by its name in the files, adds a bias to its product."""
-        return (self.attention_bias and ".self_attn." in module) or (
-            self.mlp_bias and ".mlp." in module
+        """Whether a module, by its name in the files, adds a bias to its product."""
+        return (self.attention_bias and "self_attn." in module) or (
+            self.mlp_bias and "mlp." in module
         )
 
     @classmethod
@@ -220,7 +220,7 @@ def _check_entries(config: Mapping[str, Any]) -> None:
     """Refuse every entry that could change the forward pass and is not computed."""
     for name, value in config.items():
         if value is None or name in READ or name in NO_EFFECT:
-            continue  # null states nothing
+            continue  # null has no meaning
         stated = f"config: {shown(name)} is {reprlib.repr(value)}"
         if name == "layer_types":
             if not isinstance(value, list) or any(kind != "full_attention" for kind in value):
@@ -247,7 +247,7 @@ def _check_entries(config: Mapping[str, Any]) -> None:
 
 
 def shown(name: str) -> str:
-    """A name from a stranger's file, short and without control characters."""
+    """A name from an untrusted file, short and without control characters."""
     return name if name.isprintable() and len(name) < 80 else reprlib.repr(name)
 
 
@@ -274,10 +274,9 @@ def _flag(config: Mapping[str, Any], name: str) -> bool:
 
 
 def _rope(config: Mapping[str, Any]) -> tuple[RopeScaling | None, float, float]:
-    """Scaling, linear factor and theta as transformers takes them.
+    """llama3 scaling, linear factor and theta, as transformers reads them.
 
-    `rope_scaling`, the older spelling, wins over `rope_parameters`. Neither is read for what the
-    other leaves out.
+    `rope_scaling`, the older spelling, overrides `rope_parameters` as a whole.
     """
     name = "rope_scaling" if config.get("rope_scaling") else "rope_parameters"
     rope = config.get(name) or {}

@@ -1,24 +1,62 @@
-"""Which device and number format to compute in. Knows nothing of models.
-
-`auto` takes a GPU where there is one, and the number format that a checkpoint is stored in where
-the device is fast in it; see `choose_dtype`.
-"""
+"""The devices and the number format that a pair computes in."""
 
 import platform
 import re
 from collections.abc import Sequence
-from functools import lru_cache
-from pathlib import Path
+from dataclasses import dataclass
 
 import psutil
 import torch
 
+from sequoia_core.config import Offload
 from sequoia_core.errors import ParameterError
-from sequoia_core.model.native.threads import compute_threads
+from sequoia_core.model.cpu import cpu_info, cpu_threads
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 AMPERE = (8, 0)
-CPU_INFO = Path("/proc/cpuinfo")
+
+
+@dataclass(frozen=True, slots=True)
+class Placement:
+    """The devices of a target's layers, in order, and where the layers stay between their uses.
+
+    The first device has embedding, output head and the draft.
+    """
+
+    devices: tuple[torch.device, ...]
+    offload: Offload = Offload.NONE
+
+    @property
+    def device(self) -> torch.device:
+        """The first one."""
+        return self.devices[0]
+
+    @property
+    def is_one_cpu(self) -> bool:
+        """Whether all layers are resident on one CPU."""
+        one = len(self.devices) == 1 and self.device.type == "cpu"
+        return one and self.offload is Offload.NONE
+
+
+def choose_placement(device: str = "auto", offload: Offload = Offload.NONE) -> Placement:
+    """The placement for a device list and an offload setting.
+
+    Raises:
+        ParameterError: see `choose_devices`; or the layers would be offloaded to where they
+            already are, or from several devices.
+    """
+    devices = choose_devices(device)
+    if offload is not Offload.NONE and len(devices) > 1:
+        raise ParameterError(
+            f"offload is {offload.value}, which brings layers to one device, but "
+            f"{len(devices)} devices are named; name one of them or leave --offload out"
+        )
+    if offload is Offload.CPU and devices[0].type == "cpu":
+        raise ParameterError(
+            "offload is cpu, but the model computes on the CPU, whose memory holds it anyway; "
+            "give --offload disk, or leave it out"
+        )
+    return Placement(devices, offload)
 
 
 def choose_device(name: str = "auto") -> torch.device:
@@ -45,9 +83,9 @@ def choose_device(name: str = "auto") -> torch.device:
 
 
 def choose_devices(name: str = "auto") -> tuple[torch.device, ...]:
-    """One device as `choose_device` takes it, or several, separated by commas.
+    """One device as in `choose_device`, or several, separated by commas.
 
-    A CPU may be named more than once, which only divides the work: a way to see whether it can be.
+    The CPU may be named more than once: a way to test the division of layers.
 
     Raises:
         ParameterError: another name, a GPU that PyTorch does not see or that is named twice, or
@@ -82,50 +120,39 @@ def devices_name(devices: Sequence[torch.device]) -> str:
 
 
 def choose_dtype(
-    name: str,
-    device: torch.device,
-    others: Sequence[torch.device] = (),
-    stored: torch.dtype | None = None,
+    name: str, devices: Sequence[torch.device], stored: torch.dtype | None = None
 ) -> torch.dtype:
     """The number format called `auto`, `float32`, `bfloat16` or `float16`.
 
-    `auto` is the format that the checkpoint is stored in. Where the device is slow in that one, or
-    nothing is known of it, it is the device's own: bfloat16 where the hardware multiplies it
-    (Ampere and later, CPUs with AMX or AVX512-BF16), else float16 on a GPU and float32 on a CPU.
-    CPUs are slow in float16 (docs/decisions/0040).
-
-    Args:
-        name: of the format.
-        device: where it is computed.
-        others: where else.
-        stored: of the target's weights on disk.
+    `auto` is the format that the target's checkpoint is stored in. If the devices are slow in it,
+    or it is unknown, it is bfloat16 where the hardware multiplies that (Ampere and later, CPUs with
+    AMX or AVX512-BF16), else float16 on a GPU and float32 on a CPU. CPUs are slow in float16
+    (docs/decisions/0040).
 
     Raises:
         ParameterError: another name.
     """
     if name == "auto":
-        own = _own_dtype(device, others)
-        # every device computes float32, and a GPU float16
-        well = {torch.float32, own} | ({torch.float16} if device.type == "cuda" else set())
-        return stored if stored in well else own
+        on_gpu, preferred = devices[0].type == "cuda", _preferred_dtype(devices)
+        fast = {torch.float32, preferred, *([torch.float16] if on_gpu else [])}
+        return stored if stored in fast else preferred
     if name not in DTYPES:
         raise ParameterError(f"dtype is {name!r}; give auto, {', '.join(DTYPES)}")
     return DTYPES[name]
 
 
-def _own_dtype(device: torch.device, others: Sequence[torch.device]) -> torch.dtype:
-    """The format of 16 bits that the devices multiply fast; float32 on a CPU without one."""
-    if device.type == "cuda":
-        ampere = min(map(torch.cuda.get_device_capability, (device, *others))) >= AMPERE
+def _preferred_dtype(devices: Sequence[torch.device]) -> torch.dtype:
+    if devices[0].type == "cuda":
+        ampere = min(map(torch.cuda.get_device_capability, devices)) >= AMPERE
         return torch.bfloat16 if ampere else torch.float16
     return torch.bfloat16 if cpu_multiplies_bfloat16() else torch.float32
 
 
 def prepare(devices: Sequence[torch.device]) -> None:
-    """Make PyTorch compute on GPUs as the engine wants it; on CPUs there is nothing to do.
+    """Set PyTorch's options for GPUs, for the whole process; on CPUs do nothing.
 
-    For the whole process: sums of products stay in float32, so that they depend less on the number
-    of rows, and cuDNN's attention is off, which builds a plan for every new shape.
+    Sums of products stay in float32, so that they depend less on the number of rows. cuDNN's
+    attention is off: it builds a plan for every new shape.
     """
     if devices[0].type != "cuda":
         return
@@ -153,36 +180,17 @@ def dtype_name(dtype: torch.dtype) -> str:
 
 def cpu_multiplies_bfloat16() -> bool:
     """Whether this CPU has AMX or AVX512-BF16."""
-    # not in PyTorch's public interface, so an absent probe means asking the kernel instead
+    # not in PyTorch's public interface, so they may be missing
     probes = ("_is_avx512_bf16_supported", "_is_amx_tile_supported")
     answers = [getattr(torch.cpu, probe)() for probe in probes if hasattr(torch.cpu, probe)]
     if answers:
         return any(answers)
-    return bool({"avx512_bf16", "amx_bf16"} & set(_cpu_info("flags").split()))
+    return bool({"avx512_bf16", "amx_bf16"} & set(cpu_info("flags").split()))
 
 
 def device_name(device: torch.device) -> str:
-    """The maker's name of the GPU or CPU, for reports and for keys of measured figures."""
+    """The maker's name of the GPU or CPU, for reports and as a key of measured times."""
     if device.type == "cuda":
         return torch.cuda.get_device_name(device)
-    name = _cpu_info("model name") or platform.processor() or platform.machine()
+    name = cpu_info("model name") or platform.processor() or platform.machine()
     return f"{name}, {cpu_threads()} threads"
-
-
-@lru_cache(maxsize=1)
-def cpu_threads() -> int:
-    """Threads that a forward on a CPU is computed with, as they were when this was first asked.
-
-    The native library takes them over, and leaves PyTorch one.
-    """
-    return compute_threads()
-
-
-def _cpu_info(entry: str) -> str:
-    """First value of an entry of the kernel's CPU table; "" where there is none."""
-    try:
-        text = CPU_INFO.read_text(encoding="utf-8", errors="replace")
-    except OSError:
-        return ""
-    match = re.search(rf"^{entry}\s*:\s*(.*)$", text, re.MULTILINE)
-    return match[1].strip() if match else ""

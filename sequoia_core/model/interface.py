@@ -1,8 +1,8 @@
-"""What the decoding loop may assume of a model and its cache.
+"""The interface between the decoding loop and a model with its cache.
 
 Shape legend, for the whole package: `T` tree nodes (root included), `n` rows of one forward,
 `S` tokens in the KV cache, `V` vocabulary of the target, `L` layers, `H` query heads, `K` KV heads,
-`D` head dim. Batch is always one conversation, so no tensor has a batch dimension.
+`D` head dim. There is one conversation per forward, so no tensor has a batch dimension.
 """
 
 from __future__ import annotations
@@ -13,14 +13,14 @@ from dataclasses import dataclass
 from itertools import chain
 from typing import TYPE_CHECKING, Protocol, runtime_checkable
 
-if TYPE_CHECKING:  # a screen imports this module long before it needs torch
+if TYPE_CHECKING:  # screens import this module without loading torch
     import torch
     from torch import Tensor
 
 
 @dataclass(frozen=True, slots=True)
 class Paths:
-    """What each of n rows sees of a tree's rows: its path from the root, itself the last.
+    """Of n rows of a tree, the rows that each attends to: its path from the root, itself last.
 
     Attributes:
         lengths: int32 [n].
@@ -42,7 +42,7 @@ class TreeRows:
 
     Attributes:
         token_ids: of the n rows.
-        prefix: tokens before the tree, which all its rows see.
+        prefix: tokens before the tree, which all its rows attend to.
         paths: in the tree; None for tokens that continue the text.
     """
 
@@ -53,14 +53,13 @@ class TreeRows:
 
 @dataclass(frozen=True, slots=True)
 class Summary:
-    """What is read off each row of a tree's logits, on the host.
+    """Per row of a tree's logits, on the host.
 
     Attributes:
         argmax: the target's most probable token after each node.
         log_totals: `log(sum(exp(logits / t)))`: a token's probability is `exp(logit / t - total)`.
         log_peaks: log probability of the argmax.
-        log_probs: log probability of the node's own token at its parent; at the root it says
-            nothing.
+        log_probs: log probability of the node's own token at its parent; meaningless at the root.
     """
 
     argmax: Sequence[int]
@@ -76,7 +75,7 @@ class Draws:
     Attributes:
         columns: of each row's children in order of rank, row by row.
         probs: the draft's probabilities of them.
-        stated: the same at temperature 1, which says more on whether they are right.
+        stated: the same at temperature 1, which predicts acceptance better.
         peaks: the largest probability of each row at temperature 1.
         distributions: float32 [n, V_draft], what they were drawn from.
     """
@@ -90,7 +89,7 @@ class Draws:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class LabelledDraws:
-    """How rows of logits go on, and what is learnt from them.
+    """Drawn continuations of rows of logits, and the targets of training.
 
     Attributes:
         tokens: one drawn from each row.
@@ -117,7 +116,7 @@ class LevelDraw:
 
 
 class KVCache(Protocol):
-    """Keys and values of the tokens seen so far, one conversation."""
+    """Keys and values of one conversation's tokens."""
 
     @property
     def length(self) -> int:
@@ -138,9 +137,9 @@ class KVCache(Protocol):
 
 
 class LanguageModel(Protocol):
-    """A causal language model that reads any number of rows against a cache it made.
+    """A causal language model that reads any number of rows against a cache.
 
-    Type-erased in the cache: a model only ever gets back what its own `new_cache` returned.
+    A model only ever gets a cache from its own `new_cache`.
     """
 
     @property
@@ -160,15 +159,14 @@ class LanguageModel(Protocol):
 
     @property
     def prompt_rows(self) -> int:
-        """Tokens of a prompt to read at once, between two chances to stop."""
+        """Tokens of a prompt to read at once; an answer can be stopped in between."""
         ...
 
-    def new_cache(self, beside: KVCache | None = None) -> KVCache:
+    def new_cache(self, target_cache: KVCache | None = None) -> KVCache:
         """An empty cache for one conversation.
 
-        Args:
-            beside: the target's cache of that conversation, for a draft conditioned on the target's
-                hidden states. It must be ahead of the draft's whenever the draft is run.
+        A draft conditioned on the target's hidden states reads them from `target_cache`, which must
+        be ahead of the draft's whenever the draft is run.
         """
         ...
 
@@ -187,10 +185,9 @@ class LanguageModel(Protocol):
             position_ids: int64 [n].
             mask: bool [n, S + n], True where a row may attend; None is causal. Rows without a mask
                 continue the text; rows with one are nodes of a tree.
-            cache: from this model's `new_cache`, holding S tokens.
+            cache: holding S tokens.
             parents: int64 [n], where each node's parent lies in the cache, counted back from -1.
-                A draft's nodes have it beside their mask; the target's, which hold their parents,
-                do not.
+                Given for a draft's nodes; not for the target's, whose forward includes the parents.
 
         Returns:
             float32 [n, V], valid until the next call.
@@ -201,28 +198,35 @@ class LanguageModel(Protocol):
         ...
 
     def extend(self, token_ids: Tensor, cache: KVCache) -> None:
-        """Append n tokens after the S cached ones without computing logits."""
+        """Append n tokens, int64 [n], after the S cached ones without computing logits.
+
+        Raises:
+            ContextFullError: S + n exceeds the context window; the cache is unchanged.
+        """
         ...
 
 
 @runtime_checkable
 class TreeReader(LanguageModel, Protocol):
-    """A model on the CPU that takes and gives values of the host, one call for each pass.
+    """A model on the CPU with one call per pass, between values of the host.
 
-    A forward leaves nothing else in the processor's caches, so what follows one is slow for each
-    operation of PyTorch that it needs, however small.
+    A forward evicts everything else from the processor's caches, so each further operation of
+    PyTorch is slow, however small.
     """
 
     def read_tree(
         self, rows: TreeRows, parents: array[int], temperature: float, cache: KVCache
     ) -> tuple[Tensor, Summary]:
-        """Logits [T, V] of a tree, and what is needed of each row of them.
+        """Logits [T, V] of a tree, and their summary.
 
         Args:
             rows: its nodes.
-            parents: int64 [T], the root its own.
+            parents: int64 [T]; the root is its own.
             temperature: above 0.
-            cache: from this model's `new_cache`.
+            cache: holding S tokens.
+
+        Raises:
+            ContextFullError: S + T exceeds the context window.
         """
         ...
 
@@ -230,9 +234,13 @@ class TreeReader(LanguageModel, Protocol):
         """Children of all rows of a tree, or of the last of the tokens that continue a text.
 
         Args:
-            rows: what is read.
+            rows: n of them.
             count: of children at each.
-            cache: from this model's `new_cache`.
+            cache: holding S tokens.
             draw: how they are chosen.
+
+        Raises:
+            ContextFullError: S + n exceeds the context window.
+            NumberError: a logit is not a number.
         """
         ...

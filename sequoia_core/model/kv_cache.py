@@ -1,7 +1,7 @@
 """Keys and values of one conversation, in a few preallocated tensors.
 
-Owns the memory, its growth and the rollback of speculated rows. It knows nothing of trees: which
-rows survive is said by the caller. Every in-place write of the engine's state is in this file.
+Every in-place write of the engine's state is in this file: growth, and rollback to the rows that
+the caller names.
 """
 
 from collections.abc import Sequence
@@ -18,13 +18,13 @@ INITIAL_CAPACITY = 256
 CUDA_BUCKET = 256
 
 PART_LAYERS = 8
-"""Layers of one buffer. While a cache grows, one buffer is held twice and not all of them."""
+"""Layers of one buffer. While a cache grows, only one buffer is held twice."""
 
 DOUBLED_CAPACITY = 1024
 """Up to this capacity a cache doubles; from then on it grows by a quarter."""
 
 RESERVED_SHARE = 0.25
-"""Of the free memory of a GPU: where the whole window takes no more, it is reserved at once."""
+"""Of the free memory of a GPU: if the whole window takes no more, it is reserved at once."""
 
 
 def check_room(needed: int, window: int) -> None:
@@ -41,21 +41,15 @@ def check_room(needed: int, window: int) -> None:
 
 
 class LayeredKVCache:
-    """Keys and values of `length` tokens; see `protocols.KVCache` for the verbs.
+    """A `KVCache` of `length` tokens in buffers.
 
     The buffers are `[PART_LAYERS, 2, K, capacity, D]`, so that dropping a rejected branch is one
     gather over several layers, and growing needs room for one more buffer only. Rows past `length`
-    hold leftovers and are never read as tokens; on CUDA attention under a mask spans a whole length
-    bucket, whose tail the mask hides, so that shapes repeat from step to step.
+    are never read as tokens; on CUDA, attention under a mask spans a whole length bucket, whose
+    tail the mask hides, so that shapes repeat from step to step.
 
-    Beside them it can hold features: hidden states of each token, for a draft that reads them. They
-    follow the same verbs, so a feature is always that of the token at its place.
-
-    Args:
-        config: shape of the model.
-        device: of the buffers.
-        dtype: likewise.
-        feature_slots: hidden states held per token.
+    It can also hold features: `feature_slots` hidden states of each token, for a draft that reads
+    them. They are kept and truncated with the tokens.
     """
 
     def __init__(
@@ -95,13 +89,11 @@ class LayeredKVCache:
         return min(self._features.shape[0], *(part.shape[3] for part in self._parts))
 
     def span(self, rows: int) -> int:
-        """Tokens that attention runs over when `rows` more are written: S + rows, or its bucket."""
+        """Tokens that attention spans when `rows` more are written: S + rows, or its bucket."""
         return self._rounded(self._length + rows)
 
     def reserve(self, rows: int) -> None:
-        """Make room for `rows` more tokens, moving to larger buffers if need be.
-
-        Where memory does not suffice for all of them, the tokens held stay as they are.
+        """Make room for `rows` more tokens; the tokens held survive a failure.
 
         Raises:
             ContextFullError: they would not fit into the model's context window.
@@ -116,12 +108,12 @@ class LayeredKVCache:
         self._resize(min(max(grown, self._rounded(needed)), self._rounded(window)))
 
     def release(self) -> None:
-        """Return memory that the tokens held do not need; what was reserved at first stays."""
+        """Return memory that the tokens held do not need, down to the first capacity."""
         needed = max(self._least, self._rounded(self._length))
         self._resize(min(needed, self.capacity))
 
     def _resize(self, capacity: int) -> None:
-        """One buffer after the other, so that only one of them is held twice."""
+        # one buffer after the other, so that only one of them is held twice
         for at in range(len(self._parts)):
             self._parts[at] = _resized(self._parts[at], 3, capacity, self._length)
         self._features = _resized(self._features, 0, capacity, self._length)
@@ -129,12 +121,12 @@ class LayeredKVCache:
     def write(
         self, layer: int, keys_values: Tensor, span: int | None = None
     ) -> tuple[Tensor, Tensor]:
-        """Put n rows after the S cached ones and return the keys and values to attend over.
+        """Put n rows after the S cached ones, and return the keys and values to attend over.
 
-        Room must have been reserved; `advance` counts the rows once every layer is written.
+        Requires `reserve`; `advance` counts the rows once every layer is written.
 
         Args:
-            layer: index of the layer.
+            layer: its index.
             keys_values: `[2, K, n, D]`.
             span: tokens to attend over; None is `span(n)`.
 
@@ -152,11 +144,7 @@ class LayeredKVCache:
         self._features[self._length : self._length + hidden.shape[0], slot].copy_(hidden)
 
     def features(self, start: int, stop: int) -> Tensor:
-        """Features of the tokens from `start` to before `stop`.
-
-        Returns:
-            `[stop - start, feature_slots, hidden]`, a view of the buffer.
-        """
+        """A view `[stop - start, feature_slots, hidden]` of tokens `start` to `stop - 1`."""
         assert 0 <= start <= stop <= self._length
         return self._features[start:stop]
 
@@ -170,12 +158,7 @@ class LayeredKVCache:
 
     @torch.inference_mode()
     def keep(self, committed: int, rows: Sequence[int]) -> None:
-        """Keep the first `committed` tokens and, after them, the given later rows in order.
-
-        Args:
-            committed: tokens at the front that stay where they are.
-            rows: ascending indices in `[committed, length)`.
-        """
+        """See `KVCache.keep`; `rows` are ascending indices in `[committed, length)`."""
         assert 0 <= committed <= self._length
         assert all(committed <= row < self._length for row in rows)
         if any(row != committed + offset for offset, row in enumerate(rows)):
@@ -201,7 +184,7 @@ def _split(layers: int) -> list[int]:
 
 
 def _resized(buffer: Tensor, axis: int, size: int, kept: int) -> Tensor:
-    """A buffer of another size with the first `kept` entries of an axis; itself where it fits."""
+    """A buffer of another size with the first `kept` entries of an axis; itself if it fits."""
     if buffer.shape[axis] == size:
         return buffer
     shape = list(buffer.shape)

@@ -1,8 +1,7 @@
 """The Llama forward pass over any number of rows, on CPU or CUDA by the same code.
 
-Owns weights and the arithmetic between token ids and logits. It knows nothing of trees, prompts or
-sampling: a tree reaches it as position ids and a mask. Shapes: `n` new rows, `S` cached tokens, `V`
-vocabulary, `H` query heads, `K` KV heads, `G = H / K`, `D` head dim.
+Shapes: `n` new rows, `S` cached tokens, `V` vocabulary, `H` query heads, `K` KV heads, `G = H / K`,
+`D` head dim.
 
 Nothing here waits for the device: no value is read back between the inputs and the logits.
 """
@@ -14,26 +13,37 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from sequoia_core.model.attention import additive, mix, mix_from_start
 from sequoia_core.model.config import ModelConfig
 from sequoia_core.model.interface import KVCache
 from sequoia_core.model.kv_cache import LayeredKVCache
-from sequoia_core.model.linear import BiasedLinear, DenseLinear, Linear
+from sequoia_core.model.layers import (
+    BiasedLinear,
+    DenseLinear,
+    Linear,
+    RmsNorm,
+    RotaryEmbedding,
+    additive_mask,
+    causal_attention,
+    rotate,
+    with_unrotated_heads,
+)
 from sequoia_core.model.loading.memory_plan import PREFILL_ROWS
-from sequoia_core.model.norm import RmsNorm
-from sequoia_core.model.offload.layer_stream import LayerRing
-from sequoia_core.model.rope import RotaryEmbedding, rotate, with_still_heads
+from sequoia_core.model.offload.layer_stream import LayerStream
+from sequoia_core.model.weight_shapes import (
+    ATTENTION_NORM,
+    EMBEDDING,
+    FINAL_NORM,
+    HEAD,
+    MLP_NORM,
+    PRODUCTS,
+    layer_name,
+)
 
 Attend = Callable[[int, Tensor, Tensor], Tensor]
 """Layer index, rotated queries [1, K, G n, D], new keys and values [2, K, n, D] -> [n, H D]."""
 
-PRODUCTS = {
-    "query_key_value": ("self_attn.q_proj", "self_attn.k_proj", "self_attn.v_proj"),
-    "attention_out": ("self_attn.o_proj",),
-    "gate_up": ("mlp.gate_proj", "mlp.up_proj"),
-    "down": ("mlp.down_proj",),
-}
-"""A layer's products and their matrices; those that read the same input become one product."""
+Watch = Callable[[int, Tensor], None]
+"""Receives every layer's index and output [n, hidden]."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,7 +59,7 @@ class Layer:
 
 
 class Llama:
-    """A Llama-family model; see `protocols.LanguageModel`.
+    """A Llama-family model; a `LanguageModel`.
 
     Args:
         config: the model's shape.
@@ -60,12 +70,11 @@ class Llama:
         feature_layers: layers whose outputs a cache keeps, for a draft that reads them.
 
     Attributes:
-        ring: hands out the layers of an offloaded model; None where they are resident.
-        feature_slots: the layers whose outputs are kept, each with its place among them, in
-            order; empty where none is.
+        layer_stream: of the layers of an offloaded model; None where they are resident.
+        feature_slots: the layers whose outputs are kept, each with its place among them.
     """
 
-    ring: LayerRing | None = None
+    layer_stream: LayerStream | None = None
 
     def __init__(
         self,
@@ -75,30 +84,38 @@ class Llama:
         dtype: torch.dtype,
         feature_layers: Sequence[int] = (),
     ) -> None:
-        def get(name: str, kind: str = "weight") -> Tensor:
-            return weights[f"{name}.{kind}"].to(self._place(name), dtype)
+        def get(name: str) -> Tensor:
+            return weights[name].to(self._place(name), dtype)
 
-        def linear(*names: str) -> Linear:
-            product = self._product(names, get)
-            if not config.has_bias(names[0]):
+        def linear(*modules: str) -> Linear:
+            product = self._product(modules, get)
+            if not config.has_bias(modules[0]):
                 return product
-            return BiasedLinear(product, torch.cat([get(name, "bias") for name in names]))
+            return BiasedLinear(product, torch.cat([get(f"{name}.bias") for name in modules]))
 
         def norm(name: str) -> RmsNorm:
             return RmsNorm(get(name), config.rms_norm_eps)
+
+        def layer(index: int) -> Layer:
+            products = {
+                kind: linear(*(layer_name(index, module) for module in modules))
+                for kind, modules in PRODUCTS.items()
+            }
+            return Layer(
+                attention_norm=norm(layer_name(index, ATTENTION_NORM)),
+                mlp_norm=norm(layer_name(index, MLP_NORM)),
+                **products,
+            )
 
         self.config = config
         self.dtype = dtype
         self._device = device
         self.feature_slots = {layer: slot for slot, layer in enumerate(feature_layers)}
-        self.embedding = get("model.embed_tokens")
+        self.embedding = get(EMBEDDING)
         # a tied head is the embedding itself, which then lies on the device once
-        tied = config.tie_word_embeddings
-        self._head: Linear = DenseLinear(self.embedding) if tied else linear("lm_head")
-        self._layers = [
-            _layer(norm, linear, f"model.layers.{index}") for index in range(config.num_layers)
-        ]
-        self._norm = norm("model.norm")
+        self._head = DenseLinear(self.embedding if config.tie_word_embeddings else get(HEAD))
+        self._layers = [layer(index) for index in range(config.num_layers)]
+        self._norm = norm(FINAL_NORM)
         self._rotary = RotaryEmbedding(config, device, dtype)
 
     @property
@@ -113,7 +130,7 @@ class Llama:
 
     @property
     def prompt_rows(self) -> int:
-        """Rows of a prompt that are read at once, always as many: other rows round otherwise."""
+        """Tokens of a prompt to read at once; a constant, since other numbers round differently."""
         return PREFILL_ROWS
 
     @property
@@ -121,8 +138,8 @@ class Llama:
         """Where inputs must lie."""
         return self._device
 
-    def new_cache(self, beside: KVCache | None = None) -> LayeredKVCache:  # noqa: ARG002
-        """An empty cache for one conversation; nothing is read from another model's cache."""
+    def new_cache(self, target_cache: KVCache | None = None) -> LayeredKVCache:  # noqa: ARG002
+        """See `LanguageModel.new_cache`."""
         return LayeredKVCache(self.config, self._device, self.dtype, len(self.feature_slots))
 
     @torch.inference_mode()
@@ -134,32 +151,13 @@ class Llama:
         cache: KVCache,
         parents: Tensor | None = None,
     ) -> Tensor:
-        """Logits of n new rows; see `protocols.LanguageModel.forward`.
-
-        Args:
-            token_ids: int64 [n].
-            position_ids: int64 [n].
-            mask: bool [n, S + n], True where a row may attend; None is causal.
-            cache: from this model's `new_cache`, holding S tokens.
-            parents: int64 [n], see `LanguageModel.forward`.
-
-        Returns:
-            float32 [n, V].
-
-        Raises:
-            ContextFullError: S + n exceeds the context window.
-        """
+        """See `LanguageModel.forward`."""
         assert isinstance(cache, LayeredKVCache)
-        hidden = self._hidden(token_ids, position_ids, mask, cache, parents)
-        return self.logits(hidden)
+        return self.logits(self._hidden(token_ids, position_ids, mask, cache, parents))
 
     @torch.inference_mode()
     def extend(self, token_ids: Tensor, cache: KVCache) -> None:
-        """Append n tokens after the S cached ones without computing logits.
-
-        Raises:
-            ContextFullError: S + n exceeds the context window; the cache is unchanged.
-        """
+        """See `LanguageModel.extend`."""
         assert isinstance(cache, LayeredKVCache)
         cache.reserve(token_ids.shape[0])
         for chunk in torch.split(token_ids, PREFILL_ROWS):
@@ -167,48 +165,40 @@ class Llama:
             position_ids = torch.arange(first, first + chunk.shape[0], device=self._device)
             self._hidden(chunk, position_ids, None, cache)
 
-    def through_layers(
-        self,
-        token_ids: Tensor,
-        position_ids: Tensor,
-        attend: Attend,
-        watch: Callable[[int, Tensor], None],
+    def embed(self, token_ids: Tensor) -> Tensor:
+        """int64 [n] -> [n, hidden]."""
+        return functional.embedding(token_ids, self.embedding)
+
+    def run_layers(
+        self, hidden: Tensor, position_ids: Tensor, attend: Attend, watch: Watch
     ) -> Tensor:
-        """The layers with an attention of the caller's choice, who also keeps keys and values.
+        """Last layer's output [n, hidden]. The caller attends, and keeps keys and values.
 
         Args:
-            token_ids: int64 [n].
+            hidden: the first layer's input [n, hidden].
             position_ids: int64 [n].
             attend: see `Attend`.
-            watch: told every layer's index and output [n, hidden].
-
-        Returns:
-            the last layer's output [n, hidden], for `logits`.
+            watch: see `Watch`.
         """
-        hidden = functional.embedding(token_ids, self.embedding)  # [n, hidden]
-        return self._through_layers(hidden, position_ids, attend, watch)
+        cos, sin = self._rotary(position_ids)
+        return self._run(enumerate(self._layers_in_order()), hidden, (cos, sin), attend, watch)
 
-    def _through_layers(
-        self,
-        hidden: Tensor,
-        position_ids: Tensor,
-        attend: Attend,
-        watch: Callable[[int, Tensor], None],
-    ) -> Tensor:
-        turns = self._rotary(position_ids)
-        return self._through(enumerate(self._in_turn()), hidden, turns, attend, watch)
+    def logits(self, hidden: Tensor) -> Tensor:
+        """Last layer's output [n, hidden] -> float32 [n, V]."""
+        return self._head(self._norm(hidden)).float()
 
-    def _through(
+    def _run(
         self,
         layers: Iterable[tuple[int, Layer]],
         hidden: Tensor,
-        turns: tuple[Tensor, Tensor],
+        cos_sin: tuple[Tensor, Tensor],
         attend: Attend,
-        watch: Callable[[int, Tensor], None],
+        watch: Watch,
     ) -> Tensor:
-        """Numbered layers of one device; `turns` are the rows' of `RotaryEmbedding`."""
-        still = self.config.num_kv_heads  # values are not rotated
-        cos, sin = with_still_heads(*turns, self.config.num_heads + still, still)
+        """Numbered layers of one device, with the cosines and sines of the rows."""
+        unrotated = self.config.num_kv_heads  # values
+        rotated = self.config.num_heads + self.config.num_kv_heads
+        cos, sin = with_unrotated_heads(*cos_sin, rotated, unrotated)
         for index, layer in layers:
             projected = layer.query_key_value(layer.attention_norm(hidden))
             queries, keys_values = self._heads(projected, cos, sin)
@@ -219,23 +209,18 @@ class Llama:
             watch(index, hidden)
         return hidden
 
-    def _in_turn(self) -> Iterable[Layer]:
-        """The layers, each with its weights in place while it is the one at hand."""
+    def _layers_in_order(self) -> Iterable[Layer]:
+        """The layers; the weights of each are in place until the next is asked for."""
         return self._layers
 
     def _place(self, name: str) -> torch.device:  # noqa: ARG002
-        """Where the tensor of this name lies while the model computes."""
+        """The device of the tensor of this name."""
         return self._device
 
-    def _product(self, names: Sequence[str], get: Callable[[str], Tensor]) -> Linear:
-        """The product with the matrices of these names, one above the other."""
-        parts = [get(name) for name in names]
+    def _product(self, modules: Sequence[str], get: Callable[[str], Tensor]) -> Linear:
+        """The product with the matrices of these modules, one above the other."""
+        parts = [get(f"{module}.weight") for module in modules]
         return DenseLinear(parts[0] if len(parts) == 1 else torch.cat(parts))
-
-    def logits(self, hidden: Tensor) -> Tensor:
-        """Last layer's output [n, hidden] -> float32 [n, V]."""
-        logits: Tensor = self._head(self._norm(hidden))
-        return logits.float()
 
     def _hidden(
         self,
@@ -259,28 +244,28 @@ class Llama:
             if (slot := self.feature_slots.get(index)) is not None:
                 cache.write_features(slot, hidden)
 
-        embedded = self._embedded(token_ids, parents, cache)
-        hidden = self._through_layers(embedded, position_ids, attend, watch)
+        first_input = self._first_input(token_ids, parents, cache)
+        hidden = self.run_layers(first_input, position_ids, attend, watch)
         cache.advance(rows)
         return hidden
 
-    def _embedded(
+    def _first_input(
         self,
         token_ids: Tensor,
         parents: Tensor | None,  # noqa: ARG002
         cache: LayeredKVCache,  # noqa: ARG002
     ) -> Tensor:
-        """What the first layer reads, [n, hidden]."""
-        return functional.embedding(token_ids, self.embedding)
+        """The input of the first layer, [n, hidden]."""
+        return self.embed(token_ids)
 
     def _heads(self, projected: Tensor, cos: Tensor, sin: Tensor) -> tuple[Tensor, Tensor]:
         """[n, (H + 2 K) D] -> rotated queries [1, K, G n, D] and keys and values [2, K, n, D]."""
         config = self.config
         rows, kv_heads, dim = projected.shape[0], config.num_kv_heads, config.head_dim
-        turned = rotate(projected.view(rows, -1, dim), cos, sin)  # [n, H + 2 K, D]
-        queries = turned[:, : config.num_heads].view(rows, kv_heads, -1, dim)
+        rotated = rotate(projected.view(rows, -1, dim), cos, sin)  # [n, H + 2 K, D]
+        queries = rotated[:, : config.num_heads].view(rows, kv_heads, -1, dim)
         queries = queries.permute(1, 2, 0, 3).reshape(1, kv_heads, -1, dim)
-        keys_values = turned[:, config.num_heads :].view(rows, 2, kv_heads, dim)
+        keys_values = rotated[:, config.num_heads :].view(rows, 2, kv_heads, dim)
         return queries, keys_values.permute(1, 2, 0, 3)
 
     def _attend(self, queries: Tensor, keys: Tensor, values: Tensor, bias: Tensor | None) -> Tensor:
@@ -288,25 +273,25 @@ class Llama:
         kv_heads, dim = self.config.num_kv_heads, self.config.head_dim
         groups = self.config.num_heads // kv_heads
         if bias is None and queries.shape[2] > groups:
-            mixed = mix_from_start(queries, keys, values)
-        else:
-            mixed = mix(queries, keys, values, bias)
+            mixed = causal_attention(queries, keys, values)
+        else:  # the order of its sums depends on the numbers of rows and keys
+            mixed = functional.scaled_dot_product_attention(queries, keys, values, bias)
         mixed = mixed.view(kv_heads, groups, -1, dim).permute(2, 0, 1, 3)  # [n, K, G, D]
         return mixed.reshape(mixed.shape[0], -1)
 
     def _biases(
         self, mask: Tensor | None, rows: int, cache: LayeredKVCache
     ) -> Sequence[Tensor | None]:
-        """The additive mask of every layer, where it computes."""
+        """The additive mask of every layer, on its device."""
         return [self._attention_bias(mask, rows, cache, self._device)] * self.config.num_layers
 
     def _attention_bias(
         self, mask: Tensor | None, rows: int, cache: LayeredKVCache, device: torch.device
     ) -> Tensor | None:
-        """Additive mask [G n, span]; None where a kernel without one reads the S + n keys alone.
+        """Additive mask [G n, span]; None for a kernel without a mask, which reads S + n keys.
 
-        Kernels without a mask are the fastest there are: on CUDA only they divide a long context
-        among the multiprocessors. On a CPU the rows of a prompt keep the masked kernel.
+        Kernels without a mask are the fastest: on CUDA only they divide a long context among the
+        multiprocessors. On a CPU the rows of a prompt keep the masked kernel.
         """
         length, span = cache.length, cache.span(rows)
         if mask is None:
@@ -318,15 +303,4 @@ class Llama:
             assert mask.shape == (rows, length + rows), (mask.shape, rows, length)
             mask = functional.pad(mask, (0, span - length - rows))
         groups = self.config.num_heads // self.config.num_kv_heads
-        return additive(mask, groups, self.dtype)
-
-
-def _layer(norm: Callable[[str], RmsNorm], linear: Callable[..., Linear], prefix: str) -> Layer:
-    return Layer(
-        attention_norm=norm(f"{prefix}.input_layernorm"),
-        mlp_norm=norm(f"{prefix}.post_attention_layernorm"),
-        **{
-            kind: linear(*(f"{prefix}.{name}" for name in names))
-            for kind, names in PRODUCTS.items()
-        },
-    )
+        return additive_mask(mask, groups, self.dtype)

@@ -1,14 +1,13 @@
-"""A Llama whose layers lie on several devices, one run of them after the other.
+"""A Llama whose layers are divided among several devices, which compute one after the other.
 
-Owns which layer lies where, and what is copied from one device to the next: hidden states, position
-ids and masks. Embedding, last norm and output head stay on the first device, so that what comes
-back to it is a row's hidden state and not its logits, which are several times as wide.
+Hidden states, position ids and masks are copied from one device to the next. Embedding, last norm
+and output head are on the first device: a row's hidden state comes back to it, which is several
+times narrower than its logits.
 """
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import accumulate
-from math import prod
 
 import torch
 from torch import Tensor
@@ -17,21 +16,17 @@ from sequoia_core.errors import ParameterError
 from sequoia_core.model.config import ModelConfig
 from sequoia_core.model.interface import KVCache
 from sequoia_core.model.kv_cache import LayeredKVCache
-from sequoia_core.model.llama import Attend, Llama
-from sequoia_core.model.loading.weights import expected_shapes
+from sequoia_core.model.llama import Attend, Llama, Watch
+from sequoia_core.model.weight_shapes import layer_values, weight_values
 
 LAYER = "model.layers."
 
 
 @dataclass(frozen=True, slots=True)
 class Stage:
-    """A run of a model's layers on one device.
+    """Consecutive layers of a model on one device.
 
-    Attributes:
-        device: where they lie and compute.
-        layers: their indices.
-        values: weights that lie there, in numbers: the layers', and on the first device what is no
-            layer's.
+    `values` counts the numbers of the weights there; on the first device with those in no layer.
     """
 
     device: torch.device
@@ -40,16 +35,12 @@ class Stage:
 
 
 def even_stages(
-    config: ModelConfig, devices: Sequence[torch.device], beside: int = 0
+    config: ModelConfig, devices: Sequence[torch.device], other_values: int = 0
 ) -> tuple[Stage, ...]:
-    """Spread a model over devices so that the fullest, and then the next, holds least.
+    """Divide a model among devices so that the fullest, and then the next, holds least.
 
-    Every device but the first holds a layer at least; the first holds what is no layer's.
-
-    Args:
-        config: the model's shape.
-        devices: in the order of their layers.
-        beside: values of other models that the first device holds.
+    Every device but the first holds a layer at least; the first holds what is in no layer, and
+    `other_values` numbers of other models.
 
     Raises:
         ParameterError: there are fewer layers than devices.
@@ -60,35 +51,29 @@ def even_stages(
             f"the target has {count} layers, too few for the {len(devices)} devices named; "
             "name fewer of them"
         )
-    layer, rest = _layer_and_other_values(config)
+    layer = layer_values(config)
+    outside = weight_values(config) - count * layer
 
     def shares_of(first: int) -> list[int]:
         return [first, *((count - first + at) // others for at in reversed(range(others)))]
 
     def fullest_first(first: int) -> list[int]:
         on_first, *on_others = (layer * share for share in shares_of(first))
-        return sorted([beside + rest + on_first, *on_others], reverse=True)
+        return sorted([other_values + outside + on_first, *on_others], reverse=True)
 
     least = 0 if others else count
     shares = shares_of(min(range(least, count - others + 1), key=fullest_first))
     starts = accumulate(shares, initial=0)
     return tuple(
-        Stage(device, range(start, start + share), layer * share + (0 if at else rest))
+        Stage(device, range(start, start + share), layer * share + (0 if at else outside))
         for at, (device, start, share) in enumerate(zip(devices, starts, shares, strict=False))
     )
 
 
 class PipelinedKVCache(LayeredKVCache):
-    """A cache whose layers lie where the model's do; features are on the first device.
+    """A cache whose layers are on the devices of `stages`; features are on the first device.
 
-    It is itself the cache of the first run of layers and passes every verb on to those of the
-    others, so that all hold the same tokens.
-
-    Args:
-        config: shape of the model.
-        stages: where which layers lie.
-        dtype: of the buffers.
-        feature_slots: hidden states held per token.
+    It is itself the cache of the first stage, and repeats every change in those of the others.
     """
 
     def __init__(
@@ -98,7 +83,7 @@ class PipelinedKVCache(LayeredKVCache):
         dtype: torch.dtype,
         feature_slots: int = 0,
     ) -> None:
-        # a first device without layers still has a buffer, of one that is never written
+        # a first device without layers still needs a buffer, which is never written
         first, *later = (
             (replace(config, num_layers=max(len(stage.layers), 1)), stage.device)
             for stage in stages
@@ -112,13 +97,13 @@ class PipelinedKVCache(LayeredKVCache):
         ]
 
     def reserve(self, rows: int) -> None:
-        """Make room in every run's buffer; see `LayeredKVCache.reserve`."""
+        """See `LayeredKVCache.reserve`."""
         super().reserve(rows)
         for each in self._later:
             each.reserve(rows)
 
     def release(self) -> None:
-        """Return memory of every run's buffers; see `LayeredKVCache.release`."""
+        """See `LayeredKVCache.release`."""
         super().release()
         for each in self._later:
             each.release()
@@ -126,46 +111,39 @@ class PipelinedKVCache(LayeredKVCache):
     def write(
         self, layer: int, keys_values: Tensor, span: int | None = None
     ) -> tuple[Tensor, Tensor]:
-        """Write to the layer's own device; see `LayeredKVCache.write`."""
+        """See `LayeredKVCache.write`; writes on the layer's device."""
         if layer < self._own:
             return super().write(layer, keys_values, span)
         cache, at = self._elsewhere[layer - self._own]
         return cache.write(at, keys_values, span)
 
     def write_features(self, slot: int, hidden: Tensor) -> None:
-        """Bring hidden states to the first device; see `LayeredKVCache.write_features`."""
+        """See `LayeredKVCache.write_features`; copies to the first device."""
         super().write_features(slot, moved(hidden, self._features.device))
 
     def advance(self, rows: int) -> None:
-        """Count rows in every run; see `LayeredKVCache.advance`."""
+        """See `LayeredKVCache.advance`."""
         super().advance(rows)
         for each in self._later:
             each.advance(rows)
 
     def keep(self, committed: int, rows: Sequence[int]) -> None:
-        """Keep the same rows in every run; see `LayeredKVCache.keep`."""
+        """See `KVCache.keep`."""
         super().keep(committed, rows)
         for each in self._later:
             each.keep(committed, rows)
 
     def truncate(self, length: int) -> None:
-        """Forget the same tokens in every run; see `LayeredKVCache.truncate`."""
+        """See `KVCache.truncate`."""
         super().truncate(length)
         for each in self._later:
             each.truncate(length)
 
 
 class PipelinedLlama(Llama):
-    """A `Llama` on several devices, whose inputs and logits lie on the first; otherwise the same.
+    """A `Llama` on several devices of one type; inputs and logits are on the first.
 
-    The devices compute one after the other: room is won, not speed.
-
-    Args:
-        config: the model's shape.
-        weights: as in `Llama`.
-        stages: from `even_stages`, all on devices of one type.
-        dtype: of weights, activations and cache.
-        feature_layers: as in `Llama`.
+    This makes room for larger models, not speed.
     """
 
     def __init__(
@@ -176,15 +154,15 @@ class PipelinedLlama(Llama):
         dtype: torch.dtype,
         feature_layers: Sequence[int] = (),
     ) -> None:
-        # a copy to the host that nothing waits for would be read before it has arrived
+        # a copy from a GPU to the host would be read before it has arrived
         assert len({stage.device.type for stage in stages}) == 1
         self._stages = tuple(stages)
         self._places = [stage.device for stage in stages for _ in stage.layers]
         super().__init__(config, weights, stages[0].device, dtype, feature_layers)
         self._rotaries = [self._rotary.to(stage.device) for stage in stages]
 
-    def new_cache(self, beside: KVCache | None = None) -> PipelinedKVCache:  # noqa: ARG002
-        """An empty cache for one conversation, a part of it on each device."""
+    def new_cache(self, target_cache: KVCache | None = None) -> PipelinedKVCache:  # noqa: ARG002
+        """An empty cache for one conversation, divided like the layers."""
         slots = len(self.feature_slots)
         return PipelinedKVCache(self.config, self._stages, self.dtype, slots)
 
@@ -193,41 +171,28 @@ class PipelinedLlama(Llama):
             return self._device
         return self._places[int(name.removeprefix(LAYER).partition(".")[0])]
 
-    def _through_layers(
-        self,
-        hidden: Tensor,
-        position_ids: Tensor,
-        attend: Attend,
-        watch: Callable[[int, Tensor], None],
+    def run_layers(
+        self, hidden: Tensor, position_ids: Tensor, attend: Attend, watch: Watch
     ) -> Tensor:
+        """See `Llama.run_layers`."""
         for stage, rotary in zip(self._stages, self._rotaries, strict=True):
-            there = moved(position_ids, stage.device)
+            cos_sin = rotary(moved(position_ids, stage.device))
             layers = ((index, self._layers[index]) for index in stage.layers)
-            placed = moved(hidden, stage.device)
-            hidden = self._through(layers, placed, rotary(there), attend, watch)
+            hidden = self._run(layers, moved(hidden, stage.device), cos_sin, attend, watch)
         return moved(hidden, self._device)
 
     def _biases(
         self, mask: Tensor | None, rows: int, cache: LayeredKVCache
     ) -> Sequence[Tensor | None]:
-        return list(self._biases_in_turn(mask, rows, cache))
+        def of_stages() -> Iterator[Tensor | None]:
+            for stage in self._stages:
+                there = None if mask is None else moved(mask, stage.device)
+                bias = self._attention_bias(there, rows, cache, stage.device)
+                yield from [bias] * len(stage.layers)
 
-    def _biases_in_turn(
-        self, mask: Tensor | None, rows: int, cache: LayeredKVCache
-    ) -> Iterator[Tensor | None]:
-        for stage in self._stages:
-            there = None if mask is None else moved(mask, stage.device)
-            bias = self._attention_bias(there, rows, cache, stage.device)
-            yield from [bias] * len(stage.layers)
+        return list(of_stages())
 
 
 def moved(x: Tensor, device: torch.device) -> Tensor:
-    """The tensor on a device. Nothing waits for the copy but what is computed from it there."""
+    """The tensor on a device. The host does not wait for the copy."""
     return x.to(device, non_blocking=True)
-
-
-def _layer_and_other_values(config: ModelConfig) -> tuple[int, int]:
-    """Numbers that one layer's weights consist of, and those that are in no layer."""
-    sizes = {name: prod(shape) for name, shape in expected_shapes(config).items()}
-    layer = sum(size for name, size in sizes.items() if name.startswith(f"{LAYER}0."))
-    return layer, sum(sizes.values()) - layer * config.num_layers

@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from sequoia_core.model.loading.loader import open_directory
-from sequoia_core.model.loading.pair import BUNDLED_DRAFT
+from sequoia_core.model.loading.sources import BUNDLED_DRAFT
 from sequoia_core.reproduce.paper_facts import TEMPERATURES, PaperFacts, paper_facts
 from sequoia_core.reproduce.paper_trees import paper_tree
 from sequoia_core.tree.files import load_growmap, save_growmap

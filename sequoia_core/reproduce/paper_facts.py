@@ -143,7 +143,7 @@ class PaperFacts:
 def paper_facts() -> PaperFacts:
     """All of it."""
     data = tomllib.loads((Path(__file__).parent / "paper.toml").read_text(encoding="utf-8"))
-    models = {name: ModelShape(name, **shape) for name, shape in data["models"].items()}
+    models = {name: ModelShape.of(name, **shape) for name, shape in data["models"].items()}
     pairs = (
         PaperPair(
             name=pair["name"],

@@ -61,7 +61,9 @@ def _memory(pair: PaperPair, room: Room, tokens: int) -> str:
 
 def needed_bytes(pair: PaperPair, value_bytes: int, tokens: int) -> int:
     """Weights and caches of both models; of a streamed target two layers and what is no layer."""
-    target = replace(pair.target, num_layers=_RESIDENT_LAYERS) if pair.offload else pair.target
+    target = pair.target
+    if pair.offload:
+        target = replace(target, config=replace(target.config, num_layers=_RESIDENT_LAYERS))
     weights = (target.parameters + pair.draft.parameters) * value_bytes
     return weights + pair.target.kv_bytes(tokens) + pair.draft.kv_bytes(tokens)
 

@@ -13,7 +13,7 @@ from sequoia_core.config import SamplingParams
 from sequoia_core.errors import NumberError
 from sequoia_core.model.interface import LabelledDraws
 from sequoia_core.model.loading.memory_plan import SCORED_ROWS
-from sequoia_core.model.row_reader import reader_of
+from sequoia_core.model.native.rows import reader_of
 
 NUCLEUS_CANDIDATES = 512
 """Top-p looks at this many most probable tokens first: sorting V costs more than a forward."""

@@ -1,5 +1,6 @@
 """Tiny random models and tokenizers on disk, as Hugging Face's own code writes them."""
 
+import json
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -73,6 +74,12 @@ def save_model(
     if tokenizer is not None:
         tokenizer.save_pretrained(directory)
     return model
+
+
+def edit_settings(directory: Path, **changes: Any) -> None:
+    """Change entries of a model's `config.json`."""
+    file = directory / "config.json"
+    file.write_text(json.dumps({**json.loads(file.read_text()), **changes}))
 
 
 def save_gguf(

@@ -10,9 +10,18 @@ import torch
 from torch import Tensor
 
 from sequoia_core.model.config import ModelConfig
-from sequoia_core.model.interface import KVCache
+from sequoia_core.model.interface import KVCache, LanguageModel
 from sequoia_core.model.llama import Llama
-from sequoia_core.model.loading.weights import expected_shapes
+from sequoia_core.model.weight_shapes import (
+    ATTENTION_NORM,
+    EMBEDDING,
+    FINAL_NORM,
+    HEAD,
+    MLP_NORM,
+    expected_shapes,
+    layer_name,
+    matrix_shapes,
+)
 
 
 class RowCache:
@@ -64,7 +73,7 @@ class TableModel:
         """Float32 [V] after a sequence."""
         return self.row_logits(tuple(token_ids[-self._order :]))
 
-    def new_cache(self, beside: KVCache | None = None) -> RowCache:
+    def new_cache(self, target_cache: KVCache | None = None) -> RowCache:
         self.caches.append(RowCache())
         return self.caches[-1]
 
@@ -150,30 +159,36 @@ def random_weights(config: ModelConfig, seed: int, scale: float = 0.25) -> dict[
     def normal(*shape: int) -> Tensor:
         return torch.randn(*shape, generator=generator) * scale
 
-    hidden, inner = config.hidden_size, config.intermediate_size
-    queries, keys = config.num_heads * config.head_dim, config.num_kv_heads * config.head_dim
+    hidden = config.hidden_size
     weights = {
-        "model.embed_tokens.weight": normal(config.vocab_size, hidden) * 4,
-        "model.norm.weight": torch.ones(hidden),
-        "lm_head.weight": normal(config.head_vocab_size, hidden) * 2,
+        EMBEDDING: normal(config.vocab_size, hidden) * 4,
+        FINAL_NORM: torch.ones(hidden),
+        HEAD: normal(config.head_vocab_size, hidden) * 2,
     }
     for layer in range(config.num_layers):
-        prefix = f"model.layers.{layer}"
-        weights |= {
-            f"{prefix}.self_attn.q_proj.weight": normal(queries, hidden),
-            f"{prefix}.self_attn.k_proj.weight": normal(keys, hidden),
-            f"{prefix}.self_attn.v_proj.weight": normal(keys, hidden),
-            f"{prefix}.self_attn.o_proj.weight": normal(hidden, queries),
-            f"{prefix}.mlp.gate_proj.weight": normal(inner, hidden),
-            f"{prefix}.mlp.up_proj.weight": normal(inner, hidden),
-            f"{prefix}.mlp.down_proj.weight": normal(hidden, inner),
-            f"{prefix}.input_layernorm.weight": torch.ones(hidden),
-            f"{prefix}.post_attention_layernorm.weight": torch.ones(hidden),
-        }
-    biases = [name for name in expected_shapes(config) if name.endswith(".bias")]
-    return weights | {name: normal(*expected_shapes(config)[name]) for name in biases}
+        for module, shape in matrix_shapes(config).items():
+            weights[layer_name(layer, f"{module}.weight")] = normal(*shape)
+        for norm in (ATTENTION_NORM, MLP_NORM):
+            weights[layer_name(layer, norm)] = torch.ones(hidden)
+    more = (name for name in expected_shapes(config) if name.startswith("conditioning."))
+    biases = (name for name in expected_shapes(config) if name.endswith(".bias"))
+    return weights | {name: normal(*expected_shapes(config)[name]) for name in (*biases, *more)}
 
 
 def tiny_llama(seed: int = 0, **changes: object) -> Llama:
     config = tiny_config(**changes)
     return Llama(config, random_weights(config, seed), torch.device("cpu"), torch.float32)
+
+
+def fresh_logits(model: LanguageModel | None, token_ids: Tensor) -> Tensor:
+    """Logits of a text that is read at once into a new cache."""
+    assert model is not None
+    return model.forward(token_ids, torch.arange(len(token_ids)), None, model.new_cache())
+
+
+def path_to(parents: Sequence[int], node: int) -> list[int]:
+    """Nodes of a tree from the root to a node."""
+    path = [node]
+    while path[0]:
+        path.insert(0, parents[path[0]])
+    return path

@@ -161,8 +161,8 @@ class OffloadWorker:
             offload=Offload(task.offload),
         ).target
         self._spans: list[Span] = []
-        if self._target.ring is not None:
-            self._target.ring.watcher = self._spans.append
+        if self._target.layer_stream is not None:
+            self._target.layer_stream.watcher = self._spans.append
 
     def run(self) -> WorkerResult:
         """All answers, plain and with a tree in turns."""

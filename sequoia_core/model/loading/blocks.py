@@ -5,7 +5,7 @@ matrices whose columns fill no blocks are stored as they are. The native forward
 the blocks; PyTorch's reads float32.
 """
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from types import MappingProxyType
 
 import gguf
@@ -20,32 +20,26 @@ BLOCK = 32
 """Columns of a block."""
 
 FORMATS = MappingProxyType({"q4_0": GGMLQuantizationType.Q4_0, "q8_0": GGMLQuantizationType.Q8_0})
-"""By the name in `config.json`: 4 and 8 bits and a sixteenth of a scale's 16."""
+"""By the name in `config.json`; 4.5 and 8.5 bits per value, scales included."""
 
 
 def pack_weights(weights: Mapping[str, Tensor], name: str) -> dict[str, Tensor]:
-    """Every floating matrix whose columns fill blocks as blocks; everything else as it is.
+    """Matrices of floating-point numbers whose columns fill blocks as blocks, others unchanged.
 
-    Args:
-        weights: on the CPU.
-        name: of `FORMATS`.
+    `name` is one of `FORMATS`; the weights are on the CPU.
     """
     packed: dict[str, Tensor] = {}
-    for each in weights:
-        tensor = weights[each].contiguous()
+    for each, tensor in weights.items():
         if tensor.dim() == 2 and tensor.is_floating_point() and tensor.shape[1] % BLOCK == 0:
-            tensor = torch.from_numpy(gguf.quantize(tensor.float().numpy(), FORMATS[name]))
-        packed[each] = tensor
+            blocks = gguf.quantize(tensor.contiguous().float().numpy(), FORMATS[name])
+            packed[each] = torch.from_numpy(blocks)
+        else:
+            packed[each] = tensor.contiguous()
     return packed
 
 
 def rounded(matrix: Tensor, name: str) -> Tensor:
-    """What is left of a float32 matrix [rows, columns] once it is packed; the gradient is 1.
-
-    Args:
-        matrix: whose columns fill blocks.
-        name: of `FORMATS`.
-    """
+    """A float32 matrix [rows, columns] after packing to `FORMATS[name]`; the gradient is 1."""
     blocks = matrix.detach().view(matrix.shape[0], -1, BLOCK)
     low, high = blocks.aminmax(dim=-1, keepdim=True)
     if name == "q4_0":  # the code of the largest magnitude is -8
@@ -65,30 +59,26 @@ def _inverse(scale: Tensor) -> Tensor:
 
 
 class BlockWeights(Weights):
-    """Weights of a file in this format, as float32 one by one as they are asked for.
-
-    Args:
-        stored: the file.
-        name: of `FORMATS`.
+    """Weights of a file in `FORMATS[name]`, dequantised to float32 one by one when asked for.
 
     Raises:
         ModelLoadError: a row of a matrix does not consist of whole blocks.
     """
 
     def __init__(self, stored: Weights, name: str) -> None:
+        super().__init__(stored, stored.origin, stored.files)
         self.format = FORMATS[name]
         self._stored = stored
-        self.origin, self.files = stored.origin, stored.files
         columns, size = gguf.GGML_QUANT_SIZES[self.format]
-        self._blocks: dict[str, tuple[int, int]] = {}
-        for each in stored:
-            shape = stored.shape(each)
-            if len(shape) == 2 and not stored.is_floating(each):
-                if not shape[1] or shape[1] % size or stored[each].dtype is not torch.uint8:
+        self._shapes: dict[str, tuple[int, int]] = {}  # of the matrices in blocks
+        for each in stored.matrices():
+            if not stored.is_floating(each):
+                rows, width = stored.shape(each)
+                if not width or width % size or stored[each].dtype is not torch.uint8:
                     raise ModelLoadError(
                         f"{self.origin}: {each} is no matrix in blocks of {size} bytes ({name})"
                     )
-                self._blocks[each] = shape[0], shape[1] // size * columns
+                self._shapes[each] = rows, width // size * columns
 
     def __getitem__(self, name: str) -> Tensor:
         blocks = self.in_blocks(name)
@@ -97,19 +87,13 @@ class BlockWeights(Weights):
         return torch.from_numpy(gguf.dequantize(blocks.numpy(), self.format))
 
     def in_blocks(self, name: str) -> Tensor | None:
-        """A matrix as it is stored, uint8 [rows, bytes of a row]; None where it is not so."""
-        return self._stored[name] if name in self._blocks else None
-
-    def __iter__(self) -> Iterator[str]:
-        return iter(self._stored)
-
-    def __len__(self) -> int:
-        return len(self._stored)
+        """A matrix as it is stored, uint8 [rows, bytes of a row]; None if it is not in blocks."""
+        return self._stored[name] if name in self._shapes else None
 
     def shape(self, name: str) -> tuple[int, ...]:
         """Shape of a tensor without reading it."""
-        return self._blocks.get(name) or self._stored.shape(name)
+        return self._shapes.get(name) or self._stored.shape(name)
 
     def is_floating(self, name: str) -> bool:
-        """Whether a tensor holds floating numbers, without reading it."""
-        return name in self._blocks or self._stored.is_floating(name)
+        """Whether a tensor holds floating-point numbers, without reading it."""
+        return name in self._shapes or self._stored.is_floating(name)

@@ -1,16 +1,15 @@
-"""The catalogue of target and draft pairs: their names, sizes and the memory they need.
-
-Owns `pairs.toml` and the arithmetic from a model's shape to bytes. Knows nothing of this machine
-and loads no model.
-"""
+"""The catalogue of target and draft pairs, `pairs.toml`, and the memory that they need."""
 
 import functools
 import tomllib
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from sequoia_core.errors import ParameterError, suggest
+from sequoia_core.model.config import ModelConfig
 from sequoia_core.model.loading.memory_plan import Held, MemoryPlan, kv_token_bytes, plan_memory
+from sequoia_core.model.weight_shapes import weight_values
 
 _CONTEXT = 4096
 _BYTES_PER_VALUE = 2
@@ -18,58 +17,45 @@ _BYTES_PER_VALUE = 2
 
 @dataclass(frozen=True, slots=True)
 class ModelShape:
-    """A model's name on the Hugging Face hub and the sizes that decide its memory.
+    """A model's name on the Hugging Face hub and the shape that decides its memory.
 
-    Attributes are named as in `model.config.ModelConfig`. `vocab_size` is the rows of the output
-    head; `feature_layers` is how many hidden states of its target a conditioned draft reads.
+    Of `config` only the sizes are known; `vocab_size` is the rows of the output head.
     """
 
     name: str
-    vocab_size: int
-    hidden_size: int
-    intermediate_size: int
-    num_layers: int
-    num_heads: int
-    num_kv_heads: int
-    head_dim: int
-    context_window: int
-    tie_word_embeddings: bool = False
+    config: ModelConfig
     gated: bool = False
-    feature_layers: int = 0
+
+    @classmethod
+    def of(
+        cls, name: str, *, gated: bool = False, feature_layers: int = 0, **sizes: Any
+    ) -> "ModelShape":
+        """From an entry of a catalogue, which has `ModelConfig`'s names.
+
+        `feature_layers` is how many hidden states of its target a conditioned draft reads.
+        """
+        known: dict[str, Any] = {
+            "tie_word_embeddings": False,
+            "head_vocab_size": sizes["vocab_size"],
+            "feature_layers": tuple(range(feature_layers)),
+            "rms_norm_eps": 1e-5,
+            "rope_theta": 10000.0,
+        }
+        return cls(name, ModelConfig(**(known | sizes)), gated)
 
     @property
     def parameters(self) -> int:
         """Weights of a Llama of this shape; a tied output head counts once."""
-        attention = 2 * self.hidden_size * self.head_dim * (self.num_heads + self.num_kv_heads)
-        mlp = 3 * self.hidden_size * self.intermediate_size
-        norms = 2 * self.hidden_size
-        embeddings = self.vocab_size * self.hidden_size * (1 if self.tie_word_embeddings else 2)
-        layers = self.num_layers * (attention + mlp + norms)
-        return layers + embeddings + self.hidden_size + self._conditioning
-
-    @property
-    def _conditioning(self) -> int:
-        """Weights of a conditioned draft's inputs, with their shifts and scales."""
-        if not self.feature_layers:
-            return 0
-        inputs = self.feature_layers + 1
-        return self.hidden_size * ((inputs + 2) * self.hidden_size + 2 * inputs)
+        return weight_values(self.config)
 
     def kv_bytes(self, context: int) -> int:
         """Keys and values of `context` tokens in 16 bits."""
-        return context * kv_token_bytes(self, _BYTES_PER_VALUE)
+        return context * kv_token_bytes(self.config, _BYTES_PER_VALUE)
 
 
 @dataclass(frozen=True, slots=True)
 class PairEntry:
-    """One line of the catalogue.
-
-    Attributes:
-        name: what `--pair` takes.
-        target: the model whose text it is.
-        draft: the small model that speculates.
-        embedded: both come with the program; nothing is downloaded.
-    """
+    """A pair under the name that `--pair` takes; an embedded one comes with the program."""
 
     name: str
     target: ModelShape
@@ -84,7 +70,8 @@ class PairEntry:
     @property
     def context(self) -> int:
         """Tokens of context that memory is counted for: both windows, at most 4096."""
-        return min(_CONTEXT, self.target.context_window, self.draft.context_window)
+        windows = (model.config.context_window for model in (self.target, self.draft))
+        return min(_CONTEXT, *windows)
 
     def plan(self, on_gpu: bool) -> MemoryPlan:
         """What both models take in 16 bits."""
@@ -94,8 +81,8 @@ class PairEntry:
             token=sum(model.kv_bytes(1) for model in models),
         )
         return plan_memory(
-            self.target,
-            self.draft.vocab_size,
+            self.target.config,
+            self.draft.config.vocab_size,
             held,
             value_bytes=_BYTES_PER_VALUE,
             on_gpu=on_gpu,
@@ -110,14 +97,9 @@ class PairEntry:
 def catalogue() -> tuple[PairEntry, ...]:
     """All known pairs, smallest target first."""
     data = tomllib.loads((Path(__file__).parent / "pairs.toml").read_text(encoding="utf-8"))
-    models = {name: ModelShape(name, **shape) for name, shape in data["models"].items()}
+    models = {name: ModelShape.of(name, **entry) for name, entry in data["models"].items()}
     return tuple(
-        PairEntry(
-            name=pair["name"],
-            target=models[pair["target"]],
-            draft=models[pair["draft"]],
-            embedded=pair.get("embedded", False),
-        )
+        PairEntry(**{**pair, "target": models[pair["target"]], "draft": models[pair["draft"]]})
         for pair in data["pairs"]
     )
 

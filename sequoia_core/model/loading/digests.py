@@ -1,18 +1,16 @@
-"""Digests of model files by their content, those of large files remembered.
-
-Knows nothing of models or formats.
-"""
+"""SHA-256 digests of model files; those of large files are remembered."""
 
 import contextlib
 import hashlib
 import json
 import os
-import tempfile
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import platformdirs
+
+from sequoia_core.files import make_private_folder, write_whole
 
 REMEMBERED_BYTES = 16 << 20
 """Digests of files from this size on are remembered; smaller ones are read in milliseconds."""
@@ -31,13 +29,10 @@ def digest_root() -> Path:
 def file_digests(
     files: Sequence[Path], progress: Callable[[float], None] = lambda _fraction: None
 ) -> dict[str, str]:
-    """SHA-256 of each file's whole content by its name, whatever its place and times.
+    """SHA-256 of the content of each file in a folder, by its name.
 
     A large file is read once; its digest is remembered with its size, inode and times.
-
-    Args:
-        files: in one folder.
-        progress: receives the part of all bytes that has been read, while a large file is.
+    `progress` receives the fraction of all bytes read, while a large file is.
 
     Raises:
         OSError: a file cannot be read.
@@ -70,7 +65,11 @@ def _digest(file: Path, read: Callable[[int], None]) -> str:
         after = os.fstat(content.fileno())
     settled = time.time_ns() - max(state.st_mtime_ns, state.st_ctime_ns) > SETTLED_NS
     if large and settled and _times(after) == _times(state):
-        _remember(record, [*_times(state), digest.hexdigest()])
+        with contextlib.suppress(OSError):  # then the file is read again next time
+            make_private_folder(record.parent)
+            record.unlink(missing_ok=True)  # an existing file would keep its mode
+            values = [*_times(state), digest.hexdigest()]
+            write_whole(record, json.dumps(values), private=True)
     return digest.hexdigest()
 
 
@@ -79,32 +78,14 @@ def _times(state: os.stat_result) -> list[int]:
 
 
 def _remembered(record: Path, state: os.stat_result) -> str | None:
-    """A digest that this user wrote down for a file in this state."""
+    """The digest of a file in this state, if this user alone could have written it down."""
+    own_user = os.geteuid() if hasattr(os, "geteuid") else 0
     try:
         with record.open(encoding="utf-8") as file:
             written = os.fstat(file.fileno())
-            if written.st_mode & 0o022 or written.st_uid != _own_user():
+            if written.st_mode & 0o022 or written.st_uid != own_user:
                 return None
             *times, digest = json.load(file)
     except (OSError, ValueError, TypeError):
         return None
     return digest if times == _times(state) and isinstance(digest, str) else None
-
-
-def _own_user() -> int:
-    """The user that this process's files belong to; 0 where there are no users."""
-    return os.geteuid() if hasattr(os, "geteuid") else 0
-
-
-def _remember(record: Path, values: list[int | str]) -> None:
-    with contextlib.suppress(OSError):  # it is read again, then
-        _private_folder(record.parent)
-        handle, staged = tempfile.mkstemp(dir=record.parent)  # readable by this user alone
-        with os.fdopen(handle, "w", encoding="utf-8") as file:
-            json.dump(values, file)
-        Path(staged).replace(record)
-
-
-def _private_folder(folder: Path) -> None:
-    folder.mkdir(parents=True, exist_ok=True, mode=0o700)
-    folder.chmod(0o700)

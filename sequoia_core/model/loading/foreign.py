@@ -1,7 +1,6 @@
-"""What a folder holds that is no model for this program, and what would work instead.
+"""Refusing what is no whole Llama: adapters, speculative heads, quantized and converted models.
 
-People give adapters, speculative heads, quantized and converted models where a whole Llama is
-wanted. Each is recognised by its files, its `config.json` or its tensors, and refused in one line.
+Each is recognised by its files, its `config.json` or its tensors; the message says what would work.
 """
 
 import re
@@ -26,7 +25,7 @@ HEADS = {
     "mlpspeculator": "an MLP speculator",
     "speculator": "a speculator head",
 }
-"""By a part of the architecture's or model type's name, the more exact one first."""
+"""By a part of the architecture's or model type's name, the most specific first."""
 
 HEAD_ENTRIES = {
     "medusa_num_heads": "Medusa heads",
@@ -47,7 +46,7 @@ FORMATS = {
     "*.pt": "PyTorch files of another layout",
     "*.ckpt": "a training checkpoint",
 }
-"""By a file of a folder that has no weights that are read here."""
+"""By a file of a folder without weights in a known format."""
 
 _QUANTIZED = re.compile(
     r".*\.(qweight|qzeros|g_idx|SCB|absmax|quant_map|weight_packed|weight_scale(_inv)?)"
@@ -56,7 +55,7 @@ _MEDUSA = re.compile(r"(medusa_head\.)?\d+\.\d+\.(linear\.)?(weight|bias)")
 
 
 def refuse_foreign_files(directory: Path) -> None:
-    """Look at the names of a folder's files.
+    """Check the names of a folder's files.
 
     Raises:
         ModelLoadError: it is an adapter, or has no model that is read here.
@@ -92,7 +91,7 @@ def refuse_foreign_files(directory: Path) -> None:
 
 
 def refuse_foreign_settings(directory: Path, settings: Mapping[str, Any]) -> None:
-    """Look at a folder's `config.json`.
+    """Check a folder's `config.json`.
 
     Raises:
         ModelLoadError: it is a speculative head, quantized, or of another architecture.
@@ -127,7 +126,7 @@ def refuse_foreign_settings(directory: Path, settings: Mapping[str, Any]) -> Non
 
 
 def refuse_foreign_tensors(origin: str, names: Iterable[str]) -> None:
-    """Look at the names of the stored tensors.
+    """Check the names of the stored tensors.
 
     Raises:
         ModelLoadError: they are a speculative head's, an adapter's or quantized.

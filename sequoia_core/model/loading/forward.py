@@ -1,7 +1,7 @@
-"""Which forward pass computes a pair, and in which number formats.
+"""The forward pass that computes a pair, and its number formats.
 
 On a CPU that is the native library, with the weights as their files store them; elsewhere, and
-where the library cannot, PyTorch. It reads no weights.
+where the library cannot, PyTorch. No weights are read.
 """
 
 from __future__ import annotations
@@ -15,7 +15,8 @@ import torch
 
 from sequoia_core.config import Offload, WeightFormat
 from sequoia_core.errors import ModelLoadError, ParameterError
-from sequoia_core.model.device import choose_dtype, cpu_threads, device_name, dtype_name
+from sequoia_core.model.cpu import cpu_threads
+from sequoia_core.model.device import Placement, choose_dtype, device_name, dtype_name
 from sequoia_core.model.loading.gguf import GgufWeights
 from sequoia_core.model.native.library import (
     find_library,
@@ -32,7 +33,6 @@ from sequoia_core.model.native.matrices import (
 
 if TYPE_CHECKING:
     from sequoia_core.model.loading.loader import Checkpoint
-    from sequoia_core.model.offload.model import Placement
 
 AUTO = "auto"
 
@@ -44,8 +44,8 @@ class Forward:
     Attributes:
         placement: where.
         weights: `NATIVE`, `INT8` or `TORCH`.
-        dtype: of PyTorch's tensors; natively, what all matrices are converted to, or None where
-            they stay as they are stored.
+        dtype: of PyTorch's tensors; natively, the format that all matrices are converted to, or
+            None where they stay as they are stored.
         fallback: why PyTorch computes where the native library would by default; "" if not so.
     """
 
@@ -73,23 +73,22 @@ class Forward:
 
     @property
     def remark(self) -> str:
-        """Why it is not the forward that is the default; "" where there is nothing to say."""
+        """Why this is not the default forward; "" where it is."""
         return f"PyTorch computes, which is slower: {self.fallback}" if self.fallback else ""
 
     def number_format(self, target: Checkpoint) -> str:
-        """For a title bar: what the weights are, and what is unusual about computing them."""
+        """For a title bar: the weights' format, and what is unusual about computing them."""
         if self.weights is WeightFormat.INT8:
             return WeightFormat.INT8.value
         if self.native:
             return dtype_name(self.dtype) if self.dtype else stored_format(target)
         assert self.dtype is not None
-        on_cpu = _is_one_cpu(self.placement)
+        parts = [dtype_name(self.dtype), *(["PyTorch"] if self.placement.is_one_cpu else [])]
         offload = self.placement.offload
-        parts = [dtype_name(self.dtype), *(["PyTorch"] if on_cpu else [])]
         return " ".join([*parts, *(["offload", offload.value] if offload != Offload.NONE else [])])
 
     def manner(self) -> str:
-        """What computes: in words, and a key of measured figures."""
+        """The library that computes, its version or instruction set, and its threads."""
         if self.native:
             instructions = forced_instruction_set() or instruction_sets()[0]
             return f"native library, {instructions}, {cpu_threads()} threads"
@@ -110,24 +109,20 @@ def choose_forward(
     placement: Placement,
     models: Sequence[Checkpoint] = (),
 ) -> Forward:
-    """The forward that computes a pair.
+    """The forward that computes a pair by the settings for weights and dtype.
 
-    Args:
-        weights: as asked for.
-        dtype: as asked for; see `choose_dtype`.
-        placement: where.
-        models: target and draft, as far as they are opened. One forward computes both.
+    `models` are target and draft, if they are opened already; one forward computes both.
 
     Raises:
-        ParameterError: an unknown dtype, or the native library was asked for and cannot do it, or
+        ParameterError: an unknown dtype, or the native library is wanted and cannot do it, or
             `int8` would do nothing.
     """
     stored = models[0].stored_dtype if models else None
-    number = choose_dtype(dtype, placement.device, placement.others, stored)
+    number = choose_dtype(dtype, placement.devices, stored)
     own_format = dtype == AUTO
     reason = "" if weights is WeightFormat.TORCH else _refusal(placement, models, own_format)
     if weights is WeightFormat.TORCH or (weights is WeightFormat.AUTO and reason):
-        fallback = reason if _is_one_cpu(placement) else ""
+        fallback = reason if placement.is_one_cpu else ""
         return Forward(placement, WeightFormat.TORCH, number, fallback)
     if reason:
         raise ParameterError(f"weights are {weights.value}, but {reason}; leave --weights out")
@@ -138,15 +133,11 @@ def choose_forward(
 
 
 def stored_format(model: Checkpoint) -> str:
-    """The number format of a model's matrices as their file has them: of most, where they differ.
-
-    `Q4_1`, `bfloat16` and the like.
-    """
+    """The number format of most of a model's stored values: `Q4_1`, `bfloat16` and the like."""
     if isinstance(model.weights, GgufWeights):
         name = model.weights.main_format()
         return {"F32": "float32", "F16": "float16", "BF16": "bfloat16"}.get(name, name)
-    matrix = next(name for name in model.weights if len(model.weights.shape(name)) == 2)
-    return dtype_name(model.weights[matrix].dtype)
+    return dtype_name(model.weights[next(model.weights.matrices())].dtype)
 
 
 def library_digest() -> str:
@@ -157,7 +148,7 @@ def library_digest() -> str:
 
 def _refusal(placement: Placement, models: Sequence[Checkpoint], own_format: bool) -> str:
     """Why the native library does not compute the models; "" where it does."""
-    if not _is_one_cpu(placement):
+    if not placement.is_one_cpu:
         return "the native forward computes on one CPU, without offloading"
     try:
         load_library()
@@ -170,11 +161,6 @@ def _refusal(placement: Placement, models: Sequence[Checkpoint], own_format: boo
             if unread := unread_format(model.weights):
                 return f"{model.name}: {unread}"
     return ""
-
-
-def _is_one_cpu(placement: Placement) -> bool:
-    on_cpu = placement.device.type == "cpu" and not placement.others
-    return on_cpu and placement.offload is Offload.NONE
 
 
 def _check_int8(own_format: bool, models: Sequence[Checkpoint]) -> None:

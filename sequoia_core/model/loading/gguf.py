@@ -1,8 +1,7 @@
 """A Llama in a GGUF file, seen as a Hugging Face configuration and weights.
 
-Owns the translation of names, metadata and row order, and dequantisation through the `gguf`
-package. It knows nothing of caches or of the forward pass. Every tensor and every entry about the
-model is translated, can change nothing, or is refused by its name.
+Every tensor and every metadata entry about the model is translated, can change nothing, or is
+refused by its name. The `gguf` package dequantises.
 
 llama.cpp rotates neighbouring elements of a head where Hugging Face rotates its two halves, so for
 architecture `llama` its converters reorder the rows of q_proj and k_proj. Every such file has that
@@ -11,8 +10,9 @@ order (also those made from weights that had it from the start), hence it is alw
 
 import math
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Mapping
 from dataclasses import dataclass
+from itertools import product
 from pathlib import Path
 from typing import Any
 
@@ -23,15 +23,16 @@ from torch import Tensor
 
 from sequoia_core.errors import ModelLoadError
 from sequoia_core.model.loading.gguf_file import StrictReader, check_entries
-from sequoia_core.model.loading.weights import EMBEDDING, HEAD, Weights, first_line
+from sequoia_core.model.loading.weights import Weights, first_line
+from sequoia_core.model.weight_shapes import EMBEDDING, FINAL_NORM, HEAD
 
 OUTER_NAMES = {
     "token_embd.weight": EMBEDDING,
-    "output_norm.weight": "model.norm.weight",
+    "output_norm.weight": FINAL_NORM,
     "output.weight": HEAD,
 }
-OUTSIDE_FORWARD = ("rope_freqs.weight",)
-"""Tensors that become a part of the configuration."""
+ROPE_DIVISORS = "rope_freqs.weight"
+"""Becomes a part of the configuration."""
 
 LAYER_NAMES = {
     "attn_norm": "input_layernorm",
@@ -50,7 +51,7 @@ BIASED = {
 }
 """Products that may have a bias, by the entry of `config.json` that stands for all of them.
 
-Those of them that have none get zeros.
+If some of them have a bias, the others get zeros.
 """
 
 ROTARY_BUFFER = "attn_rot_embd"
@@ -70,19 +71,17 @@ class GgufWeights(Weights):
     """Tensors of a GGUF file under Hugging Face names, dequantised to float32 when asked for.
 
     Args:
-        tensors: by Hugging Face name; a number where there is none in the file, and so many zeros
-            take its place.
-        heads: by the last part of a module's name, of those whose rows are reordered.
+        tensors: by name; a number n stands for n zeros that are not in the file.
+        heads: how many, by the last part of a module's name, where rows are reordered.
         path: of the file.
     """
 
-    def __init__(self, tensors: dict[str, Any], heads: dict[str, int], path: Path) -> None:
-        self._tensors = tensors
+    def __init__(self, tensors: Mapping[str, Any], heads: Mapping[str, int], path: Path) -> None:
+        super().__init__(tensors, str(path), (path,))
         self._heads = heads
-        self.origin, self.files = str(path), (path,)
 
     def __getitem__(self, name: str) -> Tensor:
-        stored = self._tensors[name]
+        stored = self._entries[name]
         if isinstance(stored, int):
             return torch.zeros(stored)
         try:
@@ -98,25 +97,18 @@ class GgufWeights(Weights):
 
     def stored(self, name: str) -> Any:
         """The `gguf` package's view of a tensor, its blocks as they lie in the file."""
-        return self._tensors[name]
+        return self._entries[name]
 
     def main_format(self) -> str:
         """The `ggml_type` that most values of matrices are stored in."""
         values: Counter[str] = Counter()
-        for stored in self._tensors.values():
-            if not isinstance(stored, int) and len(stored.shape) > 1:
-                values[stored.tensor_type.name] += math.prod(map(int, stored.shape))
+        for name in self.matrices():
+            values[self.stored(name).tensor_type.name] += math.prod(self.shape(name))
         return values.most_common(1)[0][0]
-
-    def __iter__(self) -> Iterator[str]:
-        return iter(self._tensors)
-
-    def __len__(self) -> int:
-        return len(self._tensors)
 
     def shape(self, name: str) -> tuple[int, ...]:
         """Shape of a tensor without reading it."""
-        stored = self._tensors[name]
+        stored = self._entries[name]
         if isinstance(stored, int):
             return (stored,)
         return tuple(int(size) for size in reversed(stored.shape))
@@ -124,10 +116,10 @@ class GgufWeights(Weights):
 
 @dataclass(frozen=True, slots=True)
 class GgufModel:
-    """What a GGUF file holds.
+    """Content of a GGUF file.
 
     Attributes:
-        settings: what a Hugging Face `config.json` would say; `eos_token_id` is a list.
+        settings: as in a Hugging Face `config.json`; `eos_token_id` is a list.
         weights: read and dequantised when asked for.
         tokenizer: the entries whose names begin with `tokenizer.`.
     """
@@ -152,15 +144,13 @@ def open_gguf(path: Path) -> GgufModel:
             f"{path}: truncated or no GGUF file ({first_line(error)}); fetch it again"
         ) from None
     stored = {tensor.name: tensor for tensor in reader.tensors}
+    entries = _Entries(reader)
     try:
         _check_tensors(reader)
         settings = _settings(reader, stored)
         renamed = _renamed(stored, settings)
-        tokenizer = {
-            name: _Entries(reader).entry(name)
-            for name in reader.fields
-            if name.startswith("tokenizer.")
-        }
+        names = (name for name in reader.fields if name.startswith("tokenizer."))
+        tokenizer = {name: entries.entry(name) for name in names}
     except KeyError as error:
         raise ModelLoadError(f"{path}: {error.args[0]} is missing") from None
     except _DAMAGE as error:
@@ -171,16 +161,13 @@ def open_gguf(path: Path) -> GgufModel:
         "q_proj": settings["num_attention_heads"],
         "k_proj": settings["num_key_value_heads"],
     }
-    weights = GgufWeights(renamed, heads, path)
-    return GgufModel(settings, weights, tokenizer)
+    return GgufModel(settings, GgufWeights(renamed, heads, path), tokenizer)
 
 
 def halves_from_pairs(weight: Tensor, heads: int) -> Tensor:
     """Rows of rotary pairs (0, 1), (2, 3), ... of each head -> rows of two rotary halves.
 
-    Args:
-        weight: [heads D, hidden], or a bias [heads D].
-        heads: how many.
+    `weight` is [heads D, hidden], or a bias [heads D].
     """
     pairs = weight.view(heads, -1, 2, *weight.shape[1:])  # [heads, D / 2, 2, hidden]
     return pairs.transpose(1, 2).reshape(weight.shape)
@@ -199,7 +186,7 @@ class _Entries:
         return self.entry(key) if key in self._fields else default
 
     def number_per_layer(self, key: str, *default: Any) -> Any:
-        """An entry that may be stated for each layer, where all layers have the same."""
+        """An entry that may be stated for each layer, if all layers have the same."""
         value = self.optional(key, *default) if default else self.entry(key)
         if isinstance(value, list):
             if len(set(value)) != 1:
@@ -220,7 +207,7 @@ def _check_tensors(reader: Any) -> None:
         raise ModelLoadError(f"general.quantization_version is {version!r}; only 2 is supported")
 
 
-def _settings(reader: Any, stored: dict[str, Any]) -> dict[str, Any]:
+def _settings(reader: Any, stored: Mapping[str, Any]) -> dict[str, Any]:
     entries = _Entries(reader)
     entry, optional = entries.entry, entries.optional
     if optional("split.count", 1) > 1:
@@ -229,10 +216,8 @@ def _settings(reader: Any, stored: dict[str, Any]) -> dict[str, Any]:
     if architecture != "llama" or optional("llama.expert_count", 0):
         raise ModelLoadError(f"architecture is {architecture!r}; only dense 'llama' is supported")
     check_entries(reader)
-    heads, hidden = (
-        entries.number_per_layer("llama.attention.head_count"),
-        entry("llama.embedding_length"),
-    )
+    heads = entries.number_per_layer("llama.attention.head_count")
+    hidden = entry("llama.embedding_length")
     head_dim = optional("llama.attention.key_length", hidden // heads)
     _check_attention(optional, head_dim)
     vocab_size = int(stored["token_embd.weight"].shape[-1])
@@ -294,23 +279,23 @@ def _bias_of(name: str) -> str | None:
 
 
 def _rope_scaling(
-    optional: Any, stored: dict[str, Any], theta: float, head_dim: int
+    optional: Any, stored: Mapping[str, Any], theta: float, head_dim: int
 ) -> dict[str, Any]:
-    """As llama.cpp reads it: a factor without a type is linear, and type none has no factor."""
+    """As in llama.cpp, a factor without a type is linear, and type none has no factor."""
     kind = optional("llama.rope.scaling.type", "linear")
     factor = optional("llama.rope.scaling.factor", 0.0)
     factor = factor or optional("llama.rope.scale_linear", 0.0) or 1.0
     if kind not in ("none", "linear"):
         raise ModelLoadError(f"rope scaling {kind!r} is not supported (linear, llama3 are)")
     linear = kind == "linear" and factor != 1.0
-    if "rope_freqs.weight" not in stored:
+    if ROPE_DIVISORS not in stored:
         return {"rope_type": "linear", "factor": factor} if linear else {"rope_type": "default"}
     if linear:
         raise ModelLoadError(
             f"rope scaling by {factor} and rope_freqs.weight; only one of them is supported"
         )
-    # llama.cpp keeps the divisors of Llama 3's frequencies, not the numbers they were made from
-    divisors = np.asarray(stored["rope_freqs.weight"].data, dtype=np.float64)
+    # the file has the divisors of Llama 3's frequencies, not the numbers they were made from
+    divisors = np.asarray(stored[ROPE_DIVISORS].data, dtype=np.float64)
     low, high, window = LLAMA3_BANDS
     factor = float(divisors.max())
     turns = window / (2 * math.pi) * theta ** -(np.arange(0, head_dim, 2) / head_dim)
@@ -328,8 +313,8 @@ def _rope_scaling(
     }
 
 
-def _renamed(stored: dict[str, Any], settings: dict[str, Any]) -> dict[str, Any]:
-    """Tensors under Hugging Face names, and the length of each bias that is none in the file.
+def _renamed(stored: Mapping[str, Any], settings: Mapping[str, Any]) -> dict[str, Any]:
+    """Tensors under Hugging Face names, and the length of each bias that the file lacks.
 
     Raises:
         ModelLoadError: a tensor has no such name.
@@ -339,26 +324,26 @@ def _renamed(stored: dict[str, Any], settings: dict[str, Any]) -> dict[str, Any]
         raise ModelLoadError(
             f"llama.block_count is {stated!r:.80}, but {len(layers)} layers are stored"
         )
+    with_bias = {part for parts in BIASED.values() for part in parts}
     found: dict[str, Any] = {}
     for name, tensor in stored.items():
         match name.split("."):
             case _ if name in OUTER_NAMES:
                 found[OUTER_NAMES[name]] = tensor
-            case ["blk", index, part, "weight"] if part in LAYER_NAMES:
-                found[f"model.layers.{index}.{LAYER_NAMES[part]}.weight"] = tensor
-            case ["blk", index, part, "bias"] if any(part in parts for parts in BIASED.values()):
-                found[f"model.layers.{index}.{LAYER_NAMES[part]}.bias"] = tensor
+            case ["blk", layer, part, "weight"] if part in LAYER_NAMES:
+                found[f"model.layers.{layer}.{LAYER_NAMES[part]}.weight"] = tensor
+            case ["blk", layer, part, "bias"] if part in with_bias:
+                found[f"model.layers.{layer}.{LAYER_NAMES[part]}.bias"] = tensor
             case ["blk", _, part, "weight"] if part == ROTARY_BUFFER:
                 pass
-            case _ if name not in OUTSIDE_FORWARD:
+            case _ if name != ROPE_DIVISORS:
                 raise ModelLoadError(
                     f"tensor {name!r:.80} is stored, but a Llama computes nothing with it; "
                     "the model is of another kind"
                 )
     biased = [part for name, parts in BIASED.items() if settings[name] for part in parts]
-    for module in (
-        f"model.layers.{index}.{LAYER_NAMES[part]}" for index in sorted(layers) for part in biased
-    ):
+    for layer, part in product(sorted(layers), biased):
+        module = f"model.layers.{layer}.{LAYER_NAMES[part]}"
         if f"{module}.bias" not in found and f"{module}.weight" in found:
             found[f"{module}.bias"] = int(found[f"{module}.weight"].shape[-1])
     return found

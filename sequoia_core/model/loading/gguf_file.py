@@ -1,4 +1,4 @@
-"""The head of a GGUF file: read without believing its counts, every entry about the model known."""
+"""Reading the head of a GGUF file without trusting its counts, and checking its metadata."""
 
 import reprlib
 import struct
@@ -42,7 +42,7 @@ ONLY_VALUES: dict[str, tuple[Any, ...]] = {
     "tensor_data_layout": ("Meta AI original pth",),  # the order of rows that every file has
     "use_parallel_residual": (False,),
 }
-"""Entries below `llama.` of other forward passes, with the values that a Llama computes."""
+"""Entries below `llama.` of other forward passes, with the values that mean a Llama's."""
 
 OTHER_PREFIXES = {"rope", "attention", *gguf.MODEL_ARCH_NAMES.values()} - {"llama"}
 """Of entries about a model of another architecture, or of no architecture."""
@@ -55,10 +55,10 @@ MOST_ITEMS = 1 << 21
 
 
 class StrictReader(gguf.GGUFReader):  # type: ignore[misc]  # the package ships no types
-    """Refuses to read past the end, and counts that no file of a model has.
+    """Refuses to read past the end, and counts that no model's file has.
 
-    The package would go on with empty arrays past the end. It takes seconds for a vocabulary, since
-    it makes three mapped arrays for each string; here each is one plain array.
+    The package would go on with empty arrays past the end. For a vocabulary it takes seconds, since
+    it makes three mapped arrays for each string; this makes one plain array.
     """
 
     items = 0
@@ -89,7 +89,7 @@ class StrictReader(gguf.GGUFReader):  # type: ignore[misc]  # the package ships 
         return 12 + size, [kind, length, *strings], list(range(2, 2 + len(strings))), types
 
     def _strings(self, start: int, count: int) -> tuple[list[Any], int]:
-        """Strings one after the other, uint8 each, and the bytes that they take in the file."""
+        """Consecutive strings, uint8 each, and the bytes that they take in the file."""
         content = self.data.view(np.ndarray)
         little = (sys.byteorder == "little") == (self.byte_order == "I")
         length = struct.Struct("<Q" if little else ">Q")

@@ -1,9 +1,9 @@
-"""The tokenizer inside a GGUF file, built from the file's own entries and from nothing else.
+"""The tokenizer inside a GGUF file, built from the file's own entries alone.
 
-Byte-level vocabularies name the rule by which text is split before anything is merged
+Byte-level vocabularies name the rule by which text is split before merging
 (`tokenizer.ggml.pre`); the rules are those of llama.cpp's `llama-vocab.cpp`, which quotes them from
-the models' own `tokenizer.json`. A rule that is not in the table is refused: read by another one,
-a prompt would be cut into other tokens than the model was trained with, and nobody would notice.
+the models' own `tokenizer.json`. An unknown rule is refused: with another one, a prompt would be
+cut into other tokens than the model was trained with, and nobody would notice.
 """
 
 from __future__ import annotations
@@ -48,10 +48,10 @@ class SplitRule:
     """How text is split before it is merged.
 
     Attributes:
-        patterns: applied one after the other; each match and each rest becomes a piece.
-        whole_words: a piece that is a token is taken whole, whatever the merges would make of it.
-        begins: the beginning of a text is marked with BOS unless the file says otherwise.
-        composed: text is brought into Unicode's composed form (NFC) first.
+        patterns: applied one after the other; each match and each remainder becomes a piece.
+        whole_words: a piece that is a token is not merged from its parts.
+        begins: a text begins with BOS unless the file says otherwise.
+        composed: text is normalised to Unicode's composed form (NFC) first.
     """
 
     patterns: tuple[str, ...]
@@ -88,7 +88,7 @@ SPLIT_RULES: Mapping[str, SplitRule] = {
         (r"\p{N}{1,3}", "[\u4e00-\u9fa5\u3040-\u309f\u30a0-\u30ff]+", _DEEPSEEK3)
     ),
 }
-"""Values of `tokenizer.ggml.pre` that are known."""
+"""By the value of `tokenizer.ggml.pre`."""
 
 _NAMED = {
     "bos_token": "bos_token_id",
@@ -99,15 +99,15 @@ _NAMED = {
     "cls_token": "cls_token_id",
     "mask_token": "mask_token_id",
 }
-"""Names of transformers, and llama.cpp's keys for their ids."""
+"""By transformers' name of a token, llama.cpp's key for its id."""
 
 _ENDS = ("bos_token_id", "eos_token_id", "eot_token_id", "eom_token_id")
-"""Ids of tokens that are special whatever type the file gives them."""
+"""Keys of tokens that are special whatever type the file gives them."""
 
 _END_TEXTS = {
     "<|eot_id|>", "<|im_end|>", "<|end|>", "<end_of_turn>", "<|endoftext|>", "<|eom_id|>", "<EOT>",
 }  # fmt: skip
-"""Texts of tokens that llama.cpp takes whole even where their type is that of an ordinary one."""
+"""Tokens that llama.cpp treats as special even if their type is that of an ordinary one."""
 
 _READ = {
     "model", "pre", "tokens", "token_type", "scores", "merges", "add_bos_token", "add_eos_token",
@@ -120,21 +120,18 @@ _WITHOUT_EFFECT = {
     "prefix_token_id", "suffix_token_id", "middle_token_id", "fim_pre_token_id",
     "fim_suf_token_id", "fim_mid_token_id", "fim_pad_token_id", "fim_rep_token_id",
     "fim_sep_token_id",
-    # how many segments a BERT tells apart; others have one
+    # how many segments a BERT has; others have one
     "token_type_count",
 }  # fmt: skip
 
 
 @dataclass(frozen=True, slots=True)
 class GgufTokenizer:
-    """What to build a tokenizer from.
+    """Parts of a tokenizer.
 
-    Attributes:
-        backend: splits and merges text.
-        names: text of the named tokens (`bos_token`, `eos_token`, ...).
-        begins: a whole text begins with `bos_token`.
-        ends: a whole text ends with `eos_token`.
-        chat_templates: by name; the only or main one is `default`.
+    `names` are the texts of the named tokens (`bos_token`, `eos_token`, ...); `begins` and `ends`
+    say whether a text begins with `bos_token` and ends with `eos_token`. The main chat template is
+    called `default`.
     """
 
     backend: Tokenizer
@@ -145,10 +142,7 @@ class GgufTokenizer:
 
 
 def read_gguf_tokenizer(entries: Mapping[str, Any]) -> GgufTokenizer:
-    """Build the tokenizer that a GGUF file describes.
-
-    Args:
-        entries: of the file, all whose names begin with `tokenizer.`.
+    """Build the tokenizer that a file's entries with names in `tokenizer.` describe.
 
     Raises:
         ModelLoadError: an entry is missing or states what is not supported.
@@ -192,7 +186,7 @@ def _pieces(stated: Mapping[str, Any]) -> list[Piece]:
     for key in ("tokens", "token_type"):
         if key not in stated:
             raise ModelLoadError(f"{_PREFIX}{key} is missing")
-    # llama.cpp gives a token without text this name
+    # llama.cpp's name of a token without text
     texts = [text or f"[EMPTY_{token}]" for token, text in enumerate(stated["tokens"])]
     types = [PieceType(number) for number in stated["token_type"]]
     scores = stated.get("scores", [0.0] * len(texts))
@@ -250,7 +244,7 @@ def _scored(stated: Mapping[str, Any], pieces: Sequence[Piece]) -> Tokenizer:
         raise ModelLoadError(f"{_PREFIX}scores is missing")
     merges = stated.get("merges")
     if not merges and "scores" in stated:
-        merges = None  # an empty list next to scores says nothing
+        merges = None  # an empty list next to scores has no meaning
     return SentencePieces(
         pieces,
         merges=None if merges is None else [_pair(merge) for merge in merges],
@@ -261,10 +255,9 @@ def _scored(stated: Mapping[str, Any], pieces: Sequence[Piece]) -> Tokenizer:
 
 
 def _chat_templates(entries: Mapping[str, Any]) -> dict[str, str]:
+    prefix = _TEMPLATE + "."
     named = {
-        key.removeprefix(_TEMPLATE + "."): text
-        for key, text in entries.items()
-        if key.startswith(_TEMPLATE + ".")
+        key.removeprefix(prefix): text for key, text in entries.items() if key.startswith(prefix)
     }
     main = {"default": entries[_TEMPLATE]} if _TEMPLATE in entries else {}
     return {**main, **named}

@@ -1,7 +1,6 @@
 """Fetching a model from the Hugging Face hub into its usual cache.
 
-Owns the choice of files and the wording of what can go wrong; `huggingface_hub` does the rest
-(`HF_TOKEN`, `HF_HOME`, `HF_ENDPOINT`, `HF_HUB_OFFLINE`). Knows nothing of what the files mean.
+`huggingface_hub` reads `HF_TOKEN`, `HF_HOME`, `HF_ENDPOINT` and `HF_HUB_OFFLINE`.
 """
 
 import io
@@ -22,11 +21,7 @@ SAFETENSORS, PICKLES = "model*.safetensors", "pytorch_model*.bin"
 
 
 def download(repo_id: str, progress: Progress) -> Path:
-    """The local folder of a hub model, fetched as far as it is not there yet.
-
-    Args:
-        repo_id: `owner/name`.
-        progress: told the fraction of bytes fetched.
+    """The local folder of a hub model `owner/name`; files that are missing are fetched.
 
     Raises:
         ModelLoadError: no such model, no access to it, or no connection and no local copy.
@@ -41,7 +36,7 @@ def download(repo_id: str, progress: Progress) -> Path:
 
 
 def _fetch(repo_id: str, patterns: list[str], progress: Progress) -> Path:
-    # its warnings would be written across the screen
+    # its warnings would go to the screen
     logging.set_verbosity_error()  # type: ignore[no-untyped-call]
     bar = type("Bar", (_Bar,), {"report": partial(progress, f"Downloading {repo_id}")})
     try:
@@ -58,13 +53,13 @@ def _fetch(repo_id: str, patterns: list[str], progress: Progress) -> Path:
         problem = "no such model on the hub; check the name, or set HF_TOKEN if it is private"
     except (errors.LocalEntryNotFoundError, errors.OfflineModeIsEnabled):
         problem = "the hub cannot be reached and there is no complete local copy"
-    except Exception as error:  # the HTTP library below it has its own hierarchy
+    except Exception as error:  # the HTTP library has its own hierarchy
         problem = f"download failed ({first_line(error)})"
     raise ModelLoadError(f"{repo_id}: {problem}")
 
 
 class _Bar(tqdm):
-    """Passes the bytes fetched on instead of drawing a bar."""
+    """Reports the bytes fetched instead of drawing a bar."""
 
     report: Callable[[float], None]
 
@@ -73,6 +68,6 @@ class _Bar(tqdm):
         super().__init__(*args, **options)  # type: ignore[no-untyped-call]
 
     def display(self, *_args: Any, **_options: Any) -> None:
-        """Called by tqdm whenever a bar would be drawn anew."""
+        """Called by tqdm instead of redrawing a bar."""
         if self.unit == "B" and self.total and self.n:
             self.report(min(1.0, self.n / self.total))

@@ -1,7 +1,6 @@
-"""Opening a model wherever it lies: a Hugging Face directory, a hub id, or a GGUF file.
+"""Opening a model: a Hugging Face directory, a hub id, or a GGUF file.
 
-Owns the way from a name typed by a person to a checked configuration with weights still on disk. It
-knows nothing of devices or of the forward pass.
+An opened model has a checked configuration; its weights are still on disk.
 """
 
 import hashlib
@@ -43,9 +42,11 @@ from sequoia_core.model.loading.weights import (
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
-"""Told what is being done and, where it is known, which part of it is done."""
-
 HUB_ID = re.compile(r"[\w.-]+/[\w.-]+")
+
+
+def no_progress(_message: str, _fraction: float | None) -> None:
+    """Report nothing."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,10 +58,9 @@ class Checkpoint:
         config: its shape.
         settings: the whole `config.json`.
         weights: tensors under Hugging Face names, read when asked for.
-        tokenizer: loads its tokenizer, or None when it brings none.
+        tokenizer: loads its tokenizer; None if it has none.
         eos_token_ids: ends of text as its files state them.
-        stored_dtype: the number format that its files state or hold; None where there is none, as
-            of quantised weights.
+        stored_dtype: the number format that its files state or hold; None for quantised weights.
     """
 
     name: str
@@ -71,12 +71,8 @@ class Checkpoint:
     eos_token_ids: frozenset[int]
     stored_dtype: torch.dtype | None = None
 
-    def digest(self, progress: Progress = lambda *_: None) -> str:
-        """Of the files that hold the weights, and of what the configuration makes of them.
-
-        Args:
-            progress: called while large files are read, which happens once.
-        """
+    def digest(self, progress: Progress = no_progress) -> str:
+        """SHA-256 of the weights' files and the configuration; `progress` follows large files."""
         files = self.weights.files
         message = f"Reading {files[0].name} (once)"
         digests = file_digests(files, lambda fraction: progress(message, fraction))
@@ -84,12 +80,12 @@ class Checkpoint:
         return hashlib.sha256(named.encode()).hexdigest()
 
 
-def open_checkpoint(source: str, progress: Progress = lambda *_: None) -> Checkpoint:
+def open_checkpoint(source: str, progress: Progress = no_progress) -> Checkpoint:
     """Open the model called `source`.
 
     Args:
         source: a directory, a `.gguf` file, or a hub id (`owner/name`).
-        progress: receives what is downloaded.
+        progress: follows downloads.
 
     Raises:
         ModelLoadError: there is no such model, or it is damaged or of an unknown kind.
@@ -112,10 +108,7 @@ def open_checkpoint(source: str, progress: Progress = lambda *_: None) -> Checkp
 
 
 def open_directory(directory: Path) -> Checkpoint:
-    """Open a Hugging Face directory.
-
-    Args:
-        directory: with `config.json` and weights.
+    """Open a Hugging Face directory with `config.json` and weights.
 
     Raises:
         ModelLoadError: a file is missing or damaged, or the model is of an unknown kind.
@@ -123,51 +116,52 @@ def open_directory(directory: Path) -> Checkpoint:
     refuse_foreign_files(directory)
     settings = read_json(directory / "config.json")
     refuse_foreign_settings(directory, settings)
-    weights = open_weights(directory)
-    weights = _unpacked(weights, settings.get("quantization"), directory)
+    weights = _unpacked(open_weights(directory), settings.get("quantization"), directory)
     refuse_foreign_tensors(weights.origin, weights)
-    try:
-        config = ModelConfig.from_hf(settings)
-    except ModelLoadError as error:
-        raise ModelLoadError(f"{directory}: {error}") from None
+    config = _config(settings, directory)
     if head_is_stored(config, weights):
         config = replace(config, tie_word_embeddings=False)
     check_weights(config, weights)
-    generation = directory / "generation_config.json"
+    generation = read_json(directory / "generation_config.json", missing_ok=True)
     return Checkpoint(
         name=directory.resolve().name,
         config=config,
         settings=settings,
         weights=weights,
         tokenizer=(lambda: load_tokenizer(directory)) if has_tokenizer(directory) else None,
-        eos_token_ids=stated_eos_ids(
-            settings, read_json(generation) if generation.exists() else {}, origin=directory
-        ),
+        eos_token_ids=stated_eos_ids(settings, generation, origin=directory),
         stored_dtype=stored_dtype(settings, weights),
     )
 
 
-def _unpacked(weights: Weights, stored_as: object, directory: Path) -> Weights:
-    """Weights in the format that our own drafts are stored in, or as they are."""
-    if stored_as is None:
+def _config(settings: Mapping[str, Any], origin: Path) -> ModelConfig:
+    try:
+        return ModelConfig.from_hf(settings)
+    except ModelLoadError as error:
+        raise ModelLoadError(f"{origin}: {error}") from None
+
+
+def _unpacked(weights: Weights, quantization: object, directory: Path) -> Weights:
+    """Weights in one of the formats that our own drafts are stored in, or as they are."""
+    if quantization is None:
         return weights
-    if stored_as == {"format": int8_rows.FORMAT}:
-        return int8_rows.UnpackedWeights(weights)
+    if quantization == {"format": int8_rows.FORMAT}:
+        return int8_rows.Int8RowWeights(weights)
     for name in blocks.FORMATS:
-        if stored_as == {"format": name}:
+        if quantization == {"format": name}:
             return blocks.BlockWeights(weights, name)
-    raise ModelLoadError(f"{directory}: quantization {stored_as!r} is unknown")
+    raise ModelLoadError(f"{directory}: quantization {quantization!r} is unknown")
 
 
 def stored_dtype(settings: Mapping[str, Any], weights: Weights) -> torch.dtype | None:
-    """What config.json says, in the newer or the older spelling, else what the tensors are in.
+    """What config.json says, in the newer or the older spelling, else the format of the tensors.
 
     None is a format that cannot be computed in.
     """
     stated = settings.get("dtype") or settings.get("torch_dtype")
     if isinstance(stated, str):
         return DTYPES.get(stated.removeprefix("torch."))
-    matrix = next((name for name in weights if len(weights.shape(name)) > 1), None)
+    matrix = next(weights.matrices(), None)
     found = weights.dtype(matrix) if matrix is not None else None
     return found if found in DTYPES.values() else None
 
@@ -176,10 +170,7 @@ def _open_gguf(path: Path) -> Checkpoint:
     from sequoia_core.model.loading.gguf import open_gguf
 
     model = open_gguf(path)
-    try:
-        config = ModelConfig.from_hf(model.settings)
-    except ModelLoadError as error:
-        raise ModelLoadError(f"{path}: {error}") from None
+    config = _config(model.settings, path)
     check_weights(config, model.weights)
     return Checkpoint(
         name=_short_name(path),

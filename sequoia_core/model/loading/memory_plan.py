@@ -1,15 +1,11 @@
-"""What decoding with a pair takes in memory, planned before anything is loaded.
-
-Owns the arithmetic from shapes to bytes, and which errors say that memory is full. It imports no
-torch, so that the catalogue can use it.
-"""
+"""The memory that decoding takes, planned before anything is loaded. Loads no torch."""
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Protocol
 
 from sequoia_core.errors import MemoryFullError
+from sequoia_core.model.config import ModelConfig
 
 PLANNED_ROWS = 128
 """Nodes of the tree that memory is planned for, the largest that is searched for."""
@@ -21,7 +17,7 @@ PREFILL_ROWS = 256
 """Rows of a prompt read at once: bounds the mask and the activations of a long prompt."""
 
 LEAST_CONTEXT = 512
-"""Tokens of context that must fit with the weights, where the window is not shorter still."""
+"""Tokens of context that must fit with the weights, unless the window is shorter."""
 
 CUDA_BYTES = 512 << 20
 """What a CUDA context, its libraries and their workspaces take of a GPU."""
@@ -36,61 +32,12 @@ _OUT_OF_MEMORY = (
     "cannot allocate memory",
     "alloc_failed",
 )
-"""What PyTorch's allocators and CUDA's libraries say where the error has no class of its own."""
-
-
-class Shape(Protocol):
-    """The sizes of a model, named as in `ModelConfig`."""
-
-    @property
-    def vocab_size(self) -> int:
-        """Rows of the embedding, `V`."""
-        ...
-
-    @property
-    def hidden_size(self) -> int:
-        """Width of the residual stream."""
-        ...
-
-    @property
-    def intermediate_size(self) -> int:
-        """Width inside the MLP."""
-        ...
-
-    @property
-    def num_layers(self) -> int:
-        """`L`."""
-        ...
-
-    @property
-    def num_heads(self) -> int:
-        """Query heads, `H`."""
-        ...
-
-    @property
-    def num_kv_heads(self) -> int:
-        """Key and value heads, `K`."""
-        ...
-
-    @property
-    def head_dim(self) -> int:
-        """`D`."""
-        ...
-
-    @property
-    def context_window(self) -> int:
-        """Most tokens of context."""
-        ...
+"""Messages of PyTorch's allocators and CUDA's libraries, where the error has no own class."""
 
 
 @dataclass(frozen=True, slots=True)
 class Held:
-    """Bytes of models that lie on one device.
-
-    Attributes:
-        weights: of all of them.
-        token: of one token in all their caches.
-    """
+    """Bytes of models on one device: of their weights, and of one token in all their caches."""
 
     weights: int
     token: int
@@ -124,16 +71,21 @@ class MemoryPlan:
         return self._fixed + self.token * context
 
     @property
+    def least_context(self) -> int:
+        """Tokens of context without which a pair is useless."""
+        return min(LEAST_CONTEXT, self.window)
+
+    @property
     def least(self) -> int:
-        """Bytes without which loading is refused: the context may be short, but not useless."""
-        return self.needed(min(LEAST_CONTEXT, self.window))
+        """Bytes without which loading is refused."""
+        return self.needed(self.least_context)
 
     def context_in(self, free: int) -> int:
         """Tokens of context that fit into so many bytes, at most the window."""
         return max(min(self.window, (free - self._fixed) // max(self.token, 1)), 0)
 
     def words(self, context: int) -> str:
-        """The parts and their sum, one line."""
+        """The sum and its parts, one line."""
         parts = {
             "weights": self.weights,
             f"KV cache and masks of {context:,} tokens": self.token * context,
@@ -150,7 +102,7 @@ class MemoryPlan:
 
 
 def plan_memory(
-    target: Shape,
+    target: ModelConfig,
     draft_columns: int,
     held: Held,
     *,
@@ -161,12 +113,12 @@ def plan_memory(
     """The plan of a device that computes logits.
 
     Args:
-        target: decides the window.
+        target: gives the window.
         draft_columns: of the draft's logits; 0 without a draft.
         held: what lies on the device.
         value_bytes: of a number of weights, activations and caches.
         on_gpu: whether CUDA's own memory counts.
-        native: logits are made in float32 at once, and masks stay as they are given.
+        native: logits are float32 from the start, and masks are not converted.
     """
     head_bytes = FLOAT32 if native else value_bytes + FLOAT32  # as computed, and in float32
     logits = PLANNED_ROWS * target.vocab_size * head_bytes
@@ -185,29 +137,23 @@ def plan_memory(
     )
 
 
-def kv_token_bytes(shape: Shape, value_bytes: int, feature_slots: int = 0) -> int:
-    """Bytes that one token takes in a model's cache.
-
-    Args:
-        shape: of the model.
-        value_bytes: of a number in the cache.
-        feature_slots: hidden states held per token.
-    """
-    values = 2 * shape.num_layers * shape.num_kv_heads * shape.head_dim
-    return value_bytes * (values + feature_slots * shape.hidden_size)
+def kv_token_bytes(config: ModelConfig, value_bytes: int, feature_slots: int = 0) -> int:
+    """Bytes that one token takes in a cache with so many bytes per number and hidden states."""
+    values = 2 * config.num_layers * config.num_kv_heads * config.head_dim
+    return value_bytes * (values + feature_slots * config.hidden_size)
 
 
 def is_out_of_memory(error: BaseException) -> bool:
     """Whether an error of PyTorch or Python says that memory is full."""
     if isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError":
         return True
-    said = str(error).lower()
-    return isinstance(error, RuntimeError) and any(words in said for words in _OUT_OF_MEMORY)
+    message = str(error).lower()
+    return isinstance(error, RuntimeError) and any(words in message for words in _OUT_OF_MEMORY)
 
 
 @contextmanager
 def memory_errors(message: Callable[[], str]) -> Iterator[None]:
-    """Say in one line what to do where memory does not suffice for what is done inside.
+    """Replace errors that say that memory is full by one that says what to do.
 
     Raises:
         MemoryFullError: with the message.
@@ -221,7 +167,7 @@ def memory_errors(message: Callable[[], str]) -> Iterator[None]:
 
 
 def size_text(size: int) -> str:
-    """Bytes as a person reads them, in binary units."""
+    """Bytes in binary units, with one decimal."""
     for unit, factor in (("GiB", 2**30), ("MiB", 2**20), ("KiB", 2**10)):
         if size >= factor:
             return f"{size / factor:.1f} {unit}"

@@ -1,14 +1,9 @@
-"""The memory that a pair takes on each of its devices, and whether it is there.
-
-Owns the way from two models and a placement to `MemoryPlan`s, and the refusal of what does not fit.
-It reads no weights.
-"""
+"""The memory that a pair takes on each of its devices, and the context window that fits."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import replace
-from math import prod
 from typing import TYPE_CHECKING
 
 import torch
@@ -16,28 +11,27 @@ import torch
 from sequoia_core.config import Offload
 from sequoia_core.errors import ModelLoadError
 from sequoia_core.model.config import ModelConfig
-from sequoia_core.model.device import free_bytes
+from sequoia_core.model.device import Placement, free_bytes
 from sequoia_core.model.loading.forward import Forward
 from sequoia_core.model.loading.memory_plan import (
     FLOAT32,
-    LEAST_CONTEXT,
     Held,
     MemoryPlan,
     kv_token_bytes,
     plan_memory,
     size_text,
 )
-from sequoia_core.model.loading.weights import expected_shapes
-from sequoia_core.model.native.llama import (
+from sequoia_core.model.native.matrices import (
     cache_is_half,
+    draft_format,
     model_matrices,
     planned_bytes,
     planned_token_bytes,
 )
-from sequoia_core.model.native.loading import draft_format
-from sequoia_core.model.offload.layout import LayerLayout
-from sequoia_core.model.offload.model import Placement, resident_bytes
-from sequoia_core.model.pipeline import Stage, even_stages
+from sequoia_core.model.offload.loaders import LayerLayout
+from sequoia_core.model.offload.model import resident_bytes
+from sequoia_core.model.pipeline import even_stages
+from sequoia_core.model.weight_shapes import weight_values
 
 if TYPE_CHECKING:
     from sequoia_core.model.loading.loader import Checkpoint
@@ -46,43 +40,44 @@ WINDOW_STEP = 256
 """A context window that has to be cut is a multiple of so many tokens."""
 
 
-def stages_of(
-    target: ModelConfig, draft: ModelConfig | None, placement: Placement
-) -> tuple[Stage, ...]:
-    """Which of the target's layers each device holds; the draft is on the first."""
-    beside = weight_values(draft) if draft else 0
-    return even_stages(target, placement.devices, beside)
+def pair_plans(
+    target: Checkpoint | ModelConfig, draft: Checkpoint | ModelConfig | None, forward: Forward
+) -> dict[torch.device, MemoryPlan]:
+    """What each device must have room for; the draft is on the first.
 
-
-def weight_values(config: ModelConfig) -> int:
-    """Numbers that a model's weights consist of."""
-    return sum(prod(shape) for shape in expected_shapes(config).values())
+    Of a model that is not opened only the shape is known; natively 16 bits per number are assumed.
+    """
+    shape, draft_shape = _config(target), _config(draft) if draft else None
+    if not forward.native:
+        assert forward.dtype is not None
+        return memory_plans(shape, draft_shape, forward.dtype, forward.placement)
+    slots = len(draft_shape.feature_layers) if draft_shape else 0
+    held = _native_held(target, forward.target_format, slots)
+    if draft:
+        stored = None if isinstance(draft, ModelConfig) else draft.stored_dtype
+        held += _native_held(draft, draft_format(stored, forward.dtype), min(slots, 1))
+    columns = draft_shape.head_vocab_size if draft_shape else 0
+    plan = plan_memory(shape, columns, held, value_bytes=FLOAT32, on_gpu=False, native=True)
+    return {forward.placement.device: plan}
 
 
 def memory_plans(
     target: ModelConfig, draft: ModelConfig | None, dtype: torch.dtype, placement: Placement
 ) -> dict[torch.device, MemoryPlan]:
-    """What each device must have room for.
-
-    Args:
-        target: the model whose window and layers count.
-        draft: on the first device.
-        dtype: of weights, activations and caches.
-        placement: which devices, and where the target's layers stay.
-    """
+    """What each device must have room for if PyTorch computes in `dtype`."""
     size, first = dtype.itemsize, placement.device
     slots = len(draft.feature_layers) if draft else 0
+    draft_values = weight_values(draft) if draft else 0
     layer_token = kv_token_bytes(target, size) // target.num_layers
     held: dict[torch.device, Held] = dict.fromkeys(placement.devices, Held(0, 0))
-    for stage in stages_of(target, draft, placement):
+    for stage in even_stages(target, placement.devices, draft_values):
         held[stage.device] += Held(size * stage.values, layer_token * len(stage.layers))
     whole = sum(each.weights for each in held.values())
     if placement.offload is not Offload.NONE:
         held[first] = replace(held[first], weights=resident_bytes(LayerLayout(target, dtype)))
-    held[first] += Held(0, size * slots * target.hidden_size)
+    held[first] += Held(size * draft_values, size * slots * target.hidden_size)
     if draft:
-        token = kv_token_bytes(draft, size, feature_slots=min(slots, 1))
-        held[first] += Held(size * weight_values(draft), token)
+        held[first] += Held(0, kv_token_bytes(draft, size, feature_slots=min(slots, 1)))
     plans = {}
     for device, each in held.items():
         plan = plan_memory(
@@ -99,32 +94,7 @@ def memory_plans(
     return plans
 
 
-def pair_plans(
-    target: Checkpoint | ModelConfig, draft: Checkpoint | ModelConfig | None, forward: Forward
-) -> dict[torch.device, MemoryPlan]:
-    """What each device must have room for.
-
-    Args:
-        target: the model whose window and layers count; of a shape alone numbers of 16 bits are
-            assumed.
-        draft: likewise, on the first device.
-        forward: how the pair is computed.
-    """
-    shape, draft_shape = _shape(target), _shape(draft) if draft else None
-    if not forward.native:
-        assert forward.dtype is not None
-        return memory_plans(shape, draft_shape, forward.dtype, forward.placement)
-    slots = len(draft_shape.feature_layers) if draft_shape else 0
-    held = _native_held(target, forward.target_format, slots)
-    if draft:
-        own = None if isinstance(draft, ModelConfig) else draft_format(draft, forward.dtype)
-        held += _native_held(draft, own, min(slots, 1))
-    columns = draft_shape.head_vocab_size if draft_shape else 0
-    plan = plan_memory(shape, columns, held, value_bytes=FLOAT32, on_gpu=False, native=True)
-    return {forward.placement.device: plan}
-
-
-def _shape(model: Checkpoint | ModelConfig) -> ModelConfig:
+def _config(model: Checkpoint | ModelConfig) -> ModelConfig:
     return model if isinstance(model, ModelConfig) else model.config
 
 
@@ -145,9 +115,9 @@ def fitting_window(
     """Tokens of context that fit into the memory that is free now.
 
     Args:
-        names: of the models on each device, for a message.
+        names: of the models on each device.
         plans: by device.
-        number: format of the weights, for a message.
+        number: format of the weights.
 
     Raises:
         ModelLoadError: the weights do not fit, or leave too little room for a context.
@@ -163,13 +133,15 @@ def fitting_window(
             )
         fitting = plan.context_in(free)
         if fitting < plan.window:
-            least = min(LEAST_CONTEXT, plan.window)
-            window = min(window, max(fitting // WINDOW_STEP * WINDOW_STEP, least))
+            window = min(window, max(fitting // WINDOW_STEP * WINDOW_STEP, plan.least_context))
     return window
 
 
 def _more(plan: MemoryPlan) -> str:
-    rest, context = plan.least - plan.weights, min(LEAST_CONTEXT, plan.window)
+    rest = plan.least - plan.weights
     if rest == 0:
         return ""
-    return f"{context} tokens of context, logits and activations take {size_text(rest)} more; "
+    return (
+        f"{plan.least_context} tokens of context, logits and activations take "
+        f"{size_text(rest)} more; "
+    )

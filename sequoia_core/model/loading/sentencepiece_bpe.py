@@ -1,8 +1,8 @@
 """A sentencepiece vocabulary of kind BPE as a `tokenizers` backend.
 
-A GGUF file and a `tokenizer.model` hold the same things: pieces, each with a score and a type, and
-a few rules for spaces. Both are built here. Sentencepiece merges the pair whose piece has the
-highest score; the `tokenizers` library wants a list of merges, which is made from the scores.
+A GGUF file and a `tokenizer.model` hold the same: pieces, each with a score and a type, and a few
+rules for spaces. Sentencepiece merges the pair whose piece has the highest score; the `tokenizers`
+library wants a list of merges, which is made from the scores.
 """
 
 from __future__ import annotations
@@ -34,26 +34,16 @@ class PieceType(IntEnum):
     BYTE = 6
 
 
-MERGED = {PieceType.NORMAL}
-"""Types that text is merged into. The others are matched as a whole, or never."""
-
-
 @dataclass(frozen=True, slots=True)
 class Piece:
-    """One token.
-
-    Attributes:
-        text: with `SPACE` for spaces.
-        score: the higher one is merged first.
-        type: what it is for.
-    """
+    """One token; its text has `SPACE` for spaces, and a higher score is merged first."""
 
     text: str
     score: float
     type: PieceType
 
     def added(self) -> AddedToken | None:
-        """The piece as a token that is matched before anything else, where it is one."""
+        """The piece as a token that is matched before merging; None if it is not one."""
         from tokenizers import AddedToken
 
         if self.type is PieceType.USER_DEFINED:
@@ -69,10 +59,9 @@ class SentencePieces:
 
     Attributes:
         pieces: by token id.
-        merges: pairs in the order in which they are merged, where the file lists them; otherwise
-            they are made from the scores.
+        merges: pairs in the order in which they are merged; None makes them from the scores.
         space_prefix: a space is put before text.
-        legacy: before any text between special tokens; otherwise before the first text only.
+        legacy: before every text between special tokens; otherwise before the first only.
         squeeze: white space at the ends is dropped, and several spaces become one.
         charsmap: sentencepiece's compiled table of character replacements.
     """
@@ -86,11 +75,7 @@ class SentencePieces:
 
     @classmethod
     def read(cls, file: Path, legacy: bool) -> SentencePieces:
-        """Read a `tokenizer.model`.
-
-        Args:
-            file: of the protobuf message `ModelProto`.
-            legacy: see above; the file does not say it.
+        """Read a `tokenizer.model`, a protobuf message `ModelProto`; it does not state `legacy`.
 
         Raises:
             ModelLoadError: its kind or one of its rules is not supported.
@@ -98,7 +83,7 @@ class SentencePieces:
         """
         from sentencepiece import sentencepiece_model_pb2 as protobuf
 
-        model = protobuf.ModelProto()  # type: ignore[attr-defined]  # made when it is imported
+        model = protobuf.ModelProto()  # type: ignore[attr-defined]  # made at import
         model.ParseFromString(file.read_bytes())
         training, rules = model.trainer_spec, model.normalizer_spec
         if training.model_type != training.BPE:
@@ -168,8 +153,8 @@ class SentencePieces:
         )
 
     def _merges_by_score(self) -> list[tuple[str, str]]:
-        """All pairs of pieces that make a piece; those of the highest score come first."""
-        merged = {piece.text for piece in self.pieces if piece.type in MERGED}
+        """All pairs of pieces that form a piece, highest score first."""
+        merged = {piece.text for piece in self.pieces if piece.type is PieceType.NORMAL}
         scores: dict[float, str] = {}
         pairs: list[tuple[float, int, str, str]] = []
         for piece in self.pieces:

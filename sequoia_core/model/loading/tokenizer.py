@@ -1,18 +1,17 @@
-"""Tokenizers: loading, whether they fit an embedding, and whether two of them agree.
+"""Loading tokenizers.
 
-Owns what the engine must know of a tokenizer beyond encoding and decoding. Uses transformers, whose
-import takes most of the time here; it is imported where it is needed and as narrowly as possible.
 A tokenizer is always one of transformers' own classes around a backend of the `tokenizers` library:
-no class is chosen by a file, and no code of a model's folder is run.
+no class is chosen by a file, and no code of a model's folder is run. transformers is imported late,
+since its import takes most of the time here.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from sequoia_core.errors import ModelLoadError, TokenizerMismatchError
+from sequoia_core.errors import ModelLoadError
 from sequoia_core.model.loading.gguf_tokenizer import read_gguf_tokenizer
 from sequoia_core.model.loading.sentencepiece_bpe import SentencePieces
 from sequoia_core.model.loading.weights import first_line, read_json
@@ -32,16 +31,16 @@ TEMPLATE_FOLDERS = ("chat_templates", "additional_chat_templates")
 
 
 def has_tokenizer(directory: Path) -> bool:
-    """Whether a model's directory brings a tokenizer."""
+    """Whether a model's directory has a tokenizer."""
     return any((directory / name).exists() for name in TOKENIZER_FILES)
 
 
 def load_tokenizer(directory: Path) -> PreTrainedTokenizerBase:
     """The tokenizer of a Hugging Face directory.
 
-    `tokenizer.json` is taken as it stands: the class, `add_bos_token`, `add_prefix_space` and
-    `legacy` of `tokenizer_config.json` say how to make one, not how to change one. They count where
-    only `tokenizer.model` or `vocab.json` and `merges.txt` are there.
+    `tokenizer.json` is taken as it is: the class, `add_bos_token`, `add_prefix_space` and `legacy`
+    of `tokenizer_config.json` say how to make one, not how to change one. They count where there is
+    only `tokenizer.model` or `vocab.json` and `merges.txt`.
 
     Raises:
         ModelLoadError: it is missing, cannot be read, or states what is not supported.
@@ -62,11 +61,7 @@ def load_tokenizer(directory: Path) -> PreTrainedTokenizerBase:
 
 
 def gguf_tokenizer(entries: Mapping[str, Any], origin: str) -> PreTrainedTokenizerBase:
-    """The tokenizer inside a GGUF file.
-
-    Args:
-        entries: of the file, those whose names begin with `tokenizer.`.
-        origin: the file, for messages.
+    """The tokenizer that a GGUF file's entries with names in `tokenizer.` describe.
 
     Raises:
         ModelLoadError: an entry is missing, damaged, or states what is not supported.
@@ -87,10 +82,6 @@ def gguf_tokenizer(entries: Mapping[str, Any], origin: str) -> PreTrainedTokeniz
 def stated_eos_ids(*settings: Mapping[str, Any], origin: object = "config") -> frozenset[int]:
     """The `eos_token_id` entries (a number or a list) of configurations.
 
-    Args:
-        settings: the configurations.
-        origin: where they come from, for the message.
-
     Raises:
         ModelLoadError: an entry is something else.
     """
@@ -104,68 +95,20 @@ def stated_eos_ids(*settings: Mapping[str, Any], origin: object = "config") -> f
     return frozenset(ids)
 
 
-def check_embedding_fit(
-    tokenizer: PreTrainedTokenizerBase, vocab_size: int, needed: Iterable[int], origin: str
-) -> None:
-    """Refuse a tokenizer whose ordinary text has tokens that the embedding has no row for.
-
-    An embedding with more rows than tokens is padded, which is common. Tokens that were added to
-    the vocabulary may lie past it as long as nothing needs them: many models name a padding token
-    that they have no row for.
-
-    Args:
-        tokenizer: to check.
-        vocab_size: rows of the embedding.
-        needed: ids of added tokens that every chat uses.
-        origin: the model, for the message.
-
-    Raises:
-        ModelLoadError: names the first such token.
-    """
-    backend = tokenizer.backend_tokenizer
-    ordinary = set(backend.get_vocab(with_added_tokens=False).values())
-    # an added token may be listed in the vocabulary as well
-    ids = (ordinary - backend.get_added_tokens_decoder().keys()) | set(needed)
-    if past := sorted(token for token in ids if token >= vocab_size):
-        raise ModelLoadError(
-            f"{origin}: the tokenizer has token {past[0]} ({backend.id_to_token(past[0])!r}), but "
-            f"the embedding has {vocab_size} rows; take the tokenizer that belongs to the weights"
-        )
-
-
-def assert_same_tokenizer(target: PreTrainedTokenizerBase, draft: PreTrainedTokenizerBase) -> None:
-    """Compare the token strings of two tokenizers, id by id.
-
-    Ids that only one of them has are padding and do no harm.
-
-    Raises:
-        TokenizerMismatchError: an id means different strings; names the first one.
-    """
-    target_tokens = {index: token for token, index in target.get_vocab().items()}
-    draft_tokens = {index: token for token, index in draft.get_vocab().items()}
-    for index in sorted(target_tokens.keys() & draft_tokens.keys()):
-        if target_tokens[index] != draft_tokens[index]:
-            raise TokenizerMismatchError(
-                f"the draft has another tokenizer: token {index} is {target_tokens[index]!r} to "
-                f"the target and {draft_tokens[index]!r} to the draft; take one of the same family"
-            )
-
-
 def _transformers() -> Any:
     import transformers
 
-    # its warnings would be written across the screen
+    # its warnings would go to the screen
     transformers.logging.set_verbosity_error()
     return transformers
 
 
 def _settings(directory: Path) -> dict[str, Any]:
-    """What the folder says of its tokenizer, `tokenizer.json` apart."""
-    read = [
-        read_json(directory / name) if (directory / name).exists() else {}
+    """What the folder states about its tokenizer outside `tokenizer.json`."""
+    settings, special = (
+        read_json(directory / name, missing_ok=True)
         for name in ("tokenizer_config.json", "special_tokens_map.json")
-    ]
-    settings, special = read
+    )
     if settings.get("split_special_tokens"):
         raise ModelLoadError("split_special_tokens is not supported")
     # transformers' order: the newer files list added tokens in the configuration
@@ -195,7 +138,7 @@ def _folder_tokenizer(directory: Path, settings: Mapping[str, Any]) -> PreTraine
 
 
 _PLAIN = {"clean_up_tokenization_spaces": False}
-"""Text is what the ids state; spaces before punctuation stay."""
+"""Spaces before punctuation stay, as the ids state them."""
 
 
 def _wrapped(backend: Tokenizer) -> PreTrainedTokenizerBase:
@@ -212,13 +155,12 @@ def _stated_tokens(directory: Path, settings: Mapping[str, Any]) -> dict[int, Ad
     listed = settings.get("added_tokens_decoder") or {}
     if listed:
         return {int(token): AddedToken(**entry) for token, entry in listed.items()}
-    older = directory / "added_tokens.json"
-    found = read_json(older) if older.exists() else {}
+    found = read_json(directory / "added_tokens.json", missing_ok=True)
     return {int(token): AddedToken(text, normalized=False) for text, token in found.items()}
 
 
 def _add_tokens(backend: Tokenizer, stated: Mapping[int, AddedToken]) -> None:
-    """Add the tokens that the backend lacks, each under the id that is stated for it."""
+    """Add the tokens that the backend lacks, each under its stated id."""
     known = {str(token) for token in backend.get_added_tokens_decoder().values()}
     for token, added in sorted(stated.items()):
         if added.content not in known:
@@ -249,7 +191,7 @@ def _name_tokens(tokenizer: PreTrainedTokenizerBase, names: Mapping[str, Any]) -
 
 
 def _mark_ends(tokenizer: PreTrainedTokenizerBase, begins: bool, ends: bool) -> None:
-    """Let `encode` mark the beginning and the end of a whole text."""
+    """Let `encode` add the tokens that begin and end a text."""
     from tokenizers import processors
 
     first = [tokenizer.bos_token] if begins and tokenizer.bos_token else []
@@ -261,7 +203,7 @@ def _mark_ends(tokenizer: PreTrainedTokenizerBase, begins: bool, ends: bool) -> 
 
 
 def _text(token: Any) -> str:
-    """A token as text, from either of the forms that configurations write it in."""
+    """The text of a token, which configurations state as it is or as a dictionary."""
     text = token["content"] if isinstance(token, dict) else token
     if not isinstance(text, str):
         raise ModelLoadError(f"{text!r} was expected to be a token's text")
@@ -269,7 +211,7 @@ def _text(token: Any) -> str:
 
 
 def _folder_templates(directory: Path, settings: Mapping[str, Any]) -> dict[str, str]:
-    """Chat templates by name; a file of its own goes before an entry in a configuration."""
+    """Chat templates by name; a file has precedence over an entry in a configuration."""
     folders = [directory / name for name in TEMPLATE_FOLDERS]
     files = {file.stem: file for folder in folders for file in sorted(folder.glob("*.jinja"))}
     if (main := directory / "chat_template.jinja").exists():
@@ -277,8 +219,9 @@ def _folder_templates(directory: Path, settings: Mapping[str, Any]) -> dict[str,
     if files:
         return {name: file.read_text(encoding="utf-8") for name, file in files.items()}
     stated = settings.get("chat_template")
-    if not stated and (other := directory / "chat_template.json").exists():
-        stated = read_json(other).get("chat_template")
+    if not stated:
+        other = read_json(directory / "chat_template.json", missing_ok=True)
+        stated = other.get("chat_template")
     if not stated:
         return {}
     if isinstance(stated, list):

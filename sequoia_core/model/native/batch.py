@@ -1,4 +1,4 @@
-"""Many conversations side by side on the native forward; see `batch.ConversationBatch`."""
+"""Many conversations side by side on the native forward; see `model.batch.ConversationBatch`."""
 
 from __future__ import annotations
 
@@ -7,19 +7,14 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from sequoia_core.model.native.llama import Continued, NativeLlama
+from sequoia_core.model.native.llama import Continuation, NativeLlama
 
 PASS_ROWS = 256
 """Rows of a pass that prompts may fill up; bounds the working memory."""
 
 
 class NativeBatch:
-    """B rows, each a conversation with a cache of its own.
-
-    Args:
-        model: computes all of them.
-        rows: `B`.
-    """
+    """Conversations with a cache each."""
 
     def __init__(self, model: NativeLlama, rows: int) -> None:
         assert rows > 0
@@ -53,7 +48,7 @@ class NativeBatch:
             ended = more == len(ids) - 1
             if ended:
                 done.append(row)
-            texts.append(Continued(self._caches[row], ids[: 1 + more], int(ended)))
+            texts.append(Continuation(self._caches[row], ids[: 1 + more], int(ended)))
         return done, self._model.continue_texts(texts) if texts else torch.empty(
             0, self._model.vocab_size
         )

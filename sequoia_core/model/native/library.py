@@ -1,21 +1,12 @@
-"""Finding and calling the compiled library; sizes are checked here, before pointers are passed.
+"""The compiled library: finding it, its structures and signatures, its errors.
 
-The library is optional: without it models are computed by PyTorch.
+It is optional: without it models are computed by PyTorch.
 """
 
 import ctypes
 import os
 from collections.abc import Sequence
-from ctypes import (
-    POINTER,
-    Structure,
-    c_char_p,
-    c_float,
-    c_int32,
-    c_size_t,
-    c_uint32,
-    c_void_p,
-)
+from ctypes import POINTER, Structure, c_char_p, c_float, c_int32, c_size_t, c_uint32, c_void_p
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
@@ -23,15 +14,15 @@ from typing import Any
 from sequoia_core.errors import ModelLoadError
 
 ABI_VERSION = 5
-"""`SEQUOIA_ABI_VERSION` of abi.h, raised with every change of it."""
+"""`SEQUOIA_ABI_VERSION` of abi.h."""
 
 LIBRARY_NAME = "libsequoia_native.so"
 SOURCES = Path(__file__).parent / "cpp"
 _REMEDY = "run: make native" if SOURCES.exists() else "install sequoia-chat anew"
 INSTRUCTION_SET_VARIABLE = "SEQUOIA_NATIVE_ISA"
-"""Names the instruction set to compute with, instead of the processor's best."""
+"""Environment variable: the instruction set to use instead of the processor's best."""
 UNPROVEN = "amx_int8"
-"""The instruction set that no hardware has run yet: it is taken by name alone."""
+"""The instruction set that no hardware has run yet: it is used only if it is named."""
 
 
 class ModelShapeStruct(Structure):
@@ -175,10 +166,7 @@ def load_library() -> ctypes.CDLL:
 
 
 def check(status: int) -> None:
-    """Raise the library's message if a call failed.
-
-    Args:
-        status: what the function returned; 0 is success.
+    """Raise the library's message if a call returned a status other than 0.
 
     Raises:
         ModelLoadError: the call failed.
@@ -188,13 +176,13 @@ def check(status: int) -> None:
 
 
 def made(pointer: int | None) -> int:
-    """A pointer that a constructor returned.
+    """The pointer that a constructor returned.
 
     Raises:
         ModelLoadError: it is null.
     """
-    if not pointer:
-        raise ModelLoadError(f"native forward: {load_library().sequoia_error().decode()}")
+    check(0 if pointer else 1)
+    assert pointer
     return pointer
 
 

@@ -1,4 +1,4 @@
-"""Distributions over rows of logits, computed by the threads of the native models.
+"""Distributions and draws from rows of logits, computed by the native library.
 
 Shapes: `n` rows, `V` vocabulary.
 """
@@ -18,21 +18,17 @@ from sequoia_core.model.native.library import LabelsStruct, LogitsStruct, check,
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from sequoia_core.model.native.llama import Pool
+    from sequoia_core.model.native.pool import Pool
 
 
 class NativeRows:
-    """Reads logits that lie on the CPU.
-
-    Args:
-        pool: threads to compute with.
-    """
+    """Reads rows on the CPU in place of PyTorch's operations, with the threads of `pool`."""
 
     def __init__(self, pool: Pool) -> None:
         self._library, self._pool = load_library(), pool
 
     def takes(self, logits: Tensor) -> bool:
-        """Whether the library reads this tensor: float32 rows on the CPU, one after another."""
+        """Whether the library reads this tensor: contiguous float32 rows on the CPU."""
         return (
             logits.device.type == "cpu"
             and logits.dtype == torch.float32
@@ -42,7 +38,7 @@ class NativeRows:
         )
 
     def probs(self, logits: Tensor, temperature: float) -> Tensor:
-        """Softmax of logits [n, V] at a temperature above 0: float32 [n, V]."""
+        """As `full_probs`, for a temperature above 0: float32 [n, V]."""
         probs = torch.empty_like(logits)
         given = _struct(logits, temperature)
         check(
@@ -51,7 +47,16 @@ class NativeRows:
         return probs
 
     def ordered_draws(self, probs: Tensor, uniforms: Sequence[float], count: int) -> list[int]:
-        """As `sampling.RowReader.ordered_draws`."""
+        """Draw `count` tokens of each row [n, V] without replacement, in order.
+
+        Args:
+            probs: float32 [n, V].
+            uniforms: in [0, 1), n x count.
+            count: at most V.
+
+        Returns:
+            columns, row by row; -1 where a probability of the row is not a number.
+        """
         rows, width = probs.shape
         drawn = (c_int32 * (rows * count))()
         given = (c_double * len(uniforms))(*uniforms)
@@ -61,7 +66,7 @@ class NativeRows:
         return drawn[:]
 
     def top(self, values: Tensor, count: int) -> Tensor:
-        """As `sampling.RowReader.top`."""
+        """Columns of the largest values of each row [n, V], in order: int64 [n, count]."""
         columns = torch.empty((len(values), count), dtype=torch.int32)
         labels = LabelsStruct(
             size=ctypes.sizeof(LabelsStruct), wanted=count, columns=columns.data_ptr()
@@ -73,7 +78,7 @@ class NativeRows:
     def labelled_draws(
         self, logits: Tensor, temperatures: Sequence[float], uniforms: Sequence[float], top: int
     ) -> LabelledDraws:
-        """As `sampling.RowReader.labelled_draws`."""
+        """As `sampling.labelled_draws`; a token is -1 where a logit of the row is not a number."""
         rows = len(logits)
         columns = torch.empty((rows, top), dtype=torch.int32)
         probs = torch.empty((rows, top))
@@ -102,3 +107,17 @@ def _struct(logits: Tensor, temperature: float) -> LogitsStruct:
         inverse_temperature=1.0 / temperature,
         values=logits.data_ptr(),
     )
+
+
+_reader: NativeRows | None = None
+
+
+def read_rows_with(reader: NativeRows) -> None:
+    """Read rows with `reader` in this process from now on."""
+    global _reader  # as process-wide as the threads that it computes with
+    _reader = reader
+
+
+def reader_of(logits: Tensor) -> NativeRows | None:
+    """What reads these logits [n, V] in place of PyTorch; None for PyTorch."""
+    return _reader if _reader is not None and _reader.takes(logits) else None

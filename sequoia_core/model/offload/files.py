@@ -1,7 +1,6 @@
 """Tensors of safetensors files, read by position into memory that the caller owns.
 
-Owns the places of tensors in the files. It knows nothing of layers. A mapping of the file would do
-as well, but is slower to read from and its pages count as this process's memory while it lasts
+Reading is faster than a mapping, whose pages also count as this process's memory while it lasts
 (docs/decisions/0020).
 """
 
@@ -32,24 +31,21 @@ CONVERTED_AT_ONCE = 1 << 20
 
 
 @dataclass(frozen=True, slots=True)
-class _Place:
-    """Where a tensor lies."""
+class _Extent:
+    """Where a tensor lies: `file` is a descriptor, `offset` in bytes."""
 
     path: Path
-    file: int  # descriptor
-    offset: int  # bytes
+    file: int
+    offset: int
     dtype: torch.dtype
     shape: tuple[int, ...]
 
 
 class TensorFiles(Weights):
-    """The same tensors as `weights` has, none of them mapped.
-
-    Args:
-        weights: an opened model.
+    """The tensors of an opened model, none of them mapped.
 
     Raises:
-        ModelLoadError: it is not stored as safetensors, or in a number format that is unknown here.
+        ModelLoadError: it is not stored as safetensors, or in an unknown number format.
     """
 
     def __init__(self, weights: Weights) -> None:
@@ -59,18 +55,18 @@ class TensorFiles(Weights):
                 "this model is not stored in them as it is used; save it as safetensors, or leave "
                 "--offload out"
             )
-        self.origin = weights.origin
         self._files = ExitStack()
-        self._places: dict[str, _Place] = {}
+        self._extents: dict[str, _Extent] = {}
+        super().__init__(self._extents, weights.origin)
         try:
             for path in {weights.path(name) for name in weights}:
-                self._places.update(self._found(path))
+                self._extents.update(self._read_header(path))
         except BaseException:
             self.close()
             raise
 
     def close(self) -> None:
-        """Close the files; nothing can be read any more."""
+        """Close the files; nothing can be read afterwards."""
         self._files.close()
 
     def read(self, name: str, into: Tensor) -> None:
@@ -79,39 +75,34 @@ class TensorFiles(Weights):
         Raises:
             ModelLoadError: the file cannot be read any more.
         """
-        place = self._places[name]
+        extent = self._extents[name]
         flat = into.view(-1)
-        assert flat.shape[0] == prod(place.shape)
-        if into.dtype is place.dtype:
-            _read(place, place.offset, flat)
+        assert flat.shape[0] == prod(extent.shape)
+        if into.dtype is extent.dtype:
+            _read(extent, extent.offset, flat)
             return
-        staging = torch.empty(min(CONVERTED_AT_ONCE, flat.shape[0]), dtype=place.dtype)
+        staging = torch.empty(min(CONVERTED_AT_ONCE, flat.shape[0]), dtype=extent.dtype)
         for first in range(0, flat.shape[0], CONVERTED_AT_ONCE):
             part = flat[first : first + CONVERTED_AT_ONCE]
-            _read(place, place.offset + first * place.dtype.itemsize, staging[: part.shape[0]])
-            part.copy_(staging[: part.shape[0]])
+            staged = staging[: part.shape[0]]
+            _read(extent, extent.offset + first * extent.dtype.itemsize, staged)
+            part.copy_(staged)
 
     def __getitem__(self, name: str) -> Tensor:
-        place = self._places[name]
-        tensor = torch.empty(place.shape, dtype=place.dtype)
+        extent = self._extents[name]
+        tensor = torch.empty(extent.shape, dtype=extent.dtype)
         self.read(name, tensor)
         return tensor
 
-    def __iter__(self) -> Iterator[str]:
-        return iter(self._places)
-
-    def __len__(self) -> int:
-        return len(self._places)
-
     def shape(self, name: str) -> tuple[int, ...]:
         """Shape of a tensor without reading it."""
-        return self._places[name].shape
+        return self._extents[name].shape
 
-    def _found(self, path: Path) -> Iterator[tuple[str, _Place]]:
-        """The tensors of a file, whose header the library has checked already.
+    def _read_header(self, path: Path) -> Iterator[tuple[str, _Extent]]:
+        """The tensors of a file whose header the safetensors library has checked already.
 
-        The library does not say where they lie; its format does: eight bytes for the length of a
-        JSON object, that object, then the tensors.
+        The library does not give offsets. The format: eight bytes for the length of a JSON object,
+        that object, then the tensors.
         """
         try:
             file = os.open(path, os.O_RDONLY | getattr(os, "O_CLOEXEC", 0))
@@ -129,19 +120,20 @@ class TensorFiles(Weights):
                     "decodes; leave --offload out"
                 )
             offset = 8 + length + entry["data_offsets"][0]
-            yield name, _Place(path, file, offset, dtype, tuple(entry["shape"]))
+            yield name, _Extent(path, file, offset, dtype, tuple(entry["shape"]))
 
 
-def _read(place: _Place, offset: int, into: Tensor) -> None:
+def _read(extent: _Extent, offset: int, into: Tensor) -> None:
     """Fill a contiguous tensor with the bytes from `offset` on."""
     left = into.view(torch.uint8).numpy().data
     try:
         while left:
-            count = os.preadv(place.file, [left], offset)
+            count = os.preadv(extent.file, [left], offset)
             if count == 0:
                 raise ModelLoadError(
-                    f"{place.path}: it has become shorter since it was opened; load the model again"
+                    f"{extent.path}: it has become shorter since it was opened; "
+                    "load the model again"
                 )
             left, offset = left[count:], offset + count
     except OSError as error:
-        raise ModelLoadError(f"{place.path}: {error.strerror or error}") from None
+        raise ModelLoadError(f"{extent.path}: {error.strerror or error}") from None

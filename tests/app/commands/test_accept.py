@@ -13,7 +13,7 @@ from sequoia_core.data.prompts import PROMPTS
 from sequoia_core.errors import ModelLoadError
 from sequoia_core.figures.charts import draw_vector
 from sequoia_core.measure.acceptance_vector import AcceptanceVector
-from sequoia_core.model.loading.pair import embedded_target_path
+from sequoia_core.model.loading.sources import embedded_target_path
 from sequoia_core.tree.files import read_acceptance_rates
 from tests.core.checkpoints import save_model, tiny_tokenizer
 

@@ -25,7 +25,7 @@ from app.engine import build
 from app.store.recorder import DatabaseRecorder
 from app.store.recording import NoRecord
 from sequoia_core.errors import GrowMapError, ModelLoadError, ParameterError
-from sequoia_core.model.loading import forward, pair
+from sequoia_core.model.loading import forward, sources
 from sequoia_core.model.loading.catalogue import catalogue
 from sequoia_core.model.native import library
 from sequoia_core.tree.files import find_growmap, growmap_names, save_growmap
@@ -199,7 +199,7 @@ def test_sizes_read_in_binary_units(size: int, text: str) -> None:
 def embedded_target(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Path:
     path = tmp_path / "model.gguf"
     save_gguf(path, tiny_llama())
-    monkeypatch.setattr(pair, "embedded_target_path", lambda: path)
+    monkeypatch.setattr(sources, "embedded_target_path", lambda: path)
     return path
 
 
@@ -218,11 +218,11 @@ def test_doctor_reports_and_exits_0(embedded_target: Path, config_home: Path) ->
 def test_doctor_exits_1_and_says_how_to_get_the_embedded_target(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(pair, "EMBEDDED_DISTRIBUTION", "no_such_distribution")
+    monkeypatch.setattr(sources, "EMBEDDED_DISTRIBUTION", "no_such_distribution")
     result = sequoia("doctor")
     assert result.exit_code == 1
     assert "✘ models " in result.stdout
-    assert f"install it with: {pair.EMBEDDED_INSTALL}" in result.stdout
+    assert f"install it with: {sources.EMBEDDED_INSTALL}" in result.stdout
 
 
 @pytest.mark.parametrize(
@@ -248,7 +248,7 @@ def test_doctor_finds_a_broken_setting(
 def test_doctor_needs_no_embedded_target_for_another_model(
     monkeypatch: pytest.MonkeyPatch, config_home: Path
 ) -> None:
-    monkeypatch.setattr(pair, "EMBEDDED_DISTRIBUTION", "no_such_distribution")
+    monkeypatch.setattr(sources, "EMBEDDED_DISTRIBUTION", "no_such_distribution")
     (config_home / "config.toml").write_text('pair = "tinyllama-1.1b"')
     result = sequoia("doctor")
     assert result.exit_code == 0, result.stdout

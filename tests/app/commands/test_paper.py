@@ -14,7 +14,7 @@ from app.commands.paper import Hardware
 from app.engine import build
 from sequoia_core.config import Offload
 from sequoia_core.errors import ModelLoadError
-from sequoia_core.model.loading.pair import embedded_target_path
+from sequoia_core.model.loading.sources import embedded_target_path
 from sequoia_core.reproduce.paper_facts import paper_facts
 from sequoia_core.reproduce.paper_limits import Room
 from sequoia_core.reproduce.paper_run import PaperOptions

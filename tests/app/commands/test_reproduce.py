@@ -11,7 +11,8 @@ from app.cli import app
 from app.engine import build
 from sequoia_core.data import load_prompts
 from sequoia_core.errors import ModelLoadError
-from sequoia_core.model.loading.pair import Pair, embedded_target_path
+from sequoia_core.model.loading.pair import Pair
+from sequoia_core.model.loading.sources import embedded_target_path
 from sequoia_core.reproduce import experiment, robustness
 from sequoia_core.reproduce.robustness import RULES
 from tests.core.reproducing import load_tiny, save_pair

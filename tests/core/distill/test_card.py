@@ -16,7 +16,11 @@ from sequoia_core.distill.pipeline import WORK
 from sequoia_core.distill.trainer import UNROLL
 from sequoia_core.errors import ParameterError
 from sequoia_core.model.loading.pair import Pair, load_pair
-from sequoia_core.model.loading.weights import DRAFT_VOCAB_IDS, EMBEDDING, expected_shapes
+from sequoia_core.model.weight_shapes import (
+    DRAFT_VOCAB_IDS,
+    EMBEDDING,
+    expected_shapes,
+)
 from tests.core.distill.runs import TINY_RUN, load_text, run, tiny_target
 
 

@@ -12,7 +12,7 @@ from transformers.models.llama.modeling_llama import LlamaRotaryEmbedding
 
 from sequoia_core.errors import ModelLoadError
 from sequoia_core.model.config import ONLY_VALUES, READ, ModelConfig, RopeScaling
-from sequoia_core.model.rope import RotaryEmbedding
+from sequoia_core.model.layers import RotaryEmbedding
 
 PLAIN: dict[str, Any] = {
     "model_type": "llama",

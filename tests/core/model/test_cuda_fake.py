@@ -22,6 +22,7 @@ from sequoia_core.speculate.sampling import draft_probs, full_probs, ordered_dra
 from sequoia_core.speculate.token_tree import DeviceNodes
 from sequoia_core.tree.growmap import GrowMap
 from tests.core.models import random_weights, tiny_config
+from tests.pretended_device import index
 
 CUDA = torch.device("cuda", 0)
 GROWMAP = GrowMap((-1, 0, 0, 0, 1, 1, 3, 4, 7))
@@ -31,28 +32,9 @@ DTYPES = pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16, torch.
 ATEN = torch.ops.aten
 
 
-def picked(x: Tensor, key: Any) -> Tensor:
-    """`x[key]` for the keys that the engine uses; a view unless a tensor is among them."""
-    keys = key if isinstance(key, tuple) else (key,)
-    tensors: list[Tensor | None] = []
-    dim = 0
-    for each in keys:
-        if isinstance(each, int):
-            x = x.select(dim, each)
-            continue
-        if each is None:
-            x = x.unsqueeze(dim)
-        elif isinstance(each, slice):
-            x = ATEN.slice.Tensor(x, dim, each.start, each.stop, each.step or 1)
-        else:
-            tensors += [None] * (dim - len(tensors)) + [each]
-        dim += 1
-    return ATEN.index.Tensor(x, tensors) if tensors else x
-
-
 OPERATORS: Mapping[object, Callable[..., Any]] = {
-    torch.Tensor.__getitem__: picked,
-    torch.Tensor.__setitem__: lambda x, key, value: ATEN.copy_.default(picked(x, key), value),
+    torch.Tensor.__getitem__: index,
+    torch.Tensor.__setitem__: lambda x, key, value: ATEN.copy_.default(index(x, key), value),
     torch.Tensor.__invert__: ATEN.bitwise_not.default,
     torch.Tensor.copy_: ATEN.copy_.default,
     torch.Tensor.item: ATEN._local_scalar_dense.default,

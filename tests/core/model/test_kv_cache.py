@@ -13,16 +13,11 @@ from sequoia_core.errors import ContextFullError
 from sequoia_core.model import kv_cache
 from sequoia_core.model.kv_cache import CUDA_BUCKET, PART_LAYERS, LayeredKVCache
 from tests.core.engines import tree_of
-from tests.core.models import tiny_config, tiny_llama
+from tests.core.models import fresh_logits, path_to, tiny_config, tiny_llama
 
 MODEL = tiny_llama(3)
 CPU = torch.device("cpu")
 TOKENS = st.lists(st.integers(0, 60), min_size=1, max_size=12)
-
-
-def fresh_logits(token_ids: Sequence[int]) -> Tensor:
-    ids = torch.tensor(token_ids)
-    return MODEL.forward(ids, torch.arange(len(ids)), None, MODEL.new_cache())
 
 
 def next_logits(token_ids: Sequence[int], cache: LayeredKVCache) -> Tensor:
@@ -50,13 +45,11 @@ def test_an_accepted_path_is_kept_as_if_it_had_been_read_alone(
     )
     positions = torch.tensor(growmap.depths) + len(prefix)
     MODEL.forward(torch.tensor(drafted), positions, mask, cache)
-    path = [pick % growmap.size]
-    while path[0]:
-        path.insert(0, growmap.parents[path[0]])
+    path = path_to(growmap.parents, pick % growmap.size)
     cache.keep(len(prefix), [len(prefix) + node for node in path])
     kept = [*prefix, *(drafted[node] for node in path)]
     assert cache.length == len(kept)
-    close(next_logits([5], cache)[-1], fresh_logits([*kept, 5])[-1])
+    close(next_logits([5], cache)[-1], fresh_logits(MODEL, torch.tensor([*kept, 5]))[-1])
 
 
 @given(tokens=TOKENS, cut=st.integers(0, 12), more=TOKENS)
@@ -67,7 +60,10 @@ def test_what_was_truncated_is_forgotten(tokens: list[int], cut: int, more: list
     length = min(cut, len(tokens))
     cache.truncate(length)
     assert cache.length == length
-    close(next_logits(more, cache), fresh_logits([*tokens[:length], *more])[length:])
+    close(
+        next_logits(more, cache),
+        fresh_logits(MODEL, torch.tensor([*tokens[:length], *more]))[length:],
+    )
 
 
 @given(pieces=st.lists(TOKENS, min_size=1, max_size=8))
@@ -81,7 +77,7 @@ def test_growing_in_pieces_equals_one_pass(pieces: list[list[int]]) -> None:
         logits = [next_logits(piece, cache) for piece in pieces]
     whole = [token for piece in pieces for token in piece]
     assert cache.length == len(whole) <= cache.capacity <= MODEL.context_window
-    close(torch.cat(logits), fresh_logits(whole))
+    close(torch.cat(logits), fresh_logits(MODEL, torch.tensor(whole)))
 
 
 def test_leftovers_past_the_end_do_not_matter() -> None:
@@ -91,7 +87,7 @@ def test_leftovers_past_the_end_do_not_matter() -> None:
     for part in cache._parts:
         part[:, :, :, 2:] = torch.nan
     cache.truncate(2)
-    close(next_logits([5, 6], cache), fresh_logits([1, 2, 5, 6])[2:])
+    close(next_logits([5, 6], cache), fresh_logits(MODEL, torch.tensor([1, 2, 5, 6]))[2:])
 
 
 @pytest.mark.parametrize("extra", [1, 50])
@@ -107,7 +103,7 @@ def test_past_the_window_is_refused_and_the_cache_is_unchanged(extra: int) -> No
     assert cache.length == 20
     logits = model.forward(torch.arange(20, 24), torch.arange(20, 24), None, cache)
     assert cache.length == 24
-    fresh = model.forward(torch.arange(24), torch.arange(24), None, model.new_cache())
+    fresh = fresh_logits(model, torch.arange(24))
     close(logits, fresh[20:])
 
 

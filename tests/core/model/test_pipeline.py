@@ -19,27 +19,24 @@ from torch import Tensor
 
 from sequoia_core.config import Mode, Offload, SamplingParams, WeightFormat
 from sequoia_core.errors import ContextFullError, ModelLoadError, ParameterError
+from sequoia_core.model import device as device_module
 from sequoia_core.model.conditioned import ConditionedLlama
-from sequoia_core.model.device import choose_devices, choose_dtype, devices_name
+from sequoia_core.model.device import Placement, choose_devices, choose_dtype, devices_name
 from sequoia_core.model.llama import Llama
 from sequoia_core.model.loading import pair as pair_module
+from sequoia_core.model.loading import sources
 from sequoia_core.model.loading.loader import open_directory
 from sequoia_core.model.loading.pair import Pair, load_pair
 from sequoia_core.model.loading.planning import memory_plans
-from sequoia_core.model.loading.weights import (
-    INPUT_SCALE,
-    INPUT_SHIFT,
-    OWN_INPUT,
-    TARGET_INPUT,
+from sequoia_core.model.pipeline import PipelinedLlama, even_stages
+from sequoia_core.model.weight_shapes import (
     expected_shapes,
 )
-from sequoia_core.model.offload.model import Placement
-from sequoia_core.model.pipeline import PipelinedLlama, even_stages
 from sequoia_core.tree.growmap import GrowMap
 from tests.core.checkpoints import save_model
 from tests.core.checkpoints import tiny_tokenizer as tokenizer_of
 from tests.core.engines import make_engine, tokens_of
-from tests.core.models import random_weights, tiny_config, tiny_llama
+from tests.core.models import fresh_logits, random_weights, tiny_config, tiny_llama
 
 CPU = torch.device("cpu")
 LAYERS = 5
@@ -54,10 +51,10 @@ def whole(dtype: torch.dtype = torch.float32, **changes: Any) -> Llama:
 
 
 def spread(
-    count: int, dtype: torch.dtype = torch.float32, beside: int = 0, **changes: Any
+    count: int, dtype: torch.dtype = torch.float32, others: int = 0, **changes: Any
 ) -> PipelinedLlama:
     config = tiny_config(num_layers=LAYERS, **changes)
-    stages = even_stages(config, [CPU] * count, beside)
+    stages = even_stages(config, [CPU] * count, others)
     weights = random_weights(config, 0)
     return PipelinedLlama(config, weights, stages, dtype, feature_layers=FEATURES)
 
@@ -97,7 +94,7 @@ def test_logits_and_features_are_those_of_one_device_bit_for_bit(
 
 
 def test_the_first_device_may_hold_no_layer() -> None:
-    model = spread(2, beside=10**6)
+    model = spread(2, others=10**6)
     assert [len(stage.layers) for stage in even_stages(model.config, [CPU] * 2, 10**6)] == [0, 5]
     for one, several in zip(passes(whole()), passes(model), strict=True):
         assert torch.equal(one, several)
@@ -143,52 +140,46 @@ def test_the_engine_writes_the_same_text(count: int) -> None:
 
 def conditioned_draft() -> ConditionedLlama:
     config = tiny_config(num_layers=1, feature_layers=FEATURES)
-    generator = torch.Generator().manual_seed(3)
-    own = {
-        name: torch.randn(shape, generator=generator) * 0.2
-        for name, shape in expected_shapes(config).items()
-        if name in (INPUT_SCALE, INPUT_SHIFT, OWN_INPUT, TARGET_INPUT)
-    }
-    return ConditionedLlama(config, random_weights(config, 1) | own, CPU, torch.float32)
+    return ConditionedLlama(config, random_weights(config, 1), CPU, torch.float32)
 
 
 @COUNTS
 def test_a_draft_reads_the_same_hidden_states(count: int) -> None:
     draft, logits = conditioned_draft(), []
     for target in (whole(), spread(count)):
-        beside = target.new_cache()
-        target.extend(TOKENS, beside)
-        cache = draft.new_cache(beside)
+        target_cache = target.new_cache()
+        target.extend(TOKENS, target_cache)
+        cache = draft.new_cache(target_cache)
         logits.append(draft.forward(TOKENS, torch.arange(17), None, cache))
     assert torch.equal(*logits)
-    blind = draft.forward(TOKENS, torch.arange(17), None, draft.new_cache())
+    blind = fresh_logits(draft, TOKENS)
     assert not torch.equal(blind, logits[0])
 
 
 @given(
     layers=st.integers(1, 30),
     count=st.integers(1, 6),
-    beside=st.integers(0, 200_000),
+    others=st.integers(0, 200_000),
     tied=st.booleans(),
 )
 def test_stages_hold_every_layer_once_and_are_as_even_as_can_be(
-    layers: int, count: int, beside: int, tied: bool
+    layers: int, count: int, others: int, tied: bool
 ) -> None:
     config = tiny_config(num_layers=layers, tie_word_embeddings=tied)
     if layers < count:
         with pytest.raises(ParameterError, match=f"has {layers} layers, too few for the {count}"):
-            even_stages(config, [CPU] * count, beside)
+            even_stages(config, [CPU] * count, others)
         return
-    stages = even_stages(config, [CPU] * count, beside)
+    stages = even_stages(config, [CPU] * count, others)
     assert [layer for stage in stages for layer in stage.layers] == list(range(layers))
     sizes = expected_shapes(config).values()
     assert sum(stage.values for stage in stages) == sum(torch.Size(each).numel() for each in sizes)
-    held = [stages[0].values + beside, *(stage.values for stage in stages[1:])]
+    held = [stages[0].values + others, *(stage.values for stage in stages[1:])]
     lengths = [len(stage.layers) for stage in stages]
     assert all(lengths[1:])
     assert max(lengths[1:], default=0) - min(lengths[1:], default=0) <= 1
     a_layer = (sum(stage.values for stage in stages) - rest_of(config)) // layers
-    assert fullest(layers, count, a_layer, rest_of(config) + beside) == max(held)
+    assert fullest(layers, count, a_layer, rest_of(config) + others) == max(held)
 
 
 def rest_of(config: Any) -> int:
@@ -216,7 +207,7 @@ def two_gpus(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.mark.parametrize(
-    ("name", "places", "told"),
+    ("name", "places", "written"),
     [
         ("cuda:0,cuda:1", ["cuda:0", "cuda:1"], "cuda:0+1"),
         ("cuda:1, cuda", ["cuda:1", "cuda:0"], "cuda:1+0"),
@@ -227,11 +218,11 @@ def two_gpus(monkeypatch: pytest.MonkeyPatch) -> None:
     ],
 )
 def test_devices_are_named_in_order(
-    name: str, places: list[str], told: str, two_gpus: None
+    name: str, places: list[str], written: str, two_gpus: None
 ) -> None:
     devices = choose_devices(name)
     assert list(map(str, devices)) == places
-    assert devices_name(devices) == told
+    assert devices_name(devices) == written
 
 
 @pytest.mark.parametrize(
@@ -267,8 +258,8 @@ def test_the_number_format_is_one_that_every_device_is_fast_in(
     monkeypatch.setattr(
         torch.cuda, "get_device_capability", lambda device: older if device.index else (9, 0)
     )
-    assert choose_dtype("auto", devices[0], devices[1:]) is expected
-    assert choose_dtype("auto", devices[0]) is torch.bfloat16
+    assert choose_dtype("auto", devices) is expected
+    assert choose_dtype("auto", devices[:1]) is torch.bfloat16
 
 
 @pytest.fixture
@@ -298,7 +289,7 @@ def test_a_pair_loads_onto_several_devices(target: str) -> None:
 def test_layers_that_are_brought_to_one_device_are_not_spread(
     target: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(pair_module, "open_checkpoint", pytest.fail)
+    monkeypatch.setattr(sources, "open_checkpoint", pytest.fail)
     for offload in (Offload.DISK, Offload.CPU):
         with pytest.raises(ParameterError, match="2 devices are named; name one of them or leave"):
             load(target, "cpu,cpu", offload=offload)
@@ -319,10 +310,10 @@ def stop(*_: object) -> None:
 
 def gpus_with(free: Sequence[int], monkeypatch: pytest.MonkeyPatch) -> None:
     devices = tuple(torch.device("cuda", index) for index in range(len(free)))
-    monkeypatch.setattr(pair_module, "choose_devices", lambda _: devices)
+    monkeypatch.setattr(device_module, "choose_devices", lambda _: devices)
     monkeypatch.setattr(torch.cuda, "mem_get_info", lambda device: (free[device.index], 0))
     monkeypatch.setattr(psutil, "virtual_memory", lambda: SimpleNamespace(available=0))
-    monkeypatch.setattr(pair_module, "_tokenizer", stop)
+    monkeypatch.setattr(pair_module, "pair_tokenizer", stop)
 
 
 @pytest.mark.parametrize("drafted", [False, True])
@@ -331,13 +322,13 @@ def test_each_device_needs_room_for_its_own_part(
 ) -> None:
     config = open_directory(Path(target)).config
     devices = tuple(torch.device("cuda", index) for index in range(2))
-    placement = Placement(devices[0], Offload.NONE, devices[1:])
+    placement = Placement(devices)
     plans = memory_plans(config, config if drafted else None, torch.float32, placement)
     size = sum(torch.Size(shape).numel() for shape in expected_shapes(config).values())
-    beside = size if drafted else 0
-    stages = even_stages(config, devices, beside)
+    others = size if drafted else 0
+    stages = even_stages(config, devices, others)
     assert [plans[stage.device].weights for stage in stages] == [
-        4 * (stages[0].values + beside), 4 * stages[1].values,
+        4 * (stages[0].values + others), 4 * stages[1].values,
     ]  # fmt: skip
     assert plans[devices[1]].logits == 0 < plans[devices[0]].logits
     needed = [plans[device].least for device in devices]
@@ -357,13 +348,13 @@ def test_one_memory_named_twice_needs_room_for_everything(
 ) -> None:
     config = open_directory(Path(target)).config
     place = torch.device("cpu")
-    placement = Placement(place, Offload.NONE, (place,))
+    placement = Placement((place, place))
     plan = memory_plans(config, None, torch.float32, placement)[place]
     size = 4 * sum(torch.Size(shape).numel() for shape in expected_shapes(config).values())
     assert plan.weights == size
     for have, expected in ((plan.least, EnoughError), (plan.least - 1, ModelLoadError)):
         free = SimpleNamespace(available=have)
         monkeypatch.setattr(psutil, "virtual_memory", lambda free=free: free)
-        monkeypatch.setattr(pair_module, "_tokenizer", stop)
+        monkeypatch.setattr(pair_module, "pair_tokenizer", stop)
         with pytest.raises(expected):
             load(target, "cpu,cpu")

@@ -13,13 +13,6 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 
 from sequoia_core.model.conditioned import ConditionedLlama
 from sequoia_core.model.llama import Llama
-from sequoia_core.model.loading.weights import (
-    INPUT_SCALE,
-    INPUT_SHIFT,
-    OWN_INPUT,
-    TARGET_INPUT,
-    expected_shapes,
-)
 from sequoia_core.model.pipeline import PipelinedKVCache, PipelinedLlama, Stage, even_stages
 from sequoia_core.tree.growmap import GrowMap
 from tests.core.model.test_cuda_fake import ATEN, OPERATORS, WithoutGuards
@@ -170,15 +163,9 @@ def test_what_goes_between_devices_is_little_and_in_order(count: int, copies: Co
 @COUNTS
 def test_a_conditioned_draft_reads_on_the_first_device(count: int) -> None:
     config = tiny_config(num_layers=1, context_window=1024, feature_layers=FEATURES)
-    own = {
-        name: torch.ones(shape)
-        for name, shape in expected_shapes(config).items()
-        if name in (INPUT_SCALE, INPUT_SHIFT, OWN_INPUT, TARGET_INPUT)
-    }
-    weights = random_weights(config, 1) | own
-    draft = ConditionedLlama(config, weights, DEVICES[0], torch.bfloat16)
-    beside = filled(llama(count), 40)
-    cache = draft.new_cache(beside)
+    draft = ConditionedLlama(config, random_weights(config, 1), DEVICES[0], torch.bfloat16)
+    target_cache = filled(llama(count), 40)
+    cache = draft.new_cache(target_cache)
     check(draft.forward(ones(38), ones(38), None, cache), 38)
     mask = torch.ones((3, 41), dtype=torch.bool, device=DEVICES[0])
     check(draft.forward(ones(3), ones(3) * 38, mask, cache), 3)

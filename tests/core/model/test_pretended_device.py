@@ -14,13 +14,9 @@ from sequoia_core.config import Lookup, Mode, SamplingParams
 from sequoia_core.events import PrefillDone, Step
 from sequoia_core.model.conditioned import ConditionedLlama
 from sequoia_core.model.kv_cache import CUDA_BUCKET
-from sequoia_core.model.linear import DenseLinear
+from sequoia_core.model.layers import DenseLinear
 from sequoia_core.model.llama import Llama
-from sequoia_core.model.loading.weights import (
-    INPUT_SCALE,
-    INPUT_SHIFT,
-    OWN_INPUT,
-    TARGET_INPUT,
+from sequoia_core.model.weight_shapes import (
     expected_shapes,
 )
 from sequoia_core.speculate.draft import DraftModel
@@ -84,10 +80,6 @@ def models(kind: str, device: torch.device) -> tuple[Llama, DraftModel]:
         draft = Llama(small, weights, device, torch.float32)
         ids = torch.tensor(list(KEPT), device=device) if kind == "trimmed" else None
         return target, DraftModel(draft, ids)
-    generator = torch.Generator().manual_seed(2)
-    for name, shape in expected_shapes(small).items():
-        if name in (INPUT_SCALE, INPUT_SHIFT, OWN_INPUT, TARGET_INPUT):
-            weights[name] = torch.rand(shape, generator=generator)
     return target, DraftModel(ConditionedLlama(small, weights, device, torch.float32))
 
 

@@ -5,7 +5,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tests.core.engines import tree_of
-from tests.core.models import tiny_llama
+from tests.core.models import fresh_logits, path_to, tiny_llama
 
 MODELS = {
     "grouped": tiny_llama(5),
@@ -33,11 +33,8 @@ def test_every_branch_reads_as_if_it_were_alone(
     mask = torch.cat((seen, growmap.ancestor_mask()), dim=1)
     logits = model.forward(tokens, torch.tensor(growmap.depths) + len(prefix), mask, cache)
     for leaf in range(growmap.size):
-        path = [leaf]
-        while path[0]:
-            path.insert(0, growmap.parents[path[0]])
-        alone = torch.tensor([*prefix, *tokens[path].tolist()])
-        expected = model.forward(alone, torch.arange(len(alone)), None, model.new_cache())
+        path = path_to(growmap.parents, leaf)
+        expected = fresh_logits(model, torch.tensor([*prefix, *tokens[path].tolist()]))
         torch.testing.assert_close(logits[leaf], expected[-1], atol=2e-4, rtol=1e-4)
 
 
@@ -50,5 +47,5 @@ def test_extending_equals_forwarding(rows: int, chunks: list[int]) -> None:
         model.extend(chunk, cache)
     positions = torch.arange(sum(chunks), len(tokens))
     logits = model.forward(tokens[sum(chunks) :], positions, None, cache)
-    whole = model.forward(tokens, torch.arange(len(tokens)), None, model.new_cache())
+    whole = fresh_logits(model, tokens)
     torch.testing.assert_close(logits, whole[sum(chunks) :], atol=2e-4, rtol=1e-4)

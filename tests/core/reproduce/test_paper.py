@@ -11,6 +11,7 @@ from sequoia_core.errors import ModelLoadError, ParameterError, SequoiaError
 from sequoia_core.events import Progress
 from sequoia_core.measure.spread import Spread
 from sequoia_core.model.loading.pair import Pair, load_pair
+from sequoia_core.model.weight_shapes import layer_values
 from sequoia_core.reproduce import paper_report
 from sequoia_core.reproduce.paper_facts import TEMPERATURES, paper_facts
 from sequoia_core.reproduce.paper_limits import Room, needed_bytes, why_not
@@ -124,9 +125,7 @@ def test_a_pair_is_held_back_from_the_very_byte_that_is_missing(name: str) -> No
 
 def test_streaming_leaves_two_layers_of_the_target_in_memory() -> None:
     pair = FACTS.pairs["7b-70b"]
-    layer = (
-        pair.target.parameters - replace(pair.target, num_layers=0).parameters
-    ) // pair.target.num_layers
+    layer = layer_values(pair.target.config)
     resident = needed_bytes(replace(pair, offload=False), 2, 384)
     assert needed_bytes(pair, 2, 384) == resident - 2 * 78 * layer
     assert needed_bytes(pair, 4, 384) > needed_bytes(pair, 2, 384)

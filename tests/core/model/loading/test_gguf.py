@@ -20,9 +20,10 @@ from sequoia_core.errors import ModelLoadError
 from sequoia_core.model.config import ModelConfig
 from sequoia_core.model.llama import Llama
 from sequoia_core.model.loading.gguf import halves_from_pairs, open_gguf
-from sequoia_core.model.loading.pair import embedded_target_path
+from sequoia_core.model.loading.sources import embedded_target_path
 from sequoia_core.model.loading.weights import check_weights
 from tests.core.checkpoints import reference_logits, save_gguf, tiny_llama
+from tests.core.models import fresh_logits
 
 TOKENS = torch.arange(3, 40)
 LLAMA3 = {
@@ -40,7 +41,7 @@ def gguf_logits(file: Path) -> torch.Tensor:
     config = ModelConfig.from_hf(model.settings)
     check_weights(config, model.weights)
     llama = Llama(config, model.weights, torch.device("cpu"), torch.float32)
-    return llama.forward(TOKENS, torch.arange(len(TOKENS)), None, llama.new_cache())
+    return fresh_logits(llama, TOKENS)
 
 
 @given(heads=st.integers(1, 5), half=st.integers(1, 6), seed=st.integers(0, 999))

@@ -10,7 +10,7 @@ from safetensors.torch import save_file
 
 from sequoia_core.errors import ModelLoadError
 from sequoia_core.model.loading.int8_rows import (
-    UnpackedWeights,
+    Int8RowWeights,
     pack_rows,
     pack_weights,
     unpack_rows,
@@ -62,7 +62,7 @@ def test_a_packed_file_gives_back_names_shapes_and_values(tmp_path: Path) -> Non
         "ids": torch.arange(6, dtype=torch.int32),
     }
     save_file(pack_weights(tensors), tmp_path / "model.safetensors")
-    weights = UnpackedWeights(SafetensorsWeights([tmp_path / "model.safetensors"]))
+    weights = Int8RowWeights(SafetensorsWeights([tmp_path / "model.safetensors"]))
     assert sorted(weights) == sorted(tensors)
     assert len(weights) == len(tensors)
     assert {name: weights.shape(name) for name in weights} == {
@@ -80,4 +80,4 @@ def test_a_matrix_without_fitting_scales_is_refused(scales: torch.Tensor | None)
     if scales is not None:
         tensors["layer.weight_scale"] = scales
     with pytest.raises(ModelLoadError, match=r"somewhere: layer\.weight needs layer\.weight_scale"):
-        UnpackedWeights(LoadedWeights(tensors, "somewhere"))
+        Int8RowWeights(LoadedWeights(tensors, "somewhere"))

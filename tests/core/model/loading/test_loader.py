@@ -19,13 +19,15 @@ from transformers import LlamaForCausalLM
 
 from sequoia_core.config import Offload
 from sequoia_core.errors import ModelLoadError
+from sequoia_core.model.device import Placement
 from sequoia_core.model.llama import Llama
 from sequoia_core.model.loading.loader import Checkpoint, open_checkpoint, open_directory
 from sequoia_core.model.loading.weights import COPIED_BYTES, SafetensorsWeights
-from sequoia_core.model.offload.layout import LayerLayout
-from sequoia_core.model.offload.model import Placement, load_offloaded
+from sequoia_core.model.offload.loaders import LayerLayout
+from sequoia_core.model.offload.model import load_offloaded
 from sequoia_core.model.pipeline import PipelinedLlama, even_stages
-from tests.core.checkpoints import TINY, reference_logits, save_model, tiny_llama
+from tests.core.checkpoints import TINY, edit_settings, reference_logits, save_model, tiny_llama
+from tests.core.models import fresh_logits
 
 TOKENS = torch.arange(3, 40)
 VARIANTS: dict[str, dict[str, Any]] = {
@@ -56,7 +58,7 @@ VARIANTS: dict[str, dict[str, Any]] = {
 
 def logits_of(model: Checkpoint) -> torch.Tensor:
     llama = Llama(model.config, model.weights, torch.device("cpu"), torch.float32)
-    return llama.forward(TOKENS, torch.arange(len(TOKENS)), None, llama.new_cache())
+    return fresh_logits(llama, TOKENS)
 
 
 @pytest.mark.parametrize("variant", VARIANTS)
@@ -218,13 +220,14 @@ def test_biases_are_computed_wherever_the_layers_lie(tmp_path: Path) -> None:
     opened = open_directory(tmp_path)
     cpu, config, weights = torch.device("cpu"), opened.config, opened.weights
     stages = even_stages(config, (cpu, cpu))
+    on_disk = Placement((cpu,), Offload.DISK)
     models = [
         PipelinedLlama(config, weights, stages, torch.float32),
-        load_offloaded(LayerLayout(config, torch.float32), weights, Placement(cpu, Offload.DISK)),
+        load_offloaded(LayerLayout(config, torch.float32), weights, on_disk),
         Llama(config, weights, cpu, torch.float32),
     ]
     for each in models:
-        logits = each.forward(TOKENS, torch.arange(len(TOKENS)), None, each.new_cache())
+        logits = fresh_logits(each, TOKENS)
         torch.testing.assert_close(logits, expected, atol=2e-5, rtol=1e-4)
     in_bfloat16 = Llama(config, weights, cpu, torch.bfloat16)
     logits = in_bfloat16.forward(TOKENS, torch.arange(len(TOKENS)), None, in_bfloat16.new_cache())
@@ -247,11 +250,6 @@ def edit_tensors(directory: Path, change: Callable[[dict[str, torch.Tensor]], ob
     tensors = load_file(directory / "model.safetensors")
     change(tensors)
     save_file(tensors, directory / "model.safetensors")
-
-
-def edit_settings(directory: Path, **changes: Any) -> None:
-    file = directory / "config.json"
-    file.write_text(json.dumps({**json.loads(file.read_text()), **changes}))
 
 
 def cut(file: Path) -> None:

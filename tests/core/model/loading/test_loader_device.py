@@ -7,12 +7,13 @@ import pytest
 import torch
 
 from sequoia_core.errors import ParameterError
+from sequoia_core.model import cpu
 from sequoia_core.model import device as device_module
+from sequoia_core.model.cpu import cpu_threads
 from sequoia_core.model.device import (
     choose_device,
     choose_dtype,
     cpu_multiplies_bfloat16,
-    cpu_threads,
     device_name,
     dtype_name,
     prepare,
@@ -39,7 +40,7 @@ def cpu_info(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A kernel table to fill in, and a PyTorch without probes of its own."""
     for probe in ("_is_avx512_bf16_supported", "_is_amx_tile_supported"):
         monkeypatch.delattr(torch.cpu, probe, raising=False)
-    monkeypatch.setattr(device_module, "CPU_INFO", tmp_path / "cpuinfo")
+    monkeypatch.setattr(cpu, "CPU_INFO", tmp_path / "cpuinfo")
     return tmp_path / "cpuinfo"
 
 
@@ -81,7 +82,7 @@ def test_a_gpu_takes_bfloat16_from_ampere_on(
     capability: tuple[int, int], expected: torch.dtype, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(torch.cuda, "get_device_capability", lambda _: capability)
-    assert choose_dtype("auto", GPU) is expected
+    assert choose_dtype("auto", (GPU,)) is expected
 
 
 @pytest.mark.parametrize(("native", "expected"), [(True, "bfloat16"), (False, "float32")])
@@ -89,19 +90,19 @@ def test_a_cpu_takes_bfloat16_where_it_multiplies_it(
     native: bool, expected: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(device_module, "cpu_multiplies_bfloat16", lambda: native)
-    assert dtype_name(choose_dtype("auto", CPU)) == expected
+    assert dtype_name(choose_dtype("auto", (CPU,))) == expected
 
 
 @pytest.mark.parametrize("name", ["float32", "bfloat16", "float16"])
 @pytest.mark.parametrize("device", [CPU, GPU])
 def test_a_named_dtype_is_taken_as_it_is(name: str, device: torch.device) -> None:
-    assert dtype_name(choose_dtype(name, device)) == name
+    assert dtype_name(choose_dtype(name, (device,))) == name
 
 
 @pytest.mark.parametrize("name", ["", "fp32", "int8", "Float32"])
 def test_an_unknown_dtype_is_refused(name: str) -> None:
     with pytest.raises(ParameterError, match="give auto, float32, bfloat16, float16"):
-        choose_dtype(name, CPU)
+        choose_dtype(name, (CPU,))
 
 
 @pytest.mark.parametrize(
@@ -173,8 +174,8 @@ def test_a_checkpoint_is_computed_as_it_is_stored_where_that_is_fast(
     capability = (9, 0) if native else (7, 5)
     monkeypatch.setattr(torch.cuda, "get_device_capability", lambda _: capability)
     monkeypatch.setattr(device_module, "cpu_multiplies_bfloat16", lambda: native)
-    assert choose_dtype("auto", device, stored=stored) is expected
-    assert choose_dtype("float32", device, stored=stored) is F32
+    assert choose_dtype("auto", (device,), stored=stored) is expected
+    assert choose_dtype("float32", (device,), stored=stored) is F32
 
 
 @pytest.fixture

@@ -28,9 +28,9 @@ import json, sys, torch
 from sequoia_core.errors import SequoiaError
 from sequoia_core.model.loading.loader import open_checkpoint
 def opened(source):
-    told = []
+    reported = []
     try:
-        model = open_checkpoint(source, lambda *each: told.append(each))
+        model = open_checkpoint(source, lambda *each: reported.append(each))
     except SequoiaError as error:
         return {"error": str(error)}
     return {
@@ -38,7 +38,7 @@ def opened(source):
         "tensors": len(model.weights),
         "norm": model.weights["model.norm.weight"].tolist(),
         "tokenizer": len(model.tokenizer().get_vocab()),
-        "told": told,
+        "reported": reported,
     }
 print(json.dumps([opened(source) for source in sys.argv[1:]]))
 """
@@ -162,14 +162,14 @@ def test_a_model_is_fetched_once_and_then_found_offline(
     assert found["tokenizer"] == 96
     assert "model.safetensors" in hub.fetched
     assert not {"pytorch_model.bin", "README.md"} & set(hub.fetched)
-    message, fraction = found["told"][-1]
+    message, fraction = found["reported"][-1]
     assert message == "Downloading open/tiny"
     assert fraction == 1.0
     hub.server.shutdown()
     hub.server.server_close()
     for gone in (environment, {**environment, "HF_HUB_OFFLINE": "1"}):
         again, other = opened(gone, "open/tiny", "open/pickled")
-        assert {**again, "told": []} == {**found, "told": []}
+        assert {**again, "reported": []} == {**found, "reported": []}
         assert other == {
             "error": "open/pickled: the hub cannot be reached and there is no complete local copy"
         }

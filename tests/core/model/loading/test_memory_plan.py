@@ -21,8 +21,9 @@ from sequoia_core.model.interface import KVCache
 from sequoia_core.model.loading import pair as pair_module
 from sequoia_core.model.loading.loader import Checkpoint
 from sequoia_core.model.loading.memory_plan import MemoryPlan, is_out_of_memory
-from sequoia_core.model.loading.pair import known_model, load_pair
+from sequoia_core.model.loading.pair import load_pair
 from sequoia_core.model.loading.planning import pair_plans
+from sequoia_core.model.loading.sources import known_model
 from sequoia_core.speculate import draft as draft_module
 from sequoia_core.tree.choice import ROOT, AdaptiveTree, TreeChoice
 from sequoia_core.tree.growmap import GrowMap

@@ -1,7 +1,6 @@
 """Two models are loaded to fit each other, or the reason why they do not is said in one line."""
 
 import importlib.util
-import json
 from collections.abc import Callable
 from pathlib import Path
 from types import SimpleNamespace
@@ -20,20 +19,22 @@ from sequoia_core.errors import (
     SequoiaError,
     TokenizerMismatchError,
 )
-from sequoia_core.model.interface import LanguageModel
 from sequoia_core.model.llama import Llama
 from sequoia_core.model.loading import pair as pair_module
 from sequoia_core.model.loading.int8_rows import pack_weights
-from sequoia_core.model.loading.pair import Pair, embedded_target_path, load_pair
+from sequoia_core.model.loading.pair import Pair, load_pair
+from sequoia_core.model.loading.sources import embedded_target_path
 from sequoia_core.model.native.library import find_library
 from tests.core.checkpoints import (
     CHAT_TEMPLATE,
+    edit_settings,
     reference_logits,
     save_gguf,
     save_model,
     tiny_llama,
 )
 from tests.core.checkpoints import tiny_tokenizer as tokenizer_of
+from tests.core.models import fresh_logits
 
 TOKENS = torch.arange(3, 40)
 KEPT = torch.tensor([2, 5, 7, 11, 40, 95])
@@ -51,11 +52,6 @@ def load(target: str, draft: str | Path | None = None, **options: Any) -> Pair:
     )
 
 
-def logits_of(model: LanguageModel | None) -> torch.Tensor:
-    assert model is not None
-    return model.forward(TOKENS, torch.arange(len(TOKENS)), None, model.new_cache())
-
-
 def trimmed(directory: Path, ids: torch.Tensor = KEPT, **settings: Any) -> torch.Tensor:
     """Write a draft with a trimmed head and a borrowed embedding; its head's rows."""
     model = save_model(directory, num_hidden_layers=1)
@@ -70,18 +66,13 @@ def trimmed(directory: Path, ids: torch.Tensor = KEPT, **settings: Any) -> torch
     return head
 
 
-def edit_settings(directory: Path, **changes: Any) -> None:
-    file = directory / "config.json"
-    file.write_text(json.dumps({**json.loads(file.read_text()), **changes}))
-
-
 def test_a_pair_computes_what_transformers_computes(target: str, tmp_path: Path) -> None:
     draft = save_model(tmp_path / "draft", tokenizer_of(), num_hidden_layers=1)
     pair = load(target, tmp_path / "draft")
     expected = reference_logits(tiny_llama(), TOKENS)
-    torch.testing.assert_close(logits_of(pair.target), expected, atol=2e-5, rtol=1e-4)
+    torch.testing.assert_close(fresh_logits(pair.target, TOKENS), expected, atol=2e-5, rtol=1e-4)
     expected = reference_logits(draft, TOKENS)
-    torch.testing.assert_close(logits_of(pair.draft), expected, atol=2e-5, rtol=1e-4)
+    torch.testing.assert_close(fresh_logits(pair.draft, TOKENS), expected, atol=2e-5, rtol=1e-4)
     assert pair.draft_vocab_ids is None
     assert pair.eos_token_ids == {0, 2}  # the tokenizer names an end of its own
     assert pair.acceptance_rates == {}
@@ -112,8 +103,8 @@ def test_a_gguf_target_and_draft_load_alike(tmp_path: Path, target: str) -> None
     save_gguf(tmp_path / "model.gguf", tiny_llama())
     file = str(tmp_path / "model.gguf")
     pair = load(file, file)
-    assert torch.equal(logits_of(pair.target), logits_of(load(target).target))
-    assert torch.equal(logits_of(pair.draft), logits_of(pair.target))
+    assert torch.equal(fresh_logits(pair.target, TOKENS), fresh_logits(load(target).target, TOKENS))
+    assert torch.equal(fresh_logits(pair.draft, TOKENS), fresh_logits(pair.target, TOKENS))
 
 
 def test_a_trimmed_draft_borrows_the_embedding_and_maps_its_rows(
@@ -129,7 +120,7 @@ def test_a_trimmed_draft_borrows_the_embedding_and_maps_its_rows(
     reference.lm_head.weight.data = head
     expected = reference_logits(reference, TOKENS)
     assert expected.shape[1] == len(KEPT)
-    torch.testing.assert_close(logits_of(pair.draft), expected, atol=2e-5, rtol=1e-4)
+    torch.testing.assert_close(fresh_logits(pair.draft, TOKENS), expected, atol=2e-5, rtol=1e-4)
 
 
 def test_a_trimmed_drafts_embedding_is_the_targets_own(target: str, tmp_path: Path) -> None:
@@ -142,11 +133,11 @@ def test_a_trimmed_drafts_embedding_is_the_targets_own(target: str, tmp_path: Pa
 
 def test_a_draft_of_int8_rows_is_read_like_any_other(target: str, tmp_path: Path) -> None:
     trimmed(tmp_path / "draft")
-    exact = logits_of(load(target, tmp_path / "draft").draft)
+    exact = fresh_logits(load(target, tmp_path / "draft").draft, TOKENS)
     file = tmp_path / "draft" / "model.safetensors"
     save_file(pack_weights(load_file(file)), file)
     edit_settings(tmp_path / "draft", quantization={"format": "int8-rows"})
-    rounded = logits_of(load(target, tmp_path / "draft").draft)
+    rounded = fresh_logits(load(target, tmp_path / "draft").draft, TOKENS)
     assert not torch.equal(rounded, exact)
     assert (rounded - exact).abs().max() < 0.05 * exact.abs().max()
 
@@ -165,7 +156,7 @@ def test_a_draft_padded_otherwise_predicts_and_reads_the_targets_tokens(
     )
     pair = load(str(tmp_path / "target"), tmp_path / "draft")
     shared = min(target_size, draft_size)
-    found = logits_of(pair.draft)
+    found = fresh_logits(pair.draft, TOKENS)
     assert found.shape[1] == shared
     expected = reference_logits(draft, TOKENS)[:, :shared]
     torch.testing.assert_close(found, expected, atol=2e-5, rtol=1e-4)
@@ -285,17 +276,17 @@ def test_the_fingerprint_follows_everything_that_changes_timings(
 
 
 def test_what_is_being_done_is_told(target: str, tmp_path: Path) -> None:
-    told: list[str] = []
+    reported: list[str] = []
     trimmed(tmp_path / "draft")
-    load(target, tmp_path / "draft", progress=lambda message, _: told.append(message))
-    assert told == ["Loading the tokenizer", "Loading target", "Loading draft"]
+    load(target, tmp_path / "draft", progress=lambda message, _: reported.append(message))
+    assert reported == ["Loading the tokenizer", "Loading target", "Loading draft"]
 
 
 def test_models_too_large_for_the_memory_are_refused_before_they_are_read(
     target: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(pair_module, "Llama", pytest.fail)
-    monkeypatch.setattr(pair_module, "native_target", pytest.fail)
+    monkeypatch.setattr(pair_module, "load_native", pytest.fail)
     monkeypatch.setattr(psutil, "virtual_memory", lambda: SimpleNamespace(available=10_000))
     for weights in (WeightFormat.AUTO, WeightFormat.TORCH):
         with pytest.raises(ModelLoadError, match=r"target: .* GiB of float32.* weights do not fit"):

@@ -18,13 +18,14 @@ import torch
 
 from sequoia_core.errors import ModelLoadError
 from sequoia_core.model.config import ModelConfig
-from sequoia_core.model.loading.int8_rows import UnpackedWeights, pack_weights
+from sequoia_core.model.loading.int8_rows import Int8RowWeights, pack_weights
 from sequoia_core.model.loading.weights import LoadedWeights, Weights
 from sequoia_core.model.native.library import UNPROVEN, instruction_sets, load_library
-from sequoia_core.model.native.llama import NativeLlama, Pool
+from sequoia_core.model.native.llama import NativeLlama
+from sequoia_core.model.native.pool import Pool
 from tests.core.model.native.gguf_blocks import QUANTIZED
-from tests.core.model.native.test_products import blocks_model, native_logits
-from tests.core.models import random_weights, tiny_config
+from tests.core.model.native.test_products import blocks_model
+from tests.core.models import fresh_logits, random_weights, tiny_config
 
 ROOT = Path(__file__).parents[4]
 TILES, VECTORS = UNPROVEN, "avx512_bf16"
@@ -36,7 +37,7 @@ needs_tiles = pytest.mark.skipif(TILES not in instruction_sets(), reason="no AMX
 def int8_rows_model() -> tuple[ModelConfig, Weights]:
     config = tiny_config(hidden_size=40, intermediate_size=72, head_dim=12, num_layers=1)
     packed = pack_weights(random_weights(config, seed=5))
-    return config, UnpackedWeights(LoadedWeights(packed, "random rows"))
+    return config, Int8RowWeights(LoadedWeights(packed, "random rows"))
 
 
 NARROW = {"hidden_size": 96, "intermediate_size": 32, "head_dim": 24}
@@ -62,9 +63,9 @@ def test_tiles_give_the_bytes_of_vectors(which: str) -> None:
     )
     for rows in range(1, 34):
         ids = torch.arange(rows) % config.vocab_size
-        logits = native_logits(tiles, ids)
+        logits = fresh_logits(tiles, ids)
         assert logits.isfinite().all()
-        assert torch.equal(logits, native_logits(vectors, ids)), f"{rows} rows"
+        assert torch.equal(logits, fresh_logits(vectors, ids)), f"{rows} rows"
 
 
 @needs_tiles
@@ -78,7 +79,7 @@ def test_tiles_are_asked_for_and_taken_by_name_for_many_rows_and_given_back() ->
     assert TILES in instruction_sets()  # which asks for nothing
     for name, rows in [(None, 16), (TILES, FEWEST_TILED_ROWS - 1), (TILES, FEWEST_TILED_ROWS)]:
         model = NativeLlama(config, weights, Pool(2), instruction_set=name)
-        native_logits(model, torch.arange(rows))
+        fresh_logits(model, torch.arange(rows))
         products.append(library.sequoia_tile_products())
         requests.append(library.sequoia_tile_requests())
     assert requests[0] == requests[1] < requests[2]

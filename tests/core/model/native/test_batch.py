@@ -10,7 +10,8 @@ from torch import Tensor
 from sequoia_core.errors import ContextFullError, ModelLoadError
 from sequoia_core.model.native.batch import PASS_ROWS, NativeBatch
 from sequoia_core.model.native.library import instruction_sets
-from sequoia_core.model.native.llama import Continued, NativeLlama, Pool
+from sequoia_core.model.native.llama import Continuation, NativeLlama
+from sequoia_core.model.native.pool import Pool
 from tests.core.model.native.test_invariance import mixed_config, mixed_model
 from tests.core.models import random_weights
 
@@ -110,7 +111,7 @@ def test_logits_are_those_of_the_last_rows_of_each_text() -> None:
     texts = [[5, 6, 7, 8], [9], [10, 11, 12]]
     logits = model.continue_texts(
         [
-            Continued(model.new_cache(), ids, wanted)
+            Continuation(model.new_cache(), ids, wanted)
             for ids, wanted in zip(texts, (2, 0, 3), strict=True)
         ]
     )
@@ -131,19 +132,19 @@ def test_a_full_window_and_a_shared_cache_are_refused_and_nothing_changes() -> N
     assert list(batch.lengths) == before
     cache = model.new_cache()
     with pytest.raises(ModelLoadError, match="share a cache"):
-        model.continue_texts([Continued(cache, [1], 1), Continued(cache, [2], 1)])
+        model.continue_texts([Continuation(cache, [1], 1), Continuation(cache, [2], 1)])
     assert cache.length == 0
 
 
 def test_features_that_are_not_there_are_refused() -> None:
     model = model_of(instruction_sets()[0])
     cache = model.new_cache()
-    model.continue_texts([Continued(cache, [1, 2], 0)])
+    model.continue_texts([Continuation(cache, [1, 2], 0)])
     assert cache.features(1, 2).shape == (1, len(KEPT_LAYERS), model.config.hidden_size)
     with pytest.raises(ModelLoadError, match="out of range"):
         cache.features(0, 3)
     bare = NativeLlama(mixed_config(), random_weights(mixed_config(), seed=1), POOL)
     cache = bare.new_cache()
-    bare.continue_texts([Continued(cache, [1], 0)])
+    bare.continue_texts([Continuation(cache, [1], 0)])
     with pytest.raises(ModelLoadError, match="keeps no hidden states"):
         cache.features(0, 1)

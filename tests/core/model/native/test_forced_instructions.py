@@ -9,8 +9,9 @@ from sequoia_core.model.native.library import (
     forced_instruction_set,
     load_library,
 )
-from sequoia_core.model.native.llama import NativeLlama, Pool
-from tests.core.models import random_weights, tiny_config
+from sequoia_core.model.native.llama import NativeLlama
+from sequoia_core.model.native.pool import Pool
+from tests.core.models import fresh_logits, random_weights, tiny_config
 
 
 def made_with(monkeypatch: pytest.MonkeyPatch, forced: str, **options: str) -> list[bytes | None]:
@@ -27,8 +28,7 @@ def made_with(monkeypatch: pytest.MonkeyPatch, forced: str, **options: str) -> l
     monkeypatch.setattr(library, "sequoia_model_new", model_new)
     config = tiny_config(num_layers=1)
     model = NativeLlama(config, random_weights(config, seed=0), Pool(1), **options)  # type: ignore[arg-type]
-    logits = model.forward(torch.tensor([1]), torch.tensor([0]), None, model.new_cache())
-    assert logits.isfinite().all()
+    assert fresh_logits(model, torch.tensor([1])).isfinite().all()
     return asked
 
 

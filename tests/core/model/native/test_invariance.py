@@ -10,10 +10,12 @@ from torch import Tensor
 
 from sequoia_core.errors import ContextFullError
 from sequoia_core.model.config import ModelConfig
+from sequoia_core.model.native.cache import NativeCache
 from sequoia_core.model.native.library import instruction_sets
-from sequoia_core.model.native.llama import NativeCache, NativeLlama, Pool
+from sequoia_core.model.native.llama import NativeLlama
+from sequoia_core.model.native.pool import Pool
 from tests.core.model.native.gguf_blocks import as_stored, gguf_weights, random_blocks
-from tests.core.models import random_weights, tiny_config
+from tests.core.models import fresh_logits, random_weights, tiny_config
 
 MIXED = ("Q4_1", "Q8_0", "Q6_K", "Q4_0", "Q5_K", "F16", "Q4_K", "BF16")
 """Formats of the matrices in turn, as files called Q4_K_M mix them."""
@@ -140,10 +142,7 @@ def test_nodes_of_a_tree_equal_plain_decoding_bit_for_bit(
 @pytest.mark.parametrize("name", instruction_sets())
 def test_the_number_of_threads_changes_no_bit(name: str) -> None:
     ids = torch.arange(300) % 61
-    one, two = (
-        model.forward(ids, torch.arange(300), None, model.new_cache())
-        for model in (MODELS[name, 1], MODELS[name, 2])
-    )
+    one, two = (fresh_logits(model, ids) for model in (MODELS[name, 1], MODELS[name, 2]))
     assert torch.equal(one, two)
 
 

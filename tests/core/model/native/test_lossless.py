@@ -11,7 +11,8 @@ from scipy import stats
 from sequoia_core.config import Lookup, Mode, SamplingParams
 from sequoia_core.events import TreeChosen
 from sequoia_core.model.interface import TreeRows
-from sequoia_core.model.native.llama import NativeLlama, Pool
+from sequoia_core.model.native.llama import NativeLlama
+from sequoia_core.model.native.pool import Pool
 from sequoia_core.speculate.draft import DraftModel
 from sequoia_core.speculate.token_tree import HostNodes, ScoredTree, TokenTree
 from sequoia_core.tree.choice import ADAPTIVE, ROOT, TreeChoice
@@ -48,7 +49,7 @@ def pair() -> tuple[NativeLlama, NativeLlama]:
 
 
 def trimmed() -> DraftModel:
-    """A draft that knows five of the eight tokens, so that others come from what is left."""
+    """A draft that knows five of the eight tokens, so that others come from the residual."""
     model = mixed_model(
         Pool(2), next(iter(MODELS))[0], num_layers=1, vocab_size=TOKENS, head_vocab_size=len(KEPT)
     )

@@ -16,9 +16,10 @@ from sequoia_core.model.config import ModelConfig
 from sequoia_core.model.loading.gguf import open_gguf
 from sequoia_core.model.loading.weights import check_weights
 from sequoia_core.model.native.library import instruction_sets
-from sequoia_core.model.native.llama import NativeLlama, Pool
+from sequoia_core.model.native.llama import NativeLlama
+from sequoia_core.model.native.pool import Pool
 from tests.core.checkpoints import save_gguf, tiny_llama
-from tests.core.models import random_weights, tiny_config
+from tests.core.models import fresh_logits, random_weights, tiny_config
 
 ROUNDS = int(os.environ.get("SEQUOIA_FUZZ_ROUNDS", "25"))
 """Damaged files of each kind; `make sanitize` tries many more."""
@@ -123,7 +124,5 @@ def test_numbers_that_are_none_stay_in_the_rows_that_read_them(special: float) -
     clean = NativeLlama(config, weights, POOL)
     weights["model.embed_tokens.weight"][7] = special
     damaged = NativeLlama(config, weights, POOL)
-    ids, places = torch.tensor([1, 2, 3, 7]), torch.arange(4)
-    wanted = clean.forward(ids, places, None, clean.new_cache())
-    found = damaged.forward(ids, places, None, damaged.new_cache())
+    wanted, found = (fresh_logits(each, torch.tensor([1, 2, 3, 7])) for each in (clean, damaged))
     assert torch.equal(found[:3], wanted[:3])

@@ -15,9 +15,14 @@ import torch
 from torch import Tensor
 
 from sequoia_core.bench.conditions import busy_cores
+from sequoia_core.model.cpu import (
+    compute_threads,
+    physical_cores,
+    quota_cores,
+)
 from sequoia_core.model.native import llama
-from sequoia_core.model.native.llama import FEWEST_PROMPT_ROWS, NativeLlama, Pool
-from sequoia_core.model.native.threads import compute_threads, physical_cores, quota_cores
+from sequoia_core.model.native.llama import FEWEST_PROMPT_ROWS, NativeLlama
+from sequoia_core.model.native.pool import Pool
 from tests.core.model.native.test_invariance import MODELS, mixed_model, read
 
 ROOT = Path(__file__).parents[4]

@@ -8,7 +8,8 @@ from torch.nn import functional
 from sequoia_core.model.config import ModelConfig
 from sequoia_core.model.llama import Llama
 from sequoia_core.model.loading.gguf import GgufWeights
-from sequoia_core.model.native.llama import NativeLlama, Pool
+from sequoia_core.model.native.llama import NativeLlama
+from sequoia_core.model.native.pool import Pool
 from tests.core.model.native.gguf_blocks import (
     FORMATS,
     QUANTIZED,
@@ -16,18 +17,14 @@ from tests.core.model.native.gguf_blocks import (
     gguf_weights,
     random_blocks,
 )
-from tests.core.models import random_weights, tiny_config
+from tests.core.models import fresh_logits, random_weights, tiny_config
 
 CPU = torch.device("cpu")
 
 
 def reference_logits(config: ModelConfig, weights: object, ids: Tensor) -> Tensor:
     model = Llama(config, weights, CPU, torch.float32)  # type: ignore[arg-type]
-    return model.forward(ids, torch.arange(len(ids)), None, model.new_cache())
-
-
-def native_logits(model: NativeLlama, ids: Tensor) -> Tensor:
-    return model.forward(ids, torch.arange(len(ids)), None, model.new_cache())
+    return fresh_logits(model, ids)
 
 
 @pytest.mark.parametrize(
@@ -52,7 +49,7 @@ def test_float32_checkpoints_of_any_shape_give_the_float32_logits(
     ids = torch.randint(config.vocab_size, (70,), generator=torch.Generator().manual_seed(1))
     model = NativeLlama(config, weights, pool, instruction_set=instruction_set)
     wanted = reference_logits(config, weights, ids)
-    torch.testing.assert_close(native_logits(model, ids), wanted, rtol=1e-4, atol=1e-4)
+    torch.testing.assert_close(fresh_logits(model, ids), wanted, rtol=1e-4, atol=1e-4)
 
 
 def test_float16_checkpoints_are_read_as_they_lie(pool: Pool, instruction_set: str) -> None:
@@ -62,7 +59,7 @@ def test_float16_checkpoints_are_read_as_they_lie(pool: Pool, instruction_set: s
     model = NativeLlama(config, weights, pool, instruction_set=instruction_set)
     wanted = reference_logits(config, weights, ids)
     # keys and values are float16
-    torch.testing.assert_close(native_logits(model, ids), wanted, rtol=1e-2, atol=1e-2)
+    torch.testing.assert_close(fresh_logits(model, ids), wanted, rtol=1e-2, atol=1e-2)
 
 
 def round_inputs(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -81,7 +78,7 @@ def test_bfloat16_checkpoints_are_computed_with_bfloat16_inputs(
     round_inputs(monkeypatch)
     wanted = reference_logits(config, weights, ids)
     # keys and values are float16, so some inputs are rounded the other way
-    assert (native_logits(model, ids) - wanted).norm() / wanted.norm() < 1e-2
+    assert (fresh_logits(model, ids) - wanted).norm() / wanted.norm() < 1e-2
 
 
 def test_inputs_of_bfloat16_matrices_are_rounded_to_nearest_even(
@@ -101,7 +98,7 @@ def test_inputs_of_bfloat16_matrices_are_rounded_to_nearest_even(
     wanted = norm.bfloat16().float() @ head.float().T
     assert (norm @ head.float().T - wanted).abs().max() > 1e-2
     torch.testing.assert_close(
-        native_logits(model, torch.arange(3))[0], wanted, rtol=1e-6, atol=1e-5
+        fresh_logits(model, torch.arange(3))[0], wanted, rtol=1e-6, atol=1e-5
     )
 
 
@@ -125,7 +122,7 @@ def test_blocks_of_a_gguf_file_give_nearly_the_float32_logits(
     ids = torch.arange(25) % config.vocab_size
     model = NativeLlama(config, weights, pool, instruction_set=instruction_set)
     wanted = reference_logits(config, weights, ids)
-    error = (native_logits(model, ids) - wanted).norm() / wanted.norm()
+    error = (fresh_logits(model, ids) - wanted).norm() / wanted.norm()
     # inputs have 8 bits, also those of bfloat16; a scale misread gives an error near one
     assert error < (2e-2 if name in QUANTIZED else 1e-2 if name == "BF16" else 2e-3)
 
@@ -155,4 +152,4 @@ def test_an_embedding_in_blocks_is_read_exactly(
     )
     embedded = weights["model.embed_tokens.weight"]
     normed = torch.nn.functional.rms_norm(embedded, (config.hidden_size,), eps=config.rms_norm_eps)
-    torch.testing.assert_close(native_logits(model, ids), normed @ head.T, rtol=1e-5, atol=1e-6)
+    torch.testing.assert_close(fresh_logits(model, ids), normed @ head.T, rtol=1e-5, atol=1e-6)

@@ -10,7 +10,8 @@ from hypothesis import strategies as st
 
 from sequoia_core.errors import ModelLoadError
 from sequoia_core.model.interface import Draws, LevelDraw, Paths, TreeRows
-from sequoia_core.model.native.llama import Continued, NativeLlama, Pool
+from sequoia_core.model.native.llama import Continuation, NativeLlama
+from sequoia_core.model.native.pool import Pool
 from sequoia_core.model.native.rows import NativeRows
 from sequoia_core.speculate.sampling import labelled_draws
 from sequoia_core.speculate.token_tree import TreeLayout
@@ -228,5 +229,5 @@ def test_a_forward_of_more_chunks_than_shares_can_number_is_refused(
     model = NativeLlama(config, random_weights(config, seed=3), Pool(1))
     cache = model.new_cache()
     with pytest.raises(ModelLoadError, match=message):
-        model.continue_texts([Continued(cache, [0] * rows, 0)])
+        model.continue_texts([Continuation(cache, [0] * rows, 0)])
     assert cache.length == 0

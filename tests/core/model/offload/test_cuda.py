@@ -17,11 +17,11 @@ from torch import Tensor
 from torch._subclasses.fake_tensor import FakeTensorMode
 
 from sequoia_core.config import Offload
+from sequoia_core.model.device import Placement
 from sequoia_core.model.loading.weights import LoadedWeights, SafetensorsWeights, Weights
 from sequoia_core.model.offload import layer_stream, loaders
-from sequoia_core.model.offload.layout import LayerLayout
-from sequoia_core.model.offload.loaders import ToGpu
-from sequoia_core.model.offload.model import OffloadedLlama, Placement, load_offloaded
+from sequoia_core.model.offload.loaders import GpuLoader, LayerLayout
+from sequoia_core.model.offload.model import OffloadedLlama, load_offloaded
 from tests.core.model.test_cuda_fake import CUDA, WithoutGuards, check
 from tests.core.models import random_weights, tiny_config
 
@@ -116,16 +116,16 @@ class Host:
 
 
 def test_a_copy_waits_for_the_computation_and_the_computation_for_the_copy(log: Log) -> None:
-    carrier = ToGpu(Host(log), [torch.ones(8, dtype=torch.uint8) for _ in range(2)])
-    ring = layer_stream.LayerRing(carrier, LAYERS)
+    loader = GpuLoader(Host(log), [torch.ones(8, dtype=torch.uint8) for _ in range(2)])
+    stream = layer_stream.LayerStream(loader, LAYERS)
     for _ in range(2):
-        for layer in ring.through(range(LAYERS)):
-            log.entries.append((log.current, "compute", f"{layer} {ring.slot}"))
-    ring.close()
+        for layer in stream.iterate(range(LAYERS)):
+            log.entries.append((log.current, "compute", f"{layer} {stream.slot}"))
+    stream.close()
     issued = log.entries
-    for at, (stream, verb, what) in enumerate(issued):
+    for at, (place, verb, what) in enumerate(issued):
         if verb == "compute":  # after its arrival, and its buffer is freed right afterwards
-            assert stream == "compute"
+            assert place == "compute"
             slot = what[-1]
             assert issued[at - 1] == ("compute", "wait", f"arrived {slot}")
             assert issued[at + 1] == ("compute", "record", f"free {slot}")
@@ -143,7 +143,7 @@ def test_a_copy_waits_for_the_computation_and_the_computation_for_the_copy(log: 
 
 def test_what_arrives_is_what_was_sent(log: Log) -> None:
     buffers = [torch.ones(8, dtype=torch.uint8) for _ in range(2)]
-    ToGpu(Host(log), buffers).bring(0, 1)
+    GpuLoader(Host(log), buffers).load(0, 1)
     assert buffers[0].sum() == 8
     assert buffers[1].sum() == 0
 
@@ -178,7 +178,7 @@ def pinned(monkeypatch: pytest.MonkeyPatch) -> list[int]:
 def offloaded(weights: Weights, offload: Offload, dtype: torch.dtype) -> OffloadedLlama:
     config = tiny_config(num_layers=LAYERS, context_window=1024)
     layout = LayerLayout(config, dtype)
-    return load_offloaded(layout, weights, Placement(CUDA, offload))
+    return load_offloaded(layout, weights, Placement((CUDA,), offload))
 
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16, torch.float32], ids=str)
@@ -202,8 +202,8 @@ def test_from_disk_two_buffers_of_main_memory_lie_between(
     """What they hold reaches the buffers of the device, which stands on the CPU here."""
     made: dict[str, Any] = {}
 
-    def keep(_layout: LayerLayout, _weights: Weights, stream: Any, *_: Any) -> None:
-        made["stream"] = stream
+    def keep(_layout: LayerLayout, _weights: Weights, stream: Any, buffers: Any, *_: Any) -> None:
+        made.update(stream=stream, buffers=buffers)
 
     monkeypatch.setattr("sequoia_core.model.offload.model.OffloadedLlama", keep)
     monkeypatch.setattr(
@@ -212,9 +212,9 @@ def test_from_disk_two_buffers_of_main_memory_lie_between(
     )
     offloaded(on_disk, Offload.DISK, torch.float32)
     assert len(pinned) == 2
-    stream = made["stream"]
+    stream, buffers = made["stream"], made["buffers"]
     layout = LayerLayout(tiny_config(num_layers=LAYERS, context_window=1024), torch.float32)
-    for layer in stream.ring.through(range(LAYERS)):
-        for name, place in layout.matrices(stream.buffers[stream.ring.slot], layer):
+    for layer in stream.iterate(range(LAYERS)):
+        for name, place in layout.matrices(buffers[stream.slot], layer):
             assert torch.equal(place, on_disk[name])
-    stream.ring.close()
+    stream.close()

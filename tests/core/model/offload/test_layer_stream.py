@@ -9,14 +9,20 @@ from collections.abc import Callable
 import pytest
 
 from sequoia_core.errors import ModelLoadError
-from sequoia_core.model.offload.layer_stream import SLOTS, THREAD, Activity, LayerRing, Span
+from sequoia_core.model.offload.layer_stream import (
+    SLOTS,
+    THREAD,
+    Activity,
+    LayerStream,
+    Span,
+)
 
 PATIENCE = 30.0
 """Seconds after which a thread that should have moved is taken to hang."""
 
 
 class Log:
-    """A carrier of layer numbers, which notices a buffer that changes while it is read."""
+    """Loads layer numbers, and notices a buffer that changes while it is read."""
 
     def __init__(self, check: Callable[[int], None] = lambda _layer: None) -> None:
         self.buffers: list[int | None] = [None] * SLOTS
@@ -26,35 +32,35 @@ class Log:
         self.closed = False
         self._check = check
 
-    def bring(self, layer: int, slot: int) -> None:
+    def load(self, layer: int, slot: int) -> None:
         assert slot != self.reading, "a buffer was filled while it was read"
         self.threads.add(threading.current_thread().name)
         self._check(layer)
         self.buffers[slot] = layer
         self.brought.append(layer)
 
-    def enter(self, slot: int) -> None:
+    def acquire(self, slot: int) -> None:
         self.reading = slot
 
-    def leave(self, slot: int) -> None:
+    def release(self, slot: int) -> None:
         self.reading = None
 
     def close(self) -> None:
         self.closed = True
 
 
-def one_pass(ring: LayerRing, log: Log, layers: int) -> list[int | None]:
+def one_pass(stream: LayerStream, log: Log, layers: int) -> list[int | None]:
     """What lay in the buffer at hand at each layer."""
-    return [log.buffers[ring.slot] for _ in ring.through(range(layers))]
+    return [log.buffers[stream.slot] for _ in stream.iterate(range(layers))]
 
 
 @pytest.mark.parametrize("layers", range(1, 8))
 def test_every_layer_is_at_hand_in_turn_pass_after_pass(layers: int) -> None:
     log = Log()
-    ring = LayerRing(log, layers)
+    stream = LayerStream(log, layers)
     for _ in range(4):
-        assert one_pass(ring, log, layers) == list(range(layers))
-    ring.close()
+        assert one_pass(stream, log, layers) == list(range(layers))
+    stream.close()
     if layers > SLOTS:
         # the two first layers are on their way again after each pass
         assert log.brought == [*range(layers)] * 4 + [0, 1]
@@ -68,27 +74,27 @@ def test_the_next_layer_arrives_while_one_is_computed(layers: int) -> None:
     """The thread needs no help of the caller, who waits here in the middle of every layer."""
     arrived = [threading.Event() for _ in range(layers)]
     log = Log(lambda layer: arrived[layer].set())
-    ring = LayerRing(log, layers)
+    stream = LayerStream(log, layers)
     for _ in range(3):
-        for layer in ring.through(range(layers)):
+        for layer in stream.iterate(range(layers)):
             following = arrived[(layer + 1) % layers]
             assert following.wait(PATIENCE)
             following.clear()
     assert all(name.startswith(THREAD) for name in log.threads)
-    ring.close()
+    stream.close()
 
 
 @pytest.mark.parametrize("layers", [1, 2, 3, 5])
 @pytest.mark.parametrize("stop", [0, 1, 4])
 def test_a_pass_that_was_left_does_not_confuse_the_next(layers: int, stop: int) -> None:
     log = Log()
-    ring = LayerRing(log, layers)
-    for layer in ring.through(range(layers)):
+    stream = LayerStream(log, layers)
+    for layer in stream.iterate(range(layers)):
         if layer == stop:
             break
     for _ in range(2):
-        assert one_pass(ring, log, layers) == list(range(layers))
-    ring.close()
+        assert one_pass(stream, log, layers) == list(range(layers))
+    stream.close()
 
 
 @pytest.mark.parametrize(
@@ -102,36 +108,36 @@ def test_a_failure_is_raised_where_its_layer_is_wanted_and_may_pass(layers: int,
             raise ModelLoadError("the disk is gone")
 
     log = Log(check)
-    ring = LayerRing(log, layers)
+    stream = LayerStream(log, layers)
     for _ in range(2):
-        layer_by_layer = ring.through(range(layers))
+        layer_by_layer = stream.iterate(range(layers))
         assert list(itertools.islice(layer_by_layer, bad)) == list(range(bad))
         with pytest.raises(ModelLoadError, match="the disk is gone"):
             next(layer_by_layer)
     broken.clear()
-    assert one_pass(ring, log, layers) == list(range(layers))
-    ring.close()
+    assert one_pass(stream, log, layers) == list(range(layers))
+    stream.close()
 
 
-def test_closing_waits_for_the_thread_and_closes_the_carrier() -> None:
+def test_closing_waits_for_the_thread_and_closes_the_loader() -> None:
     before = threading.active_count()
     log = Log()
-    ring = LayerRing(log, 3)
-    one_pass(ring, log, 3)
+    stream = LayerStream(log, 3)
+    one_pass(stream, log, 3)
     assert threading.active_count() == before + 1
-    ring.close()
+    stream.close()
     assert threading.active_count() == before
     assert log.closed
-    ring.close()
+    stream.close()
 
 
 def test_a_ring_that_nobody_holds_ends_its_thread() -> None:
     before = threading.active_count()
     log = Log()
-    ring = LayerRing(log, 3)
-    one_pass(ring, log, 3)
-    gone = weakref.ref(ring)
-    del ring
+    stream = LayerStream(log, 3)
+    one_pass(stream, log, 3)
+    gone = weakref.ref(stream)
+    del stream
     gc.collect()
     assert gone() is None
     assert threading.active_count() == before
@@ -144,9 +150,9 @@ def test_a_ring_may_be_collected_in_its_own_thread() -> None:
     closed = threading.Event()
 
     class Last(Log):
-        def bring(self, layer: int, slot: int) -> None:
-            super().bring(layer, slot)
-            if self.brought.count(0) == 2:  # of the coming pass, when nobody holds the ring
+        def load(self, layer: int, slot: int) -> None:
+            super().load(layer, slot)
+            if self.brought.count(0) == 2:  # of the coming pass, when nobody holds the stream
                 released.wait(PATIENCE)
                 gc.collect()
 
@@ -154,28 +160,28 @@ def test_a_ring_may_be_collected_in_its_own_thread() -> None:
             closed.set()
 
     released = threading.Event()
-    ring = LayerRing(Last(), 3)
-    cycle += [ring, cycle]
-    for _ in ring.through(range(3)):
+    stream = LayerStream(Last(), 3)
+    cycle += [stream, cycle]
+    for _ in stream.iterate(range(3)):
         pass
-    del ring, cycle
+    del stream, cycle
     released.set()
     assert closed.wait(PATIENCE)
 
 
 def test_a_watcher_is_told_when_each_layer_was_read_and_computed() -> None:
-    told: list[Span] = []
-    ring = LayerRing(Log(), 3)
-    ring.watcher = told.append
+    reported: list[Span] = []
+    stream = LayerStream(Log(), 3)
+    stream.watcher = reported.append
     for _ in range(2):
-        for _ in ring.through(range(3)):
+        for _ in stream.iterate(range(3)):
             pass
-    ring.close()
+    stream.close()
     for activity in Activity:
-        spans = [span for span in told if span.activity is activity]
+        spans = [span for span in reported if span.activity is activity]
         assert [span.layer for span in spans] == [0, 1, 2] * 2
         assert all(span.began <= span.ended for span in spans)
         assert all(first.ended <= second.began for first, second in itertools.pairwise(spans))
-    by_layer = zip(*(iter(told),) * 3, strict=True)
+    by_layer = zip(*(iter(reported),) * 3, strict=True)
     for read, waited, computed in by_layer:
         assert read.ended <= waited.ended == computed.began

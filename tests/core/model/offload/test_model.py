@@ -13,15 +13,15 @@ from torch import Tensor
 
 from sequoia_core.config import Mode, Offload, SamplingParams
 from sequoia_core.errors import ModelLoadError, ParameterError
+from sequoia_core.model import device as device_module
 from sequoia_core.model.config import ModelConfig
+from sequoia_core.model.device import Placement, choose_placement
 from sequoia_core.model.llama import Llama
 from sequoia_core.model.loading.weights import SafetensorsWeights
 from sequoia_core.model.offload.layer_stream import SLOTS, THREAD
-from sequoia_core.model.offload.layout import LayerLayout
+from sequoia_core.model.offload.loaders import LayerLayout
 from sequoia_core.model.offload.model import (
     OffloadedLlama,
-    Placement,
-    check_offload,
     load_offloaded,
     resident_bytes,
 )
@@ -30,7 +30,7 @@ from tests.core.engines import make_engine, tokens_of
 from tests.core.models import random_weights, tiny_config
 
 CPU = torch.device("cpu")
-ON_DISK = Placement(CPU, Offload.DISK)
+ON_DISK = Placement((CPU,), Offload.DISK)
 DTYPES = [torch.float32, torch.bfloat16, torch.float16]
 TOKENS = torch.arange(3, 20)
 
@@ -56,7 +56,7 @@ def offloaded(tmp_path: Path) -> Iterator[Offloaded]:
 
     yield make
     for each in made:
-        each.ring.close()
+        each.layer_stream.close()
 
 
 def resident(config: ModelConfig, dtype: torch.dtype = torch.float32) -> Llama:
@@ -135,7 +135,7 @@ def test_only_two_layers_are_ever_in_memory(
     before = tensor_bytes()
     model = offloaded(config, dtype)
     counted = []
-    for layer in model.ring.through(range(config.num_layers)):
+    for layer in model.layer_stream.iterate(range(config.num_layers)):
         if layer in (1, 11):
             counted.append(tensor_bytes() - before)
     small = 4 * (2 * config.num_layers + 1) * (config.hidden_size + 16)  # float32 norms, and eps
@@ -218,20 +218,19 @@ def test_a_model_that_nobody_holds_ends_its_thread(tmp_path: Path) -> None:
     assert not reading[0].is_alive()
 
 
-def test_what_would_do_nothing_is_refused() -> None:
+def test_an_offload_that_would_do_nothing_is_refused() -> None:
     with pytest.raises(ParameterError, match=r"offload is cpu, .* give --offload disk") as caught:
-        check_offload(Placement(CPU, Offload.CPU))
+        choose_placement("cpu", Offload.CPU)
     assert "\n" not in str(caught.value)
 
 
-@pytest.mark.parametrize(
-    "placement",
-    [
-        Placement(CPU, Offload.NONE),
-        ON_DISK,
-        Placement(torch.device("cuda", 0), Offload.CPU),
-        Placement(torch.device("cuda", 0), Offload.DISK),
-    ],
-)
-def test_what_can_be_is_not(placement: Placement) -> None:
-    check_offload(placement)
+@pytest.mark.parametrize("offload", [Offload.NONE, Offload.DISK])
+def test_other_offloads_of_a_cpu_are_placed(offload: Offload) -> None:
+    assert choose_placement("cpu", offload) == Placement((CPU,), offload)
+
+
+@pytest.mark.parametrize("offload", Offload)
+def test_a_gpu_takes_every_offload(offload: Offload, monkeypatch: pytest.MonkeyPatch) -> None:
+    gpu = torch.device("cuda", 0)
+    monkeypatch.setattr(device_module, "choose_devices", lambda _: (gpu,))
+    assert choose_placement("cuda:0", offload) == Placement((gpu,), offload)

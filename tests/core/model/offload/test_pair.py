@@ -1,4 +1,4 @@
-"""A pair whose target's layers stay on disk: loaded from any format, told, and checked to fit."""
+"""A pair whose target's layers stay on disk: loading, description, memory."""
 
 import re
 from pathlib import Path
@@ -11,14 +11,18 @@ from safetensors.torch import load_file
 
 from sequoia_core.config import Offload, WeightFormat
 from sequoia_core.errors import ModelLoadError, ParameterError
+from sequoia_core.model import device as device_module
+from sequoia_core.model.device import Placement
 from sequoia_core.model.loading import pair as pair_module
+from sequoia_core.model.loading import sources
 from sequoia_core.model.loading.loader import open_directory
 from sequoia_core.model.loading.pair import Pair, load_pair
 from sequoia_core.model.loading.planning import memory_plans
-from sequoia_core.model.offload.layout import LayerLayout
-from sequoia_core.model.offload.model import OffloadedLlama, Placement, resident_bytes
+from sequoia_core.model.offload.loaders import LayerLayout
+from sequoia_core.model.offload.model import OffloadedLlama, resident_bytes
 from tests.core.checkpoints import save_gguf, save_model, tiny_llama
 from tests.core.checkpoints import tiny_tokenizer as tokenizer_of
+from tests.core.models import fresh_logits
 
 TOKENS = torch.arange(3, 40)
 LAYERS = 6
@@ -38,13 +42,9 @@ def load(target: str, draft: str | None = None, offload: Offload = Offload.DISK)
     )
 
 
-def logits_of(pair: Pair) -> torch.Tensor:
-    model = pair.target
-    return model.forward(TOKENS, torch.arange(len(TOKENS)), None, model.new_cache())
-
-
 def same_logits(target: str) -> bool:
-    return torch.equal(logits_of(load(target)), logits_of(load(target, offload=Offload.NONE)))
+    pairs = load(target), load(target, offload=Offload.NONE)
+    return torch.equal(*(fresh_logits(pair.target, TOKENS) for pair in pairs))
 
 
 def test_it_computes_what_the_resident_pair_computes(target: str) -> None:
@@ -70,7 +70,7 @@ def test_pickled_weights_are_refused(target: str) -> None:
     directory = Path(target)
     torch.save(load_file(directory / "model.safetensors"), directory / "pytorch_model.bin")
     (directory / "model.safetensors").unlink()
-    assert logits_of(load(target, offload=Offload.NONE)).isfinite().all()
+    assert fresh_logits(load(target, offload=Offload.NONE).target, TOKENS).isfinite().all()
     with pytest.raises(ModelLoadError, match="save it as safetensors, or leave --offload out"):
         load(target)
 
@@ -97,7 +97,7 @@ def test_the_fingerprint_follows_it(target: str) -> None:
 def test_what_is_refused_is_refused_before_anything_is_read(
     target: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(pair_module, "open_checkpoint", pytest.fail)
+    monkeypatch.setattr(sources, "open_checkpoint", pytest.fail)
     with pytest.raises(ParameterError, match="give --offload disk"):
         load(target, offload=Offload.CPU)
     for weights in (WeightFormat.INT8, WeightFormat.NATIVE):
@@ -111,7 +111,7 @@ def test_only_what_stays_must_fit_into_the_memory(
     config = load(target).target.config
     resident = resident_bytes(LayerLayout(config, torch.float32))
     cpu = torch.device("cpu")
-    plan = memory_plans(config, None, torch.float32, Placement(cpu, Offload.DISK))[cpu]
+    plan = memory_plans(config, None, torch.float32, Placement((cpu,), Offload.DISK))[cpu]
     assert plan.weights == resident
     kept = plan.least
     monkeypatch.setattr(psutil, "virtual_memory", lambda: SimpleNamespace(available=kept))
@@ -148,13 +148,13 @@ def test_a_gpu_needs_room_for_two_layers_and_main_memory_for_all(
     def enough(*_: object) -> None:
         raise EnoughError
 
-    monkeypatch.setattr(pair_module, "choose_devices", lambda _: (torch.device("cuda", 0),))
+    monkeypatch.setattr(device_module, "choose_devices", lambda _: (torch.device("cuda", 0),))
     monkeypatch.setattr(torch.cuda, "mem_get_info", lambda _: (on_gpu, 0))
     monkeypatch.setattr(psutil, "virtual_memory", lambda: SimpleNamespace(available=in_main))
-    monkeypatch.setattr(pair_module, "_tokenizer", enough)
+    monkeypatch.setattr(pair_module, "pair_tokenizer", enough)
     config = open_directory(Path(target)).config
     layout = LayerLayout(config, torch.float32)
-    placement = Placement(torch.device("cuda", 0), Offload.CPU)
+    placement = Placement((torch.device("cuda", 0),), Offload.CPU)
     plan = memory_plans(config, None, torch.float32, placement)[placement.device]
     assert plan.least - plan.weights == OVERHEAD
     assert 10_000 < resident_bytes(layout) <= 100_000 < LAYERS * layout.nbytes

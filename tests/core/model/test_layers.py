@@ -1,4 +1,4 @@
-"""Rotary tables against transformers' own; rotations compose and keep lengths."""
+"""Rotary embedding against transformers' own, and products with a residual and a bias."""
 
 from dataclasses import replace
 from typing import Any
@@ -7,11 +7,12 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from torch import Tensor
 from transformers import LlamaConfig
 from transformers.models.llama.modeling_llama import LlamaRotaryEmbedding, apply_rotary_pos_emb
 
 from sequoia_core.model.config import ModelConfig
-from sequoia_core.model.rope import RotaryEmbedding, rotate
+from sequoia_core.model.layers import BiasedLinear, DenseLinear, RotaryEmbedding, rotate
 
 CPU = torch.device("cpu")
 KINDS: dict[str, dict[str, Any]] = {
@@ -74,13 +75,13 @@ def test_scores_depend_on_the_distance_only(kind: str, first: int, second: int, 
     rotary = RotaryEmbedding(configs(kind)[1], CPU, torch.float32)
     x, y = torch.randn(2, 1, 1, 64, generator=torch.Generator().manual_seed(1))
 
-    def turned(value: torch.Tensor, position: int) -> torch.Tensor:
+    def rotated(value: torch.Tensor, position: int) -> torch.Tensor:
         return rotate(value, *rotary(torch.tensor([position]))).flatten()
 
-    near = turned(x, first) @ turned(y, second)
-    far = turned(x, first + shift) @ turned(y, second + shift)
+    near = rotated(x, first) @ rotated(y, second)
+    far = rotated(x, first + shift) @ rotated(y, second + shift)
     torch.testing.assert_close(near, far, atol=2e-3, rtol=1e-3)
-    torch.testing.assert_close(turned(x, first).norm(), x.norm())
+    torch.testing.assert_close(rotated(x, first).norm(), x.norm())
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -112,3 +113,34 @@ def test_memory_follows_the_positions_that_are_read() -> None:
     cos, sin = rotary(torch.tensor([(1 << 22) - 1, 0]))
     assert cos.shape == sin.shape == (2, 1, 64)
     assert torch.equal(cos[1], torch.ones(1, 64))
+
+
+IN, OUT = 64, 96
+
+
+def operands(rows: int, seed: int, dtype: torch.dtype) -> tuple[Tensor, Tensor, Tensor]:
+    generator = torch.Generator().manual_seed(seed)
+    x, weight, residual = (
+        torch.randn(*shape, generator=generator).to(dtype)
+        for shape in ((rows, IN), (OUT, IN), (rows, OUT))
+    )
+    return x, weight, residual
+
+
+@pytest.mark.parametrize(("dtype", "most"), [(torch.float32, 1e-6), (torch.bfloat16, 0.02)])
+@pytest.mark.parametrize("rows", [1, 7])
+def test_a_product_is_the_product(rows: int, dtype: torch.dtype, most: float) -> None:
+    x, weight, residual = operands(rows, 1, dtype)
+    linear = DenseLinear(weight)
+    exact = x.double() @ weight.double().T
+    total = exact + residual.double()
+    assert float((linear(x).double() - exact).norm() / exact.norm()) < most
+    assert float((linear.add(x, residual).double() - total).norm() / total.norm()) < most
+
+
+def test_a_bias_is_added_once() -> None:
+    x, weight, residual = operands(3, 0, torch.float32)
+    linear = BiasedLinear(DenseLinear(weight), torch.arange(OUT).float())
+    expected = x @ weight.T + torch.arange(OUT)
+    torch.testing.assert_close(linear(x), expected)
+    torch.testing.assert_close(linear.add(x, residual), expected + residual)

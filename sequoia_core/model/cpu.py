@@ -1,33 +1,49 @@
-"""How many threads compute: one per physical core that this process may use."""
+"""The CPU: the kernel's table of it, and how many threads compute. Loads no torch when imported."""
 
 import os
+import re
+from functools import lru_cache
 from pathlib import Path
 
-import torch
-
+CPU_INFO = Path("/proc/cpuinfo")
 SYSTEM = Path("/")
 
 
+def cpu_info(entry: str) -> str:
+    """First value of an entry of the kernel's CPU table, a regular expression; "" if missing."""
+    try:
+        text = CPU_INFO.read_text(encoding="utf-8", errors="replace")
+    except OSError:
+        return ""
+    match = re.search(rf"^(?:{entry})\s*:\s*(.*)$", text, re.MULTILINE)
+    return match[1].strip() if match else ""
+
+
+@lru_cache(maxsize=1)
+def cpu_threads() -> int:
+    """`compute_threads` at the first call: the native library leaves PyTorch one thread later."""
+    return compute_threads()
+
+
 def compute_threads(system: Path = SYSTEM) -> int:
-    """Threads of a forward on this machine.
+    """Threads of a forward on this machine, whose `proc` and `sys` are below `system`.
 
     At most one per physical core of the affinity mask, since two threads of a core share its
-    vector units; at most the whole cores of a cgroup's quota, what is left of it being for the
-    screen; and at most PyTorch's threads. `OMP_NUM_THREADS` sets the number.
-
-    Args:
-        system: where `proc` and `sys` lie.
+    vector units; at most the whole cores of a cgroup's quota, the fraction being for the screen;
+    and at most PyTorch's threads. `OMP_NUM_THREADS` overrides the first two.
     """
-    asked = torch.get_num_threads()
+    import torch
+
+    most = torch.get_num_threads()
     if os.environ.get("OMP_NUM_THREADS"):
-        return asked
+        return most
     cpus = os.sched_getaffinity(0) if hasattr(os, "sched_getaffinity") else set[int]()
-    limits = (physical_cores(cpus, system), quota_cores(system), asked)
+    limits = (physical_cores(cpus, system), quota_cores(system), most)
     return max(1, min(each for each in limits if each is not None))
 
 
 def physical_cores(cpus: set[int], system: Path = SYSTEM) -> int | None:
-    """Cores that the given processors are threads of; None where the system does not say."""
+    """Number of cores that the processors belong to; None where the system does not say."""
     if not cpus:
         return None
     cores = set()
@@ -38,7 +54,7 @@ def physical_cores(cpus: set[int], system: Path = SYSTEM) -> int | None:
 
 
 def quota_cores(system: Path = SYSTEM) -> int | None:
-    """Whole cores of CPU time that a cgroup leaves this process; None without a limit."""
+    """Whole cores of CPU time that cgroups allow this process; None without a limit."""
     found = []
     for line in (_text(system / "proc/self/cgroup") or "").splitlines():
         _, controllers, path = line.split(":", 2)
@@ -49,7 +65,7 @@ def quota_cores(system: Path = SYSTEM) -> int | None:
         else:
             continue
         group = root / path.lstrip("/")
-        # a group inside a container has a path that only the host sees; its own is the root
+        # a container sees the host's path of its group, but its files at the root
         for folder in (group, *group.parents):
             if folder.is_relative_to(root) and (cores := read(folder)) is not None:
                 found.append(cores)

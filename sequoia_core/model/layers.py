@@ -1,0 +1,185 @@
+"""The operations of a Llama's layers: norms, products, rotary positions, attention.
+
+Shapes: `n` rows, `H` query heads, `K` KV heads, `G = H / K`, `D` head dim, `span` keys. The `G`
+query heads of a KV head lie below each other as `G n` rows.
+"""
+
+import copy
+import math
+from typing import Protocol
+
+import torch
+from torch import Tensor
+from torch.nn import functional
+
+from sequoia_core.model.config import ModelConfig, RopeScaling
+
+
+class RmsNorm:
+    """RMS norm (arXiv 1910.07467), rounded once: x / sqrt(mean(x^2) + eps) * weight."""
+
+    def __init__(self, weight: Tensor, eps: float) -> None:
+        width = weight.shape[0]
+        self._weight, self._eps = weight, eps
+        # PyTorch has no fused kernel for CPUs but eight small ones; by the length of a row, which
+        # is sqrt(width) times the root of its mean square, it takes four
+        self._by_length = weight.device.type == "cpu"
+        self._long_weight = weight.float() * math.sqrt(width)
+        self._least = torch.tensor(math.sqrt(width * eps), device=weight.device)
+
+    def __call__(self, x: Tensor) -> Tensor:
+        """[n, hidden] -> [n, hidden]."""
+        if not self._by_length:
+            return functional.rms_norm(x, self._weight.shape, self._weight, self._eps)
+        length = torch.linalg.vector_norm(x, dim=-1, keepdim=True, dtype=torch.float32)
+        return torch.mul(x / length.hypot(self._least), self._long_weight, out=torch.empty_like(x))
+
+
+class Linear(Protocol):
+    """x @ weight.T, possibly with a bias."""
+
+    def __call__(self, x: Tensor) -> Tensor:
+        """[n, in] -> [n, out]."""
+        ...
+
+    def add(self, x: Tensor, residual: Tensor) -> Tensor:
+        """The product of x [n, in] plus a residual [n, out]."""
+        ...
+
+
+class DenseLinear:
+    """PyTorch's own product with a weight [out, in]; any device and dtype."""
+
+    def __init__(self, weight: Tensor) -> None:
+        self._weight = weight
+
+    def __call__(self, x: Tensor) -> Tensor:
+        """[n, in] -> [n, out]."""
+        return functional.linear(x, self._weight)
+
+    def add(self, x: Tensor, residual: Tensor) -> Tensor:
+        """The product of x [n, in] plus a residual [n, out]."""
+        return residual + functional.linear(x, self._weight)
+
+
+class BiasedLinear:
+    """A product plus a bias [out]."""
+
+    def __init__(self, product: Linear, bias: Tensor) -> None:
+        self._product, self._bias = product, bias
+
+    def __call__(self, x: Tensor) -> Tensor:
+        """[n, in] -> [n, out]."""
+        return self._product(x) + self._bias
+
+    def add(self, x: Tensor, residual: Tensor) -> Tensor:
+        """The product of x [n, in] plus a residual [n, out]."""
+        return self._product.add(x, residual) + self._bias
+
+
+def inverse_frequencies(config: ModelConfig) -> Tensor:
+    """Radians per position of each rotary pair, float32 `[D / 2]`, llama3 scaling included."""
+    half = torch.arange(0, config.head_dim, 2, dtype=torch.float32) / config.head_dim
+    frequencies = 1.0 / config.rope_theta**half
+    if config.rope_scaling is not None:
+        frequencies = _llama3_scaled(frequencies, config.rope_scaling)
+    return frequencies
+
+
+def _llama3_scaled(frequencies: Tensor, scaling: RopeScaling) -> Tensor:
+    """Divide low frequencies by the factor, keep high ones, and blend in between.
+
+    Follows Meta's published inference code.
+    """
+    periods = scaling.original_context_window * frequencies / (2 * math.pi)
+    low, high = scaling.low_freq_factor, scaling.high_freq_factor
+    keep = ((periods - low) / (high - low)).clamp(0.0, 1.0)  # 1: as trained, 0: fully stretched
+    return frequencies * keep + frequencies / scaling.factor * (1.0 - keep)
+
+
+class RotaryEmbedding:
+    """Rotary position embedding (arXiv 2104.09864) in Llama's rotate-half layout.
+
+    Cosines and sines are computed when asked for: a table of a context window of a million tokens
+    would take gigabytes.
+
+    Args:
+        config: of the model.
+        device: of the position ids.
+        dtype: of the cosines and sines; they are computed in float32.
+    """
+
+    def __init__(self, config: ModelConfig, device: torch.device, dtype: torch.dtype) -> None:
+        frequencies = inverse_frequencies(config)
+        # sin(-x) is -sin(x) to the last bit, so the sign of the first half costs nothing
+        self._frequencies = torch.cat((-frequencies, frequencies)).to(device)
+        self._factor, self._dtype = config.rope_factor, dtype
+
+    def to(self, device: torch.device) -> "RotaryEmbedding":
+        """The same for positions on another device."""
+        other = copy.copy(self)
+        other._frequencies = self._frequencies.to(device, non_blocking=True)
+        return other
+
+    def __call__(self, position_ids: Tensor) -> tuple[Tensor, Tensor]:
+        """Cosines and signed sines `[n, 1, D]` of positions, int64 [n].
+
+        The sine of a dimension's first half is negated, so that rotating is
+        `x * cos + roll(x, D / 2) * sin`.
+        """
+        positions = position_ids[:, None, None].to(torch.float32)
+        if self._factor != 1.0:
+            positions = positions / self._factor
+        angles = positions * self._frequencies  # [n, 1, D]
+        return angles.cos().to(self._dtype), angles.sin().to(self._dtype)
+
+
+def rotate(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
+    """Rotate each head `[n, heads, D]` by cosines and sines `[n, 1, D]` or `[n, heads, D]`."""
+    return torch.addcmul(x * cos, x.roll(x.shape[-1] // 2, -1), sin)
+
+
+def with_unrotated_heads(
+    cos: Tensor, sin: Tensor, rotated: int, unrotated: int
+) -> tuple[Tensor, Tensor]:
+    """Cosines and sines that rotate the first heads of a row and leave those after them.
+
+    Args:
+        cos: `[n, 1, D]`.
+        sin: `[n, 1, D]`.
+        rotated: number of heads.
+        unrotated: number of heads.
+
+    Returns:
+        two tensors `[n, rotated + unrotated, D]`.
+    """
+    shape = (cos.shape[0], unrotated, cos.shape[2])
+    rotated_cos, rotated_sin = (each.expand(-1, rotated, -1) for each in (cos, sin))
+    cosines = torch.cat((rotated_cos, cos.new_ones(shape)), dim=1)
+    return cosines, torch.cat((rotated_sin, sin.new_zeros(shape)), dim=1)
+
+
+def causal_attention(queries: Tensor, keys: Tensor, values: Tensor) -> Tensor:
+    """Attention of the first n rows of a text: no mask is made, and no later key is read.
+
+    Args:
+        queries: [1, K, G n, D].
+        keys: [1, K, n, D].
+        values: [1, K, n, D].
+
+    Returns:
+        [1, K, G n, D].
+    """
+    rows, dim = keys.shape[2], keys.shape[3]
+    heads = queries.reshape(1, -1, rows, dim)  # [1, H, n, D]
+    mixed = functional.scaled_dot_product_attention(
+        heads, keys, values, is_causal=True, enable_gqa=heads.shape[1] > keys.shape[1]
+    )
+    return mixed.reshape(queries.shape)
+
+
+def additive_mask(mask: Tensor, groups: int, dtype: torch.dtype) -> Tensor:
+    """A mask bool [n, span], True where a row may attend, as a bias [G n, span]."""
+    bias = torch.zeros(mask.shape, device=mask.device, dtype=dtype)
+    bias.masked_fill_(~mask, float("-inf"))
+    return bias.repeat(groups, 1)

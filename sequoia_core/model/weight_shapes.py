@@ -1,0 +1,89 @@
+"""Names and shapes of the tensors that a model's forward pass reads. Loads no torch."""
+
+from math import prod
+
+from sequoia_core.model.config import ModelConfig
+
+EMBEDDING = "model.embed_tokens.weight"
+HEAD = "lm_head.weight"
+FINAL_NORM = "model.norm.weight"
+ATTENTION_NORM, MLP_NORM = "input_layernorm.weight", "post_attention_layernorm.weight"
+DRAFT_VOCAB_IDS = "draft_vocab_ids"
+
+TARGET_INPUT = "conditioning.target.weight"
+"""Of a conditioned draft: embedding and the target's hidden states -> its own hidden state."""
+OWN_INPUT = "conditioning.own.weight"
+"""Below a tree's first level: embedding and the draft's own output -> hidden state."""
+INPUT_SHIFT = "conditioning.shift"
+"""Subtracted from the embedding and from each hidden state of the target before they are read."""
+INPUT_SCALE = "conditioning.scale"
+"""Multiplied with the differences; float32."""
+
+PRODUCTS = {
+    "query_key_value": ("self_attn.q_proj", "self_attn.k_proj", "self_attn.v_proj"),
+    "attention_out": ("self_attn.o_proj",),
+    "gate_up": ("mlp.gate_proj", "mlp.up_proj"),
+    "down": ("mlp.down_proj",),
+}
+"""A layer's products and their matrices; those that read the same input become one product."""
+
+
+def layer_name(layer: int, name: str) -> str:
+    """The full name of a layer's module or tensor."""
+    return f"model.layers.{layer}.{name}"
+
+
+def matrix_shapes(config: ModelConfig) -> dict[str, tuple[int, int]]:
+    """Rows and columns of a layer's matrices, by module; the same in every layer."""
+    hidden, inner = config.hidden_size, config.intermediate_size
+    queries = config.num_heads * config.head_dim
+    keys = config.num_kv_heads * config.head_dim
+    return {
+        "self_attn.q_proj": (queries, hidden),
+        "self_attn.k_proj": (keys, hidden),
+        "self_attn.v_proj": (keys, hidden),
+        "self_attn.o_proj": (hidden, queries),
+        "mlp.gate_proj": (inner, hidden),
+        "mlp.up_proj": (inner, hidden),
+        "mlp.down_proj": (hidden, inner),
+    }
+
+
+def expected_shapes(config: ModelConfig) -> dict[str, tuple[int, ...]]:
+    """Name and shape of every tensor that the forward pass reads from a file."""
+    hidden = config.hidden_size
+    shapes: dict[str, tuple[int, ...]] = {FINAL_NORM: (hidden,)}
+    if not config.embeddings_from_target:
+        shapes[EMBEDDING] = (config.vocab_size, hidden)
+    if not config.tie_word_embeddings:
+        shapes[HEAD] = (config.head_vocab_size, hidden)
+    if config.head_vocab_size != config.vocab_size:
+        shapes[DRAFT_VOCAB_IDS] = (config.head_vocab_size,)
+    if slots := len(config.feature_layers):
+        shapes[TARGET_INPUT] = (hidden, (slots + 1) * hidden)
+        shapes[OWN_INPUT] = (hidden, 2 * hidden)
+        shapes[INPUT_SHIFT] = shapes[INPUT_SCALE] = ((slots + 1) * hidden,)
+    for layer in range(config.num_layers):
+        shapes |= _layer_shapes(config, layer)
+    return shapes
+
+
+def _layer_shapes(config: ModelConfig, layer: int) -> dict[str, tuple[int, ...]]:
+    shapes: dict[str, tuple[int, ...]] = {
+        layer_name(layer, norm): (config.hidden_size,) for norm in (ATTENTION_NORM, MLP_NORM)
+    }
+    for module, (rows, columns) in matrix_shapes(config).items():
+        shapes[layer_name(layer, f"{module}.weight")] = (rows, columns)
+        if config.has_bias(module):
+            shapes[layer_name(layer, f"{module}.bias")] = (rows,)
+    return shapes
+
+
+def weight_values(config: ModelConfig) -> int:
+    """How many numbers a model's weights consist of."""
+    return sum(map(prod, expected_shapes(config).values()))
+
+
+def layer_values(config: ModelConfig) -> int:
+    """How many numbers the weights of one layer consist of."""
+    return sum(map(prod, _layer_shapes(config, 0).values()))
