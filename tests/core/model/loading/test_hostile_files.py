@@ -309,7 +309,7 @@ def test_a_recorded_step_is_one_tree(tmp_path: Path, nodes: list[dict[str, objec
     path.write_text(f"{HEADER}\n{step([node()])}\n")
     assert len(read_trace(path).events) == 1
     path.write_text(f"{HEADER}\n{step(nodes)}\n")
-    with pytest.raises(TraceError, match="line 2: Step has"):
+    with pytest.raises(TraceError, match="line 2: Step"):
         read_trace(path)
 
 
