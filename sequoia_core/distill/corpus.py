@@ -6,7 +6,7 @@ import zipfile
 import zlib
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from itertools import pairwise
+from itertools import pairwise, takewhile
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -52,13 +52,11 @@ class AnswerMarks:
             ParameterError: the template puts nothing there or refuses a plain question.
         """
         template = ChatTemplate(tokenizer, None)
-        one, other = (template.whole([], prompt)[::-1] for prompt in ("a", "2"))
-        shared = next(
-            (at for at, pair in enumerate(zip(one, other, strict=False)) if pair[0] != pair[1]), 0
-        )
-        if not shared:
+        rendered = [template.whole([], prompt)[::-1] for prompt in ("a", "2")]
+        header = common_prefix(rendered)[::-1]
+        if not 0 < len(header) < min(map(len, rendered)):
             raise ParameterError("the chat template puts nothing between a question and its answer")
-        return cls(tuple(reversed(one[:shared])), frozenset(closing))
+        return cls(tuple(header), frozenset(closing))
 
     def answers(self, token_ids: Sequence[int]) -> NDArray[np.bool_]:
         """True where a token of this conversation belongs to an answer or closes it."""
@@ -225,6 +223,12 @@ def read_arrays(path: Path) -> dict[str, NDArray[Any]]:
     if missing := {"tokens", "offsets"} - arrays.keys():
         raise ParameterError(f"{path}: no array called {min(missing)} in it")
     return arrays
+
+
+def common_prefix(rows: Sequence[Sequence[int]]) -> list[int]:
+    """The tokens that all rows begin with."""
+    columns = zip(*rows, strict=False)
+    return [column[0] for column in takewhile(lambda column: len(set(column)) == 1, columns)]
 
 
 def usable_length(ids: ArrayLike, answers: ArrayLike, limit: float = LOOPS) -> int:

@@ -7,7 +7,7 @@ GPU products of another batch may round differently, so there this holds up to r
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import dataclass
 from time import monotonic
 
@@ -16,7 +16,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from sequoia_core.distill.corpus import Corpus, usable_length
+from sequoia_core.distill.corpus import Corpus, common_prefix, usable_length
 from sequoia_core.distill.dialogue import Dialogue, GivenText, Lengths
 from sequoia_core.distill.shards import TOP, Labels, Shards
 from sequoia_core.distill.template_tokens import TemplateTokens
@@ -141,7 +141,7 @@ class Writer:
         self._template, self._plan, self._shards = template, plan, shards
         self._given = Corpus.of([], model.vocab_size) if given is None else given
         self._rows: list[_Row | None] = [None] * plan.rows
-        self._held: list[Sequence[int]] = [()] * plan.rows  # in the cache from a row's last one
+        self._held: list[list[int]] = [[]] * plan.rows  # in the cache from a row's last one
         self._next = 0  # first one not begun
         self._finished_tokens = 0
         self._run = (0, 0)  # see `Shards.run`
@@ -190,7 +190,8 @@ class Writer:
             self._rows[row] = _Row(self._next, dialogue, self._top)
             self._next += 1
             # all but the last token, whose logits are needed
-            self._batch.start(row, _shared(self._held[row], dialogue.ids[:-1]))
+            shared = common_prefix([self._held[row], dialogue.ids[:-1]])
+            self._batch.start(row, len(shared))
 
     def _dialogue(self, number: int) -> Dialogue | GivenText:
         if number >= self._given.conversations:
@@ -234,11 +235,3 @@ class Writer:
         self._rows[place] = None
         self._held[place] = ids[: self._batch.lengths[place]]
         self._batch.start(place, len(self._held[place]))
-
-
-def _shared(one: Sequence[int], other: Sequence[int]) -> int:
-    """Number of tokens that both begin with."""
-    return next(
-        (at for at, (left, right) in enumerate(zip(one, other, strict=False)) if left != right),
-        min(len(one), len(other)),
-    )

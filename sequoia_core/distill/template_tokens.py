@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from types import MappingProxyType
 from typing import TYPE_CHECKING
 
-from sequoia_core.distill.corpus import AnswerMarks
+from sequoia_core.distill.corpus import AnswerMarks, common_prefix
 from sequoia_core.errors import ModelLoadError, ParameterError
 from sequoia_core.text.chat_template import ChatTemplate, Turn
 
@@ -123,7 +123,7 @@ class TemplateTokens:
             )
         template = ChatTemplate(tokenizer, None)
         header = AnswerMarks.of(tokenizer, closing).header
-        beginning = _shared([template.whole([], probe) for probe in _PROBES])
+        beginning = common_prefix([template.whole([], probe) for probe in _PROBES])
         rendered = [tuple(template.whole([], prompt)) for prompt in prompts]
         short = tuple(ids for ids in rendered if len(ids) <= longest_prompt)
         if rendered and not short:
@@ -153,16 +153,6 @@ def _between(template: ChatTemplate, closing: frozenset[int]) -> tuple[int, ...]
     turns = [Turn("a", "b")]
     continued = [template.continuing(turns, probe) for probe in _PROBES]
     found = [ids for ids in continued if ids is not None]
-    shared = _shared(found) if len(found) == len(_PROBES) else []
+    shared = common_prefix(found) if len(found) == len(_PROBES) else []
     closed = next((at for at, token in enumerate(shared) if token in closing), None)
     return None if closed is None else tuple(shared[closed + 1 :])
-
-
-def _shared(rows: Sequence[Sequence[int]]) -> list[int]:
-    """The tokens that all rows begin with."""
-    count = 0
-    for column in zip(*rows, strict=False):
-        if len(set(column)) > 1:
-            break
-        count += 1
-    return list(rows[0][:count])
