@@ -25,8 +25,6 @@ class TrainPlan:
         unroll: steps down a tree that a conditioned student is trained for.
         batch_tokens: about how many tokens a batch holds.
         longest: tokens of a conversation beyond which it is cut.
-        learning_rate: highest one of AdamW.
-        matrix_rate: highest one of Muon.
     """
 
     steps: int
@@ -35,8 +33,6 @@ class TrainPlan:
     unroll: int = 1
     batch_tokens: int = 2048
     longest: int = LONGEST
-    learning_rate: float = 1e-3
-    matrix_rate: float = 0.02
 
 
 @dataclass(frozen=True, slots=True)
@@ -126,7 +122,7 @@ class Batches:
 
     def _row(self, index: int) -> TrainBatch:
         """A conversation as a batch without its first dimension, unpadded."""
-        corpus, labels = self._text.corpus, self._text.labels(index)
+        corpus, labels = self._text.corpus, self._text.conversation(index)
         span = corpus.span(index)
         span = slice(span.start, min(span.stop, span.start + self._plan.longest))
         tokens = torch.from_numpy(corpus.tokens[span].astype(np.int64))

@@ -18,7 +18,7 @@ from torch import Tensor
 
 from sequoia_core.distill.corpus import Corpus, common_prefix, usable_length
 from sequoia_core.distill.dialogue import Dialogue, GivenText, Lengths
-from sequoia_core.distill.shards import TOP, Labels, Shards
+from sequoia_core.distill.shards import TOP, LabelledConversation, Shards
 from sequoia_core.distill.template_tokens import TemplateTokens
 from sequoia_core.model.batch import GPU_GROUPS, GROUP, Batch, ConversationBatch
 from sequoia_core.model.llama import Llama
@@ -102,12 +102,13 @@ class _Row:
             self._labelled += 1
         self.dialogue.take(token)
 
-    def labels(self, length: int, features: Tensor, vocab_size: int) -> Labels:
-        """Labels of the first `length` tokens; `features` [n, F, hidden] may have more."""
-        count = sum(self.dialogue.answers[1:length])
-        columns, probs = map(torch.from_numpy, (self._columns[:count], self._probs[:count]))
+    def labelled(self, length: int, features: Tensor, vocab_size: int) -> LabelledConversation:
+        """The first `length` tokens; `features` [n, F, hidden] may have more."""
+        ids, answers = self.dialogue.ids[:length], self.dialogue.answers[:length]
+        count = sum(answers[1:])
+        top = torch.from_numpy(self._columns[:count]), torch.from_numpy(self._probs[:count])
         features = features[: max(length - 1, 0)].cpu()
-        return Labels.of(columns, probs, features, vocab_size)
+        return LabelledConversation.of((ids, answers), top, features, vocab_size)
 
 
 class Writer:
@@ -226,12 +227,10 @@ class Writer:
 
     def _finish(self, place: int, row: _Row) -> None:
         """Keep the usable part of a row's conversation, and free the row."""
-        ids, answers = row.dialogue.ids, row.dialogue.answers
-        length = usable_length(ids, answers)
+        length = usable_length(row.dialogue.ids, row.dialogue.answers)
         features = self._batch.features(place)
-        labels = row.labels(length, features, self._shards.vocab_size)
-        self._shards.add(row.number, ids[:length], answers[:length], labels)
+        self._shards.add(row.number, row.labelled(length, features, self._shards.vocab_size))
         self._finished_tokens += length
         self._rows[place] = None
-        self._held[place] = ids[: self._batch.lengths[place]]
+        self._held[place] = row.dialogue.ids[: self._batch.lengths[place]]
         self._batch.start(place, len(self._held[place]))

@@ -8,7 +8,7 @@ labelled, `k` kept tokens, `F` feature layers.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from pathlib import Path
 
 import torch
@@ -22,10 +22,6 @@ from sequoia_core.files import written_whole
 
 TOP = 32
 """Tokens kept per label; of a small chat model's probability they hold about 95 parts in 100."""
-
-NAMES = (
-    "numbers", "lengths", "labelled", "tokens", "answers", "top_ids", "top_probs", "features",
-)  # fmt: skip
 
 SHARD_BYTES = 32 << 20
 """Size at which a shard is written; until then it is in memory."""
@@ -47,10 +43,12 @@ def token_bytes(vocab_size: int, features: int) -> int:
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class Labels:
-    """Soft labels: the target's top k at each answer token, and its hidden states.
+class LabelledConversation:
+    """A conversation with soft labels: the target's top k at each answer token, and hidden states.
 
     Attributes:
+        tokens: uint16 or uint32 [n].
+        answers: bool [n], True where the target wrote the token as the assistant.
         top_ids: uint16 or uint32 [a, k], the most probable tokens in the place of each answer
             token, in order. A token that begins the conversation has none.
         top_probs: float16 [a, k], at temperature 1.
@@ -58,32 +56,46 @@ class Labels:
             last.
     """
 
+    tokens: Tensor
+    answers: Tensor
     top_ids: Tensor
     top_probs: Tensor
     features: Tensor
 
     @classmethod
-    def of(cls, top_ids: Tensor, top_probs: Tensor, features: Tensor, vocab_size: int) -> Labels:
-        """Convert labels of any types to those of a shard."""
-        return cls(top_ids.to(id_type(vocab_size)), top_probs.to(PROB), features.to(FEATURE))
+    def of(
+        cls,
+        text: tuple[Sequence[int], Sequence[bool]],
+        top: tuple[Tensor, Tensor],
+        features: Tensor,
+        vocab_size: int,
+    ) -> LabelledConversation:
+        """Convert token ids and marks, labels and features of any types to those of a shard."""
+        (ids, answers), (top_ids, top_probs) = text, top
+        kind = id_type(vocab_size)
+        return cls(
+            torch.tensor(ids, dtype=torch.int64).to(kind),
+            torch.tensor(answers, dtype=MARK),
+            top_ids.to(kind),
+            top_probs.to(PROB),
+            features.to(FEATURE),
+        )
 
     def __post_init__(self) -> None:
         assert self.top_ids.dtype in (torch.uint16, torch.uint32)
         assert (self.top_probs.dtype, self.features.dtype) == (PROB, FEATURE)
 
+    def __len__(self) -> int:
+        return len(self.tokens)
+
     @property
-    def nbytes(self) -> int:
-        """Memory of all tensors."""
+    def label_bytes(self) -> int:
+        """Memory of all but the text."""
         return self.top_ids.nbytes + self.top_probs.nbytes + self.features.nbytes
 
 
-@dataclass(frozen=True, slots=True, eq=False)
-class _Conversation:
-    """Tokens [n] and marks [n] of a conversation, and its labels."""
-
-    tokens: Tensor
-    answers: Tensor
-    labels: Labels
+TENSORS = tuple(field.name for field in fields(LabelledConversation))
+"""Names in a shard, next to `numbers`, `lengths` and `labelled` of its conversations."""
 
 
 class Shards:
@@ -102,7 +114,7 @@ class Shards:
         self._directory, self.vocab_size = directory, vocab_size
         self._lengths: dict[int, int] = {}
         self._saved: dict[int, tuple[_Shard, int]] = {}
-        self._unsaved: dict[int, _Conversation] = {}
+        self._unsaved: dict[int, LabelledConversation] = {}
         self._unsaved_bytes = 0
         self._last = -1  # number of the last file
         for file in sorted(directory.glob("shard-*.safetensors")):
@@ -116,18 +128,16 @@ class Shards:
         """Tokens of a finished conversation; 0 of one that has nothing to learn from."""
         return self._lengths[number]
 
-    def labels(self, number: int) -> Labels:
-        """Of a saved conversation; mapped into memory."""
+    def conversation(self, number: int) -> LabelledConversation:
+        """A saved conversation; mapped into memory."""
         shard, place = self._saved[number]
-        return shard.conversation(place).labels
+        return shard.conversation(place)
 
-    def add(self, number: int, ids: Sequence[int], answers: Sequence[bool], labels: Labels) -> None:
+    def add(self, number: int, conversation: LabelledConversation) -> None:
         """Keep a finished conversation, which `save` or a full shard brings to the disk."""
-        tokens = torch.tensor(ids, dtype=torch.int64).to(id_type(self.vocab_size))
-        marks = torch.tensor(answers, dtype=MARK)
-        self._unsaved[number] = _Conversation(tokens, marks, labels)
-        self._lengths[number] = len(ids)
-        self._unsaved_bytes += labels.nbytes
+        self._unsaved[number] = conversation
+        self._lengths[number] = len(conversation)
+        self._unsaved_bytes += conversation.label_bytes
         if self._unsaved_bytes >= SHARD_BYTES:
             self.save()
 
@@ -177,8 +187,7 @@ class Shards:
         All of them must have been saved.
         """
         numbers = [number for number in range(self.run(tokens)[0]) if self.length(number)]
-        places = (self._saved[number] for number in numbers)
-        found = (shard.conversation(place) for shard, place in places)
+        found = map(self.conversation, numbers)
         pairs = ((each.tokens.numpy(), each.answers.numpy()) for each in found)
         return LabelledText(Corpus.of(pairs, self.vocab_size), numbers, self)
 
@@ -191,23 +200,19 @@ class LabelledText:
     numbers: Sequence[int]
     shards: Shards
 
-    def labels(self, index: int) -> Labels:
-        """Of a conversation of the corpus."""
-        return self.shards.labels(self.numbers[index])
+    def conversation(self, index: int) -> LabelledConversation:
+        """A conversation of the corpus with its labels."""
+        return self.shards.conversation(self.numbers[index])
 
 
-def _tensors(conversations: Mapping[int, _Conversation]) -> dict[str, Tensor]:
+def _tensors(conversations: Mapping[int, LabelledConversation]) -> dict[str, Tensor]:
     """A shard's content: all conversations one after the other, and how long each is."""
-    each = list(conversations.values())
+    every = list(conversations.values())
     return {
         "numbers": torch.tensor(list(conversations)),
-        "lengths": torch.tensor([len(one.tokens) for one in each]),
-        "labelled": torch.tensor([len(one.labels.top_ids) for one in each]),
-        "tokens": torch.cat([one.tokens for one in each]),
-        "answers": torch.cat([one.answers for one in each]),
-        "top_ids": torch.cat([one.labels.top_ids for one in each]),
-        "top_probs": torch.cat([one.labels.top_probs for one in each]),
-        "features": torch.cat([one.labels.features for one in each]),
+        "lengths": torch.tensor([len(each) for each in every]),
+        "labelled": torch.tensor([len(each.top_ids) for each in every]),
+        **{name: torch.cat([getattr(each, name) for each in every]) for name in TENSORS},
     }
 
 
@@ -221,11 +226,13 @@ class _Shard:
     def __init__(self, file: Path) -> None:
         try:
             with safe_open(file, "pt") as opened:
-                self._found = {name: opened.get_tensor(name) for name in NAMES}
+                self._tensors = [opened.get_tensor(name) for name in TENSORS]
+                numbers, lengths, labelled = map(
+                    opened.get_tensor, ("numbers", "lengths", "labelled")
+                )
         except (OSError, SafetensorError) as error:
             raise ParameterError(f"{file} is damaged ({error}); begin in another --out") from None
-        self.numbers: list[int] = self._found["numbers"].tolist()
-        lengths, labelled = self._found["lengths"], self._found["labelled"]
+        self.numbers: list[int] = numbers.tolist()
         counts = (lengths, labelled, (lengths - 1).clamp(min=0))
         ends = zip(*(each.cumsum(0).tolist() for each in counts), strict=True)
         self._ends: list[tuple[int, ...]] = [(0, 0, 0), *ends]
@@ -234,16 +241,10 @@ class _Shard:
         """Tokens of a conversation."""
         return self._ends[place + 1][0] - self._ends[place][0]
 
-    def conversation(self, place: int) -> _Conversation:
+    def conversation(self, place: int) -> LabelledConversation:
         """Views of the file."""
-        found = self._found
-        of_text, of_labels, of_features = map(slice, self._ends[place], self._ends[place + 1])
-        return _Conversation(
-            found["tokens"][of_text],
-            found["answers"][of_text],
-            Labels(
-                found["top_ids"][of_labels],
-                found["top_probs"][of_labels],
-                found["features"][of_features],
-            ),
+        text, labels, features = map(slice, self._ends[place], self._ends[place + 1])
+        spans = (text, text, labels, labels, features)
+        return LabelledConversation(
+            *(tensor[span] for tensor, span in zip(self._tensors, spans, strict=True))
         )

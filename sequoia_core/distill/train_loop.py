@@ -28,6 +28,10 @@ STEP_WEIGHT = 0.6
 STEP_SHARE = 0.4
 """Share of a step's conversations that also take the step below, which costs as much."""
 WARM_UP = 0.03
+LEARNING_RATE = 1e-3
+"""The highest of AdamW."""
+MATRIX_RATE = 0.02
+"""The highest of Muon."""
 BETAS = (0.9, 0.95)
 WEIGHT_DECAY = 0.01
 LARGEST_GRADIENT = 1.0
@@ -57,7 +61,7 @@ class TrainLoop:
     ) -> None:
         self._student, self._batches, self._plan = student, batches, plan
         self._checkpoint = checkpoint
-        self._optimizers = optimizers(student, plan)
+        self._optimizers = optimizers(student)
         self._rates = [group["lr"] for each in self._optimizers for group in each.param_groups]
         self.step = 0
         if checkpoint.exists():
@@ -110,7 +114,7 @@ class TrainLoop:
         return TrainStep(step + 1, int(batch.learnt.sum()), float(loss.detach()))
 
 
-def optimizers(student: Student, plan: TrainPlan) -> list[torch.optim.Optimizer]:
+def optimizers(student: Student) -> list[torch.optim.Optimizer]:
     """Muon for the matrices between embedding and head, AdamW for the head and the vectors."""
     inner: list[Tensor] = []
     outer: list[Tensor] = []
@@ -119,10 +123,8 @@ def optimizers(student: Student, plan: TrainPlan) -> list[torch.optim.Optimizer]
         (inner if is_inner else outer).append(parameter)
     decay, dtype = WEIGHT_DECAY, product_dtype(student.embedding.device)
     return [
-        Muon(inner, lr=plan.matrix_rate, weight_decay=decay, dtype=dtype),
-        torch.optim.AdamW(
-            outer, lr=plan.learning_rate, betas=BETAS, weight_decay=decay, fused=True
-        ),
+        Muon(inner, lr=MATRIX_RATE, weight_decay=decay, dtype=dtype),
+        torch.optim.AdamW(outer, lr=LEARNING_RATE, betas=BETAS, weight_decay=decay, fused=True),
     ]
 
 

@@ -173,7 +173,7 @@ class Trainer:
         """The first tokens, int64 [n], and their features [n, F, hidden]; `SAMPLE` or fewer."""
         corpus, tokens, features, left = self._dataset.corpus, [], [], SAMPLE
         for index in range(corpus.conversations):
-            states = self._dataset.text.labels(index).features[:left]
+            states = self._dataset.text.conversation(index).features[:left]
             ids = corpus.tokens[corpus.span(index)][: len(states)]
             tokens.append(torch.from_numpy(ids.astype(np.int64)))
             features.append(states)

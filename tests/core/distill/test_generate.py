@@ -20,7 +20,7 @@ from sequoia_core.distill.generate import (
     WritingPlan,
     rows_for,
 )
-from sequoia_core.distill.shards import LabelledText, Labels, Shards, token_bytes
+from sequoia_core.distill.shards import LabelledConversation, LabelledText, Shards, token_bytes
 from sequoia_core.distill.template_tokens import TemplateTokens
 from sequoia_core.errors import ModelLoadError, NumberError, ParameterError
 from sequoia_core.model.llama import Llama
@@ -69,7 +69,7 @@ def content(text: LabelledText) -> list[list[bytes]]:
     """Each conversation's arrays, byte for byte."""
     corpus, found = text.corpus, []
     for index in range(corpus.conversations):
-        span, labels = corpus.span(index), text.labels(index)
+        span, labels = corpus.span(index), text.conversation(index)
         arrays = [corpus.tokens[span], corpus.answers[span]]
         arrays += [labels.top_ids.numpy(), labels.top_probs.numpy()]
         arrays.append(labels.features.view(torch.int16).numpy())
@@ -80,7 +80,7 @@ def content(text: LabelledText) -> list[list[bytes]]:
 def check_labels(text: LabelledText, model: Llama | NativeLlama) -> None:
     """Hold labels and features against a plain forward over each conversation."""
     for index in range(text.corpus.conversations):
-        span, labels = text.corpus.span(index), text.labels(index)
+        span, labels = text.corpus.span(index), text.conversation(index)
         ids = torch.from_numpy(text.corpus.tokens[span].astype(np.int64))
         cache = model.new_cache()
         logits = model.forward(ids, torch.arange(len(ids)), None, cache)
@@ -147,40 +147,42 @@ def test_a_full_shard_is_written_at_once(tmp_path: Path, monkeypatch: pytest.Mon
 def test_ids_of_any_vocabulary_are_kept(tmp_path: Path, vocab_size: int) -> None:
     shards = Shards(tmp_path, vocab_size)
     top = torch.tensor([[vocab_size - 1, 0]], dtype=torch.int32)
-    labels = Labels.of(top, torch.tensor([[0.75, 0.25]]), torch.ones(1, 1, 4), vocab_size)
-    shards.add(0, [1, vocab_size - 1], [False, True], labels)
-    nothing = Labels.of(top[:0], torch.ones(0, 2), torch.ones(0, 1, 4), vocab_size)
-    shards.add(1, [], [], nothing)
+    text_of_two = [1, vocab_size - 1], [False, True]
+    labels = top, torch.tensor([[0.75, 0.25]])
+    shards.add(0, LabelledConversation.of(text_of_two, labels, torch.ones(1, 1, 4), vocab_size))
+    nothing = top[:0], torch.ones(0, 2)
+    shards.add(1, LabelledConversation.of(([], []), nothing, torch.ones(0, 1, 4), vocab_size))
     shards.save()
     text = Shards(tmp_path, vocab_size).text(100)
     assert text.corpus.tokens.tolist() == [1, vocab_size - 1]
-    assert text.labels(0).top_ids.tolist() == top.tolist()
-    assert text.labels(0).top_probs.tolist() == [[0.75, 0.25]]
+    assert text.conversation(0).top_ids.tolist() == top.tolist()
+    assert text.conversation(0).top_probs.tolist() == [[0.75, 0.25]]
     assert list(text.numbers) == [0]
 
 
-def answer(tokens: int, vocab_size: int = 96) -> tuple[list[int], list[bool], Labels]:
+def answer(tokens: int, vocab_size: int = 96) -> LabelledConversation:
     """A conversation that is one answer, of which all but the first token have labels."""
-    ids, probs = torch.zeros(tokens - 1, 32, dtype=torch.int64), torch.ones(tokens - 1, 32)
-    labels = Labels.of(ids, probs, torch.ones(tokens - 1, 2, 4), vocab_size)
-    return [3] * tokens, [True] * tokens, labels
+    top = torch.zeros(tokens - 1, 32, dtype=torch.int64), torch.ones(tokens - 1, 32)
+    text = [3] * tokens, [True] * tokens
+    return LabelledConversation.of(text, top, torch.ones(tokens - 1, 2, 4), vocab_size)
 
 
 @pytest.mark.parametrize(("vocab_size", "ids"), [(96, torch.uint16), (70_000, torch.uint32)])
 def test_labels_have_the_types_of_a_shard_and_no_others(vocab_size: int, ids: torch.dtype) -> None:
-    _, _, labels = answer(3, vocab_size)
-    types = [labels.top_ids.dtype, labels.top_probs.dtype, labels.features.dtype]
-    assert types == [ids, torch.float16, torch.bfloat16]
+    labels = answer(3, vocab_size)
+    types = [labels.tokens.dtype, labels.top_ids.dtype]
+    types += [labels.top_probs.dtype, labels.features.dtype]
+    assert types == [ids, ids, torch.float16, torch.bfloat16]
     with pytest.raises(AssertionError):
-        Labels(labels.top_ids.int(), labels.top_probs, labels.features)
+        replace(labels, top_ids=labels.top_ids.int())
     with pytest.raises(AssertionError):
-        Labels(labels.top_ids, labels.top_probs.float(), labels.features)
+        replace(labels, top_probs=labels.top_probs.float())
 
 
 @pytest.mark.parametrize("vocab_size", [96, 70_000])
 def test_a_shard_is_as_large_as_its_tokens_are_said_to_be(tmp_path: Path, vocab_size: int) -> None:
     shards = Shards(tmp_path, vocab_size)
-    shards.add(0, *answer(2000, vocab_size))
+    shards.add(0, answer(2000, vocab_size))
     shards.save()
     (file,) = tmp_path.iterdir()
     said = 2000 * token_bytes(vocab_size, 2 * 4)
@@ -190,12 +192,12 @@ def test_a_shard_is_as_large_as_its_tokens_are_said_to_be(tmp_path: Path, vocab_
 def test_a_missing_shard_is_written_anew_beside_the_others(tmp_path: Path) -> None:
     for number in range(3):
         shards = Shards(tmp_path, 96)
-        shards.add(number, *answer(10 + number))
+        shards.add(number, answer(10 + number))
         shards.save()
     min(tmp_path.iterdir()).unlink()
     shards = Shards(tmp_path, 96)
     assert [number in shards for number in range(3)] == [False, True, True]
-    shards.add(0, *answer(10))
+    shards.add(0, answer(10))
     shards.save()
     found = Shards(tmp_path, 96)
     assert [found.length(number) for number in range(3)] == [10, 11, 12]
@@ -206,9 +208,9 @@ def test_a_run_ends_with_enough_tokens_or_before_a_conversation_that_is_missing(
 ) -> None:
     shards = Shards(tmp_path, 96)
     for number in (0, 1, 2, 4):
-        shards.add(number, *answer(10))
+        shards.add(number, answer(10))
     assert [shards.run(tokens) for tokens in (0, 10, 11, 99)] == [(0, 0), (1, 10), (2, 20), (3, 30)]
-    shards.add(3, *answer(10))
+    shards.add(3, answer(10))
     assert shards.run(99, (3, 30)) == shards.run(99) == (5, 50)
 
 

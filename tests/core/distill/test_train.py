@@ -9,7 +9,7 @@ import torch
 from sequoia_core.distill.agreement import measure_agreement
 from sequoia_core.distill.batches import Batches, TrainPlan
 from sequoia_core.distill.corpus import Corpus
-from sequoia_core.distill.shards import LabelledText, Labels, Shards
+from sequoia_core.distill.shards import LabelledConversation, LabelledText, Shards
 from sequoia_core.distill.student import Student, begin_from_target, student_config
 from sequoia_core.distill.train_loop import TrainLoop, schedule
 from sequoia_core.model.llama import Llama
@@ -43,8 +43,9 @@ def labelled(folder: Path, features: tuple[int, ...] = FEATURES) -> LabelledText
         ids = torch.from_numpy(CORPUS.tokens[span].astype(np.int64))
         logits = model.forward(ids, torch.arange(len(ids)), None, cache)[:-1]
         top = torch.softmax(logits[CORPUS.answers[span][1:]], -1).topk(6)
-        labels = Labels.of(top.indices, top.values, cache.features(0, len(ids) - 1), 24)
-        shards.add(index, ids.tolist(), CORPUS.answers[span].tolist(), labels)
+        text = ids.tolist(), CORPUS.answers[span].tolist()
+        states = cache.features(0, len(ids) - 1)
+        shards.add(index, LabelledConversation.of(text, (top.indices, top.values), states, 24))
     shards.save()
     return shards.text(len(CORPUS.tokens))
 
@@ -72,7 +73,7 @@ def test_a_batch_holds_what_the_target_thinks_of_answers(tmp_path: Path) -> None
     batch = Batches(text, VOCAB_IDS, plan).of([4, 9])
     assert batch.features is not None
     for row, index in enumerate([4, 9]):
-        span, labels = CORPUS.span(index), text.labels(index)
+        span, labels = CORPUS.span(index), text.conversation(index)
         length = min(span.stop - span.start, 32)
         assert batch.tokens[row, :length].tolist() == CORPUS.tokens[span][:32].tolist()
         wanted = CORPUS.answers[span][1 : length + 1].tolist()[: length - 1]

@@ -36,7 +36,7 @@ def test_native_labels_are_those_of_a_plain_forward_over_the_text(tmp_path: Path
     check_labels(written(tmp_path / "conditioned", iter([]), model), model)
     plain = target(())
     text = written(tmp_path / "independent", iter([]), plain)
-    assert text.labels(0).features.shape[1] == 0
+    assert text.conversation(0).features.shape[1] == 0
 
 
 def test_the_target_is_computed_natively_on_a_cpu(tmp_path: Path) -> None:
