@@ -14,12 +14,12 @@ from sequoia_core.model.interface import LanguageModel
 
 @dataclass(frozen=True, slots=True)
 class Divergence:
-    """The first token that differs.
+    """The first token that differs, and the target's logits there in a one-row forward.
 
     Attributes:
         position: how many tokens both texts share.
-        margin: between the target's two highest logits there, in its one-row forward.
-        highest: the highest logit there, for scale.
+        margin: between the two highest logits.
+        highest: the highest logit.
     """
 
     position: int

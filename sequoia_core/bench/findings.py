@@ -13,13 +13,9 @@ from sequoia_core.measure.spread import Spread
 
 @dataclass(frozen=True, slots=True)
 class Conditions:
-    """Comparisons under particular conditions; None where one was not made.
+    """Comparisons of reading a long prompt, with a busy process, and with AVX2 alone.
 
-    Attributes:
-        prefill: of systems that read a prompt of `prefill_tokens`.
-        busy: of systems with and without a busy process.
-        avx2: of plain decoding with AVX2 alone.
-        prefill_tokens: length of the prompt.
+    None where one was not made.
     """
 
     prefill: SpeedComparison | None = None
@@ -33,16 +29,13 @@ class BenchFindings:
     """All results of a benchmark.
 
     Attributes:
-        pair: the models.
         tuned: what the measured machine predicted before anything was compared, one line.
-        threads: of every system.
         comparisons: one for each way of sampling; plain decoding is the first system.
         sweeps: for each comparison the speed by nodes of a fixed tree; 1 is plain decoding.
         divergences: where greedy texts diverge from plain decoding's, one line a system.
         absent: why a system, or its memory, was not measured, by name.
         memory: bytes at the peak by system; empty where it was not measured.
         weights: bytes of both models' weights in bfloat16.
-        conditions: comparisons under particular conditions.
         peer_dtype: number format of Hugging Face's models and PyTorch's forward.
         interrupted: the benchmark was stopped, so that parts are missing.
         chat_memory: bytes of the whole chat with its screen, once it has measured the machine;

@@ -47,13 +47,7 @@ _EIGHTHS = " ▏▎▍▌▋▊▉"
 
 @dataclass(frozen=True, slots=True)
 class BenchSetting:
-    """Where and how a benchmark was run.
-
-    Attributes:
-        machine: processor, cores and memory, one line.
-        command: the command line.
-        prompts: what was decoded, one line.
-    """
+    """Where and how a benchmark was run, a line each."""
 
     machine: str
     command: str
@@ -143,7 +137,7 @@ def _bar(share: float) -> str:
 
 
 def write_document(findings: BenchFindings, setting: BenchSetting, file: Path) -> None:
-    """Write a Markdown file, and its pictures into `img` beside it if they can be drawn.
+    """Write a Markdown file, and its pictures into `img` next to it if they can be drawn.
 
     Raises:
         OSError: a file cannot be written.

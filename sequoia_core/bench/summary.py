@@ -17,8 +17,6 @@ class SystemSummary:
     """One system's figures over all prompts.
 
     Attributes:
-        name: of the system.
-        tokens_per_second: decoding speed.
         ratio: its speed over the first system's on the same prompt.
         tokens_per_step: median.
         first_ms: until the first tokens, median; no part of the speed.

@@ -37,7 +37,6 @@ class SystemSpec:
     """A system that may take part.
 
     Attributes:
-        name: for the report.
         module: its library, a name for `import`.
         make: builds it, or raises `PeerError`.
         own: it is this engine, so that its errors are faults and no absence.

@@ -54,14 +54,10 @@ class TrainBatch:
     learnt: Tensor
 
     def learnt_at(self, depth: int, state: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """The positions learnt from at one step down a tree.
+        """States [n, hidden], columns [n, k] and probabilities [n, k] at one step down a tree.
 
-        Args:
-            depth: steps above it; so many of a conversation's first rows mean nothing.
-            state: [b, t, hidden], the student's at this step, of the first b conversations.
-
-        Returns:
-            states [n, hidden], columns [n, k] and probabilities [n, k].
+        `depth` is the number of steps above it; so many of a conversation's first rows mean
+        nothing. `state` [b, t, hidden] is the student's, of the first b conversations.
         """
         places = self.learnt[: len(state)].clone()
         places[:, :depth] = False

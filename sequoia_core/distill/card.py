@@ -19,16 +19,10 @@ class Provenance:
     """How a draft was made.
 
     Attributes:
-        target: its name.
         licence: of the target, whose weights the draft's come from.
-        command: the command line.
-        options: in full.
         layers: of the target, one for each of the draft's; an independent draft began with them.
-        feature_layers: of the target, whose hidden states it reads.
-        head_rows: of its output head.
         conversations: learnt from, and held out.
         tokens: of all text, and of the answers in it.
-        steps: of the optimiser.
         loss: on held-out text.
     """
 

@@ -34,12 +34,7 @@ _HASH_BASE = np.uint64(0x9E3779B97F4A7C15)
 
 @dataclass(frozen=True, slots=True)
 class AnswerMarks:
-    """What begins and ends an answer in a row of token ids.
-
-    Attributes:
-        header: tokens right before an answer.
-        closing: tokens of which any ends it.
-    """
+    """The tokens right before an answer, and those of which any ends it."""
 
     header: tuple[int, ...]
     closing: frozenset[int]
@@ -134,14 +129,9 @@ class Corpus:
         return Corpus.of(((self.tokens[span], self.answers[span]) for span in spans), vocab_size)
 
     def held_out(self, count: int, seed: int) -> list[int]:
-        """Choose conversations by chance; those that share a prompt are chosen together.
+        """Choose at least `count` conversations by chance; their numbers, ascending.
 
-        Args:
-            count: at least so many.
-            seed: of the choice.
-
-        Returns:
-            their numbers, ascending.
+        Those that share a prompt are chosen together.
 
         Raises:
             ParameterError: nothing would be left, or nothing is wanted.

@@ -25,13 +25,9 @@ def write_draft(
 ) -> None:
     """Write `model.safetensors` and `config.json`.
 
-    Args:
-        directory: made if missing.
-        student: trained.
-        settings: the target's own `config.json`, most of which holds for the draft.
-        blocks: format of the matrices, a name of `blocks.FORMATS`.
-        rates: positional acceptance, by `greedy` and `stochastic`, for use before the pair is
-            measured.
+    Most of the target's `config.json`, `settings`, holds for the draft too. `blocks` is the format
+    of the matrices, a name of `blocks.FORMATS`; `rates` are positional acceptance rates, by
+    `greedy` and `stochastic`, for use before the pair is measured.
 
     Raises:
         OSError: the disk refuses.

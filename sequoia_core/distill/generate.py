@@ -112,15 +112,10 @@ class _Row:
 
 
 class Writer:
-    """Lets a target write conversations.
+    """Lets a target write conversations into shards, which may hold earlier ones.
 
-    Args:
-        model: the target.
-        template: tokens of its chat template.
-        plan: the wanted text.
-        shards: of finished conversations, earlier ones included.
-        given: text that the target wrote before: the first conversations, which are only labelled.
-            Each ends with an answer, and fits into the context window.
+    The first conversations are those of `given`, text that the target wrote before, and are only
+    labelled. Each of them ends with an answer and fits into the context window.
     """
 
     def __init__(

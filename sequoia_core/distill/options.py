@@ -89,7 +89,7 @@ class Options:
         )
         if self.begin_with is not None and shaped:
             raise ParameterError(
-                "--begin-with goes on with a draft as it is; leave out --kind, --layers and "
+                "--begin-with continues a draft as it is; leave out --kind, --layers and "
                 "--head-vocab"
             )
         for name, word, known in (("kind", self.kind, KINDS), ("loss", self.loss, LOSS_NAMES)):
@@ -151,7 +151,7 @@ def options_for(work: Path, given: Mapping[str, Any], resume: bool) -> Options:
         raise ParameterError(
             f"{out} holds a finished draft; choose another --out"
             if finished
-            else f"{out} holds an unfinished distillation; go on with it by --resume, or choose "
+            else f"{out} holds an unfinished distillation; continue it with --resume, or choose "
             "another --out"
         )
     if out.exists() and (not out.is_dir() or any(out.iterdir())):

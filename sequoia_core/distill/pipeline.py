@@ -44,12 +44,7 @@ TEXT_SHARE = 0.5
 
 
 class Distillation:
-    """One run in one directory.
-
-    Args:
-        options: from `options_for`.
-        out: the directory that `--draft` will take.
-        save_seconds: between two saved states of text and training.
+    """One run, with options from `options_for`, in the directory that `--draft` will take.
 
     Raises:
         ModelLoadError: the target cannot be one: not Llama-like, a draft, without a chat template.

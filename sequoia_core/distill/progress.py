@@ -47,11 +47,9 @@ class TokenRate:
 
 
 class TimeBudget:
-    """Counts the time of a run across interruptions, without the breaks.
+    """Counts the time of a run across interruptions, without the breaks, in a file.
 
-    Args:
-        file: of the count; read if it exists.
-        minutes: the budget; None is as long as it takes.
+    The budget is so many minutes, or None for as long as it takes.
     """
 
     def __init__(self, file: Path, minutes: float | None) -> None:

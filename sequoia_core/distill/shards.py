@@ -166,14 +166,8 @@ class Shards:
     def run(self, tokens: int, known: tuple[int, int] = (0, 0)) -> tuple[int, int]:
         """The shortest run of conversations 0, 1, ... with so many tokens.
 
-        It ends before the first that is missing.
-
-        Args:
-            tokens: wanted.
-            known: an earlier result, to continue from.
-
-        Returns:
-            its numbers of conversations and of tokens.
+        It ends before the first that is missing. The result is its numbers of conversations and of
+        tokens; `known` is an earlier result, to continue from.
         """
         count, total = known
         while total < tokens and count in self:

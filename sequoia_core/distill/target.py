@@ -35,12 +35,8 @@ class DistillTarget:
     """A target as distillation needs it.
 
     Attributes:
-        checkpoint: its files.
-        template: tokens of its chat template.
-        layers: those of its layers that the draft begins with.
+        layers: of the target's, those that the draft begins with.
         feature_layers: those whose outputs the draft reads; none for an independent one.
-        device: that computes.
-        dtype: of the target.
         initial_draft: the draft whose training is continued, or None.
     """
 

@@ -105,11 +105,7 @@ class TemplateTokens:
     ) -> TemplateTokens:
         """The tokens of a tokenizer's chat template.
 
-        Args:
-            tokenizer: with a chat template.
-            closing: tokens of which any ends a turn.
-            prompts: of the user's own; those longer than `longest_prompt` tokens are left out.
-            longest_prompt: in tokens, with what the template adds.
+        Prompts that have more than `longest_prompt` tokens, the template's included, are left out.
 
         Raises:
             ModelLoadError: there is no chat template.

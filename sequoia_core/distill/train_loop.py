@@ -47,14 +47,7 @@ class TrainStep:
 
 
 class TrainLoop:
-    """A training run that can be left and resumed.
-
-    Args:
-        student: trained in place.
-        batches: to learn from.
-        plan: as for the batches.
-        checkpoint: file that is read if it exists, and written by `save`.
-    """
+    """Trains a student in place; the checkpoint is read if it exists, and written by `save`."""
 
     def __init__(
         self, student: Student, batches: Batches, plan: TrainPlan, checkpoint: Path

@@ -81,12 +81,25 @@ def pair_of(plan: BenchPlan) -> Pair:
     return load_pair(plan.target, plan.draft, dtype=plan.dtype, weights=plan.weights)
 
 
+def sources_of(plan: BenchPlan) -> Sources:
+    return Sources(
+        plan.target, plan.draft, None, "cpu", "float32", threads=1,
+        weights=plan.weights, own_dtype=plan.dtype,
+    )  # fmt: skip
+
+
+def with_still_tuner(folder: Path) -> tuple[ModelFactory, StillTuner]:
+    plan = plan_in(folder)
+    factory = ModelFactory(sources_of(plan), pair_of(plan))
+    factory.tuner = tuner = StillTuner(None)  # type: ignore[assignment]
+    return factory, tuner
+
+
 def test_a_benchmark_from_beginning_to_end(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(tuner, "Tuner", StillTuner)
     monkeypatch.setattr(session, "PEERS", FEW_PEERS)
     plan, told = plan_in(folder), list[str]()
-    pair = pair_of(plan)
-    findings = measure(pair, plan, lambda message, _: told.append(message))
+    findings = measure(pair_of(plan), plan, lambda message, _: told.append(message))
     assert findings.tuned == "measured at [0.6], told of 0.6"
     assert "Prompt 2 of 2: sequoia tree" in told
     own, peers = [names.PLAIN, *names.TREES], [names.PYTORCH]
@@ -118,8 +131,7 @@ def test_without_a_draft_plain_decoding_is_compared_alone(
 ) -> None:
     monkeypatch.setattr(tuner, "Tuner", StillTuner)
     plan = plan_in(folder, draft="none", peers=False, temperatures=(0.6,))
-    pair = pair_of(plan)
-    findings = measure(pair, plan, lambda *_: None)
+    findings = measure(pair_of(plan), plan, lambda *_: None)
     (comparison,) = findings.comparisons
     assert list(comparison.runs) == [names.PLAIN]
     assert list(findings.sweeps[0]) == [1]
@@ -146,18 +158,14 @@ def test_the_sweep_takes_trees_of_exactly_the_size_asked_for(
 def test_every_temperature_band_asked_for_is_measured_now(
     folder: Path, asked: tuple[float, ...], measured: list[float]
 ) -> None:
-    plan = plan_in(folder)
-    pair = pair_of(plan)
-    factory = ModelFactory(sources_of(plan), pair)
-    factory.tuner = tuner = StillTuner(pair)  # type: ignore[assignment]
+    factory, tuner = with_still_tuner(folder)
     for times in (1, 2):  # whatever is known already: it may be of a busier machine
         calibrate(factory, asked, lambda *_: None)
         assert tuner.measured == times * measured
 
 
 def test_what_one_system_learns_changes_no_other(folder: Path) -> None:
-    factory = ModelFactory(sources_of(plan_in(folder)))
-    factory.tuner = tuner = StillTuner(None)  # type: ignore[assignment]
+    factory, tuner = with_still_tuner(folder)
     list(tuner.measure(0.6))
     before = tuner.calibration
     learning, other = factory.advisor(), factory.advisor()
@@ -174,9 +182,7 @@ def test_what_one_system_learns_changes_no_other(folder: Path) -> None:
 
 
 def test_no_two_systems_share_an_advisor(folder: Path) -> None:
-    plan = plan_in(folder)
-    factory = ModelFactory(sources_of(plan), pair_of(plan))
-    factory.tuner = tuner = StillTuner(None)  # type: ignore[assignment]
+    factory, tuner = with_still_tuner(folder)
     list(tuner.measure(0.6))
     systems = start_systems(factory, OWN).systems
     assert len({id(system._engine.advisor) for system in systems}) == len(OWN)  # type: ignore[attr-defined]
@@ -185,17 +191,8 @@ def test_no_two_systems_share_an_advisor(folder: Path) -> None:
 
 
 def test_without_any_figures_systems_take_packaged_trees(folder: Path) -> None:
-    plan = plan_in(folder)
-    factory = ModelFactory(sources_of(plan), pair_of(plan))
-    factory.tuner = StillTuner(None)  # type: ignore[assignment]
+    factory, _ = with_still_tuner(folder)
     assert "packaged" in factory.advisor().advise(0.0, 0, False).reason
-
-
-def sources_of(plan: BenchPlan) -> Sources:
-    return Sources(
-        plan.target, plan.draft, None, "cpu", "float32", threads=1,
-        weights=plan.weights.value, own_dtype=plan.dtype,
-    )  # fmt: skip
 
 
 def test_the_weights_of_both_models_are_counted_in_two_bytes_each(folder: Path) -> None:
@@ -233,8 +230,7 @@ def test_under_particular_conditions_plain_decoding_and_the_best_tree_are_measur
     monkeypatch.setattr(session, "PREFILL_ROUNDS", 2)
     monkeypatch.setattr(session, "best_tree", lambda _: names.LOOKUP)
     plan = plan_in(folder, conditions=True, peers=False, count=1, temperatures=(0.0,))
-    pair = pair_of(plan)
-    found = measure(pair, plan, lambda *_: None).conditions
+    found = measure(pair_of(plan), plan, lambda *_: None).conditions
     assert found.prefill_tokens == 256 - 16  # what the context window leaves room for
     assert found.prefill is not None
     assert {name: len(runs) for name, runs in found.prefill.runs.items()} == {names.PLAIN: 2}

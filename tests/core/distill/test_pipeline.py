@@ -53,6 +53,11 @@ def whole(
     return given, out
 
 
+def begin(out: Path, given: Mapping[str, Any]) -> None:
+    """Run to the first report."""
+    next(Distillation(options_for(out / WORK, given, False), out).run())
+
+
 def weights(out: Path) -> dict[str, bytes]:
     tensors = load_file(out / "model.safetensors")
     return {name: tensor.numpy().tobytes() for name, tensor in tensors.items()}
@@ -160,7 +165,7 @@ def test_other_options_are_not_resumed_with(
 ) -> None:
     out = tmp_path / "draft"
     given = {**TINY_RUN, "target": target}
-    next(Distillation(options_for(out / WORK, given, False), out).run())
+    begin(out, given)
     with pytest.raises(ParameterError, match=says):
         options_for(out / WORK, {**given, **changed}, True)
     assert options_for(out / WORK, given, True) == options_for(out / WORK, {}, True)
@@ -184,7 +189,7 @@ def test_files_that_changed_are_not_resumed_with(target: str, tmp_path: Path) ->
     out, prompts = tmp_path / "draft", tmp_path / "prompts.txt"
     prompts.write_text("abc\n")
     given = {**TINY_RUN, "target": target, "data": str(prompts)}
-    next(Distillation(options_for(out / WORK, given, False), out).run())
+    begin(out, given)
     prompts.write_text("abd\n")
     with pytest.raises(ParameterError, match="has changed"):
         options_for(out / WORK, {}, True)
@@ -195,7 +200,7 @@ def test_files_that_changed_are_not_resumed_with(target: str, tmp_path: Path) ->
 
 def test_what_another_version_began_is_not_resumed(target: str, tmp_path: Path) -> None:
     out = tmp_path / "draft"
-    next(Distillation(options_for(out / WORK, {**TINY_RUN, "target": target}, False), out).run())
+    begin(out, {**TINY_RUN, "target": target})
     plan = json.loads((out / WORK / "plan.json").read_text())
     for other in ({**plan, "format": plan["format"] - 1}, {**plan, "format": None}):
         (out / WORK / "plan.json").write_text(json.dumps(other))
@@ -229,11 +234,11 @@ def test_rows_follow_from_the_longest_conversation_and_prompt_that_are_given(
     monkeypatch.setattr("sequoia_core.distill.pipeline.rows_for", rows_for)
     given = {**TINY_RUN, "target": target, "text": str(tmp_path / "text.npz")}
     out = tmp_path / "out"
-    next(Distillation(options_for(out / WORK, given, False), out).run())
+    begin(out, given)
     assert seen == [128]  # the context window: what the target adds may be longer than the text
     (tmp_path / "prompts.txt").write_text("Why?\n")
     given["data"], out = str(tmp_path / "prompts.txt"), tmp_path / "answers"
-    next(Distillation(options_for(out / WORK, given, False), out).run())
+    begin(out, given)
     assert seen[1] == 128
 
 
@@ -241,7 +246,7 @@ def test_a_target_that_changed_is_not_resumed_with(tmp_path: Path) -> None:
     out, folder = tmp_path / "draft", tmp_path / "target"
     folder.mkdir()
     given = {**TINY_RUN, "target": tiny_target(folder)}
-    next(Distillation(options_for(out / WORK, given, False), out).run())
+    begin(out, given)
     file = next(folder.rglob("*.safetensors"))
     tensors = load_file(file)
     save_file({name: tensor + 1 for name, tensor in tensors.items()}, file, {"format": "pt"})
