@@ -10,6 +10,7 @@ from dataclasses import dataclass, replace
 from time import perf_counter
 from typing import TYPE_CHECKING
 
+import torch
 from msgspec import structs
 
 from sequoia_core.config import NON_SEQUOIA_MODES, Lookup, Mode, SamplingParams
@@ -32,6 +33,7 @@ from sequoia_core.events import (
     Event,
     Finished,
     FinishReason,
+    Insight,
     Notice,
     NoticeKind,
     Piece,
@@ -47,16 +49,13 @@ from sequoia_core.model.interface import LanguageModel
 from sequoia_core.model.loading.memory_plan import is_out_of_memory, memory_errors
 from sequoia_core.speculate.adaptive_policy import PROBE_STEPS
 from sequoia_core.speculate.draft import DraftModel
+from sequoia_core.speculate.token_tree import ScoredTree
+from sequoia_core.speculate.verify import Verdict
 from sequoia_core.text.detokenizer import TextCodec, TextStream
 from sequoia_core.tree.choice import ROOT, AdaptiveTree, Tree, TreeChoice
 
 if TYPE_CHECKING:
-    import torch
-
-    from sequoia_core.events import Insight
     from sequoia_core.model.loading.pair import Pair
-    from sequoia_core.speculate.token_tree import ScoredTree
-    from sequoia_core.speculate.verify import Verdict
 
 IDLE = (
     "plain decoding: what the draft proposes is not worth its time here; "
@@ -78,15 +77,6 @@ class _Answer:
     last_rank: int = 0
     narrowed: bool = False
     """The tree was cut for want of room, so that no advice brings a larger one back."""
-
-
-@dataclass(frozen=True, slots=True)
-class _Emission:
-    """A verdict's tokens, cut at a stop or at the length limit."""
-
-    token_ids: tuple[int, ...]
-    pieces: tuple[Piece, ...]
-    finish: FinishReason | None
 
 
 class Engine:
@@ -307,19 +297,17 @@ class Engine:
                 self._cache.roll_back()
                 self._target.forget_unused()
                 answer.tree, answer.lookup, answer.narrowed = smaller(answer.tree), Lookup.OFF, True
-                yield _cut(answer.tree)
+                yield _shrunk(answer.tree)
                 continue
-            step, emission = found
+            step, pieces, finish = found
             answer.totals = answer.totals.plus(step)
-            answer.last_rank = emission.pieces[-1].rank
-            printable = "".join(piece.text for piece in emission.pieces)
-            if printable:
-                yield TextDelta(step.index, printable, emission.pieces)
+            answer.last_rank = pieces[-1].rank
+            if printable := "".join(piece.text for piece in pieces):
+                yield TextDelta(step.index, printable, pieces)
             yield step
             if self._turns_idle(answer.tree, step):
                 yield Notice(NoticeKind.PLAIN_DECODING, IDLE)
             advice = self._learn(step, params)
-            finish = emission.finish
             if finish is None and advice is not None and not answer.narrowed:
                 answer.tree, chosen = as_chosen(self.tree_choice.mode, advice)
                 yield self._with_lookup(chosen)
@@ -327,8 +315,10 @@ class Engine:
             yield TextDelta(answer.totals.steps, rest, (Piece(rest, answer.last_rank),))
         yield Finished(finish, answer.totals)
 
-    def _step(self, answer: _Answer) -> tuple[Step, _Emission]:
-        """One step, committed; the tensors that it made are free when it returns.
+    def _step(self, answer: _Answer) -> tuple[Step, tuple[Piece, ...], FinishReason | None]:
+        """One step, committed, its text, and why the answer ends with it if it does.
+
+        The tensors that it made are free when it returns.
 
         Raises:
             MemoryFullError: the tree does not fit into the memory; nothing was judged yet.
@@ -340,41 +330,11 @@ class Engine:
         self._take_clocks()
         began = perf_counter()
         scored, verdict = self._speculator.step(tree, answer.sampler, lookup)
-        emission = self._emit(scored, verdict, answer)
-        kept = verdict.path[: len(emission.token_ids) + 1]
-        self._speculator.commit(scored, kept, emission.token_ids)
-        step = self._report(scored, verdict, emission, (index, baseline, began))
-        self.clock.observe(step, answer.params)
-        return step, emission
-
-    def _emit(self, scored: ScoredTree, verdict: Verdict, answer: _Answer) -> _Emission:
-        """Cut the accepted path and its bonus: a stop is looked for before the room."""
-        room = answer.params.max_new_tokens - answer.totals.tokens
-        window = self.context_window - len(self._cache.token_ids)
-        full = FinishReason.LENGTH if room <= window else FinishReason.CONTEXT
-        tokens = scored.emitted(verdict.path, verdict.bonus_token)
+        emitted = scored.emitted(verdict.path, verdict.bonus_token)
         ranks = [*(scored.growmap.ranks[node] for node in verdict.path[1:]), 0]
-        pieces: list[Piece] = []
-        finish = None
-        for token, rank in zip(tokens, ranks, strict=True):
-            pieces.append(Piece(answer.text.push(token), rank))
-            if token in self._eos_token_ids or answer.text.stopped:
-                finish = FinishReason.STOP
-            elif len(pieces) == min(room, window):
-                finish = full
-            if finish is not None:
-                break
-        return _Emission(tuple(tokens[: len(pieces)]), tuple(pieces), finish)
-
-    def _report(
-        self,
-        scored: ScoredTree,
-        verdict: Verdict,
-        emission: _Emission,
-        made: tuple[int, bool, float],
-    ) -> Step:
-        """The step as an event; `made` is its index, whether it is a baseline, and its start."""
-        index, baseline, began = made
+        pieces, finish = self._cut(emitted, ranks, answer)
+        emitted = emitted[: len(pieces)]
+        self._speculator.commit(scored, verdict.path[: len(emitted) + 1], emitted)
         bonus = verdict.bonus_token
         nodes = step_nodes(scored, verdict, self._codec)
         bonus_prob = scored.target_prob_of(verdict.path[-1], bonus)
@@ -386,14 +346,14 @@ class Engine:
             plain_ms, plain_source = total_ms, "this step itself decodes plainly"
         else:
             plain_ms, plain_source = self.clock.plain_time(context, verify_ms)
-        return Step(
+        step = Step(
             index=index,
             nodes=nodes,
             path=verdict.path,
             bonus_token_id=bonus,
             bonus_text=self._codec.token_text(bonus),
             bonus_prob=bonus_prob,
-            token_ids=emission.token_ids,
+            token_ids=tuple(emitted),
             context_length=context,
             timings=StepTimings(draft_ms, verify_ms, total_ms - draft_ms - verify_ms),
             plain_ms=plain_ms,
@@ -401,6 +361,25 @@ class Engine:
             insight=insight,
             baseline=baseline,
         )
+        self.clock.observe(step, answer.params)
+        return step, pieces, finish
+
+    def _cut(
+        self, tokens: Sequence[int], ranks: Sequence[int], answer: _Answer
+    ) -> tuple[tuple[Piece, ...], FinishReason | None]:
+        """The text of the tokens up to a stop or the length limit; a stop is looked for first."""
+        room = answer.params.max_new_tokens - answer.totals.tokens
+        window = self.context_window - len(self._cache.token_ids)
+        pieces: list[Piece] = []
+        for token, rank in zip(tokens, ranks, strict=True):
+            pieces.append(Piece(answer.text.push(token), rank))
+            if token in self._eos_token_ids or answer.text.stopped:
+                return tuple(pieces), FinishReason.STOP
+            if len(pieces) == min(room, window):
+                return tuple(pieces), (
+                    FinishReason.LENGTH if room <= window else FinishReason.CONTEXT
+                )
+        return tuple(pieces), None
 
     def _explained(self, scored: ScoredTree, verdict: Verdict) -> Insight | None:
         """Why the step came out so; None where memory does not suffice, for the step stands."""
@@ -443,7 +422,7 @@ def _narrowed(tree: Tree) -> Notice:
     )
 
 
-def _cut(tree: Tree) -> Notice:
+def _shrunk(tree: Tree) -> Notice:
     rest = "plainly" if tree.size == 1 else f"with at most {tree.size} nodes a tree"
     return Notice(
         NoticeKind.MEMORY,

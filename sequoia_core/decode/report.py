@@ -26,16 +26,16 @@ _DECIMALS = 6
 def step_nodes(scored: ScoredTree, verdict: Verdict, codec: TextCodec) -> tuple[TreeNode, ...]:
     """Every node with both models' probabilities and its outcome."""
     growmap, attempts, appended = scored.growmap, verdict.attempts, scored.tree.appended
-    outcomes = verdict.outcomes(growmap)
+    nodes, outcomes = scored.nodes, verdict.outcomes(scored.growmap)
     return tuple(
         TreeNode(
-            token_id=scored.token_ids[node],
-            text=codec.token_text(scored.token_ids[node]),
+            token_id=nodes.token_ids[node],
+            text=codec.token_text(nodes.token_ids[node]),
             parent=growmap.parents[node],
             depth=growmap.depths[node],
             rank=growmap.ranks[node],
-            draft_prob=scored.draft_prob[node] if node and node not in appended else None,
-            target_prob=scored.target_prob[node] if node else None,
+            draft_prob=nodes.draft_prob[node] if node and node not in appended else None,
+            target_prob=scored.target_prob(node) if node else None,
             outcome=outcomes[node],
             accept_prob=attempts[node].accept_prob if node in attempts else None,
             draw=attempts[node].draw if node in attempts else None,

@@ -187,7 +187,7 @@ class Speculator:
             logits, summary = self._target_reader.read_tree(
                 rows, plan.host_parents, params.temperature or 1.0, cache
             )
-            return ScoredTree.of(tree, nodes, logits, params, summary)
+            return ScoredTree(tree, nodes, logits, params, summary)
         mask = None
         if tree.growmap.size > 1:
             prefix = plan.mask.new_ones((tree.growmap.size, root))

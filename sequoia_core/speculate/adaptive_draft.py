@@ -18,10 +18,11 @@ from sequoia_core.speculate.adaptive_policy import DraftCandidates, NewNode, Nod
 from sequoia_core.speculate.draft import (
     ChildChooser,
     DraftModel,
-    drawn_on_host,
     level_draw,
     read_root,
+    top_children,
 )
+from sequoia_core.speculate.sampling import full_probs, to_host
 from sequoia_core.speculate.token_tree import HostNodes, TokenTree
 from sequoia_core.tree.choice import ADAPTIVE
 from sequoia_core.tree.growmap import GrowMap
@@ -215,7 +216,7 @@ def grow_adaptive(
                 logits = read_root(draft, ids, cache)
             else:
                 logits = _read_level(drafted, draft, nodes, paths, cache)
-            draws = drawn_on_host(drafting.choose, logits, width)
+            draws = _drawn_on_host(drafting.choose, logits, width)
         new = drafted.add(nodes, draws, policy)
         nodes = policy.read(new) if new else []
     return drafted
@@ -240,3 +241,12 @@ def _read_level(
     positions = torch.full_like(ids, root + drafted.depth(nodes[0]))
     mask = torch.from_numpy(seen).to(device)
     return draft.without_padding(draft.model.forward(ids, positions, mask, cache, parents))
+
+
+def _drawn_on_host(choose: ChildChooser, logits: Tensor, count: int) -> Draws:
+    """The children that `choose` takes from logits [n, V_draft], read in one transfer."""
+    drawn, distributions = choose(logits, count)
+    stated = distributions if choose is top_children else full_probs(logits, 1.0)
+    picked = (each.gather(1, drawn) for each in (distributions, stated))
+    found = to_host(drawn, *picked, stated.amax(-1))
+    return Draws(list(map(int, found[0])), found[1], found[2], found[3], distributions)

@@ -13,14 +13,13 @@ from torch import Tensor
 
 from sequoia_core.config import SamplingParams
 from sequoia_core.errors import GrowMapError
-from sequoia_core.model.interface import Draws, KVCache, LanguageModel, LevelDraw
+from sequoia_core.model.interface import KVCache, LanguageModel, LevelDraw
 from sequoia_core.speculate.sampling import (
     draft_probs,
     exponential_noise,
     full_probs,
     independent_draws,
     ordered_draws,
-    to_host,
 )
 from sequoia_core.speculate.token_tree import DeviceNodes, TokenTree, TreeLayout
 from sequoia_core.tree.growmap import GrowMap
@@ -139,12 +138,7 @@ class GrowPlan(TreeLayout):
 
 @dataclass(frozen=True, slots=True)
 class SampledChildren:
-    """Children drawn from the draft's distribution without replacement, in order.
-
-    Attributes:
-        params: shape of the distribution.
-        generator: on the device of the logits.
-    """
+    """Children drawn without replacement, in order; the generator is on the logits' device."""
 
     params: SamplingParams
     generator: torch.Generator
@@ -180,21 +174,6 @@ def level_draw(choose: ChildChooser) -> LevelDraw | None:
     if isinstance(choose, SampledChildren) and not choose.params.shapes:
         return LevelDraw(choose.params.temperature, choose.generator)
     return None
-
-
-def drawn_on_host(choose: ChildChooser, logits: Tensor, count: int) -> Draws:
-    """The children that `choose` takes at n nodes, read in one transfer.
-
-    Args:
-        choose: picks children from logits.
-        logits: float32 [n, V_draft].
-        count: of children at each node.
-    """
-    drawn, distributions = choose(logits, count)
-    stated = distributions if choose is top_children else full_probs(logits, 1.0)
-    picked = (each.gather(1, drawn) for each in (distributions, stated))
-    found = to_host(drawn, *picked, stated.amax(-1))
-    return Draws(list(map(int, found[0])), found[1], found[2], found[3], distributions)
 
 
 def read_root(draft: DraftModel, pending: Tensor, cache: KVCache) -> Tensor:

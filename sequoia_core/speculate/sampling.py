@@ -11,7 +11,6 @@ from torch import Tensor
 
 from sequoia_core.config import SamplingParams
 from sequoia_core.errors import NumberError
-from sequoia_core.model.interface import LabelledDraws
 from sequoia_core.model.loading.memory_plan import SCORED_ROWS
 from sequoia_core.model.native.rows import reader_of
 
@@ -189,41 +188,12 @@ def draw(probs: Tensor, uniform: float) -> int:
     if (reader := reader_of(probs[None])) is not None:
         (token,) = reader.ordered_draws(probs[None], (uniform,), 1)
     else:
-        (token,) = _draws(probs[None], (uniform,)).tolist()
-    return _numbers([token])[0]
+        (token,) = row_draws(probs[None], (uniform,)).tolist()
+    return checked([token])[0]
 
 
-def labelled_draws(
-    logits: Tensor, temperatures: Sequence[float], uniforms: Sequence[float], top: int
-) -> LabelledDraws:
-    """Draw a token of each row at its own temperature, and keep its most probable tokens.
-
-    Args:
-        logits: float32 [n, V].
-        temperatures: n of them; 0 takes the most probable token.
-        uniforms: n numbers in [0, 1).
-        top: `k`, tokens to keep; at most V.
-
-    Raises:
-        NumberError: a logit is not a number.
-    """
-    if (reader := reader_of(logits)) is not None:
-        found = reader.labelled_draws(logits, temperatures, uniforms, top)
-    else:
-        values, columns = logits.topk(top, dim=-1)
-        probs = (values - logits.logsumexp(-1, keepdim=True)).exp()
-        tokens = torch.where(probs[:, 0].isnan(), -1, columns[:, 0])
-        if sampled := [row for row, value in enumerate(temperatures) if value > 0]:
-            at = torch.tensor(sampled, device=logits.device)
-            divisors = torch.tensor([temperatures[row] for row in sampled], device=logits.device)
-            shaped = torch.softmax(logits[at].div_(divisors[:, None]), dim=-1)
-            tokens[at] = _draws(shaped, [uniforms[row] for row in sampled])
-        found = LabelledDraws(tokens.tolist(), columns.int().cpu(), probs.cpu())
-    _numbers(found.tokens)
-    return found
-
-
-def _numbers(tokens: list[int]) -> list[int]:
+def checked(tokens: list[int]) -> list[int]:
+    """The tokens, none of which is -1; raises NumberError."""
     if min(tokens, default=0) < 0:
         raise NumberError(
             "the target's logits left the range of its number format; try --dtype float32"
@@ -231,7 +201,7 @@ def _numbers(tokens: list[int]) -> list[int]:
     return tokens
 
 
-def _draws(probs: Tensor, uniforms: Sequence[float]) -> Tensor:
+def row_draws(probs: Tensor, uniforms: Sequence[float]) -> Tensor:
     """Where each row's distribution function [n, V] passes a uniform number: int64 [n].
 
     The sum runs over blocks first, and then within the block that passes. It runs in float64: over

@@ -5,6 +5,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from math import exp
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -38,18 +39,12 @@ class HostNodes:
         return cls(tuple(map(int, tokens)), tuple(map(int, columns)), tuple(probs))
 
 
-@dataclass(frozen=True, slots=True)
-class DeviceNodes:
+class DeviceNodes(NamedTuple):
     """The same on the draft's device: int64 [T], int64 [T] and float32 [T]."""
 
     token_ids: Tensor
     columns: Tensor
     draft_prob: Tensor
-
-    @property
-    def tensors(self) -> tuple[Tensor, Tensor, Tensor]:
-        """All three, for `to_host`."""
-        return self.token_ids, self.columns, self.draft_prob
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,7 +75,7 @@ class TokenTree:
         """The nodes on the host, where they are read in one transfer unless they are there."""
         if isinstance(self.nodes, HostNodes):
             return self.nodes
-        return HostNodes.read(to_host(*self.nodes.tensors))
+        return HostNodes.read(to_host(*self.nodes))
 
     def ids_on(self, device: torch.device) -> Tensor:
         """The token ids on a device: int64 [T]."""
@@ -136,38 +131,17 @@ class ScoredTree:
 
     Attributes:
         tree: as drafted.
+        nodes: its nodes on the host.
         logits: float32 [T, V], the target's.
         params: how the target's distribution is shaped.
-        token_ids: token of each node.
-        columns: draft column of each node.
-        draft_prob: the draft's probability of each node at its parent.
-        target_prob: the target's, before top-p and top-k; 1 at the root. At temperature 0 it is
-            that at temperature 1.
-        summary: what else was read off the logits.
+        summary: what was read off the logits.
     """
 
     tree: TokenTree
+    nodes: HostNodes
     logits: Tensor
     params: SamplingParams
-    token_ids: tuple[int, ...]
-    columns: tuple[int, ...]
-    draft_prob: tuple[float, ...]
-    target_prob: tuple[float, ...]
     summary: Summary
-
-    @classmethod
-    def of(
-        cls,
-        tree: TokenTree,
-        nodes: HostNodes,
-        logits: Tensor,
-        params: SamplingParams,
-        summary: Summary,
-    ) -> "ScoredTree":
-        """A tree with its nodes on the host, the target's logits and what was read off them."""
-        target_prob = (1.0, *map(exp, summary.log_probs[1:]))
-        ids, columns, draft_prob = nodes.token_ids, nodes.columns, nodes.draft_prob
-        return cls(tree, logits, params, ids, columns, draft_prob, target_prob, summary)
 
     @property
     def growmap(self) -> GrowMap:
@@ -176,10 +150,17 @@ class ScoredTree:
 
     def emitted(self, path: Sequence[int], bonus_token: int) -> list[int]:
         """Tokens of an accepted path, the root's left out, and the bonus token."""
-        return [*(self.token_ids[node] for node in path[1:]), bonus_token]
+        return [*(self.nodes.token_ids[node] for node in path[1:]), bonus_token]
+
+    def target_prob(self, node: int) -> float:
+        """The target's probability of a node at its parent, before top-p and top-k.
+
+        At temperature 0 it is that at temperature 1.
+        """
+        return exp(self.summary.log_probs[node])
 
     def target_prob_of(self, node: int, token_id: int) -> float:
-        """The target's probability of one token after a node, in the sense of `target_prob`."""
+        """The target's probability of any token after a node, in the sense of `target_prob`."""
         if token_id == self.summary.argmax[node]:
             return exp(self.summary.log_peaks[node])
         logit = float(self.logits[node, token_id])
@@ -230,7 +211,7 @@ def score(
     token_ids = tree.ids_on(logits.device) if token_ids is None else token_ids
     peaks, best = logits.max(-1)
     picked = logits[layout.parents, token_ids]
-    unread = tree.nodes.tensors if isinstance(tree.nodes, DeviceNodes) else ()
+    unread = tree.nodes if isinstance(tree.nodes, DeviceNodes) else ()
     argmax, totals, highest, own, *drafted = to_host(
         best, log_totals(logits, temperature), peaks, picked, *unread
     )
@@ -244,4 +225,4 @@ def score(
             logit / temperature - totals[parent] for logit, parent in zip(own, parents, strict=True)
         ],
     )
-    return ScoredTree.of(tree, nodes, logits, params, summary)
+    return ScoredTree(tree, nodes, logits, params, summary)

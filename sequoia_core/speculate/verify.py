@@ -132,7 +132,7 @@ def greedy(scored: ScoredTree, generator: torch.Generator) -> Verdict:  # noqa: 
         wanted = argmax[path[-1]]
         accepted = None
         for child in scored.growmap.children[path[-1]]:
-            matches = scored.token_ids[child] == wanted
+            matches = scored.nodes.token_ids[child] == wanted
             attempts[child] = Attempt(float(matches), None, float(matches), 1.0)
             if matches:
                 accepted = child
@@ -196,9 +196,9 @@ def _try_children(
     drawn = [child for child in children if child not in appended]
     pair: ResidualPair | None = None
     for child in drawn:
-        column = scored.columns[child]
+        column = scored.nodes.columns[child]
         if pair is None and not scored.params.shapes:  # a first child needs no distribution
-            p, q = scored.target_prob[child], scored.draft_prob[child]
+            p, q = scored.target_prob(child), scored.nodes.draft_prob[child]
         else:
             pair = pair or ResidualPair(scored, node, replaced)
             p, q = pair.probs_of(column)
@@ -232,7 +232,7 @@ def _try_deterministic(
 ) -> int | Tensor:
     """Try children each of which is proposed with certainty: accept with p, else take it out."""
     for child in children:
-        token = scored.token_ids[child]
+        token = scored.nodes.token_ids[child]
         p = float(target[token])
         log.attempts[child] = Attempt(min(1.0, p), uniforms[child], p, 1.0)
         if uniforms[child] < p:

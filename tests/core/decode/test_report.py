@@ -188,7 +188,7 @@ def test_residuals_are_those_of_algorithm_2(
     spread = [0.0] * VOCAB
     for column, prob in enumerate(known):
         spread[KEPT[column] if trimmed else column] = prob
-    wanted = residuals(p, spread, scored.token_ids[1:], replaced=rule == "specinfer")
+    wanted = residuals(p, spread, scored.nodes.token_ids[1:], replaced=rule == "specinfer")
     rejected = [each for each in insight.trials if each.residual is not None]
     for at, trial in enumerate(rejected):
         assert trial.node == at + 1

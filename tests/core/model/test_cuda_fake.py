@@ -131,7 +131,7 @@ def test_a_whole_step_up_to_its_logits_passes_through(choose: ChildChooser, trim
     draft_cache, target_cache = filled(guesser, 38), filled(target, 40)
     tree = grow(draft, plan, [1, 2, 3], draft_cache, choose)
     assert isinstance(tree.nodes, DeviceNodes)
-    token_ids, _, drawn_probs = tree.nodes.tensors
+    token_ids, _, drawn_probs = tree.nodes
     columns = 30 if trimmed else 61
     assert token_ids.shape == drawn_probs.shape == (GROWMAP.size,)
     assert tree.draft_probs.shape == (len(plan.inner_rows), columns)

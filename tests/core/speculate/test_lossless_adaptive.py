@@ -129,8 +129,8 @@ def joint_of(scored: ScoredTree, target: TableModel) -> Tensor:
         below, bonus = judged(scored, child)
         second = bonus.clone()
         for grandchild, share in below.items():
-            second[scored.token_ids[grandchild]] += share
-        joint[scored.token_ids[child]] += probability * second
+            second[scored.nodes.token_ids[grandchild]] += share
+        joint[scored.nodes.token_ids[child]] += probability * second
     return joint
 
 

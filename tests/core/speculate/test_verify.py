@@ -303,7 +303,8 @@ def test_a_large_tree_is_scored_in_blocks(nodes: int, temperature: float) -> Non
     scored = score(tree, logits, SamplingParams(temperature))
     probs = torch.softmax(logits / (temperature or 1.0), -1)
     expected = [float(probs[growmap.parents[node], tokens[node]]) for node in range(1, nodes)]
-    assert scored.target_prob == pytest.approx((1.0, *expected), rel=1e-5)
+    found = [scored.target_prob(node) for node in range(1, nodes)]
+    assert found == pytest.approx(expected, rel=1e-5)
     assert scored.summary.argmax == logits.argmax(-1).tolist()
     assert scored.target_prob_of(nodes - 1, 5) == pytest.approx(float(probs[-1, 5]), rel=1e-5)
     if temperature:
