@@ -2,8 +2,8 @@
 
 from dataclasses import dataclass
 
-from sequoia_core.decode.tree_choice import MEASURED
 from sequoia_core.model.loading.catalogue import find_pair, known_draft
+from sequoia_core.speculate.tree_advisor import MEASURED
 from sequoia_core.tree.choice import ADAPTIVE, TreeChoice
 from sequoia_core.tree.files import find_growmap
 

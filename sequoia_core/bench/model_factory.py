@@ -11,10 +11,10 @@ from sequoia_core.bench.runs import PeerError
 from sequoia_core.config import Offload, WeightFormat
 
 if TYPE_CHECKING:
-    from sequoia_core.decode.tree_choice import TreeAdvisor
     from sequoia_core.measure.tuner import Tuner
     from sequoia_core.model.loading.draft_fit import OpenedDraft
     from sequoia_core.model.loading.pair import Pair
+    from sequoia_core.speculate.tree_advisor import TreeAdvisor
 
 OPENVINO_DRAFT, GGUF_DRAFT, Q4_0 = "openvino-draft", "draft.gguf", "q4_0.gguf"
 """Files that `ModelFactory.made` makes."""
@@ -83,8 +83,8 @@ class ModelFactory:
         Each system has its own: an advisor learns while its system decodes, and what it learns must
         not change another system's tree.
         """
-        from sequoia_core.decode.tree_choice import BundledAdvisor
         from sequoia_core.measure.online_advisor import OnlineAdvisor
+        from sequoia_core.speculate.tree_advisor import BundledAdvisor
 
         measured = self.tuner.calibration
         if measured is None:

@@ -15,9 +15,9 @@ from sequoia_core.bench.runs import Run, RunClock, average_parts
 from sequoia_core.config import Lookup, Mode, SamplingParams
 from sequoia_core.decode.baseline_timer import NoBaseline
 from sequoia_core.decode.engine import Engine
-from sequoia_core.decode.tree_choice import Advice, BundledAdvisor, TreeAdvisor
 from sequoia_core.events import Step, TreeChosen
 from sequoia_core.speculate.cost_model import StepCosts
+from sequoia_core.speculate.tree_advisor import Advice, BundledAdvisor, TreeAdvisor
 from sequoia_core.tree.choice import ADAPTIVE, TreeChoice
 from sequoia_core.tree.search import choose_tree, expected_tokens_table
 

@@ -54,21 +54,18 @@ class NoBaseline:
         """Learn from a step that was decoded."""
 
     def plain_time(self, context: int, verify_ms: float) -> tuple[float, str]:  # noqa: ARG002
-        """What a plain step takes, and how that is known.
+        """Milliseconds of a plain step, 0 where they are not measured, and how that is known.
 
         Args:
             context: tokens in the target's cache.
             verify_ms: the target's forward over the tree of the step that is compared.
-
-        Returns:
-            milliseconds, 0 where they are not measured, and one line.
         """
         return 0.0, "not measured"
 
 
 @dataclass(frozen=True, slots=True)
 class _PlainStep:
-    """A plain step that was timed: whole milliseconds, tokens of context, and when it ended."""
+    """A plain step that was timed: milliseconds of all of it, tokens of context, and its end."""
 
     milliseconds: float
     context: int

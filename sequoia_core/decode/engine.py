@@ -6,7 +6,7 @@ A step follows section 3 of the Sequoia paper (arXiv 2402.12374); see `decode.st
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from time import perf_counter
 from typing import TYPE_CHECKING
 
@@ -19,15 +19,7 @@ from sequoia_core.decode.report import explain, step_nodes
 from sequoia_core.decode.step import MOST_PENDING, Sampler, Speculator
 from sequoia_core.decode.timed_model import timed
 from sequoia_core.decode.token_cache import TokenCache
-from sequoia_core.decode.tree_choice import (
-    TRYING,
-    Advice,
-    TreeAdvisor,
-    as_chosen,
-    lookup_for,
-    smaller,
-    tree_for,
-)
+from sequoia_core.decode.tree_choice import as_chosen, lookup_for, smaller, tree_for
 from sequoia_core.errors import ContextFullError, MemoryFullError, ParameterError, SequoiaError
 from sequoia_core.events import (
     Event,
@@ -50,6 +42,7 @@ from sequoia_core.model.loading.memory_plan import is_out_of_memory, memory_erro
 from sequoia_core.speculate.adaptive_policy import PROBE_STEPS
 from sequoia_core.speculate.draft import DraftModel
 from sequoia_core.speculate.token_tree import ScoredTree
+from sequoia_core.speculate.tree_advisor import TRYING, Advice, TreeAdvisor
 from sequoia_core.speculate.verify import Verdict
 from sequoia_core.text.detokenizer import TextCodec, TextStream
 from sequoia_core.tree.choice import ROOT, AdaptiveTree, Tree, TreeChoice
@@ -61,7 +54,6 @@ IDLE = (
     "plain decoding: what the draft proposes is not worth its time here; "
     f"it is tried again every {PROBE_STEPS} steps"
 )
-"""Said where adaptive trees stay empty."""
 
 
 @dataclass(slots=True)
@@ -69,11 +61,11 @@ class _Answer:
     """The answer being decoded, and how its next step is."""
 
     params: SamplingParams
-    tree: Tree
-    lookup: Lookup
     sampler: Sampler
     text: TextStream
-    totals: Totals
+    tree: Tree
+    lookup: Lookup
+    totals: Totals = field(default_factory=Totals)
     last_rank: int = 0
     narrowed: bool = False
     """The tree was cut for want of room, so that no advice brings a larger one back."""
@@ -82,14 +74,10 @@ class _Answer:
 class Engine:
     """Decodes prompts with one pair of models, keeping their KV caches between calls.
 
-    Args:
-        target: decides every token.
-        draft: proposes tokens, or None to decode plainly.
-        codec: how tokens read.
-        eos_token_ids: ids that end an answer.
-        advisor: names the tree when the caller does not.
+    The target decides every token; without a draft all is decoded plainly.
 
     Attributes:
+        advisor: names the tree when `tree_choice` does not.
         tree_choice: mode and tree from the next answer on.
         make_sampler: makes an answer's sampler; an instrument may wrap what it makes.
         clock: which steps are plain ones to measure against, and what those take.
@@ -116,10 +104,9 @@ class Engine:
         self.tree_choice = TreeChoice()
         self.make_sampler: Callable[[SamplingParams, torch.device, Mode], Sampler] = Sampler.of
         self.insight = False
-        self._answers = 0
+        self._answers = self._idle_steps = 0
         self._plain_told: TreeChoice | None = None
         self._idle_told: TreeChoice | None = None
-        self._idle_steps = 0
 
     @classmethod
     def of(cls, pair: Pair, advisor: TreeAdvisor) -> Engine:
@@ -158,7 +145,7 @@ class Engine:
         """Decode after a prompt; the KV of the longest prefix shared with the last call is reused.
 
         Args:
-            prompt_ids: token ids, at least one.
+            prompt_ids: at least one.
             params: how to sample and when to end.
             should_stop: called between steps and between chunks of the prompt.
 
@@ -171,7 +158,7 @@ class Engine:
             MemoryFullError: not even a plain step fits into the memory. What was decoded before is
                 kept, and the next prompt can be decoded.
         """
-        self._check_prompt(prompt_ids)
+        self._check(prompt_ids)
         if self.tree_choice.mode is Mode.GREEDY:
             params = replace(params, temperature=0.0)
         tree, chosen = self._choose(params, len(prompt_ids))
@@ -191,7 +178,7 @@ class Engine:
             if answer == self._answers:  # else the caches are the newer answer's
                 self._cache.roll_back()
 
-    def _check_prompt(self, prompt_ids: Sequence[int]) -> None:
+    def _check(self, prompt_ids: Sequence[int]) -> None:
         if not prompt_ids:
             raise ParameterError("the prompt is empty; give at least one token")
         if len(prompt_ids) >= self.context_window:
@@ -210,13 +197,11 @@ class Engine:
         costs = self.advisor.costs(params.temperature, context)
         if costs is not None:
             self._speculator.costs.set_costs(costs)
-        if self._draft is None and self.tree_choice.mode is not Mode.AR:
+        choice = replace(self.tree_choice, adaptive=self._adaptive)
+        if self._draft is None and choice.mode is not Mode.AR:
             reason = "plain decoding: this target has no draft"
-            tree: Tree = ROOT
-            chosen = TreeChosen(Mode.AR.value, "", 1, 0, reason=reason)
-        else:
-            choice = replace(self.tree_choice, adaptive=self._adaptive)
-            tree, chosen = tree_for(choice, self.advisor, params.temperature, context)
+            return ROOT, self._with_lookup(TreeChosen(Mode.AR.value, "", 1, 0, reason=reason))
+        tree, chosen = tree_for(choice, self.advisor, params.temperature, context)
         return tree, self._with_lookup(chosen)
 
     @property
@@ -271,14 +256,9 @@ class Engine:
     def _decode(
         self, tree: Tree, params: SamplingParams, should_stop: Callable[[], bool]
     ) -> Iterator[Event]:
-        answer = _Answer(
-            params=params,
-            tree=tree,
-            lookup=lookup_for(self.tree_choice),
-            sampler=self.make_sampler(params, self._target.device, self.tree_choice.mode),
-            text=TextStream(self._codec, params.stop),
-            totals=Totals(),
-        )
+        sampler = self.make_sampler(params, self._target.device, self.tree_choice.mode)
+        text = TextStream(self._codec, params.stop)
+        answer = _Answer(params, sampler, text, tree, lookup_for(self.tree_choice))
         finish: FinishReason | None = None
         while finish is None:
             if should_stop() or self._cache.unread:
@@ -405,7 +385,6 @@ class Engine:
         return advice if drafted and choice.growmap is None else None
 
     def _calibrated_ms(self, context: int) -> float | None:
-        """A plain step as this machine's calibration has it."""
         costs = self.advisor.costs(0.0, context)
         return None if costs is None else costs.plain_ms
 
@@ -416,15 +395,11 @@ class Engine:
 
 def _narrowed(tree: Tree) -> Notice:
     what = "the tree" if isinstance(tree, AdaptiveTree) else f"a tree of {tree.size} nodes"
-    return Notice(
-        NoticeKind.PLAIN_DECODING,
-        f"{what} no longer fits into the context window; the rest of the answer is decoded plainly",
-    )
+    why = f"{what} no longer fits into the context window; the rest of the answer is decoded"
+    return Notice(NoticeKind.PLAIN_DECODING, f"{why} plainly")
 
 
 def _shrunk(tree: Tree) -> Notice:
     rest = "plainly" if tree.size == 1 else f"with at most {tree.size} nodes a tree"
-    return Notice(
-        NoticeKind.MEMORY,
-        f"the memory is too full for the tree; the rest of the answer is decoded {rest}",
-    )
+    why = "the memory is too full for the tree; the rest of the answer is decoded"
+    return Notice(NoticeKind.MEMORY, f"{why} {rest}")

@@ -11,8 +11,8 @@ import torch
 from torch import Tensor
 
 from sequoia_core.events import Insight, Opinion, Origin, Ranking, TreeNode, TrialRecord
-from sequoia_core.speculate.sampling import most_probable
 from sequoia_core.speculate.token_tree import ScoredTree
+from sequoia_core.speculate.top_tokens import most_probable
 from sequoia_core.speculate.verify import Outside, Residual, Verdict
 from sequoia_core.text.detokenizer import TextCodec
 
@@ -47,13 +47,7 @@ def step_nodes(scored: ScoredTree, verdict: Verdict, codec: TextCodec) -> tuple[
 
 @torch.inference_mode()
 def explain(scored: ScoredTree, verdict: Verdict, codec: TextCodec) -> Insight:
-    """What both models preferred, and how each attempt went.
-
-    Args:
-        scored: the tree, its logits not yet overwritten.
-        verdict: of a rule on it.
-        codec: how tokens read.
-    """
+    """What both models preferred, and how each attempt went. Reads the tree's logits."""
     rows = explained_nodes(scored, verdict)
     read = scored.tree.inner_rows
     drafted = [node for node in rows if node in read]
@@ -61,8 +55,8 @@ def explain(scored: ScoredTree, verdict: Verdict, codec: TextCodec) -> Insight:
     totals = [scored.summary.log_totals[node] for node in rows]
     shifts = torch.tensor(totals, dtype=torch.float64, device=values.device)[:, None]
     probs = (values / (scored.params.temperature or 1.0) - shifts).exp()
-    read_rows = [read[node] for node in drafted]
-    of_draft = _top(scored.tree.draft_probs, read_rows, scored.tree.vocab_ids)
+    drafts = [read[node] for node in drafted]
+    of_draft = _top(scored.tree.draft_probs, drafts, scored.tree.vocab_ids)
     packed = torch.cat((_packed(tokens, probs), of_draft)).tolist()
     rankings = [_ranking(row, codec) for row in packed]
     draft = dict(zip(drafted, rankings[len(rows) :], strict=True))
@@ -112,12 +106,9 @@ def _residual_tops(residuals: Mapping[int, Residual]) -> dict[int, Sequence[floa
 
 
 def _top(probs: Tensor, rows: Sequence[int], ids: Tensor | None) -> Tensor:
-    """Ids and probabilities of the most probable tokens of some rows: float64 [R, 2 x TOP].
+    """Ids and probabilities of the most probable tokens of R rows: float64 [R, 2 x TOP].
 
-    Args:
-        probs: [N, V] or [N, V_draft].
-        rows: which of the N rows.
-        ids: the target's id of each column; None when they agree.
+    `ids` is the target's of each column of `probs` [N, V or V_draft]; None when they agree.
     """
     values, columns = most_probable(probs, rows, TOP)
     return _packed(columns if ids is None else ids[columns], values)

@@ -11,7 +11,7 @@ from sequoia_core.model.interface import KVCache, LanguageModel, TreeReader, Tre
 from sequoia_core.model.loading.memory_plan import memory_errors
 from sequoia_core.speculate import verify
 from sequoia_core.speculate.adaptive_draft import DraftedTree, Drafting, FixedShape, grow_adaptive
-from sequoia_core.speculate.adaptive_policy import AdaptivePolicy, Continuation, Limits
+from sequoia_core.speculate.adaptive_policy import AdaptivePolicy, Limits
 from sequoia_core.speculate.cost_model import CostModel
 from sequoia_core.speculate.draft import (
     ChildChooser,
@@ -63,10 +63,8 @@ class Sampler:
     ) -> "Sampler":
         """Greedy at temperature 0; above it as the mode says, without replacement by default.
 
-        Args:
-            params: a seed makes the answer repeatable on the same machine.
-            device: of the draft, where its noise is drawn.
-            mode: whose children and rule are wanted.
+        A seed makes the answer repeatable on the same machine; noise is drawn on the draft's
+        device.
         """
         generator = torch.Generator()
         if params.seed is None:
@@ -85,26 +83,15 @@ class Sampler:
         return cls(params, SampledChildren(params, noise), verify.sequoia, generator)
 
 
-@dataclass(frozen=True, slots=True)
-class _Proposal:
-    """A tree to be verified, and the rows of each drafting pass.
-
-    `drafted` is there for a tree whose shape followed the draft.
-    """
-
-    tree: TokenTree
-    passes: tuple[int, ...]
-    drafted: DraftedTree | None = None
+_Proposal = tuple[TokenTree, tuple[int, ...], DraftedTree | None]
+"""A tree to be verified, the rows of each drafting pass, and the draft's own tree where it chose
+the shape."""
 
 
 class Speculator:
-    """Runs steps of one pair of models on their caches.
+    """Runs steps of one pair of models on their caches; nothing follows after an ending.
 
-    Args:
-        target: decides.
-        draft: proposes; None allows only the one-node tree and what is looked up.
-        cache: of both models.
-        endings: tokens after which nothing follows.
+    Without a draft there is only the one-node tree and what is looked up.
     """
 
     def __init__(
@@ -139,7 +126,7 @@ class Speculator:
                 proposal = self._draft_adaptive(shape, sampler, lookup)
             else:
                 proposal = self._draft_fixed(shape, sampler, lookup)
-            scored = self._score(proposal.tree, sampler.params)
+            scored = self._score(proposal[0], sampler.params)
         verdict = sampler.rule(scored, sampler.generator)
         self._learn(proposal, scored, verdict, sampler.greedy)
         return scored, verdict
@@ -163,19 +150,20 @@ class Speculator:
                 tree = replace(drafted.tree(), growmap=growmap)
             else:
                 tree = grow(self._draft, plan, pending, cache, sampler.choose)
-        known = self._continuation(lookup, self._room() - growmap.size, growmap.size)
-        return _Proposal(append_path(tree, known.token_ids), plan.passes)
+        room = self._room() - growmap.size
+        known = self._lookup.propose(self._cache.token_ids, lookup, room, growmap.size).token_ids
+        return append_path(tree, known), plan.passes, None
 
     def _draft_adaptive(self, bounds: AdaptiveTree, sampler: Sampler, lookup: Lookup) -> _Proposal:
         assert self._draft is not None
         room = min(bounds.size, self._room())
-        known = self._continuation(lookup, room - 1, 1)
+        known = self._lookup.propose(self._cache.token_ids, lookup, room - 1, 1)
         pending, cache = self._draft_state()
         draft_room = self._draft.model.context_window - len(self._cache.token_ids) + 1
         limits = Limits(room, bounds.depth, bounds.branching, draft_room)
         policy = self._policies[sampler.greedy].step(limits, known)
         drafted = grow_adaptive(self._drafting(sampler, bounds.branching), policy, pending, cache)
-        return _Proposal(append_path(drafted.tree(), known.token_ids), policy.passes, drafted)
+        return append_path(drafted.tree(), known.token_ids), policy.passes, drafted
 
     def _score(self, tree: TokenTree, params: SamplingParams) -> ScoredTree:
         """The target's logits [T, V] under the tree mask; a node's position is S + depth."""
@@ -199,12 +187,12 @@ class Speculator:
     def _learn(
         self, proposal: _Proposal, scored: ScoredTree, verdict: Verdict, greedy: bool
     ) -> None:
-        path = verdict.path
-        emitted = scored.emitted(path, verdict.bonus_token)
-        self.costs.record(len(emitted), scored.growmap.size, proposal.passes)
+        _, passes, drafted = proposal
+        emitted = scored.emitted(verdict.path, verdict.bonus_token)
+        self.costs.record(len(emitted), scored.growmap.size, passes)
         self._lookup.learn(emitted)
-        if proposal.drafted is not None:
-            outcomes = proposal.drafted.outcomes(scored.tree, path, emitted)
+        if drafted is not None:
+            outcomes = drafted.outcomes(scored.tree, verdict.path, emitted)
             self._policies[greedy].learn(outcomes)
 
     @property
@@ -225,13 +213,12 @@ class Speculator:
 
         An adaptive tree is cut to the room there is, so it needs only that of its root.
         """
-        adaptive = isinstance(shape, AdaptiveTree)
-        if self._room() < (1 if adaptive else shape.size):
+        if self._room() < (1 if isinstance(shape, AdaptiveTree) else shape.size):
             return False
         if shape.size == 1:
             return True
         assert self._draft is not None
-        read = 1 if isinstance(shape, AdaptiveTree) else len(self._plan(shape).inner_rows)
+        read = 1 if isinstance(shape, AdaptiveTree) else sum(self._plan(shape).passes)
         return len(self._cache.token_ids) - 1 + read <= self._draft.model.context_window
 
     def _room(self) -> int:
@@ -241,9 +228,6 @@ class Speculator:
     def _drafting(self, sampler: Sampler, width: int) -> Drafting:
         assert self._draft is not None
         return Drafting(self._draft, sampler.choose, sampler.greedy, width, self._draft_reader)
-
-    def _continuation(self, lookup: Lookup, room: int, rows: int) -> Continuation:
-        return self._lookup.propose(self._cache.token_ids, lookup, room, rows)
 
     def _draft_state(self) -> tuple[list[int], KVCache]:
         """What the draft must read before it can go on, the root last, and its cache."""

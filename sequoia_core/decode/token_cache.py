@@ -16,9 +16,7 @@ KEPT = 256
 class TokenCache:
     """Committed token ids, the last of which is not in the target's cache while decoding.
 
-    Args:
-        target: its cache holds every committed token but the last.
-        draft: its cache may lag behind; what it lacks is `draft_pending`.
+    The draft's cache may lag behind; what it lacks is `draft_pending`.
     """
 
     def __init__(self, target: LanguageModel, draft: LanguageModel | None) -> None:
@@ -72,12 +70,9 @@ class TokenCache:
     def commit(
         self, emitted: Sequence[int], target_rows: Sequence[int], draft_rows: Sequence[int]
     ) -> None:
-        """Add a step's tokens.
+        """Add a step's tokens, and keep these rows of the caches, counted from the root's.
 
-        Args:
-            emitted: the tokens.
-            target_rows: rows of the target's cache to keep, counted from the root's, root included.
-            draft_rows: of the draft's cache, if it has read the root.
+        Rows of the draft's cache count where it has read the root.
         """
         root = len(self.token_ids) - 1
         self.target_cache.keep(root, [root + row for row in target_rows])

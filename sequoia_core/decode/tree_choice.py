@@ -1,103 +1,12 @@
 """Which tree the next answer speculates with: a person's choice, or advice from measurements."""
 
-from collections.abc import Mapping
-from dataclasses import dataclass, replace
-from typing import Protocol
+from dataclasses import replace
 
 from sequoia_core.config import NON_SEQUOIA_MODES, Lookup, Mode
-from sequoia_core.events import Step, TreeChosen
-from sequoia_core.speculate.cost_model import StepCosts
+from sequoia_core.events import TreeChosen
+from sequoia_core.speculate.tree_advisor import Advice, TreeAdvisor
 from sequoia_core.tree.choice import ADAPTIVE, ROOT, AdaptiveTree, Tree, TreeChoice
-from sequoia_core.tree.files import find_growmap
 from sequoia_core.tree.growmap import GrowMap
-
-MEASURED = "measured"
-"""Name of the fixed shape that is predicted to be the fastest on this machine."""
-
-TRYING = "trying whether a tree pays by now"
-"""Why a tree is decoded with for a few steps while plain decoding is the rule."""
-
-PACKAGED = ("smollm2-135m/greedy-3x1", "smollm2-135m/stochastic-3x1")
-
-DEFAULT_CHAIN = 3
-"""Drafted tokens of a chain when no growmap is named."""
-
-
-@dataclass(frozen=True, slots=True)
-class Advice:
-    """What decodes best here, as far as is known.
-
-    Attributes:
-        growmap: the tree, or None where plain decoding is predicted to be at least as fast.
-        rates: the acceptance rates behind the prediction, () if none are known.
-        predicted_speedup: over plain decoding, or None when forward times were not measured.
-        reason: one line on where this comes from.
-        deeper: rates of children at depth 2, 3, ..., the last for all below; () is `rates` at
-            every depth.
-    """
-
-    growmap: GrowMap | None
-    rates: tuple[float, ...]
-    predicted_speedup: float | None
-    reason: str
-    deeper: tuple[tuple[float, ...], ...] = ()
-
-
-class TreeAdvisor(Protocol):
-    """Names trees from what it knows of the pair and the machine; a subclass learns nothing yet."""
-
-    def advise(self, temperature: float, context_length: int, chain: bool) -> Advice:
-        """The best tree, or the best chain, at this temperature and context."""
-        ...
-
-    def observe(self, step: Step, temperature: float, chain: bool) -> Advice | None:  # noqa: ARG002
-        """Learn from a step whose tree, but for what was looked up, did not depend on the draft.
-
-        Returns:
-            what the following steps should be decoded with, or None if nothing changes.
-        """
-        return None
-
-    def time(self, step: Step, temperature: float) -> None:  # noqa: ARG002
-        """Learn from any other step what it took, and nothing else."""
-        return
-
-    def costs(self, temperature: float, context_length: int) -> StepCosts | None:  # noqa: ARG002
-        """What steps cost here, or None while nothing has been measured."""
-        return None
-
-
-class BundledAdvisor(TreeAdvisor):
-    """Serves packaged shapes until the machine has been measured.
-
-    Args:
-        greedy: shape for temperature 0.
-        stochastic: shape for sampling.
-        rates: acceptance rates that the draft's own files state, by `greedy` and `stochastic`;
-            without them nothing is expected of a pair that was never measured.
-    """
-
-    def __init__(
-        self,
-        greedy: GrowMap,
-        stochastic: GrowMap,
-        rates: Mapping[str, tuple[float, ...]] | None = None,
-    ) -> None:
-        self._shapes = {"greedy": greedy, "stochastic": stochastic}
-        self._rates = rates or {}
-
-    @classmethod
-    def default(cls, rates: Mapping[str, tuple[float, ...]]) -> "BundledAdvisor":
-        """The shapes searched for the embedded pair; moderate enough for others."""
-        greedy, stochastic = map(find_growmap, PACKAGED)
-        return cls(greedy, stochastic, rates)
-
-    def advise(self, temperature: float, context_length: int, chain: bool) -> Advice:  # noqa: ARG002
-        """The packaged shape."""
-        kind = "greedy" if temperature == 0.0 else "stochastic"
-        shape = GrowMap.chain(DEFAULT_CHAIN) if chain else self._shapes[kind]
-        reason = "packaged tree: this machine had not been measured"
-        return Advice(shape, self._rates.get(kind, ()), None, reason)
 
 
 def tree_for(

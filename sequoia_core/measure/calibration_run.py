@@ -16,13 +16,13 @@ from sequoia_core.config import Mode, SamplingParams
 from sequoia_core.data.prompts import PROMPTS
 from sequoia_core.decode.baseline_timer import NoBaseline
 from sequoia_core.decode.engine import Engine
-from sequoia_core.decode.tree_choice import BundledAdvisor
 from sequoia_core.errors import ParameterError
 from sequoia_core.events import Step
 from sequoia_core.measure.acceptance_stats import FOREVER, AcceptanceRecord
 from sequoia_core.measure.calibration import Band, Calibration
 from sequoia_core.measure.forward_timings import ForwardTimer, TimeSurface
 from sequoia_core.measure.step_cost_model import MachineTimes, RestCosts, drafted_rows
+from sequoia_core.speculate.tree_advisor import BundledAdvisor
 from sequoia_core.text.chat_template import ChatTemplate
 from sequoia_core.tree.choice import ROOT, TreeChoice
 from sequoia_core.tree.growmap import GrowMap

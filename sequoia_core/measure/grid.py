@@ -15,9 +15,9 @@ from typing import TYPE_CHECKING
 from sequoia_core.config import Mode, SamplingParams
 from sequoia_core.decode.baseline_timer import NoBaseline
 from sequoia_core.decode.engine import Engine
-from sequoia_core.decode.tree_choice import BundledAdvisor
 from sequoia_core.events import Progress, Step
 from sequoia_core.measure.online_advisor import Figures
+from sequoia_core.speculate.tree_advisor import BundledAdvisor
 from sequoia_core.text.chat_template import ChatTemplate
 from sequoia_core.tree.choice import ROOT, TreeChoice
 from sequoia_core.tree.growmap import GrowMap

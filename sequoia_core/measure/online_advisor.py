@@ -12,12 +12,12 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from sequoia_core.decode.tree_choice import TRYING, Advice
 from sequoia_core.events import Origin, Step
 from sequoia_core.measure.acceptance_stats import AcceptanceRecord
 from sequoia_core.measure.calibration import Band, Calibration
 from sequoia_core.measure.step_cost_model import LearntCosts, step_ms
 from sequoia_core.speculate.cost_model import StepCosts
+from sequoia_core.speculate.tree_advisor import TRYING, Advice
 from sequoia_core.tree.choice import ROOT
 from sequoia_core.tree.growmap import GrowMap
 from sequoia_core.tree.search import TreePlan, choose_tree, expected_tokens_table

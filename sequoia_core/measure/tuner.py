@@ -10,13 +10,13 @@ from collections.abc import Callable, Iterator
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
-from sequoia_core.decode.tree_choice import Advice, BundledAdvisor, TreeAdvisor
 from sequoia_core.events import Event, Notice, NoticeKind, Step
 from sequoia_core.measure.calibration import Calibration, load_calibration, save_calibration
 from sequoia_core.measure.calibration_run import TEMPERATURE, Survey
 from sequoia_core.measure.online_advisor import TYPICAL_CONTEXT, OnlineAdvisor
 from sequoia_core.model.malloc_trim import return_freed_memory
 from sequoia_core.speculate.cost_model import StepCosts
+from sequoia_core.speculate.tree_advisor import Advice, BundledAdvisor, TreeAdvisor
 
 if TYPE_CHECKING:
     from sequoia_core.model.loading.pair import Pair

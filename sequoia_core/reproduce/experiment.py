@@ -17,7 +17,6 @@ from sequoia_core.bench.comparison import compare
 from sequoia_core.bench.own_systems import OwnSystem, StepWatch
 from sequoia_core.bench.summary import ratio
 from sequoia_core.config import Mode, SamplingParams
-from sequoia_core.decode.tree_choice import BundledAdvisor
 from sequoia_core.errors import ParameterError, SequoiaError
 from sequoia_core.events import Progress
 from sequoia_core.measure.draft_nucleus import DRAFT_TOP_P, DraftNucleus
@@ -25,6 +24,7 @@ from sequoia_core.measure.spread import Spread
 from sequoia_core.reproduce.resampling import Counted, Interval, tokens_per_step
 from sequoia_core.reproduce.seeds import prompt_seed
 from sequoia_core.reproduce.split import Split, SplitClock
+from sequoia_core.speculate.tree_advisor import BundledAdvisor
 from sequoia_core.tree.choice import TreeChoice
 from sequoia_core.tree.files import find_growmap
 

@@ -5,7 +5,7 @@ draft columns.
 """
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from functools import cached_property
 
 import torch
@@ -28,22 +28,22 @@ ChildChooser = Callable[[Tensor, int], tuple[Tensor, Tensor]]
 """(logits [n, V_draft], count) -> columns [n, count] in rank order, probabilities [n, V_draft]."""
 
 
-@dataclass(frozen=True)  # without slots, for the cached property
+@dataclass(frozen=True)  # without slots, for the cached properties
 class DraftModel:
     """A draft and how its output columns map to the target's vocabulary.
 
     Attributes:
         model: reads target token ids.
         vocab_ids: int64 [V_draft], the target's id of each column; None when they agree.
-        host_vocab_ids: the same on the CPU.
     """
 
     model: LanguageModel
     vocab_ids: Tensor | None = None
-    host_vocab_ids: Tensor | None = field(init=False, repr=False)
 
-    def __post_init__(self) -> None:
-        self.__dict__["host_vocab_ids"] = None if self.vocab_ids is None else self.vocab_ids.cpu()
+    @cached_property
+    def host_vocab_ids(self) -> Tensor | None:
+        """`vocab_ids` on the CPU."""
+        return None if self.vocab_ids is None else self.vocab_ids.cpu()
 
     @cached_property
     def token_of(self) -> Sequence[int]:
@@ -83,7 +83,7 @@ class LevelPlan:
 
     @classmethod
     def of(cls, growmap: GrowMap, depth: int, mask: Tensor, device: torch.device) -> "LevelPlan":
-        """The level below the nodes of this depth; `mask` is the growmap's."""
+        """Of the nodes of this depth; `mask` is the growmap's."""
         children = growmap.children
         parents = [node for node in growmap.levels[depth] if children[node]]
         draws = max(len(children[node]) for node in parents)
@@ -188,12 +188,7 @@ def grow(
 ) -> TokenTree:
     """Draft one tree. The cache gets the pending tokens and the tree's inner nodes appended.
 
-    Args:
-        draft: the model.
-        plan: of the growmap to fill.
-        pending: committed tokens the draft's cache lacks; the last one is the tree's root.
-        cache: holds the tokens before them.
-        choose: picks children from logits.
+    Pending are the committed tokens that the cache lacks; the last one is the tree's root.
 
     Raises:
         GrowMapError: a node has more children than the draft has tokens.

@@ -25,13 +25,6 @@ UNCUT = 1e-4
 children after it then come in the draft's own order instead of any (docs/decisions/0021)."""
 
 
-_TOP_BLOCK = 128
-_FEW_VALUES = 1 << 14
-"""Values up to which a plain `topk` is as fast."""
-_GATHERED = 4
-"""Rows are copied out first where they are less than one in so many."""
-
-
 def full_probs(logits: Tensor, temperature: float) -> Tensor:
     """Softmax of logits [n, V] at a temperature; temperature 0, which has none, is taken as 1."""
     if (reader := reader_of(logits)) is not None:
@@ -67,14 +60,8 @@ def to_host(*tensors: Tensor) -> list[list[float]]:
 def shaped_probs(logits: Tensor, params: SamplingParams) -> Tensor:
     """The target's distribution after temperature, top-k and top-p.
 
-    Waits for the device when top-p is on, to see whether the partial sort was enough.
-
-    Args:
-        logits: float32 [n, V].
-        params: temperature 0 puts all mass on the argmax.
-
-    Returns:
-        float32 [n, V], rows sum to 1.
+    Of logits [n, V]; temperature 0 puts all mass on the argmax. Waits for the device when top-p is
+    on, to see whether the partial sort was enough.
     """
     if params.temperature == 0.0:
         return torch.zeros_like(logits).scatter_(1, logits.argmax(-1, keepdim=True), 1.0)
@@ -91,14 +78,7 @@ def draft_probs(logits: Tensor, params: SamplingParams) -> Tensor:
     """The draft's distribution: nearly the same shaping, without waiting for the device.
 
     Any distribution can be drawn from as long as the same one is verified, so a nucleus wider than
-    the candidates is cut there, and a part of `UNCUT` stays whole.
-
-    Args:
-        logits: float32 [n, V].
-        params: temperature must be above 0.
-
-    Returns:
-        float32 [n, V], rows sum to 1.
+    the candidates is cut there, and a part of `UNCUT` stays whole. The temperature is above 0.
     """
     whole = full_probs(logits, params.temperature)
     probs = top_k_probs(whole, params.top_k)
@@ -118,11 +98,6 @@ def top_k_probs(probs: Tensor, top_k: int) -> Tensor:
 
 def nucleus_probs(probs: Tensor, top_p: float, candidates: int) -> tuple[Tensor, Tensor]:
     """Keep the fewest most probable tokens whose mass reaches `top_p`, among `candidates`.
-
-    Args:
-        probs: float32 [n, V].
-        top_p: mass in (0, 1).
-        candidates: how many most probable tokens are looked at.
 
     Returns:
         float32 [n, V] whose rows sum to 1, and bool [n]: whether the candidates' mass reached
@@ -155,7 +130,7 @@ def ordered_draws(probs: Tensor, noise: Tensor, count: int) -> Tensor:
 
     Args:
         probs: float32 [n, V], the draft's distribution q.
-        noise: float32 [n, V], independent draws from the unit exponential distribution.
+        noise: float32 [n, V], see `exponential_noise`.
         count: at most V.
 
     Returns:
@@ -168,12 +143,7 @@ def ordered_draws(probs: Tensor, noise: Tensor, count: int) -> Tensor:
 def independent_draws(probs: Tensor, uniforms: Tensor) -> Tensor:
     """Draw tokens of each row with replacement, where its distribution function passes `uniforms`.
 
-    Args:
-        probs: float32 [n, V], the draft's distribution q.
-        uniforms: float64 [n, count] in [0, 1).
-
-    Returns:
-        int64 [n, count]; never a token of probability 0.
+    Of q [n, V] and float64 [n, count] in [0, 1): int64 [n, count], never one of probability 0.
     """
     cumulative = probs.double().cumsum(-1)
     return torch.searchsorted(cumulative, uniforms * cumulative[:, -1:], right=True)
@@ -223,48 +193,3 @@ def row_draws(probs: Tensor, uniforms: Sequence[float]) -> Tensor:
     # past the end by rounding, since the block's sum was made in another order
     within = torch.minimum(within, (sums < sums[:, -1:]).sum(-1, keepdim=True))
     return torch.where(passes, (block * DRAW_BLOCK + within)[:, 0], -1)
-
-
-def most_probable(probs: Tensor, rows: Sequence[int], count: int) -> tuple[Tensor, Tensor]:
-    """The largest of some rows, in order.
-
-    They lie in the blocks with the largest maxima, and maxima of all rows are found at the memory's
-    speed; `topk` over a vocabulary takes twenty times as long a row.
-
-    Args:
-        probs: [N, W] probabilities, or logits.
-        rows: R of the N rows.
-        count: how many; all where a row has fewer.
-
-    Returns:
-        values [R, count] and columns int64 [R, count].
-    """
-    width = probs.shape[1]
-    every = len(rows) == len(probs) and list(rows) == list(range(len(probs)))
-    if rows and (reader := reader_of(probs)) is not None:
-        first, last = min(rows), max(rows) + 1  # those between are read, since copies cost more
-        index = _index(rows, probs)
-        columns = reader.top(probs[first:last], min(count, width))[index - first]
-        return probs[index[:, None], columns], columns
-    blocks = width // _TOP_BLOCK
-    if len(rows) * width <= _FEW_VALUES or blocks <= count:
-        chosen = probs if every else probs[_index(rows, probs)]
-        found = chosen.topk(min(count, width), dim=-1)
-        return found.values, found.indices
-    if len(rows) * _GATHERED < len(probs):
-        probs, rows = probs[_index(rows, probs)], range(len(rows))
-    index, even = _index(rows, probs), blocks * _TOP_BLOCK
-    whole = probs[:, :even].view(len(probs), blocks, _TOP_BLOCK)
-    best = whole.amax(-1)[index].topk(count, dim=-1).indices  # [R, count]
-    candidates = whole[index[:, None], best].flatten(1)  # [R, count x _TOP_BLOCK]
-    if even < width:
-        candidates = torch.cat((candidates, probs[index, even:]), dim=1)
-    values, at = candidates.topk(count, dim=-1)
-    columns = best.gather(1, (at // _TOP_BLOCK).clamp(max=count - 1)) * _TOP_BLOCK + at % _TOP_BLOCK
-    if even < width:
-        columns = torch.where(at < count * _TOP_BLOCK, columns, at + (even - count * _TOP_BLOCK))
-    return values, columns
-
-
-def _index(rows: Sequence[int], like: Tensor) -> Tensor:
-    return torch.tensor(rows, dtype=torch.int64, device=like.device)

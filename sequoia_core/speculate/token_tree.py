@@ -199,12 +199,7 @@ def score(
 ) -> ScoredTree:
     """Attach the target's logits [T, V] and read what every rule needs, in one transfer.
 
-    Args:
-        tree: as drafted.
-        logits: of the target at its nodes.
-        params: how the target's distribution is shaped.
-        layout: of the tree's shape, where there is one already.
-        token_ids: of the tree on the device of the logits, likewise.
+    `layout` and `token_ids`, on the logits' device, are made unless there are some already.
     """
     temperature = params.temperature or 1.0
     layout = layout or TreeLayout(tree.growmap, logits.device)

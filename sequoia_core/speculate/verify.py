@@ -15,8 +15,9 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from sequoia_core.events import Outcome
-from sequoia_core.speculate.sampling import draw, most_probable
+from sequoia_core.speculate.sampling import draw
 from sequoia_core.speculate.token_tree import ScoredTree
+from sequoia_core.speculate.top_tokens import most_probable
 from sequoia_core.tree.growmap import GrowMap
 
 ALMOST_ONE = 1.0 - 2.0**-53
@@ -52,8 +53,8 @@ class Residual:
     Attributes:
         inside: float32 [V_draft], at the draft's columns; [V] where they are all there is.
         vocab_ids: the target's id of each of these columns; None when they agree.
-        outside_mass: the mass outside these columns.
-        outside: the tokens there; None where there is no mass.
+        outside_mass: of the tokens outside these columns.
+        outside: those tokens; None where there are none.
     """
 
     inside: Tensor
@@ -78,14 +79,14 @@ class Verdict:
     attempts: Mapping[int, Attempt]
     residuals: Mapping[int, Residual] = field(default_factory=dict)
 
-    def outcomes(self, growmap: GrowMap) -> tuple[Outcome, ...]:
+    def outcomes(self, growmap: GrowMap) -> list[Outcome]:
         """What became of each node."""
         outcomes = [Outcome.NOT_REACHED] * growmap.size
         for node in self.attempts:
             outcomes[node] = Outcome.REJECTED
         for node in self.path:
             outcomes[node] = Outcome.ACCEPTED
-        return tuple(outcomes)
+        return outcomes
 
 
 AcceptanceRule = Callable[[ScoredTree, torch.Generator], Verdict]
@@ -122,7 +123,7 @@ def topk(scored: ScoredTree, generator: torch.Generator) -> Verdict:
     "GreedyS" in the reference code. The draw from p is made child by child: each is accepted with
     the probability that p has for it after the rejections before.
     """
-    return _walk(scored, generator, _try_top_children)
+    return _walk(scored, generator, partial(_try_children, certain=True))
 
 
 def greedy(scored: ScoredTree, generator: torch.Generator) -> Verdict:  # noqa: ARG001
@@ -130,28 +131,26 @@ def greedy(scored: ScoredTree, generator: torch.Generator) -> Verdict:  # noqa: 
     path, attempts, argmax = [0], dict[int, Attempt](), scored.summary.argmax
     while True:
         wanted = argmax[path[-1]]
-        accepted = None
         for child in scored.growmap.children[path[-1]]:
             matches = scored.nodes.token_ids[child] == wanted
             attempts[child] = Attempt(float(matches), None, float(matches), 1.0)
             if matches:
-                accepted = child
+                path.append(child)
                 break
-        if accepted is None:
+        else:
             return Verdict(tuple(path), wanted, attempts)
-        path.append(accepted)
 
 
-@dataclass(frozen=True, slots=True)
 class _Log:
     """The attempts of a walk, and the residual after each rejection."""
 
-    attempts: dict[int, Attempt] = field(default_factory=dict)
-    residuals: dict[int, Residual] = field(default_factory=dict)
+    def __init__(self) -> None:
+        self.attempts: dict[int, Attempt] = {}
+        self.residuals: dict[int, Residual] = {}
 
 
 _TryNode = Callable[[ScoredTree, int, Sequence[float], _Log], "int | Tensor | ResidualPair"]
-"""Tries a node's children with a uniform number for each; see `_try_children`."""
+"""Tries a node's children with the uniform number of each, and logs each; see `_try_children`."""
 
 
 def _walk(scored: ScoredTree, generator: torch.Generator, try_node: _TryNode) -> Verdict:
@@ -179,21 +178,18 @@ def _try_children(
     log: _Log,
     *,
     replaced: bool = False,
+    certain: bool = False,
 ) -> "int | Tensor | ResidualPair":
-    """Try a node's drawn children, then its appended ones.
+    """Try a node's drawn children, then those that are proposals of one token with certainty.
 
-    Args:
-        scored: the tree.
-        node: whose children are tried.
-        uniforms: a number in [0, 1) for each node.
-        log: gets an entry for every child tried.
-        replaced: children were drawn with replacement.
+    These are the appended ones, or with `certain` all. With `replaced` a child was drawn with
+    replacement.
 
     Returns:
         the accepted child, or the residual of p: float32 [V], or a pair that draws from it.
     """
     appended, children = scored.tree.appended, scored.growmap.children[node]
-    drawn = [child for child in children if child not in appended]
+    drawn = [] if certain else [child for child in children if child not in appended]
     pair: ResidualPair | None = None
     for child in drawn:
         column = scored.nodes.columns[child]
@@ -213,14 +209,6 @@ def _try_children(
         return pair
     target = scored.target_probs(node) if pair is None else pair.target_probs()
     return _try_deterministic(target, scored, children[len(drawn) :], uniforms, log)
-
-
-def _try_top_children(
-    scored: ScoredTree, node: int, uniforms: Sequence[float], log: _Log
-) -> int | Tensor:
-    """As `_try_children`, for children that follow from the draft without a draw."""
-    children = scored.growmap.children[node]
-    return _try_deterministic(scored.target_probs(node), scored, children, uniforms, log)
 
 
 def _try_deterministic(
@@ -250,12 +238,8 @@ class ResidualPair:
 
     A trimmed draft gives no mass outside its columns, where a rejection therefore only rescales p.
     So the arithmetic runs over V_draft columns, and V are read only where a token outside of them
-    is drawn. In NumPy, whose operations take half the time of PyTorch's on so few numbers.
-
-    Args:
-        scored: the tree.
-        node: whose children are tried.
-        replaced: a child that is rejected stays in q.
+    is drawn. In NumPy, whose operations take half the time of PyTorch's on so few numbers. With
+    `replaced` a child that is rejected stays in q.
     """
 
     def __init__(self, scored: ScoredTree, node: int, replaced: bool = False) -> None:

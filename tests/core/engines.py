@@ -7,7 +7,6 @@ from collections.abc import Sequence
 from sequoia_core.config import Mode, SamplingParams
 from sequoia_core.decode.baseline_timer import NoBaseline
 from sequoia_core.decode.engine import Engine
-from sequoia_core.decode.tree_choice import BundledAdvisor
 from sequoia_core.events import (
     Event,
     Finished,
@@ -20,6 +19,7 @@ from sequoia_core.events import (
 )
 from sequoia_core.model.interface import LanguageModel
 from sequoia_core.speculate.draft import DraftModel
+from sequoia_core.speculate.tree_advisor import BundledAdvisor
 from sequoia_core.text.detokenizer import TextCodec
 from sequoia_core.tree.choice import TreeChoice
 from sequoia_core.tree.growmap import GrowMap

@@ -22,12 +22,12 @@ from sequoia_core.bench.memory import peak_memory
 from sequoia_core.config import Mode, Offload, SamplingParams, WeightFormat
 from sequoia_core.decode.baseline_timer import NoBaseline
 from sequoia_core.decode.engine import Engine
-from sequoia_core.decode.tree_choice import BundledAdvisor
 from sequoia_core.errors import SequoiaError
 from sequoia_core.events import Step
 from sequoia_core.model.loading.pair import load_pair
 from sequoia_core.model.offload.layer_stream import Span
 from sequoia_core.speculate.draft import DraftModel
+from sequoia_core.speculate.tree_advisor import BundledAdvisor
 from sequoia_core.tree.choice import TreeChoice
 from sequoia_core.tree.growmap import GrowMap
 from sequoia_core.tree.search import choose_tree, expected_tokens_table

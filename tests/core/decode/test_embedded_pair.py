@@ -7,10 +7,10 @@ import torch
 
 from sequoia_core.config import Mode, SamplingParams
 from sequoia_core.decode.engine import Engine
-from sequoia_core.decode.tree_choice import BundledAdvisor
 from sequoia_core.errors import ModelLoadError
 from sequoia_core.model.loading.pair import Pair, load_pair
 from sequoia_core.model.loading.sources import embedded_target_path
+from sequoia_core.speculate.tree_advisor import BundledAdvisor
 from sequoia_core.text.chat_template import ChatTemplate
 from sequoia_core.tree.choice import TreeChoice
 from sequoia_core.tree.files import find_growmap

@@ -8,7 +8,6 @@ from sequoia_core.config import Lookup, Mode, SamplingParams
 from sequoia_core.decode.baseline_timer import BaselineTimer
 from sequoia_core.decode.step import Sampler, Speculator
 from sequoia_core.decode.token_cache import TokenCache
-from sequoia_core.decode.tree_choice import BundledAdvisor
 from sequoia_core.errors import GrowMapError
 from sequoia_core.events import (
     FinishReason,
@@ -22,6 +21,7 @@ from sequoia_core.events import (
 from sequoia_core.speculate.adaptive_policy import PROBE_STEPS
 from sequoia_core.speculate.cost_model import StepCosts
 from sequoia_core.speculate.draft import DraftModel
+from sequoia_core.speculate.tree_advisor import BundledAdvisor
 from sequoia_core.tree.choice import ROOT, AdaptiveTree, TreeChoice
 from sequoia_core.tree.growmap import GrowMap
 from tests.core.decode.test_engine_events import check_step

@@ -35,11 +35,11 @@ from sequoia_core.decode.baseline_timer import (
 )
 from sequoia_core.decode.engine import Engine
 from sequoia_core.decode.timed_model import TimedModel
-from sequoia_core.decode.tree_choice import BundledAdvisor
 from sequoia_core.events import Origin, Step, StepTimings, Totals
 from sequoia_core.model.interface import KVCache
 from sequoia_core.speculate.cost_model import StepCosts
 from sequoia_core.speculate.draft import DraftModel
+from sequoia_core.speculate.tree_advisor import BundledAdvisor
 from sequoia_core.tree.choice import TreeChoice
 from sequoia_core.tree.growmap import GrowMap
 from tests.core.decode.test_lossless_greedy import plain

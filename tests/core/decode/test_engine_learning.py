@@ -12,10 +12,10 @@ from sequoia_core.config import Lookup, Mode, SamplingParams
 from sequoia_core.decode.baseline_timer import NoBaseline
 from sequoia_core.decode.engine import Engine
 from sequoia_core.decode.step import MOST_PENDING
-from sequoia_core.decode.tree_choice import TRYING, Advice
 from sequoia_core.events import Event, Notice, Origin, Step, TreeChosen
 from sequoia_core.speculate.cost_model import StepCosts
 from sequoia_core.speculate.draft import DraftModel
+from sequoia_core.speculate.tree_advisor import TRYING, Advice
 from sequoia_core.tree.choice import ROOT, TreeChoice
 from sequoia_core.tree.growmap import GrowMap
 from tests.core.engines import check_caches, check_laws, steps_of, tokens_of, tree_of

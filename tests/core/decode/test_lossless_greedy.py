@@ -10,10 +10,10 @@ from hypothesis import strategies as st
 from sequoia_core.config import Mode, SamplingParams
 from sequoia_core.decode.baseline_timer import NoBaseline
 from sequoia_core.decode.engine import Engine
-from sequoia_core.decode.tree_choice import BundledAdvisor
 from sequoia_core.events import Step
 from sequoia_core.model.interface import LanguageModel
 from sequoia_core.speculate.draft import DraftModel
+from sequoia_core.speculate.tree_advisor import BundledAdvisor
 from sequoia_core.tree.choice import TreeChoice
 from sequoia_core.tree.growmap import GrowMap
 from tests.core.models import PlainCodec, TableModel, tiny_llama

@@ -3,10 +3,11 @@
 import pytest
 
 from sequoia_core.config import Mode
-from sequoia_core.decode.tree_choice import DEFAULT_CHAIN, Advice, BundledAdvisor, tree_for
+from sequoia_core.decode.tree_choice import tree_for
 from sequoia_core.errors import GrowMapError
 from sequoia_core.events import Step
 from sequoia_core.speculate.cost_model import StepCosts
+from sequoia_core.speculate.tree_advisor import DEFAULT_CHAIN, Advice, BundledAdvisor
 from sequoia_core.tree.choice import MOST_DEPTH, MOST_NODES, ROOT, TreeChoice
 from sequoia_core.tree.files import find_growmap, growmap_names
 from sequoia_core.tree.growmap import GrowMap

@@ -13,13 +13,13 @@ from safetensors.torch import load_file, save_file
 
 from sequoia_core.config import Mode, SamplingParams
 from sequoia_core.decode.engine import Engine
-from sequoia_core.decode.tree_choice import BundledAdvisor
 from sequoia_core.distill.options import Options, options_for
 from sequoia_core.distill.pipeline import WORK, Distillation
 from sequoia_core.distill.student import Student, begin_from_draft
 from sequoia_core.distill.target import DistillTarget, spread_layers
 from sequoia_core.errors import ModelLoadError, ParameterError, SequoiaError
 from sequoia_core.model.loading.pair import load_pair
+from sequoia_core.speculate.tree_advisor import BundledAdvisor
 from sequoia_core.tree.choice import TreeChoice
 from sequoia_core.tree.growmap import GrowMap
 from tests.core.checkpoints import save_model, tiny_tokenizer

@@ -6,7 +6,6 @@ from torch import Tensor
 
 from sequoia_core.config import SamplingParams
 from sequoia_core.decode.engine import Engine
-from sequoia_core.decode.tree_choice import BundledAdvisor
 from sequoia_core.distill.student import (
     Student,
     begin_from_target,
@@ -18,6 +17,7 @@ from sequoia_core.model.llama import Llama
 from sequoia_core.model.loading.blocks import FORMATS, BlockWeights, pack_weights
 from sequoia_core.model.loading.weights import LoadedWeights
 from sequoia_core.speculate.draft import DraftModel
+from sequoia_core.speculate.tree_advisor import BundledAdvisor
 from sequoia_core.tree.choice import TreeChoice
 from sequoia_core.tree.growmap import GrowMap
 from tests.core.models import PlainCodec, random_weights, tiny_config

@@ -7,7 +7,6 @@ from dataclasses import replace
 
 import pytest
 
-from sequoia_core.decode.tree_choice import Advice
 from sequoia_core.measure.calibration import Band, Calibration
 from sequoia_core.measure.online_advisor import (
     GAIN,
@@ -21,6 +20,7 @@ from sequoia_core.measure.online_advisor import (
 )
 from sequoia_core.measure.step_cost_model import LearntCosts, RestCosts, step_ms
 from sequoia_core.speculate.cost_model import StepCosts
+from sequoia_core.speculate.tree_advisor import Advice
 from sequoia_core.tree.choice import ROOT
 from sequoia_core.tree.growmap import GrowMap
 from tests.core.measuring import (

@@ -11,7 +11,6 @@ import pytest
 
 from sequoia_core.config import Lookup, Mode, SamplingParams
 from sequoia_core.decode.engine import Engine
-from sequoia_core.decode.tree_choice import Advice, BundledAdvisor, TreeAdvisor
 from sequoia_core.errors import ParameterError
 from sequoia_core.events import Notice, NoticeKind, PairDescription, Step, StepTimings
 from sequoia_core.measure import calibrate, calibration_run, forward_timings
@@ -28,6 +27,7 @@ from sequoia_core.measure.step_cost_model import LearntCosts, drafted_rows
 from sequoia_core.measure.tuner import Tuner
 from sequoia_core.model.llama import Llama
 from sequoia_core.model.loading.pair import Pair
+from sequoia_core.speculate.tree_advisor import Advice, BundledAdvisor, TreeAdvisor
 from sequoia_core.text.chat_template import ChatTemplate
 from sequoia_core.tree.choice import TreeChoice
 from tests.core.engines import steps_of

@@ -10,7 +10,6 @@ import pytest
 from sequoia_core.config import Mode, SamplingParams
 from sequoia_core.decode.baseline_timer import NoBaseline
 from sequoia_core.decode.engine import Engine
-from sequoia_core.decode.tree_choice import BundledAdvisor
 from sequoia_core.errors import ParameterError, SequoiaError
 from sequoia_core.measure.draft_nucleus import DraftNucleus
 from sequoia_core.model.loading.pair import Pair
@@ -22,6 +21,7 @@ from sequoia_core.reproduce.seeds import prompt_digest, prompt_seed
 from sequoia_core.reproduce.standing import Study
 from sequoia_core.reproduce.values import study_values
 from sequoia_core.speculate.draft import DraftModel
+from sequoia_core.speculate.tree_advisor import BundledAdvisor
 from sequoia_core.tree.choice import TreeChoice
 from sequoia_core.tree.growmap import GrowMap
 from tests.core.engines import make_engine, steps_of, tokens_of
