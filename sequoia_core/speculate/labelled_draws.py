@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from sequoia_core.model.interface import LabelledDraws
-from sequoia_core.model.row_reader import reader_of
+from sequoia_core.model.native.rows import reader_of
 from sequoia_core.speculate.sampling import checked, row_draws
 
 

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from sequoia_core.model.row_reader import reader_of
+from sequoia_core.model.native.rows import reader_of
 
 _TOP_BLOCK = 128
 _FEW_VALUES = 1 << 14
