@@ -34,7 +34,7 @@ from .screens.chat.branches import BRANCH_COMMANDS
 from .screens.chat.screen import ChatScreen
 from .state.sanitize import visible
 from .state.slash_commands import SlashError
-from .store.recording import Recorder
+from .store.recorder import Recorder
 from .store.unsent import NOT_SENT
 from .ui.base_app import BaseApp
 from .ui.gc_control import Rests

@@ -20,11 +20,10 @@ from textual.widgets.option_list import Option
 
 from ..present.words import when
 from ..state.sanitize import fit, visible
-from ..store.archive import Found
-from ..store.excerpt import Excerpt, excerpt
-from ..store.matching import Term, terms
-from ..store.recorder import DatabaseRecorder
-from ..store.trouble import StoreError
+from ..store.archive import SearchHit
+from ..store.database_recorder import DatabaseRecorder
+from ..store.errors import StoreError
+from ..store.text_search import Excerpt, Term, excerpt, terms
 from ..widgets.line import Line
 
 if TYPE_CHECKING:
@@ -59,7 +58,7 @@ class Place:
 class _Hit:
     """An exchange, and where in it the words are."""
 
-    found: Found
+    found: SearchHit
     prompt: Excerpt | None
     answer: Excerpt | None
 
@@ -146,7 +145,7 @@ class SearchScreen(ModalScreen[Place | None]):
         self.call_after_refresh(lambda: self._search(self._input.value))
 
     @property
-    def chosen(self) -> Found | None:
+    def chosen(self) -> SearchHit | None:
         """The highlighted hit."""
         at = self._list.highlighted
         return self._hits[at].found if at is not None and at < len(self._hits) else None
@@ -225,7 +224,7 @@ class SearchScreen(ModalScreen[Place | None]):
     def _clicked(self, message: OptionList.OptionSelected) -> None:
         self._leave_to(self._hits[message.option_index].found)
 
-    def _leave_to(self, found: Found | None) -> None:
+    def _leave_to(self, found: SearchHit | None) -> None:
         if found is not None:
             self.dismiss(Place(found.session, found.exchange, self._wanted))
 

@@ -21,8 +21,8 @@ from textual.widgets.option_list import Option
 from ..present.words import when
 from ..state.sanitize import fit, visible
 from ..store.archive import SessionInfo
-from ..store.recorder import DatabaseRecorder
-from ..store.trouble import StoreError
+from ..store.database_recorder import DatabaseRecorder
+from ..store.errors import StoreError
 from ..widgets.line import Line
 from .search import Place, SearchScreen
 

@@ -1,7 +1,6 @@
 """Reads the record: lists of sessions, whole sessions, steps of old answers, and searches.
 
 Every call opens a connection of its own, so any thread may call and none waits for the writer.
-Owns the SQL that only reads. Knows no screen.
 """
 
 import sqlite3
@@ -15,11 +14,11 @@ from sequoia_core.events import Event
 from ..present.words import moment
 from ..state.answer import Answer
 from ..state.history import Exchange, History
-from .matching import Term, index_query
-from .packing import digest_of, plain_digest, unpack_digest, unpack_events
-from .recorded_steps import RecordedSteps
+from .digest import digest_of, plain_digest
+from .errors import DamagedError, StoreError, explain
+from .packing import RecordedSteps, unpack_digest, unpack_events
 from .schema import reading
-from .trouble import DamagedError, StoreError, explain
+from .text_search import Term, index_query
 
 _MOST_CHUNK_STEPS = 10_000
 _MOST_TERMS, _MOST_LETTERS = 200, 10_000
@@ -36,11 +35,11 @@ class SessionInfo:
         name: what a person called it, or None.
         title: its first prompt, on one line.
         created: seconds since the epoch.
-        changed: likewise, when something was last said.
+        changed: the same, of the last message.
         exchanges: how many.
         cut_off: how many of its answers were cut off.
         windows: how many windows have it open.
-        deleted: it is about to be gone.
+        deleted: a window has deleted it, and may bring it back.
     """
 
     id: str
@@ -64,10 +63,10 @@ class StoredSession:
     """A session as it was left.
 
     Attributes:
-        info: what the list says of it.
+        info: its line in the list.
         target: name of the model that answered.
         system: the system prompt, or None for the chat template's own default.
-        history: what was said; the branch runs where it ran.
+        history: its exchanges and the selected branch.
     """
 
     info: SessionInfo
@@ -77,8 +76,8 @@ class StoredSession:
 
 
 @dataclass(frozen=True, slots=True)
-class Found:
-    """An exchange that answers a search."""
+class SearchHit:
+    """An exchange that has all terms of a search."""
 
     session: str
     label: str
@@ -93,7 +92,7 @@ class KeptRace:
     """A race of a session.
 
     Attributes:
-        after: id of the exchange it was run after, or None before the first.
+        after: id of the exchange before it, or None.
         result: as JSON.
     """
 
@@ -111,13 +110,8 @@ class Archive:
     def __init__(self, path: Path) -> None:
         self._path = path
 
-    @property
-    def path(self) -> Path:
-        """Where the record lies."""
-        return self._path
-
     def sessions(self) -> list[SessionInfo]:
-        """All sessions, the last used first; those about to be gone are among them.
+        """All sessions, the last used first, deleted ones included.
 
         Raises:
             StoreError: the record cannot be read.
@@ -165,7 +159,7 @@ class Archive:
         known = None if system is None else _text(system)
         return StoredSession(infos[0], _text(target), known, history)
 
-    def search(self, wanted: Sequence[Term], limit: int) -> list[Found]:
+    def search(self, wanted: Sequence[Term], limit: int) -> list[SearchHit]:
         """Exchanges in which all terms occur, the newest first.
 
         Raises:
@@ -173,7 +167,7 @@ class Archive:
         """
         if not wanted:
             return []
-        if sum(len(term.exact) + sum(map(len, term.written)) for term in wanted) > _MOST_LETTERS:
+        if sum(len(term.exact) + sum(map(len, term.words)) for term in wanted) > _MOST_LETTERS:
             raise StoreError(f"the search has more than {_MOST_LETTERS:,} letters; give fewer")
         if len(wanted) > _MOST_TERMS:
             raise StoreError(f"the search has more than {_MOST_TERMS} words; give fewer")
@@ -195,7 +189,7 @@ class Archive:
                 (*values, limit),
             ).fetchall()
         return [
-            Found(
+            SearchHit(
                 _text(session), _text(label), _text(exchange), moment(started), _text(prompt),
                 _text(answer),
             )
@@ -212,7 +206,7 @@ class Archive:
         return RecordedSteps([chunks[number] for number in sorted(chunks)])
 
     def chunks(self, exchange: str) -> dict[int, tuple[int, bytes]]:
-        """Events of an exchange as they were packed: by number, how many steps, and the events.
+        """Packed events of an exchange: by number, how many steps, and the events.
 
         Raises:
             StoreError: the record cannot be read.
@@ -228,34 +222,6 @@ class Archive:
             number: (steps if type(steps) is int and 0 <= steps <= _MOST_CHUNK_STEPS else 0, events)
             for number, steps, events in rows
         }
-
-    def events(self, exchange: str) -> list[Event]:
-        """Every event of an exchange as far as it is written.
-
-        Raises:
-            StoreError: there is no such exchange, or the record cannot be read.
-        """
-        with self._reading() as connection:
-            row = connection.execute(
-                "SELECT place FROM exchange WHERE id = ?", (exchange,)
-            ).fetchone()
-            if row is None:
-                raise StoreError("that exchange is not in the record")
-            return list(events_of(connection, row[0]))
-
-    def count_steps(self, session: str) -> int:
-        """How many steps of a session are written.
-
-        Raises:
-            StoreError: the record cannot be read.
-        """
-        with self._reading() as connection:
-            (count,) = connection.execute(
-                "SELECT coalesce(sum(c.steps), 0) FROM chunk c "
-                "JOIN exchange e ON e.place = c.exchange WHERE e.session = ?",
-                (session,),
-            ).fetchone()
-        return int(count)
 
     def races(self, session: str) -> list[KeptRace]:
         """A session's races, the oldest first.
@@ -324,7 +290,7 @@ def _history(connection: sqlite3.Connection, session: str) -> History:
     history = History()
     for place, exchange, parent, asked, started, text, ending, blob in rows:
         prompt = _text(asked)
-        # what was said before it may have been deleted for good in another window
+        # the exchange before it may have been deleted for good in another window
         known = parent if parent in history.exchanges else None
         kept = _text(text), None if ending is None else _text(ending), blob
         answer = _answer(connection, place, prompt, kept)
@@ -333,7 +299,7 @@ def _history(connection: sqlite3.Connection, session: str) -> History:
 
 
 def _text(value: object) -> str:
-    """A text of the database; it may be of another machine, and a column takes any value."""
+    """A text of the database, which may be of another machine: a column takes any value."""
     if isinstance(value, bytes):
         return value.decode(errors="replace")
     return "" if value is None else str(value)
@@ -342,7 +308,7 @@ def _text(value: object) -> str:
 def _answer(
     connection: sqlite3.Connection, place: int, prompt: str, kept: tuple[str, str | None, bytes]
 ) -> Answer:
-    """The answer from its digest, else from its events, else its text alone."""
+    """The answer from its digest, or from its events, or its text alone."""
     text, ending, blob = kept
     try:
         if ending is not None and blob is not None:

@@ -1,27 +1,29 @@
-"""What is handed over to the writer's thread, until it takes nothing more.
-
-Owns that nobody waits for a thread that has ended: what it will not do any more is answered.
-"""
+"""The queue to the writer's thread; nobody waits for a thread that has ended."""
 
 import queue
 import threading
 from concurrent.futures import Future
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
-from .growing import Happened
+from .errors import StoreError
 from .operations import Operation
-from .trouble import StoreError
+from .pending import EventReceived
 
 
 @dataclass(frozen=True, slots=True)
-class Asked:
-    """Something that a person waits for: it is done now or not at all."""
+class Demand:
+    """Something that is waited for.
 
-    operation: Operation
-    done: "Future[None]"
+    Attributes:
+        operation: is carried out now or not at all; None waits for what was put before.
+        done: ends then, with a `StoreError` if it failed.
+    """
+
+    operation: Operation | None
+    done: "Future[None]" = field(default_factory=Future)
 
     def end(self, error: StoreError | None = None) -> None:
-        """Tell whoever waits; they may have gone, or been told."""
+        """End the future unless it was cancelled or has ended."""
         if self.done.done() or not self.done.set_running_or_notify_cancel():
             return
         if error is not None:
@@ -30,23 +32,15 @@ class Asked:
             self.done.set_result(None)
 
 
-@dataclass(frozen=True, slots=True)
-class Marker:
-    """Set when all that was handed over before it is packed, and written if that is possible."""
-
-    reached: threading.Event
-
-
-@dataclass(frozen=True, slots=True)
 class Closing:
-    """The last thing that is handed over."""
+    """The last item."""
 
 
-Item = Operation | Happened | Asked | Marker | Closing
+Item = Operation | EventReceived | Demand | Closing
 
 
 class Inbox:
-    """A queue with one reader, which may go away.
+    """A queue with one reader, which may end.
 
     Attributes:
         refusal: why nothing is taken any more; "" as long as it is.
@@ -54,23 +48,26 @@ class Inbox:
 
     def __init__(self) -> None:
         self.refusal = ""
-        self._handing = threading.Lock()
+        self._lock = threading.Lock()
         self._queue: queue.SimpleQueue[Item] = queue.SimpleQueue()
 
-    def hand(self, item: Item) -> bool:
-        """Hand something over; whether it is taken."""
-        with self._handing:
+    def put(self, item: Item) -> bool:
+        """Add an item; whether it is taken."""
+        with self._lock:
             if not self.refusal:
                 self._queue.put(item)
             return not self.refusal
 
-    def get(self, *, block: bool = True, timeout: float | None = None) -> Item:
-        """The next thing, for the reader.
+    def get(self, timeout: float | None) -> Item:
+        """The next item.
+
+        Args:
+            timeout: seconds to wait for it; None waits for ever, and 0 not at all.
 
         Raises:
             queue.Empty: there is none in time.
         """
-        return self._queue.get(block, timeout)
+        return self._queue.get(timeout != 0, timeout)
 
     @property
     def empty(self) -> bool:
@@ -78,10 +75,7 @@ class Inbox:
         return self._queue.empty()
 
     def refuse(self, why: str) -> list[Item]:
-        """Take nothing from now on; what was not taken yet."""
-        with self._handing:
+        """Take nothing from now on; returns what the reader has not taken."""
+        with self._lock:
             self.refusal = why
-            left = []
-            while not self._queue.empty():
-                left.append(self._queue.get())
-        return left
+            return [self._queue.get() for _ in range(self._queue.qsize())]

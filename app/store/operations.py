@@ -1,28 +1,50 @@
 """What is written into the database, as plain values that are carried out in a transaction.
 
-Owns the SQL that changes anything. An operation is carried out again as it is when the transaction
-it was part of failed, so it holds everything it needs.
+An operation is carried out again when the transaction that it was part of failed, so it holds
+everything that it needs.
 """
 
 import sqlite3
-import time
-from collections.abc import Callable
-from dataclasses import dataclass
-from pathlib import Path
+from dataclasses import dataclass, fields
+from typing import Any, ClassVar
 
 from sequoia_core.text.detokenizer import well_formed
 
-from . import windows
-from .archive import events_of
-from .packing import CUT_OFF, Digest, digest_of, pack_digest
-from .recording import About
-from .trouble import DamagedError, StoreError
+from ..state.history import Exchange
+from .digest import Digest
+from .errors import StoreError
+from .packing import pack_digest
+from .recorder import About
 
 _TITLE_CHARACTERS = 200
 
 
+class Operation:
+    """A change of the database.
+
+    Attributes:
+        statements: SQL; the parameters are the operation's fields by name.
+    """
+
+    __slots__ = ()
+    statements: ClassVar[tuple[str, ...]] = ()
+
+    def carry_out(self, to: sqlite3.Connection) -> None:
+        """Execute the statements.
+
+        Raises:
+            StoreError: a person asked for what cannot be done.
+        """
+        values: dict[str, Any] = {
+            each.name: getattr(self, each.name)
+            for each in fields(self)  # type: ignore[arg-type]
+        }
+        for statement in self.statements:
+            to.execute(statement, values)
+
+
 @dataclass(frozen=True, slots=True)
-class Opened:
+class SessionOpened(Operation):
     """This window has a session open, or none.
 
     Attributes:
@@ -35,101 +57,98 @@ class Opened:
     session: str | None
     offered: str | None = None
 
-    def carry_out(self, to: sqlite3.Connection) -> None:
-        """Write it."""
-        to.execute(
-            "INSERT INTO window (id, session, offered) VALUES (?, ?, ?) "
-            "ON CONFLICT (id) DO UPDATE SET session = excluded.session, offered = excluded.offered",
-            (self.window, self.session, self.offered),
-        )
+    statements = (
+        "INSERT INTO window (id, session, offered) VALUES (:window, :session, :offered) "
+        "ON CONFLICT (id) DO UPDATE SET session = excluded.session, offered = excluded.offered",
+    )
 
 
 @dataclass(frozen=True, slots=True)
-class Begun:
-    """An exchange was begun, perhaps the first of its session."""
+class ExchangeStarted(Operation):
+    """An exchange began, perhaps the first of its session. A deleted session comes back by it."""
 
     window: str
     session: str
-    about: About
+    title: str
+    target: str
+    draft: str | None
+    system: str | None
     exchange: str
     parent: str | None
     prompt: str
     started: float
 
-    def carry_out(self, to: sqlite3.Connection) -> None:
-        """Write it; a session that was deleted meanwhile is there again."""
-        prompt = well_formed(self.prompt)
-        title = " ".join(prompt.split())[:_TITLE_CHARACTERS]
-        about = self.about
-        to.execute(
-            "INSERT INTO session (id, title, created, changed, target, draft, system) "
-            "VALUES (?, ?, ?, ?, ?, ?, ?) ON CONFLICT (id) DO NOTHING",
-            (self.session, title, self.started, self.started, well_formed(about.target),
-             about.draft and well_formed(about.draft),
-             None if about.system is None else well_formed(about.system)),
-        )  # fmt: skip
-        to.execute(
-            "INSERT INTO exchange (id, session, parent, prompt, started, window) "
-            "VALUES (?, ?, ?, ?, ?, ?)",
-            (self.exchange, self.session, self.parent, prompt, self.started, self.window),
-        )
-        to.execute(
-            "UPDATE session SET changed = max(changed, ?), selected = ?, deleted = NULL, "
-            "deleted_by = NULL WHERE id = ?",
-            (self.started, self.exchange, self.session),
+    statements = (
+        "INSERT INTO session (id, title, created, changed, target, draft, system) "
+        "VALUES (:session, :title, :started, :started, :target, :draft, :system) "
+        "ON CONFLICT (id) DO NOTHING",
+        "INSERT INTO exchange (id, session, parent, prompt, started, window) "
+        "VALUES (:exchange, :session, :parent, :prompt, :started, :window)",
+        "UPDATE session SET changed = max(changed, :started), selected = :exchange, "
+        "deleted = NULL, deleted_by = NULL WHERE id = :session",
+    )
+
+    @classmethod
+    def of(cls, window: str, session: str, about: About, exchange: Exchange) -> "ExchangeStarted":
+        """The operation for an exchange without an answer."""
+        prompt = well_formed(exchange.prompt)
+        return cls(
+            window,
+            session,
+            title=" ".join(prompt.split())[:_TITLE_CHARACTERS],
+            target=well_formed(about.target),
+            draft=about.draft and well_formed(about.draft),
+            system=about.system and well_formed(about.system),
+            exchange=exchange.id,
+            parent=exchange.parent,
+            prompt=prompt,
+            started=exchange.started,
         )
 
 
 @dataclass(frozen=True, slots=True)
-class HeldWith:
-    """The models of a session that began before they were known."""
+class ModelsNamed(Operation):
+    """The models of a session that began before they were known; known ones stay."""
 
     session: str
-    about: About
+    target: str
+    draft: str | None
 
-    def carry_out(self, to: sqlite3.Connection) -> None:
-        """Write them; what is known stays."""
-        to.execute(
-            "UPDATE session SET target = ?, draft = ? WHERE id = ? AND target = ''",
-            (self.about.target, self.about.draft, self.session),
-        )
+    statements = (
+        "UPDATE session SET target = :target, draft = :draft WHERE id = :session AND target = ''",
+    )
 
 
 @dataclass(frozen=True, slots=True)
-class Told:
-    """Events of a growing answer, packed."""
+class ChunkWritten(Operation):
+    """Events of a growing answer, packed; lost if its exchange was deleted for good."""
 
     exchange: str
     number: int
     steps: int
     events: bytes
 
-    def carry_out(self, to: sqlite3.Connection) -> None:
-        """Write them; they are lost on an exchange that was deleted for good."""
-        to.execute(
-            "INSERT INTO chunk (exchange, number, steps, events) "
-            "SELECT place, ?, ?, ? FROM exchange WHERE id = ?",
-            (self.number, self.steps, self.events, self.exchange),
-        )
+    statements = (
+        "INSERT INTO chunk (exchange, number, steps, events) "
+        "SELECT place, :number, :steps, :events FROM exchange WHERE id = :exchange",
+    )
 
 
 @dataclass(frozen=True, slots=True)
-class StepsLost:
-    """Steps of an exchange are missing, so that none is to be shown."""
+class StepsDropped(Operation):
+    """Steps of an exchange are missing, so none is shown."""
 
     exchange: str
 
-    def carry_out(self, to: sqlite3.Connection) -> None:
-        """Write it."""
-        to.execute(
-            "UPDATE chunk SET steps = 0 WHERE exchange = (SELECT place FROM exchange WHERE id = ?)",
-            (self.exchange,),
-        )
+    statements = (
+        "UPDATE chunk SET steps = 0 "
+        "WHERE exchange = (SELECT place FROM exchange WHERE id = :exchange)",
+    )
 
 
 @dataclass(frozen=True, slots=True)
-class Ended:
-    """An answer is complete; what is left of it is packed, for it may have to wait."""
+class AnswerEnded(Operation):
+    """An answer is complete; from now on it is found by its words."""
 
     exchange: str
     text: str
@@ -137,42 +156,34 @@ class Ended:
     digest: bytes
     at: float
 
-    @classmethod
-    def of(cls, exchange: str, digest: Digest, at: float) -> "Ended":
-        """With what is left of the answer."""
-        return cls(exchange, well_formed(digest.text), digest.ending, pack_digest(digest), at)
+    statements = (
+        "UPDATE exchange SET answer = :text, ending = :ending, digest = :digest, window = NULL "
+        "WHERE id = :exchange",
+        "UPDATE session SET changed = max(changed, :at) "
+        "WHERE id = (SELECT session FROM exchange WHERE id = :exchange)",
+    )
 
-    def carry_out(self, to: sqlite3.Connection) -> None:
-        """Write it; from now on it is found by its words."""
-        to.execute(
-            "UPDATE exchange SET answer = ?, ending = ?, digest = ?, window = NULL WHERE id = ?",
-            (self.text, self.ending, self.digest, self.exchange),
-        )
-        to.execute(
-            "UPDATE session SET changed = max(changed, ?) "
-            "WHERE id = (SELECT session FROM exchange WHERE id = ?)",
-            (self.at, self.exchange),
-        )
+    @classmethod
+    def of(cls, exchange: str, digest: Digest, at: float) -> "AnswerEnded":
+        """The operation for an answer with this digest, packed since it may have to wait."""
+        return cls(exchange, well_formed(digest.text), digest.ending, pack_digest(digest), at)
 
 
 @dataclass(frozen=True, slots=True)
-class Selected:
+class BranchSelected(Operation):
     """The branch of a session runs through this exchange."""
 
     exchange: str
 
-    def carry_out(self, to: sqlite3.Connection) -> None:
-        """Write it."""
-        to.execute(
-            "UPDATE session SET selected = ?1 "
-            "WHERE id = (SELECT session FROM exchange WHERE id = ?1)",
-            (self.exchange,),
-        )
+    statements = (
+        "UPDATE session SET selected = :exchange "
+        "WHERE id = (SELECT session FROM exchange WHERE id = :exchange)",
+    )
 
 
 @dataclass(frozen=True, slots=True)
-class Raced:
-    """A race was run.
+class RaceRun(Operation):
+    """A race was run after an exchange or before the first; it is lost without its session.
 
     Attributes:
         session: in which it was run, or that began next.
@@ -186,25 +197,22 @@ class Raced:
     run: float
     result: str
 
-    def carry_out(self, to: sqlite3.Connection) -> None:
-        """Write it, after an exchange or before the first; it is lost without its session."""
-        to.execute(
-            "INSERT INTO race (session, exchange, run, result) "
-            "SELECT id, coalesce(?, CASE WHEN created < ? THEN selected END), ?, ? "
-            "FROM session WHERE id = ?",
-            (self.exchange, self.run, self.run, self.result, self.session),
-        )
+    statements = (
+        "INSERT INTO race (session, exchange, run, result) "
+        "SELECT id, coalesce(:exchange, CASE WHEN created < :run THEN selected END), :run, :result "
+        "FROM session WHERE id = :session",
+    )
 
 
 @dataclass(frozen=True, slots=True)
-class Renamed:
-    """A person called a session something, or nothing in particular."""
+class SessionRenamed(Operation):
+    """A person named a session, or took the name away."""
 
     session: str
     name: str | None
 
     def carry_out(self, to: sqlite3.Connection) -> None:
-        """Write it.
+        """Write the name.
 
         Raises:
             StoreError: there is no such session, or another one has this name.
@@ -222,24 +230,19 @@ class Renamed:
 
 
 @dataclass(frozen=True, slots=True)
-class Deleted:
+class SessionDeleted(Operation):
     """A session was deleted; it can come back while the window is open."""
 
     session: str
     window: str
     at: float
 
-    def carry_out(self, to: sqlite3.Connection) -> None:
-        """Write it."""
-        to.execute(
-            "UPDATE session SET deleted = ?, deleted_by = ? WHERE id = ?",
-            (self.at, self.window, self.session),
-        )
+    statements = ("UPDATE session SET deleted = :at, deleted_by = :window WHERE id = :session",)
 
 
 @dataclass(frozen=True, slots=True)
-class Undeleted:
-    """A deleted session is wanted after all."""
+class SessionRestored(Operation):
+    """A deleted session comes back."""
 
     session: str
 
@@ -254,100 +257,3 @@ class Undeleted:
         )
         if not changed.rowcount:
             raise StoreError("that session is gone for good")
-
-
-Operation = (
-    Opened
-    | Begun
-    | HeldWith
-    | Told
-    | StepsLost
-    | Ended
-    | Selected
-    | Raced
-    | Renamed
-    | Deleted
-    | Undeleted
-)
-
-
-@dataclass(frozen=True, slots=True)
-class LeftOpen:
-    """A session that a window had open when it was killed.
-
-    Attributes:
-        session: its id.
-        cut_off: the answer at the end of its branch was being written.
-    """
-
-    session: str
-    cut_off: bool
-
-
-def recover(to: sqlite3.Connection, folder: Path) -> tuple[LeftOpen, ...]:
-    """Put in order what killed windows left behind.
-
-    Answers that were cut off are completed with what there is of them, and what those windows had
-    deleted is taken away for good.
-
-    Returns:
-        The sessions they had open, the one last used first.
-    """
-    known = [row[0] for row in to.execute("SELECT id FROM window")]
-    dead = [window for window in known if not windows.is_open(folder, window)]
-    alive = set(known) - set(dead)
-    _complete(to, alive)
-    marks = ", ".join("?" * len(dead))
-    rows = to.execute(
-        "SELECT DISTINCT s.id, EXISTS (SELECT 1 FROM exchange e WHERE e.id = s.selected "
-        "AND e.ending = 'cut off') FROM window w "
-        "JOIN session s ON s.id = coalesce(w.session, w.offered) "
-        f"WHERE w.id IN ({marks}) AND s.deleted IS NULL ORDER BY s.changed DESC",
-        dead,
-    ).fetchall()
-    _purge(to, lambda window: window not in alive)
-    to.execute(f"DELETE FROM window WHERE id IN ({marks})", dead)
-    for window in dead:
-        windows.forget(folder, window)
-    return tuple(LeftOpen(session, bool(cut_off)) for session, cut_off in rows)
-
-
-def leave(to: sqlite3.Connection, window: str) -> None:
-    """This window is closed; what it deleted is gone for good."""
-    _purge(to, lambda deleted_by: deleted_by == window)
-    to.execute("DELETE FROM window WHERE id = ?", (window,))
-
-
-def _complete(to: sqlite3.Connection, alive: set[str]) -> None:
-    """End the answers that nobody goes on writing."""
-    growing = to.execute(
-        "SELECT id, place, started, window FROM exchange WHERE ending IS NULL"
-    ).fetchall()
-    for exchange, place, started, window in growing:
-        if window not in alive:
-            Ended.of(exchange, _what_is_left(to, place), started).carry_out(to)
-
-
-def _what_is_left(connection: sqlite3.Connection, place: int) -> Digest:
-    try:
-        return digest_of(events_of(connection, place))
-    except DamagedError:
-        return Digest(failure=CUT_OFF)
-
-
-def _purge(to: sqlite3.Connection, of: Callable[[str], bool]) -> None:
-    """Take away what the windows in question deleted, unless it is open in another one."""
-    deleted = to.execute(
-        "SELECT id, deleted_by FROM session WHERE deleted IS NOT NULL "
-        "AND id NOT IN (SELECT session FROM window WHERE session IS NOT NULL)"
-    ).fetchall()
-    gone = [session for session, window in deleted if of(window)]
-    for session in gone:
-        to.execute("DELETE FROM session WHERE id = ?", (session,))
-    if gone:  # until its parts are merged, the index holds the words of what was taken out of it
-        to.execute("INSERT INTO said (said) VALUES ('optimize')")
-
-
-def now() -> float:
-    """Seconds since the epoch."""
-    return time.time()

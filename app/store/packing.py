@@ -1,31 +1,19 @@
-"""Events and digests of finished answers, as the small blobs that the database holds.
+"""Events and digests as the small blobs that the database holds.
 
 Events are packed some at a time, as they were written together: a JSON line each as in a trace, but
-a step's nodes are rows under one list of names. A digest is all of an answer but its steps, so that
-a chat of an earlier day is shown without reading a thousand trees.
+a step's nodes are rows under one list of names.
 """
 
 import json
 import zlib
-from collections.abc import Iterable, Iterator, Sequence
-from typing import Any
+from collections.abc import Iterator, Sequence
+from typing import Any, overload
 
 from msgspec.structs import astuple
 
-from sequoia_core.events import (
-    Event,
-    Failed,
-    Finished,
-    Piece,
-    PrefillDone,
-    Step,
-    TextDelta,
-    TreeChosen,
-    TreeNode,
-)
+from sequoia_core.events import Event, Step, TreeNode
 from sequoia_core.files import (
     MisfitError,
-    Record,
     decode,
     decode_tagged,
     encode,
@@ -34,125 +22,16 @@ from sequoia_core.files import (
 )
 from sequoia_core.recording.trace_file import check_event
 
-from ..state.answer import Answer, Chosen
-from ..state.stats import Statistics
-from .trouble import DamagedError
-
-CUT_OFF = "cut off: the program was ended in the middle of this answer"
+from .digest import Digest
+from .errors import DamagedError
 
 _NODE_NAMES = TreeNode.__struct_fields__
 _STEP_NAMES = [name for name in Step.__struct_fields__ if name != "nodes"]
+_KEPT_CHUNKS = 8
 _FAST = 1
 _MOST_IDS = 1 << 31
 _MOST_BYTES = 64_000_000
 """Of one blob, unpacked."""
-
-
-class Digest(Record, frozen=True):
-    """All of an answer but its steps.
-
-    Attributes:
-        deltas: its text as it came.
-        token_ids: as in `Answer`.
-        trees: as in `Answer`.
-        prefill: reading the prompt, or None before it was done.
-        statistics: after the last step, or None before the first.
-        finished: how it ended, or None if it failed.
-        failure: why it failed.
-    """
-
-    deltas: tuple[TextDelta, ...] = ()
-    token_ids: tuple[int, ...] = ()
-    trees: tuple[Chosen, ...] = ()
-    prefill: PrefillDone | None = None
-    statistics: Statistics | None = None
-    finished: Finished | None = None
-    failure: str | None = None
-
-    @property
-    def text(self) -> str:
-        """The text as the model wrote it."""
-        return "".join(delta.text for delta in self.deltas)
-
-    @property
-    def ending(self) -> str:
-        """How it ended, in a word or two."""
-        if self.finished is not None:
-            return self.finished.reason.value
-        return "cut off" if self.failure == CUT_OFF else "failed"
-
-    def answer(self, prompt: str) -> Answer:
-        """The answer as the screen remembers an old one."""
-        answer = Answer(prompt)
-        for delta in self.deltas:
-            answer.add(delta)
-        answer.token_ids.extend(self.token_ids)
-        answer.trees.extend(self.trees)
-        answer.prefill = self.prefill
-        if self.statistics is not None:
-            answer.statistics.append(self.statistics)
-        answer.finished, answer.failure = self.finished, self.failure
-        answer.forget_steps()
-        return answer
-
-
-class Digesting:
-    """A digest that grows with the events of an answer."""
-
-    def __init__(self) -> None:
-        self._deltas: list[TextDelta] = []
-        self._token_ids: list[int] = []
-        self._trees: list[Chosen] = []
-        self._prefill: PrefillDone | None = None
-        self._finished: Finished | None = None
-        self._failure: str | None = None
-        self._steps = 0
-
-    def add(self, event: Event) -> None:
-        """Take in the next event."""
-        match event:
-            case TextDelta():
-                self._deltas.append(event)
-            case Step():
-                self._steps += 1
-                self._token_ids += event.token_ids
-            case TreeChosen():
-                self._trees.append(Chosen(event, self._steps + 1))
-            case PrefillDone():
-                self._prefill = event
-            case Finished():
-                self._finished = event
-            case Failed(message):
-                self._failure = message
-
-    def digest(self, statistics: Statistics | None, failure: str | None = None) -> Digest:
-        """The digest of what was taken in; an answer that has not ended failed with `failure`."""
-        ended = self._finished is not None or self._failure is not None
-        return Digest(
-            tuple(self._deltas),
-            tuple(self._token_ids),
-            tuple(self._trees),
-            self._prefill,
-            statistics,
-            self._finished,
-            self._failure if ended else failure,
-        )
-
-
-def digest_of(events: Iterable[Event], failure: str = CUT_OFF) -> Digest:
-    """What is left of an answer whose events these are; it failed if they do not end it."""
-    growing, statistics = Digesting(), Statistics()
-    for event in events:
-        growing.add(event)
-        if isinstance(event, Step):
-            statistics = statistics.plus(event)
-    return growing.digest(statistics if statistics.totals.steps else None, failure)
-
-
-def plain_digest(text: str, ending: str) -> Digest:
-    """A digest of an answer of which only the text is known."""
-    deltas = (TextDelta(0, text, (Piece(text, 0),)),) if text else ()
-    return Digest(deltas, failure=f"{ending}; its figures are not in the record")
 
 
 def pack_digest(digest: Digest) -> bytes:
@@ -201,13 +80,59 @@ def unpack_events(blob: bytes) -> Iterator[Event]:
         yield event
 
 
-def check_blob(blob: bytes) -> None:
-    """Check that a blob is as it was written; it carries a checksum.
+class RecordedSteps(Sequence[Step]):
+    """The steps of an answer: a few of them unpacked, the others packed.
+
+    Args:
+        chunks: how many steps each holds, and its events, packed.
 
     Raises:
-        DamagedError: it is not.
+        DamagedError: by any access, a step cannot be unpacked.
     """
-    _unpack(blob)
+
+    def __init__(self, chunks: Sequence[tuple[int, bytes]]) -> None:
+        self._chunks = [blob for count, blob in chunks if count]
+        self._places = [
+            (number, at)
+            for number, count in enumerate(count for count, _ in chunks if count)
+            for at in range(count)
+        ]
+        self._unpacked: dict[int, list[Step]] = {}
+
+    def check(self) -> None:
+        """Check that all chunks are as they were written; each carries a checksum.
+
+        Raises:
+            DamagedError: one is not.
+        """
+        for blob in self._chunks:
+            _unpack(blob)
+
+    def __len__(self) -> int:
+        return len(self._places)
+
+    @overload
+    def __getitem__(self, at: int) -> Step: ...
+
+    @overload
+    def __getitem__(self, at: slice) -> Sequence[Step]: ...
+
+    def __getitem__(self, at: int | slice) -> Step | Sequence[Step]:
+        if isinstance(at, slice):
+            return [self._step(*place) for place in self._places[at]]
+        return self._step(*self._places[at])
+
+    def _step(self, number: int, at: int) -> Step:
+        steps = self._unpacked.get(number)
+        if steps is None:
+            events = unpack_events(self._chunks[number])
+            steps = [event for event in events if isinstance(event, Step)]
+            while len(self._unpacked) >= _KEPT_CHUNKS:
+                del self._unpacked[next(iter(self._unpacked))]
+            self._unpacked[number] = steps
+        if at >= len(steps):
+            raise DamagedError("steps of an answer are missing in the record")
+        return steps[at]
 
 
 def _line(event: Event) -> str:

@@ -1,8 +1,4 @@
-"""The database's tables, their versions, and how a connection is opened.
-
-Owns the SQL of the schema and its migrations. What is written into the tables is `operations`,
-what is read from them `archive`.
-"""
+"""The database's tables, their versions, and how a connection is opened."""
 
 import os
 import sqlite3
@@ -13,11 +9,11 @@ from urllib.parse import quote
 
 from sequoia_core.files import make_private_folder, private_file
 
-from .matching import fold
-from .trouble import LaterVersionError, error_name
+from .errors import LaterVersionError, error_name
+from .text_search import fold
 
 WRITE_PATIENCE_SECONDS = 1.0
-"""How long one try to write waits for another window that is writing."""
+"""How long one attempt to write waits for another window that writes."""
 READ_PATIENCE_SECONDS = 0.5
 
 _CACHED_PAGES = -4096
@@ -89,19 +85,19 @@ _FIRST = (
 )
 
 _OFFERED = (
-    # a session that this window was told of because the one before it was killed; if this one is
-    # killed before anybody answers, the next one tells it again
+    # a session of a killed window that this window offers to continue; if this window is killed
+    # before anybody answers, the next one offers it again
     "ALTER TABLE window ADD COLUMN offered TEXT",
 )
 
 MIGRATIONS: tuple[tuple[str, ...], ...] = (_FIRST, _OFFERED)
-"""Statements that lead from version n to n + 1. One that was released is never changed."""
+"""Statements that lead from version n to n + 1. Released ones never change."""
 
 VERSION = len(MIGRATIONS)
 
 
 def open_to_write(path: Path) -> sqlite3.Connection:
-    """Open the database, made or brought up to date if need be; transactions are the caller's.
+    """Open the database, created or migrated if need be; the caller begins transactions.
 
     Raises:
         OSError: its folder cannot be made.
@@ -109,8 +105,8 @@ def open_to_write(path: Path) -> sqlite3.Connection:
         LaterVersionError: it is of a version that this program does not know.
     """
     make_private_folder(path.parent)
-    # SQLite would make it as the umask says, and its companions take over its mode
-    with suppress(OSError):  # it is there, or cannot be made, which SQLite explains
+    # SQLite would create it by the umask, and its companion files take over its mode
+    with suppress(OSError):  # it exists, or cannot be made, which SQLite explains
         os.close(private_file(path, os.O_RDWR | os.O_CREAT | os.O_EXCL))
     connection = sqlite3.connect(path, timeout=WRITE_PATIENCE_SECONDS, isolation_level=None)
     try:
@@ -133,7 +129,7 @@ def open_to_write(path: Path) -> sqlite3.Connection:
 
 
 def migrate(connection: sqlite3.Connection, path: Path) -> None:
-    """Bring the schema up to date, in one transaction.
+    """Migrate the schema, in one transaction.
 
     Raises:
         LaterVersionError: it is of a version that this program does not know.
@@ -152,7 +148,7 @@ def migrate(connection: sqlite3.Connection, path: Path) -> None:
 
 @contextmanager
 def transaction(connection: sqlite3.Connection) -> Iterator[None]:
-    """All of it or nothing."""
+    """A transaction: committed at the end, rolled back by an exception."""
     connection.execute("BEGIN IMMEDIATE")
     try:
         yield
@@ -165,7 +161,7 @@ def transaction(connection: sqlite3.Connection) -> Iterator[None]:
 
 @contextmanager
 def reading(path: Path) -> Iterator[sqlite3.Connection]:
-    """A connection that only reads, for one thread and a short time; one state of the database.
+    """A connection that reads one state of the database, for one thread and a short time.
 
     Raises:
         sqlite3.Error: it cannot be opened or read.
@@ -187,8 +183,7 @@ def _open_to_read(path: Path) -> sqlite3.Connection:
     place = f"file:{quote(str(path))}?mode=ro"
     connection = _probed(place)
     if connection is None:
-        # in a folder that cannot be written there is no place for the index of the log, and then
-        # nobody else writes either
+        # a folder that is read-only has no place for the log's index, and then nobody writes
         connection = _probed(f"{place}&immutable=1")
     if connection is None:
         raise sqlite3.OperationalError("unable to open database file")
@@ -196,7 +191,7 @@ def _open_to_read(path: Path) -> sqlite3.Connection:
 
 
 def _probed(place: str) -> sqlite3.Connection | None:
-    """A connection through which something was read, or None where it cannot be opened."""
+    """A connection that can read, or None if the file cannot be opened."""
     connection = sqlite3.connect(
         place, uri=True, timeout=READ_PATIENCE_SECONDS, isolation_level=None
     )

@@ -1,6 +1,6 @@
-"""What was typed and not sent when a chat ended without being asked to: the next chat has it.
+"""Keeps what was typed and not sent when a chat is ended from outside, for the next chat.
 
-Owns the file. A chat that a person leaves keeps nothing here.
+A chat that a person leaves keeps nothing.
 """
 
 import os
@@ -14,7 +14,7 @@ NOT_SENT = "this was not sent when the last chat ended"
 
 
 def keep_unsent(text: str, *, record: bool) -> None:
-    """Keep what was typed, or print it where nothing is to be recorded or nothing can be written.
+    """Keep what was typed, or print it if nothing is recorded or can be written.
 
     Args:
         text: of the prompt.
@@ -32,11 +32,11 @@ def keep_unsent(text: str, *, record: bool) -> None:
 
 
 def take_unsent() -> str:
-    """What is kept, which is then forgotten; "" if there is nothing."""
+    """Return what is kept, and forget it; "" if there is nothing."""
     path = data_folder() / "unsent.txt"
     taken = path.with_name(f"unsent-{os.getpid()}.txt")
     try:
-        path.rename(taken)  # of two chats that begin now, only one has it
+        path.rename(taken)  # of two chats that begin now, only one gets it
         text = taken.read_text(encoding="utf-8", errors="replace")
         taken.unlink()
     except OSError:
@@ -45,7 +45,7 @@ def take_unsent() -> str:
 
 
 def _append(text: str) -> None:
-    """Several chats may end at once, with the terminal that they are in."""
+    """Append, since several chats may end at once with their terminal."""
     data_folder().mkdir(parents=True, exist_ok=True)
     flags = os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_NOFOLLOW
     descriptor = os.open(data_folder() / "unsent.txt", flags, 0o600)

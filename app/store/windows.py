@@ -1,27 +1,36 @@
-"""Which windows of the app are still there: each holds a lock on a file of its own while it lives.
+"""Which windows of the app are open, and what killed ones left behind.
 
-The operating system lets go of a lock when the process ends, however it ends, so a window that was
-killed is told from one that is open without asking for process numbers, which are used again.
+Each window holds a lock on a file of its own while it lives. The operating system releases a lock
+when the process ends, however it ends, so a killed window is told from an open one without process
+numbers, which are used again.
 """
 
 import fcntl
 import os
 import re
+import sqlite3
+from collections.abc import Callable
 from contextlib import suppress
+from dataclasses import dataclass
 from pathlib import Path
 
 from sequoia_core.files import make_private_folder
+
+from .archive import events_of
+from .digest import CUT_OFF, Digest, digest_of
+from .errors import DamagedError
+from .operations import AnswerEnded
 
 _NAME = re.compile(r"[\w-]+")
 """Names of windows come from the database, which may be of another machine: none is a path."""
 
 
-class Window:
-    """This window.
+class WindowLock:
+    """The lock of this window.
 
     Args:
-        folder: where windows have their files; made if need be.
-        window: names it.
+        folder: of the lock files; made if need be.
+        window: id of the window.
 
     Raises:
         OSError: the file cannot be made.
@@ -29,7 +38,7 @@ class Window:
 
     def __init__(self, folder: Path, window: str) -> None:
         make_private_folder(folder)
-        self._path = _file(folder, window)
+        self._path = _lock_file(folder, window)
         self._descriptor = os.open(self._path, os.O_RDWR | os.O_CREAT | os.O_EXCL, 0o600)
         try:
             fcntl.flock(self._descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -38,15 +47,15 @@ class Window:
             raise
 
     def close(self) -> None:
-        """The window is no more."""
+        """Release the lock and remove its file."""
         self._path.unlink(missing_ok=True)
         os.close(self._descriptor)
 
 
 def is_open(folder: Path, window: str) -> bool:
-    """Whether a window is still there; one whose file cannot be looked at counts as open."""
+    """Whether a window is open; one whose lock file cannot be opened counts as open."""
     try:
-        descriptor = os.open(_file(folder, window), os.O_RDWR)
+        descriptor = os.open(_lock_file(folder, window), os.O_RDWR)
     except FileNotFoundError:
         return False
     except OSError:
@@ -61,13 +70,87 @@ def is_open(folder: Path, window: str) -> bool:
         os.close(descriptor)
 
 
-def forget(folder: Path, window: str) -> None:
-    """Take away the file of a window that was killed."""
-    with suppress(FileNotFoundError):
-        _file(folder, window).unlink()
-
-
-def _file(folder: Path, window: str) -> Path:
+def _lock_file(folder: Path, window: str) -> Path:
     if not _NAME.fullmatch(window):
         raise FileNotFoundError(f"{window!r} names no window")
     return folder / f"{window}.lock"
+
+
+@dataclass(frozen=True, slots=True)
+class LeftOpen:
+    """A session that a window had open when it was killed.
+
+    Attributes:
+        session: its id.
+        cut_off: the answer at the end of its branch was being written.
+    """
+
+    session: str
+    cut_off: bool
+
+
+def recover(to: sqlite3.Connection, folder: Path) -> tuple[LeftOpen, ...]:
+    """Put in order what killed windows left behind.
+
+    Answers that were cut off are completed with the events there are, and what those windows had
+    deleted is deleted for good.
+
+    Args:
+        to: the database, in a transaction.
+        folder: of the lock files.
+
+    Returns:
+        The sessions they had open, the one last used first.
+    """
+    known = [row[0] for row in to.execute("SELECT id FROM window")]
+    dead = [window for window in known if not is_open(folder, window)]
+    alive = set(known) - set(dead)
+    _complete(to, alive)
+    marks = ", ".join("?" * len(dead))
+    rows = to.execute(
+        "SELECT DISTINCT s.id, EXISTS (SELECT 1 FROM exchange e WHERE e.id = s.selected "
+        "AND e.ending = 'cut off') FROM window w "
+        "JOIN session s ON s.id = coalesce(w.session, w.offered) "
+        f"WHERE w.id IN ({marks}) AND s.deleted IS NULL ORDER BY s.changed DESC",
+        dead,
+    ).fetchall()
+    _purge(to, lambda window: window not in alive)
+    to.execute(f"DELETE FROM window WHERE id IN ({marks})", dead)
+    for window in dead:
+        with suppress(FileNotFoundError):
+            _lock_file(folder, window).unlink()
+    return tuple(LeftOpen(session, bool(cut_off)) for session, cut_off in rows)
+
+
+def leave(to: sqlite3.Connection, window: str) -> None:
+    """Close a window in the database; what it deleted is deleted for good."""
+    _purge(to, lambda deleted_by: deleted_by == window)
+    to.execute("DELETE FROM window WHERE id = ?", (window,))
+
+
+def _complete(to: sqlite3.Connection, alive: set[str]) -> None:
+    """End the answers whose windows are gone."""
+    growing = to.execute(
+        "SELECT id, place, started, window FROM exchange WHERE ending IS NULL"
+    ).fetchall()
+    for exchange, place, started, window in growing:
+        if window in alive:
+            continue
+        try:
+            digest = digest_of(events_of(to, place))
+        except DamagedError:
+            digest = Digest(failure=CUT_OFF)
+        AnswerEnded.of(exchange, digest, started).carry_out(to)
+
+
+def _purge(to: sqlite3.Connection, by: Callable[[str], bool]) -> None:
+    """Delete for good what some windows deleted, unless it is open in another one."""
+    deleted = to.execute(
+        "SELECT id, deleted_by FROM session WHERE deleted IS NOT NULL "
+        "AND id NOT IN (SELECT session FROM window WHERE session IS NOT NULL)"
+    ).fetchall()
+    gone = [session for session, window in deleted if by(window)]
+    for session in gone:
+        to.execute("DELETE FROM session WHERE id = ?", (session,))
+    if gone:  # until its parts are merged, the index holds the words of what was taken out of it
+        to.execute("INSERT INTO said (said) VALUES ('optimize')")

@@ -18,7 +18,7 @@ from ..present.markdown import Lines
 from ..state.answer import Answer
 from ..state.sanitize import visible
 from ..state.spans import Span, text_of
-from ..store.matching import Term
+from ..store.text_search import Term
 from .blocks import Block, estimate_height, indent, wrap
 from .look import Look
 from .search_highlight import find_densest, highlight, match_line

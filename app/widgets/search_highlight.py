@@ -12,8 +12,8 @@ from rich.segment import Segment
 from rich.style import Style
 
 from ..present.markdown import Lines
-from ..store.excerpt import fullest
-from ..store.matching import Term, answers, hits
+from ..store.text_search import fullest
+from ..store.text_search import Term, answers, hits
 
 _Match = tuple[int, int, int]
 """A line number, first character and end of a match in that line."""
@@ -77,8 +77,8 @@ def _matches(lines: Lines, terms: Sequence[Term]) -> list[_Match]:
     """All matches in order, those that go over the end of a line as one per line."""
     rows = [_text(line) for line in lines]
     # A line ends between two words, but anywhere in a script without blanks between words.
-    spaced = _matches_joined(rows, [term for term in terms if term.written], " ")
-    solid = _matches_joined(rows, [term for term in terms if not term.written], "")
+    spaced = _matches_joined(rows, [term for term in terms if term.words], " ")
+    solid = _matches_joined(rows, [term for term in terms if not term.words], "")
     return sorted({*spaced, *solid})
 
 

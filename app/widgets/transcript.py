@@ -18,7 +18,7 @@ from typing_extensions import override
 from ..config.keymap import Keys
 from ..present.words import counted
 from ..state.answer import Answer
-from ..store.matching import Term
+from ..store.text_search import Term
 from .entries import AnswerEntry, Entry, TextEntry
 from .entry_layout import Anchor, EntryLayout, TextLine
 from .line_view import LineView

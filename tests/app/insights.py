@@ -7,7 +7,7 @@ from collections.abc import Iterable, Sequence
 
 from msgspec.structs import replace
 
-from app.store.recording import NoRecord
+from app.store.recorder import Recorder
 from sequoia_core.events import (
     Event,
     Insight,
@@ -81,7 +81,7 @@ def told(events: Iterable[Event] = ()) -> tuple[Event, ...]:
     return tuple(with_insight(event) if isinstance(event, Step) else event for event in answer)
 
 
-class MemoryRecord(NoRecord):
+class MemoryRecord(Recorder):
     """Keeps the steps of every answer."""
 
     def __init__(self) -> None:

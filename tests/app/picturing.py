@@ -27,7 +27,7 @@ from textual.widgets import Input
 
 from app.app import SequoiaApp, Settings
 from app.config.preferences import Preferences
-from app.store.recording import Recorder
+from app.store.recorder import Recorder
 from sequoia_core.chat.interface import ChatEngine
 from sequoia_core.events import Event, Progress, Step
 from tests.app.driving import Driver

@@ -8,8 +8,10 @@ from uuid import uuid4
 
 from app.state.answer import Answer
 from app.state.history import Exchange
-from app.store.recorder import DatabaseRecorder
-from app.store.recording import Recorder
+from app.store import schema
+from app.store.archive import events_of
+from app.store.database_recorder import DatabaseRecorder
+from app.store.recorder import Recorder
 from sequoia_core.events import Event
 from tests.fakes import make_answer
 
@@ -37,6 +39,14 @@ def say(
 ) -> Exchange:
     """Record a whole exchange."""
     return tell(recorder, exchange(prompt, parent), make_answer(answer))
+
+
+def events_in(path: Path, exchange: str) -> list[Event]:
+    """Every event of an exchange that is written."""
+    with schema.reading(path) as connection:
+        query = "SELECT place FROM exchange WHERE id = ?"
+        (place,) = connection.execute(query, (exchange,)).fetchone()
+        return list(events_of(connection, place))
 
 
 @contextmanager

@@ -26,7 +26,7 @@ from app.app import SequoiaApp
 from app.commands.terminal import Terminal, TerminalError, percentile, typing_latencies
 from app.config.settings import Settings
 from app.store.archive import Archive
-from app.store.recorder import DatabaseRecorder
+from app.store.database_recorder import DatabaseRecorder
 from app.widgets.prompt import Prompt
 from sequoia_core.chat.interface import ChatEngine
 from sequoia_core.config import SamplingParams

@@ -12,7 +12,7 @@ from ...engine.messages import Restore
 from ...state.answer import Answer
 from ...state.history import Exchange, History, turns
 from ...state.message_edit import Editing
-from ...store.matching import Term
+from ...store.text_search import Term
 from ...widgets.entries import AnswerEntry
 from .transcript_pages import Pages
 

@@ -22,7 +22,7 @@ from ...state.answer import Answer
 from ...state.history import Exchange
 from ...state.race_result import RaceRun
 from ...state.slash_commands import is_command
-from ...store.recording import NoRecord, Recorder
+from ...store.recorder import Recorder
 from ...widgets.entries import AnswerEntry
 from ...widgets.prompt import Prompt
 from ...widgets.transcript import Transcript
@@ -92,7 +92,7 @@ class ChatScreen(PromptedScreen):
         self.dashboard = Dashboard()
         self.branching = Branching(self)
         self.inspector = Inspector(self)
-        self.keeping = Keeping(self, recorder or NoRecord())
+        self.keeping = Keeping(self, recorder or Recorder())
         self.drawing = Drawing(
             self,
             (self._draw_text, self._draw_tree, self._draw_figures),

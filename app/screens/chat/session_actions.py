@@ -18,11 +18,11 @@ from ...state.race_result import kept_note
 from ...state.sanitize import fit
 from ...state.slash_commands import SlashError
 from ...store.archive import StoredSession
-from ...store.operations import LeftOpen
-from ...store.recorder import DatabaseRecorder
-from ...store.recording import About, Recorder
-from ...store.trouble import StoreError
-from ...store.writer import Recovered, Relieved, Troubled
+from ...store.database_recorder import DatabaseRecorder
+from ...store.errors import StoreError
+from ...store.recorder import About, Recorder
+from ...store.windows import LeftOpen
+from ...store.writer import Recovered, WriteFailed, WriteRecovered
 from ..search import Place, SearchScreen
 from ..sessions import SessionsScreen
 from .apply_settings import ANSWERING, refuse_while_busy
@@ -109,9 +109,9 @@ class Keeping:
         """Say what the record has to tell."""
         for news in self._record().news():
             match news:
-                case Troubled(message):
+                case WriteFailed(message):
                     self._chat.note(message, error=True)
-                case Relieved(message):
+                case WriteRecovered(message):
                     self._chat.note(message)
                 case Recovered(sessions):
                     self._chat.run_worker(self._make_offer(sessions[0]))

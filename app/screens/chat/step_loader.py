@@ -14,8 +14,8 @@ from sequoia_core.events import Step
 from ...state.answer import Answer
 from ...state.history import Exchange
 from ...state.stats import Statistics
-from ...store.recording import Recorder
-from ...store.trouble import StoreError
+from ...store.errors import StoreError
+from ...store.recorder import Recorder
 
 if TYPE_CHECKING:
     from .screen import ChatScreen

@@ -22,8 +22,8 @@ from app.config import paths, resolve
 from app.config.load import load_settings
 from app.config.settings import Settings
 from app.engine import build
-from app.store.recorder import DatabaseRecorder
-from app.store.recording import NoRecord
+from app.store.database_recorder import DatabaseRecorder
+from app.store.recorder import Recorder
 from sequoia_core.errors import GrowMapError, ModelLoadError, ParameterError
 from sequoia_core.model.loading import forward, sources
 from sequoia_core.model.loading.catalogue import catalogue
@@ -425,7 +425,7 @@ def test_nothing_is_recorded_where_a_person_wants_that(
     with pytest.raises(SystemExit) as caught:
         app(["--record" if records else "--no-record"])
     assert caught.value.code == 0
-    assert isinstance(screen[0].recorder, DatabaseRecorder if records else NoRecord)
+    assert type(screen[0].recorder) is (DatabaseRecorder if records else Recorder)
     assert (tmp_path / "data").exists() is records
 
 

@@ -14,7 +14,7 @@ from app.app import _log_to_file
 from app.config.output_files import output_file
 from app.config.themes import load_theme
 from app.store import windows
-from app.store.recorder import DatabaseRecorder
+from app.store.database_recorder import DatabaseRecorder
 from app.ui.svg import with_local_fonts
 from sequoia_core.errors import ParameterError
 from sequoia_core.events import Event

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from app.state.answer import Answer
 from app.state.history import Exchange, History, HistoryError, turns
 from app.state.message_edit import Editing
-from app.store.recording import NoRecord
+from app.store.recorder import Recorder
 from sequoia_core.config import SamplingParams
 from sequoia_core.errors import ContextFullError
 from sequoia_core.events import Event, Failed, Step, TextDelta
@@ -423,7 +423,7 @@ async def test_one_line_tells_of_a_question_that_the_engine_could_not_follow() -
         assert chat.transcript.count("could not be taken") == 1
 
 
-class Noting(NoRecord):
+class Noting(Recorder):
     """Remembers what a record is told of branches."""
 
     def __init__(self) -> None:

@@ -14,7 +14,7 @@ from app.present.node_explanation import explain_node
 from app.present.tree_rows import BONUS_NODE, NodeVerdict, ordinal, tree_rows
 from app.screens.chat.step_inspector import LEGEND
 from app.state.answer import Answer, Chosen
-from app.store.trouble import DamagedError
+from app.store.errors import DamagedError
 from sequoia_core.events import (
     Event,
     FinishReason,

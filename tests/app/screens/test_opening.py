@@ -11,8 +11,8 @@ from rich.text import Text
 
 from app.screens.search import SearchScreen
 from app.store.archive import Archive
-from app.store.matching import hits, terms
-from app.store.recording import About
+from app.store.recorder import About
+from app.store.text_search import hits, terms
 from app.widgets.blocks import wrap
 from app.widgets.search_highlight import find_densest, highlight, match_line
 from tests.app.driving import Driver

@@ -14,8 +14,8 @@ from app.app import SequoiaApp, Settings
 from app.screens.search import SearchScreen
 from app.screens.sessions import SessionsScreen
 from app.store.archive import Archive
-from app.store.growing import Growing
-from app.store.recorder import DatabaseRecorder
+from app.store.database_recorder import DatabaseRecorder
+from app.store.pending import GrowingAnswers
 from sequoia_core.chat.interface import ChatEngine
 from sequoia_core.events import Event, Step
 from tests.app.driving import Driver
@@ -311,12 +311,12 @@ def killed_window(path: Path) -> Iterator[DatabaseRecorder]:
     for event in make_answer()[:9]:
         recorder.event(asked.id, event)
     recorder.settle(PATIENCE_SECONDS)
-    lock = recorder._writer._lock_file
+    lock = recorder._writer._lock
     assert lock is not None
     lock.close()
-    recorder._writer._lock_file = None
+    recorder._writer._lock = None
     yield recorder
-    recorder._writer._growing = Growing()
+    recorder._writer._answers = GrowingAnswers()
     recorder._writer._pending.clear()
     recorder.close()
 
@@ -432,6 +432,12 @@ def holding(at: int) -> tuple[Callable[[Event], None], threading.Event]:
     return hold, release
 
 
+def count_steps(archive: Archive) -> int:
+    """Steps of all sessions that are written."""
+    histories = [archive.load(info.id).history for info in archive.sessions()]
+    return sum(len(archive.steps(each)) for history in histories for each in history.exchanges)
+
+
 async def test_the_answer_under_way_is_in_the_record_as_it_grows(path: Path) -> None:
     hold, release = holding(6)
     async with chatting(path, replay(before=hold)) as chat:
@@ -439,8 +445,7 @@ async def test_the_answer_under_way_is_in_the_record_as_it_grows(path: Path) -> 
         await chat.until(lambda: chat.steps == 5)
         record = record_of(chat)
         record.settle(PATIENCE_SECONDS)
-        (info,) = record.archive.sessions()
-        assert record.archive.count_steps(info.id) == 5
+        assert count_steps(record.archive) == 5
         release.set()
         await chat.finish()
 
@@ -453,11 +458,7 @@ async def test_the_record_does_not_wait_for_a_screen_that_is_busy(
         await chat.type("Why is the sky blue?", "enter")
         record = record_of(chat)
         wanted = len([event for event in make_answer() if isinstance(event, Step)])
-
-        def recorded() -> int:
-            return sum(record.archive.count_steps(info.id) for info in record.archive.sessions())
-
-        await chat.until(lambda: recorded() == wanted)
+        await chat.until(lambda: count_steps(record.archive) == wanted)
         assert chat.steps == 0
         monkeypatch.undo()
         await chat.finish()

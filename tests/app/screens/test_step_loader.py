@@ -9,7 +9,7 @@ import pytest
 from app.app import SequoiaApp, Settings
 from app.state.answer import Answer
 from app.state.step_cursor import READING
-from app.store.recorder import DatabaseRecorder
+from app.store.database_recorder import DatabaseRecorder
 from sequoia_core.events import Step
 from tests.app.driving import Driver, driving
 from tests.app.insights import MemoryRecord

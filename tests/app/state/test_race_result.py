@@ -22,7 +22,7 @@ from app.state.race_result import (
     kept_note,
     tree_name,
 )
-from app.store.recording import NoRecord
+from app.store.recorder import Recorder
 from app.widgets.lane_text import GrowingLines, LaneText
 from sequoia_core.chat.race import Lane, Raced, RaceEvent, RaceTerms
 from sequoia_core.events import (
@@ -202,7 +202,7 @@ def test_both_tokens_at_a_parting_are_named_with_their_probabilities() -> None:
     assert run.parting().startswith('plain "a" 0.3700, speculative "a" 0.')
 
 
-class Keeping(NoRecord):
+class Keeping(Recorder):
     """Remembers the races it was told of."""
 
     def __init__(self) -> None:

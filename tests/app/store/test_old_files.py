@@ -11,8 +11,8 @@ import pytest
 
 from app.config.load import load_settings
 from app.state.race_result import kept_note
-from app.store.packing import CUT_OFF
-from app.store.recorder import DatabaseRecorder
+from app.store.database_recorder import DatabaseRecorder
+from app.store.digest import CUT_OFF
 from app.store.writer import Recovered
 from sequoia_core.events import Failed, Notice, PrefillProgress, Step, TextDelta
 from sequoia_core.recording.replay_engine import Asked, ReplayEngine, read_trace

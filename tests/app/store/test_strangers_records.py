@@ -3,6 +3,7 @@
 import json
 import sqlite3
 import zlib
+from collections.abc import Callable
 from contextlib import closing
 from pathlib import Path
 
@@ -16,17 +17,16 @@ from app.config.load import SettingsError, load_settings
 from app.state.race_result import kept_note
 from app.state.timeline import Timeline
 from app.store.archive import Archive
-from app.store.matching import terms
+from app.store.digest import Digest
+from app.store.errors import DamagedError, StoreError
 from app.store.packing import (
-    Digest,
-    check_blob,
+    RecordedSteps,
     pack_digest,
     pack_events,
     unpack_digest,
     unpack_events,
 )
-from app.store.recorded_steps import RecordedSteps
-from app.store.trouble import DamagedError, StoreError
+from app.store.text_search import terms
 from sequoia_core.errors import ParameterError
 from sequoia_core.events import Event, Piece, Step, TextDelta
 from tests.app.records import record_chats
@@ -41,7 +41,12 @@ STEP = next(event for event in make_answer() if isinstance(event, Step))
 def test_a_blob_is_unpacked_up_to_a_bound() -> None:
     bomb = zlib.compress(bytes(70_000_000))
     assert len(bomb) < 100_000
-    for read in (check_blob, unpack_digest, lambda blob: list(unpack_events(blob))):
+    readers: list[Callable[[bytes], object]] = [
+        lambda blob: RecordedSteps([(1, blob)]).check(),
+        unpack_digest,
+        lambda blob: list(unpack_events(blob)),
+    ]
+    for read in readers:
         with pytest.raises(DamagedError, match="more than 64,000,000 bytes"):
             read(bomb)
 

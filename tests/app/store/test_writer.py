@@ -10,11 +10,11 @@ import pytest
 
 from app.store import pending, schema, writer
 from app.store.archive import Archive
-from app.store.growing import Growing, Happened
-from app.store.operations import Operation, Renamed, Told
-from app.store.recorder import DatabaseRecorder
-from app.store.trouble import StoreError
-from app.store.writer import Relieved, Troubled
+from app.store.database_recorder import DatabaseRecorder
+from app.store.errors import StoreError
+from app.store.operations import ChunkWritten, Operation, SessionRenamed
+from app.store.pending import EventReceived, GrowingAnswers
+from app.store.writer import WriteFailed, WriteRecovered
 from sequoia_core.events import Step
 from tests.app.records import PATIENCE_SECONDS, exchange, recording, say, tell
 from tests.fakes import make_answer
@@ -31,12 +31,12 @@ def path(tmp_path: Path) -> Path:
 # A writer that has ended by an error of its own
 
 
-class Broken(Growing):
+class Broken(GrowingAnswers):
     """Fails at the first event, once it is let go on."""
 
     let_go: threading.Event
 
-    def add(self, happened: Happened) -> Iterator[Operation]:
+    def add(self, received: EventReceived) -> Iterator[Operation]:
         assert self.let_go.wait(PATIENCE_SECONDS)
         raise RuntimeError("no such\nthing")
         yield
@@ -46,7 +46,7 @@ class Broken(Growing):
 def breaks(monkeypatch: pytest.MonkeyPatch) -> threading.Event:
     """The writers made from now on end at the first event, once this is set."""
     monkeypatch.setattr(Broken, "let_go", threading.Event(), raising=False)
-    monkeypatch.setattr(writer, "Growing", Broken)
+    monkeypatch.setattr(writer, "GrowingAnswers", Broken)
     return Broken.let_go
 
 
@@ -85,7 +85,7 @@ def test_a_writer_that_has_ended_keeps_nothing_and_says_so(
             recorder.rename("some session", "a name").result(0)
         recorder.settle(PATIENCE_SECONDS)
         (news,) = recorder.news()
-        assert isinstance(news, Troubled)
+        assert isinstance(news, WriteFailed)
         assert "nothing is saved from now on" in news.message
     assert "failed unexpectedly: no such thing" in recorder.unsaved
     assert "is not saved" in recorder.unsaved
@@ -104,16 +104,16 @@ def test_a_record_that_is_closed_takes_nothing_more(path: Path) -> None:
 
 def test_whoever_asked_may_have_gone(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     begun, let_go = threading.Event(), threading.Event()
-    carry_out = Renamed.carry_out
+    carry_out = SessionRenamed.carry_out
 
-    def slow(self: Renamed, to: sqlite3.Connection) -> None:
+    def slow(self: SessionRenamed, to: sqlite3.Connection) -> None:
         begun.set()
         assert let_go.wait(PATIENCE_SECONDS)
         carry_out(self, to)
 
     with recording(path) as recorder:
         say(recorder, "one")
-        monkeypatch.setattr(Renamed, "carry_out", slow)
+        monkeypatch.setattr(SessionRenamed, "carry_out", slow)
         asked = recorder.rename(recorder.session or "", "a name")
         assert begun.wait(PATIENCE_SECONDS)
         assert asked.cancel()
@@ -138,10 +138,10 @@ def scarce(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def packed_bytes() -> int:
     """Of a long answer's events, as they come in one piece."""
-    growing = Growing()
-    happened = [Happened("x", event) for event in make_answer(LONG)]
-    told = [each for one in happened for each in growing.add(one)]
-    return sum(len(each.events) for each in told if isinstance(each, Told)) + 1
+    growing = GrowingAnswers()
+    received = [EventReceived("x", event) for event in make_answer(LONG)]
+    told = [each for one in received for each in growing.add(one)]
+    return sum(len(each.events) for each in told if isinstance(each, ChunkWritten)) + 1
 
 
 @contextmanager
@@ -154,7 +154,7 @@ def locked(path: Path) -> Iterator[Callable[[], object]]:
 
 def waiting_bytes(recorder: DatabaseRecorder) -> int:
     operations = recorder._writer._pending.operations
-    return sum(len(each.events) for each in operations if isinstance(each, Told))
+    return sum(len(each.events) for each in operations if isinstance(each, ChunkWritten))
 
 
 def relief(recorder: DatabaseRecorder) -> str:
@@ -162,7 +162,7 @@ def relief(recorder: DatabaseRecorder) -> str:
     for _ in range(1000):
         recorder.settle(PATIENCE_SECONDS)
         for news in recorder.news():
-            if isinstance(news, Relieved):
+            if isinstance(news, WriteRecovered):
                 return news.message
         threading.Event().wait(0.01)
     raise AssertionError("never relieved")
@@ -180,8 +180,8 @@ def test_steps_of_the_oldest_answers_are_let_go_and_texts_are_kept(
                 asked.append(tell(recorder, exchange(f"meanwhile {at}"), make_answer(LONG)))
                 recorder.settle(PATIENCE_SECONDS)
                 assert waiting_bytes(recorder) <= pending.MOST_BYTES
-            messages = [news.message for news in recorder.news() if isinstance(news, Troubled)]
-            (told,) = [message for message in messages if "let go" in message]
+            messages = [news.message for news in recorder.news() if isinstance(news, WriteFailed)]
+            (told,) = [message for message in messages if "dropped" in message]
             assert "the texts are kept" in told
             kept = [len(recorder.steps(each.id)) for each in asked]
             assert kept == [0] * kept.count(0) + [len(STEPS)] * (6 - kept.count(0))
@@ -238,7 +238,7 @@ def test_a_file_that_is_never_written_again_takes_no_more_memory_either(
             recorder.settle(PATIENCE_SECONDS)
             assert waiting_bytes(recorder) <= pending.MOST_BYTES
         (news,) = recorder.news()
-        assert isinstance(news, Troubled)
+        assert isinstance(news, WriteFailed)
         assert "is damaged" in news.message
         assert len(recorder.steps(last.id)) == len(STEPS)
     assert "is damaged" in recorder.unsaved

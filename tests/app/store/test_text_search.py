@@ -6,8 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from app.store.excerpt import excerpt
-from app.store.matching import answers, fold, hits, index_query, terms
+from app.store.text_search import answers, excerpt, fold, hits, index_query, terms
 
 WORDS = st.sampled_from(
     ["blue", "Blue", "bluest", "sky", "Straße", "café", "CAFE", "naïve", "x1", "foo_bar", "a",
@@ -30,7 +29,7 @@ def test_hits_are_in_order_and_read_as_what_was_wanted(text: str, query: str) ->
         assert spans
         marked = fold(" ".join(text[start:stop] for start, stop in spans))
         for term in wanted:
-            first = term.exact[:1] if term.exact else fold(term.written[0])[:1]
+            first = term.exact[:1] if term.exact else fold(term.words[0])[:1]
             assert first in marked
 
 
