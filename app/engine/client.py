@@ -7,6 +7,9 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
+from typing_extensions import override
+
+from sequoia_core.chat.interface import ChatEngine
 from sequoia_core.chat.race import RaceEvent
 from sequoia_core.config import SamplingParams
 from sequoia_core.errors import ModelLoadError, SequoiaError
@@ -36,8 +39,8 @@ LOADING_SECONDS = 0.25
 _GONE = "the engine process has ended; start `sequoia web` again"
 
 
-class RemoteEngine:
-    """A `ChatEngine` whose conversation is held by the engine process.
+class RemoteEngine(ChatEngine):
+    """A conversation that the engine process holds.
 
     Nothing is decoded ahead of the reader: the next step is asked for when the caller takes the
     next event, so a pause here is a pause there.
@@ -49,6 +52,7 @@ class RemoteEngine:
 
     Raises:
         ModelLoadError: the engine process is not there or could not load.
+        SequoiaError: by each method, what the engine raised there, or that it has gone.
     """
 
     def __init__(self, path: Path, choice: TreeChoice, progress: Progress) -> None:
@@ -64,42 +68,39 @@ class RemoteEngine:
         self._description = self._wait_until_loaded(progress)
 
     @property
+    @override
     def description(self) -> PairDescription:
-        """The pair in use."""
         return self._description
 
     @property
+    @override
     def tree_choice(self) -> TreeChoice:
-        """What the next answer will be decoded with."""
         return self._choice
 
+    @override
     def choose_tree(self, choice: TreeChoice) -> None:
-        """Use another mode or growmap from the next answer on."""
         self._carry_out(ChooseTree(choice))
         self._choice = choice
 
+    @override
     def clear(self) -> None:
-        """Forget all turns; the system prompt stays."""
         self._carry_out(Clear())
 
+    @override
     def set_system_prompt(self, system_prompt: str | None) -> None:
-        """Start over with another system prompt."""
         self._carry_out(SetSystem(system_prompt))
 
+    @override
     def restore(self, turns: Sequence[Turn]) -> None:
-        """The conversation is now exactly these turns."""
         self._carry_out(Restore(tuple(turns)))
 
+    @override
     def reply(
         self, prompt: str, params: SamplingParams, should_stop: Callable[[], bool]
     ) -> Iterator[Event]:
-        """Answer the person's next message; see `ChatEngine.reply`.
-
-        Raises:
-            SequoiaError: what the engine raised there, or it has gone.
-        """
         return self._stream(Ask(prompt, params), should_stop)
 
+    @override
     def race(
         self,
         turns: Sequence[Turn],
@@ -107,15 +108,10 @@ class RemoteEngine:
         params: SamplingParams,
         should_stop: Callable[[], bool],
     ) -> Iterator[RaceEvent]:
-        """Answer a prompt plainly and speculatively at once; see `ChatEngine.race`.
-
-        Raises:
-            SequoiaError: as `reply`.
-        """
         return self._stream(Race(tuple(turns), prompt, params), should_stop)
 
+    @override
     def tune(self, should_stop: Callable[[], bool]) -> Iterator[Event]:
-        """Measure while nobody waits, in this window or another."""
         return self._stream(Tune(), should_stop)
 
     def close(self) -> None:

@@ -9,6 +9,8 @@ from pathlib import Path
 from typing import Any
 from uuid import uuid4
 
+from typing_extensions import override
+
 from sequoia_core.events import Event, Failed, Finished, Step
 from sequoia_core.files import encode
 
@@ -63,14 +65,14 @@ class DatabaseRecorder(Recorder):
         self._closed = False
         self._writer.start()
 
+    @override
     def about(self, about: About) -> None:
-        """Set what sessions are held with, one that began before it was known included."""
         if self.session is not None and about.target and not self._about.target:
             self._writer.put(ModelsNamed(self.session, about.target, about.draft))
         self._about = about
 
+    @override
     def begin(self, exchange: Exchange) -> None:
-        """Record a prompt; the first one begins a session, which gets the races before it."""
         races, self._races = self._races, []
         if self.session is None:
             self.resume(uuid4().hex)
@@ -81,8 +83,8 @@ class DatabaseRecorder(Recorder):
         for run, result in races:
             self._writer.put(RaceRun(self.session, None, run, result))
 
+    @override
     def event(self, exchange: str, event: Event) -> None:
-        """Record an event of an exchange's answer."""
         statistics = None
         if isinstance(event, Finished | Failed):
             ended = self._growing.pop(exchange, None)
@@ -90,12 +92,12 @@ class DatabaseRecorder(Recorder):
                 statistics = ended.answer.statistics[-1]
         self._writer.put(EventReceived(exchange, event, statistics))
 
+    @override
     def select(self, exchange: str) -> None:
-        """The chat's branch runs through this exchange."""
         self._writer.put(BranchSelected(exchange))
 
+    @override
     def clear(self) -> None:
-        """The session is over; the next exchange begins another."""
         self._races = []
         if self.session is not None:
             self.session = None
@@ -106,8 +108,8 @@ class DatabaseRecorder(Recorder):
         self.session, self._races = session, []
         self._writer.put(SessionOpened(self.window, session))
 
+    @override
     def race(self, exchange: str | None, result: Any) -> None:
-        """Record a race; before the first message it waits for it."""
         try:
             text = json.dumps(encode(result))
         except (TypeError, ValueError):
@@ -119,8 +121,8 @@ class DatabaseRecorder(Recorder):
         else:
             self._writer.put(RaceRun(self.session, exchange, run, text))
 
+    @override
     def steps(self, exchange: str) -> Sequence[Step]:
-        """The steps of a finished exchange, also those that wait to be written."""
         self._writer.settle(_SETTLE_SECONDS)
         # before the database is read: what is written in between is then there twice, not missing
         unwritten = self._writer.unwritten_chunks(exchange)
@@ -158,8 +160,8 @@ class DatabaseRecorder(Recorder):
         """Wait until all is written, if possible, for at most so many seconds."""
         self._writer.settle(timeout)
 
+    @override
     def close(self) -> None:
-        """Write the rest and end the writer; once is enough."""
         if not self._closed:
             self._closed = True
             self.unsaved = self._writer.close(CLOSE_SECONDS)

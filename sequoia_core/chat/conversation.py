@@ -1,8 +1,7 @@
-"""Several turns with one pair: the token ledger, the context window and what may be forgotten.
+"""Several turns with one pair: which of them the next prompt follows, and what fits the window.
 
-Owns which turns the next prompt follows. The chat template makes the prompt's tokens of them, and
-the engine reuses the KV of the longest common prefix. Knows nothing of trees beyond passing the
-choice on.
+The chat template makes the prompt's tokens from the turns, and the engine reuses the KV of the
+longest common prefix.
 """
 
 from __future__ import annotations
@@ -13,6 +12,9 @@ from copy import copy
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
+from typing_extensions import override
+
+from sequoia_core.chat.interface import ChatEngine
 from sequoia_core.chat.race import Lane, LaneClock, RaceEvent, RaceTerms, race
 from sequoia_core.config import Lookup, Mode, SamplingParams
 from sequoia_core.decode.engine import Engine
@@ -36,7 +38,7 @@ if TYPE_CHECKING:
     from sequoia_core.model.loading.pair import Pair
 
 ANSWER_SHARE = 4
-"""At most one part in so many of the context window is kept free for an answer."""
+"""At most 1 / ANSWER_SHARE of the context window is kept free for an answer."""
 
 
 @dataclass(slots=True)
@@ -51,14 +53,14 @@ class _Answering:
     tokens: int = 0
 
 
-class Conversation:
-    """A chat with a loaded pair; see `protocols.ChatEngine`.
+class Conversation(ChatEngine):
+    """A chat with a loaded pair.
 
     Args:
         pair: from `load_pair`.
         system_prompt: None is the chat template's own default.
         tree_choice: mode and growmap; see `TreeChoice`.
-        insight: steps say why they came out as they did; see `Step.insight`.
+        insight: steps have an `Insight`.
     """
 
     def __init__(
@@ -82,51 +84,46 @@ class Conversation:
         self.clear()
 
     @property
+    @override
     def description(self) -> PairDescription:
-        """The pair in use."""
         return self._pair.description
 
     @property
     def turns(self) -> tuple[Turn, ...]:
-        """The exchanges that the next prompt will follow."""
+        """The turns that the next prompt will follow."""
         return tuple(self._turns)
 
     @property
     def token_ids(self) -> tuple[int, ...]:
-        """Prompt and answer tokens of those exchanges, as they were read and generated."""
+        """Prompt and answer tokens of those turns, as they were read and generated."""
         return tuple(self._ids)
 
     @property
+    @override
     def tree_choice(self) -> TreeChoice:
-        """What the next answer will be decoded with."""
         return self._engine.tree_choice
 
+    @override
     def choose_tree(self, choice: TreeChoice) -> None:
-        """Use another mode or growmap from the next answer on."""
         self._engine.tree_choice = choice
 
+    @override
     def clear(self) -> None:
-        """Forget all turns; the system prompt stays."""
         self._answering: _Answering | None = None
         self._dropped: list[Turn] = []
         self._turns: list[Turn] = []
         self._ids: list[int] = []
         self._engine.release()
 
+    @override
     def restore(self, turns: Sequence[Turn]) -> None:
-        """Go on from exactly these turns; see `protocols.ChatEngine.restore`."""
         restored = [self._recognized(turn) for turn in turns]
         ids = self._template.ledger(restored)
         self._answering = None
         self._dropped, self._turns, self._ids = [], restored, ids
 
+    @override
     def set_system_prompt(self, system_prompt: str | None) -> None:
-        """Start over with another system prompt; None is the chat template's own default.
-
-        Raises:
-            ParameterError: the template takes none.
-            ContextFullError: it leaves no room for a message.
-        """
         template = ChatTemplate(self._pair.tokenizer, system_prompt, self._pair.eos_token_ids)
         tokens, window = len(template.whole((), "?")), self._engine.context_window
         if tokens >= window:
@@ -137,18 +134,13 @@ class Conversation:
         self._template = template
         self.clear()
 
+    @override
     def reply(
         self,
         prompt: str,
         params: SamplingParams,
         should_stop: Callable[[], bool] = lambda: False,
     ) -> Iterator[Event]:
-        """Answer the person's next message; see `protocols.ChatEngine.reply`.
-
-        Raises:
-            ParameterError: the prompt is blank, or the chat template or the tokenizer refuses it.
-            ContextFullError: the prompt alone is longer than the context window.
-        """
         if not prompt.strip():
             raise ParameterError("the message is empty; type something first")
         dropped, turns, prompt_ids = self._fit(prompt, params)
@@ -164,13 +156,14 @@ class Conversation:
                 yield event
                 if isinstance(event, TreeChosen):
                     yield from self._precision_notice(event, params)
-        finally:  # also when the caller leaves in the middle: what was said stays said
+        finally:  # also if the caller leaves in the middle
             self._record(answering)
 
+    @override
     def tune(self, should_stop: Callable[[], bool]) -> Iterator[Event]:
-        """Measure pair and machine in slices while nobody waits; see `protocols.ChatEngine`."""
         yield from self._tuner.tune(should_stop)
 
+    @override
     def race(
         self,
         turns: Sequence[Turn],
@@ -178,14 +171,6 @@ class Conversation:
         params: SamplingParams,
         should_stop: Callable[[], bool] = lambda: False,
     ) -> Iterator[RaceEvent]:
-        """Answer a prompt plainly and speculatively at once; see `protocols.ChatEngine.race`.
-
-        Both lanes have caches of their own, freed at the end: this conversation is not touched.
-
-        Raises:
-            ParameterError: the prompt is blank, or there is nothing to speculate with.
-            ContextFullError: the prompt alone is longer than the context window.
-        """
         choice = self.tree_choice
         if choice.mode is Mode.AR:
             raise ParameterError("nothing to race: the mode is ar, which is plain decoding already")
@@ -194,7 +179,8 @@ class Conversation:
         if choice.mode is Mode.GREEDY:
             params = replace(params, temperature=0.0)
         clock = LaneClock()
-        plain, trees = self._beside(TreeChoice(Mode.AR), turns), self._beside(choice, turns)
+        # both have caches of their own, freed at the end: this conversation is not touched
+        plain, trees = self._copy(TreeChoice(Mode.AR), turns), self._copy(choice, turns)
         trees._engine.clock = clock
         device = TimedModel(self._pair.target)
         yield RaceTerms(params.temperature, self.description.threads, self.description.exact)
@@ -207,8 +193,8 @@ class Conversation:
                 clock.note(event.event)
             yield event
 
-    def _beside(self, choice: TreeChoice, turns: Sequence[Turn]) -> Conversation:
-        """Another conversation on the same models, with what was learnt of them."""
+    def _copy(self, choice: TreeChoice, turns: Sequence[Turn]) -> Conversation:
+        """Another conversation with the same models and measurements."""
         other = copy(self)
         other._engine = Engine.of(self._pair, self._tuner)
         other._engine.tree_choice = choice
@@ -216,17 +202,17 @@ class Conversation:
         return other
 
     def _recognized(self, turn: Turn) -> Turn:
-        """The turn without ids that do not read as its answer: another pair's, or incomplete."""
+        """The turn, without ids that do not decode to its answer: another pair's, or incomplete."""
         known = all(0 <= token < self._pair.target.vocab_size for token in turn.answer_ids)
         text = self._codec.decode(turn.answer_ids) if known else ""
-        # the tokens say more than the text where a stop string cut it
+        # the tokens go further than the text if a stop string cut it
         reads = text.startswith(turn.answer) if turn.answer else known and not text
         return turn if reads else replace(turn, answer_ids=())
 
     def _record(self, answering: _Answering) -> None:
         if answering is not self._answering:
-            return  # a newer answer was begun: the engine's tokens are its own
-        if answering.tokens or answering.text:  # text comes before the step that it is part of
+            return  # the engine's tokens are those of a newer answer
+        if answering.tokens or answering.text:  # text comes before its step
             self._ids = list(self._engine.token_ids)
             answer_ids = tuple(self._ids[len(answering.prompt_ids) :])
             turn = Turn(answering.prompt, answering.text, answer_ids)
@@ -247,7 +233,7 @@ class Conversation:
             def fits(dropped: int) -> bool:
                 return len(self._template.whole(turns[dropped:], prompt)) + room <= window
 
-            # a long chat that was taken up again may have to lose hundreds of turns at once
+            # a long chat that is opened again may have to lose hundreds of turns at once
             left_out = 1 + bisect_left(range(1, len(turns)), True, key=fits)
             ids = self._template.whole(turns[left_out:], prompt)
         if len(ids) >= window:

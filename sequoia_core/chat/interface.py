@@ -1,4 +1,8 @@
-"""What a screen or a command needs of a conversation with a pair of models."""
+"""What a screen or a command needs of a conversation with a pair of models.
+
+`Conversation` decodes in this process, `app.engine.client` in another one, and `ReplayEngine`
+replays a recorded trace.
+"""
 
 from __future__ import annotations
 
@@ -16,11 +20,7 @@ if TYPE_CHECKING:  # a screen imports this module long before it needs torch
 
 
 class ChatEngine(Protocol):
-    """What a screen or a command needs of a conversation with a pair of models.
-
-    Called from one thread only. `Conversation` is the real one; tests and `sequoia replay` use
-    one that replays a recorded trace.
-    """
+    """A conversation with a pair of models; called from one thread only."""
 
     @property
     def description(self) -> PairDescription:
@@ -44,7 +44,7 @@ class ChatEngine(Protocol):
         Args:
             prompt: the message; must not be blank.
             params: how to sample.
-            should_stop: asked between steps; True ends the answer with what there is.
+            should_stop: called between steps; True ends the answer.
 
         Raises:
             ParameterError: the prompt is blank, or the chat template or the tokenizer refuses it.
@@ -57,15 +57,15 @@ class ChatEngine(Protocol):
         ...
 
     def restore(self, turns: Sequence[Turn]) -> None:
-        """Go on from exactly these turns: another branch, or a chat of an earlier day.
+        """Continue from exactly these turns: another branch, or a chat of an earlier day.
 
-        What they share with the turns before is not read again by the next answer.
+        The next answer does not read again what they share with the turns before.
 
         Args:
             turns: all of them, the oldest first; the system prompt stays as it is.
 
         Raises:
-            ParameterError: the chat template refuses them; nothing was changed.
+            ParameterError: the chat template refuses them; nothing changes.
         """
         ...
 
@@ -73,8 +73,8 @@ class ChatEngine(Protocol):
         """Start over with another system prompt; None is the chat template's own default.
 
         Raises:
-            ParameterError: the template takes none; what was in use stays, and so do the turns.
-            ContextFullError: it leaves no room for a message; likewise.
+            ParameterError: the template takes none; nothing changes.
+            ContextFullError: it leaves no room for a message; nothing changes.
         """
         ...
 
@@ -103,8 +103,8 @@ class ChatEngine(Protocol):
         ...
 
     def tune(self, should_stop: Callable[[], bool]) -> Iterator[Event]:
-        """Measure pair and machine in short slices while nobody waits; ends when nothing is left.
+        """Measure pair and machine in short slices while nobody waits, until all is measured.
 
-        Yields a `Notice` or `TreeChosen` when something was learnt.
+        Yields a `Notice` or `TreeChosen` when something was measured.
         """
         ...

@@ -1,8 +1,7 @@
 """Plain and speculative decoding of one prompt, raced: their steps interleaved, a clock for each.
 
-Owns whose turn it is and what the clocks count. A lane is an answer like any other; how it is
-decoded is not known here. Both run in one thread, so that each has the whole machine while it is
-its turn, and what slows the machine down for a while slows both.
+Both run in one thread, so each has the whole machine during its turn, and what slows the machine
+for a while slows both.
 """
 
 from collections import deque
@@ -30,12 +29,12 @@ class Lane(StrEnum):
 
 
 class RaceTerms(Record, frozen=True):
-    """What both lanes have in common; the first event of a race.
+    """What is the same for both lanes; the first event of a race.
 
     Attributes:
-        temperature: of both; 0 also where the mode decodes greedily whatever is set.
-        threads: that a forward is computed with, the same for both.
-        exact: one row rounds like many, so that at temperature 0 the texts must be equal.
+        temperature: of both; 0 also in a mode that ignores it and decodes greedily.
+        threads: of a forward, the same for both.
+        exact: see `PairDescription`; at temperature 0 the texts must then be equal.
     """
 
     temperature: float
@@ -52,10 +51,10 @@ class Raced(Record, frozen=True):
     """An event of one lane's answer.
 
     Attributes:
-        lane: whose.
+        lane: of the answer.
         event: as in any answer; `Finished` or `Failed` is the lane's last.
-        seconds: on the lane's clock after it. The clock starts when the prompt has been read and
-            stands still while the other lane has its turn.
+        seconds: on the lane's clock after it. The clock starts after the prompt is read and stops
+            during the other lane's turns.
     """
 
     lane: Lane
@@ -67,16 +66,13 @@ RaceEvent = RaceTerms | Raced
 
 
 class LaneClock(NoBaseline):
-    """What a plain step takes, for the speculative lane: as the plain one shows it.
-
-    A race decodes plainly anyway, so its speculative lane takes no plain steps.
-    """
+    """The time of a plain step, for the speculative lane, from the plain lane's steps."""
 
     def __init__(self) -> None:
         self._times: deque[float] = deque(maxlen=KEPT)
 
     def note(self, event: Event) -> None:
-        """Learn from an event of the plain lane."""
+        """Take in an event of the plain lane."""
         if isinstance(event, Step):
             self._times.append(event.timings.total_ms)
 
@@ -88,7 +84,7 @@ class LaneClock(NoBaseline):
 
 
 class _Runner:
-    """A lane under way."""
+    """A lane that runs."""
 
     def __init__(self, lane: Lane, events: Iterator[Event], settle: Callable[[], None]) -> None:
         self.lane, self._events, self._settle = lane, events, settle
@@ -115,19 +111,15 @@ class _Runner:
 def race(
     lanes: Mapping[Lane, Iterator[Event]], settle: Callable[[], None] = lambda: None
 ) -> Iterator[Raced]:
-    """Run the lanes against each other until all have ended.
+    """Run the lanes against each other until all have ended, and yield the events of both.
 
     Prompts are read first, one after the other. Then the next step is that of the lane whose clock
-    is behind, so that at any time both have had the same wall time, and the bars of a picture stand
-    as they would if each had a machine of its own.
+    is behind, so that at any time both have had the same wall time.
 
     Args:
-        lanes: the events of each lane's answer; nothing may have been taken from them.
-        settle: returns when the device has done what it was given, so that no lane pays for what
-            the other left.
-
-    Yields:
-        the events of both, in the order they came about.
+        lanes: the events of each lane's answer, from the first.
+        settle: returns when the device has finished its work, so that no lane pays for what the
+            other left.
     """
     runners = [_Runner(lane, events, settle) for lane, events in lanes.items()]
     while running := [each for each in runners if not each.over]:

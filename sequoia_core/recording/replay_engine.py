@@ -1,12 +1,12 @@
-"""A recorded chat as a value, and an engine that replays it; how it is written is `trace_file`'s.
-
-Knows nothing of models, files' whereabouts or screens.
-"""
+"""A recorded chat as a value, and an engine that replays it. The file is `trace_file`'s."""
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from typing_extensions import override
+
+from sequoia_core.chat.interface import ChatEngine
 from sequoia_core.chat.race import RaceEvent
 from sequoia_core.config import SamplingParams
 from sequoia_core.errors import ParameterError, TraceError
@@ -33,8 +33,8 @@ class Trace:
 
     Attributes:
         description: who decoded.
-        entries: every event in order, where they are known with the prompts before their answers.
-        note: one line about what was forgiven in the file; "" when nothing was.
+        entries: every event in order, since version 2 with the prompts before their answers.
+        note: see `TraceReader.note`.
     """
 
     description: PairDescription
@@ -48,11 +48,7 @@ class Trace:
 
 
 def read_trace(path: Path) -> Trace:
-    """Read a whole trace.
-
-    Raises:
-        TraceError: the file is missing, damaged, or of an unknown version.
-    """
+    """Read a whole trace; see `TraceReader` for errors."""
     reader = TraceReader(path)
     entries = tuple(reader)
     return Trace(reader.description, entries, reader.note)
@@ -61,19 +57,13 @@ def read_trace(path: Path) -> Trace:
 def recorded(
     path: Path, description: PairDescription, asked: Asked, events: Iterable[Event]
 ) -> Iterator[Event]:
-    """Pass the events of an answer on as they come, each written into a trace before.
-
-    Args:
-        path: of the trace; what was there is replaced.
-        description: of the pair that decodes.
-        asked: the prompt.
-        events: of its answer.
+    """Yield the events of an answer as they come, each after it is written into a new trace.
 
     Raises:
         TraceError: the file cannot be written.
     """
     try:
-        # what is said in a chat is not for other users of the machine
+        # a chat is not for other users of the machine
         with open(path, "w", encoding="utf-8", opener=private_file) as file:
             write_header(file, description)
             write_event(file, asked)
@@ -85,11 +75,11 @@ def recorded(
         raise TraceError(f"cannot write the trace {path}: {error.strerror}") from None
 
 
-class ReplayEngine:
-    """A `ChatEngine` that answers with recorded events, one recorded answer per prompt.
+class ReplayEngine(ChatEngine):
+    """Answers with recorded events, one recorded answer per prompt, without a model or a clock.
 
-    Deterministic: no model, no clock. When the recorded answers are used up it begins again with
-    the first. Stopping, blank prompts and the chosen tree behave as in a real engine.
+    When the recorded answers are used up it begins again with the first. Stopping, blank prompts
+    and the chosen tree behave as in a real engine; turns and the system prompt change nothing.
 
     Args:
         trace: what to replay.
@@ -107,47 +97,42 @@ class ReplayEngine:
         self._choice = TreeChoice()
 
     @property
+    @override
     def description(self) -> PairDescription:
-        """The pair that was recorded."""
         return self._description
 
     @property
+    @override
     def tree_choice(self) -> TreeChoice:
-        """What was asked for last; the recorded trees are replayed whatever it is."""
         return self._choice
 
+    @override
     def choose_tree(self, choice: TreeChoice) -> None:
-        """Remember the choice."""
         self._choice = choice
 
+    @override
     def reply(
         self, prompt: str, params: SamplingParams, should_stop: Callable[[], bool]
     ) -> Iterator[Event]:
-        """Replay the next recorded answer; `params` do not change what was recorded.
-
-        Raises:
-            ParameterError: the prompt is blank.
-        """
-        del params
         if not prompt.strip():
             raise ParameterError("the prompt is blank; type a message first")
         answer = self._answers[self._next % len(self._answers)]
         self._next += 1
         return self._replay(answer, should_stop)
 
+    @override
     def clear(self) -> None:
-        """Begin again with the first recorded answer."""
         self._next = 0
 
+    @override
     def restore(self, turns: Sequence[Turn]) -> None:
-        """Go on with the next recorded answer: they do not depend on what came before."""
-        del turns
+        pass
 
+    @override
     def set_system_prompt(self, system_prompt: str | None) -> None:
-        """Start over; the recorded answers do not depend on the system prompt."""
-        del system_prompt
         self.clear()
 
+    @override
     def race(
         self,
         turns: Sequence[Turn],
@@ -155,17 +140,10 @@ class ReplayEngine:
         params: SamplingParams,
         should_stop: Callable[[], bool],
     ) -> Iterator[RaceEvent]:
-        """A recording has no models to race.
-
-        Raises:
-            ParameterError: always.
-        """
-        del turns, prompt, params, should_stop
         raise ParameterError("nothing to race: this is a recording, no model is loaded")
 
+    @override
     def tune(self, should_stop: Callable[[], bool]) -> Iterator[Event]:
-        """There is nothing to measure."""
-        del should_stop
         return iter(())
 
     def _replay(self, answer: Iterable[Event], should_stop: Callable[[], bool]) -> Iterator[Event]:
