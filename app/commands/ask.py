@@ -24,7 +24,8 @@ from sequoia_core.events import (
     Totals,
     TreeChosen,
 )
-from sequoia_core.recording.replay_engine import Asked, recorded
+from sequoia_core.recording.replay_engine import recorded
+from sequoia_core.recording.trace_file import Asked
 from sequoia_core.text.detokenizer import well_formed
 from sequoia_core.tree.choice import ADAPTIVE
 

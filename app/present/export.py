@@ -19,7 +19,7 @@ from sequoia_core.events import (
     TreeChosen,
 )
 from sequoia_core.files import encode
-from sequoia_core.recording.replay_engine import Asked
+from sequoia_core.recording.trace_file import Asked
 
 from ..state.answer import Answer
 from ..state.history import Exchange, History

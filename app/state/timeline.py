@@ -15,8 +15,7 @@ from enum import StrEnum
 from uuid import uuid4
 
 from sequoia_core.events import Event, Failed, Finished, Notice, PrefillDone, Step, TextDelta
-from sequoia_core.recording.replay_engine import Asked
-from sequoia_core.recording.trace_file import Entry
+from sequoia_core.recording.trace_file import Asked, Entry
 
 from .answer import Answer
 from .history import Exchange, History

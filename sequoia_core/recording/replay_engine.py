@@ -16,16 +16,6 @@ from sequoia_core.recording.trace_file import Asked, Entry, TraceReader, write_e
 from sequoia_core.text.chat_template import Turn
 from sequoia_core.tree.choice import TreeChoice
 
-__all__ = [
-    "Asked",
-    "ReplayEngine",
-    "Trace",
-    "read_trace",
-    "recorded",
-    "write_event",
-    "write_header",
-]
-
 
 @dataclass(frozen=True, slots=True)
 class Trace:

@@ -32,7 +32,8 @@ from sequoia_core.events import (
     TextDelta,
     Totals,
 )
-from sequoia_core.recording.replay_engine import Asked, ReplayEngine, Trace, read_trace
+from sequoia_core.recording.replay_engine import ReplayEngine, Trace, read_trace
+from sequoia_core.recording.trace_file import Asked
 from sequoia_core.tree.choice import ADAPTIVE
 from tests.fakes import (
     ANSWER,

@@ -16,7 +16,7 @@ from app.engine.protocol import Link, ToEngine, ToWindow, WireError, from_line, 
 from sequoia_core.chat.race import Raced, RaceTerms
 from sequoia_core.config import SamplingParams
 from sequoia_core.events import Event
-from sequoia_core.recording.replay_engine import write_event
+from sequoia_core.recording.trace_file import write_event
 from sequoia_core.text.chat_template import Turn
 from sequoia_core.tree.choice import TreeChoice
 from sequoia_core.tree.growmap import GrowMap

@@ -30,8 +30,7 @@ from app.widgets.tree_view import TreeView
 from app.widgets.why_panel import WhyPanel
 from sequoia_core.errors import TraceError
 from sequoia_core.events import Event, Failed, Finished, Notice, NoticeKind, PrefillDone, Step
-from sequoia_core.recording.replay_engine import Asked, write_event, write_header
-from sequoia_core.recording.trace_file import Entry, TraceReader
+from sequoia_core.recording.trace_file import Asked, Entry, TraceReader, write_event, write_header
 from tests.fakes import PAIR, make_answer
 
 FIRST = Asked("Why is the sky blue?", "one", None, 1000.0, 0.0)

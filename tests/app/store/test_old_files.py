@@ -15,7 +15,8 @@ from app.store.database_recorder import DatabaseRecorder
 from app.store.digest import CUT_OFF
 from app.store.writer import Recovered
 from sequoia_core.events import Failed, Notice, PrefillProgress, Step, TextDelta
-from sequoia_core.recording.replay_engine import Asked, ReplayEngine, read_trace
+from sequoia_core.recording.replay_engine import ReplayEngine, read_trace
+from sequoia_core.recording.trace_file import Asked
 from tests.app.records import PATIENCE_SECONDS, recording, say
 from tests.fakes import PAIR, make_answer
 

@@ -25,15 +25,8 @@ from sequoia_core.events import (
     TreeChosen,
     TreeNode,
 )
-from sequoia_core.recording.replay_engine import (
-    Asked,
-    ReplayEngine,
-    Trace,
-    read_trace,
-    write_event,
-    write_header,
-)
-from sequoia_core.recording.trace_file import Entry, TraceReader
+from sequoia_core.recording.replay_engine import ReplayEngine, Trace, read_trace
+from sequoia_core.recording.trace_file import Asked, Entry, TraceReader, write_event, write_header
 from tests.fakes import PAIR, make_answer, replay
 
 texts = st.text(st.characters(), max_size=8)
