@@ -12,8 +12,7 @@ from rich.segment import Segment
 from rich.style import Style
 
 from ..present.markdown import Lines
-from ..store.text_search import fullest
-from ..store.text_search import Term, answers, hits
+from ..store.text_search import Term, answers, fullest, hits
 
 _Match = tuple[int, int, int]
 """A line number, first character and end of a match in that line."""

@@ -1,7 +1,7 @@
 """Makes the packaged tree shapes and the list of them.
 
-`python -m sequoia_core.reproduce.make_growmaps` writes chains, paths, the published pairs' trees and
-the embedded pair's, byte for byte the same each time, and the table of the growmaps' README.
+`python -m sequoia_core.reproduce.make_growmaps` writes chains, paths, the published pairs' trees
+and the embedded pair's, byte for byte the same each time, and the table of the growmaps' README.
 """
 
 import argparse
