@@ -118,7 +118,7 @@ class Conversation(ChatEngine):
     @override
     def restore(self, turns: Sequence[Turn]) -> None:
         restored = [self._recognized(turn) for turn in turns]
-        ids = self._template.ledger(restored)
+        ids = self._template.answered(restored)
         self._answering = None
         self._dropped, self._turns, self._ids = [], restored, ids
 

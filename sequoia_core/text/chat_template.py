@@ -1,20 +1,21 @@
 """A conversation as the token ids that the model reads.
 
-What the model reads is always what its chat template renders for the turns so far. Where an answer
-stands in that text as the model wrote it, its own token ids are kept: text can be tokenized
-otherwise than it was generated, and then the KV cache would end there. Knows nothing of models or
-caches.
+The model always reads what its chat template renders for the turns so far. Where an answer stands
+in that text as the model wrote it, its own token ids are kept: text can be tokenized otherwise than
+it was generated, and then the KV cache would end there.
 """
 
 from __future__ import annotations
 
 import re
+from bisect import bisect_right
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
 from sequoia_core.errors import ParameterError
+from sequoia_core.text.detokenizer import SURROGATE
 from sequoia_core.text.template_renderer import chat_text
 
 if TYPE_CHECKING:
@@ -23,9 +24,6 @@ if TYPE_CHECKING:
 _ANCHOR = "\n"
 _SENTINEL = "\N{SYMBOL FOR RECORD SEPARATOR}answer\N{SYMBOL FOR RECORD SEPARATOR}"
 """Stands for an answer in a rendered template; no template strips or quotes it."""
-
-_HALF_CHARACTER = re.compile("[\ud800-\udfff]")
-"""A surrogate: what input that is no UTF-8 becomes, and no tokenizer reads."""
 
 _MARKUP = re.compile(r"<[^<>\s]+>|\[[^\[\]\s]+\]")
 """A token that looks like this right after an answer ends it, also where nothing marks it so."""
@@ -45,8 +43,6 @@ class Turn:
     """One exchange: what the person wrote and what was answered.
 
     Attributes:
-        prompt: what the person wrote.
-        answer: the text of the answer.
         answer_ids: the answer's tokens as they were decoded, an end-of-sequence token included;
             empty where they are not known, then the text is tokenized again.
     """
@@ -96,11 +92,8 @@ class ChatTemplate:
             ids += [*own, *self._ids_after_text(rest)]
         return [*ids, *(self._ids_after_text(after) if ids else self._ids(after))]
 
-    def ledger(self, turns: Sequence[Turn]) -> list[int]:
-        """Ids up to the end of the last answer, which are in the cache once it was given.
-
-        Args:
-            turns: the `answer_ids` of the last one are taken as they are.
+    def answered(self, turns: Sequence[Turn]) -> list[int]:
+        """Ids up to the end of the last answer, its `answer_ids` as they are.
 
         Raises:
             ParameterError: as `whole`.
@@ -108,8 +101,8 @@ class ChatTemplate:
         if not turns:
             return []
         last = turns[-1]
-        said = last.answer_ids or self._ids_after_text(self._spacing + last.answer)
-        return [*self.whole(turns[:-1], last.prompt), *said]
+        answer = last.answer_ids or self._ids_after_text(self._spacing + last.answer)
+        return [*self.whole(turns[:-1], last.prompt), *answer]
 
     def continuing(self, turns: Sequence[Turn], prompt: str) -> list[int] | None:
         """Ids from the end of the last answer, its closing token first, to where the next begins.
@@ -148,7 +141,7 @@ class ChatTemplate:
         return self._tokenizer.get_vocab().get(markup[0]) if markup else None
 
     def _parts(self, turns: Sequence[Turn], prompt: str, text: str) -> list[tuple[str, ...]] | None:
-        """The rendered text cut at its answers: (before, answer) for each, and what is left.
+        """The rendered text cut at its answers: (before, answer) for each, and the end.
 
         What surrounds the answers is found by rendering a sentinel in place of each, so a template
         may change an answer, or drop a part of it. None where the surroundings depend on answers.
@@ -175,7 +168,7 @@ class ChatTemplate:
         return [*parts, (before,)]
 
     def _own_ids(self, turn: Turn, answer: str) -> tuple[list[int], str]:
-        """As many of an answer's own ids as read like its rendered text, and the text left."""
+        """As many of an answer's own ids as read like its rendered text, and the text after."""
         ids = list(turn.answer_ids)
         if ids and ids[-1] in self._eos_token_ids:
             ids.pop()
@@ -184,19 +177,13 @@ class ChatTemplate:
         text = self._text_of(ids)
         if answer.startswith(text):
             return ids, answer[len(text) :]
-        # the longest beginning that is no longer than what the texts share, then back to where a
-        # character is whole
+        # the longest beginning within what the texts share, then back to where a character is whole
         shared = _shared(text, answer)
-        low, high = 0, len(ids)
-        while low < high:
-            middle = (low + high + 1) // 2
-            if len(self._text_of(ids[:middle])) <= shared:
-                low = middle
-            else:
-                high = middle - 1
-        while low and not answer.startswith(self._text_of(ids[:low])):
-            low -= 1
-        return ids[:low], answer[len(self._text_of(ids[:low])) :]
+        ends = range(1, len(ids) + 1)
+        kept = bisect_right(ends, shared, key=lambda end: len(self._text_of(ids[:end])))
+        while kept and not answer.startswith(self._text_of(ids[:kept])):
+            kept -= 1
+        return ids[:kept], answer[len(self._text_of(ids[:kept])) :]
 
     def _text_of(self, token_ids: Sequence[int]) -> str:
         """Text of ids that go on after other text, special tokens spelt out."""
@@ -261,8 +248,8 @@ class ChatTemplate:
         return self._ids(_ANCHOR)
 
     def _ids(self, text: str) -> list[int]:
-        half = _HALF_CHARACTER.search(text)
-        if half is not None:
+        half = SURROGATE.search(text)
+        if half is not None:  # input that was not UTF-8, which no tokenizer reads
             raise ParameterError(
                 f"the text holds U+{ord(half[0]):04X}, which is half a character; take it out"
             )
@@ -301,7 +288,7 @@ def _end_of_answer(text: str, start: int, answer: str, after: str) -> int:
 
 
 def _shared(one: str, other: str) -> int:
-    """Length of what two texts begin with alike."""
+    """Length of the beginning that two texts share."""
     pairs = enumerate(zip(one, other, strict=False))
     return next((at for at, (a, b) in pairs if a != b), min(len(one), len(other)))
 

@@ -1,7 +1,7 @@
 """From token ids to text that can be shown: incrementally, and with stop strings.
 
-Owns detokenisation. A `TextStream` never lets out half a UTF-8 character, nor the beginning of a
-stop string that may still complete. Knows nothing of models or of what is done with the text.
+A `TextStream` never returns half a UTF-8 character, nor the beginning of a stop string that may
+still complete.
 """
 
 import re
@@ -9,12 +9,12 @@ from collections.abc import Sequence
 from typing import Protocol
 
 REPLACEMENT = "\N{REPLACEMENT CHARACTER}"
-_SURROGATE = re.compile("[\ud800-\udfff]")
+SURROGATE = re.compile("[\ud800-\udfff]")
 
 
 def well_formed(text: str) -> str:
     """The text with each lone surrogate, which is no character, as U+FFFD."""
-    return text if text.isascii() else _SURROGATE.sub(REPLACEMENT, text)
+    return text if text.isascii() else SURROGATE.sub(REPLACEMENT, text)
 
 
 class TextCodec(Protocol):
@@ -34,14 +34,14 @@ class TextStream:
 
     Args:
         codec: how tokens read.
-        stop: strings that end the text; neither they nor what follows is let out.
+        stop: strings that end the text; neither they nor what follows is returned.
     """
 
     def __init__(self, codec: TextCodec, stop: Sequence[str] = ()) -> None:
         self._codec = codec
         self._stop = tuple(stop)
         self._window: list[int] = []  # tokens since the last safe cut, the first ones already read
-        self._read = 0  # how many tokens of the window are in `_held` or let out
+        self._read = 0  # how many tokens of the window are in `_held` or returned
         self._held = ""  # text that may be the beginning of a stop string
         self.stopped = False
 
@@ -57,7 +57,7 @@ class TextStream:
         return self._release(now[len(before) :])
 
     def flush(self, *, cut_off: bool = False) -> str:
-        """What is still held back when the answer ends.
+        """The text still held back when the answer ends.
 
         Args:
             cut_off: the model did not end it: an incomplete character at its end is left out.
@@ -87,11 +87,5 @@ class TextStream:
 
 def _overlap(text: str, stop: str) -> int:
     """Length of the longest end of `text` that begins `stop` without completing it."""
-    return next(
-        (
-            size
-            for size in range(min(len(text), len(stop) - 1), 0, -1)
-            if stop.startswith(text[-size:])
-        ),
-        0,
-    )
+    sizes = range(min(len(text), len(stop) - 1), 0, -1)
+    return next((size for size in sizes if stop.startswith(text[-size:])), 0)

@@ -1,6 +1,6 @@
 """Chat templates rendered in a process with limits, so that a hostile one does no harm.
 
-Owns that process: one for all templates, started with the first rendering and started again when a
+One process renders all templates. It is started with the first rendering, and again after a
 template was stopped. A rendering takes well below a millisecond. Usable from any thread.
 """
 

@@ -1,7 +1,6 @@
 """A transformers tokenizer as the engine's `TextCodec`.
 
-Owns how single tokens are shown, in byte-level and in sentencepiece vocabularies. Knows nothing of
-chat templates.
+Single tokens are shown as text in byte-level and in sentencepiece vocabularies.
 """
 
 from __future__ import annotations

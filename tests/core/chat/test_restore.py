@@ -183,7 +183,7 @@ def test_a_ledger_made_at_once_is_the_one_that_grew(
         assert template.whole(turns, prompt) == template.whole(bare(turns), prompt) == grown
         grown += said
         turns.append(Turn(prompt, answer, tuple(said)))
-        assert template.ledger(turns) == template.ledger(bare(turns)) == grown
+        assert template.answered(turns) == template.answered(bare(turns)) == grown
 
 
 @pytest.mark.parametrize("known", [True, False])
