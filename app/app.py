@@ -6,7 +6,7 @@ What the chat looks like and does is the chat screen's.
 import asyncio
 import logging
 import sys
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 from contextlib import suppress
 from dataclasses import replace
 from functools import partial
@@ -16,9 +16,9 @@ from typing import Any
 
 import platformdirs
 from rich.console import RenderableType
-from rich.text import Text
 from textual import events
 from textual.app import SystemCommand
+from textual.binding import BindingType
 from textual.screen import Screen
 
 from sequoia_core.config import Mode
@@ -28,25 +28,45 @@ from .config.preferences import Preferences
 from .config.settings import Settings
 from .engine.decode_thread import Decoder
 from .engine.messages import EngineFactory
-from .screens.all_keys import all_bindings
-from .screens.chat.apply_settings import follow_keys
-from .screens.chat.branches import BRANCH_COMMANDS
 from .screens.chat.screen import ChatScreen
-from .state.sanitize import visible
-from .state.slash_commands import SlashError
+from .screens.dialog import ChoiceScreen, KeyScreen
+from .screens.help import HelpScreen
+from .screens.race import RaceScreen
+from .screens.search import SearchScreen
+from .screens.sessions import SessionsScreen
+from .screens.settings import SettingsScreen
 from .store.recorder import Recorder
 from .store.unsent import NOT_SENT
 from .ui.base_app import BaseApp
-from .ui.gc_control import Rests
+from .widgets.acceptance_view import AcceptanceView
+from .widgets.prompt import Prompt
+from .widgets.tree_view import TreeView
 
 __all__ = ["SequoiaApp", "Settings"]
 
+OWNERS = (
+    ChatScreen, HelpScreen, RaceScreen, SearchScreen, SessionsScreen, SettingsScreen,
+    ChoiceScreen, KeyScreen, TreeView, AcceptanceView,
+)  # fmt: skip
+"""Classes whose `BINDINGS` have ids."""
+BRANCH_COMMANDS = (
+    ("Edit a message", "Change an earlier message; the old branch stays (chat.edit)", "edit"),
+    ("Ask again", "Another answer beside the one there is (chat.again)", "again"),
+    ("Branch before", "At the last message that has several (chat.branch_before)", "before"),
+    ("Branch after", "At the last message that has several (chat.branch_after)", "after"),
+)
+"""For the command palette: name, what it does, and the argument of `action_branch`."""
 _JOIN_SECONDS = 0.2
 """For the step that is under way; a longer one is given up, and what it would have said with it."""
 _LOG_BYTES = 1_000_000
 _SWITCH_SECONDS = 0.0005
 """How long the decode thread may have to wait for the interpreter lock, many times in a step; the
 default of 5 ms cost a fifth of the tokens while the screen was drawing."""
+
+
+def all_bindings() -> list[BindingType]:
+    """Every binding, in the order of the help."""
+    return [*Prompt.SENDING, *(each for owner in OWNERS for each in owner.BINDINGS)]
 
 
 class SequoiaApp(BaseApp):
@@ -71,17 +91,14 @@ class SequoiaApp(BaseApp):
         preferences: Preferences | None = None,
         unsent: str = "",
     ) -> None:
-        super().__init__()
+        super().__init__(all_bindings())
         self._unsent = unsent
-        self.preferences = preferences or Preferences()
         self._decoder = Decoder(engine_factory)
-        self.rests = Rests()
         self._log_handler: logging.Handler | None = None
         self._switch_seconds = sys.getswitchinterval()
         self._no_theme = self.begin_with_theme(settings.theme)
-        self.key_problems: tuple[str, ...] = ()
         settings = replace(settings, theme=self.theme)
-        self.chat = ChatScreen(self._decoder, settings, recorder)
+        self.chat = ChatScreen(self._decoder, settings, recorder, preferences)
 
     def get_default_screen(self) -> Screen[None]:
         """The chat."""
@@ -95,11 +112,10 @@ class SequoiaApp(BaseApp):
             self.rests.begin()
         # importing what decodes holds the interpreter lock: the prompt is drawn first
         self.chat.call_after_refresh(self._decoder.start)
-        self.use_accessible(self.chat.settings.accessible)
-        self.key_problems = self.change_keys(self.chat.settings.keys)
+        self.use_accessible(self.chat.session.settings.accessible)
         themes = [*self.theme_problems, *([self._no_theme] if self._no_theme else [])]
-        for problem in (*themes, *self.key_problems):
-            self.chat.note(problem, error=True)
+        for problem in themes:
+            self.chat.pages.note(problem, error=True)
         if self._unsent:
             self.chat.prompt.put(self._unsent)
             self.chat.prompt.hint(NOT_SENT)
@@ -110,17 +126,6 @@ class SequoiaApp(BaseApp):
         if isinstance(event, events.Key | events.Paste | events.MouseDown):
             self.rests.touched()
         await super().on_event(event)
-
-    def change_keys(self, wanted: Mapping[str, tuple[str, ...]]) -> tuple[str, ...]:
-        """Give actions other keys; those of the replay are no business of the chat.
-
-        Returns:
-            One line for each wish that could not be granted.
-        """
-        own = {name: keys for name, keys in wanted.items() if not name.startswith("replay.")}
-        problems = self.use_keys(all_bindings(), own)
-        follow_keys(self.chat)
-        return problems
 
     def exit(
         self,
@@ -135,7 +140,7 @@ class SequoiaApp(BaseApp):
     async def on_unmount(self) -> None:
         """Join the decode thread, then close the record of the chat."""
         await asyncio.to_thread(self._decoder.shutdown, _JOIN_SECONDS)
-        await asyncio.to_thread(self.chat.keeping.finish, self._decoder.drain())
+        await asyncio.to_thread(self.chat.recording.finish, self._decoder.drain())
         self.rests.end()
         sys.setswitchinterval(self._switch_seconds)
         if self._log_handler is not None:
@@ -146,7 +151,8 @@ class SequoiaApp(BaseApp):
     @property
     def unsent(self) -> str:
         """What was typed and not sent, also what waits for the editing of a message to end."""
-        typed = (self.chat.branching.waiting, self.chat.prompt.text)
+        edit = self.chat.session.edit
+        typed = (edit.draft if edit is not None else "", self.chat.prompt.text)
         return "\n".join(text for text in typed if text.strip())
 
     @property
@@ -161,24 +167,9 @@ class SequoiaApp(BaseApp):
         else:
             super().tell_copied(line)
 
-    def fail(self, message: str) -> None:
-        """Quit with one line on standard error and return code 1."""
-        self.error_console.soft_wrap = True
-        self.exit(return_code=1, message=Text(f"sequoia: {visible(message)}"))
-
     def tell_of_picture(self, told: str, *, bad: bool = False) -> None:
         """Say it in the chat."""
-        self.chat.note(told, error=bad)
-
-    def use_theme(self, name: str) -> None:
-        """Switch the theme.
-
-        Raises:
-            SlashError: there is no such theme.
-        """
-        if name not in self.available_themes:
-            raise SlashError(self.no_theme(name))
-        self.theme = name
+        self.chat.pages.note(told, error=bad)
 
     def get_system_commands(self, screen: Screen[object]) -> Iterable[SystemCommand]:
         """What the palette offers; over a list or a race, nothing that changes the chat below."""

@@ -10,8 +10,8 @@ from textual.screen import Screen
 from sequoia_core.events import PairDescription
 
 from ..config.settings import Settings
+from ..screens.help import ReplayHelp
 from ..screens.replay import ReplayScreen
-from ..screens.replay_help import ReplayHelp
 from ..state.player import Loading, Player
 from ..ui.base_app import BaseApp
 
@@ -38,7 +38,7 @@ class ReplayApp(BaseApp):
         player: Player,
         settings: Settings | None = None,
     ) -> None:
-        super().__init__()
+        super().__init__([*ReplayScreen.BINDINGS, *ReplayHelp.BINDINGS])
         self._settings = settings or Settings()
         self._no_theme = self.begin_with_theme(self._settings.theme)
         self._loading = loading
@@ -51,13 +51,12 @@ class ReplayApp(BaseApp):
     def on_mount(self) -> None:
         """Look as the chat does."""
         self.use_accessible(self._settings.accessible)
-        own = [*ReplayScreen.BINDINGS, *ReplayHelp.BINDINGS]
         wanted = {
             name: keys
             for name, keys in self._settings.keys.items()
             if name.partition(".")[0] in (_CONTEXT, "app")
         }
-        problems = self.use_keys(own, wanted)
+        problems = self.use_keys(wanted)
         self.replay.use_keys(self.keys)
         no_theme = [self._no_theme] if self._no_theme else []
         for problem in (*self.theme_problems, *no_theme, *problems):

@@ -108,7 +108,7 @@ class _ScriptedApp(SequoiaApp):
         return engine
 
     def _go_on(self) -> None:
-        if self.chat.pair is None or self.chat.busy:
+        if self.chat.session.pair is None or self.chat.session.busy:
             return
         if not self._left:
             self.exit()

@@ -115,6 +115,13 @@ class Decoder:
             self._paused = False
             self._gate.notify_all()
 
+    def toggle_pause(self) -> None:
+        """Resume while paused, else pause."""
+        if self.paused:
+            self.resume()
+        else:
+            self.pause()
+
     def single_step(self) -> None:
         """Run exactly one step while paused. Permits do not add up: a held key must not run on."""
         with self._gate:

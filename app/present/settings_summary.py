@@ -6,12 +6,14 @@ from sequoia_core.tree.choice import ADAPTIVE
 from ..config.settings import CHAT_SETTINGS, Settings, shown
 
 
+def value_text(settings: Settings, name: str) -> str:
+    """The value of a setting that `/set` changes, as it is shown."""
+    return shown(getattr(settings, name)) or CHAT_SETTINGS[name].unset
+
+
 def describe(settings: Settings, pair: PairDescription | None, tree: TreeChosen | None) -> str:
     """Settings, pair and tree, one entry a line."""
-    rows = [
-        (each.name, shown(getattr(settings, each.name)) or each.unset)
-        for each in CHAT_SETTINGS.values()
-    ]
+    rows = [(name, value_text(settings, name)) for name in CHAT_SETTINGS]
     return "\n".join(
         f"{name:<15} {value}" for name, value in [*rows, *_pair_rows(pair), *_tree_rows(tree)]
     )

@@ -1,7 +1,8 @@
-"""The help screen: every key, every command, and what the figures mean."""
+"""The help of the chat and of the replay: keys, commands, and what the figures mean."""
 
+from collections.abc import Iterable
 from textwrap import wrap
-from typing import TYPE_CHECKING, ClassVar
+from typing import ClassVar
 
 from textual.app import ComposeResult
 from textual.binding import Binding, BindingType
@@ -11,13 +12,12 @@ from textual.screen import ModalScreen
 from textual.widgets import Static
 
 from ..state.slash_commands import USAGE
+from ..ui.base_app import BaseApp
 from ..widgets.header import SPEEDUP_MEANING
 
-if TYPE_CHECKING:
-    from ..ui.base_app import BaseApp
-
+# Ids of actions in these tables are shown as their keys.
 _WALKING = "chat.step_before and chat.step_after"
-KEYS = (  # ids of actions, so that changed keys are told, and keys that cannot be changed
+_CHAT_KEYS = (
     ("prompt.send", "send"),
     ("prompt.new_line", "new line"),
     ('"""', "begins and ends a message of many lines"),
@@ -45,23 +45,43 @@ KEYS = (  # ids of actions, so that changed keys are told, and keys that cannot 
     ("chat.help", "this help"),
     ("app.quit, chat.leave", "quit (the latter while the prompt is empty)"),
 )  # fmt: skip
-_WIDEST = 120
-"""Columns, as the style sheet has it."""
-_FRAME_CELLS = 8
-"""Frame, padding and scroll bar."""
-_LEAST_ROOM = 28
+_REPLAY_KEYS = (
+    ("replay.play", "play or pause; at the end, play again"),
+    ("replay.step_before replay.step_after", "one step back or on; pauses"),
+    ("replay.earlier, replay.later", "two seconds of the recording back or on"),
+    ("replay.first, replay.last", "to the beginning; to the end"),
+    ("replay.answer_before replay.answer_after", "where this answer begins, the one before; next"),
+    ("replay.faster replay.slower", "faster, slower"),
+    ("click", "on the line of time goes there"),
+    ("replay.tree", "tree, heat map of acceptance or neither"),
+    ("replay.tint", "tint each token by where it came from"),
+    ("Tab", "to the chat or the tree; Up, Down move there"),
+    ("Enter", "on a node of the tree: why it came out so"),
+    ("app.palette", "command palette: themes, a picture"),
+    ("replay.help", "this help"),
+    ("replay.leave, app.quit", "quit"),
+)
+_REPLAY_TIME = (
+    "At 1x every step takes the time it took when it was recorded, reading the prompt included. "
+    "What passed between an answer and the next prompt is cut to a second and a half."
+)
 _TINTS = (
     ("bold $bonus", "bonus: drawn by the target itself"),
     ("$rank-1", "the draft's first guess"),
     ("underline $rank-2", "its second"),
     ("underline italic $rank-3", "its third or later"),
 )
+_WIDEST = 120
+"""Columns, as in the style sheet."""
+_FRAME_CELLS = 8
+"""Frame, padding and scroll bar."""
+_LEAST_ROOM = 28
 
 
 class HelpScreen(ModalScreen[None]):
-    """Over the chat, which goes on decoding behind it."""
+    """The help of the chat, which goes on decoding behind it."""
 
-    app: "BaseApp"
+    app: BaseApp
     BINDINGS: ClassVar[list[BindingType]] = [
         Binding("escape,f1,q,enter", "dismiss", "Close", show=False, id="help.close")
     ]
@@ -78,58 +98,59 @@ class HelpScreen(ModalScreen[None]):
         self.query_one("#help").focus()
 
     def on_resize(self) -> None:
-        """Another width wraps otherwise."""
-        self.query_one(Static).update(self._text(room_for_help(self.size.width)))
+        """Wrap the text to the width."""
+        width = max(_LEAST_ROOM, min(_WIDEST, self.size.width * 96 // 100) - _FRAME_CELLS)
+        self.query_one(Static).update(Content("\n").join(self._lines(width)))
 
-    def _keys(self) -> tuple[tuple[str, str], ...]:
+    def _lines(self, width: int) -> Iterable[Content]:
         keys = self.app.keys
-        return tuple(
-            (keys.shown(names, every=names == _WALKING), meaning) for names, meaning in KEYS
-        )
+        yield from self._keys(_CHAT_KEYS, width)
+        yield from (Content(""), _heading("Commands"))
+        yield from _table([(usage, keys.shown(told)) for usage, told in USAGE], width)
+        yield from (Content(""), _heading(keys.shown("Tints, chat.tint")))
+        yield from (Content.assemble("  ", (text, style)) for style, text in _TINTS)
+        yield from _paragraph("x plain", SPEEDUP_MEANING, width)
 
-    def _commands(self) -> tuple[tuple[str, str], ...]:
-        keys = self.app.keys
-        return tuple((usage, keys.shown(told)) for usage, told in USAGE)
-
-    def _text(self, width: int) -> Content:
-        lines = [Content.styled("Keys", "bold $primary"), *entries(self._keys(), width)]
-        lines += [Content(""), Content.styled("Commands", "bold $primary")]
-        lines += entries(self._commands(), width)
-        tints = self.app.keys.shown("Tints, chat.tint")
-        lines += [Content(""), Content.styled(tints, "bold $primary")]
-        lines += [Content.assemble("  ", (text, style)) for style, text in _TINTS]
-        lines += [Content(""), *paragraph("x plain", SPEEDUP_MEANING, width)]
-        return Content("\n").join(lines)
+    def _keys(self, meanings: tuple[tuple[str, str], ...], width: int) -> Iterable[Content]:
+        shown = self.app.keys.shown
+        rows = [(shown(names, every=names == _WALKING), meaning) for names, meaning in meanings]
+        yield _heading("Keys")
+        yield from _table(rows, width)
 
 
-def room_for_help(columns: int) -> int:
-    """Cells for its text in a terminal of so many columns."""
-    return max(_LEAST_ROOM, min(_WIDEST, columns * 96 // 100) - _FRAME_CELLS)
+class ReplayHelp(HelpScreen):
+    """The help of the replay, which goes on behind it."""
+
+    BINDINGS: ClassVar[list[BindingType]] = [
+        Binding("escape,f1,q,enter,question_mark", "dismiss", "Close", show=False,
+                id="help.close"),
+    ]  # fmt: skip
+
+    def _lines(self, width: int) -> Iterable[Content]:
+        yield from self._keys(_REPLAY_KEYS, width)
+        yield from _paragraph("Time", _REPLAY_TIME, width)
+        yield from _paragraph("x plain", SPEEDUP_MEANING, width)
 
 
-def paragraph(heading: str, text: str, width: int) -> list[Content]:
-    """A heading, and a text under it, of lines at most `width` cells wide."""
-    lines = [Content("  " + line) for line in wrap(text, max(1, width - 2))]
-    return [Content.styled(heading, "bold $primary"), *lines]
+def _heading(text: str) -> Content:
+    return Content.styled(text, "bold $primary")
 
 
-def entries(named: tuple[tuple[str, str], ...], width: int) -> list[Content]:
-    """Names in a column as wide as the longest, and what they do beside it or below.
+def _paragraph(heading: str, text: str, width: int) -> Iterable[Content]:
+    yield from (Content(""), _heading(heading))
+    yield from (Content("  " + line) for line in wrap(text, max(1, width - 2)))
 
-    Args:
-        named: names and what they do.
-        width: in cells.
-    """
-    column = max(len(name) for name, _ in named) + 4
+
+def _table(rows: list[tuple[str, str]], width: int) -> Iterable[Content]:
+    """Names in a column, and meanings next to them, or below them if there is no room."""
+    column = max(len(name) for name, _ in rows) + 4
     beside = width - column >= _LEAST_ROOM
     indent = column if beside else 6
-    lines: list[Content] = []
-    for name, told in named:
-        first, *rest = wrap(told, max(1, width - indent)) or [""]
-        if not beside:
-            lines.append(Content.assemble("  ", (name, "bold")))
-            rest = [first, *rest]
+    for name, meaning in rows:
+        first, *rest = wrap(meaning, max(1, width - indent)) or [""]
+        if beside:
+            yield Content.assemble("  ", (name.ljust(column - 2), "bold"), first)
         else:
-            lines.append(Content.assemble("  ", (name.ljust(column - 2), "bold"), first))
-        lines += [Content(" " * indent + line) for line in rest]
-    return lines
+            yield Content.assemble("  ", (name, "bold"))
+            rest = [first, *rest]
+        yield from (Content(" " * indent + line) for line in rest)

@@ -1,10 +1,6 @@
-"""The race: plain and speculative decoding of one prompt side by side, as the clocks stand.
+"""The race: plain and speculative decoding of one prompt side by side."""
 
-Owns how a race is begun, watched and brought into the chat. The chat's own conversation is not
-touched; whose turn it is and what the clocks count is `sequoia_core.chat.race`'s.
-"""
-
-from typing import TYPE_CHECKING, ClassVar
+from typing import ClassVar
 
 from textual.app import ComposeResult
 from textual.binding import Binding, BindingType
@@ -15,24 +11,19 @@ from textual.screen import Screen
 from sequoia_core.chat.race import Lane
 from sequoia_core.events import PrefillDone
 
-from ..engine.messages import Race, RaceEnded, Racing
+from ..engine.decode_thread import Decoder
+from ..engine.messages import Race
 from ..state.answer import ENDINGS
-from ..state.history import turns
+from ..state.chat_session import ChatSession
 from ..state.race_result import Agreement, LaneRun, RaceRun, agreement_told
 from ..state.sanitize import fit, visible
-from ..state.slash_commands import SlashError
-from ..ui.frame_pacer import Pace
+from ..ui.base_app import BaseApp
 from ..widgets.key_bar import KeyBar
 from ..widgets.lane_text import LaneText
 from ..widgets.line import Line
 from ..widgets.race_bars import RaceBars
-from .chat.apply_settings import refuse_while_busy
+from .redraw import FramePacer
 
-if TYPE_CHECKING:
-    from ..ui.base_app import BaseApp
-    from .chat.screen import ChatScreen
-
-NOTHING = "nothing to race yet: type a prompt, then chat.race, or /race PROMPT"
 _DRAW_SECONDS = 1 / 20
 _WIDE = 100
 """Columns for the whole sentence on how it is run."""
@@ -51,64 +42,17 @@ _OVER = (
 _TITLES = {Lane.PLAIN: "plain decoding", Lane.SPECULATIVE: "speculative"}
 
 
-def start_race(chat: "ChatScreen", words: str = "") -> None:
-    """Race a prompt and show it.
-
-    Args:
-        chat: whose engine races.
-        words: the prompt, as the next message of the chat, or in the place of the one that is
-            edited; blank for the last one of the chat, after what came before it.
-
-    Raises:
-        SlashError: it cannot begin now.
-    """
-    if chat.pair is None:
-        raise SlashError("the models are still loading: race in a moment")
-    refuse_while_busy(chat)
-    if chat.race is not None and not chat.race.ended:
-        raise SlashError("a race is on already")
-    request, exchange = _question(chat, words.strip())
-    chat.app.push_screen(RaceScreen(chat, request, exchange))
-
-
-def take_report(chat: "ChatScreen", report: Racing | RaceEnded) -> None:
-    """Follow the race under way; at its end the result goes into the chat."""
-    run = chat.race
-    if run is None:
-        return
-    if isinstance(report, Racing):
-        run.add(report.event)
-        return
-    run.end(report.message)
-    result = run.result()
-    if result is not None:
-        chat.keeping.recorder.race(run.exchange, result)
-        chat.note(result.note())
-
-
-def _question(chat: "ChatScreen", words: str) -> tuple[Race, str | None]:
-    """What to race, and the exchange it was asked in."""
-    history, params = chat.branching.history, chat.settings.sampling()
-    if words:
-        edited = chat.branching.edited
-        path = history.branch if edited is None else history.before(edited)
-        return Race(turns(path), words, params), None
-    last = chat.branching.last
-    if last is None:
-        raise SlashError(chat.app.keys.shown(NOTHING))
-    return Race(turns(history.before(last)), last.prompt, params), last.id
-
-
 class RaceScreen(Screen[None]):
     """Two texts, their bars, and what they come to.
 
     Args:
-        chat: the chat, which takes the decode thread's reports.
+        session: the chat; the events of its race arrive there.
+        decoder: the decode thread.
         request: what is raced.
-        exchange: id of the exchange whose prompt it is, or None.
+        exchange: id of the exchange that asked the prompt, or None.
     """
 
-    app: "BaseApp"
+    app: BaseApp
     BINDINGS: ClassVar[list[BindingType]] = [
         Binding("escape", "leave", "Stop, then back to the chat", show=False, id="race.leave"),
         Binding("f2", "pause", "Pause or resume", show=False, id="race.pause"),
@@ -122,12 +66,15 @@ class RaceScreen(Screen[None]):
         Binding("end", "scroll_to(1)", "To the end", show=False, id="race.end"),
     ]
 
-    def __init__(self, chat: "ChatScreen", request: Race, exchange: str | None) -> None:
+    def __init__(
+        self, session: ChatSession, decoder: Decoder, request: Race, exchange: str | None
+    ) -> None:
         super().__init__()
-        self._chat, self._request, self._exchange = chat, request, exchange
+        self._session, self._decoder = session, decoder
+        self._request, self._exchange = request, exchange
         self._run = RaceRun(request.prompt, exchange)
         self._seen: tuple[object, ...] = ()
-        self._pace = Pace()
+        self._pacer = FramePacer()
         self._title = Line(id="race-title")
         self._texts = {lane: LaneText(id=f"race-{lane.value}") for lane in Lane}
         self._bars = RaceBars()
@@ -157,8 +104,8 @@ class RaceScreen(Screen[None]):
         self._draw()
 
     def _begin(self) -> None:
-        self._run = self._chat.race = RaceRun(self._request.prompt, self._exchange)
-        self._chat.decoder.submit(self._request)
+        self._run = self._session.race = RaceRun(self._request.prompt, self._exchange)
+        self._decoder.submit(self._request)
         self._verdict.styles.height = None
         self._seen = ()  # a race soon over looks just like the one before
         self._draw()
@@ -167,12 +114,12 @@ class RaceScreen(Screen[None]):
         """Draw what has changed, as often as the decode thread can spare."""
         run = self._run
         seen = (
-            run.ended, self._chat.decoder.paused, run.terms, len(run.notices), *(
+            run.ended, self._decoder.paused, run.terms, len(run.notices), *(
                 (each.tokens, each.answer.prefill, each.answer.done) for each in run.lanes.values()
             ),
         )  # fmt: skip
-        running = not run.ended and not self._chat.decoder.paused
-        if seen != self._seen and (self._pace.due() or not running):
+        running = not run.ended and not self._decoder.paused
+        if seen != self._seen and (self._pacer.due() or not running):
             self._seen = seen
             self._draw()
 
@@ -192,7 +139,7 @@ class RaceScreen(Screen[None]):
         if run.ended:
             self._keys.row = _OVER
         else:
-            self._keys.row = _PAUSED if self._chat.decoder.paused else _RUNNING
+            self._keys.row = _PAUSED if self._decoder.paused else _RUNNING
 
     def _show_verdict(self, verdict: Content) -> None:
         """Give it the lines it takes; fewer again only with another race or another size."""
@@ -203,7 +150,7 @@ class RaceScreen(Screen[None]):
 
     def _titled(self, width: int) -> Content:
         run = self._run
-        state = "" if run.ended else " paused " if self._chat.decoder.paused else ""
+        state = "" if run.ended else " paused " if self._decoder.paused else ""
         temperature = run.terms.temperature if run.terms else self._request.params.temperature
         right = Content.assemble(
             (state, "bold reverse $bonus"), (f"  T {temperature:g}", "$notice"), " "
@@ -230,17 +177,17 @@ class RaceScreen(Screen[None]):
         if self._run.ended:
             self.dismiss()
         else:
-            self._chat.decoder.cancel()
+            self._decoder.cancel()
 
     def action_pause(self) -> None:
         """Pause or resume; a pause comes after the step under way."""
-        self._chat.action_pause()
+        self._decoder.toggle_pause()
         self._draw()
 
     def action_single_step(self) -> None:
         """One step of whichever lane's turn it is."""
-        if self._chat.decoder.paused and not self._run.ended:
-            self._chat.decoder.single_step()
+        if self._decoder.paused and not self._run.ended:
+            self._decoder.single_step()
 
     def action_again(self) -> None:
         """The same once more."""

@@ -1,25 +1,57 @@
-"""When a screen draws what was reported to it: as its pace allows, and in parts.
+"""When a screen draws what changed: at a pace that spares the decoding, and in parts.
 
-Textual paints all that changed in one go. Where that is the whole screen, a key that was pressed a
-moment before waits for longer than a person takes to notice; between two parts it is shown.
+Drawing holds the interpreter lock that the decode thread needs between its operations, so what a
+picture costs is taken from the tokens. The cost is measured: on a large terminal, or a slow
+machine, pictures come less often.
 """
 
 import asyncio
+import time
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 
 from textual.screen import Screen
 
-from ..ui.frame_pacer import Pace
-
+SHARE = 0.06
+"""Of one core's time, for everything that the screen's thread does while something is decoded."""
 PAINTING_SECONDS = 0.5
-"""A part is taken as painted after this, whatever the screen says."""
+"""A part is taken as painted after this time."""
 KEY_SECONDS = 0.02
 """For a key to be taken and shown."""
 
 
-class Drawing:
-    """The pictures of one screen.
+class FramePacer:
+    """Says when the next picture is due.
+
+    Args:
+        clock: wall time in seconds.
+        spent: processor time of the calling thread in seconds.
+    """
+
+    def __init__(
+        self,
+        clock: Callable[[], float] = time.monotonic,
+        spent: Callable[[], float] = time.thread_time,
+    ) -> None:
+        self._clock = clock
+        self._spent = spent
+        self._drawn_at = float("-inf")
+        self._spent_then = 0.0
+
+    def due(self) -> bool:
+        """Whether what was spent since the last picture is within the share; if so, restart."""
+        now, spent = self._clock(), self._spent()
+        if (now - self._drawn_at) * SHARE < spent - self._spent_then:
+            return False
+        self._drawn_at, self._spent_then = now, spent
+        return True
+
+
+class Redraw:
+    """Draws the pictures of one screen.
+
+    Textual paints all that changed at once. Where that is the whole screen, a key that was pressed
+    just before waits noticeably long; between two parts it is shown.
 
     Args:
         screen: what is drawn on.
@@ -36,16 +68,16 @@ class Drawing:
         self._screen = screen
         self._parts = parts
         self._typed_within = typed_within
-        self._pace = Pace()
+        self._pacer = FramePacer()
         self._stale = self._urgent = self._drawing = False
 
     @property
     def done(self) -> bool:
-        """Whether everything there is was drawn."""
+        """Whether everything was drawn."""
         return not (self._stale or self._drawing)
 
     def changed(self, *, urgent: bool = False) -> None:
-        """There is more to draw; what is urgent does not wait for the pace."""
+        """There is more to draw; if it is urgent, it does not wait for the pace."""
         self._stale = True
         self._urgent |= urgent
 
@@ -56,8 +88,8 @@ class Drawing:
             part()
 
     async def go_on(self, *, running: bool) -> None:
-        """Draw what changed, if it is time; while nothing is running it always is."""
-        if not (self._stale and (self._pace.due() or self._urgent or not running)):
+        """Draw what changed, if it is due; while nothing is running it always is."""
+        if not (self._stale and (self._pacer.due() or self._urgent or not running)):
             return
         self._stale, self._urgent, self._drawing = False, False, True
         try:
@@ -67,7 +99,7 @@ class Drawing:
                 part()
                 painted = asyncio.Event()
                 self._screen.call_after_refresh(painted.set)
-                # not wait_for, which may swallow the cancellation by which the app ends
+                # not wait_for, which may swallow the cancellation that ends the app
                 with suppress(TimeoutError):
                     async with asyncio.timeout(PAINTING_SECONDS):
                         await painted.wait()

@@ -13,14 +13,11 @@ from textual.app import ComposeResult
 from textual.binding import Binding, BindingType
 from textual.containers import Horizontal
 from textual.screen import Screen
-from textual.widget import Widget
 
 from sequoia_core.events import PairDescription
 
 from ..config.keymap import Keys
-from ..present.acceptance_map import AcceptanceMap
 from ..present.accessible import is_accessible
-from ..present.node_explanation import explain_node
 from ..state.player import Loading, Player
 from ..state.timeline import Item, ItemKind, View
 from ..widgets.decode_panel import DecodePanel
@@ -31,9 +28,8 @@ from ..widgets.seek_bar import PlayerPosition, SeekBar
 from ..widgets.step_bar import StepBar
 from ..widgets.transcript import Transcript
 from ..widgets.tree_view import TreeView
-from ..widgets.why_panel import WhyPanel
-from .chat.step_inspector import LEGEND, next_view
-from .replay_help import ReplayHelp
+from .help import ReplayHelp
+from .step_views import StepViews
 
 TICK_SECONDS = 1 / 20
 WIDE = 100
@@ -92,13 +88,11 @@ class ReplayScreen(Screen[None]):
         self._shown: tuple[int, int, bool, bool] | None = None
         self._items: list[Item] = []
         self._entries: dict[str, AnswerEntry] = {}
-        self._tinted = False
         self._note = ""
         self._header = ReplayHeader()
         self._transcript = Transcript()
         self._panel = DecodePanel()
-        self._why = WhyPanel()
-        self._heat = AcceptanceMap()
+        self._views = StepViews(self._panel, self._transcript)
         self._strip = StepBar(id="strip")
         self._seek = SeekBar()
         self._keys = KeyBar()
@@ -109,8 +103,7 @@ class ReplayScreen(Screen[None]):
         with Horizontal(id="body"):
             yield self._transcript
             yield self._panel
-            yield self._why
-            yield Widget(id="beside-why")
+            yield from self._views.widgets
         yield self._strip
         yield self._seek
         yield self._keys
@@ -201,13 +194,8 @@ class ReplayScreen(Screen[None]):
         self._header.statistics = statistics
         self._header.chosen_tree = chosen.tree if chosen is not None else None
         whole = view.recorded.exchange.answer
-        if self.has_class("-heat") and self._heat.follow(
-            whole if step else None, len(answer.steps) - 1 if step else None, chosen
-        ):
-            self._panel.acceptance.show(self._heat)
-        if self.has_class("-why"):
-            told = explain_node(step, self._panel.token_tree.node) if step else None
-            self._why.explain(told, title.lower())
+        last = len(answer.steps) - 1
+        self._views.draw(step, title, whole if step else None, last if step else None, chosen)
         asked = view.recorded.asked
         self._header.temperature = asked.temperature if asked else None
 
@@ -255,12 +243,8 @@ class ReplayScreen(Screen[None]):
         """Explain the node; time stands still for that."""
         if message.asked:
             self.player.playing = False
-            self._explain(not self.has_class("-why"))
+            self._views.explain(not self._views.explains)
         self._redraw()
-
-    def _explain(self, explains: bool) -> None:
-        self.set_class(explains, "-why")
-        self._panel.token_tree.pinned = explains
 
     def _redraw(self) -> None:
         """Draw the same moment once more, since it is looked at in another way."""
@@ -269,19 +253,16 @@ class ReplayScreen(Screen[None]):
 
     def action_close(self) -> None:
         """Close what explains a node."""
-        self._explain(False)
+        self._views.explain(False)
 
     def action_tree(self) -> None:
         """Tree, heat map or neither; where there is no room beside the chat, instead of it."""
-        next_view(self)
-        self._explain(False)
+        self._views.next_view()
         self._redraw()
 
     def action_tint(self) -> None:
         """Tint each token by where it came from, or go back to Markdown."""
-        self._tinted = not self._tinted
-        self._transcript.tint(self._tinted)
-        self._transcript.border_title = LEGEND if self._tinted else "Chat"
+        self._views.tint()
 
     def action_help(self) -> None:
         """Show the keys."""

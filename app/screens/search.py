@@ -1,33 +1,26 @@
-"""Full text search over all sessions, as one types.
-
-Owns how hits look and the keys. Searching is the archive's, in a thread; opening is whoever asked.
-"""
+"""Full text search over all sessions while a person types. It runs in a thread."""
 
 import asyncio
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, ClassVar
+from typing import ClassVar
 
 from textual import events, on, work
-from textual.app import ComposeResult
 from textual.binding import Binding, BindingType
-from textual.containers import Vertical
 from textual.content import Content
-from textual.screen import ModalScreen
+from textual.message import Message
 from textual.widgets import Input, OptionList
 from textual.widgets.option_list import Option
 
-from ..present.words import when
+from ..present.words import counted, when
 from ..state.sanitize import fit, visible
 from ..store.archive import SearchHit
 from ..store.database_recorder import DatabaseRecorder
 from ..store.errors import StoreError
 from ..store.text_search import Excerpt, Term, excerpt, terms
 from ..widgets.line import Line
-
-if TYPE_CHECKING:
-    from ..ui.base_app import BaseApp
+from .dialog import Dialog, highlighted
 
 MOST = 200
 """Hits that are shown; more than a person reads."""
@@ -63,15 +56,14 @@ class _Hit:
     answer: Excerpt | None
 
 
-class SearchScreen(ModalScreen[Place | None]):
-    """Over the chat; ends with the place to open, or None.
+class SearchScreen(Dialog[Place | None]):
+    """A search over the chat; ends with the place to open, or None.
 
     Args:
         record: the record of the chats.
         words: what to search for at first.
     """
 
-    app: "BaseApp"
     BINDINGS: ClassVar[list[BindingType]] = [
         Binding("escape", "leave", "Close", show=False, id="search.close"),
         Binding("down", "move('down')", "Next hit", show=False, priority=True, id="search.next"),
@@ -83,40 +75,19 @@ class SearchScreen(ModalScreen[Place | None]):
     ]  # fmt: skip
     DEFAULT_CSS = """
     SearchScreen {
-        & > Vertical {
-            width: 120;
-            max-width: 98%;
-            height: 94%;
-            padding: 0 1;
-            border: round $primary;
-            border-title-color: $primary;
-            border-subtitle-color: $bonus;
-            background: $surface;
-        }
-        & Input { border: none !important; height: 1; padding: 0; background: $panel; }
+        & > Vertical { width: 120; height: 94%; }
         & Input { margin: 0 0 1 0; }
-        & OptionList {
-            height: 1fr;
-            border: none !important;
-            padding: 0;
-            background: $surface;
-            scrollbar-size-vertical: 1;
-        }
+        & OptionList { height: 1fr; }
         & OptionList > .option-list--option-highlighted,
         & OptionList:focus > .option-list--option-highlighted {
             background: $primary 25%;
             color: $foreground;
         }
-        & Line { color: $notice; dock: bottom; }
+        & Line { dock: bottom; }
     }
     """
 
     def __init__(self, record: DatabaseRecorder, words: str = "") -> None:
-        super().__init__()
-        self._record = record
-        self._hits: list[_Hit] = []
-        self._wanted: tuple[Term, ...] = ()
-        self._frame = Vertical()
         self._input = Input(
             words,
             placeholder='words or their beginnings; "in quotes" together',
@@ -125,17 +96,13 @@ class SearchScreen(ModalScreen[Place | None]):
         self._list = OptionList(markup=False)
         self._list.can_focus = False
         self._keys = Line()
-
-    def compose(self) -> ComposeResult:
-        """What is searched for, what was found, and the keys."""
-        with self._frame:
-            yield self._input
-            yield self._list
-            yield self._keys
+        super().__init__("Search all sessions", self._input, self._list, self._keys)
+        self._record = record
+        self._hits: list[_Hit] = []
+        self._wanted: tuple[Term, ...] = ()
 
     def on_mount(self) -> None:
         """Search at once if there are words."""
-        self._frame.border_title = Content("Search all sessions")
         self._keys.show(self.app.keys.shown(_KEYS))
         self._input.focus()
         self._input.cursor_position = len(self._input.value)
@@ -143,12 +110,6 @@ class SearchScreen(ModalScreen[Place | None]):
     def on_resize(self) -> None:
         """Another width cuts the excerpts otherwise."""
         self.call_after_refresh(lambda: self._search(self._input.value))
-
-    @property
-    def chosen(self) -> SearchHit | None:
-        """The highlighted hit."""
-        at = self._list.highlighted
-        return self._hits[at].found if at is not None and at < len(self._hits) else None
 
     def on_key(self, event: events.Key) -> None:
         """What is typed before the line has the keyboard is part of the words."""
@@ -194,7 +155,7 @@ class SearchScreen(ModalScreen[Place | None]):
     def _told(count: int) -> str:
         if count > MOST:
             return f"the newest {MOST} hits"
-        return f"{count} hit{'s' if count != 1 else ''}" if count else "no hit"
+        return counted(count, "hit") if count else "no hit"
 
     def _show(self, room: int) -> None:
         self._list.clear_options()
@@ -212,21 +173,13 @@ class SearchScreen(ModalScreen[Place | None]):
                 lines.append(Content.assemble((f"   {name:<7} ", "$notice"), *pieces))
         return Content("\n").join(lines)
 
-    def _say(self, text: str) -> None:
-        self._frame.border_subtitle = Content(visible(text))
-
     @on(Input.Submitted)
-    def _open(self, message: Input.Submitted) -> None:
-        message.stop()
-        self._leave_to(self.chosen)
-
     @on(OptionList.OptionSelected)
-    def _clicked(self, message: OptionList.OptionSelected) -> None:
-        self._leave_to(self._hits[message.option_index].found)
-
-    def _leave_to(self, found: SearchHit | None) -> None:
-        if found is not None:
-            self.dismiss(Place(found.session, found.exchange, self._wanted))
+    def _open(self, message: Message) -> None:
+        message.stop()
+        hit = highlighted(self._list, self._hits)
+        if hit is not None:
+            self.dismiss(Place(hit.found.session, hit.found.exchange, self._wanted))
 
     def action_move(self, how: str) -> None:
         """Move among the hits while the words keep the keyboard."""

@@ -1,20 +1,14 @@
-"""The list of sessions: open, rename, delete and bring back.
-
-Owns how the list looks and its keys. What is in it comes from the record's archive, in a thread,
-since the disk may be slow; what changes goes through the recorder. Opening is whoever asked.
-"""
+"""The list of sessions: open, rename, delete and bring back. It is read in a thread."""
 
 import asyncio
 import time
 from collections.abc import Callable
-from typing import TYPE_CHECKING, ClassVar
+from concurrent.futures import Future
+from typing import ClassVar
 
 from textual import events, on, work
-from textual.app import ComposeResult
 from textual.binding import Binding, BindingType
-from textual.containers import Vertical
 from textual.content import Content
-from textual.screen import ModalScreen
 from textual.widgets import Input, OptionList
 from textual.widgets.option_list import Option
 
@@ -24,26 +18,24 @@ from ..store.archive import SessionInfo
 from ..store.database_recorder import DatabaseRecorder
 from ..store.errors import StoreError
 from ..widgets.line import Line
+from .dialog import Dialog, highlighted
 from .search import Place, SearchScreen
 
-if TYPE_CHECKING:
-    from ..ui.base_app import BaseApp
-
 _NAMING = "enter keeps it, empty takes it away   esc leaves it"
+_DELETED = "deleted for good when this window closes"
 _DATE_CELLS = 17
 _NARROW_CELLS = 64
 _FRAME_CELLS = 8
 
 
-class SessionsScreen(ModalScreen[Place | None]):
-    """Over the chat; ends with the session to open, or None.
+class SessionsScreen(Dialog[Place | None]):
+    """The list of sessions over the chat; ends with the session to open, or None.
 
     Args:
         record: the record of the chats.
         busy: whether an answer is under way: then the open session cannot be deleted.
     """
 
-    app: "BaseApp"
     BINDINGS: ClassVar[list[BindingType]] = [
         Binding("escape", "leave", "Close", show=False, id="sessions.close"),
         Binding("r", "rename", "Rename", show=False, id="sessions.rename"),
@@ -53,26 +45,7 @@ class SessionsScreen(ModalScreen[Place | None]):
     ]
     DEFAULT_CSS = """
     SessionsScreen {
-        & > Vertical {
-            width: 110;
-            max-width: 98%;
-            height: auto;
-            max-height: 94%;
-            padding: 0 1;
-            border: round $primary;
-            border-title-color: $primary;
-            border-subtitle-color: $bonus;
-            background: $surface;
-        }
-        & OptionList {
-            height: auto;
-            max-height: 100%;
-            min-height: 1;
-            border: none !important;
-            padding: 0;
-            background: $surface;
-            scrollbar-size-vertical: 1;
-        }
+        & > Vertical { width: 110; }
         & OptionList > .option-list--option-highlighted,
         & OptionList:focus > .option-list--option-highlighted {
             background: $primary 25%;
@@ -80,35 +53,24 @@ class SessionsScreen(ModalScreen[Place | None]):
             text-style: bold;
         }
         & OptionList > .option-list--option-disabled { color: $notice; }
-        & Input { border: none !important; height: 1; padding: 0; background: $panel; }
         & Input { display: none; }
-        & Line { color: $notice; dock: bottom; }
+        & Line { dock: bottom; }
     }
     """
 
     def __init__(self, record: DatabaseRecorder, busy: Callable[[], bool]) -> None:
-        super().__init__()
-        self._record = record
-        self._busy = busy
+        self._list = OptionList(markup=False)
+        self._name_input = Input(placeholder="a name for this session", select_on_focus=False)
+        self._keys = Line()
+        super().__init__("Sessions", self._list, self._name_input, self._keys)
+        self._record, self._busy = record, busy
         self._infos: list[SessionInfo] = []
         self._deleted: list[str] = []
         self._renamed: str | None = None
         self._search: SearchScreen | None = None
-        self._frame = Vertical()
-        self._list = OptionList(markup=False)
-        self._naming = Input(placeholder="a name for this session", select_on_focus=False)
-        self._keys = Line()
-
-    def compose(self) -> ComposeResult:
-        """The list, a line for a new name, and the keys."""
-        with self._frame:
-            yield self._list
-            yield self._naming
-            yield self._keys
 
     def on_mount(self) -> None:
         """Read the list."""
-        self._frame.border_title = Content("Sessions")
         self._list.focus()
         self._read()
 
@@ -139,8 +101,7 @@ class SessionsScreen(ModalScreen[Place | None]):
     @property
     def chosen(self) -> SessionInfo | None:
         """The highlighted session."""
-        at = self._list.highlighted
-        return self._infos[at] if at is not None and at < len(self._infos) else None
+        return highlighted(self._list, self._infos)
 
     @property
     def deleted_open_session(self) -> bool:
@@ -195,9 +156,6 @@ class SessionsScreen(ModalScreen[Place | None]):
         words = ["open here"] * here + ["open in another window"] * (others > 0)
         return " · ".join([*words, *["cut off"] * (info.cut_off > 0)])
 
-    def _say(self, text: str) -> None:
-        self._frame.border_subtitle = Content(visible(text))
-
     @on(OptionList.OptionSelected)
     def _open(self) -> None:
         info = self.chosen
@@ -230,11 +188,11 @@ class SessionsScreen(ModalScreen[Place | None]):
         if info is None or info.deleted or not self.is_current:
             return
         self._renamed = info.id
-        self._naming.value = info.name or ""
-        self._naming.cursor_position = len(self._naming.value)
-        self._naming.display = True
+        self._name_input.value = info.name or ""
+        self._name_input.cursor_position = len(self._name_input.value)
+        self._name_input.display = True
         self._keys.show(_NAMING)
-        self._naming.focus()
+        self._name_input.focus()
 
     @on(Input.Submitted)
     async def _name_given(self, message: Input.Submitted) -> None:
@@ -243,15 +201,24 @@ class SessionsScreen(ModalScreen[Place | None]):
         self._end_naming()
         if session is None:
             return
+        await self._change(self._record.rename(session, name))
+
+    async def _change(self, change: "Future[None]", said: str = "") -> bool:
+        """Wait for a change of the record, and show it; whether it succeeded."""
         try:
-            await asyncio.wrap_future(self._record.rename(session, name))
+            await asyncio.wrap_future(change)
         except StoreError as error:
-            self._say(str(error))
-        self._read()
+            said = str(error)
+            return False
+        finally:
+            if said:
+                self._say(said)
+            self._read()
+        return True
 
     def _end_naming(self) -> None:
         self._renamed = None
-        self._naming.display = False
+        self._name_input.display = False
         self._keys.show(self._key_line())
         self._list.focus()
 
@@ -263,14 +230,8 @@ class SessionsScreen(ModalScreen[Place | None]):
         if self._busy() and info.id == self._record.session:
             self._say("an answer is being written in it: Esc, stop it, then delete")
             return
-        try:
-            await asyncio.wrap_future(self._record.delete(info.id))
-        except StoreError as error:
-            self._say(str(error))
-        else:
+        if await self._change(self._record.delete(info.id), _DELETED):
             self._deleted.append(info.id)
-            self._say("deleted for good when this window closes")
-        self._read()
 
     async def action_undo(self) -> None:
         """Bring back the highlighted session if it is deleted, else the one deleted last."""
@@ -283,11 +244,5 @@ class SessionsScreen(ModalScreen[Place | None]):
         if session is None:
             self._say("nothing was deleted")
             return
-        try:
-            await asyncio.wrap_future(self._record.undelete(session))
-        except StoreError as error:
-            self._say(str(error))
-        else:
+        if await self._change(self._record.undelete(session), "it is back"):
             self._deleted = [each for each in self._deleted if each != session]
-            self._say("it is back")
-        self._read()

@@ -1,27 +1,25 @@
 """The settings screen: every setting, its value and where that comes from; changes are written."""
 
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any, ClassVar
 
 from textual import on
-from textual.app import ComposeResult
 from textual.binding import Binding, BindingType
-from textual.containers import Vertical
 from textual.content import Content
-from textual.screen import ModalScreen
 from textual.widgets import Input, OptionList
 from textual.widgets.option_list import Option
 
 from sequoia_core.errors import SequoiaError
 
-from ..config.keymap import Action, Keys, key_name
+from ..config.keymap import Action, key_name
 from ..config.load import Loaded, Source
 from ..config.preferences import Preferences
-from ..config.settings import SETTINGS, Group, Setting, Settings, shown
+from ..config.settings import SETTINGS, Group, Setting, shown
 from ..state.sanitize import fit, visible
 from ..widgets.line import Line
-from .choosing import FRAME, ChoiceScreen, KeyScreen
+from .chat.apply_settings import SettingsChanger
+from .dialog import ChoiceScreen, Dialog, KeyScreen, highlighted
 
 _KEYS = (
     "settings.change change  settings.before settings.after turn  settings.default default  "
@@ -33,34 +31,12 @@ _SOURCE_CELLS = 12
 _KEY_NAME_CELLS = 24
 
 
-@dataclass(frozen=True, slots=True)
-class Follower:
-    """How the chat is asked and told.
-
-    Attributes:
-        settings: of the chat, now.
-        keys: in use, now.
-        allowed: raises a `SequoiaError` if a setting cannot be changed now.
-        change: takes a setting's name and value.
-        preview: shows a theme for a while.
-        try_keys: takes the keys wanted by id of an action; returns what was wrong.
-    """
-
-    settings: Callable[[], Settings]
-    keys: Callable[[], Keys]
-    allowed: Callable[[str], None]
-    change: Callable[[str, Any], None]
-    preview: Callable[[str], None]
-    try_keys: Callable[[dict[str, tuple[str, ...]]], Sequence[str]]
-
-
-class SettingsScreen(ModalScreen[None]):
-    """Over the chat, which goes on behind it.
+class SettingsScreen(Dialog[None]):
+    """Shows and changes settings and keys over the chat, which goes on.
 
     Args:
-        preferences: the settings.
-        follower: the chat.
-        themes: names of all themes.
+        preferences: the settings of the next start, and where they are written.
+        changer: the settings of the chat.
     """
 
     BINDINGS: ClassVar[list[BindingType]] = [
@@ -70,44 +46,36 @@ class SettingsScreen(ModalScreen[None]):
         Binding("right", "turn(1)", "Value after", show=False, id="settings.after"),
         Binding("d,delete", "default", "Back to the default", show=False, id="settings.default"),
     ]
-    DEFAULT_CSS = FRAME.format(screen="SettingsScreen", width=104, height="94%", list_height="1fr")
+    DEFAULT_CSS = """
+    SettingsScreen {
+        & > Vertical { width: 104; height: 94%; }
+        & OptionList { height: 1fr; }
+        & OptionList > .option-list--option-highlighted { text-style: bold; }
+        & OptionList > .option-list--option-disabled { color: $primary; text-style: bold; }
+        & Input { display: none; }
+    }
+    """
 
-    def __init__(self, preferences: Preferences, follower: Follower, themes: Sequence[str]) -> None:
-        super().__init__()
-        self._preferences, self._follower, self._themes = preferences, follower, themes
-        self._loaded: Loaded | None = None
-        self._items: list[Setting | Action | None] = []
-        self._frame = Vertical()
+    def __init__(self, preferences: Preferences, changer: SettingsChanger) -> None:
         self._list = OptionList(markup=False, compact=True)
-        self._told = Line()
+        self._help = Line()
         self._input = Input(select_on_focus=False)
         self._keys = Line()
-
-    def compose(self) -> ComposeResult:
-        """The list, what the highlighted one is, a line to type in, and the keys."""
-        with self._frame:
-            yield self._list
-            yield self._told
-            yield self._input
-            yield self._keys
+        super().__init__("Settings", self._list, self._help, self._input, self._keys)
+        self._preferences, self._changer = preferences, changer
+        self._loaded: Loaded | None = None
+        self._items: list[Setting | Action | None] = []
 
     def on_mount(self) -> None:
         """Read everything."""
-        self._frame.border_title = Content("Settings")
         self._say(str(self._preferences.path))
-        self._keys.show(self._follower.keys().shown(_KEYS))
+        self._keys.show(self.app.keys.shown(_KEYS))
         self._list.focus()
         self.call_after_refresh(self._show)
 
     def on_resize(self) -> None:
         """Another width cuts the values otherwise."""
         self.call_after_refresh(self._show)
-
-    @property
-    def chosen(self) -> Setting | Action | None:
-        """The highlighted setting or action."""
-        at = self._list.highlighted
-        return self._items[at] if at is not None and at < len(self._items) else None
 
     def _show(self) -> None:
         try:
@@ -133,7 +101,7 @@ class SettingsScreen(ModalScreen[None]):
                 if each.group is group
             ]
         rows.append((None, Content("Keys")))
-        keys = self._follower.keys()
+        keys = self.app.keys
         for action in keys.actions.values():
             names = keys.shown(action.id, every=True)
             mark = "yours" if action.id in keys.changed else ""
@@ -155,17 +123,14 @@ class SettingsScreen(ModalScreen[None]):
 
     def _value(self, setting: Setting) -> Any:
         if setting.group.live:
-            return getattr(self._follower.settings(), setting.name)
+            return getattr(self._changer.settings, setting.name)
         return getattr(self._loaded.settings, setting.name) if self._loaded is not None else None
-
-    def _say(self, text: str) -> None:
-        self._frame.border_subtitle = Content(visible(text))
 
     @on(OptionList.OptionHighlighted)
     def _tell(self) -> None:
-        item = self.chosen
+        item = highlighted(self._list, self._items)
         text = item.told if isinstance(item, Action) else item.help if item is not None else ""
-        self._told.show(f" {text}")
+        self._help.show(f" {text}")
 
     # Changing
 
@@ -176,7 +141,7 @@ class SettingsScreen(ModalScreen[None]):
 
     def action_change(self) -> None:
         """Ask for another value of the highlighted one."""
-        item = self.chosen
+        item = highlighted(self._list, self._items)
         if isinstance(item, Action):
             self.app.push_screen(KeyScreen(item), lambda key: self._take_key(item, key))
         elif item is not None and self._choices(item):
@@ -189,10 +154,10 @@ class SettingsScreen(ModalScreen[None]):
             self._input.focus()
 
     def _choices(self, setting: Setting) -> Sequence[str]:
-        return self._themes if setting.name == "theme" else setting.choices
+        return sorted(self.app.own_themes) if setting.name == "theme" else setting.choices
 
     def _choose(self, setting: Setting) -> None:
-        preview = self._follower.preview if setting.name == "theme" else None
+        preview = self._preview if setting.name == "theme" else None
         now = shown(self._value(setting))
         screen = ChoiceScreen(setting, self._choices(setting), now, preview)
         self.app.push_screen(screen, lambda value: self._chosen(setting, value))
@@ -200,11 +165,14 @@ class SettingsScreen(ModalScreen[None]):
     def _chosen(self, setting: Setting, value: str | None) -> None:
         kept = value is not None and self._keep(setting, value)
         if not kept and setting.name == "theme":
-            self._follower.preview(self._follower.settings().theme)
+            self._preview(self._changer.settings.theme)
+
+    def _preview(self, theme: str) -> None:
+        self.app.theme = theme
 
     def action_turn(self, by: int) -> None:
         """Take the next or the last of few values."""
-        item = self.chosen
+        item = highlighted(self._list, self._items)
         if isinstance(item, Setting) and (choices := self._choices(item)):
             now = shown(self._value(item))
             at = choices.index(now) + by if now in choices else 0
@@ -212,7 +180,7 @@ class SettingsScreen(ModalScreen[None]):
 
     def action_default(self) -> None:
         """Take the highlighted one out of the file."""
-        item = self.chosen
+        item = highlighted(self._list, self._items)
         if isinstance(item, Action):
             self._take_key(item, ())
         elif item is not None:
@@ -221,7 +189,7 @@ class SettingsScreen(ModalScreen[None]):
     @on(Input.Submitted)
     def _typed(self, message: Input.Submitted) -> None:
         message.stop()
-        item = self.chosen
+        item = highlighted(self._list, self._items)
         if isinstance(item, Setting) and self._keep(item, message.value.strip()):
             self._end_typing()
 
@@ -235,17 +203,19 @@ class SettingsScreen(ModalScreen[None]):
 
     def _end_typing(self) -> None:
         self._input.display = False
-        self._keys.show(self._follower.keys().shown(_KEYS))
+        self._keys.show(self.app.keys.shown(_KEYS))
         self._list.focus()
 
     def _keep(self, setting: Setting, text: str) -> bool:
         """Write a value and let the chat follow; say how it went."""
         try:
             if setting.group.live:
-                self._follower.allowed(setting.name)
+                self._changer.check(setting.name)
             changed = self._preferences.write(setting.name, text)
             if setting.group.live:
-                self._follower.change(setting.name, changed.value)
+                self._changer.change(
+                    setting.name, replace(self._changer.settings, **{setting.name: changed.value})
+                )
         except SequoiaError as error:
             self._say(str(error).removeprefix(f"{setting.option}: "))
             return False
@@ -258,11 +228,11 @@ class SettingsScreen(ModalScreen[None]):
     def _take_key(self, action: Action, keys: tuple[str, ...] | None) -> None:
         if keys is None:
             return
-        wanted = dict(self._follower.settings().keys)
+        wanted = dict(self._changer.settings.keys)
         wanted.pop(action.id, None)
         if keys:
             wanted[action.id] = keys
-        problems = self._follower.try_keys(wanted)
+        problems = self._changer.try_keys(wanted)
         mine = next((line for line in problems if action.id in line), None)
         if mine is not None:
             self._say(mine.removeprefix("keys: "))
@@ -272,9 +242,9 @@ class SettingsScreen(ModalScreen[None]):
         except SequoiaError as error:
             self._say(str(error))
             return
-        names = ", ".join(map(key_name, self._follower.keys().of(action.id)))
+        names = ", ".join(map(key_name, self.app.keys.of(action.id)))
         self._say(remark or f"{action.id} is {names}")
-        self._keys.show(self._follower.keys().shown(_KEYS))
+        self._keys.show(self.app.keys.shown(_KEYS))
         self._show()
 
 

@@ -1,8 +1,4 @@
-"""Which earlier message is being edited, and what was typed for each. Pure.
-
-Owns the texts: what a person typed is kept while they look at other messages, until the editing
-ends. Knows neither the prompt nor the transcript.
-"""
+"""The editing of an earlier message: which one, and what was typed for each."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -11,13 +7,13 @@ from .history import Exchange
 
 
 @dataclass(slots=True)
-class Editing:
-    """The editing of one of the messages of a branch.
+class MessageEdit:
+    """The editing of one message of a branch; it starts with the last one.
 
     Attributes:
-        branch: the messages there are to choose from, at least one.
-        draft: what stood in the prompt before.
-        at: index of the message chosen.
+        branch: the messages to choose from, at least one.
+        draft: the text of the prompt before the editing.
+        at: index of the edited message.
     """
 
     branch: Sequence[Exchange]
@@ -30,12 +26,12 @@ class Editing:
 
     @property
     def exchange(self) -> Exchange:
-        """The one whose prompt is edited."""
+        """The edited exchange."""
         return self.branch[self.at]
 
     @property
     def text(self) -> str:
-        """What to put into the prompt for it: what was typed for it last, or its own."""
+        """The text for the prompt: what was typed for this message last, or the message."""
         return self._texts.get(self.exchange.id, self.exchange.prompt)
 
     def move(self, by: int, typed: str) -> bool:
@@ -43,26 +39,23 @@ class Editing:
 
         Args:
             by: -1 for the one before, 1 for the one after.
-            typed: what stands in the prompt for the one chosen until now.
+            typed: the text of the prompt, which is kept for the message edited so far.
 
         Returns:
-            whether there is one.
+            Whether there is such a message.
         """
-        self._keep(typed)
+        if typed != self.exchange.prompt:
+            self._texts[self.exchange.id] = typed
+        else:
+            self._texts.pop(self.exchange.id, None)
         if not 0 <= self.at + by < len(self.branch):
             return False
         self.at += by
         return True
 
-    def turn_to(self, branch: Sequence[Exchange], at: int, typed: str) -> None:
-        """Go on with a message of another branch; what was typed is taken along."""
+    def turn_to(self, branch: Sequence[Exchange], exchange: Exchange, typed: str) -> None:
+        """Edit a message of another branch; text that was changed is taken along."""
         changed = typed != self.exchange.prompt
-        self.branch, self.at = branch, at
+        self.branch, self.at = branch, branch.index(exchange)
         if changed:
             self._texts[self.exchange.id] = typed
-
-    def _keep(self, typed: str) -> None:
-        if typed != self.exchange.prompt:
-            self._texts[self.exchange.id] = typed
-        else:
-            self._texts.pop(self.exchange.id, None)

@@ -1,4 +1,4 @@
-"""Slash commands: parses a line into a command, or says in one line what is wrong with it."""
+"""Slash commands: reads a line, or says in one line what is wrong with it."""
 
 from dataclasses import dataclass, replace
 from typing import Any
@@ -14,76 +14,30 @@ class SlashError(SequoiaError):
 
 
 @dataclass(frozen=True, slots=True)
-class Set:
-    """`/set NAME VALUE`: the settings with one value changed."""
+class Command:
+    """A slash command.
+
+    Attributes:
+        name: without the slash, as in `USAGE`.
+        words: its argument, or "".
+    """
 
     name: str
-    settings: Settings
+    words: str = ""
 
 
 @dataclass(frozen=True, slots=True)
-class Show:
-    """`/show`: settings, pair and tree."""
-
-
-@dataclass(frozen=True, slots=True)
-class ShowSettings:
-    """`/settings`: change settings, and keep them."""
-
-
-@dataclass(frozen=True, slots=True)
-class ClearChat:
-    """`/clear`: forget the conversation."""
-
-
-@dataclass(frozen=True, slots=True)
-class RaceAsked:
-    """`/race [PROMPT]`: plain and speculative decoding side by side; "" is the last prompt."""
-
-    prompt: str
-
-
-@dataclass(frozen=True, slots=True)
-class Export:
-    """`/export FILE`: write the chat into a file."""
-
-    file: str
-
-
-@dataclass(frozen=True, slots=True)
-class Sessions:
-    """`/sessions`, `/search WORDS`, `/save NAME`, `/load NAME`, `/continue`."""
-
-    act: str
-    words: str
-
-
-@dataclass(frozen=True, slots=True)
-class CopyAsked:
-    """`/copy`, `/copy N`, `/copy code [N]`, `/copy selection`.
+class CopyRequest:
+    """What `/copy` copies.
 
     Attributes:
         what: answer, code or selection.
-        number: which, or None where it was left out.
+        number: which answer or block of code; None if not given.
     """
 
     what: str
     number: int | None
 
-
-@dataclass(frozen=True, slots=True)
-class Bye:
-    """`/bye`: quit."""
-
-
-@dataclass(frozen=True, slots=True)
-class Help:
-    """`/?`: keys and commands."""
-
-
-Command = (
-    Set | Show | ShowSettings | ClearChat | RaceAsked | Export | Sessions | CopyAsked | Bye | Help
-)
 
 USAGE: tuple[tuple[str, str], ...] = (
     *((each.usage, each.help) for each in CHAT_SETTINGS.values()),
@@ -105,18 +59,9 @@ USAGE: tuple[tuple[str, str], ...] = (
 )
 """Each command and what it does; ids of actions are replaced by their keys."""
 
-_PLAIN: dict[str, Command] = {
-    "/show": Show(),
-    "/settings": ShowSettings(),
-    "/clear": ClearChat(),
-    "/bye": Bye(),
-    "/exit": Bye(),
-    "/quit": Bye(),
-    "/?": Help(),
-    "/help": Help(),
-    "/sessions": Sessions("sessions", ""),
-    "/continue": Sessions("continue", ""),
-}
+_SAME = {"exit": "bye", "quit": "bye", "help": "?"}
+_WITH_WORDS = frozenset({"set", "race", "copy", "export", "search", "save", "load"})
+_NAMES = frozenset(usage.split()[0][1:] for usage, _ in USAGE)
 _ALSO = {
     "/new": "/clear", "/reset": "/clear", "/restart": "/clear", "/history": "/sessions",
     "/list": "/sessions", "/chats": "/sessions", "/find": "/search", "/open": "/load",
@@ -150,51 +95,42 @@ def is_command(text: str) -> bool:
     return text.startswith("/") and "\n" not in text.strip() and not text.startswith("//")
 
 
-def parse_command(text: str, settings: Settings) -> Command:
+def parse_command(text: str) -> Command:
     """Read a slash command.
 
-    Args:
-        text: as typed, beginning with "/".
-        settings: of which `/set` changes one.
-
     Raises:
-        SlashError: unknown command or setting, or a value of the wrong kind.
-        ParameterError: a value outside its range.
+        SlashError: there is no such command, or it takes no argument.
     """
-    word, _, rest = text.strip().partition(" ")
-    rest = rest.strip()
-    match word:
-        case "/set":
-            return _parse_set(rest, settings)
-        case "/race":
-            return RaceAsked(rest)
-        case "/copy":
-            return _parse_copy(rest.split())
-        case "/export" if not rest:
-            raise SlashError("a file is missing: /export FILE.md|.json|.jsonl|.svg")
-        case "/export":
-            return Export(rest)
-        case "/search" | "/save" | "/load":
-            return Sessions(word[1:], rest)
-    command = _PLAIN.get(word)
-    if command is None:
+    word, _, words = text.strip().partition(" ")
+    command = Command(_SAME.get(word[1:], word[1:]), words.strip())
+    if command.name not in _NAMES:
         raise _no_command(word)
-    if rest:
+    if command.words and command.name not in _WITH_WORDS:
         raise SlashError(f"{word} takes nothing after it")
     return command
 
 
-def _parse_copy(words: list[str]) -> CopyAsked:
-    named = words[0] if words and words[0] in ("code", "selection") else "answer"
-    rest = words if named == "answer" else words[1:]
-    most = 0 if named == "selection" else 1
-    if len(rest) > most or not all(word.isdecimal() and int(word) > 0 for word in rest):
+def parse_copy(words: str) -> CopyRequest:
+    """Read the argument of `/copy`.
+
+    Raises:
+        SlashError: it is none.
+    """
+    given = words.split()
+    what = given.pop(0) if given and given[0] in ("code", "selection") else "answer"
+    most = 0 if what == "selection" else 1
+    if len(given) > most or not all(word.isdecimal() and int(word) > 0 for word in given):
         raise SlashError("copy what? /copy, /copy N, /copy code, /copy code N or /copy selection")
-    return CopyAsked(named, int(rest[0]) if rest else None)
+    return CopyRequest(what, int(given[0]) if given else None)
 
 
-def _parse_set(rest: str, settings: Settings) -> Set:
-    name, _, value = rest.partition(" ")
+def parse_set(words: str, settings: Settings) -> tuple[str, Settings]:
+    """Read the argument of `/set`: the name of a setting, and all settings with its new value.
+
+    Raises:
+        SlashError: there is no such setting, or its value cannot be used.
+    """
+    name, _, value = words.partition(" ")
     if not name:
         raise SlashError(f"/set what? One of {', '.join(CHAT_SETTINGS)}")
     setting = CHAT_SETTINGS.get(name)
@@ -208,7 +144,7 @@ def _parse_set(rest: str, settings: Settings) -> Set:
         read: Any = None
         if value != setting.unset:
             read = read_value(name, value.strip('"').strip())
-        return Set(name, replace(settings, **{name: read}))
+        return name, replace(settings, **{name: read})
     except ParameterError as error:
         raise SlashError(str(error)) from None
     except ValueError:
@@ -219,7 +155,7 @@ def _no_command(word: str) -> SlashError:
     if word in _INSTEAD:
         return SlashError(f"no command {word}; {_INSTEAD[word]}")
     sets = {f"/{name}": f"/set {name}" for name in CHAT_SETTINGS}
-    known = [*(usage.split()[0] for usage, _ in USAGE), *_PLAIN, *sets.values()]
+    known = [*(usage.split()[0] for usage, _ in USAGE), "/exit", "/quit", "/help", *sets.values()]
     hint = suggest(word, known, also=_ALSO | sets, otherwise="/? lists all")
     return SlashError(f"no command {word}. {_capitalized(hint)}")
 

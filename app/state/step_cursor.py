@@ -1,4 +1,4 @@
-"""Which step of an answer is looked at: the last one as it comes, or one walked back to. Pure."""
+"""Which step of an answer is on show: the last one as it comes, or an earlier one."""
 
 from dataclasses import dataclass
 
@@ -8,18 +8,18 @@ from .answer import Answer, Chosen
 from .stats import Statistics
 
 READING = "reading the steps ..."
-"""Over the tree while what is to be shown is not there yet."""
+"""The title while steps are read from the record."""
 
 
 @dataclass(slots=True)
-class Walk:
+class StepCursor:
     """A place in an answer.
 
     Attributes:
-        answer: the answer under way or the last one.
-        at: index of the step walked to, or None while live.
-        place: which answer that is, for the title; "" for the last one.
-        reading: steps that are to be shown are still being read from the record.
+        answer: the running answer or an earlier one.
+        at: index of the step on show, or None for the last one, live.
+        place: which answer it is, for the title; "" for the last one.
+        reading: steps are being read from the record.
     """
 
     answer: Answer | None = None
@@ -28,7 +28,7 @@ class Walk:
     reading: bool = False
 
     def go(self, where: str) -> None:
-        """Walk.
+        """Move.
 
         Args:
             where: back, forward, first or live; forward from the last step is live.
@@ -51,25 +51,25 @@ class Walk:
 
     @property
     def statistics(self) -> Statistics | None:
-        """The figures as they stood after the step on show."""
+        """The statistics up to the step on show."""
         if self.answer is None or not self.answer.statistics:
             return None
         return self.answer.statistics[-1 if self.at is None else self.at]
 
     @property
     def chosen(self) -> Chosen | None:
-        """The tree shape of the step on show; before the first, the one it will have."""
+        """The tree shape of the step on show, or of the first step to come."""
         if self.answer is None:
             return None
         return self.answer.tree_at(self.step.index if self.step is not None else 1)
 
     @property
-    def walked_step(self) -> int | None:
-        """Number of the step walked to, or None while live."""
+    def highlighted(self) -> int | None:
+        """Number of the step to highlight in the text; None while live."""
         return self.step.index if self.step is not None and self.at is not None else None
 
     def title(self, *, paused: bool) -> str:
-        """What is on show, in a few words."""
+        """The title of the tree."""
         if self.reading:
             return READING
         if self.answer is None or not self.answer.steps:

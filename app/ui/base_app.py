@@ -12,6 +12,7 @@ from typing import Any, ClassVar
 
 import platformdirs
 from rich.console import RenderableType
+from rich.text import Text
 from textual import events
 from textual._compositor import CompositorUpdate
 from textual.binding import Binding, BindingType
@@ -20,10 +21,10 @@ from textual.filter import LineFilter, NoColor
 from textual.screen import Screen
 from textual.theme import Theme
 
-from sequoia_core.errors import suggest
+from sequoia_core.errors import ParameterError, suggest
 from sequoia_core.files import write_whole
 
-from ..config.keymap import Action, Keys, declared, remapped
+from ..config.keymap import Keys, declared, remapped
 from ..config.themes import (
     DEFAULT_THEME,
     TERMINAL_THEME,
@@ -32,9 +33,11 @@ from ..config.themes import (
     packaged_folder,
 )
 from ..present.accessible import ACCESSIBLE, PlainFrames
+from ..state.sanitize import visible
 from .columns import hold_columns
 from .copying_app import CopyingApp
 from .drivers import driver_for
+from .gc_control import Rests
 from .svg import with_local_fonts
 
 WATCH_SECONDS = 1.0
@@ -44,7 +47,15 @@ _NEVER = 100_000
 
 
 class BaseApp(CopyingApp):
-    """An app with themes from files and keys that can be changed."""
+    """An app with themes from files and keys that can be changed.
+
+    Args:
+        bindings: of all its screens, as they are declared.
+
+    Attributes:
+        keys: the keys in use.
+        rests: when the garbage collector runs.
+    """
 
     BINDINGS: ClassVar[list[BindingType]] = [
         Binding("ctrl+q", "quit", "Quit", show=False, priority=True, id="app.quit"),
@@ -54,7 +65,7 @@ class BaseApp(CopyingApp):
     CSS = (Path(__file__).parents[1] / "styles" / "looks.tcss").read_text(encoding="utf-8")
     VERTICAL_BREAKPOINTS = [(0, "-tiny"), (12, "-short"), (30, "-tall"), (42, "-roomy")]  # noqa: RUF012
 
-    def __init__(self) -> None:
+    def __init__(self, bindings: Iterable[BindingType] = ()) -> None:
         self._theme_folders = ThemeFolders(
             [packaged_folder(), platformdirs.user_config_path("sequoia") / "themes"]
         )
@@ -63,6 +74,8 @@ class BaseApp(CopyingApp):
         super().__init__()
         self.animation_level = "none"
         self.keys = Keys()
+        self._actions = {**declared(BaseApp.BINDINGS), **declared(bindings)}
+        self.rests = Rests()
         self.theme_problems = found.problems
         self._own_themes = {theme.name: theme for theme in found.themes}
         for theme in found.themes:
@@ -74,6 +87,11 @@ class BaseApp(CopyingApp):
     def get_driver_class(self) -> type[Driver]:
         """Textual's choice, with an input that nothing ends."""
         return driver_for(super().get_driver_class())
+
+    def fail(self, message: str) -> None:
+        """Quit with one line on standard error and return code 1."""
+        self.error_console.soft_wrap = True
+        self.exit(return_code=1, message=Text(f"sequoia: {visible(message)}"))
 
     @property
     def failure(self) -> Exception | None:
@@ -120,6 +138,16 @@ class BaseApp(CopyingApp):
             name = TERMINAL_THEME
         self.theme = name
         return problem
+
+    def use_theme(self, name: str) -> None:
+        """Switch the theme.
+
+        Raises:
+            ParameterError: there is no such theme.
+        """
+        if name not in self.available_themes:
+            raise ParameterError(self.no_theme(name))
+        self.theme = name
 
     def no_theme(self, name: str) -> str:
         """Say that there is no such theme, and which one may have been meant."""
@@ -168,9 +196,9 @@ class BaseApp(CopyingApp):
         """As the base class, but fonts are those of the machine that shows it."""
         return with_local_fonts(super().export_screenshot(title=title, simplify=simplify))
 
-    def save_picture(self) -> None:
-        """Write the screen as an SVG into the working directory, and say where."""
-        path = Path.cwd() / f"sequoia-{time.strftime('%Y%m%d-%H%M%S')}.svg"
+    def save_picture(self, path: Path | None = None) -> None:
+        """Write the screen as an SVG, by default into the working directory, and say where."""
+        path = path or Path.cwd() / f"sequoia-{time.strftime('%Y%m%d-%H%M%S')}.svg"
         try:
             write_whole(path, self.export_screenshot(title=self.title.lower()), private=True)
         except OSError as error:
@@ -184,20 +212,16 @@ class BaseApp(CopyingApp):
 
     # Keys
 
-    def use_keys(
-        self, bindings: Iterable[BindingType], wanted: Mapping[str, Sequence[str]]
-    ) -> tuple[str, ...]:
+    def use_keys(self, wanted: Mapping[str, Sequence[str]]) -> tuple[str, ...]:
         """Give actions the keys that a person wants.
 
         Args:
-            bindings: of all screens, as they are declared.
             wanted: keys by the id of an action.
 
         Returns:
             One line for each wish that could not be granted.
         """
-        actions: dict[str, Action] = {**declared(BaseApp.BINDINGS), **declared(bindings)}
-        self.keys, problems = remapped(actions, wanted)
+        self.keys, problems = remapped(self._actions, wanted)
         self.set_keymap(self.keys.keymap())
         return problems
 

@@ -34,6 +34,6 @@ def stage(
 ) -> Stage:
     """Where a screen is brought about and pictured; makes a test one for each size."""
     monkeypatch.setattr(
-        "app.ui.frame_pacer.SHARE", 1e6
+        "app.screens.redraw.SHARE", 1e6
     )  # nothing is decoded that drawing could slow down
     return Stage(request.param, snapshot)

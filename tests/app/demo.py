@@ -93,7 +93,7 @@ async def take(picture: Picture) -> str:
     app = SequoiaApp(lambda progress: ReplayEngine(trace, before=hold), settings)
     async with app.run_test(size=picture.size) as pilot:
         await pilot.press(*PROMPT, "enter")
-        while not held.is_set() and (app.chat.busy or app.chat.answer is None):
+        while not held.is_set() and (app.chat.session.busy or app.chat.session.answer is None):
             await pilot.pause(0.05)
         await pilot.pause(SETTLE_SECONDS)  # pictures come only so often while an answer runs
         await pilot.press(*picture.keys)

@@ -7,6 +7,8 @@ from dataclasses import dataclass
 from textual.pilot import Pilot
 
 from app.app import SequoiaApp, Settings
+from app.state.chat_session import ChatSession
+from app.store.recorder import Recorder
 from app.widgets.entries import AnswerEntry
 from app.widgets.prompt import Prompt
 from app.widgets.transcript import Transcript
@@ -23,6 +25,10 @@ class Driver:
     pilot: Pilot[None]
 
     @property
+    def session(self) -> ChatSession:
+        return self.app.chat.session
+
+    @property
     def prompt(self) -> Prompt:
         return self.app.chat.query_one(Prompt)
 
@@ -36,7 +42,7 @@ class Driver:
 
     @property
     def steps(self) -> int:
-        answer = self.app.chat.answer
+        answer = self.session.answer
         return len(answer.steps) if answer else 0
 
     @property
@@ -46,9 +52,9 @@ class Driver:
 
     @property
     def entry(self) -> AnswerEntry:
-        entry = self.app.chat._entry
-        assert entry is not None
-        return entry
+        last = self.app.chat.session.last
+        assert last is not None
+        return self.app.chat.pages.answer(last)
 
     def screen_text(self) -> str:
         """What the terminal shows."""
@@ -68,8 +74,8 @@ class Driver:
         await self.pilot.press(*keys)
 
     async def finish(self) -> None:
-        await self.until(lambda: self.app.chat.answer is not None and not self.app.chat.busy)
-        await self.until(lambda: self.app.chat.drawing.done)
+        await self.until(lambda: self.session.answer is not None and not self.session.busy)
+        await self.until(lambda: self.app.chat.redraw.done)
 
     async def ask(self, text: str = "Why is the sky blue?") -> None:
         await self.type(text, "enter")
@@ -88,7 +94,7 @@ class Driver:
             await self.until(lambda count=count: self.steps == count)  # type: ignore[misc]
             if count < steps:
                 await self.pilot.press("space")
-        await self.until(lambda: self.app.chat.drawing.done)
+        await self.until(lambda: self.app.chat.redraw.done)
 
 
 @asynccontextmanager
@@ -96,10 +102,11 @@ async def driving(
     engine: ChatEngine | None = None,
     settings: Settings | None = None,
     size: tuple[int, int] = (120, 44),
+    recorder: Recorder | None = None,
 ) -> AsyncIterator[Driver]:
     """The app with an engine that is ready."""
-    app = SequoiaApp(lambda progress: engine or replay(), settings or Settings())
+    app = SequoiaApp(lambda progress: engine or replay(), settings or Settings(), recorder)
     async with app.run_test(size=size) as pilot:
         driver = Driver(app, pilot)
-        await driver.until(lambda: app.chat.pair is not None)
+        await driver.until(lambda: app.chat.session.pair is not None)
         yield driver

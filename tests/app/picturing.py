@@ -101,7 +101,7 @@ class Stage:
         app = SequoiaApp(lambda progress: engine, settings or Settings(), recorder, preferences)
         async with self.shown(app) as pilot:
             driver = Driver(app, pilot)
-            await driver.until(lambda: app.chat.pair is not None)
+            await driver.until(lambda: app.chat.session.pair is not None)
             # the header is painted a moment later
             await driver.until(lambda: "loading" not in driver.screen_text())
             yield driver

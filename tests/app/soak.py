@@ -140,7 +140,7 @@ class SoakedChat(SequoiaApp):
         return self.engine
 
     def _go_on(self) -> None:
-        if self.chat.pair is None or self.chat.busy or self._order.done.exists():
+        if self.chat.session.pair is None or self.chat.session.busy or self._order.done.exists():
             return
         if self.engine.rate is None and self.engine.turns >= self._order.turns:
             self.engine.rate, self._paced_from = self._order.rate, self.engine.given

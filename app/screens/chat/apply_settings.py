@@ -1,97 +1,84 @@
-"""Settings of the chat while it is open: the settings screen, keys and looks follow at once.
+"""Settings that are changed while the chat is open: engine, look and keys follow at once."""
 
-Owns what a changed setting does to the chat. What there is to set is `preferences`.
-"""
-
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
-from typing import TYPE_CHECKING, Any
 
 from ...config.resolve import tree_choice
 from ...config.settings import SETTINGS, Group, Settings
-from ...engine.messages import ChooseTree, SetSystem
-from ...state.slash_commands import SlashError
-from ..settings import Follower, SettingsScreen
-
-if TYPE_CHECKING:
-    from .screen import ChatScreen
+from ...engine.messages import ChooseTree, Request, SetSystem
+from ...state.chat_session import ChatSession
+from ...ui.base_app import BaseApp
+from .branches import Branches
 
 
-ANSWERING = "still answering: press chat.stop first, your text stays here"
-"""Ids of actions in it read as their keys."""
+class SettingsChanger:
+    """Changes the settings of a session.
 
+    Args:
+        session: the chat.
+        app: has theme, accessible mode and keys.
+        branches: begins a new chat for another system prompt.
+        submit: sends a request to the engine.
+        changed: called after a change.
+    """
 
-def open_settings(chat: "ChatScreen") -> None:
-    """Show the settings over the chat."""
-    app = chat.app
+    def __init__(
+        self,
+        session: ChatSession,
+        app: BaseApp,
+        branches: Branches,
+        submit: Callable[[Request], None],
+        changed: Callable[[], None],
+    ) -> None:
+        self._session, self._app, self._branches = session, app, branches
+        self._submit, self._changed = submit, changed
+        self.key_problems = self._use_keys(session.settings.keys)
 
-    def change(name: str, value: Any) -> None:
-        use_setting(chat, name, replace(chat.settings, **{name: value}))
+    @property
+    def settings(self) -> Settings:
+        """The settings in use."""
+        return self._session.settings
 
-    def allowed(name: str) -> None:
+    def check(self, name: str) -> None:
+        """Check that a setting can be changed now.
+
+        Raises:
+            ChatError: it would disturb the running answer.
+        """
         if SETTINGS[name].restarts:
-            refuse_while_busy(chat)
+            self._session.check_idle()
 
-    def preview(theme: str) -> None:
-        app.theme = theme
+    def change(self, name: str, settings: Settings) -> None:
+        """Use settings of which one was changed.
 
-    follower = Follower(
-        settings=lambda: chat.settings,
-        keys=lambda: app.keys,
-        allowed=allowed,
-        change=change,
-        preview=preview,
-        try_keys=lambda wanted: _try_keys(chat, wanted),
-    )
-    app.push_screen(SettingsScreen(app.preferences, follower, sorted(app.own_themes)))
+        Raises:
+            SequoiaError: it cannot be changed now, or names something that is not there.
+        """
+        self.check(name)
+        session = self._session
+        if name == "theme":
+            self._app.use_theme(settings.theme)
+        elif name == "accessible":
+            self._app.use_accessible(settings.accessible)
+        elif SETTINGS[name].group is Group.TREE:
+            self._submit(ChooseTree(tree_choice(settings)))
+            session.tree = None  # the known one is of the settings before
+        elif name == "system" and settings.system != session.settings.system:
+            self._branches.clear(SetSystem(settings.system, session.settings.system))
+        session.settings = settings
+        self._changed()
 
+    def try_keys(self, wanted: Mapping[str, tuple[str, ...]]) -> Sequence[str]:
+        """Use these keys by action; if there are new problems, return them and change nothing."""
+        problems = self._use_keys(wanted)
+        if set(problems) - set(self.key_problems):
+            self._use_keys(self.settings.keys)
+            return problems
+        self._session.settings = replace(self.settings, keys=dict(wanted))
+        return ()
 
-def use_setting(chat: "ChatScreen", name: str, settings: Settings) -> None:
-    """Let the chat follow settings of which one was changed.
-
-    Raises:
-        SequoiaError: it cannot be done now, or names something that is not there.
-    """
-    if SETTINGS[name].restarts:
-        refuse_while_busy(chat)
-    if name == "theme":
-        chat.app.use_theme(settings.theme)
-    elif name == "accessible":
-        chat.app.use_accessible(settings.accessible)
-    elif SETTINGS[name].group is Group.TREE:
-        chat.decoder.submit(ChooseTree(tree_choice(settings)))
-        chat.chosen = None  # it is of the settings before
-        chat.drawing.changed()
-    elif name == "system" and settings.system != chat.settings.system:
-        chat.decoder.submit(SetSystem(settings.system, chat.settings.system))
-        chat.forget()
-    chat.change_settings(settings)
-
-
-def refuse_while_busy(chat: "ChatScreen") -> None:
-    """Refuse what cannot be done in the middle of an answer, such as starting the chat over.
-
-    Raises:
-        SlashError: an answer is under way.
-    """
-    if chat.busy:
-        raise SlashError(chat.app.keys.shown(ANSWERING))
-
-
-def follow_keys(chat: "ChatScreen") -> None:
-    """Let what shows and reads keys itself know of the keys in use."""
-    keys = chat.app.keys
-    chat.prompt.use_keys(keys)
-    chat.dashboard.keys.keys = keys
-    chat.transcript.use_keys(keys)
-
-
-def _try_keys(chat: "ChatScreen", wanted: Mapping[str, tuple[str, ...]]) -> Sequence[str]:
-    """Use these keys; where a wish cannot be granted, what was before stays."""
-    before = chat.settings.keys
-    problems = chat.app.change_keys(wanted)
-    if set(problems) - set(chat.app.key_problems):
-        chat.app.change_keys(before)
+    def _use_keys(self, wanted: Mapping[str, tuple[str, ...]]) -> tuple[str, ...]:
+        own = {name: keys for name, keys in wanted.items() if not name.startswith("replay.")}
+        problems = self._app.use_keys(own)
+        self._changed()
         return problems
-    chat.change_settings(replace(chat.settings, keys=dict(wanted)))
-    return ()

@@ -1,16 +1,9 @@
-"""What the chat screen shows of the decoding: header, tree, step bar and the keys that matter now.
-
-Owns what is drawn of a step and of the state the chat is in. Knows neither the transcript nor what
-a key does.
-"""
-
-from dataclasses import dataclass
-
-from sequoia_core.events import TreeChosen
+"""The widgets around transcript and prompt: header, tree, step bar and keys."""
 
 from ...present.accessible import is_accessible
 from ...state.answer import Chosen
-from ...state.step_cursor import Walk
+from ...state.chat_session import ChatSession
+from ...state.step_cursor import StepCursor
 from ...widgets import key_bar
 from ...widgets.decode_panel import DecodePanel
 from ...widgets.header import Header
@@ -18,75 +11,56 @@ from ...widgets.key_bar import KeyBar
 from ...widgets.step_bar import StepBar
 
 
-@dataclass(frozen=True, slots=True)
-class Activity:
-    """What the chat is at.
-
-    Attributes:
-        loaded: the engine is there.
-        busy: an answer is under way.
-        paused: decoding is held after each step.
-    """
-
-    loaded: bool
-    busy: bool
-    paused: bool
-
-
-class Dashboard:
-    """The widgets around the transcript and the prompt."""
+class Panels:
+    """Draws the step on show, and what the chat is doing."""
 
     def __init__(self) -> None:
         self.header = Header()
-        self.panel = DecodePanel()
+        self.decoding = DecodePanel()
         self.strip = StepBar(id="strip")
         self.keys = KeyBar()
 
-    def show_tree(self, walk: Walk, now: Activity) -> None:
-        """Draw the tree of the last step, or of the one walked to."""
-        if self._moves(walk, now):
-            still = _still(walk, now)
-            self.panel.show_tree(walk.step, walk.title(paused=now.paused), still=still)
+    def show_tree(self, cursor: StepCursor, session: ChatSession, *, paused: bool) -> None:
+        """Draw the tree of the step on show."""
+        still = _still(cursor, session, paused)
+        if self._draws(still):
+            self.decoding.show_tree(cursor.step, cursor.title(paused=paused), still=still)
 
-    def show_figures(self, walk: Walk, coming: TreeChosen | None, now: Activity) -> None:
-        """Draw what goes with that tree.
+    def show_figures(self, cursor: StepCursor, session: ChatSession, *, paused: bool) -> None:
+        """Draw the figures up to the step on show."""
+        if not self._draws(_still(cursor, session, paused)):
+            return
+        next_tree = session.tree
+        expected = cursor.chosen or (Chosen(next_tree) if next_tree is not None else None)
+        waiting = cursor.answer.waiting if cursor.answer is not None else ""
+        self.decoding.show_figures(cursor.step, cursor.statistics, expected, waiting)
+        self.strip.show_step(cursor.step, cursor.statistics, waiting)
+        self.header.statistics = cursor.statistics
+        # if settings have changed since, the tree of the next answer is not known
+        known = next_tree is not None or cursor.at is not None or session.busy
+        self.header.chosen_tree = expected.tree if expected is not None and known else None
 
-        Args:
-            walk: the place in the answer.
-            coming: the tree shape the next answer begins with, as far as it is known.
-            now: what the chat is at.
-        """
-        if self._moves(walk, now):
-            expected = walk.chosen or (Chosen(coming) if coming is not None else None)
-            waiting = walk.answer.waiting if walk.answer is not None else ""
-            self.panel.show_figures(walk.step, walk.statistics, expected, waiting)
-            self.strip.show_step(walk.step, walk.statistics, waiting)
-            self.header.statistics = walk.statistics
-            # with other settings since, the next answer's is not known
-            known = coming is not None or walk.at is not None or now.busy
-            self.header.chosen_tree = expected.tree if expected is not None and known else None
+    def _draws(self, still: bool) -> bool:
+        """In accessible mode only the text moves, and the rest follows when it is still."""
+        return still or not is_accessible(self.decoding)
 
-    def _moves(self, walk: Walk, now: Activity) -> bool:
-        """In accessible mode only the text moves; the figures come with its end."""
-        return _still(walk, now) or not is_accessible(self.panel)
-
-    def show_activity(self, walk: Walk, now: Activity, *, editing: bool) -> None:
-        """Say what the chat is at, and which keys matter."""
-        if not now.loaded:
-            status, keys = "loading", key_bar.DECODING if now.busy else key_bar.IDLE
-        elif editing:
+    def show_status(self, cursor: StepCursor, session: ChatSession, *, paused: bool) -> None:
+        """Show what the chat is doing, and the keys for that."""
+        loaded = session.pair is not None
+        status, keys = "", key_bar.DECODING if session.busy else key_bar.IDLE
+        if not loaded:
+            status = "loading"
+        elif session.edit is not None:
             status, keys = "editing", key_bar.EDITING
-        elif walk.at is not None:
+        elif cursor.at is not None:
             status, keys = "looking back", key_bar.WALKING
-        elif now.paused:
+        elif paused:
             status, keys = "paused", key_bar.PAUSED
-        else:
-            status, keys = "", key_bar.DECODING if now.busy else key_bar.IDLE
-        self.header.status = status
-        if self.panel.token_tree.has_focus and now.loaded:
+        if self.decoding.token_tree.has_focus and loaded:
             keys = key_bar.NODES
+        self.header.status = status
         self.keys.row = keys
 
 
-def _still(walk: Walk, now: Activity) -> bool:
-    return walk.at is not None or now.paused or not now.busy
+def _still(cursor: StepCursor, session: ChatSession, paused: bool) -> bool:
+    return cursor.at is not None or paused or not session.busy

@@ -1,13 +1,9 @@
-"""Brings the steps of old answers back from the record while the screen goes on.
-
-Owns the reading: in a thread, since unpacking a long answer takes longer than a key may wait, and
-one at a time. Which steps are wanted, and what becomes of them, is the inspector's.
-"""
+"""Reads the steps of old answers from the record, in a thread while the screen goes on."""
 
 import asyncio
 import threading
-from collections.abc import Callable
-from typing import TYPE_CHECKING
+from collections.abc import Callable, Coroutine, Sequence
+from typing import Any
 
 from sequoia_core.events import Step
 
@@ -15,30 +11,83 @@ from ...state.answer import Answer
 from ...state.history import Exchange
 from ...state.stats import Statistics
 from ...store.errors import StoreError
-from ...store.recorder import Recorder
-
-if TYPE_CHECKING:
-    from .screen import ChatScreen
 
 
-class _Reading:
-    """The steps of one exchange and the figures after each, read in a thread."""
+class StepLoader:
+    """Reads the steps of one answer at a time, and frees them again.
 
-    def __init__(self, recorder: Recorder, exchange: Exchange) -> None:
-        self.exchange = exchange
-        self._recorder = recorder
+    Args:
+        read_steps: the steps of an exchange by its id; may block, and raise a `StoreError` while
+            they are read.
+        run_worker: runs a coroutine beside the screen.
+    """
+
+    def __init__(
+        self,
+        read_steps: Callable[[str], Sequence[Step]],
+        run_worker: Callable[[Coroutine[Any, Any, None]], object],
+    ) -> None:
+        self._read_steps, self._run_worker = read_steps, run_worker
+        self._unwanted: threading.Event | None = None
+        self._loaded: list[Answer] = []
+
+    @property
+    def reading(self) -> bool:
+        """Whether steps are being read."""
+        return self._unwanted is not None
+
+    def load(self, exchange: Exchange, ended: Callable[[Exchange], None]) -> None:
+        """Read the steps of an answer; what was being read is dropped.
+
+        Args:
+            exchange: has the answer, which is not running.
+            ended: called when the answer has its steps, or when they are not on record.
+        """
+        self.cancel()
         self._unwanted = threading.Event()
+        self._run_worker(self._load(exchange, ended, self._unwanted))
 
-    def end(self) -> None:
-        """Nobody waits for it any more."""
-        self._unwanted.set()
+    def cancel(self) -> None:
+        """Drop what is being read."""
+        if self._unwanted is not None:
+            self._unwanted.set()
+            self._unwanted = None
 
-    def read(self) -> tuple[list[Step], list[Statistics]]:
-        """All of them, or none where they are not on record or not wanted any more."""
+    def keep_only(self, *answers: Answer) -> None:
+        """Free all steps that were read, except those of these answers."""
+        dropped = list[Step]()
+        for loaded in self._loaded:
+            if not any(loaded is each for each in answers):
+                dropped += loaded.steps
+                loaded.forget_steps()
+        if dropped:
+            self._run_worker(_free(dropped))
+        self._loaded = [each for each in self._loaded if each.steps]
+
+    async def _load(
+        self, exchange: Exchange, ended: Callable[[Exchange], None], unwanted: threading.Event
+    ) -> None:
+        try:
+            steps, statistics = await asyncio.to_thread(self._read, exchange.id, unwanted)
+        finally:
+            unwanted.set()  # also when the app is closed meanwhile
+        if unwanted is not self._unwanted:
+            return
+        self._unwanted = None
+        answer = exchange.answer
+        if steps:
+            answer.steps[:], answer.statistics[:] = steps, statistics
+            self._loaded.append(answer)
+        ended(exchange)
+
+    def _read(
+        self, exchange: str, unwanted: threading.Event
+    ) -> tuple[list[Step], list[Statistics]]:
+        """All steps and the statistics after each; none if they are not on record or unwanted."""
         steps, statistics, figures = list[Step](), list[Statistics](), Statistics()
         try:
-            for step in self._recorder.steps(self.exchange.id):
-                if self._unwanted.is_set():
+            for step in self._read_steps(exchange):
+                if unwanted.is_set():
                     return [], []
                 figures = figures.plus(step)
                 steps.append(step)
@@ -48,65 +97,8 @@ class _Reading:
         return steps, statistics
 
 
-class Recalling:
-    """Reads the steps of old answers, and lets them go again.
-
-    Args:
-        chat: the screen.
-        ended: called with the exchange when its steps are there, or are known not to be.
-    """
-
-    def __init__(self, chat: "ChatScreen", ended: Callable[[Exchange], None]) -> None:
-        self._chat = chat
-        self._ended = ended
-        self._reading: _Reading | None = None
-        self._recalled: list[Answer] = []
-
-    @property
-    def under_way(self) -> bool:
-        """Whether steps are being read."""
-        return self._reading is not None
-
-    def begin(self, exchange: Exchange) -> None:
-        """Read the steps of an answer that has ended; what was being read is dropped."""
-        self.leave()
-        self._reading = _Reading(self._chat.keeping.recorder, exchange)
-        self._chat.run_worker(self._read(self._reading), group="steps")
-
-    def leave(self) -> None:
-        """Drop what is being read: the person has moved on."""
-        if self._reading is not None:
-            self._reading.end()
-            self._reading = None
-
-    def hold(self, *answers: Answer) -> None:
-        """Let all steps go that were read, but for those of these answers."""
-        dropped = list[Step]()
-        for recalled in self._recalled:
-            if not any(recalled is each for each in answers):
-                dropped += recalled.steps
-                recalled.forget_steps()
-        if dropped:
-            self._chat.run_worker(_free(dropped), group="steps")
-        self._recalled = [each for each in self._recalled if each.steps]
-
-    async def _read(self, reading: _Reading) -> None:
-        try:
-            steps, statistics = await asyncio.to_thread(reading.read)
-        finally:
-            reading.end()  # also when the app is closed meanwhile
-        if reading is not self._reading:
-            return
-        self._reading = None
-        answer = reading.exchange.answer
-        if steps:
-            answer.steps[:], answer.statistics[:] = steps, statistics
-            self._recalled.append(answer)
-        self._ended(reading.exchange)
-
-
 async def _free(steps: list[Step]) -> None:
-    """One by one: all at once they would stop every thread until the last node is freed."""
+    """One by one: freed at once they would block every thread until the last node is gone."""
 
     def free() -> None:
         while steps:

@@ -163,7 +163,7 @@ async def test_nothing_moves_while_it_decodes_but_the_text() -> None:
         await driver.pilot.press("f4")
         await driver.type("Why is the sky blue?", "enter")
         seen = set()
-        while driver.app.chat.busy:
+        while driver.session.busy:
             seen.add(driver.tree.step)
             await driver.pilot.pause(0.01)
         assert len(seen) <= 1

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from app.state.answer import Answer
 from app.state.history import Exchange, History, HistoryError, turns
-from app.state.message_edit import Editing
+from app.state.message_edit import MessageEdit
 from app.store.recorder import Recorder
 from sequoia_core.config import SamplingParams
 from sequoia_core.errors import ContextFullError
@@ -118,7 +118,7 @@ def test_editing_keeps_what_was_typed_for_each_message() -> None:
     history = History()
     for prompt in ("first", "second", "third"):
         history.begin(prompt, Answer(prompt), 0.0)
-    editing = Editing(history.branch, "a draft")
+    editing = MessageEdit(history.branch, "a draft")
     assert editing.text == "third"
     assert not editing.move(1, "third, changed")
     assert editing.move(-1, "third, changed")
@@ -205,9 +205,11 @@ class Scene:
 
 
 @asynccontextmanager
-async def holding(prompts: Sequence[str] = ("first", "second", "third")) -> AsyncIterator[Scene]:
+async def holding(
+    prompts: Sequence[str] = ("first", "second", "third"), recorder: Recorder | None = None
+) -> AsyncIterator[Scene]:
     engine = Remembering(*TEXTS)
-    async with driving(engine, size=(120, 44)) as chat:
+    async with driving(engine, recorder=recorder) as chat:
         for prompt in prompts:
             await chat.ask(prompt)
         yield Scene(engine, chat)
@@ -332,7 +334,7 @@ async def test_with_nothing_to_branch_from_the_keys_say_so(key: str) -> None:
     async with driving() as chat:
         await chat.pilot.press(key)
         assert "yet" in chat.hint or "no other branch" in chat.hint
-        assert chat.app.chat.answer is None
+        assert chat.session.answer is None
 
 
 async def test_at_the_ends_of_the_siblings_the_keys_say_so() -> None:
@@ -360,8 +362,8 @@ async def test_while_answering_branches_wait_and_editing_is_prepared() -> None:
         assert chat.prompt.text == "firstx"
         await chat.pilot.press("enter")
         await chat.finish()
-        assert len(chat.app.chat.branching.history.exchanges) == 3
-        assert [e.prompt for e in chat.app.chat.branching.history.branch] == ["firstx"]
+        assert len(chat.session.history.exchanges) == 3
+        assert [e.prompt for e in chat.session.history.branch] == ["firstx"]
 
 
 async def test_a_branch_goes_on_where_it_was_left() -> None:
@@ -403,13 +405,13 @@ async def test_a_question_is_not_answered_on_another_branch_than_its_own() -> No
         await chat.ask("after that")
         assert len(scene.engine.asked) == before
         assert "not answered" in chat.transcript
-        failed = chat.app.chat.branching.last
+        failed = chat.session.last
         assert failed is not None
         assert failed.answer.failure is not None
         assert "no room" in failed.answer.failure
         await scene.press("ctrl+r")
         assert scene.asked() == ("first", "second", "third", "after that")
-        assert chat.app.chat.branching.last is not failed
+        assert chat.session.last is not failed
         await chat.ask("and then")
         assert scene.asked()[-2:] == ("after that", "and then")
 
@@ -437,14 +439,14 @@ class Noting(Recorder):
 
 
 async def test_the_record_is_told_which_branch_is_on_show() -> None:
-    async with holding(["first", "second"]) as scene:
+    told = Noting()
+    async with holding(["first", "second"], told) as scene:
         screen = scene.chat.app.chat
-        screen.keeping.recorder = told = Noting()
-        leaf = screen.branching.history.branch[-1].id
+        leaf = screen.session.history.branch[-1].id
         await scene.chat.pilot.press("ctrl+e", "ctrl+e", "z", "enter")
         await scene.chat.finish()
         await scene.press("alt+left")
-        assert told.told == [("begin", "firstz"), ("select", leaf)]
+        assert told.told[2:] == [("begin", "firstz"), ("select", leaf)]
 
 
 async def test_clearing_forgets_every_branch() -> None:
@@ -477,7 +479,7 @@ async def test_a_chat_of_another_day_is_opened_where_it_was_left() -> None:
     history.begin("other", done("Gamma."), 0.0, parent=None)
     history.select(first)
     async with holding([]) as scene:
-        scene.chat.app.chat.branching.open(history)
+        scene.chat.app.chat.branches.open(history)
         await scene.chat.pilot.pause()
         assert scene.shown == ["first", "Alpha", "second", "Beta"]
         await scene.chat.ask("third")

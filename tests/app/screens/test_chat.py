@@ -14,7 +14,6 @@ from textual.selection import SELECT_ALL, Selection
 
 from app.app import SequoiaApp, Settings
 from app.engine.messages import SystemRefused
-from app.screens.chat.engine_reports import take
 from app.widgets.decode_panel import DecodePanel
 from app.widgets.transcript import Transcript
 from sequoia_core.chat.interface import ChatEngine
@@ -73,7 +72,7 @@ async def test_a_prompt_sent_while_loading_is_answered_when_loaded() -> None:
         await chat.until(lambda: "reading weights 25%" in chat.hint)
         assert "loading" in chat.screen_text()
         await chat.type("Why?", "enter")
-        assert app.chat.busy
+        assert app.chat.session.busy
         await chat.until(lambda: chat.screen_text().count("waiting for the model") == 2)
         assert "esc stop" in chat.screen_text()
         assert chat.entry.name == "Answer"
@@ -222,7 +221,7 @@ async def test_blank_prompts_are_not_sent() -> None:
         for text in ("", "  \n "):
             await chat.type(text, "enter")
             assert "empty" in chat.hint
-            assert chat.app.chat.answer is None
+            assert chat.session.answer is None
             chat.prompt.text = ""
         await chat.pilot.press("x")
         assert chat.hint == ""
@@ -245,11 +244,11 @@ async def test_typing_while_decoding_is_kept_and_sending_is_refused() -> None:
 async def test_escape_stops_and_the_partial_answer_stays() -> None:
     async with driving() as chat:
         await chat.pause_at(3)
-        text = chat.app.chat.answer.text if chat.app.chat.answer else ""
+        text = chat.session.answer.text if chat.session.answer else ""
         await chat.pilot.press("escape")
         await chat.finish()
-        assert chat.app.chat.answer is not None
-        assert chat.app.chat.answer.text == text != ""
+        assert chat.session.answer is not None
+        assert chat.session.answer.text == text != ""
         assert "stopped" in chat.transcript
         assert not chat.app.decoder.paused
 
@@ -301,8 +300,8 @@ async def test_brackets_home_and_end_walk_through_the_steps(focus_tree: bool) ->
         await chat.ask()
         if focus_tree:
             chat.tree.focus()
-        assert chat.app.chat.answer is not None
-        steps = chat.app.chat.answer.steps
+        assert chat.session.answer is not None
+        steps = chat.session.answer.steps
         for key, at in (
             ("left", -2), ("left_square_bracket", -3),
             ("right_square_bracket", -2), ("home", 0), ("right_square_bracket", 1),
@@ -325,8 +324,8 @@ async def test_enter_sends_while_nothing_has_the_focus() -> None:
             chat.app.chat.post_message(Key(key, character))
         await chat.until(lambda: chat.prompt.text == "n")
         await chat.finish()
-        assert chat.app.chat.answer is not None
-        assert chat.app.chat.answer.prompt == "hi"
+        assert chat.session.answer is not None
+        assert chat.session.answer.prompt == "hi"
 
 
 @pytest.mark.parametrize("text", ["[x] done", "]", "[[wiki]]"])
@@ -339,7 +338,7 @@ async def test_a_message_may_begin_with_a_bracket(text: str) -> None:
         assert "left, home walk" in chat.hint
         await chat.pilot.press(*keys[1:])
         assert chat.prompt.text == text
-        assert chat.tree.step is chat.app.chat.answer.steps[-1]  # type: ignore[union-attr]
+        assert chat.tree.step is chat.session.answer.steps[-1]  # type: ignore[union-attr]
         chat.prompt.text = ""
         await chat.pilot.press("left", "left_square_bracket", "end", *keys)
         assert chat.prompt.text == text
@@ -435,8 +434,8 @@ async def test_the_walked_step_is_highlighted_in_the_text() -> None:
             for part in line
             if part.style and part.style.bgcolor in marked
         )
-        assert chat.app.chat.answer is not None
-        assert text == "".join(s.text for s in chat.app.chat.answer.spans if s.step == 1)
+        assert chat.session.answer is not None
+        assert text == "".join(s.text for s in chat.session.answer.spans if s.step == 1)
 
 
 async def test_walking_while_decoding_does_not_hold_it_up() -> None:
@@ -495,7 +494,7 @@ async def test_f1_opens_help_and_escape_closes_it_while_decoding_goes_on() -> No
         assert chat.app.screen is not chat.app.chat
         await chat.pilot.press("escape")
         assert chat.app.screen is chat.app.chat
-        assert chat.app.chat.busy
+        assert chat.session.busy
 
 
 async def test_the_palette_carries_out_commands() -> None:
@@ -729,15 +728,16 @@ async def test_a_refused_system_prompt_is_not_said_to_be_in_use() -> None:
         await chat.type("/set system you are a pirate", "enter")
         await chat.until(lambda: "no room" in chat.screen_text())
         assert "the system prompt is not used" in chat.screen_text()
-        assert chat.app.chat.settings.system == "be kind"
+        assert chat.session.settings.system == "be kind"
 
 
 async def test_a_late_refusal_changes_no_newer_system_prompt() -> None:
     async with driving(settings=Settings(system="fine")) as chat:
-        take(chat.app.chat, SystemRefused("too long", refused="x", system_prompt="be kind"))
-        assert chat.app.chat.settings.system == "fine"
-        take(chat.app.chat, SystemRefused("too long", refused="fine", system_prompt="be kind"))
-        assert chat.app.chat.settings.system == "be kind"
+        take = chat.app.chat.reports.take
+        take(SystemRefused("too long", refused="x", system_prompt="be kind"))
+        assert chat.session.settings.system == "fine"
+        take(SystemRefused("too long", refused="fine", system_prompt="be kind"))
+        assert chat.session.settings.system == "be kind"
 
 
 async def test_bye_quits() -> None:
@@ -764,7 +764,7 @@ async def test_notices_are_shown() -> None:
 async def test_two_answers_and_only_the_trees_of_the_last() -> None:
     async with driving(replay(make_answer(), make_answer("Short."))) as chat:
         await chat.ask()
-        first = chat.app.chat.answer
+        first = chat.session.answer
         await chat.ask("more")
         assert "Rayleigh" in chat.transcript
         assert "Short." in chat.transcript

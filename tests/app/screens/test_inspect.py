@@ -12,7 +12,7 @@ from rich.cells import cell_len
 from app.present.acceptance_map import AcceptanceMap, expected_rate
 from app.present.node_explanation import explain_node
 from app.present.tree_rows import BONUS_NODE, NodeVerdict, ordinal, tree_rows
-from app.screens.chat.step_inspector import LEGEND
+from app.screens.step_views import LEGEND
 from app.state.answer import Answer, Chosen
 from app.store.errors import DamagedError
 from sequoia_core.events import (
@@ -235,7 +235,7 @@ async def test_enter_on_a_node_explains_it_and_escape_closes() -> None:
         await chat.pilot.pause()
         assert chat.tree.node == (chat.tree.step.path[-1] if chat.tree.step else None)
         await chat.pilot.press("enter")
-        panel = chat.app.chat.inspector.panel
+        panel = chat.app.chat.views.why_panel
         assert panel.explanation is not None
         assert panel.explanation.headline == "accepted"
         screen = chat.screen_text()
@@ -246,7 +246,7 @@ async def test_enter_on_a_node_explains_it_and_escape_closes() -> None:
         await chat.pilot.press(*["up"] * 20)
         assert panel.explanation.place == "the root of this step's tree"
         await chat.pilot.press("escape")
-        assert not chat.app.chat.inspector.explains
+        assert not chat.app.chat.views.explains
         assert chat.prompt.has_focus
 
 
@@ -255,7 +255,7 @@ async def test_the_panel_follows_the_walk_through_the_steps() -> None:
         await chat.ask()
         chat.tree.focus()
         await chat.pilot.press("enter", "left_square_bracket", "left_square_bracket")
-        panel = chat.app.chat.inspector.panel
+        panel = chat.app.chat.views.why_panel
         assert str(panel.border_title) == f"Why · step {chat.steps - 2} of {chat.steps}"
         assert chat.tree.step is not None
         assert panel.explanation == explain_node(chat.tree.step, chat.tree.node)
@@ -266,11 +266,11 @@ async def test_escape_closes_the_panel_before_it_stops_the_answer() -> None:
         await chat.pause_at(5)
         chat.tree.focus()
         await chat.pilot.press("enter", "escape")
-        assert not chat.app.chat.inspector.explains
-        assert chat.app.chat.busy
+        assert not chat.app.chat.views.explains
+        assert chat.session.busy
         await chat.pilot.press("escape")
         await chat.finish()
-        answer = chat.app.chat.answer
+        answer = chat.session.answer
         assert answer is not None
         assert answer.finished is not None
         assert answer.finished.reason is FinishReason.CANCELLED
@@ -284,9 +284,9 @@ async def test_the_tree_takes_the_pointer_and_a_second_click_asks() -> None:
         step = chat.tree.step
         assert step is not None
         assert node == tree_rows(step)[2].node
-        assert not chat.app.chat.inspector.explains
+        assert not chat.app.chat.views.explains
         await chat.pilot.click(chat.tree, offset=(20, 4))
-        assert chat.app.chat.inspector.explains
+        assert chat.app.chat.views.explains
 
 
 async def test_tab_leads_to_the_tree_and_the_mark_shows_where() -> None:
@@ -357,12 +357,10 @@ async def test_what_a_model_writes_is_never_obeyed_in_the_panel() -> None:
 
 
 async def two_answers(chat: Driver) -> tuple[Answer, Answer]:
-    record = MemoryRecord()
-    chat.app.chat.keeping.recorder = record
     await chat.ask("the first")
-    first = chat.app.chat.answer
+    first = chat.session.answer
     await chat.ask("the second")
-    second = chat.app.chat.answer
+    second = chat.session.answer
     assert first is not None
     assert second is not None
     return first, second
@@ -372,42 +370,42 @@ FIRST, SECOND = short("One two three four five six seven."), short("Eight nine t
 
 
 async def test_back_from_the_first_step_leads_into_the_answer_before() -> None:
-    async with driving(recorded(FIRST, SECOND), size=(160, 50)) as chat:
+    async with driving(recorded(FIRST, SECOND), size=(160, 50), recorder=MemoryRecord()) as chat:
         first, second = await two_answers(chat)
         assert not first.steps
         inspector = chat.app.chat.inspector
         await chat.walk("home", "left_square_bracket")
-        assert inspector.walk.answer is first
+        assert inspector.cursor.answer is first
         of = len(first.steps)
         assert f"Step {of} of {of}, answer 1 of 2" in chat.screen_text()
-        assert chat.app.chat.answer is second
+        assert chat.session.answer is second
         entries = [e for e in (chat.app.chat.inspector._entry,) if e is not None]
         assert [e.walked_step for e in entries] == [of]
         assert chat.entry.walked_step is None
         await chat.walk("right_square_bracket")
-        assert inspector.walk.answer is second
-        assert inspector.walk.at == 0
+        assert inspector.cursor.answer is second
+        assert inspector.cursor.at == 0
         assert not first.steps, "old steps are let go"
 
 
 async def test_home_twice_is_the_first_step_of_the_chat_and_end_returns() -> None:
-    async with driving(recorded(FIRST, SECOND), size=(160, 50)) as chat:
+    async with driving(recorded(FIRST, SECOND), size=(160, 50), recorder=MemoryRecord()) as chat:
         first, second = await two_answers(chat)
         walk = chat.app.chat.inspector
         await chat.walk("home", "home")
-        assert (walk.walk.answer, walk.walk.at) == (first, 0)
-        statistics = walk.walk.statistics
+        assert (walk.cursor.answer, walk.cursor.at) == (first, 0)
+        statistics = walk.cursor.statistics
         assert statistics is not None
         assert statistics.totals.steps == 1
         await chat.walk("home")
         assert "first step of the chat" in chat.hint
         await chat.walk("end")
-        assert (walk.walk.answer, walk.walk.at) == (second, None)
+        assert (walk.cursor.answer, walk.cursor.at) == (second, None)
         assert len(first.statistics) == 1
 
 
 async def test_every_step_of_the_chat_is_visited_once_each_way() -> None:
-    async with driving(recorded(FIRST, SECOND), size=(160, 50)) as chat:
+    async with driving(recorded(FIRST, SECOND), size=(160, 50), recorder=MemoryRecord()) as chat:
         first, second = await two_answers(chat)
         walk = chat.app.chat.inspector
         counts = [sum(isinstance(e, Step) for e in events) for events in (FIRST, SECOND)]
@@ -416,44 +414,42 @@ async def test_every_step_of_the_chat_is_visited_once_each_way() -> None:
         await chat.walk("home", "home")
         seen: list[tuple[Answer | None, int | None]] = []
         for _ in wanted:
-            seen.append((walk.walk.answer, walk.walk.at))
+            seen.append((walk.cursor.answer, walk.cursor.at))
             await chat.walk("right_square_bracket")
         assert seen == wanted
-        assert walk.walk.at is None
+        assert walk.cursor.at is None
         back: list[tuple[Answer | None, int | None]] = []
         for _ in wanted[1:]:
             await chat.walk("left")
-            back.append((walk.walk.answer, walk.walk.at))
+            back.append((walk.cursor.answer, walk.cursor.at))
         assert back == wanted[-2::-1]
 
 
 async def test_an_answer_under_way_goes_on_while_an_old_one_is_looked_at() -> None:
-    async with driving(recorded(FIRST, SECOND), size=(160, 50)) as chat:
-        chat.app.chat.keeping.recorder = MemoryRecord()
+    async with driving(recorded(FIRST, SECOND), size=(160, 50), recorder=MemoryRecord()) as chat:
         await chat.ask("the first")
         await chat.pilot.press("f2")
         await chat.type("the second", "enter")
         await chat.until(lambda: chat.steps == 1)
         await chat.walk("home", "left_square_bracket")
-        old = chat.app.chat.inspector.walk.answer
+        old = chat.app.chat.inspector.cursor.answer
         assert old is not None
-        assert old is not chat.app.chat.answer
+        assert old is not chat.session.answer
         held = len(old.spans)
         await chat.pilot.press("f2")
         await chat.finish()
         assert len(old.spans) == held
-        assert chat.app.chat.answer is not None
-        assert chat.app.chat.answer.text == "Eight nine ten eleven twelve."
-        assert chat.app.chat.inspector.walk.answer is old
+        assert chat.session.answer is not None
+        assert chat.session.answer.text == "Eight nine ten eleven twelve."
+        assert chat.app.chat.inspector.cursor.answer is old
         await chat.type("the third", "enter")
         await chat.finish()
-        assert chat.app.chat.inspector.walk.answer is chat.app.chat.answer
+        assert chat.app.chat.inspector.cursor.answer is chat.session.answer
         assert not old.steps
 
 
 async def test_one_step_while_an_old_answer_is_looked_at_returns_to_live() -> None:
-    async with driving(recorded(FIRST, SECOND), size=(160, 50)) as chat:
-        chat.app.chat.keeping.recorder = MemoryRecord()
+    async with driving(recorded(FIRST, SECOND), size=(160, 50), recorder=MemoryRecord()) as chat:
         await chat.ask("the first")
         await chat.pilot.press("f2")
         await chat.type("the second", "enter")
@@ -461,8 +457,8 @@ async def test_one_step_while_an_old_answer_is_looked_at_returns_to_live() -> No
         await chat.walk("home", "left_square_bracket")
         await chat.pilot.press("space")
         await chat.until(lambda: chat.steps == 2)
-        assert chat.app.chat.inspector.walk.answer is chat.app.chat.answer
-        assert chat.app.chat.inspector.walk.at is None
+        assert chat.app.chat.inspector.cursor.answer is chat.session.answer
+        assert chat.app.chat.inspector.cursor.at is None
 
 
 async def test_steps_that_nobody_kept_are_said_to_be_gone() -> None:
@@ -471,7 +467,7 @@ async def test_steps_that_nobody_kept_are_said_to_be_gone() -> None:
         await chat.ask("the second")
         await chat.walk("home", "left_square_bracket")
         assert "answer 1 of 2 are not on record" in chat.hint
-        assert chat.app.chat.inspector.walk.answer is chat.app.chat.answer
+        assert chat.app.chat.inspector.cursor.answer is chat.session.answer
 
 
 async def test_steps_that_cannot_be_read_are_said_to_be_gone(
@@ -481,9 +477,9 @@ async def test_steps_that_cannot_be_read_are_said_to_be_gone(
         raise DamagedError(exchange)
         yield
 
-    async with driving(recorded(FIRST, SECOND), size=(160, 50)) as chat:
+    monkeypatch.setattr(MemoryRecord, "steps", damaged)
+    async with driving(recorded(FIRST, SECOND), size=(160, 50), recorder=MemoryRecord()) as chat:
         await two_answers(chat)
-        monkeypatch.setattr(MemoryRecord, "steps", damaged)
         await chat.walk("home", "left_square_bracket")
         assert "answer 1 of 2 are not on record" in chat.hint
 

@@ -46,7 +46,7 @@ async def test_a_view_that_was_let_go_takes_hold_at_the_bottom() -> None:
         transcript.scroll_relative(y=-1, animate=False)
         top = transcript.scroll_offset.y
         await chat.pilot.press("space")
-        await chat.until(lambda: chat.steps == 31 and chat.app.chat.drawing.done)
+        await chat.until(lambda: chat.steps == 31 and chat.app.chat.redraw.done)
         assert transcript.scroll_offset.y == top
         transcript.scroll_end(animate=False, immediate=True)
         await chat.pilot.press("space", "f2")

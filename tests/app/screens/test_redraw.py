@@ -7,7 +7,7 @@ import pytest
 from textual._compositor import ChopsUpdate
 from textual.screen import Screen
 
-from app.screens.redraw import Drawing
+from app.screens.redraw import Redraw
 from tests.app.driving import Driver, driving
 from tests.fakes import replay
 
@@ -23,10 +23,10 @@ class Canvas:
             callback()
 
 
-def make(canvas: Canvas, typed: list[bool]) -> tuple[Drawing, list[str]]:
+def make(canvas: Canvas, typed: list[bool]) -> tuple[Redraw, list[str]]:
     drawn: list[str] = []
     parts = [lambda part=part: drawn.append(part) for part in ("text", "tree", "figures")]
-    drawing = Drawing(canvas, parts, lambda seconds: bool(typed and typed.pop()))  # type: ignore[arg-type]
+    drawing = Redraw(canvas, parts, lambda seconds: bool(typed and typed.pop()))  # type: ignore[arg-type]
     return drawing, drawn
 
 
@@ -61,8 +61,8 @@ async def test_what_happens_is_taken_in_while_a_picture_is_drawn(
     monkeypatch.setattr("app.screens.redraw.KEY_SECONDS", 1.0)
     async with driving(replay()) as chat:
         await chat.type("Why is the sky blue?", "enter")
-        await chat.until(lambda: chat.app.chat.answer is not None and not chat.app.chat.busy)
-        assert not chat.app.chat.drawing.done
+        await chat.until(lambda: chat.session.answer is not None and not chat.session.busy)
+        assert not chat.app.chat.redraw.done
 
 
 async def test_it_ends_when_it_is_cancelled_just_as_a_part_is_painted() -> None:

@@ -11,14 +11,14 @@ from textual.content import Content
 from textual.widgets import Input, OptionList
 
 from app.app import SequoiaApp, Settings
-from app.screens.search import SearchScreen
+from app.screens.search import Place, SearchScreen
 from app.screens.sessions import SessionsScreen
 from app.store.archive import Archive
 from app.store.database_recorder import DatabaseRecorder
 from app.store.pending import GrowingAnswers
 from sequoia_core.chat.interface import ChatEngine
 from sequoia_core.events import Event, Step
-from tests.app.driving import Driver
+from tests.app.driving import Driver, driving
 from tests.app.records import PATIENCE_SECONDS, exchange, record_chats, say
 from tests.fakes import ANSWER, make_answer, replay
 
@@ -33,16 +33,12 @@ async def chatting(
     path: Path, engine: ChatEngine | None = None, size: tuple[int, int] = (120, 44)
 ) -> AsyncIterator[Driver]:
     """The app with a record."""
-    recorder = DatabaseRecorder(path)
-    app = SequoiaApp(lambda progress: engine or replay(), Settings(), recorder)
-    async with app.run_test(size=size) as pilot:
-        chat = Driver(app, pilot)
-        await chat.until(lambda: app.chat.pair is not None)
+    async with driving(engine, size=size, recorder=DatabaseRecorder(path)) as chat:
         yield chat
 
 
 def record_of(chat: Driver) -> DatabaseRecorder:
-    recorder = chat.app.chat.keeping.recorder
+    recorder = chat.app.chat.recorder
     assert isinstance(recorder, DatabaseRecorder)
     return recorder
 
@@ -120,7 +116,7 @@ async def test_a_chat_that_its_record_is_behind_stays_as_it_is(
         stored = record.archive.load(record.session or "")
         await chat.ask("second question")
         monkeypatch.setattr(record.archive, "load", lambda session: stored)
-        chat.app.chat.keeping.open(stored.info.id)
+        chat.app.chat.sessions.open(Place(stored.info.id))
         await chat.until(lambda: "the record is behind" in chat.hint)
         assert "second question" in chat.transcript
 
@@ -373,7 +369,7 @@ async def test_the_open_session_can_be_deleted_once_its_answer_is_over(path: Pat
         await chat.pilot.press("d")
         await chat.until(lambda: "an answer is being written in it" in chat.screen_text())
         release.set()
-        await chat.until(lambda: not chat.app.chat.busy)
+        await chat.until(lambda: not chat.session.busy)
         await chat.pilot.press("d")
         await chat.until(lambda: "deleted for good" in chat.screen_text())
 
@@ -393,7 +389,7 @@ async def test_without_a_record_the_commands_say_so() -> None:
     app = SequoiaApp(lambda progress: replay(), Settings())
     async with app.run_test(size=(120, 44)) as pilot:
         chat = Driver(app, pilot)
-        await chat.until(lambda: app.chat.pair is not None)
+        await chat.until(lambda: app.chat.session.pair is not None)
         await chat.ask("Why?")
         for command in ("/sessions", "/search sky", "/save blue", "/load blue", "/continue"):
             chat.prompt.text = ""

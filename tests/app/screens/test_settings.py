@@ -13,7 +13,7 @@ from app.config.load import SettingsError, Source, load_settings
 from app.config.preferences import Preferences
 from app.config.settings import Setting, Settings, shown
 from app.screens.chat.screen import ChatScreen
-from app.screens.choosing import ChoiceScreen, KeyScreen
+from app.screens.dialog import ChoiceScreen, KeyScreen
 from app.screens.settings import SettingsScreen
 from sequoia_core.config import Mode
 from sequoia_core.errors import GrowMapError, ParameterError, SequoiaError
@@ -61,7 +61,7 @@ async def test_each_setting_is_on_the_screen_with_its_source(
     monkeypatch.setenv("SEQUOIA_TOP_K", "7")
     changed = {"temperature": 0.5, "seed": 3, "top_k": 7, "top_p": 0.9}
     async with driving(settings=Settings(**changed)) as driver:  # type: ignore[arg-type]
-        driver.app.preferences = Preferences({"seed": 3})
+        driver.app.chat._preferences = Preferences({"seed": 3})
         await driver.pilot.press("f5")
         await driver.until(lambda: isinstance(driver.app.screen, SettingsScreen))
         screen = driver.app.screen
@@ -82,7 +82,7 @@ async def test_a_typed_value_holds_at_once_and_is_written(file: Path) -> None:
     async with settings_open(temperature=0.5) as driver:
         await go_to(driver, "temperature")
         await driver.pilot.press("enter", "backspace", "9", "enter")
-        await driver.until(lambda: driver.app.chat.settings.temperature == 0.9)
+        await driver.until(lambda: driver.session.settings.temperature == 0.9)
         assert file.read_text() == FILE.replace("0.5", "0.9")
         assert "written" in told(driver)
         await driver.pilot.press("escape")
@@ -95,7 +95,7 @@ async def test_a_value_out_of_range_is_told_and_nothing_changes(file: Path) -> N
         await go_to(driver, "temperature")
         await driver.pilot.press("enter", "-", "enter")
         await driver.until(lambda: "valid number" in told(driver))
-        assert driver.app.chat.settings.temperature == 0.5
+        assert driver.session.settings.temperature == 0.5
         assert file.read_text() == FILE
         assert driver.app.screen.query_one(Input).display  # it can be corrected
         await driver.pilot.press("escape", "escape")
@@ -106,11 +106,11 @@ async def test_one_of_few_values_is_chosen_or_turned_to(file: Path) -> None:
     async with settings_open(temperature=0.5) as driver:
         await go_to(driver, "mode")
         await driver.pilot.press("right")
-        await driver.until(lambda: driver.app.chat.settings.mode is Mode.GREEDY)
+        await driver.until(lambda: driver.session.settings.mode is Mode.GREEDY)
         await driver.pilot.press("left")
-        await driver.until(lambda: driver.app.chat.settings.mode is Mode.SEQUOIA)
+        await driver.until(lambda: driver.session.settings.mode is Mode.SEQUOIA)
         await driver.pilot.press("enter", "end", "enter")
-        await driver.until(lambda: driver.app.chat.settings.mode is list(Mode)[-1])
+        await driver.until(lambda: driver.session.settings.mode is list(Mode)[-1])
         assert f'mode = "{list(Mode)[-1].value}"' in file.read_text()
 
 
@@ -126,7 +126,7 @@ async def test_a_theme_is_shown_before_it_is_taken(file: Path) -> None:
         assert file.read_text() == FILE
         await driver.pilot.press("enter", "home", "enter")
         await driver.until(lambda: "contrast-light" in file.read_text())
-        assert driver.app.theme == driver.app.chat.settings.theme == "contrast-light"
+        assert driver.app.theme == driver.session.settings.theme == "contrast-light"
 
 
 async def test_a_theme_that_cannot_be_kept_is_not_left_on_show(
@@ -142,14 +142,14 @@ async def test_a_theme_that_cannot_be_kept_is_not_left_on_show(
         await driver.until(lambda: isinstance(driver.app.screen, ChoiceScreen))
         await driver.pilot.press("home", "enter")
         await driver.until(lambda: "the disk is full" in told(driver))
-        assert driver.app.theme == driver.app.chat.settings.theme == "sequoia"
+        assert driver.app.theme == driver.session.settings.theme == "sequoia"
 
 
 async def test_the_default_comes_back(file: Path) -> None:
     async with settings_open(temperature=0.5) as driver:
         await go_to(driver, "temperature")
         await driver.pilot.press("d")
-        await driver.until(lambda: driver.app.chat.settings.temperature == 0.6)
+        await driver.until(lambda: driver.session.settings.temperature == 0.6)
         assert file.read_text() == "# mine\n"
 
 
@@ -199,14 +199,14 @@ async def test_a_file_that_breaks_meanwhile_is_told_and_not_overwritten(file: Pa
         await driver.pilot.press("enter", "backspace", "9", "enter")
         await driver.until(lambda: "not valid TOML" in told(driver))
         assert file.read_text() == "temperature = = 1"
-        assert driver.app.chat.settings.temperature == 0.5
+        assert driver.session.settings.temperature == 0.5
 
 
 async def test_the_system_prompt_waits_for_the_answer(file: Path) -> None:
     async with driving(settings=Settings(temperature=0.5)) as driver:
         await driver.pilot.press("f2")
         await driver.type("Why is the sky blue?", "enter")
-        await driver.until(lambda: driver.app.chat.busy)
+        await driver.until(lambda: driver.session.busy)
         await driver.pilot.press("f5")
         await driver.until(lambda: "Sampling" in driver.screen_text())
         await go_to(driver, "system")

@@ -30,7 +30,7 @@ async def test_welcome(stage: Stage) -> None:
 async def decode(chat: Driver, steps: int = 17) -> None:
     """Ask an engine that stands still after so many steps."""
     await chat.type("Why is the sky blue?", "enter")
-    await chat.until(lambda: chat.steps == steps and chat.app.chat.drawing.done)
+    await chat.until(lambda: chat.steps == steps and chat.app.chat.redraw.done)
 
 
 async def test_decoding(stage: Stage) -> None:
@@ -76,7 +76,7 @@ async def test_looking_back_at_the_answer_before(stage: Stage) -> None:
         await chat.ask("And at dusk?")
         await chat.pilot.press("home", "home")
         await chat.until(
-            lambda: "answer 1 of 2" in chat.app.chat.inspector.walk.title(paused=False)
+            lambda: "answer 1 of 2" in chat.app.chat.inspector.cursor.title(paused=False)
         )
 
 

@@ -13,7 +13,7 @@ GREEDY = Settings(temperature=0.0)
 
 async def begin(chat: Driver) -> RaceRun:
     await chat.type("Why is the sky blue?", "f3")
-    run = chat.app.chat.race
+    run = chat.session.race
     assert run is not None
     return run
 

@@ -2,6 +2,7 @@
 
 import threading
 from collections.abc import Iterator, Sequence
+from contextlib import AbstractAsyncContextManager
 from pathlib import Path
 
 import pytest
@@ -10,6 +11,7 @@ from app.app import SequoiaApp, Settings
 from app.state.answer import Answer
 from app.state.step_cursor import READING
 from app.store.database_recorder import DatabaseRecorder
+from app.store.recorder import Recorder
 from sequoia_core.events import Step
 from tests.app.driving import Driver, driving
 from tests.app.insights import MemoryRecord
@@ -59,10 +61,15 @@ class _Slow(Sequence[Step]):
             yield step
 
 
+def two_answers(recorder: Recorder | None = None) -> AbstractAsyncContextManager[Driver]:
+    """A chat whose engine gives two answers."""
+    return driving(replay(make_answer(ONE), make_answer(TWO)), size=(160, 50), recorder=recorder)
+
+
 async def held(chat: Driver) -> SlowRecord:
     """Two answers; the first one's steps are in the record only, which cannot be read yet."""
-    record = SlowRecord()
-    chat.app.chat.keeping.recorder = record
+    record = chat.app.chat.recorder
+    assert isinstance(record, SlowRecord)
     await chat.ask("the first")
     await chat.ask("the second")
     await chat.pilot.press("home")
@@ -75,7 +82,9 @@ def title(chat: Driver) -> str:
 
 
 async def test_a_person_types_on_while_steps_are_read() -> None:
-    async with driving(replay(make_answer(ONE), make_answer(TWO)), size=(160, 50)) as chat:
+    async with driving(
+        replay(make_answer(ONE), make_answer(TWO)), size=(160, 50), recorder=SlowRecord()
+    ) as chat:
         record = await held(chat)
         await chat.pilot.press("left_square_bracket", *"abc")
         assert chat.prompt.text == "abc"
@@ -89,7 +98,9 @@ async def test_a_person_types_on_while_steps_are_read() -> None:
 
 
 async def test_keys_pressed_while_steps_are_read_are_carried_out_in_their_order() -> None:
-    async with driving(replay(make_answer(ONE), make_answer(TWO)), size=(160, 50)) as chat:
+    async with driving(
+        replay(make_answer(ONE), make_answer(TWO)), size=(160, 50), recorder=SlowRecord()
+    ) as chat:
         record = await held(chat)
         await chat.pilot.press(*["left_square_bracket"] * 3, "right_square_bracket")
         record.gate.set()
@@ -99,38 +110,41 @@ async def test_keys_pressed_while_steps_are_read_are_carried_out_in_their_order(
 
 
 async def test_end_takes_the_place_of_what_waits() -> None:
-    async with driving(replay(make_answer(ONE), make_answer(TWO)), size=(160, 50)) as chat:
+    async with driving(
+        replay(make_answer(ONE), make_answer(TWO)), size=(160, 50), recorder=SlowRecord()
+    ) as chat:
         record = await held(chat)
         await chat.pilot.press("left_square_bracket", "left_square_bracket", "end")
         assert title(chat).endswith(", the last")
         record.gate.set()
         await chat.pilot.pause(0.1)
         assert title(chat).endswith(", the last")
-        assert chat.app.chat.inspector.walk.answer is chat.app.chat.answer
+        assert chat.app.chat.inspector.cursor.answer is chat.session.answer
         assert not first(chat).steps
 
 
 async def test_a_question_takes_the_place_of_what_waits() -> None:
     three = replay(make_answer(ONE), make_answer(TWO), make_answer("Three."))
-    async with driving(three, size=(160, 50)) as chat:
+    async with driving(three, size=(160, 50), recorder=SlowRecord()) as chat:
         record = await held(chat)
         await chat.pilot.press("left_square_bracket")
         await chat.ask("the third")
         record.gate.set()
         await chat.pilot.pause(0.1)
-        assert chat.app.chat.inspector.walk.answer is chat.app.chat.answer
+        assert chat.app.chat.inspector.cursor.answer is chat.session.answer
         assert title(chat).endswith(", the last")
         assert not first(chat).steps
 
 
 def first(chat: Driver) -> Answer:
-    return chat.app.chat.branching.history.branch[0].answer
+    return chat.session.history.branch[0].answer
 
 
 async def test_another_branch_shows_the_last_step_of_its_answer() -> None:
-    async with driving(replay(make_answer(ONE), make_answer(TWO)), size=(160, 50)) as chat:
-        record = SlowRecord()
-        chat.app.chat.keeping.recorder = record
+    record = SlowRecord()
+    async with driving(
+        replay(make_answer(ONE), make_answer(TWO)), size=(160, 50), recorder=record
+    ) as chat:
         await chat.ask("the first")
         await chat.pilot.press("ctrl+r")
         await chat.finish()
@@ -151,7 +165,7 @@ async def test_another_branch_shows_the_last_step_of_its_answer() -> None:
 
 
 async def test_what_is_not_on_record_leaves_the_tree_empty() -> None:
-    async with driving(replay(make_answer(ONE), make_answer(TWO)), size=(160, 50)) as chat:
+    async with two_answers() as chat:
         await chat.ask("the first")
         await chat.pilot.press("ctrl+r")
         await chat.finish()
@@ -166,7 +180,9 @@ async def test_a_person_types_on_while_a_trace_is_exported(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)
-    async with driving(replay(make_answer(ONE), make_answer(TWO)), size=(160, 50)) as chat:
+    async with driving(
+        replay(make_answer(ONE), make_answer(TWO)), size=(160, 50), recorder=SlowRecord()
+    ) as chat:
         record = await held(chat)
         await chat.type("/export chat.jsonl", "enter")
         await chat.until(lambda: len(record.asked) == 1)
@@ -183,11 +199,11 @@ async def test_a_session_that_is_opened_shows_the_last_step_of_its_answer(tmp_pa
     app = SequoiaApp(lambda progress: replay(), Settings(), DatabaseRecorder(path))
     async with app.run_test(size=(160, 50)) as pilot:
         chat = Driver(app, pilot)
-        await chat.until(lambda: app.chat.pair is not None)
+        await chat.until(lambda: app.chat.session.pair is not None)
         await chat.type("/load old", "enter")
         await chat.until(lambda: title(chat) == f"Step {STEPS_OF_ONE}, the last")
         assert chat.tree.step is not None
-        statistics = chat.app.chat.inspector.walk.statistics
+        statistics = chat.app.chat.inspector.cursor.statistics
         assert statistics is not None
         assert statistics.totals.steps == STEPS_OF_ONE
         await chat.walk("home")
@@ -203,7 +219,7 @@ async def test_the_last_answers_steps_are_read_once(tmp_path: Path) -> None:
     app = SequoiaApp(lambda progress: replay(), Settings(), DatabaseRecorder(path))
     async with app.run_test(size=(160, 50)) as pilot:
         chat = Driver(app, pilot)
-        await chat.until(lambda: app.chat.pair is not None)
+        await chat.until(lambda: app.chat.session.pair is not None)
         await chat.type("/load old", "enter")
         await chat.until(lambda: title(chat).endswith(", the last"))
         await chat.walk("home", "left_square_bracket")
@@ -215,7 +231,9 @@ async def test_the_last_answers_steps_are_read_once(tmp_path: Path) -> None:
 
 
 async def test_steps_that_are_read_when_the_app_is_closed_are_dropped() -> None:
-    async with driving(replay(make_answer(ONE), make_answer(TWO)), size=(160, 50)) as chat:
+    async with driving(
+        replay(make_answer(ONE), make_answer(TWO)), size=(160, 50), recorder=SlowRecord()
+    ) as chat:
         record = await held(chat)
         await chat.pilot.press("left_square_bracket")
         thread = threading.Timer(0.2, record.gate.set)

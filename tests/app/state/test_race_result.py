@@ -69,13 +69,13 @@ class NoticingEngine(RacingEngine):
 async def test_a_notice_is_read_whole_while_a_race_runs(
     size: tuple[int, int], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("app.ui.frame_pacer.SHARE", 1e6)
+    monkeypatch.setattr("app.screens.redraw.SHARE", 1e6)
     engine = NoticingEngine()
     async with driving(engine, GREEDY, size=size) as chat:
         await chat.type("Why is the sky blue?", "f3")
         await chat.until(lambda: NOTICE in " ".join(chat.screen_text().split()))
         engine.go_on.set()
-        await chat.until(lambda: chat.app.chat.race is not None and chat.app.chat.race.ended)
+        await chat.until(lambda: chat.session.race is not None and chat.session.race.ended)
 
 
 @pytest.mark.parametrize(
@@ -223,7 +223,7 @@ def shown(chat: Driver) -> RaceScreen:
 
 
 async def over(chat: Driver) -> None:
-    run = chat.app.chat.race
+    run = chat.session.race
     assert run is not None
     await chat.until(lambda: run.ended and "race again" in chat.screen_text())
 
@@ -245,14 +245,13 @@ async def test_f3_races_what_stands_in_the_prompt_and_leaves_it_there() -> None:
         assert chat.app.screen is chat.app.chat
         assert chat.prompt.text == "Why is the sky blue?"
         assert "Race, sequoia tree 16x4 against plain decoding" in chat.transcript
-        assert chat.app.chat.answer is None
+        assert chat.session.answer is None
 
 
 async def test_with_an_empty_prompt_the_last_message_is_raced_in_its_place() -> None:
     engine = RacingEngine()
     keeping = Keeping()
-    async with driving(engine, GREEDY) as chat:
-        chat.app.chat.keeping.recorder = keeping
+    async with driving(engine, GREEDY, recorder=keeping) as chat:
         await chat.ask("first?")
         await chat.ask("second?")
         await chat.pilot.press("f3")
@@ -310,7 +309,7 @@ async def test_f2_and_space_run_one_step_of_either_lane() -> None:
     async with driving(RacingEngine(), GREEDY) as chat:
         await chat.pilot.press("f2")
         await chat.type("why?", "f3")
-        run = chat.app.chat.race
+        run = chat.session.race
         assert run is not None
 
         def steps() -> int:
@@ -330,7 +329,7 @@ async def test_escape_stops_first_and_leaves_then() -> None:
     async with driving(RacingEngine(), GREEDY) as chat:
         await chat.pilot.press("f2")
         await chat.type("why?", "f3")
-        run = chat.app.chat.race
+        run = chat.session.race
         assert run is not None
         await chat.until(lambda: run.plain.tokens == 1)
         await chat.pilot.press("escape")
@@ -359,7 +358,7 @@ async def test_r_races_again() -> None:
 async def test_keys_scroll_both_texts_and_no_size_is_too_small(size: tuple[int, int]) -> None:
     async with driving(RacingEngine(), GREEDY, size=size) as chat:
         await chat.type("why?", "f3")
-        run = chat.app.chat.race
+        run = chat.session.race
         assert run is not None
         await chat.until(lambda: run.ended)
         await chat.pilot.pause()

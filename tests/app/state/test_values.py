@@ -19,11 +19,11 @@ from app.present.tree_rows import (
     guide_width,
     tree_rows,
 )
+from app.screens.redraw import SHARE, FramePacer
 from app.state.answer import Answer
 from app.state.sanitize import fit, quote_token, visible
 from app.state.stats import Statistics, step_speedup
-from app.state.step_cursor import Walk
-from app.ui.frame_pacer import SHARE, Pace
+from app.state.step_cursor import StepCursor
 from app.widgets.bars import gauge, sparkline
 from sequoia_core.events import Origin, Outcome, Step, Totals
 from tests.fakes import ANSWER, PARENTS_16, make_answer, make_step, unmeasured, with_baseline
@@ -314,15 +314,15 @@ def test_an_answer_is_its_text_its_steps_and_its_end() -> None:
 
 
 def test_walking_stays_within_the_answer_and_comes_back_to_live() -> None:
-    walk = Walk(whole_answer())
+    walk = StepCursor(whole_answer())
     seen = []
     for _ in range(len(STEPS) + 3):
         walk.go("back")
-        seen.append(walk.walked_step)
+        seen.append(walk.highlighted)
     assert seen[:3] == [len(STEPS) - 1, len(STEPS) - 2, len(STEPS) - 3]
     assert seen[-1] == 1
     walk.go("live")
-    assert walk.walked_step is None
+    assert walk.highlighted is None
     assert walk.step == STEPS[-1]
     walk.go("first")
     assert walk.step == STEPS[0]
@@ -332,7 +332,7 @@ def test_walking_stays_within_the_answer_and_comes_back_to_live() -> None:
 
 
 def test_there_is_nowhere_to_walk_before_the_first_step() -> None:
-    for walk in (Walk(), Walk(Answer("why?"))):
+    for walk in (StepCursor(), StepCursor(Answer("why?"))):
         for where in ("back", "forward", "first", "live"):
             walk.go(where)
         assert (walk.step, walk.statistics, walk.at) == (None, None, None)
@@ -343,7 +343,7 @@ def test_there_is_nowhere_to_walk_before_the_first_step() -> None:
 
 def test_pictures_take_their_share_and_no_more() -> None:
     now, spent, pictures = 0.0, 0.0, 0
-    pace = Pace(lambda: now, lambda: spent)
+    pace = FramePacer(lambda: now, lambda: spent)
     for _ in range(2000):
         now += 0.05
         if pace.due():
@@ -355,7 +355,7 @@ def test_pictures_take_their_share_and_no_more() -> None:
 
 def test_cheap_pictures_come_at_every_tick() -> None:
     now, spent = 0.0, 0.0
-    pace = Pace(lambda: now, lambda: spent)
+    pace = FramePacer(lambda: now, lambda: spent)
     for _ in range(100):
         now += 0.05
         spent += 0.001

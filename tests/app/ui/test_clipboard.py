@@ -10,9 +10,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from textual.selection import SELECT_ALL
 
-from app.config.settings import Settings
 from app.present.copyable import CopyError, code_blocks, copy_answer, copy_code
-from app.state.slash_commands import CopyAsked, SlashError, parse_command
+from app.state.slash_commands import CopyRequest, SlashError, parse_command, parse_copy
 from app.ui.clipboard import (
     MOST_BYTES,
     PROGRAMS,
@@ -147,11 +146,11 @@ def test_what_is_copied_is_counted_from_where_a_person_would() -> None:
 @pytest.mark.parametrize(
     ("line", "asked"),
     [
-        ("/copy", CopyAsked("answer", None)),
-        ("/copy 2", CopyAsked("answer", 2)),
-        ("/copy code", CopyAsked("code", None)),
-        ("/copy code 3", CopyAsked("code", 3)),
-        ("/copy selection", CopyAsked("selection", None)),
+        ("/copy", CopyRequest("answer", None)),
+        ("/copy 2", CopyRequest("answer", 2)),
+        ("/copy code", CopyRequest("code", None)),
+        ("/copy code 3", CopyRequest("code", 3)),
+        ("/copy selection", CopyRequest("selection", None)),
         ("/copy 0", None),
         ("/copy code x", None),
         ("/copy selection 1", None),
@@ -159,12 +158,12 @@ def test_what_is_copied_is_counted_from_where_a_person_would() -> None:
         ("/copy 1 2", None),
     ],
 )
-def test_copy_commands(line: str, asked: CopyAsked | None) -> None:
+def test_copy_commands(line: str, asked: CopyRequest | None) -> None:
     if asked is not None:
-        assert parse_command(line, Settings()) == asked
+        assert parse_copy(parse_command(line).words) == asked
         return
     with pytest.raises(SlashError, match="copy what"):
-        parse_command(line, Settings())
+        parse_copy(parse_command(line).words)
 
 
 class Terminal:

@@ -124,7 +124,7 @@ async def test_whatever_happens_the_lines_are_those_that_textual_would_paint(see
                 chat.app, "theme", chance.choice(("sequoia", "sequoia-light", "high-contrast"))
             ),
             "tint": screen.action_tint,
-            "note": lambda: screen.note("said"),
+            "note": lambda: screen.pages.note("said"),
             "select": lambda: setattr(
                 screen, "selections", {transcript: Selection(Offset(2, 3), Offset(9, 8))}
             ),

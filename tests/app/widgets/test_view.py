@@ -19,7 +19,7 @@ async def test_the_text_of_the_walked_step_is_brought_into_view() -> None:
     text = " ".join(f"word{at}" for at in range(400))
     async with driving(replay(make_answer(text)), size=(80, 16)) as chat:
         await chat.ask()
-        await chat.until(lambda: not chat.app.chat.busy)
+        await chat.until(lambda: not chat.session.busy)
         transcript = chat.app.chat.query_one(Transcript)
         await chat.until(lambda: transcript.scroll_offset.y == transcript.max_scroll_y > 0)
         await chat.pilot.press("home")

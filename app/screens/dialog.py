@@ -1,65 +1,85 @@
-"""What the settings screen asks with: a list of values, or the next key.
-
-Owns the frame that all of them share. What becomes of the answer is the settings screen's.
-"""
+"""The frame of the screens over the chat, and the small ones that ask for a value or a key."""
 
 from collections.abc import Callable, Sequence
-from typing import ClassVar
+from typing import ClassVar, TypeVar
 
 from textual import events, on
 from textual.app import ComposeResult
 from textual.binding import Binding, BindingType
 from textual.containers import Vertical
 from textual.content import Content
-from textual.screen import ModalScreen
+from textual.screen import ModalScreen, ScreenResultType
+from textual.widget import Widget
 from textual.widgets import OptionList
 from textual.widgets.option_list import Option
 
 from ..config.keymap import Action, key_name
 from ..config.settings import Setting
+from ..state.sanitize import visible
+from ..ui.base_app import BaseApp
 from ..widgets.line import Line
 
-FRAME = """
-    {screen} {{
-        & > Vertical {{
-            width: {width};
+_Item = TypeVar("_Item")
+
+
+class Dialog(ModalScreen[ScreenResultType]):
+    """A frame with a title and a message on its border.
+
+    Args:
+        title: on the border.
+        parts: in the frame, from the top.
+    """
+
+    app: BaseApp
+    DEFAULT_CSS = """
+    Dialog {
+        & > Vertical {
             max-width: 98%;
-            height: {height};
+            height: auto;
             max-height: 94%;
             padding: 0 1;
             border: round $primary;
             border-title-color: $primary;
             border-subtitle-color: $bonus;
             background: $surface;
-        }}
-        & OptionList {{
-            height: {list_height};
+        }
+        & OptionList {
+            height: auto;
             max-height: 100%;
             min-height: 1;
             border: none !important;
             padding: 0;
             background: $surface;
             scrollbar-size-vertical: 1;
-        }}
-        & OptionList > .option-list--option-highlighted {{
-            background: $primary 25%;
-            text-style: bold;
-        }}
-        & OptionList > .option-list--option-disabled {{ color: $primary; text-style: bold; }}
-        & Input {{
-            border: none !important;
-            height: 1;
-            padding: 0;
-            display: none;
-            background: $panel;
-        }}
-        & Line {{ color: $notice; }}
-    }}
-"""
-"""Of a screen over the chat; the names in braces are filled in."""
+        }
+        & OptionList > .option-list--option-highlighted { background: $primary 25%; }
+        & Input { border: none !important; height: 1; padding: 0; background: $panel; }
+        & Line { color: $notice; }
+    }
+    """
+
+    def __init__(self, title: str, *parts: Widget) -> None:
+        super().__init__()
+        self._parts = parts
+        self._frame = Vertical()
+        self._frame.border_title = Content(title)
+
+    def compose(self) -> ComposeResult:
+        """The parts in their frame."""
+        with self._frame:
+            yield from self._parts
+
+    def _say(self, text: str) -> None:
+        self._frame.border_subtitle = Content(visible(text))
 
 
-class ChoiceScreen(ModalScreen[str | None]):
+def highlighted(options: OptionList, items: Sequence[_Item]) -> _Item | None:
+    """The item whose option is highlighted."""
+    at = options.highlighted
+    return items[at] if at is not None and at < len(items) else None
+
+
+class ChoiceScreen(Dialog[str | None]):
     """The values of a setting; ends with the chosen one, or None.
 
     Args:
@@ -72,7 +92,12 @@ class ChoiceScreen(ModalScreen[str | None]):
     BINDINGS: ClassVar[list[BindingType]] = [
         Binding("escape", "dismiss(None)", "Leave it", show=False, id="choice.close")
     ]
-    DEFAULT_CSS = FRAME.format(screen="ChoiceScreen", width=44, height="auto", list_height="auto")
+    DEFAULT_CSS = """
+    ChoiceScreen {
+        & > Vertical { width: 44; }
+        & OptionList > .option-list--option-highlighted { text-style: bold; }
+    }
+    """
 
     def __init__(
         self,
@@ -81,17 +106,10 @@ class ChoiceScreen(ModalScreen[str | None]):
         now: str,
         preview: Callable[[str], None] | None = None,
     ) -> None:
-        super().__init__()
-        self._setting, self._choices, self._now, self._preview = setting, choices, now, preview
         rows = (Option(Content(f" {each}")) for each in choices)
         self._list = OptionList(*rows, markup=False, compact=True)
-
-    def compose(self) -> ComposeResult:
-        """One list."""
-        with Vertical() as frame:
-            frame.border_title = Content(self._setting.name)
-            yield self._list
-            yield Line(" enter keeps it   esc leaves it")
+        super().__init__(setting.name, self._list, Line(" enter keeps it   esc leaves it"))
+        self._choices, self._now, self._preview = choices, now, preview
 
     def on_mount(self) -> None:
         """Begin at the value in use."""
@@ -111,8 +129,8 @@ class ChoiceScreen(ModalScreen[str | None]):
         self.dismiss(self._choices[message.option_index])
 
 
-class KeyScreen(ModalScreen[tuple[str, ...] | None]):
-    """Waits for a key; ends with it, with none for the default, or None.
+class KeyScreen(Dialog[tuple[str, ...] | None]):
+    """Waits for a key; ends with it, with no key for the default, or None.
 
     Args:
         action: what the key is for.
@@ -122,27 +140,22 @@ class KeyScreen(ModalScreen[tuple[str, ...] | None]):
         Binding("escape", "dismiss(None)", "Leave it", show=False, priority=True, id="key.close"),
         Binding("backspace", "default", "The default", show=False, priority=True, id="key.default"),
     ]
-    DEFAULT_CSS = FRAME.format(screen="KeyScreen", width=64, height="auto", list_height="auto")
+    DEFAULT_CSS = "KeyScreen > Vertical { width: 64; }"
 
     def __init__(self, action: Action) -> None:
-        super().__init__()
-        self._action = action
-
-    def compose(self) -> ComposeResult:
-        """What is waited for."""
-        now = ", ".join(map(key_name, self._action.keys))
-        with Vertical() as frame:
-            frame.border_title = Content(self._action.id)
-            yield Line(f" press the key for: {self._action.told.lower()}")
-            yield Line(f" now {now}")
-            yield Line(" esc leaves it   backspace is the default")
+        super().__init__(
+            action.id,
+            Line(f" press the key for: {action.told.lower()}"),
+            Line(f" now {', '.join(map(key_name, action.keys))}"),
+            Line(" esc leaves it   backspace is the default"),
+        )
 
     def action_default(self) -> None:
-        """The keys that it has by default."""
+        """Take the keys that it has by default."""
         self.dismiss(())
 
     def on_key(self, event: events.Key) -> None:
-        """The key."""
+        """Take the key."""
         event.stop()
         event.prevent_default()
         if event.key not in ("escape", "backspace"):

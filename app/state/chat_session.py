@@ -1,0 +1,194 @@
+"""The state of one chat, without widgets and threads."""
+
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+from sequoia_core.errors import SequoiaError
+from sequoia_core.events import PairDescription, TreeChosen
+from sequoia_core.text.chat_template import Turn
+
+from ..config.settings import Settings
+from .answer import Answer
+from .history import Exchange, History, turns
+from .message_edit import MessageEdit
+from .race_result import RaceRun
+
+# Ids of actions in messages are shown as their keys.
+STILL_ANSWERING = "still answering: press chat.stop first, your text stays here"
+NO_SIBLING = "no other branch: chat.again asks again, chat.edit edits a message"
+NOTHING_TO_RACE = "nothing to race yet: type a prompt, then chat.race, or /race PROMPT"
+
+
+class ChatError(SequoiaError):
+    """Something cannot be done in the chat now."""
+
+
+@dataclass(frozen=True, slots=True)
+class RaceQuestion:
+    """What a race asks.
+
+    Attributes:
+        turns: before the prompt.
+        prompt: the question.
+        exchange: id of the exchange that asked it, or None for a new prompt.
+    """
+
+    turns: tuple[Turn, ...]
+    prompt: str
+    exchange: str | None
+
+
+@dataclass(slots=True)
+class ChatSession:
+    """A chat: its settings, models, exchanges, and what is going on.
+
+    Attributes:
+        settings: for the next answer.
+        pair: the loaded models; None while they load.
+        tree: the tree shape that the next answer starts with; None until the engine reports it.
+        race: the race that runs or ran last.
+        history: all exchanges, and the branch on show.
+        edit: the editing of an earlier message, if one is edited.
+    """
+
+    settings: Settings
+    pair: PairDescription | None = None
+    tree: TreeChosen | None = None
+    race: RaceRun | None = None
+    history: History = field(default_factory=History)
+    edit: MessageEdit | None = None
+    _engine_end: str | None = None  # the exchange that the engine's conversation ends with
+    _engine_unknown: bool = False  # the engine's conversation is not known
+
+    @property
+    def last(self) -> Exchange | None:
+        """The end of the branch on show."""
+        return self.history.branch[-1] if self.history.branch else None
+
+    @property
+    def answer(self) -> Answer | None:
+        """The running answer, or the last one of the branch."""
+        return self.last.answer if self.last is not None else None
+
+    @property
+    def answer_name(self) -> str:
+        """The name above an answer."""
+        return self.pair.target if self.pair else "Answer"
+
+    @property
+    def busy(self) -> bool:
+        """Whether an answer is running."""
+        return self.answer is not None and not self.answer.done
+
+    @property
+    def decoding(self) -> bool:
+        """Whether an answer or a race is running."""
+        return self.busy or self.racing
+
+    @property
+    def racing(self) -> bool:
+        """Whether a race is running."""
+        return self.race is not None and not self.race.ended
+
+    @property
+    def edited(self) -> Exchange | None:
+        """The exchange whose message is edited."""
+        return self.edit.exchange if self.edit is not None else None
+
+    def check_idle(self) -> None:
+        """Refuse what would disturb a running answer.
+
+        Raises:
+            ChatError: an answer is running.
+        """
+        if self.busy:
+            raise ChatError(STILL_ANSWERING)
+
+    # Asking
+
+    def path(self, sibling_of: Exchange | None = None) -> Sequence[Exchange]:
+        """What a new exchange follows: all before its sibling, or else the branch on show."""
+        return self.history.branch if sibling_of is None else self.history.before(sibling_of)
+
+    def begin(self, prompt: str, path: Sequence[Exchange]) -> Exchange:
+        """Add an exchange after a path; it becomes the end of the branch.
+
+        Steps of earlier answers are dropped to save memory.
+        """
+        for earlier in self.history.exchanges.values():
+            earlier.answer.forget_steps()
+        parent = path[-1].id if path else None
+        exchange = self.history.begin(prompt, Answer(prompt), time.time(), parent=parent)
+        self._engine_end = exchange.id
+        return exchange
+
+    def race_question(self, words: str) -> RaceQuestion:
+        """What to race.
+
+        Args:
+            words: a prompt that follows the branch, or replaces the edited message; empty for the
+                last prompt of the chat.
+
+        Raises:
+            ChatError: no race can start now.
+        """
+        if self.pair is None:
+            raise ChatError("the models are still loading: race in a moment")
+        self.check_idle()
+        if self.racing:
+            raise ChatError("a race is on already")
+        if words:
+            return RaceQuestion(turns(self.path(self.edited)), words, None)
+        if self.last is None:
+            raise ChatError(NOTHING_TO_RACE)
+        return RaceQuestion(turns(self.path(self.last)), self.last.prompt, self.last.id)
+
+    # Branches
+
+    def sibling(self, by: int) -> Exchange:
+        """The sibling before (-1) or after (1) the edited exchange, or the last with siblings.
+
+        Raises:
+            ChatError: there is none, or an answer is running.
+        """
+        exchange = self.edited or self._last_fork()
+        siblings = self.history.siblings(exchange) if exchange is not None else ()
+        if exchange is None or len(siblings) < 2:
+            raise ChatError(NO_SIBLING)
+        self.check_idle()
+        at = siblings.index(exchange) + by
+        if not 0 <= at < len(siblings):
+            raise ChatError(f"that is the {'first' if by < 0 else 'last'} of {len(siblings)}")
+        return siblings[at]
+
+    def _last_fork(self) -> Exchange | None:
+        branch = reversed(self.history.branch)
+        return next((each for each in branch if len(self.history.siblings(each)) > 1), None)
+
+    def clear(self) -> None:
+        """Start a new chat; the engine's conversation is cleared too."""
+        self.history, self.edit = History(), None
+        self._engine_end, self._engine_unknown = None, False
+
+    def open(self, history: History) -> None:
+        """Continue another chat; the engine has to be restored."""
+        self.history, self.edit = history, None
+        self._engine_unknown = True
+
+    # The engine's conversation
+
+    def engine_out_of_sync(self) -> None:
+        """The engine could not be restored; try again before the next question."""
+        self._engine_unknown = True
+
+    def turns_to_restore(self, path: Sequence[Exchange]) -> tuple[Turn, ...] | None:
+        """The turns that the engine must be given to continue a path; None if it has them.
+
+        The caller sends them.
+        """
+        end = path[-1].id if path else None
+        if end == self._engine_end and not self._engine_unknown:
+            return None
+        self._engine_end, self._engine_unknown = end, False
+        return turns(path)
