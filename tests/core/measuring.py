@@ -137,6 +137,6 @@ def _outcome(tree: GrowMap, path: Sequence[int], node: int) -> Outcome:
         return Outcome.ACCEPTED
     if tree.parents[node] not in path:
         return Outcome.NOT_REACHED
-    beside = [each for each in path if each and tree.parents[each] == tree.parents[node]]
-    tried = not beside or tree.ranks[node] < tree.ranks[beside[0]]
+    siblings = [each for each in path if each and tree.parents[each] == tree.parents[node]]
+    tried = not siblings or tree.ranks[node] < tree.ranks[siblings[0]]
     return Outcome.REJECTED if tried else Outcome.NOT_REACHED

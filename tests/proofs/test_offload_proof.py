@@ -43,7 +43,7 @@ SMALL = RandomLlama(hidden=64, inner=128, layers=4, heads=4, vocab=97)
 
 @pytest.fixture(scope="module")
 def proven(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Proven]:
-    """Layers of 15 MiB, of which ten are more than the limit leaves beside PyTorch.
+    """Layers of 15 MiB, of which ten are more than the limit leaves besides PyTorch.
 
     What is not limited, or was limited once already, runs in this process, which is faster.
     """
@@ -138,7 +138,7 @@ def test_an_empty_proof_is_refused(prompts: int, tokens: int) -> None:
         ProofPlan(SMALL, MIB, prompts, tokens, RATES)
 
 
-def test_the_draft_agrees_as_often_as_it_is_told() -> None:
+def test_the_draft_agrees_as_often_as_it_is_reported() -> None:
     """Each rank within four standard deviations of its rate."""
     draft = OracleDraft(range(4000), 97, RATES, seed=1)
     ranks = [draft.rank(position) for position in range(4000)]

@@ -33,7 +33,7 @@ def test_every_prompt_is_decoded_by_all_in_every_way_of_sampling() -> None:
 
 
 @pytest.mark.parametrize("fails_at", [0, 1, 5])
-def test_a_system_that_breaks_down_is_left_out_and_told(fails_at: int) -> None:
+def test_a_system_that_breaks_down_is_left_out_and_reported(fails_at: int) -> None:
     log: list[str] = []
     broken = FixedSystem("b", 5, log, fails_at=fails_at)
     outcome = compared(FixedSystem("a", 10, log), broken, FixedSystem("c", 5, log))
@@ -74,7 +74,7 @@ def test_an_interrupt_before_the_first_prompt_was_decoded_by_all_leaves_nothing(
 
 
 @pytest.mark.parametrize(
-    ("error", "told"),
+    ("error", "message"),
     [
         (
             RuntimeError("Check failed\n\n  at somewhere\n  more"),
@@ -84,8 +84,10 @@ def test_an_interrupt_before_the_first_prompt_was_decoded_by_all_leaves_nothing(
         (PeerError("it has no draft"), "it has no draft"),
     ],
 )
-def test_what_another_projects_code_raises_is_its_own_failure(error: Exception, told: str) -> None:
-    with pytest.raises(PeerError, match=f"^{told}") as caught, peer_code():
+def test_what_another_projects_code_raises_is_its_own_failure(
+    error: Exception, message: str
+) -> None:
+    with pytest.raises(PeerError, match=f"^{message}") as caught, peer_code():
         raise error
     assert "more" not in str(caught.value)
 

@@ -1,17 +1,22 @@
 """Other projects' decoders get the same weights, the same options and the same clock."""
 
 import ctypes
+import io
+import json
 import sys
 from collections.abc import Iterator
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
+from unittest.mock import MagicMock
+from urllib.request import Request
 
 import gguf
 import pytest
 import torch
 from torch import Tensor
 
+from sequoia_core.bench import llama_cpp
 from sequoia_core.bench.hugging_face import HuggingFaceSystem, rebuilt, rebuilt_draft
 from sequoia_core.bench.llama_cpp import (
     CONTEXT,
@@ -98,7 +103,7 @@ def test_sampling_is_repeatable_and_as_long_as_asked(target: Any) -> None:
     assert len(first.token_ids) == SAMPLED.max_new_tokens
 
 
-def test_what_breaks_inside_a_peer_is_told_as_its_own_failure(target: Any) -> None:
+def test_what_breaks_inside_a_peer_is_reported_as_its_own_failure(target: Any) -> None:
     system = HuggingFaceSystem("broken", target, assistant_model=object())
     with pytest.raises(PeerError, match="Error: "):
         system.run(PROMPT, GREEDY)
@@ -200,7 +205,7 @@ def test_steps_of_llama_cpp_with_look_up_are_its_forwards(monkeypatch: pytest.Mo
     assert (run.tokens, run.steps) == (GREEDY.max_new_tokens - 2, GREEDY.max_new_tokens // 2 - 1)
 
 
-def test_q4_0_files_are_pure_and_a_refusal_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_q4_0_files_are_pure_and_a_refusal_is_reported(monkeypatch: pytest.MonkeyPatch) -> None:
     class Params(ctypes.Structure):
         _fields_ = (("nthread", ctypes.c_int), ("ftype", ctypes.c_int),
                     ("allow_requantize", ctypes.c_bool), ("pure", ctypes.c_bool))  # fmt: skip
@@ -225,52 +230,42 @@ def test_q4_0_files_are_pure_and_a_refusal_is_told(monkeypatch: pytest.MonkeyPat
 
 @pytest.fixture
 def server(monkeypatch: pytest.MonkeyPatch) -> SimpleNamespace:
-    """A stand-in for xllamacpp, whose server answers without HTTP."""
-    made = SimpleNamespace(asked=[], timings={"predicted_n": 24, "predicted_ms": 500.0,
-                                              "prompt_ms": 80.0})  # fmt: skip
-
-    def parameters() -> Any:
-        draft = SimpleNamespace(
-            mparams=SimpleNamespace(),
-            cpuparams=SimpleNamespace(),
-            cpuparams_batch=SimpleNamespace(),
-        )
-        made.params = SimpleNamespace(
-            model=SimpleNamespace(), cpuparams=SimpleNamespace(),
-            cpuparams_batch=SimpleNamespace(), speculative=SimpleNamespace(draft=draft),
-        )  # fmt: skip
-        return made.params
-
-    def ask(_system: LlamaServerSystem, values: dict[str, Any]) -> dict[str, Any]:
-        made.asked.append(values)
-        return {"tokens": list(range(24)), "timings": made.timings}
-
-    kinds = SimpleNamespace(COMMON_SPECULATIVE_TYPE_DRAFT_SIMPLE="simple")
-    library = SimpleNamespace(
-        CommonParams=parameters, Server=lambda params: params, common_speculative_type=kinds
+    """A stand-in for xllamacpp, whose server answers at once."""
+    library = MagicMock()
+    timings = {"predicted_n": 24, "predicted_ms": 500.0, "prompt_ms": 80.0}
+    made = SimpleNamespace(
+        library=library, params=library.CommonParams(), asked=[], timings=timings
     )
+
+    def urlopen(request: Request) -> io.BytesIO:
+        assert isinstance(request.data, bytes)
+        made.asked.append(json.loads(request.data))
+        return io.BytesIO(json.dumps({"tokens": [*range(24)], "timings": timings}).encode())
+
+    library.Server.return_value.listening_address = "http://127.0.0.1:1"
     monkeypatch.setitem(sys.modules, "xllamacpp", library)
-    monkeypatch.setattr(LlamaServerSystem, "_ask", ask)
+    monkeypatch.setattr(llama_cpp, "urlopen", urlopen)
     return made
 
 
 def test_llama_cpps_server_is_timed_by_its_own_clock_unfiltered(server: SimpleNamespace) -> None:
-    system = LlamaServerSystem("some.gguf", 3, "server")
-    run = system.run(PROMPT, SAMPLED)
-    assert server.params.model.path == "some.gguf"
-    assert server.params.cpuparams.n_threads == server.params.cpuparams_batch.n_threads == 3
-    assert not server.params.cache_prompt
-    assert server.asked[0]["samplers"] == ["temperature"]
-    assert server.asked[0]["temperature"] == 0.6
-    assert server.asked[0]["ignore_eos"]
+    run = LlamaServerSystem("some.gguf", 3, "server").run(PROMPT, SAMPLED)
+    params, (asked,) = server.params, server.asked
+    assert params.model.path == "some.gguf"
+    assert params.cpuparams.n_threads == params.cpuparams_batch.n_threads == 3
+    assert not params.cache_prompt
+    assert asked["prompt"] == PROMPT
+    assert (asked["samplers"], asked["temperature"]) == (["temperature"], 0.6)
+    assert asked["ignore_eos"]
     assert run.token_ids == tuple(range(24))
     assert (run.tokens, run.steps, run.seconds, run.first_seconds) == (23, 23, 0.5, 0.08)
 
 
 def test_what_llama_cpps_server_drafts_takes_no_steps(server: SimpleNamespace) -> None:
     system = LlamaServerSystem("some.gguf", 1, "server", "draft_simple", Path("draft.gguf"))
-    assert server.params.speculative.types == ["simple"]
-    assert server.params.speculative.draft.mparams.path == "draft.gguf"
+    kinds, own = server.library.common_speculative_type, server.params.speculative
+    assert own.types == [kinds.COMMON_SPECULATIVE_TYPE_DRAFT_SIMPLE]
+    assert own.draft.mparams.path == "draft.gguf"
     server.timings["draft_n_accepted"] = 13
     assert system.run(PROMPT, GREEDY).steps == 10
     server.timings["draft_n_accepted"] = 23
@@ -297,16 +292,10 @@ class FakePipeline:
         return SimpleNamespace(tokens=[tokens])
 
 
-class BrokenLlama(FakeLlama):
-    """Opens files and cannot decode."""
-
-    def generate(self, tokens: list[int], **options: Any) -> Iterator[int]:
-        yield tokens[0]
-        raise ValueError("llama_decode returned 1")
-
-
-def test_a_llama_cpp_that_cannot_decode_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setitem(sys.modules, "llama_cpp", SimpleNamespace(Llama=BrokenLlama))
+def test_a_llama_cpp_that_cannot_decode_is_reported(monkeypatch: pytest.MonkeyPatch) -> None:
+    library = MagicMock()
+    library.Llama.return_value.generate.side_effect = ValueError("llama_decode returned 1")
+    monkeypatch.setitem(sys.modules, "llama_cpp", library)
     system = LlamaCppSystem("some.gguf", 1, "llama.cpp")
     with pytest.raises(PeerError, match=r"^ValueError: llama_decode returned 1$"):
         system.run(PROMPT, GREEDY)

@@ -204,8 +204,8 @@ def findings() -> BenchFindings:
     )
 
 
-def test_the_terminal_tells_all_that_was_found(findings: BenchFindings) -> None:
-    told = for_terminal(findings)
+def test_the_terminal_shows_all_findings(findings: BenchFindings) -> None:
+    reported = for_terminal(findings)
     for line in (
         "target <- draft, cpu bfloat16, 2 threads",
         "Temperature 0:",
@@ -221,8 +221,8 @@ def test_the_terminal_tells_all_that_was_found(findings: BenchFindings) -> None:
         "- one differs",
         "- llama.cpp: llama_cpp is not installed; install it with: pip",
     ):
-        assert line in told.splitlines()
-    assert "8 nodes" in told
+        assert line in reported.splitlines()
+    assert "8 nodes" in reported
 
 
 def test_parts_that_are_not_known_are_left_empty() -> None:
@@ -279,6 +279,6 @@ def test_without_matplotlib_it_says_how_to_get_pictures(
 ) -> None:
     monkeypatch.setattr(picture, "can_draw", lambda: False)
     monkeypatch.setattr(charts, "draw_systems", None)
-    told = say(replace(findings, absent={}))
-    assert "matplotlib is not installed; install it with: pip install -e '.[peers]'" in told
-    assert "](img/" not in told
+    reported = say(replace(findings, absent={}))
+    assert "matplotlib is not installed; install it with: pip install -e '.[peers]'" in reported
+    assert "](img/" not in reported

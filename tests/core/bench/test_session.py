@@ -48,7 +48,7 @@ class StillTuner:
         self.calibration = Calibration(TIMES, {**known, **new})
 
     def summary(self, temperature: float) -> str:
-        return f"measured at {self.measured}, told of {temperature}"
+        return f"measured at {self.measured}, reported of {temperature}"
 
 
 @pytest.fixture
@@ -98,10 +98,10 @@ def with_still_tuner(folder: Path) -> tuple[ModelFactory, StillTuner]:
 def test_a_benchmark_from_beginning_to_end(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(tuner, "Tuner", StillTuner)
     monkeypatch.setattr(session, "PEERS", FEW_PEERS)
-    plan, told = plan_in(folder), list[str]()
-    findings = measure(pair_of(plan), plan, lambda message, _: told.append(message))
-    assert findings.tuned == "measured at [0.6], told of 0.6"
-    assert "Prompt 2 of 2: sequoia tree" in told
+    plan, reported = plan_in(folder), list[str]()
+    findings = measure(pair_of(plan), plan, lambda message, _: reported.append(message))
+    assert findings.tuned == "measured at [0.6], reported of 0.6"
+    assert "Prompt 2 of 2: sequoia tree" in reported
     own, peers = [names.PLAIN, *names.TREES], [names.PYTORCH]
     assert set(findings.absent) == {names.LLAMA_CPP}
     for comparison, sweep in zip(findings.comparisons, findings.sweeps, strict=True):
@@ -337,7 +337,7 @@ def test_why_a_process_has_ended_is_its_last_line(
         own_elsewhere(folder, names.PLAIN)
 
 
-def test_what_a_system_needs_is_told_across_processes(folder: Path) -> None:
+def test_what_a_system_needs_is_reported_across_processes(folder: Path) -> None:
     with pytest.raises(PeerError, match="name one with --draft"):
         own_elsewhere(folder, names.CHAIN, draft="none")
 

@@ -1,4 +1,4 @@
-"""Who takes part in a benchmark, and what is told of those that do not."""
+"""Which systems take part in a benchmark, and why others do not."""
 
 import importlib.machinery
 import importlib.util
@@ -68,7 +68,7 @@ def test_peers_that_read_gguf_say_what_they_need(
     ("draft", "why"),
     [(None, "has no draft"), (any_draft(feature_layers=(0,)), "reads the target's hidden")],
 )
-def test_a_draft_that_peers_cannot_use_is_told_with_what_to_pass(
+def test_a_draft_that_peers_cannot_use_is_refused_with_what_to_pass(
     monkeypatch: pytest.MonkeyPatch, draft: OpenedDraft | None, why: str
 ) -> None:
     asked: list[Sequence[object]] = []
@@ -134,7 +134,7 @@ def test_what_breaks_inside_this_engine_is_no_absence() -> None:
         (OPENVINO_DRAFT, None, "name one with --peer-draft DIR"),
     ],
 )
-def test_a_file_that_cannot_be_made_is_told_and_leaves_nothing(
+def test_a_file_that_cannot_be_made_is_reported_and_leaves_nothing(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path, name: str, draft: Any, why: str
 ) -> None:
     monkeypatch.setattr("sequoia_core.model.loading.sources.open_fitted_draft", lambda *_: draft)

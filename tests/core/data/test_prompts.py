@@ -26,7 +26,7 @@ def test_a_row_without_a_prompt_is_named(tmp_path: Path, row: str) -> None:
         prompt_texts(str(path), 1)
 
 
-def test_a_missing_file_and_too_few_prompts_are_told(tmp_path: Path) -> None:
+def test_a_missing_file_and_too_few_prompts_are_reported(tmp_path: Path) -> None:
     with pytest.raises(ParameterError, match="cannot be read"):
         prompt_texts(str(tmp_path / "none.jsonl"), 1)
     with pytest.raises(ParameterError, match=f"has {len(PROMPTS)} prompts"):

@@ -75,8 +75,8 @@ def test_first_choices_agree_as_often_as_counted_by_hand(
         cache, tokens = pair.target.new_cache(), torch.tensor(ids)
         positions = torch.arange(len(ids))
         wanted = pair.target.forward(tokens, positions, None, cache).argmax(-1)
-        beside = pair.draft.new_cache(cache)
-        guessed = pair.draft.forward(tokens, positions, None, beside).argmax(-1)
+        target_cache = pair.draft.new_cache(cache)
+        guessed = pair.draft.forward(tokens, positions, None, target_cache).argmax(-1)
         if pair.draft_vocab_ids is not None:
             guessed = pair.draft_vocab_ids[guessed]
         judged = slice(prompt - 1, len(ids) - 1)
@@ -107,7 +107,7 @@ def test_data_cost_and_origin_are_stated(made: tuple[str, str, Pair, Corpus]) ->
     assert int(stated[1].replace(",", "")) == expected
 
 
-def test_a_card_of_a_conditioned_draft_tells_depths_apart(
+def test_a_card_of_a_conditioned_draft_lists_depths_apart(
     made: tuple[str, str, Pair, Corpus],
 ) -> None:
     kind, card, _, _ = made

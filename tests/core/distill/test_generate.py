@@ -189,7 +189,7 @@ def test_a_shard_is_as_large_as_its_tokens_are_said_to_be(tmp_path: Path, vocab_
     assert 0.995 * said < file.stat().st_size < 1.005 * said
 
 
-def test_a_missing_shard_is_written_anew_beside_the_others(tmp_path: Path) -> None:
+def test_a_missing_shard_is_written_again_with_the_others_kept(tmp_path: Path) -> None:
     for number in range(3):
         shards = Shards(tmp_path, 96)
         shards.add(number, answer(10 + number))
@@ -396,7 +396,7 @@ def test_prompts_begin_half_of_the_conversations_whole() -> None:
         TemplateTokens.of(TOKENIZER, CLOSING, prompts, 5)
 
 
-def test_templates_that_cannot_go_on_have_one_turn_and_none_is_refused() -> None:
+def test_templates_that_cannot_continue_have_one_turn_and_none_is_refused() -> None:
     counting = byte_level(COUNTING_TEMPLATE)
     closing = int(counting.convert_tokens_to_ids("<|eot_id|>"))
     assert TemplateTokens.of(counting, [closing], [], 100).between is None

@@ -101,9 +101,9 @@ def test_a_step_down_the_tree_is_a_node_of_that_depth(steps: int) -> None:
     big, small = target(), draft(made)
     for last in range(steps, len(TEXT)):
         root = last - steps + 1  # the target has read the tokens before it
-        beside = big.new_cache()
-        big.extend(TEXT[:root], beside)
-        cache = small.new_cache(beside)
+        target_cache = big.new_cache()
+        big.extend(TEXT[:root], target_cache)
+        cache = small.new_cache(target_cache)
         logits = small.forward(TEXT[: root + 1], torch.arange(root + 1), None, cache)
         for node in range(root + 1, last + 1):
             mask = torch.ones((1, node + 1), dtype=torch.bool)
@@ -125,12 +125,12 @@ def test_fewer_conversations_below_the_first_step_change_nothing_for_those() -> 
 def test_a_branchs_row_reads_the_output_of_its_own_parent() -> None:
     made = student(FEATURES)
     big, small = target(), draft(made)
-    beside = big.new_cache()
-    big.extend(TEXT[:4], beside)
+    target_cache = big.new_cache()
+    big.extend(TEXT[:4], target_cache)
 
     def guess(path: list[int], sibling: int | None) -> Tensor:
         """After root, child and grandchild; perhaps with a sibling of the child between them."""
-        cache = small.new_cache(beside)
+        cache = small.new_cache(target_cache)
         small.forward(TEXT[:5], torch.arange(5), None, cache)
         level = [path[0]] if sibling is None else [sibling, path[0]]
         mask = torch.cat((torch.ones(len(level), 5), torch.eye(len(level))), 1).bool()
@@ -160,9 +160,9 @@ def test_what_is_kept_of_a_step_drafts_as_a_draft_that_begins_anew(
     left = engine._cache.draft_cache
     assert left is not None
     assert left.length > len(TEXT)
-    beside = models[0].new_cache()
-    models[0].extend(text, beside)
-    fresh = models[1].new_cache(beside)
+    target_cache = models[0].new_cache()
+    models[0].extend(text, target_cache)
+    fresh = models[1].new_cache(target_cache)
     models[1].extend(text[: left.length], fresh)
     rest = text[left.length : left.length + 1]
     place = torch.tensor([left.length])
