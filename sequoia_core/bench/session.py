@@ -242,8 +242,8 @@ def _only(comparison: SpeedComparison, systems: Sequence[System]) -> SpeedCompar
 
 def _sweep(comparison: SpeedComparison, sized: Mapping[int, System]) -> dict[int, Spread]:
     by_name = speeds(comparison)
-    sweep = {1: by_name[names.PLAIN]}
-    return sweep | {size: by_name[system.name] for size, system in sized.items()}
+    systems = {1: names.PLAIN, **{size: system.name for size, system in sized.items()}}
+    return {size: by_name[name] for size, name in systems.items() if name in by_name}
 
 
 def _divergences(
