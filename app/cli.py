@@ -15,9 +15,8 @@ from sequoia_core.errors import ParameterError, SequoiaError
 from sequoia_core.model.malloc_trim import keep_to_one_arena
 
 from .commands.chat import leave, open_chat
-from .commands.command_group import CommandGroup
+from .commands.group import NAMES, CommandGroup, load_command
 from .commands.options import debugging, with_settings
-from .commands.subcommands import NAMES, add_commands
 
 
 class _Commands(CommandGroup):
@@ -30,8 +29,8 @@ class _Commands(CommandGroup):
         return list(NAMES)
 
     def get_command(self, ctx: Any, cmd_name: str) -> Any:
-        if cmd_name in NAMES:
-            add_commands(self, cmd_name)
+        if cmd_name in NAMES and cmd_name not in self.commands:
+            self.commands[cmd_name] = load_command(cmd_name)
         return super().get_command(ctx, cmd_name)
 
     def invoke(self, ctx: Any) -> Any:

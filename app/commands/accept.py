@@ -1,31 +1,42 @@
 """`sequoia accept`: the acceptance-rate vector of a pair, which `sequoia search` makes trees of.
 
-Owns the options. The same measurement is `sequoia reproduce test-accept` and `fast-test`, with the
-flags that those scripts have.
+The same measurement is `sequoia reproduce test-accept` and `fast-test`, with those scripts' flags.
 """
 
+from dataclasses import replace
 from enum import StrEnum
-from typing import Annotated, Any
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from sequoia_core.data import DataSpec
+from sequoia_core.data import check_source
 from sequoia_core.errors import ParameterError
 
-from . import reproduce_options
-from .accept_run import Results, Sampling, Task, measure
-from .reproduce_options import DRAFT_TOP_P, SEED, TEMPERATURE, TOP_P, with_models
+from ..config.output_files import output_result
+from .experiment import (
+    ExperimentOptions,
+    experiment_command,
+    flag,
+    load_models,
+    run_experiment,
+)
 
-WIDTH = 16
-"""The release's."""
+if TYPE_CHECKING:
+    from sequoia_core.events import Progress
+    from sequoia_core.reproduce.acceptance import AcceptanceExperiment
+
+
+DST = Path("acceptance-rate-vector.pt")
+"""The release's name, in the working folder."""
 
 
 class Algorithm(StrEnum):
-    """Which children are held against the target: the release's `--ALG`.
+    """The release's `--ALG`.
 
     Attributes:
-        STOCHASTIC: drawn without replacement.
-        GREEDY: the draft's most probable ones, at temperature 0.
+        STOCHASTIC: children are drawn without replacement.
+        GREEDY: children are the draft's most probable tokens, at temperature 0.
     """
 
     STOCHASTIC = "stochastic"
@@ -33,96 +44,69 @@ class Algorithm(StrEnum):
 
 
 class OnlyMode(StrEnum):
-    """What the release's script takes `--Mode` to be; it does nothing there."""
+    """The one value of `--Mode` of the release's script, where it does nothing."""
 
     GREEDY = "greedy"
 
 
-_Algorithm = Annotated[
-    Algorithm, typer.Option("--ALG", "--algorithm", help="How children are drawn.")
-]
-_Static = Annotated[
-    bool,
-    typer.Option("--static", help="One pass over each text instead of decoding."),
-]
+_Algorithm = Annotated[Algorithm, flag("--ALG --algorithm", "How children are drawn.")]
+_SHARED = ("dataset", "start", "end", "temperature", "top_p", "width", "dst")
 
 
-@with_models
+@experiment_command(*_SHARED, "draft_top_p", "cache_length")
 def accept(
-    ctx: typer.Context,  # noqa: ARG001 read by the decorator
     flags: dict[str, Any],
-    dataset: reproduce_options.Dataset = None,
-    start: reproduce_options.Start = 0,
-    end: reproduce_options.End = 200,
-    temperature: reproduce_options.Temperature = TEMPERATURE,
-    top_p: reproduce_options.TopP = TOP_P,
-    draft_top_p: reproduce_options.DraftTopP = DRAFT_TOP_P,
-    width: reproduce_options.Width = WIDTH,
+    options: ExperimentOptions,
     algorithm: _Algorithm = Algorithm.STOCHASTIC,
-    static: _Static = False,
-    cache_length: reproduce_options.CacheLength = None,
-    seed: reproduce_options.Seed = SEED,
-    dst: reproduce_options.Destination = None,
-    as_json: reproduce_options.AsJson = False,
-    picture: reproduce_options.Picture = None,
+    static: Annotated[
+        bool, flag("--static", "One pass over each text instead of decoding.")
+    ] = False,
 ) -> None:
     """Measure how often the k-th child is accepted, by rank.
 
     By decoding with a star of children at every step, or with --static by one pass over each text.
     """
-    if cache_length is not None and static:
+    if options.cache_length is not None and static:
         raise ParameterError("--M does nothing with --static: one pass drafts no tree")
-    heat = 0.0 if algorithm is Algorithm.GREEDY else temperature
-    sampling = Sampling(width, heat, top_p, draft_top_p, seed)
-    task = Task(DataSpec(dataset, start, end), sampling, static, cache_length)
-    measure(flags, task, Results(dst, as_json, picture))
+    _measure(flags, options, algorithm, static=static)
 
 
-@with_models
+@experiment_command(*_SHARED, "cache_length")
 def accept_by_decoding(
-    ctx: typer.Context,  # noqa: ARG001
     flags: dict[str, Any],
-    dataset: reproduce_options.Dataset = None,
-    start: reproduce_options.Start = 0,
-    end: reproduce_options.End = 200,
-    temperature: reproduce_options.Temperature = TEMPERATURE,
-    top_p: reproduce_options.TopP = TOP_P,
-    width: reproduce_options.Width = WIDTH,
-    depth: reproduce_options.Depth = 1,
+    options: ExperimentOptions,
     algorithm: _Algorithm = Algorithm.STOCHASTIC,
+    depth: Annotated[int, flag("--D --depth", "Levels of the tree below its root.", "Tree")] = 1,
     mode: Annotated[OnlyMode, typer.Option("--Mode", hidden=True)] = OnlyMode.GREEDY,  # noqa: ARG001
-    cache_length: reproduce_options.CacheLength = None,
-    seed: reproduce_options.Seed = SEED,
-    dst: reproduce_options.Destination = None,
-    as_json: reproduce_options.AsJson = False,
-    picture: reproduce_options.Picture = None,
 ) -> None:
     """The acceptance-rate vector by decoding: the release's test_accept.py."""
     if depth != 1:
         raise ParameterError(f"--D is {depth}; the tree is a star, whose depth is 1")
-    heat = 0.0 if algorithm is Algorithm.GREEDY else temperature
-    sampling = Sampling(width, heat, top_p, DRAFT_TOP_P, seed)
-    task = Task(DataSpec(dataset, start, end), sampling, static=False, cache_length=cache_length)
-    measure(flags, task, Results(dst, as_json, picture))
+    _measure(flags, options, algorithm, static=False)
 
 
-@with_models
-def accept_statically(
-    ctx: typer.Context,  # noqa: ARG001
-    flags: dict[str, Any],
-    dataset: reproduce_options.Dataset = None,
-    start: reproduce_options.Start = 0,
-    end: reproduce_options.End = 200,
-    temperature: reproduce_options.Temperature = TEMPERATURE,
-    top_p: reproduce_options.TopP = TOP_P,
-    draft_top_p: reproduce_options.DraftTopP = DRAFT_TOP_P,
-    width: reproduce_options.Width = WIDTH,
-    seed: reproduce_options.Seed = SEED,
-    dst: reproduce_options.Destination = None,
-    as_json: reproduce_options.AsJson = False,
-    picture: reproduce_options.Picture = None,
-) -> None:
+@experiment_command(*_SHARED, "draft_top_p")
+def accept_statically(flags: dict[str, Any], options: ExperimentOptions) -> None:
     """The acceptance-rate vector from one pass over each text: the release's fast_test.py."""
-    sampling = Sampling(width, temperature, top_p, draft_top_p, seed)
-    task = Task(DataSpec(dataset, start, end), sampling, static=True)
-    measure(flags, task, Results(dst, as_json, picture))
+    _measure(flags, options, Algorithm.STOCHASTIC, static=True)
+
+
+def _measure(
+    flags: dict[str, Any], options: ExperimentOptions, algorithm: Algorithm, *, static: bool
+) -> None:
+    data = options.data
+    dst = output_result(options.dst or DST)
+    if algorithm is Algorithm.GREEDY:
+        options = replace(options, temperature=0.0)
+    check_source(data.source)
+
+    def prepare(progress: "Progress") -> "AcceptanceExperiment":
+        from sequoia_core.measure.acceptance_vector import AcceptancePlan
+        from sequoia_core.reproduce.acceptance import AcceptanceExperiment
+
+        plan = AcceptancePlan(options.width, options.params, options.draft_top_p, static=static)
+        pair = load_models(flags, progress)
+        progress("Reading the data", None)
+        return AcceptanceExperiment(pair, plan, data, dst, options.cache_length)
+
+    run_experiment(prepare, options)

@@ -32,13 +32,13 @@ from sequoia_core.tree.choice import ADAPTIVE
 from ..config import resolve
 from ..config.output_files import output_file
 from ..engine import build
+from .console import progress_line
 from .options import with_settings
-from .progress import progress_line
 
 
 @dataclass(slots=True)
-class Answer:
-    """What an answer's events add up to."""
+class AnswerSummary:
+    """The text and figures of an answer, from its events."""
 
     mode: str
     text: str = ""
@@ -81,7 +81,7 @@ class Answer:
 
     @property
     def plain_ms(self) -> float | None:
-        """What a token costs without speculation; None where that was not measured."""
+        """Of a token without speculation; None if that was not measured."""
         return 1e3 * self.totals.plain_seconds / self.totals.tokens if self._measured else None
 
     @property
@@ -110,7 +110,7 @@ class Answer:
         return json.dumps(figures, ensure_ascii=False, allow_nan=False)
 
     def figures(self) -> str:
-        """One line for a person."""
+        """One line of text."""
         totals = self.totals
         nodes, depth = self.tree["nodes"], self.tree["depth"]
         tree = f"tree {nodes} nodes, depth {depth}" if depth else "plain decoding"
@@ -131,7 +131,7 @@ class Answer:
 
 
 def read_prompt(words: Iterable[str], stdin: TextIO) -> str:
-    """The words, and below them what is piped in.
+    """The words, followed by the text from the pipe.
 
     Raises:
         ParameterError: there is no text, or the pipe holds something else.
@@ -175,13 +175,13 @@ def ask(
     settings = load_settings(flags)
     params = settings.sampling()
     text = read_prompt(prompt or [], sys.stdin)
-    say = _whisper if not quiet else _nothing
+    say = _say if not quiet else lambda _line: None
     say(resolve.chosen_models(settings).remark)
     file = output_file(trace, private=True)
     with progress_line(quiet) as progress:
         chat = build.build_chat(settings, progress, insight=settings.insight and file is not None)
     say(chat.description.remark)
-    answer = Answer(settings.mode)
+    answer = AnswerSummary(settings.mode)
     try:
         events = chat.reply(text, params, lambda: False)
         if file is not None:
@@ -211,12 +211,8 @@ def _stream(text: str) -> None:
     sys.stdout.flush()
 
 
-def _whisper(line: str) -> None:
+def _say(line: str) -> None:
     if line:
         from ..state.sanitize import visible
 
         sys.stderr.write(visible(line) + "\n")
-
-
-def _nothing(_line: str) -> None:
-    """Takes the place of `_whisper`."""

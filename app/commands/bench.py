@@ -1,4 +1,4 @@
-"""`sequoia bench`: ways to decode, side by side on the same prompts."""
+"""`sequoia bench`: ways to decode, compared on the same prompts."""
 
 import json
 import shlex
@@ -19,10 +19,9 @@ from ..config import resolve
 from ..config.output_files import output_file
 from ..engine import build
 from . import machine
+from .console import INTERRUPTED, progress_line
 from .options import MODEL_OPTIONS, with_settings
-from .progress import progress_line
 from .terminal import TerminalError
-from .testbed_run import INTERRUPTED
 
 if TYPE_CHECKING:
     from sequoia_core.bench.findings import BenchFindings
@@ -30,7 +29,7 @@ if TYPE_CHECKING:
 SCREEN_ROUNDS = 7
 SIZES = ",".join(map(str, TREE_SIZES))
 COMPARED = {*MODEL_OPTIONS, "temperature"}
-"""Shared options that a comparison follows; it decodes in ways of its own."""
+"""Shared options that a comparison uses; the others it sets itself."""
 
 
 @with_settings
@@ -141,7 +140,7 @@ def _compare(
 def _with_chat_memory(
     findings: "BenchFindings", plan: BenchPlan, flags: Mapping[str, Any], progress: Progress
 ) -> "BenchFindings":
-    """Measure the whole chat too where memory is asked for; why not is a line of the report."""
+    """Measure the whole chat too if memory is wanted; a failure is a line of the report."""
     from dataclasses import replace
 
     from .chat_memory import measure_chat_memory
@@ -157,7 +156,7 @@ def _with_chat_memory(
 
 @contextmanager
 def _interruptible() -> Iterator[None]:
-    """Let a request to end (SIGTERM) do what Ctrl-C does: what was measured is written."""
+    """Treat SIGTERM as Ctrl+C: what was measured is written."""
 
     def interrupt(*_: object) -> None:
         raise KeyboardInterrupt
@@ -175,11 +174,7 @@ def _interruptible() -> Iterator[None]:
 
 
 def _refuse(options: Mapping[str, object], what: str) -> None:
-    """Refuse options that would silently do nothing.
-
-    Raises:
-        ParameterError: one was given.
-    """
+    """Refuse options that would silently do nothing."""
     for name, value in options.items():
         if value is not None:
             raise ParameterError(

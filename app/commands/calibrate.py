@@ -1,4 +1,4 @@
-"""`sequoia calibrate`: measure the pair on this machine now rather than between answers."""
+"""`sequoia calibrate`: measure the pair on this machine now instead of between answers."""
 
 import shutil
 from typing import TYPE_CHECKING, Annotated, Any
@@ -6,14 +6,14 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from ..engine import build
+from .console import progress_line
 from .options import MODEL_OPTIONS, with_only
-from .progress import progress_line
 
 if TYPE_CHECKING:
     from rich.console import RenderableType
 
     from sequoia_core.measure.calibration import Calibration
-    from sequoia_core.measure.grid import Comparison
+    from sequoia_core.measure.grid import GridComparison
 
 _WIDEST, _HEIGHT = 88, 14
 
@@ -37,18 +37,20 @@ def calibrate(
     temperature = settings.sampling().temperature
     shown: list[RenderableType] = []
     with progress_line() as progress:
-        from sequoia_core.measure import calibrate as measure
+        from sequoia_core.measure.tuner import Tuner
 
         pair = build.load_chosen(settings, progress)
-        tuner = measure(pair, temperature, progress)
+        tuner = Tuner(pair)
+        for message, fraction in tuner.measure(temperature):
+            progress(message, fraction)
         if tuner.calibration is not None:
             shown += _figures(tuner.calibration, temperature)
         if grid and tuner.online is not None and tuner.online.calibration.drafts:
             from sequoia_core.measure.grid import compare
             from sequoia_core.measure.online_advisor import TYPICAL_CONTEXT
 
-            figures = tuner.online.figures(temperature, TYPICAL_CONTEXT)
-            shown += _compared(compare(pair, figures, temperature, progress))
+            model = tuner.online.speed_model(temperature, TYPICAL_CONTEXT)
+            shown += _compared(compare(pair, model, temperature, progress))
     _print(shown)
     typer.echo(tuner.summary(temperature))
 
@@ -62,7 +64,7 @@ def _print(shown: "list[RenderableType]") -> None:
 
 
 def _width() -> int:
-    """Columns to draw in: those of the terminal, as far as they help."""
+    """Columns to draw in, at most those of the terminal."""
     return min(_WIDEST, shutil.get_terminal_size((_WIDEST, 24)).columns)
 
 
@@ -82,12 +84,14 @@ def _figures(calibration: "Calibration", temperature: float) -> "list[Renderable
     ]
     if not calibration.drafts:
         return shown
-    rest = calibration.times.rest(temperature)
-    passes = ", ".join(f"{n}: {draft.at(0)(n) + rest.level_ms:.2f}" for n in draft.curves[0].rows)
-    shown.append(f"drafting pass, ms by rows   {passes}")
+    overhead = calibration.times.overhead(temperature)
+    passes = ", ".join(
+        f"{n}: {draft.at(0)(n) + overhead.level_ms:.2f}" for n in draft.curves[0].rows
+    )
+    shown.append(f"draft forward, ms by rows   {passes}")
     shown.append(
-        f"rest of a step, ms   {rest.base_ms:.2f} + {rest.node_ms:.3f} per node; "
-        f"of a plain step {rest.plain_ms:.2f}"
+        f"overhead of a step, ms   {overhead.base_ms:.2f} + {overhead.node_ms:.3f} per node; of a "
+        f"plain step {overhead.plain_ms:.2f}"
     )
     shown.append("accepted at")
     for each in dict.fromkeys((0.0, temperature)):
@@ -98,7 +102,7 @@ def _figures(calibration: "Calibration", temperature: float) -> "list[Renderable
     return shown
 
 
-def _compared(comparison: "Comparison") -> "list[RenderableType]":
+def _compared(comparison: "GridComparison") -> "list[RenderableType]":
     """Predicted against measured, as a chart over nodes and as a table."""
     from rich.table import Table
 

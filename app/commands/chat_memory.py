@@ -1,6 +1,6 @@
-"""Memory of the whole chat: the real command on a terminal, once it has measured the machine.
+"""Memory of the whole chat: the real command on a terminal, after it has measured the machine.
 
-Owns that process and its isolated folders. Works where platformdirs follows XDG.
+Its folders are isolated by XDG variables, which platformdirs must follow.
 """
 
 import sys
@@ -19,15 +19,12 @@ QUESTION = "Why is the sky blue?"
 ANSWER_TOKENS = 128
 LONGEST_SECONDS = 180.0
 QUIET_SECONDS = 2.0
-"""Without output for so long, an answer is complete."""
+"""Without output, after which an answer is complete."""
 _POLL_SECONDS = 0.2
 
 
 def measure_chat_memory(flags: Mapping[str, Any]) -> int:
     """Bytes that the chat's processes hold after the machine was measured and a question answered.
-
-    Args:
-        flags: settings, as on the command line.
 
     Raises:
         TerminalError: the chat ended, or did not get so far in time.

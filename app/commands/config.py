@@ -1,9 +1,9 @@
-"""`sequoia config`: where the settings come from and what they come to."""
+"""`sequoia config`: the path of the configuration file, and all settings."""
 
 import typer
 
 from ..config.paths import config_file
-from .command_group import CommandGroup
+from .group import CommandGroup
 
 config_app = typer.Typer(cls=CommandGroup, help="Show the configuration.", no_args_is_help=True)
 

@@ -1,7 +1,4 @@
-"""`sequoia distill`: make a draft for a target out of text that the target writes itself.
-
-Owns the command's options and how progress looks; what is done is `sequoia_core.distill`'s.
-"""
+"""`sequoia distill`: make a draft for a target from text that the target writes itself."""
 
 import inspect
 import shlex
@@ -15,12 +12,12 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from ..config import resolve
+from .console import INTERRUPTED
 from .options import with_only
 
 if TYPE_CHECKING:
     from sequoia_core.distill.progress import DistillStatus
 
-INTERRUPTED = 130
 LINES_PER_STAGE = 10
 
 
@@ -51,17 +48,17 @@ _OPTIONS: dict[str, Any] = {
     "steps": _option(int, "Training steps; default: six times through the text.", "N"),
     "minutes": _option(float, "Time for everything; default: as long as it takes.", "N"),
     "loss": _option(Loss, "Forward KL, total variation, or both (default)."),
-    "bits": _option(int, "Of the draft's weights, 4 (default) or 8; training knows of it.", "N"),
+    "bits": _option(int, "Of the draft's weights, 4 (default) or 8; training allows for it.", "N"),
     "seed": _option(int, "Repeat a run; default 0.", "N"),
     "data": _option(str, "Prompts to answer too: .jsonl (turns, prompt, text), or lines.", "FILE"),
-    "begin_with": _option(str, "A draft of this target to go on with, made by distill.", "DIR"),
+    "begin_with": _option(str, "A draft of this target to start from, made by distill.", "DIR"),
     "text": _option(str, "Text the target wrote already; cut or added to, up to --tokens.", "FILE"),
 }
-"""With the target and the device the plan of a run. Not given, they are left to its defaults."""
+"""Fields of the plan of a run besides target and device; it has their defaults."""
 
 
 def _with_options(command: Callable[..., None]) -> Callable[..., None]:
-    """Give a command the options of the plan, as its keyword arguments."""
+    """Add `_OPTIONS` as keyword arguments."""
     *own, _given = inspect.signature(command).parameters.values()
     keyword = inspect.Parameter.KEYWORD_ONLY
     added = [
@@ -80,7 +77,7 @@ def distill(
     ctx: typer.Context,  # noqa: ARG001 read by the decorator
     flags: dict[str, Any],
     out: Annotated[Path, typer.Option(help="Directory to make; --draft takes it.", metavar="DIR")],
-    resume: Annotated[bool, typer.Option("--resume", help="Go on with what DIR holds.")] = False,
+    resume: Annotated[bool, typer.Option("--resume", help="Continue the run in DIR.")] = False,
     **given: Any,
 ) -> None:
     """Make a draft for any Llama-family target; no data set is needed."""
@@ -99,13 +96,13 @@ def distill(
                 show(status)
     except KeyboardInterrupt:
         again = shlex.join(["sequoia", "distill", "--out", str(out), "--resume"])
-        typer.echo(f"sequoia: stopped; once begun, it goes on with: {again}", err=True)
+        typer.echo(f"sequoia: stopped; a run that has begun continues with: {again}", err=True)
         raise typer.Exit(INTERRUPTED) from None
     typer.echo(f"{out}: a draft; use it with --draft {shlex.quote(str(out))}, see its README.md")
 
 
 def _chosen(flags: Mapping[str, Any], resume: bool) -> dict[str, Any]:
-    """Target and device by the settings; of a run that is gone on with, only if given again."""
+    """Target and device by the settings; of a run that is continued, only if given again."""
     from ..config.load import load_settings
 
     settings = load_settings(flags)
@@ -116,7 +113,7 @@ def _chosen(flags: Mapping[str, Any], resume: bool) -> dict[str, Any]:
 
 @contextmanager
 def _progress() -> Iterator[Callable[["DistillStatus"], None]]:
-    """A bar on a terminal's standard error; a line now and then anywhere else."""
+    """A bar if standard error is a terminal, else a line from time to time."""
     if not _on_terminal():
         yield _Lines().show
         return
@@ -147,7 +144,7 @@ def _on_terminal() -> bool:
 
 
 class _Lines:
-    """Prints a line at the beginning of each stage and after each tenth of it."""
+    """Prints a line at the start of each stage and after each tenth of it."""
 
     def __init__(self) -> None:
         self._last: tuple[str, int] = ("", 0)
@@ -161,7 +158,7 @@ class _Lines:
 
 
 def describe(status: "DistillStatus") -> str:
-    """The figures of a status, as far as there are any."""
+    """The known figures of a status."""
     parts = []
     if status.rate:
         parts.append(f"{status.rate:.0f} tok/s")

@@ -7,15 +7,15 @@ import typer
 from sequoia_core.tree.files import find_growmap, growmap_names
 from sequoia_core.tree.growmap import GrowMap
 
-from .command_group import CommandGroup
+from .group import CommandGroup
 
 if TYPE_CHECKING:
     from rich.tree import Tree
 
 _DRAWN_WHOLE = 128
 _DRAWN_AT_MOST, _DEEPEST_DRAWN = 10_000, 200
-"""With `--all`; what is drawn for a node is as long as it is deep."""
-_LIST_WIDTH = 120  # a name or a shape cut off would be of no use
+"""With `--all`; a node's line is as long as the node is deep."""
+_LIST_WIDTH = 120  # names and shapes must not be cut off
 
 growmap_app = typer.Typer(cls=CommandGroup, help="Draw and list tree shapes.", no_args_is_help=True)
 
@@ -65,7 +65,7 @@ def list_names() -> None:
 
 
 def summary(growmap: GrowMap) -> list[str]:
-    """The figures, a line each."""
+    """The figures, one per line."""
     lines = [
         growmap.name,
         f"nodes       {growmap.size}",
@@ -87,7 +87,7 @@ def summary(growmap: GrowMap) -> list[str]:
 
 
 def drawing(growmap: GrowMap) -> "Tree":
-    """The tree itself: index and, where rates are known, the probability of reaching each node."""
+    """The tree: index and, if rates are known, the probability of reaching each node."""
     from rich.text import Text
     from rich.tree import Tree
 

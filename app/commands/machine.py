@@ -1,7 +1,6 @@
-"""What this machine is: processor, memory, GPUs. Reports facts and judges nothing."""
+"""What this machine has: processor, memory, GPUs."""
 
 import os
-import re
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -9,7 +8,6 @@ import psutil
 
 from sequoia_core.model.loading.memory_plan import size_text as size_text
 
-_CPU_INFO = Path("/proc/cpuinfo")
 _RAM = "RAM"
 _GPU_DRIVERS = (Path("/dev/nvidiactl"), Path("/dev/dxg"), Path("/dev/kfd"))
 _FAST_FLAGS = ("amx_bf16", "avx512_bf16", "avx512f", "avx2", "asimd")
@@ -17,7 +15,7 @@ _FAST_FLAGS = ("amx_bf16", "avx512_bf16", "avx512f", "avx2", "asimd")
 
 @dataclass(frozen=True, slots=True)
 class Memory:
-    """Where a pair would lie, and how many bytes there are in all."""
+    """A place for a pair, and its size in bytes."""
 
     place: str
     total: int
@@ -29,15 +27,17 @@ class Memory:
 
 
 def processor() -> str:
-    """The maker's name of the processor; "unknown" where the kernel does not say."""
-    match = re.search(r"^model name\s*:\s*(.*)$", _cpu_info(), re.MULTILINE)
-    return match[1].strip() if match else "unknown"
+    """The maker's name of the processor; "unknown" if the kernel does not say."""
+    from sequoia_core.model.cpu import cpu_info
+
+    return cpu_info("model name") or "unknown"
 
 
 def fast_cpu_flags() -> list[str]:
     """The instruction sets that decide the speed, best first."""
-    match = re.search(r"^(?:flags|Features)\s*:\s*(.*)$", _cpu_info(), re.MULTILINE)
-    flags = set(match[1].split()) if match else set()
+    from sequoia_core.model.cpu import cpu_info
+
+    flags = set(cpu_info("(?:flags|Features)").split())
     return [flag for flag in _FAST_FLAGS if flag in flags]
 
 
@@ -47,7 +47,7 @@ def usable_cores() -> int:
 
 
 def gpus() -> list[Memory]:
-    """Every GPU that PyTorch sees. PyTorch is imported only where a driver is."""
+    """Every GPU that PyTorch sees. PyTorch is imported only if there is a driver."""
     if not any(driver.exists() for driver in _GPU_DRIVERS):
         return []
     import torch
@@ -57,12 +57,5 @@ def gpus() -> list[Memory]:
 
 
 def model_memory() -> Memory:
-    """The first GPU's memory, or RAM where there is none."""
+    """The first GPU's memory, or RAM without one."""
     return next(iter(gpus()), Memory(_RAM, psutil.virtual_memory().total))
-
-
-def _cpu_info() -> str:
-    try:
-        return _CPU_INFO.read_text(encoding="utf-8", errors="replace")
-    except OSError:
-        return ""

@@ -8,7 +8,7 @@ import typer
 
 from sequoia_core.errors import ParameterError
 
-from .imports import quick_imports
+from .chat import quick_imports
 from .options import DEBUG_OPTION
 
 

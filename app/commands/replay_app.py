@@ -1,4 +1,4 @@
-"""The app around the replay screen: palette, keys of its own, pictures. Knows no engine."""
+"""The app of the replay screen: palette, keys, screenshots."""
 
 from collections.abc import Iterable
 from functools import partial
@@ -22,10 +22,10 @@ class ReplayApp(BaseApp):
     """Plays a recorded chat.
 
     Args:
-        loading: where the recording comes from.
-        pair: who decoded.
+        loading: reads the recording.
+        pair: that decoded it.
         player: of the loading's timeline.
-        settings: theme, accessible mode and keys are those of the chat.
+        settings: of the chat, for theme, accessible mode and keys.
     """
 
     TITLE = "Sequoia replay"
@@ -49,7 +49,7 @@ class ReplayApp(BaseApp):
         return self.replay
 
     def on_mount(self) -> None:
-        """Look as the chat does."""
+        """Apply theme, accessible mode and keys."""
         self.use_accessible(self._settings.accessible)
         wanted = {
             name: keys
@@ -64,11 +64,11 @@ class ReplayApp(BaseApp):
         self.watch_themes()
 
     def on_unmount(self) -> None:
-        """Read no further."""
+        """Stop reading."""
         self._loading.close()
 
     def get_system_commands(self, screen: Screen[object]) -> Iterable[SystemCommand]:
-        """What the palette offers; the screen it was opened from makes no difference."""
+        """The palette's commands, the same on every screen."""
         del screen
         replay, shown = self.replay, self.keys.shown
         acts = (
@@ -79,8 +79,8 @@ class ReplayApp(BaseApp):
             ("Tint", "Tint tokens by where they came from (replay.tint)", replay.action_tint),
             ("Help", "Keys (replay.help)", replay.action_help),
         )
-        for title, told, act in acts:
-            yield SystemCommand(title, shown(told), act)
+        for title, hint, act in acts:
+            yield SystemCommand(title, shown(hint), act)
         for theme in self.own_themes:
             yield SystemCommand(
                 f"Theme: {theme}", "Colours", partial(setattr, self, "theme", theme)

@@ -1,148 +1,105 @@
 """`sequoia search`: the best tree for an acceptance vector and measured times.
 
-Owns the options, which are the release's config file or the same values as flags, and how the
-choice is shown. Also `sequoia reproduce tree-search`.
+The options are the release's config file or the same values as flags. Also `sequoia reproduce
+tree-search`.
 """
 
-import json
-from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
-
-import typer
 
 from sequoia_core.errors import ParameterError
 
 from ..config.output_files import output_picture, output_result
-from . import reproduce_options
-from .progress import progress_line
+from .console import progress_line
+from .experiment import AsJson, Destination, Picture, flag, print_report
 
 if TYPE_CHECKING:
-    from rich.table import Table
-
+    from sequoia_core.reproduce.experiment import Report
     from sequoia_core.tree.budget_search import Candidate, SearchConfig, SearchResult
 
 DST = Path("growmap.json")
+_PANEL = "Without --config"
 
-
-def _option(name: str, text: str, metavar: str | None = None) -> Any:
-    return typer.Option(
-        name, help=text, metavar=metavar, rich_help_panel="Without --config", show_default=False
-    )
-
-
-@dataclass(frozen=True, slots=True)
-class Given:
-    """What may stand on the command line in place of a config file."""
-
-    vector: Path | None
-    max_depth: int | None
-    max_budget: int | None
-    draft_time: float | None
-    target_time: str | None
-
-    def config(self) -> "SearchConfig":
-        """All of it, as the search takes it.
-
-        Raises:
-            ParameterError: something is missing or outside its range.
-            GrowMapError: the vector cannot be used.
-        """
-        from sequoia_core.tree.budget_search import SearchConfig
-        from sequoia_core.tree.files import read_acceptance_rates
-
-        vector, depth, budget = self.vector, self.max_depth, self.max_budget
-        if vector is None or depth is None or self.draft_time is None or self.target_time is None:
-            raise ParameterError(
-                "give --config FILE, or --vector, --max-depth, --draft-time and --target-time"
-            )
-        times = parsed_times(self.target_time)
-        most = max(times) if budget is None else budget
-        rates = read_acceptance_rates(vector)
-        return SearchConfig(rates, depth, most, self.draft_time, times)
-
-    def refuse(self) -> None:
-        """Where a config file says it.
-
-        Raises:
-            ParameterError: one of them was given beside it.
-        """
-        for name in ("vector", "max_depth", "max_budget", "draft_time", "target_time"):
-            if getattr(self, name) is not None:
-                raise ParameterError(
-                    f"--{name.replace('_', '-')} and --config say the same; give one of them"
-                )
+Config = Annotated[
+    Path | None, flag("--config", "The release's search config, JSON.", None, "FILE")
+]
 
 
 def search(
-    config: reproduce_options.Config = None,
+    config: Config = None,
     vector: Annotated[
-        Path | None, _option("--vector", "Acceptance vector, .pt or .json.", "FILE")
+        Path | None, flag("--vector", "Acceptance vector, .pt or .json.", _PANEL, "FILE")
     ] = None,
     max_depth: Annotated[
-        int | None, _option("--max-depth", "Most levels of the tree, the root's included.")
+        int | None, flag("--max-depth", "Most levels of the tree, the root's included.", _PANEL)
     ] = None,
     max_budget: Annotated[
-        int | None, _option("--max-budget", "Most nodes; default: the most that has a time.")
+        int | None, flag("--max-budget", "Most nodes; default: the most that has a time.", _PANEL)
     ] = None,
     draft_time: Annotated[
-        float | None, _option("--draft-time", "Of a drafting pass, milliseconds.", "MS")
+        float | None, flag("--draft-time", "Of a draft forward, milliseconds.", _PANEL, "MS")
     ] = None,
     target_time: Annotated[
         str | None,
-        _option("--target-time", "Of a target forward, by nodes: 1:10,8:12,32:18.", "N:MS,..."),
+        flag(
+            "--target-time", "Of a target forward, by nodes: 1:10,8:12,32:18.", _PANEL, "N:MS,..."
+        ),
     ] = None,
-    dst: reproduce_options.Destination = None,
-    as_json: reproduce_options.AsJson = False,
-    picture: reproduce_options.Picture = None,
+    dst: Destination = None,
+    as_json: AsJson = False,
+    picture: Picture = None,
 ) -> None:
-    """Search the tree with the least predicted time a token, and write it as .json or .pt.
+    """Search the tree with the least predicted time per token, and write it as .json or .pt.
 
     Reads the config file of the release's tree_search.py, or takes the same values as flags.
     """
-    given = Given(vector, max_depth, max_budget, draft_time, target_time)
     if config is not None:
-        given.refuse()
-    _search(config, given, (dst, picture), as_json)
+        given = {
+            "vector": vector, "max-depth": max_depth, "max-budget": max_budget,
+            "draft-time": draft_time, "target-time": target_time,
+        }  # fmt: skip
+        for name, value in given.items():
+            if value is not None:
+                raise ParameterError(f"--{name} and --config say the same; give one of them")
+        tree_search(config, dst, as_json, picture)
+        return
+    from sequoia_core.tree.budget_search import SearchConfig
+    from sequoia_core.tree.files import read_acceptance_rates
+
+    if vector is None or max_depth is None or draft_time is None or target_time is None:
+        raise ParameterError(
+            "give --config FILE, or --vector, --max-depth, --draft-time and --target-time"
+        )
+    times = parsed_times(target_time)
+    budget = max(times) if max_budget is None else max_budget
+    wanted = SearchConfig(read_acceptance_rates(vector), max_depth, budget, draft_time, times)
+    _search(wanted, vector, dst or DST, picture, as_json=as_json)
 
 
 def tree_search(
-    config: reproduce_options.Config = None,
-    dst: reproduce_options.Destination = None,
-    as_json: reproduce_options.AsJson = False,
-    picture: reproduce_options.Picture = None,
+    config: Config = None, dst: Destination = None, as_json: AsJson = False, picture: Picture = None
 ) -> None:
     """The best tree for a config file: the release's tree_search.py."""
     if config is None:
         raise ParameterError("give the search's config file: --config demo-config.json")
-    _search(config, Given(None, None, None, None, None), (dst, picture), as_json)
+    from sequoia_core.tree.budget_search import SearchFile
+
+    file = SearchFile.read(config)
+    _search(file.config, file.vector, dst or file.dst or DST, picture, as_json=as_json)
 
 
 def _search(
-    config: Path | None, given: Given, files: tuple[Path | None, Path | None], as_json: bool
+    config: "SearchConfig", vector: Path, dst: Path, picture: Path | None, *, as_json: bool
 ) -> None:
-    from sequoia_core.tree.budget_search import SearchFile
-    from sequoia_core.tree.budget_search import search as searched
+    from sequoia_core.tree import budget_search
     from sequoia_core.tree.files import save_growmap
 
-    file = SearchFile.read(config) if config is not None else None
-    wanted = file.config if file is not None else given.config()
-    dst = output_result(files[0] or (file.dst if file is not None else DST))
-    picture = output_picture(files[1])
-    vector = file.vector if file is not None else given.vector
-    assert vector is not None
+    dst, picture = output_result(dst), output_picture(picture)
     with progress_line() as progress:
         progress("Searching", None)
-        result = searched(wanted, f"searched for {vector.name} with given times")
+        result = budget_search.search(config, f"searched for {vector.name} with given times")
     save_growmap(result.tree, dst)
-    if picture is not None:
-        from sequoia_core.figures.charts import draw_search
-
-        draw_search(picture, result)
-    if as_json:
-        typer.echo(json.dumps({**_values(wanted, result), "dst": str(dst)}))
-        return
-    _print(wanted, result, [each for each in (dst, picture) if each is not None])
+    print_report(_report(config, result, dst), picture, as_json=as_json)
 
 
 def parsed_times(text: str) -> dict[int, float]:
@@ -163,20 +120,61 @@ def parsed_times(text: str) -> dict[int, float]:
     return paired(nodes, times)
 
 
-def _values(config: "SearchConfig", result: "SearchResult") -> dict[str, Any]:
-    return {
-        **_figures(result, result.best),
-        "tree_nodes": result.tree.size,
-        "tree_depth": result.tree.depth,
-        "parents": result.tree.parents,
+def _report(config: "SearchConfig", result: "SearchResult", dst: Path) -> "Report":
+    from sequoia_core.reproduce.experiment import Report, ReportTable
+
+    best, tree, speedup = result.best, result.tree, result.speedup(result.best)
+    pays = tree.size > 1 and speedup > 1.0
+    plain = "plain decoding"
+    if config.plain_nodes > 1:
+        plain = f"a forward of {config.plain_nodes} rows"
+    lines = [
+        f"{tree.size} nodes, depth {tree.depth} ({best.levels} levels): "
+        f"{best.expected_tokens:.3f} tokens/step, {best.ms_per_token:.3f} ms/token, "
+        f"{speedup:.3f}x {plain} ({result.plain_ms:g} ms)",
+        *([] if pays else ["no tree is predicted to pay: decode plainly (--mode ar)"]),
+        f"written: {dst}",
+    ]
+    headings = ("nodes", "levels", "depth", "tokens/step", "ms/step", "ms/token", "speed-up", "")
+    table = ReportTable(headings, tuple(_row(nodes, result) for nodes in config.target_time))
+    values = {
+        **_values(result, best),
+        "tree_nodes": tree.size,
+        "tree_depth": tree.depth,
+        "parents": tree.parents,
         "plain_nodes": config.plain_nodes,
         "plain_ms": result.plain_ms,
-        "pays": _pays(result),
-        "candidates": [_figures(result, each) for each in result.candidates],
+        "pays": pays,
+        "candidates": [_values(result, each) for each in result.candidates],
+        "dst": str(dst),
     }
 
+    def draw(file: Path) -> None:
+        from sequoia_core.figures.charts import draw_search
 
-def _figures(result: "SearchResult", each: "Candidate") -> dict[str, Any]:
+        draw_search(file, result)
+
+    return Report((table,), "\n".join(lines), values, draw)
+
+
+def _row(nodes: int, result: "SearchResult") -> tuple[str, ...]:
+    """The best depth of a budget."""
+    best = result.best_of(nodes)
+    if best is None:
+        return str(nodes), *"-" * 6, "unreachable"
+    return (
+        str(best.nodes),
+        str(best.levels),
+        str(best.levels - 1),
+        f"{best.expected_tokens:.3f}",
+        f"{best.step_ms:.3f}",
+        f"{best.ms_per_token:.3f}",
+        f"{result.speedup(best):.3f}x",
+        "chosen" if best == result.best else "",
+    )
+
+
+def _values(result: "SearchResult", each: "Candidate") -> dict[str, Any]:
     return {
         "nodes": each.nodes,
         "levels": each.levels,
@@ -186,53 +184,3 @@ def _figures(result: "SearchResult", each: "Candidate") -> dict[str, Any]:
         "ms_per_token": each.ms_per_token,
         "speedup": result.speedup(each),
     }
-
-
-def _pays(result: "SearchResult") -> bool:
-    return result.tree.size > 1 and result.speedup(result.best) > 1.0
-
-
-def _print(config: "SearchConfig", result: "SearchResult", files: list[Path]) -> None:
-    from rich.console import Console
-
-    Console(highlight=False).print(_table(config, result))
-    best, tree = result.best, result.tree
-    typer.echo(
-        f"{tree.size} nodes, depth {tree.depth} ({best.levels} levels): "
-        f"{best.expected_tokens:.3f} tokens/step, {best.ms_per_token:.3f} ms/token, "
-        f"{result.speedup(best):.3f}x {_plain(config.plain_nodes)} ({result.plain_ms:g} ms)"
-    )
-    if not _pays(result):
-        typer.echo("no tree is predicted to pay: decode plainly (--mode ar)")
-    for file in files:
-        typer.echo(f"written: {file}")
-
-
-def _plain(nodes: int) -> str:
-    return "plain decoding" if nodes == 1 else f"a forward of {nodes} rows"
-
-
-def _table(config: "SearchConfig", result: "SearchResult") -> "Table":
-    """The best depth of each budget."""
-    from rich.table import Table
-
-    table = Table(box=None, pad_edge=False, header_style="bold")
-    headings = ("nodes", "levels", "depth", "tokens/step", "ms/step", "ms/token", "speed-up", "")
-    for heading in headings:
-        table.add_column(heading, justify="right")
-    for nodes in config.target_time:
-        best = result.best_of(nodes)
-        if best is None:
-            table.add_row(str(nodes), *"-" * 6, "unreachable")
-            continue
-        table.add_row(
-            str(nodes),
-            str(best.levels),
-            str(best.levels - 1),
-            f"{best.expected_tokens:.3f}",
-            f"{best.step_ms:.3f}",
-            f"{best.ms_per_token:.3f}",
-            f"{result.speedup(best):.3f}x",
-            "chosen" if best == result.best else "",
-        )
-    return table

@@ -9,8 +9,8 @@ import typer
 from ..config import resolve
 from ..engine.messages import LoadFailed, Loading
 from ..engine.protocol import Done
+from .console import progress_line
 from .options import with_settings
-from .progress import progress_line
 
 if TYPE_CHECKING:
     from ..web.processes import EngineProcess
@@ -33,7 +33,7 @@ def web(
     ] = _LOOPBACK[0],
     sessions: Annotated[int, typer.Option(min=1, help="Windows open at once.")] = _WINDOWS,
 ) -> None:
-    """Chat in a browser: windows of their own, one engine process behind them all.
+    """Chat in a browser: several windows, and one engine process for all of them.
 
     The address is the key: whoever knows it may chat, and write files as you.
     """
@@ -48,14 +48,14 @@ def web(
         typer.echo(remark, err=True)
     if host not in _LOOPBACK:
         typer.echo(
-            f"listening at {host}: what goes over the network is not encrypted, the key neither",
+            f"listening at {host}: neither the chat nor the key is encrypted on the network",
             err=True,
         )
     asyncio.run(serve(Address(host, port), sessions, flags))
 
 
 async def serve(address: "Address", sessions: int, flags: Mapping[str, Any]) -> None:
-    """Until somebody ends it, or the engine process ends.
+    """Serve until Ctrl+C or the end of the engine process.
 
     Raises:
         SequoiaError: the address is taken, the models do not load, or the engine process has gone.
@@ -87,7 +87,7 @@ async def serve(address: "Address", sessions: int, flags: Mapping[str, Any]) -> 
 
 
 async def _watch(engine: "EngineProcess") -> None:
-    """Show how loading goes, then wait for an end that should not come.
+    """Show the progress of loading, then wait for the engine process to end.
 
     Raises:
         SequoiaError: the engine process has ended.

@@ -1,9 +1,8 @@
 """Positional acceptance rates of a pair: how likely the k-th drawn child is the accepted one.
 
-Owns the arithmetic (Sequoia, section 3.1) at positions of a given text: children are drawn from the
-draft without replacement and held against the target by Algorithm 2. What the rule would decide by
-chance is summed as probability, which has the same mean as counting its decisions and less
-variance. Knows nothing of time, nor of where texts come from.
+At each position of a text, children are drawn from the draft without replacement and verified by
+Algorithm 2 (Sequoia, section 3.1). Acceptance probabilities are summed instead of random decisions
+counted: the mean is the same and the variance smaller.
 
 Shapes: `n` positions, `W` children, `V` vocabulary, `V_draft` draft columns.
 """
@@ -19,18 +18,14 @@ from sequoia_core.speculate.draft import DraftModel
 from sequoia_core.speculate.sampling import shaped_probs
 
 CHUNK = 32
-"""Positions judged at once: each takes a few rows of the vocabulary."""
+"""Positions verified at once: each takes a few rows of the vocabulary."""
 ONE_PASS = 512
-"""Longest text that is read in one forward: a target on disk is then read once. Of a longer one the
-prompt is read apart, since logits of all its rows would fill the memory."""
+"""Longest text that is read in one forward, so that a target on disk is read once. The prompt of a
+longer one is read apart, since logits of all its rows would fill the memory."""
 
 
 class AcceptanceCount:
-    """Acceptance by rank, added up over many positions.
-
-    Args:
-        width: children drawn at each position, `W`.
-    """
+    """Acceptance by rank, summed over many positions, with `width` children at each."""
 
     def __init__(self, width: int) -> None:
         self.positions = 0
@@ -39,13 +34,13 @@ class AcceptanceCount:
 
     @property
     def rates(self) -> tuple[float, ...]:
-        """a_1 to a_width; empty before anything was counted."""
+        """a_1 to a_width; () before anything was counted."""
         if not self.positions:
             return ()
         return tuple(total / self.positions for total in self.accepted)
 
     def add(self, accepted: Sequence[float], positions: int) -> None:
-        """Add what `positions` further positions came to, by rank."""
+        """Add the sums of further positions, by rank."""
         self.positions += positions
         self.accepted = tuple(a + b for a, b in zip(self.accepted, accepted, strict=True))
 
@@ -54,12 +49,12 @@ class AcceptanceCount:
         self, target: LanguageModel, draft: DraftModel, text: tuple[Sequence[int], int],
         sampler: Sampler,
     ) -> None:  # fmt: skip
-        """Judge every position of a text by teacher forcing: one pass of each model, two if long.
+        """Count at every position of a text: one pass of each model, two if it is long.
 
         Args:
-            target: the model that is to be guessed.
-            draft: the model to judge.
-            text: token ids, and how many of them are the prompt, which is not judged.
+            target: verifies.
+            draft: proposes.
+            text: token ids, and how many of them are the prompt, which is not counted.
             sampler: draws children in order without replacement, and shapes the target.
         """
         token_ids, prompt = text
@@ -70,10 +65,10 @@ class AcceptanceCount:
         draft_logits = draft.without_padding(draft_logits)
         rows = zip(torch.split(target_logits, CHUNK), torch.split(draft_logits, CHUNK), strict=True)
         for target_rows, draft_rows in rows:
-            found = self._judged(target_rows, draft_rows, draft.vocab_ids, sampler)
+            found = self._rank_probs(target_rows, draft_rows, draft.vocab_ids, sampler)
             self.add(found.double().sum(0).tolist(), len(found))
 
-    def _judged(
+    def _rank_probs(
         self, target_rows: Tensor, draft_rows: Tensor, vocab_ids: Tensor | None, sampler: Sampler
     ) -> Tensor:
         """Probability that each rank is accepted, float32 [n, W]."""
@@ -90,8 +85,8 @@ def rank_probs(
 ) -> Tensor:
     """Probability that Algorithm 2 accepts each of some drawn children, given all of them.
 
-    The k-th is accepted with min(1, p / q) if those before it were not; p and q are then what their
-    rejections left. Summed over the law of the draws this is a_k.
+    The k-th is accepted with min(1, p / q) if those before it were rejected; p and q are then the
+    residuals. The mean over draws is a_k.
 
     Args:
         target_probs: p, float32 [n, V].
@@ -100,7 +95,7 @@ def rank_probs(
         vocab_ids: int64 [V_draft], the target's id of each column; None where they agree.
 
     Returns:
-        float32 [n, W]; what a row lacks of 1 is the mass that every child missed.
+        float32 [n, W]; 1 minus a row's sum is the probability that all children are rejected.
     """
     p = target_probs if vocab_ids is None else target_probs[:, vocab_ids]  # [n, V_draft]
     outside = (target_probs.sum(-1, keepdim=True) - p.sum(-1, keepdim=True)).clamp_(min=0.0)

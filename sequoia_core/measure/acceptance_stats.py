@@ -1,7 +1,6 @@
-"""How often the k-th child at a depth was the accepted one: counts of decoded steps.
+"""How often the k-th child at a depth was accepted, counted in decoded steps.
 
-Owns the counting and what it says of depths that were seldom reached. Counts fade, so that a record
-follows a conversation to other text. Knows nothing of time.
+Counts fade, so that a record follows a conversation to other text.
 """
 
 from __future__ import annotations
@@ -17,13 +16,13 @@ from sequoia_core.events import Origin, Outcome, Step
 MEMORY = 192.0
 """Visits of a depth after which an earlier one counts 1/e: noise of about 5% of a_1 = 0.5."""
 FOREVER = math.inf
-"""Of a text that is one sample: every visit counts alike."""
+"""Without fading: the steps are one sample."""
 PRIOR = 24.0
-"""Trials for which a depth is taken to be like the one above it."""
+"""Weight, in trials, of the assumption that a depth is like the one above it."""
 RECENT = 32.0
-"""Steps over which it is watched whether rates still hold."""
+"""Steps over which a change of the rates is looked for."""
 SURPRISE = 3.0
-"""Standard deviations from what was expected that chance does not explain any more."""
+"""Standard deviations from the expected number that mean a change."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,7 +30,7 @@ class Tally:
     """Hits and trials by rank at one depth, faded.
 
     Raises:
-        ParameterError: these are no such counts.
+        ParameterError: there are more hits than trials.
     """
 
     hits: tuple[float, ...] = ()
@@ -51,7 +50,7 @@ class Tally:
         Args:
             tried: its children.
             accepted: rank of the accepted one; 0 if none was.
-            weight: how many such nodes it stands for.
+            weight: how many such nodes it represents.
             memory: visits after which an earlier one counts 1/e.
         """
         fading = math.exp(-weight / memory)
@@ -66,7 +65,7 @@ class Tally:
         )
 
     def rates(self, above: tuple[float, ...] = ()) -> tuple[float, ...]:
-        """a_1, a_2, ... as counted, drawn to those of the depth above as far as trials are few."""
+        """a_1, a_2, ... as counted, shrunk to those of the depth above if trials are few."""
         counted = next((at for at, made in enumerate(self.trials) if made <= 0), len(self.trials))
         rates = []
         for at in range(max(len(above), counted)):
@@ -85,8 +84,8 @@ class AcceptanceRecord:
     Attributes:
         depths: of children at depth 1, 2, ...
         steps: decoded steps that were counted, not faded.
-        drift: of the latest steps, how many more accepted a child than was expected.
-        variance: of that number, if the rates hold.
+        drift: how many more of the latest steps accepted a child than expected.
+        variance: of that number, if the rates have not changed.
     """
 
     depths: tuple[Tally, ...] = ()
@@ -111,13 +110,13 @@ class AcceptanceRecord:
     def plus(self, step: Step, weight: float = 1.0, memory: float = MEMORY) -> AcceptanceRecord:
         """With one more step of a tree whose shape did not depend on the draft.
 
-        Only nodes whose verdict decided an emitted token count: what lies behind the end of an
-        answer was judged, but after a text that the target never meant to go on. What was looked up
-        is no child of the draft's; it is tried after those, so it takes no hit from them.
+        Only nodes that decided an emitted token count, since the text after the end of an answer is
+        not the target's. Nodes from prompt lookup do not count; they are tried after the draft's
+        children.
 
         Args:
             step: the step.
-            weight: how many such steps it stands for.
+            weight: how many such steps it represents.
             memory: see `Tally.plus`; `FOREVER` also means that the text does not change.
         """
         ranks: dict[int, dict[int, int]] = {}
@@ -133,25 +132,25 @@ class AcceptanceRecord:
             depths += [Tally()] * (depth + 1 - len(depths))
             depths[depth] = depths[depth].plus(len(children), accepted, weight, memory)
         counted = replace(self, depths=tuple(depths), steps=self.steps + (0 in ranks))
-        return counted if memory == FOREVER else counted._watched(self, ranks.get(0, {}), step)
+        return counted if memory == FOREVER else counted._adjusted(self, ranks.get(0, {}), step)
 
-    def _watched(
+    def _adjusted(
         self, before: AcceptanceRecord, children: Mapping[int, int], step: Step
     ) -> AcceptanceRecord:
-        """Weakened if the latest steps are not what was to be expected: the text has changed."""
+        """Weakened if the latest steps are not as expected, so that the text has changed."""
         expected = math.fsum(before.rates[: len(children)])
         if not expected or self.depths == before.depths:
             return self
         fading = math.exp(-1.0 / RECENT)
         drift = self.drift * fading + (_accepted_rank(step, children) > 0) - expected
-        # as if no less than a tenth were left to chance: rates of 0 and 1 are estimates too
+        # at least that of a rate of 0.1: rates of 0 and 1 are estimates too
         variance = self.variance * fading + max(expected * (1.0 - expected), 0.09)
         if abs(drift) <= SURPRISE * math.sqrt(variance + 1.0):
             return replace(self, drift=drift, variance=variance)
         return replace(self.weakened(RECENT), steps=self.steps, drift=0.0, variance=0.0)
 
     def weakened(self, trials: float) -> AcceptanceRecord:
-        """The same rates as if from so few trials: what is learnt next outweighs them soon."""
+        """The same rates as if from so few trials, so that new counts soon outweigh them."""
         return replace(self, depths=tuple(_capped(tally, trials) for tally in self.depths), steps=0)
 
 

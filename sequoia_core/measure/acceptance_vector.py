@@ -1,8 +1,7 @@
-"""The acceptance-rate vector of a pair over a set of prompts, with how far it can be trusted.
+"""The acceptance-rate vector of a pair over a set of prompts, with intervals.
 
-Owns the two ways to measure it: by decoding, with a star of children at every step, and statically,
-by one pass over texts. Both estimate the same vector where both judge the same text. Knows nothing
-of files.
+It is measured by decoding, with a star of children at every step, or statically, by one pass over
+texts. Both estimate the same vector if both judge the same text.
 """
 
 from __future__ import annotations
@@ -33,8 +32,8 @@ ANSWER_TOKENS = TOTAL_TOKENS - PROMPT_TOKENS
 JUDGING = 1 << 32
 """Added to a seed."""
 RESAMPLES = 1000
-SPREAD = (2.5, 97.5)
-"""Percentiles between which a rate lies in 95 of 100 resamplings of the prompts."""
+PERCENTILES = (2.5, 97.5)
+"""Of a rate over resamplings of the prompts: its 95 % interval."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,18 +44,20 @@ class AcceptancePlan:
         width: children at every position, `W`.
         params: temperature 0 takes the draft's most probable tokens in order; above it they are
             drawn without replacement. The seed of prompt i is `params.seed + i`.
-        draft_top_p: nucleus mass of what children are drawn from, 1 and more for all of it, as the
-            release has it; see `reproduce.sampling`.
+        draft_top_p: nucleus mass that children are drawn from, 1 and more for all of it, as in the
+            release; see `DraftNucleus`.
         tokens: new ones decoded after each prompt.
+        static: by one pass over each text instead of decoding.
 
     Raises:
-        ParameterError: a value is outside its range.
+        ParameterError: a value is out of range.
     """
 
     width: int = 16
     params: SamplingParams = SamplingParams(seed=17)  # noqa: RUF009  # immutable
     draft_top_p: float = DRAFT_TOP_P
     tokens: int = ANSWER_TOKENS
+    static: bool = False
 
     def __post_init__(self) -> None:
         if not 1 <= self.width < MOST_NODES:
@@ -70,7 +71,7 @@ class AcceptancePlan:
 
     @property
     def nucleus(self) -> DraftNucleus:
-        """Makes samplers that draw children as wanted."""
+        """Makes the samplers."""
         return DraftNucleus(min(self.draft_top_p, 1.0))
 
     def params_of(self, prompt: int) -> SamplingParams:
@@ -78,12 +79,10 @@ class AcceptancePlan:
         seed = None if self.params.seed is None else self.params.seed + prompt
         return replace(self.params, seed=seed, max_new_tokens=self.tokens)
 
-    def needed(self, passages: Sequence[Passage]) -> int:
-        """Tokens that a cache must hold to decode: the longest prompt, its answer and the tree."""
-        return self.width + self.tokens + max(each.prompt for each in passages)
-
-    def needed_statically(self, passages: Sequence[Passage]) -> int:
-        """Tokens that a cache must hold for one pass."""
+    def cache_tokens(self, passages: Sequence[Passage]) -> int:
+        """Tokens that a cache must hold for the longest text, and the tree if there is one."""
+        if not self.static:
+            return self.width + self.tokens + max(each.prompt for each in passages)
         return max(
             len(each.token_ids) + (self.tokens if len(each.token_ids) <= each.prompt else 0)
             for each in passages
@@ -96,10 +95,10 @@ class AcceptanceVector:
 
     Attributes:
         rates: a_1 to a_W.
-        rejected: the mass that every child missed.
+        rejected: probability that no child is accepted.
         intervals: 95 % bootstrap interval over prompts of each rate; () for a single prompt.
         positions: at which children were judged.
-        prompts: texts they belong to.
+        prompts: that have positions.
     """
 
     rates: tuple[float, ...]
@@ -110,7 +109,7 @@ class AcceptanceVector:
 
     @classmethod
     def of(cls, counts: Sequence[AcceptanceCount], seed: int = 17) -> AcceptanceVector:
-        """From the counts of each prompt; those without a position are left out.
+        """From the counts of each prompt, without those of no position.
 
         Raises:
             ParameterError: no position was judged.
@@ -125,33 +124,53 @@ class AcceptanceVector:
         if len(counts) > 1:
             drawn = np.random.default_rng(seed).integers(len(counts), size=(RESAMPLES, len(counts)))
             resampled = accepted[drawn].sum(1) / positions[drawn].sum(1)[:, None]
-            low, high = np.percentile(resampled, SPREAD, axis=0)
+            low, high = np.percentile(resampled, PERCENTILES, axis=0)
             intervals = tuple(zip(low.tolist(), high.tolist(), strict=True))
         rejected = max(0.0, 1.0 - float(rates.sum()))
         return cls(tuple(rates.tolist()), rejected, intervals, int(positions.sum()), len(counts))
 
 
-def by_decoding(
+def count_acceptance(
     pair: Pair, passages: Sequence[Passage], plan: AcceptancePlan
 ) -> Iterator[AcceptanceCount]:
-    """Decode after every prompt with a star of `width` children; one count a prompt.
+    """One count per passage.
+
+    By decoding, a star of `width` children is drafted after every step. Statically, every position
+    after the prompt is judged by one pass of each model; where nothing follows the prompt, as with
+    a question, the target first writes an answer plainly.
 
     Raises:
         ParameterError: the pair has no draft, or its context window is too small.
         GrowMapError: the draft has fewer tokens than the star has children.
     """
-    _check(pair, plan, plan.needed(passages))
+    draft = _checked_draft(pair, plan, plan.cache_tokens(passages))
     engine = Engine.of(pair, BundledAdvisor.default({}))
-    engine.clock = NoBaseline()
-    star = GrowMap.k_ary([plan.width], name=f"star-{plan.width}")
-    engine.tree_choice = TreeChoice(Mode.SEQUOIA, star)
-    engine.make_sampler = plan.nucleus.sampler
+    if plan.static:
+        engine.tree_choice = TreeChoice(Mode.AR)
+    else:
+        engine.clock = NoBaseline()
+        star = GrowMap.k_ary([plan.width], name=f"star-{plan.width}")
+        engine.tree_choice = TreeChoice(Mode.SEQUOIA, star)
+        engine.make_sampler = plan.nucleus.sampler
     for at, passage in enumerate(passages):
-        prompt, count = passage.token_ids[: passage.prompt], AcceptanceCount(plan.width)
-        for event in engine.generate(prompt, plan.params_of(at)):
-            if isinstance(event, Step):
-                count.add(_accepted(event, plan.width), 1)
+        count, params = AcceptanceCount(plan.width), plan.params_of(at)
+        if plan.static:
+            ids = _text(engine, passage, params)
+            sampler = plan.nucleus.sampler(_judging(params), pair.target.device, Mode.SEQUOIA)
+            count.count(pair.target, draft, (ids, passage.prompt), sampler)
+        else:
+            for event in engine.generate(passage.token_ids[: passage.prompt], params):
+                if isinstance(event, Step):
+                    count.add(_accepted(event, plan.width), 1)
         yield count
+
+
+def _text(engine: Engine, passage: Passage, params: SamplingParams) -> Sequence[int]:
+    if len(passage.token_ids) > passage.prompt:
+        return passage.token_ids
+    for _ in engine.generate(passage.token_ids, params):
+        pass
+    return engine.token_ids
 
 
 def _accepted(step: Step, width: int) -> list[float]:
@@ -161,39 +180,12 @@ def _accepted(step: Step, width: int) -> list[float]:
     return found
 
 
-def by_passes(
-    pair: Pair, passages: Sequence[Passage], plan: AcceptancePlan
-) -> Iterator[AcceptanceCount]:
-    """Judge every position after each prompt by one pass of each model; one count a text.
-
-    Where there is nothing after the prompt, as with a question, the target first writes an answer
-    plainly.
-
-    Raises:
-        ParameterError: the pair has no draft, or its context window is too small.
-    """
-    draft = _check(pair, plan, plan.needed_statically(passages))
-    engine = Engine.of(pair, BundledAdvisor.default({}))
-    engine.tree_choice = TreeChoice(Mode.AR)
-    for at, passage in enumerate(passages):
-        ids: Sequence[int] = passage.token_ids
-        params = plan.params_of(at)
-        if len(ids) <= passage.prompt:
-            for _ in engine.generate(ids, params):
-                pass
-            ids = engine.token_ids
-        count = AcceptanceCount(plan.width)
-        sampler = plan.nucleus.sampler(_judging(params), pair.target.device, Mode.SEQUOIA)
-        count.count(pair.target, draft, (ids, passage.prompt), sampler)
-        yield count
-
-
 def _judging(params: SamplingParams) -> SamplingParams:
     """Other random numbers than those that the text was written with."""
     return params if params.seed is None else replace(params, seed=params.seed + JUDGING)
 
 
-def _check(pair: Pair, plan: AcceptancePlan, needed: int) -> DraftModel:
+def _checked_draft(pair: Pair, plan: AcceptancePlan, tokens: int) -> DraftModel:
     if pair.draft is None:
         raise ParameterError("acceptance is of a pair, and the target has no draft; name one")
     draft = DraftModel(pair.draft, pair.draft_vocab_ids)
@@ -202,9 +194,9 @@ def _check(pair: Pair, plan: AcceptancePlan, needed: int) -> DraftModel:
             f"width is {plan.width}, but the draft knows only {draft.columns} tokens"
         )
     window = min(pair.target.context_window, pair.draft.context_window)
-    if needed > window:
+    if tokens > window:
         raise ParameterError(
-            f"the longest text with all that is decoded needs {needed} tokens, but the context "
+            f"the longest text with all that is decoded needs {tokens} tokens, but the context "
             f"window has {window}; take shorter texts"
         )
     return draft

@@ -1,7 +1,4 @@
-"""What was measured of a pair on this machine, as a value and as a file.
-
-Owns the format and which figures count at a temperature. Knows nothing of how they are measured.
-"""
+"""What was measured of a pair on this machine, as a value and as a file."""
 
 from __future__ import annotations
 
@@ -21,7 +18,7 @@ from sequoia_core.measure.step_cost_model import MachineTimes
 
 VERSION = 5
 BORROWED_TRIALS = 32.0
-"""What the rates of a neighbouring temperature count until there are own ones."""
+"""Weight, in trials, of a neighbouring band's rates until there are own ones."""
 
 _log = logging.getLogger(__name__)
 
@@ -47,11 +44,11 @@ class Calibration:
     """Measured figures of one pair on one machine.
 
     Attributes:
-        times: what steps cost.
-        records: accepted ranks and depths by band, as far as any were decoded.
+        times: of the parts of a step.
+        records: accepted ranks and depths by band, if any were decoded.
         version: of this format.
-        drafts: whether the pair has a draft. Without one nothing is ever accepted, and the target's
-            times stand for a draft's.
+        drafts: whether the pair has a draft. Without one nothing is accepted, and the draft's times
+            are the target's.
 
     Raises:
         ParameterError: no band has a record, or one is empty.
@@ -81,12 +78,12 @@ class Calibration:
         return found if nearest is bands[wanted] else found.weakened(BORROWED_TRIALS)
 
     def with_record(self, temperature: float, record: AcceptanceRecord) -> Calibration:
-        """The same with another record of a temperature's band."""
+        """With another record of a temperature's band."""
         return replace(self, records={**self.records, Band.of(temperature): record})
 
 
 def calibration_path(fingerprint: str) -> Path:
-    """Where a pair's figures lie in the user's cache directory."""
+    """The file of a pair in the user's cache directory."""
     return platformdirs.user_cache_path("sequoia") / "calibration" / f"{fingerprint}.json"
 
 

@@ -1,8 +1,7 @@
-"""Whose nucleus children are drawn from: the published testbeds cut the target's alone.
+"""The nucleus that children are drawn from: the published testbeds cut the target's alone.
 
-Owns that difference from a chat, which cuts both at the same mass, but for a small part of the
-draft's (`speculate.sampling.UNCUT`). Whatever children are drawn from, the target's text has the
-same distribution.
+A chat cuts both at the same mass, but for a small part of the draft's (`speculate.sampling.UNCUT`).
+Whatever children are drawn from, the target's text has the same distribution.
 """
 
 from __future__ import annotations
@@ -24,13 +23,10 @@ DRAFT_TOP_P = 1.0
 
 @dataclass(frozen=True, slots=True)
 class DraftNucleus:
-    """Makes samplers whose children come from a nucleus of their own; a `bench.own.StepWatch`.
-
-    Attributes:
-        top_p: the draft's nucleus mass.
+    """Makes samplers whose children come from a nucleus of mass `top_p`; a `bench` `StepWatch`.
 
     Raises:
-        ParameterError: it is no mass.
+        ParameterError: `top_p` is no mass.
     """
 
     top_p: float
@@ -39,9 +35,9 @@ class DraftNucleus:
         SamplingParams(top_p=self.top_p)
 
     def sampler(self, params: SamplingParams, device: torch.device, mode: Mode) -> Sampler:
-        """The engine's own, but for what children are drawn from."""
+        """The engine's own, except for what children are drawn from."""
         made = Sampler.of(replace(params, top_p=self.top_p), device, mode)
         return replace(made, params=params)
 
     def step(self, step: Step) -> None:
-        """Looks at none."""
+        """Nothing to observe."""

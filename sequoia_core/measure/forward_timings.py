@@ -1,7 +1,4 @@
-"""How long forwards take on this machine, by number of rows and tokens of context.
-
-Owns the timing protocol: warm-up, interleaved repeats, medians. Knows nothing of trees.
-"""
+"""How long forwards take on this machine, by number of rows and tokens of context."""
 
 import math
 from bisect import bisect_left
@@ -18,19 +15,19 @@ from sequoia_core.errors import ParameterError
 from sequoia_core.model.interface import KVCache, LanguageModel
 
 _CHUNK = 256
-"""Tokens of context that are read between two chances to stop."""
+"""Tokens of context that are read in one slice."""
 
 
 @dataclass(frozen=True, slots=True)
 class TimeCurve:
-    """Milliseconds of a forward by rows, linear in between; past the ends see `_rising`.
+    """Milliseconds of a forward by rows, linear in between; outside see `_extrapolated`.
 
     Attributes:
         rows: ascending, at least two.
         milliseconds: one per entry of `rows`, positive.
 
     Raises:
-        ParameterError: these are no such figures.
+        ParameterError: the figures are not of that form.
     """
 
     rows: tuple[int, ...]
@@ -44,19 +41,19 @@ class TimeCurve:
 
     def __call__(self, rows: int) -> float:
         """Milliseconds of a forward of so many rows."""
-        return _rising(self.rows, self.milliseconds, rows)
+        return _extrapolated(self.rows, self.milliseconds, rows)
 
 
 @dataclass(frozen=True, slots=True)
 class TimeSurface:
-    """Time curves by context length, linear in between; past the ends see `_rising`.
+    """Time curves by context length, linear in between; outside see `_extrapolated`.
 
     Attributes:
         contexts: tokens in the cache, ascending, at least one.
         curves: one per context, all over the same rows.
 
     Raises:
-        ParameterError: these are no such figures.
+        ParameterError: the figures are not of that form.
     """
 
     contexts: tuple[int, ...]
@@ -74,7 +71,7 @@ class TimeSurface:
         if len(self.curves) == 1:
             return self.curves[0]
         columns = zip(*(curve.milliseconds for curve in self.curves), strict=True)
-        times = (_rising(self.contexts, each, context) for each in columns)
+        times = (_extrapolated(self.contexts, each, context) for each in columns)
         return TimeCurve(self.curves[0].rows, tuple(times))
 
     def scaled(self, factor: float) -> "TimeSurface":
@@ -90,35 +87,35 @@ def _falls(numbers: Sequence[int]) -> bool:
     return any(low >= high for low, high in pairwise(numbers))
 
 
-def straight(places: Sequence[int], values: Sequence[float], place: int) -> float:
-    """The value at a place on the line through its two neighbours, or the last two."""
+def interpolated(places: Sequence[int], values: Sequence[float], place: int) -> float:
+    """The value on the line through the two neighbours of a place, or the last two."""
     right = min(max(bisect_left(places, place), 1), len(places) - 1)
     low, high = places[right - 1], places[right]
     start, end = values[right - 1], values[right]
     return start + (end - start) * (place - low) / (high - low)
 
 
-def _rising(places: Sequence[int], times: Sequence[float], place: int) -> float:
-    """A time on the line through its two neighbours; past an end never below the end's own time.
+def _extrapolated(places: Sequence[int], times: Sequence[float], place: int) -> float:
+    """As `interpolated`, but outside the range not below the nearest end's time.
 
-    No forward gets cheaper with more rows or a longer context, so a line that falls past the last
-    place is noise, and what is before the first place costs hardly less than the first.
+    No forward gets cheaper with more rows or a longer context: a line that falls past the last
+    place is noise, and before the first place a time is hardly less than the first.
     """
     if place <= places[0]:
         return times[0]
-    time = straight(places, times, place)
+    time = interpolated(places, times, place)
     return max(time, times[-1]) if place > places[-1] else time
 
 
 class ForwardTimer:
     """Times forwards of a target and its draft for several sizes and contexts.
 
-    All take turns, so that a machine that slows down slows all of them, and a draft's weights have
-    to be fetched again after a target's forward, as in decoding. The first round warms up.
+    They are interleaved, so that a machine that slows down slows all of them, and a draft's weights
+    leave the processor's caches in between, as in decoding. The first round warms up.
 
     Args:
         target: the model that verifies.
-        draft: the model that drafts, if there is one.
+        draft: the model that drafts, or None.
         contexts: tokens in the caches, ascending.
     """
 
@@ -133,14 +130,14 @@ class ForwardTimer:
     def run(
         self, rows: tuple[Sequence[int], Sequence[int]], rounds: int, seconds: float
     ) -> Iterator[float]:
-        """Fill the caches and time; yields the share that is done, after every piece of work.
+        """Fill the caches and time; yields the share that is done after every slice.
 
-        Called again after it was broken off, it goes on where it was.
+        It can be left and called again, and then continues.
 
         Args:
-            rows: numbers of rows of the target and of the draft, ascending; none where none is.
+            rows: numbers of rows of the target and of the draft, ascending; () without a draft.
             rounds: counted rounds, at least one.
-            seconds: after so many it ends, whatever `rounds` says, if one round was counted.
+            seconds: after which it ends early, if one round was counted.
         """
         caches: list[list[KVCache]] = []
         for context in self._contexts:
@@ -168,9 +165,9 @@ class ForwardTimer:
 
     @property
     def surfaces(self) -> tuple[TimeSurface, TimeSurface]:
-        """What target and draft took, medians; the first round's times until there are others.
+        """Medians of target and draft; of the first round until there are others.
 
-        Without a draft the target's stands for both.
+        Without a draft both are the target's.
         """
         return self._surface(0), self._surface(len(self._models) - 1)
 
@@ -188,7 +185,7 @@ class ForwardTimer:
 
 
 def _interleaved(rows: tuple[Sequence[int], Sequence[int]]) -> list[tuple[int, int]]:
-    """(model, rows), each draft forward after target forwards as far as there are enough."""
+    """(model, rows) in turns, spread evenly."""
     jobs = [
         ((at + 0.5) / len(sizes), which, size)
         for which, sizes in enumerate(rows)

@@ -1,4 +1,4 @@
-"""The middle of some figures and how far they lie apart."""
+"""The median of some figures and their range."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -7,7 +7,7 @@ from statistics import median
 
 @dataclass(frozen=True, slots=True)
 class Spread:
-    """The middle of some figures, and how far they lie apart."""
+    """Lowest, median and highest."""
 
     low: float
     middle: float

@@ -1,10 +1,8 @@
-"""What the parts of a step cost on this machine: as measured once, and as steps then say.
+"""The time of a step on this machine: measured once, and corrected by the steps that follow.
 
-Owns the model of a step's time and how it follows the machine. Knows nothing of acceptance.
-
-A step is a target forward over its nodes, a drafting pass per level, and the rest: sampling,
-verdict, caches and events, which grow with levels and nodes. Steps correct what was measured by
-medians, so no stray step changes anything.
+A step is a target forward over its nodes, a draft forward per level, and the overhead: sampling,
+verification, caches and events, which grow with levels and nodes. Corrections are medians, so no
+single step changes anything.
 """
 
 from __future__ import annotations
@@ -19,30 +17,30 @@ import numpy as np
 
 from sequoia_core.errors import ParameterError
 from sequoia_core.events import Origin, Step
-from sequoia_core.measure.forward_timings import TimeSurface, straight
+from sequoia_core.measure.forward_timings import TimeSurface, interpolated
 from sequoia_core.speculate.cost_model import StepCosts
 from sequoia_core.tree.growmap import GrowMap
 
 KEPT = 31
 """Samples behind a median."""
 LEAST = 9
-"""Samples below which what was measured stands."""
+"""Samples below which there is no correction."""
 STALE_STEPS = 256
-"""Steps after which a size that was not seen again says nothing of the machine as it is now."""
+"""Steps after which the correction of a size expires that was not seen again."""
 
 
 @dataclass(frozen=True, slots=True)
-class RestCosts:
-    """Milliseconds of a step beyond its forwards.
+class Overhead:
+    """Milliseconds of a step besides its forwards.
 
     Attributes:
-        base_ms: whatever the tree.
+        base_ms: of any tree.
         level_ms: per level of the tree.
         node_ms: per node.
-        plain_ms: of a plain step, all in all.
+        plain_ms: of a plain step, in total.
 
     Raises:
-        ParameterError: one is no time.
+        ParameterError: a value is negative or not finite.
     """
 
     base_ms: float
@@ -53,15 +51,15 @@ class RestCosts:
     def __post_init__(self) -> None:
         every = (self.base_ms, self.level_ms, self.node_ms, self.plain_ms)
         if not all(math.isfinite(ms) and ms >= 0 for ms in every):
-            raise ParameterError(f"bookkeeping cannot take {every} ms")
+            raise ParameterError(f"the overhead of a step cannot be {every} ms")
 
     @classmethod
-    def fitted(cls, plain_ms: float, by_shape: Mapping[tuple[int, int], float]) -> RestCosts:
-        """Least squares over (nodes, depth) of trees and what was measured of each."""
+    def fitted(cls, plain_ms: float, by_shape: Mapping[tuple[int, int], float]) -> Overhead:
+        """Least squares, from milliseconds by (nodes, depth) of trees."""
         shapes = np.array([(1.0, depth, nodes) for nodes, depth in by_shape])
         measured = np.array(list(by_shape.values()))
         columns = [0, 1, 2]
-        while True:  # no part of a step takes less than nothing
+        while True:  # drop the parts that come out negative
             found = np.linalg.lstsq(shapes[:, columns], measured, rcond=None)[0]
             if found.min() >= 0 or len(columns) == 1:
                 break
@@ -72,7 +70,7 @@ class RestCosts:
         return cls(parts[0], parts[1], parts[2], plain_ms)
 
     def of(self, nodes: int, depth: int) -> float:
-        """Milliseconds beside a tree's forwards."""
+        """Milliseconds of a tree."""
         return self.base_ms + depth * self.level_ms + nodes * self.node_ms
 
 
@@ -82,49 +80,45 @@ class MachineTimes:
 
     Attributes:
         target: t(n), a target forward by rows and context.
-        draft: a drafting pass by rows and context, without sampling.
-        greedy: the rest of a step at temperature 0.
-        sampled: the rest of a step above.
+        draft: a draft forward by rows and context, without sampling.
+        greedy: overhead at temperature 0.
+        sampled: overhead above.
     """
 
     target: TimeSurface
     draft: TimeSurface
-    greedy: RestCosts
-    sampled: RestCosts
+    greedy: Overhead
+    sampled: Overhead
 
-    def rest(self, temperature: float) -> RestCosts:
-        """The rest of a step at a temperature."""
+    def overhead(self, temperature: float) -> Overhead:
+        """At a temperature."""
         return self.sampled if temperature else self.greedy
 
 
-class LearntCosts:
-    """Costs that follow the steps of a running engine.
-
-    Args:
-        times: what they start from.
-    """
+class StepCostModel:
+    """Costs that start from measured times and follow the steps of a running engine."""
 
     def __init__(self, times: MachineTimes) -> None:
         self._times = times
         self._steps = 0
         self._verify: dict[int, _Ratio] = {}
-        self._draft, self._rest, self._plain = _Ratio(), _Ratio(), _Ratio()
+        self._draft, self._overhead, self._plain = _Ratio(), _Ratio(), _Ratio()
 
     def observe(self, step: Step, temperature: float, adaptive: bool = False) -> None:
-        """Take in how long the parts of a step took, whatever its tree.
+        """Learn from the timings of a step.
 
         Args:
             step: the step.
             temperature: it was decoded at.
-            adaptive: its tree was grown by other code than the one whose rest was measured.
+            adaptive: its tree was adaptive, whose overhead was not measured.
         """
         self._steps += 1
         timings, nodes = step.timings, len(step.nodes)
         curve = self._times.target.at(step.context_length)
         self._at(nodes).note(timings.verify_ms / curve(nodes), self._steps)
-        rest = self._times.rest(temperature)
+        overhead = self._times.overhead(temperature)
         if step.plain_ms:
-            slower = step.plain_ms / (curve(1) + rest.plain_ms)
+            slower = step.plain_ms / (curve(1) + overhead.plain_ms)
             self._plain.note(slower, self._steps)
             if nodes > 1:
                 self._at(1).note(slower, self._steps)
@@ -135,10 +129,10 @@ class LearntCosts:
         if rows:
             self._draft.note(timings.draft_ms / math.fsum(map(draft, rows)), self._steps)
         looked_up = any(node.origin is Origin.LOOKUP for node in step.nodes)
-        expected = rest.of(nodes, len(rows))
-        # neither grafting nor deciding a shape is part of the rest as it was measured
+        expected = overhead.of(nodes, len(rows))
+        # the measured overhead includes neither lookups nor deciding a shape
         if expected > 0 and not looked_up and not adaptive:
-            self._rest.note(timings.bookkeeping_ms / expected, self._steps)
+            self._overhead.note(timings.bookkeeping_ms / expected, self._steps)
 
     def _at(self, rows: int) -> _Ratio:
         return self._verify.setdefault(rows, _Ratio())
@@ -147,7 +141,7 @@ class LearntCosts:
         """What steps cost now."""
         target = self._times.target.at(context_length)
         draft = self._times.draft.at(context_length)
-        rest, more = self._times.rest(temperature), self._rest.value or 1.0
+        overhead, more = self._times.overhead(temperature), self._overhead.value or 1.0
         slower = self._draft.value or 1.0
         known = {
             rows: ratio.value
@@ -159,14 +153,14 @@ class LearntCosts:
         def verify(rows: int) -> float:
             within = min(max(rows, sizes[0]), sizes[-1])
             return target(rows) * (
-                straight(sizes, factors, within) if len(sizes) > 1 else factors[0]
+                interpolated(sizes, factors, within) if len(sizes) > 1 else factors[0]
             )
 
         return StepCosts(
-            target_ms=lambda rows: verify(rows) + rows * rest.node_ms * more,
-            draft_ms=lambda rows: draft(rows) * slower + rest.level_ms * more,
-            overhead_ms=rest.base_ms * more,
-            plain_ms=(target(1) + rest.plain_ms) * (self._plain.value or 1.0),
+            target_ms=lambda rows: verify(rows) + rows * overhead.node_ms * more,
+            draft_ms=lambda rows: draft(rows) * slower + overhead.level_ms * more,
+            overhead_ms=overhead.base_ms * more,
+            plain_ms=(target(1) + overhead.plain_ms) * (self._plain.value or 1.0),
         )
 
 
@@ -183,19 +177,19 @@ class _Ratio:
 
     @property
     def value(self) -> float | None:
-        """None while there are too few."""
+        """None if there are too few."""
         return median(self._samples) if len(self._samples) >= LEAST else None
 
 
 def drafted_rows(step: Step) -> list[int]:
-    """How many nodes went through the draft at each level."""
+    """Rows of the draft forward of each level."""
     inner = {node.parent for node in step.nodes[1:] if node.origin is Origin.DRAFT}
     rows = Counter(step.nodes[node].depth for node in inner)
     return [rows[depth] for depth in sorted(rows)]
 
 
 def drafting_ms(tree: GrowMap, costs: StepCosts) -> float:
-    """Milliseconds of a tree's drafting passes; leaves need no row."""
+    """Milliseconds of a tree's draft forwards; leaves need no row."""
     inner = ([node for node in level if tree.children[node]] for level in tree.levels[:-1])
     return math.fsum(costs.draft_ms(len(nodes)) for nodes in inner)
 

@@ -1,7 +1,6 @@
-"""Learns which tree fits a pair on this machine, in slices between answers, and advises by it.
+"""Learns which tree fits a pair on this machine, in slices between answers.
 
-Owns when a pair is measured and when what was learnt is kept. What is measured is kept on disk per
-pair, so it is done once; a packaged tree serves until then.
+What is measured is kept on disk per pair, so it is done once; a packaged tree serves until then.
 """
 
 from __future__ import annotations
@@ -10,9 +9,11 @@ from collections.abc import Callable, Iterator
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
+from typing_extensions import override
+
 from sequoia_core.events import Event, Notice, NoticeKind, Step
 from sequoia_core.measure.calibration import Calibration, load_calibration, save_calibration
-from sequoia_core.measure.calibration_run import TEMPERATURE, Survey
+from sequoia_core.measure.calibration_run import TEMPERATURE, CalibrationRun
 from sequoia_core.measure.online_advisor import TYPICAL_CONTEXT, OnlineAdvisor
 from sequoia_core.model.malloc_trim import return_freed_memory
 from sequoia_core.speculate.cost_model import StepCosts
@@ -22,63 +23,58 @@ if TYPE_CHECKING:
     from sequoia_core.model.loading.pair import Pair
 
 
-class Tuner:
-    """Measures a pair and names trees for it; a `trees.TreeAdvisor`.
+class Tuner(TreeAdvisor):
+    """Measures a pair, with caches of its own, and names trees for it.
 
-    Args:
-        pair: models to measure. Measuring uses caches of its own.
+    Attributes:
+        online: learns from steps; None before anything was measured.
     """
 
     def __init__(self, pair: Pair) -> None:
         self._pair = pair
         self._bundled = BundledAdvisor.default(pair.acceptance_rates)
         self._kept: Calibration | None = None
-        self._online: OnlineAdvisor | None = None
-        self._survey: Survey | None = None
-        self._take_up()
+        self.online: OnlineAdvisor | None = None
+        self._run: CalibrationRun | None = None
+        self._load()
 
     @property
     def measured(self) -> bool:
-        """Whether figures of this pair on this machine are at hand."""
-        return self._online is not None
-
-    @property
-    def online(self) -> OnlineAdvisor | None:
-        """What learns from steps; None while nothing has been measured."""
-        return self._online
+        """Whether there are figures of this pair on this machine."""
+        return self.online is not None
 
     @property
     def calibration(self) -> Calibration | None:
         """The figures as they are known now."""
-        return self._online.calibration if self._online else None
+        return self.online.calibration if self.online else None
 
     @property
     def _advisor(self) -> TreeAdvisor:
-        return self._online or self._bundled
+        return self.online or self._bundled
 
+    @override
     def advise(self, temperature: float, context_length: int, chain: bool) -> Advice:
-        """The measured choice, or a packaged tree while nothing has been measured."""
         return self._advisor.advise(temperature, context_length, chain)
 
+    @override
     def observe(self, step: Step, temperature: float, chain: bool) -> Advice | None:
-        """See `trees.TreeAdvisor`."""
         return self._advisor.observe(step, temperature, chain)
 
+    @override
     def time(self, step: Step, temperature: float) -> None:
-        """See `trees.TreeAdvisor`."""
         self._advisor.time(step, temperature)
 
+    @override
     def costs(self, temperature: float, context_length: int) -> StepCosts | None:
-        """See `trees.TreeAdvisor`."""
         return self._advisor.costs(temperature, context_length)
 
     def tune(self, should_stop: Callable[[], bool]) -> Iterator[Event]:
-        """Measure what is not known yet, as long as nobody waits, and keep what was learnt.
+        """Measure what is not known yet until `should_stop`, and keep what was learnt.
 
         Yields one `Notice` when the figures are complete.
         """
         if not self.measured:
-            self._take_up()  # another conversation with this pair may have measured meanwhile
+            self._load()  # another conversation with this pair may have measured meanwhile
         if self.measured:
             self.keep()
             return
@@ -102,47 +98,45 @@ class Tuner:
         )
         self._kept = now
 
-    def _take_up(self) -> None:
-        """Begin with what is kept on disk, if it is there."""
+    def _load(self) -> None:
         self._kept = load_calibration(self._pair.fingerprint)
         if self._kept:
-            self._online = OnlineAdvisor(self._kept)
+            self.online = OnlineAdvisor(self._kept)
 
     def summary(self, temperature: float = TEMPERATURE) -> str:
-        """One line on what the figures predict of fixed trees at temperature 0 and at another."""
-        if self._online is None:
+        """One line: the speed-ups predicted for fixed trees at temperature 0 and at another."""
+        if self.online is None:
             return "this machine has not been measured yet"
-        if not self._online.calibration.drafts:
+        if not self.online.calibration.drafts:
             return (
                 "measured this machine, for looking up; nothing is drafted: the target has no draft"
             )
         parts = []
         for each in (0.0, temperature or TEMPERATURE):
-            plan = self._online.figures(each, TYPICAL_CONTEXT).search()
+            plan = self.online.speed_model(each, TYPICAL_CONTEXT).search()
             shape, predicted = plan.growmap, f"predicted {plan.predicted_speedup:.2f}x"
             tree = f"{shape.size} nodes, depth {shape.depth}" if shape else "plain decoding"
             parts.append(f"temperature {each:g}: {tree}, {'' if shape else 'a tree '}{predicted}")
         return "measured this machine; the best fixed trees: " + "; ".join(parts)
 
     def measure(self, temperature: float = TEMPERATURE) -> Iterator[tuple[str, float]]:
-        """Measure everything anew and keep it; yields what is being done and which part is done.
+        """Measure everything anew and keep it; yields what is being done and the part done.
 
-        What was measured before a run that was broken off is not measured again. Acceptance at
-        other temperatures stays known.
+        A run that was left continues where it was. Acceptance at other temperatures stays known.
 
         Args:
-            temperature: to sample at beside greedy decoding; 0 is the usual one.
+            temperature: to sample at, in addition to greedy decoding; 0 is the default one.
 
         Raises:
-            ParameterError: a tree never fitted into the models' context windows.
+            ParameterError: no tree fitted into the models' context windows.
         """
         wanted = temperature or TEMPERATURE
-        if self._survey is None or self._survey.temperature != wanted:
-            self._survey = Survey(self._pair, wanted)
-        yield from self._survey.run()
-        found, self._survey = self._survey.calibration(), None
+        if self._run is None or self._run.temperature != wanted:
+            self._run = CalibrationRun(self._pair, wanted)
+        yield from self._run.run()
+        found, self._run = self._run.calibration(), None
         return_freed_memory()
         known = self.calibration.records if self.calibration else {}
         self._kept = replace(found, records={**known, **found.records})
-        self._online = OnlineAdvisor(self._kept)
+        self.online = OnlineAdvisor(self._kept)
         save_calibration(self._pair.fingerprint, self._kept)

@@ -1,5 +1,4 @@
-"""The published experiments, run again: decoding over a data set, and how robust rules are.
+"""The published experiments, run again: decoding over a data set, and how robust the rules are.
 
-Owns what an experiment consists of and its figures. Decoding, timing and data sets are other
-packages'; it knows neither terminal nor command line.
+Decoding, timing and data sets are other packages'; nothing here knows a terminal or a command line.
 """

@@ -40,7 +40,7 @@ _HEADER = "| name | nodes | depth | nodes per level | expected tokens per step |
 
 
 def made_growmaps(facts: PaperFacts) -> Iterator[GrowMap]:
-    """All shapes that this module makes, under their names."""
+    """All shapes that this module makes."""
     for length in CHAINS:
         parents = GrowMap.chain(length).parents
         source = "a path: classic speculative sampling"
@@ -55,7 +55,7 @@ def made_growmaps(facts: PaperFacts) -> Iterator[GrowMap]:
 
 
 def paper_growmaps(facts: PaperFacts) -> Iterator[GrowMap]:
-    """The published pairs' trees on the published hardware, as far as they can be made."""
+    """The trees of the published pairs that have a figure to fit them to."""
     for setup in facts.setups:
         for dataset in setup.datasets:
             for temperature in TEMPERATURES:
@@ -85,7 +85,7 @@ def _counted(number: int, noun: str) -> str:
 
 
 def write(growmaps: Iterator[GrowMap], folder: Path) -> int:
-    """Write each under its name; how many there were.
+    """Write each under its name, and return how many there were.
 
     Raises:
         GrowMapError: a file cannot be written.
@@ -100,7 +100,7 @@ def write(growmaps: Iterator[GrowMap], folder: Path) -> int:
 
 
 def listed(folder: Path) -> str:
-    """The README's table of the shapes in a folder of packaged ones."""
+    """The README's table of the shapes in a folder."""
     names = {
         path.relative_to(folder).with_suffix("").as_posix(): path for path in folder.rglob("*.json")
     }
@@ -122,7 +122,7 @@ def _row(name: str, growmap: GrowMap) -> str:
 
 
 def rewrite_readme(folder: Path) -> None:
-    """Replace the table in a growmaps folder's README, and nothing else.
+    """Replace the table in the README of a growmaps folder.
 
     Raises:
         OSError: it cannot be read or written.
@@ -136,7 +136,7 @@ def rewrite_readme(folder: Path) -> None:
 
 
 def main() -> None:
-    """Write them into a folder, by default the checkout's."""
+    """Write them to a folder, by default the checkout's."""
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
     default = Path(__file__).parents[2] / "growmaps"
     parser.add_argument("folder", nargs="?", type=Path, default=default)

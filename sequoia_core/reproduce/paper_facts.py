@@ -1,8 +1,4 @@
-"""What is published of the experiments, as values: figures, times, models, setups.
-
-Owns `paper.toml` and how it is looked up. Knows nothing of trees or of this machine, and holds no
-figure that this project measured.
-"""
+"""What is published of the experiments, from `paper.toml`: figures, times, models, setups."""
 
 from __future__ import annotations
 
@@ -21,12 +17,7 @@ TEMPERATURES = (0.0, 0.6)
 
 @dataclass(frozen=True, slots=True)
 class AcceptedCounts:
-    """An acceptance vector as it was counted.
-
-    Attributes:
-        accepted: tokens that were accepted as the first, second, ... child.
-        tried: tokens in all.
-    """
+    """An acceptance vector as it was counted: accepted tokens by rank, and tried tokens in all."""
 
     accepted: tuple[int, ...]
     tried: int
@@ -39,9 +30,9 @@ class PaperPair:
     Attributes:
         name: for instance `68m-7b`.
         draft: shape and hub id.
-        target: likewise.
+        target: shape and hub id.
         offload: the target's layers are streamed, since they do not fit.
-        trees_of: the pair whose trees it is run with, itself where its own can be made.
+        trees_of: the pair whose trees it is run with; itself if its own can be made.
     """
 
     name: str
@@ -58,11 +49,11 @@ class Setup:
     Attributes:
         hardware: `a100` or `l40`.
         pair: its name.
-        nodes: of its trees where no figure states it.
+        nodes: of its trees, unless a figure states it.
         why: why that many.
         datasets: what it is run on.
         plain_ms: published milliseconds of a token without speculation; None if unknown.
-        draft_ms: published milliseconds of a drafting pass; None if unknown.
+        draft_ms: published milliseconds of a draft forward; None if unknown.
     """
 
     hardware: str
@@ -81,13 +72,13 @@ class Figure:
     Attributes:
         hardware: `a100` or `l40`.
         pair: its name.
-        dataset: by the name of `sequoia_core.data`.
+        dataset: its name in `sequoia_core.data`.
         temperature: of sampling.
         tokens: per step.
         speedup: over plain decoding.
         ms: per token; None if unknown.
         nodes: of the tree; None if unknown.
-        levels: of the tree, the root's counted; None if unknown.
+        levels: of the tree, the root's included; None if unknown.
     """
 
     hardware: str
@@ -103,14 +94,12 @@ class Figure:
 
 @dataclass(frozen=True, slots=True)
 class PaperFacts:
-    """Everything in `paper.toml`.
+    """Everything in `paper.toml`; setups and figures are in the order of the tables.
 
     Attributes:
         vector: the acceptance vector that the release ships.
-        hardware: what each short name stands for.
+        hardware: titles by short name.
         pairs: by name.
-        setups: in the order of the tables.
-        figures: likewise.
     """
 
     vector: AcceptedCounts
@@ -120,7 +109,7 @@ class PaperFacts:
     figures: tuple[Figure, ...]
 
     def setups_on(self, hardware: str) -> tuple[Setup, ...]:
-        """What is run on that hardware.
+        """The setups of that hardware.
 
         Raises:
             ParameterError: nothing is published for it.
@@ -131,17 +120,19 @@ class PaperFacts:
         return tuple(setup for setup in self.setups if setup.hardware == hardware)
 
     def figure(self, hardware: str, pair: str, dataset: str, temperature: float) -> Figure | None:
-        """What is published for a cell of the table."""
+        """The published figure of a cell of the table."""
         wanted = (hardware, pair, dataset, temperature)
-        for each in self.figures:
-            if (each.hardware, each.pair, each.dataset, each.temperature) == wanted:
-                return each
-        return None
+        found = (
+            each
+            for each in self.figures
+            if (each.hardware, each.pair, each.dataset, each.temperature) == wanted
+        )
+        return next(found, None)
 
 
 @functools.cache
 def paper_facts() -> PaperFacts:
-    """All of it."""
+    """The contents of `paper.toml`."""
     data = tomllib.loads((Path(__file__).parent / "paper.toml").read_text(encoding="utf-8"))
     models = {name: ModelShape.of(name, **shape) for name, shape in data["models"].items()}
     pairs = (

@@ -1,13 +1,10 @@
 """The best trees for the published pairs and hardware, from what is published of them.
 
-For no pair is an acceptance vector published under its name; tokens per step and trees are. So the
-vector is taken from a family with one free number, fitted to them. In the paper the chance that all
-of k children are rejected falls as a power of k (section 3.1); the exponent is read off the one
-vector that the release ships, and the factor is the one at which the best tree of the published
-size gives the published tokens per step. Where the depth is not published either, it is the depth
-from which, at the published time of a step, going deeper would not pay.
-
-Owns the fit and its description. The search is `sequoia_core.tree.search`.
+No pair's acceptance vector is published, but tokens per step and trees are. So the vector is fitted
+to them. In the paper the probability that all of k children are rejected falls as a power of k
+(section 3.1). The exponent is that of the one vector that the release ships; with the factor, the
+best tree of the published size gives the published tokens per step. If the depth is not published
+either, it is the least one from which going deeper does not pay at the published time of a step.
 """
 
 from __future__ import annotations
@@ -34,12 +31,7 @@ _KINDS = {0.0: "greedy", 0.6: "stochastic"}
 
 @dataclass(frozen=True, slots=True)
 class PowerLaw:
-    """Acceptance by rank where k children are all rejected with chance `factor * k**-exponent`.
-
-    Attributes:
-        factor: chance that a first child is rejected.
-        exponent: how fast the others help.
-    """
+    """Acceptance by rank: k children are all rejected with probability `factor * k**-exponent`."""
 
     factor: float
     exponent: float
@@ -52,14 +44,7 @@ class PowerLaw:
 
 @dataclass(frozen=True, slots=True)
 class Fit:
-    """A family member and the best tree of some size for it.
-
-    Attributes:
-        law: the fitted family member.
-        nodes: of the tree, the root included.
-        depth: of the tree in edges.
-        figure: the published one that it was fitted to.
-    """
+    """A power law fitted to a published figure, and the size and depth of the best tree for it."""
 
     law: PowerLaw
     nodes: int
@@ -76,10 +61,7 @@ def exponent_of(vector: AcceptedCounts) -> float:
 
 
 def fitted_factor(exponent: float, nodes: int, depth: int, tokens: float) -> float | None:
-    """The factor at which the best tree of that size gives so many tokens, to four decimals.
-
-    None where no member of the family does.
-    """
+    """The factor with which the best tree gives so many tokens, to four decimals, or None."""
 
     def excess(factor: float) -> float:
         table = _table(PowerLaw(factor, exponent), nodes, depth)
@@ -98,15 +80,12 @@ def fitted_factor(exponent: float, nodes: int, depth: int, tokens: float) -> flo
         before, excess_before = factor, here
         factor = min(max(factor * math.exp(-here / slope), _LEAST), 1.0)
         if factor == before:
-            return None  # at an end of the family, and still not there
+            return None  # no factor in the range
     raise AssertionError(f"no factor found for {tokens} tokens with {nodes} nodes, depth {depth}")
 
 
 def fit(facts: PaperFacts, setup: Setup, dataset: str, temperature: float) -> Fit | None:
-    """The vector of a pair on a data set, which no hardware changes; None without a figure.
-
-    The first hardware that a figure is published for decides.
-    """
+    """The fit to the first hardware's figure, since acceptance does not depend on it."""
     for hardware in facts.hardware:
         figure = facts.figure(hardware, setup.pair, dataset, temperature)
         if figure is not None:
@@ -129,7 +108,7 @@ def _fit(exponent: float, figure: Figure, setup: Setup) -> Fit:
 
 
 def _best_depth(law: PowerLaw, figure: Figure, setup: Setup, depth: int) -> int:
-    """The depth that pays best, if the published step drafted `depth` times."""
+    """The depth of the lowest time per token, if the published step drafted `depth` times."""
     nodes = figure.nodes or setup.nodes
     assert setup.plain_ms is not None, f"{setup.pair}: a depth cannot be fitted without times"
     step_ms = figure.tokens * setup.plain_ms / figure.speedup
@@ -144,7 +123,7 @@ def _table(law: PowerLaw, nodes: int, depth: int) -> TreeTable:
 
 
 def paper_tree(facts: PaperFacts, setup: Setup, dataset: str, temperature: float) -> GrowMap | None:
-    """The best tree of that setup's size; None where nothing is published to fit it to."""
+    """The best tree of that setup's size; None without a figure to fit it to."""
     fitted = fit(facts, setup, dataset, temperature)
     if fitted is None:
         return None
@@ -157,7 +136,7 @@ def paper_tree(facts: PaperFacts, setup: Setup, dataset: str, temperature: float
 
 
 def tree_name(hardware: str, pair: str, dataset: str, temperature: float) -> str:
-    """Under which such a tree is packaged, for instance `a100/68m-7b/c4-stochastic`."""
+    """The name of a packaged tree, for instance `a100/68m-7b/c4-stochastic`."""
     return f"{hardware}/{pair}/{dataset}-{_KINDS[temperature]}"
 
 

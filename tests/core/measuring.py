@@ -9,7 +9,7 @@ from sequoia_core.events import Origin, Outcome, Step, StepTimings, TreeNode
 from sequoia_core.measure.acceptance_stats import AcceptanceRecord, Tally
 from sequoia_core.measure.calibration import Band, Calibration
 from sequoia_core.measure.forward_timings import TimeCurve, TimeSurface
-from sequoia_core.measure.step_cost_model import MachineTimes, RestCosts, step_ms
+from sequoia_core.measure.step_cost_model import MachineTimes, Overhead, step_ms
 from sequoia_core.speculate.cost_model import StepCosts
 from sequoia_core.tree.growmap import GrowMap
 
@@ -29,8 +29,8 @@ def surface(base: float, row: float, token: float) -> TimeSurface:
     return TimeSurface(CONTEXTS, tuple(curves))
 
 
-REST = RestCosts(base_ms=0.4, level_ms=0.2, node_ms=0.03, plain_ms=0.5)
-TIMES = MachineTimes(surface(10.0, 0.5, 0.001), surface(1.0, 0.05, 0.0001), REST, REST)
+OVERHEAD = Overhead(base_ms=0.4, level_ms=0.2, node_ms=0.03, plain_ms=0.5)
+TIMES = MachineTimes(surface(10.0, 0.5, 0.001), surface(1.0, 0.05, 0.0001), OVERHEAD, OVERHEAD)
 
 
 def record_of(rates: Rates, trials: float = 1e3) -> AcceptanceRecord:
@@ -94,8 +94,8 @@ def make_step(
         for node in range(tree.size)
     ]
     plain = tree.size == 1
-    verify = costs.target_ms(tree.size) - tree.size * REST.node_ms
-    rest = REST.plain_ms if plain else REST.of(tree.size, tree.depth)
+    verify = costs.target_ms(tree.size) - tree.size * OVERHEAD.node_ms
+    rest = OVERHEAD.plain_ms if plain else OVERHEAD.of(tree.size, tree.depth)
     draft = 0.0 if plain else step_ms(tree, costs) - verify - rest
     return Step(
         index=1,

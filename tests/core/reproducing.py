@@ -1,4 +1,4 @@
-"""A tiny pair that decodes the experiments of the published release."""
+"""A tiny pair and texts for the experiments of the published release."""
 
 from pathlib import Path
 
@@ -30,3 +30,15 @@ def load_tiny(folder: Path, draft: bool = True) -> Pair:
     """Load what `save_pair` wrote, in float32."""
     models = str(folder / "target"), str(folder / "draft") if draft else None
     return load_pair(*models, dtype="float32", device="cpu")
+
+
+def save_texts(folder: Path, rows: int = 3) -> Path:
+    """Write texts of 140 characters, each of which is a token."""
+    letters = ["".join(chr(65 + (7 * at + row) % 26) for at in range(140)) for row in range(rows)]
+    path = folder / "texts.txt"
+    path.write_text("\n".join(letters) + "\n")
+    return path
+
+
+def quiet(_message: str, _fraction: float | None) -> None:
+    """Ignores progress."""

@@ -16,6 +16,7 @@ from sequoia_core.measure.acceptance_vector import AcceptanceVector
 from sequoia_core.model.loading.sources import embedded_target_path
 from sequoia_core.tree.files import read_acceptance_rates
 from tests.core.checkpoints import save_model, tiny_tokenizer
+from tests.core.reproducing import save_texts
 
 WIDTH = 3
 
@@ -29,8 +30,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
             folder / name, tiny_tokenizer(), num_hidden_layers=layers, max_position_embeddings=300,
             eos_token_id=None,
         )  # fmt: skip
-    letters = ["".join(chr(65 + (7 * at + row) % 26) for at in range(140)) for row in range(3)]
-    (folder / "texts.txt").write_text("\n".join(letters) + "\n")
+    save_texts(folder)
     return folder
 
 

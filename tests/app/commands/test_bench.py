@@ -12,7 +12,7 @@ from typer.testing import CliRunner
 
 from app.cli import app
 from app.commands import bench as bench_command
-from app.commands import chat_memory, screen_bench, testbed_run
+from app.commands import chat_memory, console, screen_bench
 from app.commands.screen_bench import AnswerClock, measure_screen
 from app.commands.terminal import TerminalError
 from app.engine import build
@@ -166,7 +166,7 @@ def test_a_request_to_end_is_an_interrupt_while_it_measures() -> None:
     before = signal.getsignal(signal.SIGTERM)
     with pytest.raises(typer.Exit) as ended, bench_command._interruptible():
         signal.raise_signal(signal.SIGTERM)
-    assert ended.value.exit_code == testbed_run.INTERRUPTED
+    assert ended.value.exit_code == console.INTERRUPTED
     assert signal.getsignal(signal.SIGTERM) is before
 
 

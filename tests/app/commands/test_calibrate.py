@@ -1,5 +1,6 @@
 """`sequoia calibrate` measures the chosen pair, draws what it found and owns up to its choice."""
 
+from collections.abc import Iterator
 from typing import Any
 
 import pytest
@@ -9,10 +10,9 @@ from typer.testing import CliRunner
 import sequoia_core
 from app.cli import app
 from app.commands.terminal_chart import Series, chart
-from sequoia_core import measure
-from sequoia_core.measure import grid
+from sequoia_core.measure import grid, tuner
 from sequoia_core.measure.calibration import Calibration
-from sequoia_core.measure.grid import Answer, Cell, Comparison
+from sequoia_core.measure.grid import GridAnswer, GridCell, GridComparison
 from sequoia_core.measure.online_advisor import OnlineAdvisor
 from sequoia_core.tree.choice import ROOT
 from sequoia_core.tree.growmap import GrowMap
@@ -23,11 +23,15 @@ TREE = GrowMap.k_ary([2, 1])
 
 
 class FakeTuner:
-    """What measuring ends with."""
+    """Measures nothing, and has a calibration or none."""
 
-    def __init__(self, calibration: Calibration | None) -> None:
-        self.calibration = calibration
+    def __init__(self, calibration: Calibration | None, done: list[Any]) -> None:
+        self.calibration, self.done = calibration, done
         self.online = OnlineAdvisor(calibration) if calibration else None
+
+    def measure(self, temperature: float) -> Iterator[tuple[str, float]]:
+        self.done.append(("the pair", temperature))
+        yield "Measuring", 1.0
 
     def summary(self, temperature: float) -> str:
         return f"measured at {temperature:g}"
@@ -46,21 +50,21 @@ def calibrated(
         done.append(names)
         return "the pair"
 
-    def measured(pair: str, temperature: float, progress: object) -> FakeTuner:
-        done.append((pair, temperature))
-        return FakeTuner(calibration)
+    def made(pair: str) -> FakeTuner:
+        assert pair == "the pair"
+        return FakeTuner(calibration, done)
 
-    def compare(pair: str, figures: object, temperature: float, progress: object) -> Comparison:
+    def compare(pair: str, figures: object, temperature: float, progress: object) -> GridComparison:
         done.append(("grid", pair, temperature))
         cells = (
-            Cell(ROOT, 1.0, (Answer(10, 10, 1.0),)),
-            Cell(TREE, 1.25, (Answer(18, 10, 1.5),)),
-            Cell(GrowMap.chain(2), 1.2, (Answer(15, 10, 1.2),)),
+            GridCell(ROOT, 1.0, (GridAnswer(10, 10, 1.0),)),
+            GridCell(TREE, 1.25, (GridAnswer(18, 10, 1.5),)),
+            GridCell(GrowMap.chain(2), 1.2, (GridAnswer(15, 10, 1.2),)),
         )
-        return Comparison(cells, cells[1])
+        return GridComparison(cells, cells[1])
 
     monkeypatch.setitem(vars(sequoia_core), "load_pair", load_pair)
-    monkeypatch.setattr(measure, "calibrate", measured)
+    monkeypatch.setattr(tuner, "Tuner", made)
     monkeypatch.setattr(grid, "compare", compare)
     result = CliRunner().invoke(app, [*before, "calibrate", *arguments])
     assert result.exit_code == 0, result.output
@@ -116,7 +120,7 @@ def test_without_a_draft_only_the_targets_curve_is_drawn(monkeypatch: pytest.Mon
     printed, done = calibrated(monkeypatch, "--grid", "--temperature", "0.5", calibration=alone)
     assert "1024 tokens" in printed
     assert "accepted" not in printed
-    assert "drafting" not in printed
+    assert "draft forward" not in printed
     assert printed.endswith("measured at 0.5\n")
     assert len(done) == 2  # no grid of trees
 
@@ -200,9 +204,9 @@ def test_more_names_than_lines_are_all_written() -> None:
 
 
 def test_equal_cells_do_not_confuse_best_and_picked() -> None:
-    cell = Cell(TREE, 1.2, (Answer(11, 10, 1.0),))
-    worse = Cell(TREE, 1.2, (Answer(10, 10, 1.0),))
-    both = Comparison((worse, cell), worse)
+    cell = GridCell(TREE, 1.2, (GridAnswer(11, 10, 1.0),))
+    worse = GridCell(TREE, 1.2, (GridAnswer(10, 10, 1.0),))
+    both = GridComparison((worse, cell), worse)
     assert both.best is cell
     assert both.seeming_shortfall == both.shortfall == pytest.approx(1 - 1 / 1.1)
     assert both.error == pytest.approx((0.2 + 0.1 / 1.1) / 2)

@@ -14,10 +14,10 @@ from typer.testing import CliRunner, Result
 
 import sequoia_core
 from app.cli import app
-from app.commands import chat, doctor_checks, machine, models
+from app.commands import chat, doctor, machine, models
+from app.commands.console import progress_line
 from app.commands.growmap import drawing
 from app.commands.machine import Memory
-from app.commands.progress import progress_line
 from app.config import paths, resolve
 from app.config.load import load_settings
 from app.config.settings import Settings
@@ -260,11 +260,11 @@ def test_doctor_says_why_pytorch_computes(
 ) -> None:
     monkeypatch.setattr(forward, "load_library", not_built)
     (told,) = (each for each in findings() if each.subject == "forward")
-    assert told.verdict is doctor_checks.Verdict.WARN
+    assert told.result is doctor.CheckResult.WARN
     assert told.detail.startswith("PyTorch 2")
     assert told.detail.endswith(": the native forward was not built; run: make native")
     (told,) = (each for each in findings(weights="torch") if each.subject == "forward")
-    assert told.verdict is doctor_checks.Verdict.OK
+    assert told.result is doctor.CheckResult.OK
     assert "native" not in told.detail
 
 
@@ -285,8 +285,8 @@ def not_built() -> None:
     raise ModelLoadError("the native forward was not built; run: make native")
 
 
-def findings(**flags: str) -> list[doctor_checks.Finding]:
-    return list(doctor_checks.examine(lambda: load_settings({"device": "cpu", **flags})))
+def findings(**flags: str) -> list[doctor.Finding]:
+    return list(doctor.examine(lambda: load_settings({"device": "cpu", **flags})))
 
 
 def test_doctor_names_what_an_earlier_version_left_in_the_cache(
@@ -297,7 +297,7 @@ def test_doctor_names_what_an_earlier_version_left_in_the_cache(
     (tmp_path / "converted").mkdir()
     (tmp_path / "converted" / "a").write_bytes(b"x" * 1024)
     (told,) = (each for each in findings() if each.subject == "old conversions")
-    assert told.verdict is doctor_checks.Verdict.WARN
+    assert told.result is doctor.CheckResult.WARN
     assert told.detail == f"{tmp_path / 'converted'} (1.0 KiB) is not read any more; remove it"
 
 
@@ -323,25 +323,25 @@ def test_doctor_judges_the_terminal(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("COLUMNS", "20")
     monkeypatch.setenv("LINES", "5")
     monkeypatch.setenv("TMUX", "/tmp/socket")
-    size, colours = list(doctor_checks.examine(lambda: load_settings({})))[-2:]
-    assert (size.verdict, size.detail) == (
-        doctor_checks.Verdict.WARN,
+    size, colours = list(doctor.examine(lambda: load_settings({})))[-2:]
+    assert (size.result, size.detail) == (
+        doctor.CheckResult.WARN,
         "20x5; the screen wants 60x20",
     )
-    assert colours.verdict == doctor_checks.Verdict.WARN
+    assert colours.result == doctor.CheckResult.WARN
     assert "TMUX=/tmp/socket" in colours.detail
     monkeypatch.setenv("COLUMNS", "160")
     monkeypatch.setenv("LINES", "50")
     monkeypatch.setenv("COLORTERM", "truecolor")
-    size, colours = list(doctor_checks.examine(lambda: load_settings({})))[-2:]
-    assert (size.verdict, size.detail) == (doctor_checks.Verdict.OK, "160x50")
-    assert colours.verdict == doctor_checks.Verdict.OK
+    size, colours = list(doctor.examine(lambda: load_settings({})))[-2:]
+    assert (size.result, size.detail) == (doctor.CheckResult.OK, "160x50")
+    assert colours.result == doctor.CheckResult.OK
 
 
 def test_doctor_misses_a_library_and_sees_a_gpu(
     embedded_target: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(doctor_checks, "_PACKAGES", ("no-such-library",))
+    monkeypatch.setattr(doctor, "_PACKAGES", ("no-such-library",))
     monkeypatch.setattr(machine, "gpus", lambda: [Memory("GPU X", 2**30)])
     result = sequoia("doctor")
     assert result.exit_code == 1

@@ -8,8 +8,8 @@ from typer.testing import CliRunner
 
 import sequoia_core
 from app.cli import app
-from app.commands import doctor_checks
-from app.commands.doctor_checks import Finding, Verdict
+from app.commands import doctor
+from app.commands.doctor import CheckResult, Finding
 from app.commands.options import MODEL_OPTIONS
 from app.config.load import load_settings
 from sequoia_core.bench.model_factory import ModelFactory, Sources
@@ -85,19 +85,17 @@ def test_what_cannot_be_is_one_line(options: list[str], code: int, message: str)
 
 
 def findings(**flags: str) -> list[Finding]:
-    return list(
-        doctor_checks._forward(load_settings({"device": "cpu", **flags}), models_there=False)
-    )
+    return list(doctor._forward(load_settings({"device": "cpu", **flags}), models_there=False))
 
 
 def test_doctor_tells_of_it() -> None:
     assert all(finding.subject != "offload" for finding in findings())
     told = findings(offload="disk")[-1]
-    assert (told.subject, told.verdict) == ("offload", Verdict.OK)
+    assert (told.subject, told.result) == ("offload", CheckResult.OK)
     assert told.detail == "disk: two layers at a time are in memory"
 
 
 def test_doctor_finds_one_that_cannot_be() -> None:
     (broken,) = findings(offload="cpu")
-    assert broken.verdict is Verdict.BROKEN
+    assert broken.result is CheckResult.BROKEN
     assert "give --offload disk" in broken.detail

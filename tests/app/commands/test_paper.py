@@ -9,17 +9,18 @@ import pytest
 from typer.testing import CliRunner
 
 from app.cli import app
-from app.commands import paper_run
-from app.commands.paper import Hardware
+from app.commands import paper
+from app.commands.paper import Hardware, PaperModels, head_of
 from app.engine import build
 from sequoia_core.config import Offload
 from sequoia_core.errors import ModelLoadError
 from sequoia_core.model.loading.sources import embedded_target_path
+from sequoia_core.reproduce.paper import PaperPlan
+from sequoia_core.reproduce.paper_cells import PaperChoice
 from sequoia_core.reproduce.paper_facts import paper_facts
 from sequoia_core.reproduce.paper_limits import Room
-from sequoia_core.reproduce.paper_run import PaperOptions
-from sequoia_core.reproduce.paper_table import Choice
 from tests.core.checkpoints import save_model, tiny_tokenizer
+from tests.core.reproducing import save_texts
 
 COMMAND = ("reproduce", "paper", "--hardware")
 
@@ -33,8 +34,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
             folder / name, tiny_tokenizer(), num_hidden_layers=layers, max_position_embeddings=300,
             eos_token_id=None,
         )  # fmt: skip
-    letters = ["".join(chr(65 + (7 * at + row) % 26) for at in range(140)) for row in range(3)]
-    (folder / "texts.txt").write_text("\n".join(letters) + "\n")
+    save_texts(folder)
     return folder
 
 
@@ -60,7 +60,7 @@ def small_machine(monkeypatch: pytest.MonkeyPatch) -> None:
     def room(_settings: object) -> Room:
         return Room("cpu", 6 * 2**30, 10**13, 2, token=False, fetched=lambda _name: False)
 
-    monkeypatch.setattr(paper_run, "room", room)
+    monkeypatch.setattr(paper, "room", room)
 
 
 def test_the_table_runs_on_any_pair_is_kept_and_goes_on(
@@ -103,9 +103,9 @@ def test_other_options_do_not_go_on_with_a_kept_table(
 ) -> None:
     head = tmp_path / "out" / "cells.jsonl"
     head.parent.mkdir()
-    settings = paper_run.PaperModels({"dtype": "float32"}, Choice("a100")).settings
-    choice, options = Choice("a100", growmap="k-ary/2x2"), PaperOptions(0, 1, 1.0, 17)
-    begun = paper_run.head_of(settings, choice, options)
+    settings = PaperModels({"dtype": "float32"}, PaperChoice("a100")).settings
+    choice, options = PaperChoice("a100", growmap="k-ary/2x2"), PaperPlan(0, 1, 1.0, 17)
+    begun = head_of(settings, choice, options)
     head.write_text(json.dumps(begun) + "\n")
     assert words in run(*own, *changed, code=2)
 
@@ -147,7 +147,7 @@ def test_a_published_pair_is_loaded_by_its_names_and_streamed_where_it_was(
 
     monkeypatch.setattr(build, "load_chosen", load)
     monkeypatch.setattr(
-        paper_run,
+        paper,
         "room",
         lambda _: Room("cpu", 10**13, 10**13, 2, token=True, fetched=lambda _: False),
     )
@@ -179,7 +179,7 @@ def test_an_own_pair_that_does_not_run_at_all_is_an_error(tmp_path: Path) -> Non
     ("arguments", "words"),
     [
         (("--pairs", "1.3b-33b"), "on the l40 there are 68m-7b"),
-        (("--pairs", "embedded", "--pairs", "68m-7b"), "name no other beside it"),
+        (("--pairs", "embedded", "--pairs", "68m-7b"), "name no other with it"),
         (("--pairs", "68m-7b", "--target", "x"), "leave them out or name no models"),
         (("--dataset", "nowhere"), "known are cnn, openwebtext, c4, wiki, mt-bench"),
         (("--end", "0"), "end is 0"),
@@ -202,15 +202,15 @@ def test_an_interrupted_run_says_how_to_go_on(
 
     monkeypatch.setattr(build, "load_chosen", interrupt)
     told = run(*own, code=130)
-    assert "interrupted; 0 cells are kept in" in told
-    assert "the same command goes on" in told
+    assert "interrupted; 0 results are kept in" in told
+    assert "the same command continues" in told
 
 
 @pytest.mark.parametrize(("device", "place"), [("cpu", "cpu"), ("cpu,cpu", "cpu+cpu")])
 def test_the_machine_is_asked_for_what_there_is(device: str, place: str) -> None:
     from app.config.load import load_settings
 
-    room = paper_run.room(load_settings({"device": device, "dtype": "float32"}))
+    room = paper.room(load_settings({"device": device, "dtype": "float32"}))
     assert (room.place, room.value_bytes) == (place, 4)
     assert room.memory > 0
     assert room.disk > 0
@@ -232,7 +232,7 @@ def embedded_is_here() -> bool:
 
 @pytest.mark.skipif(not embedded_is_here(), reason="the embedded target is not installed")
 def test_the_embedded_pair_fills_the_table(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("sequoia_core.reproduce.paper_run.NEW_TOKENS", 12)
+    monkeypatch.setattr("sequoia_core.reproduce.paper.NEW_TOKENS", 12)
     question = tmp_path / "question.jsonl"
     question.write_text('{"prompt": "Name a tree."}\n')
     data = ("--dataset", str(question), "--end", "1", "--dst", str(tmp_path / "out"))

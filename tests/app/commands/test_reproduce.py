@@ -1,4 +1,4 @@
-"""`sequoia reproduce`: the testbeds and the robustness study, from flags to figures."""
+"""`sequoia reproduce`: the testbeds and the robustness experiment, from flags to figures."""
 
 import json
 from pathlib import Path
@@ -9,13 +9,14 @@ from typer.testing import CliRunner, Result
 
 from app.cli import app
 from app.engine import build
-from sequoia_core.data import load_prompts
+from sequoia_core.bench.own_systems import OwnSystem
+from sequoia_core.data import DataSpec, load_prompts
 from sequoia_core.errors import ModelLoadError
 from sequoia_core.model.loading.pair import Pair
 from sequoia_core.model.loading.sources import embedded_target_path
-from sequoia_core.reproduce import experiment, robustness
-from sequoia_core.reproduce.robustness import RULES
-from tests.core.reproducing import load_tiny, save_pair
+from sequoia_core.reproduce.robustness import RobustnessExperiment
+from sequoia_core.reproduce.rule_comparison import RULES
+from tests.core.reproducing import load_tiny, save_pair, save_texts
 
 TESTBEDS = {
     "testbed": "sequoia",
@@ -30,8 +31,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A pair, texts of which a character is a token, and a tree."""
     folder = tmp_path_factory.mktemp("models")
     save_pair(folder)
-    letters = ["".join(chr(65 + (7 * at + row) % 26) for at in range(140)) for row in range(3)]
-    (folder / "texts.txt").write_text("\n".join(letters) + "\n")
+    save_texts(folder)
     (folder / "tree.json").write_text('{"name": "small", "parents": [-1, 0, 0, 1]}')
     return folder
 
@@ -171,7 +171,7 @@ def test_a_drafts_nucleus_is_refused_where_nothing_is_drawn(
 def test_ctrl_c_leaves_what_was_measured(
     folder: Path, loaded: list[Any], monkeypatch: pytest.MonkeyPatch, stopped_at: int
 ) -> None:
-    seeded = experiment._Seeded.run
+    decode = OwnSystem.run
     ran: list[str] = []
 
     def stopping(self: Any, prompt_ids: Any, params: Any) -> Any:
@@ -179,9 +179,9 @@ def test_ctrl_c_leaves_what_was_measured(
             ran.append(self.name)
             if len(ran) > 2 * stopped_at - 1:
                 raise KeyboardInterrupt
-        return seeded(self, prompt_ids, params)
+        return decode(self, prompt_ids, params)
 
-    monkeypatch.setattr(experiment._Seeded, "run", stopping)
+    monkeypatch.setattr(OwnSystem, "run", stopping)
     result = run(folder, "testbed", "--json")
     assert result.exit_code == 130
     if stopped_at == 1:
@@ -189,7 +189,7 @@ def test_ctrl_c_leaves_what_was_measured(
         assert result.stderr == "sequoia: interrupted before the first prompt was done\n"
     else:
         assert json.loads(result.stdout)["prompts"] == 1
-        assert result.stderr == "sequoia: interrupted after 1 of 2 prompts\n"
+        assert result.stderr == "sequoia: interrupted; these are the results so far\n"
 
 
 def study(folder: Path, dst: Path, *arguments: str) -> Result:
@@ -208,7 +208,7 @@ def test_the_study_compares_draws_and_does_not_count_twice(
     assert "temperature" in picture.read_text()
     lines = dst.read_text().splitlines()
     assert len(lines) == 1 + 2 * 2 * len(RULES)
-    monkeypatch.delattr(robustness.Counter, "count")  # nothing is left to be decoded
+    monkeypatch.delattr(RobustnessExperiment, "count")  # nothing is left to be decoded
     again = study(folder, dst, "--json")
     assert again.exit_code == 0, again.output
     told = json.loads(again.stdout)
@@ -223,7 +223,7 @@ def test_a_study_that_is_stopped_goes_on(
 ) -> None:
     whole, dst = tmp_path / "whole.jsonl", tmp_path / "counts.jsonl"
     study(folder, whole)
-    count = robustness.Counter.count
+    count = RobustnessExperiment.count
     left = [None] * 5
 
     def stopping(*arguments: Any) -> Any:
@@ -232,11 +232,11 @@ def test_a_study_that_is_stopped_goes_on(
         left.pop()
         return count(*arguments)
 
-    monkeypatch.setattr(robustness.Counter, "count", stopping)
+    monkeypatch.setattr(RobustnessExperiment, "count", stopping)
     result = study(folder, dst)
     assert result.exit_code == 130
     assert f"interrupted; 5 results are kept in {dst}" in result.stderr
-    monkeypatch.setattr(robustness.Counter, "count", count)
+    monkeypatch.setattr(RobustnessExperiment, "count", count)
     result = study(folder, dst)
     assert result.exit_code == 0, result.output
     assert dst.read_text() == whole.read_text()
@@ -259,8 +259,6 @@ def test_offloading_streams_from_where_the_device_is_not(folder: Path, loaded: l
 
 
 def test_prompts_are_those_of_the_data_set(folder: Path, loaded: list[Any], tiny: Pair) -> None:
-    from sequoia_core.data import DataSpec
-
     prompts = load_prompts(DataSpec(str(folder / "texts.txt"), 1, 2), tiny.tokenizer)
     result = run(folder, "testbed", "--Mode", "baseline", "--start", "1", "--json")
     told = json.loads(result.stdout)

@@ -11,8 +11,8 @@ import typer
 from typer.core import TyperGroup
 
 from app.cli import app
-from app.commands.imports import quick_imports
-from app.commands.subcommands import NAMES
+from app.commands.chat import quick_imports
+from app.commands.group import NAMES
 
 ROOT = Path(__file__).parents[3]
 
@@ -28,7 +28,9 @@ def loaded_by(code: str) -> set[str]:
 
 def test_no_command_is_imported_before_it_is_asked_for() -> None:
     loaded = loaded_by("import app.cli, typer; typer.main.get_command(app.cli.app)")
-    assert {name for name in loaded if name.startswith("app.commands.")} == {"app.commands.chat"}
+    assert {name for name in loaded if name.startswith("app.commands.")} == {
+        f"app.commands.{name}" for name in ("chat", "group", "options")
+    }
 
 
 def test_each_command_is_there_under_its_name_with_a_help_text() -> None:

@@ -10,13 +10,13 @@ from msgspec.structs import replace
 from sequoia_core.errors import ParameterError
 from sequoia_core.events import Outcome, Step
 from sequoia_core.measure.acceptance_stats import FOREVER, MEMORY, AcceptanceRecord, Tally
-from sequoia_core.measure.step_cost_model import LearntCosts
+from sequoia_core.measure.step_cost_model import StepCostModel
 from sequoia_core.tree.growmap import GrowMap
 from tests.core.engines import tree_of
 from tests.core.measuring import TIMES, Rates, grafted, make_step, record_of, walk
 
 TREE = GrowMap((-1, 0, 0, 0, 1, 1, 2, 4, 4))
-COSTS = LearntCosts(TIMES).costs(0.0, 100)
+COSTS = StepCostModel(TIMES).costs(0.0, 100)
 TRUTH = ((0.5, 0.2, 0.1), (0.6, 0.05), (0.2, 0.1))
 
 

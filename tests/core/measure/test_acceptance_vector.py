@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -16,8 +17,7 @@ from sequoia_core.measure.acceptance import AcceptanceCount
 from sequoia_core.measure.acceptance_vector import (
     AcceptancePlan,
     AcceptanceVector,
-    by_decoding,
-    by_passes,
+    count_acceptance,
 )
 from sequoia_core.model.loading.pair import Pair
 from sequoia_core.speculate.sampling import UNCUT
@@ -62,35 +62,37 @@ LIKELY = 4.5
 """Standard deviations that an estimate may be off by."""
 
 
-@pytest.mark.parametrize("way", [by_decoding, by_passes])
-def test_both_ways_estimate_what_enumeration_gives(way: Any) -> None:
+@pytest.mark.parametrize("static", [False, True])
+def test_both_ways_estimate_what_enumeration_gives(static: bool) -> None:
     passages = [PROMPT] * 4
-    counts = list(way(pair_of(SameModel(P), SameModel(Q)), passages, plan_of(800)))
+    counts = list(
+        count_acceptance(pair_of(SameModel(P), SameModel(Q)), passages, plan_of(800, static=static))
+    )
     vector = AcceptanceVector.of(counts)
     for rate, expected in zip(vector.rates, rates_at(P, Q, range(VOCAB)), strict=True):
         deviation = math.sqrt(expected * (1 - expected) / vector.positions)
         assert abs(rate - expected) < LIKELY * deviation
     assert vector.rejected == pytest.approx(1 - math.fsum(vector.rates))
     assert vector.prompts == 4
-    if way is by_passes:
+    if static:
         assert vector.positions == 4 * 800
 
 
 def test_a_text_is_judged_after_its_prompt_and_nothing_is_decoded() -> None:
     target, draft = (TableModel(VOCAB, seed, order=1) for seed in (1, 2))
     passage = Passage(tuple(at % VOCAB for at in range(30)), 10)
-    (count,) = by_passes(pair_of(target, draft), [passage], plan_of(800))
+    (count,) = count_acceptance(pair_of(target, draft), [passage], plan_of(800, static=True))
     assert count.positions == 20
     assert target.forwards == draft.forwards == 1
 
 
-@pytest.mark.parametrize("way", [by_decoding, by_passes])
-def test_the_draft_has_a_nucleus_of_its_own(way: Any) -> None:
+@pytest.mark.parametrize("static", [False, True])
+def test_the_draft_has_a_nucleus_of_its_own(static: bool) -> None:
     pair, passages = pair_of(SameModel(P), SameModel(Q)), [PROMPT] * 2
 
     def rates(top_p: float, draft_top_p: float) -> tuple[float, ...]:
-        plan = plan_of(400, top_p=top_p, draft_top_p=draft_top_p)
-        return AcceptanceVector.of(list(way(pair, passages, plan))).rates
+        plan = plan_of(400, top_p=top_p, draft_top_p=draft_top_p, static=static)
+        return AcceptanceVector.of(list(count_acceptance(pair, passages, plan))).rates
 
     def expected(p: Sequence[float], q: Sequence[float]) -> Any:
         return pytest.approx(rates_at(p, q, range(VOCAB)), abs=0.08)
@@ -107,17 +109,19 @@ def test_the_draft_has_a_nucleus_of_its_own(way: Any) -> None:
 def test_greedy_decoding_counts_the_rank_of_the_targets_choice() -> None:
     target = ScriptModel([3] * 10, vocab_size=VOCAB)
     draft = SameModel([0.4, 0.1, 0.15, 0.3, 0.05])  # token 3 is its second choice
-    (count,) = by_decoding(pair_of(target, draft), [PROMPT], plan_of(20, temperature=0.0))
+    (count,) = count_acceptance(pair_of(target, draft), [PROMPT], plan_of(20, temperature=0.0))
     assert count.rates == (0.0, 1.0, 0.0)
     assert count.positions == 10  # each step emits the child and a bonus
 
 
-def test_a_seed_repeats_a_measurement_and_prompts_differ_in_theirs() -> None:
-    pair = pair_of(SameModel(P), SameModel(Q))
-    for way in (by_decoding, by_passes):
-        first, second = ([c.accepted for c in way(pair, [PROMPT] * 2, plan_of(40))] for _ in "ab")
-        assert first == second
-        assert first[0] != first[1]
+@pytest.mark.parametrize("static", [False, True])
+def test_a_seed_repeats_a_measurement_and_prompts_differ_in_theirs(static: bool) -> None:
+    pair, plan = pair_of(SameModel(P), SameModel(Q)), plan_of(40, static=static)
+    first, second = (
+        [count.accepted for count in count_acceptance(pair, [PROMPT] * 2, plan)] for _ in range(2)
+    )
+    assert first == second
+    assert first[0] != first[1]
 
 
 def counted(accepted: Sequence[float], positions: int) -> AcceptanceCount:
@@ -153,26 +157,31 @@ def test_an_interval_holds_the_truth_about_as_often_as_it_says() -> None:
     assert 85 <= held <= 100
 
 
-def test_what_cannot_be_measured_is_refused() -> None:
-    target = SameModel(P)
-    for way in (by_decoding, by_passes):
-        with pytest.raises(ParameterError, match="the target has no draft"):
-            list(way(pair_of(target, None), [PROMPT], plan_of(10)))
-        wide = AcceptancePlan(VOCAB + 1)
-        with pytest.raises(ParameterError, match="the draft knows only 5 tokens"):
-            list(way(pair_of(target, SameModel(Q)), [PROMPT], wide))
-        narrow = pair_of(SameModel(P, window=50), SameModel(Q))
-        with pytest.raises(ParameterError, match="the context window has 50"):
-            list(way(narrow, [PROMPT], plan_of(48)))
+@pytest.mark.parametrize("static", [False, True])
+@pytest.mark.parametrize(
+    ("draft", "window", "changes", "words"),
+    [
+        (False, 4096, {}, "the target has no draft"),
+        (True, 4096, {"width": VOCAB + 1}, "the draft knows only 5 tokens"),
+        (True, 50, {"tokens": 48}, "the context window has 50"),
+    ],
+)
+def test_what_cannot_be_measured_is_refused(
+    static: bool, draft: bool, window: int, changes: dict[str, int], words: str
+) -> None:
+    pair = pair_of(SameModel(P, window=window), SameModel(Q) if draft else None)
+    plan = replace(plan_of(10, static=static), **changes)  # type: ignore[arg-type]
+    with pytest.raises(ParameterError, match=words):
+        list(count_acceptance(pair, [PROMPT], plan))
 
 
 def test_the_whole_context_window_can_be_used() -> None:
     pair = pair_of(SameModel(P, window=50), SameModel(Q, window=50))
     plan = plan_of(50 - 3 - WIDTH)
-    assert plan.needed([PROMPT]) == 50
-    (count,) = by_decoding(pair, [PROMPT], plan)
+    assert plan.cache_tokens([PROMPT]) == 50
+    (count,) = count_acceptance(pair, [PROMPT], plan)
     assert count.positions > 0
-    (count,) = by_passes(pair, [PROMPT], plan_of(47))
+    (count,) = count_acceptance(pair, [PROMPT], plan_of(47, static=True))
     assert count.positions == 47
 
 

@@ -20,7 +20,7 @@ from sequoia_core.measure.calibration import (
     save_calibration,
 )
 from sequoia_core.measure.forward_timings import TimeCurve, TimeSurface
-from sequoia_core.measure.step_cost_model import RestCosts
+from sequoia_core.measure.step_cost_model import Overhead
 from tests.core.measuring import calibration_of, record_of
 
 CALIBRATION = calibration_of(((0.6, 0.15, 0.05), (0.5, 0.2)))
@@ -46,7 +46,7 @@ def test_what_was_saved_is_loaded(
     points: dict[int, float],
 ) -> None:
     curve = TimeCurve(tuple(sorted(points)), tuple(points[rows] for rows in sorted(points)))
-    surface, rest = TimeSurface((64, 512), (curve, curve)), RestCosts(*parts)
+    surface, rest = TimeSurface((64, 512), (curve, curve)), Overhead(*parts)
     record = AcceptanceRecord(tuple(Tally(tuple(h), tuple(x + 60 for x in h)) for h in hits), 7)
     times = replace(CALIBRATION.times, target=surface, draft=surface, greedy=rest, sampled=rest)
     saved = Calibration(times, dict.fromkeys(bands, record))

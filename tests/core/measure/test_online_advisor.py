@@ -11,14 +11,14 @@ from sequoia_core.measure.calibration import Band, Calibration
 from sequoia_core.measure.online_advisor import (
     GAIN,
     LEAST_INTERVAL,
-    LOOK_EVERY,
     PROBE_SHARE,
     PROBE_STEPS,
-    Figures,
+    SEARCH_EVERY,
     OnlineAdvisor,
-    _Course,
+    SpeedModel,
+    _TreeState,
 )
-from sequoia_core.measure.step_cost_model import LearntCosts, RestCosts, step_ms
+from sequoia_core.measure.step_cost_model import Overhead, StepCostModel, step_ms
 from sequoia_core.speculate.cost_model import StepCosts
 from sequoia_core.speculate.tree_advisor import Advice
 from sequoia_core.tree.choice import ROOT
@@ -36,7 +36,7 @@ from tests.core.measuring import (
 
 GOOD: Rates = ((0.7, 0.15, 0.05), (0.7, 0.1))
 USELESS: Rates = ((0.0, 0.0, 0.0),)
-COSTS = LearntCosts(TIMES).costs(0.6, 100)
+COSTS = StepCostModel(TIMES).costs(0.6, 100)
 
 
 class Decoding:
@@ -81,7 +81,7 @@ def speed(run: Iterator[tuple[float, float]]) -> float:
 def test_the_first_advice_is_the_best_tree_of_the_figures() -> None:
     advisor = advisor_of(GOOD)
     advice = advisor.advise(0.6, 100, False)
-    plan = advisor.figures(0.6, 100).search()
+    plan = advisor.speed_model(0.6, 100).search()
     assert advice.growmap is not None
     assert advice.growmap.parents == plan.tree.parents
     assert advice.predicted_speedup == pytest.approx(plan.predicted_speedup)
@@ -92,7 +92,7 @@ def test_the_first_advice_is_the_best_tree_of_the_figures() -> None:
 
 
 def test_predictions_are_tokens_times_plain_time_over_step_time() -> None:
-    figures = advisor_of(GOOD).figures(0.6, 100)
+    figures = advisor_of(GOOD).speed_model(0.6, 100)
     plan = figures.search()
     tokens = plan.tree.expected_tokens(figures.record.rates, figures.record.deeper)
     expected = tokens * figures.costs.plain_ms / step_ms(plan.tree, figures.costs)
@@ -127,9 +127,9 @@ def test_a_tree_is_changed_exactly_if_that_is_predicted_to_gain_enough(gain: flo
     before = advisor.advise(0.6, 100, False).growmap
     assert before is not None
 
-    def figures(cheaper: float) -> Figures:
+    def figures(cheaper: float) -> SpeedModel:
         costs = replace(COSTS, draft_ms=lambda rows: COSTS.draft_ms(rows) / cheaper)
-        return Figures(record_of(GOOD, 150.0), costs)
+        return SpeedModel(record_of(GOOD, 150.0), costs)
 
     def gained(cheaper: float) -> float:
         now = figures(cheaper)
@@ -142,7 +142,7 @@ def test_a_tree_is_changed_exactly_if_that_is_predicted_to_gain_enough(gain: flo
         low, high = (middle, high) if gained(middle) < gain else (low, middle)
     times = replace(TIMES, draft=TIMES.draft.scaled(1 / high))
     times = replace(times, sampled=replace(times.sampled, level_ms=times.sampled.level_ms / high))
-    advisor._costs = LearntCosts(times)
+    advisor._costs = StepCostModel(times)
     after = advisor.advise(0.6, 100, False).growmap
     assert after is not None
     assert (after.parents != before.parents) == (gain > GAIN)
@@ -162,10 +162,10 @@ def test_the_best_tree_stays_while_nothing_changes() -> None:
 def test_one_stray_step_changes_no_tree() -> None:
     for stray in (0.01, 8.0, 1000.0):
         calm, hit = Decoding(advisor_of(GOOD)), Decoding(advisor_of(GOOD))
-        list(calm.run(GOOD, LOOK_EVERY * 6))
-        list(hit.run(GOOD, LOOK_EVERY * 3))
+        list(calm.run(GOOD, SEARCH_EVERY * 6))
+        list(hit.run(GOOD, SEARCH_EVERY * 3))
         list(hit.run(GOOD, 1, slower=stray))
-        list(hit.run(GOOD, LOOK_EVERY * 3 - 1))
+        list(hit.run(GOOD, SEARCH_EVERY * 3 - 1))
         assert hit.tree.parents == calm.tree.parents
 
 
@@ -175,7 +175,7 @@ def test_a_tree_grows_where_a_text_turns_easy() -> None:
     easy: Rates = ((0.95, 0.02), (0.95, 0.02))
     list(decoding.run(easy, 800))
     assert decoding.tree.depth > before.depth
-    best = Figures(record_of(easy), COSTS)
+    best = SpeedModel(record_of(easy), COSTS)
     assert best.speedup(decoding.tree) > 0.95 * best.search().predicted_speedup
 
 
@@ -194,7 +194,7 @@ def test_an_answer_that_decodes_slower_than_plainly_falls_back_and_returns_by_it
 def test_falling_back_and_returning_take_a_part_of_a_long_answer(seed: int) -> None:
     decoding = Decoding(advisor_of(GOOD), seed=seed)
     list(decoding.run(GOOD, 300))
-    list(decoding.run(USELESS, 4 * LOOK_EVERY))
+    list(decoding.run(USELESS, 4 * SEARCH_EVERY))
     assert decoding.tree.size == 1
     list(decoding.run(USELESS, 500))
     tokens = sum(tokens for tokens, _ in decoding.run(GOOD, 150))
@@ -208,7 +208,7 @@ def test_it_falls_back_where_steps_take_longer_than_was_measured() -> None:
     decoding = Decoding(advisor_of(rates))
     assert decoding.tree.size > 1
     dear = replace(COSTS, target_ms=lambda n: COSTS.target_ms(n) * (1 if n == 1 else 2))
-    list(decoding.run(rates, LOOK_EVERY * 8, dear))
+    list(decoding.run(rates, SEARCH_EVERY * 8, dear))
     assert decoding.advisor.advise(0.6, 100, False).growmap is None
 
 
@@ -226,10 +226,10 @@ def test_a_tree_that_no_longer_pays_is_left_though_every_step_looks_something_up
 def test_plain_decoding_does_not_call_a_small_gain_none(gain: float) -> None:
     """What is not worth a change is told apart from what would be slower."""
     advisor = advisor_of(GOOD)
-    figures = advisor.figures(0.6, 100)
+    figures = advisor.speed_model(0.6, 100)
     rival = figures.search().tree
     costs = replace(COSTS, plain_ms=COSTS.plain_ms * gain / figures.speedup(rival))
-    advice = advisor._advice(_Course(ROOT, rival), replace(figures, costs=costs))
+    advice = advisor._advice(_TreeState(ROOT, rival), replace(figures, costs=costs))
     assert advice.predicted_speedup == pytest.approx(gain)
     assert ("gain too little" in advice.reason) == (gain > 1.0)
     assert ("no tree is predicted to pay" in advice.reason) == (gain <= 1.0)
@@ -293,7 +293,7 @@ def test_steps_of_other_trees_teach_but_change_nothing() -> None:
     advisor = advisor_of(GOOD)
     tree = advisor.advise(0.6, 100, False).growmap
     other = GrowMap.k_ary([3] * 3)
-    for _ in range(5 * LOOK_EVERY):
+    for _ in range(5 * SEARCH_EVERY):
         assert advisor.observe(make_step(other, (0,), COSTS), 0.6, False) is None
     assert tree is not None
     assert advisor.calibration.record(0.6).rates[0] < 0.7 * GOOD[0][0]
@@ -315,7 +315,7 @@ def test_temperatures_learn_apart() -> None:
 
 
 def test_rest_costs_tell_greedy_from_sampled() -> None:
-    dear = RestCosts(50.0, 0.0, 0.0, 0.5)
+    dear = Overhead(50.0, 0.0, 0.0, 0.5)
     advisor = OnlineAdvisor(replace(calibration_of(GOOD), times=replace(TIMES, sampled=dear)))
     assert advisor.costs(0.0, 100).overhead_ms == pytest.approx(TIMES.greedy.base_ms)
     assert advisor.costs(0.6, 100).overhead_ms == pytest.approx(50.0)
@@ -324,17 +324,17 @@ def test_rest_costs_tell_greedy_from_sampled() -> None:
 
 
 def test_a_look_costs_nothing_that_shows() -> None:
-    """Between looks nothing is searched: one table per `LOOK_EVERY` steps at most."""
+    """Between looks nothing is searched: one table per `SEARCH_EVERY` steps at most."""
     searches = 0
     decoding = Decoding(advisor_of(GOOD))
-    original = Figures.search
+    original = SpeedModel.search
 
-    def counted(self: Figures, *bounds: int) -> object:
+    def counted(self: SpeedModel, *bounds: int) -> object:
         nonlocal searches
         searches += 1
         return original(self, *bounds)
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(Figures, "search", counted)
-        list(decoding.run(GOOD, 10 * LOOK_EVERY))
+        patch.setattr(SpeedModel, "search", counted)
+        list(decoding.run(GOOD, 10 * SEARCH_EVERY))
     assert searches == 10

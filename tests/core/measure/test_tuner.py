@@ -13,7 +13,7 @@ from sequoia_core.config import Lookup, Mode, SamplingParams
 from sequoia_core.decode.engine import Engine
 from sequoia_core.errors import ParameterError
 from sequoia_core.events import Notice, NoticeKind, PairDescription, Step, StepTimings
-from sequoia_core.measure import calibrate, calibration_run, forward_timings
+from sequoia_core.measure import calibration_run, forward_timings
 from sequoia_core.measure.acceptance_stats import AcceptanceRecord
 from sequoia_core.measure.calibration import (
     Band,
@@ -22,8 +22,8 @@ from sequoia_core.measure.calibration import (
     load_calibration,
     save_calibration,
 )
-from sequoia_core.measure.calibration_run import SHAPES, WIDE, Survey
-from sequoia_core.measure.step_cost_model import LearntCosts, drafted_rows
+from sequoia_core.measure.calibration_run import SHAPES, WIDE, CalibrationRun
+from sequoia_core.measure.step_cost_model import StepCostModel, drafted_rows
 from sequoia_core.measure.tuner import Tuner
 from sequoia_core.model.llama import Llama
 from sequoia_core.model.loading.pair import Pair
@@ -100,9 +100,9 @@ def test_what_another_conversation_measured_is_not_measured_again() -> None:
 
 
 def test_times_are_of_every_context_and_size_that_fits() -> None:
-    survey_of = Survey(pair())
-    list(survey_of.run())
-    times = survey_of.calibration().times
+    measuring = CalibrationRun(pair())
+    list(measuring.run())
+    times = measuring.calibration().times
     assert times.target.contexts == times.draft.contexts == (8, 16)
     assert times.target.curves[0].rows == (1, 2, 4)
     assert times.draft.curves[0].rows == (1, 2)
@@ -111,9 +111,9 @@ def test_times_are_of_every_context_and_size_that_fits() -> None:
 def test_a_small_window_is_measured_within_it(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(calibration_run, "CONTEXTS", (64, 512, 1024))
     monkeypatch.setattr(calibration_run, "TARGET_ROWS", (1, 2, 4, 400))
-    survey_of = Survey(pair(window=300))
-    list(survey_of.run())
-    times = survey_of.calibration().times
+    measuring = CalibrationRun(pair(window=300))
+    list(measuring.run())
+    times = measuring.calibration().times
     assert times.target.contexts == (64,)
     assert times.target.curves[0].rows == (1, 2, 4)
 
@@ -125,8 +125,10 @@ def test_windows_without_room_for_a_tree_are_called_that(monkeypatch: pytest.Mon
         list(Tuner(pair(window=len(prompt) + 3)).measure())
 
 
-def told_steps(monkeypatch: pytest.MonkeyPatch, change: Callable[[Step], StepTimings]) -> Survey:
-    """A survey whose steps took the times that `change` says."""
+def timed_steps(
+    monkeypatch: pytest.MonkeyPatch, change: Callable[[Step], StepTimings]
+) -> CalibrationRun:
+    """A run whose steps took the times that `change` gives."""
     original = Engine.generate
 
     def generate(self: Engine, *args: object) -> Iterator[object]:
@@ -136,9 +138,9 @@ def told_steps(monkeypatch: pytest.MonkeyPatch, change: Callable[[Step], StepTim
             yield event
 
     monkeypatch.setattr(Engine, "generate", generate)
-    survey_of = Survey(pair())
-    list(survey_of.run())
-    return survey_of
+    measuring = CalibrationRun(pair())
+    list(measuring.run())
+    return measuring
 
 
 def test_bookkeeping_is_split_into_what_levels_and_nodes_take(
@@ -149,7 +151,7 @@ def test_bookkeeping_is_split_into_what_levels_and_nodes_take(
         rest = 0.5 if depth == 0 else 2.0 + 0.25 * depth + 0.125 * len(step.nodes)
         return StepTimings(1.0, 1.0, rest)
 
-    times = told_steps(monkeypatch, timings).calibration().times
+    times = timed_steps(monkeypatch, timings).calibration().times
     for rest in (times.greedy, times.sampled):
         assert rest.plain_ms == 0.5
         for nodes, depth in [(tree.size, tree.depth) for tree in SHAPES[1:]] + [(64, 9)]:
@@ -159,10 +161,10 @@ def test_bookkeeping_is_split_into_what_levels_and_nodes_take(
 def test_drafting_costs_what_it_does_between_verifications(monkeypatch: pytest.MonkeyPatch) -> None:
     """Timed alone, a draft's weights may stay in the processor's caches; in steps they cannot."""
     monkeypatch.setattr(forward_timings, "_one", lambda timed, rows, cache: 2.0)
-    survey_of = told_steps(
+    measuring = timed_steps(
         monkeypatch, lambda step: StepTimings(7.0 * len(drafted_rows(step)), 1.0, 1.0)
     )
-    draft = survey_of.calibration().times.draft
+    draft = measuring.calibration().times.draft
     for context, rows in itertools.product((8, 50), (1, 2)):
         assert draft.at(context)(rows) == pytest.approx(7.0)
 
@@ -227,9 +229,9 @@ def test_what_was_decoded_before_a_stop_is_not_decoded_again() -> None:
 
 
 def whole_record(models: Pair) -> AcceptanceRecord:
-    survey_of = Survey(models)
-    list(survey_of.run())
-    return survey_of.calibration().records[Band.GREEDY]
+    measuring = CalibrationRun(models)
+    list(measuring.run())
+    return measuring.calibration().records[Band.GREEDY]
 
 
 def test_the_share_done_only_rises() -> None:
@@ -290,11 +292,10 @@ def test_without_a_draft_what_is_looked_up_goes_on_teaching_times() -> None:
     assert tuner.calibration is known
 
 
-def test_calibrate_reports_progress_and_a_line() -> None:
-    told: list[tuple[str, float | None]] = []
+def test_a_summary_is_one_line_that_the_next_start_gives_too() -> None:
     models = pair()
-    tuner = calibrate(models, 0.6, lambda message, share: told.append((message, share)))
-    assert told
+    tuner = Tuner(models)
+    assert list(tuner.measure())
     assert "\n" not in tuner.summary()
     assert tuner.summary() == Tuner(models).summary()
 
@@ -347,7 +348,7 @@ def test_what_another_process_measured_meanwhile_stays() -> None:
     other = replace(measured_of(chat).records[Band.GREEDY], steps=12345)
     records = {Band.GREEDY: other, Band.HOT: other}
     save_calibration(models.fingerprint, Calibration(times, records))
-    step = make_step(WIDE, (0, 1), LearntCosts(TIMES).costs(0.6, 8))
+    step = make_step(WIDE, (0, 1), StepCostModel(TIMES).costs(0.6, 8))
     chat.observe(step, 0.6, False)
     chat.keep()
     learnt = measured_of(chat).records[Band.WARM]

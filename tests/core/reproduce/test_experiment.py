@@ -1,271 +1,117 @@
-"""The published testbeds: the same span for tree and plain decoding, and parts that make a step."""
+"""A result file loses at most the line that was being written; each prompt has its own seed."""
 
-from dataclasses import asdict
+import json
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import pytest
-import torch
+from hypothesis import given
+from hypothesis import strategies as st
 
-from sequoia_core.bench.runs import Run
-from sequoia_core.config import Mode, SamplingParams
-from sequoia_core.decode.step import Sampler
+from sequoia_core.config import SamplingParams
 from sequoia_core.errors import ParameterError, SequoiaError
-from sequoia_core.measure.draft_nucleus import DraftNucleus
-from sequoia_core.model.loading.pair import Pair
-from sequoia_core.reproduce import split
-from sequoia_core.reproduce.experiment import (
-    PLAIN,
-    TREE,
-    Experiment,
-    ExperimentRun,
-    Measured,
-    pairs_growmap,
-)
-from sequoia_core.reproduce.pictures import draw_experiment
-from sequoia_core.reproduce.split import Split, SplitClock
-from sequoia_core.reproduce.values import experiment_values
-from sequoia_core.speculate.sampling import shaped_probs
-from sequoia_core.tree.files import find_growmap
-from sequoia_core.tree.growmap import GrowMap
-from tests.core.engines import make_engine, tokens_of
-from tests.core.models import TableModel
-from tests.core.reproducing import PROMPTS, load_tiny, save_pair
+from sequoia_core.reproduce.experiment import ResultFile, prompt_digest, prompt_seed
 
-TREE_OF_SEVEN = GrowMap.k_ary([2, 2])
-TOKENS = 24
+HEAD = {"version": 1, "seed": 17, "parents": [-1, 0]}
 
 
-@pytest.fixture(scope="module")
-def pair(tmp_path_factory: pytest.TempPathFactory) -> Pair:
-    folder = tmp_path_factory.mktemp("pair")
-    save_pair(folder)
-    return load_tiny(folder)
+@dataclass(frozen=True)
+class Row:
+    at: int
 
 
-def experiment(rule: Mode = Mode.SEQUOIA, temperature: float = 0.6, **changes: Any) -> Experiment:
-    params = SamplingParams(temperature, seed=17, max_new_tokens=TOKENS)
-    return Experiment(**{"rule": rule, "growmap": TREE_OF_SEVEN, "params": params, **changes})
+def opened(path: Path, head: dict[str, object] | None = None) -> ResultFile[Row]:
+    return ResultFile(path, head or HEAD, Row, {"parents": "another growmap"})
 
 
-def decoded(pair: Pair, wanted: Experiment, prompts: Any = PROMPTS) -> ExperimentRun:
-    run = ExperimentRun(pair, wanted, prompts)
-    run.decode(lambda _message, _fraction: None)
-    return run
+def test_what_was_added_is_there_when_it_is_opened_again(tmp_path: Path) -> None:
+    path = tmp_path / "new" / "rows.jsonl"
+    file = opened(path)
+    assert file.rows == []
+    for at in range(3):
+        file.add(Row(at))
+        assert opened(path).rows == file.rows == [Row(each) for each in range(at + 1)]
+    assert json.loads(path.read_text().splitlines()[0]) == HEAD
 
 
-def runs_of(run: ExperimentRun, name: str) -> list[Run]:
-    return run.findings().runs[name]
-
-
-@pytest.mark.parametrize("rule", [Mode.SEQUOIA, Mode.GREEDY, Mode.SPECINFER, Mode.TOPK])
-def test_at_temperature_0_every_testbed_writes_plain_decodings_text(pair: Pair, rule: Mode) -> None:
-    run = decoded(pair, experiment(rule, 0.0))
-    plain, tree = runs_of(run, PLAIN), runs_of(run, TREE)
-    assert [each.token_ids for each in tree] == [each.token_ids for each in plain]
-    assert all(len(each.token_ids) == TOKENS for each in plain)
-    assert all(each.steps == each.tokens == TOKENS - 1 for each in plain)
-    assert sum(each.steps for each in tree) < sum(each.steps for each in plain)
-
-
-def test_a_prompt_is_decoded_alike_wherever_it_stands(pair: Pair) -> None:
-    whole, part = decoded(pair, experiment()), decoded(pair, experiment(), PROMPTS[1:])
-    for name in (PLAIN, TREE):
-        texts = [each.token_ids for each in runs_of(whole, name)]
-        assert texts[1:] == [each.token_ids for each in runs_of(part, name)]
-    other = experiment(params=SamplingParams(0.6, seed=18, max_new_tokens=TOKENS))
-    texts = [each.token_ids for each in runs_of(whole, TREE)]
-    assert texts != [each.token_ids for each in runs_of(decoded(pair, other), TREE)]
-
-
-def test_figures_are_those_of_the_runs(pair: Pair) -> None:
-    findings = decoded(pair, experiment(Mode.SPECINFER)).findings()
-    plain, tree = findings.figures(PLAIN), findings.figures(TREE)
-    assert plain.tokens_per_step.value == 1.0
-    assert plain.speedup is None
-    assert tree.speedup is not None
-    runs = findings.runs[TREE]
-    pooled = sum(each.tokens for each in runs) / sum(each.steps for each in runs)
-    assert tree.tokens_per_step.value == pytest.approx(pooled)
-    speeds = [
-        own.tokens_per_second / base.tokens_per_second
-        for own, base in zip(runs, findings.runs[PLAIN], strict=True)
-    ]
-    assert (tree.speedup.low, tree.speedup.high) == (min(speeds), max(speeds))
-
-
-def test_the_baseline_needs_no_draft_and_a_tree_does(tmp_path: Path) -> None:
-    save_pair(tmp_path)
-    alone = load_tiny(tmp_path, draft=False)
-    run = decoded(alone, experiment(measured=Measured.BASELINE))
-    assert list(run.findings().runs) == [PLAIN]
-    assert experiment_values(run, run.findings())["growmap"] is None
-    with pytest.raises(ParameterError, match="has no draft"):
-        decoded(alone, experiment())
-
-
-def test_the_parts_of_a_step_add_up_to_it(pair: Pair) -> None:
-    run = decoded(pair, experiment(measured=Measured.BENCHMARK))
-    findings = run.findings()
-    assert list(findings.runs) == [TREE]
-    assert findings.split is not None
-    assert all(part > 0 for part in findings.split.parts.values())
-    values = experiment_values(run, findings)
-    assert list(values["split_ms"]) == ["draft", "sample", "verify", "accept", "rest"]
-    for each in run._splits:
-        assert each.total == pytest.approx(sum(asdict(each).values()))
-
-
-def test_stopwatches_time_what_chooses_and_what_judges(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A clock that moves only inside the two: by 2 ms a level and by 5 ms a walk."""
-    now = 0.0
-
-    def passing(seconds: float) -> None:
-        nonlocal now
-        now += seconds
-
-    def slow(*arguments: Any) -> Sampler:
-        made = Sampler.of(*arguments)
-
-        def choose(logits: torch.Tensor, count: int) -> tuple[torch.Tensor, torch.Tensor]:
-            passing(0.002)
-            return made.choose(logits, count)
-
-        def rule(scored: Any, generator: torch.Generator) -> Any:
-            passing(0.005)
-            return made.rule(scored, generator)
-
-        return Sampler(made.params, choose, rule, made.generator)
-
-    monkeypatch.setattr(split, "perf_counter", lambda: now)
-    clock = SplitClock(slow)
-    engine = make_engine(TableModel(11, 1), TableModel(11, 2), TREE_OF_SEVEN)
-    engine.make_sampler = clock.sampler
-    for event in engine.generate([1, 2], SamplingParams(1.0, seed=3, max_new_tokens=12)):
-        if type(event).__name__ == "Step":
-            clock.step(event)  # type: ignore[arg-type]
-    found = clock.answer()
-    assert found.sample == pytest.approx(2 * 2.0)
-    assert found.accept == pytest.approx(5.0)
-
-
-def test_on_a_gpu_a_part_is_over_when_the_device_is_done(monkeypatch: pytest.MonkeyPatch) -> None:
-    order: list[str] = []
-    monkeypatch.setattr(torch.cuda, "synchronize", lambda device: order.append(str(device)))
-    monkeypatch.setattr(split, "perf_counter", lambda: order.append("read"))
-    split._waiting(torch.device("cuda", 0))()
-    split._waiting(torch.device("cpu"))()
-    assert order == ["cuda:0", "read", "read"]
-
-
-def test_what_was_decoded_before_a_stop_is_not_lost(pair: Pair) -> None:
-    run = ExperimentRun(pair, experiment(), PROMPTS)
-    with pytest.raises(SequoiaError, match="nothing was measured"):
-        run.findings()
-
-    def stop(message: str, _fraction: float | None) -> None:
-        if message == f"Prompt 3 of 3: {TREE}":  # `plain` has decoded this one
-            raise KeyboardInterrupt
-
-    with pytest.raises(KeyboardInterrupt):
-        run.decode(stop)
-    findings = run.findings()
-    assert findings.prompts == 2
-    assert all(len(runs) == 2 for runs in findings.runs.values())
-    assert findings.figures(TREE).speedup is not None
+def test_whatever_byte_it_was_killed_at_only_the_last_line_is_lost(tmp_path: Path) -> None:
+    path = tmp_path / "rows.jsonl"
+    file = opened(path)
+    head = path.read_bytes()
+    file.add(Row(0))
+    kept = path.read_bytes()
+    file.add(Row(1))
+    whole = path.read_bytes()
+    for length in range(len(kept), len(whole)):
+        path.write_bytes(whole[:length])
+        again = opened(path)
+        assert again.rows == [Row(0)]
+        again.add(Row(1))
+        assert path.read_bytes() == whole
+    for length in range(len(head)):
+        path.write_bytes(whole[:length])
+        assert opened(path).rows == []
+        assert path.read_bytes() == head
 
 
 @pytest.mark.parametrize(
-    ("measured", "nodes"), [(Measured.TREE, 7), (Measured.BENCHMARK, 7), (Measured.BASELINE, 0)]
-)
-def test_the_smallest_cache_that_works_is_named_and_works(measured: Measured, nodes: int) -> None:
-    needed = max(map(len, PROMPTS)) + TOKENS + nodes
-    experiment(measured=measured, cache_length=needed).check_room(PROMPTS, needed)
-    short = experiment(measured=measured, cache_length=needed - 1)
-    with pytest.raises(ParameterError, match=rf"smallest value that works is {needed}:"):
-        short.check_room(PROMPTS, needed)
-    with pytest.raises(ParameterError, match=rf"context window of {needed - 1}"):
-        experiment(measured=measured).check_room(PROMPTS, needed - 1)
-
-
-@pytest.mark.parametrize(
-    "changes",
+    ("changed", "words"),
     [
-        {"growmap": GrowMap((-1,))},
-        {"params": SamplingParams(0.6)},
-        {"draft_top_p": 0.0},
+        ({"seed": 18}, "was begun with seed 17, not 18"),
+        ({"dtype": "float32"}, "was begun with dtype None, not 'float32'"),
+        ({"parents": [-1]}, "was begun with another growmap; continue"),
     ],
 )
-def test_an_experiment_that_cannot_be_is_refused(changes: dict[str, Any]) -> None:
-    with pytest.raises(ParameterError):
-        experiment(**changes)
-
-
-def test_too_few_tokens_for_a_speed_are_told(pair: Pair) -> None:
-    params = SamplingParams(0.0, seed=1, max_new_tokens=1)
-    with pytest.raises(ParameterError, match="decode more tokens"):
-        decoded(pair, experiment(params=params))
-
-
-def test_children_come_from_the_drafts_nucleus_and_text_from_the_targets() -> None:
-    params = SamplingParams(0.7, 0.5, seed=5, max_new_tokens=200)
-    logits = torch.randn(4, 9, generator=torch.Generator().manual_seed(1))
-    made = DraftNucleus(1.0).sampler(params, torch.device("cpu"), Mode.SEQUOIA)
-    assert made.params == params
-    _, probs = made.choose(logits, 3)
-    torch.testing.assert_close(probs, torch.softmax(logits / 0.7, -1))
-    target = TableModel(9, 1)
-    engine = make_engine(target, TableModel(9, 2), TREE_OF_SEVEN)
-    engine.make_sampler = DraftNucleus(1.0).sampler
-    text = [1, 2]
-    for token in tokens_of(list(engine.generate([1, 2], params))):
-        row = target.logits_after(text)[None]
-        nucleus = shaped_probs(row, params)[0]
-        assert nucleus[token] > 0
-        text.append(token)
-
-
-def test_neither_a_whole_draft_nor_a_cut_one_runs_out_of_tokens() -> None:
-    """The second child is the second guess, although the nucleus holds one token."""
-    logits = torch.tensor([[9.0, 7.0, 5.0, *[0.0] * 60]])
-    params = SamplingParams(0.2, 0.8, seed=3)
-    second = {
-        top_p: [
-            int(made.choose(logits, 2)[0][0, 1])
-            for made in [DraftNucleus(top_p).sampler(params, torch.device("cpu"), Mode.SEQUOIA)]
-            for _ in range(40)
-        ]
-        for top_p in (0.8, 1.0)
-    }
-    assert second[1.0].count(1) >= 39
-    assert second[0.8].count(1) >= 39
-
-
-def test_a_tree_is_named_packaged_or_measured(pair: Pair) -> None:
-    assert pairs_growmap(pair, "chain/4", 0.6) == find_growmap("chain/4")
-    packaged = [pairs_growmap(pair, None, heat).name for heat in (0.0, 0.6)]
-    assert packaged == ["smollm2-135m/greedy-3x1", "smollm2-135m/stochastic-3x1"]
-    with pytest.raises(ParameterError, match="sequoia calibrate"):
-        pairs_growmap(pair, "auto", 0.6)
-
-
-@pytest.mark.parametrize("measured", Measured)
-def test_every_kind_of_findings_has_a_picture(
-    pair: Pair, measured: Measured, tmp_path: Path
+def test_another_head_is_refused_in_one_line(
+    tmp_path: Path, changed: dict[str, object], words: str
 ) -> None:
-    file = tmp_path / "picture.svg"
-    findings = decoded(pair, experiment(measured=measured), PROMPTS[:2]).findings()
-    draw_experiment(file, findings)
-    shown = {
-        Measured.TREE: ["tokens per step"],
-        Measured.BASELINE: ["milliseconds per token"],
-        Measured.BENCHMARK: ["draft", "sample", "verify", "accept", "rest"],
-    }
-    assert all(name in file.read_text() for name in shown[measured])
+    path = tmp_path / "rows.jsonl"
+    opened(path).add(Row(0))
+    before = path.read_bytes()
+    with pytest.raises(ParameterError, match=words) as caught:
+        opened(path, HEAD | changed)
+    assert "\n" not in str(caught.value)
+    assert path.read_bytes() == before
 
 
-def test_a_split_is_summed_and_averaged_part_by_part() -> None:
-    one, two, far = Split(1, 2, 3, 4, 5), Split(3, 2, 1, 0, 1), Split(9, 9, 9, 9, 9)
-    assert one.total == 15
-    assert Split.mean([one, two]) == Split(2, 2, 2, 2, 3)
-    assert Split.middle([one, two, far]) == Split(3, 2, 3, 4, 5)
+@pytest.mark.parametrize("line", ["{", "3", "[]", "[" * 100_000, "{}", '{"at": "no"}'])
+def test_a_line_that_is_no_row_is_named(tmp_path: Path, line: str) -> None:
+    path = tmp_path / "rows.jsonl"
+    opened(path)
+    path.write_text(f"{path.read_text()}{line}\n")
+    with pytest.raises(ParameterError, match="line 2: no result of this command"):
+        opened(path)
+    path.write_text(line + "\n")
+    with pytest.raises(ParameterError):
+        opened(path)
+
+
+def test_a_file_that_cannot_be_read_or_written_is_named(tmp_path: Path) -> None:
+    (tmp_path / "bytes.jsonl").write_bytes(b"\xff\n")
+    with pytest.raises(SequoiaError, match=r"bytes\.jsonl"):
+        opened(tmp_path / "bytes.jsonl")
+    (tmp_path / "file").touch()
+    with pytest.raises(SequoiaError, match=r"rows\.jsonl"):
+        opened(tmp_path / "file" / "rows.jsonl")
+    with pytest.raises(SequoiaError, match="directory"):
+        opened(tmp_path)
+    file = opened(tmp_path / "rows.jsonl")
+    file.path.unlink()
+    file.path.mkdir()
+    with pytest.raises(SequoiaError, match=r"rows\.jsonl: "):
+        file.add(Row(0))
+
+
+@given(
+    st.lists(st.lists(st.integers(0, 60000), min_size=1), min_size=2, max_size=6, unique_by=tuple),
+    st.integers(0, 2**40),
+)
+def test_every_prompt_and_every_experiment_has_a_seed_of_its_own(
+    prompts: list[list[int]], seed: int
+) -> None:
+    seeds = [prompt_seed(each, ids) for each in (seed, seed + 1) for ids in prompts]
+    assert len(set(seeds)) == len(seeds)
+    assert seeds == [prompt_seed(each, tuple(ids)) for each in (seed, seed + 1) for ids in prompts]
+    for each in seeds:
+        SamplingParams(seed=each)  # in the range that is allowed
+    assert len({prompt_digest(ids) for ids in prompts}) == len(prompts)

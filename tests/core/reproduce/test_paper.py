@@ -1,6 +1,7 @@
 """The published table: its cells and trees, what cannot be held, and that nothing done is lost."""
 
 import json
+from collections.abc import Callable
 from dataclasses import replace
 from itertools import pairwise
 from pathlib import Path
@@ -8,29 +9,36 @@ from pathlib import Path
 import pytest
 
 from sequoia_core.errors import ModelLoadError, ParameterError, SequoiaError
-from sequoia_core.events import Progress
 from sequoia_core.measure.spread import Spread
 from sequoia_core.model.loading.pair import Pair, load_pair
 from sequoia_core.model.weight_shapes import layer_values
-from sequoia_core.reproduce import paper_report
-from sequoia_core.reproduce.paper_facts import TEMPERATURES, paper_facts
-from sequoia_core.reproduce.paper_limits import Room, needed_bytes, why_not
-from sequoia_core.reproduce.paper_run import NEW_TOKENS, PaperOptions, PaperRun
-from sequoia_core.reproduce.paper_table import (
+from sequoia_core.reproduce.bootstrap import Interval
+from sequoia_core.reproduce.experiment import ResultFile
+from sequoia_core.reproduce.paper import (
+    NEW_TOKENS,
+    CellOutcome,
     CellResult,
-    Choice,
-    Outcome,
+    CellRow,
+    PaperExperiment,
+    PaperPlan,
+    outcome_row,
+    outcome_values,
+)
+from sequoia_core.reproduce.paper_cells import (
     PaperCell,
+    PaperChoice,
     other_cells,
     published_cells,
 )
-from sequoia_core.reproduce.resampling import Interval
-from sequoia_core.reproduce.result_lines import ResultLines
+from sequoia_core.reproduce.paper_facts import TEMPERATURES, paper_facts
+from sequoia_core.reproduce.paper_limits import Room, needed_bytes, why_not
+from sequoia_core.reproduce.pictures import draw_paper
 from sequoia_core.tree.files import find_growmap
 from tests.core.checkpoints import save_model, tiny_tokenizer
+from tests.core.reproducing import quiet, save_texts
 
 FACTS = paper_facts()
-OPTIONS = PaperOptions(start=0, end=1, top_p=1.0, seed=17)
+PLAN = PaperPlan(start=0, end=1, top_p=1.0, seed=17)
 RESULT = CellResult(
     prompts=4,
     tree="128x9",
@@ -41,15 +49,11 @@ RESULT = CellResult(
 )
 
 
-def quiet(_message: str, _fraction: float | None) -> None:
-    """Watches nothing."""
-
-
 @pytest.mark.parametrize(("hardware", "pairs", "cells"), [("a100", 4, 32), ("l40", 5, 28)])
 def test_the_table_has_every_pair_data_set_and_temperature_once(
     hardware: str, pairs: int, cells: int
 ) -> None:
-    table = list(published_cells(FACTS, Choice(hardware)))
+    table = list(published_cells(FACTS, PaperChoice(hardware)))
     assert len({cell.pair for cell in table}) == pairs
     assert len({cell.key for cell in table}) == len(table) == cells
     figures = [figure for figure in FACTS.figures if figure.hardware == hardware]
@@ -61,7 +65,7 @@ def test_the_table_has_every_pair_data_set_and_temperature_once(
 
 @pytest.mark.parametrize("hardware", sorted(FACTS.hardware))
 def test_every_cell_has_a_packaged_tree_its_own_where_there_is_one(hardware: str) -> None:
-    for cell in published_cells(FACTS, Choice(hardware)):
+    for cell in published_cells(FACTS, PaperChoice(hardware)):
         assert cell.growmap is not None
         assert find_growmap(cell.growmap).size > 1
         kind = "greedy" if cell.temperature == 0 else "stochastic"
@@ -79,27 +83,27 @@ def test_every_cell_has_a_packaged_tree_its_own_where_there_is_one(hardware: str
     ],
 )
 def test_the_nearest_tree_stands_in(place: tuple[str, str, float], tree: str) -> None:
-    cells = {cell.key: cell for cell in published_cells(FACTS, Choice("l40"))}
+    cells = {cell.key: cell for cell in published_cells(FACTS, PaperChoice("l40"))}
     assert cells[place].growmap == tree
 
 
 def test_pairs_data_sets_and_the_tree_may_be_chosen() -> None:
-    choice = Choice("a100", ("68m-13b",), ("mine.txt",), "chain/4")
+    choice = PaperChoice("a100", ("68m-13b",), ("mine.txt",), "chain/4")
     cells = list(published_cells(FACTS, choice))
     assert [cell.key for cell in cells] == [("68m-13b", "mine.txt", t) for t in TEMPERATURES]
     assert {cell.growmap for cell in cells} == {"chain/4"}
-    own = list(other_cells(FACTS, Choice("a100"), "mine"))
+    own = list(other_cells(FACTS, PaperChoice("a100"), "mine"))
     assert [cell.figure.tokens for cell in own[:2] if cell.figure] == [5.08, 3.92]
     assert {(cell.pair, cell.growmap) for cell in own} == {("mine", None)}
 
 
 def test_hardware_and_pairs_that_nothing_is_published_for_are_refused() -> None:
     with pytest.raises(ParameterError, match="there are figures for a100, l40"):
-        list(published_cells(FACTS, Choice("h100")))
+        list(published_cells(FACTS, PaperChoice("h100")))
     with pytest.raises(ParameterError, match="there are figures for a100, l40"):
-        list(other_cells(FACTS, Choice("h100"), "mine"))
+        list(other_cells(FACTS, PaperChoice("h100"), "mine"))
     with pytest.raises(ParameterError, match="on the l40 there are 68m-7b"):
-        list(published_cells(FACTS, Choice("l40", ("1.3b-33b",))))
+        list(published_cells(FACTS, PaperChoice("l40", ("1.3b-33b",))))
 
 
 def machine(**changes: object) -> Room:
@@ -146,10 +150,7 @@ def pair(tmp_path_factory: pytest.TempPathFactory) -> Pair:
 @pytest.fixture(scope="module")
 def texts(tmp_path_factory: pytest.TempPathFactory) -> str:
     """A file of two texts that are long enough."""
-    path = tmp_path_factory.mktemp("texts") / "texts.txt"
-    letters = ["".join(chr(65 + (7 * at + row) % 26) for at in range(140)) for row in range(2)]
-    path.write_text("\n".join(letters) + "\n")
-    return str(path)
+    return str(save_texts(tmp_path_factory.mktemp("texts"), 2))
 
 
 class Shelf:
@@ -159,7 +160,7 @@ class Shelf:
         self._pair, self._names = pair, names
         self.asked: list[str] = []
 
-    def load(self, name: str, _progress: Progress) -> Pair:
+    def load(self, name: str, _progress: Callable[[str, float | None], None]) -> Pair:
         """The pair, or that there is none."""
         self.asked.append(name)
         if name not in self._names:
@@ -176,12 +177,21 @@ def cells_of(texts: str, *pairs: str) -> list[PaperCell]:
     ]
 
 
+def table(
+    cells: list[PaperCell], path: Path, shelf: Shelf, plan: PaperPlan = PLAN
+) -> PaperExperiment:
+    """The experiment, not run yet."""
+    return PaperExperiment(cells, ResultFile(path, {}, CellRow), shelf.load, plan, "a100")
+
+
 def test_cells_are_decoded_kept_and_not_decoded_again(
     pair: Pair, texts: str, tmp_path: Path
 ) -> None:
+    path = tmp_path / "cells.jsonl"
     shelf, cells = Shelf(pair, "small"), cells_of(texts, "large", "small")
-    kept = ResultLines(tmp_path / "cells.jsonl", {})
-    outcomes = list(PaperRun(cells, kept, shelf.load, OPTIONS).outcomes(quiet))
+    filled = table(cells, path, shelf)
+    filled.run(quiet)
+    outcomes = filled.outcomes()
     assert [each.cell for each in outcomes] == cells
     assert [each.skipped for each in outcomes] == ["large: too large"] * 2 + [""] * 2
     for each in outcomes[2:]:
@@ -191,24 +201,25 @@ def test_cells_are_decoded_kept_and_not_decoded_again(
         assert 1.0 <= each.result.tokens_per_step.value <= 3.0
         assert each.result.speedup.middle > 0
     assert shelf.asked == ["large", "small"]
-    again = ResultLines(tmp_path / "cells.jsonl", {})
     later = Shelf(pair)
-    resumed = list(PaperRun(cells, again, later.load, OPTIONS).outcomes(quiet))
-    assert [each.result for each in resumed] == [each.result for each in outcomes]
+    resumed = table(cells, path, later)
+    resumed.run(quiet)
+    assert [each.result for each in resumed.outcomes()] == [each.result for each in outcomes]
     assert later.asked == ["large"]
 
 
-def test_a_killed_run_goes_on_after_its_last_whole_cell(
+def test_a_killed_run_continues_after_its_last_whole_cell(
     pair: Pair, texts: str, tmp_path: Path
 ) -> None:
     cells, path = cells_of(texts, "small"), tmp_path / "cells.jsonl"
-    run = PaperRun(cells, ResultLines(path, {}), Shelf(pair, "small").load, OPTIONS)
-    first = next(run.outcomes(quiet))  # what comes after is never run
+    first = table(cells[:1], path, Shelf(pair, "small"))
+    first.run(quiet)
     with path.open("a") as file:
         file.write('{"pair": "small", "data')
-    going_on = PaperRun(cells, ResultLines(path, {}), Shelf(pair, "small").load, OPTIONS)
-    outcomes = list(going_on.outcomes(quiet))
-    assert outcomes[0].result == first.result
+    continued = table(cells, path, Shelf(pair, "small"))
+    continued.run(quiet)
+    outcomes = continued.outcomes()
+    assert outcomes[0] == first.outcomes()[0]
     assert all(outcome.result for outcome in outcomes)
     assert len(path.read_text().splitlines()) == 1 + len(cells)
 
@@ -221,10 +232,10 @@ def test_a_data_set_that_cannot_be_had_costs_its_cells_alone(
 
     monkeypatch.setattr("sequoia_core.data.passages.named_rows", unreachable)
     cells = [replace(cell, dataset="c4") for cell in cells_of(texts, "small")]
-    cells += cells_of(texts, "small")
-    kept = ResultLines(tmp_path / "cells.jsonl", {})
-    outcomes = list(PaperRun(cells, kept, Shelf(pair, "small").load, OPTIONS).outcomes(quiet))
-    assert ["cannot be reached" in each.skipped for each in outcomes] == [True] * 2 + [False] * 2
+    filled = table(cells + cells_of(texts, "small"), tmp_path / "cells", Shelf(pair, "small"))
+    filled.run(quiet)
+    skipped = ["cannot be reached" in each.skipped for each in filled.outcomes()]
+    assert skipped == [True] * 2 + [False] * 2
 
 
 def test_too_few_rows_end_the_run_and_what_was_done_is_kept(
@@ -233,24 +244,22 @@ def test_too_few_rows_end_the_run_and_what_was_done_is_kept(
     path, short = tmp_path / "cells.jsonl", tmp_path / "short.txt"
     short.write_text(Path(texts).read_text().splitlines()[0] + "\n")
     cells = cells_of(texts, "small") + cells_of(str(short), "small")
-    options = replace(OPTIONS, end=2)
-    run = PaperRun(cells, ResultLines(path, {}), Shelf(pair, "small").load, options)
+    filled = table(cells, path, Shelf(pair, "small"), replace(PLAN, end=2))
     with pytest.raises(ParameterError, match="has 1 rows"):
-        list(run.outcomes(quiet))
+        filled.run(quiet)
     assert len(path.read_text().splitlines()) == 1 + 2
 
 
 def test_too_small_a_cache_says_what_would_do(pair: Pair, texts: str, tmp_path: Path) -> None:
     needed = 128 + NEW_TOKENS + 7
-    kept = ResultLines(tmp_path / "cells.jsonl", {})
-    options = replace(OPTIONS, cache_length=needed - 1)
-    run = PaperRun(cells_of(texts, "small"), kept, Shelf(pair, "small").load, options)
+    plan = replace(PLAN, cache_length=needed - 1)
+    filled = table(cells_of(texts, "small"), tmp_path / "cells.jsonl", Shelf(pair, "small"), plan)
     with pytest.raises(ParameterError, match=f"the smallest value that works is {needed}"):
-        list(run.outcomes(quiet))
+        filled.run(quiet)
 
 
 def test_a_set_that_is_known_to_be_short_is_read_to_its_end() -> None:
-    options = PaperOptions(0, 200, 1.0, 17)
+    options = PaperPlan(0, 200, 1.0, 17)
     assert options.data("mt-bench").end == 80
     assert options.data("c4").end == 200
     assert replace(options, end=3).data("mt-bench").end == 3
@@ -259,40 +268,36 @@ def test_a_set_that_is_known_to_be_short_is_read_to_its_end() -> None:
 @pytest.mark.parametrize("wrong", [{"end": 0}, {"top_p": 0.0}, {"seed": -1}])
 def test_options_out_of_range_are_refused(wrong: dict[str, float]) -> None:
     with pytest.raises(ParameterError):
-        replace(OPTIONS, **wrong)  # type: ignore[arg-type]
+        replace(PLAN, **wrong)  # type: ignore[arg-type]
 
 
-@pytest.mark.parametrize("line", [{}, {"pair": "a", "dataset": "b", "temperature": 0.0}])
-def test_a_kept_line_of_another_kind_is_named(tmp_path: Path, line: dict[str, object]) -> None:
-    kept = ResultLines(tmp_path / "cells.jsonl", {})
-    kept.add(line)
-    run = PaperRun([], kept, lambda _name, _progress: pytest.fail("nothing to load"), OPTIONS)
-    with pytest.raises(ParameterError, match="line 2: no result"):
-        list(run.outcomes(quiet))
+def test_a_row_is_read_back_and_other_lines_are_refused(tmp_path: Path) -> None:
+    path = tmp_path / "cells.jsonl"
+    row = CellRow("small", "c4", 0.6, None, RESULT)
+    ResultFile(path, {}, CellRow).add(row)
+    assert ResultFile(path, {}, CellRow).rows == [row]
+    whole = json.loads(path.read_text().splitlines()[1])
+    for missing in ("pair", "result"):
+        line = {name: value for name, value in whole.items() if name != missing}
+        path.write_text(f"{{}}\n{json.dumps(line)}\n")
+        with pytest.raises(ParameterError, match="line 2: no result"):
+            ResultFile(path, {}, CellRow)
 
 
-def test_a_result_survives_json() -> None:
-    assert CellResult.from_values(json.loads(json.dumps(RESULT.as_values()))) == RESULT
-
-
-def test_a_cell_is_worded_with_what_was_measured_and_what_is_published(tmp_path: Path) -> None:
-    cell = next(published_cells(FACTS, Choice("a100")))
-    done, skipped = Outcome(cell, RESULT), Outcome(cell, None, "too large")
-    assert paper_report.here_text(done) == (
-        "2.25 (2.00 to 2.50) · 1.50x (1.25 to 1.75) · 8.0 ms, plain 12.0"
-    )
-    assert paper_report.here_text(skipped) == "skipped: too large"
-    assert paper_report.paper_text(cell.figure) == "5.08 · 4.04x · 6.0 ms"
-    assert paper_report.paper_text(None) == "-"
-    assert paper_report.tree_text(cell, RESULT) == "128x9"
-    assert paper_report.tree_text(cell, None) == "68m-7b/c4-greedy"
-    assert paper_report.tree_text(replace(cell, growmap=None), None) == "-"
-    assert paper_report.outcome_values(done)["result"]["tree"] == "128x9"
-    assert paper_report.outcome_values(done)["skipped"] is None
-    assert paper_report.outcome_values(skipped)["paper"]["tokens"] == 5.08
+def test_a_cell_is_shown_with_what_was_measured_and_what_is_published(tmp_path: Path) -> None:
+    cell = next(published_cells(FACTS, PaperChoice("a100")))
+    done, skipped = CellOutcome(cell, RESULT), CellOutcome(cell, None, "too large")
+    place = ("68m-7b", "c4", "0")
+    published = "5.08 · 4.04x · 6.0 ms"
+    measured = "2.25 (2.00 to 2.50) · 1.50x (1.25 to 1.75) · 8.0 ms, plain 12.0"
+    assert outcome_row(done) == (*place, "128x9", measured, published)
+    assert outcome_row(skipped) == (*place, "68m-7b/c4-greedy", "skipped: too large", published)
+    unknown = CellOutcome(replace(cell, growmap=None, figure=None), None, "too large")
+    assert outcome_row(unknown) == (*place, "-", "skipped: too large", "-")
+    assert outcome_values(done)["result"]["tree"] == "128x9"
+    assert outcome_values(done)["skipped"] is None
+    assert outcome_values(skipped)["paper"]["tokens"] == 5.08
     pytest.importorskip("matplotlib")
-    paper_report.draw_paper(tmp_path / "paper.svg", [done, skipped])
+    draw_paper(tmp_path / "paper.svg", [done, skipped])
     drawn = (tmp_path / "paper.svg").read_text()
-    assert "published" in drawn
-    assert "here" in drawn
-    assert "68m-7b, c4, T=0" in drawn
+    assert all(word in drawn for word in ("published", "here", "68m-7b, c4, T=0"))

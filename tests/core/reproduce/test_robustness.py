@@ -1,32 +1,29 @@
-"""The robustness study: what is counted, that it goes on where it stopped, and what it refuses."""
+"""The robustness experiment: what is counted, that it continues, and what it refuses."""
 
 import json
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import pytest
 
 from sequoia_core.config import Mode, SamplingParams
 from sequoia_core.decode.baseline_timer import NoBaseline
 from sequoia_core.decode.engine import Engine
-from sequoia_core.errors import ParameterError, SequoiaError
+from sequoia_core.errors import ParameterError
 from sequoia_core.measure.draft_nucleus import DraftNucleus
+from sequoia_core.model.llama import Llama
 from sequoia_core.model.loading.pair import Pair
-from sequoia_core.reproduce.count_file import CountFile
-from sequoia_core.reproduce.pictures import draw_study
-from sequoia_core.reproduce.resampling import Counted
-from sequoia_core.reproduce.robustness import RULES, Cell, Count, Counter, Sweep, count_all
-from sequoia_core.reproduce.seeds import prompt_digest, prompt_seed
-from sequoia_core.reproduce.standing import Study
-from sequoia_core.reproduce.values import study_values
-from sequoia_core.speculate.draft import DraftModel
+from sequoia_core.reproduce.experiment import prompt_digest, prompt_seed
+from sequoia_core.reproduce.robustness import RobustnessExperiment
+from sequoia_core.reproduce.rule_comparison import RULES, Cell, PromptCount, Sweep
 from sequoia_core.speculate.tree_advisor import BundledAdvisor
 from sequoia_core.tree.choice import TreeChoice
 from sequoia_core.tree.growmap import GrowMap
 from tests.core.engines import make_engine, steps_of, tokens_of
 from tests.core.models import TableModel
-from tests.core.reproducing import PROMPTS, load_tiny, save_pair
+from tests.core.reproducing import PROMPTS, load_tiny, quiet, save_pair
 
 SWEEP = Sweep(GrowMap.k_ary([2, 1]), temperatures=(0.3, 1.0), top_ps=(0.9, 1.0), tokens=8)
 
@@ -39,91 +36,94 @@ def pair(tmp_path_factory: pytest.TempPathFactory) -> Pair:
 
 
 @pytest.fixture(scope="module")
-def whole(pair: Pair) -> list[Count]:
-    """All prompts decoded in all ways."""
-    return counted(pair)
+def whole(pair: Pair, tmp_path_factory: pytest.TempPathFactory) -> RobustnessExperiment:
+    """All prompts decoded in all cells."""
+    return decoded(pair, tmp_path_factory.mktemp("whole") / "counts.jsonl")
 
 
-def counted(
-    pair: Pair, known: Sequence[Count] = (), prompts: Sequence[Sequence[int]] = PROMPTS
-) -> list[Count]:
-    return list(count_all(pair, SWEEP, prompts, known, lambda *_: None))
+def decoded(
+    pair: Pair, path: Path, sweep: Sweep = SWEEP, prompts: Sequence[tuple[int, ...]] = PROMPTS
+) -> RobustnessExperiment:
+    experiment = RobustnessExperiment(pair, sweep, prompts, path)
+    experiment.run(quiet)
+    return experiment
 
 
-def test_every_rule_decodes_every_prompt_in_every_setting_with_one_seed(whole: list[Count]) -> None:
-    places = {(count.cell, count.prompt) for count in whole}
-    assert len(places) == len(whole) == len(SWEEP.cells()) * len(PROMPTS)
+def test_every_rule_decodes_every_prompt_in_every_setting_with_one_seed(
+    whole: RobustnessExperiment,
+) -> None:
+    rows = whole.file.rows
+    places = {(count.cell, count.prompt) for count in rows}
+    assert len(places) == len(rows) == len(SWEEP.cells()) * len(PROMPTS)
     assert {cell.rule for cell, _ in places} == set(RULES)
     for ids in PROMPTS:
         seeds = {SWEEP.sampling(cell, ids).seed for cell in SWEEP.cells()}
         assert seeds == {prompt_seed(SWEEP.seed, ids)}
-    for count in whole:
-        assert count.counted.steps <= count.counted.tokens <= 3 * count.counted.steps
-        assert SWEEP.tokens <= count.counted.tokens < SWEEP.tokens + 3
+    for count in rows:
+        assert count.steps <= count.tokens <= 3 * count.steps
+        assert SWEEP.tokens <= count.tokens < SWEEP.tokens + 3
 
 
 @pytest.mark.parametrize("stopped_after", [7, 30])
-def test_a_study_that_was_stopped_comes_to_the_same(
-    pair: Pair, whole: list[Count], stopped_after: int, tmp_path: Path
+def test_a_run_that_was_stopped_comes_to_the_same(
+    pair: Pair, whole: RobustnessExperiment, stopped_after: int, tmp_path: Path
 ) -> None:
-    first = CountFile(tmp_path / "counts.jsonl", SWEEP, "a pair")
-    for count in whole[:stopped_after]:
-        first.add(count)
-    again = CountFile(tmp_path / "counts.jsonl", SWEEP, "a pair")
-    assert again.counts == whole[:stopped_after]
-    rest = counted(pair, again.counts)
-    assert [*again.counts, *rest] == whole
+    path = tmp_path / "counts.jsonl"
+    experiment = RobustnessExperiment(pair, SWEEP, PROMPTS, path)
+
+    def stop(_message: str, _fraction: float | None) -> None:
+        if len(experiment.file.rows) == stopped_after:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        experiment.run(stop)
+    assert RobustnessExperiment(pair, SWEEP, PROMPTS, path).file.rows == experiment.file.rows
+    assert decoded(pair, path).file.rows == whole.file.rows
+    assert path.read_bytes() == whole.file.path.read_bytes()
 
 
-def test_whole_steps_are_counted_so_that_their_mean_is_that_of_a_step() -> None:
+def test_whole_steps_are_counted_so_that_their_mean_is_that_of_a_step(
+    pair: Pair, tmp_path: Path
+) -> None:
     """Wald's identity, on a pair whose every step gives three tokens: 10 of them are 4 steps."""
     model = TableModel(9, 1, scale=40.0)
     sweep = Sweep(GrowMap.chain(2), tokens=10)
-    counter = Counter(model, DraftModel(model), sweep, prompt_tokens=3)
-    assert counter.count(Cell(Mode.SEQUOIA, 0.2, 1.0), [1, 2, 3]) == Counted(tokens=12, steps=4)
+    llama = cast("Llama", model)
+    same = replace(pair, target=llama, draft=llama, draft_vocab_ids=None)
+    prompts = [(1, 2, 3), (1, 2)]
+    experiment = RobustnessExperiment(same, sweep, prompts, tmp_path / "counts.jsonl")
+    count = experiment.count(Cell(Mode.SEQUOIA, 0.2, 1.0), prompts[0])
+    assert (count.tokens, count.steps) == (12, 4)
     engine = make_engine(model, model, sweep.growmap)
     events = list(engine.generate([1, 2, 3], SamplingParams(0.2, seed=1, max_new_tokens=10)))
     assert (len(tokens_of(events)), len(steps_of(events))) == (10, 4)
 
 
 @pytest.mark.parametrize("rule", RULES)
-def test_the_engine_decodes_the_same_steps(pair: Pair, whole: list[Count], rule: Mode) -> None:
+def test_the_engine_decodes_the_same_steps(
+    pair: Pair, whole: RobustnessExperiment, rule: Mode
+) -> None:
     engine = Engine.of(pair, BundledAdvisor.default({}))
     engine.tree_choice, engine.clock = TreeChoice(rule, SWEEP.growmap), NoBaseline()
     engine.make_sampler = DraftNucleus(SWEEP.draft_top_p).sampler
     cell = Cell(rule, 1.0, 0.9)
     for ids in PROMPTS:
         steps = steps_of(list(engine.generate(ids, SWEEP.sampling(cell, ids))))
-        counted = Counted(sum(len(step.path) for step in steps), len(steps))
-        assert Count(cell, prompt_digest(ids), counted) in whole
+        tokens = sum(len(step.path) for step in steps)
+        row = PromptCount(rule, 1.0, 0.9, prompt_digest(ids), tokens, len(steps))
+        assert row in whole.file.rows
 
 
-def test_what_the_models_have_no_room_for_is_told(pair: Pair) -> None:
-    long = [3] * (300 - SWEEP.tokens - SWEEP.growmap.size)
-    assert pair.draft is not None
-    Counter(pair.target, DraftModel(pair.draft), SWEEP, len(long))
+def test_a_prompt_that_does_not_fit_is_refused(pair: Pair, tmp_path: Path) -> None:
+    path = tmp_path / "counts.jsonl"
+    long = (3,) * (300 - SWEEP.tokens - SWEEP.growmap.size)
+    RobustnessExperiment(pair, SWEEP, [long, (3,)], path)
     with pytest.raises(ParameterError, match="context window of 300"):
-        next(count_all(pair, SWEEP, [[*long, 3]], [], lambda *_: None))
-
-
-def test_a_line_that_was_being_written_is_decoded_again(tmp_path: Path) -> None:
-    path = tmp_path / "new" / "counts.jsonl"
-    file = CountFile(path, SWEEP, "a pair")
-    counts = [Count(cell, "p", Counted(9, 4)) for cell in SWEEP.cells()[:3]]
-    for count in counts:
-        file.add(count)
-    text = path.read_text()
-    for cut in range(1, len(text.splitlines()[-1]) + 1):
-        path.write_text(text[:-cut])
-        assert CountFile(path, SWEEP, "a pair").counts == counts[:2]
-    assert path.read_text() == "".join(text.splitlines(keepends=True)[:-1])
-    for cut in range(1, len(text.splitlines()[0]) + 1):
-        path.write_text(text.splitlines()[0][:cut])  # killed in the first line
-        assert CountFile(path, SWEEP, "a pair").counts == []
+        RobustnessExperiment(pair, SWEEP, [(*long, 3), (3,)], path)
 
 
 @pytest.mark.parametrize(
-    ("changes", "told"),
+    ("changes", "words"),
     [
         ({"seed": 18}, "seed 17, not 18"),
         ({"tokens": 9}, "tokens 8, not 9"),
@@ -133,84 +133,53 @@ def test_a_line_that_was_being_written_is_decoded_again(tmp_path: Path) -> None:
     ],
 )
 def test_results_of_other_options_are_not_mixed(
-    tmp_path: Path, changes: dict[str, Any], told: str
+    pair: Pair, tmp_path: Path, changes: dict[str, Any], words: str
 ) -> None:
     path = tmp_path / "counts.jsonl"
-    CountFile(path, SWEEP, "a pair")
-    values = {"growmap": SWEEP.growmap, "tokens": 8, **changes}
-    with pytest.raises(ParameterError, match=f"was begun with {told}"):
-        CountFile(path, Sweep(**values), "a pair" if changes else "b pair")
+    RobustnessExperiment(pair, SWEEP, PROMPTS, path)
+    other = pair if changes else replace(pair, fingerprint="another")
+    with pytest.raises(ParameterError, match=f"was begun with {words}"):
+        RobustnessExperiment(other, replace(SWEEP, **changes), PROMPTS, path)
 
 
-def test_more_settings_and_prompts_may_be_asked_for_later(
-    pair: Pair, whole: list[Count], tmp_path: Path
-) -> None:
+def test_more_settings_and_prompts_may_be_added_later(pair: Pair, tmp_path: Path) -> None:
     path = tmp_path / "counts.jsonl"
-    file = CountFile(path, SWEEP, "a pair")
-    for count in whole:
-        if count.prompt == prompt_digest(PROMPTS[0]):
-            file.add(count)
-    more = Sweep(SWEEP.growmap, temperatures=(0.3, 0.6, 1.0), top_ps=(1.0,), tokens=8)
-    known = CountFile(path, more, "a pair").counts
-    rest = list(count_all(pair, more, PROMPTS[:2], known, lambda *_: None))
-    new_temperature, new_prompt = len(RULES), 3 * len(RULES)
-    assert len(rest) == new_temperature + new_prompt
+    known = len(decoded(pair, path, prompts=PROMPTS[:2]).file.rows)
+    more = replace(SWEEP, temperatures=(0.3, 0.6, 1.0), top_ps=(1.0,))
+    new_temperature, new_prompt = 2 * len(RULES), 3 * len(RULES)
+    assert len(decoded(pair, path, more).file.rows) == known + new_temperature + new_prompt
 
 
-@pytest.mark.parametrize("line", ["{", "[]", "7", '{"rule": "no"}', '{"rule": "topk"}'])
-def test_a_damaged_file_is_named_with_its_line(tmp_path: Path, line: str) -> None:
+def test_a_file_of_an_earlier_version_is_read(pair: Pair, tmp_path: Path) -> None:
     path = tmp_path / "counts.jsonl"
-    CountFile(path, SWEEP, "a pair")
-    path.write_text(path.read_text() + line + "\n")
-    with pytest.raises(ParameterError, match="line 2: no result of this command"):
-        CountFile(path, SWEEP, "a pair")
-    path.write_text(line + "\n")
-    with pytest.raises(ParameterError):
-        CountFile(path, SWEEP, "a pair")
+    head = RobustnessExperiment(pair, SWEEP, PROMPTS, path).file.path.read_text()
+    row = (
+        '{"rule": "topk", "temperature": 1, "top_p": 0.9, "prompt": "a", "tokens": 9, "steps": 4}\n'
+    )
+    path.write_text(head + row)
+    kept = RobustnessExperiment(pair, SWEEP, PROMPTS, path).file
+    assert kept.rows == [PromptCount(Mode.TOPK, 1.0, 0.9, "a", 9, 4)]
 
 
-def test_a_file_that_cannot_be_read_is_told(tmp_path: Path) -> None:
-    with pytest.raises(SequoiaError, match="directory"):
-        CountFile(tmp_path, SWEEP, "a pair")
-
-
-@pytest.mark.parametrize(
-    "changes",
-    [
-        {"temperatures": (0.0, 0.6)},
-        {"temperatures": (0.6, 0.6)},
-        {"temperatures": (-1.0,)},
-        {"top_ps": ()},
-        {"top_ps": (1.2,)},
-        {"draft_top_p": 0.0},
-        {"tokens": 0},
-        {"growmap": GrowMap((-1,))},
-    ],
-)
-def test_a_sweep_that_compares_nothing_is_refused(changes: dict[str, Any]) -> None:
-    with pytest.raises(ParameterError):
-        Sweep(**{"growmap": GrowMap.chain(2), **changes})
-
-
-def test_a_target_without_a_draft_is_told(tmp_path: Path) -> None:
+def test_a_target_without_a_draft_is_refused(tmp_path: Path) -> None:
     save_pair(tmp_path)
     with pytest.raises(ParameterError, match="has no draft"):
-        counted(load_tiny(tmp_path, draft=False))
+        decoded(load_tiny(tmp_path, draft=False), tmp_path / "counts.jsonl")
 
 
 def test_the_picture_and_the_values_hold_every_rule_and_setting(
-    pair: Pair, whole: list[Count], tmp_path: Path
+    whole: RobustnessExperiment, tmp_path: Path
 ) -> None:
-    study = Study.of(SWEEP, whole)
+    report = whole.report()
     files = [tmp_path / name for name in ("a.svg", "b.svg")]
     for file in files:
-        draw_study(file, study)
+        report.draw(file)
     assert files[0].read_bytes() == files[1].read_bytes()
     drawn = files[0].read_text()
     assert all(word in drawn for word in ("top-p 0.9", "top-p 1", *(r.value for r in RULES)))
-    values = json.loads(json.dumps(study_values(pair, SWEEP, study)))
+    values = json.loads(json.dumps(report.values))
     assert [(each["temperature"], each["top_p"]) for each in values["settings"]] == [
         (0.3, 0.9), (1.0, 0.9), (0.3, 1.0), (1.0, 1.0),
     ]  # fmt: skip
-    digests = {prompt_digest(ids) for ids in PROMPTS}
-    assert values["prompts"] == len(digests)
+    assert set(values["settings"][0]["ahead"]) == set(values["overall_ahead"])
+    assert values["prompts"] == len({prompt_digest(ids) for ids in PROMPTS})

@@ -18,7 +18,7 @@ from sequoia_core.distill.corpus import read_arrays
 from sequoia_core.errors import GrowMapError, ParameterError, SequoiaError, TraceError
 from sequoia_core.recording.replay_engine import read_trace
 from sequoia_core.recording.trace_file import LONGEST_LINE, MOST_STEP_NODES
-from sequoia_core.reproduce.result_lines import ResultLines
+from sequoia_core.reproduce.experiment import ResultFile
 from sequoia_core.tree.budget_search import SearchFile
 from sequoia_core.tree.files import load_growmap, read_acceptance_rates, save_growmap
 from sequoia_core.tree.growmap import GrowMap
@@ -259,7 +259,7 @@ def test_results_are_lines_of_json_too(tmp_path: Path) -> None:
     path = tmp_path / "cells.jsonl"
     head = {"name": "a\u2028b\x85c"}
     path.write_text(json.dumps(head, ensure_ascii=False) + '\n{"text": "d\u2028e"}\n', "utf-8")
-    assert ResultLines(path, head).results == [{"text": "d\u2028e"}]
+    assert ResultFile(path, head, dict).rows == [{"text": "d\u2028e"}]
 
 
 # Recordings

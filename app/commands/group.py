@@ -1,13 +1,37 @@
-"""A group of commands that says what a wrong command or option may have meant."""
+"""Groups of commands, which answer a wrong command or option with a close one.
+
+`sequoia`'s commands are imported one by one: all of them take as long to import as the screen.
+"""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from importlib import import_module
 from typing import Any
 
+import typer
 from typer.core import TyperGroup
 from typer.exceptions import TyperException
 
 from sequoia_core.errors import close_names, suggest
+
+_HOMES = {
+    "ask": "ask:ask",
+    "replay": "replay:replay",
+    "models": "models:models",
+    "doctor": "doctor:doctor",
+    "calibrate": "calibrate:calibrate",
+    "bench": "bench:bench",
+    "distill": "distill:distill",
+    "accept": "accept:accept",
+    "search": "search:search",
+    "web": "web:web",
+    "growmap": "growmap:growmap_app",
+    "config": "config:config_app",
+    "reproduce": "reproduce:reproduce_app",
+}
+"""Module and function, or group of commands."""
+
+NAMES = tuple(_HOMES)
 
 _COMMANDS = {
     "serve": "web", "server": "web", "browser": "web", "benchmark": "bench", "train": "distill",
@@ -41,6 +65,21 @@ _SETTINGS = {
 }
 
 
+def load_command(name: str) -> Any:
+    """Import the command, or the group of commands, of this name."""
+    module, _, attribute = _HOMES[name].partition(":")
+    found = getattr(import_module(f".{module}", __package__), attribute)
+    holder = typer.Typer(add_completion=False)
+    holder.callback()(lambda: None)  # with it a single command stays one of a group
+    if isinstance(found, typer.Typer):
+        holder.add_typer(found, name=name)
+    else:
+        holder.command(name)(found)
+    built = typer.main.get_command(holder)
+    assert isinstance(built, TyperGroup)
+    return built.commands[name]
+
+
 class CommandGroup(TyperGroup):
     """Commands; a wrong name is answered with a close one, or with all there are."""
 
@@ -59,27 +98,27 @@ class CommandGroup(TyperGroup):
 
     def make_context(self, *args: Any, **extra: Any) -> Any:
         """Read the group's own options."""
-        with _options_named():
+        with _option_hints():
             return super().make_context(*args, **extra)
 
     def invoke(self, ctx: Any) -> Any:
         """Read the options of the command, and run it."""
-        with _options_named():
+        with _option_hints():
             return super().invoke(ctx)
 
 
 @contextmanager
-def _options_named() -> Iterator[None]:
-    """Write into the error for an unknown option what may have been meant."""
+def _option_hints() -> Iterator[None]:
+    """Add to the error for an unknown option what may have been meant."""
     try:
         yield
     except TyperException as error:
         if getattr(error, "possibilities", None) is not None:
-            _name_option(error)
+            _add_hint(error)
         raise
 
 
-def _name_option(error: Any) -> None:
+def _add_hint(error: Any) -> None:
     name = error.option_name
     known = [
         option

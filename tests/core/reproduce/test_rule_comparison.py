@@ -1,17 +1,35 @@
-"""How sure a figure over prompts is, and which seed a prompt gets."""
+"""How certain a figure over prompts is, and when a rule is ahead of another."""
+
+from typing import Any, NamedTuple
 
 import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from sequoia_core.config import Mode, SamplingParams
-from sequoia_core.errors import SequoiaError
-from sequoia_core.reproduce.resampling import Counted, difference, differences, tokens_per_step
-from sequoia_core.reproduce.robustness import RULES, Count, Sweep
-from sequoia_core.reproduce.seeds import prompt_digest, prompt_seed
-from sequoia_core.reproduce.standing import Study
+from sequoia_core.config import Mode
+from sequoia_core.errors import ParameterError, SequoiaError
+from sequoia_core.reproduce.bootstrap import (
+    mean_difference,
+    simultaneous_differences,
+    tokens_per_step,
+)
+from sequoia_core.reproduce.rule_comparison import (
+    RULES,
+    Cell,
+    PromptCount,
+    RuleComparison,
+    Sweep,
+)
 from sequoia_core.tree.growmap import GrowMap
+
+
+class Counted(NamedTuple):
+    """What was decoded after one prompt."""
+
+    tokens: int
+    steps: int
+
 
 COUNTS = st.lists(
     st.builds(Counted, tokens=st.integers(1, 200), steps=st.integers(1, 60)), min_size=1, max_size=9
@@ -32,7 +50,7 @@ def test_an_interval_lies_between_the_lowest_and_the_highest_prompt(counts: list
 
 @given(COUNTS)
 def test_nothing_leads_over_itself(counts: list[Counted]) -> None:
-    found = difference([counts, counts], [counts, counts])
+    found = mean_difference([counts, counts], [counts, counts])
     assert (found.low, found.value, found.high) == (0.0, 0.0, 0.0)
 
 
@@ -40,7 +58,7 @@ def test_nothing_leads_over_itself(counts: list[Counted]) -> None:
 def test_a_lead_that_all_prompts_share_is_certain(counts: list[Counted], more: int) -> None:
     """However much the prompts differ, since the two ways are resampled in pairs."""
     ahead = [Counted(each.tokens + more * each.steps, each.steps) for each in counts]
-    found = difference([ahead], [counts])
+    found = mean_difference([ahead], [counts])
     assert found.low == pytest.approx(more)
     assert found.value == pytest.approx(more)
     assert found.high == pytest.approx(more)
@@ -66,7 +84,7 @@ def test_intervals_that_hold_at_once_are_around_every_setting(
     ahead = [
         [Counted(each.tokens + extra * each.steps, each.steps) for each in counts] for extra in more
     ]
-    found = differences(ahead, [counts] * len(more))
+    found = simultaneous_differences(ahead, [counts] * len(more))
     for extra, each in zip(more, found, strict=True):
         assert (each.low, each.value, each.high) == pytest.approx((extra, extra, extra))
 
@@ -79,57 +97,65 @@ def test_hardly_any_study_of_equal_ways_finds_one_ahead() -> None:
     for _ in range(studies):
         tokens = rng.poisson(60, (2, settings, prompts)).tolist()
         both = [[[Counted(each, 30) for each in row] for row in way] for way in tokens]
-        alone = [difference([own], [other]) for own, other in zip(*both, strict=True)]
+        alone = [mean_difference([own], [other]) for own, other in zip(*both, strict=True)]
         one_by_one += any(each.low > 0 or each.high < 0 for each in alone)
-        at_once += any(each.low > 0 or each.high < 0 for each in differences(*both))
+        at_once += any(each.low > 0 or each.high < 0 for each in simultaneous_differences(*both))
     assert one_by_one > studies / 4
     assert at_once < studies / 8
 
 
-@given(
-    st.lists(st.lists(st.integers(0, 60000), min_size=1), min_size=2, max_size=6, unique_by=tuple),
-    st.integers(0, 2**40),
-)
-def test_every_prompt_and_every_experiment_has_a_seed_of_its_own(
-    prompts: list[list[int]], seed: int
-) -> None:
-    seeds = [prompt_seed(each, ids) for each in (seed, seed + 1) for ids in prompts]
-    assert len(set(seeds)) == len(seeds)
-    assert seeds == [prompt_seed(each, tuple(ids)) for each in (seed, seed + 1) for ids in prompts]
-    for each in seeds:
-        SamplingParams(seed=each)  # in the range that is allowed
-    assert len({prompt_digest(ids) for ids in prompts}) == len(prompts)
+def count(cell: Cell, prompt: str, tokens: int) -> PromptCount:
+    """Ten steps."""
+    return PromptCount(cell.rule, cell.temperature, cell.top_p, prompt, tokens, 10)
 
 
-def study_of(rates: dict[Mode, tuple[int, ...]]) -> Study:
+def compared(rates: dict[Mode, tuple[int, ...]]) -> RuleComparison:
     """Prompts that give so many tokens in ten steps, in every setting."""
     counts = [
-        Count(cell, str(at), Counted(tokens, 10))
+        count(cell, str(at), tokens)
         for cell in SWEEP.cells()
         for at, tokens in enumerate(rates[cell.rule])
     ]
-    return Study.of(SWEEP, counts)
+    return RuleComparison.of(SWEEP, counts)
 
 
-def test_a_rule_stands_above_or_below_only_beyond_the_noise() -> None:
+def test_a_rule_is_ahead_or_behind_only_beyond_the_noise() -> None:
     first, second, third = RULES
-    study = study_of({first: (20, 24, 28), second: (25, 29, 33), third: (26, 20, 26)})
-    assert [(each.temperature, rule) for each, rule in study.behind] == [
-        (0.4, second), (1.0, second),
-    ]  # fmt: skip
-    assert (study.leads, study.comparisons) == (0, 4)
-    assert study.overall[second].value == pytest.approx(-0.5)
-    level = study.overall[third]
+    found = compared({first: (20, 24, 28), second: (25, 29, 33), third: (26, 20, 26)})
+    behind = [(each.temperature, rule) for each, rule in found.behind]
+    assert behind == [(0.4, second), (1.0, second)]
+    assert (found.leads, found.comparisons) == (0, 4)
+    assert found.overall_ahead[second].value == pytest.approx(-0.5)
+    level = found.overall_ahead[third]
     assert level.low < 0 < level.high
-    study = study_of({first: (30, 34), second: (25, 29), third: (20, 24)})
-    assert (study.leads, study.behind) == (4, [])
+    found = compared({first: (30, 34), second: (25, 29), third: (20, 24)})
+    assert (found.leads, found.behind) == (4, [])
 
 
 def test_a_prompt_that_is_not_decoded_in_every_way_does_not_count() -> None:
-    counts = [Count(cell, "whole", Counted(20, 10)) for cell in SWEEP.cells()]
-    partly = [Count(cell, "partly", Counted(60, 10)) for cell in SWEEP.cells()[:-1]]
-    study = Study.of(SWEEP, [*partly, *counts])
-    assert study.prompts == 1
-    assert {rate.value for each in study.settings for rate in each.rates.values()} == {2.0}
+    counts = [count(cell, "whole", 20) for cell in SWEEP.cells()]
+    partly = [count(cell, "partly", 60) for cell in SWEEP.cells()[:-1]]
+    found = RuleComparison.of(SWEEP, [*partly, *counts])
+    assert found.prompts == 1
+    rates = {rate.value for each in found.settings for rate in each.tokens_per_step.values()}
+    assert rates == {2.0}
     with pytest.raises(SequoiaError, match="no prompt"):
-        Study.of(SWEEP, partly)
+        RuleComparison.of(SWEEP, partly)
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"temperatures": (0.0, 0.6)},
+        {"temperatures": (0.6, 0.6)},
+        {"temperatures": (-1.0,)},
+        {"top_ps": ()},
+        {"top_ps": (1.2,)},
+        {"draft_top_p": 0.0},
+        {"tokens": 0},
+        {"growmap": GrowMap((-1,))},
+    ],
+)
+def test_a_sweep_that_compares_nothing_is_refused(changes: dict[str, Any]) -> None:
+    with pytest.raises(ParameterError):
+        Sweep(**{"growmap": GrowMap.chain(2), **changes})

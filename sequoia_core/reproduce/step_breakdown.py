@@ -1,14 +1,13 @@
-"""Where a step's time goes, in five parts: draft, sample, verify, accept and the rest.
+"""Where the time of a step goes: draft, sample, verify, accept and the rest.
 
-Owns the stopwatches. They stand around what chooses children and what judges them, which the
-engine takes as they are, and wait for the device before and after; so a step takes longer under
-them than without.
+The timers wrap the sampler's two parts, which the engine takes as they are, and wait for the device
+before and after; so a step takes longer with them than without.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import dataclass, fields, replace
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import asdict, dataclass, fields, replace
 from statistics import fmean, median
 from time import perf_counter
 from typing import TYPE_CHECKING
@@ -19,8 +18,6 @@ from sequoia_core.config import Mode, SamplingParams
 from sequoia_core.decode.step import Sampler
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
-
     from torch import Tensor
 
     from sequoia_core.events import Step
@@ -31,14 +28,14 @@ MakeSampler = Callable[[SamplingParams, torch.device, Mode], Sampler]
 
 
 @dataclass(frozen=True, slots=True)
-class Split:
+class StepBreakdown:
     """Milliseconds of a step.
 
     Attributes:
         draft: the draft's forwards.
         sample: its distributions, and the children drawn from them.
         verify: the target's forward.
-        accept: the walk over the tree.
+        accept: the verification of the tree.
         rest: caches, text, events.
     """
 
@@ -49,29 +46,28 @@ class Split:
     rest: float
 
     @property
-    def total(self) -> float:
-        """Of the whole step."""
-        return sum(self.parts.values())
-
-    @property
     def parts(self) -> dict[str, float]:
         """By name, in the order of a step."""
-        return {part.name: getattr(self, part.name) for part in fields(self)}
+        return asdict(self)
 
     @classmethod
-    def mean(cls, splits: Sequence[Split]) -> Split:
+    def mean(cls, steps: Sequence[StepBreakdown]) -> StepBreakdown:
         """Of one step or more."""
-        return cls(**{name: fmean(each.parts[name] for each in splits) for name in splits[0].parts})
+        return cls._combined(fmean, steps)
 
     @classmethod
-    def middle(cls, splits: Sequence[Split]) -> Split:
+    def median(cls, answers: Sequence[StepBreakdown]) -> StepBreakdown:
         """The median of each part, of one answer or more."""
-        return cls(
-            **{name: median(each.parts[name] for each in splits) for name in splits[0].parts}
-        )
+        return cls._combined(median, answers)
+
+    @classmethod
+    def _combined(
+        cls, statistic: Callable[[Iterable[float]], float], each: Sequence[StepBreakdown]
+    ) -> StepBreakdown:
+        return cls(*(statistic(getattr(one, part.name) for one in each) for part in fields(cls)))
 
 
-class SplitClock:
+class BreakdownTimer:
     """Times the parts of an engine's steps; a `bench.own_systems.StepWatch`.
 
     Args:
@@ -81,29 +77,29 @@ class SplitClock:
     def __init__(self, make: MakeSampler = Sampler.of) -> None:
         self._make = make
         self._sample_ms = self._accept_ms = 0.0
-        self._steps: list[Split] = []
+        self._steps: list[StepBreakdown] = []
 
     def sampler(self, params: SamplingParams, device: torch.device, mode: Mode) -> Sampler:
-        """What is made, with a stopwatch around each of its two parts."""
+        """The sampler that `make` gives, with both of its parts timed."""
         made = self._make(params, device, mode)
-        wait = _waiting(device)
+        clock = _device_clock(device)
 
         def choose(logits: Tensor, count: int) -> tuple[Tensor, Tensor]:
-            began = wait()
+            began = clock()
             chosen = made.choose(logits, count)
-            self._sample_ms += (wait() - began) * 1e3
+            self._sample_ms += (clock() - began) * 1e3
             return chosen
 
         def rule(scored: ScoredTree, generator: torch.Generator) -> Verdict:
-            began = wait()
+            began = clock()
             verdict = made.rule(scored, generator)
-            self._accept_ms += (wait() - began) * 1e3
+            self._accept_ms += (clock() - began) * 1e3
             return verdict
 
         return replace(made, choose=choose, rule=rule)
 
     def step(self, step: Step) -> None:
-        """Add a step that has just ended; the first of an answer is no part of a decoding speed."""
+        """Add a step that has ended; the first of an answer reads the prompt and is left out."""
         sample, accept = self._sample_ms, self._accept_ms
         self._sample_ms = self._accept_ms = 0.0
         if step.index == 1:
@@ -111,15 +107,16 @@ class SplitClock:
             return
         timings = step.timings
         rest = timings.bookkeeping_ms - sample - accept
-        self._steps.append(Split(timings.draft_ms, sample, timings.verify_ms, accept, rest))
+        parts = (timings.draft_ms, sample, timings.verify_ms, accept, rest)
+        self._steps.append(StepBreakdown(*parts))
 
-    def answer(self) -> Split:
+    def answer(self) -> StepBreakdown:
         """Means over the steps of the last answer, which had two or more."""
-        return Split.mean(self._steps)
+        return StepBreakdown.mean(self._steps)
 
 
-def _waiting(device: torch.device) -> Callable[[], float]:
-    """A clock that is read when the device has done what it was given."""
+def _device_clock(device: torch.device) -> Callable[[], float]:
+    """A clock that is read when the device has finished what is queued."""
     if device.type != "cuda":
         return perf_counter
 

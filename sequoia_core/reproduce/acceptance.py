@@ -1,0 +1,127 @@
+"""`sequoia accept`: measures an acceptance vector, writes it and reports it."""
+
+from __future__ import annotations
+
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from typing_extensions import override
+
+from sequoia_core.data import DataSpec, load_passages
+from sequoia_core.errors import ParameterError
+from sequoia_core.events import Progress
+from sequoia_core.measure.acceptance_vector import (
+    AcceptancePlan,
+    AcceptanceVector,
+    count_acceptance,
+)
+from sequoia_core.reproduce.experiment import Experiment, Report, ReportTable
+from sequoia_core.tree.files import write_acceptance_rates
+
+if TYPE_CHECKING:
+    from sequoia_core.measure.acceptance import AcceptanceCount
+    from sequoia_core.model.loading.pair import Pair
+
+
+class AcceptanceExperiment(Experiment):
+    """Counts which children are accepted, text by text.
+
+    Args:
+        pair: with a draft.
+        plan: how it is measured.
+        data: the texts.
+        dst: the vector is written there when all texts are done.
+        cache_length: most tokens that may be cached; None is what is needed.
+
+    Raises:
+        ParameterError: `cache_length` is too small.
+        SequoiaError: the data cannot be read.
+    """
+
+    def __init__(
+        self, pair: Pair, plan: AcceptancePlan, data: DataSpec, dst: Path, cache_length: int | None
+    ) -> None:
+        self._pair, self._plan, self._data, self._dst = pair, plan, data, dst
+        tokens = data.prompt_tokens + (plan.tokens if plan.static else 0)
+        self._passages = load_passages(data, pair.tokenizer, tokens)
+        self._counts: list[AcceptanceCount] = []
+        needed = plan.cache_tokens(self._passages)
+        if cache_length is not None and cache_length < needed:
+            raise ParameterError(
+                f"--M is {cache_length}, but the smallest value that works is {needed}: "
+                f"{plan.width} children and {needed - plan.width} tokens of text"
+            )
+
+    @override
+    def run(self, progress: Progress) -> None:
+        texts = len(self._passages)
+        for count in count_acceptance(self._pair, self._passages, self._plan):
+            self._counts.append(count)
+            progress(f"Prompt {len(self._counts)} of {texts}", len(self._counts) / texts)
+        vector = self._vector()
+        write_acceptance_rates(self._dst, vector.rates, vector.rejected, self._details(vector))
+
+    def _vector(self) -> AcceptanceVector:
+        seed = self._plan.params.seed
+        assert seed is not None
+        return AcceptanceVector.of(self._counts, seed)
+
+    def _details(self, vector: AcceptanceVector) -> dict[str, Any]:
+        plan, data, pair = self._plan, self._data, self._pair.description
+        return {
+            "intervals": vector.intervals,
+            "positions": vector.positions,
+            "prompts": vector.prompts,
+            "method": "static" if plan.static else "decoding",
+            "width": plan.width,
+            "temperature": plan.params.temperature,
+            "top_p": plan.params.top_p,
+            "draft_top_p": plan.draft_top_p,
+            "seed": plan.params.seed,
+            "dataset": data.source,
+            "start": data.start,
+            "target": pair.target,
+            "draft": pair.draft,
+            "dtype": pair.dtype,
+            "device": pair.device,
+        }
+
+    @override
+    def report(self) -> Report:
+        from sequoia_core.figures.charts import draw_vector
+
+        vector = self._vector()
+        text = _summary(self._plan, vector)
+        values = {
+            "acceptance_rates": vector.rates,
+            "rejected": vector.rejected,
+            **self._details(vector),
+        }
+        if len(self._counts) == len(self._passages):
+            text += f"\nwritten: {self._dst}"
+            values["dst"] = str(self._dst)
+        return Report((_table(vector),), text, values, partial(draw_vector, vector=vector))
+
+
+def _table(vector: AcceptanceVector) -> ReportTable:
+    rows, total = [], 0.0
+    for at, rate in enumerate(vector.rates):
+        total += rate
+        interval = "{:.4f} to {:.4f}".format(*vector.intervals[at]) if vector.intervals else "-"
+        rows.append((str(at + 1), f"{rate:.4f}", interval, f"{total:.4f}"))
+    return ReportTable(("rank", "a_k", "95 % over prompts", "sum"), tuple(rows))
+
+
+def _summary(plan: AcceptancePlan, vector: AcceptanceVector) -> str:
+    how = "one pass over each text" if plan.static else "decoding with a star"
+    params = plan.params
+    sampling = f"temperature {params.temperature:g}" if params.temperature else "greedy"
+    if params.temperature and params.top_p < 1.0:
+        sampling += f", top-p {params.top_p:g}"
+    if params.temperature and plan.draft_top_p < 1.0:
+        sampling += f", the draft's {plan.draft_top_p:g}"
+    return (
+        f"{vector.rejected:.4f} rejected by all · {vector.positions} positions of "
+        f"{vector.prompts} prompts · {how}, {sampling}"
+    )

@@ -1,0 +1,106 @@
+"""How certain a figure over prompts is: bootstrap intervals of tokens per step.
+
+Prompts are resampled, not steps, since the steps of one answer depend on each other.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+RESAMPLES = 4000
+LEVEL = 0.95
+"""Part of the resampled figures that an interval holds."""
+
+_SEED = 17
+
+
+class StepCount(Protocol):
+    """What was decoded after one prompt."""
+
+    @property
+    def tokens(self) -> int:
+        """Tokens of all counted steps."""
+        ...
+
+    @property
+    def steps(self) -> int:
+        """Steps, at least one."""
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class Interval:
+    """A figure and the ends of its interval."""
+
+    low: float
+    value: float
+    high: float
+
+    def text(self, digits: int = 2) -> str:
+        """`2.13 (1.98 to 2.30)`."""
+        return f"{self.value:.{digits}f} ({self.low:.{digits}f} to {self.high:.{digits}f})"
+
+
+def tokens_per_step(counts: Sequence[StepCount]) -> Interval:
+    """All tokens over all steps of one prompt or more, with the interval over prompts."""
+    return _interval(*_resampled(counts))
+
+
+def mean_difference(
+    counts: Sequence[Sequence[StepCount]], others: Sequence[Sequence[StepCount]]
+) -> Interval:
+    """How many more tokens a step gives than with another rule, as a mean over settings.
+
+    Args:
+        counts: for each setting, one count per prompt.
+        others: of the same settings and prompts in the same order; prompts are resampled in pairs.
+    """
+    values, resampled = _differences(counts, others)
+    return _interval(float(values.mean()), resampled.mean(axis=0))
+
+
+def simultaneous_differences(
+    counts: Sequence[Sequence[StepCount]], others: Sequence[Sequence[StepCount]]
+) -> list[Interval]:
+    """As `mean_difference` for each setting, with intervals that hold all at once.
+
+    Of many intervals that hold one by one, some fail by chance. The half-width of these, in
+    standard errors, is a quantile of the largest deviation over all settings.
+    """
+    values, resampled = _differences(counts, others)
+    errors = resampled.std(axis=1)  # [settings]
+    deviations = np.abs(resampled - values[:, None])
+    scaled = deviations / np.where(errors > 0, errors, 1.0)[:, None]
+    widths = errors * np.quantile(scaled.max(axis=0), LEVEL)
+    return [
+        Interval(float(value - width), float(value), float(value + width))
+        for value, width in zip(values, widths, strict=True)
+    ]
+
+
+def _differences(
+    counts: Sequence[Sequence[StepCount]], others: Sequence[Sequence[StepCount]]
+) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """As counted [settings], and resampled [settings, RESAMPLES]."""
+    pairs = [(_resampled(a), _resampled(b)) for a, b in zip(counts, others, strict=True)]
+    values = np.array([value - other for (value, _), (other, _) in pairs])
+    return values, np.stack([drawn - other for (_, drawn), (_, other) in pairs])
+
+
+def _resampled(counts: Sequence[StepCount]) -> tuple[float, NDArray[np.float64]]:
+    """Tokens per step as counted, and resampled [RESAMPLES]."""
+    tokens = np.array([count.tokens for count in counts], dtype=np.float64)
+    steps = np.array([count.steps for count in counts], dtype=np.float64)
+    draws = np.random.default_rng(_SEED).integers(len(counts), size=(RESAMPLES, len(counts)))
+    return float(tokens.sum() / steps.sum()), tokens[draws].sum(1) / steps[draws].sum(1)
+
+
+def _interval(value: float, resampled: NDArray[np.float64]) -> Interval:
+    tail = (1.0 - LEVEL) / 2
+    low, high = np.quantile(resampled, (tail, 1.0 - tail))
+    return Interval(float(low), value, float(high))
