@@ -6,6 +6,7 @@ from pathlib import Path
 
 import psutil
 
+from sequoia_core.model.cpu import cpu_info
 from sequoia_core.model.loading.memory_plan import size_text as size_text
 
 _RAM = "RAM"
@@ -28,15 +29,11 @@ class Memory:
 
 def processor() -> str:
     """The maker's name of the processor; "unknown" if the kernel does not say."""
-    from sequoia_core.model.cpu import cpu_info
-
     return cpu_info("model name") or "unknown"
 
 
 def fast_cpu_flags() -> list[str]:
     """The instruction sets that decide the speed, best first."""
-    from sequoia_core.model.cpu import cpu_info
-
     flags = set(cpu_info("(?:flags|Features)").split())
     return [flag for flag in _FAST_FLAGS if flag in flags]
 

@@ -135,8 +135,8 @@ for _name, (_rule, _summary) in TESTBEDS.items():
 
 @reproduce_app.command("robustness")
 @experiment_command(
-    "dataset", "start", "end", "tokens", "draft_top_p", "growmap", "dst",
-    end=20, tokens=64, growmap="smollm2-135m/stochastic-16x4", dst=Path("robustness.jsonl"),
+    "dataset", "start", "end", "tokens", "draft_top_p", "dst",
+    end=20, tokens=64, dst=Path("robustness.jsonl"),
 )  # fmt: skip
 def robustness(
     flags: dict[str, Any],
@@ -144,18 +144,31 @@ def robustness(
     temperatures: Annotated[
         list[float] | None,
         flag(
-            "--T --temperature", "May be repeated; default: 0.2, 0.4, ... 1.2.",
-            "Sampling", "NUMBER",
+            "--T --temperature",
+            "May be repeated; default: 0.2, 0.4, ... 1.2.",
+            "Sampling",
+            "NUMBER",
         ),
     ] = None,
     top_ps: Annotated[
         list[float] | None,
         flag(
-            "--P --top-p", "Nucleus mass; may be repeated; default: 0.8, 0.9 and 1.",
-            "Sampling", "NUMBER",
+            "--P --top-p",
+            "Nucleus mass; may be repeated; default: 0.8, 0.9 and 1.",
+            "Sampling",
+            "NUMBER",
         ),
     ] = None,
-) -> None:  # fmt: skip
+    growmap: Annotated[
+        str,
+        flag(
+            "--growmap",
+            "The tree of all rules: a .json or .pt file, or a name.",
+            "Tree",
+            "FILE|NAME",
+        ),
+    ] = "smollm2-135m/stochastic-16x4",
+) -> None:
     """Tokens per step of sequoia, specinfer and topk over temperature and top-p, on one fixed tree.
 
     Nothing is timed, so the machine may be busy. Results are written to --dst line by line; the
@@ -170,9 +183,8 @@ def robustness(
         from sequoia_core.tree.files import find_growmap
 
         assert file is not None
-        assert options.growmap is not None
         sweep = Sweep(
-            find_growmap(options.growmap),
+            find_growmap(growmap),
             tuple(temperatures or TEMPERATURES),
             tuple(top_ps or TOP_PS),
             options.tokens,
