@@ -7,7 +7,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -18,19 +17,8 @@ LEVEL = 0.95
 
 _SEED = 17
 
-
-class StepCount(Protocol):
-    """What was decoded after one prompt."""
-
-    @property
-    def tokens(self) -> int:
-        """Tokens of all counted steps."""
-        ...
-
-    @property
-    def steps(self) -> int:
-        """Steps, at least one."""
-        ...
+Counts = Sequence[tuple[int, int]]
+"""Tokens and steps of each prompt, one step or more."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,14 +34,12 @@ class Interval:
         return f"{self.value:.{digits}f} ({self.low:.{digits}f} to {self.high:.{digits}f})"
 
 
-def tokens_per_step(counts: Sequence[StepCount]) -> Interval:
+def tokens_per_step(counts: Counts) -> Interval:
     """All tokens over all steps of one prompt or more, with the interval over prompts."""
     return _interval(*_resampled(counts))
 
 
-def mean_difference(
-    counts: Sequence[Sequence[StepCount]], others: Sequence[Sequence[StepCount]]
-) -> Interval:
+def mean_difference(counts: Sequence[Counts], others: Sequence[Counts]) -> Interval:
     """How many more tokens a step gives than with another rule, as a mean over settings.
 
     Args:
@@ -64,9 +50,7 @@ def mean_difference(
     return _interval(float(values.mean()), resampled.mean(axis=0))
 
 
-def simultaneous_differences(
-    counts: Sequence[Sequence[StepCount]], others: Sequence[Sequence[StepCount]]
-) -> list[Interval]:
+def simultaneous_differences(counts: Sequence[Counts], others: Sequence[Counts]) -> list[Interval]:
     """As `mean_difference` for each setting, with intervals that hold all at once.
 
     Of many intervals that hold one by one, some fail by chance. The half-width of these, in
@@ -84,7 +68,7 @@ def simultaneous_differences(
 
 
 def _differences(
-    counts: Sequence[Sequence[StepCount]], others: Sequence[Sequence[StepCount]]
+    counts: Sequence[Counts], others: Sequence[Counts]
 ) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
     """As counted [settings], and resampled [settings, RESAMPLES]."""
     pairs = [(_resampled(a), _resampled(b)) for a, b in zip(counts, others, strict=True)]
@@ -92,12 +76,12 @@ def _differences(
     return values, np.stack([drawn - other for (_, drawn), (_, other) in pairs])
 
 
-def _resampled(counts: Sequence[StepCount]) -> tuple[float, NDArray[np.float64]]:
+def _resampled(counts: Counts) -> tuple[float, NDArray[np.float64]]:
     """Tokens per step as counted, and resampled [RESAMPLES]."""
-    tokens = np.array([count.tokens for count in counts], dtype=np.float64)
-    steps = np.array([count.steps for count in counts], dtype=np.float64)
-    draws = np.random.default_rng(_SEED).integers(len(counts), size=(RESAMPLES, len(counts)))
-    return float(tokens.sum() / steps.sum()), tokens[draws].sum(1) / steps[draws].sum(1)
+    prompts = np.array(counts, dtype=np.float64)  # [prompts, 2]
+    draws = np.random.default_rng(_SEED).integers(len(prompts), size=(RESAMPLES, len(prompts)))
+    tokens, steps = prompts[draws].sum(1).T
+    return float(prompts[:, 0].sum() / prompts[:, 1].sum()), tokens / steps
 
 
 def _interval(value: float, resampled: NDArray[np.float64]) -> Interval:

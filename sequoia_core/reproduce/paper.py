@@ -8,6 +8,8 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
+from itertools import groupby
+from operator import attrgetter
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -151,73 +153,64 @@ class PaperExperiment(Experiment):
     ) -> None:
         self.file = file
         self._cells, self._load, self._plan, self._hardware = cells, load, plan, hardware
-        self._loaded: tuple[str, Pair] | None = None
-        self._prompts: dict[str, list[tuple[int, ...]]] = {}
-        self._failed: dict[tuple[str, ...], str] = {}
         self._skipped: dict[Key, str] = {}
 
     @override
     def run(self, progress: Progress) -> None:
         done = self._results()
-        for at, cell in enumerate(self._cells):
-            if cell.key in done:
+        missing = [cell for cell in self._cells if cell.key not in done]
+        for name, of_pair in groupby(missing, attrgetter("pair")):
+            cells = list(of_pair)
+            pair = self._attempt(cells, partial(self._load, name, self._report(cells[0], progress)))
+            if pair is not None:
+                self._fill(pair, cells, progress)
+            del pair  # it is freed before the next one is loaded
+
+    def _fill(self, pair: Pair, missing: Sequence[PaperCell], progress: Progress) -> None:
+        for dataset, of_set in groupby(missing, attrgetter("dataset")):
+            cells = list(of_set)
+            spec = self._plan.data(dataset)
+            prompts = self._attempt(cells, partial(load_prompts, spec, pair.tokenizer))
+            if prompts is None:
                 continue
-            try:
-                result = self._decode(cell, partial(self._report, progress, at))
-            except ParameterError:
-                raise
-            except SequoiaError as error:
-                self._skipped[cell.key] = str(error)
-            else:
-                self.file.add(CellRow(*cell.key, cell.growmap, result))
+            for cell in cells:
+                decode = partial(self._decode, pair, cell, prompts, self._report(cell, progress))
+                result = self._attempt([cell], decode)
+                if result is not None:
+                    self.file.add(CellRow(*cell.key, cell.growmap, result))
 
-    def _results(self) -> dict[Key, CellResult]:
-        return {(row.pair, row.dataset, row.temperature): row.result for row in self.file.rows}
+    def _attempt(self, cells: Sequence[PaperCell], work: Callable[[], T]) -> T | None:
+        """The result of some work; if it fails these cells are skipped."""
+        try:
+            return work()
+        except ParameterError:
+            raise
+        except SequoiaError as error:
+            self._skipped.update({cell.key: str(error) for cell in cells})
+            return None
 
-    def _report(self, progress: Progress, at: int, message: str, fraction: float | None) -> None:
-        cell, cells = self._cells[at], len(self._cells)
-        place = f"{at + 1} of {cells}: {cell.pair}, {cell.dataset}, T = {cell.temperature:g}"
-        progress(f"{place}: {message}", (at + (fraction or 0.0)) / cells)
-
-    def _decode(self, cell: PaperCell, progress: Progress) -> CellResult:
-        pair = self._pair(cell.pair, progress)
-        prompts = self._prompts_of(cell, pair)
+    def _decode(
+        self, pair: Pair, cell: PaperCell, prompts: list[tuple[int, ...]], progress: Progress
+    ) -> CellResult:
         growmap = pairs_growmap(pair, cell.growmap, cell.temperature)
-        plan = DecodingPlan(
-            Mode.SEQUOIA,
-            growmap,
-            self._plan.params(cell.temperature),
-            cache_length=self._plan.cache_length,
-        )
+        params, cache_length = self._plan.params(cell.temperature), self._plan.cache_length
+        plan = DecodingPlan(Mode.SEQUOIA, growmap, params, cache_length=cache_length)
         experiment = DecodingExperiment(pair, plan, prompts)
         experiment.run(progress)
         return CellResult.of(experiment.results(), f"{growmap.size}x{growmap.depth}")
 
-    def _pair(self, name: str, progress: Progress) -> Pair:
-        """The pair, loaded once; the one before it is freed first."""
-        if self._loaded is None or self._loaded[0] != name:
-            self._loaded = None
-            self._prompts.clear()
-            self._loaded = name, self._once((name,), lambda: self._load(name, progress))
-        return self._loaded[1]
+    def _report(self, cell: PaperCell, progress: Progress) -> Progress:
+        """Progress within the table, from progress within a cell."""
+        at, cells = self._cells.index(cell), len(self._cells)
+        place = f"{at + 1} of {cells}: {cell.pair}, {cell.dataset}, T = {cell.temperature:g}"
 
-    def _prompts_of(self, cell: PaperCell, pair: Pair) -> list[tuple[int, ...]]:
-        if cell.dataset not in self._prompts:
-            spec = self._plan.data(cell.dataset)
-            self._prompts[cell.dataset] = self._once(
-                (cell.pair, cell.dataset), lambda: load_prompts(spec, pair.tokenizer)
-            )
-        return self._prompts[cell.dataset]
+        def report(message: str, fraction: float | None) -> None:
+            progress(f"{place}: {message}", (at + (fraction or 0.0)) / cells)
 
-    def _once(self, what: tuple[str, ...], attempt: Callable[[], T]) -> T:
-        """What fails once is not tried again for every cell."""
-        if what in self._failed:
-            raise SequoiaError(self._failed[what])
-        try:
-            return attempt()
-        except SequoiaError as error:
-            self._failed[what] = str(error)
-            raise
+        return report
+
+    def _results(self) -> dict[Key, CellResult]:
+        return {(row.pair, row.dataset, row.temperature): row.result for row in self.file.rows}
 
     def outcomes(self) -> list[CellOutcome]:
         """Every cell that was measured or skipped."""

@@ -151,7 +151,7 @@ class RuleComparison:
         Raises:
             SequoiaError: there is none.
         """
-        known = {(count.cell, count.prompt): count for count in counts}
+        known = {(count.cell, count.prompt): (count.tokens, count.steps) for count in counts}
         cells = sweep.cells()
         prompts = [
             prompt

@@ -187,7 +187,7 @@ class DecodingResults:
         """
         runs, plain = self.runs[name], self.runs.get(PLAIN)
         return SystemFigures(
-            tokens_per_step(runs),
+            tokens_per_step([(run.tokens, run.steps) for run in runs]),
             Spread.of([1e3 * run.seconds / run.tokens for run in runs]),
             Spread.of([1e3 * run.seconds / run.steps for run in runs]),
             1e3 * median(run.first_seconds for run in runs),
