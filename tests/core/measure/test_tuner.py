@@ -8,6 +8,7 @@ from types import SimpleNamespace
 from typing import cast
 
 import pytest
+from msgspec import structs
 
 from sequoia_core.config import Lookup, Mode, SamplingParams
 from sequoia_core.decode.engine import Engine
@@ -134,7 +135,7 @@ def timed_steps(
     def generate(self: Engine, *args: object) -> Iterator[object]:
         for event in original(self, *args):  # type: ignore[arg-type]
             if isinstance(event, Step):
-                object.__setattr__(event, "timings", change(event))
+                event = structs.replace(event, timings=change(event))
             yield event
 
     monkeypatch.setattr(Engine, "generate", generate)
