@@ -1,7 +1,6 @@
 """Sequoia tree speculation as a library: a pair of models, a conversation, a stream of events.
 
-Owns the list of public names and loads each on first use, so that importing the package stays
-cheap. Knows nothing of terminals: the chat app builds on this package, never the reverse.
+Each public name is loaded on first use, so that importing the package stays cheap.
 
     from sequoia_core import Conversation, SamplingParams, load_pair
 

@@ -1,7 +1,4 @@
-"""What a caller may choose about decoding: sampling parameters, the mode, formats.
-
-Owns validation of these values; knows nothing of models, trees or devices.
-"""
+"""What a caller may choose about decoding: sampling parameters, the mode, formats."""
 
 from dataclasses import dataclass
 from enum import StrEnum
@@ -9,13 +6,13 @@ from enum import StrEnum
 from sequoia_core.errors import ParameterError
 
 LOWEST_TEMPERATURE = 0.01
-"""Below it logits over temperature leave what float32 can tell apart; 0 itself is argmax."""
+"""Below it logits over temperature leave float32's precision; 0 itself is argmax."""
 
 
 class Mode(StrEnum):
     """How tokens are decided. See `sequoia_core.speculate.verify` for the acceptance rules.
 
-    At temperature 0 every tree is drafted and judged as `GREEDY` does.
+    At temperature 0 every tree is drafted and verified as with `GREEDY`.
 
     Attributes:
         SEQUOIA: a token tree, children drawn without replacement (greedy rule at temperature 0).
@@ -39,13 +36,13 @@ NON_SEQUOIA_MODES = frozenset({Mode.SPECINFER, Mode.TOPK})
 
 
 class WeightFormat(StrEnum):
-    """How weights are held, and by which forward pass they are computed.
+    """How weights are stored in memory, and which forward pass computes with them.
 
     Attributes:
         AUTO: `NATIVE` on a CPU where that is possible, else `TORCH`.
         NATIVE: as their files store them, by the native library.
-        INT8: as `NATIVE`, with the target's matrices of floating numbers rounded to 8 bits in
-            blocks of 32: another model, near the one that was asked for.
+        INT8: as `NATIVE`, with the target's floating-point matrices rounded to 8 bits in blocks of
+            32: another model, near the original.
         TORCH: as tensors of the dtype, by PyTorch.
     """
 

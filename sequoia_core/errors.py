@@ -1,4 +1,4 @@
-"""The one exception hierarchy of the project.
+"""The exception hierarchy, and suggestions for mistyped names.
 
 Every error a person can cause is a `SequoiaError` whose message is a single line that says
 what was wrong, where, and what to do about it. The command line prints it without a traceback.
@@ -46,8 +46,6 @@ class TraceError(SequoiaError):
 
 
 _CLOSE = 0.6
-
-
 _LEAST_PREFIX = 2
 
 
@@ -60,7 +58,7 @@ def close_names(
         name: does not exist.
         known: the names there are; of `a/b` the part `b` is compared too.
         also: other names for some of them, such as other programs use.
-        most: how many at most.
+        most: how many to return.
     """
     wanted = _plain(name)
     meant: dict[str, list[str]] = {}
@@ -105,5 +103,5 @@ def _begun(wanted: str, spellings: Iterable[str]) -> list[str]:
 
 
 def _plain(name: str) -> str:
-    """The letters and digits of a name, and what parts them as one sign."""
+    """A name in lower case, each separator as one hyphen."""
     return re.sub(r"[\s_.-]+", "-", name.lower()).strip("-/")

@@ -78,7 +78,7 @@ class TreeChosen(Record, frozen=True):
         expected_by_rank: the positional acceptance rates a_1, a_2, ... the growmap was made for.
         predicted_speedup: over plain decoding, from measured times, or None when not measured.
         reason: one line on where the choice came from.
-        lookup: whether continuations found in the conversation are grafted: on, off or auto.
+        lookup: whether continuations found in the conversation are appended: on, off or auto.
     """
 
     mode: str

@@ -1,8 +1,8 @@
 """The release's `tree_search.py`: its config file, and its choice over budgets and levels.
 
-It counts otherwise than `search` in two things. Its depth counts levels, the root's among them:
-`max_depth` 10 is 9 edges. Its step costs a drafting pass a level, one more than an engine runs,
-which drafts nothing from the last level.
+It differs from `search` in two counts. Its depth counts levels, the root's included: `max_depth` 10
+is 9 edges. Its step costs a drafting pass a level, one more than an engine runs, which drafts
+nothing from the last level.
 """
 
 import math
@@ -74,7 +74,7 @@ class SearchConfig:
 
     @property
     def plain_nodes(self) -> int:
-        """Whose forward a speed-up is over: one node, or else the first budget, as there."""
+        """Nodes of the forward that a speed-up is over: one, or else the first budget."""
         return 1 if 1 in self.target_time else next(iter(self.target_time))
 
 

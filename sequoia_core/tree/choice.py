@@ -25,7 +25,7 @@ class TreeChoice:
         adaptive: whether each step's tree is grown by the draft's own probabilities; `growmap` is
             then None. None is adaptive with models that read a tree in one call, in the modes
             `sequoia` and `greedy`, and else the fixed shape that is predicted to be the fastest.
-        lookup: grafts continuations into trees of the modes `sequoia` and `greedy`.
+        lookup: appends continuations to trees of the modes `sequoia` and `greedy`.
 
     Raises:
         GrowMapError: the tree is too large to be drafted and verified in one step, is to be fixed
@@ -58,12 +58,12 @@ ROOT = GrowMap((-1,), name="root")
 
 
 ADAPTIVE = "adaptive"
-"""What a tree is called whose shape is decided each step."""
+"""Name of a tree whose shape is decided each step."""
 
 
 @dataclass(frozen=True, slots=True)
 class AdaptiveTree:
-    """Bounds of a tree whose shape is decided each step, by what the draft says.
+    """Bounds of a tree whose shape is decided each step, by the draft's probabilities.
 
     Attributes:
         size: most nodes, root included.

@@ -1,7 +1,6 @@
-"""From lists of parents or children, in any numbering, to one breadth-first tree.
+"""From lists of parents or children, in any numbering, to one breadth-first tree, checked.
 
-Owns the checks that make a list of numbers a tree, all in linear time. Knows nothing of files or of
-what a node stands for.
+All in linear time.
 """
 
 import operator

@@ -98,9 +98,9 @@ def test_events_agree_with_each_other(choice: TreeChoice, seed: int, temperature
     judged = GREEDY if choice.mode is Mode.GREEDY else params
     for step in steps_of(events):
         check_step(step, judged)
-        grafted = [node for node in step.nodes if node.origin is Origin.LOOKUP]
-        assert not grafted or chosen.lookup != "off"
-        assert all((node.draft_prob is None) == (node in grafted) for node in step.nodes[1:])
+        looked_up = [node for node in step.nodes if node.origin is Origin.LOOKUP]
+        assert not looked_up or chosen.lookup != "off"
+        assert all((node.draft_prob is None) == (node in looked_up) for node in step.nodes[1:])
         if choice.adaptive:
             assert len(step.nodes) <= chosen.nodes
         if choice.mode is Mode.CHAIN:
@@ -197,11 +197,11 @@ def test_a_step_that_nothing_was_found_for_counts_as_plain_and_others_are_timed_
     engine.tree_choice, engine.clock = TreeChoice(lookup=Lookup.ON), BaselineTimer()
     steps = steps_of(list(engine.generate([2], GREEDY)))
     plain = [step for step in steps if len(step.nodes) == 1]
-    grafted = [step for step in steps if len(step.nodes) > 1]
+    looked_up = [step for step in steps if len(step.nodes) > 1]
     assert all(step.plain_source == "this step itself decodes plainly" for step in plain)
-    assert all("plain step" in step.plain_source for step in grafted)
+    assert all("plain step" in step.plain_source for step in looked_up)
     assert len(plain) >= len(LOOP)
-    assert max(len(step.token_ids) for step in grafted) > len(LOOP)
+    assert max(len(step.token_ids) for step in looked_up) > len(LOOP)
 
 
 def test_a_seedless_caller_may_switch_looking_up_between_answers() -> None:

@@ -10,7 +10,6 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from msgspec import structs
-from scipy import stats
 from torch import Tensor
 
 from sequoia_core.config import Lookup, Mode, SamplingParams
@@ -53,6 +52,7 @@ from tests.core.engines import (
     tokens_of,
 )
 from tests.core.models import PlainCodec, ScriptModel, TableModel, tiny_llama
+from tests.core.speculate.test_lossless_sampling import p_value
 from tests.fakes import make_step
 
 PROMPT = [3, 1, 4, 1, 5]
@@ -398,11 +398,7 @@ def test_plain_steps_change_no_distribution_above_it() -> None:
         for at, token in enumerate(tokens):
             logits = target.logits_after([*prompt, *tokens[:at]]).double()
             expected[tokens] *= (logits / SAMPLED.temperature).softmax(-1)[token]
-    observed = torch.zeros_like(expected)
-    for tokens, count in counts.items():
-        observed[tokens] = count
-    found = stats.chisquare(observed.flatten(), runs * expected.flatten(), sum_check=False)
-    assert found.pvalue > 1e-4
+    assert p_value(counts, expected) > 1e-4
 
 
 def test_a_seed_repeats_an_answer_with_the_plain_steps_that_a_chat_takes() -> None:
@@ -421,10 +417,10 @@ def test_steps_that_find_nothing_are_plain_steps_that_cost_nothing() -> None:
     engine = make_engine(ScriptModel([1, 2, 3, 4, 5, 6, 7, 8] * 9), None)
     engine.tree_choice, engine.clock = TreeChoice(lookup=Lookup.ON), BaselineTimer()
     steps = steps_of(list(engine.generate([1], replace(GREEDY, max_new_tokens=40))))
-    grafted = [step for step in steps if any(node.origin is Origin.LOOKUP for node in step.nodes)]
-    assert grafted
-    assert "plain steps" in grafted[0].plain_source
-    assert sum(step.baseline for step in steps[: grafted[0].index]) <= 1
+    looked_up = [step for step in steps if any(node.origin is Origin.LOOKUP for node in step.nodes)]
+    assert looked_up
+    assert "plain steps" in looked_up[0].plain_source
+    assert sum(step.baseline for step in steps[: looked_up[0].index]) <= 1
 
 
 class Stream:

@@ -13,9 +13,8 @@ from sequoia_core.decode.baseline_timer import NoBaseline
 from sequoia_core.decode.engine import Engine
 from sequoia_core.decode.step import MOST_PENDING
 from sequoia_core.events import Event, Notice, Origin, Step, TreeChosen
-from sequoia_core.speculate.cost_model import StepCosts
 from sequoia_core.speculate.draft import DraftModel
-from sequoia_core.speculate.tree_advisor import TRYING, Advice
+from sequoia_core.speculate.tree_advisor import TRYING, Advice, TreeAdvisor
 from sequoia_core.tree.choice import ROOT, TreeChoice
 from sequoia_core.tree.growmap import GrowMap
 from tests.core.engines import check_caches, check_laws, steps_of, tokens_of, tree_of
@@ -25,7 +24,7 @@ VOCAB = 7
 PROMPT = [1, 2, 3]
 
 
-class Restless:
+class Restless(TreeAdvisor):
     """Advises another tree after every so many steps, and remembers what it was shown."""
 
     def __init__(self, trees: Sequence[GrowMap], every: int = 1) -> None:
@@ -43,9 +42,6 @@ class Restless:
 
     def time(self, step: Step, temperature: float) -> None:
         self.timed.append((step, temperature))
-
-    def costs(self, temperature: float, context_length: int) -> StepCosts | None:
-        return None
 
     def _next(self) -> Advice:
         tree = next(self.trees)

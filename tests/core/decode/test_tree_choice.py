@@ -5,9 +5,7 @@ import pytest
 from sequoia_core.config import Mode
 from sequoia_core.decode.tree_choice import tree_for
 from sequoia_core.errors import GrowMapError
-from sequoia_core.events import Step
-from sequoia_core.speculate.cost_model import StepCosts
-from sequoia_core.speculate.tree_advisor import DEFAULT_CHAIN, Advice, BundledAdvisor
+from sequoia_core.speculate.tree_advisor import DEFAULT_CHAIN, Advice, BundledAdvisor, TreeAdvisor
 from sequoia_core.tree.choice import MOST_DEPTH, MOST_NODES, ROOT, TreeChoice
 from sequoia_core.tree.files import find_growmap, growmap_names
 from sequoia_core.tree.growmap import GrowMap
@@ -15,7 +13,7 @@ from sequoia_core.tree.growmap import GrowMap
 TREE = GrowMap((-1, 0, 0, 1, 3), name="mine", acceptance_rates=(0.5, 0.2))
 
 
-class Adviser:
+class Adviser(TreeAdvisor):
     """Says one thing and remembers what it was asked."""
 
     def __init__(self, advice: Advice) -> None:
@@ -25,15 +23,6 @@ class Adviser:
     def advise(self, temperature: float, context_length: int, chain: bool) -> Advice:
         self.asked.append((temperature, context_length, chain))
         return self.advice
-
-    def observe(self, step: Step, temperature: float, chain: bool) -> Advice | None:
-        return self.advice
-
-    def time(self, step: Step, temperature: float) -> None:
-        pass
-
-    def costs(self, temperature: float, context_length: int) -> StepCosts | None:
-        return None
 
 
 def test_plain_decoding_is_obeyed_without_asking() -> None:
