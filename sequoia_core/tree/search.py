@@ -61,17 +61,14 @@ class TreeTable:
                 f"{nodes} nodes, depth {depth}: the table holds 1 to {self.max_nodes} nodes "
                 f"and depth 0 to {self.max_depth}"
             )
-        children: list[list[int]] = [[]]
-        pending = [(0, nodes, depth)]
-        for node, budget, depth_left in pending:
+        parents, budgets = [-1], [(nodes, depth)]
+        for node, (budget, depth_left) in enumerate(budgets):  # which grows, level by level
             splits = self._splits[min(depth - depth_left, len(self._splits) - 1)][depth_left]
             for share in _shares(splits, budget - 1) if depth_left else ():
-                children[node].append(len(children))
-                pending.append((len(children), share, depth_left - 1))
-                children.append([])
-        shape = GrowMap.from_children(children)
-        label = name or f"searched-{shape.size}x{shape.depth}"
-        return GrowMap(shape.parents, label, self.acceptance_rates, source)
+                parents.append(node)
+                budgets.append((share, depth_left - 1))
+        label = name or f"searched-{len(parents)}x{depth - budgets[-1][1]}"
+        return GrowMap(tuple(parents), label, self.acceptance_rates, source)
 
 
 def _shares(splits: NDArray[np.int32], left: int) -> list[int]:
