@@ -1,8 +1,4 @@
-"""The connections to the server of `sequoia web`: none is kept open that asks for nothing.
-
-Owns how many there may be, and how long the first request of each may take. Knows nothing of what
-is asked.
-"""
+"""Limits the connections to the server of `sequoia web`, and closes those that request nothing."""
 
 import asyncio
 
@@ -15,11 +11,7 @@ _REFUSAL = (
 
 
 class Connections:
-    """All connections.
-
-    Args:
-        limit: how many may be open.
-    """
+    """All connections; at most `limit` are open."""
 
     def __init__(self, limit: int) -> None:
         self.limit = limit
@@ -27,14 +19,13 @@ class Connections:
         self._waiting: dict[asyncio.Transport, asyncio.TimerHandle] = {}
 
     def guard(self, protocol: asyncio.Protocol) -> asyncio.Protocol:
-        """The protocol of a new connection, which takes part in the count."""
+        """Wrap the protocol of a new connection, so that it is counted."""
         return _Guarded(self, protocol)
 
     def opened(self, transport: asyncio.Transport) -> bool:
-        """Count a connection; False where there are too many that have asked for something.
+        """Count a connection; False if too many are in use.
 
-        Of those that have asked for nothing yet the oldest makes room, so that they cannot keep
-        anybody out.
+        The oldest of those that have sent no request yet makes room: they cannot block others.
         """
         if len(self._open) >= self.limit:
             oldest = next(iter(self._waiting), None)
@@ -47,19 +38,19 @@ class Connections:
         self._waiting[transport] = loop.call_later(FIRST_REQUEST_SECONDS, transport.abort)
         return True
 
-    def asked(self, transport: asyncio.BaseTransport | None) -> None:
-        """The headers of a request have arrived whole."""
+    def requested(self, transport: asyncio.BaseTransport | None) -> None:
+        """The headers of a request have arrived."""
         if isinstance(transport, asyncio.Transport) and transport in self._waiting:
             self._waiting.pop(transport).cancel()
 
     def closed(self, transport: asyncio.Transport) -> None:
-        """A connection is no more."""
-        self.asked(transport)
+        """A connection was closed."""
+        self.requested(transport)
         self._open.discard(transport)
 
 
 class _Guarded(asyncio.Protocol):
-    """Passes everything on to another protocol, once its connection is counted."""
+    """Forwards to another protocol if there is room for its connection."""
 
     def __init__(self, connections: Connections, protocol: asyncio.Protocol) -> None:
         self._connections = connections

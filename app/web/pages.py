@@ -1,7 +1,4 @@
-"""What the browser is shown where there is no window: one sentence, and what to do.
-
-Texts of its own only; nothing of a request is repeated.
-"""
+"""Pages that refuse a window: one sentence, and what to do. They quote nothing of a request."""
 
 from html import escape
 
@@ -23,15 +20,9 @@ h1 {{ color: #8fbf8f; font-size: 1.2em; }}
 """
 
 
-def page(status: int, title: str, text: str) -> web.Response:
-    """A page that says one thing."""
-    html = _PAGE.format(title=escape(title), text=escape(text))
-    return web.Response(status=status, text=html, content_type="text/html")
-
-
 def forbidden() -> web.Response:
-    """For whoever does not know the key."""
-    return page(
+    """For a request without the key."""
+    return _page(
         403,
         "This address lacks the key",
         "Open the whole address that `sequoia web` printed; it is another one at each start.",
@@ -41,8 +32,13 @@ def forbidden() -> web.Response:
 def full(windows: int) -> web.Response:
     """For one window too many."""
     open_ones = "The one window is" if windows == 1 else f"All {windows} windows are"
-    return page(
+    return _page(
         503,
         f"{open_ones} open",
         "Close one and load this page again. `sequoia web --sessions N` allows more.",
     )
+
+
+def _page(status: int, title: str, text: str) -> web.Response:
+    html = _PAGE.format(title=escape(title), text=escape(text))
+    return web.Response(status=status, text=html, content_type="text/html")

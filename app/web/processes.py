@@ -1,7 +1,4 @@
-"""The processes behind the browser's windows: one engine for all, and a window's own app.
-
-Owns how they are started and that none of them outlives its use. Knows nothing of HTTP.
-"""
+"""The processes behind the browser's windows: one engine process, and an app process each."""
 
 import asyncio
 import json
@@ -12,7 +9,7 @@ import sys
 import tempfile
 from asyncio.subprocess import PIPE, Process
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -27,46 +24,45 @@ from ..engine.protocol import Done, from_line
 from ..engine.server import Report
 
 PATIENCE_SECONDS = 5.0
-"""How long a process may take to end by itself."""
+"""How long a process may take to end."""
 _SERVERS_OWN = frozenset({"TMUX", "TMUX_PANE", "STY", "DISPLAY", "WAYLAND_DISPLAY"})
-"""A browser's clipboard is the browser's: nothing goes through tmux or to another desktop."""
+"""Variables that lead to the clipboard of the server's terminal or desktop, not the browser's."""
 _PACKAGE = __package__.rpartition(".")[0]
 
 
 class EngineProcess:
-    """The process that holds the models, and the socket at which windows reach it.
+    """The process that holds the models, and the socket that windows connect to.
 
     Args:
-        command: what to run; two descriptors are added to it, of the listening socket and of what
-            `read_flags` reads.
+        command: to run; two descriptors are appended: the listening socket, and the settings for
+            `read_flags`.
     """
 
     def __init__(
         self, command: Sequence[str] = (sys.executable, "-m", f"{_PACKAGE}.engine.server")
     ) -> None:
         self._command = tuple(command)
-        # only this user may enter the folder, so only this user's processes reach the socket
+        # only this user may enter the folder, and so reach the socket
         self._folder = tempfile.TemporaryDirectory(prefix="sequoia-")
         self.path = Path(self._folder.name) / "engine"
         self._process: Process | None = None
         self._failure = ""
 
     async def start(self, flags: Mapping[str, Any]) -> None:
-        """Begin to load; windows may connect at once."""
+        """Start loading; windows may connect at once."""
         with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as listener:
             listener.bind(str(self.path))
             listener.listen()
-            with handed_over(flags) as given:
+            with passed_on(flags) as given:
                 descriptors = (listener.fileno(), given)
-                # a session of its own: Ctrl+C is for the server, which then ends the others in
-                # order
+                # a new session: Ctrl+C reaches only the server, which ends the others in order
                 self._process = await asyncio.create_subprocess_exec(
                     *self._command, *map(str, descriptors),
                     stdin=PIPE, stdout=PIPE, pass_fds=descriptors, start_new_session=True,
                 )  # fmt: skip
 
     async def watch(self, report: Report) -> None:
-        """Pass on what it says until it ends, which it does not do by itself.
+        """Pass on its reports until it ends.
 
         Raises:
             SequoiaError: it has ended.
@@ -80,14 +76,15 @@ class EngineProcess:
                 self._failure = message.message
             report(message)
         code = await self._process.wait()
-        raise SequoiaError(self._failure or f"the engine process ended {_how(code)}")
+        how = f"with code {code}" if code >= 0 else f"by {signal.Signals(-code).name}"
+        raise SequoiaError(self._failure or f"the engine process ended {how}")
 
     async def stop(self) -> None:
-        """End it, by force if it does not; the socket is gone afterwards."""
+        """End it, by force if need be, and remove the socket."""
         if self._process is not None:
             assert self._process.stdin is not None
-            self._process.stdin.close()  # which it takes as the end
-            await end(self._process)
+            self._process.stdin.close()  # asks it to end
+            await _end(self._process)
         self._folder.cleanup()
 
 
@@ -95,7 +92,7 @@ class Window(AppService):
     """The app's process behind one window of the browser.
 
     Args:
-        command: what to run; the descriptor of what `read_flags` reads is added to it.
+        command: to run; the descriptor of the settings for `read_flags` is appended.
         flags: settings as on the command line.
         websocket: the connection to the browser.
     """
@@ -107,20 +104,20 @@ class Window(AppService):
             shlex.join(command),
             write_bytes=websocket.send_bytes,
             write_str=websocket.send_str,
-            close=websocket.close,  # type: ignore[arg-type]  # its result is of no use
+            close=websocket.close,  # type: ignore[arg-type]  # the result is unused
             download_manager=DownloadManager(),
         )
         self._argv = tuple(command)
         self._flags = flags
 
     def _build_environment(self, width: int = 80, height: int = 24) -> dict[str, str]:
-        """As the base class, without what tells of the terminal and desktop of the server."""
+        """As the base class, without the server's terminal and desktop."""
         built = super()._build_environment(width, height)
         return {name: value for name, value in built.items() if name not in _SERVERS_OWN}
 
     async def _open_app_process(self, width: int = 80, height: int = 24) -> Process:
-        """As the base class, but without a shell and out of reach of the terminal's Ctrl+C."""
-        with handed_over(self._flags) as given:
+        """As the base class, but without a shell, and not ended by Ctrl+C in the terminal."""
+        with passed_on(self._flags) as given:
             self._process = await asyncio.create_subprocess_exec(
                 *self._argv, str(given),
                 stdin=PIPE, stdout=PIPE, stderr=PIPE, pass_fds=(given,), start_new_session=True,
@@ -134,28 +131,23 @@ class Window(AppService):
         if self._process is None:
             return
         try:
-            async with asyncio.timeout(PATIENCE_SECONDS):
-                await super().stop()
-        except TimeoutError:
-            pass
+            with suppress(TimeoutError):
+                async with asyncio.timeout(PATIENCE_SECONDS):
+                    await super().stop()
         finally:
-            await end(self._process)
+            await _end(self._process)
 
 
 def window_command(engine: Path) -> tuple[str, ...]:
-    """What a window's process runs.
-
-    Args:
-        engine: the engine process's socket.
-    """
+    """The command of a window's process; `engine` is the engine process's socket."""
     return (sys.executable, "-m", f"{_PACKAGE}.web.window", str(engine))
 
 
 @contextmanager
-def handed_over(flags: Mapping[str, Any]) -> Iterator[int]:
-    """A descriptor from which a child reads settings: a command line is there for all to read.
+def passed_on(flags: Mapping[str, Any]) -> Iterator[int]:
+    """A descriptor from which a child reads settings; everybody can read a command line.
 
-    It is of a file without a name, since a pipe that nobody reads yet has room for little.
+    It belongs to a file without a name: a pipe that nobody reads yet would block when full.
     """
     with tempfile.TemporaryFile() as file:
         file.write(json.dumps(dict(flags), default=str).encode())
@@ -163,8 +155,8 @@ def handed_over(flags: Mapping[str, Any]) -> Iterator[int]:
         yield file.fileno()
 
 
-async def end(process: Process) -> None:
-    """Wait for the end of a process that was told to end; make it end if it does not."""
+async def _end(process: Process) -> None:
+    """Wait for the end of a process that was asked to end; force it if it does not."""
     for number in (signal.SIGTERM, signal.SIGKILL):
         try:
             async with asyncio.timeout(PATIENCE_SECONDS):
@@ -173,9 +165,3 @@ async def end(process: Process) -> None:
         except TimeoutError:
             process.send_signal(number)
     await process.wait()
-
-
-def _how(code: int) -> str:
-    if code >= 0:
-        return f"with code {code}"
-    return f"by {signal.Signals(-code).name}"

@@ -1,7 +1,4 @@
-"""The HTTP side of `sequoia web`: who may come in, how many at once, and how all of it ends.
-
-Owns addresses, the key in them and the count of windows. What happens in a window is its app's.
-"""
+"""The HTTP server of `sequoia web`: the key in the address, the number of windows, how it ends."""
 
 import asyncio
 import errno
@@ -9,8 +6,7 @@ import os
 import secrets
 import signal
 import socket
-from collections.abc import AsyncIterator, Mapping, Sequence
-from contextlib import asynccontextmanager
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from types import MappingProxyType
@@ -29,18 +25,18 @@ from .processes import PATIENCE_SECONDS, Window
 
 _FOLDER = Path(__file__).parent
 _HEARTBEAT_SECONDS = 15.0
-_SLOT_SECONDS = 3.0
-"""How long a window waits for another to close: the one before it, when a page is loaded again."""
+_FREE_SECONDS = 3.0
+"""How long a new window waits for another to close: the previous one, when a page is reloaded."""
 _SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 _LONGEST_SIDE = 1000
 _IDLE_SECONDS = 15.0
-"""How long a connection is kept for another request."""
+"""How long a connection is kept open for another request."""
 _LINGERING_SECONDS = 2.0
-"""How long what follows a request that was answered is read, so that the answer arrives."""
+"""How long the rest of an answered request is read, so that the answer arrives."""
 _SPARE_CONNECTIONS, _WINDOW_CONNECTIONS = 16, 8
 """A browser loads a page through up to six connections."""
 _HEADERS = {
-    # the address is the key, so that no page it leads to may learn it
+    # the address holds the key: no linked page may learn it
     "Referrer-Policy": "no-referrer",
     "Cross-Origin-Opener-Policy": "same-origin",
     "Cache-Control": "no-store",
@@ -55,51 +51,10 @@ _HEADERS = {
 
 @dataclass(frozen=True, slots=True)
 class Address:
-    """Where the server listens; port 0 is any free one.
-
-    Attributes:
-        host: name or number of an address of this machine.
-        port: 0 to 65535.
-    """
+    """Where the server listens; port 0 is any free one."""
 
     host: str
     port: int
-
-
-class Slots:
-    """Counts the windows that are open.
-
-    Args:
-        limit: how many may be.
-    """
-
-    def __init__(self, limit: int) -> None:
-        self.limit = limit
-        self._open = 0
-        self._changed = asyncio.Condition()
-
-    async def wait(self) -> bool:
-        """Whether there is room for another, perhaps after a moment."""
-        try:
-            async with asyncio.timeout(_SLOT_SECONDS), self._changed:
-                await self._changed.wait_for(lambda: self._open < self.limit)
-                return True
-        except TimeoutError:
-            return False
-
-    @asynccontextmanager
-    async def taken(self) -> AsyncIterator[bool]:
-        """Take one for as long as the block runs; yields whether there was one."""
-        if not await self.wait() or self._open >= self.limit:
-            yield False
-            return
-        self._open += 1
-        try:
-            yield True
-        finally:
-            self._open -= 1
-            async with self._changed:
-                self._changed.notify_all()
 
 
 class WebServer(Server):
@@ -108,8 +63,8 @@ class WebServer(Server):
     Args:
         address: where to listen.
         windows: how many may be open at once.
-        command: a window's app.
-        flags: what it is to know of settings, as on the command line.
+        command: starts a window's app.
+        flags: settings for it, as on the command line.
 
     Attributes:
         key: first part of every path that is answered.
@@ -125,7 +80,7 @@ class WebServer(Server):
         super().__init__("sequoia", host=address.host, port=address.port, title="Sequoia")
         self.key = secrets.token_urlsafe(24)
         self._command, self._flags = tuple(command), flags
-        self._slots = Slots(windows)
+        self._windows, self._free = windows, asyncio.Semaphore(windows)
         self._connections = Connections(_SPARE_CONNECTIONS + _WINDOW_CONNECTIONS * windows)
         self._sockets: set[web.WebSocketResponse] = set()
         self._running: set[asyncio.Task[None]] = set()
@@ -133,7 +88,7 @@ class WebServer(Server):
         self._listener: asyncio.Server | None = None
 
     async def start(self) -> str:
-        """Begin to listen; returns the address for the browser, key included.
+        """Start listening; returns the address for the browser, key included.
 
         Raises:
             SequoiaError: the address cannot be listened at.
@@ -176,7 +131,7 @@ class WebServer(Server):
         return self._connections.guard(self._runner.server())
 
     async def outer_app(self) -> web.Application:
-        """The library's application behind the key."""
+        """The application of `textual_serve` behind the key."""
         outer = web.Application(middlewares=[self._gate])
         inner = await self._make_app()
         for name in ("window.js", "window.css"):
@@ -187,21 +142,21 @@ class WebServer(Server):
 
     @web.middleware
     async def _gate(self, request: web.Request, handler: Handler) -> web.StreamResponse:
-        """Let in who knows the key. How long that takes says nothing about it.
+        """Refuse requests without the key, in constant time.
 
-        The key is what no page of another site can know, whatever name it calls this address by.
+        A page of another site cannot know it, whatever name it calls this address by.
         """
-        self._connections.asked(request.transport)
+        self._connections.requested(request.transport)
         # `OPTIONS *` has a path without a slash
         given = request.path.removeprefix("/").partition("/")[0].encode("utf-8", "replace")
         if not secrets.compare_digest(given, self.key.encode()):
             refused = forbidden()
-            refused.force_close()  # who has no key keeps no connection either
+            refused.force_close()
             return refused
         return await handler(request)
 
     async def on_startup(self, app: web.Application) -> None:
-        """Nothing: the command says where to go."""
+        """Print nothing: the command does."""
 
     async def on_shutdown(self, app: web.Application) -> None:
         """Close the windows; their handlers then end the processes."""
@@ -210,31 +165,38 @@ class WebServer(Server):
         await asyncio.gather(*closing, return_exceptions=True)
 
     async def handle_index(self, request: web.Request) -> web.StreamResponse:
-        """The page of a window, or that there are enough of them."""
-        if not await self._slots.wait():
-            return full(self._slots.limit)
+        """The page of a window, or of one too many."""
+        if not await self._window_is_free():
+            return full(self._windows)
+        self._free.release()
         return await _file("window.html")(request)
 
     async def handle_websocket(self, request: web.Request) -> web.WebSocketResponse:
-        """A window: its app runs as long as the browser keeps the connection."""
-        async with self._slots.taken() as free:
-            if not free:
-                raise web.HTTPServiceUnavailable
-            websocket = web.WebSocketResponse(
-                timeout=PATIENCE_SECONDS, heartbeat=_HEARTBEAT_SECONDS
-            )
+        """A window: its app runs while the browser keeps the connection."""
+        if not await self._window_is_free():
+            raise web.HTTPServiceUnavailable
+        websocket = web.WebSocketResponse(timeout=PATIENCE_SECONDS, heartbeat=_HEARTBEAT_SECONDS)
+        try:
             await websocket.prepare(request)
             self._sockets.add(websocket)
             sides = _side(request, "width", 80), _side(request, "height", 24)
-            # a task of its own: when the server ends, the library breaks off this one
+            # a separate task: the library cancels this one when the server ends
             running = asyncio.create_task(self._run_window(websocket, *sides))
             self._running.add(running)
             running.add_done_callback(self._running.discard)
-            try:
-                await asyncio.shield(running)
-            finally:
-                self._sockets.discard(websocket)
+            await asyncio.shield(running)
+        finally:
+            self._sockets.discard(websocket)
+            self._free.release()
         return websocket
+
+    async def _window_is_free(self) -> bool:
+        """Whether another window may open; then the caller releases `_free` at its end."""
+        try:
+            async with asyncio.timeout(_FREE_SECONDS):
+                return await self._free.acquire()
+        except TimeoutError:
+            return False
 
     async def _run_window(self, websocket: web.WebSocketResponse, width: int, height: int) -> None:
         window = Window(self._command, self._flags, websocket)
@@ -244,7 +206,7 @@ class WebServer(Server):
                 if message.type is WSMsgType.TEXT:
                     await _take(window, message.data, websocket)
         except (LookupError, TypeError, ValueError):
-            # the page never sends what cannot be read
+            # not from our page
             await websocket.close(code=WSCloseCode.POLICY_VIOLATION)
         finally:
             await window.stop()
@@ -256,7 +218,7 @@ class WebServer(Server):
 
 
 async def until_asked_to_end() -> None:
-    """Wait for Ctrl+C, the end of the terminal, or a request to terminate."""
+    """Wait for Ctrl+C, a closed terminal, or a request to terminate."""
     asked = asyncio.Event()
     loop = asyncio.get_running_loop()
     for number in _SIGNALS:
@@ -282,15 +244,15 @@ def _file(name: str) -> Handler:
 
 
 async def _take(window: Window, text: str, websocket: web.WebSocketResponse) -> None:
-    """Carry out what the page says.
+    """Carry out a message of the page.
 
     Raises:
-        LookupError, TypeError, ValueError: it says what the page never says.
+        LookupError, TypeError, ValueError: the page never sends such a message.
     """
     kind, *rest = parse_json(text)
     match kind, *rest:
         case "stdin", str(typed):
-            # half a surrogate pair, which a script can send, is no character
+            # a script can send half a surrogate pair, which is no character
             await window.send_bytes(typed.encode("utf-8", "replace"))
         case "resize", {"width": int(width), "height": int(height)}:
             await window.set_terminal_size(_within(width), _within(height))
@@ -301,7 +263,7 @@ async def _take(window: Window, text: str, websocket: web.WebSocketResponse) -> 
         case "focus", *_:
             await window.focus()
         case _:
-            raise ValueError(f"nothing that a page says: {kind!r:.40}")
+            raise ValueError(f"unknown message {kind!r:.40}")
 
 
 def _side(request: web.Request, name: str, default: int) -> int:
@@ -313,7 +275,7 @@ def _within(side: int) -> int:
 
 
 def _for_browser(host: str) -> str:
-    """What a browser is told to go to for an address that was listened at."""
+    """The host of the URL for the address that the server listens at."""
     if host in ("0.0.0.0", "::"):
         return socket.gethostname()
     return f"[{host}]" if ":" in host else host

@@ -1,6 +1,6 @@
-"""One window's process: the chat, drawn for a browser, its models in the engine process.
+"""A window's process: the chat, drawn for a browser; the models are in the engine process.
 
-Run by the server as a module. It ends when the browser's window does, or the server.
+The server runs it as a module. It ends with the browser's window or with the server.
 """
 
 import os
@@ -30,7 +30,7 @@ def main(engine: str, flags: str) -> None:
 
     Args:
         engine: path of the engine process's socket.
-        flags: descriptor of the settings, as on the command line.
+        flags: descriptor of the settings; see `read_flags`.
     """
     given = read_flags(flags)
     settings = load_settings(given)
@@ -44,26 +44,24 @@ def main(engine: str, flags: str) -> None:
     watch = threading.Thread(target=_end_with_parent, args=(app, os.getppid()), daemon=True)
     watch.start()
     try:
-        with suppress(BrokenPipeError):  # a server that was killed reads nothing
+        with suppress(BrokenPipeError):  # the server was killed
             app.run()
     finally:
         recorder.close()
-    if recorder.unsaved:
-        with suppress(BrokenPipeError):
-            sys.stderr.write(f"sequoia: {recorder.unsaved}\n")
-            sys.stderr.flush()
     with suppress(BrokenPipeError):
-        if app.failure is not None:
-            sys.stderr.write(f"sequoia: unexpected {app.failure!r}\n")
         if app.return_code and settings.record:
             keep_unsent(app.unsent, record=True)
+        if recorder.unsaved:
+            sys.stderr.write(f"sequoia: {recorder.unsaved}\n")
+        if app.failure is not None:
+            sys.stderr.write(f"sequoia: unexpected {app.failure!r}\n")
         sys.stderr.flush()
     # the decode thread may be waiting for the engine process
     os._exit(app.return_code or 0)
 
 
 def _end_with_parent(app: SequoiaApp, parent: int) -> None:
-    """A server that was killed says nothing, and its pipes are read by nobody any more."""
+    """End the app once the server is gone; one that was killed sends no request."""
     while os.getppid() == parent:
         time.sleep(_LOOK_SECONDS)
     app.call_later(partial(app.exit, return_code=GONE))

@@ -21,7 +21,7 @@ from app.commands.web import serve
 from app.engine.messages import LoadFailed, Loading
 from app.engine.protocol import Done
 from app.web.processes import EngineProcess, window_command
-from app.web.server import Address, Slots, WebServer
+from app.web.server import Address, WebServer
 from sequoia_core.errors import ParameterError, SequoiaError
 from tests.app.serving import making, running
 from tests.fakes import replay
@@ -132,7 +132,7 @@ async def test_a_host_that_is_none_is_one_clear_line() -> None:
 async def test_the_limit_holds_and_a_closed_window_makes_room(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr("app.web.server._SLOT_SECONDS", 0.05)
+    monkeypatch.setattr("app.web.server._FREE_SECONDS", 0.05)
     async with serving(windows=2) as where, aiohttp.ClientSession() as session:
         first = await session.ws_connect(where + "ws")
         second = await session.ws_connect(where + "ws")
@@ -142,27 +142,21 @@ async def test_the_limit_holds_and_a_closed_window_makes_room(
         async with session.get(where) as response:
             assert response.status == 503
             assert "All 2 windows are open" in await response.text()
-        monkeypatch.setattr("app.web.server._SLOT_SECONDS", 10.0)
+        monkeypatch.setattr("app.web.server._FREE_SECONDS", 10.0)
         await second.close()
         third = await session.ws_connect(where + "ws")
         await third.close()
         await first.close()
 
 
-async def test_slots_are_given_back_whatever_happens(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("app.web.server._SLOT_SECONDS", 0.01)
-    slots = Slots(1)
-
-    async def fail_in_a_window() -> None:
-        async with slots.taken() as free, slots.taken() as another:
-            assert free
-            assert not another
-            raise RuntimeError
-
-    for _ in range(3):
-        with pytest.raises(RuntimeError):
-            await fail_in_a_window()
-    assert await slots.wait()
+async def test_a_window_that_is_refused_makes_room(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("app.web.server._FREE_SECONDS", 10.0)
+    async with serving(windows=1) as where, aiohttp.ClientSession() as session:
+        for _ in range(3):
+            socket = await session.ws_connect(where + "ws")
+            await socket.send_str("no JSON")
+            assert (await socket.receive()).type is WSMsgType.CLOSE
+            await socket.close()
 
 
 # Processes
