@@ -1,8 +1,7 @@
-"""Getting text into the clipboard of the machine that a person sits at.
+"""Copies text to the clipboard of the machine that a person sits at.
 
-Owns the terminal's own way (the escape sequence OSC 52, which works over SSH), how it gets through
-tmux, and the programs that do it locally. Knows no screen. Whether a terminal obeyed is never
-answered, so what was tried is told and not that it worked.
+By the terminal's escape sequence OSC 52, which works over SSH and through tmux, and by local
+programs. A terminal never answers, so messages say what was tried, not that it worked.
 """
 
 import base64
@@ -12,7 +11,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 MOST_BYTES = 74_994
-"""Of text: what fits the 100,000 bytes that terminals take in one sequence, base64 and all."""
+"""Bytes of text whose base64 fits the 100,000 bytes that terminals accept in one sequence."""
 _PROGRAM_SECONDS = 3.0
 
 
@@ -22,8 +21,8 @@ class Program:
 
     Attributes:
         command: with its arguments.
-        needs: environment variable without which it cannot reach one; "" if it always can.
-        over_ssh: whether it is the person's clipboard then too.
+        needs: environment variable that it depends on; "" for none.
+        over_ssh: whether it reaches the person's clipboard over SSH too.
     """
 
     command: tuple[str, ...]
@@ -32,7 +31,7 @@ class Program:
 
     @property
     def name(self) -> str:
-        """Of the program."""
+        """The file to run."""
         return self.command[0]
 
 
@@ -44,14 +43,14 @@ PROGRAMS = (
     Program(("pbcopy",), "", over_ssh=False),
     Program(("clip.exe",), "WSL_DISTRO_NAME", over_ssh=False),
 )
-"""The first two kinds that are there are used: tmux's own, and one of the desktop's."""
+"""tmux's is used if it is there, and the first of the others."""
 
 
 def terminal_sequence(text: str, environ: Mapping[str, str]) -> str | None:
-    """What to write to the terminal; None where the text is longer than terminals take.
+    """What to write to the terminal; None if the text is too long.
 
-    In tmux it is wrapped, so that it reaches the terminal around tmux where the session's option
-    `allow-passthrough` is on.
+    In tmux it is wrapped, so that it reaches the outer terminal if the option `allow-passthrough`
+    is on.
     """
     raw = text.encode("utf-8", "replace")
     if len(raw) > MOST_BYTES:
@@ -63,7 +62,7 @@ def terminal_sequence(text: str, environ: Mapping[str, str]) -> str | None:
 
 
 def local_programs(environ: Mapping[str, str]) -> tuple[Program, ...]:
-    """Programs that reach the person's clipboard from here: tmux's, and the best of the others."""
+    """Programs that reach the person's clipboard: tmux's, and the best of the others."""
     remote = bool(environ.get("SSH_CONNECTION") or environ.get("SSH_TTY"))
     usable = [
         each
@@ -78,9 +77,10 @@ def local_programs(environ: Mapping[str, str]) -> tuple[Program, ...]:
 
 
 def copy_with(program: Program, text: str) -> bool:
-    """Hand a text to a program; whether it took it.
+    """Pass a text to a program; whether it succeeded.
 
-    Its output goes nowhere: some stay behind to serve the text, and would keep a pipe open.
+    Its output is discarded: some programs keep running to serve the text, and would keep a pipe
+    open.
     """
     try:
         done = subprocess.run(
@@ -96,17 +96,17 @@ def copy_with(program: Program, text: str) -> bool:
     return done.returncode == 0
 
 
-def told(text: str, what: str, *, sent: bool, took: tuple[str, ...]) -> str:
-    """One line on what became of a text.
+def copy_message(text: str, what: str, *, sent: bool, programs: list[str]) -> str:
+    """One line on where a text was copied.
 
     Args:
-        text: that was to be copied.
-        what: it is, such as "the answer"; "" for a selection.
-        sent: it went to the terminal.
-        took: names of the programs that took it.
+        text: the text.
+        what: such as "the answer"; "" for a selection.
+        sent: it was sent to the terminal.
+        programs: names of the programs that accepted it.
     """
     size = f"{len(text)} character{'s' if len(text) != 1 else ''}"
-    ways = [*(["the terminal (OSC 52)"] if sent else []), *took]
+    ways = [*(["the terminal (OSC 52)"] if sent else []), *programs]
     if ways:
         return f"copied {what or 'the selection'}, {size}: {' and '.join(ways)}"
     return (

@@ -1,8 +1,7 @@
-"""Frames that stay in their columns, whatever width a terminal gives to what stands before them.
+"""Keeps frames in their columns, whatever width the terminal gives to characters before them.
 
 Terminals differ over emoji sequences, combining marks and characters of newer versions of Unicode.
-Behind text that holds such, the cursor is put where it belongs by restoring a saved position.
-Owns which characters are uncertain; what is drawn is others' choice.
+After text with such characters, the cursor is placed by restoring a saved position.
 """
 
 import re
@@ -27,9 +26,9 @@ UNCERTAIN = re.compile(
     "\ufb1e\ufb50-\ufdff\ufe00-\ufe0f\ufe20-\ufe2f\ufe70-\ufeff\uffa0\ufff0-\ufffb"
     "\ufffe-\U0001ffff\U000e0000-\U0010ffff]"
 )
-"""Whose width depends on the version of Unicode, on their neighbours or on the terminal."""
+"""Characters whose width depends on the version of Unicode, their neighbours or the terminal."""
 _STRETCH = re.compile(r"((?:[^ \u2500-\u259f]| (?=[^ \u2500-\u259f]))+)( *)")
-"""Text between frames and gaps, and the gap behind it, into which it may run."""
+"""Text between frames and gaps, and the gap after it, into which the text may run."""
 _WIDE_FROM = 0x1F000
 _SAVE, _RESTORE = "\x1b7", "\x1b8"
 
@@ -38,11 +37,11 @@ Render = Callable[[Style, str], str]
 
 
 def hold_columns(update: CompositorUpdate, console: Console) -> None:
-    """Prepare the lines of a picture that hold uncertain characters; others are left alone.
+    """Render the lines of an update that have uncertain characters; leave the others to Textual.
 
     Args:
-        update: what is about to be written.
-        console: whose colours it is written in.
+        update: about to be written.
+        console: with the colours of the terminal.
     """
     colors = console._color_system or ColorSystem.TRUECOLOR
     if isinstance(update, LayoutUpdate):
@@ -53,14 +52,14 @@ def hold_columns(update: CompositorUpdate, console: Console) -> None:
         for at, (y, x1, x2) in enumerate(update.spans):
             held = x2
             for end, (x, strip) in zip(update.chop_ends[y], update.chops[y].items(), strict=False):
-                # cells that the terminal may have drawn elsewhere cannot be painted by themselves
+                # a line that the terminal may have shifted cannot be repainted in part
                 if strip is not None and x < x2 and end > x1 and _hold(strip, colors):
                     held = max(held, end)
             update.spans[at] = y, x1, held
 
 
 def _hold(strip: Strip, colors: ColorSystem) -> bool:
-    """Prepare a line if it holds uncertain characters; whether it does."""
+    """Render a line if it has uncertain characters; whether it has."""
     if UNCERTAIN.search(strip.text) is None:
         return False
     if strip._render_cache is None:
@@ -69,7 +68,7 @@ def _hold(strip: Strip, colors: ColorSystem) -> bool:
 
 
 def steady(strip: Strip, colors: ColorSystem) -> str:
-    """A line as it is written to the terminal, with its columns held.
+    """A line with the escape sequences that hold its columns.
 
     Args:
         strip: the line; its first cell may be anywhere on the screen.
@@ -79,7 +78,7 @@ def steady(strip: Strip, colors: ColorSystem) -> str:
 
 
 class _Line:
-    """A line under way to the terminal."""
+    """Renders one line."""
 
     def __init__(self, strip: Strip, colors: ColorSystem) -> None:
         self._pieces: list[Piece] = [(text, style) for text, style, _ in strip]
@@ -103,9 +102,9 @@ class _Line:
         yield self._render(self._cut(at, len(self._text)))
 
     def _stretches(self) -> Iterator[tuple[int, int, int]]:
-        """Where uncertain text begins and ends, and where the gap behind it ends.
+        """Start and end of uncertain text, and the end of the gap after it.
 
-        A gap that is too small to run into is text too, unless a frame stands behind it.
+        A gap that is too small to run into counts as text, unless a frame follows.
         """
         begun: int | None = None
         for found in _STRETCH.finditer(self._text):
@@ -120,7 +119,7 @@ class _Line:
                 begun = None
 
     def _one_by_one(self, text: list[Piece], room: int) -> Iterator[str]:
-        """Text that could run into what stands next to the line: each character in its place."""
+        """Text that could run past the line: each character is placed by itself."""
         for piece, style in text:
             for start, end, cells in split_graphemes(piece)[0]:
                 cluster = piece[start:end]
@@ -131,7 +130,7 @@ class _Line:
                 room -= cells
 
     def _anchored(self, text: list[Piece], gap: list[Piece]) -> str:
-        """Text on blank ground, and the cursor behind it and its gap."""
+        """Text on blank ground, and then the cursor after it and its gap."""
         cells = _width(text) + _width(gap)
         forward = f"\x1b[{cells}C" if cells else ""
         blanks = [(" " * cell_len(piece), style) for piece, style in (*text, *gap)]
@@ -159,7 +158,7 @@ def _width(pieces: list[Piece]) -> int:
 
 
 def _most(character: str) -> int:
-    """The most cells that a terminal gives to a character."""
+    """The most cells that any terminal gives to a character."""
     if UNCERTAIN.match(character) is None:
         return get_character_cell_size(character)
     if unicodedata.category(character) in ("Mn", "Me") and character != "\ufe0f":

@@ -1,8 +1,8 @@
-"""When the interpreter searches everything for unreachable cycles: between answers, hands at rest.
+"""Full garbage collections between answers, while nobody types.
 
-A full search of a long chat, or of the libraries that decode, stops every thread for some ten
-milliseconds and would come every second or two while steps stream in. What the young generations
-find goes on being freed at once.
+A full collection of a long chat, or of the libraries that decode, stops every thread for some ten
+milliseconds, and would come every second or two during an answer. Collections of the young
+generations go on as usual.
 """
 
 import gc
@@ -11,15 +11,15 @@ from collections.abc import Callable
 
 NEVER = 1_000_000_000
 RESTS = 4
-"""Of so many rests one searches: a search at each would stop a fast chat as often as before."""
+"""Rests between collections; one at each would stop a fast chat as often as before."""
 CALM_SECONDS = 0.4
-"""Since the last key: whoever types on would feel the search."""
+"""Since the last key; a person who types would notice the collection."""
 PATIENCE = 16
-"""Rests after which the search comes whatever is typed."""
+"""Rests after which a collection no longer waits for a person who types."""
 
 
 class Rests:
-    """Full searches at times of one's own choosing; one per process.
+    """Schedules full collections; one per process.
 
     Args:
         clock: in seconds.
@@ -33,21 +33,21 @@ class Rests:
         self._touched_at = float("-inf")
 
     def begin(self) -> None:
-        """From now on everything is searched only in `rest` and `go_on`."""
+        """From now on, full collections happen only in `rest` and `go_on`."""
         self._usual = gc.get_threshold()
         young, middle, _ = self._usual
         gc.set_threshold(young, middle, NEVER)
 
     def touched(self) -> None:
-        """A person does something."""
+        """A person pressed a key or a button."""
         self._touched_at = self._clock()
 
     def touched_within(self, seconds: float) -> bool:
-        """Whether a person did something so short a time ago."""
+        """Whether a person did something in the last seconds."""
         return self._clock() - self._touched_at < seconds
 
     def rest(self) -> None:
-        """Nothing is under way; what there is at the first rest, libraries, is set aside."""
+        """Decoding has ended; at the first rest the loaded libraries are frozen."""
         if self._usual is None:
             return
         if self._first:
@@ -58,14 +58,14 @@ class Rests:
             self._waited += 1
 
     def go_on(self, *, idle: bool) -> None:
-        """Search now if that is due, nothing is under way and nobody types."""
+        """Collect now if that is due, nothing is decoded and nobody types."""
         calm = idle and not self.touched_within(CALM_SECONDS)
         if self._waited >= RESTS and (calm or self._waited >= PATIENCE):
             self._waited = 0
             gc.collect()
 
     def end(self) -> None:
-        """As it was before `begin`."""
+        """Restore the settings from before `begin`."""
         if self._usual is not None:
             gc.set_threshold(*self._usual)
             gc.unfreeze()

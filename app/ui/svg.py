@@ -1,4 +1,4 @@
-"""Pictures of a screen as SVG that fetch nothing: fonts are named, never loaded from a server."""
+"""SVG pictures of a screen that fetch nothing: fonts are named, never loaded from a server."""
 
 import re
 
@@ -11,10 +11,7 @@ _LOCAL_FAMILY = (
 
 
 def with_local_fonts(svg: str) -> str:
-    """An SVG of rich without its fonts from a third party's server.
-
-    The text of the screen, which may read like a style, stays as it is.
-    """
+    """An SVG by rich without the fonts from a server; the drawing itself is not changed."""
     style, end, drawing = svg.partition("</style>")
     style = _COMMENT.sub("", _FONT_FACE.sub("", style)).replace(_FAMILY, _LOCAL_FAMILY)
     return style + end + drawing

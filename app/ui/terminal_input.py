@@ -1,8 +1,8 @@
-"""What a terminal sends, cut into keys, pastes and reports before Textual gives them a meaning.
+"""Splits what a terminal sends into keys, pastes and reports before Textual interprets them.
 
 Textual 8.2 reads character by character and types what it does not understand into the focused
-widget; a few reports end its input thread. Here every escape sequence is cut out whole, and one
-that means nothing is dropped. Owns no thread and no descriptor.
+widget; a few reports end its input thread. Here every escape sequence is read whole, and unknown
+ones are dropped.
 """
 
 import re
@@ -19,19 +19,19 @@ from textual.message import Message
 from ..state.sanitize import visible
 
 SEQUENCE_SECONDS = 1.0
-"""For how long the rest of an escape sequence, or of a character, is waited for."""
+"""How long to wait for the rest of an escape sequence or of a character."""
 PASTE_SECONDS = 1.0
-"""After how long a silence a paste without an end is handed over as far as it came."""
+"""Silence after which a paste without an end is delivered as far as it came."""
 KEY_SECONDS = 0.3
-"""After a longer silence within a paste, what reads like one key is one."""
+"""After a longer silence within a paste, text that reads like one key is a key."""
 
 _MOST_TYPED = 256
-"""Characters at once; more are a paste of a terminal that does not mark it.
+"""Characters at once; more are a paste from a terminal that does not mark pastes.
 
-As keys, each newline of it would send a message, and a long one would take minutes.
+As keys, each newline would send a message, and a long paste would take minutes.
 """
 _BURST_SECONDS = 0.1
-"""For how long the rest of such a paste is waited for."""
+"""How long to wait for the rest of such a paste."""
 
 _ESC = "\x1b"
 _PASTE, _PASTE_END = "\x1b[200~", "\x1b[201~"
@@ -39,10 +39,10 @@ _FOCUS = ("\x1b[I", "\x1b[O")
 _LONGEST = 1 << 20
 """Characters of an escape sequence."""
 _LONGEST_SIDE = 3000
-"""Columns and rows of a screen that are believed."""
+"""The most columns or rows that a report of the size may have."""
 
 _WORD = r"(?<=[;<+\-])(?:[Nn]a[Nn]|[Ii]nf(?:inity)?(?!i))"
-"""How programs print numbers that are none."""
+"""NaN and infinity, as programs print them."""
 _PARAMETERS = rf"(?:[0-?.+\-]|{_WORD})*"
 _CSI = (
     r"\x1b\[(?:"
@@ -76,14 +76,14 @@ _MOUSE_REPORT = re.compile(r"\x1b\[<\d{1,4};-?\d{1,7};-?\d{1,7}[Mm]")
 
 _SHIFT, _LOCKS = 1, 0b11000000
 _RELEASE_LESS = ("", "1", "2")
-"""Kinds of key events that are a key: pressed, or held."""
+"""Event types of a key that is pressed or held."""
 
 
 class TerminalInput:
-    """Reads bytes as messages of Textual.
+    """Turns bytes into messages of Textual.
 
     Args:
-        clock: seconds.
+        clock: in seconds.
     """
 
     def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
@@ -98,7 +98,7 @@ class TerminalInput:
         self._burst = -_BURST_SECONDS
 
     def feed(self, data: bytes) -> list[Message]:
-        """What was read from the terminal; a byte that is no UTF-8 reads as U+FFFD."""
+        """Messages of bytes from the terminal; bytes that are not UTF-8 read as U+FFFD."""
         now = self._clock()
         silence, self._heard = now - self._heard, now
         text = self._decoder.decode(data)
@@ -106,17 +106,17 @@ class TerminalInput:
         if self._paste is not None and self._is_key(text, silence):
             messages += self._end_paste()
         if self._escaped and _LATE.match(text) and _SEQUENCE.match(_ESC + text):
-            text = _ESC + text  # the rest of a sequence whose first byte was read as Escape
+            text = _ESC + text  # the rest of a sequence whose Escape was read as a key
         self._escaped = False
         return messages + self._read(text, now)
 
     def tick(self) -> list[Message]:
-        """Nothing was read for a moment: what is incomplete may have to be given up."""
+        """Messages after a moment without bytes: incomplete input may be given up."""
         now = self._clock()
         if self._paste is not None:
             if now - self._heard < PASTE_SECONDS or not self._paste:
                 return []
-            # it stays open: what a slow line brings later must not be read as keys that send
+            # it stays open: the rest from a slow line must not be read as keys that send
             self._overdue = True
             messages, self._paste = self._pasted(self._paste), []
             return messages
@@ -131,7 +131,7 @@ class TerminalInput:
         return [events.Key("escape", held)] if self._escaped else []
 
     def close(self) -> list[Message]:
-        """The terminal is gone: what is left of its input."""
+        """Messages of incomplete input, after the terminal was closed."""
         messages = self._read(self._decoder.decode(b"", final=True), self._clock())
         return messages + self._end_paste()
 
@@ -162,11 +162,11 @@ class TerminalInput:
                     self._since = self._since if at < before else now
                     self._held = held[at:]
                     break
-                at = begun.end()  # no sequence goes on like this
+                at = begun.end()  # not a sequence
         return messages
 
     def _read_burst(self, text: str, at: int, messages: list[Message]) -> int:
-        """Take in a paste that is not marked, but for the newline at its end, which is a key."""
+        """Read an unmarked paste, without the newline at its end, which is a key."""
         found = _TEXT.match(text, at)
         bursting = self._heard - self._burst < _BURST_SECONDS
         if found is None or len(found.group()) < (2 if bursting else _MOST_TYPED):
@@ -176,7 +176,7 @@ class TerminalInput:
         return found.end()
 
     def _read_paste(self, held: str, at: int, messages: list[Message]) -> int:
-        """Take in a paste up to its end, or to what may be the beginning of it."""
+        """Read a paste up to its end mark, or to what may be the start of that."""
         assert self._paste is not None
         end = held.find(_PASTE_END, at)
         if end >= 0:
@@ -190,7 +190,7 @@ class TerminalInput:
         return len(held)
 
     def _is_key(self, text: str, silence: float) -> bool:
-        """Whether what comes within a paste is typed: its end was lost."""
+        """Whether text within a paste was typed: the end of the paste was lost."""
         if not text or (self._held and _PASTE_END.startswith((self._held + text)[:6])):
             return False
         if self._overdue and _LOOSE_KEYS.fullmatch(text) and _PASTE_END not in text:
@@ -203,20 +203,20 @@ class TerminalInput:
 
     def _pasted(self, parts: Iterable[str]) -> list[Message]:
         text = "".join(parts).replace(_PASTE, "").replace("\x00", "")
-        # Textual's one-line inputs write an escape sequence to the terminal as it is
+        # Textual's one-line inputs write escape sequences to the terminal unchanged
         text = visible(text.replace("\r\n", "\n").replace("\r", "\n"))
         return [events.Paste(text)] if text else []
 
 
 class _Meanings(XTermParser):
-    """What keys and reports mean to Textual; only whole ones are asked for."""
+    """Textual's interpretation of whole keys and reports."""
 
     def characters(self, text: str) -> list[Message]:
-        """Of typed characters."""
+        """Messages of typed characters."""
         return [key for each in text for key in self._keys(each)]
 
     def sequence(self, sequence: str) -> list[Message]:
-        """Of an escape sequence; nothing of one that is not known."""
+        """Messages of an escape sequence; none of an unknown one."""
         if sequence in _FOCUS or _MODE_REPORT.fullmatch(sequence):
             return list(self.feed(sequence))
         if _MOUSE_REPORT.fullmatch(sequence):
@@ -242,14 +242,14 @@ class _Meanings(XTermParser):
     def _size(self, rows: str, columns: str, height: str, width: str) -> list[Message]:
         if not 0 < int(rows) <= _LONGEST_SIDE or not 0 < int(columns) <= _LONGEST_SIDE:
             return []
-        # pixels that cannot be would make mouse reports fail later
+        # impossible numbers of pixels would make mouse reports fail later
         pixels = [each if 0 < _number(each) < 10**6 else "" for each in (height, width)]
         height, width = pixels if all(pixels) else (rows, columns)
         return list(self.feed(f"\x1b[48;{rows};{columns};{height};{width}t"))
 
 
 def _table_keys(sequence: str) -> list[Message]:
-    """Keys of a sequence that Textual has in a table."""
+    """Keys of a sequence in Textual's table."""
     keys = ANSI_SEQUENCES_KEYS[sequence]
     if keys is IGNORE_SEQUENCE or not isinstance(keys, tuple):
         return []
@@ -257,14 +257,14 @@ def _table_keys(sequence: str) -> list[Message]:
 
 
 def _plain_reports(codes: str, end: str) -> list[str] | None:
-    """A key's report as Textual can read it: no event type, no alternates, one text each.
+    """A key's report in forms that Textual can read: no event type, no alternates, one text each.
 
     Args:
         codes: between `CSI` and the last letter.
         end: the letter.
 
     Returns:
-        Reports; none for a key that is let go; None if it is no report of this kind.
+        Reports; none for a released key; None if it is not a report of this kind.
     """
     fields = [field.split(":") for field in codes.split(";")]
     if end == "~" and len(fields) == 3 and fields[0] == ["27"]:  # xterm's modifyOtherKeys
@@ -276,7 +276,7 @@ def _plain_reports(codes: str, end: str) -> list[str] | None:
         return []
     code = keys[0] or ("" if end in "u~" else "1")
     if end == "R":
-        code, end = {"1": "13"}.get(code, code), "~"  # else it reads as a place of the cursor
+        code, end = {"1": "13"}.get(code, code), "~"  # it would read as a cursor position
     modifiers = max(0, _number(states[0]) - 1) & 0xFF & ~_LOCKS
     texts = [each for each in texts if _printable(each)]
     state = str(modifiers + 1) if modifiers else ""
@@ -291,7 +291,7 @@ def _plain_reports(codes: str, end: str) -> list[str] | None:
 
 
 def _shifted(keys: list[str]) -> str:
-    """Code point of what a key with Shift writes."""
+    """Code point of the character of a key with Shift."""
     if len(keys) > 1 and _printable(keys[1]):
         return keys[1]
     upper = chr(int(keys[0])).upper()
@@ -303,6 +303,6 @@ def _number(digits: str) -> int:
 
 
 def _printable(digits: str) -> bool:
-    """Whether a code point is a character that can be written."""
+    """Whether a code point is a printable character."""
     code = _number(digits)
     return code <= 0x10FFFF and code > 0 and chr(code).isprintable()

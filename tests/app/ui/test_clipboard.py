@@ -16,10 +16,10 @@ from app.ui.clipboard import (
     MOST_BYTES,
     PROGRAMS,
     Program,
+    copy_message,
     copy_with,
     local_programs,
     terminal_sequence,
-    told,
 )
 from app.widgets.transcript import Transcript
 from tests.app.driving import Driver, driving
@@ -111,12 +111,14 @@ def test_a_program_that_stays_to_serve_the_text_is_not_waited_for(tmp_path: Path
     assert copy_with(script(tmp_path, "cat > /dev/null; sleep 2 &"), "x")
 
 
-def test_what_was_tried_is_told() -> None:
-    assert told("abc", "the answer", sent=True, took=("tmux",)) == (
+def test_the_message_says_what_was_tried() -> None:
+    assert copy_message("abc", "the answer", sent=True, programs=["tmux"]) == (
         "copied the answer, 3 characters: the terminal (OSC 52) and tmux"
     )
-    assert told("a", "", sent=False, took=("xclip",)) == "copied the selection, 1 character: xclip"
-    assert told("a" * 80_000, "", sent=False, took=()).startswith("not copied: 80000 characters")
+    one = copy_message("a", "", sent=False, programs=["xclip"])
+    assert one == "copied the selection, 1 character: xclip"
+    none = copy_message("a" * 80_000, "", sent=False, programs=[])
+    assert none.startswith("not copied: 80000 characters")
 
 
 def test_code_blocks_are_those_a_person_sees() -> None:
