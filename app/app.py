@@ -6,67 +6,37 @@ What the chat looks like and does is the chat screen's.
 import asyncio
 import logging
 import sys
-from collections.abc import Iterable
 from contextlib import suppress
 from dataclasses import replace
-from functools import partial
 from logging.handlers import RotatingFileHandler
 from pathlib import Path
 from typing import Any
 
-import platformdirs
 from rich.console import RenderableType
 from textual import events
-from textual.app import SystemCommand
-from textual.binding import BindingType
 from textual.screen import Screen
 
-from sequoia_core.config import Mode
 from sequoia_core.files import make_private_folder, private_file
 
+from .config.actions import Action
+from .config.paths import log_folder
 from .config.preferences import Preferences
 from .config.settings import Settings
 from .engine.decode_thread import Decoder
 from .engine.messages import EngineFactory
 from .screens.chat.screen import ChatScreen
-from .screens.dialog import ChoiceScreen, KeyScreen
-from .screens.help import HelpScreen
-from .screens.race import RaceScreen
-from .screens.search import SearchScreen
-from .screens.sessions import SessionsScreen
-from .screens.settings import SettingsScreen
 from .store.recorder import Recorder
 from .store.unsent import NOT_SENT
 from .ui.base_app import BaseApp
-from .widgets.acceptance_view import AcceptanceView
-from .widgets.prompt import Prompt
-from .widgets.tree_view import TreeView
 
 __all__ = ["SequoiaApp", "Settings"]
 
-OWNERS = (
-    ChatScreen, HelpScreen, RaceScreen, SearchScreen, SessionsScreen, SettingsScreen,
-    ChoiceScreen, KeyScreen, TreeView, AcceptanceView,
-)  # fmt: skip
-"""Classes whose `BINDINGS` have ids."""
-BRANCH_COMMANDS = (
-    ("Edit a message", "Change an earlier message; the old branch stays (chat.edit)", "edit"),
-    ("Ask again", "Another answer beside the one there is (chat.again)", "again"),
-    ("Branch before", "At the last message that has several (chat.branch_before)", "before"),
-    ("Branch after", "At the last message that has several (chat.branch_after)", "after"),
-)
-"""For the command palette: name, what it does, and the argument of `action_branch`."""
 _JOIN_SECONDS = 0.2
 """For the step that is under way; a longer one is given up, and what it would have said with it."""
 _LOG_BYTES = 1_000_000
 _SWITCH_SECONDS = 0.0005
 """How long the decode thread may have to wait for the interpreter lock, many times in a step; the
 default of 5 ms cost a fifth of the tokens while the screen was drawing."""
-
-
-def all_bindings() -> list[BindingType]:
-    """Every binding, in the order of the help."""
-    return [*Prompt.SENDING, *(each for owner in OWNERS for each in owner.BINDINGS)]
 
 
 class SequoiaApp(BaseApp):
@@ -82,6 +52,10 @@ class SequoiaApp(BaseApp):
 
     TITLE = "Sequoia"
     CSS_PATH = Path(__file__).parent / "styles" / "chat.tcss"
+    CONTEXTS = (
+        "app", "prompt", "chat", "help", "race", "search", "sessions", "settings", "choice", "key",
+        "tree", "heat",
+    )  # fmt: skip
 
     def __init__(
         self,
@@ -91,7 +65,7 @@ class SequoiaApp(BaseApp):
         preferences: Preferences | None = None,
         unsent: str = "",
     ) -> None:
-        super().__init__(all_bindings())
+        super().__init__()
         self._unsent = unsent
         self._decoder = Decoder(engine_factory)
         self._log_handler: logging.Handler | None = None
@@ -106,7 +80,7 @@ class SequoiaApp(BaseApp):
 
     def on_mount(self) -> None:
         """Start loading the engine behind the screen."""
-        self._log_handler = _log_to_file(platformdirs.user_log_path("sequoia"))
+        self._log_handler = _log_to_file(log_folder())
         sys.setswitchinterval(_SWITCH_SECONDS)
         if not self.is_headless:  # a process with other work decides for itself
             self.rests.begin()
@@ -160,78 +134,24 @@ class SequoiaApp(BaseApp):
         """The decode thread."""
         return self._decoder
 
-    def tell_copied(self, line: str) -> None:
+    def show_copied(self, text: str) -> None:
         """Say it at the prompt, where it gives way to the next key."""
         if self.screen is self.chat:
-            self.chat.prompt.hint(line)
+            self.chat.prompt.hint(text)
         else:
-            super().tell_copied(line)
+            super().show_copied(text)
 
-    def tell_of_picture(self, told: str, *, bad: bool = False) -> None:
+    def show_saved(self, text: str, *, failed: bool = False) -> None:
         """Say it in the chat."""
-        self.chat.pages.note(told, error=bad)
+        self.chat.pages.note(text, error=failed)
 
-    def get_system_commands(self, screen: Screen[object]) -> Iterable[SystemCommand]:
-        """What the palette offers; over a list or a race, nothing that changes the chat below."""
-        chat = self._chat_commands() if screen is self.chat else ()
-        for title, told, act, *_ in (*chat, *self._commands()):
-            yield SystemCommand(title, self.keys.shown(told), act)
+    def offers(self, action: Action, screen: Screen[object]) -> bool:
+        """Whether the palette over a screen has an action: only the chat's own changes the chat."""
+        return screen is self.chat or action.context == "app" or action.id == "chat.help"
 
-    def _chat_commands(self) -> Iterable[SystemCommand]:
-        chat = self.chat
-        yield SystemCommand(
-            "Pause or resume", "Hold the decoding between steps (chat.pause)", chat.action_pause
-        )
-        yield SystemCommand(
-            "Stop", "End the answer; what there is stays (chat.stop)", chat.action_stop
-        )
-        for title, told, what in BRANCH_COMMANDS:
-            yield SystemCommand(title, told, partial(chat.action_branch, what))
-        yield SystemCommand(
-            "Race", "Plain and speculative decoding side by side (chat.race)", chat.action_race
-        )
-        yield SystemCommand(
-            "Copy the answer", "Into the clipboard (chat.copy)", chat.action_copy_answer
-        )
-        yield SystemCommand(
-            "Copy code",
-            "The last code block of the last answer that has one",
-            partial(chat.run_line, "/copy code"),
-        )
-        yield SystemCommand(
-            "Tree", "Tree, heat map of acceptance, or neither (chat.tree)", chat.action_tree
-        )
-        yield SystemCommand("Why", "Explain the node pointed at in the tree", chat.action_why)
-        yield SystemCommand(
-            "Tint", "Tint tokens by where they came from (chat.tint)", chat.action_tint
-        )
-        yield SystemCommand(
-            "Settings", "Change and keep them (chat.settings)", chat.action_settings
-        )
-        yield SystemCommand(
-            "Show settings", "Settings, pair and tree", partial(chat.run_line, "/show")
-        )
-        yield SystemCommand("Clear", "Begin another chat", partial(chat.run_line, "/clear"))
-        yield SystemCommand(
-            "Sessions",
-            "Open, rename, delete a chat (chat.sessions)",
-            partial(chat.run_line, "/sessions"),
-        )
-        yield SystemCommand(
-            "Search", "In everything that was ever said", partial(chat.run_line, "/search")
-        )
-        for mode in Mode:
-            line = f"/set mode {mode.value}"
-            yield SystemCommand(f"Mode: {mode.value}", line, partial(chat.run_line, line))
-
-    def _commands(self) -> Iterable[SystemCommand]:
-        chat = self.chat
-        yield SystemCommand("Help", "Keys and commands (chat.help)", chat.action_help)
-        for theme in self.own_themes:
-            line = f"/set theme {theme}"
-            yield SystemCommand(f"Theme: {theme}", line, partial(chat.run_line, line))
-        yield SystemCommand("Screenshot", "Save the screen as an SVG here", self.save_picture)
-        yield SystemCommand("Quit", "Join the decode thread and leave", self.action_quit)
+    def choose_theme(self, name: str) -> None:
+        """Change the setting."""
+        self.chat.run_line(f"/set theme {name}")
 
 
 class _PrivateLog(RotatingFileHandler):

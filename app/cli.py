@@ -1,6 +1,6 @@
-"""The `sequoia` command: its subcommands, and what becomes of errors.
+"""The `sequoia` command.
 
-Owns exit codes: 0, 1 for a failure, 2 for wrong usage, 130 after Ctrl+C. Imports neither torch,
+Exit codes: 0, 1 for a failure, 2 for wrong usage, 130 after Ctrl+C. Imports neither torch,
 transformers nor textual, so that help is instant; commands import what they need.
 """
 
@@ -20,9 +20,9 @@ from .commands.options import debugging, with_settings
 
 
 class _Commands(CommandGroup):
-    """Commands that are imported when asked for, and errors of theirs in one line.
+    """Imports commands when they are called, and prints their errors as one line.
 
-    The line goes to standard error; a traceback is there only with `--debug`.
+    The line goes to standard error; `--debug` shows the traceback instead.
     """
 
     def list_commands(self, ctx: Any) -> list[str]:  # noqa: ARG002 the library's signature
@@ -34,13 +34,13 @@ class _Commands(CommandGroup):
         return super().get_command(ctx, cmd_name)
 
     def invoke(self, ctx: Any) -> Any:
-        # an answer may hold characters that the terminal's encoding lacks
+        # an answer may have characters that the terminal's encoding lacks
         if isinstance(sys.stdout, io.TextIOWrapper):
             sys.stdout.reconfigure(errors="replace")
         try:
             return super().invoke(ctx)
         except Exception as error:
-            # typer ends commands by exceptions of its own, and handles a reader that went away
+            # typer ends commands by its own exceptions, and handles a closed pipe
             own = type(error).__module__.startswith(("click", "typer"))
             if own or isinstance(error, BrokenPipeError):
                 raise

@@ -1,7 +1,6 @@
-"""Command line options that several commands share, each declared once.
+"""Command line options that commands share, made from the settings.
 
-Owns their names and help texts. A command gets them as a mapping of those that were given, the top
-layer of the settings.
+A command gets a mapping of those that were given, the strongest layer of the settings.
 """
 
 import functools
@@ -20,7 +19,7 @@ from ..config.settings import SETTINGS, Group
 _FLAGS = "sequoia.flags"
 _DEBUG = "sequoia.debug"
 _LONGEST_SYSTEM = 10_000_000
-"""Bytes; no model reads more."""
+"""Bytes of a file for the system prompt; no model reads more."""
 
 
 def _option(kind: Any, text: str, group: Group, values: str = "") -> Any:
@@ -64,21 +63,20 @@ def debugging(ctx: typer.Context) -> bool:
 
 
 def with_settings(command: Callable[..., None]) -> Callable[..., None]:
-    """Add the shared options to a command's own and pass what was given as the first argument.
+    """Add the shared options to a command.
 
-    The command's first two parameters are the `typer.Context` and the mapping. Options given before
-    the command's name count too, below its own. A command's own option takes the place of a shared
-    one of its name.
+    Its first two parameters are the `typer.Context` and the mapping of the options that were given.
+    Options before the command's name count too, but weaker. A command's own option replaces the
+    shared one of the same name.
     """
     own = inspect.signature(command).parameters
     return _added(command, [name for name in _OPTIONS if name not in own])
 
 
 def with_only(*names: str) -> Callable[[Callable[..., None]], Callable[..., None]]:
-    """As `with_settings`, but with these of the shared options; the others are refused.
+    """As `with_settings`, with these options only; others before the command's name are refused.
 
-    Refused even before the command's name, where every one of them is understood. `MODEL_OPTIONS`
-    names those that say what is loaded. A command's own option takes the place of a shared one.
+    `MODEL_OPTIONS` are those that say what is loaded.
     """
 
     def add(command: Callable[..., None]) -> Callable[..., None]:
@@ -96,7 +94,7 @@ def with_only(*names: str) -> Callable[[Callable[..., None]], Callable[..., None
 
 
 def _read_system(flags: dict[str, Any]) -> None:
-    """Put what `--system-file` names in the place of `--system`.
+    """Set the system prompt to the contents of `--system-file`.
 
     Raises:
         ParameterError: both are given, or the file cannot be read as text.

@@ -1,16 +1,12 @@
 """The app of the replay screen: palette, keys, screenshots."""
 
-from collections.abc import Iterable
-from functools import partial
 from pathlib import Path
 
-from textual.app import SystemCommand
 from textual.screen import Screen
 
 from sequoia_core.events import PairDescription
 
 from ..config.settings import Settings
-from ..screens.help import ReplayHelp
 from ..screens.replay import ReplayScreen
 from ..state.player import Loading, Player
 from ..ui.base_app import BaseApp
@@ -30,6 +26,7 @@ class ReplayApp(BaseApp):
 
     TITLE = "Sequoia replay"
     CSS_PATH = Path(__file__).parents[1] / "styles" / "chat.tcss"
+    CONTEXTS = ("app", "replay", "help")
 
     def __init__(
         self,
@@ -38,7 +35,7 @@ class ReplayApp(BaseApp):
         player: Player,
         settings: Settings | None = None,
     ) -> None:
-        super().__init__([*ReplayScreen.BINDINGS, *ReplayHelp.BINDINGS])
+        super().__init__()
         self._settings = settings or Settings()
         self._no_theme = self.begin_with_theme(self._settings.theme)
         self._loading = loading
@@ -66,24 +63,3 @@ class ReplayApp(BaseApp):
     def on_unmount(self) -> None:
         """Stop reading."""
         self._loading.close()
-
-    def get_system_commands(self, screen: Screen[object]) -> Iterable[SystemCommand]:
-        """The palette's commands, the same on every screen."""
-        del screen
-        replay, shown = self.replay, self.keys.shown
-        acts = (
-            ("Play or pause", "At the end, play again (replay.play)", replay.action_play),
-            ("Beginning", "To the first step (replay.first)", partial(replay.action_go, "first")),
-            ("End", "To the last step (replay.last)", partial(replay.action_go, "last")),
-            ("Tree", "Tree, heat map of acceptance, or neither (replay.tree)", replay.action_tree),
-            ("Tint", "Tint tokens by where they came from (replay.tint)", replay.action_tint),
-            ("Help", "Keys (replay.help)", replay.action_help),
-        )
-        for title, hint, act in acts:
-            yield SystemCommand(title, shown(hint), act)
-        for theme in self.own_themes:
-            yield SystemCommand(
-                f"Theme: {theme}", "Colours", partial(setattr, self, "theme", theme)
-            )
-        yield SystemCommand("Screenshot", "Save the screen as an SVG here", self.save_picture)
-        yield SystemCommand("Quit", shown("Leave (replay.leave)"), self.action_quit)

@@ -1,27 +1,24 @@
-"""Which key does what: every binding by its id, what a person changed, and how keys are named.
-
-The bindings themselves are declared where they act, each with an id such as `chat.tree`; the part
-before the dot is its context, the screen on which it acts. Knows no screen and no configuration
-file.
-"""
+"""The keys in use: the defaults of `ACTIONS`, and what a person changed."""
 
 import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
-from textual.binding import Binding, BindingType
+from textual.binding import Binding
 from textual.keys import Keys as KnownKeys
 
 from sequoia_core.errors import suggest
 
+from .actions import Action
+
 _EVERYWHERE = "app"
 _TYPED = frozenset({"app", "chat", "prompt", "search"})
-"""Contexts in which letters are written."""
+"""Contexts in which letters are typed."""
 _EMPTY_PROMPT = frozenset(
     {"chat.step", "chat.step_before", "chat.step_after", "chat.first_step", "chat.live"}
 )
-"""What acts while the prompt is empty only, so that a letter may do it."""
-_WRITING = frozenset({"space", "enter", "backspace", "tab"})
+"""These act only while the prompt is empty, so they may have letters."""
+_TYPING = frozenset({"space", "enter", "backspace", "tab"})
 _MODIFIERS = frozenset({"ctrl", "alt", "shift", "super", "hyper", "meta"})
 _BASES = frozenset(key.value.rpartition("+")[2] for key in KnownKeys) | {
     "space",
@@ -29,8 +26,8 @@ _BASES = frozenset(key.value.rpartition("+")[2] for key in KnownKeys) | {
     "newline",
 }
 _ID = re.compile(r"\b[a-z]+\.[a-z_]+\b")
-_UNTOLD = frozenset({"newline"})
-"""What some terminals send for another key."""
+_UNNAMED = frozenset({"newline"})
+"""Sent by some terminals for another key."""
 _NAMES = {
     "escape": "esc", "left_square_bracket": "[", "right_square_bracket": "]", "slash": "/",
     "question_mark": "?", "plus": "+", "minus": "-", "equals_sign": "=", "comma": ",",
@@ -39,32 +36,12 @@ _NAMES = {
 
 
 @dataclass(frozen=True, slots=True)
-class Action:
-    """Something that keys do.
-
-    Attributes:
-        id: such as `chat.tree`.
-        keys: that do it, as Textual names them.
-        told: what it is, in a few words.
-    """
-
-    id: str
-    keys: tuple[str, ...]
-    told: str
-
-    @property
-    def context(self) -> str:
-        """Where it acts."""
-        return self.id.partition(".")[0]
-
-
-@dataclass(frozen=True, slots=True)
 class Keys:
     """The keys in use.
 
     Attributes:
         actions: by id, with the keys in use.
-        changed: ids whose keys are a person's own.
+        changed: ids whose keys a person chose.
     """
 
     actions: Mapping[str, Action] = field(default_factory=dict)
@@ -72,19 +49,18 @@ class Keys:
 
     def of(self, action: str) -> tuple[str, ...]:
         """The keys of an action; none if there is no such action."""
-        found = self.actions.get(action)
-        return found.keys if found else ()
+        return self.actions[action].keys if action in self.actions else ()
 
     def by_key(self, actions: Iterable[str]) -> dict[str, str]:
-        """Which of some actions each key does."""
+        """Which of these actions each key does."""
         return {key: action for action in actions for key in self.of(action)}
 
     def shown(self, text: str, *, every: bool = False) -> str:
-        """A text with ids of actions replaced by the names of their keys.
+        """A text in which ids of actions are replaced by the names of their keys.
 
         Args:
             text: ids and other words.
-            every: all keys of an action and not only the first.
+            every: name all keys of an action, not only the first.
         """
         return _ID.sub(lambda found: self._named(found.group(), every), text)
 
@@ -92,36 +68,27 @@ class Keys:
         keys = self.of(word)
         if not keys:
             return word
-        told = [key_name(key) for key in keys if key not in _UNTOLD] or [key_name(keys[0])]
-        return ", ".join(told if every else told[:1])
+        names = [key_name(key) for key in keys if key not in _UNNAMED] or [key_name(keys[0])]
+        return ", ".join(names if every else names[:1])
 
     def keymap(self) -> dict[str, str]:
         """For `App.set_keymap`."""
         return {action: ",".join(self.of(action)) for action in sorted(self.changed)}
 
 
-def declared(bindings: Iterable[BindingType]) -> dict[str, Action]:
-    """The actions of bindings that have an id."""
-    found: dict[str, Action] = {}
-    for each in Binding.make_bindings(bindings):
-        if each.id is not None:
-            before = found[each.id].keys if each.id in found else ()
-            found[each.id] = Action(each.id, (*before, each.key), each.description)
-    return found
-
-
 def remapped(
-    actions: Mapping[str, Action], wanted: Mapping[str, Sequence[str]]
+    defaults: Iterable[Action], wanted: Mapping[str, Sequence[str]]
 ) -> tuple[Keys, tuple[str, ...]]:
     """Give actions other keys.
 
     Args:
-        actions: with the keys they have by default.
+        defaults: the actions; those without keys are left out.
         wanted: keys by the id of an action.
 
     Returns:
-        The keys in use, and one line for each wish that could not be granted.
+        The keys in use, and one line for each action that keeps its keys.
     """
+    actions = {each.id: each for each in defaults if each.keys}
     problems: list[str] = []
     granted: dict[str, Action] = {}
     for name, keys in wanted.items():
@@ -134,14 +101,14 @@ def remapped(
         kept = ", ".join(map(key_name, actions[loser].keys))
         problems.append(
             f"keys: {loser} cannot have {key_name(key)}, {other.id} has it "
-            f"({other.told.lower()}); it keeps {kept}"
+            f"({other.title.lower()}); it keeps {kept}"
         )
         del granted[loser]
     return Keys({**actions, **granted}, frozenset(granted)), tuple(problems)
 
 
 def key_name(key: str) -> str:
-    """How a key is called on the screen."""
+    """The name of a key on the screen."""
     *modifiers, base = key.split("+") if key != "+" else ["plus"]
     name = _NAMES.get(base, base)
     if modifiers == ["ctrl"] and len(name) == 1:
@@ -163,29 +130,29 @@ def _known(name: str, context: str, key: str) -> str:
     """The key as Textual names it.
 
     Raises:
-        ValueError: there is no such key, or it is needed for writing.
+        ValueError: there is no such key, or it is needed for typing.
     """
     *modifiers, base = key.strip().lower().split("+") if len(key.strip()) > 1 else [key.strip()]
     if not base or not set(modifiers) <= _MODIFIERS:
         raise ValueError(f"{name}: no key {key!r}; such as f9, ctrl+t or alt+left")
     if len(base) == 1:
         (binding,) = Binding.make_bindings([Binding("comma" if base == "," else base, "")])
-        base, written = binding.key, True
+        base, typed = binding.key, True
     else:
         base = {"esc": "escape", "return": "enter"}.get(base, base)
-        written = base in _WRITING or len(_NAMES.get(base, "")) == 1
+        typed = base in _TYPING or len(_NAMES.get(base, "")) == 1
         if base not in _BASES and base not in _NAMES:
             raise ValueError(f"{name}: no key {key!r}; such as f9, ctrl+t or alt+left")
-    writes = written and not modifiers and context in _TYPED and name not in _EMPTY_PROMPT
-    if writes and (name, base) != ("prompt.send", "enter"):
-        raise ValueError(f"{name}: {key.strip()} is needed for writing")
+    types = typed and not modifiers and context in _TYPED and name not in _EMPTY_PROMPT
+    if types and (name, base) != ("prompt.send", "enter"):
+        raise ValueError(f"{name}: {key.strip()} is needed for typing")
     return "+".join([*modifiers, base])
 
 
 def _first_clash(
     actions: Mapping[str, Action], changed: Mapping[str, Action]
 ) -> tuple[str, Action, str] | None:
-    """A changed action, the one that has its key already, and the key."""
+    """A changed action, another that has one of its keys, and the key."""
     for name in reversed(list(changed)):
         for other in actions.values():
             if other.id != name and _meet(changed[name], other):
@@ -196,6 +163,6 @@ def _first_clash(
 
 
 def _meet(one: Action, other: Action) -> bool:
-    """Whether both can be asked for at the same time."""
+    """Whether both can act at the same time."""
     contexts = {one.context, other.context}
     return len(contexts) == 1 or _EVERYWHERE in contexts or contexts == {"chat", "prompt"}

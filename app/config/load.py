@@ -5,12 +5,11 @@ import os
 from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import dataclass
-from enum import StrEnum
-from functools import cache
+from enum import EnumType, StrEnum
 from pathlib import Path
 from typing import Any, get_type_hints
 
-from pydantic import TypeAdapter, ValidationError
+import msgspec
 
 from sequoia_core.errors import ParameterError, SequoiaError, close_names
 from sequoia_core.files import parse_toml, read_text
@@ -22,6 +21,17 @@ from .settings import Settings
 _ENV_PREFIX = "SEQUOIA_"
 _MOST_BYTES = 1_000_000
 _TYPES: dict[str, Any] = get_type_hints(Settings)
+_KINDS: dict[Any, str] = {
+    float: "a number",
+    int: "a whole number",
+    int | None: "a whole number",
+    bool: "on or off",
+    str: "a text",
+    str | None: "a text",
+    tuple[str, ...]: "a text or a list of texts",
+    Mapping[str, tuple[str, ...]]: "a table with the keys of each action",
+}
+_SWITCH = {"on": True, "yes": True, "off": False, "no": False}
 _MODELS = ("pair", "target", "draft")
 _TEXTS = ("system", "theme", "stop")
 """Names of files are no texts: they may hold any byte."""
@@ -94,15 +104,16 @@ def load(flags: Mapping[str, Any]) -> Loaded:
                 try:
                     values[name] = read_value(name, value)
                 except ValueError as error:
-                    raise _refused(name, source, error) from None
+                    kind = ParameterError if source is Source.FLAG else SettingsError
+                    raise kind(f"{_place(name, source)}: {error}") from None
     return Loaded(Settings(**values), sources)
 
 
 def above_file(name: str, flags: Mapping[str, Any]) -> str:
     """The flag or variable that takes precedence over the file; "" if neither is given."""
     if name in flags:
-        return f"--{name.replace('_', '-')}"
-    return _ENV_PREFIX + name.upper() if name in _environment() else ""
+        return _place(name, Source.FLAG)
+    return _place(name, Source.ENVIRONMENT) if name in _environment() else ""
 
 
 def read_value(name: str, value: Any) -> Any:
@@ -116,25 +127,27 @@ def read_value(name: str, value: Any) -> Any:
         value = _as_keys(value)
     elif name == "stop":
         value = _as_list(value)
-    elif isinstance(value, bool) and kind in (float, int, int | None):
-        raise ValueError(f"Input should be a valid number, not {value}")
-    if name in _TEXTS:
-        for text in value if isinstance(value, (list, tuple)) else (value,):
-            if isinstance(text, str) and well_formed(text) != text:
-                raise ValueError("a byte in it is not UTF-8")
+    elif kind is bool and isinstance(value, str):
+        value = _SWITCH.get(value.lower(), value)
     try:
-        return _reader(name).validate_python(value)
-    except ValidationError as error:
-        first = error.errors(include_url=False)[0]
-        raise ValueError(f"{first['msg']}, not {first['input']!r:.60}") from None
+        read = msgspec.convert(value, kind, strict=False)
+    except msgspec.ValidationError:
+        raise ValueError(f"should be {_wanted(kind)}, not {value!r:.60}") from None
+    if name in _TEXTS:
+        for text in read if isinstance(read, tuple) else (read or "",):
+            if well_formed(text) != text:
+                raise ValueError("a byte in it is not UTF-8")
+    return read
 
 
 def as_toml(settings: Settings) -> dict[str, Any]:
     """Every setting that has a value, in the types of TOML."""
-    values: dict[str, Any] = TypeAdapter(Settings).dump_python(
-        settings, mode="json", exclude_none=True
-    )
-    return values
+    values = msgspec.to_builtins(settings)
+    return {
+        name: list(value) if isinstance(value, tuple) else value
+        for name, value in values.items()
+        if value is not None
+    }
 
 
 def read_flags(descriptor: str) -> dict[str, Any]:
@@ -148,9 +161,12 @@ def read_flags(descriptor: str) -> dict[str, Any]:
     return flags
 
 
-@cache
-def _reader(name: str) -> TypeAdapter[Any]:
-    return TypeAdapter(_TYPES[name])
+def _wanted(kind: Any) -> str:
+    if isinstance(kind, EnumType):
+        members: Any = kind
+        *others, last = (each.value for each in members)
+        return f"{', '.join(others)} or {last}"
+    return _KINDS[kind]
 
 
 def _as_list(value: object) -> object:
@@ -212,12 +228,10 @@ def _file(path: Path) -> dict[str, Any]:
     return table
 
 
-def _refused(name: str, source: Source, problem: ValueError) -> SequoiaError:
-    """The error for a value that `read_value` refused."""
-    match source:
-        case Source.FLAG:
-            return ParameterError(f"--{name.replace('_', '-')}: {problem}")
-        case Source.ENVIRONMENT:
-            return SettingsError(f"{_ENV_PREFIX}{name.upper()}: {problem}")
-        case _:
-            return SettingsError(f"{config_file()}: {name}: {problem}")
+def _place(name: str, source: Source) -> str:
+    """The place that sets a setting, as a person knows it."""
+    if source is Source.FLAG:
+        return f"--{name.replace('_', '-')}"
+    if source is Source.ENVIRONMENT:
+        return _ENV_PREFIX + name.upper()
+    return f"{config_file()}: {name}"

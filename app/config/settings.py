@@ -1,8 +1,7 @@
 """The settings, each declared once, in `Settings`.
 
 From it come the options of the command line, the environment variables, the entries of the
-configuration file, the settings screen, `/set` and `/show`. Imports no pydantic, so that
-`sequoia --help` is instant; `load` reads values.
+configuration file, the settings screen, `/set` and `/show`. Values are read by `load`.
 """
 
 from collections.abc import Mapping

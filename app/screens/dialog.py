@@ -5,7 +5,7 @@ from typing import ClassVar, TypeVar
 
 from textual import events, on
 from textual.app import ComposeResult
-from textual.binding import Binding, BindingType
+from textual.binding import BindingType
 from textual.containers import Vertical
 from textual.content import Content
 from textual.screen import ModalScreen, ScreenResultType
@@ -13,7 +13,8 @@ from textual.widget import Widget
 from textual.widgets import OptionList
 from textual.widgets.option_list import Option
 
-from ..config.keymap import Action, key_name
+from ..config.actions import Action, bindings
+from ..config.keymap import key_name
 from ..config.settings import Setting
 from ..state.sanitize import visible
 from ..ui.base_app import BaseApp
@@ -89,9 +90,7 @@ class ChoiceScreen(Dialog[str | None]):
         preview: shows a value while it is highlighted.
     """
 
-    BINDINGS: ClassVar[list[BindingType]] = [
-        Binding("escape", "dismiss(None)", "Leave it", show=False, id="choice.close")
-    ]
+    BINDINGS: ClassVar[list[BindingType]] = bindings("choice")
     DEFAULT_CSS = """
     ChoiceScreen {
         & > Vertical { width: 44; }
@@ -136,16 +135,13 @@ class KeyScreen(Dialog[tuple[str, ...] | None]):
         action: what the key is for.
     """
 
-    BINDINGS: ClassVar[list[BindingType]] = [
-        Binding("escape", "dismiss(None)", "Leave it", show=False, priority=True, id="key.close"),
-        Binding("backspace", "default", "The default", show=False, priority=True, id="key.default"),
-    ]
+    BINDINGS: ClassVar[list[BindingType]] = bindings("key")
     DEFAULT_CSS = "KeyScreen > Vertical { width: 64; }"
 
     def __init__(self, action: Action) -> None:
         super().__init__(
             action.id,
-            Line(f" press the key for: {action.told.lower()}"),
+            Line(f" press the key for: {action.title.lower()}"),
             Line(f" now {', '.join(map(key_name, action.keys))}"),
             Line(" esc leaves it   backspace is the default"),
         )

@@ -5,65 +5,20 @@ from textwrap import wrap
 from typing import ClassVar
 
 from textual.app import ComposeResult
-from textual.binding import Binding, BindingType
+from textual.binding import BindingType
 from textual.containers import VerticalScroll
 from textual.content import Content
 from textual.screen import ModalScreen
 from textual.widgets import Static
 
+from ..config.actions import actions, bindings
 from ..state.slash_commands import USAGE
 from ..ui.base_app import BaseApp
 from ..widgets.header import SPEEDUP_MEANING
 
-# Ids of actions in these tables are shown as their keys.
-_WALKING = "chat.step_before and chat.step_after"
-_CHAT_KEYS = (
-    ("prompt.send", "send"),
-    ("prompt.new_line", "new line"),
-    ('"""', "begins and ends a message of many lines"),
-    ("Up, Down", "earlier messages, on the first and last line"),
-    ("chat.stop", "stop the answer; what there is stays"),
-    ("chat.pause", "pause or resume the decoding"),
-    ("chat.step", "exactly one step, while paused and the prompt is empty"),
-    (_WALKING, "walk through the steps of all answers, while the prompt is empty; those that "
-     "write do so in the tree, while paused, and while an earlier step is on show"),
-    ("chat.first_step, chat.live", "first step, pressed again the answer before; back to live"),
-    ("chat.edit", "edit the last message, pressed again or Up the one before; Enter branches off"),
-    ("chat.again", "ask the last message again, beside the answer there is"),
-    ("chat.branch_before, chat.branch_after",
-     "the branch before or after, at the message that says 2 of 3"),
-    ("chat.sessions", "all chats: open, rename, delete; after a kill, go on where it was"),
-    ("chat.race", "race: plain and speculative decoding of a prompt, side by side"),
-    ("chat.copy", "copy the last answer; Ctrl+C what is selected; /copy code a block of code"),
-    ("chat.tree", "tree, heat map of acceptance, or neither (under 100 columns: for the chat)"),
-    ("chat.settings", "settings, which are kept; keys can be changed there"),
-    ("chat.tint", "tint each token by where it came from"),
-    ("Tab", "from the prompt to the tree, then to the chat"),
-    ("tree.up tree.down, tree.why", "in the tree: another node; why it came out so (or click)"),
-    ("Page up, Page down", "scroll the chat"),
-    ("app.palette", "command palette"),
-    ("chat.help", "this help"),
-    ("app.quit, chat.leave", "quit (the latter while the prompt is empty)"),
-)  # fmt: skip
-_REPLAY_KEYS = (
-    ("replay.play", "play or pause; at the end, play again"),
-    ("replay.step_before replay.step_after", "one step back or on; pauses"),
-    ("replay.earlier, replay.later", "two seconds of the recording back or on"),
-    ("replay.first, replay.last", "to the beginning; to the end"),
-    ("replay.answer_before replay.answer_after", "where this answer begins, the one before; next"),
-    ("replay.faster replay.slower", "faster, slower"),
-    ("click", "on the line of time goes there"),
-    ("replay.tree", "tree, heat map of acceptance or neither"),
-    ("replay.tint", "tint each token by where it came from"),
-    ("Tab", "to the chat or the tree; Up, Down move there"),
-    ("Enter", "on a node of the tree: why it came out so"),
-    ("app.palette", "command palette: themes, a picture"),
-    ("replay.help", "this help"),
-    ("replay.leave, app.quit", "quit"),
-)
 _REPLAY_TIME = (
     "At 1x every step takes the time it took when it was recorded, reading the prompt included. "
-    "What passed between an answer and the next prompt is cut to a second and a half."
+    "The time between an answer and the next prompt is cut to a second and a half."
 )
 _TINTS = (
     ("bold $bonus", "bonus: drawn by the target itself"),
@@ -82,9 +37,7 @@ class HelpScreen(ModalScreen[None]):
     """The help of the chat, which goes on decoding behind it."""
 
     app: BaseApp
-    BINDINGS: ClassVar[list[BindingType]] = [
-        Binding("escape,f1,q,enter", "dismiss", "Close", show=False, id="help.close")
-    ]
+    BINDINGS: ClassVar[list[BindingType]] = bindings("help")
 
     def compose(self) -> ComposeResult:
         """One scrolling text."""
@@ -104,30 +57,45 @@ class HelpScreen(ModalScreen[None]):
 
     def _lines(self, width: int) -> Iterable[Content]:
         keys = self.app.keys
-        yield from self._keys(_CHAT_KEYS, width)
+        rows = [
+            *self._keys("prompt"),
+            ('"""', "begins and ends a message of many lines"),
+            ("Up, Down", "earlier messages, on the first and last line"),
+            *self._keys("chat"),
+            ("Tab", "from the prompt to the tree, then to the chat"),
+            *self._keys("tree"),
+            ("Page up, Page down", "scroll the chat"),
+            *self._keys("app"),
+        ]
+        yield from (_heading("Keys"), *_table(rows, width))
         yield from (Content(""), _heading("Commands"))
-        yield from _table([(usage, keys.shown(told)) for usage, told in USAGE], width)
+        yield from _table([(usage, keys.shown(text)) for usage, text in USAGE], width)
         yield from (Content(""), _heading(keys.shown("Tints, chat.tint")))
         yield from (Content.assemble("  ", (text, style)) for style, text in _TINTS)
         yield from _paragraph("x plain", SPEEDUP_MEANING, width)
 
-    def _keys(self, meanings: tuple[tuple[str, str], ...], width: int) -> Iterable[Content]:
-        shown = self.app.keys.shown
-        rows = [(shown(names, every=names == _WALKING), meaning) for names, meaning in meanings]
-        yield _heading("Keys")
-        yield from _table(rows, width)
+    def _keys(self, context: str) -> Iterable[tuple[str, str]]:
+        """The actions of a context: names of keys, and what they do."""
+        for each in actions(context):
+            if each.keys and each.help and not each.listed_with:
+                also = [other.id for other in actions(context) if other.listed_with == each.id]
+                names = ", ".join([each.id, *also])
+                every = each.id == "chat.step_before"
+                yield self.app.keys.shown(names, every=every), each.help
 
 
 class ReplayHelp(HelpScreen):
     """The help of the replay, which goes on behind it."""
 
-    BINDINGS: ClassVar[list[BindingType]] = [
-        Binding("escape,f1,q,enter,question_mark", "dismiss", "Close", show=False,
-                id="help.close"),
-    ]  # fmt: skip
-
     def _lines(self, width: int) -> Iterable[Content]:
-        yield from self._keys(_REPLAY_KEYS, width)
+        rows = [
+            *self._keys("replay"),
+            ("click", "on the line of time goes there"),
+            ("Tab", "to the chat or the tree; Up, Down move there"),
+            ("Enter", "on a node of the tree: why it came out so"),
+            *self._keys("app"),
+        ]
+        yield from (_heading("Keys"), *_table(rows, width))
         yield from _paragraph("Time", _REPLAY_TIME, width)
         yield from _paragraph("x plain", SPEEDUP_MEANING, width)
 

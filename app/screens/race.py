@@ -3,7 +3,7 @@
 from typing import ClassVar
 
 from textual.app import ComposeResult
-from textual.binding import Binding, BindingType
+from textual.binding import BindingType
 from textual.containers import Horizontal
 from textual.content import Content
 from textual.screen import Screen
@@ -11,6 +11,7 @@ from textual.screen import Screen
 from sequoia_core.chat.race import Lane
 from sequoia_core.events import PrefillDone
 
+from ..config.actions import bindings, key_row
 from ..engine.decode_thread import Decoder
 from ..engine.messages import Race
 from ..state.answer import ENDINGS
@@ -27,18 +28,10 @@ from .redraw import FramePacer
 _DRAW_SECONDS = 1 / 20
 _WIDE = 100
 """Columns for the whole sentence on how it is run."""
-_RUNNING = (
-    ("race.leave", "stop"), ("race.pause", "pause"), ("race.up race.down", "scroll"),
-    ("app.quit", "quit"),
-)  # fmt: skip
-_PAUSED = (
-    ("race.step", "one step"), ("race.pause", "resume"), ("race.up race.down", "scroll"),
-    ("race.leave", "stop"), ("app.quit", "quit"),
-)  # fmt: skip
-_OVER = (
-    ("race.leave", "back to the chat"), ("race.up race.down", "scroll"),
-    ("race.again", "race again"), ("app.quit", "quit"),
-)  # fmt: skip
+_SCROLL = ("race.up race.down", "scroll")
+_RUNNING = key_row("race.leave", "race.pause", _SCROLL, "app.quit")
+_PAUSED = key_row("race.step", ("race.pause", "resume"), _SCROLL, "race.leave", "app.quit")
+_OVER = key_row(("race.leave", "back to the chat"), _SCROLL, "race.again", "app.quit")
 _TITLES = {Lane.PLAIN: "plain decoding", Lane.SPECULATIVE: "speculative"}
 
 
@@ -53,18 +46,7 @@ class RaceScreen(Screen[None]):
     """
 
     app: BaseApp
-    BINDINGS: ClassVar[list[BindingType]] = [
-        Binding("escape", "leave", "Stop, then back to the chat", show=False, id="race.leave"),
-        Binding("f2", "pause", "Pause or resume", show=False, id="race.pause"),
-        Binding("space", "single_step", "One step while paused", show=False, id="race.step"),
-        Binding("r,f3", "again", "Race again", show=False, id="race.again"),
-        Binding("up", "scroll(-1)", "Scroll both texts up", show=False, id="race.up"),
-        Binding("down", "scroll(1)", "Scroll both texts down", show=False, id="race.down"),
-        Binding("pageup", "scroll(-10)", "Page up", show=False, id="race.page_up"),
-        Binding("pagedown", "scroll(10)", "Page down", show=False, id="race.page_down"),
-        Binding("home", "scroll_to(0)", "To the beginning", show=False, id="race.home"),
-        Binding("end", "scroll_to(1)", "To the end", show=False, id="race.end"),
-    ]
+    BINDINGS: ClassVar[list[BindingType]] = bindings("race")
 
     def __init__(
         self, session: ChatSession, decoder: Decoder, request: Race, exchange: str | None

@@ -10,12 +10,13 @@ from typing import ClassVar
 
 from textual import on
 from textual.app import ComposeResult
-from textual.binding import Binding, BindingType
+from textual.binding import BindingType
 from textual.containers import Horizontal
 from textual.screen import Screen
 
 from sequoia_core.events import PairDescription
 
+from ..config.actions import bindings, key_row
 from ..config.keymap import Keys
 from ..present.accessible import is_accessible
 from ..state.player import Loading, Player
@@ -34,13 +35,12 @@ from .step_views import StepViews
 TICK_SECONDS = 1 / 20
 WIDE = 100
 NO_PROMPT = "(the prompt was not recorded)"
-PLAYING = (
-    ("replay.play", "pause"), ("replay.step_before replay.step_after", "step"),
+PLAYING = key_row(
+    "replay.play", ("replay.step_before replay.step_after", "step"),
     ("replay.earlier replay.later", "2 s"), ("replay.faster replay.slower", "speed"),
-    ("replay.answer_before replay.answer_after", "answer"), ("replay.tree", "tree"),
-    ("replay.tint", "tint"), ("replay.help", "help"), ("replay.leave", "quit"),
+    ("replay.answer_before replay.answer_after", "answer"), "replay.tree", "replay.tint",
+    "replay.help", "replay.leave",
 )  # fmt: skip
-"""Ids of actions, and what they do."""
 PAUSED = (("replay.play", "play"), *PLAYING[1:])
 
 
@@ -53,31 +53,7 @@ class ReplayScreen(Screen[None]):
         player: of the loading's timeline.
     """
 
-    BINDINGS: ClassVar[list[BindingType]] = [
-        Binding("space", "play", "Play or pause", show=False, priority=True, id="replay.play"),
-        Binding("left_square_bracket", "go('back')", "Step before", show=False, priority=True,
-                id="replay.step_before"),
-        Binding("right_square_bracket", "go('forward')", "Step after", show=False, priority=True,
-                id="replay.step_after"),
-        Binding("left", "go('earlier')", "Two seconds back", show=False, priority=True,
-                id="replay.earlier"),
-        Binding("right", "go('later')", "Two seconds on", show=False, priority=True,
-                id="replay.later"),
-        Binding("home", "go('first')", "Beginning", show=False, priority=True, id="replay.first"),
-        Binding("end", "go('last')", "End", show=False, priority=True, id="replay.last"),
-        Binding("p", "go('answer back')", "Answer before", show=False, priority=True,
-                id="replay.answer_before"),
-        Binding("n", "go('answer forward')", "Answer after", show=False, priority=True,
-                id="replay.answer_after"),
-        Binding("plus,equals_sign", "faster(1)", "Faster", show=False, priority=True,
-                id="replay.faster"),
-        Binding("minus", "faster(-1)", "Slower", show=False, priority=True, id="replay.slower"),
-        Binding("f1,question_mark", "help", "Help", show=False, priority=True, id="replay.help"),
-        Binding("f4", "tree", "Tree, heat map, none", show=False, priority=True, id="replay.tree"),
-        Binding("f6", "tint", "Tint tokens by origin", show=False, priority=True, id="replay.tint"),
-        Binding("escape", "close", "Close what explains a node", show=False, id="replay.close"),
-        Binding("q,ctrl+d", "app.quit", "Quit", show=False, id="replay.leave"),
-    ]  # fmt: skip
+    BINDINGS: ClassVar[list[BindingType]] = bindings("replay")
 
     def __init__(self, loading: Loading, pair: PairDescription, player: Player) -> None:
         super().__init__()

@@ -7,12 +7,13 @@ from dataclasses import dataclass
 from typing import ClassVar
 
 from textual import events, on, work
-from textual.binding import Binding, BindingType
+from textual.binding import BindingType
 from textual.content import Content
 from textual.message import Message
 from textual.widgets import Input, OptionList
 from textual.widgets.option_list import Option
 
+from ..config.actions import bindings
 from ..present.words import counted, when
 from ..state.sanitize import fit, visible
 from ..store.archive import SearchHit
@@ -64,15 +65,7 @@ class SearchScreen(Dialog[Place | None]):
         words: what to search for at first.
     """
 
-    BINDINGS: ClassVar[list[BindingType]] = [
-        Binding("escape", "leave", "Close", show=False, id="search.close"),
-        Binding("down", "move('down')", "Next hit", show=False, priority=True, id="search.next"),
-        Binding("up", "move('up')", "Hit before", show=False, priority=True, id="search.before"),
-        Binding("pagedown", "move('page_down')", "Next page", show=False, priority=True,
-                id="search.page_down"),
-        Binding("pageup", "move('page_up')", "Page before", show=False, priority=True,
-                id="search.page_up"),
-    ]  # fmt: skip
+    BINDINGS: ClassVar[list[BindingType]] = bindings("search")
     DEFAULT_CSS = """
     SearchScreen {
         & > Vertical { width: 120; height: 94%; }

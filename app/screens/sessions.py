@@ -7,11 +7,12 @@ from concurrent.futures import Future
 from typing import ClassVar
 
 from textual import events, on, work
-from textual.binding import Binding, BindingType
+from textual.binding import BindingType
 from textual.content import Content
 from textual.widgets import Input, OptionList
 from textual.widgets.option_list import Option
 
+from ..config.actions import bindings
 from ..present.words import when
 from ..state.sanitize import fit, visible
 from ..store.archive import SessionInfo
@@ -36,13 +37,7 @@ class SessionsScreen(Dialog[Place | None]):
         busy: whether an answer is under way: then the open session cannot be deleted.
     """
 
-    BINDINGS: ClassVar[list[BindingType]] = [
-        Binding("escape", "leave", "Close", show=False, id="sessions.close"),
-        Binding("r", "rename", "Rename", show=False, id="sessions.rename"),
-        Binding("d,delete", "delete", "Delete", show=False, id="sessions.delete"),
-        Binding("u", "undo", "Undo", show=False, id="sessions.undo"),
-        Binding("slash", "search", "Search", show=False, id="sessions.search"),
-    ]
+    BINDINGS: ClassVar[list[BindingType]] = bindings("sessions")
     DEFAULT_CSS = """
     SessionsScreen {
         & > Vertical { width: 110; }

@@ -5,14 +5,15 @@ from dataclasses import replace
 from typing import Any, ClassVar
 
 from textual import on
-from textual.binding import Binding, BindingType
+from textual.binding import BindingType
 from textual.content import Content
 from textual.widgets import Input, OptionList
 from textual.widgets.option_list import Option
 
 from sequoia_core.errors import SequoiaError
 
-from ..config.keymap import Action, key_name
+from ..config.actions import Action, bindings
+from ..config.keymap import key_name
 from ..config.load import Loaded, Source
 from ..config.preferences import Preferences
 from ..config.settings import SETTINGS, Group, Setting, shown
@@ -39,13 +40,7 @@ class SettingsScreen(Dialog[None]):
         changer: the settings of the chat.
     """
 
-    BINDINGS: ClassVar[list[BindingType]] = [
-        Binding("escape,f5", "leave", "Close", show=False, id="settings.close"),
-        Binding("enter", "change", "Change", show=False, id="settings.change"),
-        Binding("left", "turn(-1)", "Value before", show=False, id="settings.before"),
-        Binding("right", "turn(1)", "Value after", show=False, id="settings.after"),
-        Binding("d,delete", "default", "Back to the default", show=False, id="settings.default"),
-    ]
+    BINDINGS: ClassVar[list[BindingType]] = bindings("settings")
     DEFAULT_CSS = """
     SettingsScreen {
         & > Vertical { width: 104; height: 94%; }
@@ -129,7 +124,7 @@ class SettingsScreen(Dialog[None]):
     @on(OptionList.OptionHighlighted)
     def _tell(self) -> None:
         item = highlighted(self._list, self._items)
-        text = item.told if isinstance(item, Action) else item.help if item is not None else ""
+        text = item.title if isinstance(item, Action) else item.help if item is not None else ""
         self._help.show(f" {text}")
 
     # Changing

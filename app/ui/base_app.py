@@ -1,21 +1,20 @@
-"""What the chat and the replay have in common as apps: themes, keys, and modes of looking.
+"""The base of the chat and the replay: themes, keys, palette, accessible mode, copies, pictures."""
 
-Owns the folders of themes and that they are watched, the keys in use, accessible mode, pictures of
-the screen, and what becomes of colours where there are few or none. Knows no screen.
-"""
-
+import asyncio
 import logging
+import os
 import time
 from collections.abc import Iterable, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any, ClassVar
 
-import platformdirs
 from rich.console import RenderableType
 from rich.text import Text
 from textual import events
 from textual._compositor import CompositorUpdate
-from textual.binding import Binding, BindingType
+from textual.app import App, SystemCommand
+from textual.binding import BindingType
 from textual.driver import Driver
 from textual.filter import LineFilter, NoColor
 from textual.screen import Screen
@@ -24,7 +23,9 @@ from textual.theme import Theme
 from sequoia_core.errors import ParameterError, suggest
 from sequoia_core.files import write_whole
 
-from ..config.keymap import Keys, declared, remapped
+from ..config.actions import Action, actions, bindings
+from ..config.keymap import Keys, remapped
+from ..config.paths import config_file
 from ..config.themes import (
     DEFAULT_THEME,
     TERMINAL_THEME,
@@ -34,47 +35,41 @@ from ..config.themes import (
 )
 from ..present.accessible import ACCESSIBLE, PlainFrames
 from ..state.sanitize import visible
+from .clipboard import copy_message, copy_with, local_programs, terminal_sequence
 from .columns import hold_columns
-from .copying_app import CopyingApp
 from .drivers import driver_for
 from .gc_control import Rests
 from .svg import with_local_fonts
 
 WATCH_SECONDS = 1.0
+_COPIED_SECONDS = 4.0
 _WIDE = 100
 _NEVER = 100_000
 """More columns than a terminal has."""
 
 
-class BaseApp(CopyingApp):
+class BaseApp(App[None]):
     """An app with themes from files and keys that can be changed.
 
-    Args:
-        bindings: of all its screens, as they are declared.
-
     Attributes:
+        CONTEXTS: of its actions.
         keys: the keys in use.
         rests: when the garbage collector runs.
     """
 
-    BINDINGS: ClassVar[list[BindingType]] = [
-        Binding("ctrl+q", "quit", "Quit", show=False, priority=True, id="app.quit"),
-        Binding("ctrl+p", "command_palette", "Command palette", show=False, priority=True,
-                id="app.palette"),
-    ]  # fmt: skip
+    BINDINGS: ClassVar[list[BindingType]] = bindings("app")
+    CONTEXTS: ClassVar[tuple[str, ...]] = ("app",)
     CSS = (Path(__file__).parents[1] / "styles" / "looks.tcss").read_text(encoding="utf-8")
     VERTICAL_BREAKPOINTS = [(0, "-tiny"), (12, "-short"), (30, "-tall"), (42, "-roomy")]  # noqa: RUF012
 
-    def __init__(self, bindings: Iterable[BindingType] = ()) -> None:
-        self._theme_folders = ThemeFolders(
-            [packaged_folder(), platformdirs.user_config_path("sequoia") / "themes"]
-        )
+    def __init__(self) -> None:
+        own = config_file().parent / "themes"
+        self._theme_folders = ThemeFolders([packaged_folder(), own])
         found = self._theme_folders.load()
         self._no_color, self._plain_frames = NoColor(), PlainFrames()
         super().__init__()
         self.animation_level = "none"
         self.keys = Keys()
-        self._actions = {**declared(BaseApp.BINDINGS), **declared(bindings)}
         self.rests = Rests()
         self.theme_problems = found.problems
         self._own_themes = {theme.name: theme for theme in found.themes}
@@ -82,10 +77,10 @@ class BaseApp(CopyingApp):
             self.register_theme(theme)
         self.use_accessible(False)
 
-    # The terminal, and errors that nobody foresaw
+    # The terminal, and unexpected errors
 
     def get_driver_class(self) -> type[Driver]:
-        """Textual's choice, with an input that nothing ends."""
+        """Textual's choice, made robust."""
         return driver_for(super().get_driver_class())
 
     def fail(self, message: str) -> None:
@@ -95,7 +90,7 @@ class BaseApp(CopyingApp):
 
     @property
     def failure(self) -> Exception | None:
-        """What ended the app, to be raised by who ran it; None if nothing did."""
+        """The unexpected error that ended the app, or None."""
         return self._exception
 
     def _display(self, screen: Screen[Any], renderable: RenderableType | None) -> None:
@@ -105,7 +100,7 @@ class BaseApp(CopyingApp):
         super()._display(screen, renderable)
 
     def _fatal_error(self) -> None:
-        """End in order; the traceback goes to the log and not onto the terminal."""
+        """End in order; the traceback goes to the log, not to the terminal."""
         logging.getLogger("sequoia").error("unexpected", exc_info=self._exception)
         self._close_messages_no_wait()
 
@@ -122,13 +117,10 @@ class BaseApp(CopyingApp):
         return self.console.color_system == "standard"
 
     def begin_with_theme(self, name: str) -> str | None:
-        """Use a theme if there is one of this name.
-
-        Without a theme of the person's own choice, a terminal of few colours gets the theme that
-        is made of them.
+        """Use a theme; in a terminal of few colours, theirs in place of the default.
 
         Returns:
-            A line that says so if there is none.
+            A problem in one line if there is no such theme.
         """
         problem = None
         if name not in self.available_themes:
@@ -149,8 +141,12 @@ class BaseApp(CopyingApp):
             raise ParameterError(self.no_theme(name))
         self.theme = name
 
+    def choose_theme(self, name: str) -> None:
+        """Carry out the choice of a theme in the palette."""
+        self.use_theme(name)
+
     def no_theme(self, name: str) -> str:
-        """Say that there is no such theme, and which one may have been meant."""
+        """A line that says so, and which theme may have been meant."""
         return f"no theme {name!r}; {suggest(name, self.own_themes)}"
 
     def get_theme_variable_defaults(self) -> dict[str, str]:
@@ -158,23 +154,24 @@ class BaseApp(CopyingApp):
         return app_color_defaults(self.current_theme)
 
     def get_line_filters(self) -> Sequence[LineFilter]:
-        """With NO_COLOR, no colour at all; Textual's own would leave shades of grey."""
+        """With NO_COLOR, no colour at all; Textual's own filter would leave shades of grey."""
         filters = [self._no_color] if self.no_color else super().get_line_filters()
         return [*filters, self._plain_frames] if self.accessible else filters
 
     def watch_themes(self) -> None:
-        """From now on, take over what is edited in the folders of themes."""
-        self.set_interval(WATCH_SECONDS, self.look_at_themes)
+        """From now on, follow changes of the theme files."""
+        self.set_interval(WATCH_SECONDS, self.reload_themes)
 
-    def look_at_themes(self) -> None:
-        """Take over themes whose files changed; a broken file is told and the old theme stays."""
+    def reload_themes(self) -> None:
+        """Read themes whose files changed; that of a broken file stays."""
         changes = self._theme_folders.changes()
         if changes is None:
             return
         for theme in changes.themes:
             self._take_theme(theme)
         for problem in changes.problems:
-            self.tell_of_theme(problem.replace("; skipped", "; the one before stays"), bad=True)
+            problem = problem.replace("; skipped", "; the one before stays")
+            self.notify(problem, severity="warning", markup=False)
 
     def _take_theme(self, theme: Theme) -> None:
         before = self._own_themes.get(theme.name)
@@ -184,16 +181,12 @@ class BaseApp(CopyingApp):
         self.register_theme(theme)
         if theme.name == self.theme:
             self.mutate_reactive(BaseApp.theme)
-            self.tell_of_theme(f"theme {theme.name}: read again")
-
-    def tell_of_theme(self, told: str, *, bad: bool = False) -> None:
-        """Say what became of an edited theme."""
-        self.notify(told, severity="warning" if bad else "information", markup=False)
+            self.notify(f"theme {theme.name}: read again", markup=False)
 
     # Pictures
 
     def export_screenshot(self, *, title: str | None = None, simplify: bool = False) -> str:
-        """As the base class, but fonts are those of the machine that shows it."""
+        """As the base class, with local fonts."""
         return with_local_fonts(super().export_screenshot(title=title, simplify=simplify))
 
     def save_picture(self, path: Path | None = None) -> None:
@@ -202,28 +195,78 @@ class BaseApp(CopyingApp):
         try:
             write_whole(path, self.export_screenshot(title=self.title.lower()), private=True)
         except OSError as error:
-            self.tell_of_picture(f"no picture: {path}: {error.strerror}", bad=True)
+            self.show_saved(f"no picture: {path}: {error.strerror}", failed=True)
         else:
-            self.tell_of_picture(f"picture: {path}")
+            self.show_saved(f"picture: {path}")
 
-    def tell_of_picture(self, told: str, *, bad: bool = False) -> None:
-        """Say where a picture is, or why there is none."""
-        self.notify(told, severity="error" if bad else "information", markup=False)
+    def action_picture(self) -> None:
+        """Write the screen as an SVG."""
+        self.save_picture()
+
+    def show_saved(self, text: str, *, failed: bool = False) -> None:
+        """Show where a picture is, or why there is none."""
+        self.notify(text, severity="error" if failed else "information", markup=False)
+
+    # Copies
+
+    def copy_to_clipboard(self, text: str) -> None:
+        """Copy a selection; Textual's own knows neither tmux nor programs."""
+        self.copy_text(text, "")
+
+    def copy_text(self, text: str, what: str) -> None:
+        """Copy a text: by the terminal at once, by programs in the background.
+
+        Args:
+            text: control characters already made visible.
+            what: such as "the answer"; "" for a selection.
+        """
+        self._clipboard = text  # for pasting within the app
+        sequence = terminal_sequence(text, os.environ)
+        if sequence is not None and self._driver is not None:
+            self._driver.write(sequence)
+        self.run_worker(self._copy_locally(text, what, sent=sequence is not None))
+
+    async def _copy_locally(self, text: str, what: str, *, sent: bool) -> None:
+        programs = []
+        for program in local_programs(os.environ):
+            if await asyncio.to_thread(copy_with, program, text):
+                programs.append(program.name)
+        self.show_copied(copy_message(text, what, sent=sent, programs=programs))
+
+    def show_copied(self, text: str) -> None:
+        """Show where a text was copied."""
+        self.notify(text, markup=False, timeout=_COPIED_SECONDS)
 
     # Keys
 
     def use_keys(self, wanted: Mapping[str, Sequence[str]]) -> tuple[str, ...]:
-        """Give actions the keys that a person wants.
+        """Use other keys.
 
         Args:
             wanted: keys by the id of an action.
 
         Returns:
-            One line for each wish that could not be granted.
+            One line for each action that keeps its keys.
         """
-        self.keys, problems = remapped(self._actions, wanted)
+        self.keys, problems = remapped(actions(*self.CONTEXTS), wanted)
         self.set_keymap(self.keys.keymap())
         return problems
+
+    def get_system_commands(self, screen: Screen[object]) -> Iterable[SystemCommand]:
+        """The commands of the palette."""
+        for each in actions(*self.CONTEXTS):
+            if each.in_palette and self.offers(each, screen):
+                text = each.help[0].upper() + each.help[1:]
+                text += f" ({self.keys.shown(each.id)})" if each.keys else ""
+                run = partial(self.get_default_screen().run_action, each.run)
+                yield SystemCommand(each.title, text, run)
+        for theme in self.own_themes:
+            yield SystemCommand(f"Theme: {theme}", "Colours", partial(self.choose_theme, theme))
+
+    def offers(self, action: Action, screen: Screen[object]) -> bool:
+        """Whether the palette over a screen has an action."""
+        del action, screen
+        return True
 
     # Accessible mode
 
@@ -233,7 +276,7 @@ class BaseApp(CopyingApp):
         return self.has_class(ACCESSIBLE)
 
     def use_accessible(self, on: bool) -> None:
-        """Turn accessible mode on or off; columns side by side cannot be read aloud."""
+        """Turn accessible mode on or off; there, nothing is side by side."""
         self.set_class(on, ACCESSIBLE)
         self.HORIZONTAL_BREAKPOINTS = [(0, "-narrow"), (_NEVER if on else _WIDE, "-wide")]
         for screen in self.screen_stack if self.is_running else ():

@@ -2,7 +2,7 @@
 
 from typing import ClassVar
 
-from textual.binding import Binding, BindingType
+from textual.binding import BindingType
 from textual.content import Content
 from textual.geometry import Size
 from textual.scroll_view import ScrollView
@@ -10,6 +10,7 @@ from textual.strip import Strip
 from textual.visual import Visual
 from typing_extensions import override
 
+from ..config.actions import bindings
 from ..present.acceptance_map import AcceptanceMap, AcceptanceRow
 from ..present.accessible import is_accessible
 from ..present.tree_rows import MAX_GUIDE_CELLS, ordinal
@@ -28,12 +29,7 @@ class AcceptanceView(ScrollView, can_focus=True, inherit_bindings=False):
     """Positions in preorder with a bar each, actual and expected rate in columns at the right."""
 
     ALLOW_SELECT = False
-    BINDINGS: ClassVar[list[BindingType]] = [
-        Binding("up", "scroll_up", "Scroll up", show=False, id="heat.up"),
-        Binding("down", "scroll_down", "Scroll down", show=False, id="heat.down"),
-        Binding("pageup", "page_up", "Page up", show=False, id="heat.page_up"),
-        Binding("pagedown", "page_down", "Page down", show=False, id="heat.page_down"),
-    ]
+    BINDINGS: ClassVar[list[BindingType]] = bindings("heat")
     DEFAULT_CSS = """
     AcceptanceView {
         overflow-x: hidden;

@@ -4,42 +4,32 @@ from textual.content import Content
 from textual.reactive import reactive
 from typing_extensions import override
 
+from ..config.actions import KeyRow, key_row
 from ..config.keymap import Keys
 from .line import Line
 
-KeyRow = tuple[tuple[str, str], ...]
-"""Ids of actions, or keys that cannot be changed, and what they do."""
-
-IDLE: KeyRow = (
-    ("prompt.send", "send"), ("chat.pause", "pause"), ("chat.step_before chat.step_after", "steps"),
-    ("chat.race", "race"), ("chat.tree", "tree"), ("chat.edit", "edit"), ("chat.again", "again"),
-    ("chat.tint", "tint"), ("chat.settings", "settings"), ("app.palette", "palette"),
-    ("chat.help", "help"), ("app.quit", "quit"),
+_STEPS = ("chat.step_before chat.step_after", "steps")
+_END = ("chat.help", "app.quit")
+IDLE = key_row(
+    "prompt.send", "chat.pause", _STEPS, "chat.race", "chat.tree", "chat.edit", "chat.again",
+    "chat.tint", "chat.settings", "app.palette", *_END,
 )  # fmt: skip
-DECODING: KeyRow = (
-    ("chat.stop", "stop"), ("chat.pause", "pause"), ("chat.step_before chat.step_after", "steps"),
-    ("chat.tree", "tree"), ("chat.tint", "tint"), ("app.palette", "palette"),
-    ("chat.help", "help"), ("app.quit", "quit"),
-)  # fmt: skip
-PAUSED: KeyRow = (
-    ("chat.step", "one step"), ("chat.pause", "resume"), ("chat.stop", "stop"),
-    ("chat.step_before chat.step_after", "steps"), ("chat.tree", "tree"), ("chat.tint", "tint"),
-    ("chat.help", "help"), ("app.quit", "quit"),
-)  # fmt: skip
-WALKING: KeyRow = (
-    ("chat.step_before chat.step_after", "steps"), ("chat.live", "live"),
-    ("chat.first_step", "first step"), ("chat.pause", "pause"), ("chat.tree", "tree"),
-    ("chat.tint", "tint"), ("chat.help", "help"), ("app.quit", "quit"),
-)  # fmt: skip
-EDITING: KeyRow = (
+DECODING = key_row(
+    "chat.stop", "chat.pause", _STEPS, "chat.tree", "chat.tint", "app.palette", *_END
+)
+PAUSED = key_row(
+    "chat.step", ("chat.pause", "resume"), "chat.stop", _STEPS, "chat.tree", "chat.tint", *_END
+)
+WALKING = key_row(
+    _STEPS, "chat.live", "chat.first_step", "chat.pause", "chat.tree", "chat.tint", *_END
+)
+EDITING = key_row(
     ("prompt.send", "branch off"), ("chat.stop", "leave"), ("up down", "other message"),
-    ("chat.branch_before chat.branch_after", "other branch"), ("chat.again", "ask again"),
-    ("chat.help", "help"), ("app.quit", "quit"),
+    ("chat.branch_before chat.branch_after", "other branch"), ("chat.again", "ask again"), *_END,
 )  # fmt: skip
-NODES: KeyRow = (
-    ("tree.up tree.down", "node"), ("tree.why", "why"), ("chat.stop", "close"),
-    ("chat.step_before chat.step_after", "steps"), ("chat.pause", "pause"), ("chat.tree", "tree"),
-    ("chat.help", "help"), ("app.quit", "quit"),
+NODES = key_row(
+    ("tree.up tree.down", "node"), "tree.why", ("chat.stop", "close"), _STEPS, "chat.pause",
+    "chat.tree", *_END,
 )  # fmt: skip
 
 KEPT = 2

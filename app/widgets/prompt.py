@@ -7,7 +7,7 @@ from typing import ClassVar
 
 from rich.cells import cell_len
 from textual import events, on
-from textual.binding import Binding, BindingType
+from textual.binding import Binding
 from textual.content import Content
 from textual.message import Message
 from textual.strip import Strip
@@ -55,12 +55,6 @@ class Prompt(TextArea):
     """
 
     TITLE: ClassVar[str] = "ask something"
-    SENDING: ClassVar[list[BindingType]] = [
-        Binding("enter", "send", "Send", id="prompt.send"),
-        Binding("shift+enter,ctrl+j,newline,alt+enter", "new_line", "New line",
-                id="prompt.new_line"),
-    ]  # fmt: skip
-    """Declared so that they can be changed; they are no bindings of the widget (see `_EDITS`)."""
     steps_on_space = False
     walks = False
     held = False

@@ -10,7 +10,7 @@ from typing import ClassVar
 from rich.segment import Segment
 from rich.style import Style
 from textual import events
-from textual.binding import Binding, BindingType
+from textual.binding import BindingType
 from textual.geometry import Size
 from textual.message import Message
 from textual.reactive import reactive
@@ -19,6 +19,7 @@ from typing_extensions import override
 
 from sequoia_core.events import Step
 
+from ..config.actions import bindings
 from ..present.accessible import is_accessible, row_in_words
 from ..present.tree_rows import BONUS_NODE, GLYPHS, NodeVerdict, TreeRow, guide_width, tree_rows
 from ..state.sanitize import fit
@@ -45,13 +46,7 @@ class TreeView(LineView[TreeRow], can_focus=True, inherit_bindings=False):
     """
 
     ALLOW_SELECT = False
-    BINDINGS: ClassVar[list[BindingType]] = [
-        Binding("up", "point(-1)", "Node before", show=False, id="tree.up"),
-        Binding("down", "point(1)", "Node after", show=False, id="tree.down"),
-        Binding("pageup", "page(-1)", "Page up", show=False, id="tree.page_up"),
-        Binding("pagedown", "page(1)", "Page down", show=False, id="tree.page_down"),
-        Binding("enter", "explain", "Why this node", show=False, id="tree.why"),
-    ]
+    BINDINGS: ClassVar[list[BindingType]] = bindings("tree")
     COMPONENT_CLASSES: ClassVar[set[str]] = {
         "tree-view--heading", "tree-view--path", "tree-view--guide", "tree-view--pointed",
         *_CLASSES.values(),

@@ -8,12 +8,13 @@ from typing import ClassVar
 
 from textual import events, on
 from textual.app import ComposeResult
-from textual.binding import Binding, BindingType
+from textual.binding import BindingType
 from textual.containers import Horizontal
 from textual.widget import Widget
 
 from sequoia_core.errors import SequoiaError
 
+from ...config.actions import bindings
 from ...config.preferences import Preferences
 from ...config.settings import Settings
 from ...engine.decode_thread import Decoder
@@ -61,34 +62,7 @@ class ChatScreen(PromptedScreen):
     """
 
     app: BaseApp
-    BINDINGS: ClassVar[list[BindingType]] = [
-        Binding("escape", "stop", "Stop the answer", show=False, id="chat.stop"),
-        Binding("f1", "help", "Help", show=False, priority=True, id="chat.help"),
-        Binding("f2", "pause", "Pause or resume", show=False, priority=True, id="chat.pause"),
-        Binding("space", "single_step", "One step while paused", show=False, id="chat.step"),
-        Binding("left,left_square_bracket", "walk('back')", "Step before", show=False,
-                id="chat.step_before"),
-        Binding("right,right_square_bracket", "walk('forward')", "Step after", show=False,
-                id="chat.step_after"),
-        Binding("home", "walk('first')", "First step", show=False, id="chat.first_step"),
-        Binding("end", "walk('live')", "Back to live", show=False, id="chat.live"),
-        Binding("ctrl+e", "branch('edit')", "Edit a message", show=False, priority=True,
-                id="chat.edit"),
-        Binding("ctrl+r", "branch('again')", "Ask again", show=False, priority=True,
-                id="chat.again"),
-        Binding("alt+left", "branch('before')", "Branch before", show=False, priority=True,
-                id="chat.branch_before"),
-        Binding("alt+right", "branch('after')", "Branch after", show=False, priority=True,
-                id="chat.branch_after"),
-        Binding("ctrl+y", "copy_answer", "Copy the last answer", show=False, priority=True,
-                id="chat.copy"),
-        Binding("ctrl+o", "sessions", "Sessions", show=False, priority=True, id="chat.sessions"),
-        Binding("f3", "race", "Race the prompt", show=False, id="chat.race"),
-        Binding("f4", "tree", "Tree, heat map or none", show=False, priority=True, id="chat.tree"),
-        Binding("f5", "settings", "Settings", show=False, priority=True, id="chat.settings"),
-        Binding("f6", "tint", "Tint tokens by origin", show=False, priority=True, id="chat.tint"),
-        Binding("ctrl+d", "app.quit", "Quit", show=False, id="chat.leave"),
-    ]  # fmt: skip
+    BINDINGS: ClassVar[list[BindingType]] = bindings("chat")
 
     def __init__(
         self,
@@ -306,6 +280,10 @@ class ChatScreen(PromptedScreen):
         self.app.push_screen(screen, lambda _: self.redraw.now())
 
     # Actions
+
+    def action_run_line(self, text: str) -> None:
+        """Carry out a slash command of the palette."""
+        self.run_line(text)
 
     def action_page(self, direction: int) -> None:
         """Scroll the transcript a page up (-1) or down (1)."""

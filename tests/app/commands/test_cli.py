@@ -232,7 +232,7 @@ def test_doctor_exits_1_and_says_how_to_get_the_embedded_target(
         ('growmap = "nowhere"', "growmap nowhere: no such file"),
         ('device = "abacus"', "device is 'abacus'"),
         ("exact = true", "exact is no setting any more: at temperature 0 the text is plain"),
-        ('weights = "full"', "weights: Input should be 'auto', 'native', 'int8' or 'torch'"),
+        ('weights = "full"', "weights: should be auto, native, int8 or torch"),
         ('weights = "int8"\ndtype = "float32"', "a number format itself; leave --dtype out"),
     ],
 )

@@ -1,27 +1,22 @@
 """Keys can be changed, never so that one does two things at once; the screen tells the new ones."""
 
-import importlib
-import pkgutil
-from collections.abc import Iterator
 from itertools import combinations
-from typing import Any
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from textual.binding import Binding
-from textual.screen import Screen
 from textual.widgets import Static
 
-import app.screens
-from app.app import OWNERS, all_bindings
-from app.config.keymap import Action, Keys, declared, key_name, remapped
+from app.app import SequoiaApp
+from app.commands.replay_app import ReplayApp
+from app.config import actions
+from app.config.actions import Action
+from app.config.keymap import Keys, key_name, remapped
 from app.config.settings import Settings
-from app.ui.base_app import BaseApp
-from app.widgets.prompt import _ACTIONS, Prompt
+from app.widgets.prompt import _ACTIONS
 from tests.app.driving import driving
 
-ACTIONS = {**declared(BaseApp.BINDINGS), **declared(all_bindings())}
+ACTIONS = {each.id: each for each in actions.actions(*SequoiaApp.CONTEXTS) if each.keys}
 KEYS = ["f1", "f2", "f4", "f9", "f10", "ctrl+t", "ctrl+q", "escape", "a", "[", "space", "enter"]
 
 
@@ -30,24 +25,17 @@ def meet(one: Action, other: Action) -> bool:
     return len(contexts) == 1 or "app" in contexts or contexts == {"chat", "prompt"}
 
 
-def subclasses(kind: type[Any]) -> Iterator[type[Any]]:
-    for each in kind.__subclasses__():
-        yield from (each, *subclasses(each))
+def test_every_action_is_of_the_chat_or_the_replay() -> None:
+    contexts = {*SequoiaApp.CONTEXTS, *ReplayApp.CONTEXTS}
+    assert {each.context for each in actions.ACTIONS} == contexts
+    assert len({each.id for each in actions.ACTIONS}) == len(actions.ACTIONS)
 
 
-def test_every_binding_of_every_screen_has_an_id_and_can_be_changed() -> None:
-    for module in pkgutil.iter_modules(app.screens.__path__):
-        importlib.import_module(f"app.screens.{module.name}")
-    screens = [
-        each
-        for each in subclasses(Screen)
-        if each.__module__.startswith("app.screens.") and "Replay" not in each.__name__
-    ]
-    assert len(screens) >= 5
-    for screen in screens:
-        own = vars(screen).get("BINDINGS", [])
-        assert all(isinstance(each, Binding) and each.id for each in own), screen
-        assert not own or screen in OWNERS, f"{screen.__name__} is missing in OWNERS"
+def test_the_palette_and_the_help_say_what_an_action_does() -> None:
+    for each in actions.ACTIONS:
+        assert each.help or not each.in_palette
+        assert each.keys or each.in_palette
+        assert not each.listed_with or each.listed_with in ACTIONS or "replay" in each.id
 
 
 def test_by_default_no_key_does_two_things_at_once() -> None:
@@ -58,7 +46,6 @@ def test_by_default_no_key_does_two_things_at_once() -> None:
 
 def test_the_prompts_actions_have_keys() -> None:
     assert all(Keys(ACTIONS).of(action) for action in _ACTIONS)
-    assert declared(Prompt.SENDING).keys() == {"prompt.send", "prompt.new_line"}
 
 
 @given(
@@ -67,7 +54,7 @@ def test_the_prompts_actions_have_keys() -> None:
     )
 )
 def test_whatever_is_wished_no_key_does_two_things(wanted: dict[str, list[str]]) -> None:
-    keys, problems = remapped(ACTIONS, wanted)
+    keys, problems = remapped(ACTIONS.values(), wanted)
     assert len(problems) == len(wanted) - len(keys.changed)
     for one in map(keys.actions.__getitem__, keys.changed):
         for other in keys.actions.values():
@@ -79,7 +66,7 @@ def test_whatever_is_wished_no_key_does_two_things(wanted: dict[str, list[str]])
 
 
 def test_two_actions_may_swap_their_keys() -> None:
-    keys, problems = remapped(ACTIONS, {"chat.tree": ["f2"], "chat.pause": ["f4"]})
+    keys, problems = remapped(ACTIONS.values(), {"chat.tree": ["f2"], "chat.pause": ["f4"]})
     assert problems == ()
     assert keys.keymap() == {"chat.pause": "f4", "chat.tree": "f2"}
 
@@ -91,17 +78,17 @@ def test_two_actions_may_swap_their_keys() -> None:
         ("zzz", "f9", "F5 lists them"),
         ("chat.tree", "f2", "chat.tree cannot have f2, chat.pause has it (pause or resume); it "
                             "keeps f4"),
-        ("app.quit", "d", "needed for writing"),
-        ("chat.tree", "space", "needed for writing"),
-        ("chat.tree", "left_square_bracket", "needed for writing"),
+        ("app.quit", "d", "needed for typing"),
+        ("chat.tree", "space", "needed for typing"),
+        ("chat.tree", "left_square_bracket", "needed for typing"),
         ("chat.tree", "hyperspace", "no key 'hyperspace'"),
         ("chat.tree", "", "no key ''"),
         ("chat.tree", "foo+a", "no key 'foo+a'"),
-        ("app.palette", "r", "needed for writing"),
+        ("app.palette", "r", "needed for typing"),
     ],
 )  # fmt: skip
 def test_a_wish_that_cannot_be_granted_is_one_line(name: str, key: str, words: str) -> None:
-    keys, problems = remapped(ACTIONS, {name: [key]})
+    keys, problems = remapped(ACTIONS.values(), {name: [key]})
     assert keys.changed == frozenset()
     assert len(problems) == 1
     assert words in problems[0]
@@ -109,7 +96,7 @@ def test_a_wish_that_cannot_be_granted_is_one_line(name: str, key: str, words: s
 
 
 def test_no_key_at_all_is_refused() -> None:
-    assert "needs a key" in remapped(ACTIONS, {"chat.tree": []})[1][0]
+    assert "needs a key" in remapped(ACTIONS.values(), {"chat.tree": []})[1][0]
 
 
 @pytest.mark.parametrize(
@@ -126,7 +113,7 @@ def test_no_key_at_all_is_refused() -> None:
 )
 def test_keys_may_be_written_as_people_do(given: str, known: str, shown: str) -> None:
     keys, problems = remapped(
-        {"race.again": Action("race.again", ("r",), "")}, {"race.again": [given]}
+        [Action("race.again", ("r",), "again", "Race again")], {"race.again": [given]}
     )
     assert problems == ()
     assert keys.of("race.again") == (known,)
@@ -134,7 +121,8 @@ def test_keys_may_be_written_as_people_do(given: str, known: str, shown: str) ->
 
 
 def test_texts_name_the_keys_in_use() -> None:
-    keys, _ = remapped(ACTIONS, {"chat.step_before": ["n"], "chat.live": ["f12", "ctrl+l"]})
+    wanted = {"chat.step_before": ["n"], "chat.live": ["f12", "ctrl+l"]}
+    keys, _ = remapped(ACTIONS.values(), wanted)
     assert keys.shown("chat.step_before chat.step_after") == "n right"
     assert keys.shown("chat.first_step, chat.live") == "home, f12"
     assert keys.shown("chat.live", every=True) == "f12, ^l"

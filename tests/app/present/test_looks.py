@@ -34,7 +34,7 @@ def notices(driver: Driver) -> str:
 
 
 async def look_again(driver: Driver) -> None:
-    driver.app.look_at_themes()
+    driver.app.reload_themes()
     await driver.pilot.pause()
 
 

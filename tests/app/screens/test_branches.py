@@ -499,12 +499,12 @@ def done(text: str) -> Answer:
 async def test_the_palette_has_the_branches() -> None:
     async with holding() as scene:
         commands = {c.title: c for c in scene.chat.app.get_system_commands(scene.chat.app.screen)}
-        commands["Ask again"].callback()
+        await commands["Ask again"].callback()
         await scene.chat.finish()
         assert scene.titles[-1] == "You  2 of 2"
-        commands["Branch before"].callback()
+        await commands["Branch before"].callback()
         await scene.chat.pilot.pause()
         assert scene.titles[-1] == "You  1 of 2"
-        commands["Edit a message"].callback()
+        await commands["Edit a message"].callback()
         await scene.chat.pilot.pause()
         assert scene.titles[-1] == "You  1 of 2 · editing"

@@ -517,7 +517,7 @@ async def test_over_another_screen_the_palette_changes_nothing_of_the_chat() -> 
         assert over == everywhere
         await chat.pilot.press("escape")
         below = {command.title for command in chat.app.get_system_commands(chat.app.screen)}
-        assert {"Clear", "Ask again", "Sessions", "Race"} <= below - everywhere
+        assert {"Clear", "Ask again", "Sessions", "Race the prompt"} <= below - everywhere
 
 
 @pytest.mark.parametrize("key", ["ctrl+q", "ctrl+d"])
