@@ -57,28 +57,22 @@ NO_EFFECT = frozenset({
 """Entries of published files that cannot change what a Llama computes."""
 
 ONLY_VALUES: Mapping[str, tuple[Any, ...]] = {
-    "add_cross_attention": (False,),
-    "attention_multiplier": (),
-    "attn_logit_softcapping": (),
-    "bias": (False,),
-    "embedding_multiplier": (1.0,),
-    "final_logit_softcapping": (),
     "hidden_act": ("silu", "swish"),
-    "is_encoder_decoder": (False,),
-    "logit_scale": (1.0,),
-    "logits_scaling": (1.0,),
-    "num_experts": (0,),
-    "num_local_experts": (0,),
-    "partial_rotary_factor": (1.0,),
     "pruned_heads": ({},),
-    "qk_layernorm": (False,),
-    "qkv_bias": (False,),
-    "residual_multiplier": (1.0,),
-    "rope_interleaved": (False,),
-    "rope_traditional": (False,),
-    "rotary_pct": (1.0,),
-    "use_qk_norm": (False,),
-}
+    **dict.fromkeys(("num_experts", "num_local_experts"), (0,)),
+    **dict.fromkeys((
+        "embedding_multiplier", "logit_scale", "logits_scaling", "partial_rotary_factor",
+        "residual_multiplier", "rotary_pct",
+    ), (1.0,)),
+    **dict.fromkeys((
+        "add_cross_attention", "bias", "is_encoder_decoder", "qk_layernorm", "qkv_bias",
+        "rope_interleaved", "rope_traditional", "use_qk_norm",
+    ), (False,)),
+    # null alone
+    **dict.fromkeys((
+        "attention_multiplier", "attn_logit_softcapping", "final_logit_softcapping",
+    ), ()),
+}  # fmt: skip
 """Entries of other forward passes, with the values that a Llama computes."""
 
 ROPE_ENTRIES: Mapping[str, tuple[str, ...]] = {

@@ -4,7 +4,9 @@ Every in-place write of the engine's state is in this file: growth, and rollback
 the caller names.
 """
 
+from collections import Counter
 from collections.abc import Sequence
+from itertools import groupby
 
 import torch
 from torch import Tensor
@@ -50,6 +52,8 @@ class LayeredKVCache:
 
     It can also hold features: `feature_slots` hidden states of each token, for a draft that reads
     them. They are kept and truncated with the tokens.
+
+    Features are on `device`, each layer on its own of `layer_devices`, all of one type.
     """
 
     def __init__(
@@ -58,25 +62,39 @@ class LayeredKVCache:
         device: torch.device,
         dtype: torch.dtype,
         feature_slots: int = 0,
+        layer_devices: Sequence[torch.device] | None = None,
     ) -> None:
         self._config = config
         self._bucket = CUDA_BUCKET if device.type == "cuda" else 1
         self._length = 0
+        places = layer_devices or [device] * config.num_layers
         window = self._rounded(config.context_window)
-        whole = window * kv_token_bytes(config, dtype.itemsize, feature_slots)
         self._least = min(INITIAL_CAPACITY, window)
         if device.type == "cuda" and torch.cuda.is_available():
-            self._least = window if whole <= RESERVED_SHARE * free_bytes(device) else self._least
+            layer = window * kv_token_bytes(config, dtype.itemsize) // config.num_layers
+            whole = Counter({place: count * layer for place, count in Counter(places).items()})
+            whole[device] += window * dtype.itemsize * feature_slots * config.hidden_size
+            if all(size <= RESERVED_SHARE * free_bytes(place) for place, size in whole.items()):
+                self._least = window
+        runs = [(place, len(list(layers))) for place, layers in groupby(places)]
+        split = [
+            (place, min(PART_LAYERS, layers - first))
+            for place, layers in runs
+            for first in range(0, layers, PART_LAYERS)
+        ]
         # zeros, not empty: a masked tail is multiplied by zero weights, and 0 x NaN is NaN
         self._parts = [
             torch.zeros(
                 (layers, 2, config.num_kv_heads, self._least, config.head_dim),
-                device=device,
+                device=place,
                 dtype=dtype,
             )
-            for layers in _split(config.num_layers)
+            for place, layers in split
         ]
-        self._features = self._parts[0].new_zeros((self._least, feature_slots, config.hidden_size))
+        self._places = [(part, at) for part, (_, n) in enumerate(split) for at in range(n)]
+        self._features = torch.zeros(
+            (self._least, feature_slots, config.hidden_size), device=device, dtype=dtype
+        )
 
     @property
     def length(self) -> int:
@@ -134,13 +152,16 @@ class LayeredKVCache:
             keys and values `[1, K, span, D]`, views of the buffer.
         """
         rows = keys_values.shape[2]
-        layer_buffer = self._parts[layer // PART_LAYERS][layer % PART_LAYERS]
+        part, at = self._places[layer]
+        layer_buffer = self._parts[part][at]
         layer_buffer[:, :, self._length : self._length + rows].copy_(keys_values)
         attended = layer_buffer[:, None, :, : self.span(rows) if span is None else span]
         return attended[0], attended[1]
 
     def write_features(self, slot: int, hidden: Tensor) -> None:
         """Put hidden states [n, hidden] of n rows after the S cached ones; see `write`."""
+        if hidden.device != self._features.device:
+            hidden = hidden.to(self._features.device, non_blocking=True)
         self._features[self._length : self._length + hidden.shape[0], slot].copy_(hidden)
 
     def features(self, start: int, stop: int) -> Tensor:
@@ -162,11 +183,13 @@ class LayeredKVCache:
         assert 0 <= committed <= self._length
         assert all(committed <= row < self._length for row in rows)
         if any(row != committed + offset for offset, row in enumerate(rows)):
-            index = torch.tensor(list(rows), device=self._features.device)
+            devices = {buffer.device for buffer in (self._features, *self._parts)}
+            index = {device: torch.tensor(list(rows), device=device) for device in devices}
             for part in self._parts:
-                kept = part.index_select(3, index)
+                kept = part.index_select(3, index[part.device])
                 part[:, :, :, committed : committed + len(rows)].copy_(kept)
-            self._features[committed : committed + len(rows)].copy_(self._features[index])
+            features = self._features[index[self._features.device]]
+            self._features[committed : committed + len(rows)].copy_(features)
         self._length = committed + len(rows)
 
     def truncate(self, length: int) -> None:
@@ -176,11 +199,6 @@ class LayeredKVCache:
 
     def _rounded(self, length: int) -> int:
         return -(-length // self._bucket) * self._bucket
-
-
-def _split(layers: int) -> list[int]:
-    """Layers of each buffer."""
-    return [min(PART_LAYERS, layers - first) for first in range(0, layers, PART_LAYERS)]
 
 
 def _resized(buffer: Tensor, axis: int, size: int, kept: int) -> Tensor:

@@ -6,7 +6,7 @@ times narrower than its logits.
 """
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from itertools import accumulate
 
 import torch
@@ -70,76 +70,6 @@ def even_stages(
     )
 
 
-class PipelinedKVCache(LayeredKVCache):
-    """A cache whose layers are on the devices of `stages`; features are on the first device.
-
-    It is itself the cache of the first stage, and repeats every change in those of the others.
-    """
-
-    def __init__(
-        self,
-        config: ModelConfig,
-        stages: Sequence[Stage],
-        dtype: torch.dtype,
-        feature_slots: int = 0,
-    ) -> None:
-        # a first device without layers still needs a buffer, which is never written
-        first, *later = (
-            (replace(config, num_layers=max(len(stage.layers), 1)), stage.device)
-            for stage in stages
-        )
-        super().__init__(*first, dtype, feature_slots)
-        self._later = [LayeredKVCache(*each, dtype) for each in later]
-        self._own = len(stages[0].layers)
-        later_stages = zip(self._later, stages[1:], strict=True)
-        self._elsewhere = [
-            (each, at) for each, stage in later_stages for at in range(len(stage.layers))
-        ]
-
-    def reserve(self, rows: int) -> None:
-        """See `LayeredKVCache.reserve`."""
-        super().reserve(rows)
-        for each in self._later:
-            each.reserve(rows)
-
-    def release(self) -> None:
-        """See `LayeredKVCache.release`."""
-        super().release()
-        for each in self._later:
-            each.release()
-
-    def write(
-        self, layer: int, keys_values: Tensor, span: int | None = None
-    ) -> tuple[Tensor, Tensor]:
-        """See `LayeredKVCache.write`; writes on the layer's device."""
-        if layer < self._own:
-            return super().write(layer, keys_values, span)
-        cache, at = self._elsewhere[layer - self._own]
-        return cache.write(at, keys_values, span)
-
-    def write_features(self, slot: int, hidden: Tensor) -> None:
-        """See `LayeredKVCache.write_features`; copies to the first device."""
-        super().write_features(slot, moved(hidden, self._features.device))
-
-    def advance(self, rows: int) -> None:
-        """See `LayeredKVCache.advance`."""
-        super().advance(rows)
-        for each in self._later:
-            each.advance(rows)
-
-    def keep(self, committed: int, rows: Sequence[int]) -> None:
-        """See `KVCache.keep`."""
-        super().keep(committed, rows)
-        for each in self._later:
-            each.keep(committed, rows)
-
-    def truncate(self, length: int) -> None:
-        """See `KVCache.truncate`."""
-        super().truncate(length)
-        for each in self._later:
-            each.truncate(length)
-
-
 class PipelinedLlama(Llama):
     """A `Llama` on several devices of one type; inputs and logits are on the first.
 
@@ -161,10 +91,10 @@ class PipelinedLlama(Llama):
         super().__init__(config, weights, stages[0].device, dtype, feature_layers)
         self._rotaries = [self._rotary.to(stage.device) for stage in stages]
 
-    def new_cache(self, target_cache: KVCache | None = None) -> PipelinedKVCache:  # noqa: ARG002
+    def new_cache(self, target_cache: KVCache | None = None) -> LayeredKVCache:  # noqa: ARG002
         """An empty cache for one conversation, divided like the layers."""
         slots = len(self.feature_slots)
-        return PipelinedKVCache(self.config, self._stages, self.dtype, slots)
+        return LayeredKVCache(self.config, self._device, self.dtype, slots, self._places)
 
     def _place(self, name: str) -> torch.device:
         if not name.startswith(LAYER):

@@ -1,8 +1,11 @@
 """Small tokenizers of the two families, with the chat templates their families use."""
 
+import io
 from functools import lru_cache
+from typing import Any
 
 import pytest
+import sentencepiece
 from tokenizers import AddedToken, Tokenizer, decoders, models, normalizers, pre_tokenizers
 from transformers import PreTrainedTokenizerBase, PreTrainedTokenizerFast
 
@@ -89,6 +92,20 @@ def sentencepiece_like(template: str | None = LLAMA2_TEMPLATE) -> PreTrainedToke
     )
     tokenizer.chat_template = template
     return tokenizer
+
+
+def train_sentencepiece(sentences: list[str], **options: Any) -> bytes:
+    """A `tokenizer.model` of kind BPE unless the options say otherwise."""
+    trained = io.BytesIO()
+    kind = {"model_type": "bpe", "vocab_size": 300, "byte_fallback": True}
+    sentencepiece.SentencePieceTrainer.train(
+        sentence_iterator=iter(sentences * 20),
+        model_writer=trained,
+        minloglevel=2,
+        hard_vocab_limit=False,
+        **{**kind, **options},
+    )
+    return trained.getvalue()
 
 
 @lru_cache

@@ -7,7 +7,8 @@ since its import takes most of the time here.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -47,16 +48,12 @@ def load_tokenizer(directory: Path) -> PreTrainedTokenizerBase:
     """
     if not has_tokenizer(directory):
         raise ModelLoadError(f"{directory}: no tokenizer ({', '.join(TOKENIZER_FILES)} expected)")
-    try:
+    with _one_error(directory):
         settings = _settings(directory)
         tokenizer = _folder_tokenizer(directory, settings)
         _add_tokens(tokenizer.backend_tokenizer, _stated_tokens(directory, settings))
         _name_tokens(tokenizer, settings)
         tokenizer.chat_template = _chosen(_folder_templates(directory, settings))
-    except Exception as error:  # the tokenizers library raises bare Exception for a bad file
-        raise ModelLoadError(
-            f"{directory}: the tokenizer cannot be read ({first_line(error)})"
-        ) from None
     return tokenizer
 
 
@@ -66,17 +63,23 @@ def gguf_tokenizer(entries: Mapping[str, Any], origin: str) -> PreTrainedTokeniz
     Raises:
         ModelLoadError: an entry is missing, damaged, or states what is not supported.
     """
-    try:
+    with _one_error(origin):
         found = read_gguf_tokenizer(entries)
-        tokenizer = _wrapped(found.backend)
+        tokenizer = _fast_tokenizer(tokenizer_object=found.backend)
         _name_tokens(tokenizer, found.names)
         _mark_ends(tokenizer, found.begins, found.ends)
         tokenizer.chat_template = _chosen(found.chat_templates)
-    except Exception as error:  # as in load_tokenizer
+    return tokenizer
+
+
+@contextmanager
+def _one_error(origin: object) -> Iterator[None]:
+    try:
+        yield
+    except Exception as error:  # the tokenizers library raises bare Exception for a bad file
         raise ModelLoadError(
             f"{origin}: the tokenizer cannot be read ({first_line(error)})"
         ) from None
-    return tokenizer
 
 
 def stated_eos_ids(*settings: Mapping[str, Any], origin: object = "config") -> frozenset[int]:
@@ -117,15 +120,13 @@ def _settings(directory: Path) -> dict[str, Any]:
 
 
 def _folder_tokenizer(directory: Path, settings: Mapping[str, Any]) -> PreTrainedTokenizerBase:
-    kind = _transformers().PreTrainedTokenizerFast
     serialized = directory / "tokenizer.json"
     if serialized.exists():
-        tokenizer: PreTrainedTokenizerBase = kind(tokenizer_file=str(serialized), **_PLAIN)
-        return tokenizer
+        return _fast_tokenizer(tokenizer_file=str(serialized))
     pieces = directory / "tokenizer.model"
     if pieces.exists():
         backend = SentencePieces.read(pieces, legacy=settings.get("legacy") is not False).backend()
-        tokenizer = _wrapped(backend)
+        tokenizer = _fast_tokenizer(tokenizer_object=backend)
         _name_tokens(tokenizer, settings)
         begins, ends = settings.get("add_bos_token"), settings.get("add_eos_token")
         _mark_ends(tokenizer, begins is not False, ends is True)
@@ -134,16 +135,13 @@ def _folder_tokenizer(directory: Path, settings: Mapping[str, Any]) -> PreTraine
     found = _transformers().AutoTokenizer.from_pretrained(
         directory, local_files_only=True, trust_remote_code=False
     )
-    return _wrapped(found.backend_tokenizer)
+    return _fast_tokenizer(tokenizer_object=found.backend_tokenizer)
 
 
-_PLAIN = {"clean_up_tokenization_spaces": False}
-"""Spaces before punctuation stay, as the ids state them."""
-
-
-def _wrapped(backend: Tokenizer) -> PreTrainedTokenizerBase:
+def _fast_tokenizer(**source: Any) -> PreTrainedTokenizerBase:
     tokenizer: PreTrainedTokenizerBase = _transformers().PreTrainedTokenizerFast(
-        tokenizer_object=backend, **_PLAIN
+        clean_up_tokenization_spaces=False,  # spaces before punctuation stay, as the ids state them
+        **source,
     )
     return tokenizer
 

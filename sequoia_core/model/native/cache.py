@@ -28,7 +28,7 @@ class NativeCache:
         self.target = target
         self._keeps_root_only = model.config.feature_layers != ()
         self._feature_shape = (len(model.kept_layers), model.config.hidden_size)
-        free_with(self, self._library.sequoia_cache_free)
+        free_with(self, self.handle, self._library.sequoia_cache_free)
 
     @property
     def length(self) -> int:

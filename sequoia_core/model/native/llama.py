@@ -139,7 +139,7 @@ class NativeLlama:
                 byref(shape), pool.handle, name.encode() if name else None, lender
             )
         )
-        free_with(self, self._library.sequoia_model_free)
+        free_with(self, self.handle, self._library.sequoia_model_free)
         self._fill_matrices(matrices)
         self._fill_vectors(weights)
 

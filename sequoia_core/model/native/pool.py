@@ -3,7 +3,6 @@
 import weakref
 from collections.abc import Callable
 from functools import lru_cache
-from typing import Protocol
 
 import torch
 
@@ -18,7 +17,7 @@ class Pool:
         library = load_library()
         self.handle: int = made(library.sequoia_pool_new(threads))
         self.threads = threads
-        free_with(self, library.sequoia_pool_free)
+        free_with(self, self.handle, library.sequoia_pool_free)
 
 
 @lru_cache(maxsize=1)
@@ -33,15 +32,9 @@ def shared_pool() -> Pool:
     return pool
 
 
-class NativeObject(Protocol):
-    """Has an object of the library."""
-
-    handle: int
-
-
-def free_with(owner: NativeObject, free: Callable[[int], None]) -> None:
+def free_with(owner: object, handle: int, free: Callable[[int], None]) -> None:
     """Free the library's object when its owner is garbage, but not when the interpreter ends.
 
     A daemon thread may still compute with it then.
     """
-    weakref.finalize(owner, free, owner.handle).atexit = False
+    weakref.finalize(owner, free, handle).atexit = False

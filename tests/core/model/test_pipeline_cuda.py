@@ -12,8 +12,9 @@ from torch import Tensor
 from torch._subclasses.fake_tensor import FakeTensorMode
 
 from sequoia_core.model.conditioned import ConditionedLlama
+from sequoia_core.model.kv_cache import LayeredKVCache
 from sequoia_core.model.llama import Llama
-from sequoia_core.model.pipeline import PipelinedKVCache, PipelinedLlama, Stage, even_stages
+from sequoia_core.model.pipeline import PipelinedLlama, Stage, even_stages
 from sequoia_core.tree.growmap import GrowMap
 from tests.core.model.test_cuda_fake import ATEN, OPERATORS, WithoutGuards
 from tests.core.models import random_weights, tiny_config
@@ -78,10 +79,9 @@ def llama(count: int) -> PipelinedLlama:
     return PipelinedLlama(config, weights, stages, torch.bfloat16, feature_layers=FEATURES)
 
 
-def filled(model: Llama, length: int) -> PipelinedKVCache:
+def filled(model: Llama, length: int) -> LayeredKVCache:
     cache = model.new_cache()
     model.extend(ones(length), cache)
-    assert isinstance(cache, PipelinedKVCache)
     return cache
 
 
@@ -104,7 +104,7 @@ def test_a_prompt_and_a_row_pass_through(count: int, length: int) -> None:
     assert cache.length == length + 1
 
 
-def tree_forward(model: Llama, cache: PipelinedKVCache) -> Tensor:
+def tree_forward(model: Llama, cache: LayeredKVCache) -> Tensor:
     rows, before = GROWMAP.size, cache.length
     mask = torch.ones((rows, before + rows), dtype=torch.bool, device=DEVICES[0])
     return model.forward(ones(rows), ones(rows) * before, mask, cache)

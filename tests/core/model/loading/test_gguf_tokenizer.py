@@ -1,6 +1,5 @@
 """A GGUF file's tokenizer gives the ids of the tokenizer that the file was made from."""
 
-import io
 import json
 from collections.abc import Sequence
 from functools import lru_cache
@@ -20,6 +19,7 @@ from sequoia_core.model.loading.gguf_tokenizer import SPLIT_RULES
 from sequoia_core.model.loading.loader import open_checkpoint
 from sequoia_core.model.loading.tokenizer import gguf_tokenizer
 from tests.core.checkpoints import save_gguf, tiny_llama, tiny_tokenizer
+from tests.core.tiny_tokenizers import train_sentencepiece
 
 CONTROL, USER_DEFINED, NORMAL = 3, 4, 1
 SPECIALS = (
@@ -307,23 +307,16 @@ def test_the_default_template_is_taken_else_the_first() -> None:
 @lru_cache
 def pieces(**options: Any) -> tuple[sentencepiece.SentencePieceProcessor, Any]:
     """A trained sentencepiece model of kind BPE, and its pieces."""
-    trained = io.BytesIO()
     words = [*READ_ABOUT, "aaaa aaaaaaa ==== ======   x    y", "[INST] hello [/INST] the the"]
     kind = {
-        "model_type": "bpe",
         "vocab_size": 420,
-        "byte_fallback": True,
         "normalization_rule_name": "identity",
         "remove_extra_whitespaces": False,
-        "minloglevel": 2,
-        "hard_vocab_limit": False,
     }
-    sentencepiece.SentencePieceTrainer.train(
-        sentence_iterator=iter(words * 20), model_writer=trained, **{**kind, **options}
-    )
+    trained = train_sentencepiece(words, **{**kind, **options})
     model = protobuf.ModelProto()  # type: ignore[attr-defined]
-    model.ParseFromString(trained.getvalue())
-    return sentencepiece.SentencePieceProcessor(model_proto=trained.getvalue()), model
+    model.ParseFromString(trained)
+    return sentencepiece.SentencePieceProcessor(model_proto=trained), model
 
 
 def scored_entries(model: Any, **changes: Any) -> dict[str, Any]:

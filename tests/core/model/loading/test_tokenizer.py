@@ -25,7 +25,7 @@ from sequoia_core.model.loading.tokenizer import (
 from sequoia_core.model.loading.tokenizer_check import assert_same_tokenizer, check_embedding_fit
 from sequoia_core.text.chat_template import ChatTemplate
 from tests.core.checkpoints import CHAT_TEMPLATE, save_gguf, tiny_llama, tiny_tokenizer
-from tests.core.tiny_tokenizers import byte_level, sentencepiece_like
+from tests.core.tiny_tokenizers import byte_level, sentencepiece_like, train_sentencepiece
 
 LLAMA3_TEMPLATE = (
     "{% for m in messages %}<|start_header_id|>{{ m.role }}<|end_header_id|>\n\n"
@@ -80,21 +80,12 @@ def test_an_ordinary_directory_is_read_too(tmp_path: Path) -> None:
 def test_a_sentencepiece_model_is_read_too(tmp_path: Path) -> None:
     """What Llama 2 and its small drafts ship."""
     words = ["the sky is blue", "why is the sea blue", "12 birds"]
-    trained = io.BytesIO()
-    sentencepiece.SentencePieceTrainer.train(
-        sentence_iterator=iter(words * 20),
-        model_writer=trained,
-        model_type="bpe",
-        vocab_size=300,
-        byte_fallback=True,
-        minloglevel=2,
-        hard_vocab_limit=False,
-    )
-    (tmp_path / "tokenizer.model").write_bytes(trained.getvalue())
+    trained = train_sentencepiece(words)
+    (tmp_path / "tokenizer.model").write_bytes(trained)
     (tmp_path / "tokenizer_config.json").write_text('{"tokenizer_class": "LlamaTokenizer"}')
     assert has_tokenizer(tmp_path)
     tokenizer = load_tokenizer(tmp_path)
-    reference = sentencepiece.SentencePieceProcessor(model_proto=trained.getvalue())
+    reference = sentencepiece.SentencePieceProcessor(model_proto=trained)
     for text in [*words, "sky \N{SNOWMAN} 2"]:
         ids = tokenizer.encode(text, add_special_tokens=False)
         assert ids == reference.encode(text)
@@ -309,18 +300,10 @@ def test_the_rule_of_old_sentencepiece_folders_is_the_stated_one(
     legacy: bool | None, tmp_path: Path
 ) -> None:
     """Old code put a space before any text after a special token; files may say otherwise."""
-    trained = io.BytesIO()
-    sentencepiece.SentencePieceTrainer.train(
-        sentence_iterator=iter(["the sky is blue"] * 40),
-        model_writer=trained,
-        model_type="bpe",
-        vocab_size=290,
-        byte_fallback=True,
-        normalization_rule_name="identity",
-        minloglevel=2,
-        hard_vocab_limit=False,
+    trained = train_sentencepiece(
+        ["the sky is blue"] * 2, vocab_size=290, normalization_rule_name="identity"
     )
-    (tmp_path / "tokenizer.model").write_bytes(trained.getvalue())
+    (tmp_path / "tokenizer.model").write_bytes(trained)
     (tmp_path / "tokenizer_config.json").write_text(json.dumps({"legacy": legacy}))
     tokens = load_tokenizer(tmp_path).tokenize("the<s>the")
     first, second = ("▁the", "the") if legacy is False else ("▁the", "▁the")
@@ -328,16 +311,13 @@ def test_the_rule_of_old_sentencepiece_folders_is_the_stated_one(
 
 
 def test_a_sentencepiece_model_of_another_kind_is_refused(tmp_path: Path) -> None:
-    trained = io.BytesIO()
-    sentencepiece.SentencePieceTrainer.train(
-        sentence_iterator=iter(["the sky is blue", "why is the sea blue"] * 20),
-        model_writer=trained,
+    trained = train_sentencepiece(
+        ["the sky is blue", "why is the sea blue"],
         model_type="unigram",
         vocab_size=30,
-        minloglevel=2,
-        hard_vocab_limit=False,
+        byte_fallback=False,
     )
-    (tmp_path / "tokenizer.model").write_bytes(trained.getvalue())
+    (tmp_path / "tokenizer.model").write_bytes(trained)
     with pytest.raises(ModelLoadError, match="kind unigram"):
         load_tokenizer(tmp_path)
     (tmp_path / "tokenizer.model").write_bytes(b"IQ== 0\nIg== 1\n")
