@@ -69,7 +69,7 @@ const Kernels& best_kernels() {
     return *best;
 }
 
-// What was found of each row, and the log probability of its token at its parent.
+// The summary of each row, with the log probability of its token at its parent.
 void log_probs(const Logits& logits, const std::vector<RowSummary>& found, const int64_t* parents,
                const int64_t* tokens, double* summaries) {
     for (int32_t row = 0; row < logits.rows; ++row) {

@@ -45,8 +45,8 @@ namespace {
 
 #if defined(__x86_64__)
 
-// What the processor has and the system saves at a switch of threads. Asked by CPUID, since
-// __builtin_cpu_supports says no to everything where Zig compiles.
+// Features of the processor that the system saves at a context switch. By CPUID, since
+// __builtin_cpu_supports is always false if Zig compiles.
 class Processor {
  public:
     Processor() {

@@ -16,7 +16,7 @@ constexpr std::size_t PREFETCH_BYTES = 8192;
 constexpr std::size_t NEXT_STAGE_BYTES = 4096;
 constexpr int HEAD_BLOCKS = 4;  // of outputs that a chunk of the head computes
 
-// So few rows are normed by one thread, which is quicker than letting all threads wait for each other.
+// Up to so many rows are normed by one thread: faster than a barrier of all threads.
 constexpr int ROWS_NORMED_ALONE = 4;
 
 constexpr int parts(int count, int size) { return (count + size - 1) / size; }

@@ -75,26 +75,26 @@ struct Kernels {
                           float* out);
     void (*multiply)(float* values, float factor, int count);
     RowSummary (*summarize)(const float* logits, int count, float inverse_temperature);
-    // the `wanted` largest logits, falling, the first of equal ones first -> their columns; wanted <= count
+    // columns of the `wanted` largest logits in descending order, of equal ones the first first; wanted <= count
     void (*top)(const float* logits, int count, int wanted, std::int32_t* columns);
     // logits -> probabilities
     void (*distribution)(const float* logits, int count, float inverse_temperature, float* probs);
 };
 
-// What this thread calls before it sleeps or leaves a job; null for nothing. Set by kernels that hold registers of
-// their own, which cost the system time and the processor its deeper sleep.
+// This thread calls it before it sleeps or leaves a job, unless it is null. Set by kernels that hold registers of
+// their own, which make context switches slower and prevent the processor's deeper sleep.
 using GiveBack = void (*)();
 extern constinit thread_local GiveBack give_back;
 
-// Whether there are AMX's tiles, by what CPUID's leaf 7 has in EDX and the system saves.
+// Whether AMX's tiles can be used: CPUID's leaf 7 has them in EDX, and the system saves them.
 bool has_tiles(unsigned features, unsigned saved);
 // Asks the system to let this process use them; false if it refuses. Signal stacks must be larger from then on.
 bool ask_for_tiles();
 
-// The best of what was compiled that this processor runs; null for an unknown or unsupported name, and for one that the
-// system refuses. Tiles are asked for here, so a process that computes without them never has the permission.
+// The best compiled kernels that this processor runs, or those of the name; null for a name that is unknown,
+// unsupported or refused by the system. Permission for tiles is requested here, when they are to be used.
 const Kernels* find_kernels(const char* name_or_null);
-// Names of those that this processor runs, best first, separated by spaces; last, what is taken by name alone.
+// Names of those that this processor runs, best first, separated by spaces; last, those used only if named.
 const char* kernel_names();
 
 }  // namespace sequoia

@@ -35,7 +35,7 @@ inline void* map_aligned(std::size_t bytes, std::size_t alignment) {
 }
 
 // Zeroed memory for `count` values, aligned to a cache line. Large memory has huge pages of its own, which the
-// system gets back at once: the C library keeps what is freed, and other memory soon lies between.
+// are returned to the system at once: the C library would keep them, and other memory would soon lie between.
 template <class T>
 Buffer<T> allocate(std::size_t count) {
     constexpr std::size_t line = 64, huge_page = std::size_t{2} << 20;

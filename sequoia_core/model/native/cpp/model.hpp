@@ -21,7 +21,7 @@ struct ModelShape {
     int target_features = 0;          // hidden states of the target that a conditioned draft reads
 };
 
-// A matrix with what is applied to its products.
+// A matrix with the scale and bias of its products.
 struct Linear {
     Matrix matrix;
     std::vector<float> scale, bias;  // of each output, in blocks of 16; empty for none
@@ -53,7 +53,7 @@ struct Layer {
 // Rows of a tree: each sees the slots below `prefix`, and the tree's own rows on its path, itself the last.
 struct Paths {
     int prefix;
-    const std::int32_t* lengths;  // [rows]; null where a mask says what is seen
+    const std::int32_t* lengths;  // [rows]; null with a mask
     const std::int32_t* slots;    // one path after the other, counted from `prefix`
 };
 
@@ -67,7 +67,7 @@ struct Segment {
     Paths paths;
 };
 
-// What is read off the rows of logits, as part of the forward; pointers may be null.
+// What the forward computes from the rows of logits; pointers may be null.
 struct Reading {
     float inverse_temperature;
     RowSummary* summaries;  // [rows]
@@ -135,7 +135,7 @@ class Model {
     Buffer<std::uint8_t> weights_;
     std::size_t weight_bytes_ = 0;
 
-    // working memory of a forward, kept between calls and used by who has the pool's turn
+    // working memory of a forward, kept between calls; only the thread that has the pool uses it
     int row_capacity_ = 0, key_capacity_ = 0;
     Activations inputs_, hidden_, attended_, inner_;
     Buffer<float> states_;           // [rows, padded hidden], the residual stream

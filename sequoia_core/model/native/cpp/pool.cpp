@@ -174,10 +174,10 @@ int Pool::take(int thread) {
     return steal_half(thread, epoch_of(seen));
 }
 
-// Takes the second half of the largest share: the first chunk of it is returned, so that nobody steals it back, and the
-// rest becomes the thread's own share. That one is empty and changed by nobody else: others steal from full ones only,
-// and the next stage cannot open before what is stolen here is done. Only within one epoch, since while a stage opens a
-// share may still be of the one before.
+// Takes the second half of the largest share: its first chunk is returned, so that no thread steals it back, and the
+// rest becomes the thread's own share. That share is empty and no other thread changes it: threads steal from full ones
+// only, and the next stage cannot open before the stolen chunks are done. Only within one epoch, since while a stage
+// opens a share may still be of the one before.
 int Pool::steal_half(int thread, std::uint64_t epoch) {
     for (;;) {
         int victim = NONE;

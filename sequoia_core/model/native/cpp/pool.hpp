@@ -2,11 +2,11 @@
 //
 // Work stealing with prefetching: a job is a list of stages, each a number of chunks, and a stage begins when all
 // chunks of the one before are done. Each thread has a share of consecutive chunks, since memory is read fastest in
-// order. Who is done steals half of what another has left, and prefetches what it will read first in the next stage
-// before it waits. So a busy neighbour costs its share and little more, and who waits long enough sleeps.
+// order. A thread without work steals half of another's remaining share; before it waits, it prefetches what it reads
+// first in the next stage. So another busy process costs little more than its share. Threads that wait long sleep.
 //
-// A thread that the system stops holds up the chunk that it computes; others steal the rest of its share. In the few
-// instructions of a theft it holds up what it has stolen, and while it opens a stage, the whole job.
+// A thread that the system stops delays the chunk that it computes; others steal the rest of its share. In the few
+// instructions of a theft it delays the stolen chunks, and while it opens a stage, the whole job.
 #pragma once
 
 #include <atomic>
@@ -33,7 +33,7 @@ class Job {
     virtual void end(int /*stage*/, int /*thread*/) noexcept {}
 };
 
-// Safe to fork: a fork waits for the job that is computed, and a child's first job starts threads anew.
+// Safe to fork: a fork waits for the current job, and a child's first job starts new threads.
 class Pool {
  public:
     explicit Pool(int threads);
@@ -77,9 +77,9 @@ class Pool {
     bool lost_ = false;  // the workers stayed in the process that this one was forked from
     std::atomic<bool> stopping_{false};
     std::atomic<Job*> job_{nullptr};
-    // What is left of a thread's share: its epoch (the number of its stage among all that were opened), the first chunk
-    // and the end. Complete in itself, since a thread may look at one when the job is over, and must not touch it then;
-    // only who has taken a chunk that is not counted as done knows that it lives.
+    // A thread's remaining share: its epoch (the number of its stage among all that were opened), its first chunk and
+    // its end, in one word: a thread may read a share when the job is over, and must not touch the job then. The job
+    // exists for certain only while a thread has a chunk that is not counted as done.
     struct alignas(64) Share {
         std::atomic<std::uint64_t> range{0};
     };
@@ -88,7 +88,7 @@ class Pool {
     std::uint64_t epoch_ = 0;
     std::atomic<int> stage_{0};
     alignas(64) std::atomic<int> done_{0};               // chunks of the stage
-    alignas(64) std::atomic<std::uint32_t> changes_{0};  // of the stage; what threads sleep on
+    alignas(64) std::atomic<std::uint32_t> changes_{0};  // of the stage; threads sleep on it
     std::atomic<bool> finished_{true};
 };
 

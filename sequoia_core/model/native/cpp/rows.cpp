@@ -29,7 +29,7 @@ class EachRow final : public Job {
 
 constexpr int DRAW_BLOCK = 128;  // columns whose probabilities are summed at once
 
-// What is left of a distribution while columns are drawn from it.
+// A distribution without the columns that were drawn from it.
 class Urn {
  public:
     Urn(const float* probs, int count) : probs_(probs), count_(count) {
@@ -64,7 +64,7 @@ class Urn {
         return std::accumulate(sums.begin(), sums.end(), 0.0);
     }
 
-    // Added up anew: a difference would leave what rounding lost.
+    // Summed again: a difference would keep rounding errors.
     double mass_without_drawn(int begin, int end) const {
         double sum = 0;
         for (int column = begin; column < end; ++column)

@@ -12,7 +12,7 @@ struct Logits {
     float inverse_temperature;
 };
 
-// What is read off rows of logits to learn from, and how they go on.
+// Targets of training from rows of logits, and their drawn continuations.
 struct Labels {
     const float* temperatures;  // [rows], of the drawn columns; 0 takes the most probable one
     const double* uniforms;     // [rows] in [0, 1)
@@ -27,8 +27,8 @@ void label(Pool& pool, const Kernels& kernels, const Logits& logits, const Label
 // -> probabilities [rows, columns]
 void distributions(Pool& pool, const Kernels& kernels, const Logits& logits, float* probs);
 
-// Draws `wanted` different columns, in order, each from what is left of a distribution; those of probability 0 come
-// after all others, any of them as likely as the next. All are -1 if a probability is no number.
+// Draws `wanted` different columns in order, without replacement; those of probability 0 come after all others, with
+// equal probability. All are -1 if a probability is no number.
 void draw_ordered(const float* probs, int count, int wanted, const double* uniforms, std::int32_t* columns);
 
 }  // namespace sequoia
