@@ -171,7 +171,8 @@ class Batch:
         done = [row for row, each in enumerate(token_ids) if len(each) == 1]
         if not done:
             return done, logits[:0]
-        places = torch.tensor([order.index(row) for row in done], device=device)
+        place_of = {row: place for place, row in enumerate(order)}
+        places = torch.tensor([place_of[row] for row in done], device=device)
         return done, logits.index_select(0, places)
 
     def features(self, row: int) -> Tensor:
