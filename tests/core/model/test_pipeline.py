@@ -4,7 +4,6 @@ A CPU named several times stands for the devices here: what is divided is divide
 only real devices can get wrong is in `test_pipeline_cuda`.
 """
 
-import re
 from collections.abc import Sequence
 from pathlib import Path
 from types import SimpleNamespace
@@ -21,7 +20,7 @@ from sequoia_core.config import Mode, Offload, SamplingParams, WeightFormat
 from sequoia_core.errors import ContextFullError, ModelLoadError, ParameterError
 from sequoia_core.model import device as device_module
 from sequoia_core.model.conditioned import ConditionedLlama
-from sequoia_core.model.device import Placement, choose_devices, choose_dtype, devices_name
+from sequoia_core.model.device import Placement
 from sequoia_core.model.llama import Llama
 from sequoia_core.model.loading import pair as pair_module
 from sequoia_core.model.loading import sources
@@ -198,68 +197,6 @@ def fullest(layers: int, count: int, layer: int, rest: int) -> int:
         if room >= 0 and min(room, layers) + others >= layers:
             return bound
     raise AssertionError
-
-
-@pytest.fixture
-def two_gpus(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
-    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
-
-
-@pytest.mark.parametrize(
-    ("name", "places", "written"),
-    [
-        ("cuda:0,cuda:1", ["cuda:0", "cuda:1"], "cuda:0+1"),
-        ("cuda:1, cuda", ["cuda:1", "cuda:0"], "cuda:1+0"),
-        ("cpu,cpu", ["cpu", "cpu"], "cpu+cpu"),
-        ("cuda:1", ["cuda:1"], "cuda:1"),
-        ("auto", ["cuda:0"], "cuda:0"),
-        ("cpu", ["cpu"], "cpu"),
-    ],
-)
-def test_devices_are_named_in_order(
-    name: str, places: list[str], written: str, two_gpus: None
-) -> None:
-    devices = choose_devices(name)
-    assert list(map(str, devices)) == places
-    assert devices_name(devices) == written
-
-
-@pytest.mark.parametrize(
-    ("name", "message"),
-    [
-        ("cuda:0,cuda:2", "device is 'cuda:2', but the GPUs here are cuda:0 to cuda:1"),
-        ("cuda:0,cuda", "names cuda twice"),
-        ("cuda:1,cuda:0,cuda:1", "names cuda:1 twice"),
-        ("cpu,cuda:0", "a model lies on GPUs or on the CPU"),
-        ("auto,cuda:1", "give auto, cpu, cuda or cuda:N, or several GPUs as in cuda:0,cuda:1"),
-        ("cuda:0,", "give auto"),
-        (",", "give auto"),
-        ("0,1", "give auto"),
-    ],
-)
-def test_lists_that_cannot_be_meant_are_refused(name: str, message: str, two_gpus: None) -> None:
-    with pytest.raises(ParameterError, match=re.escape(message)) as caught:
-        choose_devices(name)
-    assert "\n" not in str(caught.value)
-
-
-def test_gpus_that_are_not_there_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
-    with pytest.raises(ParameterError, match="PyTorch sees no GPU here"):
-        choose_devices("cuda:0,cuda:1")
-
-
-@pytest.mark.parametrize(("older", "expected"), [((7, 5), torch.float16), ((8, 6), torch.bfloat16)])
-def test_the_number_format_is_one_that_every_device_is_fast_in(
-    older: tuple[int, int], expected: torch.dtype, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    devices = [torch.device("cuda", index) for index in range(2)]
-    monkeypatch.setattr(
-        torch.cuda, "get_device_capability", lambda device: older if device.index else (9, 0)
-    )
-    assert choose_dtype("auto", devices) is expected
-    assert choose_dtype("auto", devices[:1]) is torch.bfloat16
 
 
 @pytest.fixture

@@ -12,10 +12,9 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from sequoia_core.config import Mode, Offload, SamplingParams
-from sequoia_core.errors import ModelLoadError, ParameterError
-from sequoia_core.model import device as device_module
+from sequoia_core.errors import ModelLoadError
 from sequoia_core.model.config import ModelConfig
-from sequoia_core.model.device import Placement, choose_placement
+from sequoia_core.model.device import Placement
 from sequoia_core.model.llama import Llama
 from sequoia_core.model.loading.weights import SafetensorsWeights
 from sequoia_core.model.offload.layer_stream import SLOTS, THREAD
@@ -216,21 +215,3 @@ def test_a_model_that_nobody_holds_ends_its_thread(tmp_path: Path) -> None:
     del model
     gc.collect()
     assert not reading[0].is_alive()
-
-
-def test_an_offload_that_would_do_nothing_is_refused() -> None:
-    with pytest.raises(ParameterError, match=r"offload is cpu, .* give --offload disk") as caught:
-        choose_placement("cpu", Offload.CPU)
-    assert "\n" not in str(caught.value)
-
-
-@pytest.mark.parametrize("offload", [Offload.NONE, Offload.DISK])
-def test_other_offloads_of_a_cpu_are_placed(offload: Offload) -> None:
-    assert choose_placement("cpu", offload) == Placement((CPU,), offload)
-
-
-@pytest.mark.parametrize("offload", Offload)
-def test_a_gpu_takes_every_offload(offload: Offload, monkeypatch: pytest.MonkeyPatch) -> None:
-    gpu = torch.device("cuda", 0)
-    monkeypatch.setattr(device_module, "choose_devices", lambda _: (gpu,))
-    assert choose_placement("cuda:0", offload) == Placement((gpu,), offload)

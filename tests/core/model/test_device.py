@@ -1,20 +1,26 @@
-"""Devices and number formats are chosen by what the machine has; wrong names are one line."""
+"""Devices, placements and number formats are chosen by what the machine has."""
 
+import re
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 import torch
 
+from sequoia_core.config import Offload
 from sequoia_core.errors import ParameterError
 from sequoia_core.model import cpu
 from sequoia_core.model import device as device_module
 from sequoia_core.model.cpu import cpu_threads
 from sequoia_core.model.device import (
+    Placement,
     choose_device,
+    choose_devices,
     choose_dtype,
+    choose_placement,
     cpu_multiplies_bfloat16,
     device_name,
+    devices_name,
     dtype_name,
     prepare,
 )
@@ -217,3 +223,76 @@ def test_a_gpu_sums_in_full_and_plans_no_kernel_for_each_shape(
     assert products.allow_fp16_accumulation is False
     assert torch.get_float32_matmul_precision() == "highest"
     assert torch._C._get_cudnn_sdp_enabled() is False
+
+
+@pytest.mark.parametrize(
+    ("name", "places", "written"),
+    [
+        ("cuda:0,cuda:1", ["cuda:0", "cuda:1"], "cuda:0+1"),
+        ("cuda:1, cuda", ["cuda:1", "cuda:0"], "cuda:1+0"),
+        ("cpu,cpu", ["cpu", "cpu"], "cpu+cpu"),
+        ("cuda:1", ["cuda:1"], "cuda:1"),
+        ("auto", ["cuda:0"], "cuda:0"),
+        ("cpu", ["cpu"], "cpu"),
+    ],
+)
+def test_devices_are_named_in_order(
+    name: str, places: list[str], written: str, two_gpus: None
+) -> None:
+    devices = choose_devices(name)
+    assert list(map(str, devices)) == places
+    assert devices_name(devices) == written
+
+
+@pytest.mark.parametrize(
+    ("name", "message"),
+    [
+        ("cuda:0,cuda:2", "device is 'cuda:2', but the GPUs here are cuda:0 to cuda:1"),
+        ("cuda:0,cuda", "names cuda twice"),
+        ("cuda:1,cuda:0,cuda:1", "names cuda:1 twice"),
+        ("cpu,cuda:0", "a model lies on GPUs or on the CPU"),
+        ("auto,cuda:1", "give auto, cpu, cuda or cuda:N, or several GPUs as in cuda:0,cuda:1"),
+        ("cuda:0,", "give auto"),
+        (",", "give auto"),
+        ("0,1", "give auto"),
+    ],
+)
+def test_lists_that_cannot_be_meant_are_refused(name: str, message: str, two_gpus: None) -> None:
+    with pytest.raises(ParameterError, match=re.escape(message)) as caught:
+        choose_devices(name)
+    assert "\n" not in str(caught.value)
+
+
+def test_gpus_that_are_not_there_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    with pytest.raises(ParameterError, match="PyTorch sees no GPU here"):
+        choose_devices("cuda:0,cuda:1")
+
+
+@pytest.mark.parametrize(("older", "expected"), [((7, 5), torch.float16), ((8, 6), torch.bfloat16)])
+def test_the_number_format_is_one_that_every_device_is_fast_in(
+    older: tuple[int, int], expected: torch.dtype, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    devices = [torch.device("cuda", index) for index in range(2)]
+    monkeypatch.setattr(
+        torch.cuda, "get_device_capability", lambda device: older if device.index else (9, 0)
+    )
+    assert choose_dtype("auto", devices) is expected
+    assert choose_dtype("auto", devices[:1]) is torch.bfloat16
+
+
+def test_an_offload_that_would_do_nothing_is_refused() -> None:
+    with pytest.raises(ParameterError, match=r"offload is cpu, .* give --offload disk") as caught:
+        choose_placement("cpu", Offload.CPU)
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("offload", [Offload.NONE, Offload.DISK])
+def test_other_offloads_of_a_cpu_are_placed(offload: Offload) -> None:
+    assert choose_placement("cpu", offload) == Placement((CPU,), offload)
+
+
+@pytest.mark.parametrize("offload", Offload)
+def test_a_gpu_takes_every_offload(offload: Offload, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(device_module, "choose_devices", lambda _: (GPU,))
+    assert choose_placement("cuda:0", offload) == Placement((GPU,), offload)
