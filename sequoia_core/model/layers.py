@@ -4,7 +4,6 @@ Shapes: `n` rows, `H` query heads, `K` KV heads, `G = H / K`, `D` head dim, `spa
 query heads of a KV head lie below each other as `G n` rows.
 """
 
-import copy
 import math
 from typing import Protocol
 
@@ -114,12 +113,6 @@ class RotaryEmbedding:
         # sin(-x) is -sin(x) to the last bit, so the sign of the first half costs nothing
         self._frequencies = torch.cat((-frequencies, frequencies)).to(device)
         self._factor, self._dtype = config.rope_factor, dtype
-
-    def to(self, device: torch.device) -> "RotaryEmbedding":
-        """The same for positions on another device."""
-        other = copy.copy(self)
-        other._frequencies = self._frequencies.to(device, non_blocking=True)
-        return other
 
     def __call__(self, position_ids: Tensor) -> tuple[Tensor, Tensor]:
         """Cosines and signed sines `[n, 1, D]` of positions, int64 [n].

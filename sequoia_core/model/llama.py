@@ -8,6 +8,7 @@ Nothing here waits for the device: no value is read back between the inputs and 
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 
 import torch
 from torch import Tensor
@@ -29,6 +30,7 @@ from sequoia_core.model.layers import (
 )
 from sequoia_core.model.loading.memory_plan import PREFILL_ROWS
 from sequoia_core.model.offload.layer_stream import LayerStream
+from sequoia_core.model.pipeline import Stage, moved
 from sequoia_core.model.weight_shapes import (
     ATTENTION_NORM,
     EMBEDDING,
@@ -65,9 +67,10 @@ class Llama:
         config: the model's shape.
         weights: tensors under Hugging Face's Llama names, any dtype; `lm_head.weight` may be
             missing when the embedding is tied.
-        device: where to compute.
+        device: of inputs and logits.
         dtype: of weights, activations and cache. Logits are float32.
         feature_layers: layers whose outputs a cache keeps, for a draft that reads them.
+        stages: which device computes which layers, all of one type; by default `device` all.
 
     Attributes:
         layer_stream: of the layers of an offloaded model; None where they are resident.
@@ -83,40 +86,45 @@ class Llama:
         device: torch.device,
         dtype: torch.dtype,
         feature_layers: Sequence[int] = (),
+        stages: Sequence[Stage] = (),
     ) -> None:
-        def get(name: str) -> Tensor:
-            return weights[name].to(self._place(name), dtype)
+        self.config = config
+        self.dtype = dtype
+        self._device = device
+        self._stages = tuple(stages) or (Stage(device, range(config.num_layers), 0),)
+        self._layer_devices = [stage.device for stage in self._stages for _ in stage.layers]
+        # a copy from a GPU to the host would be read before it has arrived
+        assert len({stage.device.type for stage in self._stages}) == 1
+        self.feature_slots = {layer: slot for slot, layer in enumerate(feature_layers)}
 
+        def get(name: str, place: torch.device = device) -> Tensor:
+            return weights[name].to(place, dtype)
+
+        self.embedding = get(EMBEDDING)
+        # a tied head is the embedding itself, which then lies on the device once
+        self._head = DenseLinear(self.embedding if config.tie_word_embeddings else get(HEAD))
+        self._layers = [
+            self._layer(index, partial(get, place=place))
+            for index, place in enumerate(self._layer_devices)
+        ]
+        self._norm = RmsNorm(get(FINAL_NORM), config.rms_norm_eps)
+        self._rotaries = [RotaryEmbedding(config, stage.device, dtype) for stage in self._stages]
+
+    def _layer(self, index: int, get: Callable[[str], Tensor]) -> Layer:
         def linear(*modules: str) -> Linear:
             product = self._product(modules, get)
-            if not config.has_bias(modules[0]):
+            if not self.config.has_bias(modules[0]):
                 return product
             return BiasedLinear(product, torch.cat([get(f"{name}.bias") for name in modules]))
 
         def norm(name: str) -> RmsNorm:
-            return RmsNorm(get(name), config.rms_norm_eps)
+            return RmsNorm(get(layer_name(index, name)), self.config.rms_norm_eps)
 
-        def layer(index: int) -> Layer:
-            products = {
-                kind: linear(*(layer_name(index, module) for module in modules))
-                for kind, modules in PRODUCTS.items()
-            }
-            return Layer(
-                attention_norm=norm(layer_name(index, ATTENTION_NORM)),
-                mlp_norm=norm(layer_name(index, MLP_NORM)),
-                **products,
-            )
-
-        self.config = config
-        self.dtype = dtype
-        self._device = device
-        self.feature_slots = {layer: slot for slot, layer in enumerate(feature_layers)}
-        self.embedding = get(EMBEDDING)
-        # a tied head is the embedding itself, which then lies on the device once
-        self._head = DenseLinear(self.embedding if config.tie_word_embeddings else get(HEAD))
-        self._layers = [layer(index) for index in range(config.num_layers)]
-        self._norm = norm(FINAL_NORM)
-        self._rotary = RotaryEmbedding(config, device, dtype)
+        products = {
+            kind: linear(*(layer_name(index, module) for module in modules))
+            for kind, modules in PRODUCTS.items()
+        }
+        return Layer(attention_norm=norm(ATTENTION_NORM), mlp_norm=norm(MLP_NORM), **products)
 
     @property
     def vocab_size(self) -> int:
@@ -140,7 +148,8 @@ class Llama:
 
     def new_cache(self, target_cache: KVCache | None = None) -> LayeredKVCache:  # noqa: ARG002
         """See `LanguageModel.new_cache`."""
-        return LayeredKVCache(self.config, self._device, self.dtype, len(self.feature_slots))
+        slots = len(self.feature_slots)
+        return LayeredKVCache(self.config, self._device, self.dtype, slots, self._layer_devices)
 
     @torch.inference_mode()
     def forward(
@@ -180,8 +189,11 @@ class Llama:
             attend: see `Attend`.
             watch: see `Watch`.
         """
-        cos, sin = self._rotary(position_ids)
-        return self._run(enumerate(self._layers_in_order()), hidden, (cos, sin), attend, watch)
+        for stage, rotary in zip(self._stages, self._rotaries, strict=True):
+            cos_sin = rotary(moved(position_ids, stage.device))
+            layers = self._layers_of(stage)
+            hidden = self._run(layers, moved(hidden, stage.device), cos_sin, attend, watch)
+        return moved(hidden, self._device)
 
     def logits(self, hidden: Tensor) -> Tensor:
         """Last layer's output [n, hidden] -> float32 [n, V]."""
@@ -209,13 +221,9 @@ class Llama:
             watch(index, hidden)
         return hidden
 
-    def _layers_in_order(self) -> Iterable[Layer]:
-        """The layers; the weights of each are in place until the next is asked for."""
-        return self._layers
-
-    def _place(self, name: str) -> torch.device:  # noqa: ARG002
-        """The device of the tensor of this name."""
-        return self._device
+    def _layers_of(self, stage: Stage) -> Iterable[tuple[int, Layer]]:
+        """Numbered layers; the weights of each are in place until the next is asked for."""
+        return ((index, self._layers[index]) for index in stage.layers)
 
     def _product(self, modules: Sequence[str], get: Callable[[str], Tensor]) -> Linear:
         """The product with the matrices of these modules, one above the other."""
@@ -232,7 +240,11 @@ class Llama:
     ) -> Tensor:
         rows = token_ids.shape[0]
         cache.reserve(rows)
-        biases = self._biases(mask, rows, cache)
+        biases = [
+            bias
+            for stage in self._stages
+            for bias in [self._attention_bias(mask, rows, cache, stage.device)] * len(stage.layers)
+        ]
         # without a mask only the keys of the text itself may be read
         span = cache.length + rows if biases[0] is None else cache.span(rows)
 
@@ -279,16 +291,10 @@ class Llama:
         mixed = mixed.view(kv_heads, groups, -1, dim).permute(2, 0, 1, 3)  # [n, K, G, D]
         return mixed.reshape(mixed.shape[0], -1)
 
-    def _biases(
-        self, mask: Tensor | None, rows: int, cache: LayeredKVCache
-    ) -> Sequence[Tensor | None]:
-        """The additive mask of every layer, on its device."""
-        return [self._attention_bias(mask, rows, cache, self._device)] * self.config.num_layers
-
     def _attention_bias(
         self, mask: Tensor | None, rows: int, cache: LayeredKVCache, device: torch.device
     ) -> Tensor | None:
-        """Additive mask [G n, span]; None for a kernel without a mask, which reads S + n keys.
+        """Additive mask [G n, span] on a device; None for a kernel without one, over S + n keys.
 
         Kernels without a mask are the fastest: on CUDA only they divide a long context among the
         multiprocessors. On a CPU the rows of a prompt keep the masked kernel.
@@ -301,6 +307,6 @@ class Llama:
             mask = torch.arange(span, device=device)[None, :] <= visible[:, None]
         else:
             assert mask.shape == (rows, length + rows), (mask.shape, rows, length)
-            mask = functional.pad(mask, (0, span - length - rows))
+            mask = functional.pad(moved(mask, device), (0, span - length - rows))
         groups = self.config.num_heads // self.config.num_kv_heads
         return additive_mask(mask, groups, self.dtype)

@@ -1,11 +1,11 @@
-"""A Llama whose layers are divided among several devices, which compute one after the other.
+"""Dividing a model's layers among several devices, which compute one after the other.
 
 Hidden states, position ids and masks are copied from one device to the next. Embedding, last norm
 and output head are on the first device: a row's hidden state comes back to it, which is several
-times narrower than its logits.
+times narrower than its logits. This makes room for larger models, not speed.
 """
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import accumulate
 
@@ -14,12 +14,7 @@ from torch import Tensor
 
 from sequoia_core.errors import ParameterError
 from sequoia_core.model.config import ModelConfig
-from sequoia_core.model.interface import KVCache
-from sequoia_core.model.kv_cache import LayeredKVCache
-from sequoia_core.model.llama import Attend, Llama, Watch
 from sequoia_core.model.weight_shapes import layer_values, weight_values
-
-LAYER = "model.layers."
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,59 +65,6 @@ def even_stages(
     )
 
 
-class PipelinedLlama(Llama):
-    """A `Llama` on several devices of one type; inputs and logits are on the first.
-
-    This makes room for larger models, not speed.
-    """
-
-    def __init__(
-        self,
-        config: ModelConfig,
-        weights: Mapping[str, Tensor],
-        stages: Sequence[Stage],
-        dtype: torch.dtype,
-        feature_layers: Sequence[int] = (),
-    ) -> None:
-        # a copy from a GPU to the host would be read before it has arrived
-        assert len({stage.device.type for stage in stages}) == 1
-        self._stages = tuple(stages)
-        self._places = [stage.device for stage in stages for _ in stage.layers]
-        super().__init__(config, weights, stages[0].device, dtype, feature_layers)
-        self._rotaries = [self._rotary.to(stage.device) for stage in stages]
-
-    def new_cache(self, target_cache: KVCache | None = None) -> LayeredKVCache:  # noqa: ARG002
-        """An empty cache for one conversation, divided like the layers."""
-        slots = len(self.feature_slots)
-        return LayeredKVCache(self.config, self._device, self.dtype, slots, self._places)
-
-    def _place(self, name: str) -> torch.device:
-        if not name.startswith(LAYER):
-            return self._device
-        return self._places[int(name.removeprefix(LAYER).partition(".")[0])]
-
-    def run_layers(
-        self, hidden: Tensor, position_ids: Tensor, attend: Attend, watch: Watch
-    ) -> Tensor:
-        """See `Llama.run_layers`."""
-        for stage, rotary in zip(self._stages, self._rotaries, strict=True):
-            cos_sin = rotary(moved(position_ids, stage.device))
-            layers = ((index, self._layers[index]) for index in stage.layers)
-            hidden = self._run(layers, moved(hidden, stage.device), cos_sin, attend, watch)
-        return moved(hidden, self._device)
-
-    def _biases(
-        self, mask: Tensor | None, rows: int, cache: LayeredKVCache
-    ) -> Sequence[Tensor | None]:
-        def of_stages() -> Iterator[Tensor | None]:
-            for stage in self._stages:
-                there = None if mask is None else moved(mask, stage.device)
-                bias = self._attention_bias(there, rows, cache, stage.device)
-                yield from [bias] * len(stage.layers)
-
-        return list(of_stages())
-
-
 def moved(x: Tensor, device: torch.device) -> Tensor:
     """The tensor on a device. The host does not wait for the copy."""
-    return x.to(device, non_blocking=True)
+    return x if x.device == device else x.to(device, non_blocking=True)

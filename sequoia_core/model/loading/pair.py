@@ -28,7 +28,7 @@ from sequoia_core.model.native.pool import shared_pool
 from sequoia_core.model.native.rows import NativeRows, read_rows_with
 from sequoia_core.model.offload.loaders import LayerLayout
 from sequoia_core.model.offload.model import load_offloaded
-from sequoia_core.model.pipeline import PipelinedLlama, even_stages
+from sequoia_core.model.pipeline import even_stages
 from sequoia_core.model.weight_shapes import weight_values
 from sequoia_core.text.chat_template import turn_ends
 from sequoia_core.text.template_renderer import RENDERER
@@ -167,12 +167,10 @@ def _load_target(
     if forward.native:
         return load_native(target, forward, read_by_draft)
     assert forward.dtype is not None
-    if len(placement.devices) > 1:
+    if placement.offload is Offload.NONE:
         on_first = weight_values(draft.config) if draft else 0
         stages = even_stages(config, placement.devices, on_first)
-        return PipelinedLlama(config, weights, stages, forward.dtype, read_by_draft)
-    if placement.offload is Offload.NONE:
-        return Llama(config, weights, placement.device, forward.dtype, read_by_draft)
+        return Llama(config, weights, placement.device, forward.dtype, read_by_draft, stages)
     return load_offloaded(LayerLayout(config, forward.dtype), weights, placement, read_by_draft)
 
 

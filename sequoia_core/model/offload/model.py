@@ -17,6 +17,7 @@ from sequoia_core.model.loading.weights import Weights
 from sequoia_core.model.offload.files import TensorFiles
 from sequoia_core.model.offload.layer_stream import SLOTS, LayerStream
 from sequoia_core.model.offload.loaders import FileLoader, GpuLoader, LayerLayout, PinnedLayers
+from sequoia_core.model.pipeline import Stage
 from sequoia_core.model.weight_shapes import PRODUCTS, matrix_shapes, weight_values
 
 
@@ -64,8 +65,8 @@ class OffloadedLlama(Llama):
         }
         super().__init__(layout.config, weights, buffers[0].device, layout.dtype, feature_layers)
 
-    def _layers_in_order(self) -> Iterable[Layer]:
-        return self.layer_stream.iterate(self._layers)
+    def _layers_of(self, stage: Stage) -> Iterable[tuple[int, Layer]]:  # noqa: ARG002
+        return enumerate(self.layer_stream.iterate(self._layers))
 
     def _product(self, modules: Sequence[str], get: Callable[[str], Tensor]) -> Linear:
         in_layer = ".".join(modules[0].split(".")[3:])  # of model.layers.N.

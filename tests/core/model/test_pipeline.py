@@ -27,7 +27,7 @@ from sequoia_core.model.loading import sources
 from sequoia_core.model.loading.loader import open_directory
 from sequoia_core.model.loading.pair import Pair, load_pair
 from sequoia_core.model.loading.planning import memory_plans
-from sequoia_core.model.pipeline import PipelinedLlama, even_stages
+from sequoia_core.model.pipeline import even_stages
 from sequoia_core.model.weight_shapes import (
     expected_shapes,
 )
@@ -51,11 +51,11 @@ def whole(dtype: torch.dtype = torch.float32, **changes: Any) -> Llama:
 
 def spread(
     count: int, dtype: torch.dtype = torch.float32, others: int = 0, **changes: Any
-) -> PipelinedLlama:
+) -> Llama:
     config = tiny_config(num_layers=LAYERS, **changes)
     stages = even_stages(config, [CPU] * count, others)
     weights = random_weights(config, 0)
-    return PipelinedLlama(config, weights, stages, dtype, feature_layers=FEATURES)
+    return Llama(config, weights, CPU, dtype, FEATURES, stages)
 
 
 def passes(model: Llama) -> list[Tensor]:
@@ -102,7 +102,8 @@ def test_the_first_device_may_hold_no_layer() -> None:
 def test_the_cache_grows_on_every_device() -> None:
     config = tiny_config(num_layers=LAYERS, context_window=900)
     weights = random_weights(config, 0)
-    several = PipelinedLlama(config, weights, even_stages(config, [CPU] * 3), torch.float32)
+    stages = even_stages(config, [CPU] * 3)
+    several = Llama(config, weights, CPU, torch.float32, stages=stages)
     one = Llama(config, weights, CPU, torch.float32)
     text, row = torch.arange(700) % 61, (torch.tensor([3]), torch.tensor([700]), None)
     logits = []
@@ -212,8 +213,9 @@ def load(target: str, device: str, draft: str | None = None, **options: Any) -> 
 
 def test_a_pair_loads_onto_several_devices(target: str) -> None:
     one, several = load(target, "cpu", target), load(target, "cpu,cpu,cpu", target)
-    assert isinstance(several.target, PipelinedLlama)
-    assert not isinstance(several.draft, PipelinedLlama)
+    assert isinstance(several.target, Llama)
+    assert isinstance(several.draft, Llama)
+    assert [len(model._stages) for model in (several.target, several.draft)] == [3, 1]
     logits = []
     for pair in (one, several):
         cache = pair.target.new_cache()

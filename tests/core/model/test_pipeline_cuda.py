@@ -14,7 +14,7 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 from sequoia_core.model.conditioned import ConditionedLlama
 from sequoia_core.model.kv_cache import LayeredKVCache
 from sequoia_core.model.llama import Llama
-from sequoia_core.model.pipeline import PipelinedLlama, Stage, even_stages
+from sequoia_core.model.pipeline import Stage, even_stages
 from sequoia_core.tree.growmap import GrowMap
 from tests.core.model.test_cuda_fake import ATEN, OPERATORS, WithoutGuards
 from tests.core.models import random_weights, tiny_config
@@ -72,11 +72,11 @@ def copies() -> Iterator[Copies]:
         yield mode
 
 
-def llama(count: int) -> PipelinedLlama:
+def llama(count: int) -> Llama:
     config = tiny_config(num_layers=LAYERS, context_window=1024)
     stages = even_stages(config, DEVICES[:count])
     weights = random_weights(config, 0)
-    return PipelinedLlama(config, weights, stages, torch.bfloat16, feature_layers=FEATURES)
+    return Llama(config, weights, DEVICES[0], torch.bfloat16, FEATURES, stages)
 
 
 def filled(model: Llama, length: int) -> LayeredKVCache:

@@ -25,7 +25,7 @@ from sequoia_core.model.loading.loader import Checkpoint, open_checkpoint, open_
 from sequoia_core.model.loading.weights import COPIED_BYTES, SafetensorsWeights
 from sequoia_core.model.offload.loaders import LayerLayout
 from sequoia_core.model.offload.model import load_offloaded
-from sequoia_core.model.pipeline import PipelinedLlama, even_stages
+from sequoia_core.model.pipeline import even_stages
 from tests.core.checkpoints import TINY, edit_settings, reference_logits, save_model, tiny_llama
 from tests.core.models import fresh_logits
 
@@ -222,7 +222,7 @@ def test_biases_are_computed_wherever_the_layers_lie(tmp_path: Path) -> None:
     stages = even_stages(config, (cpu, cpu))
     on_disk = Placement((cpu,), Offload.DISK)
     models = [
-        PipelinedLlama(config, weights, stages, torch.float32),
+        Llama(config, weights, cpu, torch.float32, stages=stages),
         load_offloaded(LayerLayout(config, torch.float32), weights, on_disk),
         Llama(config, weights, cpu, torch.float32),
     ]
