@@ -19,11 +19,9 @@ from torch import Tensor
 from sequoia_core.errors import NumberError
 from sequoia_core.model.interface import Draws, Summary
 from sequoia_core.model.kv_cache import check_room
-from sequoia_core.model.layers import inverse_frequencies
-from sequoia_core.model.malloc_trim import release_file_pages
 from sequoia_core.model.native.cache import NativeCache
+from sequoia_core.model.native.filling import fill_matrices, fill_vectors, shape_struct
 from sequoia_core.model.native.library import (
-    ModelShapeStruct,
     ReadingStruct,
     SegmentStruct,
     check,
@@ -32,20 +30,10 @@ from sequoia_core.model.native.library import (
     made,
 )
 from sequoia_core.model.native.matrices import (
-    LAYER_PARTS,
-    PlacedMatrix,
     cache_is_half,
     model_matrices,
 )
 from sequoia_core.model.native.pool import free_with
-from sequoia_core.model.weight_shapes import (
-    ATTENTION_NORM,
-    FINAL_NORM,
-    INPUT_SCALE,
-    INPUT_SHIFT,
-    MLP_NORM,
-    layer_name,
-)
 
 if TYPE_CHECKING:
     from array import array
@@ -63,14 +51,6 @@ PROMPT_SECONDS = 0.15
 
 FIRST_PROMPT_ROWS, FEWEST_PROMPT_ROWS = 32, 8
 """`prompt_rows` before a time is known, and where rows are slow: fewer would be slower still."""
-
-FILL_ROWS = 4096
-"""Rows of a file that lie in memory at once while they are copied."""
-
-VECTORS = {name: number for number, name in enumerate(
-    (ATTENTION_NORM, MLP_NORM, FINAL_NORM, INPUT_SHIFT, INPUT_SCALE)
-)}  # fmt: skip
-"""Numbers of `Vector` in model.hpp."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -131,7 +111,7 @@ class NativeLlama:
         conditioned = bool(config.feature_layers)
         self.kept_layers = (config.num_layers - 1,) if conditioned else tuple(feature_layers)
         matrices = model_matrices(config, weights, matrix_format)
-        shape = _shape_struct(config, self.kept_layers, half_cache=cache_is_half(matrices))
+        shape = shape_struct(config, self.kept_layers, half_cache=cache_is_half(matrices))
         name = instruction_set or forced_instruction_set()
         lender = embedding_of.handle if embedding_of else None
         self.handle: int = made(
@@ -140,8 +120,8 @@ class NativeLlama:
             )
         )
         free_with(self, self.handle, self._library.sequoia_model_free)
-        self._fill_matrices(matrices)
-        self._fill_vectors(weights)
+        fill_matrices(self.handle, matrices)
+        fill_vectors(self.handle, config, weights)
 
     @property
     def vocab_size(self) -> int:
@@ -312,67 +292,6 @@ class NativeLlama:
             )
         )
         return logits
-
-    def _fill_matrices(self, matrices: Sequence[PlacedMatrix]) -> None:
-        library = self._library
-        for each in matrices:
-            place, matrix = (self.handle, each.layer, each.part), each.matrix
-            check(library.sequoia_model_declare(*place, matrix.file_format, *matrix.shape))
-        check(library.sequoia_model_allocate(self.handle))
-        for each in matrices:
-            place, matrix = (self.handle, each.layer, each.part), each.matrix
-            data, rotary = matrix.data(), int(matrix.interleaved_rotary)
-            assert len(data) == matrix.shape[0]
-            for first in range(0, len(data), FILL_ROWS):
-                block = data[first : first + FILL_ROWS]
-                size = (block.ctypes.data, block.shape[1])
-                check(library.sequoia_model_fill(*place, first, len(block), *size, rotary))
-                release_file_pages(data)
-            if (scales := matrix.row_scales) is not None:
-                check(library.sequoia_model_set_scale(*place, scales.ctypes.data, len(scales)))
-
-    def _fill_vectors(self, weights: Mapping[str, Tensor]) -> None:
-        library, config = self._library, self.config
-        for layer in range(config.num_layers):
-            for part, module in enumerate(LAYER_PARTS):
-                if config.has_bias(module):
-                    # in the order of Hugging Face's files, whatever order the matrix has
-                    flat = weights[layer_name(layer, f"{module}.bias")].float().contiguous()
-                    size = (flat.data_ptr(), flat.numel())
-                    check(library.sequoia_model_set_bias(self.handle, layer, part, *size, 0))
-            for name in (ATTENTION_NORM, MLP_NORM):
-                self._fill_vector(layer, name, weights[layer_name(layer, name)])
-        inputs = (INPUT_SHIFT, INPUT_SCALE) if config.feature_layers else ()
-        for name in (FINAL_NORM, *inputs):
-            self._fill_vector(0, name, weights[name])
-
-    def _fill_vector(self, layer: int, name: str, values: Tensor) -> None:
-        flat = values.float().contiguous()
-        place, size = (self.handle, layer, VECTORS[name]), (flat.data_ptr(), flat.numel())
-        check(self._library.sequoia_model_set_vector(*place, *size))
-
-
-def _shape_struct(
-    config: ModelConfig, kept_layers: Sequence[int], *, half_cache: bool
-) -> ModelShapeStruct:
-    frequencies = inverse_frequencies(config) / config.rope_factor
-    return ModelShapeStruct(
-        size=ctypes.sizeof(ModelShapeStruct),
-        layers=config.num_layers,
-        hidden=config.hidden_size,
-        heads=config.num_heads,
-        kv_heads=config.num_kv_heads,
-        head_dim=config.head_dim,
-        inner=config.intermediate_size,
-        vocab=config.vocab_size,
-        head_rows=config.head_vocab_size,
-        norm_epsilon=config.rms_norm_eps,
-        half_cache=int(half_cache),
-        feature_count=len(kept_layers),
-        feature_layers=(c_int32 * len(kept_layers))(*kept_layers),
-        target_features=len(config.feature_layers),
-        inverse_frequencies=(c_float * len(frequencies))(*frequencies.tolist()),
-    )
 
 
 def _segment(cache: NativeCache, rows: int, logit_rows: int) -> SegmentStruct:
