@@ -144,7 +144,7 @@ def _forward(settings: Settings, *, models_there: bool) -> Iterator[Finding]:
     else:
         number = dtype_name(forward.dtype) if forward.dtype else "as the files store them"
     yield Finding(CheckResult.OK, "device, weights", f"{devices_name(placement.devices)}, {number}")
-    words = forward.manner() + (f": {forward.fallback}" if forward.fallback else "")
+    words = forward.backend() + (f": {forward.fallback}" if forward.fallback else "")
     yield Finding(CheckResult.WARN if forward.fallback else CheckResult.OK, "forward", words)
     if forward.native and library.UNPROVEN in library.instruction_sets():
         name = f"{library.INSTRUCTION_SET_VARIABLE}={library.UNPROVEN}"

@@ -87,7 +87,7 @@ class Forward:
         offload = self.placement.offload
         return " ".join([*parts, *(["offload", offload.value] if offload != Offload.NONE else [])])
 
-    def manner(self) -> str:
+    def backend(self) -> str:
         """The library that computes, its version or instruction set, and its threads."""
         if self.native:
             instructions = forced_instruction_set() or instruction_sets()[0]
@@ -99,8 +99,8 @@ class Forward:
         number = "" if self.dtype is None else dtype_name(self.dtype)
         build = library_digest() if self.native else ""
         devices = map(device_name, self.placement.devices)
-        manner = (self.weights.value, self.manner(), build, self.placement.offload.value)
-        return "\n".join([number, *devices, *manner])
+        backend = (self.weights.value, self.backend(), build, self.placement.offload.value)
+        return "\n".join([number, *devices, *backend])
 
 
 def choose_forward(
