@@ -23,7 +23,8 @@ from torch import Tensor
 
 from sequoia_core.errors import ModelLoadError
 from sequoia_core.model.loading.gguf_file import StrictReader, check_entries
-from sequoia_core.model.loading.weights import Weights, first_line
+from sequoia_core.model.loading.reading import first_line
+from sequoia_core.model.loading.weights import Weights
 from sequoia_core.model.weight_shapes import EMBEDDING, FINAL_NORM, HEAD
 
 OUTER_NAMES = {

@@ -14,7 +14,8 @@ from huggingface_hub.utils import logging, tqdm  # type: ignore[attr-defined]  #
 
 from sequoia_core.errors import ModelLoadError
 from sequoia_core.events import Progress
-from sequoia_core.model.loading.weights import first_line, shards
+from sequoia_core.model.loading.reading import first_line
+from sequoia_core.model.loading.weights import shards
 
 PLAIN_FILES = ("*.json", "tokenizer.model", "merges.txt", "*.jinja")
 SAFETENSORS, PICKLES = "model*.safetensors", "pytorch_model*.bin"

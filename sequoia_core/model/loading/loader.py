@@ -24,6 +24,7 @@ from sequoia_core.model.loading.foreign import (
     refuse_foreign_settings,
     refuse_foreign_tensors,
 )
+from sequoia_core.model.loading.reading import first_line, read_json
 from sequoia_core.model.loading.tokenizer import (
     gguf_tokenizer,
     has_tokenizer,
@@ -33,10 +34,8 @@ from sequoia_core.model.loading.tokenizer import (
 from sequoia_core.model.loading.weights import (
     Weights,
     check_weights,
-    first_line,
     head_is_stored,
     open_weights,
-    read_json,
 )
 
 if TYPE_CHECKING:

@@ -14,8 +14,8 @@ from typing import TYPE_CHECKING, Any
 
 from sequoia_core.errors import ModelLoadError
 from sequoia_core.model.loading.gguf_tokenizer import read_gguf_tokenizer
+from sequoia_core.model.loading.reading import first_line, read_json
 from sequoia_core.model.loading.sentencepiece_bpe import SentencePieces
-from sequoia_core.model.loading.weights import first_line, read_json
 
 if TYPE_CHECKING:
     from tokenizers import AddedToken, Tokenizer

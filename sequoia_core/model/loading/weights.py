@@ -17,8 +17,8 @@ from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
 from sequoia_core.errors import ModelLoadError
-from sequoia_core.files import parse_json, read_text
 from sequoia_core.model.config import ModelConfig
+from sequoia_core.model.loading.reading import first_line, read_json
 from sequoia_core.model.weight_shapes import DRAFT_VOCAB_IDS, EMBEDDING, HEAD, expected_shapes
 
 STORED_DTYPES = {"F32": torch.float32, "BF16": torch.bfloat16, "F16": torch.float16}
@@ -33,9 +33,6 @@ ROTARY_BUFFER = re.compile(r".*\brotary_emb\.(inv_freq|cos_cached|sin_cached)")
 
 _FOREIGN_CLASS = re.compile(r"Unsupported (?:global|class): GLOBAL (?P<name>[\w.]+)")
 """PyTorch's message about a pickle that names anything but its own tensors."""
-
-MOST_JSON_BYTES = 64 << 20
-"""An index of a thousand shards takes a few megabytes."""
 
 
 class Weights(Mapping[str, Tensor]):
@@ -226,34 +223,6 @@ def head_is_stored(config: ModelConfig, weights: Weights) -> bool:
         weights.shape(HEAD) != weights.shape(EMBEDDING)
         or not torch.equal(weights[HEAD], weights[EMBEDDING])
     )
-
-
-def first_line(error: Exception) -> str:
-    """A library's message, cut to one line without control characters."""
-    lines = str(error).strip().splitlines()
-    line = lines[0] if lines else type(error).__name__
-    return "".join(character if character.isprintable() else "?" for character in line)
-
-
-def read_json(path: Path, *, missing_ok: bool = False) -> dict[str, Any]:
-    """A JSON object from a file; {} for a missing file if that is allowed.
-
-    Raises:
-        ModelLoadError: the file is missing, unreadable, or holds something else.
-    """
-    try:
-        if path.stat().st_size > MOST_JSON_BYTES:
-            raise ModelLoadError(f"{path}: larger than {MOST_JSON_BYTES >> 20} MiB")
-        found = parse_json(read_text(path))
-    except FileNotFoundError:
-        if missing_ok:
-            return {}
-        raise ModelLoadError(f"{path}: no such file") from None
-    except (OSError, ValueError) as error:
-        raise ModelLoadError(f"{path}: no readable JSON ({first_line(error)})") from None
-    if not isinstance(found, dict):
-        raise ModelLoadError(f"{path}: a JSON object was expected")
-    return found
 
 
 def shards(index: Path) -> list[Path]:
