@@ -1,6 +1,5 @@
-"""Reading the head of a GGUF file without trusting its counts, and checking its metadata."""
+"""Reading the head of a GGUF file without trusting its counts."""
 
-import reprlib
 import struct
 import sys
 from typing import Any
@@ -9,43 +8,6 @@ import gguf
 import numpy as np
 
 from sequoia_core.errors import ModelLoadError
-from sequoia_core.model.config import shown
-
-READ = frozenset({
-    "attention.head_count", "attention.head_count_kv", "attention.key_length",
-    "attention.layer_norm_rms_epsilon", "attention.scale", "attention.sliding_window",
-    "attention.value_length", "block_count", "context_length", "embedding_length", "expert_count",
-    "feed_forward_length", "rope.dimension_count", "rope.freq_base", "rope.scale_linear",
-    "rope.scaling.factor", "rope.scaling.type", "vocab_size",
-})  # fmt: skip
-"""Entries below `llama.` that are computed or compared with the tensors."""
-
-NO_EFFECT = frozenset({
-    # read by llama.cpp for the yarn and longrope types only, which are refused
-    "rope.scaling.original_context_length", "rope.scaling.finetuned",
-    "rope.scaling.yarn_beta_fast", "rope.scaling.yarn_beta_slow",
-})  # fmt: skip
-
-ONLY_VALUES: dict[str, tuple[Any, ...]] = {
-    "attention.causal": (True,),
-    "attention.max_alibi_bias": (0.0,),
-    "attention.clamp_kqv": (0.0,),
-    "embedding_scale": (0.0, 1.0),
-    "expert_used_count": (0,),
-    "logit_scale": (0.0, 1.0),
-    "pooling_type": (0,),
-    "residual_scale": (0.0, 1.0),
-    "rope.scaling.attn_factor": (1.0,),
-    "rope.scaling.yarn_attn_factor": (1.0,),
-    "rope.scaling.yarn_ext_factor": (0.0, -1.0),
-    "rope.scaling.yarn_log_multiplier": (0.0,),
-    "tensor_data_layout": ("Meta AI original pth",),  # the order of rows that every file has
-    "use_parallel_residual": (False,),
-}
-"""Entries below `llama.` of other forward passes, with the values that mean a Llama's."""
-
-OTHER_PREFIXES = {"rope", "attention", *gguf.MODEL_ARCH_NAMES.values()} - {"llama"}
-"""Of entries about a model of another architecture, or of no architecture."""
 
 MOST_ENTRIES = 1 << 16
 """Of metadata and of tensors; the largest Llama has about 1,200."""
@@ -62,6 +24,23 @@ class StrictReader(gguf.GGUFReader):  # type: ignore[misc]  # the package ships 
     """
 
     items = 0
+
+    def entry(self, key: str) -> Any:
+        """Content of a metadata entry."""
+        return self.fields[key].contents()
+
+    def optional(self, key: str, default: Any = None) -> Any:
+        """Content of a metadata entry that may be missing."""
+        return self.entry(key) if key in self.fields else default
+
+    def number_per_layer(self, key: str, *default: Any) -> Any:
+        """An entry that may be stated for each layer, if all layers have the same."""
+        value = self.optional(key, *default) if default else self.entry(key)
+        if isinstance(value, list):
+            if len(set(value)) != 1:
+                raise ModelLoadError(f"{key} differs from layer to layer, which is not supported")
+            return value[0]
+        return value
 
     def _get(self, offset: int, dtype: Any, count: int = 1, override_order: Any = None) -> Any:
         found = super()._get(offset, dtype, count, override_order)
@@ -115,24 +94,3 @@ def _few(count: int) -> int:
     if count > MOST_ENTRIES:
         raise ValueError(f"{count} entries, where no model has more than {MOST_ENTRIES}")
     return int(count)
-
-
-def check_entries(reader: StrictReader) -> None:
-    """Refuse every entry about the model that is not read and could change it.
-
-    Entries outside `llama.` and `rope.` are about the file, the tokenizer or how it was made.
-
-    Raises:
-        ModelLoadError: names the entry.
-    """
-    for key, field in reader.fields.items():
-        prefix, _, name = key.partition(".")
-        if prefix in OTHER_PREFIXES:
-            raise ModelLoadError(f"{key!r:.80} is unknown; such entries begin with llama.")
-        if prefix == "adapter":
-            raise ModelLoadError("a LoRA adapter; merge it into its base model")
-        if prefix != "llama" or name in READ or name in NO_EFFECT:
-            continue
-        value = field.contents()
-        if name not in ONLY_VALUES or value not in ONLY_VALUES[name]:
-            raise ModelLoadError(f"{shown(key)} is {reprlib.repr(value)}, which is not supported")

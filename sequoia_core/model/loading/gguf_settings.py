@@ -1,0 +1,212 @@
+"""The metadata of a GGUF file as a Hugging Face configuration.
+
+Every entry about the model is translated, can change nothing, or is refused by its name.
+"""
+
+import math
+import reprlib
+from collections.abc import Mapping
+from typing import Any
+
+import gguf
+import numpy as np
+
+from sequoia_core.errors import ModelLoadError
+from sequoia_core.model.config import shown
+from sequoia_core.model.loading.gguf_file import StrictReader
+
+READ = frozenset({
+    "attention.head_count", "attention.head_count_kv", "attention.key_length",
+    "attention.layer_norm_rms_epsilon", "attention.scale", "attention.sliding_window",
+    "attention.value_length", "block_count", "context_length", "embedding_length", "expert_count",
+    "feed_forward_length", "rope.dimension_count", "rope.freq_base", "rope.scale_linear",
+    "rope.scaling.factor", "rope.scaling.type", "vocab_size",
+})  # fmt: skip
+"""Entries below `llama.` that are computed or compared with the tensors."""
+
+NO_EFFECT = frozenset({
+    # read by llama.cpp for the yarn and longrope types only, which are refused
+    "rope.scaling.original_context_length", "rope.scaling.finetuned",
+    "rope.scaling.yarn_beta_fast", "rope.scaling.yarn_beta_slow",
+})  # fmt: skip
+
+ONLY_VALUES: dict[str, tuple[Any, ...]] = {
+    "attention.causal": (True,),
+    "attention.max_alibi_bias": (0.0,),
+    "attention.clamp_kqv": (0.0,),
+    "embedding_scale": (0.0, 1.0),
+    "expert_used_count": (0,),
+    "logit_scale": (0.0, 1.0),
+    "pooling_type": (0,),
+    "residual_scale": (0.0, 1.0),
+    "rope.scaling.attn_factor": (1.0,),
+    "rope.scaling.yarn_attn_factor": (1.0,),
+    "rope.scaling.yarn_ext_factor": (0.0, -1.0),
+    "rope.scaling.yarn_log_multiplier": (0.0,),
+    "tensor_data_layout": ("Meta AI original pth",),  # the order of rows that every file has
+    "use_parallel_residual": (False,),
+}
+"""Entries below `llama.` of other forward passes, with the values that mean a Llama's."""
+
+OTHER_PREFIXES = {"rope", "attention", *gguf.MODEL_ARCH_NAMES.values()} - {"llama"}
+"""Of entries about a model of another architecture, or of no architecture."""
+
+BIASED = {
+    "attention_bias": ("attn_q", "attn_k", "attn_v", "attn_output"),
+    "mlp_bias": ("ffn_gate", "ffn_up", "ffn_down"),
+}
+"""Products that may have a bias, by the entry of `config.json` that stands for all of them.
+
+If some of them have a bias, the others get zeros.
+"""
+
+ROPE_DIVISORS = "rope_freqs.weight"
+"""Becomes a part of the configuration."""
+
+END_OF_TURN_KEYS = ("eos_token_id", "eot_token_id", "eom_token_id")
+LLAMA3_BANDS = (1.0, 4.0, 8192)
+"""Low and high frequency factor and original window that Llama 3.1 and later are published with."""
+
+
+def check_tensors(reader: StrictReader) -> None:
+    """Refuse sizes that overflow, and a byte order in which quantised blocks are not read."""
+    if reader.byte_order != "I":
+        raise ModelLoadError("the file is of the other byte order; convert it again")
+    for tensor in reader.tensors:
+        if math.prod(map(int, tensor.shape)) != tensor.n_elements:
+            raise ModelLoadError(f"{tensor.name!r:.80} has a shape that cannot be")
+    version = reader.optional("general.quantization_version", 2)
+    if version != 2:
+        raise ModelLoadError(f"general.quantization_version is {version!r}; only 2 is supported")
+
+
+def hf_settings(reader: StrictReader, stored: Mapping[str, Any]) -> dict[str, Any]:
+    """What a Hugging Face `config.json` would say; `eos_token_id` is a list.
+
+    Raises:
+        ModelLoadError: the model is no Llama, or an entry is unknown or not supported.
+        KeyError: an entry is missing.
+    """
+    entry, optional = reader.entry, reader.optional
+    if optional("split.count", 1) > 1:
+        raise ModelLoadError("split into parts; join them: llama-gguf-split --merge FIRST OUT")
+    architecture = entry("general.architecture")
+    if architecture != "llama" or optional("llama.expert_count", 0):
+        raise ModelLoadError(f"architecture is {architecture!r}; only dense 'llama' is supported")
+    check_entries(reader)
+    heads = reader.number_per_layer("llama.attention.head_count")
+    hidden = entry("llama.embedding_length")
+    head_dim = optional("llama.attention.key_length", hidden // heads)
+    _check_attention(optional, head_dim)
+    vocab_size = int(stored["token_embd.weight"].shape[-1])
+    if (stated := optional("llama.vocab_size", vocab_size)) != vocab_size:
+        raise ModelLoadError(
+            f"llama.vocab_size is {stated}, but token_embd.weight has {vocab_size} rows"
+        )
+    rope_theta = optional("llama.rope.freq_base", 10000.0)
+    stops = [optional(f"tokenizer.ggml.{key}") for key in END_OF_TURN_KEYS]
+    return {
+        "model_type": "llama",
+        "architectures": ["LlamaForCausalLM"],
+        "vocab_size": vocab_size,
+        "hidden_size": hidden,
+        "intermediate_size": reader.number_per_layer("llama.feed_forward_length"),
+        "num_hidden_layers": entry("llama.block_count"),
+        "num_attention_heads": heads,
+        "num_key_value_heads": reader.number_per_layer("llama.attention.head_count_kv", heads),
+        "head_dim": head_dim,
+        "hidden_act": "silu",
+        "rms_norm_eps": entry("llama.attention.layer_norm_rms_epsilon"),
+        "max_position_embeddings": entry("llama.context_length"),
+        "sliding_window": optional("llama.attention.sliding_window") or None,
+        "tie_word_embeddings": "output.weight" not in stored,
+        **{
+            name: any(_bias_of(tensor) in parts for tensor in stored)
+            for name, parts in BIASED.items()
+        },
+        "rope_parameters": {
+            "rope_theta": rope_theta,
+            **_rope_scaling(optional, stored, rope_theta, head_dim),
+        },
+        "bos_token_id": optional("tokenizer.ggml.bos_token_id"),
+        "eos_token_id": sorted({stop for stop in stops if stop is not None}),
+    }
+
+
+def _check_attention(optional: Any, head_dim: int) -> None:
+    if optional("llama.rope.dimension_count", head_dim) != head_dim:
+        raise ModelLoadError("rotary embedding of a part of each head is not supported")
+    if (width := optional("llama.attention.value_length", head_dim)) != head_dim:
+        raise ModelLoadError(
+            f"llama.attention.value_length is {width}, but keys have {head_dim}; "
+            "only equal ones are supported"
+        )
+    scale = optional("llama.attention.scale", 0.0)
+    if scale and not math.isclose(scale, head_dim**-0.5, rel_tol=1e-6):
+        raise ModelLoadError(
+            f"llama.attention.scale is {scale}; only 1 / sqrt({head_dim}) is supported"
+        )
+
+
+def _bias_of(name: str) -> str | None:
+    """The product that a tensor of this name is the bias of."""
+    match name.split("."):
+        case ["blk", _, part, "bias"]:
+            return part
+    return None
+
+
+def _rope_scaling(
+    optional: Any, stored: Mapping[str, Any], theta: float, head_dim: int
+) -> dict[str, Any]:
+    """As in llama.cpp, a factor without a type is linear, and type none has no factor."""
+    kind = optional("llama.rope.scaling.type", "linear")
+    factor = optional("llama.rope.scaling.factor", 0.0)
+    factor = factor or optional("llama.rope.scale_linear", 0.0) or 1.0
+    if kind not in ("none", "linear"):
+        raise ModelLoadError(f"rope scaling {kind!r} is not supported (linear, llama3 are)")
+    linear = kind == "linear" and factor != 1.0
+    if ROPE_DIVISORS not in stored:
+        return {"rope_type": "linear", "factor": factor} if linear else {"rope_type": "default"}
+    if linear:
+        raise ModelLoadError(
+            f"rope scaling by {factor} and rope_freqs.weight; only one of them is supported"
+        )
+    # the file has the divisors of Llama 3's frequencies, not the numbers they were made from
+    divisors = np.asarray(stored[ROPE_DIVISORS].data, dtype=np.float64)
+    low, high, window = LLAMA3_BANDS
+    factor = float(divisors.max())
+    turns = window / (2 * math.pi) * theta ** -(np.arange(0, head_dim, 2) / head_dim)
+    keep = np.clip((turns - low) / (high - low), 0.0, 1.0)
+    if divisors.shape != keep.shape or not np.allclose(
+        divisors, 1.0 / (keep + (1.0 - keep) / factor), rtol=1e-3
+    ):
+        raise ModelLoadError("rope_freqs.weight is not Llama 3's; this rope scaling is unknown")
+    return {
+        "rope_type": "llama3",
+        "factor": factor,
+        "low_freq_factor": low,
+        "high_freq_factor": high,
+        "original_max_position_embeddings": window,
+    }
+
+
+def check_entries(reader: StrictReader) -> None:
+    """Refuse every entry about the model that is not read and could change it.
+
+    Entries outside `llama.` and `rope.` are about the file, the tokenizer or how it was made.
+
+    Raises:
+        ModelLoadError: names the entry.
+    """
+    for key, field in reader.fields.items():
+        prefix, _, name = key.partition(".")
+        if prefix in OTHER_PREFIXES:
+            raise ModelLoadError(f"{key!r:.80} is unknown; such entries begin with llama.")
+        if prefix == "adapter":
+            raise ModelLoadError("a LoRA adapter; merge it into its base model")
+        if prefix != "llama" or name in READ or name in NO_EFFECT:
+            continue
+        value = field.contents()
+        if name not in ONLY_VALUES or value not in ONLY_VALUES[name]:
+            raise ModelLoadError(f"{shown(key)} is {reprlib.repr(value)}, which is not supported")
