@@ -1,4 +1,4 @@
-"""Rows of a batch compute what they would compute alone, whoever lies beside them."""
+"""Rows of a batch compute what they compute alone."""
 
 import random
 from collections.abc import Mapping, Sequence
@@ -168,7 +168,7 @@ def test_a_full_row_is_refused_and_nothing_changes() -> None:
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])
-def test_a_batch_passes_through_on_cuda_without_a_word_read_back(dtype: torch.dtype) -> None:
+def test_a_batch_runs_on_cuda_without_reading_back(dtype: torch.dtype) -> None:
     with FakeTensorMode(), WithoutGuards():
         config = tiny_config()
         model = Llama(config, random_weights(config, 0), CUDA, dtype, (1,))

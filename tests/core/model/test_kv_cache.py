@@ -164,7 +164,7 @@ def test_a_cache_grows_one_buffer_after_the_other(monkeypatch: pytest.MonkeyPatc
 
 
 @pytest.mark.parametrize("allowed", [0, 1, 2])
-def test_where_memory_ends_while_it_grows_the_tokens_stay(
+def test_if_memory_ends_while_it_grows_the_tokens_stay(
     allowed: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     model = tiny_llama(3, num_layers=LAYERS, context_window=1024)

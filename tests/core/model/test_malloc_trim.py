@@ -71,7 +71,7 @@ with tempfile.TemporaryFile() as file:
 
 
 @pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="asks glibc")
-def test_threads_share_one_heap_where_they_are_told_to() -> None:
+def test_threads_share_one_arena_on_request() -> None:
     def heaps(how: str) -> int:
         command = [sys.executable, "-c", COUNT_HEAPS, how]
         return int(subprocess.run(command, capture_output=True, check=True, text=True).stdout)

@@ -156,7 +156,7 @@ def test_a_sampled_step_waits_for_two_rows_of_each_visited_node(
         assert each.to_device <= 1 + 2 * (len(each.step.path) > 1)
 
 
-def test_an_adaptive_tree_goes_up_in_two_pieces_beside_its_levels(traffic: Traffic) -> None:
+def test_an_adaptive_tree_is_copied_in_two_pieces_and_its_levels(traffic: Traffic) -> None:
     """Numbers and probabilities; a level takes its tokens and its mask, the target's layout three
     pieces, the pending tokens and the kept rows one each.
     """

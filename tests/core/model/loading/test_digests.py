@@ -1,4 +1,4 @@
-"""A file is known by its content; a large one is read once for it."""
+"""A digest depends on a file's content; a large file is read once for it."""
 
 import hashlib
 import json

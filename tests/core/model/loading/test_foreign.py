@@ -1,4 +1,4 @@
-"""What is no model here is named for what it is, with what would work, in one line."""
+"""What is no whole Llama is named, with what would work, in one line."""
 
 import json
 from collections.abc import Callable

@@ -1,4 +1,4 @@
-"""Memory is planned before anything is loaded; where it ends in a chat, the chat goes on."""
+"""Memory is planned before anything is loaded; a chat survives full memory."""
 
 import weakref
 from collections.abc import Callable

@@ -1,4 +1,4 @@
-"""Two models are loaded to fit each other, or the reason why they do not is said in one line."""
+"""Two models are loaded to fit each other, or refused in one line."""
 
 import importlib.util
 from collections.abc import Callable
@@ -91,7 +91,7 @@ def test_another_target_has_no_draft_unless_one_is_named(draft: str | None, targ
     assert pair.description.draft is None
 
 
-def test_the_turn_closing_token_ends_a_text_beside_the_stated_ones(
+def test_the_turn_closing_token_ends_a_text_like_the_stated_ones(
     target: str, tmp_path: Path
 ) -> None:
     edit_settings(tmp_path / "target", eos_token_id=7)
@@ -275,7 +275,7 @@ def test_the_fingerprint_follows_everything_that_changes_timings(
     assert len(prints) == 5 - (find_library() is None)  # then PyTorch computes all of them
 
 
-def test_what_is_being_done_is_told(target: str, tmp_path: Path) -> None:
+def test_progress_is_reported(target: str, tmp_path: Path) -> None:
     reported: list[str] = []
     trimmed(tmp_path / "draft")
     load(target, tmp_path / "draft", progress=lambda message, _: reported.append(message))

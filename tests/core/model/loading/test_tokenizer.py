@@ -1,4 +1,4 @@
-"""Text comes back as it went in, turns end where the template ends them, strings are compared."""
+"""Tokenizers of folders: ids, special tokens, templates, refusals, comparison."""
 
 import contextlib
 import io

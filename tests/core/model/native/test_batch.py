@@ -1,4 +1,4 @@
-"""Conversations of a batch have the bytes they have alone, whatever is computed with them."""
+"""Conversations of a batch have the bytes that they have alone."""
 
 import random
 from collections.abc import Sequence

@@ -38,7 +38,7 @@ def test_a_model_is_computed_as_the_environment_says(
     assert made_with(monkeypatch, instruction_set) == [instruction_set.encode()]
 
 
-def test_what_is_asked_for_goes_before_the_environment(
+def test_an_argument_overrides_the_environment(
     monkeypatch: pytest.MonkeyPatch, instruction_set: str
 ) -> None:
     assert made_with(monkeypatch, "unheard of", instruction_set=instruction_set) == [

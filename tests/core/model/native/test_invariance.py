@@ -1,4 +1,4 @@
-"""A row's logits have the same bytes whatever rows stand with it and however it was led up to."""
+"""A row's logits have the same bytes with any other rows and any way of reading its context."""
 
 from collections.abc import Sequence
 

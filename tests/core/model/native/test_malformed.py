@@ -1,4 +1,4 @@
-"""A damaged GGUF file that gets as far as the native library is computed or refused in one line."""
+"""A damaged GGUF file that reaches the native library is computed or refused in one line."""
 
 import contextlib
 import os

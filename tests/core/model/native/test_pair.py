@@ -1,4 +1,4 @@
-"""A pair is computed natively by default, and then trees give plain decoding's text bit for bit."""
+"""Pairs are computed natively by default; trees then give plain decoding's text bit for bit."""
 
 from collections.abc import Sequence
 from pathlib import Path

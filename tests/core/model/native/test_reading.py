@@ -1,4 +1,4 @@
-"""What the library reads off logits, against PyTorch's operations on the same rows."""
+"""What the library computes from logits, against PyTorch's operations on the same rows."""
 
 from array import array
 from itertools import permutations

@@ -1,4 +1,4 @@
-"""Tensors read by position are the tensors of the library, in whatever format they are wanted."""
+"""Tensors read by position equal the library's, in every number format."""
 
 import json
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""Layers pass two buffers in order, each filled while the other is read, whatever goes wrong."""
+"""Layers pass two buffers in order, each filled while the other is read, also after failures."""
 
 import gc
 import itertools
@@ -55,7 +55,7 @@ def one_pass(stream: LayerStream, log: Log, layers: int) -> list[int | None]:
 
 
 @pytest.mark.parametrize("layers", range(1, 8))
-def test_every_layer_is_at_hand_in_turn_pass_after_pass(layers: int) -> None:
+def test_every_layer_comes_in_order_pass_after_pass(layers: int) -> None:
     log = Log()
     stream = LayerStream(log, layers)
     for _ in range(4):
@@ -86,7 +86,7 @@ def test_the_next_layer_arrives_while_one_is_computed(layers: int) -> None:
 
 @pytest.mark.parametrize("layers", [1, 2, 3, 5])
 @pytest.mark.parametrize("stop", [0, 1, 4])
-def test_a_pass_that_was_left_does_not_confuse_the_next(layers: int, stop: int) -> None:
+def test_an_abandoned_pass_does_not_confuse_the_next(layers: int, stop: int) -> None:
     log = Log()
     stream = LayerStream(log, layers)
     for layer in stream.iterate(range(layers)):
@@ -131,7 +131,7 @@ def test_closing_waits_for_the_thread_and_closes_the_loader() -> None:
     stream.close()
 
 
-def test_a_ring_that_nobody_holds_ends_its_thread() -> None:
+def test_a_garbage_stream_ends_its_thread() -> None:
     before = threading.active_count()
     log = Log()
     stream = LayerStream(log, 3)
@@ -144,7 +144,7 @@ def test_a_ring_that_nobody_holds_ends_its_thread() -> None:
     assert log.closed
 
 
-def test_a_ring_may_be_collected_in_its_own_thread() -> None:
+def test_a_stream_may_be_collected_in_its_own_thread() -> None:
     """Cycles are collected by whoever allocates; a thread that waited for itself would raise."""
     cycle: list[object] = []
     closed = threading.Event()
@@ -169,7 +169,7 @@ def test_a_ring_may_be_collected_in_its_own_thread() -> None:
     assert closed.wait(PATIENCE)
 
 
-def test_a_watcher_is_told_when_each_layer_was_read_and_computed() -> None:
+def test_a_watcher_gets_the_times_of_reading_and_computing() -> None:
     reported: list[Span] = []
     stream = LayerStream(Log(), 3)
     stream.watcher = reported.append

@@ -204,7 +204,7 @@ def test_a_file_that_is_damaged_while_decoding_is_one_error_and_then_heals(
         assert torch.equal(wanted, found)
 
 
-def test_a_model_that_nobody_holds_ends_its_thread(tmp_path: Path) -> None:
+def test_a_garbage_model_ends_its_thread(tmp_path: Path) -> None:
     config = tiny_config()
     save_file(random_weights(config, 0), tmp_path / "a.safetensors")
     files = SafetensorsWeights([tmp_path / "a.safetensors"])
