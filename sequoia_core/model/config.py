@@ -100,22 +100,13 @@ class ModelConfig:
     Attributes:
         vocab_size: rows of the embedding, `V`.
         head_vocab_size: rows of the output head; smaller than `vocab_size` for a trimmed draft.
-        hidden_size: width of the residual stream.
-        intermediate_size: width inside the MLP.
-        num_layers: `L`.
-        num_heads: query heads, `H`.
-        num_kv_heads: key/value heads, `K`; divides `num_heads`.
-        head_dim: `D`.
-        rms_norm_eps: epsilon of RMSNorm.
-        rope_theta: base of the rotary frequencies.
+        num_layers: `L`; `num_heads` is `H`, `num_kv_heads` `K` and `head_dim` `D`.
         rope_scaling: llama3 scaling, or None.
         rope_factor: linear scaling: positions are divided by it.
         context_window: most positions the model was made for.
         tie_word_embeddings: the output head is the embedding.
         embeddings_from_target: the draft has no embedding and reads the target's.
         feature_layers: the target's layers whose outputs a conditioned draft reads.
-        attention_bias: the four products of attention add a bias.
-        mlp_bias: the three products of the MLP add a bias.
     """
 
     vocab_size: int

@@ -40,10 +40,7 @@ class Paths:
 class TreeRows:
     """Rows for a `TreeReader`: tokens that continue the text, or nodes of a tree.
 
-    Attributes:
-        token_ids: of the n rows.
-        prefix: tokens before the tree, which all its rows attend to.
-        paths: in the tree; None for tokens that continue the text.
+    All rows of a tree attend to the `prefix` tokens before it. `paths` is None for a text.
     """
 
     token_ids: Sequence[int]
@@ -91,10 +88,8 @@ class Draws:
 class LabelledDraws:
     """Drawn continuations of rows of logits, and the targets of training.
 
-    Attributes:
-        tokens: one drawn from each row.
-        columns: int32 [n, k] on the CPU, each row's most probable tokens in order.
-        probs: float32 [n, k] on the CPU, their probabilities at temperature 1.
+    `columns` int32 [n, k] are each row's most probable tokens in order, `probs` float32 [n, k]
+    their probabilities at temperature 1; both on the CPU.
     """
 
     tokens: list[int]
@@ -104,11 +99,9 @@ class LabelledDraws:
 
 @dataclass(frozen=True, slots=True)
 class LevelDraw:
-    """How children are chosen from a distribution.
+    """How children are chosen from a distribution with a temperature above 0.
 
-    Attributes:
-        temperature: of the distribution, above 0.
-        generator: of uniform numbers, to draw without replacement; None takes the most probable.
+    With a generator they are drawn without replacement; without one the most probable are taken.
     """
 
     temperature: float = 1.0
@@ -231,13 +224,7 @@ class TreeReader(LanguageModel, Protocol):
         ...
 
     def read_level(self, rows: TreeRows, count: int, cache: KVCache, draw: LevelDraw) -> Draws:
-        """Children of all rows of a tree, or of the last of the tokens that continue a text.
-
-        Args:
-            rows: n of them.
-            count: of children at each.
-            cache: holding S tokens.
-            draw: how they are chosen.
+        """`count` children of each row of a tree, or of the last of the rows that continue a text.
 
         Raises:
             ContextFullError: S + n exceeds the context window.

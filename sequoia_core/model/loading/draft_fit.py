@@ -24,12 +24,8 @@ from sequoia_core.model.weight_shapes import DRAFT_VOCAB_IDS, EMBEDDING, HEAD
 class OpenedDraft:
     """A draft that reads every token of its target and predicts only such.
 
-    Attributes:
-        name: for a report.
-        config: its shape.
-        weights: tensors under Hugging Face's Llama names, its own still on disk.
-        vocab_ids: int64 `[V_draft]`, the target's token id of each of the draft's logits; None
-            where they are the same.
+    `vocab_ids`, int64 `[V_draft]`, is the target's token id of each of the draft's logits; None
+    where they are the same.
     """
 
     name: str
@@ -43,10 +39,7 @@ def fit_draft(
 ) -> OpenedDraft:
     """Fit an opened draft to a target.
 
-    Args:
-        draft: as opened.
-        target: the target's shape.
-        embedding: reads the target's, for a draft without one; None if the models share it.
+    `embedding` reads the target's, for a draft without one; None if the models share it.
 
     Raises:
         ModelLoadError: it reads layers or an embedding that the target does not have, or its map

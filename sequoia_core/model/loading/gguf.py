@@ -61,10 +61,8 @@ _DAMAGE = (
 class GgufWeights(Weights):
     """Tensors of a GGUF file under Hugging Face names, dequantised to float32 when asked for.
 
-    Args:
-        tensors: by name; a number n stands for n zeros that are not in the file.
-        heads: how many, by the last part of a module's name, where rows are reordered.
-        path: of the file.
+    A number n in place of a tensor stands for n zeros that are not in the file. `heads` has the
+    number of heads of modules whose rows are reordered, by the last part of the name.
     """
 
     def __init__(self, tensors: Mapping[str, Any], heads: Mapping[str, int], path: Path) -> None:
@@ -107,13 +105,7 @@ class GgufWeights(Weights):
 
 @dataclass(frozen=True, slots=True)
 class GgufModel:
-    """Content of a GGUF file.
-
-    Attributes:
-        settings: as in a Hugging Face `config.json`; `eos_token_id` is a list.
-        weights: read and dequantised when asked for.
-        tokenizer: the entries whose names begin with `tokenizer.`.
-    """
+    """Content of a GGUF file: `hf_settings`, weights, and entries with names in `tokenizer.`."""
 
     settings: dict[str, Any]
     weights: GgufWeights

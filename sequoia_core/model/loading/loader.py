@@ -54,9 +54,7 @@ class Checkpoint:
 
     Attributes:
         name: short name for a title bar.
-        config: its shape.
         settings: the whole `config.json`.
-        weights: tensors under Hugging Face names, read when asked for.
         tokenizer: loads its tokenizer; None if it has none.
         eos_token_ids: ends of text as its files state them.
         stored_dtype: the number format that its files state or hold; None for quantised weights.

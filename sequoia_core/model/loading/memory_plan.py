@@ -115,7 +115,7 @@ def plan_memory(
     Args:
         target: gives the window.
         draft_columns: of the draft's logits; 0 without a draft.
-        held: what lies on the device.
+        held: bytes of models on the device.
         value_bytes: of a number of weights, activations and caches.
         on_gpu: whether CUDA's own memory counts.
         native: logits are float32 from the start, and masks are not converted.

@@ -39,16 +39,12 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True)
 class Pair:
-    """Two models that decode together.
+    """Two models that decode together; without a draft, the target decodes plainly.
 
     Attributes:
-        target: decides the text.
-        draft: guesses ahead, or None for plain decoding.
         draft_vocab_ids: int64 `[V_draft]` on the draft's device, the target's token id of each of
             the draft's logits; None where they are the same.
-        tokenizer: of both.
         eos_token_ids: tokens that end a text or a turn.
-        description: for a title bar.
         fingerprint: changes with the weights and with everything about the forward that changes its
             times; a key for measured figures.
         acceptance_rates: positional acceptance stated by the draft's files, by `greedy` and

@@ -94,9 +94,6 @@ def open_fitted_draft(target: str | None, draft: str | None) -> OpenedDraft | No
 def known_model(source: str | None) -> Checkpoint | ModelConfig | None:
     """A model opened, or only its shape, without loading or downloading it.
 
-    Args:
-        source: a directory, a GGUF file, or a hub id of the catalogue; None is the embedded target.
-
     Returns:
         The opened model where its files are here, the shape of one of the catalogue, or None where
         nothing is known before it is downloaded.

@@ -36,13 +36,7 @@ _FOREIGN_CLASS = re.compile(r"Unsupported (?:global|class): GLOBAL (?P<name>[\w.
 
 
 class Weights(Mapping[str, Tensor]):
-    """Tensors by name.
-
-    Args:
-        entries: one per tensor; their kind is the subclass's.
-        origin: where they come from, for messages.
-        files: that hold them.
-    """
+    """Tensors by name, from `files` at `origin`; the kind of `entries` is the subclass's."""
 
     def __init__(self, entries: Mapping[str, Any], origin: str, files: Sequence[Path] = ()) -> None:
         self._entries = entries

@@ -55,13 +55,7 @@ FIRST_PROMPT_ROWS, FEWEST_PROMPT_ROWS = 32, 8
 
 @dataclass(frozen=True, slots=True)
 class Continuation:
-    """Tokens to append to a conversation.
-
-    Attributes:
-        cache: of the conversation.
-        token_ids: n of them, one or more.
-        logit_rows: how many of the last rows get logits, 0 to n.
-    """
+    """One or more tokens to append to a conversation; the last `logit_rows` of them get logits."""
 
     cache: NativeCache
     token_ids: Sequence[int]

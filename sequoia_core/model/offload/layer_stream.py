@@ -67,14 +67,10 @@ class _Load:
 
 
 class LayerStream:
-    """Yields layers in order; its thread ends when the stream is garbage.
+    """Yields layers in order; its thread ends when the stream is garbage, and closes the loader.
 
     The last layer is followed by the first, which is loaded during the last for the next forward.
     A failure to load a layer is raised when that layer is due, and the next forward starts over.
-
-    Args:
-        loader: closed at the end.
-        layers: how many there are.
 
     Attributes:
         slot: the buffer of the current layer.

@@ -39,12 +39,7 @@ class StreamedLinear:
 class OffloadedLlama(Llama):
     """A `Llama` whose layers are loaded while it computes.
 
-    Args:
-        layout: of a layer in its buffer; has the model's shape and number format.
-        weights: those that stay on the device.
-        stream: of the layers' matrices.
-        buffers: that the stream fills, on the device.
-        feature_layers: as in `Llama`.
+    `weights` are those that stay on the device; the stream fills the buffers, laid out as `layout`.
     """
 
     layer_stream: LayerStream
