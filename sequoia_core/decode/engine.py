@@ -310,11 +310,7 @@ class Engine:
         self._take_clocks()
         began = perf_counter()
         scored, verdict = self._speculator.step(tree, answer.sampler, lookup)
-        emitted = scored.emitted(verdict.path, verdict.bonus_token)
-        ranks = [*(scored.growmap.ranks[node] for node in verdict.path[1:]), 0]
-        pieces, finish = self._cut(emitted, ranks, answer)
-        emitted = emitted[: len(pieces)]
-        self._speculator.commit(scored, verdict.path[: len(emitted) + 1], emitted)
+        emitted, pieces, finish = self._commit(scored, verdict, answer)
         bonus = verdict.bonus_token
         nodes = step_nodes(scored, verdict, self._codec)
         bonus_prob = scored.target_prob_of(verdict.path[-1], bonus)
@@ -344,22 +340,27 @@ class Engine:
         self.clock.observe(step, answer.params)
         return step, pieces, finish
 
-    def _cut(
-        self, tokens: Sequence[int], ranks: Sequence[int], answer: _Answer
-    ) -> tuple[tuple[Piece, ...], FinishReason | None]:
-        """The text of the tokens up to a stop or the length limit; a stop is looked for first."""
+    def _commit(
+        self, scored: ScoredTree, verdict: Verdict, answer: _Answer
+    ) -> tuple[list[int], tuple[Piece, ...], FinishReason | None]:
+        """Keep the accepted path and its bonus up to a stop, or else up to the length limit."""
         room = answer.params.max_new_tokens - answer.totals.tokens
         window = self.context_window - len(self._cache.token_ids)
+        tokens = scored.emitted(verdict.path, verdict.bonus_token)
+        ranks = [*(scored.growmap.ranks[node] for node in verdict.path[1:]), 0]
         pieces: list[Piece] = []
+        finish: FinishReason | None = None
         for token, rank in zip(tokens, ranks, strict=True):
             pieces.append(Piece(answer.text.push(token), rank))
             if token in self._eos_token_ids or answer.text.stopped:
-                return tuple(pieces), FinishReason.STOP
+                finish = FinishReason.STOP
+                break
             if len(pieces) == min(room, window):
-                return tuple(pieces), (
-                    FinishReason.LENGTH if room <= window else FinishReason.CONTEXT
-                )
-        return tuple(pieces), None
+                finish = FinishReason.LENGTH if room <= window else FinishReason.CONTEXT
+                break
+        emitted = tokens[: len(pieces)]
+        self._speculator.commit(scored, verdict.path[: len(emitted) + 1], emitted)
+        return emitted, tuple(pieces), finish
 
     def _explained(self, scored: ScoredTree, verdict: Verdict) -> Insight | None:
         """Why the step came out so; None where memory does not suffice, for the step stands."""
