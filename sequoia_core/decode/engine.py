@@ -81,7 +81,7 @@ class Engine:
         tree_choice: mode and tree from the next answer on.
         make_sampler: makes an answer's sampler; an instrument may wrap what it makes.
         clock: which steps are plain ones to measure against, and what those take.
-        insight: steps say why they came out as they did; no token depends on it.
+        insight: steps carry an `Insight`; no token depends on it.
     """
 
     def __init__(
@@ -105,8 +105,8 @@ class Engine:
         self.make_sampler: Callable[[SamplingParams, torch.device, Mode], Sampler] = Sampler.of
         self.insight = False
         self._answers = self._idle_steps = 0
-        self._plain_told: TreeChoice | None = None
-        self._idle_told: TreeChoice | None = None
+        self._plain_for: TreeChoice | None = None
+        self._idle_for: TreeChoice | None = None
 
     @classmethod
     def of(cls, pair: Pair, advisor: TreeAdvisor) -> Engine:
@@ -216,23 +216,23 @@ class Engine:
         return structs.replace(chosen, lookup=lookup_for(self.tree_choice).value)
 
     def _turns_plain(self, chosen: TreeChosen) -> bool:
-        """Whether decoding turns plain without having been asked to; told once a choice."""
+        """Whether decoding is plain although another mode was chosen; true once a choice."""
         choice = self.tree_choice
         if chosen.nodes > 1 or choice.mode is Mode.AR:
             if chosen.reason != TRYING:  # a trial is part of decoding plainly
-                self._plain_told = None
+                self._plain_for = None
             return False
-        told, self._plain_told = self._plain_told, choice
-        return choice != told
+        before, self._plain_for = self._plain_for, choice
+        return choice != before
 
     def _turns_idle(self, tree: Tree, step: Step) -> bool:
-        """Whether it becomes known with this step that adaptive trees stay empty; once a choice."""
+        """Whether adaptive trees have been empty for long with this step; true once a choice."""
         if step.baseline or not isinstance(tree, AdaptiveTree):
             return False
         self._idle_steps = 0 if len(step.nodes) > 1 else self._idle_steps + 1
-        if self._idle_steps < PROBE_STEPS or self._idle_told == self.tree_choice:
+        if self._idle_steps < PROBE_STEPS or self._idle_for == self.tree_choice:
             return False
-        self._idle_told = self.tree_choice
+        self._idle_for = self.tree_choice
         return True
 
     def _prefill(
@@ -363,7 +363,7 @@ class Engine:
         return emitted, tuple(pieces), finish
 
     def _explained(self, scored: ScoredTree, verdict: Verdict) -> Insight | None:
-        """Why the step came out so; None where memory does not suffice, for the step stands."""
+        """The step's `Insight`; None where memory does not suffice, since the step stands."""
         try:
             return explain(scored, verdict, self._codec)
         except (MemoryError, RuntimeError) as error:

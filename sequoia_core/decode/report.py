@@ -1,4 +1,4 @@
-"""A judged step as the plain values of its events: its nodes, and why it came out so.
+"""A verified step as plain values for its event: its nodes, and the reasons for its outcome.
 
 Only reads. Of what lies on the device everything is packed into one tensor and read at once, so
 `explain` waits once and not once per node. Shapes: `R` rows asked for, `V` vocabulary, `V_draft`

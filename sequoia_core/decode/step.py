@@ -61,7 +61,7 @@ class Sampler:
     def of(
         cls, params: SamplingParams, device: torch.device, mode: Mode = Mode.SEQUOIA
     ) -> "Sampler":
-        """Greedy at temperature 0; above it as the mode says, without replacement by default.
+        """Greedy at temperature 0; above it by the mode, without replacement by default.
 
         A seed makes the answer repeatable on the same machine; noise is drawn on the draft's
         device.
@@ -107,7 +107,7 @@ class Speculator:
         known = draft is not None and draft.columns == draft.model.vocab_size
         model = draft.model if draft is not None and known else None
         self._draft_reader = model if isinstance(model, TreeReader) else None
-        self._plans: dict[tuple[int, ...], GrowPlan] = {}  # a shape, whatever it is called
+        self._plans: dict[tuple[int, ...], GrowPlan] = {}  # by shape, not by name
         self.costs = CostModel()
         self._policies = {greedy: AdaptivePolicy(self.costs, greedy) for greedy in (True, False)}
         self._lookup = PromptLookup(self.costs, endings)
@@ -201,7 +201,7 @@ class Speculator:
         return self._target_reader is not None and self._draft_reader is not None
 
     def memory_full(self) -> str:
-        """What to do where not even a plain step fits into the memory, one line."""
+        """One line for the person where not even a plain step fits into the memory."""
         return (
             f"the memory of {self._target.device} is full at {len(self._cache.token_ids):,} "
             "tokens of context; clear the chat or shorten the message, or start again with a "

@@ -1,8 +1,8 @@
 """Drafts a token tree whose shape is decided while it grows.
 
-The policy says which nodes the draft reads, the draft runs, the policy says how many children each
-node gets, and only then it sees what was drawn. One small packed result is read from the device per
-level. Shapes as in `draft`.
+The policy chooses which nodes the draft reads, the draft runs, the policy chooses how many children
+each node gets, and only then sees what was drawn. One small packed result is read from the device
+per level. Shapes as in `draft`.
 """
 
 from collections.abc import Sequence
@@ -152,10 +152,10 @@ class DraftedTree:
     def outcomes(
         self, tree: TokenTree, path: Sequence[int], emitted: Sequence[int]
     ) -> list[NodeOutcome]:
-        """What verification says of the nodes that the draft read on the accepted path.
+        """The nodes of the accepted path that the draft read, with the outcome of verification.
 
         Args:
-            tree: that was verified: this one, perhaps with a path appended.
+            tree: the verified tree, this one perhaps with a path appended.
             path: accepted nodes of it, root first.
             emitted: their tokens without the root's, and the bonus token.
         """

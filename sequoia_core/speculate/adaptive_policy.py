@@ -26,7 +26,7 @@ _FIRST_SHARES = (0.5, 0.12, 0.05)
 
 @dataclass(frozen=True, slots=True)
 class DraftCandidates:
-    """What the draft states at a node, without what will be drawn from it.
+    """The draft's distribution at a node, without what will be drawn from it.
 
     Attributes:
         node: index in the tree.
@@ -80,7 +80,7 @@ class Limits:
 
 @dataclass(frozen=True, slots=True)
 class Continuation:
-    """Tokens expected to follow the root whatever the draft says; their rows are paid for.
+    """Tokens expected to follow the root, independent of the draft; their rows are paid for.
 
     Attributes:
         token_ids: in order.
@@ -93,7 +93,7 @@ class Continuation:
 
 @dataclass(frozen=True, slots=True)
 class NodeOutcome:
-    """A node on the accepted path, and what became of its candidates.
+    """A node on the accepted path, and the outcome of its candidates.
 
     Attributes:
         candidates: as they were when its children were counted.
@@ -101,7 +101,7 @@ class NodeOutcome:
         probs: the draft's probabilities of its possible children, in order.
         tokens: their ids.
         count: how many of them were drawn into the tree.
-        token_id: what came next.
+        token_id: the token that follows.
         accepted: rank of the child that was accepted; 0 if none was.
     """
 
@@ -115,7 +115,7 @@ class NodeOutcome:
 
 
 class AdaptivePolicy:
-    """What was learnt of a draft at one kind of sampling; makes a `StepPolicy` for each step.
+    """Statistics of a draft at one kind of sampling; makes a `StepPolicy` for each step.
 
     Args:
         costs: prices.
@@ -138,17 +138,17 @@ class AdaptivePolicy:
         return StepPolicy(self, limits, known, probing)
 
     def learn(self, outcomes: Sequence[NodeOutcome]) -> None:
-        """Compare what the draft was estimated to be worth with what happened.
+        """Update the estimates with what was accepted.
 
-        Decoding by argmax, it is known of every candidate whether it came, in the tree or not.
+        With argmax decoding every candidate counts, in the tree or not.
         """
         for each in outcomes:
             if self.greedy:
                 for rank, (prob, token) in enumerate(
                     zip(each.probs, each.tokens, strict=True), start=1
                 ):
-                    came = token == each.token_id
-                    self.before_drawing.record(each.depth, rank, prob, came)
+                    right = token == each.token_id
+                    self.before_drawing.record(each.depth, rank, prob, right)
                 continue
             for rank in range(1, each.count + 1):
                 accepted = rank == each.accepted
@@ -182,7 +182,7 @@ class StepPolicy:
     """One step's decisions, in the order in which a tree grows.
 
     Args:
-        policy: what was learnt.
+        policy: the statistics.
         limits: of this step.
         known: a continuation that is in the tree already.
         probing: draft once, even if it does not seem to pay.

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from sequoia_core.speculate.fading import FadingRatio
 
 MOST_PRICED = 1024
-"""Rows up to which prices are told apart; more cost what the last of these does."""
+"""Rows with a price of their own; more cost what the last of these does."""
 _MEMORY = 64
 """Steps over which tokens per time are averaged."""
 _FIRST_TOKENS, _FIRST_TIME, _FIRST_STEPS = 1.5, 1.25, 8
@@ -52,7 +52,7 @@ class CostModel:
         self.set_costs(costs)
 
     def set_costs(self, costs: StepCosts) -> None:
-        """Use other times; what was learnt of tokens stays."""
+        """Use other times; the statistics of tokens stay."""
         self._costs, self._plain = costs, costs.plain_ms
         # a plain step has overhead as well, which is no price of a tree
         plain_overhead = costs.plain_ms - costs.target_ms(1)
@@ -81,7 +81,7 @@ class CostModel:
     def record(self, tokens: int, rows: int, passes: tuple[int, ...]) -> None:
         """Learn from a step.
 
-        Times are the modelled ones: a step that the machine was slow at says nothing on trees.
+        Times are the modelled ones: a step may be slow for reasons other than its tree.
 
         Args:
             tokens: emitted by it.

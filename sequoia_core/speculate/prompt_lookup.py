@@ -1,4 +1,4 @@
-"""Continuations found in the conversation itself: what followed the last time these tokens came.
+"""Continuations found in the conversation itself: what followed an earlier occurrence.
 
 A continuation costs no draft; it is right where a text repeats itself. Its tokens go along nodes
 that were drafted anyway, and from where the tree leaves it as new nodes.
@@ -147,7 +147,7 @@ class PromptLookup:
         return Continuation(found.token_ids[: len(probs)], tuple(probs))
 
     def learn(self, emitted: Sequence[int]) -> None:
-        """Compare what was found last with what came, whether it was speculated with or not."""
+        """Compare the last continuation with the emitted tokens, speculated with or not."""
         for at, (guess, token) in enumerate(zip(self._found.token_ids, emitted, strict=False)):
             kind = _class(self._found.matched + at)
             self._right.setdefault(kind, FadingRatio(_MEMORY)).add(guess == token)

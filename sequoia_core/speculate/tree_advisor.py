@@ -1,4 +1,4 @@
-"""Which tree decodes best here: what the engine needs to know, and the answer of a new machine."""
+"""Which tree decodes best here: the interface, and the packaged trees of a new machine."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass

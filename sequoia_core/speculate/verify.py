@@ -80,7 +80,7 @@ class Verdict:
     residuals: Mapping[int, Residual] = field(default_factory=dict)
 
     def outcomes(self, growmap: GrowMap) -> list[Outcome]:
-        """What became of each node."""
+        """The outcome of each node."""
         outcomes = [Outcome.NOT_REACHED] * growmap.size
         for node in self.attempts:
             outcomes[node] = Outcome.REJECTED

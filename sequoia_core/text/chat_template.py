@@ -83,7 +83,7 @@ class ChatTemplate:
         parts = self._parts(turns, prompt, text)
         if parts is None:
             return self._ids(text)
-        # cut where answers begin and end, as the ids came to be when the chat went on turn by turn
+        # cut where answers begin and end, as the ids were made turn by turn
         answers, (after,) = parts[:-1], parts[-1]
         ids: list[int] = []
         for (before, answer), turn in zip(answers, turns, strict=True):

@@ -46,7 +46,7 @@ class TextStream:
         self.stopped = False
 
     def push(self, token_id: int) -> str:
-        """Add one token and return the text that became certain; "" once a stop string came."""
+        """Add one token and return the text that is certain; "" after a stop string."""
         self._window.append(token_id)
         before = self._codec.decode(self._window[: self._read])
         now = self._codec.decode(self._window)

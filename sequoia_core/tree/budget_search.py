@@ -165,7 +165,7 @@ class SearchFile:
     """A config file.
 
     Attributes:
-        config: what it says.
+        config: its values.
         vector: the file its rates were read from.
         dst: where the tree goes.
     """

@@ -63,14 +63,14 @@ def find_growmap(name_or_path: str, others: tuple[str, ...] = ()) -> GrowMap:
 
 
 def _packaged_folder() -> Path:
-    """In the package when installed, beside the package in a checkout."""
+    """In the package when installed, next to it in a checkout."""
     package = Path(__file__).resolve().parents[1]
     installed = package / "growmaps"
     return installed if installed.is_dir() else package.parent / "growmaps"
 
 
 def load_growmap(path: str | Path) -> GrowMap:
-    """Read a JSON or a reference `.pt` file, told apart by content or name.
+    """Read a JSON or a reference `.pt` file, recognized by content or name.
 
     Raises:
         GrowMapError: one line that names the file.
