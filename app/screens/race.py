@@ -16,7 +16,7 @@ from ..engine.decode_thread import Decoder
 from ..engine.messages import Race
 from ..state.answer import ENDINGS
 from ..state.chat_session import ChatSession
-from ..state.race_result import Agreement, LaneRun, RaceRun, agreement_told
+from ..state.race_result import Agreement, LaneRun, RaceRun, agreement_line
 from ..state.sanitize import fit, visible
 from ..ui.base_app import BaseApp
 from ..widgets.key_bar import KeyBar
@@ -108,7 +108,7 @@ class RaceScreen(Screen[None]):
     def _draw(self) -> None:
         run, width = self._run, self.size.width
         plain, trees = run.plain.answer.text, run.speculative.answer.text
-        own = _shared(plain, trees) if run.parted and _greedy(run) else None
+        own = _shared(plain, trees) if run.diverged and run.greedy else None
         for lane, each in run.lanes.items():
             text = self._texts[lane]
             text.show(each.answer.text, own)
@@ -148,8 +148,8 @@ class RaceScreen(Screen[None]):
         lines = [_figure(run)]
         style, text = _agreement(run)
         lines.append(Content.styled(text, style))
-        if run.parted and _greedy(run):
-            lines.append(Content.styled(f"there: {run.parting()}", "$notice"))
+        if run.diverged and run.greedy:
+            lines.append(Content.styled(f"there: {run.divergence()}", "$notice"))
         elif run.notices and not run.ended:
             lines.append(Content.styled(visible(run.notices[-1]), "$notice"))
         return Content("\n").join(lines)
@@ -193,10 +193,6 @@ def _shared(left: str, right: str) -> int:
     return next((at for at, (a, b) in pairs if a != b), min(len(left), len(right)))
 
 
-def _greedy(run: RaceRun) -> bool:
-    return run.terms is not None and run.terms.temperature == 0.0
-
-
 def _state(each: LaneRun, run: RaceRun, width: int) -> str:
     """How far a lane is; where there is no room, of what the bars do not say."""
     answer = each.answer
@@ -230,14 +226,14 @@ def _agreement(run: RaceRun) -> tuple[str, str]:
     """Style and text on whether both texts are equal."""
     result = run.result()
     if result is not None:
-        glyph = {Agreement.EQUAL: "✔ ", Agreement.PARTED: "✘ "}.get(result.agreement, "")
+        glyph = {Agreement.EQUAL: "✔ ", Agreement.DIVERGED: "✘ "}.get(result.agreement, "")
         style = "bold $accepted" if result.agreement is Agreement.EQUAL else "$foreground"
-        return style, glyph + agreement_told(result)
+        return style, glyph + agreement_line(result)
     if run.ended or not run.common:
         return "$notice", ""
-    if not _greedy(run):
+    if not run.greedy:
         return "$notice", "above temperature 0 each lane draws its own text"
-    if run.parted:
+    if run.diverged:
         return "$foreground", f"✘ the texts parted after {run.common} tokens"
     return "$accepted", f"✔ equal so far: {run.common} tokens, one for one"
 

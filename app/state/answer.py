@@ -1,8 +1,4 @@
-"""One answer as the screen remembers it: its text, its steps, and the figures at each of them.
-
-Knows the engine's events and nothing of widgets. Grows by `add`; what it holds is immutable, so a
-widget may keep any part of it.
-"""
+"""One answer as the screen holds it: its text, its steps, and the statistics after each of them."""
 
 from array import array
 from collections.abc import MutableSequence, Sequence
@@ -37,18 +33,18 @@ class Chosen(Record, frozen=True):
 
 @dataclass(slots=True)
 class Answer:
-    """The record of one answer.
+    """One answer, which grows by `add`; what it holds does not change.
 
     Attributes:
-        prompt: what was asked.
+        prompt: the question.
         trees: the tree shapes it is decoded with, in order.
-        prefill: how far reading the prompt has come.
+        prefill: how much of the prompt was read.
         spans: the text so far, token by token, control characters made visible.
-        parts: the text so far as the model wrote it, control characters and all.
-        token_ids: of the text so far, as they were decoded.
-        steps: every step so far.
-        statistics: the figures after each of `steps`.
-        finished: how it ended, or None while it runs or when it failed.
+        parts: the text so far as the model wrote it.
+        token_ids: of the text so far.
+        steps: so far.
+        statistics: after each of `steps`.
+        finished: how it ended, or None while it runs or if it failed.
         failure: the error it ended by.
     """
 
@@ -64,7 +60,7 @@ class Answer:
     failure: str | None = None
 
     def add(self, event: Event) -> None:
-        """Take in the next event; a `Notice` is nothing an answer remembers."""
+        """Take in the next event; an answer does not keep a `Notice`."""
         match event:
             case TreeChosen():
                 self.trees.append(Chosen(event, len(self.steps) + 1))
@@ -85,11 +81,11 @@ class Answer:
                 self.failure = message
 
     def tree_at(self, step: int) -> Chosen | None:
-        """The tree shape that a step was decoded with, or None where that was not told."""
+        """The tree shape of a step, or None if it is not known."""
         return next((each for each in reversed(self.trees) if each.since <= step), None)
 
     def forget_steps(self) -> None:
-        """Keep text and final figures, in little room; a long chat would fill the memory."""
+        """Keep only the text and the last statistics, to save memory."""
         self.steps.clear()
         del self.statistics[:-1]
         if self.done and not isinstance(self.spans, PackedSpans):
@@ -111,12 +107,12 @@ class Answer:
 
     @property
     def verbatim(self) -> str:
-        """The text so far as the model wrote it; for the engine and for files, not for a screen."""
+        """The text so far as the model wrote it, for the engine and for files."""
         return "".join(self.parts)
 
     @property
     def waiting(self) -> str:
-        """What goes on before the first step, in one line; "" from then on."""
+        """What happens before the first step, in one line; "" from then on."""
         if self.statistics or self.done:
             return ""
         match self.prefill:
@@ -128,7 +124,7 @@ class Answer:
         return "reading the prompt" if self.trees else "waiting for the model"
 
     def footer(self) -> str:
-        """Its figures in one line; says how it ended where that is not a matter of course."""
+        """Its statistics in one line, and how it ended unless that is usual."""
         parts: list[str] = []
         if self.statistics:
             last = self.statistics[-1]
@@ -150,4 +146,4 @@ ENDINGS: dict[FinishReason, list[str]] = {
     FinishReason.CONTEXT: ["context window full"],
     FinishReason.CANCELLED: ["stopped"],
 }
-"""What is said of how an answer ended; nothing where that is a matter of course."""
+"""How an answer ended, in words; nothing for the usual end."""

@@ -118,8 +118,7 @@ class ChatSession:
         """
         for earlier in self.history.exchanges.values():
             earlier.answer.forget_steps()
-        parent = path[-1].id if path else None
-        exchange = self.history.begin(prompt, Answer(prompt), time.time(), parent=parent)
+        exchange = self.history.begin(prompt, Answer(prompt), time.time(), path)
         self._engine_end = exchange.id
         return exchange
 

@@ -1,13 +1,11 @@
-"""A chat as a tree of exchanges, and the branch of it that is on show. Pure.
+"""A chat as a tree of exchanges, and the branch of it that is on show.
 
-Owns what follows what and which way was taken last at every fork. Nothing is ever lost from it:
-another answer to the same prompt, or to an edited one, is a sibling. Knows nothing of screens, of
-the engine, or of how a chat is kept.
+Nothing is ever lost: another answer to the same prompt, or to an edited one, is a sibling.
 """
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from types import EllipsisType, MappingProxyType
+from types import MappingProxyType
 from uuid import uuid4
 
 from sequoia_core.errors import SequoiaError
@@ -25,9 +23,9 @@ class Exchange:
     """One prompt and its one answer.
 
     Attributes:
-        id: names it for good, also in the record.
+        id: unique, also in the record.
         parent: id of the exchange before it, or None at the start.
-        prompt: what was asked.
+        prompt: the question.
         answer: may be growing.
         started: seconds since the epoch.
     """
@@ -43,8 +41,8 @@ class History:
     """The exchanges of a chat.
 
     Args:
-        exchanges: those of an earlier session, each after its parent and siblings in their order;
-            the branch runs through the newest.
+        exchanges: of an earlier session, each after its parent and siblings in their order; the
+            branch runs through the newest.
 
     Raises:
         HistoryError: as `add`.
@@ -53,7 +51,7 @@ class History:
     def __init__(self, exchanges: Iterable[Exchange] = ()) -> None:
         self._exchanges: dict[str, Exchange] = {}
         self._children: dict[str | None, list[Exchange]] = {None: []}
-        self._taken: dict[str | None, Exchange] = {}
+        self._selected: dict[str | None, Exchange] = {}  # child on the branch, by parent
         self._branch: tuple[Exchange, ...] | None = None
         for exchange in exchanges:
             self.add(exchange)
@@ -69,10 +67,10 @@ class History:
         """From the start to the selected leaf: what the transcript shows."""
         if self._branch is None:
             branch: list[Exchange] = []
-            at = self._taken.get(None)
+            at = self._selected.get(None)
             while at is not None:
                 branch.append(at)
-                at = self._taken.get(at.id)
+                at = self._selected.get(at.id)
             self._branch = tuple(branch)
         return self._branch
 
@@ -81,30 +79,28 @@ class History:
         prompt: str,
         answer: Answer,
         started: float,
-        *,
-        parent: str | EllipsisType | None = ...,
+        path: Sequence[Exchange] | None = None,
     ) -> Exchange:
         """Add an exchange, which becomes the end of the branch.
 
         Args:
-            prompt: what is asked.
+            prompt: the question.
             answer: will grow.
             started: seconds since the epoch.
-            parent: id of the exchange it follows, None for the start; left out, the end of the
-                branch.
+            path: what it follows; the branch by default.
 
         Raises:
-            HistoryError: there is no such parent.
+            HistoryError: as `add`.
         """
-        if isinstance(parent, EllipsisType):
-            parent = self.branch[-1].id if self.branch else None
+        path = self.branch if path is None else path
+        parent = path[-1].id if path else None
         exchange = Exchange(uuid4().hex, parent, prompt, answer, started)
         self.add(exchange)
         self.select(exchange)
         return exchange
 
     def add(self, exchange: Exchange) -> None:
-        """Take in an exchange from elsewhere as the last of its siblings; selects nothing.
+        """Add an exchange as the last of its siblings, without selecting it.
 
         Raises:
             HistoryError: its parent is not here, or an exchange of its id is.
@@ -118,7 +114,7 @@ class History:
         self._exchanges[exchange.id] = exchange
         self._children[exchange.id] = []
         self._children[exchange.parent].append(exchange)
-        self._taken.setdefault(exchange.parent, exchange)
+        self._selected.setdefault(exchange.parent, exchange)
         self._branch = None
 
     def siblings(self, exchange: Exchange) -> Sequence[Exchange]:
@@ -127,19 +123,17 @@ class History:
 
     def select(self, exchange: Exchange) -> None:
         """Let the branch run through an exchange, down to the leaf last visited below it."""
-        at: Exchange | None = exchange
-        while at is not None:
-            self._taken[at.parent] = at
-            at = self._exchanges[at.parent] if at.parent is not None else None
+        for each in (*self.before(exchange), exchange):
+            self._selected[each.parent] = each
         self._branch = None
 
     def before(self, exchange: Exchange) -> Sequence[Exchange]:
-        """What leads to an exchange, from the start, itself not among it."""
+        """The path to an exchange, from the start, without itself."""
         path: list[Exchange] = []
-        at = exchange.parent
-        while at is not None:
-            path.append(self._exchanges[at])
-            at = self._exchanges[at].parent
+        parent = exchange.parent
+        while parent is not None:
+            path.append(self._exchanges[parent])
+            parent = path[-1].parent
         return tuple(reversed(path))
 
 

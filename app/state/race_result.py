@@ -1,12 +1,9 @@
-"""A race as the screen remembers it: both lanes, where their texts part, and what it came to.
-
-Owns what may be said of two answers to one prompt. Grows by `add`; knows no widget and no thread.
-"""
+"""A race: both lanes, where their texts diverge, and its result."""
 
 from dataclasses import dataclass, field
 from enum import StrEnum
 
-from sequoia_core.chat.race import Lane, Raced, RaceEvent, RaceTerms
+from sequoia_core.chat.race import Lane, RaceEvent, RaceTerms
 from sequoia_core.config import Lookup
 from sequoia_core.events import FinishReason, Notice, PrefillDone, TreeChosen
 from sequoia_core.files import Record, decode, parse_json
@@ -16,29 +13,29 @@ from .sanitize import quote_token, visible
 
 
 class Agreement(StrEnum):
-    """What comparing the two texts, token by token, has shown."""
+    """The result of comparing both texts token by token; recorded with the race."""
 
     EQUAL = "equal"
     """Both lanes ended, and every token is the same."""
     SO_FAR = "equal so far"
-    """As far as both lanes got; at least one was stopped before its end."""
-    PARTED = "parted"
-    DRAWN = "drawn"
-    """Above temperature 0 each lane draws for itself: nothing to compare."""
+    """Equal as far as both lanes got; at least one was stopped."""
+    DIVERGED = "parted"
+    SAMPLED = "drawn"
+    """Above temperature 0 each lane samples for itself: there is nothing to compare."""
 
 
 class LaneResult(Record, frozen=True):
-    """What one lane came to.
+    """The result of one lane.
 
     Attributes:
-        text: its answer, control characters made visible.
+        text: the answer, control characters made visible.
         tokens: of the answer.
         steps: it took.
         seconds: wall time of decoding, on the lane's own clock.
         reading_seconds: wall time of reading the prompt, which is not in `seconds`.
-        ended: how, or None where it failed.
+        ended: how, or None if it failed.
         raced_tokens: of `tokens`, those while the other lane was running too.
-        raced_seconds: of `seconds`, likewise.
+        raced_seconds: of `seconds`, those while the other lane was running too.
     """
 
     text: str
@@ -57,15 +54,15 @@ class LaneResult(Record, frozen=True):
 
 
 class RaceResult(Record, frozen=True):
-    """What a race came to; plain values, to be kept with the session.
+    """The result of a race; recorded as JSON.
 
     Attributes:
-        prompt: what both were asked.
-        temperature: of both.
-        threads: that each forward was computed with.
-        tree: what the speculative lane decoded with, as the screen names it.
+        prompt: of both lanes.
+        temperature: of both lanes.
+        threads: of each forward pass.
+        tree: name of the tree of the speculative lane.
         plain: the lane without speculation.
-        speculative: the other.
+        speculative: the other lane.
         agreement: of the texts.
         common_tokens: from the start that are the same in both.
         must_agree: the arithmetic allows no difference between the texts.
@@ -83,9 +80,9 @@ class RaceResult(Record, frozen=True):
 
     @property
     def speedup(self) -> float | None:
-        """Tokens a second over plain decoding's, wall clock both, while both lanes ran.
+        """Tokens per second over those of plain decoding, wall clock, while both lanes ran.
 
-        What slows the machine down after one has ended would slow only the other.
+        What slows the machine down after one lane has ended would slow only the other.
         """
         if not self.plain.tokens_per_second or not self.speculative.tokens_per_second:
             return None
@@ -97,21 +94,15 @@ class RaceResult(Record, frozen=True):
         speedup = f"{self.speedup:.2f}x, " if self.speedup is not None else ""
         rates = f"{trees.tokens_per_second:.1f} against {plain.tokens_per_second:.1f} tokens/s"
         return (
-            f"Race, {self.tree} against plain decoding: {speedup}{rates}; {_whole(trees)} against "
-            f"{_whole(plain)}.\n{agreement_told(self)}"
+            f"Race, {self.tree} against plain decoding: {speedup}{rates}; {_tokens(trees)} in "
+            f"{trees.seconds:.2f} s against {_tokens(plain)} in {plain.seconds:.2f} s.\n"
+            f"{agreement_line(self)}"
         )
 
 
 @dataclass(slots=True)
 class LaneRun:
-    """A lane under way.
-
-    Attributes:
-        answer: so far.
-        seconds: on its clock.
-        raced_tokens: tokens while the other lane was running too.
-        raced_seconds: on its clock, likewise.
-    """
+    """A running lane; attributes are as in `LaneResult`."""
 
     answer: Answer
     seconds: float = 0.0
@@ -124,12 +115,13 @@ class LaneRun:
         return len(self.answer.token_ids)
 
     @property
-    def tokens_per_second(self) -> float:
-        """While both lanes ran; 0 before the first step."""
-        return self.raced_tokens / self.raced_seconds if self.raced_seconds else 0.0
+    def complete(self) -> bool:
+        """Whether the answer ended by itself."""
+        finished = self.answer.finished
+        return finished is not None and finished.reason is not FinishReason.CANCELLED
 
     def result(self) -> LaneResult:
-        """What it came to."""
+        """The result so far."""
         answer, prefill = self.answer, self.answer.prefill
         return LaneResult(
             text=answer.text,
@@ -142,18 +134,34 @@ class LaneRun:
             raced_seconds=self.raced_seconds,
         )
 
+    @property
+    def tokens_per_second(self) -> float:
+        """While both lanes ran; 0 before the first step."""
+        return self.raced_tokens / self.raced_seconds if self.raced_seconds else 0.0
+
+    def token_at(self, place: int) -> tuple[str, float] | None:
+        """Text of a token of the answer, and the target's probability of it."""
+        for step in self.answer.steps:
+            if place < len(step.token_ids):
+                if place == step.accepted:
+                    return step.bonus_text, step.bonus_prob
+                node = step.nodes[step.path[place + 1]]
+                return node.text, node.target_prob or 0.0
+            place -= len(step.token_ids)
+        return None
+
 
 @dataclass(slots=True)
 class RaceRun:
-    """A race under way, or over.
+    """A race that runs or ran.
 
     Attributes:
-        prompt: what both lanes are asked.
-        exchange: id of the exchange whose prompt it is, or None for one that was not asked before.
-        terms: what both have in common; None until the race has begun.
+        prompt: of both lanes.
+        exchange: id of the exchange that asked the prompt, or None for a new one.
+        terms: what both lanes have in common; None until the race has begun.
         lanes: how far each is.
         common: tokens from the start that are the same in both lanes.
-        notices: what the engine had to say, each once.
+        notices: of the engine, each once.
         ended: no more events will come.
         failure: the error it ended by.
     """
@@ -170,15 +178,12 @@ class RaceRun:
     def __post_init__(self) -> None:
         self.lanes = {lane: LaneRun(Answer(self.prompt)) for lane in Lane}
 
-    def add(self, event: RaceEvent) -> None:
+    def add(self, raced: RaceEvent) -> None:
         """Take in the next event."""
-        if isinstance(event, RaceTerms):
-            self.terms = event
-        else:
-            self._add(event.lane, event)
-
-    def _add(self, lane: Lane, raced: Raced) -> None:
-        run, event = self.lanes[lane], raced.event
+        if isinstance(raced, RaceTerms):
+            self.terms = raced
+            return
+        run, event = self.lanes[raced.lane], raced.event
         run.answer.add(event)
         run.seconds = raced.seconds
         if not any(each.answer.done for each in self.lanes.values() if each is not run):
@@ -206,29 +211,32 @@ class RaceRun:
 
     @property
     def tree(self) -> str:
-        """What the speculative lane decodes with."""
+        """Name of the tree of the speculative lane."""
         trees = self.speculative.answer.trees
         return tree_name(trees[-1].tree) if trees else "speculative"
 
     @property
-    def parted(self) -> bool:
+    def greedy(self) -> bool:
+        """Whether the texts can be compared."""
+        return self.terms is not None and self.terms.temperature == 0.0
+
+    @property
+    def diverged(self) -> bool:
         """Whether both lanes have a token where they differ."""
         return self.common < min(self.plain.tokens, self.speculative.tokens)
 
     @property
     def agreement(self) -> Agreement:
-        """Of the texts, as far as they go."""
-        if self.terms is None or self.terms.temperature > 0.0:
-            return Agreement.DRAWN
-        if self.parted:
-            return Agreement.PARTED
-        complete = all(_complete(run.answer) for run in self.lanes.values())
-        if complete and self.plain.tokens != self.speculative.tokens:
-            return Agreement.PARTED  # one went on where the other ended
+        """Of the texts so far."""
+        if not self.greedy:
+            return Agreement.SAMPLED
+        complete = all(run.complete for run in self.lanes.values())
+        if self.diverged or (complete and self.plain.tokens != self.speculative.tokens):
+            return Agreement.DIVERGED
         return Agreement.EQUAL if complete else Agreement.SO_FAR
 
     def result(self) -> RaceResult | None:
-        """What it came to; None while it runs, or if it has shown nothing."""
+        """The result; None while it runs, and if there is none."""
         if not self.ended or self.terms is None or not self.plain.tokens:
             return None
         return RaceResult(
@@ -243,22 +251,22 @@ class RaceRun:
             must_agree=self.terms.must_agree,
         )
 
-    def parting(self) -> str:
-        """The two tokens at which the texts part, each with the probability its lane gave it."""
-        if not self.parted:
+    def divergence(self) -> str:
+        """The two tokens at which the texts diverge, each with its probability in its lane."""
+        if not self.diverged:
             return ""
         return ", ".join(
             f"{lane.value} {quote_token(text)} {prob:.4f}"
             for lane, run in self.lanes.items()
-            if (found := _token_at(run.answer, self.common)) is not None
+            if (found := run.token_at(self.common)) is not None
             for text, prob in [found]
         )
 
 
-def kept_note(kept: str) -> str:
-    """What is said of a race that was kept as JSON; "" where it cannot be read."""
+def recorded_note(recorded: str) -> str:
+    """The note of a race that was recorded as JSON; "" if it cannot be read."""
     try:
-        result: RaceResult = decode(RaceResult, parse_json(kept))
+        result: RaceResult = decode(RaceResult, parse_json(recorded))
     except ValueError:  # of another version
         return ""
     return result.note()
@@ -272,7 +280,7 @@ def tree_name(tree: TreeChosen) -> str:
     return f"{tree.mode} tree {tree.nodes}x{tree.depth}{' + lookup' if looks_up else ''}"
 
 
-def agreement_told(result: RaceResult) -> str:
+def agreement_line(result: RaceResult) -> str:
     """One line on whether the texts are equal, and why they may not be."""
     match result.agreement:
         case Agreement.EQUAL:
@@ -281,37 +289,17 @@ def agreement_told(result: RaceResult) -> str:
             return (
                 f"Stopped; both texts are equal as far as both got: {result.common_tokens} tokens."
             )
-        case Agreement.DRAWN:
+        case Agreement.SAMPLED:
             return (
                 f"At temperature {result.temperature:g} each draws its own text from the same "
                 "distribution; at temperature 0 they could be compared."
             )
-        case Agreement.PARTED:
+        case Agreement.DIVERGED:
             place = f"The texts part after {result.common_tokens} tokens"
             if result.must_agree:
                 return f"{place}, which these numbers do not allow: please report it."
             return f"{place}: rounding decided a near-tie; see --dtype float32."
 
 
-def _complete(answer: Answer) -> bool:
-    return answer.finished is not None and answer.finished.reason is not FinishReason.CANCELLED
-
-
-def _token_at(answer: Answer, place: int) -> tuple[str, float] | None:
-    """A token of the answer and the target's probability of it."""
-    for step in answer.steps:
-        if place < len(step.token_ids):
-            if place == step.accepted:
-                return step.bonus_text, step.bonus_prob
-            node = step.nodes[step.path[place + 1]]
-            return node.text, node.target_prob or 0.0
-        place -= len(step.token_ids)
-    return None
-
-
 def _tokens(lane: LaneResult) -> str:
     return f"{lane.tokens} tokens" if lane.tokens != 1 else "1 token"
-
-
-def _whole(lane: LaneResult) -> str:
-    return f"{_tokens(lane)} in {lane.seconds:.2f} s"

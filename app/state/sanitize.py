@@ -1,6 +1,6 @@
-"""Text from models and people made harmless and visible. Pure; knows no widget and no style.
+"""Text from models and people made harmless and visible.
 
-A terminal must never interpret what a model or a person wrote: control characters become glyphs,
+A terminal must not interpret what a model or a person wrote: control characters become glyphs,
 and characters that reorder or hide their neighbours become replacement characters.
 """
 

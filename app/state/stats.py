@@ -1,14 +1,10 @@
-"""Sums over the steps of an answer, as the statistics panel shows them.
-
-Pure values: a `Statistics` per step, each made from the one before, so that walking back through
-an answer shows the figures as they stood then. Knows nothing of how they are drawn.
-"""
+"""Sums over the steps of an answer: one immutable `Statistics` per step."""
 
 from sequoia_core.events import Origin, Outcome, Step, Totals
 from sequoia_core.files import Record
 
 HISTORY = 120
-"""Steps that the sparklines remember; more than a terminal is wide."""
+"""Steps in the sparklines; more than a terminal is wide."""
 
 
 class Rate(Record, frozen=True):
@@ -28,7 +24,7 @@ class Rate(Record, frozen=True):
 
 
 class Statistics(Record, frozen=True):
-    """Figures of an answer up to and with one of its steps.
+    """The statistics of an answer up to one of its steps.
 
     Attributes:
         totals: tokens, steps and seconds.

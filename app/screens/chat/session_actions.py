@@ -5,7 +5,7 @@ from collections.abc import Coroutine
 from typing import Any
 
 from ...state.chat_session import STILL_ANSWERING, ChatError, ChatSession
-from ...state.race_result import kept_note
+from ...state.race_result import recorded_note
 from ...state.sanitize import fit
 from ...store.archive import StoredSession
 from ...store.database_recorder import DatabaseRecorder
@@ -224,5 +224,5 @@ def _load(
     record.settle(_SETTLE_SECONDS)
     stored = record.archive.load(session)
     races = record.archive.races(session)
-    notes = [(each.after, note) for each in races if (note := kept_note(each.result))]
+    notes = [(each.after, note) for each in races if (note := recorded_note(each.result))]
     return stored, notes

@@ -83,7 +83,7 @@ def test_progress_and_notices_are_not_part_of_an_answer() -> None:
 def test_json_holds_every_branch_and_text_as_the_model_wrote_it() -> None:
     chat = chat_of("One \x1b[1m.", "Two.")
     first = chat.history.branch[0]
-    other = chat.history.begin("Other?", Answer("Other?"), WHEN, parent=first.id)
+    other = chat.history.begin("Other?", Answer("Other?"), WHEN, [first])
     document = json.loads(as_json(chat))
     assert document["format"] == "sequoia-chat"
     assert document["branch"] == [first.id, other.id]
@@ -100,7 +100,7 @@ def test_json_holds_every_branch_and_text_as_the_model_wrote_it() -> None:
 def test_markdown_shows_the_branch_its_figures_and_what_else_there_is() -> None:
     chat = chat_of("One.", "Two.")
     first = chat.history.branch[0]
-    chat.history.begin("Other?", answer_of(make_answer("Three.")), WHEN, parent=first.id)
+    chat.history.begin("Other?", answer_of(make_answer("Three.")), WHEN, [first])
     text = as_markdown(chat)
     head, _, others = text.partition("## Other branches")
     assert "One." in head

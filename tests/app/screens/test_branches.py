@@ -35,7 +35,7 @@ class Told:
     def begin(self, parent: Exchange | None) -> None:
         names = itertools.count(len(self.paths))
         made = self.history.begin(
-            f"prompt {next(names)}", Answer(""), 0.0, parent=parent.id if parent else None
+            f"prompt {next(names)}", Answer(""), 0.0, [parent] if parent else []
         )
         before = self.paths[parent.id] if parent else []
         self.paths[made.id] = [*before, made.id]
@@ -476,7 +476,7 @@ async def test_a_chat_of_another_day_is_opened_where_it_was_left() -> None:
     history = History()
     first = history.begin("first", done("Alpha."), 0.0)
     history.begin("second", done("Beta."), 0.0)
-    history.begin("other", done("Gamma."), 0.0, parent=None)
+    history.begin("other", done("Gamma."), 0.0, ())
     history.select(first)
     async with holding([]) as scene:
         scene.chat.app.chat.branches.open(history)

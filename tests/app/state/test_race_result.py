@@ -18,8 +18,8 @@ from app.state.race_result import (
     Agreement,
     RaceResult,
     RaceRun,
-    agreement_told,
-    kept_note,
+    agreement_line,
+    recorded_note,
     tree_name,
 )
 from app.store.recorder import Recorder
@@ -125,18 +125,18 @@ def test_texts_are_called_equal_exactly_when_their_tokens_are(
     run = raced(plain, trees, stopped=stopped, exact=exact)
     shared = min(len(plain), len(trees))
     differ = plain[:shared] != trees[:shared]
-    assert run.parted is differ
+    assert run.diverged is differ
     assert (run.agreement is Agreement.EQUAL) is (plain == trees and not stopped)
     assert plain[: run.common] == trees[: run.common]
     if stopped and not differ:
         assert run.agreement is Agreement.SO_FAR
     drawn = raced(plain, trees, temperature=0.6)
-    assert drawn.agreement is Agreement.DRAWN
+    assert drawn.agreement is Agreement.SAMPLED
 
 
 def test_what_is_said_of_the_texts_is_what_is_known() -> None:
     told = {
-        name: agreement_told(result)
+        name: agreement_line(result)
         for name, run in {
             "equal": raced([1, 2], [1, 2]),
             "rounded": raced([1, 2], [1, 3], exact=False),
@@ -160,9 +160,9 @@ def test_a_result_survives_being_kept() -> None:
     assert result is not None
     kept = json.dumps(encode(result))
     assert decode(RaceResult, json.loads(kept)) == result
-    assert kept_note(kept) == result.note()
+    assert recorded_note(kept) == result.note()
     for damaged in ("", "[]", kept[:-5], kept.replace("threads", "cores")):
-        assert kept_note(damaged) == ""
+        assert recorded_note(damaged) == ""
     assert result.speedup == pytest.approx(1.0)
     assert "1.00x" in result.note()
     assert raced([], []).result() is None
@@ -198,8 +198,8 @@ def test_both_tokens_at_a_parting_are_named_with_their_probabilities() -> None:
         run.add(Raced(Lane.PLAIN, event, 1.0))
     step = make_step(1, "x", [("a", 1), (" ", 0)])
     run.add(Raced(Lane.SPECULATIVE, replace(step, token_ids=(7, 8)), 1.0))
-    assert run.parted
-    assert run.parting().startswith('plain "a" 0.3700, speculative "a" 0.')
+    assert run.diverged
+    assert run.divergence().startswith('plain "a" 0.3700, speculative "a" 0.')
 
 
 class Keeping(Recorder):

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from app.config.load import load_settings
-from app.state.race_result import kept_note
+from app.state.race_result import recorded_note
 from app.store.database_recorder import DatabaseRecorder
 from app.store.digest import CUT_OFF
 from app.store.writer import Recovered
@@ -90,7 +90,7 @@ def check_record(recorder: DatabaseRecorder, session: str) -> None:
     check_first_steps(list(recorder.steps(first.id)))
     (race,) = recorder.archive.races(session)
     assert race.after == first.id
-    assert "sequoia tree 16x4 against plain decoding" in kept_note(race.result)
+    assert "sequoia tree 16x4 against plain decoding" in recorded_note(race.result)
 
 
 def test_settings_are_read(config_home: Path) -> None:

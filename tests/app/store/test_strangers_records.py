@@ -14,7 +14,7 @@ from typer.testing import CliRunner
 from app import cli
 from app.commands.ask import read_prompt
 from app.config.load import SettingsError, load_settings
-from app.state.race_result import kept_note
+from app.state.race_result import recorded_note
 from app.state.timeline import Timeline
 from app.store.archive import Archive
 from app.store.digest import Digest
@@ -96,7 +96,7 @@ def test_steps_that_are_counted_but_not_there_are_damaged() -> None:
 
 @pytest.mark.parametrize("kept", ["[" * 100_000, "9" * 5000, "{}", "null"])
 def test_an_odd_race_of_the_record_says_nothing(kept: str) -> None:
-    assert kept_note(kept) == ""
+    assert recorded_note(kept) == ""
 
 
 # The database
