@@ -1,7 +1,4 @@
-"""Playing a recorded chat: where in it one is, how fast it goes, and reading it meanwhile.
-
-Knows timelines and the trace file; no model, no screen, and the clock only by what it is told.
-"""
+"""Plays a recorded chat, and reads its trace meanwhile."""
 
 import queue
 import threading
@@ -15,9 +12,9 @@ from .timeline import Timeline
 SPEEDS = (0.1, 0.25, 0.5, 1.0, 2.0, 4.0, 8.0, 16.0)
 SKIP_SECONDS = 2.0
 _AT_ONCE = 300_000
-"""Bytes read before anything is shown: what is wrong with them is told instead of it."""
+"""Bytes read before anything is shown: errors in them are reported instead."""
 _PER_DRAIN = 400
-"""Entries taken over at a time, so that a long trace does not freeze the keyboard."""
+"""Entries taken at a time, so that a long trace does not block the screen."""
 
 
 class Player:
@@ -27,10 +24,9 @@ class Player:
         timeline: may still be growing.
 
     Attributes:
-        timeline: what is played.
         at: index of the moment on show.
         playing: whether time passes.
-        growing: there will be more moments than there are now.
+        growing: there will be more moments.
     """
 
     def __init__(self, timeline: Timeline) -> None:
@@ -53,7 +49,7 @@ class Player:
 
     @property
     def seconds(self) -> float:
-        """Where in the recording it is."""
+        """The time in the recording."""
         return self._seconds
 
     @property
@@ -76,7 +72,7 @@ class Player:
         self.playing = not self.playing and not self.ended
 
     def faster(self, steps: int) -> None:
-        """To the next speed of the list, or back by a negative number."""
+        """Go up, or down, so many speeds of the list."""
         self._speed = max(0, min(len(SPEEDS) - 1, self._speed + steps))
 
     def go(self, where: str) -> None:
@@ -122,14 +118,14 @@ class Player:
 
 
 class Loading:
-    """Fills a timeline from a trace: its beginning at once, the rest from a thread.
+    """Reads a trace into a timeline: its beginning at once, the rest in a thread.
 
     Args:
         reader: of the trace.
 
     Attributes:
         timeline: grows with each `drain`.
-        note: one line about what was forgiven or is wrong with the rest; "" so far.
+        note: one line on errors in the trace; "" if there are none so far.
 
     Raises:
         TraceError: the beginning is damaged, or there is nothing to play.
@@ -156,16 +152,16 @@ class Loading:
 
     @property
     def done(self) -> bool:
-        """Whether the timeline has everything."""
+        """Whether the timeline is complete."""
         return self._done
 
     @property
     def share(self) -> float:
-        """How much of the file was read."""
+        """The share of the file that was read."""
         return min(1.0, self._reader.done / max(1, self._reader.size))
 
     def drain(self) -> bool:
-        """Take over what was read; whether that changed anything."""
+        """Add what was read to the timeline; whether there was anything."""
         taken = 0
         for entry in self._arrived():
             taken += 1

@@ -1,7 +1,7 @@
-"""The printable tokens of an answer, and those of an old one in little room.
+"""The printable tokens of an answer.
 
 A chat of 50,000 tokens would hold as many objects and strings; packed, a token takes a dozen bytes
-beside its text. Pure values; knows neither events nor widgets.
+and its text.
 """
 
 from array import array

@@ -1,11 +1,8 @@
-"""A recorded chat as moments on a line of time: what was on the screen, and when.
+"""A recorded chat as a timeline: what was on the screen, and when.
 
-Owns the order of moments, their times, and the answers as they stood at each. Grows entry by entry,
-so that the first moments can be looked at while the rest is read. Pure: knows no file, no clock
-and no widget.
-
-A moment is a prompt with what came before its first step, or one step. Steps take the time they
-took; the rest before the next prompt stands for whatever time the person let pass.
+It grows entry by entry, so that the first moments can be shown while the rest is read. A moment is
+a prompt with what came before its first step, or one step. Steps take the time that they took; the
+time between an answer and the next prompt is always the same.
 """
 
 from bisect import bisect_right
@@ -20,22 +17,22 @@ from sequoia_core.recording.trace_file import Asked, Entry
 from .answer import Answer
 from .history import Exchange, History
 
-REST_SECONDS = 1.5
+PAUSE_SECONDS = 1.5
 """Between an answer and the next prompt."""
 _LONGEST_SECONDS = 1e6
-"""Of a step; a recording that says otherwise is damaged, and its step takes no time."""
-READ_SECONDS = 0.8
-"""That a prompt stands alone at least, so that it can be read."""
+"""Of a step; a longer one is damaged, and takes no time."""
+PROMPT_SECONDS = 0.8
+"""How long a prompt is shown at least before its first step."""
 
 
 @dataclass(frozen=True, slots=True)
 class Moment:
-    """Something to look at.
+    """A step, or a prompt.
 
     Attributes:
-        answer: which of the recorded answers, counted from 0.
-        steps: how many of its steps are done; 0 for the prompt alone.
-        seconds: into the recording, when it appears.
+        answer: index of the recorded answer.
+        steps: number of its steps so far; 0 for the prompt alone.
+        seconds: when it is shown, from the start of the recording.
     """
 
     answer: int
@@ -45,7 +42,7 @@ class Moment:
 
 @dataclass(frozen=True, slots=True)
 class _Mark:
-    """How much of an answer was there after one of its steps."""
+    """The length of an answer's parts after one of its steps."""
 
     spans: int = 0
     trees: int = 0
@@ -54,12 +51,13 @@ class _Mark:
 
 @dataclass(slots=True)
 class Recorded:
-    """A recorded answer, whole or as far as it is known.
+    """A recorded answer, as far as it was read.
 
     Attributes:
         exchange: prompt and answer.
-        asked: what is known of the prompt; None in a trace of version 1.
+        asked: the recorded prompt; None in a trace of version 1.
         notes: notices in order.
+        marks: after the prompt, and after each step.
     """
 
     exchange: Exchange
@@ -69,7 +67,7 @@ class Recorded:
 
 
 class ItemKind(StrEnum):
-    """What kind of thing stands in a transcript."""
+    """The kinds of entries in a transcript."""
 
     PROMPT = "prompt"
     ANSWER = "answer"
@@ -79,12 +77,12 @@ class ItemKind(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Item:
-    """Something in the transcript.
+    """An entry of the transcript.
 
     Attributes:
-        kind: of it.
+        kind: what it is.
         exchange: id of the exchange that it belongs to.
-        text: of it; "" for an answer, whose text may grow.
+        text: "" for an answer, whose text may grow.
     """
 
     kind: ItemKind
@@ -94,12 +92,12 @@ class Item:
 
 @dataclass(frozen=True, slots=True)
 class View:
-    """An answer as it stood at a moment, and what leads to it.
+    """What is on the screen at a moment.
 
     Attributes:
-        items: the transcript; only the last answer in it may not be whole.
-        recorded: the answer on show.
-        answer: as it stood.
+        items: the transcript; only its last answer may be incomplete.
+        recorded: the last answer.
+        answer: the last answer as it was at the moment.
     """
 
     items: Sequence[Item]
@@ -122,17 +120,17 @@ class Timeline:
 
     @property
     def moments(self) -> Sequence[Moment]:
-        """All that are known, in order."""
+        """All that were read, in order."""
         return self._moments
 
     @property
     def recorded(self) -> Sequence[Recorded]:
-        """The answers in the order they were given."""
+        """The answers in their order."""
         return self._recorded
 
     @property
     def seconds(self) -> float:
-        """When the last moment appears."""
+        """When the last moment is shown."""
         return self._times[-1] if self._times else 0.0
 
     def add(self, entry: Entry) -> None:
@@ -146,15 +144,15 @@ class Timeline:
         self._take(entry)
 
     def at(self, seconds: float) -> int:
-        """Index of the last moment that has appeared by then; 0 before the first."""
+        """Index of the moment that is shown then."""
         return max(0, bisect_right(self._times, seconds) - 1)
 
     def answer(self, exchange: str) -> Answer:
-        """The whole answer of an exchange, as far as it is known."""
+        """The answer of an exchange, as far as it was read."""
         return self._by_id[exchange].exchange.answer
 
     def first_of(self, answer: int) -> int:
-        """Index of the moment at which an answer's prompt appears."""
+        """Index of the moment of an answer's prompt."""
         return self._firsts[answer]
 
     def view(self, at: int) -> View:
@@ -199,8 +197,8 @@ class Timeline:
         self._by_id[name] = recorded
         self._recorded.append(recorded)
         self._firsts.append(len(self._moments))
-        self._open, self._waited = True, READ_SECONDS
-        self._appear(Moment(len(self._recorded) - 1, 0, 0.0), REST_SECONDS)
+        self._open, self._waited = True, PROMPT_SECONDS
+        self._appear(Moment(len(self._recorded) - 1, 0, 0.0), PAUSE_SECONDS)
 
     def _take(self, event: Event) -> None:
         recorded = self._recorded[-1]
@@ -228,7 +226,7 @@ class Timeline:
 
 
 def _as_of(recorded: Recorded, steps: int) -> Answer:
-    """The answer as it stood after so many steps."""
+    """The answer after so many steps."""
     whole, mark = recorded.exchange.answer, recorded.marks[steps]
     return Answer(
         whole.prompt,

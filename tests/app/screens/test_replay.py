@@ -21,7 +21,7 @@ from app.config.settings import Settings
 from app.screens.help import ReplayHelp
 from app.state.answer import Answer
 from app.state.player import SPEEDS, Loading, Player
-from app.state.timeline import READ_SECONDS, REST_SECONDS, ItemKind, Timeline
+from app.state.timeline import PAUSE_SECONDS, PROMPT_SECONDS, ItemKind, Timeline
 from app.widgets.acceptance_view import AcceptanceView
 from app.widgets.key_bar import KeyBar
 from app.widgets.seek_bar import SeekBar, clock
@@ -106,9 +106,9 @@ def test_steps_take_their_recorded_time_and_the_prompt_time_to_be_read() -> None
     steps = [event for event in events if isinstance(event, Step)]
     times = [moment.seconds for moment in line.moments]
     gaps = [after - before for before, after in pairwise(times)]
-    first = READ_SECONDS + steps[0].timings.total_ms / 1e3
+    first = PROMPT_SECONDS + steps[0].timings.total_ms / 1e3
     later = [step.timings.total_ms / 1e3 for step in steps[1:]]
-    assert gaps == pytest.approx([first, *later, REST_SECONDS, first, *later])
+    assert gaps == pytest.approx([first, *later, PAUSE_SECONDS, first, *later])
 
 
 def test_a_long_prompt_takes_as_long_as_it_was_read() -> None:
