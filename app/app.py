@@ -1,7 +1,4 @@
-"""The Textual app: owns the decode thread's life, the log and the command palette.
-
-What the chat looks like and does is the chat screen's.
-"""
+"""The Textual app of the chat: decode thread, log and command palette."""
 
 import asyncio
 import logging
@@ -32,7 +29,7 @@ from .ui.base_app import BaseApp
 __all__ = ["SequoiaApp", "Settings"]
 
 _JOIN_SECONDS = 0.2
-"""For the step that is under way; a longer one is given up, and what it would have said with it."""
+"""For the current step; the result of a longer one is lost."""
 _LOG_BYTES = 1_000_000
 _SWITCH_SECONDS = 0.0005
 """How long the decode thread may have to wait for the interpreter lock, many times in a step; the
@@ -44,10 +41,10 @@ class SequoiaApp(BaseApp):
 
     Args:
         engine_factory: makes the engine; called in the decode thread with a progress callback.
-        settings: what the chat begins with.
-        recorder: told everything that happens in the chat; it is closed with the app.
-        preferences: where changed settings are kept.
-        unsent: what the prompt holds at first.
+        settings: of the first answer.
+        recorder: records the chat; it is closed with the app.
+        preferences: the settings of the next start.
+        unsent: first text of the prompt.
     """
 
     TITLE = "Sequoia"
@@ -79,7 +76,7 @@ class SequoiaApp(BaseApp):
         return self.chat
 
     def on_mount(self) -> None:
-        """Start loading the engine behind the screen."""
+        """Start to load the engine."""
         self._log_handler = _log_to_file(log_folder())
         sys.setswitchinterval(_SWITCH_SECONDS)
         if not self.is_headless:  # a process with other work decides for itself
@@ -96,7 +93,7 @@ class SequoiaApp(BaseApp):
         self.watch_themes()
 
     async def on_event(self, event: events.Event) -> None:
-        """Take note that a person does something."""
+        """Note when a key or button was pressed, for the garbage collector."""
         if isinstance(event, events.Key | events.Paste | events.MouseDown):
             self.rests.touched()
         await super().on_event(event)
@@ -107,7 +104,7 @@ class SequoiaApp(BaseApp):
         return_code: int = 0,
         message: RenderableType | None = None,
     ) -> None:
-        """End the app; the decode thread ends meanwhile."""
+        """End the app and the decode thread."""
         self._decoder.close()
         super().exit(result, return_code, message)
 
@@ -124,7 +121,7 @@ class SequoiaApp(BaseApp):
 
     @property
     def unsent(self) -> str:
-        """What was typed and not sent, also what waits for the editing of a message to end."""
+        """What was typed and not sent, also before a message was edited."""
         edit = self.chat.session.edit
         typed = (edit.draft if edit is not None else "", self.chat.prompt.text)
         return "\n".join(text for text in typed if text.strip())
@@ -135,7 +132,7 @@ class SequoiaApp(BaseApp):
         return self._decoder
 
     def show_copied(self, text: str) -> None:
-        """Say it at the prompt, where it gives way to the next key."""
+        """Say it at the prompt, until the next key."""
         if self.screen is self.chat:
             self.chat.prompt.hint(text)
         else:

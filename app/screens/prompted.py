@@ -1,7 +1,7 @@
-"""A screen with a prompt, to which all goes that is typed or pasted and means nothing else.
+"""A screen whose prompt gets all text that is typed or pasted, wherever the focus is.
 
-What is typed is shown before anything else that changed. Nothing has the focus just after a
-terminal or browser window got it, and what a person clicked on last may have no use for letters.
+Nothing has the focus just after a terminal or browser window got it, and the widget that was
+clicked last may not take text. What is typed is painted before anything else that changed.
 """
 
 from textual import events
@@ -11,10 +11,10 @@ from ..widgets.prompt import Prompt
 
 
 class PromptedScreen(Screen[None]):
-    """Has a prompt.
+    """A screen with a prompt.
 
     Attributes:
-        prompt: gets what is typed, wherever the focus is.
+        prompt: gets what is typed.
     """
 
     def __init__(self) -> None:
@@ -23,7 +23,7 @@ class PromptedScreen(Screen[None]):
         self._rest_waits = False
 
     def _on_timer_update(self) -> None:
-        # Textual paints all that changed in one go; the rest may take longer than a person notices
+        # Textual paints all that changed at once; the rest may take noticeably long
         rest = self._dirty_widgets - {self.prompt}
         everything = self._layout_required or self._scroll_required or self._repaint_required
         self._rest_waits = (
@@ -43,7 +43,7 @@ class PromptedScreen(Screen[None]):
         self._update_timer.resume()
 
     async def on_key(self, event: events.Key) -> None:
-        """What is typed where it means nothing else is a message."""
+        """Type into the prompt, unless the key means something here."""
         character = event.character
         if character is None or not event.is_printable:
             if self.focused in (self.prompt, None):
@@ -57,7 +57,7 @@ class PromptedScreen(Screen[None]):
             self.prompt.write(character)
 
     def on_paste(self, event: events.Paste) -> None:
-        """So is what is pasted."""
+        """Paste into the prompt."""
         if self.focused is not self.prompt:
             event.stop()
             self.set_focus(self.prompt)

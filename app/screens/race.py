@@ -36,7 +36,7 @@ _TITLES = {Lane.PLAIN: "plain decoding", Lane.SPECULATIVE: "speculative"}
 
 
 class RaceScreen(Screen[None]):
-    """Two texts, their bars, and what they come to.
+    """Both texts, their speeds, and the result.
 
     Args:
         session: the chat; the events of its race arrive there.
@@ -65,7 +65,7 @@ class RaceScreen(Screen[None]):
         self._keys = KeyBar()
 
     def compose(self) -> ComposeResult:
-        """Title over texts over bars over what it comes to."""
+        """Title over texts over bars over the result."""
         yield self._title
         with Horizontal(id="race-lanes"):
             yield from self._texts.values()
@@ -75,13 +75,13 @@ class RaceScreen(Screen[None]):
         yield self._keys
 
     def on_mount(self) -> None:
-        """Begin."""
+        """Start the race."""
         self._keys.keys = self.app.keys
         self._begin()
         self.set_interval(_DRAW_SECONDS, self._tick)
 
     def on_resize(self) -> None:
-        """Lines are wrapped to the width."""
+        """Wrap the verdict to the width."""
         self._verdict.styles.height = None
         self._draw()
 
@@ -89,11 +89,11 @@ class RaceScreen(Screen[None]):
         self._run = self._session.race = RaceRun(self._request.prompt, self._exchange)
         self._decoder.submit(self._request)
         self._verdict.styles.height = None
-        self._seen = ()  # a race soon over looks just like the one before
+        self._seen = ()  # a short race may look just like the one before
         self._draw()
 
     def _tick(self) -> None:
-        """Draw what has changed, as often as the decode thread can spare."""
+        """Draw what has changed, at a pace that spares the decoding."""
         run = self._run
         seen = (
             run.ended, self._decoder.paused, run.terms, len(run.notices), *(
@@ -108,15 +108,15 @@ class RaceScreen(Screen[None]):
     def _draw(self) -> None:
         run, width = self._run, self.size.width
         plain, trees = run.plain.answer.text, run.speculative.answer.text
-        own = _shared(plain, trees) if run.diverged and run.greedy else None
+        common = _common(plain, trees) if run.diverged and run.greedy else None
         for lane, each in run.lanes.items():
             text = self._texts[lane]
-            text.show(each.answer.text, own)
+            text.show(each.answer.text, common)
             text.border_title = Content(_TITLES[lane] if lane is Lane.PLAIN else visible(run.tree))
             text.border_subtitle = Content(_state(each, run, text.size.width))
         self._bars.show_race(run)
-        self._title.show(self._titled(width))
-        self._show_verdict(self._told())
+        self._title.show(self._title_text(width))
+        self._show_verdict(self._verdict_text())
         self._terms.show(Content.styled(_terms(run, width), "$notice"))
         if run.ended:
             self._keys.row = _OVER
@@ -124,13 +124,13 @@ class RaceScreen(Screen[None]):
             self._keys.row = _PAUSED if self._decoder.paused else _RUNNING
 
     def _show_verdict(self, verdict: Content) -> None:
-        """Give it the lines it takes; fewer again only with another race or another size."""
+        """Let it grow to the lines it takes; it shrinks only for another race or size."""
         lines = len(verdict.wrap(max(1, self._verdict.size.width)))
         if lines > self._verdict.size.height > 0 and not self.has_class("-tiny"):
             self._verdict.styles.height = lines
         self._verdict.show(verdict)
 
-    def _titled(self, width: int) -> Content:
+    def _title_text(self, width: int) -> Content:
         run = self._run
         state = "" if run.ended else " paused " if self._decoder.paused else ""
         temperature = run.terms.temperature if run.terms else self._request.params.temperature
@@ -142,10 +142,10 @@ class RaceScreen(Screen[None]):
         left = Content.assemble((" Race  ", "bold $primary"), (fit(prompt, room), "$foreground"))
         return Content.assemble(left, " ", right)
 
-    def _told(self) -> Content:
-        """The figure, and what became of the texts."""
+    def _verdict_text(self) -> Content:
+        """The speed-up, and whether the texts are equal."""
         run = self._run
-        lines = [_figure(run)]
+        lines = [_speedup(run)]
         style, text = _agreement(run)
         lines.append(Content.styled(text, style))
         if run.diverged and run.greedy:
@@ -162,17 +162,17 @@ class RaceScreen(Screen[None]):
             self._decoder.cancel()
 
     def action_pause(self) -> None:
-        """Pause or resume; a pause comes after the step under way."""
+        """Pause after the current step, or resume."""
         self._decoder.toggle_pause()
         self._draw()
 
     def action_single_step(self) -> None:
-        """One step of whichever lane's turn it is."""
+        """Run one step of the lane whose turn it is."""
         if self._decoder.paused and not self._run.ended:
             self._decoder.single_step()
 
     def action_again(self) -> None:
-        """The same once more."""
+        """Race the same prompt again."""
         if self._run.ended:
             self._begin()
 
@@ -187,14 +187,14 @@ class RaceScreen(Screen[None]):
             text.scroll_to(y=text.max_scroll_y * end, animate=False)
 
 
-def _shared(left: str, right: str) -> int:
+def _common(left: str, right: str) -> int:
     """Characters from the start that are the same."""
     pairs = enumerate(zip(left, right, strict=False))
     return next((at for at, (a, b) in pairs if a != b), min(len(left), len(right)))
 
 
 def _state(each: LaneRun, run: RaceRun, width: int) -> str:
-    """How far a lane is; where there is no room, of what the bars do not say."""
+    """How far a lane is; on a narrow screen only what the bars do not show."""
     answer = each.answer
     if answer.finished is not None:
         ended = ENDINGS[answer.finished.reason]
@@ -207,8 +207,8 @@ def _state(each: LaneRun, run: RaceRun, width: int) -> str:
     return ""
 
 
-def _figure(run: RaceRun) -> Content:
-    """The speed-up so far, or at the end."""
+def _speedup(run: RaceRun) -> Content:
+    """The speed-up so far."""
     if run.failure is not None:
         return Content.styled(visible(run.failure), "$error")
     plain, trees = run.plain, run.speculative
@@ -218,8 +218,8 @@ def _figure(run: RaceRun) -> Content:
     figure = Content.styled(f"{ratio:.2f}x plain", "bold $speedup")
     told = f"{trees.tokens_per_second:.1f} against {plain.tokens_per_second:.1f} tokens/s"
     ended = any(each.answer.done for each in run.lanes.values())
-    while_both = ", while both ran" if ended else ", wall clock"
-    return Content.assemble(figure, (f"   {told}{while_both}", "$foreground"))
+    clock = ", while both ran" if ended else ", wall clock"
+    return Content.assemble(figure, (f"   {told}{clock}", "$foreground"))
 
 
 def _agreement(run: RaceRun) -> tuple[str, str]:

@@ -1,8 +1,4 @@
-"""The replay screen: a recorded chat as it was on the screen then, played, paused and scrubbed.
-
-Owns what of the recording is drawn. Time, speed and place are the player's; nothing is decoded
-here and no model is known.
-"""
+"""The replay screen: plays a recorded chat."""
 
 from collections.abc import Sequence
 from time import monotonic
@@ -45,12 +41,12 @@ PAUSED = (("replay.play", "play"), *PLAYING[1:])
 
 
 class ReplayScreen(Screen[None]):
-    """Transcript, tree, step bar, statistics and a line of time.
+    """Transcript, tree, step bar, statistics and a seek bar.
 
     Args:
-        loading: where the recording comes from.
-        pair: who decoded.
-        player: of the loading's timeline.
+        loading: reads the recording.
+        pair: the models that were recorded.
+        player: plays the timeline of `loading`.
     """
 
     BINDINGS: ClassVar[list[BindingType]] = bindings("replay")
@@ -74,7 +70,7 @@ class ReplayScreen(Screen[None]):
         self._keys = KeyBar()
 
     def compose(self) -> ComposeResult:
-        """Header over chat and tree over the line of time over keys."""
+        """Header over transcript and tree over seek bar over keys."""
         yield self._header
         with Horizontal(id="body"):
             yield self._transcript
@@ -85,7 +81,7 @@ class ReplayScreen(Screen[None]):
         yield self._keys
 
     def on_mount(self) -> None:
-        """Begin to play."""
+        """Start to play."""
         self._header.pair = self._pair
         self._header.status = "replay"
         self._transcript.focus()
@@ -94,7 +90,7 @@ class ReplayScreen(Screen[None]):
         self.set_interval(TICK_SECONDS, self._tick)
 
     def use_keys(self, keys: Keys) -> None:
-        """Call the actions by the keys that a person chose."""
+        """Name actions by these keys."""
         self._keys.keys = keys
 
     @property
@@ -103,7 +99,7 @@ class ReplayScreen(Screen[None]):
         return self.player.timeline.view(self.player.at)
 
     def _tick(self) -> None:
-        """Let the time pass that passed, and draw where that leads."""
+        """Advance the player by the time that passed."""
         now = monotonic()
         if not self._loading.done:
             self._loading.drain()
@@ -113,7 +109,7 @@ class ReplayScreen(Screen[None]):
         self.draw()
 
     def draw(self) -> None:
-        """Draw the moment on show, where it is another than before."""
+        """Draw the moment on show, if it changed."""
         view, still = self.view, not self.player.playing
         if self._note != self._loading.note:
             self._note = self._loading.note
@@ -127,7 +123,7 @@ class ReplayScreen(Screen[None]):
         self._keys.row = PLAYING if self.player.playing else PAUSED
 
     def _draw_chat(self, view: View, *, still: bool) -> None:
-        """Bring the transcript to this moment: mostly it only grew."""
+        """Show the transcript of this moment, which mostly grew only."""
         self._put(view.items)
         shown = view.recorded.exchange.id
         for exchange, entry in self._entries.items():
@@ -141,7 +137,7 @@ class ReplayScreen(Screen[None]):
         self._transcript.redraw()
 
     def _put(self, items: Sequence[Item]) -> None:
-        """Put these into the transcript, on top of what is there if that is how they begin."""
+        """Show these in the transcript, by adding to it if that is possible."""
         known = len(self._items)
         if list(items[:known]) != self._items:
             known, self._entries = 0, {}
@@ -195,7 +191,7 @@ class ReplayScreen(Screen[None]):
         return len(view.recorded.exchange.answer.steps)
 
     @on(SeekBar.Clicked)
-    def _sought(self, message: SeekBar.Clicked) -> None:
+    def _seek_bar_clicked(self, message: SeekBar.Clicked) -> None:
         self.player.seek(message.share * self.player.timeline.seconds)
         self.draw()
 
@@ -216,23 +212,23 @@ class ReplayScreen(Screen[None]):
 
     @on(TreeView.Pointed)
     def _node_pointed(self, message: TreeView.Pointed) -> None:
-        """Explain the node; time stands still for that."""
+        """Explain the node, and pause for that."""
         if message.asked:
             self.player.playing = False
             self._views.explain(not self._views.explains)
         self._redraw()
 
     def _redraw(self) -> None:
-        """Draw the same moment once more, since it is looked at in another way."""
+        """Draw the same moment in another view."""
         self._shown = None
         self.draw()
 
     def action_close(self) -> None:
-        """Close what explains a node."""
+        """Close the explanation."""
         self._views.explain(False)
 
     def action_tree(self) -> None:
-        """Tree, heat map or neither; where there is no room beside the chat, instead of it."""
+        """Tree, acceptance map or neither; on a narrow screen in place of the transcript."""
         self._views.next_view()
         self._redraw()
 

@@ -24,7 +24,7 @@ from ..widgets.line import Line
 from .dialog import Dialog, highlighted
 
 MOST = 200
-"""Hits that are shown; more than a person reads."""
+"""Hits that are shown."""
 
 _PATIENCE_SECONDS = 0.12
 _KEYS = "up down choose   enter open   search.close close"
@@ -35,12 +35,12 @@ _EXCERPT_MARGIN = 17
 
 @dataclass(frozen=True, slots=True)
 class Place:
-    """What is to be opened.
+    """A place to open.
 
     Attributes:
         session: id of the session.
         exchange: id of one of its exchanges, or None for where it was left.
-        wanted: what is to be looked for in the exchange.
+        wanted: what to find in the exchange.
     """
 
     session: str
@@ -50,7 +50,7 @@ class Place:
 
 @dataclass(frozen=True, slots=True)
 class _Hit:
-    """An exchange, and where in it the words are."""
+    """An exchange, and where the words are in it."""
 
     found: SearchHit
     prompt: Excerpt | None
@@ -101,11 +101,11 @@ class SearchScreen(Dialog[Place | None]):
         self._input.cursor_position = len(self._input.value)
 
     def on_resize(self) -> None:
-        """Another width cuts the excerpts otherwise."""
+        """Cut the excerpts to the width."""
         self.call_after_refresh(lambda: self._search(self._input.value))
 
     def on_key(self, event: events.Key) -> None:
-        """What is typed before the line has the keyboard is part of the words."""
+        """Take what is typed before the input has the focus."""
         if event.is_printable and event.character:
             event.stop()
             self._input.value += event.character
@@ -175,7 +175,7 @@ class SearchScreen(Dialog[Place | None]):
             self.dismiss(Place(hit.found.session, hit.found.exchange, self._wanted))
 
     def action_move(self, how: str) -> None:
-        """Move among the hits while the words keep the keyboard."""
+        """Move among the hits; the input keeps the focus."""
         moves: dict[str, Callable[[], object]] = {
             "down": self._list.action_cursor_down,
             "up": self._list.action_cursor_up,

@@ -70,7 +70,7 @@ class SessionsScreen(Dialog[Place | None]):
         self._read()
 
     def on_resize(self) -> None:
-        """Another width cuts the titles otherwise."""
+        """Cut the titles to the width."""
         if self._renamed is None:
             self._keys.show(self._key_line())
         self.call_after_refresh(self._show)
@@ -82,9 +82,9 @@ class SessionsScreen(Dialog[Place | None]):
         return line if len(line) <= self.app.size.width - _FRAME_CELLS else "  ".join(shown)
 
     def on_key(self, event: events.Key) -> None:
-        """Keys may come in a burst: what is typed behind the key of the search is for the search.
+        """Open the search, and pass on what is typed behind its key.
 
-        As a binding the search would open after the keys behind it had come here.
+        Keys may come in a burst: as a binding the search would open after the keys behind it.
         """
         if self._search is not None:
             event.stop()
@@ -100,7 +100,7 @@ class SessionsScreen(Dialog[Place | None]):
 
     @property
     def deleted_open_session(self) -> bool:
-        """Whether the session under way was deleted here and not brought back."""
+        """Whether the open session was deleted here and not brought back."""
         return self._record.session in self._deleted
 
     @work(exclusive=True)
@@ -167,7 +167,7 @@ class SessionsScreen(Dialog[Place | None]):
             self.dismiss(None)
 
     def action_search(self) -> None:
-        """Search in them; without a hit, back to the list."""
+        """Search all sessions; leaving the search leads back to the list."""
         if self.is_current:
             self._search = SearchScreen(self._record)
             self.app.push_screen(self._search, self._searched)
@@ -218,7 +218,7 @@ class SessionsScreen(Dialog[Place | None]):
         self._list.focus()
 
     async def action_delete(self) -> None:
-        """Delete the highlighted session; it stays in the list until the window is closed."""
+        """Delete the highlighted session; it can be brought back until the window is closed."""
         info = self.chosen
         if info is None or info.deleted or not self.is_current:
             return  # also when a key comes late, after the list was left

@@ -69,7 +69,7 @@ class SettingsScreen(Dialog[None]):
         self.call_after_refresh(self._show)
 
     def on_resize(self) -> None:
-        """Another width cuts the values otherwise."""
+        """Cut the values to the width."""
         self.call_after_refresh(self._show)
 
     def _show(self) -> None:
@@ -135,7 +135,7 @@ class SettingsScreen(Dialog[None]):
         self.action_change()
 
     def action_change(self) -> None:
-        """Ask for another value of the highlighted one."""
+        """Ask for another value, or key."""
         item = highlighted(self._list, self._items)
         if isinstance(item, Action):
             self.app.push_screen(KeyScreen(item), lambda key: self._take_key(item, key))
@@ -166,7 +166,7 @@ class SettingsScreen(Dialog[None]):
         self.app.theme = theme
 
     def action_turn(self, by: int) -> None:
-        """Take the next or the last of few values."""
+        """Take the value before (-1) or after (1) the one in use."""
         item = highlighted(self._list, self._items)
         if isinstance(item, Setting) and (choices := self._choices(item)):
             now = shown(self._value(item))
@@ -174,7 +174,7 @@ class SettingsScreen(Dialog[None]):
             self._keep(item, choices[at % len(choices)])
 
     def action_default(self) -> None:
-        """Take the highlighted one out of the file."""
+        """Go back to the default."""
         item = highlighted(self._list, self._items)
         if isinstance(item, Action):
             self._take_key(item, ())
@@ -202,7 +202,7 @@ class SettingsScreen(Dialog[None]):
         self._list.focus()
 
     def _keep(self, setting: Setting, text: str) -> bool:
-        """Write a value and let the chat follow; say how it went."""
+        """Write a value and use it in the chat; whether that succeeded."""
         try:
             if setting.group.live:
                 self._changer.check(setting.name)
