@@ -17,8 +17,8 @@ from app.widgets.blocks import wrap
 from app.widgets.search_highlight import find_densest, highlight, match_line
 from tests.app.driving import Driver
 from tests.app.records import recording, say
+from tests.app.screens.test_race import over
 from tests.app.screens.test_sessions import chatting, path, rows
-from tests.app.state.test_race_result import over
 from tests.fakes import RacingEngine
 
 __all__ = ["path"]

@@ -1,218 +1,24 @@
-"""Looking into the steps: why a node came out so, the heat map, the walk over the whole chat."""
+"""Looking into the steps: explanation, acceptance map, and the walk over the whole chat."""
 
 from collections.abc import Iterator, Sequence
-from math import prod
 
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
-from msgspec.structs import replace
 from rich.cells import cell_len
 
-from app.present.acceptance_map import AcceptanceMap, expected_rate
 from app.present.node_explanation import explain_node
-from app.present.tree_rows import BONUS_NODE, NodeVerdict, ordinal, tree_rows
+from app.present.tree_rows import ordinal, tree_rows
 from app.screens.step_views import LEGEND
-from app.state.answer import Answer, Chosen
+from app.state.answer import Answer
 from app.store.errors import DamagedError
 from sequoia_core.events import (
     Event,
     FinishReason,
-    Origin,
-    Outcome,
     Step,
-    TreeChosen,
 )
 from sequoia_core.recording.replay_engine import ReplayEngine
 from tests.app.driving import Driver, driving
 from tests.app.insights import MemoryRecord, told
-from tests.fakes import PARENTS_16, TREE_16, make_answer, make_step, replay
-
-STEPS = [event for event in told() if isinstance(event, Step)]
-PLAIN = [event for event in make_answer() if isinstance(event, Step)]
-EVERY = st.sampled_from(STEPS)
-
-
-# Words and figures
-
-
-@given(step=EVERY, data=st.data())
-def test_every_row_of_a_tree_can_be_explained(step: Step, data: st.DataObject) -> None:
-    row = data.draw(st.sampled_from(tree_rows(step)))
-    told = explain_node(step, row.node)
-    assert told.verdict is row.verdict
-    assert told.token == row.token
-    assert told.headline
-    assert told.place
-    assert told.quantities or told.reason
-    assert told.columns
-    if row.verdict is NodeVerdict.ROOT:
-        assert "given" in told.reason
-
-
-@given(step=EVERY, data=st.data())
-def test_the_figures_decide_as_the_walk_did(step: Step, data: st.DataObject) -> None:
-    tried = [at for at, node in enumerate(step.nodes) if node.draw is not None]
-    if not tried:
-        return
-    at = data.draw(st.sampled_from(tried))
-    figures = {each.symbol: float(each.value) for each in explain_node(step, at).quantities}
-    node = step.nodes[at]
-    assert set(figures) == {"p", "q", "p / q", "r"}
-    assert figures["p / q"] == pytest.approx(figures["p"] / figures["q"], rel=2e-3, abs=1e-3)
-    assert (figures["r"] < figures["p / q"]) == (node.outcome is Outcome.ACCEPTED)
-    assert node.outcome.value in next(
-        each.remark for each in explain_node(step, at).quantities if each.symbol == "r"
-    )
-
-
-def test_a_rejected_node_shows_what_it_left_and_its_successor_what_it_met() -> None:
-    step = next(s for s in STEPS if any(s.nodes[i].rank == 2 for i in s.path))
-    accepted = next(i for i in step.path if step.nodes[i].rank == 2)
-    before = next(
-        i
-        for i, node in enumerate(step.nodes)
-        if node.parent == step.nodes[accepted].parent and node.rank == 1
-    )
-    assert step.insight is not None
-    trial = step.insight.trial(before)
-    assert trial is not None
-    left = explain_node(step, before).columns[-1]
-    met = explain_node(step, accepted).columns[-1]
-    assert (left.title, met.title) == ("left of target", "held against")
-    assert left.ranking == met.ranking == trial.residual
-
-
-def test_the_bonus_says_what_it_was_drawn_from() -> None:
-    leaf = next(s for s in STEPS if not any(n.parent == s.path[-1] for n in s.nodes))
-    assert "own distribution" in explain_node(leaf, BONUS_NODE).reason
-    cut = next(s for s in STEPS if any(n.parent == s.path[-1] for n in s.nodes))
-    told = explain_node(cut, BONUS_NODE)
-    assert "rejected: drawn from what that left" in told.reason
-    assert told.columns[-1].title == "drawn from this"
-
-
-def test_a_node_that_was_not_reached_says_whose_doing_that_is() -> None:
-    step = make_step(1, "so", [(" of", 1), (" it", 0)])
-    beside = next(i for i, n in enumerate(step.nodes) if n.parent == 0 and n.rank == 2)
-    assert explain_node(step, beside).reason == '"·of" before it was accepted.'
-    below = next(i for i, n in enumerate(step.nodes) if n.parent == beside)
-    assert explain_node(step, below).reason.endswith("was not reached.")
-
-
-def test_greedy_decoding_names_the_token_it_wanted() -> None:
-    step = STEPS[1]
-    greedy = replace(
-        step,
-        nodes=tuple(
-            replace(
-                n,
-                draw=None,
-                accept_prob=None if n.draw is None else float(n.outcome is Outcome.ACCEPTED),
-            )
-            for n in step.nodes
-        ),
-        insight=replace(step.insight, trials=()) if step.insight else None,
-    )
-    rejected = next(i for i, n in enumerate(step.nodes) if n.outcome is Outcome.REJECTED)
-    assert greedy.insight is not None
-    opinion = greedy.insight.opinion(step.nodes[rejected].parent)
-    assert opinion is not None
-    told = explain_node(greedy, rejected)
-    assert told.reason.startswith("Greedy decoding takes the target's most")
-    assert len(told.columns) == 2
-    told = explain_node(greedy, step.path[1])
-    assert told.reason.startswith("It is the target's most probable token")
-
-
-def test_an_older_step_says_that_it_knows_no_more() -> None:
-    for row in tree_rows(PLAIN[1]):
-        told = explain_node(PLAIN[1], row.node)
-        assert "not recorded" in told.heading
-        assert told.columns == ()
-
-
-def test_a_large_tree_says_what_was_left_out() -> None:
-    step = STEPS[0]
-    assert step.insight is not None
-    cut = replace(step, insight=replace(step.insight, opinions=step.insight.opinions[:1]))
-    deep = next(i for i, node in enumerate(step.nodes) if node.depth == 2)
-    assert "kept only for the path" in explain_node(cut, deep).heading
-
-
-# The heat map
-
-
-def filled(steps: Sequence[Step], tree: TreeChosen = TREE_16) -> Answer:
-    answer = Answer("?")
-    answer.add(tree)
-    for step in steps:
-        answer.add(step)
-    return answer
-
-
-def position_of(step: Step, at: int) -> tuple[int, ...]:
-    node = step.nodes[at]
-    return () if node.parent < 0 else (*position_of(step, node.parent), node.rank)
-
-
-@given(count=st.integers(1, len(STEPS)))
-def test_the_map_counts_each_place(count: int) -> None:
-    heat = AcceptanceMap()
-    heat.follow(filled(STEPS[:count]), None, Chosen(TREE_16))
-    rows = heat.rows()
-    assert heat.steps == count
-    assert [row.position for row in rows] == sorted(row.position for row in rows)
-    assert len(rows) == len(PARENTS_16) - 1
-    for row in rows:
-        there = [
-            step.nodes[at].outcome
-            for step in STEPS[:count]
-            for at in range(len(step.nodes))
-            if position_of(step, at) == row.position
-        ]
-        accepted = sum(outcome is Outcome.ACCEPTED for outcome in there)
-        assert row.rate.value == pytest.approx(accepted / len(there))
-        above = next((r.rate.value for r in rows if r.position == row.position[:-1]), 1.0)
-        assert row.rate.value is not None
-        assert above is not None
-        assert row.rate.value <= above
-        assert row.expected == pytest.approx(
-            prod(TREE_16.expected_by_rank[rank - 1] for rank in row.position)
-        )
-
-
-@given(places=st.lists(st.integers(0, len(STEPS) - 1), min_size=1, max_size=12))
-def test_walking_to_and_fro_counts_as_from_scratch(places: list[int]) -> None:
-    answer, heat = filled(STEPS), AcceptanceMap()
-    for at in places:
-        heat.follow(answer, at, Chosen(TREE_16))
-        fresh = AcceptanceMap()
-        fresh.follow(answer, at, Chosen(TREE_16))
-        assert heat.rows() == fresh.rows()
-        assert not heat.follow(answer, at, Chosen(TREE_16))
-
-
-def test_another_tree_begins_another_map() -> None:
-    answer, heat = filled(STEPS[:20]), AcceptanceMap()
-    heat.follow(answer, None, Chosen(TREE_16))
-    later = Chosen(replace(TREE_16, growmap="another"), since=11)
-    assert heat.follow(answer, None, later)
-    assert (heat.first, heat.last, heat.steps) == (11, 20, 10)
-    assert max(row.rate.trials for row in heat.rows()) == 10
-
-
-def test_what_was_looked_up_is_no_place_and_unknown_ranks_expect_nothing() -> None:
-    step = STEPS[0]
-    nodes = (*step.nodes[:-1], replace(step.nodes[-1], origin=Origin.LOOKUP))
-    heat = AcceptanceMap()
-    heat.follow(filled([replace(step, nodes=nodes)]), None, None)
-    assert len(heat.rows()) == len(nodes) - 2
-    assert {row.expected for row in heat.rows()} == {None}
-    assert expected_rate((1, 4), (0.5, 0.2)) is None
-
-
-# The screen
+from tests.fakes import make_answer, replay
 
 
 def recorded(*answers: Sequence[Event]) -> ReplayEngine:

@@ -1,0 +1,91 @@
+"""The acceptance map: how often each place of the tree was accepted."""
+
+from collections.abc import Sequence
+from math import prod
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from msgspec.structs import replace
+
+from app.present.acceptance_map import AcceptanceMap, expected_rate
+from app.state.answer import Answer, Chosen
+from sequoia_core.events import (
+    Origin,
+    Outcome,
+    Step,
+    TreeChosen,
+)
+from tests.app.insights import told
+from tests.fakes import PARENTS_16, TREE_16
+
+STEPS = [event for event in told() if isinstance(event, Step)]
+
+
+def filled(steps: Sequence[Step], tree: TreeChosen = TREE_16) -> Answer:
+    answer = Answer("?")
+    answer.add(tree)
+    for step in steps:
+        answer.add(step)
+    return answer
+
+
+def position_of(step: Step, at: int) -> tuple[int, ...]:
+    node = step.nodes[at]
+    return () if node.parent < 0 else (*position_of(step, node.parent), node.rank)
+
+
+@given(count=st.integers(1, len(STEPS)))
+def test_the_map_counts_each_place(count: int) -> None:
+    heat = AcceptanceMap()
+    heat.follow(filled(STEPS[:count]), None, Chosen(TREE_16))
+    rows = heat.rows()
+    assert heat.steps == count
+    assert [row.position for row in rows] == sorted(row.position for row in rows)
+    assert len(rows) == len(PARENTS_16) - 1
+    for row in rows:
+        there = [
+            step.nodes[at].outcome
+            for step in STEPS[:count]
+            for at in range(len(step.nodes))
+            if position_of(step, at) == row.position
+        ]
+        accepted = sum(outcome is Outcome.ACCEPTED for outcome in there)
+        assert row.rate.value == pytest.approx(accepted / len(there))
+        above = next((r.rate.value for r in rows if r.position == row.position[:-1]), 1.0)
+        assert row.rate.value is not None
+        assert above is not None
+        assert row.rate.value <= above
+        assert row.expected == pytest.approx(
+            prod(TREE_16.expected_by_rank[rank - 1] for rank in row.position)
+        )
+
+
+@given(places=st.lists(st.integers(0, len(STEPS) - 1), min_size=1, max_size=12))
+def test_walking_to_and_fro_counts_as_from_scratch(places: list[int]) -> None:
+    answer, heat = filled(STEPS), AcceptanceMap()
+    for at in places:
+        heat.follow(answer, at, Chosen(TREE_16))
+        fresh = AcceptanceMap()
+        fresh.follow(answer, at, Chosen(TREE_16))
+        assert heat.rows() == fresh.rows()
+        assert not heat.follow(answer, at, Chosen(TREE_16))
+
+
+def test_another_tree_begins_another_map() -> None:
+    answer, heat = filled(STEPS[:20]), AcceptanceMap()
+    heat.follow(answer, None, Chosen(TREE_16))
+    later = Chosen(replace(TREE_16, growmap="another"), since=11)
+    assert heat.follow(answer, None, later)
+    assert (heat.first, heat.last, heat.steps) == (11, 20, 10)
+    assert max(row.rate.trials for row in heat.rows()) == 10
+
+
+def test_what_was_looked_up_is_no_place_and_unknown_ranks_expect_nothing() -> None:
+    step = STEPS[0]
+    nodes = (*step.nodes[:-1], replace(step.nodes[-1], origin=Origin.LOOKUP))
+    heat = AcceptanceMap()
+    heat.follow(filled([replace(step, nodes=nodes)]), None, None)
+    assert len(heat.rows()) == len(nodes) - 2
+    assert {row.expected for row in heat.rows()} == {None}
+    assert expected_rate((1, 4), (0.5, 0.2)) is None

@@ -1,0 +1,123 @@
+"""Why a node came out as it did."""
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from msgspec.structs import replace
+
+from app.present.node_explanation import explain_node
+from app.present.tree_rows import BONUS_NODE, NodeVerdict, tree_rows
+from sequoia_core.events import (
+    Outcome,
+    Step,
+)
+from tests.app.insights import told
+from tests.fakes import make_answer, make_step
+
+STEPS = [event for event in told() if isinstance(event, Step)]
+PLAIN = [event for event in make_answer() if isinstance(event, Step)]
+EVERY = st.sampled_from(STEPS)
+
+
+@given(step=EVERY, data=st.data())
+def test_every_row_of_a_tree_can_be_explained(step: Step, data: st.DataObject) -> None:
+    row = data.draw(st.sampled_from(tree_rows(step)))
+    told = explain_node(step, row.node)
+    assert told.verdict is row.verdict
+    assert told.token == row.token
+    assert told.headline
+    assert told.place
+    assert told.quantities or told.reason
+    assert told.columns
+    if row.verdict is NodeVerdict.ROOT:
+        assert "given" in told.reason
+
+
+@given(step=EVERY, data=st.data())
+def test_the_figures_decide_as_the_walk_did(step: Step, data: st.DataObject) -> None:
+    tried = [at for at, node in enumerate(step.nodes) if node.draw is not None]
+    if not tried:
+        return
+    at = data.draw(st.sampled_from(tried))
+    figures = {each.symbol: float(each.value) for each in explain_node(step, at).quantities}
+    node = step.nodes[at]
+    assert set(figures) == {"p", "q", "p / q", "r"}
+    assert figures["p / q"] == pytest.approx(figures["p"] / figures["q"], rel=2e-3, abs=1e-3)
+    assert (figures["r"] < figures["p / q"]) == (node.outcome is Outcome.ACCEPTED)
+    assert node.outcome.value in next(
+        each.remark for each in explain_node(step, at).quantities if each.symbol == "r"
+    )
+
+
+def test_a_rejected_node_shows_what_it_left_and_its_successor_what_it_met() -> None:
+    step = next(s for s in STEPS if any(s.nodes[i].rank == 2 for i in s.path))
+    accepted = next(i for i in step.path if step.nodes[i].rank == 2)
+    before = next(
+        i
+        for i, node in enumerate(step.nodes)
+        if node.parent == step.nodes[accepted].parent and node.rank == 1
+    )
+    assert step.insight is not None
+    trial = step.insight.trial(before)
+    assert trial is not None
+    left = explain_node(step, before).columns[-1]
+    met = explain_node(step, accepted).columns[-1]
+    assert (left.title, met.title) == ("left of target", "held against")
+    assert left.ranking == met.ranking == trial.residual
+
+
+def test_the_bonus_says_what_it_was_drawn_from() -> None:
+    leaf = next(s for s in STEPS if not any(n.parent == s.path[-1] for n in s.nodes))
+    assert "own distribution" in explain_node(leaf, BONUS_NODE).reason
+    cut = next(s for s in STEPS if any(n.parent == s.path[-1] for n in s.nodes))
+    told = explain_node(cut, BONUS_NODE)
+    assert "rejected: drawn from what that left" in told.reason
+    assert told.columns[-1].title == "drawn from this"
+
+
+def test_a_node_that_was_not_reached_says_whose_doing_that_is() -> None:
+    step = make_step(1, "so", [(" of", 1), (" it", 0)])
+    beside = next(i for i, n in enumerate(step.nodes) if n.parent == 0 and n.rank == 2)
+    assert explain_node(step, beside).reason == '"·of" before it was accepted.'
+    below = next(i for i, n in enumerate(step.nodes) if n.parent == beside)
+    assert explain_node(step, below).reason.endswith("was not reached.")
+
+
+def test_greedy_decoding_names_the_token_it_wanted() -> None:
+    step = STEPS[1]
+    greedy = replace(
+        step,
+        nodes=tuple(
+            replace(
+                n,
+                draw=None,
+                accept_prob=None if n.draw is None else float(n.outcome is Outcome.ACCEPTED),
+            )
+            for n in step.nodes
+        ),
+        insight=replace(step.insight, trials=()) if step.insight else None,
+    )
+    rejected = next(i for i, n in enumerate(step.nodes) if n.outcome is Outcome.REJECTED)
+    assert greedy.insight is not None
+    opinion = greedy.insight.opinion(step.nodes[rejected].parent)
+    assert opinion is not None
+    told = explain_node(greedy, rejected)
+    assert told.reason.startswith("Greedy decoding takes the target's most")
+    assert len(told.columns) == 2
+    told = explain_node(greedy, step.path[1])
+    assert told.reason.startswith("It is the target's most probable token")
+
+
+def test_an_older_step_says_that_it_knows_no_more() -> None:
+    for row in tree_rows(PLAIN[1]):
+        told = explain_node(PLAIN[1], row.node)
+        assert "not recorded" in told.heading
+        assert told.columns == ()
+
+
+def test_a_large_tree_says_what_was_left_out() -> None:
+    step = STEPS[0]
+    assert step.insight is not None
+    cut = replace(step, insight=replace(step.insight, opinions=step.insight.opinions[:1]))
+    deep = next(i for i, node in enumerate(step.nodes) if node.depth == 2)
+    assert "kept only for the path" in explain_node(cut, deep).heading

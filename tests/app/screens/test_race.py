@@ -1,0 +1,289 @@
+"""The race on the screen: every key, and what stays in the chat."""
+
+import threading
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import pytest
+
+from app.app import Settings
+from app.screens.race import RaceScreen
+from app.state.history import Exchange
+from app.state.race_result import (
+    Agreement,
+    RaceResult,
+)
+from app.store.recorder import Recorder
+from app.widgets.lane_text import LaneText
+from sequoia_core.chat.race import Lane, Raced, RaceEvent, RaceTerms
+from sequoia_core.events import (
+    Event,
+    Notice,
+    NoticeKind,
+    TextDelta,
+)
+from tests.app.driving import Driver, driving
+from tests.fakes import ANSWER, RacingEngine, replay
+
+GREEDY = Settings(temperature=0.0)
+OTHER = ANSWER.replace("Sunlight", "Daylight")
+
+
+NOTICE = (
+    "in bfloat16 a forward of several rows rounds differently from a single row's, so near-ties "
+    "may fall differently than in plain decoding; --dtype float32 gives the same text token "
+    "for token"
+)
+
+
+class NoticingEngine(RacingEngine):
+    """Has something to say about the lane with trees before it begins, and then waits."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.go_on = threading.Event()
+
+    def race(self, *asked: Any) -> Iterator[RaceEvent]:
+        for event in super().race(*asked):
+            yield event
+            if isinstance(event, RaceTerms):
+                yield Raced(Lane.SPECULATIVE, Notice(NoticeKind.PRECISION, NOTICE), 0.0)
+                self.go_on.wait(20)
+
+
+@pytest.mark.parametrize("size", [(160, 50), (100, 30), (80, 24), (60, 20)])
+async def test_a_notice_is_read_whole_while_a_race_runs(
+    size: tuple[int, int], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("app.screens.redraw.SHARE", 1e6)
+    engine = NoticingEngine()
+    async with driving(engine, GREEDY, size=size) as chat:
+        await chat.type("Why is the sky blue?", "f3")
+        await chat.until(lambda: NOTICE in " ".join(chat.screen_text().split()))
+        engine.go_on.set()
+        await chat.until(lambda: chat.session.race is not None and chat.session.race.ended)
+
+
+class RaceRecorder(Recorder):
+    """Remembers the races it was told of."""
+
+    def __init__(self) -> None:
+        self.races: list[tuple[str | None, RaceResult]] = []
+        self.begun: list[Exchange] = []
+
+    def begin(self, exchange: Exchange) -> None:
+        self.begun.append(exchange)
+
+    def race(self, exchange: str | None, result: Any) -> None:
+        self.races.append((exchange, result))
+
+
+def shown(chat: Driver) -> RaceScreen:
+    screen = chat.app.screen
+    assert isinstance(screen, RaceScreen)
+    return screen
+
+
+async def over(chat: Driver) -> None:
+    run = chat.session.race
+    assert run is not None
+    await chat.until(lambda: run.ended and "race again" in chat.screen_text())
+
+
+async def test_f3_races_what_stands_in_the_prompt_and_leaves_it_there() -> None:
+    engine = RacingEngine()
+    async with driving(engine, GREEDY) as chat:
+        await chat.type("Why is the sky blue?", "f3")
+        await over(chat)
+        text = chat.screen_text()
+        assert "Rayleigh" in text
+        assert "2 threads" in text
+        assert "clock is behind has the next step" in text
+        assert "equal, token for token" in text
+        assert "while both ran" in text
+        assert "x plain" in text
+        assert engine.asked == [((), "Why is the sky blue?")]
+        await chat.pilot.press("escape")
+        assert chat.app.screen is chat.app.chat
+        assert chat.prompt.text == "Why is the sky blue?"
+        assert "Race, sequoia tree 16x4 against plain decoding" in chat.transcript
+        assert chat.session.answer is None
+
+
+async def test_with_an_empty_prompt_the_last_message_is_raced_in_its_place() -> None:
+    engine = RacingEngine()
+    recorder = RaceRecorder()
+    async with driving(engine, GREEDY, recorder=recorder) as chat:
+        await chat.ask("first?")
+        await chat.ask("second?")
+        await chat.pilot.press("f3")
+        await over(chat)
+        await chat.pilot.press("escape")
+        ((turns, prompt),) = engine.asked
+        assert prompt == "second?"
+        assert [turn.prompt for turn in turns] == ["first?"]
+        await chat.type("/race third?", "enter")
+        await over(chat)
+        turns, prompt = engine.asked[1]
+        assert prompt == "third?"
+        assert [turn.prompt for turn in turns] == ["first?", "second?"]
+        (exchange, result), (none, _) = recorder.races
+        assert exchange == recorder.begun[1].id
+        assert none is None
+        assert result.agreement is Agreement.EQUAL
+        assert result.plain.text == result.speculative.text
+
+
+async def test_a_message_that_is_edited_is_raced_where_it_stands() -> None:
+    engine = RacingEngine()
+    async with driving(engine, GREEDY) as chat:
+        for prompt in ("first?", "second?", "third?"):
+            await chat.ask(prompt)
+        await chat.pilot.press("ctrl+e", "up", "x", "f3")
+        await over(chat)
+        ((turns, prompt),) = engine.asked
+        assert prompt == "second?x"
+        assert [turn.prompt for turn in turns] == ["first?"]
+
+
+async def test_where_the_texts_part_is_shown_in_both() -> None:
+    async with driving(RacingEngine(OTHER, exact=False), GREEDY) as chat:
+        await chat.type("why?", "f3")
+        await over(chat)
+        text = chat.screen_text()
+        assert "part after" in text
+        assert "near-tie" in text
+        assert '"Daylight"' in text
+        assert '"Sunlight"' in text
+        for lane in shown(chat).query(LaneText):
+            assert lane.own.partition(" ")[0] in ("Sunlight", "Daylight")
+
+
+async def test_above_temperature_0_nothing_is_compared() -> None:
+    async with driving(RacingEngine(OTHER)) as chat:
+        await chat.type("why?", "f3")
+        await over(chat)
+        assert "draws its own text" in chat.screen_text()
+        assert not any(lane.own for lane in shown(chat).query(LaneText))
+
+
+async def test_f2_and_space_run_one_step_of_either_lane() -> None:
+    async with driving(RacingEngine(), GREEDY) as chat:
+        await chat.pilot.press("f2")
+        await chat.type("why?", "f3")
+        run = chat.session.race
+        assert run is not None
+
+        def steps() -> int:
+            return sum(len(lane.answer.steps) for lane in run.lanes.values())
+
+        for count in range(1, 5):
+            await chat.until(lambda count=count: steps() == count)  # type: ignore[misc]
+            await chat.pilot.pause(0.05)
+            assert steps() == count
+            assert "paused" in chat.screen_text()
+            await chat.pilot.press("space")
+        await chat.pilot.press("f2")
+        await over(chat)
+
+
+async def test_escape_stops_first_and_leaves_then() -> None:
+    async with driving(RacingEngine(), GREEDY) as chat:
+        await chat.pilot.press("f2")
+        await chat.type("why?", "f3")
+        run = chat.session.race
+        assert run is not None
+        await chat.until(lambda: run.plain.tokens == 1)
+        await chat.pilot.press("escape")
+        await over(chat)
+        assert shown(chat) is not None
+        assert "as far as both got" in chat.screen_text()
+        await chat.pilot.press("escape")
+        assert chat.app.screen is chat.app.chat
+        await chat.pilot.press("backspace")
+        await chat.ask("and now?")
+        assert "Rayleigh" in chat.transcript
+
+
+async def test_r_races_again() -> None:
+    engine = RacingEngine()
+    async with driving(engine, GREEDY) as chat:
+        await chat.type("why?", "f3")
+        await over(chat)
+        await chat.pilot.press("r")
+        await over(chat)
+        assert len(engine.asked) == 2
+        assert engine.asked[0] == engine.asked[1]
+
+
+@pytest.mark.parametrize("size", [(160, 50), (60, 20), (30, 8), (20, 5)])
+async def test_keys_scroll_both_texts_and_no_size_is_too_small(size: tuple[int, int]) -> None:
+    async with driving(RacingEngine(), GREEDY, size=size) as chat:
+        await chat.type("why?", "f3")
+        run = chat.session.race
+        assert run is not None
+        await chat.until(lambda: run.ended)
+        await chat.pilot.pause()
+        lanes = list(shown(chat).query(LaneText))
+        for key, at in (("home", 0), ("down", 1), ("up", 0), ("pagedown", 10), ("pageup", 0)):
+            await chat.pilot.press(key)
+            assert [lane.scroll_offset.y for lane in lanes] == [
+                min(at, lane.max_scroll_y) for lane in lanes
+            ]
+        await chat.pilot.press("end")
+        assert [lane.scroll_offset.y for lane in lanes] == [lane.max_scroll_y for lane in lanes]
+        await chat.pilot.resize_terminal(90, 30)
+        await chat.pilot.resize_terminal(*size)
+
+
+async def test_nothing_of_a_model_is_obeyed() -> None:
+    async with driving(RacingEngine("\x1b[31mred[/] [bold]x[/bold]\x07"), GREEDY) as chat:
+        await chat.type("[red]why?[/red]", "f3")
+        await over(chat)
+        text = chat.screen_text()
+        assert "␛[31mred[/] [bold]x[/bold]␇" in text
+        assert "[red]why?[/red]" in text
+
+
+async def asked_nothing(chat: Driver) -> None:
+    await chat.pilot.press("f3")
+
+
+async def asked_while_answering(chat: Driver) -> None:
+    await chat.pause_at(2)
+    await chat.pilot.press("f3")
+
+
+@pytest.mark.parametrize(
+    ("act", "told"),
+    [(asked_nothing, "nothing to race"), (asked_while_answering, "esc first")],
+)
+async def test_what_cannot_be_raced_now_is_said_on_the_chat(
+    act: Callable[[Driver], Any], told: str
+) -> None:
+    async with driving(RacingEngine()) as chat:
+        await act(chat)
+        assert told in chat.hint
+        assert chat.app.screen is chat.app.chat
+
+
+async def test_an_engine_that_cannot_race_says_so_and_the_chat_goes_on() -> None:
+    async with driving(replay()) as chat:
+        await chat.type("why?", "f3")
+        await over(chat)
+        assert "recording" in chat.screen_text()
+        await chat.pilot.press("escape", "enter")
+        await chat.finish()
+        assert "Rayleigh" in chat.transcript
+        assert "Race," not in chat.transcript
+
+
+async def test_an_error_in_the_middle_is_one_line() -> None:
+    def fail(event: Event) -> None:
+        if isinstance(event, TextDelta) and event.step == 3:
+            raise RuntimeError("out of\nmemory")
+
+    async with driving(RacingEngine(before=fail), GREEDY) as chat:
+        await chat.type("why?", "f3")
+        await over(chat)
+        assert "unexpected RuntimeError: out of memory" in chat.screen_text()
