@@ -56,14 +56,16 @@ class Recorded:
     Attributes:
         exchange: prompt and answer.
         asked: the recorded prompt; None in a trace of version 1.
+        first: index of the moment of its prompt.
         notes: notices in order.
         marks: after the prompt, and after each step.
     """
 
     exchange: Exchange
     asked: Asked | None
+    first: int
     notes: list[str] = field(default_factory=list)
-    marks: list[_Mark] = field(default_factory=list)
+    marks: list[_Mark] = field(default_factory=lambda: [_Mark()])
 
 
 class ItemKind(StrEnum):
@@ -106,32 +108,25 @@ class View:
 
 
 class Timeline:
-    """The moments of a trace."""
+    """The moments of a trace.
+
+    Attributes:
+        moments: in order.
+        recorded: the answers in their order.
+    """
 
     def __init__(self) -> None:
-        self._recorded: list[Recorded] = []
+        self.moments: list[Moment] = []
+        self.recorded: list[Recorded] = []
         self._by_id: dict[str, Recorded] = {}
-        self._moments: list[Moment] = []
-        self._times: list[float] = []
-        self._firsts: list[int] = []
         self._history = History()
         self._open = False
         self._waited = 0.0
 
     @property
-    def moments(self) -> Sequence[Moment]:
-        """All that were read, in order."""
-        return self._moments
-
-    @property
-    def recorded(self) -> Sequence[Recorded]:
-        """The answers in their order."""
-        return self._recorded
-
-    @property
     def seconds(self) -> float:
         """When the last moment is shown."""
-        return self._times[-1] if self._times else 0.0
+        return self.moments[-1].seconds if self.moments else 0.0
 
     def add(self, entry: Entry) -> None:
         """Take in the next entry of the trace."""
@@ -139,13 +134,13 @@ class Timeline:
             self._begin(entry)
             return
         # Only where prompts are not recorded does an answer begin by itself.
-        if not self._recorded or not (self._open or self._recorded[-1].asked):
+        if not self.recorded or not (self._open or self.recorded[-1].asked):
             self._begin(None)
         self._take(entry)
 
     def at(self, seconds: float) -> int:
         """Index of the moment that is shown then."""
-        return max(0, bisect_right(self._times, seconds) - 1)
+        return max(0, bisect_right(self.moments, seconds, key=lambda each: each.seconds) - 1)
 
     def answer(self, exchange: str) -> Answer:
         """The answer of an exchange, as far as it was read."""
@@ -153,12 +148,12 @@ class Timeline:
 
     def first_of(self, answer: int) -> int:
         """Index of the moment of an answer's prompt."""
-        return self._firsts[answer]
+        return self.recorded[answer].first
 
     def view(self, at: int) -> View:
         """What is on the screen at a moment."""
-        moment = self._moments[at]
-        recorded = self._recorded[moment.answer]
+        moment = self.moments[at]
+        recorded = self.recorded[moment.answer]
         exchange = recorded.exchange
         whole = moment.steps == len(recorded.marks) - 1
         answer = exchange.answer if whole else _as_of(recorded, moment.steps)
@@ -184,24 +179,23 @@ class Timeline:
             yield Item(ItemKind.ERROR, exchange.id, answer.failure)
 
     def _begin(self, asked: Asked | None) -> None:
-        last = self._recorded[-1].exchange.id if self._recorded else None
+        last = self.recorded[-1].exchange.id if self.recorded else None
         parent = asked.parent if asked else last
         if parent not in self._by_id:
             parent = None
         name = asked.id if asked and asked.id not in self._by_id else uuid4().hex
         prompt = asked.prompt if asked else ""
         started = (asked.started if asked else None) or 0.0
-        recorded = Recorded(Exchange(name, parent, prompt, Answer(prompt), started), asked)
-        recorded.marks.append(_Mark())
+        exchange = Exchange(name, parent, prompt, Answer(prompt), started)
+        recorded = Recorded(exchange, asked, len(self.moments))
         self._history.add(recorded.exchange)
         self._by_id[name] = recorded
-        self._recorded.append(recorded)
-        self._firsts.append(len(self._moments))
+        self.recorded.append(recorded)
         self._open, self._waited = True, PROMPT_SECONDS
-        self._appear(Moment(len(self._recorded) - 1, 0, 0.0), PAUSE_SECONDS)
+        self._appear(0, PAUSE_SECONDS)
 
     def _take(self, event: Event) -> None:
-        recorded = self._recorded[-1]
+        recorded = self.recorded[-1]
         answer = recorded.exchange.answer
         answer.add(event)
         if isinstance(event, Notice):
@@ -213,16 +207,15 @@ class Timeline:
             if not 0.0 <= took <= _LONGEST_SECONDS:
                 took = 0.0
             self._waited = 0.0
-            self._appear(Moment(len(self._recorded) - 1, len(answer.steps), 0.0), took)
+            self._appear(len(answer.steps), took)
             recorded.marks.append(_Mark(len(answer.spans), len(answer.trees), len(recorded.notes)))
         elif not answer.steps and not isinstance(event, TextDelta):
             recorded.marks[0] = _Mark(0, len(answer.trees), len(recorded.notes))
         self._open = not isinstance(event, Finished | Failed)
 
-    def _appear(self, moment: Moment, after: float) -> None:
-        seconds = self.seconds + after if self._moments else 0.0
-        self._moments.append(Moment(moment.answer, moment.steps, seconds))
-        self._times.append(seconds)
+    def _appear(self, steps: int, after: float) -> None:
+        seconds = self.seconds + after if self.moments else 0.0
+        self.moments.append(Moment(len(self.recorded) - 1, steps, seconds))
 
 
 def _as_of(recorded: Recorded, steps: int) -> Answer:
