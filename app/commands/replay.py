@@ -28,11 +28,11 @@ def replay(
         from sequoia_core.recording.trace_file import TraceReader
 
         from ..config.load import load_settings
-        from ..state.player import Loading, Player
+        from ..state.player import Player, TraceLoader
 
     settings = load_settings({})
     reader = TraceReader(file)
-    loading = Loading(reader)
+    loading = TraceLoader(reader)
     if not (sys.stdin.isatty() and sys.stdout.isatty()):
         loading.close()
         raise ParameterError("the replay needs a terminal")

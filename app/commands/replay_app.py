@@ -8,7 +8,7 @@ from sequoia_core.events import PairDescription
 
 from ..config.settings import Settings
 from ..screens.replay import ReplayScreen
-from ..state.player import Loading, Player
+from ..state.player import Player, TraceLoader
 from ..ui.base_app import BaseApp
 
 _CONTEXT = "replay"
@@ -30,7 +30,7 @@ class ReplayApp(BaseApp):
 
     def __init__(
         self,
-        loading: Loading,
+        loading: TraceLoader,
         pair: PairDescription,
         player: Player,
         settings: Settings | None = None,

@@ -112,11 +112,11 @@ def _paragraph(heading: str, text: str, width: int) -> Iterable[Content]:
 def _table(rows: list[tuple[str, str]], width: int) -> Iterable[Content]:
     """Names in a column, and meanings next to them, or below them if there is no room."""
     column = max(len(name) for name, _ in rows) + 4
-    beside = width - column >= _LEAST_ROOM
-    indent = column if beside else 6
+    side_by_side = width - column >= _LEAST_ROOM
+    indent = column if side_by_side else 6
     for name, meaning in rows:
         first, *rest = wrap(meaning, max(1, width - indent)) or [""]
-        if beside:
+        if side_by_side:
             yield Content.assemble("  ", (name.ljust(column - 2), "bold"), first)
         else:
             yield Content.assemble("  ", (name, "bold"))

@@ -16,7 +16,7 @@ from ..engine.decode_thread import Decoder
 from ..engine.messages import Race
 from ..state.answer import ENDINGS
 from ..state.chat_session import ChatSession
-from ..state.race_result import Agreement, LaneRun, RaceRun, agreement_line
+from ..state.race_result import Agreement, LaneState, RaceState, agreement_line
 from ..state.sanitize import fit, visible
 from ..ui.base_app import BaseApp
 from ..widgets.key_bar import KeyBar
@@ -54,7 +54,7 @@ class RaceScreen(Screen[None]):
         super().__init__()
         self._session, self._decoder = session, decoder
         self._request, self._exchange = request, exchange
-        self._run = RaceRun(request.prompt, exchange)
+        self._run = RaceState(request.prompt, exchange)
         self._seen: tuple[object, ...] = ()
         self._pacer = FramePacer()
         self._title = Line(id="race-title")
@@ -86,7 +86,7 @@ class RaceScreen(Screen[None]):
         self._draw()
 
     def _begin(self) -> None:
-        self._run = self._session.race = RaceRun(self._request.prompt, self._exchange)
+        self._run = self._session.race = RaceState(self._request.prompt, self._exchange)
         self._decoder.submit(self._request)
         self._verdict.styles.height = None
         self._seen = ()  # a short race may look just like the one before
@@ -193,7 +193,7 @@ def _common(left: str, right: str) -> int:
     return next((at for at, (a, b) in pairs if a != b), min(len(left), len(right)))
 
 
-def _state(each: LaneRun, run: RaceRun, width: int) -> str:
+def _state(each: LaneState, run: RaceState, width: int) -> str:
     """How far a lane is; on a narrow screen only what the bars do not show."""
     answer = each.answer
     if answer.finished is not None:
@@ -207,7 +207,7 @@ def _state(each: LaneRun, run: RaceRun, width: int) -> str:
     return ""
 
 
-def _speedup(run: RaceRun) -> Content:
+def _speedup(run: RaceState) -> Content:
     """The speed-up so far."""
     if run.failure is not None:
         return Content.styled(visible(run.failure), "$error")
@@ -216,13 +216,13 @@ def _speedup(run: RaceRun) -> Content:
         return Content.styled("each reads the prompt, then they decode", "$notice")
     ratio = trees.tokens_per_second / plain.tokens_per_second
     figure = Content.styled(f"{ratio:.2f}x plain", "bold $speedup")
-    told = f"{trees.tokens_per_second:.1f} against {plain.tokens_per_second:.1f} tokens/s"
+    rates = f"{trees.tokens_per_second:.1f} against {plain.tokens_per_second:.1f} tokens/s"
     ended = any(each.answer.done for each in run.lanes.values())
     clock = ", while both ran" if ended else ", wall clock"
-    return Content.assemble(figure, (f"   {told}{clock}", "$foreground"))
+    return Content.assemble(figure, (f"   {rates}{clock}", "$foreground"))
 
 
-def _agreement(run: RaceRun) -> tuple[str, str]:
+def _agreement(run: RaceState) -> tuple[str, str]:
     """Style and text on whether both texts are equal."""
     result = run.result()
     if result is not None:
@@ -238,7 +238,7 @@ def _agreement(run: RaceRun) -> tuple[str, str]:
     return "$accepted", f"✔ equal so far: {run.common} tokens, one for one"
 
 
-def _terms(run: RaceRun, width: int) -> str:
+def _terms(run: RaceState, width: int) -> str:
     threads = "" if run.terms is None else f" on {run.terms.threads} threads"
     if width < _WIDE:
         return (

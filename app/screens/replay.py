@@ -15,7 +15,7 @@ from sequoia_core.events import PairDescription
 from ..config.actions import bindings, key_row
 from ..config.keymap import Keys
 from ..present.accessible import is_accessible
-from ..state.player import Loading, Player
+from ..state.player import Player, TraceLoader
 from ..state.timeline import Item, ItemKind, View
 from ..widgets.decode_panel import DecodePanel
 from ..widgets.entries import AnswerEntry
@@ -51,7 +51,7 @@ class ReplayScreen(Screen[None]):
 
     BINDINGS: ClassVar[list[BindingType]] = bindings("replay")
 
-    def __init__(self, loading: Loading, pair: PairDescription, player: Player) -> None:
+    def __init__(self, loading: TraceLoader, pair: PairDescription, player: Player) -> None:
         super().__init__()
         self.player = player
         self._loading = loading

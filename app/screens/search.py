@@ -30,7 +30,7 @@ _PATIENCE_SECONDS = 0.12
 _KEYS = "up down choose   enter open   search.close close"
 _HIT = "bold underline $bonus"
 _EXCERPT_MARGIN = 17
-"""Cells beside an excerpt: who said it, and the dots where it is cut."""
+"""Cells around an excerpt: who wrote it, and the dots where it is cut."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -126,7 +126,7 @@ class SearchScreen(Dialog[Place | None]):
             self._say(str(error))
         else:
             self._hits, self._wanted = hits[:MOST], wanted
-            self._say(self._told(len(hits)) if wanted else "")
+            self._say(self._count(len(hits)) if wanted else "")
         self._show(room)
 
     def _look_for(self, wanted: tuple[Term, ...], room: int) -> list[_Hit]:
@@ -145,7 +145,7 @@ class SearchScreen(Dialog[Place | None]):
         return max(20, self._list.scrollable_content_region.width)
 
     @staticmethod
-    def _told(count: int) -> str:
+    def _count(count: int) -> str:
         if count > MOST:
             return f"the newest {MOST} hits"
         return counted(count, "hit") if count else "no hit"

@@ -105,8 +105,8 @@ class SettingsScreen(Dialog[None]):
         return rows
 
     def _setting(self, setting: Setting, room: int) -> Content:
-        told = visible(shown(self._value(setting))).replace("\n", " ") or "-"
-        return _row(f"  {fit(setting.name, _NAME_CELLS)}{told}", self._source(setting), room)
+        value = visible(shown(self._value(setting))).replace("\n", " ") or "-"
+        return _row(f"  {fit(setting.name, _NAME_CELLS)}{value}", self._source(setting), room)
 
     def _source(self, setting: Setting) -> str:
         if self._loaded is None:

@@ -12,7 +12,7 @@ from ..config.settings import Settings
 from .answer import Answer
 from .history import Exchange, History, turns
 from .message_edit import MessageEdit
-from .race_result import RaceRun
+from .race_result import RaceState
 
 # Ids of actions in messages are shown as their keys.
 STILL_ANSWERING = "still answering: press chat.stop first, your text stays here"
@@ -55,7 +55,7 @@ class ChatSession:
     settings: Settings
     pair: PairDescription | None = None
     tree: TreeChosen | None = None
-    race: RaceRun | None = None
+    race: RaceState | None = None
     history: History = field(default_factory=History)
     edit: MessageEdit | None = None
     _engine_end: str | None = None  # the exchange that the engine's conversation ends with

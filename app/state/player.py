@@ -117,7 +117,7 @@ class Player:
             self._show(len(self.timeline.moments) - 1)
 
 
-class Loading:
+class TraceLoader:
     """Reads a trace into a timeline: its beginning at once, the rest in a thread.
 
     Args:

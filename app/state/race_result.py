@@ -101,7 +101,7 @@ class RaceResult(Record, frozen=True):
 
 
 @dataclass(slots=True)
-class LaneRun:
+class LaneState:
     """A running lane; attributes are as in `LaneResult`."""
 
     answer: Answer
@@ -152,7 +152,7 @@ class LaneRun:
 
 
 @dataclass(slots=True)
-class RaceRun:
+class RaceState:
     """A race that runs or ran.
 
     Attributes:
@@ -169,14 +169,14 @@ class RaceRun:
     prompt: str
     exchange: str | None = None
     terms: RaceTerms | None = None
-    lanes: dict[Lane, LaneRun] = field(default_factory=dict)
+    lanes: dict[Lane, LaneState] = field(default_factory=dict)
     common: int = 0
     notices: list[str] = field(default_factory=list)
     ended: bool = False
     failure: str | None = None
 
     def __post_init__(self) -> None:
-        self.lanes = {lane: LaneRun(Answer(self.prompt)) for lane in Lane}
+        self.lanes = {lane: LaneState(Answer(self.prompt)) for lane in Lane}
 
     def add(self, raced: RaceEvent) -> None:
         """Take in the next event."""
@@ -200,12 +200,12 @@ class RaceRun:
         self.ended, self.failure = True, failure
 
     @property
-    def plain(self) -> LaneRun:
+    def plain(self) -> LaneState:
         """The lane without speculation."""
         return self.lanes[Lane.PLAIN]
 
     @property
-    def speculative(self) -> LaneRun:
+    def speculative(self) -> LaneState:
         """The other lane."""
         return self.lanes[Lane.SPECULATIVE]
 

@@ -7,7 +7,7 @@ from sequoia_core.chat.race import Lane
 
 from ..present.accessible import is_accessible
 from ..present.words import counted
-from ..state.race_result import LaneRun, RaceRun
+from ..state.race_result import LaneState, RaceState
 from .bars import gauge
 from .line import Line
 
@@ -25,9 +25,9 @@ class RaceBars(Line):
 
     def __init__(self) -> None:
         super().__init__(id="race-bars")
-        self._run: RaceRun | None = None
+        self._run: RaceState | None = None
 
-    def show_race(self, run: RaceRun) -> None:
+    def show_race(self, run: RaceState) -> None:
         """Draw a race as it stands."""
         self._run = run
         self.refresh()
@@ -66,11 +66,11 @@ class RaceBars(Line):
         return Content.assemble(label, (gauge(share, cells), _STYLES[lane]), " ", shown)
 
 
-def _speed(run: LaneRun) -> str:
+def _speed(run: LaneState) -> str:
     return f"{run.tokens:>4}  {run.tokens_per_second:.1f} tok/s" if run.tokens else "0"
 
 
-def _time(run: LaneRun) -> str:
+def _time(run: LaneState) -> str:
     text = f"{run.seconds:>6.2f} s"
     if not run.answer.statistics:
         return text

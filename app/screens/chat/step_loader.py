@@ -19,7 +19,7 @@ class StepLoader:
     Args:
         read_steps: the steps of an exchange by its id; may block, and raise a `StoreError` while
             they are read.
-        run_worker: runs a coroutine beside the screen.
+        run_worker: runs a coroutine in the background.
     """
 
     def __init__(

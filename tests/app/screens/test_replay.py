@@ -20,7 +20,7 @@ from app.commands.replay_app import ReplayApp
 from app.config.settings import Settings
 from app.screens.help import ReplayHelp
 from app.state.answer import Answer
-from app.state.player import SPEEDS, Loading, Player
+from app.state.player import SPEEDS, Player, TraceLoader
 from app.state.timeline import PAUSE_SECONDS, PROMPT_SECONDS, ItemKind, Timeline
 from app.widgets.acceptance_view import AcceptanceView
 from app.widgets.key_bar import KeyBar
@@ -244,11 +244,11 @@ def test_answers_are_gone_through_one_by_one() -> None:
         assert player.at == expected
 
 
-# Loading
+# TraceLoader
 
 
-def load(path: Path) -> Loading:
-    loading = Loading(TraceReader(path))
+def load(path: Path) -> TraceLoader:
+    loading = TraceLoader(TraceReader(path))
     while not loading.done:
         loading.drain()
     return loading
@@ -279,7 +279,7 @@ def test_damage_at_the_beginning_refuses_and_later_shows_what_is_before_it(tmp_p
     path = tmp_path / "damaged.jsonl"
     path.write_text("\n".join([*lines[:3], "nonsense", *lines[3:]]), encoding="utf-8")
     with pytest.raises(TraceError, match="line 4"):
-        Loading(TraceReader(path))
+        TraceLoader(TraceReader(path))
     path.write_text("\n".join([*lines[:350], "nonsense", *lines[350:]]), encoding="utf-8")
     loading = load(path)
     assert "line 351" in loading.note
@@ -291,7 +291,7 @@ def test_damage_at_the_beginning_refuses_and_later_shows_what_is_before_it(tmp_p
 
 def test_a_trace_without_an_answer_is_refused(tmp_path: Path) -> None:
     with pytest.raises(TraceError, match="holds no answer"):
-        Loading(TraceReader(recording(tmp_path, [])))
+        TraceLoader(TraceReader(recording(tmp_path, [])))
 
 
 # The screen
@@ -334,7 +334,7 @@ async def replaying(
 ) -> AsyncIterator[Replay]:
     """A replay that is paused at its beginning and has read everything."""
     reader = TraceReader(recording(folder, entries))
-    loading = Loading(reader)
+    loading = TraceLoader(reader)
     app = ReplayApp(loading, reader.description, Player(loading.timeline))
     async with app.run_test(size=size) as pilot:
         replay = Replay(app, pilot)
@@ -462,7 +462,7 @@ async def test_the_heat_map_counts_up_to_the_step_on_show(tmp_path: Path) -> Non
 
 async def test_keys_are_those_that_a_person_chose(tmp_path: Path) -> None:
     reader = TraceReader(recording(tmp_path))
-    loading = Loading(reader)
+    loading = TraceLoader(reader)
     wanted = {"replay.play": ("f9",), "chat.pause": ("f8",)}
     app = ReplayApp(loading, reader.description, Player(loading.timeline), Settings(keys=wanted))
     async with app.run_test(size=(120, 44)) as pilot:
@@ -476,7 +476,7 @@ async def test_keys_are_those_that_a_person_chose(tmp_path: Path) -> None:
 
 async def test_accessible_it_tells_its_place_in_words(tmp_path: Path) -> None:
     reader = TraceReader(recording(tmp_path))
-    loading = Loading(reader)
+    loading = TraceLoader(reader)
     settings = Settings(accessible=True)
     app = ReplayApp(loading, reader.description, Player(loading.timeline), settings)
     async with app.run_test(size=(120, 44)) as pilot:

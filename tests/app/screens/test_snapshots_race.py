@@ -3,7 +3,7 @@
 import pytest
 
 from app.config.settings import Settings
-from app.state.race_result import RaceRun
+from app.state.race_result import RaceState
 from tests.app.driving import Driver
 from tests.app.picturing import Stage
 from tests.fakes import ANSWER, RacingEngine
@@ -11,7 +11,7 @@ from tests.fakes import ANSWER, RacingEngine
 GREEDY = Settings(temperature=0.0)
 
 
-async def begin(chat: Driver) -> RaceRun:
+async def begin(chat: Driver) -> RaceState:
     await chat.type("Why is the sky blue?", "f3")
     run = chat.session.race
     assert run is not None

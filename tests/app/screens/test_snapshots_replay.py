@@ -10,7 +10,7 @@ from textual.pilot import Pilot
 
 from app.commands.replay_app import ReplayApp
 from app.config.settings import Settings
-from app.state.player import Loading, Player
+from app.state.player import Player, TraceLoader
 from sequoia_core.events import Step
 from sequoia_core.recording.trace_file import TraceReader
 from tests.app.insights import with_insight
@@ -27,7 +27,7 @@ async def replaying(
     """The replay of a chat with two answers and a branch, whose steps say why."""
     entries = [with_insight(each) if isinstance(each, Step) else each for each in chat()]
     reader = TraceReader(recording(folder, entries))
-    loading = Loading(reader)
+    loading = TraceLoader(reader)
     app = ReplayApp(loading, reader.description, Player(loading.timeline), settings)
     async with stage.shown(app) as pilot:
         while not loading.done:

@@ -7,7 +7,7 @@ from app.config.settings import Settings
 from app.state.chat_session import ChatError, ChatSession
 from app.state.history import Exchange, History
 from app.state.message_edit import MessageEdit
-from app.state.race_result import RaceRun
+from app.state.race_result import RaceState
 from tests.fakes import PAIR, make_answer
 
 
@@ -115,7 +115,7 @@ def test_a_race_asks_what_is_typed_or_the_last_prompt(session: ChatSession) -> N
 
 
 def test_races_that_cannot_start_are_refused(session: ChatSession) -> None:
-    session.race = RaceRun("first")
+    session.race = RaceState("first")
     assert session.decoding
     with pytest.raises(ChatError, match="a race is on"):
         session.race_question("fourth")

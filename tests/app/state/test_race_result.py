@@ -11,7 +11,7 @@ from msgspec.structs import replace
 from app.state.race_result import (
     Agreement,
     RaceResult,
-    RaceRun,
+    RaceState,
     agreement_line,
     recorded_note,
     tree_name,
@@ -47,9 +47,9 @@ def raced(
     temperature: float = 0.0,
     exact: bool = True,
     stopped: bool = False,
-) -> RaceRun:
+) -> RaceState:
     """A race whose lanes emit these tokens, one a step."""
-    run = RaceRun("why?")
+    run = RaceState("why?")
     run.add(RaceTerms(temperature, 2, exact))
     reason = FinishReason.CANCELLED if stopped else FinishReason.STOP
     lanes = ((Lane.PLAIN, plain), (Lane.SPECULATIVE, trees))
@@ -122,7 +122,7 @@ def test_a_result_survives_being_kept() -> None:
 
 
 def test_the_speed_up_is_that_of_the_time_in_which_both_ran() -> None:
-    run = RaceRun("why?")
+    run = RaceState("why?")
     run.add(RaceTerms(0.0, 2, True))
     step = make_step(1, "a", [("b", 0)], parents=(-1,))
     run.add(Raced(Lane.PLAIN, replace(step, token_ids=(1,)), 1.0))
@@ -141,7 +141,7 @@ def test_the_speed_up_is_that_of_the_time_in_which_both_ran() -> None:
 
 
 def test_both_tokens_at_a_parting_are_named_with_their_probabilities() -> None:
-    run = RaceRun("why?")
+    run = RaceState("why?")
     run.add(RaceTerms(0.0, 2, False))
     for event in plain_answer("a b c"):
         run.add(Raced(Lane.PLAIN, event, 1.0))
