@@ -35,8 +35,8 @@ class Statistics(Record, frozen=True):
         by_depth: index d - 1: a step that drafted d deep or more accepted d drafted nodes or more.
         by_rank: index k - 1: the k-th drafted child of a visited node that has one was accepted.
 
-    Nodes that were looked up count in `accepted`, but not by depth and rank: those are compared with
-    what the tree shape expects of the draft's nodes.
+    Nodes that were looked up count in `accepted`, but not by depth and rank, which are compared
+    with what the tree shape expects of the draft's nodes.
     """
 
     totals: Totals = Totals()

@@ -244,7 +244,7 @@ def test_answers_are_gone_through_one_by_one() -> None:
         assert player.at == expected
 
 
-# TraceLoader
+# Loading
 
 
 def load(path: Path) -> TraceLoader:
