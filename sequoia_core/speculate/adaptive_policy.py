@@ -79,7 +79,7 @@ class Limits:
 
 
 @dataclass(frozen=True, slots=True)
-class Continuation:
+class LookupPath:
     """Tokens expected to follow the root, independent of the draft; their rows are paid for.
 
     Attributes:
@@ -131,7 +131,7 @@ class AdaptivePolicy:
         """All of `_recent`."""
         self._idle = 0
 
-    def step(self, limits: Limits, known: Continuation) -> "StepPolicy":
+    def step(self, limits: Limits, known: LookupPath) -> "StepPolicy":
         """Decisions for one step."""
         probing = self._idle >= PROBE_STEPS
         self._idle += 1
@@ -189,7 +189,7 @@ class StepPolicy:
     """
 
     def __init__(
-        self, policy: AdaptivePolicy, limits: Limits, known: Continuation, probing: bool
+        self, policy: AdaptivePolicy, limits: Limits, known: LookupPath, probing: bool
     ) -> None:
         self._policy, self._costs = policy, policy.costs
         self._limits, self._known, self._probing = limits, known, probing

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 from sequoia_core.config import Lookup
-from sequoia_core.speculate.adaptive_policy import Continuation
+from sequoia_core.speculate.adaptive_policy import LookupPath
 from sequoia_core.speculate.cost_model import CostModel
 from sequoia_core.speculate.fading import FadingRatio
 from sequoia_core.speculate.token_tree import HostNodes, TokenTree
@@ -121,7 +121,7 @@ class PromptLookup:
 
     def propose(
         self, token_ids: Sequence[int], use: Lookup, room: int, rows: int = 1
-    ) -> Continuation:
+    ) -> LookupPath:
         """What may follow the tokens.
 
         Args:
@@ -132,7 +132,7 @@ class PromptLookup:
         """
         if use is Lookup.OFF:
             self._found = Found()
-            return Continuation()
+            return LookupPath()
         self._index.follow(token_ids)
         self._found = found = self._index.find()
         probs: list[float] = []
@@ -144,7 +144,7 @@ class PromptLookup:
             probs.append(reach)
             if token in self._endings:
                 break
-        return Continuation(found.token_ids[: len(probs)], tuple(probs))
+        return LookupPath(found.token_ids[: len(probs)], tuple(probs))
 
     def learn(self, emitted: Sequence[int]) -> None:
         """Compare the last continuation with the emitted tokens, speculated with or not."""

@@ -21,9 +21,9 @@ from sequoia_core.speculate.adaptive_draft import Drafting, grow_adaptive
 from sequoia_core.speculate.adaptive_policy import (
     PROBE_STEPS,
     AdaptivePolicy,
-    Continuation,
     DraftCandidates,
     Limits,
+    LookupPath,
     NewNode,
     StepPolicy,
 )
@@ -81,7 +81,7 @@ def test_no_node_is_decided_on_by_what_is_drawn_there(model: int, one: int, two:
     runs = []
     for seed in (one, two):
         policy = AdaptivePolicy(CostModel(), greedy=False)
-        watched = Watched(policy.step(WIDE, Continuation()))
+        watched = Watched(policy.step(WIDE, LookupPath()))
         tokens = grown(table, watched, seed)
         runs.append(watched)
         assert len(tokens) == 1 + sum(map(sum, watched.counts))
@@ -113,7 +113,7 @@ def test_a_tree_keeps_within_its_limits(
     free = StepCosts(lambda n: 1.0 + 1e-6 * n, lambda n: 1e-6 * n, 0.0, 1.0)
     policy = AdaptivePolicy(CostModel(free), greedy)
     limits = Limits(nodes, depth, branching, rows)
-    watched = Watched(policy.step(limits, Continuation()))
+    watched = Watched(policy.step(limits, LookupPath()))
     tokens = grown(table, watched, seed)
     born = [each for level in watched.born for each in level]
     depths = {0: 0}
@@ -127,7 +127,7 @@ def test_a_tree_keeps_within_its_limits(
         assert len(tokens) > 1  # with rows for next to nothing, all that may be drawn is
 
 
-def decide(policy: AdaptivePolicy, known: Continuation, prob: float) -> tuple[int, StepPolicy]:
+def decide(policy: AdaptivePolicy, known: LookupPath, prob: float) -> tuple[int, StepPolicy]:
     """Children of the root where every child has this probability; -1 if it is not drafted."""
     step = policy.step(WIDE, known)
     if not step.read([NewNode(0, -1, 0, 7, 1.0)]):
@@ -138,7 +138,7 @@ def decide(policy: AdaptivePolicy, known: Continuation, prob: float) -> tuple[in
 
 def test_an_unsure_draft_costs_next_to_nothing_and_is_asked_again_in_time() -> None:
     policy = AdaptivePolicy(CostModel(), greedy=True)
-    decisions = [decide(policy, Continuation(), 0.005)[0] for _ in range(200)]
+    decisions = [decide(policy, LookupPath(), 0.005)[0] for _ in range(200)]
     assert decisions[0] == 0  # asked, and nothing it says is worth a row
     tail = decisions[100:]
     assert tail.count(-1) >= 0.9 * len(tail)
@@ -148,7 +148,7 @@ def test_an_unsure_draft_costs_next_to_nothing_and_is_asked_again_in_time() -> N
 
 def test_a_sure_draft_goes_deep_and_a_less_sure_one_less_so() -> None:
     def depth(prob: float) -> int:
-        step = AdaptivePolicy(CostModel(), greedy=True).step(WIDE, Continuation())
+        step = AdaptivePolicy(CostModel(), greedy=True).step(WIDE, LookupPath())
         node, chosen = 0, step.read([NewNode(0, -1, 0, 7, 1.0)])
         while chosen:
             (count,) = step.children([DraftCandidates(node, prob, (prob, 0.0, 0.0, 0.0), 4)])
@@ -165,14 +165,14 @@ def test_a_sure_draft_goes_deep_and_a_less_sure_one_less_so() -> None:
 
 
 def test_what_is_known_to_follow_makes_drafting_beside_it_pay_less() -> None:
-    sure = Continuation((5, 6, 7), (0.98, 0.96, 0.95))
+    sure = LookupPath((5, 6, 7), (0.98, 0.96, 0.95))
     assert decide(AdaptivePolicy(CostModel(), greedy=True), sure, 0.9)[0] == -1
-    doubtful = Continuation((5,), (0.1,))
+    doubtful = LookupPath((5,), (0.1,))
     assert decide(AdaptivePolicy(CostModel(), greedy=True), doubtful, 0.9)[0] > 0
 
 
 def test_a_drawn_node_on_the_known_path_takes_no_row_of_its_own() -> None:
-    known = Continuation((5, 6), (0.3, 0.2))
+    known = LookupPath((5, 6), (0.3, 0.2))
     for token, rows in ((5, 3), (4, 4)):
         _, step = decide(AdaptivePolicy(CostModel(), greedy=True), known, 0.9)
         before = step._rows

@@ -11,7 +11,7 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from sequoia_core.config import Lookup
-from sequoia_core.speculate.adaptive_policy import Continuation
+from sequoia_core.speculate.adaptive_policy import LookupPath
 from sequoia_core.speculate.cost_model import CostModel
 from sequoia_core.speculate.draft import DraftModel, GrowPlan, grow, top_children
 from sequoia_core.speculate.prompt_lookup import LONGEST, PromptLookup, TokenIndex, append_path
@@ -86,9 +86,7 @@ def test_a_loop_goes_on_with_itself() -> None:
     assert index.find(8).token_ids == (1, 2, 3, 1, 2, 3, 1, 2)
 
 
-def follow(
-    lookups: PromptLookup, text: Sequence[int], use: Lookup, start: int
-) -> list[Continuation]:
+def follow(lookups: PromptLookup, text: Sequence[int], use: Lookup, start: int) -> list[LookupPath]:
     """Propose before each token of a text and learn from the tokens that came."""
     proposed = []
     for at in range(start, len(text) - LONGEST):
