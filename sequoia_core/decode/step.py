@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from typing import NamedTuple
 
 import torch
 
@@ -83,9 +84,12 @@ class Sampler:
         return cls(params, SampledChildren(params, noise), verify.sequoia, generator)
 
 
-_Proposal = tuple[TokenTree, tuple[int, ...], DraftedTree | None]
-"""A tree to be verified, the rows of each drafting pass, and the draft's own tree where it chose
-the shape."""
+class _Proposal(NamedTuple):
+    """A tree to be verified and the rows of each drafting pass; `drafted` is an adaptive tree's."""
+
+    tree: TokenTree
+    passes: tuple[int, ...]
+    drafted: DraftedTree | None = None
 
 
 class Speculator:
@@ -126,7 +130,7 @@ class Speculator:
                 proposal = self._draft_adaptive(shape, sampler, lookup)
             else:
                 proposal = self._draft_fixed(shape, sampler, lookup)
-            scored = self._score(proposal[0], sampler.params)
+            scored = self._score(proposal.tree, sampler.params)
         verdict = sampler.rule(scored, sampler.generator)
         self._learn(proposal, scored, verdict, sampler.greedy)
         return scored, verdict
@@ -152,7 +156,7 @@ class Speculator:
                 tree = grow(self._draft, plan, pending, cache, sampler.choose)
         room = self._room() - growmap.size
         known = self._lookup.propose(self._cache.token_ids, lookup, room, growmap.size).token_ids
-        return append_path(tree, known), plan.passes, None
+        return _Proposal(append_path(tree, known), plan.passes)
 
     def _draft_adaptive(self, bounds: AdaptiveTree, sampler: Sampler, lookup: Lookup) -> _Proposal:
         assert self._draft is not None
@@ -163,7 +167,8 @@ class Speculator:
         limits = Limits(room, bounds.depth, bounds.branching, draft_room)
         policy = self._policies[sampler.greedy].step(limits, known)
         drafted = grow_adaptive(self._drafting(sampler, bounds.branching), policy, pending, cache)
-        return append_path(drafted.tree(), known.token_ids), policy.passes, drafted
+        tree = append_path(drafted.tree(), known.token_ids)
+        return _Proposal(tree, policy.passes, drafted)
 
     def _score(self, tree: TokenTree, params: SamplingParams) -> ScoredTree:
         """The target's logits [T, V] under the tree mask; a node's position is S + depth."""
@@ -187,12 +192,11 @@ class Speculator:
     def _learn(
         self, proposal: _Proposal, scored: ScoredTree, verdict: Verdict, greedy: bool
     ) -> None:
-        _, passes, drafted = proposal
         emitted = scored.emitted(verdict.path, verdict.bonus_token)
-        self.costs.record(len(emitted), scored.growmap.size, passes)
+        self.costs.record(len(emitted), scored.growmap.size, proposal.passes)
         self._lookup.learn(emitted)
-        if drafted is not None:
-            outcomes = drafted.outcomes(scored.tree, verdict.path, emitted)
+        if proposal.drafted is not None:
+            outcomes = proposal.drafted.outcomes(scored.tree, verdict.path, emitted)
             self._policies[greedy].learn(outcomes)
 
     @property
