@@ -125,8 +125,8 @@ def read_value(name: str, value: Any) -> Any:
     kind = _TYPES[name]
     if name == "keys":
         value = _as_keys(value)
-    elif name == "stop":
-        value = _as_list(value)
+    elif name == "stop" and isinstance(value, str):
+        value = (value,)
     elif kind is bool and isinstance(value, str):
         value = _SWITCH.get(value.lower(), value)
     try:
@@ -169,10 +169,6 @@ def _wanted(kind: Any) -> str:
     return _KINDS[kind]
 
 
-def _as_list(value: object) -> object:
-    return (value,) if isinstance(value, str) else value
-
-
 def _as_keys(value: object) -> object:
     """`chat.tree = "f9, ctrl+t"`, a list of keys, or a table of the context."""
     if isinstance(value, str):  # an environment variable
@@ -190,8 +186,10 @@ def _as_keys(value: object) -> object:
 
 
 def _key_list(value: object) -> object:
-    if not isinstance(value, str) or len(value) == 1:
-        return _as_list(value)
+    if value == ",":
+        return (value,)
+    if not isinstance(value, str):
+        return value
     return tuple(key.strip() for key in value.split(",") if key.strip())
 
 

@@ -41,7 +41,7 @@ class Group(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Setting:
-    """What a person is told about a setting.
+    """What a person sees of a setting.
 
     Attributes:
         group: where it is listed, and when a change applies.

@@ -68,7 +68,7 @@ class ThemeFolders:
     def load(self) -> Themes:
         """All themes as they are now."""
         self._seen = self._stamps()
-        return load_themes(self._folders)
+        return _load(self._seen)
 
     def changes(self) -> Themes | None:
         """The themes whose files are new or changed since the last call; None if none are.
@@ -96,11 +96,6 @@ def packaged_folder() -> Path:
     """The themes of this package, installed or in a checkout."""
     installed = Path(__file__).parents[1] / "themes"
     return installed if installed.is_dir() else Path(__file__).parents[2] / "themes"
-
-
-def load_themes(folders: Iterable[Path]) -> Themes:
-    """Every theme in the folders; a later one replaces an earlier one of the same name."""
-    return _load([path for folder in folders for path in sorted(folder.glob("*.toml"))])
 
 
 def _load(paths: Iterable[Path]) -> Themes:

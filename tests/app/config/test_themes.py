@@ -19,7 +19,6 @@ from app.config.themes import (
     app_color_defaults,
     least_contrast,
     load_theme,
-    load_themes,
     packaged_folder,
 )
 from app.present.code_colors import CODE_STYLES, ReadableCode, readable
@@ -43,7 +42,7 @@ TIMES = ("draft", "verify", "bookkeeping")
 
 
 def test_packaged_themes_load_and_the_default_is_among_them() -> None:
-    found = load_themes([packaged_folder()])
+    found = ThemeFolders([packaged_folder()]).load()
     assert found.problems == ()
     assert len(found.themes) == len(PACKAGED) >= 5
     assert DEFAULT_THEME in {theme.name for theme in found.themes}
@@ -168,7 +167,7 @@ def test_a_broken_theme_is_named_and_skipped(content: str, complaint: str, tmp_p
     with pytest.raises(ThemeError) as caught:
         load_theme(path)
     assert complaint in str(caught.value)
-    found = load_themes([tmp_path, packaged_folder()])
+    found = ThemeFolders([tmp_path, packaged_folder()]).load()
     assert len(found.themes) == len(PACKAGED)
     assert [str(path) in problem for problem in found.problems] == [True]
 
@@ -176,12 +175,14 @@ def test_a_broken_theme_is_named_and_skipped(content: str, complaint: str, tmp_p
 def test_files_that_are_no_text_or_folders_are_skipped_too(tmp_path: Path) -> None:
     (tmp_path / "binary.toml").write_bytes(b"\xff\xfe")
     (tmp_path / "folder.toml").mkdir()
-    assert len(load_themes([tmp_path, tmp_path / "missing"]).problems) == 2
+    assert len(ThemeFolders([tmp_path, tmp_path / "missing"]).load().problems) == 2
 
 
 def test_a_person_may_replace_a_packaged_theme_and_name_few_colours(tmp_path: Path) -> None:
     (tmp_path / "own.toml").write_text('name = "sequoia"\n[colors]\nprimary = "#ff0000"\n')
-    themes = {theme.name: theme for theme in load_themes([packaged_folder(), tmp_path]).themes}
+    themes = {
+        theme.name: theme for theme in ThemeFolders([packaged_folder(), tmp_path]).load().themes
+    }
     assert themes["sequoia"].primary == "#ff0000"
     assert set(app_color_defaults(themes["sequoia"])) == set(APP_COLORS)
 

@@ -6,7 +6,7 @@ import pytest
 from syrupy.assertion import SnapshotAssertion
 
 from app.app import SequoiaApp, Settings
-from app.config.themes import load_themes, packaged_folder
+from app.config.themes import ThemeFolders, packaged_folder
 from tests.app.driving import Driver
 from tests.app.insights import MemoryRecord, told
 from tests.app.picturing import Stage
@@ -126,7 +126,7 @@ async def test_palette(stage: Stage) -> None:
 
 
 async def test_every_theme(snapshot: SnapshotAssertion) -> None:
-    themes = [theme.name for theme in load_themes([packaged_folder()]).themes]
+    themes = [theme.name for theme in ThemeFolders([packaged_folder()]).load().themes]
     async with Stage((100, 30), snapshot, themes).chat(replay(told())) as chat:
         await chat.ask()
         await chat.pilot.press("f6", "left")
