@@ -80,7 +80,7 @@ class SequoiaApp(BaseApp):
         self._log_handler = _log_to_file(log_folder())
         sys.setswitchinterval(_SWITCH_SECONDS)
         if not self.is_headless:  # a process with other work decides for itself
-            self.rests.begin()
+            self.collections.start()
         # importing what decodes holds the interpreter lock: the prompt is drawn first
         self.chat.call_after_refresh(self._decoder.start)
         self.use_accessible(self.chat.session.settings.accessible)
@@ -95,7 +95,7 @@ class SequoiaApp(BaseApp):
     async def on_event(self, event: events.Event) -> None:
         """Note when a key or button was pressed, for the garbage collector."""
         if isinstance(event, events.Key | events.Paste | events.MouseDown):
-            self.rests.touched()
+            self.collections.note_input()
         await super().on_event(event)
 
     def exit(
@@ -112,7 +112,7 @@ class SequoiaApp(BaseApp):
         """Join the decode thread, then close the record of the chat."""
         await asyncio.to_thread(self._decoder.shutdown, _JOIN_SECONDS)
         await asyncio.to_thread(self.chat.recording.finish, self._decoder.drain())
-        self.rests.end()
+        self.collections.stop()
         sys.setswitchinterval(self._switch_seconds)
         if self._log_handler is not None:
             logging.getLogger("sequoia").removeHandler(self._log_handler)

@@ -38,7 +38,7 @@ from ..state.sanitize import visible
 from .clipboard import copy_message, copy_with, local_programs, terminal_sequence
 from .columns import hold_columns
 from .drivers import driver_for
-from .gc_control import Rests
+from .gc_control import GarbageCollections
 from .svg import with_local_fonts
 
 WATCH_SECONDS = 1.0
@@ -54,7 +54,7 @@ class BaseApp(App[None]):
     Attributes:
         CONTEXTS: of its actions.
         keys: the keys in use.
-        rests: when the garbage collector runs.
+        collections: schedules the garbage collector.
     """
 
     BINDINGS: ClassVar[list[BindingType]] = bindings("app")
@@ -70,7 +70,7 @@ class BaseApp(App[None]):
         super().__init__()
         self.animation_level = "none"
         self.keys = Keys()
-        self.rests = Rests()
+        self.collections = GarbageCollections()
         self.theme_problems = found.problems
         self._own_themes = {theme.name: theme for theme in found.themes}
         for theme in found.themes:

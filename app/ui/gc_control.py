@@ -10,15 +10,15 @@ import time
 from collections.abc import Callable
 
 NEVER = 1_000_000_000
-RESTS = 4
-"""Rests between collections; one at each would stop a fast chat as often as before."""
-CALM_SECONDS = 0.4
+ANSWERS = 4
+"""Between collections; one after each would stop a fast chat as often as before."""
+QUIET_SECONDS = 0.4
 """Since the last key; a person who types would notice the collection."""
-PATIENCE = 16
-"""Rests after which a collection no longer waits for a person who types."""
+MOST_ANSWERS = 16
+"""After these, a collection no longer waits for a person who types."""
 
 
-class Rests:
+class GarbageCollections:
     """Schedules full collections; one per process.
 
     Args:
@@ -29,25 +29,25 @@ class Rests:
         self._clock = clock
         self._usual: tuple[int, int, int] | None = None
         self._first = True
-        self._waited = 0
-        self._touched_at = float("-inf")
+        self._answers = 0
+        self._input_at = float("-inf")
 
-    def begin(self) -> None:
-        """From now on, full collections happen only in `rest` and `go_on`."""
+    def start(self) -> None:
+        """From now on, full collections happen only in `answer_ended` and `collect_if_due`."""
         self._usual = gc.get_threshold()
         young, middle, _ = self._usual
         gc.set_threshold(young, middle, NEVER)
 
-    def touched(self) -> None:
+    def note_input(self) -> None:
         """A person pressed a key or a button."""
-        self._touched_at = self._clock()
+        self._input_at = self._clock()
 
-    def touched_within(self, seconds: float) -> bool:
+    def input_within(self, seconds: float) -> bool:
         """Whether a person did something in the last seconds."""
-        return self._clock() - self._touched_at < seconds
+        return self._clock() - self._input_at < seconds
 
-    def rest(self) -> None:
-        """Decoding has ended; at the first rest the loaded libraries are frozen."""
+    def answer_ended(self) -> None:
+        """Nothing is decoded; the first time, when the models are loaded, freeze what there is."""
         if self._usual is None:
             return
         if self._first:
@@ -55,19 +55,19 @@ class Rests:
             gc.collect()
             gc.freeze()
         else:
-            self._waited += 1
+            self._answers += 1
 
-    def go_on(self, *, idle: bool) -> None:
-        """Collect now if that is due, nothing is decoded and nobody types."""
-        calm = idle and not self.touched_within(CALM_SECONDS)
-        if self._waited >= RESTS and (calm or self._waited >= PATIENCE):
-            self._waited = 0
+    def collect_if_due(self, *, idle: bool) -> None:
+        """Collect if that is due, nothing is decoded and nobody types."""
+        quiet = idle and not self.input_within(QUIET_SECONDS)
+        if self._answers >= ANSWERS and (quiet or self._answers >= MOST_ANSWERS):
+            self._answers = 0
             gc.collect()
 
-    def end(self) -> None:
-        """Restore the settings from before `begin`."""
+    def stop(self) -> None:
+        """Restore the settings from before `start`."""
         if self._usual is not None:
             gc.set_threshold(*self._usual)
             gc.unfreeze()
             self._usual = None
-            self._waited = 0
+            self._answers = 0

@@ -83,7 +83,7 @@ class ChatScreen(PromptedScreen):
         self.redraw = Redraw(
             self,
             (self._draw_text, self._draw_tree, self._draw_figures),
-            lambda seconds: self.app.rests.touched_within(seconds),
+            lambda seconds: self.app.collections.input_within(seconds),
         )
         self.recording = Recording(session, recorder)
         self.branches = Branches(
@@ -142,10 +142,10 @@ class ChatScreen(PromptedScreen):
             self.redraw.changed()
         if loading and session.pair is not None:
             self.panels.header.pair = session.pair
-            self.app.rests.rest()
+            self.app.collections.answer_ended()
         elif busy and not session.busy:
-            self.app.rests.rest()
-        self.app.rests.go_on(idle=not session.decoding)
+            self.app.collections.answer_ended()
+        self.app.collections.collect_if_due(idle=not session.decoding)
 
     async def _go_on_drawing(self) -> None:
         await self.redraw.go_on(running=self.session.decoding and not self.decoder.paused)

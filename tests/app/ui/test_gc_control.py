@@ -6,7 +6,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from app.ui.gc_control import CALM_SECONDS, NEVER, PATIENCE, RESTS, Rests
+from app.ui.gc_control import ANSWERS, MOST_ANSWERS, NEVER, QUIET_SECONDS, GarbageCollections
 
 
 class Knot:
@@ -31,73 +31,77 @@ def clock() -> Clock:
 
 
 @pytest.fixture
-def rests(clock: Clock) -> Iterator[Rests]:
-    rests = Rests(clock)
-    rests.begin()
-    rests.rest()
-    yield rests
-    rests.end()
+def schedule(clock: Clock) -> Iterator[GarbageCollections]:
+    schedule = GarbageCollections(clock)
+    schedule.start()
+    schedule.answer_ended()
+    yield schedule
+    schedule.stop()
 
 
 def knot() -> "weakref.ref[Knot]":
     return weakref.ref(Knot())
 
 
-def wait(rests: Rests, count: int) -> None:
+def wait(schedule: GarbageCollections, count: int) -> None:
     for _ in range(count):
-        rests.rest()
-        rests.go_on(idle=True)
+        schedule.answer_ended()
+        schedule.collect_if_due(idle=True)
 
 
-def test_a_cycle_is_found_within_so_many_rests(rests: Rests) -> None:
+def test_a_cycle_is_found_within_so_many_answers(schedule: GarbageCollections) -> None:
     lost = knot()
-    wait(rests, RESTS - 1)
+    wait(schedule, ANSWERS - 1)
     assert lost() is not None
-    wait(rests, 1)
+    wait(schedule, 1)
     assert lost() is None
 
 
-def test_the_search_waits_until_nobody_types(rests: Rests, clock: Clock) -> None:
+def test_the_collection_waits_until_nobody_types(
+    schedule: GarbageCollections, clock: Clock
+) -> None:
     lost = knot()
-    rests.touched()
-    wait(rests, RESTS)
-    clock.now += CALM_SECONDS / 2
-    rests.go_on(idle=True)
+    schedule.note_input()
+    wait(schedule, ANSWERS)
+    clock.now += QUIET_SECONDS / 2
+    schedule.collect_if_due(idle=True)
     assert lost() is not None
-    clock.now += CALM_SECONDS
-    rests.go_on(idle=True)
+    clock.now += QUIET_SECONDS
+    schedule.collect_if_due(idle=True)
     assert lost() is None
 
 
-def test_no_search_stops_an_answer(rests: Rests) -> None:
+def test_no_collection_stops_an_answer(schedule: GarbageCollections) -> None:
     lost = knot()
-    wait(rests, RESTS - 1)
-    rests.rest()
-    rests.go_on(idle=False)
+    wait(schedule, ANSWERS - 1)
+    schedule.answer_ended()
+    schedule.collect_if_due(idle=False)
     assert lost() is not None
-    rests.go_on(idle=True)
+    schedule.collect_if_due(idle=True)
     assert lost() is None
 
 
-def test_somebody_who_never_stops_typing_puts_it_off_only_so_long(rests: Rests) -> None:
+def test_a_person_who_never_stops_typing_delays_it_only_so_long(
+    schedule: GarbageCollections,
+) -> None:
     lost = knot()
-    rests.touched()
-    wait(rests, PATIENCE - 1)
+    schedule.note_input()
+    wait(schedule, MOST_ANSWERS - 1)
     assert lost() is not None
-    wait(rests, 1)
+    wait(schedule, 1)
     assert lost() is None
 
 
-def test_everything_is_searched_in_rests_only_and_as_before_afterwards() -> None:
+def test_everything_is_collected_between_answers_only_and_as_before_afterwards() -> None:
     before = gc.get_threshold()
-    rests = Rests()
+    schedule = GarbageCollections()
     frozen = gc.get_freeze_count()
-    rests.rest()  # nothing was begun
+    schedule.answer_ended()  # it was not started
     assert gc.get_freeze_count() == frozen
-    rests.begin()
+    schedule.start()
     assert gc.get_threshold() == (*before[:2], NEVER)
-    rests.rest()
+    schedule.answer_ended()
     assert gc.get_freeze_count() > 0
-    rests.end()
+    schedule.stop()
     assert gc.get_threshold() == before
     assert gc.get_freeze_count() == 0
