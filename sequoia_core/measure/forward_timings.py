@@ -20,7 +20,7 @@ _CHUNK = 256
 
 @dataclass(frozen=True, slots=True)
 class TimeCurve:
-    """Milliseconds of a forward by rows, linear in between; outside see `_extrapolated`.
+    """Milliseconds of a forward by rows, linear in between; outside see `_time_at`.
 
     Attributes:
         rows: ascending, at least two.
@@ -41,12 +41,12 @@ class TimeCurve:
 
     def __call__(self, rows: int) -> float:
         """Milliseconds of a forward of so many rows."""
-        return _extrapolated(self.rows, self.milliseconds, rows)
+        return _time_at(self.rows, self.milliseconds, rows)
 
 
 @dataclass(frozen=True, slots=True)
 class TimeSurface:
-    """Time curves by context length, linear in between; outside see `_extrapolated`.
+    """Time curves by context length, linear in between; outside see `_time_at`.
 
     Attributes:
         contexts: tokens in the cache, ascending, at least one.
@@ -71,7 +71,7 @@ class TimeSurface:
         if len(self.curves) == 1:
             return self.curves[0]
         columns = zip(*(curve.milliseconds for curve in self.curves), strict=True)
-        times = (_extrapolated(self.contexts, each, context) for each in columns)
+        times = (_time_at(self.contexts, each, context) for each in columns)
         return TimeCurve(self.curves[0].rows, tuple(times))
 
     def scaled(self, factor: float) -> "TimeSurface":
@@ -87,23 +87,18 @@ def _falls(numbers: Sequence[int]) -> bool:
     return any(low >= high for low, high in pairwise(numbers))
 
 
-def interpolated(places: Sequence[int], values: Sequence[float], place: int) -> float:
-    """The value on the line through the two neighbours of a place, or the last two."""
-    right = min(max(bisect_left(places, place), 1), len(places) - 1)
-    low, high = places[right - 1], places[right]
-    start, end = values[right - 1], values[right]
-    return start + (end - start) * (place - low) / (high - low)
-
-
-def _extrapolated(places: Sequence[int], times: Sequence[float], place: int) -> float:
-    """As `interpolated`, but outside the range not below the nearest end's time.
+def _time_at(places: Sequence[int], times: Sequence[float], place: int) -> float:
+    """The time on the line through the two neighbours of a place, or the last two.
 
     No forward gets cheaper with more rows or a longer context: a line that falls past the last
     place is noise, and before the first place a time is hardly less than the first.
     """
     if place <= places[0]:
         return times[0]
-    time = interpolated(places, times, place)
+    right = min(bisect_left(places, place), len(places) - 1)
+    low, high = places[right - 1], places[right]
+    start, end = times[right - 1], times[right]
+    time = start + (end - start) * (place - low) / (high - low)
     return max(time, times[-1]) if place > places[-1] else time
 
 

@@ -8,7 +8,7 @@ single step changes anything.
 from __future__ import annotations
 
 import math
-from collections import Counter, deque
+from collections import Counter, defaultdict, deque
 from collections.abc import Mapping
 from dataclasses import dataclass
 from statistics import median
@@ -17,9 +17,10 @@ import numpy as np
 
 from sequoia_core.errors import ParameterError
 from sequoia_core.events import Origin, Step
-from sequoia_core.measure.forward_timings import TimeSurface, interpolated
+from sequoia_core.measure.forward_timings import TimeSurface
 from sequoia_core.speculate.cost_model import StepCosts
 from sequoia_core.tree.growmap import GrowMap
+from sequoia_core.tree.search import drafting_ms
 
 KEPT = 31
 """Samples behind a median."""
@@ -101,7 +102,7 @@ class StepCostModel:
     def __init__(self, times: MachineTimes) -> None:
         self._times = times
         self._steps = 0
-        self._verify: dict[int, _Ratio] = {}
+        self._verify: defaultdict[int, _Ratio] = defaultdict(_Ratio)
         self._draft, self._overhead, self._plain = _Ratio(), _Ratio(), _Ratio()
 
     def observe(self, step: Step, temperature: float, adaptive: bool = False) -> None:
@@ -115,13 +116,13 @@ class StepCostModel:
         self._steps += 1
         timings, nodes = step.timings, len(step.nodes)
         curve = self._times.target.at(step.context_length)
-        self._at(nodes).note(timings.verify_ms / curve(nodes), self._steps)
+        self._verify[nodes].note(timings.verify_ms / curve(nodes), self._steps)
         overhead = self._times.overhead(temperature)
         if step.plain_ms:
             slower = step.plain_ms / (curve(1) + overhead.plain_ms)
             self._plain.note(slower, self._steps)
             if nodes > 1:
-                self._at(1).note(slower, self._steps)
+                self._verify[1].note(slower, self._steps)
         if nodes == 1:
             return
         rows = drafted_rows(step)
@@ -133,9 +134,6 @@ class StepCostModel:
         # the measured overhead includes neither lookups nor deciding a shape
         if expected > 0 and not looked_up and not adaptive:
             self._overhead.note(timings.bookkeeping_ms / expected, self._steps)
-
-    def _at(self, rows: int) -> _Ratio:
-        return self._verify.setdefault(rows, _Ratio())
 
     def costs(self, temperature: float, context_length: int) -> StepCosts:
         """What steps cost now."""
@@ -150,14 +148,12 @@ class StepCostModel:
         }
         sizes, factors = list(known) or [1], list(known.values()) or [1.0]
 
-        def verify(rows: int) -> float:
-            within = min(max(rows, sizes[0]), sizes[-1])
-            return target(rows) * (
-                interpolated(sizes, factors, within) if len(sizes) > 1 else factors[0]
-            )
+        def target_ms(rows: int) -> float:
+            factor = float(np.interp(rows, sizes, factors))
+            return target(rows) * factor + rows * overhead.node_ms * more
 
         return StepCosts(
-            target_ms=lambda rows: verify(rows) + rows * overhead.node_ms * more,
+            target_ms=target_ms,
             draft_ms=lambda rows: draft(rows) * slower + overhead.level_ms * more,
             overhead_ms=overhead.base_ms * more,
             plain_ms=(target(1) + overhead.plain_ms) * (self._plain.value or 1.0),
@@ -188,14 +184,8 @@ def drafted_rows(step: Step) -> list[int]:
     return [rows[depth] for depth in sorted(rows)]
 
 
-def drafting_ms(tree: GrowMap, costs: StepCosts) -> float:
-    """Milliseconds of a tree's draft forwards; leaves need no row."""
-    inner = ([node for node in level if tree.children[node]] for level in tree.levels[:-1])
-    return math.fsum(costs.draft_ms(len(nodes)) for nodes in inner)
-
-
 def step_ms(tree: GrowMap, costs: StepCosts) -> float:
-    """Milliseconds of a whole step with this tree."""
+    """Milliseconds of a step with this tree."""
     if tree.size == 1:
         return costs.plain_ms
-    return costs.target_ms(tree.size) + drafting_ms(tree, costs) + costs.overhead_ms
+    return costs.target_ms(tree.size) + drafting_ms(tree, costs.draft_ms) + costs.overhead_ms
