@@ -146,7 +146,7 @@ class StepCostModel:
             for rows, ratio in sorted(self._verify.items())
             if ratio.value is not None and self._steps - ratio.latest <= STALE_STEPS
         }
-        sizes, factors = list(known) or [1], list(known.values()) or [1.0]
+        sizes, factors = np.array(list(known) or [1]), np.array(list(known.values()) or [1.0])
 
         def target_ms(rows: int) -> float:
             factor = float(np.interp(rows, sizes, factors))
