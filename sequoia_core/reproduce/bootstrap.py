@@ -29,9 +29,9 @@ class Interval:
     value: float
     high: float
 
-    def text(self, digits: int = 2) -> str:
+    def text(self) -> str:
         """`2.13 (1.98 to 2.30)`."""
-        return f"{self.value:.{digits}f} ({self.low:.{digits}f} to {self.high:.{digits}f})"
+        return f"{self.value:.2f} ({self.low:.2f} to {self.high:.2f})"
 
 
 def tokens_per_step(counts: Counts) -> Interval:

@@ -74,7 +74,7 @@ class BreakdownTimer:
         make: makes the samplers that are timed.
     """
 
-    def __init__(self, make: MakeSampler = Sampler.of) -> None:
+    def __init__(self, make: MakeSampler) -> None:
         self._make = make
         self._sample_ms = self._accept_ms = 0.0
         self._steps: list[StepBreakdown] = []
