@@ -110,19 +110,24 @@ def _testbed(rule: Mode) -> Callable[..., None]:
 
         def prepare(progress: "Progress") -> "DecodingExperiment":
             from sequoia_core.data import load_prompts
-            from sequoia_core.reproduce import testbed
+            from sequoia_core.reproduce.decoding_plan import (
+                DecodingPlan,
+                Measured,
+                pairs_growmap,
+            )
+            from sequoia_core.reproduce.testbed import DecodingExperiment
 
             pair = load_models(flags, progress)
-            plan = testbed.DecodingPlan(
+            plan = DecodingPlan(
                 rule,
-                testbed.pairs_growmap(pair, options.growmap, params.temperature),
+                pairs_growmap(pair, options.growmap, params.temperature),
                 params,
-                testbed.Measured("tree" if mode is ReleaseMode.GREEDY else mode.value),
+                Measured("tree" if mode is ReleaseMode.GREEDY else mode.value),
                 options.cache_length,
                 min(options.draft_top_p, 1.0),  # above 1 the release cuts nothing
             )
             progress("Reading the data", None)
-            return testbed.DecodingExperiment(pair, plan, load_prompts(data, pair.tokenizer))
+            return DecodingExperiment(pair, plan, load_prompts(data, pair.tokenizer))
 
         run_experiment(prepare, options, {"dataset": data.source, "start": data.start})
 

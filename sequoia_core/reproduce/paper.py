@@ -22,17 +22,11 @@ from sequoia_core.events import Progress
 from sequoia_core.files import encode
 from sequoia_core.measure.spread import Spread
 from sequoia_core.reproduce.bootstrap import Interval
+from sequoia_core.reproduce.decoding_plan import PLAIN, TREE, DecodingPlan, pairs_growmap
 from sequoia_core.reproduce.experiment import Experiment, Report, ReportTable, ResultFile
 from sequoia_core.reproduce.paper_cells import Key, PaperCell
 from sequoia_core.reproduce.paper_facts import Figure, paper_facts
-from sequoia_core.reproduce.testbed import (
-    PLAIN,
-    TREE,
-    DecodingExperiment,
-    DecodingPlan,
-    DecodingResults,
-    pairs_growmap,
-)
+from sequoia_core.reproduce.testbed import DecodingExperiment, DecodingResults
 
 if TYPE_CHECKING:
     from sequoia_core.model.loading.pair import Pair

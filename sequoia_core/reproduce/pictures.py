@@ -7,8 +7,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from sequoia_core.figures.picture import COLOURS, GREY, axes, panels, save
+from sequoia_core.reproduce.decoding_plan import PLAIN, TREE
 from sequoia_core.reproduce.rule_comparison import RULES
-from sequoia_core.reproduce.testbed import PLAIN, TREE
 
 if TYPE_CHECKING:
     from sequoia_core.reproduce.bootstrap import Interval

@@ -13,15 +13,15 @@ from sequoia_core.errors import ParameterError, SequoiaError
 from sequoia_core.measure.draft_nucleus import DraftNucleus
 from sequoia_core.model.loading.pair import Pair
 from sequoia_core.reproduce import step_breakdown
-from sequoia_core.reproduce.step_breakdown import BreakdownTimer, StepBreakdown
-from sequoia_core.reproduce.testbed import (
+from sequoia_core.reproduce.decoding_plan import (
     PLAIN,
     TREE,
-    DecodingExperiment,
     DecodingPlan,
     Measured,
     pairs_growmap,
 )
+from sequoia_core.reproduce.step_breakdown import BreakdownTimer, StepBreakdown
+from sequoia_core.reproduce.testbed import DecodingExperiment
 from sequoia_core.speculate.sampling import shaped_probs
 from sequoia_core.tree.files import find_growmap
 from sequoia_core.tree.growmap import GrowMap
