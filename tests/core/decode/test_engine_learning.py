@@ -9,16 +9,14 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from sequoia_core.config import Lookup, Mode, SamplingParams
-from sequoia_core.decode.baseline_timer import NoBaseline
 from sequoia_core.decode.engine import Engine
 from sequoia_core.decode.step import MOST_PENDING
 from sequoia_core.events import Event, Notice, Origin, Step, TreeChosen
-from sequoia_core.speculate.draft import DraftModel
 from sequoia_core.speculate.tree_advisor import TRYING, Advice, TreeAdvisor
 from sequoia_core.tree.choice import ROOT, TreeChoice
 from sequoia_core.tree.growmap import GrowMap
-from tests.core.engines import check_caches, check_laws, steps_of, tokens_of, tree_of
-from tests.core.models import PlainCodec, ScriptModel, TableModel
+from tests.core.engines import check_caches, check_laws, make_engine, steps_of, tokens_of, tree_of
+from tests.core.models import ScriptModel, TableModel
 
 VOCAB = 7
 PROMPT = [1, 2, 3]
@@ -51,14 +49,8 @@ class Restless(TreeAdvisor):
 def engine_of(
     advisor: Restless, target: TableModel, draft: TableModel, choice: TreeChoice | None = None
 ) -> Engine:
-    made = Engine(
-        target,
-        DraftModel(draft),
-        codec=PlainCodec(),
-        eos_token_ids=frozenset(),
-        advisor=advisor,
-    )
-    made.tree_choice, made.clock = choice or TreeChoice(), NoBaseline()
+    made = make_engine(target, draft)
+    made.advisor, made.tree_choice = advisor, choice or TreeChoice()
     return made
 
 

@@ -8,18 +8,13 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from sequoia_core.config import Mode, SamplingParams
-from sequoia_core.decode.baseline_timer import NoBaseline
-from sequoia_core.decode.engine import Engine
-from sequoia_core.events import Step
 from sequoia_core.model.interface import LanguageModel
 from sequoia_core.speculate.draft import DraftModel
-from sequoia_core.speculate.tree_advisor import BundledAdvisor
-from sequoia_core.tree.choice import TreeChoice
 from sequoia_core.tree.growmap import GrowMap
-from tests.core.models import PlainCodec, TableModel, tiny_llama
+from tests.core.engines import make_engine, steps_of, tokens_of, tree_of
+from tests.core.models import TableModel, tiny_llama
 
 PROMPT = [3, 1, 4, 1, 5, 9, 2, 6]
-GREEDY = SamplingParams(temperature=0.0, max_new_tokens=40)
 TREES = {
     "chain": GrowMap.chain(4),
     "wide": GrowMap.k_ary([8]),
@@ -29,22 +24,19 @@ TREES = {
 }
 
 
-def engine(
+def decode(
     target: LanguageModel,
-    draft: DraftModel | None,
+    draft: LanguageModel | DraftModel,
+    growmap: GrowMap,
     mode: Mode = Mode.SEQUOIA,
-    growmap: GrowMap | None = None,
-    eos: frozenset[int] = frozenset(),
-) -> Engine:
-    advisor = BundledAdvisor(GrowMap.k_ary([3, 1]), GrowMap.k_ary([2, 2]))
-    made = Engine(target, draft, codec=PlainCodec(), eos_token_ids=eos, advisor=advisor)
-    made.tree_choice, made.clock = TreeChoice(mode, growmap), NoBaseline()
-    return made
-
-
-def decode(made: Engine, prompt: Sequence[int], params: SamplingParams) -> list[int]:
-    steps = [event for event in made.generate(prompt, params) if isinstance(event, Step)]
-    return [token for step in steps for token in step.token_ids]
+    limit: int = 40,
+) -> list[int]:
+    """The tokens of an answer, which the engine has as its own."""
+    made = make_engine(target, draft, growmap, mode)
+    params = SamplingParams(temperature=0.0, max_new_tokens=limit)
+    tokens = tokens_of(list(made.generate(PROMPT, params)))
+    assert list(made.token_ids) == PROMPT + tokens
+    return tokens
 
 
 def plain(target: LanguageModel, prompt: Sequence[int], count: int) -> list[int]:
@@ -63,9 +55,8 @@ def plain(target: LanguageModel, prompt: Sequence[int], count: int) -> list[int]
 @pytest.mark.parametrize("tree", TREES)
 @pytest.mark.parametrize("mode", list(Mode))
 def test_llama_tokens_equal_plain_greedy(mode: Mode, tree: str) -> None:
-    target, draft = tiny_llama(1), DraftModel(tiny_llama(1, num_layers=1))
-    made = engine(target, draft, mode, TREES[tree])
-    assert decode(made, PROMPT, GREEDY) == plain(target, PROMPT, 40)
+    target, draft = tiny_llama(1), tiny_llama(1, num_layers=1)
+    assert decode(target, draft, TREES[tree], mode) == plain(target, PROMPT, 40)
 
 
 @given(
@@ -75,18 +66,16 @@ def test_llama_tokens_equal_plain_greedy(mode: Mode, tree: str) -> None:
 )
 @settings(max_examples=60, deadline=None)
 def test_table_tokens_equal_plain_greedy(parents: list[int], seed: int, mode: Mode) -> None:
-    growmap = GrowMap((-1, *(parent % (at + 1) for at, parent in enumerate(parents))))
     target = TableModel(19, seed)
     same = seed % 3 == 0  # a draft that is always right, so that whole paths are accepted
-    draft = DraftModel(TableModel(19, seed if same else seed + 1))
-    made = engine(target, draft, mode, growmap)
-    assert decode(made, PROMPT, GREEDY) == plain(target, PROMPT, 40)
+    draft = TableModel(19, seed if same else seed + 1)
+    assert decode(target, draft, tree_of(parents), mode) == plain(target, PROMPT, 40)
 
 
 def test_a_perfect_draft_is_accepted_to_the_leaf_every_step() -> None:
-    target, draft = TableModel(19, 7), DraftModel(TableModel(19, 7))
-    made = engine(target, draft, growmap=GrowMap.chain(4))
-    steps = [event for event in made.generate(PROMPT, GREEDY) if isinstance(event, Step)]
+    made = make_engine(TableModel(19, 7), TableModel(19, 7), GrowMap.chain(4))
+    params = SamplingParams(temperature=0.0, max_new_tokens=40)
+    steps = steps_of(list(made.generate(PROMPT, params)))
     assert [step.accepted for step in steps] == [4] * 8
     assert all(len(step.token_ids) == 5 for step in steps)
 
@@ -94,15 +83,11 @@ def test_a_perfect_draft_is_accepted_to_the_leaf_every_step() -> None:
 def test_a_trimmed_draft_vocabulary_changes_no_token() -> None:
     target = TableModel(19, 3)
     draft = DraftModel(TableModel(5, 4), vocab_ids=torch.tensor([2, 5, 9, 11, 18]))
-    made = engine(target, draft, growmap=TREES["binary"])
-    assert decode(made, PROMPT, GREEDY) == plain(target, PROMPT, 40)
+    assert decode(target, draft, TREES["binary"]) == plain(target, PROMPT, 40)
 
 
 @pytest.mark.parametrize("mode", list(Mode))
 @pytest.mark.parametrize("limit", range(1, 9))
 def test_the_length_limit_cuts_inside_a_path(mode: Mode, limit: int) -> None:
-    target, draft = TableModel(19, 7), DraftModel(TableModel(19, 7))
-    made = engine(target, draft, mode, GrowMap.chain(4))
-    tokens = decode(made, PROMPT, SamplingParams(temperature=0.0, max_new_tokens=limit))
-    assert tokens == plain(target, PROMPT, limit)
-    assert list(made.token_ids) == PROMPT + tokens
+    target, draft = TableModel(19, 7), TableModel(19, 7)
+    assert decode(target, draft, GrowMap.chain(4), mode, limit) == plain(target, PROMPT, limit)
