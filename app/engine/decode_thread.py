@@ -223,21 +223,15 @@ class Decoder:
         return None
 
     def _carry_out(self, engine: ChatEngine, request: ChooseTree | Start) -> None:
+        if isinstance(request, SetSystem):
+            self._systems = self._systems or [request.before]
         try:
-            match request:
-                case ChooseTree(choice):
-                    engine.choose_tree(choice)
-                case SetSystem(system_prompt, before):
-                    self._systems = self._systems or [before]
-                    engine.set_system_prompt(system_prompt)
-                    self._systems = [system_prompt]
-                case Clear():
-                    engine.clear()
-                case Restore(turns):
-                    engine.restore(turns)
+            carry_out(engine, request)
         except Exception as error:
             self._refuse(engine, request, error_line(error))
         else:
+            if isinstance(request, SetSystem):
+                self._systems = [request.system_prompt]
             if isinstance(request, Start):
                 self._out_of_sync = ""
 
@@ -269,6 +263,23 @@ class Decoder:
             self._reports.append(Refused(error_line(error)))
             return False
         return True
+
+
+def carry_out(engine: ChatEngine, request: ChooseTree | Start) -> None:
+    """Do what takes no time.
+
+    Raises:
+        SequoiaError: the engine refuses it.
+    """
+    match request:
+        case ChooseTree(choice):
+            engine.choose_tree(choice)
+        case SetSystem(system_prompt):
+            engine.set_system_prompt(system_prompt)
+        case Clear():
+            engine.clear()
+        case Restore(turns):
+            engine.restore(turns)
 
 
 def out_of_sync_line(message: str) -> str:

@@ -12,8 +12,8 @@ from sequoia_core.chat.race import Raced, RaceEvent
 from sequoia_core.errors import SequoiaError
 from sequoia_core.events import Event, Notice, NoticeKind, PrefillProgress, Step
 
-from .decode_thread import error_line
-from .messages import Ask, ChooseTree, Clear, LoadFailed, Race, Restore, SetSystem
+from .decode_thread import carry_out, error_line
+from .messages import Ask, LoadFailed, Race
 from .protocol import (
     Done,
     Go,
@@ -172,22 +172,13 @@ class Session:
         match request:
             case Ask(prompt, params):
                 self._answer = engine.reply(prompt, params, lambda: self._stopping)
-                return
             case Race(turns, prompt, params):
                 self._answer = engine.race(turns, prompt, params, lambda: self._stopping)
-                return
             case Tune():
                 self.wants_tuning = True
-                return
-            case ChooseTree(choice):
-                engine.choose_tree(choice)
-            case Clear():
-                engine.clear()
-            case SetSystem(system_prompt):
-                engine.set_system_prompt(system_prompt)
-            case Restore(turns):
-                engine.restore(turns)
-        self._finish(Done())
+            case _:
+                carry_out(engine, request)
+                self._finish(Done())
 
     def _decode(self, answer: Iterator[Event] | Iterator[RaceEvent], waited: bool) -> None:
         """Up to the next event after which the reader may hold the decoding."""

@@ -1,7 +1,8 @@
-"""All of a finished answer but its steps, so that a chat is shown without reading its trees."""
+"""All of an answer but its steps, so that an old chat is shown without reading its trees."""
 
 from collections.abc import Iterable
-from dataclasses import dataclass, field
+
+import msgspec
 
 from sequoia_core.events import (
     Event,
@@ -13,7 +14,6 @@ from sequoia_core.events import (
     TextDelta,
     TreeChosen,
 )
-from sequoia_core.files import Record
 
 from ..state.answer import Answer, Chosen
 from ..state.stats import Statistics
@@ -21,8 +21,8 @@ from ..state.stats import Statistics
 CUT_OFF = "cut off: the program was ended in the middle of this answer"
 
 
-class Digest(Record, frozen=True):
-    """All of an answer but its steps.
+class Digest(msgspec.Struct, forbid_unknown_fields=True):
+    """All of an answer but its steps; grows with the answer's events.
 
     Attributes:
         deltas: its text as it came.
@@ -34,13 +34,39 @@ class Digest(Record, frozen=True):
         failure: why it failed.
     """
 
-    deltas: tuple[TextDelta, ...] = ()
-    token_ids: tuple[int, ...] = ()
-    trees: tuple[Chosen, ...] = ()
+    deltas: list[TextDelta] = []
+    token_ids: list[int] = []
+    trees: list[Chosen] = []
     prefill: PrefillDone | None = None
     statistics: Statistics | None = None
     finished: Finished | None = None
     failure: str | None = None
+
+    def add(self, event: Event, steps: int) -> None:
+        """Take in the next event, except for the statistics.
+
+        Args:
+            event: of the answer.
+            steps: of the answer before the event.
+        """
+        match event:
+            case TextDelta():
+                self.deltas.append(event)
+            case Step():
+                self.token_ids += event.token_ids
+            case TreeChosen():
+                self.trees.append(Chosen(event, steps + 1))
+            case PrefillDone():
+                self.prefill = event
+            case Finished():
+                self.finished = event
+            case Failed(message):
+                self.failure = message
+
+    def close(self, failure: str) -> None:
+        """An answer that has not ended failed by `failure`."""
+        if self.finished is None and self.failure is None:
+            self.failure = failure
 
     @property
     def text(self) -> str:
@@ -69,60 +95,18 @@ class Digest(Record, frozen=True):
         return answer
 
 
-@dataclass(slots=True)
-class DigestBuilder:
-    """Makes the digest of an answer from its events."""
-
-    deltas: list[TextDelta] = field(default_factory=list)
-    token_ids: list[int] = field(default_factory=list)
-    trees: list[Chosen] = field(default_factory=list)
-    prefill: PrefillDone | None = None
-    finished: Finished | None = None
-    failure: str | None = None
-    steps: int = 0
-
-    def add(self, event: Event) -> None:
-        """Take in the next event."""
-        match event:
-            case TextDelta():
-                self.deltas.append(event)
-            case Step():
-                self.steps += 1
-                self.token_ids += event.token_ids
-            case TreeChosen():
-                self.trees.append(Chosen(event, self.steps + 1))
-            case PrefillDone():
-                self.prefill = event
-            case Finished():
-                self.finished = event
-            case Failed(message):
-                self.failure = message
-
-    def digest(self, statistics: Statistics | None, failure: str | None = None) -> Digest:
-        """The digest of the events so far; without an end, the answer failed by `failure`."""
-        ended = self.finished is not None or self.failure is not None
-        return Digest(
-            tuple(self.deltas),
-            tuple(self.token_ids),
-            tuple(self.trees),
-            self.prefill,
-            statistics,
-            self.finished,
-            self.failure if ended else failure,
-        )
-
-
 def digest_of(events: Iterable[Event], failure: str = CUT_OFF) -> Digest:
     """The digest of an answer; without an end, it failed by `failure`."""
-    builder, statistics = DigestBuilder(), Statistics()
+    digest, statistics = Digest(), Statistics()
     for event in events:
-        builder.add(event)
+        digest.add(event, statistics.totals.steps)
         if isinstance(event, Step):
-            statistics = statistics.plus(event)
-    return builder.digest(statistics if statistics.totals.steps else None, failure)
+            digest.statistics = statistics = statistics.plus(event)
+    digest.close(failure)
+    return digest
 
 
 def plain_digest(text: str, ending: str) -> Digest:
     """A digest of an answer of which only the text is known."""
-    deltas = (TextDelta(0, text, (Piece(text, 0),)),) if text else ()
+    deltas = [TextDelta(0, text, (Piece(text, 0),))] if text else []
     return Digest(deltas, failure=f"{ending}; its figures are not in the record")

@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from sequoia_core.events import Event, Failed, Finished, Step
 
 from ..state.stats import Statistics
-from .digest import DigestBuilder
+from .digest import Digest
 from .operations import AnswerEnded, ChunkWritten, Operation, StepsDropped
 from .packing import pack_events
 
@@ -31,7 +31,8 @@ class EventReceived:
 
 @dataclass(slots=True)
 class _Answer:
-    digest: DigestBuilder = field(default_factory=DigestBuilder)
+    digest: Digest = field(default_factory=Digest)
+    steps: int = 0
     chunks: int = 0
     events: list[Event] = field(default_factory=list)
 
@@ -46,7 +47,8 @@ class GrowingAnswers:
         """Take in an event; what is to be written now if it ended the answer."""
         answer = self._answers.setdefault(received.exchange, _Answer())
         answer.events.append(received.event)
-        answer.digest.add(received.event)
+        answer.digest.add(received.event, answer.steps)
+        answer.steps += isinstance(received.event, Step)
         if isinstance(received.event, Finished | Failed):
             yield from self._end(received.exchange, received.statistics)
 
@@ -62,7 +64,9 @@ class GrowingAnswers:
 
     def _end(self, exchange: str, statistics: Statistics | None) -> Iterator[Operation]:
         yield from self._pack(exchange)
-        digest = self._answers.pop(exchange).digest.digest(statistics, CLOSED)
+        digest = self._answers.pop(exchange).digest
+        digest.statistics = statistics
+        digest.close(CLOSED)
         yield AnswerEnded.of(exchange, digest, time.time())
 
     def _pack(self, exchange: str) -> Iterator[Operation]:

@@ -76,10 +76,10 @@ def test_a_node_of_a_blob_is_what_a_node_is(column: int, value: object) -> None:
 @pytest.mark.parametrize(
     "digest",
     [
-        Digest(token_ids=(1 << 64,)),
-        Digest(token_ids=(-1,)),
-        Digest((TextDelta(10**15, "a", ()),)),
-        Digest((TextDelta(1, "a", (Piece("a", -1),)),)),
+        Digest(token_ids=[1 << 64]),
+        Digest(token_ids=[-1]),
+        Digest([TextDelta(10**15, "a", ())]),
+        Digest([TextDelta(1, "a", (Piece("a", -1),))]),
     ],
 )
 def test_numbers_of_a_digest_are_in_range(digest: Digest) -> None:

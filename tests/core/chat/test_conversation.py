@@ -117,6 +117,15 @@ class Chat:
     def say(self, prompt: str, params: SamplingParams = GREEDY) -> list[Event]:
         return list(self.talk.reply(prompt, params))
 
+    def cut_short(self, how: str) -> list[Event]:
+        """The answer to "hee", ended before its end."""
+        if how == "length":
+            return self.say("hee", SamplingParams(temperature=0.0, max_new_tokens=3))
+        if how == "cancel":
+            asked = iter([False, False, True])  # the prompt, a step, and no more
+            return list(self.talk.reply("hee", GREEDY, lambda: next(asked, True)))
+        return self.say("hee", SamplingParams(temperature=0.0, stop=("tr",)))
+
     def prompt_ids(self, events: Sequence[Event]) -> list[int]:
         """What the last answer was decoded after."""
         ids = list(self.talk.token_ids)
@@ -163,17 +172,14 @@ def test_the_ledger_only_grows_and_only_what_is_new_is_read(family: str) -> None
         ).count(chat.closing_id)
 
 
+CUT_SHORT = pytest.mark.parametrize("how", ["length", "cancel", "stop string"])
+
+
 @FAMILIES
-@pytest.mark.parametrize("how", ["length", "cancel", "stop string"])
+@CUT_SHORT
 def test_an_answer_that_was_cut_short_is_closed_all_the_same(family: str, how: str) -> None:
     chat = Chat(MAKERS[family](), CLOSING[family], answers=["the tree, the hen, the tent, the end"])
-    if how == "length":
-        events = chat.say("hee", SamplingParams(temperature=0.0, max_new_tokens=3))
-    elif how == "cancel":
-        asked = iter([False, False, True])  # the prompt, a step, and no more
-        events = list(chat.talk.reply("hee", GREEDY, lambda: next(asked, True)))
-    else:
-        events = chat.say("hee", SamplingParams(temperature=0.0, stop=("tr",)))
+    events = chat.cut_short(how)
     assert finish_of(events).reason in {
         FinishReason.LENGTH, FinishReason.CANCELLED, FinishReason.STOP,
     }  # fmt: skip

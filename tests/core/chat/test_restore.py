@@ -18,6 +18,7 @@ from sequoia_core.tree.choice import TreeChoice
 from sequoia_core.tree.growmap import GrowMap
 from tests.core.chat.test_conversation import (
     CLOSING,
+    CUT_SHORT,
     FAMILIES,
     FINGERPRINTS,
     MAKERS,
@@ -101,17 +102,10 @@ def test_going_back_to_the_first_branch_reads_only_its_own_part(family: str) -> 
 
 
 @FAMILIES
-@pytest.mark.parametrize("how", ["length", "cancel", "stop string"])
+@CUT_SHORT
 def test_an_answer_that_was_cut_short_is_restored_as_it_was_decoded(family: str, how: str) -> None:
     chat = Chat(MAKERS[family](), CLOSING[family], answers=["the tree, the hen, the tent, the end"])
-    params = SamplingParams(temperature=0.0, max_new_tokens=60)
-    if how == "length":
-        chat.say("hee", SamplingParams(temperature=0.0, max_new_tokens=3))
-    elif how == "cancel":
-        asked = iter([False, False, True])  # the prompt, a step, and no more
-        list(chat.talk.reply("hee", params, lambda: next(asked, True)))
-    else:
-        chat.say("hee", SamplingParams(temperature=0.0, stop=("tr",)))
+    chat.cut_short(how)
     turns, ids = chat.talk.turns, chat.talk.token_ids
     assert turns
     assert turns[0].answer_ids
@@ -238,7 +232,9 @@ class Counting:
 
     def __init__(self) -> None:
         tokenizer = byte_level()
-        target, draft = (tiny_llama(seed, **_sizes(len(tokenizer))) for seed in (1, 2))
+        vocab = len(tokenizer)
+        sizes = {"vocab_size": vocab, "head_vocab_size": vocab, "context_window": 512}
+        target, draft = (tiny_llama(seed, **sizes) for seed in (1, 2))
         self.read = 0
         extend = target.extend
 
@@ -260,12 +256,6 @@ class Counting:
             ),
             tree_choice=TreeChoice(growmap=GrowMap.k_ary([2, 2])),
         )
-
-
-def _sizes(vocabulary: int) -> dict[str, int]:
-    return {
-        "vocab_size": vocabulary, "head_vocab_size": vocabulary, "context_window": 512,
-    }  # fmt: skip
 
 
 @given(st.lists(st.tuples(st.integers(0, 9), st.text("the ", min_size=1).filter(str.strip)),
