@@ -1,11 +1,10 @@
-"""What the engine tells the world: immutable events of plain Python values.
+"""What the engine reports: immutable events of plain Python values.
 
 An answer is `TreeChosen`, `PrefillDone`, then per decoding step at most one `TextDelta` followed
 by exactly one `Step`, then perhaps a `TextDelta` of text that was held back, and at last
-`Finished` or `Failed`; a `Notice` may come anywhere, and a `TreeChosen` between two steps when the
+`Finished` or `Failed`. A `Notice` may come anywhere, and a `TreeChosen` between two steps if the
 next one uses another tree. A consumer that pauses does so after a `Step`. Events hold no tensors,
-so they can be recorded, sent to another thread and replayed. This module knows nothing of how they
-are produced or drawn.
+so they can be recorded, sent to another process and replayed.
 """
 
 from collections.abc import Callable
@@ -19,7 +18,7 @@ Progress = Callable[[str, float | None], None]
 
 
 class Outcome(StrEnum):
-    """What the verification walk did with a tree node."""
+    """What the verification did with a tree node."""
 
     ACCEPTED = "accepted"
     REJECTED = "rejected"
@@ -70,14 +69,14 @@ class TreeChosen(Record, frozen=True):
     Attributes:
         mode: value of `config.Mode` that decides the tokens.
         growmap: name of the tree shape; "" when decoding plainly.
-        nodes: tree nodes, root included, what is looked up not counted; the most of them where
-            the shape is decided each step; 1 when nothing is drafted.
-        depth: edges on the longest path, likewise; 0 when nothing is drafted.
-        expected_tokens: tokens per step the growmap was searched for, or None when not known.
+        nodes: most tree nodes of a step, root included, without looked-up ones; 1 if nothing is
+            drafted.
+        depth: edges on the longest path of such a tree; 0 if nothing is drafted.
+        expected_tokens: tokens per step the growmap was searched for, or None if not known.
         expected_by_depth: expected probability that a step accepts at least d nodes, d = 1, 2, ...
         expected_by_rank: the positional acceptance rates a_1, a_2, ... the growmap was made for.
-        predicted_speedup: over plain decoding, from measured times, or None when not measured.
-        reason: one line on where the choice came from.
+        predicted_speedup: over plain decoding, from measured times, or None if not measured.
+        reason: one line on why this tree.
         lookup: whether continuations found in the conversation are appended: on, off or auto.
     """
 
@@ -94,7 +93,7 @@ class TreeChosen(Record, frozen=True):
 
 
 class PrefillProgress(Record, frozen=True):
-    """Part of a long prompt was read. Token counts, without those found in the cache."""
+    """Part of a long prompt was read. Counts of tokens, without those found in the cache."""
 
     done: int
     total: int
@@ -105,7 +104,7 @@ class PrefillDone(Record, frozen=True):
 
     Attributes:
         prompt_tokens: tokens of the whole prompt.
-        cached_tokens: how many of them were in the KV cache already.
+        cached_tokens: of them, those that were in the KV cache.
         seconds: wall time of reading the rest.
     """
 
@@ -119,18 +118,17 @@ class TreeNode(Record, frozen=True):
 
     Attributes:
         token_id: the token at this node.
-        text: its text, not escaped; bytes that are no whole character read `<0xE2>`.
+        text: its text, not escaped; bytes of an incomplete character are shown as `<0xE2>`.
         parent: index of the parent node; -1 for the root.
         depth: edges from the root.
         rank: 1 for the first child drawn at its parent, 2 for the second, ...; 0 for the root.
-        draft_prob: the draft's probability of the token at its parent, as it was drawn from; None
-            for the root and for what was looked up.
-        target_prob: the target's at the same temperature (1 at temperature 0), before top-p and
-            top-k; None for the root.
-        outcome: what the walk did with it; the root counts as accepted.
-        accept_prob: probability with which the rule would accept when the node was tried, or None
-            when it was not.
-        draw: the uniform number it was compared with, or None when none was drawn.
+        draft_prob: the draft's probability of the token, of the distribution it was drawn from;
+            None for the root and for looked-up nodes.
+        target_prob: the target's probability at the same temperature (1 at temperature 0), before
+            top-p and top-k; None for the root.
+        outcome: of the verification; the root counts as accepted.
+        accept_prob: acceptance probability when the node was tried, or None if it was not.
+        draw: the uniform number it was compared with, or None if none was drawn.
         origin: who proposed it.
     """
 
@@ -151,7 +149,7 @@ class Piece(Record, frozen=True):
     """One emitted token's share of the text.
 
     Attributes:
-        text: what became printable with this token; "" while a character is incomplete.
+        text: that became printable with this token; "" while a character is incomplete.
         rank: child rank of the accepted node, or 0 for the target's bonus token.
     """
 
@@ -168,7 +166,7 @@ class TextDelta(Record, frozen=True):
 
 
 class StepTimings(Record, frozen=True):
-    """Milliseconds of wall time of one step. Bookkeeping is all that is no model forward."""
+    """Milliseconds of wall time of one step. Bookkeeping is all except the model forwards."""
 
     draft_ms: float
     verify_ms: float
@@ -181,7 +179,7 @@ class StepTimings(Record, frozen=True):
 
 
 class Ranking(Record, frozen=True):
-    """The most probable tokens of a distribution, the first the most probable.
+    """The most probable tokens of a distribution, in descending order.
 
     Attributes:
         token_ids: the target's ids.
@@ -195,12 +193,12 @@ class Ranking(Record, frozen=True):
 
 
 class Opinion(Record, frozen=True):
-    """What the models thought comes after a node.
+    """The models' distributions of the token after a node.
 
     Attributes:
         node: index in the step's tree.
-        target: the target's distribution, in the sense of `TreeNode.target_prob`.
-        draft: what its children were drawn from; None where the draft did not read the node.
+        target: the target's, as for `TreeNode.target_prob`.
+        draft: the one that its children were drawn from; None if the draft did not read the node.
     """
 
     node: int
@@ -209,13 +207,13 @@ class Opinion(Record, frozen=True):
 
 
 class TrialRecord(Record, frozen=True):
-    """A child held against what rejections before it had left, to the digits it was judged by.
+    """The test of a child against the residual distributions left by rejections before it.
 
     Attributes:
         node: the child.
-        p: the target's probability of it then: shaped by top-p and top-k, less what was rejected.
-        q: the draft's then; 1 where the child was proposed with certainty.
-        residual: what its rejection left of the target; None when it was accepted.
+        p: its probability in the target's residual, shaped by top-p and top-k.
+        q: its probability in the draft's residual; 1 if it was proposed deterministically.
+        residual: the target's residual after its rejection; None if it was accepted.
     """
 
     node: int
@@ -225,23 +223,23 @@ class TrialRecord(Record, frozen=True):
 
 
 class Insight(Record, frozen=True):
-    """What a step can say about itself.
+    """Why a step came out as it did.
 
     Attributes:
-        opinions: at nodes with children and where the accepted path ends; in a large tree the
-            path's nodes and the first others.
-        trials: in the order they were tried; none where the rule compares no probabilities.
+        opinions: at nodes with children and at the end of the accepted path; in a large tree only
+            at the path's nodes and the first others.
+        trials: in order; none if the rule compares no probabilities.
     """
 
     opinions: tuple[Opinion, ...]
     trials: tuple[TrialRecord, ...]
 
     def opinion(self, node: int) -> Opinion | None:
-        """What the models thought comes after a node, if that was kept."""
+        """The distributions after a node, if they were kept."""
         return next((each for each in self.opinions if each.node == node), None)
 
     def trial(self, node: int) -> TrialRecord | None:
-        """How a node was tried, if it was."""
+        """The test of a node, if it was tried."""
         return next((each for each in self.trials if each.node == node), None)
 
 
@@ -257,11 +255,11 @@ class Step(Record, frozen=True, dict=True):
         bonus_prob: the target's probability of it, as in `TreeNode.target_prob`.
         token_ids: tokens emitted, after cutting at a stop or at `max_new_tokens`.
         context_length: tokens in the target's KV cache after the step.
-        timings: where the step's wall time went.
-        plain_ms: what a plain step takes here and now, all of it; 0 where it is not known.
+        timings: of the step.
+        plain_ms: wall time of a plain step at this context length; 0 if not known.
         plain_source: how `plain_ms` was measured, one line.
-        insight: why it came out so, or None where that was not asked for.
-        baseline: decoded plainly to measure what a plain step takes, although a tree was chosen.
+        insight: why it came out as it did, or None if that was not requested.
+        baseline: decoded plainly to measure a plain step, although a tree was chosen.
     """
 
     index: int
@@ -307,7 +305,7 @@ class Totals(Record, frozen=True):
         tokens: emitted tokens.
         steps: decoding steps.
         seconds: sum of the steps' wall times.
-        plain_seconds: sum over steps of tokens x plain_ms: what plain decoding would have taken.
+        plain_seconds: sum over steps of tokens x plain_ms: the time of plain decoding.
         draft_seconds: of `seconds`, in draft forwards.
         verify_seconds: of `seconds`, in target forwards.
         baseline_steps: of `steps`, those with `Step.baseline`; each emits one token.
@@ -336,7 +334,7 @@ class Totals(Record, frozen=True):
 
     @property
     def tokens_per_step(self) -> float:
-        """Mean tokens emitted per step that speculates as chosen; 0 before the first."""
+        """Mean tokens per step, baseline steps left out; 0 before the first."""
         steps = self.steps - self.baseline_steps
         return (self.tokens - self.baseline_steps) / steps if steps else 0.0
 
@@ -359,7 +357,7 @@ class Finished(Record, frozen=True):
 
 
 class Failed(Record, frozen=True):
-    """The answer ended by an error; `message` is one line fit to be shown."""
+    """The answer ended by an error; `message` is one line for the person."""
 
     message: str
 
@@ -368,17 +366,17 @@ Event = Notice | TreeChosen | PrefillProgress | PrefillDone | TextDelta | Step |
 
 
 class PairDescription(Record, frozen=True):
-    """What is decoding, for a title bar or a report.
+    """The models that decode, for a title bar or a report.
 
     Attributes:
-        target: name of the model.
-        draft: likewise, or None for plain decoding.
+        target: name of the target.
+        draft: name of the draft, or None for plain decoding.
         device: that computes.
-        dtype: number format of the weights, and what is unusual about how they are computed.
+        dtype: number format of the weights, and what is unusual about their computation.
         context_window: most tokens.
-        exact: a row's logits are the same, to the last bit or to float32's rounding, whatever rows
-            are computed with it, so that at temperature 0 a tree gives plain decoding's text.
-        threads: that a forward on a CPU is computed with.
+        exact: a row's logits do not depend, beyond float32 rounding, on the rows computed with it,
+            so at temperature 0 a tree gives the text of plain decoding.
+        threads: of a forward on a CPU.
         remark: what a person should know about how the pair is computed; "" for nothing.
     """
 
