@@ -1,5 +1,6 @@
 """Chats for the tests of the record: exchanges told to a recorder as the screen tells them."""
 
+import threading
 import time
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
@@ -12,6 +13,7 @@ from app.store import schema
 from app.store.archive import events_of
 from app.store.database_recorder import DatabaseRecorder
 from app.store.recorder import Recorder
+from app.store.writer import WriteFailed, WriteRecovered
 from sequoia_core.events import Event
 from tests.fakes import make_answer
 
@@ -47,6 +49,23 @@ def events_in(path: Path, exchange: str) -> list[Event]:
         query = "SELECT place FROM exchange WHERE id = ?"
         (place,) = connection.execute(query, (exchange,)).fetchone()
         return list(events_of(connection, place))
+
+
+def write_failures(recorder: DatabaseRecorder) -> list[str]:
+    """The messages since the last call."""
+    recorder.settle(PATIENCE_SECONDS)
+    return [news.message for news in recorder.news() if isinstance(news, WriteFailed)]
+
+
+def wait_until_recovered(recorder: DatabaseRecorder) -> str:
+    """Wait until the record can be written again; the message."""
+    for _ in range(1000):
+        recorder.settle(PATIENCE_SECONDS)
+        for news in recorder.news():
+            if isinstance(news, WriteRecovered):
+                return news.message
+        threading.Event().wait(0.01)
+    raise AssertionError("never recovered")
 
 
 @contextmanager

@@ -1,4 +1,4 @@
-"""The record: what was told is there, whatever happens to the program, the disk or the file."""
+"""The record: what was recorded is there, whatever happens to the program, the disk or the file."""
 
 import sqlite3
 import subprocess
@@ -22,7 +22,7 @@ from app.store.errors import StoreError
 from app.store.pending import CLOSED
 from app.store.recorder import About
 from app.store.text_search import terms
-from app.store.writer import Recovered, WriteFailed, WriteRecovered
+from app.store.writer import Recovered, WriteFailed
 from sequoia_core.events import Event, Step
 from tests.app.records import (
     PATIENCE_SECONDS,
@@ -32,48 +32,22 @@ from tests.app.records import (
     recording,
     say,
     tell,
+    wait_until_recovered,
+    write_failures,
 )
 from tests.fakes import make_answer
 
 ROOT = Path(__file__).parents[3]
 
 
-@pytest.fixture
-def path(tmp_path: Path) -> Path:
-    return tmp_path / "data" / "sessions.db"
-
-
-@pytest.fixture
-def hasty(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Try again soon."""
-    monkeypatch.setattr(writer, "RETRY_SECONDS", 0.02)
-    monkeypatch.setattr(schema, "WRITE_PATIENCE_SECONDS", 0.02)
-    monkeypatch.setattr(schema, "READ_PATIENCE_SECONDS", 0.02)
-
-
 def steps_of(events: tuple[Event, ...]) -> list[Step]:
     return [event for event in events if isinstance(event, Step)]
 
 
-def troubles(recorder: DatabaseRecorder) -> list[str]:
-    recorder.settle(PATIENCE_SECONDS)
-    return [news.message for news in recorder.news() if isinstance(news, WriteFailed)]
+# What was recorded is there
 
 
-def relieved(recorder: DatabaseRecorder) -> bool:
-    """Waits until the record can be written again."""
-    for _ in range(1000):
-        recorder.settle(PATIENCE_SECONDS)
-        if any(isinstance(news, WriteRecovered) for news in recorder.news()):
-            return True
-        threading.Event().wait(0.01)
-    return False
-
-
-# What was told is there
-
-
-def test_a_chat_is_read_as_it_was_told(path: Path) -> None:
+def test_a_chat_is_read_as_it_was_recorded(path: Path) -> None:
     with recording(path) as recorder:
         recorder.about(About("target", "draft", "be brief"))
         first = say(recorder, "Why?\nReally, why?")
@@ -98,7 +72,7 @@ def test_a_chat_is_read_as_it_was_told(path: Path) -> None:
 
 @settings(deadline=None, max_examples=15)
 @given(texts=st.lists(st.text(min_size=1, max_size=30), min_size=1, max_size=4), data=st.data())
-def test_any_text_and_any_tree_of_branches_is_read_as_it_was_told(
+def test_any_text_and_any_tree_of_branches_is_read_as_it_was_recorded(
     tmp_path_factory: pytest.TempPathFactory, texts: list[str], data: st.DataObject
 ) -> None:
     path = tmp_path_factory.mktemp("any") / "sessions.db"
@@ -449,21 +423,23 @@ def test_searching_finds_prompts_and_answers_the_newest_first(path: Path) -> Non
 # What can go wrong
 
 
-def test_a_locked_file_is_told_and_all_is_written_when_it_is_free(path: Path, hasty: None) -> None:
+def test_a_locked_file_is_reported_and_all_is_written_when_it_is_free(
+    path: Path, quick_retries: None
+) -> None:
     record_chats(path, ("before", "a"))
     with recording(path) as recorder:
         recorder.settle(PATIENCE_SECONDS)
         with closing(sqlite3.connect(path, isolation_level=None)) as other:
             other.execute("BEGIN EXCLUSIVE")
             asked = say(recorder, "meanwhile")
-            (message,) = troubles(recorder)
+            (message,) = write_failures(recorder)
             assert "locked by another program" in message
             assert "memory" in message
             assert list(recorder.steps(asked.id)) == steps_of(make_answer("Because."))
             with pytest.raises(StoreError, match="locked"):
                 recorder.rename(recorder.session or "", "x").result(PATIENCE_SECONDS)
             other.execute("ROLLBACK")
-        assert relieved(recorder)
+        wait_until_recovered(recorder)
         assert recorder.archive.load(recorder.session or "").info.title == "meanwhile"
 
 
@@ -478,8 +454,8 @@ def broken_by(pragma: str) -> Callable[[Path], sqlite3.Connection]:
     return open_to_write
 
 
-def test_a_full_disk_is_told_and_all_is_written_when_there_is_room(
-    path: Path, hasty: None, monkeypatch: pytest.MonkeyPatch
+def test_a_full_disk_is_reported_and_all_is_written_when_there_is_room(
+    path: Path, quick_retries: None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     opened: list[sqlite3.Connection] = []
 
@@ -494,11 +470,11 @@ def test_a_full_disk_is_told_and_all_is_written_when_there_is_room(
         recorder.settle(PATIENCE_SECONDS)
         opened[-1].execute("PRAGMA max_page_count = 1")  # the least that is left: as it is now
         asked = tell(recorder, exchange("meanwhile"), make_answer("word " * 3000))
-        (message,) = troubles(recorder)
+        (message,) = write_failures(recorder)
         assert "no room is left on the disk" in message
         assert len(recorder.steps(asked.id)) == len(steps_of(make_answer("word " * 3000)))
         opened[-1].execute("PRAGMA max_page_count = 1000000")
-        assert relieved(recorder)
+        wait_until_recovered(recorder)
         history = recorder.archive.load(recorder.session or "").history
         assert history.exchanges[asked.id].answer.verbatim == asked.answer.verbatim
     assert recorder.unsaved == ""
@@ -513,23 +489,23 @@ def unbound(connect: Callable[..., sqlite3.Connection]) -> Callable[..., sqlite3
     return connected
 
 
-def test_what_cannot_be_written_to_the_end_is_told_at_the_end(
+def test_what_cannot_be_written_to_the_end_is_reported_at_the_end(
     path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(writer, "open_to_write", broken_by("PRAGMA query_only = ON"))
     with recording(path) as recorder:
         asked = say(recorder, "meanwhile")
-        (message,) = troubles(recorder)
+        (message,) = write_failures(recorder)
         assert "read-only" in message
         assert list(recorder.steps(asked.id)) == steps_of(make_answer("Because."))
     assert "read-only" in recorder.unsaved
 
 
-def test_a_folder_that_cannot_be_made_is_told(tmp_path: Path) -> None:
+def test_a_folder_that_cannot_be_made_is_reported(tmp_path: Path) -> None:
     (tmp_path / "data").write_text("in the way")
     with recording(tmp_path / "data" / "sessions.db") as recorder:
         say(recorder, "anyway")
-        (message,) = troubles(recorder)
+        (message,) = write_failures(recorder)
         assert "memory" in message
         with pytest.raises(StoreError):
             recorder.archive.sessions()
@@ -539,12 +515,12 @@ def test_a_folder_that_cannot_be_made_is_told(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     "content", [b"this is no database at all\n" * 200, b"SQLite format 3\0" * 300]
 )
-def test_a_damaged_file_is_told_and_left_as_it_is(path: Path, content: bytes) -> None:
+def test_a_damaged_file_is_reported_and_left_as_it_is(path: Path, content: bytes) -> None:
     path.parent.mkdir()
     path.write_bytes(content)
     with recording(path) as recorder:
         asked = say(recorder, "anyway")
-        (message,) = troubles(recorder)
+        (message,) = write_failures(recorder)
         assert "is damaged" in message
         assert str(path) in message
         assert len(recorder.steps(asked.id)) == len(steps_of(make_answer("Because.")))
@@ -582,27 +558,27 @@ def test_a_file_with_a_hole_in_it_never_ends_the_program(
     assert recorder._writer._thread.is_alive() is False
 
 
-def test_a_later_version_is_told_and_left_as_it_is(path: Path) -> None:
+def test_a_later_version_is_reported_and_left_as_it_is(path: Path) -> None:
     record_chats(path, ("a", "b"))
     with closing(sqlite3.connect(path)) as connection:
         connection.execute("PRAGMA user_version = 99")
     content = path.read_bytes()
     with recording(path) as recorder:
         say(recorder, "anyway")
-        (message,) = troubles(recorder)
+        (message,) = write_failures(recorder)
         assert "version 99" in message
         with pytest.raises(StoreError, match="version 99"):
             recorder.archive.sessions()
     assert path.read_bytes() == content
 
 
-def test_a_file_that_was_moved_away_is_told(path: Path) -> None:
+def test_a_file_that_was_moved_away_is_reported(path: Path) -> None:
     with recording(path) as recorder:
         say(recorder, "before")
         recorder.settle(PATIENCE_SECONDS)
         path.rename(path.with_name("elsewhere.db"))
         asked = say(recorder, "after")
-        (message,) = troubles(recorder)
+        (message,) = write_failures(recorder)
         assert "moved away" in message
         assert len(recorder.steps(asked.id)) == len(steps_of(make_answer("Because.")))
     assert "moved away" in recorder.unsaved

@@ -7,8 +7,6 @@ import gzip
 import math
 from pathlib import Path
 
-import pytest
-
 from app.config.load import load_settings
 from app.state.race_result import recorded_note
 from app.store.database_recorder import DatabaseRecorder
@@ -22,14 +20,6 @@ from tests.fakes import PAIR, make_answer
 
 OLD = Path(__file__).parents[2] / "data" / "written_by_f1dfbc0"
 TEXT = "Hello é\u2028, world."
-
-
-@pytest.fixture
-def path(tmp_path: Path) -> Path:
-    path = tmp_path / "data" / "sessions.db"
-    path.parent.mkdir()
-    path.write_bytes(gzip.decompress((OLD / "sessions.db.gz").read_bytes()))
-    return path
 
 
 def check_first_steps(steps: list[Step]) -> None:
@@ -63,6 +53,8 @@ def test_a_trace_is_read() -> None:
 
 
 def test_a_record_is_read_recovered_and_continued(path: Path) -> None:
+    path.parent.mkdir()
+    path.write_bytes(gzip.decompress((OLD / "sessions.db.gz").read_bytes()))
     with recording(path) as recorder:
         recorder.settle(PATIENCE_SECONDS)
         (news,) = recorder.news()

@@ -8,24 +8,26 @@ from pathlib import Path
 
 import pytest
 
-from app.store import pending, schema, writer
+from app.store import pending, writer
 from app.store.archive import Archive
 from app.store.database_recorder import DatabaseRecorder
 from app.store.errors import StoreError
 from app.store.operations import ChunkWritten, Operation, SessionRenamed
 from app.store.pending import EventReceived, GrowingAnswers
-from app.store.writer import WriteFailed, WriteRecovered
+from app.store.writer import WriteFailed
 from sequoia_core.events import Step
-from tests.app.records import PATIENCE_SECONDS, exchange, recording, say, tell
+from tests.app.records import (
+    PATIENCE_SECONDS,
+    exchange,
+    recording,
+    say,
+    tell,
+    wait_until_recovered,
+)
 from tests.fakes import make_answer
 
 LONG = "word and so on. " * 100
 STEPS = [event for event in make_answer(LONG) if isinstance(event, Step)]
-
-
-@pytest.fixture
-def path(tmp_path: Path) -> Path:
-    return tmp_path / "data" / "sessions.db"
 
 
 # A writer that has ended by an error of its own
@@ -128,11 +130,8 @@ def test_whoever_asked_may_have_gone(path: Path, monkeypatch: pytest.MonkeyPatch
 
 
 @pytest.fixture
-def scarce(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Room for the steps of two long answers, and trying again soon."""
-    monkeypatch.setattr(writer, "RETRY_SECONDS", 0.02)
-    monkeypatch.setattr(schema, "WRITE_PATIENCE_SECONDS", 0.02)
-    monkeypatch.setattr(schema, "READ_PATIENCE_SECONDS", 0.02)
+def little_memory(quick_retries: None, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Room for the steps of two long answers."""
     monkeypatch.setattr(pending, "MOST_BYTES", 2 * packed_bytes())
 
 
@@ -157,19 +156,8 @@ def waiting_bytes(recorder: DatabaseRecorder) -> int:
     return sum(len(each.events) for each in operations if isinstance(each, ChunkWritten))
 
 
-def relief(recorder: DatabaseRecorder) -> str:
-    """Waits until the record can be written again, and what it says then."""
-    for _ in range(1000):
-        recorder.settle(PATIENCE_SECONDS)
-        for news in recorder.news():
-            if isinstance(news, WriteRecovered):
-                return news.message
-        threading.Event().wait(0.01)
-    raise AssertionError("never relieved")
-
-
 def test_steps_of_the_oldest_answers_are_let_go_and_texts_are_kept(
-    path: Path, scarce: None
+    path: Path, little_memory: None
 ) -> None:
     with recording(path) as recorder:
         say(recorder, "before")
@@ -181,13 +169,13 @@ def test_steps_of_the_oldest_answers_are_let_go_and_texts_are_kept(
                 recorder.settle(PATIENCE_SECONDS)
                 assert waiting_bytes(recorder) <= pending.MOST_BYTES
             messages = [news.message for news in recorder.news() if isinstance(news, WriteFailed)]
-            (told,) = [message for message in messages if "dropped" in message]
-            assert "the texts are kept" in told
+            (dropped,) = [message for message in messages if "dropped" in message]
+            assert "the texts are kept" in dropped
             kept = [len(recorder.steps(each.id)) for each in asked]
             assert kept == [0] * kept.count(0) + [len(STEPS)] * (6 - kept.count(0))
             assert 1 <= 6 - kept.count(0) <= 2
             free()
-        assert f"but the steps of {kept.count(0)} answers" in relief(recorder)
+        assert f"but the steps of {kept.count(0)} answers" in wait_until_recovered(recorder)
         history = recorder.archive.load(recorder.session or "").history
         assert len(history.exchanges) == 7
         for each, count in zip(asked, kept, strict=True):
@@ -200,7 +188,7 @@ def test_steps_of_the_oldest_answers_are_let_go_and_texts_are_kept(
 
 
 def test_an_answer_whose_steps_are_let_go_as_it_grows_has_none_of_them(
-    path: Path, scarce: None, monkeypatch: pytest.MonkeyPatch
+    path: Path, little_memory: None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(pending, "MOST_BYTES", packed_bytes() // 3)
     events = make_answer(LONG)
@@ -217,7 +205,7 @@ def test_an_answer_whose_steps_are_let_go_as_it_grows_has_none_of_them(
             recorder.settle(PATIENCE_SECONDS)
             assert len(recorder.steps(asked.id)) == 0
             free()
-        relief(recorder)
+        wait_until_recovered(recorder)
         for event in events[-20:]:
             recorder.event(asked.id, event)
         recorder.settle(PATIENCE_SECONDS)
@@ -228,7 +216,7 @@ def test_an_answer_whose_steps_are_let_go_as_it_grows_has_none_of_them(
 
 
 def test_a_file_that_is_never_written_again_takes_no_more_memory_either(
-    path: Path, scarce: None
+    path: Path, little_memory: None
 ) -> None:
     path.parent.mkdir()
     path.write_bytes(b"this is no database at all\n" * 200)
