@@ -20,6 +20,7 @@ from .messages import (
     ChooseTree,
     Clear,
     EngineFactory,
+    LoadAbortedError,
     LoadFailed,
     Loading,
     OutOfSync,
@@ -41,10 +42,6 @@ _log = logging.getLogger("sequoia.decoder")
 _log.addHandler(logging.NullHandler())
 
 OnEvent = Callable[[Event], None]
-
-
-class _ClosingError(Exception):
-    """Raised out of the load progress call, so that quitting need not wait for a load."""
 
 
 class Decoder:
@@ -159,7 +156,7 @@ class Decoder:
     def _run(self) -> None:
         try:
             engine = self._factory(self._report_loading)
-        except _ClosingError:
+        except LoadAbortedError:
             return
         except Exception as error:
             self._reports.append(LoadFailed(error_line(error)))
@@ -178,7 +175,7 @@ class Decoder:
 
     def _report_loading(self, message: str, fraction: float | None) -> None:
         if self._closing.is_set():
-            raise _ClosingError
+            raise LoadAbortedError
         self._reports.append(Loading(message, fraction))
 
     def _wait_while_paused(self) -> None:

@@ -15,6 +15,10 @@ EngineFactory = Callable[[Progress], ChatEngine]
 """Makes the engine; called in the decode thread, since it takes seconds."""
 
 
+class LoadAbortedError(Exception):
+    """Raised out of the progress call, so that quitting need not wait for a load."""
+
+
 class Ask(Record, frozen=True):
     """Answer a prompt."""
 

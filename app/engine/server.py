@@ -18,7 +18,7 @@ from sequoia_core.chat.interface import ChatEngine
 from sequoia_core.errors import SequoiaError
 from sequoia_core.events import Progress
 
-from .messages import LoadFailed, Loading
+from .messages import LoadAbortedError, LoadFailed, Loading
 from .protocol import Done, Link, to_line
 from .window_session import Session
 
@@ -27,10 +27,6 @@ Loader = Callable[[Progress], Callable[[], ChatEngine]]
 
 Report = Callable[[Loading | LoadFailed | Done], None]
 """Called with the progress of loading; `Done` when windows are served."""
-
-
-class _ClosingError(Exception):
-    """Raised out of the load progress call, so that ending need not wait for a load."""
 
 
 class EngineServer:
@@ -65,7 +61,7 @@ class EngineServer:
             self.load(load)
             while not self._closing:
                 self.take_turn()
-        except _ClosingError:
+        except LoadAbortedError:
             pass
         finally:
             self.close()
@@ -129,7 +125,7 @@ class EngineServer:
     def _report_loading(self, message: str, fraction: float | None) -> None:
         self._poll(0)
         if self._closing:
-            raise _ClosingError
+            raise LoadAbortedError
         self._send_all(Loading(message, fraction))
         self._report(Loading(message, fraction))
 

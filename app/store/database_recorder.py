@@ -21,7 +21,7 @@ from .operations import (
     BranchSelected,
     ExchangeStarted,
     ModelsNamed,
-    RaceRun,
+    RaceRecorded,
     SessionDeleted,
     SessionOpened,
     SessionRenamed,
@@ -81,7 +81,7 @@ class DatabaseRecorder(Recorder):
         started = ExchangeStarted.of(self.window, self.session, self._about, exchange)
         self._writer.put(started)
         for run, result in races:
-            self._writer.put(RaceRun(self.session, None, run, result))
+            self._writer.put(RaceRecorded(self.session, None, run, result))
 
     @override
     def event(self, exchange: str, event: Event) -> None:
@@ -119,7 +119,7 @@ class DatabaseRecorder(Recorder):
         if self.session is None:  # one without a message would be listed, with nothing to open
             self._races.append((run, text))
         else:
-            self._writer.put(RaceRun(self.session, exchange, run, text))
+            self._writer.put(RaceRecorded(self.session, exchange, run, text))
 
     @override
     def steps(self, exchange: str) -> Sequence[Step]:

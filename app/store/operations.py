@@ -182,7 +182,7 @@ class BranchSelected(Operation):
 
 
 @dataclass(frozen=True, slots=True)
-class RaceRun(Operation):
+class RaceRecorded(Operation):
     """A race was run after an exchange or before the first; it is lost without its session.
 
     Attributes:
