@@ -58,15 +58,12 @@ class AcceptanceMap:
         return self.last - self.first + 1 if self._counts else 0
 
     def follow(self, answer: Answer | None, at: int | None, chosen: Chosen | None) -> bool:
-        """Count an answer's steps up to one of them.
+        """Count the steps with one tree shape up to a step; returns whether anything changed.
 
         Args:
-            answer: the answer.
+            answer: that is followed.
             at: index of the step in `answer.steps`; None is the last.
-            chosen: the shape of that step; the steps before it are not counted.
-
-        Returns:
-            Whether anything changed.
+            chosen: the shape of that step.
         """
         steps = answer.steps if answer is not None else []
         upto = (steps[-1 if at is None else at].index) if steps else 0

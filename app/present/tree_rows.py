@@ -82,12 +82,7 @@ def guide_width(step: Step, room: int) -> int:
 
 
 def tree_rows(step: Step, cells_per_level: int = 3) -> tuple[TreeRow, ...]:
-    """The tree's rows in preorder, siblings by rank, the bonus last under the path's leaf.
-
-    Args:
-        step: of any tree shape, parents before children.
-        cells_per_level: width of one level of guides, at least 1.
-    """
+    """The tree's rows in preorder, siblings by rank, the bonus last under the path's leaf."""
     leaf, on_path = step.path[-1], {*step.path, BONUS_NODE}
     rows: list[TreeRow] = []
     # A stack, since a chain may be deeper than the interpreter's recursion limit.
@@ -109,14 +104,7 @@ def tree_rows(step: Step, cells_per_level: int = 3) -> tuple[TreeRow, ...]:
 
 
 def connector(last: bool, cells: int, *, chosen: bool = False, passed: bool = False) -> GuidePart:
-    """The corner in front of a row.
-
-    Args:
-        last: of its siblings.
-        cells: width.
-        chosen: the row is on the emitted path.
-        passed: a sibling below it is.
-    """
+    """The corner in front of a row; `chosen` if it is on the emitted path, or `passed` by it."""
     if chosen:
         corner, line = ("┗" if last else "┡"), "━"
     elif passed:

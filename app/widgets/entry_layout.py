@@ -128,14 +128,9 @@ class EntryLayout:
         return None
 
     def settle(self, anchor: Anchor | None, room: int) -> int:
-        """Make the heights of everything in view exact.
+        """Make the heights of everything in view exact; returns the first row of the view.
 
-        Args:
-            anchor: stays in place; None for a view of the end.
-            room: rows of the view.
-
-        Returns:
-            The first row of the view.
+        The anchor stays in place; without one, the end is in view.
         """
         while True:
             end = max(0, self.height - room)

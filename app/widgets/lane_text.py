@@ -17,12 +17,8 @@ from .blocks import wrap
 class GrowingLines:
     """Wraps a text that grows; only its last paragraph is wrapped again.
 
-    Args:
-        style: of the text.
-        own_style: of the part that differs from the other lane.
-
     Attributes:
-        styles: these two.
+        styles: of the text, and of the part that differs from the other lane.
     """
 
     def __init__(self, style: Style, own_style: Style) -> None:
@@ -34,10 +30,7 @@ class GrowingLines:
     def wrap(self, text: str, own_from: int | None, width: int) -> Lines:
         """The lines of the text before with more at its end, or of another text.
 
-        Args:
-            text: with control characters made visible.
-            own_from: index of the first character that differs from the other lane, or None.
-            width: of the lines, at least 1.
+        From the character `own_from` on, the text differs from the other lane.
         """
         key = (width, own_from)
         if key != self._key or not text.startswith(self._text):

@@ -3,6 +3,7 @@
 It posts its text and shows hints. Keys that are not for the text run actions of its screen.
 """
 
+from dataclasses import dataclass
 from typing import ClassVar
 
 from rich.cells import cell_len
@@ -60,25 +61,18 @@ class Prompt(TextArea):
     held = False
     edits = False
 
+    @dataclass
     class Submitted(Message):
-        """The text is sent; it stays in the prompt until `accept`.
+        """The text is sent; `typed`, the prompt's whole text, stays in it until `accept`."""
 
-        Attributes:
-            text: what to send.
-            typed: the prompt's whole text.
-        """
+        text: str
+        typed: str
 
-        def __init__(self, text: str, typed: str) -> None:
-            super().__init__()
-            self.text = text
-            self.typed = typed
-
+    @dataclass
     class HintCut(Message):
         """A hint is too long for the border."""
 
-        def __init__(self, text: str) -> None:
-            super().__init__()
-            self.text = text
+        text: str
 
     def __init__(self) -> None:
         super().__init__(id="prompt", compact=True, highlight_cursor_line=False)

@@ -26,11 +26,7 @@ def count_found(text: str, terms: Sequence[Term]) -> int:
 
 
 def find_densest(texts: Sequence[str], terms: Sequence[Term]) -> tuple[int, float] | None:
-    """The first place where most matches stand together.
-
-    Args:
-        texts: the parts of a text.
-        terms: what was searched for.
+    """Where in the parts of a text most matches stand together, at first if several times.
 
     Returns:
         Index of the part, and the share of it before the place; None where nothing matches.
@@ -47,14 +43,7 @@ def find_densest(texts: Sequence[str], terms: Sequence[Term]) -> tuple[int, floa
 
 
 def match_line(lines: Lines, terms: Sequence[Term], share: float) -> int:
-    """The line of a match.
-
-    Args:
-        lines: a drawn part of a text.
-        terms: what was searched for.
-        share: of the part's source before the match. The nearest match in the lines is taken, or
-            the line at that share where there is none.
-    """
+    """The line with the match nearest to a share of a part's source; without a match, that line."""
     expected = share * len(lines)
     found = [row for row, _, _ in _matches(lines, terms)]
     found = found or [min(int(expected), max(0, len(lines) - 1))]

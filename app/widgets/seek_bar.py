@@ -47,16 +47,11 @@ class SeekBar(Line):
     """
     position: reactive[PlayerPosition] = reactive(PlayerPosition())
 
+    @dataclass
     class Clicked(Message):
-        """The bar was clicked.
+        """The bar was clicked at a share of the recording, 0 to 1."""
 
-        Attributes:
-            share: of the recording, 0 to 1.
-        """
-
-        def __init__(self, share: float) -> None:
-            super().__init__()
-            self.share = share
+        share: float
 
     def __init__(self) -> None:
         super().__init__(id="seek")

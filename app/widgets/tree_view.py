@@ -5,6 +5,7 @@ layout. The contents of a row come from `present.tree_rows`.
 """
 
 from collections.abc import Hashable, Iterator
+from dataclasses import dataclass
 from typing import ClassVar
 
 from rich.segment import Segment
@@ -71,18 +72,12 @@ class TreeView(LineView[TreeRow], can_focus=True, inherit_bindings=False):
     """
     pinned = reactive(False)
 
+    @dataclass
     class Pointed(Message):
-        """Another node is selected.
+        """A node is selected, or an explanation of it is asked for."""
 
-        Attributes:
-            node: index in the step, or `BONUS_NODE`.
-            asked: an explanation of the node is requested.
-        """
-
-        def __init__(self, node: int, *, asked: bool) -> None:
-            super().__init__()
-            self.node = node
-            self.asked = asked
+        node: int
+        asked: bool
 
     def __init__(self) -> None:
         super().__init__("tree")
@@ -145,7 +140,7 @@ class TreeView(LineView[TreeRow], can_focus=True, inherit_bindings=False):
         if not top <= at < top + self._room:
             self.scroll_to(y=at if at < top else at - self._room + 1, animate=False, force=True)
         self.refresh()
-        self.post_message(self.Pointed(node, asked=asked))
+        self.post_message(self.Pointed(node, asked))
 
     def action_point(self, by: int) -> None:
         """Select the node so many rows below."""
