@@ -53,7 +53,6 @@ class Dialog(ModalScreen[ScreenResultType]):
             background: $surface;
             scrollbar-size-vertical: 1;
         }
-        & OptionList > .option-list--option-highlighted { background: $primary 25%; }
         & Input { border: none !important; height: 1; padding: 0; background: $panel; }
         & Line { color: $notice; }
     }
@@ -94,7 +93,6 @@ class ChoiceScreen(Dialog[str | None]):
     DEFAULT_CSS = """
     ChoiceScreen {
         & > Vertical { width: 44; }
-        & OptionList > .option-list--option-highlighted { text-style: bold; }
     }
     """
 

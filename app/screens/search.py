@@ -71,11 +71,6 @@ class SearchScreen(Dialog[Place | None]):
         & > Vertical { width: 120; height: 94%; }
         & Input { margin: 0 0 1 0; }
         & OptionList { height: 1fr; }
-        & OptionList > .option-list--option-highlighted,
-        & OptionList:focus > .option-list--option-highlighted {
-            background: $primary 25%;
-            color: $foreground;
-        }
         & Line { dock: bottom; }
     }
     """

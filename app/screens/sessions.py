@@ -41,12 +41,6 @@ class SessionsScreen(Dialog[Place | None]):
     DEFAULT_CSS = """
     SessionsScreen {
         & > Vertical { width: 110; }
-        & OptionList > .option-list--option-highlighted,
-        & OptionList:focus > .option-list--option-highlighted {
-            background: $primary 25%;
-            color: $foreground;
-            text-style: bold;
-        }
         & OptionList > .option-list--option-disabled { color: $notice; }
         & Input { display: none; }
         & Line { dock: bottom; }

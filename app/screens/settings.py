@@ -45,7 +45,6 @@ class SettingsScreen(Dialog[None]):
     SettingsScreen {
         & > Vertical { width: 104; height: 94%; }
         & OptionList { height: 1fr; }
-        & OptionList > .option-list--option-highlighted { text-style: bold; }
         & OptionList > .option-list--option-disabled { color: $primary; text-style: bold; }
         & Input { display: none; }
     }

@@ -3,6 +3,7 @@
 from typing import ClassVar
 
 from textual.binding import BindingType
+from textual.color import Color
 from textual.content import Content
 from textual.geometry import Size
 from textual.scroll_view import ScrollView
@@ -21,8 +22,9 @@ _HEADINGS = 2
 _FIGURES = 18
 _LABEL, _LEAST_BAR = 5, 6
 _MOST_GUIDES = MAX_GUIDE_CELLS // 3
-_HOTTEST = 55
-"""Percent of the colour in the background of what is always accepted; text stays readable on it."""
+_SHADES = 15
+_HOTTEST = 0.55
+"""Share of the colour in the background of what is always accepted; text stays readable on it."""
 
 
 class AcceptanceView(ScrollView, can_focus=True, inherit_bindings=False):
@@ -98,7 +100,9 @@ class AcceptanceView(ScrollView, can_focus=True, inherit_bindings=False):
         before = max(guides.cell_length, min(self._deepest, width - _FIGURES - _LEAST_BAR)) + _LABEL
         shade = "$foreground"
         if not self.app.native_ansi_color:  # a terminal's own colours cannot be mixed
-            shade += f" on $accepted {rate * _HOTTEST:.0f}%"
+            accepted = Color.parse(self.app.theme_variables["accepted"])
+            share = round(rate * _SHADES) / _SHADES * _HOTTEST
+            shade += f" on {self.background_colors[1].blend(accepted, share, alpha=1.0).hex}"
         less = expected is not None and rate < expected
         mark = " " if expected is None else "▼" if less else "▲"
         wanted = "–" if expected is None else f"{expected:.2f}"
