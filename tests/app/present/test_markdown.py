@@ -49,6 +49,8 @@ def words(text: str, width: int = 60) -> str:
         "handlers[name](event), f(x)[0](y), a[i][j](k) and see[1](http://x.org)",
         r"inline \begin{pmatrix} x^*_i & y^*_j \\ a*b*c \end{pmatrix} end",
         "#hashtag and #1",
+        "[bold]not bold[/bold] and [link=x]y[/link]",
+        "<div>html</div>, a <b>tag</b> and :smile:",
         "1986",
     ],
 )
@@ -84,6 +86,11 @@ def test_text_that_is_no_markup_stands_as_it_was_written(text: str) -> None:
 )
 def test_markup_shows_all_that_it_says(text: str, shown: str) -> None:
     assert words(text) == shown
+
+
+def test_links_are_text_and_no_terminal_hyperlinks() -> None:
+    lines = PEN.draw("[here](http://example.org)", 60)
+    assert all(part.style is None or part.style.link is None for line in lines for part in line)
 
 
 @pytest.mark.parametrize("fence", [("$$", "$$"), (r"\[", r"\]")])
