@@ -243,8 +243,8 @@ class TreeView(LineView[TreeRow], can_focus=True, inherit_bindings=False):
     def _drawn(self, row: TreeRow, width: int) -> Iterator[Segment]:
         """Guides, token and figures of a row."""
         style = self.get_component_rich_style(_CLASSES[row.verdict])
-        heavy = self.get_component_rich_style("tree-view--path")
-        guides = [Segment(part.text, heavy if part.heavy else self.blank) for part in row.guides]
+        light, heavy = self.blank, self.get_component_rich_style("tree-view--path")
+        guides = [Segment(part.text, heavy if part.heavy else light) for part in row.guides]
         yield from guides
         width = max(0, width - Segment.get_line_length(guides))
         columns = min(2 * _COLUMN, width)
