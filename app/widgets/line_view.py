@@ -74,8 +74,8 @@ class LineView(ScrollView, Generic[Item]):
         """The item at a visible line; None for a line that only `render_line` draws."""
 
     @abstractmethod
-    def segments(self, item: Item) -> Iterable[Segment]:
-        """The text of an item."""
+    def segments(self, item: Item, width: int) -> Iterable[Segment]:
+        """The text of an item in a line of so many cells."""
 
     @property
     @abstractmethod
@@ -103,7 +103,7 @@ class LineView(ScrollView, Generic[Item]):
         item = self.item_at(y)
         if item is None:
             return Strip.blank(width, self.blank)
-        strip = Strip(self.segments(item)).adjust_cell_length(width, self.blank)
+        strip = Strip(self.segments(item, width)).adjust_cell_length(width, self.blank)
         selection = self.text_selection
         if selection is not None and (span := selection.get_span(at)) is not None:
             start, end = span
@@ -149,7 +149,8 @@ class LineView(ScrollView, Generic[Item]):
             kept = self._painted.get(id(item))
             if kept is None:
                 # The item is kept too, so that no other one gets its id.
-                kept = self._painted[id(item)] = item, frame.paint(self.segments(item), blank)
+                segments = self.segments(item, frame.text_width)
+                kept = self._painted[id(item)] = item, frame.paint(segments, blank)
             strips.append(kept[1])
         return strips
 

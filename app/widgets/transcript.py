@@ -303,7 +303,7 @@ class Transcript(LineView[list[Segment]], can_focus=True):
         return self._window[at] if 0 <= at < len(self._window) else None
 
     @override
-    def segments(self, item: list[Segment]) -> list[Segment]:
+    def segments(self, item: list[Segment], width: int) -> list[Segment]:
         return item
 
     @property

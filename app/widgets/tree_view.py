@@ -225,8 +225,8 @@ class TreeView(LineView[TreeRow], can_focus=True, inherit_bindings=False):
         return Strip([Segment(fit(text, width), style)], width)
 
     @override
-    def segments(self, item: TreeRow) -> Strip:
-        width, marked = self.scrollable_content_region.width, item.node == self._marked
+    def segments(self, item: TreeRow, width: int) -> Strip:
+        marked = item.node == self._marked
         if is_accessible(self):
             style = self.get_component_rich_style(_CLASSES[item.verdict])
             text = ("> " if marked else "  ") + row_in_words(item)

@@ -34,7 +34,7 @@ class Words(LineView[str]):
     def item_at(self, y: int) -> str | None:
         return self.words[y] if y < len(self.words) else None
 
-    def segments(self, item: str) -> list[Segment]:
+    def segments(self, item: str, width: int) -> list[Segment]:
         self.painted[item] += 1
         return [Segment(item, self.word_style)]
 
