@@ -63,7 +63,7 @@ class AcceptanceView(ScrollView, can_focus=True, inherit_bindings=False):
         width = self.scrollable_content_region.width
         line = self._line(y, width)
         strips = Visual.to_strips(self, line, width, 1, self.visual_style)
-        return strips[0].adjust_cell_length(width, self.rich_style)
+        return Strip.join(strips).adjust_cell_length(width, self.rich_style)
 
     def _line(self, y: int, width: int) -> Content:
         at = y - _HEADINGS + self.scroll_offset.y
