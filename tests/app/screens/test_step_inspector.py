@@ -6,7 +6,7 @@ import pytest
 from rich.cells import cell_len
 
 from app.present.node_explanation import explain_node
-from app.present.tree_rows import ordinal, tree_rows
+from app.present.tree_rows import tree_rows
 from app.screens.step_views import LEGEND
 from app.state.answer import Answer
 from app.store.errors import DamagedError
@@ -288,20 +288,6 @@ async def test_steps_that_cannot_be_read_are_said_to_be_gone(
         await two_answers(chat)
         await chat.walk("home", "left_square_bracket")
         assert "answer 1 of 2 are not on record" in chat.hint
-
-
-def test_ordinals_are_said_as_people_say_them() -> None:
-    said = {
-        1: "1st",
-        2: "2nd",
-        3: "3rd",
-        4: "4th",
-        11: "11th",
-        12: "12th",
-        21: "21st",
-        113: "113th",
-    }
-    assert {rank: ordinal(rank) for rank in said} == said
 
 
 async def test_a_tint_comes_with_its_legend() -> None:
