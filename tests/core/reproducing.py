@@ -32,6 +32,16 @@ def load_tiny(folder: Path, draft: bool = True) -> Pair:
     return load_pair(*models, dtype="float32", device="cpu")
 
 
+def save_small_pair(folder: Path, window: int = WINDOW) -> tuple[str, str]:
+    """Write a target of two layers and a draft of one, which agree by chance only."""
+    for name, layers in (("target", 2), ("draft", 1)):
+        save_model(
+            folder / name, tiny_tokenizer(), num_hidden_layers=layers,
+            max_position_embeddings=window, eos_token_id=None,
+        )  # fmt: skip
+    return str(folder / "target"), str(folder / "draft")
+
+
 def save_texts(folder: Path, rows: int = 3) -> Path:
     """Write texts of 140 characters, each of which is a token."""
     letters = ["".join(chr(65 + (7 * at + row) % 26) for at in range(140)) for row in range(rows)]

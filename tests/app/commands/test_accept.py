@@ -1,6 +1,8 @@
 """`sequoia accept` and its two forms among the release's scripts, from a pair to a vector."""
 
 import json
+from collections.abc import Iterator
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -12,11 +14,10 @@ from app.cli import app
 from sequoia_core.data.prompts import PROMPTS
 from sequoia_core.errors import ModelLoadError
 from sequoia_core.figures.charts import draw_vector
-from sequoia_core.measure.acceptance_vector import AcceptanceVector
+from sequoia_core.measure.acceptance_vector import AcceptanceVector, count_acceptance
 from sequoia_core.model.loading.sources import embedded_target_path
 from sequoia_core.tree.files import read_acceptance_rates
-from tests.core.checkpoints import save_model, tiny_tokenizer
-from tests.core.reproducing import save_texts
+from tests.core.reproducing import save_small_pair, save_texts
 
 WIDTH = 3
 
@@ -25,11 +26,7 @@ WIDTH = 3
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A pair, and texts of which a character is a token."""
     folder = tmp_path_factory.mktemp("models")
-    for name, layers in (("target", 2), ("draft", 1)):
-        save_model(
-            folder / name, tiny_tokenizer(), num_hidden_layers=layers, max_position_embeddings=300,
-            eos_token_id=None,
-        )  # fmt: skip
+    save_small_pair(folder)
     save_texts(folder)
     return folder
 
@@ -136,6 +133,29 @@ def test_what_cannot_be_measured_is_one_line(
     assert message in result.stderr
     assert result.stderr.startswith("sequoia: ")
     assert result.stderr.count("\n") == 1
+
+
+@pytest.mark.parametrize("done", [0, 1])
+def test_ctrl_c_leaves_what_was_measured_and_writes_no_vector(
+    folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, done: int
+) -> None:
+    def stopping(*arguments: Any) -> Iterator[Any]:
+        yield from islice(count_acceptance(*arguments), done)
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("sequoia_core.reproduce.acceptance.count_acceptance", stopping)
+    dst = tmp_path / "vector.json"
+    models = ("--target", str(folder / "target"), "--model", str(folder / "draft"))
+    data = ("--dataset", str(folder / "texts.txt"), "--end", "2", "--W", "3", "--dst", str(dst))
+    result = CliRunner().invoke(app, ["accept", *models, *data, "--json"])
+    assert result.exit_code == 130
+    assert not dst.exists()
+    if done:
+        assert json.loads(result.stdout)["prompts"] == 1
+        assert "these are the results so far" in result.stderr
+    else:
+        assert result.stdout == ""
+        assert "before the first prompt was done" in result.stderr
 
 
 def test_a_window_without_room_for_text_and_tree_is_told(folder: Path) -> None:

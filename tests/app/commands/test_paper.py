@@ -19,8 +19,7 @@ from sequoia_core.reproduce.paper import PaperPlan
 from sequoia_core.reproduce.paper_cells import PaperChoice
 from sequoia_core.reproduce.paper_facts import paper_facts
 from sequoia_core.reproduce.paper_limits import Room
-from tests.core.checkpoints import save_model, tiny_tokenizer
-from tests.core.reproducing import save_texts
+from tests.core.reproducing import save_small_pair, save_texts
 
 COMMAND = ("reproduce", "paper", "--hardware")
 
@@ -29,11 +28,7 @@ COMMAND = ("reproduce", "paper", "--hardware")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A pair, and a file of texts of which a character is a token."""
     folder = tmp_path_factory.mktemp("models")
-    for name, layers in (("target", 2), ("draft", 1)):
-        save_model(
-            folder / name, tiny_tokenizer(), num_hidden_layers=layers, max_position_embeddings=300,
-            eos_token_id=None,
-        )  # fmt: skip
+    save_small_pair(folder)
     save_texts(folder)
     return folder
 

@@ -34,8 +34,7 @@ from sequoia_core.reproduce.paper_facts import TEMPERATURES, paper_facts
 from sequoia_core.reproduce.paper_limits import Room, needed_bytes, why_not
 from sequoia_core.reproduce.pictures import draw_paper
 from sequoia_core.tree.files import find_growmap
-from tests.core.checkpoints import save_model, tiny_tokenizer
-from tests.core.reproducing import quiet, save_texts
+from tests.core.reproducing import quiet, save_small_pair, save_texts
 
 FACTS = paper_facts()
 PLAN = PaperPlan(start=0, end=1, top_p=1.0, seed=17)
@@ -138,13 +137,8 @@ def test_streaming_leaves_two_layers_of_the_target_in_memory() -> None:
 @pytest.fixture(scope="module")
 def pair(tmp_path_factory: pytest.TempPathFactory) -> Pair:
     """Two random models of one tokenizer, a character a token."""
-    folder = tmp_path_factory.mktemp("models")
-    for name, layers in (("target", 2), ("draft", 1)):
-        save_model(
-            folder / name, tiny_tokenizer(), num_hidden_layers=layers, max_position_embeddings=400,
-            eos_token_id=None,
-        )  # fmt: skip
-    return load_pair(str(folder / "target"), str(folder / "draft"), dtype="float32")
+    models = save_small_pair(tmp_path_factory.mktemp("models"), window=400)
+    return load_pair(*models, dtype="float32")
 
 
 @pytest.fixture(scope="module")
