@@ -119,7 +119,7 @@ class ModelFactory:
             raise PeerError("the target has no draft; name one with --peer-draft DIR")
         if draft.config.feature_layers:
             raise PeerError(
-                f"{draft.name} reads the target's hidden states, which only this engine hands it; "
+                f"{draft.name} reads the target's hidden states, which only this engine provides; "
                 "name an independent draft with --peer-draft DIR"
             )
         return draft

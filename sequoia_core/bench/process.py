@@ -156,9 +156,9 @@ def start_systems(factory: ModelFactory, specs: Iterable[SystemSpec]) -> Started
 
 
 def _started(factory: ModelFactory, spec: SystemSpec) -> System:
+    spec.check_installed()
     if spec.here:
         return spec.build(factory)
-    spec.check_installed()
     sources = replace(factory.sources, **spec.changes)
     for name in spec.files:
         if not factory.is_made(name):  # made by a process, so that its memory is returned

@@ -68,9 +68,8 @@ class SystemSpec:
         """The system, ready to run.
 
         Raises:
-            PeerError: it cannot take part; says why, or how to install it.
+            PeerError: it cannot take part; says why.
         """
-        self.check_installed()
         with nullcontext() if self.own else peer_code():
             return self.make(factory)
 
