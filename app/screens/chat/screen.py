@@ -77,7 +77,7 @@ class ChatScreen(PromptedScreen):
         self._preferences = preferences or Preferences()
         self.recorder = recorder = recorder or Recorder()
         self.transcript = Transcript()
-        self.panels = Panels()
+        self.panels = Panels(session, decoder)
         self.views = StepViews(self.panels.decoding, self.transcript)
         self.pages = TranscriptPages(self.transcript)
         self.redraw = Redraw(
@@ -164,16 +164,15 @@ class ChatScreen(PromptedScreen):
         self.views.draw(cursor.step, title, cursor.answer, cursor.at, cursor.chosen)
 
     def _draw_tree(self) -> None:
-        self.panels.show_tree(self.inspector.cursor, self.session, paused=self.decoder.paused)
+        self.panels.show_tree(self.inspector.cursor)
 
     def _draw_figures(self) -> None:
-        self.panels.show_figures(self.inspector.cursor, self.session, paused=self.decoder.paused)
+        self.panels.show_figures(self.inspector.cursor)
         self._draw_status()
 
     def _draw_status(self) -> None:
-        paused = self.decoder.paused
-        self.prompt.steps_on_space = paused
-        self.panels.show_status(self.inspector.cursor, self.session, paused=paused)
+        self.prompt.steps_on_space = self.decoder.paused
+        self.panels.show_status(self.inspector.cursor)
         self.panels.keys.way_back = self.views.way_back
 
     def _branch_shown(self) -> None:
