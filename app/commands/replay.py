@@ -36,8 +36,7 @@ def replay(
     if not (sys.stdin.isatty() and sys.stdout.isatty()):
         loading.close()
         raise ParameterError("the replay needs a terminal")
-    player = Player(loading.timeline)
-    player.speed = speed
+    player = Player(loading.timeline, speed)
     player.playing = not paused
     with quick_imports():
         from .replay_app import ReplayApp

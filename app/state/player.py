@@ -22,35 +22,22 @@ class Player:
 
     Args:
         timeline: may still be growing.
+        speed: seconds of the recording in a second; the nearest of `SPEEDS` is used.
 
     Attributes:
+        seconds: the time in the recording.
         at: index of the moment on show.
         playing: whether time passes.
         growing: there will be more moments.
     """
 
-    def __init__(self, timeline: Timeline) -> None:
+    def __init__(self, timeline: Timeline, speed: float = 1.0) -> None:
         self.timeline = timeline
         self.at = 0
         self.playing = False
         self.growing = False
-        self._seconds = 0.0
-        self._speed = SPEEDS.index(1.0)
-
-    @property
-    def speed(self) -> float:
-        """Seconds of the recording in a second."""
-        return SPEEDS[self._speed]
-
-    @speed.setter
-    def speed(self, wanted: float) -> None:
-        near = min(SPEEDS, key=lambda each: abs(each - wanted))
-        self._speed = SPEEDS.index(near)
-
-    @property
-    def seconds(self) -> float:
-        """The time in the recording."""
-        return self._seconds
+        self.seconds = 0.0
+        self.speed = min(SPEEDS, key=lambda each: abs(each - speed))
 
     @property
     def ended(self) -> bool:
@@ -61,8 +48,8 @@ class Player:
         """Let real time pass."""
         if not self.playing:
             return
-        self._seconds = min(self._seconds + seconds * self.speed, self.timeline.seconds)
-        self.at = self.timeline.at(self._seconds)
+        self.seconds = min(self.seconds + seconds * self.speed, self.timeline.seconds)
+        self.at = self.timeline.at(self.seconds)
         self.playing = not self.ended
 
     def toggle(self) -> None:
@@ -73,7 +60,8 @@ class Player:
 
     def faster(self, steps: int) -> None:
         """Go up, or down, so many speeds of the list."""
-        self._speed = max(0, min(len(SPEEDS) - 1, self._speed + steps))
+        at = SPEEDS.index(self.speed) + steps
+        self.speed = SPEEDS[max(0, min(len(SPEEDS) - 1, at))]
 
     def go(self, where: str) -> None:
         """Move.
@@ -90,7 +78,7 @@ class Player:
                 self._show(self.at - 1 if where == "back" else self.at + 1)
             case "earlier" | "later":
                 moved = SKIP_SECONDS if where == "later" else -SKIP_SECONDS
-                self.seek(self._seconds + moved)
+                self.seek(self.seconds + moved)
             case "first" | "last":
                 self._show(0 if where == "first" else last)
             case "answer back" | "answer forward":
@@ -99,12 +87,12 @@ class Player:
 
     def seek(self, seconds: float) -> None:
         """Go to a time."""
-        self._seconds = max(0.0, min(seconds, self.timeline.seconds))
-        self.at = self.timeline.at(self._seconds)
+        self.seconds = max(0.0, min(seconds, self.timeline.seconds))
+        self.at = self.timeline.at(self.seconds)
 
     def _show(self, at: int) -> None:
         self.at = max(0, min(at, len(self.timeline.moments) - 1))
-        self._seconds = self.timeline.moments[self.at].seconds
+        self.seconds = self.timeline.moments[self.at].seconds
 
     def _go_answer(self, direction: int) -> None:
         answer = self.timeline.moments[self.at].answer
@@ -125,6 +113,7 @@ class TraceLoader:
 
     Attributes:
         timeline: grows with each `drain`.
+        done: whether it is complete.
         note: one line on errors in the trace; "" if there are none so far.
 
     Raises:
@@ -137,7 +126,7 @@ class TraceLoader:
         self._reader = reader
         self._read: queue.SimpleQueue[Entry | None] = queue.SimpleQueue()
         self._closing = threading.Event()
-        self._done = False
+        self.done = False
         entries = iter(reader)
         for entry in entries:
             self.timeline.add(entry)
@@ -151,11 +140,6 @@ class TraceLoader:
         self._thread.start()
 
     @property
-    def done(self) -> bool:
-        """Whether the timeline is complete."""
-        return self._done
-
-    @property
     def share(self) -> float:
         """The share of the file that was read."""
         return min(1.0, self._reader.done / max(1, self._reader.size))
@@ -166,7 +150,7 @@ class TraceLoader:
         for entry in self._arrived():
             taken += 1
             if entry is None:
-                self._done = True
+                self.done = True
                 self.note = self.note or self._reader.note
             else:
                 self.timeline.add(entry)

@@ -205,8 +205,8 @@ def test_twice_the_speed_takes_half_as_long() -> None:
     line = timeline(chat())
     ticks = []
     for speed in (1.0, 2.0):
-        player = Player(line)
-        player.speed, player.playing, count = speed, True, 0
+        player = Player(line, speed)
+        player.playing, count = True, 0
         while player.playing:
             player.advance(0.01)
             count += 1
