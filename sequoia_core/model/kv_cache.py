@@ -5,7 +5,7 @@ the caller names.
 """
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from itertools import groupby
 
 import torch
@@ -69,13 +69,10 @@ class LayeredKVCache:
         self._length = 0
         places = layer_devices or [device] * config.num_layers
         window = self._rounded(config.context_window)
-        self._least = min(INITIAL_CAPACITY, window)
-        if device.type == "cuda" and torch.cuda.is_available():
-            layer = window * kv_token_bytes(config, dtype.itemsize) // config.num_layers
-            whole = Counter({place: count * layer for place, count in Counter(places).items()})
-            whole[device] += window * dtype.itemsize * feature_slots * config.hidden_size
-            if all(size <= RESERVED_SHARE * free_bytes(place) for place, size in whole.items()):
-                self._least = window
+        layer = window * kv_token_bytes(config, dtype.itemsize) // config.num_layers
+        needed = Counter({place: count * layer for place, count in Counter(places).items()})
+        needed[device] += window * dtype.itemsize * feature_slots * config.hidden_size
+        self._least = window if _can_reserve(needed) else min(INITIAL_CAPACITY, window)
         runs = [(place, len(list(layers))) for place, layers in groupby(places)]
         split = [
             (place, min(PART_LAYERS, layers - first))
@@ -199,6 +196,14 @@ class LayeredKVCache:
 
     def _rounded(self, length: int) -> int:
         return -(-length // self._bucket) * self._bucket
+
+
+def _can_reserve(needed: Mapping[torch.device, int]) -> bool:
+    """Whether GPUs have so much more memory than is needed on each that it is taken at once."""
+    return torch.cuda.is_available() and all(
+        place.type == "cuda" and size <= RESERVED_SHARE * free_bytes(place)
+        for place, size in needed.items()
+    )
 
 
 def _resized(buffer: Tensor, axis: int, size: int, kept: int) -> Tensor:
