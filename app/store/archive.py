@@ -105,17 +105,16 @@ class Archive:
 
     Args:
         path: the database; it need not exist.
+
+    Raises:
+        StoreError: by each method, the record cannot be read.
     """
 
     def __init__(self, path: Path) -> None:
         self._path = path
 
     def sessions(self) -> list[SessionInfo]:
-        """All sessions, the last used first, deleted ones included.
-
-        Raises:
-            StoreError: the record cannot be read.
-        """
+        """All sessions, the last used first, deleted ones included."""
         with self._reading() as connection:
             return _infos(connection, "")
 
@@ -123,10 +122,9 @@ class Archive:
         """The session of this name, or the only one whose name or title begins so.
 
         Raises:
-            StoreError: there is none, or more than one, or the record cannot be read.
+            StoreError: there is none, or more than one.
         """
-        with self._reading() as connection:
-            infos = [info for info in _infos(connection, "") if not info.deleted]
+        infos = [info for info in self.sessions() if not info.deleted]
         wanted = wanted.strip().casefold()
         named = [info for info in infos if (info.name or "").casefold() == wanted]
         begun = [info for info in infos if info.label.casefold().startswith(wanted)]
@@ -143,7 +141,7 @@ class Archive:
         """A whole session.
 
         Raises:
-            StoreError: it is not there, or the record cannot be read.
+            StoreError: it is not there.
         """
         with self._reading() as connection:
             infos = _infos(connection, "WHERE s.id = ?", session)
@@ -163,7 +161,7 @@ class Archive:
         """Exchanges in which all terms occur, the newest first.
 
         Raises:
-            StoreError: the search is too long, or the record cannot be read.
+            StoreError: the search is too long.
         """
         if not wanted:
             return []
@@ -197,20 +195,11 @@ class Archive:
         ]  # fmt: skip
 
     def steps(self, exchange: str) -> RecordedSteps:
-        """The steps of an exchange as far as they are written.
-
-        Raises:
-            StoreError: the record cannot be read.
-        """
-        chunks = self.chunks(exchange)
-        return RecordedSteps([chunks[number] for number in sorted(chunks)])
+        """The steps of an exchange as far as they are written."""
+        return RecordedSteps(list(self.chunks(exchange).values()))
 
     def chunks(self, exchange: str) -> dict[int, tuple[int, bytes]]:
-        """Packed events of an exchange: by number, how many steps, and the events.
-
-        Raises:
-            StoreError: the record cannot be read.
-        """
+        """Packed events of an exchange: by number, how many steps, and the events."""
         with self._reading() as connection:
             rows = connection.execute(
                 "SELECT c.number, c.steps, c.events FROM chunk c "
@@ -224,11 +213,7 @@ class Archive:
         }
 
     def races(self, session: str) -> list[KeptRace]:
-        """A session's races, the oldest first.
-
-        Raises:
-            StoreError: the record cannot be read.
-        """
+        """A session's races, the oldest first."""
         with self._reading() as connection:
             rows = connection.execute(
                 "SELECT coalesce(r.exchange, (SELECT e.id FROM exchange e "

@@ -103,12 +103,12 @@ def test_every_event_arrives_in_order(drive: Drive) -> None:
     assert tuple(driven.events) == make_answer() * 2
 
 
-def test_each_event_is_told_in_the_thread_whoever_drains(drive: Drive) -> None:
-    told: list[tuple[str, Event]] = []
+def test_each_event_is_passed_on_in_the_thread_whoever_drains(drive: Drive) -> None:
+    seen: list[tuple[str, Event]] = []
     driven = drive(replay())
-    driven.decoder.submit(ASK, lambda event: told.append((threading.current_thread().name, event)))
+    driven.decoder.submit(ASK, lambda event: seen.append((threading.current_thread().name, event)))
     driven.wait_answers()
-    assert told == [("sequoia-decoder", event) for event in make_answer()]
+    assert seen == [("sequoia-decoder", event) for event in make_answer()]
 
 
 def test_loading_is_reported_and_runs_in_the_thread() -> None:
@@ -285,7 +285,7 @@ def test_other_requests_reach_the_engine_in_order(drive: Drive) -> None:
 
 
 class Stubborn(ReplayEngine):
-    """Goes to no turns as long as it is told not to."""
+    """Refuses to go to any turns as long as `refuses` is set."""
 
     def __init__(self) -> None:
         super().__init__(Trace(PAIR, make_answer()))
