@@ -116,6 +116,17 @@ def test_imports_go_one_way(module: str) -> None:
     assert not wrong
 
 
+@pytest.mark.parametrize("package", RINGS)
+def test_a_class_name_is_used_once_in_a_package(package: str) -> None:
+    places: dict[str, list[str]] = {}
+    for module, path in modules().items():
+        if is_below(module, package):
+            for node in ast.parse(path.read_text()).body:
+                if isinstance(node, ast.ClassDef):
+                    places.setdefault(node.name, []).append(module)
+    assert not {name: found for name, found in places.items() if len(found) > 1}
+
+
 def absolute_imports(module: str) -> Iterator[str]:
     """As `all_imports`, relative ones too."""
     path = modules()[module]

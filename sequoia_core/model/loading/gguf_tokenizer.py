@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from sequoia_core.errors import ModelLoadError
-from sequoia_core.model.loading.sentencepiece_bpe import Piece, PieceType, SentencePieces
+from sequoia_core.model.loading.sentencepiece_bpe import VocabularyPiece, PieceType, SentencePieces
 
 if TYPE_CHECKING:
     from tokenizers import Tokenizer
@@ -182,7 +182,7 @@ def read_gguf_tokenizer(entries: Mapping[str, Any]) -> GgufTokenizer:
     )
 
 
-def _pieces(stated: Mapping[str, Any]) -> list[Piece]:
+def _pieces(stated: Mapping[str, Any]) -> list[VocabularyPiece]:
     for key in ("tokens", "token_type"):
         if key not in stated:
             raise ModelLoadError(f"{_PREFIX}{key} is missing")
@@ -203,10 +203,12 @@ def _pieces(stated: Mapping[str, Any]) -> list[Piece]:
     for token, text in enumerate(texts):
         if known.setdefault(text, token) != token:
             raise ModelLoadError(f"the tokens {known[text]} and {token} are both {text!r}")
-    return [Piece(*each) for each in zip(texts, scores, types, strict=True)]
+    return [VocabularyPiece(*each) for each in zip(texts, scores, types, strict=True)]
 
 
-def _byte_level(stated: Mapping[str, Any], pieces: Sequence[Piece]) -> tuple[Tokenizer, bool]:
+def _byte_level(
+    stated: Mapping[str, Any], pieces: Sequence[VocabularyPiece]
+) -> tuple[Tokenizer, bool]:
     from tokenizers import Regex, Tokenizer, decoders, models, normalizers, pre_tokenizers
 
     name = stated.get("pre")
@@ -239,7 +241,7 @@ def _pair(merge: str) -> tuple[str, str]:
     return merge[:at], merge[at + 1 :]
 
 
-def _scored(stated: Mapping[str, Any], pieces: Sequence[Piece]) -> Tokenizer:
+def _scored(stated: Mapping[str, Any], pieces: Sequence[VocabularyPiece]) -> Tokenizer:
     if "scores" not in stated and "merges" not in stated:
         raise ModelLoadError(f"{_PREFIX}scores is missing")
     merges = stated.get("merges")

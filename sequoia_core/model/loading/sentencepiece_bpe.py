@@ -35,7 +35,7 @@ class PieceType(IntEnum):
 
 
 @dataclass(frozen=True, slots=True)
-class Piece:
+class VocabularyPiece:
     """One token; its text has `SPACE` for spaces, and a higher score is merged first."""
 
     text: str
@@ -66,7 +66,7 @@ class SentencePieces:
         charsmap: sentencepiece's compiled table of character replacements.
     """
 
-    pieces: Sequence[Piece]
+    pieces: Sequence[VocabularyPiece]
     merges: Sequence[tuple[str, str]] | None = None
     space_prefix: bool = True
     legacy: bool = True
@@ -91,7 +91,9 @@ class SentencePieces:
             raise ModelLoadError(f"a sentencepiece model of kind {kind}; only bpe is supported")
         if training.treat_whitespace_as_suffix or not rules.escape_whitespaces:
             raise ModelLoadError("white space as suffix or unescaped is not supported")
-        pieces = [Piece(each.piece, each.score, PieceType(each.type)) for each in model.pieces]
+        pieces = [
+            VocabularyPiece(each.piece, each.score, PieceType(each.type)) for each in model.pieces
+        ]
         return cls(
             pieces,
             space_prefix=rules.add_dummy_prefix,
