@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from sequoia_core.errors import ModelLoadError
-from sequoia_core.model.loading.sentencepiece_bpe import VocabularyPiece, PieceType, SentencePieces
+from sequoia_core.model.loading.sentencepiece_bpe import PieceType, SentencePieces, VocabularyPiece
 
 if TYPE_CHECKING:
     from tokenizers import Tokenizer
