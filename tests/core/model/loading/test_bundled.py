@@ -36,7 +36,7 @@ def test_both_models_fit_and_share_the_embedding() -> None:
     assert pair.draft is not None
     assert pair.draft_vocab_ids is not None
     assert pair.draft_vocab_ids.shape == (pair.draft.vocab_size,)
-    assert pair.draft.vocab_size == 6144
+    assert pair.draft.vocab_size == 8192
     assert pair.target.vocab_size == 49152
     if isinstance(pair.draft, NativeLlama):
         assert pair.draft.weight_bytes < 49152 * 576  # its own embedding alone would be as large
@@ -57,7 +57,7 @@ def test_the_bundled_files_are_small_and_documented() -> None:
     assert f"It has {draft.config.num_layers} layer" in card
     assert " | ".join(f"{rate:.3f}" for rate in rates) in card
     assert ", ".join(map(str, draft.config.feature_layers)) in card
-    assert open_directory(BUNDLED_DRAFT).settings["quantization"] == {"format": "int8-rows"}
+    assert open_directory(BUNDLED_DRAFT).settings["quantization"] == {"format": "q4_0"}
 
 
 def test_stated_rates_are_probabilities_that_sum_below_one() -> None:
