@@ -68,7 +68,7 @@ def embedded_growmaps() -> Iterator[GrowMap]:
     """The best trees for the acceptance rates that the bundled draft states."""
     stated = open_directory(BUNDLED_DRAFT).settings["sequoia"]["acceptance_rates"]
     for name, temperature in (("greedy", "0"), ("stochastic", "0.6")):
-        rates = tuple(round(rate, 3) for rate in stated[name][:EMBEDDED_RANKS])
+        rates = tuple(stated[name][:EMBEDDED_RANKS])
         table = expected_tokens_table(rates, *EMBEDDED[-1], EMBEDDED_RANKS)
         for nodes, depth in EMBEDDED:
             yield table.tree(
