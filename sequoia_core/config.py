@@ -8,6 +8,9 @@ from sequoia_core.errors import ParameterError
 LOWEST_TEMPERATURE = 0.01
 """Below it logits over temperature leave float32's precision; 0 itself is argmax."""
 
+DRAFT_TOP_P = 1.0
+"""The release's testbeds draw from the whole of the draft's distribution."""
+
 
 class Mode(StrEnum):
     """How tokens are decided. See `sequoia_core.speculate.verify` for the acceptance rules.

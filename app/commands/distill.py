@@ -13,7 +13,7 @@ import typer
 
 from ..config import resolve
 from .console import INTERRUPTED
-from .options import with_only
+from .options import set_parameters, with_only
 
 if TYPE_CHECKING:
     from sequoia_core.distill.progress import DistillStatus
@@ -60,14 +60,7 @@ _OPTIONS: dict[str, Any] = {
 def _with_options(command: Callable[..., None]) -> Callable[..., None]:
     """Add `_OPTIONS` as keyword arguments."""
     *own, _given = inspect.signature(command).parameters.values()
-    keyword = inspect.Parameter.KEYWORD_ONLY
-    added = [
-        inspect.Parameter(name, keyword, default=None, annotation=annotation)
-        for name, annotation in _OPTIONS.items()
-    ]
-    parameters = [*(each.replace(kind=keyword) for each in own), *added]
-    command.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]
-    command.__annotations__ = {each.name: each.annotation for each in parameters}
+    set_parameters(command, [], own, {name: (each, None) for name, each in _OPTIONS.items()})
     return command
 
 

@@ -13,22 +13,20 @@ from typing import TYPE_CHECKING, Annotated, Any, NoReturn, get_type_hints
 
 import typer
 
-from sequoia_core.config import SamplingParams
+from sequoia_core.config import DRAFT_TOP_P, SamplingParams
 from sequoia_core.data import PROMPT_TOKENS, TOTAL_TOKENS, DataSpec
 from sequoia_core.errors import SequoiaError
 
 from ..config.output_files import output_picture
 from ..engine import build
 from .console import INTERRUPTED, print_table, progress_line
-from .options import MODEL_OPTIONS, with_only
+from .options import MODEL_OPTIONS, set_parameters, with_only
 
 if TYPE_CHECKING:
     from sequoia_core.events import Progress
     from sequoia_core.model.loading.pair import Pair
     from sequoia_core.reproduce.experiment import Experiment, Report
 
-
-DRAFT_TOP_P = 1.0
 
 _MODELS, _DATA, _SAMPLING, _TREE, _RESULTS = "Models", "Data", "Sampling", "Tree", "Results"
 
@@ -148,16 +146,7 @@ def experiment_command(
 
         flags, _, *own = inspect.signature(command).parameters.values()
         context = inspect.Parameter("ctx", flags.kind, annotation=typer.Context)
-        keyword = inspect.Parameter.KEYWORD_ONLY
-        run.__signature__ = inspect.Signature([  # type: ignore[attr-defined]
-            context,
-            flags,
-            *(each.replace(kind=keyword) for each in own),
-            *(
-                inspect.Parameter(name, keyword, default=default, annotation=annotation)
-                for name, (annotation, default) in added.items()
-            ),
-        ])  # fmt: skip
+        set_parameters(run, [context, flags], own, added)
         return with_only(*MODEL_OPTIONS)(run)
 
     return decorate

@@ -5,7 +5,7 @@ A command gets a mapping of those that were given, the strongest layer of the se
 
 import functools
 import inspect
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -124,12 +124,33 @@ def _added(command: Callable[..., None], names: Sequence[str]) -> Callable[..., 
         _read_system(flags)
         command(ctx, flags, **arguments)
 
-    keyword = inspect.Parameter.KEYWORD_ONLY
-    shared = [
-        inspect.Parameter(name, keyword, default=None, annotation=_OPTIONS[name]) for name in names
-    ]
-    shared.append(inspect.Parameter("debug", keyword, default=False, annotation=DEBUG_OPTION))
-    parameters = [context, *(each.replace(kind=keyword) for each in own), *shared]
-    run.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]
-    run.__annotations__ = {each.name: each.annotation for each in parameters}
+    shared = {name: (_OPTIONS[name], None) for name in names} | {"debug": (DEBUG_OPTION, False)}
+    set_parameters(run, [context], own, shared)
     return run
+
+
+def set_parameters(
+    command: Callable[..., None],
+    first: Sequence[inspect.Parameter],
+    own: Sequence[inspect.Parameter],
+    options: Mapping[str, tuple[Any, Any]],
+) -> None:
+    """Let typer see a function with these parameters.
+
+    Args:
+        command: the function.
+        first: as they are.
+        own: as keywords.
+        options: annotation and default by name, as keywords after them.
+    """
+    keyword = inspect.Parameter.KEYWORD_ONLY
+    parameters = [
+        *first,
+        *(each.replace(kind=keyword) for each in own),
+        *(
+            inspect.Parameter(name, keyword, default=default, annotation=annotation)
+            for name, (annotation, default) in options.items()
+        ),
+    ]
+    command.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]
+    command.__annotations__ = {each.name: each.annotation for each in parameters}

@@ -8,13 +8,12 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from sequoia_core.config import Mode
+from sequoia_core.config import DRAFT_TOP_P, Mode
 from sequoia_core.errors import ParameterError
 
 from ..config.output_files import output_file
 from .accept import accept_by_decoding, accept_statically
 from .experiment import (
-    DRAFT_TOP_P,
     ExperimentOptions,
     experiment_command,
     flag,

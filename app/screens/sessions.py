@@ -13,7 +13,7 @@ from textual.widgets import Input, OptionList
 from textual.widgets.option_list import Option
 
 from ..config.actions import bindings
-from ..present.words import when
+from ..present.words import counted, when
 from ..state.sanitize import fit, visible
 from ..store.archive import SessionInfo
 from ..store.database_recorder import DatabaseRecorder
@@ -124,7 +124,7 @@ class SessionsScreen(Dialog[Place | None]):
 
     def _row(self, info: SessionInfo, room: int) -> Content:
         remarks = self._remarks(info)
-        figures = f"{info.exchanges} message{'s' if info.exchanges != 1 else ''}"
+        figures = counted(info.exchanges, "message")
         date = when(info.changed, time.time())
         right = f"{date:>{_DATE_CELLS}} "
         if room >= _NARROW_CELLS:

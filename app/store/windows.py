@@ -1,7 +1,7 @@
 """Which windows of the app are open, and what killed ones left behind.
 
 Each window holds a lock on a file of its own while it lives. The operating system releases a lock
-when the process ends, however it ends, so a killed window is told from an open one without process
+when the process ends, however it ends. That tells a killed window from an open one without process
 numbers, which are used again.
 """
 

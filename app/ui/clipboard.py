@@ -10,6 +10,8 @@ import subprocess
 from collections.abc import Mapping
 from dataclasses import dataclass
 
+from ..present.words import counted
+
 MOST_BYTES = 74_994
 """Bytes of text whose base64 fits the 100,000 bytes that terminals accept in one sequence."""
 _PROGRAM_SECONDS = 3.0
@@ -105,7 +107,7 @@ def copy_message(text: str, what: str, *, sent: bool, programs: list[str]) -> st
         sent: it was sent to the terminal.
         programs: names of the programs that accepted it.
     """
-    size = f"{len(text)} character{'s' if len(text) != 1 else ''}"
+    size = counted(len(text), "character")
     ways = [*(["the terminal (OSC 52)"] if sent else []), *programs]
     if ways:
         return f"copied {what or 'the selection'}, {size}: {' and '.join(ways)}"

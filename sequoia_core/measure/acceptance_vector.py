@@ -12,14 +12,14 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from sequoia_core.config import Mode, SamplingParams
+from sequoia_core.config import DRAFT_TOP_P, Mode, SamplingParams
 from sequoia_core.data import PROMPT_TOKENS, TOTAL_TOKENS, Passage
 from sequoia_core.decode.baseline_timer import NoBaseline
 from sequoia_core.decode.engine import Engine
 from sequoia_core.errors import ParameterError
 from sequoia_core.events import Step
 from sequoia_core.measure.acceptance import AcceptanceCount
-from sequoia_core.measure.draft_nucleus import DRAFT_TOP_P, DraftNucleus
+from sequoia_core.measure.draft_nucleus import DraftNucleus
 from sequoia_core.speculate.draft import DraftModel
 from sequoia_core.speculate.tree_advisor import BundledAdvisor
 from sequoia_core.tree.choice import MOST_NODES, TreeChoice

@@ -17,9 +17,6 @@ if TYPE_CHECKING:
 
     from sequoia_core.events import Step
 
-DRAFT_TOP_P = 1.0
-"""The release's testbeds draw from the whole of the draft's distribution."""
-
 
 @dataclass(frozen=True, slots=True)
 class DraftNucleus:

@@ -7,9 +7,9 @@ from dataclasses import dataclass
 from enum import StrEnum
 from typing import TYPE_CHECKING, Any
 
-from sequoia_core.config import Mode, SamplingParams
+from sequoia_core.config import DRAFT_TOP_P, Mode, SamplingParams
 from sequoia_core.errors import ParameterError
-from sequoia_core.measure.draft_nucleus import DRAFT_TOP_P, DraftNucleus
+from sequoia_core.measure.draft_nucleus import DraftNucleus
 from sequoia_core.reproduce.experiment import growmap_values
 from sequoia_core.speculate.tree_advisor import BundledAdvisor
 from sequoia_core.tree.files import find_growmap

@@ -7,9 +7,9 @@ from dataclasses import dataclass
 from itertools import product
 from typing import TYPE_CHECKING
 
-from sequoia_core.config import Mode, SamplingParams
+from sequoia_core.config import DRAFT_TOP_P, Mode, SamplingParams
 from sequoia_core.errors import ParameterError, SequoiaError
-from sequoia_core.measure.draft_nucleus import DRAFT_TOP_P, DraftNucleus
+from sequoia_core.measure.draft_nucleus import DraftNucleus
 from sequoia_core.reproduce.bootstrap import (
     Interval,
     mean_difference,

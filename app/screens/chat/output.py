@@ -14,6 +14,7 @@ from sequoia_core.recording.trace_file import Entry, write_event, write_header
 from ...config.output_files import output_file
 from ...present.copyable import CopyError, copy_answer, copy_code
 from ...present.export import ExportedChat, answer_events, as_json, as_markdown, asked
+from ...present.words import counted
 from ...state.chat_session import ChatError, ChatSession
 from ...state.history import Exchange
 from ...state.slash_commands import CopyRequest
@@ -105,8 +106,8 @@ async def _write_trace(chat: ExportedChat, read_steps: ReadSteps, file: TextIO) 
         entries = [asked(exchange), *answer_events(answer, known)]
         await asyncio.to_thread(_write_entries, file, entries)
     gone = f"; of {missing} answers the trees are no longer known" if missing else ""
-    answers = len(chat.history.exchanges)
-    return f" ({answers} answer{'s' if answers != 1 else ''}, {steps} steps{gone})"
+    answers = counted(len(chat.history.exchanges), "answer")
+    return f" ({answers}, {steps} steps{gone})"
 
 
 async def _steps(exchange: Exchange, read_steps: ReadSteps) -> Sequence[Step]:
