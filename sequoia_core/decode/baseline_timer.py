@@ -1,8 +1,7 @@
 """What a plain step takes here and now, measured on plain steps among the others.
 
-Now and then a step is decoded plainly. It yields its token like any other, and its time, in this
-answer and on this machine as it is, is what speed-ups are measured against. No forward is computed
-only to be timed.
+Now and then a step is decoded plainly. It yields its token like any other, and its time is what
+speed-ups are measured against. No forward is computed only to be timed.
 """
 
 from collections import deque
@@ -51,22 +50,18 @@ class NoBaseline:
         return False
 
     def observe(self, step: Step, params: SamplingParams) -> None:
-        """Learn from a step that was decoded."""
+        pass
 
     def plain_time(self, context: int, verify_ms: float) -> tuple[float, str]:  # noqa: ARG002
         """Milliseconds of a plain step, 0 where they are not measured, and how that is known.
 
-        Args:
-            context: tokens in the target's cache.
-            verify_ms: the target's forward over the tree of the step that is compared.
+        `context` counts tokens; `verify_ms` is the target's forward over the tree of this step.
         """
         return 0.0, "not measured"
 
 
 @dataclass(frozen=True, slots=True)
 class _PlainStep:
-    """A plain step that was timed: milliseconds of all of it, tokens of context, and its end."""
-
     milliseconds: float
     context: int
     when: float
@@ -81,12 +76,8 @@ class BaselineTimer(NoBaseline):
 
     A plain step is due when the latest one is `INTERVAL` steps old, sooner while few are known, and
     when the machine has changed its speed; unless it would cost too much. With a seed the index of
-    a step alone decides, so that the text can be repeated.
-
-    Args:
-        calibrated: milliseconds of a plain step by tokens of context, as measured on this machine;
-            None where it was not. Serves until the first plain step.
-        now: seconds.
+    a step alone decides, so that the text can be repeated. `calibrated` gives a plain step's
+    milliseconds by tokens of context, or None; it serves until the first plain step.
     """
 
     def __init__(
@@ -106,7 +97,6 @@ class BaselineTimer(NoBaseline):
         self._trees = FadingRatio(MEMORY)  # milliseconds over tokens
 
     def due(self, index: int, params: SamplingParams) -> bool:
-        """See `NoBaseline.due`."""
         if params.seed is not None and params.temperature > 0.0:
             return index % INTERVAL == FIRST_STEP
         if index < FIRST_STEP:
@@ -122,7 +112,7 @@ class BaselineTimer(NoBaseline):
         return wanted and self._lost_ms + self._loss <= LOST_SHARE * self._spent_ms
 
     def observe(self, step: Step, params: SamplingParams) -> None:
-        """See `NoBaseline.observe`; any step of one row is a plain one, due or not."""
+        """Any step of one row is a plain one, due or not."""
         total_ms = step.timings.total_ms
         self._spent_ms += total_ms
         self._since += 1
@@ -141,7 +131,6 @@ class BaselineTimer(NoBaseline):
                 self._lost_ms += self._loss  # of an outlier all steps lose as much
 
     def plain_time(self, context: int, verify_ms: float) -> tuple[float, str]:
-        """See `NoBaseline.plain_time`."""
         if self._known:
             milliseconds, source = self._summary
             return milliseconds, source if self._holds(context) else f"{source}, out of date"

@@ -1,7 +1,4 @@
-"""The decoding loop: steps of one answer as events, until it ends.
-
-A step follows section 3 of the Sequoia paper (arXiv 2402.12374); see `decode.step`.
-"""
+"""The decoding loop: steps of one answer as events, until it ends."""
 
 from __future__ import annotations
 
@@ -74,14 +71,9 @@ class _Answer:
 class Engine:
     """Decodes prompts with one pair of models, keeping their KV caches between calls.
 
-    The target decides every token; without a draft all is decoded plainly.
-
-    Attributes:
-        advisor: names the tree when `tree_choice` does not.
-        tree_choice: mode and tree from the next answer on.
-        make_sampler: makes an answer's sampler; an instrument may wrap what it makes.
-        clock: which steps are plain ones to measure against, and what those take.
-        insight: steps carry an `Insight`; no token depends on it.
+    The target decides every token; without a draft all is decoded plainly. `tree_choice` counts
+    from the next answer on; where it names no tree, `advisor` does. An instrument may wrap what
+    `make_sampler` makes, and replace `clock`. With `insight` steps carry an `Insight`.
     """
 
     def __init__(
@@ -110,7 +102,6 @@ class Engine:
 
     @classmethod
     def of(cls, pair: Pair, advisor: TreeAdvisor) -> Engine:
-        """An engine for a loaded pair."""
         from sequoia_core.text.token_text import TokenizerCodec
 
         return cls(
@@ -144,19 +135,11 @@ class Engine:
     ) -> Iterator[Event]:
         """Decode after a prompt; the KV of the longest prefix shared with the last call is reused.
 
-        Args:
-            prompt_ids: at least one.
-            params: how to sample and when to end.
-            should_stop: called between steps and between chunks of the prompt.
-
-        Yields:
-            events in the order that `sequoia_core.events` states, ending with `Finished`.
-
-        Raises:
-            ParameterError: the prompt is empty, or the embedding has no row for one of its tokens.
-            ContextFullError: the prompt leaves no room for an answer.
-            MemoryFullError: not even a plain step fits into the memory. What was decoded before is
-                kept, and the next prompt can be decoded.
+        Yields events in the order that `sequoia_core.events` states, ending with `Finished`.
+        Between steps and chunks of the prompt it asks `should_stop`. Raises ParameterError for a
+        prompt that is empty or has a token without a row in the embedding, ContextFullError if it
+        leaves no room for an answer, and MemoryFullError if not even a plain step fits; the next
+        prompt can be decoded.
         """
         self._check(prompt_ids)
         if self.tree_choice.mode is Mode.GREEDY:
@@ -206,7 +189,6 @@ class Engine:
 
     @property
     def _adaptive(self) -> bool:
-        """Whether trees are adaptive, by choice or by default."""
         choice = self.tree_choice
         if choice.adaptive is not None or choice.growmap is not None:
             return bool(choice.adaptive)
@@ -298,10 +280,7 @@ class Engine:
     def _step(self, answer: _Answer) -> tuple[Step, tuple[Piece, ...], FinishReason | None]:
         """One step, committed, its text, and why the answer ends with it if it does.
 
-        The tensors that it made are free when it returns.
-
-        Raises:
-            MemoryFullError: the tree does not fit into the memory; nothing was judged yet.
+        Its tensors are free when it returns. Raises MemoryFullError, before anything was judged.
         """
         index, tree, lookup = answer.totals.steps + 1, answer.tree, answer.lookup
         speculates = tree.size > 1 or lookup is not Lookup.OFF

@@ -1,8 +1,7 @@
 """A verified step as plain values for its event: its nodes, and the reasons for its outcome.
 
-Only reads. Of what lies on the device everything is packed into one tensor and read at once, so
-`explain` waits once and not once per node. Shapes: `R` rows asked for, `V` vocabulary, `V_draft`
-draft columns.
+What lies on the device is packed into one tensor and read at once. Shapes: `R` rows asked for, `V`
+vocabulary, `V_draft` draft columns.
 """
 
 from collections.abc import Mapping, Sequence

@@ -39,14 +39,7 @@ KEPT_PLANS = 64
 
 @dataclass(frozen=True, slots=True)
 class Sampler:
-    """How one answer's children are chosen and judged. All its randomness is fresh each step.
-
-    Attributes:
-        params: shape of the target's distribution.
-        choose: children from draft logits.
-        rule: which of them the target keeps.
-        generator: on the CPU, for the rule.
-    """
+    """How one answer's children are chosen from draft logits and judged."""
 
     params: SamplingParams
     choose: ChildChooser
@@ -122,8 +115,8 @@ class Speculator:
     ) -> tuple[ScoredTree, Verdict]:
         """Draft, score, verify. The caches hold all the tree's rows until `commit`.
 
-        Raises:
-            MemoryFullError: the tree does not fit into the memory; nothing was judged yet.
+        Raises MemoryFullError, before anything was judged, if the tree does not fit into the
+        memory.
         """
         with memory_errors(self.memory_full):
             if isinstance(shape, AdaptiveTree):
@@ -205,7 +198,6 @@ class Speculator:
         return self._target_reader is not None and self._draft_reader is not None
 
     def memory_full(self) -> str:
-        """One line for the person where not even a plain step fits into the memory."""
         return (
             f"the memory of {self._target.device} is full at {len(self._cache.token_ids):,} "
             "tokens of context; clear the chat or shorten the message, or start again with a "
@@ -213,10 +205,7 @@ class Speculator:
         )
 
     def fits(self, shape: Tree) -> bool:
-        """Whether both models' context windows have room for the tree now.
-
-        An adaptive tree is cut to the room there is, so it needs only that of its root.
-        """
+        """Whether both context windows have room; an adaptive tree, which is cut, needs a row."""
         if self._room() < (1 if isinstance(shape, AdaptiveTree) else shape.size):
             return False
         if shape.size == 1:

@@ -35,7 +35,6 @@ class TimedModel:
 
     @property
     def prompt_rows(self) -> int:
-        """Tokens of a prompt to read at once."""
         return self._model.prompt_rows
 
     def forward(
@@ -46,7 +45,6 @@ class TimedModel:
         cache: KVCache,
         parents: Tensor | None = None,
     ) -> Tensor:
-        """The model's forward, timed."""
         if self.device.type == "cuda":
             # what the model computes is issued there, whichever device is the current one
             stream, start, end = _stream(self.device), _event(), _event()
@@ -79,8 +77,6 @@ class TimedModel:
 
 
 class TimedTreeReader(TimedModel):
-    """A `TreeReader` that adds up the time its passes take."""
-
     def __init__(self, model: TreeReader) -> None:
         super().__init__(model)
         self._reader = model
@@ -88,14 +84,12 @@ class TimedTreeReader(TimedModel):
     def read_tree(
         self, rows: TreeRows, parents: "array[int]", temperature: float, cache: KVCache
     ) -> tuple[Tensor, Summary]:
-        """The model's, timed."""
         before = perf_counter()
         read = self._reader.read_tree(rows, parents, temperature, cache)
         self._seconds += perf_counter() - before
         return read
 
     def read_level(self, rows: TreeRows, count: int, cache: KVCache, draw: LevelDraw) -> Draws:
-        """The model's, timed."""
         before = perf_counter()
         draws = self._reader.read_level(rows, count, cache, draw)
         self._seconds += perf_counter() - before
@@ -103,7 +97,6 @@ class TimedTreeReader(TimedModel):
 
 
 def timed(model: LanguageModel) -> TimedModel:
-    """The model with a clock, and all that it can do."""
     return TimedTreeReader(model) if isinstance(model, TreeReader) else TimedModel(model)
 
 

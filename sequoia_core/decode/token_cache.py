@@ -39,8 +39,7 @@ class TokenCache:
     def start(self, prompt_ids: Sequence[int]) -> int:
         """Make `prompt_ids` the committed ids and keep the longest common prefix of the caches.
 
-        Returns:
-            how many of them the target's cache holds; `read_prompt` does the others.
+        Returns how many of them the target's cache holds; `read_prompt` does the others.
         """
         limit = max(min(len(prompt_ids) - 1, self.target_cache.length), 0)
         differ = (at for at in range(limit) if prompt_ids[at] != self.token_ids[at])
@@ -56,10 +55,7 @@ class TokenCache:
             self._extend(self._target, self.target_cache, left)
 
     def read_draft_prompt(self, most_pending: int) -> Iterator[int]:
-        """Bring the draft's cache to the root if it lags by more than `most_pending` tokens.
-
-        Yields tokens left to read.
-        """
+        """The same for the draft's cache, if it lags by more than `most_pending` tokens."""
         assert self._draft is not None
         assert self.draft_cache is not None
         if len(self.draft_pending) > most_pending:
@@ -70,10 +66,7 @@ class TokenCache:
     def commit(
         self, emitted: Sequence[int], target_rows: Sequence[int], draft_rows: Sequence[int]
     ) -> None:
-        """Add a step's tokens, and keep these rows of the caches, counted from the root's.
-
-        Rows of the draft's cache count where it has read the root.
-        """
+        """Add a step's tokens, and keep these rows of the caches, counted from the root's."""
         root = len(self.token_ids) - 1
         self.target_cache.keep(root, [root + row for row in target_rows])
         if self.draft_cache is not None and self.draft_cache.length > root:

@@ -24,7 +24,7 @@ from sequoia_core.model.batch import GPU_GROUPS, GROUP, Batch, ConversationBatch
 from sequoia_core.model.llama import Llama
 from sequoia_core.model.native.batch import NativeBatch
 from sequoia_core.model.native.llama import NativeLlama
-from sequoia_core.speculate.labelled_draws import labelled_draws
+from sequoia_core.speculate.sampling import labelled_draws
 
 SAVE_SECONDS = 60.0
 MOST_ROWS, MOST_GPU_ROWS = 64, 4096

@@ -20,24 +20,13 @@ _UNSEEN = FadingRatio(_MEMORY)
 
 
 class AcceptanceEstimator:
-    """Acceptance of a child, given its rank and a probability that the draft states.
-
-    Args:
-        belief: (rank, probability) -> acceptance to begin with.
-    """
+    """Acceptance of a child of a rank, from 1, for which the draft states a probability."""
 
     def __init__(self, belief: Callable[[int, float], float]) -> None:
         self._belief = belief
         self._cells: dict[tuple[int, int, int], FadingRatio] = {}
 
     def estimate(self, depth: int, rank: int, prob: float) -> float:
-        """Probability that a child is the accepted one.
-
-        Args:
-            depth: of the child, 1 and more.
-            rank: 1 for a first child.
-            prob: what the draft states.
-        """
         cell = self._cells.get(_cell(depth, rank, prob), _UNSEEN)
         return cell.estimate(self._belief(rank, prob), _BELIEF)
 

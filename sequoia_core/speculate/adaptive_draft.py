@@ -29,8 +29,6 @@ from sequoia_core.tree.growmap import GrowMap
 
 
 class GrowthPolicy(Protocol):
-    """Decides the shape of one tree."""
-
     def read(self, nodes: Sequence[NewNode]) -> list[int]:
         """Which of a level's new nodes the draft reads next, ascending; none ends the growth."""
         ...
@@ -47,11 +45,9 @@ class FixedShape:
     growmap: GrowMap
 
     def read(self, nodes: Sequence[NewNode]) -> list[int]:
-        """Those that have children; nodes are numbered alike, breadth first."""
         return [each.node for each in nodes if self.growmap.children[each.node]]
 
     def children(self, candidates: Sequence[DraftCandidates]) -> list[int]:
-        """As many as the tree has."""
         return [len(self.growmap.children[each.node]) for each in candidates]
 
 
@@ -59,12 +55,8 @@ class FixedShape:
 class Drafting:
     """How an adaptive tree is filled.
 
-    Attributes:
-        draft: the model.
-        choose: picks children from logits.
-        ranked: `choose` takes the most probable tokens, which follow from the distribution alone.
-        width: most children of a node.
-        reader: the draft, where it can read a level in one call; None where it cannot.
+    With `ranked` children are the most probable tokens, which follow from the distribution alone.
+    `reader` is the draft where it can read a level in one call.
     """
 
     draft: DraftModel
@@ -105,7 +97,6 @@ class DraftedTree:
         return len(self._rows)
 
     def depth(self, node: int) -> int:
-        """Edges from the root."""
         return self._depths[node]
 
     def add(self, nodes: Sequence[int], draws: Draws, policy: GrowthPolicy) -> list[NewNode]:
@@ -138,7 +129,6 @@ class DraftedTree:
         return new
 
     def tree(self) -> TokenTree:
-        """What is verified."""
         distributions = self._distributions or [torch.empty((0, 0))]
         return TokenTree(
             growmap=GrowMap.numbered(self._parents, ADAPTIVE),
@@ -154,10 +144,8 @@ class DraftedTree:
     ) -> list[NodeOutcome]:
         """The nodes of the accepted path that the draft read, with the outcome of verification.
 
-        Args:
-            tree: the verified tree, this one perhaps with a path appended.
-            path: accepted nodes of it, root first.
-            emitted: their tokens without the root's, and the bonus token.
+        `tree` is the verified one, this perhaps with a path appended; `emitted` are the path's
+        tokens without the root's, and the bonus token.
         """
         found: list[NodeOutcome] = []
         for at, node in enumerate(path):
@@ -186,16 +174,8 @@ def grow_adaptive(
 ) -> DraftedTree:
     """Draft one tree. The cache gets the pending tokens and the nodes the policy lets it read.
 
-    Where the policy does not even read the root, the cache is left as it is.
-
-    Args:
-        drafting: model and choice of children.
-        policy: of this step.
-        pending: committed tokens the draft's cache lacks; the last one is the tree's root.
-        cache: holds the tokens before them.
-
-    Raises:
-        ContextFullError: the draft's context window is too small.
+    Pending are the committed tokens that the cache lacks, the tree's root last. Where the policy
+    does not even read the root, the cache stays as it is. Raises ContextFullError.
     """
     draft, how = drafting.draft, level_draw(drafting.choose)
     width = min(drafting.width, draft.columns)

@@ -28,12 +28,8 @@ _FIRST_SHARES = (0.5, 0.12, 0.05)
 class DraftCandidates:
     """The draft's distribution at a node, without what will be drawn from it.
 
-    Attributes:
-        node: index in the tree.
-        peak: its largest probability, at temperature 1 as all probabilities here.
-        probs: the probabilities of its children in order of rank, where these follow from the
-            distribution alone, as the most probable tokens do; () where children are drawn.
-        width: most children that can be drawn.
+    `peak` is its largest probability, at temperature 1 as all probabilities here. `probs` are those
+    of its children by rank where they are the most probable tokens; () where children are drawn.
     """
 
     node: int
@@ -44,15 +40,7 @@ class DraftCandidates:
 
 @dataclass(frozen=True, slots=True)
 class NewNode:
-    """A node that was just added to the tree.
-
-    Attributes:
-        node: its index.
-        parent: index of its parent; -1 for the root.
-        rank: among its siblings, from 1; 0 for the root.
-        token_id: the target's id.
-        prob: the draft's probability of it at its parent; 1 for the root.
-    """
+    """A node just added. Ranks count from 1; the root has parent -1, rank 0 and probability 1."""
 
     node: int
     parent: int
@@ -63,14 +51,7 @@ class NewNode:
 
 @dataclass(frozen=True, slots=True)
 class Limits:
-    """How large this step's tree may become.
-
-    Attributes:
-        nodes: root included.
-        depth: edges.
-        branching: children of a node.
-        draft_rows: nodes that the draft may read.
-    """
+    """Most nodes, root included, edges, children of a node, and nodes that the draft may read."""
 
     nodes: int
     depth: int
@@ -80,11 +61,9 @@ class Limits:
 
 @dataclass(frozen=True, slots=True)
 class LookupPath:
-    """Tokens expected to follow the root, independent of the draft; their rows are paid for.
+    """Tokens expected to follow the root, whose rows are paid for.
 
-    Attributes:
-        token_ids: in order.
-        probs: probability that the text follows them so far; falling.
+    `probs` are the probabilities that the text follows them so far; falling.
     """
 
     token_ids: tuple[int, ...] = ()
@@ -95,14 +74,8 @@ class LookupPath:
 class NodeOutcome:
     """A node on the accepted path, and the outcome of its candidates.
 
-    Attributes:
-        candidates: as they were when its children were counted.
-        depth: of its children.
-        probs: the draft's probabilities of its possible children, in order.
-        tokens: their ids.
-        count: how many of them were drawn into the tree.
-        token_id: the token that follows.
-        accepted: rank of the child that was accepted; 0 if none was.
+    `depth`, `probs` and `tokens` are its possible children's; `count` of them were drawn into the
+    tree. `token_id` follows; `accepted` is the rank of the child that was accepted, 0 if none was.
     """
 
     candidates: DraftCandidates
@@ -117,9 +90,7 @@ class NodeOutcome:
 class AdaptivePolicy:
     """Statistics of a draft at one kind of sampling; makes a `StepPolicy` for each step.
 
-    Args:
-        costs: prices.
-        greedy: children are the draft's most probable tokens, and at most one can be right.
+    With `greedy` children are the draft's most probable tokens, and at most one can be right.
     """
 
     def __init__(self, costs: CostModel, greedy: bool) -> None:
@@ -132,16 +103,12 @@ class AdaptivePolicy:
         self._idle = 0
 
     def step(self, limits: Limits, known: LookupPath) -> "StepPolicy":
-        """Decisions for one step."""
         probing = self._idle >= PROBE_STEPS
         self._idle += 1
         return StepPolicy(self, limits, known, probing)
 
     def learn(self, outcomes: Sequence[NodeOutcome]) -> None:
-        """Update the estimates with what was accepted.
-
-        With argmax decoding every candidate counts, in the tree or not.
-        """
+        """Update the estimates; with argmax decoding every candidate counts, in the tree or not."""
         for each in outcomes:
             if self.greedy:
                 for rank, (prob, token) in enumerate(
@@ -156,11 +123,9 @@ class AdaptivePolicy:
                 self.drawn.record(each.depth, rank, each.probs[rank - 1], accepted)
 
     def expected_gain(self, weight: float, price: float) -> float:
-        """Tokens that reading a node adds, the rows of its children paid, as it was lately.
+        """Tokens that reading a node adds, its children's rows paid, as it was lately.
 
-        Args:
-            weight: probability that the text comes through the node.
-            price: of a row.
+        `weight` is the probability that the text comes through the node.
         """
         if weight <= 0.0:
             return 0.0
@@ -181,11 +146,7 @@ class AdaptivePolicy:
 class StepPolicy:
     """One step's decisions, in the order in which a tree grows.
 
-    Args:
-        policy: the statistics.
-        limits: of this step.
-        known: a continuation that is in the tree already.
-        probing: draft once, even if it does not seem to pay.
+    `known` is in the tree already. `probing` drafts once, even if it does not seem to pay.
     """
 
     def __init__(
@@ -208,7 +169,6 @@ class StepPolicy:
         return tuple(self._passes)
 
     def read(self, nodes: Sequence[NewNode]) -> list[int]:
-        """See `GrowthPolicy.read`."""
         for each in nodes:
             self._place(each)
         within = [each.node for each in nodes if self._depths[each.node] < self._limits.depth]
@@ -223,7 +183,7 @@ class StepPolicy:
         return sorted(chosen)
 
     def children(self, candidates: Sequence[DraftCandidates]) -> list[int]:
-        """See `GrowthPolicy.children`; the best candidates first while they pay."""
+        """The best candidates first, while they pay."""
         wanted: list[tuple[float, int]] = []
         for at, each in enumerate(candidates):
             wanted += [(estimate, at) for estimate in self._estimates(each)]

@@ -21,11 +21,7 @@ _FIRST_TOKENS, _FIRST_TIME, _FIRST_STEPS = 1.5, 1.25, 8
 class StepCosts:
     """Milliseconds that the parts of a step take at one context.
 
-    Attributes:
-        target_ms: a target forward of n rows, and what else of a step grows with its nodes.
-        draft_ms: a drafting pass of n rows, sampling included.
-        overhead_ms: what else a step takes, whatever its tree.
-        plain_ms: a whole plain step.
+    Of a target forward and a drafting pass (with sampling) of n rows, and of a whole plain step.
     """
 
     target_ms: Callable[[int], float]
@@ -52,7 +48,6 @@ class CostModel:
         self.set_costs(costs)
 
     def set_costs(self, costs: StepCosts) -> None:
-        """Use other times; the statistics of tokens stay."""
         self._costs, self._plain = costs, costs.plain_ms
         # a plain step has overhead as well, which is no price of a tree
         plain_overhead = costs.plain_ms - costs.target_ms(1)
@@ -79,14 +74,9 @@ class CostModel:
         return self.rate * time / self._plain
 
     def record(self, tokens: int, rows: int, passes: tuple[int, ...]) -> None:
-        """Learn from a step.
+        """Learn from a step: tokens emitted, rows of its target forward and of each drafting pass.
 
         Times are the modelled ones: a step may be slow for reasons other than its tree.
-
-        Args:
-            tokens: emitted by it.
-            rows: of its target forward.
-            passes: rows of each of its drafting passes.
         """
         time = self._plain
         if passes or rows > 1:

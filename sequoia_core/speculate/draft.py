@@ -30,19 +30,13 @@ ChildChooser = Callable[[Tensor, int], tuple[Tensor, Tensor]]
 
 @dataclass(frozen=True)  # without slots, for the cached properties
 class DraftModel:
-    """A draft and how its output columns map to the target's vocabulary.
-
-    Attributes:
-        model: reads target token ids.
-        vocab_ids: int64 [V_draft], the target's id of each column; None when they agree.
-    """
+    """A draft and the target's id of each of its columns, int64 [V_draft]; None when they agree."""
 
     model: LanguageModel
     vocab_ids: Tensor | None = None
 
     @cached_property
     def host_vocab_ids(self) -> Tensor | None:
-        """`vocab_ids` on the CPU."""
         return None if self.vocab_ids is None else self.vocab_ids.cpu()
 
     @cached_property
@@ -83,7 +77,6 @@ class LevelPlan:
 
     @classmethod
     def of(cls, growmap: GrowMap, depth: int, mask: Tensor, device: torch.device) -> "LevelPlan":
-        """Of the nodes of this depth; `mask` is the growmap's."""
         children = growmap.children
         parents = [node for node in growmap.levels[depth] if children[node]]
         draws = max(len(children[node]) for node in parents)
@@ -111,21 +104,15 @@ class LevelPlan:
 
 
 class GrowPlan(TreeLayout):
-    """A growmap prepared for drafting as well."""
-
     @cached_property
     def levels(self) -> tuple[LevelPlan, ...]:
-        """One plan for each level that has children."""
         mask = self.growmap.ancestor_mask()
         depths = range(self.growmap.depth)
         return tuple(LevelPlan.of(self.growmap, depth, mask, self.device) for depth in depths)
 
     @cached_property
     def inner_rows(self) -> dict[int, int]:
-        """Each inner node's row among the draft's distributions.
-
-        Its row in the draft's cache is the same number, counted from the root's.
-        """
+        """Each inner node's row among the draft's distributions; the same in its cache."""
         inner = [node for node in range(self.growmap.size) if self.growmap.children[node]]
         return {node: row for row, node in enumerate(inner)}
 
@@ -144,7 +131,6 @@ class SampledChildren:
     generator: torch.Generator
 
     def __call__(self, logits: Tensor, count: int) -> tuple[Tensor, Tensor]:
-        """See `ChildChooser`."""
         probs = draft_probs(logits, self.params)
         return ordered_draws(probs, exponential_noise(probs, self.generator), count), probs
 
@@ -188,11 +174,8 @@ def grow(
 ) -> TokenTree:
     """Draft one tree. The cache gets the pending tokens and the tree's inner nodes appended.
 
-    Pending are the committed tokens that the cache lacks; the last one is the tree's root.
-
-    Raises:
-        GrowMapError: a node has more children than the draft has tokens.
-        ContextFullError: the draft's context window is too small.
+    Pending are the committed tokens that the cache lacks, the tree's root last. Raises GrowMapError
+    if a node has more children than the draft has tokens, and ContextFullError.
     """
     if plan.growmap.branching > draft.columns:
         raise GrowMapError(

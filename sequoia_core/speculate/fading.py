@@ -5,11 +5,6 @@ class FadingRatio:
     """What was counted over what was tried.
 
     With each new observation all earlier ones count 1 - 1 / memory of what they did.
-
-    Args:
-        memory: observations after which an earlier one has faded.
-        part: of the first sum, to begin with.
-        whole: of the second.
     """
 
     __slots__ = ("_keep", "part", "whole")
@@ -19,7 +14,6 @@ class FadingRatio:
         self.part, self.whole = part, whole
 
     def add(self, part: float, whole: float = 1.0) -> None:
-        """Count one observation."""
         self.part = self.part * self._keep + part
         self.whole = self.whole * self._keep + whole
 

@@ -35,12 +35,7 @@ _UNSEEN = FadingRatio(_MEMORY)
 
 @dataclass(frozen=True, slots=True)
 class Found:
-    """What followed an earlier occurrence of the last tokens.
-
-    Attributes:
-        token_ids: the continuation.
-        matched: how many tokens before it agreed, up to `_LONGEST_MATCH`.
-    """
+    """What followed an earlier occurrence of the last tokens, of which so many agreed."""
 
     token_ids: tuple[int, ...] = ()
     matched: int = 0
@@ -108,9 +103,7 @@ class TokenIndex:
 class PromptLookup:
     """Proposes continuations of one conversation and learns how often they are right.
 
-    Args:
-        costs: prices of rows.
-        endings: tokens after which nothing follows.
+    Nothing follows after one of the tokens `endings`.
     """
 
     def __init__(self, costs: CostModel, endings: frozenset[int] = frozenset()) -> None:
@@ -122,13 +115,9 @@ class PromptLookup:
     def propose(
         self, token_ids: Sequence[int], use: Lookup, room: int, rows: int = 1
     ) -> LookupPath:
-        """What may follow the tokens.
+        """What may follow prompt and answer so far: at most `room` tokens.
 
-        Args:
-            token_ids: prompt and answer so far.
-            use: never, always, or as far as it pays.
-            room: most tokens.
-            rows: of the target's forward without it.
+        `rows` are those of the target's forward without it.
         """
         if use is Lookup.OFF:
             self._found = Found()
@@ -166,14 +155,10 @@ def _class(matched: int) -> int:
 
 
 def append_path(tree: TokenTree, token_ids: Sequence[int]) -> TokenTree:
-    """The tree with a path of these tokens below its root.
+    """The tree with a path of these tokens, expected to follow its root.
 
     Lossless whatever the tokens are: an appended node is a proposal that is certain of its token,
     tried after all that was drawn at its parent, so it may depend on what was drawn.
-
-    Args:
-        tree: as drafted.
-        token_ids: what is expected to follow the root; () changes nothing.
     """
     if not token_ids:
         return tree

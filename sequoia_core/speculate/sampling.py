@@ -11,6 +11,7 @@ from torch import Tensor
 
 from sequoia_core.config import SamplingParams
 from sequoia_core.errors import NumberError
+from sequoia_core.model.interface import LabelledDraws
 from sequoia_core.model.loading.memory_plan import SCORED_ROWS
 from sequoia_core.model.native.rows import reader_of
 
@@ -33,10 +34,7 @@ def full_probs(logits: Tensor, temperature: float) -> Tensor:
 
 
 def log_totals(logits: Tensor, temperature: float) -> Tensor:
-    """`log(sum(exp(logits / t)))` of logits [n, V] at a temperature above 0: float64 [n].
-
-    In blocks of rows, since `logsumexp` makes a tensor as large as what it reads.
-    """
+    """`log(sum(exp(logits / t)))` of logits [n, V] at a temperature above 0: float64 [n]."""
     blocks = [
         torch.logsumexp(block if temperature == 1.0 else block / temperature, dim=-1)
         for block in torch.split(logits, SCORED_ROWS)
@@ -99,9 +97,7 @@ def top_k_probs(probs: Tensor, top_k: int) -> Tensor:
 def nucleus_probs(probs: Tensor, top_p: float, candidates: int) -> tuple[Tensor, Tensor]:
     """Keep the fewest most probable tokens whose mass reaches `top_p`, among `candidates`.
 
-    Returns:
-        float32 [n, V] whose rows sum to 1, and bool [n]: whether the candidates' mass reached
-        `top_p`, so that the row is the true nucleus.
+    Returns float32 [n, V] whose rows sum to 1, and bool [n]: whether the row is the true nucleus.
     """
     values, indices = probs.topk(min(candidates, probs.shape[-1]), dim=-1)
     mass = values.cumsum(-1)
@@ -114,27 +110,18 @@ def nucleus_probs(probs: Tensor, top_p: float, candidates: int) -> tuple[Tensor,
 def exponential_noise(like: Tensor, generator: torch.Generator) -> Tensor:
     """Unit exponential noise of the shape and device of `like`, for `ordered_draws`.
 
-    Uniform numbers are float64: small noise decides, which float32 ones would give only in
-    multiples of 2**-24 and so draw the tail of a large vocabulary too rarely. Their logarithm is
-    faster than `exponential_` on a CPU.
+    Uniform numbers are float64: small noise decides, and float32 multiples of 2**-24 would draw the
+    tail of a large vocabulary too rarely. Their logarithm is faster than `exponential_` on a CPU.
     """
     uniform = torch.rand(like.shape, generator=generator, device=like.device, dtype=torch.float64)
     return uniform.log_().neg_().to(like.dtype)
 
 
 def ordered_draws(probs: Tensor, noise: Tensor, count: int) -> Tensor:
-    """Draw `count` tokens of each row without replacement, in order.
+    """Draw `count` tokens of each row of q [n, V] without replacement, in order: int64 [n, count].
 
     An exponential race: the k-th largest of q / e is the k-th draw. Tokens of probability 0 come
     after all others in uniform order, which is the fallback of Sequoia's Algorithm 2.
-
-    Args:
-        probs: float32 [n, V], the draft's distribution q.
-        noise: float32 [n, V], see `exponential_noise`.
-        count: at most V.
-
-    Returns:
-        int64 [n, count].
     """
     keys = torch.where(probs > 0, probs / noise, -noise)
     return keys.topk(count, dim=-1).indices
@@ -152,8 +139,7 @@ def independent_draws(probs: Tensor, uniforms: Tensor) -> Tensor:
 def draw(probs: Tensor, uniform: float) -> int:
     """The token at which the distribution function [V] passes `uniform` in [0, 1).
 
-    Raises:
-        NumberError: a probability is not a number.
+    Raises NumberError if a probability is not a number.
     """
     if (reader := reader_of(probs[None])) is not None:
         (token,) = reader.ordered_draws(probs[None], (uniform,), 1)
@@ -193,3 +179,26 @@ def row_draws(probs: Tensor, uniforms: Sequence[float]) -> Tensor:
     # past the end by rounding, since the block's sum was made in another order
     within = torch.minimum(within, (sums < sums[:, -1:]).sum(-1, keepdim=True))
     return torch.where(passes, (block * DRAW_BLOCK + within)[:, 0], -1)
+
+
+def labelled_draws(
+    logits: Tensor, temperatures: Sequence[float], uniforms: Sequence[float], top: int
+) -> LabelledDraws:
+    """Draw a token of each row [n, V] at its own temperature, and keep its `top` most probable.
+
+    `uniforms` are n numbers in [0, 1). Raises NumberError if a logit is not a number.
+    """
+    if (reader := reader_of(logits)) is not None:
+        found = reader.labelled_draws(logits, temperatures, uniforms, top)
+    else:
+        values, columns = logits.topk(top, dim=-1)
+        probs = (values - logits.logsumexp(-1, keepdim=True)).exp()
+        tokens = torch.where(probs[:, 0].isnan(), -1, columns[:, 0])
+        if sampled := [row for row, value in enumerate(temperatures) if value > 0]:
+            at = torch.tensor(sampled, device=logits.device)
+            divisors = torch.tensor([temperatures[row] for row in sampled], device=logits.device)
+            shaped = torch.softmax(logits[at].div_(divisors[:, None]), dim=-1)
+            tokens[at] = row_draws(shaped, [uniforms[row] for row in sampled])
+        found = LabelledDraws(tokens.tolist(), columns.int().cpu(), probs.cpu())
+    checked(found.tokens)
+    return found

@@ -20,12 +20,10 @@ from sequoia_core.tree.growmap import GrowMap
 
 @dataclass(frozen=True, slots=True)
 class HostNodes:
-    """A tree's nodes as Python values.
+    """A tree's nodes as Python values; the root has column 0 and probability 1.
 
-    Attributes:
-        token_ids: the target's ids; the root is the last committed token.
-        columns: each node's column among the draft's; 0 at the root.
-        draft_prob: the draft's probability of each node at its parent; 1 at the root.
+    `draft_prob` is the draft's probability of each node at its parent, `columns` where it states
+    it.
     """
 
     token_ids: tuple[int, ...]
@@ -34,7 +32,6 @@ class HostNodes:
 
     @classmethod
     def read(cls, values: Sequence[Sequence[float]]) -> "HostNodes":
-        """From three lists of `to_host`."""
         tokens, columns, probs = values
         return cls(tuple(map(int, tokens)), tuple(map(int, columns)), tuple(probs))
 
@@ -51,16 +48,10 @@ class DeviceNodes(NamedTuple):
 class TokenTree:
     """Drafted tokens and the distributions they were drawn from.
 
-    Attributes:
-        growmap: the shape, `T` nodes.
-        nodes: tokens and probabilities, on the side where drafting left them.
-        draft_probs: float32 [I, V_draft] on the draft's device, its distribution at each of the I
-            nodes that it read, which children were drawn from.
-        inner_rows: row of `draft_probs` for each node that the draft read.
-        vocab_ids: int64 [V_draft], the target's id of each draft column; None when they agree.
-        host_vocab_ids: `vocab_ids` on the CPU where it lies there too.
-        appended: nodes that were not drawn from anything: each is the last child of its parent,
-            and a proposal of that one token with certainty.
+    `draft_probs` is float32 [I, V_draft] on the draft's device, its distribution at each of the I
+    nodes that it read; `inner_rows` has their rows. `vocab_ids` is the target's id of each draft
+    column, int64 [V_draft]; None when they agree. `appended` nodes were not drawn: each is the last
+    child of its parent, and a proposal of that one token with certainty.
     """
 
     growmap: GrowMap
@@ -86,12 +77,7 @@ class TokenTree:
 
 @dataclass(frozen=True)  # without slots, for the cached properties
 class TreeLayout:
-    """A shape as the target's forward needs it; each form is made when a model asks for it.
-
-    Attributes:
-        growmap: the shape.
-        device: of the tensors.
-    """
+    """A shape as the target's forward needs it; each form is made when a model asks for it."""
 
     growmap: GrowMap
     device: torch.device
@@ -113,28 +99,19 @@ class TreeLayout:
 
     @cached_property
     def paths(self) -> Paths:
-        """The same as `mask`, for a `TreeReader`."""
         return Paths.of(self.growmap.paths())
 
     @cached_property
     def host_parents(self) -> "array[int]":
-        """`parents` for a `TreeReader`."""
         return array("q", (0, *self.growmap.parents[1:]))
 
 
 @dataclass(frozen=True, slots=True)
 class ScoredTree:
-    """A token tree with the target's view of it: everything an acceptance rule may look at.
+    """A token tree with the target's logits float32 [T, V]: everything an acceptance rule looks at.
 
     What is needed of every node was read from the device in one piece; distributions are made only
     for the nodes that are asked for.
-
-    Attributes:
-        tree: as drafted.
-        nodes: its nodes on the host.
-        logits: float32 [T, V], the target's.
-        params: how the target's distribution is shaped.
-        summary: what was read off the logits.
     """
 
     tree: TokenTree
@@ -145,7 +122,6 @@ class ScoredTree:
 
     @property
     def growmap(self) -> GrowMap:
-        """The shape."""
         return self.tree.growmap
 
     def emitted(self, path: Sequence[int], bonus_token: int) -> list[int]:
@@ -153,10 +129,7 @@ class ScoredTree:
         return [*(self.nodes.token_ids[node] for node in path[1:]), bonus_token]
 
     def target_prob(self, node: int) -> float:
-        """The target's probability of a node at its parent, before top-p and top-k.
-
-        At temperature 0 it is that at temperature 1.
-        """
+        """The target's probability of a node at its parent, before top-p and top-k."""
         return exp(self.summary.log_probs[node])
 
     def target_prob_of(self, node: int, token_id: int) -> float:
@@ -185,7 +158,6 @@ class ScoredTree:
         return self.tree.draft_probs[self.tree.inner_rows[node]].cpu()
 
     def vocab_ids(self) -> Tensor | None:
-        """The target's id of each draft column, on the CPU; None when they agree."""
         ids, on_host = self.tree.vocab_ids, self.tree.host_vocab_ids
         return ids.cpu() if ids is not None and on_host is None else on_host
 

@@ -15,18 +15,10 @@ _GATHERED = 4
 
 
 def most_probable(probs: Tensor, rows: Sequence[int], count: int) -> tuple[Tensor, Tensor]:
-    """The largest of some rows, in order.
+    """The largest of R rows of probabilities or logits [N, W]: values and columns [R, count].
 
     They lie in the blocks with the largest maxima, and maxima of all rows are found at the memory's
     speed; `topk` over a vocabulary takes twenty times as long a row.
-
-    Args:
-        probs: [N, W] probabilities, or logits.
-        rows: R of the N rows.
-        count: how many; all where a row has fewer.
-
-    Returns:
-        values [R, count] and columns int64 [R, count].
     """
     width = probs.shape[1]
     if rows and (reader := reader_of(probs)) is not None:

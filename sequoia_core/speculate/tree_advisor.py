@@ -23,15 +23,10 @@ DEFAULT_CHAIN = 3
 
 @dataclass(frozen=True, slots=True)
 class Advice:
-    """What decodes best here, as far as is known.
+    """What decodes best here: a tree, or None where plain decoding is predicted to be as fast.
 
-    Attributes:
-        growmap: the tree, or None where plain decoding is predicted to be at least as fast.
-        rates: the acceptance rates behind the prediction, () if none are known.
-        predicted_speedup: over plain decoding, or None when forward times were not measured.
-        reason: one line on where this comes from.
-        deeper: rates of children at depth 2, 3, ..., the last for all below; () is `rates` at
-            every depth.
+    `rates` are behind the prediction, and `deeper` those at depth 2, 3, ..., the last for all
+    below. `predicted_speedup` is over plain decoding; None when forward times were not measured.
     """
 
     growmap: GrowMap | None
@@ -51,8 +46,7 @@ class TreeAdvisor(Protocol):
     def observe(self, step: Step, temperature: float, chain: bool) -> Advice | None:  # noqa: ARG002
         """Learn from a step whose tree, but for what was looked up, did not depend on the draft.
 
-        Returns:
-            what the following steps should be decoded with, or None if nothing changes.
+        Returns what the following steps should be decoded with, or None if nothing changes.
         """
         return None
 
@@ -83,12 +77,10 @@ class BundledAdvisor(TreeAdvisor):
 
     @classmethod
     def default(cls, rates: Mapping[str, tuple[float, ...]]) -> "BundledAdvisor":
-        """The shapes searched for the embedded pair; moderate enough for others."""
         greedy, stochastic = map(find_growmap, PACKAGED)
         return cls(greedy, stochastic, rates)
 
     def advise(self, temperature: float, context_length: int, chain: bool) -> Advice:  # noqa: ARG002
-        """The packaged shape."""
         kind = "greedy" if temperature == 0.0 else "stochastic"
         shape = GrowMap.chain(DEFAULT_CHAIN) if chain else self._shapes[kind]
         reason = "packaged tree: this machine had not been measured"

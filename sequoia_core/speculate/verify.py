@@ -28,11 +28,8 @@ ALMOST_ONE = 1.0 - 2.0**-53
 class Attempt:
     """One child compared with the target: accepted when `draw < accept_prob`.
 
-    Attributes:
-        accept_prob: probability with which the rule accepts it here.
-        draw: the uniform number, or None where the rule is deterministic.
-        p: the target's probability of it then, after the rejections before.
-        q: the draft's then; 1 where the child was proposed with certainty.
+    `draw` is None where the rule is deterministic. `p` and `q` are the probabilities then, after
+    the rejections before; q is 1 where the child was proposed with certainty.
     """
 
     accept_prob: float
@@ -50,11 +47,8 @@ what lies there; the same function for all children of a node."""
 class Residual:
     """The target's distribution after a rejection, on the CPU.
 
-    Attributes:
-        inside: float32 [V_draft], at the draft's columns; [V] where they are all there is.
-        vocab_ids: the target's id of each of these columns; None when they agree.
-        outside_mass: of the tokens outside these columns.
-        outside: those tokens; None where there are none.
+    `inside` is float32 [V_draft], at the draft's columns, whose ids are `vocab_ids`; [V] where they
+    are all there is. `outside_mass` is that of all other tokens, which `outside` gives.
     """
 
     inside: Tensor
@@ -65,14 +59,7 @@ class Residual:
 
 @dataclass(frozen=True, slots=True)
 class Verdict:
-    """What a rule decided.
-
-    Attributes:
-        path: accepted nodes, root first.
-        bonus_token: the target's own token after the path.
-        attempts: every child that was tried, in order.
-        residuals: the residual after each that was rejected, where probabilities are compared.
-    """
+    """The accepted nodes, root first, the target's token after them, and every attempt."""
 
     path: tuple[int, ...]
     bonus_token: int
@@ -80,7 +67,6 @@ class Verdict:
     residuals: Mapping[int, Residual] = field(default_factory=dict)
 
     def outcomes(self, growmap: GrowMap) -> list[Outcome]:
-        """The outcome of each node."""
         outcomes = [Outcome.NOT_REACHED] * growmap.size
         for node in self.attempts:
             outcomes[node] = Outcome.REJECTED
@@ -99,11 +85,8 @@ def sequoia(scored: ScoredTree, generator: torch.Generator) -> Verdict:
 
     Children were drawn from q in order. Each is accepted with probability min(1, p / q); otherwise
     p becomes the residual norm(max(p - q, 0)) and the child leaves q. When q is used up it becomes
-    uniform over what has not been tried. On a path this is Leviathan's speculative sampling.
-
-    An appended child comes last. It is a draw from a distribution that is certain of it, so the
-    same rule accepts it with the probability that p has for it by then, and takes it out of p
-    otherwise.
+    uniform over what has not been tried. On a path this is Leviathan's speculative sampling. An
+    appended child comes last, as a draw from a distribution that is certain of it.
     """
     return _walk(scored, generator, _try_children)
 
@@ -142,8 +125,6 @@ def greedy(scored: ScoredTree, generator: torch.Generator) -> Verdict:  # noqa: 
 
 
 class _Log:
-    """The attempts of a walk, and the residual after each rejection."""
-
     def __init__(self) -> None:
         self.attempts: dict[int, Attempt] = {}
         self.residuals: dict[int, Residual] = {}
@@ -183,10 +164,8 @@ def _try_children(
     """Try a node's drawn children, then those that are proposals of one token with certainty.
 
     These are the appended ones, or with `certain` all. With `replaced` a child was drawn with
-    replacement.
-
-    Returns:
-        the accepted child, or the residual of p: float32 [V], or a pair that draws from it.
+    replacement. Returns the accepted child, or the residual of p: float32 [V], or a pair to draw
+    from.
     """
     appended, children = scored.tree.appended, scored.growmap.children[node]
     drawn = [] if certain else [child for child in children if child not in appended]
@@ -262,7 +241,6 @@ class ResidualPair:
         """Whether q still holds the last of `_tried`, which leaves when another child is tried."""
 
     def probs_of(self, column: int) -> tuple[float, float]:
-        """What p and q give a child's token now."""
         self._take_out()
         return float(self._p[column]), float(self._q[column])
 

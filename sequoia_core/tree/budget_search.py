@@ -1,8 +1,7 @@
 """The release's `tree_search.py`: its config file, and its choice over budgets and levels.
 
-It differs from `search` in two counts. Its depth counts levels, the root's included: `max_depth` 10
-is 9 edges. Its step costs a drafting pass a level, one more than an engine runs, which drafts
-nothing from the last level.
+Its depth counts levels, the root's included: `max_depth` 10 is 9 edges. Its step costs a drafting
+pass a level, one more than an engine runs, which drafts nothing from the last level.
 """
 
 import math
@@ -29,18 +28,7 @@ _MAX_BYTES = 4_000_000
 
 @dataclass(frozen=True, slots=True)
 class SearchConfig:
-    """What to search for.
-
-    Attributes:
-        rates: a_1, a_2, ...
-        max_depth: most levels, the root's among them.
-        max_budget: most nodes.
-        draft_time: of a drafting pass, milliseconds.
-        target_time: of a forward of each number of nodes to consider, milliseconds.
-
-    Raises:
-        ParameterError: a value is outside its range.
-    """
+    """What to search for, times in milliseconds; raises ParameterError if out of range."""
 
     rates: tuple[float, ...]
     max_depth: int
@@ -80,14 +68,7 @@ class SearchConfig:
 
 @dataclass(frozen=True, slots=True)
 class Candidate:
-    """The best tree of exactly so many nodes and at most so many levels.
-
-    Attributes:
-        nodes: root included.
-        levels: root's included, so one more than edges.
-        expected_tokens: of a step.
-        step_ms: predicted time of a step.
-    """
+    """The best tree of exactly so many nodes and at most so many levels, the root's included."""
 
     nodes: int
     levels: int
@@ -96,20 +77,12 @@ class Candidate:
 
     @property
     def ms_per_token(self) -> float:
-        """What the choice minimises."""
         return self.step_ms / self.expected_tokens
 
 
 @dataclass(frozen=True, slots=True)
 class SearchResult:
-    """Everything that was considered, and the choice.
-
-    Attributes:
-        candidates: by budget in the order given, then by levels.
-        best: the first of those with the least time a token.
-        tree: its shape; nodes that would add nothing are left out.
-        plain_ms: time that a speed-up is over.
-    """
+    """All candidates, by budget in the order given, then by levels, and the fastest."""
 
     candidates: tuple[Candidate, ...]
     best: Candidate
@@ -117,7 +90,6 @@ class SearchResult:
     plain_ms: float
 
     def speedup(self, candidate: Candidate) -> float:
-        """Predicted over plain decoding."""
         return self.plain_ms / candidate.ms_per_token
 
     def best_of(self, nodes: int) -> Candidate | None:
@@ -129,12 +101,8 @@ class SearchResult:
 def search(config: SearchConfig, source: str = "") -> SearchResult:
     """The release's exhaustive choice over budgets and levels.
 
-    Args:
-        config: what to search for.
-        source: where rates and times come from, for the tree's own file.
-
-    Raises:
-        ParameterError: no budget can be reached within the levels.
+    `source` says in the tree's file where rates and times come from. Raises ParameterError if no
+    budget can be reached within the levels.
     """
     nodes = max(config.target_time)
     table = expected_tokens_table(config.rates, nodes, config.max_depth - 1, len(config.rates))
@@ -162,13 +130,7 @@ def _candidates(config: SearchConfig, table: TreeTable) -> Iterator[Candidate]:
 
 @dataclass(frozen=True, slots=True)
 class SearchFile:
-    """A config file.
-
-    Attributes:
-        config: its values.
-        vector: the file its rates were read from.
-        dst: where the tree goes.
-    """
+    """A config file, the file its rates were read from, and where the tree goes."""
 
     config: SearchConfig
     vector: Path
@@ -178,10 +140,7 @@ class SearchFile:
     def read(cls, path: Path) -> "SearchFile":
         """Read the release's config; relative paths in it start at its folder, else here.
 
-        Raises:
-            ParameterError: it is unreadable, or an entry is missing, of a wrong type or outside its
-                range.
-            GrowMapError: the acceptance vector cannot be used.
+        Raises ParameterError, or GrowMapError if the acceptance vector cannot be used.
         """
         path = path.expanduser()
         try:
@@ -221,11 +180,7 @@ def _read(path: Path) -> SearchFile:
 
 
 def paired(budgets: Sequence[int], times: Sequence[float]) -> dict[int, float]:
-    """Milliseconds by number of nodes.
-
-    Raises:
-        ParameterError: the lists do not match, or a budget comes twice.
-    """
+    """Milliseconds by number of nodes."""
     if len(budgets) != len(times):
         raise ParameterError(
             f'"valid_budget" has {len(budgets)} entries and "target_time" {len(times)}; each '
@@ -240,10 +195,7 @@ def paired(budgets: Sequence[int], times: Sequence[float]) -> dict[int, float]:
 def _resolved(config: Path, named: str, new: bool = False) -> Path:
     """A path that the config file names: in its folder, else in the working folder.
 
-    Args:
-        config: the file.
-        named: the path.
-        new: it is to be written, so that its folder counts.
+    Of a `new` file, which is to be written, the folder must exist.
     """
     if not named or not is_file_name(named):
         raise ParameterError(f"{named!r:.60} is no path of a file")

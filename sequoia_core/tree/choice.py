@@ -17,19 +17,11 @@ MOST_DEPTH = 64
 
 @dataclass(frozen=True, slots=True)
 class TreeChoice:
-    """Which tree a person asked for; `growmap` None leaves the choice to the machine.
+    """Which tree a person asked for; raises GrowMapError for one that a step cannot decode with.
 
-    Attributes:
-        mode: how tokens are decided.
-        growmap: a fixed shape.
-        adaptive: whether each step's tree is grown by the draft's own probabilities; `growmap` is
-            then None. None is adaptive with models that read a tree in one call, in the modes
-            `sequoia` and `greedy`, and else the fixed shape that is predicted to be the fastest.
-        lookup: appends continuations to trees of the modes `sequoia` and `greedy`.
-
-    Raises:
-        GrowMapError: the tree is too large to be drafted and verified in one step, is to be fixed
-            and adaptive at once, or adaptive in a mode that has no such trees.
+    `growmap` None leaves the shape to the machine. `adaptive` grows each step's tree by the draft's
+    own probabilities; None does so with models that read a tree in one call, in the modes `sequoia`
+    and `greedy`. `lookup` appends continuations to trees of these two modes.
     """
 
     mode: Mode = Mode.SEQUOIA
@@ -63,13 +55,7 @@ ADAPTIVE = "adaptive"
 
 @dataclass(frozen=True, slots=True)
 class AdaptiveTree:
-    """Bounds of a tree whose shape is decided each step, by the draft's probabilities.
-
-    Attributes:
-        size: most nodes, root included.
-        depth: most edges on a path.
-        branching: most children of a node; 1 is a chain.
-    """
+    """Bounds of a tree whose shape is decided each step, by the draft's probabilities."""
 
     size: int = 64
     depth: int = 12

@@ -42,12 +42,8 @@ def growmap_names() -> list[str]:
 def find_growmap(name_or_path: str, others: tuple[str, ...] = ()) -> GrowMap:
     """A packaged shape by name, or else a file by path.
 
-    Args:
-        name_or_path: of the shape.
-        others: what else may be given where the shape was named, for the error.
-
-    Raises:
-        GrowMapError: neither exists (similar names are listed), or the file is malformed.
+    Raises GrowMapError if neither exists, listing similar names and `others`, which may also be
+    given where the shape was named; or if the file is malformed.
     """
     names = growmap_names()
     name = name_or_path.removesuffix(".json")
@@ -72,8 +68,7 @@ def _packaged_folder() -> Path:
 def load_growmap(path: str | Path) -> GrowMap:
     """Read a JSON or a reference `.pt` file, recognized by content or name.
 
-    Raises:
-        GrowMapError: one line that names the file.
+    Raises GrowMapError with one line that names the file.
     """
     path = Path(path).expanduser()
     try:
@@ -94,11 +89,7 @@ def load_growmap(path: str | Path) -> GrowMap:
 
 
 def save_growmap(growmap: GrowMap, path: str | Path) -> None:
-    """Write JSON, or the reference's format where the name ends in `.pt`.
-
-    Raises:
-        GrowMapError: the name ends in something else, or the file cannot be written.
-    """
+    """Write JSON, or the reference's format where the name ends in `.pt`; raises GrowMapError."""
     path = Path(path).expanduser()
     try:
         if path.suffix == ".json":
@@ -201,7 +192,6 @@ def _whole(value: Any, entry: str) -> int:
 
 
 def _levels(children: Sequence[Sequence[int]]) -> list[list[int]]:
-    """The nodes of each depth, ascending."""
     depths = [0] * len(children)
     for node in breadth_first_order(0, children):
         for child in children[node]:
@@ -242,10 +232,8 @@ def read_acceptance_rates(path: str | Path) -> tuple[float, ...]:
     """a_1, a_2, ... of a saved acceptance vector, the reference's `.pt` or this project's JSON.
 
     Of a `.pt` file entry 0 (always 0) and the last one (the mass that every child missed) are
-    dropped. A measured vector is noisy: it need not fall, and is taken as it is.
-
-    Raises:
-        GrowMapError: one line that names the file.
+    dropped. A measured vector is noisy: it need not fall, and is taken as it is. Raises
+    GrowMapError.
     """
     path = Path(path).expanduser()
     try:
@@ -304,14 +292,8 @@ def write_acceptance_rates(
 ) -> None:
     """Write an acceptance vector, as JSON or the way the reference does, by the name's ending.
 
-    Args:
-        path: ends in `.json` or `.pt`.
-        rates: a_1 to a_W.
-        rejected: the mass that every child missed.
-        about: what else is known of it, for JSON; the reference's format has no room for it.
-
-    Raises:
-        GrowMapError: the name ends in something else, or the file cannot be written.
+    `rejected` is the mass that every child missed; `about` is what else is known, for JSON. Raises
+    GrowMapError if the name ends in something else, or the file cannot be written.
     """
     path = Path(path).expanduser()
     if path.suffix not in (".json", ".pt"):

@@ -26,14 +26,9 @@ _LONG_RUN = 5
 class GrowMap:
     """A tree shape. Nodes are renumbered breadth first, siblings side by side in rank order.
 
-    Attributes:
-        parents: parent of each node, -1 for the root, which is node 0.
-        name: what a person calls it.
-        acceptance_rates: the positional rates a_1, a_2, ... it was searched for; () if none.
-        source: where its numbers come from, one line.
-
-    Raises:
-        GrowMapError: the parents are no tree, or a rate or label is invalid.
+    `parents` has -1 for the root, which is node 0. `acceptance_rates` are the positional rates a_1,
+    a_2, ... it was searched for; () if none. `source` says in one line where its numbers come from.
+    Raises GrowMapError if the parents are no tree, or a rate or label is invalid.
     """
 
     parents: tuple[int, ...]
@@ -76,10 +71,7 @@ class GrowMap:
 
     @classmethod
     def numbered(cls, parents: Sequence[int], name: str) -> "GrowMap":
-        """A shape whose nodes are in this class's order already; nothing is checked.
-
-        For shapes that are made anew every step.
-        """
+        """A shape of a step, whose nodes are in this order already; nothing is checked."""
         return _numbered(tuple(parents), name)
 
     @cached_property
@@ -89,7 +81,7 @@ class GrowMap:
 
     @cached_property
     def children(self) -> tuple[tuple[int, ...], ...]:
-        """Children of each node, first rank first."""
+        """Of each node, first rank first."""
         children: list[list[int]] = [[] for _ in self.parents]
         for node in range(1, len(self.parents)):
             children[self.parents[node]].append(node)
@@ -118,12 +110,10 @@ class GrowMap:
 
     @cached_property
     def branching(self) -> int:
-        """The largest number of children of one node."""
         return max(map(len, self.children))
 
     @cached_property
     def levels(self) -> tuple[tuple[int, ...], ...]:
-        """Nodes of each depth."""
         runs = groupby(range(self.size), key=self.depths.__getitem__)
         return tuple(tuple(nodes) for _, nodes in runs)
 
@@ -147,12 +137,10 @@ class GrowMap:
     def node_probs(
         self, rates: Sequence[float], deeper: Sequence[Sequence[float]] = ()
     ) -> list[float]:
-        """Probability that each node is accepted.
+        """Probability that each node is accepted; a rank past the end of `rates` never is.
 
-        Args:
-            rates: a_1, a_2, ...; a rank past the end is never accepted.
-            deeper: rates of children at depth 2, 3, ..., the last for all below; () is `rates` at
-                every depth.
+        `deeper` are the rates at depth 2, 3, ..., the last for all below; () is `rates` at every
+        depth.
         """
         by_depth = (rates, *deeper)
         probs = [1.0]

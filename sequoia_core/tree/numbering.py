@@ -1,6 +1,6 @@
-"""From lists of parents or children, in any numbering, to one breadth-first tree, checked.
+"""From lists of parents or children, in any numbering, to one breadth-first tree; linear time.
 
-All in linear time.
+Each function raises GrowMapError for what is no tree.
 """
 
 import operator
@@ -22,11 +22,7 @@ def check_size(nodes: int) -> None:
 
 
 def children_from_parents(parents: Sequence[Any]) -> tuple[int, list[list[int]]]:
-    """The root, and each node's children in the order they are listed.
-
-    Raises:
-        GrowMapError: an entry is no node, or there is not exactly one root (-1).
-    """
+    """The root, and each node's children in the order they are listed."""
     check_size(len(parents))
     roots: list[int] = []
     children: list[list[int]] = [[] for _ in parents]
@@ -44,11 +40,7 @@ def children_from_parents(parents: Sequence[Any]) -> tuple[int, list[list[int]]]
 
 
 def children_from_successors(successors: Sequence[Sequence[Any]]) -> list[list[int]]:
-    """Each node's children in rank order; node 0 is the root.
-
-    Raises:
-        GrowMapError: an entry is no node, or is the child of two, or of itself.
-    """
+    """Each node's children in rank order; node 0 is the root."""
     check_size(len(successors))
     is_child = [False] * len(successors)
     is_child[0] = True
@@ -69,11 +61,7 @@ def children_from_successors(successors: Sequence[Sequence[Any]]) -> list[list[i
 
 
 def breadth_first_order(root: int, children: Sequence[Sequence[int]]) -> list[int]:
-    """The nodes level by level.
-
-    Raises:
-        GrowMapError: not every node hangs below the root, so that the others form a cycle.
-    """
+    """The nodes level by level; where some do not hang below the root they form a cycle."""
     order = [root]
     for node in order:
         order.extend(children[node])

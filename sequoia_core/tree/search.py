@@ -22,10 +22,7 @@ _MAX_SEARCH_DEPTH = 256
 class TreeTable:
     """Expected tokens of the best tree for every budget of nodes and depth.
 
-    Attributes:
-        acceptance_rates: a_1, a_2, ... of the root's children, up to the most a node may have.
-        values: float64 [N + 1, D + 1]; entry [n, d] is for at most n nodes and depth at most d
-            (edges). Row 0 is 0: no tree.
+    `values` is float64 [N + 1, D + 1]; entry [n, d] is for at most n nodes and d edges. Row 0 is 0.
     """
 
     acceptance_rates: tuple[float, ...]
@@ -36,25 +33,16 @@ class TreeTable:
 
     @property
     def max_nodes(self) -> int:
-        """Largest budget of nodes, `N`."""
         return int(self.values.shape[0]) - 1
 
     @property
     def max_depth(self) -> int:
-        """Largest depth in edges, `D`."""
         return int(self.values.shape[1]) - 1
 
     def tree(self, nodes: int, depth: int, name: str | None = None, source: str = "") -> GrowMap:
         """A tree that reaches `values[nodes, depth]`; smaller where more nodes would add nothing.
 
-        Args:
-            nodes: most nodes, 1 to `max_nodes`.
-            depth: most edges on a path, 0 to `max_depth`.
-            name: the shape's name; made of its size and depth when None.
-            source: where the acceptance rates come from.
-
-        Raises:
-            ParameterError: a budget is outside the table.
+        `name` None is made of its size and depth. Raises ParameterError outside the table.
         """
         if not (1 <= nodes <= self.max_nodes and 0 <= depth <= self.max_depth):
             raise ParameterError(
@@ -85,14 +73,7 @@ def _shares(splits: NDArray[np.int32], left: int) -> list[int]:
 
 @dataclass(frozen=True, slots=True)
 class TreePlan:
-    """The choice.
-
-    Attributes:
-        tree: the best shape, also when it loses.
-        predicted_speedup: of the best tree over plain decoding, also when it loses.
-        expected_tokens: tokens per step of the best tree.
-        step_ms: predicted wall time of its step.
-    """
+    """The best tree, also when it loses, and what is predicted of it."""
 
     tree: GrowMap
     predicted_speedup: float
@@ -115,22 +96,11 @@ def expected_tokens_table(
     """Exact dynamic programme over nodes and depth; time grows with nodes^2 x depth x branches.
 
     With `F[n, d]` the best expected tokens and `C_k[m]` the best value of the children k, k + 1,
-    ... of a node when m nodes are left for them:
-    `C_k[m] = max(0, max_j a_k F[j, d - 1] + C_(k+1)[m - j])` and `F[n, d] = 1 + C_1[n - 1]`.
-    A child of rank k needs those of rank 1 to k - 1, so noisy, rising rates are handled exactly.
-    Where rates differ by depth, so does `F`, by the depth of the subtree's root: one more table for
-    each entry of `deeper`, since from the last on all depths are alike.
-
-    Args:
-        rates: a_1, a_2, ..., each in [0, 1].
-        max_nodes: `N`, 1 to 4096.
-        max_depth: `D`, edges on the longest path.
-        max_branches: most children of a node.
-        deeper: rates of children at depth 2, 3, ..., the last for all below; () is `rates` at every
-            depth, the paper's positional model.
-
-    Raises:
-        ParameterError: a rate or budget is outside its range.
+    ... of a node when m nodes are left for them: `C_k[m] = max(0, max_j a_k F[j, d - 1] + C_(k+1)[m
+    - j])` and `F[n, d] = 1 + C_1[n - 1]`. A child of rank k needs those of rank 1 to k - 1, so
+    noisy, rising rates are handled exactly. Where rates differ by depth, so does `F`, by the depth
+    of the subtree's root: one more table for each entry of `deeper`, the rates at depth 2, 3, ...,
+    the last for all below. Raises ParameterError.
     """
     if not 1 <= max_nodes <= MAX_SEARCH_NODES:
         raise ParameterError(f"max_nodes is {max_nodes}; give 1 to {MAX_SEARCH_NODES}")
@@ -153,10 +123,7 @@ def _tables(
 ) -> tuple[NDArray[np.float64], NDArray[np.int32]]:
     """Values and splits of subtrees whose root's children have these rates.
 
-    Args:
-        rates: of the children.
-        below: the values of those children's subtrees; None where they are alike.
-        shape: most nodes and most depth.
+    `below` are the values of those children's subtrees; None where they are alike.
     """
     max_nodes, max_depth = shape
     values = np.ones((max_nodes + 1, max_depth + 1))
@@ -205,16 +172,9 @@ def choose_tree(
 ) -> TreePlan:
     """The tree that maximises expected tokens x plain_ms / step time, or plain decoding.
 
-    Args:
-        table: best trees for the pair's acceptance rates.
-        target_ms: a target forward of n rows.
-        draft_ms: a drafting pass of n rows.
-        plain_ms: what a token costs without speculation.
-        overhead_ms: what else a step takes.
-        sizes: budgets of nodes to consider; None is every size of the table.
-
-    Raises:
-        ParameterError: no size is left to consider, or a time is not positive.
+    `target_ms` and `draft_ms` are of a forward and of a drafting pass of n rows; `sizes` None
+    considers every size of the table. Raises ParameterError if there is none, or a time is not
+    positive.
     """
     wanted = range(2, table.max_nodes + 1) if sizes is None else sorted(set(sizes))
     times = {nodes: target_ms(nodes) for nodes in wanted if 2 <= nodes <= table.max_nodes}

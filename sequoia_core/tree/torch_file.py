@@ -25,11 +25,7 @@ _CALLABLES = ("torch._utils _rebuild_tensor_v2", "collections OrderedDict")
 
 
 def looks_like_torch(path: Path) -> bool:
-    """True for a zip archive, a pickle, or a name that ends in `.pt`.
-
-    Raises:
-        OSError: the file cannot be read.
-    """
+    """True for a zip archive, a pickle, or a name that ends in `.pt`; raises OSError."""
     with path.open("rb") as file:
         head = file.read(4)
     return path.suffix == ".pt" or head.startswith((_ARCHIVE, _PICKLE))
@@ -38,9 +34,7 @@ def looks_like_torch(path: Path) -> bool:
 def read_torch(path: Path) -> Any:
     """The content of a `.pt` file.
 
-    Raises:
-        GrowMapError: it is damaged or holds anything else. The message does not name it.
-        OSError: it cannot be read.
+    Raises GrowMapError, which does not name the file, if it holds anything else; and OSError.
     """
     if path.stat().st_size > MAX_BYTES:
         raise GrowMapError(f"larger than {MAX_BYTES:,} bytes")

@@ -25,7 +25,7 @@ from sequoia_core.distill.template_tokens import TemplateTokens
 from sequoia_core.errors import ModelLoadError, NumberError, ParameterError
 from sequoia_core.model.llama import Llama
 from sequoia_core.model.native.llama import NativeLlama
-from sequoia_core.speculate.labelled_draws import labelled_draws
+from sequoia_core.speculate.sampling import labelled_draws
 from sequoia_core.text.chat_template import ChatTemplate, Turn
 from tests.core.checkpoints import tiny_tokenizer
 from tests.core.models import random_weights, tiny_config

@@ -13,7 +13,7 @@ from sequoia_core.model.interface import Draws, LevelDraw, Paths, TreeRows
 from sequoia_core.model.native.llama import Continuation, NativeLlama
 from sequoia_core.model.native.pool import Pool
 from sequoia_core.model.native.rows import NativeRows
-from sequoia_core.speculate.labelled_draws import labelled_draws
+from sequoia_core.speculate.sampling import labelled_draws
 from sequoia_core.speculate.token_tree import TreeLayout
 from sequoia_core.tree.growmap import GrowMap
 from tests.core.model.native.test_invariance import MODELS, read, tree_mask
