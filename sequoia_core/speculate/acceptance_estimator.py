@@ -53,7 +53,7 @@ def overlapping(rank: int, prob: float) -> float:
     """What target and draft have in common: the belief of sampling.
 
     For a first child this is the overlap, at temperature 0.6 nearly the largest probability at
-    temperature 1; what the children after it add falls off fast (docs/decisions/0055).
+    temperature 1; what the children after it add falls off fast (docs/decisions/0057).
     """
     first = 0.1 + 0.86 * prob
     return first if rank == 1 else min(first, (1.0 - first) * 0.25 * 0.55 ** (rank - 2))
