@@ -14,30 +14,23 @@ from sequoia_core.config import SamplingParams
 from sequoia_core.events import Step
 from sequoia_core.speculate.fading import FadingRatio
 
-INTERVAL = 30
-"""Steps between two plain ones, once enough of them are known."""
+INTERVAL = 30  # steps between two plain ones, once enough of them are known
 FIRST_STEP = 2
 """The earliest plain step of an answer: the first step after a prompt is colder than the others."""
 FIRST_INTERVAL = 4
 """Steps between the first two plain ones; each interval is longer by as many than the last."""
 LOST_SHARE = 0.02
 """Of the decoding time, what plain steps may take more than speculation would for their tokens."""
-KEPT = 16
-"""Plain steps behind a figure."""
+KEPT = 16  # plain steps behind a figure
 OUTLIER, OUTLIER_OF_FEW = 10.0, 3.0
 """Times the median that one step counts at most, and where less than `MANY` are known."""
 MANY = 8
 """Plain steps among which one that the machine held up is no longer a large part of the figure."""
-FRESH_SECONDS = 60.0
-"""Age after which the machine may have changed its speed."""
-FAR_TOKENS = 512
-"""Change of context after which a forward takes another time."""
-WATCHED = 16
-"""Speculative steps from which it is seen that the machine has changed its speed."""
-CHANGE = 1.5
-"""Ratio of their times, either way, that is such a change."""
-MEMORY = 64
-"""Steps behind the figure of how fast trees decode."""
+FRESH_SECONDS = 60.0  # age after which the machine may have changed its speed
+FAR_TOKENS = 512  # change of context after which a forward takes another time
+WATCHED = 16  # speculative steps from which it is seen that the machine has changed its speed
+CHANGE = 1.5  # ratio of their times, either way, that is such a change
+MEMORY = 64  # steps behind the figure of how fast trees decode
 UNKNOWN = "no plain step yet: this step's own verification"
 """Source of the figure before the first plain step."""
 

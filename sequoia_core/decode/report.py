@@ -15,10 +15,8 @@ from sequoia_core.speculate.top_tokens import most_probable
 from sequoia_core.speculate.verify import Outside, Residual, Verdict
 from sequoia_core.text.detokenizer import TextCodec
 
-TOP = 10
-"""Tokens of a ranking."""
-MOST_NODES = 48
-"""Nodes that are explained: beyond it a step's record would be mostly this."""
+TOP = 10  # tokens of a ranking
+MOST_NODES = 48  # nodes that are explained: beyond it a step's record would be mostly this
 _DECIMALS = 6
 
 

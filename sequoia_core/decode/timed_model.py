@@ -5,6 +5,8 @@ model's own device, and read once the step's results have been.
 """
 
 from array import array
+from collections.abc import Iterator
+from contextlib import contextmanager
 from time import perf_counter
 
 import torch
@@ -45,18 +47,22 @@ class TimedModel:
         cache: KVCache,
         parents: Tensor | None = None,
     ) -> Tensor:
+        with self._timing():
+            return self._model.forward(token_ids, position_ids, mask, cache, parents)
+
+    @contextmanager
+    def _timing(self) -> Iterator[None]:
         if self.device.type == "cuda":
             # what the model computes is issued there, whichever device is the current one
             stream, start, end = _stream(self.device), _event(), _event()
             start.record(stream)
-            logits = self._model.forward(token_ids, position_ids, mask, cache, parents)
+            yield
             end.record(stream)
             self._spans.append((start, end))
-            return logits
-        before = perf_counter()
-        logits = self._model.forward(token_ids, position_ids, mask, cache, parents)
-        self._seconds += perf_counter() - before
-        return logits
+        else:
+            before = perf_counter()
+            yield
+            self._seconds += perf_counter() - before
 
     def wait(self) -> None:
         """Return when the device has done what it was given; a CPU has already."""
@@ -84,16 +90,12 @@ class TimedTreeReader(TimedModel):
     def read_tree(
         self, rows: TreeRows, parents: "array[int]", temperature: float, cache: KVCache
     ) -> tuple[Tensor, Summary]:
-        before = perf_counter()
-        read = self._reader.read_tree(rows, parents, temperature, cache)
-        self._seconds += perf_counter() - before
-        return read
+        with self._timing():
+            return self._reader.read_tree(rows, parents, temperature, cache)
 
     def read_level(self, rows: TreeRows, count: int, cache: KVCache, draw: LevelDraw) -> Draws:
-        before = perf_counter()
-        draws = self._reader.read_level(rows, count, cache, draw)
-        self._seconds += perf_counter() - before
-        return draws
+        with self._timing():
+            return self._reader.read_level(rows, count, cache, draw)
 
 
 def timed(model: LanguageModel) -> TimedModel:

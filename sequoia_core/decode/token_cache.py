@@ -6,8 +6,7 @@ import torch
 
 from sequoia_core.model.interface import KVCache, LanguageModel
 
-CHUNK = 256
-"""Most prompt tokens read between two chances to cancel; a model may want fewer."""
+CHUNK = 256  # most prompt tokens read between two chances to cancel; a model may want fewer
 
 KEPT = 256
 """Tokens that stay when memory is returned: about a system prompt, which the next chat has too."""

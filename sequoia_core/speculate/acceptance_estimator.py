@@ -11,10 +11,8 @@ from sequoia_core.speculate.fading import FadingRatio
 
 EDGES = (0.01, 0.03, 0.07, 0.15, 0.25, 0.4, 0.55, 0.7, 0.82, 0.91, 0.97)
 """Where one bucket of probability ends and the next begins."""
-RANKS = 4
-"""Children from this rank on share a cell."""
-_BELIEF = 6.0
-"""Observations that the first belief counts for."""
+RANKS = 4  # children from this rank on share a cell
+_BELIEF = 6.0  # observations that the first belief counts for
 _MEMORY = 300
 _UNSEEN = FadingRatio(_MEMORY)
 

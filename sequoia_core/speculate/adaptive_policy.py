@@ -19,8 +19,7 @@ from sequoia_core.speculate.cost_model import CostModel
 
 PROBE_STEPS = 24
 """Steps without drafting after which it is tried once, so that a better text is noticed."""
-_RECENT = 32
-"""Nodes whose candidates stand for what the next one may be."""
+_RECENT = 32  # nodes whose candidates stand for what the next one may be
 _FIRST_SHARES = (0.5, 0.12, 0.05)
 
 
@@ -98,8 +97,7 @@ class AdaptivePolicy:
         self.before_drawing = AcceptanceEstimator(stated if greedy else overlapping)
         self.drawn = self.before_drawing if greedy else AcceptanceEstimator(overlapping)
         self._recent: deque[tuple[float, ...]] = deque([_FIRST_SHARES])
-        self._shares = sorted(_FIRST_SHARES)
-        """All of `_recent`."""
+        self._shares = sorted(_FIRST_SHARES)  # all of `_recent`
         self._idle = 0
 
     def step(self, limits: Limits, known: LookupPath) -> "StepPolicy":

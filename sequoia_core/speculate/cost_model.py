@@ -10,10 +10,8 @@ from dataclasses import dataclass
 
 from sequoia_core.speculate.fading import FadingRatio
 
-MOST_PRICED = 1024
-"""Rows with a price of their own; more cost what the last of these does."""
-_MEMORY = 64
-"""Steps over which tokens per time are averaged."""
+MOST_PRICED = 1024  # rows with a price of their own; more cost what the last of these does
+_MEMORY = 64  # steps over which tokens per time are averaged
 _FIRST_TOKENS, _FIRST_TIME, _FIRST_STEPS = 1.5, 1.25, 8
 
 
@@ -30,13 +28,13 @@ class StepCosts:
     plain_ms: float
 
 
+# of a machine that was not measured, in units of a plain step: moderate, as a CPU's
 ASSUMED_COSTS = StepCosts(
     target_ms=lambda rows: 1.0 + 0.035 * (rows - 1),
     draft_ms=lambda rows: 0.1 + 0.01 * (rows - 1),
     overhead_ms=0.05,
     plain_ms=1.0,
 )
-"""Of a machine that was not measured, in units of a plain step: moderate, as a CPU's."""
 
 
 class CostModel:

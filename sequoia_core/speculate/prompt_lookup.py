@@ -15,20 +15,15 @@ from sequoia_core.speculate.token_tree import HostNodes, TokenTree
 from sequoia_core.tree.growmap import GrowMap
 from sequoia_core.tree.numbering import breadth_first_order
 
-LONGEST = 16
-"""Most tokens of a continuation."""
-_GRAM = 2
-"""Tokens that must agree before anything is proposed."""
-_CANDIDATES = 12
-"""Latest places with the same last tokens that are compared."""
-_LONGEST_MATCH = 12
-"""Matches longer than this are as good as this."""
+LONGEST = 16  # most tokens of a continuation
+_GRAM = 2  # tokens that must agree before anything is proposed
+_CANDIDATES = 12  # latest places with the same last tokens that are compared
+_LONGEST_MATCH = 12  # matches longer than this are as good as this
 _CLASSES = (3, 4, 6, 9, _LONGEST_MATCH)
 _BELIEFS = (0.15, 0.3, 0.45, 0.6, 0.75, 0.85)
 """How often a continuation is right after a match shorter than each of `_CLASSES`, to begin with:
 on the careful side."""
-_BELIEF = 4.0
-"""Observations that a belief counts for."""
+_BELIEF = 4.0  # observations that a belief counts for
 _MEMORY = 100
 _UNSEEN = FadingRatio(_MEMORY)
 

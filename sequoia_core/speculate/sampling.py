@@ -18,8 +18,7 @@ from sequoia_core.model.native.rows import reader_of
 NUCLEUS_CANDIDATES = 512
 """Top-p looks at this many most probable tokens first: sorting V costs more than a forward."""
 
-DRAW_BLOCK = 256
-"""Tokens whose probabilities `draw` sums at once."""
+DRAW_BLOCK = 256  # tokens whose probabilities `draw` sums at once
 
 UNCUT = 1e-4
 """Part of the draft's distribution that no cut touches. A nucleus often holds a single token; the

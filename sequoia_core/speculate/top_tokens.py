@@ -8,10 +8,8 @@ from torch import Tensor
 from sequoia_core.model.native.rows import reader_of
 
 _TOP_BLOCK = 128
-_FEW_VALUES = 1 << 14
-"""Values up to which a plain `topk` is as fast."""
-_GATHERED = 4
-"""Rows are copied out first where they are less than one in so many."""
+_FEW_VALUES = 1 << 14  # values up to which a plain `topk` is as fast
+_GATHERED = 4  # rows are copied out first where they are less than one in so many
 
 
 def most_probable(probs: Tensor, rows: Sequence[int], count: int) -> tuple[Tensor, Tensor]:

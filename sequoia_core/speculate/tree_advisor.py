@@ -9,16 +9,14 @@ from sequoia_core.speculate.cost_model import StepCosts
 from sequoia_core.tree.files import find_growmap
 from sequoia_core.tree.growmap import GrowMap
 
-MEASURED = "measured"
-"""Name of the fixed shape that is predicted to be the fastest on this machine."""
+MEASURED = "measured"  # name of the fixed shape that is predicted to be the fastest on this machine
 
 TRYING = "trying whether a tree pays by now"
 """Why a tree is decoded with for a few steps while plain decoding is the rule."""
 
 PACKAGED = ("smollm2-135m/greedy-3x1", "smollm2-135m/stochastic-3x1")
 
-DEFAULT_CHAIN = 3
-"""Drafted tokens of a chain when no growmap is named."""
+DEFAULT_CHAIN = 3  # drafted tokens of a chain when no growmap is named
 
 
 @dataclass(frozen=True, slots=True)

@@ -20,8 +20,7 @@ from sequoia_core.speculate.token_tree import ScoredTree
 from sequoia_core.speculate.top_tokens import most_probable
 from sequoia_core.tree.growmap import GrowMap
 
-ALMOST_ONE = 1.0 - 2.0**-53
-"""The largest uniform number."""
+ALMOST_ONE = 1.0 - 2.0**-53  # the largest uniform number
 
 
 @dataclass(frozen=True, slots=True)

@@ -8,11 +8,9 @@ from sequoia_core.config import NON_SEQUOIA_MODES, Lookup, Mode
 from sequoia_core.errors import GrowMapError
 from sequoia_core.tree.growmap import GrowMap
 
-MOST_NODES = 1024
-"""Nodes of the largest tree that is decoded with; the published trees end at 768."""
+MOST_NODES = 1024  # nodes of the largest tree that is decoded with; the published trees end at 768
 
-MOST_DEPTH = 64
-"""Levels of it: each is a drafting pass that nothing can cut short."""
+MOST_DEPTH = 64  # levels of it: each is a drafting pass that nothing can cut short
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,12 +43,10 @@ class TreeChoice:
             )
 
 
-ROOT = GrowMap((-1,), name="root")
-"""The tree of plain decoding: nothing is drafted."""
+ROOT = GrowMap((-1,), name="root")  # the tree of plain decoding: nothing is drafted
 
 
-ADAPTIVE = "adaptive"
-"""Name of a tree whose shape is decided each step."""
+ADAPTIVE = "adaptive"  # name of a tree whose shape is decided each step
 
 
 @dataclass(frozen=True, slots=True)

@@ -24,11 +24,9 @@ from sequoia_core.tree.torch_file import is_stored, looks_like_torch, read_torch
 _MAX_JSON_BYTES = 4_000_000
 _NUMBERS = ("acceptance_rates", "parents")
 _ENTRIES = ("roots", "branches", "Successors", "mask", "depth", "size")
-_MOST_NODES_WRITTEN = 7_900
-"""The int64 mask of more has more bytes than `torch_file` reads."""
+_MOST_NODES_WRITTEN = 7_900  # the int64 mask of more has more bytes than `torch_file` reads
 _MAX_RATES = 65_536
-_ROUNDING = 1e-3
-"""Float16 entries of a whole vector add up to 1 no better than that."""
+_ROUNDING = 1e-3  # Float16 entries of a whole vector add up to 1 no better than that
 
 
 def growmap_names() -> list[str]:
