@@ -54,7 +54,7 @@ def open_chat(flags: Mapping[str, Any]) -> None:
     with quick_imports():
         from ..app import SequoiaApp
         from ..config.preferences import Preferences
-    from ..store.database_recorder import open_record
+    from ..store.recorder import open_record
     from ..store.unsent import keep_unsent, take_unsent
 
     recorder = open_record(record_file(), record=settings.record)

@@ -27,7 +27,7 @@ from ..app import SequoiaApp
 from ..config.load import load_settings
 from ..config.settings import Settings
 from ..engine.build import build_chat
-from ..store.database_recorder import DatabaseRecorder
+from ..store.recorder import DatabaseRecorder
 from ..widgets.prompt import Prompt
 from .terminal import Terminal, TerminalError, percentile, typing_latencies
 

@@ -20,12 +20,6 @@ _EMPTY_PROMPT = frozenset(
 """These act only while the prompt is empty, so they may have letters."""
 _TYPING = frozenset({"space", "enter", "backspace", "tab"})
 _MODIFIERS = frozenset({"ctrl", "alt", "shift", "super", "hyper", "meta"})
-_BASES = frozenset(key.value.rpartition("+")[2] for key in KnownKeys) | {
-    "space",
-    "enter",
-    "newline",
-}
-_ID = re.compile(r"\b[a-z]+\.[a-z_]+\b")
 _UNNAMED = frozenset({"newline"})
 """Sent by some terminals for another key."""
 _NAMES = {
@@ -33,19 +27,16 @@ _NAMES = {
     "question_mark": "?", "plus": "+", "minus": "-", "equals_sign": "=", "comma": ",",
     "full_stop": ".", "pageup": "page up", "pagedown": "page down", "backslash": "\\",
 }  # fmt: skip
+_BASES = {key.value.rpartition("+")[2] for key in KnownKeys} | _UNNAMED | _NAMES.keys()
+_ID = re.compile(r"\b[a-z]+\.[a-z_]+\b")
 
 
 @dataclass(frozen=True, slots=True)
 class Keys:
-    """The keys in use.
+    """The keys in use."""
 
-    Attributes:
-        actions: by id, with the keys in use.
-        changed: ids whose keys a person chose.
-    """
-
-    actions: Mapping[str, Action] = field(default_factory=dict)
-    changed: frozenset[str] = frozenset()
+    actions: Mapping[str, Action] = field(default_factory=dict)  # by id, with the keys in use
+    changed: frozenset[str] = frozenset()  # ids whose keys a person chose
 
     def of(self, action: str) -> tuple[str, ...]:
         """The keys of an action; none if there is no such action."""
@@ -56,20 +47,14 @@ class Keys:
         return {key: action for action in actions for key in self.of(action)}
 
     def shown(self, text: str, *, every: bool = False) -> str:
-        """A text in which ids of actions are replaced by the names of their keys.
+        """A text with the name of its first key, or of `every` one, for each id of an action."""
 
-        Args:
-            text: ids and other words.
-            every: name all keys of an action, not only the first.
-        """
-        return _ID.sub(lambda found: self._named(found.group(), every), text)
+        def named(found: re.Match[str]) -> str:
+            keys = self.of(found.group())
+            names = [key_name(key) for key in keys if key not in _UNNAMED] or keys
+            return ", ".join(names if every else names[:1]) or found.group()
 
-    def _named(self, word: str, every: bool) -> str:
-        keys = self.of(word)
-        if not keys:
-            return word
-        names = [key_name(key) for key in keys if key not in _UNNAMED] or [key_name(keys[0])]
-        return ", ".join(names if every else names[:1])
+        return _ID.sub(named, text)
 
     def keymap(self) -> dict[str, str]:
         """For `App.set_keymap`."""
@@ -79,21 +64,22 @@ class Keys:
 def remapped(
     defaults: Iterable[Action], wanted: Mapping[str, Sequence[str]]
 ) -> tuple[Keys, tuple[str, ...]]:
-    """Give actions other keys.
+    """Give actions other keys, `wanted` by their id; those without keys by default are left out.
 
-    Args:
-        defaults: the actions; those without keys are left out.
-        wanted: keys by the id of an action.
-
-    Returns:
-        The keys in use, and one line for each action that keeps its keys.
+    Returns the keys in use, and one line for each action that keeps its keys.
     """
     actions = {each.id: each for each in defaults if each.keys}
     problems: list[str] = []
     granted: dict[str, Action] = {}
     for name, keys in wanted.items():
         try:
-            granted[name] = _changed(actions, name, keys)
+            if name not in actions:
+                hint = suggest(name, actions, otherwise="F5 lists them")
+                raise ValueError(f"there is no action {name!r}; {hint}")
+            if not keys:
+                raise ValueError(f"{name} needs a key")
+            known = tuple(_known(actions[name], key) for key in keys)
+            granted[name] = replace(actions[name], keys=known)
         except ValueError as error:
             problems.append(f"keys: {error}")
     while clash := _first_clash({**actions, **granted}, granted):
@@ -116,36 +102,20 @@ def key_name(key: str) -> str:
     return "+".join([*modifiers, name])
 
 
-def _changed(actions: Mapping[str, Action], name: str, keys: Sequence[str]) -> Action:
-    action = actions.get(name)
-    if action is None:
-        hint = suggest(name, actions, otherwise="F5 lists them")
-        raise ValueError(f"there is no action {name!r}; {hint}")
-    if not keys:
-        raise ValueError(f"{name} needs a key")
-    return replace(action, keys=tuple(_known(name, action.context, key) for key in keys))
-
-
-def _known(name: str, context: str, key: str) -> str:
-    """The key as Textual names it.
-
-    Raises:
-        ValueError: there is no such key, or it is needed for typing.
-    """
-    *modifiers, base = key.strip().lower().split("+") if len(key.strip()) > 1 else [key.strip()]
-    if not base or not set(modifiers) <= _MODIFIERS:
-        raise ValueError(f"{name}: no key {key!r}; such as f9, ctrl+t or alt+left")
+def _known(action: Action, key: str) -> str:
+    """The key as Textual names it. Raises ValueError if there is none, or it is for typing."""
+    given = key.strip()
+    *modifiers, base = given.lower().split("+") if len(given) > 1 else [given]
+    base = {"esc": "escape", "return": "enter", ",": "comma"}.get(base, base)
+    if not set(modifiers) <= _MODIFIERS or (len(base) != 1 and base not in _BASES):
+        raise ValueError(f"{action.id}: no key {key!r}; such as f9, ctrl+t or alt+left")
+    types = base in _TYPING or len(_NAMES.get(base, base)) == 1
     if len(base) == 1:
-        (binding,) = Binding.make_bindings([Binding("comma" if base == "," else base, "")])
-        base, typed = binding.key, True
-    else:
-        base = {"esc": "escape", "return": "enter"}.get(base, base)
-        typed = base in _TYPING or len(_NAMES.get(base, "")) == 1
-        if base not in _BASES and base not in _NAMES:
-            raise ValueError(f"{name}: no key {key!r}; such as f9, ctrl+t or alt+left")
-    types = typed and not modifiers and context in _TYPED and name not in _EMPTY_PROMPT
-    if types and (name, base) != ("prompt.send", "enter"):
-        raise ValueError(f"{name}: {key.strip()} is needed for typing")
+        (binding,) = Binding.make_bindings([Binding(base, "")])
+        base = binding.key
+    types = types and not modifiers and action.context in _TYPED and action.id not in _EMPTY_PROMPT
+    if types and (action.id, base) != ("prompt.send", "enter"):
+        raise ValueError(f"{action.id}: {given} is needed for typing")
     return "+".join([*modifiers, base])
 
 

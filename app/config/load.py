@@ -6,8 +6,7 @@ from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import dataclass
 from enum import EnumType, StrEnum
-from pathlib import Path
-from typing import Any, get_type_hints
+from typing import Any
 
 import msgspec
 
@@ -16,11 +15,10 @@ from sequoia_core.files import parse_toml, read_text
 from sequoia_core.text.detokenizer import well_formed
 
 from .paths import config_file
-from .settings import Settings
+from .settings import TYPES, Settings
 
 _ENV_PREFIX = "SEQUOIA_"
 _MOST_BYTES = 1_000_000
-_TYPES: dict[str, Any] = get_type_hints(Settings)
 _KINDS: dict[Any, str] = {
     float: "a number",
     int: "a whole number",
@@ -57,12 +55,7 @@ class Source(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Loaded:
-    """Settings and where they come from.
-
-    Attributes:
-        settings: all of them.
-        sources: by name, of those that have no default value.
-    """
+    """All settings, and the sources of those that have no default value."""
 
     settings: Settings
     sources: Mapping[str, Source]
@@ -85,7 +78,7 @@ def load(flags: Mapping[str, Any]) -> Loaded:
     layers = {
         Source.FLAG: dict(flags),
         Source.ENVIRONMENT: _environment(),
-        Source.FILE: _file(config_file()),
+        Source.FILE: _file(),
     }
     decided = False
     for layer in layers.values():
@@ -98,14 +91,13 @@ def load(flags: Mapping[str, Any]) -> Loaded:
     values: dict[str, Any] = {}
     sources: dict[str, Source] = {}
     for source, layer in layers.items():
-        for name, value in layer.items():
-            if name not in sources:
-                sources[name] = source
-                try:
-                    values[name] = read_value(name, value)
-                except ValueError as error:
-                    kind = ParameterError if source is Source.FLAG else SettingsError
-                    raise kind(f"{_place(name, source)}: {error}") from None
+        for name in [name for name in layer if name not in sources]:
+            sources[name] = source
+            try:
+                values[name] = read_value(name, layer[name])
+            except ValueError as error:
+                kind = ParameterError if source is Source.FLAG else SettingsError
+                raise kind(f"{_place(name, source)}: {error}") from None
     return Loaded(Settings(**values), sources)
 
 
@@ -119,10 +111,9 @@ def above_file(name: str, flags: Mapping[str, Any]) -> str:
 def read_value(name: str, value: Any) -> Any:
     """The value of a setting from text or from what TOML holds.
 
-    Raises:
-        ValueError: it has another type; the message says which is wanted.
+    Raises ValueError, which says what is wanted, if it has another type.
     """
-    kind = _TYPES[name]
+    kind = TYPES[name]
     if name == "keys":
         value = _as_keys(value)
     elif name == "stop" and isinstance(value, str):
@@ -132,7 +123,8 @@ def read_value(name: str, value: Any) -> Any:
     try:
         read = msgspec.convert(value, kind, strict=False)
     except msgspec.ValidationError:
-        raise ValueError(f"should be {_wanted(kind)}, not {value!r:.60}") from None
+        wanted = _choices(kind) if isinstance(kind, EnumType) else _KINDS[kind]
+        raise ValueError(f"should be {wanted}, not {value!r:.60}") from None
     if name in _TEXTS:
         for text in read if isinstance(read, tuple) else (read or "",):
             if well_formed(text) != text:
@@ -151,22 +143,15 @@ def as_toml(settings: Settings) -> dict[str, Any]:
 
 
 def read_flags(descriptor: str) -> dict[str, Any]:
-    """The flags that the server of `sequoia web` passes to a process.
-
-    Args:
-        descriptor: number of an inherited file descriptor, which is closed.
-    """
+    """The flags that `sequoia web` passes to a process, by the number of a file descriptor."""
     with os.fdopen(int(descriptor), "rb") as file:
         flags: dict[str, Any] = json.loads(file.read())
     return flags
 
 
-def _wanted(kind: Any) -> str:
-    if isinstance(kind, EnumType):
-        members: Any = kind
-        *others, last = (each.value for each in members)
-        return f"{', '.join(others)} or {last}"
-    return _KINDS[kind]
+def _choices(kind: Any) -> str:
+    *others, last = (each.value for each in kind)
+    return f"{', '.join(others)} or {last}"
 
 
 def _as_keys(value: object) -> object:
@@ -200,15 +185,12 @@ def _environment() -> dict[str, Any]:
         for variable, value in os.environ.items()
         if variable.upper().startswith(_ENV_PREFIX)
     }
-    return {name: value for name, value in given.items() if name in _TYPES}
+    return {name: value for name, value in given.items() if name in TYPES}
 
 
-def _file(path: Path) -> dict[str, Any]:
-    """Entries of the configuration file; none where there is no file.
-
-    Raises:
-        SettingsError: it cannot be read, is not TOML, or has an unknown entry.
-    """
+def _file() -> dict[str, Any]:
+    """Entries of the configuration file; none where there is no file."""
+    path = config_file()
     try:
         table = parse_toml(read_text(path, _MOST_BYTES))
     except FileNotFoundError:
@@ -220,8 +202,8 @@ def _file(path: Path) -> dict[str, Any]:
     for name in table:
         if name in _REMOVED:
             raise SettingsError(f"{path}: {name} is no setting any more: {_REMOVED[name]}")
-        if name not in _TYPES:
-            close = close_names(name, _TYPES, most=3) or _TYPES
+        if name not in TYPES:
+            close = close_names(name, TYPES, most=3) or TYPES
             raise SettingsError(f"{path}: unknown setting {name!r}; there is {', '.join(close)}")
     return table
 

@@ -8,14 +8,9 @@ from sequoia_core.files import is_file_name, make_private_folder
 
 
 def output_file(given: Path | None, *, private: bool = False) -> Path | None:
-    """A file that can be written; its folder is made.
+    """A file that can be written; its folder is made, `private` for its owner only.
 
-    Args:
-        given: what a person named, or None.
-        private: only the owner may enter folders that are made.
-
-    Raises:
-        ParameterError: it cannot be written.
+    Raises ParameterError if it cannot be written.
     """
     if given is None:
         return None
@@ -39,11 +34,7 @@ def output_file(given: Path | None, *, private: bool = False) -> Path | None:
 
 
 def output_picture(given: Path | None) -> Path | None:
-    """As `output_file`, for a picture; also checks that matplotlib can draw it.
-
-    Raises:
-        ParameterError: it cannot be written or drawn.
-    """
+    """As `output_file`, for a picture; also checks that matplotlib can draw it."""
     file = output_file(given)
     if file is not None:
         from sequoia_core.figures.picture import check_picture
@@ -53,11 +44,7 @@ def output_picture(given: Path | None) -> Path | None:
 
 
 def output_result(given: Path) -> Path:
-    """As `output_file`, for a result whose format follows from its name.
-
-    Raises:
-        ParameterError: it cannot be written, or its name has another ending.
-    """
+    """As `output_file`, for a result whose format follows from its name."""
     if given.suffix not in (".json", ".pt"):
         raise ParameterError(f"{given}: the name must end in .json or .pt")
     file = output_file(given)

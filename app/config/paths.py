@@ -8,7 +8,6 @@ _APP = "sequoia"
 
 
 def config_file() -> Path:
-    """Settings, `config.toml`."""
     return platformdirs.user_config_path(_APP) / "config.toml"
 
 
@@ -28,5 +27,4 @@ def record_file() -> Path:
 
 
 def log_folder() -> Path:
-    """Logs."""
     return platformdirs.user_log_path(_APP)

@@ -4,9 +4,8 @@ Comments, order and layout of the file stay as they are, and it is never left ha
 """
 
 from collections.abc import Callable, Mapping, MutableMapping
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import tomlkit
 from tomlkit.exceptions import TOMLKitError
@@ -20,28 +19,18 @@ from .resolve import chosen_models, tree_choice
 from .settings import BETWEEN_TEXTS
 
 Value = str | int | float | bool | list[str] | None
+_Entries = MutableMapping[str, Any]
 
 
-@dataclass(frozen=True, slots=True)
-class Changed:
-    """A change that was written.
+class Changed(NamedTuple):
+    """A change that was written."""
 
-    Attributes:
-        value: in Python's type.
-        remark: what takes precedence over it at the next start; "" for nothing.
-    """
-
-    value: Any
-    remark: str
+    value: Any  # in Python's type
+    remark: str  # what takes precedence over it at the next start; "" for nothing
 
 
 class Preferences:
-    """The settings of a person.
-
-    Args:
-        flags: settings from the command line.
-        path: the file to write; None for the usual one.
-    """
+    """The settings of a person, in the usual file unless another is given."""
 
     def __init__(self, flags: Mapping[str, Any] | None = None, path: Path | None = None) -> None:
         self._flags = dict(flags or {})
@@ -52,39 +41,28 @@ class Preferences:
         return load(self._flags)
 
     def write(self, name: str, text: str) -> Changed:
-        """Write a setting into the file.
+        """Write a setting as typed into the file; "" takes it out, so that the default holds.
 
-        Args:
-            name: of the setting.
-            text: as typed; empty takes it out of the file, so that the default holds.
-
-        Raises:
-            SequoiaError: the value cannot be used, or the file cannot be written.
+        Raises SequoiaError if the value cannot be used or written.
         """
         if not text:
             write_setting(self.path, name, None)
-            return Changed(getattr(self.load().settings, name), self._remark(name))
-        flags = {**self._flags, name: text.split(BETWEEN_TEXTS) if name == "stop" else text}
-        if name in ("pair", "target"):
-            flags.pop("target" if name == "pair" else "pair", None)
-        settings = load(flags).settings
-        tree_choice(settings)
-        chosen_models(settings)
-        value: Value = as_toml(settings)[name]
-        if isinstance(value, list) and len(value) == 1:
-            value = value[0]
-        write_setting(self.path, name, value)
+            settings = self.load().settings
+        else:
+            flags = {**self._flags, name: text.split(BETWEEN_TEXTS) if name == "stop" else text}
+            if name in ("pair", "target"):
+                flags.pop("target" if name == "pair" else "pair", None)
+            settings = load(flags).settings
+            tree_choice(settings)
+            chosen_models(settings)
+            value: Value = as_toml(settings)[name]
+            if isinstance(value, list) and len(value) == 1:
+                value = value[0]
+            write_setting(self.path, name, value)
         return Changed(getattr(settings, name), self._remark(name))
 
     def write_key(self, action: str, keys: tuple[str, ...] | None) -> str:
-        """Write the keys of an action into the file; None for those it has by default.
-
-        Returns:
-            What takes precedence over it at the next start; "" for nothing.
-
-        Raises:
-            SequoiaError: the file cannot be written.
-        """
+        """Write the keys of an action into the file, None for its default; the remark, as above."""
         write_key(self.path, action, keys)
         return self._remark("keys")
 
@@ -94,32 +72,17 @@ class Preferences:
 
 
 def write_setting(path: Path, name: str, value: Value) -> None:
-    """Set or remove a setting.
+    """Set a setting in a file, which is made if need be; None removes it.
 
-    Args:
-        path: of the file; made with its folders if it is not there.
-        name: of the setting.
-        value: None removes the line.
-
-    Raises:
-        SettingsError: the file is no TOML, or cannot be read or written.
+    Raises SettingsError if the file is no TOML, or cannot be read or written.
     """
     _rewrite(path, lambda document: _put(document, name, value))
 
 
 def write_key(path: Path, action: str, keys: tuple[str, ...] | None) -> None:
-    """Set or remove the keys of an action, in the table `[keys]`.
+    """Set the keys of an action in the table `[keys]`; otherwise as `write_setting`."""
 
-    Args:
-        path: of the file.
-        action: id, such as `chat.tree`.
-        keys: None removes the line.
-
-    Raises:
-        SettingsError: the file is no TOML, or cannot be read or written.
-    """
-
-    def change(document: MutableMapping[str, Any]) -> None:
+    def change(document: _Entries) -> None:
         table = document.get("keys")
         if not isinstance(table, MutableMapping):
             if keys is None:
@@ -137,16 +100,16 @@ def write_key(path: Path, action: str, keys: tuple[str, ...] | None) -> None:
     _rewrite(path, change)
 
 
-def _put(table: MutableMapping[str, Any], name: str, value: Value) -> None:
+def _put(table: _Entries, name: str, value: Value) -> None:
     if value is None:
         table.pop(name, None)
-    elif name not in table and isinstance(table, tomlkit.TOMLDocument):
-        _before_tables(table, name, value)
-    else:
+    elif name in table or not isinstance(table, tomlkit.TOMLDocument):
         table[name] = value
+    else:
+        _put_before_tables(table, name, value)
 
 
-def _before_tables(document: tomlkit.TOMLDocument, name: str, value: Value) -> None:
+def _put_before_tables(document: tomlkit.TOMLDocument, name: str, value: Value) -> None:
     """Add a line before the first table and its comment: behind them it would belong to it."""
     body = document.body
     at = next((at for at, (_, each) in enumerate(body) if isinstance(each, (Table, AoT))), None)
@@ -163,7 +126,7 @@ def _before_tables(document: tomlkit.TOMLDocument, name: str, value: Value) -> N
     body[at:at] = line
 
 
-def _rewrite(path: Path, change: Callable[[MutableMapping[str, Any]], None]) -> None:
+def _rewrite(path: Path, change: Callable[[_Entries], None]) -> None:
     """Read, change and replace a file; a symbolic link stays one."""
     path = path.resolve()
     try:

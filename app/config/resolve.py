@@ -1,6 +1,6 @@
 """The models and the tree shape that settings name."""
 
-from dataclasses import dataclass
+from typing import NamedTuple
 
 from sequoia_core.model.loading.catalogue import find_pair, known_draft
 from sequoia_core.speculate.tree_advisor import MEASURED
@@ -10,48 +10,35 @@ from sequoia_core.tree.files import find_growmap
 from .settings import Settings
 
 
-@dataclass(frozen=True, slots=True)
-class Models:
-    """What to load.
+class Models(NamedTuple):
+    """What to load: each a directory, file or hub id."""
 
-    Attributes:
-        target: a directory, file or hub id; None is the embedded one.
-        draft: as `target`; None is the embedded one with the embedded target, else no draft.
-        remark: what was chosen for the person; "" if nothing was.
-    """
-
-    target: str | None
-    draft: str | None
-    remark: str = ""
+    target: str | None  # None is the embedded one
+    draft: str | None  # None is the embedded one with the embedded target, else no draft
+    remark: str = ""  # what was chosen for the person
 
 
 def chosen_models(settings: Settings) -> Models:
     """The models that the settings `pair`, `target` and `draft` name.
 
-    Raises:
-        ParameterError: the pair is unknown.
+    Raises ParameterError if the pair is unknown.
     """
+    target, draft = settings.target, settings.draft
     if settings.pair is not None:
         entry = find_pair(settings.pair)
         if entry.embedded:
-            return Models(None, settings.draft)
-        return Models(entry.target.name, settings.draft or entry.draft.name)
-    if settings.target is None or settings.draft is not None:
-        return Models(settings.target, settings.draft)
-    draft = known_draft(settings.target)
+            return Models(None, draft)
+        return Models(entry.target.name, draft or entry.draft.name)
+    if target is None or draft is not None:
+        return Models(target, draft)
+    draft = known_draft(target)
     if draft is None:
-        return Models(
-            settings.target, None, "no draft is named, so it decodes plainly; see --draft"
-        )
-    return Models(settings.target, draft, f"draft: {draft}, from the catalogue")
+        return Models(target, None, "no draft is named, so it decodes plainly; see --draft")
+    return Models(target, draft, f"draft: {draft}, from the catalogue")
 
 
 def tree_choice(settings: Settings) -> TreeChoice:
-    """Mode, tree shape and lookup.
-
-    Raises:
-        GrowMapError: the named shape does not exist or is malformed.
-    """
+    """Mode, tree shape and lookup. Raises GrowMapError if the named shape cannot be used."""
     others = ("auto", ADAPTIVE, MEASURED)
     named = settings.growmap not in others
     return TreeChoice(

@@ -3,11 +3,13 @@
 From it come the options of the command line, the environment variables, the entries of the
 configuration file, the settings screen, `/set` and `/show`. Values are read by `load`.
 """
+# ruff: noqa: RUF009 the calls in `Settings` make fields
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field, fields, replace
 from enum import Enum, EnumType, StrEnum
-from typing import Annotated, Any, get_args, get_type_hints
+from functools import partial
+from typing import Any, get_type_hints
 
 from sequoia_core.config import Lookup, Mode, Offload, SamplingParams, WeightFormat
 
@@ -41,29 +43,17 @@ class Group(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Setting:
-    """What a person sees of a setting.
-
-    Attributes:
-        group: where it is listed, and when a change applies.
-        help: one line in lower case.
-        values: placeholder for a value in usage lines; "" where `choices` are listed instead.
-        unset: the word for None.
-        has_option: whether the command line has an option for it.
-        has_command: whether `/set` changes it.
-        restarts: whether a change starts the chat over.
-        name: as in the configuration file; taken from the field of `Settings`.
-        type: of its values; taken from the field.
-    """
+    """What a person sees of a setting."""
 
     group: Group
-    help: str
-    values: str = ""
-    unset: str = ""
-    has_option: bool = True
-    has_command: bool = True
-    restarts: bool = False
-    name: str = ""
-    type: Any = None
+    help: str  # one line in lower case
+    values: str = ""  # placeholder in usage lines; "" where `choices` are listed instead
+    unset: str = ""  # the word for None
+    has_option: bool = True  # on the command line
+    has_command: bool = True  # `/set` changes it
+    restarts: bool = False  # a change starts the chat over
+    name: str = ""  # of the field of `Settings`
+    type: Any = None  # of the field
 
     @property
     def choices(self) -> tuple[str, ...]:
@@ -85,107 +75,59 @@ class Setting:
         return f"/set {self.name} {values}" + (f"|{self.unset}" if self.unset else "")
 
 
+def _setting(group: Group, default: Any, *words: Any, **options: Any) -> Any:
+    return field(default=default, metadata={"setting": Setting(group, *words, **options)})
+
+
+_looks, _sampling, _tree, _models, _record = (partial(_setting, group) for group in Group)
+
+
 @dataclass(frozen=True, slots=True)
 class Settings:
-    """The value of every setting.
+    """The value of every setting. Raises ParameterError if a sampling value is out of range."""
 
-    Raises:
-        ParameterError: a sampling value is outside its range.
-    """
-
-    pair: Annotated[
-        str | None, Setting(Group.MODELS, "a pair of the catalogue; see `sequoia models`", "NAME")
-    ] = None
-    target: Annotated[
-        str | None, Setting(Group.MODELS, "hub id, directory or GGUF file", "MODEL")
-    ] = None
-    draft: Annotated[
-        str | None,
-        Setting(Group.MODELS, "the draft model, as target; none decodes plainly", "MODEL"),
-    ] = None
-    dtype: Annotated[DType, Setting(Group.MODELS, "number format of the weights")] = DType.AUTO
-    weights: Annotated[
-        WeightFormat, Setting(Group.MODELS, "what computes on CPUs; int8 is another model")
-    ] = WeightFormat.AUTO
-    device: Annotated[
-        str,
-        Setting(
-            Group.MODELS,
-            "where to compute; a list spreads the target",
-            "auto|cpu|cuda|cuda:N[,cuda:N...]",
-        ),
-    ] = "auto"
-    offload: Annotated[
-        Offload, Setting(Group.MODELS, "where the target's layers are kept until they compute")
-    ] = Offload.NONE
-    insight: Annotated[
-        bool, Setting(Group.MODELS, "keep why each step came out so; costs some time and memory")
-    ] = True
-    temperature: Annotated[float, Setting(Group.SAMPLING, "0 is greedy", "NUMBER")] = 0.6
-    top_p: Annotated[
-        float, Setting(Group.SAMPLING, "nucleus mass, above 0 and at most 1", "NUMBER")
-    ] = 1.0
-    top_k: Annotated[
-        int, Setting(Group.SAMPLING, "how many tokens are kept; 0 keeps all", "NUMBER")
-    ] = 0
-    seed: Annotated[
-        int | None,
-        Setting(
-            Group.SAMPLING,
-            "repeat draws; answers too with a named growmap and no lookup",
-            "NUMBER",
-            unset="random",
-        ),
-    ] = None
-    max_new_tokens: Annotated[int, Setting(Group.SAMPLING, "longest answer", "NUMBER")] = 512
-    system: Annotated[
-        str | None,
-        Setting(
-            Group.SAMPLING,
-            "system prompt; a change in the chat starts it over",
-            "TEXT",
-            unset="default",
-            restarts=True,
-        ),
-    ] = None
-    stop: Annotated[
-        tuple[str, ...],
-        Setting(
-            Group.SAMPLING,
-            f"text that ends the answer; may be repeated, in the chat with{BETWEEN_TEXTS}between",
-            "TEXT",
-            has_command=False,
-        ),
-    ] = ()
-    mode: Annotated[Mode, Setting(Group.TREE, "how tokens are decided; ar is plain decoding")] = (
-        Mode.SEQUOIA
+    pair: str | None = _models(None, "a pair of the catalogue; see `sequoia models`", "NAME")
+    target: str | None = _models(None, "hub id, directory or GGUF file", "MODEL")
+    draft: str | None = _models(None, "the draft model, as target; none decodes plainly", "MODEL")
+    dtype: DType = _models(DType.AUTO, "number format of the weights")
+    weights: WeightFormat = _models(
+        WeightFormat.AUTO, "what computes on CPUs; int8 is another model"
     )
-    growmap: Annotated[
-        str,
-        Setting(
-            Group.TREE,
-            "tree shape: a file, a name, adaptive, measured, or auto",
-            "FILE|NAME|auto|adaptive|measured",
-        ),
-    ] = "auto"
-    lookup: Annotated[
-        Lookup, Setting(Group.TREE, "speculate with what the conversation repeats")
-    ] = Lookup.AUTO
-    theme: Annotated[
-        str,
-        Setting(
-            Group.LOOKS,
-            "colours; your own go into themes/ beside config.toml",
-            "NAME",
-            has_option=False,
-        ),
-    ] = "sequoia"
-    accessible: Annotated[
-        bool, Setting(Group.LOOKS, "no frames, no motion, linear text, verdicts in words")
-    ] = False
-    record: Annotated[
-        bool, Setting(Group.RECORD, "keep chats; without, they are gone with the window")
-    ] = True
+    device: str = _models(
+        "auto", "where to compute; a list spreads the target", "auto|cpu|cuda|cuda:N[,cuda:N...]"
+    )
+    offload: Offload = _models(
+        Offload.NONE, "where the target's layers are kept until they compute"
+    )
+    insight: bool = _models(True, "keep why each step came out so; costs some time and memory")
+    temperature: float = _sampling(0.6, "0 is greedy", "NUMBER")
+    top_p: float = _sampling(1.0, "nucleus mass, above 0 and at most 1", "NUMBER")
+    top_k: int = _sampling(0, "how many tokens are kept; 0 keeps all", "NUMBER")
+    seed: int | None = _sampling(
+        None, "repeat draws; answers too with a named growmap and no lookup", "NUMBER", "random"
+    )
+    max_new_tokens: int = _sampling(512, "longest answer", "NUMBER")
+    system: str | None = _sampling(
+        None, "system prompt; a change in the chat starts it over", "TEXT", "default", restarts=True
+    )
+    stop: tuple[str, ...] = _sampling(
+        (),
+        f"text that ends the answer; may be repeated, in the chat with{BETWEEN_TEXTS}between",
+        "TEXT",
+        has_command=False,
+    )
+    mode: Mode = _tree(Mode.SEQUOIA, "how tokens are decided; ar is plain decoding")
+    growmap: str = _tree(
+        "auto",
+        "tree shape: a file, a name, adaptive, measured, or auto",
+        "FILE|NAME|auto|adaptive|measured",
+    )
+    lookup: Lookup = _tree(Lookup.AUTO, "speculate with what the conversation repeats")
+    theme: str = _looks(
+        "sequoia", "colours; your own go into themes/ beside config.toml", "NAME", has_option=False
+    )
+    accessible: bool = _looks(False, "no frames, no motion, linear text, verdicts in words")
+    record: bool = _record(True, "keep chats; without, they are gone with the window")
     keys: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
     """By the id of an action, where a person changed them."""
 
@@ -194,14 +136,16 @@ class Settings:
 
     def sampling(self) -> SamplingParams:
         """What an answer is sampled with."""
-        names = (each.name for each in fields(SamplingParams))
-        return SamplingParams(**{name: getattr(self, name) for name in names})
+        return SamplingParams(
+            **{each.name: getattr(self, each.name) for each in fields(SamplingParams)}
+        )
 
 
-SETTINGS = {
-    name: replace(kind.__metadata__[0], name=name, type=get_args(kind)[0])
-    for name, kind in get_type_hints(Settings, include_extras=True).items()
-    if hasattr(kind, "__metadata__")
+TYPES: dict[str, Any] = get_type_hints(Settings)
+SETTINGS: dict[str, Setting] = {
+    each.name: replace(each.metadata["setting"], name=each.name, type=TYPES[each.name])
+    for each in fields(Settings)
+    if each.metadata
 }
 """Every setting but the keys, by name."""
 CHAT_SETTINGS = {
@@ -212,12 +156,15 @@ CHAT_SETTINGS = {
 
 def shown(value: object) -> str:
     """A value as it is typed; None is empty."""
-    if value is None:
-        return ""
-    if isinstance(value, bool):
-        return "on" if value else "off"
-    if isinstance(value, Enum):
-        return str(value.value)
-    if isinstance(value, tuple):
-        return BETWEEN_TEXTS.join(map(str, value))
-    return f"{value:g}" if isinstance(value, float) else str(value)
+    match value:
+        case None:
+            return ""
+        case bool():
+            return "on" if value else "off"
+        case Enum():
+            return str(value.value)
+        case tuple():
+            return BETWEEN_TEXTS.join(map(str, value))
+        case float():
+            return f"{value:g}"
+    return str(value)

@@ -20,6 +20,8 @@ from sequoia_core.errors import SequoiaError
 from sequoia_core.files import parse_toml, read_text
 
 DEFAULT_THEME = "sequoia"
+TERMINAL_THEME = "terminal"
+"""Uses the terminal's own sixteen colours."""
 _MOST_BYTES = 1_000_000
 _LONGEST_NAME = 60
 _STYLE = "style"
@@ -33,13 +35,6 @@ _THEME_COLORS = (
     "primary", "secondary", "accent", "foreground", "background", "surface", "panel",
     "warning", "error", "success",
 )  # fmt: skip
-TERMINAL_THEME = "terminal"
-"""Uses the terminal's own sixteen colours."""
-
-
-def least_contrast(theme: Theme) -> float:
-    """The contrast ratio that a theme promises for text: 7 if its name has the word."""
-    return 7.0 if "contrast" in theme.name else 4.5
 
 
 class ThemeError(SequoiaError):
@@ -55,10 +50,9 @@ class Themes:
 
 
 class ThemeFolders:
-    """Folders of themes, read again when a file in them changes.
+    """Folders of themes, of which a later one's replaces one of the same name.
 
-    Args:
-        folders: a theme in a later one replaces one of the same name.
+    They are read again when a file in them changes.
     """
 
     def __init__(self, folders: Iterable[Path]) -> None:
@@ -98,34 +92,9 @@ def packaged_folder() -> Path:
     return installed if installed.is_dir() else Path(__file__).parents[2] / "themes"
 
 
-def _load(paths: Iterable[Path]) -> Themes:
-    themes: dict[str, Theme] = {}
-    problems: list[str] = []
-    for path in paths:
-        try:
-            theme = load_theme(path)
-        except ThemeError as error:
-            problems.append(str(error))
-        else:
-            themes[theme.name] = theme
-    return Themes(tuple(themes.values()), tuple(problems))
-
-
-def load_theme(path: Path) -> Theme:
-    """Read one theme file.
-
-    Raises:
-        ThemeError: it cannot be read, is no TOML, or has an unknown entry or a bad colour.
-    """
-    try:
-        return _read(parse_toml(read_text(path, _MOST_BYTES)))
-    except OSError as error:
-        problem = error.strerror
-    except UnicodeDecodeError:
-        problem = "not UTF-8 text"
-    except (ValueError, ThemeError) as error:
-        problem = str(error)
-    raise ThemeError(f"theme {path}: {problem}; skipped")
+def least_contrast(theme: Theme) -> float:
+    """The contrast ratio that a theme promises for text: 7 if its name has the word."""
+    return 7.0 if "contrast" in theme.name else 4.5
 
 
 def app_color_defaults(theme: Theme) -> dict[str, str]:
@@ -143,27 +112,52 @@ def app_color_defaults(theme: Theme) -> dict[str, str]:
     }  # fmt: skip
 
 
+def load_theme(path: Path) -> Theme:
+    """Read one theme file.
+
+    Raises ThemeError if it cannot be read, is no TOML, or has an unknown entry or a bad colour.
+    """
+    try:
+        return _read(parse_toml(read_text(path, _MOST_BYTES)))
+    except OSError as error:
+        problem = error.strerror
+    except UnicodeDecodeError:
+        problem = "not UTF-8 text"
+    except (ValueError, ThemeError) as error:
+        problem = str(error)
+    raise ThemeError(f"theme {path}: {problem}; skipped")
+
+
+def _load(paths: Iterable[Path]) -> Themes:
+    themes: dict[str, Theme] = {}
+    problems: list[str] = []
+    for path in paths:
+        try:
+            theme = load_theme(path)
+        except ThemeError as error:
+            problems.append(str(error))
+        else:
+            themes[theme.name] = theme
+    return Themes(tuple(themes.values()), tuple(problems))
+
+
 def _read(table: dict[str, Any]) -> Theme:
-    unknown = sorted(set(table) - {"name", "dark", "ansi", "colors", "variables"})
-    if unknown:
+    if unknown := sorted(table.keys() - {"name", "dark", "ansi", "colors", "variables"}):
         raise ThemeError(f"unknown entry {unknown[0]!r}")
     name, dark, ansi = table.get("name"), table.get("dark", True), table.get("ansi", False)
     if not isinstance(name, str) or not name.strip() or not isinstance(dark, bool):
         raise ThemeError("'name' must be a text and 'dark' true or false")
     if not isinstance(ansi, bool):
         raise ThemeError("'ansi' must be true or false")
-    colors, variables = _colors(table, "colors"), _colors(table, "variables")
-    unknown = sorted(set(colors) - set(_THEME_COLORS))
-    if unknown:
+    colors, variables = _texts(table, "colors"), _texts(table, "variables")
+    if unknown := sorted(colors.keys() - set(_THEME_COLORS)):
         raise ThemeError(f"unknown colour {unknown[0]!r} (known: {', '.join(_THEME_COLORS)})")
     if "primary" not in colors:
         raise ThemeError("colour 'primary' is missing")
-    for key in {*colors, *(set(variables) & set(APP_COLORS))}:
+    for key in colors.keys() | (variables.keys() & set(APP_COLORS)):
         value = colors.get(key) or variables[key]
-        try:
-            Color.parse(value)
-        except ColorParseError:
-            raise ThemeError(f'{key} = {value!r} is not a colour, such as "#3fa34d"') from None
+        if not _is_color(value):
+            raise ThemeError(f'{key} = {value!r} is not a colour, such as "#3fa34d"')
     if not name.isprintable() or len(name) > _LONGEST_NAME:
         raise ThemeError(f"'name' must be one printable line of at most {_LONGEST_NAME} characters")
     theme = Theme(name=name, dark=dark, ansi=ansi, variables=variables, **colors)  # type: ignore[arg-type]
@@ -171,18 +165,23 @@ def _read(table: dict[str, Any]) -> Theme:
     return theme
 
 
-def _check_variables(theme: Theme) -> None:
-    """Check that a style sheet with each variable parses: one that does not ends the app.
+def _texts(table: dict[str, Any], section: str) -> dict[str, str]:
+    entries = table.get(section, {})
+    if not isinstance(entries, dict) or not all(isinstance(v, str) for v in entries.values()):
+        raise ThemeError(f"[{section}] must hold names and texts only")
+    return entries
 
-    Raises:
-        ThemeError: one does not parse.
-    """
-    odd = {key: value for key, value in theme.variables.items() if not _is_plain(key, value)}
+
+def _check_variables(theme: Theme) -> None:
+    """Check that a style sheet with each variable parses: one that does not ends the app."""
+    # for colours where they are wanted it would take milliseconds for nothing
+    pairs = theme.variables.items()
+    odd = [(key, value) for key, value in pairs if _STYLE in key or not _is_color(value)]
     if not odd:
         return
     known = app_color_defaults(theme)
     known |= replace(theme, variables={}).to_color_system().generate()
-    for key, value in odd.items():
+    for key, value in odd:
         if key not in known:
             continue  # unused
         kind = "text-style" if _STYLE in key else "color"
@@ -194,17 +193,9 @@ def _check_variables(theme: Theme) -> None:
             raise ThemeError(f"{key} = {value!r:.60} is no {kind}") from None
 
 
-def _is_plain(key: str, value: str) -> bool:
-    """Whether it is a colour where one is wanted; parsing a style sheet would take milliseconds."""
+def _is_color(value: str) -> bool:
     try:
         Color.parse(value)
     except ColorParseError:
         return False
-    return _STYLE not in key
-
-
-def _colors(table: dict[str, Any], section: str) -> dict[str, str]:
-    entries = table.get(section, {})
-    if not isinstance(entries, dict) or not all(isinstance(v, str) for v in entries.values()):
-        raise ThemeError(f"[{section}] must hold names and texts only")
-    return entries
+    return True

@@ -17,8 +17,8 @@ from ..config.actions import bindings
 from ..present.words import counted, when
 from ..state.sanitize import fit, visible
 from ..store.archive import SearchHit
-from ..store.database_recorder import DatabaseRecorder
-from ..store.errors import StoreError
+from ..store.database import StoreError
+from ..store.recorder import DatabaseRecorder
 from ..store.text_search import Excerpt, Term, excerpt, terms
 from ..widgets.line import Line
 from .dialog import Dialog, highlighted
@@ -157,7 +157,7 @@ class SearchScreen(Dialog[Place | None]):
         lines = [Content.assemble((title, "bold"), (date, "$notice"))]
         for name, part in (("you", hit.prompt), ("answer", hit.answer)):
             if part is not None:
-                pieces = [(piece, _HIT if hit else "") for piece, hit in part.parts]
+                pieces = [(piece, _HIT if hit else "") for piece, hit in part]
                 lines.append(Content.assemble((f"   {name:<7} ", "$notice"), *pieces))
         return Content("\n").join(lines)
 

@@ -16,8 +16,8 @@ from ..config.actions import bindings
 from ..present.words import counted, when
 from ..state.sanitize import fit, visible
 from ..store.archive import SessionInfo
-from ..store.database_recorder import DatabaseRecorder
-from ..store.errors import StoreError
+from ..store.database import StoreError
+from ..store.recorder import DatabaseRecorder
 from ..widgets.line import Line
 from .dialog import Dialog, highlighted
 from .search import Place, SearchScreen

@@ -1,8 +1,10 @@
 """One answer as the screen holds it: its text, its steps, and the statistics after each of them."""
 
 from array import array
-from collections.abc import MutableSequence, Sequence
+from collections.abc import Iterable, MutableSequence, Sequence
 from dataclasses import dataclass, field
+from itertools import accumulate
+from typing import overload
 
 from sequoia_core.events import (
     Event,
@@ -18,10 +20,15 @@ from sequoia_core.events import (
 from sequoia_core.files import Record
 
 from .sanitize import visible
-from .spans import PackedSpans, Span, text_of
 from .stats import Statistics
 
-__all__ = ["ENDINGS", "Answer", "Chosen", "Span"]
+ENDINGS: dict[FinishReason, list[str]] = {
+    FinishReason.STOP: [],
+    FinishReason.LENGTH: ["cut at max_new_tokens"],
+    FinishReason.CONTEXT: ["context window full"],
+    FinishReason.CANCELLED: ["stopped"],
+}
+"""How an answer ended, in words; nothing for the usual end."""
 
 
 class Chosen(Record, frozen=True):
@@ -31,32 +38,61 @@ class Chosen(Record, frozen=True):
     since: int = 1
 
 
+@dataclass(frozen=True, slots=True)
+class Span:
+    """A token's printable text, where it came from and in which step."""
+
+    text: str
+    rank: int
+    step: int
+
+
+class PackedSpans(Sequence[Span]):
+    """Spans that do not change any more: each takes a dozen bytes and its text."""
+
+    __slots__ = ("_ends", "_ranks", "_steps", "text")
+
+    def __init__(self, spans: Iterable[Span]) -> None:
+        known = list(spans)
+        self.text = text_of(known)
+        self._ends = array("I", accumulate(len(span.text) for span in known))
+        self._ranks = array("I", (span.rank for span in known))
+        self._steps = array("I", (span.step for span in known))
+
+    def __len__(self) -> int:
+        return len(self._ends)
+
+    @overload
+    def __getitem__(self, at: int) -> Span: ...
+
+    @overload
+    def __getitem__(self, at: slice) -> Sequence[Span]: ...
+
+    def __getitem__(self, at: int | slice) -> Span | Sequence[Span]:
+        if isinstance(at, slice):
+            return [self[each] for each in range(*at.indices(len(self)))]
+        at = range(len(self))[at]
+        start = self._ends[at - 1] if at else 0
+        return Span(self.text[start : self._ends[at]], self._ranks[at], self._steps[at])
+
+
+def text_of(spans: Sequence[Span]) -> str:
+    return spans.text if isinstance(spans, PackedSpans) else "".join(span.text for span in spans)
+
+
 @dataclass(slots=True)
 class Answer:
-    """One answer, which grows by `add`; what it holds does not change.
-
-    Attributes:
-        prompt: the question.
-        trees: the tree shapes it is decoded with, in order.
-        prefill: how much of the prompt was read.
-        spans: the text so far, token by token, control characters made visible.
-        parts: the text so far as the model wrote it.
-        token_ids: of the text so far.
-        steps: so far.
-        statistics: after each of `steps`.
-        finished: how it ended, or None while it runs or if it failed.
-        failure: the error it ended by.
-    """
+    """One answer, which grows by `add`; what it holds does not change."""
 
     prompt: str
     trees: list[Chosen] = field(default_factory=list)
     prefill: PrefillProgress | PrefillDone | None = None
-    spans: Sequence[Span] = field(default_factory=list)
-    parts: list[str] = field(default_factory=list)
+    spans: Sequence[Span] = field(default_factory=list)  # control characters made visible
+    parts: list[str] = field(default_factory=list)  # the text as the model wrote it
     token_ids: MutableSequence[int] = field(default_factory=list)
     steps: list[Step] = field(default_factory=list)
-    statistics: list[Statistics] = field(default_factory=list)
-    finished: Finished | None = None
+    statistics: list[Statistics] = field(default_factory=list)  # after each of `steps`
+    finished: Finished | None = None  # also None if it failed
     failure: str | None = None
 
     def add(self, event: Event) -> None:
@@ -89,9 +125,8 @@ class Answer:
         self.steps.clear()
         del self.statistics[:-1]
         if self.done and not isinstance(self.spans, PackedSpans):
-            packed = PackedSpans(self.spans)
             verbatim = self.verbatim
-            self.spans = packed
+            self.spans = packed = PackedSpans(self.spans)
             self.parts = [packed.text if packed.text == verbatim else verbatim]
             self.token_ids = array("L", self.token_ids)
 
@@ -138,12 +173,3 @@ class Answer:
         if self.finished is not None:
             parts += ENDINGS[self.finished.reason]
         return " · ".join(parts)
-
-
-ENDINGS: dict[FinishReason, list[str]] = {
-    FinishReason.STOP: [],
-    FinishReason.LENGTH: ["cut at max_new_tokens"],
-    FinishReason.CONTEXT: ["context window full"],
-    FinishReason.CANCELLED: ["stopped"],
-}
-"""How an answer ended, in words; nothing for the usual end."""

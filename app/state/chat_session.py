@@ -11,7 +11,6 @@ from sequoia_core.text.chat_template import Turn
 from ..config.settings import Settings
 from .answer import Answer
 from .history import Exchange, History, turns
-from .message_edit import MessageEdit
 from .race_result import RaceState
 
 # Ids of actions in messages are shown as their keys.
@@ -26,36 +25,63 @@ class ChatError(SequoiaError):
 
 @dataclass(frozen=True, slots=True)
 class RaceQuestion:
-    """What a race asks.
+    """What a race asks."""
 
-    Attributes:
-        turns: before the prompt.
-        prompt: the question.
-        exchange: id of the exchange that asked it, or None for a new prompt.
-    """
-
-    turns: tuple[Turn, ...]
+    turns: tuple[Turn, ...]  # before the prompt
     prompt: str
-    exchange: str | None
+    exchange: str | None  # id of the exchange that asked it, or None for a new prompt
+
+
+@dataclass(slots=True)
+class MessageEdit:
+    """The editing of one message of a branch; it starts with the last one."""
+
+    branch: Sequence[Exchange]  # the messages to choose from, at least one
+    draft: str  # the text of the prompt before the editing
+    at: int = -1  # index of the edited message
+    _texts: dict[str, str] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        self.at %= len(self.branch)
+
+    @property
+    def exchange(self) -> Exchange:
+        return self.branch[self.at]
+
+    @property
+    def text(self) -> str:
+        """The text for the prompt: what was typed for this message last, or the message."""
+        return self._texts.get(self.exchange.id, self.exchange.prompt)
+
+    def move(self, by: int, typed: str) -> bool:
+        """Choose the message before (-1) or after (1); whether there is one.
+
+        What is `typed` in the prompt is kept for the message edited so far.
+        """
+        self._texts.pop(self.exchange.id, None)
+        if typed != self.exchange.prompt:
+            self._texts[self.exchange.id] = typed
+        if not 0 <= self.at + by < len(self.branch):
+            return False
+        self.at += by
+        return True
+
+    def turn_to(self, branch: Sequence[Exchange], exchange: Exchange, typed: str) -> None:
+        """Edit a message of another branch; text that was changed is taken along."""
+        changed = typed != self.exchange.prompt
+        self.branch, self.at = branch, branch.index(exchange)
+        if changed:
+            self._texts[self.exchange.id] = typed
 
 
 @dataclass(slots=True)
 class ChatSession:
-    """A chat: its settings, models, exchanges, and what is going on.
+    """A chat: its settings, models, exchanges, and what is going on."""
 
-    Attributes:
-        settings: for the next answer.
-        pair: the loaded models; None while they load.
-        tree: the tree shape that the next answer starts with; None until the engine reports it.
-        race: the race that runs or ran last.
-        history: all exchanges, and the branch on show.
-        edit: the editing of an earlier message, if one is edited.
-    """
-
-    settings: Settings
-    pair: PairDescription | None = None
-    tree: TreeChosen | None = None
-    race: RaceState | None = None
+    settings: Settings  # for the next answer
+    pair: PairDescription | None = None  # None while the models load
+    tree: TreeChosen | None = None  # of the next answer; None until the engine reports it
+    race: RaceState | None = None  # that runs or ran last
     history: History = field(default_factory=History)
     edit: MessageEdit | None = None
     _engine_end: str | None = None  # the exchange that the engine's conversation ends with
@@ -82,14 +108,13 @@ class ChatSession:
         return self.answer is not None and not self.answer.done
 
     @property
+    def racing(self) -> bool:
+        return self.race is not None and not self.race.ended
+
+    @property
     def decoding(self) -> bool:
         """Whether an answer or a race is running."""
         return self.busy or self.racing
-
-    @property
-    def racing(self) -> bool:
-        """Whether a race is running."""
-        return self.race is not None and not self.race.ended
 
     @property
     def edited(self) -> Exchange | None:
@@ -97,11 +122,7 @@ class ChatSession:
         return self.edit.exchange if self.edit is not None else None
 
     def check_idle(self) -> None:
-        """Refuse what would disturb a running answer.
-
-        Raises:
-            ChatError: an answer is running.
-        """
+        """Raises ChatError while an answer is running."""
         if self.busy:
             raise ChatError(STILL_ANSWERING)
 
@@ -123,14 +144,10 @@ class ChatSession:
         return exchange
 
     def race_question(self, words: str) -> RaceQuestion:
-        """What to race.
+        """What to race. Raises ChatError if no race can start now.
 
-        Args:
-            words: a prompt that follows the branch, or replaces the edited message; empty for the
-                last prompt of the chat.
-
-        Raises:
-            ChatError: no race can start now.
+        The words are a prompt that follows the branch or replaces the edited message; without any,
+        it is the last prompt of the chat.
         """
         if self.pair is None:
             raise ChatError("the models are still loading: race in a moment")
@@ -148,22 +165,20 @@ class ChatSession:
     def sibling(self, by: int) -> Exchange:
         """The sibling before (-1) or after (1) the edited exchange, or the last with siblings.
 
-        Raises:
-            ChatError: there is none, or an answer is running.
+        Raises ChatError if there is none, or an answer is running.
         """
-        exchange = self.edited or self._last_fork()
-        siblings = self.history.siblings(exchange) if exchange is not None else ()
-        if exchange is None or len(siblings) < 2:
+        candidates = reversed(self.history.branch) if self.edited is None else (self.edited,)
+        for exchange in candidates:
+            siblings = self.history.siblings(exchange)
+            if len(siblings) > 1:
+                break
+        else:
             raise ChatError(NO_SIBLING)
         self.check_idle()
         at = siblings.index(exchange) + by
         if not 0 <= at < len(siblings):
             raise ChatError(f"that is the {'first' if by < 0 else 'last'} of {len(siblings)}")
         return siblings[at]
-
-    def _last_fork(self) -> Exchange | None:
-        branch = reversed(self.history.branch)
-        return next((each for each in branch if len(self.history.siblings(each)) > 1), None)
 
     def clear(self) -> None:
         """Start a new chat; the engine's conversation is cleared too."""
@@ -182,10 +197,7 @@ class ChatSession:
         self._engine_unknown = True
 
     def turns_to_restore(self, path: Sequence[Exchange]) -> tuple[Turn, ...] | None:
-        """The turns that the engine must be given to continue a path; None if it has them.
-
-        The caller sends them.
-        """
+        """The turns to send to the engine so that it can continue a path; None if it has them."""
         end = path[-1].id if path else None
         if end == self._engine_end and not self._engine_unknown:
             return None

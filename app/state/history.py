@@ -3,9 +3,8 @@
 Nothing is ever lost: another answer to the same prompt, or to an edited one, is a sibling.
 """
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from types import MappingProxyType
 from uuid import uuid4
 
 from sequoia_core.errors import SequoiaError
@@ -20,47 +19,23 @@ class HistoryError(SequoiaError):
 
 @dataclass(slots=True)
 class Exchange:
-    """One prompt and its one answer.
+    """One prompt and its one answer, which may be growing."""
 
-    Attributes:
-        id: unique, also in the record.
-        parent: id of the exchange before it, or None at the start.
-        prompt: the question.
-        answer: may be growing.
-        started: seconds since the epoch.
-    """
-
-    id: str
-    parent: str | None
+    id: str  # unique, also in the record
+    parent: str | None  # id of the exchange before it
     prompt: str
     answer: Answer
-    started: float
+    started: float  # seconds since the epoch
 
 
 class History:
-    """The exchanges of a chat.
+    """The exchanges of a chat, by id in the order they were begun."""
 
-    Args:
-        exchanges: of an earlier session, each after its parent and siblings in their order; the
-            branch runs through the newest.
-
-    Raises:
-        HistoryError: as `add`.
-    """
-
-    def __init__(self, exchanges: Iterable[Exchange] = ()) -> None:
-        self._exchanges: dict[str, Exchange] = {}
+    def __init__(self) -> None:
+        self.exchanges: dict[str, Exchange] = {}
         self._children: dict[str | None, list[Exchange]] = {None: []}
         self._selected: dict[str | None, Exchange] = {}  # child on the branch, by parent
         self._branch: tuple[Exchange, ...] | None = None
-        for exchange in exchanges:
-            self.add(exchange)
-            self.select(exchange)
-
-    @property
-    def exchanges(self) -> Mapping[str, Exchange]:
-        """All of them by id, in the order they were begun."""
-        return MappingProxyType(self._exchanges)
 
     @property
     def branch(self) -> Sequence[Exchange]:
@@ -75,23 +50,9 @@ class History:
         return self._branch
 
     def begin(
-        self,
-        prompt: str,
-        answer: Answer,
-        started: float,
-        path: Sequence[Exchange] | None = None,
+        self, prompt: str, answer: Answer, started: float, path: Sequence[Exchange] | None = None
     ) -> Exchange:
-        """Add an exchange, which becomes the end of the branch.
-
-        Args:
-            prompt: the question.
-            answer: will grow.
-            started: seconds since the epoch.
-            path: what it follows; the branch by default.
-
-        Raises:
-            HistoryError: as `add`.
-        """
+        """Add an exchange after a path, the branch by default; it becomes the end of the branch."""
         path = self.branch if path is None else path
         parent = path[-1].id if path else None
         exchange = Exchange(uuid4().hex, parent, prompt, answer, started)
@@ -102,16 +63,15 @@ class History:
     def add(self, exchange: Exchange) -> None:
         """Add an exchange as the last of its siblings, without selecting it.
 
-        Raises:
-            HistoryError: its parent is not here, or an exchange of its id is.
+        Raises HistoryError if its parent is not here, or an exchange of its id is.
         """
-        if exchange.id in self._exchanges:
+        if exchange.id in self.exchanges:
             raise HistoryError(f"exchange {exchange.id} is in this chat already")
         if exchange.parent not in self._children:
             raise HistoryError(
                 f"exchange {exchange.id} follows {exchange.parent}, which is not in this chat"
             )
-        self._exchanges[exchange.id] = exchange
+        self.exchanges[exchange.id] = exchange
         self._children[exchange.id] = []
         self._children[exchange.parent].append(exchange)
         self._selected.setdefault(exchange.parent, exchange)
@@ -132,7 +92,7 @@ class History:
         path: list[Exchange] = []
         parent = exchange.parent
         while parent is not None:
-            path.append(self._exchanges[parent])
+            path.append(self.exchanges[parent])
             parent = path[-1].parent
         return tuple(reversed(path))
 

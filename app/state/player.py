@@ -2,7 +2,7 @@
 
 import queue
 import threading
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 
 from sequoia_core.errors import TraceError
 from sequoia_core.recording.trace_file import Entry, TraceReader
@@ -18,25 +18,14 @@ _PER_DRAIN = 400
 
 
 class Player:
-    """A place on a timeline that moves.
-
-    Args:
-        timeline: may still be growing.
-        speed: seconds of the recording in a second; the nearest of `SPEEDS` is used.
-
-    Attributes:
-        seconds: the time in the recording.
-        at: index of the moment on show.
-        playing: whether time passes.
-        growing: there will be more moments.
-    """
+    """A place on a timeline that moves."""
 
     def __init__(self, timeline: Timeline, speed: float = 1.0) -> None:
         self.timeline = timeline
-        self.at = 0
+        self.at = 0  # index of the moment on show
+        self.seconds = 0.0  # in the recording
         self.playing = False
-        self.growing = False
-        self.seconds = 0.0
+        self.growing = False  # there will be more moments
         self.speed = min(SPEEDS, key=lambda each: abs(each - speed))
 
     @property
@@ -46,11 +35,9 @@ class Player:
 
     def advance(self, seconds: float) -> None:
         """Let real time pass."""
-        if not self.playing:
-            return
-        self.seconds = min(self.seconds + seconds * self.speed, self.timeline.seconds)
-        self.at = self.timeline.at(self.seconds)
-        self.playing = not self.ended
+        if self.playing:
+            self.seek(self.seconds + seconds * self.speed)
+            self.playing = not self.ended
 
     def toggle(self) -> None:
         """Play or pause; at the end, play again from the beginning."""
@@ -64,25 +51,27 @@ class Player:
         self.speed = SPEEDS[max(0, min(len(SPEEDS) - 1, at))]
 
     def go(self, where: str) -> None:
-        """Move.
+        """Go `back` or `forward` a moment, which pauses, `earlier` or `later`, `first` or `last`.
 
-        Args:
-            where: `back` or `forward` a moment, which pauses; `earlier` or `later` by two seconds;
-                `first`, `last`; `answer back` to where this answer begins, or the one before;
-                `answer forward` to the next one.
+        `answer back` goes to where this answer begins or the one before, `answer forward` to the
+        next one.
         """
         last = len(self.timeline.moments) - 1
+        begins = [each.first for each in self.timeline.recorded]
         match where:
             case "back" | "forward":
                 self.playing = False
-                self._show(self.at - 1 if where == "back" else self.at + 1)
+                self._show(self.at + (1 if where == "forward" else -1))
             case "earlier" | "later":
-                moved = SKIP_SECONDS if where == "later" else -SKIP_SECONDS
-                self.seek(self.seconds + moved)
-            case "first" | "last":
-                self._show(0 if where == "first" else last)
-            case "answer back" | "answer forward":
-                self._go_answer(1 if where == "answer forward" else -1)
+                self.seek(self.seconds + (SKIP_SECONDS if where == "later" else -SKIP_SECONDS))
+            case "first":
+                self._show(0)
+            case "last":
+                self._show(last)
+            case "answer back":
+                self._show(max((each for each in begins if each < self.at), default=0))
+            case "answer forward":
+                self._show(min((each for each in begins if each > self.at), default=last))
         self.playing = self.playing and not self.ended
 
     def seek(self, seconds: float) -> None:
@@ -94,39 +83,20 @@ class Player:
         self.at = max(0, min(at, len(self.timeline.moments) - 1))
         self.seconds = self.timeline.moments[self.at].seconds
 
-    def _go_answer(self, direction: int) -> None:
-        answer = self.timeline.moments[self.at].answer
-        begins = self.timeline.first_of(answer)
-        if direction < 0 and self.at > begins:
-            self._show(begins)
-        elif 0 <= answer + direction < len(self.timeline.recorded):
-            self._show(self.timeline.first_of(answer + direction))
-        elif direction > 0:
-            self._show(len(self.timeline.moments) - 1)
-
 
 class TraceLoader:
     """Reads a trace into a timeline: its beginning at once, the rest in a thread.
 
-    Args:
-        reader: of the trace.
-
-    Attributes:
-        timeline: grows with each `drain`.
-        done: whether it is complete.
-        note: one line on errors in the trace; "" if there are none so far.
-
-    Raises:
-        TraceError: the beginning is damaged, or there is nothing to play.
+    Raises TraceError if the beginning is damaged, or there is nothing to play.
     """
 
     def __init__(self, reader: TraceReader) -> None:
-        self.timeline = Timeline()
-        self.note = ""
+        self.timeline = Timeline()  # grows with each `drain`
+        self.note = ""  # one line on errors in the trace
+        self.done = False
         self._reader = reader
         self._read: queue.SimpleQueue[Entry | None] = queue.SimpleQueue()
         self._closing = threading.Event()
-        self.done = False
         entries = iter(reader)
         for entry in entries:
             self.timeline.add(entry)
@@ -144,29 +114,20 @@ class TraceLoader:
         """The share of the file that was read."""
         return min(1.0, self._reader.done / max(1, self._reader.size))
 
-    def drain(self) -> bool:
-        """Add what was read to the timeline; whether there was anything."""
-        taken = 0
-        for entry in self._arrived():
-            taken += 1
+    def drain(self) -> None:
+        """Add to the timeline what was read, or a part of it."""
+        for _ in range(min(_PER_DRAIN, self._read.qsize())):
+            entry = self._read.get()
             if entry is None:
                 self.done = True
                 self.note = self.note or self._reader.note
             else:
                 self.timeline.add(entry)
-        return taken > 0
 
     def close(self) -> None:
         """Read no further."""
         self._closing.set()
         self._thread.join()
-
-    def _arrived(self) -> Iterator[Entry | None]:
-        for _ in range(_PER_DRAIN):
-            try:
-                yield self._read.get_nowait()
-            except queue.Empty:
-                return
 
     def _run(self, entries: Iterable[Entry]) -> None:
         try:

@@ -15,37 +15,23 @@ from .sanitize import quote_token, visible
 class Agreement(StrEnum):
     """The result of comparing both texts token by token; recorded with the race."""
 
-    EQUAL = "equal"
-    """Both lanes ended, and every token is the same."""
-    SO_FAR = "equal so far"
-    """Equal as far as both lanes got; at least one was stopped."""
+    EQUAL = "equal"  # both lanes ended
+    SO_FAR = "equal so far"  # as far as both lanes got; at least one was stopped
     DIVERGED = "parted"
-    SAMPLED = "drawn"
-    """Above temperature 0 each lane samples for itself: there is nothing to compare."""
+    SAMPLED = "drawn"  # above temperature 0 each lane samples for itself: nothing to compare
 
 
 class LaneResult(Record, frozen=True):
-    """The result of one lane.
+    """The result of one lane; its times are wall times on the lane's own clock."""
 
-    Attributes:
-        text: the answer, control characters made visible.
-        tokens: of the answer.
-        steps: it took.
-        seconds: wall time of decoding, on the lane's own clock.
-        reading_seconds: wall time of reading the prompt, which is not in `seconds`.
-        ended: how, or None if it failed.
-        raced_tokens: of `tokens`, those while the other lane was running too.
-        raced_seconds: of `seconds`, those while the other lane was running too.
-    """
-
-    text: str
+    text: str  # control characters made visible
     tokens: int
     steps: int
-    seconds: float
-    reading_seconds: float
-    ended: FinishReason | None
-    raced_tokens: int
-    raced_seconds: float
+    seconds: float  # of decoding
+    reading_seconds: float  # of reading the prompt, which is not in `seconds`
+    ended: FinishReason | None  # None if it failed
+    raced_tokens: int  # those while the other lane was running too
+    raced_seconds: float  # the same
 
     @property
     def tokens_per_second(self) -> float:
@@ -54,29 +40,17 @@ class LaneResult(Record, frozen=True):
 
 
 class RaceResult(Record, frozen=True):
-    """The result of a race; recorded as JSON.
-
-    Attributes:
-        prompt: of both lanes.
-        temperature: of both lanes.
-        threads: of each forward pass.
-        tree: name of the tree of the speculative lane.
-        plain: the lane without speculation.
-        speculative: the other lane.
-        agreement: of the texts.
-        common_tokens: from the start that are the same in both.
-        must_agree: the arithmetic allows no difference between the texts.
-    """
+    """The result of a race; recorded as JSON."""
 
     prompt: str
     temperature: float
-    threads: int
-    tree: str
+    threads: int  # of each forward pass
+    tree: str  # name of the tree of the speculative lane
     plain: LaneResult
     speculative: LaneResult
     agreement: Agreement
-    common_tokens: int
-    must_agree: bool
+    common_tokens: int  # from the start that are the same in both
+    must_agree: bool  # the arithmetic allows no difference between the texts
 
     @property
     def speedup(self) -> float | None:
@@ -84,9 +58,8 @@ class RaceResult(Record, frozen=True):
 
         What slows the machine down after one lane has ended would slow only the other.
         """
-        if not self.plain.tokens_per_second or not self.speculative.tokens_per_second:
-            return None
-        return self.speculative.tokens_per_second / self.plain.tokens_per_second
+        plain, trees = self.plain.tokens_per_second, self.speculative.tokens_per_second
+        return trees / plain if plain and trees else None
 
     def note(self) -> str:
         """Two lines for the transcript."""
@@ -111,7 +84,6 @@ class LaneState:
 
     @property
     def tokens(self) -> int:
-        """So far."""
         return len(self.answer.token_ids)
 
     @property
@@ -119,6 +91,10 @@ class LaneState:
         """Whether the answer ended by itself."""
         finished = self.answer.finished
         return finished is not None and finished.reason is not FinishReason.CANCELLED
+
+    @property
+    def tokens_per_second(self) -> float:
+        return self.raced_tokens / self.raced_seconds if self.raced_seconds else 0.0
 
     def result(self) -> LaneResult:
         """The result so far."""
@@ -134,11 +110,6 @@ class LaneState:
             raced_seconds=self.raced_seconds,
         )
 
-    @property
-    def tokens_per_second(self) -> float:
-        """While both lanes ran; 0 before the first step."""
-        return self.raced_tokens / self.raced_seconds if self.raced_seconds else 0.0
-
     def token_at(self, place: int) -> tuple[str, float] | None:
         """Text of a token of the answer, and the target's probability of it."""
         for step in self.answer.steps:
@@ -153,25 +124,14 @@ class LaneState:
 
 @dataclass(slots=True)
 class RaceState:
-    """A race that runs or ran.
-
-    Attributes:
-        prompt: of both lanes.
-        exchange: id of the exchange that asked the prompt, or None for a new one.
-        terms: what both lanes have in common; None until the race has begun.
-        lanes: how far each is.
-        common: tokens from the start that are the same in both lanes.
-        notices: of the engine, each once.
-        ended: no more events will come.
-        failure: the error it ended by.
-    """
+    """A race that runs or ran."""
 
     prompt: str
-    exchange: str | None = None
-    terms: RaceTerms | None = None
-    lanes: dict[Lane, LaneState] = field(default_factory=dict)
-    common: int = 0
-    notices: list[str] = field(default_factory=list)
+    exchange: str | None = None  # id of the exchange that asked the prompt, or None for a new one
+    terms: RaceTerms | None = None  # None until the race has begun
+    lanes: dict[Lane, LaneState] = field(init=False)
+    common: int = 0  # tokens from the start that are the same in both lanes
+    notices: list[str] = field(default_factory=list)  # each once
     ended: bool = False
     failure: str | None = None
 
@@ -201,12 +161,10 @@ class RaceState:
 
     @property
     def plain(self) -> LaneState:
-        """The lane without speculation."""
         return self.lanes[Lane.PLAIN]
 
     @property
     def speculative(self) -> LaneState:
-        """The other lane."""
         return self.lanes[Lane.SPECULATIVE]
 
     @property
@@ -256,10 +214,9 @@ class RaceState:
         if not self.diverged:
             return ""
         return ", ".join(
-            f"{lane.value} {quote_token(text)} {prob:.4f}"
+            f"{lane.value} {quote_token(found[0])} {found[1]:.4f}"
             for lane, run in self.lanes.items()
             if (found := run.token_at(self.common)) is not None
-            for text, prob in [found]
         )
 
 
@@ -282,23 +239,22 @@ def tree_name(tree: TreeChosen) -> str:
 
 def agreement_line(result: RaceResult) -> str:
     """One line on whether the texts are equal, and why they may not be."""
+    common = result.common_tokens
     match result.agreement:
         case Agreement.EQUAL:
             return f"Both texts are equal, token for token: {_tokens(result.plain)}."
         case Agreement.SO_FAR:
-            return (
-                f"Stopped; both texts are equal as far as both got: {result.common_tokens} tokens."
-            )
+            return f"Stopped; both texts are equal as far as both got: {common} tokens."
         case Agreement.SAMPLED:
             return (
                 f"At temperature {result.temperature:g} each draws its own text from the same "
                 "distribution; at temperature 0 they could be compared."
             )
         case Agreement.DIVERGED:
-            place = f"The texts part after {result.common_tokens} tokens"
+            why = ": rounding decided a near-tie; see --dtype float32."
             if result.must_agree:
-                return f"{place}, which these numbers do not allow: please report it."
-            return f"{place}: rounding decided a near-tie; see --dtype float32."
+                why = ", which these numbers do not allow: please report it."
+            return f"The texts part after {common} tokens{why}"
 
 
 def _tokens(lane: LaneResult) -> str:

@@ -1,8 +1,4 @@
-"""Text from models and people made harmless and visible.
-
-A terminal must not interpret what a model or a person wrote: control characters become glyphs,
-and characters that reorder or hide their neighbours become replacement characters.
-"""
+"""Text from models and people made harmless: a terminal must not interpret what they wrote."""
 
 import re
 import unicodedata
@@ -40,8 +36,7 @@ def quote_token(text: str) -> str:
 
 
 def _escape(character: str) -> str:
-    escaped = _TOKEN_ESCAPES.get(character)
-    if escaped is not None:
+    if escaped := _TOKEN_ESCAPES.get(character):
         return escaped
     if character.isprintable() or unicodedata.combining(character):
         return character

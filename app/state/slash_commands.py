@@ -1,4 +1,4 @@
-"""Slash commands: reads a line, or says in one line what is wrong with it."""
+"""Slash commands: a line is read, or an error says in one line what is wrong with it."""
 
 from dataclasses import dataclass, replace
 from typing import Any
@@ -15,12 +15,7 @@ class SlashError(SequoiaError):
 
 @dataclass(frozen=True, slots=True)
 class Command:
-    """A slash command.
-
-    Attributes:
-        name: without the slash, as in `USAGE`.
-        words: its argument, or "".
-    """
+    """A slash command without the slash, and its argument or ""."""
 
     name: str
     words: str = ""
@@ -28,15 +23,10 @@ class Command:
 
 @dataclass(frozen=True, slots=True)
 class CopyRequest:
-    """What `/copy` copies.
+    """What `/copy` copies."""
 
-    Attributes:
-        what: answer, code or selection.
-        number: which answer or block of code; None if not given.
-    """
-
-    what: str
-    number: int | None
+    what: str  # answer, code or selection
+    number: int | None  # which answer or block of code, if given
 
 
 USAGE: tuple[tuple[str, str], ...] = (
@@ -61,7 +51,7 @@ USAGE: tuple[tuple[str, str], ...] = (
 
 _SAME = {"exit": "bye", "quit": "bye", "help": "?"}
 _WITH_WORDS = frozenset({"set", "race", "copy", "export", "search", "save", "load"})
-_NAMES = frozenset(usage.split()[0][1:] for usage, _ in USAGE)
+_NAMES = list(dict.fromkeys(usage.split()[0][1:] for usage, _ in USAGE))
 _ALSO = {
     "/new": "/clear", "/reset": "/clear", "/restart": "/clear", "/history": "/sessions",
     "/list": "/sessions", "/chats": "/sessions", "/find": "/search", "/open": "/load",
@@ -96,26 +86,23 @@ def is_command(text: str) -> bool:
 
 
 def parse_command(text: str) -> Command:
-    """Read a slash command.
-
-    Raises:
-        SlashError: there is no such command, or it takes no argument.
-    """
+    """Read a slash command. Raises SlashError if there is none such, or it takes no argument."""
     word, _, words = text.strip().partition(" ")
     command = Command(_SAME.get(word[1:], word[1:]), words.strip())
     if command.name not in _NAMES:
-        raise _no_command(word)
+        if word in _INSTEAD:
+            raise SlashError(f"no command {word}; {_INSTEAD[word]}")
+        sets = {f"/{name}": f"/set {name}" for name in CHAT_SETTINGS}
+        known = [*(f"/{name}" for name in (*_NAMES, *_SAME)), *sets.values()]
+        hint = suggest(word, known, also=_ALSO | sets, otherwise="/? lists all")
+        raise SlashError(f"no command {word}. {_capitalized(hint)}")
     if command.words and command.name not in _WITH_WORDS:
         raise SlashError(f"{word} takes nothing after it")
     return command
 
 
 def parse_copy(words: str) -> CopyRequest:
-    """Read the argument of `/copy`.
-
-    Raises:
-        SlashError: it is none.
-    """
+    """Read the argument of `/copy`. Raises SlashError if it is none."""
     given = words.split()
     what = given.pop(0) if given and given[0] in ("code", "selection") else "answer"
     most = 0 if what == "selection" else 1
@@ -127,8 +114,7 @@ def parse_copy(words: str) -> CopyRequest:
 def parse_set(words: str, settings: Settings) -> tuple[str, Settings]:
     """Read the argument of `/set`: the name of a setting, and all settings with its new value.
 
-    Raises:
-        SlashError: there is no such setting, or its value cannot be used.
+    Raises SlashError if there is no such setting, or its value cannot be used.
     """
     name, _, value = words.partition(" ")
     if not name:
@@ -141,23 +127,12 @@ def parse_set(words: str, settings: Settings) -> tuple[str, Settings]:
     if not value:
         raise SlashError(f"a value is missing: {setting.usage}")
     try:
-        read: Any = None
-        if value != setting.unset:
-            read = read_value(name, value.strip('"').strip())
+        read: Any = None if value == setting.unset else read_value(name, value.strip('"').strip())
         return name, replace(settings, **{name: read})
     except ParameterError as error:
         raise SlashError(str(error)) from None
     except ValueError:
         raise SlashError(f"{value!r} is no value for {name}: {setting.usage}") from None
-
-
-def _no_command(word: str) -> SlashError:
-    if word in _INSTEAD:
-        return SlashError(f"no command {word}; {_INSTEAD[word]}")
-    sets = {f"/{name}": f"/set {name}" for name in CHAT_SETTINGS}
-    known = [*(usage.split()[0] for usage, _ in USAGE), "/exit", "/quit", "/help", *sets.values()]
-    hint = suggest(word, known, also=_ALSO | sets, otherwise="/? lists all")
-    return SlashError(f"no command {word}. {_capitalized(hint)}")
 
 
 def _capitalized(text: str) -> str:

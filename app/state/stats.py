@@ -1,6 +1,8 @@
 """Sums over the steps of an answer: one immutable `Statistics` per step."""
 
-from sequoia_core.events import Origin, Outcome, Step, Totals
+from collections.abc import Sequence
+
+from sequoia_core.events import Origin, Outcome, Step, Totals, TreeNode
 from sequoia_core.files import Record
 
 HISTORY = 120
@@ -14,7 +16,6 @@ class Rate(Record, frozen=True):
     trials: int = 0
 
     def plus(self, hit: bool) -> "Rate":
-        """With one more trial."""
         return Rate(self.hits + hit, self.trials + 1)
 
     @property
@@ -26,32 +27,29 @@ class Rate(Record, frozen=True):
 class Statistics(Record, frozen=True):
     """The statistics of an answer up to one of its steps.
 
-    Attributes:
-        totals: tokens, steps and seconds.
-        measured: every step's plain time was known, so the speed-ups mean something.
-        accepted: accepted draft tokens of the last steps, oldest first; plain steps that the
-            speed-up is measured against are left out.
-        speedups: of the same steps; 0 where not measured.
-        by_depth: index d - 1: a step that drafted d deep or more accepted d drafted nodes or more.
-        by_rank: index k - 1: the k-th drafted child of a visited node that has one was accepted.
-
     Nodes that were looked up count in `accepted`, but not by depth and rank, which are compared
     with what the tree shape expects of the draft's nodes.
     """
 
     totals: Totals = Totals()
-    measured: bool = True
+    measured: bool = True  # every step's plain time was known, so the speed-ups mean something
+    # draft tokens of the last steps, oldest first, without the plain ones that are compared with
     accepted: tuple[int, ...] = ()
-    speedups: tuple[float, ...] = ()
-    by_depth: tuple[Rate, ...] = ()
-    by_rank: tuple[Rate, ...] = ()
+    speedups: tuple[float, ...] = ()  # of the same steps; 0 where not measured
+    by_depth: tuple[Rate, ...] = ()  # [d - 1]: of those that drafted d deep, d or more accepted
+    by_rank: tuple[Rate, ...] = ()  # [k - 1]: of visited nodes with k drafted children, the k-th
 
     def plus(self, step: Step) -> "Statistics":
-        """The figures with one more step."""
+        """With one more step."""
         speedup = step_speedup(step)
         drafted = [node for node in step.nodes if node.origin is Origin.DRAFT]
         depth = max(node.depth for node in drafted)
-        reached = sum(node.outcome is Outcome.ACCEPTED for node in drafted) - 1
+        reached = sum(map(_accepted, drafted)) - 1
+        by_rank = self.by_rank
+        for place in step.path:
+            children = map(step.nodes.__getitem__, step.children[place])
+            tried = [_accepted(node) for node in children if node.origin is Origin.DRAFT]
+            by_rank = _count(by_rank, tried)
         accepted, speedups = self.accepted, self.speedups
         if not step.baseline:
             accepted = (*accepted, step.accepted)[-HISTORY:]
@@ -62,7 +60,7 @@ class Statistics(Record, frozen=True):
             accepted=accepted,
             speedups=speedups,
             by_depth=_count(self.by_depth, [reached > d for d in range(depth)]),
-            by_rank=_count_ranks(self.by_rank, step),
+            by_rank=by_rank,
         )
 
     @property
@@ -76,17 +74,12 @@ def step_speedup(step: Step) -> float | None:
     return step.speedup if step.plain_ms > 0 and step.timings.total_ms > 0 else None
 
 
-def _count(rates: tuple[Rate, ...], hits: list[bool]) -> tuple[Rate, ...]:
+def _accepted(node: TreeNode) -> bool:
+    return node.outcome is Outcome.ACCEPTED
+
+
+def _count(rates: tuple[Rate, ...], hits: Sequence[bool]) -> tuple[Rate, ...]:
     """One more trial for each of `hits`; rates past its end stay."""
-    padded = rates + (Rate(),) * (len(hits) - len(rates))
-    return tuple(
-        rate.plus(hits[index]) if index < len(hits) else rate for index, rate in enumerate(padded)
-    )
-
-
-def _count_ranks(rates: tuple[Rate, ...], step: Step) -> tuple[Rate, ...]:
-    for place in step.path:
-        children = map(step.nodes.__getitem__, step.children[place])
-        drafted = [node for node in children if node.origin is Origin.DRAFT]
-        rates = _count(rates, [node.outcome is Outcome.ACCEPTED for node in drafted])
-    return rates
+    rates += (Rate(),) * (len(hits) - len(rates))
+    tried = (rate.plus(hit) for rate, hit in zip(rates, hits, strict=False))
+    return (*tried, *rates[len(hits) :])

@@ -13,26 +13,15 @@ READING = "reading the steps ..."
 
 @dataclass(slots=True)
 class StepCursor:
-    """A place in an answer.
-
-    Attributes:
-        answer: the running answer or an earlier one.
-        at: index of the step on show, or None for the last one, live.
-        place: which answer it is, for the title; "" for the last one.
-        reading: steps are being read from the record.
-    """
+    """A place in an answer."""
 
     answer: Answer | None = None
-    at: int | None = None
-    place: str = ""
-    reading: bool = False
+    at: int | None = None  # index of the step on show; None for the last one, live
+    place: str = ""  # which answer it is, for the title; "" for the last one
+    reading: bool = False  # steps are being read from the record
 
     def go(self, where: str) -> None:
-        """Move.
-
-        Args:
-            where: back, forward, first or live; forward from the last step is live.
-        """
+        """Go back, forward, first or live; forward from the last step is live."""
         if self.answer is None or not self.answer.steps:
             return
         last = len(self.answer.steps) - 1
@@ -72,11 +61,11 @@ class StepCursor:
         """The title of the tree."""
         if self.reading:
             return READING
-        if self.answer is None or not self.answer.steps:
+        if self.answer is None or self.step is None:
             return "Tree"
         last = self.answer.steps[-1].index
         if self.at is not None:
-            return f"Step {self.answer.steps[self.at].index} of {last}{self.place}"
+            return f"Step {self.step.index} of {last}{self.place}"
         if self.answer.done:
             return f"Step {last}, the last"
         return f"Step {last}, {'paused' if paused else 'live'}"

@@ -1,14 +1,14 @@
-"""A recorded chat as a timeline: what was on the screen, and when.
+"""A recorded chat as a timeline, which grows entry by entry: what was on the screen, and when.
 
-It grows entry by entry, so that the first moments can be shown while the rest is read. A moment is
-a prompt with what came before its first step, or one step. Steps take the time that they took; the
-time between an answer and the next prompt is always the same.
+A moment is a prompt with what came before its first step, or one step. Steps take the time that
+they took; the time between an answer and the next prompt is always the same.
 """
 
 from bisect import bisect_right
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from enum import StrEnum
+from typing import NamedTuple
 from uuid import uuid4
 
 from sequoia_core.events import Event, Failed, Finished, Notice, PrefillDone, Step, TextDelta
@@ -19,29 +19,22 @@ from .history import Exchange, History
 
 PAUSE_SECONDS = 1.5
 """Between an answer and the next prompt."""
-_LONGEST_SECONDS = 1e6
-"""Of a step; a longer one is damaged, and takes no time."""
 PROMPT_SECONDS = 0.8
 """How long a prompt is shown at least before its first step."""
+_LONGEST_SECONDS = 1e6
+"""Of a step; a longer one is damaged, and takes no time."""
 
 
 @dataclass(frozen=True, slots=True)
 class Moment:
-    """A step, or a prompt.
+    """A step, or a prompt."""
 
-    Attributes:
-        answer: index of the recorded answer.
-        steps: number of its steps so far; 0 for the prompt alone.
-        seconds: when it is shown, from the start of the recording.
-    """
-
-    answer: int
-    steps: int
-    seconds: float
+    answer: int  # index of the recorded answer
+    steps: int  # number of its steps so far; 0 for the prompt alone
+    seconds: float  # when it is shown, from the start of the recording
 
 
-@dataclass(frozen=True, slots=True)
-class _Mark:
+class _Mark(NamedTuple):
     """The length of an answer's parts after one of its steps."""
 
     spans: int = 0
@@ -51,26 +44,16 @@ class _Mark:
 
 @dataclass(slots=True)
 class Recorded:
-    """A recorded answer, as far as it was read.
-
-    Attributes:
-        exchange: prompt and answer.
-        asked: the recorded prompt; None in a trace of version 1.
-        first: index of the moment of its prompt.
-        notes: notices in order.
-        marks: after the prompt, and after each step.
-    """
+    """A recorded answer, as far as it was read."""
 
     exchange: Exchange
-    asked: Asked | None
-    first: int
+    asked: Asked | None  # None in a trace of version 1
+    first: int  # index of the moment of its prompt
     notes: list[str] = field(default_factory=list)
-    marks: list[_Mark] = field(default_factory=lambda: [_Mark()])
+    marks: list[_Mark] = field(default_factory=lambda: [_Mark()])  # after the prompt and each step
 
 
 class ItemKind(StrEnum):
-    """The kinds of entries in a transcript."""
-
     PROMPT = "prompt"
     ANSWER = "answer"
     NOTE = "note"
@@ -79,41 +62,24 @@ class ItemKind(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Item:
-    """An entry of the transcript.
-
-    Attributes:
-        kind: what it is.
-        exchange: id of the exchange that it belongs to.
-        text: "" for an answer, whose text may grow.
-    """
+    """An entry of the transcript."""
 
     kind: ItemKind
-    exchange: str
-    text: str = ""
+    exchange: str  # id of the exchange that it belongs to
+    text: str = ""  # "" for an answer, whose text may grow
 
 
 @dataclass(frozen=True, slots=True)
 class View:
-    """What is on the screen at a moment.
+    """What is on the screen at a moment."""
 
-    Attributes:
-        items: the transcript; only its last answer may be incomplete.
-        recorded: the last answer.
-        answer: the last answer as it was at the moment.
-    """
-
-    items: Sequence[Item]
-    recorded: Recorded
-    answer: Answer
+    items: Sequence[Item]  # the transcript
+    recorded: Recorded  # the last answer
+    answer: Answer  # the last answer as it was at the moment
 
 
 class Timeline:
-    """The moments of a trace.
-
-    Attributes:
-        moments: in order.
-        recorded: the answers in their order.
-    """
+    """The moments of a trace, and its answers, in their order."""
 
     def __init__(self) -> None:
         self.moments: list[Moment] = []
@@ -146,27 +112,20 @@ class Timeline:
         """The answer of an exchange, as far as it was read."""
         return self._by_id[exchange].exchange.answer
 
-    def first_of(self, answer: int) -> int:
-        """Index of the moment of an answer's prompt."""
-        return self.recorded[answer].first
-
     def view(self, at: int) -> View:
         """What is on the screen at a moment."""
         moment = self.moments[at]
         recorded = self.recorded[moment.answer]
-        exchange = recorded.exchange
-        whole = moment.steps == len(recorded.marks) - 1
-        answer = exchange.answer if whole else _as_of(recorded, moment.steps)
-        notes = recorded.notes if whole else recorded.notes[: recorded.marks[moment.steps].notes]
-        items = [
-            item
-            for each in self._history.before(exchange)
-            for item in self._items(self._by_id[each.id], each.answer, self._by_id[each.id].notes)
-        ]
-        return View((*items, *self._items(recorded, answer, notes)), recorded, answer)
+        answer, notes = recorded.exchange.answer, recorded.notes
+        if moment.steps < len(recorded.marks) - 1:
+            answer, notes = _as_of(recorded, moment.steps)
+        items: list[Item] = []
+        for each in self._history.before(recorded.exchange):
+            items += self._items(each, each.answer, self._by_id[each.id].notes)
+        items += self._items(recorded.exchange, answer, notes)
+        return View(items, recorded, answer)
 
-    def _items(self, recorded: Recorded, answer: Answer, notes: Sequence[str]) -> Iterator[Item]:
-        exchange = recorded.exchange
+    def _items(self, exchange: Exchange, answer: Answer, notes: Sequence[str]) -> Iterator[Item]:
         place = self._history.siblings(exchange).index(exchange) + 1
         if place > 1:
             text = f"answer {place} in this place: the chat went back and on from here again"
@@ -179,17 +138,17 @@ class Timeline:
             yield Item(ItemKind.ERROR, exchange.id, answer.failure)
 
     def _begin(self, asked: Asked | None) -> None:
-        last = self.recorded[-1].exchange.id if self.recorded else None
-        parent = asked.parent if asked else last
-        if parent not in self._by_id:
-            parent = None
-        name = asked.id if asked and asked.id not in self._by_id else uuid4().hex
-        prompt = asked.prompt if asked else ""
-        started = (asked.started if asked else None) or 0.0
-        exchange = Exchange(name, parent, prompt, Answer(prompt), started)
+        if asked is None:
+            last = self.recorded[-1].exchange.id if self.recorded else None
+            exchange = Exchange(uuid4().hex, last, "", Answer(""), 0.0)
+        else:
+            name = uuid4().hex if asked.id in self._by_id else asked.id
+            parent = asked.parent if asked.parent in self._by_id else None
+            answer = Answer(asked.prompt)
+            exchange = Exchange(name, parent, asked.prompt, answer, asked.started or 0.0)
         recorded = Recorded(exchange, asked, len(self.moments))
-        self._history.add(recorded.exchange)
-        self._by_id[name] = recorded
+        self._history.add(exchange)
+        self._by_id[exchange.id] = recorded
         self.recorded.append(recorded)
         self._open, self._waited = True, PROMPT_SECONDS
         self._appear(0, PAUSE_SECONDS)
@@ -218,10 +177,10 @@ class Timeline:
         self.moments.append(Moment(len(self.recorded) - 1, steps, seconds))
 
 
-def _as_of(recorded: Recorded, steps: int) -> Answer:
-    """The answer after so many steps."""
+def _as_of(recorded: Recorded, steps: int) -> tuple[Answer, list[str]]:
+    """The answer after so many steps, and its notes."""
     whole, mark = recorded.exchange.answer, recorded.marks[steps]
-    return Answer(
+    answer = Answer(
         whole.prompt,
         trees=whole.trees[: mark.trees],
         prefill=whole.prefill,
@@ -229,3 +188,4 @@ def _as_of(recorded: Recorded, steps: int) -> Answer:
         steps=whole.steps[:steps],
         statistics=whole.statistics[:steps],
     )
+    return answer, recorded.notes[: mark.notes]

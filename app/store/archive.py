@@ -8,19 +8,17 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
-from sequoia_core.events import Event
+from sequoia_core.events import Event, Piece, TextDelta
 
 from ..present.words import moment
 from ..state.answer import Answer
 from ..state.history import Exchange, History
-from .digest import digest_of, plain_digest
-from .errors import DamagedError, StoreError, explain
-from .packing import RecordedSteps, unpack_digest, unpack_events
-from .schema import reading
+from .database import DamagedError, StoreError, explain, reading
+from .packing import Chunk, Digest, digest_of, unpack_digest, unpack_events
 from .text_search import Term, index_query
 
-_MOST_CHUNK_STEPS = 10_000
 _MOST_TERMS, _MOST_LETTERS = 200, 10_000
 """Of a search: SQLite takes expressions up to a depth, and a long phrase takes seconds."""
 _GROWING_ELSEWHERE = "this answer was still being written in another window"
@@ -28,50 +26,30 @@ _GROWING_ELSEWHERE = "this answer was still being written in another window"
 
 @dataclass(frozen=True, slots=True)
 class SessionInfo:
-    """A line of the list of sessions.
-
-    Attributes:
-        id: of the session.
-        name: what a person called it, or None.
-        title: its first prompt, on one line.
-        created: seconds since the epoch.
-        changed: the same, of the last message.
-        exchanges: how many.
-        cut_off: how many of its answers were cut off.
-        windows: how many windows have it open.
-        deleted: a window has deleted it, and may bring it back.
-    """
+    """A line of the list of sessions."""
 
     id: str
-    name: str | None
-    title: str
-    created: float
-    changed: float
+    name: str | None  # what a person called it
+    title: str  # its first prompt, on one line
+    created: float  # seconds since the epoch
+    changed: float  # the same, of the last message
     exchanges: int
-    cut_off: int
-    windows: int
-    deleted: bool
+    cut_off: int  # how many of its answers were
+    windows: int  # how many have it open
+    deleted: bool  # by a window, which may bring it back
 
     @property
     def label(self) -> str:
-        """Its name, or its title."""
         return self.name or self.title
 
 
 @dataclass(frozen=True, slots=True)
 class StoredSession:
-    """A session as it was left.
-
-    Attributes:
-        info: its line in the list.
-        target: name of the model that answered.
-        system: the system prompt, or None for the chat template's own default.
-        history: its exchanges and the selected branch.
-    """
+    """A session as it was left."""
 
     info: SessionInfo
-    target: str
-    system: str | None
+    target: str  # name of the model that answered
+    system: str | None  # None for the chat template's own default
     history: History
 
 
@@ -87,28 +65,8 @@ class SearchHit:
     answer: str
 
 
-@dataclass(frozen=True, slots=True)
-class KeptRace:
-    """A race of a session.
-
-    Attributes:
-        after: id of the exchange before it, or None.
-        result: as JSON.
-    """
-
-    after: str | None
-    result: str
-
-
 class Archive:
-    """The record, for reading.
-
-    Args:
-        path: the database; it need not exist.
-
-    Raises:
-        StoreError: by each method, the record cannot be read.
-    """
+    """The record. Methods raise StoreError if it cannot be read, or has not what is asked for."""
 
     def __init__(self, path: Path) -> None:
         self._path = path
@@ -119,11 +77,7 @@ class Archive:
             return _infos(connection, "")
 
     def find(self, wanted: str) -> SessionInfo:
-        """The session of this name, or the only one whose name or title begins so.
-
-        Raises:
-            StoreError: there is none, or more than one.
-        """
+        """The session of this name, or the only one whose name or title begins so."""
         infos = [info for info in self.sessions() if not info.deleted]
         wanted = wanted.strip().casefold()
         named = [info for info in infos if (info.name or "").casefold() == wanted]
@@ -138,11 +92,6 @@ class Archive:
         return chosen[0]
 
     def load(self, session: str) -> StoredSession:
-        """A whole session.
-
-        Raises:
-            StoreError: it is not there.
-        """
         with self._reading() as connection:
             infos = _infos(connection, "WHERE s.id = ?", session)
             if not infos:
@@ -154,15 +103,10 @@ class Archive:
         exchanges = history.exchanges
         if exchanges:
             history.select(exchanges.get(selected) or list(exchanges.values())[-1])
-        known = None if system is None else _text(system)
-        return StoredSession(infos[0], _text(target), known, history)
+        return StoredSession(infos[0], _text(target), _text_or_none(system), history)
 
     def search(self, wanted: Sequence[Term], limit: int) -> list[SearchHit]:
-        """Exchanges in which all terms occur, the newest first.
-
-        Raises:
-            StoreError: the search is too long.
-        """
+        """Exchanges in which all terms occur, the newest first."""
         if not wanted:
             return []
         if sum(len(term.exact) + sum(map(len, term.words)) for term in wanted) > _MOST_LETTERS:
@@ -170,21 +114,16 @@ class Archive:
         if len(wanted) > _MOST_TERMS:
             raise StoreError(f"the search has more than {_MOST_TERMS} words; give fewer")
         index = index_query(wanted)
-        exact = [term for term in wanted if term.exact]
+        exact = [term.exact for term in wanted if term.exact]
         conditions = ["s.deleted IS NULL"]
-        values: list[str | int] = []
-        if index:
-            conditions.append("e.place IN (SELECT rowid FROM said WHERE said MATCH ?)")
-            values.append(index)
-        for term in exact:
-            conditions.append("instr(fold(e.prompt || char(10) || e.answer), ?)")
-            values.append(term.exact)
+        conditions += ["e.place IN (SELECT rowid FROM said WHERE said MATCH ?)"] * bool(index)
+        conditions += ["instr(fold(e.prompt || char(10) || e.answer), ?)"] * len(exact)
         with self._reading() as connection:
             rows = connection.execute(
                 "SELECT e.session, coalesce(s.name, s.title), e.id, e.started, e.prompt, e.answer "
                 "FROM exchange e JOIN session s ON s.id = e.session "
                 f"WHERE {' AND '.join(conditions)} ORDER BY e.started DESC LIMIT ?",
-                (*values, limit),
+                (*([index] if index else ()), *exact, limit),
             ).fetchall()
         return [
             SearchHit(
@@ -194,35 +133,26 @@ class Archive:
             for session, label, exchange, started, prompt, answer in rows
         ]  # fmt: skip
 
-    def steps(self, exchange: str) -> RecordedSteps:
-        """The steps of an exchange as far as they are written."""
-        return RecordedSteps(list(self.chunks(exchange).values()))
-
-    def chunks(self, exchange: str) -> dict[int, tuple[int, bytes]]:
-        """Packed events of an exchange: by number, how many steps, and the events."""
+    def chunks(self, exchange: str) -> dict[int, Chunk]:
+        """Packed events of an exchange by their number, in order."""
         with self._reading() as connection:
             rows = connection.execute(
                 "SELECT c.number, c.steps, c.events FROM chunk c "
                 "JOIN exchange e ON e.place = c.exchange WHERE e.id = ? ORDER BY c.number",
                 (exchange,),
-            ).fetchall()
-        # a count that no blob can have would be a list of as many places
-        return {
-            number: (steps if type(steps) is int and 0 <= steps <= _MOST_CHUNK_STEPS else 0, events)
-            for number, steps, events in rows
-        }
+            )
+            return {number: (steps, events) for number, steps, events in rows}
 
-    def races(self, session: str) -> list[KeptRace]:
-        """A session's races, the oldest first."""
+    def races(self, session: str) -> list[tuple[str | None, str]]:
+        """A session's races, the oldest first: id of the exchange before it, result as JSON."""
         with self._reading() as connection:
-            rows = connection.execute(
+            return connection.execute(
                 "SELECT coalesce(r.exchange, (SELECT e.id FROM exchange e "
                 "WHERE e.session = r.session AND e.started < r.run "
                 "ORDER BY e.started DESC LIMIT 1)), r.result "
                 "FROM race r WHERE r.session = ? ORDER BY r.id",
                 (session,),
             ).fetchall()
-        return [KeptRace(*row) for row in rows]
 
     @contextmanager
     def _reading(self) -> Iterator[sqlite3.Connection]:
@@ -236,15 +166,9 @@ class Archive:
 
 
 def events_of(connection: sqlite3.Connection, place: int) -> Iterator[Event]:
-    """Events of an exchange as far as they are written.
-
-    Raises:
-        DamagedError: a part of them cannot be read.
-    """
-    rows = connection.execute(
-        "SELECT events FROM chunk WHERE exchange = ? ORDER BY number", (place,)
-    ).fetchall()
-    for (blob,) in rows:
+    """Events of an exchange as far as they are written. Raises DamagedError if one is damaged."""
+    query = "SELECT events FROM chunk WHERE exchange = ? ORDER BY number"
+    for (blob,) in connection.execute(query, (place,)).fetchall():
         yield from unpack_events(blob)
 
 
@@ -256,11 +180,11 @@ def _infos(connection: sqlite3.Connection, where: str, *values: str) -> list[Ses
         "(SELECT count(*) FROM window w WHERE w.session = s.id), "
         f"s.deleted IS NOT NULL FROM session s {where} ORDER BY s.changed DESC, s.id",
         values,
-    ).fetchall()
+    )
     return [
         SessionInfo(
-            _text(session), None if name is None else _text(name), _text(title),
-            moment(created), moment(changed), exchanges, cut_off, windows, bool(deleted),
+            _text(session), _text_or_none(name), _text(title), moment(created), moment(changed),
+            exchanges, cut_off, windows, bool(deleted),
         )
         for session, name, title, created, changed, exchanges, cut_off, windows, deleted in rows
     ]  # fmt: skip
@@ -273,14 +197,30 @@ def _history(connection: sqlite3.Connection, session: str) -> History:
         (session,),
     ).fetchall()
     history = History()
-    for place, exchange, parent, asked, started, text, ending, blob in rows:
+    for place, exchange, parent, asked, started, *answered in rows:
         prompt = _text(asked)
         # the exchange before it may have been deleted for good in another window
         known = parent if parent in history.exchanges else None
-        kept = _text(text), None if ending is None else _text(ending), blob
-        answer = _answer(connection, place, prompt, kept)
+        answer = _answer(connection, place, prompt, *answered)
         history.add(Exchange(_text(exchange), known, prompt, answer, moment(started)))
     return history
+
+
+def _answer(
+    connection: sqlite3.Connection, place: int, prompt: str, text: Any, ending: Any, digest: Any
+) -> Answer:
+    """The answer from its digest, or from its events, or its text alone."""
+    try:
+        if ending is None:
+            return digest_of(events_of(connection, place), _GROWING_ELSEWHERE).answer(prompt)
+        if digest is not None:
+            return unpack_digest(digest).answer(prompt)
+    except DamagedError:
+        pass
+    failure = f"{_text(ending) or 'not ended'}; its figures are not in the record"
+    text = _text(text)
+    deltas = [TextDelta(0, text, (Piece(text, 0),))] if text else []
+    return Digest(deltas, failure=failure).answer(prompt)
 
 
 def _text(value: object) -> str:
@@ -290,16 +230,5 @@ def _text(value: object) -> str:
     return "" if value is None else str(value)
 
 
-def _answer(
-    connection: sqlite3.Connection, place: int, prompt: str, kept: tuple[str, str | None, bytes]
-) -> Answer:
-    """The answer from its digest, or from its events, or its text alone."""
-    text, ending, blob = kept
-    try:
-        if ending is not None and blob is not None:
-            return unpack_digest(blob).answer(prompt)
-        if ending is None:
-            return digest_of(events_of(connection, place), _GROWING_ELSEWHERE).answer(prompt)
-    except DamagedError:
-        pass
-    return plain_digest(text, ending or "not ended").answer(prompt)
+def _text_or_none(value: object) -> str | None:
+    return None if value is None else _text(value)

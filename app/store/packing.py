@@ -1,4 +1,4 @@
-"""Events and digests as the small blobs that the database holds.
+"""Events, and all of an answer but its steps, as the small blobs that the database holds.
 
 Events are packed some at a time, as they were written together: a JSON line each as in a trace, but
 a step's nodes are rows under one list of names.
@@ -6,12 +6,22 @@ a step's nodes are rows under one list of names.
 
 import json
 import zlib
-from collections.abc import Iterator, Sequence
-from typing import Any, overload
+from collections.abc import Iterable, Iterator, Sequence
+from typing import Any
 
+import msgspec
 from msgspec.structs import astuple
 
-from sequoia_core.events import Event, Step, TreeNode
+from sequoia_core.events import (
+    Event,
+    Failed,
+    Finished,
+    PrefillDone,
+    Step,
+    TextDelta,
+    TreeChosen,
+    TreeNode,
+)
 from sequoia_core.files import (
     MisfitError,
     decode,
@@ -22,31 +32,97 @@ from sequoia_core.files import (
 )
 from sequoia_core.recording.trace_file import check_event
 
-from .digest import Digest
-from .errors import DamagedError
+from ..state.answer import Answer, Chosen
+from ..state.stats import Statistics
+from .database import DamagedError
 
+CUT_OFF = "cut off: the program was ended in the middle of this answer"
 _NODE_NAMES = TreeNode.__struct_fields__
 _STEP_NAMES = [name for name in Step.__struct_fields__ if name != "nodes"]
-_KEPT_CHUNKS = 8
 _FAST = 1
 _MOST_IDS = 1 << 31
 _MOST_BYTES = 64_000_000
 """Of one blob, unpacked."""
 
+Chunk = tuple[int, bytes]
+"""Packed events, and how many of them are steps; 0 also where none of them is to be shown."""
+
+
+class Digest(msgspec.Struct, forbid_unknown_fields=True):
+    """All of an answer but its steps, so that an old chat is shown without reading its trees."""
+
+    deltas: list[TextDelta] = []
+    token_ids: list[int] = []
+    trees: list[Chosen] = []
+    prefill: PrefillDone | None = None
+    statistics: Statistics | None = None  # after the last step
+    finished: Finished | None = None
+    failure: str | None = None
+
+    def add(self, event: Event, steps: int) -> None:
+        """Take in the next event, which comes after so many steps, but for the statistics."""
+        match event:
+            case TextDelta():
+                self.deltas.append(event)
+            case Step():
+                self.token_ids += event.token_ids
+            case TreeChosen():
+                self.trees.append(Chosen(event, steps + 1))
+            case PrefillDone():
+                self.prefill = event
+            case Finished():
+                self.finished = event
+            case Failed(message):
+                self.failure = message
+
+    def close(self, failure: str) -> None:
+        """An answer that has not ended failed by `failure`."""
+        if self.finished is None and self.failure is None:
+            self.failure = failure
+
+    @property
+    def text(self) -> str:
+        """As the model wrote it."""
+        return "".join(delta.text for delta in self.deltas)
+
+    @property
+    def ending(self) -> str:
+        """How it ended, in a word or two."""
+        if self.finished is not None:
+            return self.finished.reason.value
+        return "cut off" if self.failure == CUT_OFF else "failed"
+
+    def answer(self, prompt: str) -> Answer:
+        """The answer as the screen remembers an old one."""
+        answer = Answer(prompt, self.trees, self.prefill, token_ids=self.token_ids)
+        for delta in self.deltas:
+            answer.add(delta)
+        if self.statistics is not None:
+            answer.statistics.append(self.statistics)
+        answer.finished, answer.failure = self.finished, self.failure
+        answer.forget_steps()
+        return answer
+
+
+def digest_of(events: Iterable[Event], failure: str = CUT_OFF) -> Digest:
+    """The digest of an answer; without an end, it failed by `failure`."""
+    digest, statistics = Digest(), Statistics()
+    for event in events:
+        digest.add(event, statistics.totals.steps)
+        if isinstance(event, Step):
+            digest.statistics = statistics = statistics.plus(event)
+    digest.close(failure)
+    return digest
+
 
 def pack_digest(digest: Digest) -> bytes:
-    """The digest as a blob."""
     return _pack(json.dumps(encode(digest), separators=(",", ":")))
 
 
 def unpack_digest(blob: bytes) -> Digest:
-    """The digest of a blob.
-
-    Raises:
-        DamagedError: it is none.
-    """
+    """The digest of a blob. Raises DamagedError if it is none."""
     try:
-        digest: Digest = decode(Digest, parse_json(_unpack(blob)))
+        digest: Digest = decode(Digest, parse_json(unpack(blob)))
         for delta in digest.deltas:
             check_event(delta)
         if any(not 0 <= token_id < _MOST_IDS for token_id in digest.token_ids):
@@ -57,17 +133,12 @@ def unpack_digest(blob: bytes) -> Digest:
 
 
 def pack_events(events: Sequence[Event]) -> bytes:
-    """Events as a blob."""
     return _pack("\n".join(map(_line, events)))
 
 
 def unpack_events(blob: bytes) -> Iterator[Event]:
-    """The events of a blob.
-
-    Raises:
-        DamagedError: it holds anything else.
-    """
-    for line in _unpack(blob).split("\n"):
+    """The events of a blob. Raises DamagedError if it holds anything else."""
+    for line in unpack(blob).split("\n"):
         try:
             record = parse_json(line)
             if "node_names" in record:
@@ -80,59 +151,28 @@ def unpack_events(blob: bytes) -> Iterator[Event]:
         yield event
 
 
-class RecordedSteps(Sequence[Step]):
-    """The steps of an answer: a few of them unpacked, the others packed.
+def unpack_steps(chunks: Iterable[Chunk]) -> Iterator[Step]:
+    """The steps of an answer, unpacked as they are read. Raises DamagedError if one cannot be."""
+    for count, blob in chunks:
+        if count:
+            steps = [event for event in unpack_events(blob) if isinstance(event, Step)]
+            if len(steps) != count:
+                raise DamagedError("steps of an answer are missing in the record")
+            yield from steps
 
-    Args:
-        chunks: how many steps each holds, and its events, packed.
 
-    Raises:
-        DamagedError: by any access, a step cannot be unpacked.
-    """
-
-    def __init__(self, chunks: Sequence[tuple[int, bytes]]) -> None:
-        self._chunks = [blob for count, blob in chunks if count]
-        self._places = [
-            (number, at)
-            for number, count in enumerate(count for count, _ in chunks if count)
-            for at in range(count)
-        ]
-        self._unpacked: dict[int, list[Step]] = {}
-
-    def check(self) -> None:
-        """Check that all chunks are as they were written; each carries a checksum.
-
-        Raises:
-            DamagedError: one is not.
-        """
-        for blob in self._chunks:
-            _unpack(blob)
-
-    def __len__(self) -> int:
-        return len(self._places)
-
-    @overload
-    def __getitem__(self, at: int) -> Step: ...
-
-    @overload
-    def __getitem__(self, at: slice) -> Sequence[Step]: ...
-
-    def __getitem__(self, at: int | slice) -> Step | Sequence[Step]:
-        if isinstance(at, slice):
-            return [self._step(*place) for place in self._places[at]]
-        return self._step(*self._places[at])
-
-    def _step(self, number: int, at: int) -> Step:
-        steps = self._unpacked.get(number)
-        if steps is None:
-            events = unpack_events(self._chunks[number])
-            steps = [event for event in events if isinstance(event, Step)]
-            while len(self._unpacked) >= _KEPT_CHUNKS:
-                del self._unpacked[next(iter(self._unpacked))]
-            self._unpacked[number] = steps
-        if at >= len(steps):
-            raise DamagedError("steps of an answer are missing in the record")
-        return steps[at]
+def unpack(blob: Any) -> str:
+    """The text of a blob. Raises DamagedError if it is not as it was packed: it has a checksum."""
+    # a few bytes can stand for gigabytes: no more is unpacked than is ever packed
+    unpacking = zlib.decompressobj()
+    try:
+        text = unpacking.decompress(blob, _MOST_BYTES)
+        if not unpacking.eof:
+            large = len(text) == _MOST_BYTES
+            raise ValueError(f"more than {_MOST_BYTES:,} bytes" if large else "it is cut off")
+        return text.decode()
+    except (zlib.error, ValueError, TypeError) as error:
+        raise DamagedError(f"a part of the record is damaged: {error}") from None
 
 
 def _line(event: Event) -> str:
@@ -149,16 +189,3 @@ def _line(event: Event) -> str:
 def _pack(text: str) -> bytes:
     # a lone surrogate is escaped in JSON, so that this never fails
     return zlib.compress(text.encode(), _FAST)
-
-
-def _unpack(blob: Any) -> str:
-    # a few bytes can stand for gigabytes: no more is unpacked than is ever packed
-    unpacking = zlib.decompressobj()
-    try:
-        text = unpacking.decompress(blob, _MOST_BYTES)
-        if not unpacking.eof:
-            large = len(text) == _MOST_BYTES
-            raise ValueError(f"more than {_MOST_BYTES:,} bytes" if large else "it is cut off")
-        return text.decode()
-    except (zlib.error, ValueError, TypeError) as error:
-        raise DamagedError(f"a part of the record is damaged: {error}") from None

@@ -3,21 +3,51 @@
 If the file cannot be written for long, steps are dropped, which are nearly all of the memory.
 """
 
+import sqlite3
 import threading
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 
 from sequoia_core.events import Event, Failed, Finished, Step
+from sequoia_core.text.detokenizer import well_formed
 
 from ..state.stats import Statistics
-from .digest import Digest
-from .operations import AnswerEnded, ChunkWritten, Operation, StepsDropped
-from .packing import pack_events
+from .database import Operation, statements
+from .packing import Digest, pack_digest, pack_events
 
 CLOSED = "stopped: the program was closed in the middle of this answer"
 MOST_BYTES = 64 << 20
 """Of packed events; some 30,000 steps."""
+
+
+@dataclass(frozen=True, slots=True)
+class ChunkWritten:
+    """The operation that writes packed events; lost if their exchange was deleted for good."""
+
+    exchange: str
+    number: int
+    steps: int
+    events: bytes
+
+    def __call__(self, to: sqlite3.Connection) -> None:
+        to.execute(
+            "INSERT INTO chunk (exchange, number, steps, events) "
+            "SELECT place, ?, ?, ? FROM exchange WHERE id = ?",
+            (self.number, self.steps, self.events, self.exchange),
+        )
+
+
+def end_answer(exchange: str, digest: Digest, at: float) -> Operation:
+    """An answer is complete; from now on it is found by its words."""
+    return statements(
+        "UPDATE exchange SET answer = :text, ending = :ending, digest = :digest, window = NULL "
+        "WHERE id = :exchange",
+        "UPDATE session SET changed = max(changed, :at) "
+        "WHERE id = (SELECT session FROM exchange WHERE id = :exchange)",
+        exchange=exchange, text=well_formed(digest.text), ending=digest.ending,
+        digest=pack_digest(digest), at=at,
+    )  # fmt: skip
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,7 +97,7 @@ class GrowingAnswers:
         digest = self._answers.pop(exchange).digest
         digest.statistics = statistics
         digest.close(CLOSED)
-        yield AnswerEnded.of(exchange, digest, time.time())
+        yield end_answer(exchange, digest, time.time())
 
     def _pack(self, exchange: str) -> Iterator[Operation]:
         answer = self._answers[exchange]
@@ -79,82 +109,57 @@ class GrowingAnswers:
 
 
 class Pending:
-    """Operations that are not written yet. Filled and emptied by the writer's thread.
-
-    Attributes:
-        dropped: of how many answers the steps were dropped since all was written last.
-    """
+    """Operations that are not written yet. Filled and emptied by the writer's thread."""
 
     def __init__(self) -> None:
-        self.dropped = 0
+        self.operations: list[Operation] = []
+        self.dropped = 0  # answers whose steps were since all was written last
         self._lock = threading.Lock()
-        self._operations: list[Operation] = []
         self._bytes = 0
         self._stepless: set[str] = set()
 
-    @property
-    def operations(self) -> Sequence[Operation]:
-        """All of them; for the writer's thread."""
-        return self._operations
-
-    def add(self, *operations: Operation) -> None:
-        """Add what is to be written."""
+    def add(self, operation: Operation) -> None:
         with self._lock:
-            for operation in operations:
-                match operation:
-                    case ChunkWritten(exchange, events=events):
-                        if exchange in self._stepless:
-                            continue
-                        self._bytes += len(events)
-                    case AnswerEnded(exchange):
-                        self._stepless.discard(exchange)
-                self._operations.append(operation)
+            if isinstance(operation, ChunkWritten):
+                if operation.exchange in self._stepless:
+                    return
+                self._bytes += len(operation.events)
+            self.operations.append(operation)
 
     def clear(self) -> None:
         """All of it was written, or will never be."""
         with self._lock:
-            self._operations = []
+            self.operations = []
             self._bytes = self.dropped = 0
 
     def chunks(self, exchange: str) -> list[ChunkWritten] | None:
         """Packed events of an exchange, or None if steps were dropped; for any thread."""
         with self._lock:
-            operations = self._operations[:]
+            waiting = [each for each in self.operations if isinstance(each, ChunkWritten)]
             dropped = exchange in self._stepless
-        if dropped or StepsDropped(exchange) in operations:
-            return None
-        return [
-            each
-            for each in operations
-            if isinstance(each, ChunkWritten) and each.exchange == exchange
-        ]
+        return None if dropped else [each for each in waiting if each.exchange == exchange]
 
     def shorten(self) -> bool:
-        """Drop the steps of the oldest answers until the rest fits into `MOST_BYTES`.
+        """Drop the steps of the oldest answers until the rest fits; whether there were any.
 
         An answer keeps all of its steps or none. Its text and its figures are written when it ends.
-
-        Returns:
-            Whether any were dropped.
         """
-        dropped = 0
+        before = self.dropped
         with self._lock:
             while self._bytes > MOST_BYTES:
-                oldest = next(each for each in self._operations if isinstance(each, ChunkWritten))
-                self._drop_steps(oldest.exchange)
-                dropped += 1
-            self.dropped += dropped
-        return dropped > 0
-
-    def _drop_steps(self, exchange: str) -> None:
-        kept: list[Operation] = []
-        growing = True
-        for each in self._operations:
-            if isinstance(each, ChunkWritten) and each.exchange == exchange:
-                self._bytes -= len(each.events)
-                continue
-            growing = growing and not (isinstance(each, AnswerEnded) and each.exchange == exchange)
-            kept.append(each)
-        self._operations = [*kept, StepsDropped(exchange)]
-        if growing:
-            self._stepless.add(exchange)
+                waiting = (each for each in self.operations if isinstance(each, ChunkWritten))
+                oldest = next(waiting).exchange
+                kept: list[Operation] = []
+                for each in self.operations:
+                    if isinstance(each, ChunkWritten) and each.exchange == oldest:
+                        self._bytes -= len(each.events)
+                    else:
+                        kept.append(each)
+                drop = (
+                    "UPDATE chunk SET steps = 0 "
+                    "WHERE exchange = (SELECT place FROM exchange WHERE id = :exchange)"
+                )
+                self.operations = [*kept, statements(drop, exchange=oldest)]
+                self._stepless.add(oldest)
+                self.dropped += 1
+        return self.dropped > before

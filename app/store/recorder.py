@@ -1,39 +1,53 @@
-"""What the chat screen says to a recorder, and the recorder that keeps nothing."""
+"""Records a chat while it goes on, into the database or nowhere."""
 
-from collections.abc import Sequence
+import json
+import logging
+import sqlite3
+import time
+from collections.abc import Iterable
+from concurrent.futures import Future
+from contextlib import suppress
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
+from uuid import uuid4
 
-from sequoia_core.events import Event, Step
+from typing_extensions import override
+
+from sequoia_core.events import Event, Failed, Finished, Step
+from sequoia_core.files import encode
+from sequoia_core.text.detokenizer import well_formed
 
 from ..state.history import Exchange
+from .archive import Archive
+from .database import Operation, StoreError, statements
+from .packing import Chunk, unpack, unpack_steps
+from .pending import EventReceived
+from .windows import open_session
+from .writer import News, Writer
+
+CLOSE_SECONDS = 5.0
+_SETTLE_SECONDS = 0.3
+_TITLE_CHARACTERS = 200
+_log = logging.getLogger("sequoia.store")
 
 
 @dataclass(frozen=True, slots=True)
 class About:
-    """The models and the system prompt of a chat.
+    """The models and the system prompt of a chat."""
 
-    Attributes:
-        target: name of the target; "" while it is not known.
-        draft: name of the draft, or None without one.
-        system: the system prompt, or None for the chat template's own default.
-    """
-
-    target: str = ""
+    target: str = ""  # "" while it is not known
     draft: str | None = None
-    system: str | None = None
+    system: str | None = None  # None for the chat template's own default
 
 
 class Recorder:
     """Keeps nothing; `DatabaseRecorder` keeps a chat as it happens.
 
     Called by the screen's thread, except `event` and `steps`; only `steps` blocks or raises.
-
-    Attributes:
-        unsaved: after `close`, one line on why something is not saved; "" if all is.
     """
 
-    unsaved: str = ""
+    unsaved: str = ""  # after `close`, one line on why something is not saved
 
     def about(self, about: About) -> None:
         """Set what chats are held with, one that began before it was known included."""
@@ -44,7 +58,7 @@ class Recorder:
     def event(self, exchange: str, event: Event) -> None:
         """Record an event of an exchange's answer; called for all of them, in order.
 
-        May be called in any one thread at a time; for the last event by the screen's.
+        Any one thread at a time may call it; for the last event the screen's.
         """
 
     def select(self, exchange: str) -> None:
@@ -56,14 +70,193 @@ class Recorder:
     def race(self, exchange: str | None, result: Any) -> None:
         """Record a race; `result` is a `Record`."""
 
-    def steps(self, exchange: str) -> Sequence[Step]:
-        """The steps of a finished exchange; empty if they are not recorded.
+    def steps(self, exchange: str) -> Iterable[Step]:
+        """The steps of a finished exchange; none if they are not recorded.
 
-        May be called, and its result read, in any one thread; it waits for the disk. Reading the
-        result raises a `StoreError` if another version of the program wrote them.
+        Any one thread may call it and read the result, which raises a `StoreError` if another
+        version of the program wrote them.
         """
         del exchange
         return ()
 
     def close(self) -> None:
-        """Write what is left."""
+        """Write the rest."""
+
+
+class DatabaseRecorder(Recorder):
+    """Records into a database file, which is made with the first thing that is written."""
+
+    def __init__(self, path: Path) -> None:
+        self.archive = Archive(path)
+        self.session: str | None = None  # the running one; None before its first exchange
+        self._writer = Writer(path)
+        self._about = About()
+        self._growing: dict[str, Exchange] = {}
+        self._races: list[tuple[float, str]] = []
+        self._closed = False
+
+    @override
+    def about(self, about: About) -> None:
+        if self.session is not None and about.target and not self._about.target:
+            self._write(
+                "UPDATE session SET target = :target, draft = :draft "
+                "WHERE id = :session AND target = ''",
+                session=self.session, target=about.target, draft=about.draft,
+            )  # fmt: skip
+        self._about = about
+
+    @override
+    def begin(self, exchange: Exchange) -> None:
+        """A deleted session comes back by it."""
+        races, self._races = self._races, []
+        if self.session is None:
+            self.resume(uuid4().hex)
+        self._growing[exchange.id] = exchange
+        about, prompt = self._about, well_formed(exchange.prompt)
+        self._write(
+            "INSERT INTO session (id, title, created, changed, target, draft, system) "
+            "VALUES (:session, :title, :started, :started, :target, :draft, :system) "
+            "ON CONFLICT (id) DO NOTHING",
+            "INSERT INTO exchange (id, session, parent, prompt, started, window) "
+            "VALUES (:exchange, :session, :parent, :prompt, :started, :window)",
+            "UPDATE session SET changed = max(changed, :started), selected = :exchange, "
+            "deleted = NULL, deleted_by = NULL WHERE id = :session",
+            window=self._writer.window,
+            session=self.session,
+            title=" ".join(prompt.split())[:_TITLE_CHARACTERS],
+            target=well_formed(about.target),
+            draft=about.draft and well_formed(about.draft),
+            system=about.system and well_formed(about.system),
+            exchange=exchange.id,
+            parent=exchange.parent,
+            prompt=prompt,
+            started=exchange.started,
+        )
+        for run, result in races:
+            self._add_race(None, run, result)
+
+    @override
+    def event(self, exchange: str, event: Event) -> None:
+        statistics = None
+        if isinstance(event, Finished | Failed):
+            ended = self._growing.pop(exchange, None)
+            if ended is not None and ended.answer.statistics:
+                statistics = ended.answer.statistics[-1]
+        self._writer.put(EventReceived(exchange, event, statistics))
+
+    @override
+    def select(self, exchange: str) -> None:
+        self._write(
+            "UPDATE session SET selected = :exchange "
+            "WHERE id = (SELECT session FROM exchange WHERE id = :exchange)",
+            exchange=exchange,
+        )
+
+    @override
+    def clear(self) -> None:
+        if self.session is not None:
+            self._writer.put(open_session(self._writer.window, None))
+        self.session, self._races = None, []
+
+    def resume(self, session: str) -> None:
+        """Continue this session."""
+        self.session, self._races = session, []
+        self._writer.put(open_session(self._writer.window, session))
+
+    @override
+    def race(self, exchange: str | None, result: Any) -> None:
+        try:
+            text = json.dumps(encode(result))
+        except (TypeError, ValueError):
+            _log.exception("a race's result is no plain value")
+            return
+        run = time.time()
+        if self.session is None:  # one without a message would be listed, with nothing to open
+            self._races.append((run, text))
+        else:
+            self._add_race(exchange, run, text)
+
+    def _add_race(self, exchange: str | None, run: float, result: str) -> None:
+        """Kept with its session, after the exchange or, if it asked something new, the last one."""
+        self._write(
+            "INSERT INTO race (session, exchange, run, result) SELECT id, "
+            "coalesce(:exchange, CASE WHEN created < :run THEN selected END), :run, :result "
+            "FROM session WHERE id = :session",
+            session=self.session, exchange=exchange, run=run, result=result,
+        )  # fmt: skip
+
+    @override
+    def steps(self, exchange: str) -> Iterable[Step]:
+        self._writer.settle(_SETTLE_SECONDS)
+        # before the database is read: what is written in between is then there twice, not missing
+        unwritten = self._writer.pending.chunks(exchange)
+        if unwritten is None:
+            return ()
+        chunks: dict[int, Chunk] = {}
+        with suppress(StoreError):
+            chunks = self.archive.chunks(exchange)
+        chunks |= {each.number: (each.steps, each.events) for each in unwritten}
+        with_steps = [chunk for chunk in chunks.values() if chunk[0]]
+        try:
+            for _, events in with_steps:
+                unpack(events)
+        except StoreError:
+            return ()
+        return unpack_steps(with_steps)
+
+    def rename(self, session: str, name: str | None) -> "Future[None]":
+        """Name a session; ends with a `StoreError` if that cannot be written."""
+        return self._writer.ask(_rename(session, name))
+
+    def delete(self, session: str) -> "Future[None]":
+        """Delete a session, for good when this window closes; as `rename`."""
+        sql = "UPDATE session SET deleted = :at, deleted_by = :window WHERE id = :session"
+        values = {"session": session, "window": self._writer.window, "at": time.time()}
+        return self._writer.ask(statements(sql, **values))
+
+    def undelete(self, session: str) -> "Future[None]":
+        """Bring a deleted session back; as `rename`."""
+
+        def restore(to: sqlite3.Connection) -> None:
+            sql = "UPDATE session SET deleted = NULL, deleted_by = NULL WHERE id = ?"
+            if not to.execute(sql, (session,)).rowcount:
+                raise StoreError("that session is gone for good")
+
+        return self._writer.ask(restore)
+
+    def news(self) -> list[News]:
+        """The writer's news since the last call."""
+        return self._writer.news()
+
+    def settle(self, timeout: float) -> None:
+        """Wait until all is written, if possible, for at most so many seconds."""
+        self._writer.settle(timeout)
+
+    @override
+    def close(self) -> None:
+        if not self._closed:
+            self._closed = True
+            self.unsaved = self._writer.close(CLOSE_SECONDS)
+
+    def _write(self, *sql: str, **values: Any) -> None:
+        self._writer.put(statements(*sql, **values))
+
+
+def _rename(session: str, name: str | None) -> Operation:
+    def rename(to: sqlite3.Connection) -> None:
+        known = well_formed(name) if name else None
+        taken = to.execute(
+            "SELECT 1 FROM session WHERE fold(name) = fold(?) AND id <> ? AND deleted IS NULL",
+            (known, session),
+        ).fetchone()
+        if taken:
+            raise StoreError(f"another session is called {name!r}; choose another name")
+        if not to.execute("UPDATE session SET name = ? WHERE id = ?", (known, session)).rowcount:
+            raise StoreError("that session is not in the record any more")
+
+    return rename
+
+
+def open_record(path: Path, *, record: bool) -> Recorder:
+    """The recorder of a window; without `record`, the database is not touched."""
+    return DatabaseRecorder(path) if record else Recorder()

@@ -1,4 +1,4 @@
-"""What a search asks for, where a text has it, and the excerpt that shows it. Knows no database.
+"""What a search asks for, where a text has it, and the excerpt that shows it.
 
 All words of a query must occur; each may be the beginning of a longer word. "Several words" in
 quotes stand together. Case and accents make no difference. What the index cannot find, scripts
@@ -28,16 +28,14 @@ _CONTEXT = 24
 
 @dataclass(frozen=True, slots=True)
 class Term:
-    """One thing that must occur.
+    """One thing that must occur."""
 
-    Attributes:
-        words: they stand one after another, the last may go on, as the index takes them; empty
-            if only `exact` can be looked for.
-        exact: folded text that must occur as it is, or "".
-    """
+    words: tuple[str, ...]  # one after another, the last may go on; empty if only `exact` helps
+    exact: str = ""  # folded text that must occur as it is
 
-    words: tuple[str, ...]
-    exact: str = ""
+
+Excerpt = list[tuple[str, bool]]
+"""One line of a text in pieces, and whether each is a hit."""
 
 
 def terms(query: str) -> tuple[Term, ...]:
@@ -49,12 +47,11 @@ def terms(query: str) -> tuple[Term, ...]:
         exact = fold(text)
         if not exact:
             continue
-        if not words or _UNSEGMENTED.search(text):
-            found[Term((), exact)] = None
-        elif _WORD.sub("", exact).strip():
-            found[Term(words, exact)] = None
-        else:
-            found[Term(words)] = None
+        if _UNSEGMENTED.search(text):
+            words = ()
+        elif words and not _WORD.sub("", exact).strip():
+            exact = ""
+        found[Term(words, exact)] = None
     return tuple(found)
 
 
@@ -66,13 +63,9 @@ def index_query(wanted: Sequence[Term]) -> str:
 def hits(text: str, wanted: Sequence[Term]) -> list[tuple[int, int]]:
     """Where a text has the terms: starts and ends in order, without overlaps."""
     folded, places = _fold(text)
-    spans: list[tuple[int, int]] = []
-    for term in wanted:
-        for match in _pattern(term).finditer(folded):
-            start, end = match.span()
-            spans.append((places[start], places[end - 1] + 1))
+    spans = (match.span() for term in wanted for match in _pattern(term).finditer(folded))
     merged: list[tuple[int, int]] = []
-    for start, end in sorted(spans):
+    for start, end in sorted((places[start], places[end - 1] + 1) for start, end in spans):
         if merged and start < merged[-1][1]:
             merged[-1] = (merged[-1][0], max(end, merged[-1][1]))
         else:
@@ -86,97 +79,47 @@ def answers(text: str, wanted: Sequence[Term]) -> bool:
     return all(_pattern(term).search(folded) for term in wanted)
 
 
-def fold(text: str) -> str:
-    """Text without case and accents."""
-    return text.lower() if text.isascii() else _fold(text)[0]
-
-
-@dataclass(frozen=True, slots=True)
-class Excerpt:
-    """One line of a text.
-
-    Attributes:
-        parts: pieces that join to the line, and whether each is a hit.
-    """
-
-    parts: tuple[tuple[str, bool], ...]
-
-    @property
-    def text(self) -> str:
-        """The line."""
-        return "".join(text for text, _ in self.parts)
-
-
 def excerpt(text: str, wanted: Sequence[Term], length: int) -> Excerpt | None:
-    """The part of a text with the most hits on one line, control characters made visible.
-
-    Args:
-        text: as a person or a model wrote it.
-        wanted: what was searched for.
-        length: most characters of the excerpt.
-
-    Returns:
-        The excerpt, or None without a hit.
-    """
+    """The `length` characters with the most hits, harmless and on one line; None without a hit."""
     spans = hits(text, wanted)
     if not spans:
         return None
     first_hit = fullest(spans, length - _CONTEXT)
     start = max(0, first_hit - _CONTEXT)
     if start:
-        blank = text.find(" ", start, first_hit)
-        start = blank + 1 if blank >= 0 else start
+        start = text.find(" ", start, first_hit) + 1 or start
     end = min(len(text), start + length)
     parts = [("… ", False)] if start else []
     at = start
     for first, last in spans:
-        if last <= start:
-            continue
-        if first >= end:
-            break
-        parts += [(text[at:first], False), (text[first : min(last, end)], True)]
-        at = min(last, end)
+        if start < last and first < end:
+            parts += [(text[at:first], False), (text[first : min(last, end)], True)]
+            at = min(last, end)
     parts.append((text[at:end], False))
     if end < len(text):
         parts.append((" …", False))
-    return Excerpt(tuple((_one_line(part), hit) for part, hit in parts if part))
+    one_line = str.maketrans("\n\t", "  ")
+    return [(visible(part.translate(one_line)), hit) for part, hit in parts if part]
 
 
 def fullest(spans: Sequence[tuple[int, int]], length: int) -> int:
-    """Where the part of `length` characters with the most hits starts; the first of such.
-
-    Args:
-        spans: starts and ends of at least one hit, in order.
-        length: of the part.
-    """
+    """The first start of at least one span after which most of them begin within `length`."""
     starts = [start for start, _ in spans]
     counts = [bisect_right(starts, start + max(0, length)) - at for at, start in enumerate(starts)]
     return starts[counts.index(max(counts))]
 
 
-def _one_line(text: str) -> str:
-    return visible(text.replace("\n", " ").replace("\t", " "))
-
-
-@lru_cache(maxsize=64)
-def _pattern(term: Term) -> re.Pattern[str]:
-    if term.exact:
-        return re.compile(re.escape(term.exact))
-    words = [re.escape(fold(word)) for word in term.words]
-    return re.compile(r"(?<![^\W_])" + r"[\W_]+".join(words))
+def fold(text: str) -> str:
+    """Text without case and accents."""
+    return _fold(text)[0]
 
 
 def _fold(text: str) -> tuple[str, Sequence[int]]:
     """Folded text, and for each of its characters the place it comes from."""
     if text.isascii():
         return text.lower(), range(len(text))
-    folded: list[str] = []
-    places: list[int] = []
-    for at, character in enumerate(text):
-        part = _fold_character(character)
-        folded.append(part)
-        places += [at] * len(part)
-    return "".join(folded), places
+    parts = [_fold_character(character) for character in text]
+    return "".join(parts), [at for at, part in enumerate(parts) for _ in part]
 
 
 @lru_cache(maxsize=4096)
@@ -185,3 +128,11 @@ def _fold_character(character: str) -> str:
         return character  # a Hangul syllable has no accents, only parts
     parts = unicodedata.normalize("NFD", character.casefold())
     return "".join(part for part in parts if not unicodedata.combining(part))
+
+
+@lru_cache(maxsize=64)
+def _pattern(term: Term) -> re.Pattern[str]:
+    if term.exact:
+        return re.compile(re.escape(term.exact))
+    words = [re.escape(fold(word)) for word in term.words]
+    return re.compile(r"(?<![^\W_])" + r"[\W_]+".join(words))

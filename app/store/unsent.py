@@ -1,7 +1,4 @@
-"""Keeps what was typed and not sent when a chat is ended from outside, for the next chat.
-
-A chat that a person leaves keeps nothing.
-"""
+"""Keeps what was typed and not sent when a chat is ended from outside, for the next chat."""
 
 import os
 import sys
@@ -11,21 +8,21 @@ from ..config.paths import data_folder
 from ..state.sanitize import visible
 
 NOT_SENT = "this was not sent when the last chat ended"
+_FLAGS = os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_NOFOLLOW
 
 
 def keep_unsent(text: str, *, record: bool) -> None:
-    """Keep what was typed, or print it if nothing is recorded or can be written.
-
-    Args:
-        text: of the prompt.
-        record: whether chats are recorded.
-    """
+    """Keep the text of the prompt, or print it if nothing is recorded or can be written."""
     if not text.strip():
         return
     notice = f"this was not sent:\n{visible(text)}"
     if record:
         with suppress(OSError):
-            _append(text)
+            data_folder().mkdir(parents=True, exist_ok=True)
+            # appended, since several chats may end at once with their terminal
+            descriptor = os.open(data_folder() / "unsent.txt", _FLAGS, 0o600)
+            with os.fdopen(descriptor, "a", encoding="utf-8", errors="replace") as file:
+                file.write(text + "\n")
             notice = "what was not sent is in the prompt of the next chat"
     with suppress(OSError):  # the terminal may be gone
         sys.stderr.write(f"sequoia: {notice}\n")
@@ -42,12 +39,3 @@ def take_unsent() -> str:
     except OSError:
         return ""
     return text.removesuffix("\n")
-
-
-def _append(text: str) -> None:
-    """Append, since several chats may end at once with their terminal."""
-    data_folder().mkdir(parents=True, exist_ok=True)
-    flags = os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_NOFOLLOW
-    descriptor = os.open(data_folder() / "unsent.txt", flags, 0o600)
-    with os.fdopen(descriptor, "a", encoding="utf-8", errors="replace") as file:
-        file.write(text + "\n")

@@ -1,8 +1,7 @@
 """Which windows of the app are open, and what killed ones left behind.
 
-Each window holds a lock on a file of its own while it lives. The operating system releases a lock
-when the process ends, however it ends. That tells a killed window from an open one without process
-numbers, which are used again.
+Each window holds a lock on a file of its own, which the operating system releases when the process
+ends, however it ends. Process numbers would not tell: they are used again.
 """
 
 import fcntl
@@ -17,24 +16,16 @@ from pathlib import Path
 from sequoia_core.files import make_private_folder
 
 from .archive import events_of
-from .digest import CUT_OFF, Digest, digest_of
-from .errors import DamagedError
-from .operations import AnswerEnded
+from .database import DamagedError, Operation, statements
+from .packing import CUT_OFF, Digest, digest_of
+from .pending import end_answer
 
 _NAME = re.compile(r"[\w-]+")
 """Names of windows come from the database, which may be of another machine: none is a path."""
 
 
 class WindowLock:
-    """The lock of this window.
-
-    Args:
-        folder: of the lock files; made if need be.
-        window: id of the window.
-
-    Raises:
-        OSError: the file cannot be made.
-    """
+    """The lock of this window. Raises OSError if its file cannot be made."""
 
     def __init__(self, folder: Path, window: str) -> None:
         make_private_folder(folder)
@@ -47,7 +38,6 @@ class WindowLock:
             raise
 
     def close(self) -> None:
-        """Release the lock and remove its file."""
         self._path.unlink(missing_ok=True)
         os.close(self._descriptor)
 
@@ -78,48 +68,45 @@ def _lock_file(folder: Path, window: str) -> Path:
 
 @dataclass(frozen=True, slots=True)
 class LeftOpen:
-    """A session that a window had open when it was killed.
-
-    Attributes:
-        session: its id.
-        cut_off: the answer at the end of its branch was being written.
-    """
+    """The session that a window had open when it was killed."""
 
     session: str
-    cut_off: bool
+    cut_off: bool  # the answer at the end of its branch was being written
 
 
-def recover(to: sqlite3.Connection, folder: Path) -> tuple[LeftOpen, ...]:
-    """Put in order what killed windows left behind.
+def open_session(window: str, session: str | None, offered: str | None = None) -> Operation:
+    """A window has a session open, or none; the person is asked about the `offered` one."""
+    return statements(
+        "INSERT INTO window (id, session, offered) VALUES (:window, :session, :offered) "
+        "ON CONFLICT (id) DO UPDATE SET session = excluded.session, offered = excluded.offered",
+        window=window, session=session, offered=offered,
+    )  # fmt: skip
+
+
+def recover(to: sqlite3.Connection, folder: Path) -> LeftOpen | None:
+    """Put in order what killed windows left behind; returns the newest session they had open.
 
     Answers that were cut off are completed with the events there are, and what those windows had
-    deleted is deleted for good.
-
-    Args:
-        to: the database, in a transaction.
-        folder: of the lock files.
-
-    Returns:
-        The sessions they had open, the one last used first.
+    deleted is deleted for good. `folder` has the lock files.
     """
-    known = [row[0] for row in to.execute("SELECT id FROM window")]
-    dead = [window for window in known if not is_open(folder, window)]
-    alive = set(known) - set(dead)
+    known = {row[0] for row in to.execute("SELECT id FROM window")}
+    alive = {window for window in known if is_open(folder, window)}
+    dead = list(known - alive)
     _complete(to, alive)
     marks = ", ".join("?" * len(dead))
-    rows = to.execute(
-        "SELECT DISTINCT s.id, EXISTS (SELECT 1 FROM exchange e WHERE e.id = s.selected "
+    left = to.execute(
+        "SELECT s.id, EXISTS (SELECT 1 FROM exchange e WHERE e.id = s.selected "
         "AND e.ending = 'cut off') FROM window w "
         "JOIN session s ON s.id = coalesce(w.session, w.offered) "
-        f"WHERE w.id IN ({marks}) AND s.deleted IS NULL ORDER BY s.changed DESC",
+        f"WHERE w.id IN ({marks}) AND s.deleted IS NULL ORDER BY s.changed DESC LIMIT 1",
         dead,
-    ).fetchall()
-    _purge(to, lambda window: window not in alive)
+    ).fetchone()
+    _purge(to, lambda deleted_by: deleted_by not in alive)
     to.execute(f"DELETE FROM window WHERE id IN ({marks})", dead)
     for window in dead:
         with suppress(FileNotFoundError):
             _lock_file(folder, window).unlink()
-    return tuple(LeftOpen(session, bool(cut_off)) for session, cut_off in rows)
+    return LeftOpen(left[0], bool(left[1])) if left else None
 
 
 def leave(to: sqlite3.Connection, window: str) -> None:
@@ -130,17 +117,14 @@ def leave(to: sqlite3.Connection, window: str) -> None:
 
 def _complete(to: sqlite3.Connection, alive: set[str]) -> None:
     """End the answers whose windows are gone."""
-    growing = to.execute(
-        "SELECT id, place, started, window FROM exchange WHERE ending IS NULL"
-    ).fetchall()
-    for exchange, place, started, window in growing:
-        if window in alive:
-            continue
-        try:
-            digest = digest_of(events_of(to, place))
-        except DamagedError:
-            digest = Digest(failure=CUT_OFF)
-        AnswerEnded.of(exchange, digest, started).carry_out(to)
+    growing = to.execute("SELECT id, place, started, window FROM exchange WHERE ending IS NULL")
+    for exchange, place, started, window in growing.fetchall():
+        if window not in alive:
+            try:
+                digest = digest_of(events_of(to, place))
+            except DamagedError:
+                digest = Digest(failure=CUT_OFF)
+            end_answer(exchange, digest, started)(to)
 
 
 def _purge(to: sqlite3.Connection, by: Callable[[str], bool]) -> None:
@@ -149,8 +133,7 @@ def _purge(to: sqlite3.Connection, by: Callable[[str], bool]) -> None:
         "SELECT id, deleted_by FROM session WHERE deleted IS NOT NULL "
         "AND id NOT IN (SELECT session FROM window WHERE session IS NOT NULL)"
     ).fetchall()
-    gone = [session for session, window in deleted if by(window)]
-    for session in gone:
-        to.execute("DELETE FROM session WHERE id = ?", (session,))
+    gone = [(session,) for session, window in deleted if by(window)]
+    to.executemany("DELETE FROM session WHERE id = ?", gone)
     if gone:  # until its parts are merged, the index holds the words of what was taken out of it
         to.execute("INSERT INTO said (said) VALUES ('optimize')")

@@ -11,7 +11,7 @@ import sqlite3
 import threading
 import time
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from concurrent.futures import Future
 from contextlib import suppress
 from dataclasses import dataclass
@@ -20,12 +20,10 @@ from uuid import uuid4
 
 from sequoia_core.files import make_private_folder
 
-from .errors import StoreError, WriteProblem, explain
-from .inbox import Closing, Demand, Inbox, Item
-from .operations import ChunkWritten, Operation, SessionOpened
+from ..present.words import counted
+from .database import Operation, StoreError, WriteProblem, explain, open_to_write, transaction
 from .pending import MOST_BYTES, EventReceived, GrowingAnswers, Pending
-from .schema import open_to_write, transaction
-from .windows import LeftOpen, WindowLock, leave, recover
+from .windows import LeftOpen, WindowLock, leave, open_session, recover
 
 FLUSH_SECONDS = 0.04
 """Between two commits. The decode thread hands events over itself, so that a kill costs less than
@@ -50,34 +48,34 @@ class WriteRecovered:
     message: str
 
 
+News = WriteFailed | WriteRecovered | LeftOpen
+
+
 @dataclass(frozen=True, slots=True)
-class Recovered:
-    """Sessions that killed windows had open, the one last used first."""
+class _Demand:
+    """Carried out now or not at all; None waits for what was put before."""
 
-    sessions: tuple[LeftOpen, ...]
+    operation: Operation | None
+    done: "Future[None]"
 
 
-News = WriteFailed | WriteRecovered | Recovered
+_Item = Operation | EventReceived | _Demand | None
+"""None is the last one."""
 
 
 class Writer:
-    """Handle of the writer thread.
-
-    Args:
-        path: the database.
-
-    Attributes:
-        window: id of this window.
-    """
+    """Handle of the writer thread."""
 
     def __init__(self, path: Path) -> None:
         self.window = uuid4().hex
+        self.pending = Pending()
         self._path = path
-        self._inbox = Inbox()
+        self._refusal = ""  # why nothing is taken any more
+        self._handing_over = threading.Lock()
+        self._inbox: queue.SimpleQueue[_Item] = queue.SimpleQueue()
         self._news: deque[News] = deque()
         self._answers = GrowingAnswers()
-        self._pending = Pending()
-        self._items: list[Item] = []
+        self._items: list[_Item] = []
         self._failure = ""
         self._connection: sqlite3.Connection | None = None
         self._identity: tuple[int, int] | None = None
@@ -85,34 +83,24 @@ class Writer:
         self._problem: WriteProblem | None = None
         self._retry_at = 0.0
         self._flushed_at = float("-inf")
-        self._session: str | None = None
         self._thread = threading.Thread(target=self._run, name="sequoia-writer", daemon=True)
-
-    def start(self) -> None:
-        """Start the thread."""
         self._thread.start()
 
-    @property
-    def alive(self) -> bool:
-        """Whether the thread runs."""
-        return self._thread.is_alive()
-
-    def put(self, item: Operation | EventReceived) -> None:
-        """Hand something over; it is written as soon as possible."""
-        self._inbox.put(item)
+    def put(self, item: _Item) -> bool:
+        """Hand something over, to be written as soon as possible; whether it is taken."""
+        with self._handing_over:
+            if not self._refusal:
+                self._inbox.put(item)
+            return not self._refusal
 
     def ask(self, operation: Operation | None) -> "Future[None]":
-        """Carry out an operation that a person waits for, after all that was put before.
+        """Carry out an operation after all that was put before; ends with a StoreError if it fails.
 
-        Args:
-            operation: None only waits until the rest is packed, and written if possible.
-
-        Returns:
-            Ends when it is done, with a `StoreError` if it cannot be.
+        None only waits until the rest is packed, and written if possible.
         """
-        demand = Demand(operation)
-        if not self._inbox.put(demand):
-            demand.end(StoreError(self._inbox.refusal))
+        demand = _Demand(operation, Future())
+        if not self.put(demand):
+            _end(demand, StoreError(self._refusal))
         return demand.done
 
     def settle(self, timeout: float) -> None:
@@ -124,24 +112,14 @@ class Writer:
         """The news since the last call, in order."""
         return [self._news.popleft() for _ in range(len(self._news))]
 
-    def unwritten_chunks(self, exchange: str) -> list[ChunkWritten] | None:
-        """Packed events of an exchange that are not written yet; None if some were dropped."""
-        return self._pending.chunks(exchange)
-
     def close(self, timeout: float) -> str:
-        """Write the rest and end the thread.
-
-        Returns:
-            Why something could not be written, in one line; "" if all was.
-        """
-        if self._thread.ident is None:
-            return ""
-        self._inbox.put(Closing())
+        """Write the rest and end the thread; one line on what could not be written, or ""."""
+        self.put(None)
         self._thread.join(timeout)
         if self._thread.is_alive():
             return f"the disk takes too long to write {self._path}; the last messages may be lost"
         why = self._failure
-        if self._pending.operations and self._problem is not None:
+        if self.pending.operations and self._problem is not None:
             why = self._problem.message
         return f"{why}; what was said since then is not saved" if why else ""
 
@@ -163,48 +141,54 @@ class Writer:
 
     def _refuse(self, why: str) -> None:
         """Take nothing from now on, and end what is waited for."""
-        for item in [*self._items, *self._inbox.refuse(why)]:
-            if isinstance(item, Demand):
-                item.end(StoreError(why))
+        with self._handing_over:
+            self._refusal = why
+            self._items += [self._inbox.get() for _ in range(self._inbox.qsize())]
+        for item in self._items:
+            if isinstance(item, _Demand):
+                _end(item, StoreError(why))
         self._items = []
         if self._failure:
-            self._pending.clear()
+            self.pending.clear()
             self._answers = GrowingAnswers()
 
     def _work(self) -> None:
         self._attempt()
         closing = False
         while not closing:
-            self._items = self._collect()
-            closing = any(isinstance(item, Closing) for item in self._items)
+            self._collect()
+            closing = None in self._items
             for item in self._items:
-                self._take(item)
-            self._pending.add(*(self._answers.end() if closing else self._answers.pack()))
+                if isinstance(item, EventReceived):
+                    self._add(self._answers.add(item))
+                elif not isinstance(item, _Demand | None):
+                    self._add([item])
+            self._add(self._answers.end() if closing else self._answers.pack())
             self._attempt(last=closing)
             for item in self._items:
-                if isinstance(item, Demand):
+                if isinstance(item, _Demand):
                     self._meet(item)
             self._items = []
         if self._connection is not None and self._problem is None:
-            self._leave(self._connection)
+            try:
+                with transaction(self._connection):
+                    leave(self._connection, self.window)
+            except sqlite3.Error as error:
+                _log.warning("leaving: %s", error)  # the next start puts it in order
 
-    def _collect(self) -> list[Item]:
-        """The items until it is time to write again; none if it is time to retry."""
-        items: list[Item] = []
+    def _collect(self) -> None:
+        """Take the items until it is time to write again; none if it is time to retry."""
+        retries = self._problem is not None and self._problem.temporary
+        until = self._retry_at if retries else None
         with suppress(queue.Empty):
-            retries = self._problem is not None and self._problem.temporary
-            items.append(self._inbox.get(_until(self._retry_at) if retries else None))
-            while not isinstance(items[-1], Demand | Closing):
-                items.append(self._inbox.get(_until(self._flushed_at + FLUSH_SECONDS)))
-        return items
+            while not (self._items and isinstance(self._items[-1], _Demand | None)):
+                wait = None if until is None else max(0.0, until - time.monotonic())
+                self._items.append(self._inbox.get(wait != 0, wait))
+                until = self._flushed_at + FLUSH_SECONDS
 
-    def _take(self, item: Item) -> None:
-        if isinstance(item, EventReceived):
-            self._pending.add(*self._answers.add(item))
-        elif isinstance(item, Operation):
-            if isinstance(item, SessionOpened):
-                self._session = item.session
-            self._pending.add(item)
+    def _add(self, operations: Iterable[Operation]) -> None:
+        for operation in operations:
+            self.pending.add(operation)
 
     def _attempt(self, *, last: bool = False) -> None:
         """Write what waits, unless that failed a moment ago."""
@@ -217,24 +201,24 @@ class Writer:
         try:
             if self._connection is None:
                 self._connection = self._open()
-            self._write(self._connection, self._pending.operations)
+            self._write(self._connection, self.pending.operations)
         except Exception as error:  # the thread must go on, whatever is in the file
             self._save_memory(self._note_problem(error))
             return
-        dropped = self._pending.dropped
-        self._pending.clear()
+        but = ""
+        if self.pending.dropped:
+            but = f" but the steps of {counted(self.pending.dropped, 'answer')}"
+        self.pending.clear()
         self._flushed_at = time.monotonic()
         self._problem = None
         if problem is not None:
-            answers = "an answer" if dropped == 1 else f"{dropped} answers"
-            but = f" but the steps of {answers}" if dropped else ""
             message = f"the record can be written again; everything is saved{but}"
             self._news.append(WriteRecovered(message))
 
     def _save_memory(self, problem: WriteProblem) -> None:
         """Drop what exceeds the memory's bound; reported once, if the rest may yet be saved."""
-        first = not self._pending.dropped
-        if self._pending.shorten() and first and problem.temporary:
+        first = not self.pending.dropped
+        if self.pending.shorten() and first and problem.temporary:
             message = (
                 f"{problem.message}, and more than {MOST_BYTES >> 20} MiB wait to be saved: the "
                 "steps of the oldest answers are dropped, the texts are kept"
@@ -250,14 +234,13 @@ class Writer:
         try:
             with transaction(connection):
                 left = recover(connection, folder)
-                offered = left[0].session if left else None
-                SessionOpened(self.window, self._session, offered).carry_out(connection)
+                open_session(self.window, None, left.session if left else None)(connection)
             self._identity = _identity(self._path)
         except BaseException:
             connection.close()
             raise
         if left:
-            self._news.append(Recovered(left))
+            self._news.append(left)
         return connection
 
     def _write(self, connection: sqlite3.Connection, operations: Sequence[Operation]) -> None:
@@ -267,44 +250,38 @@ class Writer:
             raise StoreError(f"{self._path} was moved away or replaced while it was open")
         with transaction(connection):
             for operation in operations:
-                operation.carry_out(connection)
+                operation(connection)
 
     def _note_problem(self, error: Exception) -> WriteProblem:
         problem = explain(error, self._path)
         if self._problem is None or self._problem.message != problem.message:
             _log.warning("%s: %s", type(error).__name__, error)
-            self._news.append(WriteFailed(problem.line))
+            self._news.append(WriteFailed(f"{problem.message}; {problem.advice}"))
         self._problem = problem
         self._retry_at = time.monotonic() + RETRY_SECONDS
         return problem
 
-    def _meet(self, demand: Demand) -> None:
-        if demand.operation is None:
-            demand.end()
-        elif self._problem is not None:
-            demand.end(StoreError(self._problem.message))
-        else:
-            try:
+    def _meet(self, demand: _Demand) -> None:
+        try:
+            if demand.operation is not None:
+                if self._problem is not None:
+                    raise StoreError(self._problem.message)
                 assert self._connection is not None
                 self._write(self._connection, [demand.operation])
-            except StoreError as error:
-                demand.end(error)
-            except Exception as error:  # somebody waits for it
-                demand.end(StoreError(explain(error, self._path).message))
-            else:
-                demand.end()
-
-    def _leave(self, connection: sqlite3.Connection) -> None:
-        try:
-            with transaction(connection):
-                leave(connection, self.window)
-        except sqlite3.Error as error:
-            _log.warning("leaving: %s", error)  # the next start puts it in order
+        except Exception as error:  # somebody waits for it
+            _end(demand, StoreError(explain(error, self._path).message))
+        else:
+            _end(demand)
 
 
-def _until(moment: float) -> float:
-    """Seconds until a moment of the monotonic clock; 0 if it is past."""
-    return max(0.0, moment - time.monotonic())
+def _end(demand: _Demand, error: StoreError | None = None) -> None:
+    """End the future unless it was cancelled or has ended."""
+    future = demand.done
+    if not future.done() and future.set_running_or_notify_cancel():
+        if error is None:
+            future.set_result(None)
+        else:
+            future.set_exception(error)
 
 
 def _identity(path: Path) -> tuple[int, int] | None:

@@ -17,7 +17,7 @@ from ..config.paths import record_file
 from ..config.preferences import Preferences
 from ..config.resolve import tree_choice
 from ..engine.client import RemoteEngine
-from ..store.database_recorder import open_record
+from ..store.recorder import open_record
 from ..store.unsent import keep_unsent, take_unsent
 from ..ui.drivers import GONE
 

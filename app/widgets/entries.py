@@ -15,9 +15,8 @@ from typing_extensions import override
 
 from ..present.chunks import Chunk, Chunks
 from ..present.markdown import Lines
-from ..state.answer import Answer
+from ..state.answer import Answer, Span, text_of
 from ..state.sanitize import visible
-from ..state.spans import Span, text_of
 from ..store.text_search import Term
 from .blocks import Block, estimate_height, indent, wrap
 from .look import Look

@@ -92,6 +92,6 @@ class MemoryRecord(Recorder):
         if isinstance(event, Step):
             self.kept.setdefault(exchange, []).append(event)
 
-    def steps(self, exchange: str) -> Sequence[Step]:
+    def steps(self, exchange: str) -> Iterable[Step]:
         """What was kept."""
         return self.kept.get(exchange, [])

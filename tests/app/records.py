@@ -9,12 +9,12 @@ from uuid import uuid4
 
 from app.state.answer import Answer
 from app.state.history import Exchange
-from app.store import schema
-from app.store.archive import events_of
-from app.store.database_recorder import DatabaseRecorder
-from app.store.recorder import Recorder
+from app.store import database
+from app.store.archive import Archive, events_of
+from app.store.packing import unpack_steps
+from app.store.recorder import DatabaseRecorder, Recorder
 from app.store.writer import WriteFailed, WriteRecovered
-from sequoia_core.events import Event
+from sequoia_core.events import Event, Step
 from tests.fakes import make_answer
 
 PATIENCE_SECONDS = 20.0
@@ -45,10 +45,15 @@ def say(
 
 def events_in(path: Path, exchange: str) -> list[Event]:
     """Every event of an exchange that is written."""
-    with schema.reading(path) as connection:
+    with database.reading(path) as connection:
         query = "SELECT place FROM exchange WHERE id = ?"
         (place,) = connection.execute(query, (exchange,)).fetchone()
         return list(events_of(connection, place))
+
+
+def steps_in(archive: Archive, exchange: str) -> list[Step]:
+    """The steps of an exchange that are written."""
+    return list(unpack_steps(archive.chunks(exchange).values()))
 
 
 def write_failures(recorder: DatabaseRecorder) -> list[str]:

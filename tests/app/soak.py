@@ -26,12 +26,13 @@ from app.app import SequoiaApp
 from app.commands.terminal import Terminal, TerminalError, percentile, typing_latencies
 from app.config.settings import Settings
 from app.store.archive import Archive
-from app.store.database_recorder import DatabaseRecorder
+from app.store.recorder import DatabaseRecorder
 from app.widgets.prompt import Prompt
 from sequoia_core.chat.interface import ChatEngine
 from sequoia_core.config import SamplingParams
 from sequoia_core.events import Event, Progress, Step
 from sequoia_core.recording.replay_engine import ReplayEngine, Trace
+from tests.app.records import steps_in
 from tests.fakes import ANSWER, PAIR, answer_events, make_answer
 
 SIZE = (160, 50)
@@ -248,7 +249,7 @@ def recorded_steps(archive: Archive) -> int:
     kept = 0
     for session in archive.sessions():
         for exchange in archive.load(session.id).history.exchanges:
-            indices = [step.index for step in archive.steps(exchange)]
+            indices = [step.index for step in steps_in(archive, exchange)]
             kept += sum(index == at for at, index in enumerate(indices, start=1))
     return kept
 

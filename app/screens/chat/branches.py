@@ -4,9 +4,8 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import replace
 
 from ...engine.messages import Clear, Restore, SetSystem, Start
-from ...state.chat_session import ChatError, ChatSession
+from ...state.chat_session import ChatError, ChatSession, MessageEdit
 from ...state.history import Exchange, History
-from ...state.message_edit import MessageEdit
 from ...store.recorder import Recorder
 from ...widgets.prompt import Prompt
 from .transcript_pages import TranscriptPages

@@ -21,7 +21,7 @@ from ...state.slash_commands import CopyRequest
 
 ENDINGS = (".md", ".json", ".jsonl", ".svg")
 """Markdown, JSON, a trace to replay, a picture of the screen."""
-ReadSteps = Callable[[str], Sequence[Step]]
+ReadSteps = Callable[[str], Iterable[Step]]
 Note = Callable[..., None]
 """`TranscriptPages.note`."""
 

@@ -8,11 +8,10 @@ from ...state.chat_session import STILL_ANSWERING, ChatError, ChatSession
 from ...state.race_result import recorded_note
 from ...state.sanitize import fit
 from ...store.archive import StoredSession
-from ...store.database_recorder import DatabaseRecorder
-from ...store.errors import StoreError
-from ...store.recorder import Recorder
+from ...store.database import StoreError
+from ...store.recorder import DatabaseRecorder, Recorder
 from ...store.windows import LeftOpen
-from ...store.writer import Recovered, WriteFailed, WriteRecovered
+from ...store.writer import WriteFailed, WriteRecovered
 from ...widgets.prompt import Prompt
 from ..search import Place, SearchScreen
 from ..sessions import SessionsScreen
@@ -107,8 +106,8 @@ class SessionActions:
                     self._pages.note(message, error=True)
                 case WriteRecovered(message):
                     self._pages.note(message)
-                case Recovered(sessions):
-                    self._prompt.run_worker(self._make_offer(record, sessions[0]))
+                case LeftOpen():
+                    self._prompt.run_worker(self._make_offer(record, news))
 
     async def _make_offer(self, record: DatabaseRecorder, left: LeftOpen) -> None:
         try:
@@ -224,5 +223,5 @@ def _load(
     record.settle(_SETTLE_SECONDS)
     stored = record.archive.load(session)
     races = record.archive.races(session)
-    notes = [(each.after, note) for each in races if (note := recorded_note(each.result))]
+    notes = [(after, note) for after, result in races if (note := recorded_note(result))]
     return stored, notes

@@ -2,7 +2,7 @@
 
 import asyncio
 import threading
-from collections.abc import Callable, Coroutine, Sequence
+from collections.abc import Callable, Coroutine, Iterable
 from typing import Any
 
 from sequoia_core.events import Step
@@ -10,7 +10,7 @@ from sequoia_core.events import Step
 from ...state.answer import Answer
 from ...state.history import Exchange
 from ...state.stats import Statistics
-from ...store.errors import StoreError
+from ...store.database import StoreError
 
 
 class StepLoader:
@@ -24,7 +24,7 @@ class StepLoader:
 
     def __init__(
         self,
-        read_steps: Callable[[str], Sequence[Step]],
+        read_steps: Callable[[str], Iterable[Step]],
         run_worker: Callable[[Coroutine[Any, Any, None]], object],
     ) -> None:
         self._read_steps, self._run_worker = read_steps, run_worker

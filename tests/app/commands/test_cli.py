@@ -22,8 +22,7 @@ from app.config import paths, resolve
 from app.config.load import load_settings
 from app.config.settings import Settings
 from app.engine import build
-from app.store.database_recorder import DatabaseRecorder
-from app.store.recorder import Recorder
+from app.store.recorder import DatabaseRecorder, Recorder
 from sequoia_core.errors import GrowMapError, ModelLoadError, ParameterError
 from sequoia_core.model.loading import forward, sources
 from sequoia_core.model.loading.catalogue import catalogue

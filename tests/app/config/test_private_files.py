@@ -14,7 +14,7 @@ from app.app import _log_to_file
 from app.config.output_files import output_file
 from app.config.themes import load_theme
 from app.store import windows
-from app.store.database_recorder import DatabaseRecorder
+from app.store.recorder import DatabaseRecorder
 from app.ui.svg import with_local_fonts
 from sequoia_core.errors import ParameterError
 from sequoia_core.events import Event
@@ -129,7 +129,7 @@ def test_the_record_is_its_owners_alone_from_its_first_moment(
         seen.append(mode(path))
         return connect(place, **options)  # type: ignore[call-overload, no-any-return]
 
-    monkeypatch.setattr("app.store.schema.sqlite3.connect", looked)
+    monkeypatch.setattr("app.store.database.sqlite3.connect", looked)
     record_chats(path, ("Why?", "Because."))
     assert set(seen) == {0o600}
     assert (mode(tmp_path / "a"), mode(tmp_path / "a" / "b")) == (0o700, 0o700)

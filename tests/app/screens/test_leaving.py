@@ -20,7 +20,7 @@ from app import cli
 from app.app import SequoiaApp, Settings
 from app.engine.decode_thread import Decoder
 from app.store.archive import Archive
-from app.store.database_recorder import DatabaseRecorder
+from app.store.recorder import DatabaseRecorder
 from sequoia_core.chat.interface import ChatEngine
 from sequoia_core.events import Event, FinishReason, Progress, Step
 from sequoia_core.recording.replay_engine import ReplayEngine, Trace

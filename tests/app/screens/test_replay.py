@@ -233,7 +233,7 @@ def test_it_waits_at_the_end_of_what_is_known_while_there_is_more_to_come() -> N
 def test_answers_are_gone_through_one_by_one() -> None:
     line = timeline(chat())
     player = Player(line)
-    begins = [line.first_of(answer) for answer in range(3)]
+    begins = [each.first for each in line.recorded]
     seen = []
     for _ in range(4):
         player.go("answer forward")

@@ -14,12 +14,12 @@ from app.app import SequoiaApp, Settings
 from app.screens.search import Place, SearchScreen
 from app.screens.sessions import SessionsScreen
 from app.store.archive import Archive
-from app.store.database_recorder import DatabaseRecorder
 from app.store.pending import GrowingAnswers
+from app.store.recorder import DatabaseRecorder
 from sequoia_core.chat.interface import ChatEngine
 from sequoia_core.events import Event, Step
 from tests.app.driving import Driver, driving
-from tests.app.records import PATIENCE_SECONDS, exchange, record_chats, say
+from tests.app.records import PATIENCE_SECONDS, exchange, record_chats, say, steps_in
 from tests.fakes import ANSWER, make_answer, replay
 
 
@@ -82,7 +82,7 @@ async def test_what_is_said_is_in_the_record_when_the_app_is_closed(path: Path) 
     assert second.parent == first.id
     assert first.answer.verbatim == second.answer.verbatim == ANSWER
     steps = [event for event in make_answer() if isinstance(event, Step)]
-    assert list(Archive(path).steps(second.id)) == steps
+    assert steps_in(Archive(path), second.id) == steps
 
 
 async def test_quitting_in_the_middle_of_an_answer_keeps_it(path: Path) -> None:
@@ -92,7 +92,7 @@ async def test_quitting_in_the_middle_of_an_answer_keeps_it(path: Path) -> None:
     (only,) = Archive(path).load(info.id).history.branch
     assert only.answer.text
     assert ANSWER.startswith(only.answer.verbatim)
-    assert len(Archive(path).steps(only.id)) >= 5
+    assert len(steps_in(Archive(path), only.id)) >= 5
     assert only.answer.done
 
 
@@ -103,7 +103,7 @@ async def test_an_answer_that_quitting_ends_has_the_figures_of_all_its_steps(pat
         await chat.app.action_quit()
     (info,) = Archive(path).sessions()
     (only,) = Archive(path).load(info.id).history.branch
-    assert only.answer.statistics[-1].totals.steps == len(Archive(path).steps(only.id))
+    assert only.answer.statistics[-1].totals.steps == len(steps_in(Archive(path), only.id))
 
 
 async def test_a_chat_that_its_record_is_behind_stays_as_it_is(
@@ -313,7 +313,7 @@ def killed_window(path: Path) -> Iterator[DatabaseRecorder]:
     recorder._writer._lock = None
     yield recorder
     recorder._writer._answers = GrowingAnswers()
-    recorder._writer._pending.clear()
+    recorder._writer.pending.clear()
     recorder.close()
 
 
@@ -431,7 +431,7 @@ def holding(at: int) -> tuple[Callable[[Event], None], threading.Event]:
 def count_steps(archive: Archive) -> int:
     """Steps of all sessions that are written."""
     histories = [archive.load(info.id).history for info in archive.sessions()]
-    return sum(len(archive.steps(each)) for history in histories for each in history.exchanges)
+    return sum(len(steps_in(archive, each)) for history in histories for each in history.exchanges)
 
 
 async def test_the_answer_under_way_is_in_the_record_as_it_grows(path: Path) -> None:

@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from app.config.settings import Settings
-from app.store.database_recorder import DatabaseRecorder
+from app.store.recorder import DatabaseRecorder
 from tests.app.insights import told
 from tests.app.picturing import Stage
 from tests.app.records import record_chats

@@ -8,7 +8,7 @@ import pytest
 from textual.widgets import OptionList
 
 from app.screens import search, sessions
-from app.store.database_recorder import DatabaseRecorder
+from app.store.recorder import DatabaseRecorder
 from tests.app.driving import Driver
 from tests.app.picturing import Stage
 from tests.app.records import PATIENCE_SECONDS, record_chats

@@ -9,7 +9,7 @@ from app.present.node_explanation import explain_node
 from app.present.tree_rows import tree_rows
 from app.screens.step_views import LEGEND
 from app.state.answer import Answer
-from app.store.errors import DamagedError
+from app.store.database import DamagedError
 from sequoia_core.events import (
     Event,
     FinishReason,

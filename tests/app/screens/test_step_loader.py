@@ -1,7 +1,7 @@
 """Steps of old answers come from the record while the screen goes on, and only where wanted."""
 
 import threading
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator
 from contextlib import AbstractAsyncContextManager
 from pathlib import Path
 
@@ -10,8 +10,7 @@ import pytest
 from app.app import SequoiaApp, Settings
 from app.state.answer import Answer
 from app.state.step_cursor import READING
-from app.store.database_recorder import DatabaseRecorder
-from app.store.recorder import Recorder
+from app.store.recorder import DatabaseRecorder, Recorder
 from sequoia_core.events import Step
 from tests.app.driving import Driver, driving
 from tests.app.insights import MemoryRecord
@@ -38,26 +37,15 @@ class SlowRecord(MemoryRecord):
         self.readers: set[threading.Thread] = set()
         self.asked: list[str] = []
 
-    def steps(self, exchange: str) -> Sequence[Step]:
+    def steps(self, exchange: str) -> Iterable[Step]:
         self.asked.append(exchange)
         self.readers.add(threading.current_thread())
-        return _Slow(super().steps(exchange), self)
+        return self._read_slowly(super().steps(exchange))
 
-
-class _Slow(Sequence[Step]):
-    def __init__(self, steps: Sequence[Step], record: SlowRecord) -> None:
-        self._steps, self._record = steps, record
-
-    def __len__(self) -> int:
-        return len(self._steps)
-
-    def __getitem__(self, at: int) -> Step:  # type: ignore[override]
-        return self._steps[at]
-
-    def __iter__(self) -> Iterator[Step]:
-        for step in self._steps:
-            self._record.readers.add(threading.current_thread())
-            assert self._record.gate.wait(PATIENCE_SECONDS)
+    def _read_slowly(self, steps: Iterable[Step]) -> Iterator[Step]:
+        for step in steps:
+            self.readers.add(threading.current_thread())
+            assert self.gate.wait(PATIENCE_SECONDS)
             yield step
 
 

@@ -4,9 +4,8 @@ import pytest
 from msgspec.structs import replace
 
 from app.config.settings import Settings
-from app.state.chat_session import ChatError, ChatSession
-from app.state.history import Exchange, History
-from app.state.message_edit import MessageEdit
+from app.state.chat_session import ChatError, ChatSession, MessageEdit
+from app.state.history import Exchange
 from app.state.race_result import RaceState
 from tests.fakes import PAIR, make_answer
 
@@ -96,9 +95,10 @@ def test_the_engine_is_restored_only_where_it_is_elsewhere(session: ChatSession)
     assert session.turns_to_restore(branch[:1]) is None
     session.engine_out_of_sync()
     assert session.turns_to_restore(branch[:1]) == turns
+    history = session.history
     session.clear()
     assert session.turns_to_restore(()) is None
-    session.open(History(branch))
+    session.open(history)
     assert session.turns_to_restore(session.history.branch) is not None
 
 

@@ -8,8 +8,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from app.state.answer import Answer
+from app.state.chat_session import MessageEdit
 from app.state.history import Exchange, History, HistoryError, turns
-from app.state.message_edit import MessageEdit
 from sequoia_core.events import Failed, Step
 from sequoia_core.text.chat_template import Turn
 from tests.fakes import make_answer
@@ -71,7 +71,10 @@ def test_nothing_is_ever_lost_and_the_branch_is_where_it_was_left(
                 for e, path in expected.paths.items()
                 if path[:-1] == expected.paths[exchange.id][:-1]
             }
-    again = History(expected.history.exchanges.values())
+    again = History()
+    for exchange in expected.history.exchanges.values():
+        again.add(exchange)
+        again.select(exchange)
     again.select(again.exchanges[expected.history.branch[-1].id])
     assert [e.id for e in again.branch] == [e.id for e in expected.history.branch]
 

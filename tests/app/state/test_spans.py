@@ -4,8 +4,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from app.state.answer import Answer
-from app.state.spans import PackedSpans, Span
+from app.state.answer import Answer, PackedSpans, Span
 from tests.fakes import make_answer
 
 

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from app.store import schema, writer
+from app.store import database, writer
 
 
 @pytest.fixture
@@ -17,5 +17,5 @@ def path(tmp_path: Path) -> Path:
 def quick_retries(monkeypatch: pytest.MonkeyPatch) -> None:
     """A write that failed is tried again soon."""
     monkeypatch.setattr(writer, "RETRY_SECONDS", 0.02)
-    monkeypatch.setattr(schema, "WRITE_PATIENCE_SECONDS", 0.02)
-    monkeypatch.setattr(schema, "READ_PATIENCE_SECONDS", 0.02)
+    monkeypatch.setattr(database, "WRITE_PATIENCE_SECONDS", 0.02)
+    monkeypatch.setattr(database, "READ_PATIENCE_SECONDS", 0.02)

@@ -9,9 +9,9 @@ from pathlib import Path
 
 from app.config.load import load_settings
 from app.state.race_result import recorded_note
-from app.store.database_recorder import DatabaseRecorder
-from app.store.digest import CUT_OFF
-from app.store.writer import Recovered
+from app.store.packing import CUT_OFF
+from app.store.recorder import DatabaseRecorder
+from app.store.windows import LeftOpen
 from sequoia_core.events import Failed, Notice, PrefillProgress, Step, TextDelta
 from sequoia_core.recording.replay_engine import ReplayEngine, read_trace
 from sequoia_core.recording.trace_file import Asked
@@ -57,9 +57,8 @@ def test_a_record_is_read_recovered_and_continued(path: Path) -> None:
     path.write_bytes(gzip.decompress((OLD / "sessions.db.gz").read_bytes()))
     with recording(path) as recorder:
         recorder.settle(PATIENCE_SECONDS)
-        (news,) = recorder.news()
-        assert isinstance(news, Recovered)
-        (left,) = news.sessions
+        (left,) = recorder.news()
+        assert isinstance(left, LeftOpen)
         assert left.cut_off
         check_record(recorder, left.session)
         recorder.resume(left.session)
@@ -80,9 +79,9 @@ def check_record(recorder: DatabaseRecorder, session: str) -> None:
     assert "This answer was cut off".startswith(cut_off.answer.verbatim)
     assert len(cut_off.answer.statistics) == 1
     check_first_steps(list(recorder.steps(first.id)))
-    (race,) = recorder.archive.races(session)
-    assert race.after == first.id
-    assert "sequoia tree 16x4 against plain decoding" in recorded_note(race.result)
+    ((after, race),) = recorder.archive.races(session)
+    assert after == first.id
+    assert "sequoia tree 16x4 against plain decoding" in recorded_note(race)
 
 
 def test_settings_are_read(config_home: Path) -> None:

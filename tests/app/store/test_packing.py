@@ -9,9 +9,16 @@ from hypothesis import strategies as st
 from msgspec.structs import replace
 
 from app.state.answer import Answer
-from app.store.digest import CUT_OFF, Digest, digest_of
-from app.store.errors import DamagedError
-from app.store.packing import pack_digest, pack_events, unpack_digest, unpack_events
+from app.store.database import DamagedError
+from app.store.packing import (
+    CUT_OFF,
+    Digest,
+    digest_of,
+    pack_digest,
+    pack_events,
+    unpack_digest,
+    unpack_events,
+)
 from sequoia_core.events import Event, Failed, Finished, Notice, NoticeKind, Piece, Step, TextDelta
 from tests.fakes import make_answer
 
@@ -84,7 +91,9 @@ def test_statistics_may_come_from_elsewhere() -> None:
     "blob",
     [b"", b"nonsense", zlib.compress(b"[]"), zlib.compress(b'{"event":"Nonsense"}'),
      zlib.compress(b'{"event":"Finished"}'), zlib.compress(b"\xff"), None,
-     zlib.compress(b'{"event":"Step","node_names":["a"],"nodes":[[1,2]]}')],
+     zlib.compress(b'{"event":"Step","node_names":["a"],"nodes":[[1,2]]}'),
+     *(zlib.compress(text.encode()) for text in
+       ("[" * 100_000, '{"event": "Step"}', '{"event": []}', "9" * 5000, "null", ""))],
 )  # fmt: skip
 def test_what_is_damaged_is_told_so(blob: bytes) -> None:
     with pytest.raises(DamagedError):

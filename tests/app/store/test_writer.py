@@ -9,11 +9,11 @@ from pathlib import Path
 import pytest
 
 from app.store import pending, writer
+from app.store import recorder as recorders
 from app.store.archive import Archive
-from app.store.database_recorder import DatabaseRecorder
-from app.store.errors import StoreError
-from app.store.operations import ChunkWritten, Operation, SessionRenamed
-from app.store.pending import EventReceived, GrowingAnswers
+from app.store.database import Operation, StoreError
+from app.store.pending import ChunkWritten, EventReceived, GrowingAnswers
+from app.store.recorder import DatabaseRecorder
 from app.store.writer import WriteFailed
 from sequoia_core.events import Step
 from tests.app.records import (
@@ -54,7 +54,7 @@ def breaks(monkeypatch: pytest.MonkeyPatch) -> threading.Event:
 
 def ended(recorder: DatabaseRecorder) -> None:
     recorder._writer._thread.join(PATIENCE_SECONDS)
-    assert not recorder._writer.alive
+    assert not recorder._writer._thread.is_alive()
 
 
 def test_what_waits_for_a_writer_that_ends_is_answered(path: Path, breaks: threading.Event) -> None:
@@ -81,8 +81,8 @@ def test_a_writer_that_has_ended_keeps_nothing_and_says_so(
         ended(recorder)
         for _ in range(100):
             say(recorder, "more")
-        assert recorder._writer._inbox.empty
-        assert not recorder._writer._pending.operations
+        assert recorder._writer._inbox.empty()
+        assert not recorder._writer.pending.operations
         with pytest.raises(StoreError, match="failed unexpectedly"):
             recorder.rename("some session", "a name").result(0)
         recorder.settle(PATIENCE_SECONDS)
@@ -98,7 +98,7 @@ def test_a_record_that_is_closed_takes_nothing_more(path: Path) -> None:
     with recording(path) as recorder:
         say(recorder, "one")
     say(recorder, "two")
-    assert recorder._writer._inbox.empty
+    assert recorder._writer._inbox.empty()
     with pytest.raises(StoreError, match="closed"):
         recorder.rename("some session", "a name").result(0)
     assert recorder.unsaved == ""
@@ -106,16 +106,19 @@ def test_a_record_that_is_closed_takes_nothing_more(path: Path) -> None:
 
 def test_whoever_asked_may_have_gone(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     begun, let_go = threading.Event(), threading.Event()
-    carry_out = SessionRenamed.carry_out
+    rename = recorders._rename
 
-    def slow(self: SessionRenamed, to: sqlite3.Connection) -> None:
-        begun.set()
-        assert let_go.wait(PATIENCE_SECONDS)
-        carry_out(self, to)
+    def slow(session: str, name: str | None) -> Operation:
+        def renamed(to: sqlite3.Connection) -> None:
+            begun.set()
+            assert let_go.wait(PATIENCE_SECONDS)
+            rename(session, name)(to)
+
+        return renamed
 
     with recording(path) as recorder:
         say(recorder, "one")
-        monkeypatch.setattr(SessionRenamed, "carry_out", slow)
+        monkeypatch.setattr(recorders, "_rename", slow)
         asked = recorder.rename(recorder.session or "", "a name")
         assert begun.wait(PATIENCE_SECONDS)
         assert asked.cancel()
@@ -152,7 +155,7 @@ def locked(path: Path) -> Iterator[Callable[[], object]]:
 
 
 def waiting_bytes(recorder: DatabaseRecorder) -> int:
-    operations = recorder._writer._pending.operations
+    operations = recorder._writer.pending.operations
     return sum(len(each.events) for each in operations if isinstance(each, ChunkWritten))
 
 
@@ -171,7 +174,7 @@ def test_steps_of_the_oldest_answers_are_let_go_and_texts_are_kept(
             messages = [news.message for news in recorder.news() if isinstance(news, WriteFailed)]
             (dropped,) = [message for message in messages if "dropped" in message]
             assert "the texts are kept" in dropped
-            kept = [len(recorder.steps(each.id)) for each in asked]
+            kept = [len(list(recorder.steps(each.id))) for each in asked]
             assert kept == [0] * kept.count(0) + [len(STEPS)] * (6 - kept.count(0))
             assert 1 <= 6 - kept.count(0) <= 2
             free()
@@ -183,7 +186,7 @@ def test_steps_of_the_oldest_answers_are_let_go_and_texts_are_kept(
             assert read.verbatim == LONG
             assert list(read.token_ids) == list(each.answer.token_ids)
             assert read.footer() == each.answer.footer()
-            assert len(recorder.steps(each.id)) == count
+            assert len(list(recorder.steps(each.id))) == count
     assert recorder.unsaved == ""
 
 
@@ -198,21 +201,21 @@ def test_an_answer_whose_steps_are_let_go_as_it_grows_has_none_of_them(
         for event in events[:20]:
             recorder.event(asked.id, event)
         recorder.settle(PATIENCE_SECONDS)
-        assert len(recorder.steps(asked.id)) > 0
+        assert len(list(recorder.steps(asked.id))) > 0
         with locked(path) as free:
             for event in events[20:-20]:
                 recorder.event(asked.id, event)
             recorder.settle(PATIENCE_SECONDS)
-            assert len(recorder.steps(asked.id)) == 0
+            assert len(list(recorder.steps(asked.id))) == 0
             free()
         wait_until_recovered(recorder)
         for event in events[-20:]:
             recorder.event(asked.id, event)
         recorder.settle(PATIENCE_SECONDS)
-        assert len(recorder.steps(asked.id)) == 0
+        assert len(list(recorder.steps(asked.id))) == 0
         assert recorder.archive.load(recorder.session or "").history.branch[0].answer.text == LONG
         another = tell(recorder, exchange("another"), make_answer("Short."))
-        assert len(recorder.steps(another.id)) > 0
+        assert len(list(recorder.steps(another.id))) > 0
 
 
 def test_a_file_that_is_never_written_again_takes_no_more_memory_either(
@@ -228,5 +231,5 @@ def test_a_file_that_is_never_written_again_takes_no_more_memory_either(
         (news,) = recorder.news()
         assert isinstance(news, WriteFailed)
         assert "is damaged" in news.message
-        assert len(recorder.steps(last.id)) == len(STEPS)
+        assert len(list(recorder.steps(last.id))) == len(STEPS)
     assert "is damaged" in recorder.unsaved
