@@ -39,12 +39,8 @@ default of 5 ms cost a fifth of the tokens while the screen was drawing."""
 class SequoiaApp(BaseApp):
     """The chat.
 
-    Args:
-        engine_factory: makes the engine; called in the decode thread with a progress callback.
-        settings: of the first answer.
-        recorder: records the chat; it is closed with the app.
-        preferences: the settings of the next start.
-        unsent: first text of the prompt.
+    The engine is made in the decode thread. The recorder is closed with the app; `unsent` is the
+    first text of the prompt.
     """
 
     TITLE = "Sequoia"
@@ -64,15 +60,14 @@ class SequoiaApp(BaseApp):
     ) -> None:
         super().__init__()
         self._unsent = unsent
-        self._decoder = Decoder(engine_factory)
-        self._log_handler: logging.Handler | None = None
+        self.decoder = Decoder(engine_factory)
+        self._log_handler: logging.Handler = logging.NullHandler()
         self._switch_seconds = sys.getswitchinterval()
         self._no_theme = self.begin_with_theme(settings.theme)
         settings = replace(settings, theme=self.theme)
-        self.chat = ChatScreen(self._decoder, settings, recorder, preferences)
+        self.chat = ChatScreen(self.decoder, settings, recorder, preferences)
 
     def get_default_screen(self) -> Screen[None]:
-        """The chat."""
         return self.chat
 
     def on_mount(self) -> None:
@@ -82,10 +77,9 @@ class SequoiaApp(BaseApp):
         if not self.is_headless:  # a process with other work decides for itself
             self.collections.start()
         # importing what decodes holds the interpreter lock: the prompt is drawn first
-        self.chat.call_after_refresh(self._decoder.start)
+        self.chat.call_after_refresh(self.decoder.start)
         self.use_accessible(self.chat.session.settings.accessible)
-        themes = [*self.theme_problems, *([self._no_theme] if self._no_theme else [])]
-        for problem in themes:
+        for problem in filter(None, [*self.theme_problems, self._no_theme]):
             self.chat.pages.note(problem, error=True)
         if self._unsent:
             self.chat.prompt.put(self._unsent)
@@ -104,20 +98,18 @@ class SequoiaApp(BaseApp):
         return_code: int = 0,
         message: RenderableType | None = None,
     ) -> None:
-        """End the app and the decode thread."""
-        self._decoder.close()
+        self.decoder.close()
         super().exit(result, return_code, message)
 
     async def on_unmount(self) -> None:
         """Join the decode thread, then close the record of the chat."""
-        await asyncio.to_thread(self._decoder.shutdown, _JOIN_SECONDS)
-        await asyncio.to_thread(self.chat.recording.finish, self._decoder.drain())
+        await asyncio.to_thread(self.decoder.shutdown, _JOIN_SECONDS)
+        await asyncio.to_thread(self.chat.recording.finish, self.decoder.drain())
         self.collections.stop()
         sys.setswitchinterval(self._switch_seconds)
-        if self._log_handler is not None:
-            logging.getLogger("sequoia").removeHandler(self._log_handler)
-            with suppress(OSError):  # the disk may be full, which must not lose what was typed
-                self._log_handler.close()
+        logging.getLogger("sequoia").removeHandler(self._log_handler)
+        with suppress(OSError):  # the disk may be full, which must not lose what was typed
+            self._log_handler.close()
 
     @property
     def unsent(self) -> str:
@@ -125,11 +117,6 @@ class SequoiaApp(BaseApp):
         edit = self.chat.session.edit
         typed = (edit.draft if edit is not None else "", self.chat.prompt.text)
         return "\n".join(text for text in typed if text.strip())
-
-    @property
-    def decoder(self) -> Decoder:
-        """The decode thread."""
-        return self._decoder
 
     def show_copied(self, text: str) -> None:
         """Say it at the prompt, until the next key."""
@@ -139,7 +126,6 @@ class SequoiaApp(BaseApp):
             super().show_copied(text)
 
     def show_saved(self, text: str, *, failed: bool = False) -> None:
-        """Say it in the chat."""
         self.chat.pages.note(text, error=failed)
 
     def offers(self, action: Action, screen: Screen[object]) -> bool:

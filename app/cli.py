@@ -15,8 +15,8 @@ from sequoia_core.errors import ParameterError, SequoiaError
 from sequoia_core.model.malloc_trim import keep_to_one_arena
 
 from .commands.chat import leave, open_chat
-from .commands.group import NAMES, CommandGroup, load_command
-from .commands.options import debugging, with_settings
+from .commands.group import HOMES, CommandGroup, load_command
+from .commands.options import ALL_SETTINGS, debugging, flag, with_settings
 
 
 class _Commands(CommandGroup):
@@ -26,10 +26,10 @@ class _Commands(CommandGroup):
     """
 
     def list_commands(self, ctx: Any) -> list[str]:  # noqa: ARG002 the library's signature
-        return list(NAMES)
+        return list(HOMES)
 
     def get_command(self, ctx: Any, cmd_name: str) -> Any:
-        if cmd_name in NAMES and cmd_name not in self.commands:
+        if cmd_name in HOMES and cmd_name not in self.commands:
             self.commands[cmd_name] = load_command(cmd_name)
         return super().get_command(ctx, cmd_name)
 
@@ -42,25 +42,15 @@ class _Commands(CommandGroup):
         except Exception as error:
             # typer ends commands by its own exceptions, and handles a closed pipe
             own = type(error).__module__.startswith(("click", "typer"))
-            if own or isinstance(error, BrokenPipeError):
+            if own or isinstance(error, BrokenPipeError) or debugging(ctx):
                 raise
-            self._fail(ctx, error)
-
-    def _fail(self, ctx: typer.Context, error: Exception) -> None:
-        if debugging(ctx):
-            raise error
-        if isinstance(error, SequoiaError):
             line = str(error)
-        else:
-            line = f"unexpected {type(error).__name__}: {error} (--debug shows where)"
-        typer.echo(f"sequoia: {_one_line(line)}", err=True)
-        raise typer.Exit(2 if isinstance(error, ParameterError) else 1) from None
+            if not isinstance(error, SequoiaError):
+                line = f"unexpected {type(error).__name__}: {line} (--debug shows where)"
+            from .state.sanitize import visible
 
-
-def _one_line(text: str) -> str:
-    from .state.sanitize import visible
-
-    return visible(" ".join(text.split()))
+            typer.echo(f"sequoia: {visible(' '.join(line.split()))}", err=True)
+            raise typer.Exit(2 if isinstance(error, ParameterError) else 1) from None
 
 
 app = typer.Typer(
@@ -78,18 +68,14 @@ def _show_version(wanted: bool) -> None:
         raise typer.Exit
 
 
-_Version = Annotated[
-    bool,
-    typer.Option("--version", help="Print the version.", callback=_show_version, is_eager=True),
-]
-
-
 @app.callback(invoke_without_command=True)
-@with_settings
+@with_settings(*ALL_SETTINGS)
 def chat(
     ctx: typer.Context,
     flags: dict[str, Any],
-    _version: _Version = False,
+    _version: Annotated[
+        bool, flag("--version", "Print the version.", callback=_show_version, is_eager=True)
+    ] = False,
 ) -> None:
     """Chat with a model that decodes by tree speculation, every tree drawn live.
 

@@ -4,26 +4,14 @@ import json
 import sys
 import time
 from collections.abc import Iterable
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated, Any, TextIO
 from uuid import uuid4
 
 import typer
 
+from sequoia_core import events
 from sequoia_core.errors import ParameterError, SequoiaError
-from sequoia_core.events import (
-    Event,
-    Failed,
-    Finished,
-    FinishReason,
-    Notice,
-    Origin,
-    Step,
-    TextDelta,
-    Totals,
-    TreeChosen,
-)
 from sequoia_core.recording.replay_engine import recorded
 from sequoia_core.recording.trace_file import Asked
 from sequoia_core.text.detokenizer import well_formed
@@ -31,111 +19,95 @@ from sequoia_core.tree.choice import ADAPTIVE
 
 from ..config import resolve
 from ..config.output_files import output_file
+from ..config.settings import Settings
 from ..engine import build
 from .console import progress_line
-from .options import with_settings
+from .options import ALL_SETTINGS, flag, with_settings
 
 
-@dataclass(slots=True)
 class AnswerSummary:
     """The text and figures of an answer, from its events."""
 
-    mode: str
-    text: str = ""
-    token_ids: list[int] = field(default_factory=list)
-    trees: list[dict[str, Any]] = field(default_factory=list)
-    looked_up: int = 0
-    steps: int = 0
-    reason: FinishReason | None = None
-    totals: Totals = field(default_factory=Totals)
+    def __init__(self, mode: str) -> None:
+        self.mode, self.text = mode, ""
+        self._token_ids: list[int] = []
+        self._trees: list[dict[str, Any]] = []
+        self._looked_up = self._steps = 0
+        self._reason: events.FinishReason | None = None
+        self._totals = events.Totals()
 
-    def take(self, event: Event) -> None:
-        """Add one event.
-
-        Raises:
-            SequoiaError: the answer failed.
-        """
+    def take(self, event: events.Event) -> None:
+        """Add one event; raises SequoiaError if the answer failed."""
         match event:
-            case TreeChosen(mode=mode, nodes=nodes, depth=depth):
-                self.mode = mode
-                adaptive = event.growmap == ADAPTIVE
+            case events.TreeChosen(mode=mode, nodes=nodes, depth=depth):
+                self.mode, adaptive = mode, event.growmap == ADAPTIVE
                 shape = {"nodes": nodes, "depth": depth, "adaptive": adaptive}
-                self.trees.append({"step": self.steps + 1, **shape})
-            case TextDelta(text=text):
+                self._trees.append({"step": self._steps + 1, **shape})
+            case events.TextDelta(text=text):
                 self.text += text
-            case Step(token_ids=token_ids):
-                self.steps += 1
-                self.token_ids += token_ids
-                kept = event.path[1 : len(token_ids) + 1]
-                self.looked_up += sum(event.nodes[at].origin is Origin.LOOKUP for at in kept)
-            case Finished(reason=reason, totals=totals):
-                self.reason, self.totals = reason, totals
-            case Failed(message=message):
+            case events.Step(token_ids=token_ids):
+                self._steps += 1
+                self._token_ids += token_ids
+                kept = (event.nodes[at] for at in event.path[1 : len(token_ids) + 1])
+                self._looked_up += sum(node.origin is events.Origin.LOOKUP for node in kept)
+            case events.Finished(reason=reason, totals=totals):
+                self._reason, self._totals = reason, totals
+            case events.Failed(message=message):
                 raise SequoiaError(message)
 
     @property
-    def tree(self) -> dict[str, Any]:
+    def _tree(self) -> dict[str, Any]:
         """The shape it ended with."""
-        last = self.trees[-1] if self.trees else {"nodes": 1, "depth": 0, "adaptive": False}
-        return {name: last[name] for name in ("nodes", "depth", "adaptive")}
+        last = self._trees[-1] if self._trees else {"nodes": 1, "depth": 0, "adaptive": False}
+        return {name: value for name, value in last.items() if name != "step"}
 
     @property
-    def plain_ms(self) -> float | None:
+    def _plain_ms(self) -> float | None:
         """Of a token without speculation; None if that was not measured."""
-        return 1e3 * self.totals.plain_seconds / self.totals.tokens if self._measured else None
-
-    @property
-    def _measured(self) -> bool:
-        return self.totals.tokens > 0 and self.totals.plain_seconds > 0
+        totals = self._totals
+        measured = totals.tokens > 0 and totals.plain_seconds > 0
+        return 1e3 * totals.plain_seconds / totals.tokens if measured else None
 
     def as_json(self) -> str:
-        """One object on one line."""
-        figures: dict[str, Any] = {
+        names = ("tokens", "steps", "baseline_steps", "tokens_per_step", "seconds")
+        figures = {
             "mode": self.mode,
             "text": self.text,
-            "token_ids": self.token_ids,
-            "finish_reason": self.reason,
-            "tokens": self.totals.tokens,
-            "steps": self.totals.steps,
-            "baseline_steps": self.totals.baseline_steps,
-            "tokens_per_step": self.totals.tokens_per_step,
-            "seconds": self.totals.seconds,
-            "tokens_per_second": self.totals.tokens_per_second,
-            "ar_ms": self.plain_ms,
-            "speedup": self.totals.speedup if self._measured else None,
-            "growmap": self.tree,
-            "growmaps": self.trees,
-            "looked_up": self.looked_up,
+            "token_ids": self._token_ids,
+            "finish_reason": self._reason,
+            **{name: getattr(self._totals, name) for name in (*names, "tokens_per_second")},
+            "ar_ms": self._plain_ms,
+            "speedup": None if self._plain_ms is None else self._totals.speedup,
+            "growmap": self._tree,
+            "growmaps": self._trees,
+            "looked_up": self._looked_up,
         }
         return json.dumps(figures, ensure_ascii=False, allow_nan=False)
 
     def figures(self) -> str:
         """One line of text."""
-        totals = self.totals
-        nodes, depth = self.tree["nodes"], self.tree["depth"]
-        tree = f"tree {nodes} nodes, depth {depth}" if depth else "plain decoding"
-        if self.tree["adaptive"]:
+        totals, shape, tree = self._totals, self._tree, "plain decoding"
+        if shape["depth"]:
+            tree = f"tree {shape['nodes']} nodes, depth {shape['depth']}"
+        if shape["adaptive"]:
             tree = f"adaptive {tree} at most"
-        if len(self.trees) > 1:
-            tree += f", the last of {len(self.trees)}"
-        if self.looked_up:
-            tree += f" · {self.looked_up} tokens looked up"
-        plain = ""
-        if self.plain_ms is not None:
-            plain = f"{totals.speedup:.2f}x plain ({self.plain_ms:.1f} ms/token) · "
-        return (
-            f"{totals.tokens} tokens in {totals.seconds:.2f} s · "
-            f"{totals.tokens_per_second:.1f} tokens/s · {totals.tokens_per_step:.2f} tokens/step · "
-            f"{plain}{tree}"
-        )
+        if len(self._trees) > 1:
+            tree += f", the last of {len(self._trees)}"
+        parts = [
+            f"{totals.tokens} tokens in {totals.seconds:.2f} s",
+            f"{totals.tokens_per_second:.1f} tokens/s",
+            f"{totals.tokens_per_step:.2f} tokens/step",
+        ]
+        if self._plain_ms is not None:
+            parts.append(f"{totals.speedup:.2f}x plain ({self._plain_ms:.1f} ms/token)")
+        parts.append(tree)
+        if self._looked_up:
+            parts.append(f"{self._looked_up} tokens looked up")
+        return " · ".join(parts)
 
 
 def read_prompt(words: Iterable[str], stdin: TextIO) -> str:
-    """The words, followed by the text from the pipe.
-
-    Raises:
-        ParameterError: there is no text, or the pipe holds something else.
-    """
+    """The words, followed by the text from the pipe; raises ParameterError if there is no text."""
     parts = [" ".join(words)]
     if well_formed(parts[0]) != parts[0]:
         raise ParameterError("the prompt has a byte that is not UTF-8")
@@ -150,32 +122,27 @@ def read_prompt(words: Iterable[str], stdin: TextIO) -> str:
     return prompt
 
 
-@with_settings
+@with_settings(*ALL_SETTINGS)
 def ask(
-    ctx: typer.Context,  # noqa: ARG001 read by the decorator
-    flags: dict[str, Any],
+    settings: Settings,
     prompt: Annotated[
         list[str] | None,
         typer.Argument(help="The question; a pipe adds to it.", show_default=False),
     ] = None,
-    as_json: Annotated[
-        bool, typer.Option("--json", help="Print one JSON object instead of the text.")
-    ] = False,
-    quiet: Annotated[
-        bool, typer.Option("--quiet", "-q", help="Nothing on standard error but errors.")
-    ] = False,
+    as_json: Annotated[bool, flag("--json", "Print one JSON object instead of the text.")] = False,
+    quiet: Annotated[bool, flag("--quiet -q", "Nothing on standard error but errors.")] = False,
     trace: Annotated[
-        Path | None,
-        typer.Option("--trace", metavar="FILE", help="Record it there, for `sequoia replay`."),
+        Path | None, flag("--trace", "Record it there, for `sequoia replay`.", metavar="FILE")
     ] = None,
 ) -> None:
     """Answer one question on standard output."""
-    from ..config.load import load_settings
 
-    settings = load_settings(flags)
+    def say(line: str) -> None:
+        if line and not quiet:
+            _write(sys.stderr, line + "\n")
+
     params = settings.sampling()
     text = read_prompt(prompt or [], sys.stdin)
-    say = _say if not quiet else lambda _line: None
     say(resolve.chosen_models(settings).remark)
     file = output_file(trace, private=True)
     with progress_line(quiet) as progress:
@@ -183,36 +150,29 @@ def ask(
     say(chat.description.remark)
     answer = AnswerSummary(settings.mode)
     try:
-        events = chat.reply(text, params, lambda: False)
+        reply = chat.reply(text, params, lambda: False)
         if file is not None:
             asked = Asked(text, uuid4().hex, None, time.time(), params.temperature)
-            events = recorded(file, chat.description, asked, events)
-        for event in events:
-            if isinstance(event, Notice):
+            reply = recorded(file, chat.description, asked, reply)
+        for event in reply:
+            if isinstance(event, events.Notice):
                 say(event.message)
-            if isinstance(event, TextDelta) and not as_json:
-                _stream(event.text)
+            if isinstance(event, events.TextDelta) and not as_json:
+                _write(sys.stdout, event.text)
             answer.take(event)
     finally:
         if not as_json and answer.text and not answer.text.endswith("\n"):
-            _stream("\n")
+            _write(sys.stdout, "\n")
     if as_json:
-        _stream(answer.as_json() + "\n")
+        _write(sys.stdout, answer.as_json() + "\n")
     else:
         say(answer.figures())
 
 
-def _stream(text: str) -> None:
-    if sys.stdout.isatty():
+def _write(stream: TextIO, text: str) -> None:
+    if stream is sys.stderr or stream.isatty():
         from ..state.sanitize import visible
 
         text = visible(text)
-    sys.stdout.write(text)
-    sys.stdout.flush()
-
-
-def _say(line: str) -> None:
-    if line:
-        from ..state.sanitize import visible
-
-        sys.stderr.write(visible(line) + "\n")
+    stream.write(text)
+    stream.flush()

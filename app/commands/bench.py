@@ -4,8 +4,9 @@ import json
 import shlex
 import signal
 import sys
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -14,113 +15,103 @@ import typer
 from sequoia_core.bench import COUNT, TEMPERATURES, TOKENS, TREE_SIZES, BenchPlan
 from sequoia_core.errors import ParameterError
 from sequoia_core.events import Progress
+from sequoia_core.model.loading.memory_plan import size_text
 
 from ..config import resolve
 from ..config.output_files import output_file
+from ..config.settings import Settings
 from ..engine import build
-from . import machine
-from .console import INTERRUPTED, progress_line
-from .options import MODEL_OPTIONS, with_settings
-from .terminal import TerminalError
+from .console import progress_line, stop
+from .doctor import model_memory, processor
+from .options import ALL_SETTINGS, MODEL_OPTIONS, flag, option, with_settings
+from .terminal import TerminalError, measure_chat_memory
 
 if TYPE_CHECKING:
     from sequoia_core.bench.findings import BenchFindings
 
 SCREEN_ROUNDS = 7
 SIZES = ",".join(map(str, TREE_SIZES))
-COMPARED = {*MODEL_OPTIONS, "temperature"}
+_COMPARED = {*MODEL_OPTIONS, "temperature"}
 """Shared options that a comparison uses; the others it sets itself."""
 
 
-@with_settings
+PLAN = {
+    "prompts": option(str, "JSON (turns, prompt or text) or plain lines; else built-in ones."),
+    "count": option(int, "How many prompts.", default=COUNT, min=1),
+    "tokens": option(int, "New tokens per prompt.", default=TOKENS, min=16),
+    "peers": option(bool, "Also time other projects' decoders.", default=True),
+    "peer_draft": option(str, "Independent draft for them; default: the pair's.", "MODEL"),
+    "memory": option(bool, "Also measure memory.", default=True),
+    "conditions": option(
+        bool, "Also measure AVX2 alone, a busy machine and a long prompt.", default=True
+    ),
+}
+"""Options that are fields of `BenchPlan`."""
+
+
+@with_settings(*ALL_SETTINGS, **PLAN)
 def bench(
-    ctx: typer.Context,  # noqa: ARG001 read by the decorator
+    settings: Settings,
     flags: dict[str, Any],
-    prompts: Annotated[
-        str | None,
-        typer.Option(help="JSON lines (turns, prompt or text) or plain lines; else built-in ones."),
-    ] = None,
-    count: Annotated[int, typer.Option(min=1, help="How many prompts.")] = COUNT,
-    tokens: Annotated[int, typer.Option(min=16, help="New tokens per prompt.")] = TOKENS,
     temperature: Annotated[
         list[float] | None,
-        typer.Option(help="0 is greedy; may be repeated. Default: 0 and 0.6.", metavar="NUMBER"),
+        flag("--temperature", "0 is greedy; may be repeated. Default: 0 and 0.6.", None, "NUMBER"),
     ] = None,
     tree_sizes: Annotated[
-        str, typer.Option(help="Nodes of fixed trees to sweep over; '' for none.", metavar="LIST")
+        str,
+        flag("--tree-sizes", "Nodes of fixed trees to sweep over; '' for none.", metavar="LIST"),
     ] = SIZES,
-    peers: Annotated[
-        bool, typer.Option("--peers/--no-peers", help="Also time other projects' decoders.")
-    ] = True,
-    peer_draft: Annotated[
-        str | None,
-        typer.Option(help="Independent draft for them; default: the pair's.", metavar="MODEL"),
-    ] = None,
-    memory: Annotated[
-        bool, typer.Option("--memory/--no-memory", help="Also measure memory.")
-    ] = True,
-    conditions: Annotated[
-        bool,
-        typer.Option(
-            "--conditions/--no-conditions",
-            help="Also measure AVX2 alone, a busy machine and a long prompt.",
-        ),
-    ] = True,
     screen: Annotated[
-        bool, typer.Option("--screen", help="Instead, time the chat with and without its screen.")
+        bool, flag("--screen", "Instead, time the chat with and without its screen.")
     ] = False,
     json_file: Annotated[
-        Path | None, typer.Option("--json-file", help="Write every run's figures there.")
+        Path | None, flag("--json-file", "Write every run's figures there.")
     ] = None,
     markdown: Annotated[
-        Path | None, typer.Option("--markdown", help="Write a document with pictures there.")
+        Path | None, flag("--markdown", "Write a document with pictures there.")
     ] = None,
+    **plan: Any,
 ) -> None:
     """Time this engine's ways to decode and other projects' decoders side by side."""
     if screen:
-        _refuse(
-            {"peer_draft": peer_draft, "json_file": json_file, "markdown": markdown}, "--screen"
-        )
-        drawn = {**flags, "max_new_tokens": tokens}
+        idle = {"peer_draft": plan["peer_draft"], "json_file": json_file, "markdown": markdown}
+        _refuse([name for name, value in idle.items() if value is not None], "--screen")
+        drawn = {**flags, "max_new_tokens": plan["tokens"]}
         if temperature:
             drawn["temperature"] = temperature[-1]
-        typer.echo(_screen(prompts, count, drawn))
+        with progress_line() as progress:
+            from sequoia_core.data.prompts import prompt_texts
+
+            from .screen_bench import measure_screen
+
+            prompts = prompt_texts(plan["prompts"], plan["count"])
+            figures = measure_screen(prompts, drawn, SCREEN_ROUNDS, progress)
+        typer.echo(figures)
         return
-    idle = {name: value for name, value in flags.items() if name not in COMPARED}
-    _refuse(idle, "the comparison")
-    json_file, markdown = output_file(json_file), output_file(markdown)
-    given = flags.pop("temperature", None)
-    plan = BenchPlan(
-        peer_draft=peer_draft,
-        prompts=prompts,
-        count=count,
-        tokens=tokens,
-        temperatures=tuple(temperature or (TEMPERATURES if given is None else (given,))),
-        peers=peers,
-        memory=memory,
-        conditions=conditions,
-        tree_sizes=_sizes(tree_sizes),
-    )
-    _compare(plan, flags, json_file, markdown)
-
-
-def _compare(
-    plan: BenchPlan, flags: Mapping[str, Any], json_file: Path | None, markdown: Path | None
-) -> None:
-    from dataclasses import replace
-
-    from ..config.load import load_settings
-
-    settings = load_settings(flags)
+    _refuse([name for name in flags if name not in _COMPARED], "the comparison")
+    if "temperature" in flags:
+        temperature = temperature or [flags.pop("temperature")]
     models = resolve.chosen_models(settings)
-    plan = replace(
-        plan,
+    whole = BenchPlan(
         target=models.target,
         draft=models.draft,
         weights=settings.weights,
         dtype=settings.dtype,
         offload=settings.offload,
+        temperatures=tuple(temperature or TEMPERATURES),
+        tree_sizes=_sizes(tree_sizes),
+        **plan,
     )
+    _compare(whole, settings, flags, output_file(json_file), output_file(markdown))
+
+
+def _compare(
+    plan: BenchPlan,
+    settings: Settings,
+    flags: Mapping[str, Any],
+    json_file: Path | None,
+    markdown: Path | None,
+) -> None:
     with progress_line() as progress, _interruptible():
         pair = build.load_chosen(settings, progress)
         from sequoia_core.bench import report, session
@@ -128,8 +119,13 @@ def _compare(
         findings = session.measure(pair, plan, progress)
         findings = _with_chat_memory(findings, plan, flags, progress)
     typer.echo(report.for_terminal(findings))
-    command = shlex.join(["sequoia", *sys.argv[1:]])
-    setting = report.BenchSetting(_machine(), command, _prompts(plan))
+    source = "built-in prompts" if plan.prompts is None else f"prompts of {Path(plan.prompts).name}"
+    total = model_memory()
+    setting = report.BenchSetting(
+        f"{processor()}, {size_text(total.total)} of {total.place}",
+        shlex.join(["sequoia", *sys.argv[1:]]),
+        f"the first {plan.count} {source}",
+    )
     if json_file is not None:
         values = report.as_values(findings, setting)
         json_file.write_text(json.dumps(values, indent=1) + "\n", encoding="utf-8")
@@ -141,10 +137,6 @@ def _with_chat_memory(
     findings: "BenchFindings", plan: BenchPlan, flags: Mapping[str, Any], progress: Progress
 ) -> "BenchFindings":
     """Measure the whole chat too if memory is wanted; a failure is a line of the report."""
-    from dataclasses import replace
-
-    from .chat_memory import measure_chat_memory
-
     if not plan.memory or findings.interrupted:
         return findings
     progress("Measuring memory: the whole chat", None)
@@ -157,29 +149,20 @@ def _with_chat_memory(
 @contextmanager
 def _interruptible() -> Iterator[None]:
     """Treat SIGTERM as Ctrl+C: what was measured is written."""
-
-    def interrupt(*_: object) -> None:
-        raise KeyboardInterrupt
-
-    before = signal.signal(signal.SIGTERM, interrupt)
+    before = signal.signal(signal.SIGTERM, signal.default_int_handler)
     try:
         yield
     except KeyboardInterrupt:
-        typer.echo(
-            "sequoia: stopped before all systems had decoded a prompt; nothing is kept", err=True
-        )
-        raise typer.Exit(INTERRUPTED) from None
+        stop("stopped before all systems had decoded a prompt; nothing is kept")
     finally:
         signal.signal(signal.SIGTERM, before)
 
 
-def _refuse(options: Mapping[str, object], what: str) -> None:
+def _refuse(idle: Sequence[str], what: str) -> None:
     """Refuse options that would silently do nothing."""
-    for name, value in options.items():
-        if value is not None:
-            raise ParameterError(
-                f"--{name.replace('_', '-')} does nothing for {what}; leave it out"
-            )
+    for name in idle:
+        option = f"--{name.replace('_', '-')}"
+        raise ParameterError(f"{option} does nothing for {what}; leave it out")
 
 
 def _sizes(given: str) -> tuple[int, ...]:
@@ -189,26 +172,3 @@ def _sizes(given: str) -> tuple[int, ...]:
         raise ParameterError(
             f"--tree-sizes: {given!r} is no list of numbers, as {SIZES} is"
         ) from None
-
-
-def _machine() -> str:
-    memory = machine.model_memory()
-    flags = ", ".join(machine.fast_cpu_flags()) or "no vector extensions known"
-    return (
-        f"{machine.processor()}, {machine.usable_cores()} cores ({flags}), "
-        f"{machine.size_text(memory.total)} of {memory.place}"
-    )
-
-
-def _prompts(plan: BenchPlan) -> str:
-    source = "built-in prompts" if plan.prompts is None else f"prompts of {Path(plan.prompts).name}"
-    return f"the first {plan.count} {source}"
-
-
-def _screen(prompts: str | None, count: int, flags: Mapping[str, Any]) -> str:
-    with progress_line() as progress:
-        from sequoia_core.data.prompts import prompt_texts
-
-        from .screen_bench import measure_screen
-
-        return measure_screen(prompt_texts(prompts, count), flags, SCREEN_ROUNDS, progress)

@@ -1,11 +1,12 @@
-"""`sequoia` alone: the chat screen."""
+"""Commands that open a screen: `sequoia` alone, the chat, and `sequoia replay`."""
 
 import gc
 import os
 import sys
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
-from typing import Any
+from pathlib import Path
+from typing import Annotated, Any
 
 import typer
 
@@ -14,6 +15,7 @@ from sequoia_core.errors import ParameterError
 from ..config import resolve
 from ..config.paths import record_file
 from ..engine import build
+from .options import DEBUG_OPTION, flag
 
 
 @contextmanager
@@ -35,19 +37,14 @@ def quick_imports() -> Iterator[None]:
 
 
 def open_chat(flags: Mapping[str, Any]) -> None:
-    """Check the settings, then run the screen.
-
-    Raises:
-        SequoiaError: a setting cannot be used, or there is no terminal.
-        typer.Exit: the screen ended with an error.
-    """
+    """Check the settings, then run the screen."""
     with quick_imports():
         from ..config.load import load_settings
 
     settings = load_settings(flags)
     resolve.tree_choice(settings)
     remark = resolve.chosen_models(settings).remark
-    if not (sys.stdin.isatty() and sys.stdout.isatty()):
+    if not _on_terminal():
         raise ParameterError("the chat needs a terminal; `sequoia ask` works with pipes")
     if remark:
         sys.stderr.write(remark + "\n")
@@ -59,25 +56,63 @@ def open_chat(flags: Mapping[str, Any]) -> None:
 
     recorder = open_record(record_file(), record=settings.record)
     try:
-        screen = SequoiaApp(
+        app = SequoiaApp(
             lambda progress: build.build_chat(settings, progress, insight=settings.insight),
             settings, recorder, Preferences(flags), take_unsent() if settings.record else "",
         )  # fmt: skip
-        screen.run()
+        app.run()
     finally:
         recorder.close()
     if recorder.unsaved:
         sys.stderr.write(f"sequoia: {recorder.unsaved}\n")
-    if screen.return_code:
-        keep_unsent(screen.unsent, record=settings.record)
-    if screen.decoder.alive:
-        if screen.failure is not None:
-            sys.stderr.write(f"sequoia: unexpected {screen.failure!r}\n")
-        leave(screen.return_code or 0)
-    if screen.failure is not None:
-        raise screen.failure
-    if screen.return_code:
-        raise typer.Exit(screen.return_code)
+    if app.return_code:
+        keep_unsent(app.unsent, record=settings.record)
+    if app.decoder.alive:
+        if app.failure is not None:
+            sys.stderr.write(f"sequoia: unexpected {app.failure!r}\n")
+        leave(app.return_code or 0)
+    _end_as(app)
+
+
+def replay(
+    file: Annotated[Path, typer.Argument(help="A trace: from /export or ask --trace.")],
+    speed: Annotated[float, flag("--speed", "Times the recorded pace.", min=0.1, max=16)] = 1.0,
+    paused: Annotated[bool, flag("--paused", "Wait at the beginning instead of playing.")] = False,
+    debug: DEBUG_OPTION = False,  # noqa: ARG001 remembered by its callback
+) -> None:
+    """Play a recorded chat: text, trees and figures as they were."""
+    with quick_imports():
+        from sequoia_core.recording.trace_file import TraceReader
+
+        from ..config.load import load_settings
+        from ..state.player import Player, TraceLoader
+
+    settings = load_settings({})
+    reader = TraceReader(file)
+    loading = TraceLoader(reader)
+    if not _on_terminal():
+        loading.close()
+        raise ParameterError("the replay needs a terminal")
+    player = Player(loading.timeline, speed)
+    player.playing = not paused
+    with quick_imports():
+        from .replay_app import ReplayApp
+
+    app = ReplayApp(loading, reader.description, player, settings)
+    app.run()
+    _end_as(app)
+
+
+def _on_terminal() -> bool:
+    return sys.stdin.isatty() and sys.stdout.isatty()
+
+
+def _end_as(app: Any) -> None:
+    """Raise the app's error, or end with its exit code."""
+    if app.failure is not None:
+        raise app.failure
+    if app.return_code:
+        raise typer.Exit(app.return_code)
 
 
 def leave(code: int) -> None:

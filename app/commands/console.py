@@ -1,21 +1,29 @@
-"""What commands show on a terminal: a progress line and tables."""
+"""What commands show on a terminal: a progress line, tables, and the end by Ctrl+C."""
 
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Container, Iterable, Iterator, Sequence
 from contextlib import contextmanager
+from typing import TYPE_CHECKING, NoReturn
+
+import typer
 
 from sequoia_core.events import Progress
 
+if TYPE_CHECKING:
+    from rich.text import Text
+
 INTERRUPTED = 130
-"""Exit code after Ctrl+C."""
+
+
+def stop(message: str) -> NoReturn:
+    """End the command after Ctrl+C."""
+    typer.echo(f"sequoia: {message}", err=True)
+    raise typer.Exit(INTERRUPTED)
 
 
 @contextmanager
 def progress_line(quiet: bool = False) -> Iterator[Progress]:
-    """Yields a function that draws progress on standard error until the block ends.
-
-    It draws nothing if standard error is not a terminal.
-    """
+    """Yields a function that draws progress on standard error if that is a terminal."""
     if quiet or not sys.stderr.isatty():
         yield lambda _message, _fraction: None
         return
@@ -23,12 +31,8 @@ def progress_line(quiet: bool = False) -> Iterator[Progress]:
     from rich.progress import BarColumn, SpinnerColumn, TaskProgressColumn, TextColumn
     from rich.progress import Progress as ProgressBar
 
-    columns = (
-        SpinnerColumn(),
-        TextColumn("{task.description}", markup=False),
-        BarColumn(),
-        TaskProgressColumn(),
-    )
+    text = TextColumn("{task.description}", markup=False)
+    columns = (SpinnerColumn(), text, BarColumn(), TaskProgressColumn())
     with ProgressBar(*columns, console=Console(stderr=True), transient=True) as bar:
         task = bar.add_task("Starting", total=None)
 
@@ -40,16 +44,25 @@ def progress_line(quiet: bool = False) -> Iterator[Progress]:
 
 
 def print_table(
-    headings: Sequence[str], rows: Sequence[Sequence[str]], *, right: bool = False
+    headings: Sequence[str],
+    rows: Iterable[Sequence["str | Text"]],
+    *,
+    right: Container[str] = (),
+    width: int = 0,
 ) -> None:
-    """Print rows of text below their headings, aligned to the left or right."""
+    """Print rows below their headings, in at least so many columns of the terminal.
+
+    `right` has the headings of what is aligned to the right.
+    """
     from rich.console import Console
     from rich.table import Table
     from rich.text import Text
 
     table = Table(box=None, pad_edge=False, header_style="bold")
     for heading in headings:
-        table.add_column(heading, justify="right" if right else "left")
+        table.add_column(heading, justify="right" if heading in right else "left")
     for row in rows:
-        table.add_row(*map(Text, row))
-    Console(highlight=False).print(table)
+        table.add_row(*(Text(cell) if isinstance(cell, str) else cell for cell in row))
+    console = Console(highlight=False)
+    console.width = max(console.width, width)
+    console.print(table)

@@ -4,22 +4,22 @@ import os
 import platform
 import shutil
 import sys
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass
-from enum import StrEnum
+from collections.abc import Iterator, Mapping
+from enum import Enum
 from importlib import metadata
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import psutil
 import typer
 
 from sequoia_core.config import Offload
 from sequoia_core.errors import SequoiaError
+from sequoia_core.model.cpu import cpu_info
+from sequoia_core.model.loading.memory_plan import size_text
 
 from ..config import paths, resolve
 from ..config.settings import Settings
-from . import machine
 
 if TYPE_CHECKING:
     from sequoia_core.model.config import ModelConfig
@@ -28,32 +28,58 @@ if TYPE_CHECKING:
 
     Known = Checkpoint | ModelConfig
 
+_GPU_DRIVERS = (Path("/dev/nvidiactl"), Path("/dev/dxg"), Path("/dev/kfd"))
+_FAST_FLAGS = ("amx_bf16", "avx512_bf16", "avx512f", "avx2", "asimd")
+"""Instruction sets that decide the speed, best first."""
 _PACKAGES = ("torch", "transformers", "textual", "rich", "safetensors", "gguf")
 _SMALLEST_TERMINAL = (60, 20)
 
 
-class CheckResult(StrEnum):
-    """Of one check."""
+class Memory(NamedTuple):
+    """A place for a pair, and its size in bytes."""
 
-    OK = "ok"
-    WARN = "warn"
-    BROKEN = "broken"
-
-
-_MARKS = {
-    CheckResult.OK: ("✔", "green"),
-    CheckResult.WARN: ("!", "yellow"),
-    CheckResult.BROKEN: ("✘", "bold red"),
-}
+    place: str
+    total: int
+    on_gpu: bool = True
 
 
-@dataclass(frozen=True, slots=True)
-class Finding:
+def processor() -> str:
+    """Name and fast instruction sets of the processor, and cores that this process may run on."""
+    flags = set(cpu_info("(?:flags|Features)").split())
+    fast = ", ".join(flag for flag in _FAST_FLAGS if flag in flags) or "no vector extensions known"
+    usable = getattr(os, "sched_getaffinity", lambda _process: range(os.cpu_count() or 1))
+    return f"{cpu_info('model name') or 'unknown'}, {len(usable(0))} cores ({fast})"
+
+
+def gpus() -> list[Memory]:
+    """Every GPU that PyTorch sees. PyTorch is imported only if there is a driver."""
+    if not any(driver.exists() for driver in _GPU_DRIVERS):
+        return []
+    import torch
+
+    found = map(torch.cuda.get_device_properties, range(torch.cuda.device_count()))
+    return [Memory(properties.name, properties.total_memory) for properties in found]
+
+
+def model_memory() -> Memory:
+    """The first GPU's memory, or RAM without one."""
+    return next(iter(gpus()), Memory("RAM", psutil.virtual_memory().total, on_gpu=False))
+
+
+class CheckResult(Enum):
+    """The mark of a line, and its style."""
+
+    OK = "✔ ", "green"
+    WARN = "! ", "yellow"
+    BROKEN = "✘ ", "bold red"
+
+
+class Finding(NamedTuple):
     """One line of the report."""
 
-    result: CheckResult
     subject: str
     detail: str
+    result: CheckResult = CheckResult.OK
 
 
 def doctor() -> None:
@@ -64,31 +90,30 @@ def doctor() -> None:
     from rich.console import Console
     from rich.text import Text
 
-    from ..config.load import load_settings
     from ..state.sanitize import visible
 
     console = Console(highlight=False)
     broken = False
-    for finding in examine(lambda: load_settings({})):
-        glyph, style = _MARKS[finding.result]
-        subject = (f"{finding.subject:<16} ", "bold")
-        line = Text.assemble((f"{glyph} ", style), subject, visible(finding.detail))
+    for subject, detail, result in examine({}):
+        line = Text.assemble(result.value, (f"{subject:<16} ", "bold"), visible(detail))
         console.print(line, soft_wrap=True)
-        broken |= finding.result is CheckResult.BROKEN
+        broken |= result is CheckResult.BROKEN
     if broken:
         raise typer.Exit(1)
 
 
-def examine(load: Callable[[], Settings]) -> Iterator[Finding]:
+def examine(flags: Mapping[str, Any]) -> Iterator[Finding]:
     """All findings; settings that cannot be loaded are one of them."""
+    from ..config.load import load_settings
+
     yield from _machine()
-    yield from _software()
     try:
-        settings = load()
+        settings = load_settings(flags)
     except SequoiaError as error:
-        yield Finding(CheckResult.BROKEN, "configuration", str(error))
+        yield Finding("configuration", str(error), CheckResult.BROKEN)
     else:
-        yield _configuration()
+        path = paths.config_file()
+        yield Finding("configuration", str(path) if path.exists() else f"{path} (none yet)")
         models = _models(settings)
         yield models
         yield from _forward(settings, models_there=models.result is CheckResult.OK)
@@ -97,31 +122,33 @@ def examine(load: Callable[[], Settings]) -> Iterator[Finding]:
 
 
 def _machine() -> Iterator[Finding]:
-    flags = machine.fast_cpu_flags()
-    fast = ", ".join(flags) or "no wide vector instructions"
-    yield Finding(CheckResult.OK, "processor", f"{machine.processor()} ({fast})")
+    yield Finding("processor", processor())
     memory = psutil.virtual_memory()
-    free, total = machine.size_text(memory.available), machine.size_text(memory.total)
-    cores = machine.usable_cores()
-    yield Finding(CheckResult.OK, "cores, memory", f"{cores} cores, {total}, of which {free} free")
-    for gpu in machine.gpus():
-        yield Finding(CheckResult.OK, "GPU", f"{gpu.place}, {machine.size_text(gpu.total)}")
-
-
-def _software() -> Iterator[Finding]:
-    yield Finding(CheckResult.OK, "python", f"{platform.python_version()} at {sys.executable}")
+    free = size_text(memory.available)
+    yield Finding("RAM", f"{size_text(memory.total)}, of which {free} free")
+    for gpu in gpus():
+        yield Finding("GPU", f"{gpu.place}, {size_text(gpu.total)}")
+    yield Finding("python", f"{platform.python_version()} at {sys.executable}")
     for package in _PACKAGES:
         try:
-            yield Finding(CheckResult.OK, package, metadata.version(package))
+            yield Finding(package, metadata.version(package))
         except metadata.PackageNotFoundError:
-            yield Finding(CheckResult.BROKEN, package, f"not installed; pip install {package}")
+            missing = f"not installed; pip install {package}"
+            yield Finding(package, missing, CheckResult.BROKEN)
 
 
-def _configuration() -> Finding:
-    path = paths.config_file()
-    return Finding(
-        CheckResult.OK, "configuration", str(path) if path.exists() else f"{path} (none yet)"
-    )
+def _models(settings: Settings) -> Finding:
+    from sequoia_core.model.loading.sources import embedded_target_path
+
+    try:
+        models = resolve.chosen_models(settings)
+        resolve.tree_choice(settings)
+        if models.target is None:
+            path = embedded_target_path()
+            return Finding("embedded target", f"{path} ({size_text(path.stat().st_size)})")
+    except SequoiaError as error:
+        return Finding("models", str(error), CheckResult.BROKEN)
+    return Finding("models", f"{models.target} <- {models.draft or 'no draft'}")
 
 
 def _forward(settings: Settings, *, models_there: bool) -> Iterator[Finding]:
@@ -133,55 +160,35 @@ def _forward(settings: Settings, *, models_there: bool) -> Iterator[Finding]:
 
     try:
         placement = choose_placement(settings.device, settings.offload)
-        known: list[Known | None] = _known_models(settings) if models_there else [None]
+        known = _known_models(settings) if models_there else [None]
         opened = [each for each in known if isinstance(each, Checkpoint)]
         forward = choose_forward(settings.weights, settings.dtype, placement, opened)
     except SequoiaError as error:
-        yield Finding(CheckResult.BROKEN, "device, weights", str(error))
+        yield Finding("device, weights", str(error), CheckResult.BROKEN)
         return
+    number = dtype_name(forward.dtype) if forward.dtype else "as the files store them"
     if isinstance(known[0], Checkpoint):
         number = forward.number_format(known[0])
-    else:
-        number = dtype_name(forward.dtype) if forward.dtype else "as the files store them"
-    yield Finding(CheckResult.OK, "device, weights", f"{devices_name(placement.devices)}, {number}")
+    yield Finding("device, weights", f"{devices_name(placement.devices)}, {number}")
     words = forward.backend() + (f": {forward.fallback}" if forward.fallback else "")
-    yield Finding(CheckResult.WARN if forward.fallback else CheckResult.OK, "forward", words)
+    yield Finding("forward", words, CheckResult.WARN if forward.fallback else CheckResult.OK)
     if forward.native and library.UNPROVEN in library.instruction_sets():
         name = f"{library.INSTRUCTION_SET_VARIABLE}={library.UNPROVEN}"
-        yield Finding(CheckResult.OK, "AMX", f"{name} takes it; no hardware has run it yet")
+        yield Finding("AMX", f"{name} takes it; no hardware has run it yet")
     if settings.offload is not Offload.NONE:
-        kept = "two layers at a time are in memory"
-        yield Finding(CheckResult.OK, "offload", f"{settings.offload.value}: {kept}")
+        where = settings.offload.value
+        yield Finding("offload", f"{where}: two layers at a time are in memory")
     if models_there:
         yield from _memory(forward, known)
 
 
 def _known_models(settings: Settings) -> "list[Known | None]":
-    """The target, and the draft if there is one; None if nothing is known before a download.
-
-    Raises:
-        SequoiaError: they are damaged.
-    """
+    """The target, and the draft if there is one; None if nothing is known before a download."""
     from sequoia_core.model.loading.sources import BUNDLED_DRAFT, NO_DRAFT, known_model
 
     models = resolve.chosen_models(settings)
     draft = models.draft or (str(BUNDLED_DRAFT) if models.target is None else NO_DRAFT)
-    return [known_model(each) for each in (models.target, *([draft] * (draft != NO_DRAFT)))]
-
-
-def _models(settings: Settings) -> Finding:
-    from sequoia_core.model.loading.sources import embedded_target_path
-
-    try:
-        models = resolve.chosen_models(settings)
-        resolve.tree_choice(settings)
-        if models.target is None:
-            path = embedded_target_path()
-            size = machine.size_text(path.stat().st_size)
-            return Finding(CheckResult.OK, "embedded target", f"{path} ({size})")
-    except SequoiaError as error:
-        return Finding(CheckResult.BROKEN, "models", str(error))
-    return Finding(CheckResult.OK, "models", f"{models.target} <- {models.draft or 'no draft'}")
+    return [known_model(each) for each in (models.target, draft) if each != NO_DRAFT]
 
 
 def _memory(forward: "Forward", known: "list[Known | None]") -> Iterator[Finding]:
@@ -191,73 +198,53 @@ def _memory(forward: "Forward", known: "list[Known | None]") -> Iterator[Finding
 
     target, draft = (*known, None)[:2]
     if target is None or None in known:
-        detail = "planned at loading, when the shapes of the models are known"
-        yield Finding(CheckResult.OK, "memory", detail)
+        yield Finding("memory", "planned at loading, when the shapes of the models are known")
         return
-    plans = pair_plans(target, draft, forward)
-    for place, plan in plans.items():
+    for place, plan in pair_plans(target, draft, forward).items():
         free = free_bytes(place)
-        context, window = plan.context_in(free), plan.window
-        has = f"{place} has {machine.size_text(free)} free"
+        context, end, result = plan.context_in(free), "", CheckResult.OK
         if plan.least > free:
-            yield Finding(
-                CheckResult.WARN, "memory", f"{plan.words(window)}; {has}, which is too little"
-            )
-        elif context < window:
-            few = f"the context will be {context:,} of {window:,} tokens"
-            yield Finding(CheckResult.OK, "memory", f"{plan.words(context)}; {has}, so {few}")
-        else:
-            yield Finding(CheckResult.OK, "memory", f"{plan.words(window)}; {has}")
+            context, end, result = plan.window, ", which is too little", CheckResult.WARN
+        elif context < plan.window:
+            end = f", so the context will be {context:,} of {plan.window:,} tokens"
+        free_there = f"{place} has {size_text(free)} free"
+        yield Finding("memory", f"{plan.words(context)}; {free_there}{end}", result)
 
 
 def _folders() -> Iterator[Finding]:
-    hub = Path(os.environ.get("HF_HUB_CACHE") or _hub_home() / "hub")
-    for subject, folder in (
-        ("cache", paths.cache_folder()),
-        ("hub cache", hub),
-        ("data", paths.data_folder()),
-        ("logs", paths.log_folder()),
-    ):
-        size = machine.size_text(_size_of(folder)) if folder.is_dir() else "none yet"
-        yield Finding(CheckResult.OK, subject, f"{folder} ({size})")
-    if (old := paths.cache_folder() / "converted").is_dir():
-        detail = f"{old} ({machine.size_text(_size_of(old))}) is not read any more; remove it"
-        yield Finding(CheckResult.WARN, "old conversions", detail)
-
-
-def _hub_home() -> Path:
     cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
-    return Path(os.environ.get("HF_HOME") or cache / "huggingface")
+    hub_home = Path(os.environ.get("HF_HOME") or cache / "huggingface")
+    for subject, folder in {
+        "cache": paths.cache_folder(),
+        "hub cache": Path(os.environ.get("HF_HUB_CACHE") or hub_home / "hub"),
+        "data": paths.data_folder(),
+        "logs": paths.log_folder(),
+    }.items():
+        yield Finding(subject, f"{folder} ({_size(folder) if folder.is_dir() else 'none yet'})")
+    if (old := paths.cache_folder() / "converted").is_dir():
+        detail = f"{old} ({_size(old)}) is not read any more; remove it"
+        yield Finding("old conversions", detail, CheckResult.WARN)
 
 
-def _size_of(folder: Path) -> int:
-    """Bytes of its files, without links; the hub's cache links to each file."""
+def _size(folder: Path) -> str:
+    """Of its files, without links; the hub's cache links to each file."""
     files = (path for path in folder.rglob("*") if path.is_file() and not path.is_symlink())
-    return sum(path.stat().st_size for path in files)
+    return size_text(sum(path.stat().st_size for path in files))
 
 
 def _terminal() -> Iterator[Finding]:
-    columns, rows = shutil.get_terminal_size()
-    size = f"{columns}x{rows}"
     if not sys.stdout.isatty():
-        yield Finding(CheckResult.OK, "terminal", "none; standard output is not a terminal")
+        yield Finding("terminal", "none; standard output is not a terminal")
         return
-    small = columns < _SMALLEST_TERMINAL[0] or rows < _SMALLEST_TERMINAL[1]
-    wanted = "x".join(map(str, _SMALLEST_TERMINAL))
-    yield Finding(
-        CheckResult.WARN if small else CheckResult.OK,
-        "terminal",
-        f"{size}; the screen wants {wanted}" if small else size,
-    )
-    true_color = os.environ.get("COLORTERM") in {"truecolor", "24bit"}
-    shown = [
-        f"{name}={os.environ[name]}"
-        for name in ("TERM", "COLORTERM", "NO_COLOR", "TMUX", "SSH_TTY")
-        if os.environ.get(name)
-    ]
-    found = " ".join(shown) or "TERM unset"
-    if true_color:
-        yield Finding(CheckResult.OK, "colours", found)
+    size, (columns, rows) = shutil.get_terminal_size(), _SMALLEST_TERMINAL
+    shown, result = f"{size.columns}x{size.lines}", CheckResult.OK
+    if size.columns < columns or size.lines < rows:
+        shown, result = f"{shown}; the screen wants {columns}x{rows}", CheckResult.WARN
+    yield Finding("terminal", shown, result)
+    names = ("TERM", "COLORTERM", "NO_COLOR", "TMUX", "SSH_TTY")
+    found = " ".join(f"{name}={os.environ[name]}" for name in names if os.environ.get(name))
+    if os.environ.get("COLORTERM") in {"truecolor", "24bit"}:
+        yield Finding("colours", found)
     else:
         hint = "COLORTERM=truecolor gives the themes their own colours"
-        yield Finding(CheckResult.WARN, "colours", f"{found}; {hint}")
+        yield Finding("colours", f"{found or 'TERM unset'}; {hint}", CheckResult.WARN)

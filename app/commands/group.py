@@ -14,24 +14,13 @@ from typer.exceptions import TyperException
 
 from sequoia_core.errors import close_names, suggest
 
-_HOMES = {
-    "ask": "ask:ask",
-    "replay": "replay:replay",
-    "models": "models:models",
-    "doctor": "doctor:doctor",
-    "calibrate": "calibrate:calibrate",
-    "bench": "bench:bench",
-    "distill": "distill:distill",
-    "accept": "accept:accept",
-    "search": "search:search",
-    "web": "web:web",
-    "growmap": "growmap:growmap_app",
-    "config": "config:config_app",
-    "reproduce": "reproduce:reproduce_app",
-}
-"""Module and function, or group of commands."""
-
-NAMES = tuple(_HOMES)
+HOMES = {
+    "ask": "ask", "replay": "chat", "models": "listings", "doctor": "doctor",
+    "calibrate": "calibrate", "bench": "bench", "distill": "distill", "accept": "reproduce",
+    "search": "search", "web": "web", "growmap": "listings", "config": "listings",
+    "reproduce": "reproduce",
+}  # fmt: skip
+"""The module of each command, or group of commands, of that name."""
 
 _COMMANDS = {
     "serve": "web", "server": "web", "browser": "web", "benchmark": "bench", "train": "distill",
@@ -39,17 +28,16 @@ _COMMANDS = {
     "tree": "growmap", "list": "models", "pairs": "models", "check": "doctor", "run": "ask",
     "settings": "config", "generate": "ask",
 }  # fmt: skip
-_IN_CHAT = dict.fromkeys(
-    ("chat", "open", "start"), "`sequoia` alone opens the chat"
-) | {
+_OPEN = "`sequoia` alone opens the chat"
+_SESSIONS = "in the chat, /sessions lists them"
+_THEME = "it is a setting: /set theme in the chat, or theme = NAME in config.toml"
+_IN_CHAT = {
+    "chat": _OPEN, "open": _OPEN, "start": _OPEN, "sessions": _SESSIONS, "history": _SESSIONS,
+    "theme": _THEME, "themes": _THEME,
     "help": "`sequoia --help` lists all",
     "version": "did you mean --version?",
-    "sessions": "in the chat, /sessions lists them",
-    "history": "in the chat, /sessions lists them",
     "race": "in the chat, /race runs one",
     "export": "in the chat, /export writes a file; `sequoia ask --trace` records an answer",
-    "theme": "it is a setting: /set theme in the chat, or theme = NAME in config.toml",
-    "themes": "it is a setting: /set theme in the chat, or theme = NAME in config.toml",
     "set": "in the chat, /set changes a setting; `sequoia config path` says where they are kept",
 }  # fmt: skip
 _OPTIONS = {
@@ -67,24 +55,17 @@ _SETTINGS = {
 
 def load_command(name: str) -> Any:
     """Import the command, or the group of commands, of this name."""
-    module, _, attribute = _HOMES[name].partition(":")
-    found = getattr(import_module(f".{module}", __package__), attribute)
-    holder = typer.Typer(add_completion=False)
-    holder.callback()(lambda: None)  # with it a single command stays one of a group
-    if isinstance(found, typer.Typer):
-        holder.add_typer(found, name=name)
-    else:
-        holder.command(name)(found)
-    built = typer.main.get_command(holder)
-    assert isinstance(built, TyperGroup)
-    return built.commands[name]
+    found = getattr(import_module(f".{HOMES[name]}", __package__), name)
+    if not isinstance(found, typer.Typer):
+        found, command = typer.Typer(add_completion=False), found
+        found.command(name)(command)
+    return typer.main.get_command(found)
 
 
 class CommandGroup(TyperGroup):
     """Commands; a wrong name is answered with a close one, or with all there are."""
 
     def resolve_command(self, ctx: Any, args: list[str]) -> Any:
-        """The command that the arguments begin with."""
         name = args[0]
         if not name.startswith("-") and self.get_command(ctx, name) is None:
             root = ctx.parent is None
@@ -97,14 +78,18 @@ class CommandGroup(TyperGroup):
         return super().resolve_command(ctx, args)
 
     def make_context(self, *args: Any, **extra: Any) -> Any:
-        """Read the group's own options."""
         with _option_hints():
             return super().make_context(*args, **extra)
 
     def invoke(self, ctx: Any) -> Any:
-        """Read the options of the command, and run it."""
         with _option_hints():
             return super().invoke(ctx)
+
+
+def command_group(name: str, text: str) -> typer.Typer:
+    return typer.Typer(
+        name=name, cls=CommandGroup, help=text, no_args_is_help=True, add_completion=False
+    )
 
 
 @contextmanager
@@ -112,21 +97,16 @@ def _option_hints() -> Iterator[None]:
     """Add to the error for an unknown option what may have been meant."""
     try:
         yield
-    except TyperException as error:
+    except TyperException as found:
+        error: Any = found
         if getattr(error, "possibilities", None) is not None:
-            _add_hint(error)
+            name, command = error.option_name, error.ctx.command
+            names = (n for each in command.params for n in (*each.opts, *each.secondary_opts))
+            known = [each for each in names if each.startswith("--")]
+            also = {other: meant for other, meant in _OPTIONS.items() if meant in known}
+            hint = _SETTINGS.get(name) or suggest(
+                name, known, also=also, most=2,
+                otherwise=f"`{error.ctx.command_path} --help` lists all",
+            )  # fmt: skip
+            error.message, error.possibilities = f"No such option: {name}; {hint}", None
         raise
-
-
-def _add_hint(error: Any) -> None:
-    name = error.option_name
-    known = [
-        option
-        for parameter in error.ctx.command.params
-        for option in (*parameter.opts, *parameter.secondary_opts)
-        if option.startswith("--")
-    ]
-    also = {other: meant for other, meant in _OPTIONS.items() if meant in known}
-    help_option = f"`{error.ctx.command_path} --help` lists all"
-    hint = _SETTINGS.get(name) or suggest(name, known, also=also, otherwise=help_option, most=2)
-    error.message, error.possibilities = f"No such option: {name}; {hint}", None

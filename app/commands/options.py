@@ -1,13 +1,10 @@
-"""Command line options that commands share, made from the settings.
-
-A command gets a mapping of those that were given, the strongest layer of the settings.
-"""
+"""Options of commands: how one is declared, and those that are made from the settings."""
 
 import functools
 import inspect
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, get_origin
 
 import typer
 
@@ -21,29 +18,44 @@ _DEBUG = "sequoia.debug"
 _LONGEST_SYSTEM = 10_000_000
 """Bytes of a file for the system prompt; no model reads more."""
 
-
-def _option(kind: Any, text: str, group: Group, values: str = "") -> Any:
-    option = typer.Option(
-        help=f"{text[0].upper()}{text[1:]}.",
-        rich_help_panel=group,
-        metavar=values or None,
-        show_default=False,
-    )
-    return Annotated[kind | None, option]
+Command = Callable[..., None]
 
 
-_OPTIONS: dict[str, Any] = {
-    each.name: _option(
-        list[str] if each.type == tuple[str, ...] else each.type, each.help, each.group, each.values
+def flag(
+    names: str, text: str, panel: str | None = None, metavar: str | None = None, **more: Any
+) -> Any:
+    """An option; its names are separated by spaces, or "" for that of the parameter."""
+    return typer.Option(*names.split(), help=text, rich_help_panel=panel, metavar=metavar, **more)
+
+
+def option(
+    kind: Any, text: str, metavar: str | None = None, default: Any = None, **more: Any
+) -> tuple[Any, Any]:
+    """Annotation and default of an option that is called after its parameter."""
+    if default is None:
+        kind, more["show_default"] = kind | None, False
+    return Annotated[kind, typer.Option(help=text, metavar=metavar, **more)], default
+
+
+_SETTINGS = {
+    each.name: option(
+        list[str] if each.type == tuple[str, ...] else each.type,
+        f"{each.help[0].upper()}{each.help[1:]}.",
+        each.values or None,
+        rich_help_panel=each.group,
     )
     for each in SETTINGS.values()
     if each.has_option
-} | {
-    "system_file": _option(
-        Path, "system prompt from a file; `ps` lists --system, not this", Group.SAMPLING, "FILE"
-    )
 }
+_SETTINGS["system_file"] = option(
+    Path,
+    "System prompt from a file; `ps` lists --system, not this.",
+    "FILE",
+    rich_help_panel=Group.SAMPLING,
+)
+ALL_SETTINGS = tuple(_SETTINGS)
 MODEL_OPTIONS = ("pair", "target", "draft", "dtype", "weights", "device", "offload")
+"""Those that say what is loaded."""
 
 
 def _remember_debug(ctx: typer.Context, value: bool) -> None:
@@ -52,8 +64,7 @@ def _remember_debug(ctx: typer.Context, value: bool) -> None:
 
 
 DEBUG_OPTION = Annotated[
-    bool,
-    typer.Option("--debug", help="Show a traceback on errors.", callback=_remember_debug),
+    bool, flag("--debug", "Show a traceback on errors.", callback=_remember_debug)
 ]
 
 
@@ -62,43 +73,59 @@ def debugging(ctx: typer.Context) -> bool:
     return bool(ctx.meta.get(_DEBUG))
 
 
-def with_settings(command: Callable[..., None]) -> Callable[..., None]:
-    """Add the shared options to a command.
+def with_settings(*names: str, **added: tuple[Any, Any]) -> Callable[[Command], Command]:
+    """Add options to those that a command declares with `Annotated`.
 
-    Its first two parameters are the `typer.Context` and the mapping of the options that were given.
-    Options before the command's name count too, but weaker. A command's own option replaces the
-    shared one of the same name.
-    """
-    own = inspect.signature(command).parameters
-    return _added(command, [name for name in _OPTIONS if name not in own])
+    Settings before the command's name count too, but weaker. The command may have parameters for
+    the `ctx`, the `flags`, which are the settings that were given, and all `settings`.
 
-
-def with_only(*names: str) -> Callable[[Callable[..., None]], Callable[..., None]]:
-    """As `with_settings`, with these options only; others before the command's name are refused.
-
-    `MODEL_OPTIONS` are those that say what is loaded.
+    Args:
+        names: of the settings that it takes; others before its name are refused.
+        added: annotation and default of further options.
     """
 
-    def add(command: Callable[..., None]) -> Callable[..., None]:
+    def decorate(command: Command) -> Command:
+        declared = inspect.signature(command).parameters
+        options = {
+            name: (each.annotation, each.default)
+            for name, each in declared.items()
+            if get_origin(each.annotation) is Annotated
+        } | added
+        shared = [name for name in names if name not in options]
+        options |= {name: _SETTINGS[name] for name in shared} | {"debug": (DEBUG_OPTION, False)}
+
         @functools.wraps(command)
-        def checked(ctx: typer.Context, flags: dict[str, Any], **arguments: Any) -> None:
-            idle = [f"--{name.replace('_', '-')}" for name in flags if name not in names]
-            if idle:
-                raise ParameterError(f"{idle[0]} before {ctx.info_name} does nothing; leave it out")
-            command(ctx, flags, **arguments)
+        def run(ctx: typer.Context, debug: bool, **arguments: Any) -> None:  # noqa: ARG001
+            flags = ctx.meta.setdefault(_FLAGS, {})
+            given = {name: arguments.pop(name) for name in shared}
+            flags.update({name: value for name, value in given.items() if value not in (None, [])})
+            _read_system(flags)
+            for name in flags.keys() - set(names):
+                before = f"--{name.replace('_', '-')} before {ctx.info_name}"
+                raise ParameterError(f"{before} does nothing; leave it out")
+            known = {"ctx": ctx, "flags": flags}
+            if "settings" in declared:
+                from ..config.load import load_settings
 
-        own = inspect.signature(command).parameters
-        return _added(checked, [name for name in names if name not in own])
+                known["settings"] = load_settings(flags)
+            arguments |= {name: value for name, value in known.items() if name in declared}
+            command(**arguments)
 
-    return add
+        options = {"ctx": (typer.Context, inspect.Parameter.empty), **options}
+        keyword = inspect.Parameter.KEYWORD_ONLY
+        parameters = [
+            inspect.Parameter(name, keyword, default=default, annotation=annotation)
+            for name, (annotation, default) in options.items()
+        ]
+        run.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]
+        run.__annotations__ = {each.name: each.annotation for each in parameters}
+        return run
+
+    return decorate
 
 
 def _read_system(flags: dict[str, Any]) -> None:
-    """Set the system prompt to the contents of `--system-file`.
-
-    Raises:
-        ParameterError: both are given, or the file cannot be read as text.
-    """
+    """Set the system prompt to the contents of `--system-file`."""
     file = flags.pop("system_file", None)
     if file is None:
         return
@@ -110,47 +137,3 @@ def _read_system(flags: dict[str, Any]) -> None:
         raise ParameterError(f"--system-file {file}: {error.strerror or error}") from None
     except ValueError as error:
         raise ParameterError(f"--system-file {file}: not a text: {error}") from None
-
-
-def _added(command: Callable[..., None], names: Sequence[str]) -> Callable[..., None]:
-    context, _, *own = inspect.signature(command).parameters.values()
-
-    @functools.wraps(command)
-    def run(ctx: typer.Context, **arguments: Any) -> None:
-        given = {name: arguments.pop(name) for name in names}
-        del arguments["debug"]
-        flags = ctx.meta.setdefault(_FLAGS, {})
-        flags.update({name: value for name, value in given.items() if value not in (None, [])})
-        _read_system(flags)
-        command(ctx, flags, **arguments)
-
-    shared = {name: (_OPTIONS[name], None) for name in names} | {"debug": (DEBUG_OPTION, False)}
-    set_parameters(run, [context], own, shared)
-    return run
-
-
-def set_parameters(
-    command: Callable[..., None],
-    first: Sequence[inspect.Parameter],
-    own: Sequence[inspect.Parameter],
-    options: Mapping[str, tuple[Any, Any]],
-) -> None:
-    """Let typer see a function with these parameters.
-
-    Args:
-        command: the function.
-        first: as they are.
-        own: as keywords.
-        options: annotation and default by name, as keywords after them.
-    """
-    keyword = inspect.Parameter.KEYWORD_ONLY
-    parameters = [
-        *first,
-        *(each.replace(kind=keyword) for each in own),
-        *(
-            inspect.Parameter(name, keyword, default=default, annotation=annotation)
-            for name, (annotation, default) in options.items()
-        ),
-    ]
-    command.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]
-    command.__annotations__ = {each.name: each.annotation for each in parameters}

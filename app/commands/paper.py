@@ -1,189 +1,127 @@
 """`sequoia reproduce paper`: the published tables, filled in on this machine."""
 
 import shutil
-from collections.abc import Mapping
 from dataclasses import replace
-from enum import StrEnum
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from sequoia_core.config import Offload
 from sequoia_core.errors import ParameterError, SequoiaError
-from sequoia_core.model.loading.catalogue import catalogue
+from sequoia_core.events import Progress
 
 from ..config import resolve
 from ..config.output_files import output_file
 from ..config.settings import Settings
 from ..engine import build
-from .experiment import (
-    ExperimentOptions,
-    experiment_command,
-    flag,
-    offload_place,
-    run_experiment,
-)
+from .experiment import ExperimentOptions, experiment_command, offload_place
+from .options import flag
 
 if TYPE_CHECKING:
-    from sequoia_core.events import Progress
     from sequoia_core.model.loading.pair import Pair
-    from sequoia_core.reproduce.paper import PaperExperiment, PaperPlan
-    from sequoia_core.reproduce.paper_cells import PaperCell, PaperChoice
+    from sequoia_core.reproduce.experiment import Experiment
+    from sequoia_core.reproduce.paper import PaperPlan
+    from sequoia_core.reproduce.paper_cells import PaperChoice
     from sequoia_core.reproduce.paper_limits import Room
 
 EMBEDDED = "embedded"
-_FILE = "cells.jsonl"
 _VERSION = 1
-
-
-class Hardware(StrEnum):
-    """What tables are published for."""
-
-    A100 = "a100"
-    L40 = "l40"
+_PAIRS = "A pair of the table, for instance 68m-7b, or `embedded`; may be repeated."
+_DATASETS = "Instead of the table's: a name, or a file or folder; may be repeated."
+_FOLDER = "Where results are kept; default: paper-HARDWARE."
 
 
 @experiment_command("start", "end", "top_p", "growmap", "cache_length", top_p=1.0)
 def paper(
-    flags: dict[str, Any],
     options: ExperimentOptions,
-    hardware: Annotated[Hardware, flag("--hardware", "Whose table, trees and figures.")],
-    pairs: Annotated[
-        list[str] | None,
-        flag(
-            "--pairs",
-            "A pair of the table, for instance 68m-7b, or `embedded`; may be repeated.",
-            metavar="NAME",
-        ),
-    ] = None,
-    datasets: Annotated[
-        list[str] | None,
-        flag(
-            "--dataset",
-            "Instead of the table's: a name, or a file or folder; may be repeated.",
-            metavar="NAME|PATH",
-        ),
-    ] = None,
-    folder: Annotated[
-        Path | None,
-        flag("--dst", "Where results are kept; default: paper-HARDWARE.", metavar="FOLDER"),
-    ] = None,
-) -> None:
+    _progress: Progress,
+    hardware: Annotated[
+        Literal["a100", "l40"], flag("--hardware", "Whose table, trees and figures.")
+    ],
+    pairs: Annotated[list[str] | None, flag("--pairs", _PAIRS, None, "NAME")] = None,
+    datasets: Annotated[list[str] | None, flag("--dataset", _DATASETS, None, "NAME|PATH")] = None,
+    folder: Annotated[Path | None, flag("--dst", _FOLDER, None, "FOLDER")] = None,
+) -> "Experiment":
     """Run a whole published table: pairs, data sets and temperatures 0 and 0.6.
 
     With the tree and plainly, next to the paper's figures. What this machine cannot hold is skipped
     with the reason. Each cell is kept when it is done, and the same command continues from there.
     With --pairs embedded, or --target and --model, the same table for that pair.
     """
+    from sequoia_core.data import check_source
+    from sequoia_core.reproduce.experiment import ResultFile
+    from sequoia_core.reproduce.paper import CellRow, PaperExperiment, PaperPlan
+    from sequoia_core.reproduce.paper_cells import PaperChoice, other_cells, published_cells
+    from sequoia_core.reproduce.paper_facts import paper_facts
 
-    def prepare(_progress: "Progress") -> "PaperExperiment":
-        from sequoia_core.data import check_source
-        from sequoia_core.reproduce.experiment import ResultFile
-        from sequoia_core.reproduce.paper import CellRow, PaperExperiment, PaperPlan
-        from sequoia_core.reproduce.paper_cells import PaperChoice
+    from ..config.load import load_settings
 
-        choice = PaperChoice(
-            hardware.value, tuple(pairs or ()), tuple(datasets or ()), options.growmap
-        )
-        plan = PaperPlan(
-            options.start, options.end, options.top_p, options.seed, options.cache_length
-        )
-        file = output_file((folder or Path(f"paper-{hardware.value}")) / _FILE)
-        assert file is not None
-        for dataset in choice.datasets:
-            check_source(dataset)
-        models = PaperModels(flags, choice)
-        cells = models.cells(choice)
-        kept = ResultFile(file, head_of(models.settings, choice, plan), CellRow)
-        return PaperExperiment(cells, kept, models.load, plan, choice.hardware)
+    flags = options.flags
+    choice = PaperChoice(hardware, tuple(pairs or ()), tuple(datasets or ()), options.growmap)
+    plan = PaperPlan(options.start, options.end, options.top_p, options.seed, options.cache_length)
+    file = output_file((folder or Path(f"paper-{hardware}")) / "cells.jsonl")
+    assert file is not None
+    for dataset in choice.datasets:
+        check_source(dataset)
+    own = _is_own_pair(flags, choice.pairs)
+    if EMBEDDED in choice.pairs:
+        flags["pair"] = EMBEDDED
+    settings = load_settings(flags)
+    if own:
+        cells = other_cells(paper_facts(), choice, _pair_name(settings))
+    else:
+        cells = published_cells(paper_facts(), choice)
 
-    run_experiment(prepare, options)
+    def load(name: str, progress: Progress) -> "Pair":
+        return build.load_chosen(settings if own else published_pair(name, flags), progress)
+
+    kept = ResultFile(file, head_of(settings, choice, plan), CellRow)
+    return PaperExperiment(list(cells), kept, load, plan, hardware)
 
 
-class PaperModels:
-    """Which models a table is about, and how each of its pairs is loaded.
+def _is_own_pair(flags: dict[str, Any], pairs: tuple[str, ...]) -> bool:
+    """Whether the table is for one pair that nothing is published for."""
+    named = any(name in flags for name in ("pair", "target", "draft"))
+    embedded = EMBEDDED in pairs
+    if embedded and (named or len(pairs) > 1):
+        raise ParameterError("--pairs embedded is one pair; name no other with it")
+    if named and pairs:
+        raise ParameterError("--pairs are published ones; leave them out or name no models")
+    return named or embedded
 
-    Args:
-        flags: the model options that were given.
-        choice: which cells are wanted.
 
-    Attributes:
-        settings: of the models.
-        own: the name of the one pair that nothing is published for; None for published pairs.
+def _pair_name(settings: Settings) -> str:
+    models = resolve.chosen_models(settings)
+    if models.target is None and models.draft is None:
+        return EMBEDDED
+    return f"{models.draft or 'no draft'} for {models.target or EMBEDDED}"
 
-    Raises:
-        SequoiaError: an option cannot be used.
-    """
 
-    def __init__(self, flags: Mapping[str, Any], choice: "PaperChoice") -> None:
-        from sequoia_core.reproduce.paper_facts import paper_facts
+def published_pair(name: str, flags: dict[str, Any]) -> Settings:
+    """The settings for one of the table's pairs; raises SequoiaError if it does not fit here."""
+    from sequoia_core.data import TOTAL_TOKENS
+    from sequoia_core.model.device import choose_devices
+    from sequoia_core.reproduce.paper_facts import paper_facts
+    from sequoia_core.reproduce.paper_limits import why_not
 
-        from ..config.load import load_settings
+    from ..config.load import load_settings
 
-        named = any(name in flags for name in ("pair", "target", "draft"))
-        embedded = EMBEDDED in choice.pairs
-        if embedded and (named or len(choice.pairs) > 1):
-            raise ParameterError("--pairs embedded is one pair; name no other with it")
-        if named and choice.pairs:
-            raise ParameterError("--pairs are published ones; leave them out or name no models")
-        if embedded:
-            entry = next(entry for entry in catalogue() if entry.embedded)
-            flags = {**flags, "pair": entry.name}
-        self._flags, self._facts = flags, paper_facts()
-        self.settings = load_settings(flags)
-        self.own = self._name() if named or embedded else None
-
-    def _name(self) -> str:
-        models = resolve.chosen_models(self.settings)
-        if models.target is None and models.draft is None:
-            return EMBEDDED
-        return f"{models.draft or 'no draft'} for {models.target or EMBEDDED}"
-
-    def cells(self, choice: "PaperChoice") -> "list[PaperCell]":
-        """The table's.
-
-        Raises:
-            ParameterError: there is no such pair.
-        """
-        from sequoia_core.reproduce.paper_cells import other_cells, published_cells
-
-        if self.own is not None:
-            return list(other_cells(self._facts, choice, self.own))
-        return list(published_cells(self._facts, choice))
-
-    def load(self, name: str, progress: "Progress") -> "Pair":
-        """One of the table's pairs.
-
-        Raises:
-            SequoiaError: this machine cannot hold it, or it cannot be loaded.
-        """
-        from sequoia_core.data import TOTAL_TOKENS
-        from sequoia_core.model.device import choose_devices
-        from sequoia_core.reproduce.paper_limits import why_not
-
-        from ..config.load import load_settings
-
-        if self.own is not None:
-            return build.load_chosen(self.settings, progress)
-        pair = self._facts.pairs[name]
-        # layers that are spread over several devices are not streamed
-        streamed = pair.offload and len(choose_devices(self.settings.device)) == 1
-        flags = {**self._flags, "target": pair.target.name, "draft": pair.draft.name}
-        if streamed and "offload" not in flags:
-            flags["offload"] = offload_place(flags)
-        streamed = streamed or self.settings.offload is not Offload.NONE
-        nodes = max(setup.nodes for setup in self._facts.setups if setup.pair == name)
-        tokens = TOTAL_TOKENS + nodes
-        if why := why_not(replace(pair, offload=streamed), room(self.settings), tokens):
-            raise SequoiaError(why)
-        return build.load_chosen(load_settings(flags), progress)
+    pair = paper_facts().pairs[name]
+    flags = {**flags, "target": pair.target.name, "draft": pair.draft.name}
+    settings = load_settings(flags)
+    streamed = settings.offload is not Offload.NONE
+    # layers that are spread over several devices are not streamed
+    if pair.offload and len(choose_devices(settings.device)) == 1:
+        streamed = True
+        settings = load_settings({"offload": offload_place(flags), **flags})
+    nodes = max(setup.nodes for setup in paper_facts().setups if setup.pair == name)
+    needed = replace(pair, offload=streamed)
+    if why := why_not(needed, room(settings), TOTAL_TOKENS + nodes):
+        raise SequoiaError(why)
+    return settings
 
 
 def room(settings: Settings) -> "Room":
-    """What this machine has for models.
-
-    Raises:
-        ParameterError: the device or dtype is unknown.
-    """
+    """What this machine has for models."""
     import psutil
     import torch
     from huggingface_hub import constants, get_token, try_to_load_from_cache

@@ -1,8 +1,6 @@
 """The cost of drawing: the same answers with the full screen in a terminal, and without it.
 
-Each run is a process on a pseudo-terminal of 160x50 whose output is read and dropped. The clock is
-in the decode thread: tokens and wall time from an answer's first step to its last. Another run
-measures the time from key to echo at the terminal's other end.
+Each run is a process on a pseudo-terminal. Its clock is in the decode thread.
 """
 
 import json
@@ -10,9 +8,9 @@ import random
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import astuple, dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 from statistics import median
 from time import perf_counter
@@ -29,20 +27,19 @@ from ..config.settings import Settings
 from ..engine.build import build_chat
 from ..store.recorder import DatabaseRecorder
 from ..widgets.prompt import Prompt
-from .terminal import Terminal, TerminalError, percentile, typing_latencies
+from .terminal import SIZE, Terminal, TerminalError, percentile, typing_latencies
 
-COLUMNS, LINES = 160, 50
-POLL_SECONDS = 0.1
-NO_SCREEN = "headless"
-SCREEN = "screen"
+_POLL_SECONDS = 0.1
 _END_SECONDS = 30.0
+NO_SCREEN, SCREEN = "headless", "screen"
+_ORDER, _ASKED, _RESULT = "order.json", "asked", "result.json"
+"""Files in the folder of a run: what to do; there when the first prompt is asked; the figures."""
 
 
 class AnswerClock:
     """Tokens and seconds of an engine's answers, each from its first step to its last.
 
-    Replaces the engine's `reply`, and its tuning by nothing, since that would run during
-    the measurement.
+    The engine's tuning is replaced by nothing, since it would run during the measurement.
     """
 
     def __init__(self, engine: ChatEngine) -> None:
@@ -55,52 +52,26 @@ class AnswerClock:
     def _timed_reply(
         self, prompt: str, params: SamplingParams, should_stop: Callable[[], bool]
     ) -> Iterator[Event]:
-        first = last = None
+        times: list[float] = []
         for event in self._reply(prompt, params, should_stop):
             if isinstance(event, Step):
-                last = perf_counter()
-                if first is None:
-                    first = last
-                else:
-                    self.tokens += len(event.token_ids)
+                self.tokens += len(event.token_ids) if times else 0
+                times.append(perf_counter())
             yield event
-        if first is not None and last is not None:
-            self.seconds += last - first
-
-
-@dataclass(frozen=True, slots=True)
-class _Run:
-    """The order for a child process.
-
-    Attributes:
-        kind: with the screen or without it.
-        prompts: asked one after the other.
-        flags: settings.
-        result: file for tokens and seconds.
-        asked: file that is created when the first prompt is asked.
-    """
-
-    kind: str
-    prompts: list[str]
-    flags: dict[str, str]
-    result: str
-    asked: str
+        self.seconds += times[-1] - times[0] if times else 0.0
 
 
 class _ScriptedApp(SequoiaApp):
     """The chat, sending the prompts one after the other."""
 
-    def __init__(self, settings: Settings, run: _Run) -> None:
-        record = DatabaseRecorder(Path(run.result).with_name("chats.db"))  # as a person's chat has
+    def __init__(self, settings: Settings, prompts: list[str], folder: Path) -> None:
+        record = DatabaseRecorder(folder / "chats.db")  # as a person's chat has
         super().__init__(self._build, settings, record)
-        self._settings = settings
-        self._left = list(run.prompts)
-        self._asked = Path(run.asked)
+        self._settings, self._left, self._folder = settings, prompts, folder
         self.clock: AnswerClock | None = None
 
     def on_ready(self) -> None:
-        """Send the next prompt after each answer."""
-        self.set_interval(POLL_SECONDS, self._go_on)
+        self.set_interval(_POLL_SECONDS, self._go_on)
 
     def _build(self, progress: Progress) -> ChatEngine:
         engine = build_chat(self._settings, progress)
@@ -114,35 +85,27 @@ class _ScriptedApp(SequoiaApp):
             self.exit()
             return
         prompt = self._left.pop(0)
-        self._asked.touch()
+        (self._folder / _ASKED).touch()
         self.chat.post_message(Prompt.Submitted(prompt, prompt))
 
 
 def measure_screen(
     prompts: list[str], flags: Mapping[str, Any], rounds: int, progress: Progress
 ) -> str:
-    """Run with and without the screen in turn, and measure the time from key to echo.
+    """Ask the prompts in one chat, with and without the screen in turn, then type meanwhile.
 
-    Args:
-        prompts: asked one after the other in one chat.
-        flags: settings, as on the command line.
-        rounds: pairs of runs.
-        progress: called with what runs.
-
-    Returns:
-        The figures as text.
+    Returns the figures as text.
     """
     speeds: dict[str, list[float]] = {SCREEN: [], NO_SCREEN: []}
     for index in range(rounds):
-        kinds = list(speeds) if index % 2 == 0 else list(reversed(speeds))
-        for kind in kinds:
+        for kind in list(speeds)[:: -1 if index % 2 else 1]:
             progress(f"Round {index + 1} of {rounds}: {kind}", index / rounds)
             speeds[kind].append(_run_in_terminal(kind, prompts, flags))
     ratios = [drawn / bare for drawn, bare in zip(speeds[SCREEN], speeds[NO_SCREEN], strict=True)]
     progress("Typing while it decodes", 1.0)
     typed = [seconds * 1e3 for seconds in _type_meanwhile(prompts, flags)]
     return (
-        f"{len(prompts)} answers, {rounds} rounds, screen of {COLUMNS}x{LINES}; "
+        f"{len(prompts)} answers, {rounds} rounds, screen of {SIZE[0]}x{SIZE[1]}; "
         "median (lowest to highest)\n"
         f"with the screen {_spread(speeds[SCREEN])} tokens/s, "
         f"headless {_spread(speeds[NO_SCREEN])} tokens/s, "
@@ -152,20 +115,16 @@ def measure_screen(
     )
 
 
-def _spread(values: list[float], digits: int = 1) -> str:
+def _spread(values: Sequence[float], digits: int = 1) -> str:
     low, middle, high = min(values), median(values), max(values)
     return f"{middle:.{digits}f} ({low:.{digits}f} to {high:.{digits}f})"
 
 
 def _run_in_terminal(kind: str, prompts: list[str], flags: Mapping[str, Any]) -> float:
-    """Tokens per second of one child process on a pseudo-terminal.
-
-    Raises:
-        SequoiaError: the child failed.
-    """
-    with _started(kind, prompts, flags) as (terminal, run):
+    """Tokens per second of one child process on a pseudo-terminal."""
+    with _started(kind, prompts, flags) as (terminal, folder):
         code = terminal.wait()
-        result = Path(run.result)
+        result = folder / _RESULT
         if code or not result.exists():
             raise SequoiaError(f"the {kind} run ended with code {code}; try the chat by itself")
         tokens, seconds = json.loads(result.read_text("utf-8"))
@@ -173,15 +132,11 @@ def _run_in_terminal(kind: str, prompts: list[str], flags: Mapping[str, Any]) ->
 
 
 def _type_meanwhile(prompts: list[str], flags: Mapping[str, Any]) -> list[float]:
-    """Seconds from key to echo, of keys pressed one by one until the answers are there.
-
-    Raises:
-        SequoiaError: the child failed, or did not show a key.
-    """
+    """Seconds from key to echo, of keys pressed one by one until the answers are there."""
     chance, latencies = random.Random(1), list[float]()
-    with _started(SCREEN, prompts, flags) as (terminal, run):
-        while terminal.running and not Path(run.asked).exists():
-            time.sleep(POLL_SECONDS)
+    with _started(SCREEN, prompts, flags) as (terminal, folder):
+        while terminal.running and not (folder / _ASKED).exists():
+            time.sleep(_POLL_SECONDS)
         try:
             while terminal.running:
                 latencies += typing_latencies(terminal, 1, chance)
@@ -195,36 +150,34 @@ def _type_meanwhile(prompts: list[str], flags: Mapping[str, Any]) -> list[float]
 @contextmanager
 def _started(
     kind: str, prompts: list[str], flags: Mapping[str, Any]
-) -> Iterator[tuple[Terminal, _Run]]:
-    """A child process on its own terminal."""
-    with tempfile.TemporaryDirectory() as folder:
+) -> Iterator[tuple[Terminal, Path]]:
+    """A child process on its own terminal, and its folder."""
+    with tempfile.TemporaryDirectory() as temporary:
+        folder = Path(temporary)
         texts = {name: str(value) for name, value in flags.items()}
-        place = Path(folder)
-        run = _Run(kind, prompts, texts, str(place / "result.json"), str(place / "asked"))
-        order = place / "order.json"  # not for the list of processes
-        order.write_text(json.dumps(astuple(run)), encoding="utf-8")
-        command = [sys.executable, "-m", __spec__.name, str(order)]
-        with Terminal(command, (COLUMNS, LINES)) as terminal:
-            yield terminal, run
+        order = json.dumps([kind, prompts, texts])
+        (folder / _ORDER).write_text(order, encoding="utf-8")  # not in the list of processes
+        with Terminal([sys.executable, "-m", __spec__.name, temporary], SIZE) as terminal:
+            yield terminal, folder
 
 
-def _child(order: str) -> None:
-    run = _Run(*json.loads(Path(order).read_text("utf-8")))
-    settings = replace(load_settings(run.flags), theme="sequoia")
+def _child(folder: Path) -> None:
+    kind, prompts, flags = json.loads((folder / _ORDER).read_text("utf-8"))
+    settings = replace(load_settings(flags), theme="sequoia")
     clock: AnswerClock | None
-    if run.kind == SCREEN:
-        app = _ScriptedApp(settings, run)
+    if kind == SCREEN:
+        app = _ScriptedApp(settings, prompts, folder)
         app.run()
         clock = app.clock
     else:
         engine = build_chat(settings, lambda _message, _fraction: None)
         clock = AnswerClock(engine)
-        for prompt in run.prompts:
+        for prompt in prompts:
             for _ in engine.reply(prompt, settings.sampling(), lambda: False):
                 pass
     assert clock is not None
-    Path(run.result).write_text(json.dumps([clock.tokens, clock.seconds]), encoding="utf-8")
+    (folder / _RESULT).write_text(json.dumps([clock.tokens, clock.seconds]), encoding="utf-8")
 
 
 if __name__ == "__main__":
-    _child(sys.argv[1])
+    _child(Path(sys.argv[1]))

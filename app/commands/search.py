@@ -1,8 +1,4 @@
-"""`sequoia search`: the best tree for an acceptance vector and measured times.
-
-The options are the release's config file or the same values as flags. Also `sequoia reproduce
-tree-search`.
-"""
+"""`sequoia search` and `reproduce tree-search`: the best tree for acceptance rates and times."""
 
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -11,40 +7,34 @@ from sequoia_core.errors import ParameterError
 
 from ..config.output_files import output_picture, output_result
 from .console import progress_line
-from .experiment import AsJson, Destination, Picture, flag, print_report
+from .experiment import AsJson, Destination, Picture, print_report
+from .options import flag
 
 if TYPE_CHECKING:
     from sequoia_core.reproduce.experiment import Report
     from sequoia_core.tree.budget_search import Candidate, SearchConfig, SearchResult
 
-DST = Path("growmap.json")
-_PANEL = "Without --config"
-
-Config = Annotated[
+_DST = Path("growmap.json")
+_Config = Annotated[
     Path | None, flag("--config", "The release's search config, JSON.", None, "FILE")
 ]
+_PANEL = "Without --config"
+_DEPTH = "Most levels of the tree, the root's included."
+_BUDGET = "Most nodes; default: the most that has a time."
+_TIMES = "Of a target forward, by nodes: 1:10,8:12,32:18."
 
 
 def search(
-    config: Config = None,
+    config: _Config = None,
     vector: Annotated[
         Path | None, flag("--vector", "Acceptance vector, .pt or .json.", _PANEL, "FILE")
     ] = None,
-    max_depth: Annotated[
-        int | None, flag("--max-depth", "Most levels of the tree, the root's included.", _PANEL)
-    ] = None,
-    max_budget: Annotated[
-        int | None, flag("--max-budget", "Most nodes; default: the most that has a time.", _PANEL)
-    ] = None,
+    max_depth: Annotated[int | None, flag("--max-depth", _DEPTH, _PANEL)] = None,
+    max_budget: Annotated[int | None, flag("--max-budget", _BUDGET, _PANEL)] = None,
     draft_time: Annotated[
         float | None, flag("--draft-time", "Of a draft forward, milliseconds.", _PANEL, "MS")
     ] = None,
-    target_time: Annotated[
-        str | None,
-        flag(
-            "--target-time", "Of a target forward, by nodes: 1:10,8:12,32:18.", _PANEL, "N:MS,..."
-        ),
-    ] = None,
+    target_time: Annotated[str | None, flag("--target-time", _TIMES, _PANEL, "N:MS,...")] = None,
     dst: Destination = None,
     as_json: AsJson = False,
     picture: Picture = None,
@@ -53,6 +43,9 @@ def search(
 
     Reads the config file of the release's tree_search.py, or takes the same values as flags.
     """
+    from sequoia_core.tree import budget_search
+    from sequoia_core.tree.files import read_acceptance_rates, save_growmap
+
     if config is not None:
         given = {
             "vector": vector, "max-depth": max_depth, "max-budget": max_budget,
@@ -61,53 +54,28 @@ def search(
         for name, value in given.items():
             if value is not None:
                 raise ParameterError(f"--{name} and --config say the same; give one of them")
-        tree_search(config, dst, as_json, picture)
-        return
-    from sequoia_core.tree.budget_search import SearchConfig
-    from sequoia_core.tree.files import read_acceptance_rates
-
-    if vector is None or max_depth is None or draft_time is None or target_time is None:
+        file = budget_search.SearchFile.read(config)
+        wanted, vector, dst = file.config, file.vector, dst or file.dst
+    elif vector is None or max_depth is None or draft_time is None or target_time is None:
         raise ParameterError(
             "give --config FILE, or --vector, --max-depth, --draft-time and --target-time"
         )
-    times = parsed_times(target_time)
-    budget = max(times) if max_budget is None else max_budget
-    wanted = SearchConfig(read_acceptance_rates(vector), max_depth, budget, draft_time, times)
-    _search(wanted, vector, dst or DST, picture, as_json=as_json)
-
-
-def tree_search(
-    config: Config = None, dst: Destination = None, as_json: AsJson = False, picture: Picture = None
-) -> None:
-    """The best tree for a config file: the release's tree_search.py."""
-    if config is None:
-        raise ParameterError("give the search's config file: --config demo-config.json")
-    from sequoia_core.tree.budget_search import SearchFile
-
-    file = SearchFile.read(config)
-    _search(file.config, file.vector, dst or file.dst or DST, picture, as_json=as_json)
-
-
-def _search(
-    config: "SearchConfig", vector: Path, dst: Path, picture: Path | None, *, as_json: bool
-) -> None:
-    from sequoia_core.tree import budget_search
-    from sequoia_core.tree.files import save_growmap
-
-    dst, picture = output_result(dst), output_picture(picture)
+    else:
+        times = _parsed_times(target_time)
+        budget = max(times) if max_budget is None else max_budget
+        wanted = budget_search.SearchConfig(
+            read_acceptance_rates(vector), max_depth, budget, draft_time, times
+        )
+    dst, picture = output_result(dst or _DST), output_picture(picture)
     with progress_line() as progress:
         progress("Searching", None)
-        result = budget_search.search(config, f"searched for {vector.name} with given times")
+        result = budget_search.search(wanted, f"searched for {vector.name} with given times")
     save_growmap(result.tree, dst)
-    print_report(_report(config, result, dst), picture, as_json=as_json)
+    print_report(_report(wanted, result, dst), picture, as_json=as_json)
 
 
-def parsed_times(text: str) -> dict[int, float]:
-    """Milliseconds by number of nodes, from `1:10,8:12`.
-
-    Raises:
-        ParameterError: it is no such list, or names a number twice.
-    """
+def _parsed_times(text: str) -> dict[int, float]:
+    """Milliseconds by number of nodes, from `1:10,8:12`."""
     from sequoia_core.tree.budget_search import paired
 
     try:
@@ -122,6 +90,11 @@ def parsed_times(text: str) -> dict[int, float]:
 
 def _report(config: "SearchConfig", result: "SearchResult", dst: Path) -> "Report":
     from sequoia_core.reproduce.experiment import Report, ReportTable
+
+    def draw(file: Path) -> None:
+        from sequoia_core.figures.charts import draw_search
+
+        draw_search(file, result)
 
     best, tree, speedup = result.best, result.tree, result.speedup(result.best)
     pays = tree.size > 1 and speedup > 1.0
@@ -148,12 +121,6 @@ def _report(config: "SearchConfig", result: "SearchResult", dst: Path) -> "Repor
         "candidates": [_values(result, each) for each in result.candidates],
         "dst": str(dst),
     }
-
-    def draw(file: Path) -> None:
-        from sequoia_core.figures.charts import draw_search
-
-        draw_search(file, result)
-
     return Report((table,), "\n".join(lines), values, draw)
 
 
@@ -162,16 +129,9 @@ def _row(nodes: int, result: "SearchResult") -> tuple[str, ...]:
     best = result.best_of(nodes)
     if best is None:
         return str(nodes), *"-" * 6, "unreachable"
-    return (
-        str(best.nodes),
-        str(best.levels),
-        str(best.levels - 1),
-        f"{best.expected_tokens:.3f}",
-        f"{best.step_ms:.3f}",
-        f"{best.ms_per_token:.3f}",
-        f"{result.speedup(best):.3f}x",
-        "chosen" if best == result.best else "",
-    )
+    values = _values(result, best).values()
+    cells = [f"{each:.3f}" if isinstance(each, float) else str(each) for each in values]
+    return *cells[:-1], f"{cells[-1]}x", "chosen" if best == result.best else ""
 
 
 def _values(result: "SearchResult", each: "Candidate") -> dict[str, Any]:

@@ -1,17 +1,22 @@
-"""A program on a pseudo-terminal, and the time from a key to its echo."""
+"""A program on a pseudo-terminal: how long a key takes to be shown, and the chat's memory."""
 
-import fcntl
 import os
 import pty
 import random
 import signal
-import struct
 import subprocess
+import sys
+import tempfile
 import termios
 import threading
 import time
-from collections.abc import Mapping, Sequence
-from typing import Self
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
+from pathlib import Path
+from types import MappingProxyType
+from typing import Any, Self
+
+import psutil
 
 from sequoia_core.errors import SequoiaError
 
@@ -20,6 +25,14 @@ RARE = [chr(code) for code in range(0x13A0, 0x13F0)]
 _BACKSPACE = "\x7f"
 _PAUSES = 0.05, 0.3
 """Seconds between an echo and the next key, at least and at most."""
+_POLL_SECONDS = 0.2
+
+SIZE = 160, 50
+QUESTION = "Why is the sky blue?"
+ANSWER_TOKENS = 128
+LONGEST_SECONDS = 180.0
+QUIET_SECONDS = 2.0
+"""Without output, after which an answer is complete."""
 
 
 class TerminalError(SequoiaError):
@@ -27,35 +40,25 @@ class TerminalError(SequoiaError):
 
 
 class Terminal:
-    """A running program whose output is searched for an awaited text and dropped.
-
-    Args:
-        command: the program and its arguments.
-        size: columns and lines.
-        environment: added to this process's own.
-
-    Attributes:
-        written: bytes of output so far.
-    """
+    """A running program whose output is searched for an awaited text and dropped."""
 
     def __init__(
         self,
         command: Sequence[str],
         size: tuple[int, int],
-        environment: Mapping[str, str] | None = None,
+        environment: Mapping[str, str] = MappingProxyType({}),
     ) -> None:
         self._ours, theirs = pty.openpty()
         self._changed = threading.Condition()
-        self._awaited = b""
-        self._carried = b""
+        self._awaited = self._carried = b""
         self._seen_at: float | None = None
         self._ended = False
-        self.written = 0
-        self._set_size(size)
+        self.output_at = 0.0  # the last, in seconds of the performance counter
+        termios.tcsetwinsize(self._ours, size[::-1])
         known = {"TERM": "xterm-256color", "COLORTERM": "truecolor"}
         self._child = subprocess.Popen(
             command, stdin=theirs, stdout=theirs, stderr=theirs,
-            env=os.environ | known | dict(environment or {}),
+            env={**os.environ, **known, **environment},
         )  # fmt: skip
         os.close(theirs)
         self._reader = threading.Thread(target=self._read, name="terminal-reader", daemon=True)
@@ -65,38 +68,34 @@ class Terminal:
         return self
 
     def __exit__(self, *_: object) -> None:
-        self.close()
+        """End the program if it still runs."""
+        if self.running:
+            self._child.kill()
+            self._child.wait()
+        self._reader.join(timeout=5)
 
     @property
     def pid(self) -> int:
-        """Of the program."""
         return self._child.pid
 
     @property
     def running(self) -> bool:
-        """Whether the program has not ended."""
         return self._child.poll() is None
 
     def type(self, text: str) -> None:
-        """Press keys."""
         os.write(self._ours, text.encode())
 
     def resize(self, size: tuple[int, int]) -> None:
-        """Give the terminal another size and signal the program."""
-        self._set_size(size)
+        termios.tcsetwinsize(self._ours, size[::-1])
         if self.running:
             self._child.send_signal(signal.SIGWINCH)
 
     def echo(self, keys: str, awaited: str, timeout: float) -> float:
-        """Seconds from pressing keys to the first output that holds a text.
-
-        Raises:
-            TerminalError: it did not come in time.
-        """
+        """Seconds from pressing keys to the first output that holds a text."""
         with self._changed:
             self._awaited, self._carried, self._seen_at = awaited.encode(), b"", None
             begun = time.perf_counter()
-            os.write(self._ours, keys.encode())
+            self.type(keys)
             self._changed.wait_for(lambda: self._seen_at is not None or self._ended, timeout)
             self._awaited = b""
             if self._seen_at is None:
@@ -104,62 +103,31 @@ class Terminal:
             return self._seen_at - begun
 
     def wait(self, timeout: float | None = None) -> int:
-        """Wait for the program's exit code, without a timeout as long as it takes.
-
-        Raises:
-            TerminalError: it did not end in time.
-        """
+        """Wait for the program's exit code, without a timeout as long as it takes."""
         try:
             return self._child.wait(timeout)
         except subprocess.TimeoutExpired:
             raise TerminalError(f"the program did not end within {timeout} s") from None
 
-    def close(self) -> None:
-        """End the program if it still runs, and close the terminal."""
-        if self.running:
-            self._child.kill()
-            self._child.wait()
-        self._reader.join(timeout=5)
-
-    def _set_size(self, size: tuple[int, int]) -> None:
-        columns, lines = size
-        fcntl.ioctl(self._ours, termios.TIOCSWINSZ, struct.pack("HHHH", lines, columns, 0, 0))
-
     def _read(self) -> None:
-        try:
+        with suppress(OSError):  # on Linux the other end is closed
             while data := os.read(self._ours, 65536):
-                self._look_at(data, time.perf_counter())
-        except OSError:  # on Linux the other end is closed
-            pass
-        finally:
-            os.close(self._ours)
-            with self._changed:
-                self._ended = True
-                self._changed.notify_all()
-
-    def _look_at(self, data: bytes, now: float) -> None:
+                self.output_at = now = time.perf_counter()
+                with self._changed:
+                    if self._awaited and self._seen_at is None:
+                        text = self._carried + data
+                        self._carried = text[-len(self._awaited) :]
+                        if self._awaited in text:
+                            self._seen_at = now
+                            self._changed.notify_all()
+        os.close(self._ours)
         with self._changed:
-            self.written += len(data)
-            if not self._awaited or self._seen_at is not None:
-                return
-            text = self._carried + data
-            if self._awaited in text:
-                self._seen_at = now
-                self._changed.notify_all()
-            self._carried = text[-len(self._awaited) :]
+            self._ended = True
+            self._changed.notify_all()
 
 
 def typing_latencies(terminal: Terminal, keys: int, chance: random.Random) -> list[float]:
-    """Seconds from single keys to their echo, at irregular times; each key is deleted again.
-
-    Args:
-        terminal: its program has a prompt.
-        keys: number of keys.
-        chance: for the pauses.
-
-    Raises:
-        TerminalError: a key was not echoed.
-    """
+    """Seconds from single keys to their echo, at irregular times; each key is deleted again."""
     latencies: list[float] = []
     for at in range(keys):
         key = RARE[at % len(RARE)]
@@ -171,5 +139,42 @@ def typing_latencies(terminal: Terminal, keys: int, chance: random.Random) -> li
 
 def percentile(values: Sequence[float], share: float) -> float:
     """The value at or below which a share of all lies."""
-    ranked = sorted(values)
-    return ranked[min(len(ranked) - 1, int(share * len(ranked)))]
+    return sorted(values)[min(len(values) - 1, int(share * len(values)))]
+
+
+def measure_chat_memory(flags: Mapping[str, Any]) -> int:
+    """Bytes that the chat's processes hold after the machine was measured and a question answered.
+
+    Its folders are isolated by XDG variables, which platformdirs must follow.
+    """
+    with tempfile.TemporaryDirectory() as folder:
+        environment = {f"SEQUOIA_{name.upper()}": str(value) for name, value in flags.items()}
+        environment |= {
+            "XDG_CACHE_HOME": f"{folder}/cache",
+            "XDG_DATA_HOME": f"{folder}/data",
+            "SEQUOIA_MAX_NEW_TOKENS": str(ANSWER_TOKENS),
+        }
+        package = __package__.rpartition(".")[0]
+        command = [sys.executable, "-c", f"from {package}.cli import main; main()"]
+        with Terminal(command, SIZE, environment) as terminal:
+            terminal.echo(RARE[0], RARE[0], LONGEST_SECONDS)
+            terminal.type(_BACKSPACE)
+            _wait(terminal, lambda: any(Path(folder).glob("cache/sequoia/calibration/*.json")))
+            terminal.type(f"{QUESTION}\r")
+            asked = time.perf_counter()
+            quiet = QUIET_SECONDS
+            _wait(terminal, lambda: time.perf_counter() > max(asked, terminal.output_at) + quiet)
+            chat = psutil.Process(terminal.pid)
+            return sum(int(each.memory_info().rss) for each in (chat, *chat.children(True)))
+
+
+def _wait(terminal: Terminal, done: Callable[[], bool]) -> None:
+    until = time.monotonic() + LONGEST_SECONDS
+    while not done():
+        if not terminal.running:
+            raise TerminalError("the chat ended before its memory was measured")
+        if time.monotonic() > until:
+            raise TerminalError(
+                f"the chat had not measured the machine or answered in {LONGEST_SECONDS:g} s"
+            )
+        time.sleep(_POLL_SECONDS)

@@ -7,10 +7,11 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from ..config import resolve
+from ..config.settings import Settings
 from ..engine.messages import LoadFailed, Loading
 from ..engine.protocol import Done
 from .console import progress_line
-from .options import with_settings
+from .options import ALL_SETTINGS, flag, with_settings
 
 if TYPE_CHECKING:
     from ..web.processes import EngineProcess
@@ -21,17 +22,17 @@ _WINDOWS = 4
 _LOOPBACK = ("127.0.0.1", "localhost", "::1")
 
 
-@with_settings
+@with_settings(*ALL_SETTINGS)
 def web(
-    ctx: typer.Context,  # noqa: ARG001 read by the decorator
+    settings: Settings,
     flags: dict[str, Any],
     port: Annotated[
-        int, typer.Option(min=0, max=65535, help="Where to listen; 0 is any free port.")
+        int, flag("--port", "Where to listen; 0 is any free port.", min=0, max=65535)
     ] = _PORT,
     host: Annotated[
-        str, typer.Option(help="Address to listen at; others than loopback are open to others.")
+        str, flag("--host", "Address to listen at; others than loopback are open to others.")
     ] = _LOOPBACK[0],
-    sessions: Annotated[int, typer.Option(min=1, help="Windows open at once.")] = _WINDOWS,
+    sessions: Annotated[int, flag("--sessions", "Windows open at once.", min=1)] = _WINDOWS,
 ) -> None:
     """Chat in a browser: several windows, and one engine process for all of them.
 
@@ -39,10 +40,8 @@ def web(
     """
     import asyncio
 
-    from ..config.load import load_settings
     from ..web.server import Address
 
-    settings = load_settings(flags)
     resolve.tree_choice(settings)
     if remark := resolve.chosen_models(settings).remark:
         typer.echo(remark, err=True)
@@ -55,11 +54,7 @@ def web(
 
 
 async def serve(address: "Address", sessions: int, flags: Mapping[str, Any]) -> None:
-    """Serve until Ctrl+C or the end of the engine process.
-
-    Raises:
-        SequoiaError: the address is taken, the models do not load, or the engine process has gone.
-    """
+    """Serve until Ctrl+C, or raise SequoiaError when the engine process has ended."""
     import asyncio
 
     from ..web.processes import EngineProcess, window_command
@@ -87,11 +82,7 @@ async def serve(address: "Address", sessions: int, flags: Mapping[str, Any]) -> 
 
 
 async def _watch(engine: "EngineProcess") -> None:
-    """Show the progress of loading, then wait for the engine process to end.
-
-    Raises:
-        SequoiaError: the engine process has ended.
-    """
+    """Show the progress of loading, then wait for the engine process to end."""
     with ExitStack() as line:
         progress = line.enter_context(progress_line())
 

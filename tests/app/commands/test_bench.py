@@ -12,7 +12,7 @@ from typer.testing import CliRunner
 
 from app.cli import app
 from app.commands import bench as bench_command
-from app.commands import chat_memory, console, screen_bench
+from app.commands import console, screen_bench
 from app.commands.screen_bench import AnswerClock, measure_screen
 from app.commands.terminal import TerminalError
 from app.engine import build
@@ -140,7 +140,7 @@ def test_the_chats_memory_is_measured_with_the_other_figures_of_memory(
 ) -> None:
     flags = {"draft": "none"}
     monkeypatch.setattr(
-        chat_memory, "measure_chat_memory", lambda given: 7 if given is flags else 0
+        bench_command, "measure_chat_memory", lambda given: 7 if given is flags else 0
     )
 
     def found(findings: Any, **changes: bool) -> Any:
@@ -156,7 +156,7 @@ def test_a_chat_that_ends_is_a_line_of_the_report(monkeypatch: pytest.MonkeyPatc
     def fail(_flags: object) -> int:
         raise TerminalError("the chat ended")
 
-    monkeypatch.setattr(chat_memory, "measure_chat_memory", fail)
+    monkeypatch.setattr(bench_command, "measure_chat_memory", fail)
     before: Any = Found(absent={"a": "b"})
     found = bench_command._with_chat_memory(before, bench.BenchPlan(), {}, hear)
     assert found.absent == {"a": "b", "the whole chat, memory": "the chat ended"}

@@ -9,7 +9,7 @@ from typer.testing import CliRunner
 
 import sequoia_core
 from app.cli import app
-from app.commands.terminal_chart import Series, chart
+from app.commands.calibrate import Series, chart
 from sequoia_core.measure import grid, tuner
 from sequoia_core.measure.calibration import Calibration
 from sequoia_core.measure.grid import GridAnswer, GridCell, GridComparison
@@ -164,7 +164,7 @@ def heights(lines: list[str], glyph: str) -> dict[int, int]:
 
 
 def drawn(*series: Series, height: int = 9, width: int = 60) -> list[str]:
-    lines = chart(series, width=width, height=height, x_name="x", y_name="y")
+    lines = chart(series, "x", "y", width, height)
     return [line.plain for line in lines]
 
 

@@ -6,9 +6,8 @@ from pathlib import Path
 import psutil
 import pytest
 
-from app.commands import chat_memory
-from app.commands.chat_memory import measure_chat_memory
-from app.commands.terminal import TerminalError
+from app.commands import terminal as module
+from app.commands.terminal import TerminalError, measure_chat_memory
 
 
 class FakeTerminal:
@@ -28,7 +27,7 @@ class FakeTerminal:
         type(self).made = self
         self.command, self.environment = command, environment
         self.typed: list[str] = []
-        self.written, self.pid, self.running = 0, os.getpid(), True
+        self.output_at, self.pid, self.running = 0.0, os.getpid(), True
 
     def __enter__(self) -> "FakeTerminal":
         return self
@@ -52,9 +51,9 @@ class FakeTerminal:
 
 @pytest.fixture(autouse=True)
 def terminal(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(chat_memory, "Terminal", FakeTerminal)
-    monkeypatch.setattr(chat_memory, "QUIET_SECONDS", 0.01)
-    monkeypatch.setattr(chat_memory, "_POLL_SECONDS", 0.01)
+    monkeypatch.setattr(module, "Terminal", FakeTerminal)
+    monkeypatch.setattr(module, "QUIET_SECONDS", 0.01)
+    monkeypatch.setattr(module, "_POLL_SECONDS", 0.01)
     monkeypatch.setattr(FakeTerminal, "measures", True)
 
 
@@ -62,7 +61,7 @@ def test_the_memory_is_of_the_processes_after_an_answer() -> None:
     used = measure_chat_memory({"draft": "none", "temperature": 0.3})
     assert used >= psutil.Process().memory_info().rss / 2
     chat = FakeTerminal.made
-    assert chat.typed[-1] == f"{chat_memory.QUESTION}\r"
+    assert chat.typed[-1] == f"{module.QUESTION}\r"
     assert chat.environment["SEQUOIA_DRAFT"] == "none"
     assert chat.environment["SEQUOIA_TEMPERATURE"] == "0.3"
     assert chat.environment["XDG_DATA_HOME"]
@@ -79,6 +78,6 @@ def test_a_chat_that_ends_before_it_has_measured_is_an_error(
 
 def test_a_chat_that_never_measures_is_given_up(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(FakeTerminal, "echo", lambda *_: 0.0)
-    monkeypatch.setattr(chat_memory, "LONGEST_SECONDS", 0.05)
+    monkeypatch.setattr(module, "LONGEST_SECONDS", 0.05)
     with pytest.raises(TerminalError, match="had not measured"):
         measure_chat_memory({})

@@ -14,18 +14,18 @@ from typer.testing import CliRunner, Result
 
 import sequoia_core
 from app.cli import app
-from app.commands import chat, doctor, machine, models
+from app.commands import chat, doctor, listings
 from app.commands.console import progress_line
-from app.commands.growmap import drawing
-from app.commands.machine import Memory
+from app.commands.doctor import CheckResult, Memory
+from app.commands.listings import drawing
 from app.config import paths, resolve
-from app.config.load import load_settings
 from app.config.settings import Settings
 from app.engine import build
 from app.store.recorder import DatabaseRecorder, Recorder
 from sequoia_core.errors import GrowMapError, ModelLoadError, ParameterError
 from sequoia_core.model.loading import forward, sources
 from sequoia_core.model.loading.catalogue import catalogue
+from sequoia_core.model.loading.memory_plan import size_text
 from sequoia_core.model.native import library
 from sequoia_core.tree.files import find_growmap, growmap_names, save_growmap
 from sequoia_core.tree.growmap import GrowMap
@@ -167,7 +167,7 @@ def test_a_bad_growmap_is_one_line(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("gigabytes", [1, 16, 200])
 def test_models_says_what_fits(monkeypatch: pytest.MonkeyPatch, gigabytes: int) -> None:
-    monkeypatch.setattr(models, "model_memory", lambda: Memory("GPU X", gigabytes * 10**9))
+    monkeypatch.setattr(listings, "model_memory", lambda: Memory("GPU X", gigabytes * 10**9))
     entries = json.loads(sequoia("models", "--json").stdout)
     assert [entry["name"] for entry in entries] == [entry.name for entry in catalogue()]
     for entry in entries:
@@ -180,10 +180,10 @@ def test_models_says_what_fits(monkeypatch: pytest.MonkeyPatch, gigabytes: int) 
 
 
 def test_memory_is_the_gpus_where_there_is_one(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(machine, "gpus", lambda: [Memory("GPU X", 7), Memory("GPU Y", 8)])
-    assert machine.model_memory() == Memory("GPU X", 7)
-    monkeypatch.setattr(machine, "gpus", list)
-    assert machine.model_memory().place == "RAM"
+    monkeypatch.setattr(doctor, "gpus", lambda: [Memory("GPU X", 7), Memory("GPU Y", 8)])
+    assert doctor.model_memory() == Memory("GPU X", 7)
+    monkeypatch.setattr(doctor, "gpus", list)
+    assert doctor.model_memory().place == "RAM"
 
 
 @pytest.mark.parametrize(
@@ -191,7 +191,7 @@ def test_memory_is_the_gpus_where_there_is_one(monkeypatch: pytest.MonkeyPatch) 
     [(0, "0 B"), (2**10, "1.0 KiB"), (3 * 2**19, "1.5 MiB"), (2**34, "16.0 GiB")],
 )
 def test_sizes_read_in_binary_units(size: int, text: str) -> None:
-    assert machine.size_text(size) == text
+    assert size_text(size) == text
 
 
 @pytest.fixture
@@ -208,7 +208,7 @@ def test_doctor_reports_and_exits_0(embedded_target: Path, config_home: Path) ->
     computed = ("device, weights", "forward", "memory")
     for subject in ("processor", "torch", *computed, "cache", "hub cache", "terminal"):
         assert f" {subject} " in result.stdout
-    size = machine.size_text(embedded_target.stat().st_size)
+    size = size_text(embedded_target.stat().st_size)
     assert f"{embedded_target} ({size})" in result.stdout
     assert str(config_home / "config.toml") in result.stdout
     assert "✘" not in result.stdout
@@ -259,11 +259,11 @@ def test_doctor_says_why_pytorch_computes(
 ) -> None:
     monkeypatch.setattr(forward, "load_library", not_built)
     (told,) = (each for each in findings() if each.subject == "forward")
-    assert told.result is doctor.CheckResult.WARN
+    assert told.result is CheckResult.WARN
     assert told.detail.startswith("PyTorch 2")
     assert told.detail.endswith(": the native forward was not built; run: make native")
     (told,) = (each for each in findings(weights="torch") if each.subject == "forward")
-    assert told.result is doctor.CheckResult.OK
+    assert told.result is CheckResult.OK
     assert "native" not in told.detail
 
 
@@ -285,7 +285,7 @@ def not_built() -> None:
 
 
 def findings(**flags: str) -> list[doctor.Finding]:
-    return list(doctor.examine(lambda: load_settings({"device": "cpu", **flags})))
+    return list(doctor.examine({"device": "cpu", **flags}))
 
 
 def test_doctor_names_what_an_earlier_version_left_in_the_cache(
@@ -296,7 +296,7 @@ def test_doctor_names_what_an_earlier_version_left_in_the_cache(
     (tmp_path / "converted").mkdir()
     (tmp_path / "converted" / "a").write_bytes(b"x" * 1024)
     (told,) = (each for each in findings() if each.subject == "old conversions")
-    assert told.result is doctor.CheckResult.WARN
+    assert told.result is CheckResult.WARN
     assert told.detail == f"{tmp_path / 'converted'} (1.0 KiB) is not read any more; remove it"
 
 
@@ -322,26 +322,26 @@ def test_doctor_judges_the_terminal(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("COLUMNS", "20")
     monkeypatch.setenv("LINES", "5")
     monkeypatch.setenv("TMUX", "/tmp/socket")
-    size, colours = list(doctor.examine(lambda: load_settings({})))[-2:]
+    size, colours = list(doctor.examine({}))[-2:]
     assert (size.result, size.detail) == (
-        doctor.CheckResult.WARN,
+        CheckResult.WARN,
         "20x5; the screen wants 60x20",
     )
-    assert colours.result == doctor.CheckResult.WARN
+    assert colours.result == CheckResult.WARN
     assert "TMUX=/tmp/socket" in colours.detail
     monkeypatch.setenv("COLUMNS", "160")
     monkeypatch.setenv("LINES", "50")
     monkeypatch.setenv("COLORTERM", "truecolor")
-    size, colours = list(doctor.examine(lambda: load_settings({})))[-2:]
-    assert (size.result, size.detail) == (doctor.CheckResult.OK, "160x50")
-    assert colours.result == doctor.CheckResult.OK
+    size, colours = list(doctor.examine({}))[-2:]
+    assert (size.result, size.detail) == (CheckResult.OK, "160x50")
+    assert colours.result == CheckResult.OK
 
 
 def test_doctor_misses_a_library_and_sees_a_gpu(
     embedded_target: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(doctor, "_PACKAGES", ("no-such-library",))
-    monkeypatch.setattr(machine, "gpus", lambda: [Memory("GPU X", 2**30)])
+    monkeypatch.setattr(doctor, "gpus", lambda: [Memory("GPU X", 2**30)])
     result = sequoia("doctor")
     assert result.exit_code == 1
     assert "pip install no-such-library" in result.stdout

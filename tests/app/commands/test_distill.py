@@ -81,8 +81,8 @@ def test_options_are_passed_on_and_the_others_left_to_their_defaults(
 
 def test_the_plans_options_and_the_commands_are_the_same() -> None:
     shared = {"target", "device"}
-    assert set(command._OPTIONS) | shared == set(Options.__dataclass_fields__)
-    assert not set(command._OPTIONS) & shared
+    assert set(command.OPTIONS) | shared == set(Options.__dataclass_fields__)
+    assert not set(command.OPTIONS) & shared
 
 
 def test_target_and_device_are_those_of_the_settings(

@@ -136,7 +136,7 @@ def test_a_bad_vector_is_one_line(tmp_path: Path, entries: list[float], message:
 
 
 def test_the_releases_script_wants_its_config() -> None:
-    assert "--config demo-config.json" in run("reproduce", "tree-search", code=2)
+    assert "give --config FILE, or --vector" in run("reproduce", "tree-search", code=2)
 
 
 def test_the_references_demo_runs_unchanged(reference_folder: Path, tmp_path: Path) -> None:

@@ -12,7 +12,7 @@ from typer.core import TyperGroup
 
 from app.cli import app
 from app.commands.chat import quick_imports
-from app.commands.group import NAMES
+from app.commands.group import HOMES
 
 ROOT = Path(__file__).parents[3]
 
@@ -37,8 +37,8 @@ def test_each_command_is_there_under_its_name_with_a_help_text() -> None:
     group = typer.main.get_command(app)
     assert isinstance(group, TyperGroup)
     context = typer.Context(group)
-    assert group.list_commands(context) == list(NAMES)
-    for name in NAMES:
+    assert group.list_commands(context) == list(HOMES)
+    for name in HOMES:
         command = group.get_command(context, name)
         assert command is not None
         assert command.name == name

@@ -335,7 +335,7 @@ async def replaying(
     """A replay that is paused at its beginning and has read everything."""
     reader = TraceReader(recording(folder, entries))
     loading = TraceLoader(reader)
-    app = ReplayApp(loading, reader.description, Player(loading.timeline))
+    app = ReplayApp(loading, reader.description, Player(loading.timeline), Settings())
     async with app.run_test(size=size) as pilot:
         replay = Replay(app, pilot)
         while not loading.done:
@@ -544,7 +544,7 @@ def test_what_is_wrong_with_a_file_is_one_line(tmp_path: Path) -> None:
 def test_no_model_code_is_loaded_for_it() -> None:
     heavy = {"torch", "transformers", "numpy", "tokenizers", "jinja2", "huggingface_hub", "aiohttp"}
     code = (
-        "import sys, app.commands.replay_app, app.commands.replay, app.config.settings; "
+        "import sys, app.commands.replay_app, app.commands.chat, app.config.settings; "
         "import sequoia_core.recording.trace_file; "
         f"print(*({heavy!r} & set(sys.modules)))"
     )
