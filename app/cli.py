@@ -16,7 +16,7 @@ from sequoia_core.model.malloc_trim import keep_to_one_arena
 
 from .commands.chat import leave, open_chat
 from .commands.group import HOMES, CommandGroup, load_command
-from .commands.options import ALL_SETTINGS, debugging, flag, with_settings
+from .commands.options import ALL_SETTINGS, DEBUG, flag, with_settings
 
 
 class _Commands(CommandGroup):
@@ -42,7 +42,7 @@ class _Commands(CommandGroup):
         except Exception as error:
             # typer ends commands by its own exceptions, and handles a closed pipe
             own = type(error).__module__.startswith(("click", "typer"))
-            if own or isinstance(error, BrokenPipeError) or debugging(ctx):
+            if own or isinstance(error, BrokenPipeError) or ctx.meta.get(DEBUG):
                 raise
             line = str(error)
             if not isinstance(error, SequoiaError):
@@ -62,25 +62,20 @@ app = typer.Typer(
 )
 
 
-def _show_version(wanted: bool) -> None:
-    if wanted:
-        typer.echo(f"sequoia {sequoia_core.__version__}")
-        raise typer.Exit
-
-
 @app.callback(invoke_without_command=True)
 @with_settings(*ALL_SETTINGS)
 def chat(
     ctx: typer.Context,
     flags: dict[str, Any],
-    _version: Annotated[
-        bool, flag("--version", "Print the version.", callback=_show_version, is_eager=True)
-    ] = False,
+    version: Annotated[bool, flag("--version", "Print the version.")] = False,
 ) -> None:
     """Chat with a model that decodes by tree speculation, every tree drawn live.
 
     Without a command it opens the chat.
     """
+    if version:
+        typer.echo(f"sequoia {sequoia_core.__version__}")
+        raise typer.Exit
     if ctx.invoked_subcommand is None:
         open_chat(flags)
 

@@ -14,8 +14,9 @@ from sequoia_core.errors import ParameterError
 
 from ..config import resolve
 from ..config.paths import record_file
+from ..config.settings import Settings
 from ..engine import build
-from .options import DEBUG_OPTION, flag
+from .options import flag, with_settings
 
 
 @contextmanager
@@ -74,20 +75,19 @@ def open_chat(flags: Mapping[str, Any]) -> None:
     _end_as(app)
 
 
+@with_settings()
 def replay(
+    settings: Settings,
     file: Annotated[Path, typer.Argument(help="A trace: from /export or ask --trace.")],
     speed: Annotated[float, flag("--speed", "Times the recorded pace.", min=0.1, max=16)] = 1.0,
     paused: Annotated[bool, flag("--paused", "Wait at the beginning instead of playing.")] = False,
-    debug: DEBUG_OPTION = False,  # noqa: ARG001 remembered by its callback
 ) -> None:
     """Play a recorded chat: text, trees and figures as they were."""
     with quick_imports():
         from sequoia_core.recording.trace_file import TraceReader
 
-        from ..config.load import load_settings
         from ..state.player import Player, TraceLoader
 
-    settings = load_settings({})
     reader = TraceReader(file)
     loading = TraceLoader(reader)
     if not _on_terminal():

@@ -13,8 +13,8 @@ from sequoia_core.files import read_text
 
 from ..config.settings import SETTINGS, Group
 
-_FLAGS = "sequoia.flags"
-_DEBUG = "sequoia.debug"
+_FLAGS, DEBUG = "sequoia.flags", "sequoia.debug"
+"""In the context's `meta`: settings that were given, and whether tracebacks are shown."""
 _LONGEST_SYSTEM = 10_000_000
 """Bytes of a file for the system prompt; no model reads more."""
 
@@ -29,12 +29,17 @@ def flag(
 
 
 def option(
-    kind: Any, text: str, metavar: str | None = None, default: Any = None, **more: Any
+    kind: Any,
+    text: str,
+    metavar: str | None = None,
+    panel: str | None = None,
+    default: Any = None,
+    **more: Any,
 ) -> tuple[Any, Any]:
     """Annotation and default of an option that is called after its parameter."""
     if default is None:
         kind, more["show_default"] = kind | None, False
-    return Annotated[kind, typer.Option(help=text, metavar=metavar, **more)], default
+    return Annotated[kind, flag("", text, panel, metavar, **more)], default
 
 
 _SETTINGS = {
@@ -42,35 +47,20 @@ _SETTINGS = {
         list[str] if each.type == tuple[str, ...] else each.type,
         f"{each.help[0].upper()}{each.help[1:]}.",
         each.values or None,
-        rich_help_panel=each.group,
+        each.group,
     )
     for each in SETTINGS.values()
     if each.has_option
 }
 _SETTINGS["system_file"] = option(
-    Path,
-    "System prompt from a file; `ps` lists --system, not this.",
-    "FILE",
-    rich_help_panel=Group.SAMPLING,
+    Path, "System prompt from a file; `ps` lists --system, not this.", "FILE", Group.SAMPLING
 )
 ALL_SETTINGS = tuple(_SETTINGS)
 MODEL_OPTIONS = ("pair", "target", "draft", "dtype", "weights", "device", "offload")
 """Those that say what is loaded."""
 
 
-def _remember_debug(ctx: typer.Context, value: bool) -> None:
-    if value:
-        ctx.meta[_DEBUG] = True
-
-
-DEBUG_OPTION = Annotated[
-    bool, flag("--debug", "Show a traceback on errors.", callback=_remember_debug)
-]
-
-
-def debugging(ctx: typer.Context) -> bool:
-    """Whether `--debug` was given, before or after the command's name."""
-    return bool(ctx.meta.get(_DEBUG))
+_DEBUG_OPTION = Annotated[bool, flag("--debug", "Show a traceback on errors.")]
 
 
 def with_settings(*names: str, **added: tuple[Any, Any]) -> Callable[[Command], Command]:
@@ -85,17 +75,18 @@ def with_settings(*names: str, **added: tuple[Any, Any]) -> Callable[[Command], 
     """
 
     def decorate(command: Command) -> Command:
-        declared = inspect.signature(command).parameters
+        wanted = inspect.signature(command, follow_wrapped=False).parameters
         options = {
             name: (each.annotation, each.default)
-            for name, each in declared.items()
+            for name, each in inspect.signature(command).parameters.items()
             if get_origin(each.annotation) is Annotated
         } | added
         shared = [name for name in names if name not in options]
-        options |= {name: _SETTINGS[name] for name in shared} | {"debug": (DEBUG_OPTION, False)}
+        options |= {name: _SETTINGS[name] for name in shared} | {"debug": (_DEBUG_OPTION, False)}
 
         @functools.wraps(command)
-        def run(ctx: typer.Context, debug: bool, **arguments: Any) -> None:  # noqa: ARG001
+        def run(ctx: typer.Context, debug: bool, **arguments: Any) -> None:
+            ctx.meta[DEBUG] = debug or ctx.meta.get(DEBUG)
             flags = ctx.meta.setdefault(_FLAGS, {})
             given = {name: arguments.pop(name) for name in shared}
             flags.update({name: value for name, value in given.items() if value not in (None, [])})
@@ -104,11 +95,11 @@ def with_settings(*names: str, **added: tuple[Any, Any]) -> Callable[[Command], 
                 before = f"--{name.replace('_', '-')} before {ctx.info_name}"
                 raise ParameterError(f"{before} does nothing; leave it out")
             known = {"ctx": ctx, "flags": flags}
-            if "settings" in declared:
+            if "settings" in wanted:
                 from ..config.load import load_settings
 
                 known["settings"] = load_settings(flags)
-            arguments |= {name: value for name, value in known.items() if name in declared}
+            arguments |= {name: value for name, value in known.items() if name in wanted}
             command(**arguments)
 
         options = {"ctx": (typer.Context, inspect.Parameter.empty), **options}

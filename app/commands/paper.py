@@ -122,22 +122,17 @@ def published_pair(name: str, flags: dict[str, Any]) -> Settings:
 
 def room(settings: Settings) -> "Room":
     """What this machine has for models."""
-    import psutil
-    import torch
     from huggingface_hub import constants, get_token, try_to_load_from_cache
 
-    from sequoia_core.model.device import choose_devices, choose_dtype, devices_name
+    from sequoia_core.model.device import choose_devices, choose_dtype, devices_name, free_bytes
     from sequoia_core.reproduce.paper_limits import Room
 
     devices = choose_devices(settings.device)
-    free = psutil.virtual_memory().available
-    if devices[0].type == "cuda":
-        free = sum(torch.cuda.mem_get_info(device)[0] for device in devices)
     cache = Path(constants.HF_HUB_CACHE)
     there = next(folder for folder in (cache, *cache.parents) if folder.exists())
     return Room(
         place=devices_name(devices),
-        memory=free,
+        memory=sum(map(free_bytes, set(devices))),
         disk=shutil.disk_usage(there).free,
         value_bytes=choose_dtype(settings.dtype, devices).itemsize,
         token=get_token() is not None,

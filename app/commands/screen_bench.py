@@ -9,7 +9,6 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 from statistics import median
@@ -103,15 +102,18 @@ def measure_screen(
             speeds[kind].append(_run_in_terminal(kind, prompts, flags))
     ratios = [drawn / bare for drawn, bare in zip(speeds[SCREEN], speeds[NO_SCREEN], strict=True)]
     progress("Typing while it decodes", 1.0)
-    typed = [seconds * 1e3 for seconds in _type_meanwhile(prompts, flags)]
+    typed: list[float] = []
+    _run_in_terminal(SCREEN, prompts, flags, typed)
+    if not typed:
+        raise SequoiaError("the answers were over before a key was pressed; ask for more of them")
     return (
         f"{len(prompts)} answers, {rounds} rounds, screen of {SIZE[0]}x{SIZE[1]}; "
         "median (lowest to highest)\n"
         f"with the screen {_spread(speeds[SCREEN])} tokens/s, "
         f"headless {_spread(speeds[NO_SCREEN])} tokens/s, "
         f"ratio {_spread(ratios, 2)}\n"
-        f"key to echo while it decodes {median(typed):.1f} ms, 99% within "
-        f"{percentile(typed, 0.99):.1f} ms, {len(typed)} keys"
+        f"key to echo while it decodes {1e3 * median(typed):.1f} ms, 99% within "
+        f"{1e3 * percentile(typed, 0.99):.1f} ms, {len(typed)} keys"
     )
 
 
@@ -120,10 +122,18 @@ def _spread(values: Sequence[float], digits: int = 1) -> str:
     return f"{middle:.{digits}f} ({low:.{digits}f} to {high:.{digits}f})"
 
 
-def _run_in_terminal(kind: str, prompts: list[str], flags: Mapping[str, Any]) -> float:
-    """Tokens per second of one child process on a pseudo-terminal."""
-    with _started(kind, prompts, flags) as (terminal, folder):
-        code = terminal.wait()
+def _run_in_terminal(
+    kind: str, prompts: list[str], flags: Mapping[str, Any], typed: list[float] | None = None
+) -> float:
+    """Tokens per second of one child process; `typed` is filled with seconds from key to echo."""
+    with tempfile.TemporaryDirectory() as temporary:
+        folder = Path(temporary)
+        order = json.dumps([kind, prompts, {name: str(value) for name, value in flags.items()}])
+        (folder / _ORDER).write_text(order, encoding="utf-8")  # not in the list of processes
+        with Terminal([sys.executable, "-m", __spec__.name, temporary], SIZE) as terminal:
+            if typed is not None:
+                typed += _type_meanwhile(terminal, folder / _ASKED)
+            code = terminal.wait()
         result = folder / _RESULT
         if code or not result.exists():
             raise SequoiaError(f"the {kind} run ended with code {code}; try the chat by itself")
@@ -131,34 +141,17 @@ def _run_in_terminal(kind: str, prompts: list[str], flags: Mapping[str, Any]) ->
         return float(tokens) / float(seconds)
 
 
-def _type_meanwhile(prompts: list[str], flags: Mapping[str, Any]) -> list[float]:
-    """Seconds from key to echo, of keys pressed one by one until the answers are there."""
+def _type_meanwhile(terminal: Terminal, asked: Path) -> list[float]:
+    """Press keys one by one until the answers are there."""
     chance, latencies = random.Random(1), list[float]()
-    with _started(SCREEN, prompts, flags) as (terminal, folder):
-        while terminal.running and not (folder / _ASKED).exists():
-            time.sleep(_POLL_SECONDS)
-        try:
-            while terminal.running:
-                latencies += typing_latencies(terminal, 1, chance)
-        except TerminalError:
-            terminal.wait(_END_SECONDS)  # an error of its own, unless the chat was ending
-    if not latencies:
-        raise SequoiaError("the answers were over before a key was pressed; ask for more of them")
+    while terminal.running and not asked.exists():
+        time.sleep(_POLL_SECONDS)
+    try:
+        while terminal.running:
+            latencies += typing_latencies(terminal, 1, chance)
+    except TerminalError:
+        terminal.wait(_END_SECONDS)  # an error of its own, unless the chat was ending
     return latencies
-
-
-@contextmanager
-def _started(
-    kind: str, prompts: list[str], flags: Mapping[str, Any]
-) -> Iterator[tuple[Terminal, Path]]:
-    """A child process on its own terminal, and its folder."""
-    with tempfile.TemporaryDirectory() as temporary:
-        folder = Path(temporary)
-        texts = {name: str(value) for name, value in flags.items()}
-        order = json.dumps([kind, prompts, texts])
-        (folder / _ORDER).write_text(order, encoding="utf-8")  # not in the list of processes
-        with Terminal([sys.executable, "-m", __spec__.name, temporary], SIZE) as terminal:
-            yield terminal, folder
 
 
 def _child(folder: Path) -> None:

@@ -188,12 +188,14 @@ def test_runs_alternate_and_the_ratio_is_taken_pair_by_pair(
 ) -> None:
     order: list[str] = []
 
-    def run(kind: str, _prompts: list[str], _flags: object) -> float:
-        order.append(kind)
+    def run(kind: str, _prompts: object, _flags: object, typed: list[float] | None = None) -> float:
+        if typed is not None:
+            typed += [0.002, 0.001, 0.004]
+        else:
+            order.append(kind)
         return 90.0 if kind == "screen" else 100.0
 
     monkeypatch.setattr(screen_bench, "_run_in_terminal", run)
-    monkeypatch.setattr(screen_bench, "_type_meanwhile", lambda *_: [0.002, 0.001, 0.004])
     text = measure_screen(["a"], {}, 2, lambda _message, _fraction: None)
     assert order == ["screen", "headless", "headless", "screen"]
     assert "ratio 0.90 (0.90 to 0.90)" in text
