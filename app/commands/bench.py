@@ -8,7 +8,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Any
 
 import typer
 
@@ -23,7 +23,7 @@ from ..config.settings import Settings
 from ..engine import build
 from .console import progress_line, stop
 from .doctor import model_memory, processor
-from .options import ALL_SETTINGS, MODEL_OPTIONS, flag, option, with_settings
+from .options import ALL_SETTINGS, MODEL_OPTIONS, option, with_settings
 from .terminal import TerminalError, measure_chat_memory
 
 if TYPE_CHECKING:
@@ -33,43 +33,39 @@ SCREEN_ROUNDS = 7
 SIZES = ",".join(map(str, TREE_SIZES))
 _COMPARED = {*MODEL_OPTIONS, "temperature"}
 """Shared options that a comparison uses; the others it sets itself."""
-
-
-PLAN = {
+OPTIONS = {
     "prompts": option(str, "JSON (turns, prompt or text) or plain lines; else built-in ones."),
     "count": option(int, "How many prompts.", default=COUNT, min=1),
     "tokens": option(int, "New tokens per prompt.", default=TOKENS, min=16),
+    "temperature": option(
+        list[float], "0 is greedy; may be repeated. Default: 0 and 0.6.", "NUMBER"
+    ),
+    "tree_sizes": option(
+        str, "Nodes of fixed trees to sweep over; '' for none.", "LIST", default=SIZES
+    ),
     "peers": option(bool, "Also time other projects' decoders.", default=True),
     "peer_draft": option(str, "Independent draft for them; default: the pair's.", "MODEL"),
     "memory": option(bool, "Also measure memory.", default=True),
     "conditions": option(
         bool, "Also measure AVX2 alone, a busy machine and a long prompt.", default=True
     ),
+    "screen": option(
+        bool, "Instead, time the chat with and without its screen.", default=False, names="--screen"
+    ),
+    "json_file": option(Path, "Write every run's figures there."),
+    "markdown": option(Path, "Write a document with pictures there."),
 }
-"""Options that are fields of `BenchPlan`."""
 
 
-@with_settings(*ALL_SETTINGS, **PLAN)
+@with_settings(*ALL_SETTINGS, **OPTIONS)
 def bench(
     settings: Settings,
     flags: dict[str, Any],
-    temperature: Annotated[
-        list[float] | None,
-        flag("--temperature", "0 is greedy; may be repeated. Default: 0 and 0.6.", None, "NUMBER"),
-    ] = None,
-    tree_sizes: Annotated[
-        str,
-        flag("--tree-sizes", "Nodes of fixed trees to sweep over; '' for none.", metavar="LIST"),
-    ] = SIZES,
-    screen: Annotated[
-        bool, flag("--screen", "Instead, time the chat with and without its screen.")
-    ] = False,
-    json_file: Annotated[
-        Path | None, flag("--json-file", "Write every run's figures there.")
-    ] = None,
-    markdown: Annotated[
-        Path | None, flag("--markdown", "Write a document with pictures there.")
-    ] = None,
+    temperature: list[float] | None,
+    tree_sizes: str,
+    screen: bool,
+    json_file: Path | None,
+    markdown: Path | None,
     **plan: Any,
 ) -> None:
     """Time this engine's ways to decode and other projects' decoders side by side."""

@@ -49,8 +49,8 @@ def distill(
     """Make a draft for any Llama-family target; no data set is needed."""
     values = {"target": resolve.chosen_models(settings).target, "device": settings.device}
     if resume:  # the run keeps its own unless they are given again
-        again = {"target" if name == "pair" else name for name in flags}
-        values = {name: value for name, value in values.items() if name in again}
+        given_again = {"target" if name == "pair" else name for name in flags}
+        values = {name: value for name, value in values.items() if name in given_again}
     values |= {name: value for name, value in given.items() if value is not None}
     out = out.expanduser()
     try:

@@ -160,7 +160,7 @@ def _forward(settings: Settings, *, models_there: bool) -> Iterator[Finding]:
 
     try:
         placement = choose_placement(settings.device, settings.offload)
-        known = _known_models(settings) if models_there else [None]
+        known: list[Known | None] = _known_models(settings) if models_there else [None]
         opened = [each for each in known if isinstance(each, Checkpoint)]
         forward = choose_forward(settings.weights, settings.dtype, placement, opened)
     except SequoiaError as error:

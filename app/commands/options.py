@@ -34,12 +34,13 @@ def option(
     metavar: str | None = None,
     panel: str | None = None,
     default: Any = None,
+    names: str = "",
     **more: Any,
 ) -> tuple[Any, Any]:
-    """Annotation and default of an option that is called after its parameter."""
+    """Annotation and default of an option, for `with_settings`."""
     if default is None:
         kind, more["show_default"] = kind | None, False
-    return Annotated[kind, flag("", text, panel, metavar, **more)], default
+    return Annotated[kind, flag(names, text, panel, metavar, **more)], default
 
 
 _SETTINGS = {
@@ -60,7 +61,7 @@ MODEL_OPTIONS = ("pair", "target", "draft", "dtype", "weights", "device", "offlo
 """Those that say what is loaded."""
 
 
-_DEBUG_OPTION = Annotated[bool, flag("--debug", "Show a traceback on errors.")]
+_DEBUG = option(bool, "Show a traceback on errors.", default=False, names="--debug")
 
 
 def with_settings(*names: str, **added: tuple[Any, Any]) -> Callable[[Command], Command]:
@@ -82,7 +83,7 @@ def with_settings(*names: str, **added: tuple[Any, Any]) -> Callable[[Command], 
             if get_origin(each.annotation) is Annotated
         } | added
         shared = [name for name in names if name not in options]
-        options |= {name: _SETTINGS[name] for name in shared} | {"debug": (_DEBUG_OPTION, False)}
+        options |= {name: _SETTINGS[name] for name in shared} | {"debug": _DEBUG}
 
         @functools.wraps(command)
         def run(ctx: typer.Context, debug: bool, **arguments: Any) -> None:

@@ -45,15 +45,6 @@ def test_each_command_is_there_under_its_name_with_a_help_text() -> None:
         assert command.get_short_help_str()
 
 
-def test_a_name_nearly_right_is_answered_with_the_right_one() -> None:
-    done = subprocess.run(
-        [sys.executable, "-c", "from app.cli import main; main()", "calibrat"],
-        cwd=ROOT, capture_output=True, text=True, check=False,
-    )  # fmt: skip
-    assert done.returncode == 2
-    assert "'calibrate'" in done.stderr
-
-
 @pytest.mark.parametrize("enabled", [True, False])
 def test_the_collector_is_as_it_was_after_imports(enabled: bool) -> None:
     before = gc.isenabled()

@@ -28,7 +28,7 @@ async def replaying(
     entries = [with_insight(each) if isinstance(each, Step) else each for each in chat()]
     reader = TraceReader(recording(folder, entries))
     loading = TraceLoader(reader)
-    app = ReplayApp(loading, reader.description, Player(loading.timeline), settings)
+    app = ReplayApp(loading, reader.description, Player(loading.timeline), settings or Settings())
     async with stage.shown(app) as pilot:
         while not loading.done:
             await pilot.pause(0.01)
