@@ -48,9 +48,10 @@ def print_table(
     rows: Iterable[Sequence["str | Text"]],
     *,
     right: Container[str] = (),
+    gap: int = 2,
     width: int = 0,
 ) -> None:
-    """Print rows below their headings, in at least so many columns of the terminal.
+    """Print rows below their headings, in at least `width` columns of the terminal.
 
     `right` has the headings of what is aligned to the right.
     """
@@ -58,7 +59,7 @@ def print_table(
     from rich.table import Table
     from rich.text import Text
 
-    table = Table(box=None, pad_edge=False, header_style="bold")
+    table = Table(box=None, pad_edge=False, padding=(0, gap, 0, 0), header_style="bold")
     for heading in headings:
         table.add_column(heading, justify="right" if heading in right else "left")
     for row in rows:

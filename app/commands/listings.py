@@ -68,7 +68,7 @@ def models(
         )
         for each in values
     )
-    print_table(headings, rows, right=("size", "memory"))
+    print_table(headings, rows, right=("size", "memory"), gap=1)
     Console(highlight=False).print(
         "\nMemory: weights of both models in bfloat16 or float16, their KV caches and masks at "
         f"{catalogue()[0].context} tokens (or the smaller window), logits and activations"
