@@ -66,13 +66,13 @@ def bench(
     screen: bool,
     json_file: Path | None,
     markdown: Path | None,
-    **plan: Any,
+    **given: Any,
 ) -> None:
     """Time this engine's ways to decode and other projects' decoders side by side."""
     if screen:
-        idle = {"peer_draft": plan["peer_draft"], "json_file": json_file, "markdown": markdown}
+        idle = {"peer_draft": given["peer_draft"], "json_file": json_file, "markdown": markdown}
         _refuse([name for name, value in idle.items() if value is not None], "--screen")
-        drawn = {**flags, "max_new_tokens": plan["tokens"]}
+        drawn = {**flags, "max_new_tokens": given["tokens"]}
         if temperature:
             drawn["temperature"] = temperature[-1]
         with progress_line() as progress:
@@ -80,7 +80,7 @@ def bench(
 
             from .screen_bench import measure_screen
 
-            prompts = prompt_texts(plan["prompts"], plan["count"])
+            prompts = prompt_texts(given["prompts"], given["count"])
             figures = measure_screen(prompts, drawn, SCREEN_ROUNDS, progress)
         typer.echo(figures)
         return
@@ -88,7 +88,7 @@ def bench(
     if "temperature" in flags:
         temperature = temperature or [flags.pop("temperature")]
     models = resolve.chosen_models(settings)
-    whole = BenchPlan(
+    plan = BenchPlan(
         target=models.target,
         draft=models.draft,
         weights=settings.weights,
@@ -96,9 +96,9 @@ def bench(
         offload=settings.offload,
         temperatures=tuple(temperature or TEMPERATURES),
         tree_sizes=_sizes(tree_sizes),
-        **plan,
+        **given,
     )
-    _compare(whole, settings, flags, output_file(json_file), output_file(markdown))
+    _compare(plan, settings, flags, output_file(json_file), output_file(markdown))
 
 
 def _compare(
@@ -116,9 +116,9 @@ def _compare(
         findings = _with_chat_memory(findings, plan, flags, progress)
     typer.echo(report.for_terminal(findings))
     source = "built-in prompts" if plan.prompts is None else f"prompts of {Path(plan.prompts).name}"
-    total = model_memory()
+    memory = model_memory()
     setting = report.BenchSetting(
-        f"{processor()}, {size_text(total.total)} of {total.place}",
+        f"{processor()}, {size_text(memory.total)} of {memory.place}",
         shlex.join(["sequoia", *sys.argv[1:]]),
         f"the first {plan.count} {source}",
     )
