@@ -10,7 +10,6 @@ import sequoia_core
 from app.cli import app
 from app.commands import doctor
 from app.commands.doctor import CheckResult, Finding
-from app.commands.options import MODEL_OPTIONS
 from sequoia_core.bench.model_factory import ModelFactory, Sources
 from sequoia_core.config import Offload
 from sequoia_core.errors import SequoiaError
@@ -51,10 +50,6 @@ def test_a_system_that_is_weighed_in_a_process_of_its_own_is_offloaded_too(
     sources = Sources("target", None, None, "cpu", "float32", threads=1, offload="disk")
     assert ModelFactory(sources).pair is None
     assert given == [Offload.DISK]
-
-
-def test_it_is_one_of_the_options_that_say_what_is_loaded() -> None:
-    assert "offload" in MODEL_OPTIONS
 
 
 def test_an_answer_is_decoded_from_disk(tmp_path: Path) -> None:
