@@ -136,7 +136,7 @@ lossless: setup  ## chi-square tests with 200,000 runs of every rule, tree and s
 	$(BIN)/python -m pytest $(WORKERS) --timeout 3000 --least-runs 200000 tests/core/speculate/test_lossless_sampling.py
 
 growmaps: setup  ## the packaged tree shapes that follow from published figures, and their list
-	@$(BIN)/python -m sequoia_core.reproduce.make_growmaps
+	@$(BIN)/python -m tests.core.make_growmaps
 
 robustness: setup  ## rules over temperature and top-p, an hour; goes on where it stopped; PROMPTS=FILE.jsonl
 	$(BIN)/sequoia reproduce robustness $(if $(PROMPTS),--dataset $(PROMPTS)) \

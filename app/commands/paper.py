@@ -20,8 +20,7 @@ if TYPE_CHECKING:
     from sequoia_core.model.loading.pair import Pair
     from sequoia_core.reproduce.experiment import Experiment
     from sequoia_core.reproduce.paper import PaperPlan
-    from sequoia_core.reproduce.paper_cells import PaperChoice
-    from sequoia_core.reproduce.paper_limits import Room
+    from sequoia_core.reproduce.paper_facts import PaperChoice, Room
 
 EMBEDDED = "embedded"
 _VERSION = 1
@@ -50,8 +49,12 @@ def paper(
     from sequoia_core.data import check_source
     from sequoia_core.reproduce.experiment import ResultFile
     from sequoia_core.reproduce.paper import CellRow, PaperExperiment, PaperPlan
-    from sequoia_core.reproduce.paper_cells import PaperChoice, other_cells, published_cells
-    from sequoia_core.reproduce.paper_facts import paper_facts
+    from sequoia_core.reproduce.paper_facts import (
+        PaperChoice,
+        other_cells,
+        paper_facts,
+        published_cells,
+    )
 
     from ..config.load import load_settings
 
@@ -100,8 +103,7 @@ def published_pair(name: str, flags: dict[str, Any]) -> Settings:
     """The settings for one of the table's pairs; raises SequoiaError if it does not fit here."""
     from sequoia_core.data import TOTAL_TOKENS
     from sequoia_core.model.device import choose_devices
-    from sequoia_core.reproduce.paper_facts import paper_facts
-    from sequoia_core.reproduce.paper_limits import why_not
+    from sequoia_core.reproduce.paper_facts import paper_facts, why_not
 
     from ..config.load import load_settings
 
@@ -125,7 +127,7 @@ def room(settings: Settings) -> "Room":
     from huggingface_hub import constants, get_token, try_to_load_from_cache
 
     from sequoia_core.model.device import choose_devices, choose_dtype, devices_name, free_bytes
-    from sequoia_core.reproduce.paper_limits import Room
+    from sequoia_core.reproduce.paper_facts import Room
 
     devices = choose_devices(settings.device)
     cache = Path(constants.HF_HUB_CACHE)

@@ -105,8 +105,12 @@ def _testbed(rule: Mode) -> Command:
             options = replace(options, temperature=0.0, top_p=1.0)
         data, params = options.data, options.params
         from sequoia_core.data import load_prompts
-        from sequoia_core.reproduce.decoding_plan import DecodingPlan, Measured, pairs_growmap
-        from sequoia_core.reproduce.testbed import DecodingExperiment
+        from sequoia_core.reproduce.testbed import (
+            DecodingExperiment,
+            DecodingPlan,
+            Measured,
+            pairs_growmap,
+        )
 
         pair = options.load_pair(progress)
         plan = DecodingPlan(
@@ -150,8 +154,7 @@ def robustness(
     data, file = options.data, output_file(options.dst)
     assert file is not None
     from sequoia_core.data import load_prompts
-    from sequoia_core.reproduce.robustness import RobustnessExperiment
-    from sequoia_core.reproduce.rule_comparison import TEMPERATURES, TOP_PS, Sweep
+    from sequoia_core.reproduce.robustness import TEMPERATURES, TOP_PS, RobustnessExperiment, Sweep
     from sequoia_core.tree.files import find_growmap
 
     sweep = Sweep(

@@ -18,20 +18,8 @@ TREE_SIZES = (2, 4, 8, 12, 16, 24, 32, 48, 64)
 class BenchPlan:
     """What to measure; models and their formats are as in `load_pair`.
 
-    Attributes:
-        peer_draft: a draft for other projects' decoders; None is the pair's own.
-        prompts: a file, see `data.prompts`; None is the built-in set.
-        count: how many of its prompts.
-        tokens: new tokens per prompt.
-        temperatures: each is measured on every prompt.
-        peers: also time other projects' decoders.
-        conditions: also measure with AVX2 alone, with a busy process, and reading a long prompt.
-        memory: also measure peak memory, each system in a process of its own.
-        tree_sizes: nodes of the fixed trees that are swept over.
-
-    Raises:
-        ParameterError: a tree has fewer than two nodes or too many, or a temperature is invalid,
-            is given twice or is missing.
+    Raises ParameterError if a temperature or a tree size is out of range, or a temperature is given
+    twice or missing.
     """
 
     target: str | None = None
@@ -39,15 +27,15 @@ class BenchPlan:
     weights: WeightFormat = WeightFormat.AUTO
     dtype: str = "auto"
     offload: Offload = Offload.NONE
-    peer_draft: str | None = None
-    prompts: str | None = None
+    peer_draft: str | None = None  # for other projects' decoders; None is the pair's own
+    prompts: str | None = None  # a file, see `data.prompts`; None is the built-in set
     count: int = COUNT
-    tokens: int = TOKENS
+    tokens: int = TOKENS  # new ones per prompt
     temperatures: tuple[float, ...] = TEMPERATURES
     peers: bool = True
-    conditions: bool = True
+    conditions: bool = True  # also AVX2 alone, a busy process and a long prompt
     memory: bool = True
-    tree_sizes: tuple[int, ...] = TREE_SIZES
+    tree_sizes: tuple[int, ...] = TREE_SIZES  # nodes of the fixed trees that are swept over
 
     def __post_init__(self) -> None:
         if any(not 2 <= size <= MOST_NODES for size in self.tree_sizes):

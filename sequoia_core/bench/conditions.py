@@ -1,16 +1,24 @@
-"""Particular conditions to measure systems under: a busy process, and a long prompt."""
+"""Particular conditions to measure systems under, and the memory that they need.
+
+Imports no library of models, so that a measured process pays for none.
+"""
 
 from __future__ import annotations
 
+import re
 import subprocess
 import sys
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING
 
-from sequoia_core.bench.comparison import SpeedComparison
-from sequoia_core.bench.runs import Run, System
+from sequoia_core.bench.runs import Decode, Run
 from sequoia_core.config import SamplingParams
+
+if TYPE_CHECKING:
+    from sequoia_core.bench.model_factory import Sources
 
 PREFILL_TOKENS = 1400
 PREFILL_PARAMS = SamplingParams(0.0, max_new_tokens=2)
@@ -24,17 +32,14 @@ def busy_name(name: str) -> str:
     return f"{name}, with a busy process"
 
 
-class WithBusyProcess:
-    """A system that decodes while another process keeps one core busy."""
+def with_busy_process(decode: Decode) -> Decode:
+    """The system, while another process keeps one core busy."""
 
-    def __init__(self, system: System) -> None:
-        self.name = busy_name(system.name)
-        self._system = system
-
-    def run(self, prompt_ids: Sequence[int], params: SamplingParams) -> Run:
-        """Decode one prompt."""
+    def decode_in_company(prompt_ids: Sequence[int], params: SamplingParams) -> Run:
         with busy_cores(1):
-            return self._system.run(prompt_ids, params)
+            return decode(prompt_ids, params)
+
+    return decode_in_company
 
 
 @contextmanager
@@ -56,8 +61,33 @@ def long_prompt(prompts: Sequence[Sequence[int]], length: int) -> list[int]:
     return (joined * -(-length // len(joined)))[:length]
 
 
-def prefill_speeds(comparison: SpeedComparison, length: int) -> dict[str, list[float]]:
-    """Prompt tokens per second of every run, by system."""
-    return {
-        name: [length / run.first_seconds for run in runs] for name, runs in comparison.runs.items()
-    }
+def peak_memory() -> int:
+    """Most bytes this process has had in main memory.
+
+    The kernel's own counter is of this program. `getrusage` also counts what the process was before
+    it became this program, which for a child is as large as its parent.
+    """
+    try:
+        status = Path("/proc/self/status").read_text(encoding="ascii")
+    except OSError:
+        status = ""
+    if found := re.search(r"^VmHWM:\s+(\d+) kB$", status, re.MULTILINE):
+        return int(found[1]) * 1024
+    import resource
+
+    unit = 1 if sys.platform == "darwin" else 1024
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit
+
+
+def weight_bytes(sources: Sources) -> int:
+    """Size of the pair's weights in bfloat16, a borrowed embedding counted once."""
+    from sequoia_core.model.loading.sources import open_fitted_draft, open_target
+
+    target = open_target(sources.plan.target).weights
+    count = sum(target[name].numel() for name in target)
+    draft = open_fitted_draft(sources.plan.target, sources.plan.draft)
+    if draft is not None:
+        borrowed = {"model.embed_tokens.weight"} if draft.config.embeddings_from_target else set()
+        own = (name for name in draft.weights if name.endswith(".weight"))
+        count += sum(draft.weights[name].numel() for name in own if name not in borrowed)
+    return 2 * count

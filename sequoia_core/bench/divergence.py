@@ -4,26 +4,24 @@ In bfloat16 a tree's forward rounds differently from a single row's, so greedy t
 a near-tie. The margin between the target's two best tokens shows how near.
 """
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from typing import TYPE_CHECKING, NamedTuple
 
 import torch
 
-from sequoia_core.model.interface import LanguageModel
+from sequoia_core.bench.runs import SpeedComparison
+
+if TYPE_CHECKING:
+    from sequoia_core.model.interface import LanguageModel
 
 
-@dataclass(frozen=True, slots=True)
-class Divergence:
-    """The first token that differs, and the target's logits there in a one-row forward.
+class Divergence(NamedTuple):
+    """The first token that differs, and the target's logits there in a one-row forward."""
 
-    Attributes:
-        position: how many tokens both texts share.
-        margin: between the two highest logits.
-        highest: the highest logit.
-    """
-
-    position: int
-    margin: float
+    position: int  # tokens that both texts share
+    margin: float  # between the two highest logits
     highest: float
 
 
@@ -43,8 +41,23 @@ def find_divergence(
     return Divergence(shared, best - second, best)
 
 
-def describe_divergences(name: str, divergences: Sequence[Divergence | None]) -> str:
-    """One line for the report, of a system's texts on all prompts."""
+def describe_divergences(
+    target: LanguageModel,
+    prompts: Sequence[Sequence[int]],
+    comparisons: Sequence[SpeedComparison],
+) -> Iterator[str]:
+    """A line of the report for each system but the first, of its greedy texts on all prompts."""
+    greedy = (each.runs for each in comparisons if each.params.temperature == 0.0)
+    for (_, baseline), *others in (runs.items() for runs in greedy):
+        for name, runs in others:
+            texts = zip(prompts, baseline, runs, strict=False)  # an interrupt leaves prompts out
+            yield _described(name, [
+                find_divergence(target, ids, base.token_ids, run.token_ids)
+                for ids, base, run in texts
+            ])  # fmt: skip
+
+
+def _described(name: str, divergences: Sequence[Divergence | None]) -> str:
     found = [each for each in divergences if each is not None]
     if not found:
         return f"{name}: the same text on all {len(divergences)} prompts"

@@ -1,57 +1,118 @@
-"""Results of a benchmark, as plain values."""
+"""Results of a benchmark as plain values, and their statistics.
+
+Figures are medians with spread; ratios are taken prompt by prompt.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections import Counter
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from operator import attrgetter
+from statistics import geometric_mean, median
 
-from sequoia_core.bench.comparison import SpeedComparison
+from sequoia_core.bench import names
 from sequoia_core.bench.conditions import PREFILL_TOKENS
-from sequoia_core.events import PairDescription
+from sequoia_core.bench.runs import Run, SpeedComparison, averaged
+from sequoia_core.events import PairDescription, StepTimings
 from sequoia_core.measure.spread import Spread
 
 
-@dataclass(frozen=True, slots=True)
-class Conditions:
-    """Comparisons of reading a long prompt, with a busy process, and with AVX2 alone.
-
-    None where one was not made.
-    """
-
-    prefill: SpeedComparison | None = None
-    busy: SpeedComparison | None = None
-    avx2: SpeedComparison | None = None
-    prefill_tokens: int = PREFILL_TOKENS
-
-
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class BenchFindings:
-    """All results of a benchmark.
-
-    Attributes:
-        tuned: what the measured machine predicted before anything was compared, one line.
-        comparisons: one for each way of sampling; plain decoding is the first system.
-        sweeps: for each comparison the speed by nodes of a fixed tree; 1 is plain decoding.
-        divergences: where greedy texts diverge from plain decoding's, one line a system.
-        absent: why a system, or its memory, was not measured, by name.
-        memory: bytes at the peak by system; empty where it was not measured.
-        weights: bytes of both models' weights in bfloat16.
-        peer_dtype: number format of Hugging Face's models and PyTorch's forward.
-        interrupted: the benchmark was stopped, so that parts are missing.
-        chat_memory: bytes of the whole chat with its screen, once it has measured the machine;
-            None where that was not measured.
-    """
+    """The results of a benchmark so far; a comparison that was not made is None."""
 
     pair: PairDescription
-    tuned: str
     threads: int
-    comparisons: tuple[SpeedComparison, ...]
-    sweeps: tuple[Mapping[int, Spread], ...]
-    divergences: tuple[str, ...]
-    absent: Mapping[str, str]
-    memory: Mapping[str, int]
-    weights: int
-    conditions: Conditions = Conditions()
-    peer_dtype: str = ""
-    interrupted: bool = False
-    chat_memory: int | None = None
+    peer_dtype: str = ""  # of Hugging Face's models and PyTorch's forward
+    weights: int = 0  # bytes of both models' weights in bfloat16
+    tuned: str = ""  # what the measured machine predicted before anything was compared, one line
+    comparisons: tuple[SpeedComparison, ...] = ()  # plain decoding is the first system
+    sweeps: tuple[dict[int, Spread], ...] = ()  # of each comparison: speed by nodes; 1 is plain
+    divergences: tuple[str, ...] = ()  # where greedy texts diverge from plain decoding's
+    prefill: SpeedComparison | None = None  # reading a long prompt
+    prefill_tokens: int = PREFILL_TOKENS
+    busy: SpeedComparison | None = None  # with a busy process and without
+    avx2: SpeedComparison | None = None
+    memory: dict[str, int] = field(default_factory=dict)  # bytes at the peak by system
+    chat_memory: int | None = None  # bytes of the chat with its screen, the machine measured
+    absent: dict[str, str] = field(default_factory=dict)  # why a system, or its memory, is missing
+    interrupted: bool = False  # parts are missing
+
+
+@dataclass(frozen=True, slots=True)
+class SystemSummary:
+    name: str
+    tokens_per_second: Spread
+    ratio: Spread  # over the first system's speed on the same prompt
+    tokens_per_step: float
+    first_ms: float  # until the first tokens; no part of the speed
+    tree: str  # the most frequent one; "" where it has no name
+    parts: StepTimings | None  # of a step, where they are known
+    same_text: int  # prompts on which the tokens equal the first system's
+
+
+def summarize(comparison: SpeedComparison) -> list[SystemSummary]:
+    """Figures of every system; the first one is the baseline."""
+    baseline = next(iter(comparison.runs.values()))
+    return [_summary(name, runs, baseline) for name, runs in comparison.runs.items()]
+
+
+def _summary(name: str, runs: Sequence[Run], baseline: Sequence[Run]) -> SystemSummary:
+    parts = [run.parts for run in runs if run.parts is not None]
+    texts = zip(runs, baseline, strict=True)
+    return SystemSummary(
+        name=name,
+        tokens_per_second=_speed(runs),
+        ratio=ratio(runs, baseline),
+        tokens_per_step=median(run.tokens / run.steps for run in runs),
+        first_ms=1e3 * median(run.first_seconds for run in runs),
+        tree=Counter(run.tree for run in runs).most_common(1)[0][0],
+        parts=averaged(parts, median) if parts else None,
+        same_text=sum(run.token_ids == base.token_ids for run, base in texts),
+    )
+
+
+def _speed(runs: Sequence[Run]) -> Spread:
+    return Spread.of([run.tokens_per_second for run in runs])
+
+
+def speeds(comparison: SpeedComparison) -> dict[str, Spread]:
+    """Tokens per second by system."""
+    return {name: _speed(runs) for name, runs in comparison.runs.items()}
+
+
+def ratio(
+    runs: Sequence[Run],
+    others: Sequence[Run],
+    speed: Callable[[Run], float] = attrgetter("tokens_per_second"),
+) -> Spread:
+    """How much faster one system is than another, prompt by prompt."""
+    pairs = zip(runs, others, strict=True)
+    return Spread.of([speed(run) / speed(other) for run, other in pairs])
+
+
+def ranked_trees(comparisons: Sequence[SpeedComparison]) -> list[tuple[str, float]]:
+    """This engine's ways to speculate and their speed over plain decoding, fastest first.
+
+    The speed is the geometric mean over ways of sampling of the medians over prompts.
+    """
+    means = {
+        name: geometric_mean(
+            ratio(each.runs[name], each.runs[names.PLAIN]).middle for each in comparisons
+        )
+        for name in names.TREES
+        if all(name in each.runs for each in comparisons)
+    }
+    return sorted(means.items(), key=lambda item: -item[1])
+
+
+def best_tree(comparisons: Sequence[SpeedComparison]) -> str | None:
+    """The first of `ranked_trees`; None without a draft."""
+    return next((name for name, _ in ranked_trees(comparisons)), None)
+
+
+def fastest(comparison: SpeedComparison, systems: Sequence[str]) -> str:
+    """The one of these systems with the highest median speed; the first if none took part."""
+    known = [name for name in systems if name in comparison.runs]
+    return max(known, key=lambda name: _speed(comparison.runs[name]).middle, default=systems[0])

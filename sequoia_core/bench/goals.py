@@ -5,18 +5,16 @@ A goal whose system did not take part is shown as not measured.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from operator import attrgetter
 
 from sequoia_core.bench import names
-from sequoia_core.bench.comparison import SpeedComparison
-from sequoia_core.bench.conditions import busy_name, prefill_speeds
-from sequoia_core.bench.findings import BenchFindings
-from sequoia_core.bench.summary import best_tree, fastest, ratio, summarize
-from sequoia_core.measure.spread import Spread
+from sequoia_core.bench.conditions import busy_name
+from sequoia_core.bench.findings import BenchFindings, best_tree, fastest, ratio, summarize
+from sequoia_core.bench.runs import Run, SpeedComparison
 
-EMBEDDED_TARGET = "SmolLM2-135M-Instruct"
-"""Name of the target that the goals are for."""
+EMBEDDED_TARGET = "SmolLM2-135M-Instruct"  # name of the target that the goals are for
 MOST_MEMORY = 420e6
 MOST_CHAT_MEMORY = 500e6
 _NONE = "not measured"
@@ -24,19 +22,10 @@ _NONE = "not measured"
 
 @dataclass(frozen=True, slots=True)
 class Score:
-    """One line of the table of goals.
-
-    Attributes:
-        what: the comparison.
-        measured: its result.
-        wanted: the goal; "" where there is none.
-        reached: None where it was not measured, or there is no goal.
-    """
-
     what: str
     measured: str
-    wanted: str = ""
-    reached: bool | None = None
+    wanted: str = ""  # "" where there is no goal
+    reached: bool | None = None  # None where it was not measured, or there is no goal
 
 
 def scores(findings: BenchFindings) -> Iterator[Score]:
@@ -49,87 +38,70 @@ def scores(findings: BenchFindings) -> Iterator[Score]:
 def _all_scores(findings: BenchFindings) -> Iterator[Score]:
     tree = best_tree(findings.comparisons) or names.ADAPTIVE_LOOKUP
     for comparison in findings.comparisons:
-        yield from _speeds(comparison, tree)
+        for faster, slower, wanted, what in _speed_goals(comparison, tree):
+            what += f", T = {comparison.params.temperature:g}"
+            yield _ratio(what, comparison, faster, slower, wanted)
     for comparison in findings.comparisons:
-        yield from _texts(comparison)
-    conditions = findings.conditions
-    yield _ratio(
-        conditions.avx2, names.AVX2, names.FLOAT32_AVX2, 8.0,
-        "AVX2 only: plain / plain by PyTorch in float32",
-    )  # fmt: skip
-    yield _bytes(
-        "peak memory of an answer, without a screen", findings.memory.get(tree), MOST_MEMORY
-    )
-    yield _bytes(
-        "memory of the whole chat, once it has measured the machine",
-        findings.chat_memory,
-        MOST_CHAT_MEMORY,
-    )
-    yield _prefill(conditions.prefill, conditions.prefill_tokens)
+        same = [each.same_text for each in summarize(comparison) if each.name in names.TREES]
+        if comparison.params.temperature == 0.0 and same:
+            fewest, prompts = min(same), len(comparison.runs[names.PLAIN])
+            what = "texts equal to plain decoding's, T = 0, the fewest of all trees"
+            every = f"{prompts} of {prompts}"
+            yield Score(what, f"{fewest} of {prompts}", every, fewest == prompts)
+    what = "AVX2 only: plain / plain by PyTorch in float32"
+    yield _ratio(what, findings.avx2, names.AVX2, names.FLOAT32_AVX2, 8.0)
+    what = "peak memory of an answer, without a screen"
+    yield _at_most(what, findings.memory.get(tree), MOST_MEMORY)
+    what = "memory of the whole chat, once it has measured the machine"
+    yield _at_most(what, findings.chat_memory, MOST_CHAT_MEMORY)
+    what = f"reading {findings.prefill_tokens:,} tokens / the same by PyTorch"
+    reading = (names.PLAIN, names.PYTORCH, 1.6, lambda run: 1 / run.first_seconds)
+    yield _ratio(what, findings.prefill, *reading)
     for name, wanted in ((names.PLAIN, 0.55), (tree, None), (names.LLAMA_CPP, None)):
         what = f"{name}: with a process that keeps one core busy / alone"
-        yield _ratio(conditions.busy, busy_name(name), name, wanted, what)
+        yield _ratio(what, findings.busy, busy_name(name), name, wanted)
 
 
-def _speeds(comparison: SpeedComparison, tree: str) -> Iterator[Score]:
-    greedy = comparison.params.temperature == 0.0
-    at = f", T = {comparison.params.temperature:g}"
-    llama = fastest(comparison, names.LLAMA_CPP_PLAIN) or names.LLAMA_CPP
-    if greedy:
-        yield _ratio(comparison, names.PLAIN, llama, 2.0, f"plain / {llama}, same file{at}")
-        quick = fastest(comparison, names.LLAMA_CPP_REQUANTISED) or names.LLAMA_CPP_Q4_0
-        yield _ratio(comparison, names.PLAIN, quick, None, f"plain / {quick}{at}")
-        yield _ratio(comparison, names.PLAIN, names.HF_PLAIN, 9.0, f"plain / {names.HF_PLAIN}{at}")
-        yield _ratio(comparison, names.PLAIN, names.PYTORCH, None, f"plain / plain by PyTorch{at}")
-    wanted = {0.0: 1.65, 0.6: 1.5}.get(comparison.params.temperature)
-    yield _ratio(comparison, tree, names.PLAIN, wanted, f"best tree ({tree}) / plain{at}")
-    if greedy:
-        yield _ratio(comparison, tree, llama, 3.3, f"best tree / {llama}, same file{at}")
-        drafting = fastest(comparison, names.LLAMA_CPP_SPECULATING) or names.LLAMA_CPP_LOOKUP
-        yield _ratio(comparison, tree, drafting, None, f"best tree / {drafting}{at}")
+def _speed_goals(
+    comparison: SpeedComparison, tree: str
+) -> list[tuple[str, str, float | None, str]]:
+    """The faster system, the slower one, the ratio that is wanted, and how it is called."""
+    plain, temperature = names.PLAIN, comparison.params.temperature
+    wanted = {0.0: 1.65, 0.6: 1.5}.get(temperature)
+    best = (tree, plain, wanted, f"best tree ({tree}) / plain")
+    if temperature:
+        return [best]
+    llama = fastest(comparison, names.LLAMA_CPP_PLAIN)
+    quick = fastest(comparison, names.LLAMA_CPP_REQUANTISED)
+    drafting = fastest(comparison, names.LLAMA_CPP_SPECULATING)
+    return [
+        (plain, llama, 2.0, f"plain / {llama}, same file"),
+        (plain, quick, None, f"plain / {quick}"),
+        (plain, names.HF_PLAIN, 9.0, f"plain / {names.HF_PLAIN}"),
+        (plain, names.PYTORCH, None, "plain / plain by PyTorch"),
+        best,
+        (tree, llama, 3.3, f"best tree / {llama}, same file"),
+        (tree, drafting, None, f"best tree / {drafting}"),
+    ]
 
 
 def _ratio(
-    comparison: SpeedComparison | None, faster: str, slower: str, wanted: float | None, what: str
-) -> Score:
-    found = None
-    if comparison is not None and {faster, slower} <= comparison.runs.keys():
-        found = ratio(comparison.runs[faster], comparison.runs[slower])
-    return _at_least(what, found, wanted)
-
-
-def _at_least(what: str, found: Spread | None, wanted: float | None) -> Score:
+    what: str, comparison: SpeedComparison | None, faster: str, slower: str, wanted: float | None,
+    speed: Callable[[Run], float] = attrgetter("tokens_per_second"),
+) -> Score:  # fmt: skip
     goal = "" if wanted is None else f"{wanted:g}x"
-    if found is None:
+    if comparison is None or not {faster, slower} <= comparison.runs.keys():
         return Score(what, _NONE, goal)
+    found = ratio(comparison.runs[faster], comparison.runs[slower], speed)
     reached = None if wanted is None else found.middle >= wanted
     return Score(what, found.text(2, "x"), goal, reached)
 
 
-def _texts(comparison: SpeedComparison) -> Iterator[Score]:
-    """Whether every way to speculate gives plain decoding's texts at temperature 0."""
-    trees = [each for each in summarize(comparison) if each.name in names.TREES]
-    if comparison.params.temperature == 0.0 and trees:
-        prompts = len(comparison.runs[names.PLAIN])
-        fewest = min(each.same_text for each in trees)
-        what = "texts equal to plain decoding's, T = 0, the fewest of all trees"
-        yield Score(what, f"{fewest} of {prompts}", f"{prompts} of {prompts}", fewest == prompts)
-
-
-def _bytes(what: str, used: int | None, most: float) -> Score:
+def _at_most(what: str, used: int | None, most: float) -> Score:
     goal = f"at most {megabytes(most)}"
     if used is None:
         return Score(what, _NONE, goal)
     return Score(what, megabytes(used), goal, used <= most)
-
-
-def _prefill(comparison: SpeedComparison | None, tokens: int) -> Score:
-    found = None
-    if comparison is not None and {names.PLAIN, names.PYTORCH} <= comparison.runs.keys():
-        speeds = prefill_speeds(comparison, tokens)
-        pairs = zip(speeds[names.PLAIN], speeds[names.PYTORCH], strict=True)
-        found = Spread.of([own / other for own, other in pairs])
-    return _at_least(f"reading {tokens:,} tokens / the same by PyTorch", found, 1.6)
 
 
 def megabytes(size: float) -> str:

@@ -12,33 +12,35 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor, nn
 
-from sequoia_core.bench.runs import Run, RunClock, peer_code
+from sequoia_core.bench.runs import Decode, Run, RunClock, peer_code
 from sequoia_core.config import SamplingParams
 
 if TYPE_CHECKING:
     from sequoia_core.model.loading.draft_fit import OpenedDraft
 
 
-class HuggingFaceSystem:
+def hugging_face(model: Any, **speculation: Any) -> Decode:
     """Decoding by `generate`, with further arguments that make it speculate."""
 
-    def __init__(self, name: str, model: Any, **speculation: Any) -> None:
-        self.name = name
-        self._model, self._speculation = model, speculation
-
-    def run(self, prompt_ids: Sequence[int], params: SamplingParams) -> Run:
-        """Decode one prompt."""
+    def decode(prompt_ids: Sequence[int], params: SamplingParams) -> Run:
         from transformers import StoppingCriteriaList
 
-        ids = torch.tensor([list(prompt_ids)], device=self._model.device)
+        ids = torch.tensor([list(prompt_ids)], device=model.device)
         sampling: dict[str, Any] = {"do_sample": False}
         if params.temperature:
             sampling = {"do_sample": True, "temperature": params.temperature, "top_k": 0}
             torch.manual_seed(params.seed or 0)
-        clock = RunClock()
-        watch = _Watch(clock, len(prompt_ids))
+        clock, length = RunClock(), len(prompt_ids)
+
+        def watch(input_ids: Tensor, *_: object, **__: object) -> Tensor:
+            """A stopping criterion that never stops; it is called once after each step."""
+            nonlocal length
+            clock.step(input_ids.shape[1] - length)
+            length = input_ids.shape[1]
+            return torch.zeros(input_ids.shape[0], dtype=torch.bool, device=input_ids.device)
+
         with peer_code(), torch.inference_mode():
-            output = self._model.generate(
+            output = model.generate(
                 ids,
                 attention_mask=torch.ones_like(ids),
                 max_new_tokens=params.max_new_tokens,
@@ -46,38 +48,11 @@ class HuggingFaceSystem:
                 pad_token_id=0,
                 stopping_criteria=StoppingCriteriaList([watch]),
                 **sampling,
-                **self._speculation,
+                **speculation,
             )
         return clock.run(output[0, len(prompt_ids) :].tolist())
 
-
-class _Watch:
-    """A stopping criterion that never stops; it is called once after each step."""
-
-    def __init__(self, clock: RunClock, length: int) -> None:
-        self._clock, self._length = clock, length
-
-    def __call__(self, input_ids: Tensor, *_: object, **__: object) -> Tensor:
-        self._clock.step(input_ids.shape[1] - self._length)
-        self._length = input_ids.shape[1]
-        return torch.zeros(input_ids.shape[0], dtype=torch.bool, device=input_ids.device)
-
-
-class ScatteredHead(nn.Module):
-    """An output head [V_draft, hidden] for some tokens; all others' logits are minus infinity."""
-
-    def __init__(self, weight: Tensor, vocab_ids: Tensor, vocab_size: int) -> None:
-        super().__init__()
-        self.weight = nn.Parameter(weight, requires_grad=False)
-        self._vocab_ids = nn.Buffer(vocab_ids)
-        self._vocab_size = vocab_size
-
-    def forward(self, hidden: Tensor) -> Tensor:
-        """[..., hidden] -> [..., V]."""
-        known = nn.functional.linear(hidden, self.weight)
-        logits = known.new_full((*known.shape[:-1], self._vocab_size), float("-inf"))
-        logits[..., self._vocab_ids] = known
-        return logits
+    return decode
 
 
 def rebuilt(
@@ -97,12 +72,22 @@ def rebuilt(
 
 
 def rebuilt_draft(draft: OpenedDraft, device: torch.device, dtype: torch.dtype) -> Any:
-    """A draft as an assistant model, its trimmed head scattered over the whole vocabulary."""
+    """A draft as an assistant model; tokens that a trimmed head lacks have logits of -infinity."""
     model = rebuilt(draft.config, draft.weights, device, dtype)
-    if draft.vocab_ids is not None:
-        head = draft.weights["lm_head.weight"][: len(draft.vocab_ids)].to(device, dtype)
-        ids = draft.vocab_ids.to(device)
-        model.lm_head = ScatteredHead(head, ids, draft.config.vocab_size)
+    if draft.vocab_ids is None:
+        return model
+    ids, vocab_size = draft.vocab_ids.to(device), draft.config.vocab_size
+
+    def scattered(_head: nn.Module, _inputs: object, known: Tensor) -> Tensor:
+        logits = known.new_full((*known.shape[:-1], vocab_size), float("-inf"))
+        logits[..., ids] = known
+        return logits
+
+    weight = draft.weights["lm_head.weight"][: len(ids)].to(device, dtype)  # [V_draft, hidden]
+    columns, width = weight.shape
+    model.lm_head = nn.Linear(width, columns, bias=False, device="meta")
+    model.lm_head.weight = nn.Parameter(weight, requires_grad=False)
+    model.lm_head.register_forward_hook(scattered)
     return model
 
 
@@ -122,18 +107,13 @@ def llama_config(config: Any) -> Any:
         }
     elif config.rope_factor != 1.0:
         rope |= {"rope_type": "linear", "factor": config.rope_factor}
+    same = ("vocab_size", "hidden_size", "intermediate_size", "head_dim", "rms_norm_eps",
+            "tie_word_embeddings", "attention_bias", "mlp_bias")  # fmt: skip
     return LlamaConfig(
-        vocab_size=config.vocab_size,
-        hidden_size=config.hidden_size,
-        intermediate_size=config.intermediate_size,
+        **{name: getattr(config, name) for name in same},
         num_hidden_layers=config.num_layers,
         num_attention_heads=config.num_heads,
         num_key_value_heads=config.num_kv_heads,
-        head_dim=config.head_dim,
-        rms_norm_eps=config.rms_norm_eps,
         max_position_embeddings=config.context_window,
-        tie_word_embeddings=config.tie_word_embeddings,
-        attention_bias=config.attention_bias,
-        mlp_bias=config.mlp_bias,
         rope_parameters=rope,
     )

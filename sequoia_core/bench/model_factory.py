@@ -7,8 +7,8 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from sequoia_core.bench import BenchPlan
 from sequoia_core.bench.runs import PeerError
-from sequoia_core.config import Offload, WeightFormat
 
 if TYPE_CHECKING:
     from sequoia_core.measure.tuner import Tuner
@@ -17,62 +17,43 @@ if TYPE_CHECKING:
     from sequoia_core.speculate.tree_advisor import TreeAdvisor
 
 OPENVINO_DRAFT, GGUF_DRAFT, Q4_0 = "openvino-draft", "draft.gguf", "q4_0.gguf"
-"""Files that `ModelFactory.made` makes."""
+"""Files that `ModelFactory.made` makes: the peers' draft for two libraries, the requantised target.
+"""
 
 
 @dataclass(frozen=True, slots=True)
 class Sources:
-    """Where models come from and how they are run; plain values, sent to processes as JSON.
+    """Where models come from and how they are run; plain values, sent to processes as JSON."""
 
-    Attributes:
-        target: as in `load_pair`; so are `draft`, `weights` and `offload`.
-        peer_draft: a draft for other projects' decoders; None is the pair's own.
-        device: resolved, not "auto".
-        dtype: of other projects' decoders; the bare number format.
-        threads: of every system.
-        own_dtype: this engine's `dtype`, as in `load_pair`.
-        gguf: the target's GGUF file, None if it is none.
-        folder: where files are made for systems; exists as long as they run.
-    """
-
-    target: str | None
-    draft: str | None
-    peer_draft: str | None
-    device: str
-    dtype: str
+    plan: BenchPlan
+    device: str  # resolved, not "auto"
+    dtype: str  # of other projects' decoders; the bare number format
     threads: int
-    weights: str = WeightFormat.AUTO
-    own_dtype: str = "auto"
-    offload: str = Offload.NONE
-    gguf: str | None = None
-    folder: str | None = None
+    gguf: str | None = None  # the target's GGUF file, if it is one
+    folder: str = ""  # where files are made for systems; exists as long as they run
 
 
 class ModelFactory:
-    """Loads what systems need, unless the pair is loaded already."""
-
     def __init__(self, sources: Sources, pair: Pair | None = None) -> None:
         self.sources = sources
         self._pair = pair
 
     @cached_property
     def pair(self) -> Pair:
-        """This engine's models."""
         from sequoia_core.model.loading.pair import load_pair
 
-        known = self.sources
+        plan = self.sources.plan
         return self._pair or load_pair(
-            known.target,
-            known.draft,
-            dtype=known.own_dtype,
-            device=known.device,
-            weights=WeightFormat(known.weights),
-            offload=Offload(known.offload),
+            plan.target,
+            plan.draft,
+            dtype=plan.dtype,
+            device=self.sources.device,
+            weights=plan.weights,
+            offload=plan.offload,
         )
 
     @cached_property
     def tuner(self) -> Tuner:
-        """Measures the pair for all `advisor`s."""
         from sequoia_core.measure.tuner import Tuner
 
         return Tuner(self.pair)
@@ -93,11 +74,7 @@ class ModelFactory:
 
     @property
     def gguf(self) -> str:
-        """The target's GGUF file.
-
-        Raises:
-            PeerError: it is none.
-        """
+        """The target's GGUF file. Raises PeerError if it is none, or is not run on a CPU."""
         if self.sources.gguf is None:
             raise PeerError("it reads GGUF files, which the target is not; give --target FILE.gguf")
         if self.sources.device != "cpu":
@@ -106,15 +83,11 @@ class ModelFactory:
 
     @property
     def peer_draft(self) -> OpenedDraft:
-        """The draft that other projects' decoders can use.
-
-        Raises:
-            PeerError: there is none.
-        """
+        """The draft that other projects' decoders can use. Raises PeerError if there is none."""
         from sequoia_core.model.loading.sources import open_fitted_draft
 
-        known = self.sources
-        draft = open_fitted_draft(known.target, known.peer_draft or known.draft)
+        plan = self.sources.plan
+        draft = open_fitted_draft(plan.target, plan.peer_draft or plan.draft)
         if draft is None:
             raise PeerError("the target has no draft; name one with --peer-draft DIR")
         if draft.config.feature_layers:
@@ -124,22 +97,16 @@ class ModelFactory:
             )
         return draft
 
-    def is_made(self, name: str) -> bool:
-        """Whether a file of this name has been made."""
-        return self._place(name).exists()
+    def place(self, name: str) -> Path:
+        return Path(self.sources.folder) / name
 
     def made(self, name: str) -> Path:
         """A file or folder that a system reads, made if it is missing.
 
-        Args:
-            name: `OPENVINO_DRAFT` is the peers' draft in OpenVINO's format, `GGUF_DRAFT` the same
-                as a GGUF file, `Q4_0` the target requantised.
-
-        Raises:
-            PeerError: the target is no GGUF file, there is no draft that could be used, or a
-                library refuses it.
+        Raises PeerError if the target is no GGUF file, there is no draft that could be used, or a
+        library refuses it.
         """
-        place = self._place(name)
+        place = self.place(name)
         if not place.exists():
             unfinished = place.with_name(f"unfinished-{name}")
             self._make(name, unfinished)
@@ -152,7 +119,7 @@ class ModelFactory:
 
             requantise(self.gguf, place, self.sources.threads)
             return
-        from sequoia_core.bench.openvino_draft import export_draft, write_gguf
+        from sequoia_core.bench.openvino import export_draft, write_gguf
 
         draft, gguf = self.peer_draft, self.gguf
         if name == OPENVINO_DRAFT:
@@ -165,7 +132,3 @@ class ModelFactory:
             )
         else:
             write_gguf(draft, gguf, place)
-
-    def _place(self, name: str) -> Path:
-        assert self.sources.folder is not None
-        return Path(self.sources.folder) / name

@@ -8,10 +8,12 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from statistics import fmean
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING
+
+from typing_extensions import override
 
 from sequoia_core.bench import names
-from sequoia_core.bench.runs import Run, RunClock, average_parts
+from sequoia_core.bench.runs import Decode, PeerError, Run, RunClock, averaged
 from sequoia_core.config import Lookup, Mode, SamplingParams
 from sequoia_core.decode.baseline_timer import NoBaseline
 from sequoia_core.decode.engine import Engine
@@ -24,69 +26,79 @@ from sequoia_core.tree.search import choose_tree, expected_tokens_table
 if TYPE_CHECKING:
     import torch
 
+    from sequoia_core.bench.model_factory import ModelFactory
     from sequoia_core.decode.step import Sampler
     from sequoia_core.model.loading.pair import Pair
 
-MOST_LEVELS = 12
-"""Largest depth of the sweep's trees."""
+    MakeSampler = Callable[[SamplingParams, torch.device, Mode], Sampler]
 
+MOST_LEVELS = 12  # largest depth of the sweep's trees
 ASSUMED_COSTS = StepCosts(lambda _rows: 1.0, lambda _rows: 0.1, 0.0, 1.0)
 """Decides depths until forwards have been timed: a draft forward at a tenth of the target's."""
 
+_PLAIN = TreeChoice(Mode.AR)
+_FIXED = TreeChoice(Mode.SEQUOIA, adaptive=False)
+_ADAPTIVE = TreeChoice(Mode.SEQUOIA, adaptive=True)
+CHOICES = {
+    names.PLAIN: _PLAIN,
+    names.CHAIN: TreeChoice(Mode.CHAIN),
+    names.PACKAGED: _FIXED,
+    names.PACKAGED_LOOKUP: replace(_FIXED, lookup=Lookup.AUTO),
+    names.TREE: _FIXED,
+    names.LOOKUP: replace(_FIXED, lookup=Lookup.AUTO),
+    names.ADAPTIVE: _ADAPTIVE,
+    names.ADAPTIVE_LOOKUP: replace(_ADAPTIVE, lookup=Lookup.AUTO),
+}
 
-class StepWatch(Protocol):
-    """Observes an engine's steps."""
 
-    def sampler(self, params: SamplingParams, device: torch.device, mode: Mode) -> Sampler:
-        """As `Sampler.of`, perhaps with a stopwatch around its parts."""
-        ...
+def own_system(factory: ModelFactory, name: str) -> Decode:
+    """One of `CHOICES`, or by another name plain decoding of models computed in another way.
 
-    def step(self, step: Step) -> None:
-        """Receive a step that has just ended."""
-        ...
-
-
-class OwnSystem:
-    """This engine in one mode, with its own advisor.
-
-    A `watch` observes all steps, those of warm-ups too. Every step then has its tree, where a chat
-    decodes some plainly to measure speed-ups.
+    Raises PeerError if a tree is wanted and there is no draft.
     """
+    pair, choice = factory.pair, CHOICES.get(name, _PLAIN)
+    if pair.draft is None and choice is not _PLAIN:
+        raise PeerError("the target has no draft; name one with --draft")
+    if name in CHOICES and name not in (names.PACKAGED, names.PACKAGED_LOOKUP):
+        return engine_system(pair, factory.advisor(), choice)
+    return engine_system(pair, BundledAdvisor.default(pair.acceptance_rates), choice)
 
-    def __init__(
-        self,
-        name: str,
-        pair: Pair,
-        advisor: TreeAdvisor,
-        choice: TreeChoice,
-        watch: StepWatch | None = None,
-    ) -> None:
-        self.name = name
-        self._watch = watch
-        self._engine = Engine.of(replace(pair, eos_token_ids=frozenset()), advisor)
-        self._engine.tree_choice = choice
-        if watch is not None:
-            self._engine.make_sampler = watch.sampler
-            self._engine.clock = NoBaseline()
 
-    def run(self, prompt_ids: Sequence[int], params: SamplingParams) -> Run:
-        """Decode one prompt; what the advisor learns stays, as in a chat."""
-        for _ in self._engine.generate(prompt_ids[:1], params, should_stop=lambda: True):
+def engine_system(
+    pair: Pair,
+    advisor: TreeAdvisor,
+    choice: TreeChoice,
+    make_sampler: MakeSampler | None = None,
+    on_step: Callable[[Step], None] | None = None,
+) -> Decode:
+    """This engine in one mode; what its advisor learns stays, as in a chat.
+
+    With `make_sampler` every step has its tree, where a chat decodes some plainly to measure
+    speed-ups. `on_step` receives all steps that have ended, those of warm-ups too.
+    """
+    engine = Engine.of(replace(pair, eos_token_ids=frozenset()), advisor)
+    engine.tree_choice = choice
+    if make_sampler is not None:
+        engine.make_sampler = make_sampler
+        engine.clock = NoBaseline()
+
+    def decode(prompt_ids: Sequence[int], params: SamplingParams) -> Run:
+        for _ in engine.generate(prompt_ids[:1], params, should_stop=lambda: True):
             pass  # an answer that is cancelled at once empties the caches
-        steps: list[Step] = []
-        tree = ""
-        clock = RunClock()
-        for event in self._engine.generate(prompt_ids, params):
+        steps, tree, clock = list[Step](), "", RunClock()
+        for event in engine.generate(prompt_ids, params):
             if isinstance(event, Step):
                 clock.step(len(event.token_ids))
                 steps.append(event)
-                if self._watch is not None:
-                    self._watch.step(event)
+                if on_step is not None:
+                    on_step(event)
             elif isinstance(event, TreeChosen):
                 tree = _tree_name(event)
         tokens = [token for step in steps for token in step.token_ids]
-        parts = average_parts([step.timings for step in steps[1:]], fmean)
-        return clock.run(tokens, tree, parts)
+        run = clock.run(tokens)
+        return replace(run, tree=tree, parts=averaged([step.timings for step in steps[1:]], fmean))
+
+    return decode
 
 
 def _tree_name(chosen: TreeChosen) -> str:
@@ -95,7 +107,7 @@ def _tree_name(chosen: TreeChosen) -> str:
     return f"{chosen.nodes}x{chosen.depth}" if chosen.depth else "plain"
 
 
-class SizedAdvisor:
+class SizedAdvisor(TreeAdvisor):
     """Names the best tree of a given number of nodes, whether or not it pays, and learns nothing.
 
     The tree has fewer nodes where they would add nothing.
@@ -104,14 +116,9 @@ class SizedAdvisor:
     def __init__(self, tuned: TreeAdvisor, nodes: int) -> None:
         self._tuned, self._nodes = tuned, nodes
 
-    def advise(
-        self,
-        temperature: float,
-        context_length: int,
-        chain: bool,  # noqa: ARG002 a sweep is over trees
-    ) -> Advice:
-        """The fastest shape of that size."""
-        known = self._tuned.advise(temperature, context_length, False)
+    @override
+    def advise(self, temperature: float, context_length: int, chain: bool) -> Advice:
+        known = self._tuned.advise(temperature, context_length, False)  # a sweep is over trees
         costs = self._tuned.costs(temperature, context_length) or ASSUMED_COSTS
         branching = max(map(len, (known.rates, *known.deeper)))
         table = expected_tokens_table(
@@ -124,57 +131,18 @@ class SizedAdvisor:
         )
         return replace(known, growmap=plan.growmap, predicted_speedup=None)
 
-    def observe(self, step: Step, temperature: float, chain: bool) -> Advice | None:  # noqa: ARG002
-        """Learns nothing, so that the shape stays."""
-        return None
-
-    def time(self, step: Step, temperature: float) -> None:
-        """Learns nothing."""
-
+    @override
     def costs(self, temperature: float, context_length: int) -> StepCosts | None:
-        """As measured."""
         return self._tuned.costs(temperature, context_length)
 
 
-def own_choices(pair: Pair) -> dict[str, TreeChoice]:
-    """Ways to decode a pair by name; without a draft only plainly."""
-    plain = {names.PLAIN: TreeChoice(Mode.AR)}
-    if pair.draft is None:
-        return plain
-    fixed = TreeChoice(Mode.SEQUOIA, adaptive=False)
-    adaptive = TreeChoice(Mode.SEQUOIA, adaptive=True)
-    return plain | {
-        names.CHAIN: TreeChoice(Mode.CHAIN),
-        names.PACKAGED: fixed,
-        names.PACKAGED_LOOKUP: replace(fixed, lookup=Lookup.AUTO),
-        names.TREE: fixed,
-        names.LOOKUP: replace(fixed, lookup=Lookup.AUTO),
-        names.ADAPTIVE: adaptive,
-        names.ADAPTIVE_LOOKUP: replace(adaptive, lookup=Lookup.AUTO),
-    }
+def sized_name(nodes: int) -> str:
+    return f"sequoia tree of {nodes} nodes"
 
 
-def own_system(pair: Pair, tuned: TreeAdvisor, name: str) -> OwnSystem:
-    """One of `own_choices`; the advisor names the tree unless it is the packaged one."""
-    packaged = name in (names.PACKAGED, names.PACKAGED_LOOKUP)
-    advisor = BundledAdvisor.default(pair.acceptance_rates) if packaged else tuned
-    return OwnSystem(name, pair, advisor, own_choices(pair)[name])
-
-
-def plain_system(pair: Pair, name: str) -> OwnSystem:
-    """Plain decoding under another name, of the same models computed in another way."""
-    advisor = BundledAdvisor.default(pair.acceptance_rates)
-    return OwnSystem(name, pair, advisor, TreeChoice(Mode.AR))
-
-
-def sized_systems(
-    pair: Pair, advisor: Callable[[], TreeAdvisor], sizes: Sequence[int]
-) -> dict[int, OwnSystem]:
-    """Fixed trees by number of nodes, for the sweep; `advisor` makes a new one for each."""
-    choice = TreeChoice(Mode.SEQUOIA, adaptive=False)
+def sized_systems(factory: ModelFactory, sizes: Sequence[int]) -> dict[str, Decode]:
+    """Fixed trees by number of nodes, for the sweep, each with an advisor of its own."""
     return {
-        size: OwnSystem(
-            f"sequoia tree of {size} nodes", pair, SizedAdvisor(advisor(), size), choice
-        )
+        sized_name(size): engine_system(factory.pair, SizedAdvisor(factory.advisor(), size), _FIXED)
         for size in sizes
     }

@@ -1,27 +1,31 @@
 """Systems in processes of their own, so that no library's threads and memory count for another's.
 
-A request and its answer are a line of JSON each; `worker` is the other side.
+A request and its answer are a line of JSON each. Run as a module, this is the process's side.
 """
 
 from __future__ import annotations
 
+import importlib.util
 import json
 import os
 import subprocess
 import sys
-from collections.abc import Iterable, Mapping, Sequence
-from contextlib import closing, suppress
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import closing, contextmanager, suppress
 from dataclasses import dataclass, field, replace
 from tempfile import TemporaryFile
 from typing import IO, Any
 
+from sequoia_core.bench.conditions import peak_memory
 from sequoia_core.bench.model_factory import ModelFactory, Sources
-from sequoia_core.bench.runs import NoSpeedError, PeerError, Run, System
-from sequoia_core.bench.systems import SystemSpec
+from sequoia_core.bench.runs import Decode, NoSpeedError, PeerError, Run, peer_code
+from sequoia_core.bench.systems import INSTALL, SystemSpec, build
 from sequoia_core.config import SamplingParams
+from sequoia_core.errors import SequoiaError
 from sequoia_core.files import decode, encode
+from sequoia_core.model.malloc_trim import keep_to_one_arena
 
-COMMAND = ("-m", "sequoia_core.bench.worker")
+COMMAND = ("-m", "sequoia_core.bench.process")
 END_SECONDS = 10.0
 
 
@@ -35,7 +39,7 @@ class WorkerProcess:
         threads = {"OMP_NUM_THREADS": str(sources.threads)}
         self._errors: IO[bytes] = TemporaryFile()  # noqa: SIM115  # as long as the process
         # a session of its own: an interrupt at the terminal is for this process to handle
-        self._process = subprocess.Popen(
+        process = subprocess.Popen(
             [sys.executable, *COMMAND],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
@@ -44,124 +48,130 @@ class WorkerProcess:
             env=os.environ | threads | dict(environment or {}),
             start_new_session=True,
         )
+        assert process.stdin is not None
+        assert process.stdout is not None
+        self._process, self._requests, self._answers = process, process.stdin, process.stdout
         with suppress(BrokenPipeError):
             self._send(encode(sources))
 
     def ask(self, **request: Any) -> Any:
         """Send a request and wait for the answer.
 
-        Raises:
-            NoSpeedError: a run took too few steps.
-            PeerError: the system cannot take part or has broken down, or the process has ended.
+        Raises NoSpeedError if a run took too few steps, PeerError if the system cannot take part or
+        has broken down, or the process has ended.
         """
-        assert self._process.stdout is not None
         line = ""
         with suppress(BrokenPipeError):
             self._send(request)
-            line = self._process.stdout.readline()
+            line = self._answers.readline()
         if not line:
-            raise PeerError(self._why_it_ended())
+            code = self._process.wait()
+            self._errors.seek(0)
+            lines = self._errors.read().decode(errors="replace").strip().splitlines()
+            raise PeerError(f"its process ended: {lines[-1] if lines else f'exit code {code}'}")
         answer = json.loads(line)
         if "error" in answer:
             raise (NoSpeedError if answer["no_speed"] else PeerError)(answer["error"])
         return answer["value"]
 
+    def decode(self, prompt_ids: Sequence[int], params: SamplingParams) -> Run:
+        """Decode a prompt with the system that was built; the clock runs in the process."""
+        answer = self.ask(prompt_ids=list(prompt_ids), params=encode(params))
+        return decode(Run, answer)  # type: ignore[no-any-return]
+
     def close(self) -> None:
-        """End the process."""
-        assert self._process.stdin is not None
-        assert self._process.stdout is not None
         with suppress(BrokenPipeError):
-            self._process.stdin.close()
+            self._requests.close()
         try:
             self._process.wait(END_SECONDS)
         except subprocess.TimeoutExpired:
             self._process.kill()
             self._process.wait()
-        self._process.stdout.close()
+        self._answers.close()
         self._errors.close()
 
     def _send(self, values: Mapping[str, Any]) -> None:
-        assert self._process.stdin is not None
-        self._process.stdin.write(json.dumps(values) + "\n")
-        self._process.stdin.flush()
-
-    def _why_it_ended(self) -> str:
-        """The last line that the process wrote."""
-        code = self._process.wait()
-        self._errors.seek(0)
-        lines = self._errors.read().decode(errors="replace").strip().splitlines()
-        return f"its process ended: {lines[-1] if lines else f'exit code {code}'}"
-
-
-class ProcessSystem(WorkerProcess):
-    """A system that runs in a process of its own; see `runs.System`.
-
-    Raises:
-        PeerError: it cannot take part.
-    """
-
-    def __init__(
-        self, sources: Sources, name: str, environment: Mapping[str, str] | None = None
-    ) -> None:
-        super().__init__(sources, environment)
-        self.name = name
-        try:
-            self.ask(build=name)
-        except BaseException:
-            self.close()
-            raise
-
-    def run(self, prompt_ids: Sequence[int], params: SamplingParams) -> Run:
-        """Decode one prompt; the clock runs in the process."""
-        answer = self.ask(prompt_ids=list(prompt_ids), params=encode(params))
-        return decode(Run, answer)  # type: ignore[no-any-return]
-
-    def peak_memory(self) -> int:
-        """Most bytes the process has had in main memory."""
-        return int(self.ask(peak_memory=True))
+        self._requests.write(json.dumps(values) + "\n")
+        self._requests.flush()
 
 
 @dataclass(frozen=True, slots=True)
 class StartedSystems:
-    """Systems that take part, in the report's order, and why others do not, by name.
+    """Systems that take part, in the report's order, and why others do not, all by name."""
 
-    A context, at whose end the processes have ended.
-    """
-
-    systems: list[System] = field(default_factory=list)
+    systems: dict[str, Decode] = field(default_factory=dict)
+    processes: dict[str, WorkerProcess] = field(default_factory=dict)
     absent: dict[str, str] = field(default_factory=dict)
 
-    def __enter__(self) -> StartedSystems:
-        return self
 
-    def __exit__(self, *_: object) -> None:
-        for system in self.systems:
-            if isinstance(system, ProcessSystem):
-                system.close()
-
-
-def start_systems(factory: ModelFactory, specs: Iterable[SystemSpec]) -> StartedSystems:
-    """Build all that can be built."""
+@contextmanager
+def start_systems(factory: ModelFactory, specs: Iterable[SystemSpec]) -> Iterator[StartedSystems]:
+    """Build all that can be built; processes end with the block."""
     started = StartedSystems()
     try:
         for spec in specs:
             try:
-                started.systems.append(_started(factory, spec))
+                _start(factory, spec, started)
             except PeerError as error:
                 started.absent[spec.name] = str(error)
-    except BaseException:
-        started.__exit__()
-        raise
-    return started
+        yield started
+    finally:
+        for process in started.processes.values():
+            process.close()
 
 
-def _started(factory: ModelFactory, spec: SystemSpec) -> System:
-    spec.check_installed()
+def _start(factory: ModelFactory, spec: SystemSpec, started: StartedSystems) -> None:
+    if importlib.util.find_spec(spec.module) is None:
+        raise PeerError(f"{spec.module} is not installed; install it with: {INSTALL}")
     if spec.here:
-        return spec.build(factory)
-    sources = replace(factory.sources, **spec.changes)
-    for name in spec.files:
-        if not factory.is_made(name):  # made by a process, so that its memory is returned
-            with closing(WorkerProcess(sources)) as worker:
-                worker.ask(make=name)
-    return ProcessSystem(sources, spec.name, spec.environment)
+        started.systems[spec.name] = spec.build(factory)
+        return
+    plan = replace(factory.sources.plan, **spec.changes)
+    sources = replace(factory.sources, plan=plan)
+    if spec.file and not factory.place(spec.file).exists():
+        # made by a process, so that its memory is returned
+        with closing(WorkerProcess(sources)) as worker:
+            worker.ask(make=spec.file)
+    process = WorkerProcess(sources, spec.environment)
+    try:
+        process.ask(build=spec.name)
+    except BaseException:
+        process.close()
+        raise
+    started.processes[spec.name] = process
+    started.systems[spec.name] = process.decode
+
+
+def main() -> None:
+    """Read the sources, then answer requests until the input ends."""
+    keep_to_one_arena()  # as the command does
+    answers = os.fdopen(os.dup(1), "w")
+    os.dup2(2, 1)  # what libraries print is no answer
+    built: list[Decode] = []
+    factory = ModelFactory(decode(Sources, json.loads(sys.stdin.readline())))
+    for line in sys.stdin:
+        try:
+            answer = {"value": _answer(factory, built, json.loads(line))}
+        except SequoiaError as error:
+            answer = {"error": str(error), "no_speed": isinstance(error, NoSpeedError)}
+        answers.write(json.dumps(answer) + "\n")
+        answers.flush()
+
+
+def _answer(factory: ModelFactory, built: list[Decode], request: Mapping[str, Any]) -> Any:
+    match request:
+        case {"make": name}:
+            with peer_code():
+                factory.made(name)
+            return None
+        case {"build": name}:
+            built.append(build(factory, name))
+            return None
+        case {"peak_memory": _}:
+            return peak_memory()
+    params = decode(SamplingParams, request["params"])
+    return encode(built[0](request["prompt_ids"], params))
+
+
+if __name__ == "__main__":
+    main()

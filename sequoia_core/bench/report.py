@@ -4,16 +4,15 @@ from __future__ import annotations
 
 import platform
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from datetime import date
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
-from sequoia_core.bench.comparison import SpeedComparison
-from sequoia_core.bench.conditions import prefill_speeds
-from sequoia_core.bench.findings import BenchFindings
+from sequoia_core.bench.findings import BenchFindings, ranked_trees, speeds, summarize
 from sequoia_core.bench.goals import megabytes, scores
-from sequoia_core.bench.summary import SystemSummary, ranked_trees, speeds, summarize
+from sequoia_core.bench.runs import SpeedComparison
 from sequoia_core.bench.systems import INSTALL
 from sequoia_core.figures import charts, picture
 from sequoia_core.files import encode
@@ -58,34 +57,33 @@ def versions() -> dict[str, str]:
     """Of Python and of every installed package that a speed depends on."""
     found = {"Python": platform.python_version()}
     for package in PACKAGES:
-        try:
+        with suppress(PackageNotFoundError):
             found[package] = version(package)
-        except PackageNotFoundError:
-            continue
     return found
 
 
 def as_values(findings: BenchFindings, setting: BenchSetting) -> dict[str, object]:
     """For JSON: every run, and the statistics."""
-    conditions = findings.conditions
+
+    def values(comparison: SpeedComparison) -> dict[str, object]:
+        return {
+            "params": encode(comparison.params),
+            "rows": encode(summarize(comparison)),
+            "runs": encode(comparison.runs),
+        }
+
+    made = {"prefill": findings.prefill, "busy": findings.busy, "avx2": findings.avx2}
     return {
         "setting": encode(setting),
         "versions": versions(),
         "pair": encode(findings.pair),
         "threads": findings.threads,
         "comparisons": [
-            _comparison_values(each) | {"tree_sizes": encode(sweep)}
+            values(each) | {"tree_sizes": encode(sweep)}
             for each, sweep in zip(findings.comparisons, findings.sweeps, strict=True)
         ],
         "goals": encode(list(scores(findings))),
-        "conditions": {
-            name: _comparison_values(each) if each else None
-            for name, each in (
-                ("prefill", conditions.prefill),
-                ("busy", conditions.busy),
-                ("avx2", conditions.avx2),
-            )
-        },
+        "conditions": {name: values(each) if each else None for name, each in made.items()},
         "interrupted": findings.interrupted,
         "chat_memory": findings.chat_memory,
         "absent": dict(findings.absent),
@@ -94,22 +92,8 @@ def as_values(findings: BenchFindings, setting: BenchSetting) -> dict[str, objec
     }
 
 
-def _comparison_values(comparison: SpeedComparison) -> dict[str, object]:
-    return {
-        "params": encode(comparison.params),
-        "rows": encode(summarize(comparison)),
-        "runs": encode(comparison.runs),
-    }
-
-
 def for_terminal(findings: BenchFindings) -> str:
-    """Tables, bars of characters and ratios."""
-    pair = findings.pair
-    lines = [
-        f"{pair.target} <- {pair.draft or 'no draft'}, {pair.device} {pair.dtype}, "
-        f"{findings.threads} threads",
-        findings.tuned,
-    ]
+    lines = [f"{_pair(findings)}, {findings.threads} threads", findings.tuned]
     lines += [INTERRUPTED] if findings.interrupted else []
     for comparison, sweep in zip(findings.comparisons, findings.sweeps, strict=True):
         drawn = speeds(comparison)
@@ -125,42 +109,38 @@ def bars(shown: Mapping[str, Spread]) -> str:
     """Median tokens/s as bars of characters, for a terminal."""
     longest = max(speed.middle for speed in shown.values())
     width = max(map(len, shown))
-    return "\n".join(
-        f"{name:<{width}}  {_bar(speed.middle / longest):<{BAR_WIDTH}}  {speed.middle:.1f}"
-        for name, speed in shown.items()
-    )
-
-
-def _bar(share: float) -> str:
-    eighths = round(share * BAR_WIDTH * 8)
-    return ("█" * (eighths // 8) + _EIGHTHS[eighths % 8]).strip()
+    lines = []
+    for name, speed in shown.items():
+        eighths = round(speed.middle / longest * BAR_WIDTH * 8)
+        bar = ("█" * (eighths // 8) + _EIGHTHS[eighths % 8]).strip()
+        lines.append(f"{name:<{width}}  {bar:<{BAR_WIDTH}}  {speed.middle:.1f}")
+    return "\n".join(lines)
 
 
 def write_document(findings: BenchFindings, setting: BenchSetting, file: Path) -> None:
     """Write a Markdown file, and its pictures into `img` next to it if they can be drawn.
 
-    Raises:
-        OSError: a file cannot be written.
+    Raises OSError if a file cannot be written.
     """
     file.parent.mkdir(parents=True, exist_ok=True)
     if picture.can_draw():
-        _draw(findings, file.parent / "img")
+        folder = file.parent / "img"
+        folder.mkdir(exist_ok=True)
+        systems = list(findings.comparisons[0].runs)
+        found = [list(speeds(each).values()) for each in findings.comparisons]
+        labels = _labels(findings)
+        groups = dict(zip(labels, found, strict=True))
+        axis = "tokens/s, median with lowest and highest"
+        charts.draw_bars(folder / SYSTEMS_PICTURE, systems, groups, axis)
+        sweeps = dict(zip(labels, findings.sweeps, strict=True))
+        charts.draw_sizes(folder / SIZES_PICTURE, sweeps)
     file.write_text("\n".join(document_lines(findings, setting)) + "\n", encoding="utf-8")
 
 
-def _draw(findings: BenchFindings, folder: Path) -> None:
-    folder.mkdir(exist_ok=True)
-    labels = _labels(findings)
-    systems = map(speeds, findings.comparisons)
-    charts.draw_systems(folder / SYSTEMS_PICTURE, dict(zip(labels, systems, strict=True)))
-    charts.draw_sizes(folder / SIZES_PICTURE, dict(zip(labels, findings.sweeps, strict=True)))
-
-
 def document_lines(findings: BenchFindings, setting: BenchSetting) -> Iterator[str]:
-    """The Markdown document."""
+    pictures = picture.can_draw()
     yield from ("# Benchmarks", "", *_preface(findings, setting), "")
     yield from ("## Goals", "", *goals_table(findings), "")
-    pictures = picture.can_draw()
     if pictures:
         yield from (f"![Tokens per second by system](img/{SYSTEMS_PICTURE})", "")
     for comparison in findings.comparisons:
@@ -176,21 +156,15 @@ def document_lines(findings: BenchFindings, setting: BenchSetting) -> Iterator[s
 
 
 def _preface(findings: BenchFindings, setting: BenchSetting) -> Iterator[str]:
-    pair = findings.pair
-    packages = ", ".join(f"{name} {number}" for name, number in versions().items())
     yield from ("Written by the command below; every figure is of that run.", "")
     yield from ("```", setting.command, "```", "")
     if findings.interrupted:
         yield from (INTERRUPTED, "")
-    yield (
-        f"- {date.today().isoformat()}, {setting.machine}; {findings.threads} threads for every "
-        "system"
-    )
-    yield f"- {packages}"
-    yield (
-        f"- {pair.target} <- {pair.draft or 'no draft'}, {pair.device} {pair.dtype}; PyTorch and "
-        f"Hugging Face in {findings.peer_dtype or pair.dtype}; {setting.prompts}"
-    )
+    threads = f"{findings.threads} threads for every system"
+    yield f"- {date.today().isoformat()}, {setting.machine}; {threads}"
+    yield f"- {', '.join(f'{name} {number}' for name, number in versions().items())}"
+    dtype = findings.peer_dtype or findings.pair.dtype
+    yield f"- {_pair(findings)}; PyTorch and Hugging Face in {dtype}; {setting.prompts}"
     yield from (f"- {findings.tuned}", "", LEGEND)
 
 
@@ -198,17 +172,24 @@ def _sections(findings: BenchFindings) -> Iterator[tuple[str, list[str]]]:
     """Heading and lines of every part that was measured, after the comparisons."""
     if ranked := ranked_trees(findings.comparisons):
         yield "Which tree", _ranking(findings, ranked)
-    conditions = findings.conditions
-    if conditions.prefill:
-        reading = prefill_speeds(conditions.prefill, conditions.prefill_tokens)
-        title = f"Reading a prompt of {conditions.prefill_tokens:,} tokens"
-        yield title, _speed_table({name: Spread.of(each) for name, each in reading.items()})
-    if conditions.busy:
-        yield "With a process that keeps one core busy", _speed_table(speeds(conditions.busy))
-    if conditions.avx2:
-        yield "With AVX2 only", _speed_table(speeds(conditions.avx2))
+    if findings.prefill:
+        length = findings.prefill_tokens
+        reading = {
+            name: Spread.of([length / run.first_seconds for run in runs])
+            for name, runs in findings.prefill.runs.items()
+        }
+        yield f"Reading a prompt of {length:,} tokens", _speed_table(reading)
+    if findings.busy:
+        yield "With a process that keeps one core busy", _speed_table(speeds(findings.busy))
+    if findings.avx2:
+        yield "With AVX2 only", _speed_table(speeds(findings.avx2))
     if findings.memory:
-        yield "Memory", _memory(findings)
+        note = (
+            "Peak memory of a process of its own, interpreter and libraries included. Both models' "
+            f"weights in bfloat16 are {megabytes(findings.weights)}."
+        )
+        rows = [(name, megabytes(peak)) for name, peak in findings.memory.items()]
+        yield "Memory", [note, "", *_table(["system", "peak"], rows)]
     if findings.divergences:
         yield "Where texts differ", [f"- {line}" for line in findings.divergences]
 
@@ -230,15 +211,6 @@ def _speed_table(shown: Mapping[str, Spread]) -> list[str]:
     return _table(["system", "tokens/s"], [(name, speed.text(1)) for name, speed in shown.items()])
 
 
-def _memory(findings: BenchFindings) -> list[str]:
-    rows = [(name, megabytes(peak)) for name, peak in findings.memory.items()]
-    note = (
-        "Peak memory of a process of its own, interpreter and libraries included. Both models' "
-        f"weights in bfloat16 are {megabytes(findings.weights)}."
-    )
-    return [note, "", *_table(["system", "peak"], rows)]
-
-
 def _sizes(findings: BenchFindings) -> list[str]:
     """A line per size, a column per way of sampling; one node is plain decoding."""
     heads = [f"tokens/s, {label}" for label in _labels(findings)]
@@ -250,7 +222,6 @@ def _sizes(findings: BenchFindings) -> list[str]:
 
 
 def goals_table(findings: BenchFindings) -> list[str]:
-    """Every goal, what was measured, and whether it is reached."""
     verdicts = {None: "", True: "yes", False: "no"}
     rows = [
         (score.what, score.measured, score.wanted, verdicts[score.reached])
@@ -265,33 +236,32 @@ def _systems(comparison: SpeedComparison) -> list[str]:
         "system", "tokens/s", "ratio", "tokens/step", "first ms", "tree", "draft ms", "verify ms",
         "rest ms", "rest", "same text",
     )  # fmt: skip
-    rows = [_system_cells(each, prompts) for each in summarize(comparison)]
-    note = (
-        f"{prompts} prompts, {comparison.params.max_new_tokens} new tokens; "
-        "median (lowest to highest)"
-    )
+    rows = []
+    for row in summarize(comparison):
+        times = ["", "", "", ""]
+        if (parts := row.parts) is not None:
+            rest = parts.bookkeeping_ms
+            times = [f"{each:.2f}" for each in (parts.draft_ms, parts.verify_ms, rest)]
+            times.append(f"{rest / parts.total_ms:.1%}")
+        rows.append([
+            row.name, row.tokens_per_second.text(1), row.ratio.text(2, "x"),
+            f"{row.tokens_per_step:.2f}", f"{row.first_ms:.0f}", row.tree, *times,
+            f"{row.same_text} of {prompts}",
+        ])  # fmt: skip
+    tokens = comparison.params.max_new_tokens
+    note = f"{prompts} prompts, {tokens} new tokens; median (lowest to highest)"
     return [note, "", *_table(heads, rows)]
-
-
-def _system_cells(row: SystemSummary, prompts: int) -> tuple[str, ...]:
-    parts = ("", "", "", "")
-    if row.parts is not None:
-        parts = (
-            f"{row.parts.draft_ms:.2f}", f"{row.parts.verify_ms:.2f}",
-            f"{row.parts.bookkeeping_ms:.2f}",
-            f"{row.parts.bookkeeping_ms / row.parts.total_ms:.1%}",
-        )  # fmt: skip
-    return (
-        row.name, row.tokens_per_second.text(1), row.ratio.text(2, "x"),
-        f"{row.tokens_per_step:.2f}", f"{row.first_ms:.0f}", row.tree, *parts,
-        f"{row.same_text} of {prompts}",
-    )  # fmt: skip
 
 
 def _absences(findings: BenchFindings) -> Iterator[str]:
     yield from (f"- {name}: {why}" for name, why in findings.absent.items())
     if not picture.can_draw():
         yield f"- pictures: matplotlib is not installed; install it with: {INSTALL}"
+
+
+def _pair(findings: BenchFindings) -> str:
+    pair = findings.pair
+    return f"{pair.target} <- {pair.draft or 'no draft'}, {pair.device} {pair.dtype}"
 
 
 def _heading(comparison: SpeedComparison) -> str:

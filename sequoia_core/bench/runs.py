@@ -1,19 +1,25 @@
-"""One prompt decoded by one system, timed by one clock for all of them.
+"""Prompts decoded by systems side by side, timed by one clock for all of them.
 
 Imports no system and none of their libraries, so that a process pays for the one it measures.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
+from itertools import product
 from time import perf_counter
-from typing import Protocol
+from typing import TypeVar
 
 from sequoia_core.config import SamplingParams
 from sequoia_core.errors import SequoiaError
-from sequoia_core.events import StepTimings
+from sequoia_core.events import Progress, StepTimings
+from sequoia_core.files import Record
+
+WARM_UP_TOKENS = 16
+
+Parts = TypeVar("Parts", bound=Record)
 
 
 class PeerError(SequoiaError):
@@ -39,61 +45,34 @@ def peer_code() -> Iterator[None]:
 
 @dataclass(frozen=True, slots=True)
 class Run:
-    """One prompt decoded by one system.
+    """One prompt decoded by one system."""
 
-    Attributes:
-        token_ids: all decoded tokens.
-        tokens: tokens after the first step's.
-        seconds: wall time of those.
-        steps: decoding steps they took; as many as tokens without speculation.
-        first_seconds: from the call to the end of the first step, which reads the prompt.
-        tree: name of the tree, "" where it has none.
-        parts: of a step on average, None where they are not known.
-    """
-
-    token_ids: tuple[int, ...]
-    tokens: int
-    seconds: float
-    steps: int
-    first_seconds: float
+    token_ids: tuple[int, ...]  # all of them
+    tokens: int  # after the first step's
+    seconds: float  # that those took
+    steps: int  # that those took; as many as tokens without speculation
+    first_seconds: float  # from the call to the end of the first step, which reads the prompt
     tree: str = ""
-    parts: StepTimings | None = None
+    parts: StepTimings | None = None  # of a step on average, where they are known
 
     @property
     def tokens_per_second(self) -> float:
-        """Decoding speed."""
         return self.tokens / self.seconds
 
 
-def average_parts(
-    timings: Sequence[StepTimings], average: Callable[[Sequence[float]], float]
-) -> StepTimings | None:
-    """Average each part of some steps; None without any."""
-    if not timings:
-        return None
-    return StepTimings(
-        draft_ms=average([each.draft_ms for each in timings]),
-        verify_ms=average([each.verify_ms for each in timings]),
-        bookkeeping_ms=average([each.bookkeeping_ms for each in timings]),
+def averaged(parts: Sequence[Parts], average: Callable[[list[float]], float]) -> Parts:
+    """A record of numbers, each the average of that field of one record or more."""
+    kind = type(parts[0])
+    return kind(
+        *(average([getattr(each, name) for each in parts]) for name in kind.__struct_fields__)
     )
 
 
-class System(Protocol):
-    """One way to decode."""
+Decode = Callable[[Sequence[int], SamplingParams], Run]
+"""A system: decodes exactly `max_new_tokens` tokens after a prompt with empty caches.
 
-    @property
-    def name(self) -> str:
-        """For the report."""
-        ...
-
-    def run(self, prompt_ids: Sequence[int], params: SamplingParams) -> Run:
-        """Decode exactly `params.max_new_tokens` tokens with empty caches.
-
-        Raises:
-            NoSpeedError: it took too few steps.
-            PeerError: it broke down.
-        """
-        ...
+Raises NoSpeedError if it took too few steps, PeerError if it broke down.
+"""
 
 
 @dataclass(slots=True)
@@ -105,12 +84,7 @@ class RunClock:
     _tokens: list[int] = field(default_factory=list)
 
     def step(self, tokens: int, *, same: bool = False) -> None:
-        """Record the end of a step.
-
-        Args:
-            tokens: that it emitted.
-            same: they belong to the step before, which emits its tokens one by one.
-        """
+        """Record the end of a step that emitted tokens; `same` if they are of the step before."""
         if same and self._ends:
             self._ends[-1] = perf_counter()
             self._tokens[-1] += tokens
@@ -118,14 +92,8 @@ class RunClock:
         self._ends.append(perf_counter())
         self._tokens.append(tokens)
 
-    def run(
-        self, token_ids: Sequence[int], tree: str = "", parts: StepTimings | None = None
-    ) -> Run:
-        """The timed run.
-
-        Raises:
-            NoSpeedError: it took fewer than two steps.
-        """
+    def run(self, token_ids: Sequence[int]) -> Run:
+        """The timed run. Raises NoSpeedError if it took fewer than two steps."""
         if len(self._ends) < 2:
             raise NoSpeedError(f"only {len(self._ends)} steps were taken; decode more tokens")
         return Run(
@@ -134,6 +102,86 @@ class RunClock:
             seconds=self._ends[-1] - self._ends[0],
             steps=len(self._ends) - 1,
             first_seconds=self._ends[0] - self.began,
-            tree=tree,
-            parts=parts,
         )
+
+
+@dataclass(frozen=True, slots=True)
+class SpeedComparison:
+    """Runs by system, of the same prompts in one way of sampling; the first is the baseline."""
+
+    params: SamplingParams
+    runs: dict[str, list[Run]]
+
+
+@dataclass(slots=True)
+class ComparisonSet:
+    """Comparisons of the same systems on the same prompts, one for each way of sampling."""
+
+    comparisons: tuple[SpeedComparison, ...]
+    broken: dict[str, str] = field(default_factory=dict)  # why a system is in none of them
+    interrupted: bool = False  # they hold only the prompts that all systems had decoded
+
+
+def compare(
+    systems: Mapping[str, Decode],
+    prompts: Sequence[Sequence[int]],
+    samplings: Sequence[SamplingParams],
+    progress: Progress,
+) -> ComparisonSet:
+    """Decode every prompt with every system in every way of sampling.
+
+    After warm-ups systems take turns prompt by prompt, in an order that alternates, so that a
+    machine that slows down slows all of them. Raises KeyboardInterrupt if it is interrupted before
+    all have decoded a prompt.
+    """
+    found = ComparisonSet(
+        tuple(SpeedComparison(each, {name: [] for name in systems}) for each in samplings)
+    )
+    _warm_up(systems, prompts[0], samplings, progress, found.broken)
+    try:
+        for at, comparison in product(range(len(prompts)), found.comparisons):
+            for name in systems if at % 2 == 0 else reversed(list(systems)):
+                progress(f"Prompt {at + 1} of {len(prompts)}: {name}", at / len(prompts))
+                if name in found.broken:
+                    continue
+                try:
+                    comparison.runs[name].append(systems[name](prompts[at], comparison.params))
+                except PeerError as error:
+                    found.broken[name] = str(error)
+    except KeyboardInterrupt:
+        found.interrupted = True
+    for comparison in found.comparisons:
+        for name in found.broken:
+            del comparison.runs[name]
+    if found.interrupted:
+        _keep_whole_prompts(found.comparisons)
+    return found
+
+
+def _warm_up(
+    systems: Mapping[str, Decode],
+    prompt: Sequence[int],
+    samplings: Sequence[SamplingParams],
+    progress: Progress,
+    broken: dict[str, str],
+) -> None:
+    for name, decode in systems.items():
+        progress(f"Warming up {name}", 0.0)
+        try:
+            for sampling in samplings:
+                with suppress(NoSpeedError):
+                    decode(
+                        prompt, SamplingParams(sampling.temperature, max_new_tokens=WARM_UP_TOKENS)
+                    )
+        except PeerError as error:
+            broken[name] = str(error)
+
+
+def _keep_whole_prompts(comparisons: Sequence[SpeedComparison]) -> None:
+    """Drop prompts that not all have decoded in every way; KeyboardInterrupt if none is left."""
+    runs = [each for comparison in comparisons for each in comparison.runs.values()]
+    whole = min(map(len, runs), default=0)
+    if not whole:
+        raise KeyboardInterrupt
+    for each in runs:
+        del each[whole:]

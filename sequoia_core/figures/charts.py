@@ -17,32 +17,30 @@ if TYPE_CHECKING:
 _ROUNDING = 1e-9
 
 
-def draw_systems(file: Path, speeds: Mapping[str, Mapping[str, Spread]]) -> None:
-    """Horizontal bars, one group a system, one colour a way of sampling.
+def draw_bars(
+    file: Path, names: Sequence[str], groups: Mapping[str, Sequence[Spread | None]], label: str
+) -> None:
+    """Horizontal bars with whiskers, a row for each name, a colour for each group.
 
-    Args:
-        file: to write.
-        speeds: tokens/s by system, by the label of a way of sampling.
+    A group has a spread for each name, None for no bar; `label` is that of the axis.
     """
-    systems = list(dict.fromkeys(name for each in speeds.values() for name in each))
-    height = 0.8 / len(speeds)
-    axes = new_axes(0.6 + len(systems) * (0.18 + 0.2 * len(speeds)))
-    for at, (label, by_system) in enumerate(speeds.items()):
-        places = [place for place, name in enumerate(systems) if name in by_system]
-        shown = [by_system[systems[place]] for place in places]
+    height = 0.8 / max(len(groups), 1)
+    axes = new_axes(0.6 + len(names) * (0.18 + 0.2 * len(groups)))
+    for at, (group, spreads) in enumerate(groups.items()):
+        shown = [(place, spread) for place, spread in enumerate(spreads) if spread is not None]
         axes.barh(
-            [place + at * height for place in places],
-            [spread.middle for spread in shown],
+            [place + at * height for place, _ in shown],
+            [spread.middle for _, spread in shown],
             height,
-            label=label,
+            label=group,
             color=COLOURS[at % len(COLOURS)],
-            xerr=_whiskers(shown),
+            xerr=_whiskers([spread for _, spread in shown]),
             error_kw={"ecolor": GREY, "elinewidth": 1},
         )
-    axes.set_yticks([place + (len(speeds) - 1) * height / 2 for place in range(len(systems))])
-    axes.set_yticklabels(systems)
+    axes.set_yticks([place + (len(groups) - 1) * height / 2 for place in range(len(names))], names)
     axes.invert_yaxis()
-    axes.set_xlabel("tokens/s, median with lowest and highest")
+    axes.set_xlim(left=0)
+    axes.set_xlabel(label)
     save(axes, file)
 
 

@@ -15,12 +15,10 @@ from sequoia_core.decode.step import Sampler
 if TYPE_CHECKING:
     import torch
 
-    from sequoia_core.events import Step
-
 
 @dataclass(frozen=True, slots=True)
 class DraftNucleus:
-    """Makes samplers whose children come from a nucleus of mass `top_p`; a `bench` `StepWatch`.
+    """Makes samplers whose children come from a nucleus of mass `top_p`.
 
     Raises:
         ParameterError: `top_p` is no mass.
@@ -35,6 +33,3 @@ class DraftNucleus:
         """The engine's own, except for what children are drawn from."""
         made = Sampler.of(replace(params, top_p=self.top_p), device, mode)
         return replace(made, params=params)
-
-    def step(self, step: Step) -> None:
-        """Nothing to observe."""

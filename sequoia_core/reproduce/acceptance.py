@@ -3,20 +3,26 @@
 from __future__ import annotations
 
 from functools import partial
+from itertools import accumulate
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from typing_extensions import override
 
 from sequoia_core.data import DataSpec, load_passages
-from sequoia_core.errors import ParameterError
 from sequoia_core.events import Progress
 from sequoia_core.measure.acceptance_vector import (
     AcceptancePlan,
     AcceptanceVector,
     count_acceptance,
 )
-from sequoia_core.reproduce.experiment import Experiment, Report, ReportTable
+from sequoia_core.reproduce.experiment import (
+    Experiment,
+    Report,
+    ReportTable,
+    check_room,
+    sampling_words,
+)
 from sequoia_core.tree.files import write_acceptance_rates
 
 if TYPE_CHECKING:
@@ -25,18 +31,9 @@ if TYPE_CHECKING:
 
 
 class AcceptanceExperiment(Experiment):
-    """Counts which children are accepted, text by text.
+    """Counts which children are accepted, text by text, and writes the vector to `dst` at the end.
 
-    Args:
-        pair: with a draft.
-        plan: how it is measured.
-        data: the texts.
-        dst: the vector is written there when all texts are done.
-        cache_length: most tokens that may be cached; None is what is needed.
-
-    Raises:
-        ParameterError: `cache_length` is too small.
-        SequoiaError: the data cannot be read.
+    Raises ParameterError if `cache_length`, the most tokens that may be cached, is too small.
     """
 
     def __init__(
@@ -46,12 +43,9 @@ class AcceptanceExperiment(Experiment):
         tokens = data.prompt_tokens + (plan.tokens if plan.static else 0)
         self._passages = load_passages(data, pair.tokenizer, tokens)
         self._counts: list[AcceptanceCount] = []
-        needed = plan.cache_tokens(self._passages)
-        if cache_length is not None and cache_length < needed:
-            raise ParameterError(
-                f"--M is {cache_length}, but the smallest value that works is {needed}: "
-                f"{plan.width} children and {needed - plan.width} tokens of text"
-            )
+        if not plan.static:
+            text = plan.cache_tokens(self._passages) - plan.width
+            check_room(text, plan.width, None, cache_length)
 
     @override
     def run(self, progress: Progress) -> None:
@@ -105,22 +99,21 @@ class AcceptanceExperiment(Experiment):
 
 
 def _table(vector: AcceptanceVector) -> ReportTable:
-    rows, total = [], 0.0
-    for at, rate in enumerate(vector.rates):
-        total += rate
-        interval = "{:.4f} to {:.4f}".format(*vector.intervals[at]) if vector.intervals else "-"
-        rows.append((str(at + 1), f"{rate:.4f}", interval, f"{total:.4f}"))
-    return ReportTable(("rank", "a_k", "95 % over prompts", "sum"), tuple(rows))
+    intervals = ["{:.4f} to {:.4f}".format(*each) for each in vector.intervals]
+    sums = accumulate(vector.rates)
+    rows = zip(vector.rates, intervals or ["-"] * len(vector.rates), sums, strict=True)
+    return ReportTable(
+        ("rank", "a_k", "95 % over prompts", "sum"),
+        tuple(
+            (str(rank), f"{rate:.4f}", interval, f"{total:.4f}")
+            for rank, (rate, interval, total) in enumerate(rows, start=1)
+        ),
+    )
 
 
 def _summary(plan: AcceptancePlan, vector: AcceptanceVector) -> str:
     how = "one pass over each text" if plan.static else "decoding with a star"
-    params = plan.params
-    sampling = f"temperature {params.temperature:g}" if params.temperature else "greedy"
-    if params.temperature and params.top_p < 1.0:
-        sampling += f", top-p {params.top_p:g}"
-    if params.temperature and plan.draft_top_p < 1.0:
-        sampling += f", the draft's {plan.draft_top_p:g}"
+    sampling = ", ".join(sampling_words(plan.params, plan.draft_top_p))
     return (
         f"{vector.rejected:.4f} rejected by all · {vector.positions} positions of "
         f"{vector.prompts} prompts · {how}, {sampling}"

@@ -12,9 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 RESAMPLES = 4000
-LEVEL = 0.95
-"""Part of the resampled figures that an interval holds."""
-
+LEVEL = 0.95  # part of the resampled figures that an interval holds
 _SEED = 17
 
 Counts = Sequence[tuple[int, int]]
@@ -23,8 +21,6 @@ Counts = Sequence[tuple[int, int]]
 
 @dataclass(frozen=True, slots=True)
 class Interval:
-    """A figure and the ends of its interval."""
-
     low: float
     value: float
     high: float
@@ -42,9 +38,7 @@ def tokens_per_step(counts: Counts) -> Interval:
 def mean_difference(counts: Sequence[Counts], others: Sequence[Counts]) -> Interval:
     """How many more tokens a step gives than with another rule, as a mean over settings.
 
-    Args:
-        counts: for each setting, one count per prompt.
-        others: of the same settings and prompts in the same order; prompts are resampled in pairs.
+    The counts of each setting are of the same prompts in the same order, resampled in pairs.
     """
     values, resampled = _differences(counts, others)
     return _interval(float(values.mean()), resampled.mean(axis=0))
@@ -61,10 +55,8 @@ def simultaneous_differences(counts: Sequence[Counts], others: Sequence[Counts])
     deviations = np.abs(resampled - values[:, None])
     scaled = deviations / np.where(errors > 0, errors, 1.0)[:, None]
     widths = errors * np.quantile(scaled.max(axis=0), LEVEL)
-    return [
-        Interval(float(value - width), float(value), float(value + width))
-        for value, width in zip(values, widths, strict=True)
-    ]
+    bounds = np.stack([values - widths, values, values + widths], axis=1)
+    return [Interval(*each) for each in bounds.tolist()]
 
 
 def _differences(

@@ -22,18 +22,21 @@ from sequoia_core.events import Progress
 from sequoia_core.files import encode
 from sequoia_core.measure.spread import Spread
 from sequoia_core.reproduce.bootstrap import Interval
-from sequoia_core.reproduce.decoding_plan import PLAIN, TREE, DecodingPlan, pairs_growmap
 from sequoia_core.reproduce.experiment import Experiment, Report, ReportTable, ResultFile
-from sequoia_core.reproduce.paper_cells import Key, PaperCell
-from sequoia_core.reproduce.paper_facts import Figure, paper_facts
-from sequoia_core.reproduce.testbed import DecodingExperiment, DecodingResults
+from sequoia_core.reproduce.paper_facts import Key, PaperCell, paper_facts
+from sequoia_core.reproduce.testbed import (
+    PLAIN,
+    TREE,
+    DecodingExperiment,
+    DecodingPlan,
+    pairs_growmap,
+)
 
 if TYPE_CHECKING:
     from sequoia_core.model.loading.pair import Pair
 
 NEW_TOKENS = TOTAL_TOKENS - PROMPT_TOKENS
-ROWS = {"mt-bench": 80}
-"""Rows of sets that have fewer than the default end."""
+ROWS = {"mt-bench": 80}  # rows of sets that have fewer than the default end
 NOTHING = "-"
 
 T = TypeVar("T")
@@ -42,66 +45,35 @@ LoadPair = Callable[[str, Progress], "Pair"]
 
 @dataclass(frozen=True, slots=True)
 class PaperPlan:
-    """What is the same for every cell.
-
-    Attributes:
-        start: first row of each data set.
-        end: the row after the last; less if the set is known to be shorter.
-        top_p: nucleus mass.
-        seed: of all draws.
-        cache_length: the release's `--M`; None is what is needed.
-
-    Raises:
-        ParameterError: a value is out of range.
-    """
+    """What is the same for every cell. Raises ParameterError if a value is out of range."""
 
     start: int
-    end: int
+    end: int  # the row after the last; less if the set is known to be shorter
     top_p: float
     seed: int
-    cache_length: int | None = None
+    cache_length: int | None = None  # the release's `--M`; None is what is needed
 
     def __post_init__(self) -> None:
         self.data(None)
         self.params(1.0)
 
     def data(self, dataset: str | None) -> DataSpec:
-        """The rows of one set."""
         return DataSpec(dataset, self.start, min(self.end, ROWS.get(dataset or "", self.end)))
 
     def params(self, temperature: float) -> SamplingParams:
-        """Sampling at one temperature."""
         return SamplingParams(temperature, self.top_p, seed=self.seed, max_new_tokens=NEW_TOKENS)
 
 
 @dataclass(frozen=True, slots=True)
 class CellResult:
-    """What was measured for a cell.
-
-    Attributes:
-        prompts: decoded.
-        tree: its nodes and depth, for instance `128x9`.
-        tokens_per_step: all tokens over all steps, with an interval over prompts.
-        tree_ms: per token, prompt by prompt.
-        plain_ms: per token of plain decoding, prompt by prompt.
-        speedup: over plain decoding of the same prompt.
-    """
+    """What was measured for a cell; times are per token, prompt by prompt."""
 
     prompts: int
-    tree: str
+    tree: str  # its nodes and depth, for instance `128x9`
     tokens_per_step: Interval
     tree_ms: Spread
     plain_ms: Spread
-    speedup: Spread
-
-    @classmethod
-    def of(cls, results: DecodingResults, tree: str) -> CellResult:
-        """From an experiment that decoded with a tree and plainly."""
-        drafted = results.figures(TREE)
-        assert drafted.speedup is not None, "the experiment decoded no baseline"
-        plain_ms = results.figures(PLAIN).ms_per_token
-        rate, tree_ms = drafted.tokens_per_step, drafted.ms_per_token
-        return cls(results.prompts, tree, rate, tree_ms, plain_ms, drafted.speedup)
+    speedup: Spread  # over plain decoding of the same prompt
 
 
 @dataclass(frozen=True, slots=True)
@@ -115,24 +87,14 @@ class CellRow:
     result: CellResult
 
 
-@dataclass(frozen=True, slots=True)
-class CellOutcome:
-    """A cell and its result, or why it was skipped."""
-
-    cell: PaperCell
-    result: CellResult | None
-    skipped: str = ""
+Outcome = tuple[PaperCell, CellResult | str]
+"""A cell and its result, or why it was skipped."""
 
 
 class PaperExperiment(Experiment):
-    """A table that is being filled.
+    """A table that is being filled; cells are in its order, pair by pair.
 
-    Args:
-        cells: in the order of the table, pair by pair.
-        file: results of this and earlier runs.
-        load: gives a pair by its name in the table.
-        plan: of every cell.
-        hardware: whose table it is.
+    `file` has the results of this and earlier runs, `load` gives a pair by its name in the table.
     """
 
     file: ResultFile[CellRow]
@@ -147,12 +109,13 @@ class PaperExperiment(Experiment):
     ) -> None:
         self.file = file
         self._cells, self._load, self._plan, self._hardware = cells, load, plan, hardware
-        self._skipped: dict[Key, str] = {}
+        self._outcomes: dict[Key, CellResult | str] = {
+            (row.pair, row.dataset, row.temperature): row.result for row in file.rows
+        }
 
     @override
     def run(self, progress: Progress) -> None:
-        done = self._results()
-        missing = [cell for cell in self._cells if cell.key not in done]
+        missing = [cell for cell in self._cells if cell.key not in self._outcomes]
         for name, of_pair in groupby(missing, attrgetter("pair")):
             cells = list(of_pair)
             pair = self._attempt(cells, partial(self._load, name, self._report(cells[0], progress)))
@@ -172,6 +135,7 @@ class PaperExperiment(Experiment):
                 result = self._attempt([cell], decode)
                 if result is not None:
                     self.file.add(CellRow(*cell.key, cell.growmap, result))
+                    self._outcomes[cell.key] = result
 
     def _attempt(self, cells: Sequence[PaperCell], work: Callable[[], T]) -> T | None:
         """The result of some work; if it fails these cells are skipped."""
@@ -180,7 +144,7 @@ class PaperExperiment(Experiment):
         except ParameterError:
             raise
         except SequoiaError as error:
-            self._skipped.update({cell.key: str(error) for cell in cells})
+            self._outcomes |= dict.fromkeys([cell.key for cell in cells], str(error))
             return None
 
     def _decode(
@@ -191,7 +155,17 @@ class PaperExperiment(Experiment):
         plan = DecodingPlan(Mode.SEQUOIA, growmap, params, cache_length=cache_length)
         experiment = DecodingExperiment(pair, plan, prompts)
         experiment.run(progress)
-        return CellResult.of(experiment.results(), f"{growmap.size}x{growmap.depth}")
+        results = experiment.results()
+        tree, plain = results.figures(TREE), results.figures(PLAIN)
+        assert tree.speedup is not None
+        return CellResult(
+            prompts=results.prompts,
+            tree=f"{growmap.size}x{growmap.depth}",
+            tokens_per_step=tree.tokens_per_step,
+            tree_ms=tree.ms_per_token,
+            plain_ms=plain.ms_per_token,
+            speedup=tree.speedup,
+        )
 
     def _report(self, cell: PaperCell, progress: Progress) -> Progress:
         """Progress within the table, from progress within a cell."""
@@ -203,30 +177,23 @@ class PaperExperiment(Experiment):
 
         return report
 
-    def _results(self) -> dict[Key, CellResult]:
-        return {(row.pair, row.dataset, row.temperature): row.result for row in self.file.rows}
-
-    def outcomes(self) -> list[CellOutcome]:
+    def outcomes(self) -> list[Outcome]:
         """Every cell that was measured or skipped."""
-        done = self._results()
-        return [
-            CellOutcome(cell, done.get(cell.key), self._skipped.get(cell.key, ""))
-            for cell in self._cells
-            if cell.key in done or cell.key in self._skipped
-        ]
+        known = self._outcomes
+        return [(cell, known[cell.key]) for cell in self._cells if cell.key in known]
 
     @override
     def report(self) -> Report:
         from sequoia_core.reproduce.pictures import draw_paper
 
-        outcomes, facts = self.outcomes(), paper_facts()
+        outcomes, facts, plan = self.outcomes(), paper_facts(), self._plan
         published = facts.hardware[self._hardware]
-        measured = sum(outcome.result is not None for outcome in outcomes)
-        if outcomes[0].cell.pair not in facts.pairs:
+        measured = sum(isinstance(outcome, CellResult) for _, outcome in outcomes)
+        cell, outcome = outcomes[0]
+        if cell.pair not in facts.pairs:
             if not measured:
-                raise SequoiaError(outcomes[0].skipped)
+                raise SequoiaError(str(outcome))
             published = f"{facts.setups_on(self._hardware)[0].pair} on {published}"
-        plan = self._plan
         text = (
             f"{measured} of {len(outcomes)} cells measured, {len(outcomes) - measured} skipped · "
             f"rows {plan.start} to {plan.end} · top-p {plan.top_p:g} · seed {plan.seed} · "
@@ -237,50 +204,42 @@ class PaperExperiment(Experiment):
         values = {
             "hardware": self._hardware,
             "file": str(self.file.path),
-            "cells": [outcome_values(outcome) for outcome in outcomes],
+            "cells": [outcome_values(*each) for each in outcomes],
         }
         headings = (
             "pair", "data", "T", "tree", "here: tokens/step · speed-up · ms/token",
             f"paper, {published}",
         )  # fmt: skip
-        table = ReportTable(headings, tuple(map(outcome_row, outcomes)), right=False)
+        rows = tuple(outcome_row(*each) for each in outcomes)
+        table = ReportTable(headings, rows, right=False)
         return Report((table,), text, values, partial(draw_paper, outcomes=outcomes))
 
 
-def outcome_row(outcome: CellOutcome) -> tuple[str, ...]:
-    """A cell for a person."""
-    cell, result = outcome.cell, outcome.result
-    if result is not None:
-        tree = result.tree
+def outcome_row(cell: PaperCell, outcome: CellResult | str) -> tuple[str, ...]:
+    if isinstance(outcome, CellResult):
+        tree = outcome.tree
         here = (
-            f"{result.tokens_per_step.text()} · {result.speedup.text(2, 'x')} · "
-            f"{result.tree_ms.middle:.1f} ms, plain {result.plain_ms.middle:.1f}"
+            f"{outcome.tokens_per_step.text()} · {outcome.speedup.text(2, 'x')} · "
+            f"{outcome.tree_ms.middle:.1f} ms, plain {outcome.plain_ms.middle:.1f}"
         )
     else:
         tree = NOTHING if cell.growmap is None else "/".join(Path(cell.growmap).parts[-2:])
-        here = f"skipped: {outcome.skipped}"
-    data = Path(cell.dataset).name
-    return cell.pair, data, f"{cell.temperature:g}", tree, here, _published(cell.figure)
+        here = f"skipped: {outcome}"
+    published, figure = NOTHING, cell.figure
+    if figure is not None:
+        published = f"{figure.tokens:.2f} · {figure.speedup:.2f}x"
+        published += "" if figure.ms is None else f" · {figure.ms:.1f} ms"
+    return cell.pair, Path(cell.dataset).name, f"{cell.temperature:g}", tree, here, published
 
 
-def _published(figure: Figure | None) -> str:
-    if figure is None:
-        return NOTHING
-    parts = [f"{figure.tokens:.2f}", f"{figure.speedup:.2f}x"]
-    if figure.ms is not None:
-        parts.append(f"{figure.ms:.1f} ms")
-    return " · ".join(parts)
-
-
-def outcome_values(outcome: CellOutcome) -> dict[str, Any]:
-    """A cell for JSON."""
-    cell = outcome.cell
+def outcome_values(cell: PaperCell, outcome: CellResult | str) -> dict[str, Any]:
+    skipped = isinstance(outcome, str)
     return {
         "pair": cell.pair,
         "dataset": cell.dataset,
         "temperature": cell.temperature,
         "growmap": cell.growmap,
-        "result": encode(outcome.result),
-        "skipped": outcome.skipped or None,
+        "result": None if skipped else encode(outcome),
+        "skipped": outcome if skipped else None,
         "paper": encode(cell.figure),
     }

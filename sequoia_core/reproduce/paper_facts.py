@@ -1,138 +1,99 @@
-"""What is published of the experiments, from `paper.toml`: figures, times, models, setups."""
+"""What is published of the experiments, from `paper.toml`, and the cells of its tables."""
 
 from __future__ import annotations
 
 import functools
 import tomllib
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, replace
+from itertools import product
 from pathlib import Path
 
 from sequoia_core.errors import ParameterError
+from sequoia_core.files import decode
 from sequoia_core.model.loading.catalogue import ModelShape
+from sequoia_core.tree.files import growmap_names
 
 DATASETS = ("c4", "openwebtext", "cnn", "mt-bench")
 """Of the published tables, by the names of `sequoia_core.data`."""
 TEMPERATURES = (0.0, 0.6)
-
-
-@dataclass(frozen=True, slots=True)
-class AcceptedCounts:
-    """An acceptance vector as it was counted: accepted tokens by rank, and tried tokens in all."""
-
-    accepted: tuple[int, ...]
-    tried: int
+Key = tuple[str, str, float]
+_KINDS = {0.0: "greedy", 0.6: "stochastic"}
+_RESIDENT_LAYERS = 2
+_HUB_BYTES = 2  # published weights have 16 bits
+_GIB = 2**30
 
 
 @dataclass(frozen=True, slots=True)
 class PaperPair:
-    """Two models of the experiments.
-
-    Attributes:
-        name: for instance `68m-7b`.
-        draft: shape and hub id.
-        target: shape and hub id.
-        offload: the target's layers are streamed, since they do not fit.
-        trees_of: the pair whose trees it is run with; itself if its own can be made.
-    """
+    """Two models of the experiments, under a name such as `68m-7b`."""
 
     name: str
     draft: ModelShape
     target: ModelShape
-    offload: bool
-    trees_of: str
+    offload: bool  # the target's layers are streamed, since they do not fit
+    trees_of: str  # the pair whose trees it is run with; itself if its own can be made
+
+    def needed_bytes(self, value_bytes: int, tokens: int) -> int:
+        """Weights and caches of both models; a streamed target has two layers in memory."""
+        target = self.target
+        if self.offload:
+            target = replace(target, config=replace(target.config, num_layers=_RESIDENT_LAYERS))
+        weights = (target.parameters + self.draft.parameters) * value_bytes
+        return weights + self.target.kv_bytes(tokens) + self.draft.kv_bytes(tokens)
 
 
 @dataclass(frozen=True, slots=True)
 class Setup:
-    """A pair on some hardware.
-
-    Attributes:
-        hardware: `a100` or `l40`.
-        pair: its name.
-        nodes: of its trees, unless a figure states it.
-        why: why that many.
-        datasets: what it is run on.
-        plain_ms: published milliseconds of a token without speculation; None if unknown.
-        draft_ms: published milliseconds of a draft forward; None if unknown.
-    """
+    """A pair on some hardware, both by name; times are published ones, None if unknown."""
 
     hardware: str
     pair: str
-    nodes: int
-    why: str
+    nodes: int  # of its trees, unless a figure states it
+    why: str  # that many
     datasets: tuple[str, ...] = DATASETS
-    plain_ms: float | None = None
-    draft_ms: float | None = None
+    plain_ms: float | None = None  # a token without speculation
+    draft_ms: float | None = None  # a draft forward
 
 
 @dataclass(frozen=True, slots=True)
 class Figure:
-    """One published result.
-
-    Attributes:
-        hardware: `a100` or `l40`.
-        pair: its name.
-        dataset: its name in `sequoia_core.data`.
-        temperature: of sampling.
-        tokens: per step.
-        speedup: over plain decoding.
-        ms: per token; None if unknown.
-        nodes: of the tree; None if unknown.
-        levels: of the tree, the root's included; None if unknown.
-    """
+    """One published result; None where it is unknown."""
 
     hardware: str
     pair: str
     dataset: str
     temperature: float
-    tokens: float
-    speedup: float
-    ms: float | None = None
+    tokens: float  # per step
+    speedup: float  # over plain decoding
+    ms: float | None = None  # per token
     nodes: int | None = None
-    levels: int | None = None
+    levels: int | None = None  # of the tree, the root's included
 
 
 @dataclass(frozen=True, slots=True)
 class PaperFacts:
-    """Everything in `paper.toml`; setups and figures are in the order of the tables.
+    """Everything in `paper.toml`; setups and figures are in the order of the tables."""
 
-    Attributes:
-        vector: the acceptance vector that the release ships.
-        hardware: titles by short name.
-        pairs: by name.
-    """
-
-    vector: AcceptedCounts
-    hardware: dict[str, str]
+    acceptance_rates: tuple[float, ...]  # the vector that the release ships
+    hardware: dict[str, str]  # titles by short name
     pairs: dict[str, PaperPair]
     setups: tuple[Setup, ...]
     figures: tuple[Figure, ...]
 
-    def setups_on(self, hardware: str) -> tuple[Setup, ...]:
-        """The setups of that hardware.
-
-        Raises:
-            ParameterError: nothing is published for it.
-        """
-        if hardware not in self.hardware:
-            known = ", ".join(self.hardware)
-            raise ParameterError(f"hardware {hardware!r}: there are figures for {known}")
-        return tuple(setup for setup in self.setups if setup.hardware == hardware)
+    def setups_on(self, hardware: str) -> list[Setup]:
+        return [setup for setup in self.setups if setup.hardware == hardware]
 
     def figure(self, hardware: str, pair: str, dataset: str, temperature: float) -> Figure | None:
-        """The published figure of a cell of the table."""
         wanted = (hardware, pair, dataset, temperature)
-        found = (
-            each
-            for each in self.figures
-            if (each.hardware, each.pair, each.dataset, each.temperature) == wanted
-        )
-        return next(found, None)
+        for each in self.figures:
+            if (each.hardware, each.pair, each.dataset, each.temperature) == wanted:
+                return each
+        return None
 
 
 @functools.cache
 def paper_facts() -> PaperFacts:
-    """The contents of `paper.toml`."""
     data = tomllib.loads((Path(__file__).parent / "paper.toml").read_text(encoding="utf-8"))
     models = {name: ModelShape.of(name, **shape) for name, shape in data["models"].items()}
     pairs = (
@@ -145,13 +106,115 @@ def paper_facts() -> PaperFacts:
         )
         for pair in data["pairs"]
     )
+    tried = data["vector"]["tried"]
     return PaperFacts(
-        vector=AcceptedCounts(tuple(data["vector"]["accepted"]), data["vector"]["tried"]),
+        acceptance_rates=tuple(count / tried for count in data["vector"]["accepted"]),
         hardware={name: entry["title"] for name, entry in data["hardware"].items()},
         pairs={pair.name: pair for pair in pairs},
-        setups=tuple(
-            Setup(**entry | {"datasets": tuple(entry.get("datasets", DATASETS))})
-            for entry in data["setups"]
-        ),
-        figures=tuple(Figure(**entry) for entry in data["figures"]),
+        setups=decode(tuple[Setup, ...], data["setups"]),
+        figures=decode(tuple[Figure, ...], data["figures"]),
     )
+
+
+def tree_name(hardware: str, pair: str, dataset: str, temperature: float) -> str:
+    """The name of a packaged tree, for instance `a100/68m-7b/c4-stochastic`."""
+    return f"{hardware}/{pair}/{dataset}-{_KINDS[temperature]}"
+
+
+@dataclass(frozen=True, slots=True)
+class PaperCell:
+    pair: str  # a published pair's name, or what another pair is called
+    dataset: str  # a name or a path
+    temperature: float
+    growmap: str | None  # what it is decoded with; None is the pair's own
+    figure: Figure | None  # published for it, or for the pair that another pair is compared with
+
+    @property
+    def key(self) -> Key:
+        """Distinguishes it from the others of its table."""
+        return self.pair, self.dataset, self.temperature
+
+
+@dataclass(frozen=True, slots=True)
+class PaperChoice:
+    hardware: str
+    pairs: tuple[str, ...] = ()  # empty is all of the hardware's
+    datasets: tuple[str, ...] = ()  # empty is what each pair was published with
+    growmap: str | None = None  # for every cell; None is each cell's own
+
+
+def published_cells(facts: PaperFacts, choice: PaperChoice) -> Iterator[PaperCell]:
+    """Cells of the published pairs, pair by pair.
+
+    Raises ParameterError if there is no such pair on the hardware.
+    """
+    setups = facts.setups_on(choice.hardware)
+    known = [setup.pair for setup in setups]
+    for pair in choice.pairs:
+        if pair not in known:
+            raise ParameterError(
+                f"pair {pair!r}: on the {choice.hardware} there are {', '.join(known)}, "
+                "and `embedded` alone"
+            )
+    names = frozenset(growmap_names())
+    for setup in setups:
+        if choice.pairs and setup.pair not in choice.pairs:
+            continue
+        for dataset, temperature in product(choice.datasets or setup.datasets, TEMPERATURES):
+            tree = choice.growmap or _packaged_tree(facts, setup, (dataset, temperature), names)
+            figure = facts.figure(choice.hardware, setup.pair, dataset, temperature)
+            yield PaperCell(setup.pair, dataset, temperature, tree, figure)
+
+
+def _packaged_tree(
+    facts: PaperFacts, setup: Setup, place: tuple[str, float], names: frozenset[str]
+) -> str:
+    """The nearest tree: of the data set, of another, of the other temperature, in that order."""
+    dataset, temperature = place
+    temperatures = sorted(TEMPERATURES, key=lambda other: other != temperature)
+    pairs = (setup.pair, facts.pairs[setup.pair].trees_of)
+    candidates = (
+        tree_name(setup.hardware, pair, data, each)
+        for pair, each, data in product(pairs, temperatures, (dataset, *DATASETS))
+    )
+    return next(name for name in candidates if name in names)
+
+
+def other_cells(facts: PaperFacts, choice: PaperChoice, pair: str) -> Iterator[PaperCell]:
+    """The table for a pair that nothing is published for, with the figures of the first pair.
+
+    `pair` is what to call it; the choice's pairs are ignored.
+    """
+    first = facts.setups_on(choice.hardware)[0].pair
+    for dataset, temperature in product(choice.datasets or DATASETS, TEMPERATURES):
+        figure = facts.figure(choice.hardware, first, dataset, temperature)
+        yield PaperCell(pair, dataset, temperature, choice.growmap, figure)
+
+
+@dataclass(frozen=True, slots=True)
+class Room:
+    place: str  # where the models would be, for instance `cuda:0`
+    memory: int  # bytes free there
+    disk: int  # bytes free for models that are downloaded
+    value_bytes: int  # of a weight in the number format of the forwards
+    token: bool  # for the hub
+    fetched: Callable[[str], bool]  # whether a model is on the disk already, by its hub id
+
+
+def why_not(pair: PaperPair, room: Room, tokens: int) -> str:
+    """Why the pair cannot be run with so many tokens in the caches; "" if it seems possible."""
+    needed = pair.needed_bytes(room.value_bytes, tokens)
+    if needed > room.memory:
+        streamed = " with the target's layers streamed" if pair.offload else ""
+        return (
+            f"needs {needed / _GIB:.1f} GiB{streamed}, {room.memory / _GIB:.1f} GiB are free on "
+            f"{room.place}"
+        )
+    missing = [model for model in (pair.target, pair.draft) if not room.fetched(model.name)]
+    size = sum(model.parameters for model in missing) * _HUB_BYTES
+    if size > room.disk:
+        return (
+            f"{size / _GIB:.1f} GiB would be fetched, {room.disk / _GIB:.1f} GiB are free on disk"
+        )
+    gated = (model.name for model in missing if model.gated and not room.token)
+    return next((f"{name} is gated and there is no HF_TOKEN" for name in gated), "")

@@ -6,21 +6,21 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from sequoia_core.figures.charts import draw_bars
 from sequoia_core.figures.picture import COLOURS, GREY, axes, panels, save
-from sequoia_core.reproduce.decoding_plan import PLAIN, TREE
-from sequoia_core.reproduce.rule_comparison import RULES
+from sequoia_core.files import encode
+from sequoia_core.measure.spread import Spread
+from sequoia_core.reproduce.robustness import RULES
+from sequoia_core.reproduce.testbed import PLAIN, TREE
 
 if TYPE_CHECKING:
     from sequoia_core.reproduce.bootstrap import Interval
-    from sequoia_core.reproduce.paper import CellOutcome
-    from sequoia_core.reproduce.paper_cells import PaperCell
-    from sequoia_core.reproduce.rule_comparison import RuleComparison
-    from sequoia_core.reproduce.step_breakdown import StepBreakdown
+    from sequoia_core.reproduce.paper import Outcome
+    from sequoia_core.reproduce.paper_facts import PaperCell
+    from sequoia_core.reproduce.robustness import RuleComparison
     from sequoia_core.reproduce.testbed import DecodingResults
 
-_HALF = 0.19  # half the distance of the two bars of a cell
-_LONGEST_NAME = 40
-"""Characters of a pair's name; of a longer one, such as a path, the end is shown."""
+_LONGEST_NAME = 40  # characters of a pair's name; of a longer one, such as a path, the end is shown
 
 
 def draw_decoding(file: Path, results: DecodingResults) -> None:
@@ -29,27 +29,8 @@ def draw_decoding(file: Path, results: DecodingResults) -> None:
     Of the baseline alone, whose step is a token, milliseconds by prompt.
     """
     if results.breakdown is not None:
-        _draw_breakdown(file, results.breakdown, results.prompts)
-    else:
-        _draw_prompts(file, results)
-
-
-def _draw_breakdown(file: Path, breakdown: StepBreakdown, prompts: int) -> None:
-    drawn = axes(1.8)
-    left = 0.0
-    colours = (*COLOURS, GREY)
-    for (name, milliseconds), colour in zip(breakdown.parts.items(), colours, strict=True):
-        label = f"{name} {milliseconds:.2f}"
-        drawn.barh(0, milliseconds, 0.5, left=left, color=colour, label=label)
-        left += milliseconds
-    drawn.set_yticks([])
-    drawn.set_ylim(-0.3, 0.8)
-    drawn.legend(ncols=len(colours), loc="upper left", frameon=False, labelcolor=GREY)
-    drawn.set_xlabel(f"milliseconds of a step, medians over {prompts} prompts")
-    save(drawn, file)
-
-
-def _draw_prompts(file: Path, results: DecodingResults) -> None:
+        _draw_breakdown(file, encode(results.breakdown), results.prompts)
+        return
     drawn = axes(3.4)
     if TREE in results.runs:
         values = [run.tokens / run.steps for run in results.runs[TREE]]
@@ -67,28 +48,34 @@ def _draw_prompts(file: Path, results: DecodingResults) -> None:
     save(drawn, file)
 
 
+def _draw_breakdown(file: Path, parts: dict[str, float], prompts: int) -> None:
+    drawn, left = axes(1.8), 0.0
+    colours = (*COLOURS, GREY)
+    for (name, milliseconds), colour in zip(parts.items(), colours, strict=True):
+        label = f"{name} {milliseconds:.2f}"
+        drawn.barh(0, milliseconds, 0.5, left=left, color=colour, label=label)
+        left += milliseconds
+    drawn.set_yticks([])
+    drawn.set_ylim(-0.3, 0.8)
+    drawn.legend(ncols=len(colours), loc="upper left", frameon=False, labelcolor=GREY)
+    drawn.set_xlabel(f"milliseconds of a step, medians over {prompts} prompts")
+    save(drawn, file)
+
+
 def draw_rules(file: Path, comparison: RuleComparison) -> None:
     """Tokens per step over temperature, a line per rule, a panel per nucleus mass."""
     masses = list(dict.fromkeys(each.top_p for each in comparison.settings))
     drawn = panels(3.4, len(masses))
     for panel, top_p in zip(drawn, masses, strict=True):
-        settings = sorted(
-            (each for each in comparison.settings if each.top_p == top_p),
-            key=lambda each: each.temperature,
-        )
+        settings = [each for each in comparison.settings if each.top_p == top_p]
+        settings.sort(key=lambda each: each.temperature)
         for rule, colour in zip(RULES, COLOURS, strict=False):
             rates = [each.tokens_per_step[rule] for each in settings]
             panel.errorbar(
-                [each.temperature for each in settings],
-                [rate.value for rate in rates],
-                yerr=_whiskers(rates),
-                marker="o",
-                markersize=4,
-                capsize=2,
-                elinewidth=1,
-                color=colour,
-                label=rule.value,
-            )
+                [each.temperature for each in settings], [rate.value for rate in rates],
+                yerr=_whiskers(rates), marker="o", markersize=4, capsize=2, elinewidth=1,
+                color=colour, label=rule.value,
+            )  # fmt: skip
         panel.set_title(f"top-p {top_p:g}", fontsize=10)
         panel.set_xlabel("temperature")
     drawn[0].set_ylim(bottom=1)
@@ -96,26 +83,15 @@ def draw_rules(file: Path, comparison: RuleComparison) -> None:
     save(drawn[0], file)
 
 
-def draw_paper(file: Path, outcomes: Sequence[CellOutcome]) -> None:
+def draw_paper(file: Path, outcomes: Sequence[Outcome]) -> None:
     """Tokens per step of each cell, as measured and as published."""
-    drawn = axes(1.2 + 0.3 * len(outcomes))
-    measured = [(at, each.result) for at, each in enumerate(outcomes) if each.result]
-    published = [(at, each.cell.figure) for at, each in enumerate(outcomes) if each.cell.figure]
-    if measured:
-        rates = [result.tokens_per_step for _, result in measured]
-        drawn.barh(
-            [at - _HALF for at, _ in measured], [rate.value for rate in rates], 1.8 * _HALF,
-            xerr=_whiskers(rates), ecolor=GREY, color=COLOURS[0], label="here",
-        )  # fmt: skip
-    if published:
-        places = [at + _HALF for at, _ in published]
-        tokens = [figure.tokens for _, figure in published]
-        drawn.barh(places, tokens, 1.8 * _HALF, color=COLOURS[1], label="published")
-    drawn.set_yticks(range(len(outcomes)), [_label(each.cell) for each in outcomes])
-    drawn.invert_yaxis()
-    drawn.set_xlim(left=0)
-    drawn.set_xlabel("tokens per step")
-    save(drawn, file)
+    groups: dict[str, list[Spread | None]] = {"here": [], "published": []}
+    for cell, outcome in outcomes:
+        rate = None if isinstance(outcome, str) else outcome.tokens_per_step
+        groups["here"].append(Spread(rate.low, rate.value, rate.high) if rate else None)
+        groups["published"].append(Spread.of([cell.figure.tokens]) if cell.figure else None)
+    shown = {name: spreads for name, spreads in groups.items() if any(spreads)}
+    draw_bars(file, [_label(cell) for cell, _ in outcomes], shown, "tokens per step")
 
 
 def _label(cell: PaperCell) -> str:

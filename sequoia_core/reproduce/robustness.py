@@ -6,60 +6,175 @@ Nothing is timed, so the machine may be busy. All rules decode the same prompts 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from functools import partial
 from itertools import product
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 from typing_extensions import override
 
+from sequoia_core.config import DRAFT_TOP_P, Mode, SamplingParams
 from sequoia_core.decode.step import Speculator
 from sequoia_core.decode.token_cache import TokenCache
-from sequoia_core.errors import ParameterError
+from sequoia_core.errors import ParameterError, SequoiaError
 from sequoia_core.events import Progress
 from sequoia_core.files import encode
 from sequoia_core.measure.draft_nucleus import DraftNucleus
-from sequoia_core.reproduce.bootstrap import LEVEL
+from sequoia_core.reproduce import bootstrap
+from sequoia_core.reproduce.bootstrap import LEVEL, Interval
 from sequoia_core.reproduce.experiment import (
     Experiment,
     Report,
     ReportTable,
     ResultFile,
+    check_room,
     growmap_values,
     prompt_digest,
+    prompt_seed,
     required_draft,
-)
-from sequoia_core.reproduce.rule_comparison import (
-    FIRST,
-    Cell,
-    PromptCount,
-    RuleComparison,
-    Sweep,
 )
 from sequoia_core.speculate.draft import DraftModel
 
 if TYPE_CHECKING:
     from sequoia_core.model.loading.pair import Pair
+    from sequoia_core.tree.growmap import GrowMap
 
-_VERSION = 1
-_CHANGED = {"pair": "another pair", "parents": "another growmap"}
+RULES = FIRST, *OTHERS = (Mode.SEQUOIA, Mode.SPECINFER, Mode.TOPK)
+TEMPERATURES = (0.2, 0.4, 0.6, 0.8, 1.0, 1.2)
+TOP_PS = (0.8, 0.9, 1.0)
+
+
+class Cell(NamedTuple):
+    rule: Mode
+    temperature: float
+    top_p: float
+
+
+@dataclass(frozen=True, slots=True)
+class Sweep:
+    """What is decoded.
+
+    Raises ParameterError if a value is out of range, given twice or missing.
+    """
+
+    growmap: GrowMap  # of all rules
+    temperatures: tuple[float, ...] = TEMPERATURES  # above 0, where the rules differ
+    top_ps: tuple[float, ...] = TOP_PS
+    tokens: int = 64  # per prompt and cell; end-of-sequence tokens end nothing
+    seed: int = 17
+    draft_top_p: float = DRAFT_TOP_P  # that children are drawn from; see `DraftNucleus`
+
+    def __post_init__(self) -> None:
+        for name, values in (("temperature", self.temperatures), ("top-p", self.top_ps)):
+            if not values or len(set(values)) < len(values):
+                raise ParameterError(f"give one {name} or more, each once")
+        if 0.0 in self.temperatures:
+            raise ParameterError("at temperature 0 all rules are one; give temperatures above 0")
+        if self.growmap.size < 2:
+            raise ParameterError(f"growmap {self.growmap.name} drafts nothing; name a larger one")
+        for cell in self.cells():
+            self.sampling(cell, ())
+        DraftNucleus(self.draft_top_p)
+
+    def cells(self) -> list[Cell]:
+        """All combinations, the rules of one setting next to each other."""
+        settings = product(self.top_ps, self.temperatures, RULES)
+        return [Cell(rule, temperature, top_p) for top_p, temperature, rule in settings]
+
+    def sampling(self, cell: Cell, prompt_ids: Sequence[int]) -> SamplingParams:
+        """How a prompt is decoded in a cell; its seed is the same in all cells."""
+        seed = prompt_seed(self.seed, prompt_ids)
+        return SamplingParams(cell.temperature, cell.top_p, seed=seed, max_new_tokens=self.tokens)
+
+
+@dataclass(frozen=True, slots=True)
+class PromptCount:
+    """One prompt decoded in one cell: a line of the result file."""
+
+    rule: Mode
+    temperature: float
+    top_p: float
+    prompt: str  # its digest
+    tokens: int  # that whole steps emitted
+    steps: int
+
+    @property
+    def cell(self) -> Cell:
+        return Cell(self.rule, self.temperature, self.top_p)
+
+
+@dataclass(frozen=True, slots=True)
+class RuleSetting:
+    temperature: float
+    top_p: float
+    tokens_per_step: dict[Mode, Interval]
+    ahead: dict[Mode, Interval]  # of the first rule; the intervals of all settings hold at once
+
+
+@dataclass(frozen=True, slots=True)
+class RuleComparison:
+    prompts: int  # decoded in every cell
+    settings: tuple[RuleSetting, ...]  # in the sweep's order
+    overall_ahead: dict[Mode, Interval]  # mean lead over all settings
+
+    @classmethod
+    def of(cls, sweep: Sweep, counts: Sequence[PromptCount]) -> RuleComparison:
+        """From prompts that were decoded in every cell. Raises SequoiaError if there is none."""
+        known = {(count.cell, count.prompt): (count.tokens, count.steps) for count in counts}
+        prompts = [
+            prompt
+            for prompt in dict.fromkeys(count.prompt for count in counts)
+            if all((cell, prompt) in known for cell in sweep.cells())
+        ]
+        if not prompts:
+            raise SequoiaError("no prompt was decoded in every way yet; run it again to continue")
+        settings = list(product(sweep.top_ps, sweep.temperatures))
+        by_rule = {
+            rule: [
+                [known[Cell(rule, temperature, top_p), prompt] for prompt in prompts]
+                for top_p, temperature in settings
+            ]
+            for rule in RULES
+        }
+        others = [each for rule in OTHERS for each in by_rule[rule]]
+        leads = bootstrap.simultaneous_differences(by_rule[FIRST] * len(OTHERS), others)
+        return cls(
+            len(prompts),
+            tuple(
+                RuleSetting(
+                    temperature,
+                    top_p,
+                    {rule: bootstrap.tokens_per_step(by_rule[rule][at]) for rule in RULES},
+                    dict(zip(OTHERS, leads[at :: len(settings)], strict=True)),
+                )
+                for at, (top_p, temperature) in enumerate(settings)
+            ),
+            {rule: bootstrap.mean_difference(by_rule[FIRST], by_rule[rule]) for rule in OTHERS},
+        )
+
+    @property
+    def behind(self) -> list[tuple[RuleSetting, Mode]]:
+        """Where the first rule is below another by more than the noise."""
+        return [
+            (setting, other)
+            for setting in self.settings
+            for other, lead in setting.ahead.items()
+            if lead.high < 0
+        ]
+
+    @property
+    def leads(self) -> list[Interval]:
+        """Of the first rule over each other in each setting."""
+        return [lead for setting in self.settings for lead in setting.ahead.values()]
 
 
 class RobustnessExperiment(Experiment):
-    """Decodes prompts in every cell of a sweep.
+    """Decodes prompts, token ids of two different texts or more, in every cell of a sweep.
 
-    More prompts, temperatures or nucleus masses may be added to a file; the rest must not change.
-
-    Args:
-        pair: with a draft.
-        sweep: what is decoded.
-        prompts: token ids, two different ones or more.
-        path: of the result file.
-
-    Raises:
-        ParameterError: there is no draft, too few prompts or too little room, or the file is of
-            another sweep or pair.
-        SequoiaError: the file cannot be read or written.
+    More prompts, temperatures or nucleus masses may be added to the result file at `path`; the rest
+    must not change. Raises ParameterError if there is no draft, there are too few prompts or too
+    little room, or the file is of another sweep or pair.
     """
 
     file: ResultFile[PromptCount]
@@ -72,28 +187,21 @@ class RobustnessExperiment(Experiment):
         if len(self._prompts) < 2:
             raise ParameterError("one prompt says nothing about noise; take two or more, see --end")
         draft = DraftModel(required_draft(pair), pair.draft_vocab_ids)
-        self._check_room(min(pair.target.context_window, draft.model.context_window))
+        text = max(map(len, self._prompts)) + sweep.tokens
+        window = min(pair.target.context_window, draft.model.context_window)
+        check_room(text, sweep.growmap.size, window)
         self._nucleus = DraftNucleus(sweep.draft_top_p)
         self._cache = TokenCache(pair.target, draft.model)
         self._speculator = Speculator(pair.target, draft, self._cache)
         head = {
-            "version": _VERSION,
+            "version": 1,
             "pair": pair.fingerprint,
             "parents": list(sweep.growmap.parents),
             "tokens": sweep.tokens,
             "seed": sweep.seed,
             "draft_top_p": sweep.draft_top_p,
         }
-        self.file = ResultFile(path, head, PromptCount, _CHANGED)
-
-    def _check_room(self, window: int) -> None:
-        prompt, tokens = max(map(len, self._prompts)), self._sweep.tokens
-        nodes = self._sweep.growmap.size
-        if prompt + tokens + nodes > window:
-            raise ParameterError(
-                f"{prompt} tokens of prompt, {tokens} after it and a tree of {nodes} nodes are "
-                f"more than the context window of {window}"
-            )
+        self.file = ResultFile(path, head, PromptCount)
 
     @override
     def run(self, progress: Progress) -> None:
@@ -128,9 +236,7 @@ class RobustnessExperiment(Experiment):
             self._speculator.commit(scored, verdict.path, emitted)
             tokens += len(emitted)
             steps += 1
-        return PromptCount(
-            cell.rule, cell.temperature, cell.top_p, prompt_digest(prompt_ids), tokens, steps
-        )
+        return PromptCount(*cell, prompt_digest(prompt_ids), tokens, steps)
 
     @override
     def report(self) -> Report:
@@ -158,9 +264,7 @@ class RobustnessExperiment(Experiment):
 
 
 def _table(comparison: RuleComparison) -> ReportTable:
-    first = comparison.settings[0]
-    leads = [f"over {rule.value}" for rule in first.ahead]
-    headings = ("top-p", "T", *(rule.value for rule in first.tokens_per_step), *leads)
+    headings = ("top-p", "T", *(rule.value for rule in RULES), *(f"over {rule}" for rule in OTHERS))
     rows = tuple(
         (
             f"{each.top_p:g}",
@@ -182,11 +286,13 @@ def _summary(sweep: Sweep, comparison: RuleComparison) -> str:
         f"{rule.value} at temperature {each.temperature:g}, top-p {each.top_p:g}"
         for each, rule in comparison.behind
     )
+    leads = comparison.leads
+    above, lower = sum(lead.low > 0 for lead in leads), sum(lead.value < 0 for lead in leads)
     return (
         f"tokens/step of {sweep.growmap.name}, {comparison.prompts} prompts of {sweep.tokens} "
         "tokens\n"
         "leads of sequoia on the same prompts and seeds; all intervals hold at once with 95 %\n"
         f"mean lead over all settings: {overall}\n"
-        f"sequoia is above in {comparison.leads} of {comparison.comparisons} comparisons beyond "
-        f"the noise, below {behind or 'in none'}; its figure is the lower one in {comparison.lower}"
+        f"sequoia is above in {above} of {len(leads)} comparisons beyond "
+        f"the noise, below {behind or 'in none'}; its figure is the lower one in {lower}"
     )

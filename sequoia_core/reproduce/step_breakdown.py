@@ -6,113 +6,77 @@ before and after; so a step takes longer with them than without.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
-from dataclasses import asdict, dataclass, fields, replace
-from statistics import fmean, median
+from collections.abc import Callable
+from dataclasses import replace
+from statistics import fmean
 from time import perf_counter
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, ParamSpec, TypeVar
 
 import torch
 
+from sequoia_core.bench.runs import averaged
 from sequoia_core.config import Mode, SamplingParams
-from sequoia_core.decode.step import Sampler
+from sequoia_core.files import Record
 
 if TYPE_CHECKING:
-    from torch import Tensor
-
+    from sequoia_core.bench.own_systems import MakeSampler
+    from sequoia_core.decode.step import Sampler
     from sequoia_core.events import Step
-    from sequoia_core.speculate.token_tree import ScoredTree
-    from sequoia_core.speculate.verify import Verdict
 
-MakeSampler = Callable[[SamplingParams, torch.device, Mode], Sampler]
+_Given = ParamSpec("_Given")
+_Result = TypeVar("_Result")
 
 
-@dataclass(frozen=True, slots=True)
-class StepBreakdown:
-    """Milliseconds of a step.
+class StepBreakdown(Record, frozen=True):
+    """Milliseconds of the parts of a step, in their order."""
 
-    Attributes:
-        draft: the draft's forwards.
-        sample: its distributions, and the children drawn from them.
-        verify: the target's forward.
-        accept: the verification of the tree.
-        rest: caches, text, events.
-    """
-
-    draft: float
-    sample: float
-    verify: float
-    accept: float
-    rest: float
-
-    @property
-    def parts(self) -> dict[str, float]:
-        """By name, in the order of a step."""
-        return asdict(self)
-
-    @classmethod
-    def mean(cls, steps: Sequence[StepBreakdown]) -> StepBreakdown:
-        """Of one step or more."""
-        return cls._combined(fmean, steps)
-
-    @classmethod
-    def median(cls, answers: Sequence[StepBreakdown]) -> StepBreakdown:
-        """The median of each part, of one answer or more."""
-        return cls._combined(median, answers)
-
-    @classmethod
-    def _combined(
-        cls, statistic: Callable[[Iterable[float]], float], each: Sequence[StepBreakdown]
-    ) -> StepBreakdown:
-        return cls(*(statistic(getattr(one, part.name) for one in each) for part in fields(cls)))
+    draft: float  # the draft's forwards
+    sample: float  # its distributions, and the children drawn from them
+    verify: float  # the target's forward
+    accept: float  # the verification of the tree
+    rest: float  # caches, text, events
 
 
 class BreakdownTimer:
-    """Times the parts of an engine's steps; a `bench.own_systems.StepWatch`.
-
-    Args:
-        make: makes the samplers that are timed.
-    """
+    """Times the parts of an engine's steps, whose samplers `make` makes."""
 
     def __init__(self, make: MakeSampler) -> None:
         self._make = make
-        self._sample_ms = self._accept_ms = 0.0
+        self._ms = {"sample": 0.0, "accept": 0.0}
         self._steps: list[StepBreakdown] = []
 
     def sampler(self, params: SamplingParams, device: torch.device, mode: Mode) -> Sampler:
-        """The sampler that `make` gives, with both of its parts timed."""
+        """A sampler with both of its parts timed."""
         made = self._make(params, device, mode)
         clock = _device_clock(device)
 
-        def choose(logits: Tensor, count: int) -> tuple[Tensor, Tensor]:
-            began = clock()
-            chosen = made.choose(logits, count)
-            self._sample_ms += (clock() - began) * 1e3
-            return chosen
+        def timed(part: Callable[_Given, _Result], name: str) -> Callable[_Given, _Result]:
+            def run(*given: _Given.args, **named: _Given.kwargs) -> _Result:
+                began = clock()
+                result = part(*given, **named)
+                self._ms[name] += (clock() - began) * 1e3
+                return result
 
-        def rule(scored: ScoredTree, generator: torch.Generator) -> Verdict:
-            began = clock()
-            verdict = made.rule(scored, generator)
-            self._accept_ms += (clock() - began) * 1e3
-            return verdict
+            return run
 
+        choose, rule = timed(made.choose, "sample"), timed(made.rule, "accept")
         return replace(made, choose=choose, rule=rule)
 
     def step(self, step: Step) -> None:
         """Add a step that has ended; the first of an answer reads the prompt and is left out."""
-        sample, accept = self._sample_ms, self._accept_ms
-        self._sample_ms = self._accept_ms = 0.0
+        sample, accept = self._ms.values()
+        self._ms = dict.fromkeys(self._ms, 0.0)
         if step.index == 1:
             self._steps.clear()
             return
         timings = step.timings
         rest = timings.bookkeeping_ms - sample - accept
-        parts = (timings.draft_ms, sample, timings.verify_ms, accept, rest)
-        self._steps.append(StepBreakdown(*parts))
+        parts = StepBreakdown(timings.draft_ms, sample, timings.verify_ms, accept, rest)
+        self._steps.append(parts)
 
     def answer(self) -> StepBreakdown:
         """Means over the steps of the last answer, which had two or more."""
-        return StepBreakdown.mean(self._steps)
+        return averaged(self._steps, fmean)
 
 
 def _device_clock(device: torch.device) -> Callable[[], float]:

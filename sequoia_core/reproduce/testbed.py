@@ -1,90 +1,147 @@
 """One of the published testbeds: a tree decodes a data set, plain decoding the same in turns.
 
-The order of the two alternates from prompt to prompt, after warm-ups. Both decode as many tokens
-after a prompt, reading it is timed apart, and no end-of-sequence token ends an answer.
+Both decode as many tokens after a prompt, reading it is timed apart, and no end-of-sequence token
+ends an answer.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from contextlib import suppress
 from dataclasses import dataclass, replace
+from enum import StrEnum
 from functools import partial
 from statistics import median
 from typing import TYPE_CHECKING
 
 from typing_extensions import override
 
-from sequoia_core.bench.comparison import WARM_UP_TOKENS
-from sequoia_core.bench.own_systems import OwnSystem
-from sequoia_core.bench.runs import NoSpeedError
-from sequoia_core.bench.summary import ratio
-from sequoia_core.config import Mode
+from sequoia_core.bench.findings import ratio
+from sequoia_core.bench.own_systems import engine_system
+from sequoia_core.bench.runs import Decode, Run, averaged, compare
+from sequoia_core.config import DRAFT_TOP_P, Mode, SamplingParams
 from sequoia_core.errors import ParameterError, SequoiaError
 from sequoia_core.events import Progress
 from sequoia_core.files import encode
 from sequoia_core.measure.draft_nucleus import DraftNucleus
 from sequoia_core.measure.spread import Spread
 from sequoia_core.reproduce.bootstrap import LEVEL, Interval, tokens_per_step
-from sequoia_core.reproduce.decoding_plan import PLAIN, TREE, DecodingPlan, Measured
 from sequoia_core.reproduce.experiment import (
     Experiment,
     Report,
     ReportTable,
+    check_room,
+    growmap_values,
     prompt_seed,
     required_draft,
+    sampling_words,
 )
 from sequoia_core.reproduce.step_breakdown import BreakdownTimer, StepBreakdown
 from sequoia_core.speculate.tree_advisor import BundledAdvisor
 from sequoia_core.tree.choice import TreeChoice
+from sequoia_core.tree.files import find_growmap
 
 if TYPE_CHECKING:
-    from sequoia_core.bench.runs import Run
     from sequoia_core.model.loading.pair import Pair
+    from sequoia_core.tree.growmap import GrowMap
+
+PLAIN, TREE = "plain", "tree"
+"""The names of the two systems."""
+
+
+class Measured(StrEnum):
+    TREE = "tree"  # with the tree and, for the speed-up, plainly
+    BASELINE = "baseline"  # plainly alone
+    BENCHMARK = "benchmark"  # with the tree alone, each part of a step timed
+
+
+SYSTEMS = {
+    Measured.TREE: (PLAIN, TREE),
+    Measured.BASELINE: (PLAIN,),
+    Measured.BENCHMARK: (TREE,),
+}
+"""Those that run, in the order of the first prompt."""
+
+
+@dataclass(frozen=True, slots=True)
+class DecodingPlan:
+    """What is decoded and how.
+
+    Raises ParameterError if a mass is out of range, or the tree drafts nothing.
+    """
+
+    rule: Mode
+    growmap: GrowMap  # the baseline ignores it
+    params: SamplingParams  # the seed of each prompt follows from this one
+    measured: Measured = Measured.TREE
+    cache_length: int | None = None  # tokens of text and tree, the release's `--M`; None: as needed
+    draft_top_p: float = DRAFT_TOP_P  # that children are drawn from; see `DraftNucleus`
+
+    def __post_init__(self) -> None:
+        DraftNucleus(self.draft_top_p)
+        if self.measured is not Measured.BASELINE and self.growmap.size < 2:
+            raise ParameterError(
+                f"growmap {self.growmap.name} drafts nothing; name a larger one, or measure the "
+                "baseline alone"
+            )
+
+    def check_room(self, prompts: Sequence[Sequence[int]], context_window: int) -> None:
+        """Refuse what does not fit into the cache or the models, before anything is decoded."""
+        text = max(map(len, prompts)) + self.params.max_new_tokens
+        tree = 0 if self.measured is Measured.BASELINE else self.growmap.size
+        check_room(text, tree, context_window, self.cache_length)
+
+
+def pairs_growmap(pair: Pair, named: str | None, temperature: float) -> GrowMap:
+    """The tree of that name, or by default the packaged one that a chat of the pair starts with.
+
+    `auto` is the one that the figures measured on this machine advise. Raises ParameterError if
+    they advise none, GrowMapError if there is no such tree, or it is malformed.
+    """
+    if named is None:
+        advised = BundledAdvisor.default(pair.acceptance_rates).advise(temperature, 0, False)
+        assert advised.growmap is not None
+        return advised.growmap
+    if named != "auto":
+        return find_growmap(named)
+    from sequoia_core.measure.online_advisor import TYPICAL_CONTEXT
+    from sequoia_core.measure.tuner import Tuner
+
+    tuner = Tuner(pair)
+    if not tuner.measured:
+        raise ParameterError(
+            "--growmap auto: this machine has not been measured; run `sequoia calibrate`"
+        )
+    growmap = tuner.advise(temperature, TYPICAL_CONTEXT, False).growmap
+    if growmap is None:
+        raise ParameterError(
+            "--growmap auto: plain decoding is predicted to be the fastest here; name a growmap"
+        )
+    return growmap
 
 
 @dataclass(frozen=True, slots=True)
 class SystemFigures:
-    """One system over all prompts.
+    """One system over all prompts; times are of decoding, prompt by prompt."""
 
-    Attributes:
-        tokens_per_step: all tokens over all steps; the interval is over prompts.
-        ms_per_token: of decoding, prompt by prompt.
-        ms_per_step: of decoding, prompt by prompt.
-        first_ms: until the end of the first step, median; no part of the speed.
-        speedup: over plain decoding of the same prompt; None if that was not measured.
-    """
-
-    tokens_per_step: Interval
+    tokens_per_step: Interval  # all tokens over all steps
     ms_per_token: Spread
     ms_per_step: Spread
-    first_ms: float
-    speedup: Spread | None
+    first_ms: float  # until the end of the first step, median
+    speedup: Spread | None  # over plain decoding of the same prompt, if that was measured
 
 
 @dataclass(frozen=True, slots=True)
 class DecodingResults:
-    """What an experiment measured.
+    """What an experiment measured; tokens and times are without the first step."""
 
-    Attributes:
-        runs: by system, one per prompt, in the same order; tokens and times without the first step.
-        breakdown: of a step's time, medians over prompts; None if it was not measured.
-    """
-
-    runs: dict[str, list[Run]]
-    breakdown: StepBreakdown | None = None
+    runs: dict[str, list[Run]]  # by system, one per prompt, in the same order
+    breakdown: StepBreakdown | None = None  # medians over prompts, if it was measured
 
     @property
     def prompts(self) -> int:
-        """How many were decoded."""
         return len(next(iter(self.runs.values())))
 
     def figures(self, name: str) -> SystemFigures:
-        """Of `PLAIN` or `TREE`.
-
-        Raises:
-            KeyError: that was not decoded.
-        """
         runs, plain = self.runs[name], self.runs.get(PLAIN)
         return SystemFigures(
             tokens_per_step([(run.tokens, run.steps) for run in runs]),
@@ -96,15 +153,9 @@ class DecodingResults:
 
 
 class DecodingExperiment(Experiment):
-    """Decodes prompts with a tree, plainly, or both.
+    """Decodes prompts, token ids of one text or more, with a tree, plainly, or both.
 
-    Args:
-        pair: the models.
-        plan: what is decoded.
-        prompts: token ids, at least one.
-
-    Raises:
-        ParameterError: there is no draft or too little room.
+    Raises ParameterError if there is no draft or too little room.
     """
 
     def __init__(self, pair: Pair, plan: DecodingPlan, prompts: Sequence[Sequence[int]]) -> None:
@@ -113,56 +164,47 @@ class DecodingExperiment(Experiment):
             window = min(window, required_draft(pair).context_window)
         plan.check_room(prompts, window)
         self._pair, self._plan, self._prompts = pair, plan, prompts
-        self._runs: dict[str, list[Run]] = {name: [] for name in plan.measured.systems}
+        self._runs: dict[str, list[Run]] = {}
         self._breakdowns: list[StepBreakdown] = []
 
     @override
     def run(self, progress: Progress) -> None:
-        nucleus = DraftNucleus(self._plan.draft_top_p)
-        timer = None
-        if self._plan.measured is Measured.BENCHMARK:
-            timer = BreakdownTimer(nucleus.sampler)
-        advisor = BundledAdvisor.default(self._pair.acceptance_rates)
-        tree = TreeChoice(self._plan.rule, self._plan.growmap)
-        choices = {PLAIN: TreeChoice(Mode.AR), TREE: tree}
-        systems = [
-            OwnSystem(name, self._pair, advisor, choices[name], timer or nucleus)
-            for name in self._runs
-        ]
-        for system in systems:
-            progress(f"Warming up {system.name}", 0.0)
-            with suppress(NoSpeedError):
-                self._decode(system, self._prompts[0], WARM_UP_TOKENS)
-        for at, prompt in enumerate(self._prompts):
-            for system in systems if at % 2 == 0 else reversed(systems):
-                message = f"Prompt {at + 1} of {len(self._prompts)}: {system.name}"
-                progress(message, at / len(self._prompts))
-                try:
-                    run = self._decode(system, prompt, self._plan.params.max_new_tokens)
-                except NoSpeedError as error:
-                    raise ParameterError(str(error)) from None
-                self._runs[system.name].append(run)
-                if timer is not None:
-                    self._breakdowns.append(timer.answer())
+        systems = {name: self._system(name) for name in SYSTEMS[self._plan.measured]}
+        found = compare(systems, self._prompts, [self._plan.params], progress)
+        for why in found.broken.values():
+            raise ParameterError(why)
+        self._runs = found.comparisons[0].runs
+        if found.interrupted:
+            raise KeyboardInterrupt
 
-    def _decode(self, system: OwnSystem, prompt: Sequence[int], tokens: int) -> Run:
-        params = self._plan.params
-        assert params.seed is not None
-        seed = prompt_seed(params.seed, prompt)
-        return system.run(prompt, replace(params, seed=seed, max_new_tokens=tokens))
+    def _system(self, name: str) -> Decode:
+        plan, seed = self._plan, self._plan.params.seed
+        assert seed is not None
+        make_sampler, on_step, timer = DraftNucleus(plan.draft_top_p).sampler, None, None
+        if plan.measured is Measured.BENCHMARK:
+            timer = BreakdownTimer(make_sampler)
+            make_sampler, on_step = timer.sampler, timer.step
+        advisor = BundledAdvisor.default(self._pair.acceptance_rates)
+        choice = TreeChoice(plan.rule, plan.growmap) if name == TREE else TreeChoice(Mode.AR)
+        decode = engine_system(self._pair, advisor, choice, make_sampler, on_step)
+
+        def seeded(prompt_ids: Sequence[int], params: SamplingParams) -> Run:
+            run = decode(prompt_ids, replace(params, seed=prompt_seed(seed, prompt_ids)))
+            if timer is not None:
+                self._breakdowns.append(timer.answer())
+            return run
+
+        return seeded
 
     def results(self) -> DecodingResults:
-        """Of the prompts that all systems have decoded so far.
-
-        Raises:
-            SequoiaError: there is none yet.
-        """
-        done = min(map(len, self._runs.values()))
-        if not done:
+        """Of the prompts that all systems have decoded. Raises SequoiaError if there is none."""
+        if not self._runs:
             raise SequoiaError("nothing was measured: the first prompt was not decoded to its end")
-        runs = {name: runs[:done] for name, runs in self._runs.items()}
-        times = self._breakdowns[:done]
-        return DecodingResults(runs, StepBreakdown.median(times) if times else None)
+        results = DecodingResults(self._runs)
+        if not self._breakdowns:
+            return results
+        times = self._breakdowns[-results.prompts :]  # without the warm-up's
+        return replace(results, breakdown=averaged(times, median))
 
     @override
     def report(self) -> Report:
@@ -172,22 +214,28 @@ class DecodingExperiment(Experiment):
         figures = {name: results.figures(name) for name in results.runs}
         breakdown = results.breakdown
         values = {
-            **plan.values(),
+            "measured": plan.measured.value,
+            "rule": plan.rule.value,
+            "growmap": growmap_values(plan.growmap) if TREE in figures else None,
+            "temperature": plan.params.temperature,
+            "top_p": plan.params.top_p,
+            "draft_top_p": plan.draft_top_p,
+            "seed": plan.params.seed,
+            "tokens": plan.params.max_new_tokens,
             "pair": encode(pair),
             "threads": pair.threads,
             "prompts": results.prompts,
             "prompts_asked": len(self._prompts),
             "interval": LEVEL,
             "systems": encode(figures),
-            "split_ms": breakdown.parts if breakdown else None,
+            "split_ms": encode(breakdown),
             "runs": encode(results.runs),
         }
         tables = [_figures_table(figures)]
         if breakdown is not None:
             tables.append(_breakdown_table(breakdown))
-        return Report(
-            tuple(tables), _summary(plan, results), values, partial(draw_decoding, results=results)
-        )
+        draw = partial(draw_decoding, results=results)
+        return Report(tuple(tables), _summary(plan, results), values, draw)
 
 
 def _figures_table(figures: dict[str, SystemFigures]) -> ReportTable:
@@ -205,7 +253,7 @@ def _figures_table(figures: dict[str, SystemFigures]) -> ReportTable:
 
 
 def _breakdown_table(breakdown: StepBreakdown) -> ReportTable:
-    parts = breakdown.parts
+    parts: dict[str, float] = encode(breakdown)
     total = sum(parts.values())
     rows = (
         ("ms of a step", *(f"{part:.2f}" for part in parts.values())),
@@ -219,12 +267,7 @@ def _summary(plan: DecodingPlan, results: DecodingResults) -> str:
     parts = [f"{results.prompts} prompts, {params.max_new_tokens} tokens each"]
     if TREE in results.runs:
         parts.append(f"{plan.rule.value}, {tree.name}: {tree.size} nodes, depth {tree.depth}")
-    parts.append(f"temperature {params.temperature:g}")
-    if params.temperature and params.top_p < 1.0:
-        parts.append(f"top-p {params.top_p:g}")
-    if params.temperature and plan.draft_top_p < 1.0:
-        parts.append(f"the draft's {plan.draft_top_p:g}")
-    parts.append(f"seed {params.seed}")
+    parts += [*sampling_words(params, plan.draft_top_p), f"seed {params.seed}"]
     return (
         " · ".join(parts) + "\n"
         "tokens/step with its 95 % interval over prompts; times: median, lowest and highest\n"

@@ -2,8 +2,7 @@
 
 from collections.abc import Sequence
 
-from sequoia_core.bench.comparison import ComparisonSet, compare
-from sequoia_core.bench.runs import NoSpeedError, PeerError, Run
+from sequoia_core.bench.runs import ComparisonSet, NoSpeedError, PeerError, Run, compare
 from sequoia_core.config import SamplingParams
 from sequoia_core.events import StepTimings
 
@@ -31,7 +30,7 @@ class FixedSystem:
         self._speed, self._log, self._steps = speed, log, misfit.get("steps", 7)
         self._fails_at, self._at_once = misfit.get("fails_at"), misfit.get("most_at_once", 0)
 
-    def run(self, prompt_ids: Sequence[int], params: SamplingParams) -> Run:
+    def __call__(self, prompt_ids: Sequence[int], params: SamplingParams) -> Run:
         self._log.append(f"{self.name}{params.temperature:g}")
         if self._fails_at is not None and len(self._log) > self._fails_at:
             raise PeerError("it fell over")
@@ -50,4 +49,5 @@ class FixedSystem:
 def compared(*systems: FixedSystem, prompts: int = 2, tokens: int = 8) -> ComparisonSet:
     """Systems compared on prompts of one token, greedily and sampling."""
     samplings = [SamplingParams(each, max_new_tokens=tokens) for each in (0.0, 0.6)]
-    return compare(systems, [[at] for at in range(prompts)], samplings, lambda *_: None)
+    named = {system.name: system for system in systems}
+    return compare(named, [[at] for at in range(prompts)], samplings, lambda *_: None)

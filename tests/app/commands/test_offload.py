@@ -10,6 +10,7 @@ import sequoia_core
 from app.cli import app
 from app.commands import doctor
 from app.commands.doctor import CheckResult, Finding
+from sequoia_core.bench import BenchPlan
 from sequoia_core.bench.model_factory import ModelFactory, Sources
 from sequoia_core.config import Offload
 from sequoia_core.errors import SequoiaError
@@ -47,7 +48,7 @@ def test_a_system_that_is_weighed_in_a_process_of_its_own_is_offloaded_too(
         given.append(options["offload"])
 
     monkeypatch.setattr(pair, "load_pair", load_pair)
-    sources = Sources("target", None, None, "cpu", "float32", threads=1, offload="disk")
+    sources = Sources(BenchPlan("target", offload=Offload.DISK), "cpu", "float32", threads=1)
     assert ModelFactory(sources).pair is None
     assert given == [Offload.DISK]
 

@@ -18,9 +18,7 @@ from sequoia_core.config import Offload
 from sequoia_core.errors import ModelLoadError
 from sequoia_core.model.loading.sources import embedded_target_path
 from sequoia_core.reproduce.paper import PaperPlan
-from sequoia_core.reproduce.paper_cells import PaperChoice
-from sequoia_core.reproduce.paper_facts import paper_facts
-from sequoia_core.reproduce.paper_limits import Room
+from sequoia_core.reproduce.paper_facts import PaperChoice, Room, paper_facts
 from tests.core.reproducing import save_small_pair, save_texts
 
 COMMAND = ("reproduce", "paper", "--hardware")

@@ -9,13 +9,13 @@ from typer.testing import CliRunner, Result
 
 from app.cli import app
 from app.engine import build
-from sequoia_core.bench.own_systems import OwnSystem
+from sequoia_core.bench.own_systems import engine_system
 from sequoia_core.data import DataSpec, load_prompts
 from sequoia_core.errors import ModelLoadError
 from sequoia_core.model.loading.pair import Pair
 from sequoia_core.model.loading.sources import embedded_target_path
-from sequoia_core.reproduce.robustness import RobustnessExperiment
-from sequoia_core.reproduce.rule_comparison import RULES
+from sequoia_core.reproduce import testbed
+from sequoia_core.reproduce.robustness import RULES, RobustnessExperiment
 from tests.core.reproducing import load_tiny, save_pair, save_texts
 
 TESTBEDS = {
@@ -171,17 +171,21 @@ def test_a_drafts_nucleus_is_refused_where_nothing_is_drawn(
 def test_ctrl_c_leaves_what_was_measured(
     folder: Path, loaded: list[Any], monkeypatch: pytest.MonkeyPatch, stopped_at: int
 ) -> None:
-    decode = OwnSystem.run
-    ran: list[str] = []
+    ran: list[object] = []
 
-    def stopping(self: Any, prompt_ids: Any, params: Any) -> Any:
-        if params.max_new_tokens == 12:
-            ran.append(self.name)
-            if len(ran) > 2 * stopped_at - 1:
-                raise KeyboardInterrupt
-        return decode(self, prompt_ids, params)
+    def stopping(*arguments: Any) -> Any:
+        decode = engine_system(*arguments)
 
-    monkeypatch.setattr(OwnSystem, "run", stopping)
+        def stop(prompt_ids: Any, params: Any) -> Any:
+            if params.max_new_tokens == 12:
+                ran.append(prompt_ids)
+                if len(ran) > 2 * stopped_at - 1:
+                    raise KeyboardInterrupt
+            return decode(prompt_ids, params)
+
+        return stop
+
+    monkeypatch.setattr(testbed, "engine_system", stopping)
     result = run(folder, "testbed", "--json")
     assert result.exit_code == 130
     if stopped_at == 1:

@@ -17,16 +17,15 @@ import torch
 from torch import Tensor
 
 from sequoia_core.bench import llama_cpp
-from sequoia_core.bench.hugging_face import HuggingFaceSystem, rebuilt, rebuilt_draft
+from sequoia_core.bench.hugging_face import hugging_face, rebuilt, rebuilt_draft
 from sequoia_core.bench.llama_cpp import (
     CONTEXT,
     LOOKUP_TOKENS,
-    LlamaCppSystem,
-    LlamaServerSystem,
+    llama_cpp_python,
+    llama_server,
     requantise,
 )
-from sequoia_core.bench.openvino import DRAFTED, OpenVinoSystem
-from sequoia_core.bench.openvino_draft import write_gguf
+from sequoia_core.bench.openvino import DRAFTED, openvino_genai, write_gguf
 from sequoia_core.bench.runs import NoSpeedError, PeerError
 from sequoia_core.config import SamplingParams
 from sequoia_core.model.llama import Llama
@@ -85,8 +84,8 @@ def test_speculation_leaves_the_greedy_text_as_it_is(target: Any, kind: str) -> 
         "the target itself": {"assistant_model": target},
         "prompt lookup": {"prompt_lookup_num_tokens": 3},
     }[kind]
-    plain = HuggingFaceSystem("plain", target).run(PROMPT, GREEDY)
-    fast = HuggingFaceSystem("fast", target, **speculation).run(PROMPT, GREEDY)
+    plain = hugging_face(target)(PROMPT, GREEDY)
+    fast = hugging_face(target, **speculation)(PROMPT, GREEDY)
     assert fast.token_ids == plain.token_ids
     assert len(plain.token_ids) == GREEDY.max_new_tokens
     assert plain.tokens == plain.steps == GREEDY.max_new_tokens - 1
@@ -97,16 +96,16 @@ def test_speculation_leaves_the_greedy_text_as_it_is(target: Any, kind: str) -> 
 
 def test_sampling_is_repeatable_and_as_long_as_asked(target: Any) -> None:
     assistant = rebuilt_draft(trimmed_draft(), CPU, torch.float32)
-    system = HuggingFaceSystem("assisted", target, assistant_model=assistant)
-    first, second = (system.run(PROMPT, SAMPLED) for _ in range(2))
+    system = hugging_face(target, assistant_model=assistant)
+    first, second = (system(PROMPT, SAMPLED) for _ in range(2))
     assert first.token_ids == second.token_ids
     assert len(first.token_ids) == SAMPLED.max_new_tokens
 
 
 def test_what_breaks_inside_a_peer_is_reported_as_its_own_failure(target: Any) -> None:
-    system = HuggingFaceSystem("broken", target, assistant_model=object())
+    system = hugging_face(target, assistant_model=object())
     with pytest.raises(PeerError, match="Error: "):
-        system.run(PROMPT, GREEDY)
+        system(PROMPT, GREEDY)
 
 
 def test_a_draft_survives_the_way_through_a_gguf_file(tmp_path: Path) -> None:
@@ -169,8 +168,8 @@ def test_llama_cpp_decodes_exactly_as_many_tokens_unfiltered(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setitem(sys.modules, "llama_cpp", SimpleNamespace(Llama=FakeLlama))
-    system = LlamaCppSystem("some.gguf", 3, "llama.cpp")
-    run = system.run(PROMPT, SAMPLED)
+    system = llama_cpp_python("some.gguf", 3)
+    run = system(PROMPT, SAMPLED)
     assert run.token_ids == tuple(range(18, 18 + SAMPLED.max_new_tokens))
     assert run.tokens == run.steps == SAMPLED.max_new_tokens - 1
     assert FakeLlama.made["path"] == "some.gguf"
@@ -179,7 +178,7 @@ def test_llama_cpp_decodes_exactly_as_many_tokens_unfiltered(
         "temp": 0.6, "top_k": 0, "top_p": 1.0, "min_p": 0.0, "repeat_penalty": 1.0,
     }  # fmt: skip
     with pytest.raises(PeerError, match="longer"):
-        system.run([1] * CONTEXT, SAMPLED)
+        system([1] * CONTEXT, SAMPLED)
 
 
 class LookupLlama(FakeLlama):
@@ -199,7 +198,7 @@ def test_steps_of_llama_cpp_with_look_up_are_its_forwards(monkeypatch: pytest.Mo
     monkeypatch.setitem(sys.modules, "llama_cpp", SimpleNamespace(Llama=LookupLlama))
     speculative = SimpleNamespace(LlamaPromptLookupDecoding=dict)
     monkeypatch.setitem(sys.modules, "llama_cpp.llama_speculative", speculative)
-    run = LlamaCppSystem("some.gguf", 1, "look-up", lookup=True).run(PROMPT, GREEDY)
+    run = llama_cpp_python("some.gguf", 1, lookup=True)(PROMPT, GREEDY)
     assert LookupLlama.made["draft_model"] == {"num_pred_tokens": LOOKUP_TOKENS}
     assert run.token_ids == tuple(range(18, 18 + GREEDY.max_new_tokens))
     assert (run.tokens, run.steps) == (GREEDY.max_new_tokens - 2, GREEDY.max_new_tokens // 2 - 1)
@@ -249,7 +248,7 @@ def server(monkeypatch: pytest.MonkeyPatch) -> SimpleNamespace:
 
 
 def test_llama_cpps_server_is_timed_by_its_own_clock_unfiltered(server: SimpleNamespace) -> None:
-    run = LlamaServerSystem("some.gguf", 3, "server").run(PROMPT, SAMPLED)
+    run = llama_server("some.gguf", 3)(PROMPT, SAMPLED)
     params, (asked,) = server.params, server.asked
     assert params.model.path == "some.gguf"
     assert params.cpuparams.n_threads == params.cpuparams_batch.n_threads == 3
@@ -262,28 +261,28 @@ def test_llama_cpps_server_is_timed_by_its_own_clock_unfiltered(server: SimpleNa
 
 
 def test_what_llama_cpps_server_drafts_takes_no_steps(server: SimpleNamespace) -> None:
-    system = LlamaServerSystem("some.gguf", 1, "server", "draft_simple", Path("draft.gguf"))
+    system = llama_server("some.gguf", 1, "draft_simple", Path("draft.gguf"))
     kinds, own = server.library.common_speculative_type, server.params.speculative
     assert own.types == [kinds.COMMON_SPECULATIVE_TYPE_DRAFT_SIMPLE]
     assert own.draft.mparams.path == "draft.gguf"
     server.timings["draft_n_accepted"] = 13
-    assert system.run(PROMPT, GREEDY).steps == 10
+    assert system(PROMPT, GREEDY).steps == 10
     server.timings["draft_n_accepted"] = 23
     with pytest.raises(NoSpeedError, match="only one step"):
-        system.run(PROMPT, GREEDY)
+        system(PROMPT, GREEDY)
 
 
 class FakePipeline:
     """Emits tokens one by one, or `num_assistant_tokens` and one at a time."""
 
     made: dict[str, Any]
+    config: Any
 
     def __init__(self, path: str, device: str, **options: Any) -> None:
         type(self).made = {"path": path, "device": device, **options}
-        self.config: Any = None
 
     def generate(self, ids: Any, config: Any, streamer: Any) -> Any:
-        self.config = config
+        type(self).config = config
         tokens = list(range(config.max_new_tokens))
         each = getattr(config, "num_assistant_tokens", 0) + 1
         for at in range(0, len(tokens), each):
@@ -296,9 +295,9 @@ def test_a_llama_cpp_that_cannot_decode_is_reported(monkeypatch: pytest.MonkeyPa
     library = MagicMock()
     library.Llama.return_value.generate.side_effect = ValueError("llama_decode returned 1")
     monkeypatch.setitem(sys.modules, "llama_cpp", library)
-    system = LlamaCppSystem("some.gguf", 1, "llama.cpp")
+    system = llama_cpp_python("some.gguf", 1)
     with pytest.raises(PeerError, match=r"^ValueError: llama_decode returned 1$"):
-        system.run(PROMPT, GREEDY)
+        system(PROMPT, GREEDY)
 
 
 @pytest.fixture
@@ -318,13 +317,13 @@ def genai(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.mark.usefixtures("genai")
 def test_openvino_decodes_with_and_without_a_draft() -> None:
-    plain = OpenVinoSystem("plain", "some.gguf", threads=3).run(PROMPT, GREEDY)
+    plain = openvino_genai("some.gguf", 3)(PROMPT, GREEDY)
     assert FakePipeline.made == {
         "path": "some.gguf", "device": "CPU", "INFERENCE_NUM_THREADS": 3,
         "scheduler_config": "keeps nothing",
     }  # fmt: skip
-    speculative = OpenVinoSystem("fast", "some.gguf", 3, "draft")
-    run = speculative.run(PROMPT, SAMPLED)
+    speculative = openvino_genai("some.gguf", 3, Path("draft"))
+    run = speculative(PROMPT, SAMPLED)
     assert FakePipeline.made["draft_model"] == ("draft", "CPU", {"INFERENCE_NUM_THREADS": 3})
     assert plain.token_ids == run.token_ids == tuple(range(24))
     assert (plain.tokens, plain.steps) == (23, 23)
@@ -333,11 +332,11 @@ def test_openvino_decodes_with_and_without_a_draft() -> None:
 
 @pytest.mark.usefixtures("genai")
 def test_openvino_is_asked_not_to_stop_and_not_to_filter() -> None:
-    system = OpenVinoSystem("plain", "some.gguf", threads=1)
-    system.run(PROMPT, GREEDY)
-    greedy = system._pipeline.config
+    system = openvino_genai("some.gguf", 1)
+    system(PROMPT, GREEDY)
+    greedy = FakePipeline.config
     assert (greedy.ignore_eos, greedy.do_sample, greedy.max_new_tokens) == (True, False, 24)
-    system.run(PROMPT, SAMPLED)
-    sampled = system._pipeline.config
+    system(PROMPT, SAMPLED)
+    sampled = FakePipeline.config
     assert (sampled.do_sample, sampled.temperature, sampled.top_p) == (True, 0.6, 1.0)
     assert sampled.top_k > 10**6

@@ -11,9 +11,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from sequoia_core.bench import names, report
-from sequoia_core.bench.comparison import SpeedComparison
 from sequoia_core.bench.conditions import busy_name
-from sequoia_core.bench.findings import BenchFindings, Conditions
+from sequoia_core.bench.findings import BenchFindings, best_tree, ratio, summarize
 from sequoia_core.bench.goals import scores
 from sequoia_core.bench.report import (
     BAR_WIDTH,
@@ -25,7 +24,7 @@ from sequoia_core.bench.report import (
     goals_table,
     write_document,
 )
-from sequoia_core.bench.summary import best_tree, ratio, summarize
+from sequoia_core.bench.runs import SpeedComparison
 from sequoia_core.bench.systems import AVX2, BASELINES, OWN, PEERS
 from sequoia_core.config import SamplingParams
 from sequoia_core.events import PairDescription, StepTimings
@@ -101,9 +100,8 @@ def findings_of(**changes: object) -> BenchFindings:
     """Of the embedded pair, for which goals are stated."""
     values: dict[str, object] = {
         "pair": PairDescription("SmolLM2-135M-Instruct", "draft", "cpu", "native", 2048),
-        "tuned": "measured", "threads": 2, "comparisons": (), "sweeps": (), "divergences": (),
-        "absent": {}, "memory": {}, "weights": 300_000_000,
-    }  # fmt: skip
+        "threads": 2,
+    }
     return BenchFindings(**(values | changes))  # type: ignore[arg-type]
 
 
@@ -162,15 +160,14 @@ def test_every_text_of_every_tree_must_be_plain_decodings(
 def test_conditions_have_goals_of_their_own() -> None:
     slow, quick = run_at(1.0, first_seconds=2.0), run_at(1.0, first_seconds=1.0)
     prefill = SpeedComparison(SamplingParams(0.0), {names.PLAIN: [quick], names.PYTORCH: [slow]})
-    conditions = Conditions(
+    findings = findings_of(
+        comparisons=(named(0.0, {names.PLAIN: [1.0], names.TREE: [2.0]}),),
         prefill=prefill,
         busy=named(0.0, {names.PLAIN: [10.0], busy_name(names.PLAIN): [5.0]}),
         avx2=named(0.0, {names.AVX2: [81.0], names.FLOAT32_AVX2: [10.0]}),
+        memory={names.TREE: 420_000_001},
+        chat_memory=499_000_000,
     )
-    findings = findings_of(
-        comparisons=(named(0.0, {names.PLAIN: [1.0], names.TREE: [2.0]}),),
-        conditions=conditions, memory={names.TREE: 420_000_001}, chat_memory=499_000_000,
-    )  # fmt: skip
     assert scored(findings, "reading 1,400 tokens")[0] == "2.00x (2.00 to 2.00)"
     assert scored(findings, "sequoia plain: with a process")[1:] == ("0.55x", False)
     assert scored(findings, "AVX2 only")[1:] == ("8x", True)
@@ -278,7 +275,7 @@ def test_without_matplotlib_it_says_how_to_get_pictures(
     say: Callable[[BenchFindings], str], findings: BenchFindings, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(picture, "can_draw", lambda: False)
-    monkeypatch.setattr(charts, "draw_systems", None)
+    monkeypatch.setattr(charts, "draw_bars", None)
     reported = say(replace(findings, absent={}))
     assert "matplotlib is not installed; install it with: pip install -e '.[peers]'" in reported
     assert "](img/" not in reported

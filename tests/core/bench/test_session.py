@@ -3,21 +3,22 @@
 import subprocess
 import sys
 from collections.abc import Iterator, Sequence
+from contextlib import closing, contextmanager
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 
-from sequoia_core.bench import BenchPlan, names, process, session
-from sequoia_core.bench.conditions import busy_name
-from sequoia_core.bench.memory import weight_bytes
+from sequoia_core.bench import BenchPlan, names, own_systems, process, session
+from sequoia_core.bench.conditions import busy_name, weight_bytes
 from sequoia_core.bench.model_factory import ModelFactory, Sources
 from sequoia_core.bench.own_systems import SizedAdvisor, sized_systems
-from sequoia_core.bench.process import ProcessSystem, StartedSystems, start_systems
+from sequoia_core.bench.process import StartedSystems, WorkerProcess, start_systems
 from sequoia_core.bench.report import BenchSetting, as_values, for_terminal, write_document
-from sequoia_core.bench.runs import NoSpeedError, PeerError, Run
+from sequoia_core.bench.runs import Decode, NoSpeedError, PeerError, Run
 from sequoia_core.bench.session import BenchSession, calibrate, measure
-from sequoia_core.bench.systems import BASELINES, OWN, PEERS, SystemSpec
+from sequoia_core.bench.systems import BASELINES, OWN, PEERS, SystemSpec, build
 from sequoia_core.config import SamplingParams, WeightFormat
 from sequoia_core.measure import tuner
 from sequoia_core.measure.calibration import Band, Calibration
@@ -82,10 +83,7 @@ def pair_of(plan: BenchPlan) -> Pair:
 
 
 def sources_of(plan: BenchPlan) -> Sources:
-    return Sources(
-        plan.target, plan.draft, None, "cpu", "float32", threads=1,
-        weights=plan.weights, own_dtype=plan.dtype,
-    )  # fmt: skip
+    return Sources(plan, "cpu", "float32", threads=1)
 
 
 def with_still_tuner(folder: Path) -> tuple[ModelFactory, StillTuner]:
@@ -181,13 +179,21 @@ def test_what_one_system_learns_changes_no_other(folder: Path) -> None:
     assert tuner.calibration is before
 
 
-def test_no_two_systems_share_an_advisor(folder: Path) -> None:
+def test_no_two_systems_share_an_advisor(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     factory, tuner = with_still_tuner(folder)
     list(tuner.measure(0.6))
-    systems = start_systems(factory, OWN).systems
-    assert len({id(system._engine.advisor) for system in systems}) == len(OWN)  # type: ignore[attr-defined]
-    sized = sized_systems(factory.pair, factory.advisor, (2, 5)).values()
-    assert len({id(system._engine.advisor._tuned) for system in sized}) == 2  # type: ignore[attr-defined]
+    advisors: list[Any] = []
+    make = own_systems.engine_system
+
+    def noting(pair: Pair, advisor: Any, *others: Any) -> Decode:
+        advisors.append(getattr(advisor, "_tuned", advisor))
+        return make(pair, advisor, *others)
+
+    monkeypatch.setattr(own_systems, "engine_system", noting)
+    with start_systems(factory, OWN) as started:
+        assert list(started.systems) == [each.name for each in OWN]
+    sized_systems(factory, (2, 5))
+    assert len(set(map(id, advisors))) == len(advisors) == len(OWN) + 2
 
 
 def test_without_any_figures_systems_take_packaged_trees(folder: Path) -> None:
@@ -206,7 +212,7 @@ def test_the_weights_of_both_models_are_counted_in_two_bytes_each(folder: Path) 
 
 def printed(code: str) -> list[int]:
     """Numbers that a fresh interpreter prints."""
-    code = f"from sequoia_core.bench.memory import peak_memory\n{code}"
+    code = f"from sequoia_core.bench.conditions import peak_memory\n{code}"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     return [int(number) for number in done.stdout.split()]
 
@@ -230,7 +236,7 @@ def test_under_particular_conditions_plain_decoding_and_the_best_tree_are_measur
     monkeypatch.setattr(session, "PREFILL_ROUNDS", 2)
     monkeypatch.setattr(session, "best_tree", lambda _: names.LOOKUP)
     plan = plan_in(folder, conditions=True, peers=False, count=1, temperatures=(0.0,))
-    found = measure(pair_of(plan), plan, lambda *_: None).conditions
+    found = measure(pair_of(plan), plan, lambda *_: None)
     assert found.prefill_tokens == 256 - 16  # what the context window leaves room for
     assert found.prefill is not None
     assert {name: len(runs) for name, runs in found.prefill.runs.items()} == {names.PLAIN: 2}
@@ -255,73 +261,96 @@ def test_an_interrupt_leaves_out_what_follows(
     findings = measure(pair_of(plan), plan, interrupt)
     assert findings.interrupted
     assert {len(runs) for runs in findings.comparisons[0].runs.values()} == {1}
-    assert findings.conditions.busy is None
+    assert findings.busy is None
     assert findings.memory == {}
     assert "was interrupted" in for_terminal(findings)
 
 
-class FakeProcess(ProcessSystem):
-    """A process that holds as many bytes as it has decoded tokens."""
+class FakeProcess(WorkerProcess):
+    """A process that holds as many bytes as it has decoded tokens, unless it is `gone`."""
 
-    def __init__(self, name: str) -> None:
-        self.name, self.tokens = name, 0
+    def __init__(self, tokens: int = 0, gone: bool = False) -> None:
+        self.tokens, self.gone = tokens, gone
 
-    def run(self, prompt_ids: Sequence[int], params: SamplingParams) -> Run:
+    def decode(self, prompt_ids: Sequence[int], params: SamplingParams) -> Run:
         self.tokens += params.max_new_tokens
         raise NoSpeedError("one step")
 
-    def peak_memory(self) -> int:
-        if self.name == names.OPENVINO:
+    def ask(self, **request: Any) -> int:
+        assert request == {"peak_memory": True}
+        if self.gone:
             raise PeerError("it is gone")
         return self.tokens
-
-    def close(self) -> None:
-        self.tokens = -1
 
 
 def test_memory_is_of_processes_that_have_answered(
     folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    elsewhere: list[FakeProcess] = []
-
-    def start_systems_elsewhere(_factory: object, specs: Sequence[SystemSpec]) -> StartedSystems:
+    @contextmanager
+    def start_elsewhere(_: object, specs: Sequence[SystemSpec]) -> Iterator[StartedSystems]:
         assert not any(each.here for each in specs)
-        elsewhere.extend(FakeProcess(each.name) for each in specs)
-        return StartedSystems(list(elsewhere), {})
+        yield StartedSystems(processes={each.name: FakeProcess() for each in specs})
 
-    monkeypatch.setattr(session, "start_systems", start_systems_elsewhere)
+    monkeypatch.setattr(session, "start_systems", start_elsewhere)
     monkeypatch.setattr(session, "best_tree", lambda _: names.CHAIN)
     plan = plan_in(folder, memory=True)
     factory = ModelFactory(sources_of(plan), pair_of(plan))
-    measuring = BenchSession(factory, plan, [[3, 5]], lambda *_: None)
-    peer, lost = FakeProcess(names.HF_PLAIN), FakeProcess(names.OPENVINO)
-    peer.tokens = 7  # it has taken part, so it need not answer again
-    found = measuring.memory([peer, lost], [])
-    assert found == {names.PLAIN: 16, names.CHAIN: 16, names.HF_PLAIN: 7}
-    assert measuring.absent == {f"{names.OPENVINO}, memory": "it is gone"}
-    assert [each.tokens for each in elsewhere] == [-1, -1]
+    measuring = BenchSession(factory, [[3, 5]], lambda *_: None)
+    # a peer has taken part, so it need not answer again
+    peers = {names.HF_PLAIN: FakeProcess(7), names.OPENVINO: FakeProcess(gone=True)}
+    measuring.measure_memory(peers)
+    found = measuring.findings
+    assert found.memory == {names.PLAIN: 16, names.CHAIN: 16, names.HF_PLAIN: 7}
+    assert found.absent == {f"{names.OPENVINO}, memory": "it is gone"}
 
 
-def own_elsewhere(folder: Path, name: str, **changes: object) -> ProcessSystem:
+def test_processes_end_with_the_block_and_when_a_system_cannot_be_built(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    closed: list[str] = []
+
+    class Process(FakeProcess):
+        def __init__(self, sources: Sources, environment: object = None) -> None:
+            super().__init__()
+
+        def ask(self, **request: Any) -> int:
+            self.name = request["build"]
+            if self.name == "b":
+                raise PeerError("it has no draft")
+            return 0
+
+        def close(self) -> None:
+            closed.append(self.name)
+
+    monkeypatch.setattr(process, "WorkerProcess", Process)
+    specs = [
+        SystemSpec(name, "sequoia_core", lambda _: FakeProcess().decode) for name in ("a", "b", "c")
+    ]
+    with start_systems(ModelFactory(sources_of(plan_in(folder))), specs) as started:
+        assert list(started.systems) == list(started.processes) == ["a", "c"]
+        assert started.absent == {"b": "it has no draft"}
+        assert closed == ["b"]
+    assert closed == ["b", "a", "c"]
+
+
+@contextmanager
+def elsewhere(folder: Path, name: str, **changes: object) -> Iterator[WorkerProcess]:
     """A system of this engine in a process of its own."""
-    sources = replace(sources_of(plan_in(folder)), **changes)  # type: ignore[arg-type]
-    return ProcessSystem(sources, name)
+    with closing(WorkerProcess(sources_of(plan_in(folder, **changes)))) as worker:
+        worker.ask(build=name)
+        yield worker
 
 
 def test_a_system_decodes_the_same_in_a_process_of_its_own(folder: Path) -> None:
     plan = plan_in(folder)
     sources, pair = sources_of(plan), pair_of(plan)
     params, prompt = SamplingParams(0.0, seed=1, max_new_tokens=16), [3, 17, 5]
-    (plain,) = [each for each in OWN if each.name == names.PLAIN]
-    system = ProcessSystem(sources, names.PLAIN)
-    try:
-        run, again = (system.run(prompt, params) for _ in range(2))
+    with elsewhere(folder, names.PLAIN) as worker:
+        run, again = (worker.decode(prompt, params) for _ in range(2))
         with pytest.raises(NoSpeedError, match="decode more"):
-            system.run(prompt, SamplingParams(0.0, max_new_tokens=1))
-        used = system.peak_memory()
-    finally:
-        system.close()
-    here = plain.build(ModelFactory(sources, pair)).run(prompt, params)
+            worker.decode(prompt, SamplingParams(0.0, max_new_tokens=1))
+        used = worker.ask(peak_memory=True)
+    here = build(ModelFactory(sources, pair), names.PLAIN)(prompt, params)
     assert run.token_ids == again.token_ids == here.token_ids
     assert (run.tokens, run.steps, run.tree) == (here.tokens, here.steps, here.tree)
     assert run.parts is not None
@@ -333,13 +362,15 @@ def test_why_a_process_has_ended_is_its_last_line(
 ) -> None:
     source = "import sys; sys.stdin.readline(); sys.exit('first\\nno such thing')"
     monkeypatch.setattr(process, "COMMAND", ("-c", source))
-    with pytest.raises(PeerError, match="its process ended: no such thing"):
-        own_elsewhere(folder, names.PLAIN)
+    ended = pytest.raises(PeerError, match="its process ended: no such thing")
+    with ended, elsewhere(folder, names.PLAIN):
+        pass
 
 
 def test_what_a_system_needs_is_reported_across_processes(folder: Path) -> None:
-    with pytest.raises(PeerError, match="name one with --draft"):
-        own_elsewhere(folder, names.CHAIN, draft="none")
+    needs = pytest.raises(PeerError, match="name one with --draft")
+    with needs, elsewhere(folder, names.CHAIN, draft="none"):
+        pass
 
 
 def test_the_environment_of_a_spec_is_its_process_own(
@@ -354,5 +385,7 @@ def test_the_environment_of_a_spec_is_its_process_own(
     )
     monkeypatch.setattr(process, "COMMAND", ("-c", source))
     spec = SystemSpec("any", "sequoia_core", lambda _: None, environment={"NAMED": "here"})  # type: ignore[arg-type,return-value]
-    started = start_systems(ModelFactory(replace(sources_of(plan_in(folder)), threads=7)), [spec])
+    factory = ModelFactory(replace(sources_of(plan_in(folder)), threads=7))
+    with start_systems(factory, [spec]) as started:
+        pass
     assert started.absent == {"any": "here7"}

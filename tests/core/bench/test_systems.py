@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 import torch
 
-from sequoia_core.bench import names
+from sequoia_core.bench import BenchPlan, names
 from sequoia_core.bench.model_factory import GGUF_DRAFT, OPENVINO_DRAFT, Q4_0, ModelFactory, Sources
 from sequoia_core.bench.process import start_systems
 from sequoia_core.bench.runs import PeerError
@@ -31,9 +31,11 @@ def any_draft(**changes: Any) -> OpenedDraft:
 
 def sources(**changes: Any) -> Sources:
     values: dict[str, Any] = {
-        "target": None, "draft": None, "peer_draft": None, "device": "cpu", "dtype": "float32",
+        "plan": BenchPlan(),
+        "device": "cpu",
+        "dtype": "float32",
         "threads": 1,
-    }  # fmt: skip
+    }
     return Sources(**(values | changes))
 
 
@@ -41,8 +43,8 @@ def test_every_peer_that_is_not_installed_is_named_with_how_to_install_it(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
-    started = start_systems(ModelFactory(sources()), PEERS)
-    assert started.systems == []
+    with start_systems(ModelFactory(sources()), PEERS) as started:
+        assert started.systems == {}
     assert list(started.absent) == [peer.name for peer in PEERS]
     for peer in PEERS:
         assert started.absent[peer.name] == (
@@ -75,7 +77,7 @@ def test_a_draft_that_peers_cannot_use_is_refused_with_what_to_pass(
 
     monkeypatch.setattr("sequoia_core.model.loading.sources.open_fitted_draft", open_draft)
     with pytest.raises(PeerError, match=why) as caught:
-        build(ModelFactory(sources(draft="own")), names.HF_ASSISTED)
+        build(ModelFactory(sources(plan=BenchPlan(draft="own"))), names.HF_ASSISTED)
     assert "--peer-draft DIR" in str(caught.value)
     assert asked == [(None, "own")]
 
@@ -85,7 +87,7 @@ def test_a_peer_draft_takes_the_place_of_the_pairs(monkeypatch: pytest.MonkeyPat
     monkeypatch.setattr(
         "sequoia_core.model.loading.sources.open_fitted_draft", lambda _, draft: drafts[draft]
     )
-    factory = ModelFactory(sources(draft="own", peer_draft="theirs"))
+    factory = ModelFactory(sources(plan=BenchPlan(draft="own", peer_draft="theirs")))
     assert factory.peer_draft is drafts["theirs"]
 
 
@@ -112,15 +114,17 @@ def test_a_peer_that_cannot_be_made_is_absent_and_takes_nobody_along(
     monkeypatch.setitem(sys.modules, "llama_cpp", library)
     present = SystemSpec("present", "here", lambda _: PRESENT, here=True)
     specs = tuple(replace(peer, here=True) for peer in PEERS if peer.name == names.LLAMA_CPP)
-    started = start_systems(ModelFactory(sources(gguf="some.gguf")), (*specs, present))
-    assert started.systems == [PRESENT]
+    factory = ModelFactory(sources(gguf="some.gguf"))
+    with start_systems(factory, (*specs, present)) as started:
+        assert started.systems == {"present": PRESENT}
     assert started.absent[names.LLAMA_CPP].startswith(why)
 
 
 def test_what_breaks_inside_this_engine_is_no_absence() -> None:
     broken = SystemSpec("own", "sequoia_core", raising(RuntimeError("a bug")), own=True, here=True)
-    with pytest.raises(RuntimeError, match="a bug"):
-        start_systems(ModelFactory(sources()), (broken,))
+    started = start_systems(ModelFactory(sources()), (broken,))
+    with pytest.raises(RuntimeError, match="a bug"), started:
+        pass
 
 
 @pytest.mark.parametrize(
@@ -137,7 +141,7 @@ def test_a_file_that_cannot_be_made_is_reported_and_leaves_nothing(
     factory = ModelFactory(sources(gguf="some.gguf", folder=str(tmp_path)))
     with pytest.raises(PeerError, match=why):
         factory.made(name)
-    assert not factory.is_made(name)
+    assert not factory.place(name).exists()
 
 
 def test_a_file_is_made_once(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:

@@ -21,7 +21,7 @@ class Row:
 
 
 def opened(path: Path, head: dict[str, object] | None = None) -> ResultFile[Row]:
-    return ResultFile(path, head or HEAD, Row, {"parents": "another growmap"})
+    return ResultFile(path, head or HEAD, Row)
 
 
 def test_what_was_added_is_there_when_it_is_opened_again(tmp_path: Path) -> None:

@@ -16,8 +16,13 @@ from sequoia_core.measure.draft_nucleus import DraftNucleus
 from sequoia_core.model.llama import Llama
 from sequoia_core.model.loading.pair import Pair
 from sequoia_core.reproduce.experiment import prompt_digest, prompt_seed
-from sequoia_core.reproduce.robustness import RobustnessExperiment
-from sequoia_core.reproduce.rule_comparison import RULES, Cell, PromptCount, Sweep
+from sequoia_core.reproduce.robustness import (
+    RULES,
+    Cell,
+    PromptCount,
+    RobustnessExperiment,
+    Sweep,
+)
 from sequoia_core.speculate.tree_advisor import BundledAdvisor
 from sequoia_core.tree.choice import TreeChoice
 from sequoia_core.tree.growmap import GrowMap

@@ -4,20 +4,13 @@ import re
 from itertools import pairwise
 from pathlib import Path
 
-import numpy as np
 import pytest
 
-from sequoia_core.reproduce.make_growmaps import (
-    FAMILIES,
-    listed,
-    main,
-    rewrite_readme,
-)
-from sequoia_core.reproduce.paper_facts import DATASETS, TEMPERATURES, Figure, paper_facts
-from sequoia_core.reproduce.paper_trees import (
-    PowerLaw,
-    exponent_of,
-    fitted_factor,
+from sequoia_core.reproduce.paper_facts import (
+    DATASETS,
+    TEMPERATURES,
+    Figure,
+    paper_facts,
     tree_name,
 )
 from sequoia_core.tree.files import (
@@ -29,6 +22,15 @@ from sequoia_core.tree.files import (
 )
 from sequoia_core.tree.growmap import GrowMap
 from sequoia_core.tree.search import expected_tokens_table
+from tests.core.make_growmaps import (
+    FAMILIES,
+    exponent_of,
+    fitted_factor,
+    fitted_rates,
+    listed,
+    main,
+    rewrite_readme,
+)
 
 GROWMAPS = Path(__file__).parents[3] / "growmaps"
 NOT_MADE = ("k-ary",)
@@ -86,8 +88,7 @@ def test_rewriting_the_readme_replaces_the_table_alone(tmp_path: Path) -> None:
 def test_rates_of_the_family_fall_and_leave_the_rejection_it_states(
     factor: float, exponent: float
 ) -> None:
-    law = PowerLaw(factor, exponent)
-    rates = law.rates(12)
+    rates = fitted_rates(factor, exponent, 12)
     assert all(first > second for first, second in pairwise(rates[1:]))
     for ranks in (1, 5, 12):
         left = 1 - sum(rates[:ranks])
@@ -99,7 +100,7 @@ def test_rates_of_the_family_fall_and_leave_the_rejection_it_states(
 def test_a_fit_reaches_the_tokens_it_was_given(size: tuple[int, int], tokens: float) -> None:
     factor = fitted_factor(0.453, *size, tokens)
     assert factor is not None
-    rates = PowerLaw(factor, 0.453).rates()
+    rates = fitted_rates(factor, 0.453)
     assert expected_tokens_table(rates, *size, 32).values[size] == pytest.approx(tokens, abs=0.003)
 
 
@@ -134,9 +135,8 @@ def test_the_releases_own_trees_are_worth_the_papers_tokens_by_the_fitted_rates(
 
 def test_the_counts_are_the_releases_vector(reference_folder: Path) -> None:
     rates = read_acceptance_rates(reference_folder / "acceptance-rate-vector.pt")
-    counted = np.array(FACTS.vector.accepted) / FACTS.vector.tried
-    assert counted == pytest.approx(np.array(rates), abs=1e-7)
-    assert exponent_of(FACTS.vector) == pytest.approx(0.453)
+    assert FACTS.acceptance_rates == pytest.approx(rates, abs=1e-7)
+    assert exponent_of(FACTS.acceptance_rates) == pytest.approx(0.453)
 
 
 def test_every_cell_of_the_tables_has_a_pair_a_size_and_a_tree_to_fall_back_on() -> None:

@@ -5,12 +5,20 @@ from typing import Any
 import pytest
 
 from sequoia_core.bench import BenchPlan, runs
-from sequoia_core.bench.comparison import WARM_UP_TOKENS, ComparisonSet, compare
 from sequoia_core.bench.divergence import describe_divergences, find_divergence
-from sequoia_core.bench.runs import NoSpeedError, PeerError, RunClock, peer_code
+from sequoia_core.bench.runs import (
+    WARM_UP_TOKENS,
+    ComparisonSet,
+    NoSpeedError,
+    PeerError,
+    RunClock,
+    SpeedComparison,
+    compare,
+    peer_code,
+)
 from sequoia_core.config import SamplingParams
 from sequoia_core.errors import ParameterError
-from tests.core.bench_runs import FixedSystem, compared
+from tests.core.bench_runs import FixedSystem, compared, run_at
 from tests.core.models import TableModel
 
 
@@ -51,7 +59,7 @@ def stopped_at(run: int, prompts: int = 3) -> ComparisonSet:
         if message.startswith("Prompt") and len(log) == run:
             raise KeyboardInterrupt
 
-    systems = FixedSystem("a", 10, log), FixedSystem("b", 5, log)
+    systems = {"a": FixedSystem("a", 10, log), "b": FixedSystem("b", 5, log)}
     samplings = [SamplingParams(each, max_new_tokens=8) for each in (0.0, 0.6)]
     return compare(systems, [[at] for at in range(prompts)], samplings, progress)
 
@@ -148,5 +156,13 @@ def test_a_divergence_has_the_margin_of_the_one_row_forward() -> None:
     assert divergence.position == 1
     assert divergence.margin == pytest.approx(best - second)
     assert find_divergence(target, [1, 2], [3, 4], [3, 4]) is None
-    assert "on 1 of 2 prompts, after 1 to 1 tokens" in describe_divergences("b", [divergence, None])
-    assert "the same text" in describe_divergences("b", [None])
+
+
+def test_divergences_are_described_for_each_system_at_temperature_0() -> None:
+    texts = {"a": [(3, 4), (5,)], "b": [(3, 5), (5,)], "c": [(3, 4), (5,)]}
+    runs = {name: [run_at(1, token_ids=ids) for ids in each] for name, each in texts.items()}
+    comparisons = [SpeedComparison(SamplingParams(each), runs) for each in (0.0, 0.6)]
+    lines = list(describe_divergences(TableModel(9, 4), [[1, 2], [1], [2]], comparisons))
+    assert len(lines) == 2
+    assert lines[0].startswith("b: differs from the first system's text on 1 of 2 prompts, after 1")
+    assert lines[1] == "c: the same text on all 2 prompts"
