@@ -14,8 +14,6 @@ from sequoia_core.config import Mode
 
 @dataclass(frozen=True, slots=True)
 class Action:
-    """Something that a key or the palette does."""
-
     id: str  # its context, which is the screen or widget where it acts, a dot and a name
     keys: tuple[str, ...]  # as Textual names them; none for an action of the palette alone
     run: str  # the action of Textual

@@ -33,8 +33,6 @@ _ID = re.compile(r"\b[a-z]+\.[a-z_]+\b")
 
 @dataclass(frozen=True, slots=True)
 class Keys:
-    """The keys in use."""
-
     actions: Mapping[str, Action] = field(default_factory=dict)  # by id, with the keys in use
     changed: frozenset[str] = frozenset()  # ids whose keys a person chose
 
@@ -94,7 +92,6 @@ def remapped(
 
 
 def key_name(key: str) -> str:
-    """The name of a key on the screen."""
     *modifiers, base = key.split("+") if key != "+" else ["plus"]
     name = _NAMES.get(base, base)
     if modifiers == ["ctrl"] and len(name) == 1:

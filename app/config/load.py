@@ -30,7 +30,6 @@ _KINDS: dict[Any, str] = {
     Mapping[str, tuple[str, ...]]: "a table with the keys of each action",
 }
 _SWITCH = {"on": True, "yes": True, "off": False, "no": False}
-_MODELS = ("pair", "target", "draft")
 _TEXTS = ("system", "theme", "stop")
 """Names of files are no texts: they may hold any byte."""
 _REMOVED = {
@@ -75,29 +74,23 @@ def load(flags: Mapping[str, Any]) -> Loaded:
         SettingsError: the configuration file or an environment variable is not understood.
         ParameterError: a flag is not, or a sampling value is outside its range.
     """
-    layers = {
-        Source.FLAG: dict(flags),
-        Source.ENVIRONMENT: _environment(),
-        Source.FILE: _file(),
-    }
-    decided = False
-    for layer in layers.values():
-        if decided:
-            for name in _MODELS:
-                layer.pop(name, None)
-        if "pair" in layer and "target" in layer:
-            raise ParameterError("both a pair and a target are set; give one of them")
-        decided = decided or "pair" in layer or "target" in layer
+    layers = {Source.FLAG: flags, Source.ENVIRONMENT: _environment(), Source.FILE: _file()}
     values: dict[str, Any] = {}
     sources: dict[str, Source] = {}
     for source, layer in layers.items():
-        for name in [name for name in layer if name not in sources]:
-            sources[name] = source
+        known = set(sources)
+        if known & {"pair", "target"}:
+            known |= {"pair", "target", "draft"}
+        given = {name: value for name, value in layer.items() if name not in known}
+        if "pair" in given and "target" in given:
+            raise ParameterError("both a pair and a target are set; give one of them")
+        for name, value in given.items():
             try:
-                values[name] = read_value(name, layer[name])
+                values[name] = read_value(name, value)
             except ValueError as error:
                 kind = ParameterError if source is Source.FLAG else SettingsError
                 raise kind(f"{_place(name, source)}: {error}") from None
+        sources |= dict.fromkeys(given, source)
     return Loaded(Settings(**values), sources)
 
 
@@ -209,7 +202,6 @@ def _file() -> dict[str, Any]:
 
 
 def _place(name: str, source: Source) -> str:
-    """The place that sets a setting, as a person knows it."""
     if source is Source.FLAG:
         return f"--{name.replace('_', '-')}"
     if source is Source.ENVIRONMENT:

@@ -22,7 +22,6 @@ def data_folder() -> Path:
 
 
 def record_file() -> Path:
-    """The record of all chats."""
     return data_folder() / "sessions.db"
 
 

@@ -23,8 +23,6 @@ _Entries = MutableMapping[str, Any]
 
 
 class Changed(NamedTuple):
-    """A change that was written."""
-
     value: Any  # in Python's type
     remark: str  # what takes precedence over it at the next start; "" for nothing
 

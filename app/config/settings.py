@@ -18,8 +18,6 @@ BETWEEN_TEXTS = " | "
 
 
 class DType(StrEnum):
-    """Number formats of the weights."""
-
     AUTO = "auto"
     FLOAT32 = "float32"
     BFLOAT16 = "bfloat16"
@@ -65,7 +63,6 @@ class Setting:
 
     @property
     def option(self) -> str:
-        """On the command line."""
         return f"--{self.name.replace('_', '-')}"
 
     @property

@@ -60,7 +60,6 @@ class ThemeFolders:
         self._seen: dict[Path, tuple[int, int]] = {}
 
     def load(self) -> Themes:
-        """All themes as they are now."""
         self._seen = self._stamps()
         return _load(self._seen)
 

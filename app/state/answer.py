@@ -117,7 +117,6 @@ class Answer:
                 self.failure = message
 
     def tree_at(self, step: int) -> Chosen | None:
-        """The tree shape of a step, or None if it is not known."""
         return next((each for each in reversed(self.trees) if each.since <= step), None)
 
     def forget_steps(self) -> None:
@@ -137,7 +136,6 @@ class Answer:
 
     @property
     def text(self) -> str:
-        """The visible text so far."""
         return text_of(self.spans)
 
     @property

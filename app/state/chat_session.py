@@ -25,8 +25,6 @@ class ChatError(SequoiaError):
 
 @dataclass(frozen=True, slots=True)
 class RaceQuestion:
-    """What a race asks."""
-
     turns: tuple[Turn, ...]  # before the prompt
     prompt: str
     exchange: str | None  # id of the exchange that asked it, or None for a new prompt
@@ -76,8 +74,6 @@ class MessageEdit:
 
 @dataclass(slots=True)
 class ChatSession:
-    """A chat: its settings, models, exchanges, and what is going on."""
-
     settings: Settings  # for the next answer
     pair: PairDescription | None = None  # None while the models load
     tree: TreeChosen | None = None  # of the next answer; None until the engine reports it
@@ -99,7 +95,6 @@ class ChatSession:
 
     @property
     def answer_name(self) -> str:
-        """The name above an answer."""
         return self.pair.target if self.pair else "Answer"
 
     @property
@@ -113,7 +108,6 @@ class ChatSession:
 
     @property
     def decoding(self) -> bool:
-        """Whether an answer or a race is running."""
         return self.busy or self.racing
 
     @property

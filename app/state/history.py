@@ -7,14 +7,9 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from uuid import uuid4
 
-from sequoia_core.errors import SequoiaError
 from sequoia_core.text.chat_template import Turn
 
 from .answer import Answer
-
-
-class HistoryError(SequoiaError):
-    """An exchange does not fit into the chat."""
 
 
 @dataclass(slots=True)
@@ -61,16 +56,7 @@ class History:
         return exchange
 
     def add(self, exchange: Exchange) -> None:
-        """Add an exchange as the last of its siblings, without selecting it.
-
-        Raises HistoryError if its parent is not here, or an exchange of its id is.
-        """
-        if exchange.id in self.exchanges:
-            raise HistoryError(f"exchange {exchange.id} is in this chat already")
-        if exchange.parent not in self._children:
-            raise HistoryError(
-                f"exchange {exchange.id} follows {exchange.parent}, which is not in this chat"
-            )
+        """Add an exchange as the last of its siblings, without selecting it."""
         self.exchanges[exchange.id] = exchange
         self._children[exchange.id] = []
         self._children[exchange.parent].append(exchange)

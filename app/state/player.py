@@ -18,8 +18,6 @@ _PER_DRAIN = 400
 
 
 class Player:
-    """A place on a timeline that moves."""
-
     def __init__(self, timeline: Timeline, speed: float = 1.0) -> None:
         self.timeline = timeline
         self.at = 0  # index of the moment on show
@@ -75,7 +73,6 @@ class Player:
         self.playing = self.playing and not self.ended
 
     def seek(self, seconds: float) -> None:
-        """Go to a time."""
         self.seconds = max(0.0, min(seconds, self.timeline.seconds))
         self.at = self.timeline.at(self.seconds)
 
@@ -111,7 +108,6 @@ class TraceLoader:
 
     @property
     def share(self) -> float:
-        """The share of the file that was read."""
         return min(1.0, self._reader.done / max(1, self._reader.size))
 
     def drain(self) -> None:

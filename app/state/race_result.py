@@ -97,7 +97,6 @@ class LaneState:
         return self.raced_tokens / self.raced_seconds if self.raced_seconds else 0.0
 
     def result(self) -> LaneResult:
-        """The result so far."""
         answer, prefill = self.answer, self.answer.prefill
         return LaneResult(
             text=answer.text,
@@ -124,8 +123,6 @@ class LaneState:
 
 @dataclass(slots=True)
 class RaceState:
-    """A race that runs or ran."""
-
     prompt: str
     exchange: str | None = None  # id of the exchange that asked the prompt, or None for a new one
     terms: RaceTerms | None = None  # None until the race has begun
@@ -139,7 +136,6 @@ class RaceState:
         self.lanes = {lane: LaneState(Answer(self.prompt)) for lane in Lane}
 
     def add(self, raced: RaceEvent) -> None:
-        """Take in the next event."""
         if isinstance(raced, RaceTerms):
             self.terms = raced
             return
@@ -156,7 +152,6 @@ class RaceState:
             self.common += 1
 
     def end(self, failure: str | None) -> None:
-        """No more events will come."""
         self.ended, self.failure = True, failure
 
     @property
@@ -169,7 +164,6 @@ class RaceState:
 
     @property
     def tree(self) -> str:
-        """Name of the tree of the speculative lane."""
         trees = self.speculative.answer.trees
         return tree_name(trees[-1].tree) if trees else "speculative"
 
@@ -230,7 +224,6 @@ def recorded_note(recorded: str) -> str:
 
 
 def tree_name(tree: TreeChosen) -> str:
-    """A tree shape in a few words."""
     looks_up = tree.lookup != Lookup.OFF
     if tree.nodes <= 1:
         return "lookup only" if looks_up else "plain decoding"

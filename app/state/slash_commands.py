@@ -23,8 +23,6 @@ class Command:
 
 @dataclass(frozen=True, slots=True)
 class CopyRequest:
-    """What `/copy` copies."""
-
     what: str  # answer, code or selection
     number: int | None  # which answer or block of code, if given
 

@@ -40,7 +40,6 @@ class Statistics(Record, frozen=True):
     by_rank: tuple[Rate, ...] = ()  # [k - 1]: of visited nodes with k drafted children, the k-th
 
     def plus(self, step: Step) -> "Statistics":
-        """With one more step."""
         speedup = step_speedup(step)
         drafted = [node for node in step.nodes if node.origin is Origin.DRAFT]
         depth = max(node.depth for node in drafted)

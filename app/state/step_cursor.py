@@ -13,8 +13,6 @@ READING = "reading the steps ..."
 
 @dataclass(slots=True)
 class StepCursor:
-    """A place in an answer."""
-
     answer: Answer | None = None
     at: int | None = None  # index of the step on show; None for the last one, live
     place: str = ""  # which answer it is, for the title; "" for the last one
@@ -40,7 +38,6 @@ class StepCursor:
 
     @property
     def statistics(self) -> Statistics | None:
-        """The statistics up to the step on show."""
         if self.answer is None or not self.answer.statistics:
             return None
         return self.answer.statistics[-1 if self.at is None else self.at]
@@ -58,7 +55,6 @@ class StepCursor:
         return self.step.index if self.step is not None and self.at is not None else None
 
     def title(self, *, paused: bool) -> str:
-        """The title of the tree."""
         if self.reading:
             return READING
         if self.answer is None or self.step is None:

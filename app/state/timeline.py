@@ -62,8 +62,6 @@ class ItemKind(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Item:
-    """An entry of the transcript."""
-
     kind: ItemKind
     exchange: str  # id of the exchange that it belongs to
     text: str = ""  # "" for an answer, whose text may grow
@@ -95,7 +93,6 @@ class Timeline:
         return self.moments[-1].seconds if self.moments else 0.0
 
     def add(self, entry: Entry) -> None:
-        """Take in the next entry of the trace."""
         if isinstance(entry, Asked):
             self._begin(entry)
             return
@@ -113,7 +110,6 @@ class Timeline:
         return self._by_id[exchange].exchange.answer
 
     def view(self, at: int) -> View:
-        """What is on the screen at a moment."""
         moment = self.moments[at]
         recorded = self.recorded[moment.answer]
         answer, notes = recorded.exchange.answer, recorded.notes

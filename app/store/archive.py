@@ -45,8 +45,6 @@ class SessionInfo:
 
 @dataclass(frozen=True, slots=True)
 class StoredSession:
-    """A session as it was left."""
-
     info: SessionInfo
     target: str  # name of the model that answered
     system: str | None  # None for the chat template's own default
@@ -55,8 +53,6 @@ class StoredSession:
 
 @dataclass(frozen=True, slots=True)
 class SearchHit:
-    """An exchange that has all terms of a search."""
-
     session: str
     label: str
     exchange: str
@@ -198,11 +194,12 @@ def _history(connection: sqlite3.Connection, session: str) -> History:
     ).fetchall()
     history = History()
     for place, exchange, parent, asked, started, *answered in rows:
-        prompt = _text(asked)
+        name, prompt = _text(exchange), _text(asked)
         # the exchange before it may have been deleted for good in another window
         known = parent if parent in history.exchanges else None
         answer = _answer(connection, place, prompt, *answered)
-        history.add(Exchange(_text(exchange), known, prompt, answer, moment(started)))
+        if name not in history.exchanges:
+            history.add(Exchange(name, known, prompt, answer, moment(started)))
     return history
 
 

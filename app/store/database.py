@@ -171,7 +171,8 @@ def _open_to_read(path: Path) -> sqlite3.Connection:
         connection = sqlite3.connect(
             place, uri=True, timeout=READ_PATIENCE_SECONDS, isolation_level=None
         )
-        connection.text_factory = _lenient
+        # damaged text is better than none
+        connection.text_factory = lambda text: text.decode(errors="replace")
         try:
             connection.execute("SELECT count(*) FROM sqlite_schema").fetchone()
         except sqlite3.Error as error:
@@ -183,16 +184,8 @@ def _open_to_read(path: Path) -> sqlite3.Connection:
     raise sqlite3.OperationalError("unable to open database file")
 
 
-def _lenient(text: bytes) -> str:
-    """Damaged text is better than none."""
-    return text.decode(errors="replace")
-
-
 def _add_fold(connection: sqlite3.Connection) -> None:
-    def fold_or_none(text: str | None) -> str | None:
-        return None if text is None else fold(text)
-
-    connection.create_function("fold", 1, fold_or_none, deterministic=True)
+    connection.create_function("fold", 1, lambda text: text and fold(text), deterministic=True)
 
 
 def _version(connection: sqlite3.Connection, path: Path) -> int:
@@ -232,8 +225,6 @@ class DamagedError(StoreError):
 
 @dataclass(frozen=True, slots=True)
 class WriteProblem:
-    """Why nothing can be written now."""
-
     message: str
     advice: str  # what this means for the chat, and what to do
     temporary: bool = False  # it may end by itself, so trying again makes sense

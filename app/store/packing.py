@@ -82,12 +82,10 @@ class Digest(msgspec.Struct, forbid_unknown_fields=True):
 
     @property
     def text(self) -> str:
-        """As the model wrote it."""
         return "".join(delta.text for delta in self.deltas)
 
     @property
     def ending(self) -> str:
-        """How it ended, in a word or two."""
         if self.finished is not None:
             return self.finished.reason.value
         return "cut off" if self.failure == CUT_OFF else "failed"

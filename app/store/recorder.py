@@ -1,7 +1,6 @@
 """Records a chat while it goes on, into the database or nowhere."""
 
 import json
-import logging
 import sqlite3
 import time
 from collections.abc import Iterable
@@ -29,13 +28,10 @@ from .writer import News, Writer
 CLOSE_SECONDS = 5.0
 _SETTLE_SECONDS = 0.3
 _TITLE_CHARACTERS = 200
-_log = logging.getLogger("sequoia.store")
 
 
 @dataclass(frozen=True, slots=True)
 class About:
-    """The models and the system prompt of a chat."""
-
     target: str = ""  # "" while it is not known
     draft: str | None = None
     system: str | None = None  # None for the chat template's own default
@@ -93,7 +89,6 @@ class DatabaseRecorder(Recorder):
         self._about = About()
         self._growing: dict[str, Exchange] = {}
         self._races: list[tuple[float, str]] = []
-        self._closed = False
 
     @override
     def about(self, about: About) -> None:
@@ -159,18 +154,12 @@ class DatabaseRecorder(Recorder):
         self.session, self._races = None, []
 
     def resume(self, session: str) -> None:
-        """Continue this session."""
         self.session, self._races = session, []
         self._writer.put(open_session(self._writer.window, session))
 
     @override
     def race(self, exchange: str | None, result: Any) -> None:
-        try:
-            text = json.dumps(encode(result))
-        except (TypeError, ValueError):
-            _log.exception("a race's result is no plain value")
-            return
-        run = time.time()
+        run, text = time.time(), json.dumps(encode(result))
         if self.session is None:  # one without a message would be listed, with nothing to open
             self._races.append((run, text))
         else:
@@ -225,7 +214,6 @@ class DatabaseRecorder(Recorder):
         return self._writer.ask(restore)
 
     def news(self) -> list[News]:
-        """The writer's news since the last call."""
         return self._writer.news()
 
     def settle(self, timeout: float) -> None:
@@ -234,9 +222,7 @@ class DatabaseRecorder(Recorder):
 
     @override
     def close(self) -> None:
-        if not self._closed:
-            self._closed = True
-            self.unsaved = self._writer.close(CLOSE_SECONDS)
+        self.unsaved = self._writer.close(CLOSE_SECONDS)
 
     def _write(self, *sql: str, **values: Any) -> None:
         self._writer.put(statements(*sql, **values))

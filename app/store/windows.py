@@ -8,7 +8,6 @@ import fcntl
 import os
 import re
 import sqlite3
-from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -89,51 +88,43 @@ def recover(to: sqlite3.Connection, folder: Path) -> LeftOpen | None:
     Answers that were cut off are completed with the events there are, and what those windows had
     deleted is deleted for good. `folder` has the lock files.
     """
-    known = {row[0] for row in to.execute("SELECT id FROM window")}
-    alive = {window for window in known if is_open(folder, window)}
-    dead = list(known - alive)
-    _complete(to, alive)
-    marks = ", ".join("?" * len(dead))
-    left = to.execute(
-        "SELECT s.id, EXISTS (SELECT 1 FROM exchange e WHERE e.id = s.selected "
-        "AND e.ending = 'cut off') FROM window w "
-        "JOIN session s ON s.id = coalesce(w.session, w.offered) "
-        f"WHERE w.id IN ({marks}) AND s.deleted IS NULL ORDER BY s.changed DESC LIMIT 1",
-        dead,
-    ).fetchone()
-    _purge(to, lambda deleted_by: deleted_by not in alive)
-    to.execute(f"DELETE FROM window WHERE id IN ({marks})", dead)
+    windows = to.execute("SELECT id, coalesce(session, offered) FROM window").fetchall()
+    dead = {window: session for window, session in windows if not is_open(folder, window)}
     for window in dead:
+        to.execute("DELETE FROM window WHERE id = ?", (window,))
         with suppress(FileNotFoundError):
             _lock_file(folder, window).unlink()
+    growing = to.execute(
+        "SELECT id, place, started FROM exchange WHERE ending IS NULL "
+        "AND coalesce(window, '') NOT IN (SELECT id FROM window)"
+    )
+    for exchange, place, started in growing.fetchall():
+        try:
+            digest = digest_of(events_of(to, place))
+        except DamagedError:
+            digest = Digest(failure=CUT_OFF)
+        end_answer(exchange, digest, started)(to)
+    _purge(to)
+    left = to.execute(
+        "SELECT id, EXISTS (SELECT 1 FROM exchange e WHERE e.id = selected AND ending = 'cut off') "
+        f"FROM session WHERE id IN ({', '.join('?' * len(dead))}) AND deleted IS NULL "
+        "ORDER BY changed DESC LIMIT 1",
+        list(dead.values()),
+    ).fetchone()
     return LeftOpen(left[0], bool(left[1])) if left else None
 
 
 def leave(to: sqlite3.Connection, window: str) -> None:
-    """Close a window in the database; what it deleted is deleted for good."""
-    _purge(to, lambda deleted_by: deleted_by == window)
     to.execute("DELETE FROM window WHERE id = ?", (window,))
+    _purge(to)
 
 
-def _complete(to: sqlite3.Connection, alive: set[str]) -> None:
-    """End the answers whose windows are gone."""
-    growing = to.execute("SELECT id, place, started, window FROM exchange WHERE ending IS NULL")
-    for exchange, place, started, window in growing.fetchall():
-        if window not in alive:
-            try:
-                digest = digest_of(events_of(to, place))
-            except DamagedError:
-                digest = Digest(failure=CUT_OFF)
-            end_answer(exchange, digest, started)(to)
-
-
-def _purge(to: sqlite3.Connection, by: Callable[[str], bool]) -> None:
-    """Delete for good what some windows deleted, unless it is open in another one."""
-    deleted = to.execute(
-        "SELECT id, deleted_by FROM session WHERE deleted IS NOT NULL "
+def _purge(to: sqlite3.Connection) -> None:
+    """Delete for good what windows deleted that are closed now, unless another one has it open."""
+    gone = to.execute(
+        "DELETE FROM session WHERE deleted IS NOT NULL "
+        "AND coalesce(deleted_by, '') NOT IN (SELECT id FROM window) "
         "AND id NOT IN (SELECT session FROM window WHERE session IS NOT NULL)"
-    ).fetchall()
-    gone = [(session,) for session, window in deleted if by(window)]
-    to.executemany("DELETE FROM session WHERE id = ?", gone)
-    if gone:  # until its parts are merged, the index holds the words of what was taken out of it
+    )
+    if gone.rowcount:  # until it is merged, the index holds the words of what was taken out of it
         to.execute("INSERT INTO said (said) VALUES ('optimize')")

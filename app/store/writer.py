@@ -36,15 +36,11 @@ _log.addHandler(logging.NullHandler())
 
 @dataclass(frozen=True, slots=True)
 class WriteFailed:
-    """Nothing can be written for now; the person should know."""
-
     message: str
 
 
 @dataclass(frozen=True, slots=True)
 class WriteRecovered:
-    """Everything that waited is written."""
-
     message: str
 
 
@@ -64,8 +60,6 @@ _Item = Operation | EventReceived | _Demand | None
 
 
 class Writer:
-    """Handle of the writer thread."""
-
     def __init__(self, path: Path) -> None:
         self.window = uuid4().hex
         self.pending = Pending()
@@ -109,7 +103,6 @@ class Writer:
             self.ask(None).result(timeout)
 
     def news(self) -> list[News]:
-        """The news since the last call, in order."""
         return [self._news.popleft() for _ in range(len(self._news))]
 
     def close(self, timeout: float) -> str:

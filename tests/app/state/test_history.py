@@ -3,13 +3,12 @@
 import itertools
 from collections.abc import Sequence
 
-import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from app.state.answer import Answer
 from app.state.chat_session import MessageEdit
-from app.state.history import Exchange, History, HistoryError, turns
+from app.state.history import Exchange, History, turns
 from sequoia_core.events import Failed, Step
 from sequoia_core.text.chat_template import Turn
 from tests.fakes import make_answer
@@ -84,16 +83,6 @@ def test_without_a_parent_an_exchange_follows_the_branch() -> None:
     made = [history.begin(prompt, Answer(prompt), 1.0) for prompt in "abc"]
     assert [e.prompt for e in history.branch] == ["a", "b", "c"]
     assert [e.parent for e in made] == [None, made[0].id, made[1].id]
-
-
-def test_what_does_not_fit_is_refused_in_words() -> None:
-    history = History()
-    first = history.begin("a", Answer("a"), 1.0)
-    with pytest.raises(HistoryError, match="already"):
-        history.add(first)
-    with pytest.raises(HistoryError, match="nowhere, which is not in this chat"):
-        history.add(Exchange("x", "nowhere", "b", Answer("b"), 1.0))
-    assert list(history.exchanges) == [first.id]
 
 
 def test_turns_are_the_models_own_words_and_tokens() -> None:
