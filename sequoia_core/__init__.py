@@ -24,20 +24,11 @@ if TYPE_CHECKING:
     from sequoia_core.tree.growmap import GrowMap
 
 __all__ = [
-    "Conversation",
-    "Engine",
-    "GrowMap",
-    "Mode",
-    "SamplingParams",
-    "SequoiaError",
-    "TreeChoice",
-    "Turn",
-    "__version__",
-    "events",
-    "load_pair",
-]
+    "Conversation", "Engine", "GrowMap", "Mode", "SamplingParams", "SequoiaError", "TreeChoice",
+    "Turn", "__version__", "events", "load_pair",
+]  # fmt: skip
 
-_HOMES = {
+_MODULES = {
     "Conversation": "chat.conversation",
     "Engine": "decode.engine",
     "GrowMap": "tree.growmap",
@@ -58,9 +49,9 @@ except metadata.PackageNotFoundError:  # a checkout that was never installed
 def __getattr__(name: str) -> Any:
     if name == "events":
         return import_module("sequoia_core.events")
-    if name not in _HOMES:
+    if name not in _MODULES:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    return getattr(import_module(f"sequoia_core.{_HOMES[name]}"), name)
+    return getattr(import_module(f"sequoia_core.{_MODULES[name]}"), name)
 
 
 def __dir__() -> list[str]:

@@ -7,31 +7,21 @@ from sequoia_core.errors import ParameterError
 
 LOWEST_TEMPERATURE = 0.01
 """Below it logits over temperature leave float32's precision; 0 itself is argmax."""
-
-DRAFT_TOP_P = 1.0
-"""The release's testbeds draw from the whole of the draft's distribution."""
+DRAFT_TOP_P = 1.0  # the release's testbeds draw from the whole of the draft's distribution
 
 
 class Mode(StrEnum):
     """How tokens are decided. See `sequoia_core.speculate.verify` for the acceptance rules.
 
     At temperature 0 every tree is drafted and verified as with `GREEDY`.
-
-    Attributes:
-        SEQUOIA: a token tree, children drawn without replacement (greedy rule at temperature 0).
-        GREEDY: a token tree of the draft's top-k children; temperature is taken as 0.
-        SPECINFER: a token tree, children drawn with replacement (SpecInfer's rule).
-        TOPK: a token tree of the draft's top-k children, kept where the target's own draw is one.
-        CHAIN: the `sequoia` rule on a path-shaped tree, which is Leviathan's speculative sampling.
-        AR: plain autoregressive decoding, one target forward a token.
     """
 
-    SEQUOIA = "sequoia"
-    GREEDY = "greedy"
-    SPECINFER = "specinfer"
-    TOPK = "topk"
-    CHAIN = "chain"
-    AR = "ar"
+    SEQUOIA = "sequoia"  # a token tree, children drawn without replacement
+    GREEDY = "greedy"  # a tree of the draft's top-k children; temperature is taken as 0
+    SPECINFER = "specinfer"  # a tree, children drawn with replacement (SpecInfer's rule)
+    TOPK = "topk"  # a tree of the draft's top-k children, kept where the target's own draw is one
+    CHAIN = "chain"  # the `sequoia` rule on a path: Leviathan's speculative sampling
+    AR = "ar"  # plain autoregressive decoding, one target forward a token
 
 
 NON_SEQUOIA_MODES = frozenset({Mode.SPECINFER, Mode.TOPK})
@@ -39,58 +29,45 @@ NON_SEQUOIA_MODES = frozenset({Mode.SPECINFER, Mode.TOPK})
 
 
 class WeightFormat(StrEnum):
-    """How weights are stored in memory, and which forward pass computes with them.
+    """How weights are stored in memory, and which forward pass computes with them."""
 
-    Attributes:
-        AUTO: `NATIVE` on a CPU where that is possible, else `TORCH`.
-        NATIVE: as their files store them, by the native library.
-        INT8: as `NATIVE`, with the target's floating-point matrices rounded to 8 bits in blocks of
-            32: another model, near the original.
-        TORCH: as tensors of the dtype, by PyTorch.
-    """
-
-    AUTO = "auto"
-    NATIVE = "native"
+    AUTO = "auto"  # NATIVE on a CPU where that is possible, else TORCH
+    NATIVE = "native"  # as their files store them, by the native library
+    # as NATIVE, with the target's floating-point matrices rounded to 8 bits in blocks of 32:
+    # another model, near the original
     INT8 = "int8"
-    TORCH = "torch"
+    TORCH = "torch"  # as tensors of the dtype, by PyTorch
 
 
 class Offload(StrEnum):
-    """Where the target's layers stay while the model decodes; see `model.offload`.
+    """Where the target's layers stay while the model decodes; see `model.offload`."""
 
-    Attributes:
-        NONE: on the device that computes.
-        CPU: in the main memory beside a GPU.
-        DISK: in the model's files.
-    """
+    NONE = "none"  # on the device that computes
+    CPU = "cpu"  # in the main memory, next to a GPU
+    DISK = "disk"  # in the model's files
 
-    NONE = "none"
-    CPU = "cpu"
-    DISK = "disk"
+
+class Lookup(StrEnum):
+    """Whether continuations found in the conversation itself are speculated with."""
+
+    ON = "on"  # whenever one is found
+    OFF = "off"
+    AUTO = "auto"  # where they were right often enough to pay for their rows
 
 
 @dataclass(frozen=True, slots=True)
 class SamplingParams:
     """How the target's distribution is shaped and when the text ends.
 
-    Attributes:
-        temperature: 0 means argmax decoding; otherwise logits are divided by it.
-        top_p: nucleus mass in (0, 1]; 1 keeps every token.
-        top_k: how many most probable tokens are kept; 0 keeps every token.
-        seed: seed of the step's `torch.Generator`; None draws a fresh one.
-        max_new_tokens: most tokens emitted in one answer.
-        stop: strings that end the text; the string itself is not emitted.
-
-    Raises:
-        ParameterError: a value is outside its range.
+    Raises ParameterError if a value is outside its range.
     """
 
-    temperature: float = 0.6
-    top_p: float = 1.0
-    top_k: int = 0
-    seed: int | None = None
+    temperature: float = 0.6  # logits are divided by it; 0 means argmax decoding
+    top_p: float = 1.0  # nucleus mass in (0, 1]; 1 keeps every token
+    top_k: int = 0  # most probable tokens that are kept; 0 keeps every token
+    seed: int | None = None  # of the step's `torch.Generator`; None draws a fresh one
     max_new_tokens: int = 512
-    stop: tuple[str, ...] = ()
+    stop: tuple[str, ...] = ()  # strings that end the text, and are not emitted themselves
 
     def __post_init__(self) -> None:
         if not (self.temperature == 0.0 or LOWEST_TEMPERATURE <= self.temperature <= 100.0):
@@ -106,24 +83,10 @@ class SamplingParams:
             raise ParameterError(f"max_new_tokens is {self.max_new_tokens}; give at least 1")
         if self.seed is not None and not 0 <= self.seed < 2**63:
             raise ParameterError(f"seed is {self.seed}; give a whole number from 0 to 2**63 - 1")
-        if any(not stop for stop in self.stop):
+        if "" in self.stop:
             raise ParameterError("a stop string is empty; give at least one character")
 
     @property
     def shapes(self) -> bool:
         """Whether a distribution is cut by top-p or top-k."""
         return self.top_p < 1.0 or self.top_k > 0
-
-
-class Lookup(StrEnum):
-    """Whether continuations found in the conversation itself are speculated with.
-
-    Attributes:
-        ON: whenever one is found.
-        OFF: never.
-        AUTO: where they were right often enough to pay for their rows.
-    """
-
-    ON = "on"
-    OFF = "off"
-    AUTO = "auto"

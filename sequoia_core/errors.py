@@ -1,4 +1,4 @@
-"""The exception hierarchy, and suggestions for mistyped names.
+"""The exceptions, and what messages say of mistyped names and of counts.
 
 Every error a person can cause is a `SequoiaError` whose message is a single line that says
 what was wrong, where, and what to do about it. The command line prints it without a traceback.
@@ -7,6 +7,9 @@ what was wrong, where, and what to do about it. The command line prints it witho
 import difflib
 import re
 from collections.abc import Iterable, Mapping
+
+_CLOSE = 0.6
+_LEAST_PREFIX = 2
 
 
 class SequoiaError(Exception):
@@ -45,20 +48,32 @@ class TraceError(SequoiaError):
     """A recorded trace is damaged or of an unknown version."""
 
 
-_CLOSE = 0.6
-_LEAST_PREFIX = 2
+def counted(number: int, noun: str) -> str:
+    """A number and its noun: "1 step", "2 steps"."""
+    return f"{number} {noun}" if number == 1 else f"{number} {noun}s"
+
+
+def suggest(
+    name: str,
+    known: Iterable[str],
+    *,
+    also: Mapping[str, str] | None = None,
+    otherwise: str = "",
+    most: int = 1,
+) -> str:
+    """A question that names at most `most` of `close_names`; else `otherwise`, or all known."""
+    known = list(known)
+    if close := close_names(name, known, also, most):
+        return f"did you mean {' or '.join(close)}?"
+    return otherwise or f"there is {', '.join(known)}"
 
 
 def close_names(
     name: str, known: Iterable[str], also: Mapping[str, str] | None = None, most: int = 1
 ) -> list[str]:
-    """The known names that a wrong one may stand for, best first.
+    """The known names that a wrong one may stand for, best first; of `a/b` also `b` is compared.
 
-    Args:
-        name: does not exist.
-        known: the names there are; of `a/b` the part `b` is compared too.
-        also: other names for some of them, such as other programs use.
-        most: how many to return.
+    `also` maps other names for some of them, such as other programs use.
     """
     wanted = _plain(name)
     meant: dict[str, list[str]] = {}
@@ -73,29 +88,6 @@ def close_names(
     spellings = [wanted] if wanted in meant else begun or close
     found = dict.fromkeys(each for spelling in spellings for each in meant[spelling])
     return list(found)[:most]
-
-
-def suggest(
-    name: str,
-    known: Iterable[str],
-    *,
-    also: Mapping[str, str] | None = None,
-    otherwise: str = "",
-    most: int = 1,
-) -> str:
-    """A question that names what was meant, or else what there is.
-
-    Args:
-        name: does not exist.
-        known: the names there are.
-        also: as in `close_names`.
-        otherwise: said where nothing is close; "" lists all that is known.
-        most: how many names to suggest at most.
-    """
-    known = list(known)
-    if close := close_names(name, known, also, most):
-        return f"did you mean {' or '.join(close)}?"
-    return otherwise or f"there is {', '.join(known)}"
 
 
 def _begun(wanted: str, spellings: Iterable[str]) -> list[str]:

@@ -16,18 +16,16 @@ from sequoia_core.files import Record
 Progress = Callable[[str, float | None], None]
 """Reports long work: what is being done, and the fraction done or None where it is not known."""
 
+StopCheck = Callable[[], bool]  # called between steps; True ends the work
 
-class Outcome(StrEnum):
-    """What the verification did with a tree node."""
 
+class Outcome(StrEnum):  # of the verification of a tree node
     ACCEPTED = "accepted"
     REJECTED = "rejected"
     NOT_REACHED = "not reached"
 
 
-class Origin(StrEnum):
-    """Who proposed a tree node."""
-
+class Origin(StrEnum):  # who proposed a tree node
     DRAFT = "draft"
     LOOKUP = "lookup"
 
@@ -35,19 +33,13 @@ class Origin(StrEnum):
 class FinishReason(StrEnum):
     """Why an answer ended."""
 
-    STOP = "stop"
-    """An end-of-sequence token or a stop string."""
-    LENGTH = "length"
-    """`max_new_tokens` was reached."""
-    CONTEXT = "context"
-    """The context window is full."""
-    CANCELLED = "cancelled"
-    """The caller asked to stop between two steps."""
+    STOP = "stop"  # an end-of-sequence token or a stop string
+    LENGTH = "length"  # `max_new_tokens` was reached
+    CONTEXT = "context"  # the context window is full
+    CANCELLED = "cancelled"  # the caller asked to stop between two steps
 
 
 class NoticeKind(StrEnum):
-    """What a `Notice` is about."""
-
     CONTEXT_TRIMMED = "context trimmed"
     PLAIN_DECODING = "plain decoding"
     PRECISION = "precision"
@@ -64,32 +56,18 @@ class Notice(Record, frozen=True):
 
 
 class TreeChosen(Record, frozen=True):
-    """The tree shape that the following steps speculate with.
+    """The tree shape that the following steps speculate with."""
 
-    Attributes:
-        mode: value of `config.Mode` that decides the tokens.
-        growmap: name of the tree shape; "" when decoding plainly.
-        nodes: most tree nodes of a step, root included, without looked-up ones; 1 if nothing is
-            drafted.
-        depth: edges on the longest path of such a tree; 0 if nothing is drafted.
-        expected_tokens: tokens per step the growmap was searched for, or None if not known.
-        expected_by_depth: expected probability that a step accepts at least d nodes, d = 1, 2, ...
-        expected_by_rank: the positional acceptance rates a_1, a_2, ... the growmap was made for.
-        predicted_speedup: over plain decoding, from measured times, or None if not measured.
-        reason: one line on why this tree.
-        lookup: whether continuations found in the conversation are appended: on, off or auto.
-    """
-
-    mode: str
-    growmap: str
-    nodes: int
-    depth: int
-    expected_tokens: float | None = None
-    expected_by_depth: tuple[float, ...] = ()
-    expected_by_rank: tuple[float, ...] = ()
-    predicted_speedup: float | None = None
-    reason: str = ""
-    lookup: str = "off"
+    mode: str  # value of the `config.Mode` that decides the tokens
+    growmap: str  # name of the tree shape; "" when decoding plainly
+    nodes: int  # most of a step, with the root, without looked-up ones; 1 if nothing is drafted
+    depth: int  # edges on the longest path of such a tree
+    expected_tokens: float | None = None  # per step, for which the growmap was searched
+    expected_by_depth: tuple[float, ...] = ()  # P(a step accepts at least d nodes), d = 1, 2, ...
+    expected_by_rank: tuple[float, ...] = ()  # positional acceptance rates a_1, a_2, ... of it
+    predicted_speedup: float | None = None  # over plain decoding, from measured times
+    reason: str = ""  # one line on why this tree
+    lookup: str = "off"  # value of a `config.Lookup`
 
 
 class PrefillProgress(Record, frozen=True):
@@ -100,61 +78,37 @@ class PrefillProgress(Record, frozen=True):
 
 
 class PrefillDone(Record, frozen=True):
-    """The prompt is in the target's KV cache.
-
-    Attributes:
-        prompt_tokens: tokens of the whole prompt.
-        cached_tokens: of them, those that were in the KV cache.
-        seconds: wall time of reading the rest.
-    """
+    """The prompt is in the target's KV cache."""
 
     prompt_tokens: int
-    cached_tokens: int
-    seconds: float
+    cached_tokens: int  # of them, those that were in the KV cache before
+    seconds: float  # wall time of reading the rest
 
 
 class TreeNode(Record, frozen=True):
     """One node of a step's token tree, in growmap order (node 0 is the root).
 
-    Attributes:
-        token_id: the token at this node.
-        text: its text, not escaped; bytes of an incomplete character are shown as `<0xE2>`.
-        parent: index of the parent node; -1 for the root.
-        depth: edges from the root.
-        rank: 1 for the first child drawn at its parent, 2 for the second, ...; 0 for the root.
-        draft_prob: the draft's probability of the token, of the distribution it was drawn from;
-            None for the root and for looked-up nodes.
-        target_prob: the target's probability at the same temperature (1 at temperature 0), before
-            top-p and top-k; None for the root.
-        outcome: of the verification; the root counts as accepted.
-        accept_prob: acceptance probability when the node was tried, or None if it was not.
-        draw: the uniform number it was compared with, or None if none was drawn.
-        origin: who proposed it.
+    `target_prob` is at the same temperature (1 at temperature 0), before top-p and top-k.
     """
 
     token_id: int
-    text: str
-    parent: int
-    depth: int
-    rank: int
-    draft_prob: float | None
-    target_prob: float | None
-    outcome: Outcome
-    accept_prob: float | None = None
-    draw: float | None = None
+    text: str  # not escaped; bytes of an incomplete character are shown as `<0xE2>`
+    parent: int  # index; -1 for the root
+    depth: int  # edges from the root
+    rank: int  # 1 for the first child drawn at its parent, 2 for the second; 0 for the root
+    draft_prob: float | None  # as it was drawn from; None for the root and for looked-up nodes
+    target_prob: float | None  # None for the root
+    outcome: Outcome  # the root counts as accepted
+    accept_prob: float | None = None  # when the node was tried; None if it was not
+    draw: float | None = None  # uniform number it was compared with, if one was drawn
     origin: Origin = Origin.DRAFT
 
 
 class Piece(Record, frozen=True):
-    """One emitted token's share of the text.
+    """One emitted token's share of the text."""
 
-    Attributes:
-        text: that became printable with this token; "" while a character is incomplete.
-        rank: child rank of the accepted node, or 0 for the target's bonus token.
-    """
-
-    text: str
-    rank: int
+    text: str  # became printable with this token; "" while a character is incomplete
+    rank: int  # of the accepted node; 0 for the target's bonus token
 
 
 class TextDelta(Record, frozen=True):
@@ -174,107 +128,65 @@ class StepTimings(Record, frozen=True):
 
     @property
     def total_ms(self) -> float:
-        """Wall time of the whole step."""
         return self.draft_ms + self.verify_ms + self.bookkeeping_ms
 
 
 class Ranking(Record, frozen=True):
-    """The most probable tokens of a distribution, in descending order.
+    """The most probable tokens of a distribution, in descending order."""
 
-    Attributes:
-        token_ids: the target's ids.
-        texts: as in `TreeNode.text`.
-        probs: to six decimals.
-    """
-
-    token_ids: tuple[int, ...]
-    texts: tuple[str, ...]
-    probs: tuple[float, ...]
+    token_ids: tuple[int, ...]  # the target's
+    texts: tuple[str, ...]  # as in `TreeNode.text`
+    probs: tuple[float, ...]  # to six decimals
 
 
 class Opinion(Record, frozen=True):
-    """The models' distributions of the token after a node.
-
-    Attributes:
-        node: index in the step's tree.
-        target: the target's, as for `TreeNode.target_prob`.
-        draft: the one that its children were drawn from; None if the draft did not read the node.
-    """
+    """The models' distributions of the token after a node."""
 
     node: int
-    target: Ranking
-    draft: Ranking | None = None
+    target: Ranking  # as for `TreeNode.target_prob`
+    draft: Ranking | None = None  # what its children were drawn from; None if it read no such node
 
 
 class TrialRecord(Record, frozen=True):
-    """The test of a child against the residual distributions left by rejections before it.
-
-    Attributes:
-        node: the child.
-        p: its probability in the target's residual, shaped by top-p and top-k.
-        q: its probability in the draft's residual; 1 if it was proposed deterministically.
-        residual: the target's residual after its rejection; None if it was accepted.
-    """
+    """The test of a child against the residual distributions left by rejections before it."""
 
     node: int
-    p: float
-    q: float
-    residual: Ranking | None = None
+    p: float  # its probability in the target's residual, shaped by top-p and top-k
+    q: float  # its probability in the draft's residual; 1 if it was proposed deterministically
+    residual: Ranking | None = None  # the target's after its rejection; None if it was accepted
 
 
 class Insight(Record, frozen=True):
-    """Why a step came out as it did.
+    """Why a step came out as it did."""
 
-    Attributes:
-        opinions: at nodes with children and at the end of the accepted path; in a large tree only
-            at the path's nodes and the first others.
-        trials: in order; none if the rule compares no probabilities.
-    """
-
+    # at nodes with children and at the end of the accepted path; in a large tree only at the
+    # path's nodes and the first others
     opinions: tuple[Opinion, ...]
-    trials: tuple[TrialRecord, ...]
+    trials: tuple[TrialRecord, ...]  # in order; none if the rule compares no probabilities
 
     def opinion(self, node: int) -> Opinion | None:
-        """The distributions after a node, if they were kept."""
         return next((each for each in self.opinions if each.node == node), None)
 
     def trial(self, node: int) -> TrialRecord | None:
-        """The test of a node, if it was tried."""
         return next((each for each in self.trials if each.node == node), None)
 
 
 class Step(Record, frozen=True, dict=True):
-    """One speculation step: draft a tree, verify it, emit the accepted path and a bonus token.
+    """One speculation step: draft a tree, verify it, emit the accepted path and a bonus token."""
 
-    Attributes:
-        index: 1 for the first step of the answer.
-        nodes: the tree in growmap order; one node when decoding plainly.
-        path: indices of the accepted nodes, root first.
-        bonus_token_id: the token drawn from the target at the end of the path.
-        bonus_text: its text, as in `TreeNode.text`.
-        bonus_prob: the target's probability of it, as in `TreeNode.target_prob`.
-        token_ids: tokens emitted, after cutting at a stop or at `max_new_tokens`.
-        context_length: tokens in the target's KV cache after the step.
-        timings: of the step.
-        plain_ms: wall time of a plain step at this context length; 0 if not known.
-        plain_source: how `plain_ms` was measured, one line.
-        insight: why it came out as it did, or None if that was not requested.
-        baseline: decoded plainly to measure a plain step, although a tree was chosen.
-    """
-
-    index: int
-    nodes: tuple[TreeNode, ...]
-    path: tuple[int, ...]
-    bonus_token_id: int
-    bonus_text: str
-    bonus_prob: float
-    token_ids: tuple[int, ...]
-    context_length: int
+    index: int  # 1 for the first of the answer
+    nodes: tuple[TreeNode, ...]  # in growmap order; one when decoding plainly
+    path: tuple[int, ...]  # accepted nodes, root first
+    bonus_token_id: int  # drawn from the target at the end of the path
+    bonus_text: str  # as `TreeNode.text`
+    bonus_prob: float  # as `TreeNode.target_prob`
+    token_ids: tuple[int, ...]  # emitted, after cutting at a stop or at `max_new_tokens`
+    context_length: int  # tokens in the target's KV cache after the step
     timings: StepTimings
-    plain_ms: float
-    plain_source: str
-    insight: Insight | None = None
-    baseline: bool = False
+    plain_ms: float  # wall time of a plain step at this context length; 0 if not known
+    plain_source: str  # how `plain_ms` was measured, one line
+    insight: Insight | None = None  # if it was requested
+    baseline: bool = False  # decoded plainly to measure a plain step, although a tree was chosen
 
     @cached_property
     def children(self) -> tuple[tuple[int, ...], ...]:
@@ -299,28 +211,17 @@ class Step(Record, frozen=True, dict=True):
 
 
 class Totals(Record, frozen=True):
-    """Sums over an answer. Seconds are decoding only: no prefill.
+    """Sums over an answer. Seconds are decoding only: no prefill."""
 
-    Attributes:
-        tokens: emitted tokens.
-        steps: decoding steps.
-        seconds: sum of the steps' wall times.
-        plain_seconds: sum over steps of tokens x plain_ms: the time of plain decoding.
-        draft_seconds: of `seconds`, in draft forwards.
-        verify_seconds: of `seconds`, in target forwards.
-        baseline_steps: of `steps`, those with `Step.baseline`; each emits one token.
-    """
-
-    tokens: int = 0
+    tokens: int = 0  # emitted
     steps: int = 0
     seconds: float = 0.0
-    plain_seconds: float = 0.0
-    draft_seconds: float = 0.0
-    verify_seconds: float = 0.0
-    baseline_steps: int = 0
+    plain_seconds: float = 0.0  # sum over steps of tokens x plain_ms: the time of plain decoding
+    draft_seconds: float = 0.0  # of `seconds`, in draft forwards
+    verify_seconds: float = 0.0  # of `seconds`, in target forwards
+    baseline_steps: int = 0  # of `steps`, those with `Step.baseline`; each emits one token
 
     def plus(self, step: Step) -> "Totals":
-        """The totals with one more step."""
         emitted = len(step.token_ids)
         return Totals(
             tokens=self.tokens + emitted,
@@ -368,23 +269,15 @@ Event = Notice | TreeChosen | PrefillProgress | PrefillDone | TextDelta | Step |
 class PairDescription(Record, frozen=True):
     """The models that decode, for a title bar or a report.
 
-    Attributes:
-        target: name of the target.
-        draft: name of the draft, or None for plain decoding.
-        device: that computes.
-        dtype: number format of the weights, and what is unusual about their computation.
-        context_window: most tokens.
-        exact: a row's logits do not depend, beyond float32 rounding, on the rows computed with it,
-            so at temperature 0 a tree gives the text of plain decoding.
-        threads: of a forward on a CPU.
-        remark: what a person should know about how the pair is computed; "" for nothing.
+    `exact`: a row's logits do not depend, beyond float32 rounding, on the rows computed with it, so
+    at temperature 0 a tree gives the text of plain decoding.
     """
 
     target: str
-    draft: str | None
+    draft: str | None  # None for plain decoding
     device: str
-    dtype: str
+    dtype: str  # of the weights, and what is unusual about their computation
     context_window: int
     exact: bool = False
-    threads: int = 1
-    remark: str = ""
+    threads: int = 1  # of a forward on a CPU
+    remark: str = ""  # what a person should know about how the pair is computed

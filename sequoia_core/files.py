@@ -20,13 +20,10 @@ from typing import Any, BinaryIO, TextIO, get_args
 
 import msgspec
 
-_MOST_DIGITS = 300
-"""Of a whole number, its sign included."""
+_MOST_DIGITS = 300  # of a whole number, its sign included
 _MESSAGE_CHARACTERS = 200
-_PRIVATE = 0o600
-_PRIVATE_FOLDER = 0o700
-_PUBLIC = 0o666
-"""Before the umask."""
+_PRIVATE, _PRIVATE_FOLDER = 0o600, 0o700
+_PUBLIC = 0o666  # before the umask
 _NEW = os.O_WRONLY | os.O_CREAT | os.O_EXCL | getattr(os, "O_NOFOLLOW", 0)
 
 
@@ -52,13 +49,7 @@ def is_file_name(name: str) -> bool:
 def read_text(path: Path, limit: int | None = None) -> str:
     """The text of a file, without a byte order mark; line ends are as they are.
 
-    Args:
-        path: of the file.
-        limit: most bytes, or None for any number. A larger file is not read.
-
-    Raises:
-        OSError: it cannot be read.
-        ValueError: it is larger than the limit, or not UTF-8 (`UnicodeDecodeError`).
+    Raises OSError, or ValueError if it has more than `limit` bytes or is not UTF-8.
     """
     with path.open("rb") as file:
         data = file.read() if limit is None else file.read(limit + 1)
@@ -69,9 +60,7 @@ def read_text(path: Path, limit: int | None = None) -> str:
 
 def split_lines(text: str) -> list[str]:
     r"""The lines of a text without their ends, which are `\n` or `\r\n` and nothing else."""
-    lines = text.split("\n")
-    if not lines[-1]:
-        lines.pop()
+    lines = text.removesuffix("\n").split("\n") if text else []
     return [line.removesuffix("\r") for line in lines]
 
 
@@ -79,10 +68,8 @@ def parse_json(text: str | bytes) -> Any:
     """The value of a JSON text.
 
     NaN and infinities are accepted, as `json` writes them; a caller that needs a finite number
-    checks it. A whole number always fits into a float.
-
-    Raises:
-        ValueError: it is no JSON, is nested too deep, or has a whole number that is out of range.
+    checks it. Raises ValueError if it is no JSON, is nested too deep, or has a whole number that
+    does not fit into a float.
     """
     if isinstance(text, bytes):
         text = text.decode("utf-8")
@@ -98,18 +85,23 @@ def _whole_number(digits: str) -> int:
     return int(digits)
 
 
+def parse_toml(text: str) -> dict[str, Any]:
+    """The table of a TOML text; raises ValueError if it is none or is nested too deep."""
+    try:
+        return tomllib.loads(text)
+    except RecursionError:
+        raise ValueError("it is nested too deep") from None
+
+
 def encode(value: Any) -> Any:
     """What `json.dumps` takes for a record, a dataclass, or a collection of such."""
     return msgspec.to_builtins(value)
 
 
 def decode(kind: Any, value: Any) -> Any:
-    """The value of type `kind` that `value`, from `parse_json`, stands for.
+    """The value of type `kind` that `value`, from `parse_json`, stands for, or MisfitError.
 
     Nothing is converted but whole numbers to floats and names to enums.
-
-    Raises:
-        MisfitError: it stands for none.
     """
     try:
         return msgspec.convert(value, kind)
@@ -126,11 +118,7 @@ def encode_tagged(record: Record) -> dict[str, Any]:
 
 
 def decode_tagged(union: Any, value: Any) -> Any:
-    """The record of one of the union's classes that `encode_tagged` wrote.
-
-    Raises:
-        MisfitError: it is none.
-    """
+    """The record of one of the union's classes that `encode_tagged` wrote, or MisfitError."""
     if not isinstance(value, dict):
         raise MisfitError("not a JSON object")
     name = value.pop("event", None)
@@ -148,30 +136,13 @@ def _by_name(union: Any) -> dict[str, type[Record]]:
     return {kind.__name__: kind for kind in get_args(union)}
 
 
-def parse_toml(text: str) -> dict[str, Any]:
-    """The table of a TOML text.
-
-    Raises:
-        ValueError: it is no TOML (`TOMLDecodeError`), is nested too deep, or has a number that is
-            out of range.
-    """
-    try:
-        return tomllib.loads(text)
-    except RecursionError:
-        raise ValueError("it is nested too deep") from None
-
-
 def private_file(path: str | Path, flags: int) -> int:
     """An `opener` for `open`: a new file is its owner's alone; one that is there keeps its mode."""
     return os.open(path, flags | getattr(os, "O_CLOEXEC", 0), _PRIVATE)
 
 
 def make_private_folder(folder: Path) -> None:
-    """Make a folder and those above it that are missing, each its owner's alone.
-
-    Raises:
-        OSError: it cannot be made.
-    """
+    """Make a folder and those above it that are missing, each its owner's alone."""
     for each in reversed([folder, *folder.parents]):
         if not each.is_dir():
             each.mkdir(mode=_PRIVATE_FOLDER, exist_ok=True)
@@ -181,29 +152,23 @@ def make_private_folder(folder: Path) -> None:
 def written_whole(path: Path, *, private: bool = False) -> Iterator[BinaryIO]:
     """A file to write that takes its place when the block ends, and never if it raises.
 
-    A file that is there keeps its mode, and a link goes on to point where it did. What is no
-    regular file, such as `/dev/stdout`, is written as it is.
-
-    Args:
-        path: of the file.
-        private: a new file is its owner's alone.
-
-    Raises:
-        OSError: it cannot be written; what was there is as it was.
+    A file that is there keeps its mode, a new one that is `private` is its owner's alone, and a
+    link goes on to point where it did. What is no regular file, such as `/dev/stdout`, is written
+    as it is.
     """
     path = Path(os.path.realpath(path))
-    before = _mode(path)
-    if before is not None and not stat.S_ISREG(before):
+    mode = path.stat().st_mode if path.exists() else None
+    if mode is not None and not stat.S_ISREG(mode):
         with path.open("wb") as file:
             yield file
         return
     # the name is random, and O_EXCL refuses an existing file, a link as well
     part = path.with_name(f".{path.name[:200]}.{secrets.token_hex(8)}.part")
-    descriptor = os.open(part, _NEW, _PRIVATE if private or before is not None else _PUBLIC)
+    descriptor = os.open(part, _NEW, _PRIVATE if private or mode is not None else _PUBLIC)
     try:
         with os.fdopen(descriptor, "wb") as file:
-            if before is not None:
-                os.fchmod(descriptor, stat.S_IMODE(before))
+            if mode is not None:
+                os.fchmod(descriptor, stat.S_IMODE(mode))
             yield file
             file.flush()
             os.fsync(descriptor)
@@ -224,17 +189,6 @@ def text_written_whole(path: Path, *, private: bool = False) -> Iterator[TextIO]
 
 
 def write_whole(path: Path, text: str, *, private: bool = False) -> None:
-    """Write a text; see `text_written_whole`.
-
-    Raises:
-        OSError: it cannot be written; what was there is as it was.
-    """
+    """Write a text; see `text_written_whole`."""
     with text_written_whole(path, private=private) as file:
         file.write(text)
-
-
-def _mode(path: Path) -> int | None:
-    try:
-        return path.stat().st_mode
-    except FileNotFoundError:
-        return None

@@ -27,8 +27,8 @@ from sequoia_core.events import (
     TreeChosen,
     TreeNode,
 )
-from sequoia_core.recording.replay_engine import ReplayEngine, Trace
 from sequoia_core.text.chat_template import Turn
+from tests.replay_engine import ReplayEngine, Trace
 
 PAIR = PairDescription(
     target="SmolLM2-135M-Instruct",

@@ -15,7 +15,7 @@ ROOT = Path(__file__).parents[1]
 HEAVY = {"torch", "transformers", "gguf", "safetensors", "accelerate", "datasets"}
 LIGHT_CORE = [
     "", ".errors", ".events", ".config", ".tree.growmap", ".tree.choice", ".model.interface",
-    ".chat.interface", ".model.loading.catalogue", ".recording.replay_engine",
+    ".chat.interface", ".model.loading.catalogue", ".recording.trace_file",
 ]  # fmt: skip
 
 RINGS = {

@@ -12,8 +12,7 @@ import typer
 
 from sequoia_core import events
 from sequoia_core.errors import ParameterError, SequoiaError
-from sequoia_core.recording.replay_engine import recorded
-from sequoia_core.recording.trace_file import Asked
+from sequoia_core.recording.trace_file import Asked, recorded
 from sequoia_core.text.detokenizer import well_formed
 from sequoia_core.tree.choice import ADAPTIVE
 

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from sequoia_core.config import DRAFT_TOP_P, SamplingParams
-from sequoia_core.data import PROMPT_TOKENS, TOTAL_TOKENS, DataSpec
+from sequoia_core.data.passages import PROMPT_TOKENS, TOTAL_TOKENS, DataSpec
 from sequoia_core.errors import SequoiaError
 from sequoia_core.events import Progress
 

@@ -46,7 +46,7 @@ def paper(
     with the reason. Each cell is kept when it is done, and the same command continues from there.
     With --pairs embedded, or --target and --model, the same table for that pair.
     """
-    from sequoia_core.data import check_source
+    from sequoia_core.data.passages import check_source
     from sequoia_core.reproduce.experiment import ResultFile
     from sequoia_core.reproduce.paper import CellRow, PaperExperiment, PaperPlan
     from sequoia_core.reproduce.paper_facts import (
@@ -101,7 +101,7 @@ def _pair_name(settings: Settings) -> str:
 
 def published_pair(name: str, flags: dict[str, Any]) -> Settings:
     """The settings for one of the table's pairs; raises SequoiaError if it does not fit here."""
-    from sequoia_core.data import TOTAL_TOKENS
+    from sequoia_core.data.passages import TOTAL_TOKENS
     from sequoia_core.model.device import choose_devices
     from sequoia_core.reproduce.paper_facts import paper_facts, why_not
 

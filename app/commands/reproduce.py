@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
 
 from sequoia_core.config import DRAFT_TOP_P, Mode
-from sequoia_core.data import check_source
+from sequoia_core.data.passages import check_source
 from sequoia_core.errors import ParameterError
 from sequoia_core.events import Progress
 
@@ -104,7 +104,7 @@ def _testbed(rule: Mode) -> Command:
         if rule is Mode.GREEDY:
             options = replace(options, temperature=0.0, top_p=1.0)
         data, params = options.data, options.params
-        from sequoia_core.data import load_prompts
+        from sequoia_core.data.passages import load_prompts
         from sequoia_core.reproduce.testbed import (
             DecodingExperiment,
             DecodingPlan,
@@ -153,7 +153,7 @@ def robustness(
     """
     data, file = options.data, output_file(options.dst)
     assert file is not None
-    from sequoia_core.data import load_prompts
+    from sequoia_core.data.passages import load_prompts
     from sequoia_core.reproduce.robustness import TEMPERATURES, TOP_PS, RobustnessExperiment, Sweep
     from sequoia_core.tree.files import find_growmap
 

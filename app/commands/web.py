@@ -8,14 +8,12 @@ import typer
 
 from ..config import resolve
 from ..config.settings import Settings
-from ..engine.messages import LoadFailed, Loading
-from ..engine.protocol import Done
+from ..engine.messages import Done, LoadFailed, Loading
 from .console import progress_line
 from .options import ALL_SETTINGS, flag, with_settings
 
 if TYPE_CHECKING:
     from ..web.processes import EngineProcess
-    from ..web.server import Address
 
 _PORT = 8000
 _WINDOWS = 4
@@ -40,8 +38,6 @@ def web(
     """
     import asyncio
 
-    from ..web.server import Address
-
     resolve.tree_choice(settings)
     if remark := resolve.chosen_models(settings).remark:
         typer.echo(remark, err=True)
@@ -50,10 +46,10 @@ def web(
             f"listening at {host}: neither the chat nor the key is encrypted on the network",
             err=True,
         )
-    asyncio.run(serve(Address(host, port), sessions, flags))
+    asyncio.run(serve(host, port, sessions, flags))
 
 
-async def serve(address: "Address", sessions: int, flags: Mapping[str, Any]) -> None:
+async def serve(host: str, port: int, sessions: int, flags: Mapping[str, Any]) -> None:
     """Serve until Ctrl+C, or raise SequoiaError when the engine process has ended."""
     import asyncio
 
@@ -61,7 +57,7 @@ async def serve(address: "Address", sessions: int, flags: Mapping[str, Any]) -> 
     from ..web.server import WebServer, until_asked_to_end
 
     engine = EngineProcess()
-    server = WebServer(address, sessions, window_command(engine.path), flags)
+    server = WebServer(host, port, sessions, window_command(engine.path), flags)
     try:
         where = await server.start()
         await engine.start(flags)

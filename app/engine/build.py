@@ -1,4 +1,8 @@
-"""Loads the models that the settings name and begins conversations with them."""
+"""Loads the models that the settings name and begins conversations with them.
+
+Each function raises SequoiaError if a setting names something that is not there, or the models do
+not load.
+"""
 
 from collections.abc import Callable
 from typing import TYPE_CHECKING
@@ -14,38 +18,19 @@ if TYPE_CHECKING:
 
 
 def load_chosen(settings: Settings, progress: Progress) -> "Pair":
-    """Load the models that the settings name.
-
-    Raises:
-        SequoiaError: a setting names something that is not there, or the models do not load.
-    """
     models = chosen_models(settings)
     from sequoia_core import load_pair
 
     return load_pair(
-        models.target,
-        models.draft,
-        dtype=settings.dtype,
-        device=settings.device,
-        weights=settings.weights,
-        offload=settings.offload,
-        progress=progress,
-    )
+        models.target, models.draft, dtype=settings.dtype, device=settings.device,
+        weights=settings.weights, offload=settings.offload, progress=progress,
+    )  # fmt: skip
 
 
 def load_for_many(
     settings: Settings, progress: Progress, *, insight: bool = False
 ) -> Callable[[], ChatEngine]:
-    """Load the pair once; the function returned begins a conversation with it.
-
-    Args:
-        settings: which models, and how conversations begin.
-        progress: called with what is being loaded.
-        insight: steps have an `Insight`.
-
-    Raises:
-        SequoiaError: a setting names something that is not there, or the models do not load.
-    """
+    """Load the pair once; the function returned begins a conversation with it."""
     choice = tree_choice(settings)  # an error here comes before minutes of loading
     pair = load_chosen(settings, progress)
     from sequoia_core import Conversation
@@ -56,9 +41,4 @@ def load_for_many(
 
 
 def build_chat(settings: Settings, progress: Progress, *, insight: bool = False) -> ChatEngine:
-    """Load the pair and begin a conversation; see `load_for_many`.
-
-    Raises:
-        SequoiaError: a setting names something that is not there, or the models do not load.
-    """
     return load_for_many(settings, progress, insight=insight)()

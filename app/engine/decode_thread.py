@@ -8,35 +8,14 @@ import queue
 import threading
 from collections import deque
 from collections.abc import Callable
+from functools import partial
 
 from sequoia_core.chat.interface import ChatEngine
 from sequoia_core.chat.race import Raced
 from sequoia_core.errors import SequoiaError
 from sequoia_core.events import Event, Failed, Finished, Step
 
-from .messages import (
-    Answering,
-    Ask,
-    ChooseTree,
-    Clear,
-    EngineFactory,
-    LoadAbortedError,
-    LoadFailed,
-    Loading,
-    OutOfSync,
-    Race,
-    RaceEnded,
-    Racing,
-    Ready,
-    Refused,
-    Report,
-    Request,
-    Restore,
-    SetSystem,
-    Start,
-    SystemRefused,
-    Tuning,
-)
+from . import messages as msg
 
 _log = logging.getLogger("sequoia.decoder")
 _log.addHandler(logging.NullHandler())
@@ -45,24 +24,22 @@ OnEvent = Callable[[Event], None]
 
 
 class Decoder:
-    """Handle of the decode thread; all methods are for the screen's thread.
+    """Handle of the decode thread, which makes the engine; all methods are for the screen's thread.
 
-    Args:
-        factory: makes the engine, in the decode thread.
+    `paused` is whether decoding stops after each step.
     """
 
-    def __init__(self, factory: EngineFactory) -> None:
+    def __init__(self, factory: msg.EngineFactory) -> None:
         self._factory = factory
-        self._requests: queue.SimpleQueue[tuple[Request, OnEvent | None] | None]
-        self._requests = queue.SimpleQueue()  # None ends the thread
-        self._reports: deque[Report] = deque()
+        self._requests: queue.SimpleQueue[tuple[msg.Request, OnEvent] | None] = queue.SimpleQueue()
+        self._reports: deque[msg.Report] = deque()
         self._cancelled = threading.Event()
         self._closing = threading.Event()
-        self._latest: Start | None = None
+        self._latest: msg.Start | None = None
         self._out_of_sync = ""
         self._systems: list[str | None] = []  # the one in use; empty until it is known
         self._gate = threading.Condition()
-        self._paused = self._permitted = False
+        self.paused = self._permitted = False
         self._thread = threading.Thread(target=self._run, name="sequoia-decoder", daemon=True)
 
     def start(self) -> None:
@@ -71,61 +48,41 @@ class Decoder:
 
     @property
     def alive(self) -> bool:
-        """Whether the thread still runs."""
         return self._thread.is_alive()
 
-    @property
-    def paused(self) -> bool:
-        """Whether decoding stops after each step."""
-        return self._paused
-
-    def submit(self, request: Request, on_event: OnEvent | None = None) -> None:
+    def submit(self, request: msg.Request, on_event: OnEvent = lambda _event: None) -> None:
         """Queue a request; an `Ask` or a `Race` cancels an earlier `cancel`.
 
-        Args:
-            request: what is wanted.
-            on_event: called with each event of an answer in the decode thread, before the report.
+        `on_event` is called with each event of an answer in the decode thread, before the report.
         """
-        if isinstance(request, Ask | Race):
+        if isinstance(request, msg.Ask | msg.Race):
             self._cancelled.clear()
-        if isinstance(request, Start):
+        if isinstance(request, msg.Start):
             self._latest = request
         self._requests.put((request, on_event))
 
-    def superseded(self, request: Start) -> bool:
+    def superseded(self, request: msg.Start) -> bool:
         """Whether a later request says what the engine goes on from."""
         return request is not self._latest
 
     def cancel(self) -> None:
         """End the running answer after its step; also ends a pause."""
         self._cancelled.set()
-        self.resume()
-
-    def pause(self) -> None:
-        """Hold the decoding after the current step."""
-        with self._gate:
-            self._paused, self._permitted = True, False
-
-    def resume(self) -> None:
-        """End a pause."""
-        with self._gate:
-            self._paused = False
-            self._gate.notify_all()
+        self._open_gate(paused=False)
 
     def toggle_pause(self) -> None:
-        """Resume while paused, else pause."""
-        if self.paused:
-            self.resume()
-        else:
-            self.pause()
+        self._open_gate(paused=not self.paused)
 
     def single_step(self) -> None:
         """Run exactly one step while paused. Permits do not add up: a held key must not run on."""
+        self._open_gate(paused=self.paused, permitted=self.paused)
+
+    def _open_gate(self, *, paused: bool, permitted: bool = False) -> None:
         with self._gate:
-            self._permitted = self._paused
+            self.paused, self._permitted = paused, permitted
             self._gate.notify_all()
 
-    def drain(self) -> list[Report]:
+    def drain(self) -> list[msg.Report]:
         """Everything reported since the last drain, in order."""
         return [self._reports.popleft() for _ in range(len(self._reports))]
 
@@ -133,18 +90,13 @@ class Decoder:
         """Ask the thread to end: loading, an answer, a race and measuring stop where they can."""
         self._closing.set()
         self._cancelled.set()
-        with self._gate:
-            self._gate.notify_all()
-        self._requests.put(None)
+        self._open_gate(paused=self.paused)
+        self._requests.put(None)  # ends the thread
 
     def shutdown(self, timeout: float) -> bool:
-        """End the thread and join it.
+        """End the thread; whether it ended within so many seconds.
 
-        Args:
-            timeout: seconds to wait for the step, or the part of loading, that it is in.
-
-        Returns:
-            Whether it ended; if not, being a daemon, it dies with the process.
+        If not, it is in a step or a part of loading and, being a daemon, dies with the process.
         """
         self.close()
         if self._thread.ident is not None:
@@ -156,132 +108,104 @@ class Decoder:
     def _run(self) -> None:
         try:
             engine = self._factory(self._report_loading)
-        except LoadAbortedError:
+        except msg.LoadAbortedError:
             return
         except Exception as error:
-            self._reports.append(LoadFailed(error_line(error)))
+            self._reports.append(msg.LoadFailed(error_line(error)))
             return
-        self._reports.append(Ready(engine.description))
-        tuning = True
+        self._reports.append(msg.Ready(engine.description))
+        tuning_failed = ""
         while not self._closing.is_set():
-            tuning = tuning and self._tune(engine)
+            if not tuning_failed and (tuning_failed := _failure_of(lambda: self._tune(engine))):
+                self._reports.append(msg.Refused(tuning_failed))
             match self._requests.get():
-                case Ask() as request, on_event:
+                case msg.Ask() as request, on_event:
                     self._answer(engine, request, on_event)
-                case Race() as request, _:
-                    self._reports.append(RaceEnded(self._race(engine, request)))
+                case msg.Race() as request, _:
+                    failure = _failure_of(partial(self._race, engine, request))
+                    self._reports.append(msg.RaceEnded(failure or None))
                 case request, _:
                     self._carry_out(engine, request)
 
     def _report_loading(self, message: str, fraction: float | None) -> None:
         if self._closing.is_set():
-            raise LoadAbortedError
-        self._reports.append(Loading(message, fraction))
+            raise msg.LoadAbortedError
+        self._reports.append(msg.Loading(message, fraction))
 
-    def _wait_while_paused(self) -> None:
-        with self._gate:
-            self._gate.wait_for(
-                lambda: not self._paused or self._permitted or self._cancelled.is_set()
-            )
-            self._permitted = False
+    def _pause_after(self, event: Event) -> None:
+        if isinstance(event, Step):
+            with self._gate:
+                self._gate.wait_for(
+                    lambda: not self.paused or self._permitted or self._cancelled.is_set()
+                )
+                self._permitted = False
 
-    def _answer(self, engine: ChatEngine, request: Ask, on_event: OnEvent | None) -> None:
-        if self._out_of_sync:
-            why = out_of_sync_line(self._out_of_sync)
-            self._fail(f"not answered: {why}; ask again to try once more")
-            return
+    def _answer(self, engine: ChatEngine, request: msg.Ask, on_event: OnEvent) -> None:
         event: Event | None = None
         try:
+            if self._out_of_sync:
+                raise SequoiaError(f"not answered: {self._out_of_sync}; ask again to try once more")
             for event in engine.reply(request.prompt, request.params, self._cancelled.is_set):
-                if on_event is not None:
-                    on_event(event)
-                self._reports.append(Answering(event))
-                if isinstance(event, Step):
-                    self._wait_while_paused()
-        except Exception as error:
-            self._fail(error_line(error))
-        else:
+                on_event(event)
+                self._reports.append(msg.Answering(event))
+                self._pause_after(event)
             if not isinstance(event, Finished | Failed):
-                self._fail("the engine ended the answer without a result")
+                raise SequoiaError("the engine ended the answer without a result")
+        except Exception as error:
+            self._reports.append(msg.Answering(Failed(error_line(error))))
 
-    def _fail(self, message: str) -> None:
-        self._reports.append(Answering(Failed(message)))
-
-    def _race(self, engine: ChatEngine, request: Race) -> str | None:
-        """Run a race to its end; the error it ended by."""
+    def _race(self, engine: ChatEngine, request: msg.Race) -> None:
         cancelled = self._cancelled.is_set
-        try:
-            for event in engine.race(request.turns, request.prompt, request.params, cancelled):
-                self._reports.append(Racing(event))
-                if isinstance(event, Raced) and isinstance(event.event, Step):
-                    self._wait_while_paused()
-        except Exception as error:
-            return error_line(error)
-        return None
+        for event in engine.race(request.turns, request.prompt, request.params, cancelled):
+            self._reports.append(event)
+            if isinstance(event, Raced):
+                self._pause_after(event.event)
 
-    def _carry_out(self, engine: ChatEngine, request: ChooseTree | Start) -> None:
-        if isinstance(request, SetSystem):
-            self._systems = self._systems or [request.before]
-        try:
-            carry_out(engine, request)
-        except Exception as error:
-            self._refuse(engine, request, error_line(error))
-        else:
-            if isinstance(request, SetSystem):
-                self._systems = [request.system_prompt]
-            if isinstance(request, Start):
-                self._out_of_sync = ""
-
-    def _refuse(self, engine: ChatEngine, request: ChooseTree | Start, message: str) -> None:
+    def _carry_out(self, engine: ChatEngine, request: msg.ChooseTree | msg.Start) -> None:
+        if isinstance(request, msg.SetSystem) and not self._systems:
+            self._systems = [request.before]
+        failure = _failure_of(lambda: carry_out(engine, request))
         match request:
-            case SetSystem(refused):
-                self._reports.append(SystemRefused(message, refused, self._systems[0]))
-                try:  # the screen has begun another chat nevertheless
-                    engine.clear()
-                except Exception as error:
-                    self._lose_sync(request, error_line(error))
-                else:
-                    self._out_of_sync = ""
-            case ChooseTree():
-                self._reports.append(Refused(message))
-            case _:
-                self._lose_sync(request, message)
+            case msg.ChooseTree():
+                if failure:
+                    self._reports.append(msg.Refused(failure))
+                return
+            case msg.SetSystem(wanted) if failure:
+                self._reports.append(msg.SystemRefused(failure, wanted, self._systems[0]))
+                failure = _failure_of(engine.clear)  # the screen has begun another chat
+            case msg.SetSystem(wanted):
+                self._systems = [wanted]
+        self._out_of_sync = ""
+        if failure:
+            self._out_of_sync = f"the model could not be taken to this branch: {failure}"
+            self._reports.append(msg.OutOfSync(self._out_of_sync, request))
 
-    def _lose_sync(self, request: Start, message: str) -> None:
-        self._out_of_sync = message
-        self._reports.append(OutOfSync(message, request))
-
-    def _tune(self, engine: ChatEngine) -> bool:
-        """Measure until a request arrives; False when it failed and must not be tried again."""
-        try:
-            for event in engine.tune(lambda: not self._requests.empty()):
-                self._reports.append(Tuning(event))
-        except Exception as error:
-            self._reports.append(Refused(error_line(error)))
-            return False
-        return True
+    def _tune(self, engine: ChatEngine) -> None:
+        """Measure until a request arrives."""
+        for event in engine.tune(lambda: not self._requests.empty()):
+            self._reports.append(msg.Tuning(event))
 
 
-def carry_out(engine: ChatEngine, request: ChooseTree | Start) -> None:
-    """Do what takes no time.
+def _failure_of(do: Callable[[], None]) -> str:
+    """The error that it ends by, in one line; "" if it succeeds."""
+    try:
+        do()
+    except Exception as error:
+        return error_line(error)
+    return ""
 
-    Raises:
-        SequoiaError: the engine refuses it.
-    """
+
+def carry_out(engine: ChatEngine, request: msg.ChooseTree | msg.Start) -> None:
+    """Do what takes no time."""
     match request:
-        case ChooseTree(choice):
+        case msg.ChooseTree(choice):
             engine.choose_tree(choice)
-        case SetSystem(system_prompt):
+        case msg.SetSystem(system_prompt):
             engine.set_system_prompt(system_prompt)
-        case Clear():
+        case msg.Clear():
             engine.clear()
-        case Restore(turns):
+        case msg.Restore(turns):
             engine.restore(turns)
-
-
-def out_of_sync_line(message: str) -> str:
-    """What `OutOfSync` means, in words."""
-    return f"the model could not be taken to this branch: {message}"
 
 
 def error_line(error: Exception) -> str:

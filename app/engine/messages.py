@@ -1,18 +1,27 @@
-"""Requests to the decode thread and its reports; the engine process takes most of them too."""
+"""What is said to the decode thread and what it reports, and the same between processes.
 
+A window's process and the engine process send each other JSON, a message a line. The line of an
+event is that of a trace.
+"""
+
+import json
+import socket
 from collections.abc import Callable
-from dataclasses import dataclass
+from typing import Any
 
 from sequoia_core.chat.interface import ChatEngine
-from sequoia_core.chat.race import RaceEvent
+from sequoia_core.chat.race import Lane, Raced, RaceEvent
 from sequoia_core.config import SamplingParams
+from sequoia_core.errors import SequoiaError
 from sequoia_core.events import Event, PairDescription, Progress
-from sequoia_core.files import Record
+from sequoia_core.files import Record, decode, decode_tagged, encode_tagged, parse_json
 from sequoia_core.text.chat_template import Turn
 from sequoia_core.tree.choice import TreeChoice
 
 EngineFactory = Callable[[Progress], ChatEngine]
 """Makes the engine; called in the decode thread, since it takes seconds."""
+
+_RECEIVED = 65536
 
 
 class LoadAbortedError(Exception):
@@ -20,20 +29,12 @@ class LoadAbortedError(Exception):
 
 
 class Ask(Record, frozen=True):
-    """Answer a prompt."""
-
     prompt: str
     params: SamplingParams
 
 
 class Race(Record, frozen=True):
-    """Answer a prompt plainly and speculatively at once, outside the conversation.
-
-    Attributes:
-        turns: what comes before the prompt.
-        prompt: what is asked.
-        params: how to sample, for both.
-    """
+    """Answer a prompt after `turns` plainly and speculatively at once, outside the conversation."""
 
     turns: tuple[Turn, ...]
     prompt: str
@@ -41,8 +42,6 @@ class Race(Record, frozen=True):
 
 
 class ChooseTree(Record, frozen=True):
-    """Use another mode or growmap from the next answer on."""
-
     choice: TreeChoice
 
 
@@ -51,25 +50,17 @@ class Clear(Record, frozen=True):
 
 
 class Restore(Record, frozen=True):
-    """Go on from exactly these turns."""
-
     turns: tuple[Turn, ...]
 
 
 class SetSystem(Record, frozen=True):
-    """Start over with another system prompt.
-
-    Attributes:
-        system_prompt: the new one.
-        before: the one in use if none was set yet.
-    """
+    """Start over with another system prompt."""
 
     system_prompt: str | None
-    before: str | None = None
+    before: str | None = None  # the one in use if none was set yet
 
 
-Start = Clear | Restore | SetSystem
-"""Says what the engine goes on from."""
+Start = Clear | Restore | SetSystem  # says what the engine goes on from
 
 Request = Ask | Race | ChooseTree | Start
 
@@ -82,77 +73,49 @@ class Loading(Record, frozen=True):
 
 
 class LoadFailed(Record, frozen=True):
-    """There will be no engine; the thread has ended."""
-
     message: str
 
 
-@dataclass(frozen=True, slots=True)
-class Ready:
-    """The engine takes requests."""
+class Ready(Record, frozen=True):
+    """The models are loaded, a conversation has begun, and requests are taken."""
 
     description: PairDescription
 
 
-@dataclass(frozen=True, slots=True)
-class Answering:
+class Answering(Record, frozen=True):
     """An event of the answer to the last `Ask`; the last one is `Finished` or `Failed`."""
 
     event: Event
 
 
-@dataclass(frozen=True, slots=True)
-class Racing:
-    """An event of the race that runs."""
+class RaceEnded(Record, frozen=True):
+    """The race is over; `message` is the error it ended by."""
 
-    event: RaceEvent
-
-
-@dataclass(frozen=True, slots=True)
-class RaceEnded:
-    """The race is over; `message` is the error it ended by, or None."""
-
-    message: str | None = None
+    message: str | None
 
 
-@dataclass(frozen=True, slots=True)
-class Tuning:
-    """An event of the measuring between answers."""
-
+class Tuning(Record, frozen=True):
     event: Event
 
 
-@dataclass(frozen=True, slots=True)
-class Refused:
-    """A tree could not be chosen, or tuning ended by an error."""
+class Refused(Record, frozen=True):
+    """What was asked for could not be done; `message` is one line fit to be shown."""
 
     message: str
 
 
-@dataclass(frozen=True, slots=True)
-class SystemRefused:
-    """A `SetSystem` failed.
-
-    Attributes:
-        message: why.
-        refused: the system prompt that was wanted.
-        system_prompt: the one in use.
-    """
+class SystemRefused(Record, frozen=True):
+    """A `SetSystem` failed."""
 
     message: str
-    refused: str | None
-    system_prompt: str | None
+    refused: str | None  # the system prompt that was wanted
+    system_prompt: str | None  # the one in use
 
 
-@dataclass(frozen=True, slots=True)
-class OutOfSync:
+class OutOfSync(Record, frozen=True):
     """The engine could not be taken to the turns it was to go on from.
 
     Every `Ask` fails until a `Restore` or a `Clear` has succeeded.
-
-    Attributes:
-        message: why.
-        request: what failed.
     """
 
     message: str
@@ -160,14 +123,122 @@ class OutOfSync:
 
 
 Report = (
-    Loading
-    | LoadFailed
-    | Ready
-    | Answering
-    | Racing
-    | RaceEnded
-    | Tuning
-    | Refused
-    | SystemRefused
-    | OutOfSync
-)
+    Loading | LoadFailed | Ready | Answering | RaceEvent | RaceEnded | Tuning | Refused
+    | SystemRefused | OutOfSync
+)  # fmt: skip
+
+
+# Between processes
+
+
+class WireError(SequoiaError):
+    """The other end has gone, or sends what is not understood."""
+
+
+class Tune(Record, frozen=True):
+    """Measure while nobody waits, until `Stop`."""
+
+
+class Go(Record, frozen=True):
+    """Continue after `Held`."""
+
+
+class Stop(Record, frozen=True):
+    """End what is running; what was decoded stays."""
+
+
+class Held(Record, frozen=True):
+    """Nothing is decoded until `Go`."""
+
+
+class Done(Record, frozen=True):
+    """The request was carried out."""
+
+
+RemoteRequest = Request | Tune
+"""What a window asks for, one at a time; `Done` or `Refused` ends each.
+
+The events of an answer or a race are held after each step.
+"""
+
+ToEngine = RemoteRequest | Go | Stop
+ToWindow = Loading | LoadFailed | Ready | Held | Done | Refused | Event | RaceEvent
+
+
+def to_line(message: ToEngine | ToWindow) -> bytes:
+    """The message as one line; an event of a race has two entries more."""
+    if isinstance(message, Raced):
+        record = encode_tagged(message.event)
+        record |= {"lane": message.lane, "lane_seconds": message.seconds}
+    else:
+        record = encode_tagged(message)
+    return json.dumps(record, separators=(",", ":")).encode() + b"\n"
+
+
+def from_line(line: bytes) -> Any:
+    """The message of a line, or WireError."""
+    try:
+        record = parse_json(line)
+        if isinstance(record, dict) and "lane" in record:
+            lane, seconds = decode(Lane, record.pop("lane")), record.pop("lane_seconds", None)
+            return Raced(lane, decode_tagged(Event, record), decode(float, seconds))
+        return decode_tagged(ToEngine | ToWindow, record)
+    except (ValueError, SequoiaError) as error:
+        raise WireError(f"not a message: {error}: {line!r:.40}") from None
+
+
+class Link:
+    """One end of a connection, which becomes this object's own.
+
+    Sending never waits: what the other end does not take is kept. All but `close` raise WireError
+    if the other end has gone or sent what is no message.
+    """
+
+    def __init__(self, connection: socket.socket) -> None:
+        connection.setblocking(False)
+        self._socket = connection
+        self._received = bytearray()
+        self._unsent = bytearray()
+
+    def fileno(self) -> int:
+        """For a selector."""
+        return self._socket.fileno()
+
+    @property
+    def unsent(self) -> bool:
+        """Whether something waits for the other end to read."""
+        return bool(self._unsent)
+
+    def send(self, *messages: ToEngine | ToWindow) -> None:
+        """Send messages in order, after what waits already."""
+        for message in messages:
+            self._unsent += to_line(message)
+        self.flush()
+
+    def flush(self) -> None:
+        """Send as much of what waits as the other end takes now."""
+        try:
+            while self._unsent:
+                del self._unsent[: self._socket.send(self._unsent)]
+        except BlockingIOError:
+            pass
+        except OSError as error:
+            raise WireError(f"the connection broke: {error.strerror}") from None
+
+    def receive(self) -> list[Any]:
+        """The messages that have arrived whole."""
+        try:
+            while part := self._socket.recv(_RECEIVED):
+                self._received += part
+        except BlockingIOError:
+            pass
+        except OSError as error:
+            raise WireError(f"the connection broke: {error.strerror}") from None
+        else:
+            if b"\n" not in self._received:
+                raise WireError("the other end has gone")
+        *lines, self._received = self._received.split(b"\n")
+        return [from_line(bytes(line)) for line in lines]
+
+    def close(self) -> None:
+        self._socket.close()

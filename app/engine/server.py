@@ -10,32 +10,174 @@ import os
 import selectors
 import socket
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Generator, Iterator
 from itertools import count
 from typing import IO
 
 from sequoia_core.chat.interface import ChatEngine
+from sequoia_core.chat.race import Raced, RaceEvent
 from sequoia_core.errors import SequoiaError
-from sequoia_core.events import Progress
+from sequoia_core.events import (
+    Event,
+    Notice,
+    NoticeKind,
+    PrefillProgress,
+    Progress,
+    Step,
+    StopCheck,
+)
 
-from .messages import LoadAbortedError, LoadFailed, Loading
-from .protocol import Done, Link, to_line
-from .window_session import Session
+from . import messages as msg
+from .decode_thread import carry_out, error_line
+
+WAITING = Notice(
+    NoticeKind.WAITING,
+    "waiting for another window: answers that run at once take turns, a step each; "
+    "tok/s counts this window's own steps",
+)
 
 Loader = Callable[[Progress], Callable[[], ChatEngine]]
 """Loads the models; what it returns begins a conversation with them."""
 
-Report = Callable[[Loading | LoadFailed | Done], None]
+Report = Callable[[msg.Loading | msg.LoadFailed | msg.Done], None]
 """Called with the progress of loading; `Done` when windows are served."""
 
 
-class EngineServer:
-    """Serves the windows that connect.
+class Session:
+    """A window: its connection, its conversation, and what runs in it."""
 
-    Args:
-        listener: a listening socket; becomes this object's own.
-        parent: a stream whose end of file ends the server.
-        report: called with the progress of loading.
+    def __init__(self, link: msg.Link) -> None:
+        self.link = link
+        self.engine: ChatEngine | None = None  # None until the conversation has begun
+        self.turn = 0  # number of the last, over all windows; an answer counts from its request
+        self.gone = False
+        self.answer: Iterator[Event] | Iterator[RaceEvent] | None = None  # runs, or is held
+        self.wants_tuning = False  # measures while no window wants a turn
+        self._request: msg.RemoteRequest | None = None
+        self._held = self._stopping = self._noticed_waiting = False
+
+    @property
+    def ready(self) -> bool:
+        """Whether it wants a turn now."""
+        if self.engine is None or self._request is not None or self._ends_tuning:
+            return True
+        return self.answer is not None and not self._held
+
+    @property
+    def _ends_tuning(self) -> bool:
+        return self.wants_tuning and self._stopping
+
+    def receive(self, now: int) -> None:
+        """Take in the window's messages while turn number `now` runs, or after it.
+
+        Uses no model: this may be in the middle of a step.
+        """
+        try:
+            self.link.flush()
+            for message in self.link.receive():
+                match message:
+                    case msg.Go():
+                        self._held = False
+                    case msg.Stop():
+                        self._stopping = True
+                    case _ if isinstance(message, msg.RemoteRequest):
+                        self.turn, self._request = now, message
+                        self._stopping = self._noticed_waiting = False
+                    case _:
+                        raise msg.WireError(f"a window sent {type(message).__name__}")
+        except msg.WireError:
+            self.gone = True
+
+    def send(self, *messages: msg.ToWindow) -> None:
+        """Send messages to the window; it may be gone."""
+        try:
+            self.link.send(*messages)
+        except msg.WireError:
+            self.gone = True
+
+    def begin(self, factory: Callable[[], ChatEngine]) -> None:
+        """Begin the conversation."""
+        try:
+            self.engine = factory()
+        except SequoiaError as error:
+            self.send(msg.LoadFailed(str(error)))
+            self.gone = True
+        else:
+            self.send(msg.Ready(self.engine.description))
+
+    def run(self, *, waited: bool) -> None:
+        """Take a turn: carry out a request, or decode the next step of the answer.
+
+        `waited` is whether another window had a turn since this answer's last.
+        """
+        engine, request = self.engine, self._request
+        assert engine is not None
+        try:
+            if self._ends_tuning:
+                self._finish(msg.Done())
+                return
+            if self.answer is None:
+                self._request = None
+                match request:
+                    case msg.Ask(prompt, params):
+                        self.answer = engine.reply(prompt, params, lambda: self._stopping)
+                    case msg.Race(turns, prompt, params):
+                        self.answer = engine.race(turns, prompt, params, lambda: self._stopping)
+                    case msg.Tune():
+                        self.wants_tuning = True
+                    case msg.ChooseTree() | msg.Clear() | msg.Restore() | msg.SetSystem():
+                        carry_out(engine, request)
+                        self._finish(msg.Done())
+            if self.answer is not None:
+                self._decode(self.answer, waited)
+        except Exception as error:
+            self._finish(msg.Refused(error_line(error)))
+
+    def _decode(self, answer: Iterator[Event] | Iterator[RaceEvent], waited: bool) -> None:
+        """Up to the next event after which the reader may hold the decoding."""
+        if waited and not self._noticed_waiting:
+            self._noticed_waiting = True
+            self.send(WAITING)
+        for event in answer:
+            decoded = event.event if isinstance(event, Raced) else event
+            if isinstance(decoded, Step | PrefillProgress):
+                self._held = True
+                self.send(event, msg.Held())
+                return
+            self.send(event)
+        self._finish(msg.Done())
+
+    def tune(self, interrupted: StopCheck) -> None:
+        """Measure until all is measured, or until interrupted; then it goes on later."""
+        assert self.engine is not None
+        try:
+            for event in self.engine.tune(interrupted):
+                self.send(event)
+            if not interrupted():
+                self._finish(msg.Done())
+        except Exception as error:
+            self._finish(msg.Refused(error_line(error)))
+
+    def close(self) -> None:
+        """End the running answer and the connection."""
+        self._end_answer()
+        self.link.close()
+
+    def _finish(self, message: msg.Done | msg.Refused) -> None:
+        self._end_answer()
+        self.wants_tuning = self._held = False
+        self.send(message)
+
+    def _end_answer(self) -> None:
+        answer, self.answer = self.answer, None
+        if isinstance(answer, Generator):
+            answer.close()  # the conversation keeps what was said so far
+
+
+class EngineServer:
+    """Serves the windows that connect to `listener`, until the stream `parent` ends.
+
+    The listening socket becomes this object's own. `report` is called with the progress of loading.
     """
 
     def __init__(self, listener: socket.socket, parent: IO[bytes], report: Report) -> None:
@@ -52,33 +194,24 @@ class EngineServer:
         self._closing = False
 
     def serve(self, load: Loader) -> None:
-        """Load, then serve until the parent ends.
-
-        Raises:
-            SequoiaError: the models do not load.
-        """
+        """Load, then serve until the parent ends; raises SequoiaError if the models do not load."""
         try:
             self.load(load)
             while not self._closing:
                 self.take_turn()
-        except LoadAbortedError:
+        except msg.LoadAbortedError:
             pass
         finally:
             self.close()
 
     def load(self, load: Loader) -> None:
-        """Load the models; windows that connect meanwhile get the progress.
-
-        Raises:
-            SequoiaError: the models do not load; this is sent to the windows before.
-        """
+        """Load the models; windows that connect meanwhile get the progress, or the error."""
         try:
             self._factory = load(self._report_loading)
         except SequoiaError as error:
-            self._send_all(LoadFailed(str(error)))
-            self._report(LoadFailed(str(error)))
+            self._tell_all(msg.LoadFailed(str(error)))
             raise
-        self._report(Done())
+        self._report(msg.Done())
 
     def close(self) -> None:
         """End the running answers and all connections."""
@@ -97,13 +230,12 @@ class EngineServer:
 
     @property
     def _ready(self) -> list[Session]:
-        """The windows that want a turn."""
         return [each for each in self._sessions if each.ready]
 
     @property
     def _measurable(self) -> Session | None:
         """A window that wants to measure, if no answer runs."""
-        if any(session.answering for session in self._sessions):
+        if any(session.answer is not None for session in self._sessions):
             return None
         return next((session for session in self._sessions if session.wants_tuning), None)
 
@@ -112,8 +244,8 @@ class EngineServer:
             assert self._factory is not None
             session.begin(self._factory)
             return
-        others = (each.turn for each in self._sessions if each.answering and each is not session)
-        waited = max(others, default=0) > session.turn
+        answering = [each for each in self._sessions if each.answer is not None]
+        waited = any(each.turn > session.turn for each in answering)
         self._now = session.turn = next(self._turns)
         session.run(waited=waited)
 
@@ -125,13 +257,13 @@ class EngineServer:
     def _report_loading(self, message: str, fraction: float | None) -> None:
         self._poll(0)
         if self._closing:
-            raise LoadAbortedError
-        self._send_all(Loading(message, fraction))
-        self._report(Loading(message, fraction))
+            raise msg.LoadAbortedError
+        self._tell_all(msg.Loading(message, fraction))
 
-    def _send_all(self, message: Loading | LoadFailed) -> None:
+    def _tell_all(self, message: msg.Loading | msg.LoadFailed) -> None:
         for session in self._sessions:
             session.send(message)
+        self._report(message)
 
     def _poll(self, timeout: float | None) -> None:
         """Receive messages, waiting for them if need be, and send what is still unsent."""
@@ -155,7 +287,7 @@ class EngineServer:
             connection, _ = self._listener.accept()
         except OSError:  # it went away again
             return
-        session = Session(Link(connection))
+        session = Session(msg.Link(connection))
         self._sessions.append(session)
         self._selector.register(session.link, selectors.EVENT_READ, session)
 
@@ -164,12 +296,7 @@ class EngineServer:
 
 
 def main(descriptor: str, flags: str) -> None:
-    """The engine process.
-
-    Args:
-        descriptor: of the listening socket, inherited.
-        flags: descriptor of the settings, as on the command line.
-    """
+    """The engine process, with inherited descriptors of the listening socket and the settings."""
     from ..config.load import load_settings, read_flags
     from .build import load_for_many
 
@@ -178,8 +305,8 @@ def main(descriptor: str, flags: str) -> None:
     out = os.fdopen(os.dup(sys.stdout.fileno()), "wb")
     os.dup2(sys.stderr.fileno(), sys.stdout.fileno())
 
-    def report(message: Loading | LoadFailed | Done) -> None:
-        out.write(to_line(message))
+    def report(message: msg.Loading | msg.LoadFailed | msg.Done) -> None:
+        out.write(msg.to_line(message))
         out.flush()
 
     listener = socket.socket(fileno=int(descriptor))

@@ -9,11 +9,11 @@ from textual.dom import DOMNode
 from textual.filter import LineFilter
 from typing_extensions import override
 
+from sequoia_core.errors import counted
 from sequoia_core.events import Step
 
 from ..state.stats import Rate, Statistics, step_speedup
 from .tree_rows import NodeVerdict, TreeRow
-from .words import counted
 
 ACCESSIBLE = "-accessible"
 """Class of the app while the mode is on."""

@@ -7,9 +7,7 @@ from collections.abc import Sequence
 
 from markdown_it import MarkdownIt
 
-from sequoia_core.errors import SequoiaError
-
-from .words import counted
+from sequoia_core.errors import SequoiaError, counted
 
 
 class CopyError(SequoiaError):

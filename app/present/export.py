@@ -8,6 +8,7 @@ from typing import Any
 
 from markdown_it import MarkdownIt
 
+from sequoia_core.errors import counted
 from sequoia_core.events import (
     Event,
     Failed,
@@ -24,7 +25,6 @@ from sequoia_core.recording.trace_file import Asked
 from ..state.answer import Answer
 from ..state.history import Exchange, History
 from ..state.sanitize import visible
-from .words import counted
 
 JSON_FORMAT = "sequoia-chat"
 JSON_VERSION = 1

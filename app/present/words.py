@@ -1,15 +1,10 @@
-"""Numbers and dates in words."""
+"""Dates in words."""
 
 from datetime import datetime, timedelta
 
 _WEEK_DAYS = 7
 _LAST = 253_000_000_000.0
 """In the year 9987."""
-
-
-def counted(number: int, noun: str) -> str:
-    """A number and its noun: "1 step", "2 steps"."""
-    return f"{number} {noun}" if number == 1 else f"{number} {noun}s"
 
 
 def moment(value: object) -> float:

@@ -13,8 +13,10 @@ from textual.message import Message
 from textual.widgets import Input, OptionList
 from textual.widgets.option_list import Option
 
+from sequoia_core.errors import counted
+
 from ..config.actions import bindings
-from ..present.words import counted, when
+from ..present.words import when
 from ..state.sanitize import fit, visible
 from ..store.archive import SearchHit
 from ..store.database import StoreError

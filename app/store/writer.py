@@ -18,9 +18,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from uuid import uuid4
 
+from sequoia_core.errors import counted
 from sequoia_core.files import make_private_folder
 
-from ..present.words import counted
 from .database import Operation, StoreError, WriteProblem, explain, open_to_write, transaction
 from .pending import MOST_BYTES, EventReceived, GrowingAnswers, Pending
 from .windows import LeftOpen, WindowLock, leave, open_session, recover

@@ -10,7 +10,7 @@ import subprocess
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from ..present.words import counted
+from sequoia_core.errors import counted
 
 MOST_BYTES = 74_994
 """Bytes of text whose base64 fits the 100,000 bytes that terminals accept in one sequence."""

@@ -19,23 +19,20 @@ from textual_serve.download_manager import DownloadManager
 
 from sequoia_core.errors import SequoiaError
 
-from ..engine.messages import LoadFailed, Loading
-from ..engine.protocol import Done, from_line
+from ..engine.messages import Done, LoadFailed, Loading, from_line
 from ..engine.server import Report
 
-PATIENCE_SECONDS = 5.0
-"""How long a process may take to end."""
+PATIENCE_SECONDS = 5.0  # how long a process may take to end
 _SERVERS_OWN = frozenset({"TMUX", "TMUX_PANE", "STY", "DISPLAY", "WAYLAND_DISPLAY"})
 """Variables that lead to the clipboard of the server's terminal or desktop, not the browser's."""
 _PACKAGE = __package__.rpartition(".")[0]
 
 
 class EngineProcess:
-    """The process that holds the models, and the socket that windows connect to.
+    """The process that holds the models, and `path`, the socket that windows connect to.
 
-    Args:
-        command: to run; two descriptors are appended: the listening socket, and the settings for
-            `read_flags`.
+    Two descriptors are appended to `command`: the listening socket, and the settings for
+    `read_flags`.
     """
 
     def __init__(
@@ -46,7 +43,6 @@ class EngineProcess:
         self._folder = tempfile.TemporaryDirectory(prefix="sequoia-")
         self.path = Path(self._folder.name) / "engine"
         self._process: Process | None = None
-        self._failure = ""
 
     async def start(self, flags: Mapping[str, Any]) -> None:
         """Start loading; windows may connect at once."""
@@ -62,22 +58,19 @@ class EngineProcess:
                 )  # fmt: skip
 
     async def watch(self, report: Report) -> None:
-        """Pass on its reports until it ends.
-
-        Raises:
-            SequoiaError: it has ended.
-        """
+        """Pass on its reports until it ends; then raises SequoiaError."""
         assert self._process is not None
         assert self._process.stdout is not None
+        failure = ""
         async for line in self._process.stdout:
             message = from_line(line)
             assert isinstance(message, Loading | LoadFailed | Done)
             if isinstance(message, LoadFailed):
-                self._failure = message.message
+                failure = message.message
             report(message)
         code = await self._process.wait()
         how = f"with code {code}" if code >= 0 else f"by {signal.Signals(-code).name}"
-        raise SequoiaError(self._failure or f"the engine process ended {how}")
+        raise SequoiaError(failure or f"the engine process ended {how}")
 
     async def stop(self) -> None:
         """End it, by force if need be, and remove the socket."""
@@ -91,10 +84,7 @@ class EngineProcess:
 class Window(AppService):
     """The app's process behind one window of the browser.
 
-    Args:
-        command: to run; the descriptor of the settings for `read_flags` is appended.
-        flags: settings as on the command line.
-        websocket: the connection to the browser.
+    The descriptor of the settings for `read_flags` is appended to `command`.
     """
 
     def __init__(
@@ -111,7 +101,6 @@ class Window(AppService):
         self._flags = flags
 
     def _build_environment(self, width: int = 80, height: int = 24) -> dict[str, str]:
-        """As the base class, without the server's terminal and desktop."""
         built = super()._build_environment(width, height)
         return {name: value for name, value in built.items() if name not in _SERVERS_OWN}
 

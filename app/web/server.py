@@ -1,36 +1,33 @@
 """The HTTP server of `sequoia web`: the key in the address, the number of windows, how it ends."""
 
 import asyncio
-import errno
 import os
 import secrets
 import signal
 import socket
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
-from types import MappingProxyType
+from string import Template
 from typing import Any
 
+import textual_serve
 from aiohttp import WSCloseCode, WSMsgType, web
 from aiohttp.typedefs import Handler
-from textual_serve.server import Server, to_int
 
 from sequoia_core.errors import ParameterError, SequoiaError
 from sequoia_core.files import parse_json
 
-from .connections import Connections
-from .pages import forbidden, full
+from .connections import Connections, Door
 from .processes import PATIENCE_SECONDS, Window
 
 _FOLDER = Path(__file__).parent
+_STATIC = Path(textual_serve.__file__).parent / "static"
 _HEARTBEAT_SECONDS = 15.0
 _FREE_SECONDS = 3.0
 """How long a new window waits for another to close: the previous one, when a page is reloaded."""
 _SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 _LONGEST_SIDE = 1000
-_IDLE_SECONDS = 15.0
-"""How long a connection is kept open for another request."""
+_IDLE_SECONDS = 15.0  # how long a connection is kept open for another request
 _LINGERING_SECONDS = 2.0
 """How long the rest of an answered request is read, so that the answer arrives."""
 _SPARE_CONNECTIONS, _WINDOW_CONNECTIONS = 16, 8
@@ -49,96 +46,73 @@ _HEADERS = {
 }
 
 
-@dataclass(frozen=True, slots=True)
-class Address:
-    """Where the server listens; port 0 is any free one."""
+class WebServer:
+    """Serves the chat to browsers that know the key, the first part of every path.
 
-    host: str
-    port: int
-
-
-class WebServer(Server):
-    """Serves the chat to browsers that know the key.
-
-    Args:
-        address: where to listen.
-        windows: how many may be open at once.
-        command: starts a window's app.
-        flags: settings for it, as on the command line.
-
-    Attributes:
-        key: first part of every path that is answered.
+    It listens at `host` and `port`, 0 for any free one. At most so many `windows` are open at once;
+    `command` starts the app of one, with the settings of `flags`.
     """
 
     def __init__(
-        self,
-        address: Address,
-        windows: int,
-        command: Sequence[str],
-        flags: Mapping[str, Any] = MappingProxyType({}),
+        self, host: str, port: int, windows: int, command: Sequence[str], flags: Mapping[str, Any]
     ) -> None:
-        super().__init__("sequoia", host=address.host, port=address.port, title="Sequoia")
-        self.key = secrets.token_urlsafe(24)
+        self._host, self._port = host, port
+        self._key = secrets.token_urlsafe(24)
         self._command, self._flags = tuple(command), flags
         self._windows, self._free = windows, asyncio.Semaphore(windows)
         self._connections = Connections(_SPARE_CONNECTIONS + _WINDOW_CONNECTIONS * windows)
-        self._sockets: set[web.WebSocketResponse] = set()
-        self._running: set[asyncio.Task[None]] = set()
-        self._runner: web.AppRunner | None = None
-        self._listener: asyncio.Server | None = None
-
-    async def start(self) -> str:
-        """Start listening; returns the address for the browser, key included.
-
-        Raises:
-            SequoiaError: the address cannot be listened at.
-        """
+        self._running: dict[asyncio.Task[None], web.WebSocketResponse] = {}
         self._runner = web.AppRunner(
-            await self.outer_app(),
+            self._application(),
             access_log=None,  # it would show the key
             shutdown_timeout=4 * PATIENCE_SECONDS,
             keepalive_timeout=_IDLE_SECONDS,
             lingering_time=_LINGERING_SECONDS,
         )
+        self._listener: asyncio.Server | None = None
+
+    def _application(self) -> web.Application:
+        inner = web.Application()
+        inner.add_routes([web.get("/", self._index), web.get("/ws", self._websocket)])
+        inner.add_routes([web.get(f"/{name}", _file(name)) for name in ("window.js", "window.css")])
+        inner.router.add_static("/static", _STATIC)
+        inner.on_shutdown.append(self._close_sockets)
+        outer = web.Application(middlewares=[self._gate])
+        outer.add_subapp(f"/{self._key}/", inner)
+        outer.on_response_prepare.append(_add_headers)
+        return outer
+
+    async def start(self) -> str:
+        """Start listening; returns the address for the browser, key included.
+
+        Raises SequoiaError if the address cannot be listened at.
+        """
+        host, port = self._host, self._port
         await self._runner.setup()
+        loop = asyncio.get_running_loop()
         try:
-            self._listener = await asyncio.get_running_loop().create_server(
-                self._connect, self.host, self.port
-            )
+            self._listener = await loop.create_server(self._connect, host, port)
         except (socket.gaierror, UnicodeError):
-            await self.close()
-            raise ParameterError(f"--host: no address {self.host!r} on this machine") from None
+            raise ParameterError(f"--host: no address {host!r} on this machine") from None
         except OSError as error:
-            await self.close()
+            reason = os.strerror(error.errno) if error.errno else error
             raise SequoiaError(
-                f"cannot listen at {self.host}, port {self.port}: {_reason(error)}; "
+                f"cannot listen at {host}, port {port}: {reason}; "
                 "choose another with --port, or any free one with --port 0"
             ) from None
         port = self._listener.sockets[0].getsockname()[1]
-        return f"http://{_for_browser(self.host)}:{port}/{self.key}/"
+        return f"http://{_for_browser(host)}:{port}/{self._key}/"
 
     async def close(self) -> None:
         """Stop listening, then end all windows and their processes."""
         if self._listener is not None:
             self._listener.close()
-        if self._runner is not None:
-            await self._runner.cleanup()
+        await self._runner.cleanup()
         await asyncio.gather(*self._running, return_exceptions=True)
 
     def _connect(self) -> asyncio.Protocol:
-        assert self._runner is not None
         assert self._runner.server is not None
-        return self._connections.guard(self._runner.server())
-
-    async def outer_app(self) -> web.Application:
-        """The application of `textual_serve` behind the key."""
-        outer = web.Application(middlewares=[self._gate])
-        inner = await self._make_app()
-        for name in ("window.js", "window.css"):
-            inner.router.add_get(f"/{name}", _file(name))
-        outer.add_subapp(f"/{self.key}/", inner)
-        outer.on_response_prepare.append(_add_headers)
-        return outer
+        return Door(self._connections, self._runner.server())
 
     @web.middleware
     async def _gate(self, request: web.Request, handler: Handler) -> web.StreamResponse:
@@ -149,44 +123,48 @@ class WebServer(Server):
         self._connections.requested(request.transport)
         # `OPTIONS *` has a path without a slash
         given = request.path.removeprefix("/").partition("/")[0].encode("utf-8", "replace")
-        if not secrets.compare_digest(given, self.key.encode()):
-            refused = forbidden()
+        if not secrets.compare_digest(given, self._key.encode()):
+            refused = _refusal(
+                403,
+                "This address lacks the key",
+                "Open the whole address that `sequoia web` printed; it is another one at each "
+                "start.",
+            )
             refused.force_close()
             return refused
         return await handler(request)
 
-    async def on_startup(self, app: web.Application) -> None:
-        """Print nothing: the command does."""
-
-    async def on_shutdown(self, app: web.Application) -> None:
+    async def _close_sockets(self, _app: web.Application) -> None:
         """Close the windows; their handlers then end the processes."""
-        del app
-        closing = [each.close(code=WSCloseCode.GOING_AWAY) for each in self._sockets]
+        closing = [each.close(code=WSCloseCode.GOING_AWAY) for each in self._running.values()]
         await asyncio.gather(*closing, return_exceptions=True)
 
-    async def handle_index(self, request: web.Request) -> web.StreamResponse:
+    async def _index(self, request: web.Request) -> web.StreamResponse:
         """The page of a window, or of one too many."""
-        if not await self._window_is_free():
-            return full(self._windows)
-        self._free.release()
-        return await _file("window.html")(request)
+        if await self._window_is_free():
+            self._free.release()
+            return await _file("window.html")(request)
+        count = self._windows
+        return _refusal(
+            503,
+            "The one window is open" if count == 1 else f"All {count} windows are open",
+            "Close one and load this page again. `sequoia web --sessions N` allows more.",
+        )
 
-    async def handle_websocket(self, request: web.Request) -> web.WebSocketResponse:
+    async def _websocket(self, request: web.Request) -> web.WebSocketResponse:
         """A window: its app runs while the browser keeps the connection."""
         if not await self._window_is_free():
             raise web.HTTPServiceUnavailable
         websocket = web.WebSocketResponse(timeout=PATIENCE_SECONDS, heartbeat=_HEARTBEAT_SECONDS)
         try:
             await websocket.prepare(request)
-            self._sockets.add(websocket)
             sides = _side(request, "width", 80), _side(request, "height", 24)
             # a separate task: the library cancels this one when the server ends
             running = asyncio.create_task(self._run_window(websocket, *sides))
-            self._running.add(running)
-            running.add_done_callback(self._running.discard)
+            self._running[running] = websocket
+            running.add_done_callback(self._running.pop)
             await asyncio.shield(running)
         finally:
-            self._sockets.discard(websocket)
             self._free.release()
         return websocket
 
@@ -205,16 +183,10 @@ class WebServer(Server):
             async for message in websocket:
                 if message.type is WSMsgType.TEXT:
                     await _take(window, message.data, websocket)
-        except (LookupError, TypeError, ValueError):
-            # not from our page
+        except ValueError:  # not from our page
             await websocket.close(code=WSCloseCode.POLICY_VIOLATION)
         finally:
             await window.stop()
-
-    async def handle_download(self, request: web.Request) -> web.StreamResponse:
-        """The app delivers no files."""
-        del request
-        raise web.HTTPNotFound
 
 
 async def until_asked_to_end() -> None:
@@ -230,44 +202,47 @@ async def until_asked_to_end() -> None:
             loop.remove_signal_handler(number)
 
 
-async def _add_headers(request: web.Request, response: web.StreamResponse) -> None:
-    del request
+async def _add_headers(_request: web.Request, response: web.StreamResponse) -> None:
     response.headers.update(_HEADERS)
 
 
 def _file(name: str) -> Handler:
-    async def serve(request: web.Request) -> web.StreamResponse:
-        del request
+    async def serve(_request: web.Request) -> web.StreamResponse:
         return web.FileResponse(_FOLDER / name)
 
     return serve
 
 
-async def _take(window: Window, text: str, websocket: web.WebSocketResponse) -> None:
-    """Carry out a message of the page.
+def _refusal(status: int, title: str, text: str) -> web.Response:
+    """A page of one sentence and what to do, which quotes nothing of the request."""
+    page = Template((_FOLDER / "window.refused.html").read_text(encoding="utf-8"))
+    html = page.substitute(title=title, text=text)
+    return web.Response(status=status, text=html, content_type="text/html")
 
-    Raises:
-        LookupError, TypeError, ValueError: the page never sends such a message.
-    """
-    kind, *rest = parse_json(text)
-    match kind, *rest:
-        case "stdin", str(typed):
+
+async def _take(window: Window, text: str, websocket: web.WebSocketResponse) -> None:
+    """Carry out a message of the page; raises ValueError if it never sends such a one."""
+    match parse_json(text):
+        case ["stdin", str(typed)]:
             # a script can send half a surrogate pair, which is no character
             await window.send_bytes(typed.encode("utf-8", "replace"))
-        case "resize", {"width": int(width), "height": int(height)}:
+        case ["resize", {"width": int(width), "height": int(height)}]:
             await window.set_terminal_size(_within(width), _within(height))
-        case "ping", number:
+        case ["ping", number]:
             await websocket.send_json(["pong", number])
-        case "blur", *_:
+        case ["blur", *_]:
             await window.blur()
-        case "focus", *_:
+        case ["focus", *_]:
             await window.focus()
         case _:
-            raise ValueError(f"unknown message {kind!r:.40}")
+            raise ValueError("unknown message")
 
 
 def _side(request: web.Request, name: str, default: int) -> int:
-    return _within(to_int(request.query.get(name, ""), default))
+    try:
+        return _within(int(request.query.get(name, default)))
+    except ValueError:
+        return default
 
 
 def _within(side: int) -> int:
@@ -279,9 +254,3 @@ def _for_browser(host: str) -> str:
     if host in ("0.0.0.0", "::"):
         return socket.gethostname()
     return f"[{host}]" if ":" in host else host
-
-
-def _reason(error: OSError) -> str:
-    if error.errno == errno.EADDRINUSE:
-        return "it is in use"
-    return os.strerror(error.errno) if error.errno else str(error)

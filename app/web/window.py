@@ -26,19 +26,13 @@ _QUIT_SECONDS = 10.0
 
 
 def main(engine: str, flags: str) -> None:
-    """Open the chat.
-
-    Args:
-        engine: path of the engine process's socket.
-        flags: descriptor of the settings; see `read_flags`.
-    """
+    """Open the chat with the engine at this socket and the settings of this descriptor."""
     given = read_flags(flags)
     settings = load_settings(given)
     choice = tree_choice(settings)
-    path = Path(engine)
     recorder = open_record(record_file(), record=settings.record)
     app = SequoiaApp(
-        lambda progress: RemoteEngine(path, choice, progress), settings, recorder,
+        lambda progress: RemoteEngine(Path(engine), choice, progress), settings, recorder,
         Preferences(given), take_unsent() if settings.record else "",
     )  # fmt: skip
     watch = threading.Thread(target=_end_with_parent, args=(app, os.getppid()), daemon=True)

@@ -4,9 +4,9 @@ from textual.content import Content
 from typing_extensions import override
 
 from sequoia_core.chat.race import Lane
+from sequoia_core.errors import counted
 
 from ..present.accessible import is_accessible
-from ..present.words import counted
 from ..state.race_result import LaneState, RaceState
 from .bars import gauge
 from .line import Line

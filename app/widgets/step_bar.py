@@ -3,10 +3,10 @@
 from textual.content import Content
 from typing_extensions import override
 
+from sequoia_core.errors import counted
 from sequoia_core.events import Step
 
 from ..present.accessible import is_accessible, step_in_words
-from ..present.words import counted
 from ..state.sanitize import fit
 from ..state.stats import Statistics, step_speedup
 from .bars import spread

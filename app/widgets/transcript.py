@@ -15,8 +15,9 @@ from textual.geometry import Offset, Size
 from textual.selection import Selection
 from typing_extensions import override
 
+from sequoia_core.errors import counted
+
 from ..config.keymap import Keys
-from ..present.words import counted
 from ..state.answer import Answer
 from ..store.text_search import Term
 from .entries import AnswerEntry, Entry, TextEntry

@@ -7,9 +7,9 @@ longest common prefix.
 from __future__ import annotations
 
 from bisect import bisect_left
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from copy import copy
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from typing_extensions import override
@@ -21,46 +21,23 @@ from sequoia_core.decode.engine import Engine
 from sequoia_core.decode.timed_model import TimedModel
 from sequoia_core.decode.tree_choice import lookup_for
 from sequoia_core.errors import ContextFullError, ParameterError
-from sequoia_core.events import (
-    Event,
-    Notice,
-    NoticeKind,
-    PairDescription,
-    Step,
-    TextDelta,
-    TreeChosen,
-)
+from sequoia_core.events import Event, Notice, NoticeKind, Step, StopCheck, TextDelta, TreeChosen
 from sequoia_core.text.chat_template import ChatTemplate, Turn
-from sequoia_core.text.token_text import TokenizerCodec
+from sequoia_core.text.detokenizer import TokenizerCodec
 from sequoia_core.tree.choice import TreeChoice
 
 if TYPE_CHECKING:
     from sequoia_core.model.loading.pair import Pair
 
-ANSWER_SHARE = 4
-"""At most 1 / ANSWER_SHARE of the context window is kept free for an answer."""
-
-
-@dataclass(slots=True)
-class _Answering:
-    """The turn being decoded, after `turns` and without the `dropped` ones before them."""
-
-    dropped: list[Turn]
-    turns: list[Turn]
-    prompt: str
-    prompt_ids: list[int]
-    text: str = ""
-    tokens: int = 0
+ANSWER_SHARE = 4  # at most 1 / ANSWER_SHARE of the context window is kept free for an answer
 
 
 class Conversation(ChatEngine):
-    """A chat with a loaded pair.
+    """A chat with a loaded pair; with `insight`, steps have an `Insight`.
 
-    Args:
-        pair: from `load_pair`.
-        system_prompt: None is the chat template's own default.
-        tree_choice: mode and growmap; see `TreeChoice`.
-        insight: steps have an `Insight`.
+    Attributes:
+        turns: those that the next prompt will follow.
+        token_ids: prompt and answer tokens of those turns, as they were read and generated.
     """
 
     def __init__(
@@ -73,58 +50,43 @@ class Conversation(ChatEngine):
     ) -> None:
         from sequoia_core.measure.tuner import Tuner
 
+        self.description = pair.description
         self._pair = pair
         self._codec = TokenizerCodec(pair.tokenizer, pair.eos_token_ids)
         self._tuner = Tuner(pair)
         self._engine = Engine.of(pair, self._tuner)
-        self._engine.tree_choice = tree_choice or TreeChoice()
         self._engine.insight = insight
+        self.choose_tree(tree_choice or TreeChoice())
         self._warned_of_precision = False
-        self._template = ChatTemplate(pair.tokenizer, system_prompt, pair.eos_token_ids)
+        self._template = self._template_with(system_prompt)
         self.clear()
 
-    @property
-    @override
-    def description(self) -> PairDescription:
-        return self._pair.description
-
-    @property
-    def turns(self) -> tuple[Turn, ...]:
-        """The turns that the next prompt will follow."""
-        return tuple(self._turns)
-
-    @property
-    def token_ids(self) -> tuple[int, ...]:
-        """Prompt and answer tokens of those turns, as they were read and generated."""
-        return tuple(self._ids)
-
-    @property
-    @override
-    def tree_choice(self) -> TreeChoice:
-        return self._engine.tree_choice
+    def _template_with(self, system_prompt: str | None) -> ChatTemplate:
+        return ChatTemplate(self._pair.tokenizer, system_prompt, self._pair.eos_token_ids)
 
     @override
     def choose_tree(self, choice: TreeChoice) -> None:
-        self._engine.tree_choice = choice
+        self.tree_choice = self._engine.tree_choice = choice
 
     @override
     def clear(self) -> None:
-        self._answering: _Answering | None = None
-        self._dropped: list[Turn] = []
-        self._turns: list[Turn] = []
-        self._ids: list[int] = []
+        self._go_on_from((), (), ())
         self._engine.release()
 
     @override
     def restore(self, turns: Sequence[Turn]) -> None:
         restored = [self._recognized(turn) for turn in turns]
-        ids = self._template.answered(restored)
-        self._answering = None
-        self._dropped, self._turns, self._ids = [], restored, ids
+        self._go_on_from((), restored, self._template.answered(restored))
+
+    def _go_on_from(
+        self, dropped: Sequence[Turn], turns: Sequence[Turn], token_ids: Sequence[int]
+    ) -> None:
+        self._dropped, self.turns, self.token_ids = tuple(dropped), tuple(turns), tuple(token_ids)
+        self._answer: object = None  # identifies the one whose tokens the engine holds
 
     @override
     def set_system_prompt(self, system_prompt: str | None) -> None:
-        template = ChatTemplate(self._pair.tokenizer, system_prompt, self._pair.eos_token_ids)
+        template = self._template_with(system_prompt)
         tokens, window = len(template.whole((), "?")), self._engine.context_window
         if tokens >= window:
             raise ContextFullError(
@@ -136,31 +98,36 @@ class Conversation(ChatEngine):
 
     @override
     def reply(
-        self,
-        prompt: str,
-        params: SamplingParams,
-        should_stop: Callable[[], bool] = lambda: False,
+        self, prompt: str, params: SamplingParams, should_stop: StopCheck = lambda: False
     ) -> Iterator[Event]:
         if not prompt.strip():
             raise ParameterError("the message is empty; type something first")
         dropped, turns, prompt_ids = self._fit(prompt, params)
-        if len(dropped) > len(self._dropped):
-            yield _trimmed(len(dropped) - len(self._dropped))
-        self._answering = answering = _Answering(dropped, turns, prompt, prompt_ids)
+        if (more := len(dropped) - len(self._dropped)) > 0:
+            which = "turn was" if more == 1 else f"{more} turns were"
+            text = (
+                f"the context window is full: the oldest {which} dropped from what the model sees"
+            )
+            yield Notice(NoticeKind.CONTEXT_TRIMMED, text)
+        self._answer = this = object()
+        text, tokens = "", 0
         try:
             for event in self._engine.generate(prompt_ids, params, should_stop):
-                if isinstance(event, TextDelta):
-                    answering.text += event.text
+                if isinstance(event, TextDelta):  # text comes before its step
+                    text += event.text
                 elif isinstance(event, Step):
-                    answering.tokens += len(event.token_ids)
+                    tokens += len(event.token_ids)
                 yield event
                 if isinstance(event, TreeChosen):
                     yield from self._precision_notice(event, params)
         finally:  # also if the caller leaves in the middle
-            self._record(answering)
+            if (text or tokens) and self._answer is this:
+                ids = self._engine.token_ids
+                turn = Turn(prompt, text, ids[len(prompt_ids) :])
+                self._go_on_from(dropped, [*turns, turn], ids)
 
     @override
-    def tune(self, should_stop: Callable[[], bool]) -> Iterator[Event]:
+    def tune(self, should_stop: StopCheck) -> Iterator[Event]:
         yield from self._tuner.tune(should_stop)
 
     @override
@@ -169,7 +136,7 @@ class Conversation(ChatEngine):
         turns: Sequence[Turn],
         prompt: str,
         params: SamplingParams,
-        should_stop: Callable[[], bool] = lambda: False,
+        should_stop: StopCheck = lambda: False,
     ) -> Iterator[RaceEvent]:
         choice = self.tree_choice
         if choice.mode is Mode.AR:
@@ -182,13 +149,12 @@ class Conversation(ChatEngine):
         # both have caches of their own, freed at the end: this conversation is not touched
         plain, trees = self._copy(TreeChoice(Mode.AR), turns), self._copy(choice, turns)
         trees._engine.clock = clock
-        device = TimedModel(self._pair.target)
         yield RaceTerms(params.temperature, self.description.threads, self.description.exact)
         lanes = {
             Lane.PLAIN: plain.reply(prompt, params, should_stop),
             Lane.SPECULATIVE: trees.reply(prompt, params, should_stop),
         }
-        for event in race(lanes, device.wait):
+        for event in race(lanes, TimedModel(self._pair.target).wait):
             if event.lane is Lane.PLAIN:
                 clock.note(event.event)
             yield event
@@ -197,7 +163,7 @@ class Conversation(ChatEngine):
         """Another conversation with the same models and measurements."""
         other = copy(self)
         other._engine = Engine.of(self._pair, self._tuner)
-        other._engine.tree_choice = choice
+        other.choose_tree(choice)
         other.restore(turns)
         return other
 
@@ -209,23 +175,16 @@ class Conversation(ChatEngine):
         reads = text.startswith(turn.answer) if turn.answer else known and not text
         return turn if reads else replace(turn, answer_ids=())
 
-    def _record(self, answering: _Answering) -> None:
-        if answering is not self._answering:
-            return  # the engine's tokens are those of a newer answer
-        if answering.tokens or answering.text:  # text comes before its step
-            self._ids = list(self._engine.token_ids)
-            answer_ids = tuple(self._ids[len(answering.prompt_ids) :])
-            turn = Turn(answering.prompt, answering.text, answer_ids)
-            self._dropped, self._turns = answering.dropped, [*answering.turns, turn]
-
-    def _fit(self, prompt: str, params: SamplingParams) -> tuple[list[Turn], list[Turn], list[int]]:
+    def _fit(
+        self, prompt: str, params: SamplingParams
+    ) -> tuple[Sequence[Turn], Sequence[Turn], list[int]]:
         """The turns that do not fit before this prompt, those that do, and the prompt's ids.
 
         Chosen from all turns for each prompt, so that a chat that is opened again drops the same.
         """
         window = self._engine.context_window
         room = min(params.max_new_tokens, window // ANSWER_SHARE)
-        turns = [*self._dropped, *self._turns]
+        turns = [*self._dropped, *self.turns]
         ids = self._template.whole(turns, prompt)
         left_out = 0
         if turns and len(ids) + room > window:
@@ -254,11 +213,3 @@ class Conversation(ChatEngine):
                 "single row's, so near-ties may fall differently than in plain decoding; "
                 "--dtype float32 gives the same text token for token",
             )
-
-
-def _trimmed(dropped: int) -> Notice:
-    turns = "turn was" if dropped == 1 else f"{dropped} turns were"
-    return Notice(
-        NoticeKind.CONTEXT_TRIMMED,
-        f"the context window is full: the oldest {turns} dropped from what the model sees",
-    )

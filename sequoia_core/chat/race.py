@@ -6,18 +6,12 @@ for a while slows both.
 
 from collections import deque
 from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
 from enum import StrEnum
 from time import perf_counter
 
 from sequoia_core.decode.baseline_timer import KEPT, UNKNOWN, NoBaseline, typical
-from sequoia_core.events import (
-    Event,
-    Failed,
-    Finished,
-    PrefillDone,
-    PrefillProgress,
-    Step,
-)
+from sequoia_core.events import Event, Failed, Finished, PrefillDone, PrefillProgress, Step
 from sequoia_core.files import Record
 
 
@@ -29,17 +23,11 @@ class Lane(StrEnum):
 
 
 class RaceTerms(Record, frozen=True):
-    """What is the same for both lanes; the first event of a race.
+    """What is the same for both lanes; the first event of a race."""
 
-    Attributes:
-        temperature: of both; 0 also in a mode that ignores it and decodes greedily.
-        threads: of a forward, the same for both.
-        exact: see `PairDescription`; at temperature 0 the texts must then be equal.
-    """
-
-    temperature: float
-    threads: int
-    exact: bool
+    temperature: float  # 0 also in a mode that ignores it and decodes greedily
+    threads: int  # of a forward
+    exact: bool  # see `PairDescription`
 
     @property
     def must_agree(self) -> bool:
@@ -50,16 +38,12 @@ class RaceTerms(Record, frozen=True):
 class Raced(Record, frozen=True):
     """An event of one lane's answer.
 
-    Attributes:
-        lane: of the answer.
-        event: as in any answer; `Finished` or `Failed` is the lane's last.
-        seconds: on the lane's clock after it. The clock starts after the prompt is read and stops
-            during the other lane's turns.
+    The lane's clock starts after the prompt is read and stops during the other lane's turns.
     """
 
     lane: Lane
     event: Event
-    seconds: float
+    seconds: float  # on the lane's clock after the event
 
 
 RaceEvent = RaceTerms | Raced
@@ -77,24 +61,26 @@ class LaneClock(NoBaseline):
             self._times.append(event.timings.total_ms)
 
     def plain_time(self, context: int, verify_ms: float) -> tuple[float, str]:  # noqa: ARG002
-        """See `NoBaseline`; before the plain lane's first step as for `BaselineTimer`."""
         if not self._times:
             return verify_ms, UNKNOWN
         return typical(self._times), f"mean of the plain lane's last {len(self._times)} steps"
 
 
+@dataclass(slots=True)
 class _Runner:
     """A lane that runs."""
 
-    def __init__(self, lane: Lane, events: Iterator[Event], settle: Callable[[], None]) -> None:
-        self.lane, self._events, self._settle = lane, events, settle
-        self.reading, self.over, self.seconds = True, False, 0.0
+    lane: Lane
+    events: Iterator[Event]
+    reading: bool = True
+    over: bool = False
+    seconds: float = 0.0
 
-    def turn(self) -> Iterator[Raced]:
+    def turn(self, settle: Callable[[], None]) -> Iterator[Raced]:
         """Its events up to the end of a step, or of a part of the prompt."""
         while not self.over:
             began = perf_counter()
-            event = next(self._events, None)
+            event = next(self.events, None)
             if not self.reading:
                 self.seconds += perf_counter() - began
             self.over = event is None or isinstance(event, Finished | Failed)
@@ -103,7 +89,7 @@ class _Runner:
                 yield Raced(self.lane, event, self.seconds)
             if isinstance(event, Step | PrefillProgress | PrefillDone):
                 began = perf_counter()
-                self._settle()
+                settle()
                 self.seconds += 0.0 if self.reading else perf_counter() - began
                 return
 
@@ -114,14 +100,10 @@ def race(
     """Run the lanes against each other until all have ended, and yield the events of both.
 
     Prompts are read first, one after the other. Then the next step is that of the lane whose clock
-    is behind, so that at any time both have had the same wall time.
-
-    Args:
-        lanes: the events of each lane's answer, from the first.
-        settle: returns when the device has finished its work, so that no lane pays for what the
-            other left.
+    is behind, so that at any time both have had the same wall time. `settle` returns when the
+    device has finished its work, so that no lane pays for what the other left.
     """
-    runners = [_Runner(lane, events, settle) for lane, events in lanes.items()]
+    runners = [_Runner(lane, events) for lane, events in lanes.items()]
     while running := [each for each in runners if not each.over]:
         behind = min(running, key=lambda each: (not each.reading, each.seconds))
-        yield from behind.turn()
+        yield from behind.turn(settle)

@@ -1,6 +1,7 @@
 """Named data sets of the hub, and folders of `datasets` on disk.
 
-Rows are streamed, so that of a large set only the first pages are fetched.
+Rows are streamed, so that of a large set only the first pages are fetched. `datasets` is imported
+only where a set is read with it.
 """
 
 from __future__ import annotations
@@ -12,15 +13,15 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import Any
 
-from sequoia_core.data.rows import EXPECTED, Row, row_of
+from sequoia_core.data.prompts import EXPECTED, Row, row_of
 from sequoia_core.errors import ParameterError, SequoiaError
 
-SPLITS = ("test", "validation", "train")
-"""Parts of a local data set, in order of preference."""
-LONGEST_WAIT = 10.0
-"""Seconds until the hub counts as unreachable."""
+SPLITS = ("test", "validation", "train")  # parts of a local data set, in order of preference
+LONGEST_WAIT = 10.0  # seconds until the hub counts as unreachable
 _LONGEST_PROBLEM = 200
-LOCAL = "a .jsonl or .txt file or a `datasets` folder on disk can be given instead"
+_LOCAL = "a .jsonl or .txt file or a `datasets` folder on disk can be given instead"
+_CONNECTION_ERRORS = ("Connect", "Timeout", "Offline", "LocalEntryNotFound", "gaierror")
+"""Parts of the names of their classes."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,26 +47,20 @@ NAMED: Mapping[str, HubSet] = MappingProxyType(
 def named_rows(name: str) -> Iterator[Row]:
     """Rows of a named set, fetched as they are read.
 
-    Raises:
-        ParameterError: a row has no known field.
-        SequoiaError: it cannot be fetched.
+    Raises SequoiaError if it cannot be fetched or a row has no known field.
     """
+    from huggingface_hub import HfApi
+
     wanted = NAMED[name]
     datasets = _datasets()
     try:
-        _look_up(wanted.repo_id)
+        # looked up once: `datasets` would try an unreachable hub for half a minute
+        HfApi().dataset_info(wanted.repo_id, timeout=LONGEST_WAIT)
         yield from _rows(_opened(datasets, wanted), name)
     except SequoiaError:
         raise
     except Exception as error:  # datasets, fsspec and HTTP have hierarchies of their own
         raise SequoiaError(f"data set {name} ({wanted.repo_id}): {_problem(error)}") from None
-
-
-def _look_up(repo_id: str) -> None:
-    """Look it up once: `datasets` would try an unreachable hub for half a minute."""
-    from huggingface_hub import HfApi
-
-    HfApi().dataset_info(repo_id, timeout=LONGEST_WAIT)
 
 
 def _opened(datasets: Any, wanted: HubSet) -> Any:
@@ -84,10 +79,8 @@ def _opened(datasets: Any, wanted: HubSet) -> Any:
 def folder_rows(folder: Path) -> Iterator[Row]:
     """Rows of a folder that `save_to_disk` wrote, or of one with Parquet, JSON or text files.
 
-    The first of `SPLITS` that exists is read.
-
-    Raises:
-        ParameterError: it is no data set, or a row has no known field.
+    The first of `SPLITS` that exists is read. Raises ParameterError if it is no data set, or a row
+    has no known field.
     """
     datasets = _datasets()
     saved = any((folder / name).exists() for name in ("state.json", "dataset_dict.json"))
@@ -133,20 +126,13 @@ def _problem(error: Exception) -> str:
     if isinstance(error, GatedRepoError) or "gated" in line:
         return "access is gated; accept its terms on the hub and set HF_TOKEN"
     if isinstance(error, DatasetNotFoundError | RepositoryNotFoundError):
-        return f"not found on the hub, or private; set HF_TOKEN if it is, or {LOCAL}"
-    if _is_about_connection(error):
-        return f"the hub cannot be reached; {LOCAL}"
-    return f"it cannot be read ({line}); {LOCAL}"
-
-
-def _is_about_connection(error: BaseException | None) -> bool:
-    """Whether a failed connection is among an error's causes."""
-    names = ("Connect", "Timeout", "Offline", "LocalEntryNotFound", "gaierror")
-    while error is not None:
-        if any(part in type(error).__name__ for part in names):
-            return True
-        error = error.__cause__ or error.__context__
-    return False
+        return f"not found on the hub, or private; set HF_TOKEN if it is, or {_LOCAL}"
+    cause: BaseException | None = error
+    while cause is not None:
+        if any(part in type(cause).__name__ for part in _CONNECTION_ERRORS):
+            return f"the hub cannot be reached; {_LOCAL}"
+        cause = cause.__cause__ or cause.__context__
+    return f"it cannot be read ({line}); {_LOCAL}"
 
 
 def _first_line(error: BaseException) -> str:

@@ -8,45 +8,32 @@ goes through the chat template and is a prompt as a whole.
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass, field
-from itertools import islice
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from sequoia_core.data.hub import NAMED, folder_rows, named_rows
-from sequoia_core.data.prompts import PROMPTS
-from sequoia_core.data.rows import Row, RowKind, json_rows, text_lines
+from sequoia_core.data.prompts import PROMPTS, Row, RowKind, json_rows, text_lines
 from sequoia_core.errors import ParameterError
 from sequoia_core.text.chat_template import ChatTemplate
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
-PROMPT_TOKENS = 128
-"""Tokens of a text that are the prompt, in the published experiments."""
-TOTAL_TOKENS = 256
-"""Tokens of prompt and answer together, in the published experiments."""
+PROMPT_TOKENS = 128  # tokens of a text that are the prompt, in the published experiments
+TOTAL_TOKENS = 256  # tokens of prompt and answer together, in the published experiments
 FILE_ENDINGS = (".jsonl", ".txt")
 
 
 @dataclass(frozen=True, slots=True)
 class DataSpec:
-    """A slice of a data set.
+    """A slice of a data set; raises ParameterError if a value is outside its range."""
 
-    Attributes:
-        source: a name of `hub.NAMED`, a `.jsonl` or `.txt` file, or a folder of `datasets`; None
-            is the few built-in questions.
-        start: first row, counted from 0 among those that are long enough.
-        end: the row after the last; the built-in questions may be fewer.
-        prompt_tokens: tokens of a plain text that are the prompt.
-
-    Raises:
-        ParameterError: a value is outside its range.
-    """
-
+    # a name of `hub.NAMED`, a `.jsonl` or `.txt` file, or a folder of `datasets`; None is the few
+    # built-in questions
     source: str | None
-    start: int = 0
-    end: int = 200
+    start: int = 0  # first row, counted from 0 among those that are long enough
+    end: int = 200  # the row after the last; the built-in questions may be fewer
     prompt_tokens: int = PROMPT_TOKENS
 
     def __post_init__(self) -> None:
@@ -79,79 +66,72 @@ def load_prompts(spec: DataSpec, tokenizer: PreTrainedTokenizerBase) -> list[tup
 def load_passages(
     spec: DataSpec, tokenizer: PreTrainedTokenizerBase, tokens: int = TOTAL_TOKENS
 ) -> list[Passage]:
-    """The wanted rows, plain texts cut to `tokens` ids.
+    """The wanted rows, plain texts cut to `tokens` ids; questions are never cut.
 
-    Args:
-        spec: which rows. If more than the prompt is wanted, a text must be longer than it.
-        tokenizer: the target's; what it puts at the beginning of a text is kept.
-        tokens: most ids of a plain text, at least the prompt's; questions are never cut.
-
-    Raises:
-        ParameterError: the set is unknown or unreadable, or has too few rows.
-        SequoiaError: it cannot be fetched.
+    If more than the prompt is wanted, a text must be longer than it. What the tokenizer puts at the
+    beginning of a text is kept. Raises SequoiaError if the set is unknown, unreadable or cannot be
+    fetched, or has too few rows.
     """
-    reader = _Reader(spec, tokenizer, tokens)
-    found = list(islice(reader.passages(), spec.start, spec.end))
+    check_source(spec.source)
+    tokens = max(tokens, spec.prompt_tokens)
+    least = min(spec.prompt_tokens + 1, tokens)
+    template = ChatTemplate(tokenizer, None)
+    reader = _Reader(tokenizer, template, spec.prompt_tokens, least, tokens)
+    found: list[Passage] = []
+    taken = skipped = 0
+    for passage in reader.passages(spec.source):
+        if passage is None:
+            skipped += 1
+            continue
+        taken += 1
+        if taken > spec.start:
+            found.append(passage)
+        if taken == spec.end:
+            break
     if not found or (spec.source is not None and len(found) < spec.end - spec.start):
-        raise ParameterError(reader.shortage())
+        short = f" of at least {least} tokens ({skipped} have fewer)" if skipped else ""
+        raise ParameterError(
+            f"{spec.source or 'the built-in set'} has {taken} rows{short}; rows "
+            f"{spec.start} to {spec.end} were asked for, so give a lower end"
+        )
     return found
 
 
-@dataclass(slots=True)
+@dataclass(frozen=True, slots=True)
 class _Reader:
-    """Turns rows into passages and counts them."""
+    """Turns rows into passages, and those that are too short into None."""
 
-    spec: DataSpec
     tokenizer: PreTrainedTokenizerBase
-    tokens: int
-    _template: ChatTemplate = field(init=False)
-    _taken: int = 0
-    _skipped: int = 0
+    template: ChatTemplate
+    prompt: int  # tokens
+    least: int  # tokens that a text must have
+    most: int  # tokens of a text that are kept
 
-    def __post_init__(self) -> None:
-        self._template = ChatTemplate(self.tokenizer, None)
-
-    def passages(self) -> Iterator[Passage]:
-        source = self.spec.source
-        check_source(source)
-        file = Path(source or "").expanduser()
-        is_plain = file.suffix == ".txt" and file.is_file()
-        for found in self._of_plain_file(file) if is_plain else map(self._passage, _rows(source)):
-            if found is None:
-                self._skipped += 1
-            else:
-                self._taken += 1
-                yield found
-
-    def shortage(self) -> str:
-        """Why a set that was read to its end is not enough."""
-        name = self.spec.source or "the built-in set"
-        short = ""
-        if self._skipped:
-            short = f" of at least {self._least} tokens ({self._skipped} have fewer)"
-        return (
-            f"{name} has {self._taken} rows{short}; rows {self.spec.start} to {self.spec.end} were "
-            f"asked for, so give a lower end"
-        )
-
-    @property
-    def _least(self) -> int:
-        """Tokens that a text must have: one to judge, if more than the prompt is wanted."""
-        return min(self.spec.prompt_tokens + 1, max(self.tokens, self.spec.prompt_tokens))
+    def passages(self, source: str | None) -> Iterator[Passage | None]:
+        if source is None:
+            return (self._passage(Row(prompt, RowKind.TURN)) for prompt in PROMPTS)
+        if source in NAMED:
+            return map(self._passage, named_rows(source))
+        path = Path(source).expanduser()
+        if path.is_dir():
+            return map(self._passage, folder_rows(path))
+        if path.suffix == ".txt":
+            return iter(self._of_plain_file(path))
+        return map(self._passage, json_rows(path))
 
     def _passage(self, row: Row) -> Passage | None:
         is_question = row.kind is RowKind.PROMPT and bool(self.tokenizer.chat_template)
         if not row.content.strip():
             return None
         if is_question or row.kind is RowKind.TURN:
-            ids = tuple(self._template.whole([], row.content))
+            ids = tuple(self.template.whole([], row.content))
             return Passage(ids, len(ids))
         return self._cut(self.tokenizer.encode(row.content))
 
     def _cut(self, token_ids: list[int]) -> Passage | None:
-        if len(token_ids) < self._least:
+        if len(token_ids) < self.least:
             return None
-        return Passage(tuple(token_ids[: max(self.tokens, self._least)]), self.spec.prompt_tokens)
+        return Passage(tuple(token_ids[: self.most]), self.prompt)
 
     def _of_plain_file(self, path: Path) -> list[Passage | None]:
         """One text a line; if no line is long enough, the whole is one text, cut into rows."""
@@ -160,16 +140,12 @@ class _Reader:
         if any(found):
             return found
         ids = self.tokenizer.encode("\n".join(lines))
-        length = max(TOTAL_TOKENS, self.tokens, self._least)
+        length = max(TOTAL_TOKENS, self.most)
         return [self._cut(ids[at : at + length]) for at in range(0, len(ids), length)]
 
 
 def check_source(source: str | None) -> None:
-    """Refuse what is no data set before models are loaded.
-
-    Raises:
-        ParameterError: it is neither a known name nor there.
-    """
+    """Refuse what is no data set before models are loaded: raises ParameterError."""
     if source is None or source in NAMED:
         return
     path = Path(source).expanduser()
@@ -182,12 +158,3 @@ def check_source(source: str | None) -> None:
         f"data set {source}: no such name, file or folder; known are {', '.join(NAMED)}, and "
         f"{kinds} by path"
     )
-
-
-def _rows(source: str | None) -> Iterator[Row]:
-    if source is None:
-        return (Row(prompt, RowKind.TURN) for prompt in PROMPTS)
-    if source in NAMED:
-        return named_rows(source)
-    path = Path(source).expanduser()
-    return folder_rows(path) if path.is_dir() else json_rows(path)

@@ -102,7 +102,7 @@ class Engine:
 
     @classmethod
     def of(cls, pair: Pair, advisor: TreeAdvisor) -> Engine:
-        from sequoia_core.text.token_text import TokenizerCodec
+        from sequoia_core.text.detokenizer import TokenizerCodec
 
         return cls(
             pair.target,

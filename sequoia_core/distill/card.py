@@ -10,6 +10,7 @@ from pathlib import Path
 from sequoia_core.distill.agreement import DraftAgreement
 from sequoia_core.distill.draft_figures import ROWS, TEMPERATURE, DraftFigures
 from sequoia_core.distill.options import Options
+from sequoia_core.errors import counted
 
 UNKNOWN_LICENCE = "not stated in the target's files; see its own page"
 
@@ -57,7 +58,7 @@ def _head(made: Provenance) -> str:
     if made.options.begin_with is not None:
         began = f"as those of the draft {made.options.begin_with}"
     kind = "conditioned" if made.feature_layers else "independent"
-    layers = f"{len(made.layers)} layer{'s' * (len(made.layers) > 1)}"
+    layers = counted(len(made.layers), "layer")
     return (
         f"# A draft for {made.target}\n\n"
         f"Use it with `sequoia {named}--draft THIS_DIRECTORY`; it is of no use without its target."
@@ -118,7 +119,7 @@ def _cost(figures: DraftFigures, bits: int) -> str:
         ("draft", *(f"{ms:.2f} ms" for ms in figures.draft_ms)),
         ("target", *(f"{ms:.2f} ms" for ms in figures.target_ms)),
     ]
-    heads = ("a pass of", *(f"{count} row{'s' * (count > 1)}" for count in ROWS))
+    heads = ("a pass of", *(counted(count, "row") for count in ROWS))
     return (
         "## What it costs\n\n"
         f"{figures.parameters:,} parameters of its own in {bits} bits. On {figures.machine}:\n\n"

@@ -147,8 +147,9 @@ class TemplateTokens:
 
 def _between(template: ChatTemplate, closing: frozenset[int]) -> tuple[int, ...] | None:
     turns = [Turn("a", "b")]
-    continued = [template.continuing(turns, probe) for probe in _PROBES]
-    found = [ids for ids in continued if ids is not None]
+    said = template.answered(turns)
+    asked = [template.whole(turns, probe) for probe in _PROBES]
+    found = [ids[len(said) :] for ids in asked if ids[: len(said)] == said]
     shared = common_prefix(found) if len(found) == len(_PROBES) else []
     closed = next((at for at, token in enumerate(shared) if token in closing), None)
     return None if closed is None else tuple(shared[closed + 1 :])

@@ -1,4 +1,7 @@
-"""Charts of speeds, of a tree search and of an acceptance vector, in SVG or PNG files."""
+"""Charts of speeds, of a tree search and of an acceptance vector, in SVG or PNG files.
+
+An OSError is let through.
+"""
 
 from __future__ import annotations
 
@@ -10,6 +13,8 @@ from sequoia_core.figures.picture import COLOURS, GREY, save
 from sequoia_core.figures.picture import axes as new_axes
 
 if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+
     from sequoia_core.measure.acceptance_vector import AcceptanceVector
     from sequoia_core.measure.spread import Spread
     from sequoia_core.tree.budget_search import Candidate, SearchResult
@@ -29,14 +34,11 @@ def draw_bars(
     for at, (group, spreads) in enumerate(groups.items()):
         shown = [(place, spread) for place, spread in enumerate(spreads) if spread is not None]
         axes.barh(
-            [place + at * height for place, _ in shown],
-            [spread.middle for _, spread in shown],
-            height,
-            label=group,
-            color=COLOURS[at % len(COLOURS)],
+            [place + at * height for place, _ in shown], [spread.middle for _, spread in shown],
+            height, label=group, color=COLOURS[at % len(COLOURS)],
             xerr=_whiskers([spread for _, spread in shown]),
             error_kw={"ecolor": GREY, "elinewidth": 1},
-        )
+        )  # fmt: skip
     axes.set_yticks([place + (len(groups) - 1) * height / 2 for place in range(len(names))], names)
     axes.invert_yaxis()
     axes.set_xlim(left=0)
@@ -50,16 +52,12 @@ def draw_sizes(file: Path, speeds: Mapping[str, Mapping[int, Spread]]) -> None:
     for at, (label, by_size) in enumerate(speeds.items()):
         sizes = sorted(by_size)
         shown = [by_size[size] for size in sizes]
-        colour = COLOURS[at % len(COLOURS)]
-        middles = [spread.middle for spread in shown]
         axes.errorbar(
-            sizes, middles, yerr=_whiskers(shown), marker="o", label=label, color=colour, capsize=2
-        )
+            sizes, [spread.middle for spread in shown], yerr=_whiskers(shown), marker="o",
+            label=label, color=COLOURS[at % len(COLOURS)], capsize=2,
+        )  # fmt: skip
     axes.set_xscale("log", base=2)
-    axes.xaxis.set_major_formatter(lambda size, _: f"{size:g}")
-    axes.set_ylim(bottom=0)
-    axes.set_xlabel("nodes of the tree")
-    axes.set_ylabel("tokens/s")
+    _label_nodes(axes, "tokens/s")
     save(axes, file)
 
 
@@ -68,29 +66,27 @@ def _whiskers(spreads: Sequence[Spread]) -> tuple[list[float], list[float]]:
     return below, [spread.high - spread.middle for spread in spreads]
 
 
-def draw_search(file: Path, result: SearchResult) -> None:
-    """Predicted speed-up over nodes, a line for each depth; the chosen tree is ringed.
+def _label_nodes(axes: Axes, what: str) -> None:
+    axes.xaxis.set_major_formatter(lambda nodes, _: f"{nodes:g}")
+    axes.set_ylim(bottom=0)
+    axes.set_xlabel("nodes of the tree")
+    axes.set_ylabel(what)
 
-    Raises:
-        OSError: the file cannot be written.
-    """
+
+def draw_search(file: Path, result: SearchResult) -> None:
+    """Predicted speed-up over nodes, a line for each depth; the chosen tree is ringed."""
     from matplotlib import colormaps
 
     axes = new_axes(3.6)
-    candidates = _using_their_depth(result.candidates)
+    candidates = sorted(_using_their_depth(result.candidates), key=lambda each: each.nodes)
     levels = sorted({each.levels for each in candidates})
     for at, level in enumerate(levels):
         own = [each for each in candidates if each.levels == level]
-        own.sort(key=lambda each: each.nodes)
         axes.plot(
-            [each.nodes for each in own],
-            [result.speedup(each) for each in own],
-            marker="o",
-            markersize=3,
-            linewidth=1,
+            [each.nodes for each in own], [result.speedup(each) for each in own], marker="o",
+            markersize=3, linewidth=1, label=f"depth {level - 1}",
             color=colormaps["viridis"](at / max(len(levels) - 1, 1)),
-            label=f"depth {level - 1}",
-        )
+        )  # fmt: skip
     best = result.best
     axes.plot(
         [best.nodes], [result.speedup(best)], "o", markersize=10, fillstyle="none", color=GREY,
@@ -99,10 +95,7 @@ def draw_search(file: Path, result: SearchResult) -> None:
     axes.axhline(1.0, color=GREY, linewidth=1, linestyle=":")
     if max(each.nodes for each in result.candidates) > 1:
         axes.set_xscale("log", base=2)
-    axes.xaxis.set_major_formatter(lambda nodes, _: f"{nodes:g}")
-    axes.set_ylim(bottom=0)
-    axes.set_xlabel("nodes of the tree")
-    axes.set_ylabel("predicted speed-up")
+    _label_nodes(axes, "predicted speed-up")
     axes.legend(frameon=False, labelcolor=GREY, loc="center left", bbox_to_anchor=(1.0, 0.5))
     save(axes, file)
 
@@ -119,11 +112,7 @@ def _using_their_depth(candidates: Sequence[Candidate]) -> list[Candidate]:
 
 
 def draw_vector(file: Path, vector: AcceptanceVector) -> None:
-    """Acceptance rate by rank, on a logarithmic scale; ranks never accepted are left out.
-
-    Raises:
-        OSError: the file cannot be written.
-    """
+    """Acceptance rate by rank, on a logarithmic scale; ranks never accepted are left out."""
     axes = new_axes(3.4)
     seen = [at for at, rate in enumerate(vector.rates) if rate > 0]
     ranks = [at + 1 for at in seen]
@@ -134,15 +123,9 @@ def draw_vector(file: Path, vector: AcceptanceVector) -> None:
         below = [max(rate - low, 0.0) for rate, (low, _) in zip(rates, within, strict=True)]
         above = [max(high - rate, 0.0) for rate, (_, high) in zip(rates, within, strict=True)]
         axes.errorbar(
-            ranks,
-            rates,
-            yerr=(below, above),
-            fmt="none",
-            ecolor=GREY,
-            elinewidth=1,
-            capsize=2,
+            ranks, rates, yerr=(below, above), fmt="none", ecolor=GREY, elinewidth=1, capsize=2,
             label=f"95 % over {vector.prompts} prompts, resampled",
-        )
+        )  # fmt: skip
     if seen:
         axes.set_yscale("log", nonpositive="clip")
         axes.set_ylim(bottom=min(rates) / 2)

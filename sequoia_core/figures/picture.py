@@ -26,11 +26,7 @@ def can_draw() -> bool:
 
 
 def check_picture(file: Path) -> None:
-    """Refuse a picture that could not be drawn, before its figures are measured.
-
-    Raises:
-        ParameterError: its name has another ending, or matplotlib is not installed.
-    """
+    """Refuse a picture that could not be drawn, before its figures are measured: ParameterError."""
     if file.suffix not in ENDINGS:
         raise ParameterError(f"{file}: a picture's name must end in {' or '.join(ENDINGS)}")
     if not can_draw():
@@ -43,7 +39,7 @@ def axes(height: float) -> Axes:
 
 
 def panels(height: float, count: int) -> list[Axes]:
-    """Axes of a new picture side by side, over one range of y; any of them saves the whole."""
+    """Axes of a new picture, in a row over one range of y; any of them saves the whole."""
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=(8, height), layout="constrained")
@@ -53,17 +49,12 @@ def panels(height: float, count: int) -> list[Axes]:
         for text in (each.xaxis.label, each.yaxis.label, each.title):
             text.set_color(GREY)
         for side, spine in each.spines.items():
-            spine.set_visible(side in ("left", "bottom"))
-            spine.set_color(GREY)
+            spine.set(visible=side in ("left", "bottom"), color=GREY)
     return made
 
 
 def save(drawn: Axes, file: Path) -> None:
-    """Write a picture, with a legend if it has none yet, in the format of its name's ending.
-
-    Raises:
-        OSError: the file cannot be written.
-    """
+    """Write a picture, with a legend if it has none yet, in the format of its name's ending."""
     from matplotlib import rc_context
 
     if drawn.get_legend() is None and drawn.get_legend_handles_labels()[1]:

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from sequoia_core.config import DRAFT_TOP_P, Mode, SamplingParams
-from sequoia_core.data import PROMPT_TOKENS, TOTAL_TOKENS, Passage
+from sequoia_core.data.passages import PROMPT_TOKENS, TOTAL_TOKENS, Passage
 from sequoia_core.decode.baseline_timer import NoBaseline
 from sequoia_core.decode.engine import Engine
 from sequoia_core.errors import ParameterError

@@ -8,7 +8,7 @@ of each, and which answer follows which are known.
 """
 
 import json
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from itertools import pairwise
 from pathlib import Path
 from typing import Any, TextIO
@@ -23,45 +23,31 @@ from sequoia_core.files import (
     encode,
     encode_tagged,
     parse_json,
+    private_file,
 )
 
-FORMAT = "sequoia-trace"
-VERSION = 2
-VERSIONS_READ = (1, 2)
-_NO_TREE = "Step: the nodes are no tree with a path"
-_MOST_STEPS = 1 << 31
-MOST_STEP_NODES = 4_096
-"""Nodes of a step; several times what an engine drafts."""
-_LONGEST_HEADER = 1_000_000
+FORMAT, VERSION = "sequoia-trace", 2
+MOST_STEP_NODES = 4_096  # nodes of a step; several times what an engine drafts
 LONGEST_LINE = 32_000_000
 """Bytes; a step of 768 nodes has a hundredth of it, and no model reads a prompt that long."""
+_LONGEST_HEADER = 1_000_000
+_MOST_STEPS = 1 << 31
 
 
 class Asked(Record, frozen=True):
-    """A prompt; the events after it, up to the next prompt, are its answer.
-
-    Attributes:
-        prompt: what was asked.
-        id: names the prompt with its answer within the chat.
-        parent: id of the one that it follows, or None at the start; two with the same parent are
-            branches.
-        started: seconds since the epoch, or None if not known.
-        temperature: as in `SamplingParams`, or None if not known.
-    """
+    """A prompt; the events after it, up to the next prompt, are its answer."""
 
     prompt: str
-    id: str
-    parent: str | None = None
-    started: float | None = None
-    temperature: float | None = None
+    id: str  # names the prompt with its answer within the chat
+    parent: str | None = None  # `id` that it follows; two with the same parent are branches
+    started: float | None = None  # seconds since the epoch
+    temperature: float | None = None  # as in `SamplingParams`
 
 
-Entry = Asked | Event
-"""A line of a trace after the header."""
+Entry = Asked | Event  # A line of a trace after the header
 
 
 def write_header(file: TextIO, description: PairDescription) -> None:
-    """Write the first line of a trace."""
     header = {"format": FORMAT, "version": VERSION, "pair": encode(description)}
     file.write(json.dumps(header) + "\n")
 
@@ -71,24 +57,38 @@ def write_event(file: TextIO, event: Entry) -> None:
     file.write(json.dumps(encode_tagged(event)) + "\n")
 
 
+def recorded(
+    path: Path, description: PairDescription, asked: Asked, events: Iterable[Event]
+) -> Iterator[Event]:
+    """Yield the events of an answer as they come, each after it is written into a new trace.
+
+    Raises TraceError if the file cannot be written.
+    """
+    try:
+        # a chat is not for other users of the machine
+        with open(path, "w", encoding="utf-8", opener=private_file) as file:
+            write_header(file, description)
+            write_event(file, asked)
+            for event in events:
+                write_event(file, event)
+                file.flush()
+                yield event
+    except OSError as error:
+        raise TraceError(f"cannot write the trace {path}: {error.strerror}") from None
+
+
 class TraceReader:
     """Reads a trace line by line, so that the first can be shown before the last is read.
 
-    Iterate once. The file is open until it has been read to its end, or `close`.
-
-    Args:
-        path: of the trace.
+    Iterate once. The file is open until it has been read to its end, or `close`. Raises TraceError
+    if there is no such file, it is no trace, or of an unknown version, and while it is read if a
+    line is damaged.
 
     Attributes:
-        path: of the trace.
         description: the pair that decoded.
-        version: of the format.
         size: of the file in bytes.
         done: bytes read so far.
         note: after the end, one line about an incomplete last line; "" if there is none.
-
-    Raises:
-        TraceError: there is no such file, it is no trace, or of an unknown version.
     """
 
     def __init__(self, path: Path) -> None:
@@ -102,35 +102,33 @@ class TraceReader:
             raise TraceError(f"cannot read the trace {path}: {error.strerror}") from None
         self.done = len(line)
         try:
-            self.version, self.description = self._header(line)
+            self.description = self._header(line)
         except TraceError:
             self.close()
             raise
 
     def __iter__(self) -> Iterator[Entry]:
-        """The entries in order.
-
-        Raises:
-            TraceError: a line is damaged.
-        """
         with self._file:
             for number, line in enumerate(self._lines(), start=2):
                 self.done += len(line)
-                if len(line) > LONGEST_LINE:
-                    raise self._damage(number, f"it has more than {LONGEST_LINE:,} bytes")
                 try:
-                    record = self._parse(number, line)
-                except TraceError:
-                    if not line.startswith(b"{") or line.endswith(b"\n"):
-                        raise
-                    self.note = (
-                        f"line {number}, the last, was only half written; all before it is here"
-                    )
-                    return
-                yield self._entry(number, record)
+                    record = _json_object(line)
+                except MisfitError as error:
+                    torn = line.startswith(b"{") and not line.endswith(b"\n")
+                    if torn and len(line) <= LONGEST_LINE:
+                        self.note = (
+                            f"line {number}, the last, was only half written; all before it is here"
+                        )
+                        return
+                    raise self._damage(number, error) from None
+                try:
+                    entry: Entry = decode_tagged(Entry, record)
+                    check_event(entry)
+                except MisfitError as error:
+                    raise self._damage(number, error) from None
+                yield entry
 
     def close(self) -> None:
-        """Close the file."""
         self._file.close()
 
     def _lines(self) -> Iterator[bytes]:
@@ -140,56 +138,51 @@ class TraceReader:
         except OSError as error:
             raise TraceError(f"cannot read the trace {self.path}: {error.strerror}") from None
 
-    def _header(self, line: bytes) -> tuple[int, PairDescription]:
+    def _header(self, line: bytes) -> PairDescription:
         if not line:
             raise TraceError(f"{self.path} is not a trace: it is empty")
-        header = self._parse(1, line)
+        try:
+            header = _json_object(line)
+        except MisfitError as error:
+            raise TraceError(f"{self.path} is not a trace: line 1 is {error}") from None
         if header.get("format") != FORMAT:
             raise TraceError(f"{self.path} is not a trace: line 1 is not a {FORMAT} header")
         version = header.get("version")
-        if version not in VERSIONS_READ:
-            known = " and ".join(map(str, VERSIONS_READ))
+        if version not in (1, VERSION):
             raise TraceError(
-                f"{self.path} is a trace of version {version!r:.40}; this program reads {known}, "
-                "a later one may read it"
+                f"{self.path} is a trace of version {version!r:.40}; this program reads 1 and "
+                f"{VERSION}, a later one may read it"
             )
         try:
-            return version, decode(PairDescription, header.get("pair"))
+            description: PairDescription = decode(PairDescription, header.get("pair"))
         except MisfitError as error:
-            raise self._damage(1, str(error)) from None
+            raise self._damage(1, error) from None
+        return description
 
-    def _entry(self, number: int, record: dict[str, Any]) -> Entry:
-        try:
-            entry: Entry = decode_tagged(Entry, record)
-            check_event(entry)
-        except MisfitError as error:
-            raise self._damage(number, str(error)) from None
-        return entry
+    def _damage(self, number: int, error: MisfitError) -> TraceError:
+        return TraceError(f"{self.path} is damaged at line {number}: {error}")
 
-    def _parse(self, number: int, line: bytes) -> dict[str, Any]:
-        try:
-            record = parse_json(line)
-        except UnicodeDecodeError:
-            if number == 1:
-                raise TraceError(f"{self.path} is not a trace: it is not UTF-8 text") from None
-            raise self._damage(number, "not UTF-8 text") from None
-        except json.JSONDecodeError:
-            raise self._damage(number, "not a JSON object") from None
-        except ValueError as error:
-            raise self._damage(number, f"not a JSON object: {error}") from None
-        if not isinstance(record, dict):
-            raise self._damage(number, "not a JSON object")
-        return record
 
-    def _damage(self, number: int, what: str) -> TraceError:
-        return TraceError(f"{self.path} is damaged at line {number}: {what}")
+def _json_object(line: bytes) -> dict[str, Any]:
+    if len(line) > LONGEST_LINE:
+        raise MisfitError(f"it has more than {LONGEST_LINE:,} bytes")
+    try:
+        record = parse_json(line)
+    except UnicodeDecodeError:
+        raise MisfitError("not UTF-8 text") from None
+    except json.JSONDecodeError:
+        record = None
+    except ValueError as error:
+        raise MisfitError(f"not a JSON object: {error}") from None
+    if not isinstance(record, dict):
+        raise MisfitError("not a JSON object")
+    return record
 
 
 def check_event(event: Entry) -> None:
     """Check what the types do not say: a step is a tree, and numbers are in range.
 
-    Raises:
-        MisfitError: it is not.
+    Raises MisfitError if it is not.
     """
     if isinstance(event, Step):
         _check_step(event)
@@ -204,14 +197,13 @@ def _check_step(step: Step) -> None:
     nodes, path = step.nodes, step.path
     if len(nodes) > MOST_STEP_NODES:
         raise MisfitError(f"Step: {len(nodes):,} nodes are more than {MOST_STEP_NODES:,}")
-    rooted = bool(nodes) and (nodes[0].parent, nodes[0].depth) == (-1, 0)
-    if not rooted or not all(
+    is_tree = bool(nodes) and (nodes[0].parent, nodes[0].depth) == (-1, 0)
+    is_tree = is_tree and all(
         0 <= node.parent < at and node.depth == nodes[node.parent].depth + 1
         for at, node in enumerate(nodes[1:], 1)
-    ):
-        raise MisfitError(_NO_TREE)
+    )
+    known = path[:1] == (0,) and all(0 <= node < len(nodes) for node in path)
+    if not (is_tree and known) or any(nodes[b].parent != a for a, b in pairwise(path)):
+        raise MisfitError("Step: the nodes are no tree with a path")
     if any(not 0 <= node.rank <= MOST_STEP_NODES for node in nodes):
         raise MisfitError("Step: a node has no rank")
-    known = path[:1] == (0,) and all(0 <= node < len(nodes) for node in path)
-    if not known or any(nodes[node].parent != above for above, node in pairwise(path)):
-        raise MisfitError(_NO_TREE)

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from typing_extensions import override
 
-from sequoia_core.data import DataSpec, load_passages
+from sequoia_core.data.passages import DataSpec, load_passages
 from sequoia_core.events import Progress
 from sequoia_core.measure.acceptance_vector import (
     AcceptancePlan,

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 from typing_extensions import override
 
 from sequoia_core.config import Mode, SamplingParams
-from sequoia_core.data import PROMPT_TOKENS, TOTAL_TOKENS, DataSpec, load_prompts
+from sequoia_core.data.passages import PROMPT_TOKENS, TOTAL_TOKENS, DataSpec, load_prompts
 from sequoia_core.errors import ParameterError, SequoiaError
 from sequoia_core.events import Progress
 from sequoia_core.files import encode

@@ -9,14 +9,14 @@ from __future__ import annotations
 
 import re
 from bisect import bisect_right
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
 from sequoia_core.errors import ParameterError
 from sequoia_core.text.detokenizer import SURROGATE
-from sequoia_core.text.template_renderer import chat_text
+from sequoia_core.text.template_renderer import RENDERER
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -40,25 +40,20 @@ PLAIN_TEMPLATE = (
 
 @dataclass(frozen=True, slots=True)
 class Turn:
-    """One exchange: what the person wrote and what was answered.
-
-    Attributes:
-        answer_ids: the answer's tokens as they were decoded, an end-of-sequence token included;
-            empty where they are not known, then the text is tokenized again.
-    """
+    """One exchange: what the person wrote and what was answered."""
 
     prompt: str
     answer: str
+    # as they were decoded, an end-of-sequence token included; empty where they are not known: then
+    # the text is tokenized again
     answer_ids: tuple[int, ...] = ()
 
 
 class ChatTemplate:
     """Turns a conversation into token ids.
 
-    Args:
-        tokenizer: with its chat template, if it has one.
-        system_prompt: None leaves it to the template.
-        eos_token_ids: such an id at the end of an answer is replaced by the template's closing.
+    A `system_prompt` of None is left to the template. One of `eos_token_ids` at the end of an
+    answer is replaced by the template's closing.
     """
 
     def __init__(
@@ -74,57 +69,32 @@ class ChatTemplate:
     def whole(self, turns: Sequence[Turn], prompt: str) -> list[int]:
         """Ids of a conversation up to where the answer to `prompt` begins.
 
-        Raises:
-            ParameterError: the template refuses the conversation, leaves the message or the system
-                prompt out, or is faulty; or a text cannot be tokenized.
+        Raises ParameterError if the template refuses the conversation, leaves the message or the
+        system prompt out, or is faulty, or if a text cannot be tokenized.
         """
         text = self._render([*self._messages(turns), _user(prompt)], True)
         self._check_holds(text, prompt)
-        parts = self._parts(turns, prompt, text)
-        if parts is None:
-            return self._ids(text)
+        answers, after = self._parts(turns, prompt, text)
         # cut where answers begin and end, as the ids were made turn by turn
-        answers, (after,) = parts[:-1], parts[-1]
         ids: list[int] = []
-        for (before, answer), turn in zip(answers, turns, strict=True):
+        for (before, answer), turn in zip(answers, turns, strict=False):
             own, rest = self._own_ids(turn, answer)
             ids += self._ids_after_text(before) if ids else self._ids(before)
             ids += [*own, *self._ids_after_text(rest)]
         return [*ids, *(self._ids_after_text(after) if ids else self._ids(after))]
 
     def answered(self, turns: Sequence[Turn]) -> list[int]:
-        """Ids up to the end of the last answer, its `answer_ids` as they are.
-
-        Raises:
-            ParameterError: as `whole`.
-        """
+        """Ids up to the end of the last answer, its `answer_ids` as they are; raises as `whole`."""
         if not turns:
             return []
         last = turns[-1]
         answer = last.answer_ids or self._ids_after_text(self._spacing + last.answer)
         return [*self.whole(turns[:-1], last.prompt), *answer]
 
-    def continuing(self, turns: Sequence[Turn], prompt: str) -> list[int] | None:
-        """Ids from the end of the last answer, its closing token first, to where the next begins.
-
-        None if this template does not extend what it rendered before.
-
-        Raises:
-            ParameterError: the template refuses the conversation.
-        """
-        messages = self._messages(turns)
-        before = self._render(messages, False)
-        after = self._render([*messages, _user(prompt)], True)
-        closing = self._closing(turns)
-        if after.startswith(before) and before.endswith(closing):
-            return self._ids_after_text(closing + after[len(before) :])
-        return None
-
     def closing_id(self) -> int | None:
         """The token that the template puts right after an answer, if it puts one.
 
-        It is special or added to the vocabulary, or it looks like markup. None also where the
-        template cannot be rendered, which the first message will report.
+        None also where the template cannot be rendered, which the first message will report.
         """
         if not self._tokenizer.chat_template:
             return None
@@ -140,32 +110,32 @@ class ChatTemplate:
         markup = _MARKUP.match(after)
         return self._tokenizer.get_vocab().get(markup[0]) if markup else None
 
-    def _parts(self, turns: Sequence[Turn], prompt: str, text: str) -> list[tuple[str, ...]] | None:
-        """The rendered text cut at its answers: (before, answer) for each, and the end.
+    def _parts(
+        self, turns: Sequence[Turn], prompt: str, text: str
+    ) -> tuple[list[tuple[str, str]], str]:
+        """The rendered text cut at its answers: what is before each and the answer, and the end.
 
         What surrounds the answers is found by rendering a sentinel in place of each, so a template
-        may change an answer, or drop a part of it. None where the surroundings depend on answers.
+        may change an answer, or drop a part of it. Uncut where the surroundings depend on answers.
         """
-        if not turns:
-            return [(text,)]
         hidden = [Turn(turn.prompt, _SENTINEL) for turn in turns]
-        shown = self._render([*self._messages(hidden), _user(prompt)], True)
-        first, *surroundings = shown.split(_SENTINEL)
-        if len(surroundings) != len(turns) or not text.startswith(first):
-            return None
-        parts: list[tuple[str, ...]] = []
-        before, at = first, len(first)
+        shown = self._render([*self._messages(hidden), _user(prompt)], True) if turns else text
+        before, *surroundings = shown.split(_SENTINEL)
+        if len(surroundings) != len(turns) or not text.startswith(before):
+            return [], text
+        parts: list[tuple[str, str]] = []
+        at = len(before)
         for number, (turn, after) in enumerate(zip(turns, surroundings, strict=True), start=1):
             if number == len(turns):
                 end = len(text) - len(after) if text.endswith(after, at) else -1
             else:
                 end = _end_of_answer(text, at, turn.answer, after)
             if end < 0:
-                return None
+                return [], text
             space = self._spacing if before.endswith(self._spacing) else ""
             parts.append((before.removesuffix(space), space + text[at:end]))
             before, at = after, end + len(after)
-        return [*parts, (before,)]
+        return parts, before
 
     def _own_ids(self, turn: Turn, answer: str) -> tuple[list[int], str]:
         """As many of an answer's own ids as read like its rendered text, and the text after."""
@@ -178,7 +148,8 @@ class ChatTemplate:
         if answer.startswith(text):
             return ids, answer[len(text) :]
         # the longest beginning within what the texts share, then back to where a character is whole
-        shared = _shared(text, answer)
+        pairs = enumerate(zip(text, answer, strict=False))
+        shared = next((at for at, (a, b) in pairs if a != b), len(answer))
         ends = range(1, len(ids) + 1)
         kept = bisect_right(ends, shared, key=lambda end: len(self._text_of(ids[:end])))
         while kept and not answer.startswith(self._text_of(ids[:kept])):
@@ -196,16 +167,9 @@ class ChatTemplate:
         """What the template puts between where an answer begins and its text."""
         messages = [*self._system, _user("?")]
         asked = self._render(messages, True)
-        answered, mark, _ = self._render([*messages, _assistant(_SENTINEL)], False).partition(
-            _SENTINEL
-        )
+        marked = self._render([*messages, _assistant(_SENTINEL)], False)
+        answered, mark, _ = marked.partition(_SENTINEL)
         return answered[len(asked) :] if mark and answered.startswith(asked) else ""
-
-    def _closing(self, turns: Sequence[Turn]) -> str:
-        """What the template puts after an answer."""
-        messages = [*self._messages(turns[:-1]), _user(turns[-1].prompt)]
-        text = self._render([*messages, _assistant(_SENTINEL)], False)
-        return text.rpartition(_SENTINEL)[2]
 
     def _messages(self, turns: Sequence[Turn]) -> list[dict[str, str]]:
         messages = list(self._system)
@@ -216,8 +180,9 @@ class ChatTemplate:
     def _check_holds(self, text: str, prompt: str) -> None:
         """Refuse a rendering in which a message is missing: the model would not see it."""
         for message in [*self._system, _user(prompt)]:
-            if message["role"] not in self._shown_roles or message["content"].strip() not in text:
-                what = "system prompt" if message["role"] == "system" else "message"
+            role, content = message["role"], message["content"]
+            if role not in self._shown_roles or content.strip() not in text:
+                what = "system prompt" if role == "system" else "message"
                 raise ParameterError(
                     f"the model's chat template leaves the {what} out, so the model would not see "
                     "it; the template is not made for plain text in this role"
@@ -235,13 +200,12 @@ class ChatTemplate:
         return {role for role in roles if _SENTINEL + role in text}
 
     def _render(self, messages: list[dict[str, str]], add_generation_prompt: bool) -> str:
+        tokens: dict[str, Any] = {"bos_token": "", "eos_token": ""}
+        for name, token in self._tokenizer.special_tokens_map.items():
+            several = isinstance(token, list | tuple)
+            tokens[name] = [str(each) for each in token] if several else str(token)
         template = self._tokenizer.chat_template or PLAIN_TEMPLATE
-        return chat_text(template, messages, self._token_texts, add_generation_prompt)
-
-    @property
-    def _token_texts(self) -> Mapping[str, Any]:
-        """The named tokens as a template may use them; those that do not exist are empty text."""
-        return {"bos_token": "", "eos_token": "", **_plain(self._tokenizer.special_tokens_map)}
+        return RENDERER.render(template, messages, tokens, add_generation_prompt)
 
     @cached_property
     def _anchor_ids(self) -> list[int]:
@@ -269,12 +233,7 @@ class ChatTemplate:
 
 
 def turn_ends(tokenizer: PreTrainedTokenizerBase, stated: frozenset[int]) -> frozenset[int]:
-    """Tokens that end an answer.
-
-    Args:
-        tokenizer: names one end, and its chat template shows another.
-        stated: by the model's configurations.
-    """
+    """Tokens that end an answer: `stated` by the configurations, or shown by the tokenizer."""
     named = {tokenizer.eos_token_id, ChatTemplate(tokenizer, None).closing_id()}
     return stated | {token for token in named if token is not None}
 
@@ -285,19 +244,6 @@ def _end_of_answer(text: str, start: int, answer: str, after: str) -> int:
         if text.startswith(shown + after, start):
             return start + len(shown)
     return text.find(after, start)
-
-
-def _shared(one: str, other: str) -> int:
-    """Length of the beginning that two texts share."""
-    pairs = enumerate(zip(one, other, strict=False))
-    return next((at for at, (a, b) in pairs if a != b), min(len(one), len(other)))
-
-
-def _plain(tokens: Mapping[str, Any]) -> dict[str, Any]:
-    return {
-        name: [str(each) for each in token] if isinstance(token, list | tuple) else str(token)
-        for name, token in tokens.items()
-    }
 
 
 def _user(prompt: str) -> dict[str, str]:

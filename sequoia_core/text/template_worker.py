@@ -12,7 +12,6 @@ import json
 import resource
 import signal
 import sys
-from collections.abc import Callable
 from contextlib import suppress
 from datetime import datetime
 from functools import lru_cache
@@ -28,8 +27,9 @@ from jinja2.utils import Namespace
 CPU_SECONDS = 1.0
 """Processor time for one rendering; an ordinary one takes less than a thousandth of it."""
 
-MEMORY_BYTES = 768 << 20
-"""Address space of the process."""
+WALL_SECONDS = 60.0  # time for one rendering, however busy the machine is
+
+MEMORY_BYTES = 768 << 20  # address space of the process
 
 OUTPUT_CHARACTERS = 16 << 20
 """Longest rendered text; a window of a million tokens holds a quarter of it."""
@@ -64,18 +64,11 @@ def _refuse(message: str) -> None:
 
 
 def _to_json(
-    value: Any,
-    ensure_ascii: bool = False,
-    indent: int | None = None,
-    separators: tuple[str, str] | None = None,
+    value: Any, ensure_ascii: bool = False, indent: Any = None, separators: Any = None,
     sort_keys: bool = False,
-) -> str:
+) -> str:  # fmt: skip
     return json.dumps(
-        value,
-        ensure_ascii=ensure_ascii,
-        indent=indent,
-        separators=separators,
-        sort_keys=sort_keys,
+        value, ensure_ascii=ensure_ascii, indent=indent, separators=separators, sort_keys=sort_keys
     )
 
 
@@ -94,43 +87,40 @@ def _compiled(source: str) -> Template:
     return environment.from_string(source)
 
 
-def _answered(line: str) -> bytes:
+def _answer(line: str) -> dict[str, str]:
     """The reply to a request: the text, or what is wrong and whose fault it is."""
     try:
         request = json.loads(line)
         text = _compiled(request["template"]).render(**request["variables"])
         if len(text) > OUTPUT_CHARACTERS:
-            return _reply(error=f"its text is longer than {OUTPUT_CHARACTERS} characters")
-        return _reply(text=text)
+            return {"error": f"its text is longer than {OUTPUT_CHARACTERS} characters"}
+        return {"text": text}
     except RefusedError as error:
-        return _reply(refusal=str(error))
+        return {"refusal": str(error)}
     except MemoryError:
-        return _reply(error=f"it needs more than {MEMORY_BYTES >> 20} MiB of memory")
+        return {"error": f"it needs more than {MEMORY_BYTES >> 20} MiB of memory"}
     except Exception as error:  # a template is a program and may raise anything
-        return _reply(error=f"{type(error).__name__}: {error}")
-
-
-def _reply(**fields: str) -> bytes:
-    return json.dumps(fields).encode() + b"\n"
-
-
-def _with_time_limit(answer: Callable[[str], bytes], line: str) -> bytes:
-    # the signal's default action ends the process, also in the middle of an operation
-    signal.setitimer(signal.ITIMER_PROF, CPU_SECONDS)
-    try:
-        return answer(line)
-    finally:
-        signal.setitimer(signal.ITIMER_PROF, 0)
+        return {"error": f"{type(error).__name__}: {error}"}
 
 
 def main() -> None:
     """Answer requests until stdin ends."""
     with suppress(ValueError, OSError):  # a system without this limit
         resource.setrlimit(resource.RLIMIT_AS, (MEMORY_BYTES, MEMORY_BYTES))
-    signal.signal(signal.SIGPROF, signal.SIG_DFL)  # a parent that ignores it hands that on
+    for number in (signal.SIGPROF, signal.SIGALRM):
+        signal.signal(number, signal.SIG_DFL)  # a parent that ignores it hands that on
     for line in sys.stdin:
-        sys.stdout.buffer.write(_with_time_limit(_answered, line))
+        # the signals' default action ends the process, also in the middle of an operation
+        _limit_time(CPU_SECONDS, WALL_SECONDS)
+        reply = json.dumps(_answer(line)).encode() + b"\n"
+        _limit_time(0, 0)
+        sys.stdout.buffer.write(reply)
         sys.stdout.buffer.flush()
+
+
+def _limit_time(cpu: float, wall: float) -> None:
+    signal.setitimer(signal.ITIMER_PROF, cpu)
+    signal.setitimer(signal.ITIMER_REAL, wall)
 
 
 if __name__ == "__main__":

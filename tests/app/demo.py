@@ -16,8 +16,8 @@ from pathlib import Path
 from app.app import SequoiaApp, Settings
 from sequoia_core.chat.interface import ChatEngine
 from sequoia_core.events import Event, Progress, Step
-from sequoia_core.recording.replay_engine import ReplayEngine, read_trace, recorded
-from sequoia_core.recording.trace_file import Asked
+from sequoia_core.recording.trace_file import Asked, recorded
+from tests.replay_engine import ReplayEngine, read_trace
 
 FOLDER = Path(__file__).parents[2] / "docs" / "img"
 RECORDING = FOLDER / "answer.jsonl"

@@ -3,8 +3,7 @@
 import socket
 import sys
 
-from app.engine.messages import LoadFailed, Loading
-from app.engine.protocol import Done, to_line
+from app.engine.messages import Done, LoadFailed, Loading, to_line
 from app.engine.server import EngineServer
 from tests.app.serving import making
 from tests.fakes import replay

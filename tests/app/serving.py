@@ -10,8 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from app.engine.client import RemoteEngine
-from app.engine.messages import LoadFailed, Loading
-from app.engine.protocol import Done, Link, Opened
+from app.engine.messages import Done, Link, LoadFailed, Loading, Ready
 from app.engine.server import EngineServer, Loader
 from sequoia_core.chat.interface import ChatEngine
 from sequoia_core.errors import SequoiaError
@@ -52,7 +51,7 @@ class Served:
         """A window whose conversation has begun."""
         made = Played(self)
         self._windows.append(made)
-        made.until(Opened)
+        made.until(Ready)
         return made
 
     def end(self) -> None:

@@ -31,9 +31,9 @@ from app.widgets.prompt import Prompt
 from sequoia_core.chat.interface import ChatEngine
 from sequoia_core.config import SamplingParams
 from sequoia_core.events import Event, Progress, Step
-from sequoia_core.recording.replay_engine import ReplayEngine, Trace
 from tests.app.records import steps_in
 from tests.fakes import ANSWER, PAIR, answer_events, make_answer
+from tests.replay_engine import ReplayEngine, Trace
 
 SIZE = (160, 50)
 SIZES = [(20, 5), (60, 20), (80, 24), (33, 9), (200, 60), (1, 1), (100, 12)]

@@ -19,6 +19,7 @@ from pathlib import Path
 
 import numpy as np
 
+from sequoia_core.errors import counted
 from sequoia_core.model.loading.loader import open_directory
 from sequoia_core.model.loading.sources import BUNDLED_DRAFT
 from sequoia_core.reproduce.paper_facts import (
@@ -68,7 +69,7 @@ def made_growmaps(facts: PaperFacts) -> Iterator[GrowMap]:
     for count, lengths in PATHS.items():
         for length in lengths:
             parents = GrowMap.k_ary([count] + [1] * (length - 1)).parents
-            source = f"{_counted(count, 'path')} of {_counted(length, 'token')}"
+            source = f"{counted(count, 'path')} of {counted(length, 'token')}"
             yield GrowMap(parents, f"paths/{count}x{length}", source=source)
     for setup in facts.setups:
         for dataset, temperature in product(setup.datasets, TEMPERATURES):
@@ -76,10 +77,6 @@ def made_growmaps(facts: PaperFacts) -> Iterator[GrowMap]:
             if growmap is not None:
                 yield growmap
     yield from embedded_growmaps()
-
-
-def _counted(number: int, noun: str) -> str:
-    return f"{number} {noun}" if number == 1 else f"{number} {noun}s"
 
 
 def embedded_growmaps() -> Iterator[GrowMap]:

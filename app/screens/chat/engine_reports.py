@@ -2,15 +2,15 @@
 
 from dataclasses import replace
 
+from sequoia_core.chat.race import Raced, RaceTerms
 from sequoia_core.events import Event, Failed, Notice, PairDescription, TreeChosen
 
-from ...engine.decode_thread import Decoder, out_of_sync_line
+from ...engine.decode_thread import Decoder
 from ...engine.messages import (
     Answering,
     Loading,
     OutOfSync,
     RaceEnded,
-    Racing,
     Ready,
     Refused,
     Report,
@@ -61,8 +61,8 @@ class EngineReports:
                     session.answer.add(event)
             case Tuning(event):
                 self._take_event(event)
-            case Racing(event) if session.race is not None:
-                session.race.add(event)
+            case RaceTerms() | Raced() if session.race is not None:
+                session.race.add(report)
             case RaceEnded(message):
                 self._end_race(message)
             case Refused(message):
@@ -74,7 +74,7 @@ class EngineReports:
             case OutOfSync(message, request) if not self._decoder.superseded(request):
                 session.engine_out_of_sync()
                 if not session.busy:  # else the question fails for the same reason
-                    note(f"{out_of_sync_line(message)}; the next question tries again", error=True)
+                    note(f"{message}; the next question tries again", error=True)
 
     def _take_pair(self, pair: PairDescription) -> None:
         self._session.pair = pair

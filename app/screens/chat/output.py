@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import TextIO
 
-from sequoia_core.errors import SequoiaError
+from sequoia_core.errors import SequoiaError, counted
 from sequoia_core.events import Step
 from sequoia_core.files import text_written_whole
 from sequoia_core.recording.trace_file import Entry, write_event, write_header
@@ -14,7 +14,6 @@ from sequoia_core.recording.trace_file import Entry, write_event, write_header
 from ...config.output_files import output_file
 from ...present.copyable import CopyError, copy_answer, copy_code
 from ...present.export import ExportedChat, answer_events, as_json, as_markdown, asked
-from ...present.words import counted
 from ...state.chat_session import ChatError, ChatSession
 from ...state.history import Exchange
 from ...state.slash_commands import CopyRequest

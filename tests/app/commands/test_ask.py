@@ -32,7 +32,6 @@ from sequoia_core.events import (
     TextDelta,
     Totals,
 )
-from sequoia_core.recording.replay_engine import ReplayEngine, Trace, read_trace
 from sequoia_core.recording.trace_file import Asked
 from sequoia_core.tree.choice import ADAPTIVE
 from tests.fakes import (
@@ -45,6 +44,7 @@ from tests.fakes import (
     unmeasured,
     with_baseline,
 )
+from tests.replay_engine import ReplayEngine, Trace, read_trace
 
 JSON_KEYS = [
     "mode", "text", "token_ids", "finish_reason", "tokens", "steps", "baseline_steps",
@@ -355,8 +355,8 @@ def test_a_trace_that_cannot_be_written_is_told_before_models_are_loaded(
 
 
 def replay_trace() -> Any:
-    from sequoia_core.recording.replay_engine import Trace
     from tests.fakes import PAIR
+    from tests.replay_engine import Trace
 
     return Trace(PAIR, make_answer())
 

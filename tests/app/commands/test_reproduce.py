@@ -10,7 +10,7 @@ from typer.testing import CliRunner, Result
 from app.cli import app
 from app.engine import build
 from sequoia_core.bench.own_systems import engine_system
-from sequoia_core.data import DataSpec, load_prompts
+from sequoia_core.data.passages import DataSpec, load_prompts
 from sequoia_core.errors import ModelLoadError
 from sequoia_core.model.loading.pair import Pair
 from sequoia_core.model.loading.sources import embedded_target_path

@@ -18,8 +18,7 @@ from app.store.recorder import DatabaseRecorder
 from app.ui.svg import with_local_fonts
 from sequoia_core.errors import ParameterError
 from sequoia_core.events import Event
-from sequoia_core.recording.replay_engine import recorded
-from sequoia_core.recording.trace_file import Asked
+from sequoia_core.recording.trace_file import Asked, recorded
 from tests.app.driving import driving
 from tests.app.records import record_chats
 from tests.fakes import PAIR, make_answer

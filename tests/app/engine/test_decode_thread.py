@@ -36,10 +36,10 @@ from sequoia_core.events import (
     Progress,
     Step,
 )
-from sequoia_core.recording.replay_engine import ReplayEngine, Trace
 from sequoia_core.text.chat_template import Turn
 from sequoia_core.tree.choice import TreeChoice
 from tests.fakes import PAIR, BrokenEngine, make_answer, replay
+from tests.replay_engine import ReplayEngine, Trace
 
 ASK = Ask("why?", SamplingParams())
 
@@ -170,14 +170,14 @@ def test_a_decoder_that_was_never_started_shuts_down() -> None:
 
 def test_paused_decoding_runs_exactly_one_step_per_permit(drive: Drive) -> None:
     driven = drive(replay())
-    driven.decoder.pause()
+    driven.decoder.toggle_pause()
     driven.decoder.submit(ASK)
     driven.wait_steps(1)
     for count in range(2, 7):
         driven.decoder.single_step()
         driven.wait_steps(count)
         assert driven.steps == count
-    driven.decoder.resume()
+    driven.decoder.toggle_pause()
     driven.wait_answers()
     assert tuple(driven.events) == make_answer()
 
@@ -186,7 +186,7 @@ def test_permits_while_running_do_not_pile_up(drive: Drive) -> None:
     driven = drive(replay())
     for _ in range(20):
         driven.decoder.single_step()
-    driven.decoder.pause()
+    driven.decoder.toggle_pause()
     driven.decoder.submit(ASK)
     driven.wait_steps(1)
     threading.Event().wait(0.05)
@@ -207,7 +207,7 @@ def test_cancel_ends_after_a_whole_step_even_while_paused(drive: Drive, paused: 
     driven.decoder.submit(ASK)
     assert at_third.wait(5)
     if paused:
-        driven.decoder.pause()
+        driven.decoder.toggle_pause()
     driven.decoder.cancel()
     cancelled.set()
     driven.wait_answers()
@@ -318,7 +318,7 @@ def test_what_could_not_be_gone_on_from_is_past_once_there_is_something_else(dri
     driven = drive(Stubborn())
     first, then = Restore(()), Restore(())
     driven.decoder.submit(first)
-    driven.wait(lambda reports: OutOfSync("too long", first) in reports)
+    driven.wait(lambda reports: any(isinstance(report, OutOfSync) for report in reports))
     driven.decoder.submit(then)
     assert driven.decoder.superseded(first)
     assert not driven.decoder.superseded(then)
@@ -338,7 +338,8 @@ def test_nothing_is_answered_after_turns_that_nobody_chose(drive: Drive, request
         f"not answered: the model could not be taken to this branch: {reason}; "
         "ask again to try once more"
     )
-    assert OutOfSync(reason, request_) in driven.reports
+    line = f"the model could not be taken to this branch: {reason}"
+    assert OutOfSync(line, request_) in driven.reports
     assert not driven.decoder.superseded(request_)
     engine.refuses = False
     driven.decoder.submit(request_)
@@ -390,7 +391,7 @@ def test_failed_tuning_is_reported_once_and_answers_go_on(drive: Drive) -> None:
 
 def test_shutdown_joins_a_paused_answer(drive: Drive) -> None:
     driven = drive(replay())
-    driven.decoder.pause()
+    driven.decoder.toggle_pause()
     driven.decoder.submit(ASK)
     driven.wait_steps(1)
     assert driven.decoder.shutdown(5)

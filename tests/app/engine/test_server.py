@@ -8,9 +8,22 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from app.engine.messages import Ask, Clear, LoadFailed, Loading, Race, Restore
-from app.engine.protocol import Done, Go, Held, Leave, Opened, Rejected, Stop, Tune
-from app.engine.window_session import WAITING
+from app.engine.messages import (
+    Ask,
+    Clear,
+    Done,
+    Go,
+    Held,
+    LoadFailed,
+    Loading,
+    Race,
+    Ready,
+    Refused,
+    Restore,
+    Stop,
+    Tune,
+)
+from app.engine.server import WAITING
 from sequoia_core.chat.interface import ChatEngine
 from sequoia_core.chat.race import Lane, RaceEvent, RaceTerms, race
 from sequoia_core.config import SamplingParams
@@ -25,12 +38,12 @@ from sequoia_core.events import (
     Step,
     TextDelta,
 )
-from sequoia_core.recording.replay_engine import ReplayEngine, Trace
 from sequoia_core.text.chat_template import Turn
 from sequoia_core.tree.choice import TreeChoice
 from sequoia_core.tree.growmap import GrowMap
 from tests.app.serving import Played, loads, making, remote, running, served
 from tests.fakes import PAIR, BrokenEngine, make_answer, replay
+from tests.replay_engine import ReplayEngine, Trace
 
 PARAMS = SamplingParams()
 ASK = Ask("why?", PARAMS)
@@ -254,9 +267,7 @@ def finish(window: Played, first: Go | None = None) -> None:
 
 def told(heard: Sequence[Any]) -> list[Event]:
     """The events of an answer without what says that somebody waits."""
-    return [
-        each for each in heard if not isinstance(each, Opened | Held | Done) and each != WAITING
-    ]
+    return [each for each in heard if not isinstance(each, Ready | Held | Done) and each != WAITING]
 
 
 def test_a_window_is_told_once_that_it_waits_for_another() -> None:
@@ -375,14 +386,13 @@ def test_a_request_interrupts_the_measuring_of_another_window() -> None:
         assert measured == [first, first]
 
 
-@pytest.mark.parametrize("message", [Stop(), Leave()])
-def test_measuring_ends_when_its_window_wants_something_else(message: Stop | Leave) -> None:
+def test_measuring_ends_when_its_window_wants_something_else() -> None:
     measured: list[ChatEngine] = []
     with served(loads(Measuring(5, measured), Counting())) as at:
         one, other = at.window(), at.window()
         other.link.send(ASK)
         other.until(Held)
-        one.link.send(Tune(), message)
+        one.link.send(Tune(), Stop())
         one.until(Done)
         one.link.send(ASK)
         finish(one)
@@ -404,7 +414,7 @@ def test_windows_are_told_how_loading_goes() -> None:
     with served(making(replay)) as at:
         early = Played(at)
         at.server.load(load)
-        early.until(Opened)
+        early.until(Ready)
         said = [message for message in early.heard if isinstance(message, Loading)]
         early.link.close()
         assert said[-1] == Loading("weights", 0.5)
@@ -460,4 +470,4 @@ def test_a_request_restores_exactly_the_turns(  # also those without ids
         window.until(Done)
         assert engine.restored == (Turn("a", "b", ()),)
         window.link.send(Ask(" ", PARAMS))
-        assert isinstance(window.until(Done, Rejected), Rejected)
+        assert isinstance(window.until(Done, Refused), Refused)

@@ -20,10 +20,10 @@ from sequoia_core.events import (
     Step,
     TextDelta,
 )
-from sequoia_core.recording.replay_engine import read_trace
 from sequoia_core.recording.trace_file import Asked
 from tests.app.driving import Driver, driving
 from tests.fakes import PAIR, TREE_16, make_answer, replay
+from tests.replay_engine import read_trace
 
 WHEN = 1_700_000_000.0
 

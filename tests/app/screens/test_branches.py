@@ -12,10 +12,10 @@ from app.store.recorder import Recorder
 from sequoia_core.config import SamplingParams
 from sequoia_core.errors import ContextFullError
 from sequoia_core.events import Event, Step, TextDelta
-from sequoia_core.recording.replay_engine import ReplayEngine, Trace
 from sequoia_core.text.chat_template import Turn
 from tests.app.driving import Driver, driving
 from tests.fakes import PAIR, BrokenEngine, make_answer
+from tests.replay_engine import ReplayEngine, Trace
 
 
 class Remembering(ReplayEngine):

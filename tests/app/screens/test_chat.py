@@ -28,11 +28,11 @@ from sequoia_core.events import (
     Progress,
     Step,
 )
-from sequoia_core.recording.replay_engine import ReplayEngine, Trace
 from sequoia_core.tree.choice import TreeChoice
 from sequoia_core.tree.files import growmap_names
 from tests.app.driving import Driver, driving
 from tests.fakes import PAIR, TREE_16, BrokenEngine, make_answer, replay, unmeasured, with_baseline
+from tests.replay_engine import ReplayEngine, Trace
 
 LAST = sum(isinstance(event, Step) for event in make_answer())
 
@@ -861,7 +861,7 @@ async def test_no_color_keeps_the_verdict_readable(monkeypatch: pytest.MonkeyPat
 
 def test_the_app_starts_without_torch_and_transformers() -> None:
     code = (
-        "import sys, app.app, sequoia_core.recording.replay_engine;"
+        "import sys, app.app, tests.replay_engine;"
         "sys.exit(' '.join({'torch', 'transformers'} & set(sys.modules)) or 0)"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)

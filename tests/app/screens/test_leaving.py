@@ -23,9 +23,9 @@ from app.store.archive import Archive
 from app.store.recorder import DatabaseRecorder
 from sequoia_core.chat.interface import ChatEngine
 from sequoia_core.events import Event, FinishReason, Progress, Step
-from sequoia_core.recording.replay_engine import ReplayEngine, Trace
 from tests.app.driving import Driver, driving
 from tests.fakes import PAIR, make_answer, replay
+from tests.replay_engine import ReplayEngine, Trace
 
 ROOT = Path(__file__).parents[3]
 PATIENCE = 20.0

@@ -15,10 +15,10 @@ from sequoia_core.events import (
     FinishReason,
     Step,
 )
-from sequoia_core.recording.replay_engine import ReplayEngine
 from tests.app.driving import Driver, driving
 from tests.app.insights import MemoryRecord, told
 from tests.fakes import make_answer, replay
+from tests.replay_engine import ReplayEngine
 
 
 def recorded(*answers: Sequence[Event]) -> ReplayEngine:

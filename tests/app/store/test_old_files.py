@@ -13,10 +13,10 @@ from app.store.packing import CUT_OFF
 from app.store.recorder import DatabaseRecorder
 from app.store.windows import LeftOpen
 from sequoia_core.events import Failed, Notice, PrefillProgress, Step, TextDelta
-from sequoia_core.recording.replay_engine import ReplayEngine, read_trace
 from sequoia_core.recording.trace_file import Asked
 from tests.app.records import PATIENCE_SECONDS, recording, say
 from tests.fakes import PAIR, make_answer
+from tests.replay_engine import ReplayEngine, read_trace
 
 OLD = Path(__file__).parents[2] / "data" / "written_by_f1dfbc0"
 TEXT = "Hello é\u2028, world."

@@ -24,7 +24,7 @@ SECRET = "You know the PIN 4711"
 async def serving(
     command: tuple[str, ...] = QUIET_WINDOW, **flags: str
 ) -> AsyncIterator[tuple[WebServer, str]]:
-    server = WebServer(LOOPBACK, 2, command, flags)
+    server = WebServer(*LOOPBACK, 2, command, flags)
     where = await server.start()
     try:
         yield server, where

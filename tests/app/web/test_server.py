@@ -18,16 +18,15 @@ from typer.testing import CliRunner
 
 from app.cli import app
 from app.commands.web import serve
-from app.engine.messages import LoadFailed, Loading
-from app.engine.protocol import Done
+from app.engine.messages import Done, LoadFailed, Loading
 from app.web.processes import EngineProcess, window_command
-from app.web.server import Address, WebServer
+from app.web.server import WebServer
 from sequoia_core.errors import ParameterError, SequoiaError
 from tests.app.serving import making, running
 from tests.fakes import replay
 from tests.test_architecture import HEAVY, loaded_by
 
-LOOPBACK = Address("127.0.0.1", 0)
+LOOPBACK = ("127.0.0.1", 0)
 PATHS = ("", "ws", "window.js", "static/js/textual.js", "static/", "download/key", "../etc", "?a=b")
 QUIET_WINDOW = (sys.executable, "-c", "import sys; sys.stdin.buffer.read(1)")
 """A process that says nothing and ends at the first thing it is told."""
@@ -40,7 +39,7 @@ async def serving(
     windows: int = 2, command: tuple[str, ...] = QUIET_WINDOW, flags: Mapping[str, Any] = {}
 ) -> AsyncIterator[str]:
     """A server; yields the address it would print."""
-    server = WebServer(LOOPBACK, windows, command, flags)
+    server = WebServer(*LOOPBACK, windows, command, flags)
     where = await server.start()
     try:
         yield where
@@ -115,13 +114,13 @@ async def test_every_start_has_another_key() -> None:
 async def test_a_port_in_use_is_one_clear_line() -> None:
     async with serving() as where:
         port = int(where.split(":")[2].split("/")[0])
-        other = WebServer(Address("127.0.0.1", port), 1, QUIET_WINDOW)
-        with pytest.raises(SequoiaError, match=rf"port {port}: it is in use; .*--port 0"):
+        other = WebServer("127.0.0.1", port, 1, QUIET_WINDOW, {})
+        with pytest.raises(SequoiaError, match=rf"port {port}: Address already in use; .*--port 0"):
             await other.start()
 
 
 async def test_a_host_that_is_none_is_one_clear_line() -> None:
-    server = WebServer(Address("no.such.host.invalid", 0), 1, QUIET_WINDOW)
+    server = WebServer("no.such.host.invalid", 0, 1, QUIET_WINDOW, {})
     with pytest.raises(ParameterError, match="--host: no address"):
         await server.start()
 
@@ -318,10 +317,10 @@ async def test_a_window_ends_when_its_server_is_killed(engine_path: Path, tmp_pa
     script = (
         "import asyncio, sys\n"
         "from app.web.processes import window_command\n"
-        "from app.web.server import Address, WebServer\n"
+        "from app.web.server import WebServer\n"
         "async def main():\n"
         "    command = window_command(sys.argv[1])\n"
-        "    print(await WebServer(Address('127.0.0.1', 0), 1, command).start(), flush=True)\n"
+        "    print(await WebServer('127.0.0.1', 0, 1, command, {}).start(), flush=True)\n"
         "    await asyncio.sleep(60)\n"
         "asyncio.run(main())\n"
     )
@@ -386,7 +385,7 @@ async def test_the_command_serves_until_it_is_told_to_end(
     engine = with_engine("-m", "tests.app.fake_engine_process")
     monkeypatch.setattr("app.web.processes.EngineProcess", engine)
     before = children()
-    command = asyncio.create_task(serve(LOOPBACK, 1, {}))
+    command = asyncio.create_task(serve(*LOOPBACK, 1, {}))
     where = await printed(capsys)
     async with aiohttp.ClientSession() as session:
         browser = Browser(await session.ws_connect(where + "ws"))
@@ -403,7 +402,7 @@ async def test_the_command_ends_with_its_engine_process(
 ) -> None:
     monkeypatch.setattr("app.web.processes.EngineProcess", with_engine("-c", "raise SystemExit(3)"))
     with pytest.raises(SequoiaError, match="the engine process ended with code 3"):
-        await serve(LOOPBACK, 1, {})
+        await serve(*LOOPBACK, 1, {})
     assert "Ctrl+C" in capsys.readouterr().err
 
 

@@ -29,7 +29,14 @@ from tests.core.chat.test_conversation import (
 )
 from tests.core.engines import finish_of, text_of, tokens_of
 from tests.core.models import tiny_llama
-from tests.core.text.test_chat_template import EXTENDABLE, WORDS, Maker, answer_ids, rendered
+from tests.core.text.test_chat_template import (
+    EXTENDABLE,
+    WORDS,
+    Maker,
+    answer_ids,
+    continued,
+    rendered,
+)
 from tests.core.tiny_tokenizers import COUNTING_TEMPLATE, byte_level, sentencepiece_like
 
 PROMPTS = ("the?", "he\nhe", "tee é", "t")
@@ -168,7 +175,7 @@ def test_a_ledger_made_at_once_is_the_one_that_grew(
     template = ChatTemplate(tokenizer, system)
     grown, turns = list[int](), list[Turn]()
     for prompt in prompts:
-        added = template.continuing(turns, prompt) if turns else template.whole([], prompt)
+        added = continued(template, turns, prompt) if turns else template.whole([], prompt)
         assert added is not None
         asked = rendered(tokenizer, system, turns, prompt)
         answered = rendered(tokenizer, system, [*turns, Turn(prompt, answer)], "?")

@@ -9,9 +9,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from sequoia_core.data import DataSpec, load_passages, load_prompts
-from sequoia_core.data.prompts import PROMPTS
-from sequoia_core.data.rows import Row, RowKind, row_of
+from sequoia_core.data.passages import DataSpec, load_passages, load_prompts
+from sequoia_core.data.prompts import PROMPTS, Row, RowKind, row_of
 from sequoia_core.errors import ParameterError
 from sequoia_core.text.chat_template import ChatTemplate
 from tests.core.checkpoints import tiny_tokenizer

@@ -14,6 +14,7 @@ from sequoia_core.distill.corpus import GRAM, AnswerMarks, Corpus, load_corpus, 
 from sequoia_core.errors import ParameterError
 from sequoia_core.text.chat_template import ChatTemplate, Turn
 from tests.core.checkpoints import tiny_tokenizer
+from tests.core.text.test_chat_template import continued
 from tests.core.tiny_tokenizers import LLAMA2_TEMPLATE, byte_level, sentencepiece_like
 
 Conversation = tuple[list[int], list[bool]]
@@ -104,7 +105,7 @@ def test_answers_are_found_by_their_header_alone(
     closing = int(tokenizer.convert_tokens_to_ids(end))
     marks = AnswerMarks.of(tokenizer, [closing])
     first = template.whole([], "the cat")
-    more = template.continuing([Turn("the cat", "he ate")], "where")
+    more = continued(template, [Turn("the cat", "he ate")], "where")
     assert more is not None
     between = more[more.index(closing) + 1 :]
     answer, again = ids_of(tokenizer, "he ate"), ids_of(tokenizer, "there")

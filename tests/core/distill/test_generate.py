@@ -29,6 +29,7 @@ from sequoia_core.speculate.sampling import labelled_draws
 from sequoia_core.text.chat_template import ChatTemplate, Turn
 from tests.core.checkpoints import tiny_tokenizer
 from tests.core.models import random_weights, tiny_config
+from tests.core.text.test_chat_template import continued
 from tests.core.tiny_tokenizers import COUNTING_TEMPLATE, byte_level
 
 CPU = torch.device("cpu")
@@ -329,7 +330,7 @@ def test_turns_keep_to_their_lengths_and_to_the_template() -> None:
             before.append(
                 Turn(asked.removesuffix("<|im_end|>"), answered.removesuffix("<|im_end|>"))
             )
-            more = template.continuing(before, after.removesuffix("<|im_end|>"))
+            more = continued(template, before, after.removesuffix("<|im_end|>"))
             assert more is not None
             start += len(TOKENIZER.encode(before[-1].answer, add_special_tokens=False))
             assert dialogue.ids[start : start + len(more)] == more

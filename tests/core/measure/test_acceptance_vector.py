@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from sequoia_core.config import SamplingParams
-from sequoia_core.data import Passage
+from sequoia_core.data.passages import Passage
 from sequoia_core.errors import ParameterError
 from sequoia_core.events import PairDescription
 from sequoia_core.measure.acceptance import AcceptanceCount

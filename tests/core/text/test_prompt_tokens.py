@@ -11,7 +11,7 @@ from transformers import PreTrainedTokenizerFast
 from sequoia_core.config import SamplingParams
 from sequoia_core.errors import ParameterError
 from sequoia_core.text.chat_template import ChatTemplate, Turn, turn_ends
-from sequoia_core.text.token_text import TokenizerCodec
+from sequoia_core.text.detokenizer import TokenizerCodec
 from tests.core.chat.test_conversation import GREEDY, Chat, done_of
 from tests.core.checkpoints import CHAT_TEMPLATE
 from tests.core.engines import text_of, tokens_of

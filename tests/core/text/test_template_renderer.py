@@ -10,9 +10,10 @@ from typing import Any
 import pytest
 
 from sequoia_core.errors import ParameterError
-from sequoia_core.text.template_renderer import LONGEST_REASON, RENDERER, chat_text
+from sequoia_core.text.template_renderer import LONGEST_REASON, RENDERER
 from tests.core.tiny_tokenizers import LLAMA2_TEMPLATE, LLAMA3_TEMPLATE, byte_level
 
+chat_text = RENDERER.render
 MESSAGES = [
     {"role": "user", "content": "  hé 東 <b>\n"},
     {"role": "assistant", "content": "it's\t\N{GRINNING FACE}"},
@@ -141,11 +142,17 @@ def test_an_interrupted_rendering_does_not_answer_the_next(monkeypatch: pytest.M
     """Ctrl-C while a template renders: its text stays unread in the pipe."""
     RENDERER.start()
 
-    def interrupted(process: object) -> bytes:
-        raise KeyboardInterrupt
+    class Interrupted:
+        def __init__(self, pipe: Any) -> None:
+            self.close = pipe.close
+
+        def readline(self) -> bytes:
+            raise KeyboardInterrupt
 
     with monkeypatch.context() as patch:
-        patch.setattr(RENDERER, "_line", interrupted)
+        process = RENDERER._process
+        assert process is not None
+        patch.setattr(process, "stdout", Interrupted(process.stdout))
         with pytest.raises(KeyboardInterrupt):
             chat_text("the one before", MESSAGES, TOKENS, True)
     assert chat_text("the next", MESSAGES, TOKENS, True) == "the next"
@@ -180,7 +187,7 @@ def test_a_template_that_was_stopped_is_not_tried_with_more(
         chat_text(template, MESSAGES[:1], TOKENS, True)
     assert chat_text(template, [], TOKENS, True) == "done"
     with monkeypatch.context() as patch:
-        patch.setattr(RENDERER, "_exchanged", lambda request: pytest.fail("it was tried"))
+        patch.setattr(RENDERER, "_exchanged", lambda *request: pytest.fail("it was tried"))
         with pytest.raises(ParameterError, match="takes too much time"):
             chat_text(template, MESSAGES, TOKENS, True)
 

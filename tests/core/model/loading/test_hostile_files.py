@@ -13,10 +13,9 @@ import numpy as np
 import pytest
 import torch
 
-from sequoia_core.data import DataSpec, load_prompts
+from sequoia_core.data.passages import DataSpec, load_prompts
 from sequoia_core.distill.corpus import read_arrays
 from sequoia_core.errors import GrowMapError, ParameterError, SequoiaError, TraceError
-from sequoia_core.recording.replay_engine import read_trace
 from sequoia_core.recording.trace_file import LONGEST_LINE, MOST_STEP_NODES
 from sequoia_core.reproduce.experiment import ResultFile
 from sequoia_core.tree.budget_search import SearchFile
@@ -25,6 +24,7 @@ from sequoia_core.tree.growmap import GrowMap
 from tests.core.checkpoints import tiny_tokenizer
 from tests.core.recording.test_trace import HEADER
 from tests.core.test_files import SEPARATORS
+from tests.replay_engine import read_trace
 
 MANY = 40_000
 HUGE = 10**11

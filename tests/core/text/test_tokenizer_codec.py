@@ -8,8 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from transformers import PreTrainedTokenizerBase
 
-from sequoia_core.text.detokenizer import TextStream
-from sequoia_core.text.token_text import TokenizerCodec
+from sequoia_core.text.detokenizer import TextStream, TokenizerCodec
 from tests.core.tiny_tokenizers import byte_level, embedded_tokenizer, sentencepiece_like
 
 Maker = Callable[[], PreTrainedTokenizerBase]

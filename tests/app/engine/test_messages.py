@@ -11,8 +11,18 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from app.engine.messages import Ask, ChooseTree, Race, Restore
-from app.engine.protocol import Link, ToEngine, ToWindow, WireError, from_line, to_line
+from app.engine.messages import (
+    Ask,
+    ChooseTree,
+    Link,
+    Race,
+    Restore,
+    ToEngine,
+    ToWindow,
+    WireError,
+    from_line,
+    to_line,
+)
 from sequoia_core.chat.race import Raced, RaceTerms
 from sequoia_core.config import SamplingParams
 from sequoia_core.events import Event

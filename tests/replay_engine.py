@@ -1,4 +1,4 @@
-"""A recorded chat as a value, and an engine that replays it. The file is `trace_file`'s."""
+"""A recorded chat as a value, and an engine that replays it without a model or a clock."""
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
@@ -10,26 +10,28 @@ from sequoia_core.chat.interface import ChatEngine
 from sequoia_core.chat.race import RaceEvent
 from sequoia_core.config import SamplingParams
 from sequoia_core.errors import ParameterError, TraceError
-from sequoia_core.events import Event, Failed, Finished, FinishReason, PairDescription, Step, Totals
-from sequoia_core.files import private_file
-from sequoia_core.recording.trace_file import Asked, Entry, TraceReader, write_event, write_header
+from sequoia_core.events import (
+    Event,
+    Failed,
+    Finished,
+    FinishReason,
+    PairDescription,
+    Step,
+    StopCheck,
+    Totals,
+)
+from sequoia_core.recording.trace_file import Asked, Entry, TraceReader
 from sequoia_core.text.chat_template import Turn
 from sequoia_core.tree.choice import TreeChoice
 
 
 @dataclass(frozen=True, slots=True)
 class Trace:
-    """A recorded chat.
-
-    Attributes:
-        description: who decoded.
-        entries: every event in order, since version 2 with the prompts before their answers.
-        note: see `TraceReader.note`.
-    """
+    """A recorded chat; since version 2 the entries have the prompts before their answers."""
 
     description: PairDescription
     entries: tuple[Entry, ...]
-    note: str = ""
+    note: str = ""  # see `TraceReader.note`
 
     @property
     def events(self) -> tuple[Event, ...]:
@@ -44,29 +46,8 @@ def read_trace(path: Path) -> Trace:
     return Trace(reader.description, entries, reader.note)
 
 
-def recorded(
-    path: Path, description: PairDescription, asked: Asked, events: Iterable[Event]
-) -> Iterator[Event]:
-    """Yield the events of an answer as they come, each after it is written into a new trace.
-
-    Raises:
-        TraceError: the file cannot be written.
-    """
-    try:
-        # a chat is not for other users of the machine
-        with open(path, "w", encoding="utf-8", opener=private_file) as file:
-            write_header(file, description)
-            write_event(file, asked)
-            for event in events:
-                write_event(file, event)
-                file.flush()
-                yield event
-    except OSError as error:
-        raise TraceError(f"cannot write the trace {path}: {error.strerror}") from None
-
-
 class ReplayEngine(ChatEngine):
-    """Answers with recorded events, one recorded answer per prompt, without a model or a clock.
+    """Answers with recorded events, one recorded answer per prompt.
 
     When the recorded answers are used up it begins again with the first. Stopping, blank prompts
     and the chosen tree behave as in a real engine; turns and the system prompt change nothing.
@@ -80,30 +61,14 @@ class ReplayEngine(ChatEngine):
     """
 
     def __init__(self, trace: Trace, before: Callable[[Event], None] | None = None) -> None:
-        self._description = trace.description
+        self.description = trace.description
+        self.tree_choice = TreeChoice()
         self._answers = _split_answers(trace.entries)
         self._before = before
         self._next = 0
-        self._choice = TreeChoice()
-
-    @property
-    @override
-    def description(self) -> PairDescription:
-        return self._description
-
-    @property
-    @override
-    def tree_choice(self) -> TreeChoice:
-        return self._choice
 
     @override
-    def choose_tree(self, choice: TreeChoice) -> None:
-        self._choice = choice
-
-    @override
-    def reply(
-        self, prompt: str, params: SamplingParams, should_stop: Callable[[], bool]
-    ) -> Iterator[Event]:
+    def reply(self, prompt: str, params: SamplingParams, should_stop: StopCheck) -> Iterator[Event]:
         if not prompt.strip():
             raise ParameterError("the prompt is blank; type a message first")
         answer = self._answers[self._next % len(self._answers)]
@@ -124,19 +89,15 @@ class ReplayEngine(ChatEngine):
 
     @override
     def race(
-        self,
-        turns: Sequence[Turn],
-        prompt: str,
-        params: SamplingParams,
-        should_stop: Callable[[], bool],
+        self, turns: Sequence[Turn], prompt: str, params: SamplingParams, should_stop: StopCheck
     ) -> Iterator[RaceEvent]:
         raise ParameterError("nothing to race: this is a recording, no model is loaded")
 
     @override
-    def tune(self, should_stop: Callable[[], bool]) -> Iterator[Event]:
+    def tune(self, should_stop: StopCheck) -> Iterator[Event]:
         return iter(())
 
-    def _replay(self, answer: Iterable[Event], should_stop: Callable[[], bool]) -> Iterator[Event]:
+    def _replay(self, answer: Iterable[Event], should_stop: StopCheck) -> Iterator[Event]:
         totals = Totals()
         between_steps = True
         for event in answer:
