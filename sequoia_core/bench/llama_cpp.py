@@ -114,24 +114,21 @@ def llama_server(
             {"Content-Type": "application/json"},
         )
         with peer_code(), urlopen(request) as response:
-            return _server_run(json.load(response))
+            answer = json.load(response)
+            times = answer["timings"]
+            tokens = times["predicted_n"] - 1
+            steps = tokens - times.get("draft_n_accepted", 0)
+            if steps < 1:
+                raise NoSpeedError("only one step was taken; decode more tokens")
+            return Run(
+                token_ids=tuple(answer["tokens"]),
+                tokens=tokens,
+                seconds=times["predicted_ms"] / 1e3,
+                steps=steps,
+                first_seconds=times["prompt_ms"] / 1e3,
+            )
 
     return decode
-
-
-def _server_run(answer: dict[str, Any]) -> Run:
-    times = answer["timings"]
-    tokens = times["predicted_n"] - 1
-    steps = tokens - times.get("draft_n_accepted", 0)
-    if steps < 1:
-        raise NoSpeedError("only one step was taken; decode more tokens")
-    return Run(
-        token_ids=tuple(answer["tokens"]),
-        tokens=tokens,
-        seconds=times["predicted_ms"] / 1e3,
-        steps=steps,
-        first_seconds=times["prompt_ms"] / 1e3,
-    )
 
 
 def _check_context(prompt_ids: Sequence[int], params: SamplingParams) -> None:

@@ -136,13 +136,7 @@ class SizedAdvisor(TreeAdvisor):
         return self._tuned.costs(temperature, context_length)
 
 
-def sized_name(nodes: int) -> str:
-    return f"sequoia tree of {nodes} nodes"
-
-
 def sized_systems(factory: ModelFactory, sizes: Sequence[int]) -> dict[str, Decode]:
-    """Fixed trees by number of nodes, for the sweep, each with an advisor of its own."""
-    return {
-        sized_name(size): engine_system(factory.pair, SizedAdvisor(factory.advisor(), size), _FIXED)
-        for size in sizes
-    }
+    """Fixed trees of these numbers of nodes, for the sweep, each with an advisor of its own."""
+    advisors = {f"sequoia tree of {n} nodes": SizedAdvisor(factory.advisor(), n) for n in sizes}
+    return {name: engine_system(factory.pair, each, _FIXED) for name, each in advisors.items()}

@@ -154,7 +154,12 @@ def compare(
         for name in found.broken:
             del comparison.runs[name]
     if found.interrupted:
-        _keep_whole_prompts(found.comparisons)
+        kept = [each for comparison in found.comparisons for each in comparison.runs.values()]
+        whole = min(map(len, kept), default=0)
+        if not whole:
+            raise KeyboardInterrupt
+        for each in kept:
+            del each[whole:]
     return found
 
 
@@ -169,19 +174,8 @@ def _warm_up(
         progress(f"Warming up {name}", 0.0)
         try:
             for sampling in samplings:
+                short = SamplingParams(sampling.temperature, max_new_tokens=WARM_UP_TOKENS)
                 with suppress(NoSpeedError):
-                    decode(
-                        prompt, SamplingParams(sampling.temperature, max_new_tokens=WARM_UP_TOKENS)
-                    )
+                    decode(prompt, short)
         except PeerError as error:
             broken[name] = str(error)
-
-
-def _keep_whole_prompts(comparisons: Sequence[SpeedComparison]) -> None:
-    """Drop prompts that not all have decoded in every way; KeyboardInterrupt if none is left."""
-    runs = [each for comparison in comparisons for each in comparison.runs.values()]
-    whole = min(map(len, runs), default=0)
-    if not whole:
-        raise KeyboardInterrupt
-    for each in runs:
-        del each[whole:]

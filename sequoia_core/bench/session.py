@@ -13,7 +13,7 @@ from sequoia_core.bench import BenchPlan, conditions, names
 from sequoia_core.bench.divergence import describe_divergences
 from sequoia_core.bench.findings import BenchFindings, best_tree, speeds
 from sequoia_core.bench.model_factory import ModelFactory, Sources
-from sequoia_core.bench.own_systems import sized_name, sized_systems
+from sequoia_core.bench.own_systems import sized_systems
 from sequoia_core.bench.process import WorkerProcess, start_systems
 from sequoia_core.bench.runs import (
     WARM_UP_TOKENS,
@@ -84,9 +84,11 @@ class BenchSession:
         samplings = [replace(self._greedy, temperature=each) for each in plan.temperatures]
         with start_systems(factory, (*OWN, *others)) as started:
             findings.absent |= started.absent
-            systems = started.systems | sized_systems(factory, sizes)
+            sized = sized_systems(factory, sizes)
+            systems = started.systems | sized
             found = self._compare(systems, self._prompts, samplings)
-            findings.sweeps = tuple(_sweep(each, sizes) for each in found)
+            swept = dict(zip((1, *sizes), (names.PLAIN, *sized), strict=True))
+            findings.sweeps = tuple(_sweep(each, swept) for each in found)
             kept = {name: systems[name] for name in started.systems if name in found[0].runs}
             findings.comparisons = tuple(
                 SpeedComparison(each.params, {name: each.runs[name] for name in kept})
@@ -180,10 +182,8 @@ def calibrate(factory: ModelFactory, temperatures: Sequence[float], progress: Pr
             progress(message, fraction)
 
 
-def _sweep(comparison: SpeedComparison, sizes: Sequence[int]) -> dict[int, Spread]:
-    """Speed by the nodes of a fixed tree; 1 is plain decoding."""
+def _sweep(comparison: SpeedComparison, swept: Mapping[int, str]) -> dict[int, Spread]:
     by_name = speeds(comparison)
-    swept = {1: names.PLAIN} | {size: sized_name(size) for size in sizes}
     return {size: by_name[name] for size, name in swept.items() if name in by_name}
 
 

@@ -57,9 +57,7 @@ class AcceptanceExperiment(Experiment):
         write_acceptance_rates(self._dst, vector.rates, vector.rejected, self._details(vector))
 
     def _vector(self) -> AcceptanceVector:
-        seed = self._plan.params.seed
-        assert seed is not None
-        return AcceptanceVector.of(self._counts, seed)
+        return AcceptanceVector.of(self._counts, self._plan.params.seed or 0)
 
     def _details(self, vector: AcceptanceVector) -> dict[str, Any]:
         plan, data, pair = self._plan, self._data, self._pair.description

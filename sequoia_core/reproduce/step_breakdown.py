@@ -48,13 +48,12 @@ class BreakdownTimer:
     def sampler(self, params: SamplingParams, device: torch.device, mode: Mode) -> Sampler:
         """A sampler with both of its parts timed."""
         made = self._make(params, device, mode)
-        clock = _device_clock(device)
 
         def timed(part: Callable[_Given, _Result], name: str) -> Callable[_Given, _Result]:
             def run(*given: _Given.args, **named: _Given.kwargs) -> _Result:
-                began = clock()
+                began = _seconds(device)
                 result = part(*given, **named)
-                self._ms[name] += (clock() - began) * 1e3
+                self._ms[name] += (_seconds(device) - began) * 1e3
                 return result
 
             return run
@@ -79,13 +78,8 @@ class BreakdownTimer:
         return averaged(self._steps, fmean)
 
 
-def _device_clock(device: torch.device) -> Callable[[], float]:
-    """A clock that is read when the device has finished what is queued."""
-    if device.type != "cuda":
-        return perf_counter
-
-    def read() -> float:
+def _seconds(device: torch.device) -> float:
+    """The time when the device has finished what is queued."""
+    if device.type == "cuda":
         torch.cuda.synchronize(device)
-        return perf_counter()
-
-    return read
+    return perf_counter()

@@ -84,12 +84,6 @@ class DecodingPlan:
                 "baseline alone"
             )
 
-    def check_room(self, prompts: Sequence[Sequence[int]], context_window: int) -> None:
-        """Refuse what does not fit into the cache or the models, before anything is decoded."""
-        text = max(map(len, prompts)) + self.params.max_new_tokens
-        tree = 0 if self.measured is Measured.BASELINE else self.growmap.size
-        check_room(text, tree, context_window, self.cache_length)
-
 
 def pairs_growmap(pair: Pair, named: str | None, temperature: float) -> GrowMap:
     """The tree of that name, or by default the packaged one that a chat of the pair starts with.
@@ -159,10 +153,12 @@ class DecodingExperiment(Experiment):
     """
 
     def __init__(self, pair: Pair, plan: DecodingPlan, prompts: Sequence[Sequence[int]]) -> None:
-        window = pair.target.context_window
+        window, nodes = pair.target.context_window, 0
         if plan.measured is not Measured.BASELINE:
             window = min(window, required_draft(pair).context_window)
-        plan.check_room(prompts, window)
+            nodes = plan.growmap.size
+        text = max(map(len, prompts)) + plan.params.max_new_tokens
+        check_room(text, nodes, window, plan.cache_length)
         self._pair, self._plan, self._prompts = pair, plan, prompts
         self._runs: dict[str, list[Run]] = {}
         self._breakdowns: list[StepBreakdown] = []
@@ -178,8 +174,7 @@ class DecodingExperiment(Experiment):
             raise KeyboardInterrupt
 
     def _system(self, name: str) -> Decode:
-        plan, seed = self._plan, self._plan.params.seed
-        assert seed is not None
+        plan, seed = self._plan, self._plan.params.seed or 0
         make_sampler, on_step, timer = DraftNucleus(plan.draft_top_p).sampler, None, None
         if plan.measured is Measured.BENCHMARK:
             timer = BreakdownTimer(make_sampler)

@@ -29,7 +29,7 @@ from sequoia_core.tree.files import find_growmap
 from sequoia_core.tree.growmap import GrowMap
 from tests.core.engines import make_engine, tokens_of
 from tests.core.models import TableModel
-from tests.core.reproducing import PROMPTS, load_tiny, quiet, save_pair
+from tests.core.reproducing import PROMPTS, WINDOW, load_tiny, quiet, save_pair
 
 TREE_OF_SEVEN = GrowMap.k_ary([2, 2])
 TOKENS = 24
@@ -155,8 +155,8 @@ def test_on_a_gpu_a_part_is_over_when_the_device_is_done(monkeypatch: pytest.Mon
     order: list[str] = []
     monkeypatch.setattr(torch.cuda, "synchronize", lambda device: order.append(str(device)))
     monkeypatch.setattr(step_breakdown, "perf_counter", lambda: order.append("read"))
-    step_breakdown._device_clock(torch.device("cuda", 0))()
-    step_breakdown._device_clock(torch.device("cpu"))()
+    step_breakdown._seconds(torch.device("cuda", 0))
+    step_breakdown._seconds(torch.device("cpu"))
     assert order == ["cuda:0", "read", "read"]
 
 
@@ -181,14 +181,18 @@ def test_what_was_decoded_before_a_stop_is_not_lost(pair: Pair) -> None:
 @pytest.mark.parametrize(
     ("measured", "nodes"), [(Measured.TREE, 7), (Measured.BENCHMARK, 7), (Measured.BASELINE, 0)]
 )
-def test_the_smallest_cache_that_works_is_named_and_works(measured: Measured, nodes: int) -> None:
+def test_the_smallest_cache_that_works_is_named_and_works(
+    pair: Pair, measured: Measured, nodes: int
+) -> None:
     needed = max(map(len, PROMPTS)) + TOKENS + nodes
-    plan_of(measured=measured, cache_length=needed).check_room(PROMPTS, needed)
+    DecodingExperiment(pair, plan_of(measured=measured, cache_length=needed), PROMPTS)
     short = plan_of(measured=measured, cache_length=needed - 1)
     with pytest.raises(ParameterError, match=rf"smallest value that works is {needed}:"):
-        short.check_room(PROMPTS, needed)
-    with pytest.raises(ParameterError, match=rf"context window of {needed - 1}"):
-        plan_of(measured=measured).check_room(PROMPTS, needed - 1)
+        DecodingExperiment(pair, short, PROMPTS)
+    longest = (3,) * (WINDOW - TOKENS - nodes)
+    DecodingExperiment(pair, plan_of(measured=measured), [longest])
+    with pytest.raises(ParameterError, match=rf"context window of {WINDOW}"):
+        DecodingExperiment(pair, plan_of(measured=measured), [(3, *longest)])
 
 
 @pytest.mark.parametrize(
