@@ -28,7 +28,6 @@ class BenchFindings:
     weights: int = 0  # bytes of both models' weights in bfloat16
     tuned: str = ""  # what the measured machine predicted before anything was compared, one line
     comparisons: tuple[SpeedComparison, ...] = ()  # plain decoding is the first system
-    sweeps: tuple[dict[int, Spread], ...] = ()  # of each comparison: speed by nodes; 1 is plain
     divergences: tuple[str, ...] = ()  # where greedy texts diverge from plain decoding's
     prefill: SpeedComparison | None = None  # reading a long prompt
     prefill_tokens: int = PREFILL_TOKENS

@@ -39,8 +39,7 @@ def _all_scores(findings: BenchFindings) -> Iterator[Score]:
     tree = best_tree(findings.comparisons) or names.ADAPTIVE_LOOKUP
     for comparison in findings.comparisons:
         for faster, slower, wanted, what in _speed_goals(comparison, tree):
-            what += f", T = {comparison.params.temperature:g}"
-            yield _ratio(what, comparison, faster, slower, wanted)
+            yield _ratio(f"{what}, {comparison.label}", comparison, faster, slower, wanted)
     for comparison in findings.comparisons:
         same = [each.same_text for each in summarize(comparison) if each.name in names.TREES]
         if comparison.params.temperature == 0.0 and same:

@@ -79,8 +79,7 @@ def as_values(findings: BenchFindings, setting: BenchSetting) -> dict[str, objec
         "pair": encode(findings.pair),
         "threads": findings.threads,
         "comparisons": [
-            values(each) | {"tree_sizes": encode(sweep)}
-            for each, sweep in zip(findings.comparisons, findings.sweeps, strict=True)
+            values(each) | {"tree_sizes": encode(each.sizes)} for each in findings.comparisons
         ],
         "goals": encode(list(scores(findings))),
         "conditions": {name: values(each) if each else None for name, each in made.items()},
@@ -95,10 +94,10 @@ def as_values(findings: BenchFindings, setting: BenchSetting) -> dict[str, objec
 def for_terminal(findings: BenchFindings) -> str:
     lines = [f"{_pair(findings)}, {findings.threads} threads", findings.tuned]
     lines += [INTERRUPTED] if findings.interrupted else []
-    for comparison, sweep in zip(findings.comparisons, findings.sweeps, strict=True):
+    for comparison in findings.comparisons:
         drawn = speeds(comparison)
-        if len(sweep) > 1:
-            drawn |= {f"{size} nodes": speed for size, speed in sweep.items()}
+        if len(comparison.sizes) > 1:
+            drawn |= {f"{size} nodes": speed for size, speed in comparison.sizes.items()}
         lines += ["", f"{_heading(comparison)}:", "", *_systems(comparison), "", bars(drawn), ""]
     for title, body in _sections(findings):
         lines += [f"{title}:", "", *body, ""]
@@ -127,13 +126,11 @@ def write_document(findings: BenchFindings, setting: BenchSetting, file: Path) -
         folder = file.parent / "img"
         folder.mkdir(exist_ok=True)
         systems = list(findings.comparisons[0].runs)
-        found = [list(speeds(each).values()) for each in findings.comparisons]
-        labels = _labels(findings)
-        groups = dict(zip(labels, found, strict=True))
+        found = {each.label: [*speeds(each).values()] for each in findings.comparisons}
         axis = "tokens/s, median with lowest and highest"
-        charts.draw_bars(folder / SYSTEMS_PICTURE, systems, groups, axis)
-        sweeps = dict(zip(labels, findings.sweeps, strict=True))
-        charts.draw_sizes(folder / SIZES_PICTURE, sweeps)
+        charts.draw_bars(folder / SYSTEMS_PICTURE, systems, found, axis)
+        sizes = {each.label: each.sizes for each in findings.comparisons}
+        charts.draw_sizes(folder / SIZES_PICTURE, sizes)
     file.write_text("\n".join(document_lines(findings, setting)) + "\n", encoding="utf-8")
 
 
@@ -163,8 +160,8 @@ def _preface(findings: BenchFindings, setting: BenchSetting) -> Iterator[str]:
     threads = f"{findings.threads} threads for every system"
     yield f"- {date.today().isoformat()}, {setting.machine}; {threads}"
     yield f"- {', '.join(f'{name} {number}' for name, number in versions().items())}"
-    dtype = findings.peer_dtype or findings.pair.dtype
-    yield f"- {_pair(findings)}; PyTorch and Hugging Face in {dtype}; {setting.prompts}"
+    peers = f"PyTorch and Hugging Face in {findings.peer_dtype}"
+    yield f"- {_pair(findings)}; {peers}; {setting.prompts}"
     yield from (f"- {findings.tuned}", "", LEGEND)
 
 
@@ -196,7 +193,7 @@ def _sections(findings: BenchFindings) -> Iterator[tuple[str, list[str]]]:
 
 def _ranking(findings: BenchFindings, ranked: Sequence[tuple[str, float]]) -> list[str]:
     """This engine's trees over plain decoding, fastest first."""
-    heads = [head for label in _labels(findings) for head in (label, "tokens/step")]
+    heads = [head for each in findings.comparisons for head in (each.label, "tokens/step")]
     by_name = [{row.name: row for row in summarize(each)} for each in findings.comparisons]
     rows = []
     for name, mean in ranked:
@@ -213,10 +210,11 @@ def _speed_table(shown: Mapping[str, Spread]) -> list[str]:
 
 def _sizes(findings: BenchFindings) -> list[str]:
     """A line per size, a column per way of sampling; one node is plain decoding."""
-    heads = [f"tokens/s, {label}" for label in _labels(findings)]
+    heads = [f"tokens/s, {each.label}" for each in findings.comparisons]
+    found = [each.sizes for each in findings.comparisons]
     rows = [
-        [f"{size}", *(sweep[size].text(1) if size in sweep else "" for sweep in findings.sweeps)]
-        for size in findings.sweeps[0]
+        [f"{size}", *(each[size].text(1) if size in each else "" for each in found)]
+        for size in found[0]
     ]
     return _table(["nodes", *heads], rows)
 
@@ -266,10 +264,6 @@ def _pair(findings: BenchFindings) -> str:
 
 def _heading(comparison: SpeedComparison) -> str:
     return f"Temperature {comparison.params.temperature:g}"
-
-
-def _labels(findings: BenchFindings) -> list[str]:
-    return [f"T = {each.params.temperature:g}" for each in findings.comparisons]
 
 
 def _table(heads: Sequence[str], rows: Sequence[Sequence[str]]) -> list[str]:

@@ -16,6 +16,7 @@ from sequoia_core.config import SamplingParams
 from sequoia_core.errors import SequoiaError
 from sequoia_core.events import Progress, StepTimings
 from sequoia_core.files import Record
+from sequoia_core.measure.spread import Spread
 
 WARM_UP_TOKENS = 16
 
@@ -111,6 +112,11 @@ class SpeedComparison:
 
     params: SamplingParams
     runs: dict[str, list[Run]]
+    sizes: dict[int, Spread] = field(default_factory=dict)  # speed by nodes; 1 is plain decoding
+
+    @property
+    def label(self) -> str:
+        return f"T = {self.params.temperature:g}"
 
 
 @dataclass(slots=True)

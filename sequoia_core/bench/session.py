@@ -88,10 +88,11 @@ class BenchSession:
             systems = started.systems | sized
             found = self._compare(systems, self._prompts, samplings)
             swept = dict(zip((1, *sizes), (names.PLAIN, *sized), strict=True))
-            findings.sweeps = tuple(_sweep(each, swept) for each in found)
             kept = {name: systems[name] for name in started.systems if name in found[0].runs}
             findings.comparisons = tuple(
-                SpeedComparison(each.params, {name: each.runs[name] for name in kept})
+                SpeedComparison(
+                    each.params, {name: each.runs[name] for name in kept}, _sizes(each, swept)
+                )
                 for each in found
             )
             processes = {name: each for name, each in started.processes.items() if name in kept}
@@ -182,7 +183,7 @@ def calibrate(factory: ModelFactory, temperatures: Sequence[float], progress: Pr
             progress(message, fraction)
 
 
-def _sweep(comparison: SpeedComparison, swept: Mapping[int, str]) -> dict[int, Spread]:
+def _sizes(comparison: SpeedComparison, swept: Mapping[int, str]) -> dict[int, Spread]:
     by_name = speeds(comparison)
     return {size: by_name[name] for size, name in swept.items() if name in by_name}
 

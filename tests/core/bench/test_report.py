@@ -188,12 +188,14 @@ def test_every_system_that_goals_and_rankings_name_exists() -> None:
 def findings() -> BenchFindings:
     log: list[str] = []
     outcome = compared(FixedSystem(names.PLAIN, 10, log), FixedSystem(names.TREE, 25, log, steps=3))
+    plain = Spread(9, 10, 11)
+    greedy = replace(outcome.comparisons[0], sizes={1: plain, 8: Spread(19, 20, 21)})
+    sampled = replace(outcome.comparisons[1], sizes={1: plain})
     return BenchFindings(
         pair=PairDescription("target", "draft", "cpu", "bfloat16", 2048),
         tuned="measured",
         threads=2,
-        comparisons=outcome.comparisons,
-        sweeps=({1: Spread(9, 10, 11), 8: Spread(19, 20, 21)}, {1: Spread(9, 10, 11)}),
+        comparisons=(greedy, sampled),
         divergences=("one differs",),
         absent={names.LLAMA_CPP: "llama_cpp is not installed; install it with: pip"},
         memory={names.TREE: 600_000_000},
@@ -225,7 +227,7 @@ def test_the_terminal_shows_all_findings(findings: BenchFindings) -> None:
 def test_parts_that_are_not_known_are_left_empty() -> None:
     greedy = named(0.0, {names.PLAIN: [10.0]})
     assert greedy.runs[names.PLAIN][0].parts is None
-    shown = for_terminal(findings_of(comparisons=(greedy,), sweeps=({},)))
+    shown = for_terminal(findings_of(comparisons=(greedy,)))
     assert "|  |  |  |  |  | 1 of 1 |" in shown
 
 
@@ -261,7 +263,7 @@ def test_the_document_and_its_pictures(findings: BenchFindings, tmp_path: Path) 
 def test_the_same_figures_give_the_same_picture(findings: BenchFindings, tmp_path: Path) -> None:
     drawn = []
     for name in ("one.svg", "two.svg"):
-        charts.draw_sizes(tmp_path / name, {"T = 0": findings.sweeps[0]})
+        charts.draw_sizes(tmp_path / name, {"T = 0": findings.comparisons[0].sizes})
         drawn.append((tmp_path / name).read_bytes())
     assert drawn[0] == drawn[1]
 

@@ -102,9 +102,9 @@ def test_a_benchmark_from_beginning_to_end(folder: Path, monkeypatch: pytest.Mon
     assert "Prompt 2 of 2: sequoia tree" in reported
     own, peers = [names.PLAIN, *names.TREES], [names.PYTORCH]
     assert set(findings.absent) == {names.LLAMA_CPP}
-    for comparison, sweep in zip(findings.comparisons, findings.sweeps, strict=True):
+    for comparison in findings.comparisons:
         assert list(comparison.runs) == own + peers
-        assert list(sweep) == [1, 2, 5]
+        assert list(comparison.sizes) == [1, 2, 5]
         assert all(len(runs) == 2 for runs in comparison.runs.values())
         for runs in comparison.runs.values():
             assert all(len(run.token_ids) == plan.tokens for run in runs)
@@ -132,7 +132,7 @@ def test_without_a_draft_plain_decoding_is_compared_alone(
     findings = measure(pair_of(plan), plan, lambda *_: None)
     (comparison,) = findings.comparisons
     assert list(comparison.runs) == [names.PLAIN]
-    assert list(findings.sweeps[0]) == [1]
+    assert list(comparison.sizes) == [1]
     assert "name one with --draft" in findings.absent[names.TREE]
     assert findings.divergences == ()
 
