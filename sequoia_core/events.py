@@ -78,8 +78,6 @@ class PrefillProgress(Record, frozen=True):
 
 
 class PrefillDone(Record, frozen=True):
-    """The prompt is in the target's KV cache."""
-
     prompt_tokens: int
     cached_tokens: int  # of them, those that were in the KV cache before
     seconds: float  # wall time of reading the rest
@@ -157,8 +155,6 @@ class TrialRecord(Record, frozen=True):
 
 
 class Insight(Record, frozen=True):
-    """Why a step came out as it did."""
-
     # at nodes with children and at the end of the accepted path; in a large tree only at the
     # path's nodes and the first others
     opinions: tuple[Opinion, ...]

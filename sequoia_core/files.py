@@ -1,9 +1,8 @@
 """Reads files that others made, and writes files whole.
 
 Text is UTF-8. A byte order mark is skipped, and only LF and CR LF end a line, so U+2028 and the
-other separators of `str.splitlines` stay in it. JSON is read strictly: `decode` is the one way from
-JSON to a value that traces, the session database, the engine process and calibrations use. A file
-is written whole or not at all, through a new file that no link can stand for.
+other separators of `str.splitlines` stay in it. JSON is read strictly. A file is written whole or
+not at all, through a new file that no link can stand for.
 """
 
 import io
@@ -32,10 +31,7 @@ class MisfitError(ValueError):
 
 
 class Record(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """A plain value that is written as a JSON object of its fields.
-
-    Fields without a default are required, and unknown ones are an error.
-    """
+    """Written as a JSON object of its fields; unknown ones, and those missing, are an error."""
 
 
 def is_file_name(name: str) -> bool:
@@ -152,9 +148,8 @@ def make_private_folder(folder: Path) -> None:
 def written_whole(path: Path, *, private: bool = False) -> Iterator[BinaryIO]:
     """A file to write that takes its place when the block ends, and never if it raises.
 
-    A file that is there keeps its mode, a new one that is `private` is its owner's alone, and a
-    link goes on to point where it did. What is no regular file, such as `/dev/stdout`, is written
-    as it is.
+    What is there keeps its mode, a link goes on to point where it did, and what is no regular file,
+    such as `/dev/stdout`, is written as it is. A new file that is `private` is its owner's alone.
     """
     path = Path(os.path.realpath(path))
     mode = path.stat().st_mode if path.exists() else None
@@ -189,6 +184,5 @@ def text_written_whole(path: Path, *, private: bool = False) -> Iterator[TextIO]
 
 
 def write_whole(path: Path, text: str, *, private: bool = False) -> None:
-    """Write a text; see `text_written_whole`."""
     with text_written_whole(path, private=private) as file:
         file.write(text)

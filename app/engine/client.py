@@ -97,14 +97,12 @@ class RemoteEngine(ChatEngine):
         return self._stream(msg.Tune(), should_stop)
 
     def close(self) -> None:
-        """End the conversation."""
         self._link.close()
 
     def _carry_out(self, request: msg.RemoteRequest) -> None:
         list(self._stream(request, lambda: False))
 
     def _stream(self, request: msg.RemoteRequest, should_stop: StopCheck) -> Iterator[Any]:
-        """The events that a request brings."""
         try:
             self._link.send(request)
             stopping, ended = False, False

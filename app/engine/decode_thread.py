@@ -43,7 +43,6 @@ class Decoder:
         self._thread = threading.Thread(target=self._run, name="sequoia-decoder", daemon=True)
 
     def start(self) -> None:
-        """Start loading the engine."""
         self._thread.start()
 
     @property
@@ -83,7 +82,6 @@ class Decoder:
             self._gate.notify_all()
 
     def drain(self) -> list[msg.Report]:
-        """Everything reported since the last drain, in order."""
         return [self._reports.popleft() for _ in range(len(self._reports))]
 
     def close(self) -> None:
@@ -181,7 +179,6 @@ class Decoder:
             self._reports.append(msg.OutOfSync(self._out_of_sync, request))
 
     def _tune(self, engine: ChatEngine) -> None:
-        """Measure until a request arrives."""
         for event in engine.tune(lambda: not self._requests.empty()):
             self._reports.append(msg.Tuning(event))
 
@@ -196,7 +193,6 @@ def _failure_of(do: Callable[[], None]) -> str:
 
 
 def carry_out(engine: ChatEngine, request: msg.ChooseTree | msg.Start) -> None:
-    """Do what takes no time."""
     match request:
         case msg.ChooseTree(choice):
             engine.choose_tree(choice)

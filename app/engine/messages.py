@@ -105,8 +105,6 @@ class Refused(Record, frozen=True):
 
 
 class SystemRefused(Record, frozen=True):
-    """A `SetSystem` failed."""
-
     message: str
     refused: str | None  # the system prompt that was wanted
     system_prompt: str | None  # the one in use
@@ -201,7 +199,6 @@ class Link:
         self._unsent = bytearray()
 
     def fileno(self) -> int:
-        """For a selector."""
         return self._socket.fileno()
 
     @property

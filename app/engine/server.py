@@ -96,7 +96,6 @@ class Session:
             self.gone = True
 
     def begin(self, factory: Callable[[], ChatEngine]) -> None:
-        """Begin the conversation."""
         try:
             self.engine = factory()
         except SequoiaError as error:
@@ -214,7 +213,6 @@ class EngineServer:
         self._report(msg.Done())
 
     def close(self) -> None:
-        """End the running answers and all connections."""
         for session in self._sessions:
             session.close()
         self._selector.close()

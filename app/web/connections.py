@@ -10,8 +10,6 @@ _REFUSAL = (
 
 
 class Connections:
-    """All connections; at most `limit` are open."""
-
     def __init__(self, limit: int) -> None:
         self.limit = limit
         self._open: set[asyncio.Transport] = set()

@@ -45,7 +45,6 @@ class EngineProcess:
         self._process: Process | None = None
 
     async def start(self, flags: Mapping[str, Any]) -> None:
-        """Start loading; windows may connect at once."""
         with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as listener:
             listener.bind(str(self.path))
             listener.listen()

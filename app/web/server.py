@@ -135,7 +135,6 @@ class WebServer:
         return await handler(request)
 
     async def _close_sockets(self, _app: web.Application) -> None:
-        """Close the windows; their handlers then end the processes."""
         closing = [each.close(code=WSCloseCode.GOING_AWAY) for each in self._running.values()]
         await asyncio.gather(*closing, return_exceptions=True)
 

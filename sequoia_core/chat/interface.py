@@ -29,9 +29,8 @@ class ChatEngine(Protocol):
     def reply(self, prompt: str, params: SamplingParams, should_stop: StopCheck) -> Iterator[Event]:
         """Answer the person's next message.
 
-        Raises:
-            ParameterError: the prompt is blank, or the chat template or the tokenizer refuses it.
-            ContextFullError: the prompt alone is longer than the context window.
+        Raises ParameterError if it is blank, or the chat template or the tokenizer refuses it, and
+        ContextFullError if it alone is longer than the context window.
         """
 
     def clear(self) -> None:

@@ -16,8 +16,6 @@ from sequoia_core.files import Record
 
 
 class Lane(StrEnum):
-    """How a lane decodes."""
-
     PLAIN = "plain"
     SPECULATIVE = "speculative"
 
@@ -68,8 +66,6 @@ class LaneClock(NoBaseline):
 
 @dataclass(slots=True)
 class _Runner:
-    """A lane that runs."""
-
     lane: Lane
     events: Iterator[Event]
     reading: bool = True

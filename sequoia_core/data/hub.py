@@ -45,10 +45,7 @@ NAMED: Mapping[str, HubSet] = MappingProxyType(
 
 
 def named_rows(name: str) -> Iterator[Row]:
-    """Rows of a named set, fetched as they are read.
-
-    Raises SequoiaError if it cannot be fetched or a row has no known field.
-    """
+    """Rows of a named set, fetched as they are read; raises SequoiaError if they cannot be."""
     from huggingface_hub import HfApi
 
     wanted = NAMED[name]
@@ -79,8 +76,7 @@ def _opened(datasets: Any, wanted: HubSet) -> Any:
 def folder_rows(folder: Path) -> Iterator[Row]:
     """Rows of a folder that `save_to_disk` wrote, or of one with Parquet, JSON or text files.
 
-    The first of `SPLITS` that exists is read. Raises ParameterError if it is no data set, or a row
-    has no known field.
+    The first of `SPLITS` that exists is read. Raises ParameterError if it is no data set.
     """
     datasets = _datasets()
     saved = any((folder / name).exists() for name in ("state.json", "dataset_dict.json"))

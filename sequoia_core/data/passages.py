@@ -58,7 +58,6 @@ class Passage:
 
 
 def load_prompts(spec: DataSpec, tokenizer: PreTrainedTokenizerBase) -> list[tuple[int, ...]]:
-    """Token ids of the prompts; see `load_passages`."""
     found = load_passages(spec, tokenizer, spec.prompt_tokens)
     return [passage.token_ids for passage in found]
 

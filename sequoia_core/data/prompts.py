@@ -23,8 +23,6 @@ EXPECTED = '"turns", "prompt", "text" or "article"'
 
 
 class RowKind(Enum):
-    """How a row is read."""
-
     TEXT = "text"  # its beginning is the prompt, the rest is the continuation
     PROMPT = "prompt"  # a question to a model that chats, a text to any other
     TURN = "turn"  # the first turn of a conversation
@@ -32,8 +30,6 @@ class RowKind(Enum):
 
 @dataclass(frozen=True, slots=True)
 class Row:
-    """One row of a data set."""
-
     content: str
     kind: RowKind
 
@@ -71,7 +67,6 @@ def json_rows(path: Path) -> Iterator[Row]:
 
 
 def text_lines(path: Path) -> list[str]:
-    """The lines of a file that are not blank."""
     return [line for line in _lines(path) if line.strip()]
 
 

@@ -44,7 +44,7 @@ class Asked(Record, frozen=True):
     temperature: float | None = None  # as in `SamplingParams`
 
 
-Entry = Asked | Event  # A line of a trace after the header
+Entry = Asked | Event  # a line after the header
 
 
 def write_header(file: TextIO, description: PairDescription) -> None:
@@ -60,10 +60,7 @@ def write_event(file: TextIO, event: Entry) -> None:
 def recorded(
     path: Path, description: PairDescription, asked: Asked, events: Iterable[Event]
 ) -> Iterator[Event]:
-    """Yield the events of an answer as they come, each after it is written into a new trace.
-
-    Raises TraceError if the file cannot be written.
-    """
+    """Yield the events of an answer as they come, each after it is written into a new trace."""
     try:
         # a chat is not for other users of the machine
         with open(path, "w", encoding="utf-8", opener=private_file) as file:
@@ -180,10 +177,7 @@ def _json_object(line: bytes) -> dict[str, Any]:
 
 
 def check_event(event: Entry) -> None:
-    """Check what the types do not say: a step is a tree, and numbers are in range.
-
-    Raises MisfitError if it is not.
-    """
+    """Raise MisfitError for what the types do not say: no tree, or numbers out of range."""
     if isinstance(event, Step):
         _check_step(event)
     if isinstance(event, TextDelta):

@@ -75,7 +75,6 @@ class TemplateRenderer:
         raise ParameterError(f"{what}: {reason}")
 
     def close(self) -> None:
-        """End the process, if there is one."""
         with self._lock:
             self._end()
 
@@ -120,7 +119,6 @@ class TemplateRenderer:
         )
 
     def _end(self) -> int | None:
-        """End the process; its exit status."""
         process, self._process = self._process, None
         if process is None:
             return None

@@ -104,7 +104,6 @@ def _answer(line: str) -> dict[str, str]:
 
 
 def main() -> None:
-    """Answer requests until stdin ends."""
     with suppress(ValueError, OSError):  # a system without this limit
         resource.setrlimit(resource.RLIMIT_AS, (MEMORY_BYTES, MEMORY_BYTES))
     for number in (signal.SIGPROF, signal.SIGALRM):
