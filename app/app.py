@@ -37,11 +37,7 @@ default of 5 ms cost a fifth of the tokens while the screen was drawing."""
 
 
 class SequoiaApp(BaseApp):
-    """The chat.
-
-    The engine is made in the decode thread. The recorder is closed with the app; `unsent` is the
-    first text of the prompt.
-    """
+    """The chat. Its recorder is closed with it; `unsent` is the first text of the prompt."""
 
     TITLE = "Sequoia"
     CSS_PATH = Path(__file__).parent / "styles" / "chat.tcss"
@@ -133,7 +129,6 @@ class SequoiaApp(BaseApp):
         return screen is self.chat or action.context == "app" or action.id == "chat.help"
 
     def choose_theme(self, name: str) -> None:
-        """Change the setting."""
         self.chat.run_line(f"/set theme {name}")
 
 

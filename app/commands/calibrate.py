@@ -64,7 +64,6 @@ def calibrate(
 
 
 def _width() -> int:
-    """Columns to draw in, at most those of the terminal."""
     return min(_WIDEST, shutil.get_terminal_size((_WIDEST, 24)).columns)
 
 

@@ -38,7 +38,6 @@ def quick_imports() -> Iterator[None]:
 
 
 def open_chat(flags: Mapping[str, Any]) -> None:
-    """Check the settings, then run the screen."""
     with quick_imports():
         from ..config.load import load_settings
 

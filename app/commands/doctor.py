@@ -5,7 +5,6 @@ import platform
 import shutil
 import sys
 from collections.abc import Iterator, Mapping
-from enum import Enum
 from importlib import metadata
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -33,6 +32,8 @@ _FAST_FLAGS = ("amx_bf16", "avx512_bf16", "avx512f", "avx2", "asimd")
 """Instruction sets that decide the speed, best first."""
 _PACKAGES = ("torch", "transformers", "textual", "rich", "safetensors", "gguf")
 _SMALLEST_TERMINAL = (60, 20)
+OK, WARN, BROKEN = "✔", "!", "✘"
+_STYLES = {OK: "green", WARN: "yellow", BROKEN: "bold red"}
 
 
 class Memory(NamedTuple):
@@ -66,20 +67,12 @@ def model_memory() -> Memory:
     return next(iter(gpus()), Memory("RAM", psutil.virtual_memory().total, on_gpu=False))
 
 
-class CheckResult(Enum):
-    """The mark of a line, and its style."""
-
-    OK = "✔ ", "green"
-    WARN = "! ", "yellow"
-    BROKEN = "✘ ", "bold red"
-
-
 class Finding(NamedTuple):
     """One line of the report."""
 
     subject: str
     detail: str
-    result: CheckResult = CheckResult.OK
+    mark: str = OK
 
 
 def doctor() -> None:
@@ -94,10 +87,10 @@ def doctor() -> None:
 
     console = Console(highlight=False)
     broken = False
-    for subject, detail, result in examine({}):
-        line = Text.assemble(result.value, (f"{subject:<16} ", "bold"), visible(detail))
-        console.print(line, soft_wrap=True)
-        broken |= result is CheckResult.BROKEN
+    for subject, detail, mark in examine({}):
+        begin = (f"{mark} ", _STYLES[mark]), (f"{subject:<16} ", "bold")
+        console.print(Text.assemble(*begin, visible(detail)), soft_wrap=True)
+        broken |= mark == BROKEN
     if broken:
         raise typer.Exit(1)
 
@@ -110,13 +103,13 @@ def examine(flags: Mapping[str, Any]) -> Iterator[Finding]:
     try:
         settings = load_settings(flags)
     except SequoiaError as error:
-        yield Finding("configuration", str(error), CheckResult.BROKEN)
+        yield Finding("configuration", str(error), BROKEN)
     else:
         path = paths.config_file()
         yield Finding("configuration", str(path) if path.exists() else f"{path} (none yet)")
         models = _models(settings)
         yield models
-        yield from _forward(settings, models_there=models.result is CheckResult.OK)
+        yield from _forward(settings, models_there=models.mark == OK)
     yield from _folders()
     yield from _terminal()
 
@@ -133,8 +126,7 @@ def _machine() -> Iterator[Finding]:
         try:
             yield Finding(package, metadata.version(package))
         except metadata.PackageNotFoundError:
-            missing = f"not installed; pip install {package}"
-            yield Finding(package, missing, CheckResult.BROKEN)
+            yield Finding(package, f"not installed; pip install {package}", BROKEN)
 
 
 def _models(settings: Settings) -> Finding:
@@ -147,7 +139,7 @@ def _models(settings: Settings) -> Finding:
             path = embedded_target_path()
             return Finding("embedded target", f"{path} ({size_text(path.stat().st_size)})")
     except SequoiaError as error:
-        return Finding("models", str(error), CheckResult.BROKEN)
+        return Finding("models", str(error), BROKEN)
     return Finding("models", f"{models.target} <- {models.draft or 'no draft'}")
 
 
@@ -164,14 +156,14 @@ def _forward(settings: Settings, *, models_there: bool) -> Iterator[Finding]:
         opened = [each for each in known if isinstance(each, Checkpoint)]
         forward = choose_forward(settings.weights, settings.dtype, placement, opened)
     except SequoiaError as error:
-        yield Finding("device, weights", str(error), CheckResult.BROKEN)
+        yield Finding("device, weights", str(error), BROKEN)
         return
     number = dtype_name(forward.dtype) if forward.dtype else "as the files store them"
     if isinstance(known[0], Checkpoint):
         number = forward.number_format(known[0])
     yield Finding("device, weights", f"{devices_name(placement.devices)}, {number}")
     words = forward.backend() + (f": {forward.fallback}" if forward.fallback else "")
-    yield Finding("forward", words, CheckResult.WARN if forward.fallback else CheckResult.OK)
+    yield Finding("forward", words, WARN if forward.fallback else OK)
     if forward.native and library.UNPROVEN in library.instruction_sets():
         name = f"{library.INSTRUCTION_SET_VARIABLE}={library.UNPROVEN}"
         yield Finding("AMX", f"{name} takes it; no hardware has run it yet")
@@ -202,13 +194,13 @@ def _memory(forward: "Forward", known: "list[Known | None]") -> Iterator[Finding
         return
     for place, plan in pair_plans(target, draft, forward).items():
         free = free_bytes(place)
-        context, end, result = plan.context_in(free), "", CheckResult.OK
+        context, end, mark = plan.context_in(free), "", OK
         if plan.least > free:
-            context, end, result = plan.window, ", which is too little", CheckResult.WARN
+            context, end, mark = plan.window, ", which is too little", WARN
         elif context < plan.window:
             end = f", so the context will be {context:,} of {plan.window:,} tokens"
-        free_there = f"{place} has {size_text(free)} free"
-        yield Finding("memory", f"{plan.words(context)}; {free_there}{end}", result)
+        detail = f"{plan.words(context)}; {place} has {size_text(free)} free{end}"
+        yield Finding("memory", detail, mark)
 
 
 def _folders() -> Iterator[Finding]:
@@ -223,7 +215,7 @@ def _folders() -> Iterator[Finding]:
         yield Finding(subject, f"{folder} ({_size(folder) if folder.is_dir() else 'none yet'})")
     if (old := paths.cache_folder() / "converted").is_dir():
         detail = f"{old} ({_size(old)}) is not read any more; remove it"
-        yield Finding("old conversions", detail, CheckResult.WARN)
+        yield Finding("old conversions", detail, WARN)
 
 
 def _size(folder: Path) -> str:
@@ -237,14 +229,14 @@ def _terminal() -> Iterator[Finding]:
         yield Finding("terminal", "none; standard output is not a terminal")
         return
     size, (columns, rows) = shutil.get_terminal_size(), _SMALLEST_TERMINAL
-    shown, result = f"{size.columns}x{size.lines}", CheckResult.OK
+    shown, mark = f"{size.columns}x{size.lines}", OK
     if size.columns < columns or size.lines < rows:
-        shown, result = f"{shown}; the screen wants {columns}x{rows}", CheckResult.WARN
-    yield Finding("terminal", shown, result)
+        shown, mark = f"{shown}; the screen wants {columns}x{rows}", WARN
+    yield Finding("terminal", shown, mark)
     names = ("TERM", "COLORTERM", "NO_COLOR", "TMUX", "SSH_TTY")
     found = " ".join(f"{name}={os.environ[name]}" for name in names if os.environ.get(name))
     if os.environ.get("COLORTERM") in {"truecolor", "24bit"}:
         yield Finding("colours", found)
     else:
         hint = "COLORTERM=truecolor gives the themes their own colours"
-        yield Finding("colours", f"{found or 'TERM unset'}; {hint}", CheckResult.WARN)
+        yield Finding("colours", f"{found or 'TERM unset'}; {hint}", WARN)

@@ -54,7 +54,6 @@ _SETTINGS = {
 
 
 def load_command(name: str) -> Any:
-    """Import the command, or the group of commands, of this name."""
     found = getattr(import_module(f".{HOMES[name]}", __package__), name)
     if not isinstance(found, typer.Typer):
         found, command = typer.Typer(add_completion=False), found

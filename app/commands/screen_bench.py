@@ -8,7 +8,7 @@ import random
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import replace
 from pathlib import Path
 from statistics import median
@@ -19,6 +19,7 @@ from sequoia_core.chat.interface import ChatEngine
 from sequoia_core.config import SamplingParams
 from sequoia_core.errors import SequoiaError
 from sequoia_core.events import Event, Progress, Step
+from sequoia_core.measure.spread import Spread
 
 from ..app import SequoiaApp
 from ..config.load import load_settings
@@ -109,17 +110,12 @@ def measure_screen(
     return (
         f"{len(prompts)} answers, {rounds} rounds, screen of {SIZE[0]}x{SIZE[1]}; "
         "median (lowest to highest)\n"
-        f"with the screen {_spread(speeds[SCREEN])} tokens/s, "
-        f"headless {_spread(speeds[NO_SCREEN])} tokens/s, "
-        f"ratio {_spread(ratios, 2)}\n"
+        f"with the screen {Spread.of(speeds[SCREEN]).text(1)} tokens/s, "
+        f"headless {Spread.of(speeds[NO_SCREEN]).text(1)} tokens/s, "
+        f"ratio {Spread.of(ratios).text(2)}\n"
         f"key to echo while it decodes {1e3 * median(typed):.1f} ms, 99% within "
         f"{1e3 * percentile(typed, 0.99):.1f} ms, {len(typed)} keys"
     )
-
-
-def _spread(values: Sequence[float], digits: int = 1) -> str:
-    low, middle, high = min(values), median(values), max(values)
-    return f"{middle:.{digits}f} ({low:.{digits}f} to {high:.{digits}f})"
 
 
 def _run_in_terminal(

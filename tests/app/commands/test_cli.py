@@ -16,7 +16,7 @@ import sequoia_core
 from app.cli import app
 from app.commands import chat, doctor, listings
 from app.commands.console import progress_line
-from app.commands.doctor import CheckResult, Memory
+from app.commands.doctor import OK, WARN, Memory
 from app.commands.listings import drawing
 from app.config import paths, resolve
 from app.config.settings import Settings
@@ -259,11 +259,11 @@ def test_doctor_says_why_pytorch_computes(
 ) -> None:
     monkeypatch.setattr(forward, "load_library", not_built)
     (told,) = (each for each in findings() if each.subject == "forward")
-    assert told.result is CheckResult.WARN
+    assert told.mark == WARN
     assert told.detail.startswith("PyTorch 2")
     assert told.detail.endswith(": the native forward was not built; run: make native")
     (told,) = (each for each in findings(weights="torch") if each.subject == "forward")
-    assert told.result is CheckResult.OK
+    assert told.mark == OK
     assert "native" not in told.detail
 
 
@@ -296,7 +296,7 @@ def test_doctor_names_what_an_earlier_version_left_in_the_cache(
     (tmp_path / "converted").mkdir()
     (tmp_path / "converted" / "a").write_bytes(b"x" * 1024)
     (told,) = (each for each in findings() if each.subject == "old conversions")
-    assert told.result is CheckResult.WARN
+    assert told.mark == WARN
     assert told.detail == f"{tmp_path / 'converted'} (1.0 KiB) is not read any more; remove it"
 
 
@@ -323,18 +323,18 @@ def test_doctor_judges_the_terminal(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("LINES", "5")
     monkeypatch.setenv("TMUX", "/tmp/socket")
     size, colours = list(doctor.examine({}))[-2:]
-    assert (size.result, size.detail) == (
-        CheckResult.WARN,
+    assert (size.mark, size.detail) == (
+        WARN,
         "20x5; the screen wants 60x20",
     )
-    assert colours.result == CheckResult.WARN
+    assert colours.mark == WARN
     assert "TMUX=/tmp/socket" in colours.detail
     monkeypatch.setenv("COLUMNS", "160")
     monkeypatch.setenv("LINES", "50")
     monkeypatch.setenv("COLORTERM", "truecolor")
     size, colours = list(doctor.examine({}))[-2:]
-    assert (size.result, size.detail) == (CheckResult.OK, "160x50")
-    assert colours.result == CheckResult.OK
+    assert (size.mark, size.detail) == (OK, "160x50")
+    assert colours.mark == OK
 
 
 def test_doctor_misses_a_library_and_sees_a_gpu(

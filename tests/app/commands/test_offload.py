@@ -9,7 +9,7 @@ from typer.testing import CliRunner
 import sequoia_core
 from app.cli import app
 from app.commands import doctor
-from app.commands.doctor import CheckResult, Finding
+from app.commands.doctor import BROKEN, Finding
 from sequoia_core.bench import BenchPlan
 from sequoia_core.bench.model_factory import ModelFactory, Sources
 from sequoia_core.config import Offload
@@ -92,5 +92,5 @@ def test_doctor_tells_of_it(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_doctor_finds_one_that_cannot_be(monkeypatch: pytest.MonkeyPatch) -> None:
     (broken,) = (each for each in findings(monkeypatch, offload="cpu") if "offload" in each.detail)
-    assert broken.result is CheckResult.BROKEN
+    assert broken.mark == BROKEN
     assert "give --offload disk" in broken.detail
