@@ -148,11 +148,16 @@ def _forward(settings: Settings, *, models_there: bool) -> Iterator[Finding]:
     from sequoia_core.model.device import choose_placement, devices_name, dtype_name
     from sequoia_core.model.loading.forward import choose_forward
     from sequoia_core.model.loading.loader import Checkpoint
+    from sequoia_core.model.loading.sources import BUNDLED_DRAFT, NO_DRAFT, known_model
     from sequoia_core.model.native import library
 
     try:
         placement = choose_placement(settings.device, settings.offload)
-        known: list[Known | None] = _known_models(settings) if models_there else [None]
+        known: list[Known | None] = [None]
+        if models_there:
+            models = resolve.chosen_models(settings)
+            draft = models.draft or (str(BUNDLED_DRAFT) if models.target is None else NO_DRAFT)
+            known = [known_model(each) for each in (models.target, draft) if each != NO_DRAFT]
         opened = [each for each in known if isinstance(each, Checkpoint)]
         forward = choose_forward(settings.weights, settings.dtype, placement, opened)
     except SequoiaError as error:
@@ -172,15 +177,6 @@ def _forward(settings: Settings, *, models_there: bool) -> Iterator[Finding]:
         yield Finding("offload", f"{where}: two layers at a time are in memory")
     if models_there:
         yield from _memory(forward, known)
-
-
-def _known_models(settings: Settings) -> "list[Known | None]":
-    """The target, and the draft if there is one; None if nothing is known before a download."""
-    from sequoia_core.model.loading.sources import BUNDLED_DRAFT, NO_DRAFT, known_model
-
-    models = resolve.chosen_models(settings)
-    draft = models.draft or (str(BUNDLED_DRAFT) if models.target is None else NO_DRAFT)
-    return [known_model(each) for each in (models.target, draft) if each != NO_DRAFT]
 
 
 def _memory(forward: "Forward", known: "list[Known | None]") -> Iterator[Finding]:

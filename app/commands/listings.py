@@ -12,12 +12,13 @@ from sequoia_core.tree.growmap import GrowMap
 
 from ..config.paths import config_file
 from .console import print_table
-from .doctor import Memory, model_memory
 from .group import command_group
 from .options import flag
 
 if TYPE_CHECKING:
     from rich.tree import Tree
+
+    from .doctor import Memory
 
 _DRAWN_WHOLE = 128
 _DRAWN_AT_MOST, _DEEPEST_DRAWN = 10_000, 200
@@ -48,6 +49,8 @@ def models(
     as_json: Annotated[bool, flag("--json", "Print a JSON list instead.")] = False,
 ) -> None:
     """List the known pairs and say which fit this machine."""
+    from .doctor import model_memory
+
     memory = model_memory()
     values = [_values(entry, memory) for entry in catalogue()]
     if as_json:
@@ -81,7 +84,7 @@ def models(
     )
 
 
-def _values(entry: PairEntry, memory: Memory) -> dict[str, Any]:
+def _values(entry: PairEntry, memory: "Memory") -> dict[str, Any]:
     plan = entry.plan(memory.on_gpu)
     return {
         "name": entry.name,

@@ -14,7 +14,7 @@ from typer.testing import CliRunner, Result
 
 import sequoia_core
 from app.cli import app
-from app.commands import chat, doctor, listings
+from app.commands import chat, doctor
 from app.commands.console import progress_line
 from app.commands.doctor import OK, WARN, Memory
 from app.commands.listings import drawing
@@ -167,7 +167,7 @@ def test_a_bad_growmap_is_one_line(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("gigabytes", [1, 16, 200])
 def test_models_says_what_fits(monkeypatch: pytest.MonkeyPatch, gigabytes: int) -> None:
-    monkeypatch.setattr(listings, "model_memory", lambda: Memory("GPU X", gigabytes * 10**9))
+    monkeypatch.setattr(doctor, "model_memory", lambda: Memory("GPU X", gigabytes * 10**9))
     entries = json.loads(sequoia("models", "--json").stdout)
     assert [entry["name"] for entry in entries] == [entry.name for entry in catalogue()]
     for entry in entries:
