@@ -1,6 +1,7 @@
 """What there is: `sequoia models`, `growmap` and `config`."""
 
 import json
+from collections.abc import Iterator
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
@@ -126,8 +127,9 @@ def show_growmap(
 
     tree = find_growmap(name)
     console = Console(highlight=False)
-    for line in _figures(tree):
-        console.print(line, markup=False, soft_wrap=True)
+    console.print(tree.name, markup=False, soft_wrap=True)
+    for label, figure in _figures(tree):
+        console.print(f"{label:<12}{figure}", markup=False, soft_wrap=True)
     if tree.size > _DRAWN_AT_MOST or tree.depth > _DEEPEST_DRAWN:
         console.print(f"(too large to draw: {tree.size} nodes)")
     elif tree.size <= _DRAWN_WHOLE or draw_all:
@@ -149,24 +151,18 @@ def list_growmaps() -> None:
     print_table(headings, rows, right=headings[1:4], width=_LIST_WIDTH)
 
 
-def _figures(tree: GrowMap) -> list[str]:
-    lines = [
-        tree.name,
-        f"nodes       {tree.size}",
-        f"depth       {tree.depth}",
-        f"per level   {tree.widths()}",
-        f"children    at most {tree.branching} per node",
-    ]
+def _figures(tree: GrowMap) -> Iterator[tuple[str, object]]:
+    yield "nodes", tree.size
+    yield "depth", tree.depth
+    yield "per level", tree.widths()
+    yield "children", f"at most {tree.branching} per node"
     if rates := tree.acceptance_rates:
         by_depth = " ".join(f"{prob:.3f}" for prob in tree.expected_by_depth(rates))
-        lines += [
-            f"rates       {' '.join(f'{rate:.3g}' for rate in rates)}",
-            f"expected    {tree.expected_tokens(rates):.3f} tokens per step",
-            f"reaching    {by_depth}  (probability of accepting 1, 2, ... drafted tokens)",
-        ]
+        yield "rates", " ".join(f"{rate:.3g}" for rate in rates)
+        yield "expected", f"{tree.expected_tokens(rates):.3f} tokens per step"
+        yield "reaching", f"{by_depth}  (probability of accepting 1, 2, ... drafted tokens)"
     if tree.source:
-        lines.append(f"source      {tree.source}")
-    return lines
+        yield "source", tree.source
 
 
 def drawing(tree: GrowMap) -> "Tree":
