@@ -17,15 +17,7 @@ from typing import IO
 from sequoia_core.chat.interface import ChatEngine
 from sequoia_core.chat.race import Raced, RaceEvent
 from sequoia_core.errors import SequoiaError
-from sequoia_core.events import (
-    Event,
-    Notice,
-    NoticeKind,
-    PrefillProgress,
-    Progress,
-    Step,
-    StopCheck,
-)
+from sequoia_core.events import Event, Notice, NoticeKind, PrefillProgress, Progress, Step
 
 from . import messages as msg
 from .decode_thread import carry_out, error_line
@@ -146,7 +138,7 @@ class Session:
             self.send(event)
         self._finish(msg.Done())
 
-    def tune(self, interrupted: StopCheck) -> None:
+    def tune(self, interrupted: Callable[[], bool]) -> None:
         """Measure until all is measured, or until interrupted; then it goes on later."""
         assert self.engine is not None
         try:

@@ -13,18 +13,9 @@ from itertools import pairwise
 from pathlib import Path
 from typing import Any, TextIO
 
+from sequoia_core import files
 from sequoia_core.errors import TraceError
 from sequoia_core.events import Event, PairDescription, Step, TextDelta
-from sequoia_core.files import (
-    MisfitError,
-    Record,
-    decode,
-    decode_tagged,
-    encode,
-    encode_tagged,
-    parse_json,
-    private_file,
-)
 
 FORMAT, VERSION = "sequoia-trace", 2
 MOST_STEP_NODES = 4_096  # nodes of a step; several times what an engine drafts
@@ -34,7 +25,7 @@ _LONGEST_HEADER = 1_000_000
 _MOST_STEPS = 1 << 31
 
 
-class Asked(Record, frozen=True):
+class Asked(files.Record, frozen=True):
     """A prompt; the events after it, up to the next prompt, are its answer."""
 
     prompt: str
@@ -48,13 +39,13 @@ Entry = Asked | Event  # a line after the header
 
 
 def write_header(file: TextIO, description: PairDescription) -> None:
-    header = {"format": FORMAT, "version": VERSION, "pair": encode(description)}
+    header = {"format": FORMAT, "version": VERSION, "pair": files.encode(description)}
     file.write(json.dumps(header) + "\n")
 
 
 def write_event(file: TextIO, event: Entry) -> None:
     """Append a prompt or an event as one line."""
-    file.write(json.dumps(encode_tagged(event)) + "\n")
+    file.write(json.dumps(files.encode_tagged(event)) + "\n")
 
 
 def recorded(
@@ -63,7 +54,7 @@ def recorded(
     """Yield the events of an answer as they come, each after it is written into a new trace."""
     try:
         # a chat is not for other users of the machine
-        with open(path, "w", encoding="utf-8", opener=private_file) as file:
+        with open(path, "w", encoding="utf-8", opener=files.private_file) as file:
             write_header(file, description)
             write_event(file, asked)
             for event in events:
@@ -110,7 +101,7 @@ class TraceReader:
                 self.done += len(line)
                 try:
                     record = _json_object(line)
-                except MisfitError as error:
+                except files.MisfitError as error:
                     torn = line.startswith(b"{") and not line.endswith(b"\n")
                     if torn and len(line) <= LONGEST_LINE:
                         self.note = (
@@ -119,9 +110,9 @@ class TraceReader:
                         return
                     raise self._damage(number, error) from None
                 try:
-                    entry: Entry = decode_tagged(Entry, record)
+                    entry: Entry = files.decode_tagged(Entry, record)
                     check_event(entry)
-                except MisfitError as error:
+                except files.MisfitError as error:
                     raise self._damage(number, error) from None
                 yield entry
 
@@ -140,7 +131,7 @@ class TraceReader:
             raise TraceError(f"{self.path} is not a trace: it is empty")
         try:
             header = _json_object(line)
-        except MisfitError as error:
+        except files.MisfitError as error:
             raise TraceError(f"{self.path} is not a trace: line 1 is {error}") from None
         if header.get("format") != FORMAT:
             raise TraceError(f"{self.path} is not a trace: line 1 is not a {FORMAT} header")
@@ -151,28 +142,28 @@ class TraceReader:
                 f"{VERSION}, a later one may read it"
             )
         try:
-            description: PairDescription = decode(PairDescription, header.get("pair"))
-        except MisfitError as error:
+            description: PairDescription = files.decode(PairDescription, header.get("pair"))
+        except files.MisfitError as error:
             raise self._damage(1, error) from None
         return description
 
-    def _damage(self, number: int, error: MisfitError) -> TraceError:
+    def _damage(self, number: int, error: files.MisfitError) -> TraceError:
         return TraceError(f"{self.path} is damaged at line {number}: {error}")
 
 
 def _json_object(line: bytes) -> dict[str, Any]:
     if len(line) > LONGEST_LINE:
-        raise MisfitError(f"it has more than {LONGEST_LINE:,} bytes")
+        raise files.MisfitError(f"it has more than {LONGEST_LINE:,} bytes")
     try:
-        record = parse_json(line)
+        record = files.parse_json(line)
     except UnicodeDecodeError:
-        raise MisfitError("not UTF-8 text") from None
+        raise files.MisfitError("not UTF-8 text") from None
     except json.JSONDecodeError:
         record = None
     except ValueError as error:
-        raise MisfitError(f"not a JSON object: {error}") from None
+        raise files.MisfitError(f"not a JSON object: {error}") from None
     if not isinstance(record, dict):
-        raise MisfitError("not a JSON object")
+        raise files.MisfitError("not a JSON object")
     return record
 
 
@@ -182,15 +173,15 @@ def check_event(event: Entry) -> None:
         _check_step(event)
     if isinstance(event, TextDelta):
         if not 0 <= event.step < _MOST_STEPS:
-            raise MisfitError("TextDelta: a step is out of range")
+            raise files.MisfitError("TextDelta: a step is out of range")
         if any(not 0 <= piece.rank <= MOST_STEP_NODES for piece in event.pieces):
-            raise MisfitError("TextDelta: a piece has no rank")
+            raise files.MisfitError("TextDelta: a piece has no rank")
 
 
 def _check_step(step: Step) -> None:
     nodes, path = step.nodes, step.path
     if len(nodes) > MOST_STEP_NODES:
-        raise MisfitError(f"Step: {len(nodes):,} nodes are more than {MOST_STEP_NODES:,}")
+        raise files.MisfitError(f"Step: {len(nodes):,} nodes are more than {MOST_STEP_NODES:,}")
     is_tree = bool(nodes) and (nodes[0].parent, nodes[0].depth) == (-1, 0)
     is_tree = is_tree and all(
         0 <= node.parent < at and node.depth == nodes[node.parent].depth + 1
@@ -198,6 +189,6 @@ def _check_step(step: Step) -> None:
     )
     known = path[:1] == (0,) and all(0 <= node < len(nodes) for node in path)
     if not (is_tree and known) or any(nodes[b].parent != a for a, b in pairwise(path)):
-        raise MisfitError("Step: the nodes are no tree with a path")
+        raise files.MisfitError("Step: the nodes are no tree with a path")
     if any(not 0 <= node.rank <= MOST_STEP_NODES for node in nodes):
-        raise MisfitError("Step: a node has no rank")
+        raise files.MisfitError("Step: a node has no rank")
