@@ -10,8 +10,14 @@ from datetime import date
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
-from sequoia_core.bench.findings import BenchFindings, ranked_trees, speeds, summarize
-from sequoia_core.bench.goals import megabytes, scores
+from sequoia_core.bench.findings import (
+    BenchFindings,
+    megabytes,
+    ranked_trees,
+    scores,
+    speeds,
+    summarize,
+)
 from sequoia_core.bench.runs import SpeedComparison
 from sequoia_core.bench.systems import INSTALL
 from sequoia_core.figures import charts, picture

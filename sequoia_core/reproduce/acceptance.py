@@ -45,7 +45,7 @@ class AcceptanceExperiment(Experiment):
         self._counts: list[AcceptanceCount] = []
         if not plan.static:
             text = plan.cache_tokens(self._passages) - plan.width
-            check_room(text, plan.width, None, cache_length)
+            check_room(pair, text, plan.width, cache_length)
 
     @override
     def run(self, progress: Progress) -> None:

@@ -138,18 +138,21 @@ def required_draft(pair: Pair) -> LanguageModel:
     return pair.draft
 
 
-def check_room(text: int, tree: int, window: int | None, cache_length: int | None = None) -> None:
-    """Refuse tokens of text and nodes of a tree that fit into neither the cache nor the models.
+def check_room(pair: Pair, text: int, tree: int, cache_length: int | None = None) -> None:
+    """Refuse tokens of text and nodes of a tree that the models or the cache have no room for.
 
     `cache_length` is the release's `--M`. Raises ParameterError, which names the smallest that
-    works.
+    works, also if there is no draft for a tree.
     """
+    window = pair.target.context_window
+    if tree:
+        window = min(window, required_draft(pair).context_window)
     what = f"{text} tokens of text" + (f" and a tree of {tree} nodes" if tree else "")
     if cache_length is not None and cache_length < text + tree:
         raise ParameterError(
             f"--M is {cache_length}, but the smallest value that works is {text + tree}: {what}"
         )
-    if window is not None and text + tree > window:
+    if text + tree > window:
         raise ParameterError(
             f"{what} are more than the context window of {window}; take a smaller tree or fewer "
             "tokens"

@@ -31,8 +31,8 @@ class PaperPair:
     name: str
     draft: ModelShape
     target: ModelShape
-    offload: bool  # the target's layers are streamed, since they do not fit
     trees_of: str  # the pair whose trees it is run with; itself if its own can be made
+    offload: bool = False  # the target's layers are streamed, since they do not fit
 
     def needed_bytes(self, value_bytes: int, tokens: int) -> int:
         """Weights and caches of both models; a streamed target has two layers in memory."""
@@ -96,21 +96,15 @@ class PaperFacts:
 def paper_facts() -> PaperFacts:
     data = tomllib.loads((Path(__file__).parent / "paper.toml").read_text(encoding="utf-8"))
     models = {name: ModelShape.of(name, **shape) for name, shape in data["models"].items()}
-    pairs = (
-        PaperPair(
-            name=pair["name"],
-            draft=models[pair["draft"]],
-            target=models[pair["target"]],
-            offload=pair.get("offload", False),
-            trees_of=pair.get("trees_of", pair["name"]),
-        )
-        for pair in data["pairs"]
-    )
+    pairs = {}
+    for pair in data["pairs"]:
+        shapes = {"draft": models[pair["draft"]], "target": models[pair["target"]]}
+        pairs[pair["name"]] = PaperPair(**{"trees_of": pair["name"]} | pair | shapes)
     tried = data["vector"]["tried"]
     return PaperFacts(
         acceptance_rates=tuple(count / tried for count in data["vector"]["accepted"]),
         hardware={name: entry["title"] for name, entry in data["hardware"].items()},
-        pairs={pair.name: pair for pair in pairs},
+        pairs=pairs,
         setups=decode(tuple[Setup, ...], data["setups"]),
         figures=decode(tuple[Figure, ...], data["figures"]),
     )

@@ -187,9 +187,7 @@ class RobustnessExperiment(Experiment):
         if len(self._prompts) < 2:
             raise ParameterError("one prompt says nothing about noise; take two or more, see --end")
         draft = DraftModel(required_draft(pair), pair.draft_vocab_ids)
-        text = max(map(len, self._prompts)) + sweep.tokens
-        window = min(pair.target.context_window, draft.model.context_window)
-        check_room(text, sweep.growmap.size, window)
+        check_room(pair, max(map(len, self._prompts)) + sweep.tokens, sweep.growmap.size)
         self._nucleus = DraftNucleus(sweep.draft_top_p)
         self._cache = TokenCache(pair.target, draft.model)
         self._speculator = Speculator(pair.target, draft, self._cache)

@@ -32,7 +32,6 @@ from sequoia_core.reproduce.experiment import (
     check_room,
     growmap_values,
     prompt_seed,
-    required_draft,
     sampling_words,
 )
 from sequoia_core.reproduce.step_breakdown import BreakdownTimer, StepBreakdown
@@ -153,12 +152,9 @@ class DecodingExperiment(Experiment):
     """
 
     def __init__(self, pair: Pair, plan: DecodingPlan, prompts: Sequence[Sequence[int]]) -> None:
-        window, nodes = pair.target.context_window, 0
-        if plan.measured is not Measured.BASELINE:
-            window = min(window, required_draft(pair).context_window)
-            nodes = plan.growmap.size
+        nodes = 0 if plan.measured is Measured.BASELINE else plan.growmap.size
         text = max(map(len, prompts)) + plan.params.max_new_tokens
-        check_room(text, nodes, window, plan.cache_length)
+        check_room(pair, text, nodes, plan.cache_length)
         self._pair, self._plan, self._prompts = pair, plan, prompts
         self._runs: dict[str, list[Run]] = {}
         self._breakdowns: list[StepBreakdown] = []

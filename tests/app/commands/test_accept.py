@@ -160,7 +160,7 @@ def test_ctrl_c_leaves_what_was_measured_and_writes_no_vector(
 
 def test_a_window_without_room_for_text_and_tree_is_told(folder: Path) -> None:
     line = run(folder, "accept", width=60, code=2)
-    assert "needs 316 tokens, but the context window has 300" in line
+    assert "and a tree of 60 nodes are more than the context window of 300" in line
 
 
 @pytest.mark.embedded

@@ -12,8 +12,7 @@ from hypothesis import strategies as st
 
 from sequoia_core.bench import names, report
 from sequoia_core.bench.conditions import busy_name
-from sequoia_core.bench.findings import BenchFindings, best_tree, ratio, summarize
-from sequoia_core.bench.goals import scores
+from sequoia_core.bench.findings import BenchFindings, best_tree, ratio, scores, summarize
 from sequoia_core.bench.report import (
     BAR_WIDTH,
     BenchSetting,
