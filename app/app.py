@@ -54,12 +54,11 @@ class SequoiaApp(BaseApp):
         preferences: Preferences | None = None,
         unsent: str = "",
     ) -> None:
-        super().__init__()
+        super().__init__(settings.theme)
         self._unsent = unsent
         self.decoder = Decoder(engine_factory)
         self._log_handler: logging.Handler = logging.NullHandler()
         self._switch_seconds = sys.getswitchinterval()
-        self._no_theme = self.begin_with_theme(settings.theme)
         settings = replace(settings, theme=self.theme)
         self.chat = ChatScreen(self.decoder, settings, recorder, preferences)
 
@@ -75,7 +74,7 @@ class SequoiaApp(BaseApp):
         # importing what decodes holds the interpreter lock: the prompt is drawn first
         self.chat.call_after_refresh(self.decoder.start)
         self.use_accessible(self.chat.session.settings.accessible)
-        for problem in filter(None, [*self.theme_problems, self._no_theme]):
+        for problem in self.theme_problems:
             self.chat.pages.note(problem, error=True)
         if self._unsent:
             self.chat.prompt.put(self._unsent)
@@ -100,7 +99,7 @@ class SequoiaApp(BaseApp):
     async def on_unmount(self) -> None:
         """Join the decode thread, then close the record of the chat."""
         await asyncio.to_thread(self.decoder.shutdown, _JOIN_SECONDS)
-        await asyncio.to_thread(self.chat.recording.finish, self.decoder.drain())
+        await asyncio.to_thread(self.chat.reports.finish, self.decoder.drain())
         self.collections.stop()
         sys.setswitchinterval(self._switch_seconds)
         logging.getLogger("sequoia").removeHandler(self._log_handler)
@@ -129,7 +128,7 @@ class SequoiaApp(BaseApp):
         return screen is self.chat or action.context == "app" or action.id == "chat.help"
 
     def choose_theme(self, name: str) -> None:
-        self.chat.run_line(f"/set theme {name}")
+        self.chat.action_run_line(f"/set theme {name}")
 
 
 class _PrivateLog(RotatingFileHandler):

@@ -22,8 +22,7 @@ class ReplayApp(BaseApp):
     def __init__(
         self, loading: TraceLoader, pair: PairDescription, player: Player, settings: Settings
     ) -> None:
-        super().__init__()
-        self._no_theme = self.begin_with_theme(settings.theme)
+        super().__init__(settings.theme)
         self._loading, self._settings = loading, settings
         self.replay = ReplayScreen(loading, pair, player)
 
@@ -34,9 +33,9 @@ class ReplayApp(BaseApp):
         self.use_accessible(self._settings.accessible)
         keys = self._settings.keys
         own = {name: keys[name] for name in keys if name.startswith(("app.", "replay."))}
-        problems = [*self.theme_problems, self._no_theme, *self.use_keys(own)]
-        self.replay.use_keys(self.keys)
-        for problem in filter(None, problems):
+        problems = [*self.theme_problems, *self.use_keys(own)]
+        self.replay.key_bar.keys = self.keys
+        for problem in problems:
             self.notify(problem, severity="warning", markup=False)
         self.watch_themes()
 

@@ -68,13 +68,13 @@ ACTIONS = (
             "the branch before or after, at the message that says 2 of 3"),
     _global("chat.branch_after", ("alt+right",), "branch('after')", "Branch after",
             "the branch after, at the message that says 2 of 3", listed_with="chat.branch_before"),
-    _global("chat.sessions", ("ctrl+o",), "sessions", "Sessions",
+    _global("chat.sessions", ("ctrl+o",), "run_line('/continue')", "Sessions",
             "all chats: open, rename, delete; after a kill, continue the last one", "sessions"),
     _shown("chat.search", (), "run_line('/search')", "Search", "in everything that was ever said"),
     _shown("chat.clear", (), "run_line('/clear')", "Clear", "begin another chat"),
     _shown("chat.race", ("f3",), "race", "Race the prompt",
            "plain and speculative decoding of a prompt, side by side", "race"),
-    _global("chat.copy", ("ctrl+y",), "copy_answer", "Copy the last answer",
+    _global("chat.copy", ("ctrl+y",), "run_line('/copy')", "Copy the last answer",
             "copy the last answer; Ctrl+C what is selected; /copy code a block of code"),
     _shown("chat.copy_code", (), "run_line('/copy code')", "Copy code",
            "the last code block of the last answer that has one"),
@@ -83,7 +83,7 @@ ACTIONS = (
     _shown("chat.why", (), "why", "Why", "explain the node pointed at in the tree"),
     _global("chat.tint", ("f6",), "tint", "Tint tokens by origin",
             "tint each token by where it came from", "tint"),
-    _global("chat.settings", ("f5",), "settings", "Settings",
+    _global("chat.settings", ("f5",), "run_line('/settings')", "Settings",
             "settings, which are kept; keys can be changed there", "settings"),
     _shown("chat.show", (), "run_line('/show')", "Show settings", "settings, pair and tree"),
     *(
@@ -91,7 +91,7 @@ ACTIONS = (
                f"Mode: {mode.value}", f"/set mode {mode.value}")
         for mode in Mode
     ),
-    _global("chat.help", ("f1",), "help", "Help", "keys and commands", "help"),
+    _global("chat.help", ("f1",), "run_line('/?')", "Help", "keys and commands", "help"),
     Action("chat.leave", ("ctrl+d",), "app.quit", "Quit", "quit, while the prompt is empty"),
 
     Action("help.close", ("escape", "f1", "q", "enter", "question_mark"), "dismiss", "Close"),
@@ -108,8 +108,8 @@ ACTIONS = (
     Action("race.end", ("end",), "scroll_to(1)", "To the end"),
 
     Action("search.close", ("escape",), "leave", "Close"),
-    _first("search.next", ("down",), "move('down')", "Next hit"),
-    _first("search.before", ("up",), "move('up')", "Hit before"),
+    _first("search.next", ("down",), "move('cursor_down')", "Next hit"),
+    _first("search.before", ("up",), "move('cursor_up')", "Hit before"),
     _first("search.page_down", ("pagedown",), "move('page_down')", "Next page"),
     _first("search.page_up", ("pageup",), "move('page_up')", "Page before"),
 

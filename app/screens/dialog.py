@@ -1,16 +1,14 @@
-"""The frame of the screens over the chat, and the small ones that ask for a value or a key."""
+"""The frames of the screens over the chat, and the small ones that ask for a value or a key."""
 
-from collections.abc import Callable, Sequence
-from typing import ClassVar, TypeVar
+from collections.abc import Callable, Iterable, Sequence
+from typing import Generic, TypeVar
 
 from textual import events, on
 from textual.app import ComposeResult
-from textual.binding import BindingType
 from textual.containers import Vertical
 from textual.content import Content
 from textual.screen import ModalScreen, ScreenResultType
-from textual.widget import Widget
-from textual.widgets import OptionList
+from textual.widgets import Input, OptionList
 from textual.widgets.option_list import Option
 
 from ..config.actions import Action, bindings
@@ -23,133 +21,124 @@ from ..widgets.line import Line
 _Item = TypeVar("_Item")
 
 
-class Dialog(ModalScreen[ScreenResultType]):
-    """A frame with a title and a message on its border.
+class Dialog(ModalScreen[ScreenResultType], Generic[ScreenResultType, _Item]):
+    """A frame with a list of items, a line to type in that is hidden, and one of keys.
 
-    Args:
-        title: on the border.
-        parts: in the frame, from the top.
+    Its title and a message are on its border.
     """
 
     app: BaseApp
-    DEFAULT_CSS = """
-    Dialog {
-        & > Vertical {
-            max-width: 98%;
-            height: auto;
-            max-height: 94%;
-            padding: 0 1;
-            border: round $primary;
-            border-title-color: $primary;
-            border-subtitle-color: $bonus;
-            background: $surface;
-        }
-        & OptionList {
-            height: auto;
-            max-height: 100%;
-            min-height: 1;
-            border: none !important;
-            padding: 0;
-            background: $surface;
-            scrollbar-size-vertical: 1;
-        }
-        & Input { border: none !important; height: 1; padding: 0; background: $panel; }
-        & Line { color: $notice; }
-    }
-    """
+    KEYS = ""  # ids of actions are shown as their keys
 
-    def __init__(self, title: str, *parts: Widget) -> None:
+    def __init__(self, title: str, *, compact: bool = False, placeholder: str = "") -> None:
         super().__init__()
-        self._parts = parts
-        self._frame = Vertical()
+        self._list = OptionList(markup=False, compact=compact)
+        self._input = Input(placeholder=placeholder, select_on_focus=False)
+        self._help, self._keys = Line(id="item-help"), Line()
+        self._items: list[_Item] = []
+        self._typing = ""
+        self._frame = Vertical(self._list, self._help, self._input, self._keys)
         self._frame.border_title = Content(title)
 
     def compose(self) -> ComposeResult:
-        """The parts in their frame."""
-        with self._frame:
-            yield from self._parts
+        yield self._frame
 
     def _say(self, text: str) -> None:
         self._frame.border_subtitle = Content(visible(text))
 
+    def on_resize(self) -> None:
+        self._show_keys()
 
-def highlighted(options: OptionList, items: Sequence[_Item]) -> _Item | None:
-    """The item whose option is highlighted."""
-    at = options.highlighted
-    return items[at] if at is not None and at < len(items) else None
+    def _show_keys(self) -> None:
+        self._keys.show(self._typing or self.app.keys.shown(self.KEYS))
+
+    @property
+    def _room(self) -> int:
+        return max(10, self._list.scrollable_content_region.width or self._frame.size.width - 2)
+
+    @property
+    def _chosen(self) -> _Item | None:
+        at = self._list.highlighted
+        return None if at is None else self._items[at]
+
+    def _fill(self, rows: Iterable[tuple[_Item, Content]], at: int | None = 0) -> None:
+        """List items, the one at an index chosen; a row for None cannot be."""
+        rows = list(rows)
+        self._items = [item for item, _ in rows]
+        self._list.set_options(Option(row, disabled=item is None) for item, row in rows)
+        self._list.highlighted = at
+
+    def _ask(self, text: str, keys: str) -> None:
+        """Show the line to type in, with a text to begin with."""
+        self._input.value = text
+        self._input.action_end()
+        self._input.display = True
+        self._typing = keys
+        self._show_keys()
+        self._input.focus()
+
+    def _end_asking(self) -> None:
+        self._input.display = False
+        self._typing = ""
+        self._show_keys()
+        self._list.focus()
+
+    def action_leave(self) -> None:
+        if self._typing:
+            self._end_asking()
+        else:
+            self.dismiss(None)
 
 
-class ChoiceScreen(Dialog[str | None]):
+class ChoiceScreen(Dialog[str | None, str]):
     """The values of a setting; ends with the chosen one, or None.
 
-    Args:
-        setting: whose values they are.
-        choices: the values.
-        now: the one in use.
-        preview: shows a value while it is highlighted.
+    `preview` shows a value while it is highlighted.
     """
 
-    BINDINGS: ClassVar[list[BindingType]] = bindings("choice")
-    DEFAULT_CSS = """
-    ChoiceScreen {
-        & > Vertical { width: 44; }
-    }
-    """
+    BINDINGS = bindings("choice")
+    KEYS = " enter keeps it   esc leaves it"
 
     def __init__(
-        self,
-        setting: Setting,
-        choices: Sequence[str],
-        now: str,
-        preview: Callable[[str], None] | None = None,
+        self, setting: Setting, choices: Sequence[str], now: str, preview: Callable[[str], None]
     ) -> None:
-        rows = (Option(Content(f" {each}")) for each in choices)
-        self._list = OptionList(*rows, markup=False, compact=True)
-        super().__init__(setting.name, self._list, Line(" enter keeps it   esc leaves it"))
+        super().__init__(setting.name, compact=True)
         self._choices, self._now, self._preview = choices, now, preview
 
     def on_mount(self) -> None:
-        """Begin at the value in use."""
-        if self._now in self._choices:
-            self._list.highlighted = self._choices.index(self._now)
+        at = self._choices.index(self._now) if self._now in self._choices else None
+        self._fill(((each, Content(f" {each}")) for each in self._choices), at)
         self._list.focus()
 
     @on(OptionList.OptionHighlighted)
     def _show(self, message: OptionList.OptionHighlighted) -> None:
-        message.stop()
-        if self._preview is not None:
-            self._preview(self._choices[message.option_index])
+        self._preview(self._choices[message.option_index])
 
     @on(OptionList.OptionSelected)
     def _take(self, message: OptionList.OptionSelected) -> None:
-        message.stop()
         self.dismiss(self._choices[message.option_index])
 
 
-class KeyScreen(Dialog[tuple[str, ...] | None]):
-    """Waits for a key; ends with it, with no key for the default, or None.
+class KeyScreen(Dialog[tuple[str, ...] | None, None]):
+    """Waits for a key for an action; ends with it, with no key for the default, or None."""
 
-    Args:
-        action: what the key is for.
-    """
-
-    BINDINGS: ClassVar[list[BindingType]] = bindings("key")
-    DEFAULT_CSS = "KeyScreen > Vertical { width: 64; }"
+    BINDINGS = bindings("key")
+    KEYS = " esc leaves it   backspace is the default"
 
     def __init__(self, action: Action) -> None:
-        super().__init__(
-            action.id,
-            Line(f" press the key for: {action.title.lower()}"),
-            Line(f" now {', '.join(map(key_name, action.keys))}"),
-            Line(" esc leaves it   backspace is the default"),
-        )
+        super().__init__(action.id, compact=True)
+        self._list.can_focus = False
+        self._action = action
+
+    def on_mount(self) -> None:
+        names = ", ".join(map(key_name, self._action.keys))
+        lines = (f" press the key for: {self._action.title.lower()}", f" now {names}")
+        self._fill(((None, Content(line)) for line in lines), at=None)
 
     def action_default(self) -> None:
-        """Take the keys that it has by default."""
         self.dismiss(())
 
     def on_key(self, event: events.Key) -> None:
-        """Take the key."""
         event.stop()
         event.prevent_default()
         if event.key not in ("escape", "backspace"):

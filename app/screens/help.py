@@ -2,10 +2,8 @@
 
 from collections.abc import Iterable
 from textwrap import wrap
-from typing import ClassVar
 
 from textual.app import ComposeResult
-from textual.binding import BindingType
 from textual.containers import VerticalScroll
 from textual.content import Content
 from textual.screen import ModalScreen
@@ -26,34 +24,30 @@ _TINTS = (
     ("underline $rank-2", "its second"),
     ("underline italic $rank-3", "its third or later"),
 )
-_WIDEST = 120
-"""Columns, as in the style sheet."""
-_FRAME_CELLS = 8
-"""Frame, padding and scroll bar."""
+_WIDEST = 120  # columns, as in the style sheet
+_FRAME_CELLS = 8  # frame, padding and scroll bar
 _LEAST_ROOM = 28
+
+_Rows = Iterable[tuple[str, str]]
 
 
 class HelpScreen(ModalScreen[None]):
     """The help of the chat, which goes on decoding behind it."""
 
     app: BaseApp
-    BINDINGS: ClassVar[list[BindingType]] = bindings("help")
+    BINDINGS = bindings("help")
 
     def compose(self) -> ComposeResult:
-        """One scrolling text."""
         with VerticalScroll(id="help") as scroll:
-            scroll.border_title = "Help"
-            scroll.border_subtitle = "esc closes"
+            scroll.border_title, scroll.border_subtitle = "Help", "esc closes"
             yield Static("", markup=False)
 
     def on_mount(self) -> None:
-        """The arrows scroll at once."""
         self.query_one("#help").focus()
 
     def on_resize(self) -> None:
-        """Wrap the text to the width."""
         width = max(_LEAST_ROOM, min(_WIDEST, self.size.width * 96 // 100) - _FRAME_CELLS)
-        self.query_one(Static).update(Content("\n").join(self._lines(width)))
+        self.query_one(Static).update(Content("\n").join([*self._lines(width)][1:]))
 
     def _lines(self, width: int) -> Iterable[Content]:
         keys = self.app.keys
@@ -67,14 +61,14 @@ class HelpScreen(ModalScreen[None]):
             ("Page up, Page down", "scroll the chat"),
             *self._keys("app"),
         ]
-        yield from (_heading("Keys"), *_table(rows, width))
-        yield from (Content(""), _heading("Commands"))
-        yield from _table([(usage, keys.shown(text)) for usage, text in USAGE], width)
-        yield from (Content(""), _heading(keys.shown("Tints, chat.tint")))
-        yield from (Content.assemble("  ", (text, style)) for style, text in _TINTS)
-        yield from _paragraph("x plain", SPEEDUP_MEANING, width)
+        yield from _section("Keys", _table(rows, width))
+        commands = [(usage, keys.shown(text)) for usage, text in USAGE]
+        yield from _section("Commands", _table(commands, width))
+        tints = (Content.assemble("  ", (text, style)) for style, text in _TINTS)
+        yield from _section(keys.shown("Tints, chat.tint"), tints)
+        yield from _section("x plain", _paragraph(SPEEDUP_MEANING, width))
 
-    def _keys(self, context: str) -> Iterable[tuple[str, str]]:
+    def _keys(self, context: str) -> _Rows:
         """The actions of a context: names of keys, and what they do."""
         for each in actions(context):
             if each.keys and each.help and not each.listed_with:
@@ -95,18 +89,17 @@ class ReplayHelp(HelpScreen):
             ("Enter", "on a node of the tree: why it came out so"),
             *self._keys("app"),
         ]
-        yield from (_heading("Keys"), *_table(rows, width))
-        yield from _paragraph("Time", _REPLAY_TIME, width)
-        yield from _paragraph("x plain", SPEEDUP_MEANING, width)
+        yield from _section("Keys", _table(rows, width))
+        yield from _section("Time", _paragraph(_REPLAY_TIME, width))
+        yield from _section("x plain", _paragraph(SPEEDUP_MEANING, width))
 
 
-def _heading(text: str) -> Content:
-    return Content.styled(text, "bold $primary")
+def _section(heading: str, lines: Iterable[Content]) -> Iterable[Content]:
+    yield from (Content(""), Content.styled(heading, "bold $primary"), *lines)
 
 
-def _paragraph(heading: str, text: str, width: int) -> Iterable[Content]:
-    yield from (Content(""), _heading(heading))
-    yield from (Content("  " + line) for line in wrap(text, max(1, width - 2)))
+def _paragraph(text: str, width: int) -> Iterable[Content]:
+    return (Content("  " + line) for line in wrap(text, max(1, width - 2)))
 
 
 def _table(rows: list[tuple[str, str]], width: int) -> Iterable[Content]:

@@ -9,71 +9,52 @@ import asyncio
 import time
 from collections.abc import Callable, Sequence
 from contextlib import suppress
+from dataclasses import dataclass, field
 
 from textual.screen import Screen
 
 SHARE = 0.06
 """Of one core's time, for everything that the screen's thread does while something is decoded."""
-PAINTING_SECONDS = 0.5
-"""A part is taken as painted after this time."""
-KEY_SECONDS = 0.02
-"""For a key to be taken and shown."""
+PAINTING_SECONDS = 0.5  # a part is taken as painted after this time
+KEY_SECONDS = 0.02  # for a key to be taken and shown
 
 
+@dataclass(slots=True)
 class FramePacer:
-    """Says when the next picture is due.
+    """Says when the next picture is due, by wall time and processor time of the thread."""
 
-    Args:
-        clock: wall time in seconds.
-        spent: processor time of the calling thread in seconds.
-    """
-
-    def __init__(
-        self,
-        clock: Callable[[], float] = time.monotonic,
-        spent: Callable[[], float] = time.thread_time,
-    ) -> None:
-        self._clock = clock
-        self._spent = spent
-        self._drawn_at = float("-inf")
-        self._spent_then = 0.0
+    clock: Callable[[], float] = time.monotonic
+    spent: Callable[[], float] = time.thread_time
+    _drawn_at: float = float("-inf")
+    _spent_then: float = 0.0
 
     def due(self) -> bool:
         """Whether what was spent since the last picture is within the share; if so, restart."""
-        now, spent = self._clock(), self._spent()
+        now, spent = self.clock(), self.spent()
         if (now - self._drawn_at) * SHARE < spent - self._spent_then:
             return False
         self._drawn_at, self._spent_then = now, spent
         return True
 
 
+@dataclass(slots=True)
 class Redraw:
-    """Draws the pictures of one screen.
+    """Draws the parts of one screen, one after the other.
 
     Textual paints all that changed at once. Where that is the whole screen, a key that was pressed
     just before waits noticeably long; between two parts it is shown.
-
-    Args:
-        screen: what is drawn on.
-        parts: draw everything there is, one after the other.
-        typed_within: whether a key was pressed so many seconds ago or less.
     """
 
-    def __init__(
-        self,
-        screen: Screen[None],
-        parts: Sequence[Callable[[], None]],
-        typed_within: Callable[[float], bool],
-    ) -> None:
-        self._screen = screen
-        self._parts = parts
-        self._typed_within = typed_within
-        self._pacer = FramePacer()
-        self._stale = self._urgent = self._drawing = False
+    screen: Screen[None]
+    parts: Sequence[Callable[[], None]]
+    typed_within: Callable[[float], bool]  # whether a key was pressed in the last seconds
+    _pacer: FramePacer = field(default_factory=FramePacer)
+    _stale: bool = False
+    _urgent: bool = False
+    _drawing: bool = False
 
     @property
     def done(self) -> bool:
-        """Whether everything was drawn."""
         return not (self._stale or self._drawing)
 
     def changed(self, *, urgent: bool = False) -> None:
@@ -82,9 +63,8 @@ class Redraw:
         self._urgent |= urgent
 
     def now(self) -> None:
-        """Draw everything at once."""
         self._stale = self._urgent = False
-        for part in self._parts:
+        for part in self.parts:
             part()
 
     async def go_on(self, *, running: bool) -> None:
@@ -93,12 +73,12 @@ class Redraw:
             return
         self._stale, self._urgent, self._drawing = False, False, True
         try:
-            for part in self._parts:
-                if self._typed_within(KEY_SECONDS):
+            for part in self.parts:
+                if self.typed_within(KEY_SECONDS):
                     await asyncio.sleep(KEY_SECONDS)
                 part()
                 painted = asyncio.Event()
-                self._screen.call_after_refresh(painted.set)
+                self.screen.call_after_refresh(painted.set)
                 # not wait_for, which may swallow the cancellation that ends the app
                 with suppress(TimeoutError):
                     async with asyncio.timeout(PAINTING_SECONDS):

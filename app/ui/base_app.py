@@ -3,8 +3,10 @@
 import asyncio
 import logging
 import os
+import re
 import time
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
 from typing import Any, ClassVar
@@ -14,73 +16,74 @@ from rich.text import Text
 from textual import events
 from textual._compositor import CompositorUpdate
 from textual.app import App, SystemCommand
-from textual.binding import BindingType
 from textual.driver import Driver
 from textual.filter import LineFilter, NoColor
 from textual.screen import Screen
-from textual.theme import Theme
+from typing_extensions import override
 
-from sequoia_core.errors import ParameterError, suggest
+from sequoia_core.errors import ParameterError, SequoiaError, suggest
 from sequoia_core.files import write_whole
 
+from ..config import themes
 from ..config.actions import Action, actions, bindings
 from ..config.keymap import Keys, remapped
 from ..config.paths import config_file
-from ..config.themes import (
-    DEFAULT_THEME,
-    TERMINAL_THEME,
-    ThemeFolders,
-    app_color_defaults,
-    packaged_folder,
-)
 from ..present.accessible import ACCESSIBLE, PlainFrames
 from ..state.sanitize import visible
 from .clipboard import copy_message, copy_with, local_programs, terminal_sequence
 from .columns import hold_columns
 from .drivers import driver_for
 from .gc_control import GarbageCollections
-from .svg import with_local_fonts
 
 WATCH_SECONDS = 1.0
 _COPIED_SECONDS = 4.0
 _WIDE = 100
-_NEVER = 100_000
-"""More columns than a terminal has."""
+_NEVER = 100_000  # more columns than a terminal has
+_FONT_FACE = re.compile(r"@font-face \{[^}]*\}\s*")
+_COMMENT = re.compile(r"<!--.*?-->\s*", re.DOTALL)
+_FAMILY = "font-family: Fira Code, monospace;"
+_LOCAL_FAMILY = (
+    'font-family: "Fira Code", "Cascadia Mono", "DejaVu Sans Mono", Menlo, Consolas, monospace;'
+)
+
+
+@contextmanager
+def errors_shown(show: Callable[[str], None]) -> Iterator[None]:
+    """Pass the message of a `SequoiaError` on; what follows it in the block is left out."""
+    try:
+        yield
+    except SequoiaError as error:
+        show(str(error))
 
 
 class BaseApp(App[None]):
-    """An app with themes from files and keys that can be changed.
+    """An app with themes from files and keys that can be changed."""
 
-    Attributes:
-        CONTEXTS: of its actions.
-        keys: the keys in use.
-        collections: schedules the garbage collector.
-    """
-
-    BINDINGS: ClassVar[list[BindingType]] = bindings("app")
-    CONTEXTS: ClassVar[tuple[str, ...]] = ("app",)
+    BINDINGS = bindings("app")
+    CONTEXTS: ClassVar[tuple[str, ...]] = ("app",)  # of its actions
     CSS = (Path(__file__).parents[1] / "styles" / "looks.tcss").read_text(encoding="utf-8")
     VERTICAL_BREAKPOINTS = [(0, "-tiny"), (12, "-short"), (30, "-tall"), (42, "-roomy")]  # noqa: RUF012
 
-    def __init__(self) -> None:
+    def __init__(self, theme: str) -> None:
         own = config_file().parent / "themes"
-        self._theme_folders = ThemeFolders([packaged_folder(), own])
-        found = self._theme_folders.load()
+        self._theme_folders = themes.ThemeFolders([themes.packaged_folder(), own])
         self._no_color, self._plain_frames = NoColor(), PlainFrames()
+        found = self._theme_folders.load()
         super().__init__()
         self.animation_level = "none"
         self.keys = Keys()
         self.collections = GarbageCollections()
-        self.theme_problems = found.problems
-        self._own_themes = {theme.name: theme for theme in found.themes}
-        for theme in found.themes:
-            self.register_theme(theme)
+        self.theme_problems = [*found.problems]
+        self.own_themes = {each.name: each for each in found.themes}  # those from files
+        for each in found.themes:
+            self.register_theme(each)
+        self._begin_with_theme(theme)
         self.use_accessible(False)
 
     # The terminal, and unexpected errors
 
+    @override
     def get_driver_class(self) -> type[Driver]:
-        """Textual's choice, made robust."""
         return driver_for(super().get_driver_class())
 
     def fail(self, message: str) -> None:
@@ -93,8 +96,8 @@ class BaseApp(App[None]):
         """The unexpected error that ended the app, or None."""
         return self._exception
 
+    @override
     def _display(self, screen: Screen[Any], renderable: RenderableType | None) -> None:
-        """As the base class; frames stay in their columns."""
         if isinstance(renderable, CompositorUpdate) and not self.is_headless:
             hold_columns(renderable, self.console)
         super()._display(screen, renderable)
@@ -106,52 +109,31 @@ class BaseApp(App[None]):
 
     # Colours
 
-    @property
-    def own_themes(self) -> Sequence[str]:
-        """Names of the themes that come from files."""
-        return tuple(self._own_themes)
-
-    @property
-    def few_colors(self) -> bool:
-        """Whether the terminal has sixteen colours at most."""
-        return self.console.color_system == "standard"
-
-    def begin_with_theme(self, name: str) -> str | None:
-        """Use a theme; in a terminal of few colours, theirs in place of the default.
-
-        Returns:
-            A problem in one line if there is no such theme.
-        """
-        problem = None
+    def _begin_with_theme(self, name: str) -> None:
+        """Use a theme; in a terminal of sixteen colours, theirs in place of the default."""
         if name not in self.available_themes:
-            problem = f"{self.no_theme(name)}; using {DEFAULT_THEME}"
-            name = DEFAULT_THEME
-        if name == DEFAULT_THEME and self.few_colors and TERMINAL_THEME in self.available_themes:
-            name = TERMINAL_THEME
+            self.theme_problems.append(f"{self._no_theme(name)}; using {themes.DEFAULT_THEME}")
+            name = themes.DEFAULT_THEME
+        if name == themes.DEFAULT_THEME and self.console.color_system == "standard":
+            name = themes.TERMINAL_THEME
         self.theme = name
-        return problem
 
     def use_theme(self, name: str) -> None:
-        """Switch the theme.
-
-        Raises:
-            ParameterError: there is no such theme.
-        """
+        """Switch the theme; raises `ParameterError` if there is no such theme."""
         if name not in self.available_themes:
-            raise ParameterError(self.no_theme(name))
+            raise ParameterError(self._no_theme(name))
         self.theme = name
 
     def choose_theme(self, name: str) -> None:
         """Carry out the choice of a theme in the palette."""
         self.use_theme(name)
 
-    def no_theme(self, name: str) -> str:
-        """A line that says so, and which theme may have been meant."""
+    def _no_theme(self, name: str) -> str:
         return f"no theme {name!r}; {suggest(name, self.own_themes)}"
 
+    @override
     def get_theme_variable_defaults(self) -> dict[str, str]:
-        """The app's own colours, for themes that do not name them."""
-        return app_color_defaults(self.current_theme)
+        return themes.app_color_defaults(self.current_theme)
 
     def get_line_filters(self) -> Sequence[LineFilter]:
         """With NO_COLOR, no colour at all; Textual's own filter would leave shades of grey."""
@@ -159,7 +141,6 @@ class BaseApp(App[None]):
         return [*filters, self._plain_frames] if self.accessible else filters
 
     def watch_themes(self) -> None:
-        """From now on, follow changes of the theme files."""
         self.set_interval(WATCH_SECONDS, self.reload_themes)
 
     def reload_themes(self) -> None:
@@ -168,28 +149,24 @@ class BaseApp(App[None]):
         if changes is None:
             return
         for theme in changes.themes:
-            self._take_theme(theme)
+            if theme == self.own_themes.get(theme.name):
+                continue
+            self.own_themes[theme.name] = theme
+            self.register_theme(theme)
+            if theme.name == self.theme:
+                self.mutate_reactive(BaseApp.theme)
+                self.notify(f"theme {theme.name}: read again", markup=False)
         for problem in changes.problems:
             problem = problem.replace("; skipped", "; the one before stays")
             self.notify(problem, severity="warning", markup=False)
 
-    def _take_theme(self, theme: Theme) -> None:
-        before = self._own_themes.get(theme.name)
-        if before == theme:
-            return
-        self._own_themes[theme.name] = theme
-        self.register_theme(theme)
-        if theme.name == self.theme:
-            self.mutate_reactive(BaseApp.theme)
-            self.notify(f"theme {theme.name}: read again", markup=False)
+    # Pictures and copies
 
-    # Pictures
-
+    @override
     def export_screenshot(self, *, title: str | None = None, simplify: bool = False) -> str:
-        """As the base class, with local fonts."""
         return with_local_fonts(super().export_screenshot(title=title, simplify=simplify))
 
-    def save_picture(self, path: Path | None = None) -> None:
+    def action_picture(self, path: Path | None = None) -> None:
         """Write the screen as an SVG, by default into the working directory, and say where."""
         path = path or Path.cwd() / f"sequoia-{time.strftime('%Y%m%d-%H%M%S')}.svg"
         try:
@@ -199,26 +176,14 @@ class BaseApp(App[None]):
         else:
             self.show_saved(f"picture: {path}")
 
-    def action_picture(self) -> None:
-        """Write the screen as an SVG."""
-        self.save_picture()
-
     def show_saved(self, text: str, *, failed: bool = False) -> None:
-        """Show where a picture is, or why there is none."""
         self.notify(text, severity="error" if failed else "information", markup=False)
 
-    # Copies
-
-    def copy_to_clipboard(self, text: str) -> None:
-        """Copy a selection; Textual's own knows neither tmux nor programs."""
-        self.copy_text(text, "")
-
-    def copy_text(self, text: str, what: str) -> None:
+    def copy_to_clipboard(self, text: str, what: str = "") -> None:
         """Copy a text: by the terminal at once, by programs in the background.
 
-        Args:
-            text: control characters already made visible.
-            what: such as "the answer"; "" for a selection.
+        Its control characters are visible already; `what` is such as "the answer", or "" for a
+        selection. Textual's own method knows neither tmux nor programs.
         """
         self._clipboard = text  # for pasting within the app
         sequence = terminal_sequence(text, os.environ)
@@ -227,33 +192,26 @@ class BaseApp(App[None]):
         self.run_worker(self._copy_locally(text, what, sent=sequence is not None))
 
     async def _copy_locally(self, text: str, what: str, *, sent: bool) -> None:
-        programs = []
-        for program in local_programs(os.environ):
-            if await asyncio.to_thread(copy_with, program, text):
-                programs.append(program.name)
+        programs = [
+            program.name
+            for program in local_programs(os.environ)
+            if await asyncio.to_thread(copy_with, program, text)
+        ]
         self.show_copied(copy_message(text, what, sent=sent, programs=programs))
 
     def show_copied(self, text: str) -> None:
-        """Show where a text was copied."""
         self.notify(text, markup=False, timeout=_COPIED_SECONDS)
 
     # Keys
 
     def use_keys(self, wanted: Mapping[str, Sequence[str]]) -> tuple[str, ...]:
-        """Use other keys.
-
-        Args:
-            wanted: keys by the id of an action.
-
-        Returns:
-            One line for each action that keeps its keys.
-        """
+        """Use other keys, by id of their action; one line for each action that keeps its own."""
         self.keys, problems = remapped(actions(*self.CONTEXTS), wanted)
         self.set_keymap(self.keys.keymap())
         return problems
 
+    @override
     def get_system_commands(self, screen: Screen[object]) -> Iterable[SystemCommand]:
-        """The commands of the palette."""
         for each in actions(*self.CONTEXTS):
             if each.in_palette and self.offers(each, screen):
                 text = each.help[0].upper() + each.help[1:]
@@ -264,7 +222,6 @@ class BaseApp(App[None]):
             yield SystemCommand(f"Theme: {theme}", "Colours", partial(self.choose_theme, theme))
 
     def offers(self, action: Action, screen: Screen[object]) -> bool:
-        """Whether the palette over a screen has an action."""
         del action, screen
         return True
 
@@ -272,7 +229,6 @@ class BaseApp(App[None]):
 
     @property
     def accessible(self) -> bool:
-        """Whether frames, motion and signs are left out."""
         return self.has_class(ACCESSIBLE)
 
     def use_accessible(self, on: bool) -> None:
@@ -284,3 +240,10 @@ class BaseApp(App[None]):
             for widget in screen.walk_children():
                 widget.notify_style_update()
                 widget.refresh()
+
+
+def with_local_fonts(svg: str) -> str:
+    """An SVG by rich without the fonts from a server; the drawing itself is not changed."""
+    style, end, drawing = svg.partition("</style>")
+    style = _COMMENT.sub("", _FONT_FACE.sub("", style)).replace(_FAMILY, _LOCAL_FAMILY)
+    return style + end + drawing

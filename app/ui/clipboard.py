@@ -8,7 +8,7 @@ import base64
 import shutil
 import subprocess
 from collections.abc import Mapping
-from dataclasses import dataclass
+from typing import NamedTuple
 
 from sequoia_core.errors import counted
 
@@ -17,23 +17,15 @@ MOST_BYTES = 74_994
 _PROGRAM_SECONDS = 3.0
 
 
-@dataclass(frozen=True, slots=True)
-class Program:
-    """A program that puts its standard input into a clipboard.
-
-    Attributes:
-        command: with its arguments.
-        needs: environment variable that it depends on; "" for none.
-        over_ssh: whether it reaches the person's clipboard over SSH too.
-    """
+class Program(NamedTuple):
+    """A program that puts its standard input into a clipboard."""
 
     command: tuple[str, ...]
-    needs: str
-    over_ssh: bool
+    needs: str  # environment variable that it depends on; "" for none
+    over_ssh: bool  # it reaches the person's clipboard over SSH too
 
     @property
     def name(self) -> str:
-        """The file to run."""
         return self.command[0]
 
 
@@ -73,9 +65,8 @@ def local_programs(environ: Mapping[str, str]) -> tuple[Program, ...]:
         and (each.over_ssh or not remote)
         and shutil.which(each.name, path=environ.get("PATH"))
     ]
-    inside = [each for each in usable if each.needs == "TMUX"]
-    outside = [each for each in usable if each.needs != "TMUX"]
-    return (*inside, *outside[:1])
+    most = 2 if usable and usable[0].needs == "TMUX" else 1
+    return tuple(usable[:most])
 
 
 def copy_with(program: Program, text: str) -> bool:
@@ -101,14 +92,11 @@ def copy_with(program: Program, text: str) -> bool:
 def copy_message(text: str, what: str, *, sent: bool, programs: list[str]) -> str:
     """One line on where a text was copied.
 
-    Args:
-        text: the text.
-        what: such as "the answer"; "" for a selection.
-        sent: it was sent to the terminal.
-        programs: names of the programs that accepted it.
+    `what` is such as "the answer", or "" for a selection; `sent` if the terminal got it, and
+    `programs` names those that accepted it.
     """
     size = counted(len(text), "character")
-    ways = [*(["the terminal (OSC 52)"] if sent else []), *programs]
+    ways = ["the terminal (OSC 52)"] * sent + programs
     if ways:
         return f"copied {what or 'the selection'}, {size}: {' and '.join(ways)}"
     return (

@@ -6,7 +6,7 @@ After text with such characters, the cursor is placed by restoring a saved posit
 
 import re
 import unicodedata
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 
 from rich.cells import cell_len, get_character_cell_size, split_graphemes
 from rich.color import ColorSystem
@@ -32,17 +32,11 @@ _STRETCH = re.compile(r"((?:[^ \u2500-\u259f]| (?=[^ \u2500-\u259f]))+)( *)")
 _WIDE_FROM = 0x1F000
 _SAVE, _RESTORE = "\x1b7", "\x1b8"
 
-Piece = tuple[str, Style | None]
-Render = Callable[[Style, str], str]
+Pieces = list[tuple[str, Style | None]]
 
 
 def hold_columns(update: CompositorUpdate, console: Console) -> None:
-    """Render the lines of an update that have uncertain characters; leave the others to Textual.
-
-    Args:
-        update: about to be written.
-        console: with the colours of the terminal.
-    """
+    """Render the lines with uncertain characters of an update that is about to be written."""
     colors = console._color_system or ColorSystem.TRUECOLOR
     if isinstance(update, LayoutUpdate):
         for line in update.strips:
@@ -68,32 +62,22 @@ def _hold(strip: Strip, colors: ColorSystem) -> bool:
 
 
 def steady(strip: Strip, colors: ColorSystem) -> str:
-    """A line with the escape sequences that hold its columns.
-
-    Args:
-        strip: the line; its first cell may be anywhere on the screen.
-        colors: of the terminal.
-    """
+    """A line, anywhere on the screen, with the escape sequences that hold its columns."""
     return "".join(_Line(strip, colors).written())
 
 
 class _Line:
-    """Renders one line."""
-
     def __init__(self, strip: Strip, colors: ColorSystem) -> None:
-        self._pieces: list[Piece] = [(text, style) for text, style, _ in strip]
-        self._text = "".join(text for text, _ in self._pieces)
-        self._cells = strip.cell_length
-        self._colors = colors
+        self._pieces: Pieces = [(text, style) for text, style, _ in strip]
+        self._text, self._cells, self._colors = strip.text, strip.cell_length, colors
 
     def written(self) -> Iterator[str]:
-        """Escape sequences and text."""
         at = 0
         for start, end, after in self._stretches():
             yield self._render(self._cut(at, start))
             room = self._cells - _width(self._cut(0, start))
             text, gap = self._cut(start, end), self._cut(end, after)
-            if sum(map(_most, self._text[start:end])) <= room:
+            if _most(self._text[start:end]) <= room:
                 yield self._anchored(text, gap)
             else:
                 yield from self._one_by_one(text, room)
@@ -111,34 +95,33 @@ class _Line:
             if begun is None and UNCERTAIN.search(found[1]) is None:
                 continue
             begun = found.start() if begun is None else begun
-            runs_over = sum(map(_most, self._text[begun : found.end(1)]))
-            runs_over -= _width(self._cut(begun, found.end(1)))
+            end = found.end(1)
+            runs_over = _most(self._text[begun:end]) - _width(self._cut(begun, end))
             framed = _STRETCH.match(self._text, found.end()) is None
             if framed or len(found[2]) >= runs_over:
                 yield begun, *found.span(2)
                 begun = None
 
-    def _one_by_one(self, text: list[Piece], room: int) -> Iterator[str]:
+    def _one_by_one(self, text: Pieces, room: int) -> Iterator[str]:
         """Text that could run past the line: each character is placed by itself."""
         for piece, style in text:
             for start, end, cells in split_graphemes(piece)[0]:
                 cluster = piece[start:end]
-                while cluster and sum(map(_most, cluster)) > room:
+                while cluster and _most(cluster) > room:
                     cluster = cluster[:-1]
                 rest = " " * max(0, cells - cell_len(cluster))
                 yield self._anchored([(cluster, style)], [(rest, style)])
                 room -= cells
 
-    def _anchored(self, text: list[Piece], gap: list[Piece]) -> str:
+    def _anchored(self, text: Pieces, gap: Pieces) -> str:
         """Text on blank ground, and then the cursor after it and its gap."""
-        cells = _width(text) + _width(gap)
-        forward = f"\x1b[{cells}C" if cells else ""
         blanks = [(" " * cell_len(piece), style) for piece, style in (*text, *gap)]
+        cells = _width(blanks)
+        forward = f"\x1b[{cells}C" if cells else ""
         return f"{_SAVE}{self._render(blanks)}{_RESTORE}{self._render(text)}{_RESTORE}{forward}"
 
-    def _cut(self, start: int, end: int) -> list[Piece]:
-        """The pieces from one character to another."""
-        cut: list[Piece] = []
+    def _cut(self, start: int, end: int) -> Pieces:
+        cut: Pieces = []
         at = 0
         for text, style in self._pieces:
             if part := text[max(0, start - at) : max(0, end - at)]:
@@ -146,19 +129,23 @@ class _Line:
             at += len(text)
         return cut
 
-    def _render(self, pieces: list[Piece]) -> str:
+    def _render(self, pieces: Pieces) -> str:
         return "".join(
             text if style is None else Strip.render_style(style, text, color_system=self._colors)
             for text, style in pieces
         )
 
 
-def _width(pieces: list[Piece]) -> int:
+def _width(pieces: Pieces) -> int:
     return sum(cell_len(text) for text, _ in pieces)
 
 
-def _most(character: str) -> int:
-    """The most cells that any terminal gives to a character."""
+def _most(text: str) -> int:
+    """The most cells that any terminal gives to the characters of a text."""
+    return sum(map(_most_of_one, text))
+
+
+def _most_of_one(character: str) -> int:
     if UNCERTAIN.match(character) is None:
         return get_character_cell_size(character)
     if unicodedata.category(character) in ("Mn", "Me") and character != "\ufe0f":

@@ -8,20 +8,18 @@ order, with an exit code that says so. Overrides private parts of `Driver`.
 import asyncio
 import json
 import os
-import selectors
+import select
 import signal
-from collections.abc import Iterable
-from contextlib import suppress
-from functools import partial
+from collections.abc import Iterable, Iterator
+from contextlib import closing, contextmanager, suppress
 from typing import Any, TextIO
 
-from textual import events
 from textual.driver import Driver
 from textual.drivers._byte_stream import ByteStream
 from textual.drivers.linux_driver import LinuxDriver
 from textual.drivers.web_driver import WebDriver
-from textual.geometry import Size
 from textual.message import Message
+from typing_extensions import override
 
 from .terminal_input import TerminalInput
 
@@ -33,46 +31,36 @@ _LONGEST_SIDE = 1000
 
 
 def driver_for(driver: type[Driver]) -> type[Driver]:
-    """The replacement for one of Textual's drivers."""
-    ours: dict[type[Driver], type[Driver]] = {
-        LinuxDriver: TerminalDriver,
-        WebDriver: BrowserDriver,
-    }
-    return ours.get(driver, driver)
+    """The replacement for one of Textual's drivers, or that driver itself."""
+    if driver is LinuxDriver:
+        return TerminalDriver
+    return BrowserDriver if driver is WebDriver else driver
 
 
 class TerminalDriver(LinuxDriver):
-    """The terminal that the app was started in."""
-
     def __init__(self, *given: Any, **named: Any) -> None:
         super().__init__(*given, **named)
         # the writer thread must go on emptying its queue, or the app waits for it
         self._file: Any = _Output(self._file)
 
+    @override
     def start_application_mode(self) -> None:
-        """As the base class; a signal that ends the process ends the app first."""
         super().start_application_mode()  # type: ignore[no-untyped-call]
         _leave_on_signals(self._app)
 
+    @override
     def _sigcont_application(self, *given: Any) -> None:
         """Resume after SIGSTOP too, which leaves no time to restore the terminal first."""
         if self._auto_restart and not self._must_signal_resume:
             self.suspend_application_mode()  # or a second thread would read the terminal
         super()._sigcont_application(*given)
 
-    def _run_input_thread(self) -> None:
-        try:
-            self.run_input_thread()
-        except Exception as error:
-            _end_by(self._app, error)
-
+    @override
     def run_input_thread(self) -> None:
-        """Read until the app or the terminal ends."""
         reader = TerminalInput()
-        with selectors.SelectSelector() as selector:
-            selector.register(self.fileno, selectors.EVENT_READ)
+        with _errors_end(self._app):
             while not self.exit_event.is_set():
-                if not selector.select(_LOOK_SECONDS):
+                if not select.select([self.fileno], [], [], _LOOK_SECONDS)[0]:
                     _process(self, reader.tick())
                     continue
                 data = b""
@@ -80,7 +68,7 @@ class TerminalDriver(LinuxDriver):
                     data = os.read(self.fileno, _READ_BYTES)
                 if not data:
                     _process(self, reader.close())
-                    self._app.call_later(partial(self._app.exit, return_code=GONE))
+                    _exit_gone(self._app)
                     return
                 _process(self, reader.feed(data))
 
@@ -88,33 +76,26 @@ class TerminalDriver(LinuxDriver):
 class BrowserDriver(WebDriver):
     """A window of a browser; see `web.window`."""
 
+    @override
     def start_application_mode(self) -> None:
-        """As the base class; a signal that ends the process ends the app first."""
         super().start_application_mode()
         _leave_on_signals(self._app)
 
+    @override
     def run_input_thread(self) -> None:
-        """Read packets until the app or the server ends."""
-        try:
-            self._read_packets()
-        except Exception as error:
-            _end_by(self._app, error)
-        finally:
-            self._input_reader.close()
-
-    def _read_packets(self) -> None:
         reader, packets = TerminalInput(), ByteStream()
-        for data in self._input_reader:
-            for kind, payload in packets.feed(data) if data else ():
-                if kind == "D":
-                    _process(self, reader.feed(payload))
-                elif self._asked_to_end(payload):
-                    return
-            if not data:
-                _process(self, reader.tick())
-        if not self.exit_event.is_set():
-            _process(self, reader.close())
-            self._app.call_later(partial(self._app.exit, return_code=GONE))
+        with closing(self._input_reader), _errors_end(self._app):
+            for data in self._input_reader:
+                for kind, payload in packets.feed(data) if data else ():
+                    if kind == "D":
+                        _process(self, reader.feed(payload))
+                    elif self._asked_to_end(payload):
+                        return
+                if not data:
+                    _process(self, reader.tick())
+            if not self.exit_event.is_set():
+                _process(self, reader.close())
+                _exit_gone(self._app)
 
     def _asked_to_end(self, payload: bytes) -> bool:
         """Carry out a request of the server; others are ignored."""
@@ -125,15 +106,11 @@ class BrowserDriver(WebDriver):
         match request:
             case {"type": "resize", "width": int(width), "height": int(height)}:
                 if 0 < width <= _LONGEST_SIDE and 0 < height <= _LONGEST_SIDE:
-                    size = Size(width, height)
-                    self._size = width, height
-                    self._app.post_message(events.Resize(size, size))
-            case {"type": "focus"}:
-                self._app.post_message(events.AppFocus())
-            case {"type": "blur"}:
-                self._app.post_message(events.AppBlur())
+                    self.on_meta("resize", request)
+            case {"type": "focus" | "blur" as kind}:
+                self.on_meta(kind, request)
             case {"type": "quit"}:
-                self._app.call_later(partial(self._app.exit, return_code=GONE))
+                _exit_gone(self._app)
             case {"type": "exit"}:
                 return True
         return False
@@ -145,6 +122,7 @@ class _Output:
     def __init__(self, file: TextIO | None) -> None:
         assert file is not None
         self._file = file
+        self.fileno = file.fileno
 
     def write(self, text: str) -> None:
         with suppress(OSError):
@@ -154,9 +132,6 @@ class _Output:
         with suppress(OSError):
             self._file.flush()
 
-    def fileno(self) -> int:
-        return self._file.fileno()
-
 
 def _process(driver: Driver, messages: Iterable[Message]) -> None:
     for message in messages:
@@ -164,11 +139,20 @@ def _process(driver: Driver, messages: Iterable[Message]) -> None:
 
 
 def _leave_on_signals(app: Any) -> None:
+    """Let a signal that ends the process end the app first."""
     loop = asyncio.get_running_loop()
     for number in (signal.SIGTERM, signal.SIGHUP):
-        loop.add_signal_handler(number, partial(app.exit, return_code=128 + number))
+        loop.add_signal_handler(number, app.exit, None, 128 + number)
 
 
-def _end_by(app: Any, error: Exception) -> None:
+def _exit_gone(app: Any) -> None:
+    app.call_later(app.exit, None, GONE)
+
+
+@contextmanager
+def _errors_end(app: Any) -> Iterator[None]:
     """End the app with an error of a thread, as with one of its own."""
-    app.call_later(app._handle_exception, error)
+    try:
+        yield
+    except Exception as error:
+        app.call_later(app._handle_exception, error)

@@ -8,41 +8,33 @@ ones are dropped.
 import re
 import time
 from codecs import getincrementaldecoder
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Generator, Iterable, Iterator
 
 from textual import constants, events
-from textual._ansi_sequences import ANSI_SEQUENCES_KEYS, IGNORE_SEQUENCE
+from textual._ansi_sequences import ANSI_SEQUENCES_KEYS
 from textual._keyboard_protocol import FUNCTIONAL_KEYS
 from textual._xterm_parser import XTermParser
 from textual.message import Message
 
 from ..state.sanitize import visible
 
-SEQUENCE_SECONDS = 1.0
-"""How long to wait for the rest of an escape sequence or of a character."""
-PASTE_SECONDS = 1.0
-"""Silence after which a paste without an end is delivered as far as it came."""
-KEY_SECONDS = 0.3
-"""After a longer silence within a paste, text that reads like one key is a key."""
+SEQUENCE_SECONDS = 1.0  # to wait for the rest of an escape sequence or of a character
+PASTE_SECONDS = 1.0  # silence after which a paste without an end is delivered as far as it came
+KEY_SECONDS = 0.3  # after a longer silence within a paste, text that reads like one key is a key
 
 _MOST_TYPED = 256
 """Characters at once; more are a paste from a terminal that does not mark pastes.
 
 As keys, each newline would send a message, and a long paste would take minutes.
 """
-_BURST_SECONDS = 0.1
-"""How long to wait for the rest of such a paste."""
+_BURST_SECONDS = 0.1  # to wait for the rest of such a paste
 
 _ESC = "\x1b"
 _PASTE, _PASTE_END = "\x1b[200~", "\x1b[201~"
-_FOCUS = ("\x1b[I", "\x1b[O")
-_LONGEST = 1 << 20
-"""Characters of an escape sequence."""
-_LONGEST_SIDE = 3000
-"""The most columns or rows that a report of the size may have."""
+_LONGEST = 1 << 20  # characters of an escape sequence
+_LONGEST_SIDE = 3000  # columns or rows that a report of the size may have
 
-_WORD = r"(?<=[;<+\-])(?:[Nn]a[Nn]|[Ii]nf(?:inity)?(?!i))"
-"""NaN and infinity, as programs print them."""
+_WORD = r"(?<=[;<+\-])(?:[Nn]a[Nn]|[Ii]nf(?:inity)?(?!i))"  # as programs print them
 _PARAMETERS = rf"(?:[0-?.+\-]|{_WORD})*"
 _CSI = (
     r"\x1b\[(?:"
@@ -70,22 +62,15 @@ _ONE_KEY = re.compile(rf"(?:{_CSI}|\x1bO[ -~])+|[^\r\n]|\x1b[^\x1b]")
 _LOOSE_KEYS = re.compile(r"[^\r\n]{1,64}|[\r\n]")
 _TEXT = re.compile(r"[^\x00-\x08\x0b\x0c\x0e-\x1f\x7f]+(?<![\r\n])")
 _KEY_REPORT = re.compile(r"\x1b\[([\d:;]*)([u~A-FHPQRS])")
-_MODE_REPORT = re.compile(r"\x1b\[\?\d{1,5};\d\$y")
+_FOCUS_OR_MODE = re.compile(r"\x1b\[(?:[IO]|\?\d{1,5};\d\$y)")
 _SIZE_REPORT = re.compile(r"\x1b\[48;(\d{1,5})(?::\d*)*;(\d{1,5})(?::\d*)*;([\d:]*);([\d:]*)t")
 _MOUSE_REPORT = re.compile(r"\x1b\[<\d{1,4};-?\d{1,7};-?\d{1,7}[Mm]")
 
 _SHIFT, _LOCKS = 1, 0b11000000
-_RELEASE_LESS = ("", "1", "2")
-"""Event types of a key that is pressed or held."""
+_PRESSED_OR_HELD = ("", "1", "2")  # event types of a key
 
 
 class TerminalInput:
-    """Turns bytes into messages of Textual.
-
-    Args:
-        clock: in seconds.
-    """
-
     def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
         self._clock = clock
         self._decoder = getincrementaldecoder("utf-8")("replace")
@@ -97,64 +82,63 @@ class TerminalInput:
         self._overdue = False
         self._burst = -_BURST_SECONDS
 
-    def feed(self, data: bytes) -> list[Message]:
-        """Messages of bytes from the terminal; bytes that are not UTF-8 read as U+FFFD."""
+    def feed(self, data: bytes) -> Iterator[Message]:
+        """Messages of bytes from the terminal; those that are not UTF-8 read as U+FFFD."""
         now = self._clock()
         silence, self._heard = now - self._heard, now
         text = self._decoder.decode(data)
-        messages: list[Message] = []
         if self._paste is not None and self._is_key(text, silence):
-            messages += self._end_paste()
+            yield from self._end_paste()
         if self._escaped and _LATE.match(text) and _SEQUENCE.match(_ESC + text):
             text = _ESC + text  # the rest of a sequence whose Escape was read as a key
         self._escaped = False
-        return messages + self._read(text, now)
+        yield from self._read(text, now)
 
-    def tick(self) -> list[Message]:
+    def tick(self) -> Iterator[Message]:
         """Messages after a moment without bytes: incomplete input may be given up."""
         now = self._clock()
         if self._paste is not None:
-            if now - self._heard < PASTE_SECONDS or not self._paste:
-                return []
-            # it stays open: the rest from a slow line must not be read as keys that send
-            self._overdue = True
-            messages, self._paste = self._pasted(self._paste), []
-            return messages
-        if not self._held:
-            late = now - self._heard >= SEQUENCE_SECONDS
-            return self._read(self._decoder.decode(b"", final=True), now) if late else []
-        short = len(self._held) <= 2 and self._held != "\x1b["
-        if now - self._since < (constants.ESCAPE_DELAY if short else SEQUENCE_SECONDS):
-            return []
-        held, self._held = self._held, ""
-        self._escaped = held == _ESC
-        return [events.Key("escape", held)] if self._escaped else []
+            if self._paste and now - self._heard >= PASTE_SECONDS:
+                # it stays open: the rest from a slow line must not be read as keys that send
+                self._overdue = True
+                paste, self._paste = self._paste, []
+                yield from _pasted(paste)
+        elif not self._held:
+            if now - self._heard >= SEQUENCE_SECONDS:
+                yield from self._read(self._decoder.decode(b"", final=True), now)
+        else:
+            short = len(self._held) <= 2 and self._held != "\x1b["
+            if now - self._since >= (constants.ESCAPE_DELAY if short else SEQUENCE_SECONDS):
+                held, self._held = self._held, ""
+                self._escaped = held == _ESC
+                if self._escaped:
+                    yield events.Key("escape", held)
 
-    def close(self) -> list[Message]:
+    def close(self) -> Iterator[Message]:
         """Messages of incomplete input, after the terminal was closed."""
-        messages = self._read(self._decoder.decode(b"", final=True), self._clock())
-        return messages + self._end_paste()
+        yield from self._read(self._decoder.decode(b"", final=True), self._clock())
+        yield from self._end_paste()
 
-    def _read(self, text: str, now: float) -> list[Message]:
+    def _read(self, text: str, now: float) -> Iterator[Message]:
         before = len(self._held)
         held, self._held = self._held + text, ""
-        messages: list[Message] = []
         at = 0
         while at < len(held):
             if self._paste is not None:
-                at = self._read_paste(held, at, messages)
+                at = yield from self._read_paste(self._paste, held, at)
             elif held[at] != _ESC:
                 end = held.find(_ESC, at)
                 end = len(held) if end < 0 else end
-                at = self._read_burst(held[:end], at, messages)
-                messages += self._meanings.characters(held[at:end])
+                at = yield from self._read_burst(held[:end], at)
+                for character in held[at:end]:
+                    yield from self._meanings.keys(character)
                 at = end
             elif found := _SEQUENCE.match(held, at):
                 at = found.end()
                 if found.group() == _PASTE:
                     self._paste, self._overdue = [], False
                 else:
-                    messages += self._meanings.sequence(found.group())
+                    yield from self._meanings.sequence(found.group())
             else:
                 begun = _BEGUN.match(held, at)
                 assert begun is not None
@@ -163,29 +147,27 @@ class TerminalInput:
                     self._held = held[at:]
                     break
                 at = begun.end()  # not a sequence
-        return messages
 
-    def _read_burst(self, text: str, at: int, messages: list[Message]) -> int:
+    def _read_burst(self, text: str, at: int) -> Generator[Message, None, int]:
         """Read an unmarked paste, without the newline at its end, which is a key."""
         found = _TEXT.match(text, at)
         bursting = self._heard - self._burst < _BURST_SECONDS
         if found is None or len(found.group()) < (2 if bursting else _MOST_TYPED):
             return at
         self._burst = self._heard
-        messages += self._pasted([found.group()])
+        yield from _pasted([found.group()])
         return found.end()
 
-    def _read_paste(self, held: str, at: int, messages: list[Message]) -> int:
+    def _read_paste(self, paste: list[str], held: str, at: int) -> Generator[Message, None, int]:
         """Read a paste up to its end mark, or to what may be the start of that."""
-        assert self._paste is not None
         end = held.find(_PASTE_END, at)
         if end >= 0:
-            self._paste.append(held[at:end])
-            messages += self._end_paste()
+            paste.append(held[at:end])
+            yield from self._end_paste()
             return end + len(_PASTE_END)
         last = held.rfind(_ESC, max(at, len(held) - len(_PASTE_END)))
         kept = last if last >= 0 and _PASTE_END.startswith(held[last:]) else len(held)
-        self._paste.append(held[at:kept])
+        paste.append(held[at:kept])
         self._held = held[kept:]
         return len(held)
 
@@ -197,28 +179,26 @@ class TerminalInput:
             return True
         return silence >= KEY_SECONDS and _ONE_KEY.fullmatch(text) is not None
 
-    def _end_paste(self) -> list[Message]:
+    def _end_paste(self) -> Iterator[Message]:
         parts, self._paste, self._held = self._paste or [], None, ""
-        return self._pasted(parts)
+        return _pasted(parts)
 
-    def _pasted(self, parts: Iterable[str]) -> list[Message]:
-        text = "".join(parts).replace(_PASTE, "").replace("\x00", "")
-        # Textual's one-line inputs write escape sequences to the terminal unchanged
-        text = visible(text.replace("\r\n", "\n").replace("\r", "\n"))
-        return [events.Paste(text)] if text else []
+
+def _pasted(parts: Iterable[str]) -> Iterator[Message]:
+    text = "".join(parts).replace(_PASTE, "").replace("\x00", "")
+    # Textual's one-line inputs write escape sequences to the terminal unchanged
+    text = visible(text.replace("\r\n", "\n").replace("\r", "\n"))
+    if text:
+        yield events.Paste(text)
 
 
 class _Meanings(XTermParser):
     """Textual's interpretation of whole keys and reports."""
 
-    def characters(self, text: str) -> list[Message]:
-        """Messages of typed characters."""
-        return [key for each in text for key in self._keys(each)]
-
-    def sequence(self, sequence: str) -> list[Message]:
+    def sequence(self, sequence: str) -> Iterable[Message]:
         """Messages of an escape sequence; none of an unknown one."""
-        if sequence in _FOCUS or _MODE_REPORT.fullmatch(sequence):
-            return list(self.feed(sequence))
+        if _FOCUS_OR_MODE.fullmatch(sequence):
+            return self.feed(sequence)
         if _MOUSE_REPORT.fullmatch(sequence):
             message = self.parse_mouse_code(sequence)
             return [message] if message is not None else []
@@ -227,44 +207,32 @@ class _Meanings(XTermParser):
         if report := _KEY_REPORT.fullmatch(sequence):
             reports = _plain_reports(*report.groups())
             if reports is not None:
-                return [key for each in reports for key in self._keys(each)]
-        if sequence in ANSI_SEQUENCES_KEYS:
-            return _table_keys(sequence)
-        # a key with Alt
-        return (
-            list(self._sequence_to_key_events(sequence[1], alt=True)) if len(sequence) == 2 else []
-        )
+                return [key for each in reports for key in self.keys(each)]
+        keys = ANSI_SEQUENCES_KEYS.get(sequence)
+        if isinstance(keys, tuple):
+            return [events.Key(key.value, None) for key in keys]
+        with_alt = len(sequence) == 2 and keys is None
+        return self._sequence_to_key_events(sequence[1], alt=True) if with_alt else []
 
-    def _keys(self, sequence: str) -> list[Message]:
+    def keys(self, sequence: str) -> list[events.Key]:
+        """Keys of a character or a report."""
         found = self._sequence_to_key_events(sequence)
         return [key for key in found if key.key != "<ignore>"]
 
-    def _size(self, rows: str, columns: str, height: str, width: str) -> list[Message]:
+    def _size(self, rows: str, columns: str, height: str, width: str) -> Iterable[Message]:
         if not 0 < int(rows) <= _LONGEST_SIDE or not 0 < int(columns) <= _LONGEST_SIDE:
             return []
         # impossible numbers of pixels would make mouse reports fail later
         pixels = [each if 0 < _number(each) < 10**6 else "" for each in (height, width)]
         height, width = pixels if all(pixels) else (rows, columns)
-        return list(self.feed(f"\x1b[48;{rows};{columns};{height};{width}t"))
-
-
-def _table_keys(sequence: str) -> list[Message]:
-    """Keys of a sequence in Textual's table."""
-    keys = ANSI_SEQUENCES_KEYS[sequence]
-    if keys is IGNORE_SEQUENCE or not isinstance(keys, tuple):
-        return []
-    return [events.Key(key.value, None) for key in keys]
+        return self.feed(f"\x1b[48;{rows};{columns};{height};{width}t")
 
 
 def _plain_reports(codes: str, end: str) -> list[str] | None:
     """A key's report in forms that Textual can read: no event type, no alternates, one text each.
 
-    Args:
-        codes: between `CSI` and the last letter.
-        end: the letter.
-
-    Returns:
-        Reports; none for a released key; None if it is not a report of this kind.
+    `codes` are between `CSI` and the letter `end`. There are none for a released key; it is None if
+    it is not a report of this kind.
     """
     fields = [field.split(":") for field in codes.split(";")]
     if end == "~" and len(fields) == 3 and fields[0] == ["27"]:  # xterm's modifyOtherKeys
@@ -272,7 +240,7 @@ def _plain_reports(codes: str, end: str) -> list[str] | None:
     if len(fields) > 3 or any(len(each) > 7 for field in fields for each in field):
         return None
     keys, states, texts = [*fields, [""], [""]][:3]
-    if (states[1] if len(states) > 1 else "") not in _RELEASE_LESS:
+    if (states[1] if len(states) > 1 else "") not in _PRESSED_OR_HELD:
         return []
     code = keys[0] or ("" if end in "u~" else "1")
     if end == "R":
@@ -303,6 +271,5 @@ def _number(digits: str) -> int:
 
 
 def _printable(digits: str) -> bool:
-    """Whether a code point is a printable character."""
     code = _number(digits)
     return code <= 0x10FFFF and code > 0 and chr(code).isprintable()

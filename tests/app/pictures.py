@@ -26,7 +26,7 @@ from rich.segment import Segment
 from rich.style import Style
 from rich.text import Text
 
-from app.ui.svg import with_local_fonts
+from app.ui.base_app import with_local_fonts
 
 STORED = Path(__file__).parent / "screens" / "__snapshots__"
 _LETTERS = "." + string.ascii_letters + string.digits + "!#$%&*+,-/:;<=>?@^_~'\"()[]{}\\`"

@@ -1,153 +1,199 @@
 """Branches of the chat on the screen: edit an earlier message, show another branch."""
 
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 
 from ...engine.messages import Clear, Restore, SetSystem, Start
 from ...state.chat_session import ChatError, ChatSession, MessageEdit
 from ...state.history import Exchange, History
 from ...store.recorder import Recorder
+from ...store.text_search import Term
+from ...widgets.entries import AnswerEntry, Entry, TextEntry
 from ...widgets.prompt import Prompt
-from .transcript_pages import TranscriptPages
+from ...widgets.transcript import Transcript
 
 EDITING = "prompt.send sends it as another branch, chat.stop leaves it"
+StoredNotes = Iterable[tuple[str | None, str]]
+"""Id of the exchange that each note came after, None for before the first; and its text."""
 
 
-class Branches:
-    """Changes the branch of a session, and shows it.
+class TranscriptPages:
+    """Shows the exchanges of a session and notes in a transcript.
 
-    Args:
-        session: the chat.
-        pages: shows the exchanges.
-        prompt: holds the edited message.
-        recorder: records which branch is on show.
-        submit: sends a request to the engine, which follows the branch on show.
-        shown: called after another branch was shown.
+    The entries of an exchange are its prompt, its answer, and the notes that came after it.
     """
 
-    def __init__(
-        self,
-        session: ChatSession,
-        pages: TranscriptPages,
-        prompt: Prompt,
-        recorder: Recorder,
-        submit: Callable[[Start], None],
-        shown: Callable[[], None],
-    ) -> None:
-        self._session, self._pages, self._prompt = session, pages, prompt
-        self._recorder, self._submit, self._shown = recorder, submit, shown
+    def __init__(self, session: ChatSession, transcript: Transcript) -> None:
+        self._session, self.transcript = session, transcript
+        self._prompts: dict[str, TextEntry] = {}
+        self._answers: dict[str, AnswerEntry] = {}
+        self._notes: dict[str | None, list[Entry]] = {}
+        self._stored_notes: dict[str, list[str]] = {}
+        self._last: str | None = None
+
+    def clear(self, notes: StoredNotes = ()) -> None:
+        """Empty the transcript; the notes are of the exchanges that are shown next."""
+        for entries in (self._prompts, self._answers, self._notes, self._stored_notes):
+            entries.clear()
+        self._last = None
+        self.transcript.clear()
+        for after, text in notes:
+            if after is None:
+                self.note(text)
+            else:
+                self._stored_notes.setdefault(after, []).append(text)
+
+    def begin(self, exchange: Exchange) -> None:
+        """Add an exchange at the end; what is noted from now on belongs to it."""
+        self._prompts[exchange.id] = self.transcript.add_user(exchange.prompt)
+        name = self._session.answer_name
+        self._answers[exchange.id] = self.transcript.add_answer(exchange.answer, name)
+        self._last = exchange.id
+        for text in self._stored_notes.pop(exchange.id, ()):
+            self.note(text)
+
+    def name_answers(self) -> None:
+        for answer in self._answers.values():
+            answer.name = self._session.answer_name
+
+    def note(self, text: str, *, error: bool = False) -> None:
+        """Add a line that is no message of the chat."""
+        entry = self.transcript.add_note(text, error=error)
+        self._notes.setdefault(self._last, []).append(entry)
+
+    def show(self, branch: Sequence[Exchange]) -> None:
+        """Show these exchanges and their notes only, scrolled to the end."""
+        known = next((at for at, e in enumerate(branch) if e.id not in self._prompts), len(branch))
+        entries = [*self._notes.get(None, ())]
+        for each in branch[:known]:
+            entries += (self._prompts[each.id], self._answers[each.id])
+            entries += self._notes.get(each.id, ())
+        self.transcript.show(entries)
+        self._last = branch[known - 1].id if known else None
+        for exchange in branch[known:]:
+            self.begin(exchange)
+
+    def remark(self) -> None:
+        """Show next to each message which of its siblings it is, and which one is edited."""
+        history, edited = self._session.history, self._session.edited
+        for exchange in history.branch:
+            siblings = history.siblings(exchange)
+            place = f"{siblings.index(exchange) + 1} of {len(siblings)}"
+            parts = [place] * (len(siblings) > 1) + ["editing"] * (exchange is edited)
+            self._prompts[exchange.id].remark = " · ".join(parts)
+        self.transcript.redraw()
+
+    def scroll_to(self, exchange: Exchange, wanted: tuple[Term, ...] = ()) -> None:
+        """Scroll to a message, or to the words of a search in it or its answer."""
+        entries = (self._prompts[exchange.id], self._answers[exchange.id])
+        self.transcript.scroll_to_match(entries, wanted)
+
+    def answer(self, exchange: Exchange) -> AnswerEntry:
+        return self._answers[exchange.id]
+
+
+@dataclass(frozen=True, slots=True)
+class Branches:
+    """Changes the branch of a session, on the screen, in the record and in the engine.
+
+    The prompt holds the edited message; `shown` is called after another branch was shown.
+    """
+
+    session: ChatSession
+    pages: TranscriptPages
+    prompt: Prompt
+    recorder: Recorder
+    submit: Callable[[Start], None]
+    shown: Callable[[], None]
 
     # Which branch
 
     def begin(self, prompt: str, sibling_of: Exchange | None = None) -> Exchange:
         """Begin an exchange; the engine is on its branch afterwards.
 
-        Args:
-            prompt: of the exchange.
-            sibling_of: the exchange that it is another version of; by default the edited one, and
-                without an edited one it follows the branch on show.
+        It is another version of `sibling_of`, by default of the edited exchange; without one it
+        follows the branch on show.
         """
-        session = self._session
+        session = self.session
         sibling_of = sibling_of or session.edited
-        typed_since = self._prompt.text if session.edit is not None else ""
+        typed_since = self.prompt.text if session.edit is not None else ""
         self.leave_editing()
         if typed_since:
-            self._prompt.put(self._prompt.text + typed_since)
+            self.prompt.put(self.prompt.text + typed_since)
         path = session.path(sibling_of)
         if len(path) < len(session.history.branch):
-            self._pages.show(path, session.answer_name)
+            self.pages.show(path)
         self._restore(path)
         exchange = session.begin(prompt, path)
-        self._pages.begin(exchange, session.answer_name)
-        self._remark()
-        self._shown()
+        self.pages.begin(exchange)
+        self.pages.remark()
+        self.shown()
         return exchange
 
     def clear(self, request: Start | None = None) -> None:
-        """Start a new chat.
-
-        Args:
-            request: clears the engine's conversation, `Clear` by default.
-        """
-        self._submit(request or Clear())
+        """Start a new chat; `request` clears the engine's conversation, `Clear` by default."""
+        self.submit(request or Clear())
         self.leave_editing()
-        self._recorder.clear()
-        self._session.clear()
-        self._pages.clear()
-        self._shown()
+        self.recorder.clear()
+        self.session.clear()
+        self.pages.clear()
+        self.shown()
 
-    def open(
-        self,
-        history: History,
-        system: str | None = None,
-        notes: Iterable[tuple[str | None, str]] = (),
-    ) -> None:
-        """Show a stored chat.
-
-        Args:
-            history: its exchanges.
-            system: its system prompt.
-            notes: as in `TranscriptPages.clear`.
-        """
-        session = self._session
+    def open(self, history: History, system: str | None = None, notes: StoredNotes = ()) -> None:
+        """Show a stored chat with its system prompt and notes."""
+        session = self.session
         self.leave_editing()
-        self._recorder.clear()
+        self.recorder.clear()
         before = session.settings.system
         if system != before:
-            self._submit(SetSystem(system, before))
+            self.submit(SetSystem(system, before))
             session.settings = replace(session.settings, system=system)
         session.open(history)
-        self._pages.clear(notes)
+        self.pages.clear(notes)
         self._show()
 
     def select(self, exchange: Exchange) -> None:
         """Show the branch through an exchange, down to where it was left."""
-        session = self._session
+        session = self.session
         session.history.select(exchange)
         self._show()
         if session.last is not None:
-            self._recorder.select(session.last.id)
+            self.recorder.select(session.last.id)
         if exchange is not session.last:
-            self._pages.scroll_to(exchange)
+            self.pages.scroll_to(exchange)
 
     def turn(self, by: int) -> None:
         """Show the sibling before (-1) or after (1): of the edited message, or at the last fork.
 
-        Raises:
-            ChatError: there is none, or an answer is running.
+        Raises `ChatError` if there is none, or an answer is running.
         """
-        sibling, edit = self._session.sibling(by), self._session.edit
+        sibling, edit = self.session.sibling(by), self.session.edit
         self.select(sibling)
         if edit is not None:
-            edit.turn_to(self._session.history.branch, sibling, self._prompt.text)
+            edit.turn_to(self.session.history.branch, sibling, self.prompt.text)
             self._show_edit(edit)
 
     def _restore(self, path: Sequence[Exchange]) -> None:
-        turns = self._session.turns_to_restore(path)
+        turns = self.session.turns_to_restore(path)
         if turns is not None:
-            self._submit(Restore(turns))
+            self.submit(Restore(turns))
 
     def _show(self) -> None:
-        branch = self._session.history.branch
-        self._pages.show(branch, self._session.answer_name)
-        self._remark()
+        branch = self.session.history.branch
+        self.pages.show(branch)
+        self.pages.remark()
         self._restore(branch)
-        self._shown()
-
-    def _remark(self) -> None:
-        self._pages.remark(self._session.history, self._session.edited)
+        self.shown()
 
     # Editing
 
     def edit(self, by: int) -> None:
         """Put the last message into the prompt; while editing, the one before (-1) or after (1).
 
-        Going past the last message ends the editing.
-
-        Raises:
-            ChatError: there is no such message.
+        Going past the last message ends the editing. Raises `ChatError` if there is no such
+        message.
         """
-        session, typed = self._session, self._prompt.text
+        session, typed = self.session, self.prompt.text
         if session.edit is None:
             if not session.history.branch:
                 raise ChatError("nothing to edit yet: send a message first")
@@ -161,24 +207,24 @@ class Branches:
 
     def leave_editing(self) -> None:
         """Put the draft back into the prompt, if a message is edited."""
-        edit, self._session.edit = self._session.edit, None
+        edit, self.session.edit = self.session.edit, None
         if edit is None:
             return
-        self._prompt.edits = False
-        self._prompt.retitle(self._prompt.TITLE)
-        self._prompt.put(edit.draft)
-        self._remark()
-        self._pages.scroll_to_end()
+        self.prompt.edits = False
+        self.prompt.retitle(self.prompt.TITLE)
+        self.prompt.put(edit.draft)
+        self.pages.remark()
+        self.pages.transcript.follow()
 
     def put_back(self) -> None:
         """Put the edited message back into the prompt after a command was typed over it."""
-        if self._session.edit is not None:
-            self._prompt.put(self._session.edit.text)
+        if self.session.edit is not None:
+            self.prompt.put(self.session.edit.text)
 
     def _show_edit(self, edit: MessageEdit) -> None:
-        self._prompt.edits = True
-        self._prompt.put(edit.text)
-        self._prompt.retitle(f"edit message {edit.at + 1} of {len(edit.branch)}")
-        self._prompt.hint(EDITING)
-        self._remark()
-        self._pages.scroll_to(edit.exchange)
+        self.prompt.edits = True
+        self.prompt.put(edit.text)
+        self.prompt.retitle(f"edit message {edit.at + 1} of {len(edit.branch)}")
+        self.prompt.hint(EDITING)
+        self.pages.remark()
+        self.pages.scroll_to(edit.exchange)

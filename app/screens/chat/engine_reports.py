@@ -1,104 +1,117 @@
-"""What the decode thread reports becomes state of the chat; it is drawn later."""
+"""What the decode thread reports becomes state and record of the chat; it is drawn later."""
 
-from dataclasses import replace
+import dataclasses
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
 
+from sequoia_core import events
 from sequoia_core.chat.race import Raced, RaceTerms
-from sequoia_core.events import Event, Failed, Notice, PairDescription, TreeChosen
+from sequoia_core.events import Event, Failed, Finished
 
+from ...engine import messages
 from ...engine.decode_thread import Decoder
-from ...engine.messages import (
-    Answering,
-    Loading,
-    OutOfSync,
-    RaceEnded,
-    Ready,
-    Refused,
-    Report,
-    SystemRefused,
-    Tuning,
-)
 from ...state.chat_session import ChatSession
+from ...state.history import Exchange
+from ...store.recorder import About, Recorder
 from ...widgets.prompt import Prompt
-from .recording import Recording
-from .transcript_pages import TranscriptPages
+from .branches import TranscriptPages
 
 
+@dataclass(frozen=True, slots=True)
 class EngineReports:
-    """Takes in the reports of a decode thread.
+    """Takes in the reports of a decode thread, and records them."""
 
-    Args:
-        session: changes as it is reported.
-        recording: records the end of answers, and races.
-        pages: for notes and the names of answers.
-        prompt: for hints.
-        decoder: the decode thread.
-    """
+    session: ChatSession
+    recorder: Recorder
+    pages: TranscriptPages
+    prompt: Prompt
+    decoder: Decoder
 
-    def __init__(
-        self,
-        session: ChatSession,
-        recording: Recording,
-        pages: TranscriptPages,
-        prompt: Prompt,
-        decoder: Decoder,
-    ) -> None:
-        self._session, self._recording, self._pages = session, recording, pages
-        self._prompt, self._decoder = prompt, decoder
+    def begin(self, exchange: Exchange) -> Callable[[Event], None]:
+        """Record a prompt; what is returned records each event of its answer but the last.
 
-    def take(self, report: Report) -> None:
+        It is called in the decode thread, so that the record does not wait while the screen paints.
+        """
+        self._describe()
+        self.recorder.begin(exchange)
+
+        def record(event: Event) -> None:
+            if not isinstance(event, Finished | Failed):
+                self.recorder.event(exchange.id, event)
+
+        return record
+
+    def _describe(self) -> None:
+        """Record models and system prompt, as far as they are known."""
+        pair = self.session.pair
+        target, draft = (pair.target, pair.draft) if pair else ("", None)
+        self.recorder.about(About(target, draft, self.session.settings.system))
+
+    def take(self, report: messages.Report) -> None:
         """Take in the next report; `LoadFailed` is the app's affair."""
-        session, note = self._session, self._pages.note
+        session, note = self.session, self.pages.note
         match report:
-            case Loading(message, fraction):
+            case messages.Loading(message, fraction):
                 share = "" if fraction is None else f" {fraction:.0%}"
-                self._prompt.hint(f"{message}{share}", passing=True)
-            case Ready(pair):
-                self._take_pair(pair)
-            case Answering(event):
-                self._recording.event(event)
+                self.prompt.hint(f"{message}{share}", passing=True)
+            case messages.Ready(pair):
+                session.pair = pair
+                self.pages.name_answers()
+                self._describe()
+                self.prompt.hint("")
+                if pair.remark:
+                    note(pair.remark)
+            case messages.Answering(event):
                 self._take_event(event)
-                if session.answer is not None:
-                    session.answer.add(event)
-            case Tuning(event):
+                self._add(event)
+            case messages.Tuning(event):
                 self._take_event(event)
             case RaceTerms() | Raced() if session.race is not None:
                 session.race.add(report)
-            case RaceEnded(message):
-                self._end_race(message)
-            case Refused(message):
+            case messages.RaceEnded(error) if session.race is not None:
+                session.race.end(error)
+                if result := session.race.result():
+                    self.recorder.race(session.race.exchange, result)
+                    note(result.note())
+            case messages.Refused(message):
                 note(message, error=True)
-            case SystemRefused(message, refused, in_use):
+            case messages.SystemRefused(message, refused, in_use):
                 if session.settings.system == refused:  # else another one was set since
-                    session.settings = replace(session.settings, system=in_use)
+                    session.settings = dataclasses.replace(session.settings, system=in_use)
                 note(f"the system prompt is not used: {message}", error=True)
-            case OutOfSync(message, request) if not self._decoder.superseded(request):
+            case messages.OutOfSync(message, request) if not self.decoder.superseded(request):
                 session.engine_out_of_sync()
                 if not session.busy:  # else the question fails for the same reason
                     note(f"{message}; the next question tries again", error=True)
 
-    def _take_pair(self, pair: PairDescription) -> None:
-        self._session.pair = pair
-        self._pages.name_answers(self._session.answer_name)
-        self._recording.describe()
-        self._prompt.hint("")
-        if pair.remark:
-            self._pages.note(pair.remark)
-
     def _take_event(self, event: Event) -> None:
         match event:
-            case TreeChosen():
-                self._session.tree = event
-            case Notice(_, message):
-                self._pages.note(message)
+            case events.TreeChosen():
+                self.session.tree = event
+            case events.Notice(_, message):
+                self.pages.note(message)
             case Failed(message):
-                self._pages.note(message, error=True)
+                self.pages.note(message, error=True)
 
-    def _end_race(self, error: str | None) -> None:
-        race = self._session.race
-        if race is None:
-            return
-        race.end(error)
-        result = race.result()
-        if result is not None:
-            self._recording.race(race.exchange, result)
-            self._pages.note(result.note())
+    def _add(self, event: Event) -> None:
+        """Add an event to the running answer; the last is recorded with the figures it has then."""
+        last = self.session.last
+        if last is not None:
+            if isinstance(event, Finished | Failed):
+                self.recorder.event(last.id, event)
+            last.answer.add(event)
+
+    def finish(self, reports: Iterable[messages.Report]) -> None:
+        """Record the last reports of the decode thread, and close the record.
+
+        An answer that is still running is recorded as stopped.
+        """
+        answer = self.session.answer
+        if answer is not None and not answer.done:
+            for report in reports:
+                if isinstance(report, messages.Answering):
+                    self._add(report.event)
+            if not answer.done:
+                totals = answer.statistics[-1].totals if answer.statistics else events.Totals()
+                self._add(Finished(events.FinishReason.CANCELLED, totals))
+        self.recorder.close()

@@ -2,7 +2,7 @@
 
 import asyncio
 import time
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import TextIO
 
@@ -15,24 +15,17 @@ from ...config.output_files import output_file
 from ...present.copyable import CopyError, copy_answer, copy_code
 from ...present.export import ExportedChat, answer_events, as_json, as_markdown, asked
 from ...state.chat_session import ChatError, ChatSession
-from ...state.history import Exchange
 from ...state.slash_commands import CopyRequest
 
 ENDINGS = (".md", ".json", ".jsonl", ".svg")
 """Markdown, JSON, a trace to replay, a picture of the screen."""
 ReadSteps = Callable[[str], Iterable[Step]]
-Note = Callable[..., None]
-"""`TranscriptPages.note`."""
 
 
 def requested_copy(
     request: CopyRequest, session: ChatSession, selected: str | None
 ) -> tuple[str, str]:
-    """The text that `/copy` copies, and in words what it is.
-
-    Raises:
-        CopyError: there is no such text.
-    """
+    """The text that `/copy` copies, and in words what it is; `CopyError` if there is none."""
     if request.what == "selection":
         if not selected:
             raise CopyError("nothing is selected: drag over the chat, then /copy selection")
@@ -44,17 +37,15 @@ def requested_copy(
 
 
 def export_file(given: str, session: ChatSession) -> Path:
-    """Check that the chat can be exported into a file; its ending says in which format.
+    """The file that a person named; its ending says in which format the chat is exported.
 
-    Raises:
-        SequoiaError: it cannot.
+    Raises `SequoiaError` if it cannot be.
     """
     path = Path(given)
     if not given:
         raise ChatError("a file is missing: /export FILE.md|.json|.jsonl|.svg")
     if path.suffix not in ENDINGS:
-        *some, last = ENDINGS
-        raise ChatError(f"the name must end in {', '.join(some)} or {last}")
+        raise ChatError(f"the name must end in {', '.join(ENDINGS[:-1])} or {ENDINGS[-1]}")
     file = output_file(path, private=True)
     assert file is not None
     if file.exists():
@@ -66,16 +57,15 @@ def export_file(given: str, session: ChatSession) -> Path:
     return file
 
 
-async def export_chat(path: Path, session: ChatSession, read_steps: ReadSteps, note: Note) -> None:
-    """Write all branches of the chat into a file, whole or not at all, and say so.
+async def export_chat(
+    path: Path, session: ChatSession, read_steps: ReadSteps, note: Callable[..., None]
+) -> None:
+    """Write all branches of the chat into a file, whole or not at all, and note how it went.
 
-    Args:
-        path: of the file, as `export_file` returns it.
-        session: the chat.
-        read_steps: reads the steps that the chat does not hold any more; may block.
-        note: says how it went.
+    `read_steps` reads the steps that the chat does not hold any more; it may block.
     """
     chat = ExportedChat(session.pair, session.history, time.time())
+    remark = ""
     try:
         with text_written_whole(path, private=True) as file:
             if path.suffix == ".jsonl":
@@ -83,11 +73,9 @@ async def export_chat(path: Path, session: ChatSession, read_steps: ReadSteps, n
             else:
                 text = as_json(chat) if path.suffix == ".json" else as_markdown(chat)
                 await asyncio.to_thread(file.write, text)
-                remark = ""
-    except OSError as error:
-        note(f"no export: {path}: {error.strerror}", error=True)
-    except SequoiaError as error:  # steps in the record that another version wrote
-        note(f"no export: {path}: {error}", error=True)
+    except (OSError, SequoiaError) as error:  # steps in the record may be of another version
+        reason = error.strerror if isinstance(error, OSError) else error
+        note(f"no export: {path}: {reason}", error=True)
     else:
         note(f"exported: {path}{remark}")
 
@@ -98,9 +86,11 @@ async def _write_trace(chat: ExportedChat, read_steps: ReadSteps, file: TextIO) 
     write_header(file, chat.pair)
     steps, missing = 0, 0
     for exchange in list(chat.history.exchanges.values()):
-        known = await _steps(exchange, read_steps)
         answer = exchange.answer
         count = answer.statistics[-1].totals.steps if answer.statistics else 0
+        known = tuple(answer.steps)
+        if answer.done and len(known) < count:  # the record has them
+            known = await asyncio.to_thread(_all_steps, read_steps, exchange.id)
         steps, missing = steps + len(known), missing + (len(known) < count)
         entries = [asked(exchange), *answer_events(answer, known)]
         await asyncio.to_thread(_write_entries, file, entries)
@@ -109,14 +99,8 @@ async def _write_trace(chat: ExportedChat, read_steps: ReadSteps, file: TextIO) 
     return f" ({answers}, {steps} steps{gone})"
 
 
-async def _steps(exchange: Exchange, read_steps: ReadSteps) -> Sequence[Step]:
-    """All steps of an answer: the chat holds those of the last ones, the record the others."""
-    answer = exchange.answer
-    if not answer.done or not answer.statistics:
-        return tuple(answer.steps)
-    if len(answer.steps) == answer.statistics[-1].totals.steps:
-        return tuple(answer.steps)
-    return await asyncio.to_thread(lambda: tuple(read_steps(exchange.id)))
+def _all_steps(read_steps: ReadSteps, exchange: str) -> tuple[Step, ...]:
+    return tuple(read_steps(exchange))
 
 
 def _write_entries(file: TextIO, entries: Iterable[Entry]) -> None:

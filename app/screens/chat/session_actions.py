@@ -2,99 +2,89 @@
 
 import asyncio
 from collections.abc import Coroutine
+from concurrent.futures import Future
+from dataclasses import dataclass
 from typing import Any
 
 from ...state.chat_session import STILL_ANSWERING, ChatError, ChatSession
 from ...state.race_result import recorded_note
 from ...state.sanitize import fit
 from ...store.archive import StoredSession
-from ...store.database import StoreError
 from ...store.recorder import DatabaseRecorder, Recorder
 from ...store.windows import LeftOpen
 from ...store.writer import WriteFailed, WriteRecovered
+from ...ui.base_app import errors_shown
 from ...widgets.prompt import Prompt
 from ..search import Place, SearchScreen
 from ..sessions import SessionsScreen
-from .branches import Branches
-from .transcript_pages import TranscriptPages
+from .branches import Branches, StoredNotes, TranscriptPages
 
 NEWS_SECONDS = 0.25
 NOTHING_RECORDED = "recording is off (setting record): a chat is gone with its window"
+NO_NAME = "a name is missing: /save NAME; the chat itself is saved as it grows"
 BEHIND = "the record is behind this chat, which stays as it is here"
 _SETTLE_SECONDS = 0.3
+_SHARED = (
+    "This session is open in another window too: what is said there is saved beside what is said "
+    "here, and seen here when it is opened again."
+)
 
 
+@dataclass(slots=True)
 class SessionActions:
-    """Lists, searches, opens and renames recorded sessions.
+    """Lists, searches, opens and renames recorded sessions."""
 
-    Args:
-        session: the chat.
-        recorder: has the sessions.
-        branches: shows the session that is opened.
-        pages: for notes.
-        prompt: for hints.
-    """
-
-    def __init__(
-        self,
-        session: ChatSession,
-        recorder: Recorder,
-        branches: Branches,
-        pages: TranscriptPages,
-        prompt: Prompt,
-    ) -> None:
-        self._session, self._recorder, self._branches = session, recorder, branches
-        self._pages, self._prompt = pages, prompt
-        self._offer: LeftOpen | None = None
+    session: ChatSession
+    recorder: Recorder
+    branches: Branches
+    pages: TranscriptPages
+    prompt: Prompt
+    offer: LeftOpen | None = None  # the last chat, which `/continue` goes on with
 
     def start(self) -> None:
-        """Begin to listen to the record."""
-        if isinstance(self._recorder, DatabaseRecorder):
-            self._prompt.set_interval(NEWS_SECONDS, self._show_news)
+        if isinstance(self.recorder, DatabaseRecorder):
+            self.prompt.set_interval(NEWS_SECONDS, self._show_news)
 
     def act(self, what: str, words: str = "") -> None:
-        """Carry out a command.
-
-        Args:
-            what: sessions, search, save, load or continue.
-            words: its argument.
-
-        Raises:
-            ChatError: it cannot be done now.
-        """
+        """Carry out a command by its name; raises `ChatError` if that cannot be done now."""
         record = self._record()
         match what:
             case "search":
-                self._prompt.app.push_screen(SearchScreen(record, words), self._open_place)
+                self.prompt.app.push_screen(SearchScreen(record, words), self._open_place)
             case "save":
-                self._save(record, words)
+                if not words:
+                    raise ChatError(NO_NAME)
+                if record.session is None:
+                    raise ChatError("nothing to save yet: send a message first")
+                self._begin(self._rename(record.rename(record.session, words), words))
             case "load" if words:
-                self._session.check_idle()
-                self._run(self._find(record, words))
-            case "continue" if self._offer is not None:
-                offer, self._offer = self._offer, None
-                self.open(Place(offer.session))
+                self.session.check_idle()
+                self._begin(self._find(record, words), exclusive=True, group="open")
+            case "continue" if self.offer is not None:
+                self.open(Place(self.offer.session))
+                self.offer = None
             case _:
                 self._list(record)
 
     def open(self, place: Place) -> None:
-        """Continue a session.
-
-        Raises:
-            ChatError: nothing is recorded, or an answer is running.
-        """
+        """Continue a session; raises `ChatError` if nothing is recorded or an answer is running."""
         record = self._record()
-        self._session.check_idle()
-        self._run(self._open(record, place))
-
-    def withdraw_offer(self) -> None:
-        """Do not offer any more to continue the last chat: another one has begun."""
-        self._offer = None
+        self.session.check_idle()
+        self._begin(self._open(record, place), exclusive=True, group="open")
 
     def _record(self) -> DatabaseRecorder:
-        if not isinstance(self._recorder, DatabaseRecorder):
+        if not isinstance(self.recorder, DatabaseRecorder):
             raise ChatError(NOTHING_RECORDED)
-        return self._recorder
+        return self.recorder
+
+    def _begin(self, work: Coroutine[Any, Any, None], **options: Any) -> None:
+        """Run what waits for the record in the background; its error is shown at the prompt."""
+
+        async def run() -> None:
+            with errors_shown(self.prompt.hint):
+                await work
+
+        self.prompt.run_worker(run(), **options)
 
     # News of the record
 
@@ -103,25 +93,21 @@ class SessionActions:
         for news in record.news():
             match news:
                 case WriteFailed(message):
-                    self._pages.note(message, error=True)
+                    self.pages.note(message, error=True)
                 case WriteRecovered(message):
-                    self._pages.note(message)
+                    self.pages.note(message)
                 case LeftOpen():
-                    self._prompt.run_worker(self._make_offer(record, news))
+                    self._begin(self._make_offer(record, news))
 
     async def _make_offer(self, record: DatabaseRecorder, left: LeftOpen) -> None:
-        try:
-            stored = await asyncio.to_thread(record.archive.load, left.session)
-        except StoreError as error:
-            self._pages.note(str(error), error=True)
-            return
-        if self._session.busy or record.session is not None:
+        stored = await asyncio.to_thread(record.archive.load, left.session)
+        if self.session.busy or record.session is not None:
             return  # the person has begun something else; the list has it
-        self._offer = left
+        self.offer = left
         how = "cut off in the middle of an answer" if left.cut_off else "not closed"
         label = fit(stored.info.label, 48).rstrip()
-        key = self._prompt.keys.shown("chat.sessions")
-        self._pages.note(
+        key = self.prompt.keys.shown("chat.sessions")
+        self.pages.note(
             f'The last chat, "{label}", was {how}; nothing that was on the screen is lost. {key} '
             "or /continue goes on with it; a message begins another, and /sessions lists all."
         )
@@ -129,99 +115,63 @@ class SessionActions:
     # Commands
 
     def _list(self, record: DatabaseRecorder) -> None:
-        screen = SessionsScreen(record, lambda: self._session.busy)
+        screen = SessionsScreen(record, lambda: self.session.busy)
 
         def left(place: Place | None) -> None:
             if screen.deleted_open_session:
-                self._branches.clear()
+                self.branches.clear()
             self._open_place(place)
 
-        self._prompt.app.push_screen(screen, left)
+        self.prompt.app.push_screen(screen, left)
 
     def _open_place(self, place: Place | None) -> None:
-        if place is None:
-            return
-        try:
-            self.open(place)
-        except ChatError as error:
-            self._prompt.hint(str(error))
+        if place is not None:
+            with errors_shown(self.prompt.hint):
+                self.open(place)
 
-    def _save(self, record: DatabaseRecorder, name: str) -> None:
-        if not name:
-            raise ChatError("a name is missing: /save NAME; the chat itself is saved as it grows")
-        if record.session is None:
-            raise ChatError("nothing to save yet: send a message first")
-        self._prompt.run_worker(self._rename(record, record.session, name))
-
-    async def _rename(self, record: DatabaseRecorder, session: str, name: str) -> None:
-        try:
-            await asyncio.wrap_future(record.rename(session, name))
-        except StoreError as error:
-            self._prompt.hint(str(error))
-        else:
-            self._pages.note(f"this chat is called {name} now; /load {name} opens it again")
+    async def _rename(self, change: "Future[None]", name: str) -> None:
+        await asyncio.wrap_future(change)
+        self.pages.note(f"this chat is called {name} now; /load {name} opens it again")
 
     # Opening
 
-    def _run(self, work: Coroutine[Any, Any, None]) -> None:
-        self._prompt.run_worker(work, exclusive=True, group="open session")
-
     async def _find(self, record: DatabaseRecorder, name: str) -> None:
-        try:
-            info = await asyncio.to_thread(record.archive.find, name)
-        except StoreError as error:
-            self._prompt.hint(str(error))
-        else:
-            await self._open(record, Place(info.id))
+        info = await asyncio.to_thread(record.archive.find, name)
+        await self._open(record, Place(info.id))
 
     async def _open(self, record: DatabaseRecorder, place: Place) -> None:
-        try:
-            stored, notes = await asyncio.to_thread(_load, record, place.session)
-        except StoreError as error:
-            self._pages.note(str(error), error=True)
-            return
-        if self._session.busy:  # asked in the meantime
-            self._prompt.hint(STILL_ANSWERING)
+        stored, notes = await asyncio.to_thread(_load, record, place.session)
+        if self.session.busy:  # asked in the meantime
+            self.prompt.hint(STILL_ANSWERING)
             return
         here = record.session == place.session
-        if here and self._session.history.exchanges.keys() - stored.history.exchanges.keys():
-            self._prompt.hint(BEHIND)
+        if here and self.session.history.exchanges.keys() - stored.history.exchanges.keys():
+            self.prompt.hint(BEHIND)
             return
-        self._offer = None
-        self._branches.open(stored.history, stored.system, notes)
+        self.offer = None
+        self.branches.open(stored.history, stored.system, notes)
         record.resume(place.session)
         found = stored.history.exchanges.get(place.exchange or "")
         if found is not None:
-            self._branches.select(found)
-        for remark in self._remarks(stored, shared=stored.info.windows > here):
-            self._pages.note(remark)
+            self.branches.select(found)
+        if stored.info.windows > here:
+            self.pages.note(_SHARED)
+        self._remark(stored)
         if found is not None:
-            self._pages.scroll_to(found, place.wanted)
+            self.pages.scroll_to(found, place.wanted)
 
-    def _remarks(self, stored: StoredSession, *, shared: bool) -> list[str]:
-        """What a person should know of the session."""
-        remarks = []
-        last = self._session.last
+    def _remark(self, stored: StoredSession) -> None:
+        last, pair = self.session.last, self.session.pair
         if last is not None and last.answer.failure is not None:
-            key = self._prompt.keys.shown("chat.again")
-            remarks.append(f"{last.answer.failure}. {key} asks again, beside it; or just go on.")
-        if shared:
-            remarks.append(
-                "This session is open in another window too: what is said there is saved beside "
-                "what is said here, and seen here when it is opened again."
-            )
-        pair = self._session.pair
+            key = self.prompt.keys.shown("chat.again")
+            self.pages.note(f"{last.answer.failure}. {key} asks again, beside it; or just go on.")
         if pair is not None and stored.target and stored.target != pair.target:
-            remarks.append(f"It was begun with {stored.target}; {pair.target} goes on with it.")
-        return remarks
+            self.pages.note(f"It was begun with {stored.target}; {pair.target} goes on with it.")
 
 
-def _load(
-    record: DatabaseRecorder, session: str
-) -> tuple[StoredSession, list[tuple[str | None, str]]]:
-    """A session and the notes of its races: id of the exchange each belongs to, and its text."""
+def _load(record: DatabaseRecorder, session: str) -> tuple[StoredSession, StoredNotes]:
+    """A session, and the notes of its races."""
     record.settle(_SETTLE_SECONDS)
     stored = record.archive.load(session)
     races = record.archive.races(session)
-    notes = [(after, note) for after, result in races if (note := recorded_note(result))]
-    return stored, notes
+    return stored, [(after, note) for after, result in races if (note := recorded_note(result))]

@@ -1,85 +1,84 @@
 """Walking through the steps of all answers on the branch; old steps are read from the record."""
 
+import asyncio
 from collections import deque
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from functools import partial
+
+from textual.worker import Worker, get_current_worker
+
+from sequoia_core.events import Step
 
 from ...state.chat_session import ChatSession
 from ...state.history import Exchange
+from ...state.stats import Statistics
 from ...state.step_cursor import StepCursor
+from ...store.database import StoreError
+from ...store.recorder import Recorder
 from ...widgets.entries import AnswerEntry
-from .step_loader import StepLoader
-from .transcript_pages import TranscriptPages
+from ...widgets.prompt import Prompt
+from .branches import TranscriptPages
 
 NOT_RECORDED = "the steps of the answer {} of {} are not on record"
 
 
+@dataclass(slots=True)
 class StepInspector:
     """Moves a cursor through the steps of a chat.
 
-    Args:
-        session: the chat.
-        pages: highlights the tokens of the step on show.
-        loader: reads the steps of old answers.
-        hint: shows why the cursor does not move.
-        moved: called when the cursor moved after steps were read.
-
-    Attributes:
-        cursor: the step on show.
+    Those of an old answer are read in a thread while the screen goes on. Meanwhile keys wait, and
+    are then carried out in their order; `moved` is called after that.
     """
 
-    def __init__(
-        self,
-        session: ChatSession,
-        pages: TranscriptPages,
-        loader: StepLoader,
-        hint: Callable[[str], None],
-        moved: Callable[[], None],
-    ) -> None:
-        self._session, self._pages, self._loader = session, pages, loader
-        self._hint, self._moved = hint, moved
-        self.cursor = StepCursor()
-        self._entry: AnswerEntry | None = None
-        self._keys: deque[str] = deque()
-        self._missing: set[str] = set()
+    session: ChatSession
+    pages: TranscriptPages
+    recorder: Recorder
+    prompt: Prompt
+    moved: Callable[[], None]
+    cursor: StepCursor = field(default_factory=StepCursor)
+    _entry: AnswerEntry | None = None  # whose tokens are highlighted
+    _keys: deque[str] = field(default_factory=deque)
+    _reader: Worker[None] | None = None
+    _read: list[Exchange] = field(default_factory=list)
+    _missing: set[str] = field(default_factory=set)  # ids of those whose steps are not on record
 
     @property
     def reading(self) -> bool:
-        """Whether steps are being read from the record."""
-        return self._loader.reading
+        return self._reader is not None
 
     @property
     def has_steps(self) -> bool:
-        """Whether there are steps to walk through."""
         return self.cursor.step is not None or any(
-            exchange.answer.statistics for exchange in self._session.history.branch
+            exchange.answer.statistics for exchange in self.session.history.branch
         )
 
     def show_last(self) -> None:
         """Go to the last answer, live; the steps of an old one are read first."""
-        self._drop_keys()
-        self._go_live()
-        self.cursor.reading = self.reading
+        self._stop_reading()
+        self._keys.clear()
+        self._missing.clear()
+        last = self.session.last
+        self._enter(last)
+        self.cursor = StepCursor(self.session.answer)
+        self.cursor.reading = last is not None and self._reads(last)
 
     def go(self, where: str) -> None:
-        """Walk through the steps of all answers on the branch.
+        """Walk back, forward, first or live through the steps of all answers on the branch.
 
-        While steps are read from the record, keys wait, and are then carried out in their order;
-        live does not wait, and drops those that do.
-
-        Args:
-            where: back, forward, first or live. Back from the first step of an answer leads to
-                the last one of the answer before, first to its first, forward from the last step
-                to the first of the next answer.
+        Back from the first step of an answer leads to the last one of the answer before, first to
+        its first, forward from the last step to the first of the next answer. Live does not wait
+        for steps that are read, and drops the keys that do.
         """
         if where == "live":
-            self._drop_keys()
-        elif not self._keys and not self.reading:
+            self.show_last()
+            return
+        if not self._keys and not self.reading:
             self._missing.clear()  # the disk may be back
         self._keys.append(where)
         self._go_on()
 
     def highlight(self) -> None:
-        """Highlight the tokens of the step on show."""
         if self._entry is not None:
             self._entry.walked_step = self.cursor.highlighted
 
@@ -89,14 +88,12 @@ class StepInspector:
         self.cursor.reading = self.reading
 
     def _go(self, where: str) -> None:
-        branch = self._session.history.branch
+        branch = self.session.history.branch
         at = next((i for i, e in enumerate(branch) if e.answer is self.cursor.answer), None)
         if at is None:
             return
-        if where == "live":
-            self._go_live()
-            return
-        if self._waits(where, branch[at]):
+        if self._reads(branch[at]):
+            self._keys.appendleft(where)
             return
         steps = len(branch[at].answer.steps)
         here = self.cursor.at if self.cursor.at is not None else steps - 1
@@ -107,59 +104,82 @@ class StepInspector:
         else:
             self.cursor.go(where)
 
-    def _go_live(self) -> None:
-        last = self._session.last
-        self._enter(last)
-        self.cursor = StepCursor(self._session.answer)
-        if last is not None and self._to_be_read(last):
-            self._loader.load(last, self._loaded)
-
     def _go_to_answer(self, branch: Sequence[Exchange], at: int, where: str) -> None:
         """Go to the last step of another answer if `where` is back, else to its first."""
         if at < 0:
-            self._hint("that is the first step of the chat")
+            self.prompt.hint("that is the first step of the chat")
             return
         exchange = branch[at]
-        if self._waits(where, exchange):
-            return
         steps = exchange.answer.steps
-        if not steps:
-            self._hint(NOT_RECORDED.format(at + 1, len(branch)))
-            return
-        self._enter(exchange)
-        place = f", answer {at + 1} of {len(branch)}" if at < len(branch) - 1 else ""
-        self.cursor = StepCursor(exchange.answer, len(steps) - 1 if where == "back" else 0, place)
+        if self._reads(exchange):
+            self._keys.appendleft(where)
+        elif not steps:
+            self.prompt.hint(NOT_RECORDED.format(at + 1, len(branch)))
+        else:
+            self._enter(exchange)
+            place = f", answer {at + 1} of {len(branch)}" if at < len(branch) - 1 else ""
+            step = len(steps) - 1 if where == "back" else 0
+            self.cursor = StepCursor(exchange.answer, step, place)
 
     def _enter(self, exchange: Exchange | None) -> None:
-        """Highlight in another answer; free the steps of all but it and the last one."""
-        entry = self._pages.answer(exchange) if exchange is not None else None
+        """Highlight in another answer; free the steps that were read of others but the last."""
+        entry = self.pages.answer(exchange) if exchange is not None else None
         if self._entry is not None and self._entry is not entry:
             self._entry.walked_step = None
         self._entry = entry
-        used = (exchange, self._session.last)
-        self._loader.keep_only(*(each.answer for each in used if each is not None))
+        dropped: list[Step] = []
+        for each in self._read:
+            if each is not exchange and each is not self.session.last:
+                dropped += each.answer.steps
+                each.answer.forget_steps()
+        self._read = [each for each in self._read if each.answer.steps]
+        if dropped:
+            self.prompt.run_worker(partial(_free, dropped), thread=True)
 
     # Steps that are only in the record
 
-    def _waits(self, where: str, exchange: Exchange) -> bool:
-        """Let a key wait until the steps of an answer are read, if they have to be."""
-        if not self._to_be_read(exchange):
+    def _reads(self, exchange: Exchange) -> bool:
+        """Begin to read the steps of an answer if only the record has them; whether it may."""
+        answer = exchange.answer
+        if not answer.done or answer.steps or exchange.id in self._missing:
             return False
-        self._keys.appendleft(where)
-        self._loader.load(exchange, self._loaded)
+        self._stop_reading()
+        self._reader = self.prompt.run_worker(partial(self._read_steps, exchange))
         return True
 
-    def _to_be_read(self, exchange: Exchange) -> bool:
-        answer = exchange.answer
-        return answer.done and not answer.steps and exchange.id not in self._missing
+    def _stop_reading(self) -> None:
+        if self._reader is not None:
+            self._reader.cancel()
+            self._reader = None
 
-    def _loaded(self, exchange: Exchange) -> None:
-        if not exchange.answer.steps:
+    async def _read_steps(self, exchange: Exchange) -> None:
+        reader: Worker[None] = get_current_worker()
+        steps = await asyncio.to_thread(self._recorded, exchange.id, reader)
+        self._reader = None
+        if steps:
+            exchange.answer.steps[:] = [step for step, _ in steps]
+            exchange.answer.statistics[:] = [statistics for _, statistics in steps]
+            self._read.append(exchange)
+        else:
             self._missing.add(exchange.id)
         self._go_on()
-        self._moved()
+        self.moved()
 
-    def _drop_keys(self) -> None:
-        self._loader.cancel()
-        self._keys.clear()
-        self._missing.clear()
+    def _recorded(self, exchange: str, reader: Worker[None]) -> list[tuple[Step, Statistics]]:
+        """All steps, each with the statistics after it; none if they are not on record."""
+        steps, statistics = list[tuple[Step, Statistics]](), Statistics()
+        try:
+            for step in self.recorder.steps(exchange):
+                if reader.is_cancelled:
+                    return []
+                statistics = statistics.plus(step)
+                steps.append((step, statistics))
+        except StoreError:  # another version of the program wrote them
+            return []
+        return steps
+
+
+def _free(steps: list[Step]) -> None:
+    """One by one: freed at once they would block every thread until the last node is gone."""
+    while steps:
+        steps.pop()

@@ -15,7 +15,7 @@ from app.config.output_files import output_file
 from app.config.themes import load_theme
 from app.store import windows
 from app.store.recorder import DatabaseRecorder
-from app.ui.svg import with_local_fonts
+from app.ui.base_app import with_local_fonts
 from sequoia_core.errors import ParameterError
 from sequoia_core.events import Event
 from sequoia_core.recording.trace_file import Asked, recorded
@@ -82,7 +82,7 @@ async def test_a_picture_is_its_owners_alone_and_fetches_nothing(
     monkeypatch.chdir(tmp_path)
     async with driving() as driver:
         await driver.ask('Is @font-face { src: url("https://example.org/a.woff2") } text?')
-        driver.app.save_picture()
+        driver.app.action_picture()
     (path,) = tmp_path.glob("sequoia-*.svg")
     style, _, drawing = path.read_text("utf-8").partition("</style>")
     assert mode(path) == 0o600

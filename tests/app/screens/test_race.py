@@ -98,7 +98,7 @@ async def test_f3_races_what_stands_in_the_prompt_and_leaves_it_there() -> None:
         text = chat.screen_text()
         assert "Rayleigh" in text
         assert "2 threads" in text
-        assert "clock is behind has the next step" in text
+        assert "the lane behind steps next" in text
         assert "equal, token for token" in text
         assert "while both ran" in text
         assert "x plain" in text

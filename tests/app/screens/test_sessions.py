@@ -407,7 +407,7 @@ async def test_the_screens_fit_any_terminal(path: Path, size: tuple[int, int], k
     record_chats(path, (odd, odd), ("two", "b"))
     async with chatting(path, size=size) as chat:
         if key == "search":
-            chat.app.chat.run_line("/search title")
+            chat.app.chat.action_run_line("/search title")
         else:
             await chat.pilot.press(key)
         await chat.until(lambda: chat.app.screen is not chat.app.chat and bool(rows(chat)))

@@ -7,7 +7,7 @@ from rich.cells import cell_len
 
 from app.present.node_explanation import explain_node
 from app.present.tree_rows import tree_rows
-from app.screens.step_views import LEGEND
+from app.screens.step_screen import LEGEND
 from app.state.answer import Answer
 from app.store.database import DamagedError
 from sequoia_core.events import (
@@ -41,7 +41,7 @@ async def test_enter_on_a_node_explains_it_and_escape_closes() -> None:
         await chat.pilot.pause()
         assert chat.tree.node == (chat.tree.step.path[-1] if chat.tree.step else None)
         await chat.pilot.press("enter")
-        panel = chat.app.chat.views.why_panel
+        panel = chat.app.chat.why_panel
         assert panel.explanation is not None
         assert panel.explanation.headline == "accepted"
         screen = chat.screen_text()
@@ -52,7 +52,7 @@ async def test_enter_on_a_node_explains_it_and_escape_closes() -> None:
         await chat.pilot.press(*["up"] * 20)
         assert panel.explanation.place == "the root of this step's tree"
         await chat.pilot.press("escape")
-        assert not chat.app.chat.views.explains
+        assert not chat.app.chat.explains
         assert chat.prompt.has_focus
 
 
@@ -61,7 +61,7 @@ async def test_the_panel_follows_the_walk_through_the_steps() -> None:
         await chat.ask()
         chat.tree.focus()
         await chat.pilot.press("enter", "left_square_bracket", "left_square_bracket")
-        panel = chat.app.chat.views.why_panel
+        panel = chat.app.chat.why_panel
         assert str(panel.border_title) == f"Why · step {chat.steps - 2} of {chat.steps}"
         assert chat.tree.step is not None
         assert panel.explanation == explain_node(chat.tree.step, chat.tree.node)
@@ -72,7 +72,7 @@ async def test_escape_closes_the_panel_before_it_stops_the_answer() -> None:
         await chat.pause_at(5)
         chat.tree.focus()
         await chat.pilot.press("enter", "escape")
-        assert not chat.app.chat.views.explains
+        assert not chat.app.chat.explains
         assert chat.session.busy
         await chat.pilot.press("escape")
         await chat.finish()
@@ -90,9 +90,9 @@ async def test_the_tree_takes_the_pointer_and_a_second_click_asks() -> None:
         step = chat.tree.step
         assert step is not None
         assert node == tree_rows(step)[2].node
-        assert not chat.app.chat.views.explains
+        assert not chat.app.chat.explains
         await chat.pilot.click(chat.tree, offset=(20, 4))
-        assert chat.app.chat.views.explains
+        assert chat.app.chat.explains
 
 
 async def test_tab_leads_to_the_tree_and_the_mark_shows_where() -> None:

@@ -223,11 +223,11 @@ async def test_a_text_too_long_for_a_terminal_goes_to_a_program_or_is_refused(
     async with driving() as chat:
         terminal = Terminal(chat, monkeypatch)
         monkeypatch.setenv("PATH", "/nowhere")
-        chat.app.copy_text(long, "the answer")
+        chat.app.copy_to_clipboard(long, "the answer")
         await chat.until(lambda: "not copied" in chat.hint)
         monkeypatch.setenv("PATH", str(programs))
         monkeypatch.setenv("DISPLAY", ":0")
-        chat.app.copy_text(long, "the answer")
+        chat.app.copy_to_clipboard(long, "the answer")
         await chat.until(lambda: "characters: xclip" in chat.hint)
         assert (programs / "xclip.got").read_text() == long
         assert terminal.copied == []

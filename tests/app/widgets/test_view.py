@@ -64,7 +64,7 @@ async def test_a_picture_is_saved_where_one_works_and_its_place_is_said(
 ) -> None:
     monkeypatch.chdir(tmp_path)
     async with driving() as chat:
-        chat.app.save_picture()
+        chat.app.action_picture()
         (picture,) = tmp_path.glob("sequoia-*.svg")
         assert "<svg" in picture.read_text()
 

@@ -1,0 +1,158 @@
+"""What the screens of the chat and the replay share: the views of a step next to the transcript.
+
+What is on show is in the classes of the screen, for the style sheets.
+"""
+
+from textual import events, on
+from textual.app import ComposeResult
+from textual.containers import Horizontal
+from textual.content import Content
+from textual.screen import Screen
+from textual.widget import Widget
+from typing_extensions import override
+
+from ..present.acceptance_map import AcceptanceMap
+from ..present.node_explanation import explain_node
+from ..state.step_cursor import StepCursor
+from ..widgets.decode_panel import DecodePanel
+from ..widgets.header import Header
+from ..widgets.key_bar import KeyBar
+from ..widgets.prompt import Prompt
+from ..widgets.step_bar import StepBar
+from ..widgets.transcript import Transcript
+from ..widgets.tree_view import TreeView
+from ..widgets.why_panel import WhyPanel
+
+LEGEND = Content.assemble(
+    "Tints: ", ("bonus", "bold $bonus"), " · draft's ", ("1st", "$rank-1"), " ",
+    ("2nd", "underline $rank-2"), " ", ("3rd+", "underline italic $rank-3"), " guess",
+)  # fmt: skip
+"""On the border of the transcript while its tokens are tinted."""
+
+
+class StepScreen(Screen[None]):
+    """Header over transcript and tree or acceptance map, over another widget, over keys."""
+
+    def __init__(self, header: Header, below: Widget) -> None:
+        super().__init__()
+        self.header, self._below = header, below
+        self.transcript = Transcript()
+        self.decoding = DecodePanel()
+        self.why_panel = WhyPanel()
+        self.strip = StepBar(id="strip")
+        self.key_bar = KeyBar()
+        self._map = AcceptanceMap()
+        self._tinted = False
+
+    def compose(self) -> ComposeResult:
+        yield self.header
+        with Horizontal(id="body"):
+            yield self.transcript
+            yield self.decoding
+            yield self.why_panel
+            yield Widget(id="beside-why")  # keeps the explanation off the tree
+        yield self.strip
+        yield self._below
+        yield self.key_bar
+
+    def draw_views(self, cursor: StepCursor, title: str) -> None:
+        """Draw the explanation and the map, if they are on show."""
+        if self.explains:
+            step, node = cursor.step, self.decoding.token_tree.node
+            explanation = explain_node(step, node) if step is not None else None
+            self.why_panel.explain(explanation, title.lower())
+        heat = self.has_class("-heat")
+        if heat and self._map.follow(cursor.answer, cursor.at, cursor.chosen):
+            self.decoding.acceptance.show(self._map)
+
+    @property
+    def explains(self) -> bool:
+        return self.has_class("-why")
+
+    def explain(self, explains: bool) -> None:
+        """Show or hide the explanation of the node under the cursor."""
+        self.set_class(explains, "-why")
+        self.decoding.token_tree.pinned = explains
+
+    @on(TreeView.Pointed)
+    def _node_pointed(self, message: TreeView.Pointed) -> None:
+        if message.asked:
+            self.explain(not self.explains)
+        self.view_changed()
+
+    def view_changed(self) -> None:
+        """Draw again, as the same step is looked at in another way."""
+
+    def action_tree(self) -> None:
+        """Tree, map, neither; on a narrow screen they take the place of the transcript."""
+        narrow = self.has_class("-narrow")
+        name = "-tree-shown" if narrow else "-tree-hidden"
+        shown, heat = self.has_class(name) is narrow, self.has_class("-heat")
+        if not shown or heat:
+            self.toggle_class(name)
+        self.set_class(shown and not heat, "-heat")
+        self.explain(False)
+        self.view_changed()
+
+    @property
+    def covers_chat(self) -> bool:
+        """Whether tree or map take the place of the transcript."""
+        return self.has_class("-narrow") and self.has_class("-tree-shown")
+
+    def action_tint(self) -> None:
+        self._tinted = not self._tinted
+        self.transcript.tint(self._tinted)
+        self.transcript.border_title = LEGEND if self._tinted else "Chat"
+
+
+class PromptedScreen(StepScreen):
+    """A prompt gets all text that is typed or pasted, wherever the focus is.
+
+    Nothing has the focus just after a terminal or browser window got it, and the widget that was
+    clicked last may not take text. What is typed is painted before anything else that changed.
+    """
+
+    def __init__(self) -> None:
+        self.prompt = Prompt()
+        super().__init__(Header(), self.prompt)
+        self._rest_waits = False
+
+    @override
+    def _on_timer_update(self) -> None:
+        # Textual paints all that changed at once; the rest may take noticeably long
+        rest = self._dirty_widgets - {self.prompt}
+        everything = self._layout_required or self._scroll_required or self._repaint_required
+        self._rest_waits = (
+            self.prompt in self._dirty_widgets
+            and bool(rest)
+            and not everything
+            and not self._rest_waits  # a second time, however fast somebody types
+        )
+        if not self._rest_waits:
+            super()._on_timer_update()
+            return
+        waiting, self._callbacks = self._callbacks, []  # for the rest to be painted
+        self._dirty_widgets &= {self.prompt}
+        super()._on_timer_update()
+        self._callbacks = [*waiting, *self._callbacks]
+        self._dirty_widgets |= rest
+        self._update_timer.resume()
+
+    async def on_key(self, event: events.Key) -> None:
+        """Type into the prompt, unless the key means something here."""
+        at_prompt = self.focused in (self.prompt, None)
+        if event.character is None or not event.is_printable:
+            if at_prompt:
+                await self.prompt.take_early(event)
+            return
+        # with the prompt in focus only keys come here that were pressed before it got it
+        if (at_prompt and self.prompt.text) or event.key not in self.active_bindings:
+            event.stop()
+            self.set_focus(self.prompt)
+            self.prompt.write(event.character)
+
+    def on_paste(self, event: events.Paste) -> None:
+        if self.focused is not self.prompt:
+            event.stop()
+            self.set_focus(self.prompt)
+            self.prompt.post_message(events.Paste(event.text))
