@@ -1,15 +1,11 @@
-"""Themes from TOML files: one file per theme, packaged ones and a person's own.
-
-A file has `name`, `dark`, optionally `ansi` (true: its colours are the terminal's own), a table
-`colors` (Textual's names, `_THEME_COLORS`) and a table `variables` (the app's own names,
-`APP_COLORS`, and any of Textual's theme variables).
-"""
+"""Themes from TOML files: one file per theme, packaged ones and a person's own."""
 
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+import msgspec
 from textual.color import Color, ColorParseError
 from textual.css.errors import StylesheetError
 from textual.css.stylesheet import Stylesheet
@@ -17,7 +13,7 @@ from textual.css.tokenizer import TokenError
 from textual.theme import Theme
 
 from sequoia_core.errors import SequoiaError
-from sequoia_core.files import parse_toml, read_text
+from sequoia_core.files import decode, parse_toml, read_text
 
 DEFAULT_THEME = "sequoia"
 TERMINAL_THEME = "terminal"
@@ -35,6 +31,14 @@ _THEME_COLORS = (
     "primary", "secondary", "accent", "foreground", "background", "surface", "panel",
     "warning", "error", "success",
 )  # fmt: skip
+
+
+class _ThemeFile(msgspec.Struct, forbid_unknown_fields=True):
+    name: str
+    dark: bool = True
+    ansi: bool = False  # its colours are the terminal's own
+    colors: dict[str, str] = {}  # Textual's names, `_THEME_COLORS`
+    variables: dict[str, str] = {}  # `APP_COLORS`, and any of Textual's theme variables
 
 
 class ThemeError(SequoiaError):
@@ -141,34 +145,21 @@ def _load(paths: Iterable[Path]) -> Themes:
 
 
 def _read(table: dict[str, Any]) -> Theme:
-    if unknown := sorted(table.keys() - {"name", "dark", "ansi", "colors", "variables"}):
-        raise ThemeError(f"unknown entry {unknown[0]!r}")
-    name, dark, ansi = table.get("name"), table.get("dark", True), table.get("ansi", False)
-    if not isinstance(name, str) or not name.strip() or not isinstance(dark, bool):
-        raise ThemeError("'name' must be a text and 'dark' true or false")
-    if not isinstance(ansi, bool):
-        raise ThemeError("'ansi' must be true or false")
-    colors, variables = _texts(table, "colors"), _texts(table, "variables")
-    if unknown := sorted(colors.keys() - set(_THEME_COLORS)):
+    file: _ThemeFile = decode(_ThemeFile, table)
+    if unknown := sorted(file.colors.keys() - set(_THEME_COLORS)):
         raise ThemeError(f"unknown colour {unknown[0]!r} (known: {', '.join(_THEME_COLORS)})")
-    if "primary" not in colors:
+    if "primary" not in file.colors:
         raise ThemeError("colour 'primary' is missing")
-    for key in colors.keys() | (variables.keys() & set(APP_COLORS)):
-        value = colors.get(key) or variables[key]
+    own = {key: value for key, value in file.variables.items() if key in APP_COLORS}
+    for key, value in (file.colors | own).items():
         if not _is_color(value):
             raise ThemeError(f'{key} = {value!r} is not a colour, such as "#3fa34d"')
-    if not name.isprintable() or len(name) > _LONGEST_NAME:
+    name = file.name
+    if not name.strip() or not name.isprintable() or len(name) > _LONGEST_NAME:
         raise ThemeError(f"'name' must be one printable line of at most {_LONGEST_NAME} characters")
-    theme = Theme(name=name, dark=dark, ansi=ansi, variables=variables, **colors)  # type: ignore[arg-type]
+    theme = Theme(name, dark=file.dark, ansi=file.ansi, variables=file.variables, **file.colors)  # type: ignore[arg-type]
     _check_variables(theme)
     return theme
-
-
-def _texts(table: dict[str, Any], section: str) -> dict[str, str]:
-    entries = table.get(section, {})
-    if not isinstance(entries, dict) or not all(isinstance(v, str) for v in entries.values()):
-        raise ThemeError(f"[{section}] must hold names and texts only")
-    return entries
 
 
 def _check_variables(theme: Theme) -> None:

@@ -135,8 +135,7 @@ class Pending:
     def chunks(self, exchange: str) -> list[ChunkWritten] | None:
         """Packed events of an exchange, or None if steps were dropped; for any thread."""
         with self._lock:
-            waiting = [each for each in self.operations if isinstance(each, ChunkWritten)]
-            dropped = exchange in self._stepless
+            waiting, dropped = self._chunks(), exchange in self._stepless
         return None if dropped else [each for each in waiting if each.exchange == exchange]
 
     def shorten(self) -> bool:
@@ -147,14 +146,11 @@ class Pending:
         before = self.dropped
         with self._lock:
             while self._bytes > MOST_BYTES:
-                waiting = (each for each in self.operations if isinstance(each, ChunkWritten))
-                oldest = next(waiting).exchange
-                kept: list[Operation] = []
-                for each in self.operations:
-                    if isinstance(each, ChunkWritten) and each.exchange == oldest:
-                        self._bytes -= len(each.events)
-                    else:
-                        kept.append(each)
+                waiting = self._chunks()
+                oldest = waiting[0].exchange
+                gone = {id(each): len(each.events) for each in waiting if each.exchange == oldest}
+                kept = [each for each in self.operations if id(each) not in gone]
+                self._bytes -= sum(gone.values())
                 drop = (
                     "UPDATE chunk SET steps = 0 "
                     "WHERE exchange = (SELECT place FROM exchange WHERE id = :exchange)"
@@ -163,3 +159,6 @@ class Pending:
                 self._stepless.add(oldest)
                 self.dropped += 1
         return self.dropped > before
+
+    def _chunks(self) -> list[ChunkWritten]:
+        return [each for each in self.operations if isinstance(each, ChunkWritten)]

@@ -112,6 +112,8 @@ def test_a_pair_and_a_target_in_one_place_are_refused(config_home: Path) -> None
     [
         (b"temperature = = 1", "not valid TOML"),
         (b"\xff\xfe", "not valid TOML"),
+        (b"a = " + b"[" * 20_000, "nested too deep"),
+        (b"#" * 2_000_000, "more than 1,000,000 bytes"),
         (b"temprature = 1", "there is temperature"),
         (b"[temperature]", "temperature: should be a number"),
         (b'dtype = "int3"', "dtype: should be auto, float32"),

@@ -204,21 +204,10 @@ def test_bytes_that_are_no_text_are_refused_where_text_is_wanted(
         load_settings({})
 
 
-@pytest.mark.parametrize(
-    ("content", "complaint"),
-    [
-        (b"a = " + b"[" * 20_000, "nested too deep"),
-        (b'system = "\xff"', "not valid TOML"),
-        (b"#" * 2_000_000, "more than 1,000,000 bytes"),
-        (b"temperature = nan", "temperature is nan"),
-    ],
-)
-def test_an_odd_configuration_is_one_line(
-    config_home: Path, content: bytes, complaint: str
-) -> None:
+def test_a_number_that_is_none_is_refused(config_home: Path) -> None:
     config_home.mkdir(parents=True, exist_ok=True)
-    (config_home / "config.toml").write_bytes(content)
-    with pytest.raises((SettingsError, ParameterError), match=complaint):
+    (config_home / "config.toml").write_bytes(b"temperature = nan")
+    with pytest.raises(ParameterError, match="temperature is nan"):
         load_settings({})
 
 
