@@ -182,7 +182,7 @@ def _forward(settings: Settings, *, models_there: bool) -> Iterator[Finding]:
 def _memory(forward: "Forward", known: "list[Known | None]") -> Iterator[Finding]:
     """Memory of the models, device by device."""
     from sequoia_core.model.device import free_bytes
-    from sequoia_core.model.loading.planning import pair_plans
+    from sequoia_core.model.loading.forward import pair_plans
 
     target, draft = (*known, None)[:2]
     if target is None or None in known:

@@ -12,8 +12,8 @@ from sequoia_core.bench.runs import PeerError
 
 if TYPE_CHECKING:
     from sequoia_core.measure.tuner import Tuner
-    from sequoia_core.model.loading.draft_fit import OpenedDraft
     from sequoia_core.model.loading.pair import Pair
+    from sequoia_core.model.loading.sources import OpenedDraft
     from sequoia_core.speculate.tree_advisor import TreeAdvisor
 
 OPENVINO_DRAFT, GGUF_DRAFT, Q4_0 = "openvino-draft", "draft.gguf", "q4_0.gguf"

@@ -20,9 +20,8 @@ from sequoia_core.distill.corpus import Corpus, common_prefix, usable_length
 from sequoia_core.distill.dialogue import Dialogue, GivenText, Lengths
 from sequoia_core.distill.shards import TOP, LabelledConversation, Shards
 from sequoia_core.distill.template_tokens import TemplateTokens
-from sequoia_core.model.batch import GPU_GROUPS, GROUP, Batch, ConversationBatch
+from sequoia_core.model.batch import GPU_GROUPS, GROUP, Batch, ConversationBatch, NativeBatch
 from sequoia_core.model.llama import Llama
-from sequoia_core.model.native.batch import NativeBatch
 from sequoia_core.model.native.llama import NativeLlama
 from sequoia_core.speculate.sampling import labelled_draws
 

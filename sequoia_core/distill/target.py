@@ -19,7 +19,7 @@ from sequoia_core.model.loading.forward import choose_forward
 from sequoia_core.model.loading.loader import Checkpoint, open_directory
 from sequoia_core.model.loading.pair import load_native
 from sequoia_core.model.loading.sources import open_target
-from sequoia_core.model.loading.tokenizer_check import check_embedding_fit
+from sequoia_core.model.loading.tokenizer import check_embedding_fit
 from sequoia_core.model.native.llama import NativeLlama
 from sequoia_core.model.weight_shapes import DRAFT_VOCAB_IDS
 from sequoia_core.text.chat_template import turn_ends

@@ -1,11 +1,11 @@
-"""Many conversations decoded together with one model; the native forward's is `native.batch`.
+"""Many conversations decoded together with one model.
 
 Shapes: `B` rows, `R` rows of a group, `L` layers, `F` kept layers, `H` query heads, `K` KV heads,
 `G = H / K`, `D` head dim, `V` vocabulary.
 
-Rows are in groups of similar length, so that not all attend over the longest row. Products always
-have B rows and attention always R, over a multiple of `SPAN` tokens: then a row's results do not
-depend on the other rows, on the CPU bit for bit.
+PyTorch's rows are in groups of similar length, so that not all attend over the longest row.
+Products always have B rows and attention always R, over a multiple of `SPAN` tokens: then a row's
+results do not depend on the other rows, on the CPU bit for bit.
 """
 
 from __future__ import annotations
@@ -18,46 +18,98 @@ import torch
 from torch import Tensor
 
 from sequoia_core.errors import ContextFullError
+from sequoia_core.model.kv_cache import resized, round_up
 from sequoia_core.model.llama import Llama
+from sequoia_core.model.native.llama import Continuation, NativeLlama
 
-GROUP = 16
-"""Rows of a group, `R`: fewer waste fewer tokens, more make larger products."""
-
-GPU_GROUPS = 8
-"""Groups on a GPU, where each costs about ten kernels per layer."""
-
-SPAN = 64
-"""Attention spans multiples of so many tokens."""
+GROUP = 16  # rows of a group, `R`: fewer waste fewer tokens, more make larger products
+GPU_GROUPS = 8  # groups on a GPU, where each costs about ten kernels per layer
+SPAN = 64  # attention spans multiples of so many tokens
 
 WORTH_MOVING = 0.9
 """Rows are regrouped once that leaves at most this fraction of the tokens to attend over."""
 
+PASS_ROWS = 256  # rows of a native pass that prompts may fill up; bounds the working memory
+
+
+class ConversationBatch(Protocol):
+    """B rows of one model, each a conversation of its own."""
+
+    @property
+    def lengths(self) -> Sequence[int]:
+        """Tokens held by each row."""
+
+    def start(self, row: int, kept: int = 0) -> None:
+        """Begin another conversation in a row that shares its first `kept` tokens."""
+
+    def forward(self, token_ids: Sequence[Sequence[int]]) -> tuple[Sequence[int], Tensor]:
+        """Append tokens to rows: of each row what it has to read, perhaps nothing.
+
+        At least the first token is read. Gives the rows that have read all of their tokens,
+        ascending, and the logits after the last token of each: float32 [n, V]. Raises
+        ContextFullError if a row has no room left; nothing is changed.
+        """
+
+    def features(self, row: int) -> Tensor:
+        """Outputs of the model's kept layers for the S tokens of a row: [S, F, hidden]."""
+
+
+class NativeBatch:
+    """Rows of a native model, with a cache each."""
+
+    def __init__(self, model: NativeLlama, rows: int) -> None:
+        assert rows > 0
+        self._model = model
+        self._caches = [model.new_cache() for _ in range(rows)]
+
+    @property
+    def lengths(self) -> Sequence[int]:
+        return [cache.length for cache in self._caches]
+
+    def start(self, row: int, kept: int = 0) -> None:
+        self._caches[row].truncate(kept)
+
+    def features(self, row: int) -> Tensor:
+        length = self._caches[row].length
+        if not self._model.kept_layers:
+            return torch.empty(length, 0, self._model.config.hidden_size)
+        return self._caches[row].features(0, length)
+
+    def forward(self, token_ids: Sequence[Sequence[int]]) -> tuple[Sequence[int], Tensor]:
+        spare = PASS_ROWS - sum(map(bool, token_ids))
+        texts, done = [], []
+        for row, ids in enumerate(token_ids):
+            if not ids:
+                continue
+            more = min(max(spare, 0), len(ids) - 1)
+            spare -= more
+            ended = more == len(ids) - 1
+            if ended:
+                done.append(row)
+            texts.append(Continuation(self._caches[row], ids[: 1 + more], int(ended)))
+        if not texts:
+            return done, torch.empty(0, self._model.vocab_size)
+        return done, self._model.continue_texts(texts)
+
 
 @dataclass(slots=True)
 class _Group:
-    """R rows.
+    """R rows."""
 
-    Attributes:
-        rows: the row in each slot.
-        memory: keys and values, `[L, 2, R, K, span, D]`; contiguous, which doubles the speed.
-        features: outputs of the kept layers, `[R, span, F, hidden]`.
-        positions: int64 `[R]`, where the current pass writes.
-        bias: `[R, 1, 1, span]`, minus infinity where a row has no token in the current pass.
-    """
-
-    rows: list[int]
-    memory: Tensor
-    features: Tensor
-    positions: Tensor
-    bias: Tensor
+    rows: list[int]  # the row in each slot
+    memory: Tensor  # keys and values [L, 2, R, K, span, D]; contiguous, which doubles the speed
+    features: Tensor  # outputs of the kept layers [R, span, F, hidden]
+    positions: Tensor  # int64 [R], where the current pass writes
+    bias: Tensor  # [R, 1, 1, span], minus infinity where a row has no token in the current pass
 
     @property
     def span(self) -> int:
         return self.memory.shape[4]
 
     def resize(self, span: int) -> None:
-        self.memory = _resized(self.memory, 4, span)
-        self.features = _resized(self.features, 1, span)
+        kept = min(span, self.span)
+        self.memory = resized(self.memory, 4, span, kept)
+        self.features = resized(self.features, 1, span, kept)
 
     def begin_pass(self, positions: Tensor) -> None:
         """Set where the next pass writes; each row attends up to there."""
@@ -67,90 +119,40 @@ class _Group:
         self.bias = bias.masked_fill_(later, float("-inf"))[:, None, None, :]
 
 
-class ConversationBatch(Protocol):
-    """B rows of one model, each a conversation of its own."""
-
-    @property
-    def lengths(self) -> Sequence[int]:
-        """Tokens held by each row."""
-        ...
-
-    def start(self, row: int, kept: int = 0) -> None:
-        """Begin another conversation in a row that shares its first `kept` tokens."""
-        ...
-
-    def forward(self, token_ids: Sequence[Sequence[int]]) -> tuple[Sequence[int], Tensor]:
-        """Append tokens to rows.
-
-        Args:
-            token_ids: of each of the B rows, what it has to read; may be empty. At least the first
-                token is read.
-
-        Returns:
-            Rows that have read all of their tokens, ascending, and the logits after the last token
-            of each: float32 [n, V].
-
-        Raises:
-            ContextFullError: a row has no room left; nothing is changed.
-        """
-        ...
-
-    def features(self, row: int) -> Tensor:
-        """Outputs of the model's kept layers for the S tokens of a row: [S, F, hidden]."""
-        ...
-
-
 class Batch:
     """B rows of a PyTorch model, a multiple of `GROUP`. A pass reads one token of each."""
 
     def __init__(self, model: Llama, rows: int) -> None:
         assert rows > 0
         assert rows % GROUP == 0
-        config = model.config
-        few = model.device.type != "cpu" and rows % (GPU_GROUPS * GROUP) == 0
+        config, device, dtype = model.config, model.device, model.dtype
+        few = device.type != "cpu" and rows % (GPU_GROUPS * GROUP) == 0
         self._size = size = rows // GPU_GROUPS if few else GROUP  # R
         self._model = model
-        self._lengths = [0] * rows
-        self._slots = torch.arange(size, device=model.device)
+        self.lengths = [0] * rows
+        self._slots = torch.arange(size, device=device)
         shape = (config.num_layers, 2, size, config.num_kv_heads, SPAN, config.head_dim)
         kept = (size, SPAN, len(model.feature_slots), config.hidden_size)
         self._groups = [
             _Group(
                 rows=list(range(first, first + size)),
-                memory=torch.zeros(shape, device=model.device, dtype=model.dtype),
-                features=torch.zeros(kept, device=model.device, dtype=model.dtype),
+                memory=torch.zeros(shape, device=device, dtype=dtype),
+                features=torch.zeros(kept, device=device, dtype=dtype),
                 positions=self._slots,
                 bias=self._slots,
             )
             for first in range(0, rows, size)
         ]
 
-    @property
-    def lengths(self) -> Sequence[int]:
-        """Tokens held by each row."""
-        return self._lengths
-
-    @property
-    def attended(self) -> int:
-        """Tokens that a pass attends over, of all rows, padding included."""
-        return sum(self._size * group.span for group in self._groups)
-
-    @property
-    def nbytes(self) -> int:
-        """Memory of all rows: keys, values and features."""
-        return sum(group.memory.nbytes + group.features.nbytes for group in self._groups)
-
     def start(self, row: int, kept: int = 0) -> None:
-        """See `ConversationBatch.start`."""
-        assert kept <= self._lengths[row]
-        self._lengths[row] = kept
+        assert kept <= self.lengths[row]
+        self.lengths[row] = kept
 
     @torch.inference_mode()
     def forward(self, token_ids: Sequence[Sequence[int]]) -> tuple[Sequence[int], Tensor]:
-        """See `ConversationBatch.forward`; one token of each row is read."""
         window, device = self._model.context_window, self._model.device
         active = [bool(ids) for ids in token_ids]
-        if any(reads and held >= window for reads, held in zip(active, self._lengths, strict=True)):
+        if any(reads and held >= window for reads, held in zip(active, self.lengths, strict=True)):
             raise ContextFullError(f"a row has filled the model's context window of {window}")
         self._arrange()
         order = [row for group in self._groups for row in group.rows]
@@ -158,14 +160,14 @@ class Batch:
             [token_ids[row][0] if active[row] else 0 for row in order], device=device
         )
         positions = torch.tensor(
-            [min(self._lengths[row], window - 1) for row in order], device=device
+            [min(self.lengths[row], window - 1) for row in order], device=device
         )
         for group, each in zip(self._groups, torch.split(positions, self._size), strict=True):
             group.begin_pass(each)
         embedded = self._model.embed(ids)
         hidden = self._model.run_layers(embedded, positions, self._attend, self._keep)
         for row, reads in enumerate(active):
-            self._lengths[row] += reads
+            self.lengths[row] += reads
         # all rows go through the head: products with fewer rows round differently
         logits = self._model.logits(hidden)
         done = [row for row, each in enumerate(token_ids) if len(each) == 1]
@@ -176,12 +178,10 @@ class Batch:
         return done, logits.index_select(0, places)
 
     def features(self, row: int) -> Tensor:
-        """See `ConversationBatch.features`; in the model's dtype, on its device."""
         group = self._group_of(row)
-        return group.features[group.rows.index(row), : self._lengths[row]].clone()
+        return group.features[group.rows.index(row), : self.lengths[row]].clone()
 
     def _keep(self, layer: int, hidden: Tensor) -> None:
-        """Keep outputs [B, hidden] of a kept layer."""
         slot = self._model.feature_slots.get(layer)
         if slot is None:
             return
@@ -193,14 +193,9 @@ class Batch:
         _, heads, rows, dim = keys_values.shape
         scaled = queries.view(heads, -1, rows, dim).permute(2, 0, 1, 3) * dim**-0.5  # [B, K, G, D]
         written = keys_values.permute(2, 0, 1, 3)  # [B, 2, K, D]
+        parts = (torch.split(each, self._size) for each in (scaled, written))
         mixed = []
-        parts = zip(
-            self._groups,
-            torch.split(scaled, self._size),
-            torch.split(written, self._size),
-            strict=True,
-        )
-        for group, group_queries, group_written in parts:
+        for group, group_queries, group_written in zip(self._groups, *parts, strict=True):
             memory = group.memory[layer]  # [2, R, K, span, D]
             memory[:, self._slots, :, group.positions] = group_written
             keys, values = memory.flatten(1, 2)
@@ -212,7 +207,7 @@ class Batch:
 
     def _arrange(self) -> None:
         """Regroup rows by length where that pays, and resize each group to its longest row."""
-        ranked = sorted(range(len(self._lengths)), key=lambda row: -self._lengths[row])
+        ranked = sorted(range(len(self.lengths)), key=lambda row: -self.lengths[row])
         firsts = range(0, len(ranked), self._size)
         wanted = [ranked[first : first + self._size] for first in firsts]
         if self._span_of(wanted) <= WORTH_MOVING * self._span_of(g.rows for g in self._groups):
@@ -229,7 +224,7 @@ class Batch:
         for number, group in enumerate(self._groups):
             for slot, row in enumerate(group.rows):
                 if homes[row] != number:
-                    length = self._lengths[row]
+                    length = self.lengths[row]
                     memory = group.memory[:, :, slot, :, :length].clone()
                     moving[row] = memory, group.features[slot, :length].clone()
         for number, group in enumerate(self._groups):
@@ -237,39 +232,21 @@ class Batch:
             free = [slot for slot, row in enumerate(group.rows) if row in moving]
             for slot, row in zip(free, arrivals, strict=True):
                 group.rows[slot] = row
-        for row, held in moving.items():
-            self._put(row, *held)
-
-    def _put(self, row: int, memory: Tensor, features: Tensor) -> None:
-        group = self._group_of(row)
-        slot, length = group.rows.index(row), len(features)
-        if length > group.span:
-            group.resize(_rounded(length))
-        group.memory[:, :, slot, :, :length] = memory
-        group.features[slot, :length] = features
+        for row, (memory, features) in moving.items():
+            group = self._group_of(row)
+            slot, length = group.rows.index(row), len(features)
+            if length > group.span:
+                group.resize(round_up(length, SPAN))
+            group.memory[:, :, slot, :, :length] = memory
+            group.features[slot, :length] = features
 
     def _group_of(self, row: int) -> _Group:
         return next(each for each in self._groups if row in each.rows)
 
     def _needed(self, rows: Sequence[int]) -> int:
         """Span of a group of these rows after one more token each, up to the context window."""
-        longest = 1 + max(self._lengths[row] for row in rows)
-        return _rounded(min(longest, self._model.context_window))
+        longest = 1 + max(self.lengths[row] for row in rows)
+        return round_up(min(longest, self._model.context_window), SPAN)
 
     def _span_of(self, groups: Iterable[Sequence[int]]) -> int:
         return sum(map(self._needed, groups))
-
-
-def _resized(held: Tensor, axis: int, span: int) -> Tensor:
-    """A copy with so many entries along an axis, truncated or padded."""
-    shape = list(held.shape)
-    shape[axis] = span
-    # zeros, not empty: a masked tail is multiplied by zero weights, and 0 x NaN is NaN
-    resized = held.new_zeros(shape)
-    kept = min(span, held.shape[axis])
-    resized.narrow(axis, 0, kept).copy_(held.narrow(axis, 0, kept))
-    return resized
-
-
-def _rounded(length: int) -> int:
-    return -(-length // SPAN) * SPAN

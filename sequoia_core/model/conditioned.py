@@ -15,7 +15,7 @@ from torch.nn import functional
 from sequoia_core.model.config import ModelConfig
 from sequoia_core.model.interface import KVCache
 from sequoia_core.model.kv_cache import LayeredKVCache
-from sequoia_core.model.layers import DenseLinear
+from sequoia_core.model.layers import dense
 from sequoia_core.model.llama import Llama
 from sequoia_core.model.weight_shapes import INPUT_SCALE, INPUT_SHIFT, OWN_INPUT, TARGET_INPUT
 
@@ -27,26 +27,17 @@ class ConditionedCache(LayeredKVCache):
     read, which is enough for timing.
     """
 
-    def __init__(
-        self,
-        config: ModelConfig,
-        device: torch.device,
-        dtype: torch.dtype,
-        target: LayeredKVCache | None,
-    ) -> None:
-        super().__init__(config, device, dtype, feature_slots=1)
-        self._target = target
+    target: LayeredKVCache | None = None
 
     def states_before(self, rows: int, slots: int) -> Tensor:
-        """Of the tokens before each of the next `rows` rows, the target's hidden states.
+        """Of the tokens before each of the next rows, the target's states [rows, slots, hidden].
 
-        Returns:
-            [rows, slots, hidden]; zeros before the first token.
+        Zeros before the first token.
         """
         first = self.length
-        if self._target is None:
+        if self.target is None:
             return self._features.new_zeros((rows, slots, self._features.shape[-1]))
-        states = self._target.features(max(first - 1, 0), first - 1 + rows)
+        states = self.target.features(max(first - 1, 0), first - 1 + rows)
         return states if first else functional.pad(states, (0, 0, 0, 0, 1, 0))
 
     def keep(self, committed: int, rows: Sequence[int]) -> None:
@@ -69,16 +60,19 @@ class ConditionedLlama(Llama):
         dtype: torch.dtype,
     ) -> None:
         super().__init__(config, weights, device, dtype, feature_layers=(config.num_layers - 1,))
-        self._target_input = DenseLinear(weights[TARGET_INPUT].to(device, dtype))
+        self._target_input = dense(weights[TARGET_INPUT].to(device, dtype))
+        self._own_input = dense(weights[OWN_INPUT].to(device, dtype))
         # float32: a hidden state's few large dimensions have means many times their spread
-        self._shift = weights[INPUT_SHIFT].to(device, torch.float32).view(-1, config.hidden_size)
-        self._scale = weights[INPUT_SCALE].to(device, torch.float32).view(-1, config.hidden_size)
-        self._own_input = DenseLinear(weights[OWN_INPUT].to(device, dtype))
+        self._shift, self._scale = (
+            weights[name].to(device, torch.float32).view(-1, config.hidden_size)
+            for name in (INPUT_SHIFT, INPUT_SCALE)
+        )
 
     def new_cache(self, target_cache: KVCache | None = None) -> ConditionedCache:
-        """See `LanguageModel.new_cache`."""
         assert target_cache is None or isinstance(target_cache, LayeredKVCache)
-        return ConditionedCache(self.config, self._device, self.dtype, target_cache)
+        cache = ConditionedCache(self.config, self.device, self.dtype, feature_slots=1)
+        cache.target = target_cache
+        return cache
 
     def _first_input(
         self, token_ids: Tensor, parents: Tensor | None, cache: LayeredKVCache

@@ -95,48 +95,34 @@ class RopeScaling:
 
 @dataclass(frozen=True, slots=True)
 class ModelConfig:
-    """Everything that the forward pass must know besides the weights.
+    """Everything that the forward pass must know besides the weights."""
 
-    Attributes:
-        vocab_size: rows of the embedding, `V`.
-        head_vocab_size: rows of the output head; smaller than `vocab_size` for a trimmed draft.
-        num_layers: `L`; `num_heads` is `H`, `num_kv_heads` `K` and `head_dim` `D`.
-        rope_scaling: llama3 scaling, or None.
-        rope_factor: linear scaling: positions are divided by it.
-        context_window: most positions the model was made for.
-        tie_word_embeddings: the output head is the embedding.
-        embeddings_from_target: the draft has no embedding and reads the target's.
-        feature_layers: the target's layers whose outputs a conditioned draft reads.
-    """
-
-    vocab_size: int
-    head_vocab_size: int
+    vocab_size: int  # `V`, rows of the embedding
+    head_vocab_size: int  # rows of the output head; fewer than `V` for a trimmed draft
     hidden_size: int
     intermediate_size: int
-    num_layers: int
-    num_heads: int
-    num_kv_heads: int
-    head_dim: int
+    num_layers: int  # `L`
+    num_heads: int  # `H`
+    num_kv_heads: int  # `K`
+    head_dim: int  # `D`
     rms_norm_eps: float
     rope_theta: float
-    context_window: int
-    tie_word_embeddings: bool
+    context_window: int  # most positions the model was made for
+    tie_word_embeddings: bool  # the output head is the embedding
     rope_scaling: RopeScaling | None = None
-    rope_factor: float = 1.0
-    embeddings_from_target: bool = False
-    feature_layers: tuple[int, ...] = ()
+    rope_factor: float = 1.0  # linear scaling: positions are divided by it
+    embeddings_from_target: bool = False  # the draft has no embedding and reads the target's
+    feature_layers: tuple[int, ...] = ()  # the target's, whose outputs a conditioned draft reads
     attention_bias: bool = False
     mlp_bias: bool = False
 
     def __post_init__(self) -> None:
-        for name in (
-            "vocab_size", "head_vocab_size", "hidden_size", "intermediate_size", "num_layers",
-            "num_heads", "num_kv_heads", "head_dim", "context_window",
-        ):  # fmt: skip
-            if getattr(self, name) < 1:
-                raise ModelLoadError(
-                    f"config: {name} is {getattr(self, name)}; it must be positive"
-                )
+        for name, kind in ModelConfig.__annotations__.items():
+            value = getattr(self, name)
+            if kind is int and value < 1:
+                raise ModelLoadError(f"config: {name} is {value}; it must be positive")
+            if kind is float and not 0.0 < value < math.inf:
+                raise ModelLoadError(f"config: {name} is {value}; it must be positive and finite")
         if self.num_heads % self.num_kv_heads:
             raise ModelLoadError(
                 f"config: {self.num_heads} heads cannot share {self.num_kv_heads} KV heads evenly"
@@ -145,11 +131,6 @@ class ModelConfig:
             raise ModelLoadError("config: a head tied to the embedding cannot have fewer rows")
         if self.head_dim % 2:
             raise ModelLoadError(f"config: head_dim is {self.head_dim}; rotary needs an even one")
-        for name in ("rms_norm_eps", "rope_theta", "rope_factor"):
-            if not 0.0 < getattr(self, name) < math.inf:
-                raise ModelLoadError(
-                    f"config: {name} is {getattr(self, name)}; it must be positive and finite"
-                )
 
     def has_bias(self, module: str) -> bool:
         """Whether a module, by its name in the files, adds a bias to its product."""
@@ -161,15 +142,10 @@ class ModelConfig:
     def from_hf(cls, config: Mapping[str, Any]) -> "ModelConfig":
         """Read a Hugging Face `config.json` of a Llama-family model.
 
-        Raises:
-            ModelLoadError: the architecture is not Llama's, a needed entry is missing, or an entry
-                is unknown or states what this forward pass does not compute.
+        Raises ModelLoadError for what this forward pass does not compute, and missing entries.
         """
-        kind = config.get("model_type")
-        if kind != "llama":
-            raise ModelLoadError(
-                f"config: model_type is {kind!r}; only 'llama' models are supported"
-            )
+        if (kind := config.get("model_type")) != "llama":
+            raise ModelLoadError(f"config: model_type is {kind!r}; only 'llama' is supported")
         _check_entries(config)
         try:
             heads = _whole(config, "num_attention_heads")
@@ -237,12 +213,6 @@ def shown(name: str) -> str:
 
 
 def _whole(config: Mapping[str, Any], name: str, default: int | None = None) -> int:
-    """An entry that is a whole number.
-
-    Raises:
-        KeyError: it is missing and there is no default.
-        TypeError: it is something else.
-    """
     value = config[name] if default is None else config.get(name)
     if value is None and default is not None:
         return default
@@ -273,36 +243,29 @@ def _rope(config: Mapping[str, Any]) -> tuple[RopeScaling | None, float, float]:
             f"config: rope type {reprlib.repr(kind)} is not supported "
             f"({', '.join(ROPE_ENTRIES)} are)"
         )
-    _check_rope_entries(name, rope, kind)
-    if kind == "linear":
-        return None, float(rope["factor"]), theta
-    if kind == "llama3":
-        return _llama3(config, rope), 1.0, theta
-    return None, 1.0, theta
-
-
-def _check_rope_entries(name: str, rope: Mapping[str, Any], kind: str) -> None:
-    stated = {"rope_type", "type", "rope_theta", "original_max_position_embeddings", "finetuned"}
-    for entry in rope.keys() - stated - set(ROPE_ENTRIES[kind]):
+    read = {"rope_type", "type", "rope_theta", "original_max_position_embeddings", "finetuned"}
+    for entry in rope.keys() - read - set(ROPE_ENTRIES[kind]):
         neutral = 1.0 if entry in ("factor", "attention_factor", "partial_rotary_factor") else None
         if rope[entry] not in (None, neutral):
             raise ModelLoadError(
                 f"config: {name} states {shown(entry)} {reprlib.repr(rope[entry])}, "
                 f"which is not supported for rope type {kind!r}"
             )
+    if kind == "linear":
+        return None, float(rope["factor"]), theta
+    return _llama3(config, rope) if kind == "llama3" else None, 1.0, theta
 
 
 def _llama3(config: Mapping[str, Any], rope: Mapping[str, Any]) -> RopeScaling:
-    window = config.get("original_max_position_embeddings")
+    name = "original_max_position_embeddings"
+    window = config.get(name)
     if window is None:
-        window = rope.get("original_max_position_embeddings", config["max_position_embeddings"])
+        window = rope.get(name, config["max_position_embeddings"])
     scaling = RopeScaling(
         factor=float(rope["factor"]),
         low_freq_factor=float(rope["low_freq_factor"]),
         high_freq_factor=float(rope["high_freq_factor"]),
-        original_context_window=_whole(
-            {"original_max_position_embeddings": window}, "original_max_position_embeddings"
-        ),
+        original_context_window=_whole({name: window}, name),
     )
     low, high = scaling.low_freq_factor, scaling.high_freq_factor
     if not (0 < scaling.factor < math.inf and 0 < low < high < math.inf):

@@ -11,11 +11,7 @@ SYSTEM = Path("/")
 
 def cpu_info(entry: str) -> str:
     """First value of an entry of the kernel's CPU table, a regular expression; "" if missing."""
-    try:
-        text = CPU_INFO.read_text(encoding="utf-8", errors="replace")
-    except OSError:
-        return ""
-    match = re.search(rf"^(?:{entry})\s*:\s*(.*)$", text, re.MULTILINE)
+    match = re.search(rf"^(?:{entry})\s*:\s*(.*)$", _text(CPU_INFO) or "", re.MULTILINE)
     return match[1].strip() if match else ""
 
 
@@ -44,13 +40,9 @@ def compute_threads(system: Path = SYSTEM) -> int:
 
 def physical_cores(cpus: set[int], system: Path = SYSTEM) -> int | None:
     """Number of cores that the processors belong to; None where the system does not say."""
-    if not cpus:
-        return None
-    cores = set()
-    for cpu in cpus:
-        topology = system / f"sys/devices/system/cpu/cpu{cpu}/topology"
-        cores.add(_text(topology / "thread_siblings_list") or f"cpu {cpu}")
-    return len(cores)
+    folder = system / "sys/devices/system/cpu"
+    siblings = (folder / f"cpu{cpu}/topology/thread_siblings_list" for cpu in cpus)
+    return len({_text(file) or file for file in siblings}) or None
 
 
 def quota_cores(system: Path = SYSTEM) -> int | None:
@@ -84,6 +76,6 @@ def _quota_v1(folder: Path) -> float | None:
 
 def _text(path: Path) -> str | None:
     try:
-        return path.read_text(encoding="ascii").strip()
+        return path.read_text(encoding="utf-8", errors="replace").strip()
     except OSError:
         return None

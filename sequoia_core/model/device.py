@@ -1,16 +1,20 @@
-"""The devices and the number format that a pair computes in."""
+"""The devices and the number format that a pair computes in, and each device's share of a model."""
 
 import platform
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import accumulate
 
 import psutil
 import torch
+from torch import Tensor
 
 from sequoia_core.config import Offload
 from sequoia_core.errors import ParameterError
+from sequoia_core.model.config import ModelConfig
 from sequoia_core.model.cpu import cpu_info, cpu_threads
+from sequoia_core.model.weight_shapes import layer_values, weight_values
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 AMPERE = (8, 0)
@@ -28,7 +32,6 @@ class Placement:
 
     @property
     def device(self) -> torch.device:
-        """The first one."""
         return self.devices[0]
 
     @property
@@ -39,12 +42,7 @@ class Placement:
 
 
 def choose_placement(device: str = "auto", offload: Offload = Offload.NONE) -> Placement:
-    """The placement for a device list and an offload setting.
-
-    Raises:
-        ParameterError: see `choose_devices`; or the layers would be offloaded to where they
-            already are, or from several devices.
-    """
+    """The placement for a device list and an offload setting."""
     devices = choose_devices(device)
     if offload is not Offload.NONE and len(devices) > 1:
         raise ParameterError(
@@ -60,11 +58,7 @@ def choose_placement(device: str = "auto", offload: Offload = Offload.NONE) -> P
 
 
 def choose_device(name: str = "auto") -> torch.device:
-    """The device called `auto`, `cpu`, `cuda` or `cuda:N`.
-
-    Raises:
-        ParameterError: another name, or a GPU that PyTorch does not see.
-    """
+    """The device called `auto`, `cpu`, `cuda` or `cuda:N`. Raises ParameterError for others."""
     if name == "auto":
         name = "cuda" if torch.cuda.is_available() else "cpu"
     if name == "cpu":
@@ -86,10 +80,6 @@ def choose_devices(name: str = "auto") -> tuple[torch.device, ...]:
     """One device as in `choose_device`, or several, separated by commas.
 
     The CPU may be named more than once: a way to test the division of layers.
-
-    Raises:
-        ParameterError: another name, a GPU that PyTorch does not see or that is named twice, or
-            CPU and GPU in one list.
     """
     if "," not in name:
         return (choose_device(name),)
@@ -114,9 +104,7 @@ def choose_devices(name: str = "auto") -> tuple[torch.device, ...]:
 def devices_name(devices: Sequence[torch.device]) -> str:
     """`cuda:0` of one, `cuda:0+1` of several of a type."""
     first, *others = devices
-    return "+".join(
-        [str(first), *(str(each if each.index is None else each.index) for each in others)]
-    )
+    return "+".join([str(first), *(str(each).removeprefix("cuda:") for each in others)])
 
 
 def choose_dtype(
@@ -128,9 +116,6 @@ def choose_dtype(
     or it is unknown, it is bfloat16 where the hardware multiplies that (Ampere and later, CPUs with
     AMX or AVX512-BF16), else float16 on a GPU and float32 on a CPU. CPUs are slow in float16
     (docs/decisions/0040).
-
-    Raises:
-        ParameterError: another name.
     """
     if name == "auto":
         on_gpu, preferred = devices[0].type == "cuda", _preferred_dtype(devices)
@@ -146,6 +131,16 @@ def _preferred_dtype(devices: Sequence[torch.device]) -> torch.dtype:
         ampere = min(map(torch.cuda.get_device_capability, devices)) >= AMPERE
         return torch.bfloat16 if ampere else torch.float16
     return torch.bfloat16 if cpu_multiplies_bfloat16() else torch.float32
+
+
+def cpu_multiplies_bfloat16() -> bool:
+    """Whether this CPU has AMX or AVX512-BF16."""
+    # not in PyTorch's public interface, so they may be missing
+    probes = ("_is_avx512_bf16_supported", "_is_amx_tile_supported")
+    answers = [getattr(torch.cpu, probe)() for probe in probes if hasattr(torch.cpu, probe)]
+    if answers:
+        return any(answers)
+    return bool({"avx512_bf16", "amx_bf16"} & set(cpu_info("flags").split()))
 
 
 def prepare(devices: Sequence[torch.device]) -> None:
@@ -167,7 +162,6 @@ def prepare(devices: Sequence[torch.device]) -> None:
 
 
 def free_bytes(device: torch.device) -> int:
-    """Memory that is free on a device."""
     if device.type == "cuda":
         return torch.cuda.mem_get_info(device)[0]
     return int(psutil.virtual_memory().available)
@@ -178,19 +172,60 @@ def dtype_name(dtype: torch.dtype) -> str:
     return str(dtype).removeprefix("torch.")
 
 
-def cpu_multiplies_bfloat16() -> bool:
-    """Whether this CPU has AMX or AVX512-BF16."""
-    # not in PyTorch's public interface, so they may be missing
-    probes = ("_is_avx512_bf16_supported", "_is_amx_tile_supported")
-    answers = [getattr(torch.cpu, probe)() for probe in probes if hasattr(torch.cpu, probe)]
-    if answers:
-        return any(answers)
-    return bool({"avx512_bf16", "amx_bf16"} & set(cpu_info("flags").split()))
-
-
 def device_name(device: torch.device) -> str:
     """The maker's name of the GPU or CPU, for reports and as a key of measured times."""
     if device.type == "cuda":
         return torch.cuda.get_device_name(device)
     name = cpu_info("model name") or platform.processor() or platform.machine()
     return f"{name}, {cpu_threads()} threads"
+
+
+@dataclass(frozen=True, slots=True)
+class Stage:
+    """Consecutive layers of a model on one device; the devices compute one after the other.
+
+    What is in no layer is on the first device: a row's hidden state comes back to it, which is
+    several times narrower than its logits.
+    """
+
+    device: torch.device
+    layers: range
+    values: int  # numbers of all weights there
+
+
+def even_stages(
+    config: ModelConfig, devices: Sequence[torch.device], other_values: int = 0
+) -> tuple[Stage, ...]:
+    """Divide a model among devices so that the fullest, and then the next, holds least.
+
+    Every device but the first holds a layer at least; the first holds what is in no layer, and
+    `other_values` numbers of other models.
+    """
+    count, others = config.num_layers, len(devices) - 1
+    if count < len(devices):
+        raise ParameterError(
+            f"the target has {count} layers, too few for the {len(devices)} devices named; "
+            "name fewer of them"
+        )
+    layer = layer_values(config)
+    outside = weight_values(config) - count * layer
+
+    def shares_of(first: int) -> list[int]:
+        return [first, *((count - first + at) // others for at in reversed(range(others)))]
+
+    def fullest_first(first: int) -> list[int]:
+        on_first, *on_others = (layer * share for share in shares_of(first))
+        return sorted([other_values + outside + on_first, *on_others], reverse=True)
+
+    least = 0 if others else count
+    shares = shares_of(min(range(least, count - others + 1), key=fullest_first))
+    starts = accumulate(shares, initial=0)
+    return tuple(
+        Stage(device, range(start, start + share), layer * share + (0 if at else outside))
+        for at, (device, start, share) in enumerate(zip(devices, starts, shares, strict=False))
+    )
+
+
+def moved(x: Tensor, device: torch.device) -> Tensor:
+    """The tensor on a device. The host does not wait for the copy."""
+    return x if x.device == device else x.to(device, non_blocking=True)

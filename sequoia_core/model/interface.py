@@ -20,19 +20,13 @@ if TYPE_CHECKING:  # screens import this module without loading torch
 
 @dataclass(frozen=True, slots=True)
 class Paths:
-    """Of n rows of a tree, the rows that each attends to: its path from the root, itself last.
+    """Of n rows of a tree, the rows that each attends to: its path from the root, itself last."""
 
-    Attributes:
-        lengths: int32 [n].
-        rows: int32, one path after the other, each ascending.
-    """
-
-    lengths: array[int]
-    rows: array[int]
+    lengths: array[int]  # int32 [n]
+    rows: array[int]  # int32, one path after the other, each ascending
 
     @classmethod
     def of(cls, paths: Sequence[Sequence[int]]) -> Paths:
-        """From the path of each row."""
         return cls(array("i", map(len, paths)), array("i", chain.from_iterable(paths)))
 
 
@@ -50,51 +44,32 @@ class TreeRows:
 
 @dataclass(frozen=True, slots=True)
 class Summary:
-    """Per row of a tree's logits, on the host.
+    """Per row of a tree's logits, on the host."""
 
-    Attributes:
-        argmax: the target's most probable token after each node.
-        log_totals: `log(sum(exp(logits / t)))`: a token's probability is `exp(logit / t - total)`.
-        log_peaks: log probability of the argmax.
-        log_probs: log probability of the node's own token at its parent; meaningless at the root.
-    """
-
-    argmax: Sequence[int]
-    log_totals: Sequence[float]
-    log_peaks: Sequence[float]
-    log_probs: Sequence[float]
+    argmax: Sequence[int]  # the target's most probable token after each node
+    log_totals: Sequence[float]  # L of a token's probability exp(logit / temperature - L)
+    log_peaks: Sequence[float]  # log probability of the argmax
+    log_probs: Sequence[float]  # of the node's own token at its parent; meaningless at the root
 
 
 @dataclass(frozen=True, slots=True)
 class Draws:
-    """Children chosen at n nodes, on the host.
+    """Children chosen at n nodes, on the host."""
 
-    Attributes:
-        columns: of each row's children in order of rank, row by row.
-        probs: the draft's probabilities of them.
-        stated: the same at temperature 1, which predicts acceptance better.
-        peaks: the largest probability of each row at temperature 1.
-        distributions: float32 [n, V_draft], what they were drawn from.
-    """
-
-    columns: Sequence[int]
-    probs: Sequence[float]
-    stated: Sequence[float]
-    peaks: Sequence[float]
-    distributions: Tensor
+    columns: Sequence[int]  # of each row's children in order of rank, row by row
+    probs: Sequence[float]  # the draft's probabilities of them
+    stated: Sequence[float]  # the same at temperature 1, which predicts acceptance better
+    peaks: Sequence[float]  # the largest probability of each row at temperature 1
+    distributions: Tensor  # float32 [n, V_draft], what they were drawn from
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class LabelledDraws:
-    """Drawn continuations of rows of logits, and the targets of training.
-
-    `columns` int32 [n, k] are each row's most probable tokens in order, `probs` float32 [n, k]
-    their probabilities at temperature 1; both on the CPU.
-    """
+    """Drawn continuations of rows of logits, and the targets of training, on the CPU."""
 
     tokens: list[int]
-    columns: Tensor
-    probs: Tensor
+    columns: Tensor  # int32 [n, k], each row's most probable tokens in order
+    probs: Tensor  # float32 [n, k], their probabilities at temperature 1
 
 
 @dataclass(frozen=True, slots=True)
@@ -114,46 +89,35 @@ class KVCache(Protocol):
     @property
     def length(self) -> int:
         """Tokens held, `S`."""
-        ...
 
     def keep(self, committed: int, rows: Sequence[int]) -> None:
         """Keep the first `committed` tokens and, after them, the given later rows in order."""
-        ...
 
     def truncate(self, length: int) -> None:
         """Forget all tokens from `length` on. Memory is not cleared."""
-        ...
 
     def release(self) -> None:
         """Return memory that the tokens held do not need."""
-        ...
 
 
 class LanguageModel(Protocol):
-    """A causal language model that reads any number of rows against a cache.
-
-    A model only ever gets a cache from its own `new_cache`.
-    """
+    """A causal language model that reads any number of rows against a cache of its own."""
 
     @property
     def vocab_size(self) -> int:
-        """Columns of the logits."""
-        ...
+        """Columns of the logits: `V`, or fewer for a draft with a trimmed head."""
 
     @property
     def context_window(self) -> int:
         """Most tokens the model can attend over."""
-        ...
 
     @property
     def device(self) -> torch.device:
         """Where inputs must lie."""
-        ...
 
     @property
     def prompt_rows(self) -> int:
         """Tokens of a prompt to read at once; an answer can be stopped in between."""
-        ...
 
     def new_cache(self, target_cache: KVCache | None = None) -> KVCache:
         """An empty cache for one conversation.
@@ -161,7 +125,6 @@ class LanguageModel(Protocol):
         A draft conditioned on the target's hidden states reads them from `target_cache`, which must
         be ahead of the draft's whenever the draft is run.
         """
-        ...
 
     def forward(
         self,
@@ -171,7 +134,10 @@ class LanguageModel(Protocol):
         cache: KVCache,
         parents: Tensor | None = None,
     ) -> Tensor:
-        """Logits of n new rows; their keys and values are appended to the cache.
+        """Logits of n new rows, float32 [n, V], valid until the next call.
+
+        Their keys and values are appended to the cache. Raises ContextFullError if S + n exceeds
+        the context window.
 
         Args:
             token_ids: int64 [n].
@@ -181,22 +147,13 @@ class LanguageModel(Protocol):
             cache: holding S tokens.
             parents: int64 [n], where each node's parent lies in the cache, counted back from -1.
                 Given for a draft's nodes; not for the target's, whose forward includes the parents.
-
-        Returns:
-            float32 [n, V], valid until the next call.
-
-        Raises:
-            ContextFullError: S + n exceeds the context window.
         """
-        ...
 
     def extend(self, token_ids: Tensor, cache: KVCache) -> None:
         """Append n tokens, int64 [n], after the S cached ones without computing logits.
 
-        Raises:
-            ContextFullError: S + n exceeds the context window; the cache is unchanged.
+        Raises ContextFullError if S + n exceeds the context window; the cache is unchanged.
         """
-        ...
 
 
 @runtime_checkable
@@ -204,7 +161,7 @@ class TreeReader(LanguageModel, Protocol):
     """A model on the CPU with one call per pass, between values of the host.
 
     A forward evicts everything else from the processor's caches, so each further operation of
-    PyTorch is slow, however small.
+    PyTorch is slow, however small. Both methods raise ContextFullError as `forward` does.
     """
 
     def read_tree(
@@ -212,22 +169,11 @@ class TreeReader(LanguageModel, Protocol):
     ) -> tuple[Tensor, Summary]:
         """Logits [T, V] of a tree, and their summary.
 
-        Args:
-            rows: its nodes.
-            parents: int64 [T]; the root is its own.
-            temperature: above 0.
-            cache: holding S tokens.
-
-        Raises:
-            ContextFullError: S + T exceeds the context window.
+        `parents` are int64 [T]; the root is its own. The temperature is above 0.
         """
-        ...
 
     def read_level(self, rows: TreeRows, count: int, cache: KVCache, draw: LevelDraw) -> Draws:
         """`count` children of each row of a tree, or of the last of the rows that continue a text.
 
-        Raises:
-            ContextFullError: S + n exceeds the context window.
-            NumberError: a logit is not a number.
+        Raises NumberError if a logit is not a number.
         """
-        ...

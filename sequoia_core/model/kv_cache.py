@@ -22,24 +22,34 @@ CUDA_BUCKET = 256
 PART_LAYERS = 8
 """Layers of one buffer. While a cache grows, only one buffer is held twice."""
 
-DOUBLED_CAPACITY = 1024
-"""Up to this capacity a cache doubles; from then on it grows by a quarter."""
+DOUBLED_CAPACITY = 1024  # up to this capacity a cache doubles; from then on it grows by a quarter
 
 RESERVED_SHARE = 0.25
 """Of the free memory of a GPU: if the whole window takes no more, it is reserved at once."""
 
 
 def check_room(needed: int, window: int) -> None:
-    """Refuse more tokens than the model's context window holds.
-
-    Raises:
-        ContextFullError: `needed` tokens exceed it.
-    """
     if needed > window:
         raise ContextFullError(
             f"{needed} tokens do not fit into the model's context window of {window}; "
             "shorten the prompt or clear the chat"
         )
+
+
+def round_up(count: int, multiple: int) -> int:
+    return -(-count // multiple) * multiple
+
+
+def resized(buffer: Tensor, axis: int, size: int, kept: int) -> Tensor:
+    """A buffer of another size with the first `kept` entries of an axis; itself if it fits."""
+    if buffer.shape[axis] == size:
+        return buffer
+    shape = list(buffer.shape)
+    shape[axis] = size
+    # zeros, not empty: a masked tail is multiplied by zero weights, and 0 x NaN is NaN
+    found = buffer.new_zeros(shape)
+    found.narrow(axis, 0, kept).copy_(buffer.narrow(axis, 0, kept))
+    return found
 
 
 class LayeredKVCache:
@@ -64,39 +74,29 @@ class LayeredKVCache:
         feature_slots: int = 0,
         layer_devices: Sequence[torch.device] | None = None,
     ) -> None:
-        self._config = config
+        self._window = config.context_window
         self._bucket = CUDA_BUCKET if device.type == "cuda" else 1
-        self._length = 0
+        self.length = 0
         places = layer_devices or [device] * config.num_layers
-        window = self._rounded(config.context_window)
+        window = round_up(self._window, self._bucket)
         layer = window * kv_token_bytes(config, dtype.itemsize) // config.num_layers
         needed = Counter({place: count * layer for place, count in Counter(places).items()})
         needed[device] += window * dtype.itemsize * feature_slots * config.hidden_size
         self._least = window if _can_reserve(needed) else min(INITIAL_CAPACITY, window)
-        runs = [(place, len(list(layers))) for place, layers in groupby(places)]
         split = [
             (place, min(PART_LAYERS, layers - first))
-            for place, layers in runs
+            for place, layers in ((place, len(list(run))) for place, run in groupby(places))
             for first in range(0, layers, PART_LAYERS)
         ]
-        # zeros, not empty: a masked tail is multiplied by zero weights, and 0 x NaN is NaN
+        # zeros, not empty: see `resized`
+        shape = (2, config.num_kv_heads, self._least, config.head_dim)
         self._parts = [
-            torch.zeros(
-                (layers, 2, config.num_kv_heads, self._least, config.head_dim),
-                device=place,
-                dtype=dtype,
-            )
-            for place, layers in split
+            torch.zeros((layers, *shape), device=place, dtype=dtype) for place, layers in split
         ]
         self._places = [(part, at) for part, (_, n) in enumerate(split) for at in range(n)]
         self._features = torch.zeros(
             (self._least, feature_slots, config.hidden_size), device=device, dtype=dtype
         )
-
-    @property
-    def length(self) -> int:
-        """Tokens held, `S`."""
-        return self._length
 
     @property
     def capacity(self) -> int:
@@ -105,53 +105,43 @@ class LayeredKVCache:
 
     def span(self, rows: int) -> int:
         """Tokens that attention spans when `rows` more are written: S + rows, or its bucket."""
-        return self._rounded(self._length + rows)
+        return round_up(self.length + rows, self._bucket)
 
     def reserve(self, rows: int) -> None:
         """Make room for `rows` more tokens; the tokens held survive a failure.
 
-        Raises:
-            ContextFullError: they would not fit into the model's context window.
+        Raises ContextFullError if they would not fit into the model's context window.
         """
-        needed = self._length + rows
-        window = self._config.context_window
-        check_room(needed, window)
-        if self._rounded(needed) <= self.capacity:
+        check_room(self.length + rows, self._window)
+        needed, present = self.span(rows), self.capacity
+        if needed <= present:
             return
-        present = self.capacity
-        grown = present * 2 if present < DOUBLED_CAPACITY else self._rounded(present + present // 4)
-        self._resize(min(max(grown, self._rounded(needed)), self._rounded(window)))
+        quarter = round_up(present + present // 4, self._bucket)
+        grown = present * 2 if present < DOUBLED_CAPACITY else quarter
+        self._resize(min(max(grown, needed), round_up(self._window, self._bucket)))
 
     def release(self) -> None:
         """Return memory that the tokens held do not need, down to the first capacity."""
-        needed = max(self._least, self._rounded(self._length))
-        self._resize(min(needed, self.capacity))
+        self._resize(min(max(self._least, self.span(0)), self.capacity))
 
     def _resize(self, capacity: int) -> None:
         # one buffer after the other, so that only one of them is held twice
         for at in range(len(self._parts)):
-            self._parts[at] = _resized(self._parts[at], 3, capacity, self._length)
-        self._features = _resized(self._features, 0, capacity, self._length)
+            self._parts[at] = resized(self._parts[at], 3, capacity, self.length)
+        self._features = resized(self._features, 0, capacity, self.length)
 
     def write(
         self, layer: int, keys_values: Tensor, span: int | None = None
     ) -> tuple[Tensor, Tensor]:
-        """Put n rows after the S cached ones, and return the keys and values to attend over.
+        """Put n rows [2, K, n, D] after the S cached ones, and return what to attend over.
 
-        Requires `reserve`; `advance` counts the rows once every layer is written.
-
-        Args:
-            layer: its index.
-            keys_values: `[2, K, n, D]`.
-            span: tokens to attend over; None is `span(n)`.
-
-        Returns:
-            keys and values `[1, K, span, D]`, views of the buffer.
+        That are keys and values `[1, K, span, D]`, views of the buffer; a span of None is
+        `span(n)`. Requires `reserve`; `advance` counts the rows once every layer is written.
         """
         rows = keys_values.shape[2]
         part, at = self._places[layer]
         layer_buffer = self._parts[part][at]
-        layer_buffer[:, :, self._length : self._length + rows].copy_(keys_values)
+        layer_buffer[:, :, self.length : self.length + rows].copy_(keys_values)
         attended = layer_buffer[:, None, :, : self.span(rows) if span is None else span]
         return attended[0], attended[1]
 
@@ -159,59 +149,43 @@ class LayeredKVCache:
         """Put hidden states [n, hidden] of n rows after the S cached ones; see `write`."""
         if hidden.device != self._features.device:
             hidden = hidden.to(self._features.device, non_blocking=True)
-        self._features[self._length : self._length + hidden.shape[0], slot].copy_(hidden)
+        self._features[self.length : self.length + hidden.shape[0], slot].copy_(hidden)
 
     def features(self, start: int, stop: int) -> Tensor:
         """A view `[stop - start, feature_slots, hidden]` of tokens `start` to `stop - 1`."""
-        assert 0 <= start <= stop <= self._length
+        assert 0 <= start <= stop <= self.length
         return self._features[start:stop]
 
     def features_of_parents(self, parents: Tensor) -> Tensor:
         """Features `[n, feature_slots, hidden]` of `LanguageModel.forward`'s parents, int64 [n]."""
-        return self._features[parents + self._length]
+        return self._features[parents + self.length]
 
     def advance(self, rows: int) -> None:
         """Count `rows` tokens that every layer has written."""
-        self._length += rows
+        self.length += rows
 
     @torch.inference_mode()
     def keep(self, committed: int, rows: Sequence[int]) -> None:
         """See `KVCache.keep`; `rows` are ascending indices in `[committed, length)`."""
-        assert 0 <= committed <= self._length
-        assert all(committed <= row < self._length for row in rows)
-        if any(row != committed + offset for offset, row in enumerate(rows)):
+        assert 0 <= committed <= self.length
+        assert all(committed <= row < self.length for row in rows)
+        kept = slice(committed, committed + len(rows))
+        if list(rows) != list(range(kept.start, kept.stop)):
             devices = {buffer.device for buffer in (self._features, *self._parts)}
             index = {device: torch.tensor(list(rows), device=device) for device in devices}
             for part in self._parts:
-                kept = part.index_select(3, index[part.device])
-                part[:, :, :, committed : committed + len(rows)].copy_(kept)
-            features = self._features[index[self._features.device]]
-            self._features[committed : committed + len(rows)].copy_(features)
-        self._length = committed + len(rows)
+                part[:, :, :, kept].copy_(part.index_select(3, index[part.device]))
+            self._features[kept].copy_(self._features[index[self._features.device]])
+        self.length = kept.stop
 
     def truncate(self, length: int) -> None:
-        """Forget all tokens from `length` on. Memory is not cleared."""
-        assert 0 <= length <= self._length
-        self._length = length
-
-    def _rounded(self, length: int) -> int:
-        return -(-length // self._bucket) * self._bucket
+        assert 0 <= length <= self.length
+        self.length = length
 
 
 def _can_reserve(needed: Mapping[torch.device, int]) -> bool:
-    """Whether GPUs have so much more memory than is needed on each that it is taken at once."""
+    """Whether there are GPUs with much more memory than is needed on each."""
     return torch.cuda.is_available() and all(
         place.type == "cuda" and size <= RESERVED_SHARE * free_bytes(place)
         for place, size in needed.items()
     )
-
-
-def _resized(buffer: Tensor, axis: int, size: int, kept: int) -> Tensor:
-    """A buffer of another size with the first `kept` entries of an axis; itself if it fits."""
-    if buffer.shape[axis] == size:
-        return buffer
-    shape = list(buffer.shape)
-    shape[axis] = size
-    resized = buffer.new_zeros(shape)
-    resized.narrow(axis, 0, kept).copy_(buffer.narrow(axis, 0, kept))
-    return resized

@@ -1,17 +1,25 @@
-"""The operations of a Llama's layers: norms, products, rotary positions, attention.
+"""The operations of a Llama's layers: norms, products and rotary positions.
 
-Shapes: `n` rows, `H` query heads, `K` KV heads, `G = H / K`, `D` head dim, `span` keys. The `G`
-query heads of a KV head lie below each other as `G n` rows.
+Shapes: `n` rows, `D` head dim.
 """
 
 import math
-from typing import Protocol
+from collections.abc import Callable
+from functools import partial
 
 import torch
 from torch import Tensor
 from torch.nn import functional
 
-from sequoia_core.model.config import ModelConfig, RopeScaling
+from sequoia_core.model.config import ModelConfig
+
+Product = Callable[[Tensor], Tensor]
+"""x @ weight.T, possibly with a bias: [n, in] -> [n, out]."""
+
+
+def dense(weight: Tensor) -> Product:
+    """PyTorch's own product with a weight [out, in]; any device and dtype."""
+    return partial(functional.linear, weight=weight)
 
 
 class RmsNorm:
@@ -34,62 +42,16 @@ class RmsNorm:
         return torch.mul(x / length.hypot(self._least), self._long_weight, out=torch.empty_like(x))
 
 
-class Linear(Protocol):
-    """x @ weight.T, possibly with a bias."""
-
-    def __call__(self, x: Tensor) -> Tensor:
-        """[n, in] -> [n, out]."""
-        ...
-
-    def add(self, x: Tensor, residual: Tensor) -> Tensor:
-        """The product of x [n, in] plus a residual [n, out]."""
-        ...
-
-
-class DenseLinear:
-    """PyTorch's own product with a weight [out, in]; any device and dtype."""
-
-    def __init__(self, weight: Tensor) -> None:
-        self._weight = weight
-
-    def __call__(self, x: Tensor) -> Tensor:
-        """[n, in] -> [n, out]."""
-        return functional.linear(x, self._weight)
-
-    def add(self, x: Tensor, residual: Tensor) -> Tensor:
-        """The product of x [n, in] plus a residual [n, out]."""
-        return residual + functional.linear(x, self._weight)
-
-
-class BiasedLinear:
-    """A product plus a bias [out]."""
-
-    def __init__(self, product: Linear, bias: Tensor) -> None:
-        self._product, self._bias = product, bias
-
-    def __call__(self, x: Tensor) -> Tensor:
-        """[n, in] -> [n, out]."""
-        return self._product(x) + self._bias
-
-    def add(self, x: Tensor, residual: Tensor) -> Tensor:
-        """The product of x [n, in] plus a residual [n, out]."""
-        return self._product.add(x, residual) + self._bias
-
-
 def inverse_frequencies(config: ModelConfig) -> Tensor:
-    """Radians per position of each rotary pair, float32 `[D / 2]`, llama3 scaling included."""
+    """Radians per position of each rotary pair, float32 `[D / 2]`, llama3 scaling included.
+
+    Low frequencies are divided by its factor, high ones kept, and those in between blended, as in
+    Meta's published inference code.
+    """
     half = torch.arange(0, config.head_dim, 2, dtype=torch.float32) / config.head_dim
     frequencies = 1.0 / config.rope_theta**half
-    if config.rope_scaling is not None:
-        frequencies = _llama3_scaled(frequencies, config.rope_scaling)
-    return frequencies
-
-
-def _llama3_scaled(frequencies: Tensor, scaling: RopeScaling) -> Tensor:
-    """Divide low frequencies by the factor, keep high ones, and blend in between.
-
-    Follows Meta's published inference code.
-    """
+    if (scaling := config.rope_scaling) is None:
+        return frequencies
     periods = scaling.original_context_window * frequencies / (2 * math.pi)
     low, high = scaling.low_freq_factor, scaling.high_freq_factor
     keep = ((periods - low) / (high - low)).clamp(0.0, 1.0)  # 1: as trained, 0: fully stretched
@@ -99,13 +61,8 @@ def _llama3_scaled(frequencies: Tensor, scaling: RopeScaling) -> Tensor:
 class RotaryEmbedding:
     """Rotary position embedding (arXiv 2104.09864) in Llama's rotate-half layout.
 
-    Cosines and sines are computed when asked for: a table of a context window of a million tokens
-    would take gigabytes.
-
-    Args:
-        config: of the model.
-        device: of the position ids.
-        dtype: of the cosines and sines; they are computed in float32.
+    Cosines and sines are computed in float32 when asked for: a table of a context window of a
+    million tokens would take gigabytes.
     """
 
     def __init__(self, config: ModelConfig, device: torch.device, dtype: torch.dtype) -> None:
@@ -135,44 +92,8 @@ def rotate(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
 def with_unrotated_heads(
     cos: Tensor, sin: Tensor, rotated: int, unrotated: int
 ) -> tuple[Tensor, Tensor]:
-    """Cosines and sines that rotate the first heads of a row and leave those after them.
-
-    Args:
-        cos: `[n, 1, D]`.
-        sin: `[n, 1, D]`.
-        rotated: number of heads.
-        unrotated: number of heads.
-
-    Returns:
-        two tensors `[n, rotated + unrotated, D]`.
-    """
+    """Cosines and sines `[n, 1, D]` -> `[n, heads, D]`, which rotate only a row's first heads."""
     shape = (cos.shape[0], unrotated, cos.shape[2])
     rotated_cos, rotated_sin = (each.expand(-1, rotated, -1) for each in (cos, sin))
     cosines = torch.cat((rotated_cos, cos.new_ones(shape)), dim=1)
     return cosines, torch.cat((rotated_sin, sin.new_zeros(shape)), dim=1)
-
-
-def causal_attention(queries: Tensor, keys: Tensor, values: Tensor) -> Tensor:
-    """Attention of the first n rows of a text: no mask is made, and no later key is read.
-
-    Args:
-        queries: [1, K, G n, D].
-        keys: [1, K, n, D].
-        values: [1, K, n, D].
-
-    Returns:
-        [1, K, G n, D].
-    """
-    rows, dim = keys.shape[2], keys.shape[3]
-    heads = queries.reshape(1, -1, rows, dim)  # [1, H, n, D]
-    mixed = functional.scaled_dot_product_attention(
-        heads, keys, values, is_causal=True, enable_gqa=heads.shape[1] > keys.shape[1]
-    )
-    return mixed.reshape(queries.shape)
-
-
-def additive_mask(mask: Tensor, groups: int, dtype: torch.dtype) -> Tensor:
-    """A mask bool [n, span], True where a row may attend, as a bias [G n, span]."""
-    bias = torch.zeros(mask.shape, device=mask.device, dtype=dtype)
-    bias.masked_fill_(~mask, float("-inf"))
-    return bias.repeat(groups, 1)

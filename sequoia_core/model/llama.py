@@ -1,7 +1,7 @@
 """The Llama forward pass over any number of rows, on CPU or CUDA by the same code.
 
 Shapes: `n` new rows, `S` cached tokens, `V` vocabulary, `H` query heads, `K` KV heads, `G = H / K`,
-`D` head dim.
+`D` head dim. The `G` query heads of a KV head lie below each other as `G n` rows.
 
 Nothing here waits for the device: no value is read back between the inputs and the logits.
 """
@@ -14,32 +14,20 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
+from sequoia_core.model import weight_shapes as names
 from sequoia_core.model.config import ModelConfig
+from sequoia_core.model.device import Stage, moved
 from sequoia_core.model.interface import KVCache
 from sequoia_core.model.kv_cache import LayeredKVCache
 from sequoia_core.model.layers import (
-    BiasedLinear,
-    DenseLinear,
-    Linear,
+    Product,
     RmsNorm,
     RotaryEmbedding,
-    additive_mask,
-    causal_attention,
+    dense,
     rotate,
     with_unrotated_heads,
 )
 from sequoia_core.model.loading.memory_plan import PREFILL_ROWS
-from sequoia_core.model.offload.layer_stream import LayerStream
-from sequoia_core.model.pipeline import Stage, moved
-from sequoia_core.model.weight_shapes import (
-    ATTENTION_NORM,
-    EMBEDDING,
-    FINAL_NORM,
-    HEAD,
-    MLP_NORM,
-    PRODUCTS,
-    layer_name,
-)
 
 Attend = Callable[[int, Tensor, Tensor], Tensor]
 """Layer index, rotated queries [1, K, G n, D], new keys and values [2, K, n, D] -> [n, H D]."""
@@ -53,44 +41,29 @@ class Layer:
     """One transformer block's weights, laid out for the device."""
 
     attention_norm: RmsNorm
-    query_key_value: Linear  # hidden -> (H + 2 K) D
-    attention_out: Linear  # H D -> hidden
+    query_key_value: Product  # hidden -> (H + 2 K) D
+    attention_out: Product  # H D -> hidden
     mlp_norm: RmsNorm
-    gate_up: Linear  # hidden -> 2 intermediate
-    down: Linear  # intermediate -> hidden
+    gate_up: Product  # hidden -> 2 intermediate
+    down: Product  # intermediate -> hidden
 
 
 class Llama:
-    """A Llama-family model; a `LanguageModel`.
+    """A Llama-family model; a `LanguageModel`."""
 
-    Args:
-        config: the model's shape.
-        weights: tensors under Hugging Face's Llama names, any dtype; `lm_head.weight` may be
-            missing when the embedding is tied.
-        device: of inputs and logits.
-        dtype: of weights, activations and cache. Logits are float32.
-        feature_layers: layers whose outputs a cache keeps, for a draft that reads them.
-        stages: which device computes which layers, all of one type; by default `device` all.
-
-    Attributes:
-        layer_stream: of the layers of an offloaded model; None where they are resident.
-        feature_slots: the layers whose outputs are kept, each with its place among them.
-    """
-
-    layer_stream: LayerStream | None = None
+    prompt_rows = PREFILL_ROWS  # a constant, since other numbers round differently
 
     def __init__(
         self,
         config: ModelConfig,
-        weights: Mapping[str, Tensor],
-        device: torch.device,
-        dtype: torch.dtype,
-        feature_layers: Sequence[int] = (),
-        stages: Sequence[Stage] = (),
+        weights: Mapping[str, Tensor],  # Hugging Face's Llama names, any dtype
+        device: torch.device,  # of inputs and logits
+        dtype: torch.dtype,  # of weights, activations and cache; logits are float32
+        feature_layers: Sequence[int] = (),  # whose outputs a cache keeps, for a draft to read
+        stages: Sequence[Stage] = (),  # of devices of one type; by default `device` computes all
     ) -> None:
-        self.config = config
-        self.dtype = dtype
-        self._device = device
+        self.config, self.device, self.dtype = config, device, dtype
+        self.vocab_size, self.context_window = config.head_vocab_size, config.context_window
         self._stages = tuple(stages) or (Stage(device, range(config.num_layers), 0),)
         self._layer_devices = [stage.device for stage in self._stages for _ in stage.layers]
         # a copy from a GPU to the host would be read before it has arrived
@@ -100,56 +73,40 @@ class Llama:
         def get(name: str, place: torch.device = device) -> Tensor:
             return weights[name].to(place, dtype)
 
-        self.embedding = get(EMBEDDING)
+        self.embedding = get(names.EMBEDDING)
         # a tied head is the embedding itself, which then lies on the device once
-        self._head = DenseLinear(self.embedding if config.tie_word_embeddings else get(HEAD))
+        self._head = dense(self.embedding if config.tie_word_embeddings else get(names.HEAD))
         self._layers = [
             self._layer(index, partial(get, place=place))
             for index, place in enumerate(self._layer_devices)
         ]
-        self._norm = RmsNorm(get(FINAL_NORM), config.rms_norm_eps)
+        self._norm = RmsNorm(get(names.FINAL_NORM), config.rms_norm_eps)
         self._rotaries = [RotaryEmbedding(config, stage.device, dtype) for stage in self._stages]
 
     def _layer(self, index: int, get: Callable[[str], Tensor]) -> Layer:
-        def linear(*modules: str) -> Linear:
-            product = self._product(modules, get)
+        def product(kind: str) -> Product:
+            modules = [names.layer_name(index, module) for module in names.PRODUCTS[kind]]
+            unbiased = self._product(kind, modules, get)
             if not self.config.has_bias(modules[0]):
-                return product
-            return BiasedLinear(product, torch.cat([get(f"{name}.bias") for name in modules]))
+                return unbiased
+            bias = torch.cat([get(f"{name}.bias") for name in modules])
+            return lambda x: unbiased(x) + bias
 
         def norm(name: str) -> RmsNorm:
-            return RmsNorm(get(layer_name(index, name)), self.config.rms_norm_eps)
+            return RmsNorm(get(names.layer_name(index, name)), self.config.rms_norm_eps)
 
-        products = {
-            kind: linear(*(layer_name(index, module) for module in modules))
-            for kind, modules in PRODUCTS.items()
-        }
-        return Layer(attention_norm=norm(ATTENTION_NORM), mlp_norm=norm(MLP_NORM), **products)
+        products = {kind: product(kind) for kind in names.PRODUCTS}
+        attention_norm, mlp_norm = norm(names.ATTENTION_NORM), norm(names.MLP_NORM)
+        return Layer(attention_norm=attention_norm, mlp_norm=mlp_norm, **products)
 
-    @property
-    def vocab_size(self) -> int:
-        """Columns of the logits: `V`, or fewer for a draft with a trimmed head."""
-        return self.config.head_vocab_size
-
-    @property
-    def context_window(self) -> int:
-        """Most tokens the model can attend over."""
-        return self.config.context_window
-
-    @property
-    def prompt_rows(self) -> int:
-        """Tokens of a prompt to read at once; a constant, since other numbers round differently."""
-        return PREFILL_ROWS
-
-    @property
-    def device(self) -> torch.device:
-        """Where inputs must lie."""
-        return self._device
+    def _product(self, _kind: str, modules: Sequence[str], get: Callable[[str], Tensor]) -> Product:
+        """The product with the matrices of these modules, one above the other."""
+        parts = [get(f"{module}.weight") for module in modules]
+        return dense(parts[0] if len(parts) == 1 else torch.cat(parts))
 
     def new_cache(self, target_cache: KVCache | None = None) -> LayeredKVCache:  # noqa: ARG002
-        """See `LanguageModel.new_cache`."""
         slots = len(self.feature_slots)
-        return LayeredKVCache(self.config, self._device, self.dtype, slots, self._layer_devices)
+        return LayeredKVCache(self.config, self.device, self.dtype, slots, self._layer_devices)
 
     @torch.inference_mode()
     def forward(
@@ -160,75 +117,51 @@ class Llama:
         cache: KVCache,
         parents: Tensor | None = None,
     ) -> Tensor:
-        """See `LanguageModel.forward`."""
         assert isinstance(cache, LayeredKVCache)
         return self.logits(self._hidden(token_ids, position_ids, mask, cache, parents))
 
     @torch.inference_mode()
     def extend(self, token_ids: Tensor, cache: KVCache) -> None:
-        """See `LanguageModel.extend`."""
         assert isinstance(cache, LayeredKVCache)
         cache.reserve(token_ids.shape[0])
         for chunk in torch.split(token_ids, PREFILL_ROWS):
             first = cache.length
-            position_ids = torch.arange(first, first + chunk.shape[0], device=self._device)
+            position_ids = torch.arange(first, first + chunk.shape[0], device=self.device)
             self._hidden(chunk, position_ids, None, cache)
 
     def embed(self, token_ids: Tensor) -> Tensor:
         """int64 [n] -> [n, hidden]."""
         return functional.embedding(token_ids, self.embedding)
 
-    def run_layers(
-        self, hidden: Tensor, position_ids: Tensor, attend: Attend, watch: Watch
-    ) -> Tensor:
-        """Last layer's output [n, hidden]. The caller attends, and keeps keys and values.
-
-        Args:
-            hidden: the first layer's input [n, hidden].
-            position_ids: int64 [n].
-            attend: see `Attend`.
-            watch: see `Watch`.
-        """
-        for stage, rotary in zip(self._stages, self._rotaries, strict=True):
-            cos_sin = rotary(moved(position_ids, stage.device))
-            layers = self._layers_of(stage)
-            hidden = self._run(layers, moved(hidden, stage.device), cos_sin, attend, watch)
-        return moved(hidden, self._device)
-
     def logits(self, hidden: Tensor) -> Tensor:
         """Last layer's output [n, hidden] -> float32 [n, V]."""
         return self._head(self._norm(hidden)).float()
 
-    def _run(
-        self,
-        layers: Iterable[tuple[int, Layer]],
-        hidden: Tensor,
-        cos_sin: tuple[Tensor, Tensor],
-        attend: Attend,
-        watch: Watch,
+    def run_layers(
+        self, hidden: Tensor, position_ids: Tensor, attend: Attend, watch: Watch
     ) -> Tensor:
-        """Numbered layers of one device, with the cosines and sines of the rows."""
+        """The first layer's input [n, hidden] -> the last one's output [n, hidden].
+
+        The caller attends, and keeps keys and values.
+        """
         unrotated = self.config.num_kv_heads  # values
         rotated = self.config.num_heads + self.config.num_kv_heads
-        cos, sin = with_unrotated_heads(*cos_sin, rotated, unrotated)
-        for index, layer in layers:
-            projected = layer.query_key_value(layer.attention_norm(hidden))
-            queries, keys_values = self._heads(projected, cos, sin)
-            attended = attend(index, queries, keys_values)
-            hidden = layer.attention_out.add(attended, hidden)
-            gate, up = layer.gate_up(layer.mlp_norm(hidden)).chunk(2, dim=-1)
-            hidden = layer.down.add(functional.silu(gate) * up, hidden)
-            watch(index, hidden)
-        return hidden
+        for stage, rotary in zip(self._stages, self._rotaries, strict=True):
+            cos_sin = rotary(moved(position_ids, stage.device))
+            cos, sin = with_unrotated_heads(*cos_sin, rotated, unrotated)
+            hidden = moved(hidden, stage.device)
+            for index, layer in self._layers_of(stage):
+                projected = layer.query_key_value(layer.attention_norm(hidden))
+                attended = attend(index, *self._heads(projected, cos, sin))
+                hidden = hidden + layer.attention_out(attended)
+                gate, up = layer.gate_up(layer.mlp_norm(hidden)).chunk(2, dim=-1)
+                hidden = hidden + layer.down(functional.silu(gate) * up)
+                watch(index, hidden)
+        return moved(hidden, self.device)
 
     def _layers_of(self, stage: Stage) -> Iterable[tuple[int, Layer]]:
-        """Numbered layers; the weights of each are in place until the next is asked for."""
+        """Numbered; the weights of each are in place until the next is asked for."""
         return ((index, self._layers[index]) for index in stage.layers)
-
-    def _product(self, modules: Sequence[str], get: Callable[[str], Tensor]) -> Linear:
-        """The product with the matrices of these modules, one above the other."""
-        parts = [get(f"{module}.weight") for module in modules]
-        return DenseLinear(parts[0] if len(parts) == 1 else torch.cat(parts))
 
     def _hidden(
         self,
@@ -262,12 +195,8 @@ class Llama:
         return hidden
 
     def _first_input(
-        self,
-        token_ids: Tensor,
-        parents: Tensor | None,  # noqa: ARG002
-        cache: LayeredKVCache,  # noqa: ARG002
+        self, token_ids: Tensor, _parents: Tensor | None, _cache: LayeredKVCache
     ) -> Tensor:
-        """The input of the first layer, [n, hidden]."""
         return self.embed(token_ids)
 
     def _heads(self, projected: Tensor, cos: Tensor, sin: Tensor) -> tuple[Tensor, Tensor]:
@@ -284,10 +213,12 @@ class Llama:
         """[1, K, G n, D] against [1, K, span, D] -> [n, H D]."""
         kv_heads, dim = self.config.num_kv_heads, self.config.head_dim
         groups = self.config.num_heads // kv_heads
-        if bias is None and queries.shape[2] > groups:
-            mixed = causal_attention(queries, keys, values)
+        attention = functional.scaled_dot_product_attention
+        if bias is None and queries.shape[2] > groups:  # the first rows of a text
+            heads = queries.reshape(1, -1, keys.shape[2], dim)  # [1, H, n, D]
+            mixed = attention(heads, keys, values, is_causal=True, enable_gqa=groups > 1)
         else:  # the order of its sums depends on the numbers of rows and keys
-            mixed = functional.scaled_dot_product_attention(queries, keys, values, bias)
+            mixed = attention(queries, keys, values, bias)
         mixed = mixed.view(kv_heads, groups, -1, dim).permute(2, 0, 1, 3)  # [n, K, G, D]
         return mixed.reshape(mixed.shape[0], -1)
 
@@ -308,5 +239,6 @@ class Llama:
         else:
             assert mask.shape == (rows, length + rows), (mask.shape, rows, length)
             mask = functional.pad(moved(mask, device), (0, span - length - rows))
-        groups = self.config.num_heads // self.config.num_kv_heads
-        return additive_mask(mask, groups, self.dtype)
+        bias = torch.zeros(mask.shape, device=device, dtype=self.dtype)
+        bias.masked_fill_(~mask, float("-inf"))
+        return bias.repeat(self.config.num_heads // self.config.num_kv_heads, 1)

@@ -9,13 +9,9 @@ from __future__ import annotations
 import ctypes
 import mmap
 import sys
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-if TYPE_CHECKING:
-    import numpy as np
-
-_M_ARENA_MAX = -8
-"""Of glibc's `mallopt`."""
+_M_ARENA_MAX = -8  # of glibc's `mallopt`
 
 
 def keep_to_one_arena() -> None:
@@ -39,15 +35,12 @@ def _c_function(name: str) -> Any:
     return getattr(ctypes.CDLL(None), name, None) if sys.platform == "linux" else None
 
 
-def release_file_pages(array: np.ndarray[Any, Any]) -> None:
-    """Release all pages of the file that an array maps; a later read loads them again.
+def release_file_pages(array: Any) -> None:
+    """Release all pages of the file that a NumPy array maps; a later read loads them again.
 
     Otherwise a file that is copied in parts counts whole as memory of the process.
     """
-    import numpy as np  # late: another function is called before the chat may take time
-
-    base: Any = array
-    while isinstance(base, np.ndarray):
-        base = base.base
-    if isinstance(base, mmap.mmap) and hasattr(mmap, "MADV_DONTNEED"):
-        base.madvise(mmap.MADV_DONTNEED)
+    while hasattr(array, "base"):
+        array = array.base
+    if isinstance(array, mmap.mmap) and hasattr(mmap, "MADV_DONTNEED"):
+        array.madvise(mmap.MADV_DONTNEED)

@@ -16,8 +16,7 @@ OWN_INPUT = "conditioning.own.weight"
 """Below a tree's first level: embedding and the draft's own output -> hidden state."""
 INPUT_SHIFT = "conditioning.shift"
 """Subtracted from the embedding and from each hidden state of the target before they are read."""
-INPUT_SCALE = "conditioning.scale"
-"""Multiplied with the differences; float32."""
+INPUT_SCALE = "conditioning.scale"  # multiplied with the differences; float32
 
 PRODUCTS = {
     "query_key_value": ("self_attn.q_proj", "self_attn.k_proj", "self_attn.v_proj"),
@@ -28,8 +27,7 @@ PRODUCTS = {
 """A layer's products and their matrices; those that read the same input become one product."""
 
 
-def layer_name(layer: int, name: str) -> str:
-    """The full name of a layer's module or tensor."""
+def layer_name(layer: int | str, name: str) -> str:
     return f"model.layers.{layer}.{name}"
 
 
@@ -80,10 +78,9 @@ def _layer_shapes(config: ModelConfig, layer: int) -> dict[str, tuple[int, ...]]
 
 
 def weight_values(config: ModelConfig) -> int:
-    """How many numbers a model's weights consist of."""
+    """Numbers that a model's weights consist of."""
     return sum(map(prod, expected_shapes(config).values()))
 
 
 def layer_values(config: ModelConfig) -> int:
-    """How many numbers the weights of one layer consist of."""
     return sum(map(prod, _layer_shapes(config, 0).values()))

@@ -1,13 +1,57 @@
 """Overlap of reading and computing in an offloaded model, as numbers and as text."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from enum import StrEnum
+from time import perf_counter
+from typing import Any
 
-from sequoia_core.model.offload.layer_stream import Activity, Span
+from sequoia_core.model.offload.layer_stream import LayerStream
 
 DIGITS = "0123456789abcdefghijklmnopqrstuvwxyz"
 WIDTH = 88
 """Columns of a drawing."""
+
+
+class Activity(StrEnum):
+    READ = "read"
+    WAIT = "wait"
+    COMPUTE = "compute"
+
+
+@dataclass(frozen=True, slots=True)
+class Span:
+    """One activity with one layer; begin and end in seconds of `time.perf_counter`."""
+
+    activity: Activity
+    layer: int
+    began: float
+    ended: float
+
+
+def watch(stream: LayerStream, report: Callable[[Span], None]) -> None:
+    """Report every span of a stream from now on, in the thread that computes."""
+    load, iterate = stream.loader.load, stream.iterate
+    read: dict[int, Span] = {}
+
+    def timed_load(layer: int, slot: int) -> None:
+        began = perf_counter()
+        load(layer, slot)
+        read[layer] = Span(Activity.READ, layer, began, perf_counter())
+
+    def timed(items: Sequence[Any]) -> Iterator[Any]:
+        began = perf_counter()
+        for layer, item in enumerate(iterate(items)):
+            entered = perf_counter()
+            if layer in read:
+                report(read.pop(layer))
+            report(Span(Activity.WAIT, layer, began, entered))
+            yield item
+            began = perf_counter()
+            report(Span(Activity.COMPUTE, layer, entered, began))
+
+    stream.loader.load = timed_load  # type: ignore[method-assign]
+    stream.iterate = timed  # type: ignore[method-assign]
 
 
 @dataclass(frozen=True, slots=True)

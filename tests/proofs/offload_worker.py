@@ -25,14 +25,14 @@ from sequoia_core.decode.engine import Engine
 from sequoia_core.errors import SequoiaError
 from sequoia_core.events import Step
 from sequoia_core.model.loading.pair import load_pair
-from sequoia_core.model.offload.layer_stream import Span
+from sequoia_core.model.offload.model import OffloadedLlama
 from sequoia_core.speculate.draft import DraftModel
 from sequoia_core.speculate.tree_advisor import BundledAdvisor
 from sequoia_core.tree.choice import TreeChoice
 from sequoia_core.tree.growmap import GrowMap
 from sequoia_core.tree.search import choose_tree, expected_tokens_table
 from tests.core.models import PlainCodec
-from tests.proofs.offload_timeline import Overlap, draw
+from tests.proofs.offload_timeline import Overlap, Span, draw, watch
 from tests.proofs.oracle_draft import OracleDraft
 
 COMMAND = ("-m", "tests.proofs.offload_worker")
@@ -161,8 +161,8 @@ class OffloadWorker:
             offload=Offload(task.offload),
         ).target
         self._spans: list[Span] = []
-        if self._target.layer_stream is not None:
-            self._target.layer_stream.watcher = self._spans.append
+        if isinstance(self._target, OffloadedLlama):
+            watch(self._target.layer_stream, self._spans.append)
 
     def run(self) -> WorkerResult:
         """All answers, plain and with a tree in turns."""

@@ -1,5 +1,6 @@
 """The proof, with a model small enough for a test: what must hold holds, and is looked at."""
 
+import itertools
 import random
 from collections.abc import Iterator
 from dataclasses import replace
@@ -11,10 +12,11 @@ import torch
 from sequoia_core.config import Mode, SamplingParams
 from sequoia_core.errors import ParameterError
 from sequoia_core.model.loading.loader import open_directory
-from sequoia_core.model.offload.layer_stream import Activity, Span
+from sequoia_core.model.offload.layer_stream import LayerStream
 from sequoia_core.tree.growmap import GrowMap
 from sequoia_core.tree.search import expected_tokens_table
 from tests.core.engines import make_engine, steps_of, tokens_of
+from tests.core.model.offload.test_layer_stream import Log
 from tests.core.models import TableModel
 from tests.proofs import offload_proof
 from tests.proofs.offload_model import RandomLlama
@@ -26,7 +28,7 @@ from tests.proofs.offload_proof import (
     lines_of,
     prove,
 )
-from tests.proofs.offload_timeline import Overlap, draw
+from tests.proofs.offload_timeline import Activity, Overlap, Span, draw, watch
 from tests.proofs.offload_worker import (
     DecodeStats,
     DecodeTask,
@@ -196,6 +198,23 @@ def test_overlap_is_what_both_share() -> None:
     assert found == Overlap(reading=4.0, computing=2.0, both=1.0, waiting=2.0)
     assert found.hidden == 0.5
     assert Overlap(0.0, 0.0, 0.0, 0.0).hidden == 0.0
+
+
+def test_a_watched_stream_reports_its_times() -> None:
+    reported: list[Span] = []
+    stream = LayerStream(Log(), 3)
+    watch(stream, reported.append)
+    for _ in range(2):
+        for _ in stream.iterate(range(3)):
+            pass
+    stream.close()
+    for activity in Activity:
+        found = [span for span in reported if span.activity is activity]
+        assert [span.layer for span in found] == [0, 1, 2] * 2
+        assert all(span.began <= span.ended for span in found)
+        assert all(first.ended <= second.began for first, second in itertools.pairwise(found))
+    for read, waited, computed in zip(*(iter(reported),) * 3, strict=True):
+        assert read.ended <= waited.ended == computed.began
 
 
 def test_a_drawing_shows_each_layer_where_it_was() -> None:

@@ -6,7 +6,6 @@ the blocks; PyTorch's reads float32.
 """
 
 from collections.abc import Mapping
-from types import MappingProxyType
 
 import gguf
 import torch
@@ -14,19 +13,18 @@ from gguf import GGMLQuantizationType
 from torch import Tensor
 
 from sequoia_core.errors import ModelLoadError
-from sequoia_core.model.loading.weights import Weights
+from sequoia_core.model.loading.weights import StoredMatrix, Weights
 
-BLOCK = 32
-"""Columns of a block."""
+BLOCK = 32  # columns of a block
 
-FORMATS = MappingProxyType({"q4_0": GGMLQuantizationType.Q4_0, "q8_0": GGMLQuantizationType.Q8_0})
+FORMATS = {"q4_0": GGMLQuantizationType.Q4_0, "q8_0": GGMLQuantizationType.Q8_0}
 """By the name in `config.json`; 4.5 and 8.5 bits per value, scales included."""
 
 
 def pack_weights(weights: Mapping[str, Tensor], name: str) -> dict[str, Tensor]:
-    """Matrices of floating-point numbers whose columns fill blocks as blocks, others unchanged.
+    """Matrices of floating-point numbers whose columns fill blocks in `FORMATS[name]`.
 
-    `name` is one of `FORMATS`; the weights are on the CPU.
+    Other tensors are unchanged. All are on the CPU.
     """
     packed: dict[str, Tensor] = {}
     for each, tensor in weights.items():
@@ -59,41 +57,38 @@ def _inverse(scale: Tensor) -> Tensor:
 
 
 class BlockWeights(Weights):
-    """Weights of a file in `FORMATS[name]`, dequantised to float32 one by one when asked for.
+    """Weights of a file in `FORMATS[name]`, dequantised to float32 when asked for.
 
-    Raises:
-        ModelLoadError: a row of a matrix does not consist of whole blocks.
+    Raises ModelLoadError if a row of a matrix does not consist of whole blocks.
     """
 
-    def __init__(self, stored: Weights, name: str) -> None:
-        super().__init__(stored, stored.origin, stored.files)
-        self.format = FORMATS[name]
-        self._stored = stored
-        columns, size = gguf.GGML_QUANT_SIZES[self.format]
+    def __init__(self, file: Weights, name: str) -> None:
+        super().__init__(file, file.origin, file.files)
+        self._file, self._format = file, FORMATS[name]
+        columns, size = gguf.GGML_QUANT_SIZES[self._format]
         self._shapes: dict[str, tuple[int, int]] = {}  # of the matrices in blocks
-        for each in stored.matrices():
-            if not stored.is_floating(each):
-                rows, width = stored.shape(each)
-                if not width or width % size or stored[each].dtype is not torch.uint8:
+        for each in file.matrices():
+            if not file.is_floating(each):
+                rows, width = file.shape(each)
+                if not width or width % size or file.dtype(each) is not torch.uint8:
                     raise ModelLoadError(
                         f"{self.origin}: {each} is no matrix in blocks of {size} bytes ({name})"
                     )
                 self._shapes[each] = rows, width // size * columns
 
     def __getitem__(self, name: str) -> Tensor:
-        blocks = self.in_blocks(name)
-        if blocks is None:
-            return self._stored[name]
-        return torch.from_numpy(gguf.dequantize(blocks.numpy(), self.format))
-
-    def in_blocks(self, name: str) -> Tensor | None:
-        """A matrix as it is stored, uint8 [rows, bytes of a row]; None if it is not in blocks."""
-        return self._stored[name] if name in self._shapes else None
+        tensor = self._file[name]
+        if name not in self._shapes:
+            return tensor
+        return torch.from_numpy(gguf.dequantize(tensor.numpy(), self._format))
 
     def shape(self, name: str) -> tuple[int, ...]:
-        """Shape of a tensor without reading it."""
-        return self._shapes.get(name) or self._stored.shape(name)
+        return self._shapes.get(name) or self._file.shape(name)
 
-    def is_floating(self, name: str) -> bool:
-        """Whether a tensor holds floating-point numbers, without reading it."""
-        return name in self._shapes or self._stored.is_floating(name)
+    def dtype(self, name: str) -> torch.dtype | None:
+        return None if name in self._shapes else self._file.dtype(name)
+
+    def stored(self, name: str) -> StoredMatrix:
+        if name not in self._shapes:
+            return self._file.stored(name)
+        return StoredMatrix(int(self._format), self._shapes[name], lambda: self._file[name].numpy())

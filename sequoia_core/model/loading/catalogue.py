@@ -8,7 +8,7 @@ from typing import Any
 
 from sequoia_core.errors import ParameterError, suggest
 from sequoia_core.model.config import ModelConfig
-from sequoia_core.model.loading.memory_plan import Held, MemoryPlan, kv_token_bytes, plan_memory
+from sequoia_core.model.loading.memory_plan import MemoryPlan, kv_token_bytes, plan_memory
 from sequoia_core.model.weight_shapes import weight_values
 
 _CONTEXT = 4096
@@ -30,10 +30,7 @@ class ModelShape:
     def of(
         cls, name: str, *, gated: bool = False, feature_layers: int = 0, **sizes: Any
     ) -> "ModelShape":
-        """From an entry of a catalogue, which has `ModelConfig`'s names.
-
-        `feature_layers` is how many hidden states of its target a conditioned draft reads.
-        """
+        """From an entry of a catalogue: `ModelConfig`'s names, but the number of feature layers."""
         known: dict[str, Any] = {
             "tie_word_embeddings": False,
             "head_vocab_size": sizes["vocab_size"],
@@ -70,20 +67,17 @@ class PairEntry:
     @property
     def context(self) -> int:
         """Tokens of context that memory is counted for: both windows, at most 4096."""
-        windows = (model.config.context_window for model in (self.target, self.draft))
+        windows = self.target.config.context_window, self.draft.config.context_window
         return min(_CONTEXT, *windows)
 
     def plan(self, on_gpu: bool) -> MemoryPlan:
         """What both models take in 16 bits."""
-        models = (self.target, self.draft)
-        held = Held(
-            weights=_BYTES_PER_VALUE * sum(model.parameters for model in models),
-            token=sum(model.kv_bytes(1) for model in models),
-        )
+        weights = _BYTES_PER_VALUE * (self.target.parameters + self.draft.parameters)
+        token = self.target.kv_bytes(1) + self.draft.kv_bytes(1)
         return plan_memory(
             self.target.config,
             self.draft.config.vocab_size,
-            held,
+            (weights, token),
             value_bytes=_BYTES_PER_VALUE,
             on_gpu=on_gpu,
         )
@@ -105,11 +99,7 @@ def catalogue() -> tuple[PairEntry, ...]:
 
 
 def find_pair(name: str) -> PairEntry:
-    """The pair of that name.
-
-    Raises:
-        ParameterError: there is none; close names are listed.
-    """
+    """The pair of that name. Raises ParameterError with close names if there is none."""
     by_name = {entry.name: entry for entry in catalogue()}
     if name in by_name:
         return by_name[name]

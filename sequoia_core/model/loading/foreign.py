@@ -1,6 +1,7 @@
 """Refusing what is no whole Llama: adapters, speculative heads, quantized and converted models.
 
 Each is recognised by its files, its `config.json` or its tensors; the message says what would work.
+Every function raises ModelLoadError.
 """
 
 import re
@@ -15,6 +16,7 @@ _HEAD_INSTEAD = (
     "which only its own program can run; as a draft give a whole small Llama with the target's "
     "tokenizer, or none"
 )
+_UNQUANTIZED_INSTEAD = "give the model without quantization, or a GGUF file of it"
 
 HEADS = {
     "eagle3": "an EAGLE-3 head",
@@ -28,10 +30,17 @@ HEADS = {
 """By a part of the architecture's or model type's name, the most specific first."""
 
 HEAD_ENTRIES = {
-    "medusa_num_heads": "Medusa heads",
-    "hydra_num_heads": "Hydra heads",
-    "eagle_config": "an EAGLE head",
-    "speculators_config": "a speculator head",
+    "medusa_num_heads": "medusa",
+    "hydra_num_heads": "hydra",
+    "eagle_config": "eagle",
+    "speculators_config": "speculator",
+}
+
+HEAD_TENSORS = {
+    "eagle3": re.compile(r"d2t|t2d|midlayer\..*"),
+    "eagle": re.compile(r"(model\.)?fc\.weight"),
+    "medusa": re.compile(r"(medusa_head\.)?\d+\.\d+\.(linear\.)?(weight|bias)"),
+    "hydra": re.compile(r".*hydra_head.*"),
 }
 
 FORMATS = {
@@ -51,25 +60,23 @@ FORMATS = {
 _QUANTIZED = re.compile(
     r".*\.(qweight|qzeros|g_idx|SCB|absmax|quant_map|weight_packed|weight_scale(_inv)?)"
 )
-_MEDUSA = re.compile(r"(medusa_head\.)?\d+\.\d+\.(linear\.)?(weight|bias)")
 
 
 def refuse_foreign_files(directory: Path) -> None:
-    """Check the names of a folder's files.
+    """Check the names of a folder's files."""
 
-    Raises:
-        ModelLoadError: it is an adapter, or has no model that is read here.
-    """
-    if any(directory.glob("adapter_config.json")) or any(directory.glob("adapter_model.*")):
+    def has(*patterns: str) -> bool:
+        return any(any(directory.glob(pattern)) for pattern in patterns)
+
+    if has("adapter_config.json", "adapter_model.*"):
         raise ModelLoadError(
             f"{directory}: a LoRA or other PEFT adapter, not a whole model; merge it into its base "
             "model (peft's merge_and_unload) and give the folder saved then"
         )
     for name in ("medusa", "hydra"):
-        if any(directory.glob(f"{name}_lm_head.*")):
+        if has(f"{name}_lm_head.*"):
             raise ModelLoadError(f"{directory}: {HEADS[name]}, {_HEAD_INSTEAD}")
-    weights = [*directory.glob("model*.safetensors*"), *directory.glob("pytorch_model*.bin*")]
-    if weights:
+    if has("model*.safetensors*", "pytorch_model*.bin*"):
         return
     if files := sorted(file.name for file in directory.glob("*.gguf")):
         more = f" and {len(files) - 3} more" if len(files) > 3 else ""
@@ -78,11 +85,11 @@ def refuse_foreign_files(directory: Path) -> None:
             f"{', '.join(files[:3])}{more}"
         )
     for pattern, kind in FORMATS.items():
-        if any(directory.glob(pattern)):
+        if has(pattern):
             raise ModelLoadError(f"{directory}: {kind}, not readable here; {INSTEAD}")
-    if (directory / "config.json").exists():
+    if has("config.json"):
         return
-    if any((directory / name).exists() for name in ("tokenizer.json", "tokenizer.model")):
+    if has("tokenizer.json", "tokenizer.model"):
         raise ModelLoadError(f"{directory}: only a tokenizer, without a model; {INSTEAD}")
     raise ModelLoadError(
         f"{directory}: config.json: no such file, and no weights; {INSTEAD} (of a hub repository "
@@ -91,30 +98,28 @@ def refuse_foreign_files(directory: Path) -> None:
 
 
 def refuse_foreign_settings(directory: Path, settings: Mapping[str, Any]) -> None:
-    """Check a folder's `config.json`.
-
-    Raises:
-        ModelLoadError: it is a speculative head, quantized, or of another architecture.
-    """
-    stated = [settings.get("model_type"), settings.get("speculators_model_type")]
-    names = settings.get("architectures")
+    """Check a folder's `config.json`."""
+    kind, names = settings.get("model_type"), settings.get("architectures")
+    stated = [kind, settings.get("speculators_model_type")]
     stated += names if isinstance(names, list) else []
     text = " ".join(map(str, stated)).lower()
-    kinds = [kind for part, kind in HEADS.items() if part in text]
-    kinds += [kind for entry, kind in HEAD_ENTRIES.items() if settings.get(entry) is not None]
-    if kinds:
-        raise ModelLoadError(f"{directory}: {kinds[0]}, {_HEAD_INSTEAD}")
+    heads = [head for part, head in HEADS.items() if part in text]
+    heads += [
+        HEADS[part] for entry, part in HEAD_ENTRIES.items() if settings.get(entry) is not None
+    ]
+    if heads:
+        raise ModelLoadError(f"{directory}: {heads[0]}, {_HEAD_INSTEAD}")
     if (stored := settings.get("quantization_config")) is not None:
         raise ModelLoadError(
-            f"{directory}: quantized weights ({_method(stored)}) are not supported; give the model "
-            "without quantization, or a GGUF file of it"
+            f"{directory}: quantized weights ({_method(stored)}) are not supported; "
+            f"{_UNQUANTIZED_INSTEAD}"
         )
     if isinstance(mlx := settings.get("quantization"), dict) and "group_size" in mlx:
         raise ModelLoadError(
-            f"{directory}: an MLX model with quantized weights, not readable here; give the model "
-            "without quantization, or a GGUF file of it"
+            f"{directory}: an MLX model with quantized weights, not readable here; "
+            f"{_UNQUANTIZED_INSTEAD}"
         )
-    if (kind := settings.get("model_type")) != "llama":
+    if kind != "llama":
         raise ModelLoadError(
             f"{directory}: model_type is {kind!r:.80}; only 'llama' models are supported"
         )
@@ -126,29 +131,16 @@ def refuse_foreign_settings(directory: Path, settings: Mapping[str, Any]) -> Non
 
 
 def refuse_foreign_tensors(origin: str, names: Iterable[str]) -> None:
-    """Check the names of the stored tensors.
-
-    Raises:
-        ModelLoadError: they are a speculative head's, an adapter's or quantized.
-    """
-    stored = set(names)
-    kind = None
-    if stored & {"d2t", "t2d"} or any(name.startswith("midlayer.") for name in stored):
-        kind = HEADS["eagle3"]
-    elif stored & {"fc.weight", "model.fc.weight"}:
-        kind = HEADS["eagle"]
-    elif any(_MEDUSA.fullmatch(name) for name in stored):
-        kind = HEADS["medusa"]
-    elif any("hydra_head" in name for name in stored):
-        kind = HEADS["hydra"]
-    if kind is not None:
-        raise ModelLoadError(f"{origin}: {kind}, {_HEAD_INSTEAD}")
+    """Check the names of the stored tensors."""
+    stored = sorted(names)
+    for head, pattern in HEAD_TENSORS.items():
+        if any(map(pattern.fullmatch, stored)):
+            raise ModelLoadError(f"{origin}: {HEADS[head]}, {_HEAD_INSTEAD}")
     if any(".lora_A." in name or ".lora_B." in name for name in stored):
         raise ModelLoadError(f"{origin}: tensors of a LoRA adapter; merge it into its base model")
-    if packed := next(filter(_QUANTIZED.fullmatch, sorted(stored)), None):
+    if packed := next(filter(_QUANTIZED.fullmatch, stored), None):
         raise ModelLoadError(
-            f"{origin}: quantized weights ({packed}) are not supported; give the model without "
-            "quantization, or a GGUF file of it"
+            f"{origin}: quantized weights ({packed}) are not supported; {_UNQUANTIZED_INSTEAD}"
         )
 
 

@@ -1,4 +1,4 @@
-"""The forward pass that computes a pair, and its number formats.
+"""The forward pass that computes a pair, its number formats, and the memory it takes.
 
 On a CPU that is the native library, with the weights as their files store them; elsewhere, and
 where the library cannot, PyTorch. No weights are read.
@@ -7,56 +7,61 @@ where the library cannot, PyTorch. No weights are read.
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from math import prod
 from typing import TYPE_CHECKING
 
 import torch
+from gguf import GGMLQuantizationType
 
 from sequoia_core.config import Offload, WeightFormat
 from sequoia_core.errors import ModelLoadError, ParameterError
+from sequoia_core.model.config import ModelConfig
 from sequoia_core.model.cpu import cpu_threads
-from sequoia_core.model.device import Placement, choose_dtype, device_name, dtype_name
-from sequoia_core.model.loading.gguf import GgufWeights
-from sequoia_core.model.native.library import (
-    find_library,
-    forced_instruction_set,
-    instruction_sets,
-    load_library,
+from sequoia_core.model.device import (
+    Placement,
+    choose_dtype,
+    device_name,
+    dtype_name,
+    even_stages,
+    free_bytes,
 )
-from sequoia_core.model.native.matrices import (
-    DTYPE_FORMATS,
-    Q8_0,
-    quantized_already,
-    unread_format,
+from sequoia_core.model.loading.memory_plan import (
+    FLOAT32,
+    MemoryPlan,
+    kv_token_bytes,
+    plan_memory,
+    size_text,
 )
+from sequoia_core.model.loading.weights import DTYPE_FORMATS, Weights
+from sequoia_core.model.native import library, matrices
+from sequoia_core.model.offload.model import LayerLayout, resident_bytes
+from sequoia_core.model.weight_shapes import weight_values
 
 if TYPE_CHECKING:
     from sequoia_core.model.loading.loader import Checkpoint
 
-AUTO = "auto"
+WINDOW_STEP = 256  # a context window that has to be cut is a multiple of so many tokens
 
 
 @dataclass(frozen=True, slots=True)
 class Forward:
     """How a pair is computed.
 
-    Attributes:
-        placement: where.
-        weights: `NATIVE`, `INT8` or `TORCH`.
-        dtype: of PyTorch's tensors; natively, the format that all matrices are converted to, or
-            None where they stay as they are stored.
-        fallback: why PyTorch computes where the native library would by default; "" if not so.
+    `dtype` is that of PyTorch's tensors; natively, the format that all matrices are converted to,
+    or None where they stay as they are stored. `fallback` is why PyTorch computes where the native
+    library would by default.
     """
 
     placement: Placement
-    weights: WeightFormat
+    weights: WeightFormat  # never AUTO
     dtype: torch.dtype | None
     fallback: str = ""
 
     @property
     def native(self) -> bool:
-        """Whether the native library computes."""
         return self.weights is not WeightFormat.TORCH
 
     @property
@@ -68,20 +73,15 @@ class Forward:
     def target_format(self) -> int | None:
         """The `ggml_type` that the target's matrices are held in natively; None is their own."""
         if self.weights is WeightFormat.INT8:
-            return Q8_0
+            return matrices.Q8_0
         return None if self.dtype is None else DTYPE_FORMATS[self.dtype]
-
-    @property
-    def remark(self) -> str:
-        """Why this is not the default forward; "" where it is."""
-        return f"PyTorch computes, which is slower: {self.fallback}" if self.fallback else ""
 
     def number_format(self, target: Checkpoint) -> str:
         """For a title bar: the weights' format, and what is unusual about computing them."""
         if self.weights is WeightFormat.INT8:
             return WeightFormat.INT8.value
         if self.native:
-            return dtype_name(self.dtype) if self.dtype else stored_format(target)
+            return dtype_name(self.dtype) if self.dtype else stored_format(target.weights)
         assert self.dtype is not None
         parts = [dtype_name(self.dtype), *(["PyTorch"] if self.placement.is_one_cpu else [])]
         offload = self.placement.offload
@@ -90,7 +90,7 @@ class Forward:
     def backend(self) -> str:
         """The library that computes, its version or instruction set, and its threads."""
         if self.native:
-            instructions = forced_instruction_set() or instruction_sets()[0]
+            instructions = library.forced_instruction_set() or library.instruction_sets()[0]
             return f"native library, {instructions}, {cpu_threads()} threads"
         return f"PyTorch {torch.__version__}"
 
@@ -104,22 +104,15 @@ class Forward:
 
 
 def choose_forward(
-    weights: WeightFormat,
-    dtype: str,
-    placement: Placement,
-    models: Sequence[Checkpoint] = (),
+    weights: WeightFormat, dtype: str, placement: Placement, models: Sequence[Checkpoint] = ()
 ) -> Forward:
-    """The forward that computes a pair by the settings for weights and dtype.
+    """The forward that computes target and draft (`models`, if they are opened already).
 
-    `models` are target and draft, if they are opened already; one forward computes both.
-
-    Raises:
-        ParameterError: an unknown dtype, or the native library is wanted and cannot do it, or
-            `int8` would do nothing.
+    Raises ParameterError for an unknown dtype, if the native library is wanted and cannot do it,
+    and if `int8` would do nothing.
     """
-    stored = models[0].stored_dtype if models else None
-    number = choose_dtype(dtype, placement.devices, stored)
-    own_format = dtype == AUTO
+    number = choose_dtype(dtype, placement.devices, models[0].stored_dtype if models else None)
+    own_format = dtype == "auto"
     reason = "" if weights is WeightFormat.TORCH else _refusal(placement, models, own_format)
     if weights is WeightFormat.TORCH or (weights is WeightFormat.AUTO and reason):
         fallback = reason if placement.is_one_cpu else ""
@@ -132,17 +125,19 @@ def choose_forward(
     return Forward(placement, WeightFormat.NATIVE, None if own_format else number)
 
 
-def stored_format(model: Checkpoint) -> str:
-    """The number format of most of a model's stored values: `Q4_1`, `bfloat16` and the like."""
-    if isinstance(model.weights, GgufWeights):
-        name = model.weights.main_format()
-        return {"F32": "float32", "F16": "float16", "BF16": "bfloat16"}.get(name, name)
-    return dtype_name(model.weights[next(model.weights.matrices())].dtype)
+def stored_format(weights: Weights) -> str:
+    """The number format of most values of matrices: `Q4_1`, `bfloat16` and the like."""
+    values: Counter[int] = Counter()
+    for name in weights.matrices():
+        values[weights.stored(name).file_format] += prod(weights.shape(name))
+    ((most, _),) = values.most_common(1)
+    known = {kind: dtype_name(dtype) for dtype, kind in DTYPE_FORMATS.items()}
+    return known.get(most) or str(GGMLQuantizationType(most).name)
 
 
 def library_digest() -> str:
     """Of the compiled library, so that figures measured with another build are not used."""
-    path = find_library()
+    path = library.find_library()
     return hashlib.sha256(path.read_bytes()).hexdigest()[:16] if path else ""
 
 
@@ -151,23 +146,135 @@ def _refusal(placement: Placement, models: Sequence[Checkpoint], own_format: boo
     if not placement.is_one_cpu:
         return "the native forward computes on one CPU, without offloading"
     try:
-        load_library()
+        library.load_library()
     except ModelLoadError as error:
         return str(error)
-    if not instruction_sets():
+    if not library.instruction_sets():
         return "the native forward needs a processor with AVX2, or with NEON's dot products"
-    if own_format:
-        for model in models:
-            if unread := unread_format(model.weights):
-                return f"{model.name}: {unread}"
+    for model in models if own_format else ():
+        try:
+            for name in model.weights.matrices():
+                matrices.stored_matrix(model.weights, name)
+        except ModelLoadError as error:
+            return f"{model.name}: {error}"
     return ""
 
 
 def _check_int8(own_format: bool, models: Sequence[Checkpoint]) -> None:
     if not own_format:
         raise ParameterError("weights are int8, which is a number format itself; leave --dtype out")
-    if models and quantized_already(models[0].weights):
+    if not models:
+        return
+    name, weights = models[0].name, models[0].weights
+    formats = {weights.stored(each).file_format for each in weights.matrices()}
+    if formats.isdisjoint(DTYPE_FORMATS.values()):
         raise ParameterError(
-            f"weights are int8, but {models[0].name} is stored as {stored_format(models[0])}, "
+            f"weights are int8, but {name} is stored as {stored_format(weights)}, "
             "which stays as it is; leave --weights out"
         )
+
+
+def pair_plans(
+    target: Checkpoint | ModelConfig, draft: Checkpoint | ModelConfig | None, forward: Forward
+) -> dict[torch.device, MemoryPlan]:
+    """What each device must have room for; the draft is on the first.
+
+    Of a model that is not opened only the shape is known; natively 16 bits per number are assumed.
+    """
+    shape, draft_shape = _config(target), _config(draft) if draft else None
+    if not forward.native:
+        assert forward.dtype is not None
+        return memory_plans(shape, draft_shape, forward.dtype, forward.placement)
+    slots = len(draft_shape.feature_layers) if draft_shape else 0
+    weights, token = _native_held(target, forward.target_format, slots)
+    if draft:
+        stored = None if isinstance(draft, ModelConfig) else draft.stored_dtype
+        more = _native_held(draft, matrices.draft_format(stored, forward.dtype), min(slots, 1))
+        weights, token = weights + more[0], token + more[1]
+    columns = draft_shape.head_vocab_size if draft_shape else 0
+    plan = plan_memory(
+        shape, columns, (weights, token), value_bytes=FLOAT32, on_gpu=False, native=True
+    )
+    return {forward.placement.device: plan}
+
+
+def memory_plans(
+    target: ModelConfig, draft: ModelConfig | None, dtype: torch.dtype, placement: Placement
+) -> dict[torch.device, MemoryPlan]:
+    """What each device must have room for if PyTorch computes in `dtype`."""
+    size, first = dtype.itemsize, placement.device
+    draft_values = weight_values(draft) if draft else 0
+    layer_token = kv_token_bytes(target, size) // target.num_layers
+    weights: Counter[torch.device] = Counter()
+    token: Counter[torch.device] = Counter()
+    for stage in even_stages(target, placement.devices, draft_values):
+        weights[stage.device] += size * stage.values
+        token[stage.device] += layer_token * len(stage.layers)
+    whole = weights.total()
+    if placement.offload is not Offload.NONE:
+        weights[first] = resident_bytes(LayerLayout(target, dtype))
+    columns = 0
+    if draft:
+        slots, columns = len(draft.feature_layers), draft.head_vocab_size
+        weights[first] += size * draft_values
+        token[first] += size * slots * target.hidden_size
+        token[first] += kv_token_bytes(draft, size, feature_slots=min(slots, 1))
+    plans = {}
+    for device in dict.fromkeys(placement.devices):
+        plan = plan_memory(
+            target,
+            columns,
+            (weights[device], token[device]),
+            value_bytes=size,
+            on_gpu=device.type == "cuda",
+        )
+        plans[device] = plan if device == first else replace(plan, logits=0)
+    if placement.offload is Offload.CPU:
+        plans[torch.device("cpu")] = MemoryPlan(whole, 0, window=target.context_window)
+    return plans
+
+
+def _config(model: Checkpoint | ModelConfig) -> ModelConfig:
+    return model if isinstance(model, ModelConfig) else model.config
+
+
+def _native_held(
+    model: Checkpoint | ModelConfig, matrix_format: int | None, feature_slots: int
+) -> tuple[int, int]:
+    """Bytes of the weights, and of one token in the cache."""
+    if isinstance(model, ModelConfig):
+        token = matrices.planned_token_bytes(model, half=True, feature_slots=feature_slots)
+        return 2 * weight_values(model), token
+    stored = matrices.model_matrices(model.config, model.weights, matrix_format)
+    half = matrices.cache_is_half(stored)
+    token = matrices.planned_token_bytes(model.config, half, feature_slots)
+    return matrices.planned_bytes(model.config, stored), token
+
+
+def fitting_window(
+    names: Mapping[torch.device, str], plans: Mapping[torch.device, MemoryPlan], number: str
+) -> int:
+    """Tokens of context that fit into the memory that is free now.
+
+    `names` are those of the models on each device, `number` the weights' format. Raises
+    ModelLoadError if the weights do not fit, or leave too little room for a context.
+    """
+    window = min(plan.window for plan in plans.values())
+    for device, plan in plans.items():
+        free = free_bytes(device)
+        if plan.least > free:
+            rest = plan.least - plan.weights
+            more = (
+                f"{plan.least_context} tokens of context, logits and activations take "
+                f"{size_text(rest)} more; "
+            )
+            raise ModelLoadError(
+                f"{names[device]}: {plan.weights / 2**30:.1f} GiB of {number} weights "
+                f"do not fit into the {free / 2**30:.1f} GiB free on {device}; "
+                f"{more if rest else ''}take a smaller model or another dtype, or leave layers "
+                "elsewhere with --offload"
+            )
+        fitting = plan.context_in(free)
+        if fitting < plan.window:
+            window = min(window, max(fitting // WINDOW_STEP * WINDOW_STEP, plan.least_context))
+    return window

@@ -8,13 +8,10 @@ architecture `llama` its converters reorder the rows of q_proj and k_proj. Every
 order (also those made from weights that had it from the start), hence it is always undone here.
 """
 
-import math
-from collections import Counter
 from collections.abc import Mapping
-from dataclasses import dataclass
 from itertools import product
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import gguf
 import numpy as np
@@ -22,33 +19,25 @@ import torch
 from torch import Tensor
 
 from sequoia_core.errors import ModelLoadError
-from sequoia_core.model.loading.gguf_file import StrictReader
-from sequoia_core.model.loading.gguf_settings import (
+from sequoia_core.model.loading.gguf_metadata import (
     BIASED,
     ROPE_DIVISORS,
-    check_tensors,
+    StrictReader,
     hf_settings,
 )
-from sequoia_core.model.loading.reading import first_line
-from sequoia_core.model.loading.weights import Weights
-from sequoia_core.model.weight_shapes import EMBEDDING, FINAL_NORM, HEAD
+from sequoia_core.model.loading.model_files import first_line
+from sequoia_core.model.loading.weights import Bytes, StoredMatrix, Weights
+from sequoia_core.model.weight_shapes import EMBEDDING, FINAL_NORM, HEAD, layer_name
 
 OUTER_NAMES = {
-    "token_embd.weight": EMBEDDING,
-    "output_norm.weight": FINAL_NORM,
-    "output.weight": HEAD,
-}
+    "token_embd.weight": EMBEDDING, "output_norm.weight": FINAL_NORM, "output.weight": HEAD,
+}  # fmt: skip
 LAYER_NAMES = {
-    "attn_norm": "input_layernorm",
-    "attn_q": "self_attn.q_proj",
-    "attn_k": "self_attn.k_proj",
-    "attn_v": "self_attn.v_proj",
-    "attn_output": "self_attn.o_proj",
-    "ffn_norm": "post_attention_layernorm",
-    "ffn_gate": "mlp.gate_proj",
-    "ffn_up": "mlp.up_proj",
+    "attn_norm": "input_layernorm", "attn_q": "self_attn.q_proj", "attn_k": "self_attn.k_proj",
+    "attn_v": "self_attn.v_proj", "attn_output": "self_attn.o_proj",
+    "ffn_norm": "post_attention_layernorm", "ffn_gate": "mlp.gate_proj", "ffn_up": "mlp.up_proj",
     "ffn_down": "mlp.down_proj",
-}
+}  # fmt: skip
 ROTARY_BUFFER = "attn_rot_embd"
 """Of each layer in old files: made from the metadata, ignored by llama.cpp."""
 
@@ -70,54 +59,42 @@ class GgufWeights(Weights):
         self._heads = heads
 
     def __getitem__(self, name: str) -> Tensor:
-        stored = self._entries[name]
-        if isinstance(stored, int):
-            return torch.zeros(stored)
+        tensor = self._entries[name]
+        if isinstance(tensor, int):
+            return torch.zeros(tensor)
         try:
-            values = gguf.dequantize(stored.data, stored.tensor_type)
+            values = gguf.dequantize(tensor.data, tensor.tensor_type)
         except (NotImplementedError, ValueError) as error:
             raise ModelLoadError(
-                f"{self.origin}: {name} is stored as {stored.tensor_type.name}, "
+                f"{self.origin}: {name} is stored as {tensor.tensor_type.name}, "
                 f"which cannot be read ({first_line(error)})"
             ) from None
-        tensor = torch.from_numpy(np.array(values, dtype=np.float32)).reshape(self.shape(name))
+        found = torch.from_numpy(np.array(values, dtype=np.float32)).reshape(self.shape(name))
         heads = self._heads.get(name.split(".")[-2])
-        return tensor if heads is None else halves_from_pairs(tensor, heads)
-
-    def stored(self, name: str) -> Any:
-        """The `gguf` package's view of a tensor, its blocks as they lie in the file."""
-        return self._entries[name]
-
-    def main_format(self) -> str:
-        """The `ggml_type` that most values of matrices are stored in."""
-        values: Counter[str] = Counter()
-        for name in self.matrices():
-            values[self.stored(name).tensor_type.name] += math.prod(self.shape(name))
-        return values.most_common(1)[0][0]
+        return found if heads is None else halves_from_pairs(found, heads)
 
     def shape(self, name: str) -> tuple[int, ...]:
-        """Shape of a tensor without reading it."""
-        stored = self._entries[name]
-        if isinstance(stored, int):
-            return (stored,)
-        return tuple(int(size) for size in reversed(stored.shape))
+        tensor = self._entries[name]
+        return (tensor,) if isinstance(tensor, int) else tuple(map(int, reversed(tensor.shape)))
+
+    def stored(self, name: str) -> StoredMatrix:
+        tensor, shape = self._entries[name], self.shape(name)
+
+        def data() -> Bytes:
+            return np.ascontiguousarray(tensor.data).view(np.uint8).reshape(shape[0], -1)
+
+        interleaved = name.split(".")[-2] in self._heads
+        return StoredMatrix(int(tensor.tensor_type), shape, data, interleaved)
 
 
-@dataclass(frozen=True, slots=True)
-class GgufModel:
-    """Content of a GGUF file: `hf_settings`, weights, and entries with names in `tokenizer.`."""
-
-    settings: dict[str, Any]
+class GgufModel(NamedTuple):
+    settings: dict[str, Any]  # see `hf_settings`
     weights: GgufWeights
-    tokenizer: dict[str, Any]
+    tokenizer: dict[str, Any]  # entries with names in `tokenizer.`
 
 
 def open_gguf(path: Path) -> GgufModel:
-    """Read a GGUF file's head; tensors are dequantised later.
-
-    Raises:
-        ModelLoadError: the file is damaged, or is no Llama.
-    """
+    """Read a GGUF file's head. Raises ModelLoadError if it is damaged, or is no Llama."""
     try:
         reader = StrictReader(path)
     except FileNotFoundError:
@@ -128,7 +105,6 @@ def open_gguf(path: Path) -> GgufModel:
         ) from None
     stored = {tensor.name: tensor for tensor in reader.tensors}
     try:
-        check_tensors(reader)
         settings = hf_settings(reader, stored)
         renamed = _renamed(stored, settings)
         names = (name for name in reader.fields if name.startswith("tokenizer."))
@@ -139,11 +115,9 @@ def open_gguf(path: Path) -> GgufModel:
         raise ModelLoadError(f"{path}: an entry is damaged ({first_line(error)})") from None
     except ModelLoadError as error:
         raise ModelLoadError(f"{path}: {error}") from None
-    heads = {
-        "q_proj": settings["num_attention_heads"],
-        "k_proj": settings["num_key_value_heads"],
-    }
-    return GgufModel(settings, GgufWeights(renamed, heads, path), tokenizer)
+    query_heads, key_heads = settings["num_attention_heads"], settings["num_key_value_heads"]
+    weights = GgufWeights(renamed, {"q_proj": query_heads, "k_proj": key_heads}, path)
+    return GgufModel(settings, weights, tokenizer)
 
 
 def halves_from_pairs(weight: Tensor, heads: int) -> Tensor:
@@ -156,11 +130,7 @@ def halves_from_pairs(weight: Tensor, heads: int) -> Tensor:
 
 
 def _renamed(stored: Mapping[str, Any], settings: Mapping[str, Any]) -> dict[str, Any]:
-    """Tensors under Hugging Face names, and the length of each bias that the file lacks.
-
-    Raises:
-        ModelLoadError: a tensor has no such name.
-    """
+    """Tensors under Hugging Face names, and the length of each bias that the file lacks."""
     layers = {name.split(".")[1] for name in stored if name.startswith("blk.")}
     if (stated := settings["num_hidden_layers"]) != len(layers):
         raise ModelLoadError(
@@ -172,10 +142,10 @@ def _renamed(stored: Mapping[str, Any], settings: Mapping[str, Any]) -> dict[str
         match name.split("."):
             case _ if name in OUTER_NAMES:
                 found[OUTER_NAMES[name]] = tensor
-            case ["blk", layer, part, "weight"] if part in LAYER_NAMES:
-                found[f"model.layers.{layer}.{LAYER_NAMES[part]}.weight"] = tensor
-            case ["blk", layer, part, "bias"] if part in with_bias:
-                found[f"model.layers.{layer}.{LAYER_NAMES[part]}.bias"] = tensor
+            case ["blk", layer, part, "weight" | "bias" as kind] if part in (
+                LAYER_NAMES if kind == "weight" else with_bias
+            ):
+                found[layer_name(layer, f"{LAYER_NAMES[part]}.{kind}")] = tensor
             case ["blk", _, part, "weight"] if part == ROTARY_BUFFER:
                 pass
             case _ if name != ROPE_DIVISORS:
@@ -185,7 +155,7 @@ def _renamed(stored: Mapping[str, Any], settings: Mapping[str, Any]) -> dict[str
                 )
     biased = [part for name, parts in BIASED.items() if settings[name] for part in parts]
     for layer, part in product(sorted(layers), biased):
-        module = f"model.layers.{layer}.{LAYER_NAMES[part]}"
+        module = layer_name(layer, LAYER_NAMES[part])
         if f"{module}.bias" not in found and f"{module}.weight" in found:
             found[f"{module}.bias"] = int(found[f"{module}.weight"].shape[-1])
     return found

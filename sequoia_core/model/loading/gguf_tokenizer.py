@@ -13,10 +13,23 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from sequoia_core.errors import ModelLoadError
-from sequoia_core.model.loading.sentencepiece_bpe import PieceType, SentencePieces, VocabularyPiece
+from sequoia_core.model.loading.sentencepiece_bpe import (
+    PieceType,
+    VocabularyPiece,
+    added_tokens,
+    sentencepiece_backend,
+)
+from sequoia_core.model.loading.tokenizer import (
+    choose_template,
+    fast_tokenizer,
+    mark_ends,
+    name_tokens,
+    one_error,
+)
 
 if TYPE_CHECKING:
     from tokenizers import Tokenizer
+    from transformers import PreTrainedTokenizerBase
 
 _PREFIX = "tokenizer.ggml."
 _TEMPLATE = "tokenizer.chat_template"
@@ -45,42 +58,29 @@ _DEEPSEEK3 = (
 
 @dataclass(frozen=True, slots=True)
 class SplitRule:
-    """How text is split before it is merged.
+    """How text is split before it is merged."""
 
-    Attributes:
-        patterns: applied one after the other; each match and each remainder becomes a piece.
-        whole_words: a piece that is a token is not merged from its parts.
-        begins: a text begins with BOS unless the file says otherwise.
-        composed: text is normalised to Unicode's composed form (NFC) first.
-    """
-
-    patterns: tuple[str, ...]
-    whole_words: bool = False
-    begins: bool = False
-    composed: bool = False
+    patterns: tuple[str, ...]  # one after the other; matches and remainders become pieces
+    whole_words: bool = False  # a piece that is a token is not merged from its parts
+    begins: bool = False  # a text begins with BOS unless the file says otherwise
+    composed: bool = False  # text is normalised to Unicode's composed form (NFC) first
 
 
-_DIGITS_FIRST = SplitRule((r"\p{N}", _GPT2))
-_LLAMA3_RULE = SplitRule((_LLAMA3,), whole_words=True, begins=True)
+_DIGITS_FIRST = (r"\p{N}", _GPT2)
 
 SPLIT_RULES: Mapping[str, SplitRule] = {
     "gpt-2": SplitRule((_GPT2,)),
-    "olmo": SplitRule((_GPT2,), composed=True),
-    "mpt": SplitRule((_GPT2,), composed=True),
-    "smollm": _DIGITS_FIRST,
-    "starcoder": _DIGITS_FIRST,
-    "refact": _DIGITS_FIRST,
-    "codeshell": _DIGITS_FIRST,
-    "exaone": _DIGITS_FIRST,
-    "minerva-7b": _DIGITS_FIRST,
-    "command-r": SplitRule(_DIGITS_FIRST.patterns, composed=True),
-    "llama-bpe": _LLAMA3_RULE,
-    "llama3": _LLAMA3_RULE,
-    "llama-v3": _LLAMA3_RULE,
-    "falcon3": _LLAMA3_RULE,
-    "pixtral": _LLAMA3_RULE,
-    "smaug-bpe": SplitRule((_LLAMA3,)),
-    "dbrx": SplitRule((_LLAMA3,)),
+    **dict.fromkeys(("olmo", "mpt"), SplitRule((_GPT2,), composed=True)),
+    **dict.fromkeys(
+        ("smollm", "starcoder", "refact", "codeshell", "exaone", "minerva-7b"),
+        SplitRule(_DIGITS_FIRST),
+    ),
+    "command-r": SplitRule(_DIGITS_FIRST, composed=True),
+    **dict.fromkeys(
+        ("llama-bpe", "llama3", "llama-v3", "falcon3", "pixtral"),
+        SplitRule((_LLAMA3,), whole_words=True, begins=True),
+    ),
+    **dict.fromkeys(("smaug-bpe", "dbrx"), SplitRule((_LLAMA3,))),
     "qwen2": SplitRule((_QWEN2,), composed=True),
     "tekken": SplitRule((_TEKKEN,), whole_words=True, begins=True),
     "deepseek-coder": SplitRule((r"[\r\n]", r"\s?\p{L}+", r"\s?\p{P}+", _DEEPSEEK_CJK, r"\p{N}")),
@@ -91,14 +91,10 @@ SPLIT_RULES: Mapping[str, SplitRule] = {
 """By the value of `tokenizer.ggml.pre`."""
 
 _NAMED = {
-    "bos_token": "bos_token_id",
-    "eos_token": "eos_token_id",
-    "unk_token": "unknown_token_id",
-    "pad_token": "padding_token_id",
-    "sep_token": "seperator_token_id",
-    "cls_token": "cls_token_id",
-    "mask_token": "mask_token_id",
-}
+    "bos_token": "bos_token_id", "eos_token": "eos_token_id", "unk_token": "unknown_token_id",
+    "pad_token": "padding_token_id", "sep_token": "seperator_token_id",
+    "cls_token": "cls_token_id", "mask_token": "mask_token_id",
+}  # fmt: skip
 """By transformers' name of a token, llama.cpp's key for its id."""
 
 _ENDS = ("bos_token_id", "eos_token_id", "eot_token_id", "eom_token_id")
@@ -125,61 +121,43 @@ _WITHOUT_EFFECT = {
 }  # fmt: skip
 
 
-@dataclass(frozen=True, slots=True)
-class GgufTokenizer:
-    """Parts of a tokenizer.
+def gguf_tokenizer(entries: Mapping[str, Any], origin: str) -> PreTrainedTokenizerBase:
+    """The tokenizer that a file's entries with names in `tokenizer.` describe.
 
-    `names` are the texts of the named tokens (`bos_token`, `eos_token`, ...); `begins` and `ends`
-    say whether a text begins with `bos_token` and ends with `eos_token`. The main chat template is
-    called `default`.
+    Raises ModelLoadError if an entry is missing, damaged, or states what is not supported.
     """
-
-    backend: Tokenizer
-    names: Mapping[str, str]
-    begins: bool
-    ends: bool
-    chat_templates: Mapping[str, str]
-
-
-def read_gguf_tokenizer(entries: Mapping[str, Any]) -> GgufTokenizer:
-    """Build the tokenizer that a file's entries with names in `tokenizer.` describe.
-
-    Raises:
-        ModelLoadError: an entry is missing or states what is not supported.
-        Exception: an entry is damaged.
-    """
-    stated = {
-        key.removeprefix(_PREFIX): value
-        for key, value in entries.items()
-        if key.startswith(_PREFIX)
-    }
-    if unknown := sorted(stated.keys() - _READ - _WITHOUT_EFFECT):
-        raise ModelLoadError(f"{_PREFIX}{unknown[0]} is not supported")
-    if stated.get("add_sep_token"):
-        raise ModelLoadError(f"{_PREFIX}add_sep_token is not supported")
-    pieces = _pieces(stated)
-    match stated.get("model"):
-        case "gpt2":
-            backend, begins = _byte_level(stated, pieces)
-        case "llama":
-            backend, begins = _scored(stated, pieces), True
-        case other:
-            raise ModelLoadError(
-                f"{_PREFIX}model is {other!r}; only 'gpt2' (byte-level BPE) and 'llama' "
-                "(sentencepiece BPE) are supported"
-            )
-    for token, piece in enumerate(pieces):
-        if backend.token_to_id(piece.text) != token:
-            raise ModelLoadError(f"token {token} ({piece.text!r}) has no place in the vocabulary")
-    named = {name: stated[key] for name, key in _NAMED.items() if key in stated}
-    names = {name: pieces[token].text for name, token in named.items() if token < len(pieces)}
-    return GgufTokenizer(
-        backend,
-        names,
-        begins=stated.get("add_bos_token", begins),
-        ends=stated.get("add_eos_token", False),
-        chat_templates=_chat_templates(entries),
-    )
+    with one_error(origin):
+        prefixed = {key: value for key, value in entries.items() if key.startswith(_PREFIX)}
+        stated = {key.removeprefix(_PREFIX): value for key, value in prefixed.items()}
+        if unknown := sorted(stated.keys() - _READ - _WITHOUT_EFFECT):
+            raise ModelLoadError(f"{_PREFIX}{unknown[0]} is not supported")
+        if stated.get("add_sep_token"):
+            raise ModelLoadError(f"{_PREFIX}add_sep_token is not supported")
+        pieces = _pieces(stated)
+        match stated.get("model"):
+            case "gpt2":
+                backend, begins = _byte_level(stated, pieces)
+            case "llama":
+                backend, begins = _scored(stated, pieces), True
+            case other:
+                raise ModelLoadError(
+                    f"{_PREFIX}model is {other!r}; only 'gpt2' (byte-level BPE) and 'llama' "
+                    "(sentencepiece BPE) are supported"
+                )
+        for token, piece in enumerate(pieces):
+            if backend.token_to_id(piece.text) != token:
+                raise ModelLoadError(
+                    f"token {token} ({piece.text!r}) has no place in the vocabulary"
+                )
+        tokenizer = fast_tokenizer(tokenizer_object=backend)
+        named = {name: stated[key] for name, key in _NAMED.items() if key in stated}
+        texts = {name: pieces[token].text for name, token in named.items() if token < len(pieces)}
+        name_tokens(tokenizer, texts)
+        mark_ends(
+            tokenizer, stated.get("add_bos_token", begins), stated.get("add_eos_token", False)
+        )
+        tokenizer.chat_template = choose_template(_chat_templates(entries))
+    return tokenizer
 
 
 def _pieces(stated: Mapping[str, Any]) -> list[VocabularyPiece]:
@@ -232,7 +210,7 @@ def _byte_level(
     bytes_as_characters = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)
     backend.pre_tokenizer = pre_tokenizers.Sequence([*splits, bytes_as_characters])
     backend.decoder = decoders.ByteLevel()
-    backend.add_tokens([each for piece in pieces if (each := piece.added())])
+    backend.add_tokens(added_tokens(pieces))
     return backend, rule.begins
 
 
@@ -247,13 +225,13 @@ def _scored(stated: Mapping[str, Any], pieces: Sequence[VocabularyPiece]) -> Tok
     merges = stated.get("merges")
     if not merges and "scores" in stated:
         merges = None  # an empty list next to scores has no meaning
-    return SentencePieces(
+    return sentencepiece_backend(
         pieces,
-        merges=None if merges is None else [_pair(merge) for merge in merges],
+        None if merges is None else [_pair(merge) for merge in merges],
         space_prefix=stated.get("add_space_prefix", True),
         squeeze=stated.get("remove_extra_whitespaces", False),
         charsmap=bytes(stated.get("precompiled_charsmap", b"")),
-    ).backend()
+    )
 
 
 def _chat_templates(entries: Mapping[str, Any]) -> dict[str, str]:
@@ -261,5 +239,4 @@ def _chat_templates(entries: Mapping[str, Any]) -> dict[str, str]:
     named = {
         key.removeprefix(prefix): text for key, text in entries.items() if key.startswith(prefix)
     }
-    main = {"default": entries[_TEMPLATE]} if _TEMPLATE in entries else {}
-    return {**main, **named}
+    return {**({"default": entries[_TEMPLATE]} if _TEMPLATE in entries else {}), **named}

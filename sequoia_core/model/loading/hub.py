@@ -14,7 +14,7 @@ from huggingface_hub.utils import logging, tqdm  # type: ignore[attr-defined]  #
 
 from sequoia_core.errors import ModelLoadError
 from sequoia_core.events import Progress
-from sequoia_core.model.loading.reading import first_line
+from sequoia_core.model.loading.model_files import first_line
 from sequoia_core.model.loading.weights import shards
 
 PLAIN_FILES = ("*.json", "tokenizer.model", "merges.txt", "*.jinja")
@@ -22,28 +22,27 @@ SAFETENSORS, PICKLES = "model*.safetensors", "pytorch_model*.bin"
 
 
 def download(repo_id: str, progress: Progress) -> Path:
-    """The local folder of a hub model `owner/name`; files that are missing are fetched.
-
-    Raises:
-        ModelLoadError: no such model, no access to it, or no connection and no local copy.
-    """
-    folder = _fetch(repo_id, [*PLAIN_FILES, SAFETENSORS], progress)
+    """The local folder of a hub model `owner/name`; files that are missing are fetched."""
+    folder = _fetch(repo_id, [SAFETENSORS], progress)
     index = folder / "model.safetensors.index.json"
     if index.exists():  # its parts may have any names
-        return _fetch(repo_id, [*PLAIN_FILES, *(part.name for part in shards(index))], progress)
+        return _fetch(repo_id, [part.name for part in shards(index)], progress)
     if any(folder.glob(SAFETENSORS)):
         return folder
-    return _fetch(repo_id, [*PLAIN_FILES, PICKLES], progress)
+    return _fetch(repo_id, [PICKLES], progress)
 
 
-def _fetch(repo_id: str, patterns: list[str], progress: Progress) -> Path:
+def _fetch(repo_id: str, weights: list[str], progress: Progress) -> Path:
     # its warnings would go to the screen
     logging.set_verbosity_error()  # type: ignore[no-untyped-call]
     bar = type("Bar", (_Bar,), {"report": partial(progress, f"Downloading {repo_id}")})
     try:
         return Path(
             snapshot_download(
-                repo_id, allow_patterns=patterns, ignore_patterns=["*/*"], tqdm_class=bar
+                repo_id,
+                allow_patterns=[*PLAIN_FILES, *weights],
+                ignore_patterns=["*/*"],
+                tqdm_class=bar,
             )
         )
     except errors.GatedRepoError:
@@ -60,7 +59,7 @@ def _fetch(repo_id: str, patterns: list[str], progress: Progress) -> Path:
 
 
 class _Bar(tqdm):
-    """Reports the bytes fetched instead of drawing a bar."""
+    """Reports the bytes fetched instead of drawing."""
 
     report: Callable[[float], None]
 
@@ -69,6 +68,5 @@ class _Bar(tqdm):
         super().__init__(*args, **options)  # type: ignore[no-untyped-call]
 
     def display(self, *_args: Any, **_options: Any) -> None:
-        """Called by tqdm instead of redrawing a bar."""
         if self.unit == "B" and self.total and self.n:
             self.report(min(1.0, self.n / self.total))

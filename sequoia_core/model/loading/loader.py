@@ -8,6 +8,7 @@ import os
 import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -17,26 +18,15 @@ from sequoia_core.errors import ModelLoadError
 from sequoia_core.events import Progress
 from sequoia_core.model.config import ModelConfig
 from sequoia_core.model.device import DTYPES
-from sequoia_core.model.loading import blocks, int8_rows
-from sequoia_core.model.loading.digests import file_digests
+from sequoia_core.model.loading.blocks import FORMATS, BlockWeights
 from sequoia_core.model.loading.foreign import (
     refuse_foreign_files,
     refuse_foreign_settings,
     refuse_foreign_tensors,
 )
-from sequoia_core.model.loading.reading import first_line, read_json
-from sequoia_core.model.loading.tokenizer import (
-    gguf_tokenizer,
-    has_tokenizer,
-    load_tokenizer,
-    stated_eos_ids,
-)
-from sequoia_core.model.loading.weights import (
-    Weights,
-    check_weights,
-    head_is_stored,
-    open_weights,
-)
+from sequoia_core.model.loading.model_files import file_digest, first_line, read_json
+from sequoia_core.model.loading.tokenizer import has_tokenizer, load_tokenizer, stated_eos_ids
+from sequoia_core.model.loading.weights import Weights, check_weights, head_is_stored, open_weights
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -50,42 +40,29 @@ def no_progress(_message: str, _fraction: float | None) -> None:
 
 @dataclass(frozen=True, slots=True)
 class Checkpoint:
-    """An opened model, checked but not yet read.
+    """An opened model, checked but not yet read."""
 
-    Attributes:
-        name: short name for a title bar.
-        settings: the whole `config.json`.
-        tokenizer: loads its tokenizer; None if it has none.
-        eos_token_ids: ends of text as its files state them.
-        stored_dtype: the number format that its files state or hold; None for quantised weights.
-    """
-
-    name: str
+    name: str  # short, for a title bar
     config: ModelConfig
-    settings: Mapping[str, Any]
+    settings: Mapping[str, Any]  # the whole `config.json`
     weights: Weights
-    tokenizer: "Callable[[], PreTrainedTokenizerBase] | None"
-    eos_token_ids: frozenset[int]
-    stored_dtype: torch.dtype | None = None
+    tokenizer: "Callable[[], PreTrainedTokenizerBase] | None"  # loads it; None if it has none
+    eos_token_ids: frozenset[int]  # ends of text as its files state them
+    stored_dtype: torch.dtype | None = None  # that its files state or hold; None if quantised
 
     def digest(self, progress: Progress = no_progress) -> str:
         """SHA-256 of the weights' files and the configuration; `progress` follows large files."""
-        files = self.weights.files
-        message = f"Reading {files[0].name} (once)"
-        digests = file_digests(files, lambda fraction: progress(message, fraction))
-        named = "\n".join([*digests.values(), repr(self.config)])
-        return hashlib.sha256(named.encode()).hexdigest()
+        digests = [
+            file_digest(file, partial(progress, f"Reading {file.name} (once)"))
+            for file in self.weights.files
+        ]
+        return hashlib.sha256("\n".join([*digests, repr(self.config)]).encode()).hexdigest()
 
 
 def open_checkpoint(source: str, progress: Progress = no_progress) -> Checkpoint:
-    """Open the model called `source`.
+    """Open a directory, a `.gguf` file, or a hub id (`owner/name`); `progress` follows downloads.
 
-    Args:
-        source: a directory, a `.gguf` file, or a hub id (`owner/name`).
-        progress: follows downloads.
-
-    Raises:
-        ModelLoadError: there is no such model, or it is damaged or of an unknown kind.
+    Raises ModelLoadError if there is no such model, or it is damaged or of an unknown kind.
     """
     path = Path(os.path.expanduser(source))  # noqa: PTH111  # Path's raises for an unknown user
     try:
@@ -105,11 +82,7 @@ def open_checkpoint(source: str, progress: Progress = no_progress) -> Checkpoint
 
 
 def open_directory(directory: Path) -> Checkpoint:
-    """Open a Hugging Face directory with `config.json` and weights.
-
-    Raises:
-        ModelLoadError: a file is missing or damaged, or the model is of an unknown kind.
-    """
+    """Open a Hugging Face directory with `config.json` and weights, as `open_checkpoint` does."""
     refuse_foreign_files(directory)
     settings = read_json(directory / "config.json")
     refuse_foreign_settings(directory, settings)
@@ -127,7 +100,7 @@ def open_directory(directory: Path) -> Checkpoint:
         weights=weights,
         tokenizer=(lambda: load_tokenizer(directory)) if has_tokenizer(directory) else None,
         eos_token_ids=stated_eos_ids(settings, generation, origin=directory),
-        stored_dtype=stored_dtype(settings, weights),
+        stored_dtype=_stored_dtype(settings, weights),
     )
 
 
@@ -142,19 +115,14 @@ def _unpacked(weights: Weights, quantization: object, directory: Path) -> Weight
     """Weights in one of the formats that our own drafts are stored in, or as they are."""
     if quantization is None:
         return weights
-    if quantization == {"format": int8_rows.FORMAT}:
-        return int8_rows.Int8RowWeights(weights)
-    for name in blocks.FORMATS:
+    for name in FORMATS:
         if quantization == {"format": name}:
-            return blocks.BlockWeights(weights, name)
+            return BlockWeights(weights, name)
     raise ModelLoadError(f"{directory}: quantization {quantization!r} is unknown")
 
 
-def stored_dtype(settings: Mapping[str, Any], weights: Weights) -> torch.dtype | None:
-    """What config.json says, in the newer or the older spelling, else the format of the tensors.
-
-    None is a format that cannot be computed in.
-    """
+def _stored_dtype(settings: Mapping[str, Any], weights: Weights) -> torch.dtype | None:
+    """What config.json says, else the format of the tensors; None cannot be computed in."""
     stated = settings.get("dtype") or settings.get("torch_dtype")
     if isinstance(stated, str):
         return DTYPES.get(stated.removeprefix("torch."))
@@ -165,20 +133,18 @@ def stored_dtype(settings: Mapping[str, Any], weights: Weights) -> torch.dtype |
 
 def _open_gguf(path: Path) -> Checkpoint:
     from sequoia_core.model.loading.gguf import open_gguf
+    from sequoia_core.model.loading.gguf_tokenizer import gguf_tokenizer
 
     model = open_gguf(path)
     config = _config(model.settings, path)
     check_weights(config, model.weights)
+    # SmolLM2-135M-Instruct.Q4_1.gguf -> SmolLM2-135M-Instruct
+    name = re.sub(r"[.-](I?Q\d\w*|B?F(16|32)|fp(16|32))$", "", path.stem, flags=re.IGNORECASE)
     return Checkpoint(
-        name=_short_name(path),
+        name=name,
         config=config,
         settings=model.settings,
         weights=model.weights,
         tokenizer=lambda: gguf_tokenizer(model.tokenizer, str(path)),
         eos_token_ids=stated_eos_ids(model.settings),
     )
-
-
-def _short_name(path: Path) -> str:
-    """`SmolLM2-135M-Instruct.Q4_1.gguf` -> `SmolLM2-135M-Instruct`."""
-    return re.sub(r"[.-](I?Q\d\w*|B?F(16|32)|fp(16|32))$", "", path.stem, flags=re.IGNORECASE)

@@ -7,11 +7,8 @@ from dataclasses import dataclass
 from sequoia_core.errors import MemoryFullError
 from sequoia_core.model.config import ModelConfig
 
-PLANNED_ROWS = 128
-"""Nodes of the tree that memory is planned for, the largest that is searched for."""
-
-SCORED_ROWS = 64
-"""Rows of logits that become probabilities at once."""
+PLANNED_ROWS = 128  # nodes of the tree that memory is planned for, the largest that is searched for
+SCORED_ROWS = 64  # rows of logits that become probabilities at once
 
 PREFILL_ROWS = 256
 """Rows of a prompt read at once: bounds the mask and the activations of a long prompt."""
@@ -19,52 +16,26 @@ PREFILL_ROWS = 256
 LEAST_CONTEXT = 512
 """Tokens of context that must fit with the weights, unless the window is shorter."""
 
-CUDA_BYTES = 512 << 20
-"""What a CUDA context, its libraries and their workspaces take of a GPU."""
-
-FLOAT32 = 4
-"""Bytes of a number."""
+CUDA_BYTES = 512 << 20  # what a CUDA context, its libraries and their workspaces take of a GPU
+FLOAT32 = 4  # bytes of a number
 
 _OUT_OF_MEMORY = (
-    "cuda error: out of memory",
-    "not enough memory",
-    "can't allocate memory",
-    "cannot allocate memory",
-    "alloc_failed",
-)
+    "cuda error: out of memory", "not enough memory", "can't allocate memory",
+    "cannot allocate memory", "alloc_failed",
+)  # fmt: skip
 """Messages of PyTorch's allocators and CUDA's libraries, where the error has no own class."""
 
 
 @dataclass(frozen=True, slots=True)
-class Held:
-    """Bytes of models on one device: of their weights, and of one token in all their caches."""
-
-    weights: int
-    token: int
-
-    def __add__(self, other: "Held") -> "Held":
-        return Held(self.weights + other.weights, self.token + other.token)
-
-
-@dataclass(frozen=True, slots=True)
 class MemoryPlan:
-    """Bytes that one device holds while it decodes.
+    """Bytes that one device holds while it decodes."""
 
-    Attributes:
-        weights: of every model on it.
-        token: per token of context: keys, values, hidden states for a draft, and the mask.
-        logits: of the largest tree, with the probabilities made of them at once.
-        activations: of the rows of a prompt read at once.
-        runtime: CUDA's own; 0 on a CPU.
-        window: most tokens of context.
-    """
-
-    weights: int
-    token: int
-    logits: int
-    activations: int
-    runtime: int
-    window: int
+    weights: int  # of every model on it
+    token: int  # per token of context: keys, values, hidden states for a draft, and the mask
+    logits: int = 0  # of the largest tree, with the probabilities made of them at once
+    activations: int = 0  # of the rows of a prompt read at once
+    runtime: int = 0  # CUDA's own
+    window: int = 0  # most tokens of context
 
     def needed(self, context: int) -> int:
         """Bytes in all at so many tokens of context."""
@@ -103,23 +74,15 @@ class MemoryPlan:
 
 def plan_memory(
     target: ModelConfig,
-    draft_columns: int,
-    held: Held,
+    draft_columns: int,  # of the draft's logits; 0 without a draft
+    held: tuple[int, int],  # bytes of the weights on it, and of one token in all their caches
     *,
-    value_bytes: int,
-    on_gpu: bool,
-    native: bool = False,
+    value_bytes: int,  # of a number of weights, activations and caches
+    on_gpu: bool,  # CUDA's own memory counts
+    native: bool = False,  # logits are float32 from the start, and masks are not converted
 ) -> MemoryPlan:
-    """The plan of a device that computes logits.
-
-    Args:
-        target: gives the window.
-        draft_columns: of the draft's logits; 0 without a draft.
-        held: bytes of models on the device.
-        value_bytes: of a number of weights, activations and caches.
-        on_gpu: whether CUDA's own memory counts.
-        native: logits are float32 from the start, and masks are not converted.
-    """
+    """The plan of a device that computes logits."""
+    weights, token = held
     head_bytes = FLOAT32 if native else value_bytes + FLOAT32  # as computed, and in float32
     logits = PLANNED_ROWS * target.vocab_size * head_bytes
     logits += 2 * SCORED_ROWS * target.vocab_size * FLOAT32
@@ -128,8 +91,8 @@ def plan_memory(
     heads = (target.num_heads + 2 * target.num_kv_heads) * target.head_dim
     row = 3 * target.intermediate_size + 2 * heads + 4 * target.hidden_size
     return MemoryPlan(
-        weights=held.weights,
-        token=held.token + (PLANNED_ROWS if native else PREFILL_ROWS * (groups * value_bytes + 1)),
+        weights=weights,
+        token=token + (PLANNED_ROWS if native else PREFILL_ROWS * (groups * value_bytes + 1)),
         logits=logits,
         activations=PREFILL_ROWS * row * value_bytes,
         runtime=CUDA_BYTES if on_gpu else 0,
@@ -144,7 +107,6 @@ def kv_token_bytes(config: ModelConfig, value_bytes: int, feature_slots: int = 0
 
 
 def is_out_of_memory(error: BaseException) -> bool:
-    """Whether an error of PyTorch or Python says that memory is full."""
     if isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError":
         return True
     message = str(error).lower()
@@ -153,11 +115,7 @@ def is_out_of_memory(error: BaseException) -> bool:
 
 @contextmanager
 def memory_errors(message: Callable[[], str]) -> Iterator[None]:
-    """Replace errors that say that memory is full by one that says what to do.
-
-    Raises:
-        MemoryFullError: with the message.
-    """
+    """Raise MemoryFullError with the message in place of an error that says that memory is full."""
     try:
         yield
     except (MemoryError, RuntimeError) as error:

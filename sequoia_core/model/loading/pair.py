@@ -12,23 +12,19 @@ from sequoia_core.errors import ModelLoadError
 from sequoia_core.events import PairDescription, Progress
 from sequoia_core.model.conditioned import ConditionedLlama
 from sequoia_core.model.cpu import cpu_threads
-from sequoia_core.model.device import choose_placement, devices_name, prepare
+from sequoia_core.model.device import choose_placement, devices_name, even_stages, prepare
 from sequoia_core.model.llama import Llama
-from sequoia_core.model.loading.draft_fit import fit_draft
-from sequoia_core.model.loading.forward import Forward, choose_forward
+from sequoia_core.model.loading.forward import Forward, choose_forward, fitting_window, pair_plans
 from sequoia_core.model.loading.loader import Checkpoint, no_progress
 from sequoia_core.model.loading.memory_plan import memory_errors
-from sequoia_core.model.loading.planning import fitting_window, pair_plans
-from sequoia_core.model.loading.sources import open_draft, open_target
-from sequoia_core.model.loading.tokenizer_check import pair_tokenizer
+from sequoia_core.model.loading.sources import fit_draft, open_draft, open_target
+from sequoia_core.model.loading.tokenizer import pair_tokenizer
 from sequoia_core.model.malloc_trim import return_freed_memory
+from sequoia_core.model.native.library import shared_pool
 from sequoia_core.model.native.llama import NativeLlama
 from sequoia_core.model.native.matrices import draft_format
-from sequoia_core.model.native.pool import shared_pool
 from sequoia_core.model.native.rows import NativeRows, read_rows_with
-from sequoia_core.model.offload.loaders import LayerLayout
-from sequoia_core.model.offload.model import load_offloaded
-from sequoia_core.model.pipeline import even_stages
+from sequoia_core.model.offload.model import LayerLayout, load_offloaded
 from sequoia_core.model.weight_shapes import weight_values
 from sequoia_core.text.chat_template import turn_ends
 from sequoia_core.text.template_renderer import RENDERER
@@ -41,21 +37,16 @@ if TYPE_CHECKING:
 class Pair:
     """Two models that decode together; without a draft, the target decodes plainly.
 
-    Attributes:
-        draft_vocab_ids: int64 `[V_draft]` on the draft's device, the target's token id of each of
-            the draft's logits; None where they are the same.
-        eos_token_ids: tokens that end a text or a turn.
-        fingerprint: changes with the weights and with everything about the forward that changes its
-            times; a key for measured figures.
-        acceptance_rates: positional acceptance stated by the draft's files, by `greedy` and
-            `stochastic`; may be empty.
+    The fingerprint is a key for measured figures: it changes with the weights and with everything
+    about the forward that changes its times. `acceptance_rates` are positional acceptance stated by
+    the draft's files, by `greedy` and `stochastic`; may be empty.
     """
 
     target: Llama | NativeLlama
     draft: Llama | NativeLlama | None
-    draft_vocab_ids: Tensor | None
+    draft_vocab_ids: Tensor | None  # as of `OpenedDraft`, on the draft's device
     tokenizer: "PreTrainedTokenizerBase"
-    eos_token_ids: frozenset[int]
+    eos_token_ids: frozenset[int]  # ends of a text or a turn
     description: PairDescription
     fingerprint: str
     acceptance_rates: Mapping[str, tuple[float, ...]]
@@ -76,16 +67,14 @@ def load_pair(
     offload: Offload = Offload.NONE,
     progress: Progress | None = None,
 ) -> Pair:
-    """Load a target and a draft.
+    """Load a target (see `open_target`) and a draft (see `open_draft`).
 
     Args:
-        target: see `open_target`.
-        draft: see `open_draft`.
+        target: a directory, a GGUF file or a hub id; None is the embedded one.
+        draft: the same; None is the bundled one for the embedded target, else none.
         dtype: natively, what all matrices are converted to; `auto` leaves them as they are stored.
-            For PyTorch see `choose_dtype`; the target's files decide what `auto` is, for both
-            models.
-        device: see `choose_devices`. Several hold the target's layers in order; the draft is on the
-            first.
+            For PyTorch see `choose_dtype`; the target's files decide what `auto` is for both.
+        device: see `choose_devices`. Several hold the target's layers; the draft is on the first.
         weights: how they are held, and which forward computes them.
         offload: where the target's layers stay while it decodes.
         progress: receives what is being done and, where known, the fraction done.
@@ -100,9 +89,9 @@ def load_pair(
     RENDERER.start()
     placement = choose_placement(device, offload)
     choose_forward(weights, dtype, placement)  # refuses what it can before files are read
-    big, small = open_target(target, report), open_draft(target, draft, report)
-    forward = choose_forward(weights, dtype, placement, [each for each in (big, small) if each])
-    opened, big = big, _with_fitting_window(big, small, forward, report)
+    opened, small = open_target(target, report), open_draft(target, draft, report)
+    forward = choose_forward(weights, dtype, placement, [each for each in (opened, small) if each])
+    big = _with_fitting_window(opened, small, forward, report)
     report("Loading the tokenizer", None)
     tokenizer = pair_tokenizer(big, small)
     ends = turn_ends(tokenizer, big.eos_token_ids)
@@ -119,6 +108,8 @@ def load_pair(
             report(f"Loading {small.name}", None)
             draft_model, ids = _load_draft(small, target_model, forward)
         return_freed_memory()
+    why = forward.fallback
+    digests = [opened.digest(report), small.digest(report) if small else ""]
     return Pair(
         target=target_model,
         draft=draft_model,
@@ -133,9 +124,9 @@ def load_pair(
             context_window=big.config.context_window,
             exact=forward.exact,
             threads=cpu_threads(),
-            remark=forward.remark,
+            remark=f"PyTorch computes, which is slower: {why}" if why else "",
         ),
-        fingerprint=_fingerprint(opened, small, forward, report),
+        fingerprint=hashlib.sha256("\n".join([*digests, forward.key()]).encode()).hexdigest()[:16],
         acceptance_rates=_stated_rates(small) if small else {},
     )
 
@@ -163,11 +154,12 @@ def _load_target(
     if forward.native:
         return load_native(target, forward, read_by_draft)
     assert forward.dtype is not None
-    if placement.offload is Offload.NONE:
-        on_first = weight_values(draft.config) if draft else 0
-        stages = even_stages(config, placement.devices, on_first)
-        return Llama(config, weights, placement.device, forward.dtype, read_by_draft, stages)
-    return load_offloaded(LayerLayout(config, forward.dtype), weights, placement, read_by_draft)
+    if placement.offload is not Offload.NONE:
+        layout = LayerLayout(config, forward.dtype)
+        return load_offloaded(layout, weights, placement, read_by_draft)
+    on_first = weight_values(draft.config) if draft else 0
+    stages = even_stages(config, placement.devices, on_first)
+    return Llama(config, weights, placement.device, forward.dtype, read_by_draft, stages)
 
 
 def load_native(
@@ -176,9 +168,6 @@ def load_native(
     """A target computed by the native library, which then reads rows of logits as well.
 
     `feature_layers` are those whose outputs a cache keeps.
-
-    Raises:
-        ModelLoadError: a tensor is of a format that the library does not read.
     """
     read_rows_with(NativeRows(shared_pool()))
     return NativeLlama(
@@ -207,13 +196,6 @@ def _load_draft(
     ids = None if fitted.vocab_ids is None else fitted.vocab_ids.to(target.device)
     kind = ConditionedLlama if fitted.config.feature_layers else Llama
     return kind(fitted.config, fitted.weights, target.device, target.dtype), ids
-
-
-def _fingerprint(
-    target: Checkpoint, draft: Checkpoint | None, forward: Forward, report: Progress
-) -> str:
-    parts = [target.digest(report), draft.digest(report) if draft else "", forward.key()]
-    return hashlib.sha256("\n".join(parts).encode()).hexdigest()[:16]
 
 
 def _stated_rates(draft: Checkpoint) -> dict[str, tuple[float, ...]]:

@@ -1,4 +1,4 @@
-"""Loading tokenizers.
+"""Loading tokenizers, and whether those of a pair agree.
 
 A tokenizer is always one of transformers' own classes around a backend of the `tokenizers` library:
 no class is chosen by a file, and no code of a model's folder is run. transformers is imported late,
@@ -7,19 +7,21 @@ since its import takes most of the time here.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from sequoia_core.errors import ModelLoadError
-from sequoia_core.model.loading.gguf_tokenizer import read_gguf_tokenizer
-from sequoia_core.model.loading.reading import first_line, read_json
-from sequoia_core.model.loading.sentencepiece_bpe import SentencePieces
+from sequoia_core.errors import ModelLoadError, ParameterError, TokenizerMismatchError
+from sequoia_core.model.loading.model_files import first_line, read_json
+from sequoia_core.model.loading.sentencepiece_bpe import read_sentencepiece
+from sequoia_core.text.chat_template import ChatTemplate
 
 if TYPE_CHECKING:
     from tokenizers import AddedToken, Tokenizer
     from transformers import PreTrainedTokenizerBase
+
+    from sequoia_core.model.loading.loader import Checkpoint
 
 TOKENIZER_FILES = ("tokenizer.json", "tokenizer.model", "vocab.json")
 
@@ -32,7 +34,6 @@ TEMPLATE_FOLDERS = ("chat_templates", "additional_chat_templates")
 
 
 def has_tokenizer(directory: Path) -> bool:
-    """Whether a model's directory has a tokenizer."""
     return any((directory / name).exists() for name in TOKENIZER_FILES)
 
 
@@ -42,38 +43,20 @@ def load_tokenizer(directory: Path) -> PreTrainedTokenizerBase:
     `tokenizer.json` is taken as it is: the class, `add_bos_token`, `add_prefix_space` and `legacy`
     of `tokenizer_config.json` say how to make one, not how to change one. They count where there is
     only `tokenizer.model` or `vocab.json` and `merges.txt`.
-
-    Raises:
-        ModelLoadError: it is missing, cannot be read, or states what is not supported.
     """
     if not has_tokenizer(directory):
         raise ModelLoadError(f"{directory}: no tokenizer ({', '.join(TOKENIZER_FILES)} expected)")
-    with _one_error(directory):
+    with one_error(directory):
         settings = _settings(directory)
         tokenizer = _folder_tokenizer(directory, settings)
         _add_tokens(tokenizer.backend_tokenizer, _stated_tokens(directory, settings))
-        _name_tokens(tokenizer, settings)
-        tokenizer.chat_template = _chosen(_folder_templates(directory, settings))
-    return tokenizer
-
-
-def gguf_tokenizer(entries: Mapping[str, Any], origin: str) -> PreTrainedTokenizerBase:
-    """The tokenizer that a GGUF file's entries with names in `tokenizer.` describe.
-
-    Raises:
-        ModelLoadError: an entry is missing, damaged, or states what is not supported.
-    """
-    with _one_error(origin):
-        found = read_gguf_tokenizer(entries)
-        tokenizer = _fast_tokenizer(tokenizer_object=found.backend)
-        _name_tokens(tokenizer, found.names)
-        _mark_ends(tokenizer, found.begins, found.ends)
-        tokenizer.chat_template = _chosen(found.chat_templates)
+        name_tokens(tokenizer, settings)
+        tokenizer.chat_template = choose_template(_folder_templates(directory, settings))
     return tokenizer
 
 
 @contextmanager
-def _one_error(origin: object) -> Iterator[None]:
+def one_error(origin: object) -> Iterator[None]:
     try:
         yield
     except Exception as error:  # the tokenizers library raises bare Exception for a bad file
@@ -83,18 +66,12 @@ def _one_error(origin: object) -> Iterator[None]:
 
 
 def stated_eos_ids(*settings: Mapping[str, Any], origin: object = "config") -> frozenset[int]:
-    """The `eos_token_id` entries (a number or a list) of configurations.
-
-    Raises:
-        ModelLoadError: an entry is something else.
-    """
+    """The `eos_token_id` entries (a number or a list) of configurations."""
     stated = [each["eos_token_id"] for each in settings if each.get("eos_token_id") is not None]
     ids = [index for each in stated for index in (each if isinstance(each, list) else [each])]
     for index in ids:
         if type(index) is not int:  # True is an int, but no token
-            raise ModelLoadError(
-                f"{origin}: eos_token_id is {index!r:.80}; a token id was expected"
-            )
+            raise ModelLoadError(f"{origin}: eos_token_id is {index!r:.80}, which is no token id")
     return frozenset(ids)
 
 
@@ -122,23 +99,23 @@ def _settings(directory: Path) -> dict[str, Any]:
 def _folder_tokenizer(directory: Path, settings: Mapping[str, Any]) -> PreTrainedTokenizerBase:
     serialized = directory / "tokenizer.json"
     if serialized.exists():
-        return _fast_tokenizer(tokenizer_file=str(serialized))
+        return fast_tokenizer(tokenizer_file=str(serialized))
     pieces = directory / "tokenizer.model"
     if pieces.exists():
-        backend = SentencePieces.read(pieces, legacy=settings.get("legacy") is not False).backend()
-        tokenizer = _fast_tokenizer(tokenizer_object=backend)
-        _name_tokens(tokenizer, settings)
+        backend = read_sentencepiece(pieces, legacy=settings.get("legacy") is not False)
+        tokenizer = fast_tokenizer(tokenizer_object=backend)
+        name_tokens(tokenizer, settings)
         begins, ends = settings.get("add_bos_token"), settings.get("add_eos_token")
-        _mark_ends(tokenizer, begins is not False, ends is True)
+        mark_ends(tokenizer, begins is not False, ends is True)
         return tokenizer
     # these files leave the rule for splitting text to a class of transformers
     found = _transformers().AutoTokenizer.from_pretrained(
         directory, local_files_only=True, trust_remote_code=False
     )
-    return _fast_tokenizer(tokenizer_object=found.backend_tokenizer)
+    return fast_tokenizer(tokenizer_object=found.backend_tokenizer)
 
 
-def _fast_tokenizer(**source: Any) -> PreTrainedTokenizerBase:
+def fast_tokenizer(**source: Any) -> PreTrainedTokenizerBase:
     tokenizer: PreTrainedTokenizerBase = _transformers().PreTrainedTokenizerFast(
         clean_up_tokenization_spaces=False,  # spaces before punctuation stay, as the ids state them
         **source,
@@ -150,8 +127,7 @@ def _stated_tokens(directory: Path, settings: Mapping[str, Any]) -> dict[int, Ad
     """Added tokens that are listed outside `tokenizer.json`, by id."""
     from tokenizers import AddedToken
 
-    listed = settings.get("added_tokens_decoder") or {}
-    if listed:
+    if listed := settings.get("added_tokens_decoder"):
         return {int(token): AddedToken(**entry) for token, entry in listed.items()}
     found = read_json(directory / "added_tokens.json", missing_ok=True)
     return {int(token): AddedToken(text, normalized=False) for text, token in found.items()}
@@ -169,7 +145,7 @@ def _add_tokens(backend: Tokenizer, stated: Mapping[int, AddedToken]) -> None:
             )
 
 
-def _name_tokens(tokenizer: PreTrainedTokenizerBase, names: Mapping[str, Any]) -> None:
+def name_tokens(tokenizer: PreTrainedTokenizerBase, names: Mapping[str, Any]) -> None:
     """Set the named tokens; a name without a token in the vocabulary is left out.
 
     A token that is already added keeps its rules for the white space and the words around it.
@@ -188,7 +164,7 @@ def _name_tokens(tokenizer: PreTrainedTokenizerBase, names: Mapping[str, Any]) -
     tokenizer.add_special_tokens({**found, "additional_special_tokens": special})
 
 
-def _mark_ends(tokenizer: PreTrainedTokenizerBase, begins: bool, ends: bool) -> None:
+def mark_ends(tokenizer: PreTrainedTokenizerBase, begins: bool, ends: bool) -> None:
     """Let `encode` add the tokens that begin and end a text."""
     from tokenizers import processors
 
@@ -219,19 +195,15 @@ def _folder_templates(directory: Path, settings: Mapping[str, Any]) -> dict[str,
     stated = settings.get("chat_template")
     if not stated:
         other = read_json(directory / "chat_template.json", missing_ok=True)
-        stated = other.get("chat_template")
-    if not stated:
-        return {}
-    if isinstance(stated, list):
-        if not all(
-            isinstance(each, dict) and {"name", "template"} <= each.keys() for each in stated
-        ):
-            raise ModelLoadError("a chat template of a list has no name or no template")
-        return {each["name"]: each["template"] for each in stated}
-    return stated if isinstance(stated, dict) else {DEFAULT_TEMPLATE: stated}
+        stated = other.get("chat_template") or {}
+    if not isinstance(stated, list):
+        return stated if isinstance(stated, dict) else {DEFAULT_TEMPLATE: stated}
+    if not all(isinstance(each, dict) and {"name", "template"} <= each.keys() for each in stated):
+        raise ModelLoadError("a chat template of a list has no name or no template")
+    return {each["name"]: each["template"] for each in stated}
 
 
-def _chosen(templates: Mapping[str, str]) -> str | None:
+def choose_template(templates: Mapping[str, str]) -> str | None:
     """The template called `default`, else the first one."""
     if not templates:
         return None
@@ -239,3 +211,67 @@ def _chosen(templates: Mapping[str, str]) -> str | None:
     if not isinstance(chosen, str):
         raise ModelLoadError("a chat template was expected to be text")
     return chosen
+
+
+def pair_tokenizer(target: Checkpoint, draft: Checkpoint | None) -> PreTrainedTokenizerBase:
+    """The target's tokenizer, after the draft's was compared with it."""
+    if target.tokenizer is None:
+        raise ModelLoadError(f"{target.weights.origin}: the target brings no tokenizer")
+    tokenizer = target.tokenizer()
+    try:
+        in_every_chat = set(ChatTemplate(tokenizer, None).whole((), "?"))
+    except ParameterError:  # the template fails, which a message reports later
+        in_every_chat = set()
+    check_embedding_fit(tokenizer, target.config.vocab_size, in_every_chat, target.name)
+    if draft is None:
+        return tokenizer
+    borrows = draft.config.embeddings_from_target
+    if borrows and draft.config.vocab_size != target.config.vocab_size:
+        raise TokenizerMismatchError(
+            f"{draft.name}: the draft was made for a vocabulary of {draft.config.vocab_size} "
+            f"tokens, the target has {target.config.vocab_size}"
+        )
+    if draft.tokenizer is not None:
+        own = draft.tokenizer()
+        check_embedding_fit(own, draft.config.vocab_size, (), draft.name)
+        assert_same_tokenizer(tokenizer, own)
+    elif not borrows:
+        raise TokenizerMismatchError(
+            f"{draft.name}: the draft brings no tokenizer, so its tokens cannot be compared with "
+            "the target's; put its tokenizer.json beside its weights"
+        )
+    return tokenizer
+
+
+def check_embedding_fit(
+    tokenizer: PreTrainedTokenizerBase, vocab_size: int, needed: Iterable[int], origin: str
+) -> None:
+    """Refuse a tokenizer whose ordinary text has tokens that the embedding has no row for.
+
+    An embedding with more rows than tokens is padded, which is common. Added tokens may lie past it
+    unless they are `needed`: many models name a padding token that they have no row for.
+    """
+    backend = tokenizer.backend_tokenizer
+    ordinary = set(backend.get_vocab(with_added_tokens=False).values())
+    # an added token may be listed in the vocabulary as well
+    ids = (ordinary - backend.get_added_tokens_decoder().keys()) | set(needed)
+    if past := sorted(token for token in ids if token >= vocab_size):
+        raise ModelLoadError(
+            f"{origin}: the tokenizer has token {past[0]} ({backend.id_to_token(past[0])!r}), but "
+            f"the embedding has {vocab_size} rows; take the tokenizer that belongs to the weights"
+        )
+
+
+def assert_same_tokenizer(target: PreTrainedTokenizerBase, draft: PreTrainedTokenizerBase) -> None:
+    """Compare the token strings of two tokenizers, id by id.
+
+    Ids that only one of them has are padding and do no harm.
+    """
+    target_tokens = {index: token for token, index in target.get_vocab().items()}
+    draft_tokens = {index: token for token, index in draft.get_vocab().items()}
+    for index in sorted(target_tokens.keys() & draft_tokens.keys()):
+        if target_tokens[index] != draft_tokens[index]:
+            raise TokenizerMismatchError(
+                f"the draft has another tokenizer: token {index} is {target_tokens[index]!r} to "
+                f"the target and {draft_tokens[index]!r} to the draft; take one of the same family"
+            )

@@ -1,6 +1,5 @@
 """A model's tensors by Hugging Face name, read from disk one at a time when asked for.
 
-The file formats of weights are safetensors and PyTorch's pickled archive, whole or in shards.
 Tensors are views of the mapped file where the format allows it, so that a model on its way to
 another dtype or device is never held twice.
 """
@@ -8,21 +7,35 @@ another dtype or device is never held twice.
 import re
 import zipfile
 from abc import abstractmethod
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
 from sequoia_core.errors import ModelLoadError
 from sequoia_core.model.config import ModelConfig
-from sequoia_core.model.loading.reading import first_line, read_json
+from sequoia_core.model.device import dtype_name
+from sequoia_core.model.loading.model_files import first_line, read_json
 from sequoia_core.model.weight_shapes import DRAFT_VOCAB_IDS, EMBEDDING, HEAD, expected_shapes
 
-STORED_DTYPES = {"F32": torch.float32, "BF16": torch.bfloat16, "F16": torch.float16}
-"""Number formats that can be computed in, by their names in safetensors files."""
+Bytes = np.ndarray[Any, np.dtype[np.uint8]]
+
+STORED_DTYPES = {
+    "F64": torch.float64, "F32": torch.float32, "F16": torch.float16, "BF16": torch.bfloat16,
+    "F8_E4M3": torch.float8_e4m3fn, "F8_E5M2": torch.float8_e5m2, "I64": torch.int64,
+    "I32": torch.int32, "I16": torch.int16, "I8": torch.int8, "U64": torch.uint64,
+    "U32": torch.uint32, "U16": torch.uint16, "U8": torch.uint8, "BOOL": torch.bool,
+    "C64": torch.complex64,
+}  # fmt: skip
+"""By their names in safetensors files."""
+
+DTYPE_FORMATS = {torch.float32: 0, torch.float16: 1, torch.bfloat16: 30}
+"""The `ggml_type` of each number format."""
 
 COPIED_BYTES = 1 << 20
 """Tensors up to this size are copied out of the mapped file: with one page touched the kernel maps
@@ -35,27 +48,43 @@ _FOREIGN_CLASS = re.compile(r"Unsupported (?:global|class): GLOBAL (?P<name>[\w.
 """PyTorch's message about a pickle that names anything but its own tensors."""
 
 
-class Weights(Mapping[str, Tensor]):
-    """Tensors by name, from `files` at `origin`; the kind of `entries` is the subclass's."""
+@dataclass(frozen=True, slots=True)
+class StoredMatrix:
+    """A matrix as a file stores it."""
 
-    def __init__(self, entries: Mapping[str, Any], origin: str, files: Sequence[Path] = ()) -> None:
+    file_format: int  # its `ggml_type`
+    shape: tuple[int, ...]
+    data: Callable[[], Bytes]  # reads it: uint8 [rows, bytes of a row]
+    interleaved_rotary: bool = False  # a head's rotary pairs lie side by side, as in llama.cpp
+
+
+class Weights(Mapping[str, Tensor]):
+    """Tensors by name; only `[name]` reads one."""
+
+    def __init__(
+        self, entries: Mapping[str, Any], origin: str = "", files: Sequence[Path] = ()
+    ) -> None:
         self._entries = entries
         self.origin, self.files = origin, files
 
     @abstractmethod
-    def shape(self, name: str) -> tuple[int, ...]:
-        """Shape of a tensor without reading it."""
-
-    def is_floating(self, name: str) -> bool:  # noqa: ARG002
-        """Whether a tensor holds floating-point numbers, without reading it."""
-        return True
+    def shape(self, name: str) -> tuple[int, ...]: ...
 
     def dtype(self, name: str) -> torch.dtype | None:  # noqa: ARG002
-        """Number format that a tensor is stored in; None where it is none of PyTorch's."""
+        """Number format that a tensor is stored in; None where PyTorch has none such."""
         return None
 
+    def is_floating(self, name: str) -> bool:
+        return (dtype := self.dtype(name)) is None or dtype.is_floating_point
+
+    def stored(self, name: str) -> StoredMatrix:
+        """A matrix without converting it. Raises ModelLoadError if GGUF has no such format."""
+        dtype = self.dtype(name) or self[name].dtype
+        if dtype not in DTYPE_FORMATS:
+            raise unread_format(name, dtype_name(dtype))
+        return StoredMatrix(DTYPE_FORMATS[dtype], self.shape(name), lambda: bytes_of(self[name]))
+
     def matrices(self) -> Iterator[str]:
-        """Names of the tensors with two dimensions."""
         return (name for name in self if len(self.shape(name)) == 2)
 
     def __iter__(self) -> Iterator[str]:
@@ -69,13 +98,9 @@ class Weights(Mapping[str, Tensor]):
 
 
 class SafetensorsWeights(Weights):
-    """One or several safetensors files.
+    """Raises ModelLoadError if a file is missing, truncated or of another kind."""
 
-    Raises:
-        ModelLoadError: a file is missing, truncated or not in this format.
-    """
-
-    def __init__(self, paths: list[Path]) -> None:
+    def __init__(self, paths: Sequence[Path]) -> None:
         files: dict[str, tuple[Path, Any]] = {}  # by tensor: where it is, opened
         for path in paths:
             # mapped for torch, the whole file would count as this process's data; this handle is
@@ -83,33 +108,21 @@ class SafetensorsWeights(Weights):
             file = _open_safetensors(path, "numpy")
             for name in file.keys():  # noqa: SIM118  # no mapping
                 if name in files:
-                    raise ModelLoadError(
-                        f"{path}: tensor {name!r:.80} is also in {files[name][0].name}"
-                    )
+                    other = files[name][0].name
+                    raise ModelLoadError(f"{path}: tensor {name!r:.80} is also in {other}")
                 files[name] = (path, file)
         super().__init__(files, _origin(paths), paths)
 
     def __getitem__(self, name: str) -> Tensor:
         # opened for each tensor, since its pages stay in memory as long as the mapping
-        tensor: Tensor = _open_safetensors(self.path(name)).get_tensor(name)
+        tensor: Tensor = _open_safetensors(self._entries[name][0]).get_tensor(name)
         return tensor.clone() if tensor.nbytes <= COPIED_BYTES else tensor
 
     def shape(self, name: str) -> tuple[int, ...]:
-        """Shape of a tensor without reading it."""
         return tuple(self._slice(name).get_shape())
 
-    def is_floating(self, name: str) -> bool:
-        """Whether a tensor holds floating-point numbers, without reading it."""
-        return str(self._slice(name).get_dtype()).startswith(("F", "BF"))
-
     def dtype(self, name: str) -> torch.dtype | None:
-        """Number format that a tensor is stored in; None where it cannot be computed in."""
         return STORED_DTYPES.get(self._slice(name).get_dtype())
-
-    def path(self, name: str) -> Path:
-        """The file that holds a tensor."""
-        path: Path = self._entries[name][0]
-        return path
 
     def _slice(self, name: str) -> Any:
         return self._entries[name][1].get_slice(name)
@@ -119,12 +132,8 @@ class LoadedWeights(Weights):
     """Tensors that are in memory, or mapped into it."""
 
     @classmethod
-    def from_pickles(cls, paths: list[Path]) -> "LoadedWeights":
-        """Read `pytorch_model.bin` files; nothing but tensors is unpickled.
-
-        Raises:
-            ModelLoadError: a file is missing, truncated, or holds more than tensors.
-        """
+    def from_pickles(cls, paths: Sequence[Path]) -> "LoadedWeights":
+        """Read `pytorch_model.bin` files; nothing but tensors is unpickled."""
         tensors: dict[str, Tensor] = {}
         for path in paths:
             for name, tensor in _unpickle(path).items():
@@ -138,16 +147,19 @@ class LoadedWeights(Weights):
         return tensor
 
     def shape(self, name: str) -> tuple[int, ...]:
-        """Shape of a tensor."""
         return tuple(self[name].shape)
 
-    def is_floating(self, name: str) -> bool:
-        """Whether a tensor holds floating-point numbers."""
-        return self[name].is_floating_point()
-
     def dtype(self, name: str) -> torch.dtype | None:
-        """Number format of a tensor."""
         return self[name].dtype
+
+
+def unread_format(name: str, kind: str) -> ModelLoadError:
+    return ModelLoadError(f"{name} is stored as {kind}, which the native forward does not read")
+
+
+def bytes_of(matrix: Tensor) -> Bytes:
+    """The memory of a matrix, uint8 [rows, bytes of a row]."""
+    return matrix.contiguous().view(torch.uint8).reshape(len(matrix), -1).numpy()
 
 
 def _origin(paths: Sequence[Path]) -> str:
@@ -155,59 +167,55 @@ def _origin(paths: Sequence[Path]) -> str:
 
 
 def open_weights(directory: Path) -> Weights:
-    """The weights of a Hugging Face directory; safetensors are preferred.
-
-    Raises:
-        ModelLoadError: no weights, or a file of them is missing or damaged.
-    """
+    """The weights of a Hugging Face directory; safetensors are preferred."""
     for name, kind in (
         ("model.safetensors", SafetensorsWeights),
         ("pytorch_model.bin", LoadedWeights.from_pickles),
     ):
         whole, index = directory / name, directory / f"{name}.index.json"
         if whole.exists() or index.exists():
-            return kind([whole] if whole.exists() else shards(index))
+            paths = [whole] if whole.exists() else shards(index)
+            for path in paths:
+                if not path.exists():
+                    raise ModelLoadError(f"{path}: this part of the model is missing")
+            return kind(paths)
     raise ModelLoadError(
         f"{directory}: no model.safetensors or pytorch_model.bin, whole or in shards with an index"
     )
 
 
 def check_weights(config: ModelConfig, weights: Weights) -> None:
-    """Compare what is stored with what the forward pass reads.
-
-    Raises:
-        ModelLoadError: a tensor is missing, has another shape, holds no floating-point numbers, or
-            is stored and not read.
-    """
+    """Refuse weights that are not exactly what the forward pass reads."""
+    origin = weights.origin
     layers = {name.split(".")[2] for name in weights if name.startswith("model.layers.")}
     if config.num_layers > max(len(layers), 1):  # before shapes are made for each of them
         raise ModelLoadError(
-            f"{weights.origin}: its config.json states {config.num_layers} layers, "
+            f"{origin}: its config.json states {config.num_layers} layers, "
             f"but {len(layers)} are stored"
         )
     expected = expected_shapes(config)
     for name, wanted in expected.items():
         if name not in weights:
-            raise ModelLoadError(f"{weights.origin}: tensor {name} is missing")
+            raise ModelLoadError(f"{origin}: tensor {name} is missing")
         if (shape := weights.shape(name)) != wanted:
             raise ModelLoadError(
-                f"{weights.origin}: {name} has shape {list(shape)}, but its config.json "
+                f"{origin}: {name} has shape {list(shape)}, but its config.json "
                 f"means {list(wanted)}"
             )
         if name != DRAFT_VOCAB_IDS and not weights.is_floating(name):
-            raise ModelLoadError(f"{weights.origin}: {name} is stored as whole numbers")
-    unread = [name for name in weights if name not in expected and not _is_redundant(name, config)]
+            raise ModelLoadError(f"{origin}: {name} is stored as whole numbers")
+    redundant = {HEAD} if config.tie_word_embeddings else set()
+    unread = [
+        name
+        for name in weights
+        if name not in expected and name not in redundant and not ROTARY_BUFFER.fullmatch(name)
+    ]
     if unread:
         more = f" and {len(unread) - 1} more" if len(unread) > 1 else ""
         raise ModelLoadError(
-            f"{weights.origin}: tensor {unread[0]!r:.80}{more} stored, but a Llama of this "
-            "config.json computes nothing with it; the model is of another kind"
+            f"{origin}: tensor {unread[0]!r:.80}{more} stored, but a Llama of this config.json "
+            "computes nothing with it; the model is of another kind"
         )
-
-
-def _is_redundant(name: str, config: ModelConfig) -> bool:
-    """Whether it is a rotary buffer, or a second copy of the embedding."""
-    return bool(ROTARY_BUFFER.fullmatch(name)) or (name == HEAD and config.tie_word_embeddings)
 
 
 def head_is_stored(config: ModelConfig, weights: Weights) -> bool:
@@ -220,27 +228,19 @@ def head_is_stored(config: ModelConfig, weights: Weights) -> bool:
 
 
 def shards(index: Path) -> list[Path]:
-    """The files that an index names.
-
-    Raises:
-        ModelLoadError: it is damaged, or names what is no file of its folder.
-    """
+    """The files that an index names, all in its folder."""
     names = read_json(index).get("weight_map")
-    if not isinstance(names, dict) or not names:
-        raise ModelLoadError(f"{index}: entry 'weight_map' is missing or empty")
-    if not all(isinstance(name, str) for name in names.values()):
-        raise ModelLoadError(f"{index}: entry 'weight_map' names something that is no file")
-    files = set(names.values())
+    files = list(names.values()) if isinstance(names, dict) else []
+    if not files or not all(isinstance(file, str) for file in files):
+        raise ModelLoadError(f"{index}: entry 'weight_map' is missing, empty or names no files")
     if any(Path(file).name != file or "\0" in file for file in files):
         raise ModelLoadError(f"{index}: a shard lies outside the model's folder")
-    return [index.parent / file for file in sorted(files)]
+    return [index.parent / file for file in sorted(set(files))]
 
 
 def _open_safetensors(path: Path, framework: str = "pt") -> Any:
     try:
         return safe_open(path, framework=framework)
-    except FileNotFoundError:
-        raise ModelLoadError(f"{path}: this part of the model is missing") from None
     except (SafetensorError, OSError) as error:
         raise ModelLoadError(
             f"{path}: truncated or no safetensors file ({first_line(error)}); fetch it again"
@@ -250,8 +250,6 @@ def _open_safetensors(path: Path, framework: str = "pt") -> Any:
 def _unpickle(path: Path) -> dict[str, Tensor]:
     try:
         found = _torch_load(path)
-    except FileNotFoundError:
-        raise ModelLoadError(f"{path}: this part of the model is missing") from None
     except Exception as error:  # a damaged pickle may raise anything
         if (other := _FOREIGN_CLASS.search(str(error))) is not None:
             raise ModelLoadError(
@@ -264,17 +262,12 @@ def _unpickle(path: Path) -> dict[str, Tensor]:
     if not isinstance(found, dict):
         raise ModelLoadError(f"{path}: a dict of tensors was expected")
     for name, tensor in found.items():
-        if not isinstance(name, str) or not _is_plain(tensor):
+        plain = isinstance(tensor, Tensor) and tensor.layout is torch.strided
+        if not isinstance(name, str) or not plain or tensor.is_quantized or tensor.is_meta:
             raise ModelLoadError(f"{path}: entry {name!r:.80} is no plain tensor")
         if tensor.untyped_storage().nbytes() < tensor.numel() * tensor.itemsize:
             raise ModelLoadError(f"{path}: {name!r:.80} is larger than what is stored of it")
     return found
-
-
-def _is_plain(tensor: object) -> bool:
-    if not isinstance(tensor, Tensor):
-        return False
-    return tensor.layout is torch.strided and not tensor.is_quantized and not tensor.is_meta
 
 
 def _torch_load(path: Path) -> object:

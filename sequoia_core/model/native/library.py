@@ -1,20 +1,21 @@
-"""The compiled library: finding it, its structures and signatures, its errors.
+"""The compiled library: finding it, its structures and signatures, its errors, its threads.
 
 It is optional: without it models are computed by PyTorch.
 """
 
 import ctypes
 import os
-from collections.abc import Sequence
+import weakref
+from collections.abc import Callable
 from ctypes import POINTER, Structure, c_char_p, c_float, c_int32, c_size_t, c_uint32, c_void_p
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
 from sequoia_core.errors import ModelLoadError
+from sequoia_core.model.cpu import cpu_threads
 
-ABI_VERSION = 5
-"""`SEQUOIA_ABI_VERSION` of abi.h."""
+ABI_VERSION = 5  # `SEQUOIA_ABI_VERSION` of abi.h
 
 LIBRARY_NAME = "libsequoia_native.so"
 SOURCES = Path(__file__).parent / "cpp"
@@ -25,113 +26,60 @@ UNPROVEN = "amx_int8"
 """The instruction set that no hardware has run yet: it is used only if it is named."""
 
 
-class ModelShapeStruct(Structure):
-    """`sequoia_model_shape` of abi.h."""
+_KINDS: dict[str, Any] = {
+    "p": c_void_p, "i": c_int32, "u": c_uint32, "f": c_float, "n": c_size_t, "s": c_char_p,
+    "I": POINTER(c_int32), "F": POINTER(c_float), "-": None,
+}  # fmt: skip
 
-    _fields_ = (
-        ("size", c_uint32),
-        *((name, c_int32) for name in (
-            "layers", "hidden", "heads", "kv_heads", "head_dim", "inner", "vocab", "head_rows",
-        )),
-        ("norm_epsilon", c_float),
-        ("half_cache", c_int32),
-        ("feature_count", c_int32),
-        ("feature_layers", POINTER(c_int32)),
-        ("target_features", c_int32),
-        ("inverse_frequencies", POINTER(c_float)),
-    )  # fmt: skip
+
+def _fields(text: str) -> list[tuple[str, Any]]:
+    """`i rows columns; f scale` -> fields of these kinds."""
+    parts = (part.split() for part in text.split(";"))
+    return [(name, _KINDS[kind]) for kind, *names in parts for name in names]
+
+
+class ModelShapeStruct(Structure):
+    """`sequoia_model_shape` of abi.h, as the others below."""
+
+    _fields_ = _fields(
+        "u size; i layers hidden heads kv_heads head_dim inner vocab head_rows; f norm_epsilon;"
+        "i half_cache feature_count; I feature_layers; i target_features; F inverse_frequencies"
+    )
 
 
 class SegmentStruct(Structure):
-    """`sequoia_segment` of abi.h."""
-
-    _fields_ = (
-        ("size", c_uint32),
-        ("rows", c_int32),
-        ("logit_rows", c_int32),
-        ("cache", c_void_p),
-        ("target_cache", c_void_p),
-        ("mask", c_void_p),
-        ("prefix", c_int32),
-        ("slot_count", c_int32),
-        ("path_lengths", c_void_p),
-        ("path_slots", c_void_p),
+    _fields_ = _fields(
+        "u size; i rows logit_rows; p cache target_cache mask; i prefix slot_count;"
+        "p path_lengths path_slots"
     )
 
 
 class ReadingStruct(Structure):
-    """`sequoia_reading` of abi.h."""
-
-    _fields_ = (
-        ("size", c_uint32),
-        ("inverse_temperature", c_float),
-        ("wanted", c_int32),
-        *((name, c_void_p) for name in (
-            "parents", "summaries", "probs", "uniforms", "columns", "picked", "stated", "peaks",
-        )),
-    )  # fmt: skip
-
-
-class LogitsStruct(Structure):
-    """`sequoia_logits` of abi.h."""
-
-    _fields_ = (
-        ("size", c_uint32),
-        ("rows", c_int32),
-        ("columns", c_int32),
-        ("inverse_temperature", c_float),
-        ("values", c_void_p),
+    _fields_ = _fields(
+        "u size; f inverse_temperature; i wanted;"
+        "p parents summaries probs uniforms columns picked stated peaks"
     )
 
 
+class LogitsStruct(Structure):
+    _fields_ = _fields("u size; i rows columns; f inverse_temperature; p values")
+
+
 class LabelsStruct(Structure):
-    """`sequoia_labels` of abi.h."""
-
-    _fields_ = (
-        ("size", c_uint32),
-        ("wanted", c_int32),
-        *((name, c_void_p) for name in (
-            "temperatures", "uniforms", "columns", "probs", "drawn",
-        )),
-    )  # fmt: skip
+    _fields_ = _fields("u size; i wanted; p temperatures uniforms columns probs drawn")
 
 
-_SIGNATURES: dict[str, tuple[Any, Sequence[Any]]] = {
-    "sequoia_abi_version": (c_int32, ()),
-    "sequoia_error": (c_char_p, ()),
-    "sequoia_instruction_sets": (c_char_p, ()),
-    "sequoia_pool_new": (c_void_p, (c_int32,)),
-    "sequoia_pool_free": (None, (c_void_p,)),
-    "sequoia_model_new": (c_void_p, (POINTER(ModelShapeStruct), c_void_p, c_char_p, c_void_p)),
-    "sequoia_model_free": (None, (c_void_p,)),
-    "sequoia_model_declare": (c_int32, (c_void_p, *(c_int32,) * 5)),
-    "sequoia_model_allocate": (c_int32, (c_void_p,)),
-    "sequoia_model_fill": (
-        c_int32,
-        (c_void_p, *(c_int32,) * 4, c_void_p, c_size_t, c_int32),
-    ),
-    "sequoia_model_set_scale": (c_int32, (c_void_p, c_int32, c_int32, c_void_p, c_int32)),
-    "sequoia_model_set_bias": (c_int32, (c_void_p, c_int32, c_int32, c_void_p, c_int32, c_int32)),
-    "sequoia_model_set_vector": (c_int32, (c_void_p, c_int32, c_int32, c_void_p, c_int32)),
-    "sequoia_model_bytes": (c_size_t, (c_void_p,)),
-    "sequoia_cache_new": (c_void_p, (c_void_p,)),
-    "sequoia_cache_free": (None, (c_void_p,)),
-    "sequoia_cache_length": (c_int32, (c_void_p,)),
-    "sequoia_cache_bytes": (c_size_t, (c_void_p,)),
-    "sequoia_cache_truncate": (c_int32, (c_void_p, c_int32)),
-    "sequoia_cache_keep": (c_int32, (c_void_p, c_int32, c_void_p, c_int32)),
-    "sequoia_cache_features": (c_int32, (c_void_p, c_int32, c_int32, c_void_p)),
-    "sequoia_forward": (
-        c_int32,
-        (c_void_p, POINTER(SegmentStruct), c_int32, *(c_void_p,) * 3, POINTER(ReadingStruct)),
-    ),
-    "sequoia_distributions": (c_int32, (c_void_p, POINTER(LogitsStruct), c_void_p)),
-    "sequoia_label": (c_int32, (c_void_p, POINTER(LogitsStruct), POINTER(LabelsStruct))),
-    "sequoia_draw_ordered": (
-        c_int32,
-        (c_void_p, c_int32, c_int32, c_int32, c_void_p, c_void_p),
-    ),
-}
+_SIGNATURES = {
+    "abi_version": "i", "error": "s", "instruction_sets": "s",
+    "pool_new": "pi", "pool_free": "-p",
+    "model_new": "pppsp", "model_free": "-p", "model_bytes": "np",
+    "model_declare": "ipiiiii", "model_allocate": "ip", "model_fill": "ipiiiipni",
+    "model_set_bias": "ipiipii", "model_set_vector": "ipiipi",
+    "cache_new": "pp", "cache_free": "-p", "cache_length": "ip", "cache_bytes": "np",
+    "cache_truncate": "ipi", "cache_keep": "ipipi", "cache_features": "ipiip",
+    "forward": "ippipppp", "distributions": "ippp", "label": "ippp", "draw_ordered": "ipiiipp",
+}  # fmt: skip
+"""By a function's name without `sequoia_`: its result, then its arguments, as of `_KINDS`."""
 
 
 def find_library() -> Path | None:
@@ -144,17 +92,16 @@ def find_library() -> Path | None:
 def load_library() -> ctypes.CDLL:
     """The library with its functions' signatures.
 
-    Raises:
-        ModelLoadError: it was not built, cannot be loaded, or is of another version.
+    Raises ModelLoadError if it was not built, cannot be loaded, or is of another version.
     """
     path = find_library()
     if path is None:
         raise ModelLoadError(f"the native library was not built; {_REMEDY}")
     try:
         library = ctypes.CDLL(str(path))
-        for name, (result, arguments) in _SIGNATURES.items():
-            function = getattr(library, name)
-            function.restype, function.argtypes = result, arguments
+        for name, kinds in _SIGNATURES.items():
+            function = getattr(library, f"sequoia_{name}")
+            function.restype, *function.argtypes = (_KINDS[each] for each in kinds)
     except (OSError, AttributeError) as error:
         raise ModelLoadError(f"{path}: cannot be loaded ({error}); {_REMEDY}") from None
     if (found := library.sequoia_abi_version()) != ABI_VERSION:
@@ -166,23 +113,20 @@ def load_library() -> ctypes.CDLL:
 
 
 def check(status: int) -> None:
-    """Raise the library's message if a call returned a status other than 0.
-
-    Raises:
-        ModelLoadError: the call failed.
-    """
+    """Raise ModelLoadError with the library's message if a call's status is not 0."""
     if status:
         raise ModelLoadError(f"native forward: {load_library().sequoia_error().decode()}")
 
 
-def made(pointer: int | None) -> int:
-    """The pointer that a constructor returned.
+def made(owner: object, pointer: int | None, free: Callable[[int], None]) -> int:
+    """The pointer that a constructor returned, freed when its owner is garbage.
 
-    Raises:
-        ModelLoadError: it is null.
+    But not when the interpreter ends: a daemon thread may still compute with it then. Raises
+    ModelLoadError if it is null.
     """
     check(0 if pointer else 1)
     assert pointer
+    weakref.finalize(owner, free, pointer).atexit = False
     return pointer
 
 
@@ -194,8 +138,7 @@ def instruction_sets() -> list[str]:
 def forced_instruction_set() -> str | None:
     """The instruction set that the environment names, or None.
 
-    Raises:
-        ModelLoadError: this processor does not run it, or it was not compiled in.
+    Raises ModelLoadError if this processor does not run it, or it was not compiled in.
     """
     name = os.environ.get(INSTRUCTION_SET_VARIABLE)
     if not name:
@@ -206,3 +149,25 @@ def forced_instruction_set() -> str | None:
             f"give one of: {', '.join(known)}"
         )
     return name
+
+
+class Pool:
+    """Threads that all models of a process share; the caller's is one of them."""
+
+    def __init__(self, threads: int) -> None:
+        library, self.threads = load_library(), threads
+        self.handle = made(self, library.sequoia_pool_new(threads), library.sequoia_pool_free)
+
+
+@lru_cache(maxsize=1)
+def shared_pool() -> Pool:
+    """The threads of all models of the process; see `compute_threads`.
+
+    PyTorch is left with one: its threads wait busily after each small operation of a step, on the
+    cores that the pool computes on.
+    """
+    import torch
+
+    pool = Pool(cpu_threads())
+    torch.set_num_threads(1)
+    return pool

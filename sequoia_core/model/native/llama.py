@@ -11,7 +11,7 @@ from collections.abc import Mapping, Sequence
 from ctypes import addressof, byref, c_double, c_float, c_int32, c_int64
 from dataclasses import dataclass
 from time import perf_counter
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
@@ -19,8 +19,6 @@ from torch import Tensor
 from sequoia_core.errors import NumberError
 from sequoia_core.model.interface import Draws, Summary
 from sequoia_core.model.kv_cache import check_room
-from sequoia_core.model.native.cache import NativeCache
-from sequoia_core.model.native.filling import fill_matrices, fill_vectors, shape_struct
 from sequoia_core.model.native.library import (
     ReadingStruct,
     SegmentStruct,
@@ -31,26 +29,72 @@ from sequoia_core.model.native.library import (
 )
 from sequoia_core.model.native.matrices import (
     cache_is_half,
+    fill_matrices,
+    fill_vectors,
     model_matrices,
+    shape_struct,
 )
-from sequoia_core.model.native.pool import free_with
 
 if TYPE_CHECKING:
     from array import array
 
     from sequoia_core.model.config import ModelConfig
     from sequoia_core.model.interface import KVCache, LevelDraw, TreeRows
-    from sequoia_core.model.native.pool import Pool
-    from sequoia_core.model.offload.layer_stream import LayerStream
+    from sequoia_core.model.native.library import Pool
 
-PREFILL_ROWS = 128
-"""Rows read at once by `extend`: bounds the working memory of a long prompt."""
-
-PROMPT_SECONDS = 0.15
-"""Time that `prompt_rows` should take; an answer can be stopped after them."""
+PREFILL_ROWS = 128  # rows read at once by `extend`: bounds the working memory of a long prompt
+PROMPT_SECONDS = 0.15  # time that `prompt_rows` should take; an answer can be stopped after them
 
 FIRST_PROMPT_ROWS, FEWEST_PROMPT_ROWS = 32, 8
 """`prompt_rows` before a time is known, and where rows are slow: fewer would be slower still."""
+
+
+class NativeCache:
+    """A `KVCache` of a `NativeLlama`.
+
+    A conditioned draft's reads the target's cache, or zeros without one.
+    """
+
+    def __init__(self, model: NativeLlama, target: NativeCache | None = None) -> None:
+        self._library = library = load_library()
+        new = library.sequoia_cache_new(model.handle)
+        self.handle: int = made(self, new, library.sequoia_cache_free)
+        self.target = target
+        self._keeps_root_only = model.config.feature_layers != ()
+        self._feature_shape = (len(model.kept_layers), model.config.hidden_size)
+
+    @property
+    def length(self) -> int:
+        return int(self._library.sequoia_cache_length(self.handle))
+
+    @property
+    def nbytes(self) -> int:
+        """Memory of its pages."""
+        return int(self._library.sequoia_cache_bytes(self.handle))
+
+    def keep(self, committed: int, rows: Sequence[int]) -> None:
+        """See `KVCache.keep`; a conditioned draft keeps only the first row, a tree's root.
+
+        The rows below it were computed from the draft's own outputs, and are read again with the
+        target's hidden states.
+        """
+        kept = list(rows[:1] if self._keeps_root_only else rows)
+        array = (c_int32 * len(kept))(*kept)
+        check(self._library.sequoia_cache_keep(self.handle, committed, array, len(kept)))
+
+    def truncate(self, length: int) -> None:
+        """Forget all tokens from `length` on; pages that are not needed are freed."""
+        check(self._library.sequoia_cache_truncate(self.handle, length))
+
+    def release(self) -> None:
+        self.truncate(self.length)
+
+    def features(self, first: int, stop: int) -> Tensor:
+        """Outputs of the model's kept layers for tokens, float32 [stop - first, F, hidden]."""
+        found = torch.empty((stop - first, *self._feature_shape))
+        size = (first, stop - first)
+        check(self._library.sequoia_cache_features(self.handle, *size, found.data_ptr()))
+        return found
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,77 +107,40 @@ class Continuation:
 
 
 class NativeLlama:
-    """A Llama whose forward is one call of the native library.
-
-    Args:
-        config: the model's shape.
-        weights: tensors as their file stores them.
-        pool: threads to compute with.
-        feature_layers: layers whose outputs a cache keeps, for a draft that reads them.
-        embedding_of: a model that lends its embedding, for a draft that has none.
-        matrix_format: see `stored_matrix`.
-        instruction_set: None is the one that the environment names, or the best.
-
-    Attributes:
-        kept_layers: layers whose outputs are kept, in slot order.
-
-    Raises:
-        ModelLoadError: the library is missing, or a tensor is of a format it does not read.
-    """
+    """A Llama whose forward is one call of the native library."""
 
     device = torch.device("cpu")
-    dtype = torch.float32
-    """Of activations; products with quantised weights read them in 8 bits."""
-    layer_stream: LayerStream | None = None
-    """As of `Llama`; layers are always resident."""
+    dtype = torch.float32  # of activations; products with quantised weights read them in 8 bits
 
     def __init__(
         self,
         config: ModelConfig,
-        weights: Mapping[str, Tensor],
+        weights: Mapping[str, Tensor],  # as their file stores them
         pool: Pool,
         *,
-        feature_layers: Sequence[int] = (),
-        embedding_of: NativeLlama | None = None,
-        matrix_format: int | None = None,
-        instruction_set: str | None = None,
+        feature_layers: Sequence[int] = (),  # whose outputs a cache keeps, for a draft to read
+        embedding_of: NativeLlama | None = None,  # lends it to a draft that has none
+        matrix_format: int | None = None,  # see `stored_matrix`
+        instruction_set: str | None = None,  # None: that of the environment, or the best
     ) -> None:
         self.config = config
-        self._library = load_library()
-        self._pool, self._embedding_of = pool, embedding_of  # kept alive
-        self._prompt_rows = FIRST_PROMPT_ROWS
+        self.vocab_size = config.head_vocab_size  # `V`, or fewer for a draft with a trimmed head
+        self.context_window = config.context_window
+        self.prompt_rows = FIRST_PROMPT_ROWS  # no result depends on it: a row's bits are the same
+        self._library = library = load_library()
+        self._kept_alive = pool, embedding_of
         conditioned = bool(config.feature_layers)
         self.kept_layers = (config.num_layers - 1,) if conditioned else tuple(feature_layers)
         matrices = model_matrices(config, weights, matrix_format)
         shape = shape_struct(config, self.kept_layers, half_cache=cache_is_half(matrices))
         name = instruction_set or forced_instruction_set()
         lender = embedding_of.handle if embedding_of else None
-        self.handle: int = made(
-            self._library.sequoia_model_new(
-                byref(shape), pool.handle, name.encode() if name else None, lender
-            )
+        new = library.sequoia_model_new(
+            byref(shape), pool.handle, name.encode() if name else None, lender
         )
-        free_with(self, self.handle, self._library.sequoia_model_free)
+        self.handle: int = made(self, new, library.sequoia_model_free)
         fill_matrices(self.handle, matrices)
         fill_vectors(self.handle, config, weights)
-
-    @property
-    def vocab_size(self) -> int:
-        """Columns of the logits: `V`, or fewer for a draft with a trimmed head."""
-        return self.config.head_vocab_size
-
-    @property
-    def context_window(self) -> int:
-        """Most tokens the model can attend over."""
-        return self.config.context_window
-
-    @property
-    def prompt_rows(self) -> int:
-        """Tokens of a prompt that take about `PROMPT_SECONDS`, by the last that were read.
-
-        No result depends on this time: a row has the same bits in any chunk.
-        """
-        return self._prompt_rows
 
     @property
     def weight_bytes(self) -> int:
@@ -141,7 +148,6 @@ class NativeLlama:
         return int(self._library.sequoia_model_bytes(self.handle))
 
     def new_cache(self, target_cache: KVCache | None = None) -> NativeCache:
-        """See `LanguageModel.new_cache`."""
         assert target_cache is None or isinstance(target_cache, NativeCache)
         return NativeCache(self, target_cache if self.config.feature_layers else None)
 
@@ -153,55 +159,44 @@ class NativeLlama:
         cache: KVCache,
         parents: Tensor | None = None,  # noqa: ARG002
     ) -> Tensor:
-        """See `LanguageModel.forward`."""
-        assert isinstance(cache, NativeCache)
         logits = torch.empty((len(token_ids), self.vocab_size))
         self._run(token_ids, position_ids, mask, cache, logits)
         return logits
 
     def extend(self, token_ids: Tensor, cache: KVCache) -> None:
-        """See `LanguageModel.extend`."""
-        assert isinstance(cache, NativeCache)
+        """See `LanguageModel.extend`; sets `prompt_rows` to what takes `PROMPT_SECONDS`."""
         check_room(cache.length + len(token_ids), self.context_window)
         for chunk in torch.split(token_ids, PREFILL_ROWS):
             first, began = cache.length, perf_counter()
-            positions = torch.arange(first, first + len(chunk))
-            self._run(chunk, positions, None, cache, None)
+            self._run(chunk, torch.arange(first, first + len(chunk)), None, cache, None)
             if len(chunk) >= FEWEST_PROMPT_ROWS:
                 seconds = max(perf_counter() - began, 1e-6)
                 rows = int(len(chunk) * PROMPT_SECONDS / seconds)
-                self._prompt_rows = min(max(rows, FEWEST_PROMPT_ROWS), 2 * PREFILL_ROWS)
+                self.prompt_rows = min(max(rows, FEWEST_PROMPT_ROWS), 2 * PREFILL_ROWS)
 
     def _run(
         self,
         token_ids: Tensor,
         position_ids: Tensor,
         mask: Tensor | None,
-        cache: NativeCache,
+        cache: KVCache,
         logits: Tensor | None,
     ) -> None:
         rows, length = len(token_ids), cache.length
-        check_room(length + rows, self.context_window)
         ids, positions = token_ids.contiguous(), position_ids.contiguous()
         assert ids.dtype == positions.dtype == torch.int64
         assert len(positions) == rows
-        segment = _segment(cache, rows, 0 if logits is None else rows)
+        segment = self._segment(cache, rows, 0 if logits is None else rows)
         if mask is not None:
             assert mask.dtype == torch.bool
             assert mask.shape == (rows, length + rows), (mask.shape, rows, length)
             mask = mask.contiguous()  # alive until the call has ended
             segment.mask = mask.data_ptr()
-        pointer = None if logits is None else logits.data_ptr()
-        check(
-            self._library.sequoia_forward(
-                self.handle, byref(segment), 1, ids.data_ptr(), positions.data_ptr(), pointer, None
-            )
-        )
+        self._call([segment], ids.data_ptr(), logits, positions.data_ptr())
 
     def read_tree(
         self, rows: TreeRows, parents: array[int], temperature: float, cache: KVCache
     ) -> tuple[Tensor, Summary]:
-        """See `TreeReader.read_tree`."""
         count = len(rows.token_ids)
         logits = torch.empty((count, self.vocab_size))
         found = (c_double * (4 * count))()
@@ -215,7 +210,6 @@ class NativeLlama:
         return logits, Summary(list(map(int, found[::4])), *(found[at::4] for at in (1, 2, 3)))
 
     def read_level(self, rows: TreeRows, count: int, cache: KVCache, draw: LevelDraw) -> Draws:
-        """See `TreeReader.read_level`."""
         nodes = len(rows.token_ids) if rows.paths else 1
         logits = torch.empty((nodes, self.vocab_size))
         probs = torch.empty((nodes, self.vocab_size))
@@ -243,57 +237,57 @@ class NativeLlama:
         return Draws(columns[:], picked[:], stated[:], peaks[:], probs)
 
     def _read(self, rows: TreeRows, cache: KVCache, logits: Tensor, reading: ReadingStruct) -> None:
-        assert isinstance(cache, NativeCache)
         count = len(rows.token_ids)
-        check_room(cache.length + count, self.context_window)
-        segment = _segment(cache, count, len(logits))
+        segment = self._segment(cache, count, len(logits))
         if (paths := rows.paths) is not None:
             segment.prefix = rows.prefix
             segment.path_lengths, _ = paths.lengths.buffer_info()
             segment.path_slots, segment.slot_count = paths.rows.buffer_info()
-        ids = (c_int64 * count)(*rows.token_ids)
-        check(
-            self._library.sequoia_forward(
-                self.handle, byref(segment), 1, ids, None, logits.data_ptr(), byref(reading)
-            )
-        )
+        self._call([segment], (c_int64 * count)(*rows.token_ids), logits, reading=reading)
 
     def continue_texts(self, texts: Sequence[Continuation]) -> Tensor:
         """Append tokens to different conversations of this model in one forward.
 
-        A row has the bits that it has when its conversation is computed alone.
-
-        Returns:
-            float32 [sum of `logit_rows`, V], in the order of `texts`.
-
-        Raises:
-            ContextFullError: one exceeds the context window; no cache is changed.
+        A row has the bits that it has when its conversation is computed alone. Gives float32
+        [sum of `logit_rows`, V], in the order of `texts`. Raises ContextFullError if one exceeds
+        the context window; no cache is changed.
         """
-        ids: list[int] = []
-        for text in texts:
-            rows = len(text.token_ids)
-            check_room(text.cache.length + rows, self.context_window)
-            assert 0 <= text.logit_rows <= rows
-            ids += text.token_ids
-        segments = (SegmentStruct * len(texts))(
-            *(_segment(text.cache, len(text.token_ids), text.logit_rows) for text in texts)
-        )
-        logits = torch.empty((sum(text.logit_rows for text in texts), self.vocab_size))
-        c_ids = (c_int64 * len(ids))(*ids)
-        check(
-            self._library.sequoia_forward(
-                self.handle, segments, len(segments), c_ids, None, logits.data_ptr(), None
-            )
-        )
+        segments = [
+            self._segment(each.cache, len(each.token_ids), each.logit_rows) for each in texts
+        ]
+        ids = [token for each in texts for token in each.token_ids]
+        logits = torch.empty((sum(each.logit_rows for each in texts), self.vocab_size))
+        self._call(segments, (c_int64 * len(ids))(*ids), logits)
         return logits
 
+    def _segment(self, cache: KVCache, rows: int, logit_rows: int) -> SegmentStruct:
+        """Rows that continue a cache's text, the last `logit_rows` with logits."""
+        assert isinstance(cache, NativeCache)
+        check_room(cache.length + rows, self.context_window)
+        return SegmentStruct(
+            size=ctypes.sizeof(SegmentStruct),
+            rows=rows,
+            logit_rows=logit_rows,
+            cache=cache.handle,
+            target_cache=cache.target.handle if cache.target else None,
+        )
 
-def _segment(cache: NativeCache, rows: int, logit_rows: int) -> SegmentStruct:
-    """Rows that continue a cache's text, the last `logit_rows` with logits."""
-    return SegmentStruct(
-        size=ctypes.sizeof(SegmentStruct),
-        rows=rows,
-        logit_rows=logit_rows,
-        cache=cache.handle,
-        target_cache=cache.target.handle if cache.target else None,
-    )
+    def _call(
+        self,
+        segments: Sequence[SegmentStruct],
+        ids: Any,
+        logits: Tensor | None,
+        positions: int | None = None,
+        reading: ReadingStruct | None = None,
+    ) -> None:
+        check(
+            self._library.sequoia_forward(
+                self.handle,
+                (SegmentStruct * len(segments))(*segments),
+                len(segments),
+                ids,
+                positions,
+                None if logits is None else logits.data_ptr(),
+                None if reading is None else byref(reading),
+            )
+        )

@@ -8,7 +8,7 @@ from __future__ import annotations
 import ctypes
 from collections.abc import Sequence
 from ctypes import addressof, byref, c_double, c_float, c_int32
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import torch
 
@@ -18,7 +18,7 @@ from sequoia_core.model.native.library import LabelsStruct, LogitsStruct, check,
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from sequoia_core.model.native.pool import Pool
+    from sequoia_core.model.native.library import Pool
 
 
 class NativeRows:
@@ -40,22 +40,15 @@ class NativeRows:
     def probs(self, logits: Tensor, temperature: float) -> Tensor:
         """As `full_probs`, for a temperature above 0: float32 [n, V]."""
         probs = torch.empty_like(logits)
-        given = _struct(logits, temperature)
-        check(
-            self._library.sequoia_distributions(self._pool.handle, byref(given), probs.data_ptr())
-        )
+        rows = byref(_struct(logits, temperature))
+        check(self._library.sequoia_distributions(self._pool.handle, rows, probs.data_ptr()))
         return probs
 
     def ordered_draws(self, probs: Tensor, uniforms: Sequence[float], count: int) -> list[int]:
         """Draw `count` tokens of each row [n, V] without replacement, in order.
 
-        Args:
-            probs: float32 [n, V].
-            uniforms: in [0, 1), n x count.
-            count: at most V.
-
-        Returns:
-            columns, row by row; -1 where a probability of the row is not a number.
+        `uniforms` are n x count in [0, 1). Gives columns, row by row; -1 where a probability of
+        the row is not a number.
         """
         rows, width = probs.shape
         drawn = (c_int32 * (rows * count))()
@@ -68,11 +61,7 @@ class NativeRows:
     def top(self, values: Tensor, count: int) -> Tensor:
         """Columns of the largest values of each row [n, V], in order: int64 [n, count]."""
         columns = torch.empty((len(values), count), dtype=torch.int32)
-        labels = LabelsStruct(
-            size=ctypes.sizeof(LabelsStruct), wanted=count, columns=columns.data_ptr()
-        )
-        given = _struct(values, 1.0)
-        check(self._library.sequoia_label(self._pool.handle, byref(given), byref(labels)))
+        self._label(values, wanted=count, columns=columns.data_ptr())
         return columns.long()
 
     def labelled_draws(
@@ -84,8 +73,8 @@ class NativeRows:
         probs = torch.empty((rows, top))
         drawn = (c_int32 * rows)()
         c_temperatures, c_uniforms = (c_float * rows)(*temperatures), (c_double * rows)(*uniforms)
-        labels = LabelsStruct(
-            size=ctypes.sizeof(LabelsStruct),
+        self._label(
+            logits,
             wanted=top,
             temperatures=addressof(c_temperatures),
             uniforms=addressof(c_uniforms),
@@ -93,9 +82,12 @@ class NativeRows:
             probs=probs.data_ptr(),
             drawn=addressof(drawn),
         )
-        given = _struct(logits, 1.0)
-        check(self._library.sequoia_label(self._pool.handle, byref(given), byref(labels)))
         return LabelledDraws(drawn[:], columns, probs)
+
+    def _label(self, logits: Tensor, **given: Any) -> None:
+        labels = LabelsStruct(size=ctypes.sizeof(LabelsStruct), **given)
+        rows = byref(_struct(logits, 1.0))
+        check(self._library.sequoia_label(self._pool.handle, rows, byref(labels)))
 
 
 def _struct(logits: Tensor, temperature: float) -> LogitsStruct:

@@ -6,7 +6,6 @@ Reading is faster than a mapping, whose pages also count as this process's memor
 
 import json
 import os
-from collections.abc import Iterator
 from contextlib import ExitStack
 from dataclasses import dataclass
 from math import prod
@@ -16,27 +15,19 @@ import torch
 from torch import Tensor
 
 from sequoia_core.errors import ModelLoadError
-from sequoia_core.model.loading.weights import SafetensorsWeights, Weights
+from sequoia_core.model.loading.weights import STORED_DTYPES, SafetensorsWeights, Weights
 
-STORED_DTYPES = {
-    "F64": torch.float64,
-    "F32": torch.float32,
-    "F16": torch.float16,
-    "BF16": torch.bfloat16,
-    "I64": torch.int64,
-    "I32": torch.int32,
-}
 CONVERTED_AT_ONCE = 1 << 20
 """Values of another number format that are read before they are converted; bounds the memory."""
 
 
 @dataclass(frozen=True, slots=True)
 class _Extent:
-    """Where a tensor lies: `file` is a descriptor, `offset` in bytes."""
+    """Where a tensor lies."""
 
     path: Path
-    file: int
-    offset: int
+    file: int  # descriptor
+    offset: int  # bytes
     dtype: torch.dtype
     shape: tuple[int, ...]
 
@@ -44,8 +35,7 @@ class _Extent:
 class TensorFiles(Weights):
     """The tensors of an opened model, none of them mapped.
 
-    Raises:
-        ModelLoadError: it is not stored as safetensors, or in an unknown number format.
+    Raises ModelLoadError if it is not stored as safetensors, or in an unknown number format.
     """
 
     def __init__(self, weights: Weights) -> None:
@@ -59,8 +49,8 @@ class TensorFiles(Weights):
         self._extents: dict[str, _Extent] = {}
         super().__init__(self._extents, weights.origin)
         try:
-            for path in {weights.path(name) for name in weights}:
-                self._extents.update(self._read_header(path))
+            for path in weights.files:
+                self._read_header(path)
         except BaseException:
             self.close()
             raise
@@ -72,20 +62,19 @@ class TensorFiles(Weights):
     def read(self, name: str, into: Tensor) -> None:
         """Fill a contiguous tensor of the CPU, of any number format, with a stored one.
 
-        Raises:
-            ModelLoadError: the file cannot be read any more.
+        Raises ModelLoadError if the file cannot be read any more.
         """
         extent = self._extents[name]
         flat = into.view(-1)
         assert flat.shape[0] == prod(extent.shape)
         if into.dtype is extent.dtype:
-            _read(extent, extent.offset, flat)
+            _read(extent, 0, flat)
             return
         staging = torch.empty(min(CONVERTED_AT_ONCE, flat.shape[0]), dtype=extent.dtype)
         for first in range(0, flat.shape[0], CONVERTED_AT_ONCE):
             part = flat[first : first + CONVERTED_AT_ONCE]
             staged = staging[: part.shape[0]]
-            _read(extent, extent.offset + first * extent.dtype.itemsize, staged)
+            _read(extent, first, staged)
             part.copy_(staged)
 
     def __getitem__(self, name: str) -> Tensor:
@@ -95,14 +84,12 @@ class TensorFiles(Weights):
         return tensor
 
     def shape(self, name: str) -> tuple[int, ...]:
-        """Shape of a tensor without reading it."""
         return self._extents[name].shape
 
-    def _read_header(self, path: Path) -> Iterator[tuple[str, _Extent]]:
-        """The tensors of a file whose header the safetensors library has checked already.
+    def _read_header(self, path: Path) -> None:
+        """The places of a file's tensors, which the safetensors library checks and does not give.
 
-        The library does not give offsets. The format: eight bytes for the length of a JSON object,
-        that object, then the tensors.
+        The format: eight bytes for the length of a JSON object, that object, then the tensors.
         """
         try:
             file = os.open(path, os.O_RDONLY | getattr(os, "O_CLOEXEC", 0))
@@ -120,12 +107,12 @@ class TensorFiles(Weights):
                     "decodes; leave --offload out"
                 )
             offset = 8 + length + entry["data_offsets"][0]
-            yield name, _Extent(path, file, offset, dtype, tuple(entry["shape"]))
+            self._extents[name] = _Extent(path, file, offset, dtype, tuple(entry["shape"]))
 
 
-def _read(extent: _Extent, offset: int, into: Tensor) -> None:
-    """Fill a contiguous tensor with the bytes from `offset` on."""
-    left = into.view(torch.uint8).numpy().data
+def _read(extent: _Extent, first: int, into: Tensor) -> None:
+    """Fill a contiguous tensor with a stored one's values from `first` on."""
+    left, offset = into.view(torch.uint8).numpy().data, extent.offset + first * into.itemsize
     try:
         while left:
             count = os.preadv(extent.file, [left], offset)

@@ -17,7 +17,7 @@ from sequoia_core.bench.model_factory import GGUF_DRAFT, OPENVINO_DRAFT, Q4_0, M
 from sequoia_core.bench.process import start_systems
 from sequoia_core.bench.runs import PeerError
 from sequoia_core.bench.systems import PEERS, SystemSpec, build
-from sequoia_core.model.loading.draft_fit import OpenedDraft
+from sequoia_core.model.loading.sources import OpenedDraft
 from tests.core.bench_runs import FixedSystem
 from tests.core.models import random_weights, tiny_config
 

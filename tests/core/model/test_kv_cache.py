@@ -137,7 +137,7 @@ def test_on_cuda_attention_spans_whole_buckets(rows: int) -> None:
 def grown_buffers(monkeypatch: pytest.MonkeyPatch, allowed: int) -> list[int]:
     """Sizes asked for while caches grow; after so many buffers memory is full."""
     sizes: list[int] = []
-    real = kv_cache._resized
+    real = kv_cache.resized
 
     def resized(buffer: Tensor, axis: int, size: int, kept: int) -> Tensor:
         if buffer.shape[axis] != size:
@@ -146,7 +146,7 @@ def grown_buffers(monkeypatch: pytest.MonkeyPatch, allowed: int) -> list[int]:
             sizes.append(buffer.nbytes * size // max(buffer.shape[axis], 1))
         return real(buffer, axis, size, kept)
 
-    monkeypatch.setattr(kv_cache, "_resized", resized)
+    monkeypatch.setattr(kv_cache, "resized", resized)
     return sizes
 
 

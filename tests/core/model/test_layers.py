@@ -1,4 +1,4 @@
-"""Rotary embedding against transformers' own, and products with a residual and a bias."""
+"""Rotary embedding against transformers' own."""
 
 from dataclasses import replace
 from typing import Any
@@ -7,12 +7,11 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from torch import Tensor
 from transformers import LlamaConfig
 from transformers.models.llama.modeling_llama import LlamaRotaryEmbedding, apply_rotary_pos_emb
 
 from sequoia_core.model.config import ModelConfig
-from sequoia_core.model.layers import BiasedLinear, DenseLinear, RotaryEmbedding, rotate
+from sequoia_core.model.layers import RotaryEmbedding, rotate
 
 CPU = torch.device("cpu")
 KINDS: dict[str, dict[str, Any]] = {
@@ -113,34 +112,3 @@ def test_memory_follows_the_positions_that_are_read() -> None:
     cos, sin = rotary(torch.tensor([(1 << 22) - 1, 0]))
     assert cos.shape == sin.shape == (2, 1, 64)
     assert torch.equal(cos[1], torch.ones(1, 64))
-
-
-IN, OUT = 64, 96
-
-
-def operands(rows: int, seed: int, dtype: torch.dtype) -> tuple[Tensor, Tensor, Tensor]:
-    generator = torch.Generator().manual_seed(seed)
-    x, weight, residual = (
-        torch.randn(*shape, generator=generator).to(dtype)
-        for shape in ((rows, IN), (OUT, IN), (rows, OUT))
-    )
-    return x, weight, residual
-
-
-@pytest.mark.parametrize(("dtype", "most"), [(torch.float32, 1e-6), (torch.bfloat16, 0.02)])
-@pytest.mark.parametrize("rows", [1, 7])
-def test_a_product_is_the_product(rows: int, dtype: torch.dtype, most: float) -> None:
-    x, weight, residual = operands(rows, 1, dtype)
-    linear = DenseLinear(weight)
-    exact = x.double() @ weight.double().T
-    total = exact + residual.double()
-    assert float((linear(x).double() - exact).norm() / exact.norm()) < most
-    assert float((linear.add(x, residual).double() - total).norm() / total.norm()) < most
-
-
-def test_a_bias_is_added_once() -> None:
-    x, weight, residual = operands(3, 0, torch.float32)
-    linear = BiasedLinear(DenseLinear(weight), torch.arange(OUT).float())
-    expected = x @ weight.T + torch.arange(OUT)
-    torch.testing.assert_close(linear(x), expected)
-    torch.testing.assert_close(linear.add(x, residual), expected + residual)

@@ -20,14 +20,13 @@ from sequoia_core.config import Mode, Offload, SamplingParams, WeightFormat
 from sequoia_core.errors import ContextFullError, ModelLoadError, ParameterError
 from sequoia_core.model import device as device_module
 from sequoia_core.model.conditioned import ConditionedLlama
-from sequoia_core.model.device import Placement
+from sequoia_core.model.device import Placement, even_stages
 from sequoia_core.model.llama import Llama
 from sequoia_core.model.loading import pair as pair_module
 from sequoia_core.model.loading import sources
+from sequoia_core.model.loading.forward import memory_plans
 from sequoia_core.model.loading.loader import open_directory
 from sequoia_core.model.loading.pair import Pair, load_pair
-from sequoia_core.model.loading.planning import memory_plans
-from sequoia_core.model.pipeline import even_stages
 from sequoia_core.model.weight_shapes import (
     expected_shapes,
 )

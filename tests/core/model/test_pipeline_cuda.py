@@ -12,9 +12,9 @@ from torch import Tensor
 from torch._subclasses.fake_tensor import FakeTensorMode
 
 from sequoia_core.model.conditioned import ConditionedLlama
+from sequoia_core.model.device import Stage, even_stages
 from sequoia_core.model.kv_cache import LayeredKVCache
 from sequoia_core.model.llama import Llama
-from sequoia_core.model.pipeline import Stage, even_stages
 from sequoia_core.tree.growmap import GrowMap
 from tests.core.model.test_cuda_fake import ATEN, OPERATORS, WithoutGuards
 from tests.core.models import random_weights, tiny_config

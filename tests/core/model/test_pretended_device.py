@@ -4,6 +4,7 @@ and forwards are asked for than a step needs. See `tests.pretended_device`.
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import pytest
@@ -14,7 +15,6 @@ from sequoia_core.config import Lookup, Mode, SamplingParams
 from sequoia_core.events import PrefillDone, Step
 from sequoia_core.model.conditioned import ConditionedLlama
 from sequoia_core.model.kv_cache import CUDA_BUCKET
-from sequoia_core.model.layers import DenseLinear
 from sequoia_core.model.llama import Llama
 from sequoia_core.model.weight_shapes import (
     expected_shapes,
@@ -205,8 +205,8 @@ def test_a_prompt_read_without_a_mask_is_read_as_on_the_cpu(kv_heads: int) -> No
 def test_a_tied_embedding_lies_on_the_device_once(traffic: Traffic) -> None:
     config = tiny_config(tie_word_embeddings=True)
     model = Llama(config, random_weights(config, 0), CUDA, torch.float32)
-    assert isinstance(model._head, DenseLinear)
-    assert model._head._weight is model.embedding
+    assert isinstance(model._head, partial)
+    assert model._head.keywords["weight"] is model.embedding
     frequencies, norms = 1, 2 * config.num_layers + 1  # a norm keeps its epsilon as well
     assert traffic.to_device == len(expected_shapes(config)) + frequencies + norms
 

@@ -202,13 +202,6 @@ int32_t sequoia_model_fill(sequoia_model* model, int32_t layer, int32_t part, in
     });
 }
 
-int32_t sequoia_model_set_scale(sequoia_model* model, int32_t layer, int32_t part, const float* values, int32_t count) {
-    return guarded([&] {
-        check_layer(*model, layer);
-        model->value->set_scale(layer, part_of(part), values, count);
-    });
-}
-
 int32_t sequoia_model_set_bias(sequoia_model* model, int32_t layer, int32_t part, const float* values, int32_t count,
                                int32_t interleaved_rotary) {
     return guarded([&] {

@@ -97,8 +97,6 @@ SEQUOIA_API int32_t sequoia_model_allocate(sequoia_model* model);
 /* rows: `count` of them from row `first` on, `bytes` each */
 SEQUOIA_API int32_t sequoia_model_fill(sequoia_model* model, int32_t layer, int32_t part, int32_t first, int32_t count,
                                        const uint8_t* rows, size_t bytes, int32_t interleaved_rotary);
-SEQUOIA_API int32_t sequoia_model_set_scale(sequoia_model* model, int32_t layer, int32_t part, const float* values,
-                                            int32_t count);
 SEQUOIA_API int32_t sequoia_model_set_bias(sequoia_model* model, int32_t layer, int32_t part, const float* values,
                                            int32_t count, int32_t interleaved_rotary);
 SEQUOIA_API int32_t sequoia_model_set_vector(sequoia_model* model, int32_t layer, int32_t vector, const float* values,

@@ -272,14 +272,11 @@ void Forward::product(const Linear& linear, const Activations& inputs, const Row
         kernels_.product(linear.matrix, block, inputs.tile(tiles, tile),
                          out + static_cast<std::size_t>(tiles.first(tile)) * static_cast<std::size_t>(stride),
                          static_cast<std::size_t>(stride), tile ? 0 : PREFETCH_BYTES);
-    if (linear.scale.empty() && linear.bias.empty()) return;
+    if (linear.bias.empty()) return;
     const auto first = static_cast<std::size_t>(block * BLOCK);
     for (int row = 0; row < tiles.rows(); ++row) {
         float* to = out + static_cast<std::size_t>(row) * static_cast<std::size_t>(stride);
-        for (std::size_t i = 0; i < BLOCK; ++i) {
-            if (!linear.scale.empty()) to[i] *= linear.scale[first + i];
-            if (!linear.bias.empty()) to[i] += linear.bias[first + i];
-        }
+        for (std::size_t i = 0; i < BLOCK; ++i) to[i] += linear.bias[first + i];
     }
 }
 
@@ -298,10 +295,7 @@ void Forward::embed(int row, int thread) {
     const auto token = static_cast<int>(request_.token_ids[row]);
     const bool conditioned = model_.shape().target_features > 0;
     if (conditioned) to = model_.scratch_[static_cast<std::size_t>(thread)].get();
-    const Linear& embedding = model_.embedding();
-    embedding.matrix.get(token, to);
-    if (!embedding.scale.empty())
-        for (int i = 0; i < model_.shape().hidden; ++i) to[i] *= embedding.scale[static_cast<std::size_t>(token)];
+    model_.embedding().matrix.get(token, to);
     if (conditioned) condition(row, to);
 }
 

@@ -69,7 +69,7 @@ class Forward final : public Job {
     void read(int index);
     void gate_up(int layer, int group, int thread);
     void add_product(const Linear& linear, const Activations& inputs, int block, int thread);
-    // 16 outputs of all rows, with scale and bias -> out[row * stride]
+    // 16 outputs of all rows, with bias -> out[row * stride]
     void product(const Linear& linear, const Activations& inputs, int block, float* out, int stride) {
         product(linear, inputs, tiles_, block, out, stride);
     }

@@ -71,7 +71,7 @@ inline void count_four_bits(const std::uint8_t* codes, const std::int8_t* quads,
 }
 
 // Quads [FIRST, FIRST + COUNT) of 8-bit codes.
-template <int R, int FIRST, int COUNT, bool SUMS = true>
+template <int R, int FIRST, int COUNT>
 inline void count_bytes(const std::uint8_t* codes, const std::int8_t* quads, const float* numbers, Counts<R>& counts) {
     for (int r = 0; r < R; ++r) {
         std::int32_t sum = 0;
@@ -84,7 +84,7 @@ inline void count_bytes(const std::uint8_t* codes, const std::int8_t* quads, con
     for (int i = FIRST; i < FIRST + COUNT; ++i) {
         const Ints eight = load_codes(codes + i * 64);
         for (int r = 0; r < R; ++r) counts.row[r] = dot8(counts.row[r], eight, quad(quads + r * GROUP + i * 4));
-        if constexpr (SUMS) counts.codes = dot8(counts.codes, eight, ones());
+        counts.codes = dot8(counts.codes, eight, ones());
     }
 }
 
@@ -95,7 +95,7 @@ inline auto counts_of(const std::uint8_t* codes, const std::int8_t* quads, const
     constexpr int counted = tiled ? 0 : R;
     Counts<counted> counts;
     if constexpr (four_bits(LAYOUT)) count_four_bits<counted>(codes, quads, counts);
-    else count_bytes<counted, FIRST, COUNT, LAYOUT != Layout::CODES8_ROWS>(codes, quads, numbers, counts);
+    else count_bytes<counted, FIRST, COUNT>(codes, quads, numbers, counts);
     if constexpr (tiled) return TiledCounts<Rows>{rows, counts.codes};
     else return counts;
 }
@@ -133,14 +133,7 @@ void quantized_product(const std::uint8_t* block, int groups, const Tile& tile, 
             const std::uint8_t* scales = at + code_bytes;
             const std::uint8_t* codes = at + lane * 4;
             tiles.go_to(g);
-            if constexpr (LAYOUT == Layout::CODES8_ROWS) {
-                const auto counts = counts_of<R, LAYOUT, 0, 8>(codes, quads, numbers, tiles.rows(g, 0));
-                const Floats code_sum = from_words(reinterpret_cast<const std::int16_t*>(scales) + lane);
-                for (int r = 0; r < R; ++r) {
-                    acc[r] = fused(code_sum, broadcast(number_of(numbers, CENTER, R, r)), acc[r]);
-                    acc[r] = fused(counted8(counts.row[r]), broadcast(number_of(numbers, SCALE, R, r)), acc[r]);
-                }
-            } else if constexpr (LAYOUT == Layout::CODES8_HALVES) {
+            if constexpr (LAYOUT == Layout::CODES8_HALVES) {
                 const auto counts = counts_of<R, LAYOUT, 0, 4>(codes, quads, numbers, tiles.rows(g, 0));
                 const Floats first_scale = from_signed_bytes(scales + lane);
                 const Floats second_scale = from_signed_bytes(scales + BLOCK + lane);

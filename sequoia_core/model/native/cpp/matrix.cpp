@@ -3,7 +3,6 @@
 #include <algorithm>
 #include <bit>
 #include <cstring>
-#include <numeric>
 
 namespace sequoia {
 namespace {
@@ -17,7 +16,6 @@ struct FileBlock {
 FileBlock file_block(FileFormat format) {
     switch (format) {
         case FileFormat::F32: return {1, 4};
-        case FileFormat::I8: return {1, 1};
         case FileFormat::F16:
         case FileFormat::BF16: return {1, 2};
         case FileFormat::Q4_0: return {32, 18};
@@ -142,7 +140,6 @@ Layout layout_of(FileFormat format) {
         case FileFormat::Q5_1: return Layout::CODES8_MIN;
         case FileFormat::Q5_K: return Layout::CODES8_SUPER;
         case FileFormat::Q6_K: return Layout::CODES8_HALVES;
-        case FileFormat::I8: return Layout::CODES8_ROWS;
     }
     return Layout::FLOAT32;
 }
@@ -190,18 +187,6 @@ void Matrix::put_codes(int row, int index, const std::int8_t* codes) {
     }
 }
 
-// A row of bytes, filled up with zeros.
-void Matrix::put_bytes(int row, const std::uint8_t* source) {
-    for (int index = 0; index < groups(); ++index) {
-        std::int8_t codes[GROUP] = {};
-        const int first = index * GROUP, count = std::min(GROUP, columns_ - first);
-        std::memcpy(codes, source + first, static_cast<std::size_t>(count));
-        put_codes(row, index, codes);
-        const auto sum = static_cast<std::int16_t>(std::accumulate(codes, codes + GROUP, 0));
-        std::memcpy(group(row, index) + CODES8_BYTES + row % BLOCK * 2, &sum, 2);
-    }
-}
-
 void Matrix::put_group(int row, int index, const std::uint8_t* source) {
     const FileBlock block = file_block(format_);
     const bool in_super = has_super_blocks(format_);
@@ -231,7 +216,6 @@ std::size_t Matrix::place_of_float(int column, int lane) const {
 }
 
 void Matrix::put(int row, const std::uint8_t* source) {
-    if (layout_ == Layout::CODES8_ROWS) return put_bytes(row, source);
     if (is_quantized(layout_)) {
         for (int index = 0; index < groups(); ++index) put_group(row, index, source);
         return;
@@ -280,7 +264,6 @@ void Matrix::get_quantized(int row, int index, float* values) const {
                 scale[half] = half_to_float(read_half(outer + lane * 2)) *
                               static_cast<float>(static_cast<std::int8_t>(scales[half * BLOCK + lane]));
             break;
-        case Layout::CODES8_ROWS: scale[0] = scale[1] = 1.f; break;
         default:
             scale[0] = scale[1] = half_to_float(read_half(scales + lane * 2));
             if (layout_ == Layout::CODES4_MIN || layout_ == Layout::CODES8_MIN)

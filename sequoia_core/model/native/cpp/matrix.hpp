@@ -26,7 +26,6 @@ enum class FileFormat : std::int32_t {
     Q4_K = 12,
     Q5_K = 13,
     Q6_K = 14,
-    I8 = 24,
     BF16 = 30,
 };
 
@@ -39,7 +38,6 @@ enum class Layout {
     CODES8_MIN,
     CODES8_SUPER,
     CODES8_HALVES,  // a signed byte per 16 columns times a half per super-block
-    CODES8_ROWS,    // no scale but that of the row, which is applied to the product; an int16 sum of the codes
     FLOAT32,
     FLOAT16,
     BFLOAT16,
@@ -62,7 +60,6 @@ constexpr LayoutSizes sizes_of(Layout layout) {
         case Layout::CODES8_MIN: return {CODES8_BYTES + 4 * BLOCK, 0};
         case Layout::CODES8_SUPER: return {CODES8_BYTES + 2 * BLOCK, 4 * BLOCK};
         case Layout::CODES8_HALVES: return {CODES8_BYTES + 2 * BLOCK, 2 * BLOCK};
-        case Layout::CODES8_ROWS: return {CODES8_BYTES + 2 * BLOCK, 0};
         case Layout::FLOAT32: return {BLOCK * GROUP * 4, 0};
         case Layout::FLOAT16:
         case Layout::BFLOAT16: return {BLOCK * GROUP * 2, 0};
@@ -102,7 +99,6 @@ class Matrix {
  private:
     std::uint8_t* group(int row, int index) const;
     std::uint8_t* super(int row, int index) const;
-    void put_bytes(int row, const std::uint8_t* source);
     void put_group(int row, int index, const std::uint8_t* row_source);
     void put_codes(int row, int index, const std::int8_t* codes);
     void get_codes(int row, int index, std::int8_t* codes) const;

@@ -133,13 +133,6 @@ void Model::fill(int layer, Part part, int first, int count, const std::uint8_t*
         matrix.put(output_row(part, row, interleaved_rotary), rows);
 }
 
-void Model::set_scale(int layer, Part part, const float* values, int count) {
-    Linear& to = linear(layer, part);
-    to.scale.assign(static_cast<std::size_t>(to.matrix.blocks() * BLOCK), 0.f);
-    for (int row = 0; row < count; ++row)
-        to.scale[static_cast<std::size_t>(output_row(part, row, false))] = values[row];
-}
-
 void Model::set_bias(int layer, Part part, const float* values, int count, bool interleaved_rotary) {
     Linear& to = linear(layer, part);
     to.bias.assign(static_cast<std::size_t>(to.matrix.blocks() * BLOCK), 0.f);

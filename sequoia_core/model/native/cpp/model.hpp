@@ -21,10 +21,10 @@ struct ModelShape {
     int target_features = 0;          // hidden states of the target that a conditioned draft reads
 };
 
-// A matrix with the scale and bias of its products.
+// A matrix and the bias of its products.
 struct Linear {
     Matrix matrix;
-    std::vector<float> scale, bias;  // of each output, in blocks of 16; empty for none
+    std::vector<float> bias;  // of each output, in blocks of 16; empty for none
 };
 
 enum class Part : std::int32_t {
@@ -105,7 +105,6 @@ class Model {
     // Stores `count` rows of the file from row `first` on.
     void fill(int layer, Part part, int first, int count, const std::uint8_t* rows, std::size_t row_bytes,
               bool interleaved_rotary);
-    void set_scale(int layer, Part part, const float* values, int count);
     void set_bias(int layer, Part part, const float* values, int count, bool interleaved_rotary);
     void set_vector(int layer, Vector vector, const float* values, int count);
 

@@ -62,13 +62,13 @@ def test_a_packed_file_gives_back_names_shapes_and_values(name: str, tmp_path: P
         assert weights.shape(each) == tensor.shape
         assert weights.is_floating(each) == tensor.is_floating_point()
         if each != "layer.weight":
-            assert weights.in_blocks(each) is None
             assert torch.equal(weights[each], tensor)
-    blocks = weights.in_blocks("layer.weight")
-    assert blocks is not None
+    assert weights.stored("odd.weight").file_format == gguf.GGMLQuantizationType.F32
+    assert weights.stored("layer.weight").file_format == FORMATS[name]
+    blocks = weights.stored("layer.weight").data()
     assert blocks.nbytes == 6 * 2 * (18 if name == "q4_0" else 34)
     stored = gguf.quantize(tensors["layer.weight"].float().numpy(), FORMATS[name])
-    assert blocks.numpy().tobytes() == stored.tobytes()
+    assert blocks.tobytes() == stored.tobytes()
     values = gguf.dequantize(stored, FORMATS[name])
     assert torch.equal(weights["layer.weight"], torch.from_numpy(values))
 

@@ -7,18 +7,19 @@ import random
 import zlib
 from pathlib import Path
 
+import platformdirs
 import pytest
 
-from sequoia_core.model.loading import digests
-from sequoia_core.model.loading.digests import file_digests
+from sequoia_core.model.loading import model_files
 from sequoia_core.model.loading.loader import open_checkpoint
+from sequoia_core.model.loading.model_files import file_digest
 from tests.core.checkpoints import save_gguf, tiny_llama
 
 
 def test_a_digest_is_sha256_of_the_whole_file(tmp_path: Path) -> None:
     content = random.Random(0).randbytes(3 * (1 << 16) + 5)
     (tmp_path / "a").write_bytes(content)
-    assert file_digests([tmp_path / "a"]) == {"a": hashlib.sha256(content).hexdigest()}
+    assert file_digest(tmp_path / "a") == hashlib.sha256(content).hexdigest()
 
 
 def test_files_that_crc32_cannot_tell_apart_have_digests_of_their_own(tmp_path: Path) -> None:
@@ -54,8 +55,8 @@ def _forged(checksum: int, wanted: int) -> bytes:
 @pytest.fixture
 def large(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A file whose digest is remembered: not small, and unchanged for a day."""
-    monkeypatch.setattr(digests, "REMEMBERED_BYTES", 1000)
-    monkeypatch.setattr(digests, "SETTLED_NS", -1)
+    monkeypatch.setattr(model_files, "REMEMBERED_BYTES", 1000)
+    monkeypatch.setattr(model_files, "SETTLED_NS", -1)
     (tmp_path / "large").write_bytes(bytes(5000))
     return tmp_path / "large"
 
@@ -72,42 +73,43 @@ class Reads:
 
 def test_a_large_file_is_read_once_and_again_when_it_has_changed(large: Path) -> None:
     reads = Reads()
-    first = file_digests([large], reads)
-    assert file_digests([large], reads) == first
+    first = file_digest(large, reads)
+    assert file_digest(large, reads) == first
     assert reads.count == 1
     state = large.stat()
     large.write_bytes(bytes(4999) + b"x")
     os.utime(large, ns=(state.st_atime_ns, state.st_mtime_ns))  # size and time as they were
-    second = file_digests([large], reads)
+    second = file_digest(large, reads)
     assert second != first
     assert reads.count == 2
     large.rename(large.with_name("another"))
     large.write_bytes(bytes(5000))
-    assert file_digests([large], reads) == first
+    assert file_digest(large, reads) == first
 
 
 def test_a_file_that_changed_just_now_is_not_remembered(
     large: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(digests, "SETTLED_NS", 3600 * 10**9)
+    monkeypatch.setattr(model_files, "SETTLED_NS", 3600 * 10**9)
     reads = Reads()
     for _ in range(2):
-        file_digests([large], reads)
+        file_digest(large, reads)
     assert reads.count == 2
 
 
 @pytest.mark.skipif(not hasattr(os, "geteuid"), reason="needs the modes of files")
 def test_what_others_could_have_written_is_not_believed(large: Path) -> None:
-    (right,) = file_digests([large]).values()
+    right = file_digest(large)
     state = large.stat()
-    record = digests.digest_root() / f"{state.st_dev:x}-{state.st_ino:x}"
+    folder = platformdirs.user_cache_path("sequoia") / "digests"
+    record = folder / f"{state.st_dev:x}-{state.st_ino:x}"
     assert record.stat().st_mode & 0o777 == 0o600
     assert record.parent.stat().st_mode & 0o777 == 0o700
     forged = json.dumps([*json.loads(record.read_text())[:-1], "0" * 64])
     record.write_text(forged)
-    assert file_digests([large]) == {"large": "0" * 64}  # this user's own word
+    assert file_digest(large) == "0" * 64  # this user's own word
     record.chmod(0o666)
-    assert file_digests([large]) == {"large": right}
+    assert file_digest(large) == right
     for junk in ("", "[]", "{}", "[1, 2]", "\x00"):
         record.write_text(junk)
-        assert file_digests([large]) == {"large": right}
+        assert file_digest(large) == right

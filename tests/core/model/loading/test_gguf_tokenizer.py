@@ -15,9 +15,8 @@ from tokenizers import AddedToken, Regex, Tokenizer, decoders, models, normalize
 from tokenizers.trainers import BpeTrainer
 
 from sequoia_core.errors import ModelLoadError
-from sequoia_core.model.loading.gguf_tokenizer import SPLIT_RULES
+from sequoia_core.model.loading.gguf_tokenizer import SPLIT_RULES, gguf_tokenizer
 from sequoia_core.model.loading.loader import open_checkpoint
-from sequoia_core.model.loading.tokenizer import gguf_tokenizer
 from tests.core.checkpoints import save_gguf, tiny_llama, tiny_tokenizer
 from tests.core.tiny_tokenizers import train_sentencepiece
 

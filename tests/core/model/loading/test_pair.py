@@ -21,7 +21,7 @@ from sequoia_core.errors import (
 )
 from sequoia_core.model.llama import Llama
 from sequoia_core.model.loading import pair as pair_module
-from sequoia_core.model.loading.int8_rows import pack_weights
+from sequoia_core.model.loading.blocks import pack_weights
 from sequoia_core.model.loading.pair import Pair, load_pair
 from sequoia_core.model.loading.sources import embedded_target_path
 from sequoia_core.model.native.library import find_library
@@ -131,12 +131,12 @@ def test_a_trimmed_drafts_embedding_is_the_targets_own(target: str, tmp_path: Pa
     assert pair.draft.embedding.data_ptr() == pair.target.embedding.data_ptr()
 
 
-def test_a_draft_of_int8_rows_is_read_like_any_other(target: str, tmp_path: Path) -> None:
+def test_a_draft_in_blocks_is_read_like_any_other(target: str, tmp_path: Path) -> None:
     trimmed(tmp_path / "draft")
     exact = fresh_logits(load(target, tmp_path / "draft").draft, TOKENS)
     file = tmp_path / "draft" / "model.safetensors"
-    save_file(pack_weights(load_file(file)), file)
-    edit_settings(tmp_path / "draft", quantization={"format": "int8-rows"})
+    save_file(pack_weights(load_file(file), "q8_0"), file)
+    edit_settings(tmp_path / "draft", quantization={"format": "q8_0"})
     rounded = fresh_logits(load(target, tmp_path / "draft").draft, TOKENS)
     assert not torch.equal(rounded, exact)
     assert (rounded - exact).abs().max() < 0.05 * exact.abs().max()

@@ -16,13 +16,14 @@ from tokenizers import AddedToken, Tokenizer, normalizers, pre_tokenizers
 
 from sequoia_core.errors import ModelLoadError, TokenizerMismatchError
 from sequoia_core.model.loading.gguf import open_gguf
+from sequoia_core.model.loading.gguf_tokenizer import gguf_tokenizer
 from sequoia_core.model.loading.tokenizer import (
-    gguf_tokenizer,
+    assert_same_tokenizer,
+    check_embedding_fit,
     has_tokenizer,
     load_tokenizer,
     stated_eos_ids,
 )
-from sequoia_core.model.loading.tokenizer_check import assert_same_tokenizer, check_embedding_fit
 from sequoia_core.text.chat_template import ChatTemplate
 from tests.core.checkpoints import CHAT_TEMPLATE, save_gguf, tiny_llama, tiny_tokenizer
 from tests.core.tiny_tokenizers import byte_level, sentencepiece_like, train_sentencepiece

@@ -2,8 +2,7 @@
 
 import pytest
 
-from sequoia_core.model.native.library import find_library, instruction_sets
-from sequoia_core.model.native.pool import Pool
+from sequoia_core.model.native.library import Pool, find_library, instruction_sets
 
 if find_library() is None:
     collect_ignore_glob = ["test_*.py"]

@@ -18,26 +18,18 @@ import torch
 
 from sequoia_core.errors import ModelLoadError
 from sequoia_core.model.config import ModelConfig
-from sequoia_core.model.loading.int8_rows import Int8RowWeights, pack_weights
-from sequoia_core.model.loading.weights import LoadedWeights, Weights
-from sequoia_core.model.native.library import UNPROVEN, instruction_sets, load_library
+from sequoia_core.model.loading.weights import Weights
+from sequoia_core.model.native.library import UNPROVEN, Pool, instruction_sets, load_library
 from sequoia_core.model.native.llama import NativeLlama
-from sequoia_core.model.native.pool import Pool
 from tests.core.model.native.gguf_blocks import QUANTIZED
 from tests.core.model.native.test_products import blocks_model
-from tests.core.models import fresh_logits, random_weights, tiny_config
+from tests.core.models import fresh_logits
 
 ROOT = Path(__file__).parents[4]
 TILES, VECTORS = UNPROVEN, "avx512_bf16"
 FEWEST_TILED_ROWS = 8
 
 needs_tiles = pytest.mark.skipif(TILES not in instruction_sets(), reason="no AMX here")
-
-
-def int8_rows_model() -> tuple[ModelConfig, Weights]:
-    config = tiny_config(hidden_size=40, intermediate_size=72, head_dim=12, num_layers=1)
-    packed = pack_weights(random_weights(config, seed=5))
-    return config, Int8RowWeights(LoadedWeights(packed, "random rows"))
 
 
 NARROW = {"hidden_size": 96, "intermediate_size": 32, "head_dim": 24}
@@ -49,7 +41,6 @@ MODELS: dict[str, Callable[[], tuple[ModelConfig, Weights]]] = {
         for name in QUANTIZED
         if not name.endswith("_K")
     },
-    "int8 rows": int8_rows_model,
 }
 
 

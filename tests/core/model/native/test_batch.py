@@ -8,10 +8,9 @@ import torch
 from torch import Tensor
 
 from sequoia_core.errors import ContextFullError, ModelLoadError
-from sequoia_core.model.native.batch import PASS_ROWS, NativeBatch
-from sequoia_core.model.native.library import instruction_sets
+from sequoia_core.model.batch import PASS_ROWS, NativeBatch
+from sequoia_core.model.native.library import Pool, instruction_sets
 from sequoia_core.model.native.llama import Continuation, NativeLlama
-from sequoia_core.model.native.pool import Pool
 from tests.core.model.native.test_invariance import mixed_config, mixed_model
 from tests.core.models import random_weights
 

@@ -4,8 +4,8 @@ from pathlib import Path
 
 from sequoia_core.distill.options import Options
 from sequoia_core.distill.target import DistillTarget
+from sequoia_core.model.native.library import Pool
 from sequoia_core.model.native.llama import NativeLlama
-from sequoia_core.model.native.pool import Pool
 from tests.core.distill.runs import tiny_target
 from tests.core.distill.test_generate import KEPT_LAYERS, check_labels, content, written
 from tests.core.models import random_weights, tiny_config

@@ -6,11 +6,11 @@ import torch
 from sequoia_core.errors import ModelLoadError
 from sequoia_core.model.native.library import (
     INSTRUCTION_SET_VARIABLE,
+    Pool,
     forced_instruction_set,
     load_library,
 )
 from sequoia_core.model.native.llama import NativeLlama
-from sequoia_core.model.native.pool import Pool
 from tests.core.models import fresh_logits, random_weights, tiny_config
 
 

@@ -10,10 +10,8 @@ from torch import Tensor
 
 from sequoia_core.errors import ContextFullError
 from sequoia_core.model.config import ModelConfig
-from sequoia_core.model.native.cache import NativeCache
-from sequoia_core.model.native.library import instruction_sets
-from sequoia_core.model.native.llama import NativeLlama
-from sequoia_core.model.native.pool import Pool
+from sequoia_core.model.native.library import Pool, instruction_sets
+from sequoia_core.model.native.llama import NativeCache, NativeLlama
 from tests.core.model.native.gguf_blocks import as_stored, gguf_weights, random_blocks
 from tests.core.models import fresh_logits, random_weights, tiny_config
 

@@ -11,8 +11,8 @@ from scipy import stats
 from sequoia_core.config import Lookup, Mode, SamplingParams
 from sequoia_core.events import TreeChosen
 from sequoia_core.model.interface import TreeRows
+from sequoia_core.model.native.library import Pool
 from sequoia_core.model.native.llama import NativeLlama
-from sequoia_core.model.native.pool import Pool
 from sequoia_core.speculate.draft import DraftModel
 from sequoia_core.speculate.token_tree import HostNodes, ScoredTree, TokenTree
 from sequoia_core.tree.choice import ADAPTIVE, ROOT, TreeChoice

@@ -15,9 +15,8 @@ from sequoia_core.errors import ModelLoadError, SequoiaError
 from sequoia_core.model.config import ModelConfig
 from sequoia_core.model.loading.gguf import open_gguf
 from sequoia_core.model.loading.weights import check_weights
-from sequoia_core.model.native.library import instruction_sets
+from sequoia_core.model.native.library import Pool, instruction_sets
 from sequoia_core.model.native.llama import NativeLlama
-from sequoia_core.model.native.pool import Pool
 from tests.core.checkpoints import save_gguf, tiny_llama
 from tests.core.models import fresh_logits, random_weights, tiny_config
 

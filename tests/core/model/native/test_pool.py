@@ -21,8 +21,8 @@ from sequoia_core.model.cpu import (
     quota_cores,
 )
 from sequoia_core.model.native import llama
+from sequoia_core.model.native.library import Pool
 from sequoia_core.model.native.llama import FEWEST_PROMPT_ROWS, NativeLlama
-from sequoia_core.model.native.pool import Pool
 from tests.core.model.native.test_invariance import MODELS, mixed_model, read
 
 ROOT = Path(__file__).parents[4]

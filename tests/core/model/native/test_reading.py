@@ -10,8 +10,8 @@ from hypothesis import strategies as st
 
 from sequoia_core.errors import ModelLoadError
 from sequoia_core.model.interface import Draws, LevelDraw, Paths, TreeRows
+from sequoia_core.model.native.library import Pool
 from sequoia_core.model.native.llama import Continuation, NativeLlama
-from sequoia_core.model.native.pool import Pool
 from sequoia_core.model.native.rows import NativeRows
 from sequoia_core.speculate.sampling import labelled_draws
 from sequoia_core.speculate.token_tree import TreeLayout

@@ -19,9 +19,9 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 from sequoia_core.config import Offload
 from sequoia_core.model.device import Placement
 from sequoia_core.model.loading.weights import LoadedWeights, SafetensorsWeights, Weights
-from sequoia_core.model.offload import layer_stream, loaders
-from sequoia_core.model.offload.loaders import GpuLoader, LayerLayout
-from sequoia_core.model.offload.model import OffloadedLlama, load_offloaded
+from sequoia_core.model.offload import layer_stream
+from sequoia_core.model.offload import model as offload_model
+from sequoia_core.model.offload.model import GpuLoader, LayerLayout, OffloadedLlama, load_offloaded
 from tests.core.model.test_cuda_fake import CUDA, WithoutGuards, check
 from tests.core.models import random_weights, tiny_config
 
@@ -116,7 +116,8 @@ class Host:
 
 
 def test_a_copy_waits_for_the_computation_and_the_computation_for_the_copy(log: Log) -> None:
-    loader = GpuLoader(Host(log), [torch.ones(8, dtype=torch.uint8) for _ in range(2)])
+    host, buffers = Host(log), [torch.ones(8, dtype=torch.uint8) for _ in range(2)]
+    loader = GpuLoader(host.host, buffers, host.close)
     stream = layer_stream.LayerStream(loader, LAYERS)
     for _ in range(2):
         for layer in stream.iterate(range(LAYERS)):
@@ -143,7 +144,7 @@ def test_a_copy_waits_for_the_computation_and_the_computation_for_the_copy(log: 
 
 def test_what_arrives_is_what_was_sent(log: Log) -> None:
     buffers = [torch.ones(8, dtype=torch.uint8) for _ in range(2)]
-    GpuLoader(Host(log), buffers).load(0, 1)
+    GpuLoader(Host(log).host, buffers).load(0, 1)
     assert buffers[0].sum() == 8
     assert buffers[1].sum() == 0
 
@@ -171,7 +172,7 @@ def pinned(monkeypatch: pytest.MonkeyPatch) -> list[int]:
         sizes.append(layout.nbytes)
         return torch.zeros(layout.nbytes, dtype=torch.uint8)
 
-    monkeypatch.setattr(loaders, "_host_buffer", host_buffer)
+    monkeypatch.setattr(offload_model, "_host_buffer", host_buffer)
     return sizes
 
 
@@ -205,9 +206,10 @@ def test_from_disk_two_buffers_of_main_memory_lie_between(
     def keep(_layout: LayerLayout, _weights: Weights, stream: Any, buffers: Any, *_: Any) -> None:
         made.update(stream=stream, buffers=buffers)
 
-    monkeypatch.setattr("sequoia_core.model.offload.model.OffloadedLlama", keep)
+    monkeypatch.setattr(offload_model, "OffloadedLlama", keep)
     monkeypatch.setattr(
-        "sequoia_core.model.offload.model._buffers",
+        offload_model,
+        "_buffers",
         lambda layout, _: [torch.zeros(layout.nbytes, dtype=torch.uint8) for _ in range(2)],
     )
     offloaded(on_disk, Offload.DISK, torch.float32)

@@ -15,11 +15,10 @@ from sequoia_core.model import device as device_module
 from sequoia_core.model.device import Placement
 from sequoia_core.model.loading import pair as pair_module
 from sequoia_core.model.loading import sources
+from sequoia_core.model.loading.forward import memory_plans
 from sequoia_core.model.loading.loader import open_directory
 from sequoia_core.model.loading.pair import Pair, load_pair
-from sequoia_core.model.loading.planning import memory_plans
-from sequoia_core.model.offload.loaders import LayerLayout
-from sequoia_core.model.offload.model import OffloadedLlama, resident_bytes
+from sequoia_core.model.offload.model import LayerLayout, OffloadedLlama, resident_bytes
 from tests.core.checkpoints import save_gguf, save_model, tiny_llama
 from tests.core.checkpoints import tiny_tokenizer as tokenizer_of
 from tests.core.models import fresh_logits

@@ -74,9 +74,6 @@ inline Floats from_bytes(const std::uint8_t* from) {
 inline Floats from_signed_bytes(const std::uint8_t* from) {
     return _mm256_cvtepi32_ps(_mm256_cvtepi8_epi32(_mm_loadl_epi64(reinterpret_cast<const __m128i*>(from))));
 }
-inline Floats from_words(const std::int16_t* from) {
-    return _mm256_cvtepi32_ps(_mm256_cvtepi16_epi32(_mm_loadu_si128(reinterpret_cast<const __m128i*>(from))));
-}
 inline Ints load_codes(const std::uint8_t* from) { return _mm256_loadu_si256(reinterpret_cast<const Ints*>(from)); }
 inline Ints low_nibbles(Ints v) { return _mm256_and_si256(v, _mm256_set1_epi8(15)); }
 inline Ints high_nibbles(Ints v) { return _mm256_and_si256(_mm256_srli_epi16(v, 4), _mm256_set1_epi8(15)); }

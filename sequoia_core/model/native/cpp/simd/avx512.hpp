@@ -75,9 +75,6 @@ inline Floats from_bytes(const std::uint8_t* from) {
 inline Floats from_signed_bytes(const std::uint8_t* from) {
     return _mm512_cvtepi32_ps(_mm512_cvtepi8_epi32(_mm_loadu_si128(reinterpret_cast<const __m128i*>(from))));
 }
-inline Floats from_words(const std::int16_t* from) {
-    return _mm512_cvtepi32_ps(_mm512_cvtepi16_epi32(_mm256_loadu_si256(reinterpret_cast<const __m256i*>(from))));
-}
 inline Ints load_codes(const std::uint8_t* from) { return _mm512_loadu_si512(from); }
 inline Ints low_nibbles(Ints v) { return _mm512_and_si512(v, _mm512_set1_epi8(15)); }
 inline Ints high_nibbles(Ints v) { return _mm512_and_si512(_mm512_srli_epi16(v, 4), _mm512_set1_epi8(15)); }

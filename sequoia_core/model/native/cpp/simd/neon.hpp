@@ -74,7 +74,6 @@ inline Floats from_bytes(const std::uint8_t* from) {
 inline Floats from_signed_bytes(const std::uint8_t* from) {
     return vcvtq_f32_s32(vmovl_s16(vget_low_s16(vmovl_s8(vreinterpret_s8_u8(four_bytes(from))))));
 }
-inline Floats from_words(const std::int16_t* from) { return vcvtq_f32_s32(vmovl_s16(vld1_s16(from))); }
 inline Ints load_codes(const std::uint8_t* from) { return words(vreinterpretq_s8_u8(vld1q_u8(from))); }
 inline Ints low_nibbles(Ints v) { return words(vandq_s8(bytes(v), vdupq_n_s8(15))); }
 inline Ints high_nibbles(Ints v) { return words(vreinterpretq_s8_u8(vshrq_n_u8(vreinterpretq_u8_s8(bytes(v)), 4))); }

@@ -5,6 +5,8 @@ Every entry about the model is translated, can change nothing, or is refused by 
 
 import math
 import reprlib
+import struct
+import sys
 from collections.abc import Mapping
 from typing import Any
 
@@ -13,7 +15,11 @@ import numpy as np
 
 from sequoia_core.errors import ModelLoadError
 from sequoia_core.model.config import shown
-from sequoia_core.model.loading.gguf_file import StrictReader
+
+MOST_ENTRIES = 1 << 16  # of metadata and of tensors; the largest Llama has about 1,200
+
+MOST_ITEMS = 1 << 21
+"""Items of all arrays together, other than numbers; a vocabulary of 256k has under a million."""
 
 READ = frozenset({
     "attention.head_count", "attention.head_count_kv", "attention.key_length",
@@ -31,21 +37,13 @@ NO_EFFECT = frozenset({
 })  # fmt: skip
 
 ONLY_VALUES: dict[str, tuple[Any, ...]] = {
-    "attention.causal": (True,),
-    "attention.max_alibi_bias": (0.0,),
-    "attention.clamp_kqv": (0.0,),
-    "embedding_scale": (0.0, 1.0),
-    "expert_used_count": (0,),
-    "logit_scale": (0.0, 1.0),
-    "pooling_type": (0,),
-    "residual_scale": (0.0, 1.0),
-    "rope.scaling.attn_factor": (1.0,),
-    "rope.scaling.yarn_attn_factor": (1.0,),
-    "rope.scaling.yarn_ext_factor": (0.0, -1.0),
-    "rope.scaling.yarn_log_multiplier": (0.0,),
+    "attention.causal": (True,), "attention.max_alibi_bias": (0.0,), "attention.clamp_kqv": (0.0,),
+    "embedding_scale": (0.0, 1.0), "expert_used_count": (0,), "logit_scale": (0.0, 1.0),
+    "pooling_type": (0,), "residual_scale": (0.0, 1.0), "rope.scaling.attn_factor": (1.0,),
+    "rope.scaling.yarn_attn_factor": (1.0,), "rope.scaling.yarn_ext_factor": (0.0, -1.0),
+    "rope.scaling.yarn_log_multiplier": (0.0,), "use_parallel_residual": (False,),
     "tensor_data_layout": ("Meta AI original pth",),  # the order of rows that every file has
-    "use_parallel_residual": (False,),
-}
+}  # fmt: skip
 """Entries below `llama.` of other forward passes, with the values that mean a Llama's."""
 
 OTHER_PREFIXES = {"rope", "attention", *gguf.MODEL_ARCH_NAMES.values()} - {"llama"}
@@ -55,45 +53,111 @@ BIASED = {
     "attention_bias": ("attn_q", "attn_k", "attn_v", "attn_output"),
     "mlp_bias": ("ffn_gate", "ffn_up", "ffn_down"),
 }
-"""Products that may have a bias, by the entry of `config.json` that stands for all of them.
+"""Products that may have a bias, by the entry of `config.json`; where some have, others get 0."""
 
-If some of them have a bias, the others get zeros.
-"""
+ROPE_DIVISORS = "rope_freqs.weight"  # becomes a part of the configuration
 
-ROPE_DIVISORS = "rope_freqs.weight"
-"""Becomes a part of the configuration."""
-
-END_OF_TURN_KEYS = ("eos_token_id", "eot_token_id", "eom_token_id")
 LLAMA3_BANDS = (1.0, 4.0, 8192)
 """Low and high frequency factor and original window that Llama 3.1 and later are published with."""
 
 
-def check_tensors(reader: StrictReader) -> None:
+class StrictReader(gguf.GGUFReader):  # type: ignore[misc]  # the package ships no types
+    """Refuses to read past the end, and counts that no model's file has.
+
+    The package itself makes three mapped arrays for each string, which takes seconds for a
+    vocabulary; this makes one plain array.
+    """
+
+    items = 0
+
+    def entry(self, key: str) -> Any:
+        return self.fields[key].contents()
+
+    def optional(self, key: str, default: Any = None) -> Any:
+        return self.entry(key) if key in self.fields else default
+
+    def number_per_layer(self, key: str, *default: Any) -> Any:
+        """An entry that may be stated for each layer, if all layers have the same."""
+        value = self.optional(key, *default) if default else self.entry(key)
+        if not isinstance(value, list):
+            return value
+        if len(set(value)) != 1:
+            raise ModelLoadError(f"{key} differs from layer to layer, which is not supported")
+        return value[0]
+
+    def _get(self, offset: int, dtype: Any, count: int = 1, override_order: Any = None) -> Any:
+        found = super()._get(offset, dtype, count, override_order)
+        if len(found) < count:
+            raise ValueError("it ends too early")
+        return found
+
+    def _get_field_parts(self, orig_offs: int, raw_type: int) -> Any:
+        if raw_type != gguf.GGUFValueType.ARRAY:
+            return super()._get_field_parts(orig_offs, raw_type)
+        kind, length = self._get(orig_offs, np.uint32), self._get(orig_offs + 4, np.uint64)
+        if kind[0] == gguf.GGUFValueType.ARRAY:
+            raise ValueError("an array of arrays, which no model's file has")
+        types = [gguf.GGUFValueType.ARRAY, gguf.GGUFValueType(kind[0])]
+        if (number := self.gguf_scalar_to_np.get(kind[0])) is not None:
+            values = self._get(orig_offs + 12, number, length[0])
+            return 12 + values.nbytes, [kind, length, values], [2], types
+        self.items += int(length[0])
+        if self.items > MOST_ITEMS:
+            raise ValueError(f"more than {MOST_ITEMS} strings, which no model's file has")
+        strings, size = self._strings(orig_offs + 12, int(length[0]))
+        return 12 + size, [kind, length, *strings], list(range(2, 2 + len(strings))), types
+
+    def _strings(self, start: int, count: int) -> tuple[list[Any], int]:
+        """Consecutive strings, uint8 each, and the bytes that they take in the file."""
+        content = self.data.view(np.ndarray)
+        little = (sys.byteorder == "little") == (self.byte_order == "I")
+        length = struct.Struct("<Q" if little else ">Q")
+        strings, at = [], start
+        for _ in range(count):
+            size = length.unpack_from(content, at)[0] if at + 8 <= len(content) else 0
+            at += 8 + size
+            if at > len(content):
+                raise ValueError("it ends too early")
+            strings.append(content[at - size : at])
+        return strings, at - start
+
+    def _build_fields(self, offs: int, count: int) -> Any:
+        return super()._build_fields(offs, _few(count))
+
+    def _build_tensor_info(self, offs: int, count: int) -> Any:
+        return super()._build_tensor_info(offs, _few(count))
+
+
+def _few(count: int) -> int:
+    if count > MOST_ENTRIES:
+        raise ValueError(f"{count} entries, where no model has more than {MOST_ENTRIES}")
+    return int(count)
+
+
+def _check_tensors(reader: StrictReader) -> None:
     """Refuse sizes that overflow, and a byte order in which quantised blocks are not read."""
     if reader.byte_order != "I":
         raise ModelLoadError("the file is of the other byte order; convert it again")
     for tensor in reader.tensors:
         if math.prod(map(int, tensor.shape)) != tensor.n_elements:
             raise ModelLoadError(f"{tensor.name!r:.80} has a shape that cannot be")
-    version = reader.optional("general.quantization_version", 2)
-    if version != 2:
+    if (version := reader.optional("general.quantization_version", 2)) != 2:
         raise ModelLoadError(f"general.quantization_version is {version!r}; only 2 is supported")
 
 
 def hf_settings(reader: StrictReader, stored: Mapping[str, Any]) -> dict[str, Any]:
     """What a Hugging Face `config.json` would say; `eos_token_id` is a list.
 
-    Raises:
-        ModelLoadError: the model is no Llama, or an entry is unknown or not supported.
-        KeyError: an entry is missing.
+    Raises ModelLoadError for what is not supported, KeyError for a missing entry.
     """
+    _check_tensors(reader)
     entry, optional = reader.entry, reader.optional
     if optional("split.count", 1) > 1:
         raise ModelLoadError("split into parts; join them: llama-gguf-split --merge FIRST OUT")
     architecture = entry("general.architecture")
     if architecture != "llama" or optional("llama.expert_count", 0):
         raise ModelLoadError(f"architecture is {architecture!r}; only dense 'llama' is supported")
-    check_entries(reader)
+    _check_entries(reader)
     heads = reader.number_per_layer("llama.attention.head_count")
     hidden = entry("llama.embedding_length")
     head_dim = optional("llama.attention.key_length", hidden // heads)
@@ -104,7 +168,9 @@ def hf_settings(reader: StrictReader, stored: Mapping[str, Any]) -> dict[str, An
             f"llama.vocab_size is {stated}, but token_embd.weight has {vocab_size} rows"
         )
     rope_theta = optional("llama.rope.freq_base", 10000.0)
-    stops = [optional(f"tokenizer.ggml.{key}") for key in END_OF_TURN_KEYS]
+    ends = (optional(f"tokenizer.ggml.{each}_token_id") for each in ("eos", "eot", "eom"))
+    named = [name.split(".") for name in stored]
+    with_bias = {parts[2] for parts in named if len(parts) == 4 and parts[::3] == ["blk", "bias"]}
     return {
         "model_type": "llama",
         "architectures": ["LlamaForCausalLM"],
@@ -120,16 +186,13 @@ def hf_settings(reader: StrictReader, stored: Mapping[str, Any]) -> dict[str, An
         "max_position_embeddings": entry("llama.context_length"),
         "sliding_window": optional("llama.attention.sliding_window") or None,
         "tie_word_embeddings": "output.weight" not in stored,
-        **{
-            name: any(_bias_of(tensor) in parts for tensor in stored)
-            for name, parts in BIASED.items()
-        },
+        **{name: not with_bias.isdisjoint(parts) for name, parts in BIASED.items()},
         "rope_parameters": {
             "rope_theta": rope_theta,
             **_rope_scaling(optional, stored, rope_theta, head_dim),
         },
         "bos_token_id": optional("tokenizer.ggml.bos_token_id"),
-        "eos_token_id": sorted({stop for stop in stops if stop is not None}),
+        "eos_token_id": sorted({end for end in ends if end is not None}),
     }
 
 
@@ -146,14 +209,6 @@ def _check_attention(optional: Any, head_dim: int) -> None:
         raise ModelLoadError(
             f"llama.attention.scale is {scale}; only 1 / sqrt({head_dim}) is supported"
         )
-
-
-def _bias_of(name: str) -> str | None:
-    """The product that a tensor of this name is the bias of."""
-    match name.split("."):
-        case ["blk", _, part, "bias"]:
-            return part
-    return None
 
 
 def _rope_scaling(
@@ -191,13 +246,10 @@ def _rope_scaling(
     }
 
 
-def check_entries(reader: StrictReader) -> None:
+def _check_entries(reader: StrictReader) -> None:
     """Refuse every entry about the model that is not read and could change it.
 
     Entries outside `llama.` and `rope.` are about the file, the tokenizer or how it was made.
-
-    Raises:
-        ModelLoadError: names the entry.
     """
     for key, field in reader.fields.items():
         prefix, _, name = key.partition(".")

@@ -1,16 +1,20 @@
-"""SHA-256 digests of model files; those of large files are remembered."""
+"""A model's JSON files, with errors of one line, and SHA-256 digests of its files."""
 
 import contextlib
 import hashlib
 import json
 import os
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import platformdirs
 
-from sequoia_core.files import make_private_folder, write_whole
+from sequoia_core.errors import ModelLoadError
+from sequoia_core.files import make_private_folder, parse_json, read_text, write_whole
+
+MOST_JSON_BYTES = 64 << 20  # an index of a thousand shards takes a few megabytes
 
 REMEMBERED_BYTES = 16 << 20
 """Digests of files from this size on are remembered; smaller ones are read in milliseconds."""
@@ -21,52 +25,52 @@ SETTLED_NS = 2 * 10**9
 BLOCK = 16 << 20
 
 
-def digest_root() -> Path:
-    """Where digests of large files are remembered."""
-    return platformdirs.user_cache_path("sequoia") / "digests"
+def first_line(error: Exception) -> str:
+    """A library's message, cut to one line without control characters."""
+    lines = str(error).strip().splitlines()
+    line = lines[0] if lines else type(error).__name__
+    return "".join(character if character.isprintable() else "?" for character in line)
 
 
-def file_digests(
-    files: Sequence[Path], progress: Callable[[float], None] = lambda _fraction: None
-) -> dict[str, str]:
-    """SHA-256 of the content of each file in a folder, by its name.
+def read_json(path: Path, *, missing_ok: bool = False) -> dict[str, Any]:
+    """A JSON object; {} for a missing file if that is allowed."""
+    try:
+        if path.stat().st_size > MOST_JSON_BYTES:
+            raise ModelLoadError(f"{path}: larger than {MOST_JSON_BYTES >> 20} MiB")
+        found = parse_json(read_text(path))
+    except FileNotFoundError:
+        if missing_ok:
+            return {}
+        raise ModelLoadError(f"{path}: no such file") from None
+    except (OSError, ValueError) as error:
+        raise ModelLoadError(f"{path}: no readable JSON ({first_line(error)})") from None
+    if not isinstance(found, dict):
+        raise ModelLoadError(f"{path}: a JSON object was expected")
+    return found
+
+
+def file_digest(file: Path, progress: Callable[[float], None] = lambda _fraction: None) -> str:
+    """SHA-256 of a file's content; `progress` receives the fraction of a large one that is read.
 
     A large file is read once; its digest is remembered with its size, inode and times.
-    `progress` receives the fraction of all bytes read, while a large file is.
-
-    Raises:
-        OSError: a file cannot be read.
     """
-    sizes = [file.stat().st_size for file in files]
-    digests: dict[str, str] = {}
-    done = 0
-    for file, size in zip(files, sizes, strict=True):
-
-        def read(count: int, before: int = done) -> None:
-            progress(min(1.0, (before + count) / sum(sizes)))
-
-        digests[file.name] = _digest(file, read)
-        done += size
-    return digests
-
-
-def _digest(file: Path, read: Callable[[int], None]) -> str:
     with file.open("rb") as content:
         state = os.fstat(content.fileno())
         large = state.st_size >= REMEMBERED_BYTES
-        record = digest_root() / f"{state.st_dev:x}-{state.st_ino:x}"
+        folder = platformdirs.user_cache_path("sequoia") / "digests"
+        record = folder / f"{state.st_dev:x}-{state.st_ino:x}"
         if large and (known := _remembered(record, state)) is not None:
             return known
         digest = hashlib.sha256()
         while block := content.read(BLOCK):
             digest.update(block)
             if large:
-                read(content.tell())
+                progress(min(1.0, content.tell() / state.st_size))
         after = os.fstat(content.fileno())
     settled = time.time_ns() - max(state.st_mtime_ns, state.st_ctime_ns) > SETTLED_NS
     if large and settled and _times(after) == _times(state):
         with contextlib.suppress(OSError):  # then the file is read again next time
-            make_private_folder(record.parent)
+            make_private_folder(folder)
             record.unlink(missing_ok=True)  # an existing file would keep its mode
             values = [*_times(state), digest.hexdigest()]
             write_whole(record, json.dumps(values), private=True)
