@@ -51,7 +51,7 @@ def calibrate(
             shown += _figures(tuner.calibration, temperature)
         if grid and tuner.online is not None and tuner.online.calibration.drafts:
             from sequoia_core.measure.grid import compare
-            from sequoia_core.measure.online_advisor import TYPICAL_CONTEXT
+            from sequoia_core.measure.tuner import TYPICAL_CONTEXT
 
             model = tuner.online.speed_model(temperature, TYPICAL_CONTEXT)
             shown += _compared(compare(pair, model, temperature, progress))

@@ -15,7 +15,7 @@ from .console import stop
 from .options import flag, option, with_settings
 
 if TYPE_CHECKING:
-    from sequoia_core.distill.progress import DistillStatus
+    from sequoia_core.distill.options import DistillStatus
 
     Show = Callable[[DistillStatus], None]
 

@@ -75,7 +75,7 @@ def accept(
         options = replace(options, temperature=0.0)
     data, dst = options.data, output_result(options.dst or _VECTOR)
     check_source(data.source)
-    from sequoia_core.measure.acceptance_vector import AcceptancePlan
+    from sequoia_core.measure.acceptance import AcceptancePlan
     from sequoia_core.reproduce.acceptance import AcceptanceExperiment
 
     plan = AcceptancePlan(options.width, options.params, options.draft_top_p, static=static)

@@ -64,7 +64,7 @@ class ModelFactory:
         Each system has its own: an advisor learns while its system decodes, and what it learns must
         not change another system's tree.
         """
-        from sequoia_core.measure.online_advisor import OnlineAdvisor
+        from sequoia_core.measure.tuner import OnlineAdvisor
         from sequoia_core.speculate.tree_advisor import BundledAdvisor
 
         measured = self.tuner.calibration

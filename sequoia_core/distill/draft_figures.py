@@ -1,110 +1,205 @@
-"""Acceptance and speed of a finished draft, measured with the code that decodes with it."""
+"""How good a draft is on held-out text, in training and finished, and its model card."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+import re
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from math import prod
 from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+import torch
 
 from sequoia_core.config import SamplingParams
 from sequoia_core.decode.step import Sampler
 from sequoia_core.distill.corpus import Corpus
-from sequoia_core.errors import ParameterError
-from sequoia_core.measure.acceptance import AcceptanceCount
-from sequoia_core.measure.forward_timings import ForwardTimer
+from sequoia_core.distill.student import Student
+from sequoia_core.distill.train_loop import TrainBatch, mixed_precision
+from sequoia_core.errors import ParameterError, counted
+from sequoia_core.measure.acceptance import AcceptanceCount, Text, answer_logits
+from sequoia_core.measure.timings import ForwardTimer
 from sequoia_core.model.device import device_name
 from sequoia_core.model.loading.loader import open_directory
 from sequoia_core.model.loading.pair import Pair
 from sequoia_core.model.weight_shapes import DRAFT_VOCAB_IDS
 from sequoia_core.speculate.draft import DraftModel
+from sequoia_core.tree.search import expected_tokens_table
 
-WIDTH = 8
-"""Child ranks that are counted."""
+if TYPE_CHECKING:
+    from sequoia_core.distill.pipeline import Trainer
 
-TEMPERATURE = 0.6
-POSITIONS = 1500
-"""After so many no further conversation is judged."""
-
+WIDTH = 8  # child ranks that are counted
+NODES = 8  # nodes of the tree whose tokens per step are predicted, root included
+TEMPERATURES = {"greedy": 0.0, "stochastic": 0.6}
+"""At which acceptance is counted, by the names of the rates in `config.json`."""
 ROWS = (1, 8)
 CONTEXT = 256
 ROUNDS = 9
 TIMING_SECONDS = 20.0
+CARD = Path(__file__).with_name("card.md")
+UNKNOWN_LICENCE = "not stated in the target's files; see its own page"
+
+
+@dataclass(frozen=True, slots=True)
+class DraftAgreement:
+    """Positional acceptance at temperature 0, and overlap at temperature 1; teacher-forced."""
+
+    rates: tuple[tuple[float, ...], ...]  # [depth][rank], the child is the target's argmax
+    overlap: tuple[float, ...]  # by depth, mean of sum min(p, q): of one drawn child
+    positions: int  # at the first depth
+
+    @property
+    def tokens_per_step(self) -> float:
+        """Predicted at temperature 0 for the best tree of 8 nodes."""
+        table = expected_tokens_table(self.rates[0], NODES, NODES - 1, WIDTH, self.rates[1:])
+        return float(table.values[NODES, NODES - 1])
+
+
+@torch.inference_mode()
+def measure_agreement(
+    student: Student, batches: Iterable[TrainBatch], depths: int
+) -> DraftAgreement:
+    """Evaluate a student so many depths down a tree; an independent one is the same at all."""
+    ranks = torch.zeros(depths, WIDTH + 1, dtype=torch.int64)  # the last is none of them
+    overlap = torch.zeros(depths, dtype=torch.float64)
+    for batch in batches:
+        with mixed_precision(batch.tokens.device):
+            counts = [len(batch.tokens)] * depths
+            for depth, state in enumerate(student.unrolled(batch.tokens, batch.features, counts)):
+                learnt, columns, probs = batch.learnt_at(depth, state)
+                logits = student.head(learnt).float()
+                top = logits.topk(WIDTH, -1).indices  # [n, WIDTH]
+                hits = ((top == columns[:, :1]) & (probs[:, :1] > 0)).sum(0).cpu()
+                ranks[depth, :WIDTH] += hits
+                ranks[depth, WIDTH] += len(top) - hits.sum()
+                q = torch.softmax(logits, -1).gather(-1, columns)
+                overlap[depth] += torch.minimum(q, probs).sum().cpu()
+    positions = ranks.sum(-1)
+    rates = ranks[:, :WIDTH] / positions[:, None].clamp(min=1)
+    return DraftAgreement(
+        rates=tuple(tuple(row) for row in rates.tolist()),
+        overlap=tuple((overlap / positions.clamp(min=1)).tolist()),
+        positions=int(positions[0]),
+    )
 
 
 @dataclass(frozen=True, slots=True)
 class DraftFigures:
-    """Figures of a draft on held-out conversations.
-
-    Attributes:
-        greedy: acceptance by child rank at temperature 0.
-        stochastic: the same at `TEMPERATURE`, drawn without replacement.
-        positions: answer tokens that both were counted over.
-        draft_ms: milliseconds of a forward of each of `ROWS`.
-        target_ms: the target's.
-        parameters: of the draft's own tensors, without what it borrows.
-        machine: that the times hold for.
-    """
-
-    greedy: tuple[float, ...]
-    stochastic: tuple[float, ...]
-    positions: int
-    draft_ms: tuple[float, ...]
+    rates: Mapping[str, tuple[float, ...]]  # acceptance by child rank, for each of `TEMPERATURES`
+    positions: int  # answer tokens that it was counted over
+    draft_ms: tuple[float, ...]  # of a forward of each of `ROWS`
     target_ms: tuple[float, ...]
-    parameters: int
-    machine: str
+    parameters: int  # of the draft's own tensors, without what it borrows
+    machine: str  # that the times hold for
 
 
 def measure_draft(pair: Pair, folder: Path, text: Corpus, seed: int) -> DraftFigures:
-    """Measure the draft of a pair, whose files lie in `folder`, on held-out text.
-
-    Raises:
-        ParameterError: there is no answer in the text.
-    """
-    assert pair.draft is not None
-    greedy, positions = accepted(pair, text, SamplingParams(0.0, seed=seed))
-    stochastic, _ = accepted(pair, text, SamplingParams(TEMPERATURE, seed=seed))
+    """Measure the draft of a pair, whose files lie in `folder`, on held-out text."""
+    rates, positions = accepted(pair, text, seed)
     context = min(CONTEXT, pair.target.context_window - max(ROWS))
     timer = ForwardTimer(pair.target, pair.draft, (context,))
     for _ in timer.run((ROWS, ROWS), ROUNDS, TIMING_SECONDS):
         pass
     target_ms, draft_ms = (surface.at(context).milliseconds for surface in timer.surfaces)
     weights = open_directory(folder).weights
-    return DraftFigures(
-        greedy=greedy,
-        stochastic=stochastic,
-        positions=positions,
-        draft_ms=draft_ms,
-        target_ms=target_ms,
-        parameters=sum(prod(weights.shape(name)) for name in weights if name != DRAFT_VOCAB_IDS),
-        machine=device_name(pair.target.device),
+    parameters = sum(prod(weights.shape(name)) for name in weights if name != DRAFT_VOCAB_IDS)
+    machine = device_name(pair.target.device)
+    return DraftFigures(rates, positions, draft_ms, target_ms, parameters, machine)
+
+
+def accepted(pair: Pair, text: Corpus, seed: int) -> tuple[dict[str, tuple[float, ...]], int]:
+    """Acceptance by child rank over all answers of a text, and how many tokens they have."""
+    assert pair.draft is not None
+    draft = DraftModel(pair.draft, pair.draft_vocab_ids)
+    counts = {kind: AcceptanceCount(WIDTH) for kind in TEMPERATURES}
+    samplers = {
+        kind: Sampler.of(SamplingParams(temperature, seed=seed), pair.target.device)
+        for kind, temperature in TEMPERATURES.items()
+    }
+    for answer in answers(text):
+        logits = answer_logits(pair.target, draft, answer)
+        for kind, count in counts.items():
+            count.judge(logits, draft, samplers[kind])
+    positions = counts["greedy"].positions
+    if not positions:
+        raise ParameterError("no answer was held out; generate more text")
+    return {kind: count.rates for kind, count in counts.items()}, positions
+
+
+def answers(text: Corpus) -> Iterator[Text]:
+    """Of each answer the ids of its conversation up to its end, and where it begins."""
+    for ids, marks in text:
+        bounds = np.flatnonzero(np.diff(marks, prepend=False, append=False)).tolist()
+        for begin, end in zip(bounds[::2], bounds[1::2], strict=True):
+            if end > 1:  # the first token has no probability
+                yield ids[:end].tolist(), max(begin, 1)
+
+
+def model_card(
+    trainer: Trainer, command: str, figures: DraftFigures, agreement: DraftAgreement
+) -> str:
+    """The model card as Markdown; the command repeats the run."""
+    options, target, corpus = trainer.options, trainer.target, trainer.text.corpus
+    kind, reads = "independent", "tokens only"
+    began = f"as the target's {_listed(target.layers)}"
+    note = "Depth 1 holds for every depth: an independent draft sees the same in a tree as in text."
+    if target.feature_layers:
+        kind, began = "conditioned", "at random"
+        reads = f"the target's hidden states after layers {_listed(target.feature_layers)}"
+        note = "Below depth 1 the draft reads its own outputs where the target has not read yet."
+    if options.begin_with is not None:
+        began = f"as those of the draft {options.begin_with}"
+    by_rank = {f"temperature {at:g}": figures.rates[name] for name, at in TEMPERATURES.items()}
+    depths = enumerate(zip(agreement.rates, agreement.overlap, strict=True), start=1)
+    by_depth = {f"{depth}": (*rates, overlap) for depth, (rates, overlap) in depths}
+    ranks, held_out = range(1, WIDTH + 1), len(trainer.held_out)
+    return CARD.read_text("utf-8").format(
+        target=target,
+        options=options,
+        figures=figures,
+        agreement=agreement,
+        config=trainer.student.config,
+        named="" if options.target is None else f"--target {options.target} ",
+        kind=kind,
+        reads=reads,
+        layers=counted(len(target.layers), "layer"),
+        began=began,
+        licence=stated_licence(options.target, target.checkpoint.settings),
+        questions=f"but for the prompts of {options.data}" if options.data else "as well",
+        command=command,
+        learnt=len(corpus) - held_out,
+        held_out=held_out,
+        tokens=len(corpus.tokens),
+        answers=int(corpus.answers.sum()),
+        steps=trainer.steps(),
+        loss=trainer.loss(),
+        by_rank=_table(["", *ranks], by_rank, "{:.4f}"),
+        by_depth=_table(["depth", *ranks, "overlap"], by_depth, "{:.3f}"),
+        note=note,
+        rows=ROWS,
     )
 
 
-def accepted(pair: Pair, text: Corpus, params: SamplingParams) -> tuple[tuple[float, ...], int]:
-    """Acceptance by child rank over the first answers of a text, and the number of positions.
-
-    Raises:
-        ParameterError: there is no answer in the text.
-    """
-    assert pair.draft is not None
-    count = AcceptanceCount(WIDTH)
-    draft = DraftModel(pair.draft, pair.draft_vocab_ids)
-    sampler = Sampler.of(params, pair.target.device)
-    for ids, prompt in first_answers(text):
-        if count.positions < POSITIONS:
-            count.count(pair.target, draft, (ids, prompt), sampler)
-    if not count.positions:
-        raise ParameterError("no answer was held out; generate more text")
-    return count.rates, count.positions
+def stated_licence(source: str | None, settings: Mapping[str, object]) -> str:
+    """The licence that the files of a target state: its README or its `config.json`."""
+    if source is None:
+        return "Apache-2.0 (SmolLM2-135M-Instruct by Hugging Face)"
+    readme = Path(source).expanduser() / "README.md"
+    try:
+        found = re.search(r"^license:\s*(\S+)\s*$", readme.read_text("utf-8"), re.MULTILINE)
+    except (OSError, UnicodeDecodeError):
+        found = None
+    stated = found[1] if found else settings.get("license")
+    return stated if isinstance(stated, str) else UNKNOWN_LICENCE
 
 
-def first_answers(text: Corpus) -> Iterable[tuple[Sequence[int], int]]:
-    """Of each conversation the ids up to the end of its first answer, and where that begins."""
-    for index in range(text.conversations):
-        span = text.span(index)
-        answers = text.answers[span].tolist()
-        if True in answers[1:]:
-            begin = answers.index(True, 1)
-            end = answers.index(False, begin) if False in answers[begin:] else len(answers)
-            yield text.tokens[span][:end].tolist(), begin
+def _table(heads: Sequence[object], rows: Mapping[str, Sequence[float]], form: str) -> str:
+    cells = ([name, *map(form.format, each)] for name, each in rows.items())
+    lines = [map(str, heads), ["---"] * len(heads), *cells]
+    return "\n".join(f"| {' | '.join(line)} |" for line in lines)
+
+
+def _listed(layers: Sequence[int]) -> str:
+    return ", ".join(map(str, layers))

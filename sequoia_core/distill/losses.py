@@ -1,52 +1,30 @@
 """Distance of the draft's distribution from the target's, over a batch of positions.
 
-The target is known by its most probable tokens. With p the target and q the draft, a drawn token is
-accepted with probability 1 - TV(p, q), so total variation is the acceptance rate itself; forward KL
-is the usual, smoother objective.
+With p the target, known by its most probable tokens, and q the draft, a drawn token is accepted
+with probability 1 - TV(p, q); forward KL is the usual, smoother objective.
 """
 
-from dataclasses import dataclass
-from types import MappingProxyType
 from typing import Any
 
 import torch
 from torch import Tensor
 
+# rows whose logits are computed at once: on a CPU about as many as fit into its cache
 _CPU_ROWS, _GPU_ROWS = 512, 8192
-"""Rows whose logits are computed at once: on a CPU about as many as fit into its cache."""
 
-
-@dataclass(frozen=True, slots=True)
-class LossWeights:
-    """Weights of the loss's parts.
-
-    Attributes:
-        kl: forward KL, KL(p | q) up to the target's own entropy: the cross-entropy of q under p.
-        tv: total variation, TV(p, q). What p gives to unlisted tokens counts as uncovered, so it
-            is an upper bound.
-    """
-
-    kl: float
-    tv: float
-
-
-LOSSES = MappingProxyType(
-    {"kl": LossWeights(1.0, 0.0), "tv": LossWeights(0.0, 1.0), "mix": LossWeights(1.0, 1.0)}
-)
-"""By name, as on the command line."""
+Weights = tuple[float, float]
+"""Of KL, here the cross-entropy of q under p, and of TV, of which what p gives to unlisted tokens
+is a part, so it is an upper bound."""
+LOSSES: dict[str, Weights] = {"kl": (1.0, 0.0), "tv": (0.0, 1.0), "mix": (1.0, 1.0)}
 
 
 def distance(
-    states: Tensor, head: Tensor, columns: Tensor, probs: Tensor, weights: LossWeights
+    states: Tensor, head: Tensor, columns: Tensor, probs: Tensor, weights: Weights
 ) -> Tensor:
-    """Mean over positions of `weights.kl * KL + weights.tv * TV`.
+    """Mean over positions of the weighted sum of KL and TV.
 
-    Args:
-        states: [n, hidden], inputs of the draft's head.
-        head: [V_draft, hidden]; logits are `states @ head.T`, in autocast's dtype where it is on.
-        columns: int64 [n, k], the draft's columns of the target's most probable tokens.
-        probs: float32 [n, k], their target probabilities; 0 for tokens that it does not have.
-        weights: of both parts.
+    Logits are `states @ head.T`, [n, hidden] and [V_draft, hidden]. `columns` and `probs` [n, k]
+    are of the target's most probable tokens; the draft lacks those of probability 0.
     """
     device = states.device.type
     if torch.is_autocast_enabled(device):
@@ -59,22 +37,15 @@ def distance(
 class _Distance(torch.autograd.Function):
     """Head, softmax and loss with the gradient by hand, some rows at a time.
 
-    Logits of a part of the rows stay in the cache from the product that makes them to the products
-    of their gradient; [n, V_draft] is never in memory. With P = sum of p listed, A the listed
-    tokens where q < p and Q = sum of q over A, the derivatives by logit j are `q_j P - p_j` for KL
-    and `q_j Q - q_j [j in A]` for TV.
+    [n, V_draft] is never in memory. With P = sum of p listed, A the listed tokens where q < p and
+    Q = sum of q over A, derivatives by logit j are `q_j P - p_j` (KL), `q_j Q - q_j [j in A]` (TV).
     """
 
     @staticmethod
     def forward(
-        ctx: Any,
-        states: Tensor,
-        head: Tensor,
-        columns: Tensor,
-        probs: Tensor,
-        weights: LossWeights,
+        ctx: Any, states: Tensor, head: Tensor, columns: Tensor, probs: Tensor, weights: Weights
     ) -> Tensor:
-        kl, tv, count = weights.kl, weights.tv, max(len(states), 1)
+        (kl, tv), count = weights, max(len(states), 1)
         total = torch.zeros((), device=states.device)
         by_states, by_head = torch.empty_like(states), torch.zeros_like(head, dtype=torch.float32)
         rows = _CPU_ROWS if states.device.type == "cpu" else _GPU_ROWS

@@ -5,8 +5,6 @@ is learnt at the same rate. PyTorch's own (`torch.optim.Muon`) always multiplies
 processors without bfloat16 products emulate a hundred times slower.
 """
 
-from __future__ import annotations
-
 from collections.abc import Iterable
 from typing import Any
 
@@ -15,23 +13,18 @@ from torch import Tensor
 
 _COEFFICIENTS = (3.4445, -4.7750, 2.0315)
 """Of the Newton-Schulz iteration: singular values end between 0.7 and 1.2, after few rounds."""
-
 _ROUNDS = 5
+_MOMENTUM = 0.95
 
 
 class Muon(torch.optim.Optimizer):
     """Steps along orthogonal matrices, with the `original` adjustment of `torch.optim.Muon`."""
 
     def __init__(
-        self,
-        params: Iterable[Tensor],
-        *,
-        lr: float,
-        weight_decay: float,
-        dtype: torch.dtype,
-        momentum: float = 0.95,
+        self, params: Iterable[Tensor], *, lr: float, weight_decay: float, dtype: torch.dtype
     ) -> None:
-        super().__init__(params, {"lr": lr, "weight_decay": weight_decay, "momentum": momentum})
+        defaults = {"lr": lr, "weight_decay": weight_decay, "momentum": _MOMENTUM}
+        super().__init__(params, defaults)
         self._dtype = dtype
 
     @torch.no_grad()
@@ -40,19 +33,17 @@ class Muon(torch.optim.Optimizer):
         assert closure is None
         for group in self.param_groups:
             for matrix in group["params"]:
-                if matrix.grad is not None:
-                    self._move(matrix, group)
-
-    def _move(self, matrix: Tensor, group: dict[str, Any]) -> None:
-        gradient, state = matrix.grad, self.state[matrix]
-        assert gradient is not None
-        if "momentum" not in state:
-            state["momentum"] = torch.zeros_like(gradient)
-        state["momentum"].lerp_(gradient, 1.0 - group["momentum"])
-        direction = orthogonal(gradient.lerp(state["momentum"], group["momentum"]), self._dtype)
-        rows, columns = matrix.shape
-        matrix.mul_(1.0 - group["lr"] * group["weight_decay"])
-        matrix.add_(direction, alpha=-group["lr"] * max(1.0, rows / columns) ** 0.5)
+                gradient, state = matrix.grad, self.state[matrix]
+                if gradient is None:
+                    continue
+                if "momentum" not in state:
+                    state["momentum"] = torch.zeros_like(gradient)
+                state["momentum"].lerp_(gradient, 1.0 - group["momentum"])
+                ahead = gradient.lerp(state["momentum"], group["momentum"])
+                rows, columns = matrix.shape
+                rate = group["lr"] * max(1.0, rows / columns) ** 0.5
+                matrix.mul_(1.0 - group["lr"] * group["weight_decay"])
+                matrix.add_(orthogonal(ahead, self._dtype), alpha=-rate)
 
 
 def orthogonal(matrix: Tensor, dtype: torch.dtype) -> Tensor:

@@ -1,14 +1,13 @@
-"""The options of a distillation, and the plan file that keeps them for `--resume`."""
-
-from __future__ import annotations
+"""The options of a distillation, the plan file that keeps them for `--resume`, and its progress."""
 
 import hashlib
 import json
 import shlex
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, fields, replace
+from itertools import chain
 from pathlib import Path
-from types import MappingProxyType
+from time import monotonic
 from typing import Any
 
 from sequoia_core.errors import ParameterError
@@ -16,43 +15,19 @@ from sequoia_core.files import write_whole
 
 KINDS = ("conditioned", "independent")
 LOSS_NAMES = ("kl", "tv", "mix")
-BLOCKS: Mapping[int, str] = MappingProxyType({4: "q4_0", 8: "q8_0"})
-"""Formats of the draft's weights, see `model.blocks`, by their bits."""
-LEAST_TOKENS = 500
+BLOCKS = {4: "q4_0", 8: "q8_0"}
 
 PLAN = "plan.json"
-FORMAT = 3
-"""Version of the work directory's files; those of another one cannot be resumed."""
+FORMAT = 3  # version of the work directory's files; those of another one cannot be resumed
 FINISHED = "finished.json"
-TRAINING_PLANNED = "steps.json"
-"""Exists once training has begun."""
-OF_TRAINING = ("steps", "loss", "bits")
-"""Options that only training reads; they may change until it begins."""
+TRAINING_PLANNED = "steps.json"  # exists once training has begun
+OF_TRAINING = ("steps", "loss", "bits")  # only training reads these; until then they may change
+SAVE_SECONDS = 10.0  # between two writings of the clock
 
 
 @dataclass(frozen=True, slots=True)
 class Options:
-    """As on the command line; see `sequoia distill --help`.
-
-    Attributes:
-        target: a directory, GGUF file or hub id; None is the embedded target.
-        layers: how many of the target's layers, or which, separated by commas.
-        head_vocab: rows of the output head.
-        tokens: least size of the text.
-        steps: of the optimiser; None follows from the text.
-        minutes: for everything; None is as long as it takes.
-        seed: of all random numbers.
-        data: a file with the user's own prompts.
-        text: an npz file with text that this target has written already.
-        begin_with: the directory of a draft of this target whose weights are trained further.
-        kind: one of `KINDS`.
-        loss: one of `LOSS_NAMES`.
-        bits: of the draft's weights, one of `BLOCKS`.
-        device: see `choose_device`.
-
-    Raises:
-        ParameterError: a value is outside its range.
-    """
+    """As on the command line, with usual values for None; raises ParameterError out of range."""
 
     target: str | None = None
     layers: str | None = None
@@ -70,58 +45,44 @@ class Options:
     device: str = "auto"
 
     def __post_init__(self) -> None:
-        for name, value, least in (
-            ("tokens", self.tokens, LEAST_TOKENS),
-            ("head-vocab", self.head_vocab, 16),
-            ("steps", self.steps, 1),
-            ("seed", self.seed, 0),
-        ):
+        for name, least in {"tokens": 500, "head_vocab": 16, "steps": 1, "seed": 0}.items():
+            value = getattr(self, name)
             if value is not None and value < least:
-                raise ParameterError(f"--{name} is {value}; it must be at least {least}")
+                raise ParameterError(f"{_flag(name)} is {value}; it must be at least {least}")
         if self.minutes is not None and not 0 < self.minutes < float("inf"):
             raise ParameterError(f"--minutes is {self.minutes}; it must be above 0")
-        if self.bits not in BLOCKS:
-            raise ParameterError(f"--bits is {self.bits}; give {' or '.join(map(str, BLOCKS))}")
-        shaped = any(
-            getattr(self, each.name) != each.default
-            for each in fields(self)
-            if each.name in ("kind", "layers", "head_vocab")
-        )
-        if self.begin_with is not None and shaped:
+        for name, known in {"bits": BLOCKS, "kind": KINDS, "loss": LOSS_NAMES}.items():
+            value = getattr(self, name)
+            if value not in known:
+                raise ParameterError(f"--{name} is {value!r}; give {' or '.join(map(str, known))}")
+        if self.begin_with and self._changed().keys() & {"kind", "layers", "head_vocab"}:
             raise ParameterError(
                 "--begin-with continues a draft as it is; leave out --kind, --layers and "
                 "--head-vocab"
             )
-        for name, word, known in (("kind", self.kind, KINDS), ("loss", self.loss, LOSS_NAMES)):
-            if word not in known:
-                raise ParameterError(f"--{name} is {word!r}; give {' or '.join(known)}")
+
+    @property
+    def blocks(self) -> str:
+        """Format of the draft's weights, see `model.blocks`."""
+        return BLOCKS[self.bits]
+
+    def _changed(self) -> dict[str, Any]:
+        values = {each: getattr(self, each.name) for each in fields(self)}
+        return {each.name: value for each, value in values.items() if value != each.default}
 
     def command_line(self, out: Path) -> str:
-        """The command that repeats this run."""
-        words = ["sequoia", "distill", "--out", str(out)]
-        for each in fields(self):
-            value = getattr(self, each.name)
-            if value != each.default:
-                words += [f"--{each.name.replace('_', '-')}", str(value)]
-        return shlex.join(words)
+        given = ((_flag(name), str(value)) for name, value in self._changed().items())
+        return shlex.join(["sequoia", "distill", "--out", str(out), *chain(*given)])
 
     def chosen_layers(self, count: int, default: int) -> tuple[int, ...]:
-        """Which of the target's `count` layers the draft begins with.
-
-        A number of layers takes that many from the bottom (measured: docs/decisions/0018).
-
-        Raises:
-            ParameterError: there are no such layers.
-        """
+        """Which of `count` layers a draft begins with; so many are taken from the bottom."""
         stated = self.layers or str(default)
         try:
-            numbers = [int(part) for part in stated.split(",") if part.strip()]
+            numbers: Sequence[int] = [int(part) for part in stated.split(",") if part.strip()]
         except ValueError:
             numbers = []
         if "," not in stated and len(numbers) == 1:
-            wanted, numbers = numbers[0], []
-            if 1 <= wanted <= count:
-                numbers = [*range(wanted)]
+            numbers = range(numbers[0])
         if not numbers or any(not 0 <= layer < count for layer in numbers):
             raise ParameterError(
                 f"--layers is {stated!r}; the target has {count}: give how many of them, or which, "
@@ -131,28 +92,20 @@ class Options:
 
 
 def options_for(work: Path, given: Mapping[str, Any], resume: bool) -> Options:
-    """The options of a run in a work directory; nothing is written.
+    """The options of a run in the folder `work` of a draft's; raises ParameterError.
 
-    Args:
-        work: inside the directory of the draft.
-        given: values given by the user, by the names of `Options`.
-        resume: continue the run in the directory. Values not given are the plan's; given ones must
-            equal it, except those of training before it has begun.
-
-    Raises:
-        ParameterError: a value is outside its range, the directory holds a run although `resume` is
-            off or none although it is on, or the run was begun with other values.
+    With `resume`, values that are not given are those of the run's plan; given ones must equal it,
+    except those of training before it has begun.
     """
     plan, out = work / PLAN, work.parent
     if resume:
         return _resumed(plan, given)
+    if (work / FINISHED).exists():
+        raise ParameterError(f"{out} holds a finished draft; choose another --out")
     if plan.exists():
-        finished = (work / FINISHED).exists()
         raise ParameterError(
-            f"{out} holds a finished draft; choose another --out"
-            if finished
-            else f"{out} holds an unfinished distillation; continue it with --resume, or choose "
-            "another --out"
+            f"{out} holds an unfinished distillation; continue it with --resume, or choose another "
+            "--out"
         )
     if out.exists() and (not out.is_dir() or any(out.iterdir())):
         raise ParameterError(f"{out} is there already and not empty; choose another --out")
@@ -161,45 +114,24 @@ def options_for(work: Path, given: Mapping[str, Any], resume: bool) -> Options:
     return options
 
 
-def remember(work: Path, options: Options) -> None:
-    """Write the plan, so that the run can be resumed.
-
-    Raises:
-        ParameterError: the directory cannot be written.
-    """
-    try:
-        work.mkdir(parents=True, exist_ok=True)
-        write_json(work / PLAN, asdict(options) | {"format": FORMAT, "files": _digests(options)})
-    except OSError as error:
-        raise ParameterError(f"{work.parent} cannot be written: {error.strerror}") from None
-
-
-def write_json(path: Path, record: Mapping[str, Any]) -> None:
-    """Write a JSON object whole or not at all.
-
-    Raises:
-        OSError: the disk refuses.
-    """
-    write_whole(path, json.dumps(record, indent=1) + "\n")
-
-
 def _resumed(plan: Path, given: Mapping[str, Any]) -> Options:
+    out = plan.parent.parent
     try:
         record = json.loads(plan.read_text("utf-8"))
         options = Options(**{each.name: record[each.name] for each in fields(Options)})
     except FileNotFoundError:
-        raise ParameterError(f"{plan.parent.parent} holds nothing to resume") from None
+        raise ParameterError(f"{out} holds nothing to resume") from None
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise ParameterError(f"{plan} is damaged ({error}); begin anew") from None
     if record.get("format") != FORMAT:
         raise ParameterError(
-            f"{plan.parent.parent} was begun by another version of sequoia; begin in another --out"
+            f"{out} was begun by another version of sequoia; begin in another --out"
         )
     free = () if (plan.parent / TRAINING_PLANNED).exists() else OF_TRAINING
     for name, value in given.items():
         if value != record[name] and name not in free:
             raise ParameterError(
-                f"this was begun with --{name.replace('_', '-')} {record[name]}, not {value}; "
+                f"this was begun with {_flag(name)} {record[name]}, not {value}; "
                 "resume without it, or begin in another --out"
             )
     if record["files"] != _digests(options):
@@ -210,12 +142,22 @@ def _resumed(plan: Path, given: Mapping[str, Any]) -> Options:
     return replace(options, **{name: given[name] for name in free if name in given})
 
 
-def _digests(options: Options) -> dict[str, str]:
-    """SHA-256 of the files that the options name.
+def remember(work: Path, options: Options) -> None:
+    """Write the plan, so that the run can be resumed; raises ParameterError where it cannot be."""
+    try:
+        work.mkdir(parents=True, exist_ok=True)
+        write_json(work / PLAN, asdict(options) | {"format": FORMAT, "files": _digests(options)})
+    except OSError as error:
+        raise ParameterError(f"{work.parent} cannot be written: {error.strerror}") from None
 
-    Raises:
-        ParameterError: one cannot be read.
-    """
+
+def write_json(path: Path, record: Mapping[str, Any]) -> None:
+    """Write a JSON object whole or not at all."""
+    write_whole(path, json.dumps(record, indent=1) + "\n")
+
+
+def _digests(options: Options) -> dict[str, str]:
+    """SHA-256 of the files that the options name; raises ParameterError if one is unreadable."""
     digests = {}
     weights = options.begin_with and str(Path(options.begin_with) / "model.safetensors")
     given = {"data": options.data, "text": options.text, "begin_with": weights}
@@ -226,3 +168,48 @@ def _digests(options: Options) -> dict[str, str]:
             except OSError as error:
                 raise ParameterError(f"{file} cannot be read: {error.strerror}") from None
     return digests
+
+
+def _flag(name: str) -> str:
+    return f"--{name.replace('_', '-')}"
+
+
+@dataclass(frozen=True, slots=True)
+class DistillStatus:
+    stage: str
+    fraction: float  # done of the stage, 0 to 1
+    rate: float  # tokens per second since the stage was begun or resumed
+    loss: float | None = None  # of the last training step
+    tokens_per_step: float | None = None  # predicted on held-out text, once evaluated
+
+
+class TimeBudget:
+    """Counts the time of a run across interruptions, without the breaks, in a file."""
+
+    _counted: tuple[str, float, int] = ("", 0.0, 0)  # of a stage, when and what first
+
+    def __init__(self, file: Path, minutes: float | None) -> None:
+        self._file, self._minutes = file, minutes
+        found = json.loads(file.read_text("utf-8")) if file.exists() else {"seconds": 0.0}
+        self._spent = float(found["seconds"])
+        self._since = self._saved = monotonic()
+
+    @property
+    def seconds(self) -> float:
+        return self._spent + monotonic() - self._since
+
+    def rate(self, stage: str, tokens: int) -> float:
+        """Tokens per second since the first count of the stage; saves the time now and then."""
+        now = monotonic()
+        if now - self._saved > SAVE_SECONDS:  # what comes after is lost to a kill
+            write_json(self._file, {"seconds": self.seconds})
+            self._saved = now
+        if self._counted[0] != stage:
+            self._counted = stage, now, tokens
+        _, since, before = self._counted
+        return (tokens - before) / (now - since) if now > since else 0.0
+
+    def left(self, share: float) -> float:
+        """Seconds until this share of the budget is spent; infinite without a budget."""
+        total = float("inf") if self._minutes is None else self._minutes * 60.0
+        return share * total - self.seconds

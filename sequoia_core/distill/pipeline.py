@@ -9,47 +9,60 @@ from __future__ import annotations
 import json
 import os
 import shutil
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
+from time import monotonic
 
+import numpy as np
 import torch
+from torch import Tensor
 
-from sequoia_core.distill.card import Provenance, model_card, stated_licence
 from sequoia_core.distill.corpus import AnswerMarks, Corpus, load_corpus, usable_length
 from sequoia_core.distill.dialogue import Lengths
-from sequoia_core.distill.draft_figures import measure_draft
-from sequoia_core.distill.export import write_draft
+from sequoia_core.distill.draft_figures import (
+    DraftAgreement,
+    measure_agreement,
+    measure_draft,
+    model_card,
+)
 from sequoia_core.distill.generate import Writer, WritingPlan, rows_for
-from sequoia_core.distill.options import BLOCKS, FINISHED, Options, remember, write_json
-from sequoia_core.distill.progress import DistillStatus, TimeBudget, TokenRate
-from sequoia_core.distill.shards import Shards, token_bytes
+from sequoia_core.distill.options import (
+    FINISHED,
+    TRAINING_PLANNED,
+    DistillStatus,
+    Options,
+    TimeBudget,
+    remember,
+    write_json,
+)
+from sequoia_core.distill.shards import LabelledText, Shards, token_bytes
+from sequoia_core.distill.student import Student, student_config, write_draft
 from sequoia_core.distill.target import DistillTarget
-from sequoia_core.distill.trainer import Dataset, Trainer
+from sequoia_core.distill.train_loop import Batches, TrainLoop, TrainPlan, batch_loss
 from sequoia_core.errors import ParameterError
 from sequoia_core.model.device import free_bytes
 from sequoia_core.model.loading.memory_plan import kv_token_bytes
 from sequoia_core.model.loading.pair import load_pair
+from sequoia_core.model.weight_shapes import DRAFT_VOCAB_IDS, EMBEDDING
 
-WORK = "work"
-"""Folder for files in progress, inside the draft's."""
-
-SHARDS = "shards"
-"""Folder in it for the text with the target's labels."""
-
-HELD_OUT = 1 / 20
-MOST_HELD_OUT = 60
-
-TEXT_SHARE = 0.5
-"""Share of the time budget for writing text."""
+WORK = "work"  # folder for files in progress, inside the draft's
+SHARDS = "shards"  # folder in it for the text with the target's labels
+TEXT_SHARE = 0.5  # share of the time budget for writing text
+HELD_OUT, MOST_HELD_OUT = 1 / 20, 60
+"""Share and number of the conversations that are not learnt from."""
+PASSES = 6  # over the text, where no number of steps is given
+UNROLL = 3  # steps down a tree that a conditioned draft is trained for
+SAMPLE = 20_000  # tokens from which a conditioned draft's inputs are normalised
+END_SHARE = 0.05  # share of the time budget for measuring and writing the draft
+PROBE_STEPS = 4
+EVALUATIONS, EVALUATED = 20, 16
+"""How often held-out text is evaluated during training, and conversations of each time."""
+BATCH = 8
 
 
 class Distillation:
-    """One run, with options from `options_for`, in the directory that `--draft` will take.
-
-    Raises:
-        ModelLoadError: the target cannot be one: not Llama-like, a draft, without a chat template.
-        ParameterError: an option does not fit the target.
-    """
+    """One run, with options from `options_for`, in the directory that `--draft` will take."""
 
     def __init__(self, options: Options, out: Path, save_seconds: float = 60.0) -> None:
         self._options, self._out, self._work = options, out, out / WORK
@@ -59,7 +72,6 @@ class Distillation:
         self._budget = TimeBudget(self._work / "clock.json", options.minutes)
 
     def run(self) -> Iterator[DistillStatus]:
-        """Do the remaining work; yields after every part of it."""
         if (self._work / FINISHED).exists():
             return
         remember(self._work, self._options)
@@ -71,12 +83,10 @@ class Distillation:
         text = shards.text(self._options.tokens)
         if not file.exists():
             text.corpus.save(file)
-        wanted = min(MOST_HELD_OUT, int(HELD_OUT * text.corpus.conversations) or 1)
-        dataset = Dataset(text, tuple(text.corpus.held_out(wanted, self._options.seed)))
         torch.set_num_threads(self._threads)  # the native target left PyTorch one
-        trainer = Trainer(self._target, self._options, dataset, self._work, self._budget)
+        trainer = Trainer(self._target, self._options, text, self._work, self._budget)
         yield from trainer.run(self._save_seconds)
-        yield from self._finish(trainer, dataset)
+        yield from self._finish(trainer)
 
     def _check_same_target(self) -> None:
         """Refuse to mix the text of two targets in one draft."""
@@ -91,24 +101,23 @@ class Distillation:
 
     def _write_text(self, shards: Shards) -> Iterator[DistillStatus]:
         """Label as much of the given text as is wanted, and let the target write the rest."""
-        options, given = self._options, self._given_text()
+        options, target, given = self._options, self._target, self._given_text()
         self._check_room()
-        model, target = self._target.model(), self._target
-        device, slots = model.device, len(target.feature_layers)
-        free = None if device.type == "cpu" else free_bytes(device)
-        held = kv_token_bytes(model.config, target.dtype.itemsize, slots)
+        model = target.model()
+        free = None if model.device.type == "cpu" else free_bytes(model.device)
+        held = kv_token_bytes(model.config, target.dtype.itemsize, len(target.feature_layers))
         prompt = max(map(len, target.template.prompts), default=0)
-        longest = max(given.longest, Lengths.within(model.context_window).longest(prompt))
+        longest = Lengths.within(model.context_window).longest(prompt)
+        longest = max(int(given.lengths.max(initial=0)), longest)
         rows = rows_for(options.tokens, held, model.vocab_size, free, longest)
         plan = WritingPlan(options.tokens, options.seed, rows)
         writer = Writer(model, target.template, plan, shards, given)
-        rate = TokenRate()
         for done in writer.run(self._save_seconds):
-            self._budget.tick()
-            yield DistillStatus("writing text", writer.share, rate.at(done))
+            rate = self._budget.rate("writing text", done)
+            yield DistillStatus("writing text", writer.share, rate)
             if self._budget.left(TEXT_SHARE) < 0:
                 shards.save()
-                if shards.text(options.tokens).corpus.conversations > 1:
+                if len(shards.text(options.tokens).corpus) > 1:
                     break
 
     def _given_text(self) -> Corpus:
@@ -120,21 +129,18 @@ class Distillation:
         text = load_corpus(Path(self._options.text).expanduser(), marks)
         if int(text.tokens.max()) >= config.vocab_size:
             raise ParameterError(f"{self._options.text}: this target did not write it")
-        kept = []
-        for span in map(text.span, range(text.conversations)):
-            ids = text.tokens[span][: config.context_window]
-            answers = text.answers[span][: config.context_window]
-            if length := usable_length(ids, answers):
+        kept, window = [], config.context_window
+        for ids, answers in text:
+            if length := usable_length(ids[:window], answers[:window]):
                 kept.append((ids[:length], answers[:length]))
         return Corpus.of(kept, config.vocab_size)
 
     def _check_room(self) -> None:
         """Refuse before hours are spent if the labels will not fit on the disk."""
         config = self._target.checkpoint.config
-        slots = len(self._target.feature_layers)
-        each = token_bytes(config.vocab_size, slots * config.hidden_size)
+        features = len(self._target.feature_layers) * config.hidden_size
         written = sum(file.stat().st_size for file in (self._work / SHARDS).iterdir())
-        needed = self._options.tokens * each - written
+        needed = self._options.tokens * token_bytes(config.vocab_size, features) - written
         free = shutil.disk_usage(self._work).free
         if needed > free:
             raise ParameterError(
@@ -142,45 +148,131 @@ class Distillation:
                 f"{free / 1e9:.1f} GB are free; take fewer --tokens or an --out on another disk"
             )
 
-    def _finish(self, trainer: Trainer, dataset: Dataset) -> Iterator[DistillStatus]:
+    def _finish(self, trainer: Trainer) -> Iterator[DistillStatus]:
         """Measure the student as a draft, and only then move its files to their place."""
         yield DistillStatus("measuring", 0.0, 0.0)
-        draft, student = self._work / "draft", trainer.student
-        agreement = trainer.agreement(dataset.held_out, trainer.unroll)
-        settings, blocks = self._target.checkpoint.settings, BLOCKS[self._options.bits]
-        write_draft(draft, student, settings, blocks, {})
-        pair = load_pair(self._options.target, str(draft), device=self._options.device)
-        text = dataset.corpus.select(dataset.held_out)
-        figures = measure_draft(pair, draft, text, self._options.seed)
-        rates = {"greedy": figures.greedy, "stochastic": figures.stochastic}
-        write_draft(draft, student, settings, blocks, rates)
-        card = model_card(self._provenance(trainer, dataset), figures, agreement)
+        options, draft, student = self._options, self._work / "draft", trainer.student
+        agreement = trainer.agreement(trainer.held_out, trainer.unroll)
+        settings = self._target.checkpoint.settings
+        write_draft(draft, student, settings, options.blocks, {})
+        pair = load_pair(options.target, str(draft), device=options.device)
+        text = trainer.text.corpus.select(trainer.held_out)
+        figures = measure_draft(pair, draft, text, options.seed)
+        write_draft(draft, student, settings, options.blocks, figures.rates)
+        card = model_card(trainer, options.command_line(self._out), figures, agreement)
         (draft / "README.md").write_text(card, encoding="utf-8")
-        self._publish(draft)
-        yield DistillStatus("measuring", 1.0, 0.0, tokens_per_step=agreement.tokens_per_step)
-
-    def _provenance(self, trainer: Trainer, dataset: Dataset) -> Provenance:
-        target, corpus = self._target, dataset.corpus
-        held_out = len(dataset.held_out)
-        return Provenance(
-            target=target.checkpoint.name,
-            licence=stated_licence(self._options.target, target.checkpoint.settings),
-            command=self._options.command_line(self._out),
-            options=self._options,
-            layers=target.layers,
-            feature_layers=target.feature_layers,
-            head_rows=trainer.student.config.head_vocab_size,
-            conversations=(corpus.conversations - held_out, held_out),
-            tokens=(len(corpus.tokens), int(corpus.answers.sum())),
-            steps=trainer.steps(),
-            loss=trainer.loss(),
-        )
-
-    def _publish(self, draft: Path) -> None:
-        """Move the draft's files to their place and remove intermediate ones."""
         for file in sorted(draft.iterdir()):
             os.replace(file, self._out / file.name)  # noqa: PTH105 within one file system
         write_json(self._work / FINISHED, {"seconds": round(self._budget.seconds)})
         for folder in (SHARDS, "draft"):
             shutil.rmtree(self._work / folder, ignore_errors=True)
         (self._work / "training.ckpt").unlink(missing_ok=True)
+        yield DistillStatus("measuring", 1.0, 0.0, tokens_per_step=agreement.tokens_per_step)
+
+
+class Trainer:
+    """Trains a student on a text, some conversations held out, with files in a work folder."""
+
+    def __init__(
+        self,
+        target: DistillTarget,
+        options: Options,
+        text: LabelledText,
+        folder: Path,
+        budget: TimeBudget,
+    ) -> None:
+        self.target, self.options, self.text = target, options, text
+        self._folder, self._budget, corpus = folder, budget, text.corpus
+        wanted = min(MOST_HELD_OUT, int(HELD_OUT * len(corpus)) or 1)
+        self.held_out = corpus.held_out(wanted, options.seed)
+        self._learnt = sorted(set(range(len(corpus))) - set(self.held_out))
+        if target.initial_draft is not None:
+            self._vocab_ids = target.initial_draft.weights[DRAFT_VOCAB_IDS].long()
+        else:  # the most frequent tokens of answers
+            learnt, vocab_size = corpus.select(self._learnt), target.checkpoint.config.vocab_size
+            counts = np.bincount(learnt.tokens[learnt.answers], minlength=vocab_size)
+            frequent = np.argsort(-counts, kind="stable")[: options.head_vocab]
+            self._vocab_ids = torch.from_numpy(np.sort(frequent).astype(np.int64))
+        self.unroll = UNROLL if target.feature_layers else 1
+        self._plan = TrainPlan(1, seed=options.seed, loss=options.loss, unroll=self.unroll)
+        self._batches = Batches(text, self._vocab_ids, self._plan, self._learnt, target.device)
+        self.student = self._new_student()
+
+    def run(self, save_seconds: float) -> Iterator[DistillStatus]:
+        steps = self.steps()
+        loop = self._loop(self.student, steps, "training.ckpt")
+        learnt, predicted = 0, self._predicted() if loop.step else None
+        for done in loop.run(save_seconds):
+            learnt += done.tokens
+            if done.step % max(steps // EVALUATIONS, 1) == 0:
+                predicted = self._predicted()
+            rate = self._budget.rate("training", learnt)
+            yield DistillStatus("training", done.step / steps, rate, done.loss, predicted)
+
+    def _loop(self, student: Student, steps: int, name: str) -> TrainLoop:
+        plan = replace(self._plan, steps=steps)
+        return TrainLoop(student, self._batches, plan, self._folder / name)
+
+    def _predicted(self) -> float:
+        return self.agreement(self.held_out[:EVALUATED], 1).tokens_per_step
+
+    def agreement(self, conversations: Sequence[int], depths: int) -> DraftAgreement:
+        parts = range(0, len(conversations), BATCH)
+        batches = (self._batches.of(conversations[first : first + BATCH]) for first in parts)
+        return measure_agreement(self.student, batches, depths)
+
+    @torch.inference_mode()
+    def loss(self) -> float:
+        """Mean over the held-out conversations."""
+        losses = []
+        for index in self.held_out:
+            batch, counts = self._batches.of([index]), [1] * self.unroll
+            losses.append(float(batch_loss(self.student, batch, self._plan, counts)))
+        return sum(losses) / len(losses)
+
+    def steps(self) -> int:
+        """All steps of the training; decided once and kept, since the schedule depends on them."""
+        file = self._folder / TRAINING_PLANNED
+        if not file.exists():
+            tokens = int(self.text.corpus.lengths[self._learnt].sum())
+            usual = max(PASSES * tokens // self._plan.batch_tokens, 1)
+            steps = usual if self.options.steps is None else self.options.steps
+            left = self._budget.left(1.0 - END_SHARE)
+            if left < float("inf"):
+                steps = max(min(steps, int(left / self._step_seconds())), 1)
+            write_json(file, {"steps": steps})
+        return int(json.loads(file.read_text("utf-8"))["steps"])
+
+    def _step_seconds(self) -> float:
+        """Time of a training step, measured with a student that is then dropped."""
+        file = self._folder / "probe.ckpt"
+        file.unlink(missing_ok=True)
+        loop = self._loop(self._new_student(), PROBE_STEPS, file.name)
+        ends = [monotonic() for _ in loop.run(float("inf"))]
+        file.unlink()
+        return (ends[-1] - ends[0]) / (PROBE_STEPS - 1)
+
+    def _new_student(self) -> Student:
+        target, checkpoint = self.target, self.target.checkpoint
+        layers, features = target.layers, target.feature_layers
+        config = student_config(checkpoint.config, len(layers), len(self._vocab_ids), features)
+        embedding = checkpoint.weights[EMBEDDING].to(target.device, torch.bfloat16)
+        student = Student(config, embedding, self._vocab_ids, self.options.blocks)
+        if target.initial_draft is not None:
+            student.begin_from_draft(target.initial_draft.weights)
+        else:
+            student.begin_from_target(checkpoint.weights, layers, self.options.seed)
+            if features:
+                student.normalise_inputs(*self._sample())
+        return student.to(target.device)
+
+    def _sample(self) -> tuple[Tensor, Tensor]:
+        """The first tokens, int64 [n], and their features [n, F, hidden]; `SAMPLE` or fewer."""
+        tokens, features, left = [], [], SAMPLE
+        for each in map(self.text.conversation, range(len(self.text.corpus))):
+            features.append(each.features[:left])
+            tokens.append(each.tokens[: len(features[-1])].long())
+            left -= len(tokens[-1])
+            if not left:
+                break
+        return torch.cat(tokens).to(self.target.device), torch.cat(features)

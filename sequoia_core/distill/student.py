@@ -1,43 +1,36 @@
 """The draft in training: a few Llama layers over the target's embedding, with a trimmed head.
 
 An independent draft reads token embeddings. A conditioned one also reads the target's hidden states
-of the token before (after EAGLE, arXiv 2401.15077), or, deeper in a tree, its own output there.
-Training follows a tree downwards for some steps, as decoding will (EAGLE-3, arXiv 2503.01840).
-Shapes: `B` conversations, `t` tokens of each, `F` feature layers.
+of the token before (after EAGLE, arXiv 2401.15077), or, deeper in a tree, its own output there, as
+training does for some steps (EAGLE-3, arXiv 2503.01840). Shapes: `B` conversations of `t` tokens.
 """
 
-from __future__ import annotations
-
+import json
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
+from pathlib import Path
+from typing import Any
 
 import torch
+from safetensors.torch import save_file
 from torch import Tensor, nn
 from torch.nn import functional
 
+from sequoia_core.model import weight_shapes as names
 from sequoia_core.model.config import ModelConfig
 from sequoia_core.model.layers import RotaryEmbedding, rotate
-from sequoia_core.model.loading.blocks import BLOCK, rounded
-from sequoia_core.model.weight_shapes import (
-    DRAFT_VOCAB_IDS,
-    EMBEDDING,
-    HEAD,
-    INPUT_SCALE,
-    INPUT_SHIFT,
-    OWN_INPUT,
-    TARGET_INPUT,
-)
+from sequoia_core.model.loading.blocks import BLOCK, pack_weights, rounded
 
-Rows = list[tuple[Tensor, Tensor]]
-"""Keys and values [B, K, t, D] of one layer, one entry per step down the tree."""
+LEFT_OUT = frozenset({
+    "quantization_config", "_name_or_path", "transformers_version", "attention_bias", "mlp_bias",
+})  # fmt: skip
+"""Settings of the target that do not hold for a draft."""
+
+Rows = list[tuple[Tensor, Tensor]]  # keys and values [B, K, t, D] of a layer, by step down a tree
 
 
 class Matrix(nn.Linear):
-    """A matrix that multiplies with the weights that the draft's file will hold.
-
-    `blocks` is the file's format, a name of `blocks.FORMATS`, or None for the weights as they are;
-    so are those whose columns fill no blocks.
-    """
+    """Multiplies with its weights as a file in `blocks` will hold them; None rounds nothing."""
 
     def __init__(self, inputs: int, outputs: int, blocks: str | None) -> None:
         super().__init__(inputs, outputs, bias=False)
@@ -50,12 +43,10 @@ class Matrix(nn.Linear):
         return self.weight if self._rounded is None else self._rounded
 
     def round(self) -> None:
-        """Round the weights anew."""
         if self._blocks is not None:
             self._rounded = rounded(self.weight, self._blocks)
 
     def forward(self, x: Tensor) -> Tensor:
-        """[..., inputs] -> [..., outputs]."""
         return functional.linear(x, self.read)
 
 
@@ -68,22 +59,17 @@ class Block(nn.Module):
         self._config = config
         self.input_layernorm = nn.Parameter(torch.ones(hidden))
         self.post_attention_layernorm = nn.Parameter(torch.ones(hidden))
-        self.q_proj = Matrix(hidden, config.num_heads * dim, blocks)
-        self.k_proj = Matrix(hidden, config.num_kv_heads * dim, blocks)
-        self.v_proj = Matrix(hidden, config.num_kv_heads * dim, blocks)
-        self.o_proj = Matrix(config.num_heads * dim, hidden, blocks)
+        queries, keys = config.num_heads * dim, config.num_kv_heads * dim
+        self.q_proj = Matrix(hidden, queries, blocks)
+        self.k_proj = Matrix(hidden, keys, blocks)
+        self.v_proj = Matrix(hidden, keys, blocks)
+        self.o_proj = Matrix(queries, hidden, blocks)
         self.gate_proj = Matrix(hidden, inner, blocks)
         self.up_proj = Matrix(hidden, inner, blocks)
         self.down_proj = Matrix(inner, hidden, blocks)
 
     def forward(self, hidden: Tensor, rotary: tuple[Tensor, Tensor], above: Rows) -> Tensor:
-        """Compute one step's rows and append their keys and values to `above`.
-
-        Args:
-            hidden: [B, t, hidden].
-            rotary: cosines and sines [t, 1, D].
-            above: this layer's rows of the steps before, those of committed tokens first.
-        """
+        """One step's rows [B, t, hidden]; appends keys and values to those `above`."""
         config, eps = self._config, self._config.rms_norm_eps
         x = _normed(hidden, self.input_layernorm, eps)
         queries = rotate(self._heads(self.q_proj(x)), *rotary).transpose(1, 2)  # [B, H, t, D]
@@ -103,7 +89,7 @@ class Block(nn.Module):
 
 
 def _attend(queries: Tensor, steps: Rows) -> Tensor:
-    """[B, H, t, D]: row i of the j-th step sees row i of its own, row i - 1 of the one above, ...
+    """[B, H, t, D]: row i sees row i of its own step, row i - 1 of the one above, and so on.
 
     Of the first step, whose rows are committed tokens, it sees all up to its place on the path.
     """
@@ -115,7 +101,10 @@ def _attend(queries: Tensor, steps: Rows) -> Tensor:
     scores = queries @ keys.transpose(-1, -2)  # [B, H, t, t]
     hidden_keys = torch.ones(length, length, dtype=torch.bool, device=queries.device)
     scores = scores.masked_fill(hidden_keys.triu(1 - depth), float("-inf"))
-    path = [_shifted(pair, depth - at) for at, pair in enumerate(steps[1:], start=1)]
+    path = [
+        [functional.pad(each, (0, 0, depth - at, at - depth)) for each in pair]  # moved down
+        for at, pair in enumerate(steps[1:], start=1)
+    ]
     own = [(queries * key).sum(-1, keepdim=True) for key, _ in path]  # [B, H, t, 1] each
     weights = torch.softmax(torch.cat((scores, *own), -1).float() * scale, -1).to(values.dtype)
     mixed = weights[..., :length] @ values
@@ -124,26 +113,8 @@ def _attend(queries: Tensor, steps: Rows) -> Tensor:
     return mixed
 
 
-def _shifted(pair: tuple[Tensor, Tensor], places: int) -> tuple[Tensor, Tensor]:
-    """Rows moved towards the end: row i is the former row i - places."""
-    keys, values = pair
-    length = keys.shape[2]
-    padding = (0, 0, places, 0)
-    return (
-        functional.pad(keys[:, :, : length - places], padding),
-        functional.pad(values[:, :, : length - places], padding),
-    )
-
-
 class Student(nn.Module):
-    """A draft with float32 weights.
-
-    Args:
-        config: of the draft; a conditioned one has `feature_layers`.
-        embedding: [V, hidden], the target's, not trained.
-        vocab_ids: int64 [V_draft], the target's id of each row of the head.
-        blocks: see `Matrix`.
-    """
+    """A draft with float32 weights over the target's embedding, which is not trained."""
 
     def __init__(
         self, config: ModelConfig, embedding: Tensor, vocab_ids: Tensor, blocks: str | None = None
@@ -155,32 +126,22 @@ class Student(nn.Module):
         self.layers = nn.ModuleList(self.blocks)  # registers them; typed, they are `blocks`
         self.norm = nn.Parameter(torch.ones(config.hidden_size))
         self.head = Matrix(config.hidden_size, config.head_vocab_size, blocks)
-        slots = len(config.feature_layers)
-        width = config.hidden_size
+        slots, width = len(config.feature_layers), config.hidden_size
         self.target_input = Matrix((slots + 1) * width, width, blocks) if slots else None
         self.own_input = Matrix(2 * width, width, blocks) if slots else None
         # a few dimensions of hidden states are much larger than the rest
-        self.register_buffer("input_shift", torch.zeros(slots + 1, width))
-        self.register_buffer("input_scale", torch.ones(slots + 1, width))
-        self.input_shift: Tensor
-        self.input_scale: Tensor
+        self.input_shift = nn.Buffer(torch.zeros(slots + 1, width))
+        self.input_scale = nn.Buffer(torch.ones(slots + 1, width))
         self.rotary = RotaryEmbedding(config, embedding.device, torch.float32)
 
     def unrolled(
         self, tokens: Tensor, features: Tensor | None, counts: Sequence[int]
     ) -> Iterator[Tensor]:
-        """The head's inputs at each step down a tree that follows the text.
+        """The head's inputs [count, t, hidden] at each step down a tree that follows the text.
 
-        Args:
-            tokens: int64 [B, t].
-            features: [B, t, F, hidden], the target's, of the token before each; None for an
-                independent draft, which has only one step.
-            counts: conversations that take each step: the first ones, and never more than take the
-                step above.
-
-        Yields:
-            [count, t, hidden]; entry [b, i] of step j (from 1) predicts token i + 1 and has read
-            the target's hidden states up to token i - j. Its first j - 1 rows mean nothing.
+        Entry [b, i] of step j (from 1) predicts token i + 1 and has read the target's hidden states
+        up to token i - j. Its first j - 1 rows mean nothing. Features [B, t, F, hidden] are the
+        target's of the token before; an independent draft has none.
         """
         for module in self.modules():
             if isinstance(module, Matrix):
@@ -200,7 +161,7 @@ class Student(nn.Module):
             for layer, above in zip(self.blocks, rows, strict=True):
                 hidden = layer(hidden, rotary, above)
             output = _normed(hidden, self.norm, eps)
-            read = _down(output)
+            read = functional.pad(output, (0, 0, 1, -1))  # features of the next token
             yield output
 
     def _normalised(self, states: Tensor, first: int) -> Tensor:
@@ -210,17 +171,56 @@ class Student(nn.Module):
 
     def tensors(self) -> dict[str, Tensor]:
         """Weights under Hugging Face's names, as `load_pair` reads them."""
-        named = {HEAD: self.head.weight, "model.norm.weight": self.norm}
-        named[DRAFT_VOCAB_IDS] = self.vocab_ids.int()
+        named = {names.HEAD: self.head.weight, "model.norm.weight": self.norm}
+        named[names.DRAFT_VOCAB_IDS] = self.vocab_ids.int()
         for index, layer in enumerate(self.blocks):
-            for name, parameter in layer.named_parameters():
-                named[_hf_name(index, name)] = parameter
+            named |= {_hf_name(index, name): each for name, each in layer.named_parameters()}
         if self.target_input is not None and self.own_input is not None:
-            named[TARGET_INPUT] = self.target_input.weight
-            named[OWN_INPUT] = self.own_input.weight
-            named[INPUT_SHIFT] = self.input_shift.flatten()
-            named[INPUT_SCALE] = self.input_scale.flatten()
+            named[names.TARGET_INPUT] = self.target_input.weight
+            named[names.OWN_INPUT] = self.own_input.weight
+            named[names.INPUT_SHIFT] = self.input_shift.flatten()
+            named[names.INPUT_SCALE] = self.input_scale.flatten()
         return {name: tensor.detach() for name, tensor in named.items()}
+
+    @torch.no_grad()
+    def begin_from_target(
+        self, weights: Mapping[str, Tensor], layers: Sequence[int], seed: int
+    ) -> None:
+        """Take the target's final norm and head, and the named layers if independent.
+
+        A conditioned one, which begins where the target's last layer ended, learns faster from
+        random layers (see docs/decisions).
+        """
+        self.norm.copy_(weights["model.norm.weight"])
+        head = weights[names.HEAD if names.HEAD in weights else names.EMBEDDING]
+        self.head.weight.copy_(head[self.vocab_ids])
+        drawn: list[Tensor] = []
+        for source, layer in zip(layers, self.blocks, strict=True):
+            for name, parameter in layer.named_parameters():
+                if not self.config.feature_layers:
+                    parameter.copy_(weights[_hf_name(source, name)])
+                elif parameter.dim() == 2:
+                    drawn.append(parameter)
+        drawn += [each.weight for each in (self.target_input, self.own_input) if each is not None]
+        generator = torch.Generator().manual_seed(seed)
+        for matrix in drawn:  # so that it about keeps the norm of its inputs
+            deviation = matrix.shape[1] ** -0.5
+            matrix.copy_(torch.randn(matrix.shape, generator=generator) * deviation)
+
+    @torch.no_grad()
+    def begin_from_draft(self, weights: Mapping[str, Tensor]) -> None:
+        """Take the weights of a draft of the same shape, under the names of `tensors`."""
+        for name, tensor in self.tensors().items():
+            if name != names.DRAFT_VOCAB_IDS:  # the others share memory with the student
+                tensor.copy_(weights[name])
+
+    @torch.no_grad()
+    def normalise_inputs(self, tokens: Tensor, features: Tensor) -> None:
+        """Set shift and scale of the inputs from tokens [n] and features [n, F, hidden]."""
+        embedded = functional.embedding(tokens, self.embedding)[:, None]
+        states = torch.cat((embedded.float().cpu(), features.float()), 1)  # [n, F + 1, hidden]
+        self.input_shift.copy_(states.mean(0))
+        self.input_scale.copy_(1.0 / states.std(0).clamp(min=1e-6))
 
 
 def _normed(x: Tensor, weight: Tensor, eps: float) -> Tensor:
@@ -228,16 +228,10 @@ def _normed(x: Tensor, weight: Tensor, eps: float) -> Tensor:
     return functional.rms_norm(x, x.shape[-1:], weight.to(x.dtype), eps)
 
 
-def _down(output: Tensor) -> Tensor:
-    """Outputs [B, t, hidden] as features of the next token."""
-    return functional.pad(output[:, :-1], (0, 0, 1, 0))
-
-
 def _hf_name(index: int, name: str) -> str:
-    kind = name.removesuffix(".weight")
-    part = "self_attn." if kind[0] in "qkvo" and kind.endswith("_proj") else ""
-    if kind in ("gate_proj", "up_proj", "down_proj"):
-        part = "mlp."
+    kind, part = name.removesuffix(".weight"), ""
+    if kind.endswith("_proj"):
+        part = "self_attn." if kind[0] in "qkvo" else "mlp."
     return f"model.layers.{index}.{part}{kind}.weight"
 
 
@@ -257,56 +251,32 @@ def student_config(
     )
 
 
-@torch.no_grad()
-def begin_from_target(
-    student: Student, weights: Mapping[str, Tensor], layers: Sequence[int], seed: int
+def write_draft(
+    directory: Path,
+    student: Student,
+    settings: Mapping[str, Any],
+    blocks: str,
+    rates: Mapping[str, tuple[float, ...]],
 ) -> None:
-    """Initialise a student with weights of the target, under Hugging Face's names.
+    """Write `model.safetensors`, its matrices as `blocks`, and `config.json`.
 
-    Both kinds take the final norm and the head's rows. An independent draft also takes the named
-    layers, one for each of its own. A conditioned one, which begins where the target's last layer
-    ended, learns faster from random layers (see docs/decisions).
+    Most of the target's `settings` hold for the draft too.
     """
-    student.norm.copy_(weights["model.norm.weight"])
-    head = weights[HEAD if HEAD in weights else EMBEDDING]
-    student.head.weight.copy_(head[student.vocab_ids])
-    generator = torch.Generator().manual_seed(seed)
-    for index, (source, layer) in enumerate(zip(layers, student.blocks, strict=True)):
-        for name, parameter in layer.named_parameters():
-            there = _hf_name(index, name).replace(f"layers.{index}.", f"layers.{source}.", 1)
-            if not student.config.feature_layers:
-                parameter.copy_(weights[there])
-            elif parameter.dim() == 2:
-                parameter.copy_(_random(parameter, generator))
-    for module in (student.target_input, student.own_input):
-        if module is not None:
-            module.weight.copy_(_random(module.weight, generator))
-
-
-@torch.no_grad()
-def begin_from_draft(student: Student, weights: Mapping[str, Tensor]) -> None:
-    """Initialise a student with a draft of the same shape, under the names of `Student.tensors`."""
-    for name, tensor in student.tensors().items():
-        if name != DRAFT_VOCAB_IDS:  # the others share memory with the student
-            tensor.copy_(weights[name])
-
-
-def _random(like: Tensor, generator: torch.Generator) -> Tensor:
-    """A random matrix that about keeps the norm of its inputs."""
-    deviation: float = like.shape[1] ** -0.5
-    return torch.randn(like.shape, generator=generator) * deviation
-
-
-@torch.no_grad()
-def normalise_inputs(student: Student, tokens: Tensor, features: Tensor) -> None:
-    """Set shift and scale of a conditioned student's inputs from samples of the text.
-
-    Args:
-        student: is changed.
-        tokens: int64 [n].
-        features: [n, F, hidden], the target's.
-    """
-    embedded = functional.embedding(tokens, student.embedding)[:, None]
-    states = torch.cat((embedded.float().cpu(), features.float()), 1)  # [n, F + 1, hidden]
-    student.input_shift.copy_(states.mean(0))
-    student.input_scale.copy_(1.0 / states.std(0).clamp(min=1e-6))
+    config = student.config
+    directory.mkdir(parents=True, exist_ok=True)
+    tensors = {name: tensor.cpu().contiguous() for name, tensor in student.tensors().items()}
+    save_file(pack_weights(tensors, blocks), directory / "model.safetensors", {"format": "pt"})
+    rounded = {kind: [round(rate, 4) for rate in each] for kind, each in rates.items()}
+    changed = {
+        "num_hidden_layers": config.num_layers,
+        "tie_word_embeddings": False,
+        "draft_vocab_size": config.head_vocab_size,
+        "embeddings_from": "target",
+        "quantization": {"format": blocks},
+        "sequoia": {"acceptance_rates": rounded},
+    }
+    if config.feature_layers:
+        changed["feature_layers"] = list(config.feature_layers)
+    kept = {name: value for name, value in settings.items() if name not in LEFT_OUT}
+    text = json.dumps(kept | changed, indent=2) + "\n"
+    (directory / "config.json").write_text(text, encoding="utf-8")

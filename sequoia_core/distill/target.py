@@ -9,9 +9,9 @@ import torch
 
 from sequoia_core.config import WeightFormat
 from sequoia_core.data.prompts import prompt_texts
+from sequoia_core.distill.dialogue import TemplateTokens
 from sequoia_core.distill.options import Options
 from sequoia_core.distill.student import student_config
-from sequoia_core.distill.template_tokens import TemplateTokens
 from sequoia_core.errors import ModelLoadError, ParameterError
 from sequoia_core.model.device import Placement, choose_device, choose_dtype, prepare
 from sequoia_core.model.llama import Llama
@@ -24,52 +24,40 @@ from sequoia_core.model.native.llama import NativeLlama
 from sequoia_core.model.weight_shapes import DRAFT_VOCAB_IDS
 from sequoia_core.text.chat_template import turn_ends
 
-INDEPENDENT_LAYERS = 4
-CONDITIONED_LAYERS = 1
+LAYERS = {"independent": 4, "conditioned": 1}  # of a draft by kind, where no others are chosen
 FEATURES = 3
 """Hidden states of the target that a conditioned draft reads, from evenly spread layers."""
 
 
 @dataclass(frozen=True, slots=True)
 class DistillTarget:
-    """A target as distillation needs it.
-
-    Attributes:
-        layers: of the target's, those that the draft begins with.
-        feature_layers: those whose outputs the draft reads; none for an independent one.
-        initial_draft: the draft whose training is continued, or None.
-    """
-
     checkpoint: Checkpoint
     template: TemplateTokens
-    layers: tuple[int, ...]
-    feature_layers: tuple[int, ...]
+    layers: tuple[int, ...]  # of the target's, those that the draft begins with
+    feature_layers: tuple[int, ...]  # whose outputs a conditioned draft reads
     device: torch.device
     dtype: torch.dtype
-    initial_draft: Checkpoint | None = None
+    initial_draft: Checkpoint | None = None  # whose training is continued
 
     @classmethod
     def of(cls, options: Options) -> DistillTarget:
         """Open the target that the options name.
 
-        Raises:
-            ModelLoadError: it cannot be one: not Llama-like, a draft, without a chat template.
-            ParameterError: an option does not fit it.
+        Raises ModelLoadError if it cannot be one: not Llama-like, a draft, without a chat template;
+        ParameterError if an option does not fit it.
         """
         device = choose_device(options.device)
         checkpoint = open_target(options.target)
         config = checkpoint.config
-        dtype = choose_dtype("auto", (device,), stored=checkpoint.stored_dtype)
         if checkpoint.tokenizer is None:
             raise ModelLoadError(f"{checkpoint.name}: the target brings no tokenizer")
         tokenizer = checkpoint.tokenizer()
         check_embedding_fit(tokenizer, config.vocab_size, (), checkpoint.name)
         ends = turn_ends(tokenizer, checkpoint.eos_token_ids)
         prompts = prompt_texts(options.data) if options.data else []
-        conditioned = options.kind == "conditioned"
-        default = CONDITIONED_LAYERS if conditioned else INDEPENDENT_LAYERS
-        layers = options.chosen_layers(config.num_layers, min(default, config.num_layers))
-        features = spread_layers(config.num_layers) if conditioned else ()
+        count = config.num_layers
+        layers = options.chosen_layers(count, min(LAYERS[options.kind], count))
+        features = spread_layers(count) if options.kind == "conditioned" else ()
         initial_draft = None
         if options.begin_with is not None:
             initial_draft = _open_draft(Path(options.begin_with).expanduser(), checkpoint)
@@ -81,15 +69,15 @@ class DistillTarget:
             layers=layers,
             feature_layers=features,
             device=device,
-            dtype=dtype,
+            dtype=choose_dtype("auto", (device,), stored=checkpoint.stored_dtype),
             initial_draft=initial_draft,
         )
 
     def model(self) -> Llama | NativeLlama:
         """The target itself, loaded; by the native library on a CPU if that can read its file."""
         prepare((self.device,))
-        placement = Placement((self.device,))
         checkpoint, layers = self.checkpoint, self.feature_layers
+        placement = Placement((self.device,))
         forward = choose_forward(WeightFormat.AUTO, "auto", placement, (checkpoint,))
         if forward.native:
             return load_native(checkpoint, forward, layers)
@@ -97,15 +85,10 @@ class DistillTarget:
 
 
 def _open_draft(directory: Path, target: Checkpoint) -> Checkpoint:
-    """A draft whose training is continued.
-
-    Raises:
-        ModelLoadError: it cannot be read.
-        ParameterError: it was not made for this target by distillation.
-    """
+    """A draft of this target to continue; raises ModelLoadError or ParameterError."""
     draft = open_directory(directory)
-    own, features = draft.config, draft.config.feature_layers
-    made = student_config(target.config, own.num_layers, own.head_vocab_size, features)
+    own = draft.config
+    made = student_config(target.config, own.num_layers, own.head_vocab_size, own.feature_layers)
     if own != made or DRAFT_VOCAB_IDS not in draft.weights:
         raise ParameterError(
             f"{directory} is no draft that sequoia distill made for {target.name}; leave out "

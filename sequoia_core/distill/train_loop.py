@@ -1,9 +1,8 @@
-"""The training loop of a student, which can be killed and resumed with the same result.
+"""Batches of labelled conversations, and the training loop of a student over them.
 
-All random numbers follow from the seed and the number of the step.
+It can be killed and resumed with the same result: the batch of a step, and all random numbers,
+follow from the seed and the step's number.
 """
-
-from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Sequence
@@ -11,14 +10,18 @@ from dataclasses import dataclass
 from itertools import chain
 from pathlib import Path
 from time import monotonic
+from typing import NamedTuple
 
 import numpy as np
 import torch
 from torch import Tensor
+from torch.nn import functional
+from torch.nn.utils.rnn import pad_sequence
 
-from sequoia_core.distill.batches import Batches, TrainBatch, TrainPlan
+from sequoia_core.distill.dialogue import LONGEST
 from sequoia_core.distill.losses import LOSSES, distance
 from sequoia_core.distill.muon import Muon
+from sequoia_core.distill.shards import LabelledText
 from sequoia_core.distill.student import Student
 from sequoia_core.files import written_whole
 from sequoia_core.model.device import choose_dtype
@@ -28,26 +31,113 @@ STEP_WEIGHT = 0.6
 STEP_SHARE = 0.4
 """Share of a step's conversations that also take the step below, which costs as much."""
 WARM_UP = 0.03
-LEARNING_RATE = 1e-3
-"""The highest of AdamW."""
-MATRIX_RATE = 0.02
-"""The highest of Muon."""
+LEARNING_RATE, MATRIX_RATE = 1e-3, 0.02  # the highest of AdamW and of Muon
 BETAS = (0.9, 0.95)
 WEIGHT_DECAY = 0.01
 LARGEST_GRADIENT = 1.0
 
 
 @dataclass(frozen=True, slots=True)
-class TrainStep:
-    """A finished step: its number from 1, the tokens it learnt from, and its loss."""
+class TrainPlan:
+    steps: int
+    seed: int = 0
+    loss: str = "mix"  # of `LOSSES`
+    unroll: int = 1  # steps down a tree
+    batch_tokens: int = 2048  # about how many tokens a batch holds
+    longest: int = LONGEST  # tokens of a conversation beyond which it is cut
 
-    step: int
-    tokens: int
+
+@dataclass(frozen=True, slots=True)
+class TrainBatch:
+    tokens: Tensor  # int64 [B, t]
+    features: Tensor | None  # bfloat16 [B, t, F, hidden], the target's of the token before
+    columns: Tensor  # int64 [B, t, k]
+    probs: Tensor  # float32 [B, t, k]
+    learnt: Tensor  # bool [B, t], True where the next token is of an answer
+
+    def learnt_at(self, depth: int, state: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """States [n, hidden], columns and probabilities [n, k] below `depth` steps down a tree.
+
+        So many first rows of `state`, the student's of the first conversations, mean nothing.
+        """
+        places = self.learnt[: len(state)].clone()
+        places[:, :depth] = False
+        columns, probs = self.columns[: len(state)], self.probs[: len(state)]
+        return state[places], columns[places], probs[places]
+
+
+class Batches:
+    """Cuts conversations of a text, or all, into batches of similar length."""
+
+    def __init__(
+        self,
+        text: LabelledText,
+        vocab_ids: Tensor,
+        plan: TrainPlan,
+        conversations: Sequence[int] | None = None,
+        device: torch.device | None = None,
+    ) -> None:
+        self._text, self._plan, self._device = text, plan, device
+        everything = range(len(text.corpus))
+        self._conversations = np.array(everything if conversations is None else conversations)
+        self._column_of = torch.full((text.shards.vocab_size,), -1)
+        self._column_of[vocab_ids.cpu()] = torch.arange(len(vocab_ids))
+        self._order: list[list[int]] = []  # of all batches, up to `_epochs`
+        self._epochs = 0
+
+    def at(self, step: int) -> TrainBatch:
+        """The batch of one step; any step, in any order."""
+        while len(self._order) <= step:
+            self._order += self._epoch(self._epochs)
+            self._epochs += 1
+        return self.of(self._order[step])
+
+    def of(self, conversations: Sequence[int]) -> TrainBatch:
+        tokens, features, *labels = (
+            pad_sequence(list(each), batch_first=True).to(self._device)
+            for each in zip(*map(self._row, conversations), strict=True)
+        )
+        return TrainBatch(tokens, features if features.shape[2] else None, *labels)
+
+    def _row(self, index: int) -> tuple[Tensor, ...]:
+        """The tensors of a conversation's batch, without the first dimension, unpadded."""
+        labels = self._text.conversation(index)
+        tokens = labels.tokens[: self._plan.longest].long()
+        learnt = functional.pad(labels.answers[1 : self._plan.longest], (0, 1))
+        known = int(learnt.sum())
+        found = self._column_of[labels.top_ids[:known].long()]  # -1 where the draft has none
+        columns = found.new_zeros(len(tokens), found.shape[1])
+        columns[learnt] = found.clamp(min=0)
+        probs = torch.zeros(columns.shape)
+        probs[learnt] = labels.top_probs[:known].float() * (found >= 0)
+        # of the token before each; zeros before the first
+        features = functional.pad(labels.features[: len(tokens) - 1], (0, 0, 0, 0, 1, 0))
+        return tokens, features, columns, probs, learnt
+
+    def _epoch(self, epoch: int) -> list[list[int]]:
+        """Batches of one pass over the text, each a list of conversations."""
+        order = np.random.default_rng((self._plan.seed, epoch))
+        lengths = np.minimum(self._text.corpus.lengths, self._plan.longest)
+        # lengths are blurred, so that the same conversations do not meet in every epoch
+        blur = order.uniform(0.9, 1.1, len(self._conversations))
+        by_length = np.argsort(lengths[self._conversations] * blur)
+        batches: list[list[int]] = [[]]
+        for index in self._conversations[by_length].tolist():
+            longest = int(lengths[[*batches[-1], index]].max())
+            if batches[-1] and longest * (len(batches[-1]) + 1) > self._plan.batch_tokens:
+                batches.append([])
+            batches[-1].append(index)
+        return [batches[at] for at in order.permutation(len(batches))]
+
+
+class TrainStep(NamedTuple):
+    step: int  # from 1
+    tokens: int  # learnt from
     loss: float
 
 
 class TrainLoop:
-    """Trains a student in place; the checkpoint is read if it exists, and written by `save`."""
+    """Trains a student in place; a checkpoint that exists is read, and continued."""
 
     def __init__(
         self, student: Student, batches: Batches, plan: TrainPlan, checkpoint: Path
@@ -85,19 +175,15 @@ class TrainLoop:
         with written_whole(self._checkpoint) as file:
             torch.save(state, file)
 
-    def _counts(self, step: int, conversations: int) -> list[int]:
-        """Conversations of a batch that take each step down the tree, rounded by chance."""
-        chance = np.random.default_rng((self._plan.seed, step)).random()
-        wanted = (conversations * STEP_SHARE**depth for depth in range(self._plan.unroll))
-        counts = [int(count + chance) for count in wanted]
-        return [count for count in counts if count]
-
     def _one(self, step: int) -> TrainStep:
         groups = chain(*(each.param_groups for each in self._optimizers))
         for group, rate in zip(groups, self._rates, strict=True):
             group["lr"] = rate * schedule(step, self._plan.steps)
-        batch = self._batches.at(step).to(self._student.embedding.device)
-        counts = self._counts(step, len(batch.tokens))
+        batch = self._batches.at(step)
+        # conversations that take each step down the tree, rounded by chance
+        chance = np.random.default_rng((self._plan.seed, step)).random()
+        wanted = (len(batch.tokens) * STEP_SHARE**depth for depth in range(self._plan.unroll))
+        counts = [count for each in wanted if (count := int(each + chance))]
         loss = batch_loss(self._student, batch, self._plan, counts)
         self._student.zero_grad(set_to_none=True)
         loss.backward()  # type: ignore[no-untyped-call]
@@ -124,14 +210,7 @@ def optimizers(student: Student) -> list[torch.optim.Optimizer]:
 def batch_loss(
     student: Student, batch: TrainBatch, plan: TrainPlan, counts: Sequence[int]
 ) -> Tensor:
-    """Mean loss over the positions learnt from, weighted over the steps down the tree.
-
-    Args:
-        student: to be judged.
-        batch: with labels.
-        plan: names the loss.
-        counts: conversations that take each step, see `Student.unrolled`; at most `plan.unroll`.
-    """
+    """Mean loss over the positions learnt from, weighted over the steps down the tree."""
     total = torch.zeros((), device=batch.tokens.device)
     with mixed_precision(batch.tokens.device):
         states = student.unrolled(batch.tokens, batch.features, counts)
@@ -144,8 +223,8 @@ def batch_loss(
 
 def product_dtype(device: torch.device) -> torch.dtype:
     """bfloat16 where the device multiplies it; emulated it would be slower than float32."""
-    helps = choose_dtype("auto", (device,)) is torch.bfloat16
-    return torch.bfloat16 if helps else torch.float32
+    chosen = choose_dtype("auto", (device,))
+    return chosen if chosen is torch.bfloat16 else torch.float32
 
 
 def mixed_precision(device: torch.device) -> torch.autocast:

@@ -15,7 +15,7 @@ from sequoia_core.figures.picture import axes as new_axes
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
-    from sequoia_core.measure.acceptance_vector import AcceptanceVector
+    from sequoia_core.measure.acceptance import AcceptanceVector
     from sequoia_core.measure.spread import Spread
     from sequoia_core.tree.budget_search import Candidate, SearchResult
 

@@ -1,27 +1,67 @@
 """Positional acceptance rates of a pair: how likely the k-th drawn child is the accepted one.
 
-At each position of a text, children are drawn from the draft without replacement and verified by
-Algorithm 2 (Sequoia, section 3.1). Acceptance probabilities are summed instead of random decisions
-counted: the mean is the same and the variance smaller.
-
-Shapes: `n` positions, `W` children, `V` vocabulary, `V_draft` draft columns.
+At each of `n` positions of a text, `W` children are drawn from the draft without replacement and
+verified by Algorithm 2 (Sequoia, section 3.1). Acceptance probabilities are summed instead of
+random decisions counted: the mean is the same and the variance smaller. Decoding with a star of
+children at every step estimates the same rates if the text is the same.
 """
 
-from collections.abc import Sequence
+from __future__ import annotations
 
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING
+
+import numpy as np
 import torch
 from torch import Tensor
 
+from sequoia_core.config import DRAFT_TOP_P, Mode, SamplingParams
+from sequoia_core.data.passages import PROMPT_TOKENS, TOTAL_TOKENS, Passage
+from sequoia_core.decode.baseline_timer import NoBaseline
+from sequoia_core.decode.engine import Engine
 from sequoia_core.decode.step import Sampler
+from sequoia_core.errors import ParameterError
+from sequoia_core.events import Step
 from sequoia_core.model.interface import KVCache, LanguageModel
 from sequoia_core.speculate.draft import DraftModel
 from sequoia_core.speculate.sampling import shaped_probs
+from sequoia_core.speculate.tree_advisor import BundledAdvisor
+from sequoia_core.tree.choice import MOST_NODES, TreeChoice
+from sequoia_core.tree.growmap import GrowMap
 
-CHUNK = 32
-"""Positions verified at once: each takes a few rows of the vocabulary."""
+if TYPE_CHECKING:
+    from sequoia_core.model.loading.pair import Pair
+
+CHUNK = 32  # positions verified at once: each takes a few rows of the vocabulary
 ONE_PASS = 512
 """Longest text that is read in one forward, so that a target on disk is read once. The prompt of a
 longer one is read apart, since logits of all its rows would fill the memory."""
+
+Text = tuple[Sequence[int], int]  # token ids, and how many are the prompt, which is not judged
+ANSWER_TOKENS = TOTAL_TOKENS - PROMPT_TOKENS
+JUDGING = 1 << 32
+"""Added to the seed for judging a text, other random numbers than it was written with."""
+RESAMPLES = 1000
+PERCENTILES = (2.5, 97.5)  # of a rate over resamplings of the prompts: its 95 % interval
+
+
+@dataclass(frozen=True, slots=True)
+class DraftNucleus:
+    """Makes samplers whose children come from a nucleus of mass `top_p`.
+
+    The published testbeds cut the target's nucleus alone, a chat cuts both at the same mass. The
+    text's distribution is the same either way.
+    """
+
+    top_p: float
+
+    def __post_init__(self) -> None:
+        SamplingParams(top_p=self.top_p)
+
+    def sampler(self, params: SamplingParams, device: torch.device, mode: Mode) -> Sampler:
+        """The engine's own, except for what children are drawn from."""
+        return replace(Sampler.of(replace(params, top_p=self.top_p), device, mode), params=params)
 
 
 class AcceptanceCount:
@@ -29,55 +69,52 @@ class AcceptanceCount:
 
     def __init__(self, width: int) -> None:
         self.positions = 0
-        self.accepted = (0.0,) * width
-        """Expected number of positions at which a rank was the accepted one."""
+        self.accepted = (0.0,) * width  # expected number of positions that accept a rank
 
     @property
     def rates(self) -> tuple[float, ...]:
         """a_1 to a_width; () before anything was counted."""
-        if not self.positions:
-            return ()
-        return tuple(total / self.positions for total in self.accepted)
+        return tuple(total / self.positions for total in self.accepted) if self.positions else ()
 
     def add(self, accepted: Sequence[float], positions: int) -> None:
-        """Add the sums of further positions, by rank."""
         self.positions += positions
         self.accepted = tuple(a + b for a, b in zip(self.accepted, accepted, strict=True))
 
-    @torch.inference_mode()
-    def count(
-        self, target: LanguageModel, draft: DraftModel, text: tuple[Sequence[int], int],
-        sampler: Sampler,
-    ) -> None:  # fmt: skip
-        """Count at every position of a text: one pass of each model, two if it is long.
+    def count(self, target: LanguageModel, draft: DraftModel, text: Text, sampler: Sampler) -> None:
+        self.judge(answer_logits(target, draft, text), draft, sampler)
 
-        Args:
-            target: verifies.
-            draft: proposes.
-            text: token ids, and how many of them are the prompt, which is not counted.
-            sampler: draws children in order without replacement, and shapes the target.
-        """
-        token_ids, prompt = text
-        ids = torch.tensor(list(token_ids), device=target.device)
-        cache = target.new_cache()
-        target_logits = _answer_logits(target, ids, prompt, cache)
-        draft_logits = _answer_logits(draft.model, ids, prompt, draft.model.new_cache(cache))
-        draft_logits = draft.without_padding(draft_logits)
-        rows = zip(torch.split(target_logits, CHUNK), torch.split(draft_logits, CHUNK), strict=True)
-        for target_rows, draft_rows in rows:
-            found = self._rank_probs(target_rows, draft_rows, draft.vocab_ids, sampler)
+    @torch.inference_mode()
+    def judge(self, logits: tuple[Tensor, Tensor], draft: DraftModel, sampler: Sampler) -> None:
+        """Count at the positions of `answer_logits`; the sampler draws, and shapes the target."""
+        for target_rows, draft_rows in zip(
+            *(torch.split(each, CHUNK) for each in logits), strict=True
+        ):
+            columns, draft_probs = sampler.choose(draft_rows, len(self.accepted))
+            if sampler.greedy:
+                tokens = columns if draft.vocab_ids is None else draft.vocab_ids[columns]
+                found = (tokens == target_rows.argmax(-1, keepdim=True)).float()
+            else:
+                target_probs = shaped_probs(target_rows, sampler.params)
+                found = rank_probs(target_probs, draft_probs, columns, draft.vocab_ids)
             self.add(found.double().sum(0).tolist(), len(found))
 
-    def _rank_probs(
-        self, target_rows: Tensor, draft_rows: Tensor, vocab_ids: Tensor | None, sampler: Sampler
-    ) -> Tensor:
-        """Probability that each rank is accepted, float32 [n, W]."""
-        columns, draft_probs = sampler.choose(draft_rows, len(self.accepted))
-        if sampler.greedy:
-            tokens = columns if vocab_ids is None else vocab_ids[columns]
-            return (tokens == target_rows.argmax(-1, keepdim=True)).float()
-        target_probs = shaped_probs(target_rows, sampler.params)
-        return rank_probs(target_probs, draft_probs, columns, vocab_ids)
+
+@torch.inference_mode()
+def answer_logits(target: LanguageModel, draft: DraftModel, text: Text) -> tuple[Tensor, Tensor]:
+    """The target's [n, V] and the draft's [n, V_draft] before each token after the prompt."""
+    token_ids, prompt = text
+    ids = torch.tensor(list(token_ids), device=target.device)
+    first = prompt - 1 if len(ids) > ONE_PASS else 0
+
+    def read(model: LanguageModel, cache: KVCache) -> Tensor:
+        if first:
+            model.extend(ids[:first], cache)
+        positions = torch.arange(first, len(ids) - 1, device=model.device)
+        return model.forward(ids[first:-1], positions, None, cache)[prompt - 1 - first :]
+
+    cache = target.new_cache()
+    target_logits = read(target, cache)
+    return target_logits, draft.without_padding(read(draft.model, draft.model.new_cache(cache)))
 
 
 def rank_probs(
@@ -86,16 +123,8 @@ def rank_probs(
     """Probability that Algorithm 2 accepts each of some drawn children, given all of them.
 
     The k-th is accepted with min(1, p / q) if those before it were rejected; p and q are then the
-    residuals. The mean over draws is a_k.
-
-    Args:
-        target_probs: p, float32 [n, V].
-        draft_probs: q, float32 [n, V_draft], which the children were drawn from.
-        columns: int64 [n, W], children in drawn order, none twice.
-        vocab_ids: int64 [V_draft], the target's id of each column; None where they agree.
-
-    Returns:
-        float32 [n, W]; 1 minus a row's sum is the probability that all children are rejected.
+    residuals. The mean over draws is a_k. Of p [n, V], q [n, V_draft] and int64 [n, W], children in
+    drawn order, none twice: [n, W], where 1 minus a row's sum is the rejection of all.
     """
     p = target_probs if vocab_ids is None else target_probs[:, vocab_ids]  # [n, V_draft]
     outside = (target_probs.sum(-1, keepdim=True) - p.sum(-1, keepdim=True)).clamp_(min=0.0)
@@ -105,8 +134,7 @@ def rank_probs(
     untried = torch.ones_like(q, dtype=torch.bool)
     reach = torch.ones_like(outside)
     found = []
-    for rank in range(columns.shape[1]):
-        child = columns[:, rank : rank + 1]
+    for child in torch.split(columns, 1, dim=1):
         p_child, q_child = p.gather(1, child), q.gather(1, child)
         accept = torch.where(q_child > 0, p_child / q_child, (p_child > 0).float()).clamp_(max=1.0)
         found.append(reach * accept)
@@ -116,22 +144,119 @@ def rank_probs(
         p = torch.where(mass > 0, left / mass, p)  # no mass: p = q up to rounding, and p stays
         outside = torch.where(mass > 0, outside / mass, outside)
         untried.scatter_(1, child, False)
-        q = _without(q, untried)
+        left = torch.where(untried, q, 0.0)
+        mass = left.sum(-1, keepdim=True)
+        even = untried / untried.sum(-1, keepdim=True).clamp(min=1)
+        q = torch.where(mass > 0, left / mass, even)  # uniform where it has no mass left
     return torch.cat(found, dim=1)
 
 
-def _without(draft_probs: Tensor, untried: Tensor) -> Tensor:
-    """The draft's distribution over untried tokens; uniform where it has no mass left there."""
-    left = torch.where(untried, draft_probs, 0.0)
-    mass = left.sum(-1, keepdim=True)
-    even = untried / untried.sum(-1, keepdim=True).clamp(min=1)
-    return torch.where(mass > 0, left / mass, even)
+@dataclass(frozen=True, slots=True)
+class AcceptancePlan:
+    """How a vector is measured; raises ParameterError if a value is out of range."""
+
+    width: int = 16  # children at every position, `W`
+    params: SamplingParams = SamplingParams(seed=17)  # noqa: RUF009  # immutable
+    draft_top_p: float = DRAFT_TOP_P  # see `DraftNucleus`; 1 and more cut nothing
+    tokens: int = ANSWER_TOKENS  # decoded after each prompt
+    static: bool = False  # by one pass over each text instead of decoding
+
+    def __post_init__(self) -> None:
+        if not 1 <= self.width < MOST_NODES:
+            raise ParameterError(f"width is {self.width}; give 1 to {MOST_NODES - 1}")
+        if not self.draft_top_p > 0.0:
+            raise ParameterError(
+                f"draft top-p is {self.draft_top_p}; give a number above 0 (1 and more keep all)"
+            )
+        if self.tokens < 1:
+            raise ParameterError(f"tokens is {self.tokens}; give at least 1")
+
+    def params_of(self, prompt: int) -> SamplingParams:
+        assert self.params.seed is not None
+        return replace(self.params, seed=self.params.seed + prompt, max_new_tokens=self.tokens)
+
+    def cache_tokens(self, passages: Sequence[Passage]) -> int:
+        if not self.static:
+            return self.width + self.tokens + max(each.prompt for each in passages)
+        return max(
+            len(each.token_ids) + (self.tokens if len(each.token_ids) <= each.prompt else 0)
+            for each in passages
+        )
 
 
-def _answer_logits(model: LanguageModel, ids: Tensor, prompt: int, cache: KVCache) -> Tensor:
-    """Logits [answer, V] before each answer token."""
-    first = prompt - 1 if len(ids) > ONE_PASS else 0
-    if first:
-        model.extend(ids[:first], cache)
-    positions = torch.arange(first, len(ids) - 1, device=model.device)
-    return model.forward(ids[first:-1], positions, None, cache)[prompt - 1 - first :]
+@dataclass(frozen=True, slots=True)
+class AcceptanceVector:
+    rates: tuple[float, ...]  # a_1 to a_W
+    rejected: float  # probability that no child is accepted
+    intervals: tuple[tuple[float, float], ...]  # of each rate, over prompts; () for a single one
+    positions: int
+    prompts: int  # that have positions
+
+    @classmethod
+    def of(cls, counts: Sequence[AcceptanceCount], seed: int = 17) -> AcceptanceVector:
+        """From the counts of each prompt; raises ParameterError if no position was judged."""
+        counts = [each for each in counts if each.positions]
+        if not counts:
+            raise ParameterError("nothing was judged: every text ends with its prompt")
+        accepted = np.array([each.accepted for each in counts])  # [prompts, W]
+        positions = np.array([each.positions for each in counts])
+        rates = accepted.sum(0) / positions.sum()
+        intervals: tuple[tuple[float, float], ...] = ()
+        if len(counts) > 1:
+            drawn = np.random.default_rng(seed).integers(len(counts), size=(RESAMPLES, len(counts)))
+            resampled = accepted[drawn].sum(1) / positions[drawn].sum(1)[:, None]
+            low, high = np.percentile(resampled, PERCENTILES, axis=0)
+            intervals = tuple(zip(low.tolist(), high.tolist(), strict=True))
+        rejected = max(0.0, 1.0 - float(rates.sum()))
+        return cls(tuple(rates.tolist()), rejected, intervals, int(positions.sum()), len(counts))
+
+
+def count_acceptance(
+    pair: Pair, passages: Sequence[Passage], plan: AcceptancePlan
+) -> Iterator[AcceptanceCount]:
+    """One count per passage; raises ParameterError if the pair has no draft, or too few tokens.
+
+    By decoding, a star of `width` children is drafted at every step. Statically, every position
+    after the prompt is judged by one pass of each model; where nothing follows the prompt, as with
+    a question, the target first writes an answer plainly.
+    """
+    draft = _checked_draft(pair, plan, plan.cache_tokens(passages))
+    nucleus = DraftNucleus(min(plan.draft_top_p, 1.0))
+    engine = Engine.of(pair, BundledAdvisor.default({}))
+    engine.tree_choice = TreeChoice(Mode.AR)
+    if not plan.static:
+        engine.clock, engine.make_sampler = NoBaseline(), nucleus.sampler
+        engine.tree_choice = TreeChoice(growmap=GrowMap.k_ary([plan.width], f"star-{plan.width}"))
+    for at, passage in enumerate(passages):
+        count, params, ids = AcceptanceCount(plan.width), plan.params_of(at), passage.token_ids
+        if not plan.static:
+            for event in engine.generate(ids[: passage.prompt], params):
+                if isinstance(event, Step):
+                    first = event.nodes[event.path[1]].rank if len(event.path) > 1 else 0
+                    count.add([float(rank + 1 == first) for rank in range(plan.width)], 1)
+        else:
+            if len(ids) <= passage.prompt:
+                for _ in engine.generate(ids, params):
+                    pass
+                ids = tuple(engine.token_ids)
+            judging = plan.params_of(JUDGING + at)
+            sampler = nucleus.sampler(judging, pair.target.device, Mode.SEQUOIA)
+            count.count(pair.target, draft, (ids, passage.prompt), sampler)
+        yield count
+
+
+def _checked_draft(pair: Pair, plan: AcceptancePlan, tokens: int) -> DraftModel:
+    if pair.draft is None:
+        raise ParameterError("acceptance is of a pair, and the target has no draft; name one")
+    draft = DraftModel(pair.draft, pair.draft_vocab_ids)
+    if plan.width > draft.columns:
+        raise ParameterError(
+            f"width is {plan.width}, but the draft knows only {draft.columns} tokens"
+        )
+    window = min(pair.target.context_window, pair.draft.context_window)
+    if tokens > window:
+        raise ParameterError(
+            f"the longest text with all that is decoded needs {tokens} tokens, but the context "
+            f"window has {window}; take shorter texts"
+        )
+    return draft

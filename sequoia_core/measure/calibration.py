@@ -1,26 +1,145 @@
-"""What was measured of a pair on this machine, as a value and as a file."""
+"""What was measured of a pair on this machine: accepted ranks and times, and the file of both.
+
+How often the k-th child at a depth was accepted is counted in decoded steps. Counts fade, so that a
+record follows a conversation to other text.
+"""
 
 from __future__ import annotations
 
 import json
 import logging
+import math
+from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from enum import StrEnum
+from itertools import takewhile, zip_longest
 from pathlib import Path
 
 import platformdirs
 
 from sequoia_core.errors import ParameterError
+from sequoia_core.events import Origin, Outcome, Step
 from sequoia_core.files import decode, encode, parse_json, write_whole
-from sequoia_core.measure.acceptance_stats import AcceptanceRecord, Tally
-from sequoia_core.measure.step_cost_model import MachineTimes
+from sequoia_core.measure.timings import MachineTimes
 
+MEMORY = 192.0
+"""Visits of a depth after which an earlier one counts 1/e: noise of about 5% of a_1 = 0.5."""
+FOREVER = math.inf  # without fading: the steps are one sample, of a text that does not change
+PRIOR = 24.0  # weight, in trials, of the assumption that a depth is like the one above it
+RECENT = 32.0  # steps over which a change of the rates is looked for
+SURPRISE = 3.0  # standard deviations from the expected number that mean a change
 VERSION = 5
-BORROWED_TRIALS = 32.0
-"""Weight, in trials, of a neighbouring band's rates until there are own ones."""
+BORROWED_TRIALS = 32.0  # weight, in trials, of a neighbouring band's rates until there are own ones
 
 _log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, slots=True)
+class Tally:
+    """Hits and trials by rank at one depth, faded; raises ParameterError if there are more hits."""
+
+    hits: tuple[float, ...] = ()
+    trials: tuple[float, ...] = ()
+
+    def __post_init__(self) -> None:
+        fit = len(self.hits) == len(self.trials) and all(
+            math.isfinite(tried) and 0.0 <= hit <= tried + 1e-6
+            for hit, tried in zip(self.hits, self.trials, strict=False)
+        )
+        if not fit:
+            raise ParameterError("a record of accepted ranks holds more hits than trials")
+
+    def plus(self, tried: int, accepted: int, weight: float, memory: float) -> Tally:
+        """With one more node, for `weight` such; `accepted` is a rank of its children, or 0."""
+        fading, new = math.exp(-weight / memory), [0.0] * (tried - len(self.trials))
+        hits, trials = [*self.hits, *new], [*self.trials, *new]
+        for at in range(tried):
+            hits[at] = hits[at] * fading + weight * (at + 1 == accepted)
+            trials[at] = trials[at] * fading + weight
+        return Tally(tuple(hits), tuple(trials))
+
+    def rates(self, above: tuple[float, ...] = ()) -> tuple[float, ...]:
+        """a_1, a_2, ... as counted, shrunk to those of the depth above if trials are few."""
+        pairs = zip(self.hits, self.trials, strict=True)
+        counted = takewhile(lambda pair: pair[1] > 0, pairs)
+        rates = []
+        for pair, prior in zip_longest(counted, above):
+            hits, trials = pair or (0.0, 0.0)
+            if prior is not None:
+                hits, trials = hits + PRIOR * prior, trials + PRIOR
+            rates.append(hits / trials)
+        whole = max(1.0, math.fsum(rates))
+        return tuple(min(rate / whole, 1.0) for rate in rates)
+
+    def capped(self, trials: float) -> Tally:
+        """The same rates from at most so many trials."""
+        shares = [min(1.0, trials / made) if made else 1.0 for made in self.trials]
+        hits, tried = (
+            tuple(share * each for share, each in zip(shares, counts, strict=True))
+            for counts in (self.hits, self.trials)
+        )
+        return Tally(hits, tried)
+
+
+@dataclass(frozen=True, slots=True)
+class AcceptanceRecord:
+    depths: tuple[Tally, ...] = ()
+    steps: int = 0  # not faded
+    drift: float = 0.0  # how many more of the latest steps accepted a child than expected
+    variance: float = 0.0  # of that number, if the rates have not changed
+
+    @property
+    def rates(self) -> tuple[float, ...]:
+        """a_1, a_2, ... of the root's children; () before anything was counted."""
+        return self.depths[0].rates() if self.depths else ()
+
+    @property
+    def deeper(self) -> tuple[tuple[float, ...], ...]:
+        """Rates of children at depth 2, 3, ... as far as any were counted."""
+        above, rates = self.rates, []
+        for tally in self.depths[1:]:
+            above = tally.rates(above)
+            rates.append(above)
+        return tuple(rates)
+
+    def plus(self, step: Step, weight: float = 1.0, memory: float = MEMORY) -> AcceptanceRecord:
+        """With a step that represents `weight` such steps, of a tree not shaped by the draft.
+
+        Only nodes that decided an emitted token count, since the text after an answer's end is not
+        the target's; those from prompt lookup do not, as they are tried after the draft's.
+        """
+        tried: Counter[int] = Counter()
+        accepted: Counter[int] = Counter()  # ranks
+        for node in step.nodes:
+            if node.origin is Origin.DRAFT and node.parent >= 0:
+                tried[node.parent] += 1
+                accepted[node.parent] += node.rank * (node.outcome is Outcome.ACCEPTED)
+        depths = list(self.depths)
+        for depth, parent in enumerate(step.path[: len(step.token_ids)]):
+            if tried[parent]:
+                depths += [Tally()] * (depth + 1 - len(depths))
+                depths[depth] = depths[depth].plus(tried[parent], accepted[parent], weight, memory)
+        counted = replace(self, depths=tuple(depths), steps=self.steps + (tried[0] > 0))
+        if memory == FOREVER or counted.depths == self.depths:
+            return counted
+        return counted._adjusted(math.fsum(self.rates[: tried[0]]), accepted[0] > 0)
+
+    def _adjusted(self, expected: float, accepted: bool) -> AcceptanceRecord:
+        """Weakened if the latest steps are not as expected, so that the text has changed."""
+        if not expected:
+            return self
+        fading = math.exp(-1.0 / RECENT)
+        drift = self.drift * fading + accepted - expected
+        # at least that of a rate of 0.1: rates of 0 and 1 are estimates too
+        variance = self.variance * fading + max(expected * (1.0 - expected), 0.09)
+        if abs(drift) <= SURPRISE * math.sqrt(variance + 1.0):
+            return replace(self, drift=drift, variance=variance)
+        return replace(self.weakened(RECENT), steps=self.steps, drift=0.0, variance=0.0)
+
+    def weakened(self, trials: float) -> AcceptanceRecord:
+        """The same rates as if from so few trials, so that new counts soon outweigh them."""
+        return replace(self, depths=tuple(each.capped(trials) for each in self.depths), steps=0)
 
 
 class Band(StrEnum):
@@ -33,7 +152,6 @@ class Band(StrEnum):
 
     @classmethod
     def of(cls, temperature: float) -> Band:
-        """The band of a temperature."""
         if temperature == 0.0:
             return cls.GREEDY
         return cls.COOL if temperature <= 0.4 else cls.WARM if temperature <= 0.8 else cls.HOT
@@ -41,23 +159,12 @@ class Band(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Calibration:
-    """Measured figures of one pair on one machine.
-
-    Attributes:
-        times: of the parts of a step.
-        records: accepted ranks and depths by band, if any were decoded.
-        version: of this format.
-        drafts: whether the pair has a draft. Without one nothing is accepted, and the draft's times
-            are the target's.
-
-    Raises:
-        ParameterError: no band has a record, or one is empty.
-    """
+    """Measured figures of one pair; raises ParameterError if there are no acceptance rates."""
 
     times: MachineTimes
     records: Mapping[Band, AcceptanceRecord]
     version: int = VERSION
-    drafts: bool = True
+    drafts: bool = True  # else nothing is accepted, and the draft's times are the target's
 
     def __post_init__(self) -> None:
         if not self.records or not all(record.rates for record in self.records.values()):
@@ -65,20 +172,17 @@ class Calibration:
 
     @classmethod
     def without_draft(cls, times: MachineTimes) -> Calibration:
-        """Of a target that has no draft."""
         never = AcceptanceRecord((Tally((0.0,), (1.0,)),))
         return cls(times, {Band.GREEDY: never}, drafts=False)
 
     def record(self, temperature: float) -> AcceptanceRecord:
         """The record of a temperature's band, or of the nearest one, weakened."""
-        bands = list(Band)
-        wanted = bands.index(Band.of(temperature))
-        nearest = min(self.records, key=lambda band: abs(bands.index(band) - wanted))
+        bands, own = list(Band), Band.of(temperature)
+        nearest = min(self.records, key=lambda band: abs(bands.index(band) - bands.index(own)))
         found = self.records[nearest]
-        return found if nearest is bands[wanted] else found.weakened(BORROWED_TRIALS)
+        return found if nearest is own else found.weakened(BORROWED_TRIALS)
 
     def with_record(self, temperature: float, record: AcceptanceRecord) -> Calibration:
-        """With another record of a temperature's band."""
         return replace(self, records={**self.records, Band.of(temperature): record})
 
 

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 from sequoia_core.config import SamplingParams
 from sequoia_core.events import Progress, Step
 from sequoia_core.measure.calibration_run import decode_steps
-from sequoia_core.measure.online_advisor import SpeedModel
+from sequoia_core.measure.tuner import SpeedModel
 from sequoia_core.tree.choice import ROOT
 from sequoia_core.tree.growmap import GrowMap
 from sequoia_core.tree.search import expected_tokens_table
@@ -23,8 +23,7 @@ if TYPE_CHECKING:
 
 NODES = (2, 3, 4, 6, 8, 12, 16, 24)
 DEPTHS = (1, 2, 3, 4, 6)
-TOKENS = 96
-"""Per prompt and tree."""
+TOKENS = 96  # per prompt and tree
 PROMPTS = (
     "How does a bicycle stay upright while it is moving?",
     "Write a short speech for a friend's fiftieth birthday.",
@@ -44,28 +43,14 @@ PROMPTS = (
 
 @dataclass(frozen=True, slots=True)
 class GridAnswer:
-    """One prompt decoded with one tree.
-
-    Attributes:
-        tokens: emitted.
-        steps: decoded.
-        step_ratio: the median time of a step over that of a plain step on the same prompt.
-    """
-
     tokens: int
     steps: int
-    step_ratio: float
+    step_ratio: float  # the median time of a step over that of a plain one on the same prompt
 
 
 @dataclass(frozen=True, slots=True)
 class GridCell:
-    """One tree.
-
-    Attributes:
-        tree: the shape.
-        predicted: speed-up over plain decoding.
-        answers: one per prompt.
-    """
+    """One tree, its predicted speed-up over plain decoding, and its answer to each prompt."""
 
     tree: GrowMap
     predicted: float
@@ -78,13 +63,11 @@ class GridCell:
 
     @property
     def tokens_per_step(self) -> float:
-        """Over all prompts."""
         tokens = sum(answer.tokens for answer in self.answers)
         return tokens / sum(answer.steps for answer in self.answers)
 
     @property
     def step_ratio(self) -> float:
-        """Time of a step over that of a plain one, the median over prompts."""
         return median(answer.step_ratio for answer in self.answers)
 
     def half(self, which: int) -> GridCell:
@@ -94,12 +77,7 @@ class GridCell:
 
 @dataclass(frozen=True, slots=True)
 class GridComparison:
-    """A measured grid.
-
-    Attributes:
-        cells: every tree, the picked one included.
-        picked: what calibration would decode with; plain decoding is a tree of one node.
-    """
+    """All trees, plain decoding with one node among them, and which one calibration picks."""
 
     cells: tuple[GridCell, ...]
     picked: GridCell
@@ -111,25 +89,21 @@ class GridComparison:
 
     @property
     def seeming_shortfall(self) -> float:
-        """Part of the best tree's speed that the picked one lacks; 0 if it is the best.
-
-        The best of many was also lucky, so this is too large if trees are alike.
-        """
+        """Part of the best tree's speed that the picked one lacks; too large by the best's luck."""
         return 1.0 - self.picked.measured / self.best.measured
 
     @property
     def shortfall(self) -> float:
         """The same without luck: the best tree on half of the prompts, compared on the other half.
 
-        The mean of both halves. It is below 0 if the picked tree does better than the one that
-        seemed best. With a single prompt it is the seeming one.
+        The mean of both halves, below 0 if the picked tree does better.
         """
         if len(self.picked.answers) < 2:
             return self.seeming_shortfall
         lacking = []
-        for chosen_on, compared_on in ((0, 1), (1, 0)):
-            best = max(self.cells, key=lambda cell: cell.half(chosen_on).measured)
-            picked, best = self.picked.half(compared_on), best.half(compared_on)
+        for half in (0, 1):
+            best = max(self.cells, key=lambda cell: cell.half(half).measured)
+            picked, best = self.picked.half(1 - half), best.half(1 - half)
             lacking.append(1.0 - picked.measured / best.measured)
         return fmean(lacking)
 
@@ -147,8 +121,7 @@ def grid_trees(model: SpeedModel) -> list[GrowMap]:
     table = expected_tokens_table(record.rates, NODES[-1], DEPTHS[-1], branching, record.deeper)
     searched = (table.tree(nodes, depth) for nodes in NODES for depth in DEPTHS)
     picked = model.search().growmap or ROOT
-    shapes = {tree.parents: tree for tree in (ROOT, *searched, picked)}
-    return list(shapes.values())
+    return list({tree.parents: tree for tree in (ROOT, *searched, picked)}.values())
 
 
 def compare(
@@ -156,27 +129,23 @@ def compare(
 ) -> GridComparison:
     """Decode with every tree of the grid; takes minutes."""
     trees = grid_trees(model)
-    steps: dict[tuple[int, ...], list[list[Step]]] = {tree.parents: [] for tree in trees}
+    answers: dict[tuple[int, ...], list[list[Step]]] = {tree.parents: [] for tree in trees}
     for at, prompt in enumerate(PROMPTS):
         for nth, tree in enumerate(trees if at % 2 == 0 else trees[::-1]):
             share = (at + nth / len(trees)) / len(PROMPTS)
             progress(f"Decoding with {len(trees)} trees", share)
             params = SamplingParams(temperature, seed=at, max_new_tokens=TOKENS)
-            steps[tree.parents].append(list(decode_steps(pair, tree, prompt, params)))
-    plain = [_step_ms(answer) for answer in steps[ROOT.parents]]
-    cells = {tree.parents: _cell(tree, model, steps[tree.parents], plain) for tree in trees}
+            answers[tree.parents].append(list(decode_steps(pair, tree, prompt, params)))
+    plain_ms = [_step_ms(steps) for steps in answers[ROOT.parents]]
+    cells = {}
+    for tree in trees:
+        decoded = (
+            GridAnswer(sum(len(step.token_ids) for step in steps), len(steps), _step_ms(steps) / ms)
+            for steps, ms in zip(answers[tree.parents], plain_ms, strict=True)
+        )
+        cells[tree.parents] = GridCell(tree, model.speedup(tree), tuple(decoded))
     return GridComparison(tuple(cells.values()), cells[(model.search().growmap or ROOT).parents])
 
 
-def _step_ms(answer: list[Step]) -> float:
-    return median(step.timings.total_ms for step in answer)
-
-
-def _cell(
-    tree: GrowMap, model: SpeedModel, answers: list[list[Step]], plain: list[float]
-) -> GridCell:
-    decoded = (
-        GridAnswer(sum(len(step.token_ids) for step in steps), len(steps), _step_ms(steps) / ms)
-        for steps, ms in zip(answers, plain, strict=True)
-    )
-    return GridCell(tree, model.speedup(tree), tuple(decoded))
+def _step_ms(steps: list[Step]) -> float:
+    return median(step.timings.total_ms for step in steps)

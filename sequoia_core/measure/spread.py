@@ -7,15 +7,12 @@ from statistics import median
 
 @dataclass(frozen=True, slots=True)
 class Spread:
-    """Lowest, median and highest."""
-
     low: float
     middle: float
     high: float
 
     @classmethod
     def of(cls, values: Sequence[float]) -> "Spread":
-        """Of one figure or more."""
         return cls(min(values), median(values), max(values))
 
     def text(self, digits: int, unit: str = "") -> str:

@@ -1,51 +1,209 @@
-"""Learns which tree fits a pair on this machine, in slices between answers.
+"""Names trees by measured figures, updates both with every step, and measures between answers.
 
-What is measured is kept on disk per pair, so it is done once; a packaged tree serves until then.
+A tree is changed only if that is predicted to be faster by more than `GAIN`. While decoding is
+plain, nothing is learnt of the draft, so from time to time the best tree is probed for a few steps,
+as often as the time lost allows. Those steps represent the plain ones before them. What is measured
+is kept on disk per pair, so it is done once; a packaged tree serves until then.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 from typing_extensions import override
 
-from sequoia_core.events import Event, Notice, NoticeKind, Step
-from sequoia_core.measure.calibration import Calibration, load_calibration, save_calibration
+from sequoia_core.events import Event, Notice, NoticeKind, Origin, Step
+from sequoia_core.measure.calibration import (
+    AcceptanceRecord,
+    Band,
+    Calibration,
+    load_calibration,
+    save_calibration,
+)
 from sequoia_core.measure.calibration_run import TEMPERATURE, CalibrationRun
-from sequoia_core.measure.online_advisor import TYPICAL_CONTEXT, OnlineAdvisor
+from sequoia_core.measure.timings import StepCostModel, step_ms
 from sequoia_core.model.malloc_trim import return_freed_memory
 from sequoia_core.speculate.cost_model import StepCosts
-from sequoia_core.speculate.tree_advisor import Advice, BundledAdvisor, TreeAdvisor
+from sequoia_core.speculate.tree_advisor import TRYING, Advice, BundledAdvisor, TreeAdvisor
+from sequoia_core.tree.choice import ROOT
+from sequoia_core.tree.growmap import GrowMap
+from sequoia_core.tree.search import TreePlan, choose_tree, expected_tokens_table
 
 if TYPE_CHECKING:
     from sequoia_core.model.loading.pair import Pair
 
+GAIN = 1.03  # least predicted speed-up of a change of tree
+SEARCH_EVERY = 32  # steps between two searches
+MAX_NODES, MAX_DEPTH = 128, 10
+# least bounds of a search between two steps; else twice the tree's nodes and two levels more
+NEAR_NODES, NEAR_DEPTH = 16, 4
+PROBE_STEPS = 8
+PROBE_SHARE = 0.02  # most time that probing may cost
+LEAST_INTERVAL = 32
+TYPICAL_CONTEXT = 96
+"""Tokens of context to predict for without a text: about the middle of an answer."""
+MOST_WEIGHT = 8.0  # most plain steps that one probing step represents
+
+
+@dataclass(frozen=True, slots=True)
+class SpeedModel:
+    """Predicts the speed-up of any tree at one temperature and context over plain decoding."""
+
+    record: AcceptanceRecord
+    costs: StepCosts
+    chain: bool = False  # search paths only
+
+    def speedup(self, tree: GrowMap) -> float:
+        if tree.size == 1:
+            return 1.0
+        tokens = tree.expected_tokens(self.record.rates, self.record.deeper)
+        return tokens * self.costs.plain_ms / step_ms(tree, self.costs)
+
+    def search(self, nodes: int = MAX_NODES, depth: int = MAX_DEPTH) -> TreePlan:
+        rates, deeper, costs = self.record.rates, self.record.deeper, self.costs
+        branching = 1 if self.chain else max(map(len, (rates, *deeper)))
+        table = expected_tokens_table(rates, nodes, depth, branching, deeper)
+        return choose_tree(
+            table, costs.target_ms, costs.draft_ms, costs.plain_ms, costs.overhead_ms
+        )
+
+    @property
+    def learnt(self) -> str:
+        """Where the rates come from, as a part of a reason."""
+        steps = self.record.steps
+        return f"from {steps} steps" if steps else "from another temperature"
+
+
+@dataclass(slots=True)
+class _TreeState:
+    tree: GrowMap  # in use, `ROOT` for plain decoding
+    candidate: GrowMap  # the best tree of the last search, whether it pays or not
+    reason: str = ""  # why the tree was chosen
+    steps: int = 0  # decoded since the last decision
+    interval: int = LEAST_INTERVAL  # plain steps after which `candidate` is probed
+    probing: bool = False
+
+    @property
+    def shape(self) -> GrowMap:
+        return self.candidate if self.probing else self.tree
+
+
+class OnlineAdvisor(TreeAdvisor):
+    """Advises by a calibration and learns from the steps decoded with its advice."""
+
+    def __init__(self, calibration: Calibration) -> None:
+        self.calibration = calibration
+        self._costs = StepCostModel(calibration.times)
+        self._states: dict[tuple[Band, bool], _TreeState] = {}
+
+    @override
+    def advise(self, temperature: float, context_length: int, chain: bool) -> Advice:
+        model = self.speed_model(temperature, context_length, chain)
+        key = (Band.of(temperature), chain)
+        state = self._states.get(key)
+        if state is None:
+            plan, reason = model.search(), f"measured here, acceptance {model.learnt}"
+            state = self._states[key] = _TreeState(plan.growmap or ROOT, plan.tree, reason)
+            _schedule_probe(state, plan)
+        elif not state.probing:
+            _reconsider(state, model, model.search())
+        return self._advice(state, model)
+
+    @override
+    def observe(self, step: Step, temperature: float, chain: bool) -> Advice | None:
+        state = self._states.get((Band.of(temperature), chain))
+        drafted = sum(node.origin is Origin.DRAFT for node in step.nodes)  # the root is one
+        if state is not None and drafted != state.shape.size:
+            state = None  # another tree than advised
+        self._costs.observe(step, temperature)
+        if drafted > 1:
+            weight = 1.0
+            if state is not None and state.probing:  # it represents the plain steps before
+                weight = min(max(state.interval / PROBE_STEPS, 1.0), MOST_WEIGHT)
+            record = self.calibration.record(temperature).plus(step, weight)
+            self.calibration = self.calibration.with_record(temperature, record)
+        if state is None:
+            return None
+        wait = SEARCH_EVERY if state.tree.size > 1 else state.interval
+        state.steps += 1
+        if state.steps < (PROBE_STEPS if state.probing else wait):
+            return None
+        state.steps = 0
+        model = self.speed_model(temperature, step.context_length, chain)
+        before, probed = state.shape, state.probing
+        if before.size == 1:
+            state.probing = True
+            return self._advice(state, model)
+        state.probing = False
+        nodes = min(max(NEAR_NODES, 2 * before.size), MAX_NODES)
+        plan = model.search(nodes, min(max(NEAR_DEPTH, before.depth + 2), MAX_DEPTH))
+        _reconsider(state, model, plan)
+        return self._advice(state, model) if probed or state.tree is not before else None
+
+    @override
+    def time(self, step: Step, temperature: float) -> None:
+        self._costs.observe(step, temperature, adaptive=True)
+
+    @override
+    def costs(self, temperature: float, context_length: int) -> StepCosts:
+        return self._costs.costs(temperature, context_length)
+
+    def speed_model(
+        self, temperature: float, context_length: int, chain: bool = False
+    ) -> SpeedModel:
+        record = self.calibration.record(temperature)
+        return SpeedModel(record, self.costs(temperature, context_length), chain)
+
+    def _advice(self, state: _TreeState, model: SpeedModel) -> Advice:
+        shape, record = state.shape, model.record
+        predicted = model.speedup(shape if shape.size > 1 else state.candidate)
+        if shape.size == 1:
+            what = "a tree is predicted to gain too little"
+            if predicted <= 1.0:
+                what = "no tree is predicted to pay"
+            reason = f"{what}: {predicted:.2f}x at best {model.learnt}"
+            return Advice(None, record.rates, predicted, reason, record.deeper)
+        reason = TRYING if state.probing else state.reason
+        name = f"auto-{shape.size}x{shape.depth}"
+        named = GrowMap(shape.parents, name, record.rates, model.learnt)
+        return Advice(named, record.rates, predicted, reason, record.deeper)
+
+
+def _reconsider(state: _TreeState, model: SpeedModel, plan: TreePlan) -> None:
+    now, best = model.speedup(state.tree), max(plan.predicted_speedup, 1.0)
+    if best > GAIN * now:
+        state.tree = plan.growmap or ROOT
+        state.reason = f"predicted {best:.2f}x instead of {now:.2f}x {model.learnt}"
+    state.candidate = plan.tree
+    _schedule_probe(state, plan)
+
+
+def _schedule_probe(state: _TreeState, plan: TreePlan) -> None:
+    if plan.tree.size == 1:  # the draft is never right: one child shows if that changes
+        state.candidate = GrowMap.chain(1)
+    loss = max(1.0 / max(plan.predicted_speedup, 1e-3) - 1.0, 0.0)
+    state.interval = max(LEAST_INTERVAL, round(PROBE_STEPS * loss / PROBE_SHARE))
+
 
 class Tuner(TreeAdvisor):
-    """Measures a pair, with caches of its own, and names trees for it.
-
-    Attributes:
-        online: learns from steps; None before anything was measured.
-    """
+    """Measures a pair, with caches of its own, and names trees for it."""
 
     def __init__(self, pair: Pair) -> None:
         self._pair = pair
         self._bundled = BundledAdvisor.default(pair.acceptance_rates)
         self._kept: Calibration | None = None
-        self.online: OnlineAdvisor | None = None
+        self.online: OnlineAdvisor | None = None  # learns from steps, once something was measured
         self._run: CalibrationRun | None = None
         self._load()
 
     @property
     def measured(self) -> bool:
-        """Whether there are figures of this pair on this machine."""
         return self.online is not None
 
     @property
     def calibration(self) -> Calibration | None:
-        """The figures as they are known now."""
         return self.online.calibration if self.online else None
 
     @property
@@ -69,10 +227,7 @@ class Tuner(TreeAdvisor):
         return self._advisor.costs(temperature, context_length)
 
     def tune(self, should_stop: Callable[[], bool]) -> Iterator[Event]:
-        """Measure what is not known yet until `should_stop`, and keep what was learnt.
-
-        Yields one `Notice` when the figures are complete.
-        """
+        """Measure, until `should_stop`, or keep what was learnt; a `Notice` when complete."""
         if not self.measured:
             self._load()  # another conversation with this pair may have measured meanwhile
         if self.measured:
@@ -84,18 +239,15 @@ class Tuner(TreeAdvisor):
         yield Notice(NoticeKind.CALIBRATION, self.summary())
 
     def keep(self) -> None:
-        """Write the acceptance learnt since the last time, for later starts.
-
-        Times and bands that another process has measured meanwhile stay as it wrote them.
-        """
-        if self.calibration is None or self.calibration is self._kept:
+        """Keep the acceptance learnt since; what another process has measured meanwhile stays."""
+        now = self.calibration
+        if now is None or now is self._kept:
             return
-        before, now = self._kept.records if self._kept else {}, self.calibration
+        before = self._kept.records if self._kept else {}
         stored = load_calibration(self._pair.fingerprint) or now
         learnt = {band: each for band, each in now.records.items() if each != before.get(band)}
-        save_calibration(
-            self._pair.fingerprint, replace(stored, records={**stored.records, **learnt})
-        )
+        merged = replace(stored, records={**stored.records, **learnt})
+        save_calibration(self._pair.fingerprint, merged)
         self._kept = now
 
     def _load(self) -> None:
@@ -120,15 +272,10 @@ class Tuner(TreeAdvisor):
         return "measured this machine; the best fixed trees: " + "; ".join(parts)
 
     def measure(self, temperature: float = TEMPERATURE) -> Iterator[tuple[str, float]]:
-        """Measure everything anew and keep it; yields what is being done and the part done.
+        """Measure everything anew, at temperature 0 and at another (0: the default), and keep it.
 
-        A run that was left continues where it was. Acceptance at other temperatures stays known.
-
-        Args:
-            temperature: to sample at, in addition to greedy decoding; 0 is the default one.
-
-        Raises:
-            ParameterError: no tree fitted into the models' context windows.
+        Yields what is being done and the part done. A run that was left continues where it was.
+        Acceptance at other temperatures stays known.
         """
         wanted = temperature or TEMPERATURE
         if self._run is None or self._run.temperature != wanted:

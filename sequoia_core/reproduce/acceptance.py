@@ -11,7 +11,7 @@ from typing_extensions import override
 
 from sequoia_core.data.passages import DataSpec, load_passages
 from sequoia_core.events import Progress
-from sequoia_core.measure.acceptance_vector import (
+from sequoia_core.measure.acceptance import (
     AcceptancePlan,
     AcceptanceVector,
     count_acceptance,

@@ -20,7 +20,7 @@ from sequoia_core.decode.token_cache import TokenCache
 from sequoia_core.errors import ParameterError, SequoiaError
 from sequoia_core.events import Progress
 from sequoia_core.files import encode
-from sequoia_core.measure.draft_nucleus import DraftNucleus
+from sequoia_core.measure.acceptance import DraftNucleus
 from sequoia_core.reproduce import bootstrap
 from sequoia_core.reproduce.bootstrap import LEVEL, Interval
 from sequoia_core.reproduce.experiment import (

@@ -22,7 +22,7 @@ from sequoia_core.config import DRAFT_TOP_P, Mode, SamplingParams
 from sequoia_core.errors import ParameterError, SequoiaError
 from sequoia_core.events import Progress
 from sequoia_core.files import encode
-from sequoia_core.measure.draft_nucleus import DraftNucleus
+from sequoia_core.measure.acceptance import DraftNucleus
 from sequoia_core.measure.spread import Spread
 from sequoia_core.reproduce.bootstrap import LEVEL, Interval, tokens_per_step
 from sequoia_core.reproduce.experiment import (
@@ -96,8 +96,7 @@ def pairs_growmap(pair: Pair, named: str | None, temperature: float) -> GrowMap:
         return advised.growmap
     if named != "auto":
         return find_growmap(named)
-    from sequoia_core.measure.online_advisor import TYPICAL_CONTEXT
-    from sequoia_core.measure.tuner import Tuner
+    from sequoia_core.measure.tuner import TYPICAL_CONTEXT, Tuner
 
     tuner = Tuner(pair)
     if not tuner.measured:

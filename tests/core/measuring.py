@@ -6,10 +6,8 @@ from collections.abc import Sequence
 from msgspec.structs import replace
 
 from sequoia_core.events import Origin, Outcome, Step, StepTimings, TreeNode
-from sequoia_core.measure.acceptance_stats import AcceptanceRecord, Tally
-from sequoia_core.measure.calibration import Band, Calibration
-from sequoia_core.measure.forward_timings import TimeCurve, TimeSurface
-from sequoia_core.measure.step_cost_model import MachineTimes, Overhead, step_ms
+from sequoia_core.measure.calibration import AcceptanceRecord, Band, Calibration, Tally
+from sequoia_core.measure.timings import MachineTimes, Overhead, TimeCurve, TimeSurface, step_ms
 from sequoia_core.speculate.cost_model import StepCosts
 from sequoia_core.tree.growmap import GrowMap
 

@@ -14,7 +14,7 @@ from app.cli import app
 from sequoia_core.data.prompts import PROMPTS
 from sequoia_core.errors import ModelLoadError
 from sequoia_core.figures.charts import draw_vector
-from sequoia_core.measure.acceptance_vector import AcceptanceVector, count_acceptance
+from sequoia_core.measure.acceptance import AcceptanceVector, count_acceptance
 from sequoia_core.model.loading.sources import embedded_target_path
 from sequoia_core.tree.files import read_acceptance_rates
 from tests.core.reproducing import save_small_pair, save_texts

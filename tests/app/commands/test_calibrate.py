@@ -13,7 +13,7 @@ from app.commands.calibrate import Series, chart
 from sequoia_core.measure import grid, tuner
 from sequoia_core.measure.calibration import Calibration
 from sequoia_core.measure.grid import GridAnswer, GridCell, GridComparison
-from sequoia_core.measure.online_advisor import OnlineAdvisor
+from sequoia_core.measure.tuner import OnlineAdvisor
 from sequoia_core.tree.choice import ROOT
 from sequoia_core.tree.growmap import GrowMap
 from tests.core.measuring import calibration_of

@@ -12,8 +12,7 @@ from app.cli import app
 from app.commands import distill as command
 from app.commands.distill import describe
 from sequoia_core.distill import pipeline
-from sequoia_core.distill.options import Options, remember
-from sequoia_core.distill.progress import DistillStatus
+from sequoia_core.distill.options import DistillStatus, Options, remember
 from sequoia_core.errors import ModelLoadError
 from sequoia_core.model.loading.catalogue import catalogue
 from tests.core.distill.runs import tiny_target

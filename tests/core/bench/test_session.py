@@ -22,7 +22,7 @@ from sequoia_core.bench.systems import BASELINES, OWN, PEERS, SystemSpec, build
 from sequoia_core.config import SamplingParams, WeightFormat
 from sequoia_core.measure import tuner
 from sequoia_core.measure.calibration import Band, Calibration
-from sequoia_core.measure.online_advisor import OnlineAdvisor
+from sequoia_core.measure.tuner import OnlineAdvisor
 from sequoia_core.model.cpu import cpu_threads
 from sequoia_core.model.loading.pair import Pair, load_pair
 from tests.core.checkpoints import save_model, tiny_tokenizer

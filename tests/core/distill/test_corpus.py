@@ -25,8 +25,7 @@ def made(conversations: Sequence[Conversation], vocab_size: int = 90) -> Corpus:
 
 
 def conversations_of(corpus: Corpus) -> list[Conversation]:
-    spans = [corpus.span(at) for at in range(corpus.conversations)]
-    return [(corpus.tokens[span].tolist(), corpus.answers[span].tolist()) for span in spans]
+    return [(ids.tolist(), answers.tolist()) for ids, answers in corpus]
 
 
 def random_text(rng: random.Random, length: int) -> Conversation:
@@ -43,7 +42,7 @@ def random_text(rng: random.Random, length: int) -> Conversation:
 def test_conversations_come_out_as_they_were_put_in(rows: list[list[tuple[int, bool]]]) -> None:
     texts = [([token for token, _ in row], [mark for _, mark in row]) for row in rows]
     corpus = made(texts)
-    assert corpus.conversations == len(texts)
+    assert len(corpus) == len(texts)
     assert conversations_of(corpus) == texts
     order = list(range(len(texts)))[::-1]
     assert conversations_of(corpus.select(order)) == texts[::-1]

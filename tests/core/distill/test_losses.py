@@ -5,7 +5,7 @@ import torch
 from torch import Tensor
 
 from sequoia_core.distill import losses
-from sequoia_core.distill.losses import LOSSES, LossWeights, distance
+from sequoia_core.distill.losses import LOSSES, Weights, distance
 
 
 def case(seed: int) -> tuple[Tensor, Tensor, Tensor]:
@@ -18,14 +18,15 @@ def case(seed: int) -> tuple[Tensor, Tensor, Tensor]:
     return logits, top.indices.clamp(max=8), top.values * known
 
 
-def written_out(logits: Tensor, columns: Tensor, probs: Tensor, weights: LossWeights) -> Tensor:
+def written_out(logits: Tensor, columns: Tensor, probs: Tensor, weights: Weights) -> Tensor:
+    kl, tv = weights
     q = torch.softmax(logits, -1)
     total = torch.zeros(())
     for row in range(len(q)):
         for column, p in zip(columns[row], probs[row], strict=True):
-            total = total - weights.kl * p * q[row, column].log()
-            total = total - weights.tv * torch.minimum(p, q[row, column])
-    return total / len(q) + weights.tv
+            total = total - kl * p * q[row, column].log()
+            total = total - tv * torch.minimum(p, q[row, column])
+    return total / len(q) + tv
 
 
 @pytest.mark.parametrize("name", sorted(LOSSES))

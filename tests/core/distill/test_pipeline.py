@@ -15,7 +15,7 @@ from sequoia_core.config import Mode, SamplingParams
 from sequoia_core.decode.engine import Engine
 from sequoia_core.distill.options import Options, options_for
 from sequoia_core.distill.pipeline import WORK, Distillation
-from sequoia_core.distill.student import Student, begin_from_draft
+from sequoia_core.distill.student import Student
 from sequoia_core.distill.target import DistillTarget, spread_layers
 from sequoia_core.errors import ModelLoadError, ParameterError, SequoiaError
 from sequoia_core.model.loading.pair import load_pair
@@ -134,13 +134,13 @@ def test_given_text_is_learnt_from_and_added_to(target: str, tmp_path: Path) -> 
     more = {**TINY_RUN, "target": target, "text": str(text), "tokens": len(first.tokens) + 600}
     run(tmp_path / "two", more)
     second = load_text(tmp_path / "two" / WORK / "text.npz")
-    begun = second.select(range(first.conversations))
+    begun = second.select(range(len(first)))
     assert np.array_equal(begun.tokens, first.tokens)
     assert np.array_equal(begun.answers, first.answers)
     assert len(second.tokens) >= len(first.tokens) + 400
-    firsts = {tuple(first.tokens[first.span(at)].tolist()) for at in range(first.conversations)}
-    later = range(first.conversations, second.conversations)
-    assert not firsts & {tuple(second.tokens[second.span(at)].tolist()) for at in later}
+    firsts = {tuple(ids.tolist()) for ids, _ in first}
+    later = range(len(first), len(second))
+    assert not firsts & {tuple(second[at][0].tolist()) for at in later}
 
 
 def test_minutes_bound_text_and_training(target: str, tmp_path: Path) -> None:
@@ -377,7 +377,7 @@ def test_a_draft_can_be_gone_on_with(whole: tuple[Mapping[str, Any], Path], tmp_
     assert distilled.initial_draft is not None
     config, ids = distilled.initial_draft.config, begun["draft_vocab_ids"].long()
     student = Student(config, torch.zeros(config.vocab_size, config.hidden_size), ids)
-    begin_from_draft(student, distilled.initial_draft.weights)
+    student.begin_from_draft(distilled.initial_draft.weights)
     learnt = student.tensors()
     assert all(torch.equal(learnt[name], distilled.initial_draft.weights[name]) for name in learnt)
     assert f"began as those of the draft {first}" in (out / "README.md").read_text()

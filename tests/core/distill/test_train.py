@@ -6,12 +6,11 @@ import numpy as np
 import pytest
 import torch
 
-from sequoia_core.distill.agreement import measure_agreement
-from sequoia_core.distill.batches import Batches, TrainPlan
 from sequoia_core.distill.corpus import Corpus
+from sequoia_core.distill.draft_figures import measure_agreement
 from sequoia_core.distill.shards import LabelledConversation, LabelledText, Shards
-from sequoia_core.distill.student import Student, begin_from_target, student_config
-from sequoia_core.distill.train_loop import TrainLoop, schedule
+from sequoia_core.distill.student import Student, student_config
+from sequoia_core.distill.train_loop import Batches, TrainLoop, TrainPlan, schedule
 from sequoia_core.model.llama import Llama
 from tests.core.models import random_weights, tiny_config
 
@@ -38,12 +37,12 @@ CORPUS = made_corpus()
 def labelled(folder: Path, features: tuple[int, ...] = FEATURES) -> LabelledText:
     """The corpus with soft labels."""
     model, shards = Llama(CONFIG, WEIGHTS, CPU, torch.float32, features), Shards(folder, 24)
-    for index in range(CORPUS.conversations):
-        span, cache = CORPUS.span(index), model.new_cache()
-        ids = torch.from_numpy(CORPUS.tokens[span].astype(np.int64))
+    for index in range(len(CORPUS)):
+        (tokens, answers), cache = CORPUS[index], model.new_cache()
+        ids = torch.from_numpy(tokens.astype(np.int64))
         logits = model.forward(ids, torch.arange(len(ids)), None, cache)[:-1]
-        top = torch.softmax(logits[CORPUS.answers[span][1:]], -1).topk(6)
-        text = ids.tolist(), CORPUS.answers[span].tolist()
+        top = torch.softmax(logits[answers[1:]], -1).topk(6)
+        text = ids.tolist(), answers.tolist()
         states = cache.features(0, len(ids) - 1)
         shards.add(index, LabelledConversation.of(text, (top.indices, top.values), states, 24))
     shards.save()
@@ -53,13 +52,13 @@ def labelled(folder: Path, features: tuple[int, ...] = FEATURES) -> LabelledText
 def student(features: tuple[int, ...] = FEATURES) -> Student:
     config = student_config(CONFIG, 1, len(VOCAB_IDS), features)
     made = Student(config, WEIGHTS["model.embed_tokens.weight"], VOCAB_IDS)
-    begin_from_target(made, WEIGHTS, [2], seed=1)
+    made.begin_from_target(WEIGHTS, [2], seed=1)
     return made
 
 
 def test_every_conversation_comes_once_an_epoch(tmp_path: Path) -> None:
     plan = TrainPlan(steps=1, batch_tokens=64, longest=32)
-    chosen = [at for at in range(CORPUS.conversations) if at % 4]
+    chosen = [at for at in range(len(CORPUS)) if at % 4]
     batches = Batches(labelled(tmp_path), VOCAB_IDS, plan, chosen)
     for epoch in (0, 1, 2):
         grouped = batches._epoch(epoch)
@@ -73,10 +72,10 @@ def test_a_batch_holds_what_the_target_thinks_of_answers(tmp_path: Path) -> None
     batch = Batches(text, VOCAB_IDS, plan).of([4, 9])
     assert batch.features is not None
     for row, index in enumerate([4, 9]):
-        span, labels = CORPUS.span(index), text.conversation(index)
-        length = min(span.stop - span.start, 32)
-        assert batch.tokens[row, :length].tolist() == CORPUS.tokens[span][:32].tolist()
-        wanted = CORPUS.answers[span][1 : length + 1].tolist()[: length - 1]
+        (ids, answers), labels = CORPUS[index], text.conversation(index)
+        length = min(len(ids), 32)
+        assert batch.tokens[row, :length].tolist() == ids[:32].tolist()
+        wanted = answers[1 : length + 1].tolist()[: length - 1]
         assert batch.learnt[row, : length - 1].tolist() == wanted
         assert not batch.learnt[row, length - 1 :].any()
         assert not batch.features[row, 0].any()
@@ -121,7 +120,7 @@ def test_training_raises_agreement_with_the_target(tmp_path: Path, loss: str) ->
     plan = TrainPlan(steps=60, loss=loss, unroll=2, batch_tokens=400)
     made = student()
     batches = Batches(labelled(tmp_path / "shards"), VOCAB_IDS, plan)
-    everything = [batches.of(list(range(CORPUS.conversations)))]
+    everything = [batches.of(list(range(len(CORPUS))))]
     before = measure_agreement(made, everything, 2)
     list(TrainLoop(made, batches, plan, tmp_path / "checkpoint.pt").run())
     after = measure_agreement(made, everything, 2)

@@ -9,8 +9,8 @@ from msgspec.structs import replace
 
 from sequoia_core.errors import ParameterError
 from sequoia_core.events import Outcome, Step
-from sequoia_core.measure.acceptance_stats import FOREVER, MEMORY, AcceptanceRecord, Tally
-from sequoia_core.measure.step_cost_model import StepCostModel
+from sequoia_core.measure.calibration import FOREVER, MEMORY, AcceptanceRecord, Tally
+from sequoia_core.measure.timings import StepCostModel
 from sequoia_core.tree.growmap import GrowMap
 from tests.core.engines import tree_of
 from tests.core.measuring import TIMES, Rates, grafted, make_step, record_of, walk

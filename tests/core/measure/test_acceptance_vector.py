@@ -13,8 +13,8 @@ from sequoia_core.config import SamplingParams
 from sequoia_core.data.passages import Passage
 from sequoia_core.errors import ParameterError
 from sequoia_core.events import PairDescription
-from sequoia_core.measure.acceptance import AcceptanceCount
-from sequoia_core.measure.acceptance_vector import (
+from sequoia_core.measure.acceptance import (
+    AcceptanceCount,
     AcceptancePlan,
     AcceptanceVector,
     count_acceptance,

@@ -10,17 +10,17 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from sequoia_core.errors import ParameterError
-from sequoia_core.measure.acceptance_stats import AcceptanceRecord, Tally
 from sequoia_core.measure.calibration import (
     VERSION,
+    AcceptanceRecord,
     Band,
     Calibration,
+    Tally,
     calibration_path,
     load_calibration,
     save_calibration,
 )
-from sequoia_core.measure.forward_timings import TimeCurve, TimeSurface
-from sequoia_core.measure.step_cost_model import Overhead
+from sequoia_core.measure.timings import Overhead, TimeCurve, TimeSurface
 from tests.core.measuring import calibration_of, record_of
 
 CALIBRATION = calibration_of(((0.6, 0.15, 0.05), (0.5, 0.2)))
@@ -52,6 +52,15 @@ def test_what_was_saved_is_loaded(
     saved = Calibration(times, dict.fromkeys(bands, record))
     save_calibration("round-trip", saved)
     assert load_calibration("round-trip") == saved
+
+
+def test_a_file_from_before_a_field_was_added_opens() -> None:
+    data = json.loads(changed())
+    del data["drafts"]
+    for record in data["records"].values():
+        del record["drift"], record["variance"]
+    calibration_path("older").write_text(json.dumps(data), encoding="utf-8")
+    assert load_calibration("older") == CALIBRATION
 
 
 def test_nothing_saved_is_nothing_loaded() -> None:

@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from sequoia_core.errors import ParameterError
-from sequoia_core.measure.forward_timings import ForwardTimer, TimeCurve, TimeSurface
+from sequoia_core.measure.timings import ForwardTimer, TimeCurve, TimeSurface
 from tests.core.models import TableModel
 
 TIMES = st.floats(0.01, 1e4)

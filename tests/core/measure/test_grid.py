@@ -9,8 +9,8 @@ from sequoia_core.config import SamplingParams
 from sequoia_core.events import Step
 from sequoia_core.measure import grid
 from sequoia_core.measure.grid import GridAnswer, GridCell, GridComparison, compare, grid_trees
-from sequoia_core.measure.online_advisor import SpeedModel
-from sequoia_core.measure.step_cost_model import StepCostModel
+from sequoia_core.measure.timings import StepCostModel
+from sequoia_core.measure.tuner import SpeedModel
 from sequoia_core.tree.choice import ROOT
 from sequoia_core.tree.growmap import GrowMap
 from tests.core.measure.test_tuner import pair

@@ -8,7 +8,8 @@ from dataclasses import replace
 import pytest
 
 from sequoia_core.measure.calibration import Band, Calibration
-from sequoia_core.measure.online_advisor import (
+from sequoia_core.measure.timings import Overhead, StepCostModel, step_ms
+from sequoia_core.measure.tuner import (
     GAIN,
     LEAST_INTERVAL,
     PROBE_SHARE,
@@ -18,7 +19,6 @@ from sequoia_core.measure.online_advisor import (
     SpeedModel,
     _TreeState,
 )
-from sequoia_core.measure.step_cost_model import Overhead, StepCostModel, step_ms
 from sequoia_core.speculate.cost_model import StepCosts
 from sequoia_core.speculate.tree_advisor import Advice
 from sequoia_core.tree.choice import ROOT

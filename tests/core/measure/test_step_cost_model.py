@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 from msgspec.structs import replace
 
 from sequoia_core.errors import ParameterError
-from sequoia_core.measure.step_cost_model import (
+from sequoia_core.measure.timings import (
     KEPT,
     LEAST,
     STALE_STEPS,

@@ -14,9 +14,9 @@ from sequoia_core.config import Lookup, Mode, SamplingParams
 from sequoia_core.decode.engine import Engine
 from sequoia_core.errors import ParameterError
 from sequoia_core.events import Notice, NoticeKind, PairDescription, Step, StepTimings
-from sequoia_core.measure import calibration_run, forward_timings
-from sequoia_core.measure.acceptance_stats import AcceptanceRecord
+from sequoia_core.measure import calibration_run, timings
 from sequoia_core.measure.calibration import (
+    AcceptanceRecord,
     Band,
     Calibration,
     calibration_path,
@@ -24,7 +24,7 @@ from sequoia_core.measure.calibration import (
     save_calibration,
 )
 from sequoia_core.measure.calibration_run import SHAPES, WIDE, CalibrationRun
-from sequoia_core.measure.step_cost_model import StepCostModel, drafted_rows
+from sequoia_core.measure.timings import StepCostModel, drafted_rows
 from sequoia_core.measure.tuner import Tuner
 from sequoia_core.model.llama import Llama
 from sequoia_core.model.loading.pair import Pair
@@ -161,7 +161,7 @@ def test_bookkeeping_is_split_into_what_levels_and_nodes_take(
 
 def test_drafting_costs_what_it_does_between_verifications(monkeypatch: pytest.MonkeyPatch) -> None:
     """Timed alone, a draft's weights may stay in the processor's caches; in steps they cannot."""
-    monkeypatch.setattr(forward_timings, "_one", lambda timed, rows, cache: 2.0)
+    monkeypatch.setattr(timings, "_one", lambda timed, rows, cache: 2.0)
     measuring = timed_steps(
         monkeypatch, lambda step: StepTimings(7.0 * len(drafted_rows(step)), 1.0, 1.0)
     )

@@ -12,7 +12,7 @@ from sequoia_core.config import Mode, SamplingParams
 from sequoia_core.decode.baseline_timer import NoBaseline
 from sequoia_core.decode.engine import Engine
 from sequoia_core.errors import ParameterError
-from sequoia_core.measure.draft_nucleus import DraftNucleus
+from sequoia_core.measure.acceptance import DraftNucleus
 from sequoia_core.model.llama import Llama
 from sequoia_core.model.loading.pair import Pair
 from sequoia_core.reproduce.experiment import prompt_digest, prompt_seed

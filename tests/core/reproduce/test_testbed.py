@@ -12,7 +12,7 @@ from sequoia_core.config import Mode, SamplingParams
 from sequoia_core.decode.step import Sampler
 from sequoia_core.errors import ParameterError, SequoiaError
 from sequoia_core.files import encode
-from sequoia_core.measure.draft_nucleus import DraftNucleus
+from sequoia_core.measure.acceptance import DraftNucleus
 from sequoia_core.model.loading.pair import Pair
 from sequoia_core.reproduce import step_breakdown
 from sequoia_core.reproduce.step_breakdown import BreakdownTimer, StepBreakdown

@@ -1,0 +1,300 @@
+"""How long forwards and steps take on this machine: measured once, corrected by steps that follow.
+
+A step is a target forward over its nodes, a draft forward per level, and the overhead of levels and
+nodes. Corrections are medians, so no single step changes anything.
+"""
+
+from __future__ import annotations
+
+import math
+from bisect import bisect_left
+from collections import Counter, defaultdict, deque
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from itertools import pairwise
+from statistics import median
+from time import perf_counter
+
+import numpy as np
+import torch
+
+from sequoia_core.decode.timed_model import TimedModel
+from sequoia_core.errors import ParameterError
+from sequoia_core.events import Origin, Step
+from sequoia_core.model.interface import KVCache, LanguageModel
+from sequoia_core.speculate.cost_model import StepCosts
+from sequoia_core.tree.growmap import GrowMap
+from sequoia_core.tree.search import drafting_ms
+
+_CHUNK = 256  # tokens of context that are read in one slice
+KEPT = 31  # samples behind a median
+LEAST = 9  # samples below which there is no correction
+STALE_STEPS = 256  # steps after which the correction of a size expires that was not seen again
+
+
+@dataclass(frozen=True, slots=True)
+class TimeCurve:
+    """Milliseconds of a forward by rows, linear in between; outside see `_time_at`."""
+
+    rows: tuple[int, ...]
+    milliseconds: tuple[float, ...]
+
+    def __post_init__(self) -> None:
+        if len(self.rows) < 2 or len(self.rows) != len(self.milliseconds) or _falls(self.rows):
+            raise ParameterError("a time curve needs two row counts or more, ascending, each timed")
+        if not all(math.isfinite(ms) and ms > 0 for ms in self.milliseconds):
+            raise ParameterError("a time curve has an entry that is no positive time")
+
+    def __call__(self, rows: int) -> float:
+        return _time_at(self.rows, self.milliseconds, rows)
+
+
+@dataclass(frozen=True, slots=True)
+class TimeSurface:
+    """Time curves by tokens in the cache, linear in between; outside see `_time_at`."""
+
+    contexts: tuple[int, ...]
+    curves: tuple[TimeCurve, ...]
+
+    def __post_init__(self) -> None:
+        if not len(self.contexts) == len(self.curves) > 0 or _falls(self.contexts):
+            raise ParameterError("a time surface needs ascending contexts, each with its curve")
+        if len({curve.rows for curve in self.curves}) > 1:
+            raise ParameterError("the curves of a time surface are not over the same rows")
+
+    def at(self, context: int) -> TimeCurve:
+        if len(self.curves) == 1:
+            return self.curves[0]
+        columns = zip(*(curve.milliseconds for curve in self.curves), strict=True)
+        times = tuple(_time_at(self.contexts, each, context) for each in columns)
+        return TimeCurve(self.curves[0].rows, times)
+
+    def scaled(self, factor: float) -> TimeSurface:
+        times = (tuple(factor * ms for ms in curve.milliseconds) for curve in self.curves)
+        curves = tuple(TimeCurve(self.curves[0].rows, each) for each in times)
+        return TimeSurface(self.contexts, curves)
+
+
+def _falls(numbers: Sequence[int]) -> bool:
+    return any(low >= high for low, high in pairwise(numbers))
+
+
+def _time_at(places: Sequence[int], times: Sequence[float], place: int) -> float:
+    """The time on the line through the two neighbours of a place, or the last two.
+
+    No forward gets cheaper with more rows or a longer context: what falls past the last place is
+    noise, and before the first place a time is hardly less.
+    """
+    if place <= places[0]:
+        return times[0]
+    right = min(bisect_left(places, place), len(places) - 1)
+    low, high = places[right - 1], places[right]
+    start, end = times[right - 1], times[right]
+    time = start + (end - start) * (place - low) / (high - low)
+    return max(time, times[-1]) if place > places[-1] else time
+
+
+class ForwardTimer:
+    """Times forwards of a target and its draft, if any, for several sizes and contexts.
+
+    They are interleaved, so that a machine that slows down slows all of them, and a draft's weights
+    leave the processor's caches in between, as in decoding. The first round warms up.
+    """
+
+    def __init__(
+        self, target: LanguageModel, draft: LanguageModel | None, contexts: Sequence[int]
+    ) -> None:
+        self._models = tuple(TimedModel(model) for model in (target, draft) if model is not None)
+        self._contexts = tuple(contexts)
+        self._samples: dict[tuple[int, int, int], list[float]] = {}  # by model, context and rows
+        self._done = 0
+
+    def run(
+        self, rows: tuple[Sequence[int], Sequence[int]], rounds: int, seconds: float
+    ) -> Iterator[float]:
+        """Fill the caches and time target and draft; yields the share that is done.
+
+        It can be left and called again. After so many seconds it ends, if one round was counted.
+        """
+        caches: list[list[KVCache]] = []
+        for context in self._contexts:
+            big = self._models[0].new_cache()
+            caches.append([big, *(model.new_cache(big) for model in self._models[1:])])
+            for model, cache in zip(self._models, caches[-1], strict=True):
+                while left := context - cache.length:
+                    chunk = torch.ones(min(left, _CHUNK), dtype=torch.int64, device=model.device)
+                    model.extend(chunk, cache)
+                    yield 0.0
+        spread = sorted(
+            ((at + 0.5) / len(sizes), which, size)
+            for which, sizes in enumerate(rows)
+            for at, size in enumerate(sizes)
+        )
+        turn = [(at, which, size) for at in range(len(caches)) for _, which, size in spread]
+        total, began = (rounds + 1) * len(turn), perf_counter()
+        for done in range(self._done, total):
+            if done >= 2 * len(turn) and perf_counter() - began > seconds:
+                return
+            at, which, size = turn[done % len(turn)]
+            taken = _one(self._models[which], size, caches[at][which])
+            self._samples.setdefault((which, at, size), []).append(taken)
+            self._done = done + 1
+            yield self._done / total
+
+    @property
+    def surfaces(self) -> tuple[TimeSurface, TimeSurface]:
+        """Medians of target and draft, or twice the target's; of the first round until others."""
+        return self._surface(0), self._surface(len(self._models) - 1)
+
+    def _surface(self, which: int) -> TimeSurface:
+        curves: list[dict[int, float]] = [{} for _ in self._contexts]
+        for (model, at, size), samples in sorted(self._samples.items()):
+            if model == which:
+                curves[at][size] = median(samples[1:] or samples)  # the first warmed up
+        made = (TimeCurve(tuple(curve), tuple(curve.values())) for curve in curves)
+        return TimeSurface(self._contexts, tuple(made))
+
+
+@torch.inference_mode()
+def _one(timed: TimedModel, rows: int, cache: KVCache) -> float:
+    context, device = cache.length, timed.device
+    ids = torch.ones(rows, dtype=torch.int64, device=device)
+    positions = torch.arange(context, context + rows, device=device)
+    mask = parents = None
+    if rows > 1:
+        mask = torch.ones((rows, context + rows), dtype=torch.bool, device=device).tril(context)
+        parents = torch.full((rows,), -1, device=device)
+    timed.forward(ids, positions, mask, cache, parents)
+    timed.wait()
+    cache.truncate(context)
+    return timed.take_ms()
+
+
+@dataclass(frozen=True, slots=True)
+class Overhead:
+    """Milliseconds of a step besides its forwards."""
+
+    base_ms: float  # of any tree
+    level_ms: float  # per level of the tree
+    node_ms: float
+    plain_ms: float  # of a plain step, in total
+
+    def __post_init__(self) -> None:
+        every = (self.base_ms, self.level_ms, self.node_ms, self.plain_ms)
+        if not all(math.isfinite(ms) and ms >= 0 for ms in every):
+            raise ParameterError(f"the overhead of a step cannot be {every} ms")
+
+    @classmethod
+    def fitted(cls, plain_ms: float, by_shape: Mapping[tuple[int, int], float]) -> Overhead:
+        """Least squares, from milliseconds by (nodes, depth) of trees."""
+        shapes = np.array([(1.0, depth, nodes) for nodes, depth in by_shape])
+        measured = np.array(list(by_shape.values()))
+        columns = [0, 1, 2]
+        while True:  # drop the parts that come out negative
+            found = np.linalg.lstsq(shapes[:, columns], measured, rcond=None)[0]
+            if found.min() >= 0 or len(columns) == 1:
+                break
+            columns.pop(int(found.argmin()))
+        parts = [0.0, 0.0, 0.0]
+        for column, part in zip(columns, found.tolist(), strict=True):
+            parts[column] = max(part, 0.0)
+        return cls(parts[0], parts[1], parts[2], plain_ms)
+
+    def of(self, nodes: int, depth: int) -> float:
+        return self.base_ms + depth * self.level_ms + nodes * self.node_ms
+
+
+@dataclass(frozen=True, slots=True)
+class MachineTimes:
+    target: TimeSurface
+    draft: TimeSurface  # without sampling
+    greedy: Overhead  # at temperature 0
+    sampled: Overhead
+
+    def overhead(self, temperature: float) -> Overhead:
+        return self.sampled if temperature else self.greedy
+
+
+class StepCostModel:
+    """Costs that start from measured times and follow the steps of a running engine."""
+
+    def __init__(self, times: MachineTimes) -> None:
+        self._times = times
+        self._steps = 0
+        self._verify: defaultdict[int, _Ratio] = defaultdict(_Ratio)  # by rows
+        self._draft, self._overhead, self._plain = _Ratio(), _Ratio(), _Ratio()
+
+    def observe(self, step: Step, temperature: float, adaptive: bool = False) -> None:
+        """Learn from the timings of a step; `adaptive` if its tree was."""
+        self._steps += 1
+        timings, nodes = step.timings, len(step.nodes)
+        curve = self._times.target.at(step.context_length)
+        self._verify[nodes].note(timings.verify_ms / curve(nodes), self._steps)
+        overhead = self._times.overhead(temperature)
+        if step.plain_ms:
+            slower = step.plain_ms / (curve(1) + overhead.plain_ms)
+            self._plain.note(slower, self._steps)
+            if nodes > 1:
+                self._verify[1].note(slower, self._steps)
+        if nodes == 1:
+            return
+        if rows := drafted_rows(step):
+            draft = self._times.draft.at(step.context_length)
+            self._draft.note(timings.draft_ms / math.fsum(map(draft, rows)), self._steps)
+        looked_up = any(node.origin is Origin.LOOKUP for node in step.nodes)
+        expected = overhead.of(nodes, len(rows))
+        # the measured overhead includes neither lookups nor deciding a shape
+        if expected > 0 and not looked_up and not adaptive:
+            self._overhead.note(timings.bookkeeping_ms / expected, self._steps)
+
+    def costs(self, temperature: float, context_length: int) -> StepCosts:
+        target = self._times.target.at(context_length)
+        draft = self._times.draft.at(context_length)
+        overhead, more = self._times.overhead(temperature), self._overhead.value or 1.0
+        slower = self._draft.value or 1.0
+        known = {
+            rows: ratio.value
+            for rows, ratio in sorted(self._verify.items())
+            if ratio.value is not None and self._steps - ratio.latest <= STALE_STEPS
+        }
+        sizes, factors = np.array(list(known) or [1]), np.array(list(known.values()) or [1.0])
+
+        def target_ms(rows: int) -> float:
+            factor = float(np.interp(rows, sizes, factors))
+            return target(rows) * factor + rows * overhead.node_ms * more
+
+        return StepCosts(
+            target_ms=target_ms,
+            draft_ms=lambda rows: draft(rows) * slower + overhead.level_ms * more,
+            overhead_ms=overhead.base_ms * more,
+            plain_ms=(target(1) + overhead.plain_ms) * (self._plain.value or 1.0),
+        )
+
+
+class _Ratio:
+    """The median of the latest measured times over expected ones; None from too few."""
+
+    def __init__(self) -> None:
+        self._samples: deque[float] = deque(maxlen=KEPT)
+        self.latest = 0
+
+    def note(self, ratio: float, step: int) -> None:
+        self._samples.append(ratio)
+        self.latest = step
+
+    @property
+    def value(self) -> float | None:
+        return median(self._samples) if len(self._samples) >= LEAST else None
+
+
+def drafted_rows(step: Step) -> list[int]:
+    """Rows of the draft forward of each level."""
+    inner = {node.parent for node in step.nodes[1:] if node.origin is Origin.DRAFT}
+    rows = Counter(step.nodes[node].depth for node in inner)
+    return [rows[depth] for depth in sorted(rows)]
+
+
+def step_ms(tree: GrowMap, costs: StepCosts) -> float:
+    if tree.size == 1:
+        return costs.plain_ms
+    return costs.target_ms(tree.size) + drafting_ms(tree, costs.draft_ms) + costs.overhead_ms
