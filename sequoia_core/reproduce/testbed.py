@@ -53,14 +53,6 @@ class Measured(StrEnum):
     BENCHMARK = "benchmark"  # with the tree alone, each part of a step timed
 
 
-SYSTEMS = {
-    Measured.TREE: (PLAIN, TREE),
-    Measured.BASELINE: (PLAIN,),
-    Measured.BENCHMARK: (TREE,),
-}
-"""Those that run, in the order of the first prompt."""
-
-
 @dataclass(frozen=True, slots=True)
 class DecodingPlan:
     """What is decoded and how.
@@ -160,7 +152,9 @@ class DecodingExperiment(Experiment):
 
     @override
     def run(self, progress: Progress) -> None:
-        systems = {name: self._system(name) for name in SYSTEMS[self._plan.measured]}
+        alone = {Measured.BASELINE: (PLAIN,), Measured.BENCHMARK: (TREE,)}
+        names = alone.get(self._plan.measured, (PLAIN, TREE))
+        systems = {name: self._system(name) for name in names}
         found = compare(systems, self._prompts, [self._plan.params], progress)
         for why in found.broken.values():
             raise ParameterError(why)
