@@ -180,7 +180,7 @@ class Decoder:
 
     def _tune(self, engine: ChatEngine) -> None:
         for event in engine.tune(lambda: not self._requests.empty()):
-            self._reports.append(msg.Tuning(event))
+            self._reports.append(event)
 
 
 def _failure_of(do: Callable[[], None]) -> str:

@@ -94,10 +94,6 @@ class RaceEnded(Record, frozen=True):
     message: str | None
 
 
-class Tuning(Record, frozen=True):
-    event: Event
-
-
 class Refused(Record, frozen=True):
     """What was asked for could not be done; `message` is one line fit to be shown."""
 
@@ -121,9 +117,10 @@ class OutOfSync(Record, frozen=True):
 
 
 Report = (
-    Loading | LoadFailed | Ready | Answering | RaceEvent | RaceEnded | Tuning | Refused
+    Loading | LoadFailed | Ready | Answering | RaceEvent | RaceEnded | Event | Refused
     | SystemRefused | OutOfSync
 )  # fmt: skip
+"""An `Event` as it is comes from the measuring between answers."""
 
 
 # Between processes

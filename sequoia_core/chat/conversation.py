@@ -132,11 +132,7 @@ class Conversation(ChatEngine):
 
     @override
     def race(
-        self,
-        turns: Sequence[Turn],
-        prompt: str,
-        params: SamplingParams,
-        should_stop: StopCheck = lambda: False,
+        self, turns: Sequence[Turn], prompt: str, params: SamplingParams, should_stop: StopCheck
     ) -> Iterator[RaceEvent]:
         choice = self.tree_choice
         if choice.mode is Mode.AR:

@@ -3,17 +3,14 @@
 `Conversation` decodes in this process, `app.engine.client` in another one.
 """
 
-from __future__ import annotations
-
 from collections.abc import Iterator, Sequence
-from typing import TYPE_CHECKING, Protocol
+from typing import Protocol
 
-if TYPE_CHECKING:  # a screen imports this module long before it needs torch
-    from sequoia_core.chat.race import RaceEvent
-    from sequoia_core.config import SamplingParams
-    from sequoia_core.events import Event, PairDescription, StopCheck
-    from sequoia_core.text.chat_template import Turn
-    from sequoia_core.tree.choice import TreeChoice
+from sequoia_core.chat.race import RaceEvent
+from sequoia_core.config import SamplingParams
+from sequoia_core.events import Event, PairDescription, StopCheck
+from sequoia_core.text.chat_template import Turn
+from sequoia_core.tree.choice import TreeChoice
 
 
 class ChatEngine(Protocol):

@@ -64,8 +64,8 @@ class EngineReports:
             case messages.Answering(event):
                 self._take_event(event)
                 self._add(event)
-            case messages.Tuning(event):
-                self._take_event(event)
+            case events.Notice() | events.TreeChosen():
+                self._take_event(report)
             case RaceTerms() | Raced() if session.race is not None:
                 session.race.add(report)
             case messages.RaceEnded(error) if session.race is not None:

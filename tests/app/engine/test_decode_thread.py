@@ -21,7 +21,6 @@ from app.engine.messages import (
     SetSystem,
     Start,
     SystemRefused,
-    Tuning,
 )
 from sequoia_core.chat.interface import ChatEngine
 from sequoia_core.config import Mode, SamplingParams
@@ -369,7 +368,7 @@ class Tuner(ReplayEngine):
 def test_idle_time_is_for_tuning_and_a_request_ends_it(drive: Drive) -> None:
     engine = Tuner()
     driven = drive(engine)
-    notice = Tuning(Notice(NoticeKind.CALIBRATION, "measured"))
+    notice = Notice(NoticeKind.CALIBRATION, "measured")
     driven.wait(lambda reports: notice in reports)
     driven.decoder.submit(ASK)
     driven.wait_answers()

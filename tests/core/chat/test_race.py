@@ -106,10 +106,14 @@ def test_the_time_of_plain_steps_is_that_of_the_other_lane() -> None:
     assert "3 steps" in source
 
 
+def never() -> bool:
+    return False
+
+
 def run(
     chat: Chat, prompt: str, params: SamplingParams = GREEDY, turns: Sequence[Turn] = ()
 ) -> tuple[RaceTerms, dict[Lane, list[Event]]]:
-    terms, *events = list(chat.talk.race(turns, prompt, params))
+    terms, *events = list(chat.talk.race(turns, prompt, params, never))
     assert isinstance(terms, RaceTerms)
     lanes: dict[Lane, list[Event]] = {lane: [] for lane in Lane}
     for each in events:
@@ -170,7 +174,7 @@ def test_a_race_that_is_left_or_stopped_ends_in_both_lanes() -> None:
     ends = [each for each in seen if isinstance(each, Raced) and isinstance(each.event, Finished)]
     assert {each.lane for each in ends} == set(Lane)
     assert {each.event.reason for each in ends} == {FinishReason.CANCELLED}  # type: ignore[union-attr]
-    left = chat.talk.race((), "the?", GREEDY)
+    left = chat.talk.race((), "the?", GREEDY, never)
     next(left)
     next(left)
     left.close()  # type: ignore[attr-defined]
@@ -192,9 +196,9 @@ def test_equality_is_demanded_only_where_numbers_allow_no_difference(exact: bool
 def test_what_cannot_be_raced_is_refused() -> None:
     chat = Chat(byte_level())
     with pytest.raises(ParameterError, match="empty"):
-        list(chat.talk.race((), "  ", GREEDY))
+        list(chat.talk.race((), "  ", GREEDY, never))
     chat.talk.choose_tree(TreeChoice(Mode.AR))
     with pytest.raises(ParameterError, match="mode is ar"):
-        list(chat.talk.race((), "the?", GREEDY))
+        list(chat.talk.race((), "the?", GREEDY, never))
     with pytest.raises(ParameterError, match="no draft"):
-        list(Chat(byte_level(), draft=False).talk.race((), "the?", GREEDY))
+        list(Chat(byte_level(), draft=False).talk.race((), "the?", GREEDY, never))
