@@ -70,8 +70,10 @@ class PackedSpans(Sequence[Span]):
 
     def __getitem__(self, at: int | slice) -> Span | Sequence[Span]:
         if isinstance(at, slice):
-            return [self[each] for each in range(*at.indices(len(self)))]
-        at = range(len(self))[at]
+            return [self._span(each) for each in range(*at.indices(len(self)))]
+        return self._span(range(len(self))[at])
+
+    def _span(self, at: int) -> Span:
         start = self._ends[at - 1] if at else 0
         return Span(self.text[start : self._ends[at]], self._ranks[at], self._steps[at])
 

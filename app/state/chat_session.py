@@ -80,8 +80,7 @@ class ChatSession:
     race: RaceState | None = None  # that runs or ran last
     history: History = field(default_factory=History)
     edit: MessageEdit | None = None
-    _engine_end: str | None = None  # the exchange that the engine's conversation ends with
-    _engine_unknown: bool = False  # the engine's conversation is not known
+    _engine_end: str | None = None  # id of the exchange the engine is at, "" if that is unknown
 
     @property
     def last(self) -> Exchange | None:
@@ -176,24 +175,22 @@ class ChatSession:
 
     def clear(self) -> None:
         """Start a new chat; the engine's conversation is cleared too."""
-        self.history, self.edit = History(), None
-        self._engine_end, self._engine_unknown = None, False
+        self.history, self.edit, self._engine_end = History(), None, None
 
     def open(self, history: History) -> None:
         """Continue another chat; the engine has to be restored."""
-        self.history, self.edit = history, None
-        self._engine_unknown = True
+        self.history, self.edit, self._engine_end = history, None, ""
 
     # The engine's conversation
 
     def engine_out_of_sync(self) -> None:
         """The engine could not be restored; try again before the next question."""
-        self._engine_unknown = True
+        self._engine_end = ""
 
     def turns_to_restore(self, path: Sequence[Exchange]) -> tuple[Turn, ...] | None:
         """The turns to send to the engine so that it can continue a path; None if it has them."""
         end = path[-1].id if path else None
-        if end == self._engine_end and not self._engine_unknown:
+        if end == self._engine_end:
             return None
-        self._engine_end, self._engine_unknown = end, False
+        self._engine_end = end
         return turns(path)

@@ -56,21 +56,19 @@ class Player:
         """
         last = len(self.timeline.moments) - 1
         begins = [each.first for each in self.timeline.recorded]
-        match where:
-            case "back" | "forward":
-                self.playing = False
-                self._show(self.at + (1 if where == "forward" else -1))
-            case "earlier" | "later":
-                self.seek(self.seconds + (SKIP_SECONDS if where == "later" else -SKIP_SECONDS))
-            case "first":
-                self._show(0)
-            case "last":
-                self._show(last)
-            case "answer back":
-                self._show(max((each for each in begins if each < self.at), default=0))
-            case "answer forward":
-                self._show(min((each for each in begins if each > self.at), default=last))
-        self.playing = self.playing and not self.ended
+        moments = {
+            "back": self.at - 1,
+            "forward": self.at + 1,
+            "first": 0,
+            "last": last,
+            "answer back": max((each for each in begins if each < self.at), default=0),
+            "answer forward": min((each for each in begins if each > self.at), default=last),
+        }
+        if where in moments:
+            self._show(moments[where])
+        else:
+            self.seek(self.seconds + (SKIP_SECONDS if where == "later" else -SKIP_SECONDS))
+        self.playing = self.playing and where not in ("back", "forward") and not self.ended
 
     def seek(self, seconds: float) -> None:
         self.seconds = max(0.0, min(seconds, self.timeline.seconds))
