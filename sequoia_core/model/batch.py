@@ -25,10 +25,7 @@ from sequoia_core.model.native.llama import Continuation, NativeLlama
 GROUP = 16  # rows of a group, `R`: fewer waste fewer tokens, more make larger products
 GPU_GROUPS = 8  # groups on a GPU, where each costs about ten kernels per layer
 SPAN = 64  # attention spans multiples of so many tokens
-
-WORTH_MOVING = 0.9
-"""Rows are regrouped once that leaves at most this fraction of the tokens to attend over."""
-
+WORTH_MOVING = 0.9  # rows are regrouped if that leaves at most so many of the tokens to attend over
 PASS_ROWS = 256  # rows of a native pass that prompts may fill up; bounds the working memory
 
 

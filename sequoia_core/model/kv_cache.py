@@ -19,13 +19,9 @@ from sequoia_core.model.loading.memory_plan import kv_token_bytes
 INITIAL_CAPACITY = 256
 CUDA_BUCKET = 256
 
-PART_LAYERS = 8
-"""Layers of one buffer. While a cache grows, only one buffer is held twice."""
-
+PART_LAYERS = 8  # of one buffer: while a cache grows, only one is held twice
 DOUBLED_CAPACITY = 1024  # up to this capacity a cache doubles; from then on it grows by a quarter
-
-RESERVED_SHARE = 0.25
-"""Of the free memory of a GPU: if the whole window takes no more, it is reserved at once."""
+RESERVED_SHARE = 0.25  # of a GPU's free memory: a window that takes no more is reserved at once
 
 
 def check_room(needed: int, window: int) -> None:

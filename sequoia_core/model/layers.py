@@ -13,8 +13,7 @@ from torch.nn import functional
 
 from sequoia_core.model.config import ModelConfig
 
-Product = Callable[[Tensor], Tensor]
-"""x @ weight.T, possibly with a bias: [n, in] -> [n, out]."""
+Product = Callable[[Tensor], Tensor]  # x @ weight.T [+ bias]: [n, in] -> [n, out]
 
 
 def dense(weight: Tensor) -> Product:

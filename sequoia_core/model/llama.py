@@ -32,8 +32,7 @@ from sequoia_core.model.loading.memory_plan import PREFILL_ROWS
 Attend = Callable[[int, Tensor, Tensor], Tensor]
 """Layer index, rotated queries [1, K, G n, D], new keys and values [2, K, n, D] -> [n, H D]."""
 
-Watch = Callable[[int, Tensor], None]
-"""Receives every layer's index and output [n, hidden]."""
+Watch = Callable[[int, Tensor], None]  # receives every layer's index and output [n, hidden]
 
 
 @dataclass(frozen=True, slots=True)

@@ -10,12 +10,9 @@ FINAL_NORM = "model.norm.weight"
 ATTENTION_NORM, MLP_NORM = "input_layernorm.weight", "post_attention_layernorm.weight"
 DRAFT_VOCAB_IDS = "draft_vocab_ids"
 
-TARGET_INPUT = "conditioning.target.weight"
-"""Of a conditioned draft: embedding and the target's hidden states -> its own hidden state."""
-OWN_INPUT = "conditioning.own.weight"
-"""Below a tree's first level: embedding and the draft's own output -> hidden state."""
-INPUT_SHIFT = "conditioning.shift"
-"""Subtracted from the embedding and from each hidden state of the target before they are read."""
+TARGET_INPUT = "conditioning.target.weight"  # of a conditioned draft: embedding and states -> input
+OWN_INPUT = "conditioning.own.weight"  # below a tree's first level: embedding and own output
+INPUT_SHIFT = "conditioning.shift"  # subtracted from embedding and states before they are read
 INPUT_SCALE = "conditioning.scale"  # multiplied with the differences; float32
 
 PRODUCTS = {

@@ -1,15 +1,13 @@
-"""Refusing what is no whole Llama: adapters, speculative heads, quantized and converted models.
+"""Recognising what is no whole Llama: adapters, speculative heads, quantized and converted models.
 
-Each is recognised by its files, its `config.json` or its tensors; the message says what would work.
-Every function raises ModelLoadError.
+By its files, its `config.json` or its tensors. Each function says what it is and what would work,
+or "".
 """
 
 import re
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
-
-from sequoia_core.errors import ModelLoadError
 
 INSTEAD = "give a whole Llama: a folder with config.json and its weights, a .gguf file or a hub id"
 _HEAD_INSTEAD = (
@@ -62,90 +60,70 @@ _QUANTIZED = re.compile(
 )
 
 
-def refuse_foreign_files(directory: Path) -> None:
-    """Check the names of a folder's files."""
-
+def foreign_files(directory: Path) -> str:
     def has(*patterns: str) -> bool:
         return any(any(directory.glob(pattern)) for pattern in patterns)
 
     if has("adapter_config.json", "adapter_model.*"):
-        raise ModelLoadError(
-            f"{directory}: a LoRA or other PEFT adapter, not a whole model; merge it into its base "
-            "model (peft's merge_and_unload) and give the folder saved then"
+        return (
+            "a LoRA or other PEFT adapter, not a whole model; merge it into its base model (peft's "
+            "merge_and_unload) and give the folder saved then"
         )
-    for name in ("medusa", "hydra"):
-        if has(f"{name}_lm_head.*"):
-            raise ModelLoadError(f"{directory}: {HEADS[name]}, {_HEAD_INSTEAD}")
+    for head in ("medusa", "hydra"):
+        if has(f"{head}_lm_head.*"):
+            return f"{HEADS[head]}, {_HEAD_INSTEAD}"
     if has("model*.safetensors*", "pytorch_model*.bin*"):
-        return
+        return ""
     if files := sorted(file.name for file in directory.glob("*.gguf")):
         more = f" and {len(files) - 3} more" if len(files) > 3 else ""
-        raise ModelLoadError(
-            f"{directory}: a folder of GGUF files; give the file itself: "
-            f"{', '.join(files[:3])}{more}"
-        )
+        return f"a folder of GGUF files; give the file itself: {', '.join(files[:3])}{more}"
     for pattern, kind in FORMATS.items():
         if has(pattern):
-            raise ModelLoadError(f"{directory}: {kind}, not readable here; {INSTEAD}")
+            return f"{kind}, not readable here; {INSTEAD}"
     if has("config.json"):
-        return
+        return ""
     if has("tokenizer.json", "tokenizer.model"):
-        raise ModelLoadError(f"{directory}: only a tokenizer, without a model; {INSTEAD}")
-    raise ModelLoadError(
-        f"{directory}: config.json: no such file, and no weights; {INSTEAD} (of a hub repository "
-        "of GGUF files, download one and give its path)"
+        return f"only a tokenizer, without a model; {INSTEAD}"
+    return (
+        f"config.json: no such file, and no weights; {INSTEAD} (of a hub repository of GGUF files, "
+        "download one and give its path)"
     )
 
 
-def refuse_foreign_settings(directory: Path, settings: Mapping[str, Any]) -> None:
-    """Check a folder's `config.json`."""
+def foreign_settings(settings: Mapping[str, Any]) -> str:
+    """Of a `config.json`."""
     kind, names = settings.get("model_type"), settings.get("architectures")
     stated = [kind, settings.get("speculators_model_type")]
     stated += names if isinstance(names, list) else []
     text = " ".join(map(str, stated)).lower()
-    heads = [head for part, head in HEADS.items() if part in text]
-    heads += [
-        HEADS[part] for entry, part in HEAD_ENTRIES.items() if settings.get(entry) is not None
-    ]
+    heads = [part for part in HEADS if part in text]
+    heads += [part for entry, part in HEAD_ENTRIES.items() if settings.get(entry) is not None]
     if heads:
-        raise ModelLoadError(f"{directory}: {heads[0]}, {_HEAD_INSTEAD}")
+        return f"{HEADS[heads[0]]}, {_HEAD_INSTEAD}"
     if (stored := settings.get("quantization_config")) is not None:
-        raise ModelLoadError(
-            f"{directory}: quantized weights ({_method(stored)}) are not supported; "
-            f"{_UNQUANTIZED_INSTEAD}"
-        )
+        how = stored if isinstance(stored, Mapping) else {}
+        method, bits = how.get("quant_method", "quantization_config"), how.get("bits")
+        words = f"{method!s:.40}, {bits!s:.10} bits" if bits is not None else f"{method!s:.40}"
+        return f"quantized weights ({words}) are not supported; {_UNQUANTIZED_INSTEAD}"
     if isinstance(mlx := settings.get("quantization"), dict) and "group_size" in mlx:
-        raise ModelLoadError(
-            f"{directory}: an MLX model with quantized weights, not readable here; "
-            f"{_UNQUANTIZED_INSTEAD}"
-        )
+        return f"an MLX model with quantized weights, not readable here; {_UNQUANTIZED_INSTEAD}"
     if kind != "llama":
-        raise ModelLoadError(
-            f"{directory}: model_type is {kind!r:.80}; only 'llama' models are supported"
-        )
+        return f"model_type is {kind!r:.80}; only 'llama' models are supported"
     if names and not text.strip().endswith("forcausallm"):
-        raise ModelLoadError(
-            f"{directory}: architectures is {names!r:.80}; only LlamaForCausalLM is supported, "
-            "which predicts the next token"
+        return (
+            f"architectures is {names!r:.80}; only LlamaForCausalLM is supported, which predicts "
+            "the next token"
         )
+    return ""
 
 
-def refuse_foreign_tensors(origin: str, names: Iterable[str]) -> None:
-    """Check the names of the stored tensors."""
+def foreign_tensors(names: Iterable[str]) -> str:
     stored = sorted(names)
     for head, pattern in HEAD_TENSORS.items():
         if any(map(pattern.fullmatch, stored)):
-            raise ModelLoadError(f"{origin}: {HEADS[head]}, {_HEAD_INSTEAD}")
+            return f"{HEADS[head]}, {_HEAD_INSTEAD}"
     if any(".lora_A." in name or ".lora_B." in name for name in stored):
-        raise ModelLoadError(f"{origin}: tensors of a LoRA adapter; merge it into its base model")
+        return "tensors of a LoRA adapter; merge it into its base model"
     if packed := next(filter(_QUANTIZED.fullmatch, stored), None):
-        raise ModelLoadError(
-            f"{origin}: quantized weights ({packed}) are not supported; {_UNQUANTIZED_INSTEAD}"
-        )
-
-
-def _method(stored: object) -> str:
-    if not isinstance(stored, Mapping):
-        return "quantization_config"
-    method, bits = stored.get("quant_method", "quantization_config"), stored.get("bits")
-    return f"{method!s:.40}, {bits!s:.10} bits" if bits is not None else f"{method!s:.40}"
+        return f"quantized weights ({packed}) are not supported; {_UNQUANTIZED_INSTEAD}"
+    return ""

@@ -38,8 +38,7 @@ LAYER_NAMES = {
     "ffn_norm": "post_attention_layernorm", "ffn_gate": "mlp.gate_proj", "ffn_up": "mlp.up_proj",
     "ffn_down": "mlp.down_proj",
 }  # fmt: skip
-ROTARY_BUFFER = "attn_rot_embd"
-"""Of each layer in old files: made from the metadata, ignored by llama.cpp."""
+ROTARY_BUFFER = "attn_rot_embd"  # in old files, made from the metadata; llama.cpp ignores it
 
 _DAMAGE = (
     ValueError, LookupError, TypeError, AttributeError, ArithmeticError, MemoryError, OSError
@@ -77,6 +76,9 @@ class GgufWeights(Weights):
         tensor = self._entries[name]
         return (tensor,) if isinstance(tensor, int) else tuple(map(int, reversed(tensor.shape)))
 
+    def dtype(self, name: str) -> None:  # noqa: ARG002
+        return None
+
     def stored(self, name: str) -> StoredMatrix:
         tensor, shape = self._entries[name], self.shape(name)
 
@@ -97,8 +99,6 @@ def open_gguf(path: Path) -> GgufModel:
     """Read a GGUF file's head. Raises ModelLoadError if it is damaged, or is no Llama."""
     try:
         reader = StrictReader(path)
-    except FileNotFoundError:
-        raise ModelLoadError(f"{path}: no such file") from None
     except _DAMAGE as error:
         raise ModelLoadError(
             f"{path}: truncated or no GGUF file ({first_line(error)}); fetch it again"

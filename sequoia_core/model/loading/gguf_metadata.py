@@ -17,9 +17,7 @@ from sequoia_core.errors import ModelLoadError
 from sequoia_core.model.config import shown
 
 MOST_ENTRIES = 1 << 16  # of metadata and of tensors; the largest Llama has about 1,200
-
-MOST_ITEMS = 1 << 21
-"""Items of all arrays together, other than numbers; a vocabulary of 256k has under a million."""
+MOST_ITEMS = 1 << 21  # of arrays other than numbers; a vocabulary of 256k has under a million
 
 READ = frozenset({
     "attention.head_count", "attention.head_count_kv", "attention.key_length",

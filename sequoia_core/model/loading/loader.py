@@ -19,11 +19,7 @@ from sequoia_core.events import Progress
 from sequoia_core.model.config import ModelConfig
 from sequoia_core.model.device import DTYPES
 from sequoia_core.model.loading.blocks import FORMATS, BlockWeights
-from sequoia_core.model.loading.foreign import (
-    refuse_foreign_files,
-    refuse_foreign_settings,
-    refuse_foreign_tensors,
-)
+from sequoia_core.model.loading.foreign import foreign_files, foreign_settings, foreign_tensors
 from sequoia_core.model.loading.model_files import file_digest, first_line, read_json
 from sequoia_core.model.loading.tokenizer import has_tokenizer, load_tokenizer, stated_eos_ids
 from sequoia_core.model.loading.weights import Weights, check_weights, head_is_stored, open_weights
@@ -83,11 +79,11 @@ def open_checkpoint(source: str, progress: Progress = no_progress) -> Checkpoint
 
 def open_directory(directory: Path) -> Checkpoint:
     """Open a Hugging Face directory with `config.json` and weights, as `open_checkpoint` does."""
-    refuse_foreign_files(directory)
+    _refuse(directory, foreign_files(directory))
     settings = read_json(directory / "config.json")
-    refuse_foreign_settings(directory, settings)
+    _refuse(directory, foreign_settings(settings))
     weights = _unpacked(open_weights(directory), settings.get("quantization"), directory)
-    refuse_foreign_tensors(weights.origin, weights)
+    _refuse(weights.origin, foreign_tensors(weights))
     config = _config(settings, directory)
     if head_is_stored(config, weights):
         config = replace(config, tie_word_embeddings=False)
@@ -102,6 +98,11 @@ def open_directory(directory: Path) -> Checkpoint:
         eos_token_ids=stated_eos_ids(settings, generation, origin=directory),
         stored_dtype=_stored_dtype(settings, weights),
     )
+
+
+def _refuse(origin: object, reason: str) -> None:
+    if reason:
+        raise ModelLoadError(f"{origin}: {reason}")
 
 
 def _config(settings: Mapping[str, Any], origin: Path) -> ModelConfig:

@@ -9,13 +9,8 @@ from sequoia_core.model.config import ModelConfig
 
 PLANNED_ROWS = 128  # nodes of the tree that memory is planned for, the largest that is searched for
 SCORED_ROWS = 64  # rows of logits that become probabilities at once
-
-PREFILL_ROWS = 256
-"""Rows of a prompt read at once: bounds the mask and the activations of a long prompt."""
-
-LEAST_CONTEXT = 512
-"""Tokens of context that must fit with the weights, unless the window is shorter."""
-
+PREFILL_ROWS = 256  # of a prompt at once: bounds its mask and activations
+LEAST_CONTEXT = 512  # tokens that must fit with the weights, unless the window is shorter
 CUDA_BYTES = 512 << 20  # what a CUDA context, its libraries and their workspaces take of a GPU
 FLOAT32 = 4  # bytes of a number
 

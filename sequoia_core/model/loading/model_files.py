@@ -15,12 +15,8 @@ from sequoia_core.errors import ModelLoadError
 from sequoia_core.files import make_private_folder, parse_json, read_text, write_whole
 
 MOST_JSON_BYTES = 64 << 20  # an index of a thousand shards takes a few megabytes
-
-REMEMBERED_BYTES = 16 << 20
-"""Digests of files from this size on are remembered; smaller ones are read in milliseconds."""
-
-SETTLED_NS = 2 * 10**9
-"""A file that changed less than this ago may change again without its times showing it."""
+REMEMBERED_BYTES = 16 << 20  # smaller files are read in milliseconds
+SETTLED_NS = 2 * 10**9  # a file that changed later may change again unseen
 
 BLOCK = 16 << 20
 

@@ -29,8 +29,7 @@ NAMED_TOKENS = (
     "bos_token", "eos_token", "unk_token", "pad_token", "sep_token", "cls_token", "mask_token",
 )  # fmt: skip
 DEFAULT_TEMPLATE = "default"
-TEMPLATE_FOLDERS = ("chat_templates", "additional_chat_templates")
-"""Of named chat templates; the second is transformers' own."""
+TEMPLATE_FOLDERS = ("chat_templates", "additional_chat_templates")  # the second: transformers'
 
 
 def has_tokenizer(directory: Path) -> bool:

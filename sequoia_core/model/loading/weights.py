@@ -6,7 +6,6 @@ another dtype or device is never held twice.
 
 import re
 import zipfile
-from abc import abstractmethod
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -34,8 +33,7 @@ STORED_DTYPES = {
 }  # fmt: skip
 """By their names in safetensors files."""
 
-DTYPE_FORMATS = {torch.float32: 0, torch.float16: 1, torch.bfloat16: 30}
-"""The `ggml_type` of each number format."""
+DTYPE_FORMATS = {torch.float32: 0, torch.float16: 1, torch.bfloat16: 30}  # `ggml_type`
 
 COPIED_BYTES = 1 << 20
 """Tensors up to this size are copied out of the mapped file: with one page touched the kernel maps
@@ -59,7 +57,7 @@ class StoredMatrix:
 
 
 class Weights(Mapping[str, Tensor]):
-    """Tensors by name; only `[name]` reads one."""
+    """Tensors by name: in memory, or of a subclass, of which only `[name]` reads one."""
 
     def __init__(
         self, entries: Mapping[str, Any], origin: str = "", files: Sequence[Path] = ()
@@ -67,12 +65,16 @@ class Weights(Mapping[str, Tensor]):
         self._entries = entries
         self.origin, self.files = origin, files
 
-    @abstractmethod
-    def shape(self, name: str) -> tuple[int, ...]: ...
+    def __getitem__(self, name: str) -> Tensor:
+        tensor: Tensor = self._entries[name]
+        return tensor
 
-    def dtype(self, name: str) -> torch.dtype | None:  # noqa: ARG002
+    def shape(self, name: str) -> tuple[int, ...]:
+        return tuple(self[name].shape)
+
+    def dtype(self, name: str) -> torch.dtype | None:
         """Number format that a tensor is stored in; None where PyTorch has none such."""
-        return None
+        return self[name].dtype
 
     def is_floating(self, name: str) -> bool:
         return (dtype := self.dtype(name)) is None or dtype.is_floating_point
@@ -128,29 +130,15 @@ class SafetensorsWeights(Weights):
         return self._entries[name][1].get_slice(name)
 
 
-class LoadedWeights(Weights):
-    """Tensors that are in memory, or mapped into it."""
-
-    @classmethod
-    def from_pickles(cls, paths: Sequence[Path]) -> "LoadedWeights":
-        """Read `pytorch_model.bin` files; nothing but tensors is unpickled."""
-        tensors: dict[str, Tensor] = {}
-        for path in paths:
-            for name, tensor in _unpickle(path).items():
-                if name in tensors:
-                    raise ModelLoadError(f"{path}: tensor {name!r:.80} is also in another part")
-                tensors[name] = tensor
-        return cls(tensors, _origin(paths), paths)
-
-    def __getitem__(self, name: str) -> Tensor:
-        tensor: Tensor = self._entries[name]
-        return tensor
-
-    def shape(self, name: str) -> tuple[int, ...]:
-        return tuple(self[name].shape)
-
-    def dtype(self, name: str) -> torch.dtype | None:
-        return self[name].dtype
+def read_pickles(paths: Sequence[Path]) -> Weights:
+    """The tensors of `pytorch_model.bin` files; nothing else is unpickled."""
+    tensors: dict[str, Tensor] = {}
+    for path in paths:
+        for name, tensor in _unpickle(path).items():
+            if name in tensors:
+                raise ModelLoadError(f"{path}: tensor {name!r:.80} is also in another part")
+            tensors[name] = tensor
+    return Weights(tensors, _origin(paths), paths)
 
 
 def unread_format(name: str, kind: str) -> ModelLoadError:
@@ -170,7 +158,7 @@ def open_weights(directory: Path) -> Weights:
     """The weights of a Hugging Face directory; safetensors are preferred."""
     for name, kind in (
         ("model.safetensors", SafetensorsWeights),
-        ("pytorch_model.bin", LoadedWeights.from_pickles),
+        ("pytorch_model.bin", read_pickles),
     ):
         whole, index = directory / name, directory / f"{name}.index.json"
         if whole.exists() or index.exists():

@@ -20,10 +20,8 @@ ABI_VERSION = 5  # `SEQUOIA_ABI_VERSION` of abi.h
 LIBRARY_NAME = "libsequoia_native.so"
 SOURCES = Path(__file__).parent / "cpp"
 _REMEDY = "run: make native" if SOURCES.exists() else "install sequoia-chat anew"
-INSTRUCTION_SET_VARIABLE = "SEQUOIA_NATIVE_ISA"
-"""Environment variable: the instruction set to use instead of the processor's best."""
-UNPROVEN = "amx_int8"
-"""The instruction set that no hardware has run yet: it is used only if it is named."""
+INSTRUCTION_SET_VARIABLE = "SEQUOIA_NATIVE_ISA"  # to use instead of the processor's best
+UNPROVEN = "amx_int8"  # run by no hardware yet: used only if it is named
 
 
 _KINDS: dict[str, Any] = {

@@ -25,7 +25,6 @@ from sequoia_core.model.layers import inverse_frequencies
 from sequoia_core.model.loading.weights import (
     DTYPE_FORMATS,
     Bytes,
-    LoadedWeights,
     StoredMatrix,
     Weights,
     bytes_of,
@@ -64,9 +63,7 @@ GROUP_BYTES = {
 
 FILL_ROWS = 4096  # rows of a file that lie in memory at once while they are copied
 QUANTISED_AT_ONCE = 1024  # rows; bounds the working memory
-
-Matrices = Mapping[tuple[int, int], StoredMatrix]
-"""By their place in the library's model: layer and part."""
+Matrices = Mapping[tuple[int, int], StoredMatrix]  # by layer and part of the library's model
 
 
 def model_matrices(
@@ -98,7 +95,7 @@ def stored_matrix(
     """
     if isinstance(weights, ChainMap):
         weights = next(each for each in weights.maps if name in each)
-    source = weights if isinstance(weights, Weights) else LoadedWeights(weights)
+    source = weights if isinstance(weights, Weights) else Weights(weights)
     if wanted in FORMAT_DTYPES:
         dtype = FORMAT_DTYPES[wanted]
         return StoredMatrix(wanted, source.shape(name), lambda: bytes_of(source[name].to(dtype)))

@@ -17,8 +17,7 @@ from torch import Tensor
 from sequoia_core.errors import ModelLoadError
 from sequoia_core.model.loading.weights import STORED_DTYPES, SafetensorsWeights, Weights
 
-CONVERTED_AT_ONCE = 1 << 20
-"""Values of another number format that are read before they are converted; bounds the memory."""
+CONVERTED_AT_ONCE = 1 << 20  # values of another format; bounds the memory
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,6 +84,9 @@ class TensorFiles(Weights):
 
     def shape(self, name: str) -> tuple[int, ...]:
         return self._extents[name].shape
+
+    def dtype(self, name: str) -> torch.dtype:
+        return self._extents[name].dtype
 
     def _read_header(self, path: Path) -> None:
         """The places of a file's tensors, which the safetensors library checks and does not give.

@@ -22,8 +22,7 @@ from sequoia_core.model.offload.files import TensorFiles
 from sequoia_core.model.offload.layer_stream import SLOTS, LayerLoader, LayerStream
 from sequoia_core.model.weight_shapes import PRODUCTS, layer_name, matrix_shapes, weight_values
 
-ALIGNMENT = 64
-"""Bytes, as PyTorch aligns tensors on CPUs: kernels take the same path as over its own."""
+ALIGNMENT = 64  # bytes, as of PyTorch's CPU tensors: kernels take the same path
 
 
 @dataclass(frozen=True)

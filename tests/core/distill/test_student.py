@@ -10,7 +10,7 @@ from sequoia_core.distill.student import Student, student_config
 from sequoia_core.model.conditioned import ConditionedLlama
 from sequoia_core.model.llama import Llama
 from sequoia_core.model.loading.blocks import FORMATS, BlockWeights, pack_weights
-from sequoia_core.model.loading.weights import LoadedWeights
+from sequoia_core.model.loading.weights import Weights
 from sequoia_core.speculate.draft import DraftModel
 from sequoia_core.speculate.tree_advisor import BundledAdvisor
 from sequoia_core.tree.choice import TreeChoice
@@ -73,7 +73,7 @@ def test_a_student_multiplies_with_what_its_file_will_hold(name: str) -> None:
     made = Student(shape, target_weights["model.embed_tokens.weight"], VOCAB_IDS, name)
     made.begin_from_target(target_weights, [0], seed=1)
     (state,) = made.unrolled(TEXT[None], None, [1])
-    stored = BlockWeights(LoadedWeights(pack_weights(made.tensors(), name), "made"), name)
+    stored = BlockWeights(Weights(pack_weights(made.tensors(), name), "made"), name)
     held = {each: stored[each] for each in stored}
     held["model.embed_tokens.weight"] = made.embedding
     model = Llama(shape, held, CPU, torch.float32)

@@ -11,7 +11,7 @@ from safetensors.torch import save_file
 
 from sequoia_core.errors import ModelLoadError
 from sequoia_core.model.loading.blocks import FORMATS, BlockWeights, pack_weights, rounded
-from sequoia_core.model.loading.weights import LoadedWeights, SafetensorsWeights
+from sequoia_core.model.loading.weights import SafetensorsWeights, Weights
 
 
 @pytest.mark.parametrize("name", FORMATS)
@@ -83,4 +83,4 @@ def test_a_packed_file_gives_back_names_shapes_and_values(name: str, tmp_path: P
 )
 def test_a_matrix_that_is_not_in_blocks_is_refused(tensor: torch.Tensor) -> None:
     with pytest.raises(ModelLoadError, match=r"somewhere: layer\.weight is no matrix in blocks"):
-        BlockWeights(LoadedWeights({"layer.weight": tensor}, "somewhere"), "q4_0")
+        BlockWeights(Weights({"layer.weight": tensor}, "somewhere"), "q4_0")

@@ -422,11 +422,6 @@ def test_another_file_is_refused(content: bytes, tmp_path: Path) -> None:
         open_gguf(tmp_path / "model.gguf")
 
 
-def test_a_missing_file_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(ModelLoadError, match="no such file"):
-        open_gguf(tmp_path / "model.gguf")
-
-
 @pytest.mark.embedded
 def test_the_embedded_target_equals_transformers() -> None:
     file = embedded_target_path()

@@ -18,7 +18,7 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 
 from sequoia_core.config import Offload
 from sequoia_core.model.device import Placement
-from sequoia_core.model.loading.weights import LoadedWeights, SafetensorsWeights, Weights
+from sequoia_core.model.loading.weights import SafetensorsWeights, Weights
 from sequoia_core.model.offload import layer_stream
 from sequoia_core.model.offload import model as offload_model
 from sequoia_core.model.offload.model import GpuLoader, LayerLayout, OffloadedLlama, load_offloaded
@@ -152,7 +152,7 @@ def test_what_arrives_is_what_was_sent(log: Log) -> None:
 @pytest.fixture
 def in_main_memory() -> Weights:
     config = tiny_config(num_layers=LAYERS, context_window=1024)
-    return LoadedWeights(random_weights(config, 0), "memory")
+    return Weights(random_weights(config, 0), "memory")
 
 
 @pytest.fixture

@@ -9,7 +9,7 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from sequoia_core.errors import ModelLoadError
-from sequoia_core.model.loading.weights import LoadedWeights, SafetensorsWeights
+from sequoia_core.model.loading.weights import SafetensorsWeights, Weights
 from sequoia_core.model.offload import files as offload_files
 from sequoia_core.model.offload.files import TensorFiles
 
@@ -73,7 +73,7 @@ def test_another_number_format_is_converted_piece_by_piece(
 
 def test_what_is_no_safetensors_file_is_refused_in_one_line() -> None:
     with pytest.raises(ModelLoadError, match=r"^model\.bin: .* leave --offload out$") as caught:
-        TensorFiles(LoadedWeights(tensors(torch.float32), "model.bin"))
+        TensorFiles(Weights(tensors(torch.float32), "model.bin"))
     assert "\n" not in str(caught.value)
 
 
