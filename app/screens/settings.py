@@ -113,7 +113,8 @@ class SettingsScreen(Dialog[None, Setting | Action | None]):
 
     def _rows(self) -> Iterator[tuple[Setting | Action | None, Content]]:
         for group in Group:
-            yield None, Content(_heading(group))
+            start = f", from the next {'answer' if group.live else 'start'} on"
+            yield None, Content(group if group is Group.LOOKS else f"{group}{start}")
             for each in SETTINGS.values():
                 if each.group is group:
                     value = visible(shown(self._value(each))).replace("\n", " ") or "-"
@@ -232,10 +233,3 @@ class SettingsScreen(Dialog[None, Setting | Action | None]):
             self._say(remark or f"{action.id} is {names}")
             self._show_keys()
             self._show()
-
-
-def _heading(group: Group) -> str:
-    """A group and when a change in it applies; the looks change at once."""
-    if group is Group.LOOKS:
-        return group
-    return f"{group}, from the next {'answer' if group.live else 'start'} on"

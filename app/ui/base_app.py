@@ -182,8 +182,7 @@ class BaseApp(App[None]):
     def copy_to_clipboard(self, text: str, what: str = "") -> None:
         """Copy a text: by the terminal at once, by programs in the background.
 
-        Its control characters are visible already; `what` is such as "the answer", or "" for a
-        selection. Textual's own method knows neither tmux nor programs.
+        Its control characters are visible already; `what` is as for `copy_message`.
         """
         self._clipboard = text  # for pasting within the app
         sequence = terminal_sequence(text, os.environ)

@@ -90,11 +90,7 @@ def copy_with(program: Program, text: str) -> bool:
 
 
 def copy_message(text: str, what: str, *, sent: bool, programs: list[str]) -> str:
-    """One line on where a text was copied.
-
-    `what` is such as "the answer", or "" for a selection; `sent` if the terminal got it, and
-    `programs` names those that accepted it.
-    """
+    """One line on where a text was copied; `what` is such as "the answer", "" for a selection."""
     size = counted(len(text), "character")
     ways = ["the terminal (OSC 52)"] * sent + programs
     if ways:

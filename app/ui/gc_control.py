@@ -7,6 +7,7 @@ milliseconds, and would come every second or two during an answer.
 import gc
 import time
 from collections.abc import Callable
+from dataclasses import dataclass
 
 NEVER = 1_000_000_000
 ANSWERS = 4  # between collections; one after each would stop a fast chat as often as before
@@ -14,15 +15,15 @@ MOST_ANSWERS = 16  # after these, a collection no longer waits for a person who 
 QUIET_SECONDS = 0.4  # since the last key; a person who types would notice the collection
 
 
+@dataclass(slots=True)
 class GarbageCollections:
     """Schedules full collections, one per process; those of young generations go on as usual."""
 
-    def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
-        self._clock = clock
-        self._usual: tuple[int, int, int] | None = None
-        self._frozen = False
-        self._answers = 0
-        self._input_at = float("-inf")
+    clock: Callable[[], float] = time.monotonic
+    _usual: tuple[int, int, int] | None = None
+    _frozen: bool = False
+    _answers: int = 0
+    _input_at: float = float("-inf")
 
     def start(self) -> None:
         self._usual = gc.get_threshold()
@@ -30,10 +31,10 @@ class GarbageCollections:
 
     def note_input(self) -> None:
         """A person pressed a key or a button."""
-        self._input_at = self._clock()
+        self._input_at = self.clock()
 
     def input_within(self, seconds: float) -> bool:
-        return self._clock() - self._input_at < seconds
+        return self.clock() - self._input_at < seconds
 
     def answer_ended(self) -> None:
         """Nothing is decoded; the first time, when the models are loaded, freeze what there is."""

@@ -54,7 +54,7 @@ class Driver:
     def entry(self) -> AnswerEntry:
         last = self.app.chat.session.last
         assert last is not None
-        return self.app.chat.pages.answer(last)
+        return self.app.chat.pages.answers[last.id]
 
     def screen_text(self) -> str:
         """What the terminal shows."""

@@ -26,14 +26,14 @@ class TranscriptPages:
     def __init__(self, session: ChatSession, transcript: Transcript) -> None:
         self._session, self.transcript = session, transcript
         self._prompts: dict[str, TextEntry] = {}
-        self._answers: dict[str, AnswerEntry] = {}
+        self.answers: dict[str, AnswerEntry] = {}  # by id of the exchange
         self._notes: dict[str | None, list[Entry]] = {}
         self._stored_notes: dict[str, list[str]] = {}
         self._last: str | None = None
 
     def clear(self, notes: StoredNotes = ()) -> None:
         """Empty the transcript; the notes are of the exchanges that are shown next."""
-        for entries in (self._prompts, self._answers, self._notes, self._stored_notes):
+        for entries in (self._prompts, self.answers, self._notes, self._stored_notes):
             entries.clear()
         self._last = None
         self.transcript.clear()
@@ -47,13 +47,13 @@ class TranscriptPages:
         """Add an exchange at the end; what is noted from now on belongs to it."""
         self._prompts[exchange.id] = self.transcript.add_user(exchange.prompt)
         name = self._session.answer_name
-        self._answers[exchange.id] = self.transcript.add_answer(exchange.answer, name)
+        self.answers[exchange.id] = self.transcript.add_answer(exchange.answer, name)
         self._last = exchange.id
         for text in self._stored_notes.pop(exchange.id, ()):
             self.note(text)
 
     def name_answers(self) -> None:
-        for answer in self._answers.values():
+        for answer in self.answers.values():
             answer.name = self._session.answer_name
 
     def note(self, text: str, *, error: bool = False) -> None:
@@ -66,7 +66,7 @@ class TranscriptPages:
         known = next((at for at, e in enumerate(branch) if e.id not in self._prompts), len(branch))
         entries = [*self._notes.get(None, ())]
         for each in branch[:known]:
-            entries += (self._prompts[each.id], self._answers[each.id])
+            entries += (self._prompts[each.id], self.answers[each.id])
             entries += self._notes.get(each.id, ())
         self.transcript.show(entries)
         self._last = branch[known - 1].id if known else None
@@ -85,11 +85,8 @@ class TranscriptPages:
 
     def scroll_to(self, exchange: Exchange, wanted: tuple[Term, ...] = ()) -> None:
         """Scroll to a message, or to the words of a search in it or its answer."""
-        entries = (self._prompts[exchange.id], self._answers[exchange.id])
+        entries = (self._prompts[exchange.id], self.answers[exchange.id])
         self.transcript.scroll_to_match(entries, wanted)
-
-    def answer(self, exchange: Exchange) -> AnswerEntry:
-        return self._answers[exchange.id]
 
 
 @dataclass(frozen=True, slots=True)
@@ -215,11 +212,6 @@ class Branches:
         self.prompt.put(edit.draft)
         self.pages.remark()
         self.pages.transcript.follow()
-
-    def put_back(self) -> None:
-        """Put the edited message back into the prompt after a command was typed over it."""
-        if self.session.edit is not None:
-            self.prompt.put(self.session.edit.text)
 
     def _show_edit(self, edit: MessageEdit) -> None:
         self.prompt.edits = True

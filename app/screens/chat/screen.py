@@ -161,7 +161,8 @@ class ChatScreen(PromptedScreen):
             self._run(parse_command(text))
             if typed:
                 self.prompt.accept(typed)
-                self.branches.put_back()
+                if self.session.edit is not None:  # what it was typed over comes back
+                    self.prompt.put(self.session.edit.text)
 
     def _run(self, command: Command) -> None:
         session, words = self.session, command.words

@@ -123,7 +123,7 @@ class StepInspector:
 
     def _enter(self, exchange: Exchange | None) -> None:
         """Highlight in another answer; free the steps that were read of others but the last."""
-        entry = self.pages.answer(exchange) if exchange is not None else None
+        entry = self.pages.answers[exchange.id] if exchange is not None else None
         if self._entry is not None and self._entry is not entry:
             self._entry.walked_step = None
         self._entry = entry
