@@ -22,8 +22,7 @@ if TYPE_CHECKING:
 
 GRAM = 8  # tokens of a phrase that counts as repeated when it comes again
 LOOPS = 0.2  # share of repeated phrases beyond which a conversation is cut; see `usable_length`
-PROBES = ("a", "2")
-"""Questions whose rendered prompts have nothing in common but the template's tokens."""
+PROBES = ("a", "2")  # rendered, they have nothing in common but the template's tokens
 _MOST_RATIO = 200
 _ALWAYS_BYTES = 256_000_000
 """An archive may declare these, or so many times its own size: tokens compress a few times."""

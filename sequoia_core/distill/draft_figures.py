@@ -78,11 +78,8 @@ def measure_agreement(
                 overlap[depth] += torch.minimum(q, probs).sum().cpu()
     positions = ranks.sum(-1)
     rates = ranks[:, :WIDTH] / positions[:, None].clamp(min=1)
-    return DraftAgreement(
-        rates=tuple(tuple(row) for row in rates.tolist()),
-        overlap=tuple((overlap / positions.clamp(min=1)).tolist()),
-        positions=int(positions[0]),
-    )
+    overlaps = tuple((overlap / positions.clamp(min=1)).tolist())
+    return DraftAgreement(tuple(map(tuple, rates.tolist())), overlaps, int(positions[0]))
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,8 +1,7 @@
 """Text to distil from, written by the target itself, many conversations at a time.
 
 Conversation number i is the same whichever others are written with it and however often the writing
-was interrupted; the text is the shortest run of conversations 0, 1, ... that is long enough. On a
-GPU products of another batch may round differently, so there this holds up to rounding.
+was interrupted, on a GPU up to rounding. The text is the shortest run 0, 1, ... of enough tokens.
 """
 
 from array import array

@@ -49,15 +49,13 @@ from sequoia_core.model.weight_shapes import DRAFT_VOCAB_IDS, EMBEDDING
 WORK = "work"  # folder for files in progress, inside the draft's
 SHARDS = "shards"  # folder in it for the text with the target's labels
 TEXT_SHARE = 0.5  # share of the time budget for writing text
-HELD_OUT, MOST_HELD_OUT = 1 / 20, 60
-"""Share and number of the conversations that are not learnt from."""
+HELD_OUT, MOST_HELD_OUT = 1 / 20, 60  # share and number of conversations that are not learnt from
 PASSES = 6  # over the text, where no number of steps is given
 UNROLL = 3  # steps down a tree that a conditioned draft is trained for
 SAMPLE = 20_000  # tokens from which a conditioned draft's inputs are normalised
 END_SHARE = 0.05  # share of the time budget for measuring and writing the draft
 PROBE_STEPS = 4
-EVALUATIONS, EVALUATED = 20, 16
-"""How often held-out text is evaluated during training, and conversations of each time."""
+EVALUATIONS, EVALUATED = 20, 16  # times that held-out text is evaluated, and conversations each
 BATCH = 8
 
 

@@ -1,8 +1,7 @@
 """Conversations and their soft labels, in shards on disk.
 
-A shard is a safetensors file of whole conversations and their labels, written whole or not at all;
-which conversations share one depends on time. Shapes: `n` tokens of a conversation, `a` of them
-labelled, `k` kept tokens, `F` feature layers.
+A shard is a safetensors file of whole conversations, written whole or not at all; which share one
+depends on time. Shapes: `n` tokens, `a` of them labelled, `k` kept tokens, `F` feature layers.
 """
 
 from __future__ import annotations
@@ -150,10 +149,8 @@ class Shards:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class LabelledText:
-    """A corpus, in memory, and the numbers and shards by which its labels are found."""
-
     corpus: Corpus
-    numbers: Sequence[int]
+    numbers: Sequence[int]  # of its conversations, in the shards
     shards: Shards
 
     def conversation(self, index: int) -> LabelledConversation:

@@ -63,15 +63,9 @@ class DistillTarget:
             initial_draft = _open_draft(Path(options.begin_with).expanduser(), checkpoint)
             layers = tuple(range(initial_draft.config.num_layers))
             features = initial_draft.config.feature_layers
-        return cls(
-            checkpoint=checkpoint,
-            template=TemplateTokens.of(tokenizer, ends, prompts, config.context_window // 2),
-            layers=layers,
-            feature_layers=features,
-            device=device,
-            dtype=choose_dtype("auto", (device,), stored=checkpoint.stored_dtype),
-            initial_draft=initial_draft,
-        )
+        template = TemplateTokens.of(tokenizer, ends, prompts, config.context_window // 2)
+        dtype = choose_dtype("auto", (device,), stored=checkpoint.stored_dtype)
+        return cls(checkpoint, template, layers, features, device, dtype, initial_draft)
 
     def model(self) -> Llama | NativeLlama:
         """The target itself, loaded; by the native library on a CPU if that can read its file."""

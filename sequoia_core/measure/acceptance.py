@@ -2,8 +2,7 @@
 
 At each of `n` positions of a text, `W` children are drawn from the draft without replacement and
 verified by Algorithm 2 (Sequoia, section 3.1). Acceptance probabilities are summed instead of
-random decisions counted: the mean is the same and the variance smaller. Decoding with a star of
-children at every step estimates the same rates if the text is the same.
+random decisions counted: the mean is the same, as of decoding with a star, the variance smaller.
 """
 
 from __future__ import annotations
@@ -40,8 +39,7 @@ longer one is read apart, since logits of all its rows would fill the memory."""
 
 Text = tuple[Sequence[int], int]  # token ids, and how many are the prompt, which is not judged
 ANSWER_TOKENS = TOTAL_TOKENS - PROMPT_TOKENS
-JUDGING = 1 << 32
-"""Added to the seed for judging a text, other random numbers than it was written with."""
+JUDGING = 1 << 32  # added to the seed of a text, to judge it with other random numbers
 RESAMPLES = 1000
 PERCENTILES = (2.5, 97.5)  # of a rate over resamplings of the prompts: its 95 % interval
 

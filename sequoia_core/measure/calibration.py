@@ -23,8 +23,7 @@ from sequoia_core.events import Origin, Outcome, Step
 from sequoia_core.files import decode, encode, parse_json, write_whole
 from sequoia_core.measure.timings import MachineTimes
 
-MEMORY = 192.0
-"""Visits of a depth after which an earlier one counts 1/e: noise of about 5% of a_1 = 0.5."""
+MEMORY = 192.0  # visits after which an earlier one counts 1/e: noise of about 5% of a_1 = 0.5
 FOREVER = math.inf  # without fading: the steps are one sample, of a text that does not change
 PRIOR = 24.0  # weight, in trials, of the assumption that a depth is like the one above it
 RECENT = 32.0  # steps over which a change of the rates is looked for
@@ -185,30 +184,29 @@ class Calibration:
     def with_record(self, temperature: float, record: AcceptanceRecord) -> Calibration:
         return replace(self, records={**self.records, Band.of(temperature): record})
 
+    @classmethod
+    def load(cls, fingerprint: str) -> Calibration | None:
+        """A pair's figures; None if there are none, or they are damaged or of another version."""
+        path = calibration_path(fingerprint)
+        try:
+            found: Calibration = decode(cls, parse_json(path.read_bytes()))
+        except FileNotFoundError:
+            return None
+        except (OSError, ValueError, ParameterError) as error:
+            _log.info("%s is of another version or damaged; it is measured again: %s", path, error)
+            return None
+        return found if found.version == VERSION else None
+
+    def save(self, fingerprint: str) -> None:
+        """Write the figures whole or not at all; a folder that cannot be written is no error."""
+        path = calibration_path(fingerprint)
+        try:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            write_whole(path, json.dumps(encode(self), indent=1))
+        except OSError as error:
+            _log.info("measured figures are not kept: %s", error)
+
 
 def calibration_path(fingerprint: str) -> Path:
     """The file of a pair in the user's cache directory."""
     return platformdirs.user_cache_path("sequoia") / "calibration" / f"{fingerprint}.json"
-
-
-def load_calibration(fingerprint: str) -> Calibration | None:
-    """Read a pair's figures; None if there are none, or they are damaged or of another version."""
-    path = calibration_path(fingerprint)
-    try:
-        calibration: Calibration = decode(Calibration, parse_json(path.read_bytes()))
-    except FileNotFoundError:
-        return None
-    except (OSError, ValueError, ParameterError) as error:
-        _log.info("%s is of another version or damaged; it is measured again: %s", path, error)
-        return None
-    return calibration if calibration.version == VERSION else None
-
-
-def save_calibration(fingerprint: str, calibration: Calibration) -> None:
-    """Write a pair's figures whole or not at all; a folder that cannot be written is no error."""
-    path = calibration_path(fingerprint)
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        write_whole(path, json.dumps(encode(calibration), indent=1))
-    except OSError as error:
-        _log.info("measured figures are not kept: %s", error)

@@ -22,7 +22,6 @@ from sequoia_core.measure.timings import (
     ForwardTimer,
     MachineTimes,
     Overhead,
-    TimeSurface,
     drafted_rows,
 )
 from sequoia_core.speculate.tree_advisor import BundledAdvisor
@@ -63,13 +62,13 @@ class CalibrationRun:
     def __init__(self, pair: Pair, temperature: float = TEMPERATURE) -> None:
         self.temperature = temperature
         self._pair = pair
-        self._surfaces: tuple[TimeSurface, TimeSurface] | None = None
         self._timer: ForwardTimer | None = None
+        self._timed = False
         self._steps: dict[_Task, list[Step]] = {}
 
     def run(self) -> Iterator[tuple[str, float]]:
         """Measure what is not known yet; yields what is being done and the part done."""
-        if self._surfaces is None:
+        if not self._timed:
             yield from (("Timing forwards", 0.4 * share) for share in self._time())
         trees = [*((tree, 1) for tree in SHAPES), (WIDE, len(PROMPTS))]
         tasks = [
@@ -92,8 +91,8 @@ class CalibrationRun:
 
     def calibration(self) -> Calibration:
         """What `run` measured; raises ParameterError if no tree fitted into the windows."""
-        assert self._surfaces is not None
-        target, draft = self._surfaces
+        assert self._timer is not None
+        target, draft = self._timer.surfaces
         records: defaultdict[Band, AcceptanceRecord] = defaultdict(AcceptanceRecord)
         ratios = []
         for task, steps in self._steps.items():
@@ -124,7 +123,7 @@ class CalibrationRun:
             self._timer = ForwardTimer(target, draft, contexts)
         rows = target_rows, draft_rows if draft else ()
         yield from self._timer.run(rows, ROUNDS, TIMING_SECONDS)
-        self._surfaces = self._timer.surfaces
+        self._timed = True
 
     def _overhead(self, temperature: float) -> Overhead:
         taken: defaultdict[tuple[int, int], list[float]] = defaultdict(list)

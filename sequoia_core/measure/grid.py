@@ -7,6 +7,7 @@ prompt to prompt, so that a change of the machine affects all alike.
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
+from pathlib import Path
 from statistics import fmean, median
 from typing import TYPE_CHECKING
 
@@ -24,21 +25,8 @@ if TYPE_CHECKING:
 NODES = (2, 3, 4, 6, 8, 12, 16, 24)
 DEPTHS = (1, 2, 3, 4, 6)
 TOKENS = 96  # per prompt and tree
-PROMPTS = (
-    "How does a bicycle stay upright while it is moving?",
-    "Write a short speech for a friend's fiftieth birthday.",
-    "What is the difference between weather and climate?",
-    "Give me a recipe for a simple vegetable soup.",
-    "Explain how a bill becomes a law in a parliament.",
-    "Describe a walk along the sea on a stormy day.",
-    "What are the duties of a school librarian?",
-    "Explain why the sea is salty to a ten-year-old.",
-    "Write the opening paragraph of a detective story.",
-    "How can somebody learn to sleep better?",
-    "Name five things to see in a museum of technology and say why.",
-    "What happens when water boils?",
-)
-"""Others than those that acceptance is counted on."""
+# others than those that acceptance is counted on
+PROMPTS = Path(__file__).with_name("grid_prompts.txt").read_text("utf-8").splitlines()
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,9 +1,8 @@
 """Names trees by measured figures, updates both with every step, and measures between answers.
 
 A tree is changed only if that is predicted to be faster by more than `GAIN`. While decoding is
-plain, nothing is learnt of the draft, so from time to time the best tree is probed for a few steps,
-as often as the time lost allows. Those steps represent the plain ones before them. What is measured
-is kept on disk per pair, so it is done once; a packaged tree serves until then.
+plain, nothing is learnt of the draft, so now and then the best tree is probed for a few steps; they
+represent the plain ones before them. What is measured is kept on disk per pair.
 """
 
 from __future__ import annotations
@@ -19,8 +18,6 @@ from sequoia_core.measure.calibration import (
     AcceptanceRecord,
     Band,
     Calibration,
-    load_calibration,
-    save_calibration,
 )
 from sequoia_core.measure.calibration_run import TEMPERATURE, CalibrationRun
 from sequoia_core.measure.timings import StepCostModel, step_ms
@@ -42,8 +39,7 @@ NEAR_NODES, NEAR_DEPTH = 16, 4
 PROBE_STEPS = 8
 PROBE_SHARE = 0.02  # most time that probing may cost
 LEAST_INTERVAL = 32
-TYPICAL_CONTEXT = 96
-"""Tokens of context to predict for without a text: about the middle of an answer."""
+TYPICAL_CONTEXT = 96  # tokens to predict for without a text: about the middle of an answer
 MOST_WEIGHT = 8.0  # most plain steps that one probing step represents
 
 
@@ -244,14 +240,14 @@ class Tuner(TreeAdvisor):
         if now is None or now is self._kept:
             return
         before = self._kept.records if self._kept else {}
-        stored = load_calibration(self._pair.fingerprint) or now
+        stored = Calibration.load(self._pair.fingerprint) or now
         learnt = {band: each for band, each in now.records.items() if each != before.get(band)}
         merged = replace(stored, records={**stored.records, **learnt})
-        save_calibration(self._pair.fingerprint, merged)
+        merged.save(self._pair.fingerprint)
         self._kept = now
 
     def _load(self) -> None:
-        self._kept = load_calibration(self._pair.fingerprint)
+        self._kept = Calibration.load(self._pair.fingerprint)
         if self._kept:
             self.online = OnlineAdvisor(self._kept)
 
@@ -286,4 +282,4 @@ class Tuner(TreeAdvisor):
         known = self.calibration.records if self.calibration else {}
         self._kept = replace(found, records={**known, **found.records})
         self.online = OnlineAdvisor(self._kept)
-        save_calibration(self._pair.fingerprint, self._kept)
+        self._kept.save(self._pair.fingerprint)

@@ -17,8 +17,6 @@ from sequoia_core.measure.calibration import (
     Calibration,
     Tally,
     calibration_path,
-    load_calibration,
-    save_calibration,
 )
 from sequoia_core.measure.timings import Overhead, TimeCurve, TimeSurface
 from tests.core.measuring import calibration_of, record_of
@@ -50,8 +48,8 @@ def test_what_was_saved_is_loaded(
     record = AcceptanceRecord(tuple(Tally(tuple(h), tuple(x + 60 for x in h)) for h in hits), 7)
     times = replace(CALIBRATION.times, target=surface, draft=surface, greedy=rest, sampled=rest)
     saved = Calibration(times, dict.fromkeys(bands, record))
-    save_calibration("round-trip", saved)
-    assert load_calibration("round-trip") == saved
+    saved.save("round-trip")
+    assert Calibration.load("round-trip") == saved
 
 
 def test_a_file_from_before_a_field_was_added_opens() -> None:
@@ -60,15 +58,15 @@ def test_a_file_from_before_a_field_was_added_opens() -> None:
     for record in data["records"].values():
         del record["drift"], record["variance"]
     calibration_path("older").write_text(json.dumps(data), encoding="utf-8")
-    assert load_calibration("older") == CALIBRATION
+    assert Calibration.load("older") == CALIBRATION
 
 
 def test_nothing_saved_is_nothing_loaded() -> None:
-    assert load_calibration("never") is None
+    assert Calibration.load("never") is None
 
 
 def changed(**changes: Any) -> str:
-    save_calibration("whole", CALIBRATION)
+    CALIBRATION.save("whole")
     data = json.loads(calibration_path("whole").read_bytes())
     return json.dumps(data | changes)
 
@@ -96,7 +94,7 @@ def curves(rows: list[int], milliseconds: list[float]) -> dict[str, Any]:
 def test_figures_that_are_none_are_measured_again(changes: dict[str, Any]) -> None:
     text = changed(**changes)
     calibration_path("damaged").write_text(text, encoding="utf-8")
-    assert load_calibration("damaged") is None
+    assert Calibration.load("damaged") is None
 
 
 @pytest.mark.parametrize(
@@ -115,27 +113,27 @@ def test_times_that_are_none_are_measured_again(part: str, value: dict[str, Any]
     data = json.loads(changed())
     data["times"][part] = value
     calibration_path("damaged").write_text(json.dumps(data), encoding="utf-8")
-    assert load_calibration("damaged") is None
+    assert Calibration.load("damaged") is None
 
 
 @given(at=st.integers(0, 900), junk=st.binary(max_size=4))
 @settings(max_examples=60, deadline=None)
 def test_any_damage_is_survived(at: int, junk: bytes) -> None:
-    save_calibration("cut", CALIBRATION)
+    CALIBRATION.save("cut")
     path = calibration_path("cut")
     raw = path.read_bytes()
     path.write_bytes(raw[:at] + junk + raw[at + len(junk) :])
-    loaded = load_calibration("cut")
+    loaded = Calibration.load("cut")
     if loaded is not None:  # a digit was exchanged for another, say
         assert loaded.record(0.0).rates
     path.write_bytes(raw[:at])
-    assert load_calibration("cut") == (CALIBRATION if at >= len(raw) else None)
+    assert Calibration.load("cut") == (CALIBRATION if at >= len(raw) else None)
 
 
 def test_a_folder_that_cannot_be_written_is_no_error(tmp_path: Path) -> None:
     (tmp_path / "sequoia").write_text("in the way")
-    save_calibration("unwritten", CALIBRATION)
-    assert load_calibration("unwritten") is None
+    CALIBRATION.save("unwritten")
+    assert Calibration.load("unwritten") is None
 
 
 @given(temperature=st.floats(0, 2, exclude_min=True))

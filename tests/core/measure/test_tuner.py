@@ -20,8 +20,6 @@ from sequoia_core.measure.calibration import (
     Band,
     Calibration,
     calibration_path,
-    load_calibration,
-    save_calibration,
 )
 from sequoia_core.measure.calibration_run import SHAPES, WIDE, CalibrationRun
 from sequoia_core.measure.timings import StepCostModel, drafted_rows
@@ -78,7 +76,7 @@ def test_measuring_ends_with_one_notice_and_figures_on_disk() -> None:
     notice = cast("Notice", events[0])
     assert notice.kind is NoticeKind.CALIBRATION
     assert notice.message == tuner.summary()
-    calibration = load_calibration(models.fingerprint)
+    calibration = Calibration.load(models.fingerprint)
     assert calibration is not None
     assert set(calibration.records) == {Band.GREEDY, Band.WARM}
     for record in calibration.records.values():
@@ -188,7 +186,7 @@ def test_damaged_figures_are_measured_again() -> None:
     tuner = Tuner(models)
     assert tuner.advise(0.0, 0, False) == BundledAdvisor.default({}).advise(0.0, 0, False)
     assert len(list(tuner.tune(lambda: False))) == 1
-    assert load_calibration(models.fingerprint) is not None
+    assert Calibration.load(models.fingerprint) is not None
 
 
 def slices(tuner: Tuner) -> Iterator[str]:
@@ -209,7 +207,7 @@ def test_it_stops_at_the_next_slice_when_somebody_waits() -> None:
         asked = itertools.count()
         assert list(tuner.tune(after(asked, allowed))) == []
         assert next(asked) == allowed + 1
-        assert load_calibration(models.fingerprint) is None
+        assert Calibration.load(models.fingerprint) is None
 
 
 def test_what_was_decoded_before_a_stop_is_not_decoded_again() -> None:
@@ -224,7 +222,7 @@ def test_what_was_decoded_before_a_stop_is_not_decoded_again() -> None:
     rest = list(slices(tuner))
     assert rest.count(DECODING) < whole.count(DECODING) // 2
     assert set(rest) == {DECODING}
-    calibration = load_calibration(models.fingerprint)
+    calibration = Calibration.load(models.fingerprint)
     assert calibration is not None
     assert calibration.records[Band.GREEDY].steps == whole_record(models).steps
 
@@ -257,7 +255,7 @@ def test_a_target_without_a_draft_is_timed_alone() -> None:
     (notice,) = tuner.tune(lambda: False)
     assert "no draft" in tuner.summary()
     assert notice == Notice(NoticeKind.CALIBRATION, tuner.summary())
-    kept = load_calibration(models.fingerprint)
+    kept = Calibration.load(models.fingerprint)
     assert kept == tuner.calibration
     assert kept is not None
     assert (kept.drafts, kept.times.draft) == (False, kept.times.target)
@@ -331,9 +329,9 @@ def test_what_steps_teach_is_kept_when_nobody_waits_and_found_by_the_next_start(
     events = list(engine.generate([1, 2, 3], params))
     tree_steps = [step for step in steps_of(events) if len(step.nodes) > 1]
     assert tuner.calibration is not None
-    before = load_calibration(models.fingerprint)
+    before = Calibration.load(models.fingerprint)
     assert list(tuner.tune(lambda: False)) == []
-    kept = load_calibration(models.fingerprint)
+    kept = Calibration.load(models.fingerprint)
     assert before is not None
     assert kept == tuner.calibration
     learnt = kept.records[Band.GREEDY].steps - before.records[Band.GREEDY].steps
@@ -348,15 +346,15 @@ def test_what_another_process_measured_meanwhile_stays() -> None:
     times = replace(measured_of(chat).times, target=measured_of(chat).times.target.scaled(2.0))
     other = replace(measured_of(chat).records[Band.GREEDY], steps=12345)
     records = {Band.GREEDY: other, Band.HOT: other}
-    save_calibration(models.fingerprint, Calibration(times, records))
+    Calibration(times, records).save(models.fingerprint)
     step = make_step(WIDE, (0, 1), StepCostModel(TIMES).costs(0.6, 8))
     chat.observe(step, 0.6, False)
     chat.keep()
     learnt = measured_of(chat).records[Band.WARM]
-    kept = load_calibration(models.fingerprint)
+    kept = Calibration.load(models.fingerprint)
     assert kept == Calibration(times, {**records, Band.WARM: learnt})
     list(chat.measure())
-    assert load_calibration(models.fingerprint) == chat.calibration
+    assert Calibration.load(models.fingerprint) == chat.calibration
 
 
 def measured_of(tuner: Tuner) -> Calibration:
@@ -370,7 +368,7 @@ def test_nothing_new_is_not_written_again() -> None:
     list(tuner.measure())
     calibration_path(models.fingerprint).unlink()
     list(tuner.tune(lambda: False))
-    assert load_calibration(models.fingerprint) is None
+    assert Calibration.load(models.fingerprint) is None
 
 
 @pytest.mark.parametrize("mode", [Mode.AR, Mode.SEQUOIA])
