@@ -118,7 +118,7 @@ def accepted(pair: Pair, text: Corpus, seed: int) -> tuple[dict[str, tuple[float
     for answer in answers(text):
         logits = answer_logits(pair.target, draft, answer)
         for kind, count in counts.items():
-            count.judge(logits, draft, samplers[kind])
+            count.count(logits, draft, samplers[kind])
     positions = counts["greedy"].positions
     if not positions:
         raise ParameterError("no answer was held out; generate more text")

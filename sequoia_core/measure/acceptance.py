@@ -78,11 +78,8 @@ class AcceptanceCount:
         self.positions += positions
         self.accepted = tuple(a + b for a, b in zip(self.accepted, accepted, strict=True))
 
-    def count(self, target: LanguageModel, draft: DraftModel, text: Text, sampler: Sampler) -> None:
-        self.judge(answer_logits(target, draft, text), draft, sampler)
-
     @torch.inference_mode()
-    def judge(self, logits: tuple[Tensor, Tensor], draft: DraftModel, sampler: Sampler) -> None:
+    def count(self, logits: tuple[Tensor, Tensor], draft: DraftModel, sampler: Sampler) -> None:
         """Count at the positions of `answer_logits`; the sampler draws, and shapes the target."""
         for target_rows, draft_rows in zip(
             *(torch.split(each, CHUNK) for each in logits), strict=True
@@ -239,7 +236,8 @@ def count_acceptance(
                 ids = tuple(engine.token_ids)
             judging = plan.params_of(JUDGING + at)
             sampler = nucleus.sampler(judging, pair.target.device, Mode.SEQUOIA)
-            count.count(pair.target, draft, (ids, passage.prompt), sampler)
+            logits = answer_logits(pair.target, draft, (ids, passage.prompt))
+            count.count(logits, draft, sampler)
         yield count
 
 

@@ -18,12 +18,7 @@ from sequoia_core.decode.engine import Engine
 from sequoia_core.errors import ParameterError
 from sequoia_core.events import Step
 from sequoia_core.measure.calibration import FOREVER, AcceptanceRecord, Band, Calibration
-from sequoia_core.measure.timings import (
-    ForwardTimer,
-    MachineTimes,
-    Overhead,
-    drafted_rows,
-)
+from sequoia_core.measure.timings import ForwardTimer, MachineTimes, Overhead, drafted_rows
 from sequoia_core.speculate.tree_advisor import BundledAdvisor
 from sequoia_core.text.chat_template import ChatTemplate
 from sequoia_core.tree.choice import ROOT, TreeChoice

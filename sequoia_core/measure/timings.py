@@ -144,15 +144,12 @@ class ForwardTimer:
     @property
     def surfaces(self) -> tuple[TimeSurface, TimeSurface]:
         """Medians of target and draft, or twice the target's; of the first round until others."""
-        return self._surface(0), self._surface(len(self._models) - 1)
-
-    def _surface(self, which: int) -> TimeSurface:
-        curves: list[dict[int, float]] = [{} for _ in self._contexts]
+        times: list[list[dict[int, float]]] = [[{} for _ in self._contexts] for _ in self._models]
         for (model, at, size), samples in sorted(self._samples.items()):
-            if model == which:
-                curves[at][size] = median(samples[1:] or samples)  # the first warmed up
-        made = (TimeCurve(tuple(curve), tuple(curve.values())) for curve in curves)
-        return TimeSurface(self._contexts, tuple(made))
+            times[model][at][size] = median(samples[1:] or samples)  # the first warmed up
+        curves = ([TimeCurve(tuple(each), tuple(each.values())) for each in part] for part in times)
+        made = [TimeSurface(self._contexts, tuple(each)) for each in curves]
+        return made[0], made[-1]
 
 
 @torch.inference_mode()

@@ -14,11 +14,7 @@ from typing import TYPE_CHECKING
 from typing_extensions import override
 
 from sequoia_core.events import Event, Notice, NoticeKind, Origin, Step
-from sequoia_core.measure.calibration import (
-    AcceptanceRecord,
-    Band,
-    Calibration,
-)
+from sequoia_core.measure.calibration import AcceptanceRecord, Band, Calibration
 from sequoia_core.measure.calibration_run import TEMPERATURE, CalibrationRun
 from sequoia_core.measure.timings import StepCostModel, step_ms
 from sequoia_core.model.malloc_trim import return_freed_memory

@@ -9,7 +9,13 @@ import torch
 
 from sequoia_core.config import SamplingParams
 from sequoia_core.decode.step import Sampler
-from sequoia_core.measure.acceptance import ONE_PASS, AcceptanceCount, rank_probs
+from sequoia_core.measure.acceptance import (
+    ONE_PASS,
+    AcceptanceCount,
+    Text,
+    answer_logits,
+    rank_probs,
+)
 from sequoia_core.speculate import verify
 from sequoia_core.speculate.draft import DraftModel
 from sequoia_core.speculate.token_tree import DeviceNodes, TokenTree, score
@@ -133,6 +139,12 @@ def test_a_sum_of_probabilities_varies_less_than_a_count(law: str) -> None:
     assert sum(summed) < 0.9 * sum(counted)
 
 
+def count(
+    counter: AcceptanceCount, target: TableModel, draft: DraftModel, text: Text, sampler: Sampler
+) -> None:
+    counter.count(answer_logits(target, draft, text), draft, sampler)
+
+
 def text(length: int) -> list[int]:
     rng = random.Random(5)
     return [rng.randrange(VOCAB) for _ in range(length)]
@@ -146,8 +158,8 @@ def test_sampled_rates_equal_enumeration(trimmed: bool) -> None:
     draft = DraftModel(guesser, torch.tensor(support) if trimmed else None)
     ids, temperature = text(2500), 0.8
     counter = AcceptanceCount(WIDTH)
-    counter.count(
-        target, draft, (ids, PROMPT), Sampler.of(SamplingParams(temperature, seed=9), CPU)
+    count(
+        counter, target, draft, (ids, PROMPT), Sampler.of(SamplingParams(temperature, seed=9), CPU)
     )
     tables = {}
     for last in range(VOCAB):
@@ -167,7 +179,7 @@ def test_greedy_rates_are_counted_exactly() -> None:
     ids = text(400)
     counter = AcceptanceCount(WIDTH)
     sampler = Sampler.of(SamplingParams(temperature=0.0), CPU)
-    counter.count(target, DraftModel(guesser), (ids, PROMPT), sampler)
+    count(counter, target, DraftModel(guesser), (ids, PROMPT), sampler)
     accepted = [0] * WIDTH
     for at in range(PROMPT, len(ids)):
         wanted = int(target.logits_after(ids[:at]).argmax())
@@ -182,7 +194,7 @@ def test_a_draft_that_is_the_target_is_always_right(temperature: float) -> None:
     model = TableModel(VOCAB, 3)
     counter = AcceptanceCount(WIDTH)
     sampler = Sampler.of(SamplingParams(temperature, seed=1), CPU)
-    counter.count(model, DraftModel(TableModel(VOCAB, 3)), (text(200), PROMPT), sampler)
+    count(counter, model, DraftModel(TableModel(VOCAB, 3)), (text(200), PROMPT), sampler)
     assert counter.rates == (1.0, 0.0, 0.0)
 
 
@@ -193,9 +205,9 @@ def test_several_texts_add_up_and_none_gives_no_rates() -> None:
     sampler = Sampler.of(SamplingParams(temperature=0.0), CPU)
     alone: list[AcceptanceCount] = []
     for length in (20, 50):
-        counter.count(target, draft, (text(length), PROMPT), sampler)
+        count(counter, target, draft, (text(length), PROMPT), sampler)
         single = AcceptanceCount(WIDTH)
-        single.count(target, draft, (text(length), PROMPT), sampler)
+        count(single, target, draft, (text(length), PROMPT), sampler)
         alone.append(single)
     assert counter.positions == sum(each.positions for each in alone) == 70 - 2 * PROMPT
     rates: tuple[float, ...] = counter.rates
@@ -209,10 +221,10 @@ def test_a_text_is_judged_the_same_in_one_pass_and_in_two(length: int) -> None:
     target, guesser = (TableModel(VOCAB, seed, order=2, window=4096) for seed in (3, 4))
     ids, sampler = text(length), Sampler.of(SamplingParams(temperature=0.0), CPU)
     whole, parts = AcceptanceCount(WIDTH), AcceptanceCount(WIDTH)
-    whole.count(target, DraftModel(guesser), (ids, PROMPT), sampler)
+    count(whole, target, DraftModel(guesser), (ids, PROMPT), sampler)
     assert target.forwards == 1
     for at in range(PROMPT, length, 100):
         part = ids[: min(at + 100, length)]
-        parts.count(target, DraftModel(guesser), (part, at), sampler)
+        count(parts, target, DraftModel(guesser), (part, at), sampler)
     assert whole.positions == parts.positions == length - PROMPT
     assert whole.accepted == parts.accepted
